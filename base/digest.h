@@ -1,0 +1,16 @@
+#pragma once
+/* SHA-256 (OpenSSL EVP), streaming and one-shot, as lower-case hex. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define DIGEST_HEX_SIZE 65 /* 64 hex digits and NUL */
+
+struct digest;
+struct digest *digest_new(void); /* NULL when out of memory */
+void digest_update(struct digest *digest, const void *data, size_t size);
+void digest_finish(struct digest *digest, char hex[DIGEST_HEX_SIZE]); /* frees digest */
+void digest_free(struct digest *digest);
+void digest_bytes(const void *data, size_t size, char hex[DIGEST_HEX_SIZE]);
+/* Hash [0, size) of an open file. 0 or a raised code. */
+int digest_file(int fd, char hex[DIGEST_HEX_SIZE], int64_t *size);

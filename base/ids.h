@@ -1,0 +1,17 @@
+#pragma once
+/* Object ids: prefix + '_' + 26-character ULID (48 bits of milliseconds, 80 random bits), sortable by time.
+ * Ids made by one process are strictly increasing, also within a millisecond. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define ID_SIZE 40
+
+void id_new(const char *prefix, char out[ID_SIZE]);
+/* Right prefix, '_', 26 Crockford digits. */
+bool id_valid(const char *id, const char *prefix);
+
+int64_t clock_unix_seconds(void);
+int64_t clock_unix_ms(void);
+int64_t clock_monotonic_ms(void);
+double clock_monotonic_seconds(void);

@@ -1,0 +1,48 @@
+#pragma once
+/* Option rows: one table gives JSON validation, defaults, JSON Schema and documentation.
+ *
+ * A struct of plain members is described by rows; params_parse fills it from a JSON object,
+ * params_schema prints the rows as JSON Schema (draft 2020-12), params_json echoes a filled struct. */
+
+#include "base/faults.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum params_type {
+    PARAMS_BOOL,    /* bool */
+    PARAMS_INT,     /* int64_t, range [min, max]; `choices` lists extra rules when set */
+    PARAMS_NUMBER,  /* double, range [min, max] */
+    PARAMS_STRING,  /* char[size], at most size-1 bytes of UTF-8 without NUL */
+    PARAMS_ENUM,    /* int, index into `choices` */
+    PARAMS_JSON,    /* json_t *, a new reference or NULL: checked by the caller */
+    PARAMS_STRINGS, /* json_t *, an array of strings, a new reference or NULL */
+};
+
+struct params_row {
+    const char *name;
+    enum params_type type;
+    size_t offset;              /* offsetof the member */
+    size_t size;                /* sizeof the member */
+    const char *fallback;       /* default as JSON text ("4", "true", "\"gemm\""); NULL = required; "null" = absent allowed */
+    double min, max;            /* INT and NUMBER, inclusive; both 0 = unbounded */
+    bool exclusive;             /* NUMBER: the ends are excluded */
+    const char *const *choices; /* ENUM: names; INT: decimal strings of the allowed values; NULL-terminated, or NULL */
+    const char *help;           /* one sentence, shown in the schema */
+};
+
+/* A table ends with a row whose name is NULL. A table may be given as several, in order. */
+
+/* Fill `out` (zeroed, `out_size` bytes) from `object` (NULL = all defaults). Every fault goes to `faults`
+ * under `pointer` + "/" + name, unknown members included. 0, or the first fault's code; on failure
+ * `out` is released. `tables` is NULL-terminated. Any thread. */
+int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer,
+                 void *out, struct faults *faults);
+/* Drop the references that PARAMS_JSON and PARAMS_STRINGS members hold. */
+void params_release(const struct params_row *const *tables, void *values);
+/* The struct as a JSON object, every member present (absent = null). New reference, NULL if out of memory. */
+json_t *params_json(const struct params_row *const *tables, const void *values);
+/* {"type":"object","properties":{...},"required":[...],"additionalProperties":false}. New reference. */
+json_t *params_schema(const struct params_row *const *tables);

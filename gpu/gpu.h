@@ -1,0 +1,191 @@
+#pragma once
+/* The compute face: devices, memory, streams, and about twenty coarse operations.
+ *
+ * The CPU backend is linked in (gpu/cpu) and is the truth; others are modules opened at run time, checked by
+ * GPU_ABI and ranked by probe score. Callers see only this header. No caller meets a NULL operation: a backend
+ * that lacks one gets a stub that raises ERR_UNSUPPORTED (gpu_complete).
+ *
+ * Conventions: X is [tokens, in], W is [out, in], Y = X W^T; all matrices dense row-major. Activations, Hessians
+ * and weights under solution are F32; stored weights may be F32, F16 or BF16. Pointers in tensors belong to the
+ * device of the stream. Operations are queued on their stream in order and return 0 or a raised negative code;
+ * those with a host result (marked "waits") return when it is there. A stream is used by one thread at a time.
+ *
+ * Determinism: same inputs and device give the same bits, whatever the thread count: work is cut into tiles by
+ * shape alone, each sum has one fixed order. */
+
+#include "gpu/tensor.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GPU_ABI 1u
+
+struct gpu_device; /* a backend's open device; thread-safe */
+struct gpu_stream; /* a backend's queue with its scratch memory */
+
+struct gpu_info {
+    char id[32];          /* "cpu", "cuda:0" */
+    char name[128];       /* "AMD EPYC", "NVIDIA H200" */
+    char detail[128];     /* kernels in use: "openblas SkylakeX, avx512" */
+    int64_t memory_total; /* bytes */
+    int64_t memory_free;
+    int threads;
+};
+
+/* Attention over sequences laid end to end: q [B*S, heads*head_dim], k and v [B*S, kv_heads*head_dim]. */
+struct gpu_attention {
+    int64_t sequences, length; /* B, S */
+    int64_t heads, kv_heads, head_dim;
+    int64_t window; /* > 0: position t sees (t-window, t]; 0: all up to t */
+    float scale;    /* 1/sqrt(head_dim) */
+};
+
+/* An integer grid: w = scale * (code - zero), code in [0, 2^bits - 1], one scale and zero per group of
+ * group_size inputs of a row. Symmetric: zero = 2^(bits-1). */
+struct gpu_grid {
+    int bits;           /* 2..8 */
+    int64_t group_size; /* divides in; == in for one group a row */
+    bool sym;
+    bool mse;           /* search the shrink factor that minimises sum w_j |err|^norm */
+    double norm;        /* 2.4 */
+    double max_shrink;  /* 0.8 */
+    int steps;          /* 100: p = 1 - i/steps, i = 0 .. max_shrink*steps - 1 */
+    enum dtype scale_dtype; /* scales are rounded to this before any code is computed */
+};
+
+/* What a solution lost, summed in double in fixed order. */
+struct gpu_residual {
+    double error_sq;   /* sum (w - wq)^2 */
+    double weight_sq;  /* sum w^2 */
+    double dot;        /* sum w*wq */
+    double quant_sq;   /* sum wq^2 */
+    double clipped_sq; /* the part of error_sq from weights outside [grid low, grid high] */
+    double max_abs;    /* max |w - wq| */
+    double weight_max; /* max |w| */
+    int64_t clipped;   /* weights outside the grid's range */
+    int64_t nonfinite;
+};
+
+struct gpu_factor {
+    double damp_percent;   /* fraction of mean(diag H) added to the diagonal */
+    const int32_t *order;  /* host, n entries: column visited i-th; NULL = 0..n-1 */
+};
+
+struct gpu_nll {
+    double nll_sum; /* -sum log p(target), natural log */
+    double kl_sum;  /* sum over positions of KL(reference || logits) */
+    int64_t count;
+};
+
+struct gpu_ops {
+    uint32_t abi;
+    const char *name; /* "cpu", "cuda" */
+    /* > 0: usable here, higher wins; 0: not here, why in `reason` (one line). */
+    int (*probe)(char *reason, size_t size);
+    int (*device_count)(void);
+    /* threads: worker threads a CPU device may use (0 = all cores); others ignore it. */
+    int (*device_open)(int index, int threads, struct gpu_device **device);
+    void (*device_close)(struct gpu_device *device);
+    int (*device_info)(struct gpu_device *device, struct gpu_info *info);
+    int (*stream_new)(struct gpu_device *device, struct gpu_stream **stream);
+    void (*stream_free)(struct gpu_stream *stream);
+    int (*stream_sync)(struct gpu_stream *stream);
+
+    /* memory: 64-byte aligned, zeroed */
+    int (*alloc)(struct gpu_device *device, size_t bytes, void **pointer);
+    void (*free)(struct gpu_device *device, void *pointer);
+    int (*upload)(struct gpu_stream *stream, void *to, const void *host, size_t bytes);
+    int (*download)(struct gpu_stream *stream, void *host, const void *from, size_t bytes); /* waits */
+    int (*fill_zero)(struct gpu_stream *stream, void *to, size_t bytes);
+
+    /* 1. y = x in y's type (F32, F16, BF16 either way). Same element count. */
+    int (*convert)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
+    /* 2. y[T,N] = x[T,K] w[N,K]^T + bias[N]; w F32, F16 or BF16; bias F32 or NULL; fp32 sums. */
+    int (*linear)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                  const struct tensor *w, const struct tensor *bias);
+    /* 3. h[n,n] += x[T,n]^T x: upper triangle only; symmetrize when done. */
+    int (*gram)(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
+    /* 4. h = scale * h, lower triangle copied from the upper. */
+    int (*symmetrize)(struct gpu_stream *stream, const struct tensor *h, double scale);
+    /* 5. y[T,h] = table[ids[t]]; ids host I32, each in [0, rows). */
+    int (*embed)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table,
+                 const int32_t *ids);
+    /* 6. y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight F32 [d]. x may be y.
+     *    x is [T, d], or [T, heads*d] when weight is shorter: each run of d is normed by itself (q/k norm). */
+    int (*rmsnorm)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                   const struct tensor *weight, float eps);
+    /* 7. rotate x [B*S, heads*d] in place, half-split convention; cos, sin F32 [>=S, d/2]; position t mod S. */
+    int (*rope)(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine,
+                const struct tensor *sine, int64_t length, int64_t head_dim);
+    /* 8. o = softmax(q k^T * scale, causal) v, per head; kv head = head / (heads/kv_heads). */
+    int (*attention)(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q,
+                     const struct tensor *k, const struct tensor *v, const struct gpu_attention *spec);
+    /* 9. y = silu(gate) * up; y may be gate. */
+    int (*swiglu)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate,
+                  const struct tensor *up);
+    /* 10. y += x. */
+    int (*add)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
+    /* 11. Per column of x[T,n]: absmax[n] = max(absmax, |x|), abssum[n] += |x| (F32; either may be NULL). */
+    int (*column_stats)(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
+                        const struct tensor *x);
+    /* 12. Choose scale and zero F32 [N, K/group_size] for w F32 [N,K]; importance F32 [K] weights the search, or NULL.
+     *     All-zero group: scale 1 (codes = zero, exact). methods.md §1 steps 2-4. */
+    int (*grid)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero,
+                const struct tensor *w, const struct tensor *importance, const struct gpu_grid *spec);
+    /* 13. codes U8 [N,K] = clamp(rne(w/scale) + zero, 0, 2^bits-1). */
+    int (*round)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                 const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
+    /* 14. w F32 [N,K] = scale * (codes - zero). */
+    int (*dequantize)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                      const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
+    /* 15. u[n,n] upper with (P(H + damp*mean(diag)*I)P^T)^-1 = u^T u, P = spec->order; dead columns (H_jj = 0) get
+     *     diagonal 1 before damping. h is kept. ERR_NOT_POSITIVE_DEFINITE when the factorisation fails (waits). */
+    int (*factor)(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
+                  const struct gpu_factor *spec);
+    /* 16. GPTQ sweep over columns in `order` (host I32 or NULL): codes U8 [N,K] in original column order from w F32 [N,K]
+     *     (overwritten), the group's scale and zero looked up by original column; *loss = sum of e^2 (waits). */
+    int (*sweep)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                 const struct tensor *u, const struct tensor *scale, const struct tensor *zero,
+                 const int32_t *order, int64_t block_size, const struct gpu_grid *spec, double *loss);
+    /* 17. What wq lost against w; the clip split needs scale, zero and spec, else pass NULL for all three (waits). */
+    int (*residual)(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w,
+                    const struct tensor *wq, const struct tensor *scale, const struct tensor *zero,
+                    const struct gpu_grid *spec);
+    /* 18. error = tr((w-wq) H (w-wq)^T) and signal = tr(w H w^T), fp32 products, double sums (waits). */
+    int (*output_error)(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
+                        const struct tensor *wq, const struct tensor *h);
+    /* 19. Log-softmax loss of logits[T,V] at host targets (-1 = skip); with reference[T,V] also KL (NULL: 0). Adds to *out (waits). */
+    int (*nll)(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
+               const struct tensor *reference, const int32_t *targets);
+    /* 20. First non-finite element of x: index, or -1 (waits). */
+    int (*find_nonfinite)(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
+    /* 21. Zero the columns of w F32 [N,K] whose H_jj is 0; *dead = how many (waits). methods.md §4 step 2. */
+    int (*zero_dead)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
+    /* 22. diag[n] F32 of h[n,n] to the host (waits). */
+    int (*diagonal)(struct gpu_stream *stream, float *host, const struct tensor *h);
+};
+
+/* A device in use: its table and handle. Plain; copied freely. */
+struct gpu {
+    const struct gpu_ops *ops;
+    struct gpu_device *device;
+    struct gpu_info info;
+};
+
+/* Registry. Load every backend once at start (module_dir may be NULL: none are opened); logs one line each. */
+int gpu_load_backends(const char *module_dir);
+/* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when it cannot be had. */
+int gpu_open(const char *want, int threads, struct gpu *out);
+void gpu_close(struct gpu *gpu);
+/* Why each backend that is not usable is not: "cuda: no module\n"... Static text. */
+const char *gpu_backend_notes(void);
+/* Fill every NULL operation of a table with a stub that raises ERR_UNSUPPORTED. */
+void gpu_complete(struct gpu_ops *ops);
+
+/* The table linked in. */
+const struct gpu_ops *gpu_cpu_ops(void);
+
+/* Allocate a tensor of the given shape on gpu; release with gpu_tensor_free. Sets *out on success only. */
+int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out);
+void gpu_tensor_free(const struct gpu *gpu, struct tensor *tensor); /* NULL data is fine; zeroes the view */

@@ -1,0 +1,51 @@
+#pragma once
+/* Architectures as data: which tensor plays which role, and what a config.json may say.
+ * Adding one = one row in arch.c (or one arch_<family>.c with a config hook). */
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The linears of a block, in true-sequential order. */
+enum linear_role { LINEAR_Q, LINEAR_K, LINEAR_V, LINEAR_O, LINEAR_GATE, LINEAR_UP, LINEAR_DOWN, LINEAR_COUNT };
+/* The distinct inputs those linears read: one set of statistics each. */
+enum site { SITE_ATTENTION, SITE_OUTPUT, SITE_MLP, SITE_DOWN, SITE_COUNT };
+/* Norms of a block; Q and K norms only where the family has them. */
+enum norm_role { NORM_ATTENTION, NORM_MLP, NORM_Q, NORM_K, NORM_COUNT };
+
+extern const enum site arch_linear_site[LINEAR_COUNT];
+
+struct arch {
+    const char *name;                    /* "LlamaForCausalLM" */
+    const char *linears[LINEAR_COUNT];   /* "self_attn.q_proj", below "model.layers.<i>." */
+    const char *norms[NORM_COUNT];       /* "input_layernorm", ..., NULL = none */
+    bool qkv_bias;                       /* default when config.json does not say */
+    bool qk_norm;
+    bool sliding_window;                 /* config's sliding_window applies */
+};
+
+enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
+
+struct model_config {
+    const struct arch *arch;
+    int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size;
+    int64_t max_position;
+    int64_t sliding_window;       /* 0 = none */
+    int64_t sliding_from_layer;   /* Qwen2 max_window_layers: layers >= this use the window */
+    double rms_norm_eps;
+    bool tie_word_embeddings;
+    bool qkv_bias, o_bias, mlp_bias;
+    enum rope_type rope_type;
+    double rope_theta, rope_factor, rope_low_freq, rope_high_freq, rope_original_max;
+};
+
+/* NULL-terminated list of rows. */
+const struct arch *const *arch_list(void);
+/* ERR_UNSUPPORTED_ARCHITECTURE with the reason; ERR_ALREADY_QUANTIZED; ERR_INVALID_MODEL on absurd values.
+ * Accepts rope_scaling (transformers 4) and rope_parameters (5). */
+int arch_parse_config(const json_t *config, struct model_config *out);
+/* [rows, cols] of a role. */
+void arch_linear_shape(const struct model_config *config, enum linear_role role, int64_t *rows, int64_t *cols);
+bool arch_linear_bias(const struct model_config *config, enum linear_role role);
+/* cos and sin tables [length, head_dim/2], computed in double, stored as float. */
+void arch_rope_tables(const struct model_config *config, int64_t length, float *cosine, float *sine);

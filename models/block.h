@@ -1,0 +1,62 @@
+#pragma once
+/* One decoder block on a device, cut at its sites so that a pipeline can look at each distinct input
+ * and replace each linear before the next site is computed (true-sequential):
+ *
+ *   x --norm--> [SITE_ATTENTION] q,k,v -> rope -> attention -> [SITE_OUTPUT] o -> + x = m
+ *   m --norm--> [SITE_MLP] gate,up -> silu*mul -> [SITE_DOWN] down -> + m = x'                        */
+
+#include "models/model.h"
+
+struct block {
+    int64_t index;
+    const struct model_config *config;
+    struct tensor linears[LINEAR_COUNT]; /* F32 [out, in], on the device */
+    struct tensor biases[LINEAR_COUNT];  /* data NULL when there is none */
+    struct tensor norms[NORM_COUNT];     /* F32; data NULL when there is none */
+};
+
+/* Read block `index`, weights as F32. On failure nothing is held. */
+int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
+               struct block *out);
+void block_deinit(struct block *block, const struct gpu *gpu);
+
+/* Device scratch for `tokens` = sequences*length rows, and the rotary tables for `length`. */
+struct block_scratch;
+int block_scratch_new(const struct model_config *config, int64_t sequences, int64_t length, const struct gpu *gpu,
+                      struct gpu_stream *stream, struct block_scratch **out);
+void block_scratch_free(struct block_scratch *scratch);
+
+/* The four stages; each works on all `sequences` of the scratch at once. Tensors are [sequences*length, ...]. */
+/* in = rmsnorm(x), the SITE_ATTENTION input. */
+int block_attention_input(const struct block *block, struct block_scratch *s, const struct tensor *x,
+                          const struct tensor *in);
+/* out [T, heads*head_dim] = attention(q,k,v of in), the SITE_OUTPUT input. */
+int block_attention(const struct block *block, struct block_scratch *s, const struct tensor *in,
+                    const struct tensor *out);
+/* x += o(out): x is now m. */
+int block_attention_output(const struct block *block, struct block_scratch *s, const struct tensor *out,
+                           const struct tensor *x);
+/* in = rmsnorm(x), the SITE_MLP input. */
+int block_mlp_input(const struct block *block, struct block_scratch *s, const struct tensor *x,
+                    const struct tensor *in);
+/* act [T, intermediate] = silu(gate(in)) * up(in), the SITE_DOWN input. */
+int block_mlp(const struct block *block, struct block_scratch *s, const struct tensor *in, const struct tensor *act);
+/* x += down(act). */
+int block_mlp_output(const struct block *block, struct block_scratch *s, const struct tensor *act,
+                     const struct tensor *x);
+/* All of the above: x becomes the block's output. */
+int block_forward(const struct block *block, struct block_scratch *s, const struct tensor *x);
+
+/* What surrounds the blocks. */
+struct head {
+    struct tensor embedding;  /* kept in its own dtype [V, h] */
+    struct tensor norm;       /* F32 [h] */
+    struct tensor lm_head;    /* own dtype [V, h]; the embedding's view when tied */
+    bool tied;
+};
+int head_load_embedding(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
+int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
+void head_deinit(struct head *head, const struct gpu *gpu);
+/* logits [T, V] F32 = lm_head(rmsnorm(x)); x is overwritten by its norm. */
+int head_logits(const struct head *head, const struct model_config *config, const struct gpu *gpu,
+                struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits);

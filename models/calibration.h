@@ -1,0 +1,62 @@
+#pragma once
+/* Calibration and evaluation sets: NDJSON records in, a durable token log, fixed batches out.
+ *
+ * Records: {"text": "..."} or {"input_ids": [..]}. The token log is an append-only file of records
+ * (u32 count, then count x i32, little-endian); what was committed is (records, bytes), kept by the caller's store:
+ * on open the file is cut back to it. A set is a fixed [sequences, length] matrix of ids drawn from a log. */
+
+#include "models/tokenizer.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CALIBRATION_LINE_MAX (4u << 20)   /* bytes of one NDJSON line */
+#define CALIBRATION_RECORD_TOKENS_MAX (1u << 20)
+#define CALIBRATION_FAULTS_MAX 100
+
+struct calibration_fault { int64_t line; int code; char detail[160]; };
+
+/* Turns a byte stream into records of one log. One thread at a time. */
+struct calibration_writer;
+
+struct calibration_counts {
+    int64_t records, tokens, bytes; /* of the whole log, so far */
+    int64_t accepted, rejected;     /* since begin */
+    size_t fault_count;             /* kept in calibration_writer_faults */
+};
+
+/* Open or create the log at path, cut it back to (records, tokens, bytes). tokenizer may be NULL: then only input_ids are
+ * accepted and {"text"} is a fault. vocab_size bounds ids. text_field: usually "text". */
+int calibration_writer_open(const char *path, int64_t records, int64_t tokens, int64_t bytes,
+                            const struct tokenizer *tokenizer, int64_t vocab_size, const char *text_field,
+                            struct calibration_writer **out);
+/* Feed bytes; lines may straddle calls. Broken lines become faults and are skipped. Negative only when the log
+ * itself cannot be written. first line fed is line 1. */
+int calibration_writer_feed(struct calibration_writer *writer, const char *data, size_t size);
+/* The stream ended: take a last line without newline, flush and fsync. After 0 the counts are durable. */
+int calibration_writer_sync(struct calibration_writer *writer, bool end_of_stream);
+void calibration_writer_counts(const struct calibration_writer *writer, struct calibration_counts *out);
+const struct calibration_fault *calibration_writer_faults(const struct calibration_writer *writer);
+void calibration_writer_free(struct calibration_writer *writer); /* unsynced records are lost, by contract */
+
+struct calibration_spec {
+    int64_t num_samples;     /* sequences wanted; 0 = as many as there are */
+    int64_t sequence_length;
+    bool packing;            /* true: records laid end to end and cut; false: one window a record, shorter ones dropped */
+    bool shuffle;
+    uint64_t seed;
+};
+
+struct calibration_set {
+    int32_t *ids;               /* [sequences, length] */
+    int64_t sequences, length;
+    char digest[65];            /* sha256 of ids, hex */
+};
+
+/* Draw a set. ERR_INSUFFICIENT_CALIBRATION when not even one sequence can be made (message says how many tokens exist). */
+int calibration_set_load(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
+                         struct calibration_set *out);
+/* Move the last `count` sequences of set into tail (evaluation from the held-back tail). */
+int calibration_set_split(struct calibration_set *set, int64_t count, struct calibration_set *tail);
+void calibration_set_deinit(struct calibration_set *set);

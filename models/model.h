@@ -1,0 +1,51 @@
+#pragma once
+/* A checkpoint: config, shards, tensors; its weights are read one block at a time. */
+
+#include "gpu/gpu.h"
+#include "models/arch.h"
+#include "models/safetensors.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct model; /* an open checkpoint directory; immutable, any thread may read */
+
+/* Where a tensor lies. */
+struct model_tensor {
+    const char *name;
+    const struct safetensors *file;
+    const struct safetensors_entry *entry;
+};
+
+/* Open the directory `relative` below root_fd (symlinks may stay inside the root, as HF caches need). Reads headers,
+ * checks that every tensor the config asks for is there with its shape and a float dtype, and that no shard repeats one. */
+int model_open(int root_fd, const char *relative, struct model **out);
+void model_close(struct model *model);
+const struct model_config *model_config(const struct model *model);
+const json_t *model_config_json(const struct model *model); /* borrowed */
+int model_dir_fd(const struct model *model);                /* borrowed: the checkpoint's directory */
+/* Digest over config.json and every shard's (name, size, header bytes): cheap identity, hex. */
+const char *model_digest(const struct model *model);
+int64_t model_bytes(const struct model *model);      /* of all tensors */
+int64_t model_parameters(const struct model *model); /* tied counted once */
+enum dtype model_dtype(const struct model *model);   /* of the first block's q_proj */
+size_t model_tensor_count(const struct model *model);
+struct model_tensor model_tensor_at(const struct model *model, size_t i); /* in checkpoint order: shard, offset */
+/* file == NULL when absent. */
+struct model_tensor model_find(const struct model *model, const char *name);
+/* Files of the checkpoint that are neither weights nor index: NULL-terminated names, to copy into artifacts. */
+const char *const *model_side_files(const struct model *model);
+/* Raises ERR_SOURCE_CHANGED when a shard's (dev, ino, size, mtime, ctime) differ from when it was opened. */
+int model_check_unchanged(const struct model *model);
+/* "model.layers.3.self_attn.q_proj" */
+void model_linear_name(const struct model *model, int64_t layer, enum linear_role role, char out[128]);
+/* The role of a module path, or -1. Sets *layer. */
+int model_linear_role(const struct model *model, const char *module, int64_t *layer);
+/* tokenizer.json text or ERR_NOT_FOUND. Caller frees. */
+int model_read_tokenizer(const struct model *model, char **json, size_t *size);
+
+/* Load one tensor to the device in `dtype` (F32, or keep = its own with DTYPE_COUNT). A NaN or Inf is
+ * ERR_NON_FINITE_VALUE naming tensor and index. */
+int model_load_tensor(const struct model *model, const char *name, enum dtype dtype, const struct gpu *gpu,
+                      struct gpu_stream *stream, struct tensor *out);

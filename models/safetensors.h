@@ -1,0 +1,55 @@
+#pragma once
+/* safetensors: the container, read with every check of the specification and written as the reference does.
+ * Reads use pread (a truncated file is an error, not SIGBUS). Header JSON is parsed by a streaming parser with a
+ * budget, never as a DOM. Public format: huggingface/safetensors README and safetensors/src/tensor.rs. */
+
+#include "gpu/tensor.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SAFETENSORS_HEADER_MAX 100000000u
+
+struct safetensors_entry {
+    const char *name; /* NUL-terminated, owned by the file */
+    enum dtype dtype;
+    int rank;         /* 0..8 in the file; more than TENSOR_RANK_MAX is refused */
+    int64_t shape[TENSOR_RANK_MAX];
+    uint64_t begin, end; /* absolute byte offsets in the file */
+};
+
+struct safetensors; /* an open file: fd and index; immutable, so any thread may read */
+
+/* Takes fd (closed by close, also on failure). label is for messages. ERR_INVALID_MODEL names what is wrong. */
+int safetensors_open_fd_take(int fd, const char *label, struct safetensors **out);
+void safetensors_close(struct safetensors *file);
+size_t safetensors_count(const struct safetensors *file);
+const struct safetensors_entry *safetensors_at(const struct safetensors *file, size_t i); /* by offset order */
+const struct safetensors_entry *safetensors_find(const struct safetensors *file, const char *name); /* or NULL */
+/* __metadata__ value or NULL. */
+const char *safetensors_metadata(const struct safetensors *file, const char *key);
+/* Read `size` bytes at `offset` inside the entry's data. */
+int safetensors_read(const struct safetensors *file, const struct safetensors_entry *entry, uint64_t offset,
+                     void *buffer, size_t size);
+int64_t safetensors_file_bytes(const struct safetensors *file);
+int safetensors_fd(const struct safetensors *file); /* borrowed */
+
+/* Check a header held in memory, for tests and the fuzzer: header = N bytes of JSON, file_size as if on disk. */
+int safetensors_check_header(const char *header, size_t size, uint64_t file_size);
+
+/* Writing: declare every tensor, begin (header), write the data in any order, finish. */
+struct safetensors_writer;
+/* Creates path (truncated). */
+int safetensors_writer_new(const char *path, struct safetensors_writer **out);
+/* Before begin only. Rank 0..4. */
+int safetensors_writer_declare(struct safetensors_writer *writer, const char *name, enum dtype dtype, int rank,
+                               const int64_t *shape);
+int safetensors_writer_metadata(struct safetensors_writer *writer, const char *key, const char *value);
+/* Sort by alignment descending then name, write the header ({"format":"pt"} always in __metadata__), size the file. */
+int safetensors_writer_begin(struct safetensors_writer *writer);
+/* Write size bytes at offset inside the named tensor. */
+int safetensors_writer_put(struct safetensors_writer *writer, const char *name, uint64_t offset, const void *data,
+                           size_t size);
+/* fsync and close; every tensor must have been written whole. */
+int safetensors_writer_finish(struct safetensors_writer *writer);
+void safetensors_writer_free(struct safetensors_writer *writer); /* after finish, or to abandon (file is left) */

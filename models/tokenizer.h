@@ -1,0 +1,26 @@
+#pragma once
+/* tokenizer.json (huggingface/tokenizers) to token ids: byte-level and byte-fallback BPE, added tokens, the
+ * normalizers, pre-tokenizers and post-processors that Llama, Mistral, Qwen2 and Qwen3 checkpoints use. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct tokenizer; /* immutable once open */
+
+/* Parse the text of a tokenizer.json. ERR_INVALID_TOKENIZER names what is damaged or not supported. */
+int tokenizer_new(const char *json, size_t size, struct tokenizer **out);
+void tokenizer_free(struct tokenizer *tokenizer);
+int64_t tokenizer_vocab_size(const struct tokenizer *tokenizer); /* highest id + 1 */
+/* Lower-case hex sha256 of the file's bytes. */
+const char *tokenizer_digest(const struct tokenizer *tokenizer);
+
+/* Scratch of one thread: match data, caches, output. Reused over many calls. */
+struct tokenizer_scratch;
+int tokenizer_scratch_new(const struct tokenizer *tokenizer, struct tokenizer_scratch **out);
+void tokenizer_scratch_free(struct tokenizer_scratch *scratch);
+
+/* Encode UTF-8 text. add_special: run the post-processor's template (BOS). *ids points into the scratch until the
+ * next call. ERR_INVALID_PARAMETER on text that is not UTF-8. Any thread, with its own scratch. */
+int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text,
+                     size_t size, bool add_special, const int32_t **ids, size_t *count);

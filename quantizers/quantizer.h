@@ -1,0 +1,87 @@
+#pragma once
+/* A quantization method: one file, one const row, registered in registry.c.
+ *
+ * The pipeline owns every loop and file; a method sees linears that share one input, with that input's statistics, and
+ * turns each into a qtensor. Schema, GET /v1/methods, docs and the conformance suite all come from the row. */
+
+#include "base/params.h"
+#include "gpu/gpu.h"
+#include "models/arch.h"
+#include "models/qtensor.h"
+
+/* Statistics a method may ask for (flags); gathered once per distinct input. */
+enum stats_flag {
+    STATS_NONE = 0,
+    STATS_HESSIAN = 1 << 0, /* (2/T) sum x x^T */
+    STATS_RANGE = 1 << 1,   /* column absmax and mean |x| */
+};
+
+/* Statistics of one site. Device memory; owned by stats_*. */
+struct layer_stats {
+    unsigned flags;
+    int64_t columns, tokens;
+    struct tensor hessian; /* F32 [n,n]; valid after stats_finish */
+    struct tensor absmax;  /* F32 [n] */
+    struct tensor absmean; /* F32 [n] */
+};
+int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu);
+/* Add x [T, n] in fixed chunks. */
+int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *x);
+/* Scale and mirror. */
+int stats_finish(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream);
+void stats_deinit(struct layer_stats *stats, const struct gpu *gpu);
+
+/* What every integer method takes; a method's params struct begins with it. */
+struct quant_common {
+    int64_t bits;
+    int64_t group_size; /* -1 = one scale per output channel */
+    bool sym;
+    bool mse_search;
+};
+extern const struct params_row quant_common_rows[];
+
+struct solve_context {
+    const struct gpu *gpu;
+    struct gpu_stream *stream;
+    enum dtype scale_dtype; /* what the chosen format stores */
+    uint64_t seed;
+    int (*tick)(void *data); /* call between columns blocks or linears: nonzero = stop and return it */
+    void *tick_data;
+};
+
+/* One linear to solve: in by the pipeline, result out by the method. */
+struct linear_job {
+    const char *name;            /* module path */
+    const struct tensor *weight; /* F32 [N,K] on the device; the method may not change it */
+    const void *params;          /* the method's params struct, overrides applied */
+    struct qtensor result;       /* set on success */
+    double loss;                 /* the method's own objective, NAN if it has none */
+    double damp_used;            /* 0 when not applicable */
+    double seconds;
+    int64_t dead_columns;
+    char fallback[96];           /* "" or why it was not done as asked: "rtn: hessian not positive definite" */
+};
+
+struct quantizer {
+    const char *name;  /* "gptq" */
+    const char *title; /* "GPTQ" */
+    const char *help;  /* one paragraph: what it does, when to use it; cites the paper */
+    unsigned stats;    /* statistics it needs; 0 = works without calibration */
+    const struct params_row *const *params; /* NULL-terminated list of tables */
+    size_t params_size;
+    /* Optional cross-field check; adds faults under pointer. */
+    void (*check)(const void *params, const char *pointer, struct faults *faults);
+    /* The scheme a linear of this shape gets under params (for format checks before any work). */
+    int (*scheme)(const void *params, int64_t rows, int64_t cols, struct qscheme *out);
+    /* Solve linears that share stats (stats->columns == K of each). stats may be NULL when the method asks for none. */
+    int (*solve)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                 int count);
+};
+
+/* NULL-terminated. */
+const struct quantizer *const *quantizer_list(void);
+const struct quantizer *quantizer_find(const char *name); /* or NULL */
+/* Shared: scheme of a plain integer grid; gpu_grid from common params. */
+int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out);
+void quant_common_check(const void *params, const char *pointer, struct faults *faults);
+struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t cols, enum dtype scale_dtype);
