@@ -1,0 +1,66 @@
+#pragma once
+/* Jobs: from a request body to a published artifact. The face that the api floor sees.
+ *
+ * The engine owns admission, the runner thread of each device, uploads and recovery. State lives in the store; the engine
+ * keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the store). */
+
+#include "base/faults.h"
+#include "storage/storage.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct engine;
+
+struct engine_config {
+    struct store *store;
+    const char *const *model_roots; /* absolute directories; NULL-terminated */
+    const char *device;             /* "auto", "cpu", "cuda:N" */
+    const char *module_dir;         /* where backend modules lie, or NULL */
+    int threads;                    /* CPU threads; 0 = all */
+    int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
+    int max_queued;                 /* jobs waiting at once; 0 = 1000 */
+};
+
+int engine_open(const struct engine_config *config, struct engine **out);
+/* Put interrupted jobs back into the queue and start the runners. */
+int engine_start(struct engine *engine);
+/* Stop claiming; running jobs finish or drop the open layer within timeout_ms and stay resumable. */
+void engine_drain(struct engine *engine, int64_t timeout_ms);
+void engine_close(struct engine *engine); /* after drain; frees */
+/* True once engine_drain was called. */
+bool engine_draining(const struct engine *engine);
+
+/* GET /v1/system, /v1/methods, /v1/methods/{name}: new references. */
+json_t *engine_system(struct engine *engine);
+json_t *engine_methods(struct engine *engine);
+int engine_method(struct engine *engine, const char *name, json_t **method);
+
+/* POST /v1/models: {"name","uri":"file:REL or file:/ABS below a root","expected_sha256"?}. Reads headers only. */
+int engine_model_register(struct engine *engine, const json_t *body, struct faults *faults, json_t **model);
+int engine_model_delete(struct engine *engine, const char *id);
+
+/* POST /v1/quantization/jobs. Negative with faults filled when refused; every reason is named. */
+int engine_job_create(struct engine *engine, const json_t *body, struct faults *faults, json_t **job);
+int engine_job_get(struct engine *engine, const char *id, json_t **job);    /* as api.md §4 */
+/* A stored job row as the API shows it; new reference. For lists: the store's rows go through this. */
+json_t *engine_job_view(struct engine *engine, const json_t *row);
+int engine_job_cancel(struct engine *engine, const char *id, json_t **job); /* idempotent */
+int engine_job_delete(struct engine *engine, const char *id);
+int engine_job_report(struct engine *engine, const char *id, json_t **report);
+/* Column names of layer rows, NULL-terminated, in report order. */
+const char *const *engine_layer_columns(void);
+int engine_artifact_delete(struct engine *engine, const char *id);
+int engine_file_delete(struct engine *engine, const char *id);
+
+/* POST .../calibration: one upload at a time per job (ERR_JOB_STATE_CONFLICT else). offset -1 = not given. */
+struct engine_upload;
+int engine_upload_open(struct engine *engine, const char *job, int64_t offset, struct engine_upload **out);
+/* Bytes of NDJSON, in order; durable only after end. Negative: the upload is dead, abort it. */
+int engine_upload_feed(struct engine_upload *upload, const char *data, size_t size);
+/* fsync, commit, and queue the job when complete. Frees upload. *answer = api.md §5 object. When complete was asked but
+ * there are too few tokens: ERR_INSUFFICIENT_CALIBRATION, the good records stay and *answer is set all the same. */
+int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t **answer);
+/* The connection broke: what was not acknowledged may be lost. Frees upload. */
+void engine_upload_abort(struct engine_upload *upload);

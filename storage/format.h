@@ -1,0 +1,78 @@
+#pragma once
+/* Artifact formats: one file and one row each. A format says which schemes it can carry, names the tensors that one
+ * quantized linear becomes, packs them, and words its quantization_config. It never knows which method made the codes. */
+
+#include "base/faults.h"
+#include "models/model.h"
+#include "models/qtensor.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define FORMAT_TENSORS_MAX 8
+
+/* A tensor that module M becomes: "M" + suffix. */
+struct format_tensor {
+    const char *suffix; /* ".weight_packed" */
+    enum dtype dtype;
+    int rank;
+    int64_t shape[TENSOR_RANK_MAX];
+};
+
+/* A quantized module as known before any work (or, at export, after it). */
+struct format_module {
+    char name[128];
+    struct qscheme scheme;
+    int64_t rows, cols;
+};
+
+struct format_config {
+    const struct format_module *modules; /* every quantized linear */
+    int count;
+    const struct model *model;
+    const char *method;        /* for the metadata some formats carry */
+    const json_t *parameters;  /* the job's quantization object, defaults filled in */
+};
+
+struct format {
+    const char *name;  /* "compressed-tensors" */
+    const char *title;
+    const char *help;
+    const char *const *runtimes; /* NULL-terminated: "transformers", "vllm" */
+    const char *side_file;       /* extra copy of the config object, or NULL: "quantize_config.json" */
+    /* What scales are stored as, for a model of this dtype. */
+    enum dtype (*scale_dtype)(enum dtype model_dtype);
+    /* One module: 0, or ERR_INCOMPATIBLE_OPTIONS with the reason and a hint. */
+    int (*accepts)(const struct qscheme *scheme, int64_t rows, int64_t cols);
+    /* All modules together (one global geometry? fused siblings alike?); may be NULL. */
+    int (*accepts_all)(const struct format_config *config);
+    /* The tensors of one module; returns their number. */
+    int (*tensors)(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                   struct format_tensor out[FORMAT_TENSORS_MAX]);
+    /* Pack tensor `index` of q into out (exactly its bytes). */
+    int (*encode)(const struct qtensor *q, int index, void *out);
+    /* The quantization_config object. New reference. */
+    json_t *(*config)(const struct format_config *config);
+};
+
+const struct format *const *format_list(void); /* NULL-terminated; the first is the default */
+const struct format *format_find(const char *name);
+/* Why a result cannot be carried, with the formats that can, as one fault list. 0 when it can. */
+int format_check(const struct format *format, const struct format_config *config, const char *pointer,
+                 struct faults *faults);
+
+/* Write the artifact of a finished job into `directory` (made): shards, index, config.json, side files.
+ * block_files: one qtensor checkpoint per block, in order. Memory: one module at a time. Deterministic bytes.
+ * *files = [{"path","bytes","sha256"}...] sorted by path; every file fsynced. tick: nonzero = stop and return it. */
+struct format_export {
+    const struct format *format;
+    struct format_config config;      /* modules filled by the caller */
+    const char *const *block_files;
+    int block_count;
+    const char *directory;
+    int64_t max_shard_bytes;
+    int (*tick)(void *data, double fraction);
+    void *tick_data;
+};
+int format_export(const struct format_export *request, json_t **files);

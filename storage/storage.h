@@ -1,0 +1,115 @@
+#pragma once
+/* What lasts: state (jobs, events, layer rows, objects) and blobs (bytes by SHA-256).
+ *
+ * Both stand behind small tables (struct state_ops, struct blob_ops), so that SQLite and the local disk are one row each
+ * and PostgreSQL and S3 become others. store_* functions may be called from any thread but the loop thread: each hops
+ * to the storage thread, which alone owns the database connection, and waits for the committed answer.
+ *
+ * Rows travel as JSON objects whose members are the columns. A function that returns json_t ** gives a new reference.
+ * Every change of a job is one transaction with its event; a 0 means it survives power loss (synchronous=FULL). */
+
+#include "base/digest.h"
+#include "base/ids.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct store;
+
+struct store_config {
+    const char *data_dir;   /* absolute; made if absent */
+    const char *state;      /* row of the state registry: "sqlite" */
+    const char *blobs;      /* row of the blob registry: "fs" */
+};
+
+/* Lock data_dir (OFD lock on data_dir/lock; ERR_CONFIG "another daemon holds ..." at once if taken), open both stores,
+ * migrate, start the storage thread. data_dir layout: lock, quantd.db, blobs/sha256/ab/..., jobs/<id>/, tmp/ (emptied). */
+int store_open(const struct store_config *config, struct store **out);
+void store_close(struct store *store);
+/* 0 when the database answers and the disk has room; else the reason raised. */
+int store_ready(struct store *store);
+const char *store_data_dir(const struct store *store);
+/* Called on the storage thread after each commit that added an event to a job. One subscriber; set before use. */
+void store_on_event(struct store *store, void (*fn)(void *data, const char *job_id), void *data);
+
+/* --- objects: models, files, artifacts. kind is the id prefix: "mdl", "file", "art". body has at least id and created_at. */
+int store_object_put(struct store *store, const char *kind, const json_t *body); /* insert or replace */
+int store_object_get(struct store *store, const char *kind, const char *id, json_t **body); /* ERR_NOT_FOUND */
+int store_object_delete(struct store *store, const char *kind, const char *id);
+
+struct store_page {
+    int limit;              /* 1..100 */
+    const char *after;      /* id or NULL: rows beyond it in the order asked */
+    const char *before;     /* id or NULL: rows on its other side */
+    bool ascending;
+    /* filters: equal when not NULL/0 */
+    const char *status, *method, *model, *purpose, *job;
+    const char *metadata_key, *metadata_value;
+    int64_t created_after;
+};
+/* {"object":"list","data":[...],"first_id","last_id","has_more"}; keyset pages (no OFFSET). ERR_INVALID_CURSOR. */
+int store_object_list(struct store *store, const char *kind, const struct store_page *page, json_t **list);
+
+/* --- jobs. Columns: id status status_reason phase name project model method request progress memory result error
+ * warnings checkpoint calibration attempt fence seq created_at queued_at started_at finished_at cancelled_at.
+ * request, progress, memory, result, error, warnings, checkpoint, calibration hold JSON values. seq = last event's number. */
+int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data);
+int store_job_get(struct store *store, const char *id, json_t **job);
+int store_job_list(struct store *store, const struct store_page *page, json_t **list);
+/* Set the columns in patch WHERE id AND status = from (NULL = any) AND fence = fence (-1 = any), and append the event
+ * (NULL = none), in one transaction. ERR_JOB_STATE_CONFLICT when no row matched, ERR_NOT_FOUND when there is no job.
+ * *job (may be NULL) is the row after the change. */
+int store_job_update(struct store *store, const char *id, const char *from, int64_t fence, const json_t *patch,
+                     const char *event, const json_t *event_data, json_t **job);
+/* Oldest queued job -> running, attempt+1, fence+1, started_at kept if set; ERR_NOT_FOUND when none waits. */
+int store_job_claim(struct store *store, const char *worker, json_t **job);
+/* Terminal jobs only (caller checks); events, layers and blocks go with it. */
+int store_job_delete(struct store *store, const char *id);
+/* Counts by status: {"queued":1,...}. */
+int store_job_counts(struct store *store, json_t **counts);
+
+/* --- events of a job: [{"object":"event","seq","type","created_at","data"}...], seq > after, ascending. */
+int store_events_list(struct store *store, const char *job, int64_t after, int limit, json_t **events);
+int store_event_append(struct store *store, const char *job, const char *type, const json_t *data);
+
+/* --- finished blocks: one transaction of block row, its layer rows, the job's checkpoint/progress columns (patch) and
+ * the event, fenced. block = {"index","file","sha256","chains":{...}}; layers = array of report rows (column "index" etc. as
+ * api.md §4; kept as JSON, listed in insertion order). */
+int store_block_commit(struct store *store, const char *job, int64_t fence, const json_t *block, const json_t *layers,
+                       const json_t *patch, const json_t *event_data);
+int store_blocks_list(struct store *store, const char *job, json_t **blocks); /* by index */
+int store_layers_list(struct store *store, const char *job, json_t **layers);
+/* A retry with a changed request starts anew: drop blocks and layers. */
+int store_blocks_clear(struct store *store, const char *job);
+
+/* --- publication: artifact object, blob references and the job's last move, one transaction, fenced. */
+int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,
+                           const json_t *job_patch, const char *event, const json_t *event_data);
+
+/* --- Idempotency-Key: scope = route. Reserve: 0 = new, go on; 1 = *response holds the first answer
+ * {"digest","status","body","location"}; ERR_IDEMPOTENCY_IN_PROGRESS; ERR_IDEMPOTENCY_KEY_REUSED. Kept 24 h. */
+int store_idempotency_reserve(struct store *store, const char *scope, const char *key, const char *body_digest,
+                              json_t **response);
+int store_idempotency_finish(struct store *store, const char *scope, const char *key, const json_t *response);
+int store_idempotency_release(struct store *store, const char *scope, const char *key); /* the request failed */
+
+/* --- blobs: written once, found by SHA-256. Callable from any thread but the loop; no hop. */
+struct blob_writer;
+int blob_writer_new(struct store *store, struct blob_writer **out); /* temp file in the store */
+int blob_writer_write(struct blob_writer *writer, const void *data, size_t size);
+/* fsync, rename into place, fsync directory; already there = fine. Frees writer. */
+int blob_writer_commit_take(struct blob_writer *writer, char sha256[DIGEST_HEX_SIZE], int64_t *size);
+void blob_writer_abort(struct blob_writer *writer);
+/* Move an existing file on the store's own filesystem in as a blob (hash unless known_sha256 given; fsync, rename). */
+int blob_adopt(struct store *store, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
+               int64_t *size);
+struct blob_reader;
+int blob_reader_open(struct store *store, const char *sha256, struct blob_reader **out, int64_t *size); /* ERR_NOT_FOUND */
+int blob_reader_read(struct blob_reader *reader, int64_t offset, void *buffer, size_t size); /* exactly size */
+void blob_reader_close(struct blob_reader *reader);
+/* Local path when the store has one (blob_fs), else NULL: for readers that need a file. */
+const char *blob_reader_path(const struct blob_reader *reader);
+/* Delete blobs that no object refers to and that are older than grace_seconds (files[].sha256 / sha256 in bodies). */
+int store_collect_garbage(struct store *store, int64_t grace_seconds, int64_t *removed);
