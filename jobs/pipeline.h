@@ -1,0 +1,58 @@
+#pragma once
+/* The only loop over blocks: embeddings in, quantized tensors, report rows and chain tensors out, block by block. */
+
+#include "jobs/spec.h"
+#include "models/calibration.h"
+#include "storage/storage.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum pipeline_phase {
+    PHASE_LOAD, PHASE_FORWARD, PHASE_STATISTICS, PHASE_SOLVE, PHASE_MEASURE, PHASE_EVALUATE, PHASE_CHECKPOINT,
+    PHASE_EXPORT, PHASE_COUNT
+};
+extern const char *const pipeline_phase_names[PHASE_COUNT];
+
+/* Seconds spent and floating point operations done, per phase. */
+struct pipeline_times {
+    double seconds[PHASE_COUNT];
+    double flops[PHASE_COUNT];
+};
+
+struct evaluation_result {
+    bool done;
+    double perplexity_before, perplexity_after, kl_mean;
+    int64_t tokens;      /* predicted positions */
+    int64_t sequences, length;
+};
+
+/* How the runner and the pipeline talk: checks and news. Every hook may stop the run by returning nonzero. */
+struct pipeline_hooks {
+    void *data;
+    /* Often: cancelled, draining, out of time? fraction of the whole run in [0, 1]. */
+    int (*tick)(void *data, double fraction, const char *phase);
+    /* A block is on disk: commit it with its rows. chains: {"calibration":{"file","sha256"},...}. May return
+     * ERR_INTERRUPTED after committing, to stop at this boundary. */
+    int (*block_done)(void *data, int64_t index, const char *file, const char *sha256, const json_t *chains,
+                      const json_t *rows);
+};
+
+struct pipeline {
+    const struct job_spec *spec;
+    const struct model *model;
+    const struct gpu *gpu;
+    const char *directory;                /* the job's own folder */
+    const struct calibration_set *calibration; /* NULL = no calibration data */
+    const struct calibration_set *evaluation;  /* NULL = no evaluation */
+    int64_t host_memory_bytes;            /* activation budget */
+    const json_t *blocks;                 /* committed blocks of an earlier attempt, by index; may be empty */
+    int64_t layers_before;                /* rows already committed: numbering goes on from here */
+    struct pipeline_hooks hooks;
+    struct pipeline_times *times;         /* added to */
+};
+
+/* Run all blocks that are not yet committed, then evaluate. ERR_SOURCE_CORRUPT when the checkpoint of an earlier attempt
+ * is damaged: clear it and call again. */
+int pipeline_run(const struct pipeline *pipeline, struct evaluation_result *evaluation);

@@ -1,0 +1,61 @@
+#pragma once
+/* The inside of one pipeline run, shared by pipeline.c (the order of things), sites.c (one block) and evaluate.c. */
+
+#include "jobs/chain.h"
+#include "jobs/pipeline.h"
+#include "models/block.h"
+
+/* A token set on its way through the blocks, in fixed micro-batches. */
+struct flow {
+    const struct calibration_set *set;
+    int64_t batch;                      /* sequences of a micro-batch: a function of the length alone */
+    struct block_scratch *scratch;      /* for full micro-batches */
+    struct block_scratch *rest_scratch; /* for the last, shorter one; NULL when there is none */
+    struct tensor x, in, wide;          /* device scratch: [batch*length, hidden], [.., hidden], [.., widest] */
+};
+
+struct run {
+    const struct pipeline *p;
+    const struct model_config *config;
+    struct gpu_stream *stream;
+    struct chain_budget budget;
+    struct flow calibration, evaluation;   /* set == NULL when there is none */
+    struct chain *hidden;                  /* calibration activations, quantized path */
+    struct chain *attention, *mlp;         /* work: SITE_OUTPUT and SITE_DOWN inputs of the open block */
+    struct chain *eval_float, *eval_quant; /* evaluation activations on both paths */
+    int64_t first_block;                   /* first one not committed */
+    int64_t block_index;                   /* the open one */
+    double block_fraction;                 /* of the open block */
+    int64_t next_row;                      /* number of the next report row */
+};
+
+/* One micro-batch: rows [first, first+rows) and tensors cut to it. */
+struct batch {
+    int64_t first, rows;
+    struct block_scratch *scratch;
+    struct tensor x, in;
+};
+/* Number of micro-batches; batch i cut from a flow. */
+int64_t flow_batches(const struct flow *flow);
+struct batch flow_batch(const struct flow *flow, int64_t i);
+/* flow->wide as [batch rows, width]. */
+struct tensor flow_wide(const struct flow *flow, const struct batch *batch, int64_t width);
+
+int flow_init(struct flow *flow, const struct calibration_set *set, struct run *run);
+void flow_deinit(struct flow *flow, const struct gpu *gpu);
+/* Embed the set into chain and make it the first block's input. */
+int flow_embed(const struct flow *flow, struct chain *chain, struct run *run);
+/* Whole-block forward of a flow: chain IN -> OUT. */
+int flow_forward(const struct flow *flow, struct chain *chain, const struct block *block, struct run *run);
+
+/* Say where the run is; nonzero stops it. share: how much of the open block is done, 0..1. */
+int run_tick(struct run *run, double share, const char *phase);
+/* Charge the time since *mark to a phase and move the mark. */
+void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops);
+
+/* Quantize every linear of the open block in true-sequential order; results in qtensors (LINEAR_COUNT, name "" = left
+ * float), report rows appended to rows. The block's weights are the dequantized ones afterwards. */
+int sites_solve(struct run *run, struct block *block, struct qtensor *qtensors, json_t *rows);
+
+/* Head and losses over both evaluation chains. */
+int evaluate_finish(struct run *run, struct evaluation_result *out);

@@ -1,0 +1,291 @@
+/* Request bodies: option rows for each part, then the cross-field rules that rows cannot say.
+ *
+ * The same parser reads a client's body and, later, the stored canonical request, so a job runs exactly what was
+ * accepted. Unknown members are faults: a typo in group_size must not cost hours. */
+
+#include "jobs/spec.h"
+
+#include "base/err.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct top {
+    char name[128];
+    json_t *model, *quantization, *output, *calibration, *evaluation, *resources, *metadata;
+    char method[32];
+    int64_t seed, priority, max_attempts, timeout_seconds;
+};
+
+#define ROW(type_, struct_, member, fallback_, ...)                                                                    \
+    {.name = #member, .type = (type_), .offset = offsetof(struct struct_, member),                                     \
+     .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__}
+
+static const struct params_row top_rows[] = {
+    ROW(PARAMS_STRING, top, name, "\"\"", .help = "A name for people; need not be unique."),
+    ROW(PARAMS_JSON, top, model, NULL, .help = "Id of a registered model."),
+    ROW(PARAMS_STRING, top, method, NULL, .help = "One of GET /v1/methods."),
+    ROW(PARAMS_JSON, top, quantization, "null", .help = "The method's parameters."),
+    ROW(PARAMS_JSON, top, output, "null", .help = "What to write."),
+    ROW(PARAMS_JSON, top, calibration, "null", .help = "The inputs that the method learns from."),
+    ROW(PARAMS_JSON, top, evaluation, "null", .help = "The text that perplexity and KL are measured on."),
+    ROW(PARAMS_JSON, top, resources, "null", .help = "Device and memory."),
+    ROW(PARAMS_INT, top, seed, "0", .min = 0, .max = 9007199254740991.0, .help = "Seed of every random choice."),
+    ROW(PARAMS_INT, top, priority, "0", .min = -100, .max = 100, .help = "Higher runs first."),
+    ROW(PARAMS_INT, top, max_attempts, "3", .min = 1, .max = 100,
+        .help = "Attempts without a newly finished block before the job fails."),
+    ROW(PARAMS_INT, top, timeout_seconds, "86400", .min = 1, .max = 31536000, .help = "Running time allowed."),
+    ROW(PARAMS_JSON, top, metadata, "null", .help = "Up to 16 string members of the client's own."),
+    {.name = NULL},
+};
+
+static const struct params_row calibration_rows[] = {
+    ROW(PARAMS_STRING, spec_calibration, file_id, "\"\"", .help = "A file of purpose calibration."),
+    ROW(PARAMS_BOOL, spec_calibration, stream, "false",
+        .help = "Records come through POST /v1/quantization/jobs/{id}/calibration."),
+    ROW(PARAMS_INT, spec_calibration, num_samples, "128", .min = 0, .max = 1048576,
+        .help = "Sequences to use; 0 = all there are."),
+    ROW(PARAMS_INT, spec_calibration, sequence_length, "0", .min = 0, .max = 1048576,
+        .help = "Tokens of a sequence; 0 = the smaller of 2048 and the model's positions."),
+    ROW(PARAMS_STRING, spec_calibration, text_field, "\"text\"", .help = "The member of a record that holds its text."),
+    ROW(PARAMS_BOOL, spec_calibration, packing, "true",
+        .help = "Lay records end to end and cut; else one window a record, shorter records dropped."),
+    ROW(PARAMS_BOOL, spec_calibration, shuffle, "true", .help = "Draw records in an order given by seed."),
+    {.name = NULL},
+};
+
+static const struct params_row evaluation_rows[] = {
+    ROW(PARAMS_STRING, spec_evaluation, file_id, "\"\"",
+        .help = "A file of purpose evaluation; without one the tail of the calibration set is held back."),
+    ROW(PARAMS_NUMBER, spec_evaluation, hold_back, "0.125", .min = 0, .max = 0.5,
+        .help = "Fraction of the calibration sequences held back when there is no file; 0 = no evaluation."),
+    ROW(PARAMS_INT, spec_evaluation, max_tokens, "262144", .min = 2, .max = 1e9, .help = "Tokens to evaluate at most."),
+    ROW(PARAMS_INT, spec_evaluation, sequence_length, "0", .min = 0, .max = 1048576,
+        .help = "Tokens of a window; 0 = the calibration's."),
+    ROW(PARAMS_STRING, spec_evaluation, text_field, "\"text\"", .help = "The member of a record that holds its text."),
+    {.name = NULL},
+};
+
+static const struct params_row output_rows[] = {
+    ROW(PARAMS_STRING, spec_output, format, "\"compressed-tensors\"", .help = "Artifact format, from GET /v1/system."),
+    ROW(PARAMS_INT, spec_output, max_shard_bytes, "5368709120", .min = 1048576, .max = 1e12,
+        .help = "Size at which a new shard begins."),
+    {.name = NULL},
+};
+
+static const struct params_row resources_rows[] = {
+    ROW(PARAMS_STRING, spec_resources, device, "\"auto\"", .help = "auto, cpu or cuda:N."),
+    ROW(PARAMS_INT, spec_resources, host_memory_bytes, "0", .min = 0, .max = 1e15,
+        .help = "Activations kept in memory before they spill to disk; 0 = the daemon's budget."),
+    {.name = NULL},
+};
+
+static const struct params_row *const top_tables[] = {top_rows, NULL};
+static const struct params_row *const calibration_tables[] = {calibration_rows, NULL};
+static const struct params_row *const evaluation_tables[] = {evaluation_rows, NULL};
+static const struct params_row *const output_tables[] = {output_rows, NULL};
+static const struct params_row *const resources_tables[] = {resources_rows, NULL};
+
+static void parse_part(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
+                       struct faults *faults)
+{
+    if (object != NULL && !json_is_object(object)) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be an object");
+        return;
+    }
+    (void)params_parse(tables, object, pointer, out, faults);
+}
+
+static void check_metadata(const json_t *metadata, struct faults *faults)
+{
+    const char *key;
+    json_t *value;
+
+    if (metadata == NULL) {
+        return;
+    }
+    if (!json_is_object(metadata) || json_object_size(metadata) > 16) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "/metadata", "must be an object of at most 16 members");
+        return;
+    }
+    json_object_foreach((json_t *)metadata, key, value) {
+        if (!json_is_string(value) || strlen(key) > 64 || json_string_length(value) > 512) {
+            faults_add(faults, ERR_INVALID_PARAMETER, "/metadata",
+                       "\"%.64s\" must be a string of at most 512 bytes under a name of at most 64", key);
+        }
+    }
+}
+
+static void list_methods(char *out, size_t size)
+{
+    out[0] = '\0';
+    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        size_t used = strlen(out);
+        snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", (*q)->name);
+    }
+}
+
+static void list_formats(char *out, size_t size)
+{
+    out[0] = '\0';
+    for (const struct format *const *f = format_list(); *f != NULL; f++) {
+        size_t used = strlen(out);
+        snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", (*f)->name);
+    }
+}
+
+static void check_data(const struct job_spec *spec, struct faults *faults)
+{
+    const struct spec_calibration *c = &spec->calibration;
+
+    if (c->stream && c->file_id[0] != '\0') {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream",
+                   "give either file_id or stream, not both");
+    }
+    if (spec->quantizer != NULL && spec->quantizer->stats != STATS_NONE && !spec_has_calibration(spec)) {
+        faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
+                   "%s learns from inputs: give calibration.file_id, or calibration.stream = true and post records",
+                   spec->quantizer->name);
+    }
+    if (c->file_id[0] != '\0' && !id_valid(c->file_id, "file")) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "/calibration/file_id", "is not the id of a file");
+    }
+    if (spec->evaluation.file_id[0] != '\0' && !id_valid(spec->evaluation.file_id, "file")) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "/evaluation/file_id", "is not the id of a file");
+    }
+    if (c->sequence_length == 1) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "/calibration/sequence_length", "must be 0 or at least 2");
+    }
+    if (spec->evaluation.sequence_length == 1) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "/evaluation/sequence_length", "must be 0 or at least 2");
+    }
+}
+
+static void parse_method(const struct top *top, struct job_spec *spec, struct faults *faults)
+{
+    spec->quantizer = quantizer_find(top->method);
+    if (spec->quantizer == NULL) {
+        char known[256];
+        list_methods(known, sizeof(known));
+        if (top->method[0] != '\0') {
+            faults_add(faults, ERR_INVALID_PARAMETER, "/method", "\"%s\" is not one of: %s", top->method, known);
+        }
+        return;
+    }
+    spec->params = calloc(1, spec->quantizer->params_size);
+    if (spec->params == NULL) {
+        faults_add(faults, ERR_HOST_OUT_OF_MEMORY, "", "no memory for the parameters");
+        return;
+    }
+    size_t before = faults->count;
+    parse_part(spec->quantizer->params, top->quantization, "/quantization", spec->params, faults);
+    if (faults->count == before && spec->quantizer->check != NULL) {
+        spec->quantizer->check(spec->params, "/quantization", faults);
+    }
+}
+
+static void parse_model(const struct top *top, struct job_spec *spec, struct faults *faults)
+{
+    if (top->model == NULL) {
+        return; /* reported as missing by its row */
+    }
+    const char *id = json_string_value(top->model);
+    if (id == NULL || !id_valid(id, "mdl")) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "/model", "must be the id of a model from POST /v1/models (mdl_...)");
+        return;
+    }
+    snprintf(spec->model, sizeof(spec->model), "%s", id);
+}
+
+int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
+{
+    struct job_spec spec = {0};
+    struct top top = {0};
+
+    if (!json_is_object(body)) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body must be an object");
+        return faults_raise(faults);
+    }
+    if (params_parse(top_tables, body, "", &top, faults) == 0) {
+        snprintf(spec.name, sizeof(spec.name), "%s", top.name);
+        snprintf(spec.method, sizeof(spec.method), "%s", top.method);
+        spec.seed = top.seed;
+        spec.priority = top.priority;
+        spec.max_attempts = top.max_attempts;
+        spec.timeout_seconds = top.timeout_seconds;
+    } else {
+        /* The rows gave nothing back; look at the parts all the same, to name every fault at once. */
+        top.model = json_incref(json_object_get(body, "model"));
+        top.quantization = json_incref(json_object_get(body, "quantization"));
+        top.calibration = json_incref(json_object_get(body, "calibration"));
+        top.evaluation = json_incref(json_object_get(body, "evaluation"));
+        top.output = json_incref(json_object_get(body, "output"));
+        top.resources = json_incref(json_object_get(body, "resources"));
+        const char *method = json_string_value(json_object_get(body, "method"));
+        snprintf(top.method, sizeof(top.method), "%s", method != NULL ? method : "");
+    }
+    parse_model(&top, &spec, faults);
+    parse_method(&top, &spec, faults);
+    parse_part(calibration_tables, top.calibration, "/calibration", &spec.calibration, faults);
+    parse_part(evaluation_tables, top.evaluation, "/evaluation", &spec.evaluation, faults);
+    parse_part(output_tables, top.output, "/output", &spec.output, faults);
+    parse_part(resources_tables, top.resources, "/resources", &spec.resources, faults);
+    check_metadata(top.metadata, faults);
+    spec.metadata = json_incref(top.metadata);
+    spec.format = format_find(spec.output.format);
+    if (spec.format == NULL && spec.output.format[0] != '\0') {
+        char known[256];
+        list_formats(known, sizeof(known));
+        faults_add(faults, ERR_INVALID_PARAMETER, "/output/format", "\"%s\" is not one of: %s", spec.output.format,
+                   known);
+    }
+    check_data(&spec, faults);
+    params_release(top_tables, &top);
+    if (faults->count > 0) {
+        spec_deinit(&spec);
+        return faults_raise(faults);
+    }
+    *out = spec;
+    return 0;
+}
+
+void spec_deinit(struct job_spec *spec)
+{
+    if (spec->params != NULL) {
+        params_release(spec->quantizer->params, spec->params);
+        free(spec->params);
+    }
+    json_decref(spec->metadata);
+    memset(spec, 0, sizeof(*spec));
+}
+
+json_t *spec_json(const struct job_spec *spec)
+{
+    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name, "model",
+                     spec->model, "method", spec->method, "quantization",
+                     params_json(spec->quantizer->params, spec->params), "output",
+                     params_json(output_tables, &spec->output), "calibration",
+                     params_json(calibration_tables, &spec->calibration), "evaluation",
+                     params_json(evaluation_tables, &spec->evaluation), "resources",
+                     params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
+                     (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
+                     (json_int_t)spec->timeout_seconds, "metadata", spec->metadata);
+}
+
+bool spec_has_calibration(const struct job_spec *spec)
+{
+    return spec->calibration.stream || spec->calibration.file_id[0] != '\0';
+}
+
+int64_t spec_sequence_length(const struct job_spec *spec, const struct model_config *config)
+{
+    if (spec->calibration.sequence_length > 0) {
+        return spec->calibration.sequence_length;
+    }
+    return config->max_position > 0 && config->max_position < 2048 ? config->max_position : 2048;
+}
+
+json_t *spec_quantization_schema(const struct quantizer *quantizer)
+{
+    return params_schema(quantizer->params);
+}
