@@ -37,6 +37,7 @@ struct quant_common {
     int64_t group_size; /* -1 = one scale per output channel */
     bool sym;
     bool mse_search;
+    json_t *modules_to_not_convert; /* module paths, globs or "re:" patterns left in float; NULL = none */
 };
 extern const struct params_row quant_common_rows[];
 
