@@ -1,0 +1,145 @@
+/* Rows of element types, views of tensors and the scalar float conversions.
+ *
+ * The conversions are written with integers so that they mean the same on every machine; they agree bit for bit,
+ * NaN payloads included, with the F16C instructions that the packed kernels may use. */
+
+#include "gpu/tensor.h"
+
+#include <assert.h>
+#include <string.h>
+
+const struct dtype_row dtype_rows[DTYPE_COUNT] = {
+    [DTYPE_F32] = {"F32", 4, true},         [DTYPE_F16] = {"F16", 2, true},
+    [DTYPE_BF16] = {"BF16", 2, true},       [DTYPE_F64] = {"F64", 8, true},
+    [DTYPE_BOOL] = {"BOOL", 1, false},      [DTYPE_U8] = {"U8", 1, false},
+    [DTYPE_I8] = {"I8", 1, false},          [DTYPE_I16] = {"I16", 2, false},
+    [DTYPE_U16] = {"U16", 2, false},        [DTYPE_I32] = {"I32", 4, false},
+    [DTYPE_U32] = {"U32", 4, false},        [DTYPE_I64] = {"I64", 8, false},
+    [DTYPE_U64] = {"U64", 8, false},        [DTYPE_F8_E4M3] = {"F8_E4M3", 1, true},
+    [DTYPE_F8_E5M2] = {"F8_E5M2", 1, true}, [DTYPE_F8_E8M0] = {"F8_E8M0", 1, true},
+};
+
+int dtype_from_name(const char *name)
+{
+    for (int i = 0; i < DTYPE_COUNT; i++) {
+        if (strcmp(dtype_rows[i].name, name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+struct tensor tensor_1d(void *data, enum dtype dtype, int64_t n)
+{
+    return (struct tensor){data, dtype, 1, {n, 1, 1, 1}};
+}
+
+struct tensor tensor_2d(void *data, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    return (struct tensor){data, dtype, 2, {rows, cols, 1, 1}};
+}
+
+int64_t tensor_count(const struct tensor *tensor)
+{
+    int64_t count = 1;
+    for (int i = 0; i < tensor->rank; i++) {
+        count *= tensor->shape[i];
+    }
+    return count;
+}
+
+size_t tensor_bytes(const struct tensor *tensor)
+{
+    return (size_t)tensor_count(tensor) * dtype_rows[tensor->dtype].bytes;
+}
+
+struct tensor tensor_rows(const struct tensor *tensor, int64_t begin, int64_t count)
+{
+    assert(tensor->rank == 2 && begin >= 0 && count >= 0 && begin + count <= tensor->shape[0]);
+    size_t offset = (size_t)begin * (size_t)tensor->shape[1] * dtype_rows[tensor->dtype].bytes;
+    return tensor_2d((char *)tensor->data + offset, tensor->dtype, count, tensor->shape[1]);
+}
+
+static float float_of(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+float dtype_bf16_to_f32(uint16_t bits)
+{
+    return float_of((uint32_t)bits << 16);
+}
+
+uint16_t dtype_f32_to_bf16(float value)
+{
+    uint32_t bits = bits_of(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) {
+        return (uint16_t)((bits >> 16) | 0x40u); /* quiet, or a payload in the low half would turn into Inf */
+    }
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+float dtype_f16_to_f32(uint16_t bits)
+{
+    uint32_t sign = (uint32_t)(bits & 0x8000u) << 16;
+    uint32_t exponent = (bits >> 10) & 0x1fu;
+    uint32_t mantissa = bits & 0x3ffu;
+
+    if (exponent == 0x1f) {
+        return float_of(sign | 0x7f800000u | (mantissa << 13) | (mantissa != 0 ? 0x400000u : 0u));
+    }
+    if (exponent != 0) {
+        return float_of(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+    }
+    float magnitude = (float)mantissa * 0x1p-24f; /* subnormal: exact */
+    return float_of(sign | bits_of(magnitude));
+}
+
+uint16_t dtype_f32_to_f16(float value)
+{
+    uint32_t bits = bits_of(value);
+    uint32_t sign = (bits >> 16) & 0x8000u;
+    uint32_t magnitude = bits & 0x7fffffffu;
+
+    if (magnitude > 0x7f800000u) {
+        return (uint16_t)(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+    }
+    if (magnitude >= 0x477ff000u) { /* 65520, halfway from the largest finite half to the next step, and above */
+        return (uint16_t)(sign | 0x7c00u);
+    }
+    if (magnitude < 0x38800000u) { /* below 2^-14: a subnormal half, in steps of 2^-24 */
+        uint32_t shift = 126u - (magnitude >> 23);
+        if (shift > 25u) {
+            return (uint16_t)sign;
+        }
+        uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+        uint32_t kept = mantissa >> shift;
+        uint32_t rest = mantissa & ((1u << shift) - 1u);
+        uint32_t half = 1u << (shift - 1u);
+        kept += rest > half || (rest == half && (kept & 1u) != 0);
+        return (uint16_t)(sign | kept);
+    }
+    uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+    return (uint16_t)(sign | ((rounded - (112u << 23)) >> 13));
+}
+
+float dtype_round(float value, enum dtype dtype)
+{
+    switch (dtype) {
+    case DTYPE_F16:
+        return dtype_f16_to_f32(dtype_f32_to_f16(value));
+    case DTYPE_BF16:
+        return dtype_bf16_to_f32(dtype_f32_to_bf16(value));
+    default:
+        return value;
+    }
+}
