@@ -1,0 +1,99 @@
+#pragma once
+/* What the files of the CPU backend share: its device and stream, scratch memory, checks, and the operations.
+ *
+ * An operation checks its tensors, reserves scratch, and runs numbered tasks on the device's pool. Tasks cannot fail;
+ * whatever can fail happens before they start. A task's result depends on its number and the shapes alone. */
+
+#include "base/err.h"
+#include "base/pool.h"
+#include "gpu/cpu/blas.h"
+#include "gpu/cpu/kernels.h"
+#include "gpu/gpu.h"
+
+struct gpu_device {
+    struct pool *pool;
+    const struct kernels *kernels;
+};
+
+struct gpu_stream {
+    struct gpu_device *device;
+    char *scratch; /* one slice of slice_bytes for each worker, behind shared_bytes for all */
+    size_t shared_bytes, slice_bytes, capacity;
+};
+
+/* Make room: `shared` bytes that all tasks see, `slice` bytes for each worker. Contents are undefined. */
+int scratch_reserve(struct gpu_stream *stream, size_t shared, size_t slice);
+void *scratch_shared(const struct gpu_stream *stream);
+/* In a task: this worker's slice, 64-byte aligned. */
+void *scratch_slice(const struct gpu_stream *stream);
+/* Bytes of `count` elements, rounded up to whole cache lines. */
+size_t scratch_size(int64_t count, size_t element);
+
+void stream_run(struct gpu_stream *stream, int64_t tasks, void (*fn)(void *ctx, int64_t task), void *ctx);
+
+/* A tensor as a matrix: the last dimension against all before it. */
+int64_t matrix_cols(const struct tensor *tensor);
+int64_t matrix_rows(const struct tensor *tensor);
+/* ERR_INTERNAL unless tensor has this type and matrix shape (-1 = any), each side below 2^31. */
+int check_matrix(const char *op, const char *name, const struct tensor *tensor, enum dtype dtype, int64_t rows,
+                 int64_t cols);
+/* ERR_INTERNAL unless tensor is F32 with `count` elements in any shape. */
+int check_vector(const char *op, const char *name, const struct tensor *tensor, int64_t count);
+/* ERR_INTERNAL unless the grid is sound for `cols` inputs. */
+int check_grid(const char *op, const struct gpu_grid *spec, int64_t cols);
+
+static inline int64_t tiles_of(int64_t count, int64_t tile)
+{
+    return (count + tile - 1) / tile;
+}
+
+static inline int64_t tile_size(int64_t count, int64_t tile, int64_t index)
+{
+    int64_t left = count - index * tile;
+    return left < tile ? left : tile;
+}
+
+/* Host memory as gpu_ops.alloc gives it. */
+int memory_new(size_t bytes, void **pointer);
+void memory_free(void *pointer);
+int info_read(const struct gpu_device *device, struct gpu_info *info);
+
+/* The operations of struct gpu_ops, in its order. */
+int cpu_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
+int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
+               const struct tensor *bias);
+int cpu_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
+int cpu_symmetrize(struct gpu_stream *stream, const struct tensor *h, double scale);
+int cpu_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids);
+int cpu_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
+                float eps);
+int cpu_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
+             int64_t length, int64_t head_dim);
+int cpu_attention(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
+                  const struct tensor *v, const struct gpu_attention *spec);
+int cpu_swiglu(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up);
+int cpu_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
+int cpu_column_stats(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
+                     const struct tensor *x);
+int cpu_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+             const struct tensor *importance, const struct gpu_grid *spec);
+int cpu_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
+              const struct tensor *zero, const struct gpu_grid *spec);
+int cpu_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                   const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
+int cpu_factor(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
+               const struct gpu_factor *spec);
+int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
+              const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
+              const struct gpu_grid *spec, double *loss);
+int cpu_residual(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
+                 const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
+int cpu_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
+                     const struct tensor *wq, const struct tensor *h);
+int cpu_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits, const struct tensor *reference,
+            const int32_t *targets);
+int cpu_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
+int cpu_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
+int cpu_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h);
+/* A permutation of 0..n-1 in host memory, or ERR_INTERNAL; NULL is the identity. */
+int check_order(const char *op, const int32_t *order, int64_t n);

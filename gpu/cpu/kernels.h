@@ -1,0 +1,46 @@
+#pragma once
+/* The inner loops that pay for vectors. One source (kernels.inc) is compiled once for each instruction set; every
+ * operation in it is an IEEE one in a fixed order without contraction, so all tables give the same bits. */
+
+#include <stdint.h>
+
+#define LANES 16
+
+struct kernels {
+    const char *name; /* "avx512" */
+    /* Columns of one GPTQ block for LANES rows at once: w [cols][LANES] at stride, replaced by the errors e.
+     * u: diagonal block of the factor. scale, zero: [groups][LANES]; group[i]: the group of column i.
+     * codes [cols][LANES]; loss[LANES] += e^2. */
+    void (*sweep)(float *w, int64_t stride, int64_t cols, const float *u, int64_t ldu, const float *scale,
+                  const float *zero, const int32_t *group, float top, uint8_t *codes, double *loss);
+    /* min(0, w) and max(0, w). */
+    void (*range)(const float *w, int64_t n, float *low, float *high);
+    /* sum weight * (|w - wq| * unit)^norm; n is a multiple of LANES. Gives up above `limit`. */
+    float (*grid_error)(const float *w, const float *weight, int64_t n, float scale, float zero, float top, float unit,
+                        float norm, float limit);
+    void (*round)(uint8_t *codes, const float *w, int64_t n, float scale, float zero, float top);
+    void (*dequantize)(float *w, const uint8_t *codes, int64_t n, float scale, float zero);
+    /* x = exp(x * scale - max(x * scale)); returns the sum. */
+    float (*softmax)(float *x, int64_t n, float scale);
+    float (*maximum)(const float *x, int64_t n);
+    /* sum exp(x - shift). */
+    double (*exp_sum)(const float *x, int64_t n, float shift);
+    /* sum exp(r - r_shift) * ((r - r_shift) - (x - x_shift)). */
+    double (*exp_dot)(const float *r, const float *x, int64_t n, float r_shift, float x_shift);
+    /* y = gate / (1 + exp(-gate)) * up. */
+    void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
+    double (*dot)(const float *a, const float *b, int64_t n);
+    void (*f16_to_f32)(float *y, const uint16_t *x, int64_t n);
+    void (*f32_to_f16)(uint16_t *y, const float *x, int64_t n);
+    void (*bf16_to_f32)(float *y, const uint16_t *x, int64_t n);
+    void (*f32_to_bf16)(uint16_t *y, const float *x, int64_t n);
+};
+
+/* The best table for this CPU; QUANTD_CPU_LEVEL=generic|avx2|avx512 asks for a lower one. */
+const struct kernels *kernels_choose(void);
+
+extern const struct kernels kernels_generic;
+#if defined(__x86_64__)
+extern const struct kernels kernels_avx2;
+extern const struct kernels kernels_avx512;
+#endif
