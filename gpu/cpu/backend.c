@@ -1,0 +1,155 @@
+/* The CPU backend's table: device, streams and memory. It is the truth that other backends are held to.
+ *
+ * A stream here is only scratch memory: operations run on the caller's thread and the device's pool, and have ended
+ * when they return. Two streams may run at once; the pool lets one through at a time. */
+
+#include "gpu/cpu/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int cpu_probe(char *reason, size_t size)
+{
+    if (blas_load() != 0) {
+        snprintf(reason, size, "%s", err_last()->message);
+        return 0;
+    }
+    return 1;
+}
+
+static int cpu_device_count(void)
+{
+    return 1;
+}
+
+static int cpu_device_open(int index, int threads, struct gpu_device **device)
+{
+    if (index != 0) {
+        return err_raise(ERR_CONFIG, "there is one CPU device, not number %d", index);
+    }
+    int rc = blas_load();
+    if (rc != 0) {
+        return err_pass(rc, "opening the CPU device");
+    }
+    struct gpu_device *opened = calloc(1, sizeof(*opened));
+    if (opened == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a CPU device");
+    }
+    opened->kernels = kernels_choose();
+    opened->pool = pool_new(threads);
+    if (opened->pool == NULL) {
+        free(opened);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot start %d threads", threads);
+    }
+    *device = opened;
+    return 0;
+}
+
+static void cpu_device_close(struct gpu_device *device)
+{
+    if (device != NULL) {
+        pool_free(device->pool);
+        free(device);
+    }
+}
+
+static int cpu_device_info(struct gpu_device *device, struct gpu_info *info)
+{
+    return info_read(device, info);
+}
+
+static int cpu_stream_new(struct gpu_device *device, struct gpu_stream **stream)
+{
+    struct gpu_stream *opened = calloc(1, sizeof(*opened));
+    if (opened == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a stream");
+    }
+    opened->device = device;
+    *stream = opened;
+    return 0;
+}
+
+static void cpu_stream_free(struct gpu_stream *stream)
+{
+    if (stream != NULL) {
+        memory_free(stream->scratch);
+        free(stream);
+    }
+}
+
+static int cpu_stream_sync(struct gpu_stream *stream)
+{
+    return 0;
+}
+
+static int cpu_alloc(struct gpu_device *device, size_t bytes, void **pointer)
+{
+    return memory_new(bytes, pointer);
+}
+
+static void cpu_free(struct gpu_device *device, void *pointer)
+{
+    memory_free(pointer);
+}
+
+static int cpu_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes)
+{
+    if (bytes > 0) {
+        memcpy(to, host, bytes);
+    }
+    return 0;
+}
+
+static int cpu_fill_zero(struct gpu_stream *stream, void *to, size_t bytes)
+{
+    if (bytes > 0) {
+        memset(to, 0, bytes);
+    }
+    return 0;
+}
+
+static const struct gpu_ops cpu_ops = {
+    .abi = GPU_ABI,
+    .name = "cpu",
+    .probe = cpu_probe,
+    .device_count = cpu_device_count,
+    .device_open = cpu_device_open,
+    .device_close = cpu_device_close,
+    .device_info = cpu_device_info,
+    .stream_new = cpu_stream_new,
+    .stream_free = cpu_stream_free,
+    .stream_sync = cpu_stream_sync,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .upload = cpu_upload,
+    .download = cpu_upload,
+    .fill_zero = cpu_fill_zero,
+    .convert = cpu_convert,
+    .linear = cpu_linear,
+    .gram = cpu_gram,
+    .symmetrize = cpu_symmetrize,
+    .embed = cpu_embed,
+    .rmsnorm = cpu_rmsnorm,
+    .rope = cpu_rope,
+    .attention = cpu_attention,
+    .swiglu = cpu_swiglu,
+    .add = cpu_add,
+    .column_stats = cpu_column_stats,
+    .grid = cpu_grid,
+    .round = cpu_round,
+    .dequantize = cpu_dequantize,
+    .factor = cpu_factor,
+    .sweep = cpu_sweep,
+    .residual = cpu_residual,
+    .output_error = cpu_output_error,
+    .nll = cpu_nll,
+    .find_nonfinite = cpu_find_nonfinite,
+    .zero_dead = cpu_zero_dead,
+    .diagonal = cpu_diagonal,
+};
+
+const struct gpu_ops *gpu_cpu_ops(void)
+{
+    return &cpu_ops;
+}
