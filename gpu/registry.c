@@ -1,0 +1,246 @@
+/* The backends that this process has, and the way from "cuda:0" to an open device.
+ *
+ * The CPU is always row 0. Modules are opened once and stay open: a device library that has started threads cannot be
+ * unloaded safely. The table is written before other threads start (gpu_load_backends) and only read after that. */
+
+#include "base/err.h"
+#include "base/log.h"
+#include "gpu/gpu.h"
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BACKENDS_MAX 8
+#define MODULE_PREFIX "quantd_gpu_"
+#define MODULE_SUFFIX ".so"
+
+struct backend {
+    struct gpu_ops ops; /* a copy, completed with stubs */
+    int score;
+};
+
+static struct backend backends[BACKENDS_MAX];
+static int backend_count;
+static char notes[2048];
+static pthread_once_t cpu_once = PTHREAD_ONCE_INIT;
+
+/* Backends that a full installation has: when one is absent, the notes say so. */
+static const char *const known_modules[] = {"cuda"};
+
+static void note(const char *name, const char *reason)
+{
+    size_t used = strlen(notes);
+    snprintf(notes + used, sizeof(notes) - used, "%s: %s\n", name, reason);
+    log_info("backend not usable", LOG_S("backend", name), LOG_S("reason", reason));
+}
+
+static void add_backend(const struct gpu_ops *ops)
+{
+    char reason[256] = "";
+
+    if (ops->abi != GPU_ABI) {
+        snprintf(reason, sizeof(reason), "built for interface %u, this daemon has %u", ops->abi, GPU_ABI);
+        note(ops->name != NULL ? ops->name : "?", reason);
+        return;
+    }
+    if (backend_count == BACKENDS_MAX) {
+        note(ops->name, "there are too many backends");
+        return;
+    }
+    struct backend *backend = &backends[backend_count];
+    backend->ops = *ops;
+    gpu_complete(&backend->ops);
+    backend->score = backend->ops.probe(reason, sizeof(reason));
+    if (backend->score <= 0) {
+        note(ops->name, reason[0] != '\0' ? reason : "it gave no reason");
+        return;
+    }
+    backend_count++;
+    log_info("backend ready", LOG_S("backend", ops->name), LOG_I("score", backend->score),
+             LOG_I("devices", backend->ops.device_count()));
+}
+
+static void add_cpu(void)
+{
+    add_backend(gpu_cpu_ops());
+}
+
+static void load_module(const char *folder, const char *file, const char *name)
+{
+    char path[4096];
+    const struct gpu_ops *(*entry)(void);
+
+    snprintf(path, sizeof(path), "%s/%s", folder, file);
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (module == NULL) {
+        const char *reason = dlerror();
+        note(name, reason != NULL ? reason : "the module cannot be opened");
+        return;
+    }
+    *(void **)&entry = dlsym(module, "quantd_gpu_ops");
+    const struct gpu_ops *ops = entry != NULL ? entry() : NULL;
+    if (ops == NULL || ops->name == NULL) {
+        note(name, "the module does not export quantd_gpu_ops");
+        dlclose(module);
+        return;
+    }
+    add_backend(ops);
+}
+
+/* Copies the middle of "quantd_gpu_<name>.so" to name; false when the file is called otherwise. */
+static bool module_name(const char *file, char *name, size_t size)
+{
+    size_t length = strlen(file), prefix = strlen(MODULE_PREFIX), suffix = strlen(MODULE_SUFFIX);
+
+    if (length <= prefix + suffix || length - prefix - suffix >= size || strncmp(file, MODULE_PREFIX, prefix) != 0 ||
+        strcmp(file + length - suffix, MODULE_SUFFIX) != 0) {
+        return false;
+    }
+    memcpy(name, file + prefix, length - prefix - suffix);
+    name[length - prefix - suffix] = '\0';
+    return true;
+}
+
+static int load_folder(const char *folder, bool *seen)
+{
+    char name[64];
+    struct dirent **files;
+    int count = scandir(folder, &files, NULL, alphasort);
+
+    if (count < 0) {
+        return errno == ENOENT ? 0 : err_raise_errno(errno, "cannot read the module folder '%s'", folder);
+    }
+    for (int i = 0; i < count; i++) {
+        if (module_name(files[i]->d_name, name, sizeof(name))) {
+            for (size_t k = 0; k < sizeof(known_modules) / sizeof(known_modules[0]); k++) {
+                seen[k] = seen[k] || strcmp(name, known_modules[k]) == 0;
+            }
+            load_module(folder, files[i]->d_name, name);
+        }
+        free(files[i]);
+    }
+    free(files);
+    return 0;
+}
+
+int gpu_load_backends(const char *module_dir)
+{
+    bool seen[sizeof(known_modules) / sizeof(known_modules[0])] = {false};
+    int rc = 0;
+
+    pthread_once(&cpu_once, add_cpu);
+    if (module_dir != NULL) {
+        rc = load_folder(module_dir, seen);
+    }
+    for (size_t k = 0; k < sizeof(known_modules) / sizeof(known_modules[0]); k++) {
+        if (!seen[k]) {
+            note(known_modules[k], "no module");
+        }
+    }
+    return rc != 0 ? err_pass(rc, "loading backends") : 0;
+}
+
+const char *gpu_backend_notes(void)
+{
+    return notes;
+}
+
+/* The backend and device number that `want` names. */
+static const struct backend *find_backend(const char *want, int *index)
+{
+    const struct backend *best = NULL;
+    size_t length = strcspn(want, ":");
+
+    *index = 0;
+    if (strcmp(want, "auto") == 0) {
+        for (int i = 0; i < backend_count; i++) {
+            if (backends[i].ops.device_count() > 0 && (best == NULL || backends[i].score > best->score)) {
+                best = &backends[i];
+            }
+        }
+        return best;
+    }
+    if (want[length] == ':') {
+        char *end;
+        errno = 0;
+        long number = strtol(want + length + 1, &end, 10);
+        if (end == want + length + 1 || *end != '\0' || errno != 0 || number < 0 || number > 1023) {
+            return NULL;
+        }
+        *index = (int)number;
+    }
+    for (int i = 0; i < backend_count; i++) {
+        if (strlen(backends[i].ops.name) == length && strncmp(backends[i].ops.name, want, length) == 0) {
+            return &backends[i];
+        }
+    }
+    return NULL;
+}
+
+int gpu_open(const char *want, int threads, struct gpu *out)
+{
+    struct gpu gpu = {0};
+    int index;
+
+    pthread_once(&cpu_once, add_cpu);
+    const struct backend *backend = find_backend(want, &index);
+    if (backend == NULL || index >= backend->ops.device_count()) {
+        int rc = err_raise(ERR_CONFIG, "there is no device '%s'", want);
+        return err_set_hint(rc, "not usable here: %s", notes[0] != '\0' ? notes : "nothing");
+    }
+    gpu.ops = &backend->ops;
+    int rc = gpu.ops->device_open(index, threads, &gpu.device);
+    if (rc != 0) {
+        return err_pass(rc, "opening device '%s'", want);
+    }
+    rc = gpu.ops->device_info(gpu.device, &gpu.info);
+    if (rc != 0) {
+        gpu.ops->device_close(gpu.device);
+        return err_pass(rc, "asking device '%s' what it is", want);
+    }
+    *out = gpu;
+    return 0;
+}
+
+void gpu_close(struct gpu *gpu)
+{
+    if (gpu->ops != NULL) {
+        gpu->ops->device_close(gpu->device);
+    }
+    *gpu = (struct gpu){0};
+}
+
+int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out)
+{
+    struct tensor tensor = {.dtype = dtype, .rank = rank, .shape = {1, 1, 1, 1}};
+    size_t bytes = dtype_rows[dtype].bytes;
+
+    if (rank < 0 || rank > TENSOR_RANK_MAX) {
+        return err_raise(ERR_INTERNAL, "a tensor of rank %d", rank);
+    }
+    for (int i = 0; i < rank; i++) {
+        if (shape[i] < 0 || __builtin_mul_overflow(bytes, (size_t)shape[i], &bytes) || bytes > INT64_MAX) {
+            return err_raise(ERR_INTERNAL, "dimension %d of a tensor is %lld", i, (long long)shape[i]);
+        }
+        tensor.shape[i] = shape[i];
+    }
+    int rc = gpu->ops->alloc(gpu->device, bytes, &tensor.data);
+    if (rc != 0) {
+        return err_pass(rc, "a tensor of %zu bytes", bytes);
+    }
+    *out = tensor;
+    return 0;
+}
+
+void gpu_tensor_free(const struct gpu *gpu, struct tensor *tensor)
+{
+    if (tensor->data != NULL) {
+        gpu->ops->free(gpu->device, tensor->data);
+    }
+    *tensor = (struct tensor){0};
+}
