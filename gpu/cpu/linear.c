@@ -1,0 +1,131 @@
+/* Products with weights: y[T, N] = x[T, K] w[N, K]^T + bias[N], and the embedding look-up.
+ *
+ * Cut into tiles of rows of y by rows of w; a tile of a 16-bit w is converted to F32 in the worker's scratch and meets
+ * up to T_TILE tokens there, so that the conversion is paid once for many products. Each element of y is one sgemm sum
+ * over K. */
+
+#include "gpu/cpu/internal.h"
+
+#include <string.h>
+
+#define T_TILE 1024
+#define N_TILE 256
+#define EMBED_TILE 64
+
+/* count elements of x, from offset, as F32 to `to`. */
+static void widen(const struct kernels *kernels, float *to, const struct tensor *x, int64_t offset, int64_t count)
+{
+    switch (x->dtype) {
+    case DTYPE_F16:
+        kernels->f16_to_f32(to, (const uint16_t *)x->data + offset, count);
+        break;
+    case DTYPE_BF16:
+        kernels->bf16_to_f32(to, (const uint16_t *)x->data + offset, count);
+        break;
+    default:
+        memcpy(to, (const float *)x->data + offset, (size_t)count * sizeof(float));
+    }
+}
+
+static int check_weight(const char *op, const char *name, const struct tensor *w, int64_t rows, int64_t cols)
+{
+    if (w->dtype != DTYPE_F32 && w->dtype != DTYPE_F16 && w->dtype != DTYPE_BF16) {
+        return err_raise(ERR_INTERNAL, "%s: %s is %s, wanted F32, F16 or BF16", op, name, dtype_rows[w->dtype].name);
+    }
+    return check_matrix(op, name, w, w->dtype, rows, cols);
+}
+
+struct linear {
+    struct gpu_stream *stream;
+    float *y;
+    const float *x;
+    const struct tensor *w;
+    const float *bias;
+    int64_t rows, in, out, out_tiles;
+};
+
+static void linear_tile(void *ctx, int64_t task)
+{
+    const struct linear *job = ctx;
+    int64_t t = task / job->out_tiles, n = task % job->out_tiles;
+    int64_t rows = tile_size(job->rows, T_TILE, t), cols = tile_size(job->out, N_TILE, n);
+    int64_t first = n * N_TILE;
+    float *y = job->y + t * T_TILE * job->out + first;
+    const float *weights = (const float *)job->w->data + first * job->in;
+
+    if (job->w->dtype != DTYPE_F32) {
+        float *wide = scratch_slice(job->stream);
+        widen(job->stream->device->kernels, wide, job->w, first * job->in, cols * job->in);
+        weights = wide;
+    }
+    if (job->bias != NULL) {
+        for (int64_t i = 0; i < rows; i++) {
+            memcpy(y + i * job->out, job->bias + first, (size_t)cols * sizeof(float));
+        }
+    }
+    blas_gemm(0, 1, (int)rows, (int)cols, (int)job->in, 1.0f, job->x + t * T_TILE * job->in, (int)job->in, weights,
+              (int)job->in, job->bias != NULL ? 1.0f : 0.0f, y, (int)job->out);
+}
+
+int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
+               const struct tensor *bias)
+{
+    struct linear job = {.stream = stream,
+                         .y = y->data,
+                         .x = x->data,
+                         .w = w,
+                         .bias = bias != NULL ? bias->data : NULL,
+                         .rows = matrix_rows(x),
+                         .in = matrix_cols(x),
+                         .out = matrix_rows(w)};
+    int rc = check_matrix("linear", "x", x, DTYPE_F32, -1, -1);
+    rc = rc != 0 ? rc : check_weight("linear", "w", w, -1, job.in);
+    rc = rc != 0 ? rc : check_matrix("linear", "y", y, DTYPE_F32, job.rows, job.out);
+    rc = rc != 0 || bias == NULL ? rc : check_vector("linear", "bias", bias, job.out);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = scratch_reserve(stream, 0, w->dtype == DTYPE_F32 ? 0 : scratch_size(N_TILE * job.in, sizeof(float)));
+    if (rc != 0) {
+        return err_pass(rc, "linear");
+    }
+    job.out_tiles = tiles_of(job.out, N_TILE);
+    stream_run(stream, tiles_of(job.rows, T_TILE) * job.out_tiles, linear_tile, &job);
+    return 0;
+}
+
+struct embed {
+    struct gpu_stream *stream;
+    const struct tensor *y, *table;
+    const int32_t *ids;
+};
+
+static void embed_tile(void *ctx, int64_t task)
+{
+    const struct embed *job = ctx;
+    int64_t cols = matrix_cols(job->table), first = task * EMBED_TILE;
+
+    for (int64_t t = first; t < first + tile_size(matrix_rows(job->y), EMBED_TILE, task); t++) {
+        widen(job->stream->device->kernels, (float *)job->y->data + t * cols, job->table, job->ids[t] * cols, cols);
+    }
+}
+
+int cpu_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids)
+{
+    struct embed job = {stream, y, table, ids};
+    int64_t count = matrix_rows(y), entries = matrix_rows(table);
+    int rc = check_weight("embed", "table", table, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("embed", "y", y, DTYPE_F32, -1, matrix_cols(table));
+    if (rc != 0) {
+        return rc;
+    }
+    for (int64_t t = 0; t < count; t++) {
+        if (ids[t] < 0 || ids[t] >= entries) {
+            return err_raise(ERR_INVALID_MODEL, "token %lld has id %d, but the embedding has %lld rows", (long long)t,
+                             (int)ids[t], (long long)entries);
+        }
+    }
+    stream_run(stream, tiles_of(count, EMBED_TILE), embed_tile, &job);
+    return 0;
+}
