@@ -21,7 +21,7 @@ struct convert {
     int64_t count;
 };
 
-static void read_wide(const struct kernels *kernels, float *to, const struct tensor *x, int64_t at, int64_t count)
+void convert_widen(const struct kernels *kernels, float *to, const struct tensor *x, int64_t at, int64_t count)
 {
     switch (x->dtype) {
     case DTYPE_F16:
@@ -58,7 +58,7 @@ static void convert_tile(void *ctx, int64_t task)
 
     for (int64_t at = task * TILE; at < end; at += STEP) {
         int64_t count = end - at < STEP ? end - at : STEP;
-        read_wide(job->kernels, wide, job->x, at, count);
+        convert_widen(job->kernels, wide, job->x, at, count);
         write_narrow(job->kernels, job->y, wide, at, count);
     }
 }

@@ -53,6 +53,9 @@ static inline int64_t tile_size(int64_t count, int64_t tile, int64_t index)
     return left < tile ? left : tile;
 }
 
+/* Elements [at, at + count) of x, which is F32, F16 or BF16, as F32. */
+void convert_widen(const struct kernels *kernels, float *to, const struct tensor *x, int64_t at, int64_t count);
+
 /* Host memory as gpu_ops.alloc gives it. */
 int memory_new(size_t bytes, void **pointer);
 void memory_free(void *pointer);

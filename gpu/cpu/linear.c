@@ -12,21 +12,6 @@
 #define N_TILE 256
 #define EMBED_TILE 64
 
-/* count elements of x, from offset, as F32 to `to`. */
-static void widen(const struct kernels *kernels, float *to, const struct tensor *x, int64_t offset, int64_t count)
-{
-    switch (x->dtype) {
-    case DTYPE_F16:
-        kernels->f16_to_f32(to, (const uint16_t *)x->data + offset, count);
-        break;
-    case DTYPE_BF16:
-        kernels->bf16_to_f32(to, (const uint16_t *)x->data + offset, count);
-        break;
-    default:
-        memcpy(to, (const float *)x->data + offset, (size_t)count * sizeof(float));
-    }
-}
-
 static int check_weight(const char *op, const char *name, const struct tensor *w, int64_t rows, int64_t cols)
 {
     if (w->dtype != DTYPE_F32 && w->dtype != DTYPE_F16 && w->dtype != DTYPE_BF16) {
@@ -55,7 +40,7 @@ static void linear_tile(void *ctx, int64_t task)
 
     if (job->w->dtype != DTYPE_F32) {
         float *wide = scratch_slice(job->stream);
-        widen(job->stream->device->kernels, wide, job->w, first * job->in, cols * job->in);
+        convert_widen(job->stream->device->kernels, wide, job->w, first * job->in, cols * job->in);
         weights = wide;
     }
     if (job->bias != NULL) {
@@ -106,7 +91,8 @@ static void embed_tile(void *ctx, int64_t task)
     int64_t cols = matrix_cols(job->table), first = task * EMBED_TILE;
 
     for (int64_t t = first; t < first + tile_size(matrix_rows(job->y), EMBED_TILE, task); t++) {
-        widen(job->stream->device->kernels, (float *)job->y->data + t * cols, job->table, job->ids[t] * cols, cols);
+        convert_widen(job->stream->device->kernels, (float *)job->y->data + t * cols, job->table, job->ids[t] * cols,
+                      cols);
     }
 }
 

@@ -1,0 +1,186 @@
+/* The GPTQ sweep (Frantar et al. 2022, Algorithm 1): for each column i in visiting order,
+ *   q_i = quant(w_i),  e_i = (w_i - q_i) / u_ii,  w_j -= e_i u_ij for j > i.
+ *
+ * Rows of W do not see each other, so a task takes ROWS of them through all columns alone. It holds them transposed and
+ * permuted, t[K, ROWS]: lanes are rows, and the permutation is paid once. Columns go in blocks of B. Updates are lazy
+ * by block, like the paper's, but looking left: before a block is entered, all earlier errors are applied to it in one
+ * product, t[b] -= u[0:b, b]^T e[0:b]. That writes each weight once rather than once per earlier block. A column's
+ * error takes the place of its weight, so e[0:b] is simply the part of t that is done.
+ *
+ * With error e and factor u as above, sum e^2 is the layer's loss tr((W-Q) H' (W-Q)^T) for the damped H'. */
+
+#include "gpu/cpu/internal.h"
+
+#include <string.h>
+
+#define ROWS 256
+#define STRIDE (ROWS + LANES) /* not a power of two, so that a column of cache lines spreads over the cache's sets */
+#define BLOCK_MAX 1024
+#define TURN 16
+
+struct sweep {
+    struct gpu_stream *stream;
+    uint8_t *codes;
+    const float *w, *u, *scale, *zero;
+    const int32_t *order;
+    int64_t n, k, block, groups;
+    float top;
+    int32_t *group; /* [K]: group of the column visited i-th */
+    double *losses; /* [tasks] */
+};
+
+struct sweep_tile {
+    float *t;            /* [K, STRIDE] */
+    float *scale, *zero; /* [ROWS/LANES][groups][LANES] */
+    uint8_t *codes;      /* [BLOCK][LANES] */
+    int64_t first, rows;
+};
+
+static int64_t column_of(const struct sweep *job, int64_t i)
+{
+    return job->order != NULL ? job->order[i] : i;
+}
+
+static size_t slice_layout(const struct sweep *job, struct sweep_tile *tile, char *base)
+{
+    size_t t = scratch_size(job->k * STRIDE, sizeof(float)), g = scratch_size(job->groups * ROWS, sizeof(float));
+
+    tile->t = (float *)(void *)base;
+    tile->scale = (float *)(void *)(base + t);
+    tile->zero = (float *)(void *)(base + t + g);
+    tile->codes = (uint8_t *)(base + t + 2 * g);
+    return t + 2 * g + scratch_size(job->block * LANES, 1);
+}
+
+/* t[i, r] = w[first + r, order[i]], in squares that stay in the nearest cache. Absent rows are zero. */
+static void load_weights(const struct sweep *job, const struct sweep_tile *tile)
+{
+    for (int64_t i0 = 0; i0 < job->k; i0 += TURN) {
+        int64_t count = job->k - i0 < TURN ? job->k - i0 : TURN;
+        for (int64_t r = 0; r < tile->rows; r++) {
+            const float *from = job->w + (tile->first + r) * job->k;
+            for (int64_t i = i0; i < i0 + count; i++) {
+                tile->t[i * STRIDE + r] = from[column_of(job, i)];
+            }
+        }
+        for (int64_t i = i0; i < i0 + count && tile->rows < ROWS; i++) {
+            memset(tile->t + i * STRIDE + tile->rows, 0, (size_t)(ROWS - tile->rows) * sizeof(float));
+        }
+    }
+}
+
+static void load_grid(const struct sweep *job, const struct sweep_tile *tile)
+{
+    for (int64_t r = 0; r < ROWS; r++) {
+        bool present = r < tile->rows;
+        for (int64_t g = 0; g < job->groups; g++) {
+            int64_t to = (r / LANES * job->groups + g) * LANES + r % LANES;
+            int64_t from = (tile->first + r) * job->groups + g;
+            tile->scale[to] = present ? job->scale[from] : 1.0f;
+            tile->zero[to] = present ? job->zero[from] : 0.0f;
+        }
+    }
+}
+
+/* codes [cols][LANES] of the block at i0 to [N, K] in the original order. */
+static void store_codes(const struct sweep *job, const struct sweep_tile *tile, int64_t i0, int64_t cols, int64_t r0)
+{
+    int64_t rows = tile->rows - r0 < LANES ? tile->rows - r0 : LANES;
+
+    for (int64_t r = 0; r < rows; r++) {
+        uint8_t *to = job->codes + (tile->first + r0 + r) * job->k;
+        for (int64_t i = 0; i < cols; i++) {
+            to[column_of(job, i0 + i)] = tile->codes[i * LANES + r];
+        }
+    }
+}
+
+static void sweep_rows(void *ctx, int64_t task)
+{
+    struct sweep *job = ctx;
+    const struct kernels *kernels = job->stream->device->kernels;
+    struct sweep_tile tile = {.first = task * ROWS, .rows = tile_size(job->n, ROWS, task)};
+    double loss[ROWS] = {0};
+    int64_t lanes_end = tiles_of(tile.rows, LANES) * LANES;
+
+    slice_layout(job, &tile, scratch_slice(job->stream));
+    load_weights(job, &tile);
+    load_grid(job, &tile);
+    for (int64_t i0 = 0; i0 < job->k; i0 += job->block) {
+        int64_t cols = job->k - i0 < job->block ? job->k - i0 : job->block;
+        float *t = tile.t + i0 * STRIDE;
+        if (i0 > 0) {
+            blas_gemm(1, 0, (int)cols, (int)lanes_end, (int)i0, -1.0f, job->u + i0, (int)job->k, tile.t, STRIDE, 1.0f,
+                      t, STRIDE);
+        }
+        for (int64_t r0 = 0; r0 < lanes_end; r0 += LANES) {
+            int64_t grid = r0 * job->groups;
+            kernels->sweep(t + r0, STRIDE, cols, job->u + i0 * job->k + i0, job->k, tile.scale + grid, tile.zero + grid,
+                           job->group + i0, job->top, tile.codes, loss + r0);
+            store_codes(job, &tile, i0, cols, r0);
+        }
+    }
+    job->losses[task] = 0;
+    for (int64_t r = 0; r < tile.rows; r++) {
+        job->losses[task] += loss[r];
+    }
+}
+
+static int check_sweep(const struct tensor *codes, const struct tensor *w, const struct tensor *u,
+                       const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
+                       const struct gpu_grid *spec)
+{
+    int64_t n = matrix_rows(w), k = matrix_cols(w);
+    int rc = check_matrix("sweep", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_grid("sweep", spec, k);
+    rc = rc != 0 ? rc : check_matrix("sweep", "codes", codes, DTYPE_U8, n, k);
+    rc = rc != 0 ? rc : check_matrix("sweep", "u", u, DTYPE_F32, k, k);
+    rc = rc != 0 ? rc : check_matrix("sweep", "scale", scale, DTYPE_F32, n, k / spec->group_size);
+    rc = rc != 0 ? rc : check_matrix("sweep", "zero", zero, DTYPE_F32, n, k / spec->group_size);
+    rc = rc != 0 ? rc : check_order("sweep", order, k);
+    if (rc == 0 && (block_size < 1 || block_size > BLOCK_MAX)) {
+        rc = err_raise(ERR_INTERNAL, "sweep: blocks of %lld columns, wanted 1 to %d", (long long)block_size, BLOCK_MAX);
+    }
+    return rc;
+}
+
+int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
+              const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
+              const struct gpu_grid *spec, double *loss)
+{
+    int rc = check_sweep(codes, w, u, scale, zero, order, block_size, spec);
+    if (rc != 0) {
+        return rc;
+    }
+    struct sweep job = {.stream = stream,
+                        .codes = codes->data,
+                        .w = w->data,
+                        .u = u->data,
+                        .scale = scale->data,
+                        .zero = zero->data,
+                        .order = order,
+                        .n = matrix_rows(w),
+                        .k = matrix_cols(w),
+                        .block = block_size,
+                        .groups = matrix_cols(w) / spec->group_size,
+                        .top = (float)((1 << spec->bits) - 1)};
+    struct sweep_tile tile = {0};
+    int64_t tasks = tiles_of(job.n, ROWS);
+    size_t loss_bytes = scratch_size(tasks, sizeof(double));
+    rc = scratch_reserve(stream, loss_bytes + scratch_size(job.k, sizeof(int32_t)), slice_layout(&job, &tile, NULL));
+    if (rc != 0) {
+        return err_pass(rc, "sweep");
+    }
+    job.losses = scratch_shared(stream);
+    job.group = (int32_t *)(void *)((char *)scratch_shared(stream) + loss_bytes);
+    for (int64_t i = 0; i < job.k; i++) {
+        job.group[i] = (int32_t)(column_of(&job, i) / spec->group_size);
+    }
+    stream_run(stream, tasks, sweep_rows, &job);
+    *loss = 0;
+    for (int64_t i = 0; i < tasks; i++) {
+        *loss += job.losses[i];
+    }
+    return 0;
+}
