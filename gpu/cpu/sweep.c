@@ -41,15 +41,18 @@ static int64_t column_of(const struct sweep *job, int64_t i)
     return job->order != NULL ? job->order[i] : i;
 }
 
-static size_t slice_layout(const struct sweep *job, struct sweep_tile *tile, char *base)
+static size_t slice_bytes(const struct sweep *job)
 {
-    size_t t = scratch_size(job->k * STRIDE, sizeof(float)), g = scratch_size(job->groups * ROWS, sizeof(float));
+    return scratch_size(job->k * STRIDE, sizeof(float)) + 2 * scratch_size(job->groups * ROWS, sizeof(float)) +
+           scratch_size(job->block * LANES, 1);
+}
 
-    tile->t = (float *)(void *)base;
-    tile->scale = (float *)(void *)(base + t);
-    tile->zero = (float *)(void *)(base + t + g);
-    tile->codes = (uint8_t *)(base + t + 2 * g);
-    return t + 2 * g + scratch_size(job->block * LANES, 1);
+static void slice_layout(const struct sweep *job, struct sweep_tile *tile)
+{
+    tile->t = scratch_slice(job->stream);
+    tile->scale = tile->t + scratch_size(job->k * STRIDE, sizeof(float)) / sizeof(float);
+    tile->zero = tile->scale + job->groups * ROWS;
+    tile->codes = (uint8_t *)(tile->zero + job->groups * ROWS);
 }
 
 /* t[i, r] = w[first + r, order[i]], in squares that stay in the nearest cache. Absent rows are zero. */
@@ -103,7 +106,7 @@ static void sweep_rows(void *ctx, int64_t task)
     double loss[ROWS] = {0};
     int64_t lanes_end = tiles_of(tile.rows, LANES) * LANES;
 
-    slice_layout(job, &tile, scratch_slice(job->stream));
+    slice_layout(job, &tile);
     load_weights(job, &tile);
     load_grid(job, &tile);
     for (int64_t i0 = 0; i0 < job->k; i0 += job->block) {
@@ -165,10 +168,9 @@ int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struc
                         .block = block_size,
                         .groups = matrix_cols(w) / spec->group_size,
                         .top = (float)((1 << spec->bits) - 1)};
-    struct sweep_tile tile = {0};
     int64_t tasks = tiles_of(job.n, ROWS);
     size_t loss_bytes = scratch_size(tasks, sizeof(double));
-    rc = scratch_reserve(stream, loss_bytes + scratch_size(job.k, sizeof(int32_t)), slice_layout(&job, &tile, NULL));
+    rc = scratch_reserve(stream, loss_bytes + scratch_size(job.k, sizeof(int32_t)), slice_bytes(&job));
     if (rc != 0) {
         return err_pass(rc, "sweep");
     }

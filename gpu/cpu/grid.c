@@ -1,0 +1,166 @@
+/* Scale and zero of each group of weights: min-max, or the shrink factor that loses least.
+ *
+ * Symmetric: scale = 2 absmax / (2^b - 1), zero = 2^(b-1). Asymmetric: low = min(0, w), high = max(0, w),
+ * scale = (high - low) / (2^b - 1), zero = clamp(rne(-low / scale)). The search shrinks low and high by p = 1 - i/steps
+ * and keeps the p with the least sum importance_j |w_j - wq_j|^norm (Frantar et al. 2022, reference quantizer); p = 1
+ * is the first candidate and ties keep the earlier one, so a search never loses to min-max.
+ *
+ * The scale is rounded to the type in which it will be stored before the zero or any error is computed from it. */
+
+#include "gpu/cpu/internal.h"
+
+#include <math.h>
+#include <string.h>
+
+struct grid {
+    struct gpu_stream *stream;
+    const struct gpu_grid *spec;
+    float *scale, *zero;
+    const float *w;
+    const float *importance; /* [K], or NULL */
+    const float *ones;       /* [padded]: the importance when there is none */
+    int64_t cols, groups, padded, candidates;
+    float top;
+};
+
+struct point {
+    float scale, zero;
+};
+
+/* The scale as stored: positive and finite, so that weights near zero or beyond the type still get a grid. */
+static float storable(float scale, enum dtype dtype)
+{
+    float stored = dtype_round(scale, dtype);
+    if (!(stored > 0.0f)) {
+        return dtype == DTYPE_F16 ? 0x1p-24f : 0x1p-126f;
+    }
+    if (isinf(stored)) {
+        return dtype == DTYPE_F16 ? 65504.0f : 0x1.fep127f;
+    }
+    return dtype == DTYPE_F16 || stored > 0x1p-126f ? stored : 0x1p-126f;
+}
+
+static struct point grid_point(const struct grid *job, float low, float high)
+{
+    struct point point;
+
+    if (job->spec->sym) {
+        float absmax = -low > high ? -low : high;
+        point.scale = storable(2.0f * absmax / job->top, job->spec->scale_dtype);
+        point.zero = (float)(1 << (job->spec->bits - 1));
+        return point;
+    }
+    point.scale = storable((high - low) / job->top, job->spec->scale_dtype);
+    float zero = rintf(-low / point.scale);
+    point.zero = zero < job->top ? zero : job->top;
+    return point;
+}
+
+/* w and weight have `padded` elements, those past the group being zero. */
+static struct point search(const struct grid *job, const float *w, const float *weight, float low, float high)
+{
+    struct point best = grid_point(job, low, high), last = best;
+    float unit = 1.0f / best.scale; /* errors near 1 keep the power in range */
+    float norm = (float)job->spec->norm;
+    float least = job->stream->device->kernels->grid_error(w, weight, job->padded, best.scale, best.zero, job->top,
+                                                           unit, norm, INFINITY);
+
+    for (int64_t i = 1; i < job->candidates; i++) {
+        float p = (float)(1.0 - (double)i / job->spec->steps);
+        struct point point = grid_point(job, p * low, p * high);
+        if (point.scale == last.scale && point.zero == last.zero) {
+            continue;
+        }
+        last = point;
+        float error = job->stream->device->kernels->grid_error(w, weight, job->padded, point.scale, point.zero,
+                                                               job->top, unit, norm, least);
+        if (error < least) {
+            least = error;
+            best = point;
+        }
+    }
+    return best;
+}
+
+static struct point search_group(const struct grid *job, const float *w, int64_t col, float low, float high)
+{
+    int64_t size = job->spec->group_size;
+    const float *weight = job->importance != NULL ? job->importance + col : job->ones;
+
+    if (job->padded == size) {
+        return search(job, w, weight, low, high);
+    }
+    float *copy = scratch_slice(job->stream), *weight_copy = copy + job->padded;
+    memset(copy, 0, (size_t)job->padded * 2 * sizeof(float));
+    memcpy(copy, w, (size_t)size * sizeof(float));
+    memcpy(weight_copy, weight, (size_t)size * sizeof(float));
+    return search(job, copy, weight_copy, low, high);
+}
+
+static void grid_row(void *ctx, int64_t row)
+{
+    const struct grid *job = ctx;
+    int64_t size = job->spec->group_size;
+
+    for (int64_t g = 0; g < job->groups; g++) {
+        const float *w = job->w + row * job->cols + g * size;
+        struct point point = {1.0f, job->spec->sym ? (float)(1 << (job->spec->bits - 1)) : 0.0f};
+        float low, high;
+        job->stream->device->kernels->range(w, size, &low, &high);
+        if (low < 0.0f || high > 0.0f) {
+            point = job->spec->mse ? search_group(job, w, g * size, low, high) : grid_point(job, low, high);
+        }
+        job->scale[row * job->groups + g] = point.scale;
+        job->zero[row * job->groups + g] = point.zero;
+    }
+}
+
+static int check_search(const struct gpu_grid *spec)
+{
+    if (spec->scale_dtype != DTYPE_F32 && spec->scale_dtype != DTYPE_F16 && spec->scale_dtype != DTYPE_BF16) {
+        return err_raise(ERR_INTERNAL, "grid: scales as %s", dtype_rows[spec->scale_dtype].name);
+    }
+    if (spec->mse && !(spec->steps >= 1 && spec->max_shrink >= 0 && spec->max_shrink <= 1 && spec->norm > 0)) {
+        return err_raise(ERR_INTERNAL, "grid: a search with %d steps, shrink %g and norm %g", spec->steps,
+                         spec->max_shrink, spec->norm);
+    }
+    return 0;
+}
+
+int cpu_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+             const struct tensor *importance, const struct gpu_grid *spec)
+{
+    struct grid job = {.stream = stream,
+                       .spec = spec,
+                       .scale = scale->data,
+                       .zero = zero->data,
+                       .w = w->data,
+                       .importance = importance != NULL ? importance->data : NULL,
+                       .cols = matrix_cols(w),
+                       .top = (float)((1 << (spec->bits & 15)) - 1)};
+    int64_t rows = matrix_rows(w);
+    int rc = check_matrix("grid", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_grid("grid", spec, job.cols);
+    rc = rc != 0 ? rc : check_search(spec);
+    rc = rc != 0 ? rc : check_matrix("grid", "scale", scale, DTYPE_F32, rows, job.cols / spec->group_size);
+    rc = rc != 0 ? rc : check_matrix("grid", "zero", zero, DTYPE_F32, rows, job.cols / spec->group_size);
+    rc = rc != 0 || importance == NULL ? rc : check_vector("grid", "importance", importance, job.cols);
+    if (rc != 0) {
+        return rc;
+    }
+    job.groups = job.cols / spec->group_size;
+    job.padded = tiles_of(spec->group_size, LANES) * LANES;
+    job.candidates = spec->mse ? (int64_t)(spec->max_shrink * spec->steps + 1e-9) : 1;
+    rc = scratch_reserve(stream, scratch_size(job.padded, sizeof(float)), scratch_size(2 * job.padded, sizeof(float)));
+    if (rc != 0) {
+        return err_pass(rc, "grid");
+    }
+    float *ones = scratch_shared(stream);
+    for (int64_t i = 0; i < job.padded; i++) {
+        ones[i] = 1.0f;
+    }
+    job.ones = ones;
+    stream_run(stream, rows, grid_row, &job);
+    return 0;
+}

@@ -1,0 +1,178 @@
+/* Weights to codes and back on a given grid, and what that lost.
+ *
+ * codes = clamp(rne(w / scale) + zero, 0, 2^b - 1) by true division, so that dequantized weights give their own codes
+ * back. Sums of the residual are taken in double: along a row, then over the rows in order. */
+
+#include "gpu/cpu/internal.h"
+
+#include <math.h>
+
+struct rounding {
+    struct gpu_stream *stream;
+    uint8_t *codes;
+    float *w;
+    const float *scale, *zero;
+    int64_t cols, group, groups;
+    float top;
+};
+
+static void round_row(void *ctx, int64_t row)
+{
+    const struct rounding *job = ctx;
+    for (int64_t g = 0; g < job->groups; g++) {
+        int64_t at = row * job->cols + g * job->group, point = row * job->groups + g;
+        job->stream->device->kernels->round(job->codes + at, job->w + at, job->group, job->scale[point],
+                                            job->zero[point], job->top);
+    }
+}
+
+static void dequantize_row(void *ctx, int64_t row)
+{
+    const struct rounding *job = ctx;
+    for (int64_t g = 0; g < job->groups; g++) {
+        int64_t at = row * job->cols + g * job->group, point = row * job->groups + g;
+        job->stream->device->kernels->dequantize(job->w + at, job->codes + at, job->group, job->scale[point],
+                                                 job->zero[point]);
+    }
+}
+
+static int check_rounding(const char *op, const struct tensor *codes, const struct tensor *w,
+                          const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
+{
+    int64_t rows = matrix_rows(w), cols = matrix_cols(w);
+    int rc = check_matrix(op, "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_grid(op, spec, cols);
+    rc = rc != 0 || codes == NULL ? rc : check_matrix(op, "codes", codes, DTYPE_U8, rows, cols);
+    rc = rc != 0 ? rc : check_matrix(op, "scale", scale, DTYPE_F32, rows, cols / spec->group_size);
+    return rc != 0 ? rc : check_matrix(op, "zero", zero, DTYPE_F32, rows, cols / spec->group_size);
+}
+
+static int run_rounding(const char *op, struct gpu_stream *stream, void (*fn)(void *, int64_t),
+                        const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
+                        const struct tensor *zero, const struct gpu_grid *spec)
+{
+    int rc = check_rounding(op, codes, w, scale, zero, spec);
+    if (rc != 0) {
+        return rc;
+    }
+    struct rounding job = {.stream = stream,
+                           .codes = codes->data,
+                           .w = w->data,
+                           .scale = scale->data,
+                           .zero = zero->data,
+                           .cols = matrix_cols(w),
+                           .group = spec->group_size,
+                           .groups = matrix_cols(w) / spec->group_size,
+                           .top = (float)((1 << spec->bits) - 1)};
+    stream_run(stream, matrix_rows(w), fn, &job);
+    return 0;
+}
+
+int cpu_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
+              const struct tensor *zero, const struct gpu_grid *spec)
+{
+    return run_rounding("round", stream, round_row, codes, w, scale, zero, spec);
+}
+
+int cpu_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                   const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
+{
+    return run_rounding("dequantize", stream, dequantize_row, codes, w, scale, zero, spec);
+}
+
+struct residual {
+    const float *w, *wq, *scale, *zero;
+    int64_t cols, group;
+    float top;
+    struct gpu_residual *rows;
+};
+
+/* `low` and `high` bound the grid; infinite when there is none. */
+static void residual_run(struct gpu_residual *sum, const float *w, const float *wq, int64_t count, float low,
+                         float high)
+{
+    for (int64_t i = 0; i < count; i++) {
+        if (!isfinite(w[i]) || !isfinite(wq[i])) {
+            sum->nonfinite++;
+            continue;
+        }
+        double a = w[i], b = wq[i], error = a - b, magnitude = fabs(error);
+        sum->error_sq += error * error;
+        sum->weight_sq += a * a;
+        sum->dot += a * b;
+        sum->quant_sq += b * b;
+        sum->max_abs = magnitude > sum->max_abs ? magnitude : sum->max_abs;
+        sum->weight_max = fabs(a) > sum->weight_max ? fabs(a) : sum->weight_max;
+        if (w[i] < low || w[i] > high) {
+            sum->clipped++;
+            sum->clipped_sq += error * error;
+        }
+    }
+}
+
+static void residual_row(void *ctx, int64_t row)
+{
+    const struct residual *job = ctx;
+    struct gpu_residual sum = {0};
+    const float *w = job->w + row * job->cols, *wq = job->wq + row * job->cols;
+
+    for (int64_t col = 0; col < job->cols; col += job->group) {
+        float low = -INFINITY, high = INFINITY;
+        if (job->scale != NULL) {
+            int64_t point = (row * job->cols + col) / job->group;
+            low = job->scale[point] * -job->zero[point];
+            high = job->scale[point] * (job->top - job->zero[point]);
+        }
+        residual_run(&sum, w + col, wq + col, job->group, low, high);
+    }
+    job->rows[row] = sum;
+}
+
+static void residual_add(struct gpu_residual *sum, const struct gpu_residual *row)
+{
+    sum->error_sq += row->error_sq;
+    sum->weight_sq += row->weight_sq;
+    sum->dot += row->dot;
+    sum->quant_sq += row->quant_sq;
+    sum->clipped_sq += row->clipped_sq;
+    sum->max_abs = row->max_abs > sum->max_abs ? row->max_abs : sum->max_abs;
+    sum->weight_max = row->weight_max > sum->weight_max ? row->weight_max : sum->weight_max;
+    sum->clipped += row->clipped;
+    sum->nonfinite += row->nonfinite;
+}
+
+int cpu_residual(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
+                 const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
+{
+    int64_t rows = matrix_rows(w), cols = matrix_cols(w);
+    struct residual job = {.w = w->data, .wq = wq->data, .cols = cols, .group = cols};
+    int rc = check_matrix("residual", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("residual", "wq", wq, DTYPE_F32, rows, cols);
+    if (rc == 0 && (scale == NULL) != (zero == NULL)) {
+        rc = err_raise(ERR_INTERNAL, "residual: scale and zero come together");
+    }
+    if (rc == 0 && scale != NULL && spec == NULL) {
+        rc = err_raise(ERR_INTERNAL, "residual: scale without its grid");
+    }
+    if (rc == 0 && scale != NULL) {
+        rc = check_rounding("residual", NULL, w, scale, zero, spec);
+        job.scale = scale->data;
+        job.zero = zero->data;
+        job.group = spec->group_size;
+        job.top = (float)((1 << (spec->bits & 15)) - 1);
+    }
+    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(rows, sizeof(struct gpu_residual)), 0);
+    if (rc != 0) {
+        return err_pass(rc, "residual");
+    }
+    job.rows = scratch_shared(stream);
+    stream_run(stream, rows, residual_row, &job);
+    struct gpu_residual sum = {0};
+    for (int64_t row = 0; row < rows; row++) {
+        residual_add(&sum, &job.rows[row]);
+    }
+    *out = sum;
+    return 0;
+}
