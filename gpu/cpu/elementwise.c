@@ -1,0 +1,194 @@
+/* What lies between the products of a decoder block: norms, rotary embedding, SwiGLU, sums, column statistics.
+ *
+ * All are bound by memory; tasks are runs of rows (or of columns, where a sum goes down the rows). */
+
+#include "gpu/cpu/internal.h"
+
+#include <math.h>
+
+#define ROW_TILE 16
+#define FLAT_TILE 16384
+#define COLUMN_TILE 128
+
+struct norm {
+    const struct kernels *kernels;
+    float *y;
+    const float *x, *weight;
+    int64_t runs, size;
+    float eps;
+};
+
+static void norm_tile(void *ctx, int64_t task)
+{
+    const struct norm *job = ctx;
+
+    for (int64_t r = task * ROW_TILE; r < task * ROW_TILE + tile_size(job->runs, ROW_TILE, task); r++) {
+        const float *x = job->x + r * job->size;
+        float *y = job->y + r * job->size;
+        double mean = job->kernels->dot(x, x, job->size) / (double)job->size;
+        float factor = (float)(1.0 / sqrt(mean + (double)job->eps));
+        for (int64_t i = 0; i < job->size; i++) {
+            y[i] = x[i] * factor * job->weight[i];
+        }
+    }
+}
+
+int cpu_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
+                float eps)
+{
+    struct norm job = {stream->device->kernels, y->data, x->data, weight->data, 0, tensor_count(weight), eps};
+    int64_t cols = matrix_cols(x);
+    int rc = check_matrix("rmsnorm", "x", x, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_vector("rmsnorm", "weight", weight, job.size);
+    rc = rc != 0 ? rc : check_matrix("rmsnorm", "y", y, DTYPE_F32, matrix_rows(x), cols);
+    if (rc == 0 && (job.size < 1 || cols % job.size != 0)) {
+        rc = err_raise(ERR_INTERNAL, "rmsnorm: a weight of %lld over rows of %lld", (long long)job.size,
+                       (long long)cols);
+    }
+    if (rc == 0) {
+        job.runs = matrix_rows(x) * (cols / job.size);
+        stream_run(stream, tiles_of(job.runs, ROW_TILE), norm_tile, &job);
+    }
+    return rc;
+}
+
+struct rope {
+    float *x;
+    const float *cosine, *sine;
+    int64_t rows, cols, length, half;
+};
+
+static void rope_tile(void *ctx, int64_t task)
+{
+    const struct rope *job = ctx;
+
+    for (int64_t t = task * ROW_TILE; t < task * ROW_TILE + tile_size(job->rows, ROW_TILE, task); t++) {
+        const float *c = job->cosine + t % job->length * job->half, *s = job->sine + t % job->length * job->half;
+        for (int64_t col = 0; col < job->cols; col += 2 * job->half) {
+            float *a = job->x + t * job->cols + col, *b = a + job->half;
+            for (int64_t i = 0; i < job->half; i++) {
+                float low = a[i], high = b[i];
+                a[i] = low * c[i] - high * s[i];
+                b[i] = high * c[i] + low * s[i];
+            }
+        }
+    }
+}
+
+int cpu_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
+             int64_t length, int64_t head_dim)
+{
+    struct rope job = {x->data, cosine->data, sine->data, matrix_rows(x), matrix_cols(x), length, head_dim / 2};
+    int rc = check_matrix("rope", "x", x, DTYPE_F32, -1, -1);
+
+    if (rc == 0 && (length < 1 || head_dim < 2 || head_dim % 2 != 0 || job.cols % head_dim != 0)) {
+        rc = err_raise(ERR_INTERNAL, "rope: rows of %lld in heads of %lld, length %lld", (long long)job.cols,
+                       (long long)head_dim, (long long)length);
+    }
+    rc = rc != 0 ? rc : check_matrix("rope", "cos", cosine, DTYPE_F32, -1, job.half);
+    rc = rc != 0 ? rc : check_matrix("rope", "sin", sine, DTYPE_F32, matrix_rows(cosine), job.half);
+    if (rc == 0 && matrix_rows(cosine) < length) {
+        rc = err_raise(ERR_INTERNAL, "rope: a table of %lld positions for %lld", (long long)matrix_rows(cosine),
+                       (long long)length);
+    }
+    if (rc == 0) {
+        stream_run(stream, tiles_of(job.rows, ROW_TILE), rope_tile, &job);
+    }
+    return rc;
+}
+
+struct flat {
+    const struct kernels *kernels;
+    float *y;
+    const float *a, *b;
+    int64_t count;
+};
+
+static void swiglu_tile(void *ctx, int64_t task)
+{
+    const struct flat *job = ctx;
+    int64_t at = task * FLAT_TILE;
+    job->kernels->swiglu(job->y + at, job->a + at, job->b + at, tile_size(job->count, FLAT_TILE, task));
+}
+
+int cpu_swiglu(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up)
+{
+    struct flat job = {stream->device->kernels, y->data, gate->data, up->data, tensor_count(gate)};
+    int rc = check_vector("swiglu", "gate", gate, job.count);
+
+    rc = rc != 0 ? rc : check_vector("swiglu", "up", up, job.count);
+    rc = rc != 0 ? rc : check_vector("swiglu", "y", y, job.count);
+    if (rc == 0) {
+        stream_run(stream, tiles_of(job.count, FLAT_TILE), swiglu_tile, &job);
+    }
+    return rc;
+}
+
+static void add_tile(void *ctx, int64_t task)
+{
+    const struct flat *job = ctx;
+    int64_t begin = task * FLAT_TILE, end = begin + tile_size(job->count, FLAT_TILE, task);
+    for (int64_t i = begin; i < end; i++) {
+        job->y[i] += job->a[i];
+    }
+}
+
+int cpu_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x)
+{
+    struct flat job = {stream->device->kernels, y->data, x->data, NULL, tensor_count(x)};
+    int rc = check_vector("add", "x", x, job.count);
+
+    rc = rc != 0 ? rc : check_vector("add", "y", y, job.count);
+    if (rc == 0) {
+        stream_run(stream, tiles_of(job.count, FLAT_TILE), add_tile, &job);
+    }
+    return rc;
+}
+
+struct columns {
+    float *absmax, *abssum;
+    const float *x;
+    int64_t rows, cols;
+};
+
+/* Sums go down the rows in double, so that many tokens lose nothing, and are added to the running F32 once. */
+static void columns_tile(void *ctx, int64_t task)
+{
+    const struct columns *job = ctx;
+    int64_t first = task * COLUMN_TILE, count = tile_size(job->cols, COLUMN_TILE, task);
+    float most[COLUMN_TILE] = {0};
+    double sum[COLUMN_TILE] = {0};
+
+    for (int64_t t = 0; t < job->rows; t++) {
+        const float *x = job->x + t * job->cols + first;
+        for (int64_t i = 0; i < count; i++) {
+            float magnitude = fabsf(x[i]);
+            most[i] = magnitude > most[i] ? magnitude : most[i];
+            sum[i] += (double)magnitude;
+        }
+    }
+    for (int64_t i = 0; i < count; i++) {
+        if (job->absmax != NULL && most[i] > job->absmax[first + i]) {
+            job->absmax[first + i] = most[i];
+        }
+        if (job->abssum != NULL) {
+            job->abssum[first + i] = (float)((double)job->abssum[first + i] + sum[i]);
+        }
+    }
+}
+
+int cpu_column_stats(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
+                     const struct tensor *x)
+{
+    struct columns job = {absmax != NULL ? absmax->data : NULL, abssum != NULL ? abssum->data : NULL, x->data,
+                          matrix_rows(x), matrix_cols(x)};
+    int rc = check_matrix("column_stats", "x", x, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 || absmax == NULL ? rc : check_vector("column_stats", "absmax", absmax, job.cols);
+    rc = rc != 0 || abssum == NULL ? rc : check_vector("column_stats", "abssum", abssum, job.cols);
+    if (rc == 0) {
+        stream_run(stream, tiles_of(job.cols, COLUMN_TILE), columns_tile, &job);
+    }
+    return rc;
+}

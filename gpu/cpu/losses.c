@@ -1,0 +1,155 @@
+/* What a change costs: the layer's output error tr(D H D^T) and the model's log-softmax loss.
+ *
+ * Each task's part is summed in double in a fixed order, and the parts are added in the order of their numbers. */
+
+#include "gpu/cpu/internal.h"
+
+#include <math.h>
+
+#define ROW_TILE 128
+#define COLUMN_TILE 512
+#define TOKEN_TILE 4
+
+struct output_error {
+    struct gpu_stream *stream;
+    const float *w, *wq, *h;
+    int64_t rows, n;
+    double *error, *signal; /* [tasks] */
+};
+
+/* sum over rows of d H d^T; product is [ROW_TILE, COLUMN_TILE]. */
+static double quadratic_form(const struct output_error *job, const float *d, int64_t rows, float *product)
+{
+    double sum = 0;
+
+    for (int64_t tile = 0; tile < tiles_of(job->n, COLUMN_TILE); tile++) {
+        int64_t col = tile * COLUMN_TILE, cols = tile_size(job->n, COLUMN_TILE, tile);
+        blas_gemm(0, 0, (int)rows, (int)cols, (int)job->n, 1.0f, d, (int)job->n, job->h + col, (int)job->n, 0.0f,
+                  product, COLUMN_TILE);
+        for (int64_t r = 0; r < rows; r++) {
+            sum += job->stream->device->kernels->dot(product + r * COLUMN_TILE, d + r * job->n + col, cols);
+        }
+    }
+    return sum;
+}
+
+static void output_error_tile(void *ctx, int64_t task)
+{
+    const struct output_error *job = ctx;
+    int64_t rows = tile_size(job->rows, ROW_TILE, task), first = task * ROW_TILE * job->n;
+    float *product = scratch_slice(job->stream), *d = product + ROW_TILE * COLUMN_TILE;
+
+    for (int64_t i = 0; i < rows * job->n; i++) {
+        d[i] = job->w[first + i] - job->wq[first + i];
+    }
+    job->error[task] = quadratic_form(job, d, rows, product);
+    job->signal[task] = quadratic_form(job, job->w + first, rows, product);
+}
+
+int cpu_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
+                     const struct tensor *wq, const struct tensor *h)
+{
+    struct output_error job = {
+        .stream = stream, .w = w->data, .wq = wq->data, .h = h->data, .rows = matrix_rows(w), .n = matrix_cols(w)};
+    int64_t tasks = tiles_of(job.rows, ROW_TILE);
+    int rc = check_matrix("output_error", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("output_error", "wq", wq, DTYPE_F32, job.rows, job.n);
+    rc = rc != 0 ? rc : check_matrix("output_error", "h", h, DTYPE_F32, job.n, job.n);
+    rc = rc != 0 ? rc
+                 : scratch_reserve(stream, scratch_size(2 * tasks, sizeof(double)),
+                                   scratch_size(ROW_TILE * (COLUMN_TILE + job.n), sizeof(float)));
+    if (rc != 0) {
+        return err_pass(rc, "output_error");
+    }
+    job.error = scratch_shared(stream);
+    job.signal = job.error + tasks;
+    stream_run(stream, tasks, output_error_tile, &job);
+    double error_sum = 0, signal_sum = 0;
+    for (int64_t i = 0; i < tasks; i++) {
+        error_sum += job.error[i];
+        signal_sum += job.signal[i];
+    }
+    *error = error_sum;
+    *signal = signal_sum;
+    return 0;
+}
+
+struct nll {
+    const struct kernels *kernels;
+    const float *logits, *reference;
+    const int32_t *targets;
+    int64_t tokens, vocabulary;
+    struct gpu_nll *parts; /* [tokens] */
+};
+
+/* log p(i) = (x_i - max) - log sum exp(x - max);
+ * KL(r || x) = sum p_r ((r - max_r) - (x - max_x)) - log sum_r + log sum_x. */
+static void nll_token(const struct nll *job, int64_t t, struct gpu_nll *out)
+{
+    int64_t n = job->vocabulary;
+    const float *x = job->logits + t * n;
+    float most = job->kernels->maximum(x, n);
+    double log_sum = log(job->kernels->exp_sum(x, n, most));
+
+    out->nll_sum = log_sum - ((double)x[job->targets[t]] - (double)most);
+    out->count = 1;
+    if (job->reference != NULL) {
+        const float *r = job->reference + t * n;
+        float r_most = job->kernels->maximum(r, n);
+        double r_sum = job->kernels->exp_sum(r, n, r_most);
+        out->kl_sum = job->kernels->exp_dot(r, x, n, r_most, most) / r_sum - log(r_sum) + log_sum;
+    }
+}
+
+static void nll_tile(void *ctx, int64_t task)
+{
+    const struct nll *job = ctx;
+
+    for (int64_t t = task * TOKEN_TILE; t < task * TOKEN_TILE + tile_size(job->tokens, TOKEN_TILE, task); t++) {
+        job->parts[t] = (struct gpu_nll){0};
+        if (job->targets[t] >= 0) {
+            nll_token(job, t, &job->parts[t]);
+        }
+    }
+}
+
+static int check_targets(const struct nll *job)
+{
+    for (int64_t t = 0; t < job->tokens; t++) {
+        if (job->targets[t] < -1 || job->targets[t] >= job->vocabulary) {
+            return err_raise(ERR_INVALID_MODEL, "target %d at position %lld is outside the vocabulary of %lld",
+                             (int)job->targets[t], (long long)t, (long long)job->vocabulary);
+        }
+    }
+    return 0;
+}
+
+int cpu_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits, const struct tensor *reference,
+            const int32_t *targets)
+{
+    struct nll job = {.kernels = stream->device->kernels,
+                      .logits = logits->data,
+                      .reference = reference != NULL ? reference->data : NULL,
+                      .targets = targets,
+                      .tokens = matrix_rows(logits),
+                      .vocabulary = matrix_cols(logits)};
+    int rc = check_matrix("nll", "logits", logits, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 || reference == NULL
+             ? rc
+             : check_matrix("nll", "reference", reference, DTYPE_F32, job.tokens, job.vocabulary);
+    rc = rc != 0 ? rc : check_targets(&job);
+    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(job.tokens, sizeof(struct gpu_nll)), 0);
+    if (rc != 0) {
+        return err_pass(rc, "nll");
+    }
+    job.parts = scratch_shared(stream);
+    stream_run(stream, tiles_of(job.tokens, TOKEN_TILE), nll_tile, &job);
+    for (int64_t t = 0; t < job.tokens; t++) {
+        out->nll_sum += job.parts[t].nll_sum;
+        out->kl_sum += job.parts[t].kl_sum;
+        out->count += job.parts[t].count;
+    }
+    return 0;
+}
