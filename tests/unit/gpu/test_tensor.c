@@ -1,0 +1,245 @@
+/* Element types, views, scalar conversions, the registry, and conversions of whole tensors against the scalar ones. */
+
+#include "tests/unit/gpu/support.h"
+
+#include <stdlib.h>
+
+START_TEST(names_round_trip)
+{
+    for (int i = 0; i < DTYPE_COUNT; i++) {
+        ck_assert_int_eq(dtype_from_name(dtype_rows[i].name), i);
+    }
+    ck_assert_int_eq(dtype_from_name("F8_E4M3"), DTYPE_F8_E4M3);
+    ck_assert_int_eq(dtype_from_name("f32"), -1);
+    ck_assert_int_eq(dtype_from_name(""), -1);
+}
+END_TEST
+
+START_TEST(views)
+{
+    float data[12];
+    struct tensor tensor = tensor_2d(data, DTYPE_F32, 3, 4);
+    struct tensor rows = tensor_rows(&tensor, 1, 2);
+
+    ck_assert_int_eq(tensor_count(&tensor), 12);
+    ck_assert_uint_eq(tensor_bytes(&tensor), 48);
+    ck_assert_ptr_eq(rows.data, data + 4);
+    ck_assert_int_eq(rows.shape[0], 2);
+    ck_assert_int_eq(rows.shape[1], 4);
+}
+END_TEST
+
+START_TEST(every_half_round_trips)
+{
+    for (uint32_t bits = 0; bits < 65536; bits++) {
+        float f16 = dtype_f16_to_f32((uint16_t)bits), bf16 = dtype_bf16_to_f32((uint16_t)bits);
+        if (!isnan(f16)) {
+            ck_assert_uint_eq(dtype_f32_to_f16(f16), bits);
+        } else {
+            ck_assert(isnan(dtype_f16_to_f32(dtype_f32_to_f16(f16))));
+        }
+        if (!isnan(bf16)) {
+            ck_assert_uint_eq(dtype_f32_to_bf16(bf16), bits);
+        } else {
+            ck_assert(isnan(dtype_bf16_to_f32(dtype_f32_to_bf16(bf16))));
+        }
+    }
+}
+END_TEST
+
+/* The nearest of all finite halves, ties to the even code: true by definition. */
+START_TEST(f16_is_nearest_even)
+{
+    uint64_t seed = 7;
+    for (int i = 0; i < 3000; i++) {
+        float value = ldexpf(random_unit(&seed), (int)(random_bits(&seed) % 42) - 26);
+        if (i % 3 == 0) { /* exactly between two neighbours */
+            uint16_t low = (uint16_t)(random_bits(&seed) % 0x7bff);
+            value = (float)(((double)dtype_f16_to_f32(low) + (double)dtype_f16_to_f32((uint16_t)(low + 1))) / 2);
+        }
+        uint16_t got = dtype_f32_to_f16(value);
+        double error = fabs((double)dtype_f16_to_f32(got) - (double)value);
+        for (int step = -1; step <= 1; step += 2) {
+            uint16_t other = (uint16_t)(got + step);
+            if ((other & 0x7c00) == 0x7c00 || (got & 0x7fff) == 0) {
+                continue;
+            }
+            double other_error = fabs((double)dtype_f16_to_f32(other) - (double)value);
+            ck_assert(error < other_error || (error == other_error && (got & 1) == 0));
+        }
+    }
+}
+END_TEST
+
+START_TEST(conversion_edges)
+{
+    ck_assert_uint_eq(dtype_f32_to_f16(65504.0f), 0x7bff);
+    ck_assert_uint_eq(dtype_f32_to_f16(65519.99f), 0x7bff);
+    ck_assert_uint_eq(dtype_f32_to_f16(65520.0f), 0x7c00);
+    ck_assert_uint_eq(dtype_f32_to_f16(-INFINITY), 0xfc00);
+    ck_assert_uint_eq(dtype_f32_to_f16(0x1p-24f), 1);
+    ck_assert_uint_eq(dtype_f32_to_f16(0x1p-25f), 0); /* a tie, to even */
+    ck_assert_uint_eq(dtype_f32_to_f16(0x1.8p-24f), 2);
+    ck_assert_uint_eq(dtype_f32_to_f16(-0.0f), 0x8000);
+    ck_assert_uint_eq(dtype_f32_to_bf16(0x1.01p0f), 0x3f80); /* ties, to even */
+    ck_assert_uint_eq(dtype_f32_to_bf16(0x1.03p0f), 0x3f82);
+    ck_assert_uint_eq(dtype_f32_to_bf16(0x1.fffffep127f), 0x7f80);
+    ck_assert_float_eq(dtype_round(1.0009766f, DTYPE_F16), 1.0009766f);
+    ck_assert_float_eq(dtype_round(0.1f, DTYPE_F32), 0.1f);
+}
+END_TEST
+
+static void check_level(const char *level)
+{
+    struct rig rig;
+    setenv("QUANTD_CPU_LEVEL", level, 1);
+    rig_open(&rig, 2);
+    struct tensor f16 = rig_tensor(&rig, DTYPE_F16, 1, 65536), bf16 = rig_tensor(&rig, DTYPE_BF16, 1, 65536);
+    struct tensor wide = rig_tensor(&rig, DTYPE_F32, 1, 65536);
+    uint64_t seed = 3;
+
+    for (uint32_t i = 0; i < 65536; i++) {
+        ((uint16_t *)f16.data)[i] = (uint16_t)i;
+    }
+    ck_assert_rc_ok(rig.ops->convert(rig.stream, &wide, &f16));
+    for (uint32_t i = 0; i < 65536; i++) {
+        float want = dtype_f16_to_f32((uint16_t)i);
+        ck_assert_msg(memcmp(&floats(&wide)[i], &want, 4) == 0, "%s: half %04x", level, i);
+    }
+    for (uint32_t i = 0; i < 65536; i++) {
+        uint32_t bits = (uint32_t)random_bits(&seed);
+        memcpy(&floats(&wide)[i], &bits, 4);
+    }
+    ck_assert_rc_ok(rig.ops->convert(rig.stream, &f16, &wide));
+    ck_assert_rc_ok(rig.ops->convert(rig.stream, &bf16, &wide));
+    for (uint32_t i = 0; i < 65536; i++) {
+        ck_assert_uint_eq(((uint16_t *)f16.data)[i], dtype_f32_to_f16(floats(&wide)[i]));
+        ck_assert_uint_eq(((uint16_t *)bf16.data)[i], dtype_f32_to_bf16(floats(&wide)[i]));
+    }
+    gpu_tensor_free(&rig.gpu, &f16);
+    gpu_tensor_free(&rig.gpu, &bf16);
+    gpu_tensor_free(&rig.gpu, &wide);
+    rig_close(&rig);
+    unsetenv("QUANTD_CPU_LEVEL");
+}
+
+START_TEST(packed_conversions_agree_with_scalar)
+{
+    check_level("generic");
+    check_level("avx2");
+    check_level("avx512");
+}
+END_TEST
+
+START_TEST(convert_refuses)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct tensor a = rig_tensor(&rig, DTYPE_F32, 1, 4), b = rig_tensor(&rig, DTYPE_F16, 1, 5);
+    struct tensor c = rig_tensor(&rig, DTYPE_U8, 1, 4);
+
+    ck_assert_int_eq(rig.ops->convert(rig.stream, &b, &a), ERR_INTERNAL);
+    ck_assert_int_eq(rig.ops->convert(rig.stream, &c, &a), ERR_INTERNAL);
+    gpu_tensor_free(&rig.gpu, &a);
+    gpu_tensor_free(&rig.gpu, &b);
+    gpu_tensor_free(&rig.gpu, &c);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(find_nonfinite)
+{
+    struct rig rig;
+    int64_t index = 5;
+    rig_open(&rig, 3);
+    struct tensor x = rig_random(&rig, 300, 1000, 1), half = rig_tensor(&rig, DTYPE_F16, 1, 100);
+
+    ck_assert_rc_ok(rig.ops->find_nonfinite(rig.stream, &index, &x));
+    ck_assert_int_eq(index, -1);
+    floats(&x)[299999] = NAN;
+    floats(&x)[123456] = -INFINITY;
+    ck_assert_rc_ok(rig.ops->find_nonfinite(rig.stream, &index, &x));
+    ck_assert_int_eq(index, 123456);
+    ((uint16_t *)half.data)[42] = 0x7c00;
+    ck_assert_rc_ok(rig.ops->find_nonfinite(rig.stream, &index, &half));
+    ck_assert_int_eq(index, 42);
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &half);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(registry)
+{
+    struct gpu gpu;
+    struct tensor tensor;
+
+    ck_assert_rc_ok(gpu_load_backends(NULL));
+    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "cuda: no module"));
+    ck_assert_int_eq(gpu_open("cuda:0", 0, &gpu), ERR_CONFIG);
+    ck_assert_int_eq(gpu_open("cpu:1", 0, &gpu), ERR_CONFIG);
+    ck_assert_int_eq(gpu_open("cpu:x", 0, &gpu), ERR_CONFIG);
+    ck_assert_int_eq(gpu_open("", 0, &gpu), ERR_CONFIG);
+    ck_assert_rc_ok(gpu_open("auto", 2, &gpu));
+    ck_assert_str_eq(gpu.info.id, "cpu");
+    ck_assert_int_eq(gpu.info.threads, 2);
+    ck_assert_int_gt(gpu.info.memory_total, 0);
+    ck_assert_int_gt(gpu.info.memory_free, 0);
+    ck_assert_int_le(gpu.info.memory_free, gpu.info.memory_total);
+    ck_assert_int_eq(gpu_tensor_new(&gpu, DTYPE_F32, 2, (const int64_t[]){INT64_MAX / 2, 8}, &tensor), ERR_INTERNAL);
+    ck_assert_int_eq(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){-1}, &tensor), ERR_INTERNAL);
+    ck_assert_int_eq(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){INT64_MAX / 8}, &tensor),
+                     ERR_HOST_OUT_OF_MEMORY);
+    for (int64_t n = 1; n < 3000000; n *= 11) { /* small and mapped blocks */
+        ck_assert_rc_ok(gpu_tensor_new(&gpu, DTYPE_F32, 1, &n, &tensor));
+        ck_assert_uint_eq((uintptr_t)tensor.data % 64, 0);
+        ck_assert_float_eq(floats(&tensor)[0] + floats(&tensor)[n - 1], 0.0f);
+        floats(&tensor)[n - 1] = 1.0f;
+        gpu_tensor_free(&gpu, &tensor);
+        ck_assert_ptr_null(tensor.data);
+    }
+    gpu_tensor_free(&gpu, &tensor);
+    gpu_close(&gpu);
+}
+END_TEST
+
+/* A machine with AVX-512 whose BLAS runs the kernels of an older one loses half its speed without a word. */
+START_TEST(blas_uses_the_widest_kernels)
+{
+    struct gpu gpu;
+    ck_assert_rc_ok(gpu_open("cpu", 1, &gpu));
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        getenv("OPENBLAS_CORETYPE") == NULL) {
+        ck_assert_ptr_null(strstr(gpu.info.detail, "Haswell"));
+        ck_assert_ptr_nonnull(strstr(gpu.info.detail, "avx512"));
+    }
+#endif
+    ck_assert_ptr_nonnull(strstr(gpu.info.detail, "openblas"));
+    gpu_close(&gpu);
+}
+END_TEST
+
+START_TEST(incomplete_table_is_completed)
+{
+    struct gpu_ops ops = {.abi = GPU_ABI, .name = "half"};
+    double loss;
+    char reason[64] = "";
+
+    gpu_complete(&ops);
+    const void *slots[(sizeof(ops) - offsetof(struct gpu_ops, probe)) / sizeof(void *)];
+    memcpy(slots, (const char *)&ops + offsetof(struct gpu_ops, probe), sizeof(slots));
+    for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
+        ck_assert_ptr_nonnull(slots[i]);
+    }
+    ck_assert_int_eq(ops.sweep(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 128, NULL, &loss), ERR_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "sweep"));
+    ck_assert_int_eq(ops.probe(reason, sizeof(reason)), 0);
+    ck_assert_str_ne(reason, "");
+    ops.stream_free(NULL);
+}
+END_TEST
+
+UNIT_MAIN("gpu/tensor", names_round_trip, views, every_half_round_trips, f16_is_nearest_even, conversion_edges,
+          packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite, registry, blas_uses_the_widest_kernels,
+          incomplete_table_is_completed)
