@@ -1,0 +1,225 @@
+/* Speed of the CPU operations against the roof measured in the same process: sgemm on all threads at once.
+ *
+ *   bench_ops [threads] [n ...]
+ *
+ * For each n: GFLOP/s and per cent of the roof, best of three, and the seconds of a whole 4-bit, group 128 solve of an
+ * [n, n] layer (grid + factor + sweep). The search over grids is given in weights a second. */
+
+#include "base/err.h"
+#include "gpu/gpu.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define REPEATS 3
+#define TOKENS 2048
+
+struct bench {
+    struct gpu gpu;
+    struct gpu_stream *stream;
+    int64_t n;
+    double roof; /* GFLOP/s */
+    struct tensor x, w, y, h, u, scale, zero, codes, work;
+    struct gpu_grid grid;
+    int32_t *order;
+};
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+static void must(int rc)
+{
+    if (rc != 0) {
+        fprintf(stderr, "bench: %s: %s\n", err_api_code(rc), err_last()->message);
+        exit(EXIT_FAILURE);
+    }
+}
+
+static struct tensor matrix(struct bench *bench, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    struct tensor tensor;
+    must(gpu_tensor_new(&bench->gpu, dtype, 2, (const int64_t[]){rows, cols}, &tensor));
+    return tensor;
+}
+
+static void fill(struct tensor *tensor, uint32_t seed)
+{
+    float *data = tensor->data;
+    for (int64_t i = 0; i < tensor_count(tensor); i++) {
+        seed = seed * 1664525u + 1013904223u;
+        data[i] = (float)(int32_t)seed * 0x1p-31f;
+    }
+}
+
+static void run_linear(struct bench *bench)
+{
+    must(bench->gpu.ops->linear(bench->stream, &bench->y, &bench->x, &bench->w, NULL));
+}
+
+static void run_gram(struct bench *bench)
+{
+    must(bench->gpu.ops->gram(bench->stream, &bench->h, &bench->x));
+}
+
+static void run_factor(struct bench *bench)
+{
+    must(bench->gpu.ops->factor(bench->stream, &bench->u, &bench->h,
+                                &(struct gpu_factor){.damp_percent = 0.01, .order = bench->order}));
+}
+
+static void run_grid(struct bench *bench)
+{
+    must(bench->gpu.ops->grid(bench->stream, &bench->scale, &bench->zero, &bench->w, NULL, &bench->grid));
+}
+
+static void run_copy(struct bench *bench)
+{
+    must(bench->gpu.ops->upload(bench->stream, bench->work.data, bench->w.data, tensor_bytes(&bench->w)));
+}
+
+static void run_sweep(struct bench *bench)
+{
+    double loss;
+    must(bench->gpu.ops->sweep(bench->stream, &bench->codes, &bench->work, &bench->u, &bench->scale, &bench->zero,
+                               bench->order, 128, &bench->grid, &loss));
+}
+
+static double best_of(struct bench *bench, void (*prepare)(struct bench *), void (*run)(struct bench *))
+{
+    double best = 1e300;
+    for (int i = 0; i < REPEATS; i++) {
+        if (prepare != NULL) {
+            prepare(bench);
+        }
+        double start = now();
+        run(bench);
+        double seconds = now() - start;
+        best = seconds < best ? seconds : best;
+    }
+    return best;
+}
+
+static void report(const struct bench *bench, const char *what, double seconds, double flops)
+{
+    double rate = flops / seconds * 1e-9;
+    printf("  %-26s %9.4f s %8.1f GFLOP/s %6.1f %% of roof\n", what, seconds, rate, 100 * rate / bench->roof);
+}
+
+/* The roof is a product large enough for any blocking to pay: 4096 cubed, whatever n is. */
+static void measure_roof(struct bench *bench)
+{
+    struct bench probe = *bench;
+    probe.x = matrix(bench, DTYPE_F32, 4096, 4096);
+    probe.w = matrix(bench, DTYPE_F32, 4096, 4096);
+    probe.y = matrix(bench, DTYPE_F32, 4096, 4096);
+    fill(&probe.x, 1);
+    fill(&probe.w, 2);
+    double seconds = best_of(&probe, NULL, run_linear);
+    bench->roof = 2.0 * 4096 * 4096 * 4096 / seconds * 1e-9;
+    printf("sgemm roof: %.1f GFLOP/s on %d threads, %s, %s\n", bench->roof, bench->gpu.info.threads,
+           bench->gpu.info.name, bench->gpu.info.detail);
+    gpu_tensor_free(&bench->gpu, &probe.x);
+    gpu_tensor_free(&bench->gpu, &probe.w);
+    gpu_tensor_free(&bench->gpu, &probe.y);
+}
+
+static void measure_grid(struct bench *bench, bool mse, double norm)
+{
+    char name[40];
+    bench->grid.mse = mse;
+    bench->grid.norm = norm;
+    double seconds = best_of(bench, NULL, run_grid);
+    snprintf(name, sizeof(name), mse ? "grid, search, norm %.1f" : "grid, min-max", norm);
+    printf("  %-26s %9.4f s %8.1f M weights/s\n", name, seconds, (double)(bench->n * bench->n) / seconds * 1e-6);
+}
+
+static void measure(struct bench *bench)
+{
+    double n = (double)bench->n;
+
+    printf("n = %lld, %d tokens\n", (long long)bench->n, TOKENS);
+    bench->order = NULL;
+    report(bench, "linear F32", best_of(bench, NULL, run_linear), 2 * TOKENS * n * n);
+    report(bench, "gram (triangle)", best_of(bench, NULL, run_gram), TOKENS * n * n);
+    must(bench->gpu.ops->symmetrize(bench->stream, &bench->h, 2.0 / TOKENS));
+    report(bench, "factor", best_of(bench, NULL, run_factor), 2.0 / 3.0 * n * n * n);
+    measure_grid(bench, true, 2.4);
+    measure_grid(bench, true, 2.0);
+    measure_grid(bench, false, 2.0);
+    report(bench, "sweep", best_of(bench, run_copy, run_sweep), n * n * n);
+    bench->order = malloc((size_t)bench->n * sizeof(*bench->order));
+    if (bench->order == NULL) {
+        exit(EXIT_FAILURE);
+    }
+    for (int64_t i = 0; i < bench->n; i++) {
+        bench->order[i] = (int32_t)((i * 1031 + 7) % bench->n); /* 1031 is prime: a permutation of any n used here */
+    }
+    run_factor(bench);
+    report(bench, "sweep, permuted", best_of(bench, run_copy, run_sweep), n * n * n);
+    double start = now();
+    run_grid(bench);
+    run_factor(bench);
+    run_copy(bench);
+    run_sweep(bench);
+    printf("  whole solve, 4 bit g128    %9.4f s\n", now() - start);
+    free(bench->order);
+}
+
+static void bench_size(struct bench *bench, int64_t n)
+{
+    struct tensor *const all[] = {&bench->x,     &bench->w,    &bench->y,     &bench->h,   &bench->u,
+                                  &bench->scale, &bench->zero, &bench->codes, &bench->work};
+    bench->n = n;
+    bench->x = matrix(bench, DTYPE_F32, TOKENS, n);
+    bench->w = matrix(bench, DTYPE_F32, n, n);
+    bench->y = matrix(bench, DTYPE_F32, TOKENS, n);
+    bench->h = matrix(bench, DTYPE_F32, n, n);
+    bench->u = matrix(bench, DTYPE_F32, n, n);
+    bench->scale = matrix(bench, DTYPE_F32, n, n / 128);
+    bench->zero = matrix(bench, DTYPE_F32, n, n / 128);
+    bench->codes = matrix(bench, DTYPE_U8, n, n);
+    bench->work = matrix(bench, DTYPE_F32, n, n);
+    bench->grid = (struct gpu_grid){.bits = 4,
+                                    .group_size = 128,
+                                    .sym = true,
+                                    .norm = 2.4,
+                                    .max_shrink = 0.8,
+                                    .steps = 100,
+                                    .scale_dtype = DTYPE_F16};
+    fill(&bench->x, 3);
+    fill(&bench->w, 4);
+    measure(bench);
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        gpu_tensor_free(&bench->gpu, all[i]);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct bench bench = {0};
+
+    must(gpu_open("cpu", argc > 1 ? atoi(argv[1]) : 0, &bench.gpu));
+    must(bench.gpu.ops->stream_new(bench.gpu.device, &bench.stream));
+    measure_roof(&bench);
+    for (int i = 2; i < argc; i++) {
+        long long n = atoll(argv[i]);
+        if (n < 128 || n > 32768 || n % 128 != 0) {
+            fprintf(stderr, "bench: n is a multiple of 128 up to 32768, not '%s'\n", argv[i]);
+            return EXIT_FAILURE;
+        }
+        bench_size(&bench, n);
+    }
+    if (argc <= 2) {
+        bench_size(&bench, 1024);
+        bench_size(&bench, 4096);
+    }
+    bench.gpu.ops->stream_free(bench.stream);
+    gpu_close(&bench.gpu);
+    return EXIT_SUCCESS;
+}
