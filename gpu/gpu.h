@@ -173,7 +173,8 @@ struct gpu {
     struct gpu_info info;
 };
 
-/* Registry. Load every backend once at start (module_dir may be NULL: none are opened); logs one line each. */
+/* Registry. Load every backend once at start (module_dir may be NULL: none are opened); logs one line each.
+ * A module is module_dir/quantd_gpu_<name>.so and exports `const struct gpu_ops *quantd_gpu_ops(void)`. */
 int gpu_load_backends(const char *module_dir);
 /* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when it cannot be had. */
 int gpu_open(const char *want, int threads, struct gpu *out);

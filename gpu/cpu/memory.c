@@ -5,6 +5,7 @@
 
 #include "gpu/cpu/internal.h"
 
+#include <assert.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,6 +104,7 @@ void *scratch_shared(const struct gpu_stream *stream)
 
 void *scratch_slice(const struct gpu_stream *stream)
 {
+    assert(pool_worker() < pool_threads(stream->device->pool)); /* no operation is called from another pool's task */
     return stream->scratch + stream->shared_bytes + (size_t)pool_worker() * stream->slice_bytes;
 }
 

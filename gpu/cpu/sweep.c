@@ -1,10 +1,10 @@
 /* The GPTQ sweep (Frantar et al. 2022, Algorithm 1): for each column i in visiting order,
  *   q_i = quant(w_i),  e_i = (w_i - q_i) / u_ii,  w_j -= e_i u_ij for j > i.
  *
- * Rows of W do not see each other, so a task takes ROWS of them through all columns alone. It holds them transposed and
- * permuted, t[K, ROWS]: lanes are rows, and the permutation is paid once. Columns go in blocks of B. Updates are lazy
- * by block, like the paper's, but looking left: before a block is entered, all earlier errors are applied to it in one
- * product, t[b] -= u[0:b, b]^T e[0:b]. That writes each weight once rather than once per earlier block. A column's
+ * Rows of W do not see each other, so a task takes a tile of them through all columns alone. It holds them transposed
+ * and permuted, t[K, rows]: lanes are rows, and the permutation is paid once. Columns go in blocks of B. Updates are
+ * lazy by block, like the paper's, but looking left: before a block is entered, all earlier errors are applied to it in
+ * one product, t[b] -= u[0:b, b]^T e[0:b]. That writes each weight once rather than once per earlier block. A column's
  * error takes the place of its weight, so e[0:b] is simply the part of t that is done.
  *
  * With error e and factor u as above, sum e^2 is the layer's loss tr((W-Q) H' (W-Q)^T) for the damped H'. */
@@ -13,8 +13,7 @@
 
 #include <string.h>
 
-#define ROWS 256
-#define STRIDE (ROWS + LANES) /* not a power of two, so that a column of cache lines spreads over the cache's sets */
+#define ROWS_MAX 256
 #define BLOCK_MAX 1024
 #define TURN 16
 
@@ -24,14 +23,21 @@ struct sweep {
     const float *w, *u, *scale, *zero;
     const int32_t *order;
     int64_t n, k, block, groups;
+    int64_t rows, stride; /* of a tile */
     float top;
     int32_t *group; /* [K]: group of the column visited i-th */
     double *losses; /* [tasks] */
 };
 
+/* Tall tiles share each packed piece of u among more rows; short ones keep more threads busy when rows are few. */
+static int64_t tile_rows(int64_t n)
+{
+    return n >= 4096 ? ROWS_MAX : ROWS_MAX / 2;
+}
+
 struct sweep_tile {
-    float *t;            /* [K, STRIDE] */
-    float *scale, *zero; /* [ROWS/LANES][groups][LANES] */
+    float *t;            /* [K, stride] */
+    float *scale, *zero; /* [rows/LANES][groups][LANES] */
     uint8_t *codes;      /* [BLOCK][LANES] */
     int64_t first, rows;
 };
@@ -43,16 +49,16 @@ static int64_t column_of(const struct sweep *job, int64_t i)
 
 static size_t slice_bytes(const struct sweep *job)
 {
-    return scratch_size(job->k * STRIDE, sizeof(float)) + 2 * scratch_size(job->groups * ROWS, sizeof(float)) +
-           scratch_size(job->block * LANES, 1);
+    return scratch_size(job->k * job->stride, sizeof(float)) +
+           2 * scratch_size(job->groups * job->rows, sizeof(float)) + scratch_size(job->block * LANES, 1);
 }
 
 static void slice_layout(const struct sweep *job, struct sweep_tile *tile)
 {
     tile->t = scratch_slice(job->stream);
-    tile->scale = tile->t + scratch_size(job->k * STRIDE, sizeof(float)) / sizeof(float);
-    tile->zero = tile->scale + job->groups * ROWS;
-    tile->codes = (uint8_t *)(tile->zero + job->groups * ROWS);
+    tile->scale = tile->t + scratch_size(job->k * job->stride, sizeof(float)) / sizeof(float);
+    tile->zero = tile->scale + job->groups * job->rows;
+    tile->codes = (uint8_t *)(tile->zero + job->groups * job->rows);
 }
 
 /* t[i, r] = w[first + r, order[i]], in squares that stay in the nearest cache. Absent rows are zero. */
@@ -63,18 +69,18 @@ static void load_weights(const struct sweep *job, const struct sweep_tile *tile)
         for (int64_t r = 0; r < tile->rows; r++) {
             const float *from = job->w + (tile->first + r) * job->k;
             for (int64_t i = i0; i < i0 + count; i++) {
-                tile->t[i * STRIDE + r] = from[column_of(job, i)];
+                tile->t[i * job->stride + r] = from[column_of(job, i)];
             }
         }
-        for (int64_t i = i0; i < i0 + count && tile->rows < ROWS; i++) {
-            memset(tile->t + i * STRIDE + tile->rows, 0, (size_t)(ROWS - tile->rows) * sizeof(float));
+        for (int64_t i = i0; i < i0 + count && tile->rows < job->rows; i++) {
+            memset(tile->t + i * job->stride + tile->rows, 0, (size_t)(job->rows - tile->rows) * sizeof(float));
         }
     }
 }
 
 static void load_grid(const struct sweep *job, const struct sweep_tile *tile)
 {
-    for (int64_t r = 0; r < ROWS; r++) {
+    for (int64_t r = 0; r < job->rows; r++) {
         bool present = r < tile->rows;
         for (int64_t g = 0; g < job->groups; g++) {
             int64_t to = (r / LANES * job->groups + g) * LANES + r % LANES;
@@ -102,8 +108,8 @@ static void sweep_rows(void *ctx, int64_t task)
 {
     struct sweep *job = ctx;
     const struct kernels *kernels = job->stream->device->kernels;
-    struct sweep_tile tile = {.first = task * ROWS, .rows = tile_size(job->n, ROWS, task)};
-    double loss[ROWS] = {0};
+    struct sweep_tile tile = {.first = task * job->rows, .rows = tile_size(job->n, job->rows, task)};
+    double loss[ROWS_MAX] = {0};
     int64_t lanes_end = tiles_of(tile.rows, LANES) * LANES;
 
     slice_layout(job, &tile);
@@ -111,15 +117,15 @@ static void sweep_rows(void *ctx, int64_t task)
     load_grid(job, &tile);
     for (int64_t i0 = 0; i0 < job->k; i0 += job->block) {
         int64_t cols = job->k - i0 < job->block ? job->k - i0 : job->block;
-        float *t = tile.t + i0 * STRIDE;
+        float *t = tile.t + i0 * job->stride;
         if (i0 > 0) {
-            blas_gemm(1, 0, (int)cols, (int)lanes_end, (int)i0, -1.0f, job->u + i0, (int)job->k, tile.t, STRIDE, 1.0f,
-                      t, STRIDE);
+            blas_gemm(1, 0, (int)cols, (int)lanes_end, (int)i0, -1.0f, job->u + i0, (int)job->k, tile.t,
+                      (int)job->stride, 1.0f, t, (int)job->stride);
         }
         for (int64_t r0 = 0; r0 < lanes_end; r0 += LANES) {
             int64_t grid = r0 * job->groups;
-            kernels->sweep(t + r0, STRIDE, cols, job->u + i0 * job->k + i0, job->k, tile.scale + grid, tile.zero + grid,
-                           job->group + i0, job->top, tile.codes, loss + r0);
+            kernels->sweep(t + r0, job->stride, cols, job->u + i0 * job->k + i0, job->k, tile.scale + grid,
+                           tile.zero + grid, job->group + i0, job->top, tile.codes, loss + r0);
             store_codes(job, &tile, i0, cols, r0);
         }
     }
@@ -167,8 +173,11 @@ int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struc
                         .k = matrix_cols(w),
                         .block = block_size,
                         .groups = matrix_cols(w) / spec->group_size,
+                        .rows = tile_rows(matrix_rows(w)),
+                        /* not a power of two, so that a column of cache lines spreads over the cache's sets */
+                        .stride = tile_rows(matrix_rows(w)) + LANES,
                         .top = (float)((1 << spec->bits) - 1)};
-    int64_t tasks = tiles_of(job.n, ROWS);
+    int64_t tasks = tiles_of(job.n, job.rows);
     size_t loss_bytes = scratch_size(tasks, sizeof(double));
     rc = scratch_reserve(stream, loss_bytes + scratch_size(job.k, sizeof(int32_t)), slice_bytes(&job));
     if (rc != 0) {

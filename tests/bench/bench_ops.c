@@ -62,6 +62,17 @@ static void run_linear(struct bench *bench)
     must(bench->gpu.ops->linear(bench->stream, &bench->y, &bench->x, &bench->w, NULL));
 }
 
+static void run_attention(struct bench *bench)
+{
+    struct gpu_attention spec = {.sequences = 1,
+                                 .length = TOKENS,
+                                 .heads = bench->n / 128,
+                                 .kv_heads = bench->n / 128,
+                                 .head_dim = 128,
+                                 .scale = 0.088f};
+    must(bench->gpu.ops->attention(bench->stream, &bench->y, &bench->x, &bench->x, &bench->x, &spec));
+}
+
 static void run_gram(struct bench *bench)
 {
     must(bench->gpu.ops->gram(bench->stream, &bench->h, &bench->x));
@@ -146,6 +157,7 @@ static void measure(struct bench *bench)
     printf("n = %lld, %d tokens\n", (long long)bench->n, TOKENS);
     bench->order = NULL;
     report(bench, "linear F32", best_of(bench, NULL, run_linear), 2 * TOKENS * n * n);
+    report(bench, "attention (causal)", best_of(bench, NULL, run_attention), 2.0 * TOKENS * TOKENS * n);
     report(bench, "gram (triangle)", best_of(bench, NULL, run_gram), TOKENS * n * n);
     must(bench->gpu.ops->symmetrize(bench->stream, &bench->h, 2.0 / TOKENS));
     report(bench, "factor", best_of(bench, NULL, run_factor), 2.0 / 3.0 * n * n * n);

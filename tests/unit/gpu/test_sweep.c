@@ -128,6 +128,7 @@ START_TEST(sweep_follows_the_paper)
     check_reference(40, 300, 100, 128, true);
     check_reference(270, 260, 26, 64, true);
     check_reference(16, 130, 130, 1, false);
+    check_reference(4100, 24, 8, 16, true); /* tall tiles */
 }
 END_TEST
 

@@ -1,0 +1,37 @@
+/* Loading backend modules: a good one, one of another ABI, one without a device, and files that are no modules. */
+
+#include "tests/unit/gpu/support.h"
+
+START_TEST(modules_are_ranked_and_the_rest_explained)
+{
+    struct gpu gpu;
+
+    ck_assert_rc_ok(gpu_load_backends(MODULE_DIR));
+    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "old: built for interface 999"));
+    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "absent: no such device"));
+    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "cuda: no module"));
+    ck_assert_ptr_null(strstr(gpu_backend_notes(), "fake"));
+
+    ck_assert_rc_ok(gpu_open("auto", 0, &gpu));
+    ck_assert_str_eq(gpu.ops->name, "fake"); /* it scores above the CPU */
+    ck_assert_int_eq(gpu.ops->stream_sync(NULL), ERR_UNSUPPORTED);
+    gpu_close(&gpu);
+    ck_assert_rc_ok(gpu_open("fake:1", 0, &gpu));
+    gpu_close(&gpu);
+    ck_assert_int_eq(gpu_open("fake:2", 0, &gpu), ERR_CONFIG);
+    ck_assert_int_eq(gpu_open("absent", 0, &gpu), ERR_CONFIG);
+    ck_assert_ptr_nonnull(strstr(err_last()->hint, "absent: no such device"));
+    ck_assert_rc_ok(gpu_open("cpu", 1, &gpu));
+    ck_assert_str_eq(gpu.ops->name, "cpu");
+    gpu_close(&gpu);
+}
+END_TEST
+
+START_TEST(a_missing_folder_is_no_error)
+{
+    ck_assert_rc_ok(gpu_load_backends(MODULE_DIR "/none"));
+    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "cuda: no module"));
+}
+END_TEST
+
+UNIT_MAIN("gpu/registry", modules_are_ranked_and_the_rest_explained, a_missing_folder_is_no_error)
