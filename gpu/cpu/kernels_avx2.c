@@ -5,6 +5,7 @@
 #define KERNELS_NAME "avx2"
 #define TARGET __attribute__((target("avx2,f16c")))
 #define LEVEL_F16C
+#define LEVEL_AVX2
 
 #include "gpu/cpu/kernels.inc"
 #endif
