@@ -1,0 +1,38 @@
+#pragma once
+/* The table behind which a database stands. Inside the storage floor only.
+ *
+ * Every operation runs on the storage thread, is one transaction, and takes its arguments by name in one struct, so
+ * that the hop from the caller's thread is one function for all of them. What an argument means is said in storage.h.
+ */
+
+#include "storage/storage.h"
+
+struct state; /* an open database; the implementation's own */
+
+struct state_args {
+    const char *kind, *id, *from, *worker, *event;
+    int64_t fence, after;
+    int limit;
+    const struct store_page *page;
+    const json_t *body, *patch, *block, *layers, *event_data;
+    const char *scope, *key, *digest;
+    json_t **out;
+    /* Out: an event was added to this job; room for an id that the operation chose. */
+    bool announced;
+    char job[ID_SIZE];
+};
+
+typedef int (*state_op)(struct state *state, struct state_args *args);
+
+struct state_ops {
+    const char *name;
+    int (*open)(const char *data_dir, struct state **out);
+    void (*close)(struct state *state);
+    /* 1 when an object refers to the blob, 0 when none does. */
+    int (*blob_referenced)(struct state *state, const char *sha256);
+    state_op ready, object_put, object_get, object_delete, object_list, job_create, job_get, job_list, job_update,
+        job_claim, job_delete, job_counts, events_list, event_append, block_commit, blocks_list, layers_list,
+        blocks_clear, artifact_publish, idempotency_reserve, idempotency_finish, idempotency_release;
+};
+
+extern const struct state_ops state_sqlite;

@@ -1,0 +1,372 @@
+/* The store: opens a data directory and stands between callers and the two tables (state and blobs).
+ *
+ * One thread, the storage thread, owns the database connection. A caller fills a call on its own stack, pushes it and
+ * waits; the storage thread performs the operation (one transaction), copies the error record into the call and wakes
+ * the caller, who restores the record: errors cross threads by value. Since every change goes through this one thread,
+ * the order of events a subscriber sees is the order of commits. */
+
+#include "storage/storage.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "base/queue.h"
+#include "storage/blob.h"
+#include "storage/state.h"
+#include "storage/store_dir.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define STORE_QUEUE_LENGTH 1024
+/* Below this the daemon is not ready: SQLite's WAL and one shard's last pages need somewhere to go. */
+#define STORE_FREE_BYTES_MIN ((int64_t)64 << 20)
+
+static const struct state_ops *const state_rows[] = {&state_sqlite, NULL};
+static const struct blob_ops *const blob_rows[] = {&blob_fs, NULL};
+
+struct store {
+    char *data_dir;
+    int lock_fd;
+    const struct state_ops *state_ops;
+    struct state *state;
+    const struct blob_ops *blob_ops;
+    struct blobs *blobs;
+    struct queue *calls;
+    pthread_t thread;
+    void (*on_event)(void *data, const char *job_id);
+    void *on_event_data;
+};
+
+struct call {
+    int (*fn)(struct store *store, struct call *call);
+    state_op op;
+    struct state_args *args;
+    int64_t number; /* of whatever fn counts */
+    int rc;
+    struct err_record error;
+    sem_t done;
+};
+
+static void *storage_thread(void *data)
+{
+    struct store *store = data;
+
+    for (;;) {
+        struct call *call = queue_pop(store->calls, -1);
+        if (call == NULL) {
+            return NULL;
+        }
+        call->rc = call->fn(store, call);
+        if (call->rc < 0) {
+            err_take(&call->error);
+        } else if (call->args != NULL && call->args->announced && store->on_event != NULL) {
+            store->on_event(store->on_event_data, call->args->job);
+        }
+        sem_post(&call->done);
+    }
+}
+
+static int hop(struct store *store, struct call *call)
+{
+    sem_init(&call->done, 0, 0);
+    if (!queue_push(store->calls, call)) {
+        sem_destroy(&call->done);
+        return err_raise(ERR_STORAGE_UNAVAILABLE, "the store is closed");
+    }
+    while (sem_wait(&call->done) != 0) {
+        /* EINTR: the call lies on this stack, so there is no way but to wait on. */
+    }
+    sem_destroy(&call->done);
+    if (call->rc < 0) {
+        err_restore(&call->error);
+    }
+    return call->rc;
+}
+
+static int perform_op(struct store *store, struct call *call)
+{
+    return call->op(store->state, call->args);
+}
+
+static int run_op(struct store *store, state_op op, struct state_args args)
+{
+    struct call call = {.fn = perform_op, .op = op, .args = &args};
+
+    return hop(store, &call);
+}
+
+static const struct state_ops *find_state(const char *name)
+{
+    for (const struct state_ops *const *row = state_rows; *row != NULL; row++) {
+        if (strcmp((*row)->name, name) == 0) {
+            return *row;
+        }
+    }
+    return NULL;
+}
+
+static const struct blob_ops *find_blobs(const char *name)
+{
+    for (const struct blob_ops *const *row = blob_rows; *row != NULL; row++) {
+        if (strcmp((*row)->name, name) == 0) {
+            return *row;
+        }
+    }
+    return NULL;
+}
+
+/* Everything but the thread; the caller releases what is open when this fails. */
+static int open_parts(const struct store_config *config, struct store *store)
+{
+    const char *state = config->state != NULL ? config->state : "sqlite";
+    const char *blobs = config->blobs != NULL ? config->blobs : "fs";
+
+    store->state_ops = find_state(state);
+    store->blob_ops = find_blobs(blobs);
+    if (store->state_ops == NULL || store->blob_ops == NULL) {
+        return err_raise(ERR_CONFIG, "there is no %s store \"%.64s\"", store->state_ops == NULL ? "state" : "blob",
+                         store->state_ops == NULL ? state : blobs);
+    }
+    int rc = store_dir_open(config->data_dir, &store->lock_fd);
+    if (rc != 0) {
+        return rc;
+    }
+    store->data_dir = strdup(config->data_dir);
+    store->calls = queue_new(STORE_QUEUE_LENGTH);
+    if (store->data_dir == NULL || store->calls == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the store");
+    }
+    rc = store->state_ops->open(config->data_dir, &store->state);
+    return rc != 0 ? rc : store->blob_ops->open(config->data_dir, &store->blobs);
+}
+
+static void close_parts(struct store *store)
+{
+    if (store->blobs != NULL) {
+        store->blob_ops->close(store->blobs);
+    }
+    if (store->state != NULL) {
+        store->state_ops->close(store->state);
+    }
+    queue_free(store->calls);
+    free(store->data_dir);
+    if (store->lock_fd >= 0) {
+        close(store->lock_fd);
+    }
+    free(store);
+}
+
+int store_open(const struct store_config *config, struct store **out)
+{
+    struct store *store = calloc(1, sizeof(*store));
+
+    if (store == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the store");
+    }
+    store->lock_fd = -1;
+    int rc = open_parts(config, store);
+    if (rc == 0 && pthread_create(&store->thread, NULL, storage_thread, store) != 0) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot start the storage thread");
+    }
+    if (rc != 0) {
+        close_parts(store);
+        return rc;
+    }
+    *out = store;
+    return 0;
+}
+
+void store_close(struct store *store)
+{
+    if (store == NULL) {
+        return;
+    }
+    queue_close(store->calls);
+    pthread_join(store->thread, NULL);
+    close_parts(store);
+}
+
+int store_ready(struct store *store)
+{
+    int64_t room = fs_free_bytes(store->data_dir);
+
+    if (room >= 0 && room < STORE_FREE_BYTES_MIN) {
+        return err_raise(ERR_DISK_FULL, "%lld MiB are free in the data directory", (long long)(room >> 20));
+    }
+    return run_op(store, store->state_ops->ready, (struct state_args){0});
+}
+
+const char *store_data_dir(const struct store *store)
+{
+    return store->data_dir;
+}
+
+void store_on_event(struct store *store, void (*fn)(void *data, const char *job_id), void *data)
+{
+    store->on_event = fn;
+    store->on_event_data = data;
+}
+
+const struct blob_ops *store_blob_ops(struct store *store, struct blobs **blobs)
+{
+    *blobs = store->blobs;
+    return store->blob_ops;
+}
+
+int store_object_put(struct store *store, const char *kind, const json_t *body)
+{
+    return run_op(store, store->state_ops->object_put, (struct state_args){.kind = kind, .body = body});
+}
+
+int store_object_get(struct store *store, const char *kind, const char *id, json_t **body)
+{
+    return run_op(store, store->state_ops->object_get, (struct state_args){.kind = kind, .id = id, .out = body});
+}
+
+int store_object_delete(struct store *store, const char *kind, const char *id)
+{
+    return run_op(store, store->state_ops->object_delete, (struct state_args){.kind = kind, .id = id});
+}
+
+int store_object_list(struct store *store, const char *kind, const struct store_page *page, json_t **list)
+{
+    return run_op(store, store->state_ops->object_list, (struct state_args){.kind = kind, .page = page, .out = list});
+}
+
+int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data)
+{
+    return run_op(store, store->state_ops->job_create,
+                  (struct state_args){.body = job, .event = event, .event_data = event_data});
+}
+
+int store_job_get(struct store *store, const char *id, json_t **job)
+{
+    return run_op(store, store->state_ops->job_get, (struct state_args){.id = id, .out = job});
+}
+
+int store_job_list(struct store *store, const struct store_page *page, json_t **list)
+{
+    return run_op(store, store->state_ops->job_list, (struct state_args){.page = page, .out = list});
+}
+
+int store_job_update(struct store *store, const char *id, const char *from, int64_t fence, const json_t *patch,
+                     const char *event, const json_t *event_data, json_t **job)
+{
+    return run_op(store, store->state_ops->job_update,
+                  (struct state_args){.id = id,
+                                      .from = from,
+                                      .fence = fence,
+                                      .patch = patch,
+                                      .event = event,
+                                      .event_data = event_data,
+                                      .out = job});
+}
+
+int store_job_claim(struct store *store, const char *worker, json_t **job)
+{
+    return run_op(store, store->state_ops->job_claim, (struct state_args){.worker = worker, .out = job});
+}
+
+int store_job_delete(struct store *store, const char *id)
+{
+    return run_op(store, store->state_ops->job_delete, (struct state_args){.id = id});
+}
+
+int store_job_counts(struct store *store, json_t **counts)
+{
+    return run_op(store, store->state_ops->job_counts, (struct state_args){.out = counts});
+}
+
+int store_events_list(struct store *store, const char *job, int64_t after, int limit, json_t **events)
+{
+    return run_op(store, store->state_ops->events_list,
+                  (struct state_args){.id = job, .after = after, .limit = limit, .out = events});
+}
+
+int store_event_append(struct store *store, const char *job, const char *type, const json_t *data)
+{
+    return run_op(store, store->state_ops->event_append,
+                  (struct state_args){.id = job, .event = type, .event_data = data});
+}
+
+int store_block_commit(struct store *store, const char *job, int64_t fence, const json_t *block, const json_t *layers,
+                       const json_t *patch, const json_t *event_data)
+{
+    return run_op(store, store->state_ops->block_commit,
+                  (struct state_args){.id = job,
+                                      .fence = fence,
+                                      .block = block,
+                                      .layers = layers,
+                                      .patch = patch,
+                                      .event = "layer",
+                                      .event_data = event_data});
+}
+
+int store_blocks_list(struct store *store, const char *job, json_t **blocks)
+{
+    return run_op(store, store->state_ops->blocks_list, (struct state_args){.id = job, .out = blocks});
+}
+
+int store_layers_list(struct store *store, const char *job, json_t **layers)
+{
+    return run_op(store, store->state_ops->layers_list, (struct state_args){.id = job, .out = layers});
+}
+
+int store_blocks_clear(struct store *store, const char *job)
+{
+    return run_op(store, store->state_ops->blocks_clear, (struct state_args){.id = job});
+}
+
+int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,
+                           const json_t *job_patch, const char *event, const json_t *event_data)
+{
+    return run_op(
+        store, store->state_ops->artifact_publish,
+        (struct state_args){
+            .id = job, .fence = fence, .body = artifact, .patch = job_patch, .event = event, .event_data = event_data});
+}
+
+int store_idempotency_reserve(struct store *store, const char *scope, const char *key, const char *body_digest,
+                              json_t **response)
+{
+    return run_op(store, store->state_ops->idempotency_reserve,
+                  (struct state_args){.scope = scope, .key = key, .digest = body_digest, .out = response});
+}
+
+int store_idempotency_finish(struct store *store, const char *scope, const char *key, const json_t *response)
+{
+    return run_op(store, store->state_ops->idempotency_finish,
+                  (struct state_args){.scope = scope, .key = key, .body = response});
+}
+
+int store_idempotency_release(struct store *store, const char *scope, const char *key)
+{
+    return run_op(store, store->state_ops->idempotency_release, (struct state_args){.scope = scope, .key = key});
+}
+
+static int blob_referenced(void *data, const char *sha256)
+{
+    struct store *store = data;
+
+    return store->state_ops->blob_referenced(store->state, sha256);
+}
+
+/* The whole sweep is one call of the storage thread, so that no object can be put between asking and deleting. */
+static int perform_collect(struct store *store, struct call *call)
+{
+    return store->blob_ops->collect(store->blobs, call->number, blob_referenced, store, &call->number);
+}
+
+int store_collect_garbage(struct store *store, int64_t grace_seconds, int64_t *removed)
+{
+    struct call call = {.fn = perform_collect, .number = grace_seconds};
+
+    int rc = hop(store, &call);
+    if (rc == 0 && removed != NULL) {
+        *removed = call.number;
+    }
+    return rc;
+}
