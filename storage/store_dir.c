@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -20,7 +19,7 @@
 
 #define DIR_PATH_MAX 4096
 
-/* linux/magic.h lacks some of these in older headers. */
+/* f_type of the filesystems on which locks are not to be trusted (statfs(2)). */
 #define DIR_MAGIC_NFS 0x6969
 #define DIR_MAGIC_SMB 0x517B
 #define DIR_MAGIC_CIFS 0xFF534D42u

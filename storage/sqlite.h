@@ -1,0 +1,106 @@
+#pragma once
+/* What the SQLite files share: the connection, cached statements, binding by letter, transactions. Storage thread only.
+ */
+
+#include "storage/state.h"
+
+#include <sqlite3.h>
+
+#define SQLITE_STATEMENTS 64
+
+struct state {
+    sqlite3 *db;
+    sqlite3_stmt *statements[SQLITE_STATEMENTS]; /* by their SQL; the oldest gives way */
+    int next;
+};
+
+/* Raise what SQLite just answered: FULL and ENOSPC as ERR_DISK_FULL, BUSY as ERR_STORAGE_UNAVAILABLE, CONSTRAINT as
+ * ERR_JOB_STATE_CONFLICT, the rest as ERR_STORAGE. */
+int sqlite_raise(struct state *state, int answer, const char *what);
+/* Bind and step to the first row. types has one letter for each ?: t = const char * (NULL binds NULL), i = int64_t,
+ * j = const json_t * (dumped; NULL binds NULL). 1: *row stands on a row, sqlite_done it; 0: there was none. */
+int sqlite_first(struct state *state, sqlite3_stmt **row, const char *sql, const char *types, ...);
+/* The next row of a statement, as sqlite_first. When it answers 0 or less the statement is done. */
+int sqlite_next(struct state *state, sqlite3_stmt *row);
+void sqlite_done(sqlite3_stmt *row);
+/* Bind and run to the end, rows ignored. *changes (may be NULL) = rows changed. */
+int sqlite_run(struct state *state, int64_t *changes, const char *sql, const char *types, ...);
+/* SQL text without results or parameters, several statements at once. */
+int sqlite_script(struct state *state, const char *sql);
+
+int sqlite_begin(struct state *state);
+/* rc as it is: 0 commits (and may fail), negative rolls back and keeps the error. */
+int sqlite_end(struct state *state, int rc);
+
+/* One statement whose text and values are put together from parts: for patches and filtered lists. */
+#define SQLITE_QUERY_TEXT 2048
+#define SQLITE_QUERY_VALUES 40
+struct sqlite_query {
+    char text[SQLITE_QUERY_TEXT];
+    size_t length;
+    struct {
+        char type; /* as in types above */
+        const void *pointer;
+        int64_t number;
+    } values[SQLITE_QUERY_VALUES];
+    int count;
+    bool overflow;
+};
+void sqlite_query_add(struct sqlite_query *query, const char *fixed_text);
+void sqlite_query_text(struct sqlite_query *query, const char *value);
+void sqlite_query_int(struct sqlite_query *query, int64_t value);
+void sqlite_query_json(struct sqlite_query *query, const json_t *value);
+int sqlite_query_first(struct state *state, const struct sqlite_query *query, sqlite3_stmt **row);
+int sqlite_query_run(struct state *state, const struct sqlite_query *query, int64_t *changes);
+
+/* Column as a new JSON reference: null when NULL. sqlite_column_json parses; ERR_STORAGE when the text is damaged. */
+json_t *sqlite_column_text_json(sqlite3_stmt *row, int column);
+json_t *sqlite_column_int_json(sqlite3_stmt *row, int column);
+int sqlite_column_json(sqlite3_stmt *row, int column, json_t **out);
+/* Append a new reference to an array, or raise. Takes value. */
+int sqlite_append_take(json_t *array, json_t *value);
+
+/* migrations.c: bring the schema to the newest version. ERR_CONFIG when it is newer than this build. */
+int migrations_apply(struct state *state);
+
+/* sqlite_objects.c */
+int sqlite_object_put(struct state *state, struct state_args *args);
+int sqlite_object_get(struct state *state, struct state_args *args);
+int sqlite_object_delete(struct state *state, struct state_args *args);
+int sqlite_object_list(struct state *state, struct state_args *args);
+int sqlite_blob_referenced(struct state *state, const char *sha256);
+/* Insert or replace with its blob references, inside the caller's transaction. */
+int sqlite_object_store(struct state *state, const char *kind, const json_t *body);
+
+/* sqlite_jobs.c */
+int sqlite_job_create(struct state *state, struct state_args *args);
+int sqlite_job_get(struct state *state, struct state_args *args);
+int sqlite_job_list(struct state *state, struct state_args *args);
+int sqlite_job_update(struct state *state, struct state_args *args);
+int sqlite_job_claim(struct state *state, struct state_args *args);
+int sqlite_job_delete(struct state *state, struct state_args *args);
+int sqlite_job_counts(struct state *state, struct state_args *args);
+/* Set patch's columns where id, status (NULL = any) and fence (-1 = any) match, inside the caller's transaction. */
+int sqlite_job_patch(struct state *state, const char *id, const char *from, int64_t fence, const json_t *patch);
+
+/* sqlite_events.c */
+int sqlite_events_list(struct state *state, struct state_args *args);
+int sqlite_event_append(struct state *state, struct state_args *args);
+int sqlite_block_commit(struct state *state, struct state_args *args);
+int sqlite_blocks_list(struct state *state, struct state_args *args);
+int sqlite_layers_list(struct state *state, struct state_args *args);
+int sqlite_blocks_clear(struct state *state, struct state_args *args);
+int sqlite_artifact_publish(struct state *state, struct state_args *args);
+/* Next event of a job, inside the caller's transaction; args remembers it for the subscriber. */
+int sqlite_event_add(struct state *state, struct state_args *args, const char *job, const char *type,
+                     const json_t *data);
+
+/* sqlite_list.c */
+/* Keyset pages over table `from` (its key column is id), filtered by page; kind NULL = the jobs table. */
+int sqlite_list(struct state *state, const char *kind, const char *columns, const struct store_page *page,
+                int (*to_json)(sqlite3_stmt *row, json_t **out), json_t **list);
+
+/* sqlite_idempotency.c */
+int sqlite_idempotency_reserve(struct state *state, struct state_args *args);
+int sqlite_idempotency_finish(struct state *state, struct state_args *args);
+int sqlite_idempotency_release(struct state *state, struct state_args *args);
