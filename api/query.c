@@ -1,0 +1,216 @@
+/* The query string, parsed once for every route from its rows.
+ *
+ * application/x-www-form-urlencoded, UTF-8, names exact, each at most once: a misspelt filter that is dropped would
+ * answer with the wrong objects. Escapes are undone after the split at '&' and '='. */
+
+#include "api/query.h"
+
+#include "api/header.h"
+#include "base/err.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *const query_orders[] = {"desc", "asc", NULL};
+
+static bool is_utf8(const char *text)
+{
+    json_t *probe = json_string(text);
+    json_decref(probe);
+    return probe != NULL;
+}
+
+/* The row that `name` belongs to; for name[key] the key is copied. */
+static const struct query_row *find_row(const struct query_row *rows, const char *name, char key[64])
+{
+    for (const struct query_row *row = rows; row != NULL && row->name != NULL; row++) {
+        if (row->type != QUERY_METADATA) {
+            if (strcmp(row->name, name) == 0) {
+                return row;
+            }
+            continue;
+        }
+        size_t prefix = strlen(row->name), size = strlen(name);
+        if (strncmp(name, row->name, prefix) == 0 && name[prefix] == '[' && name[size - 1] == ']' &&
+            size - prefix > 2 && size - prefix - 2 < 64) {
+            memcpy(key, name + prefix + 1, size - prefix - 2);
+            key[size - prefix - 2] = '\0';
+            return row;
+        }
+    }
+    return NULL;
+}
+
+static bool check_int(struct query_item *item, const char *pointer, struct faults *faults)
+{
+    const struct query_row *row = item->row;
+    const char *digits = item->text[0] == '-' ? item->text + 1 : item->text;
+    if (!header_parse_u63(digits, strlen(digits), &item->number)) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be an integer");
+        return false;
+    }
+    item->number = digits == item->text ? item->number : -item->number;
+    if (item->number < row->min || item->number > row->max) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be between %lld and %lld", (long long)row->min,
+                   (long long)row->max);
+        return false;
+    }
+    return true;
+}
+
+static bool check_enum(struct query_item *item, const char *pointer, struct faults *faults)
+{
+    char names[256] = "";
+    for (size_t i = 0; item->row->choices[i] != NULL; i++) {
+        if (strcmp(item->text, item->row->choices[i]) == 0) {
+            item->number = (int64_t)i;
+            return true;
+        }
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof(names) - used, "%s%s", i > 0 ? ", " : "", item->row->choices[i]);
+    }
+    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be one of %s", names);
+    return false;
+}
+
+/* Ids are opaque here but for their alphabet; whether one belongs to the list is the store's to say. */
+static bool check_cursor(struct query_item *item, const char *pointer, struct faults *faults)
+{
+    size_t size = strlen(item->text);
+    if (size == 0 || size >= ID_SIZE ||
+        strspn(item->text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != size) {
+        faults_add(faults, ERR_INVALID_CURSOR, pointer, "is not an id");
+        return false;
+    }
+    return true;
+}
+
+static bool check_flag(struct query_item *item, const char *pointer, struct faults *faults)
+{
+    bool on = strcmp(item->text, "1") == 0 || strcmp(item->text, "true") == 0;
+    if (!on && strcmp(item->text, "0") != 0 && strcmp(item->text, "false") != 0) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be 1, true, 0 or false");
+        return false;
+    }
+    item->number = on;
+    return true;
+}
+
+static bool check_item(struct query_item *item, const char *pointer, struct faults *faults)
+{
+    switch (item->row->type) {
+    case QUERY_INT:
+        return check_int(item, pointer, faults);
+    case QUERY_FLAG:
+        return check_flag(item, pointer, faults);
+    case QUERY_ENUM:
+        return check_enum(item, pointer, faults);
+    case QUERY_CURSOR:
+        return check_cursor(item, pointer, faults);
+    case QUERY_STRING:
+    case QUERY_METADATA:
+        break;
+    }
+    if (item->text[0] == '\0' || strlen(item->text) > 255 || !is_utf8(item->text)) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be 1 to 255 bytes of UTF-8");
+        return false;
+    }
+    return true;
+}
+
+static bool is_repeated(const struct query *query, const struct query_item *item)
+{
+    for (size_t i = 0; i < query->count; i++) {
+        if (query->items[i].row == item->row) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void parse_pair(const struct query_row *rows, const char *pair, size_t size, struct query *out,
+                       struct faults *faults)
+{
+    char name[160], pointer[170];
+    const char *equals = memchr(pair, '=', size);
+    size_t name_size = equals != NULL ? (size_t)(equals - pair) : size;
+    if (!header_percent_decode(pair, name_size, true, name, sizeof(name)) || !is_utf8(name)) {
+        faults_add(faults, ERR_UNKNOWN_PARAMETER, "?", "a parameter's name is not readable");
+        return;
+    }
+    snprintf(pointer, sizeof(pointer), "?%s", name);
+    struct query_item item = {0};
+    item.row = find_row(rows, name, item.key);
+    if (item.row == NULL) {
+        faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "is not a parameter of this route");
+        return;
+    }
+    const char *value = equals != NULL ? equals + 1 : pair + size;
+    size_t value_size = size - (size_t)(value - pair);
+    if (!header_percent_decode(value, value_size, true, item.text, sizeof(item.text))) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "is not readable or too long");
+    } else if (is_repeated(out, &item)) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "stands there more than once");
+    } else if (check_item(&item, pointer, faults) && out->count < QUERY_ITEMS_MAX) {
+        out->items[out->count++] = item;
+    }
+}
+
+int query_parse(const struct query_row *rows, const char *raw, struct query *out, struct faults *faults)
+{
+    out->count = 0;
+    size_t before = faults->count;
+    for (const char *at = raw; at != NULL && *at != '\0';) {
+        size_t size = strcspn(at, "&");
+        if (size > 0) {
+            parse_pair(rows, at, size, out, faults);
+        }
+        at += size + (at[size] == '&');
+    }
+    if (query_find(out, "after") != NULL && query_find(out, "before") != NULL) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "?before", "does not go together with after");
+    }
+    return faults->count > before ? faults_raise(faults) : 0;
+}
+
+const struct query_item *query_find(const struct query *query, const char *name)
+{
+    for (size_t i = 0; i < query->count; i++) {
+        if (strcmp(query->items[i].row->name, name) == 0) {
+            return &query->items[i];
+        }
+    }
+    return NULL;
+}
+
+const char *query_text(const struct query *query, const char *name)
+{
+    const struct query_item *item = query_find(query, name);
+    return item != NULL ? item->text : NULL;
+}
+
+int64_t query_int(const struct query *query, const char *name, int64_t fallback)
+{
+    const struct query_item *item = query_find(query, name);
+    return item != NULL ? item->number : fallback;
+}
+
+void query_page(const struct query *query, struct store_page *page)
+{
+    const struct query_item *metadata = query_find(query, "metadata");
+    *page = (struct store_page){
+        .limit = (int)query_int(query, "limit", 20),
+        .after = query_text(query, "after"),
+        .before = query_text(query, "before"),
+        .ascending = query_int(query, "order", 0) == 1,
+        .status = query_text(query, "status"),
+        .method = query_text(query, "method"),
+        .model = query_text(query, "model_id"),
+        .purpose = query_text(query, "purpose"),
+        .job = query_text(query, "job_id"),
+        .metadata_key = metadata != NULL ? metadata->key : NULL,
+        .metadata_value = metadata != NULL ? metadata->text : NULL,
+        .created_after = query_int(query, "created_after", 0),
+    };
+}
