@@ -14,25 +14,23 @@
 
 int sqlite_raise(struct state *state, int answer, const char *what)
 {
-    int cause = answer == SQLITE_IOERR || (answer & 0xff) == SQLITE_IOERR || (answer & 0xff) == SQLITE_CANTOPEN
-                    ? sqlite3_system_errno(state->db)
-                    : 0;
+    int cause =
+        (answer & 0xff) == SQLITE_IOERR || (answer & 0xff) == SQLITE_CANTOPEN ? sqlite3_system_errno(state->db) : 0;
     const char *message = sqlite3_errmsg(state->db);
+    int rc;
 
     if ((answer & 0xff) == SQLITE_FULL || cause == ENOSPC || cause == EDQUOT) {
-        return err_raise(ERR_DISK_FULL, "the database cannot grow (%s): %s", what, message);
+        rc = err_raise(ERR_DISK_FULL, "the database cannot grow: %s", message);
+    } else if ((answer & 0xff) == SQLITE_BUSY || (answer & 0xff) == SQLITE_LOCKED) {
+        rc = err_raise(ERR_STORAGE_UNAVAILABLE, "the database is busy");
+    } else if ((answer & 0xff) == SQLITE_NOMEM) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the database");
+    } else if ((answer & 0xff) == SQLITE_CONSTRAINT) {
+        rc = err_raise(ERR_JOB_STATE_CONFLICT, "the row contradicts what is stored: %s", message);
+    } else {
+        rc = err_raise(ERR_STORAGE, "the database failed: %s", message);
     }
-    switch (answer & 0xff) {
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-        return err_raise(ERR_STORAGE_UNAVAILABLE, "the database is busy (%s)", what);
-    case SQLITE_NOMEM:
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the database (%s)", what);
-    case SQLITE_CONSTRAINT:
-        return err_raise(ERR_JOB_STATE_CONFLICT, "the row contradicts what is stored (%s): %s", what, message);
-    default:
-        return err_raise(ERR_STORAGE, "the database failed (%s): %s", what, message);
-    }
+    return err_pass(rc, "%s", what);
 }
 
 static int prepare(struct state *state, const char *sql, sqlite3_stmt **out)

@@ -1,0 +1,164 @@
+/* What a job leaves behind: events, finished blocks with their report rows, and the published artifact.
+ *
+ * An event's number comes from its job's row in the same transaction as the change it tells, so numbers are gapless and
+ * a stream that resumes behind number n misses nothing. */
+
+#include "storage/sqlite.h"
+
+#include "base/err.h"
+#include "base/ids.h"
+#include "base/json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int sqlite_event_add(struct state *state, struct state_args *args, const char *job, const char *type,
+                     const json_t *data)
+{
+    sqlite3_stmt *row;
+
+    int rc = sqlite_first(state, &row, "UPDATE jobs SET seq = seq + 1 WHERE id = ? RETURNING seq", "t", job);
+    if (rc <= 0) {
+        return rc < 0 ? rc : err_raise(ERR_NOT_FOUND, "there is no job \"%.80s\"", job);
+    }
+    int64_t seq = sqlite3_column_int64(row, 0);
+    rc = sqlite_next(state, row);
+    rc = rc < 0
+             ? rc
+             : sqlite_run(state, NULL, "INSERT INTO events (job, seq, type, created_at, data) VALUES (?, ?, ?, ?, ?)",
+                          "titij", job, seq, type, clock_unix_seconds(), data);
+    if (rc == 0) {
+        args->announced = true;
+        snprintf(args->job, sizeof(args->job), "%s", job);
+    }
+    return rc;
+}
+
+int sqlite_event_append(struct state *state, struct state_args *args)
+{
+    int rc = sqlite_begin(state);
+
+    return rc != 0 ? rc : sqlite_end(state, sqlite_event_add(state, args, args->id, args->event, args->event_data));
+}
+
+/* Every row through to_json into a new array. Takes over from a sqlite_first that answered rc. */
+static int collect(struct state *state, int rc, sqlite3_stmt *row, int (*to_json)(sqlite3_stmt *row, json_t **out),
+                   json_t **out)
+{
+    json_t *list = json_array();
+
+    for (; rc > 0; rc = sqlite_next(state, row)) {
+        json_t *item = NULL;
+        rc = to_json(row, &item);
+        rc = rc != 0 ? rc : sqlite_append_take(list, item);
+        if (rc != 0) {
+            sqlite_done(row);
+            break;
+        }
+    }
+    if (rc != 0) {
+        json_decref(list);
+        return rc;
+    }
+    *out = list;
+    return 0;
+}
+
+static int event_to_json(sqlite3_stmt *row, json_t **out)
+{
+    json_t *data;
+
+    int rc = sqlite_column_json(row, 3, &data);
+    if (rc != 0) {
+        return rc;
+    }
+    *out = json_pack("{s:s, s:o, s:o, s:o, s:o}", "object", "event", "seq", sqlite_column_int_json(row, 0), "type",
+                     sqlite_column_text_json(row, 1), "created_at", sqlite_column_int_json(row, 2), "data", data);
+    return *out != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an event");
+}
+
+int sqlite_events_list(struct state *state, struct state_args *args)
+{
+    sqlite3_stmt *row;
+
+    int rc = sqlite_first(
+        state, &row, "SELECT seq, type, created_at, data FROM events WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?",
+        "tii", args->id, args->after, args->limit > 0 ? (int64_t)args->limit : (int64_t)-1);
+    return collect(state, rc, row, event_to_json, args->out);
+}
+
+static int add_block(struct state *state, struct state_args *args, int64_t number)
+{
+    size_t i;
+    json_t *layer;
+
+    int rc = sqlite_run(state, NULL, "INSERT INTO blocks (job, number, body) VALUES (?, ?, ?)", "tij", args->id, number,
+                        args->block);
+    json_array_foreach((json_t *)args->layers, i, layer)
+    {
+        rc = rc != 0 ? rc
+                     : sqlite_run(state, NULL, "INSERT INTO layers (job, block, body) VALUES (?, ?, ?)", "tij",
+                                  args->id, number, layer);
+    }
+    return rc;
+}
+
+int sqlite_block_commit(struct state *state, struct state_args *args)
+{
+    int64_t number = 0;
+
+    int rc = json_get_int(args->block, "index", 0, INT64_MAX, &number);
+    if (rc <= 0) {
+        return rc < 0 ? rc : err_raise(ERR_INTERNAL, "a block without index cannot be stored");
+    }
+    rc = sqlite_begin(state);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = sqlite_job_patch(state, args->id, NULL, args->fence, args->patch);
+    rc = rc != 0 ? rc : add_block(state, args, number);
+    rc = rc != 0 ? rc : sqlite_event_add(state, args, args->id, args->event, args->event_data);
+    return sqlite_end(state, rc);
+}
+
+static int body_to_json(sqlite3_stmt *row, json_t **out)
+{
+    return sqlite_column_json(row, 0, out);
+}
+
+int sqlite_blocks_list(struct state *state, struct state_args *args)
+{
+    sqlite3_stmt *row;
+
+    int rc = sqlite_first(state, &row, "SELECT body FROM blocks WHERE job = ? ORDER BY number", "t", args->id);
+    return collect(state, rc, row, body_to_json, args->out);
+}
+
+int sqlite_layers_list(struct state *state, struct state_args *args)
+{
+    sqlite3_stmt *row;
+
+    int rc = sqlite_first(state, &row, "SELECT body FROM layers WHERE job = ? ORDER BY n", "t", args->id);
+    return collect(state, rc, row, body_to_json, args->out);
+}
+
+int sqlite_blocks_clear(struct state *state, struct state_args *args)
+{
+    return sqlite_run(state, NULL, "DELETE FROM blocks WHERE job = ?", "t", args->id);
+}
+
+int sqlite_artifact_publish(struct state *state, struct state_args *args)
+{
+    int rc = sqlite_begin(state);
+
+    if (rc != 0) {
+        return rc;
+    }
+    /* From running only: a cancellation that came first wins, whatever the fence says. */
+    rc = sqlite_job_patch(state, args->id, "running", args->fence, args->patch);
+    rc = rc != 0 ? rc : sqlite_object_store(state, "art", args->body);
+    if (rc == 0 && args->event != NULL) {
+        rc = sqlite_event_add(state, args, args->id, args->event, args->event_data);
+    }
+    return sqlite_end(state, rc);
+}

@@ -1,0 +1,76 @@
+/* Idempotency keys: the first request reserves its key, finishes it with the response, and every later one with the
+ * same body is answered from here for a day. */
+
+#include "storage/sqlite.h"
+
+#include "base/err.h"
+#include "base/ids.h"
+
+#include <string.h>
+
+#define IDEMPOTENCY_SECONDS ((int64_t)24 * 3600)
+
+/* 1 = *response set. */
+static int judge(sqlite3_stmt *row, const char *digest, json_t **response)
+{
+    if (strcmp((const char *)sqlite3_column_text(row, 0), digest) != 0) {
+        return err_raise(ERR_IDEMPOTENCY_KEY_REUSED, "this key came with another body before");
+    }
+    if (sqlite3_column_type(row, 1) == SQLITE_NULL) {
+        return err_raise(ERR_IDEMPOTENCY_IN_PROGRESS, "the first request with this key has not been answered yet");
+    }
+    int rc = sqlite_column_json(row, 1, response);
+    return rc != 0 ? rc : 1;
+}
+
+static int reserve(struct state *state, struct state_args *args, json_t **response)
+{
+    sqlite3_stmt *row;
+    int64_t now = clock_unix_seconds();
+
+    int rc = sqlite_run(state, NULL, "DELETE FROM idempotency WHERE created_at < ?", "i", now - IDEMPOTENCY_SECONDS);
+    rc = rc != 0 ? rc
+                 : sqlite_first(state, &row, "SELECT digest, response FROM idempotency WHERE scope = ? AND key = ?",
+                                "tt", args->scope, args->key);
+    if (rc > 0) {
+        rc = judge(row, args->digest, response);
+        sqlite_done(row);
+        return rc;
+    }
+    return rc != 0
+               ? rc
+               : sqlite_run(state, NULL, "INSERT INTO idempotency (scope, key, digest, created_at) VALUES (?, ?, ?, ?)",
+                            "ttti", args->scope, args->key, args->digest, now);
+}
+
+int sqlite_idempotency_reserve(struct state *state, struct state_args *args)
+{
+    json_t *response = NULL;
+
+    int rc = sqlite_begin(state);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = sqlite_end(state, reserve(state, args, &response));
+    if (rc == 1) {
+        *args->out = response;
+    } else {
+        json_decref(response);
+    }
+    return rc;
+}
+
+int sqlite_idempotency_finish(struct state *state, struct state_args *args)
+{
+    int64_t changes = 0;
+
+    int rc = sqlite_run(state, &changes, "UPDATE idempotency SET response = ? WHERE scope = ? AND key = ?", "jtt",
+                        args->body, args->scope, args->key);
+    return rc != 0 || changes > 0 ? rc : err_raise(ERR_NOT_FOUND, "this key was not reserved");
+}
+
+int sqlite_idempotency_release(struct state *state, struct state_args *args)
+{
+    return sqlite_run(state, NULL, "DELETE FROM idempotency WHERE scope = ? AND key = ? AND response IS NULL", "tt",
+                      args->scope, args->key);
+}

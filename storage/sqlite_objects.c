@@ -1,0 +1,107 @@
+/* Objects: JSON bodies by (kind, id). The members that lists filter by are repeated as columns, and every SHA-256 that
+ * a body names is a row of blob_refs, so that garbage collection asks one index instead of parsing bodies. */
+
+#include "storage/sqlite.h"
+
+#include "base/err.h"
+#include "base/json.h"
+#include "storage/blob.h"
+
+static int add_reference(struct state *state, const char *kind, const char *id, const json_t *holder)
+{
+    const char *sha256 = json_get_string(holder, "sha256");
+
+    if (sha256 == NULL || !blob_sha256_valid(sha256)) {
+        return 0;
+    }
+    return sqlite_run(state, NULL, "INSERT OR IGNORE INTO blob_refs (sha256, kind, id) VALUES (?, ?, ?)", "ttt", sha256,
+                      kind, id);
+}
+
+static const char *either(const json_t *body, const char *name, const char *other)
+{
+    const char *value = json_get_string(body, name);
+
+    return value != NULL ? value : json_get_string(body, other);
+}
+
+int sqlite_object_store(struct state *state, const char *kind, const json_t *body)
+{
+    const char *id = json_get_string(body, "id");
+    int64_t created_at = 0;
+    size_t i;
+    json_t *file;
+
+    int rc = json_get_int(body, "created_at", 0, INT64_MAX, &created_at);
+    if (rc < 0) {
+        return rc;
+    }
+    if (id == NULL || kind == NULL || rc == 0) {
+        return err_raise(ERR_INTERNAL, "an object without kind, id or created_at cannot be stored");
+    }
+    rc = sqlite_run(state, NULL,
+                    "INSERT INTO objects (kind, id, status, method, model, purpose, job, created_at, body)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET status = excluded.status,"
+                    " method = excluded.method, model = excluded.model, purpose = excluded.purpose, job = excluded.job,"
+                    " created_at = excluded.created_at, body = excluded.body",
+                    "tttttttij", kind, id, json_get_string(body, "status"), json_get_string(body, "method"),
+                    either(body, "model", "model_id"), json_get_string(body, "purpose"), either(body, "job", "job_id"),
+                    created_at, body);
+    rc = rc != 0 ? rc : sqlite_run(state, NULL, "DELETE FROM blob_refs WHERE kind = ? AND id = ?", "tt", kind, id);
+    rc = rc != 0 ? rc : add_reference(state, kind, id, body);
+    json_array_foreach(json_object_get(body, "files"), i, file)
+    {
+        rc = rc != 0 ? rc : add_reference(state, kind, id, file);
+    }
+    return rc;
+}
+
+int sqlite_object_put(struct state *state, struct state_args *args)
+{
+    int rc = sqlite_begin(state);
+
+    return rc != 0 ? rc : sqlite_end(state, sqlite_object_store(state, args->kind, args->body));
+}
+
+static int body_to_json(sqlite3_stmt *row, json_t **out)
+{
+    return sqlite_column_json(row, 0, out);
+}
+
+int sqlite_object_get(struct state *state, struct state_args *args)
+{
+    sqlite3_stmt *row;
+
+    int rc =
+        sqlite_first(state, &row, "SELECT body FROM objects WHERE kind = ? AND id = ?", "tt", args->kind, args->id);
+    if (rc > 0) {
+        rc = body_to_json(row, args->out);
+        sqlite_done(row);
+        return rc;
+    }
+    return rc < 0 ? rc : err_raise(ERR_NOT_FOUND, "there is no \"%.80s\"", args->id);
+}
+
+int sqlite_object_delete(struct state *state, struct state_args *args)
+{
+    int64_t changes = 0;
+
+    int rc = sqlite_run(state, &changes, "DELETE FROM objects WHERE kind = ? AND id = ?", "tt", args->kind, args->id);
+    return rc != 0 || changes > 0 ? rc : err_raise(ERR_NOT_FOUND, "there is no \"%.80s\"", args->id);
+}
+
+int sqlite_object_list(struct state *state, struct state_args *args)
+{
+    return sqlite_list(state, args->kind, "body", args->page, body_to_json, args->out);
+}
+
+int sqlite_blob_referenced(struct state *state, const char *sha256)
+{
+    sqlite3_stmt *row;
+
+    int rc = sqlite_first(state, &row, "SELECT 1 FROM blob_refs WHERE sha256 = ? LIMIT 1", "t", sha256);
+    if (rc > 0) {
+        sqlite_done(row);
+    }
+    return rc;
+}
