@@ -92,7 +92,7 @@ static void wake_all(struct hub *hub, const char *job, int64_t now_ms)
         count = 0;
         pthread_mutex_lock(&hub->lock);
         for (struct waiter *at = hub->first; at != NULL && count < sizeof(batch) / sizeof(batch[0]); at = at->next) {
-            bool hit = now_ms != 0 ? at->deadline_ms != 0 && at->deadline_ms <= now_ms
+            bool hit = now_ms != 0 ? at->parked && at->deadline_ms != 0 && at->deadline_ms <= now_ms
                                    : job == NULL || strcmp(at->job, job) == 0;
             if (hit && at->parked) {
                 at->parked = false;
