@@ -1,0 +1,387 @@
+/* Blobs on the local disk: blobs/sha256/ab/<digest>, mode 0444, written once.
+ *
+ * Writing is temp -> fsync -> rename -> fsync directory, so a blob that has a name is whole and survives power loss. A
+ * blob that is already there is kept and touched: garbage collection spares what is young, and both the touch and the
+ * deletion happen under one lock, so that a writer who found its blob there cannot lose it before its object row is
+ * committed. */
+
+#include "storage/blob.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BLOB_PATH_MAX 4096
+
+struct blobs {
+    char *data_dir;
+    pthread_mutex_t lock; /* between finding a blob and deleting one */
+};
+
+struct fs_writer {
+    struct blob_writer base;
+    struct blobs *blobs;
+    struct digest *digest;
+    int fd;
+    int64_t size;
+    char path[BLOB_PATH_MAX];
+};
+
+struct fs_reader {
+    struct blob_reader base;
+    int fd;
+    int64_t size;
+    char path[BLOB_PATH_MAX];
+};
+
+static int blob_path(const struct blobs *blobs, const char *sha256, char path[BLOB_PATH_MAX])
+{
+    return fs_path(path, BLOB_PATH_MAX, "%s/blobs/sha256/%.2s/%s", blobs->data_dir, sha256, sha256);
+}
+
+static int sync_folder(const struct blobs *blobs, const char *sha256)
+{
+    char path[BLOB_PATH_MAX];
+
+    int rc = fs_path(path, sizeof(path), "%s/blobs/sha256/%.2s", blobs->data_dir, sha256);
+    return rc != 0 ? rc : fs_sync_dir(path);
+}
+
+/* All 256 folders at once, so that a commit needs to sync only its own. */
+static int make_folders(const char *data_dir)
+{
+    char path[BLOB_PATH_MAX];
+    bool made = false;
+
+    for (int i = 0; i < 256; i++) {
+        int rc = fs_path(path, sizeof(path), "%s/blobs/sha256/%02x", data_dir, i);
+        if (rc != 0) {
+            return rc;
+        }
+        if (mkdir(path, 0700) == 0) {
+            made = true;
+        } else if (errno != EEXIST) {
+            return err_raise_errno(errno, "cannot create %s", path);
+        }
+    }
+    int rc = 0;
+    if (made) {
+        rc = fs_path(path, sizeof(path), "%s/blobs/sha256", data_dir);
+        rc = rc != 0 ? rc : fs_sync_dir(path);
+        rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/blobs", data_dir);
+        rc = rc != 0 ? rc : fs_sync_dir(path);
+    }
+    return rc;
+}
+
+static void blobs_close(struct blobs *blobs)
+{
+    pthread_mutex_destroy(&blobs->lock);
+    free(blobs->data_dir);
+    free(blobs);
+}
+
+static int blobs_open(const char *data_dir, struct blobs **out)
+{
+    struct blobs *blobs = calloc(1, sizeof(*blobs));
+
+    if (blobs == NULL || (blobs->data_dir = strdup(data_dir)) == NULL) {
+        free(blobs);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the blob store");
+    }
+    pthread_mutex_init(&blobs->lock, NULL);
+    int rc = make_folders(data_dir);
+    if (rc != 0) {
+        blobs_close(blobs);
+        return rc;
+    }
+    *out = blobs;
+    return 0;
+}
+
+/* Rename a synced file in, or drop it when the blob is there already. */
+static int place(struct blobs *blobs, const char *from, const char *sha256, int64_t size)
+{
+    char path[BLOB_PATH_MAX];
+    struct stat info;
+
+    int rc = blob_path(blobs, sha256, path);
+    if (rc != 0) {
+        return rc;
+    }
+    pthread_mutex_lock(&blobs->lock);
+    if (lstat(path, &info) == 0 && S_ISREG(info.st_mode) && info.st_size == size) {
+        if (utimensat(AT_FDCWD, path, NULL, AT_SYMLINK_NOFOLLOW) != 0) {
+            rc = err_raise_errno(errno, "cannot touch blob %s", sha256);
+        }
+        (void)unlink(from);
+    } else if (rename(from, path) != 0) {
+        rc = err_raise_errno(errno, "cannot move a file in as blob %s", sha256);
+    }
+    pthread_mutex_unlock(&blobs->lock);
+    return rc != 0 ? rc : sync_folder(blobs, sha256);
+}
+
+static void writer_free(struct fs_writer *writer)
+{
+    if (writer->fd >= 0) {
+        close(writer->fd);
+    }
+    digest_free(writer->digest);
+    free(writer);
+}
+
+static int writer_new(struct blobs *blobs, struct blob_writer **out)
+{
+    struct fs_writer *writer = calloc(1, sizeof(*writer));
+    char name[ID_SIZE];
+
+    if (writer == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a blob writer");
+    }
+    id_new("blob", name);
+    writer->base.ops = &blob_fs;
+    writer->blobs = blobs;
+    writer->fd = -1;
+    writer->digest = digest_new();
+    int rc = writer->digest == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest") : 0;
+    rc = rc != 0 ? rc : fs_path(writer->path, sizeof(writer->path), "%s/tmp/%s", blobs->data_dir, name);
+    if (rc == 0) {
+        writer->fd = open(writer->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        rc = writer->fd < 0 ? err_raise_errno(errno, "cannot create %s", writer->path) : 0;
+    }
+    if (rc != 0) {
+        writer_free(writer);
+        return rc;
+    }
+    *out = &writer->base;
+    return 0;
+}
+
+static int writer_write(struct blob_writer *base, const void *data, size_t size)
+{
+    struct fs_writer *writer = (struct fs_writer *)base;
+
+    int rc = fs_pwrite_full(writer->fd, data, size, writer->size);
+    if (rc == 0) {
+        digest_update(writer->digest, data, size);
+        writer->size += (int64_t)size;
+    }
+    return rc;
+}
+
+static void writer_abort(struct blob_writer *base)
+{
+    struct fs_writer *writer = (struct fs_writer *)base;
+
+    (void)unlink(writer->path);
+    writer_free(writer);
+}
+
+static int seal(int fd)
+{
+    return fchmod(fd, 0444) != 0 ? err_raise_errno(errno, "cannot make a blob read-only") : fs_sync(fd);
+}
+
+static int writer_commit_take(struct blob_writer *base, char sha256[DIGEST_HEX_SIZE], int64_t *size)
+{
+    struct fs_writer *writer = (struct fs_writer *)base;
+    char hex[DIGEST_HEX_SIZE];
+
+    int rc = seal(writer->fd);
+    if (rc == 0) {
+        digest_finish(writer->digest, hex);
+        writer->digest = NULL;
+        rc = place(writer->blobs, writer->path, hex, writer->size);
+    }
+    if (rc != 0) {
+        writer_abort(base);
+        return rc;
+    }
+    memcpy(sha256, hex, sizeof(hex));
+    if (size != NULL) {
+        *size = writer->size;
+    }
+    writer_free(writer);
+    return 0;
+}
+
+static int adopt(struct blobs *blobs, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
+                 int64_t *size)
+{
+    char hex[DIGEST_HEX_SIZE];
+    struct stat info;
+    int64_t hashed;
+
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        return err_raise_errno(errno, "cannot open %s", path);
+    }
+    int rc = 0;
+    if (fstat(fd, &info) != 0) {
+        rc = err_raise_errno(errno, "cannot stat %s", path);
+    } else if (!S_ISREG(info.st_mode)) {
+        rc = err_raise(ERR_INVALID_PARAMETER, "%s is no regular file", path);
+    } else if (known_sha256 != NULL) {
+        memcpy(hex, known_sha256, sizeof(hex));
+    } else {
+        rc = digest_file(fd, hex, &hashed);
+    }
+    rc = rc != 0 ? rc : seal(fd);
+    close(fd);
+    rc = rc != 0 ? rc : place(blobs, path, hex, info.st_size);
+    if (rc != 0) {
+        return rc;
+    }
+    memcpy(sha256, hex, sizeof(hex));
+    if (size != NULL) {
+        *size = info.st_size;
+    }
+    return 0;
+}
+
+static int reader_open(struct blobs *blobs, const char *sha256, struct blob_reader **out, int64_t *size)
+{
+    struct fs_reader *reader = calloc(1, sizeof(*reader));
+    struct stat info;
+
+    if (reader == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a blob reader");
+    }
+    reader->base.ops = &blob_fs;
+    int rc = blob_path(blobs, sha256, reader->path);
+    if (rc != 0) {
+        free(reader);
+        return rc;
+    }
+    reader->fd = open(reader->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (reader->fd < 0 || fstat(reader->fd, &info) != 0) {
+        rc = errno == ENOENT ? err_raise(ERR_NOT_FOUND, "there is no such blob")
+                             : err_raise_errno(errno, "cannot open blob %s", sha256);
+        if (reader->fd >= 0) {
+            close(reader->fd);
+        }
+        free(reader);
+        return rc;
+    }
+    reader->size = info.st_size;
+    if (size != NULL) {
+        *size = info.st_size;
+    }
+    *out = &reader->base;
+    return 0;
+}
+
+static int reader_read(struct blob_reader *base, int64_t offset, void *buffer, size_t size)
+{
+    struct fs_reader *reader = (struct fs_reader *)base;
+
+    if (offset < 0 || offset > reader->size || size > (uint64_t)(reader->size - offset)) {
+        return err_raise(ERR_RANGE_NOT_SATISFIABLE, "the blob has %lld bytes", (long long)reader->size);
+    }
+    return fs_pread_full(reader->fd, buffer, size, offset);
+}
+
+static void reader_close(struct blob_reader *base)
+{
+    struct fs_reader *reader = (struct fs_reader *)base;
+
+    close(reader->fd);
+    free(reader);
+}
+
+static const char *reader_path(const struct blob_reader *base)
+{
+    return ((const struct fs_reader *)base)->path;
+}
+
+/* Delete one blob if it is still old now, with writers held off. */
+static int delete_if_old(struct blobs *blobs, int folder, const char *name, time_t before, bool *deleted)
+{
+    struct stat info;
+    int rc = 0;
+
+    *deleted = false;
+    pthread_mutex_lock(&blobs->lock);
+    if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && info.st_mtime <= before) {
+        if (unlinkat(folder, name, 0) == 0) {
+            *deleted = true;
+        } else {
+            rc = err_raise_errno(errno, "cannot delete blob %s", name);
+        }
+    }
+    pthread_mutex_unlock(&blobs->lock);
+    return rc;
+}
+
+static int sweep_folder(struct blobs *blobs, DIR *folder, time_t before,
+                        int (*referenced)(void *data, const char *sha256), void *data, int64_t *removed)
+{
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        bool deleted;
+        if (!blob_sha256_valid(entry->d_name)) {
+            continue;
+        }
+        int rc = referenced(data, entry->d_name);
+        if (rc == 0) {
+            rc = delete_if_old(blobs, dirfd(folder), entry->d_name, before, &deleted);
+            *removed += rc == 0 && deleted ? 1 : 0;
+        }
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int collect(struct blobs *blobs, int64_t grace_seconds, int (*referenced)(void *data, const char *sha256),
+                   void *data, int64_t *removed)
+{
+    char path[BLOB_PATH_MAX];
+    int64_t count = 0;
+    time_t before = time(NULL) - (time_t)grace_seconds;
+
+    for (int i = 0; i < 256; i++) {
+        int rc = fs_path(path, sizeof(path), "%s/blobs/sha256/%02x", blobs->data_dir, i);
+        if (rc != 0) {
+            return rc;
+        }
+        DIR *folder = opendir(path);
+        if (folder == NULL) {
+            return err_raise_errno(errno, "cannot list %s", path);
+        }
+        rc = sweep_folder(blobs, folder, before, referenced, data, &count);
+        closedir(folder);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    *removed = count;
+    return 0;
+}
+
+const struct blob_ops blob_fs = {
+    .name = "fs",
+    .open = blobs_open,
+    .close = blobs_close,
+    .writer_new = writer_new,
+    .writer_write = writer_write,
+    .writer_commit_take = writer_commit_take,
+    .writer_abort = writer_abort,
+    .adopt = adopt,
+    .reader_open = reader_open,
+    .reader_read = reader_read,
+    .reader_close = reader_close,
+    .reader_path = reader_path,
+    .collect = collect,
+};
