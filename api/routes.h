@@ -1,0 +1,37 @@
+#pragma once
+/* The route table: what routes, validates and documents. One row, one truth. */
+
+#include "api/query.h"
+#include "api/request.h"
+
+enum route_body {
+    ROUTE_BODY_NONE,  /* empty */
+    ROUTE_BODY_MAYBE, /* empty or JSON */
+    ROUTE_BODY_JSON,
+    ROUTE_BODY_SINK, /* streamed into route->sink */
+};
+
+#define ROUTE_INLINE 1u     /* answered on the loop thread: touches nothing that may wait */
+#define ROUTE_IDEMPOTENT 2u /* takes Idempotency-Key */
+#define ROUTE_NEW_WORK 4u   /* refused while draining */
+
+struct route {
+    const char *method; /* GET rows answer HEAD too */
+    const char *path;   /* "/v1/x/{id}"; a last "{path*}" takes the rest, slashes included */
+    int (*handle)(struct request *request);
+    enum route_body body;
+    int64_t body_max; /* bytes */
+    const struct request_sink *sink;
+    const char *const *accepts;    /* content types of the body */
+    const struct query_row *query; /* NULL = no parameters */
+    unsigned flags;
+    const char *summary;
+};
+
+/* The whole table; ends with a row whose method is NULL. */
+extern const struct route routes_table[];
+
+/* Find the row of method and raw path. 0; ERR_NOT_FOUND when no row has the path; ERR_METHOD_NOT_ALLOWED with *allow
+ * (malloc'ed) the list for the Allow header. captures[] are malloc'ed. Any thread. */
+int routes_match(const char *method, const char *path, const struct route **route, char *captures[REQUEST_CAPTURES],
+                 char **allow);
