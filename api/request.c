@@ -1,0 +1,215 @@
+/* A request's steps as plain sequential code on a worker.
+ *
+ * open, feed* and finish for streamed bodies; parse, replay-or-run and answer for the others; fill for streamed
+ * replies. Whatever fails becomes the problem document here, in one place, and a body that is still arriving is then
+ * swallowed by the server before the answer goes out. */
+
+#include "api/reply.h"
+#include "api/routes.h"
+#include "base/digest.h"
+#include "base/json.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define JSON_DEPTH_MAX 32
+
+struct request *request_new(struct request_context *context)
+{
+    struct request *request = calloc(1, sizeof(*request));
+    struct request_scratch *scratch = calloc(1, sizeof(*scratch));
+    if (request == NULL || scratch == NULL) {
+        free(scratch);
+        free(request);
+        return NULL;
+    }
+    request->context = context;
+    request->scratch = scratch;
+    request->started_ms = clock_monotonic_ms();
+    return request;
+}
+
+bool request_holds_resources(const struct request *request)
+{
+    return request->sink != NULL || request->reply.stream != NULL;
+}
+
+void request_free(struct request *request)
+{
+    if (request->sink != NULL) {
+        request->route->sink->abort(request->sink);
+    }
+    reply_clear(&request->reply);
+    for (int i = 0; i < REQUEST_CAPTURES; i++) {
+        free(request->captures[i]);
+    }
+    json_decref(request->json);
+    json_decref(request->extra);
+    free(request->state);
+    free(request->scratch);
+    free(request->method);
+    free(request->path);
+    free(request->body);
+    free(request->out);
+    free(request);
+}
+
+static int parse_body(struct request *request)
+{
+    if (request->route->body == ROUTE_BODY_NONE || (request->route->body == ROUTE_BODY_MAYBE && !request->body_size)) {
+        return 0;
+    }
+    int rc = json_parse(request->body, request->body_size, JSON_DEPTH_MAX, &request->json);
+    if (rc < 0) {
+        return rc;
+    }
+    return json_is_object(request->json) ? 0 : err_raise(ERR_INVALID_JSON, "the body must be a JSON object");
+}
+
+/* Answer with what the first request with this key was answered. */
+static int replay_take(struct request *request, json_t *response)
+{
+    const char *location = json_string_value(json_object_get(response, "location"));
+    int status = (int)json_integer_value(json_object_get(response, "status"));
+    int rc = reply_json_take(request, status, json_incref(json_object_get(response, "body")));
+    if (rc == 0 && location != NULL) {
+        reply_header(&request->reply, "Location", "%s", location);
+    }
+    if (rc == 0) {
+        reply_header(&request->reply, "Idempotency-Replayed", "true");
+    }
+    json_decref(response);
+    return rc;
+}
+
+/* Keep the answer under the key. The object exists by now: when this fails, the answer is still the right one. */
+static void remember(struct request *request, const char *scope, const char *key, const char *digest)
+{
+    const char *location = NULL;
+    for (int i = 0; i < request->reply.header_count; i++) {
+        if (strcmp(request->reply.headers[i].name, "Location") == 0) {
+            location = request->reply.headers[i].value;
+        }
+    }
+    json_t *body = json_loadb(request->reply.body, request->reply.size, 0, NULL);
+    json_t *response = json_pack("{s:s, s:i, s:o?, s:s?}", "digest", digest, "status", request->reply.status, "body",
+                                 body, "location", location);
+    if (store_idempotency_finish(request->context->store, scope, key, response) < 0) {
+        log_err(LOG_WARN, "idempotency key not kept", NULL);
+    }
+    json_decref(response);
+}
+
+/* Run the handler at most once per Idempotency-Key. */
+static int handle_once(struct request *request, const char *key)
+{
+    size_t size = strlen(key);
+    for (size_t i = 0; i < size; i++) {
+        size = key[i] > 0x20 && key[i] < 0x7f ? size : 0;
+    }
+    if (size == 0 || size > 255) {
+        return err_raise(ERR_INVALID_PARAMETER, "Idempotency-Key must be 1 to 255 visible ASCII characters");
+    }
+    char scope[128], digest[DIGEST_HEX_SIZE];
+    (void)snprintf(scope, sizeof(scope), "%s %s", request->route->method, request->route->path);
+    digest_bytes(request->body, request->body_size, digest);
+    json_t *response = NULL;
+    struct store *store = request->context->store;
+    int rc = store_idempotency_reserve(store, scope, key, digest, &response);
+    if (rc != 0) {
+        return rc < 0 ? rc : replay_take(request, response);
+    }
+    rc = request->route->handle(request);
+    if (rc < 0) {
+        struct err_record record;
+        err_take(&record);
+        (void)store_idempotency_release(store, scope, key);
+        err_restore(&record);
+        return rc;
+    }
+    remember(request, scope, key, digest);
+    return 0;
+}
+
+static int handle(struct request *request)
+{
+    if (request->json == NULL) {
+        int rc = parse_body(request);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    const char *key = request->route->flags & ROUTE_IDEMPOTENT ? request_header(request, "Idempotency-Key") : NULL;
+    return key != NULL ? handle_once(request, key) : request->route->handle(request);
+}
+
+static int feed(struct request *request)
+{
+    int rc = request->body_size > 0 ? request->route->sink->feed(request->sink, request->body, request->body_size) : 0;
+    request->body_size = 0;
+    if (rc < 0) {
+        struct err_record record;
+        err_take(&record);
+        request->route->sink->abort(request->sink);
+        request->sink = NULL;
+        err_restore(&record);
+    }
+    return rc;
+}
+
+static int finish(struct request *request)
+{
+    int rc = feed(request);
+    if (rc < 0) {
+        return rc;
+    }
+    void *sink = request->sink;
+    request->sink = NULL;
+    return request->route->sink->finish_take(request, sink);
+}
+
+static int fill(struct request *request)
+{
+    if (request->out == NULL) {
+        request->out = malloc(REQUEST_BUFFER_SIZE);
+        if (request->out == NULL) {
+            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a stream");
+        }
+    }
+    request->out_used = request->out_size = 0;
+    return request->reply.stream->fill(request, request->reply.state, request->out, REQUEST_BUFFER_SIZE,
+                                       &request->out_size);
+}
+
+int request_work(struct request *request)
+{
+    int rc = 0;
+    switch (request->step) {
+    case REQUEST_OPEN:
+        rc = request->route->sink->open(request, &request->sink);
+        break;
+    case REQUEST_FEED:
+        rc = feed(request);
+        break;
+    case REQUEST_HANDLE:
+        rc = request->route->body == ROUTE_BODY_SINK ? finish(request) : handle(request);
+        break;
+    case REQUEST_FILL:
+        rc = fill(request);
+        request->out_rc = rc;
+        if (rc < 0) {
+            log_err(LOG_WARN, "reply stream broken", NULL);
+        }
+        return rc == REQUEST_WAIT ? REQUEST_WAIT : 0;
+    case REQUEST_DISPOSE:
+        request_free(request);
+        return 0;
+    }
+    if (rc < 0) {
+        reply_problem(request, rc, 0);
+        request->discard = true;
+    }
+    return rc == REQUEST_WAIT ? REQUEST_WAIT : 0;
+}
