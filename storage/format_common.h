@@ -1,0 +1,22 @@
+#pragma once
+/* What format rows share. Inside the storage floor only. */
+
+#include "models/arch.h"
+#include "storage/format.h"
+
+#define FORMAT_CONFIG_FILE "config.json"
+#define FORMAT_MANIFEST_FILE "quantd_manifest.json"
+
+extern const struct format format_compressed_tensors, format_gptq, format_gptq_v2;
+
+/* A module's scheme and shape make sense at all: positive, group divides, a linear integer grid. */
+int format_check_shape(const struct qscheme *scheme, int64_t rows, int64_t cols);
+/* Same bits, symmetry and grouping (per channel, or the same group size)? */
+bool format_same_geometry(const struct qscheme *a, const struct qscheme *b);
+/* What runtimes fuse (q/k/v, gate/up) must be quantized alike or not at all. ERR_INCOMPATIBLE_OPTIONS. */
+int format_check_fused(const struct format_config *config);
+/* The modules as a table [layer * LINEAR_COUNT + role], NULL = left in float; malloc'ed. */
+int format_module_table(const struct format_config *config, const struct format_module ***table);
+/* count scales, read at the given stride, as dtype (F32, F16 or BF16). ERR_NON_FINITE_VALUE when one does not fit it.
+ */
+int format_encode_scales(const float *scales, int64_t stride, int64_t count, enum dtype dtype, void *out);
