@@ -15,23 +15,24 @@ struct api;
 struct api_config {
     struct engine *engine;
     struct store *store;
-    const char *host;              /* listen address: "127.0.0.1", "::1", ... */
-    uint16_t port;                 /* 0 = any free one */
-    const char *const *allowed_hosts; /* extra Host names, NULL-terminated or NULL; loopback names are always allowed when bound to loopback */
-    int workers;                   /* 0 = 4 */
-    int max_connections;           /* 0 = 4096 */
-    void (*wake)(void *data);      /* any thread: the loop should call api_run soon */
+    const char *host;                 /* listen address: "127.0.0.1", "::1", ... */
+    uint16_t port;                    /* 0 = any free one */
+    const char *const *allowed_hosts; /* extra Host names, NULL-terminated or NULL; loopback names are always allowed
+                                         when bound to loopback */
+    int workers;                      /* 0 = 4 */
+    int max_connections;              /* 0 = 4096 */
+    void (*wake)(void *data);         /* any thread: the loop should call api_run soon */
     void *wake_data;
 };
 
 int api_open(const struct api_config *config, struct api **out);
 uint16_t api_port(const struct api *api);
-int api_fd(const struct api *api);          /* epoll descriptor to poll for reading */
-int64_t api_timeout_ms(struct api *api);    /* -1 = none */
-void api_run(struct api *api);              /* loop thread: do what is ready, never blocks */
+int api_fd(const struct api *api);       /* epoll descriptor to poll for reading */
+int64_t api_timeout_ms(struct api *api); /* -1 = none */
+void api_run(struct api *api);           /* loop thread: do what is ready, never blocks */
 /* Any thread: job has new events (wakes its streams and long polls). */
 void api_job_event(struct api *api, const char *job_id);
 /* Loop thread: readyz fails, no new work is accepted. Streams end. */
 void api_drain(struct api *api);
-bool api_idle(struct api *api);             /* no open requests */
+bool api_idle(struct api *api); /* no open requests */
 void api_close(struct api *api);

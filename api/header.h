@@ -9,7 +9,8 @@
 bool header_is_token(const char *text, size_t size);
 /* No control byte but tab. */
 bool header_is_value(const char *text, size_t size);
-/* Content-Type `value` names `type` ("application/json"), whatever its parameters; a charset other than UTF-8 is a no. */
+/* Content-Type `value` names `type` ("application/json"), whatever its parameters; a charset other than UTF-8 is a no.
+ */
 bool header_media_type_is(const char *value, const char *type);
 /* Index of the offer that Accept likes best (the earlier one on a tie), -1 when it takes none. NULL or "" takes all. */
 int header_negotiate(const char *accept, const char *const *offers);
@@ -25,8 +26,8 @@ enum header_range {
 enum header_range header_range_parse(const char *value, int64_t size, int64_t *first, int64_t *last);
 /* Seconds of "wait=N" in a Prefer header (RFC 7240), at most max; 0 when there is none. */
 int64_t header_prefer_wait(const char *value, int64_t max);
-/* Undo percent-encoding into out[capacity], NUL-terminated. False: bad escape, control byte or NUL, no room. plus: '+' is
- * a blank (query strings). */
+/* Undo percent-encoding into out[capacity], NUL-terminated. False: bad escape, control byte or NUL, no room. plus: '+'
+ * is a blank (query strings). */
 bool header_percent_decode(const char *text, size_t size, bool plus, char *out, size_t capacity);
 /* Decimal digits only, the whole text, no overflow. */
 bool header_parse_u63(const char *text, size_t size, int64_t *out);

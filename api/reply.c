@@ -182,10 +182,14 @@ static json_t *problem_document(const struct request *request, int code, int sta
         problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", type, "title", err_sentence(code), "status", status,
                             "code", err_api_code(code), "request_id", request->id);
     }
-    json_object_set_new(problem, "errors",
-                        request->scratch != NULL ? fault_list(&request->scratch->faults) : json_array());
+    if (request->scratch != NULL && request->scratch->faults.count > 0) {
+        json_object_set_new(problem, "errors", fault_list(&request->scratch->faults));
+    }
     if (request->extra != NULL) {
         json_object_update_missing(problem, request->extra);
+    }
+    if (json_object_get(problem, "errors") == NULL) {
+        json_object_set_new(problem, "errors", json_array());
     }
     return problem;
 }

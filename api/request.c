@@ -102,26 +102,30 @@ static void remember(struct request *request, const char *scope, const char *key
     json_decref(response);
 }
 
-/* Run the handler at most once per Idempotency-Key. */
-static int handle_once(struct request *request, const char *key)
+int request_once(struct request *request, const char *digest, int (*create)(struct request *request))
 {
-    size_t size = strlen(key);
-    for (size_t i = 0; i < size; i++) {
-        size = key[i] > 0x20 && key[i] < 0x7f ? size : 0;
+    const char *key = request_header(request, "Idempotency-Key");
+    if (key == NULL) {
+        return create(request);
     }
+    size_t size = strlen(key);
     if (size == 0 || size > 255) {
         return err_raise(ERR_INVALID_PARAMETER, "Idempotency-Key must be 1 to 255 visible ASCII characters");
     }
-    char scope[128], digest[DIGEST_HEX_SIZE];
+    for (size_t i = 0; i < size; i++) {
+        if (key[i] <= 0x20 || key[i] >= 0x7f) {
+            return err_raise(ERR_INVALID_PARAMETER, "Idempotency-Key must be 1 to 255 visible ASCII characters");
+        }
+    }
+    char scope[128];
     (void)snprintf(scope, sizeof(scope), "%s %s", request->route->method, request->route->path);
-    digest_bytes(request->body, request->body_size, digest);
     json_t *response = NULL;
     struct store *store = request->context->store;
     int rc = store_idempotency_reserve(store, scope, key, digest, &response);
     if (rc != 0) {
         return rc < 0 ? rc : replay_take(request, response);
     }
-    rc = request->route->handle(request);
+    rc = create(request);
     if (rc < 0) {
         struct err_record record;
         err_take(&record);
@@ -141,8 +145,12 @@ static int handle(struct request *request)
             return rc;
         }
     }
-    const char *key = request->route->flags & ROUTE_IDEMPOTENT ? request_header(request, "Idempotency-Key") : NULL;
-    return key != NULL ? handle_once(request, key) : request->route->handle(request);
+    if ((request->route->flags & ROUTE_IDEMPOTENT) == 0) {
+        return request->route->handle(request);
+    }
+    char digest[DIGEST_HEX_SIZE];
+    digest_bytes(request->body, request->body_size, digest);
+    return request_once(request, digest, request->route->handle);
 }
 
 static int feed(struct request *request)

@@ -21,8 +21,9 @@
 
 #define REQUEST_ID_SIZE 129
 #define REQUEST_CAPTURES 2
-#define REQUEST_BUFFER_SIZE ((size_t)256 << 10) /* streamed bodies, either way: all that one request holds in memory \
-                                                 */
+#define REQUEST_BUFFER_SIZE                                                                  \
+    ((size_t)256 << 10) /* streamed bodies, either way: all that one request holds in memory \
+                         */
 #define REPLY_HEADERS_MAX 12
 
 struct request;
@@ -120,3 +121,6 @@ bool request_holds_resources(const struct request *request);
 const char *request_header(const struct request *request, const char *name);
 /* Run the step that request->step names; worker thread. 0, or REQUEST_WAIT: it wants to be parked. */
 int request_work(struct request *request);
+/* Run create at most once per Idempotency-Key of the request: a repeat with the same digest of the input is answered
+ * with the first answer. Without a key: plain create. Worker thread. */
+int request_once(struct request *request, const char *digest, int (*create)(struct request *request));
