@@ -70,8 +70,11 @@ struct format_export {
     struct format_config config;      /* modules filled by the caller */
     const char *const *block_files;
     int block_count;
-    const char *directory;
-    int64_t max_shard_bytes;
+    const char *directory; /* holds nothing else: every file found in it goes into the list */
+    int64_t max_shard_bytes; /* 0 = one file */
+    /* What the manifest says of the result's origin: an object, or NULL. The caller puts in what it knows (calibration
+     * digest, seed, device); no times and no paths, so that the same job gives the same manifest. */
+    const json_t *provenance;
     int (*tick)(void *data, double fraction);
     void *tick_data;
 };

@@ -19,7 +19,8 @@
 #include <string.h>
 
 #define CT_VERSION "0.18.0"
-#define CT_GROUPS_MAX 8
+/* More distinct geometries than 2..8 bits times four group sizes and symmetry. */
+#define CT_GROUPS_MAX 64
 
 enum ct_tensor { CT_PACKED, CT_SCALE, CT_SHAPE, CT_ZERO };
 

@@ -205,11 +205,11 @@ static json_t *parameter(const struct format_config *config, const char *name, j
 static json_t *config_object(const struct format_config *config, const char *checkpoint_format)
 {
     const struct format_module **table;
-    const struct qscheme *scheme = &config->modules[0].scheme;
 
     if (config->count == 0 || format_module_table(config, &table) != 0) {
         return NULL;
     }
+    const struct qscheme *scheme = &config->modules[0].scheme;
     json_t *object =
         json_pack("{s:s, s:s, s:i, s:I, s:b, s:b, s:b, s:o, s:b, s:o, s:s, s:{s:[s]}}", "quant_method", "gptq",
                   "checkpoint_format", checkpoint_format, "bits", scheme->bits, "group_size",

@@ -53,7 +53,7 @@ struct store_page {
 int store_object_list(struct store *store, const char *kind, const struct store_page *page, json_t **list);
 
 /* --- jobs. Columns: id status status_reason phase name project model method request progress memory result error
- * warnings checkpoint calibration attempt fence seq created_at queued_at started_at finished_at cancelled_at.
+ * warnings checkpoint calibration worker attempt fence seq created_at queued_at started_at finished_at cancelled_at.
  * request, progress, memory, result, error, warnings, checkpoint, calibration hold JSON values. seq = last event's number. */
 int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data);
 int store_job_get(struct store *store, const char *id, json_t **job);
@@ -63,20 +63,23 @@ int store_job_list(struct store *store, const struct store_page *page, json_t **
  * *job (may be NULL) is the row after the change. */
 int store_job_update(struct store *store, const char *id, const char *from, int64_t fence, const json_t *patch,
                      const char *event, const json_t *event_data, json_t **job);
-/* Oldest queued job -> running, attempt+1, fence+1, started_at kept if set; ERR_NOT_FOUND when none waits. */
+/* Oldest queued job of the highest request.priority -> running, attempt+1, fence+1, started_at kept if set, column worker
+ * set, with a "status" event {"status","from","attempt","fence","worker"}. ERR_NOT_FOUND when none waits. */
 int store_job_claim(struct store *store, const char *worker, json_t **job);
 /* Terminal jobs only (caller checks); events, layers and blocks go with it. */
 int store_job_delete(struct store *store, const char *id);
 /* Counts by status: {"queued":1,...}. */
 int store_job_counts(struct store *store, json_t **counts);
 
-/* --- events of a job: [{"object":"event","seq","type","created_at","data"}...], seq > after, ascending. */
+/* --- events of a job: [{"object":"event","seq","type","created_at","data"}...], seq > after, ascending. seq counts from 1
+ * without gaps. limit <= 0 = all; an unknown job has none. */
 int store_events_list(struct store *store, const char *job, int64_t after, int limit, json_t **events);
 int store_event_append(struct store *store, const char *job, const char *type, const json_t *data);
 
 /* --- finished blocks: one transaction of block row, its layer rows, the job's checkpoint/progress columns (patch) and
  * the event, fenced. block = {"index","file","sha256","chains":{...}}; layers = array of report rows (column "index" etc. as
- * api.md §4; kept as JSON, listed in insertion order). */
+ * api.md §4; kept as JSON, listed in insertion order). The event's type is "layer". A block that is there already is
+ * ERR_JOB_STATE_CONFLICT. */
 int store_block_commit(struct store *store, const char *job, int64_t fence, const json_t *block, const json_t *layers,
                        const json_t *patch, const json_t *event_data);
 int store_blocks_list(struct store *store, const char *job, json_t **blocks); /* by index */
@@ -84,7 +87,8 @@ int store_layers_list(struct store *store, const char *job, json_t **layers);
 /* A retry with a changed request starts anew: drop blocks and layers. */
 int store_blocks_clear(struct store *store, const char *job);
 
-/* --- publication: artifact object, blob references and the job's last move, one transaction, fenced. */
+/* --- publication: artifact object, blob references and the job's last move, one transaction, fenced. The job must be
+ * "running": a cancellation that came first wins (ERR_JOB_STATE_CONFLICT). */
 int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,
                            const json_t *job_patch, const char *event, const json_t *event_data);
 

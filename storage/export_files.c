@@ -1,0 +1,276 @@
+/* The small files of an artifact: index, config.json with its quantization_config, the source's side files, the
+ * manifest.
+ *
+ * Nothing here depends on the time, the machine or the directory: the same job writes the same bytes. */
+
+#include "storage/export.h"
+
+#include "base/digest.h"
+#include "base/err.h"
+#include "base/fs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define COPY_BYTES ((size_t)1 << 20)
+
+/* As text with the fewest digits that read back to the same numbers: jansson's 17 turn 1e-05
+ * into 1.0000000000000001e-05. */
+static char *dump(const json_t *object)
+{
+    for (int digits = 15; digits < 17; digits++) {
+        json_error_t error;
+        char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
+        json_t *again = text == NULL ? NULL : json_loads(text, 0, &error);
+        bool same = again != NULL && json_equal(again, object);
+        json_decref(again);
+        if (same) {
+            return text;
+        }
+        free(text);
+    }
+    return json_dumps(object, JSON_INDENT(2));
+}
+
+static int write_json(const struct format_export *request, const char *name, const json_t *object)
+{
+    char path[EXPORT_PATH_MAX];
+
+    int rc = fs_path(path, sizeof(path), "%s/%s", request->directory, name);
+    if (rc != 0) {
+        return rc;
+    }
+    char *text = object == NULL ? NULL : dump(object);
+    if (text == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s", name);
+    }
+    size_t length = strlen(text);
+    text[length] = '\n'; /* over the NUL: fs_write_atomic takes a size */
+    rc = fs_write_atomic(path, text, length + 1);
+    free(text);
+    return rc;
+}
+
+int export_write_index(const struct format_export *request, const struct export_plan *plan)
+{
+    json_t *map = json_object();
+    char name[64];
+
+    for (size_t i = 0; i < plan->count; i++) {
+        export_shard_name(plan, plan->pieces[i].shard, name);
+        json_object_set_new(map, plan->pieces[i].name, json_string(name));
+    }
+    json_t *index =
+        json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)plan->total_bytes, "weight_map", map);
+    int rc = write_json(request, "model.safetensors.index.json", index);
+    json_decref(index);
+    return rc;
+}
+
+int export_write_config(const struct format_export *request)
+{
+    json_t *quantization = request->format->config(&request->config);
+    json_t *config = json_deep_copy(model_config_json(request->config.model));
+
+    if (quantization == NULL || config == NULL || json_object_set(config, "quantization_config", quantization) != 0) {
+        json_decref(quantization);
+        json_decref(config);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for config.json");
+    }
+    int rc = write_json(request, FORMAT_CONFIG_FILE, config);
+    if (rc == 0 && request->format->side_file != NULL) {
+        rc = write_json(request, request->format->side_file, quantization);
+    }
+    json_decref(quantization);
+    json_decref(config);
+    return rc;
+}
+
+static int copy_bytes(int from, int to, unsigned char *buffer)
+{
+    int64_t at = 0;
+
+    for (;;) {
+        ssize_t n = pread(from, buffer, COPY_BYTES, (off_t)at);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            return err_raise_errno(errno, "cannot read a side file");
+        }
+        if (n == 0) {
+            return 0;
+        }
+        int rc = fs_pwrite_full(to, buffer, (size_t)n, at);
+        if (rc != 0) {
+            return rc;
+        }
+        at += n;
+    }
+}
+
+static int copy_file(const struct format_export *request, const char *name, unsigned char *buffer)
+{
+    char path[EXPORT_PATH_MAX];
+    struct stat info;
+    int from;
+
+    int rc = fs_path(path, sizeof(path), "%s/%s", request->directory, name);
+    rc = rc != 0 ? rc : fs_open_beneath(model_dir_fd(request->config.model), name, O_RDONLY | O_NONBLOCK, &from);
+    if (rc != 0) {
+        return rc;
+    }
+    if (fstat(from, &info) != 0 || !S_ISREG(info.st_mode)) {
+        close(from);
+        return err_raise(ERR_SOURCE_CORRUPT, "%s of the model is no regular file", name);
+    }
+    int to = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (to < 0) {
+        rc = err_raise_errno(errno, "cannot create %s", path);
+    } else {
+        rc = copy_bytes(from, to, buffer);
+        rc = rc != 0 ? rc : fs_sync(to);
+        close(to);
+    }
+    close(from);
+    return rc;
+}
+
+/* Written here anew, or never to be copied. */
+static bool is_ours(const struct format_export *request, const char *name)
+{
+    const char *side = request->format->side_file;
+
+    return strcmp(name, FORMAT_CONFIG_FILE) == 0 || strcmp(name, FORMAT_MANIFEST_FILE) == 0 ||
+           (side != NULL && strcmp(name, side) == 0) || strchr(name, '/') != NULL ||
+           strstr(name, ".safetensors") != NULL;
+}
+
+int export_copy_side_files(const struct format_export *request)
+{
+    unsigned char *buffer = malloc(COPY_BYTES);
+    int rc = buffer == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a copy buffer") : 0;
+
+    for (const char *const *name = model_side_files(request->config.model); rc == 0 && name != NULL && *name != NULL;
+         name++) {
+        if (!is_ours(request, *name)) {
+            rc = copy_file(request, *name, buffer);
+        }
+    }
+    free(buffer);
+    return rc;
+}
+
+static int describe(const struct format_export *request, const char *name, json_t *files)
+{
+    char path[EXPORT_PATH_MAX];
+    char sha256[DIGEST_HEX_SIZE];
+    int64_t size;
+
+    int rc = fs_path(path, sizeof(path), "%s/%s", request->directory, name);
+    if (rc != 0) {
+        return rc;
+    }
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        return err_raise_errno(errno, "cannot open %s", path);
+    }
+    rc = digest_file(fd, sha256, &size);
+    close(fd);
+    json_t *file =
+        rc != 0 ? NULL : json_pack("{s:s, s:I, s:s}", "path", name, "bytes", (json_int_t)size, "sha256", sha256);
+    if (rc == 0 && json_array_append_new(files, file) != 0) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of files");
+    }
+    return rc;
+}
+
+static int is_file(const struct dirent *entry)
+{
+    return entry->d_name[0] != '.' && strcmp(entry->d_name, FORMAT_MANIFEST_FILE) != 0;
+}
+
+static int by_bytes(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static int describe_all(const struct format_export *request, json_t *files)
+{
+    struct dirent **entries;
+    int rc = 0;
+
+    int count = scandir(request->directory, &entries, is_file, by_bytes);
+    if (count < 0) {
+        return err_raise_errno(errno, "cannot list %s", request->directory);
+    }
+    for (int i = 0; i < count; i++) {
+        rc = rc != 0 ? rc : describe(request, entries[i]->d_name, files);
+        free(entries[i]);
+    }
+    free(entries);
+    return rc;
+}
+
+static json_t *manifest(const struct format_export *request, json_t *files)
+{
+    const struct format_config *config = &request->config;
+    json_t *parameters = config->parameters != NULL ? json_deep_copy(config->parameters) : json_object();
+    json_t *provenance = request->provenance != NULL ? json_deep_copy(request->provenance) : json_object();
+
+    return json_pack("{s:s, s:i, s:s, s:s, s:s?, s:o, s:{s:s, s:s}, s:i, s:o, s:O}", "object", "quantd.manifest",
+                     "manifest_version", 1, "quantd_version", QUANTD_VERSION, "format", request->format->name, "method",
+                     config->method, "parameters", parameters, "source", "digest", model_digest(config->model), "dtype",
+                     dtype_rows[model_dtype(config->model)].name, "quantized_modules", config->count, "provenance",
+                     provenance, "files", files);
+}
+
+static int compare_paths(const void *a, const void *b)
+{
+    return strcmp(json_string_value(json_object_get(*(json_t *const *)a, "path")),
+                  json_string_value(json_object_get(*(json_t *const *)b, "path")));
+}
+
+/* A new array with the same items in byte order of their paths. */
+static json_t *sort_files(const json_t *files)
+{
+    size_t count = json_array_size(files);
+    json_t **items = calloc(count, sizeof(*items));
+    json_t *sorted = json_array();
+
+    for (size_t i = 0; items != NULL && i < count; i++) {
+        items[i] = json_array_get(files, i);
+    }
+    if (items != NULL) {
+        qsort(items, count, sizeof(*items), compare_paths);
+    }
+    for (size_t i = 0; items != NULL && i < count; i++) {
+        json_array_append(sorted, items[i]);
+    }
+    free(items);
+    return sorted;
+}
+
+int export_write_manifest(const struct format_export *request, json_t **out)
+{
+    json_t *files = json_array();
+
+    int rc = describe_all(request, files);
+    if (rc == 0) {
+        json_t *object = manifest(request, files);
+        rc = write_json(request, FORMAT_MANIFEST_FILE, object);
+        json_decref(object);
+    }
+    rc = rc != 0 ? rc : describe(request, FORMAT_MANIFEST_FILE, files);
+    rc = rc != 0 ? rc : fs_sync_dir(request->directory);
+    if (rc == 0) {
+        *out = sort_files(files);
+    }
+    json_decref(files);
+    return rc;
+}
