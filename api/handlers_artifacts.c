@@ -1,0 +1,65 @@
+/* Published artifacts and their files. A file is found by its exact name in the manifest, never on a file system, so no
+ * path can lead elsewhere. */
+
+#include "api/handlers.h"
+
+#include "api/handlers_objects.h"
+#include "api/reply.h"
+#include "api/stream.h"
+
+#include <string.h>
+
+int handlers_artifact_list(struct request *request)
+{
+    return handlers_object_list(request, "art");
+}
+
+int handlers_artifact_get(struct request *request)
+{
+    return handlers_object_get(request, "art");
+}
+
+int handlers_artifact_delete(struct request *request)
+{
+    return handlers_object_delete(request, "art", engine_artifact_delete);
+}
+
+static const char *file_digest(const json_t *artifact, const char *path)
+{
+    size_t index;
+    json_t *file;
+    json_array_foreach(json_object_get(artifact, "files"), index, file)
+    {
+        const char *name = json_string_value(json_object_get(file, "path"));
+        if (name != NULL && strcmp(name, path) == 0) {
+            return json_string_value(json_object_get(file, "sha256"));
+        }
+    }
+    return NULL;
+}
+
+static const char *content_type(const char *path)
+{
+    const char *dot = strrchr(path, '.');
+    if (dot != NULL && strcmp(dot, ".json") == 0) {
+        return "application/json";
+    }
+    return "application/octet-stream";
+}
+
+int handlers_artifact_file(struct request *request)
+{
+    const char *id = handlers_object_id(request, "art");
+    const char *path = request->captures[1];
+    json_t *artifact = NULL;
+    int rc = id != NULL ? store_object_get(request->context->store, "art", id, &artifact) : ERR_NOT_FOUND;
+    if (rc < 0) {
+        return rc;
+    }
+    const char *sha256 = file_digest(artifact, path);
+    const char *slash = strrchr(path, '/');
+    rc = sha256 != NULL ? stream_blob(request, sha256, content_type(path), slash != NULL ? slash + 1 : path)
+                        : err_raise(ERR_NOT_FOUND, "the artifact has no file of this name");
+    json_decref(artifact);
+    return rc;
+}

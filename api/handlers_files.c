@@ -1,0 +1,154 @@
+/* Data sets: a raw body goes into the blob store as it arrives and becomes an object when its last byte is durable.
+ *
+ * A Content-Digest that disagrees, or a broken connection, leaves no object; the blob, if any, is collected later. */
+
+#include "api/handlers.h"
+
+#include "api/handlers_objects.h"
+#include "api/reply.h"
+#include "api/stream.h"
+
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct file_sink {
+    struct blob_writer *writer;
+};
+
+/* What file_create needs; request->state. */
+struct file_facts {
+    char sha256[DIGEST_HEX_SIZE];
+    int64_t bytes;
+};
+
+static int file_open(struct request *request, void **state)
+{
+    if (query_text(&request->scratch->query, "purpose") == NULL) {
+        faults_add(&request->scratch->faults, ERR_MISSING_PARAMETER, "?purpose",
+                   "is required: calibration or evaluation");
+        return faults_raise(&request->scratch->faults);
+    }
+    struct file_sink *sink = calloc(1, sizeof(*sink));
+    if (sink == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
+    }
+    int rc = blob_writer_new(request->context->store, &sink->writer);
+    if (rc < 0) {
+        free(sink);
+        return rc;
+    }
+    *state = sink;
+    return 0;
+}
+
+static int file_feed(void *state, const char *data, size_t size)
+{
+    struct file_sink *sink = state;
+    return blob_writer_write(sink->writer, data, size);
+}
+
+static void file_abort(void *state)
+{
+    struct file_sink *sink = state;
+    blob_writer_abort(sink->writer);
+    free(sink);
+}
+
+/* Content-Digest: sha-256=:base64: must agree when it is sent (RFC 9530); other algorithms are not looked at. */
+static int check_digest(struct request *request, const char *sha256)
+{
+    const char *value = request_header(request, "Content-Digest");
+    const char *stated = value != NULL ? strstr(value, "sha-256=:") : NULL;
+    if (stated == NULL) {
+        return 0;
+    }
+    unsigned char bytes[32], text[48];
+    for (int i = 0; i < 32; i++) {
+        unsigned byte = 0;
+        (void)sscanf(sha256 + 2 * i, "%2x", &byte);
+        bytes[i] = (unsigned char)byte;
+    }
+    int length = EVP_EncodeBlock(text, bytes, sizeof(bytes));
+    stated += strlen("sha-256=:");
+    if (strncmp(stated, (const char *)text, (size_t)length) != 0 || stated[length] != ':') {
+        return err_raise(ERR_DIGEST_MISMATCH, "the body's SHA-256 is %s, not what Content-Digest states", sha256);
+    }
+    return 0;
+}
+
+static int file_create(struct request *request)
+{
+    const struct file_facts *facts = request->state;
+    const struct query *query = &request->scratch->query;
+    char id[ID_SIZE];
+    id_new("file", id);
+    const char *name = query_text(query, "name");
+    json_t *file = json_pack("{s:s, s:s, s:s, s:s?, s:I, s:s, s:I}", "id", id, "object", "file", "purpose",
+                             query_text(query, "purpose"), "name", name, "bytes", (json_int_t)facts->bytes, "sha256",
+                             facts->sha256, "created_at", (json_int_t)clock_unix_seconds());
+    int rc = file != NULL ? store_object_put(request->context->store, "file", file)
+                          : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a file object");
+    if (rc < 0) {
+        json_decref(file);
+        return rc;
+    }
+    return reply_created_take(request, "/v1/files", file);
+}
+
+static int file_finish_take(struct request *request, void *state)
+{
+    struct file_sink *sink = state;
+    struct file_facts *facts = calloc(1, sizeof(*facts));
+    if (facts == NULL) {
+        file_abort(sink);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
+    }
+    request->state = facts;
+    int rc = blob_writer_commit_take(sink->writer, facts->sha256, &facts->bytes);
+    free(sink);
+    rc = rc < 0 ? rc : check_digest(request, facts->sha256);
+    if (rc < 0) {
+        return rc;
+    }
+    const struct query *query = &request->scratch->query;
+    const char *name = query_text(query, "name");
+    char input[512], digest[DIGEST_HEX_SIZE];
+    int size = snprintf(input, sizeof(input), "%s %s %s", facts->sha256, query_text(query, "purpose"),
+                        name != NULL ? name : "");
+    digest_bytes(input, (size_t)size, digest);
+    return request_once(request, digest, file_create);
+}
+
+const struct request_sink handlers_file_sink = {file_open, file_feed, file_finish_take, file_abort};
+
+int handlers_file_list(struct request *request)
+{
+    return handlers_object_list(request, "file");
+}
+
+int handlers_file_get(struct request *request)
+{
+    return handlers_object_get(request, "file");
+}
+
+int handlers_file_content(struct request *request)
+{
+    const char *id = handlers_object_id(request, "file");
+    json_t *file = NULL;
+    int rc = id != NULL ? store_object_get(request->context->store, "file", id, &file) : ERR_NOT_FOUND;
+    if (rc < 0) {
+        return rc;
+    }
+    const char *sha256 = json_string_value(json_object_get(file, "sha256"));
+    rc = sha256 != NULL ? stream_blob(request, sha256, "application/octet-stream", id)
+                        : err_raise(ERR_INTERNAL, "file object %s has no digest", id);
+    json_decref(file);
+    return rc;
+}
+
+int handlers_file_delete(struct request *request)
+{
+    return handlers_object_delete(request, "file", engine_file_delete);
+}

@@ -1,0 +1,28 @@
+/* Registered checkpoints. */
+
+#include "api/handlers.h"
+
+#include "api/handlers_objects.h"
+#include "api/reply.h"
+
+int handlers_model_create(struct request *request)
+{
+    json_t *model = NULL;
+    int rc = engine_model_register(request->context->engine, request->json, &request->scratch->faults, &model);
+    return rc < 0 ? rc : reply_created_take(request, "/v1/models", model);
+}
+
+int handlers_model_list(struct request *request)
+{
+    return handlers_object_list(request, "mdl");
+}
+
+int handlers_model_get(struct request *request)
+{
+    return handlers_object_get(request, "mdl");
+}
+
+int handlers_model_delete(struct request *request)
+{
+    return handlers_object_delete(request, "mdl", engine_model_delete);
+}

@@ -1,0 +1,14 @@
+#pragma once
+/* What the resources share: ids out of the path, objects and pages out of the store. */
+
+#include "api/request.h"
+
+/* captures[0] when it is an id of that kind; else NULL with ERR_NOT_FOUND raised. */
+const char *handlers_object_id(struct request *request, const char *kind);
+/* 200 with the stored object. */
+int handlers_object_get(struct request *request, const char *kind);
+/* 200 with a page of stored objects. */
+int handlers_object_list(struct request *request, const char *kind);
+/* 204 after delete_object. */
+int handlers_object_delete(struct request *request, const char *kind,
+                           int (*delete_object)(struct engine *engine, const char *id));

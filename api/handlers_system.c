@@ -1,0 +1,40 @@
+/* Health, the daemon's own description, and the methods. */
+
+#include "api/handlers.h"
+
+#include "api/reply.h"
+
+int handlers_live(struct request *request)
+{
+    return reply_json_take(request, 200, json_pack("{s:s}", "status", "ok"));
+}
+
+int handlers_ready(struct request *request)
+{
+    if (atomic_load(&request->context->draining)) {
+        return err_raise(ERR_DRAINING, "the daemon is shutting down");
+    }
+    int rc = store_ready(request->context->store);
+    if (rc < 0) {
+        reply_problem(request, rc, 503);
+        return 0;
+    }
+    return reply_json_take(request, 200, json_pack("{s:s}", "status", "ready"));
+}
+
+int handlers_system(struct request *request)
+{
+    return reply_object_take(request, engine_system(request->context->engine));
+}
+
+int handlers_methods(struct request *request)
+{
+    return reply_object_take(request, engine_methods(request->context->engine));
+}
+
+int handlers_method(struct request *request)
+{
+    json_t *method = NULL;
+    int rc = engine_method(request->context->engine, request->captures[0], &method);
+    return rc < 0 ? rc : reply_object_take(request, method);
+}
