@@ -1,0 +1,82 @@
+/* Calibration records streamed into a job. The engine tokenizes and stores them as they come; this file only carries
+ * bytes and turns the engine's words into answers: 409 with next_offset when the client counts otherwise, 422 with the
+ * counts when the set was declared complete too early. */
+
+#include "api/handlers.h"
+
+#include "api/handlers_objects.h"
+#include "api/reply.h"
+
+#include <stdlib.h>
+
+struct calibration_sink {
+    struct engine_upload *upload;
+    bool complete;
+};
+
+/* Let the 409 say where to go on. */
+static void add_next_offset(struct request *request, const char *id)
+{
+    struct err_record record;
+    err_take(&record);
+    json_t *job = NULL;
+    if (store_job_get(request->context->store, id, &job) == 0) {
+        const json_t *records = json_object_get(json_object_get(job, "calibration"), "records");
+        request->extra = json_pack("{s:I}", "next_offset", json_integer_value(records));
+        json_decref(job);
+    }
+    err_restore(&record);
+}
+
+static int calibration_open(struct request *request, void **state)
+{
+    const char *id = handlers_object_id(request, "job");
+    if (id == NULL) {
+        return ERR_NOT_FOUND;
+    }
+    struct calibration_sink *sink = calloc(1, sizeof(*sink));
+    if (sink == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
+    }
+    const struct query *query = &request->scratch->query;
+    sink->complete = query_int(query, "complete", 0) == 1;
+    int rc = engine_upload_open(request->context->engine, id, query_int(query, "offset", -1), &sink->upload);
+    if (rc < 0) {
+        free(sink);
+        if (rc == ERR_OFFSET_MISMATCH) {
+            add_next_offset(request, id);
+        }
+        return rc;
+    }
+    *state = sink;
+    return 0;
+}
+
+static int calibration_feed(void *state, const char *data, size_t size)
+{
+    struct calibration_sink *sink = state;
+    return engine_upload_feed(sink->upload, data, size);
+}
+
+static void calibration_abort(void *state)
+{
+    struct calibration_sink *sink = state;
+    engine_upload_abort(sink->upload);
+    free(sink);
+}
+
+static int calibration_finish_take(struct request *request, void *state)
+{
+    struct calibration_sink *sink = state;
+    json_t *answer = NULL;
+    int rc = engine_upload_end_take(sink->upload, sink->complete, &answer);
+    free(sink);
+    if (rc < 0) {
+        request->extra = answer;
+        return rc;
+    }
+    return reply_json_take(request, 200, answer);
+}
+
+const struct request_sink handlers_calibration_sink = {calibration_open, calibration_feed, calibration_finish_take,
+                                                       calibration_abort};

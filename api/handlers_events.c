@@ -1,0 +1,66 @@
+/* Events of one job: a page of JSON, or a stream that follows the job to its end. */
+
+#include "api/handlers.h"
+
+#include "api/handlers_objects.h"
+#include "api/header.h"
+#include "api/reply.h"
+#include "api/stream.h"
+
+#include <string.h>
+
+/* Where to go on: Last-Event-ID (what a browser sends by itself) or ?after=. */
+static int start_after(struct request *request, int64_t *after)
+{
+    const char *last = request_header(request, "Last-Event-ID");
+    *after = query_int(&request->scratch->query, "after", 0);
+    if (last != NULL && last[0] != '\0' && !header_parse_u63(last, strlen(last), after)) {
+        return err_raise(ERR_INVALID_CURSOR, "Last-Event-ID is not a number of an event");
+    }
+    return 0;
+}
+
+static int reply_page(struct request *request, const char *job, int64_t after)
+{
+    int limit = (int)query_int(&request->scratch->query, "limit", 20);
+    json_t *events = NULL;
+    int rc = store_events_list(request->context->store, job, after, limit + 1, &events);
+    if (rc < 0) {
+        return rc;
+    }
+    bool more = json_array_size(events) > (size_t)limit;
+    if (more) {
+        json_array_remove(events, (size_t)limit);
+    }
+    size_t count = json_array_size(events);
+    json_t *first = count > 0 ? json_incref(json_object_get(json_array_get(events, 0), "seq")) : json_null();
+    json_t *last = count > 0 ? json_incref(json_object_get(json_array_get(events, count - 1), "seq")) : json_null();
+    return reply_object_take(request, json_pack("{s:s, s:o, s:o, s:o, s:b}", "object", "list", "data", events,
+                                                "first_id", first, "last_id", last, "has_more", more));
+}
+
+int handlers_job_events(struct request *request)
+{
+    static const char *const offers[] = {"application/json", "text/event-stream", "application/x-ndjson", NULL};
+    const char *id = handlers_object_id(request, "job");
+    int64_t after = 0;
+    int rc = id != NULL ? start_after(request, &after) : ERR_NOT_FOUND;
+    if (rc < 0) {
+        return rc;
+    }
+    int offer = header_negotiate(request_header(request, "Accept"), offers);
+    if (offer < 0) {
+        return err_raise(ERR_NOT_ACCEPTABLE,
+                         "events come as application/json, text/event-stream or application/x-ndjson");
+    }
+    json_t *job = NULL;
+    rc = store_job_get(request->context->store, id, &job);
+    json_decref(job);
+    if (rc < 0) {
+        return rc;
+    }
+    if (offer == 0) {
+        return reply_page(request, id, after);
+    }
+    return stream_events(request, id, after, offer == 1 ? STREAM_SSE : STREAM_NDJSON);
+}

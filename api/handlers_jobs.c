@@ -1,0 +1,252 @@
+/* Jobs: create, look at, wait for, cancel, delete, and their report. */
+
+#include "api/handlers.h"
+
+#include "api/csv.h"
+#include "api/handlers_objects.h"
+#include "api/header.h"
+#include "api/reply.h"
+#include "jobs/job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WAIT_SECONDS_MAX 60
+
+int handlers_job_create(struct request *request)
+{
+    json_t *job = NULL;
+    int rc = engine_job_create(request->context->engine, request->json, &request->scratch->faults, &job);
+    return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
+}
+
+int handlers_job_list(struct request *request)
+{
+    struct store_page page;
+    json_t *list = NULL;
+    query_page(&request->scratch->query, &page);
+    int rc = store_job_list(request->context->store, &page, &list);
+    if (rc < 0) {
+        return rc;
+    }
+    json_t *rows = json_object_get(list, "data");
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        json_array_set_new(rows, i, engine_job_view(request->context->engine, json_array_get(rows, i)));
+    }
+    return reply_object_take(request, list);
+}
+
+/* What a held GET remembers between its reads; request->state. */
+struct job_wait {
+    char etag[80]; /* what the client has seen */
+    int64_t deadline_ms;
+    int64_t seconds;
+};
+
+static bool job_is_over(const json_t *job)
+{
+    const char *status = json_string_value(json_object_get(job, "status"));
+    return status != NULL && job_is_terminal(status);
+}
+
+static int reply_job_take(struct request *request, json_t *job)
+{
+    bool over = job_is_over(job);
+    const struct job_wait *wait = request->state;
+    int rc = reply_object_take(request, job);
+    if (rc == 0 && !over) {
+        reply_header(&request->reply, "Retry-After", "2");
+    }
+    if (rc == 0 && wait != NULL) {
+        reply_header(&request->reply, "Preference-Applied", "wait=%lld", (long long)wait->seconds);
+    }
+    return rc;
+}
+
+/* Is there a reason to answer now instead of waiting on? Fills wait->etag at the first read. */
+static bool job_has_news(struct request *request, struct job_wait *wait, const json_t *job)
+{
+    char etag[80];
+    if (job_is_over(job) || atomic_load(&request->context->draining) || clock_monotonic_ms() >= wait->deadline_ms ||
+        !reply_etag(job, etag)) {
+        return true;
+    }
+    if (wait->etag[0] == '\0') {
+        const char *seen = request_header(request, "If-None-Match");
+        if (seen != NULL && !header_etag_matches(seen, etag, true)) {
+            return true;
+        }
+        (void)snprintf(wait->etag, sizeof(wait->etag), "%s", etag);
+    }
+    return strcmp(wait->etag, etag) != 0;
+}
+
+int handlers_job_get(struct request *request)
+{
+    const char *id = handlers_object_id(request, "job");
+    if (id == NULL) {
+        return ERR_NOT_FOUND;
+    }
+    struct job_wait *wait = request->state;
+    int64_t seconds = header_prefer_wait(request_header(request, "Prefer"), WAIT_SECONDS_MAX);
+    if (wait == NULL && seconds > 0) {
+        wait = request->state = calloc(1, sizeof(*wait));
+        if (wait == NULL) {
+            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to wait for a job");
+        }
+        wait->seconds = seconds;
+        wait->deadline_ms = clock_monotonic_ms() + seconds * 1000;
+        hub_watch(request->context->hub, &request->waiter, id);
+    }
+    json_t *job = NULL;
+    int rc = engine_job_get(request->context->engine, id, &job);
+    if (rc < 0) {
+        return rc;
+    }
+    if (wait == NULL || job_has_news(request, wait, job)) {
+        return reply_job_take(request, job);
+    }
+    json_decref(job);
+    request->waiter.deadline_ms = wait->deadline_ms;
+    return REQUEST_WAIT;
+}
+
+int handlers_job_delete(struct request *request)
+{
+    return handlers_object_delete(request, "job", engine_job_delete);
+}
+
+/* {"mode":"now"} or {"mode":"layer"}: both are accepted, a cancellation always acts within seconds. */
+static int check_cancel(struct request *request)
+{
+    struct faults *faults = &request->scratch->faults;
+    const char *key;
+    json_t *value;
+    json_object_foreach(request->json, key, value)
+    {
+        char pointer[160];
+        (void)snprintf(pointer, sizeof(pointer), "/%s", key);
+        const char *mode = json_string_value(value);
+        if (strcmp(key, "mode") != 0) {
+            faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "is not a member of this request");
+        } else if (mode == NULL || (strcmp(mode, "now") != 0 && strcmp(mode, "layer") != 0)) {
+            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be now or layer");
+        }
+    }
+    return faults_raise(faults);
+}
+
+int handlers_job_cancel(struct request *request)
+{
+    const char *id = handlers_object_id(request, "job");
+    int rc = id != NULL ? check_cancel(request) : ERR_NOT_FOUND;
+    json_t *job = NULL;
+    rc = rc < 0 ? rc : engine_job_cancel(request->context->engine, id, &job);
+    return rc < 0 ? rc : reply_json_take(request, 202, job);
+}
+
+int handlers_job_report(struct request *request)
+{
+    const char *id = handlers_object_id(request, "job");
+    json_t *report = NULL;
+    int rc = id != NULL ? engine_job_report(request->context->engine, id, &report) : ERR_NOT_FOUND;
+    return rc < 0 ? rc : reply_object_take(request, report);
+}
+
+struct layer_order {
+    const char *column;
+    bool down;
+};
+
+/* Numbers by value, text by bytes; a null comes last either way. */
+static int compare_layers(const void *left, const void *right, void *data)
+{
+    const struct layer_order *order = data;
+    const json_t *a = json_object_get(*(json_t *const *)left, order->column);
+    const json_t *b = json_object_get(*(json_t *const *)right, order->column);
+    bool a_null = a == NULL || json_is_null(a), b_null = b == NULL || json_is_null(b);
+    if (a_null || b_null) {
+        return (int)a_null - (int)b_null;
+    }
+    int sign;
+    if (json_is_string(a) && json_is_string(b)) {
+        sign = strcmp(json_string_value(a), json_string_value(b));
+    } else {
+        double x = json_is_boolean(a) ? json_is_true(a) : json_number_value(a);
+        double y = json_is_boolean(b) ? json_is_true(b) : json_number_value(b);
+        sign = (x > y) - (x < y);
+    }
+    return order->down ? -sign : sign;
+}
+
+/* A new array of the rows that were asked for, in the order asked. */
+static int select_layers(struct request *request, const json_t *all, json_t **out)
+{
+    const char *sort = query_text(&request->scratch->query, "sort");
+    const char *module = query_text(&request->scratch->query, "module");
+    struct layer_order order = {sort != NULL && sort[0] == '-' ? sort + 1 : sort, sort != NULL && sort[0] == '-'};
+    bool known = sort == NULL;
+    for (const char *const *column = engine_layer_columns(); *column != NULL && !known; column++) {
+        known = strcmp(*column, order.column) == 0;
+    }
+    if (!known) {
+        faults_add(&request->scratch->faults, ERR_INVALID_PARAMETER, "?sort", "is not a column of the report");
+        return faults_raise(&request->scratch->faults);
+    }
+    size_t count = 0;
+    json_t **rows = calloc(json_array_size(all) + 1, sizeof(*rows));
+    json_t *list = json_array();
+    if (rows == NULL || list == NULL) {
+        free(rows);
+        json_decref(list);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the layers");
+    }
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        json_t *row = json_array_get(all, i);
+        const char *name = json_string_value(json_object_get(row, "module"));
+        if (module == NULL || (name != NULL && strcmp(name, module) == 0)) {
+            rows[count++] = row;
+        }
+    }
+    if (sort != NULL) {
+        qsort_r(rows, count, sizeof(*rows), compare_layers, &order);
+    }
+    for (size_t i = 0; i < count; i++) {
+        json_array_append(list, rows[i]);
+    }
+    free(rows);
+    *out = list;
+    return 0;
+}
+
+int handlers_job_layers(struct request *request)
+{
+    static const char *const offers[] = {"application/json", "text/csv", NULL};
+    const char *id = handlers_object_id(request, "job");
+    if (id == NULL) {
+        return ERR_NOT_FOUND;
+    }
+    int offer = header_negotiate(request_header(request, "Accept"), offers);
+    if (offer < 0) {
+        return err_raise(ERR_NOT_ACCEPTABLE, "layers come as application/json or text/csv");
+    }
+    struct store *store = request->context->store;
+    json_t *job = NULL, *all = NULL, *rows = NULL;
+    int rc = store_job_get(store, id, &job);
+    json_decref(job);
+    rc = rc < 0 ? rc : store_layers_list(store, id, &all);
+    rc = rc < 0 ? rc : select_layers(request, all, &rows);
+    json_decref(all);
+    if (rc < 0) {
+        return rc;
+    }
+    if (offer == 0) {
+        return reply_object_take(request, json_pack("{s:s, s:o, s:b}", "object", "list", "data", rows, "has_more", 0));
+    }
+    size_t size = 0;
+    char *text = csv_write(engine_layer_columns(), rows, &size);
+    json_decref(rows);
+    return text != NULL ? reply_text_take(request, 200, "text/csv; charset=utf-8", text, size)
+                        : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the layers");
+}
