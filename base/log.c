@@ -1,0 +1,107 @@
+/* JSON lines through jansson, so that escaping is not ours; a level check comes first, so that silence is cheap. */
+
+#include "base/log.h"
+
+#include "base/err.h"
+#include "base/ids.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *const level_names[] = {"error", "warn", "info", "debug", "trace"};
+#define LEVEL_COUNT ((int)(sizeof(level_names) / sizeof(level_names[0])))
+
+static _Atomic int current_level = LOG_INFO;
+
+void log_set_level(enum log_level level)
+{
+    atomic_store_explicit(&current_level, (int)level, memory_order_relaxed);
+}
+
+int log_level_parse(const char *name)
+{
+    for (int i = 0; i < LEVEL_COUNT; i++) {
+        if (strcmp(name, level_names[i]) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+static void time_text(char *out, size_t size)
+{
+    int64_t ms = clock_unix_ms();
+    time_t seconds = (time_t)(ms / 1000);
+    struct tm utc;
+    char head[32];
+
+    gmtime_r(&seconds, &utc);
+    strftime(head, sizeof(head), "%Y-%m-%dT%H:%M:%S", &utc);
+    snprintf(out, size, "%s.%03dZ", head, (int)(ms % 1000));
+}
+
+static json_t *field_value(const struct log_field *field)
+{
+    switch (field->kind) {
+    case LOG_FIELD_STRING:
+        return field->string != NULL ? json_string(field->string) : json_null();
+    case LOG_FIELD_INT:
+        return json_integer((json_int_t)field->integer);
+    default:
+        return json_real(field->number);
+    }
+}
+
+static void write_line(const json_t *line)
+{
+    char *text = json_dumps(line, JSON_COMPACT);
+    if (text == NULL) {
+        return;
+    }
+    size_t length = strlen(text);
+    char *whole = realloc(text, length + 2);
+    if (whole == NULL) {
+        free(text);
+        return;
+    }
+    whole[length] = '\n';
+    ssize_t written;
+    do {
+        written = write(STDERR_FILENO, whole, length + 1);
+    } while (written < 0 && errno == EINTR);
+    free(whole);
+}
+
+void log_write(enum log_level level, const char *message, const struct log_field *fields)
+{
+    if ((int)level > atomic_load_explicit(&current_level, memory_order_relaxed)) {
+        return;
+    }
+    int saved = errno;
+    char now[48];
+    time_text(now, sizeof(now));
+    json_t *line = json_pack("{s:s, s:s, s:s}", "time", now, "level", level_names[level], "message", message);
+    for (; line != NULL && fields != NULL && fields->key != NULL; fields++) {
+        json_t *value = field_value(fields);
+        json_object_set_new(line, fields->key, value != NULL ? value : json_null());
+    }
+    if (line != NULL) {
+        write_line(line);
+    }
+    json_decref(line);
+    errno = saved;
+}
+
+void log_err(enum log_level level, const char *message, const char *job_id)
+{
+    const struct err_record *record = err_last();
+    const struct log_field fields[] = {
+        LOG_S("code", err_api_code(record->code)), LOG_S("detail", record->message), LOG_S("trace", record->trace),
+        job_id != NULL ? LOG_S("job", job_id) : (struct log_field){.key = NULL}, {.key = NULL}};
+    log_write(level, message, fields);
+}

@@ -1,0 +1,116 @@
+/* Option rows shown: as the values of a filled struct, and as JSON Schema (draft 2020-12). */
+
+#include "base/params.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *value_json(const struct params_row *row, const char *at)
+{
+    int64_t integer;
+    double number;
+    int choice;
+    json_t *reference;
+
+    switch (row->type) {
+    case PARAMS_BOOL:
+        return json_boolean(*(const bool *)at);
+    case PARAMS_INT:
+        memcpy(&integer, at, sizeof(integer));
+        return json_integer((json_int_t)integer);
+    case PARAMS_NUMBER:
+        memcpy(&number, at, sizeof(number));
+        return json_real(number);
+    case PARAMS_STRING:
+        return json_string(at);
+    case PARAMS_ENUM:
+        memcpy(&choice, at, sizeof(choice));
+        return json_string(row->choices[choice]);
+    default:
+        memcpy(&reference, at, sizeof(reference));
+        return reference != NULL ? json_incref(reference) : json_null();
+    }
+}
+
+json_t *params_json(const struct params_row *const *tables, const void *values)
+{
+    json_t *object = json_object();
+
+    for (size_t t = 0; object != NULL && tables[t] != NULL; t++) {
+        for (const struct params_row *row = tables[t]; row->name != NULL; row++) {
+            json_object_set_new(object, row->name, value_json(row, (const char *)values + row->offset));
+        }
+    }
+    return object;
+}
+
+static const char *type_name(const struct params_row *row)
+{
+    static const char *const names[] = {
+        [PARAMS_BOOL] = "boolean", [PARAMS_INT] = "integer", [PARAMS_NUMBER] = "number", [PARAMS_STRING] = "string",
+        [PARAMS_ENUM] = "string",  [PARAMS_JSON] = NULL,     [PARAMS_STRINGS] = "array",
+    };
+    return names[row->type];
+}
+
+static void set_choices(json_t *schema, const struct params_row *row)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; row->choices[i] != NULL; i++) {
+        json_array_append_new(list, row->type == PARAMS_INT ? json_integer(strtoll(row->choices[i], NULL, 10))
+                                                            : json_string(row->choices[i]));
+    }
+    json_object_set_new(schema, "enum", list);
+}
+
+static json_t *bound(const struct params_row *row, double value)
+{
+    return row->type == PARAMS_INT ? json_integer((json_int_t)value) : json_real(value);
+}
+
+static json_t *row_schema(const struct params_row *row)
+{
+    json_t *schema = json_object();
+    const char *type = type_name(row);
+
+    if (type != NULL) {
+        json_object_set_new(schema, "type", json_string(type));
+    }
+    if (row->type == PARAMS_STRINGS) {
+        json_object_set_new(schema, "items", json_pack("{s:s}", "type", "string"));
+    }
+    if (row->type == PARAMS_STRING) {
+        json_object_set_new(schema, "maxLength", json_integer((json_int_t)row->size - 1));
+    }
+    if (row->choices != NULL) {
+        set_choices(schema, row);
+    } else if (row->min != 0 || row->max != 0) {
+        json_object_set_new(schema, row->exclusive ? "exclusiveMinimum" : "minimum", bound(row, row->min));
+        json_object_set_new(schema, row->exclusive ? "exclusiveMaximum" : "maximum", bound(row, row->max));
+    }
+    if (row->fallback != NULL) {
+        json_object_set_new(schema, "default", json_loads(row->fallback, JSON_DECODE_ANY, NULL));
+    }
+    if (row->help != NULL) {
+        json_object_set_new(schema, "description", json_string(row->help));
+    }
+    return schema;
+}
+
+json_t *params_schema(const struct params_row *const *tables)
+{
+    json_t *properties = json_object();
+    json_t *required = json_array();
+
+    for (size_t t = 0; tables[t] != NULL; t++) {
+        for (const struct params_row *row = tables[t]; row->name != NULL; row++) {
+            json_object_set_new(properties, row->name, row_schema(row));
+            if (row->fallback == NULL) {
+                json_array_append_new(required, json_string(row->name));
+            }
+        }
+    }
+    return json_pack("{s:s, s:o, s:o, s:b}", "type", "object", "properties", properties, "required", required,
+                     "additionalProperties", 0);
+}
