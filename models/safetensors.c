@@ -408,7 +408,7 @@ static int read_size(const struct safetensors *file, size_t *size)
 static int load_file(struct safetensors *file)
 {
     struct stat info;
-    size_t size;
+    size_t size = 0;
 
     if (fstat(file->fd, &info) != 0) {
         return err_raise_errno(errno, "cannot stat %.120s", file->label);
