@@ -1,0 +1,171 @@
+/* What every method on an integer grid takes, and the way of one linear through the device.
+ *
+ * The grid is w = scale * (code - zero), one scale and zero for each group of inputs of a row. Symmetric: the range is
+ * 2 absmax / (2^b - 1) wide and zero is 2^(b-1). Scales are rounded to the type in which the artifact stores them
+ * before any code is computed, so the codes answer the scales that a loader will see. */
+
+#include "quantizers/common.h"
+
+#include "base/err.h"
+
+#include <stdlib.h>
+
+static const char *const bits_choices[] = {"2", "3", "4", "8", NULL};
+static const char *const group_choices[] = {"-1", "32", "64", "128", NULL};
+
+const struct params_row quant_common_rows[] = {
+    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .help = "Bits of a weight's code."),
+    QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices,
+              .help = "Inputs that share a scale; -1 = one scale for each output channel."),
+    QUANT_ROW(PARAMS_BOOL, quant_common, sym, "true",
+              .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
+    QUANT_ROW(PARAMS_BOOL, quant_common, mse_search, "false",
+              .help = "Search the range that loses least in each group, instead of reaching its extremes."),
+    QUANT_ROW(PARAMS_STRINGS, quant_common, modules_to_not_convert, "null",
+              .help = "Modules left in float: paths, path endings, globs, or regular expressions behind \"re:\"."),
+    {.name = NULL},
+};
+
+int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
+{
+    const struct quant_common *common = params;
+    bool per_channel = common->group_size == -1;
+    int64_t group_size = per_channel ? cols : common->group_size;
+
+    if (rows < 1 || cols < 1) {
+        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
+    }
+    if (cols % group_size != 0) {
+        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "group_size %lld does not divide %lld inputs",
+                                      (long long)group_size, (long long)cols),
+                            "a smaller group_size, or -1");
+    }
+    *out = (struct qscheme){.kind = QTENSOR_INT,
+                            .bits = (int)common->bits,
+                            .group_size = group_size,
+                            .per_channel = per_channel,
+                            .sym = common->sym,
+                            .scale_dtype = DTYPE_F32};
+    return 0;
+}
+
+void quant_common_check(const void *params, const char *pointer, struct faults *faults)
+{
+    const struct quant_common *common = params;
+    size_t i;
+    json_t *pattern;
+
+    json_array_foreach(common->modules_to_not_convert, i, pattern)
+    {
+        if (json_string_length(pattern) == 0) {
+            char at[192];
+            snprintf(at, sizeof(at), "%.140s/modules_to_not_convert/%zu", pointer, i);
+            faults_add(faults, ERR_INVALID_PARAMETER, at, "an empty pattern names no module");
+        }
+    }
+}
+
+struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t cols, enum dtype scale_dtype)
+{
+    return (struct gpu_grid){
+        .bits = (int)params->bits,
+        .group_size = params->group_size == -1 ? cols : params->group_size,
+        .sym = params->sym,
+        .mse = params->mse_search,
+        .norm = 2.4,
+        .max_shrink = 0.8,
+        .steps = 100,
+        .scale_dtype = scale_dtype,
+    };
+}
+
+int quant_tick(const struct solve_context *context)
+{
+    return context->tick != NULL ? context->tick(context->tick_data) : 0;
+}
+
+static int check_finite(const struct solve_context *context, const struct linear_job *job)
+{
+    int64_t index;
+    int rc = context->gpu->ops->find_nonfinite(context->stream, &index, job->weight);
+
+    if (rc == 0 && index >= 0) {
+        int64_t cols = job->weight->shape[1];
+        rc = err_raise(ERR_NON_FINITE_VALUE, "weight [%lld, %lld] of %s is not finite", (long long)(index / cols),
+                       (long long)(index % cols), job->name);
+    }
+    return rc;
+}
+
+int quant_work_init(const struct solve_context *context, const struct linear_job *job, struct quant_work *work)
+{
+    const struct gpu *gpu = context->gpu;
+    int64_t rows = job->weight->shape[0], cols = job->weight->shape[1];
+    struct quant_work made = {.grid = quant_common_grid(job->params, cols, context->scale_dtype)};
+
+    *work = made;
+    int rc = quant_common_scheme(job->params, rows, cols, &made.scheme);
+    if (rc != 0) {
+        return rc;
+    }
+    made.scheme.scale_dtype = context->scale_dtype;
+    const int64_t shape[2] = {rows, cols}, groups[2] = {rows, cols / made.scheme.group_size};
+    rc = check_finite(context, job);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &made.w);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &made.codes);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &made.scale);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &made.zero);
+    rc = rc != 0 ? rc : gpu->ops->convert(context->stream, &made.w, job->weight);
+    *work = made;
+    return rc;
+}
+
+void quant_work_deinit(struct quant_work *work, const struct gpu *gpu)
+{
+    gpu_tensor_free(gpu, &work->w);
+    gpu_tensor_free(gpu, &work->codes);
+    gpu_tensor_free(gpu, &work->scale);
+    gpu_tensor_free(gpu, &work->zero);
+}
+
+int quant_work_round(const struct solve_context *context, struct quant_work *work)
+{
+    const struct gpu_ops *ops = context->gpu->ops;
+    int rc = ops->round(context->stream, &work->codes, &work->w, &work->scale, &work->zero, &work->grid);
+
+    return rc != 0 ? rc
+                   : ops->dequantize(context->stream, &work->w, &work->codes, &work->scale, &work->zero, &work->grid);
+}
+
+static int take_zeros(const struct solve_context *context, const struct quant_work *work, struct qtensor *q)
+{
+    size_t count = (size_t)q->rows * (size_t)q->groups;
+    float *zeros = malloc(count * sizeof(*zeros));
+
+    if (zeros == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu zero points", count);
+    }
+    int rc = context->gpu->ops->download(context->stream, zeros, work->zero.data, count * sizeof(*zeros));
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        q->zeros[i] = (uint8_t)zeros[i];
+    }
+    free(zeros);
+    return rc;
+}
+
+int quant_work_take(const struct solve_context *context, const struct quant_work *work, struct linear_job *job)
+{
+    const struct gpu_ops *ops = context->gpu->ops;
+    struct qtensor q = {0};
+
+    int rc = qtensor_new(job->name, &work->scheme, work->w.shape[0], work->w.shape[1], &q);
+    rc = rc != 0 ? rc : ops->download(context->stream, q.codes, work->codes.data, tensor_bytes(&work->codes));
+    rc = rc != 0 ? rc : ops->download(context->stream, q.scales, work->scale.data, tensor_bytes(&work->scale));
+    rc = rc != 0 ? rc : take_zeros(context, work, &q);
+    if (rc != 0) {
+        qtensor_deinit(&q);
+        return err_pass(rc, "take %s", job->name);
+    }
+    job->result = q;
+    return 0;
+}

@@ -1,0 +1,39 @@
+#pragma once
+/* What method files share: rows, device memory of one linear, the way of a solution to the host. Inside the quantizers
+ * floor only. One thread at a time, the one that owns the context's stream. */
+
+#include "quantizers/quantizer.h"
+
+#include <stddef.h>
+
+/* A params_row of a member of the same name. */
+#define QUANT_ROW(type_, struct_, member, fallback_, ...)                                      \
+    {                                                                                          \
+        .name = #member, .type = (type_), .offset = offsetof(struct struct_, member),          \
+        .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__ \
+    }
+
+extern const struct quantizer quantizer_rtn, quantizer_gptq;
+
+/* A linear on its way to codes. */
+struct quant_work {
+    struct gpu_grid grid;
+    struct qscheme scheme;
+    struct tensor w;           /* F32 [N,K]: a copy of the weight that may be changed, then what the codes stand for */
+    struct tensor codes;       /* U8 [N,K] */
+    struct tensor scale, zero; /* F32 [N,K/g] */
+};
+
+/* Memory for job under its params, w being a copy of its weight. ERR_NON_FINITE_VALUE names the weight's first NaN or
+ * Inf. Deinit also after a failure. */
+int quant_work_init(const struct solve_context *context, const struct linear_job *job, struct quant_work *work);
+void quant_work_deinit(struct quant_work *work, const struct gpu *gpu); /* zeroed is fine */
+/* codes = round(w), w = what they stand for. */
+int quant_work_round(const struct solve_context *context, struct quant_work *work);
+/* Download codes and grid into job->result, which the caller owns then. */
+int quant_work_take(const struct solve_context *context, const struct quant_work *work, struct linear_job *job);
+/* Ask the caller whether to go on. */
+int quant_tick(const struct solve_context *context);
+
+/* Round one linear to nearest: what RTN does, and what other methods fall back on. Sets result and seconds. */
+int rtn_solve_linear(const struct solve_context *context, struct linear_job *job);

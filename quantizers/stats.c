@@ -1,0 +1,100 @@
+/* What methods know of a site's inputs: H = (2/T) sum x x^T, and per column max |x| and mean |x|.
+ *
+ * Sums are single precision. Inputs are added in chunks of a fixed number of tokens, so that the order of a sum depends
+ * on the inputs alone. Only the upper triangle of H grows; finish scales it and mirrors it once. */
+
+#include "quantizers/quantizer.h"
+
+#include "base/err.h"
+
+#include <stdlib.h>
+
+#define CHUNK_TOKENS 2048
+
+int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu)
+{
+    struct layer_stats made = {.flags = flags, .columns = columns};
+    const int64_t square[2] = {columns, columns};
+    int rc = 0;
+
+    if ((flags & STATS_HESSIAN) != 0) {
+        rc = gpu_tensor_new(gpu, DTYPE_F32, 2, square, &made.hessian);
+    }
+    if (rc == 0 && (flags & STATS_RANGE) != 0) {
+        rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &columns, &made.absmax);
+        rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &columns, &made.absmean);
+    }
+    if (rc != 0) {
+        stats_deinit(&made, gpu);
+        return err_pass(rc, "statistics of %lld columns", (long long)columns);
+    }
+    *stats = made;
+    return 0;
+}
+
+int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *x)
+{
+    int64_t tokens = x->shape[0];
+    int rc = 0;
+
+    if (x->shape[1] != stats->columns) {
+        return err_raise(ERR_INTERNAL, "inputs of %lld columns for statistics of %lld", (long long)x->shape[1],
+                         (long long)stats->columns);
+    }
+    for (int64_t first = 0; rc == 0 && first < tokens; first += CHUNK_TOKENS) {
+        struct tensor chunk = tensor_rows(x, first, tokens - first < CHUNK_TOKENS ? tokens - first : CHUNK_TOKENS);
+        if ((stats->flags & STATS_HESSIAN) != 0) {
+            rc = gpu->ops->gram(stream, &stats->hessian, &chunk);
+        }
+        if (rc == 0 && (stats->flags & STATS_RANGE) != 0) {
+            rc = gpu->ops->column_stats(stream, &stats->absmax, &stats->absmean, &chunk);
+        }
+    }
+    if (rc == 0) {
+        stats->tokens += tokens;
+    }
+    return rc;
+}
+
+/* The sums of |x| become means. */
+static int finish_means(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    float *means = malloc((size_t)stats->columns * sizeof(*means));
+
+    if (means == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld means", (long long)stats->columns);
+    }
+    int rc = gpu->ops->download(stream, means, stats->absmean.data, tensor_bytes(&stats->absmean));
+    for (int64_t i = 0; rc == 0 && i < stats->columns; i++) {
+        means[i] /= (float)stats->tokens;
+    }
+    rc = rc != 0 ? rc : gpu->ops->upload(stream, stats->absmean.data, means, tensor_bytes(&stats->absmean));
+    rc = rc != 0 ? rc : gpu->ops->stream_sync(stream);
+    free(means);
+    return rc;
+}
+
+int stats_finish(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    int rc = 0;
+
+    if (stats->tokens == 0) {
+        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "no calibration token came to an input of %lld columns",
+                         (long long)stats->columns);
+    }
+    if ((stats->flags & STATS_HESSIAN) != 0) {
+        rc = gpu->ops->symmetrize(stream, &stats->hessian, 2.0 / (double)stats->tokens);
+    }
+    if (rc == 0 && (stats->flags & STATS_RANGE) != 0) {
+        rc = finish_means(stats, gpu, stream);
+    }
+    return rc;
+}
+
+void stats_deinit(struct layer_stats *stats, const struct gpu *gpu)
+{
+    gpu_tensor_free(gpu, &stats->hessian);
+    gpu_tensor_free(gpu, &stats->absmax);
+    gpu_tensor_free(gpu, &stats->absmean);
+    *stats = (struct layer_stats){0};
+}
