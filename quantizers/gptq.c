@@ -101,7 +101,7 @@ static int raise_diagonal(const struct input *input, const struct tensor *h, flo
     for (int64_t j = 0; rc == 0 && j < n; j++) {
         if (input->diagonal[j] != 0 && input->diagonal[j] < least) {
             float *at = (float *)h->data + j * (n + 1);
-            rc = context->gpu->ops->upload(context->stream, at, &floor, sizeof(least));
+            rc = context->gpu->ops->upload(context->stream, at, &least, sizeof(least));
         }
     }
     return rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
