@@ -1,0 +1,419 @@
+/* The option table and what its text means.
+ *
+ * A row is an option everywhere: --data-dir, QUANTD_DATA_DIR and data_dir: in the file. Every source gives text
+ * (daemon/source.h); the first one that names an option wins and one parser per row type judges it, so that a value
+ * means the same wherever it stands and a message says where that was. */
+
+#include "daemon/config.h"
+
+#include "base/err.h"
+#include "base/log.h"
+#include "daemon/source.h"
+
+#include <argp.h>
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PATH_SIZE 4096
+
+enum row_type {
+    ROW_TEXT,
+    ROW_TEXTS,
+    ROW_PATH,
+    ROW_FOLDERS,
+    ROW_FILE,
+    ROW_ADDRESS,
+    ROW_FLAG,
+    ROW_INT,
+    ROW_BYTES,
+    ROW_LEVEL
+};
+
+struct row {
+    const char *name;     /* --name; QUANTD_NAME; name with '_' in the file */
+    const char *argument; /* in --help; NULL = none */
+    enum row_type type;
+    size_t offset;        /* in struct config */
+    const char *fallback; /* NULL = none */
+    int64_t min, max;
+    char separator;
+    const char *help;
+};
+
+#define AT(member) offsetof(struct config, member)
+
+enum { ROW_CONFIG_FILE = 3 };
+
+static const struct row rows[] = {
+    {"data-dir", "DIR", ROW_PATH, AT(data_dir), .help = "Where jobs, artifacts and the database live; required"},
+    {"model-root", "PATH", ROW_FOLDERS, AT(model_roots), .separator = ':',
+     .help = "A directory below which checkpoints may be registered; repeatable"},
+    {"listen", "HOST:PORT", ROW_ADDRESS, 0, "127.0.0.1:8080", .help = "Address to serve on; port 0 takes a free one"},
+    [ROW_CONFIG_FILE] = {"config", "FILE", ROW_FILE, 0, .help = "A YAML file of these options"},
+    {"allow-remote", NULL, ROW_FLAG, AT(allow_remote), "false",
+     .help = "Bind beyond loopback although there is no authentication"},
+    {"allowed-host", "NAME", ROW_TEXTS, AT(allowed_hosts), .separator = ',',
+     .help = "A Host header to accept besides loopback names; repeatable"},
+    {"device", "NAME", ROW_TEXT, AT(device), "auto", .help = "auto, cpu or cuda:N"},
+    {"threads", "N", ROW_INT, AT(threads), "0", 0, 4096, .help = "CPU threads for compute; 0 takes every core"},
+    {"host-memory-bytes", "BYTES", ROW_BYTES, AT(host_memory_bytes), "0", 0, INT64_MAX,
+     .help = "Activations kept in memory before they spill to disk (K, M, G, T allowed); 0 = a quarter of free memory"},
+    {"max-queued", "N", ROW_INT, AT(max_queued), "0", 0, 1000000, .help = "Jobs that may wait at once; 0 = 1000"},
+    {"drain-seconds", "N", ROW_INT, AT(drain_seconds), "25", 1, 3600, .help = "Time for a shutdown"},
+    {"module-dir", "DIR", ROW_PATH, AT(module_dir), QUANTD_MODULE_DIR, .help = "Where backend modules lie"},
+    {"log-level", "LEVEL", ROW_LEVEL, AT(log_level), "info", .help = "error, warn, info, debug or trace"},
+};
+#define ROW_COUNT (sizeof(rows) / sizeof(rows[0]))
+_Static_assert(ROW_COUNT <= SOURCE_ROWS_MAX, "a source holds every option");
+
+static bool is_list(enum row_type type)
+{
+    return type == ROW_TEXTS || type == ROW_FOLDERS;
+}
+
+/* --- names of a row in each source */
+
+static void make_keys(struct source_key *keys, const char *prefix, int (*letter)(int))
+{
+    for (size_t i = 0; i < ROW_COUNT; i++) {
+        snprintf(keys[i].name, sizeof(keys[i].name), "%s%s", prefix, rows[i].name);
+        for (char *at = keys[i].name + strlen(prefix); *at != '\0'; at++) {
+            *at = (char)(*at == '-' ? '_' : letter(*at));
+        }
+        keys[i].list = is_list(rows[i].type);
+        keys[i].separator = rows[i].separator;
+    }
+}
+
+/* --- the command line */
+
+struct line {
+    struct source *source;
+    int rc;
+};
+
+static error_t take_option(int key, char *argument, struct argp_state *state)
+{
+    struct line *line = state->input;
+
+    if (key > 255 && (size_t)(key - 256) < ROW_COUNT) {
+        size_t row = (size_t)(key - 256);
+        line->rc = source_set(line->source, row, argument != NULL ? argument : "true", is_list(rows[row].type));
+        return line->rc == 0 ? 0 : EINVAL;
+    }
+    if (key == ARGP_KEY_ARG) {
+        line->rc = err_raise(ERR_CONFIG, "command line: \"%.200s\" is not an option", argument);
+        return EINVAL;
+    }
+    return ARGP_ERR_UNKNOWN;
+}
+
+static int read_line(int argc, char **argv, struct source *source)
+{
+    struct argp_option options[ROW_COUNT + 1] = {{0}};
+    struct line line = {source, 0};
+
+    for (size_t i = 0; i < ROW_COUNT; i++) {
+        options[i].name = rows[i].name;
+        options[i].key = 256 + (int)i;
+        options[i].arg = rows[i].argument;
+        options[i].doc = rows[i].help;
+    }
+    const struct argp argp = {
+        .options = options,
+        .parser = take_option,
+        .doc = "Quantizes language model checkpoints as a network service.\v"
+               "Every option can also be set by an environment variable (--data-dir: QUANTD_DATA_DIR; lists of paths "
+               "with ':', of names with ',') and in the file that --config names (data_dir: ...). The command line "
+               "wins over the environment, the environment over the file.",
+    };
+    argp_program_version = "quantd " QUANTD_VERSION;
+    argp_err_exit_status = 2;
+    error_t outcome = argp_parse(&argp, argc, argv, 0, NULL, &line);
+    if (outcome != 0) {
+        return line.rc != 0 ? line.rc : err_raise(ERR_CONFIG, "command line: %s", strerror(outcome));
+    }
+    return 0;
+}
+
+/* --- values */
+
+static int parse_int(const struct row *row, const char *where, const char *text, int64_t *out)
+{
+    static const char units[] = "KMGT";
+    char *end;
+
+    errno = 0;
+    intmax_t value = strtoimax(text, &end, 10);
+    const char *unit = row->type == ROW_BYTES && *end != '\0' ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    int shift = unit != NULL ? 10 * (int)(unit - units + 1) : 0;
+    end += unit != NULL;
+    if (end == text || *end != '\0' || errno != 0 || value < row->min || value > (row->max >> shift)) {
+        return row->max == INT64_MAX
+                   ? err_raise(ERR_CONFIG, "%s: \"%.80s\" is not a number of bytes", where, text)
+                   : err_raise(ERR_CONFIG, "%s: \"%.80s\" is not a number from %" PRId64 " to %" PRId64, where, text,
+                               row->min, row->max);
+    }
+    *out = (int64_t)value << shift;
+    return 0;
+}
+
+static int parse_flag(const char *where, const char *text, bool *out)
+{
+    static const char *const words[] = {"false", "true", "0", "1", "no", "yes", "off", "on"};
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcasecmp(text, words[i]) == 0) {
+            *out = i % 2 == 1;
+            return 0;
+        }
+    }
+    return err_raise(ERR_CONFIG, "%s: \"%.80s\" is neither true nor false", where, text);
+}
+
+static int parse_level(const char *where, const char *text, int *out)
+{
+    int level = log_level_parse(text);
+    if (level < 0) {
+        return err_raise(ERR_CONFIG, "%s: \"%.80s\" is not error, warn, info, debug or trace", where, text);
+    }
+    *out = level;
+    return 0;
+}
+
+static int take_copy(const char *text, char **out)
+{
+    char *copy = strdup(text);
+    if (copy == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
+    }
+    free(*out);
+    *out = copy;
+    return 0;
+}
+
+/* HOST:PORT, [IPV6]:PORT; "localhost" is the IPv4 loopback, other names are not looked up. */
+static int parse_address(const char *where, const char *text, struct config *config)
+{
+    char host[64];
+    unsigned char address[16];
+    const char *colon = strrchr(text, ':');
+    size_t size = colon != NULL ? (size_t)(colon - text) : 0;
+    const char *start = text;
+    char *end = NULL;
+
+    if (size > 2 && text[0] == '[' && text[size - 1] == ']') {
+        start++;
+        size -= 2;
+    }
+    errno = 0;
+    long port = colon != NULL && isdigit((unsigned char)colon[1]) ? strtol(colon + 1, &end, 10) : -1;
+    if (size == 0 || size >= sizeof(host) || port < 0 || port > 65535 || *end != '\0') {
+        return err_raise(ERR_CONFIG, "%s: \"%.80s\" is not HOST:PORT", where, text);
+    }
+    memcpy(host, start, size);
+    host[size] = '\0';
+    if (strcmp(host, "localhost") == 0) {
+        strcpy(host, "127.0.0.1");
+    }
+    bool six = inet_pton(AF_INET6, host, address) == 1;
+    if ((!six && inet_pton(AF_INET, host, address) != 1) || six != (start != text)) {
+        return err_raise(ERR_CONFIG, "%s: \"%.60s\" is not an address (127.0.0.1, [::1], 0.0.0.0)", where, host);
+    }
+    config->listen_port = (uint16_t)port;
+    return take_copy(host, &config->listen_host);
+}
+
+static int parse_path(const char *where, const char *text, char **out)
+{
+    char path[PATH_SIZE], here[PATH_SIZE];
+
+    if (text[0] == '/') {
+        return take_copy(text, out);
+    }
+    if (getcwd(here, sizeof(here)) == NULL || snprintf(path, sizeof(path), "%s/%s", here, text) >= (int)sizeof(path) ||
+        text[0] == '\0') {
+        return err_raise(ERR_CONFIG, "%s: \"%.200s\" is not a usable path", where, text);
+    }
+    return take_copy(path, out);
+}
+
+/* The list with symbolic links resolved, so that two roots cannot be the same place under two names. */
+static int parse_list(const struct row *row, const char *where, const struct source_item *item, char ***out)
+{
+    char **list = calloc((size_t)item->count + 1, sizeof(*list));
+    struct stat info;
+    int rc = list != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
+
+    for (unsigned i = 0; i < item->count && rc == 0; i++) {
+        if (row->type == ROW_TEXTS) {
+            rc = take_copy(item->list[i], &list[i]);
+            continue;
+        }
+        list[i] = realpath(item->list[i], NULL);
+        if (list[i] == NULL) {
+            rc = err_raise(ERR_CONFIG, "%s: %.300s: %s", where, item->list[i], strerror(errno));
+        } else if (stat(list[i], &info) != 0 || !S_ISDIR(info.st_mode)) {
+            rc = err_raise(ERR_CONFIG, "%s: %.300s is not a directory", where, item->list[i]);
+        }
+    }
+    if (rc != 0) {
+        for (unsigned i = 0; list != NULL && i < item->count; i++) {
+            free(list[i]);
+        }
+        free((void *)list);
+        return rc;
+    }
+    *out = list;
+    return 0;
+}
+
+static int apply(const struct row *row, const char *where, const struct source_item *item, struct config *config)
+{
+    void *to = (char *)config + row->offset;
+
+    switch (row->type) {
+    case ROW_TEXT:
+        return take_copy(item->scalar, to);
+    case ROW_TEXTS:
+    case ROW_FOLDERS:
+        return parse_list(row, where, item, to);
+    case ROW_PATH:
+        return parse_path(where, item->scalar, to);
+    case ROW_ADDRESS:
+        return parse_address(where, item->scalar, config);
+    case ROW_FLAG:
+        return parse_flag(where, item->scalar, to);
+    case ROW_INT:
+    case ROW_BYTES:
+        return parse_int(row, where, item->scalar, to);
+    case ROW_LEVEL:
+        return parse_level(where, item->scalar, to);
+    case ROW_FILE:
+        break; /* it was read already */
+    }
+    return 0;
+}
+
+/* --- sources in order */
+
+enum { SOURCE_LINE, SOURCE_ENVIRONMENT, SOURCE_FILE, SOURCE_COUNT };
+
+static int read_sources(int argc, char **argv, struct source *sources,
+                        struct source_key keys[SOURCE_COUNT][SOURCE_ROWS_MAX])
+{
+    make_keys(keys[SOURCE_LINE], "--", tolower);
+    make_keys(keys[SOURCE_ENVIRONMENT], "QUANTD_", toupper);
+    make_keys(keys[SOURCE_FILE], "", tolower);
+    for (size_t i = 0; i < ROW_COUNT; i++) {
+        snprintf(keys[SOURCE_LINE][i].name, sizeof(keys[SOURCE_LINE][i].name), "--%s", rows[i].name);
+    }
+    int rc = read_line(argc, argv, &sources[SOURCE_LINE]);
+    rc = rc != 0 ? rc : source_read_environment(&sources[SOURCE_ENVIRONMENT], keys[SOURCE_ENVIRONMENT], ROW_COUNT);
+    if (rc != 0) {
+        return rc;
+    }
+    const char *path = sources[SOURCE_LINE].items[ROW_CONFIG_FILE].scalar;
+    path = path != NULL ? path : sources[SOURCE_ENVIRONMENT].items[ROW_CONFIG_FILE].scalar;
+    if (path == NULL) {
+        return 0;
+    }
+    sources[SOURCE_FILE].name = path;
+    return source_read_yaml(&sources[SOURCE_FILE], path, keys[SOURCE_FILE], ROW_COUNT);
+}
+
+static int apply_rows(const struct source *sources, struct source_key keys[SOURCE_COUNT][SOURCE_ROWS_MAX],
+                      struct config *config)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < ROW_COUNT && rc == 0; i++) {
+        struct source_item item = {.scalar = (char *)rows[i].fallback};
+        char where[PATH_SIZE + 64] = "default";
+        bool found = false;
+        for (int s = 0; s < SOURCE_COUNT && !found; s++) {
+            if (sources[s].items[i].scalar != NULL || sources[s].items[i].count > 0) {
+                item = sources[s].items[i];
+                found = true;
+                snprintf(where, sizeof(where), "%s%s%s", s == SOURCE_FILE ? sources[s].name : "",
+                         s == SOURCE_FILE ? ": " : "", keys[s][i].name);
+            }
+        }
+        if (item.scalar != NULL || is_list(rows[i].type)) {
+            rc = apply(&rows[i], where, &item, config);
+        }
+    }
+    return rc;
+}
+
+static int check(const struct config *config)
+{
+    if (config->data_dir == NULL) {
+        return err_raise(ERR_CONFIG, "say where the data lives: --data-dir DIR or QUANTD_DATA_DIR");
+    }
+    if (!config_is_loopback(config->listen_host) && !config->allow_remote) {
+        return err_raise(ERR_CONFIG,
+                         "refusing to listen on %s: there is no authentication yet, so everybody who reaches this "
+                         "address controls the daemon; bind 127.0.0.1 behind a proxy, or say --allow-remote",
+                         config->listen_host);
+    }
+    return 0;
+}
+
+int config_load(int argc, char **argv, struct config *out)
+{
+    struct source sources[SOURCE_COUNT] = {{.name = "command line"}, {.name = "environment"}, {.name = "file"}};
+    struct source_key keys[SOURCE_COUNT][SOURCE_ROWS_MAX];
+    struct config config = {0};
+
+    int rc = read_sources(argc, argv, sources, keys);
+    rc = rc != 0 ? rc : apply_rows(sources, keys, &config);
+    rc = rc != 0 ? rc : check(&config);
+    for (int s = 0; s < SOURCE_COUNT; s++) {
+        source_deinit(&sources[s]);
+    }
+    if (rc != 0) {
+        config_deinit(&config);
+        return rc;
+    }
+    *out = config;
+    return 0;
+}
+
+static void free_list(char **list)
+{
+    for (size_t i = 0; list != NULL && list[i] != NULL; i++) {
+        free(list[i]);
+    }
+    free((void *)list);
+}
+
+void config_deinit(struct config *config)
+{
+    free(config->data_dir);
+    free(config->listen_host);
+    free(config->device);
+    free(config->module_dir);
+    free_list(config->model_roots);
+    free_list(config->allowed_hosts);
+    memset(config, 0, sizeof(*config));
+}
+
+bool config_is_loopback(const char *host)
+{
+    struct in_addr four;
+    struct in6_addr six;
+
+    if (inet_pton(AF_INET, host, &four) == 1) {
+        return (ntohl(four.s_addr) >> 24) == 127;
+    }
+    return inet_pton(AF_INET6, host, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
+}

@@ -1,0 +1,31 @@
+#pragma once
+/* What the daemon was told: one table of options, read from the command line, QUANTD_* variables and a YAML file.
+ *
+ * Precedence, option by option: command line > environment > file > default. A list (model roots, hosts) comes whole
+ * from the first place that names it. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct config {
+    char *data_dir;     /* absolute */
+    char **model_roots; /* absolute, existing directories; NULL-terminated, never NULL */
+    char *listen_host;  /* address without brackets */
+    uint16_t listen_port;
+    bool allow_remote;    /* an address beyond loopback may be bound though there is no authentication */
+    char **allowed_hosts; /* NULL-terminated, never NULL */
+    char *device;
+    char *module_dir;
+    int64_t threads;           /* 0 = all cores */
+    int64_t host_memory_bytes; /* 0 = the engine's choice */
+    int64_t max_queued;        /* 0 = the engine's choice */
+    int64_t drain_seconds;
+    int log_level; /* enum log_level */
+};
+
+/* Reads every source; call before threads start. --help and --version print and exit 0. ERR_CONFIG with one sentence
+ * for the user in the error record. *out is set on success only. */
+int config_load(int argc, char **argv, struct config *out);
+void config_deinit(struct config *config);
+/* An address that only this machine reaches. */
+bool config_is_loopback(const char *host);

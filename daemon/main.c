@@ -1,0 +1,36 @@
+/* quantd: parse, set up, run, one exit.
+ *
+ * Exit status: 0 after a shutdown that was asked for, 2 for a configuration that cannot be used, 1 for the rest. */
+
+#include "base/err.h"
+#include "base/log.h"
+#include "daemon/config.h"
+#include "daemon/quantd.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static int complain(int rc)
+{
+    const struct err_record *record = err_last();
+    fprintf(stderr, "quantd: %s%s%s\n", record->message[0] != '\0' ? record->message : err_sentence(rc),
+            record->hint[0] != '\0' ? "; " : "", record->hint);
+    return rc == ERR_CONFIG ? 2 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    struct config config = {0};
+    struct quantd *quantd = NULL;
+
+    int rc = config_load(argc, argv, &config);
+    if (rc == 0) {
+        log_set_level((enum log_level)config.log_level);
+        rc = quantd_open(&config, &quantd);
+    }
+    rc = rc != 0 ? rc : quantd_run(quantd);
+    int status = rc != 0 ? complain(rc) : EXIT_SUCCESS;
+    quantd_close(quantd);
+    config_deinit(&config);
+    return status;
+}

@@ -1,0 +1,13 @@
+#pragma once
+/* The house, built and lived in. One instance a process; the thread that calls quantd_run is the loop thread. */
+
+#include "daemon/config.h"
+
+struct quantd;
+
+/* Opens everything from the ground up; serves from quantd_run on. The config must outlive it. */
+int quantd_open(const struct config *config, struct quantd **out);
+/* Prints the address, serves until a signal asks to stop, drains. */
+int quantd_run(struct quantd *quantd);
+/* Closes what is open, top down; NULL is fine. */
+void quantd_close(struct quantd *quantd);

@@ -1,0 +1,224 @@
+/* The environment and the YAML file as option text.
+ *
+ * The YAML schema is made from the same keys as everything else: each option is an optional scalar or a sequence of
+ * scalars, so libcyaml judges structure and names (with line numbers) and one parser judges values whatever their
+ * source. libcyaml speaks through a log callback; its first sentence and the first line it names become our message.
+ */
+
+#include "daemon/source.h"
+
+#include "base/err.h"
+
+#include <cyaml/cyaml.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SOURCE_TEXT_MAX 4096
+
+static void free_item(struct source_item *item)
+{
+    free(item->scalar);
+    for (unsigned i = 0; i < item->count; i++) {
+        free(item->list[i]);
+    }
+    free((void *)item->list);
+    memset(item, 0, sizeof(*item));
+}
+
+void source_deinit(struct source *source)
+{
+    for (size_t i = 0; i < SOURCE_ROWS_MAX; i++) {
+        free_item(&source->items[i]);
+    }
+}
+
+int source_set(struct source *source, size_t row, const char *text, bool list)
+{
+    struct source_item *item = &source->items[row];
+
+    if (strlen(text) > SOURCE_TEXT_MAX || item->count >= SOURCE_VALUES_MAX) {
+        return err_raise(ERR_CONFIG, "%s: a value is too long or given too often", source->name);
+    }
+    char *copy = strdup(text);
+    char **grown = copy != NULL && list ? realloc((void *)item->list, (item->count + 1) * sizeof(*grown)) : NULL;
+    if (copy == NULL || (list && grown == NULL)) {
+        free(copy);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
+    }
+    if (list) {
+        item->list = grown;
+        item->list[item->count++] = copy;
+    } else {
+        free(item->scalar);
+        item->scalar = copy;
+    }
+    return 0;
+}
+
+static int set_parts(struct source *source, size_t row, const char *text, char separator)
+{
+    char *copy = strdup(text);
+    if (copy == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
+    }
+    int rc = 0;
+    char *rest = copy;
+    const char separators[2] = {separator, '\0'};
+    for (char *part = strsep(&rest, separators); part != NULL && rc == 0; part = strsep(&rest, separators)) {
+        rc = part[0] != '\0' ? source_set(source, row, part, true) : 0;
+    }
+    free(copy);
+    return rc;
+}
+
+int source_read_environment(struct source *source, const struct source_key *keys, size_t count)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        const char *text = getenv(keys[i].name);
+        if (text != NULL && text[0] != '\0') {
+            rc = keys[i].list ? set_parts(source, i, text, keys[i].separator) : source_set(source, i, text, false);
+        }
+    }
+    return rc;
+}
+
+/* What libcyaml said: the first sentence, and the line of the last thing it had understood. */
+struct complaint {
+    char sentence[256];
+    long line; /* 0 = it named none */
+};
+
+static void __attribute__((format(printf, 3, 0)))
+hear(cyaml_log_t level, void *context, const char *format, va_list arguments)
+{
+    struct complaint *complaint = context;
+    char text[256];
+
+    if (level < CYAML_LOG_WARNING) {
+        return;
+    }
+    vsnprintf(text, sizeof(text), format, arguments);
+    text[strcspn(text, "\n")] = '\0';
+    const char *place = strstr(text, "(line: ");
+    if (place != NULL && complaint->line == 0) {
+        complaint->line = strtol(place + 7, NULL, 10);
+    }
+    if (complaint->sentence[0] == '\0') {
+        const char *sentence = strncmp(text, "Load: ", 6) == 0 ? text + 6 : text;
+        snprintf(complaint->sentence, sizeof(complaint->sentence), "%s", sentence);
+    }
+}
+
+/* The line on which an unknown key stands: libcyaml names the one before it. Keeps its answer when nothing fits. */
+static void find_key(const char *path, struct complaint *complaint)
+{
+    static const char words[] = "Unexpected key: ";
+    char *line = NULL;
+    size_t capacity = 0;
+
+    FILE *file = strncmp(complaint->sentence, words, sizeof(words) - 1) == 0 ? fopen(path, "re") : NULL;
+    const char *key = complaint->sentence + sizeof(words) - 1;
+    for (long number = 1; file != NULL && getline(&line, &capacity, file) > 0; number++) {
+        const char *at = line + strspn(line, " \"'");
+        if (strncmp(at, key, strlen(key)) == 0 && strchr(" :\"'", at[strlen(key)]) != NULL) {
+            complaint->line = number;
+            break;
+        }
+    }
+    free(line);
+    if (file != NULL) {
+        (void)fclose(file);
+    }
+}
+
+static int refuse(const char *path, cyaml_err_t outcome, struct complaint *complaint)
+{
+    const char *sentence = complaint->sentence[0] != '\0' ? complaint->sentence : cyaml_strerror(outcome);
+
+    if (outcome == CYAML_ERR_FILE_OPEN) {
+        return err_raise(ERR_CONFIG, "%s: the file cannot be opened", path);
+    }
+    find_key(path, complaint);
+    return complaint->line > 0 ? err_raise(ERR_CONFIG, "%s:%ld: %s", path, complaint->line, sentence)
+                               : err_raise(ERR_CONFIG, "%s: %s", path, sentence);
+}
+
+static const cyaml_schema_value_t text_value = {
+    .type = CYAML_STRING,
+    .flags = CYAML_FLAG_POINTER,
+    .data_size = sizeof(char),
+    .string = {.min = 0, .max = SOURCE_TEXT_MAX},
+};
+
+static void make_fields(const struct source_key *keys, size_t count, cyaml_schema_field_t *fields)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t base = (uint32_t)(i * sizeof(struct source_item));
+        fields[i].key = keys[i].name;
+        if (keys[i].list) {
+            fields[i].data_offset = base + (uint32_t)offsetof(struct source_item, list);
+            fields[i].count_offset = base + (uint32_t)offsetof(struct source_item, count);
+            fields[i].count_size = sizeof(((struct source_item *)NULL)->count);
+            fields[i].value = (cyaml_schema_value_t){
+                .type = CYAML_SEQUENCE,
+                .flags = (enum cyaml_flag)(CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL),
+                .data_size = sizeof(char *),
+                .sequence = {.entry = &text_value, .min = 0, .max = SOURCE_VALUES_MAX},
+            };
+        } else {
+            fields[i].data_offset = base + (uint32_t)offsetof(struct source_item, scalar);
+            fields[i].value = text_value;
+            fields[i].value.flags = (enum cyaml_flag)(CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL);
+        }
+    }
+}
+
+static int copy_items(struct source *source, const struct source_item *items, const struct source_key *keys,
+                      size_t count)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        if (!keys[i].list && items[i].scalar != NULL) {
+            rc = source_set(source, i, items[i].scalar, false);
+        }
+        for (unsigned k = 0; keys[i].list && k < items[i].count && rc == 0; k++) {
+            rc = source_set(source, i, items[i].list[k], true);
+        }
+    }
+    return rc;
+}
+
+int source_read_yaml(struct source *source, const char *path, const struct source_key *keys, size_t count)
+{
+    cyaml_schema_field_t fields[SOURCE_ROWS_MAX + 1] = {{0}};
+    struct complaint complaint = {{0}, 0};
+    struct source_item *items = NULL;
+
+    make_fields(keys, count, fields);
+    const cyaml_schema_value_t top = {
+        .type = CYAML_MAPPING,
+        .flags = CYAML_FLAG_POINTER,
+        .data_size = SOURCE_ROWS_MAX * sizeof(struct source_item),
+        .mapping = {.fields = fields},
+    };
+    const cyaml_config_t cyaml = {
+        .log_fn = hear,
+        .log_ctx = &complaint,
+        .mem_fn = cyaml_mem,
+        .log_level = CYAML_LOG_WARNING,
+        .flags = CYAML_CFG_NO_ALIAS,
+    };
+    cyaml_err_t outcome = cyaml_load_file(path, &cyaml, &top, (cyaml_data_t **)&items, NULL);
+    if (outcome != CYAML_OK) {
+        return refuse(path, outcome, &complaint);
+    }
+    int rc = items != NULL ? copy_items(source, items, keys, count) : 0;
+    cyaml_free(&cyaml, &top, items, 0);
+    return rc;
+}
