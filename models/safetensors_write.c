@@ -215,8 +215,8 @@ static char *header_text(const struct safetensors_writer *writer, size_t *size)
 int safetensors_writer_begin(struct safetensors_writer *writer)
 {
     unsigned char prefix[PREFIX];
-    uint64_t total;
-    size_t size;
+    uint64_t total = 0;
+    size_t size = 0;
 
     if (writer->by_name != NULL) {
         return err_raise(ERR_INTERNAL, "%s was begun twice", writer->path);
