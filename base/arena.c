@@ -36,8 +36,8 @@ void arena_deinit(struct arena *arena)
 
 static struct arena_chunk *grow(struct arena *arena, size_t size)
 {
-    size_t next = arena->chunks == NULL ? FIRST_CHUNK : arena->chunks->size * 2;
-    next = next > LAST_CHUNK ? LAST_CHUNK : next;
+    size_t last = arena->chunks == NULL ? 0 : arena->chunks->size;
+    size_t next = last == 0 ? FIRST_CHUNK : last > LAST_CHUNK / 2 ? LAST_CHUNK : last * 2;
     next = next < size ? size : next;
     struct arena_chunk *chunk = calloc(1, sizeof(*chunk) + next);
     if (chunk != NULL) {
@@ -73,7 +73,7 @@ void *arena_alloc(struct arena *arena, size_t size)
 char *arena_strndup(struct arena *arena, const char *text, size_t size)
 {
     char *copy = size < SIZE_MAX ? arena_alloc(arena, size + 1) : NULL;
-    if (copy != NULL) {
+    if (copy != NULL && size > 0) {
         memcpy(copy, text, size);
     }
     return copy;

@@ -16,6 +16,17 @@ struct digest {
     EVP_MD_CTX *context;
 };
 
+static void to_hex(const unsigned char bytes[32], char hex[DIGEST_HEX_SIZE])
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (size_t i = 0; i < 32; i++) {
+        hex[2 * i] = digits[bytes[i] >> 4];
+        hex[2 * i + 1] = digits[bytes[i] & 15];
+    }
+    hex[64] = '\0';
+}
+
 struct digest *digest_new(void)
 {
     struct digest *digest = malloc(sizeof(*digest));
@@ -37,16 +48,11 @@ void digest_update(struct digest *digest, const void *data, size_t size)
 
 void digest_finish(struct digest *digest, char hex[DIGEST_HEX_SIZE])
 {
-    static const char digits[] = "0123456789abcdef";
     unsigned char bytes[EVP_MAX_MD_SIZE] = {0};
     unsigned int size = 0;
 
     (void)EVP_DigestFinal_ex(digest->context, bytes, &size);
-    for (size_t i = 0; i < 32; i++) {
-        hex[2 * i] = digits[bytes[i] >> 4];
-        hex[2 * i + 1] = digits[bytes[i] & 15];
-    }
-    hex[64] = '\0';
+    to_hex(bytes, hex);
     digest_free(digest);
 }
 
@@ -60,16 +66,11 @@ void digest_free(struct digest *digest)
 
 void digest_bytes(const void *data, size_t size, char hex[DIGEST_HEX_SIZE])
 {
-    static const char digits[] = "0123456789abcdef";
     unsigned char bytes[EVP_MAX_MD_SIZE] = {0};
     unsigned int length = 0;
 
     (void)EVP_Digest(data, size, bytes, &length, EVP_sha256(), NULL);
-    for (size_t i = 0; i < 32; i++) {
-        hex[2 * i] = digits[bytes[i] >> 4];
-        hex[2 * i + 1] = digits[bytes[i] & 15];
-    }
-    hex[64] = '\0';
+    to_hex(bytes, hex);
 }
 
 int digest_file(int fd, char hex[DIGEST_HEX_SIZE], int64_t *size)
@@ -97,7 +98,9 @@ int digest_file(int fd, char hex[DIGEST_HEX_SIZE], int64_t *size)
         digest_free(digest);
         return rc;
     }
-    *size = info.st_size;
+    if (size != NULL) {
+        *size = info.st_size;
+    }
     digest_finish(digest, hex);
     return 0;
 }

@@ -12,5 +12,5 @@ void digest_update(struct digest *digest, const void *data, size_t size);
 void digest_finish(struct digest *digest, char hex[DIGEST_HEX_SIZE]); /* frees digest */
 void digest_free(struct digest *digest);
 void digest_bytes(const void *data, size_t size, char hex[DIGEST_HEX_SIZE]);
-/* Hash [0, size) of an open file. 0 or a raised code. */
+/* Hash an open file from its first to its last byte; size may be NULL. 0 or a raised code. */
 int digest_file(int fd, char hex[DIGEST_HEX_SIZE], int64_t *size);

@@ -2,6 +2,8 @@
 
 #include "base/err.h"
 
+#include "base/text.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,7 +18,8 @@ struct err_row {
 };
 
 static const struct err_row rows[] = {
-#define ERR(symbol, api, status, group, retryable, sentence) {api, sentence, status, ERR_GROUP_##group, (retryable) != 0},
+#define ERR(symbol, api, status, group, retryable, sentence) \
+    {api, sentence, status, ERR_GROUP_##group, (retryable) != 0},
 #include "base/err.def"
 #undef ERR
 };
@@ -52,6 +55,7 @@ static void add_trace(const char *file, int line, const char *format, va_list ar
     if (n > 0 && (size_t)n < room) {
         (void)vsnprintf(current.trace + used + n, room - (size_t)n, format, arguments);
     }
+    text_repair(current.trace + used);
 }
 
 int err_raise_at(const char *file, int line, int code, const char *format, ...)
@@ -64,16 +68,19 @@ int err_raise_at(const char *file, int line, int code, const char *format, ...)
     va_start(arguments, format);
     (void)vsnprintf(message, sizeof(message), format, arguments);
     va_end(arguments);
+    text_repair(message);
     memset(&current, 0, sizeof(current));
     current.code = code;
     memcpy(current.message, message, sizeof(message));
     (void)snprintf(current.trace, sizeof(current.trace), "%s:%d %.400s", base_name(file), line, message);
+    text_repair(current.trace);
     errno = saved;
     return code;
 }
 
 int err_pass_at(const char *file, int line, int code, const char *format, ...)
 {
+    int saved = errno;
     va_list arguments;
 
     if (current.code != code) { /* the callee gave a code without a record */
@@ -84,6 +91,7 @@ int err_pass_at(const char *file, int line, int code, const char *format, ...)
     va_start(arguments, format);
     add_trace(file, line, format, arguments);
     va_end(arguments);
+    errno = saved;
     return code;
 }
 
@@ -106,6 +114,7 @@ static int code_of_errno(int saved_errno)
 
 int err_raise_errno_at(const char *file, int line, int saved_errno, const char *format, ...)
 {
+    int saved = errno;
     char what[384];
     char why[96];
     va_list arguments;
@@ -114,12 +123,14 @@ int err_raise_errno_at(const char *file, int line, int saved_errno, const char *
     (void)vsnprintf(what, sizeof(what), format, arguments);
     va_end(arguments);
     const char *text = strerror_r(saved_errno, why, sizeof(why));
+    errno = saved;
     return err_raise_at(file, line, code_of_errno(saved_errno), "%s: %s", what, text);
 }
 
 int err_set_param(int code, const char *pointer)
 {
     (void)snprintf(current.param, sizeof(current.param), "%s", pointer);
+    text_repair(current.param);
     return code;
 }
 
@@ -130,6 +141,7 @@ int err_set_hint(int code, const char *format, ...)
     va_start(arguments, format);
     (void)vsnprintf(current.hint, sizeof(current.hint), format, arguments);
     va_end(arguments);
+    text_repair(current.hint);
     return code;
 }
 

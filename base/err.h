@@ -24,6 +24,7 @@ enum {
 
 enum err_group { ERR_GROUP_REQUEST, ERR_GROUP_JOB, ERR_GROUP_DEVICE, ERR_GROUP_PROCESS };
 
+/* Every text in it is valid UTF-8, whatever bytes went in: it goes into JSON. */
 struct err_record {
     int code;           /* 0 = no error */
     char message[512];  /* what failed, with the facts; fit for the user */
@@ -35,7 +36,7 @@ struct err_record {
 /* Start a record on this thread; returns code. errno is untouched. */
 int err_raise_at(const char *file, int line, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
-/* Add a trace line to this thread's record; returns code. */
+/* Add a trace line to this thread's record; returns code. errno is untouched. */
 int err_pass_at(const char *file, int line, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 /* Raise from errno: ENOSPC/EDQUOT -> DISK_FULL, ENOMEM -> HOST_OUT_OF_MEMORY, ENOENT -> NOT_FOUND, else STORAGE. */

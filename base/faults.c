@@ -3,6 +3,7 @@
 #include "base/faults.h"
 
 #include "base/err.h"
+#include "base/text.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -22,6 +23,8 @@ void faults_add(struct faults *faults, int code, const char *pointer, const char
     fault->code = code;
     (void)snprintf(fault->param, sizeof(fault->param), "%s", pointer);
     (void)snprintf(fault->detail, sizeof(fault->detail), "%s", detail);
+    text_repair(fault->param);
+    text_repair(fault->detail);
 }
 
 int faults_raise(const struct faults *faults)

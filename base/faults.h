@@ -1,5 +1,6 @@
 #pragma once
-/* A bounded list of everything wrong with one input, so that a client hears of every fault at once. */
+/* A bounded list of everything wrong with one input, so that a client hears of every fault at once.
+ * Texts are kept as valid UTF-8. */
 
 #include <stddef.h>
 
@@ -8,7 +9,7 @@
 struct fault {
     int code;          /* negative err code */
     char param[192];   /* JSON Pointer */
-    char detail[320];
+    char detail[400];
 };
 
 struct faults {

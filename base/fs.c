@@ -1,4 +1,5 @@
-/* Files. Every loop survives EINTR and short counts; every replacement is temp -> fsync -> rename -> fsync directory. */
+/* Files. Every loop survives EINTR and short counts; every replacement is temp -> fsync -> rename -> fsync directory.
+ */
 
 #include "base/fs.h"
 
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #define FS_PATH_MAX 4096
+#define FS_OPEN_ATTEMPTS 128
 
 int fs_pread_full(int fd, void *buffer, size_t size, int64_t offset)
 {
@@ -48,6 +50,9 @@ int fs_pwrite_full(int fd, const void *buffer, size_t size, int64_t offset)
         if (n < 0) {
             return err_raise_errno(errno, "cannot write %zu bytes at %lld", size, (long long)offset);
         }
+        if (n == 0) {
+            return err_raise(ERR_STORAGE, "cannot write %zu bytes at %lld: nothing is taken", size, (long long)offset);
+        }
         done += (size_t)n;
     }
     return 0;
@@ -74,6 +79,39 @@ int fs_sync_dir(const char *path)
     return rc;
 }
 
+/* fsync the directory that holds path: what makes its name last. */
+static int sync_parent(const char *path)
+{
+    char parent[FS_PATH_MAX];
+
+    int rc = fs_path(parent, sizeof(parent), "%s", path);
+    if (rc != 0) {
+        return rc;
+    }
+    char *slash = strrchr(parent, '/');
+    if (slash == NULL) {
+        return fs_sync_dir(".");
+    }
+    *(slash == parent ? slash + 1 : slash) = '\0';
+    return fs_sync_dir(parent);
+}
+
+static int make_dir(const char *path)
+{
+    struct stat info;
+
+    if (mkdir(path, 0700) == 0) {
+        return sync_parent(path);
+    }
+    if (errno != EEXIST) {
+        return err_raise_errno(errno, "cannot create directory %s", path);
+    }
+    if (stat(path, &info) != 0) {
+        return err_raise_errno(errno, "cannot examine %s", path);
+    }
+    return S_ISDIR(info.st_mode) ? 0 : err_raise(ERR_INVALID_PARAMETER, "%s is no directory", path);
+}
+
 int fs_make_dirs(const char *path)
 {
     char copy[FS_PATH_MAX];
@@ -82,25 +120,26 @@ int fs_make_dirs(const char *path)
     if (rc != 0) {
         return rc;
     }
-    for (char *at = copy + 1; *at != '\0'; at++) {
-        if (*at != '/') {
-            continue;
-        }
-        *at = '\0';
-        if (mkdir(copy, 0700) != 0 && errno != EEXIST) {
-            return err_raise_errno(errno, "cannot create directory %s", copy);
-        }
-        *at = '/';
+    size_t length = strlen(copy);
+    while (length > 1 && copy[length - 1] == '/') {
+        copy[--length] = '\0';
     }
-    if (mkdir(copy, 0700) != 0 && errno != EEXIST) {
-        return err_raise_errno(errno, "cannot create directory %s", copy);
+    if (length == 0) {
+        return err_raise(ERR_INVALID_PARAMETER, "the empty path names no directory");
     }
-    return 0;
+    for (char *at = copy + 1; rc == 0 && *at != '\0'; at++) {
+        if (*at == '/' && at[-1] != '/') {
+            *at = '\0';
+            rc = make_dir(copy);
+            *at = '/';
+        }
+    }
+    return rc != 0 ? rc : make_dir(copy);
 }
 
 static int write_temp(const char *temp, const void *data, size_t size)
 {
-    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) {
         return err_raise_errno(errno, "cannot create %s", temp);
     }
@@ -109,19 +148,19 @@ static int write_temp(const char *temp, const void *data, size_t size)
     if (close(fd) != 0 && rc == 0) {
         rc = err_raise_errno(errno, "cannot close %s", temp);
     }
+    if (rc != 0) {
+        (void)unlink(temp);
+    }
     return rc;
 }
 
 int fs_write_atomic(const char *path, const void *data, size_t size)
 {
     char temp[FS_PATH_MAX];
-    char parent[FS_PATH_MAX];
 
     int rc = fs_path(temp, sizeof(temp), "%s.tmp", path);
-    rc = rc != 0 ? rc : fs_path(parent, sizeof(parent), "%s", path);
     rc = rc != 0 ? rc : write_temp(temp, data, size);
     if (rc != 0) {
-        (void)unlink(temp);
         return rc;
     }
     if (rename(temp, path) != 0) {
@@ -129,12 +168,7 @@ int fs_write_atomic(const char *path, const void *data, size_t size)
         (void)unlink(temp);
         return err_raise_errno(saved, "cannot rename to %s", path);
     }
-    char *slash = strrchr(parent, '/');
-    if (slash == NULL) {
-        return fs_sync_dir(".");
-    }
-    *(slash == parent ? slash + 1 : slash) = '\0';
-    return fs_sync_dir(parent);
+    return sync_parent(path);
 }
 
 int fs_read_fd(int fd, size_t max, char **data, size_t *size)
@@ -168,7 +202,7 @@ int fs_read_fd(int fd, size_t max, char **data, size_t *size)
 
 int fs_read_file(const char *path, size_t max, char **data, size_t *size)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold the caller up */
     if (fd < 0) {
         return err_raise_errno(errno, "cannot open %s", path);
     }
@@ -184,11 +218,15 @@ int fs_open_beneath(int root_fd, const char *relative, int flags, int *fd)
         .mode = (flags & O_CREAT) != 0 ? 0600 : 0,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
-    long opened;
+    long opened = -1;
 
-    do {
+    /* EAGAIN: a rename elsewhere raced with the walk, so that the kernel could not tell. */
+    for (int attempt = 0; attempt < FS_OPEN_ATTEMPTS; attempt++) {
         opened = syscall(SYS_openat2, root_fd, relative, &how, sizeof(how));
-    } while (opened < 0 && (errno == EINTR || errno == EAGAIN));
+        if (opened >= 0 || (errno != EINTR && errno != EAGAIN)) {
+            break;
+        }
+    }
     if (opened >= 0) {
         *fd = (int)opened;
         return 0;

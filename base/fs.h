@@ -10,9 +10,10 @@ int fs_pread_full(int fd, void *buffer, size_t size, int64_t offset);         /*
 int fs_pwrite_full(int fd, const void *buffer, size_t size, int64_t offset);
 int fs_sync(int fd);                                                          /* fsync; raises ERR_STORAGE on EIO */
 int fs_sync_dir(const char *path);
-/* Create every missing directory of path, mode 0700. */
+/* Create every missing directory of path, mode 0700, and fsync what each was made in. ERR_INVALID_PARAMETER when
+ * something else stands there. */
 int fs_make_dirs(const char *path);
-/* Write temp file in the same directory, fsync, rename over path, fsync the directory. */
+/* Write path.tmp, fsync, rename over path, fsync the directory. One writer a path at a time. */
 int fs_write_atomic(const char *path, const void *data, size_t size);
 /* Read a whole file of at most max bytes into fresh memory, NUL-terminated behind *size bytes. Caller frees. */
 int fs_read_file(const char *path, size_t max, char **data, size_t *size);

@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "base/text.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -45,11 +46,25 @@ static void time_text(char *out, size_t size)
     snprintf(out, size, "%s.%03dZ", head, (int)(ms % 1000));
 }
 
+/* Names come from outside and may be no UTF-8; a line says what can be said of them. */
+static json_t *string_value(const char *string)
+{
+    json_t *value = json_string(string);
+    char *copy = value == NULL ? strdup(string) : NULL;
+
+    if (copy != NULL) {
+        text_repair(copy);
+        value = json_string(copy);
+        free(copy);
+    }
+    return value;
+}
+
 static json_t *field_value(const struct log_field *field)
 {
     switch (field->kind) {
     case LOG_FIELD_STRING:
-        return field->string != NULL ? json_string(field->string) : json_null();
+        return field->string != NULL ? string_value(field->string) : json_null();
     case LOG_FIELD_INT:
         return json_integer((json_int_t)field->integer);
     default:
@@ -100,8 +115,10 @@ void log_write(enum log_level level, const char *message, const struct log_field
 void log_err(enum log_level level, const char *message, const char *job_id)
 {
     const struct err_record *record = err_last();
-    const struct log_field fields[] = {
-        LOG_S("code", err_api_code(record->code)), LOG_S("detail", record->message), LOG_S("trace", record->trace),
-        job_id != NULL ? LOG_S("job", job_id) : (struct log_field){.key = NULL}, {.key = NULL}};
+    const struct log_field fields[] = {LOG_S("code", err_api_code(record->code)),
+                                       LOG_S("detail", record->message),
+                                       LOG_S("trace", record->trace),
+                                       job_id != NULL ? LOG_S("job", job_id) : (struct log_field){.key = NULL},
+                                       {.key = NULL}};
     log_write(level, message, fields);
 }

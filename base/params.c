@@ -4,8 +4,8 @@
 #include "base/params.h"
 
 #include "base/err.h"
+#include "base/text.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,13 +16,13 @@ struct reader {
     char *out;
 };
 
-static void fault(struct reader *reader, const struct params_row *row, const char *format, const char *fact)
+/* "must be " + what + fact */
+static void fault(struct reader *reader, const struct params_row *row, const char *what, const char *fact)
 {
     char pointer[192];
-    snprintf(pointer, sizeof(pointer), "%s/%s", reader->pointer, row->name);
-    char detail[256];
-    snprintf(detail, sizeof(detail), format, fact);
-    faults_add(reader->faults, ERR_INVALID_PARAMETER, pointer, "%s", detail);
+
+    text_pointer(pointer, sizeof(pointer), reader->pointer, row->name);
+    faults_add(reader->faults, ERR_INVALID_PARAMETER, pointer, "must be %s%s", what, fact);
 }
 
 /* "1, 2, 3" from a NULL-terminated list. */
@@ -37,8 +37,7 @@ static void join(const char *const *list, char *out, size_t size)
 
 static void range_text(const struct params_row *row, char *out, size_t size)
 {
-    snprintf(out, size, row->exclusive ? "must be a number in (%.15g, %.15g)" : "must be a number in [%.15g, %.15g]",
-             row->min, row->max);
+    snprintf(out, size, "%c%.15g, %.15g%c", row->exclusive ? '(' : '[', row->min, row->max, row->exclusive ? ')' : ']');
 }
 
 static bool bounded(const struct params_row *row)
@@ -61,7 +60,7 @@ static void read_int(struct reader *reader, const struct params_row *row, const 
     char fact[192];
 
     if (!json_is_integer(value)) {
-        fault(reader, row, "must be an integer%s", "");
+        fault(reader, row, "an integer", "");
         return;
     }
     int64_t n = json_integer_value(value);
@@ -70,12 +69,12 @@ static void read_int(struct reader *reader, const struct params_row *row, const 
         snprintf(text, sizeof(text), "%lld", (long long)n);
         if (choice_of(row, text) < 0) {
             join(row->choices, fact, sizeof(fact));
-            fault(reader, row, "must be one of %s", fact);
+            fault(reader, row, "one of ", fact);
             return;
         }
     } else if (bounded(row) && ((double)n < row->min || (double)n > row->max)) {
         range_text(row, fact, sizeof(fact));
-        fault(reader, row, "%s", fact);
+        fault(reader, row, "an integer in ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &n, sizeof(n));
@@ -86,14 +85,14 @@ static void read_number(struct reader *reader, const struct params_row *row, con
     char fact[128];
 
     if (!json_is_number(value)) {
-        fault(reader, row, "must be a number%s", "");
+        fault(reader, row, "a number", "");
         return;
     }
     double x = json_number_value(value);
     bool outside = row->exclusive ? x <= row->min || x >= row->max : x < row->min || x > row->max;
-    if (!isfinite(x) || (bounded(row) && outside)) {
+    if (bounded(row) && outside) { /* JSON has no infinity, and the parser refuses what overflows */
         range_text(row, fact, sizeof(fact));
-        fault(reader, row, "%s", fact);
+        fault(reader, row, "a number in ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &x, sizeof(x));
@@ -103,10 +102,10 @@ static void read_string(struct reader *reader, const struct params_row *row, con
 {
     char fact[32];
 
-    snprintf(fact, sizeof(fact), "%zu", row->size - 1);
+    snprintf(fact, sizeof(fact), "%zu bytes", row->size - 1);
     if (!json_is_string(value) || json_string_length(value) >= row->size ||
         strlen(json_string_value(value)) != json_string_length(value)) {
-        fault(reader, row, "must be a string of at most %s bytes", fact);
+        fault(reader, row, "a string of at most ", fact);
         return;
     }
     memcpy(reader->out + row->offset, json_string_value(value), json_string_length(value) + 1);
@@ -119,7 +118,7 @@ static void read_enum(struct reader *reader, const struct params_row *row, const
     if (choice < 0) {
         char fact[192];
         join(row->choices, fact, sizeof(fact));
-        fault(reader, row, "must be one of %s", fact);
+        fault(reader, row, "one of ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &choice, sizeof(choice));
@@ -131,13 +130,14 @@ static void read_strings(struct reader *reader, const struct params_row *row, co
     json_t *item;
 
     if (!json_is_array(value) || json_array_size(value) > 1024) {
-        fault(reader, row, "must be an array of at most 1024 strings%s", "");
+        fault(reader, row, "an array of at most 1024 strings", "");
         return;
     }
-    json_array_foreach(value, i, item) {
+    json_array_foreach(value, i, item)
+    {
         if (!json_is_string(item) || json_string_length(item) > 512 ||
             strlen(json_string_value(item)) != json_string_length(item)) {
-            fault(reader, row, "must hold only strings of at most 512 bytes%s", "");
+            fault(reader, row, "an array of strings of at most 512 bytes", "");
             return;
         }
     }
@@ -150,7 +150,7 @@ static void read_value(struct reader *reader, const struct params_row *row, cons
     switch (row->type) {
     case PARAMS_BOOL:
         if (!json_is_boolean(value)) {
-            fault(reader, row, "must be true or false%s", "");
+            fault(reader, row, "true or false", "");
             return;
         }
         *(bool *)(reader->out + row->offset) = json_is_true(value);
@@ -214,10 +214,11 @@ static void refuse_unknown(struct reader *reader, const struct params_row *const
     const char *key;
     json_t *value;
 
-    json_object_foreach((json_t *)object, key, value) {
+    json_object_foreach((json_t *)object, key, value)
+    {
         if (find_row(tables, key) == NULL) {
             char pointer[192];
-            snprintf(pointer, sizeof(pointer), "%s/%.100s", reader->pointer, key);
+            text_pointer(pointer, sizeof(pointer), reader->pointer, key);
             faults_add(reader->faults, ERR_UNKNOWN_PARAMETER, pointer, "is not known here");
         }
     }
@@ -227,8 +228,12 @@ int params_parse(const struct params_row *const *tables, const json_t *object, c
                  struct faults *faults)
 {
     struct reader reader = {pointer, faults, out};
-    size_t before = faults->count;
+    size_t before = faults->count + faults->dropped;
 
+    if (object != NULL && !json_is_object(object)) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be an object");
+        return ERR_INVALID_PARAMETER;
+    }
     for (size_t t = 0; tables[t] != NULL; t++) {
         for (const struct params_row *row = tables[t]; row->name != NULL; row++) {
             const json_t *value = json_object_get(object, row->name);
@@ -236,7 +241,7 @@ int params_parse(const struct params_row *const *tables, const json_t *object, c
                 read_value(&reader, row, value);
             } else if (value == NULL && row->fallback == NULL) {
                 char member[192];
-                snprintf(member, sizeof(member), "%s/%s", pointer, row->name);
+                text_pointer(member, sizeof(member), pointer, row->name);
                 faults_add(faults, ERR_MISSING_PARAMETER, member, "is required");
             } else {
                 read_fallback(&reader, row);
@@ -244,11 +249,12 @@ int params_parse(const struct params_row *const *tables, const json_t *object, c
         }
     }
     refuse_unknown(&reader, tables, object);
-    if (faults->count == before) {
+    if (faults->count + faults->dropped == before) {
         return 0;
     }
     params_release(tables, out);
-    return faults->items[before].code;
+    /* The list was full before when the first fault of this object was dropped. */
+    return before < faults->count ? faults->items[before].code : ERR_INVALID_PARAMETER;
 }
 
 void params_release(const struct params_row *const *tables, void *values)

@@ -26,7 +26,8 @@ struct params_row {
     enum params_type type;
     size_t offset;              /* offsetof the member */
     size_t size;                /* sizeof the member */
-    const char *fallback;       /* default as JSON text ("4", "true", "\"gemm\""); NULL = required; "null" = absent allowed */
+    const char *fallback;       /* default as JSON text ("4", "true", "\"gemm\""); NULL = required; "null" = may be
+                                 * absent: JSON, STRINGS (NULL) and STRING ("") only */
     double min, max;            /* INT and NUMBER, inclusive; both 0 = unbounded */
     bool exclusive;             /* NUMBER: the ends are excluded */
     const char *const *choices; /* ENUM: names; INT: decimal strings of the allowed values; NULL-terminated, or NULL */
@@ -35,7 +36,7 @@ struct params_row {
 
 /* A table ends with a row whose name is NULL. A table may be given as several, in order. */
 
-/* Fill `out` (zeroed, `out_size` bytes) from `object` (NULL = all defaults). Every fault goes to `faults`
+/* Fill `out` (zeroed) from `object` (NULL = all defaults; anything but an object is a fault). Every fault goes to `faults`
  * under `pointer` + "/" + name, unknown members included. 0, or the first fault's code; on failure
  * `out` is released. `tables` is NULL-terminated. Any thread. */
 int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer,

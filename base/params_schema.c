@@ -5,6 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* May the member be absent? */
+static bool nullable(const struct params_row *row)
+{
+    return row->fallback != NULL && strcmp(row->fallback, "null") == 0;
+}
+
 static json_t *value_json(const struct params_row *row, const char *at)
 {
     int64_t integer;
@@ -22,7 +28,7 @@ static json_t *value_json(const struct params_row *row, const char *at)
         memcpy(&number, at, sizeof(number));
         return json_real(number);
     case PARAMS_STRING:
-        return json_string(at);
+        return nullable(row) && at[0] == '\0' ? json_null() : json_string(at);
     case PARAMS_ENUM:
         memcpy(&choice, at, sizeof(choice));
         return json_string(row->choices[choice]);
@@ -61,12 +67,19 @@ static void set_choices(json_t *schema, const struct params_row *row)
         json_array_append_new(list, row->type == PARAMS_INT ? json_integer(strtoll(row->choices[i], NULL, 10))
                                                             : json_string(row->choices[i]));
     }
+    if (nullable(row)) {
+        json_array_append_new(list, json_null());
+    }
     json_object_set_new(schema, "enum", list);
 }
 
 static json_t *bound(const struct params_row *row, double value)
 {
-    return row->type == PARAMS_INT ? json_integer((json_int_t)value) : json_real(value);
+    if (row->type != PARAMS_INT) {
+        return json_real(value);
+    }
+    /* 2^63 is a double and no int64_t. */
+    return json_integer(value >= 0x1p63 ? INT64_MAX : value < -0x1p63 ? INT64_MIN : (json_int_t)value);
 }
 
 static json_t *row_schema(const struct params_row *row)
@@ -75,7 +88,7 @@ static json_t *row_schema(const struct params_row *row)
     const char *type = type_name(row);
 
     if (type != NULL) {
-        json_object_set_new(schema, "type", json_string(type));
+        json_object_set_new(schema, "type", nullable(row) ? json_pack("[s, s]", type, "null") : json_string(type));
     }
     if (row->type == PARAMS_STRINGS) {
         json_object_set_new(schema, "items", json_pack("{s:s}", "type", "string"));

@@ -140,15 +140,8 @@ int pool_threads(const struct pool *pool)
     return pool->threads;
 }
 
-void pool_run(struct pool *pool, int64_t tasks, void (*fn)(void *ctx, int64_t task), void *ctx)
+static void run_together(struct pool *pool, int64_t tasks, void (*fn)(void *ctx, int64_t task), void *ctx)
 {
-    if (pool->threads == 1 || tasks <= 1) {
-        for (int64_t i = 0; i < tasks; i++) {
-            fn(ctx, i);
-        }
-        return;
-    }
-    pthread_mutex_lock(&pool->run_lock);
     pthread_mutex_lock(&pool->lock);
     pool->tasks = tasks;
     pool->fn = fn;
@@ -164,5 +157,22 @@ void pool_run(struct pool *pool, int64_t tasks, void (*fn)(void *ctx, int64_t ta
         pthread_cond_wait(&pool->end, &pool->lock);
     }
     pthread_mutex_unlock(&pool->lock);
+}
+
+void pool_run(struct pool *pool, int64_t tasks, void (*fn)(void *ctx, int64_t task), void *ctx)
+{
+    /* The caller is worker 0 here, whatever it is in a pool whose task it may be. */
+    int outside = worker_number;
+
+    worker_number = 0;
+    pthread_mutex_lock(&pool->run_lock); /* also for one task: worker 0's scratch memory has one user */
+    if (pool->threads == 1 || tasks <= 1) {
+        for (int64_t i = 0; i < tasks; i++) {
+            fn(ctx, i);
+        }
+    } else {
+        run_together(pool, tasks, fn, ctx);
+    }
     pthread_mutex_unlock(&pool->run_lock);
+    worker_number = outside;
 }
