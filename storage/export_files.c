@@ -141,14 +141,16 @@ static int copy_file(const struct format_export *request, const char *name, unsi
     return rc;
 }
 
-/* Written here anew, or never to be copied. */
-static bool is_ours(const struct format_export *request, const char *name)
+/* Written here anew, or never to be copied: weights, hidden files, and what another format's loader would believe. */
+static bool is_ours(const char *name)
 {
-    const char *side = request->format->side_file;
-
-    return strcmp(name, FORMAT_CONFIG_FILE) == 0 || strcmp(name, FORMAT_MANIFEST_FILE) == 0 ||
-           (side != NULL && strcmp(name, side) == 0) || strchr(name, '/') != NULL ||
-           strstr(name, ".safetensors") != NULL;
+    for (const struct format *const *row = format_list(); *row != NULL; row++) {
+        if ((*row)->side_file != NULL && strcmp(name, (*row)->side_file) == 0) {
+            return true;
+        }
+    }
+    return strcmp(name, FORMAT_CONFIG_FILE) == 0 || strcmp(name, FORMAT_MANIFEST_FILE) == 0 || name[0] == '.' ||
+           strchr(name, '/') != NULL || strstr(name, ".safetensors") != NULL;
 }
 
 int export_copy_side_files(const struct format_export *request)
@@ -158,7 +160,7 @@ int export_copy_side_files(const struct format_export *request)
 
     for (const char *const *name = model_side_files(request->config.model); rc == 0 && name != NULL && *name != NULL;
          name++) {
-        if (!is_ours(request, *name)) {
+        if (!is_ours(*name)) {
             rc = copy_file(request, *name, buffer);
         }
     }

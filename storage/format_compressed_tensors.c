@@ -6,8 +6,9 @@
  *   M.weight_zero_point  I32 [ceil(N*b/32), K/g] asymmetric only, packed along N
  *
  * Until version 0.17 the library left padding bits in words of 3, 5, 6 and 7 bits; 0.18 reads the dense stream that is
- * written here, hence the version in the config. Symmetric artifacts carry no zero points (runtimes have no parameter
- * for them) and asymmetric ones are 4-bit only (no kernel takes others). The config objects forbid unknown members. */
+ * written here, hence the version in the config; 2, 4 and 8 bits are the same in every version. Symmetric artifacts
+ * carry no zero points (runtimes have no parameter for them) and asymmetric ones are 4-bit only (no kernel takes
+ * others). The config objects forbid unknown members. */
 
 #include "storage/format_common.h"
 
@@ -18,8 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CT_VERSION "0.18.0"
-/* More distinct geometries than 2..8 bits times four group sizes and symmetry. */
+#define CT_VERSION "0.15.0"
+#define CT_VERSION_DENSE "0.18.0"
 #define CT_GROUPS_MAX 64
 
 enum ct_tensor { CT_PACKED, CT_SCALE, CT_SHAPE, CT_ZERO };
@@ -50,8 +51,33 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
     return 0;
 }
 
+/* The geometries of a config, in order of appearance; CT_GROUPS_MAX + 1 when there are more than can be said. */
+static int geometries(const struct format_config *config, const struct qscheme *out[CT_GROUPS_MAX])
+{
+    int count = 0;
+
+    for (int i = 0; i < config->count; i++) {
+        int g = 0;
+        while (g < count && !format_same_geometry(out[g], &config->modules[i].scheme)) {
+            g++;
+        }
+        if (g == CT_GROUPS_MAX) {
+            return CT_GROUPS_MAX + 1;
+        }
+        if (g == count) {
+            out[count++] = &config->modules[i].scheme;
+        }
+    }
+    return count;
+}
+
 static int accepts_all(const struct format_config *config)
 {
+    const struct qscheme *schemes[CT_GROUPS_MAX];
+
+    if (geometries(config, schemes) > CT_GROUPS_MAX) {
+        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "more than %d different geometries in one model", CT_GROUPS_MAX);
+    }
     return format_check_fused(config);
 }
 
@@ -125,36 +151,35 @@ static json_t *ignore_list(const struct format_config *config, const struct form
 static json_t *config_groups(const struct format_config *config)
 {
     const struct qscheme *schemes[CT_GROUPS_MAX];
-    json_t *targets[CT_GROUPS_MAX];
     json_t *groups = json_object();
-    int count = 0;
+    int count = geometries(config, schemes);
 
-    for (int i = 0; i < config->count; i++) {
-        int g = 0;
-        while (g < count && !format_same_geometry(schemes[g], &config->modules[i].scheme)) {
-            g++;
-        }
-        if (g == CT_GROUPS_MAX) {
-            break;
-        }
-        if (g == count) {
-            schemes[count] = &config->modules[i].scheme;
-            targets[count++] = json_array();
-        }
-        json_array_append_new(targets[g], json_string(config->modules[i].name));
-    }
+    assert(count <= CT_GROUPS_MAX); /* accepts_all */
     for (int g = 0; g < count; g++) {
         char name[16];
         snprintf(name, sizeof(name), "group_%d", g);
-        if (count == 1) {
-            json_array_clear(targets[g]);
-            json_array_append_new(targets[g], json_string("Linear"));
+        json_t *targets = count == 1 ? json_pack("[s]", "Linear") : json_array();
+        for (int i = 0; count > 1 && i < config->count; i++) {
+            if (format_same_geometry(schemes[g], &config->modules[i].scheme)) {
+                json_array_append_new(targets, json_string(config->modules[i].name));
+            }
         }
         json_object_set_new(groups, name,
-                            json_pack("{s:o, s:o, s:n, s:n}", "targets", targets[g], "weights",
-                                      weights_object(schemes[g]), "input_activations", "output_activations"));
+                            json_pack("{s:o, s:o, s:n, s:n}", "targets", targets, "weights", weights_object(schemes[g]),
+                                      "input_activations", "output_activations"));
     }
     return groups;
+}
+
+/* The oldest library that reads these words. */
+static const char *version(const struct format_config *config)
+{
+    for (int i = 0; i < config->count; i++) {
+        if (32 % config->modules[i].scheme.bits != 0) {
+            return CT_VERSION_DENSE;
+        }
+    }
+    return CT_VERSION;
 }
 
 static json_t *config_object(const struct format_config *config)
@@ -166,7 +191,7 @@ static json_t *config_object(const struct format_config *config)
     }
     json_t *object =
         json_pack("{s:s, s:s, s:s, s:s, s:n, s:o, s:n, s:o}", "quant_method", "compressed-tensors", "version",
-                  CT_VERSION, "format", "pack-quantized", "quantization_status", "compressed",
+                  version(config), "format", "pack-quantized", "quantization_status", "compressed",
                   "global_compression_ratio", "ignore", ignore_list(config, (const struct format_module *const *)table),
                   "kv_cache_scheme", "config_groups", config_groups(config));
     free(table);

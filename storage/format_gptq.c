@@ -190,16 +190,20 @@ static json_t *inside_blocks(const struct format_config *config, const struct fo
     return sites;
 }
 
-/* A parameter of the job, or what loaders expect where the method has none. */
-static json_t *parameter(const struct format_config *config, const char *name, json_t *otherwise)
+/* The job's parameter, or what loaders expect where the method has none. They refuse a damp_percent that is not
+ * strictly between 0 and 1. */
+static int true_sequential(const struct format_config *config)
 {
-    json_t *value = json_object_get(config->parameters, name);
+    const json_t *value = json_object_get(config->parameters, "true_sequential");
 
-    if (value == NULL || json_is_null(value)) {
-        return otherwise;
-    }
-    json_decref(otherwise);
-    return json_incref(value);
+    return json_is_boolean(value) ? json_is_true(value) : 1;
+}
+
+static double damp_percent(const struct format_config *config)
+{
+    double value = json_number_value(json_object_get(config->parameters, "damp_percent"));
+
+    return value > 0 && value < 1 ? value : 0.01;
 }
 
 static json_t *config_object(const struct format_config *config, const char *checkpoint_format)
@@ -211,12 +215,11 @@ static json_t *config_object(const struct format_config *config, const char *che
     }
     const struct qscheme *scheme = &config->modules[0].scheme;
     json_t *object =
-        json_pack("{s:s, s:s, s:i, s:I, s:b, s:b, s:b, s:o, s:b, s:o, s:s, s:{s:[s]}}", "quant_method", "gptq",
+        json_pack("{s:s, s:s, s:i, s:I, s:b, s:b, s:b, s:b, s:b, s:f, s:s, s:{s:[s]}}", "quant_method", "gptq",
                   "checkpoint_format", checkpoint_format, "bits", scheme->bits, "group_size",
                   (json_int_t)(scheme->per_channel ? -1 : scheme->group_size), "desc_act", 0, "sym", (int)scheme->sym,
-                  "lm_head", 0, "true_sequential", parameter(config, "true_sequential", json_true()), "static_groups",
-                  0, "damp_percent", parameter(config, "damp_percent", json_real(0.01)), "pack_dtype", "int32", "meta",
-                  "quantizer", "quantd:" QUANTD_VERSION);
+                  "lm_head", 0, "true_sequential", true_sequential(config), "static_groups", 0, "damp_percent",
+                  damp_percent(config), "pack_dtype", "int32", "meta", "quantizer", "quantd:" QUANTD_VERSION);
     json_t *inside = inside_blocks(config, (const struct format_module *const *)table);
     if (inside != NULL) {
         json_object_set_new(object, "modules_in_block_to_quantize", inside);

@@ -99,9 +99,14 @@ int format_encode_scales(const float *scales, int64_t stride, int64_t count, enu
 {
     for (int64_t i = 0; i < count; i++) {
         float value = scales[i * stride];
-        if (!isfinite(dtype_round(value, dtype))) {
+        if (!isfinite(dtype_round(value, dtype)) || !(value > 0)) {
             return err_raise(ERR_NON_FINITE_VALUE, "scale %lld is %g, which %s cannot hold", (long long)i,
                              (double)value, dtype_rows[dtype].name);
+        }
+        if (dtype_round(value, dtype) != value) {
+            /* The codes were computed for another scale than the one that would be stored. */
+            return err_raise(ERR_INTERNAL, "scale %lld is %.9g and was not rounded to %s", (long long)i, (double)value,
+                             dtype_rows[dtype].name);
         }
         switch (dtype) {
         case DTYPE_F16:

@@ -6,25 +6,15 @@
 
 #include "base/err.h"
 
-#include <string.h>
-
 #define LIST_LIMIT_MAX 100
 
-static int check_cursor(struct state *state, const char *kind, const char *id, const char *name)
+/* A cursor is a place in the order, not a row: the page goes on where it was also when that object has been deleted. */
+static int check_cursor(const char *kind, const char *id, const char *name)
 {
-    sqlite3_stmt *row;
-
-    if (id == NULL) {
+    if (id == NULL || id_valid(id, kind != NULL ? kind : "job")) {
         return 0;
     }
-    int rc = kind == NULL
-                 ? sqlite_first(state, &row, "SELECT 1 FROM jobs WHERE id = ?", "t", id)
-                 : sqlite_first(state, &row, "SELECT 1 FROM objects WHERE kind = ? AND id = ?", "tt", kind, id);
-    if (rc > 0) {
-        sqlite_done(row);
-        return 0;
-    }
-    return rc < 0 ? rc : err_raise(ERR_INVALID_CURSOR, "%s names no object of this list", name);
+    return err_raise(ERR_INVALID_CURSOR, "%s is no id of this list", name);
 }
 
 static void add_equal(struct sqlite_query *query, const char *condition, const char *value)
@@ -118,8 +108,8 @@ int sqlite_list(struct state *state, const char *kind, const char *columns, cons
     if (page->limit < 1 || page->limit > LIST_LIMIT_MAX) {
         return err_raise(ERR_INVALID_PARAMETER, "limit is %d; it may be 1 to %d", page->limit, LIST_LIMIT_MAX);
     }
-    int rc = check_cursor(state, kind, page->after, "after");
-    rc = rc != 0 ? rc : check_cursor(state, kind, page->before, "before");
+    int rc = check_cursor(kind, page->after, "after");
+    rc = rc != 0 ? rc : check_cursor(kind, page->before, "before");
     if (rc != 0) {
         return rc;
     }

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

@@ -49,7 +49,8 @@ struct store_page {
     const char *metadata_key, *metadata_value;
     int64_t created_after;
 };
-/* {"object":"list","data":[...],"first_id","last_id","has_more"}; keyset pages (no OFFSET). ERR_INVALID_CURSOR. */
+/* {"object":"list","data":[...],"first_id","last_id","has_more"}; keyset pages (no OFFSET). A cursor
+ * may name an object that is gone; ERR_INVALID_CURSOR when it is no id of this kind. */
 int store_object_list(struct store *store, const char *kind, const struct store_page *page, json_t **list);
 
 /* --- jobs. Columns: id status status_reason phase name project model method request progress memory result error
