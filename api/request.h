@@ -98,10 +98,12 @@ struct request {
     struct waiter waiter;
 
     enum request_step step;
-    int phase; /* the server's */
+    int phase;            /* the server's, as the next two */
+    int result;           /* what the last step said */
+    struct request *next; /* in a list of the server */
     int64_t started_ms;
     int64_t body_length; /* announced; -1 = chunked */
-    int64_t body_seen, body_since_ms, body_paused_ms;
+    int64_t body_seen, body_since_ms, body_paused_ms, body_fed_ms;
     char *body; /* what has arrived and is not fed */
     size_t body_size, body_capacity;
     bool discard; /* the reply stands already: swallow the rest of the body */

@@ -1,0 +1,385 @@
+/* The server's frame: the listening socket, the HTTP library driven from outside, the workers and the way back.
+ *
+ * A request goes to the workers through their mailbox and comes back through ours, which the loop thread empties at
+ * every api_run; so do requests whose wait has ended. Only the loop thread resumes connections. The workers' mailbox is
+ * bounded and the loop thread must not wait: what does not fit stands in the backlog until the next request comes back.
+ *
+ * The library may leave ready connections for its next round while it resumes others, so it is run until it has nothing
+ * left to do at once, a bounded number of times. */
+
+#include "api/api.h"
+
+#include "api/server.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define WORKERS 4
+#define CONNECTIONS_MAX 4096
+#define CONNECTION_MEMORY ((size_t)32 << 10) /* headers, and pieces of bodies either way */
+#define LISTEN_BACKLOG 1024
+#define ROUNDS_MAX 64
+#define FILES_BESIDE 256 /* descriptors for all else */
+
+/* Any thread: put what is not the loop thread's any more into its mailbox. */
+static void post(struct api *api, struct request *request)
+{
+    pthread_mutex_lock(&api->lock);
+    bool first = api->mail == NULL;
+    request->next = api->mail;
+    api->mail = request;
+    pthread_mutex_unlock(&api->lock);
+    if (first && api->wake != NULL) {
+        api->wake(api->wake_data);
+    }
+}
+
+static void on_wait_over(void *data, struct waiter *waiter)
+{
+    struct request *request = (void *)((char *)waiter - offsetof(struct request, waiter));
+    request->result = SERVER_AGAIN;
+    post(data, request);
+}
+
+/* Worker thread. */
+static void work(void *data, void *item)
+{
+    struct api *api = data;
+    struct request *request = item;
+    if (request->step != REQUEST_DISPOSE) {
+        request->result = request_work(request);
+        post(api, request);
+        return;
+    }
+    (void)request_work(request); /* frees it */
+    if (atomic_fetch_sub(&api->open, 1) == 1 && api->wake != NULL) {
+        api->wake(api->wake_data);
+    }
+}
+
+static void dispatch(struct api *api, struct request *request)
+{
+    request->next = NULL;
+    if (api->backlog == NULL && worker_team_push(api->team, request)) {
+        return;
+    }
+    *api->backlog_end = request;
+    api->backlog_end = &request->next;
+}
+
+static void work_off_backlog(struct api *api)
+{
+    while (api->backlog != NULL) {
+        struct request *request = api->backlog, *next = request->next;
+        if (!worker_team_push(api->team, request)) {
+            return;
+        }
+        api->backlog = next;
+        if (next == NULL) {
+            api->backlog_end = &api->backlog;
+        }
+    }
+}
+
+void api_hand_over(struct link *link, enum request_step step)
+{
+    struct request *request = link->request;
+    request->step = step;
+    sweeper_set(link, LINK_BUSY);
+    MHD_suspend_connection(request->connection);
+    dispatch(link->api, request);
+}
+
+void api_release(struct api *api, struct request *request)
+{
+    hub_unwatch(api->context.hub, &request->waiter);
+    if (request_holds_resources(request) && !api->closing) {
+        request->step = REQUEST_DISPOSE;
+        dispatch(api, request);
+        return;
+    }
+    request_free(request);
+    atomic_fetch_sub(&api->open, 1);
+}
+
+/* A request is back from a worker or from a wait. */
+static void settle(struct api *api, struct request *request)
+{
+    if (!api->closing && request->result == SERVER_AGAIN) {
+        dispatch(api, request);
+        return;
+    }
+    if (!api->closing && request->result == REQUEST_WAIT) {
+        if (!hub_park(api->context.hub, &request->waiter)) {
+            dispatch(api, request);
+        }
+        return;
+    }
+    server_after_step(request->link);
+    MHD_resume_connection(request->connection);
+}
+
+static void read_mail(struct api *api)
+{
+    pthread_mutex_lock(&api->lock);
+    struct request *mail = api->mail, *ordered = NULL;
+    api->mail = NULL;
+    pthread_mutex_unlock(&api->lock);
+    while (mail != NULL) { /* oldest first */
+        struct request *next = mail->next;
+        mail->next = ordered;
+        ordered = mail;
+        mail = next;
+    }
+    while (ordered != NULL) {
+        struct request *next = ordered->next;
+        settle(api, ordered);
+        ordered = next;
+    }
+}
+
+void api_run(struct api *api)
+{
+    int64_t now = clock_monotonic_ms();
+    read_mail(api);
+    work_off_backlog(api);
+    MHD_UNSIGNED_LONG_LONG timeout;
+    for (int round = 0; round < ROUNDS_MAX; round++) {
+        (void)MHD_run(api->daemon);
+        if (MHD_get_timeout(api->daemon, &timeout) == MHD_NO || timeout > 0) {
+            break;
+        }
+    }
+    if (now >= api->sweep_ms) {
+        api->sweep_ms = sweeper_run(api, now);
+    }
+    api->deadline_ms = hub_expire(api->context.hub, now);
+}
+
+int64_t api_timeout_ms(struct api *api)
+{
+    MHD_UNSIGNED_LONG_LONG library;
+    int64_t now = clock_monotonic_ms(), timeout = -1;
+    if (MHD_get_timeout(api->daemon, &library) == MHD_YES) {
+        timeout = library < INT32_MAX ? (int64_t)library : INT32_MAX;
+    }
+    int64_t next = api->links != NULL ? api->sweep_ms : -1;
+    if (api->deadline_ms >= 0 && (next < 0 || api->deadline_ms < next)) {
+        next = api->deadline_ms;
+    }
+    if (next >= 0) {
+        int64_t left = next > now ? next - now : 0;
+        timeout = timeout < 0 || left < timeout ? left : timeout;
+    }
+    return timeout;
+}
+
+void api_job_event(struct api *api, const char *job_id)
+{
+    hub_notify(api->context.hub, job_id);
+}
+
+void api_drain(struct api *api)
+{
+    atomic_store(&api->context.draining, true);
+    hub_notify(api->context.hub, NULL);
+}
+
+bool api_idle(struct api *api)
+{
+    return atomic_load(&api->open) == 0;
+}
+
+uint16_t api_port(const struct api *api)
+{
+    return api->port;
+}
+
+int api_fd(const struct api *api)
+{
+    return MHD_get_daemon_info(api->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+}
+
+static bool is_loopback(const struct sockaddr_storage *address)
+{
+    if (address->ss_family == AF_INET) {
+        return ntohl(((const struct sockaddr_in *)address)->sin_addr.s_addr) >> 24 == 127;
+    }
+    return address->ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)address)->sin6_addr);
+}
+
+static uint16_t port_of(const struct sockaddr_storage *address)
+{
+    return ntohs(address->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)address)->sin6_port
+                                                : ((const struct sockaddr_in *)address)->sin_port);
+}
+
+/* Bind and listen; sets fd, port and what the guard must know of the address. */
+static int listen_on(struct api *api, const struct api_config *config)
+{
+    const struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *found = NULL;
+    char service[8];
+    (void)snprintf(service, sizeof(service), "%u", config->port);
+    int failed = getaddrinfo(config->host, service, &hints, &found);
+    if (failed != 0) {
+        return err_raise(ERR_CONFIG, "%s is no address to listen on: %s", config->host, gai_strerror(failed));
+    }
+    struct sockaddr_storage bound = {0};
+    socklen_t size = sizeof(bound);
+    int one = 1;
+    api->fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (api->fd < 0 || setsockopt(api->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
+        bind(api->fd, found->ai_addr, found->ai_addrlen) != 0 || listen(api->fd, LISTEN_BACKLOG) != 0 ||
+        getsockname(api->fd, (struct sockaddr *)&bound, &size) != 0) {
+        int saved = errno;
+        freeaddrinfo(found);
+        return err_raise(ERR_CONFIG, "cannot listen on %s port %u: %s", config->host, config->port, strerror(saved));
+    }
+    freeaddrinfo(found);
+    api->port = port_of(&bound);
+    api->hosts.any_address = !is_loopback(&bound);
+    return 0;
+}
+
+static int copy_hosts(struct api *api, const struct api_config *config)
+{
+    size_t count = 0;
+    while (config->allowed_hosts != NULL && config->allowed_hosts[count] != NULL) {
+        count++;
+    }
+    api->host = strdup(config->host);
+    api->allowed = calloc(count + 1, sizeof(*api->allowed));
+    bool whole = api->host != NULL && api->allowed != NULL;
+    for (size_t i = 0; i < count && whole; i++) {
+        api->allowed[i] = strdup(config->allowed_hosts[i]);
+        whole = api->allowed[i] != NULL;
+    }
+    api->hosts.listen = api->host;
+    api->hosts.allowed = (const char *const *)api->allowed;
+    return whole ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
+}
+
+/* Let as many connections in as were asked for, so far as the system allows. */
+static unsigned connection_limit(int wanted)
+{
+    rlim_t need = (rlim_t)wanted + FILES_BESIDE;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < need) {
+        limit.rlim_cur = limit.rlim_max < need ? limit.rlim_max : need;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+        if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < need) {
+            rlim_t room = limit.rlim_cur > 2 * FILES_BESIDE ? limit.rlim_cur - FILES_BESIDE : limit.rlim_cur / 2;
+            log_warn("fewer connections than configured", LOG_I("connections", room));
+            return (unsigned)room;
+        }
+    }
+    return (unsigned)wanted;
+}
+
+/* Escapes are undone by the matcher, from the raw target. */
+static size_t keep_escapes(void *data, struct MHD_Connection *connection, char *text)
+{
+    return strlen(text);
+}
+
+static int start_library(struct api *api, unsigned connections)
+{
+    api->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, api->port, NULL, NULL, server_on_request,
+                                   api, MHD_OPTION_LISTEN_SOCKET, api->fd, MHD_OPTION_CONNECTION_LIMIT, connections,
+                                   MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT,
+                                   1, MHD_OPTION_URI_LOG_CALLBACK, server_on_target, api, MHD_OPTION_UNESCAPE_CALLBACK,
+                                   keep_escapes, NULL, MHD_OPTION_NOTIFY_COMPLETED, server_on_completed, api,
+                                   MHD_OPTION_NOTIFY_CONNECTION, server_on_connection, api, MHD_OPTION_END);
+    return api->daemon != NULL ? 0 : err_raise(ERR_CONFIG, "cannot start the HTTP server");
+}
+
+static int open_parts(struct api *api, const struct api_config *config)
+{
+    int wanted = config->max_connections > 0 ? config->max_connections : CONNECTIONS_MAX;
+    api->context.hub = hub_new(on_wait_over, api);
+    if (api->context.hub == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
+    }
+    int rc = copy_hosts(api, config);
+    rc = rc < 0 ? rc : listen_on(api, config);
+    rc = rc < 0
+             ? rc
+             : worker_team_new(config->workers > 0 ? config->workers : WORKERS, (size_t)wanted, work, api, &api->team);
+    return rc < 0 ? rc : start_library(api, connection_limit(wanted));
+}
+
+int api_open(const struct api_config *config, struct api **out)
+{
+    struct api *api = calloc(1, sizeof(*api));
+    if (api == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
+    }
+    api->context.engine = config->engine;
+    api->context.store = config->store;
+    api->backlog_end = &api->backlog;
+    api->deadline_ms = -1;
+    api->fd = -1;
+    api->wake = config->wake;
+    api->wake_data = config->wake_data;
+    pthread_mutex_init(&api->lock, NULL);
+    int rc = open_parts(api, config);
+    if (rc < 0) {
+        api_close(api);
+        return err_pass(rc, "opening the server");
+    }
+    *out = api;
+    return 0;
+}
+
+/* Everything that is suspended must run again before the library stops: workers finish, waits end, the rest of the
+ * backlog is given up. */
+static void bring_back(struct api *api)
+{
+    api_drain(api);
+    worker_team_free(api->team);
+    api->team = NULL;
+    api->closing = true;
+    read_mail(api);
+    while (api->backlog != NULL) {
+        struct request *request = api->backlog;
+        api->backlog = request->next;
+        if (request->connection != NULL) {
+            MHD_resume_connection(request->connection);
+        } else {
+            request_free(request);
+        }
+    }
+}
+
+void api_close(struct api *api)
+{
+    if (api == NULL) {
+        return;
+    }
+    if (api->daemon != NULL) {
+        bring_back(api);
+        MHD_stop_daemon(api->daemon); /* closes the listening socket, too */
+    } else if (api->fd >= 0) {
+        close(api->fd);
+    }
+    worker_team_free(api->team);
+    hub_free(api->context.hub);
+    for (size_t i = 0; api->allowed != NULL && api->allowed[i] != NULL; i++) {
+        free(api->allowed[i]);
+    }
+    free(api->allowed);
+    free(api->host);
+    pthread_mutex_destroy(&api->lock);
+    free(api);
+}

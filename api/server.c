@@ -1,0 +1,370 @@
+/* A request from its first line to the end of its reply, as the HTTP library tells of it.
+ *
+ * The library calls on_request when the header is complete, for each piece of the body, and once more when the body is
+ * complete; a reply may be queued in the first call (then the connection closes) or in the last. request->phase says
+ * where we are. Nothing here waits: whatever may is handed to a worker, and the connection is suspended meanwhile, so
+ * that the library calls nothing. (For chunked bodies it may still offer the next chunk that it has already read:
+ * LINK_BUSY declines it.)
+ *
+ * The guard looks at every request first, on the raw target: the library undoes escapes before it calls us. */
+
+#include "api/server.h"
+
+#include "api/header.h"
+#include "api/reply.h"
+#include "base/log.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FEED_AFTER_MS 200 /* a slow body is fed as it comes, a fast one by full buffers */
+#define BODY_FIRST ((size_t)4 << 10)
+
+void server_on_connection(void *data, struct MHD_Connection *connection, void **socket_context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    struct api *api = data;
+    struct link *link = *socket_context;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        link = calloc(1, sizeof(*link));
+        if (link == NULL || info == NULL) {
+            free(link);
+            return; /* no link: its first request line closes it */
+        }
+        link->api = api;
+        link->fd = info->connect_fd;
+        sweeper_set(link, LINK_FRESH);
+        link->next = api->links;
+        if (api->links != NULL) {
+            api->links->previous = link;
+        }
+        api->links = link;
+        *socket_context = link;
+    } else if (link != NULL) {
+        if (link->previous != NULL) {
+            link->previous->next = link->next;
+        } else {
+            api->links = link->next;
+        }
+        if (link->next != NULL) {
+            link->next->previous = link->previous;
+        }
+        *socket_context = NULL;
+        free(link);
+    }
+}
+
+void *server_on_target(void *data, const char *uri, struct MHD_Connection *connection)
+{
+    struct api *api = data;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct link *link = info != NULL ? info->socket_context : NULL;
+    struct request *request = link != NULL ? request_new(&api->context) : NULL;
+    if (request == NULL) {
+        return NULL;
+    }
+    request->path = strdup(uri != NULL ? uri : "");
+    if (request->path == NULL) {
+        request_free(request);
+        return NULL;
+    }
+    id_new("req", request->id);
+    request->connection = connection;
+    request->link = link;
+    link->request = request;
+    sweeper_set(link, LINK_HEAD);
+    atomic_fetch_add(&api->open, 1);
+    return request;
+}
+
+static enum MHD_Result gather(void *data, enum MHD_ValueKind kind, const char *name, size_t name_size,
+                              const char *value, size_t value_size)
+{
+    struct guard_request *out = data;
+    if (out->header_count == GUARD_HEADERS_MAX) {
+        out->overflow = true;
+        return MHD_NO;
+    }
+    out->headers[out->header_count++] = (struct guard_header){.name = name,
+                                                              .value = value != NULL ? value : "",
+                                                              .name_size = name_size,
+                                                              .value_size = value != NULL ? value_size : 0};
+    return MHD_YES;
+}
+
+/* Take the client's X-Request-Id when it is short and plain. */
+static void take_id(struct request *request)
+{
+    const char *given = request_header(request, "X-Request-Id");
+    size_t size = given != NULL ? strlen(given) : 0;
+    if (size > 0 && size < REQUEST_ID_SIZE &&
+        strspn(given, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/+=@-") == size) {
+        memcpy(request->id, given, size + 1);
+    }
+}
+
+static int guard(struct link *link, const char *version)
+{
+    struct request *request = link->request;
+    struct guard_request facts = {.method = request->method, .version = version, .uri = request->path};
+    struct guard_verdict verdict;
+    (void)MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, gather, &facts);
+    int rc = guard_check(&facts, &link->api->hosts, &verdict);
+    request->body_length = verdict.length;
+    request->expects = verdict.expects;
+    char *query = strchr(request->path, '?');
+    if (rc < 0) {
+        if (query != NULL) {
+            *query = '\0';
+        }
+        reply_problem(request, err_raise(rc, "%s", verdict.detail), verdict.status);
+        request->reply.close = verdict.framing;
+    }
+    return rc;
+}
+
+static bool takes_type(const struct request *request)
+{
+    const char *type = request_header(request, "Content-Type");
+    for (const char *const *accepts = request->route->accepts; accepts != NULL && *accepts != NULL; accepts++) {
+        if (header_media_type_is(type, *accepts)) {
+            return true;
+        }
+    }
+    return request->route->accepts == NULL;
+}
+
+/* Route, and whatever the table says about the request's shape. */
+static int admit(struct request *request, char **allow)
+{
+    char *query = strchr(request->path, '?');
+    if (query != NULL) {
+        *query++ = '\0';
+    }
+    int rc = routes_match(request->method, request->path, &request->route, request->captures, allow);
+    if (rc < 0) {
+        return rc;
+    }
+    const struct route *route = request->route;
+    if ((route->flags & ROUTE_NEW_WORK) != 0 && atomic_load(&request->context->draining)) {
+        return err_raise(ERR_DRAINING, "the daemon is shutting down and takes no new work");
+    }
+    if (request->body_length > route->body_max) {
+        return err_raise(ERR_PAYLOAD_TOO_LARGE, "this route takes at most %lld bytes", (long long)route->body_max);
+    }
+    bool expected = route->body == ROUTE_BODY_JSON || route->body == ROUTE_BODY_SINK;
+    if ((expected || request->body_length != 0) && !takes_type(request)) {
+        return err_raise(ERR_UNSUPPORTED_MEDIA_TYPE, "the Content-Type of this route is %s%s",
+                         route->accepts != NULL ? route->accepts[0] : "none",
+                         route->accepts != NULL && route->accepts[1] != NULL ? " or one of its kin" : "");
+    }
+    return query_parse(route->query, query, &request->scratch->query, &request->scratch->faults);
+}
+
+/* The reply stands before the body has ended. */
+static enum MHD_Result refuse(struct link *link, bool first)
+{
+    struct request *request = link->request;
+    int64_t left = request->body_length < 0 ? INT64_MAX : request->body_length - request->body_seen;
+    request->discard = true;
+    request->phase = SERVER_ANSWER;
+    if (first && (request->reply.close || (request->expects && left > 0))) {
+        return send_reply(link);
+    }
+    if (left > SERVER_SWALLOW_MAX) {
+        send_early(link);
+    }
+    return MHD_YES;
+}
+
+static enum MHD_Result begin(struct link *link, const char *method, const char *version)
+{
+    struct request *request = link->request;
+    request->method = strdup(method);
+    if (request->method == NULL) {
+        return MHD_NO;
+    }
+    take_id(request);
+    request->body_since_ms = request->body_fed_ms = clock_monotonic_ms();
+    sweeper_set(link, LINK_BODY);
+    if (guard(link, version) < 0) {
+        return refuse(link, true);
+    }
+    char *allow = NULL;
+    int rc = admit(request, &allow);
+    if (rc < 0) {
+        reply_problem(request, rc, 0);
+        if (allow != NULL) {
+            reply_header(&request->reply, "Allow", "%s", allow);
+            free(allow);
+        }
+        return refuse(link, true);
+    }
+    request->phase = SERVER_BODY;
+    if (request->route->body == ROUTE_BODY_SINK) {
+        request->phase = SERVER_OPENING;
+        api_hand_over(link, REQUEST_OPEN);
+    }
+    return MHD_YES;
+}
+
+/* Room for `more` bytes behind what is kept; false when out of memory. */
+static bool reserve(struct request *request, size_t more)
+{
+    size_t need = request->body_size + more;
+    size_t capacity = request->body_capacity > 0 ? request->body_capacity : BODY_FIRST;
+    if (request->route->body == ROUTE_BODY_SINK) {
+        capacity = REQUEST_BUFFER_SIZE;
+    }
+    while (capacity < need) {
+        capacity *= 2;
+    }
+    if (capacity == request->body_capacity) {
+        return true;
+    }
+    char *body = realloc(request->body, capacity);
+    if (body != NULL) {
+        request->body = body;
+        request->body_capacity = capacity;
+    }
+    return body != NULL;
+}
+
+static enum MHD_Result take_body(struct link *link, const char *data, size_t *size)
+{
+    struct request *request = link->request;
+    const struct route *route = request->route;
+    bool sink = route->body == ROUTE_BODY_SINK;
+    size_t part = *size;
+    if (sink && part > REQUEST_BUFFER_SIZE - request->body_size) {
+        part = REQUEST_BUFFER_SIZE - request->body_size;
+    }
+    int rc = 0;
+    if ((int64_t)part > route->body_max - request->body_seen) {
+        rc = err_raise(ERR_PAYLOAD_TOO_LARGE, "this route takes at most %lld bytes", (long long)route->body_max);
+    } else if (!reserve(request, part)) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a body");
+    }
+    if (rc < 0) {
+        reply_problem(request, rc, 0);
+        return refuse(link, false);
+    }
+    memcpy(request->body + request->body_size, data, part);
+    request->body_size += part;
+    request->body_seen += (int64_t)part;
+    *size -= part;
+    int64_t now = clock_monotonic_ms();
+    if (sink && (request->body_size == REQUEST_BUFFER_SIZE || now - request->body_fed_ms >= FEED_AFTER_MS)) {
+        request->body_fed_ms = now;
+        api_hand_over(link, REQUEST_FEED);
+    }
+    return MHD_YES;
+}
+
+/* The whole body is here. */
+static enum MHD_Result run(struct link *link)
+{
+    struct request *request = link->request;
+    request->phase = SERVER_ANSWER;
+    if ((request->route->flags & ROUTE_INLINE) == 0) {
+        api_hand_over(link, REQUEST_HANDLE);
+        return MHD_YES;
+    }
+    request->step = REQUEST_HANDLE;
+    (void)request_work(request);
+    return send_reply(link);
+}
+
+/* More of a body whose answer is known already. */
+static enum MHD_Result swallow(struct link *link, size_t *size)
+{
+    struct request *request = link->request;
+    request->body_seen += (int64_t)*size;
+    *size = 0;
+    if (request->phase == SERVER_ANSWER && request->body_length < 0 && request->body_seen > SERVER_SWALLOW_MAX) {
+        send_early(link);
+    }
+    return MHD_YES;
+}
+
+enum MHD_Result server_on_request(void *data, struct MHD_Connection *connection, const char *url, const char *method,
+                                  const char *version, const char *upload, size_t *upload_size, void **context)
+{
+    struct request *request = *context;
+    if (request == NULL) {
+        return MHD_NO; /* there was no memory for it */
+    }
+    struct link *link = request->link;
+    if (link->state == LINK_BUSY) {
+        return MHD_YES;
+    }
+    switch ((enum server_phase)request->phase) {
+    case SERVER_HEAD:
+        return begin(link, method, version);
+    case SERVER_OPENING:
+        if (request->discard) {
+            return refuse(link, true);
+        }
+        request->phase = SERVER_BODY;
+        return MHD_YES;
+    case SERVER_BODY:
+        return *upload_size > 0 ? take_body(link, upload, upload_size) : run(link);
+    case SERVER_ANSWER:
+        return *upload_size > 0 ? swallow(link, upload_size) : send_reply(link);
+    case SERVER_LINGER:
+        return *upload_size > 0 ? swallow(link, upload_size) : MHD_NO;
+    case SERVER_SENDING:
+        break;
+    }
+    return MHD_YES;
+}
+
+void server_after_step(struct link *link)
+{
+    struct request *request = link->request;
+    int64_t paused = clock_monotonic_ms() - link->since_ms;
+    bool body = request->phase == SERVER_OPENING || request->phase == SERVER_BODY;
+    if (body) {
+        request->body_paused_ms += paused;
+    }
+    sweeper_set(link, body ? LINK_BODY : LINK_REPLY);
+    if (request->phase == SERVER_BODY && request->discard) {
+        (void)refuse(link, false);
+    }
+}
+
+static void log_request(const struct request *request, struct MHD_Connection *connection,
+                        enum MHD_RequestTerminationCode how)
+{
+    int status = request->reply.status;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_HTTP_STATUS);
+    if (status == 0 && info != NULL) { /* the library refused by itself */
+        status = (int)info->http_status;
+    }
+    log_info("request", LOG_S("request", request->id), LOG_S("method", request->method),
+             LOG_S("route", request->route != NULL ? request->route->path : NULL), LOG_I("status", status),
+             LOG_I("ms", clock_monotonic_ms() - request->started_ms),
+             LOG_S("end", how == MHD_REQUEST_TERMINATED_COMPLETED_OK ? "complete" : "aborted"));
+}
+
+void server_on_completed(void *data, struct MHD_Connection *connection, void **context,
+                         enum MHD_RequestTerminationCode how)
+{
+    struct api *api = data;
+    struct request *request = *context;
+    if (request == NULL) {
+        return;
+    }
+    struct link *link = request->link;
+    assert(link->state != LINK_BUSY || api->closing);
+    *context = NULL;
+    log_request(request, connection, request->phase == SERVER_LINGER ? MHD_REQUEST_TERMINATED_COMPLETED_OK : how);
+    link->request = NULL;
+    sweeper_set(link, LINK_IDLE);
+    request->connection = NULL;
+    request->link = NULL;
+    api_release(api, request);
+}

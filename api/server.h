@@ -1,0 +1,92 @@
+#pragma once
+/* The server's own view of connections and requests; inside the api floor only, and with the HTTP library in sight.
+ * Loop thread unless a line says otherwise. */
+
+#include "api/guard.h"
+#include "api/request.h"
+#include "api/routes.h"
+#include "api/worker.h"
+
+#include <microhttpd.h>
+#include <pthread.h>
+
+/* A body that is refused but no longer than this is read to its end, so that the connection lives on. */
+#define SERVER_SWALLOW_MAX ((int64_t)1 << 20)
+
+enum link_state {
+    LINK_FRESH,  /* accepted, no request line yet */
+    LINK_IDLE,   /* kept alive, no request line yet */
+    LINK_HEAD,   /* header lines are arriving */
+    LINK_BODY,   /* the body is arriving */
+    LINK_BUSY,   /* suspended: a worker has the request, or it is parked */
+    LINK_REPLY,  /* the reply goes out */
+    LINK_LINGER, /* the reply is out ahead of the body: what still comes is dropped for a moment */
+};
+
+/* One TCP connection. */
+struct link {
+    struct link *next, *previous;
+    struct api *api;
+    struct request *request; /* the one on it now, or NULL */
+    int fd;                  /* the HTTP library's */
+    enum link_state state;
+    int64_t since_ms; /* when it got there; in LINK_REPLY: when the client last took something */
+    bool cut;         /* shut down by us; the library closes it soon */
+};
+
+enum server_phase {
+    SERVER_HEAD,    /* nothing looked at yet */
+    SERVER_OPENING, /* the sink is being opened */
+    SERVER_BODY,    /* taking the body */
+    SERVER_ANSWER,  /* the reply stands, or is in the making */
+    SERVER_SENDING, /* the HTTP library has the reply */
+    SERVER_LINGER,  /* the reply went out by itself, see send_early */
+};
+
+/* The last step ended a wait: run it again. Beside REQUEST_WAIT and REQUEST_END. */
+#define SERVER_AGAIN 3
+
+struct api {
+    struct request_context context;
+    struct MHD_Daemon *daemon;
+    struct worker_team *team;
+    struct guard_hosts hosts;
+    char *host;
+    char **allowed;
+    struct link *links;
+    struct request *backlog, **backlog_end; /* handed over when the workers have room */
+    pthread_mutex_t lock;
+    struct request *mail; /* under lock: back from workers and waits, newest first */
+    atomic_int open;      /* requests that live; any thread */
+    int64_t sweep_ms;     /* next look at the deadlines */
+    int64_t deadline_ms;  /* of the waiters; -1 = none */
+    bool closing;
+    int fd;
+    uint16_t port;
+    void (*wake)(void *data);
+    void *wake_data;
+};
+
+/* api.c: suspend the connection and let a worker run the step. */
+void api_hand_over(struct link *link, enum request_step step);
+/* api.c: the connection is done with the request. */
+void api_release(struct api *api, struct request *request);
+
+/* server.c: what the HTTP library calls, and what follows a step that failed while the body arrives. */
+void *server_on_target(void *data, const char *uri, struct MHD_Connection *connection);
+enum MHD_Result server_on_request(void *data, struct MHD_Connection *connection, const char *url, const char *method,
+                                  const char *version, const char *upload, size_t *upload_size, void **context);
+void server_on_completed(void *data, struct MHD_Connection *connection, void **context,
+                         enum MHD_RequestTerminationCode how);
+void server_on_connection(void *data, struct MHD_Connection *connection, void **socket_context,
+                          enum MHD_ConnectionNotificationCode what);
+void server_after_step(struct link *link);
+
+/* send.c: give the finished reply to the HTTP library. MHD_NO: the connection must close. */
+enum MHD_Result send_reply(struct link *link);
+/* send.c: write the reply to the socket by ourselves, ahead of the rest of the body, and end our direction. */
+void send_early(struct link *link);
+
+/* sweeper.c: cut connections that are past their deadlines; the time of the next look. */
+int64_t sweeper_run(struct api *api, int64_t now_ms);
+void sweeper_set(struct link *link, enum link_state state);

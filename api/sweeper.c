@@ -1,0 +1,80 @@
+/* Deadlines of connections.
+ *
+ * The HTTP library's own timeout counts idleness, which a client that drips a byte every second never reaches. So every
+ * connection has a state with a time limit of its own, and once a second all are looked at; one that is late is shut
+ * down, which the library then notices as the end of its input. Time that we keep a client waiting (suspended for
+ * backpressure, or for an answer) does not count against it. */
+
+#include "api/server.h"
+
+#include "api/reply.h"
+
+#include <string.h>
+#include <sys/socket.h>
+
+#define SWEEP_MS 1000
+#define HEAD_MS 10000
+#define IDLE_MS 60000
+#define LINGER_MS 2000
+#define STALL_MS 60000 /* a reply of which the client takes nothing */
+#define BODY_GRACE_MS 10000
+#define BYTES_A_SECOND 1024 /* the least that a body may bring, on average */
+
+void sweeper_set(struct link *link, enum link_state state)
+{
+    link->state = state;
+    link->since_ms = clock_monotonic_ms();
+}
+
+static bool body_is_late(const struct request *request, int64_t now_ms)
+{
+    int64_t spent = now_ms - request->body_since_ms - request->body_paused_ms;
+    return spent > BODY_GRACE_MS + request->body_seen / BYTES_A_SECOND * 1000;
+}
+
+static bool is_late(const struct link *link, int64_t now_ms)
+{
+    int64_t spent = now_ms - link->since_ms;
+    switch (link->state) {
+    case LINK_FRESH:
+    case LINK_HEAD:
+        return spent > HEAD_MS;
+    case LINK_IDLE:
+        return spent > IDLE_MS;
+    case LINK_BODY:
+        return body_is_late(link->request, now_ms);
+    case LINK_REPLY:
+        return spent > STALL_MS + (int64_t)(link->request->reply.size / BYTES_A_SECOND) * 1000;
+    case LINK_LINGER:
+        return spent > LINGER_MS;
+    case LINK_BUSY:
+        break;
+    }
+    return false;
+}
+
+/* Say why before the end comes, unless something has been said already. */
+static void answer_late(struct link *link)
+{
+    struct request *request = link->request;
+    request->path[strcspn(request->path, "?")] = '\0';
+    if (request->reply.status == 0) {
+        reply_problem(request, err_raise(ERR_REQUEST_TIMEOUT, "the request arrives too slowly"), 0);
+    }
+    send_early(link);
+}
+
+int64_t sweeper_run(struct api *api, int64_t now_ms)
+{
+    for (struct link *link = api->links; link != NULL; link = link->next) {
+        if (link->cut || !is_late(link, now_ms)) {
+            continue;
+        }
+        if (link->state == LINK_HEAD || link->state == LINK_BODY) {
+            answer_late(link);
+        }
+        link->cut = true;
+        (void)shutdown(link->fd, SHUT_RDWR);
+    }
+    return now_ms + SWEEP_MS;
+}
