@@ -15,13 +15,24 @@ enum norm_role { NORM_ATTENTION, NORM_MLP, NORM_Q, NORM_K, NORM_COUNT };
 
 extern const enum site arch_linear_site[LINEAR_COUNT];
 
+/* Which layers attend through a window. */
+enum window_rule {
+    WINDOW_NEVER,    /* config.json's sliding_window is not read */
+    WINDOW_ALL,      /* every layer, unless sliding_window is null */
+    WINDOW_OPTIONAL, /* only with use_sliding_window; from max_window_layers on, or as layer_types says */
+};
+
 struct arch {
-    const char *name;                    /* "LlamaForCausalLM" */
-    const char *linears[LINEAR_COUNT];   /* "self_attn.q_proj", below "model.layers.<i>." */
-    const char *norms[NORM_COUNT];       /* "input_layernorm", ..., NULL = none */
-    bool qkv_bias;                       /* default when config.json does not say */
+    const char *name;                  /* "LlamaForCausalLM" */
+    const char *linears[LINEAR_COUNT]; /* "self_attn.q_proj", below "model.layers.<i>." */
+    const char *norms[NORM_COUNT];     /* "input_layernorm", ..., NULL = none */
+    bool qkv_bias;                     /* q, k and v always have biases */
+    bool attention_bias;               /* config.json's attention_bias applies: q, k, v and o */
+    bool mlp_bias;                     /* config.json's mlp_bias applies */
     bool qk_norm;
-    bool sliding_window;                 /* config's sliding_window applies */
+    enum window_rule window;
+    /* What a member means that config.json lacks. 0: as many as heads; hidden_size / heads; no window. */
+    int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
 };
 
 enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
@@ -31,7 +42,7 @@ struct model_config {
     int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size;
     int64_t max_position;
     int64_t sliding_window;       /* 0 = none */
-    int64_t sliding_from_layer;   /* Qwen2 max_window_layers: layers >= this use the window */
+    int64_t sliding_from_layer;   /* layers >= this use the window */
     double rms_norm_eps;
     bool tie_word_embeddings;
     bool qkv_bias, o_bias, mlp_bias;
@@ -47,5 +58,7 @@ int arch_parse_config(const json_t *config, struct model_config *out);
 /* [rows, cols] of a role. */
 void arch_linear_shape(const struct model_config *config, enum linear_role role, int64_t *rows, int64_t *cols);
 bool arch_linear_bias(const struct model_config *config, enum linear_role role);
+/* The attention window of a layer; 0 = sees everything before it. */
+int64_t arch_window(const struct model_config *config, int64_t layer);
 /* cos and sin tables [length, head_dim/2], computed in double, stored as float. */
 void arch_rope_tables(const struct model_config *config, int64_t length, float *cosine, float *sine);

@@ -276,9 +276,7 @@ int qtensor_file_open(const char *path, const char *expected_hex, struct qtensor
     } else {
         rc = safetensors_open_fd_take(fd, path, &file->file);
         if (rc == ERR_INVALID_MODEL) {
-            struct err_record record;
-            err_take(&record);
-            rc = err_raise(ERR_SOURCE_CORRUPT, "%s", record.message);
+            rc = err_raise(ERR_SOURCE_CORRUPT, "%s", err_last()->message);
         }
     }
     rc = rc != 0 ? rc : load_schemes(file);

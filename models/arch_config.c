@@ -1,0 +1,300 @@
+/* config.json to a model_config: every member that changes the arithmetic is read and bounded, and a value that this
+ * forward pass does not know is refused with its name. Members that only steer training or generation are ignored,
+ * auto_map above all: no code comes from a checkpoint. */
+
+#include "models/arch.h"
+
+#include "base/err.h"
+#include "base/json.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define HIDDEN_MAX ((int64_t)1 << 20)
+#define WIDE_MAX ((int64_t)1 << 22)
+#define LAYERS_MAX 4096
+#define HEADS_MAX 8192
+#define HEAD_DIM_MAX 4096
+#define VOCAB_MAX ((int64_t)1 << 24)
+#define POSITION_MAX ((int64_t)1 << 31)
+
+/* A fault found by base's getters, which speak of request members, as one of the checkpoint. */
+static int in_config(int rc)
+{
+    return rc >= 0 ? rc : err_raise(ERR_INVALID_MODEL, "config.json: %s", err_last()->message);
+}
+
+/* A required integer; with a fallback > 0 it may be absent or null. */
+static int read_int(const json_t *config, const char *key, int64_t max, int64_t fallback, int64_t *out)
+{
+    int rc = in_config(json_get_int(config, key, 1, max, out));
+
+    if (rc == 0 && fallback <= 0) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: %s is missing", key);
+    }
+    if (rc == 0) {
+        *out = fallback;
+    }
+    return rc < 0 ? rc : 0;
+}
+
+/* A number in (0, max]; absent: *out stays. */
+static int read_positive(const json_t *object, const char *key, double max, double *out)
+{
+    double value = *out;
+    int rc = in_config(json_get_number(object, key, &value));
+
+    if (rc == 1 && !(value > 0 && value <= max)) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: %s = %g is not in (0, %g]", key, value, max);
+    }
+    if (rc == 1) {
+        *out = value;
+    }
+    return rc < 0 ? rc : 0;
+}
+
+/* Absent or null: *out stays. */
+static int read_flag(const json_t *config, const char *key, bool *out)
+{
+    int rc = in_config(json_get_bool(config, key, out));
+    return rc < 0 ? rc : 0;
+}
+
+static int unsupported(const char *what, const char *value)
+{
+    char known[256] = "";
+
+    for (const struct arch *const *row = arch_list(); *row != NULL; row++) {
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof(known) - used, "%s%s", used > 0 ? ", " : "", (*row)->name);
+    }
+    int rc = err_raise(ERR_UNSUPPORTED_ARCHITECTURE, "%s \"%.100s\" is not supported", what, value);
+    return err_set_hint(rc, "known: %s; rope types default, linear, llama3; hidden_act silu", known);
+}
+
+static int find_arch(const json_t *config, const struct arch **out)
+{
+    const json_t *list = json_object_get(config, "architectures");
+    const char *name = json_string_value(json_array_get(list, 0));
+
+    if (name == NULL) {
+        return unsupported("an architecture without a name in config.json's list \"architectures\",", "");
+    }
+    for (const struct arch *const *row = arch_list(); *row != NULL; row++) {
+        if (strcmp((*row)->name, name) == 0) {
+            *out = *row;
+            return 0;
+        }
+    }
+    return unsupported("architecture", name);
+}
+
+static int check_float(const json_t *config)
+{
+    static const char *const keys[] = {"quantization_config", "compression_config"};
+
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        const json_t *value = json_object_get(config, keys[i]);
+        if (value != NULL && !json_is_null(value)) {
+            const char *method = json_get_string(value, "quant_method");
+            return err_raise(ERR_ALREADY_QUANTIZED, "config.json has a %s of method \"%.60s\"", keys[i],
+                             method != NULL ? method : "unknown");
+        }
+    }
+    return 0;
+}
+
+static int parse_shape(const json_t *config, struct model_config *c)
+{
+    const struct arch *arch = c->arch;
+    int rc = read_int(config, "hidden_size", HIDDEN_MAX, 0, &c->hidden_size);
+
+    rc = rc != 0 ? rc : read_int(config, "intermediate_size", WIDE_MAX, 0, &c->intermediate_size);
+    rc = rc != 0 ? rc : read_int(config, "num_hidden_layers", LAYERS_MAX, 0, &c->num_layers);
+    rc = rc != 0 ? rc : read_int(config, "num_attention_heads", HEADS_MAX, 0, &c->num_heads);
+    rc = rc != 0 ? rc : read_int(config, "vocab_size", VOCAB_MAX, 0, &c->vocab_size);
+    rc = rc != 0
+             ? rc
+             : read_int(config, "max_position_embeddings", POSITION_MAX, arch->default_max_position, &c->max_position);
+    if (rc != 0) {
+        return rc;
+    }
+    bool said = json_object_get(config, "num_key_value_heads") != NULL; /* null is said: as many as heads */
+    int64_t kv_heads = !said && arch->default_kv_heads > 0 ? arch->default_kv_heads : c->num_heads;
+    rc = read_int(config, "num_key_value_heads", HEADS_MAX, kv_heads, &c->num_kv_heads);
+    said = json_object_get(config, "head_dim") != NULL;
+    int64_t head_dim = !said && arch->default_head_dim > 0 ? arch->default_head_dim : c->hidden_size / c->num_heads;
+    rc = rc != 0 ? rc : read_int(config, "head_dim", HEAD_DIM_MAX, head_dim, &c->head_dim);
+    if (rc != 0) {
+        return rc;
+    }
+    if (c->num_heads % c->num_kv_heads != 0) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: num_key_value_heads %lld does not divide %lld heads",
+                         (long long)c->num_kv_heads, (long long)c->num_heads);
+    }
+    if (c->head_dim % 2 != 0 || c->head_dim > HEAD_DIM_MAX || c->num_heads * c->head_dim > WIDE_MAX) {
+        return err_raise(ERR_INVALID_MODEL,
+                         "config.json: %lld heads of %lld: head_dim must be even, at most %d, and "
+                         "all heads together at most %lld",
+                         (long long)c->num_heads, (long long)c->head_dim, HEAD_DIM_MAX, (long long)WIDE_MAX);
+    }
+    return 0;
+}
+
+/* layer_types: what the window covers, where it is some prefix-free tail of the layers. */
+static int parse_layer_types(const json_t *list, struct model_config *c)
+{
+    int64_t from = c->num_layers;
+
+    if ((int64_t)json_array_size(list) != c->num_layers) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: layer_types has %zu entries for %lld layers",
+                         json_array_size(list), (long long)c->num_layers);
+    }
+    for (int64_t i = 0; i < c->num_layers; i++) {
+        const char *type = json_string_value(json_array_get(list, (size_t)i));
+        bool sliding = type != NULL && strcmp(type, "sliding_attention") == 0;
+        if (!sliding && (type == NULL || strcmp(type, "full_attention") != 0)) {
+            return unsupported("layer type", type != NULL ? type : "(not a string)");
+        }
+        if (!sliding && from < i) {
+            return unsupported("layer_types with", "full_attention behind sliding_attention");
+        }
+        from = sliding && i < from ? i : from;
+    }
+    if (from < c->num_layers && c->sliding_window == 0) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: layer_types asks for a window, but there is none");
+    }
+    c->sliding_from_layer = from;
+    return 0;
+}
+
+static int parse_window(const json_t *config, struct model_config *c)
+{
+    bool use = c->arch->window == WINDOW_ALL;
+    int64_t from = 28; /* max_window_layers' default */
+
+    if (c->arch->window == WINDOW_NEVER) {
+        return 0;
+    }
+    const json_t *window = json_object_get(config, "sliding_window");
+    if (window == NULL) {
+        c->sliding_window = c->arch->default_window;
+    }
+    int rc = in_config(json_get_int(config, "sliding_window", 1, POSITION_MAX, &c->sliding_window));
+    if (rc < 0 || c->arch->window == WINDOW_ALL) {
+        return rc < 0 ? rc : 0;
+    }
+    rc = read_flag(config, "use_sliding_window", &use);
+    rc = rc != 0 ? rc : in_config(json_get_int(config, "max_window_layers", 0, POSITION_MAX, &from));
+    if (rc < 0) {
+        return rc;
+    }
+    c->sliding_window = use ? c->sliding_window : 0;
+    c->sliding_from_layer = from;
+    const json_t *types = json_object_get(config, "layer_types");
+    return json_is_array(types) ? parse_layer_types(types, c) : 0;
+}
+
+static int parse_rope_type(const json_t *rope, struct model_config *c)
+{
+    static const char *const names[] = {[ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3"};
+    const char *type = json_get_string(rope, "rope_type");
+
+    type = type != NULL ? type : json_get_string(rope, "type");
+    type = type != NULL ? type : "default";
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(type, names[i]) == 0) {
+            c->rope_type = (enum rope_type)i;
+            return 0;
+        }
+    }
+    return unsupported("rope type", type);
+}
+
+static int parse_rope_scaling(const json_t *config, const json_t *rope, struct model_config *c)
+{
+    int rc = parse_rope_type(rope, c);
+
+    if (rc != 0 || c->rope_type == ROPE_DEFAULT) {
+        return rc;
+    }
+    rc = read_positive(rope, "factor", 1e6, &c->rope_factor);
+    if (rc == 0 && c->rope_factor < 1) {
+        rc = err_raise(ERR_INVALID_MODEL, "config.json: a rope factor of at least 1 is needed");
+    }
+    if (rc != 0 || c->rope_type == ROPE_LINEAR) {
+        return rc;
+    }
+    rc = read_positive(rope, "low_freq_factor", 1e6, &c->rope_low_freq);
+    rc = rc != 0 ? rc : read_positive(rope, "high_freq_factor", 1e6, &c->rope_high_freq);
+    rc = rc != 0 ? rc : read_positive(config, "original_max_position_embeddings", 1e10, &c->rope_original_max);
+    rc = rc != 0 ? rc : read_positive(rope, "original_max_position_embeddings", 1e10, &c->rope_original_max);
+    if (rc == 0 && !(c->rope_low_freq > 0 && c->rope_high_freq > c->rope_low_freq && c->rope_original_max > 0)) {
+        rc = err_raise(ERR_INVALID_MODEL, "config.json: llama3 rope needs low_freq_factor < high_freq_factor and "
+                                          "original_max_position_embeddings");
+    }
+    return rc;
+}
+
+static int parse_rope(const json_t *config, struct model_config *c)
+{
+    const json_t *rope = json_object_get(config, "rope_parameters");
+    double partial = 1;
+
+    if (rope == NULL || json_is_null(rope)) {
+        rope = json_object_get(config, "rope_scaling");
+    }
+    c->rope_theta = 10000;
+    int rc = read_positive(config, "rope_theta", 1e15, &c->rope_theta);
+    rc = rc != 0 ? rc : read_positive(config, "partial_rotary_factor", 1, &partial);
+    if (rc == 0 && rope != NULL && !json_is_null(rope)) {
+        if (!json_is_object(rope)) {
+            return err_raise(ERR_INVALID_MODEL, "config.json: the rope parameters are not an object");
+        }
+        rc = read_positive(rope, "rope_theta", 1e15, &c->rope_theta);
+        rc = rc != 0 ? rc : read_positive(rope, "partial_rotary_factor", 1, &partial);
+        rc = rc != 0 ? rc : parse_rope_scaling(config, rope, c);
+    }
+    return rc == 0 && partial < 1 ? unsupported("rope with", "partial_rotary_factor below 1") : rc;
+}
+
+static int parse_flags(const json_t *config, struct model_config *c)
+{
+    bool attention_bias = false, mlp_bias = false;
+    int rc = read_flag(config, "tie_word_embeddings", &c->tie_word_embeddings);
+
+    rc = rc != 0 ? rc : read_flag(config, "attention_bias", &attention_bias);
+    rc = rc != 0 ? rc : read_flag(config, "mlp_bias", &mlp_bias);
+    if (rc != 0) {
+        return rc;
+    }
+    c->qkv_bias = c->arch->qkv_bias || (c->arch->attention_bias && attention_bias);
+    c->o_bias = c->arch->attention_bias && attention_bias;
+    c->mlp_bias = c->arch->mlp_bias && mlp_bias;
+    const char *act = json_get_string(config, "hidden_act");
+    if (act != NULL && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0) {
+        return unsupported("hidden_act", act);
+    }
+    c->rms_norm_eps = 1e-6;
+    return read_positive(config, "rms_norm_eps", 1, &c->rms_norm_eps);
+}
+
+int arch_parse_config(const json_t *config, struct model_config *out)
+{
+    struct model_config c = {0};
+
+    if (!json_is_object(config)) {
+        return err_raise(ERR_INVALID_MODEL, "config.json is not an object");
+    }
+    int rc = check_float(config);
+    rc = rc != 0 ? rc : find_arch(config, &c.arch);
+    rc = rc != 0 ? rc : parse_shape(config, &c);
+    rc = rc != 0 ? rc : parse_flags(config, &c);
+    rc = rc != 0 ? rc : parse_rope(config, &c);
+    rc = rc != 0 ? rc : parse_window(config, &c);
+    if (rc == 0) {
+        *out = c;
+    }
+    return rc;
+}
