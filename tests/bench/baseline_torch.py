@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""GPTQ the plain way in torch: the yardstick of tests/bench, written for it from the paper's equations.
+
+It does what the usual Python quantizers do on a CPU. Block by block: a first pass gathers a full float32 Hessian for each linear by
+itself, each linear is factored (Cholesky, inverse, Cholesky) and its columns are rounded one at a time in a Python loop with the
+updates of later columns held back by blocks of 128, and a second pass carries the quantized block's outputs on. The grid,
+damping, order of columns and tokens are those that quantd uses, so the two results can be compared by their loss.
+
+    baseline_torch.py --model FOLDER --tokens FILE.ndjson [--bits 4] [--group-size 128] [--threads 2]
+    baseline_torch.py --solve N [--rows N] [--repeats 3]
+
+Prints one JSON object: seconds a phase, versions, the loss tr(dW H dW^T) of every linear.
+"""
+
+import argparse
+import json
+import pathlib
+import struct
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+class Clock:
+    """Adds up seconds under the names of phases."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def run(self, phase, call, *arguments):
+        start = time.perf_counter()
+        result = call(*arguments)
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+        return result
+
+
+# ---- the solve ------------------------------------------------------------------------------------------------------
+
+def find_scales(weight, bits, group_size):
+    """Symmetric min-max scales [N, K/group], rounded to what an artifact stores."""
+    groups = weight.view(weight.shape[0], -1, group_size)
+    scale = groups.abs().amax(-1) * (2 / (2 ** bits - 1))
+    return torch.where(scale == 0, torch.ones_like(scale), scale).to(torch.bfloat16).float()
+
+
+def factor(hessian, order, damp_percent):
+    """The upper factor U of the inverse, (H + damp)^-1 = U^T U, columns in the given order."""
+    h = hessian[order][:, order]
+    diagonal = h.diagonal()
+    diagonal[diagonal == 0] = 1
+    diagonal += damp_percent * diagonal.mean()
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
+
+
+def sweep(weight, upper, order, scale, bits, group_size, block_size=128):
+    """Rounds column after column; returns the codes in the weight's own column order."""
+    n, k = weight.shape
+    w, column_scale = weight[:, order].clone(), scale.repeat_interleave(group_size, 1)[:, order]
+    codes = torch.empty(n, k, dtype=torch.uint8)
+    half, top = 2 ** (bits - 1), 2 ** bits - 1
+    for start in range(0, k, block_size):
+        end = min(start + block_size, k)
+        block, error, u = w[:, start:end].clone(), torch.zeros(n, end - start), upper[start:end, start:end]
+        for i in range(end - start):
+            column, s = block[:, i], column_scale[:, start + i]
+            q = torch.clamp(torch.round(column / s) + half, 0, top)
+            codes[:, start + i] = q.to(torch.uint8)
+            e = (column - s * (q - half)) / u[i, i]
+            block[:, i:] -= e.unsqueeze(1) * u[i, i:].unsqueeze(0)
+            error[:, i] = e
+        w[:, end:] -= error @ upper[start:end, end:]
+    return codes[:, torch.argsort(order)]
+
+
+def dequantize(codes, scale, bits, group_size):
+    return (codes.float() - 2 ** (bits - 1)) * scale.repeat_interleave(group_size, 1)
+
+
+def solve(clock, weight, hessian, args):
+    """Returns (codes, scale)."""
+    group_size = weight.shape[1] if args.group_size == -1 else args.group_size
+    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    scale = clock.run("grid", find_scales, weight, args.bits, group_size)
+    upper = clock.run("factor", factor, hessian, order, args.damp_percent)
+    codes = clock.run("sweep", sweep, weight, upper, order, scale, args.bits, group_size)
+    return codes, scale
+
+
+def pack(codes, bits):
+    """Codes into int32 words along the inputs, as an artifact holds them."""
+    stream = np.unpackbits(codes.numpy()[:, :, None], axis=2, bitorder="little")[:, :, :bits]
+    return torch.from_numpy(np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little").view(np.int32))
+
+
+# ---- the model ------------------------------------------------------------------------------------------------------
+
+def read_tensors(folder):
+    """Opens the safetensors files of a folder; returns a function from name to float32 tensor."""
+    places = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        data = np.memmap(path, np.uint8, "r")
+        (size,) = struct.unpack("<Q", data[:8].tobytes())
+        for name, entry in json.loads(data[8:8 + size].tobytes()).items():
+            if name != "__metadata__":
+                places[name] = (data, 8 + size, entry)
+
+    def read(name):
+        data, base, entry = places[name]
+        begin, end = entry["data_offsets"]
+        dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry["dtype"]]
+        return torch.from_numpy(data[base + begin:base + end].copy()).view(dtype).float().reshape(entry["shape"])
+
+    return read
+
+
+LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+class Block:
+    """One decoder block; watch(name, input) sees what each linear reads."""
+
+    def __init__(self, config, read, index):
+        prefix = f"model.layers.{index}."
+        self.weights = {name: read(f"{prefix}{name}.weight") for name in (*LINEARS, "input_layernorm", "post_attention_layernorm")}
+        self.config, self.watch = config, None
+        self.dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+    def linear(self, name, x):
+        if self.watch is not None:
+            self.watch(name, x)
+        return F.linear(x, self.weights[name])
+
+    def norm(self, name, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"]) * self.weights[name]
+
+    def rotate(self, x):
+        half = self.dim // 2
+        frequency = self.config["rope_theta"] ** -(torch.arange(0, half) / half)
+        angle = torch.outer(torch.arange(x.shape[1]).float(), frequency)
+        cos, sin, a, b = angle.cos(), angle.sin(), x[..., :half], x[..., half:]
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+    def forward(self, x):
+        """x is [positions, hidden]: one sample at a time, as peers do."""
+        y = self.norm("input_layernorm", x)
+        q, k, v = (self.linear(f"self_attn.{name}_proj", y).view(len(x), -1, self.dim).transpose(0, 1) for name in "qkv")
+        share = len(q) // len(k)
+        k, v = self.rotate(k).repeat_interleave(share, 0), v.repeat_interleave(share, 0)
+        y = F.scaled_dot_product_attention(self.rotate(q)[None], k[None], v[None], is_causal=True)[0]
+        x = x + self.linear("self_attn.o_proj", y.transpose(0, 1).reshape(len(x), -1))
+        y = self.norm("post_attention_layernorm", x)
+        y = F.silu(self.linear("mlp.gate_proj", y)) * self.linear("mlp.up_proj", y)
+        return x + self.linear("mlp.down_proj", y)
+
+
+def gather(clock, block, states):
+    """The first pass: a full Hessian for each linear, (2/T) sum x x^T."""
+    hessians = {name: torch.zeros(block.weights[name].shape[1], block.weights[name].shape[1]) for name in LINEARS}
+    inside = [0.0]
+
+    def watch(name, x):
+        start = time.perf_counter()
+        hessians[name] += x.T @ x
+        inside[0] += time.perf_counter() - start
+
+    block.watch = watch
+    start = time.perf_counter()
+    for state in states:
+        block.forward(state)
+    whole = time.perf_counter() - start
+    block.watch = None
+    clock.seconds["hessian"] = clock.seconds.get("hessian", 0.0) + inside[0]
+    clock.seconds["forward"] = clock.seconds.get("forward", 0.0) + whole - inside[0]
+    tokens = sum(len(state) for state in states)
+    for hessian in hessians.values():
+        hessian *= 2 / tokens
+    return hessians
+
+
+def quantize_block(clock, block, states, args, losses, out):
+    hessians = gather(clock, block, states)
+    for name in LINEARS:
+        weight = block.weights[name]
+        codes, scale = solve(clock, weight, hessians[name], args)
+        group_size = weight.shape[1] // scale.shape[1]
+        block.weights[name] = clock.run("grid", dequantize, codes, scale, args.bits, group_size)
+        packed = clock.run("pack", pack, codes, args.bits)
+        clock.run("write", lambda: (out.write(packed.numpy().tobytes()), out.write(scale.to(torch.bfloat16).view(torch.int16).numpy().tobytes())))
+        delta = weight - block.weights[name]
+        losses.append(float((delta @ hessians[name] * delta).sum(dtype=torch.float64)))
+    return clock.run("forward", lambda: [block.forward(state) for state in states])
+
+
+def run_job(args):
+    clock, losses = Clock(), []
+    config = json.loads((args.model / "config.json").read_text())
+    read = read_tensors(args.model)
+    with open(args.tokens, encoding="ascii") as lines:
+        samples = [torch.tensor(json.loads(line)["input_ids"]) for line in lines]
+    start = time.perf_counter()
+    embedding = clock.run("load", read, "model.embed_tokens.weight")
+    states = [embedding[sample] for sample in samples]
+    del embedding
+    with tempfile.TemporaryFile() as out:
+        for i in range(config["num_hidden_layers"]):
+            block = clock.run("load", Block, config, read, i)
+            states = quantize_block(clock, block, states, args, losses, out)
+            print(f"block {i}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    return {"seconds": clock.seconds, "wall_seconds": time.perf_counter() - start, "losses": losses,
+            "tokens": sum(map(len, samples))}
+
+
+def run_solve(args):
+    """One linear of random weights on correlated inputs with a few loud channels; the Hessian is not timed."""
+    generator = torch.Generator().manual_seed(1)
+    n, rows = args.solve, args.rows or args.solve
+    x = torch.randn(2 * n, n, generator=generator)
+    x[:, 1:] += 0.5 * x[:, :-1]
+    x[:, ::n // 8] *= 20
+    hessian = (x.T @ x) * (2 / len(x))
+    weight = torch.randn(rows, n, generator=generator) / n ** 0.5
+    runs = []
+    for _ in range(args.repeats):
+        clock, start = Clock(), time.perf_counter()
+        solve(clock, weight, hessian, args)
+        runs.append({**clock.seconds, "wall": time.perf_counter() - start})
+    runs.sort(key=lambda run: run["wall"])
+    return {"seconds": runs[len(runs) // 2], "runs": [run["wall"] for run in runs], "n": n, "rows": rows}
+
+
+def roof():
+    """float32 product, best of three, GFLOP/s: what this torch can do here."""
+    a, b = torch.randn(4096, 4096), torch.randn(4096, 4096)
+    best = min(timed(torch.mm, a, b) for _ in range(3))
+    return 2 * 4096 ** 3 / best * 1e-9
+
+
+def timed(call, *arguments):
+    start = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=pathlib.Path)
+    parser.add_argument("--tokens", type=pathlib.Path)
+    parser.add_argument("--solve", type=int)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--group-size", type=int, default=128)
+    parser.add_argument("--damp-percent", type=float, default=0.01)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with torch.inference_mode():
+        result = {"torch": torch.__version__, "numpy": np.__version__, "threads": torch.get_num_threads(),
+                  "cpu_capability": torch.backends.cpu.get_cpu_capability(), "mkl": torch.backends.mkl.is_available(),
+                  "roof_gflops": roof(), **(run_solve(args) if args.solve else run_job(args))}
+    json.dump(result, sys.stdout)
+    print()
+
+
+if __name__ == "__main__":
+    main()
