@@ -1,0 +1,128 @@
+#pragma once
+/* What the tests of methods share: parameters from JSON text, one linear solved, its losses in double. */
+
+#include "quantizers/quantizer.h"
+#include "tests/unit/gpu/support.h"
+
+/* Parameters of a method, read like a request's. Free with params_free. */
+static inline void *params_new(const struct quantizer *quantizer, const char *text)
+{
+    struct faults faults = {0};
+    json_t *object = json_loads(text, 0, NULL);
+    void *params = calloc(1, quantizer->params_size);
+    ck_assert_ptr_nonnull(object);
+    ck_assert_ptr_nonnull(params);
+    int rc = params_parse(quantizer->params, object, "", params, &faults);
+    ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
+    json_decref(object);
+    return params;
+}
+
+static inline void params_free(const struct quantizer *quantizer, void *params)
+{
+    params_release(quantizer->params, params);
+    free(params);
+}
+
+static inline struct solve_context context_of(struct rig *rig, enum dtype scale_dtype)
+{
+    return (struct solve_context){.gpu = &rig->gpu, .stream = rig->stream, .scale_dtype = scale_dtype};
+}
+
+static inline struct linear_job job_of(const struct tensor *weight, const void *params)
+{
+    return (struct linear_job){.name = "model.layers.0.mlp.up_proj", .weight = weight, .params = params, .loss = NAN};
+}
+
+/* Statistics with the Hessian of x. */
+static inline struct layer_stats stats_of(struct rig *rig, const struct tensor *x)
+{
+    struct layer_stats stats;
+    ck_assert_rc_ok(stats_init(&stats, STATS_HESSIAN | STATS_RANGE, x->shape[1], &rig->gpu));
+    ck_assert_rc_ok(stats_add(&stats, &rig->gpu, rig->stream, x));
+    ck_assert_rc_ok(stats_finish(&stats, &rig->gpu, rig->stream));
+    return stats;
+}
+
+/* Statistics with a Hessian given by hand, or zero. */
+static inline struct layer_stats stats_by_hand(struct rig *rig, int64_t n, const float *h)
+{
+    struct layer_stats stats;
+    ck_assert_rc_ok(stats_init(&stats, STATS_HESSIAN, n, &rig->gpu));
+    stats.tokens = 1;
+    if (h != NULL) {
+        memcpy(stats.hessian.data, h, tensor_bytes(&stats.hessian));
+    }
+    return stats;
+}
+
+static inline void stats_free(struct rig *rig, struct layer_stats *stats)
+{
+    stats_deinit(stats, &rig->gpu);
+}
+
+static inline struct linear_job solve_one(struct rig *rig, const char *method, const char *text, enum dtype scale_dtype,
+                                          const struct layer_stats *stats, const struct tensor *weight)
+{
+    const struct quantizer *quantizer = quantizer_find(method);
+    struct solve_context context = context_of(rig, scale_dtype);
+    void *params = params_new(quantizer, text);
+    struct linear_job job = job_of(weight, params);
+    ck_assert_rc_ok(quantizer->solve(&context, stats, &job, 1));
+    params_free(quantizer, params);
+    job.params = NULL;
+    return job;
+}
+
+static inline float *dequantized(const struct qtensor *q)
+{
+    float *out = calloc((size_t)(q->rows * q->cols), sizeof(float));
+    ck_assert_ptr_nonnull(out);
+    qtensor_dequantize(q, out);
+    return out;
+}
+
+/* tr((W-Q) (H + damp mean(diag H) I) (W-Q)^T) in double. */
+static inline double loss_of(const struct qtensor *q, const struct tensor *weight, const struct tensor *h, double damp)
+{
+    int64_t n = q->cols;
+    float *wq = dequantized(q);
+    double *d = calloc((size_t)n, sizeof(double)), sum = 0, mean = 0;
+
+    ck_assert_ptr_nonnull(d);
+    for (int64_t j = 0; j < n; j++) {
+        mean += (double)floats(h)[j * (n + 1)] / (double)n;
+    }
+    for (int64_t i = 0; i < q->rows; i++) {
+        for (int64_t j = 0; j < n; j++) {
+            d[j] = (double)floats(weight)[i * n + j] - (double)wq[i * n + j];
+        }
+        for (int64_t j = 0; j < n; j++) {
+            double dot = damp * mean * d[j];
+            for (int64_t k = 0; k < n; k++) {
+                dot += (double)floats(h)[j * n + k] * d[k];
+            }
+            sum += dot * d[j];
+        }
+    }
+    free(d);
+    free(wq);
+    return sum;
+}
+
+static inline void ck_assert_same_codes(const struct qtensor *a, const struct qtensor *b)
+{
+    ck_assert_int_eq(a->rows * a->cols, b->rows * b->cols);
+    ck_assert_int_eq(memcmp(a->codes, b->codes, (size_t)(a->rows * a->cols)), 0);
+    ck_assert_int_eq(memcmp(a->scales, b->scales, (size_t)(a->rows * a->groups) * sizeof(float)), 0);
+    ck_assert_int_eq(memcmp(a->zeros, b->zeros, (size_t)(a->rows * a->groups)), 0);
+}
+
+static inline int64_t codes_differing(const struct qtensor *a, const struct qtensor *b)
+{
+    int64_t differ = 0;
+    for (int64_t i = 0; i < a->rows * a->cols; i++) {
+        differ += a->codes[i] != b->codes[i];
+    }
+    return differ;
+}
