@@ -1,0 +1,121 @@
+/* Log lines as a reader of standard error meets them. */
+
+#include "tests/unit/unit.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+static int saved_stderr, reading;
+
+static void capture(void)
+{
+    int ends[2];
+
+    ck_assert_int_eq(pipe(ends), 0);
+    saved_stderr = dup(STDERR_FILENO);
+    ck_assert_int_ge(dup2(ends[1], STDERR_FILENO), 0);
+    close(ends[1]);
+    reading = ends[0];
+}
+
+/* What came since capture, NUL-terminated. */
+static void release(char *out, size_t size)
+{
+    ck_assert_int_ge(dup2(saved_stderr, STDERR_FILENO), 0);
+    close(saved_stderr);
+    size_t used = 0;
+    for (ssize_t n; (n = read(reading, out + used, size - 1 - used)) > 0;) {
+        used += (size_t)n;
+    }
+    out[used] = '\0';
+    close(reading);
+}
+
+START_TEST(a_line_is_one_json_object)
+{
+    char text[4096];
+
+    capture();
+    errno = EPIPE;
+    log_info("job done", LOG_S("job", "job_1"), LOG_I("bytes", 12), LOG_F("seconds", 0.5), LOG_S("none", NULL));
+    ck_assert_int_eq(errno, EPIPE);
+    release(text, sizeof(text));
+    ck_assert_ptr_eq(strchr(text, '\n'), text + strlen(text) - 1);
+    json_t *line = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    ck_assert_ptr_nonnull(line);
+    ck_assert_str_eq(json_string_value(json_object_get(line, "level")), "info");
+    ck_assert_str_eq(json_string_value(json_object_get(line, "message")), "job done");
+    ck_assert_str_eq(json_string_value(json_object_get(line, "job")), "job_1");
+    ck_assert_int_eq(json_integer_value(json_object_get(line, "bytes")), 12);
+    ck_assert_double_eq(json_real_value(json_object_get(line, "seconds")), 0.5);
+    ck_assert(json_is_null(json_object_get(line, "none")));
+    ck_assert_uint_eq(json_string_length(json_object_get(line, "time")), strlen("2026-01-01T00:00:00.000Z"));
+    json_decref(line);
+}
+END_TEST
+
+START_TEST(hostile_values_stay_inside_their_string)
+{
+    char text[4096];
+
+    capture();
+    log_warn("odd name", LOG_S("name", "a\"\n{\x01"), LOG_S("bytes", "x\xff\xfez"), LOG_F("nan", NAN));
+    release(text, sizeof(text));
+    ck_assert_ptr_eq(strchr(text, '\n'), text + strlen(text) - 1);
+    json_t *line = json_loads(text, 0, NULL);
+    ck_assert_ptr_nonnull(line);
+    ck_assert_str_eq(json_string_value(json_object_get(line, "name")), "a\"\n{\x01");
+    ck_assert_str_eq(json_string_value(json_object_get(line, "bytes")), "x??z");
+    ck_assert(json_is_null(json_object_get(line, "nan")));
+    json_decref(line);
+}
+END_TEST
+
+START_TEST(levels_filter)
+{
+    char text[4096];
+
+    ck_assert_int_eq(log_level_parse("error"), LOG_ERROR);
+    ck_assert_int_eq(log_level_parse("trace"), LOG_TRACE);
+    ck_assert_int_eq(log_level_parse("loud"), -1);
+    log_set_level(LOG_WARN);
+    capture();
+    log_info("quiet");
+    log_debug("quieter");
+    release(text, sizeof(text));
+    ck_assert_str_eq(text, "");
+    capture();
+    log_error("loud");
+    release(text, sizeof(text));
+    ck_assert_ptr_nonnull(strstr(text, "\"error\""));
+}
+END_TEST
+
+START_TEST(records_are_logged_with_their_trace)
+{
+    char text[4096];
+
+    (void)err_pass(err_raise(ERR_DISK_FULL, "no room"), "writing");
+    capture();
+    log_err(LOG_ERROR, "job failed", "job_7");
+    release(text, sizeof(text));
+    json_t *line = json_loads(text, 0, NULL);
+    ck_assert_str_eq(json_string_value(json_object_get(line, "code")), "insufficient_storage");
+    ck_assert_str_eq(json_string_value(json_object_get(line, "detail")), "no room");
+    ck_assert_str_eq(json_string_value(json_object_get(line, "job")), "job_7");
+    ck_assert_ptr_nonnull(strstr(json_string_value(json_object_get(line, "trace")), "writing"));
+    json_decref(line);
+    capture();
+    log_err(LOG_ERROR, "no job", NULL);
+    release(text, sizeof(text));
+    ck_assert_ptr_null(strstr(text, "\"job\""));
+}
+END_TEST
+
+UNIT_MAIN("log", a_line_is_one_json_object, hostile_values_stay_inside_their_string, levels_filter,
+          records_are_logged_with_their_trace)

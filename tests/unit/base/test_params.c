@@ -1,0 +1,241 @@
+/* Option rows: every type read, every fault kind with its pointer, the schema and the echo. */
+
+#include "tests/unit/unit.h"
+
+#include "base/params.h"
+
+#include <string.h>
+
+struct options {
+    bool sym;
+    int64_t bits, count, free_count, wide;
+    double damp, ratio;
+    char name[8], note[8];
+    int kind;
+    json_t *extra, *modules;
+};
+
+static const char *const bit_choices[] = {"2", "3", "4", "8", NULL};
+static const char *const kinds[] = {"gemm", "gemv", NULL};
+
+#define ROW(t, member, text, ...)                                                      \
+    {                                                                                  \
+        .name = #member, .type = (t), .offset = offsetof(struct options, member),      \
+        .size = sizeof(((struct options *)0)->member), .fallback = (text), __VA_ARGS__ \
+    }
+
+static const struct params_row first_rows[] = {
+    ROW(PARAMS_BOOL, sym, "true", .help = "Symmetric."),       ROW(PARAMS_INT, bits, NULL, .choices = bit_choices),
+    ROW(PARAMS_INT, count, "5", .min = 1, .max = 10),          ROW(PARAMS_INT, free_count, "-3", .min = 0),
+    ROW(PARAMS_INT, wide, "0", .min = -0x1p63, .max = 0x1p63), {.name = NULL},
+};
+static const struct params_row second_rows[] = {
+    ROW(PARAMS_NUMBER, damp, "0.01", .min = 0, .max = 1, .exclusive = true),
+    ROW(PARAMS_NUMBER, ratio, "1", .min = -1, .max = 1),
+    ROW(PARAMS_STRING, name, "\"none\"", .help = NULL),
+    ROW(PARAMS_STRING, note, "null", .help = NULL),
+    ROW(PARAMS_ENUM, kind, "\"gemm\"", .choices = kinds),
+    ROW(PARAMS_JSON, extra, "null", .help = NULL),
+    ROW(PARAMS_STRINGS, modules, "[\"lm_head\"]", .help = NULL),
+    {.name = NULL},
+};
+static const struct params_row *const tables[] = {first_rows, second_rows, NULL};
+
+static int parse(const char *text, struct options *out, struct faults *faults)
+{
+    json_error_t error;
+    json_t *object = json_loads(text, JSON_DECODE_ANY, &error);
+
+    ck_assert_msg(object != NULL, "%s", error.text);
+    memset(out, 0, sizeof(*out));
+    memset(faults, 0, sizeof(*faults));
+    int rc = params_parse(tables, object, "/quantization", out, faults);
+    json_decref(object);
+    return rc;
+}
+
+START_TEST(defaults_fill_what_is_absent)
+{
+    struct options options;
+    struct faults faults;
+
+    ck_assert_rc_ok(parse("{\"bits\": 4}", &options, &faults));
+    ck_assert(options.sym);
+    ck_assert_int_eq(options.bits, 4);
+    ck_assert_int_eq(options.count, 5);
+    ck_assert_int_eq(options.free_count, -3);
+    ck_assert_double_eq(options.damp, 0.01);
+    ck_assert_double_eq(options.ratio, 1);
+    ck_assert_str_eq(options.name, "none");
+    ck_assert_int_eq(options.kind, 0);
+    ck_assert_ptr_null(options.extra);
+    ck_assert_uint_eq(json_array_size(options.modules), 1);
+    params_release(tables, &options);
+    ck_assert_ptr_null(options.modules);
+}
+END_TEST
+
+START_TEST(given_values_are_read)
+{
+    struct options options;
+    struct faults faults;
+
+    ck_assert_rc_ok(parse("{\"sym\": false, \"bits\": 3, \"count\": 10, \"damp\": 1e-3, \"ratio\": -1, \"name\": "
+                          "\"sevenxx\", \"kind\": \"gemv\", \"extra\": [1], \"modules\": [], \"note\": null,"
+                          " \"wide\": 9223372036854775807}",
+                          &options, &faults));
+    ck_assert(!options.sym);
+    ck_assert_int_eq(options.bits, 3);
+    ck_assert_int_eq(options.count, 10);
+    ck_assert_double_eq(options.damp, 1e-3);
+    ck_assert_double_eq(options.ratio, -1);
+    ck_assert_str_eq(options.name, "sevenxx");
+    ck_assert_int_eq(options.kind, 1);
+    ck_assert_int_eq(options.wide, INT64_MAX);
+    ck_assert_uint_eq(json_array_size(options.extra), 1);
+    json_t *echo = params_json(tables, &options);
+    ck_assert_str_eq(json_string_value(json_object_get(echo, "kind")), "gemv");
+    ck_assert_int_eq(json_integer_value(json_object_get(echo, "count")), 10);
+    ck_assert(json_is_false(json_object_get(echo, "sym")));
+    ck_assert(json_is_null(json_object_get(echo, "note")));
+    ck_assert_double_eq(json_real_value(json_object_get(echo, "damp")), 1e-3);
+    ck_assert_uint_eq(json_object_size(echo), 12);
+    json_decref(echo);
+    params_release(tables, &options);
+}
+END_TEST
+
+START_TEST(each_fault_names_its_member)
+{
+    static const struct {
+        const char *text, *param, *detail;
+        int code;
+    } rows[] = {
+        {"{}", "/quantization/bits", "is required", ERR_MISSING_PARAMETER},
+        {"{\"bits\": 5}", "/quantization/bits", "must be one of 2, 3, 4, 8", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4.0}", "/quantization/bits", "must be an integer", ERR_INVALID_PARAMETER},
+        {"{\"bits\": null}", "/quantization/bits", "must be an integer", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"sym\": 1}", "/quantization/sym", "must be true or false", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"sym\": null}", "/quantization/sym", "must be true or false", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"count\": 0}", "/quantization/count", "must be an integer in [1, 10]", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"count\": 11}", "/quantization/count", "must be an integer in [1, 10]", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"damp\": 0}", "/quantization/damp", "must be a number in (0, 1)", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"damp\": 1.0}", "/quantization/damp", "must be a number in (0, 1)", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"damp\": \"x\"}", "/quantization/damp", "must be a number", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"ratio\": 1.5}", "/quantization/ratio", "must be a number in [-1, 1]", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"name\": \"eightxxx\"}", "/quantization/name", "must be a string of at most 7 bytes",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"name\": 1}", "/quantization/name", "must be a string of at most 7 bytes",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"kind\": \"marlin\"}", "/quantization/kind", "must be one of gemm, gemv",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"modules\": {}}", "/quantization/modules", "must be an array of at most 1024 strings",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"modules\": [1]}", "/quantization/modules", "must be an array of strings of at most 512 bytes",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"bit\": 4}", "/quantization/bit", "is not known here", ERR_UNKNOWN_PARAMETER},
+        {"{\"bits\": 4, \"a/b~c\": 4}", "/quantization/a~1b~0c", "is not known here", ERR_UNKNOWN_PARAMETER},
+        {"[]", "/quantization", "must be an object", ERR_INVALID_PARAMETER},
+        {"null", "/quantization", "must be an object", ERR_INVALID_PARAMETER},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct options options;
+        struct faults faults;
+        ck_assert_int_eq(parse(rows[i].text, &options, &faults), rows[i].code);
+        ck_assert_uint_eq(faults.count, 1);
+        ck_assert_int_eq(faults.items[0].code, rows[i].code);
+        ck_assert_str_eq(faults.items[0].param, rows[i].param);
+        ck_assert_str_eq(faults.items[0].detail, rows[i].detail);
+        ck_assert_ptr_null(options.modules); /* released */
+    }
+}
+END_TEST
+
+START_TEST(all_faults_come_at_once)
+{
+    struct options options;
+    struct faults faults;
+
+    ck_assert_int_eq(parse("{\"count\": 99, \"damp\": 2, \"kind\": 7, \"x\": 1, \"y\": 1}", &options, &faults),
+                     ERR_MISSING_PARAMETER);
+    ck_assert_uint_eq(faults.count, 6);
+}
+END_TEST
+
+/* A full list still says that this object is wrong. */
+START_TEST(a_full_list_is_no_success)
+{
+    struct options options = {0};
+    struct faults faults = {0};
+    json_t *object = json_object();
+
+    for (int i = 0; i < FAULTS_MAX; i++) {
+        faults_add(&faults, ERR_TIMEOUT, "/before", "x");
+    }
+    ck_assert_int_lt(params_parse(tables, object, "", &options, &faults), 0);
+    ck_assert_uint_eq(faults.count, FAULTS_MAX);
+    ck_assert_uint_eq(faults.dropped, 1);
+    json_decref(object);
+}
+END_TEST
+
+START_TEST(a_long_unknown_name_stays_valid_text)
+{
+    struct options options;
+    struct faults faults;
+    char text[1024] = "{\"bits\": 4, \"x";
+
+    for (int i = 0; i < 200; i++) {
+        strcat(text, "\xc3\xa9");
+    }
+    strcat(text, "\": 1}");
+    ck_assert_int_eq(parse(text, &options, &faults), ERR_UNKNOWN_PARAMETER);
+    json_t *pointer = json_string(faults.items[0].param);
+    ck_assert_ptr_nonnull(pointer);
+    json_decref(pointer);
+}
+END_TEST
+
+static void assert_equal_json(const json_t *value, const char *text)
+{
+    json_t *wanted = json_loads(text, JSON_DECODE_ANY, NULL);
+    ck_assert_ptr_nonnull(wanted);
+    if (!json_equal(value, wanted)) {
+        char *got = json_dumps(value, JSON_ENCODE_ANY);
+        ck_abort_msg("%s is not %s", got, text);
+    }
+    json_decref(wanted);
+}
+
+START_TEST(schema_tells_the_rows)
+{
+    json_t *schema = params_schema(tables);
+    const json_t *properties = json_object_get(schema, "properties");
+
+    assert_equal_json(json_object_get(schema, "required"), "[\"bits\"]");
+    ck_assert(json_is_false(json_object_get(schema, "additionalProperties")));
+    assert_equal_json(json_object_get(properties, "sym"),
+                      "{\"type\": \"boolean\", \"default\": true, \"description\": \"Symmetric.\"}");
+    assert_equal_json(json_object_get(properties, "bits"), "{\"type\": \"integer\", \"enum\": [2, 3, 4, 8]}");
+    assert_equal_json(json_object_get(properties, "count"),
+                      "{\"type\": \"integer\", \"minimum\": 1, \"maximum\": 10, \"default\": 5}");
+    assert_equal_json(json_object_get(properties, "wide"),
+                      "{\"type\": \"integer\", \"minimum\": -9223372036854775808, \"maximum\": 9223372036854775807,"
+                      " \"default\": 0}");
+    assert_equal_json(
+        json_object_get(properties, "damp"),
+        "{\"type\": \"number\", \"exclusiveMinimum\": 0.0, \"exclusiveMaximum\": 1.0, \"default\": 0.01}");
+    assert_equal_json(json_object_get(properties, "note"),
+                      "{\"type\": [\"string\", \"null\"], \"maxLength\": 7, \"default\": null}");
+    assert_equal_json(json_object_get(properties, "kind"),
+                      "{\"type\": \"string\", \"enum\": [\"gemm\", \"gemv\"], \"default\": \"gemm\"}");
+    assert_equal_json(json_object_get(properties, "extra"), "{\"default\": null}");
+    assert_equal_json(json_object_get(properties, "modules"),
+                      "{\"type\": \"array\", \"items\": {\"type\": \"string\"}, \"default\": [\"lm_head\"]}");
+    json_decref(schema);
+}
+END_TEST
+
+UNIT_MAIN("params", defaults_fill_what_is_absent, given_values_are_read, each_fault_names_its_member,
+          all_faults_come_at_once, a_full_list_is_no_success, a_long_unknown_name_stays_valid_text,
+          schema_tells_the_rows)
