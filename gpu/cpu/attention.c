@@ -56,21 +56,6 @@ static void attention_tile(void *ctx, int64_t task)
     }
 }
 
-static int check_attention(const struct tensor *o, const struct tensor *q, const struct tensor *k,
-                           const struct tensor *v, const struct gpu_attention *spec)
-{
-    if (spec->sequences < 0 || spec->length < 0 || spec->heads < 1 || spec->kv_heads < 1 || spec->head_dim < 1 ||
-        spec->heads % spec->kv_heads != 0) {
-        return err_raise(ERR_INTERNAL, "attention: %lld heads over %lld key heads of %lld", (long long)spec->heads,
-                         (long long)spec->kv_heads, (long long)spec->head_dim);
-    }
-    int64_t rows = spec->sequences * spec->length;
-    int rc = check_matrix("attention", "q", q, DTYPE_F32, rows, spec->heads * spec->head_dim);
-    rc = rc != 0 ? rc : check_matrix("attention", "o", o, DTYPE_F32, rows, spec->heads * spec->head_dim);
-    rc = rc != 0 ? rc : check_matrix("attention", "k", k, DTYPE_F32, rows, spec->kv_heads * spec->head_dim);
-    return rc != 0 ? rc : check_matrix("attention", "v", v, DTYPE_F32, rows, spec->kv_heads * spec->head_dim);
-}
-
 int cpu_attention(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
                   const struct tensor *v, const struct gpu_attention *spec)
 {

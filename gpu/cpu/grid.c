@@ -115,18 +115,6 @@ static void grid_row(void *ctx, int64_t row)
     }
 }
 
-static int check_search(const struct gpu_grid *spec)
-{
-    if (spec->scale_dtype != DTYPE_F32 && spec->scale_dtype != DTYPE_F16 && spec->scale_dtype != DTYPE_BF16) {
-        return err_raise(ERR_INTERNAL, "grid: scales as %s", dtype_rows[spec->scale_dtype].name);
-    }
-    if (spec->mse && !(spec->steps >= 1 && spec->max_shrink >= 0 && spec->max_shrink <= 1 && spec->norm > 0)) {
-        return err_raise(ERR_INTERNAL, "grid: a search with %d steps, shrink %g and norm %g", spec->steps,
-                         spec->max_shrink, spec->norm);
-    }
-    return 0;
-}
-
 int cpu_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
              const struct tensor *importance, const struct gpu_grid *spec)
 {

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/pool.h"
+#include "gpu/check.h"
 #include "gpu/cpu/blas.h"
 #include "gpu/cpu/kernels.h"
 #include "gpu/gpu.h"
@@ -30,28 +31,6 @@ void *scratch_slice(const struct gpu_stream *stream);
 size_t scratch_size(int64_t count, size_t element);
 
 void stream_run(struct gpu_stream *stream, int64_t tasks, void (*fn)(void *ctx, int64_t task), void *ctx);
-
-/* A tensor as a matrix: the last dimension against all before it. */
-int64_t matrix_cols(const struct tensor *tensor);
-int64_t matrix_rows(const struct tensor *tensor);
-/* ERR_INTERNAL unless tensor has this type and matrix shape (-1 = any), each side below 2^31. */
-int check_matrix(const char *op, const char *name, const struct tensor *tensor, enum dtype dtype, int64_t rows,
-                 int64_t cols);
-/* ERR_INTERNAL unless tensor is F32 with `count` elements in any shape. */
-int check_vector(const char *op, const char *name, const struct tensor *tensor, int64_t count);
-/* ERR_INTERNAL unless the grid is sound for `cols` inputs. */
-int check_grid(const char *op, const struct gpu_grid *spec, int64_t cols);
-
-static inline int64_t tiles_of(int64_t count, int64_t tile)
-{
-    return (count + tile - 1) / tile;
-}
-
-static inline int64_t tile_size(int64_t count, int64_t tile, int64_t index)
-{
-    int64_t left = count - index * tile;
-    return left < tile ? left : tile;
-}
 
 /* Elements [at, at + count) of x, which is F32, F16 or BF16, as F32. */
 void convert_widen(const struct kernels *kernels, float *to, const struct tensor *x, int64_t at, int64_t count);
@@ -98,5 +77,3 @@ int cpu_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor 
 int cpu_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
 int cpu_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
 int cpu_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h);
-/* A permutation of 0..n-1 in host memory, or ERR_INTERNAL; NULL is the identity. */
-int check_order(const char *op, const int32_t *order, int64_t n);

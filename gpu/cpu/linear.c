@@ -12,14 +12,6 @@
 #define N_TILE 256
 #define EMBED_TILE 64
 
-static int check_weight(const char *op, const char *name, const struct tensor *w, int64_t rows, int64_t cols)
-{
-    if (w->dtype != DTYPE_F32 && w->dtype != DTYPE_F16 && w->dtype != DTYPE_BF16) {
-        return err_raise(ERR_INTERNAL, "%s: %s is %s, wanted F32, F16 or BF16", op, name, dtype_rows[w->dtype].name);
-    }
-    return check_matrix(op, name, w, w->dtype, rows, cols);
-}
-
 struct linear {
     struct gpu_stream *stream;
     float *y;

@@ -36,18 +36,6 @@ static void dequantize_row(void *ctx, int64_t row)
     }
 }
 
-static int check_rounding(const char *op, const struct tensor *codes, const struct tensor *w,
-                          const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
-{
-    int64_t rows = matrix_rows(w), cols = matrix_cols(w);
-    int rc = check_matrix(op, "w", w, DTYPE_F32, -1, -1);
-
-    rc = rc != 0 ? rc : check_grid(op, spec, cols);
-    rc = rc != 0 || codes == NULL ? rc : check_matrix(op, "codes", codes, DTYPE_U8, rows, cols);
-    rc = rc != 0 ? rc : check_matrix(op, "scale", scale, DTYPE_F32, rows, cols / spec->group_size);
-    return rc != 0 ? rc : check_matrix(op, "zero", zero, DTYPE_F32, rows, cols / spec->group_size);
-}
-
 static int run_rounding(const char *op, struct gpu_stream *stream, void (*fn)(void *, int64_t),
                         const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
                         const struct tensor *zero, const struct gpu_grid *spec)

@@ -14,7 +14,6 @@
 #include <string.h>
 
 #define ROWS_MAX 256
-#define BLOCK_MAX 1024
 #define TURN 16
 
 struct sweep {
@@ -133,25 +132,6 @@ static void sweep_rows(void *ctx, int64_t task)
     for (int64_t r = 0; r < tile.rows; r++) {
         job->losses[task] += loss[r];
     }
-}
-
-static int check_sweep(const struct tensor *codes, const struct tensor *w, const struct tensor *u,
-                       const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
-                       const struct gpu_grid *spec)
-{
-    int64_t n = matrix_rows(w), k = matrix_cols(w);
-    int rc = check_matrix("sweep", "w", w, DTYPE_F32, -1, -1);
-
-    rc = rc != 0 ? rc : check_grid("sweep", spec, k);
-    rc = rc != 0 ? rc : check_matrix("sweep", "codes", codes, DTYPE_U8, n, k);
-    rc = rc != 0 ? rc : check_matrix("sweep", "u", u, DTYPE_F32, k, k);
-    rc = rc != 0 ? rc : check_matrix("sweep", "scale", scale, DTYPE_F32, n, k / spec->group_size);
-    rc = rc != 0 ? rc : check_matrix("sweep", "zero", zero, DTYPE_F32, n, k / spec->group_size);
-    rc = rc != 0 ? rc : check_order("sweep", order, k);
-    if (rc == 0 && (block_size < 1 || block_size > BLOCK_MAX)) {
-        rc = err_raise(ERR_INTERNAL, "sweep: blocks of %lld columns, wanted 1 to %d", (long long)block_size, BLOCK_MAX);
-    }
-    return rc;
 }
 
 int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,

@@ -1,0 +1,152 @@
+/* What every backend asks of an operation's tensors before it starts: a wrong shape is a bug in the caller, and is
+ * reported with the operation's and the tensor's name rather than met as a crash in a kernel. */
+
+#include "gpu/check.h"
+
+#include "base/err.h"
+
+#include <limits.h>
+#include <stdlib.h>
+
+int64_t matrix_cols(const struct tensor *tensor)
+{
+    return tensor->rank > 0 ? tensor->shape[tensor->rank - 1] : 1;
+}
+
+int64_t matrix_rows(const struct tensor *tensor)
+{
+    int64_t rows = 1;
+    for (int i = 0; i + 1 < tensor->rank; i++) {
+        rows *= tensor->shape[i];
+    }
+    return rows;
+}
+
+int check_matrix(const char *op, const char *name, const struct tensor *tensor, enum dtype dtype, int64_t rows,
+                 int64_t cols)
+{
+    int64_t has_rows = matrix_rows(tensor), has_cols = matrix_cols(tensor);
+
+    if (tensor->dtype != dtype) {
+        return err_raise(ERR_INTERNAL, "%s: %s is %s, not %s", op, name, dtype_rows[tensor->dtype].name,
+                         dtype_rows[dtype].name);
+    }
+    if (has_rows < 0 || has_cols < 0 || has_rows > INT_MAX || has_cols > INT_MAX || (rows >= 0 && rows != has_rows) ||
+        (cols >= 0 && cols != has_cols)) {
+        return err_raise(ERR_INTERNAL, "%s: %s is [%lld, %lld], wanted [%lld, %lld]", op, name, (long long)has_rows,
+                         (long long)has_cols, (long long)rows, (long long)cols);
+    }
+    if (tensor->data == NULL && has_rows != 0 && has_cols != 0) {
+        return err_raise(ERR_INTERNAL, "%s: %s has no data", op, name);
+    }
+    return 0;
+}
+
+int check_vector(const char *op, const char *name, const struct tensor *tensor, int64_t count)
+{
+    if (tensor->dtype != DTYPE_F32 || tensor_count(tensor) != count || (tensor->data == NULL && count != 0)) {
+        return err_raise(ERR_INTERNAL, "%s: %s is %s with %lld elements, wanted F32 with %lld", op, name,
+                         dtype_rows[tensor->dtype].name, (long long)tensor_count(tensor), (long long)count);
+    }
+    return 0;
+}
+
+int check_grid(const char *op, const struct gpu_grid *spec, int64_t cols)
+{
+    if (spec->bits < 2 || spec->bits > 8) {
+        return err_raise(ERR_INTERNAL, "%s: %d bits, wanted 2 to 8", op, spec->bits);
+    }
+    if (spec->group_size < 1 || cols % spec->group_size != 0) {
+        return err_raise(ERR_INTERNAL, "%s: groups of %lld do not divide %lld inputs", op, (long long)spec->group_size,
+                         (long long)cols);
+    }
+    return 0;
+}
+
+int check_order(const char *op, const int32_t *order, int64_t n)
+{
+    if (order == NULL) {
+        return 0;
+    }
+    unsigned char *seen = calloc((size_t)(n > 0 ? n : 1), 1);
+    if (seen == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld bytes", (long long)n);
+    }
+    int rc = 0;
+    for (int64_t i = 0; i < n && rc == 0; i++) {
+        if (order[i] < 0 || order[i] >= n || seen[order[i]]) {
+            rc = err_raise(ERR_INTERNAL, "%s: the order is not a permutation: entry %lld is %d", op, (long long)i,
+                           (int)order[i]);
+        } else {
+            seen[order[i]] = 1;
+        }
+    }
+    free(seen);
+    return rc;
+}
+
+int check_weight(const char *op, const char *name, const struct tensor *w, int64_t rows, int64_t cols)
+{
+    if (w->dtype != DTYPE_F32 && w->dtype != DTYPE_F16 && w->dtype != DTYPE_BF16) {
+        return err_raise(ERR_INTERNAL, "%s: %s is %s, wanted F32, F16 or BF16", op, name, dtype_rows[w->dtype].name);
+    }
+    return check_matrix(op, name, w, w->dtype, rows, cols);
+}
+
+int check_attention(const struct tensor *o, const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                    const struct gpu_attention *spec)
+{
+    if (spec->sequences < 0 || spec->length < 0 || spec->heads < 1 || spec->kv_heads < 1 || spec->head_dim < 1 ||
+        spec->heads % spec->kv_heads != 0) {
+        return err_raise(ERR_INTERNAL, "attention: %lld heads over %lld key heads of %lld", (long long)spec->heads,
+                         (long long)spec->kv_heads, (long long)spec->head_dim);
+    }
+    int64_t rows = spec->sequences * spec->length;
+    int rc = check_matrix("attention", "q", q, DTYPE_F32, rows, spec->heads * spec->head_dim);
+    rc = rc != 0 ? rc : check_matrix("attention", "o", o, DTYPE_F32, rows, spec->heads * spec->head_dim);
+    rc = rc != 0 ? rc : check_matrix("attention", "k", k, DTYPE_F32, rows, spec->kv_heads * spec->head_dim);
+    return rc != 0 ? rc : check_matrix("attention", "v", v, DTYPE_F32, rows, spec->kv_heads * spec->head_dim);
+}
+
+int check_search(const struct gpu_grid *spec)
+{
+    if (spec->scale_dtype != DTYPE_F32 && spec->scale_dtype != DTYPE_F16 && spec->scale_dtype != DTYPE_BF16) {
+        return err_raise(ERR_INTERNAL, "grid: scales as %s", dtype_rows[spec->scale_dtype].name);
+    }
+    if (spec->mse && !(spec->steps >= 1 && spec->max_shrink >= 0 && spec->max_shrink <= 1 && spec->norm > 0)) {
+        return err_raise(ERR_INTERNAL, "grid: a search with %d steps, shrink %g and norm %g", spec->steps,
+                         spec->max_shrink, spec->norm);
+    }
+    return 0;
+}
+
+int check_rounding(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
+                   const struct tensor *zero, const struct gpu_grid *spec)
+{
+    int64_t rows = matrix_rows(w), cols = matrix_cols(w);
+    int rc = check_matrix(op, "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_grid(op, spec, cols);
+    rc = rc != 0 || codes == NULL ? rc : check_matrix(op, "codes", codes, DTYPE_U8, rows, cols);
+    rc = rc != 0 ? rc : check_matrix(op, "scale", scale, DTYPE_F32, rows, cols / spec->group_size);
+    return rc != 0 ? rc : check_matrix(op, "zero", zero, DTYPE_F32, rows, cols / spec->group_size);
+}
+
+int check_sweep(const struct tensor *codes, const struct tensor *w, const struct tensor *u, const struct tensor *scale,
+                const struct tensor *zero, const int32_t *order, int64_t block_size, const struct gpu_grid *spec)
+{
+    int64_t n = matrix_rows(w), k = matrix_cols(w);
+    int rc = check_matrix("sweep", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_grid("sweep", spec, k);
+    rc = rc != 0 ? rc : check_matrix("sweep", "codes", codes, DTYPE_U8, n, k);
+    rc = rc != 0 ? rc : check_matrix("sweep", "u", u, DTYPE_F32, k, k);
+    rc = rc != 0 ? rc : check_matrix("sweep", "scale", scale, DTYPE_F32, n, k / spec->group_size);
+    rc = rc != 0 ? rc : check_matrix("sweep", "zero", zero, DTYPE_F32, n, k / spec->group_size);
+    rc = rc != 0 ? rc : check_order("sweep", order, k);
+    if (rc == 0 && (block_size < 1 || block_size > CHECK_SWEEP_BLOCK_MAX)) {
+        rc = err_raise(ERR_INTERNAL, "sweep: blocks of %lld columns, wanted 1 to %d", (long long)block_size,
+                       CHECK_SWEEP_BLOCK_MAX);
+    }
+    return rc;
+}

@@ -1,0 +1,43 @@
+#pragma once
+/* Checks of an operation's arguments, the same for every backend, and the small arithmetic of tiles. Private to gpu/.
+ * Each returns 0 or raises ERR_INTERNAL naming the operation and the tensor. Any thread. */
+
+#include "gpu/gpu.h"
+
+#define CHECK_SWEEP_BLOCK_MAX 1024 /* columns of a sweep's block */
+
+/* A tensor as a matrix: the last dimension against all before it. */
+int64_t matrix_cols(const struct tensor *tensor);
+int64_t matrix_rows(const struct tensor *tensor);
+/* ERR_INTERNAL unless tensor has this type and matrix shape (-1 = any), each side below 2^31. */
+int check_matrix(const char *op, const char *name, const struct tensor *tensor, enum dtype dtype, int64_t rows,
+                 int64_t cols);
+/* ERR_INTERNAL unless tensor is F32 with `count` elements in any shape. */
+int check_vector(const char *op, const char *name, const struct tensor *tensor, int64_t count);
+/* ERR_INTERNAL unless the grid is sound for `cols` inputs. */
+int check_grid(const char *op, const struct gpu_grid *spec, int64_t cols);
+
+/* A permutation of 0..n-1 in host memory, or ERR_INTERNAL; NULL is the identity. */
+int check_order(const char *op, const int32_t *order, int64_t n);
+/* F32, F16 or BF16 of that matrix shape. */
+int check_weight(const char *op, const char *name, const struct tensor *w, int64_t rows, int64_t cols);
+int check_attention(const struct tensor *o, const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                    const struct gpu_attention *spec);
+/* The search parameters of a grid. */
+int check_search(const struct gpu_grid *spec);
+/* codes may be NULL. */
+int check_rounding(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
+                   const struct tensor *zero, const struct gpu_grid *spec);
+int check_sweep(const struct tensor *codes, const struct tensor *w, const struct tensor *u, const struct tensor *scale,
+                const struct tensor *zero, const int32_t *order, int64_t block_size, const struct gpu_grid *spec);
+
+static inline int64_t tiles_of(int64_t count, int64_t tile)
+{
+    return (count + tile - 1) / tile;
+}
+
+static inline int64_t tile_size(int64_t count, int64_t tile, int64_t index)
+{
+    int64_t left = count - index * tile;
+    return left < tile ? left : tile;
+}
