@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define FORMAT_TENSORS_MAX 8
+#define FORMAT_MANIFEST_FILE "quantd_manifest.json" /* in every artifact: what it is and where it came from */
 
 /* A tensor that module M becomes: "M" + suffix. */
 struct format_tensor {

@@ -5,7 +5,6 @@
 #include "storage/format.h"
 
 #define FORMAT_CONFIG_FILE "config.json"
-#define FORMAT_MANIFEST_FILE "quantd_manifest.json"
 
 extern const struct format format_compressed_tensors, format_gptq, format_gptq_v2;
 

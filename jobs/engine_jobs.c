@@ -1,0 +1,223 @@
+/* Admission and what clients may do to a job: create, look, cancel, delete.
+ *
+ * A job that cannot finish is refused before it gets an id, with every reason. After that the store's transactions
+ * order everything: each move names the status it leaves, so a client and the runner cannot both make one. */
+
+#include "jobs/engine.h"
+
+#include "base/err.h"
+#include "jobs/job.h"
+#include "jobs/task.h"
+
+#include <string.h>
+
+#define CANCEL_TRIES 8 /* the status may move between looking and acting; it can do so only a few times */
+
+static void check_file(struct engine *engine, const char *id, const char *purpose, const char *pointer,
+                       struct faults *faults)
+{
+    json_t *file;
+
+    if (id[0] == '\0') {
+        return;
+    }
+    int rc = store_object_get(engine->store, "file", id, &file);
+    if (rc != 0) {
+        faults_add(faults, rc == ERR_NOT_FOUND ? ERR_INVALID_PARAMETER : rc, pointer, "%s",
+                   rc == ERR_NOT_FOUND ? "there is no file with this id" : err_last()->message);
+        return;
+    }
+    const char *found = json_string_value(json_object_get(file, "purpose"));
+    if (found == NULL || strcmp(found, purpose) != 0) {
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "is a file of purpose %s and not %s",
+                   found != NULL ? found : "none", purpose);
+    }
+    json_decref(file);
+}
+
+static void check_model(struct engine *engine, const struct job_spec *spec, struct faults *faults)
+{
+    struct model *model;
+
+    int rc = engine_model_open_object(engine, spec->model, &model);
+    if (rc != 0) {
+        bool ours = rc == ERR_NOT_FOUND;
+        faults_add(faults,
+                   ours                       ? ERR_INVALID_PARAMETER
+                   : rc == ERR_SOURCE_CHANGED ? ERR_DIGEST_MISMATCH
+                                              : rc,
+                   "/model", "%s", ours ? "there is no model with this id" : err_last()->message);
+        return;
+    }
+    (void)spec_check(spec, model, faults);
+    model_close(model);
+}
+
+/* As many as wait, not those that run. */
+static int check_room(struct engine *engine)
+{
+    json_t *counts;
+
+    int rc = store_job_counts(engine->store, &counts);
+    if (rc != 0) {
+        return rc;
+    }
+    int64_t waiting = json_integer_value(json_object_get(counts, "queued")) +
+                      json_integer_value(json_object_get(counts, "awaiting_calibration"));
+    json_decref(counts);
+    return waiting < engine->max_queued ? 0 : err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
+}
+
+static int store_new(struct engine *engine, const struct job_spec *spec, json_t **job)
+{
+    const char *status = spec->calibration.stream ? "awaiting_calibration" : "queued";
+    json_int_t now = clock_unix_seconds();
+    char id[ID_SIZE];
+
+    id_new("job", id);
+    json_t *row =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:[], s:{s:i, s:i, s:i}, s:I, s:o}", "id", id, "status", status,
+                  "name", spec->name, "project", "default", "model", spec->model, "method", spec->method, "request",
+                  spec_json(spec), "warnings", "calibration", "records", 0, "tokens", 0, "bytes", 0, "created_at", now,
+                  "queued_at", spec->calibration.stream ? json_null() : json_integer(now));
+    json_t *event = engine_status_event(status, NULL, NULL);
+    int rc = row == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
+                                          : store_job_create(engine->store, row, "status", event);
+    json_decref(row);
+    json_decref(event);
+    return rc != 0 ? rc : engine_job_get(engine, id, job);
+}
+
+int engine_job_create(struct engine *engine, const json_t *body, struct faults *faults, json_t **job)
+{
+    struct job_spec spec;
+
+    if (engine_draining(engine)) {
+        return err_raise(ERR_DRAINING, "the daemon is shutting down");
+    }
+    int rc = spec_parse(body, faults, &spec);
+    if (rc != 0) {
+        return rc;
+    }
+    pthread_mutex_lock(&engine->admission);
+    check_file(engine, spec.calibration.file_id, "calibration", "/calibration/file_id", faults);
+    check_file(engine, spec.evaluation.file_id, "evaluation", "/evaluation/file_id", faults);
+    check_model(engine, &spec, faults);
+    rc = faults_raise(faults);
+    rc = rc != 0 ? rc : check_room(engine);
+    rc = rc != 0 ? rc : store_new(engine, &spec, job);
+    pthread_mutex_unlock(&engine->admission);
+    spec_deinit(&spec);
+    if (rc == 0) {
+        engine_wake(engine);
+    }
+    return rc;
+}
+
+int engine_job_get(struct engine *engine, const char *id, json_t **job)
+{
+    json_t *row;
+
+    int rc = store_job_get(engine->store, id, &row);
+    if (rc != 0) {
+        return rc;
+    }
+    json_t *view = engine_job_view(engine, row);
+    json_decref(row);
+    if (view == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job object");
+    }
+    *job = view;
+    return 0;
+}
+
+/* Tell the runner, if it is the one at work on this job. */
+static void signal_cancel(struct engine *engine, const char *id)
+{
+    pthread_mutex_lock(&engine->lock);
+    if (engine->task != NULL && strcmp(engine->task->id, id) == 0) {
+        atomic_store(&engine->task->cancelled, true);
+    }
+    pthread_mutex_unlock(&engine->lock);
+}
+
+static int move_to_cancel(struct engine *engine, const char *id, const char *from, const char *to, json_t **row)
+{
+    json_int_t now = clock_unix_seconds();
+    bool over = job_is_terminal(to);
+    json_t *patch =
+        over ? json_pack("{s:s, s:s, s:n, s:I, s:I}", "status", to, "status_reason", "cancelled by request", "phase",
+                         "finished_at", now, "cancelled_at", now)
+             : json_pack("{s:s, s:s, s:I}", "status", to, "status_reason", "cancelled by request", "cancelled_at", now);
+    json_t *event = engine_status_event(to, from, "cancelled by request");
+    int rc = store_job_update(engine->store, id, from, -1, patch, "status", event, row);
+    json_decref(patch);
+    json_decref(event);
+    if (rc == 0) {
+        over ? engine_job_remove_files(engine, id) : signal_cancel(engine, id);
+    }
+    return rc;
+}
+
+/* One look and one move; ERR_JOB_STATE_CONFLICT with *again set when the status moved in between. */
+static int try_cancel(struct engine *engine, const char *id, json_t **row, bool *again)
+{
+    json_t *found;
+
+    int rc = store_job_get(engine->store, id, &found);
+    if (rc != 0) {
+        return rc;
+    }
+    char from[32];
+    snprintf(from, sizeof(from), "%s", json_string_value(json_object_get(found, "status")));
+    if (strcmp(from, "cancelled") == 0 || strcmp(from, "cancelling") == 0) {
+        *row = found;
+        return 0;
+    }
+    json_decref(found);
+    const char *to = job_next(from, JOB_CANCEL);
+    if (to == NULL) {
+        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s", from);
+    }
+    rc = move_to_cancel(engine, id, from, to, row);
+    *again = rc == ERR_JOB_STATE_CONFLICT;
+    return rc;
+}
+
+int engine_job_cancel(struct engine *engine, const char *id, json_t **job)
+{
+    json_t *row = NULL;
+    bool again = true;
+    int rc = 0;
+
+    for (int i = 0; again && i < CANCEL_TRIES; i++) {
+        again = false;
+        rc = try_cancel(engine, id, &row, &again);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    *job = engine_job_view(engine, row);
+    json_decref(row);
+    return *job != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job object");
+}
+
+int engine_job_delete(struct engine *engine, const char *id)
+{
+    json_t *row;
+
+    int rc = store_job_get(engine->store, id, &row);
+    if (rc != 0) {
+        return rc;
+    }
+    const char *status = json_string_value(json_object_get(row, "status"));
+    if (!job_is_terminal(status)) {
+        rc = err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s; cancel it first", status);
+    }
+    json_decref(row);
+    rc = rc != 0 ? rc : store_job_delete(engine->store, id);
+    if (rc == 0) {
+        engine_job_remove_files(engine, id);
+    }
+    return rc;
+}

@@ -1,0 +1,227 @@
+/* Registered checkpoints: a uri below a model root, read by its headers.
+ *
+ * The object holds nothing but what it shows; a uri is resolved anew at each use, always beneath a root's descriptor,
+ * and the digest says whether it still names the same checkpoint. */
+
+#include "jobs/engine.h"
+
+#include "base/err.h"
+#include "base/params.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct registration {
+    char name[128];
+    char uri[1024];
+    char expected_sha256[80];
+};
+
+#define ROW(member_, fallback_, help_)                                                                   \
+    {                                                                                                    \
+        .name = #member_, .type = PARAMS_STRING, .offset = offsetof(struct registration, member_),       \
+        .size = sizeof(((struct registration *)NULL)->member_), .fallback = (fallback_), .help = (help_) \
+    }
+
+static const struct params_row registration_rows[] = {
+    ROW(name, "\"\"", "A name for people; need not be unique."),
+    ROW(uri, NULL, "file:RELATIVE or file:/ABSOLUTE, a checkpoint folder below a model root."),
+    ROW(expected_sha256, "\"\"", "Refuse the checkpoint unless its digest is this one."),
+    {.name = NULL},
+};
+static const struct params_row *const registration_tables[] = {registration_rows, NULL};
+
+/* A component ".." is refused here with a plain word; the kernel would refuse it too. */
+static bool has_parent_step(const char *path)
+{
+    for (const char *at = path; at != NULL; at = strchr(at, '/')) {
+        at += *at == '/';
+        if (strncmp(at, "..", 2) == 0 && (at[2] == '/' || at[2] == '\0')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What is left of an absolute path below a root; NULL when it does not lie there. */
+static const char *below_root(const char *path, const char *root)
+{
+    size_t length = strcmp(root, "/") == 0 ? 0 : strlen(root);
+
+    if (strncmp(path, root, length) != 0 || (path[length] != '/' && path[length] != '\0')) {
+        return NULL;
+    }
+    path += length;
+    path += strspn(path, "/");
+    return *path != '\0' ? path : ".";
+}
+
+int engine_model_open(const struct engine *engine, const char *uri, struct model **out)
+{
+    if (strncmp(uri, "file:", 5) != 0) {
+        return err_raise(ERR_INVALID_PARAMETER, "must be file:PATH, a folder below a model root");
+    }
+    const char *path = uri + 5;
+    if (strncmp(path, "///", 3) == 0) { /* file:///ABSOLUTE, as RFC 8089 writes it */
+        path += 2;
+    }
+    if (has_parent_step(path)) {
+        return err_raise(ERR_INVALID_PARAMETER, "must not contain \"..\"");
+    }
+    if (path[0] == '\0') {
+        return err_raise(ERR_INVALID_PARAMETER, "names no folder");
+    }
+    for (size_t i = 0; i < engine->root_count; i++) {
+        const char *relative = path[0] == '/' ? below_root(path, engine->roots[i]) : path;
+        if (relative == NULL) {
+            continue;
+        }
+        int rc = model_open(engine->root_fds[i], relative, out);
+        if (rc != ERR_NOT_FOUND) {
+            return rc;
+        }
+    }
+    return err_raise(ERR_NOT_FOUND, "there is no checkpoint at this path below a model root");
+}
+
+int engine_model_open_object(const struct engine *engine, const char *id, struct model **out)
+{
+    struct model *model;
+    json_t *object;
+
+    int rc = store_object_get(engine->store, "mdl", id, &object);
+    if (rc != 0) {
+        return rc;
+    }
+    const char *uri = json_string_value(json_object_get(object, "uri"));
+    const char *digest = json_string_value(json_object_get(object, "digest"));
+    rc = uri == NULL || digest == NULL ? err_raise(ERR_INTERNAL, "model %s has no uri or digest", id)
+                                       : engine_model_open(engine, uri, &model);
+    if (rc == ERR_NOT_FOUND) {
+        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is no longer at its path", id);
+    }
+    if (rc == 0 && strcmp(model_digest(model), digest) != 0) {
+        model_close(model);
+        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is not the one that was registered", id);
+    }
+    json_decref(object);
+    if (rc == 0) {
+        *out = model;
+    }
+    return rc;
+}
+
+int engine_tokenizer_open(const struct model *model, struct tokenizer **out)
+{
+    char *text;
+    size_t size;
+
+    int rc = model_read_tokenizer(model, &text, &size);
+    if (rc == ERR_NOT_FOUND) {
+        *out = NULL;
+        return 0;
+    }
+    if (rc == 0) {
+        rc = tokenizer_new(text, size, out);
+        free(text);
+    }
+    return rc != 0 ? err_pass(rc, "open the tokenizer") : 0;
+}
+
+/* The linears of a block, which all blocks share. */
+static json_t *describe_layers(const struct model *model)
+{
+    const struct model_config *config = model_config(model);
+    json_t *layers = json_array();
+
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        int64_t rows;
+        int64_t cols;
+        arch_linear_shape(config, (enum linear_role)role, &rows, &cols);
+        json_array_append_new(layers, json_pack("{s:s, s:I, s:I, s:b}", "module", config->arch->linears[role], "rows",
+                                                (json_int_t)rows, "cols", (json_int_t)cols, "bias",
+                                                (int)arch_linear_bias(config, (enum linear_role)role)));
+    }
+    return layers;
+}
+
+static json_t *describe(const struct model *model, const struct registration *request)
+{
+    const struct model_config *config = model_config(model);
+    char id[ID_SIZE];
+
+    id_new("mdl", id);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:s, s:b, s:[], s:I}",
+        "id", id, "object", "model", "name", request->name, "uri", request->uri, "architecture", config->arch->name,
+        "parameters", (json_int_t)model_parameters(model), "bytes", (json_int_t)model_bytes(model), "num_layers",
+        (json_int_t)config->num_layers, "layers", describe_layers(model), "hidden_size",
+        (json_int_t)config->hidden_size, "intermediate_size", (json_int_t)config->intermediate_size, "num_heads",
+        (json_int_t)config->num_heads, "num_kv_heads", (json_int_t)config->num_kv_heads, "vocab_size",
+        (json_int_t)config->vocab_size, "max_position", (json_int_t)config->max_position, "dtype",
+        dtype_rows[model_dtype(model)].name, "tied", (int)config->tie_word_embeddings, "digest", model_digest(model),
+        "supported", 1, "reasons", "created_at", (json_int_t)clock_unix_seconds());
+}
+
+/* What the client did wrong, where the opener can only say what it met. */
+static int request_code(int rc)
+{
+    switch (rc) {
+    case ERR_NOT_FOUND:
+    case ERR_STORAGE:
+        return ERR_INVALID_PARAMETER;
+    case ERR_SOURCE_CORRUPT:
+    case ERR_INVALID_JSON:
+        return ERR_INVALID_MODEL;
+    default:
+        return rc;
+    }
+}
+
+int engine_model_register(struct engine *engine, const json_t *body, struct faults *faults, json_t **model)
+{
+    struct registration request = {0};
+    struct model *opened;
+
+    if (!json_is_object(body)) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body must be an object");
+        return faults_raise(faults);
+    }
+    int rc = params_parse(registration_tables, body, "", &request, faults);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = engine_model_open(engine, request.uri, &opened);
+    if (rc != 0) {
+        int code = request_code(rc);
+        faults_add(faults, code, "/uri", "%s", err_last()->message);
+        return faults_raise(faults);
+    }
+    if (request.expected_sha256[0] != '\0' && strcasecmp(request.expected_sha256, model_digest(opened)) != 0) {
+        faults_add(faults, ERR_DIGEST_MISMATCH, "/expected_sha256", "the checkpoint's digest is %s",
+                   model_digest(opened));
+        model_close(opened);
+        return faults_raise(faults);
+    }
+    json_t *object = describe(opened, &request);
+    model_close(opened);
+    if (object == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model object");
+    }
+    rc = store_object_put(engine->store, "mdl", object);
+    if (rc != 0) {
+        json_decref(object);
+        return rc;
+    }
+    *model = object;
+    return 0;
+}
+
+int engine_model_delete(struct engine *engine, const char *id)
+{
+    pthread_mutex_lock(&engine->admission);
+    int rc = engine_model_unused(engine, id);
+    rc = rc != 0 ? rc : store_object_delete(engine->store, "mdl", id);
+    pthread_mutex_unlock(&engine->admission);
+    return rc;
+}

@@ -1,0 +1,83 @@
+/* Failures worded for whoever submitted the job: what happened, where, and what to change. */
+
+#include "jobs/failure.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct hint_row {
+    int code;
+    const char *hint;
+} hints[] = {
+    {ERR_NON_FINITE_VALUE,
+     "the weights or activations hold NaN or Inf: check the checkpoint, or leave the module out with"
+     " modules_to_not_convert"},
+    {ERR_NOT_POSITIVE_DEFINITE, "raise damp_percent (0.05), or give more calibration data (num_samples 512)"},
+    {ERR_INSUFFICIENT_CALIBRATION, "give more records, or a smaller calibration.sequence_length"},
+    {ERR_SOURCE_CHANGED, "register the model again, leave its files alone while jobs run, and submit a new job"},
+    {ERR_SOURCE_CORRUPT, "a file of the checkpoint is damaged: download it again and register the model anew"},
+    {ERR_INVALID_MODEL, "the checkpoint contradicts itself: download it again and register the model anew"},
+    {ERR_INVALID_TOKENIZER, "send input_ids instead of text, or repair the model's tokenizer.json"},
+    {ERR_DISK_FULL, "free space in the data directory (delete artifacts and jobs), or lower num_samples"},
+    {ERR_HOST_OUT_OF_MEMORY, "lower calibration.sequence_length or resources.host_memory_bytes, or use a larger host"},
+    {ERR_GPU_OUT_OF_MEMORY, "lower calibration.sequence_length, or choose device cpu"},
+    {ERR_TIMEOUT, "raise timeout_seconds, or lower num_samples"},
+    {ERR_DEVICE_LOST, "look at the host's device logs; the job can be submitted again"},
+    {ERR_NOT_FOUND, "the model or a file that the job needs is gone; register or upload it again"},
+};
+
+const char *failure_code(int code)
+{
+    return code == ERR_DISK_FULL ? "disk_full" : err_api_code(code);
+}
+
+static json_t *text_or_null(const char *text)
+{
+    return text[0] != '\0' ? json_string(text) : json_null();
+}
+
+static const char *hint_of(const struct err_record *record)
+{
+    if (record->hint[0] != '\0') {
+        return record->hint;
+    }
+    for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++) {
+        if (hints[i].code == record->code) {
+            return hints[i].hint;
+        }
+    }
+    return "";
+}
+
+/* The module path that the message names, if any: "model.layers.3.mlp.up_proj" of a tensor name below it. */
+static bool find_module(const char *message, const struct model *model, char module[128], int64_t *layer)
+{
+    const char *at = strstr(message, "model.layers.");
+
+    if (at == NULL || model == NULL) {
+        return false;
+    }
+    size_t length = strspn(at, "abcdefghijklmnopqrstuvwxyz0123456789_.");
+    for (; length > 0 && length < 128; length--) {
+        if (length > 0 && (at[length] == '.' || at[length - 1] != '.')) {
+            snprintf(module, 128, "%.*s", (int)length, at);
+            if (model_linear_role(model, module, layer) >= 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+json_t *failure_json(const struct err_record *record, int64_t layer, const struct model *model)
+{
+    char module[128];
+    bool named = find_module(record->message, model, module, &layer);
+    const char *message = record->message[0] != '\0' ? record->message : err_sentence(record->code);
+
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b}", "code", failure_code(record->code), "message",
+                     text_or_null(message), "param", text_or_null(record->param), "layer",
+                     layer >= 0 ? json_integer(layer) : json_null(), "module",
+                     named ? json_string(module) : json_null(), "hint", text_or_null(hint_of(record)), "retryable",
+                     (int)err_retryable(record->code));
+}

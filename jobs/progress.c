@@ -1,0 +1,203 @@
+/* What the world hears of a running job, and how the job hears of the world.
+ *
+ * News goes to the store at most once a second, fenced; the answer carries the job's status, so that a cancellation is
+ * seen even when nobody could be told of it. The fraction never goes back within an attempt. */
+
+#include "jobs/task.h"
+
+#include "base/err.h"
+#include "jobs/report.h"
+
+#include <malloc.h>
+#include <math.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#define FLUSH_MS 1000
+#define FRACTION_PIPELINE 0.97 /* the rest is the export's */
+#define DRAIN_MARGIN_MS 3000   /* before the drain's deadline, to write what must be written */
+
+static double elapsed(const struct task *task)
+{
+    return task->elapsed_before + clock_monotonic_seconds() - task->started;
+}
+
+int task_check_stop(struct task *task)
+{
+    if (atomic_load(&task->cancelled)) {
+        return err_raise(ERR_CANCELLED, "cancelled by request");
+    }
+    if (engine_draining(task->engine)) {
+        int64_t left = atomic_load(&task->engine->drain_deadline_ms) - clock_monotonic_ms();
+        if (left < DRAIN_MARGIN_MS) {
+            return err_raise(ERR_INTERRUPTED, "the daemon shuts down");
+        }
+    }
+    if (elapsed(task) > (double)task->spec.timeout_seconds) {
+        return err_raise(ERR_TIMEOUT, "the job ran for more than its %lld seconds",
+                         (long long)task->spec.timeout_seconds);
+    }
+    return 0;
+}
+
+/* Seconds to go, or negative while nothing can be said. */
+static double eta(const struct task *task)
+{
+    double made = task->fraction - task->first_fraction;
+    double spent = clock_monotonic_seconds() - task->started;
+    return made < 0.01 ? -1 : spent * (1 - task->fraction) / made;
+}
+
+json_t *task_progress_json(const struct task *task)
+{
+    double left = eta(task);
+    bool known = left >= 0;
+    int64_t tokens = task->calibration.sequences * task->calibration.length;
+
+    return json_pack("{s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "fraction", round(task->fraction * 1e4) / 1e4,
+                     "layers_done", (json_int_t)task->layers_done, "layers_total", (json_int_t)task->layers_total,
+                     "modules_done", (json_int_t)task->modules_done, "modules_total", (json_int_t)task->modules_total,
+                     "tokens_calibrated", (json_int_t)tokens, "elapsed_seconds", round(elapsed(task) * 1e3) / 1e3,
+                     "eta_seconds", known ? json_integer((json_int_t)ceil(left)) : json_null(), "estimated_finish_at",
+                     known ? json_integer(clock_unix_seconds() + (json_int_t)ceil(left)) : json_null());
+}
+
+json_t *task_memory_json(const struct task *task, int64_t artifact_bytes)
+{
+    struct rusage usage = {0};
+
+    (void)getrusage(RUSAGE_SELF, &usage);
+    return json_pack("{s:I, s:o, s:n, s:I, s:I}", "source_bytes", (json_int_t)model_bytes(task->model),
+                     "artifact_bytes", artifact_bytes > 0 ? json_integer(artifact_bytes) : json_null(),
+                     "gpu_peak_bytes", "host_peak_bytes", (json_int_t)usage.ru_maxrss * 1024, "estimated_gpu_bytes",
+                     (json_int_t)spec_peak_bytes(&task->spec, task->model));
+}
+
+json_t *task_times_json(const struct pipeline_times *times)
+{
+    json_t *phases = json_object();
+
+    for (int i = 0; i < PHASE_COUNT; i++) {
+        json_object_set_new(phases, pipeline_phase_names[i],
+                            json_pack("{s:f, s:f}", "seconds", times->seconds[i], "flops", times->flops[i]));
+    }
+    return phases;
+}
+
+void task_times_load(const json_t *json, struct pipeline_times *times)
+{
+    for (int i = 0; i < PHASE_COUNT; i++) {
+        const json_t *phase = json_object_get(json, pipeline_phase_names[i]);
+        times->seconds[i] = json_number_value(json_object_get(phase, "seconds"));
+        times->flops[i] = json_number_value(json_object_get(phase, "flops"));
+    }
+}
+
+json_t *task_checkpoint_json(const struct task *task)
+{
+    bool any = task->layers_done > 0;
+
+    return json_pack("{s:o, s:o, s:I, s:o}", "layer", any ? json_integer(task->layers_done - 1) : json_null(),
+                     "saved_at", any ? json_integer(task->last_layer_saved_at) : json_null(), "charged",
+                     (json_int_t)task->charged, "phases", task_times_json(&task->times));
+}
+
+static int flush(struct task *task)
+{
+    json_t *progress = task_progress_json(task);
+    json_t *event = json_copy(progress);
+    json_t *row = NULL;
+
+    json_object_del(event, "estimated_finish_at");
+    json_object_set_new(event, "phase", json_string(task->phase));
+    json_t *patch =
+        json_pack("{s:s, s:o, s:o}", "phase", task->phase, "progress", progress, "memory", task_memory_json(task, 0));
+    int rc = patch == NULL || event == NULL
+                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for progress")
+                 : store_job_update(task->engine->store, task->id, NULL, task->fence, patch, "progress", event, &row);
+    if (rc == 0) {
+        const char *status = json_string_value(json_object_get(row, "status"));
+        if (status != NULL && strcmp(status, "cancelling") == 0) {
+            atomic_store(&task->cancelled, true);
+        }
+    }
+    json_decref(patch);
+    json_decref(event);
+    json_decref(row);
+    task->last_flush_ms = clock_monotonic_ms();
+    return rc;
+}
+
+int task_tick(void *data, double fraction, const char *phase)
+{
+    struct task *task = data;
+
+    if (fraction > FRACTION_PIPELINE) {
+        fraction = FRACTION_PIPELINE;
+    }
+    if (fraction > task->fraction) {
+        task->fraction = fraction;
+    }
+    bool first = task->last_flush_ms == 0;
+    if (first) {
+        task->first_fraction = task->fraction;
+    }
+    task->phase = phase;
+    int rc = task_check_stop(task);
+    if (rc == 0 && (first || clock_monotonic_ms() - task->last_flush_ms >= FLUSH_MS)) {
+        rc = flush(task);
+        rc = rc != 0 ? rc : task_check_stop(task);
+    }
+    return rc;
+}
+
+/* What a watcher wants of a finished block: its modules with their errors. */
+static json_t *layer_event(const struct task *task, int64_t index, const json_t *rows)
+{
+    static const char *const names[] = {"module", "relative_mse", "output_relative_mse", "fallback", "seconds"};
+    json_t *modules = json_array();
+    size_t i;
+    json_t *row;
+
+    json_array_foreach((json_t *)rows, i, row)
+    {
+        json_t *module = json_object();
+        for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++) {
+            json_object_set(module, names[n], json_object_get(row, names[n]));
+        }
+        json_array_append_new(modules, module);
+    }
+    return json_pack("{s:I, s:I, s:o}", "layer", (json_int_t)index, "layers_total", (json_int_t)task->layers_total,
+                     "modules", modules);
+}
+
+int task_block_done(void *data, int64_t index, const char *file, const char *sha256, const json_t *chains,
+                    const json_t *rows)
+{
+    struct task *task = data;
+    int64_t charged = task->charged;
+
+    task->charged = 0;
+    task->layers_done = index + 1;
+    task->modules_done += (int64_t)json_array_size(rows);
+    task->last_layer_saved_at = clock_unix_seconds();
+    json_t *block =
+        json_pack("{s:I, s:s, s:s, s:O}", "index", (json_int_t)index, "file", file, "sha256", sha256, "chains", chains);
+    json_t *patch = json_pack("{s:o, s:o, s:o}", "progress", task_progress_json(task), "checkpoint",
+                              task_checkpoint_json(task), "memory", task_memory_json(task, 0));
+    json_t *event = layer_event(task, index, rows);
+    int rc = block == NULL || patch == NULL || event == NULL
+                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block's row")
+                 : store_block_commit(task->engine->store, task->id, task->fence, block, rows, patch, event);
+    json_decref(block);
+    json_decref(patch);
+    json_decref(event);
+    if (rc != 0) {
+        task->charged = charged;
+        task->layers_done = index;
+        task->modules_done -= (int64_t)json_array_size(rows);
+        return err_pass(rc, "commit block %lld", (long long)index);
+    }
+    (void)malloc_trim(0); /* a block's worth of freed memory goes back, so that peaks do not add up */
+    return engine_draining(task->engine) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
+}

@@ -1,0 +1,262 @@
+/* From finished blocks to an artifact that anybody may load: export, blobs, then one transaction that makes it exist.
+ *
+ * The files say nothing of time, ids or paths: the same request on the same checkpoint gives the same bytes, however
+ * often the way there was interrupted. An attempt that died between blobs and transaction leaves only unreferenced
+ * blobs. */
+
+#include "jobs/task.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "jobs/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FRACTION_EXPORT 0.97
+
+static json_t *number_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+/* What the result came from, as far as it decides the bytes. */
+static json_t *provenance(const struct task *task)
+{
+    const struct spec_calibration *c = &task->spec.calibration;
+    bool calibrated = task->calibration.sequences > 0;
+    bool evaluated = task->evaluation.sequences > 0;
+
+    return json_pack("{s:s?, s:I, s:I, s:b, s:b, s:s?, s:I, s:s}", "calibration_digest",
+                     calibrated ? task->calibration.digest : NULL, "calibration_sequences",
+                     (json_int_t)task->calibration.sequences, "sequence_length", (json_int_t)task->calibration.length,
+                     "packing", (int)c->packing, "shuffle", (int)c->shuffle, "evaluation_digest",
+                     evaluated ? task->evaluation.digest : NULL, "seed", (json_int_t)task->spec.seed, "device",
+                     task->gpu->ops->name);
+}
+
+static int export_tick(void *data, double fraction)
+{
+    struct task *task = data;
+    double whole = FRACTION_EXPORT + (0.999 - FRACTION_EXPORT) * fraction;
+
+    task->fraction = whole > task->fraction ? whole : task->fraction;
+    return task_tick(task, 0, "packing");
+}
+
+struct block_paths {
+    char **list;
+    int count;
+};
+
+static void paths_deinit(struct block_paths *paths)
+{
+    for (int i = 0; i < paths->count; i++) {
+        free(paths->list[i]);
+    }
+    free(paths->list);
+}
+
+static int paths_init(const struct task *task, const json_t *blocks, struct block_paths *paths)
+{
+    size_t count = json_array_size(blocks);
+    char path[ENGINE_PATH_MAX];
+
+    paths->list = calloc(count + 1, sizeof(*paths->list));
+    for (size_t i = 0; paths->list != NULL && i < count; i++) {
+        const char *file = json_string_value(json_object_get(json_array_get(blocks, i), "file"));
+        int rc = fs_path(path, sizeof(path), "%s/%s", task->directory, file != NULL ? file : "");
+        if (rc != 0) {
+            return rc;
+        }
+        paths->list[i] = strdup(path);
+        if (paths->list[i] == NULL) {
+            break;
+        }
+        paths->count = (int)i + 1;
+    }
+    return paths->list != NULL && paths->count == (int)count
+               ? 0
+               : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of blocks");
+}
+
+static int export_files(struct task *task, const char *directory, json_t **files)
+{
+    struct block_paths paths = {0};
+    struct format_module *modules = NULL;
+    json_t *blocks = NULL;
+    json_t *parameters = params_json(task->spec.quantizer->params, task->spec.params);
+    json_t *origin = provenance(task);
+    int count = 0;
+
+    int rc = parameters == NULL || origin == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a manifest") : 0;
+    rc = rc != 0 ? rc : fs_remove_tree(directory);
+    rc = rc != 0 ? rc : store_blocks_list(task->engine->store, task->id, &blocks);
+    rc = rc != 0 ? rc : paths_init(task, blocks, &paths);
+    rc = rc != 0 ? rc : spec_modules(&task->spec, task->model, &modules, &count);
+    if (rc == 0) {
+        const struct format_export request = {
+            .format = task->spec.format,
+            .config = {.modules = modules,
+                       .count = count,
+                       .model = task->model,
+                       .method = task->spec.method,
+                       .parameters = parameters},
+            .block_files = (const char *const *)paths.list,
+            .block_count = paths.count,
+            .directory = directory,
+            .max_shard_bytes = task->spec.output.max_shard_bytes,
+            .provenance = origin,
+            .tick = export_tick,
+            .tick_data = task,
+        };
+        rc = format_export(&request, files);
+    }
+    free(modules);
+    paths_deinit(&paths);
+    json_decref(blocks);
+    json_decref(parameters);
+    json_decref(origin);
+    return rc != 0 ? err_pass(rc, "export") : 0;
+}
+
+/* Every file moves into the blob store; the export has just hashed and synced it. */
+static int adopt_files(struct task *task, const char *directory, const json_t *files)
+{
+    char path[ENGINE_PATH_MAX];
+    char sha256[DIGEST_HEX_SIZE];
+    int64_t size;
+    size_t i;
+    json_t *file;
+
+    json_array_foreach((json_t *)files, i, file)
+    {
+        const char *name = json_string_value(json_object_get(file, "path"));
+        int rc = fs_path(path, sizeof(path), "%s/%s", directory, name);
+        rc = rc != 0 ? rc
+                     : blob_adopt(task->engine->store, path, json_string_value(json_object_get(file, "sha256")), sha256,
+                                  &size);
+        if (rc != 0) {
+            return err_pass(rc, "store %s", name);
+        }
+    }
+    return 0;
+}
+
+struct sizes {
+    int64_t bytes, weights; /* of all files; of those that hold tensors */
+    const char *manifest;   /* digest of the manifest */
+};
+
+static struct sizes add_up(const json_t *files)
+{
+    struct sizes sizes = {0};
+    size_t i;
+    json_t *file;
+
+    json_array_foreach((json_t *)files, i, file)
+    {
+        const char *path = json_string_value(json_object_get(file, "path"));
+        int64_t bytes = json_integer_value(json_object_get(file, "bytes"));
+        sizes.bytes += bytes;
+        sizes.weights += strstr(path, ".safetensors") != NULL && strstr(path, ".json") == NULL ? bytes : 0;
+        if (strcmp(path, FORMAT_MANIFEST_FILE) == 0) {
+            sizes.manifest = json_string_value(json_object_get(file, "sha256"));
+        }
+    }
+    return sizes;
+}
+
+static json_t *evaluation_json(const struct evaluation_result *e)
+{
+    if (!e->done) {
+        return json_null();
+    }
+    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I}", "perplexity_before", number_or_null(e->perplexity_before),
+                     "perplexity_after", number_or_null(e->perplexity_after), "kl_divergence_mean", number_or_null(e->kl_mean),
+                     "tokens", (json_int_t)e->tokens, "sequences", (json_int_t)e->sequences, "sequence_length",
+                     (json_int_t)e->length);
+}
+
+static json_t *environment_json(const struct task *task)
+{
+    const struct gpu_info *info = &task->gpu->info;
+
+    return json_pack("{s:s, s:{s:s, s:s, s:s, s:s}, s:i}", "version", QUANTD_VERSION, "device", "id", info->id, "kind",
+                     task->gpu->ops->name, "name", info->name, "detail", info->detail, "threads", info->threads);
+}
+
+static json_t *result_json(const struct task *task, const char *artifact, const json_t *rows, double bits, double ratio,
+                           const struct evaluation_result *e)
+{
+    (void)task;
+    return json_pack("{s:s, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact, "bits_per_weight", bits,
+                     "compression_ratio", ratio, "perplexity_before",
+                     e->done ? number_or_null(e->perplexity_before) : json_null(), "perplexity_after",
+                     e->done ? number_or_null(e->perplexity_after) : json_null(), "kl_divergence_mean",
+                     e->done ? number_or_null(e->kl_mean) : json_null(), "worst_layers", report_worst(rows), "evaluation",
+                     evaluation_json(e), "environment", environment_json(task));
+}
+
+/* The artifact object, the job's last columns and its last event, committed together. */
+static int publish(struct task *task, const json_t *files, const json_t *rows,
+                   const struct evaluation_result *evaluation)
+{
+    const struct sizes sizes = add_up(files);
+    json_t *totals = report_totals(rows);
+    double bits = json_number_value(json_object_get(totals, "bits_per_weight"));
+    double ratio = sizes.weights > 0 ? (double)model_bytes(task->model) / (double)sizes.weights : 1;
+    json_int_t now = clock_unix_seconds();
+    char id[ID_SIZE];
+
+    id_new("art", id);
+    json_decref(totals);
+    task->fraction = 1;
+    json_t *artifact = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:I, s:s?, s:f, s:f, s:I}", "id", id,
+                                 "object", "artifact", "job_id", task->id, "model_id", task->spec.model, "name",
+                                 task->spec.name, "method", task->spec.method, "format", task->spec.format->name,
+                                 "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256", sizes.manifest,
+                                 "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
+    json_t *patch = json_pack("{s:s, s:n, s:n, s:I, s:o, s:o, s:o, s:o}", "status", "succeeded", "status_reason",
+                              "phase", "finished_at", now, "progress", task_progress_json(task), "checkpoint",
+                              task_checkpoint_json(task), "memory", task_memory_json(task, sizes.bytes), "result",
+                              result_json(task, id, rows, bits, ratio, evaluation));
+    json_t *event = json_pack("{s:s, s:s, s:s}", "status", "succeeded", "from", "running", "artifact_id", id);
+    int rc = artifact == NULL || patch == NULL || event == NULL
+                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an artifact")
+                 : store_artifact_publish(task->engine->store, task->id, task->fence, artifact, patch, "status", event);
+    json_decref(artifact);
+    json_decref(patch);
+    json_decref(event);
+    return rc;
+}
+
+static void tell_metrics(struct task *task, const struct evaluation_result *evaluation)
+{
+    if (evaluation->done) {
+        json_t *data = evaluation_json(evaluation);
+        (void)store_event_append(task->engine->store, task->id, "metric", data); /* the report has it too */
+        json_decref(data);
+    }
+}
+
+int task_publish(struct task *task, const struct evaluation_result *evaluation)
+{
+    char directory[ENGINE_PATH_MAX];
+    json_t *files = NULL;
+    json_t *rows = NULL;
+    double mark = clock_monotonic_seconds();
+
+    tell_metrics(task, evaluation);
+    int rc = engine_job_path(task->engine, task->id, "artifact", directory);
+    rc = rc != 0 ? rc : export_files(task, directory, &files);
+    rc = rc != 0 ? rc : task_check_stop(task);
+    rc = rc != 0 ? rc : adopt_files(task, directory, files);
+    rc = rc != 0 ? rc : store_layers_list(task->engine->store, task->id, &rows);
+    task->times.seconds[PHASE_EXPORT] += clock_monotonic_seconds() - mark;
+    rc = rc != 0 ? rc : publish(task, files, rows, evaluation);
+    json_decref(files);
+    json_decref(rows);
+    return rc;
+}

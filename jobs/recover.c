@@ -1,0 +1,139 @@
+/* What an earlier process left behind, set right before anything runs.
+ *
+ * A job that was running goes back into the queue and on from its last finished block. The attempt counts against it,
+ * so that a job which kills the daemon is given up after max_attempts instead of killing it for ever. */
+
+#include "jobs/engine.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "base/log.h"
+#include "jobs/job.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+
+static json_t *lost_error(void)
+{
+    return json_pack("{s:s, s:s, s:n, s:n, s:n, s:s, s:b}", "code", "worker_lost", "message",
+                     "the daemon died again and again while this job ran", "param", "layer", "module", "hint",
+                     "look at the daemon's log and the host's memory; submit the job again with fewer samples",
+                     "retryable", 1);
+}
+
+/* running -> queued, or failed when it has used up its attempts. */
+static int recover_running(struct engine *engine, const json_t *row)
+{
+    const json_t *found = json_object_get(row, "checkpoint");
+    json_t *checkpoint = json_is_object(found) ? json_copy((json_t *)found) : json_object();
+    int64_t charged = json_integer_value(json_object_get(checkpoint, "charged")) + 1;
+    int64_t most = json_integer_value(json_object_get(json_object_get(row, "request"), "max_attempts"));
+    bool over = charged >= most;
+    const char *to = over ? "failed" : "queued";
+    const char *reason = over ? "worker_lost" : "the daemon stopped without warning";
+
+    json_object_set_new(checkpoint, "charged", json_integer(charged));
+    json_t *patch =
+        json_pack("{s:s, s:s, s:n, s:o}", "status", to, "status_reason", reason, "phase", "checkpoint", checkpoint);
+    if (over) {
+        json_object_set_new(patch, "error", lost_error());
+        json_object_set_new(patch, "finished_at", json_integer(clock_unix_seconds()));
+    } else {
+        json_object_set_new(patch, "worker", json_null());
+    }
+    json_t *event = engine_status_event(to, "running", reason);
+    int rc = store_job_update(engine->store, json_string_value(json_object_get(row, "id")), "running", -1, patch,
+                              "status", event, NULL);
+    json_decref(patch);
+    json_decref(event);
+    return rc;
+}
+
+static int recover_cancelling(struct engine *engine, const json_t *row)
+{
+    json_t *patch =
+        json_pack("{s:s, s:n, s:I}", "status", "cancelled", "phase", "finished_at", (json_int_t)clock_unix_seconds());
+    json_t *event = engine_status_event("cancelled", "cancelling", "cancelled by request");
+    int rc = store_job_update(engine->store, json_string_value(json_object_get(row, "id")), "cancelling", -1, patch,
+                              "status", event, NULL);
+    json_decref(patch);
+    json_decref(event);
+    return rc;
+}
+
+/* All jobs of one status leave it, so the first page is always the next one. */
+static int recover_all(struct engine *engine, const char *status, int (*one)(struct engine *, const json_t *))
+{
+    const struct store_page page = {.limit = 100, .status = status, .ascending = true};
+    size_t count = 1;
+    int rc = 0;
+
+    while (rc == 0 && count > 0) {
+        json_t *list;
+        rc = store_job_list(engine->store, &page, &list);
+        if (rc != 0) {
+            break;
+        }
+        const json_t *rows = json_object_get(list, "data");
+        count = json_array_size(rows);
+        for (size_t i = 0; rc == 0 && i < count; i++) {
+            const json_t *row = json_array_get(rows, i);
+            rc = one(engine, row);
+            log_info("job recovered", LOG_S("job", json_string_value(json_object_get(row, "id"))),
+                     LOG_S("from", status));
+        }
+        json_decref(list);
+    }
+    return rc;
+}
+
+/* Is this the folder of a job that may still need it? */
+static bool wanted(struct engine *engine, const char *name)
+{
+    json_t *row;
+
+    if (!id_valid(name, "job")) {
+        return false;
+    }
+    int rc = store_job_get(engine->store, name, &row);
+    if (rc != 0) {
+        return rc != ERR_NOT_FOUND;
+    }
+    bool over = job_is_terminal(json_string_value(json_object_get(row, "status")));
+    json_decref(row);
+    return !over;
+}
+
+static int sweep_folders(struct engine *engine)
+{
+    char path[ENGINE_PATH_MAX];
+
+    int rc = fs_path(path, sizeof(path), "%s/jobs", store_data_dir(engine->store));
+    if (rc != 0) {
+        return rc;
+    }
+    DIR *folder = opendir(path);
+    if (folder == NULL) {
+        return err_raise_errno(errno, "cannot list %s", path);
+    }
+    for (struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
+        bool self = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+        if (!self && !wanted(engine, entry->d_name)) {
+            engine_job_remove_files(engine, entry->d_name);
+        }
+    }
+    closedir(folder);
+    return 0;
+}
+
+int engine_recover(struct engine *engine)
+{
+    int rc = recover_all(engine, "running", recover_running);
+    rc = rc != 0 ? rc : recover_all(engine, "cancelling", recover_cancelling);
+    rc = rc != 0 ? rc : sweep_folders(engine);
+    if (rc == 0) {
+        engine_collect_garbage(engine);
+    }
+    return rc;
+}

@@ -1,0 +1,213 @@
+/* The runner: one thread that owns the device, claims a job, works on it, and says how it ended.
+ *
+ * It sleeps until a job is made or completed, and looks by itself every few seconds, since a wake-up is only a hint:
+ * the queue is the store. Every word it writes about a job carries the fence of its claim; when the store refuses one,
+ * the job has moved on and is no longer the runner's. */
+
+#include "jobs/engine.h"
+
+#include "base/err.h"
+#include "base/log.h"
+#include "jobs/failure.h"
+#include "jobs/task.h"
+
+#include <string.h>
+#include <time.h>
+
+#define POLL_MS 5000
+#define STORE_RETRY_MS 1000
+#define BACKOFF_MS_MAX 30000
+#define GARBAGE_EVERY_MS 600000
+
+/* Until there is work, the daemon drains, or the time is over. */
+static void wait_for_work(struct engine *engine, int64_t timeout_ms)
+{
+    int64_t until = clock_monotonic_ms() + timeout_ms;
+    const struct timespec limit = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
+
+    pthread_mutex_lock(&engine->lock);
+    int expired = 0;
+    while (!engine->work && !engine_draining(engine) && expired == 0) {
+        expired = pthread_cond_timedwait(&engine->wake, &engine->lock, &limit);
+    }
+    engine->work = false;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+/* Not even for new work: only a drain ends it early. */
+static void back_off(struct engine *engine, int64_t timeout_ms)
+{
+    int64_t until = clock_monotonic_ms() + timeout_ms;
+    const struct timespec limit = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
+
+    pthread_mutex_lock(&engine->lock);
+    int expired = 0;
+    while (!engine_draining(engine) && expired == 0) {
+        expired = pthread_cond_timedwait(&engine->wake, &engine->lock, &limit);
+    }
+    pthread_mutex_unlock(&engine->lock);
+}
+
+static void set_task(struct engine *engine, struct task *task)
+{
+    pthread_mutex_lock(&engine->lock);
+    engine->task = task;
+    pthread_mutex_unlock(&engine->lock);
+}
+
+static int move(struct task *task, const char *from, json_t *patch, const char *to, const char *reason)
+{
+    json_t *event = engine_status_event(to, from, reason);
+    int rc = patch == NULL || event == NULL
+                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to end a job")
+                 : store_job_update(task->engine->store, task->id, from, task->fence, patch, "status", event, NULL);
+    json_decref(patch);
+    json_decref(event);
+    return rc;
+}
+
+static int end_cancelled(struct task *task)
+{
+    json_t *patch =
+        json_pack("{s:s, s:n, s:I}", "status", "cancelled", "phase", "finished_at", (json_int_t)clock_unix_seconds());
+    int rc = move(task, "cancelling", patch, "cancelled", "cancelled by request");
+    if (rc == 0) {
+        engine_job_remove_files(task->engine, task->id);
+        log_info("job cancelled", LOG_S("job", task->id));
+    }
+    return rc;
+}
+
+static int end_requeued(struct task *task, const char *reason)
+{
+    json_t *patch = json_pack("{s:s, s:s, s:n, s:n, s:o, s:o}", "status", "queued", "status_reason", reason, "phase",
+                              "worker", "progress", task_progress_json(task), "checkpoint", task_checkpoint_json(task));
+    int rc = move(task, "running", patch, "queued", reason);
+    if (rc == 0) {
+        log_info("job requeued", LOG_S("job", task->id), LOG_S("reason", reason));
+    }
+    return rc;
+}
+
+static int end_failed(struct task *task, const struct err_record *record)
+{
+    bool open = task->layers_total > 0 && task->layers_done < task->layers_total;
+    json_t *error = failure_json(record, open ? task->layers_done : -1, task->model);
+    const char *code = failure_code(record->code);
+    json_t *patch = json_pack("{s:s, s:s, s:n, s:I, s:o, s:o, s:o}", "status", "failed", "status_reason", code, "phase",
+                              "finished_at", (json_int_t)clock_unix_seconds(), "error", error, "checkpoint",
+                              task_checkpoint_json(task), "progress", task_progress_json(task));
+    int rc = move(task, "running", patch, "failed", code);
+    if (rc == 0) {
+        engine_job_remove_files(task->engine, task->id);
+        log_warn("job failed", LOG_S("job", task->id), LOG_S("code", code), LOG_S("message", record->message));
+    }
+    return rc;
+}
+
+/* A failure that may pass by itself, with attempts left. */
+static bool may_retry(struct task *task, int code)
+{
+    if (!err_retryable(code) || task->spec.quantizer == NULL) {
+        return false;
+    }
+    task->charged++;
+    return task->charged < task->spec.max_attempts;
+}
+
+/* How an attempt ended, told to the store. A conflict means that a client's cancellation came first. */
+static int settle(struct task *task, int code, int64_t *pause_ms)
+{
+    struct err_record record;
+    int rc;
+
+    err_take(&record);
+    record.code = code;
+    if (code == ERR_CANCELLED) {
+        rc = end_cancelled(task);
+    } else if (code == ERR_INTERRUPTED) {
+        rc = end_requeued(task, "the daemon was shut down");
+    } else if (code == ERR_JOB_STATE_CONFLICT) {
+        rc = code;
+    } else if (may_retry(task, code)) {
+        int shift = task->charged < 5 ? (int)task->charged : 5;
+        *pause_ms = (int64_t)1000 << shift;
+        rc = end_requeued(task, record.message[0] != '\0' ? record.message : err_sentence(code));
+    } else {
+        rc = end_failed(task, &record);
+    }
+    return rc == ERR_JOB_STATE_CONFLICT ? end_cancelled(task) : rc;
+}
+
+/* The device has failed under us: give it back and take it anew before the next job. */
+static void renew_device(struct engine *engine)
+{
+    log_err(LOG_ERROR, "device lost, opening it anew", NULL);
+    gpu_close(&engine->gpu);
+    while (gpu_open(engine->device, engine->threads, &engine->gpu) != 0 && !engine_draining(engine)) {
+        log_err(LOG_ERROR, "device does not open", NULL);
+        back_off(engine, BACKOFF_MS_MAX);
+    }
+}
+
+static void run_job(struct engine *engine, json_t *row)
+{
+    struct task task = {0};
+    int64_t pause_ms = 0;
+
+    snprintf(task.id, sizeof(task.id), "%s", json_string_value(json_object_get(row, "id")));
+    log_info("job claimed", LOG_S("job", task.id),
+             LOG_I("attempt", json_integer_value(json_object_get(row, "attempt"))));
+    set_task(engine, &task);
+    int rc = task_prepare(&task, engine, row);
+    rc = rc != 0 ? rc : task_run(&task);
+    set_task(engine, NULL);
+    if (rc != 0) {
+        log_err(LOG_DEBUG, "attempt ended", task.id);
+        if (settle(&task, rc, &pause_ms) != 0) {
+            log_err(LOG_ERROR, "job state not written", task.id);
+        }
+    } else {
+        engine_job_remove_files(engine, task.id);
+        log_info("job succeeded", LOG_S("job", task.id), LOG_F("seconds", clock_monotonic_seconds() - task.started));
+    }
+    bool lost = rc != 0 && err_group(rc) == ERR_GROUP_DEVICE;
+    task_deinit(&task);
+    if (lost) {
+        renew_device(engine);
+    }
+    if (pause_ms > 0) {
+        back_off(engine, pause_ms < BACKOFF_MS_MAX ? pause_ms : BACKOFF_MS_MAX);
+    }
+}
+
+void *runner_main(void *data)
+{
+    struct engine *engine = data;
+    int64_t swept_ms = clock_monotonic_ms();
+
+    while (!engine_draining(engine)) {
+        json_t *row;
+        int rc = store_job_claim(engine->store, engine->gpu.info.id, &row);
+        if (rc == 0) {
+            run_job(engine, row);
+            json_decref(row);
+            continue;
+        }
+        if (rc != ERR_NOT_FOUND) {
+            log_err(LOG_ERROR, "claim failed", NULL);
+            back_off(engine, STORE_RETRY_MS);
+            continue;
+        }
+        if (clock_monotonic_ms() - swept_ms >= GARBAGE_EVERY_MS) {
+            engine_collect_garbage(engine);
+            swept_ms = clock_monotonic_ms();
+        }
+        wait_for_work(engine, POLL_MS);
+    }
+    pthread_mutex_lock(&engine->lock);
+    engine->runner_ended = true;
+    pthread_cond_broadcast(&engine->ended);
+    pthread_mutex_unlock(&engine->lock);
+    return NULL;
+}

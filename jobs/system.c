@@ -1,0 +1,136 @@
+/* What this daemon can do, in its own words: devices, formats, architectures, limits, methods. */
+
+#include "jobs/engine.h"
+
+#include "base/err.h"
+#include "models/calibration.h"
+
+#include <string.h>
+
+static json_t *names(const char *const *list)
+{
+    json_t *array = json_array();
+
+    for (; list != NULL && *list != NULL; list++) {
+        json_array_append_new(array, json_string(*list));
+    }
+    return array;
+}
+
+static json_t *list_formats(void)
+{
+    json_t *list = json_array();
+
+    for (const struct format *const *f = format_list(); *f != NULL; f++) {
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "name", (*f)->name, "title", (*f)->title,
+                                              "description", (*f)->help, "runtimes", names((*f)->runtimes)));
+    }
+    return list;
+}
+
+static json_t *list_architectures(void)
+{
+    json_t *list = json_array();
+
+    for (const struct arch *const *a = arch_list(); *a != NULL; a++) {
+        json_array_append_new(list, json_string((*a)->name));
+    }
+    return list;
+}
+
+static json_t *list_devices(const struct engine *engine)
+{
+    const struct gpu_info *info = &engine->device_info;
+
+    return json_pack("[{s:s, s:s, s:s, s:I, s:i}]", "id", info->id, "name", info->name, "detail", info->detail,
+                     "memory_bytes", (json_int_t)info->memory_total, "threads", info->threads);
+}
+
+json_t *engine_system(struct engine *engine)
+{
+    json_t *counts = NULL;
+
+    if (store_job_counts(engine->store, &counts) != 0) {
+        counts = json_null();
+    }
+    return json_pack("{s:s, s:s, s:s, s:{s:s}, s:o, s:s, s:o, s:o, s:b, s:o, s:{s:I, s:I, s:I, s:I}}", "object",
+                     "system", "name", "quantd", "version", QUANTD_VERSION, "build", "compiler", __VERSION__, "devices",
+                     list_devices(engine), "device_notes", gpu_backend_notes(), "formats", list_formats(),
+                     "architectures", list_architectures(), "draining", (int)engine_draining(engine), "jobs", counts,
+                     "limits", "max_queued", (json_int_t)engine->max_queued, "host_memory_bytes",
+                     (json_int_t)engine->host_memory_bytes, "calibration_line_bytes", (json_int_t)CALIBRATION_LINE_MAX,
+                     "calibration_record_tokens", (json_int_t)CALIBRATION_RECORD_TOKENS_MAX);
+}
+
+/* Formats that carry what the method makes with its defaults, and the runtimes that load them. */
+static void add_formats(const struct quantizer *quantizer, json_t *method)
+{
+    /* A shape that every group size divides. */
+    const int64_t side = 4096;
+    json_t *formats = json_array();
+    json_t *runtimes = json_object();
+    struct faults faults = {0};
+    struct qscheme scheme;
+    max_align_t params[64] = {{0}};
+
+    if (quantizer->params_size <= sizeof(params) && params_parse(quantizer->params, NULL, "", params, &faults) == 0) {
+        if (quantizer->scheme(params, side, side, &scheme) == 0) {
+            for (const struct format *const *f = format_list(); *f != NULL; f++) {
+                scheme.scale_dtype = (*f)->scale_dtype(DTYPE_BF16);
+                if ((*f)->accepts(&scheme, side, side) != 0) {
+                    continue;
+                }
+                json_array_append_new(formats, json_string((*f)->name));
+                for (const char *const *r = (*f)->runtimes; *r != NULL; r++) {
+                    json_object_set_new(runtimes, *r, json_true());
+                }
+            }
+        }
+        params_release(quantizer->params, params);
+    }
+    json_t *list = json_array();
+    const char *name;
+    json_t *unused;
+    json_object_foreach(runtimes, name, unused)
+    {
+        json_array_append_new(list, json_string(name));
+    }
+    json_decref(runtimes);
+    json_object_set_new(method, "formats", formats);
+    json_object_set_new(method, "runtimes", list);
+}
+
+static json_t *describe_method(const struct quantizer *quantizer)
+{
+    json_t *method =
+        json_pack("{s:s, s:s, s:s, s:s, s:b, s:o}", "object", "method", "name", quantizer->name, "title",
+                  quantizer->title, "description", quantizer->help, "needs_calibration",
+                  (int)(quantizer->stats != STATS_NONE), "parameters", spec_quantization_schema(quantizer));
+    if (method != NULL) {
+        add_formats(quantizer, method);
+    }
+    return method;
+}
+
+json_t *engine_methods(struct engine *engine)
+{
+    json_t *data = json_array();
+
+    (void)engine;
+    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        json_array_append_new(data, describe_method(*q));
+    }
+    return json_pack("{s:s, s:o, s:b}", "object", "list", "data", data, "has_more", 0);
+}
+
+int engine_method(struct engine *engine, const char *name, json_t **method)
+{
+    const struct quantizer *quantizer = quantizer_find(name);
+
+    (void)engine;
+    if (quantizer == NULL) {
+        return err_raise(ERR_NOT_FOUND, "there is no such method");
+    }
+    *method = describe_method(quantizer);
+    return *method != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a method");
+}

@@ -1,0 +1,318 @@
+/* One attempt: what must be there before the first block, the run itself, and the way around a damaged checkpoint.
+ *
+ * Everything that the result depends on comes from the request, the model and the token logs; an attempt that goes on
+ * behind another's blocks therefore ends in the same bytes. */
+
+#include "jobs/task.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "base/log.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void warn(struct task *task, const char *code, const char *message)
+{
+    json_array_append_new(task->warnings, json_pack("{s:s, s:s}", "code", code, "message", message));
+}
+
+static int read_row(struct task *task, const json_t *row)
+{
+    struct faults faults = {0};
+    const json_t *checkpoint = json_object_get(row, "checkpoint");
+    const json_t *progress = json_object_get(row, "progress");
+    const json_t *warnings = json_object_get(row, "warnings");
+    const json_t *column = json_object_get(row, "calibration");
+
+    snprintf(task->id, sizeof(task->id), "%s", json_string_value(json_object_get(row, "id")));
+    task->fence = json_integer_value(json_object_get(row, "fence"));
+    task->charged = json_integer_value(json_object_get(checkpoint, "charged"));
+    task->last_layer_saved_at = json_integer_value(json_object_get(checkpoint, "saved_at"));
+    task->elapsed_before = json_number_value(json_object_get(progress, "elapsed_seconds"));
+    task_times_load(json_object_get(checkpoint, "phases"), &task->times);
+    task->warnings = json_is_array(warnings) ? json_deep_copy(warnings) : json_array();
+    task->calibration_column = json_is_object(column) ? json_deep_copy(column) : json_object();
+    if (task->warnings == NULL || task->calibration_column == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
+    }
+    return spec_parse(json_object_get(row, "request"), &faults, &task->spec);
+}
+
+static int choose_device(struct task *task)
+{
+    const char *want = task->spec.resources.device;
+    const char *have = task->engine->gpu.info.id;
+
+    if (want[0] == '\0' || strcmp(want, "auto") == 0 || strcmp(want, have) == 0) {
+        task->gpu = &task->engine->gpu;
+        return 0;
+    }
+    int rc = gpu_open(want, task->engine->threads, &task->own_gpu);
+    if (rc == 0) {
+        task->gpu = &task->own_gpu;
+    }
+    return rc;
+}
+
+static int look_up_blocks(struct task *task)
+{
+    struct format_module *modules;
+    json_t *rows;
+    int count;
+
+    int rc = spec_modules(&task->spec, task->model, &modules, &count);
+    if (rc != 0) {
+        return rc;
+    }
+    free(modules);
+    json_decref(task->blocks);
+    task->blocks = NULL;
+    rc = store_blocks_list(task->engine->store, task->id, &task->blocks);
+    rc = rc != 0 ? rc : store_layers_list(task->engine->store, task->id, &rows);
+    if (rc != 0) {
+        return rc;
+    }
+    task->layers_total = model_config(task->model)->num_layers;
+    task->layers_done = (int64_t)json_array_size(task->blocks);
+    task->modules_total = count;
+    task->modules_done = (int64_t)json_array_size(rows);
+    json_decref(rows);
+    return 0;
+}
+
+static bool has_file(const char *id)
+{
+    return id[0] != '\0';
+}
+
+/* Token logs of the files that the request names, unless an earlier attempt finished them. */
+static int ingest(struct task *task)
+{
+    const struct job_spec *spec = &task->spec;
+    json_t *column = task->calibration_column;
+    int rc = 0;
+
+    if (has_file(spec->calibration.file_id) && !json_is_true(json_object_get(column, "ready"))) {
+        rc = task_ingest(task, spec->calibration.file_id, "calibration", TASK_CALIBRATION_LOG,
+                         spec->calibration.text_field, column);
+    }
+    json_t *evaluation = json_object_get(column, "evaluation");
+    if (rc == 0 && has_file(spec->evaluation.file_id) && !json_is_true(json_object_get(evaluation, "ready"))) {
+        evaluation = json_object();
+        rc = task_ingest(task, spec->evaluation.file_id, "evaluation", TASK_EVALUATION_LOG, spec->evaluation.text_field,
+                         evaluation);
+        json_object_set_new(column, "evaluation", evaluation);
+    }
+    return rc;
+}
+
+static int load_set(struct task *task, const char *log, const json_t *counts, const struct calibration_spec *spec,
+                    struct calibration_set *out)
+{
+    char path[ENGINE_PATH_MAX];
+
+    int rc = fs_path(path, sizeof(path), "%s/%s", task->directory, log);
+    return rc != 0 ? rc
+                   : calibration_set_load(path, json_integer_value(json_object_get(counts, "records")),
+                                          json_integer_value(json_object_get(counts, "bytes")), spec, out);
+}
+
+static void describe_set(json_t *counts, const struct calibration_set *set)
+{
+    json_object_set_new(counts, "sequences", json_integer(set->sequences));
+    json_object_set_new(counts, "sequence_length", json_integer(set->length));
+    json_object_set_new(counts, "digest", json_string(set->digest));
+}
+
+/* The tail of the calibration set, when there is no evaluation file. */
+static int hold_back(struct task *task)
+{
+    const struct spec_evaluation *e = &task->spec.evaluation;
+    struct calibration_set *set = &task->calibration;
+    int64_t most = e->max_tokens / set->length;
+    int64_t count = (int64_t)llround(e->hold_back * (double)set->sequences);
+
+    if (e->hold_back == 0) {
+        return 0;
+    }
+    count = count < 1 ? 1 : count;
+    count = count > most ? most : count;
+    if (count < 1 || count >= set->sequences) {
+        warn(task, "no_evaluation", "the calibration set is too small to hold a tail back for evaluation");
+        return 0;
+    }
+    return calibration_set_split(set, count, &task->evaluation);
+}
+
+static int load_calibration(struct task *task)
+{
+    const struct spec_calibration *c = &task->spec.calibration;
+    const struct calibration_spec wanted = {
+        .num_samples = c->num_samples,
+        .sequence_length = spec_sequence_length(&task->spec, model_config(task->model)),
+        .packing = c->packing,
+        .shuffle = c->shuffle,
+        .seed = (uint64_t)task->spec.seed,
+    };
+
+    int rc = load_set(task, TASK_CALIBRATION_LOG, task->calibration_column, &wanted, &task->calibration);
+    if (rc != 0) {
+        return rc;
+    }
+    if (c->num_samples > 0 && task->calibration.sequences < c->num_samples) {
+        char message[160];
+        snprintf(message, sizeof(message), "the records make %lld sequences of %lld tokens, %lld were asked for",
+                 (long long)task->calibration.sequences, (long long)wanted.sequence_length, (long long)c->num_samples);
+        warn(task, "few_samples", message);
+    }
+    if (!has_file(task->spec.evaluation.file_id)) {
+        rc = hold_back(task);
+    }
+    describe_set(task->calibration_column, &task->calibration);
+    return rc;
+}
+
+static int load_evaluation(struct task *task)
+{
+    const struct spec_evaluation *e = &task->spec.evaluation;
+    json_t *counts = json_object_get(task->calibration_column, "evaluation");
+    int64_t length =
+        e->sequence_length > 0 ? e->sequence_length : spec_sequence_length(&task->spec, model_config(task->model));
+    int64_t windows = e->max_tokens / length;
+    const struct calibration_spec wanted = {
+        .num_samples = windows > 0 ? windows : 1, .sequence_length = length, .packing = true};
+
+    int rc = load_set(task, TASK_EVALUATION_LOG, counts, &wanted, &task->evaluation);
+    if (rc == ERR_INSUFFICIENT_CALIBRATION) {
+        rc = err_set_param(rc, "/evaluation/file_id");
+        return err_set_hint(rc,
+                            "the evaluation file must fill one window of %lld tokens; or lower"
+                            " evaluation.sequence_length",
+                            (long long)length);
+    }
+    return rc;
+}
+
+static int load_sets(struct task *task)
+{
+    bool asked_file = has_file(task->spec.evaluation.file_id);
+    int rc = 0;
+
+    if (spec_has_calibration(&task->spec)) {
+        rc = load_calibration(task);
+    }
+    if (rc == 0 && asked_file) {
+        rc = load_evaluation(task);
+    }
+    if (rc == 0 && task->evaluation.sequences > 0) {
+        json_t *counts = json_object_get(task->calibration_column, "evaluation");
+        if (counts == NULL) {
+            json_object_set_new(task->calibration_column, "evaluation", counts = json_object());
+        }
+        describe_set(counts, &task->evaluation);
+    }
+    return rc;
+}
+
+/* What was found out goes into the row before the work begins. */
+static int save_preparation(struct task *task)
+{
+    json_t *patch = json_pack("{s:O, s:O, s:o}", "calibration", task->calibration_column, "warnings", task->warnings,
+                              "memory", task_memory_json(task, 0));
+    int rc = patch == NULL
+                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
+                 : store_job_update(task->engine->store, task->id, NULL, task->fence, patch, NULL, NULL, NULL);
+    json_decref(patch);
+    return rc;
+}
+
+int task_prepare(struct task *task, struct engine *engine, const json_t *row)
+{
+    task->engine = engine;
+    task->started = clock_monotonic_seconds();
+    task->phase = "loading";
+    int rc = read_row(task, row);
+    rc = rc != 0 ? rc : engine_job_path(engine, task->id, NULL, task->directory);
+    rc = rc != 0 ? rc : fs_make_dirs(task->directory);
+    rc = rc != 0 ? rc : choose_device(task);
+    rc = rc != 0 ? rc : engine_model_open_object(engine, task->spec.model, &task->model);
+    rc = rc != 0 ? rc : look_up_blocks(task);
+    if (rc != 0) {
+        return err_pass(rc, "prepare");
+    }
+    size_t warned = json_array_size(task->warnings);
+    task->fraction = 0.95 * (double)task->layers_done / (double)task->layers_total;
+    rc = task_tick(task, task->fraction, "loading");
+    rc = rc != 0 ? rc : ingest(task);
+    rc = rc != 0 ? rc : load_sets(task);
+    if (rc == 0 && task->layers_done > 0) { /* said by the attempt that began it */
+        while (json_array_size(task->warnings) > warned) {
+            json_array_remove(task->warnings, json_array_size(task->warnings) - 1);
+        }
+    }
+    rc = rc != 0 ? rc : save_preparation(task);
+    return rc != 0 ? err_pass(rc, "prepare") : 0;
+}
+
+static int run_pipeline(struct task *task, struct evaluation_result *evaluation)
+{
+    int64_t asked = task->spec.resources.host_memory_bytes;
+    const struct pipeline pipeline = {
+        .spec = &task->spec,
+        .model = task->model,
+        .gpu = task->gpu,
+        .directory = task->directory,
+        .calibration = task->calibration.sequences > 0 ? &task->calibration : NULL,
+        .evaluation = task->evaluation.sequences > 0 ? &task->evaluation : NULL,
+        .host_memory_bytes = asked > 0 ? asked : task->engine->host_memory_bytes,
+        .blocks = task->blocks,
+        .layers_before = task->modules_done,
+        .hooks = {.data = task, .tick = task_tick, .block_done = task_block_done},
+        .times = &task->times,
+    };
+    return pipeline_run(&pipeline, evaluation);
+}
+
+/* The blocks of an earlier attempt are no longer what was committed: begin anew. */
+static int start_over(struct task *task)
+{
+    log_err(LOG_WARN, "checkpoint damaged, starting over", task->id);
+    int rc = store_blocks_clear(task->engine->store, task->id);
+    if (rc != 0) {
+        return rc;
+    }
+    warn(task, "checkpoint_damaged", "a checkpoint file was damaged; the job started over from its first block");
+    memset(&task->times, 0, sizeof(task->times));
+    json_array_clear(task->blocks);
+    task->layers_done = 0;
+    task->modules_done = 0;
+    return save_preparation(task);
+}
+
+int task_run(struct task *task)
+{
+    struct evaluation_result evaluation = {0};
+
+    int rc = run_pipeline(task, &evaluation);
+    if (rc == ERR_SOURCE_CORRUPT && json_array_size(task->blocks) > 0) {
+        rc = start_over(task);
+        rc = rc != 0 ? rc : run_pipeline(task, &evaluation);
+    }
+    return rc != 0 ? rc : task_publish(task, &evaluation);
+}
+
+void task_deinit(struct task *task)
+{
+    calibration_set_deinit(&task->calibration);
+    calibration_set_deinit(&task->evaluation);
+    model_close(task->model);
+    if (task->spec.quantizer != NULL) {
+        spec_deinit(&task->spec);
+    }
+    gpu_close(&task->own_gpu);
+    json_decref(task->calibration_column);
+    json_decref(task->warnings);
+    json_decref(task->blocks);
+}

@@ -1,0 +1,69 @@
+#pragma once
+/* One attempt at one job, from the claimed row to the published artifact. Owned by the runner's thread; only
+ * `cancelled` is written by others. task.c prepares and runs, ingest.c turns files into token logs, progress.c is the
+ * pipeline's ear, publish.c makes the artifact. */
+
+#include "jobs/engine.h"
+#include "jobs/pipeline.h"
+
+#define TASK_CALIBRATION_LOG "calibration.tok"
+#define TASK_EVALUATION_LOG "evaluation.tok"
+
+struct task {
+    struct engine *engine;
+    const struct gpu *gpu;
+    struct gpu own_gpu; /* when the job asks for another device than the daemon's */
+    char id[ID_SIZE];
+    int64_t fence;
+    int64_t charged; /* attempts that failed since the last finished block */
+    struct job_spec spec;
+    struct model *model;
+    char directory[ENGINE_PATH_MAX];
+    json_t *calibration_column; /* of the job's row: records, tokens, bytes, digest, ... */
+    json_t *warnings;
+    json_t *blocks;                                 /* committed ones, by index */
+    struct calibration_set calibration, evaluation; /* sequences == 0: none */
+    struct pipeline_times times;
+
+    /* progress */
+    double fraction, first_fraction; /* of the whole job; where this attempt began */
+    const char *phase;
+    int64_t layers_done, layers_total, modules_done, modules_total;
+    int64_t last_layer_saved_at;
+    double started, elapsed_before; /* monotonic seconds; running time of earlier attempts */
+    int64_t last_flush_ms;
+
+    atomic_bool cancelled;
+};
+
+/* row: as claimed. Opens the model, tokenizes what is not tokenized, draws the sets, looks up what is done. On failure
+ * task_deinit is still due. */
+int task_prepare(struct task *task, struct engine *engine, const json_t *row);
+/* Pipeline, export, publication. 0 = the job is succeeded. */
+int task_run(struct task *task);
+void task_deinit(struct task *task);
+
+/* --- ingest.c */
+/* Tokenize file `id` into <directory>/<log>; sets records, tokens and bytes in counts and adds a warning for broken
+ * lines. */
+int task_ingest(struct task *task, const char *id, const char *what, const char *log, const char *text_field,
+                json_t *counts);
+
+/* --- progress.c */
+/* Why the task should stop now: ERR_CANCELLED, ERR_INTERRUPTED, ERR_TIMEOUT; 0 = go on. */
+int task_check_stop(struct task *task);
+/* Hooks of struct pipeline_hooks; data is the task. */
+int task_tick(void *task, double fraction, const char *phase);
+int task_block_done(void *task, int64_t index, const char *file, const char *sha256, const json_t *chains,
+                    const json_t *rows);
+/* New references. */
+json_t *task_progress_json(const struct task *task);
+json_t *task_memory_json(const struct task *task, int64_t artifact_bytes);
+/* The checkpoint column: {"layer","saved_at","charged","phases"}. */
+json_t *task_checkpoint_json(const struct task *task);
+/* {"forward":{"seconds","flops"},...} and back. */
+json_t *task_times_json(const struct pipeline_times *times);
+void task_times_load(const json_t *json, struct pipeline_times *times);
+
+/* --- publish.c */
+int task_publish(struct task *task, const struct evaluation_result *evaluation);

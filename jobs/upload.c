@@ -1,0 +1,262 @@
+/* Calibration records streamed into a waiting job.
+ *
+ * The bytes go through the writer into <job>/calibration.tok as they come: nothing is kept in memory but the line at
+ * hand. What counts is (records, tokens, bytes) in the job's row, written after the fsync; the next open cuts the log
+ * back to it, so an upload that broke off leaves no trace and a retry never doubles a sample. */
+
+#include "jobs/engine.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "jobs/job.h"
+#include "jobs/task.h"
+#include "models/calibration.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct engine_upload {
+    struct engine *engine;
+    struct engine_upload *next; /* under engine->lock */
+    char job[ID_SIZE];
+    char path[ENGINE_PATH_MAX];
+    int64_t committed; /* records acknowledged before */
+    int64_t length;    /* tokens of a sequence */
+    struct job_spec spec;
+    struct tokenizer *tokenizer;
+    struct calibration_writer *writer;
+};
+
+/* One at a time per job. */
+static int register_upload(struct engine_upload *upload)
+{
+    struct engine *engine = upload->engine;
+    bool taken = false;
+
+    pthread_mutex_lock(&engine->lock);
+    for (struct engine_upload *other = engine->uploads; other != NULL; other = other->next) {
+        taken = taken || strcmp(other->job, upload->job) == 0;
+    }
+    if (!taken) {
+        upload->next = engine->uploads;
+        engine->uploads = upload;
+    }
+    pthread_mutex_unlock(&engine->lock);
+    return taken ? err_raise(ERR_JOB_STATE_CONFLICT, "another upload into this job is under way") : 0;
+}
+
+static void unregister_upload(struct engine_upload *upload)
+{
+    struct engine *engine = upload->engine;
+
+    pthread_mutex_lock(&engine->lock);
+    for (struct engine_upload **at = &engine->uploads; *at != NULL; at = &(*at)->next) {
+        if (*at == upload) {
+            *at = upload->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&engine->lock);
+}
+
+void engine_upload_abort(struct engine_upload *upload)
+{
+    if (upload == NULL) {
+        return;
+    }
+    calibration_writer_free(upload->writer);
+    tokenizer_free(upload->tokenizer);
+    if (upload->spec.quantizer != NULL) {
+        spec_deinit(&upload->spec);
+    }
+    unregister_upload(upload);
+    free(upload);
+}
+
+static int check_status(const json_t *row, int64_t offset)
+{
+    const char *status = json_string_value(json_object_get(row, "status"));
+    int64_t records = json_integer_value(json_object_get(json_object_get(row, "calibration"), "records"));
+
+    if (job_next(status, JOB_COMPLETE) == NULL) {
+        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s and takes no calibration records", status);
+    }
+    if (offset >= 0 && offset != records) {
+        return err_raise(ERR_OFFSET_MISMATCH, "%lld records are accepted so far", (long long)records);
+    }
+    return 0;
+}
+
+static int open_writer(struct engine_upload *upload, const json_t *row)
+{
+    const json_t *counts = json_object_get(row, "calibration");
+    struct model *model;
+    char folder[ENGINE_PATH_MAX];
+
+    int rc = engine_model_open_object(upload->engine, upload->spec.model, &model);
+    if (rc != 0) {
+        return rc;
+    }
+    upload->committed = json_integer_value(json_object_get(counts, "records"));
+    upload->length = spec_sequence_length(&upload->spec, model_config(model));
+    rc = engine_tokenizer_open(model, &upload->tokenizer);
+    rc = rc != 0 ? rc : engine_job_path(upload->engine, upload->job, NULL, folder);
+    rc = rc != 0 ? rc : fs_make_dirs(folder);
+    rc = rc != 0 ? rc : engine_job_path(upload->engine, upload->job, TASK_CALIBRATION_LOG, upload->path);
+    rc = rc != 0 ? rc
+                 : calibration_writer_open(
+                       upload->path, upload->committed, json_integer_value(json_object_get(counts, "tokens")),
+                       json_integer_value(json_object_get(counts, "bytes")), upload->tokenizer,
+                       model_config(model)->vocab_size, upload->spec.calibration.text_field, &upload->writer);
+    model_close(model);
+    return rc;
+}
+
+int engine_upload_open(struct engine *engine, const char *job, int64_t offset, struct engine_upload **out)
+{
+    struct engine_upload *upload;
+    struct faults faults = {0};
+    json_t *row;
+
+    if (engine_draining(engine)) {
+        return err_raise(ERR_DRAINING, "the daemon is shutting down");
+    }
+    upload = calloc(1, sizeof(*upload));
+    if (upload == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
+    }
+    upload->engine = engine;
+    snprintf(upload->job, sizeof(upload->job), "%s", job);
+    int rc = register_upload(upload);
+    if (rc != 0) {
+        free(upload);
+        return rc;
+    }
+    rc = store_job_get(engine->store, job, &row);
+    if (rc == 0) {
+        rc = check_status(row, offset);
+        rc = rc != 0 ? rc : spec_parse(json_object_get(row, "request"), &faults, &upload->spec);
+        rc = rc != 0 ? rc : open_writer(upload, row);
+        json_decref(row);
+    }
+    if (rc != 0) {
+        engine_upload_abort(upload);
+        return rc;
+    }
+    *out = upload;
+    return 0;
+}
+
+int engine_upload_feed(struct engine_upload *upload, const char *data, size_t size)
+{
+    return calibration_writer_feed(upload->writer, data, size);
+}
+
+/* Is there at least one sequence in what was sent? */
+static int check_enough(const struct engine_upload *upload, const struct calibration_counts *counts)
+{
+    if (upload->spec.calibration.packing) {
+        if (counts->tokens >= upload->length) {
+            return 0;
+        }
+        int rc = err_raise(ERR_INSUFFICIENT_CALIBRATION, "%lld tokens are fewer than one sequence of %lld",
+                           (long long)counts->tokens, (long long)upload->length);
+        return err_set_hint(rc, "send at least %lld more tokens, or make a job with a smaller sequence_length",
+                            (long long)(upload->length - counts->tokens));
+    }
+    const struct calibration_spec one = {.num_samples = 1, .sequence_length = upload->length};
+    struct calibration_set set;
+    int rc = calibration_set_load(upload->path, counts->records, counts->bytes, &one, &set);
+    if (rc == 0) {
+        calibration_set_deinit(&set);
+        return 0;
+    }
+    return err_set_hint(rc, "without packing a record must have %lld tokens by itself", (long long)upload->length);
+}
+
+/* Tokens still missing from the set that was asked for. */
+static int64_t needed(const struct engine_upload *upload, const struct calibration_counts *counts)
+{
+    int64_t sequences = upload->spec.calibration.num_samples > 0 ? upload->spec.calibration.num_samples : 1;
+    int64_t wanted = sequences * upload->length;
+    return counts->tokens < wanted ? wanted - counts->tokens : 0;
+}
+
+static json_t *fault_list(const struct engine_upload *upload, const struct calibration_counts *counts)
+{
+    const struct calibration_fault *faults = calibration_writer_faults(upload->writer);
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < counts->fault_count; i++) {
+        json_array_append_new(list, json_pack("{s:I, s:s, s:s}", "line", (json_int_t)faults[i].line, "code",
+                                              err_api_code(faults[i].code), "detail", faults[i].detail));
+    }
+    return list;
+}
+
+static json_t *answer_of(const struct engine_upload *upload, const struct calibration_counts *counts,
+                         const char *status)
+{
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "object", "quantization.calibration", "accepted",
+                     (json_int_t)counts->accepted, "rejected", (json_int_t)counts->rejected, "tokens",
+                     (json_int_t)counts->tokens, "next_offset", (json_int_t)counts->records, "needed",
+                     (json_int_t)needed(upload, counts), "errors", fault_list(upload, counts), "status", status);
+}
+
+/* The counts and, when complete, the move into the queue: one transaction. */
+static int commit(struct engine_upload *upload, const struct calibration_counts *counts, bool complete)
+{
+    json_t *patch = json_pack("{s:{s:I, s:I, s:I}}", "calibration", "records", (json_int_t)counts->records, "tokens",
+                              (json_int_t)counts->tokens, "bytes", (json_int_t)counts->bytes);
+    json_t *event;
+
+    if (complete) {
+        json_object_set_new(patch, "status", json_string("queued"));
+        json_object_set_new(patch, "queued_at", json_integer(clock_unix_seconds()));
+        event = engine_status_event("queued", "awaiting_calibration", NULL);
+    } else {
+        event = json_pack("{s:s, s:I, s:I}", "message", "calibration records accepted", "records",
+                          (json_int_t)counts->records, "tokens", (json_int_t)counts->tokens);
+    }
+    int rc = patch == NULL || event == NULL
+                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload's counts")
+                 : store_job_update(upload->engine->store, upload->job, "awaiting_calibration", -1, patch,
+                                    complete ? "status" : "log", event, NULL);
+    json_decref(patch);
+    json_decref(event);
+    return rc;
+}
+
+int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t **answer)
+{
+    struct calibration_counts counts;
+    struct err_record shortage = {0};
+
+    int rc = calibration_writer_sync(upload->writer, true);
+    if (rc != 0) {
+        engine_upload_abort(upload);
+        return rc;
+    }
+    calibration_writer_counts(upload->writer, &counts);
+    if (complete && check_enough(upload, &counts) != 0) {
+        err_take(&shortage);
+        complete = false;
+    }
+    if (complete || counts.records != upload->committed) {
+        rc = commit(upload, &counts, complete);
+    }
+    if (rc == 0) {
+        *answer = answer_of(upload, &counts, complete ? "queued" : "awaiting_calibration");
+        rc = *answer != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an answer");
+    }
+    struct engine *engine = upload->engine;
+    engine_upload_abort(upload); /* what was committed stays */
+    if (rc == 0 && complete) {
+        engine_wake(engine);
+    }
+    if (rc == 0 && shortage.code != 0) {
+        err_restore(&shortage);
+        rc = shortage.code;
+    }
+    return rc;
+}
