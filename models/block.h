@@ -54,6 +54,8 @@ struct head {
     struct tensor lm_head;    /* own dtype [V, h]; the embedding's view when tied */
     bool tied;
 };
+/* Both fill a zeroed (or partly filled) head; a tied output loads the embedding when it is not there yet. On failure
+ * what was there before stays; head_deinit frees it. */
 int head_load_embedding(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
 void head_deinit(struct head *head, const struct gpu *gpu);

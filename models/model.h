@@ -19,12 +19,17 @@ struct model_tensor {
 };
 
 /* Open the directory `relative` below root_fd (symlinks may stay inside the root, as HF caches need). Reads headers,
- * checks that every tensor the config asks for is there with its shape and a float dtype, and that no shard repeats one. */
+ * checks that every tensor the config asks for is there with its shape and a float dtype, that there is none that the
+ * forward pass would ignore, and that no shard repeats one. root_fd need not stay open. ERR_NOT_FOUND,
+ * ERR_UNSUPPORTED_ARCHITECTURE, ERR_ALREADY_QUANTIZED, ERR_INVALID_MODEL. */
 int model_open(int root_fd, const char *relative, struct model **out);
 void model_close(struct model *model);
 const struct model_config *model_config(const struct model *model);
 const json_t *model_config_json(const struct model *model); /* borrowed */
-int model_dir_fd(const struct model *model);                /* borrowed: the checkpoint's directory */
+int model_dir_fd(const struct model *model);                /* borrowed: to list; open with model_open_file */
+/* Open a file of the checkpoint for reading, beneath the model root: symlinks may leave the checkpoint's directory, not
+ * the root. ERR_NOT_FOUND. */
+int model_open_file(const struct model *model, const char *name, int *fd);
 /* Digest over config.json and every shard's (name, size, header bytes): cheap identity, hex. */
 const char *model_digest(const struct model *model);
 int64_t model_bytes(const struct model *model);      /* of all tensors */

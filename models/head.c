@@ -1,0 +1,54 @@
+/* What surrounds the blocks: the embedding before, the final norm and the vocabulary's product behind. Both matrices
+ * stay in the checkpoint's own type, since they are the largest tensors of a small model and are read, not solved. */
+
+#include "base/err.h"
+#include "models/block.h"
+
+#define EMBEDDING "model.embed_tokens.weight"
+
+int head_load_embedding(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
+{
+    if (out->embedding.data != NULL) {
+        return 0;
+    }
+    return model_load_tensor(model, EMBEDDING, DTYPE_COUNT, gpu, stream, &out->embedding);
+}
+
+int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
+{
+    struct tensor weight = {0}, lm_head = {0};
+    bool tied = model_config(model)->tie_word_embeddings;
+
+    int rc = model_load_tensor(model, "model.norm.weight", DTYPE_F32, gpu, stream, &weight);
+    if (rc == 0) {
+        rc = tied ? head_load_embedding(model, gpu, stream, out)
+                  : model_load_tensor(model, "lm_head.weight", DTYPE_COUNT, gpu, stream, &lm_head);
+    }
+    if (rc != 0) {
+        gpu_tensor_free(gpu, &weight);
+        return err_pass(rc, "load the output head");
+    }
+    out->norm = weight;
+    out->tied = tied;
+    out->lm_head = tied ? out->embedding : lm_head;
+    return 0;
+}
+
+void head_deinit(struct head *head, const struct gpu *gpu)
+{
+    if (!head->tied) {
+        gpu_tensor_free(gpu, &head->lm_head);
+    }
+    gpu_tensor_free(gpu, &head->embedding);
+    gpu_tensor_free(gpu, &head->norm);
+    *head = (struct head){0};
+}
+
+int head_logits(const struct head *head, const struct model_config *config, const struct gpu *gpu,
+                struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits)
+{
+    int rc = gpu->ops->rmsnorm(stream, x, x, &head->norm, (float)config->rms_norm_eps);
+
+    rc = rc != 0 ? rc : gpu->ops->linear(stream, logits, x, &head->lm_head, NULL);
+    return rc != 0 ? err_pass(rc, "logits") : 0;
+}

@@ -1,0 +1,279 @@
+/* An open checkpoint: config.json, then the shards' headers, then their agreement. No weight is read here.
+ *
+ * Everything is opened relative to the model root's descriptor and stays open, so what the job reads later is what was
+ * checked now; model_check_unchanged tells when the bytes behind a descriptor were replaced. */
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "base/json.h"
+#include "models/model_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CONFIG_MAX ((size_t)4 << 20)
+#define CONFIG_DEPTH 32
+#define TOKENIZER_MAX ((size_t)256 << 20)
+#define ARENA_MAX ((size_t)256 << 20)
+
+/* Read a small file whole; absent: ERR_NOT_FOUND. */
+static int read_file(const struct model *model, const char *name, size_t max, char **text, size_t *size)
+{
+    int fd;
+    int rc = model_files_open(model, name, &fd, NULL);
+
+    if (rc != 0) {
+        return rc;
+    }
+    rc = fs_read_fd(fd, max, text, size);
+    close(fd);
+    return rc == ERR_PAYLOAD_TOO_LARGE ? err_raise(ERR_INVALID_MODEL, "%s: %s", name, err_last()->message) : rc;
+}
+
+static int load_config(struct model *model, struct digest *digest)
+{
+    char *text = NULL;
+    size_t size = 0;
+    int rc = read_file(model, "config.json", CONFIG_MAX, &text, &size);
+
+    if (rc != 0) {
+        return rc == ERR_NOT_FOUND ? err_raise(ERR_INVALID_MODEL, "the checkpoint has no config.json") : rc;
+    }
+    rc = json_parse(text, size, CONFIG_DEPTH, &model->json);
+    if (rc == ERR_INVALID_JSON) {
+        rc = err_raise(ERR_INVALID_MODEL, "config.json: %s", err_last()->message);
+    }
+    digest_update(digest, text, size);
+    free(text);
+    return rc != 0 ? rc : arch_parse_config(model->json, &model->config);
+}
+
+static int64_t count_of(const struct safetensors_entry *entry)
+{
+    return (int64_t)((entry->end - entry->begin) / dtype_rows[entry->dtype].bytes);
+}
+
+static void measure(struct model *model)
+{
+    for (size_t i = 0; i < model->tensor_count; i++) {
+        const struct model_tensor *tensor = &model->tensors[i];
+        bool spare = model->config.tie_word_embeddings && strcmp(tensor->name, "lm_head.weight") == 0;
+        bool table = strstr(tensor->name, ".rotary_emb.") != NULL;
+        model->bytes += (int64_t)(tensor->entry->end - tensor->entry->begin);
+        model->parameters += spare || table ? 0 : count_of(tensor->entry);
+    }
+}
+
+static void digest_shards(const struct model *model, struct digest *digest)
+{
+    for (size_t i = 0; i < model->shard_count; i++) {
+        const struct model_shard *shard = &model->shards[i];
+        char line[512];
+        int length = snprintf(line, sizeof(line), "\n%s %lld %s", shard->name,
+                              (long long)safetensors_file_bytes(shard->file), safetensors_header_digest(shard->file));
+        digest_update(digest, line, (size_t)length);
+    }
+}
+
+static int load(struct model *model)
+{
+    struct digest *digest = digest_new();
+
+    if (digest == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
+    }
+    int rc = load_config(model, digest);
+    rc = rc != 0 ? rc : model_files_load_shards(model);
+    rc = rc != 0 ? rc : model_check_tensors(model);
+    rc = rc != 0 ? rc : model_files_list_side(model);
+    if (rc != 0) {
+        digest_free(digest);
+        return rc;
+    }
+    measure(model);
+    digest_shards(model, digest);
+    digest_finish(digest, model->digest);
+    return 0;
+}
+
+int model_open(int root_fd, const char *relative, struct model **out)
+{
+    struct model *model = calloc(1, sizeof(*model));
+
+    if (model == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model");
+    }
+    relative = relative[0] == '\0' ? "." : relative;
+    model->dir_fd = -1;
+    arena_init(&model->arena, ARENA_MAX);
+    model->relative = arena_strndup(&model->arena, relative, strlen(relative));
+    model->root_fd = fcntl(root_fd, F_DUPFD_CLOEXEC, 0);
+    int rc = arena_check(&model->arena);
+    if (rc == 0 && model->root_fd < 0) {
+        rc = err_raise_errno(errno, "cannot keep the model root open");
+    }
+    rc = rc != 0 ? rc : fs_open_beneath(root_fd, relative, O_RDONLY | O_DIRECTORY, &model->dir_fd);
+    rc = rc != 0 ? rc : load(model);
+    if (rc != 0) {
+        model_close(model);
+        return err_pass(rc, "open the model %s", relative);
+    }
+    *out = model;
+    return 0;
+}
+
+void model_close(struct model *model)
+{
+    if (model == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < model->shard_count; i++) {
+        safetensors_close(model->shards[i].file);
+    }
+    free(model->shards);
+    free(model->tensors);
+    free(model->by_name);
+    free(model->side_files);
+    json_decref(model->json);
+    if (model->dir_fd >= 0) {
+        close(model->dir_fd);
+    }
+    if (model->root_fd >= 0) {
+        close(model->root_fd);
+    }
+    arena_deinit(&model->arena);
+    free(model);
+}
+
+const struct model_config *model_config(const struct model *model)
+{
+    return &model->config;
+}
+
+const json_t *model_config_json(const struct model *model)
+{
+    return model->json;
+}
+
+int model_dir_fd(const struct model *model)
+{
+    return model->dir_fd;
+}
+
+int model_open_file(const struct model *model, const char *name, int *fd)
+{
+    if (name[0] == '\0' || strchr(name, '/') != NULL) {
+        return err_raise(ERR_INVALID_PARAMETER, "\"%.200s\" is not a plain file name", name);
+    }
+    return model_files_open(model, name, fd, NULL);
+}
+
+const char *model_digest(const struct model *model)
+{
+    return model->digest;
+}
+
+int64_t model_bytes(const struct model *model)
+{
+    return model->bytes;
+}
+
+int64_t model_parameters(const struct model *model)
+{
+    return model->parameters;
+}
+
+enum dtype model_dtype(const struct model *model)
+{
+    char name[160], module[128];
+
+    model_linear_name(model, 0, LINEAR_Q, module);
+    snprintf(name, sizeof(name), "%s.weight", module);
+    return model_find(model, name).entry->dtype; /* model_check_tensors saw it */
+}
+
+size_t model_tensor_count(const struct model *model)
+{
+    return model->tensor_count;
+}
+
+struct model_tensor model_tensor_at(const struct model *model, size_t i)
+{
+    return model->tensors[i];
+}
+
+static int by_tensor(const void *a, const void *b)
+{
+    return strcmp(((const struct model_tensor *)a)->name, ((const struct model_tensor *)b)->name);
+}
+
+struct model_tensor model_find(const struct model *model, const char *name)
+{
+    const struct model_tensor key = {.name = name};
+    const struct model_tensor *found =
+        bsearch(&key, model->by_name, model->tensor_count, sizeof(*model->by_name), by_tensor);
+
+    return found != NULL ? *found : (struct model_tensor){.name = name};
+}
+
+const char *const *model_side_files(const struct model *model)
+{
+    return model->side_files;
+}
+
+static bool same_time(struct timespec a, struct timespec b)
+{
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+int model_check_unchanged(const struct model *model)
+{
+    for (size_t i = 0; i < model->shard_count; i++) {
+        const struct stat *then = &model->shards[i].identity;
+        struct stat now;
+        if (fstat(safetensors_fd(model->shards[i].file), &now) != 0) {
+            return err_raise_errno(errno, "cannot stat %s", model->shards[i].name);
+        }
+        if (now.st_dev != then->st_dev || now.st_ino != then->st_ino || now.st_size != then->st_size ||
+            !same_time(now.st_mtim, then->st_mtim) || !same_time(now.st_ctim, then->st_ctim)) {
+            return err_raise(ERR_SOURCE_CHANGED, "%.200s changed since the checkpoint was opened",
+                             model->shards[i].name);
+        }
+    }
+    return 0;
+}
+
+void model_linear_name(const struct model *model, int64_t layer, enum linear_role role, char out[128])
+{
+    snprintf(out, 128, MODEL_LAYER_PREFIX "%lld.%s", (long long)layer, model->config.arch->linears[role]);
+}
+
+int model_linear_role(const struct model *model, const char *module, int64_t *layer)
+{
+    size_t prefix = strlen(MODEL_LAYER_PREFIX);
+
+    if (strncmp(module, MODEL_LAYER_PREFIX, prefix) != 0 || module[prefix] < '0' || module[prefix] > '9') {
+        return -1;
+    }
+    char *end;
+    long long index = strtoll(module + prefix, &end, 10);
+    if (*end != '.' || index >= model->config.num_layers) {
+        return -1;
+    }
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        if (strcmp(end + 1, model->config.arch->linears[role]) == 0) {
+            *layer = index;
+            return role;
+        }
+    }
+    return -1;
+}
+
+int model_read_tokenizer(const struct model *model, char **json, size_t *size)
+{
+    return read_file(model, "tokenizer.json", TOKENIZER_MAX, json, size);
+}

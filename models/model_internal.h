@@ -1,0 +1,43 @@
+#pragma once
+/* What the files of struct model share. Not for other folders. */
+
+#include "base/arena.h"
+#include "base/digest.h"
+#include "models/model.h"
+
+#include <sys/stat.h>
+
+#define MODEL_PATH_MAX 4096
+#define MODEL_LAYER_PREFIX "model.layers."
+
+struct model_shard {
+    const char *name;
+    struct safetensors *file;
+    struct stat identity; /* when it was opened */
+};
+
+struct model {
+    int root_fd, dir_fd;
+    const char *relative;
+    struct arena arena; /* every string */
+    json_t *json;
+    struct model_config config;
+    struct model_shard *shards; /* by name */
+    size_t shard_count;
+    struct model_tensor *tensors; /* by shard, offset */
+    struct model_tensor *by_name;
+    size_t tensor_count;
+    const char **side_files; /* by name, NULL-terminated */
+    char digest[DIGEST_HEX_SIZE];
+    int64_t bytes, parameters;
+};
+
+/* model_files.c: the directory. */
+/* Open a regular file; *info may be NULL. */
+int model_files_open(const struct model *model, const char *name, int *fd, struct stat *info);
+/* Find and open the shards, through the index when there is one, and list their tensors. */
+int model_files_load_shards(struct model *model);
+int model_files_list_side(struct model *model);
+
+/* model_check.c: tensors against the configuration. */
+int model_check_tensors(const struct model *model);
