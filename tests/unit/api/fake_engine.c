@@ -1,0 +1,276 @@
+/* The functions of jobs/jobs.h, as thin as the api floor's tests allow. */
+
+#include "fake_engine.h"
+
+#include "base/err.h"
+#include "jobs/job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct engine_upload {
+    struct engine *engine;
+    char job[ID_SIZE];
+    int64_t bytes, records, start;
+};
+
+static void pause_ms(int ms)
+{
+    const struct timespec time = {ms / 1000, (long)(ms % 1000) * 1000000L};
+    if (ms > 0) {
+        (void)nanosleep(&time, NULL);
+    }
+}
+
+json_t *engine_system(struct engine *engine)
+{
+    return json_pack("{s:s, s:s}", "object", "system", "version", "test");
+}
+
+json_t *engine_methods(struct engine *engine)
+{
+    return json_pack("{s:s, s:[{s:s}, {s:s}], s:b}", "object", "list", "data", "name", "rtn", "name", "gptq",
+                     "has_more", 0);
+}
+
+int engine_method(struct engine *engine, const char *name, json_t **method)
+{
+    if (strcmp(name, "rtn") != 0 && strcmp(name, "gptq") != 0) {
+        return err_raise(ERR_NOT_FOUND, "there is no method of this name");
+    }
+    *method = json_pack("{s:s, s:s}", "object", "method", "name", name);
+    return 0;
+}
+
+static void check_members(const json_t *body, const char *const *names, size_t required, struct faults *faults)
+{
+    const char *key;
+    json_t *value;
+    char pointer[160];
+    for (size_t i = 0; i < required; i++) {
+        if (!json_is_string(json_object_get(body, names[i]))) {
+            (void)snprintf(pointer, sizeof(pointer), "/%s", names[i]);
+            faults_add(faults, ERR_MISSING_PARAMETER, pointer, "is required");
+        }
+    }
+    json_object_foreach((json_t *)body, key, value)
+    {
+        size_t at = 0;
+        while (names[at] != NULL && strcmp(names[at], key) != 0) {
+            at++;
+        }
+        if (names[at] == NULL) {
+            (void)snprintf(pointer, sizeof(pointer), "/%s", key);
+            faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "is not a member of this request");
+        }
+    }
+}
+
+int engine_model_register(struct engine *engine, const json_t *body, struct faults *faults, json_t **model)
+{
+    static const char *const names[] = {"name", "uri", "expected_sha256", NULL};
+    check_members(body, names, 2, faults);
+    int rc = faults_raise(faults);
+    if (rc < 0) {
+        return rc;
+    }
+    char id[ID_SIZE];
+    id_new("mdl", id);
+    json_t *made =
+        json_pack("{s:s, s:s, s:s, s:s, s:I}", "id", id, "object", "model", "name",
+                  json_string_value(json_object_get(body, "name")), "uri",
+                  json_string_value(json_object_get(body, "uri")), "created_at", (json_int_t)clock_unix_seconds());
+    rc = store_object_put(engine->store, "mdl", made);
+    if (rc < 0) {
+        json_decref(made);
+        return rc;
+    }
+    atomic_fetch_add(&engine->models, 1);
+    *model = made;
+    return 0;
+}
+
+int engine_model_delete(struct engine *engine, const char *id)
+{
+    return store_object_delete(engine->store, "mdl", id);
+}
+
+int engine_artifact_delete(struct engine *engine, const char *id)
+{
+    return store_object_delete(engine->store, "art", id);
+}
+
+int engine_file_delete(struct engine *engine, const char *id)
+{
+    return store_object_delete(engine->store, "file", id);
+}
+
+static int put_job(struct engine *engine, const char *status, const json_t *body, char id[ID_SIZE])
+{
+    id_new("job", id);
+    const char *model = json_string_value(json_object_get(body, "model"));
+    const char *method = json_string_value(json_object_get(body, "method"));
+    json_t *job = json_pack("{s:s, s:s, s:s?, s:s?, s:O, s:{s:i}}", "id", id, "status", status, "model", model,
+                            "method", method != NULL ? method : "rtn", "request", body, "calibration", "records", 0);
+    json_t *data = json_pack("{s:s, s:n}", "status", status, "from");
+    int rc = store_job_create(engine->store, job, "status", data);
+    json_decref(data);
+    json_decref(job);
+    return rc;
+}
+
+void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE])
+{
+    json_t *body = json_pack("{s:s, s:s}", "model", "mdl_0", "method", "gptq");
+    if (put_job(engine, status, body, id) < 0) {
+        abort();
+    }
+    json_decref(body);
+}
+
+int engine_job_create(struct engine *engine, const json_t *body, struct faults *faults, json_t **job)
+{
+    static const char *const names[] = {"model", "method", "name", "calibration", "metadata", NULL};
+    check_members(body, names, 2, faults);
+    int rc = faults_raise(faults);
+    if (rc < 0) {
+        return rc;
+    }
+    pause_ms(atomic_load(&engine->create_delay_ms));
+    char id[ID_SIZE];
+    bool stream = json_is_true(json_object_get(json_object_get(body, "calibration"), "stream"));
+    rc = put_job(engine, stream ? "awaiting_calibration" : "queued", body, id);
+    if (rc == 0) {
+        atomic_fetch_add(&engine->jobs, 1);
+    }
+    return rc < 0 ? rc : engine_job_get(engine, id, job);
+}
+
+json_t *engine_job_view(struct engine *engine, const json_t *row)
+{
+    json_t *view = json_copy((json_t *)row);
+    json_object_set_new(view, "object", json_string("quantization.job"));
+    return view;
+}
+
+int engine_job_get(struct engine *engine, const char *id, json_t **job)
+{
+    json_t *row = NULL;
+    int rc = store_job_get(engine->store, id, &row);
+    if (rc == 0) {
+        *job = engine_job_view(engine, row);
+        json_decref(row);
+    }
+    return rc;
+}
+
+int engine_job_cancel(struct engine *engine, const char *id, json_t **job)
+{
+    json_t *patch = json_pack("{s:s}", "status", "cancelled");
+    int rc = store_job_update(engine->store, id, "queued", -1, patch, "status", patch, NULL);
+    json_decref(patch);
+    return rc < 0 && rc != ERR_JOB_STATE_CONFLICT ? rc : engine_job_get(engine, id, job);
+}
+
+int engine_job_delete(struct engine *engine, const char *id)
+{
+    json_t *job = NULL;
+    int rc = store_job_get(engine->store, id, &job);
+    if (rc < 0) {
+        return rc;
+    }
+    bool over = job_is_terminal(json_string_value(json_object_get(job, "status")));
+    json_decref(job);
+    return over ? store_job_delete(engine->store, id) : err_raise(ERR_JOB_STATE_CONFLICT, "the job has not ended");
+}
+
+int engine_job_report(struct engine *engine, const char *id, json_t **report)
+{
+    json_t *job = NULL;
+    int rc = store_job_get(engine->store, id, &job);
+    if (rc < 0) {
+        return rc;
+    }
+    json_decref(job);
+    *report = json_pack("{s:s, s:s}", "object", "quantization.report", "job_id", id);
+    return 0;
+}
+
+const char *const *engine_layer_columns(void)
+{
+    static const char *const columns[] = {"index", "module", "relative_mse", "fallback", NULL};
+    return columns;
+}
+
+static int64_t records_of(struct engine *engine, const char *job)
+{
+    json_t *row = NULL;
+    if (store_job_get(engine->store, job, &row) < 0) {
+        return -1;
+    }
+    int64_t records = json_integer_value(json_object_get(json_object_get(row, "calibration"), "records"));
+    json_decref(row);
+    return records;
+}
+
+int engine_upload_open(struct engine *engine, const char *job, int64_t offset, struct engine_upload **out)
+{
+    int64_t records = records_of(engine, job);
+    if (records < 0) {
+        return ERR_NOT_FOUND;
+    }
+    if (offset >= 0 && offset != records) {
+        return err_raise(ERR_OFFSET_MISMATCH, "%lld records are here", (long long)records);
+    }
+    struct engine_upload *upload = calloc(1, sizeof(*upload));
+    upload->engine = engine;
+    upload->start = records;
+    (void)snprintf(upload->job, sizeof(upload->job), "%s", job);
+    atomic_fetch_add(&engine->uploads, 1);
+    *out = upload;
+    return 0;
+}
+
+int engine_upload_feed(struct engine_upload *upload, const char *data, size_t size)
+{
+    struct engine *engine = upload->engine;
+    pause_ms(atomic_load(&engine->feed_delay_ms));
+    upload->bytes += (int64_t)size;
+    atomic_fetch_add(&engine->fed, (long long)size);
+    if ((int)size > atomic_load(&engine->largest)) {
+        atomic_store(&engine->largest, (int)size);
+    }
+    for (size_t i = 0; i < size; i++) {
+        upload->records += data[i] == '\n';
+    }
+    long long limit = atomic_load(&engine->fail_after);
+    return limit > 0 && upload->bytes > limit ? err_raise(ERR_JOB_STATE_CONFLICT, "the job takes no more") : 0;
+}
+
+int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t **answer)
+{
+    struct engine *engine = upload->engine;
+    int64_t total = upload->start + upload->records;
+    json_t *patch = json_pack("{s:{s:I}}", "calibration", "records", (json_int_t)total);
+    if (complete) {
+        json_object_set_new(patch, "status", json_string("queued"));
+    }
+    int rc = store_job_update(engine->store, upload->job, NULL, -1, patch, complete ? "status" : NULL, patch, NULL);
+    json_decref(patch);
+    *answer = json_pack("{s:I, s:i, s:I, s:I, s:i, s:[]}", "accepted", (json_int_t)upload->records, "rejected", 0,
+                        "tokens", (json_int_t)upload->bytes, "next_offset", (json_int_t)total, "needed", 1, "errors");
+    if (rc == 0 && complete && total == 0) {
+        rc = err_raise(ERR_INSUFFICIENT_CALIBRATION, "0 tokens of 1");
+    }
+    atomic_fetch_add(&engine->ends, 1);
+    free(upload);
+    return rc;
+}
+
+void engine_upload_abort(struct engine_upload *upload)
+{
+    atomic_fetch_add(&upload->engine->aborts, 1);
+    free(upload);
+}

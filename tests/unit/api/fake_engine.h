@@ -1,0 +1,21 @@
+#pragma once
+/* A stand-in for the job engine over a real store: it makes rows and moves, and runs nothing. The knobs let tests slow
+ * it down, break it and count what reached it. */
+
+#include "jobs/jobs.h"
+
+#include <stdatomic.h>
+
+struct engine {
+    struct store *store;
+    atomic_int models, jobs;          /* created */
+    atomic_int uploads, ends, aborts; /* of calibration */
+    atomic_llong fed;                 /* bytes */
+    atomic_int largest;               /* bytes of one feed */
+    atomic_int feed_delay_ms;         /* each feed sleeps so long */
+    atomic_int create_delay_ms;       /* each job creation, too */
+    atomic_llong fail_after;          /* a feed beyond so many bytes fails; 0 = never */
+};
+
+/* A job of that status; its id. */
+void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE]);

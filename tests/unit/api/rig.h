@@ -1,0 +1,48 @@
+#pragma once
+/* A whole server for one test: a real store in a folder of its own, the fake engine, the loop on a thread, and a plain
+ * socket client that sends the bytes it is told to. */
+
+#include "../unit.h"
+#include "api/api.h"
+#include "fake_engine.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+struct rig {
+    char folder[64];
+    struct store *store;
+    struct engine engine;
+    struct api *api;
+    pthread_t loop;
+    int wake_fd;
+    atomic_bool stop, drain;
+};
+
+void rig_open(struct rig *rig);
+void rig_close(struct rig *rig); /* asserts that no request is left open */
+
+struct answer {
+    int status;
+    char *head; /* status line and headers */
+    char *body; /* without transfer coding; NUL-terminated */
+    size_t size;
+    bool closes; /* says Connection: close */
+};
+
+int rig_connect(const struct rig *rig);
+void rig_send(int fd, const char *data, size_t size);
+void rig_print(int fd, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The next answer; NULL when the connection ended before one. HEAD: no body is read. */
+struct answer *rig_read(int fd, bool head);
+/* Value of a header (malloc'ed) or NULL. */
+char *answer_header(const struct answer *answer, const char *name);
+/* Parsed body; new reference. */
+json_t *answer_json(const struct answer *answer);
+void answer_free(struct answer *answer);
+/* One request on a connection of its own. headers: whole lines with CRLF, or "". body NULL: none. */
+struct answer *rig_call(const struct rig *rig, const char *method, const char *target, const char *headers,
+                        const char *body);
+/* True when the peer has closed (nothing but the end is readable within ms). */
+bool rig_closed(int fd, int ms);
+void rig_sleep(int ms);
