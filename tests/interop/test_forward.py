@@ -1,0 +1,165 @@
+"""Logits of tiny random models: quantd's float forward against transformers, in fp32."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import numpy
+import pytest
+import torch
+import transformers
+
+SEQUENCES = 2
+LENGTH = 48
+TOLERANCE = 1e-4  # largest difference over largest logit
+
+SHAPE = {
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,
+}
+
+
+def llama(**more):
+    return transformers.LlamaConfig(**{**SHAPE, **more})
+
+
+def mistral(**more):
+    return transformers.MistralConfig(**{**SHAPE, "sliding_window": 11, **more})
+
+
+def qwen2(**more):
+    return transformers.Qwen2Config(**{**SHAPE, "tie_word_embeddings": True, **more})
+
+
+def qwen3(**more):
+    return transformers.Qwen3Config(**{**SHAPE, "head_dim": 24, **more})
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32, "rope_theta": 500000.0}
+
+CASES = {
+    "llama": (llama, {}),
+    "llama-all-heads": (llama, {"num_key_value_heads": 4, "rope_theta": 5000.0}),
+    "llama-biases": (llama, {"attention_bias": True, "mlp_bias": True}),
+    "llama-tied": (llama, {"tie_word_embeddings": True}),
+    "llama-rope-llama3": (llama, {"rope_parameters": LLAMA3}),
+    "llama-rope-linear": (llama, {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}),
+    "mistral-window": (mistral, {}),
+    "mistral-no-window": (mistral, {"sliding_window": None, "head_dim": 32}),
+    "qwen2": (qwen2, {}),
+    "qwen2-window": (qwen2, {"tie_word_embeddings": False, "use_sliding_window": True, "sliding_window": 9,
+                             "max_window_layers": 1}),
+    "qwen3": (qwen3, {}),
+    "qwen3-window": (qwen3, {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2,
+                             "attention_bias": True}),
+}
+
+
+def make(config, seed=1):
+    """A model whose norms and biases are not the ones and zeros that would hide a mistake."""
+    torch.manual_seed(seed)
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def reference(directory, ids):
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32,
+                                                              attn_implementation="eager")
+    with torch.no_grad():
+        return model.eval()(torch.from_numpy(ids.astype(numpy.int64))).logits.numpy().reshape(-1, SHAPE["vocab_size"])
+
+
+def tool():
+    return pathlib.Path(os.environ.get("QUANTD_BUILD_DIR", "build")) / "tests" / "tools" / "quantd-forward"
+
+
+def forward(directory, ids, folder):
+    ids_file, out_file = folder / "ids.bin", folder / "logits.bin"
+    ids.astype("<i4").tofile(ids_file)
+    subprocess.run([tool(), directory, ids_file, str(ids.shape[0]), str(ids.shape[1]), out_file], check=True)
+    return numpy.fromfile(out_file, "<f4").reshape(-1, SHAPE["vocab_size"])
+
+
+def compare(directory, folder):
+    ids = numpy.random.default_rng(7).integers(0, SHAPE["vocab_size"], (SEQUENCES, LENGTH), dtype=numpy.int32)
+    wanted, found = reference(directory, ids), forward(directory, ids, folder)
+    assert numpy.isfinite(found).all()
+    assert numpy.abs(found - wanted).max() / numpy.abs(wanted).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_family(case, tmp_path):
+    build, more = CASES[case]
+    make(build(**more)).save_pretrained(tmp_path / "model")
+    compare(tmp_path / "model", tmp_path)
+
+
+@pytest.mark.parametrize("build", [llama, qwen3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights(build, dtype, tmp_path):
+    make(build()).to(dtype).save_pretrained(tmp_path / "model")
+    compare(tmp_path / "model", tmp_path)
+
+
+def test_shards(tmp_path):
+    make(llama()).save_pretrained(tmp_path / "model", max_shard_size="100KB")
+    assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 2
+    compare(tmp_path / "model", tmp_path)
+
+
+def rewrite_config(directory, change):
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("scaling", [
+    None,
+    {"type": "linear", "factor": 2.0},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 32},
+])
+def test_rope_as_older_files_word_it(scaling, tmp_path):
+    """rope_theta and rope_scaling at the top level, as transformers 4 wrote them."""
+    make(llama()).save_pretrained(tmp_path / "model")
+
+    def change(config):
+        config.pop("rope_parameters", None)
+        config["rope_theta"] = 20000.0
+        config["rope_scaling"] = scaling
+
+    rewrite_config(tmp_path / "model", change)
+    compare(tmp_path / "model", tmp_path)
+
+
+@pytest.mark.parametrize("change, code, word", [
+    (lambda c: c.update(architectures=["GPT2LMHeadModel"]), "unsupported_architecture", "GPT2LMHeadModel"),
+    (lambda c: c.update(hidden_act="gelu"), "unsupported_architecture", "gelu"),
+    (lambda c: c.update(rope_parameters={"rope_type": "yarn", "factor": 4.0}), "unsupported_architecture", "yarn"),
+    (lambda c: c.update(quantization_config={"quant_method": "gptq"}), "already_quantized", "gptq"),
+    (lambda c: c.update(num_hidden_layers=2), "invalid_model", "model.layers.2"),
+    (lambda c: c.update(intermediate_size=180), "invalid_model", "[180, 64]"),
+    (lambda c: c.update(hidden_size=-64), "invalid_model", "hidden_size"),
+])
+def test_refused(change, code, word, tmp_path):
+    make(llama()).save_pretrained(tmp_path / "model")
+    rewrite_config(tmp_path / "model", change)
+    (tmp_path / "ids").write_bytes(bytes(16))
+    run = subprocess.run([tool(), tmp_path / "model", tmp_path / "ids", "1", "4", tmp_path / "out"],
+                         capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith(code + ": ") and word in run.stderr
