@@ -152,7 +152,8 @@ struct gpu_ops {
     int (*residual)(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w,
                     const struct tensor *wq, const struct tensor *scale, const struct tensor *zero,
                     const struct gpu_grid *spec);
-    /* 18. error = tr((w-wq) H (w-wq)^T) and signal = tr(w H w^T), fp32 products, double sums (waits). */
+    /* 18. error = tr((w-wq) H (w-wq)^T) and, unless NULL, signal = tr(w H w^T); H symmetric, fp32 products, double sums
+     *     (waits). */
     int (*output_error)(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
                         const struct tensor *wq, const struct tensor *h);
     /* 19. Log-softmax loss of logits[T,V] at host targets (-1 = skip); with reference[T,V] also KL (NULL: 0). Adds to *out (waits). */

@@ -14,18 +14,23 @@ struct output_error {
     struct gpu_stream *stream;
     const float *w, *wq, *h;
     int64_t rows, n;
-    double *error, *signal; /* [tasks] */
+    double *error, *signal; /* [tasks]; signal may be NULL */
 };
 
-/* sum over rows of d H d^T; product is [ROW_TILE, COLUMN_TILE]. */
+/* sum over rows of d H d^T; product is [ROW_TILE, COLUMN_TILE]. H is symmetric: what lies above the tiles of the
+ * diagonal counts twice, what lies below is not read. */
 static double quadratic_form(const struct output_error *job, const float *d, int64_t rows, float *product)
 {
     double sum = 0;
 
     for (int64_t tile = 0; tile < tiles_of(job->n, COLUMN_TILE); tile++) {
         int64_t col = tile * COLUMN_TILE, cols = tile_size(job->n, COLUMN_TILE, tile);
-        blas_gemm(0, 0, (int)rows, (int)cols, (int)job->n, 1.0f, d, (int)job->n, job->h + col, (int)job->n, 0.0f,
-                  product, COLUMN_TILE);
+        blas_gemm(0, 0, (int)rows, (int)cols, (int)cols, 1.0f, d + col, (int)job->n, job->h + col * job->n + col,
+                  (int)job->n, 0.0f, product, COLUMN_TILE);
+        if (col > 0) {
+            blas_gemm(0, 0, (int)rows, (int)cols, (int)col, 2.0f, d, (int)job->n, job->h + col, (int)job->n, 1.0f,
+                      product, COLUMN_TILE);
+        }
         for (int64_t r = 0; r < rows; r++) {
             sum += job->stream->device->kernels->dot(product + r * COLUMN_TILE, d + r * job->n + col, cols);
         }
@@ -43,7 +48,9 @@ static void output_error_tile(void *ctx, int64_t task)
         d[i] = job->w[first + i] - job->wq[first + i];
     }
     job->error[task] = quadratic_form(job, d, rows, product);
-    job->signal[task] = quadratic_form(job, job->w + first, rows, product);
+    if (job->signal != NULL) {
+        job->signal[task] = quadratic_form(job, job->w + first, rows, product);
+    }
 }
 
 int cpu_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
@@ -63,15 +70,17 @@ int cpu_output_error(struct gpu_stream *stream, double *error, double *signal, c
         return err_pass(rc, "output_error");
     }
     job.error = scratch_shared(stream);
-    job.signal = job.error + tasks;
+    job.signal = signal != NULL ? job.error + tasks : NULL;
     stream_run(stream, tasks, output_error_tile, &job);
     double error_sum = 0, signal_sum = 0;
     for (int64_t i = 0; i < tasks; i++) {
         error_sum += job.error[i];
-        signal_sum += job.signal[i];
+        signal_sum += signal != NULL ? job.signal[i] : 0;
     }
     *error = error_sum;
-    *signal = signal_sum;
+    if (signal != NULL) {
+        *signal = signal_sum;
+    }
     return 0;
 }
 

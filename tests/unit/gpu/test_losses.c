@@ -46,6 +46,8 @@ START_TEST(output_error_is_a_quadratic_form)
         }
         ck_assert_double_eq(error, first[0]);
         ck_assert_double_eq(signal, first[1]);
+        ck_assert_rc_ok(rig.ops->output_error(rig.stream, &error, NULL, &w, &wq, &h));
+        ck_assert_double_eq(error, first[0]);
         ck_assert_int_eq(rig.ops->output_error(rig.stream, &error, &signal, &w, &x, &h), ERR_INTERNAL);
         gpu_tensor_free(&rig.gpu, &x);
         gpu_tensor_free(&rig.gpu, &h);
