@@ -278,3 +278,33 @@ bool rig_closed(int fd, int ms)
     char byte;
     return poll(&wait, 1, ms) > 0 && recv(fd, &byte, 1, 0) <= 0;
 }
+
+void check_status(const struct answer *answer, int status)
+{
+    ck_assert_msg(answer->status == status, "%d, not %d: %s%s", answer->status, status, answer->head, answer->body);
+}
+
+void check_problem(struct answer *answer, int status, const char *code)
+{
+    check_status(answer, status);
+    char *type = answer_header(answer, "Content-Type");
+    ck_assert_str_eq(type, "application/problem+json");
+    json_t *problem = answer_json(answer);
+    char *id = answer_header(answer, "X-Request-Id");
+    ck_assert_str_eq(json_string_value(json_object_get(problem, "code")), code);
+    ck_assert_int_eq(json_integer_value(json_object_get(problem, "status")), status);
+    ck_assert_str_eq(json_string_value(json_object_get(problem, "request_id")), id);
+    ck_assert(json_is_array(json_object_get(problem, "errors")));
+    json_decref(problem);
+    free(id);
+    free(type);
+    answer_free(answer);
+}
+
+void check_header(const struct answer *answer, const char *name, const char *value)
+{
+    char *is = answer_header(answer, name);
+    ck_assert_msg(is != NULL, "no %s in %s", name, answer->head);
+    ck_assert_str_eq(is, value);
+    free(is);
+}

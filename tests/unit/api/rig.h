@@ -46,3 +46,11 @@ struct answer *rig_call(const struct rig *rig, const char *method, const char *t
 /* True when the peer has closed (nothing but the end is readable within ms). */
 bool rig_closed(int fd, int ms);
 void rig_sleep(int ms);
+
+#define JSON_TYPE "Content-Type: application/json\r\n"
+#define RECORDS_TYPE "Content-Type: application/x-ndjson\r\n"
+
+void check_status(const struct answer *answer, int status);
+void check_header(const struct answer *answer, const char *name, const char *value);
+/* The answer is that problem document, whole and with the request's id. Frees it. */
+void check_problem(struct answer *answer, int status, const char *code);
