@@ -9,7 +9,7 @@ damping, order of columns and tokens are those that quantd uses, so the two resu
     baseline_torch.py --model FOLDER --tokens FILE.ndjson [--bits 4] [--group-size 128] [--threads 2]
     baseline_torch.py --solve N [--rows N] [--repeats 3]
 
-Prints one JSON object: seconds a phase, versions, the loss tr(dW H dW^T) of every linear.
+Prints one JSON object: seconds a phase, versions, and of every linear the loss tr(dW H dW^T) / tr(W H W^T).
 """
 
 import argparse
@@ -181,6 +181,10 @@ def gather(clock, block, states):
     return hessians
 
 
+def energy(weight, hessian):
+    return float((weight @ hessian * weight).sum(dtype=torch.float64))
+
+
 def quantize_block(clock, block, states, args, losses, out):
     hessians = gather(clock, block, states)
     for name in LINEARS:
@@ -190,8 +194,7 @@ def quantize_block(clock, block, states, args, losses, out):
         block.weights[name] = clock.run("grid", dequantize, codes, scale, args.bits, group_size)
         packed = clock.run("pack", pack, codes, args.bits)
         clock.run("write", lambda: (out.write(packed.numpy().tobytes()), out.write(scale.to(torch.bfloat16).view(torch.int16).numpy().tobytes())))
-        delta = weight - block.weights[name]
-        losses.append(float((delta @ hessians[name] * delta).sum(dtype=torch.float64)))
+        losses.append(energy(weight - block.weights[name], hessians[name]) / energy(weight, hessians[name]))
     return clock.run("forward", lambda: [block.forward(state) for state in states])
 
 
@@ -210,7 +213,7 @@ def run_job(args):
             block = clock.run("load", Block, config, read, i)
             states = quantize_block(clock, block, states, args, losses, out)
             print(f"block {i}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return {"seconds": clock.seconds, "wall_seconds": time.perf_counter() - start, "losses": losses,
+    return {"seconds": clock.seconds, "wall_seconds": sum(clock.seconds.values()), "losses": losses,
             "tokens": sum(map(len, samples))}
 
 

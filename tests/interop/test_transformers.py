@@ -1,0 +1,90 @@
+"""Artifacts as the rest of the world loads them, and quantd's forward pass against transformers', on tiny random models."""
+
+import importlib.metadata
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import models
+import reference
+
+# name: (bits, group size, sym, mse_search)
+SCHEMES = {"w4g32-sym": (4, 32, True, False), "w4g128-asym": (4, 128, False, True), "w8ch-sym": (8, -1, True, False)}
+
+
+@pytest.fixture(scope="module")
+def tokens(quantd, checkpoints):
+    """(ids, file id for calibration, file id for evaluation)"""
+    path = checkpoints / "tokens.ndjson"
+    ids = models.write_tokens(path)
+    return ids, quantd.upload(path, "calibration"), quantd.upload(path, "evaluation")
+
+
+@pytest.fixture(scope="module", params=models.ARCHITECTURES)
+def checkpoint(request, quantd, checkpoints):
+    """(folder, model id)"""
+    folder = models.make(request.param, checkpoints / request.param)
+    return folder, quantd.register(request.param)
+
+
+def logits_of(folder, ids):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return model(ids).logits.float().numpy()
+
+
+def relative(found, expected):
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def perplexity(logits, ids):
+    scores = torch.from_numpy(logits[:, :-1]).double().log_softmax(-1)
+    return float(torch.exp(-scores.gather(-1, ids[:, 1:, None]).mean()))
+
+
+def quantize(quantd, tokens, model, method, format_, bits, group, sym, search=False):
+    _, calibration, evaluation = tokens
+    return quantd.run({
+        "model": model, "method": method,
+        "quantization": {"bits": bits, "group_size": group, "sym": sym, "mse_search": search},
+        "output": {"format": format_},
+        "calibration": {"file_id": calibration, "num_samples": 0, "sequence_length": 64, "packing": False, "shuffle": False},
+        "evaluation": {"file_id": evaluation}})
+
+
+def test_forward(quantd, tokens, checkpoint):
+    """The oracle agrees with transformers to 1e-4, and quantd's float perplexity with both."""
+    folder, model = checkpoint
+    ids = tokens[0]
+    expected = logits_of(folder, ids)
+    assert relative(reference.Model.load(folder).logits(ids.numpy()), expected) < 1e-4
+    job = quantize(quantd, tokens, model, "rtn", "compressed-tensors", 8, -1, True)
+    assert job["result"]["perplexity_before"] == pytest.approx(perplexity(expected, ids), rel=1e-4)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("method", ("rtn", "gptq"))
+def test_compressed_tensors(quantd, tokens, checkpoint, tmp_path, method, scheme):
+    """Loads in transformers unmodified; its logits are those of the decoded weights, and its perplexity what quantd said."""
+    bits, group, sym, search = SCHEMES[scheme]
+    job = quantize(quantd, tokens, checkpoint[1], method, "compressed-tensors", bits, group, sym, search)
+    folder = quantd.download(job, tmp_path / "artifact")
+    found = logits_of(folder, tokens[0])
+    assert relative(found, reference.Model.load(folder).logits(tokens[0].numpy())) < 1e-2
+    assert job["result"]["perplexity_after"] == pytest.approx(perplexity(found, tokens[0]), rel=1e-2)
+
+
+def test_gptq(quantd, tokens, checkpoint, tmp_path):
+    """The same through gptqmodel, which transformers wants for this format."""
+    for package in ("gptqmodel", "optimum"):
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"{package} is not among the pinned packages: it brings a compiler and hundreds of megabytes for a format that "
+                        "test_perplexity.py decodes by itself")
+    job = quantize(quantd, tokens, checkpoint[1], "gptq", "gptq", 4, 32, True)
+    folder = quantd.download(job, tmp_path / "artifact")
+    found = logits_of(folder, tokens[0])
+    assert relative(found, reference.Model.load(folder).logits(tokens[0].numpy())) < 1e-2
