@@ -1,0 +1,110 @@
+"""What the daemon says to its options: the sources and their order, refusals in one line with exit status 2."""
+
+import os
+import subprocess
+import tempfile
+import time
+
+from harness import BINARY, Daemon, Failure, equal, main, true
+
+
+def run_quantd(*options, env=None):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("QUANTD_")}
+    return subprocess.run([BINARY, *options], env=dict(clean, **(env or {})), stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=60, text=True)
+
+
+def refused(words, *options, env=None):
+    outcome = run_quantd(*options, env=env)
+    equal(outcome.returncode, 2, "exit status (%r)" % outcome.stderr)
+    equal(outcome.stdout, "", "standard output")
+    last = outcome.stderr.strip().splitlines()[-1]
+    if words not in outcome.stderr:
+        raise Failure("%r does not say %r" % (last, words))
+
+
+def version_and_help():
+    outcome = run_quantd("--version")
+    equal(outcome.returncode, 0)
+    true(outcome.stdout.startswith("quantd "), "a version is printed")
+    outcome = run_quantd("--help")
+    equal(outcome.returncode, 0)
+    for option in ("--data-dir", "--model-root", "--listen", "--config", "--allow-remote", "--drain-seconds"):
+        true(option in outcome.stdout, "help names %s" % option)
+
+
+def bad_options_are_refused():
+    refused("--data-dir")
+    refused("unrecognized option", "--no-such-option")
+    refused("is not an option", "stray")
+    refused("--threads", "--data-dir", "d", "--threads", "many")
+    refused("from 0 to 4096", "--data-dir", "d", "--threads", "-1")
+    refused("QUANTD_MAX_QUEUED", "--data-dir", "d", env={"QUANTD_MAX_QUEUED": "1x"})
+    refused("HOST:PORT", "--data-dir", "d", "--listen", "8080")
+    refused("HOST:PORT", "--data-dir", "d", "--listen", "127.0.0.1:65536")
+    refused("not an address", "--data-dir", "d", "--listen", "::1:80")
+    refused("--model-root", "--data-dir", "d", "--model-root", "/no/such/place")
+    refused("is not a directory", "--data-dir", "d", "--model-root", "/dev/null")
+    refused("--log-level", "--data-dir", "d", "--log-level", "loud")
+    refused("no device", "--data-dir", tempfile.mkdtemp(), "--device", "abacus")
+
+
+def remote_addresses_need_a_word():
+    refused("--allow-remote", "--data-dir", "d", "--listen", "0.0.0.0:0")
+    refused("--allow-remote", "--data-dir", "d", "--listen", "[::]:0")
+
+
+def file_faults_name_their_line():
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "quantd.yaml")
+        for text, words in (
+            ("data_dir: /tmp/x\n\n# note\nthreds: 2\n", ":4: Unexpected key: threds"),
+            ("data_dir: [a]\n", ":1: "),
+            ("threads: few\n", "threads: \"few\" is not a number"),
+            ("data_dir: \"open\n", path),
+        ):
+            with open(path, "w") as file:
+                file.write(text)
+            refused(words, "--config", path)
+        refused("cannot be opened", "--config", os.path.join(folder, "absent.yaml"))
+
+
+def precedence():
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "quantd.yaml")
+        with open(path, "w") as file:
+            file.write("max_queued: fromfile\n")
+        refused("fromfile", "--data-dir", "d", "--config", path)
+        refused("fromenv", "--data-dir", "d", env={"QUANTD_CONFIG": path, "QUANTD_MAX_QUEUED": "fromenv"})
+        refused("fromline", "--data-dir", "d", "--max-queued", "fromline",
+                env={"QUANTD_CONFIG": path, "QUANTD_MAX_QUEUED": "fromenv"})
+
+
+def starts_from_a_file():
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "quantd.yaml")
+        with open(path, "w") as file:
+            file.write("threads: 1\nlog_level: warn\nmodel_root:\n  - %s\n" % folder)
+        with Daemon("--config", path, roots=[]) as daemon:
+            equal(daemon.get("/readyz").get("status"), daemon.get("/readyz").get("status"))
+
+
+def second_daemon_is_refused():
+    with Daemon() as daemon:
+        started = time.monotonic()
+        outcome = run_quantd("--data-dir", daemon.data, "--listen", "127.0.0.1:0")
+        true(outcome.returncode not in (0, None), "the second daemon fails")
+        true("another daemon holds" in outcome.stderr, "it says why: %r" % outcome.stderr)
+        true(time.monotonic() - started < 5, "it says so at once")
+        equal(daemon.request("GET", "/livez").status, 200, "status of the first one")
+
+
+def port_in_use_is_refused():
+    with Daemon() as daemon:
+        outcome = run_quantd("--data-dir", tempfile.mkdtemp(), "--listen", "127.0.0.1:%d" % daemon.port)
+        true(outcome.returncode != 0, "a taken port fails")
+        true("quantd:" in outcome.stderr, "it says why: %r" % outcome.stderr)
+
+
+main([version_and_help, bad_options_are_refused, remote_addresses_need_a_word, file_faults_name_their_line, precedence,
+      starts_from_a_file, second_daemon_is_refused, port_in_use_is_refused])
