@@ -1,0 +1,141 @@
+"""HTTP at its edges: malformed framing, hosts, slow senders, many connections. Raw sockets, since clients behave."""
+
+import socket
+import threading
+import time
+
+from harness import SANITIZED, Daemon, Failure, equal, main, true
+
+
+def talk(daemon, data, seconds=5):
+    """Send bytes, read until the other side closes or is silent."""
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=seconds) as raw:
+        raw.sendall(data)
+        got = b""
+        try:
+            while True:
+                piece = raw.recv(65536)
+                if not piece:
+                    break
+                got += piece
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return got
+
+
+def statuses(answer):
+    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+def hostile_requests():
+    host = b"Host: 127.0.0.1\r\n"
+    smuggled = b"GET /v1/system HTTP/1.1\r\n" + host + b"\r\n"
+    cases = {
+        "two lengths": b"POST /v1/models HTTP/1.1\r\n" + host + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
+        "length and chunks": b"POST /v1/models HTTP/1.1\r\n" + host +
+                             b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled,
+        "two hosts": b"GET /livez HTTP/1.1\r\n" + host + b"Host: example.org\r\n\r\n",
+        "unknown coding": b"POST /v1/models HTTP/1.1\r\n" + host + b"Transfer-Encoding: gzip\r\n\r\n",
+        "negative length": b"POST /v1/models HTTP/1.1\r\n" + host + b"Content-Length: -1\r\n\r\n",
+        "hex length": b"POST /v1/models HTTP/1.1\r\n" + host + b"Content-Length: 0x2\r\n\r\n{}",
+        "no length": b"POST /v1/models HTTP/1.1\r\n" + host + b"Content-Type: application/json\r\n\r\n",
+        "no host": b"GET /livez HTTP/1.1\r\n\r\n",
+        "other host": b"GET /livez HTTP/1.1\r\nHost: example.org\r\n\r\n",
+        "other origin": b"GET /v1/models HTTP/1.1\r\n" + host + b"Origin: http://example.org\r\n\r\n",
+        "parent": b"GET /v1/../v1/system HTTP/1.1\r\n" + host + b"\r\n",
+        "escaped slash": b"GET /v1%2fsystem HTTP/1.1\r\n" + host + b"\r\n",
+        "escaped zero": b"GET /v1/models/%00 HTTP/1.1\r\n" + host + b"\r\n",
+        "bad escape": b"GET /v1/models/%zz HTTP/1.1\r\n" + host + b"\r\n",
+        "absolute": b"GET http://127.0.0.1/livez HTTP/1.1\r\n" + host + b"\r\n",
+        "long path": b"GET /" + b"a" * 10000 + b" HTTP/1.1\r\n" + host + b"\r\n",
+        "many headers": b"GET /livez HTTP/1.1\r\n" + host + b"".join(b"X-%d: y\r\n" % n for n in range(300)) + b"\r\n",
+        "space in name": b"GET /livez HTTP/1.1\r\n" + host + b"X y: z\r\n\r\n",
+        "nonsense": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    }
+    with Daemon() as daemon:
+        for name, data in cases.items():
+            answer = talk(daemon, data, 3)
+            codes = statuses(answer)
+            if len(codes) > 1 or any(code < 400 for code in codes):
+                raise Failure("%s: answered %r" % (name, answer[:300]))
+            equal(daemon.request("GET", "/livez").status, 200, "status after " + name)
+
+
+def keep_alive_and_pipelines():
+    request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with Daemon() as daemon:
+        equal(statuses(talk(daemon, request * 20 + last)), [200] * 21, "answers to a pipeline")
+
+
+def slow_senders_are_ended():
+    with Daemon() as daemon:
+        raw = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(20)]
+        for one in raw:
+            one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        started, ended = time.monotonic(), 0
+        slowest = 0.0
+        while raw and time.monotonic() - started < 30:
+            time.sleep(0.5)
+            for one in list(raw):
+                try:
+                    one.sendall(b"a")
+                    one.settimeout(0.001)
+                    if one.recv(4096) == b"":
+                        raise ConnectionResetError
+                except TimeoutError:
+                    continue
+                except OSError:
+                    one.close()
+                    raw.remove(one)
+                    ended += 1
+            before = time.monotonic()
+            equal(daemon.request("GET", "/livez").status, 200)
+            slowest = max(slowest, time.monotonic() - before)
+        equal(ended, 20, "slow senders that were ended")
+        true(time.monotonic() - started < 20, "they were ended in time")
+        true(slowest < 2, "others are served meanwhile (%.3f s)" % slowest)
+
+
+def many_connections():
+    count = 200 if SANITIZED else 800
+    with Daemon() as daemon:
+        before = daemon.descriptors()
+        raw = [socket.create_connection(("127.0.0.1", daemon.port), timeout=20) for _ in range(count)]
+        for one in raw:
+            one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for one in raw:
+            true(one.recv(4096).startswith(b"HTTP/1.1 200"), "each is answered")
+        for one in raw:
+            one.close()
+        deadline = time.monotonic() + 10
+        while daemon.descriptors() > before + 5 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        true(daemon.descriptors() <= before + 5, "descriptors are given back")
+
+
+def held_requests_do_not_block():
+    with Daemon() as daemon:
+        model = daemon.request("POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
+        job = daemon.request("POST", "/v1/quantization/jobs", json={
+            "model": model, "method": "gptq", "calibration": {"stream": True}}).json["id"]
+        path = "/v1/quantization/jobs/" + job
+        etag = daemon.request("GET", path).headers["etag"]
+        threads = [threading.Thread(target=daemon.request, args=("GET", path), daemon=True,
+                                    kwargs={"headers": {"Prefer": "wait=20", "If-None-Match": etag}})
+                   for _ in range(40)]
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        equal(daemon.request("GET", "/v1/system").status, 200)
+        equal(daemon.request("GET", "/readyz").status, 200)
+        true(time.monotonic() - started < 5, "others are served while forty wait")
+        equal(daemon.request("POST", path + "/cancel").status, 202)
+        for thread in threads:
+            thread.join(10)
+        true(not any(thread.is_alive() for thread in threads), "a change ends the wait")
+        true(time.monotonic() - started < 15, "a change ends the wait at once")
+
+
+main([hostile_requests, keep_alive_and_pipelines, slow_senders_are_ended, many_connections, held_requests_do_not_block])

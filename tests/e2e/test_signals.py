@@ -1,0 +1,97 @@
+"""Signals: SIGTERM in the middle of a job ends with 0 and the job goes on later; a second signal leaves at once."""
+
+import signal
+import threading
+import time
+
+from harness import JOBS, Daemon, artifact_digests, equal, ids_records, main, new_job, succeed, true, wait_job
+
+LONG = {"calibration": {"stream": True, "num_samples": 0, "sequence_length": 256}}
+RECORDS = ids_records(260, 256, 2048)
+
+
+def wait_layers(daemon, job, layers, seconds=240):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        state = daemon.get("%s/%s" % (JOBS, job))
+        if state["status"] in ("succeeded", "failed") or (state["progress"] or {}).get("layers_done", 0) >= layers:
+            return state
+        time.sleep(0.02)
+    raise AssertionError("no layer was finished")
+
+
+def idle_daemon_stops():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with Daemon() as daemon:
+            started = time.monotonic()
+            daemon.signal(number)
+            equal(daemon.wait(), 0, "exit status")
+            true(time.monotonic() - started < 5, "an idle daemon stops at once")
+
+
+def term_in_the_middle_of_a_job():
+    with Daemon("--threads", "1") as whole:
+        expected = artifact_digests(whole, succeed(whole, new_job(whole, RECORDS, **LONG)))
+    with Daemon("--threads", "1") as daemon:
+        job = new_job(daemon, RECORDS, **LONG)
+        wait_layers(daemon, job, 1)
+        started = time.monotonic()
+        equal(daemon.stop(), 0, "exit status")
+        true(time.monotonic() - started < 25, "it took %.1f s" % (time.monotonic() - started))
+        daemon.start()
+        state = succeed(daemon, job)
+        equal(artifact_digests(daemon, state), expected, "files after the interruption")
+        layers = daemon.get("%s/%s/layers" % (JOBS, job))["data"]
+        equal(len(layers), 28, "layer rows")
+
+
+def draining_refuses_new_work():
+    with Daemon("--threads", "1", "--drain-seconds", "20") as daemon:
+        job = new_job(daemon, RECORDS, **LONG)
+        wait_job(daemon, job, until=("running", "succeeded"))
+        kept = daemon.connection()
+        kept.request("GET", "/readyz")
+        equal(kept.getresponse().read() and 200, 200)
+        daemon.signal(signal.SIGTERM)
+        time.sleep(0.3)
+        try:
+            kept.request("GET", "/readyz")
+            answer = kept.getresponse()
+            equal(answer.status, 503, "status of /readyz while draining")
+        except OSError:
+            pass  # it was quicker than we were
+        finally:
+            kept.close()
+        equal(daemon.wait(), 0, "exit status")
+
+
+def streams_end_with_the_daemon():
+    with Daemon("--threads", "1") as daemon:
+        job = new_job(daemon, RECORDS, **LONG)
+        got = []
+        reader = threading.Thread(target=lambda: got.append(daemon.request(
+            "GET", "%s/%s/events" % (JOBS, job), headers={"Accept": "text/event-stream"})), daemon=True)
+        reader.start()
+        time.sleep(0.5)
+        equal(daemon.stop(), 0, "exit status")
+        reader.join(5)
+        true(not reader.is_alive(), "the stream has ended")
+
+
+def second_signal_leaves_at_once():
+    with Daemon("--threads", "1", "--drain-seconds", "60") as daemon:
+        job = new_job(daemon, RECORDS, **LONG)
+        wait_job(daemon, job, until=("running", "succeeded"))
+        daemon.signal(signal.SIGTERM)
+        time.sleep(0.2)
+        if daemon.process.poll() is None:
+            daemon.signal(signal.SIGTERM)
+        started = time.monotonic()
+        true(daemon.wait() in (0, 1), "it ends")
+        true(time.monotonic() - started < 5, "it ends at once")
+        daemon.start()
+        succeed(daemon, job)
+
+
+main([idle_daemon_stops, term_in_the_middle_of_a_job, draining_refuses_new_work, streams_end_with_the_daemon,
+      second_signal_leaves_at_once])
