@@ -1,0 +1,196 @@
+/* The added_tokens section. Tokens that the vocabulary knows keep its id; others are numbered on behind it in the order
+ * of the file, as the reference does (the "id" of the file is what it wrote down then, and only checked here to be a
+ * number). A normalized token is searched for in its normalized form. */
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/json_stream.h"
+#include "models/tokenizer_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ENTRY_MAX 8192u /* bytes of one entry's JSON */
+#define ENTRY_DEPTH 4
+
+/* All tokens of the file, before they are parted by `normalized`. */
+struct list {
+    struct tokenizer_added *tokens;
+    size_t count, capacity;
+    struct tokenizer_vocab ids; /* contents seen so far */
+    int64_t next_id;
+    struct tokenizer_scratch scratch; /* for the normalizers */
+};
+
+static int pattern_of(const struct tokenizer *tokenizer, struct list *list, const char *content, size_t size,
+                      struct tokenizer_added *token)
+{
+    if (token->normalized) {
+        clock_gettime(CLOCK_MONOTONIC, &list->scratch.started);
+        int rc = tokenizer_normalize(tokenizer, &list->scratch, content, size, 0);
+        if (rc != 0) {
+            return rc;
+        }
+        content = list->scratch.normal.data;
+        size = list->scratch.normal.size;
+    }
+    if (size > TOKENIZER_ADDED_BYTES_MAX) {
+        return err_raise(ERR_INVALID_TOKENIZER, "an added token has %zu bytes, more than %d", size,
+                         TOKENIZER_ADDED_BYTES_MAX);
+    }
+    token->pattern = malloc(size + 1);
+    if (token->pattern == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for added tokens");
+    }
+    if (size > 0) {
+        memcpy(token->pattern, content, size);
+    }
+    token->size = size;
+    return 0;
+}
+
+static int id_of(struct tokenizer *tokenizer, struct list *list, const char *content, size_t size, int32_t *out)
+{
+    int32_t *known = NULL;
+    int rc = tokenizer_vocab_put(&list->ids, content, size, &known);
+    if (rc != 0 || *known >= 0) {
+        *out = rc == 0 ? *known : -1;
+        return rc;
+    }
+    int32_t id = tokenizer_vocab_find(&tokenizer->vocab, content, size);
+    if (id < 0) {
+        if (list->next_id >= INT32_MAX) {
+            return err_raise(ERR_INVALID_TOKENIZER, "there are too many tokens");
+        }
+        id = (int32_t)list->next_id++;
+    }
+    if (id >= tokenizer->vocab_size) {
+        tokenizer->vocab_size = (int64_t)id + 1;
+    }
+    *known = *out = id;
+    return 0;
+}
+
+static int add_entry(struct tokenizer *tokenizer, struct list *list, const json_t *entry)
+{
+    struct tokenizer_added token = {0};
+    const char *content;
+    size_t size;
+
+    int rc = tokenizer_member_string(entry, "content", &content, &size);
+    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "single_word", false, &token.single_word);
+    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "lstrip", false, &token.lstrip);
+    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "rstrip", false, &token.rstrip);
+    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "normalized", true, &token.normalized);
+    if (rc == 0 && !json_is_integer(json_object_get(entry, "id"))) {
+        rc = err_raise(ERR_INVALID_TOKENIZER, "added token \"%.64s\" has no id", content);
+    }
+    if (rc != 0 || size == 0) {
+        return rc;
+    }
+    rc = tokenizer_grow((void **)&list->tokens, &list->capacity, list->count + 1, sizeof(token));
+    if (rc == 0 && list->count == TOKENIZER_ADDED_MAX) {
+        rc = err_raise(ERR_INVALID_TOKENIZER, "there are more than %u added tokens", TOKENIZER_ADDED_MAX);
+    }
+    rc = rc != 0 ? rc : id_of(tokenizer, list, content, size, &token.id);
+    rc = rc != 0 ? rc : pattern_of(tokenizer, list, content, size, &token);
+    if (rc == 0) {
+        list->tokens[list->count++] = token;
+    }
+    return rc;
+}
+
+static int read_entries(struct tokenizer *tokenizer, const char *json, size_t size, struct list *list)
+{
+    struct json_stream stream;
+    enum json_token token;
+    int rc = 0;
+
+    json_stream_init(&stream, json, size);
+    token = json_stream_next(&stream);
+    if (token != JSON_TOKEN_ARRAY_BEGIN && token != JSON_TOKEN_NULL) {
+        rc = err_raise(ERR_INVALID_TOKENIZER, "added_tokens is not a list");
+    }
+    while (rc == 0 && token != JSON_TOKEN_NULL && (token = json_stream_next(&stream)) != JSON_TOKEN_ARRAY_END) {
+        size_t start = stream.at - 1;
+        json_t *entry = NULL;
+        if (token != JSON_TOKEN_OBJECT_BEGIN || !json_stream_skip(&stream, token) || stream.at - start > ENTRY_MAX) {
+            rc = err_raise(ERR_INVALID_TOKENIZER, "added_tokens holds something else than small objects");
+            break;
+        }
+        rc = json_parse(json + start, stream.at - start, ENTRY_DEPTH, &entry);
+        rc = rc != 0 ? err_raise(ERR_INVALID_TOKENIZER, "added token %zu is not valid JSON", list->count)
+                     : add_entry(tokenizer, list, entry);
+        json_decref(entry);
+    }
+    json_stream_deinit(&stream);
+    return rc;
+}
+
+/* By bytes; of equal patterns the later entry of the file first, so that it alone is kept. */
+static int compare(const void *a, const void *b)
+{
+    const struct tokenizer_added *left = a, *right = b;
+    size_t shorter = left->size < right->size ? left->size : right->size;
+    int order = memcmp(left->pattern, right->pattern, shorter);
+    if (order != 0 || left->size != right->size) {
+        return order != 0 ? order : left->size < right->size ? -1 : 1;
+    }
+    return left < right ? -1 : left > right;
+}
+
+/* Take the entries of one kind out of the list into a searchable set. */
+static int build_set(struct list *list, bool normalized, struct tokenizer_added_set *out)
+{
+    struct tokenizer_added_set set = {.tokens = calloc(list->count + 1, sizeof(*set.tokens))};
+
+    if (set.tokens == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for added tokens");
+    }
+    for (size_t i = list->count; i-- > 0;) {
+        struct tokenizer_added *token = &list->tokens[i];
+        if (token->normalized == normalized && token->pattern != NULL && token->size > 0) {
+            set.tokens[set.count++] = *token;
+            token->pattern = NULL;
+        }
+    }
+    qsort(set.tokens, set.count, sizeof(*set.tokens), compare);
+    size_t kept = 0;
+    for (size_t i = 0; i < set.count; i++) {
+        const struct tokenizer_added *last = kept > 0 ? &set.tokens[kept - 1] : NULL;
+        if (last != NULL && last->size == set.tokens[i].size &&
+            memcmp(last->pattern, set.tokens[i].pattern, last->size) == 0) {
+            free(set.tokens[i].pattern);
+        } else {
+            set.tokens[kept++] = set.tokens[i];
+        }
+    }
+    set.count = kept;
+    size_t at = 0;
+    for (unsigned byte = 0; byte <= 256; byte++) {
+        while (at < kept && (unsigned char)set.tokens[at].pattern[0] < byte) {
+            at++;
+        }
+        set.first[byte] = (uint32_t)at;
+    }
+    *out = set;
+    return 0;
+}
+
+int tokenizer_load_added(struct tokenizer *tokenizer, const char *json, size_t size)
+{
+    struct list list = {.next_id = (int64_t)tokenizer->vocab.count};
+
+    int rc = tokenizer_seed(&list.ids.seed);
+    rc = rc != 0 ? rc : tokenizer_scratch_init(&list.scratch);
+    rc = rc != 0 ? rc : read_entries(tokenizer, json, size, &list);
+    rc = rc != 0 ? rc : build_set(&list, false, &tokenizer->raw);
+    rc = rc != 0 ? rc : build_set(&list, true, &tokenizer->normalized);
+    for (size_t i = 0; i < list.count; i++) {
+        free(list.tokens[i].pattern);
+    }
+    free(list.tokens);
+    tokenizer_vocab_deinit(&list.ids);
+    tokenizer_scratch_deinit(&list.scratch);
+    return rc;
+}

@@ -1,0 +1,288 @@
+/* The model section: vocabulary and merges, pulled from the text token by token. Members may come in any order, so a
+ * first pass notes where the two large ones lie. Every merge must name tokens that exist, and so must what they merge
+ * into. */
+
+#include "base/err.h"
+#include "base/json_stream.h"
+#include "models/tokenizer_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct part {
+    const char *data; /* NULL = absent */
+    size_t size;
+};
+
+struct model_parts {
+    struct part vocab, merges;
+};
+
+static int raise_stream(const struct json_stream *stream, const char *what)
+{
+    return err_raise(ERR_INVALID_TOKENIZER, "%s: %s at byte %zu", what,
+                     stream->error != NULL ? stream->error : "unexpected value", stream->at);
+}
+
+/* Where the value behind a key starts. */
+static size_t value_start(const struct json_stream *stream)
+{
+    size_t at = stream->at;
+    while (at < stream->size && strchr(" \t\r\n:", stream->data[at]) != NULL && stream->data[at] != '\0') {
+        at++;
+    }
+    return at;
+}
+
+/* Copy the string just returned; NULL for null. */
+static int take_string(const struct json_stream *stream, enum json_token token, const char *what, char **out)
+{
+    if (token == JSON_TOKEN_NULL) {
+        return 0;
+    }
+    if (token != JSON_TOKEN_STRING || memchr(stream->text, '\0', stream->length) != NULL) {
+        return err_raise(ERR_INVALID_TOKENIZER, "model.%s is not a string", what);
+    }
+    char *copy = strndup(stream->text, stream->length);
+    if (copy == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for model.%s", what);
+    }
+    free(*out);
+    *out = copy;
+    return 0;
+}
+
+static int take_bool(enum json_token token, const char *what, bool *out)
+{
+    if (token != JSON_TOKEN_TRUE && token != JSON_TOKEN_FALSE && token != JSON_TOKEN_NULL) {
+        return err_raise(ERR_INVALID_TOKENIZER, "model.%s is not a boolean", what);
+    }
+    *out = token == JSON_TOKEN_TRUE;
+    return 0;
+}
+
+/* Members that may be there as long as they say nothing: null, "" or 0. */
+static int require_unset(const struct json_stream *stream, enum json_token token, const char *what)
+{
+    bool zero = token == JSON_TOKEN_NUMBER;
+    for (size_t i = 0; zero && i < stream->length; i++) {
+        zero = stream->text[i] == '0' || stream->text[i] == '.';
+    }
+    bool empty = token == JSON_TOKEN_STRING && stream->length == 0;
+    return token == JSON_TOKEN_NULL || zero || empty
+               ? 0
+               : err_raise(ERR_INVALID_TOKENIZER, "model.%s is set, which is not supported", what);
+}
+
+static int read_member(struct tokenizer *tokenizer, struct json_stream *stream, const char *key,
+                       struct model_parts *parts)
+{
+    size_t start = value_start(stream);
+    enum json_token token = json_stream_next(stream);
+    int rc = 0;
+
+    if (strcmp(key, "type") == 0) {
+        bool bpe = token == JSON_TOKEN_STRING && stream->length == 3 && memcmp(stream->text, "BPE", 3) == 0;
+        return bpe ? 0 : err_raise(ERR_INVALID_TOKENIZER, "the model is not of type BPE, which alone is supported");
+    }
+    if (strcmp(key, "unk_token") == 0) {
+        return take_string(stream, token, key, &tokenizer->unk_token);
+    }
+    if (strcmp(key, "fuse_unk") == 0) {
+        return take_bool(token, key, &tokenizer->fuse_unk);
+    }
+    if (strcmp(key, "byte_fallback") == 0) {
+        return take_bool(token, key, &tokenizer->byte_fallback);
+    }
+    if (strcmp(key, "ignore_merges") == 0) {
+        return take_bool(token, key, &tokenizer->ignore_merges);
+    }
+    if (strcmp(key, "dropout") == 0 || strcmp(key, "continuing_subword_prefix") == 0 ||
+        strcmp(key, "end_of_word_suffix") == 0) {
+        return require_unset(stream, token, key);
+    }
+    if (!json_stream_skip(stream, token)) {
+        rc = raise_stream(stream, "model");
+    } else if (strcmp(key, "vocab") == 0) {
+        parts->vocab = (struct part){stream->data + start, stream->at - start};
+    } else if (strcmp(key, "merges") == 0) {
+        parts->merges = (struct part){stream->data + start, stream->at - start};
+    }
+    return rc;
+}
+
+static int read_members(struct tokenizer *tokenizer, const char *json, size_t size, struct model_parts *parts)
+{
+    struct json_stream stream;
+    enum json_token token;
+    int rc = 0;
+
+    json_stream_init(&stream, json, size);
+    if (json_stream_next(&stream) != JSON_TOKEN_OBJECT_BEGIN) {
+        rc = raise_stream(&stream, "model");
+    }
+    while (rc == 0 && (token = json_stream_next(&stream)) != JSON_TOKEN_OBJECT_END) {
+        char key[32] = "";
+        if (token != JSON_TOKEN_KEY) {
+            rc = raise_stream(&stream, "model");
+            break;
+        }
+        if (stream.length < sizeof(key)) { /* no longer name is known */
+            memcpy(key, stream.text, stream.length);
+        }
+        rc = read_member(tokenizer, &stream, key, parts);
+    }
+    json_stream_deinit(&stream);
+    return rc;
+}
+
+static int read_vocab(struct tokenizer *tokenizer, struct part part)
+{
+    struct json_stream stream;
+    enum json_token token;
+    int rc = 0;
+
+    json_stream_init(&stream, part.data, part.size);
+    if (json_stream_next(&stream) != JSON_TOKEN_OBJECT_BEGIN) {
+        rc = raise_stream(&stream, "model.vocab");
+    }
+    while (rc == 0 && (token = json_stream_next(&stream)) != JSON_TOKEN_OBJECT_END) {
+        int32_t *id = NULL;
+        uint64_t value;
+        if (token != JSON_TOKEN_KEY) {
+            rc = raise_stream(&stream, "model.vocab");
+            break;
+        }
+        rc = tokenizer_vocab_put(&tokenizer->vocab, stream.text, stream.length, &id);
+        if (rc != 0) {
+            break;
+        }
+        if (json_stream_next(&stream) != JSON_TOKEN_NUMBER || !json_stream_u64(&stream, &value) || value >= INT32_MAX) {
+            rc = raise_stream(&stream, "model.vocab holds an id that is not an integer in range");
+            break;
+        }
+        *id = (int32_t)value;
+        if ((int64_t)value >= tokenizer->vocab_size) {
+            tokenizer->vocab_size = (int64_t)value + 1;
+        }
+    }
+    json_stream_deinit(&stream);
+    return rc;
+}
+
+/* A merge as its two halves in one buffer. */
+static int add_merge(struct tokenizer *tokenizer, const struct tokenizer_text *both, size_t left_size)
+{
+    const struct tokenizer_vocab *vocab = &tokenizer->vocab;
+    int32_t left = tokenizer_vocab_find(vocab, both->data, left_size);
+    int32_t right = tokenizer_vocab_find(vocab, both->data + left_size, both->size - left_size);
+    int32_t merged = tokenizer_vocab_find(vocab, both->data, both->size);
+
+    if (left < 0 || right < 0 || merged < 0) {
+        return err_raise(ERR_INVALID_TOKENIZER, "merge %zu (\"%.*s\" + \"%.*s\") has no token", tokenizer->merges.count,
+                         (int)(left_size < 64 ? left_size : 64), both->data,
+                         (int)(both->size - left_size < 64 ? both->size - left_size : 64), both->data + left_size);
+    }
+    return tokenizer_merges_add(&tokenizer->merges, left, right, merged);
+}
+
+/* "a b" */
+static int read_merge_string(struct tokenizer *tokenizer, const struct json_stream *stream, struct tokenizer_text *both)
+{
+    const char *space = memchr(stream->text, ' ', stream->length);
+    if (stream->length >= 8 && memcmp(stream->text, "#version", 8) == 0) {
+        return 0;
+    }
+    size_t left = space != NULL ? (size_t)(space - stream->text) : 0;
+    if (space == NULL || memchr(space + 1, ' ', stream->length - left - 1) != NULL) {
+        return err_raise(ERR_INVALID_TOKENIZER, "merge %zu is not two tokens", tokenizer->merges.count);
+    }
+    both->size = 0;
+    int rc = tokenizer_text_reserve(both, stream->length);
+    rc = rc != 0 ? rc : tokenizer_text_append(both, stream->text, left);
+    rc = rc != 0 ? rc : tokenizer_text_append(both, space + 1, stream->length - left - 1);
+    return rc != 0 ? rc : add_merge(tokenizer, both, left);
+}
+
+/* ["a", "b"], its bracket already read */
+static int read_merge_pair(struct tokenizer *tokenizer, struct json_stream *stream, struct tokenizer_text *both)
+{
+    size_t left = 0;
+    int rc = 0;
+
+    both->size = 0;
+    for (int i = 0; rc == 0 && i < 2; i++) {
+        left = both->size;
+        rc = json_stream_next(stream) == JSON_TOKEN_STRING ? tokenizer_text_reserve(both, stream->length + 1)
+                                                           : raise_stream(stream, "model.merges");
+        rc = rc != 0 ? rc : tokenizer_text_append(both, stream->text, stream->length);
+    }
+    if (rc == 0 && json_stream_next(stream) != JSON_TOKEN_ARRAY_END) {
+        rc = raise_stream(stream, "model.merges");
+    }
+    return rc != 0 ? rc : add_merge(tokenizer, both, left);
+}
+
+static int read_merges(struct tokenizer *tokenizer, struct part part)
+{
+    struct json_stream stream;
+    struct tokenizer_text both = {0};
+    enum json_token token;
+    int rc = 0;
+
+    json_stream_init(&stream, part.data, part.size);
+    if (json_stream_next(&stream) != JSON_TOKEN_ARRAY_BEGIN) {
+        rc = raise_stream(&stream, "model.merges");
+    }
+    while (rc == 0 && (token = json_stream_next(&stream)) != JSON_TOKEN_ARRAY_END) {
+        switch (token) {
+        case JSON_TOKEN_STRING:
+            rc = read_merge_string(tokenizer, &stream, &both);
+            break;
+        case JSON_TOKEN_ARRAY_BEGIN:
+            rc = read_merge_pair(tokenizer, &stream, &both);
+            break;
+        default:
+            rc = raise_stream(&stream, "model.merges");
+        }
+    }
+    json_stream_deinit(&stream);
+    free(both.data);
+    return rc;
+}
+
+/* Answers that encoding needs for every character, looked up once. */
+static void prepare(struct tokenizer *tokenizer)
+{
+    for (uint32_t i = 0; i < sizeof(tokenizer->char_ids) / sizeof(tokenizer->char_ids[0]); i++) {
+        char bytes[4];
+        tokenizer->char_ids[i] = tokenizer_vocab_find(&tokenizer->vocab, bytes, tokenizer_utf8_encode(i, bytes));
+    }
+    for (unsigned i = 0; i < 256; i++) {
+        char name[8];
+        snprintf(name, sizeof(name), "<0x%02X>", i);
+        tokenizer->byte_ids[i] = tokenizer_vocab_find(&tokenizer->vocab, name, 6);
+    }
+    tokenizer->unk_id = tokenizer->unk_token == NULL ? -1
+                                                     : tokenizer_vocab_find(&tokenizer->vocab, tokenizer->unk_token,
+                                                                            strlen(tokenizer->unk_token));
+}
+
+int tokenizer_load_model(struct tokenizer *tokenizer, const char *json, size_t size)
+{
+    struct model_parts parts = {0};
+
+    int rc = tokenizer_seed(&tokenizer->vocab.seed);
+    rc = rc != 0 ? rc : tokenizer_seed(&tokenizer->merges.seed);
+    rc = rc != 0 ? rc : read_members(tokenizer, json, size, &parts);
+    if (rc == 0 && (parts.vocab.data == NULL || parts.merges.data == NULL)) {
+        rc = err_raise(ERR_INVALID_TOKENIZER, "model has no %s", parts.vocab.data == NULL ? "vocab" : "merges");
+    }
+    rc = rc != 0 ? rc : read_vocab(tokenizer, parts.vocab);
+    rc = rc != 0 ? rc : read_merges(tokenizer, parts.merges);
+    if (rc == 0) {
+        prepare(tokenizer);
+    }
+    return rc;
+}

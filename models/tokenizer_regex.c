@@ -1,0 +1,376 @@
+/* Patterns: literals, and regular expressions written for Oniguruma but run by PCRE2.
+ *
+ * The two dialects agree on most of what tokenizers use; what differs is translated, and what cannot be is refused by
+ * name, so a pattern never silently means something else: \s \S    Oniguruma: White_Space. PCRE2 adds U+180E ->
+ * \p{White_Space} \w \W    Oniguruma: Alphabetic, M, Nd, Pc. PCRE2: L, N, _ -> spelled out \b \B    follow \w ->
+ * lookarounds ^ $      at every line, always -> PCRE2_MULTILINE \uHHHH   -> \x{HHHH};   {,n} -> {0,n} refused: sets
+ * inside sets, && in sets, the m flag (which is PCRE2's s), a + or ? after an interval (not possessive and not lazy
+ * there), verbs, and every escape that one of the two does not know or reads otherwise (\h \R \K \G ...).
+ *
+ * Termination. PCRE2's match limit bounds the work at one starting point only, so a search is cut into windows of
+ * starting points and a clock is read between them; start optimizations are off because they scan past the window.
+ * Together they bound any pattern on any text to TOKENIZER_ENCODE_SECONDS and one window. */
+
+#include "base/err.h"
+#include "models/tokenizer_internal.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PATTERN_MAX 16384u
+#define WINDOW 64u
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+
+struct translation {
+    const char *at, *end;
+    struct tokenizer_text *out;
+    bool in_set;
+    bool set_start; /* nothing of the set was read but [ or [^ */
+    int rc;         /* sticky */
+};
+
+static void emit(struct translation *t, const char *text, size_t size)
+{
+    if (t->rc == 0) {
+        t->rc = tokenizer_text_append(t->out, text, size);
+    }
+}
+
+static void emit_string(struct translation *t, const char *text)
+{
+    emit(t, text, strlen(text));
+}
+
+static void refuse(struct translation *t, const char *what)
+{
+    if (t->rc == 0) {
+        t->rc = err_raise(ERR_INVALID_TOKENIZER, "a regular expression uses %s, which is not supported", what);
+    }
+}
+
+static void refuse_escape(struct translation *t, char letter)
+{
+    char what[] = "the escape \\?";
+    what[sizeof(what) - 2] = isprint((unsigned char)letter) ? letter : '?';
+    refuse(t, what);
+}
+
+/* \xHH below 0x80, \x{...} and \uHHHH; t->at is at the letter. */
+static void translate_code(struct translation *t, char letter)
+{
+    const char *digits = t->at + 1;
+    size_t left = (size_t)(t->end - digits), count = 0;
+    bool braced = letter == 'x' && left > 0 && digits[0] == '{';
+
+    digits += braced ? 1 : 0;
+    left -= braced ? 1 : 0;
+    while (count < left && count < (braced ? 6u : letter == 'u' ? 4u : 2u) && isxdigit((unsigned char)digits[count])) {
+        count++;
+    }
+    bool whole = letter == 'u' ? count == 4 : count > 0;
+    if (!whole || (braced && (count == left || digits[count] != '}')) ||
+        (letter == 'x' && !braced && count == 2 && digits[0] > '7')) {
+        refuse_escape(t, letter);
+        return;
+    }
+    emit_string(t, "\\x{");
+    emit(t, digits, count);
+    emit_string(t, "}");
+    t->at = digits + count + (braced ? 1 : 0);
+}
+
+/* \p{..} and \P{..}, copied whole; t->at is at the letter. */
+static void translate_property(struct translation *t)
+{
+    const char *close = t->end - t->at > 1 && t->at[1] == '{' ? memchr(t->at, '}', (size_t)(t->end - t->at)) : NULL;
+    if (close == NULL) {
+        refuse(t, "a property without braces");
+        return;
+    }
+    emit_string(t, "\\");
+    emit(t, t->at, (size_t)(close + 1 - t->at));
+    t->at = close + 1;
+}
+
+/* One escape; t->at is behind the backslash. */
+static void translate_escape(struct translation *t)
+{
+    if (t->at == t->end) {
+        refuse(t, "a trailing backslash");
+        return;
+    }
+    char letter = *t->at;
+    switch (letter) {
+    case 's':
+        emit_string(t, "\\p{White_Space}");
+        break;
+    case 'S':
+        emit_string(t, "\\P{White_Space}");
+        break;
+    case 'w':
+        emit_string(t, t->in_set ? WORD : "[" WORD "]");
+        break;
+    case 'W':
+        if (t->in_set) {
+            refuse(t, "\\W in a set");
+        }
+        emit_string(t, "[^" WORD "]");
+        break;
+    case 'b':
+        emit_string(t, t->in_set ? "\\x{8}" : "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))");
+        break;
+    case 'B':
+        emit_string(t, "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))");
+        break;
+    case 'p':
+    case 'P':
+        translate_property(t);
+        return;
+    case 'x':
+    case 'u':
+        translate_code(t, letter);
+        return;
+    default:
+        if (isalnum((unsigned char)letter) && strchr("nrtfaedDAzZ123456789", letter) == NULL) {
+            refuse_escape(t, letter);
+        }
+        emit_string(t, "\\");
+        emit(t, t->at, 1);
+        break;
+    }
+    t->at++;
+}
+
+/* {n}, {n,}, {,n}, {n,m}; t->at is behind the brace. Anything else is a literal brace in both dialects. */
+static void translate_interval(struct translation *t)
+{
+    const char *p = t->at;
+    while (p < t->end && isdigit((unsigned char)*p)) {
+        p++;
+    }
+    bool low = p > t->at, high = false;
+    if (p < t->end && *p == ',') {
+        const char *second = ++p;
+        while (p < t->end && isdigit((unsigned char)*p)) {
+            p++;
+        }
+        high = p > second;
+    }
+    if ((!low && !high) || p == t->end || *p != '}') {
+        emit_string(t, "\\{");
+        return;
+    }
+    p++;
+    emit_string(t, low ? "{" : "{0");
+    emit(t, t->at, (size_t)(p - t->at));
+    t->at = p;
+    if (p < t->end && (*p == '+' || *p == '?')) {
+        refuse(t, "+ or ? behind an interval");
+    }
+}
+
+/* What follows "("; groups are the same in both but for the flags and verbs. */
+static void translate_group(struct translation *t)
+{
+    size_t left = (size_t)(t->end - t->at);
+    if (left > 0 && t->at[0] == '*') {
+        refuse(t, "a verb");
+    }
+    if (left < 2 || t->at[0] != '?') {
+        return;
+    }
+    for (const char *p = t->at + 1; p < t->end && (isalpha((unsigned char)*p) || *p == '-'); p++) {
+        if (strchr("ix-", *p) == NULL) {
+            refuse(t, "a group flag other than i and x");
+        }
+    }
+    if (strchr(":=!><i-x#", t->at[1]) == NULL) {
+        refuse(t, "an unusual group");
+    }
+}
+
+static void translate_in_set(struct translation *t, char c)
+{
+    bool start = t->set_start;
+    t->set_start = false;
+    if (c == ']' && !start) {
+        t->in_set = false;
+    } else if (c == '[' || (c == ']' && start)) {
+        refuse(t, "a set in a set");
+    } else if (c == '&' && t->at < t->end && *t->at == '&') {
+        refuse(t, "an intersection of sets");
+    }
+    emit(t, &c, 1);
+}
+
+static void translate(struct translation *t)
+{
+    while (t->at < t->end && t->rc == 0) {
+        char c = *t->at++;
+        if (c == '\\') {
+            translate_escape(t);
+            t->set_start = false;
+        } else if (t->in_set) {
+            translate_in_set(t, c);
+        } else if (c == '[') {
+            t->in_set = t->set_start = true;
+            emit(t, &c, 1);
+            if (t->at < t->end && *t->at == '^') {
+                emit(t, t->at++, 1);
+            }
+        } else if (c == '{') {
+            translate_interval(t);
+        } else {
+            emit(t, &c, 1);
+            if (c == '(') {
+                translate_group(t);
+            }
+        }
+    }
+}
+
+static int compile(const struct tokenizer_text *pattern, pcre2_code **out)
+{
+    int error;
+    PCRE2_SIZE at;
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern->data, pattern->size,
+                                     PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C |
+                                         PCRE2_USE_OFFSET_LIMIT | PCRE2_NO_START_OPTIMIZE,
+                                     &error, &at, NULL);
+    if (code == NULL) {
+        PCRE2_UCHAR message[128];
+        (void)pcre2_get_error_message(error, message, sizeof(message));
+        return err_raise(ERR_INVALID_TOKENIZER, "a regular expression is wrong at %zu: %s", (size_t)at,
+                         (const char *)message);
+    }
+    /* Without JIT the same code is interpreted. */
+    (void)pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
+    *out = code;
+    return 0;
+}
+
+int tokenizer_pattern_regex(const char *pattern, size_t size, struct tokenizer_pattern *out)
+{
+    struct tokenizer_text translated = {0};
+    struct translation t = {.at = pattern, .end = pattern + size, .out = &translated};
+    pcre2_code *code = NULL;
+
+    if (size == 0 || size > PATTERN_MAX) {
+        return err_raise(ERR_INVALID_TOKENIZER, "a regular expression has %zu bytes; 1 to %u are taken", size,
+                         PATTERN_MAX);
+    }
+    translate(&t);
+    int rc = t.rc != 0 ? t.rc : compile(&translated, &code);
+    free(translated.data);
+    if (rc != 0) {
+        return err_pass(rc, "pattern %.200s", pattern);
+    }
+    *out = (struct tokenizer_pattern){.regex = code};
+    return 0;
+}
+
+int tokenizer_pattern_literal(const char *text, size_t size, struct tokenizer_pattern *out)
+{
+    if (size == 0) {
+        return err_raise(ERR_INVALID_TOKENIZER, "an empty string to search for is not supported");
+    }
+    char *copy = malloc(size);
+    if (copy == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a pattern");
+    }
+    memcpy(copy, text, size);
+    *out = (struct tokenizer_pattern){.literal = copy, .literal_size = size};
+    return 0;
+}
+
+void tokenizer_pattern_deinit(struct tokenizer_pattern *pattern)
+{
+    free(pattern->literal);
+    pcre2_code_free(pattern->regex);
+    *pattern = (struct tokenizer_pattern){0};
+}
+
+int tokenizer_check_time(struct tokenizer_scratch *scratch)
+{
+    struct timespec now;
+
+    if (++scratch->match_calls % 16 != 0) {
+        return 0;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec - scratch->started.tv_sec > TOKENIZER_ENCODE_SECONDS
+               ? err_raise(ERR_INVALID_PARAMETER, "the tokenizer's patterns need more than %d s on one text",
+                           TOKENIZER_ENCODE_SECONDS)
+               : 0;
+}
+
+/* The first match that starts at from or later: 1, 0 or negative. */
+static int search(const pcre2_code *code, struct tokenizer_scratch *scratch, const char *text, size_t size, size_t from,
+                  size_t *start, size_t *end)
+{
+    for (size_t at = from; at <= size;) {
+        size_t last = size - at > WINDOW ? at + WINDOW : size;
+        (void)pcre2_set_offset_limit(scratch->match_context, last);
+        int rc = pcre2_match(code, (PCRE2_SPTR)text, size, at, PCRE2_NO_UTF_CHECK, scratch->match_data,
+                             scratch->match_context);
+        if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
+            rc = pcre2_match(code, (PCRE2_SPTR)text, size, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, scratch->match_data,
+                             scratch->match_context);
+        }
+        if (rc >= 0) {
+            const PCRE2_SIZE *found = pcre2_get_ovector_pointer(scratch->match_data);
+            *start = found[0];
+            *end = found[1] < found[0] ? found[0] : found[1];
+            rc = tokenizer_check_time(scratch);
+            return rc != 0 ? rc : 1;
+        }
+        if (rc != PCRE2_ERROR_NOMATCH) {
+            PCRE2_UCHAR message[128];
+            (void)pcre2_get_error_message(rc, message, sizeof(message));
+            return err_raise(ERR_INVALID_PARAMETER, "the tokenizer's pattern gives up on this text: %s",
+                             (const char *)message);
+        }
+        rc = tokenizer_check_time(scratch);
+        if (rc != 0) {
+            return rc;
+        }
+        for (at = last + 1; at < size && ((unsigned char)text[at] & 0xc0) == 0x80;) {
+            at++;
+        }
+    }
+    return 0;
+}
+
+int tokenizer_pattern_next(const struct tokenizer_pattern *pattern, struct tokenizer_scratch *scratch, const char *text,
+                           size_t size, struct tokenizer_cursor *cursor, size_t *start, size_t *end)
+{
+    if (pattern->literal != NULL) {
+        const char *found = memmem(text + cursor->at, size - cursor->at, pattern->literal, pattern->literal_size);
+        if (found == NULL) {
+            return 0;
+        }
+        *start = (size_t)(found - text);
+        *end = *start + pattern->literal_size;
+        cursor->at = *end;
+        return 1;
+    }
+    while (cursor->at <= size) {
+        size_t found_start = 0, found_end = 0;
+        int rc = search(pattern->regex, scratch, text, size, cursor->at, &found_start, &found_end);
+        if (rc <= 0) {
+            return rc;
+        }
+        /* An empty match right behind the last one is not a match: move on by one character. */
+        if (found_start == found_end && cursor->matched && cursor->last_end == found_end) {
+            cursor->at += cursor->at < size ? tokenizer_utf8_size(text[cursor->at]) : 1;
+            continue;
+        }
+        cursor->at = cursor->last_end = found_end;
+        cursor->matched = true;
+        *start = found_start;
+        *end = found_end;
+        return 1;
+    }
+    return 0;
+}
