@@ -1,0 +1,165 @@
+#pragma once
+/* An engine in the test's own process, over a store in a scratch directory and the bundled checkpoint. */
+
+#include "base/json.h"
+#include "jobs/job.h"
+#include "jobs/jobs.h"
+#include "tests/unit/scratch.h"
+#include "tests/unit/unit.h"
+
+#include <string.h>
+#include <time.h>
+
+struct house {
+    char directory[256];
+    struct store *store;
+    struct engine *engine;
+    char model[ID_SIZE];
+};
+
+static inline void house_start(struct house *house)
+{
+    static const char *const roots[] = {MODEL_ROOT, NULL};
+    const struct store_config store = {.data_dir = house->directory, .state = "sqlite", .blobs = "fs"};
+    ck_assert_rc_ok(store_open(&store, &house->store));
+    const struct engine_config config = {
+        .store = house->store, .model_roots = roots, .device = "cpu", .threads = 2, .max_queued = 4};
+    ck_assert_rc_ok(engine_open(&config, &house->engine));
+    ck_assert_rc_ok(engine_start(house->engine));
+}
+
+static inline void house_stop(struct house *house, int64_t timeout_ms)
+{
+    engine_drain(house->engine, timeout_ms);
+    engine_close(house->engine);
+    store_close(house->store);
+}
+
+/* A fresh directory with the bundled model registered. */
+static inline void house_open(struct house *house)
+{
+    struct faults faults = {0};
+    json_t *model;
+    memset(house, 0, sizeof(*house));
+    scratch_make(house->directory);
+    house_start(house);
+    json_t *body = json_pack("{s:s, s:s}", "name", "tiny", "uri", "file:tiny-llama");
+    ck_assert_rc_ok(engine_model_register(house->engine, body, &faults, &model));
+    snprintf(house->model, sizeof(house->model), "%s", json_get_string(model, "id"));
+    json_decref(model);
+    json_decref(body);
+}
+
+static inline void house_close(struct house *house)
+{
+    house_stop(house, 0);
+    scratch_remove(house->directory);
+}
+
+/* A request with these members beside the model; sequences of 32 tokens, so that little text makes many. */
+static inline json_t *house_body(const struct house *house, const char *members)
+{
+    char text[1024];
+    json_t *body;
+    snprintf(text, sizeof(text), "{\"model\":\"%s\",%s}", house->model, members);
+    ck_assert_rc_ok(json_parse(text, strlen(text), 32, &body));
+    return body;
+}
+
+static inline void house_create(struct house *house, const char *members, char id[ID_SIZE])
+{
+    struct faults faults = {0};
+    json_t *job;
+    json_t *body = house_body(house, members);
+    int rc = engine_job_create(house->engine, body, &faults, &job);
+    ck_assert_msg(rc == 0, "%s: %s", members, err_last()->message);
+    snprintf(id, ID_SIZE, "%s", json_get_string(job, "id"));
+    json_decref(job);
+    json_decref(body);
+}
+
+#define HOUSE_GPTQ                                                         \
+    "\"method\":\"gptq\",\"quantization\":{\"bits\":4,\"group_size\":64}," \
+    "\"calibration\":{\"stream\":true,\"num_samples\":16,\"sequence_length\":64},\"evaluation\":{\"hold_back\":0.25}"
+
+/* One made-up record: the i-th of an endless, unvaried supply. Returns its length. */
+static inline int house_record(int i, char *out, size_t size)
+{
+    static const char *const who[] = {"the miller", "a traveller", "my neighbour", "the old teacher", "a young pilot"};
+    static const char *const did[] = {"carried", "measured", "forgot", "painted", "sold", "repaired", "counted"};
+    static const char *const what[] = {"seven baskets", "the broken clock", "a long letter",
+                                       "every window",  "the harbour map",  "three grey stones"};
+    static const char *const when[] = {"before the rain", "at noon", "in the second winter", "without a word"};
+    return snprintf(out, size,
+                    "{\"text\":\"On day %d %s %s %s %s, and nobody asked why. Later it was written down that %s had"
+                    " %s it again.\"}\n",
+                    i, who[i % 5], did[i % 7], what[i % 6], when[i % 4], who[(i + 2) % 5], did[(i + 3) % 7]);
+}
+
+/* Post records [first, first+count); asserts that all are taken. The answer's status goes to *status (static text). */
+static inline void house_upload(struct house *house, const char *id, int first, int count, bool complete)
+{
+    struct engine_upload *upload;
+    char line[512];
+    json_t *answer;
+    ck_assert_rc_ok(engine_upload_open(house->engine, id, first, &upload));
+    for (int i = first; i < first + count; i++) {
+        int length = house_record(i, line, sizeof(line));
+        ck_assert_rc_ok(engine_upload_feed(upload, line, (size_t)length / 2));
+        ck_assert_rc_ok(engine_upload_feed(upload, line + length / 2, (size_t)(length - length / 2)));
+    }
+    ck_assert_rc_ok(engine_upload_end_take(upload, complete, &answer));
+    ck_assert_int_eq(json_integer_value(json_object_get(answer, "accepted")), count);
+    ck_assert_int_eq(json_integer_value(json_object_get(answer, "rejected")), 0);
+    ck_assert_int_eq(json_integer_value(json_object_get(answer, "next_offset")), first + count);
+    ck_assert_str_eq(json_get_string(answer, "status"), complete ? "queued" : "awaiting_calibration");
+    json_decref(answer);
+}
+
+static inline json_t *house_job(struct house *house, const char *id)
+{
+    json_t *job;
+    ck_assert_rc_ok(engine_job_get(house->engine, id, &job));
+    return job;
+}
+
+static inline void house_sleep(int ms)
+{
+    const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+    (void)nanosleep(&pause, NULL);
+}
+
+/* Until the job is over; its object. */
+static inline json_t *house_wait(struct house *house, const char *id)
+{
+    for (int i = 0; i < 5000; i++) {
+        json_t *job = house_job(house, id);
+        if (job_is_terminal(json_get_string(job, "status"))) {
+            return job;
+        }
+        json_decref(job);
+        house_sleep(20);
+    }
+    ck_abort_msg("job %s did not end", id);
+    return NULL;
+}
+
+static inline void house_expect_status(const json_t *job, const char *status)
+{
+    char *error = json_dumps(json_object_get(job, "error"), JSON_ENCODE_ANY);
+    ck_assert_msg(strcmp(json_get_string(job, "status"), status) == 0, "the job is %s and not %s: %s",
+                  json_get_string(job, "status"), status, error != NULL ? error : "");
+    free(error);
+}
+
+/* The files of a succeeded job's artifact: [{path, bytes, sha256}...]. New reference. */
+static inline json_t *house_files(struct house *house, const json_t *job)
+{
+    json_t *artifact;
+    const char *id = json_get_string(json_object_get(job, "result"), "artifact_id");
+    ck_assert_ptr_nonnull(id);
+    ck_assert_rc_ok(store_object_get(house->store, "art", id, &artifact));
+    json_t *files = json_incref(json_object_get(artifact, "files"));
+    json_decref(artifact);
+    return files;
+}

@@ -1,0 +1,121 @@
+/* Requests held against a model: patterns, shapes, lengths, formats. */
+
+#include "base/json.h"
+#include "jobs/spec.h"
+#include "tests/unit/unit.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct model *model;
+
+static void open_model(void)
+{
+    int root = open(MODEL_ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    ck_assert_int_ge(root, 0);
+    ck_assert_rc_ok(model_open(root, "tiny-llama", &model));
+    close(root);
+}
+
+/* A request with these members beside model and method. */
+static struct job_spec spec_of(const char *members)
+{
+    struct job_spec spec;
+    struct faults faults = {0};
+    char text[1024];
+    json_t *body;
+    snprintf(text, sizeof(text), "{\"model\":\"mdl_01J00000000000000000000000\",\"method\":\"rtn\",%s}", members);
+    ck_assert_rc_ok(json_parse(text, strlen(text), 32, &body));
+    int rc = spec_parse(body, &faults, &spec);
+    ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
+    json_decref(body);
+    return spec;
+}
+
+static void expect(const char *members, int code, const char *pointer)
+{
+    struct faults faults = {0};
+    struct job_spec spec = spec_of(members);
+    int rc = spec_check(&spec, model, &faults);
+    if (code == 0) {
+        ck_assert_msg(rc == 0, "%s: %s %s", members, faults.items[0].param, faults.items[0].detail);
+    } else {
+        ck_assert_msg(rc == code, "%s: %s", members, err_api_code(rc));
+        ck_assert_str_eq(faults.items[0].param, pointer);
+    }
+    spec_deinit(&spec);
+}
+
+static void expect_skip(const char *pattern, const char *module, bool skipped)
+{
+    char members[256];
+    snprintf(members, sizeof(members), "\"quantization\":{\"modules_to_not_convert\":[\"%s\"]}", pattern);
+    struct job_spec spec = spec_of(members);
+    ck_assert_msg(spec_skips(&spec, module) == skipped, "%s on %s", pattern, module);
+    spec_deinit(&spec);
+}
+
+START_TEST(test_patterns)
+{
+    static const char down[] = "model.layers.0.mlp.down_proj";
+    expect_skip(down, down, true);
+    expect_skip("down_proj", down, true);
+    expect_skip("mlp.down_proj", down, true);
+    expect_skip("own_proj", down, false);
+    expect_skip("model.layers.0.*", down, true);
+    expect_skip("model.layers.1.*", down, false);
+    expect_skip("re:.*down_proj$", down, true);
+    expect_skip("re:down_proj", down, false); /* anchored at the start */
+    expect_skip("re:model\\\\.layers\\\\.[0-3]\\\\.", down, true);
+    expect_skip("re:((", down, false);
+    expect_skip("lm_head", down, false);
+}
+END_TEST
+
+START_TEST(test_a_pattern_must_hit)
+{
+    open_model();
+    expect("\"quantization\":{\"group_size\":64,\"modules_to_not_convert\":[\"lm_head\",\"down_porj\"]}",
+           ERR_INVALID_PARAMETER, "/quantization/modules_to_not_convert/1");
+    expect("\"quantization\":{\"group_size\":64,\"modules_to_not_convert\":[\"re:.*_proj\"]}", ERR_INCOMPATIBLE_OPTIONS,
+           "/quantization/modules_to_not_convert");
+    expect("\"quantization\":{\"group_size\":64,\"modules_to_not_convert\":[\"lm_head\",\"down_proj\"]}", 0, "");
+    model_close(model);
+}
+END_TEST
+
+START_TEST(test_lengths_and_devices)
+{
+    open_model();
+    expect("\"calibration\":{\"stream\":true,\"sequence_length\":256}", 0, "");
+    expect("\"calibration\":{\"stream\":true,\"sequence_length\":257}", ERR_INCOMPATIBLE_OPTIONS,
+           "/calibration/sequence_length");
+    expect("\"evaluation\":{\"sequence_length\":1024}", ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length");
+    expect("\"resources\":{\"device\":\"abacus\"}", ERR_INVALID_PARAMETER, "/resources/device");
+    model_close(model);
+}
+END_TEST
+
+START_TEST(test_modules_in_order)
+{
+    open_model();
+    struct format_module *modules;
+    int count;
+    struct job_spec spec = spec_of("\"quantization\":{\"bits\":3,\"modules_to_not_convert\":[\"o_proj\"]}");
+
+    ck_assert_rc_ok(spec_modules(&spec, model, &modules, &count));
+    ck_assert_int_eq(count, 4 * (LINEAR_COUNT - 1));
+    ck_assert_str_eq(modules[0].name, "model.layers.0.self_attn.q_proj");
+    ck_assert_int_eq(modules[0].scheme.bits, 3);
+    ck_assert_int_eq(modules[0].rows, 256);
+    ck_assert_str_eq(modules[count - 1].name, "model.layers.3.mlp.down_proj");
+    ck_assert_int_eq(modules[count - 1].cols, 768);
+    ck_assert_int_gt(spec_peak_bytes(&spec, model), 0);
+    free(modules);
+    spec_deinit(&spec);
+    model_close(model);
+}
+END_TEST
+
+UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_lengths_and_devices, test_modules_in_order)
