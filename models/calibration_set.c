@@ -1,0 +1,352 @@
+/* Token log in, a fixed matrix of ids out.
+ *
+ * Candidates are numbered in log order: with packing, sequence i is tokens [i*L, (i+1)*L) of all records laid end to
+ * end; without, the head of the i-th record that has at least L tokens. Of n candidates k are wanted: without shuffle
+ * the first k; with it, k of n drawn uniformly (sequential selection, one draw a candidate, so in log order and without
+ * memory) and then put in a random order (Fisher-Yates). Draws come from SplitMix64 seeded with the caller's seed,
+ * bounded by rejection: the same log, numbers and seed give the same matrix on every machine.
+ *
+ * Memory: the matrix itself, 8 bytes a sequence, and one read buffer. The log is streamed once (twice without packing,
+ * to count), never held, so its size does not matter. */
+
+#include "base/digest.h"
+#include "base/err.h"
+#include "base/fs.h"
+#include "models/calibration.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BUFFER_WORDS (64 << 10)
+
+static uint64_t draw(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* Uniform in [0, bound): draws that would favour small numbers are thrown away. */
+static uint64_t draw_below(uint64_t *state, uint64_t bound)
+{
+    uint64_t unfair = (0 - bound) % bound, value; /* 2^64 mod bound */
+    do {
+        value = draw(state);
+    } while (value < unfair);
+    return value % bound;
+}
+
+/* The log as a stream of 32-bit words. */
+struct reader {
+    int fd;
+    int64_t offset, bytes; /* next byte to read, end */
+    uint32_t *words;       /* [BUFFER_WORDS] */
+    size_t at, count;
+    int64_t record, records; /* records begun, of how many */
+    int64_t left;            /* tokens of the record still unread */
+};
+
+static void reader_deinit(struct reader *reader)
+{
+    if (reader->fd >= 0) {
+        close(reader->fd);
+    }
+    free(reader->words);
+}
+
+static int reader_init(struct reader *reader, const char *path, int64_t records, int64_t bytes)
+{
+    struct stat info;
+
+    *reader = (struct reader){.fd = open(path, O_RDONLY | O_CLOEXEC), .bytes = bytes, .records = records};
+    if (reader->fd < 0) {
+        return err_raise_errno(errno, "cannot open the token log %s", path);
+    }
+    reader->words = malloc(BUFFER_WORDS * sizeof(*reader->words));
+    int rc = 0;
+    if (reader->words == NULL) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to read the token log");
+    } else if (fstat(reader->fd, &info) != 0) {
+        rc = err_raise_errno(errno, "cannot stat the token log %s", path);
+    } else if (info.st_size < bytes) {
+        rc = err_raise(ERR_SOURCE_CORRUPT, "the token log has %lld of %lld bytes", (long long)info.st_size,
+                       (long long)bytes);
+    }
+    if (rc != 0) {
+        reader_deinit(reader);
+    }
+    return rc;
+}
+
+static int reader_word(struct reader *reader, uint32_t *out)
+{
+    if (reader->at == reader->count) {
+        int64_t left = (reader->bytes - reader->offset) / 4;
+        size_t count = left < BUFFER_WORDS ? (size_t)left : BUFFER_WORDS;
+        if (count == 0) {
+            return err_raise(ERR_SOURCE_CORRUPT, "the token log ends inside a record");
+        }
+        int rc = fs_pread_full(reader->fd, reader->words, count * 4, reader->offset);
+        if (rc != 0) {
+            return err_pass(rc, "read the token log");
+        }
+        reader->offset += (int64_t)count * 4;
+        reader->at = 0;
+        reader->count = count;
+    }
+    *out = le32toh(reader->words[reader->at++]);
+    return 0;
+}
+
+/* Start the next record: 1, 0 behind the last one, negative raised. The one before must have been read to its end. */
+static int reader_record(struct reader *reader)
+{
+    uint32_t count;
+
+    if (reader->record == reader->records) {
+        return reader->at == reader->count && reader->offset == reader->bytes
+                   ? 0
+                   : err_raise(ERR_SOURCE_CORRUPT, "the token log goes on behind its %lld records",
+                               (long long)reader->records);
+    }
+    int rc = reader_word(reader, &count);
+    if (rc != 0) {
+        return rc;
+    }
+    if (count == 0 || count > CALIBRATION_RECORD_TOKENS_MAX) {
+        return err_raise(ERR_SOURCE_CORRUPT, "record %lld of the token log has %u tokens", (long long)reader->record,
+                         count);
+    }
+    reader->record++;
+    reader->left = count;
+    return 1;
+}
+
+/* Read `count` tokens of the record into out, or past them when out is NULL. */
+static int reader_tokens(struct reader *reader, int64_t count, int32_t *out)
+{
+    for (int64_t i = 0; i < count;) {
+        uint32_t word;
+        size_t buffered = reader->count - reader->at;
+        if (out == NULL && buffered > 0) {
+            size_t jump = (int64_t)buffered < count - i ? buffered : (size_t)(count - i);
+            reader->at += jump;
+            i += (int64_t)jump;
+            continue;
+        }
+        if (out == NULL && (reader->bytes - reader->offset) / 4 >= count - i) {
+            reader->offset += 4 * (count - i);
+            break;
+        }
+        int rc = reader_word(reader, &word);
+        if (rc != 0) {
+            return rc;
+        }
+        if (word > INT32_MAX) {
+            return err_raise(ERR_SOURCE_CORRUPT, "the token log holds the id %u", word);
+        }
+        if (out != NULL) {
+            out[i] = (int32_t)word;
+        }
+        i++;
+    }
+    reader->left -= count;
+    return 0;
+}
+
+/* Which candidates become rows, decided as they come by. */
+struct chooser {
+    int64_t candidates, wanted;
+    int64_t seen, chosen;
+    bool shuffle;
+    uint64_t state;
+};
+
+static bool choose(struct chooser *chooser)
+{
+    uint64_t candidates_left = (uint64_t)(chooser->candidates - chooser->seen);
+    uint64_t rows_left = (uint64_t)(chooser->wanted - chooser->chosen);
+    bool take = rows_left > 0 && (!chooser->shuffle || rows_left == candidates_left ||
+                                  draw_below(&chooser->state, candidates_left) < rows_left);
+    chooser->seen++;
+    chooser->chosen += take ? 1 : 0;
+    return take;
+}
+
+/* Rows from records laid end to end. A sequence may span records, a record sequences. */
+static int fill_packed(struct reader *reader, struct chooser *chooser, struct calibration_set *set)
+{
+    int64_t row = 0, filled = 0;
+    bool taken = choose(chooser);
+
+    while (row < chooser->wanted) {
+        int rc = reader->left == 0 ? reader_record(reader) : 1;
+        if (rc <= 0) {
+            return rc != 0 ? rc : err_raise(ERR_SOURCE_CORRUPT, "the token log is shorter than it was");
+        }
+        int64_t need = set->length - filled, count = reader->left < need ? reader->left : need;
+        rc = reader_tokens(reader, count, taken ? set->ids + row * set->length + filled : NULL);
+        if (rc != 0) {
+            return rc;
+        }
+        filled += count;
+        if (filled == set->length) {
+            row += taken ? 1 : 0;
+            filled = 0;
+            taken = row < chooser->wanted && choose(chooser);
+        }
+    }
+    return 0;
+}
+
+/* Rows from the heads of records. */
+static int fill_windows(struct reader *reader, struct chooser *chooser, struct calibration_set *set)
+{
+    int64_t row = 0;
+
+    while (row < chooser->wanted) {
+        int rc = reader_record(reader);
+        if (rc <= 0) {
+            return rc != 0 ? rc : err_raise(ERR_SOURCE_CORRUPT, "the token log is shorter than it was");
+        }
+        if (reader->left >= set->length && choose(chooser)) {
+            rc = reader_tokens(reader, set->length, set->ids + row * set->length);
+            row++;
+        } else {
+            rc = 0;
+        }
+        rc = rc != 0 ? rc : reader_tokens(reader, reader->left, NULL);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* Records with at least `length` tokens. */
+static int count_windows(const char *path, int64_t records, int64_t bytes, int64_t length, int64_t *out)
+{
+    struct reader reader;
+    int64_t count = 0;
+
+    int rc = reader_init(&reader, path, records, bytes);
+    if (rc != 0) {
+        return rc;
+    }
+    while ((rc = reader_record(&reader)) > 0) {
+        count += reader.left >= length ? 1 : 0;
+        rc = reader_tokens(&reader, reader.left, NULL);
+        if (rc != 0) {
+            break;
+        }
+    }
+    reader_deinit(&reader);
+    *out = count;
+    return rc;
+}
+
+static void swap_rows(struct calibration_set *set, int64_t a, int64_t b)
+{
+    int32_t *left = set->ids + a * set->length, *right = set->ids + b * set->length;
+    for (int64_t i = 0; a != b && i < set->length; i++) {
+        int32_t kept = left[i];
+        left[i] = right[i];
+        right[i] = kept;
+    }
+}
+
+static void seal(struct calibration_set *set)
+{
+    digest_bytes(set->ids, (size_t)(set->sequences * set->length) * sizeof(int32_t), set->digest);
+}
+
+static int fill(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
+                struct chooser *chooser, struct calibration_set *set)
+{
+    struct reader reader;
+
+    int rc = reader_init(&reader, path, records, bytes);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = spec->packing ? fill_packed(&reader, chooser, set) : fill_windows(&reader, chooser, set);
+    reader_deinit(&reader);
+    for (int64_t i = set->sequences - 1; rc == 0 && spec->shuffle && i > 0; i--) {
+        swap_rows(set, i, (int64_t)draw_below(&chooser->state, (uint64_t)i + 1));
+    }
+    return rc;
+}
+
+int calibration_set_load(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
+                         struct calibration_set *out)
+{
+    int64_t length = spec->sequence_length, tokens = bytes / 4 - records;
+    struct chooser chooser = {.shuffle = spec->shuffle, .state = spec->seed};
+
+    if (records < 0 || bytes < 0 || bytes % 4 != 0 || tokens < 0) {
+        return err_raise(ERR_SOURCE_CORRUPT, "a token log of %lld records cannot have %lld bytes", (long long)records,
+                         (long long)bytes);
+    }
+    if (length <= 0 || spec->num_samples < 0) {
+        return err_raise(ERR_INVALID_PARAMETER, "sequence_length must be positive and num_samples not negative");
+    }
+    chooser.candidates = tokens / length;
+    int rc =
+        spec->packing || chooser.candidates == 0 ? 0 : count_windows(path, records, bytes, length, &chooser.candidates);
+    if (rc != 0) {
+        return rc;
+    }
+    if (chooser.candidates == 0) {
+        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "%lld tokens in %lld records give no sequence of %lld tokens%s",
+                         (long long)tokens, (long long)records, (long long)length,
+                         spec->packing ? "" : " without packing");
+    }
+    bool fewer = spec->num_samples > 0 && spec->num_samples < chooser.candidates;
+    chooser.wanted = fewer ? spec->num_samples : chooser.candidates;
+    /* wanted * length <= tokens, so the product cannot overflow. */
+    struct calibration_set set = {.sequences = chooser.wanted, .length = length};
+    set.ids = malloc((size_t)(chooser.wanted * length) * sizeof(int32_t));
+    if (set.ids == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld sequences of %lld tokens",
+                         (long long)chooser.wanted, (long long)length);
+    }
+    rc = fill(path, records, bytes, spec, &chooser, &set);
+    if (rc != 0) {
+        free(set.ids);
+        return rc;
+    }
+    seal(&set);
+    *out = set;
+    return 0;
+}
+
+int calibration_set_split(struct calibration_set *set, int64_t count, struct calibration_set *tail)
+{
+    if (count <= 0 || count >= set->sequences) {
+        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "%lld of %lld sequences cannot be held back", (long long)count,
+                         (long long)set->sequences);
+    }
+    size_t bytes = (size_t)(count * set->length) * sizeof(int32_t);
+    struct calibration_set moved = {.sequences = count, .length = set->length, .ids = malloc(bytes)};
+    if (moved.ids == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld held-back sequences", (long long)count);
+    }
+    set->sequences -= count;
+    memcpy(moved.ids, set->ids + set->sequences * set->length, bytes);
+    seal(&moved);
+    seal(set);
+    *tail = moved;
+    return 0;
+}
+
+void calibration_set_deinit(struct calibration_set *set)
+{
+    free(set->ids);
+    *set = (struct calibration_set){0};
+}
