@@ -1,0 +1,149 @@
+/* Lists: every row once in pages of any size and both directions, filters, cursors. */
+
+#include "tests/unit/storage/support.h"
+
+/* Walk a whole list in pages, both ways; the ids must come as they went in. */
+static void walk(struct store *store, const char *kind, char (*ids)[ID_SIZE], int count, int limit, bool ascending)
+{
+    char cursor[ID_SIZE] = "";
+    json_t *list;
+    int seen = 0;
+
+    for (bool more = true; more;) {
+        struct store_page page = {.limit = limit, .after = cursor[0] ? cursor : NULL, .ascending = ascending};
+        ck_assert_rc_ok(kind != NULL ? store_object_list(store, kind, &page, &list)
+                                     : store_job_list(store, &page, &list));
+        const json_t *data = json_object_get(list, "data");
+        size_t n = json_array_size(data);
+        for (size_t i = 0; i < n; i++, seen++) {
+            ck_assert_int_lt(seen, count);
+            ck_assert_str_eq(text_at(json_array_get(data, i), "id"), ids[ascending ? seen : count - 1 - seen]);
+        }
+        more = json_is_true(json_object_get(list, "has_more"));
+        ck_assert(more == (seen < count));
+        ck_assert(!more || n == (size_t)limit);
+        snprintf(cursor, sizeof(cursor), "%s", text_at(list, "last_id"));
+        json_decref(list);
+    }
+    ck_assert_int_eq(seen, count);
+    for (bool more = true; more;) { /* back: pages end where the last began */
+        struct store_page page = {.limit = limit, .before = cursor, .ascending = ascending};
+        ck_assert_rc_ok(kind != NULL ? store_object_list(store, kind, &page, &list)
+                                     : store_job_list(store, &page, &list));
+        const json_t *data = json_object_get(list, "data");
+        seen -= seen == count ? 1 : 0; /* the cursor itself */
+        for (size_t i = json_array_size(data); i-- > 0;) {
+            seen--;
+            ck_assert_str_eq(text_at(json_array_get(data, i), "id"), ids[ascending ? seen : count - 1 - seen]);
+        }
+        more = json_is_true(json_object_get(list, "has_more"));
+        snprintf(cursor, sizeof(cursor), "%s", text_at(list, "first_id"));
+        json_decref(list);
+    }
+    ck_assert_int_eq(seen, 0);
+}
+
+START_TEST(pages_cover_every_row_once)
+{
+    enum { COUNT = 23 };
+    struct bench bench;
+    char jobs[COUNT][ID_SIZE], files[COUNT][ID_SIZE];
+
+    bench_init(&bench);
+    for (int i = 0; i < COUNT; i++) {
+        add_job(bench.store, i, i, jobs[i]);
+        id_new("file", files[i]);
+        json_t *file = json_pack("{s:s, s:i}", "id", files[i], "created_at", i);
+        ck_assert_rc_ok(store_object_put(bench.store, "file", file));
+        json_decref(file);
+    }
+    for (int limit = 1; limit <= 30; limit += 4) {
+        for (int ascending = 0; ascending < 2; ascending++) {
+            walk(bench.store, NULL, jobs, COUNT, limit, ascending);
+            walk(bench.store, "file", files, COUNT, limit, ascending);
+        }
+    }
+    bench_deinit(&bench);
+}
+END_TEST
+
+static size_t count_of(struct store *store, const char *kind, const struct store_page *page)
+{
+    json_t *list;
+
+    ck_assert_rc_ok(kind != NULL ? store_object_list(store, kind, page, &list) : store_job_list(store, page, &list));
+    size_t count = json_array_size(json_object_get(list, "data"));
+    json_decref(list);
+    return count;
+}
+
+START_TEST(filters_narrow_lists)
+{
+    struct bench bench;
+    struct store *store;
+    json_t *job, *file;
+    char id[ID_SIZE];
+
+    bench_init(&bench);
+    store = bench.store;
+    for (int i = 0; i < 7; i++) { /* 4 gptq/search, 3 rtn/ads */
+        add_job(store, i, 10 + i, id);
+    }
+    ck_assert_rc_ok(store_job_claim(store, "w", &job));
+    json_decref(job);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .status = "queued"}), 6);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .method = "rtn"}), 3);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .model = "mdl_x"}), 7);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .model = "mdl_y"}), 0);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .created_after = 14}), 2);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .status = "queued", .method = "gptq"}),
+                      3);
+    ck_assert_uint_eq(
+        count_of(store, NULL, &(struct store_page){.limit = 100, .metadata_key = "team", .metadata_value = "search"}),
+        4);
+    ck_assert_uint_eq(
+        count_of(store, NULL, &(struct store_page){.limit = 100, .metadata_key = "t'eam", .metadata_value = "\"]"}), 0);
+    for (int i = 0; i < 3; i++) {
+        id_new("file", id);
+        file = json_pack("{s:s, s:i, s:s, s:s, s:s}", "id", id, "created_at", i, "purpose",
+                         i == 0 ? "evaluation" : "calibration", "job_id", "job_x", "model_id", "mdl_z");
+        ck_assert_rc_ok(store_object_put(store, "file", file));
+        json_decref(file);
+    }
+    ck_assert_uint_eq(count_of(store, "file", &(struct store_page){.limit = 100, .purpose = "calibration"}), 2);
+    ck_assert_uint_eq(count_of(store, "file", &(struct store_page){.limit = 100, .job = "job_x"}), 3);
+    ck_assert_uint_eq(count_of(store, "file", &(struct store_page){.limit = 100, .model = "mdl_z"}), 3);
+    ck_assert_uint_eq(count_of(store, "mdl", &(struct store_page){.limit = 100}), 0);
+    bench_deinit(&bench);
+}
+END_TEST
+
+START_TEST(cursors_and_limits_are_checked)
+{
+    struct bench bench;
+    json_t *list = NULL;
+    char a[ID_SIZE], b[ID_SIZE];
+
+    bench_init(&bench);
+    add_job(bench.store, 0, 1, a);
+    add_job(bench.store, 0, 1, b);
+    static const int limits[] = {0, -1, 101};
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(store_job_list(bench.store, &(struct store_page){.limit = limits[i]}, &list),
+                         ERR_INVALID_PARAMETER);
+    }
+    ck_assert_int_eq(store_job_list(bench.store, &(struct store_page){.limit = 5, .after = "job_1"}, &list),
+                     ERR_INVALID_CURSOR);
+    ck_assert_int_eq(store_object_list(bench.store, "file", &(struct store_page){.limit = 5, .before = a}, &list),
+                     ERR_INVALID_CURSOR);
+    ck_assert_ptr_null(list);
+    ck_assert_rc_ok(store_job_delete(bench.store, a)); /* its place in the order is still one */
+    ck_assert_uint_eq(count_of(bench.store, NULL, &(struct store_page){.limit = 5, .after = a, .ascending = true}), 1);
+    ck_assert_rc_ok(store_job_delete(bench.store, b));
+    ck_assert_rc_ok(store_job_list(bench.store, &(struct store_page){.limit = 5}, &list));
+    assert_json_take(list, "{'object': 'list', 'data': [], 'first_id': null, 'last_id': null, 'has_more': false}");
+    bench_deinit(&bench);
+}
+END_TEST
+
+UNIT_MAIN("pages", pages_cover_every_row_once, filters_narrow_lists, cursors_and_limits_are_checked)

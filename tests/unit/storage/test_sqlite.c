@@ -1,0 +1,172 @@
+/* Opening: one owner, the newest schema or none, a damaged file, and what the database is told about durability. */
+
+#include "tests/unit/storage/support.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static sqlite3 *open_raw(const struct bench *bench)
+{
+    char path[512];
+    sqlite3 *db;
+
+    snprintf(path, sizeof(path), "%s/quantd.db", bench->dir);
+    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+    return db;
+}
+
+static void run_raw(const struct bench *bench, const char *sql)
+{
+    sqlite3 *db = open_raw(bench);
+
+    ck_assert_int_eq(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+START_TEST(a_second_open_fails_at_once)
+{
+    struct bench bench;
+    struct store *second = NULL;
+
+    bench_init(&bench);
+    const struct store_config config = {.data_dir = bench.dir};
+    int64_t begin = clock_monotonic_ms();
+    ck_assert_int_eq(store_open(&config, &second), ERR_CONFIG);
+    ck_assert_int_lt(clock_monotonic_ms() - begin, 1000);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "another daemon holds"));
+    ck_assert_ptr_null(second);
+    pid_t child = fork(); /* and from another process */
+    if (child == 0) {
+        _exit(store_open(&config, &second) == ERR_CONFIG ? 0 : 1);
+    }
+    int status;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(status, 0);
+    ck_assert_rc_ok(store_ready(bench.store)); /* the first is none the worse */
+    bench_reopen(&bench);
+    bench_deinit(&bench);
+}
+END_TEST
+
+START_TEST(a_newer_schema_is_refused)
+{
+    struct bench bench;
+    char id[ID_SIZE];
+
+    bench_init(&bench);
+    add_job(bench.store, 0, 1, id);
+    store_close(bench.store);
+    run_raw(&bench, "INSERT INTO schema_version VALUES (999, 1)");
+    const struct store_config config = {.data_dir = bench.dir};
+    struct store *store = NULL;
+    ck_assert_int_eq(store_open(&config, &store), ERR_CONFIG);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "schema 999"));
+    ck_assert_ptr_null(store);
+    run_raw(&bench, "DELETE FROM schema_version WHERE version = 999");
+    bench_open(&bench); /* untouched meanwhile, and the lock was given back */
+    ck_assert_int_eq(check_events(bench.store, id), 1);
+    bench_deinit(&bench);
+}
+END_TEST
+
+START_TEST(a_damaged_database_is_refused)
+{
+    struct bench bench;
+    char path[512];
+    struct store *store = NULL;
+
+    scratch_make(bench.dir);
+    snprintf(path, sizeof(path), "%s/quantd.db", bench.dir);
+    ck_assert_rc_ok(fs_write_atomic(path, "this is no database, and long enough to be looked at", 52));
+    const struct store_config config = {.data_dir = bench.dir};
+    ck_assert_int_eq(store_open(&config, &store), ERR_STORAGE);
+    ck_assert_ptr_null(store);
+    scratch_remove(bench.dir);
+}
+END_TEST
+
+START_TEST(unknown_rows_and_relative_paths_are_refused)
+{
+    struct store *store = NULL;
+    char dir[256];
+
+    scratch_make(dir);
+    ck_assert_int_eq(store_open(&(struct store_config){.data_dir = dir, .state = "oracle"}, &store), ERR_CONFIG);
+    ck_assert_int_eq(store_open(&(struct store_config){.data_dir = dir, .blobs = "tape"}, &store), ERR_CONFIG);
+    ck_assert_int_eq(store_open(&(struct store_config){.data_dir = "relative"}, &store), ERR_CONFIG);
+    ck_assert_int_eq(store_open(&(struct store_config){.data_dir = NULL}, &store), ERR_CONFIG);
+    ck_assert_ptr_null(store);
+    store_close(NULL);
+    scratch_remove(dir);
+}
+END_TEST
+
+START_TEST(the_database_is_in_wal_mode)
+{
+    struct bench bench;
+    sqlite3_stmt *row;
+
+    bench_init(&bench);
+    sqlite3 *db = open_raw(&bench);
+    ck_assert_int_eq(sqlite3_prepare_v2(db, "PRAGMA journal_mode", -1, &row, NULL), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_step(row), SQLITE_ROW);
+    ck_assert_str_eq((const char *)sqlite3_column_text(row, 0), "wal");
+    sqlite3_finalize(row);
+    sqlite3_close(db);
+    bench_deinit(&bench);
+}
+END_TEST
+
+START_TEST(damaged_rows_are_an_error_and_no_crash)
+{
+    struct bench bench;
+    char id[ID_SIZE];
+    json_t *job = NULL, *list = NULL;
+
+    bench_init(&bench);
+    add_job(bench.store, 0, 1, id);
+    run_raw(&bench, "UPDATE jobs SET progress = '{broken'");
+    ck_assert_int_eq(store_job_get(bench.store, id, &job), ERR_STORAGE);
+    ck_assert_int_eq(store_job_list(bench.store, &(struct store_page){.limit = 5}, &list), ERR_STORAGE);
+    ck_assert_ptr_null(job);
+    ck_assert_ptr_null(list);
+    run_raw(&bench, "UPDATE jobs SET progress = NULL"); /* statements were given back: the store goes on */
+    ck_assert_rc_ok(store_job_get(bench.store, id, &job));
+    json_decref(job);
+    bench_deinit(&bench);
+}
+END_TEST
+
+/* More different statements than the cache holds. */
+START_TEST(the_statement_cache_turns_over)
+{
+    static const char *const names[] = {"status_reason", "phase", "name", "project", "model", "method", "worker"};
+    struct bench bench;
+    char id[ID_SIZE];
+    json_t *job;
+
+    bench_init(&bench);
+    add_job(bench.store, 0, 1, id);
+    for (unsigned set = 0; set < 128; set++) {
+        json_t *patch = json_object();
+        for (unsigned i = 0; i < 7; i++) {
+            if ((set >> i & 1) != 0) {
+                json_object_set_new(patch, names[i], json_sprintf("%u", set));
+            }
+        }
+        ck_assert_rc_ok(store_job_update(bench.store, id, NULL, -1, patch, "log", patch, NULL));
+        json_decref(patch);
+    }
+    ck_assert_rc_ok(store_job_get(bench.store, id, &job));
+    ck_assert_str_eq(text_at(job, "worker"), "127");
+    json_decref(job);
+    ck_assert_int_eq(check_events(bench.store, id), 129);
+    bench_deinit(&bench);
+}
+END_TEST
+
+UNIT_MAIN("sqlite", a_second_open_fails_at_once, a_newer_schema_is_refused, a_damaged_database_is_refused,
+          unknown_rows_and_relative_paths_are_refused, the_database_is_in_wal_mode,
+          damaged_rows_are_an_error_and_no_crash, the_statement_cache_turns_over)
