@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 1u
+#define GPU_ABI 2u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -47,10 +47,10 @@ struct gpu_grid {
     int bits;           /* 2..8 */
     int64_t group_size; /* divides in; == in for one group a row */
     bool sym;
-    bool mse;           /* search the shrink factor that minimises sum w_j |err|^norm */
-    double norm;        /* 2.4 */
-    double max_shrink;  /* 0.8 */
-    int steps;          /* 100: p = 1 - i/steps, i = 0 .. max_shrink*steps - 1 */
+    bool mse;               /* search the shrink factor that minimises sum w_j |err|^norm */
+    double norm;            /* 2.4 */
+    double max_shrink;      /* 0.8 */
+    int steps;              /* 100: p = 1 - i/steps, i = 0 .. max_shrink*steps - 1 */
     enum dtype scale_dtype; /* scales are rounded to this before any code is computed */
 };
 
@@ -68,8 +68,8 @@ struct gpu_residual {
 };
 
 struct gpu_factor {
-    double damp_percent;   /* fraction of mean(diag H) added to the diagonal */
-    const int32_t *order;  /* host, n entries: column visited i-th; NULL = 0..n-1 */
+    double damp_percent;  /* fraction of mean(diag H) added to the diagonal */
+    const int32_t *order; /* host, n entries: column visited i-th; NULL = 0..n-1 */
 };
 
 struct gpu_nll {
@@ -102,15 +102,14 @@ struct gpu_ops {
     /* 1. y = x in y's type (F32, F16, BF16 either way). Same element count. */
     int (*convert)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
     /* 2. y[T,N] = x[T,K] w[N,K]^T + bias[N]; w F32, F16 or BF16; bias F32 or NULL; fp32 sums. */
-    int (*linear)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                  const struct tensor *w, const struct tensor *bias);
+    int (*linear)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
+                  const struct tensor *bias);
     /* 3. h[n,n] += x[T,n]^T x: upper triangle only; symmetrize when done. */
     int (*gram)(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
     /* 4. h = scale * h, lower triangle copied from the upper. */
     int (*symmetrize)(struct gpu_stream *stream, const struct tensor *h, double scale);
     /* 5. y[T,h] = table[ids[t]]; ids host I32, each in [0, rows). */
-    int (*embed)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table,
-                 const int32_t *ids);
+    int (*embed)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids);
     /* 6. y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight F32 [d]. x may be y.
      *    x is [T, d], or [T, heads*d] when weight is shorter: each run of d is normed by itself (q/k norm). */
     int (*rmsnorm)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
@@ -119,8 +118,8 @@ struct gpu_ops {
     int (*rope)(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine,
                 const struct tensor *sine, int64_t length, int64_t head_dim);
     /* 8. o = softmax(q k^T * scale, causal) v, per head; kv head = head / (heads/kv_heads). */
-    int (*attention)(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q,
-                     const struct tensor *k, const struct tensor *v, const struct gpu_attention *spec);
+    int (*attention)(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
+                     const struct tensor *v, const struct gpu_attention *spec);
     /* 9. y = silu(gate) * up; y may be gate. */
     int (*swiglu)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate,
                   const struct tensor *up);
@@ -143,11 +142,11 @@ struct gpu_ops {
      *     diagonal 1 before damping. h is kept. ERR_NOT_POSITIVE_DEFINITE when the factorisation fails (waits). */
     int (*factor)(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
                   const struct gpu_factor *spec);
-    /* 16. GPTQ sweep over columns in `order` (host I32 or NULL): codes U8 [N,K] in original column order from w F32 [N,K]
-     *     (overwritten), the group's scale and zero looked up by original column; *loss = sum of e^2 (waits). */
-    int (*sweep)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
-                 const struct tensor *u, const struct tensor *scale, const struct tensor *zero,
-                 const int32_t *order, int64_t block_size, const struct gpu_grid *spec, double *loss);
+    /* 16. GPTQ sweep over columns in `order` (host I32 or NULL): codes U8 [N,K] in original column order from w F32
+     * [N,K] (overwritten), the group's scale and zero looked up by original column; *loss = sum of e^2 (waits). */
+    int (*sweep)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
+                 const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
+                 const struct gpu_grid *spec, double *loss);
     /* 17. What wq lost against w; the clip split needs scale, zero and spec, else pass NULL for all three (waits). */
     int (*residual)(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w,
                     const struct tensor *wq, const struct tensor *scale, const struct tensor *zero,
@@ -156,7 +155,8 @@ struct gpu_ops {
      *     (waits). */
     int (*output_error)(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
                         const struct tensor *wq, const struct tensor *h);
-    /* 19. Log-softmax loss of logits[T,V] at host targets (-1 = skip); with reference[T,V] also KL (NULL: 0). Adds to *out (waits). */
+    /* 19. Log-softmax loss of logits[T,V] at host targets (-1 = skip); with reference[T,V] also KL (NULL: 0). Adds to
+     * *out (waits). */
     int (*nll)(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
                const struct tensor *reference, const int32_t *targets);
     /* 20. First non-finite element of x: index, or -1 (waits). */
@@ -174,8 +174,17 @@ struct gpu {
     struct gpu_info info;
 };
 
+/* What a module needs of the daemon: it links nothing of base, so errors go through here and land in the caller's
+ * record. Both return code. */
+struct gpu_host {
+    uint32_t abi;
+    int (*raise)(const char *file, int line, int code, const char *message);
+    int (*pass)(const char *file, int line, int code, const char *message);
+};
+typedef const struct gpu_ops *gpu_module_entry(const struct gpu_host *host);
+
 /* Registry. Load every backend once at start (module_dir may be NULL: none are opened); logs one line each.
- * A module is module_dir/quantd_gpu_<name>.so and exports `const struct gpu_ops *quantd_gpu_ops(void)`. */
+ * A module is module_dir/quantd_gpu_<name>.so and exports quantd_gpu_ops. */
 int gpu_load_backends(const char *module_dir);
 /* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when it cannot be had. */
 int gpu_open(const char *want, int threads, struct gpu *out);

@@ -70,10 +70,22 @@ static void add_cpu(void)
     add_backend(gpu_cpu_ops());
 }
 
+static int host_raise(const char *file, int line, int code, const char *message)
+{
+    return err_raise_at(file, line, code, "%s", message);
+}
+
+static int host_pass(const char *file, int line, int code, const char *message)
+{
+    return err_pass_at(file, line, code, "%s", message);
+}
+
+static const struct gpu_host host = {GPU_ABI, host_raise, host_pass};
+
 static void load_module(const char *folder, const char *file, const char *name)
 {
     char path[4096];
-    const struct gpu_ops *(*entry)(void);
+    gpu_module_entry *entry;
 
     snprintf(path, sizeof(path), "%s/%s", folder, file);
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -83,7 +95,7 @@ static void load_module(const char *folder, const char *file, const char *name)
         return;
     }
     *(void **)&entry = dlsym(module, "quantd_gpu_ops");
-    const struct gpu_ops *ops = entry != NULL ? entry() : NULL;
+    const struct gpu_ops *ops = entry != NULL ? entry(&host) : NULL;
     if (ops == NULL || ops->name == NULL) {
         note(name, "the module does not export quantd_gpu_ops");
         dlclose(module);

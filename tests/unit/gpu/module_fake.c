@@ -32,9 +32,9 @@ static int fake_device_info(struct gpu_device *device, struct gpu_info *info)
     return 0;
 }
 
-__attribute__((visibility("default"))) const struct gpu_ops *quantd_gpu_ops(void);
+__attribute__((visibility("default"))) gpu_module_entry quantd_gpu_ops;
 
-const struct gpu_ops *quantd_gpu_ops(void)
+const struct gpu_ops *quantd_gpu_ops(const struct gpu_host *host)
 {
     static const struct gpu_ops ops = {.abi = FAKE_ABI,
                                        .name = FAKE_NAME,

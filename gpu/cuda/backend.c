@@ -1,0 +1,252 @@
+/* The CUDA backend's table, devices and streams.
+ *
+ * The CUDA runtime is linked in; the driver is found by it at run time, so on a host without one the probe says why and
+ * nothing else happens. CUDA_VISIBLE_DEVICES and MIG are the runtime's business: a device is whatever it lists, and
+ * memory is what it reports free, never what a card of that name should have. */
+
+#include "gpu/cuda/cuda.h"
+#include "gpu/cuda/host.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CAPABILITY_LEAST 80 /* BF16 tensor cores */
+
+static int cuda_device_count(void)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return 0;
+    }
+    return count;
+}
+
+static int cuda_probe(char *reason, size_t size)
+{
+    int count = 0, major = 0, minor = 0;
+    cudaError_t status = cudaGetDeviceCount(&count);
+
+    if (status != cudaSuccess) {
+        (void)cudaGetLastError();
+        snprintf(reason, size, "%s", cudaGetErrorString(status));
+        return 0;
+    }
+    if (count == 0) {
+        snprintf(reason, size, "there is no CUDA device");
+        return 0;
+    }
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) != cudaSuccess) {
+        snprintf(reason, size, "device 0 does not say what it is");
+        return 0;
+    }
+    if (major * 10 + minor < CAPABILITY_LEAST) {
+        snprintf(reason, size, "device 0 has compute capability %d.%d, and 8.0 is needed", major, minor);
+        return 0;
+    }
+    return 100;
+}
+
+int cuda_ok(struct gpu_device *device, int status, const char *what)
+{
+    cudaError_t error = (cudaError_t)status;
+
+    if (error == cudaSuccess) {
+        return 0;
+    }
+    (void)cudaGetLastError(); /* clears what is not sticky */
+    if (error == cudaErrorMemoryAllocation) {
+        return err_raise(ERR_GPU_OUT_OF_MEMORY, "%s: %s", what, cudaGetErrorString(error));
+    }
+    if (error == cudaErrorInvalidValue || error == cudaErrorInvalidConfiguration ||
+        error == cudaErrorInvalidDeviceFunction || error == cudaErrorNoKernelImageForDevice) {
+        return err_raise(ERR_INTERNAL, "%s: %s", what, cudaGetErrorString(error));
+    }
+    atomic_store(&device->lost, true);
+    return err_raise(ERR_DEVICE_LOST, "cuda:%d: %s: %s (%d)", device->index, what, cudaGetErrorString(error), status);
+}
+
+int cuda_begin(struct gpu_device *device)
+{
+    if (atomic_load(&device->lost)) {
+        return err_raise(ERR_DEVICE_LOST, "cuda:%d was lost earlier", device->index);
+    }
+    return cuda_ok(device, cudaSetDevice(device->index), "cudaSetDevice");
+}
+
+static int cuda_device_open(int index, int threads, struct gpu_device **device)
+{
+    struct gpu_device *opened = calloc(1, sizeof(*opened));
+    const char *math = getenv("QUANTD_CUDA_MATH");
+
+    if (opened == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a CUDA device");
+    }
+    opened->index = index;
+    opened->fp32 = math != NULL && strcmp(math, "fp32") == 0;
+    int rc = cuda_begin(opened);
+    rc = rc != 0 ? rc : cublas_ok(opened, cublasLtCreate(&opened->blas), "cublasLtCreate");
+    if (rc != 0) {
+        free(opened);
+        return rc;
+    }
+    *device = opened;
+    return 0;
+}
+
+static void cuda_device_close(struct gpu_device *device)
+{
+    if (device != NULL) {
+        (void)cublasLtDestroy(device->blas);
+        free(device);
+    }
+}
+
+static int cuda_device_info(struct gpu_device *device, struct gpu_info *info)
+{
+    struct cudaDeviceProp properties;
+    size_t left = 0, total = 0;
+    int driver = 0;
+
+    int rc = cuda_begin(device);
+    rc = rc != 0 ? rc : cuda_ok(device, cudaGetDeviceProperties(&properties, device->index), "device properties");
+    rc = rc != 0 ? rc : cuda_ok(device, cudaMemGetInfo(&left, &total), "device memory");
+    rc = rc != 0 ? rc : cuda_ok(device, cudaDriverGetVersion(&driver), "driver version");
+    if (rc != 0) {
+        return rc;
+    }
+    *info = (struct gpu_info){.memory_total = (int64_t)total, .memory_free = (int64_t)left};
+    snprintf(info->id, sizeof(info->id), "cuda:%d", device->index);
+    snprintf(info->name, sizeof(info->name), "%.120s", properties.name);
+    snprintf(info->detail, sizeof(info->detail), "sm_%d%d, %d multiprocessors, driver %d.%d, %s products",
+             properties.major, properties.minor, properties.multiProcessorCount, driver / 1000, driver % 1000 / 10,
+             device->fp32 ? "fp32" : "bf16");
+    return 0;
+}
+
+static void cuda_stream_free(struct gpu_stream *stream)
+{
+    if (stream == NULL) {
+        return;
+    }
+    (void)cudaSetDevice(stream->device->index);
+    if (stream->stream != NULL) {
+        (void)cudaStreamSynchronize(stream->stream);
+    }
+    for (int i = 0; i < RING_SLOTS; i++) {
+        if (stream->ring[i] != NULL) {
+            (void)cudaFreeHost(stream->ring[i]);
+        }
+        if (stream->ring_free[i] != NULL) {
+            (void)cudaEventDestroy(stream->ring_free[i]);
+        }
+    }
+    if (stream->solver_params != NULL) {
+        (void)cusolverDnDestroyParams(stream->solver_params);
+    }
+    if (stream->solver != NULL) {
+        (void)cusolverDnDestroy(stream->solver);
+    }
+    (void)cudaFree(stream->scratch);
+    (void)cudaFree(stream->workspace);
+    if (stream->stream != NULL) {
+        (void)cudaStreamDestroy(stream->stream);
+    }
+    gemm_cache_free(stream->cache);
+    free(stream);
+}
+
+static int open_ring(struct gpu_stream *stream)
+{
+    int rc = 0;
+    for (int i = 0; i < RING_SLOTS && rc == 0; i++) {
+        rc = cuda_ok(stream->device, cudaMallocHost(&stream->ring[i], RING_BYTES), "pinned memory");
+        rc = rc != 0 ? rc
+                     : cuda_ok(stream->device, cudaEventCreateWithFlags(&stream->ring_free[i], cudaEventDisableTiming),
+                               "cudaEventCreate");
+    }
+    return rc;
+}
+
+static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream)
+{
+    int rc = cuda_begin(device);
+    struct gpu_stream *opened = rc == 0 ? calloc(1, sizeof(*opened)) : NULL;
+
+    if (opened == NULL) {
+        return rc != 0 ? rc : err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a stream");
+    }
+    opened->device = device;
+    rc = gemm_cache_new(&opened->cache);
+    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking), "a stream");
+    rc = rc != 0 ? rc : cuda_ok(device, cudaMalloc(&opened->workspace, GEMM_WORKSPACE), "product workspace");
+    rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnCreate(&opened->solver), "cusolverDnCreate");
+    rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnSetStream(opened->solver, opened->stream), "cusolverDnSetStream");
+    rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnCreateParams(&opened->solver_params), "cusolverDnCreateParams");
+    rc = rc != 0 ? rc : open_ring(opened);
+    if (rc != 0) {
+        cuda_stream_free(opened);
+        return err_pass(rc, "opening a stream on cuda:%d", device->index);
+    }
+    *stream = opened;
+    return 0;
+}
+
+static int cuda_stream_sync(struct gpu_stream *stream)
+{
+    int rc = cuda_begin(stream->device);
+    return rc != 0 ? rc : cuda_ok(stream->device, cudaStreamSynchronize(stream->stream), "waiting for the stream");
+}
+
+static const struct gpu_ops cuda_ops = {
+    .abi = GPU_ABI,
+    .name = "cuda",
+    .probe = cuda_probe,
+    .device_count = cuda_device_count,
+    .device_open = cuda_device_open,
+    .device_close = cuda_device_close,
+    .device_info = cuda_device_info,
+    .stream_new = cuda_stream_new,
+    .stream_free = cuda_stream_free,
+    .stream_sync = cuda_stream_sync,
+    .alloc = memory_alloc,
+    .free = memory_free,
+    .upload = memory_upload,
+    .download = memory_download,
+    .fill_zero = memory_fill_zero,
+    .convert = cuda_convert,
+    .linear = cuda_linear,
+    .gram = cuda_gram,
+    .symmetrize = cuda_symmetrize,
+    .embed = cuda_embed,
+    .rmsnorm = cuda_rmsnorm,
+    .rope = cuda_rope,
+    .attention = cuda_attention,
+    .swiglu = cuda_swiglu,
+    .add = cuda_add,
+    .column_stats = cuda_column_stats,
+    .grid = cuda_grid,
+    .round = cuda_round,
+    .dequantize = cuda_dequantize,
+    .factor = cuda_factor,
+    .sweep = cuda_sweep,
+    .residual = cuda_residual,
+    .output_error = cuda_output_error,
+    .nll = cuda_nll,
+    .find_nonfinite = cuda_find_nonfinite,
+    .zero_dead = cuda_zero_dead,
+    .diagonal = cuda_diagonal,
+};
+
+__attribute__((visibility("default"))) gpu_module_entry quantd_gpu_ops;
+
+const struct gpu_ops *quantd_gpu_ops(const struct gpu_host *host)
+{
+    if (host->abi == GPU_ABI) { /* else only our number is looked at */
+        host_set(host);
+    }
+    return &cuda_ops;
+}

@@ -1,0 +1,125 @@
+#pragma once
+/* What the host files of the CUDA module share: its device and stream, scratch memory, errors, products.
+ *
+ * Everything is queued on the stream's one CUDA stream, so scratch memory that one operation used is free for the next
+ * without waiting. Operations that answer the host wait for it. */
+
+#include "base/err.h"
+#include "gpu/check.h"
+#include "gpu/cuda/launch.h"
+#include "gpu/gpu.h"
+
+#include <cublasLt.h>
+#include <cusolverDn.h>
+#include <stdatomic.h>
+
+struct gpu_device {
+    int index;
+    atomic_bool lost; /* a sticky error: only the end of the process clears it */
+    bool fp32;        /* products in F32 (QUANTD_CUDA_MATH=fp32), else BF16 with F32 sums */
+    cublasLtHandle_t blas;
+};
+
+#define RING_SLOTS 4
+#define RING_BYTES ((size_t)16 << 20)
+
+struct gemm_cache;
+
+struct gpu_stream {
+    struct gpu_device *device;
+    cudaStream_t stream;
+    cusolverDnHandle_t solver;
+    cusolverDnParams_t solver_params;
+    char *scratch;
+    size_t capacity, used;
+    void *workspace; /* for products: GEMM_WORKSPACE bytes */
+    struct gemm_cache *cache;
+    void *ring[RING_SLOTS]; /* pinned host memory */
+    cudaEvent_t ring_free[RING_SLOTS];
+    int ring_next;
+};
+
+#define GEMM_WORKSPACE ((size_t)64 << 20)
+
+/* 0, or raises: out of memory is ERR_GPU_OUT_OF_MEMORY and leaves the device usable; what CUDA says is sticky is
+ * ERR_DEVICE_LOST and marks the device; the rest is ERR_INTERNAL. */
+int cuda_ok(struct gpu_device *device, int status, const char *what);
+int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what);
+int cusolver_ok(struct gpu_device *device, cusolverStatus_t status, const char *what);
+/* Make the device current and refuse when it is lost. First call of every operation. */
+int cuda_begin(struct gpu_device *device);
+
+/* Scratch: reserve the sum of scratch_size(...) once an operation, then take pieces. Device memory, 256-byte aligned.
+ */
+size_t scratch_size(int64_t count, size_t element);
+int scratch_reserve(struct gpu_stream *stream, size_t bytes);
+void *scratch_take(struct gpu_stream *stream, int64_t count, size_t element);
+
+/* memory.c */
+int memory_alloc(struct gpu_device *device, size_t bytes, void **pointer);
+void memory_free(struct gpu_device *device, void *pointer);
+int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes);
+int memory_download(struct gpu_stream *stream, void *host, const void *from, size_t bytes);
+int memory_fill_zero(struct gpu_stream *stream, void *to, size_t bytes);
+
+/* Row-major product: c[m, n] = alpha * a b + beta * c, a [m, k] (or [k, m] when trans_a), b [k, n] (or [n, k]). `count`
+ * of them, the strides apart in elements; a stride of 0 uses one operand for all. c is F32; sums are F32. */
+struct gemm {
+    bool trans_a, trans_b;
+    int64_t m, n, k;
+    float alpha, beta;
+    const void *a, *b;
+    float *c;
+    int64_t lda, ldb, ldc; /* elements from row to row */
+    bool bf16;             /* a and b are BF16, else F32 (without TF32) */
+    int64_t count;         /* 0 and 1: one */
+    int64_t stride_a, stride_b, stride_c;
+};
+int gemm_run(struct gpu_stream *stream, const struct gemm *gemm);
+int gemm_cache_new(struct gemm_cache **cache);
+void gemm_cache_free(struct gemm_cache *cache);
+
+enum launch_dtype launch_dtype_of(enum dtype dtype);
+/* x as an operand of a product: itself when F32 products are wanted or it is BF16 already, else converted into scratch
+ * that the caller reserved (operand_size). *bf16 says which. */
+size_t operand_size(const struct gpu_stream *stream, const struct tensor *x);
+int operand_of(struct gpu_stream *stream, const struct tensor *x, const void **operand);
+bool operand_bf16(const struct gpu_stream *stream);
+
+/* The operations of struct gpu_ops. */
+int cuda_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
+int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
+                const struct tensor *bias);
+int cuda_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
+int cuda_symmetrize(struct gpu_stream *stream, const struct tensor *h, double scale);
+int cuda_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids);
+int cuda_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
+                 float eps);
+int cuda_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
+              int64_t length, int64_t head_dim);
+int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
+                   const struct tensor *v, const struct gpu_attention *spec);
+int cuda_swiglu(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up);
+int cuda_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
+int cuda_column_stats(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
+                      const struct tensor *x);
+int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+              const struct tensor *importance, const struct gpu_grid *spec);
+int cuda_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+               const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
+int cuda_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                    const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
+int cuda_factor(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
+                const struct gpu_factor *spec);
+int cuda_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
+               const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
+               const struct gpu_grid *spec, double *loss);
+int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
+                  const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
+int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
+                      const struct tensor *wq, const struct tensor *h);
+int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
+             const struct tensor *reference, const int32_t *targets);
+int cuda_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
+int cuda_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
+int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h);

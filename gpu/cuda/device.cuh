@@ -1,0 +1,100 @@
+#pragma once
+/* What the kernels share: warp and block sums of one fixed order, type conversion, launch arithmetic. */
+
+#include "gpu/cuda/launch.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#define WARP 32
+#define FULL_MASK 0xffffffffu
+
+static inline unsigned blocks_of(int64_t count, int64_t size)
+{
+    return (unsigned)((count + size - 1) / size);
+}
+
+/* A grid-stride loop copes with any count, so the grid is bounded. */
+static inline unsigned flat_blocks(int64_t count, int threads)
+{
+    int64_t blocks = (count + threads - 1) / threads;
+    return (unsigned)(blocks < 1 ? 1 : blocks > 65536 ? 65536 : blocks);
+}
+
+template <typename T>
+__device__ inline T warp_sum(T value)
+{
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        value += __shfl_xor_sync(FULL_MASK, value, offset);
+    }
+    return value;
+}
+
+template <typename T>
+__device__ inline T warp_max(T value)
+{
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        T other = __shfl_xor_sync(FULL_MASK, value, offset);
+        value = other > value ? other : value;
+    }
+    return value;
+}
+
+/* All threads get the result. blockDim.x is a multiple of 32, at most 1024; shared has room for 32 values. */
+template <typename T>
+__device__ inline T block_sum(T value, T *shared)
+{
+    value = warp_sum(value);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) {
+        shared[threadIdx.x / WARP] = value;
+    }
+    __syncthreads();
+    T sum = 0;
+    for (unsigned i = 0; i < blockDim.x / WARP; i++) {
+        sum += shared[i];
+    }
+    return sum;
+}
+
+template <typename T>
+__device__ inline T block_max(T value, T *shared)
+{
+    value = warp_max(value);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) {
+        shared[threadIdx.x / WARP] = value;
+    }
+    __syncthreads();
+    T most = shared[0];
+    for (unsigned i = 1; i < blockDim.x / WARP; i++) {
+        most = shared[i] > most ? shared[i] : most;
+    }
+    return most;
+}
+
+__device__ inline float load_float(const void *x, int dtype, int64_t i)
+{
+    switch (dtype) {
+    case LAUNCH_F16:
+        return __half2float(((const __half *)x)[i]);
+    case LAUNCH_BF16:
+        return __bfloat162float(((const __nv_bfloat16 *)x)[i]);
+    default:
+        return ((const float *)x)[i];
+    }
+}
+
+__device__ inline void store_float(void *y, int dtype, int64_t i, float value)
+{
+    switch (dtype) {
+    case LAUNCH_F16:
+        ((__half *)y)[i] = __float2half_rn(value);
+        break;
+    case LAUNCH_BF16:
+        ((__nv_bfloat16 *)y)[i] = __float2bfloat16_rn(value);
+        break;
+    default:
+        ((float *)y)[i] = value;
+    }
+}

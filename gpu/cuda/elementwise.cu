@@ -1,0 +1,253 @@
+/* What lies between the products of a decoder block, all bound by memory. CPU twin: gpu/cpu/elementwise.c. */
+
+#include "gpu/cuda/device.cuh"
+
+#define THREADS 256
+#define TILE 32
+
+static __global__ void embed_kernel(float *y, const void *table, int dtype, const int32_t *ids, int64_t width)
+{
+    int64_t token = blockIdx.x, from = (int64_t)ids[token] * width;
+    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+        y[token * width + i] = load_float(table, dtype, from + i);
+    }
+}
+
+int launch_embed(float *y, const void *table, int dtype, const int32_t *ids, int64_t tokens, int64_t width,
+                 cudaStream_t stream)
+{
+    if (tokens > 0) {
+        embed_kernel<<<(unsigned)tokens, THREADS, 0, stream>>>(y, table, dtype, ids, width);
+    }
+    return (int)cudaGetLastError();
+}
+
+/* One block a run: sum of squares in double, as on the CPU. x may be y. */
+static __global__ void rmsnorm_kernel(float *y, const float *x, const float *weight, int64_t size, float eps)
+{
+    __shared__ double shared[WARP];
+    const float *row = x + (int64_t)blockIdx.x * size;
+    float *out = y + (int64_t)blockIdx.x * size;
+    double sum = 0;
+
+    for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
+        sum += (double)row[i] * row[i];
+    }
+    sum = block_sum(sum, shared);
+    float factor = (float)(1.0 / sqrt(sum / (double)size + (double)eps));
+    for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
+        out[i] = row[i] * factor * weight[i];
+    }
+}
+
+int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t runs, int64_t size, float eps,
+                   cudaStream_t stream)
+{
+    int threads = size <= 128 ? 32 : THREADS;
+    if (runs > 0) {
+        rmsnorm_kernel<<<(unsigned)runs, threads, 0, stream>>>(y, x, weight, size, eps);
+    }
+    return (int)cudaGetLastError();
+}
+
+static __global__ void rope_kernel(float *x, const float *cosine, const float *sine, int64_t cols, int64_t length,
+                                   int64_t half)
+{
+    int64_t row = blockIdx.x;
+    const float *c = cosine + row % length * half, *s = sine + row % length * half;
+    for (int64_t pair = threadIdx.x; pair < cols / 2; pair += blockDim.x) {
+        int64_t i = pair % half;
+        float *low = x + row * cols + pair / half * 2 * half + i, *high = low + half;
+        float a = *low, b = *high;
+        *low = a * c[i] - b * s[i];
+        *high = b * c[i] + a * s[i];
+    }
+}
+
+int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, int64_t cols, int64_t length,
+                int64_t half, cudaStream_t stream)
+{
+    if (rows > 0) {
+        rope_kernel<<<(unsigned)rows, THREADS, 0, stream>>>(x, cosine, sine, cols, length, half);
+    }
+    return (int)cudaGetLastError();
+}
+
+static __global__ void swiglu_kernel(float *y, const float *gate, const float *up, int64_t count)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        float g = gate[i];
+        y[i] = g / (expf(-g) + 1.0f) * up[i];
+    }
+}
+
+int launch_swiglu(float *y, const float *gate, const float *up, int64_t count, cudaStream_t stream)
+{
+    swiglu_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(y, gate, up, count);
+    return (int)cudaGetLastError();
+}
+
+static __global__ void add_kernel(float *y, const float *x, int64_t count)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        y[i] += x[i];
+    }
+}
+
+int launch_add(float *y, const float *x, int64_t count, cudaStream_t stream)
+{
+    add_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(y, x, count);
+    return (int)cudaGetLastError();
+}
+
+static __global__ void add_rows_kernel(float *y, const float *bias, int64_t cols, int64_t count)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        y[i] += bias[i % cols];
+    }
+}
+
+int launch_add_rows(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    add_rows_kernel<<<flat_blocks(rows * cols, THREADS), THREADS, 0, stream>>>(y, bias, cols, rows * cols);
+    return (int)cudaGetLastError();
+}
+
+static __global__ void subtract_kernel(float *d, const float *a, const float *b, int64_t count)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        d[i] = a[i] - b[i];
+    }
+}
+
+int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream)
+{
+    subtract_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(d, a, b, count);
+    return (int)cudaGetLastError();
+}
+
+/* A thread goes down LAUNCH_STATS_ROWS rows of one column; the partials are then joined in row order. */
+static __global__ void stats_part_kernel(float *most, double *sum, const float *x, int64_t rows, int64_t cols)
+{
+    int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, first = (int64_t)blockIdx.y * LAUNCH_STATS_ROWS;
+    if (col >= cols) {
+        return;
+    }
+    int64_t end = first + LAUNCH_STATS_ROWS < rows ? first + LAUNCH_STATS_ROWS : rows;
+    float m = 0;
+    double s = 0;
+    for (int64_t t = first; t < end; t++) {
+        float magnitude = fabsf(x[t * cols + col]);
+        m = magnitude > m ? magnitude : m;
+        s += (double)magnitude;
+    }
+    most[blockIdx.y * cols + col] = m;
+    sum[blockIdx.y * cols + col] = s;
+}
+
+static __global__ void stats_join_kernel(float *absmax, float *abssum, const float *most, const double *sum,
+                                         int64_t chunks, int64_t cols)
+{
+    int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (col >= cols) {
+        return;
+    }
+    float m = absmax != NULL ? absmax[col] : 0;
+    double s = 0;
+    for (int64_t i = 0; i < chunks; i++) {
+        m = most[i * cols + col] > m ? most[i * cols + col] : m;
+        s += sum[i * cols + col];
+    }
+    if (absmax != NULL) {
+        absmax[col] = m;
+    }
+    if (abssum != NULL) {
+        abssum[col] = (float)((double)abssum[col] + s);
+    }
+}
+
+int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t rows, int64_t cols, float *most,
+                        double *sum, cudaStream_t stream)
+{
+    int64_t chunks = (rows + LAUNCH_STATS_ROWS - 1) / LAUNCH_STATS_ROWS;
+    if (rows == 0 || cols == 0) {
+        return 0;
+    }
+    dim3 grid(blocks_of(cols, THREADS), (unsigned)chunks);
+    stats_part_kernel<<<grid, THREADS, 0, stream>>>(most, sum, x, rows, cols);
+    stats_join_kernel<<<blocks_of(cols, THREADS), THREADS, 0, stream>>>(absmax, abssum, most, sum, chunks, cols);
+    return (int)cudaGetLastError();
+}
+
+/* A square tile on or above the diagonal is scaled and mirrored through shared memory. */
+static __global__ void symmetrize_kernel(float *h, int64_t n, float scale)
+{
+    __shared__ float tile[TILE][TILE + 1];
+    int64_t row0 = (int64_t)blockIdx.y * TILE, col0 = (int64_t)blockIdx.x * TILE;
+    if (col0 < row0) {
+        return;
+    }
+    for (int r = threadIdx.y; r < TILE; r += blockDim.y) {
+        int64_t i = row0 + r, j = col0 + threadIdx.x;
+        if (i < n && j < n) {
+            float value = h[i * n + j] * scale;
+            tile[r][threadIdx.x] = value;
+            if (j >= i) {
+                h[i * n + j] = value;
+            }
+        }
+    }
+    __syncthreads();
+    for (int r = threadIdx.y; r < TILE; r += blockDim.y) {
+        int64_t i = col0 + r, j = row0 + threadIdx.x; /* the mirror image, below the diagonal */
+        if (i < n && j < n && i > j) {
+            h[i * n + j] = tile[threadIdx.x][r];
+        }
+    }
+}
+
+int launch_symmetrize(float *h, int64_t n, float scale, cudaStream_t stream)
+{
+    dim3 grid(blocks_of(n, TILE), blocks_of(n, TILE)), threads(TILE, 8);
+    if (n > 0) {
+        symmetrize_kernel<<<grid, threads, 0, stream>>>(h, n, scale);
+    }
+    return (int)cudaGetLastError();
+}
+
+static __global__ void zero_dead_kernel(float *w, const float *h, int64_t n, int64_t count)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        int64_t j = i % n;
+        if (h[j * n + j] == 0.0f) {
+            w[i] = 0.0f;
+        }
+    }
+}
+
+int launch_zero_dead(float *w, const float *h, int64_t rows, int64_t n, cudaStream_t stream)
+{
+    zero_dead_kernel<<<flat_blocks(rows * n, THREADS), THREADS, 0, stream>>>(w, h, n, rows * n);
+    return (int)cudaGetLastError();
+}
+
+static __global__ void diagonal_kernel(float *diagonal, const float *h, int64_t n)
+{
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) {
+        diagonal[i] = h[i * n + i];
+    }
+}
+
+int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t stream)
+{
+    if (n > 0) {
+        diagonal_kernel<<<blocks_of(n, THREADS), THREADS, 0, stream>>>(diagonal, h, n);
+    }
+    return (int)cudaGetLastError();
+}

@@ -1,0 +1,219 @@
+/* Products through cuBLASLt, row-major on top of its column-major view: c = a b in rows is c^T = b^T a^T in columns, so
+ * the operands change places and nothing is transposed.
+ *
+ * Algorithms are asked for once per shape and kept. Only those whose reduction goes through the workspace are allowed,
+ * so a product gives the same bits each time. F32 products stay in F32: TF32 would change codes. */
+
+#include "gpu/cuda/cuda.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define CACHE_SIZE 128
+
+struct gemm_key {
+    int64_t m, n, k, lda, ldb, ldc, count, stride_a, stride_b, stride_c;
+    bool trans_a, trans_b, bf16, beta;
+};
+
+struct gemm_entry {
+    struct gemm_key key;
+    cublasLtMatmulAlgo_t algo;
+    size_t workspace;
+};
+
+struct gemm_cache {
+    struct gemm_entry entries[CACHE_SIZE];
+    int count, next;
+};
+
+int gemm_cache_new(struct gemm_cache **cache)
+{
+    *cache = calloc(1, sizeof(**cache));
+    return *cache != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a cache of algorithms");
+}
+
+void gemm_cache_free(struct gemm_cache *cache)
+{
+    free(cache);
+}
+
+int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what)
+{
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        return 0;
+    }
+    if (status == CUBLAS_STATUS_ALLOC_FAILED) {
+        return err_raise(ERR_GPU_OUT_OF_MEMORY, "%s: %s", what, cublasLtGetStatusString(status));
+    }
+    if (status == CUBLAS_STATUS_EXECUTION_FAILED || status == CUBLAS_STATUS_NOT_INITIALIZED) {
+        int rc = cuda_ok(device, cudaPeekAtLastError(), what); /* the runtime knows more, when it was its error */
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return err_raise(ERR_INTERNAL, "%s: %s", what, cublasLtGetStatusString(status));
+}
+
+struct problem {
+    cublasLtMatmulDesc_t matmul;
+    cublasLtMatrixLayout_t a, b, c;
+};
+
+static void problem_deinit(struct problem *problem)
+{
+    if (problem->matmul != NULL) {
+        (void)cublasLtMatmulDescDestroy(problem->matmul);
+    }
+    const cublasLtMatrixLayout_t layouts[] = {problem->a, problem->b, problem->c};
+    for (int i = 0; i < 3; i++) {
+        if (layouts[i] != NULL) {
+            (void)cublasLtMatrixLayoutDestroy(layouts[i]);
+        }
+    }
+}
+
+/* A column-major operand; `batch` copies `stride` elements apart. */
+static cublasStatus_t layout_new(cublasLtMatrixLayout_t *layout, cudaDataType_t type, int64_t rows, int64_t cols,
+                                 int64_t ld, int64_t batch, int64_t stride)
+{
+    int32_t count = (int32_t)batch;
+    cublasStatus_t status = cublasLtMatrixLayoutCreate(layout, type, (uint64_t)rows, (uint64_t)cols, ld);
+
+    if (status == CUBLAS_STATUS_SUCCESS && batch > 1) {
+        status = cublasLtMatrixLayoutSetAttribute(*layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count));
+        if (status == CUBLAS_STATUS_SUCCESS) {
+            status = cublasLtMatrixLayoutSetAttribute(*layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride,
+                                                      sizeof(stride));
+        }
+    }
+    return status;
+}
+
+/* cuBLASLt's first operand is our b, its second our a: it computes [n, m] in columns. */
+static cublasStatus_t problem_init(struct problem *problem, const struct gemm *g)
+{
+    cudaDataType_t type = g->bf16 ? CUDA_R_16BF : CUDA_R_32F;
+    cublasOperation_t first = g->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t second = g->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasStatus_t status = cublasLtMatmulDescCreate(&problem->matmul, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmulDescSetAttribute(problem->matmul, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof(first));
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmulDescSetAttribute(problem->matmul, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof(second));
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = layout_new(&problem->a, type, g->trans_b ? g->k : g->n, g->trans_b ? g->n : g->k, g->ldb, g->count,
+                            g->stride_b);
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = layout_new(&problem->b, type, g->trans_a ? g->m : g->k, g->trans_a ? g->k : g->m, g->lda, g->count,
+                            g->stride_a);
+    }
+    return status != CUBLAS_STATUS_SUCCESS
+               ? status
+               : layout_new(&problem->c, CUDA_R_32F, g->n, g->m, g->ldc, g->count, g->stride_c);
+}
+
+static int choose(struct gpu_stream *stream, const struct problem *problem, struct gemm_entry *entry)
+{
+    struct gpu_device *device = stream->device;
+    cublasLtMatmulPreference_t preference = NULL;
+    cublasLtMatmulHeuristicResult_t result;
+    size_t limit = GEMM_WORKSPACE;
+    uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    int found = 0;
+
+    int rc = cublas_ok(device, cublasLtMatmulPreferenceCreate(&preference), "choosing a product");
+    if (rc != 0) {
+        return rc;
+    }
+    cublasStatus_t status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                                 &limit, sizeof(limit));
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes,
+                                                      sizeof(schemes));
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmulAlgoGetHeuristic(device->blas, problem->matmul, problem->a, problem->b, problem->c,
+                                                problem->c, preference, 1, &result, &found);
+    }
+    (void)cublasLtMatmulPreferenceDestroy(preference);
+    rc = cublas_ok(device, status, "choosing a product");
+    if (rc == 0 && found == 0) {
+        rc = err_raise(ERR_INTERNAL, "cuBLASLt has no algorithm for this product");
+    }
+    if (rc == 0) {
+        entry->algo = result.algo;
+        entry->workspace = result.workspaceSize;
+    }
+    return rc;
+}
+
+static struct gemm_key key_of(const struct gemm *g)
+{
+    struct gemm_key key;
+    memset(&key, 0, sizeof(key)); /* padding too: keys are compared as bytes */
+    key.m = g->m;
+    key.n = g->n;
+    key.k = g->k;
+    key.lda = g->lda;
+    key.ldb = g->ldb;
+    key.ldc = g->ldc;
+    key.count = g->count;
+    key.stride_a = g->stride_a;
+    key.stride_b = g->stride_b;
+    key.stride_c = g->stride_c;
+    key.trans_a = g->trans_a;
+    key.trans_b = g->trans_b;
+    key.bf16 = g->bf16;
+    key.beta = g->beta != 0;
+    return key;
+}
+
+static int find_algorithm(struct gpu_stream *stream, const struct gemm *g, const struct problem *problem,
+                          const struct gemm_entry **found)
+{
+    struct gemm_cache *cache = stream->cache;
+    struct gemm_entry entry = {.key = key_of(g)};
+
+    for (int i = 0; i < cache->count; i++) {
+        if (memcmp(&cache->entries[i].key, &entry.key, sizeof(entry.key)) == 0) {
+            *found = &cache->entries[i];
+            return 0;
+        }
+    }
+    int rc = choose(stream, problem, &entry);
+    if (rc != 0) {
+        return err_pass(rc, "product [%lld, %lld] over %lld", (long long)g->m, (long long)g->n, (long long)g->k);
+    }
+    int slot = cache->next;
+    memcpy(&cache->entries[slot], &entry, sizeof(entry));
+    cache->next = (slot + 1) % CACHE_SIZE;
+    cache->count = cache->count < CACHE_SIZE ? cache->count + 1 : CACHE_SIZE;
+    *found = &cache->entries[slot];
+    return 0;
+}
+
+int gemm_run(struct gpu_stream *stream, const struct gemm *gemm)
+{
+    struct problem problem = {0};
+    const struct gemm_entry *entry = NULL;
+
+    if (gemm->m == 0 || gemm->n == 0) {
+        return 0;
+    }
+    int rc = cublas_ok(stream->device, problem_init(&problem, gemm), "describing a product");
+    rc = rc != 0 ? rc : find_algorithm(stream, gemm, &problem, &entry);
+    if (rc == 0) {
+        rc = cublas_ok(stream->device,
+                       cublasLtMatmul(stream->device->blas, problem.matmul, &gemm->alpha, gemm->b, problem.a, gemm->a,
+                                      problem.b, &gemm->beta, gemm->c, problem.c, gemm->c, problem.c, &entry->algo,
+                                      stream->workspace, entry->workspace, stream->stream),
+                       "product");
+    }
+    problem_deinit(&problem);
+    return rc;
+}

@@ -1,0 +1,64 @@
+/* Grids, codes and dequantized weights: descriptions for the kernels of grid.cu. */
+
+#include "gpu/cuda/cuda.h"
+
+static struct launch_grid describe(const struct tensor *w, const struct gpu_grid *spec)
+{
+    return (struct launch_grid){.bits = spec->bits,
+                                .sym = spec->sym,
+                                .mse = spec->mse,
+                                .steps = spec->steps,
+                                .candidates = spec->mse ? (int)(spec->max_shrink * spec->steps + 1e-9) : 1,
+                                .scale_dtype = (int)launch_dtype_of(spec->scale_dtype),
+                                .rows = matrix_rows(w),
+                                .cols = matrix_cols(w),
+                                .group = spec->group_size,
+                                .norm = (float)spec->norm};
+}
+
+int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+              const struct tensor *importance, const struct gpu_grid *spec)
+{
+    int rc = check_search(spec);
+
+    rc = rc != 0 ? rc : check_rounding("grid", NULL, w, scale, zero, spec);
+    rc = rc != 0 || importance == NULL ? rc : check_vector("grid", "importance", importance, matrix_cols(w));
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    struct launch_grid grid = describe(w, spec);
+    return cuda_ok(stream->device,
+                   launch_grid(scale->data, zero->data, w->data, importance != NULL ? importance->data : NULL, &grid,
+                               stream->stream),
+                   "grid");
+}
+
+int cuda_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+               const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
+{
+    int rc = check_rounding("round", codes, w, scale, zero, spec);
+
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    struct launch_grid grid = describe(w, spec);
+    return cuda_ok(stream->device, launch_round(codes->data, w->data, scale->data, zero->data, &grid, stream->stream),
+                   "round");
+}
+
+int cuda_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                    const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
+{
+    int rc = check_rounding("dequantize", codes, w, scale, zero, spec);
+
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    struct launch_grid grid = describe(w, spec);
+    return cuda_ok(stream->device,
+                   launch_dequantize(w->data, codes->data, scale->data, zero->data, &grid, stream->stream),
+                   "dequantize");
+}

@@ -1,0 +1,107 @@
+#pragma once
+/* The kernels as C sees them. Each launcher queues on its stream, in order, and returns a cudaError_t as int (0 =
+ * fine); pointers are device memory unless named host. Shapes as in gpu.h. Results repeat: sums have one order, and no
+ * float is added atomically. */
+
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum launch_dtype { LAUNCH_F32, LAUNCH_F16, LAUNCH_BF16 };
+
+/* convert.cu */
+int launch_convert(void *y, int y_dtype, const void *x, int x_dtype, int64_t count, cudaStream_t stream);
+/* *index = least index of a non-finite element, or INT64_MAX. */
+int launch_find_nonfinite(int64_t *index, const void *x, int dtype, int64_t count, cudaStream_t stream);
+
+/* elementwise.cu */
+int launch_embed(float *y, const void *table, int dtype, const int32_t *ids, int64_t tokens, int64_t width,
+                 cudaStream_t stream);
+int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t runs, int64_t size, float eps,
+                   cudaStream_t stream);
+int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, int64_t cols, int64_t length,
+                int64_t half, cudaStream_t stream);
+int launch_swiglu(float *y, const float *gate, const float *up, int64_t count, cudaStream_t stream);
+int launch_add(float *y, const float *x, int64_t count, cudaStream_t stream);
+/* y[t, :] += bias */
+int launch_add_rows(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream);
+/* Rows of a column-statistics partial: LAUNCH_STATS_ROWS tokens each. */
+#define LAUNCH_STATS_ROWS 256
+/* most [chunks, cols] and sum [chunks, cols] are scratch, chunks = ceil(rows / LAUNCH_STATS_ROWS). */
+int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t rows, int64_t cols, float *most,
+                        double *sum, cudaStream_t stream);
+int launch_symmetrize(float *h, int64_t n, float scale, cudaStream_t stream);
+int launch_zero_dead(float *w, const float *h, int64_t rows, int64_t n, cudaStream_t stream);
+int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t stream);
+int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream);
+
+/* softmax.cu: rows [heads, queries = length, keys = length] of scores become weights, zero where not visible. out is
+ * BF16 or F32 and may be scores itself when F32. */
+int launch_softmax(void *out, int out_dtype, const float *scores, int64_t heads, int64_t length, int64_t window,
+                   float scale, cudaStream_t stream);
+
+/* grid.cu */
+struct launch_grid {
+    int bits, sym, mse, steps, candidates, scale_dtype; /* scale_dtype: enum launch_dtype */
+    int64_t rows, cols, group;
+    float norm;
+};
+int launch_grid(float *scale, float *zero, const float *w, const float *importance, const struct launch_grid *spec,
+                cudaStream_t stream);
+int launch_round(uint8_t *codes, const float *w, const float *scale, const float *zero, const struct launch_grid *spec,
+                 cudaStream_t stream);
+int launch_dequantize(float *w, const uint8_t *codes, const float *scale, const float *zero,
+                      const struct launch_grid *spec, cudaStream_t stream);
+
+/* factor.cu: to = the reversed, permuted, damped lower triangle of h, zeros above; order may be NULL. */
+int launch_factor_gather(float *to, const float *h, const int32_t *order, int64_t n, float damp, cudaStream_t stream);
+/* Elements of a[count] in reverse order. */
+int launch_reverse(float *a, int64_t count, cudaStream_t stream);
+
+/* sweep.cu */
+#define LAUNCH_SWEEP_COLS 128 /* columns of a block */
+/* to[r, i] = w[r, order[i]] */
+int launch_gather_columns(float *to, const float *w, const int32_t *order, int64_t rows, int64_t cols,
+                          cudaStream_t stream);
+/* codes[r, order[i]] = from[r, i] */
+int launch_scatter_codes(uint8_t *codes, const uint8_t *from, const int32_t *order, int64_t rows, int64_t cols,
+                         cudaStream_t stream);
+struct launch_sweep {
+    float *w;           /* [rows, k] in visiting order; columns [first, first + cols) are read */
+    const float *u;     /* [k, k] */
+    const float *scale; /* [rows, groups] */
+    const float *zero;
+    const int32_t *group; /* [k]: group of the column visited i-th */
+    uint8_t *codes;       /* [rows, k] in visiting order */
+    float *error;         /* [rows, LAUNCH_SWEEP_COLS]; columns past `cols` become zero */
+    double *loss;         /* [rows]: added to */
+    int64_t rows, k, groups, first;
+    int cols;
+    int uniform; /* all columns of this block lie in one group */
+    float top;
+};
+int launch_sweep(const struct launch_sweep *sweep, cudaStream_t stream);
+
+/* losses.cu */
+struct launch_residual_row { /* as struct gpu_residual, of one row */
+    double error_sq, weight_sq, dot, quant_sq, clipped_sq, max_abs, weight_max;
+    int64_t clipped, nonfinite;
+};
+/* scale NULL: no grid. */
+int launch_residual(struct launch_residual_row *rows, const float *w, const float *wq, const float *scale,
+                    const float *zero, const struct launch_grid *spec, cudaStream_t stream);
+/* out[r] = sum over columns of a[r, :] * b[r, :] in double. */
+int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream);
+struct launch_nll_row {
+    double nll, kl;
+};
+/* reference may be NULL; rows with target -1 give zeros. */
+int launch_nll(struct launch_nll_row *out, const float *logits, const float *reference, const int32_t *targets,
+               int64_t tokens, int64_t vocabulary, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,201 @@
+/* What a change costs. Kernels leave one partial a row; rows are added here, in order, in double. */
+
+#include "gpu/cuda/cuda.h"
+
+#include <stdlib.h>
+
+/* Rows of size `element` from the device; malloc'ed. */
+static int fetch_rows(struct gpu_stream *stream, const void *from, int64_t rows, size_t element, void **out)
+{
+    void *host = malloc((size_t)(rows > 0 ? rows : 1) * element);
+
+    if (host == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld partial results", (long long)rows);
+    }
+    int rc = memory_download(stream, host, from, (size_t)rows * element);
+    if (rc != 0) {
+        free(host);
+        return rc;
+    }
+    *out = host;
+    return 0;
+}
+
+static void add_residual(struct gpu_residual *sum, const struct launch_residual_row *row)
+{
+    sum->error_sq += row->error_sq;
+    sum->weight_sq += row->weight_sq;
+    sum->dot += row->dot;
+    sum->quant_sq += row->quant_sq;
+    sum->clipped_sq += row->clipped_sq;
+    sum->max_abs = row->max_abs > sum->max_abs ? row->max_abs : sum->max_abs;
+    sum->weight_max = row->weight_max > sum->weight_max ? row->weight_max : sum->weight_max;
+    sum->clipped += row->clipped;
+    sum->nonfinite += row->nonfinite;
+}
+
+int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
+                  const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
+{
+    struct launch_grid grid = {.bits = 2, .rows = matrix_rows(w), .cols = matrix_cols(w), .group = matrix_cols(w)};
+    void *host = NULL;
+    int rc = check_matrix("residual", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("residual", "wq", wq, DTYPE_F32, grid.rows, grid.cols);
+    if (rc == 0 && ((scale == NULL) != (zero == NULL) || (scale != NULL && spec == NULL))) {
+        rc = err_raise(ERR_INTERNAL, "residual: scale, zero and grid come together");
+    }
+    if (rc == 0 && scale != NULL) {
+        rc = check_rounding("residual", NULL, w, scale, zero, spec);
+        grid.bits = spec->bits;
+        grid.group = spec->group_size;
+    }
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(grid.rows, sizeof(struct launch_residual_row)));
+    if (rc != 0) {
+        return err_pass(rc, "residual");
+    }
+    struct launch_residual_row *rows = scratch_take(stream, grid.rows, sizeof(*rows));
+    rc = cuda_ok(stream->device,
+                 launch_residual(rows, w->data, wq->data, scale != NULL ? scale->data : NULL,
+                                 zero != NULL ? zero->data : NULL, &grid, stream->stream),
+                 "residual");
+    rc = rc != 0 ? rc : fetch_rows(stream, rows, grid.rows, sizeof(*rows), &host);
+    if (rc != 0) {
+        return err_pass(rc, "residual");
+    }
+    struct gpu_residual sum = {0};
+    for (int64_t r = 0; r < grid.rows; r++) {
+        add_residual(&sum, (const struct launch_residual_row *)host + r);
+    }
+    free(host);
+    *out = sum;
+    return 0;
+}
+
+/* sum over rows of d H d^T; product and sums are scratch. */
+static int quadratic_form(struct gpu_stream *stream, const float *d, const struct tensor *w, const struct tensor *h,
+                          float *product, double *sums, double *out)
+{
+    int64_t rows = matrix_rows(w), n = matrix_cols(w);
+    struct gemm gemm = {
+        .m = rows, .n = n, .k = n, .alpha = 1.0f, .a = d, .b = h->data, .c = product, .lda = n, .ldb = n, .ldc = n};
+    void *host = NULL;
+
+    int rc = gemm_run(stream, &gemm);
+    rc = rc != 0 ? rc : cuda_ok(stream->device, launch_row_dot(sums, product, d, rows, n, stream->stream), "row sums");
+    rc = rc != 0 ? rc : fetch_rows(stream, sums, rows, sizeof(double), &host);
+    if (rc != 0) {
+        return rc;
+    }
+    *out = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        *out += ((const double *)host)[r];
+    }
+    free(host);
+    return 0;
+}
+
+int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
+                      const struct tensor *wq, const struct tensor *h)
+{
+    int64_t rows = matrix_rows(w), n = matrix_cols(w);
+    double error_sum = 0, signal_sum = 0;
+    int rc = check_matrix("output_error", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("output_error", "wq", wq, DTYPE_F32, rows, n);
+    rc = rc != 0 ? rc : check_matrix("output_error", "h", h, DTYPE_F32, n, n);
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    rc = rc != 0
+             ? rc
+             : scratch_reserve(stream, 2 * scratch_size(rows * n, sizeof(float)) + scratch_size(rows, sizeof(double)));
+    if (rc != 0) {
+        return err_pass(rc, "output_error");
+    }
+    float *d = scratch_take(stream, rows * n, sizeof(float));
+    float *product = scratch_take(stream, rows * n, sizeof(float));
+    double *sums = scratch_take(stream, rows, sizeof(double));
+    rc = cuda_ok(stream->device, launch_subtract(d, w->data, wq->data, rows * n, stream->stream), "output_error");
+    rc = rc != 0 ? rc : quadratic_form(stream, d, w, h, product, sums, &error_sum);
+    rc = rc != 0 ? rc : quadratic_form(stream, w->data, w, h, product, sums, &signal_sum);
+    if (rc != 0) {
+        return err_pass(rc, "output_error");
+    }
+    *error = error_sum;
+    *signal = signal_sum;
+    return 0;
+}
+
+static int check_targets(const int32_t *targets, int64_t tokens, int64_t vocabulary)
+{
+    for (int64_t t = 0; t < tokens; t++) {
+        if (targets[t] < -1 || targets[t] >= vocabulary) {
+            return err_raise(ERR_INVALID_MODEL, "target %d at position %lld is outside the vocabulary of %lld",
+                             (int)targets[t], (long long)t, (long long)vocabulary);
+        }
+    }
+    return 0;
+}
+
+int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
+             const struct tensor *reference, const int32_t *targets)
+{
+    int64_t tokens = matrix_rows(logits), vocabulary = matrix_cols(logits);
+    void *host = NULL;
+    int rc = check_matrix("nll", "logits", logits, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 || reference == NULL ? rc : check_matrix("nll", "reference", reference, DTYPE_F32, tokens, vocabulary);
+    rc = rc != 0 ? rc : check_targets(targets, tokens, vocabulary);
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    rc = rc != 0 ? rc
+                 : scratch_reserve(stream, scratch_size(tokens, sizeof(int32_t)) +
+                                               scratch_size(tokens, sizeof(struct launch_nll_row)));
+    if (rc != 0) {
+        return err_pass(rc, "nll");
+    }
+    int32_t *on_device = scratch_take(stream, tokens, sizeof(int32_t));
+    struct launch_nll_row *rows = scratch_take(stream, tokens, sizeof(*rows));
+    rc = memory_upload(stream, on_device, targets, (size_t)tokens * sizeof(int32_t));
+    rc = rc != 0 ? rc
+                 : cuda_ok(stream->device,
+                           launch_nll(rows, logits->data, reference != NULL ? reference->data : NULL, on_device, tokens,
+                                      vocabulary, stream->stream),
+                           "nll");
+    rc = rc != 0 ? rc : fetch_rows(stream, rows, tokens, sizeof(*rows), &host);
+    if (rc != 0) {
+        return err_pass(rc, "nll");
+    }
+    for (int64_t t = 0; t < tokens; t++) {
+        const struct launch_nll_row *row = (const struct launch_nll_row *)host + t;
+        out->nll_sum += row->nll;
+        out->kl_sum += row->kl;
+        out->count += targets[t] >= 0;
+    }
+    free(host);
+    return 0;
+}
+
+int cuda_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead)
+{
+    int64_t n = matrix_cols(w), count = 0;
+    int rc = check_matrix("zero_dead", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("zero_dead", "h", h, DTYPE_F32, n, n);
+    float *diagonal = rc == 0 ? malloc((size_t)(n > 0 ? n : 1) * sizeof(float)) : NULL;
+    if (rc == 0 && diagonal == NULL) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a diagonal of %lld", (long long)n);
+    }
+    rc = rc != 0 ? rc : cuda_diagonal(stream, diagonal, h);
+    for (int64_t j = 0; rc == 0 && j < n; j++) {
+        count += diagonal[j] == 0.0f;
+    }
+    free(diagonal);
+    if (rc == 0 && count > 0) {
+        rc =
+            cuda_ok(stream->device, launch_zero_dead(w->data, h->data, matrix_rows(w), n, stream->stream), "zero_dead");
+    }
+    if (rc == 0) {
+        *dead = count;
+    }
+    return rc;
+}

@@ -1,0 +1,140 @@
+/* What a change costs, one partial a row in double; the host adds the rows in order. CPU twins: gpu/cpu/round.c
+ * (residual), gpu/cpu/losses.c. */
+
+#include "gpu/cuda/device.cuh"
+
+#define THREADS 256
+
+static __global__ void residual_kernel(struct launch_residual_row *rows, const float *w, const float *wq,
+                                       const float *scale, const float *zero, struct launch_grid spec)
+{
+    __shared__ double shared[WARP];
+    __shared__ long long counts[WARP];
+    int64_t row = blockIdx.x, at = row * spec.cols;
+    float top = (float)((1 << spec.bits) - 1);
+    struct launch_residual_row sum = {0, 0, 0, 0, 0, 0, 0, 0, 0};
+
+    for (int64_t i = threadIdx.x; i < spec.cols; i += blockDim.x) {
+        float a = w[at + i], b = wq[at + i];
+        if (!isfinite(a) || !isfinite(b)) {
+            sum.nonfinite++;
+            continue;
+        }
+        double error = (double)a - (double)b;
+        sum.error_sq += error * error;
+        sum.weight_sq += (double)a * a;
+        sum.dot += (double)a * b;
+        sum.quant_sq += (double)b * b;
+        sum.max_abs = fmax(sum.max_abs, fabs(error));
+        sum.weight_max = fmax(sum.weight_max, fabs((double)a));
+        if (scale != NULL) {
+            int64_t point = (at + i) / spec.group;
+            if (a < scale[point] * -zero[point] || a > scale[point] * (top - zero[point])) {
+                sum.clipped++;
+                sum.clipped_sq += error * error;
+            }
+        }
+    }
+    sum.error_sq = block_sum(sum.error_sq, shared);
+    sum.weight_sq = block_sum(sum.weight_sq, shared);
+    sum.dot = block_sum(sum.dot, shared);
+    sum.quant_sq = block_sum(sum.quant_sq, shared);
+    sum.clipped_sq = block_sum(sum.clipped_sq, shared);
+    sum.max_abs = block_max(sum.max_abs, shared);
+    sum.weight_max = block_max(sum.weight_max, shared);
+    sum.clipped = block_sum((long long)sum.clipped, counts);
+    sum.nonfinite = block_sum((long long)sum.nonfinite, counts);
+    if (threadIdx.x == 0) {
+        rows[row] = sum;
+    }
+}
+
+int launch_residual(struct launch_residual_row *rows, const float *w, const float *wq, const float *scale,
+                    const float *zero, const struct launch_grid *spec, cudaStream_t stream)
+{
+    if (spec->rows > 0) {
+        residual_kernel<<<(unsigned)spec->rows, THREADS, 0, stream>>>(rows, w, wq, scale, zero, *spec);
+    }
+    return (int)cudaGetLastError();
+}
+
+static __global__ void row_dot_kernel(double *out, const float *a, const float *b, int64_t cols)
+{
+    __shared__ double shared[WARP];
+    int64_t at = (int64_t)blockIdx.x * cols;
+    double sum = 0;
+
+    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) {
+        sum += (double)a[at + i] * b[at + i];
+    }
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0) {
+        out[blockIdx.x] = sum;
+    }
+}
+
+int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    if (rows > 0) {
+        row_dot_kernel<<<(unsigned)rows, THREADS, 0, stream>>>(out, a, b, cols);
+    }
+    return (int)cudaGetLastError();
+}
+
+static __device__ double exp_sum(const float *x, int64_t n, float shift, double *shared)
+{
+    double sum = 0;
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+        sum += (double)expf(x[i] - shift);
+    }
+    return block_sum(sum, shared);
+}
+
+static __device__ float row_max(const float *x, int64_t n, float *shared)
+{
+    float most = -INFINITY;
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+        most = fmaxf(most, x[i]);
+    }
+    return block_max(most, shared);
+}
+
+static __global__ void nll_kernel(struct launch_nll_row *out, const float *logits, const float *reference,
+                                  const int32_t *targets, int64_t n)
+{
+    __shared__ double sums[WARP];
+    __shared__ float maxima[WARP];
+    int64_t token = blockIdx.x;
+    int32_t target = targets[token];
+    struct launch_nll_row row = {0, 0};
+
+    if (target >= 0) { /* the same for the whole block */
+        const float *x = logits + token * n;
+        float most = row_max(x, n, maxima);
+        double log_sum = log(exp_sum(x, n, most, sums));
+        row.nll = log_sum - ((double)x[target] - (double)most);
+        if (reference != NULL) {
+            const float *r = reference + token * n;
+            float r_most = row_max(r, n, maxima);
+            double r_sum = exp_sum(r, n, r_most, sums), dot = 0;
+            for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+                float a = r[i] - r_most, b = x[i] - most;
+                dot += (double)expf(a) * (double)(a - b);
+            }
+            dot = block_sum(dot, sums);
+            row.kl = dot / r_sum - log(r_sum) + log_sum;
+        }
+    }
+    if (threadIdx.x == 0) {
+        out[token] = row;
+    }
+}
+
+int launch_nll(struct launch_nll_row *out, const float *logits, const float *reference, const int32_t *targets,
+               int64_t tokens, int64_t vocabulary, cudaStream_t stream)
+{
+    if (tokens > 0) {
+        nll_kernel<<<(unsigned)tokens, THREADS, 0, stream>>>(out, logits, reference, targets, vocabulary);
+    }
+    return (int)cudaGetLastError();
+}
