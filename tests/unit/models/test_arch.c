@@ -1,0 +1,206 @@
+/* config.json: what each family's file means, and what is refused with which words. */
+
+#include "models/arch.h"
+#include "tests/unit/unit.h"
+
+#include <math.h>
+#include <string.h>
+
+/* The smallest config of a family, with members added or (null) taken back by `more`. */
+static int parse(const char *architecture, const char *more, struct model_config *out)
+{
+    json_t *config = json_pack("{s:[s], s:i, s:i, s:i, s:i, s:i, s:i}", "architectures", architecture, "hidden_size",
+                               64, "intermediate_size", 96, "num_hidden_layers", 4, "num_attention_heads", 4,
+                               "num_key_value_heads", 2, "vocab_size", 100);
+    json_t *extra = json_loads(more, 0, NULL);
+
+    ck_assert_ptr_nonnull(extra);
+    json_object_update(config, extra);
+    int rc = arch_parse_config(config, out);
+    json_decref(extra);
+    json_decref(config);
+    return rc;
+}
+
+START_TEST(test_llama)
+{
+    struct model_config c;
+    int64_t rows, cols;
+
+    ck_assert_rc_ok(parse("LlamaForCausalLM", "{}", &c));
+    ck_assert_int_eq(c.head_dim, 16);
+    ck_assert_int_eq(c.max_position, 2048);
+    ck_assert(!c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.tie_word_embeddings);
+    ck_assert_int_eq(c.rope_type, ROPE_DEFAULT);
+    ck_assert_double_eq(c.rope_theta, 10000);
+    ck_assert_double_eq(c.rms_norm_eps, 1e-6);
+    ck_assert_int_eq(arch_window(&c, 3), 0);
+    arch_linear_shape(&c, LINEAR_K, &rows, &cols);
+    ck_assert(rows == 32 && cols == 64);
+    arch_linear_shape(&c, LINEAR_DOWN, &rows, &cols);
+    ck_assert(rows == 64 && cols == 96);
+
+    ck_assert_rc_ok(parse("LlamaForCausalLM",
+                          "{\"attention_bias\":true,\"mlp_bias\":true,\"head_dim\":24,\"tie_word_embeddings\":true,"
+                          "\"num_key_value_heads\":null,\"rms_norm_eps\":1e-5,\"sliding_window\":7}",
+                          &c));
+    ck_assert(c.qkv_bias && c.o_bias && c.mlp_bias && c.tie_word_embeddings);
+    ck_assert_int_eq(c.num_kv_heads, 4);
+    ck_assert_int_eq(arch_window(&c, 0), 0);
+    arch_linear_shape(&c, LINEAR_O, &rows, &cols);
+    ck_assert(rows == 64 && cols == 96);
+    ck_assert(arch_linear_bias(&c, LINEAR_V) && arch_linear_bias(&c, LINEAR_O) && arch_linear_bias(&c, LINEAR_UP));
+}
+END_TEST
+
+START_TEST(test_windows)
+{
+    struct model_config c;
+
+    ck_assert_rc_ok(parse("MistralForCausalLM", "{\"sliding_window\":11}", &c));
+    ck_assert_int_eq(arch_window(&c, 0), 11);
+    ck_assert_rc_ok(parse("MistralForCausalLM", "{\"sliding_window\":null}", &c));
+    ck_assert_int_eq(arch_window(&c, 0), 0);
+    ck_assert_rc_ok(parse("MistralForCausalLM", "{}", &c));
+    ck_assert_int_eq(arch_window(&c, 0), 4096);
+
+    ck_assert_rc_ok(parse("Qwen2ForCausalLM", "{\"sliding_window\":9,\"max_window_layers\":2}", &c));
+    ck_assert_int_eq(arch_window(&c, 3), 0);
+    ck_assert_rc_ok(
+        parse("Qwen2ForCausalLM", "{\"sliding_window\":9,\"max_window_layers\":2,\"use_sliding_window\":true}", &c));
+    ck_assert_int_eq(arch_window(&c, 1), 0);
+    ck_assert_int_eq(arch_window(&c, 2), 9);
+    ck_assert(c.qkv_bias && !c.o_bias && !c.mlp_bias);
+
+    static const char types[] =
+        "{\"sliding_window\":9,\"max_window_layers\":0,\"use_sliding_window\":true,\"layer_types\":[\"full_attention\","
+        "\"full_attention\",\"full_attention\",\"sliding_attention\"]}";
+    ck_assert_rc_ok(parse("Qwen3ForCausalLM", types, &c));
+    ck_assert_int_eq(arch_window(&c, 2), 0);
+    ck_assert_int_eq(arch_window(&c, 3), 9);
+    ck_assert_rc_ok(parse("Qwen3ForCausalLM", "{\"head_dim\":24}", &c));
+    ck_assert(c.arch->qk_norm && c.head_dim == 24 && !c.qkv_bias);
+    ck_assert_rc_ok(parse("Qwen3ForCausalLM", "{}", &c));
+    ck_assert_int_eq(c.head_dim, 128);
+}
+END_TEST
+
+START_TEST(test_rope)
+{
+    struct model_config c;
+
+    ck_assert_rc_ok(parse("LlamaForCausalLM", "{\"rope_theta\":500000,\"rope_scaling\":null}", &c));
+    ck_assert_double_eq(c.rope_theta, 500000);
+    ck_assert_rc_ok(parse("LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}}", &c));
+    ck_assert_int_eq(c.rope_type, ROPE_LINEAR);
+    ck_assert_double_eq(c.rope_factor, 4);
+    ck_assert_rc_ok(
+        parse("LlamaForCausalLM",
+              "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":5e5,\"factor\":8.0,"
+              "\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}}",
+              &c));
+    ck_assert_int_eq(c.rope_type, ROPE_LLAMA3);
+    ck_assert_double_eq(c.rope_theta, 5e5);
+    ck_assert_double_eq(c.rope_original_max, 8192);
+
+    float cosine[4 * 8], sine[4 * 8];
+    c = (struct model_config){.head_dim = 16, .rope_theta = 10000};
+    arch_rope_tables(&c, 4, cosine, sine);
+    for (int t = 0; t < 4; t++) {
+        for (int i = 0; i < 8; i++) {
+            double angle = t * pow(10000, -i / 8.0);
+            ck_assert_float_eq(cosine[t * 8 + i], (float)cos(angle));
+            ck_assert_float_eq(sine[t * 8 + i], (float)sin(angle));
+        }
+    }
+    c.rope_type = ROPE_LINEAR;
+    c.rope_factor = 2;
+    arch_rope_tables(&c, 4, cosine, sine);
+    ck_assert_float_eq(cosine[2 * 8], (float)cos(1.0));
+    /* Wavelengths 2 pi and 2 pi / 0.001: the first turns often within 64 positions, the last never. */
+    c = (struct model_config){.head_dim = 4,
+                              .rope_theta = 1e6,
+                              .rope_type = ROPE_LLAMA3,
+                              .rope_factor = 8,
+                              .rope_low_freq = 1,
+                              .rope_high_freq = 4,
+                              .rope_original_max = 64};
+    arch_rope_tables(&c, 4, cosine, sine);
+    ck_assert_float_eq(sine[3 * 2], (float)sin(3.0));
+    ck_assert_float_eq(sine[3 * 2 + 1], (float)sin(3 * 0.001 / 8));
+}
+END_TEST
+
+static const struct {
+    const char *architecture, *more;
+    int code;
+    const char *word;
+} refused[] = {
+    {"GPT2LMHeadModel", "{}", ERR_UNSUPPORTED_ARCHITECTURE, "GPT2LMHeadModel"},
+    {"LlamaForCausalLM", "{\"architectures\":[]}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
+    {"LlamaForCausalLM", "{\"architectures\":null}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
+    {"LlamaForCausalLM", "{\"architectures\":[3]}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
+    {"LlamaForCausalLM", "{\"hidden_act\":\"gelu\"}", ERR_UNSUPPORTED_ARCHITECTURE, "gelu"},
+    {"LlamaForCausalLM", "{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "yarn"},
+    {"LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4}}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "dynamic"},
+    {"LlamaForCausalLM", "{\"rope_parameters\":{\"rope_type\":\"longrope\"}}", ERR_UNSUPPORTED_ARCHITECTURE,
+     "longrope"},
+    {"LlamaForCausalLM", "{\"partial_rotary_factor\":0.5}", ERR_UNSUPPORTED_ARCHITECTURE, "partial_rotary_factor"},
+    {"Qwen2ForCausalLM",
+     "{\"use_sliding_window\":true,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"full_attention\","
+     "\"full_attention\"]}",
+     ERR_UNSUPPORTED_ARCHITECTURE, "layer_types"},
+    {"Qwen2ForCausalLM", "{\"layer_types\":[\"a\",\"b\",\"c\",\"d\"]}", ERR_UNSUPPORTED_ARCHITECTURE, "layer type"},
+    {"LlamaForCausalLM", "{\"quantization_config\":{\"quant_method\":\"awq\"}}", ERR_ALREADY_QUANTIZED, "awq"},
+    {"LlamaForCausalLM", "{\"quantization_config\":{}}", ERR_ALREADY_QUANTIZED, "unknown"},
+    {"LlamaForCausalLM", "{\"hidden_size\":null}", ERR_INVALID_MODEL, "hidden_size is missing"},
+    {"LlamaForCausalLM", "{\"hidden_size\":0}", ERR_INVALID_MODEL, "hidden_size"},
+    {"LlamaForCausalLM", "{\"hidden_size\":-64}", ERR_INVALID_MODEL, "hidden_size"},
+    {"LlamaForCausalLM", "{\"hidden_size\":64.5}", ERR_INVALID_MODEL, "hidden_size"},
+    {"LlamaForCausalLM", "{\"hidden_size\":\"64\"}", ERR_INVALID_MODEL, "hidden_size"},
+    {"LlamaForCausalLM", "{\"hidden_size\":9223372036854775807}", ERR_INVALID_MODEL, "hidden_size"},
+    {"LlamaForCausalLM", "{\"num_hidden_layers\":1000000000}", ERR_INVALID_MODEL, "num_hidden_layers"},
+    {"LlamaForCausalLM", "{\"vocab_size\":4611686018427387904}", ERR_INVALID_MODEL, "vocab_size"},
+    {"LlamaForCausalLM", "{\"num_key_value_heads\":3}", ERR_INVALID_MODEL, "num_key_value_heads"},
+    {"LlamaForCausalLM", "{\"num_key_value_heads\":8}", ERR_INVALID_MODEL, "num_key_value_heads"},
+    {"LlamaForCausalLM", "{\"head_dim\":15}", ERR_INVALID_MODEL, "even"},
+    {"LlamaForCausalLM", "{\"num_attention_heads\":8192,\"head_dim\":4096}", ERR_INVALID_MODEL, "all heads"},
+    {"LlamaForCausalLM", "{\"num_attention_heads\":128}", ERR_INVALID_MODEL, "head_dim"},
+    {"LlamaForCausalLM", "{\"rms_norm_eps\":-1}", ERR_INVALID_MODEL, "rms_norm_eps"},
+    {"LlamaForCausalLM", "{\"rope_theta\":0}", ERR_INVALID_MODEL, "rope_theta"},
+    {"LlamaForCausalLM", "{\"rope_theta\":\"x\"}", ERR_INVALID_MODEL, "rope_theta"},
+    {"LlamaForCausalLM", "{\"rope_scaling\":7}", ERR_INVALID_MODEL, "not an object"},
+    {"LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"linear\"}}", ERR_INVALID_MODEL, "factor"},
+    {"LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}}", ERR_INVALID_MODEL, "low_freq_factor"},
+    {"LlamaForCausalLM", "{\"tie_word_embeddings\":1}", ERR_INVALID_MODEL, "tie_word_embeddings"},
+    {"MistralForCausalLM", "{\"sliding_window\":0}", ERR_INVALID_MODEL, "sliding_window"},
+    {"Qwen3ForCausalLM", "{\"layer_types\":[\"full_attention\"]}", ERR_INVALID_MODEL, "layer_types"},
+    {"Qwen3ForCausalLM",
+     "{\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"sliding_attention\"]}",
+     ERR_INVALID_MODEL, "window"},
+};
+
+START_TEST(test_refused)
+{
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        struct model_config c = {.num_layers = -7};
+        int rc = parse(refused[i].architecture, refused[i].more, &c);
+        ck_assert_msg(rc == refused[i].code, "row %zu: %d for %s: %s", i, rc, refused[i].more, err_last()->message);
+        ck_assert_msg(strstr(err_last()->message, refused[i].word) != NULL, "row %zu says: %s", i, err_last()->message);
+        ck_assert_int_eq(c.num_layers, -7);
+        if (rc == ERR_UNSUPPORTED_ARCHITECTURE) {
+            for (const struct arch *const *row = arch_list(); *row != NULL; row++) {
+                ck_assert_ptr_nonnull(strstr(err_last()->hint, (*row)->name));
+            }
+        }
+    }
+    struct model_config c;
+    json_t *list = json_array();
+    ck_assert_int_eq(arch_parse_config(list, &c), ERR_INVALID_MODEL);
+    json_decref(list);
+}
+END_TEST
+
+UNIT_MAIN("arch", test_llama, test_windows, test_rope, test_refused)
