@@ -5,7 +5,7 @@ import importlib.metadata
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTQConfig
 
 import models
 import reference
@@ -29,8 +29,8 @@ def checkpoint(request, quantd, checkpoints):
     return folder, quantd.register(request.param)
 
 
-def logits_of(folder, ids):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def logits_of(folder, ids, **options):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).eval()
     with torch.inference_mode():
         return model(ids).logits.float().numpy()
 
@@ -76,15 +76,16 @@ def test_compressed_tensors(quantd, tokens, checkpoint, tmp_path, method, scheme
     assert job["result"]["perplexity_after"] == pytest.approx(perplexity(found, tokens[0]), rel=1e-2)
 
 
-def test_gptq(quantd, tokens, checkpoint, tmp_path):
-    """The same through gptqmodel, which transformers wants for this format."""
+@pytest.mark.parametrize("format_, bits", [("gptq", 4), ("gptq_v2", 8)])
+def test_gptq(quantd, tokens, checkpoints, tmp_path, format_, bits):
+    """The gptq formats through gptqmodel, which transformers wants for them; its plain kernel needs no compiler."""
     for package in ("gptqmodel", "optimum"):
         try:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            pytest.skip(f"{package} is not among the pinned packages: it brings a compiler and hundreds of megabytes for a format that "
-                        "test_perplexity.py decodes by itself")
-    job = quantize(quantd, tokens, checkpoint[1], "gptq", "gptq", 4, 32, True)
+            pytest.skip(f"{package} could not be installed here")
+    models.make("llama", checkpoints / "for-gptq")
+    job = quantize(quantd, tokens, quantd.register("for-gptq"), "gptq", format_, bits, 32, True)
     folder = quantd.download(job, tmp_path / "artifact")
-    found = logits_of(folder, tokens[0])
+    found = logits_of(folder, tokens[0], quantization_config=GPTQConfig(bits=bits, backend="torch"))
     assert relative(found, reference.Model.load(folder).logits(tokens[0].numpy())) < 1e-2
