@@ -1,0 +1,382 @@
+/* A block held to the formulas written out in double, one number at a time: grouped keys, biases, q/k norm, windows. */
+
+#include "models/block.h"
+#include "tests/unit/models/support.h"
+
+#define SEQUENCES 2
+#define LENGTH 13
+#define TOKENS (SEQUENCES * LENGTH)
+#define WIDE 64 /* at least every width below */
+
+static const char *const configs[] = {
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":10,\"head_dim\":6}",
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":1,\"vocab_size\":10,\"head_dim\":10,\"attention_bias\":true,"
+    "\"mlp_bias\":true,\"rope_scaling\":{\"type\":\"linear\",\"factor\":3}}",
+    "{\"architectures\":[\"MistralForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":4,\"vocab_size\":10,\"sliding_window\":5}",
+    "{\"architectures\":[\"Qwen2ForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":16,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":6,\"num_key_value_heads\":2,\"vocab_size\":10,\"tie_word_embeddings\":true}",
+    "{\"architectures\":[\"Qwen3ForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":10,\"head_dim\":12,\"use_sliding_window\":true,"
+    "\"sliding_window\":4,\"max_window_layers\":1}",
+};
+
+struct reference {
+    struct support *s;
+    const struct model_config *c;
+    int64_t layer;
+};
+
+static const float *weights(const struct reference *r, const char *path, const char *suffix, float *out)
+{
+    char name[128];
+
+    snprintf(name, sizeof(name), "model.layers.%lld.%s.%s", (long long)r->layer, path, suffix);
+    const struct support_tensor *t = support_find(r->s, name);
+    support_fill(t, out, t->shape[0] * (t->rank == 2 ? t->shape[1] : 1));
+    return out;
+}
+
+static void linear(const struct reference *r, enum linear_role role, const double (*x)[WIDE], double (*y)[WIDE])
+{
+    float w[WIDE * WIDE], bias[WIDE] = {0};
+    int64_t rows, cols;
+
+    arch_linear_shape(r->c, role, &rows, &cols);
+    weights(r, r->c->arch->linears[role], "weight", w);
+    if (arch_linear_bias(r->c, role)) {
+        weights(r, r->c->arch->linears[role], "bias", bias);
+    }
+    for (int t = 0; t < TOKENS; t++) {
+        for (int64_t n = 0; n < rows; n++) {
+            y[t][n] = (double)bias[n];
+            for (int64_t k = 0; k < cols; k++) {
+                y[t][n] += x[t][k] * (double)w[n * cols + k];
+            }
+        }
+    }
+}
+
+/* Each run of `size` columns by itself. */
+static void norm(const struct reference *r, enum norm_role role, int64_t cols, int64_t size, const double (*x)[WIDE],
+                 double (*y)[WIDE])
+{
+    float w[WIDE];
+
+    weights(r, r->c->arch->norms[role], "weight", w);
+    for (int t = 0; t < TOKENS; t++) {
+        for (int64_t at = 0; at < cols; at += size) {
+            double mean = 0;
+            for (int64_t i = 0; i < size; i++) {
+                mean += x[t][at + i] * x[t][at + i] / (double)size;
+            }
+            for (int64_t i = 0; i < size; i++) {
+                y[t][at + i] = x[t][at + i] / sqrt(mean + r->c->rms_norm_eps) * (double)w[i];
+            }
+        }
+    }
+}
+
+static void rotate(const struct reference *r, int64_t heads, double (*x)[WIDE])
+{
+    int64_t dim = r->c->head_dim, half = dim / 2;
+
+    for (int t = 0; t < TOKENS; t++) {
+        for (int64_t h = 0; h < heads; h++) {
+            for (int64_t i = 0; i < half; i++) {
+                double angle = t % LENGTH * pow(r->c->rope_theta, -2.0 * (double)i / (double)dim);
+                angle /= r->c->rope_type == ROPE_LINEAR ? r->c->rope_factor : 1;
+                double a = x[t][h * dim + i], b = x[t][h * dim + half + i];
+                x[t][h * dim + i] = a * cos(angle) - b * sin(angle);
+                x[t][h * dim + half + i] = b * cos(angle) + a * sin(angle);
+            }
+        }
+    }
+}
+
+static void attend(const struct reference *r, int64_t head, int t, const double (*q)[WIDE], const double (*k)[WIDE],
+                   const double (*v)[WIDE], double *o)
+{
+    int64_t dim = r->c->head_dim, kv = head / (r->c->num_heads / r->c->num_kv_heads);
+    int64_t window = arch_window(r->c, r->layer);
+    double sum = 0;
+
+    for (int64_t d = 0; d < dim; d++) {
+        o[head * dim + d] = 0;
+    }
+    for (int s = t - t % LENGTH; s <= t; s++) {
+        double score = 0;
+        if (window > 0 && s <= t - window) {
+            continue;
+        }
+        for (int64_t d = 0; d < dim; d++) {
+            score += q[t][head * dim + d] * k[s][kv * dim + d] / sqrt((double)dim);
+        }
+        sum += exp(score);
+        for (int64_t d = 0; d < dim; d++) {
+            o[head * dim + d] += exp(score) * v[s][kv * dim + d];
+        }
+    }
+    for (int64_t d = 0; d < dim; d++) {
+        o[head * dim + d] /= sum;
+    }
+}
+
+static void add(double (*x)[WIDE], const double (*y)[WIDE], int64_t cols)
+{
+    for (int t = 0; t < TOKENS; t++) {
+        for (int64_t i = 0; i < cols; i++) {
+            x[t][i] += y[t][i];
+        }
+    }
+}
+
+static void forward(const struct reference *r, double (*x)[WIDE])
+{
+    static double in[TOKENS][WIDE], q[TOKENS][WIDE], k[TOKENS][WIDE], v[TOKENS][WIDE], o[TOKENS][WIDE],
+        up[TOKENS][WIDE];
+    const struct model_config *c = r->c;
+    int64_t hidden = c->hidden_size;
+
+    norm(r, NORM_ATTENTION, hidden, hidden, x, in);
+    linear(r, LINEAR_Q, in, q);
+    linear(r, LINEAR_K, in, k);
+    linear(r, LINEAR_V, in, v);
+    if (c->arch->qk_norm) {
+        norm(r, NORM_Q, c->num_heads * c->head_dim, c->head_dim, q, q);
+        norm(r, NORM_K, c->num_kv_heads * c->head_dim, c->head_dim, k, k);
+    }
+    rotate(r, c->num_heads, q);
+    rotate(r, c->num_kv_heads, k);
+    for (int t = 0; t < TOKENS; t++) {
+        for (int64_t head = 0; head < c->num_heads; head++) {
+            attend(r, head, t, q, k, v, o[t]);
+        }
+    }
+    linear(r, LINEAR_O, o, in);
+    add(x, in, hidden);
+    norm(r, NORM_MLP, hidden, hidden, x, in);
+    linear(r, LINEAR_GATE, in, q);
+    linear(r, LINEAR_UP, in, up);
+    for (int t = 0; t < TOKENS; t++) {
+        for (int64_t i = 0; i < c->intermediate_size; i++) {
+            q[t][i] = q[t][i] / (1 + exp(-q[t][i])) * up[t][i];
+        }
+    }
+    linear(r, LINEAR_DOWN, q, in);
+    add(x, in, hidden);
+}
+
+struct rig {
+    struct support s;
+    struct model *model;
+    struct gpu gpu;
+    struct gpu_stream *stream;
+};
+
+static void rig_open(struct rig *rig, const char *config, enum dtype dtype)
+{
+    support_init(&rig->s, config);
+    rig->s.dtype = dtype;
+    support_write(&rig->s);
+    ck_assert_rc_ok(support_open(&rig->s, ".", &rig->model));
+    ck_assert_rc_ok(gpu_open("cpu", 2, &rig->gpu));
+    ck_assert_rc_ok(rig->gpu.ops->stream_new(rig->gpu.device, &rig->stream));
+}
+
+static void rig_close(struct rig *rig)
+{
+    rig->gpu.ops->stream_free(rig->stream);
+    gpu_close(&rig->gpu);
+    model_close(rig->model);
+    support_deinit(&rig->s);
+}
+
+static struct tensor new_tensor(const struct rig *rig, int64_t cols)
+{
+    struct tensor tensor;
+    ck_assert_rc_ok(gpu_tensor_new(&rig->gpu, DTYPE_F32, 2, (const int64_t[]){TOKENS, cols}, &tensor));
+    return tensor;
+}
+
+static void compare(const struct tensor *x, const double (*wanted)[WIDE])
+{
+    for (int t = 0; t < TOKENS; t++) {
+        for (int64_t i = 0; i < x->shape[1]; i++) {
+            double found = (double)((const float *)x->data)[t * x->shape[1] + i];
+            ck_assert_msg(fabs(found - wanted[t][i]) <= 2e-5 * (1 + fabs(wanted[t][i])), "[%d, %d]: %.9g, not %.9g", t,
+                          (int)i, found, wanted[t][i]);
+        }
+    }
+}
+
+START_TEST(test_forward)
+{
+    static double wanted[TOKENS][WIDE];
+    struct block_scratch *scratch;
+    struct rig rig;
+    uint64_t seed = 11;
+
+    rig_open(&rig, configs[_i], DTYPE_F32);
+    const struct model_config *c = model_config(rig.model);
+    struct tensor x = new_tensor(&rig, c->hidden_size);
+    for (int t = 0; t < TOKENS; t++) {
+        for (int64_t i = 0; i < c->hidden_size; i++) {
+            float value = 2 * support_unit(&seed);
+            ((float *)x.data)[t * c->hidden_size + i] = value;
+            wanted[t][i] = (double)value;
+        }
+    }
+    ck_assert_rc_ok(block_scratch_new(c, SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
+    for (int64_t layer = 0; layer < 2; layer++) {
+        struct reference reference = {&rig.s, c, layer};
+        struct block block;
+        forward(&reference, wanted);
+        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, &block));
+        ck_assert_rc_ok(block_forward(&block, scratch, &x));
+        compare(&x, wanted);
+        block_deinit(&block, &rig.gpu);
+    }
+    block_scratch_free(scratch);
+    gpu_tensor_free(&rig.gpu, &x);
+    rig_close(&rig);
+}
+END_TEST
+
+/* The stages in a row, over the caller's own site tensors, are the forward to the bit. */
+START_TEST(test_stages)
+{
+    struct block_scratch *scratch;
+    struct block block;
+    struct rig rig;
+
+    rig_open(&rig, configs[4], DTYPE_BF16);
+    const struct model_config *c = model_config(rig.model);
+    struct tensor x = new_tensor(&rig, c->hidden_size), y = new_tensor(&rig, c->hidden_size);
+    struct tensor in = new_tensor(&rig, c->hidden_size), out = new_tensor(&rig, c->num_heads * c->head_dim);
+    struct tensor act = new_tensor(&rig, c->intermediate_size);
+    uint64_t seed = 3;
+    for (int64_t i = 0; i < tensor_count(&x); i++) {
+        ((float *)x.data)[i] = support_unit(&seed);
+    }
+    memcpy(y.data, x.data, tensor_bytes(&x));
+    ck_assert_rc_ok(block_scratch_new(c, SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
+    ck_assert_rc_ok(block_load(rig.model, 1, &rig.gpu, rig.stream, &block));
+    ck_assert_rc_ok(block_forward(&block, scratch, &x));
+    ck_assert_rc_ok(block_attention_input(&block, scratch, &y, &in));
+    ck_assert_rc_ok(block_attention(&block, scratch, &in, &out));
+    ck_assert_rc_ok(block_attention_output(&block, scratch, &out, &y));
+    ck_assert_rc_ok(block_mlp_input(&block, scratch, &y, &in));
+    ck_assert_rc_ok(block_mlp(&block, scratch, &in, &act));
+    ck_assert_rc_ok(block_mlp_output(&block, scratch, &act, &y));
+    ck_assert_int_eq(memcmp(x.data, y.data, tensor_bytes(&x)), 0);
+    block_deinit(&block, &rig.gpu);
+    block_deinit(&block, &rig.gpu); /* zeroed is fine */
+    block_scratch_free(scratch);
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &y);
+    gpu_tensor_free(&rig.gpu, &in);
+    gpu_tensor_free(&rig.gpu, &out);
+    gpu_tensor_free(&rig.gpu, &act);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(test_head)
+{
+    static const int32_t ids[TOKENS] = {9, 0, 3};
+    int which = _i == 0 ? 0 : 3; /* own lm_head; tied */
+    const char *output = _i == 0 ? "lm_head.weight" : "model.embed_tokens.weight";
+    float table[240], matrix[240], scale[24];
+    struct head head = {0};
+    struct rig rig;
+
+    rig_open(&rig, configs[which], DTYPE_F32);
+    const struct model_config *c = model_config(rig.model);
+    struct tensor x = new_tensor(&rig, 24), logits = new_tensor(&rig, 10);
+    ck_assert_rc_ok(head_load_embedding(rig.model, &rig.gpu, rig.stream, &head));
+    ck_assert_rc_ok(rig.gpu.ops->embed(rig.stream, &x, &head.embedding, ids));
+    support_fill(support_find(&rig.s, "model.embed_tokens.weight"), table, 240);
+    support_fill(support_find(&rig.s, output), matrix, 240);
+    support_fill(support_find(&rig.s, "model.norm.weight"), scale, 24);
+    ck_assert_float_eq(((const float *)x.data)[0], table[9 * 24]);
+    if (_i == 2) {
+        head_deinit(&head, &rig.gpu); /* the output alone, without the embedding before it */
+    }
+    ck_assert_rc_ok(head_load_output(rig.model, &rig.gpu, rig.stream, &head));
+    ck_assert_int_eq(head.tied, which == 3);
+    ck_assert_rc_ok(head_logits(&head, c, &rig.gpu, rig.stream, &x, &logits));
+    for (int t = 0; t < TOKENS; t++) {
+        double mean = 0;
+        for (int i = 0; i < 24; i++) {
+            mean += (double)table[ids[t] * 24 + i] * (double)table[ids[t] * 24 + i] / 24;
+        }
+        for (int v = 0; v < 10; v++) {
+            double wanted = 0;
+            for (int i = 0; i < 24; i++) {
+                wanted +=
+                    (double)(table[ids[t] * 24 + i] * scale[i] * matrix[v * 24 + i]) / sqrt(mean + c->rms_norm_eps);
+            }
+            ck_assert_double_eq_tol((double)((const float *)logits.data)[t * 10 + v], wanted, 1e-5);
+        }
+    }
+    head_deinit(&head, &rig.gpu);
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &logits);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(test_nan_in_a_block)
+{
+    struct block block = {.index = 77};
+    struct rig rig;
+
+    support_init(&rig.s, configs[1]);
+    support_find(&rig.s, "model.layers.1.mlp.down_proj.bias")->value = NAN;
+    support_write(&rig.s);
+    ck_assert_rc_ok(support_open(&rig.s, ".", &rig.model));
+    ck_assert_rc_ok(gpu_open("cpu", 1, &rig.gpu));
+    ck_assert_rc_ok(rig.gpu.ops->stream_new(rig.gpu.device, &rig.stream));
+    ck_assert_int_eq(block_load(rig.model, 1, &rig.gpu, rig.stream, &block), ERR_NON_FINITE_VALUE);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "model.layers.1.mlp.down_proj.bias"));
+    ck_assert_int_eq(block.index, 77);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(test_scratch_refuses)
+{
+    struct block_scratch *scratch = NULL;
+    struct rig rig;
+
+    rig_open(&rig, configs[0], DTYPE_F16);
+    const struct model_config *c = model_config(rig.model);
+    ck_assert_int_eq(block_scratch_new(c, 0, 8, &rig.gpu, rig.stream, &scratch), ERR_INTERNAL);
+    ck_assert_int_eq(block_scratch_new(c, INT64_MAX, 8, &rig.gpu, rig.stream, &scratch), ERR_INTERNAL);
+    ck_assert_ptr_null(scratch);
+    block_scratch_free(NULL);
+    rig_close(&rig);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("block");
+    TCase *tcase = tcase_create("all");
+
+    tcase_add_loop_test(tcase, test_forward, 0, (int)(sizeof(configs) / sizeof(configs[0])));
+    tcase_add_test(tcase, test_stages);
+    tcase_add_loop_test(tcase, test_head, 0, 3);
+    tcase_add_test(tcase, test_nan_in_a_block);
+    tcase_add_test(tcase, test_scratch_refuses);
+    tcase_set_timeout(tcase, 120);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
