@@ -1,0 +1,91 @@
+/* Query strings against rows: values, limits, and every fault named. */
+
+#include "../unit.h"
+#include "api/query.h"
+
+#include <string.h>
+
+static const char *const colours[] = {"red", "blue", NULL};
+static const struct query_row rows[] = {
+    QUERY_PAGE_ROWS,
+    {"metadata", QUERY_METADATA, 0, 0, NULL, ""},
+    {"colour", QUERY_ENUM, 0, 0, colours, ""},
+    {"name", QUERY_STRING, 0, 0, NULL, ""},
+    {"flag", QUERY_FLAG, 0, 0, NULL, ""},
+    {"from", QUERY_INT, -5, 5, NULL, ""},
+    {0},
+};
+
+START_TEST(test_query_values)
+{
+    struct query query;
+    struct faults faults = {0};
+    ck_assert_rc_ok(query_parse(rows,
+                                "limit=7&order=asc&after=job_01&metadata%5Bteam%5D=se+ar%26ch&colour=blue&flag=true"
+                                "&from=-5&&name=%C3%A4",
+                                &query, &faults));
+    struct store_page page;
+    query_page(&query, &page);
+    ck_assert_int_eq(page.limit, 7);
+    ck_assert(page.ascending);
+    ck_assert_str_eq(page.after, "job_01");
+    ck_assert_ptr_null(page.before);
+    ck_assert_str_eq(page.metadata_key, "team");
+    ck_assert_str_eq(page.metadata_value, "se ar&ch");
+    ck_assert_int_eq(query_int(&query, "flag", 0), 1);
+    ck_assert_int_eq(query_int(&query, "from", 0), -5);
+    ck_assert_str_eq(query_text(&query, "name"), "\xc3\xa4");
+    ck_assert_rc_ok(query_parse(rows, NULL, &query, &faults));
+    query_page(&query, &page);
+    ck_assert_int_eq(page.limit, 20);
+    ck_assert(!page.ascending);
+    ck_assert_rc_ok(query_parse(NULL, "", &query, &faults));
+}
+END_TEST
+
+START_TEST(test_query_faults)
+{
+    static const struct {
+        const char *text, *param;
+        int code;
+    } bad[] = {
+        {"limit=0", "?limit", ERR_INVALID_PARAMETER},
+        {"limit=101", "?limit", ERR_INVALID_PARAMETER},
+        {"limit=1e2", "?limit", ERR_INVALID_PARAMETER},
+        {"limit=", "?limit", ERR_INVALID_PARAMETER},
+        {"limit", "?limit", ERR_INVALID_PARAMETER},
+        {"Limit=1", "?Limit", ERR_UNKNOWN_PARAMETER},
+        {"after=a/b", "?after", ERR_INVALID_CURSOR},
+        {"order=up", "?order", ERR_INVALID_PARAMETER},
+        {"flag=yes", "?flag", ERR_INVALID_PARAMETER},
+        {"name=", "?name", ERR_INVALID_PARAMETER},
+        {"name=%ff", "?name", ERR_INVALID_PARAMETER},
+        {"name=%00", "?name", ERR_INVALID_PARAMETER},
+        {"metadata=x", "?metadata", ERR_UNKNOWN_PARAMETER},
+        {"metadata[]=x", "?metadata[]", ERR_UNKNOWN_PARAMETER},
+        {"limit=1&limit=1", "?limit", ERR_INVALID_PARAMETER},
+        {"from=6", "?from", ERR_INVALID_PARAMETER},
+        {"after=a&before=b", "?before", ERR_INVALID_PARAMETER},
+        {"%ff=1", "?", ERR_UNKNOWN_PARAMETER},
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct query query;
+        struct faults faults = {0};
+        ck_assert_msg(query_parse(rows, bad[i].text, &query, &faults) == bad[i].code, "%s", bad[i].text);
+        ck_assert_uint_eq(faults.count, 1);
+        ck_assert_str_eq(faults.items[0].param, bad[i].param);
+    }
+    struct query query;
+    struct faults faults = {0};
+    ck_assert_int_eq(query_parse(rows, "limit=x&colour=green&nope=1", &query, &faults), ERR_INVALID_PARAMETER);
+    ck_assert_uint_eq(faults.count, 3);
+    char text[2048];
+    memset(text, 'a', sizeof(text));
+    memcpy(text, "name=", 5);
+    text[sizeof(text) - 1] = '\0';
+    faults.count = 0;
+    ck_assert_int_eq(query_parse(rows, text, &query, &faults), ERR_INVALID_PARAMETER);
+}
+END_TEST
+
+UNIT_MAIN("query", test_query_values, test_query_faults)
