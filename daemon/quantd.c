@@ -14,7 +14,6 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "daemon/notify.h"
-#include "gpu/gpu.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -231,8 +230,7 @@ static int open_floors(struct quantd *quantd)
     const struct config *config = quantd->config;
     const struct store_config store = {.data_dir = config->data_dir, .state = "sqlite", .blobs = "fs"};
 
-    int rc = gpu_load_backends(config->module_dir);
-    rc = rc != 0 ? rc : store_open(&store, &quantd->store);
+    int rc = store_open(&store, &quantd->store);
     if (rc != 0) {
         return rc;
     }

@@ -249,9 +249,9 @@ def ids_records(count, length, vocabulary, seed=1):
     return ("\n".join(lines) + "\n").encode()
 
 
-def gptq_body(model, **more):
+def gptq_body(model_id, **more):
     body = {
-        "model": model,
+        "model": model_id,
         "method": "gptq",
         "quantization": {"bits": 4, "group_size": 64},
         "calibration": {"stream": True, "num_samples": 24, "sequence_length": 128},

