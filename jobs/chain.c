@@ -25,9 +25,9 @@ struct chain {
     int64_t rows, width;
     size_t bytes;
     struct chain_budget *budget;
-    float *memory;    /* NULL when on disk */
-    int in, out;      /* descriptors when on disk, -1 = none */
-    float *bounce;    /* staging between device and disk */
+    float *memory; /* NULL when on disk */
+    int in, out;   /* descriptors when on disk, -1 = none */
+    float *bounce; /* staging between device and disk */
     size_t bounce_bytes;
 };
 
@@ -142,8 +142,8 @@ static int bounce_reserve(struct chain *chain, size_t bytes)
     return 0;
 }
 
-int chain_read(struct chain *chain, enum chain_side side, int64_t first, const struct tensor *to,
-               const struct gpu *gpu, struct gpu_stream *stream)
+int chain_read(struct chain *chain, enum chain_side side, int64_t first, const struct tensor *to, const struct gpu *gpu,
+               struct gpu_stream *stream)
 {
     size_t bytes = tensor_bytes(to);
     size_t offset = (size_t)first * (size_t)chain->width * sizeof(float);
@@ -208,7 +208,8 @@ int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[
 
     snprintf(work, sizeof(work), "%s.out.tmp", chain->name);
     snprintf(file, 64, "%s-%05lld.act", chain->name, (long long)block);
-    if ((rc = chain_path(chain, work, from, sizeof(from))) != 0 || (rc = chain_path(chain, file, to, sizeof(to))) != 0) {
+    if ((rc = chain_path(chain, work, from, sizeof(from))) != 0 ||
+        (rc = chain_path(chain, file, to, sizeof(to))) != 0) {
         return rc;
     }
     if (chain->memory != NULL) {
@@ -319,8 +320,8 @@ int chain_sweep(struct chain *chain, const char *keep)
     }
     for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
         size_t length = strlen(entry->d_name);
-        bool ours = length > stem + 5 && strncmp(entry->d_name, chain->name, stem) == 0 &&
-                    entry->d_name[stem] == '-' && strcmp(entry->d_name + length - 4, ".act") == 0;
+        bool ours = length > stem + 5 && strncmp(entry->d_name, chain->name, stem) == 0 && entry->d_name[stem] == '-' &&
+                    strcmp(entry->d_name + length - 4, ".act") == 0;
         if (ours && (keep == NULL || strcmp(entry->d_name, keep) != 0)) {
             (void)unlinkat(dirfd(directory), entry->d_name, 0);
         }

@@ -1,8 +1,8 @@
 #pragma once
 /* Activations of a whole token set between blocks: [rows, width] F32, kept in memory within a budget, else on disk.
  *
- * A chain has an IN side (what the open block reads: the last block's committed output) and an OUT side (what it writes).
- * In memory both are one buffer; on disk they are two files, so that a block dropped halfway costs nothing.
+ * A chain has an IN side (what the open block reads: the last block's committed output) and an OUT side (what it
+ * writes). In memory both are one buffer; on disk they are two files, so that a block dropped halfway costs nothing.
  * chain_commit makes OUT durable under a name of its own; a resume loads exactly those bytes. */
 
 #include "gpu/gpu.h"
@@ -25,8 +25,8 @@ int chain_new(const char *directory, const char *name, int64_t rows, int64_t wid
               struct chain **out);
 void chain_free(struct chain *chain); /* gives the budget back; uncommitted files are removed; NULL is fine */
 /* Copy rows [first, first + tensor rows) between a device tensor and a side. Writes go to CHAIN_OUT. */
-int chain_read(struct chain *chain, enum chain_side side, int64_t first, const struct tensor *to,
-               const struct gpu *gpu, struct gpu_stream *stream);
+int chain_read(struct chain *chain, enum chain_side side, int64_t first, const struct tensor *to, const struct gpu *gpu,
+               struct gpu_stream *stream);
 int chain_write(struct chain *chain, int64_t first, const struct tensor *from, const struct gpu *gpu,
                 struct gpu_stream *stream);
 /* OUT becomes durable as "<name>-<block>.act" and is the next block's IN. *file gets the name, sha256 its digest. */

@@ -26,8 +26,7 @@ static bool matches_regex(const char *pattern, const char *module)
     if (context != NULL) {
         pcre2_set_match_limit(context, 100000);
     }
-    int found = data == NULL ? -1
-                             : pcre2_match(regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0, data, context);
+    int found = data == NULL ? -1 : pcre2_match(regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0, data, context);
     pcre2_match_context_free(context);
     pcre2_match_data_free(data);
     pcre2_code_free(regex);
@@ -57,7 +56,8 @@ bool spec_skips(const struct job_spec *spec, const char *module)
     size_t i;
     json_t *pattern;
 
-    json_array_foreach((json_t *)skip_list(spec), i, pattern) {
+    json_array_foreach((json_t *)skip_list(spec), i, pattern)
+    {
         if (matches(json_string_value(pattern), module)) {
             return true;
         }
@@ -104,7 +104,8 @@ static void check_skips(const struct job_spec *spec, const struct model *model, 
     json_t *pattern;
     char name[128];
 
-    json_array_foreach((json_t *)skip_list(spec), i, pattern) {
+    json_array_foreach((json_t *)skip_list(spec), i, pattern)
+    {
         const char *text = json_string_value(pattern);
         bool hit = matches(text, "lm_head") || matches(text, "model.embed_tokens");
         for (int64_t layer = 0; !hit && layer < config->num_layers; layer++) {

@@ -100,6 +100,9 @@ int engine_model_open_object(const struct engine *engine, const char *id, struct
     if (rc == ERR_NOT_FOUND) {
         rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is no longer at its path", id);
     }
+    if (rc == ERR_INVALID_MODEL || rc == ERR_SOURCE_CORRUPT) { /* it was sound when it was registered */
+        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s has changed: %s", id, err_last()->message);
+    }
     if (rc == 0 && strcmp(model_digest(model), digest) != 0) {
         model_close(model);
         rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is not the one that was registered", id);

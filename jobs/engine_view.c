@@ -50,9 +50,21 @@ static json_t *select_members(const json_t *from, const char *const *names, size
     return object;
 }
 
+/* No value is null: a file that was not given has no id. */
+static json_t *view_data(const json_t *part)
+{
+    json_t *data = json_copy((json_t *)part);
+    const char *id = json_string_value(json_object_get(data, "file_id"));
+
+    if (id != NULL && id[0] == '\0') {
+        json_object_set_new(data, "file_id", json_null());
+    }
+    return data;
+}
+
 static json_t *view_calibration(const json_t *row, const json_t *request)
 {
-    json_t *calibration = json_copy(json_object_get(request, "calibration"));
+    json_t *calibration = view_data(json_object_get(request, "calibration"));
 
     if (calibration == NULL) {
         return json_null();
@@ -86,6 +98,9 @@ json_t *engine_job_view(struct engine *engine, const json_t *row)
     copy_members(job, row, plain_columns, COUNT(plain_columns));
     copy_members(job, request, request_members, COUNT(request_members));
     json_object_set(job, "worker_id", json_object_get(row, "worker"));
+    if (json_is_object(json_object_get(job, "evaluation"))) {
+        json_object_set_new(job, "evaluation", view_data(json_object_get(job, "evaluation")));
+    }
     json_object_set_new(job, "calibration", view_calibration(row, request));
     json_object_set_new(job, "progress",
                         select_members(json_object_get(row, "progress"), progress_members, COUNT(progress_members)));

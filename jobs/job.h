@@ -4,11 +4,11 @@
 #include <stdbool.h>
 
 enum job_move {
-    JOB_COMPLETE,  /* calibration is complete */
-    JOB_CLAIM,     /* a runner took it */
-    JOB_REQUEUE,   /* interrupted (shutdown, crash, retryable failure): goes on from its last finished block */
-    JOB_CANCEL,    /* a client asked */
-    JOB_STOPPED,   /* the runner obeyed a cancellation, or none runs it any more */
+    JOB_COMPLETE, /* calibration is complete */
+    JOB_CLAIM,    /* a runner took it */
+    JOB_REQUEUE,  /* interrupted (shutdown, crash, retryable failure): goes on from its last finished block */
+    JOB_CANCEL,   /* a client asked */
+    JOB_STOPPED,  /* the runner obeyed a cancellation, or none runs it any more */
     JOB_SUCCEED,
     JOB_FAIL,
 };

@@ -1,8 +1,9 @@
 #pragma once
 /* Jobs: from a request body to a published artifact. The face that the api floor sees.
  *
- * The engine owns admission, the runner thread of each device, uploads and recovery. State lives in the store; the engine
- * keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the store). */
+ * The engine owns admission, the runner thread of each device, uploads and recovery. State lives in the store; the
+ * engine keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the
+ * store). */
 
 #include "base/faults.h"
 #include "storage/storage.h"
@@ -43,7 +44,7 @@ int engine_model_delete(struct engine *engine, const char *id);
 
 /* POST /v1/quantization/jobs. Negative with faults filled when refused; every reason is named. */
 int engine_job_create(struct engine *engine, const json_t *body, struct faults *faults, json_t **job);
-int engine_job_get(struct engine *engine, const char *id, json_t **job);    /* as api.md §4 */
+int engine_job_get(struct engine *engine, const char *id, json_t **job); /* as api.md §4 */
 /* A stored job row as the API shows it; new reference. For lists: the store's rows go through this. */
 json_t *engine_job_view(struct engine *engine, const json_t *row);
 int engine_job_cancel(struct engine *engine, const char *id, json_t **job); /* idempotent */

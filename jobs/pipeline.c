@@ -4,8 +4,8 @@
  *         -> checkpoint (qtensors, chains) -> commit -> ... -> head -> perplexity and KL
  *
  * Memory is one block of F32 weights, one Hessian and the activation budget; nothing grows with the number of blocks.
- * Every result depends on the request, the seed and the micro-batch (a function of the sequence length), never on memory
- * or threads, so a resumed run ends in the same bytes. */
+ * Every result depends on the request, the seed and the micro-batch (a function of the sequence length), never on
+ * memory or threads, so a resumed run ends in the same bytes. */
 
 #include "jobs/run.h"
 
@@ -18,9 +18,14 @@
 #include <string.h>
 
 const char *const pipeline_phase_names[PHASE_COUNT] = {
-    [PHASE_LOAD] = "load",         [PHASE_FORWARD] = "forward",   [PHASE_STATISTICS] = "hessian",
-    [PHASE_SOLVE] = "solve",       [PHASE_MEASURE] = "measure",   [PHASE_EVALUATE] = "evaluate",
-    [PHASE_CHECKPOINT] = "checkpoint", [PHASE_EXPORT] = "export",
+    [PHASE_LOAD] = "load",
+    [PHASE_FORWARD] = "forward",
+    [PHASE_STATISTICS] = "hessian",
+    [PHASE_SOLVE] = "solve",
+    [PHASE_MEASURE] = "measure",
+    [PHASE_EVALUATE] = "evaluate",
+    [PHASE_CHECKPOINT] = "checkpoint",
+    [PHASE_EXPORT] = "export",
 };
 
 int run_tick(struct run *run, double share, const char *phase)

@@ -10,8 +10,15 @@
 #include <stdint.h>
 
 enum pipeline_phase {
-    PHASE_LOAD, PHASE_FORWARD, PHASE_STATISTICS, PHASE_SOLVE, PHASE_MEASURE, PHASE_EVALUATE, PHASE_CHECKPOINT,
-    PHASE_EXPORT, PHASE_COUNT
+    PHASE_LOAD,
+    PHASE_FORWARD,
+    PHASE_STATISTICS,
+    PHASE_SOLVE,
+    PHASE_MEASURE,
+    PHASE_EVALUATE,
+    PHASE_CHECKPOINT,
+    PHASE_EXPORT,
+    PHASE_COUNT
 };
 extern const char *const pipeline_phase_names[PHASE_COUNT];
 
@@ -24,7 +31,7 @@ struct pipeline_times {
 struct evaluation_result {
     bool done;
     double perplexity_before, perplexity_after, kl_mean;
-    int64_t tokens;      /* predicted positions */
+    int64_t tokens; /* predicted positions */
     int64_t sequences, length;
 };
 
@@ -43,16 +50,16 @@ struct pipeline {
     const struct job_spec *spec;
     const struct model *model;
     const struct gpu *gpu;
-    const char *directory;                /* the job's own folder */
+    const char *directory;                     /* the job's own folder */
     const struct calibration_set *calibration; /* NULL = no calibration data */
     const struct calibration_set *evaluation;  /* NULL = no evaluation */
-    int64_t host_memory_bytes;            /* activation budget */
-    const json_t *blocks;                 /* committed blocks of an earlier attempt, by index; may be empty */
-    int64_t layers_before;                /* rows already committed: numbering goes on from here */
+    int64_t host_memory_bytes;                 /* activation budget */
+    const json_t *blocks;                      /* committed blocks of an earlier attempt, by index; may be empty */
+    int64_t layers_before;                     /* rows already committed: numbering goes on from here */
     struct pipeline_hooks hooks;
-    struct pipeline_times *times;         /* added to */
+    struct pipeline_times *times; /* added to */
 };
 
-/* Run all blocks that are not yet committed, then evaluate. ERR_SOURCE_CORRUPT when the checkpoint of an earlier attempt
- * is damaged: clear it and call again. */
+/* Run all blocks that are not yet committed, then evaluate. ERR_SOURCE_CORRUPT when the checkpoint of an earlier
+ * attempt is damaged: clear it and call again. */
 int pipeline_run(const struct pipeline *pipeline, struct evaluation_result *evaluation);

@@ -174,9 +174,9 @@ static json_t *evaluation_json(const struct evaluation_result *e)
         return json_null();
     }
     return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I}", "perplexity_before", number_or_null(e->perplexity_before),
-                     "perplexity_after", number_or_null(e->perplexity_after), "kl_divergence_mean", number_or_null(e->kl_mean),
-                     "tokens", (json_int_t)e->tokens, "sequences", (json_int_t)e->sequences, "sequence_length",
-                     (json_int_t)e->length);
+                     "perplexity_after", number_or_null(e->perplexity_after), "kl_divergence_mean",
+                     number_or_null(e->kl_mean), "tokens", (json_int_t)e->tokens, "sequences", (json_int_t)e->sequences,
+                     "sequence_length", (json_int_t)e->length);
 }
 
 static json_t *environment_json(const struct task *task)
@@ -195,8 +195,8 @@ static json_t *result_json(const struct task *task, const char *artifact, const 
                      "compression_ratio", ratio, "perplexity_before",
                      e->done ? number_or_null(e->perplexity_before) : json_null(), "perplexity_after",
                      e->done ? number_or_null(e->perplexity_after) : json_null(), "kl_divergence_mean",
-                     e->done ? number_or_null(e->kl_mean) : json_null(), "worst_layers", report_worst(rows), "evaluation",
-                     evaluation_json(e), "environment", environment_json(task));
+                     e->done ? number_or_null(e->kl_mean) : json_null(), "worst_layers", report_worst(rows),
+                     "evaluation", evaluation_json(e), "environment", environment_json(task));
 }
 
 /* The artifact object, the job's last columns and its last event, committed together. */

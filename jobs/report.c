@@ -10,12 +10,36 @@
 #include <string.h>
 
 const char *const report_columns[] = {
-    "index",         "layer",          "module",       "rows",           "cols",
-    "parameters",    "method",         "bits",         "group_size",     "sym",
-    "bits_per_weight", "loss",         "mse",          "rounding_mse",   "clipping_mse",
-    "clipped_fraction", "relative_mse", "sqnr_db",     "max_abs_error",  "cosine_similarity",
-    "output_relative_mse", "weight_absmax", "damp_percent_used", "dead_columns", "samples",
-    "tokens",        "fallback",       "nonfinite",    "seconds",        NULL,
+    "index",
+    "layer",
+    "module",
+    "rows",
+    "cols",
+    "parameters",
+    "method",
+    "bits",
+    "group_size",
+    "sym",
+    "bits_per_weight",
+    "loss",
+    "mse",
+    "rounding_mse",
+    "clipping_mse",
+    "clipped_fraction",
+    "relative_mse",
+    "sqnr_db",
+    "max_abs_error",
+    "cosine_similarity",
+    "output_relative_mse",
+    "weight_absmax",
+    "damp_percent_used",
+    "dead_columns",
+    "samples",
+    "tokens",
+    "fallback",
+    "nonfinite",
+    "seconds",
+    NULL,
 };
 
 static json_t *number(double value, bool *nonfinite)
@@ -40,9 +64,9 @@ static void set_errors(json_t *row, const struct report_facts *f, bool *nonfinit
     /* An all-zero layer is reproduced exactly: its relative error is 0, its other ratios do not exist. */
     bool zero = r->weight_sq == 0;
     json_object_set_new(row, "relative_mse", zero ? json_real(0) : number(r->error_sq / r->weight_sq, nonfinite));
-    json_object_set_new(row, "sqnr_db", zero || r->error_sq == 0
-                                            ? json_null()
-                                            : number(10.0 * log10(r->weight_sq / r->error_sq), nonfinite));
+    json_object_set_new(row, "sqnr_db",
+                        zero || r->error_sq == 0 ? json_null()
+                                                 : number(10.0 * log10(r->weight_sq / r->error_sq), nonfinite));
     json_object_set_new(row, "max_abs_error", number(r->max_abs, nonfinite));
     json_object_set_new(row, "cosine_similarity", norms == 0 ? json_null() : number(r->dot / norms, nonfinite));
     json_object_set_new(row, "weight_absmax", number(r->weight_max, nonfinite));
@@ -63,8 +87,7 @@ json_t *report_row(const struct report_facts *f)
                             "layer", (json_int_t)f->layer, "module", f->job->name, "rows", (json_int_t)q->rows, "cols",
                             (json_int_t)q->cols, "parameters", (json_int_t)(q->rows * q->cols), "method", f->method,
                             "bits", q->scheme.bits, "group_size",
-                            (json_int_t)(q->scheme.per_channel ? -1 : q->scheme.group_size), "sym",
-                            (int)q->scheme.sym);
+                            (json_int_t)(q->scheme.per_channel ? -1 : q->scheme.group_size), "sym", (int)q->scheme.sym);
     if (row == NULL) {
         return NULL;
     }
@@ -97,7 +120,8 @@ json_t *report_totals(const json_t *rows)
     size_t i;
     json_t *row;
 
-    json_array_foreach((json_t *)rows, i, row) {
+    json_array_foreach((json_t *)rows, i, row)
+    {
         double n = member(row, "parameters");
         parameters += n;
         bits += n * member(row, "bits_per_weight");
@@ -109,8 +133,8 @@ json_t *report_totals(const json_t *rows)
     double whole = parameters > 0 ? parameters : 1;
     return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "modules", (json_int_t)json_array_size(rows),
                      "parameters_quantized", (json_int_t)parameters, "bits_per_weight", bits / whole,
-                     "mean_relative_mse", relative / whole, "mean_output_relative_mse", output / whole,
-                     "solve_seconds", seconds, "fallbacks", fallbacks);
+                     "mean_relative_mse", relative / whole, "mean_output_relative_mse", output / whole, "solve_seconds",
+                     seconds, "fallbacks", fallbacks);
 }
 
 static double badness(const json_t *row)
@@ -139,10 +163,10 @@ json_t *report_worst(const json_t *rows)
         qsort(sorted, count, sizeof(*sorted), worse);
     }
     for (size_t i = 0; sorted != NULL && i < count && i < 5; i++) {
-        json_array_append_new(worst, json_pack("{s:O, s:O, s:O}", "module", json_object_get(sorted[i], "module"),
-                                               "relative_mse", json_object_get(sorted[i], "relative_mse"),
-                                               "output_relative_mse",
-                                               json_object_get(sorted[i], "output_relative_mse")));
+        json_array_append_new(worst,
+                              json_pack("{s:O, s:O, s:O}", "module", json_object_get(sorted[i], "module"),
+                                        "relative_mse", json_object_get(sorted[i], "relative_mse"),
+                                        "output_relative_mse", json_object_get(sorted[i], "output_relative_mse")));
     }
     free(sorted);
     return worst;

@@ -11,7 +11,7 @@
 extern const char *const report_columns[];
 
 struct report_facts {
-    int64_t index;  /* running number of the row */
+    int64_t index; /* running number of the row */
     int64_t layer;
     const char *method;
     const struct linear_job *job; /* solved */

@@ -106,37 +106,56 @@ static int end_failed(struct task *task, const struct err_record *record)
 }
 
 /* A failure that may pass by itself, with attempts left. */
-static bool may_retry(struct task *task, int code)
+static bool may_retry(const struct task *task, int code)
 {
-    if (!err_retryable(code) || task->spec.quantizer == NULL) {
-        return false;
-    }
-    task->charged++;
-    return task->charged < task->spec.max_attempts;
+    return err_retryable(code) && task->charged < task->spec.max_attempts;
 }
 
 /* How an attempt ended, told to the store. A conflict means that a client's cancellation came first. */
-static int settle(struct task *task, int code, int64_t *pause_ms)
+static int end_attempt(struct task *task, const struct err_record *record)
 {
+    int rc = ERR_JOB_STATE_CONFLICT;
+
+    if (record->code == ERR_CANCELLED) {
+        rc = end_cancelled(task);
+    } else if (record->code == ERR_INTERRUPTED) {
+        rc = end_requeued(task, "the daemon was shut down");
+    } else if (record->code != ERR_JOB_STATE_CONFLICT && may_retry(task, record->code)) {
+        rc = end_requeued(task, record->message[0] != '\0' ? record->message : err_sentence(record->code));
+    } else if (record->code != ERR_JOB_STATE_CONFLICT) {
+        rc = end_failed(task, record);
+    }
+    return rc == ERR_JOB_STATE_CONFLICT ? end_cancelled(task) : rc;
+}
+
+/* Not over before the store knows: a job that looks as if it ran while nobody runs it would wait for a restart. Answers
+ * how long to wait before the next try. */
+static int64_t settle(struct task *task, int code)
+{
+    struct engine *engine = task->engine;
     struct err_record record;
-    int rc;
 
     err_take(&record);
     record.code = code;
-    if (code == ERR_CANCELLED) {
-        rc = end_cancelled(task);
-    } else if (code == ERR_INTERRUPTED) {
-        rc = end_requeued(task, "the daemon was shut down");
-    } else if (code == ERR_JOB_STATE_CONFLICT) {
-        rc = code;
-    } else if (may_retry(task, code)) {
-        int shift = task->charged < 5 ? (int)task->charged : 5;
-        *pause_ms = (int64_t)1000 << shift;
-        rc = end_requeued(task, record.message[0] != '\0' ? record.message : err_sentence(code));
-    } else {
-        rc = end_failed(task, &record);
+    if (code != ERR_INTERRUPTED && code != ERR_CANCELLED) {
+        task->charged++;
     }
-    return rc == ERR_JOB_STATE_CONFLICT ? end_cancelled(task) : rc;
+    for (;;) {
+        int rc = end_attempt(task, &record);
+        if (rc == 0 || rc == ERR_JOB_STATE_CONFLICT || rc == ERR_NOT_FOUND) {
+            break;
+        }
+        log_err(LOG_ERROR, "job state not written", task->id);
+        if (engine_draining(engine)) {
+            break;
+        }
+        back_off(engine, STORE_RETRY_MS);
+    }
+    if (code == ERR_INTERRUPTED || !may_retry(task, code)) {
+        return 0;
+    }
+    int64_t pause_ms = (int64_t)1000 << (task->charged < 5 ? task->charged : 5);
+    return pause_ms < BACKOFF_MS_MAX ? pause_ms : BACKOFF_MS_MAX;
 }
 
 /* The device has failed under us: give it back and take it anew before the next job. */
@@ -152,7 +171,7 @@ static void renew_device(struct engine *engine)
 
 static void run_job(struct engine *engine, json_t *row)
 {
-    struct task task = {0};
+    struct task task = {.engine = engine};
     int64_t pause_ms = 0;
 
     snprintf(task.id, sizeof(task.id), "%s", json_string_value(json_object_get(row, "id")));
@@ -164,9 +183,7 @@ static void run_job(struct engine *engine, json_t *row)
     set_task(engine, NULL);
     if (rc != 0) {
         log_err(LOG_DEBUG, "attempt ended", task.id);
-        if (settle(&task, rc, &pause_ms) != 0) {
-            log_err(LOG_ERROR, "job state not written", task.id);
-        }
+        pause_ms = settle(&task, rc);
     } else {
         engine_job_remove_files(engine, task.id);
         log_info("job succeeded", LOG_S("job", task.id), LOG_F("seconds", clock_monotonic_seconds() - task.started));
@@ -177,7 +194,7 @@ static void run_job(struct engine *engine, json_t *row)
         renew_device(engine);
     }
     if (pause_ms > 0) {
-        back_off(engine, pause_ms < BACKOFF_MS_MAX ? pause_ms : BACKOFF_MS_MAX);
+        back_off(engine, pause_ms);
     }
 }
 

@@ -34,7 +34,8 @@ static int observe(struct run *run, struct layer_stats *stats, const struct tens
     }
     int rc = stats_add(stats, run->p->gpu, run->stream, x);
     double n = (double)stats->columns;
-    run_charge(run, PHASE_STATISTICS, mark, (stats->flags & STATS_HESSIAN) != 0 ? (double)x->shape[0] * n * (n + 1) : 0);
+    run_charge(run, PHASE_STATISTICS, mark,
+               (stats->flags & STATS_HESSIAN) != 0 ? (double)x->shape[0] * n * (n + 1) : 0);
     return rc;
 }
 
@@ -199,15 +200,18 @@ static int take_result(struct run *run, struct tensor *weight, const struct line
 {
     const struct gpu *gpu = run->p->gpu;
     const struct qtensor *q = &job->result;
-    const struct gpu_grid grid = {.bits = q->scheme.bits, .group_size = q->scheme.group_size, .sym = q->scheme.sym,
+    const struct gpu_grid grid = {.bits = q->scheme.bits,
+                                  .group_size = q->scheme.group_size,
+                                  .sym = q->scheme.sym,
                                   .scale_dtype = q->scheme.scale_dtype};
     struct solved solved = {0};
     struct report_facts facts = {
         .index = run->next_row, .layer = run->block_index, .method = run->p->spec->method, .job = job};
 
     int rc = solved_init(run, q, &grid, &solved);
-    rc = rc != 0 ? rc : gpu->ops->residual(run->stream, &facts.residual, weight, &solved.wq, &solved.scale,
-                                           &solved.zero, &grid);
+    rc = rc != 0
+             ? rc
+             : gpu->ops->residual(run->stream, &facts.residual, weight, &solved.wq, &solved.scale, &solved.zero, &grid);
     if (rc == 0 && stats != NULL && (stats->flags & STATS_HESSIAN) != 0) {
         facts.has_output = true;
         facts.samples = run->calibration.set->sequences;

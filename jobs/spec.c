@@ -17,9 +17,11 @@ struct top {
     int64_t seed, priority, max_attempts, timeout_seconds;
 };
 
-#define ROW(type_, struct_, member, fallback_, ...)                                                                    \
-    {.name = #member, .type = (type_), .offset = offsetof(struct struct_, member),                                     \
-     .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__}
+#define ROW(type_, struct_, member, fallback_, ...)                                            \
+    {                                                                                          \
+        .name = #member, .type = (type_), .offset = offsetof(struct struct_, member),          \
+        .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__ \
+    }
 
 static const struct params_row top_rows[] = {
     ROW(PARAMS_STRING, top, name, "\"\"", .help = "A name for people; need not be unique."),
@@ -61,7 +63,7 @@ static const struct params_row evaluation_rows[] = {
         .help = "Fraction of the calibration sequences held back when there is no file; 0 = no evaluation."),
     ROW(PARAMS_INT, spec_evaluation, max_tokens, "262144", .min = 2, .max = 1e9, .help = "Tokens to evaluate at most."),
     ROW(PARAMS_INT, spec_evaluation, sequence_length, "0", .min = 0, .max = 1048576,
-        .help = "Tokens of a window; 0 = the calibration's."),
+        .help = "Tokens of a window of the file; 0 = the calibration's."),
     ROW(PARAMS_STRING, spec_evaluation, text_field, "\"text\"", .help = "The member of a record that holds its text."),
     {.name = NULL},
 };
@@ -108,7 +110,8 @@ static void check_metadata(const json_t *metadata, struct faults *faults)
         faults_add(faults, ERR_INVALID_PARAMETER, "/metadata", "must be an object of at most 16 members");
         return;
     }
-    json_object_foreach((json_t *)metadata, key, value) {
+    json_object_foreach((json_t *)metadata, key, value)
+    {
         if (!json_is_string(value) || strlen(key) > 64 || json_string_length(value) > 512) {
             faults_add(faults, ERR_INVALID_PARAMETER, "/metadata",
                        "\"%.64s\" must be a string of at most 512 bytes under a name of at most 64", key);
@@ -139,8 +142,7 @@ static void check_data(const struct job_spec *spec, struct faults *faults)
     const struct spec_calibration *c = &spec->calibration;
 
     if (c->stream && c->file_id[0] != '\0') {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream",
-                   "give either file_id or stream, not both");
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream", "give either file_id or stream, not both");
     }
     if (spec->quantizer != NULL && spec->quantizer->stats != STATS_NONE && !spec_has_calibration(spec)) {
         faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
@@ -152,6 +154,10 @@ static void check_data(const struct job_spec *spec, struct faults *faults)
     }
     if (spec->evaluation.file_id[0] != '\0' && !id_valid(spec->evaluation.file_id, "file")) {
         faults_add(faults, ERR_INVALID_PARAMETER, "/evaluation/file_id", "is not the id of a file");
+    }
+    if (spec->evaluation.file_id[0] == '\0' && spec->evaluation.sequence_length > 0) {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length",
+                   "needs evaluation.file_id: a held-back tail has the calibration's length");
     }
     if (c->sequence_length == 1) {
         faults_add(faults, ERR_INVALID_PARAMETER, "/calibration/sequence_length", "must be 0 or at least 2");
@@ -261,15 +267,14 @@ void spec_deinit(struct job_spec *spec)
 
 json_t *spec_json(const struct job_spec *spec)
 {
-    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name, "model",
-                     spec->model, "method", spec->method, "quantization",
-                     params_json(spec->quantizer->params, spec->params), "output",
-                     params_json(output_tables, &spec->output), "calibration",
-                     params_json(calibration_tables, &spec->calibration), "evaluation",
-                     params_json(evaluation_tables, &spec->evaluation), "resources",
-                     params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
-                     (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
-                     (json_int_t)spec->timeout_seconds, "metadata", spec->metadata);
+    return json_pack(
+        "{s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name, "model", spec->model,
+        "method", spec->method, "quantization", params_json(spec->quantizer->params, spec->params), "output",
+        params_json(output_tables, &spec->output), "calibration", params_json(calibration_tables, &spec->calibration),
+        "evaluation", params_json(evaluation_tables, &spec->evaluation), "resources",
+        params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
+        (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
+        (json_int_t)spec->timeout_seconds, "metadata", spec->metadata);
 }
 
 bool spec_has_calibration(const struct job_spec *spec)

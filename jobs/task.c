@@ -22,11 +22,16 @@ static int read_row(struct task *task, const json_t *row)
 {
     struct faults faults = {0};
     const json_t *checkpoint = json_object_get(row, "checkpoint");
+    const json_t *last = json_object_get(checkpoint, "layer");
     const json_t *progress = json_object_get(row, "progress");
     const json_t *warnings = json_object_get(row, "warnings");
     const json_t *column = json_object_get(row, "calibration");
 
-    snprintf(task->id, sizeof(task->id), "%s", json_string_value(json_object_get(row, "id")));
+    /* What the last attempt knew, until this one has looked for itself. */
+    task->layers_done = json_is_integer(last) ? json_integer_value(last) + 1 : 0;
+    task->layers_total = json_integer_value(json_object_get(progress, "layers_total"));
+    task->modules_done = json_integer_value(json_object_get(progress, "modules_done"));
+    task->modules_total = json_integer_value(json_object_get(progress, "modules_total"));
     task->fence = json_integer_value(json_object_get(row, "fence"));
     task->charged = json_integer_value(json_object_get(checkpoint, "charged"));
     task->last_layer_saved_at = json_integer_value(json_object_get(checkpoint, "saved_at"));

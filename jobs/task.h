@@ -36,8 +36,8 @@ struct task {
     atomic_bool cancelled;
 };
 
-/* row: as claimed. Opens the model, tokenizes what is not tokenized, draws the sets, looks up what is done. On failure
- * task_deinit is still due. */
+/* task: zeroed but for its id, which others read. row: as claimed. Opens the model, tokenizes what is not tokenized,
+ * draws the sets, looks up what is done. On failure task_deinit is still due. */
 int task_prepare(struct task *task, struct engine *engine, const json_t *row);
 /* Pipeline, export, publication. 0 = the job is succeeded. */
 int task_run(struct task *task);

@@ -12,6 +12,7 @@
 
 struct house {
     char directory[256];
+    const char *root; /* of models; NULL = the bundled ones */
     struct store *store;
     struct engine *engine;
     char model[ID_SIZE];
@@ -19,7 +20,7 @@ struct house {
 
 static inline void house_start(struct house *house)
 {
-    static const char *const roots[] = {MODEL_ROOT, NULL};
+    const char *const roots[] = {house->root != NULL ? house->root : MODEL_ROOT, NULL};
     const struct store_config store = {.data_dir = house->directory, .state = "sqlite", .blobs = "fs"};
     ck_assert_rc_ok(store_open(&store, &house->store));
     const struct engine_config config = {
@@ -40,7 +41,6 @@ static inline void house_open(struct house *house)
 {
     struct faults faults = {0};
     json_t *model;
-    memset(house, 0, sizeof(*house));
     scratch_make(house->directory);
     house_start(house);
     json_t *body = json_pack("{s:s, s:s}", "name", "tiny", "uri", "file:tiny-llama");

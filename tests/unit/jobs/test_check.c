@@ -91,7 +91,8 @@ START_TEST(test_lengths_and_devices)
     expect("\"calibration\":{\"stream\":true,\"sequence_length\":256}", 0, "");
     expect("\"calibration\":{\"stream\":true,\"sequence_length\":257}", ERR_INCOMPATIBLE_OPTIONS,
            "/calibration/sequence_length");
-    expect("\"evaluation\":{\"sequence_length\":1024}", ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length");
+    expect("\"evaluation\":{\"file_id\":\"file_01J00000000000000000000000\",\"sequence_length\":1024}",
+           ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length");
     expect("\"resources\":{\"device\":\"abacus\"}", ERR_INVALID_PARAMETER, "/resources/device");
     model_close(model);
 }

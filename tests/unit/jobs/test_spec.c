@@ -60,6 +60,8 @@ static const struct {
     {"{" MODEL ",\"method\":\"rtn\",\"evaluation\":{\"file_id\":\"7\"}}", "/evaluation/file_id", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"evaluation\":{\"hold_back\":0.9}}", "/evaluation/hold_back",
      ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"evaluation\":{\"sequence_length\":64}}", "/evaluation/sequence_length",
+     ERR_INCOMPATIBLE_OPTIONS},
     {"{" MODEL ",\"method\":\"rtn\",\"resources\":{\"device\":3}}", "/resources/device", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"metadata\":{\"a\":1}}", "/metadata", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"metadata\":\"a\"}", "/metadata", ERR_INVALID_PARAMETER},
