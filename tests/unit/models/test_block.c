@@ -39,7 +39,7 @@ static const float *weights(const struct reference *r, const char *path, const c
     return out;
 }
 
-static void linear(const struct reference *r, enum linear_role role, const double (*x)[WIDE], double (*y)[WIDE])
+static void linear(const struct reference *r, enum linear_role role, double (*x)[WIDE], double (*y)[WIDE])
 {
     float w[WIDE * WIDE], bias[WIDE] = {0};
     int64_t rows, cols;
@@ -60,7 +60,7 @@ static void linear(const struct reference *r, enum linear_role role, const doubl
 }
 
 /* Each run of `size` columns by itself. */
-static void norm(const struct reference *r, enum norm_role role, int64_t cols, int64_t size, const double (*x)[WIDE],
+static void norm(const struct reference *r, enum norm_role role, int64_t cols, int64_t size, double (*x)[WIDE],
                  double (*y)[WIDE])
 {
     float w[WIDE];
@@ -96,8 +96,8 @@ static void rotate(const struct reference *r, int64_t heads, double (*x)[WIDE])
     }
 }
 
-static void attend(const struct reference *r, int64_t head, int t, const double (*q)[WIDE], const double (*k)[WIDE],
-                   const double (*v)[WIDE], double *o)
+static void attend(const struct reference *r, int64_t head, int t, double (*q)[WIDE], double (*k)[WIDE],
+                   double (*v)[WIDE], double *o)
 {
     int64_t dim = r->c->head_dim, kv = head / (r->c->num_heads / r->c->num_kv_heads);
     int64_t window = arch_window(r->c, r->layer);
@@ -124,7 +124,7 @@ static void attend(const struct reference *r, int64_t head, int t, const double 
     }
 }
 
-static void add(double (*x)[WIDE], const double (*y)[WIDE], int64_t cols)
+static void add(double (*x)[WIDE], double (*y)[WIDE], int64_t cols)
 {
     for (int t = 0; t < TOKENS; t++) {
         for (int64_t i = 0; i < cols; i++) {
@@ -201,7 +201,7 @@ static struct tensor new_tensor(const struct rig *rig, int64_t cols)
     return tensor;
 }
 
-static void compare(const struct tensor *x, const double (*wanted)[WIDE])
+static void compare(const struct tensor *x, double (*wanted)[WIDE])
 {
     for (int t = 0; t < TOKENS; t++) {
         for (int64_t i = 0; i < x->shape[1]; i++) {
