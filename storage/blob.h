@@ -38,5 +38,7 @@ bool blob_sha256_valid(const char *sha256);
 
 extern const struct blob_ops blob_fs;
 
+/* store.c: the rows, NULL-terminated; the first is the default. */
+const struct blob_ops *const *blob_list(void);
 /* store.c: the blob half of a store. */
 const struct blob_ops *store_blob_ops(struct store *store, struct blobs **blobs);

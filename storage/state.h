@@ -36,3 +36,6 @@ struct state_ops {
 };
 
 extern const struct state_ops state_sqlite;
+
+/* store.c: the rows, NULL-terminated; the first is the default. */
+const struct state_ops *const *state_list(void);

@@ -27,6 +27,16 @@
 static const struct state_ops *const state_rows[] = {&state_sqlite, NULL};
 static const struct blob_ops *const blob_rows[] = {&blob_fs, NULL};
 
+const struct state_ops *const *state_list(void)
+{
+    return state_rows;
+}
+
+const struct blob_ops *const *blob_list(void)
+{
+    return blob_rows;
+}
+
 struct store {
     char *data_dir;
     int lock_fd;
@@ -121,8 +131,8 @@ static const struct blob_ops *find_blobs(const char *name)
 /* Everything but the thread; the caller releases what is open when this fails. */
 static int open_parts(const struct store_config *config, struct store *store)
 {
-    const char *state = config->state != NULL ? config->state : "sqlite";
-    const char *blobs = config->blobs != NULL ? config->blobs : "fs";
+    const char *state = config->state != NULL ? config->state : state_rows[0]->name;
+    const char *blobs = config->blobs != NULL ? config->blobs : blob_rows[0]->name;
 
     store->state_ops = find_state(state);
     store->blob_ops = find_blobs(blobs);

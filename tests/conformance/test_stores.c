@@ -1,0 +1,150 @@
+/* What the store promises, over every pair of a state row and a blob row: a life of one job, its events and blobs, and
+ * all of it again after the store was opened anew. */
+
+#include "storage/blob.h"
+#include "storage/state.h"
+#include "tests/unit/storage/support.h"
+
+static void each_pair(void (*body)(struct bench *bench, const struct store_config *config))
+{
+    for (const struct state_ops *const *state = state_list(); *state != NULL; state++) {
+        for (const struct blob_ops *const *blobs = blob_list(); *blobs != NULL; blobs++) {
+            struct bench bench;
+            scratch_make(bench.dir);
+            const struct store_config config = {
+                .data_dir = bench.dir, .state = (*state)->name, .blobs = (*blobs)->name};
+            ck_assert_rc_ok(store_open(&config, &bench.store));
+            body(&bench, &config);
+            bench_deinit(&bench);
+        }
+    }
+}
+
+static void again(struct bench *bench, const struct store_config *config)
+{
+    store_close(bench->store);
+    ck_assert_rc_ok(store_open(config, &bench->store));
+}
+
+static void job_life(struct bench *bench, const struct store_config *config)
+{
+    char id[ID_SIZE];
+    json_t *job, *list, *patch = json_of("{'checkpoint': {'layer': 0}}");
+    json_t *block = json_of("{'index': 0, 'file': 'b'}"), *layers = json_of("[{'module': 'q'}]");
+    json_t *artifact = json_of("{'id': 'art_1', 'created_at': 1, 'files': []}"),
+           *done = json_of("{'status': 'succeeded'}");
+
+    add_job(bench->store, 1, 5, id);
+    again(bench, config);
+    ck_assert_rc_ok(store_job_claim(bench->store, "w", &job));
+    ck_assert_str_eq(text_at(job, "id"), id);
+    json_decref(job);
+    again(bench, config); /* as after a crash: the claim stands until somebody takes it back */
+    ck_assert_int_eq(store_job_claim(bench->store, "w", &job), ERR_NOT_FOUND);
+    ck_assert_rc_ok(store_block_commit(bench->store, id, 1, block, layers, patch, patch));
+    ck_assert_int_eq(store_block_commit(bench->store, id, 1, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(store_block_commit(bench->store, id, 0, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
+    ck_assert_rc_ok(store_artifact_publish(bench->store, id, 1, artifact, done, "status", done));
+    ck_assert_int_eq(store_artifact_publish(bench->store, id, 1, artifact, done, "status", done),
+                     ERR_JOB_STATE_CONFLICT);
+    again(bench, config);
+    ck_assert_int_eq(check_events(bench->store, id), 4);
+    ck_assert_rc_ok(store_layers_list(bench->store, id, &list));
+    assert_json_take(list, "[{'module': 'q'}]");
+    ck_assert_rc_ok(store_object_get(bench->store, "art", "art_1", &list));
+    ck_assert(json_equal(list, artifact));
+    json_decref(list);
+    ck_assert_rc_ok(store_job_counts(bench->store, &list));
+    assert_json_take(list, "{'succeeded': 1}");
+    ck_assert_rc_ok(store_job_delete(bench->store, id));
+    ck_assert_int_eq(store_job_get(bench->store, id, &job), ERR_NOT_FOUND);
+    json_decref(patch);
+    json_decref(block);
+    json_decref(layers);
+    json_decref(artifact);
+    json_decref(done);
+}
+
+static void blob_life(struct bench *bench, const struct store_config *config)
+{
+    struct blob_writer *writer;
+    struct blob_reader *reader;
+    char sha256[DIGEST_HEX_SIZE], piece[1000], back[1000];
+    int64_t size, removed;
+
+    memset(piece, 'p', sizeof(piece));
+    for (int round = 0; round < 2; round++) { /* the second finds it there */
+        ck_assert_rc_ok(blob_writer_new(bench->store, &writer));
+        for (int i = 0; i < 100; i++) {
+            ck_assert_rc_ok(blob_writer_write(writer, piece, sizeof(piece)));
+        }
+        ck_assert_rc_ok(blob_writer_commit_take(writer, sha256, &size));
+        ck_assert_int_eq(size, 100000);
+    }
+    ck_assert_rc_ok(blob_writer_new(bench->store, &writer));
+    blob_writer_abort(writer);
+    again(bench, config);
+    ck_assert_rc_ok(blob_reader_open(bench->store, sha256, &reader, &size));
+    ck_assert_int_eq(size, 100000);
+    ck_assert_rc_ok(blob_reader_read(reader, 99000, back, sizeof(back)));
+    ck_assert_int_eq(memcmp(back, piece, sizeof(back)), 0);
+    ck_assert_int_eq(blob_reader_read(reader, 99001, back, sizeof(back)), ERR_RANGE_NOT_SATISFIABLE);
+    blob_reader_close(reader);
+    json_t *file = json_pack("{s:s, s:i, s:s}", "id", "file_1", "created_at", 1, "sha256", sha256);
+    ck_assert_rc_ok(store_object_put(bench->store, "file", file));
+    ck_assert_rc_ok(store_collect_garbage(bench->store, -10, &removed)); /* everything is old enough */
+    ck_assert_int_eq(removed, 0);
+    ck_assert_rc_ok(store_object_delete(bench->store, "file", "file_1"));
+    ck_assert_rc_ok(store_collect_garbage(bench->store, 3600, &removed));
+    ck_assert_int_eq(removed, 0);
+    ck_assert_rc_ok(store_collect_garbage(bench->store, -10, &removed));
+    ck_assert_int_eq(removed, 1);
+    ck_assert_int_eq(blob_reader_open(bench->store, sha256, &reader, &size), ERR_NOT_FOUND);
+    json_decref(file);
+}
+
+static void list_life(struct bench *bench, const struct store_config *config)
+{
+    char ids[9][ID_SIZE];
+    json_t *list;
+
+    for (int i = 0; i < 9; i++) {
+        add_job(bench->store, i, i, ids[i]);
+    }
+    again(bench, config);
+    struct store_page page = {.limit = 4, .after = ids[6], .status = "queued"};
+    ck_assert_rc_ok(store_job_list(bench->store, &page, &list));
+    const json_t *data = json_object_get(list, "data");
+    ck_assert_uint_eq(json_array_size(data), 4);
+    for (size_t i = 0; i < 4; i++) { /* the youngest first */
+        ck_assert_str_eq(text_at(json_array_get(data, i), "id"), ids[5 - i]);
+    }
+    ck_assert(json_is_true(json_object_get(list, "has_more")));
+    json_decref(list);
+    page = (struct store_page){.limit = 4, .before = ids[7], .method = "gptq", .ascending = true};
+    ck_assert_rc_ok(store_job_list(bench->store, &page, &list));
+    assert_json_take(json_incref(json_object_get(list, "has_more")), "false");
+    ck_assert_str_eq(text_at(list, "first_id"), ids[0]);
+    ck_assert_str_eq(text_at(list, "last_id"), ids[6]);
+    json_decref(list);
+}
+
+START_TEST(jobs)
+{
+    each_pair(job_life);
+}
+END_TEST
+
+START_TEST(blobs_and_garbage)
+{
+    each_pair(blob_life);
+}
+END_TEST
+
+START_TEST(lists)
+{
+    each_pair(list_life);
+}
+END_TEST
+
+UNIT_MAIN("conformance_stores", jobs, blobs_and_garbage, lists)

@@ -1,0 +1,46 @@
+#pragma once
+/* One module through a format row, into memory. */
+
+#include "storage/format.h"
+#include "tests/unit/storage/decode.h"
+
+static inline void stored_encode(const struct format *format, const struct qtensor *q, struct stored *out)
+{
+    struct format_tensor tensors[FORMAT_TENSORS_MAX];
+
+    *out = (struct stored){.count = format->tensors(&q->scheme, q->rows, q->cols, tensors)};
+    ck_assert_int_gt(out->count, 0);
+    ck_assert_int_le(out->count, FORMAT_TENSORS_MAX);
+    for (int i = 0; i < out->count; i++) {
+        size_t bytes = dtype_rows[tensors[i].dtype].bytes;
+        for (int d = 0; d < tensors[i].rank; d++) {
+            bytes *= (size_t)tensors[i].shape[d];
+        }
+        out->items[i].suffix = tensors[i].suffix;
+        out->items[i].dtype = tensors[i].dtype;
+        out->items[i].rank = tensors[i].rank;
+        memcpy(out->items[i].shape, tensors[i].shape, sizeof(tensors[i].shape));
+        out->items[i].data = calloc(1, bytes); /* exactly: a sanitizer sees what is written beside it */
+        ck_assert_rc_ok(format->encode(q, i, out->items[i].data));
+    }
+}
+
+static inline void stored_deinit(struct stored *stored)
+{
+    for (int i = 0; i < stored->count; i++) {
+        free(stored->items[i].data);
+    }
+    *stored = (struct stored){0};
+}
+
+/* The weights that a reader of the format gets. Caller frees. */
+static inline float *encode_and_decode(const struct format *format, const struct qtensor *q)
+{
+    struct stored stored;
+    float *out = malloc((size_t)(q->rows * q->cols) * sizeof(*out));
+
+    stored_encode(format, q, &stored);
+    decoder_of(format->name)(&stored, &q->scheme, q->rows, q->cols, out);
+    stored_deinit(&stored);
+    return out;
+}
