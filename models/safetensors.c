@@ -138,7 +138,7 @@ const struct safetensors_entry *safetensors_find(const struct safetensors *file,
     const struct safetensors_entry key = {.name = name};
     const struct safetensors_entry *wanted = &key;
     const struct safetensors_entry **found =
-        bsearch(&wanted, file->by_name, file->count, sizeof(*file->by_name), safetensors_header_by_name);
+        bsearch(&wanted, file->by_name, file->count, sizeof(struct safetensors_entry *), safetensors_header_by_name);
 
     return found != NULL ? *found : NULL;
 }

@@ -320,14 +320,14 @@ static int check_names(struct safetensors *file)
 
 static int index_names(struct safetensors *file)
 {
-    file->by_name = calloc(file->count + 1, sizeof(*file->by_name));
+    file->by_name = calloc(file->count + 1, sizeof(struct safetensors_entry *));
     if (file->by_name == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the index of %.120s", file->label);
     }
     for (size_t i = 0; i < file->count; i++) {
         file->by_name[i] = &file->entries[i];
     }
-    qsort(file->by_name, file->count, sizeof(*file->by_name), safetensors_header_by_name);
+    qsort(file->by_name, file->count, sizeof(struct safetensors_entry *), safetensors_header_by_name);
     return 0;
 }
 

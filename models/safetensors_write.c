@@ -152,7 +152,7 @@ static int lay_out(struct safetensors_writer *writer, uint64_t *total)
 {
     uint64_t at = 0;
 
-    writer->by_name = calloc(writer->count + 1, sizeof(*writer->by_name));
+    writer->by_name = calloc(writer->count + 1, sizeof(struct item *));
     if (writer->by_name == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu tensors", writer->count);
     }
@@ -166,7 +166,7 @@ static int lay_out(struct safetensors_writer *writer, uint64_t *total)
         }
         writer->by_name[i] = &writer->items[i];
     }
-    qsort(writer->by_name, writer->count, sizeof(*writer->by_name), by_name);
+    qsort(writer->by_name, writer->count, sizeof(struct item *), by_name);
     for (size_t i = 1; i < writer->count; i++) {
         if (strcmp(writer->by_name[i - 1]->name, writer->by_name[i]->name) == 0) {
             return err_raise(ERR_INTERNAL, "tensor %.160s is declared twice", writer->by_name[i]->name);
@@ -184,7 +184,7 @@ static json_t *describe(const struct item *item)
         json_array_append_new(shape, json_integer(item->shape[i]));
     }
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_rows[item->dtype].name, "shape", shape, "data_offsets",
-                     (json_int_t)item->begin, (json_int_t)(item->begin + item->bytes));
+                     (json_int_t)item->begin, (json_int_t)item->begin + (json_int_t)item->bytes);
 }
 
 /* The padded header text, which keeps the layout's order. NULL when memory is out or a name is not UTF-8. */
@@ -256,7 +256,7 @@ int safetensors_writer_put(struct safetensors_writer *writer, const char *name, 
     if (writer->by_name == NULL) {
         return err_raise(ERR_INTERNAL, "%s was not begun", writer->path);
     }
-    struct item **found = bsearch(&wanted, writer->by_name, writer->count, sizeof(*writer->by_name), by_name);
+    struct item **found = bsearch(&wanted, writer->by_name, writer->count, sizeof(struct item *), by_name);
     if (found == NULL) {
         return err_raise(ERR_INTERNAL, "tensor %.160s was not declared", name);
     }
