@@ -1,0 +1,417 @@
+/* The token log and the sets drawn from it: lines cut anywhere, every fault with its line, cutting back, determinism.
+ */
+
+#include "base/digest.h"
+#include "base/fs.h"
+#include "models/calibration.h"
+#include "tests/unit/scratch.h"
+#include "tests/unit/unit.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[256];
+
+static const char *log_path(void)
+{
+    static char path[300];
+    if (folder[0] == '\0') {
+        scratch_make(folder);
+    }
+    snprintf(path, sizeof(path), "%s/log", folder);
+    return path;
+}
+
+static void clean(void)
+{
+    scratch_remove(folder);
+    folder[0] = '\0';
+}
+
+static struct tokenizer *tiny_tokenizer(void)
+{
+    struct tokenizer *tokenizer = NULL;
+    char *json = NULL;
+    size_t size;
+    ck_assert_rc_ok(fs_read_file(TEST_DATA "/tiny-llama/tokenizer.json", 1 << 20, &json, &size));
+    ck_assert_rc_ok(tokenizer_new(json, size, &tokenizer));
+    free(json);
+    return tokenizer;
+}
+
+static struct calibration_writer *open_writer(const struct calibration_counts *from, const struct tokenizer *tokenizer)
+{
+    struct calibration_writer *writer = NULL;
+    ck_assert_rc_ok(calibration_writer_open(log_path(), from->records, from->tokens, from->bytes, tokenizer, 2048,
+                                            "text", &writer));
+    return writer;
+}
+
+static void feed(struct calibration_writer *writer, const char *text)
+{
+    ck_assert_rc_ok(calibration_writer_feed(writer, text, strlen(text)));
+}
+
+static struct calibration_counts finish(struct calibration_writer *writer)
+{
+    struct calibration_counts counts;
+    ck_assert_rc_ok(calibration_writer_sync(writer, true));
+    calibration_writer_counts(writer, &counts);
+    calibration_writer_free(writer);
+    return counts;
+}
+
+START_TEST(test_lines_straddle_feeds)
+{
+    static const char *const text =
+        "{\"input_ids\": [1, 2, 3]}\n\r\n{\"text\": \"h\\u00e9llo\", \"meta\": {\"a\": [1]}}\r\n"
+        "{\"input_ids\":[2047]}";
+    struct tokenizer *tokenizer = tiny_tokenizer();
+    struct calibration_counts first = {0};
+    char digest[65] = "";
+
+    for (size_t cut = 1; cut <= strlen(text); cut++) {
+        struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, tokenizer);
+        for (size_t at = 0; at < strlen(text); at += cut) {
+            size_t part = strlen(text) - at < cut ? strlen(text) - at : cut;
+            ck_assert_rc_ok(calibration_writer_feed(writer, text + at, part));
+        }
+        struct calibration_counts counts = finish(writer);
+        ck_assert_int_eq(counts.records, 3);
+        ck_assert_int_eq(counts.rejected, 0);
+        ck_assert_int_eq(counts.bytes, 4 * (counts.records + counts.tokens));
+        char *data = NULL, hex[65];
+        size_t size;
+        ck_assert_rc_ok(fs_read_file(log_path(), 1 << 20, &data, &size));
+        ck_assert_int_eq((int64_t)size, counts.bytes);
+        digest_bytes(data, size, hex);
+        free(data);
+        if (cut == 1) {
+            first = counts;
+            strcpy(digest, hex);
+        }
+        ck_assert_int_eq(counts.tokens, first.tokens);
+        ck_assert_str_eq(hex, digest);
+    }
+    tokenizer_free(tokenizer);
+    clean();
+}
+END_TEST
+
+/* Each line, and what it is refused with; 0 = taken. */
+static const struct {
+    const char *line;
+    int code;
+} lines[] = {
+    {"{\"input_ids\": [5]}", 0},
+    {"{\"input_ids\": [5]", ERR_INVALID_JSON},
+    {"", 1}, /* blank: neither taken nor refused */
+    {"{\"other\": 1}", ERR_MISSING_PARAMETER},
+    {"{\"input_ids\": \"5\"}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [2048]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [-1]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [1.5]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [99999999999999999999]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [1, [2], {\"a\": 3}]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": []}", ERR_INVALID_PARAMETER},
+    {"{\"text\": \"\"}", ERR_INVALID_PARAMETER},
+    {"{\"text\": 7}", ERR_INVALID_PARAMETER},
+    {"{\"text\": \"a\", \"input_ids\": [1]}", ERR_INVALID_PARAMETER},
+    {"{\"text\": \"a\", \"text\": \"b\"}", ERR_INVALID_JSON},
+    {"{\"text\": \"\xff\"}", ERR_INVALID_JSON},
+    {"{\"text\": \"\\ud800\"}", ERR_INVALID_JSON},
+    {"[1, 2]", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [1]} {}", ERR_INVALID_JSON},
+    {"nonsense", ERR_INVALID_JSON},
+    {"{\"text\": \"fine\"}", 0},
+};
+
+START_TEST(test_faults_have_lines)
+{
+    struct tokenizer *tokenizer = tiny_tokenizer();
+    struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, tokenizer);
+    struct calibration_counts counts;
+    size_t fault = 0;
+
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        feed(writer, lines[i].line);
+        feed(writer, "\n");
+        calibration_writer_counts(writer, &counts);
+        if (lines[i].code >= 0) {
+            ck_assert_uint_eq(counts.fault_count, fault);
+            continue;
+        }
+        ck_assert_msg(counts.fault_count == ++fault, "line %zu was taken: %s", i + 1, lines[i].line);
+        const struct calibration_fault *entry = &calibration_writer_faults(writer)[fault - 1];
+        ck_assert_int_eq(entry->line, (int64_t)i + 1);
+        ck_assert_msg(entry->code == lines[i].code, "%s: %s", lines[i].line, entry->detail);
+        ck_assert_uint_gt(strlen(entry->detail), 0);
+    }
+    counts = finish(writer);
+    ck_assert_int_eq(counts.accepted, 2);
+    ck_assert_int_eq(counts.records, 2);
+    tokenizer_free(tokenizer);
+    clean();
+}
+END_TEST
+
+START_TEST(test_faults_are_counted_beyond_the_list)
+{
+    struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
+    for (int i = 0; i < 500; i++) {
+        feed(writer, "{\"text\": \"no tokenizer\"}\n");
+    }
+    struct calibration_counts counts = finish(writer);
+    ck_assert_int_eq(counts.rejected, 500);
+    ck_assert_uint_eq(counts.fault_count, CALIBRATION_FAULTS_MAX);
+    clean();
+}
+END_TEST
+
+START_TEST(test_long_lines)
+{
+    struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
+    size_t size = CALIBRATION_LINE_MAX;
+    char *line = malloc(size + 2);
+    ck_assert_ptr_nonnull(line);
+    memset(line, ' ', size + 2);
+    memcpy(line, "{\"input_ids\":[1]}", 17);
+    line[size] = '\n';
+    ck_assert_rc_ok(calibration_writer_feed(writer, line, size + 1)); /* exactly as long as it may be */
+    line[size] = ' ';
+    line[size + 1] = '\n';
+    ck_assert_rc_ok(calibration_writer_feed(writer, line, size + 2));
+    for (size_t at = 0; at < size + 2; at += 100000) {
+        size_t part = size + 2 - at < 100000 ? size + 2 - at : 100000;
+        ck_assert_rc_ok(calibration_writer_feed(writer, line + at, part));
+    }
+    feed(writer, "{\"input_ids\":[2]}\n");
+    ck_assert_rc_ok(calibration_writer_feed(writer, line, size)); /* ends without newline */
+    ck_assert_rc_ok(calibration_writer_feed(writer, line, 1));
+    ck_assert_int_eq(calibration_writer_faults(writer)[1].code, ERR_PAYLOAD_TOO_LARGE);
+    ck_assert_int_eq(calibration_writer_faults(writer)[1].line, 3);
+    struct calibration_counts counts = finish(writer);
+    ck_assert_int_eq(counts.records, 2);
+    ck_assert_int_eq(counts.rejected, 3);
+    free(line);
+    clean();
+}
+END_TEST
+
+START_TEST(test_record_token_limit)
+{
+    struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
+    size_t count = CALIBRATION_RECORD_TOKENS_MAX + 1;
+    char *line = malloc(2 * count + 32);
+    ck_assert_ptr_nonnull(line);
+    size_t at = (size_t)sprintf(line, "{\"input_ids\":[1");
+    for (size_t i = 1; i < count; i++) {
+        line[at++] = ',';
+        line[at++] = '1';
+    }
+    strcpy(line + at, "]}\n");
+    feed(writer, line);
+    strcpy(line + at - 2, "]}\n"); /* one token fewer */
+    feed(writer, line);
+    struct calibration_counts counts = finish(writer);
+    ck_assert_int_eq(counts.rejected, 1);
+    ck_assert_int_eq(counts.tokens, CALIBRATION_RECORD_TOKENS_MAX);
+    free(line);
+    clean();
+}
+END_TEST
+
+START_TEST(test_log_is_cut_back)
+{
+    struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
+    struct calibration_writer *none = NULL;
+    struct stat info;
+
+    feed(writer, "{\"input_ids\":[1,2]}\n");
+    struct calibration_counts committed = finish(writer);
+    writer = open_writer(&committed, NULL);
+    feed(writer, "{\"input_ids\":[3,4,5]}\n");
+    (void)finish(writer); /* written, but its counts were not committed */
+    writer = open_writer(&committed, NULL);
+    ck_assert_int_eq(stat(log_path(), &info), 0);
+    ck_assert_int_eq(info.st_size, committed.bytes);
+    feed(writer, "{\"input_ids\":[6]}\n");
+    struct calibration_counts counts = finish(writer);
+    ck_assert_int_eq(counts.records, 2);
+    ck_assert_int_eq(counts.tokens, 3);
+    ck_assert_int_eq(counts.accepted, 1);
+    /* Less on disk than was committed, and numbers that contradict each other. */
+    ck_assert_int_eq(calibration_writer_open(log_path(), 9, 9, 72, NULL, 10, "text", &none), ERR_SOURCE_CORRUPT);
+    ck_assert_int_eq(calibration_writer_open(log_path(), 1, 1, 7, NULL, 10, "text", &none), ERR_SOURCE_CORRUPT);
+    ck_assert_int_eq(calibration_writer_open(log_path(), -1, 1, 0, NULL, 10, "text", &none), ERR_SOURCE_CORRUPT);
+    clean();
+}
+END_TEST
+
+/* A log whose tokens count up from 0; record i has i % 7 + 1 of them. */
+static struct calibration_counts counting_log(int records)
+{
+    struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
+    int next = 0;
+    for (int i = 0; i < records; i++) {
+        feed(writer, "{\"input_ids\":[");
+        for (int k = 0; k <= i % 7; k++) {
+            char number[16];
+            snprintf(number, sizeof(number), k == 0 ? "%d" : ",%d", next++);
+            feed(writer, number);
+        }
+        feed(writer, "]}\n");
+    }
+    return finish(writer);
+}
+
+static struct calibration_set load(const struct calibration_counts *counts, struct calibration_spec spec)
+{
+    struct calibration_set set = {0};
+    ck_assert_rc_ok(calibration_set_load(log_path(), counts->records, counts->bytes, &spec, &set));
+    return set;
+}
+
+START_TEST(test_packed_sets)
+{
+    struct calibration_counts counts = counting_log(500);
+    struct calibration_set set = load(&counts, (struct calibration_spec){.sequence_length = 16, .packing = true});
+
+    ck_assert_int_eq(set.sequences, counts.tokens / 16);
+    for (int64_t i = 0; i < set.sequences * 16; i++) {
+        ck_assert_int_eq(set.ids[i], i);
+    }
+    calibration_set_deinit(&set);
+    set = load(&counts, (struct calibration_spec){.num_samples = 3, .sequence_length = 5, .packing = true});
+    ck_assert_int_eq(set.sequences, 3);
+    ck_assert_int_eq(set.ids[14], 14);
+    calibration_set_deinit(&set);
+    clean();
+}
+END_TEST
+
+START_TEST(test_windows)
+{
+    struct calibration_counts counts = counting_log(70);
+    struct calibration_set set = load(&counts, (struct calibration_spec){.sequence_length = 6});
+
+    ck_assert_int_eq(set.sequences, 20); /* records of 6 and of 7, ten each */
+    ck_assert_int_eq(set.ids[0], 15);
+    ck_assert_int_eq(set.ids[6], 21);
+    ck_assert_int_eq(set.ids[12], 28 + 15);
+    calibration_set_deinit(&set);
+    clean();
+}
+END_TEST
+
+START_TEST(test_shuffle_is_seeded)
+{
+    struct calibration_counts counts = counting_log(500);
+    for (int packing = 0; packing < 2; packing++) {
+        struct calibration_spec spec = {.sequence_length = 4, .packing = packing == 1, .shuffle = true, .seed = 7};
+        struct calibration_set all = load(&counts, spec), again = load(&counts, spec);
+        spec.seed = 8;
+        struct calibration_set other = load(&counts, spec);
+        spec.num_samples = 10;
+        struct calibration_set few = load(&counts, spec);
+        ck_assert_str_eq(all.digest, again.digest);
+        ck_assert_str_ne(all.digest, other.digest);
+        ck_assert_int_eq(few.sequences, 10);
+        /* A permutation: each row is whole and none comes twice. */
+        char seen[2048] = {0};
+        for (int64_t row = 0; row < all.sequences; row++) {
+            const int32_t *ids = all.ids + 4 * row;
+            ck_assert_int_eq(ids[1], ids[0] + 1);
+            ck_assert_int_eq(ids[3], ids[0] + 3);
+            ck_assert_int_eq(seen[ids[0]]++, 0);
+        }
+        calibration_set_deinit(&all);
+        calibration_set_deinit(&again);
+        calibration_set_deinit(&other);
+        calibration_set_deinit(&few);
+    }
+    clean();
+}
+END_TEST
+
+START_TEST(test_shuffle_is_pinned)
+{
+    struct calibration_counts counts = counting_log(100);
+    struct calibration_spec spec = {
+        .num_samples = 5, .sequence_length = 8, .packing = true, .shuffle = true, .seed = 1};
+    struct calibration_set set = load(&counts, spec);
+    /* These rows are a promise: artifacts name the digest, and a resumed job draws its set again. */
+    static const int32_t firsts[5] = {272, 56, 0, 248, 304};
+    for (int i = 0; i < 5; i++) {
+        ck_assert_int_eq(set.ids[8 * i], firsts[i]);
+    }
+    calibration_set_deinit(&set);
+    clean();
+}
+END_TEST
+
+START_TEST(test_split_moves_the_tail)
+{
+    struct calibration_counts counts = counting_log(100);
+    struct calibration_set set = load(&counts, (struct calibration_spec){.sequence_length = 8, .packing = true});
+    struct calibration_set tail = {0};
+    char whole[65], hex[65];
+    int64_t sequences = set.sequences;
+
+    strcpy(whole, set.digest);
+    ck_assert_int_eq(calibration_set_split(&set, sequences, &tail), ERR_INSUFFICIENT_CALIBRATION);
+    ck_assert_rc_ok(calibration_set_split(&set, 4, &tail));
+    ck_assert_int_eq(set.sequences, sequences - 4);
+    ck_assert_int_eq(tail.ids[0], (int32_t)(sequences - 4) * 8);
+    ck_assert_str_ne(set.digest, whole);
+    digest_bytes(tail.ids, 4 * 8 * sizeof(int32_t), hex);
+    ck_assert_str_eq(tail.digest, hex);
+    calibration_set_deinit(&set);
+    calibration_set_deinit(&tail);
+    clean();
+}
+END_TEST
+
+START_TEST(test_too_few_tokens)
+{
+    struct calibration_counts counts = counting_log(10);
+    struct calibration_spec spec = {.sequence_length = 1000, .packing = true};
+    struct calibration_set set;
+
+    ck_assert_int_eq(calibration_set_load(log_path(), counts.records, counts.bytes, &spec, &set),
+                     ERR_INSUFFICIENT_CALIBRATION);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "34 tokens"));
+    spec = (struct calibration_spec){.sequence_length = 8};
+    ck_assert_int_eq(calibration_set_load(log_path(), counts.records, counts.bytes, &spec, &set),
+                     ERR_INSUFFICIENT_CALIBRATION);
+    clean();
+}
+END_TEST
+
+START_TEST(test_damaged_log)
+{
+    struct calibration_counts counts = counting_log(50);
+    struct calibration_spec spec = {.sequence_length = 4, .packing = true};
+    struct calibration_set set;
+
+    ck_assert_int_eq(calibration_set_load(log_path(), counts.records, counts.bytes + 4, &spec, &set),
+                     ERR_SOURCE_CORRUPT);
+    ck_assert_int_eq(calibration_set_load(log_path(), counts.records, counts.bytes - 3, &spec, &set),
+                     ERR_SOURCE_CORRUPT);
+    FILE *file = fopen(log_path(), "r+b");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_eq(fwrite("\0\0\0\0", 1, 4, file), 4); /* the first record now says 0 tokens */
+    fclose(file);
+    ck_assert_int_eq(calibration_set_load(log_path(), counts.records, counts.bytes, &spec, &set), ERR_SOURCE_CORRUPT);
+    spec.packing = false;
+    ck_assert_int_eq(calibration_set_load(log_path(), counts.records, counts.bytes, &spec, &set), ERR_SOURCE_CORRUPT);
+    clean();
+}
+END_TEST
+
+UNIT_MAIN("calibration", test_lines_straddle_feeds, test_faults_have_lines, test_faults_are_counted_beyond_the_list,
+          test_long_lines, test_record_token_limit, test_log_is_cut_back, test_packed_sets, test_windows,
+          test_shuffle_is_seeded, test_shuffle_is_pinned, test_split_moves_the_tail, test_too_few_tokens,
+          test_damaged_log)
