@@ -103,8 +103,9 @@ struct request {
     struct request *next; /* in a list of the server */
     int64_t started_ms;
     int64_t body_length; /* announced; -1 = chunked */
-    int64_t body_seen, body_since_ms, body_paused_ms, body_fed_ms;
-    char *body; /* what has arrived and is not fed */
+    int64_t body_seen, body_fed_ms;
+    int64_t body_since_ms, body_paused_ms, body_marked; /* the window in which its speed is measured */
+    char *body;                                         /* what has arrived and is not fed */
     size_t body_size, body_capacity;
     bool discard; /* the reply stands already: swallow the rest of the body */
     bool expects; /* the client waits for 100 or a final status before it sends its body */
