@@ -23,6 +23,8 @@ int check_order(const char *op, const int32_t *order, int64_t n);
 int check_weight(const char *op, const char *name, const struct tensor *w, int64_t rows, int64_t cols);
 int check_attention(const struct tensor *o, const struct tensor *q, const struct tensor *k, const struct tensor *v,
                     const struct gpu_attention *spec);
+int check_input(const struct tensor *y, const struct tensor *x, const struct tensor *keep,
+                const struct gpu_input *spec);
 /* The search parameters of a grid. */
 int check_search(const struct gpu_grid *spec);
 /* codes may be NULL. */

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 2u
+#define GPU_ABI 3u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -70,6 +70,15 @@ struct gpu_residual {
 struct gpu_factor {
     double damp_percent;  /* fraction of mean(diag H) added to the diagonal */
     const int32_t *order; /* host, n entries: column visited i-th; NULL = 0..n-1 */
+};
+
+/* How a linear's input is quantized where the runtime quantizes it: to INT8 (-127..127) or E4M3, symmetric. */
+enum gpu_number { GPU_NUMBER_NONE, GPU_NUMBER_INT8, GPU_NUMBER_E4M3 };
+struct gpu_input {
+    enum gpu_number number;
+    bool dynamic; /* scale = absmax / largest of each token's run; else `scale` for all */
+    int64_t run;  /* dynamic: columns that share a scale; 0 = the whole row */
+    float scale;  /* static */
 };
 
 struct gpu_nll {
@@ -165,6 +174,13 @@ struct gpu_ops {
     int (*zero_dead)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
     /* 22. diag[n] F32 of h[n,n] to the host (waits). */
     int (*diagonal)(struct gpu_stream *stream, float *host, const struct tensor *h);
+    /* 23. w[n,k] *= rows[n] * cols[k]; w F32, rows F32 [N] and cols F32 [K], either NULL. */
+    int (*scale)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows,
+                 const struct tensor *cols);
+    /* 24. y = x as it is after quantization and back; y may be x. keep: F32 [K], columns where it is not 0 pass as they
+     *     are and count for no scale; or NULL. A run of zeros stays zeros. */
+    int (*quantize_input)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                          const struct tensor *keep, const struct gpu_input *spec);
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */

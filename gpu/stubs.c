@@ -69,6 +69,8 @@ STUB(nll, struct gpu_stream *s, struct gpu_nll *out, in logits, in reference, co
 STUB(find_nonfinite, struct gpu_stream *s, int64_t *index, in x)
 STUB(zero_dead, struct gpu_stream *s, in w, in h, int64_t *dead)
 STUB(diagonal, struct gpu_stream *s, float *host, in h)
+STUB(scale, struct gpu_stream *s, in w, in rows, in cols)
+STUB(quantize_input, struct gpu_stream *s, in y, in x, in keep, const struct gpu_input *spec)
 
 #define COMPLETE(name)           \
     if (ops->name == NULL) {     \
@@ -117,4 +119,6 @@ void gpu_complete(struct gpu_ops *ops)
     COMPLETE(find_nonfinite)
     COMPLETE(zero_dead)
     COMPLETE(diagonal)
+    COMPLETE(scale)
+    COMPLETE(quantize_input)
 }

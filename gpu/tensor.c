@@ -6,6 +6,7 @@
 #include "gpu/tensor.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 const struct dtype_row dtype_rows[DTYPE_COUNT] = {
@@ -130,6 +131,71 @@ uint16_t dtype_f32_to_f16(float value)
     }
     uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
     return (uint16_t)(sign | ((rounded - (112u << 23)) >> 13));
+}
+
+/* The nearest float with `mantissa` bits behind the point, exponents from 1 - bias on (below: steps of the least), as
+ * sign, exponent and mantissa packed in eight bits. value is finite and at most the format's largest. */
+static uint8_t pack_f8(float value, uint32_t mantissa, int bias)
+{
+    uint32_t bits = bits_of(value), sign = (bits >> 24) & 0x80u, magnitude = bits & 0x7fffffffu;
+    int exponent = (int)(magnitude >> 23) - 127 + bias; /* in the packed format */
+    uint32_t shift = 23 - mantissa, kept = (magnitude & 0x7fffffu) | 0x800000u;
+
+    if (exponent < 1) { /* subnormal there: shift the hidden bit in */
+        uint32_t further = (uint32_t)(1 - exponent);
+        if (shift + further > 25) {
+            return (uint8_t)sign;
+        }
+        shift += further;
+        exponent = 0;
+    }
+    uint32_t rest = kept & ((1u << shift) - 1u), half = 1u << (shift - 1u);
+    kept >>= shift;
+    kept += rest > half || (rest == half && (kept & 1u) != 0);
+    /* The hidden bit of a normal number carries into the exponent, as does rounding up to the next power. */
+    uint32_t packed = exponent > 0 ? ((uint32_t)(exponent - 1) << mantissa) + kept : kept;
+    return (uint8_t)(sign | packed);
+}
+
+static float unpack_f8(uint8_t bits, uint32_t mantissa, int bias)
+{
+    int exponent = (bits & 0x7f) >> mantissa;
+    float fraction = (float)(bits & ((1u << mantissa) - 1u)) / (float)(1u << mantissa);
+    float magnitude = exponent > 0 ? ldexpf(1.0f + fraction, exponent - bias) : ldexpf(fraction, 1 - bias);
+
+    return (bits & 0x80u) != 0 ? -magnitude : magnitude;
+}
+
+uint8_t dtype_f32_to_e4m3(float value)
+{
+    if (isnan(value)) {
+        return (uint8_t)(0x7fu | ((bits_of(value) >> 24) & 0x80u));
+    }
+    float bounded = fmaxf(fminf(value, DTYPE_E4M3_MAX), -DTYPE_E4M3_MAX);
+    return pack_f8(bounded, 3, 7);
+}
+
+float dtype_e4m3_to_f32(uint8_t bits)
+{
+    return (bits & 0x7fu) == 0x7fu ? copysignf(NAN, (bits & 0x80u) != 0 ? -1.0f : 1.0f) : unpack_f8(bits, 3, 7);
+}
+
+uint8_t dtype_f32_to_e5m2(float value)
+{
+    if (isnan(value)) {
+        return (uint8_t)(0x7fu | ((bits_of(value) >> 24) & 0x80u));
+    }
+    float bounded = fmaxf(fminf(value, DTYPE_E5M2_MAX), -DTYPE_E5M2_MAX);
+    return pack_f8(bounded, 2, 15);
+}
+
+float dtype_e5m2_to_f32(uint8_t bits)
+{
+    if ((bits & 0x7cu) == 0x7cu) {
+        float special = (bits & 3u) != 0 ? NAN : INFINITY;
+        return copysignf(special, (bits & 0x80u) != 0 ? -1.0f : 1.0f);
+    }
+    return unpack_f8(bits, 2, 15);
 }
 
 float dtype_round(float value, enum dtype dtype)

@@ -6,9 +6,22 @@
 #include <stdint.h>
 
 enum dtype {
-    DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64,
-    DTYPE_BOOL, DTYPE_U8, DTYPE_I8, DTYPE_I16, DTYPE_U16, DTYPE_I32, DTYPE_U32, DTYPE_I64, DTYPE_U64,
-    DTYPE_F8_E4M3, DTYPE_F8_E5M2, DTYPE_F8_E8M0,
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_F64,
+    DTYPE_BOOL,
+    DTYPE_U8,
+    DTYPE_I8,
+    DTYPE_I16,
+    DTYPE_U16,
+    DTYPE_I32,
+    DTYPE_U32,
+    DTYPE_I64,
+    DTYPE_U64,
+    DTYPE_F8_E4M3,
+    DTYPE_F8_E5M2,
+    DTYPE_F8_E8M0,
     DTYPE_COUNT
 };
 
@@ -43,6 +56,14 @@ struct tensor tensor_rows(const struct tensor *tensor, int64_t begin, int64_t co
 float dtype_bf16_to_f32(uint16_t bits);
 uint16_t dtype_f32_to_bf16(float value); /* NaN stays NaN */
 float dtype_f16_to_f32(uint16_t bits);
-uint16_t dtype_f32_to_f16(float value);  /* overflow -> Inf, subnormals kept */
+uint16_t dtype_f32_to_f16(float value); /* overflow -> Inf, subnormals kept */
+/* E4M3FN: bias 7, largest 448, no Inf, NaN 0x7f. Saturating, ties to even, straight from F32. */
+uint8_t dtype_f32_to_e4m3(float value);
+float dtype_e4m3_to_f32(uint8_t bits);
+/* E5M2: bias 15, largest 57344; saturating, so never Inf. */
+uint8_t dtype_f32_to_e5m2(float value);
+float dtype_e5m2_to_f32(uint8_t bits);
+#define DTYPE_E4M3_MAX 448.0f
+#define DTYPE_E5M2_MAX 57344.0f
 /* value rounded to what `dtype` (F32, F16 or BF16) stores. */
 float dtype_round(float value, enum dtype dtype);

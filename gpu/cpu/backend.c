@@ -147,6 +147,8 @@ static const struct gpu_ops cpu_ops = {
     .find_nonfinite = cpu_find_nonfinite,
     .zero_dead = cpu_zero_dead,
     .diagonal = cpu_diagonal,
+    .scale = cpu_scale,
+    .quantize_input = cpu_quantize_input,
 };
 
 const struct gpu_ops *gpu_cpu_ops(void)

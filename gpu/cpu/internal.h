@@ -77,3 +77,6 @@ int cpu_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor 
 int cpu_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
 int cpu_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
 int cpu_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h);
+int cpu_scale(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows, const struct tensor *cols);
+int cpu_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                       const struct tensor *keep, const struct gpu_input *spec);

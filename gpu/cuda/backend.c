@@ -239,6 +239,8 @@ static const struct gpu_ops cuda_ops = {
     .find_nonfinite = cuda_find_nonfinite,
     .zero_dead = cuda_zero_dead,
     .diagonal = cuda_diagonal,
+    .scale = cuda_scale,
+    .quantize_input = cuda_quantize_input,
 };
 
 __attribute__((visibility("default"))) gpu_module_entry quantd_gpu_ops;

@@ -123,3 +123,6 @@ int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor
 int cuda_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
 int cuda_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
 int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h);
+int cuda_scale(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows, const struct tensor *cols);
+int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                        const struct tensor *keep, const struct gpu_input *spec);

@@ -21,8 +21,7 @@ static inline unsigned flat_blocks(int64_t count, int threads)
     return (unsigned)(blocks < 1 ? 1 : blocks > 65536 ? 65536 : blocks);
 }
 
-template <typename T>
-__device__ inline T warp_sum(T value)
+template <typename T> __device__ inline T warp_sum(T value)
 {
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
         value += __shfl_xor_sync(FULL_MASK, value, offset);
@@ -30,8 +29,7 @@ __device__ inline T warp_sum(T value)
     return value;
 }
 
-template <typename T>
-__device__ inline T warp_max(T value)
+template <typename T> __device__ inline T warp_max(T value)
 {
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
         T other = __shfl_xor_sync(FULL_MASK, value, offset);
@@ -41,8 +39,7 @@ __device__ inline T warp_max(T value)
 }
 
 /* All threads get the result. blockDim.x is a multiple of 32, at most 1024; shared has room for 32 values. */
-template <typename T>
-__device__ inline T block_sum(T value, T *shared)
+template <typename T> __device__ inline T block_sum(T value, T *shared)
 {
     value = warp_sum(value);
     __syncthreads();
@@ -57,8 +54,7 @@ __device__ inline T block_sum(T value, T *shared)
     return sum;
 }
 
-template <typename T>
-__device__ inline T block_max(T value, T *shared)
+template <typename T> __device__ inline T block_max(T value, T *shared)
 {
     value = warp_max(value);
     __syncthreads();

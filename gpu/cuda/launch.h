@@ -38,6 +38,18 @@ int launch_zero_dead(float *w, const float *h, int64_t rows, int64_t n, cudaStre
 int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t stream);
 int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream);
 
+/* scaling.cu */
+/* w[n, k] *= rows[n] * cols[k]; either may be NULL. */
+int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream);
+struct launch_input {
+    int e4m3, dynamic;
+    int64_t rows, cols, run; /* run: columns that share a scale */
+    float scale;
+};
+/* keep may be NULL, y may be x. */
+int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
+                          cudaStream_t stream);
+
 /* softmax.cu: rows [heads, queries = length, keys = length] of scores become weights, zero where not visible. out is
  * BF16 or F32 and may be scores itself when F32. */
 int launch_softmax(void *out, int out_dtype, const float *scores, int64_t heads, int64_t length, int64_t window,

@@ -117,12 +117,16 @@ int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, 
     double *sums = scratch_take(stream, rows, sizeof(double));
     rc = cuda_ok(stream->device, launch_subtract(d, w->data, wq->data, rows * n, stream->stream), "output_error");
     rc = rc != 0 ? rc : quadratic_form(stream, d, w, h, product, sums, &error_sum);
-    rc = rc != 0 ? rc : quadratic_form(stream, w->data, w, h, product, sums, &signal_sum);
+    if (signal != NULL) {
+        rc = rc != 0 ? rc : quadratic_form(stream, w->data, w, h, product, sums, &signal_sum);
+    }
     if (rc != 0) {
         return err_pass(rc, "output_error");
     }
     *error = error_sum;
-    *signal = signal_sum;
+    if (signal != NULL) {
+        *signal = signal_sum;
+    }
     return 0;
 }
 

@@ -35,8 +35,7 @@ static __device__ void load_factor(struct sweep_shared *shared, const struct lau
     __syncthreads();
 }
 
-template <bool UNIFORM>
-static __global__ void __launch_bounds__(THREADS) sweep_kernel(struct launch_sweep job)
+template <bool UNIFORM> static __global__ void __launch_bounds__(THREADS) sweep_kernel(struct launch_sweep job)
 {
     extern __shared__ char memory[];
     struct sweep_shared *shared = (struct sweep_shared *)memory;

@@ -1,0 +1,106 @@
+/* Scaling of rows and columns, and inputs as a runtime's quantizer leaves them.
+ *
+ * INT8: q = clamp(rne(x / s), -127, 127); E4M3: the nearest of x / s, saturating. Both divide, as runtimes do. A
+ * dynamic scale is the run's largest magnitude over 127 or 448; columns that are kept neither count nor change
+ * (LLM.int8(), Dettmers et al. 2022, §3.2). */
+
+#include "gpu/cpu/internal.h"
+
+#include <math.h>
+
+#define ROW_TILE 16
+
+struct scaling {
+    float *w;
+    const float *rows, *cols;
+    int64_t count, width;
+};
+
+static void scale_tile(void *ctx, int64_t task)
+{
+    const struct scaling *job = ctx;
+
+    for (int64_t n = task * ROW_TILE; n < task * ROW_TILE + tile_size(job->count, ROW_TILE, task); n++) {
+        float *w = job->w + n * job->width, row = job->rows != NULL ? job->rows[n] : 1.0f;
+        for (int64_t k = 0; k < job->width; k++) {
+            w[k] *= job->cols != NULL ? row * job->cols[k] : row;
+        }
+    }
+}
+
+int cpu_scale(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows, const struct tensor *cols)
+{
+    struct scaling job = {w->data, rows != NULL ? rows->data : NULL, cols != NULL ? cols->data : NULL, matrix_rows(w),
+                          matrix_cols(w)};
+    int rc = check_matrix("scale", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 || rows == NULL ? rc : check_vector("scale", "rows", rows, job.count);
+    rc = rc != 0 || cols == NULL ? rc : check_vector("scale", "cols", cols, job.width);
+    if (rc == 0) {
+        stream_run(stream, tiles_of(job.count, ROW_TILE), scale_tile, &job);
+    }
+    return rc;
+}
+
+struct input {
+    float *y;
+    const float *x, *keep;
+    const struct gpu_input *spec;
+    int64_t rows, cols, run;
+};
+
+static float rounded(float x, float scale, enum gpu_number number)
+{
+    if (number == GPU_NUMBER_E4M3) {
+        return dtype_e4m3_to_f32(dtype_f32_to_e4m3(x / scale)) * scale;
+    }
+    return fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f) * scale;
+}
+
+static float run_scale(const struct gpu_input *spec, const float *x, const float *keep, int64_t count)
+{
+    float most = 0, largest = spec->number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f;
+
+    if (!spec->dynamic) {
+        return spec->scale;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        float magnitude = fabsf(x[i]);
+        most = (keep == NULL || keep[i] == 0.0f) && magnitude > most ? magnitude : most;
+    }
+    return most / largest;
+}
+
+static void input_tile(void *ctx, int64_t task)
+{
+    const struct input *job = ctx;
+    int64_t first = task * ROW_TILE, end = first + tile_size(job->rows, ROW_TILE, task);
+
+    for (int64_t at = first * job->cols; at < end * job->cols; at += job->run) {
+        const float *keep = job->keep != NULL ? job->keep + at % job->cols : NULL;
+        float scale = run_scale(job->spec, job->x + at, keep, job->run);
+        for (int64_t i = 0; i < job->run; i++) {
+            float x = job->x[at + i];
+            bool passes = (keep != NULL && keep[i] != 0.0f) || scale == 0.0f;
+            job->y[at + i] = passes ? x : rounded(x, scale, job->spec->number);
+        }
+    }
+}
+
+int cpu_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                       const struct tensor *keep, const struct gpu_input *spec)
+{
+    struct input job = {.y = y->data,
+                        .x = x->data,
+                        .keep = keep != NULL ? keep->data : NULL,
+                        .spec = spec,
+                        .rows = matrix_rows(x),
+                        .cols = matrix_cols(x)};
+    int rc = check_input(y, x, keep, spec);
+
+    if (rc == 0) {
+        job.run = spec->dynamic && spec->run > 0 ? spec->run : job.cols;
+        stream_run(stream, tiles_of(job.rows, ROW_TILE), input_tile, &job);
+    }
+    return rc;
+}

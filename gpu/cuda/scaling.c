@@ -1,0 +1,39 @@
+/* Scaling and quantized inputs: descriptions for the kernels of scaling.cu. */
+
+#include "gpu/cuda/cuda.h"
+
+int cuda_scale(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows, const struct tensor *cols)
+{
+    int64_t count = matrix_rows(w), width = matrix_cols(w);
+    int rc = check_matrix("scale", "w", w, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 || rows == NULL ? rc : check_vector("scale", "rows", rows, count);
+    rc = rc != 0 || cols == NULL ? rc : check_vector("scale", "cols", cols, width);
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    return rc != 0 ? rc
+                   : cuda_ok(stream->device,
+                             launch_scale(w->data, rows != NULL ? rows->data : NULL, cols != NULL ? cols->data : NULL,
+                                          count, width, stream->stream),
+                             "scale");
+}
+
+int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                        const struct tensor *keep, const struct gpu_input *spec)
+{
+    int64_t cols = matrix_cols(x);
+    int rc = check_input(y, x, keep, spec);
+
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    const struct launch_input input = {.e4m3 = spec->number == GPU_NUMBER_E4M3,
+                                       .dynamic = spec->dynamic,
+                                       .rows = matrix_rows(x),
+                                       .cols = cols,
+                                       .run = spec->dynamic && spec->run > 0 ? spec->run : cols,
+                                       .scale = spec->scale};
+    return cuda_ok(stream->device,
+                   launch_quantize_input(y->data, x->data, keep != NULL ? keep->data : NULL, &input, stream->stream),
+                   "quantize_input");
+}

@@ -1,0 +1,62 @@
+/* Scaling of rows and columns, and inputs as a runtime's quantizer leaves them. CPU twin: gpu/cpu/scaling.c. */
+
+#include "gpu/cuda/device.cuh"
+
+#include <cuda_fp8.h>
+
+#define THREADS 256
+
+static __global__ void scale_kernel(float *w, const float *rows, const float *cols, int64_t width, int64_t total)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < total; i += stride) {
+        float row = rows != NULL ? rows[i / width] : 1.0f;
+        w[i] *= cols != NULL ? row * cols[i % width] : row;
+    }
+}
+
+int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream)
+{
+    scale_kernel<<<flat_blocks(count * width, THREADS), THREADS, 0, stream>>>(w, rows, cols, width, count * width);
+    return (int)cudaGetLastError();
+}
+
+static __device__ float rounded(float x, float scale, int e4m3)
+{
+    if (e4m3) { /* the intrinsic saturates and rounds to nearest even, as the CPU's conversion does */
+        __nv_fp8_e4m3 code(x / scale);
+        return (float)code * scale;
+    }
+    return fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f) * scale;
+}
+
+/* One block a run. */
+static __global__ void input_kernel(float *y, const float *x, const float *keep, struct launch_input spec)
+{
+    __shared__ float shared[WARP];
+    int64_t at = (int64_t)blockIdx.x * spec.run;
+    const float *kept = keep != NULL ? keep + at % spec.cols : NULL;
+    float scale = spec.scale;
+
+    if (spec.dynamic) {
+        float most = 0;
+        for (int64_t i = threadIdx.x; i < spec.run; i += blockDim.x) {
+            most = kept == NULL || kept[i] == 0.0f ? fmaxf(most, fabsf(x[at + i])) : most;
+        }
+        scale = block_max(most, shared) / (spec.e4m3 ? 448.0f : 127.0f);
+    }
+    for (int64_t i = threadIdx.x; i < spec.run; i += blockDim.x) {
+        bool passes = (kept != NULL && kept[i] != 0.0f) || scale == 0.0f;
+        y[at + i] = passes ? x[at + i] : rounded(x[at + i], scale, spec.e4m3);
+    }
+}
+
+int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
+                          cudaStream_t stream)
+{
+    int64_t runs = spec->rows * (spec->cols / spec->run);
+    if (runs > 0) {
+        input_kernel<<<(unsigned)runs, spec->run <= 128 ? 64 : THREADS, 0, stream>>>(y, x, keep, *spec);
+    }
+    return (int)cudaGetLastError();
+}
