@@ -43,7 +43,8 @@ static const char *base_name(const char *file)
     return slash != NULL ? slash + 1 : file;
 }
 
-static void add_trace(const char *file, int line, const char *format, va_list arguments)
+__attribute__((format(printf, 3, 0))) static void add_trace(const char *file, int line, const char *format,
+                                                            va_list arguments)
 {
     size_t used = strlen(current.trace);
     size_t room = sizeof(current.trace) - used;
