@@ -107,7 +107,7 @@ static int reader_word(struct reader *reader, uint32_t *out)
 /* Start the next record: 1, 0 behind the last one, negative raised. The one before must have been read to its end. */
 static int reader_record(struct reader *reader)
 {
-    uint32_t count;
+    uint32_t count = 0;
 
     if (reader->record == reader->records) {
         return reader->at == reader->count && reader->offset == reader->bytes
@@ -132,7 +132,7 @@ static int reader_record(struct reader *reader)
 static int reader_tokens(struct reader *reader, int64_t count, int32_t *out)
 {
     for (int64_t i = 0; i < count;) {
-        uint32_t word;
+        uint32_t word = 0;
         size_t buffered = reader->count - reader->at;
         if (out == NULL && buffered > 0) {
             size_t jump = (int64_t)buffered < count - i ? buffered : (size_t)(count - i);

@@ -174,9 +174,9 @@ static int fill_byte_level(struct tokenizer_step *step, const json_t *section)
 
 static int fill_metaspace(struct tokenizer_step *step, const json_t *section)
 {
-    const char *mark, *scheme = json_string_value(json_object_get(section, "prepend_scheme"));
-    size_t size;
-    bool prefix;
+    const char *mark = "", *scheme = json_string_value(json_object_get(section, "prepend_scheme"));
+    size_t size = 0;
+    bool prefix = false;
 
     step->kind = STEP_METASPACE;
     step->behavior = BEHAVIOR_MERGED_WITH_NEXT;
