@@ -262,6 +262,11 @@ static int by_listed(const void *a, const void *b)
     return strcmp(((const struct listed *)a)->tensor, ((const struct listed *)b)->tensor);
 }
 
+static int by_shard(const void *a, const void *b)
+{
+    return strcmp(((const struct model_shard *)a)->name, ((const struct model_shard *)b)->name);
+}
+
 /* Every tensor of the index once, where the index says. */
 static int check_index(const struct model *model, const struct index *index)
 {
@@ -271,12 +276,12 @@ static int check_index(const struct model *model, const struct index *index)
         if (i > 0 && strcmp(index->items[i - 1].tensor, item->tensor) == 0) {
             return err_raise(ERR_INVALID_MODEL, INDEX_FILE ": tensor \"%.160s\" is listed twice", item->tensor);
         }
-        for (size_t k = 0; k < model->shard_count; k++) {
-            if (strcmp(model->shards[k].name, item->shard) == 0 &&
-                safetensors_find(model->shards[k].file, item->tensor) == NULL) {
-                return err_raise(ERR_INVALID_MODEL, INDEX_FILE ": tensor \"%.160s\" is not in %.100s", item->tensor,
-                                 item->shard);
-            }
+        const struct model_shard key = {.name = item->shard};
+        const struct model_shard *shard =
+            bsearch(&key, model->shards, model->shard_count, sizeof(*model->shards), by_shard);
+        if (shard == NULL || safetensors_find(shard->file, item->tensor) == NULL) {
+            return err_raise(ERR_INVALID_MODEL, INDEX_FILE ": tensor \"%.160s\" is not in %.100s", item->tensor,
+                             item->shard);
         }
     }
     return 0;
