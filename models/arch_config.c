@@ -256,6 +256,9 @@ static int parse_rope(const json_t *config, struct model_config *c)
         rc = rc != 0 ? rc : read_positive(rope, "partial_rotary_factor", 1, &partial);
         rc = rc != 0 ? rc : parse_rope_scaling(config, rope, c);
     }
+    if (rc == 0 && c->rope_theta < 1) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: rope_theta = %g is below 1", c->rope_theta);
+    }
     return rc == 0 && partial < 1 ? unsupported("rope with", "partial_rotary_factor below 1") : rc;
 }
 

@@ -170,6 +170,7 @@ static const struct {
     {"LlamaForCausalLM", "{\"num_attention_heads\":128}", ERR_INVALID_MODEL, "head_dim"},
     {"LlamaForCausalLM", "{\"rms_norm_eps\":-1}", ERR_INVALID_MODEL, "rms_norm_eps"},
     {"LlamaForCausalLM", "{\"rope_theta\":0}", ERR_INVALID_MODEL, "rope_theta"},
+    {"LlamaForCausalLM", "{\"rope_theta\":1e-300}", ERR_INVALID_MODEL, "rope_theta"},
     {"LlamaForCausalLM", "{\"rope_theta\":\"x\"}", ERR_INVALID_MODEL, "rope_theta"},
     {"LlamaForCausalLM", "{\"rope_scaling\":7}", ERR_INVALID_MODEL, "not an object"},
     {"LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"linear\"}}", ERR_INVALID_MODEL, "factor"},

@@ -1,0 +1,43 @@
+/* config.json: JSON text -> json_parse -> arch_parse_config. What is accepted has shapes that no later product wraps.
+ */
+
+#include "base/json.h"
+#include "models/arch.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct model_config config;
+    json_t *json;
+
+    if (json_parse((const char *)data, size, 32, &json) != 0) {
+        return 0;
+    }
+    if (arch_parse_config(json, &config) == 0) {
+        float cosine[2048], sine[2048];
+        for (int role = 0; role < LINEAR_COUNT; role++) {
+            int64_t rows, cols;
+            arch_linear_shape(&config, (enum linear_role)role, &rows, &cols);
+            if (rows < 1 || cols < 1 || rows > INT32_MAX || cols > INT32_MAX) {
+                abort();
+            }
+        }
+        if (config.head_dim < 2 || config.head_dim % 2 != 0 || config.num_heads % config.num_kv_heads != 0 ||
+            arch_window(&config, 0) < 0 || config.num_layers < 1) {
+            abort();
+        }
+        arch_rope_tables(&config, config.head_dim <= 2048 ? 2 : 1, cosine, sine);
+        for (int64_t i = 0; i < config.head_dim / 2; i++) {
+            if (!(cosine[i] == 1.0f && sine[i] == 0.0f)) {
+                abort(); /* position 0 is not turned; NaN neither */
+            }
+        }
+    }
+    json_decref(json);
+    return 0;
+}
