@@ -61,7 +61,8 @@ static void work(void *data, void *item)
         return;
     }
     (void)request_work(request); /* frees it */
-    if (atomic_fetch_sub(&api->open, 1) == 1 && api->wake != NULL) {
+    atomic_fetch_sub(&api->open, 1);
+    if (api->wake != NULL) { /* there is room for the backlog now */
         api->wake(api->wake_data);
     }
 }

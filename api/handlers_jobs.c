@@ -220,16 +220,51 @@ static int select_layers(struct request *request, const json_t *all, json_t **ou
     return 0;
 }
 
+/* One row a line. malloc'ed; NULL when out of memory. */
+static char *lines_of(const json_t *rows, size_t *size)
+{
+    char *text = NULL;
+    FILE *out = open_memstream(&text, size);
+    if (out == NULL) {
+        return NULL;
+    }
+    bool whole = true;
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        whole = json_dumpf(json_array_get(rows, i), out, JSON_COMPACT) == 0 && fputc('\n', out) != EOF && whole;
+    }
+    if (fclose(out) != 0 || !whole) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+enum layer_format { LAYERS_JSON, LAYERS_CSV, LAYERS_NDJSON };
+
+static int reply_layers_take(struct request *request, enum layer_format format, json_t *rows)
+{
+    if (format == LAYERS_JSON) {
+        return reply_object_take(request, json_pack("{s:s, s:o, s:n, s:n, s:b}", "object", "list", "data", rows,
+                                                    "first_id", "last_id", "has_more", 0));
+    }
+    size_t size = 0;
+    char *text = format == LAYERS_CSV ? csv_write(engine_layer_columns(), rows, &size) : lines_of(rows, &size);
+    json_decref(rows);
+    const char *type = format == LAYERS_CSV ? "text/csv; charset=utf-8" : "application/x-ndjson";
+    return text != NULL ? reply_text_take(request, 200, type, text, size)
+                        : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the layers");
+}
+
 int handlers_job_layers(struct request *request)
 {
-    static const char *const offers[] = {"application/json", "text/csv", NULL};
+    static const char *const offers[] = {"application/json", "text/csv", "application/x-ndjson", NULL};
     const char *id = handlers_object_id(request, "job");
     if (id == NULL) {
         return ERR_NOT_FOUND;
     }
     int offer = header_negotiate(request_header(request, "Accept"), offers);
     if (offer < 0) {
-        return err_raise(ERR_NOT_ACCEPTABLE, "layers come as application/json or text/csv");
+        return err_raise(ERR_NOT_ACCEPTABLE, "layers come as application/json, text/csv or application/x-ndjson");
     }
     struct store *store = request->context->store;
     json_t *job = NULL, *all = NULL, *rows = NULL;
@@ -238,15 +273,5 @@ int handlers_job_layers(struct request *request)
     rc = rc < 0 ? rc : store_layers_list(store, id, &all);
     rc = rc < 0 ? rc : select_layers(request, all, &rows);
     json_decref(all);
-    if (rc < 0) {
-        return rc;
-    }
-    if (offer == 0) {
-        return reply_object_take(request, json_pack("{s:s, s:o, s:b}", "object", "list", "data", rows, "has_more", 0));
-    }
-    size_t size = 0;
-    char *text = csv_write(engine_layer_columns(), rows, &size);
-    json_decref(rows);
-    return text != NULL ? reply_text_take(request, 200, "text/csv; charset=utf-8", text, size)
-                        : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the layers");
+    return rc < 0 ? rc : reply_layers_take(request, (enum layer_format)offer, rows);
 }

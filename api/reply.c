@@ -144,10 +144,10 @@ int reply_stream_take(struct request *request, int status, const char *content_t
     return 0;
 }
 
-/* Is the record's message for the user, or does it speak of the daemon's inside? */
+/* Is the record's message for the user, or does it speak of the daemon's inside (files, SQL)? */
 static bool is_public(int code)
 {
-    return err_group(code) != ERR_GROUP_PROCESS && code != ERR_INTERNAL && code != ERR_HOST_OUT_OF_MEMORY;
+    return err_http_status(code) < 500 || code == ERR_DRAINING || code == ERR_QUEUE_FULL;
 }
 
 static json_t *fault_list(const struct faults *faults)

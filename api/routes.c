@@ -1,8 +1,7 @@
 /* Every route of the API, in the order of the documentation, and the matcher.
  *
- * Matching is a walk: the table is short and hostile paths cannot make it slow. Segments are compared after decoding,
- * so that an escaped letter is the same letter; the guard has already refused escapes that could change the structure.
- */
+ * Matching is a walk: the table is short and hostile paths cannot make it slow. Fixed segments are compared as they
+ * stand, captured ones are decoded once; the guard has already refused escapes that could change the structure. */
 
 #include "api/routes.h"
 
@@ -131,7 +130,7 @@ const struct route routes_table[] = {
     GET("/v1/quantization/jobs/{id}/events", handlers_job_events, event_query, 0,
         "Events as a list, server-sent events or NDJSON, by Accept."),
     GET("/v1/quantization/jobs/{id}/layers", handlers_job_layers, layer_query, 0,
-        "Report rows as JSON or CSV, by Accept."),
+        "Report rows as JSON, CSV or NDJSON, by Accept."),
     GET("/v1/quantization/jobs/{id}/report", handlers_job_report, NULL, 0, "The whole report."),
 
     GET("/v1/artifacts", handlers_artifact_list, artifact_list_query, 0, "Published artifacts."),

@@ -17,6 +17,7 @@
 
 #define HEARTBEAT_MS 15000
 #define EVENTS_PAGE 100
+#define BLOB_CACHING "private, immutable, max-age=31536000" /* a blob never changes under its name */
 
 struct blob_stream {
     struct blob_reader *reader;
@@ -71,7 +72,7 @@ static void blob_headers(struct request *request, const char *sha256, const char
     reply_header(reply, "ETag", "\"%s\"", sha256);
     reply_header(reply, "Repr-Digest", "%s", digest);
     reply_header(reply, "Accept-Ranges", "bytes");
-    reply_header(reply, "Cache-Control", "private, immutable, max-age=31536000");
+    reply_header(reply, "Cache-Control", BLOB_CACHING);
     if (name != NULL && strpbrk(name, "\"\\") == NULL) {
         reply_header(reply, "Content-Disposition", "attachment; filename=\"%s\"", name);
     } else {
@@ -114,6 +115,7 @@ int stream_blob(struct request *request, const char *sha256, const char *content
     if (header_etag_matches(request_header(request, "If-None-Match"), etag, true)) {
         reply_empty(request, 304);
         reply_header(&request->reply, "ETag", "%s", etag);
+        reply_header(&request->reply, "Cache-Control", BLOB_CACHING);
         return 0;
     }
     struct blob_stream *stream = calloc(1, sizeof(*stream));
