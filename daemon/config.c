@@ -251,8 +251,11 @@ static int parse_list(const struct row *row, const char *where, const struct sou
 {
     char **list = calloc((size_t)item->count + 1, sizeof(*list));
     struct stat info;
-    int rc = list != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
+    int rc = 0;
 
+    if (list == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
+    }
     for (unsigned i = 0; i < item->count && rc == 0; i++) {
         if (row->type == ROW_TEXTS) {
             rc = take_copy(item->list[i], &list[i]);
@@ -266,7 +269,7 @@ static int parse_list(const struct row *row, const char *where, const struct sou
         }
     }
     if (rc != 0) {
-        for (unsigned i = 0; list != NULL && i < item->count; i++) {
+        for (unsigned i = 0; i < item->count; i++) {
             free(list[i]);
         }
         free((void *)list);
