@@ -19,8 +19,6 @@ const struct params_row quant_common_rows[] = {
               .help = "Inputs that share a scale; -1 = one scale for each output channel."),
     QUANT_ROW(PARAMS_BOOL, quant_common, sym, "true",
               .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
-    QUANT_ROW(PARAMS_BOOL, quant_common, mse_search, "false",
-              .help = "Search the range that loses least in each group, instead of reaching its extremes."),
     QUANT_ROW(PARAMS_STRINGS, quant_common, modules_to_not_convert, "null",
               .help = "Modules left in float: paths, path endings, globs, or regular expressions behind \"re:\"."),
     {.name = NULL},

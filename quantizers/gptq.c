@@ -7,6 +7,11 @@
  * sweep may visit columns in any order and the artifact needs no index of groups: by default in falling order of
  * diag H, ties by index (static activation order), the columns that matter most while most others can still give way.
  *
+ * With mse_search each group's range is the one that loses least in sum H_jj |err_j|^3. The exponent is above the 2 of
+ * the loss since the sweep passes on what rounding costs, but errors of clipped weights are large and of one sign. On
+ * the trained 4 M checkpoints that were measured, KL from the float model fell by a fifth at 4 and 3 bits and by a
+ * quarter at 2, against min-max; exponents of 2 and 2.4 gained less.
+ *
  * An input that is never active (H_jj = 0) has its weights zeroed. Linears that read the same input share H, the order
  * and U. When H cannot be factored the damping climbs, tenfold up to 1, then small diagonal elements are raised to a
  * floor, then rounding to nearest takes over. It also does where it loses less, which is rare: a greedy sweep promises
@@ -21,8 +26,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define SEARCH_NORM 3.0  /* of the search for scales */
 #define FLOOR_FIRST 1e-6 /* of the diagonal's maximum; tenfold at each try */
 #define FLOOR_TRIES 6
+/* Rows that the comparison with rounding takes at once, and how far apart two equal sums may come out. */
+#define GUARD_ROWS 256
+#define GUARD_SLICES 8
+#define GUARD_TOLERANCE 1e-6
 
 struct gptq_params {
     struct quant_common common;
@@ -35,11 +45,12 @@ struct gptq_params {
 struct input {
     const struct solve_context *context;
     const struct layer_stats *stats;
-    float *diagonal; /* host [K] */
-    int32_t *order;  /* host [K]; NULL = columns as they lie */
-    struct tensor u; /* F32 [K,K]; no data: not factored */
-    double damp;     /* that made it work */
-    char note[96];   /* "", or what had to be done beyond damping */
+    float *diagonal;          /* host [K] */
+    int32_t *order;           /* host [K]; NULL = columns as they lie */
+    struct tensor u;          /* F32 [K,K]; no data: not factored */
+    struct tensor importance; /* F32 [K]: diag H, what an error in a column costs; no data: not asked for */
+    double damp;              /* that made it work */
+    char note[96];            /* "", or what had to be done beyond damping */
 };
 
 struct ranked {
@@ -163,6 +174,19 @@ static int input_factor(struct input *input, double damp_percent)
     return rc;
 }
 
+/* diag H on the device, to weigh the search for scales with. */
+static int input_importance(struct input *input)
+{
+    const struct solve_context *context = input->context;
+    int64_t n = input->stats->columns;
+    int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 1, &n, &input->importance);
+
+    rc = rc != 0 ? rc
+                 : context->gpu->ops->upload(context->stream, input->importance.data, input->diagonal,
+                                             tensor_bytes(&input->importance));
+    return rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
+}
+
 static int input_check(const struct input *input, const char *name)
 {
     const struct layer_stats *stats = input->stats;
@@ -196,6 +220,9 @@ static int input_init(struct input *input, const struct linear_job *first)
     if (rc == 0 && params->act_order) {
         rc = input_order(input);
     }
+    if (rc == 0 && params->common.mse_search) {
+        rc = input_importance(input);
+    }
     return rc != 0 ? rc : input_factor(input, params->damp_percent);
 }
 
@@ -203,61 +230,121 @@ static void input_deinit(struct input *input)
 {
     free(input->diagonal);
     free(input->order);
+    gpu_tensor_free(input->context->gpu, &input->importance);
     gpu_tensor_free(input->context->gpu, &input->u);
 }
 
-/* What work->w, the dequantized codes, loses on the inputs. */
-static int output_error(const struct input *input, const struct linear_job *job, const struct quant_work *work,
-                        double *error)
-{
-    double signal;
-
-    return input->context->gpu->ops->output_error(input->context->stream, error, &signal, job->weight, &work->w,
-                                                  &input->stats->hessian);
-}
-
-/* The weight again, dead columns zeroed. */
-static int load_weight(const struct input *input, struct linear_job *job, struct quant_work *work)
+/* The weight's rows again in work->w, dead columns zeroed. */
+static int load_rows(const struct input *input, const struct linear_job *job, const struct tensor *w, int64_t first,
+                     int64_t *dead)
 {
     const struct solve_context *context = input->context;
-    int rc = context->gpu->ops->convert(context->stream, &work->w, job->weight);
+    struct tensor weight = tensor_rows(job->weight, first, w->shape[0]);
+    int rc = context->gpu->ops->convert(context->stream, w, &weight);
 
-    return rc != 0
-               ? rc
-               : context->gpu->ops->zero_dead(context->stream, &work->w, &input->stats->hessian, &job->dead_columns);
+    return rc != 0 ? rc : context->gpu->ops->zero_dead(context->stream, w, &input->stats->hessian, dead);
 }
 
-/* The sweep's codes, unless rounding to the same grid loses less. The sweep's loss counts the damping too, so it is an
- * upper bound: only when that exceeds rounding's error is its own error worth computing. */
+/* Min-max rounding of a slice of rows. */
+struct rounding {
+    struct gpu_grid grid;
+    struct tensor codes, scale, zero; /* [slice, ..] */
+};
+
+static int rounding_init(const struct gpu *gpu, const struct quant_work *work, int64_t rows, struct rounding *r)
+{
+    const int64_t shape[2] = {rows, work->w.shape[1]}, groups[2] = {rows, work->scale.shape[1]};
+
+    r->grid = work->grid;
+    r->grid.mse = false;
+    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &r->codes);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &r->scale);
+    return rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &r->zero);
+}
+
+static void rounding_deinit(const struct gpu *gpu, struct rounding *r)
+{
+    gpu_tensor_free(gpu, &r->codes);
+    gpu_tensor_free(gpu, &r->scale);
+    gpu_tensor_free(gpu, &r->zero);
+}
+
+/* What `count` rows from `first` lose on the inputs when rounded. w [N,K] is scratch. */
+static int rounding_rows(const struct input *input, const struct linear_job *job, const struct rounding *r,
+                         const struct tensor *w, int64_t first, int64_t count, double *error)
+{
+    const struct solve_context *context = input->context;
+    const struct gpu_ops *ops = context->gpu->ops;
+    struct tensor weight = tensor_rows(job->weight, first, count), rows = tensor_rows(w, first, count);
+    struct tensor codes = tensor_rows(&r->codes, 0, count);
+    struct tensor scale = tensor_rows(&r->scale, 0, count), zero = tensor_rows(&r->zero, 0, count);
+    int64_t dead;
+
+    int rc = load_rows(input, job, &rows, first, &dead);
+    rc = rc != 0 ? rc : ops->grid(context->stream, &scale, &zero, &rows, NULL, &r->grid);
+    rc = rc != 0 ? rc : ops->round(context->stream, &codes, &rows, &scale, &zero, &r->grid);
+    rc = rc != 0 ? rc : ops->dequantize(context->stream, &rows, &codes, &scale, &zero, &r->grid);
+    return rc != 0 ? rc : ops->output_error(context->stream, error, NULL, &weight, &rows, &input->stats->hessian);
+}
+
+/* What min-max rounding loses on the inputs, or as much of it as is enough. Uses work->w. */
+static int rounding_error(const struct input *input, const struct linear_job *job, const struct quant_work *work,
+                          double enough, double *error)
+{
+    const struct gpu *gpu = input->context->gpu;
+    int64_t rows = job->weight->shape[0], slice = rows / GUARD_SLICES > GUARD_ROWS ? rows / GUARD_SLICES : GUARD_ROWS;
+    struct rounding rounding = {0};
+    double sum = 0;
+
+    slice = slice < rows ? slice : rows;
+    int rc = rounding_init(gpu, work, slice, &rounding);
+    for (int64_t first = 0; rc == 0 && first < rows && sum < enough; first += slice) {
+        int64_t count = rows - first < slice ? rows - first : slice;
+        double lost = 0;
+        rc = rounding_rows(input, job, &rounding, &work->w, first, count, &lost);
+        sum += lost;
+    }
+    rounding_deinit(gpu, &rounding);
+    *error = sum;
+    return rc;
+}
+
+/* Min-max rounding in place of the sweep. */
+static int take_rounding(const struct input *input, struct linear_job *job, struct quant_work *work)
+{
+    const struct solve_context *context = input->context;
+
+    work->grid.mse = false;
+    int rc = load_rows(input, job, &work->w, 0, &job->dead_columns);
+    rc =
+        rc != 0 ? rc : context->gpu->ops->grid(context->stream, &work->scale, &work->zero, &work->w, NULL, &work->grid);
+    return rc != 0 ? rc : quant_work_round(context, work);
+}
+
+/* The sweep's codes, unless min-max rounding loses less. The sweep's loss counts the damping too, so it is an
+ * upper bound of what the sweep lost: rounding is measured row slice by row slice until it has lost as much, which is
+ * usually soon. Only if it never does is the sweep's own error worth computing. */
 static int choose_codes(const struct input *input, struct linear_job *job, struct quant_work *work)
 {
     const struct gptq_params *params = job->params;
     const struct solve_context *context = input->context;
     const struct gpu_ops *ops = context->gpu->ops;
-    double rounded = 0, loss = 0, swept = 0;
+    double rounded = 0, swept = 0;
 
-    int rc = quant_work_round(context, work);
-    rc = rc != 0 ? rc : output_error(input, job, work, &rounded);
-    rc = rc != 0 ? rc : load_weight(input, job, work);
-    rc = rc != 0 ? rc
-                 : ops->sweep(context->stream, &work->codes, &work->w, &input->u, &work->scale, &work->zero,
-                              input->order, params->block_size, &work->grid, &loss);
-    if (rc != 0) {
+    int rc = ops->sweep(context->stream, &work->codes, &work->w, &input->u, &work->scale, &work->zero, input->order,
+                        params->block_size, &work->grid, &job->loss);
+    rc = rc != 0 ? rc : rounding_error(input, job, work, job->loss, &rounded);
+    if (rc != 0 || job->loss <= rounded) {
         return rc;
     }
-    job->loss = loss;
-    if (loss <= rounded) {
-        return 0;
-    }
     rc = ops->dequantize(context->stream, &work->w, &work->codes, &work->scale, &work->zero, &work->grid);
-    rc = rc != 0 ? rc : output_error(input, job, work, &swept);
-    if (rc != 0 || swept <= rounded) {
+    rc = rc != 0 ? rc : ops->output_error(context->stream, &swept, NULL, job->weight, &work->w, &input->stats->hessian);
+    if (rc != 0 || swept <= rounded * (1 + GUARD_TOLERANCE)) {
         return rc;
     }
     job->loss = rounded;
     snprintf(job->fallback, sizeof(job->fallback), "rtn: output error %.3g, gptq's %.3g", rounded, swept);
-    rc = load_weight(input, job, work);
-    return rc != 0 ? rc : quant_work_round(context, work);
+    return take_rounding(input, job, work);
 }
 
 static int solve_linear(const struct input *input, struct linear_job *job)
@@ -276,8 +363,11 @@ static int solve_linear(const struct input *input, struct linear_job *job)
     }
     job->damp_used = input->damp;
     int rc = quant_work_init(context, job, &work);
-    rc = rc != 0 ? rc : load_weight(input, job, &work);
-    rc = rc != 0 ? rc : context->gpu->ops->grid(context->stream, &work.scale, &work.zero, &work.w, NULL, &work.grid);
+    rc = rc != 0 ? rc : load_rows(input, job, &work.w, 0, &job->dead_columns);
+    work.grid.norm = SEARCH_NORM;
+    const struct tensor *importance = input->importance.data != NULL ? &input->importance : NULL;
+    rc = rc != 0 ? rc
+                 : context->gpu->ops->grid(context->stream, &work.scale, &work.zero, &work.w, importance, &work.grid);
     rc = rc != 0 ? rc : choose_codes(input, job, &work);
     rc = rc != 0 ? rc : quant_work_take(context, &work, job);
     quant_work_deinit(&work, context->gpu);
@@ -333,6 +423,13 @@ static void check(const void *values, const char *pointer, struct faults *faults
 }
 
 static const struct params_row gptq_rows[] = {
+    {.name = "mse_search",
+     .type = PARAMS_BOOL,
+     .offset = offsetof(struct gptq_params, common.mse_search),
+     .size = sizeof(bool),
+     .fallback = "true",
+     .help = "Search the range that loses least in each group, columns weighed by their inputs' energy, instead of "
+             "reaching the group's extremes."},
     QUANT_ROW(PARAMS_NUMBER, gptq_params, damp_percent, "0.01", .min = 0, .max = 1, .exclusive = true,
               .help = "Share of the Hessian's mean diagonal added to its diagonal; raised tenfold, up to 1, where that "
                       "is not enough."),

@@ -36,7 +36,7 @@ struct quant_common {
     int64_t bits;
     int64_t group_size; /* -1 = one scale per output channel */
     bool sym;
-    bool mse_search;
+    bool mse_search; /* its row is the method's own, since its default is */
     json_t *modules_to_not_convert; /* module paths, globs or "re:" patterns left in float; NULL = none */
 };
 extern const struct params_row quant_common_rows[];

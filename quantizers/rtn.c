@@ -45,7 +45,13 @@ static int solve(const struct solve_context *context, const struct layer_stats *
     return rc;
 }
 
-static const struct params_row *const rtn_params[] = {quant_common_rows, NULL};
+static const struct params_row rtn_rows[] = {
+    QUANT_ROW(PARAMS_BOOL, quant_common, mse_search, "false",
+              .help = "Search the range that loses least in each group, instead of reaching the group's extremes."),
+    {.name = NULL},
+};
+
+static const struct params_row *const rtn_params[] = {quant_common_rows, rtn_rows, NULL};
 
 const struct quantizer quantizer_rtn = {
     .name = "rtn",

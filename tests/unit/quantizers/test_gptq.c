@@ -71,7 +71,7 @@ START_TEST(follows_the_paper)
         "{\"bits\":2,\"group_size\":32}",
         "{\"bits\":3,\"group_size\":64,\"sym\":false,\"damp_percent\":0.05}",
         "{\"bits\":4,\"group_size\":-1,\"act_order\":false}",
-        "{\"bits\":8,\"group_size\":64,\"mse_search\":true}",
+        "{\"bits\":8,\"group_size\":64,\"mse_search\":false}",
     };
     struct problem p;
     struct reference reference;
@@ -134,7 +134,8 @@ END_TEST
 
 START_TEST(a_diagonal_hessian_is_rounding)
 {
-    static const char *const texts[] = {"{\"bits\":3,\"group_size\":64}", "{\"group_size\":-1,\"sym\":false}"};
+    static const char *const texts[] = {"{\"bits\":3,\"group_size\":64,\"mse_search\":false}",
+                                        "{\"group_size\":-1,\"sym\":false,\"mse_search\":false}"};
     struct problem p;
     uint64_t seed = 9;
     problem_open(&p);
@@ -313,7 +314,8 @@ START_TEST(rounding_takes_over_and_is_named)
     struct problem p;
     problem_open(&p);
     indefinite(&p, 100, 100, 5000);
-    struct linear_job a = gptq(&p, "{\"bits\":3,\"group_size\":64}"), b = rtn(&p, "{\"bits\":3,\"group_size\":64}");
+    struct linear_job a = gptq(&p, "{\"bits\":3,\"group_size\":64}");
+    struct linear_job b = rtn(&p, "{\"bits\":3,\"group_size\":64,\"mse_search\":true}");
     ck_assert_str_eq(a.fallback, "rtn: hessian not positive definite");
     ck_assert_double_eq(a.damp_used, 0);
     ck_assert(isnan(a.loss));
