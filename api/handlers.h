@@ -6,6 +6,7 @@
 
 int handlers_live(struct request *request);
 int handlers_ready(struct request *request);
+int handlers_openapi(struct request *request);
 int handlers_system(struct request *request);
 int handlers_methods(struct request *request);
 int handlers_method(struct request *request);

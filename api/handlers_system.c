@@ -1,7 +1,8 @@
-/* Health, the daemon's own description, and the methods. */
+/* Health, the descriptions of the API and of the daemon, and the methods. */
 
 #include "api/handlers.h"
 
+#include "api/openapi.h"
 #include "api/reply.h"
 
 int handlers_live(struct request *request)
@@ -37,4 +38,9 @@ int handlers_method(struct request *request)
     json_t *method = NULL;
     int rc = engine_method(request->context->engine, request->captures[0], &method);
     return rc < 0 ? rc : reply_object_take(request, method);
+}
+
+int handlers_openapi(struct request *request)
+{
+    return reply_object_take(request, openapi_document());
 }

@@ -99,6 +99,7 @@ static const struct query_row artifact_list_query[] = {
 const struct route routes_table[] = {
     GET("/livez", handlers_live, NULL, ROUTE_INLINE, "The event loop ticks."),
     GET("/readyz", handlers_ready, NULL, 0, "The store answers, the disk has room, no shutdown is under way."),
+    GET("/openapi.json", handlers_openapi, NULL, 0, "This description of the API."),
     GET("/v1/system", handlers_system, NULL, 0, "Version, build, devices, limits, formats."),
     GET("/v1/methods", handlers_methods, NULL, 0, "Every method with the JSON Schema of its parameters."),
     GET("/v1/methods/{name}", handlers_method, NULL, 0, "One method."),

@@ -379,6 +379,28 @@ START_TEST(test_server_continue)
 }
 END_TEST
 
+/* Every route stands in the description, with its parameters. */
+START_TEST(test_server_openapi)
+{
+    struct rig rig;
+    rig_open(&rig);
+    struct answer *answer = rig_call(&rig, "GET", "/openapi.json", "", NULL);
+    check_status(answer, 200);
+    json_t *document = answer_json(answer), *paths = json_object_get(document, "paths");
+    ck_assert_str_eq(json_string_value(json_object_get(document, "openapi")), "3.1.0");
+    ck_assert_uint_gt(json_object_size(paths), 15);
+    const json_t *list = json_object_get(json_object_get(paths, "/v1/quantization/jobs"), "get");
+    ck_assert_uint_eq(json_array_size(json_object_get(list, "parameters")), 9);
+    const json_t *file = json_object_get(json_object_get(paths, "/v1/artifacts/{id}/files/{path}"), "get");
+    ck_assert_uint_eq(json_array_size(json_object_get(file, "parameters")), 2);
+    ck_assert_ptr_nonnull(json_object_get(json_object_get(paths, "/v1/models"), "post"));
+    ck_assert(json_is_object(json_object_get(json_object_get(document, "components"), "schemas")));
+    json_decref(document);
+    answer_free(answer);
+    rig_close(&rig);
+}
+END_TEST
+
 UNIT_MAIN("server", test_server_live, test_server_routing, test_server_bodies, test_server_too_large,
           test_server_objects, test_server_pages, test_server_idempotency, test_server_files, test_server_large_file,
-          test_server_pipeline, test_server_continue)
+          test_server_pipeline, test_server_continue, test_server_openapi)
