@@ -152,6 +152,33 @@ START_TEST(a_diagonal_hessian_is_rounding)
 }
 END_TEST
 
+/* A large weight widens its group's range only when its input says anything. */
+START_TEST(search_listens_to_the_inputs)
+{
+    static const float energies[2] = {1e-6f, 1e6f};
+    struct problem p;
+    problem_open(&p);
+    zero_hessian(&p);
+    for (int64_t j = 0; j < K; j++) {
+        *hessian_at(&p, j, j) = 1;
+    }
+    for (int64_t row = 0; row < N; row++) {
+        floats(&p.w)[row * K + 10] = 20;
+    }
+    for (int i = 0; i < 2; i++) {
+        *hessian_at(&p, 10, 10) = energies[i];
+        struct linear_job job = gptq(&p, "{\"group_size\":64}");
+        for (int64_t row = 0; row < N; row++) {
+            double share = (double)job.result.scales[row * 3] / (20 * 2.0 / 15);
+            ck_assert_msg(i == 0 ? share < 0.4 : share > 0.9, "input of energy %g: %g of the range",
+                          (double)energies[i], share);
+        }
+        qtensor_deinit(&job.result);
+    }
+    problem_close(&p);
+}
+END_TEST
+
 START_TEST(the_size_of_the_hessian_does_not_matter)
 {
     struct problem p;
@@ -513,6 +540,7 @@ int main(void)
     tcase_add_loop_test(tcase, follows_the_paper, 0, 4);
     tcase_add_test(tcase, toy_by_hand);
     tcase_add_loop_test(tcase, a_diagonal_hessian_is_rounding, 0, 4);
+    tcase_add_test(tcase, search_listens_to_the_inputs);
     tcase_add_test(tcase, the_size_of_the_hessian_does_not_matter);
     tcase_add_test(tcase, loss_is_the_damped_output_error);
     tcase_add_test(tcase, block_size_hardly_matters);
