@@ -60,7 +60,7 @@ def test_float_perplexity(data):
         assert data["float"][model] == pytest.approx(data["reference"][model]["float"], abs=1e-4)
 
 
-@pytest.mark.parametrize("model, bits, group, format_", combinations())
+@pytest.mark.parametrize("model, bits, group, format_", list(combinations()))
 def test_perplexity(quantd, data, tmp_path, model, bits, group, format_):
     row, known = f"w{bits}g{group}", data["reference"][model]
     rtn, rtn_job = quantize(quantd, data, tmp_path / "rtn", model, "rtn", bits, group, format_)
