@@ -12,14 +12,35 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* errno behind an I/O error. A failed COMMIT leaves it with the write-ahead log's file only. */
+static int cause_of(struct state *state, int answer)
+{
+    sqlite3_file *log = NULL;
+    int cause = 0;
+
+    if ((answer & 0xff) == SQLITE_IOERR || (answer & 0xff) == SQLITE_CANTOPEN) {
+        cause = sqlite3_system_errno(state->db);
+    }
+    if ((answer & 0xff) == SQLITE_IOERR && cause == 0 &&
+        sqlite3_file_control(state->db, NULL, SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK && log != NULL &&
+        log->pMethods != NULL) {
+        (void)log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &cause);
+    }
+    return cause;
+}
+
+static bool no_room(int answer, int cause)
+{
+    return (answer & 0xff) == SQLITE_FULL || cause == ENOSPC || cause == EDQUOT || cause == EFBIG;
+}
+
 int sqlite_raise(struct state *state, int answer, const char *what)
 {
-    int cause =
-        (answer & 0xff) == SQLITE_IOERR || (answer & 0xff) == SQLITE_CANTOPEN ? sqlite3_system_errno(state->db) : 0;
+    int cause = cause_of(state, answer);
     const char *message = sqlite3_errmsg(state->db);
     int rc;
 
-    if ((answer & 0xff) == SQLITE_FULL || cause == ENOSPC || cause == EDQUOT) {
+    if (no_room(answer, cause)) {
         rc = err_raise(ERR_DISK_FULL, "the database cannot grow: %s", message);
     } else if ((answer & 0xff) == SQLITE_BUSY || (answer & 0xff) == SQLITE_LOCKED) {
         rc = err_raise(ERR_STORAGE_UNAVAILABLE, "the database is busy");

@@ -3,7 +3,9 @@
 #include "tests/unit/storage/support.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sqlite3.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -139,6 +141,50 @@ START_TEST(damaged_rows_are_an_error_and_no_crash)
 }
 END_TEST
 
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+
+    ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* No file may grow: writes fail as on a full disk, nothing is half done, and with room again the store goes on. */
+START_TEST(a_full_disk_is_survived)
+{
+    struct bench bench;
+    struct blob_writer *writer;
+    char id[ID_SIZE], sha256[DIGEST_HEX_SIZE];
+    json_t *data = json_pack("{s:o}", "text", json_sprintf("%02000d", 1));
+    int64_t acknowledged = 1;
+    int rc = 0;
+
+    signal(SIGXFSZ, SIG_IGN);
+    bench_init(&bench);
+    add_job(bench.store, 0, 1, id);
+    limit_files((rlim_t)256 << 10);
+    for (int i = 0; rc == 0 && i < 2000; i++) {
+        rc = store_event_append(bench.store, id, "log", data);
+        acknowledged += rc == 0;
+    }
+    ck_assert_msg(rc == ERR_DISK_FULL, "%d %s", rc, err_last()->trace);
+    ck_assert_rc_ok(blob_writer_new(bench.store, &writer));
+    for (rc = 0; rc == 0;) {
+        rc = blob_writer_write(writer, sha256, sizeof(sha256));
+    }
+    ck_assert_int_eq(rc, ERR_DISK_FULL);
+    blob_writer_abort(writer);
+    limit_files(RLIM_INFINITY);
+    ck_assert_rc_ok(store_event_append(bench.store, id, "log", data));
+    ck_assert_int_eq(check_events(bench.store, id), acknowledged + 1);
+    bench_reopen(&bench);
+    ck_assert_int_eq(check_events(bench.store, id), acknowledged + 1);
+    json_decref(data);
+    bench_deinit(&bench);
+}
+END_TEST
+
 /* More different statements than the cache holds. */
 START_TEST(the_statement_cache_turns_over)
 {
@@ -169,4 +215,4 @@ END_TEST
 
 UNIT_MAIN("sqlite", a_second_open_fails_at_once, a_newer_schema_is_refused, a_damaged_database_is_refused,
           unknown_rows_and_relative_paths_are_refused, the_database_is_in_wal_mode,
-          damaged_rows_are_an_error_and_no_crash, the_statement_cache_turns_over)
+          damaged_rows_are_an_error_and_no_crash, a_full_disk_is_survived, the_statement_cache_turns_over)
