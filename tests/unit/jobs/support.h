@@ -132,7 +132,7 @@ static inline void house_sleep(int ms)
 /* Until the job is over; its object. */
 static inline json_t *house_wait(struct house *house, const char *id)
 {
-    for (int i = 0; i < 5000; i++) {
+    for (int i = 0; i < 5500; i++) {
         json_t *job = house_job(house, id);
         if (job_is_terminal(json_get_string(job, "status"))) {
             return job;

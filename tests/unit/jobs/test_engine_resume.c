@@ -10,8 +10,8 @@
 
 #define SLOW_GPTQ                                                                              \
     "\"method\":\"gptq\",\"quantization\":{\"bits\":3,\"group_size\":64},\"max_attempts\":20," \
-    "\"calibration\":{\"stream\":true,\"num_samples\":64,\"sequence_length\":128},\"evaluation\":{\"hold_back\":0.1}"
-#define RECORDS 250
+    "\"calibration\":{\"stream\":true,\"num_samples\":40,\"sequence_length\":128},\"evaluation\":{\"hold_back\":0.1}"
+#define RECORDS 160
 
 static struct house house;
 
