@@ -37,7 +37,7 @@ def baseline(*arguments):
 
 
 def run_job(folder, threads):
-    """One job through a daemon of its own; returns (phases, wall seconds of the job, rows of the report, report)."""
+    """One job through a daemon of its own; returns what its report says of time, loss and memory."""
     with Daemon([folder], "--threads", str(threads)) as daemon:
         job = daemon.run({
             "model": daemon.register("model"), "method": "gptq",
@@ -46,7 +46,8 @@ def run_job(folder, threads):
                             "sequence_length": 512, "packing": False, "shuffle": False},
             "evaluation": {"hold_back": 0}})
         report = daemon.report(job)
-    return report["phases"], job["progress"]["elapsed_seconds"], report["layers"], job["memory"]["host_peak_bytes"]
+    return {"phases": report["totals"]["phases"], "wall_seconds": job["progress"]["elapsed_seconds"],
+            "losses": [row["output_relative_mse"] for row in report["layers"]], "peak_bytes": job["memory"]["host_peak_bytes"]}
 
 
 def median(runs, *path):
@@ -61,13 +62,13 @@ def print_job(jobs, torches, roof):
     print(f"\n{'phase':12} {'quantd s':>9} {'GFLOP/s':>9} {'% of roof':>9} {'torch s':>9} {'ratio':>7}")
     total, peer_total, flops = 0.0, 0.0, 0.0
     for phase, names in PHASES.items():
-        seconds = median([job[0] for job in jobs], phase, "seconds")
-        work = median([job[0] for job in jobs], phase, "flops")
+        seconds = median(jobs, "phases", phase, "seconds")
+        work = seconds * 1e9 * statistics.median(job["phases"][phase]["gflops_per_second"] or 0 for job in jobs)
         peer = sum(median(torches, "seconds", name) for name in names)
         total, peer_total, flops = total + seconds, peer_total + peer, flops + work
         print_row(phase, seconds, work, peer, roof)
     print_row("all phases", total, flops, peer_total, roof)
-    print_row("wall", statistics.median(job[1] for job in jobs), flops, median(torches, "wall_seconds"), roof)
+    print_row("wall", median(jobs, "wall_seconds"), flops, median(torches, "wall_seconds"), roof)
 
 
 def print_row(name, seconds, flops, peer, roof):
@@ -84,6 +85,7 @@ def print_solve(ours, torches, roof):
     print_row("factor", median(ours, "factor"), factor, median(torches, "seconds", "factor"), roof)
     print_row("sweep", median(ours, "sweep"), sweep, median(torches, "seconds", "sweep"), roof)
     print_row("whole solve", median(ours, "solve"), factor + sweep, median(torches, "seconds", "wall"), roof)
+    print_row("with search", median(ours, "solve_search"), factor + sweep, 0, roof)
 
 
 def main():
@@ -111,10 +113,9 @@ def main():
     print(f"{datetime.date.today()}, {solves[0]['device']}, {args.threads} threads, medians of {args.repeats} runs")
     print(f"quantd: {solves[0]['kernels']}; roof {roof:.0f} GFLOP/s float32")
     print(f"torch {peer['torch']}, {peer['cpu_capability']}, MKL {peer['mkl']}, numpy {peer['numpy']}; its own roof {peer_roof:.0f} GFLOP/s")
-    print(f"load average now {os.getloadavg()[0]:.1f}; quantd's peak {jobs[0][3] / 2 ** 20:.0f} MiB resident")
+    print(f"load average now {os.getloadavg()[0]:.1f}; quantd's peak {jobs[0]['peak_bytes'] / 2 ** 20:.0f} MiB resident")
     print_job(jobs, torches, roof)
-    ours = statistics.mean(row["output_relative_mse"] for row in jobs[0][2])
-    print(f"mean loss on the inputs: quantd {ours:.6f}, torch {statistics.mean(peer['losses']):.6f}")
+    print(f"mean loss on the inputs: quantd {statistics.mean(jobs[0]['losses']):.6f}, torch {statistics.mean(peer['losses']):.6f}")
     print_solve(solves, torch_solves, roof)
     if args.json:
         args.json.write_text(json.dumps({"jobs": jobs, "torch": torches, "solves": solves, "torch_solves": torch_solves}, indent=1))

@@ -3,8 +3,9 @@
  *   bench_solve [threads] [n] [repeats]
  *
  * Prints one JSON object for tests/bench/run. "solve" is the method's whole solve through its row, as a job calls it:
- * order, factor, grid, the check against plain rounding, sweep, codes to the host. "factor" and "sweep" are the two
- * operations alone. The Hessian is of correlated inputs with a few loud channels and is not timed. Medians. */
+ * order, factor, grid, the check against plain rounding, sweep, codes to the host, with min-max scales; "solve_search"
+ * searches them. "factor" and "sweep" are the two operations alone. The Hessian is of correlated inputs with a few loud
+ * channels and is not timed. Medians. */
 
 #include "base/err.h"
 #include "base/params.h"
@@ -27,7 +28,7 @@ struct bench {
     struct tensor w;
     struct layer_stats stats;
     double roof; /* GFLOP/s */
-    double solve[REPEATS_MAX], factor[REPEATS_MAX], sweep[REPEATS_MAX];
+    double solve[REPEATS_MAX], search[REPEATS_MAX], factor[REPEATS_MAX], sweep[REPEATS_MAX];
 };
 
 static double now(void)
@@ -125,22 +126,24 @@ static void gather(struct bench *bench)
     gpu_tensor_free(&bench->gpu, &x);
 }
 
-static void measure_solve(struct bench *bench)
+static void measure_solve(struct bench *bench, bool search, double *seconds)
 {
     const struct quantizer *gptq = quantizer_find("gptq");
     struct solve_context context = {.gpu = &bench->gpu, .stream = bench->stream, .scale_dtype = DTYPE_BF16, .seed = 0};
     struct faults faults = {0};
     void *params = calloc(1, gptq->params_size);
+    json_t *given = json_pack("{s:b}", "mse_search", (int)search);
 
-    if (params == NULL) {
+    if (params == NULL || given == NULL) {
         exit(EXIT_FAILURE);
     }
-    must(params_parse(gptq->params, NULL, "", params, &faults));
+    must(params_parse(gptq->params, given, "", params, &faults));
+    json_decref(given);
     for (int i = 0; i < bench->repeats; i++) {
         struct linear_job job = {.name = "bench", .weight = &bench->w, .params = params};
         double start = now();
         must(gptq->solve(&context, &bench->stats, &job, 1));
-        bench->solve[i] = now() - start;
+        seconds[i] = now() - start;
         qtensor_deinit(&job.result);
     }
     params_release(gptq->params, params);
@@ -185,10 +188,11 @@ static void measure_operations(struct bench *bench)
 static void print(struct bench *bench)
 {
     const struct gpu_info *info = &bench->gpu.info;
-    json_t *out = json_pack("{s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f}", "device", info->name, "kernels", info->detail,
-                            "threads", info->threads, "n", (json_int_t)bench->n, "roof_gflops", bench->roof, "solve",
-                            median(bench, bench->solve), "factor", median(bench, bench->factor), "sweep",
-                            median(bench, bench->sweep));
+    json_t *out =
+        json_pack("{s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f}", "device", info->name, "kernels", info->detail,
+                  "threads", info->threads, "n", (json_int_t)bench->n, "roof_gflops", bench->roof, "solve",
+                  median(bench, bench->solve), "solve_search", median(bench, bench->search), "factor",
+                  median(bench, bench->factor), "sweep", median(bench, bench->sweep));
     if (out == NULL || json_dumpf(out, stdout, JSON_REAL_PRECISION(6)) != 0) {
         exit(EXIT_FAILURE);
     }
@@ -210,7 +214,8 @@ int main(int argc, char **argv)
     fill(&bench.w, 4);
     measure_roof(&bench);
     gather(&bench);
-    measure_solve(&bench);
+    measure_solve(&bench, false, bench.solve);
+    measure_solve(&bench, true, bench.search);
     measure_operations(&bench);
     print(&bench);
     stats_deinit(&bench.stats, &bench.gpu);
