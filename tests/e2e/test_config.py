@@ -58,7 +58,7 @@ def file_faults_name_their_line():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "quantd.yaml")
         for text, words in (
-            ("data_dir: /tmp/x\n\n# note\nthreds: 2\n", ":4: Unexpected key: threds"),
+            ("data_dir: /srv/x\n\n# note\nthreds: 2\n", ":4: Unexpected key: threds"),
             ("data_dir: [a]\n", ":1: "),
             ("threads: few\n", "threads: \"few\" is not a number"),
             ("data_dir: \"open\n", path),
