@@ -28,7 +28,7 @@ static void prepare(void)
     if (tokenizer != NULL) {
         return;
     }
-    strcpy(path, access("/dev/shm", W_OK) == 0 ? "/dev/shm/quantd-fuzz-XXXXXX" : "/tmp/quantd-fuzz-XXXXXX");
+    strcpy(path, access("/dev/shm", W_OK) == 0 ? "/dev/shm/quantd-fuzz-XXXXXX" : P_tmpdir "/quantd-fuzz-XXXXXX");
     int fd = mkstemp(path);
     if (fd < 0 || tokenizer_new(VOCAB, strlen(VOCAB), &tokenizer) != 0) {
         abort();

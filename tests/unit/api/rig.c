@@ -62,7 +62,7 @@ void rig_open(struct rig *rig)
 {
     memset(rig, 0, sizeof(*rig));
     log_set_level(LOG_ERROR);
-    (void)snprintf(rig->folder, sizeof(rig->folder), "/tmp/quantd-api-XXXXXX");
+    (void)snprintf(rig->folder, sizeof(rig->folder), P_tmpdir "/quantd-api-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(rig->folder));
     const struct store_config store = {.data_dir = rig->folder, .state = "sqlite", .blobs = "fs"};
     ck_assert_rc_ok(store_open(&store, &rig->store));
