@@ -9,6 +9,69 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const qtensor_kind_names[QTENSOR_KIND_COUNT] = {
+    [QTENSOR_INT] = "int",     [QTENSOR_FLOAT8] = "float8",       [QTENSOR_NF4] = "nf4",
+    [QTENSOR_TABLE] = "table", [QTENSOR_CODEBOOKS] = "codebooks", [QTENSOR_BLOCKS] = "blocks",
+    [QTENSOR_DENSE] = "dense",
+};
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static bool is_real(enum dtype dtype)
+{
+    return dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+}
+
+/* What the arrays' shapes rest on. */
+static bool bits_fit(const struct qscheme *s)
+{
+    switch (s->kind) {
+    case QTENSOR_INT:
+    case QTENSOR_TABLE:
+        return s->bits >= 2 && s->bits <= 8;
+    case QTENSOR_FLOAT8:
+        return s->bits == 8 && (s->element == DTYPE_F8_E4M3 || s->element == DTYPE_F8_E5M2);
+    case QTENSOR_NF4:
+        return s->bits == 4;
+    case QTENSOR_CODEBOOKS:
+        return s->bits >= 1 && s->bits <= 16 && s->codebooks >= 1 && s->codebooks <= 64;
+    case QTENSOR_BLOCKS:
+    case QTENSOR_DENSE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Groups tile the inputs, except where a kind lays them over something else or lets the last be short. */
+static int check_groups(const char *name, const struct qscheme *s, int64_t rows, int64_t cols)
+{
+    int64_t group_rows = s->group_rows > 0 ? s->group_rows : 1;
+
+    if (s->kind == QTENSOR_BLOCKS) {
+        return qtensor_block_bytes(s->block_type, cols) > 0
+                   ? 0
+                   : err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: its %lld inputs are no whole number of blocks of type %d",
+                               name, (long long)cols, s->block_type);
+    }
+    if (s->kind == QTENSOR_TABLE || s->kind == QTENSOR_DENSE) {
+        return 0;
+    }
+    bool flat = s->kind == QTENSOR_NF4, ragged = s->kind == QTENSOR_FLOAT8;
+    if (s->group_size < 1 || (!flat && s->group_size > cols) || (!flat && !ragged && cols % s->group_size != 0)) {
+        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: group_size %lld does not divide its %lld inputs", name,
+                         (long long)s->group_size, (long long)cols);
+    }
+    if (group_rows > rows || (s->kind == QTENSOR_CODEBOOKS && rows % group_rows != 0)) {
+        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: groups of %lld rows do not fit its %lld", name,
+                         (long long)group_rows, (long long)rows);
+    }
+    return 0;
+}
+
 static int check_scheme(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     if (strlen(name) >= sizeof(((struct qtensor *)0)->name)) {
@@ -18,67 +81,191 @@ static int check_scheme(const char *name, const struct qscheme *scheme, int64_t 
         return err_raise(ERR_INVALID_MODEL, "%s: a quantized tensor of [%lld, %lld]", name, (long long)rows,
                          (long long)cols);
     }
-    if (scheme->kind != QTENSOR_INT || scheme->bits < 2 || scheme->bits > 8 ||
-        (scheme->scale_dtype != DTYPE_F32 && scheme->scale_dtype != DTYPE_F16 && scheme->scale_dtype != DTYPE_BF16)) {
+    if (!bits_fit(scheme) || !is_real(scheme->scale_dtype)) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: no scheme of kind %d, %d bits, %s scales", name,
                          (int)scheme->kind, scheme->bits,
                          scheme->scale_dtype < DTYPE_COUNT ? dtype_rows[scheme->scale_dtype].name : "unknown");
     }
-    if (scheme->group_size < 1 || scheme->group_size > cols || cols % scheme->group_size != 0) {
-        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: group_size %lld does not divide its %lld inputs", name,
-                         (long long)scheme->group_size, (long long)cols);
+    return check_groups(name, scheme, rows, cols);
+}
+
+static void set_groups(struct qtensor *q)
+{
+    struct qscheme *s = &q->scheme;
+
+    s->group_rows = s->group_rows > 0 ? s->group_rows : 1;
+    switch (s->kind) {
+    case QTENSOR_NF4:
+        q->row_groups = 1;
+        q->groups = ceil_div(q->rows * q->cols, s->group_size);
+        break;
+    case QTENSOR_TABLE:
+    case QTENSOR_BLOCKS:
+    case QTENSOR_DENSE:
+        q->row_groups = q->groups = 0;
+        break;
+    default:
+        q->row_groups = ceil_div(q->rows, s->group_rows);
+        q->groups = ceil_div(q->cols, s->group_size);
+    }
+}
+
+static int add_part(struct qtensor_part *out, int count, const char *suffix, enum dtype dtype, int64_t rows,
+                    int64_t cols, void *data)
+{
+    out[count] = (struct qtensor_part){suffix, dtype, rows, cols, data};
+    return rows > 0 && cols > 0 ? count + 1 : count;
+}
+
+static int add_tables(const struct qtensor *q, struct qtensor_part *out, int count)
+{
+    const struct qscheme *s = &q->scheme;
+    int64_t entries = (int64_t)1 << s->bits;
+
+    switch (s->kind) {
+    case QTENSOR_TABLE:
+        return add_part(out, count, "tables", DTYPE_F32, q->rows, entries, q->tables);
+    case QTENSOR_CODEBOOKS:
+        return add_part(out, count, "tables", DTYPE_F32, s->codebooks * entries, s->group_rows * s->group_size,
+                        q->tables);
+    case QTENSOR_NF4:
+        return add_part(out, count, "tables", DTYPE_F32, 1,
+                        s->nested ? ceil_div(q->groups, QTENSOR_NESTED_BLOCK) + 1 : 0, q->tables);
+    case QTENSOR_DENSE:
+        return add_part(out, count, "tables", DTYPE_F32, q->rows, q->cols, q->tables);
+    default:
+        return count;
+    }
+}
+
+int qtensor_parts(const struct qtensor *q, struct qtensor_part out[QTENSOR_PARTS_MAX])
+{
+    const struct qscheme *s = &q->scheme;
+    bool coded = s->kind != QTENSOR_CODEBOOKS && s->kind != QTENSOR_DENSE;
+    bool zeroed = s->kind == QTENSOR_INT || (s->kind == QTENSOR_NF4 && s->nested);
+    int64_t width = s->kind == QTENSOR_BLOCKS ? qtensor_block_bytes(s->block_type, q->cols) : q->cols;
+    int64_t scales = s->kind == QTENSOR_CODEBOOKS ? 1 : q->groups;
+    int count = add_part(out, 0, "codes", DTYPE_U8, coded ? q->rows : 0, width, q->codes);
+
+    count = add_part(out, count, "entries", DTYPE_U16, s->kind == QTENSOR_CODEBOOKS ? q->row_groups : 0,
+                     q->groups * s->codebooks, q->entries);
+    count = add_part(out, count, "scales", DTYPE_F32, q->row_groups, scales, q->scales);
+    count = add_part(out, count, "zeros", DTYPE_U8, zeroed ? q->row_groups : 0, q->groups, q->zeros);
+    count = add_tables(q, out, count);
+    count = add_part(out, count, "index", DTYPE_I32, 1, q->index_count, q->index);
+    return add_part(out, count, "values", DTYPE_F32, s->kind == QTENSOR_TABLE ? 1 : 0, q->index_count, q->values);
+}
+
+/* The member that holds a part. */
+static void set_part(struct qtensor *q, const char *suffix, void *data)
+{
+    const struct {
+        const char *suffix;
+        void **slot;
+    } slots[] = {{"codes", (void **)&q->codes},  {"entries", (void **)&q->entries}, {"scales", (void **)&q->scales},
+                 {"zeros", (void **)&q->zeros},  {"tables", (void **)&q->tables},   {"index", (void **)&q->index},
+                 {"values", (void **)&q->values}};
+
+    for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
+        if (strcmp(slots[i].suffix, suffix) == 0) {
+            *slots[i].slot = data;
+        }
+    }
+}
+
+static int allocate(struct qtensor *q)
+{
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
+    int count = qtensor_parts(q, parts);
+
+    for (int i = 0; i < count; i++) {
+        if (parts[i].data == NULL) {
+            void *data = calloc((size_t)parts[i].rows, (size_t)parts[i].cols * dtype_rows[parts[i].dtype].bytes);
+            if (data == NULL) {
+                return err_raise(ERR_HOST_OUT_OF_MEMORY, "%s: no memory for [%lld, %lld] %s", q->name,
+                                 (long long)parts[i].rows, (long long)parts[i].cols, parts[i].suffix);
+            }
+            set_part(q, parts[i].suffix, data);
+        }
     }
     return 0;
 }
 
-int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out)
+int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, int64_t index_count,
+                     struct qtensor *out)
 {
     int rc = check_scheme(name, scheme, rows, cols);
     if (rc != 0) {
         return rc;
     }
-    struct qtensor q = {.scheme = *scheme, .rows = rows, .cols = cols, .groups = cols / scheme->group_size};
+    struct qtensor q = {.scheme = *scheme, .rows = rows, .cols = cols, .index_count = index_count};
     snprintf(q.name, sizeof(q.name), "%s", name);
-    q.codes = calloc((size_t)rows, (size_t)cols);
-    q.scales = calloc((size_t)rows * (size_t)q.groups, sizeof(*q.scales));
-    q.zeros = calloc((size_t)rows, (size_t)q.groups);
-    if (q.codes == NULL || q.scales == NULL || q.zeros == NULL) {
+    set_groups(&q);
+    *out = q;
+    return 0;
+}
+
+int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out)
+{
+    struct qtensor q = {0};
+
+    int rc = qtensor_describe(name, scheme, rows, cols, 0, &q);
+    rc = rc != 0 ? rc : allocate(&q);
+    if (rc != 0) {
         qtensor_deinit(&q);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "%s: no memory for [%lld, %lld] codes", name, (long long)rows,
-                         (long long)cols);
+        return rc;
     }
     *out = q;
     return 0;
 }
 
+int qtensor_reserve_index(struct qtensor *q, int64_t count)
+{
+    if (count < 0 || count > q->rows * q->cols) {
+        return err_raise(ERR_INTERNAL, "%s: an index of %lld positions", q->name, (long long)count);
+    }
+    q->index_count = count;
+    return allocate(q);
+}
+
 void qtensor_deinit(struct qtensor *q)
 {
     free(q->codes);
+    free(q->entries);
     free(q->scales);
     free(q->zeros);
+    free(q->tables);
+    free(q->index);
+    free(q->values);
     *q = (struct qtensor){0};
-}
-
-void qtensor_dequantize(const struct qtensor *q, float *out)
-{
-    int64_t size = q->scheme.group_size;
-
-    for (int64_t n = 0; n < q->rows; n++) {
-        for (int64_t g = 0; g < q->groups; g++) {
-            float scale = q->scales[n * q->groups + g];
-            int zero = q->zeros[n * q->groups + g];
-            const uint8_t *codes = q->codes + n * q->cols + g * size;
-            float *w = out + n * q->cols + g * size;
-            for (int64_t k = 0; k < size; k++) {
-                w[k] = scale * (float)((int)codes[k] - zero);
-            }
-        }
-    }
 }
 
 double qtensor_bits_per_weight(const struct qtensor *q)
 {
-    int per_group = 8 * dtype_rows[q->scheme.scale_dtype].bytes + (q->scheme.sym ? 0 : q->scheme.bits);
+    const struct qscheme *s = &q->scheme;
+    double weights = (double)q->rows * (double)q->cols, scale = 8.0 * dtype_rows[s->scale_dtype].bytes;
+    double scales = (double)q->row_groups * (double)q->groups * scale / weights;
+    double entries = (double)((int64_t)1 << s->bits);
 
-    return (double)q->scheme.bits + (double)per_group / (double)q->scheme.group_size;
+    switch (s->kind) {
+    case QTENSOR_INT:
+        return s->bits + scales + (s->sym ? 0 : (double)q->row_groups * (double)q->groups * s->bits / weights);
+    case QTENSOR_NF4: {
+        double nested = 8 + 32.0 / QTENSOR_NESTED_BLOCK;
+        return s->bits + (double)q->groups * (s->nested ? nested : 32.0) / weights;
+    }
+    case QTENSOR_TABLE: /* tables and outliers in half precision, a position in 32 bits */
+        return s->bits + entries * scale / (double)q->cols + (double)q->index_count * (32 + scale) / weights;
+    case QTENSOR_CODEBOOKS: {
+        double group = (double)(s->group_rows * s->group_size);
+        return s->codebooks * (s->bits / group + entries * group * scale / weights) +
+               (double)q->row_groups * scale / weights;
+    }
+    case QTENSOR_BLOCKS:
+        return 8.0 * (double)qtensor_block_bytes(s->block_type, q->cols) / (double)q->cols;
+    case QTENSOR_DENSE:
+        return scale;
+    default:
+        return s->bits + scales;
+    }
 }

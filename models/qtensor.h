@@ -1,44 +1,101 @@
 #pragma once
 /* The neutral quantized tensor: where methods and artifact formats meet, on the host, unpacked.
  *
- * w[n,k] = scale[n, k/g] * (code[n,k] - zero[n, k/g]) for QTENSOR_INT. Codes are one byte each; formats pack.
- * Scales hold values already rounded to scale_dtype. Owned by whoever called qtensor_new/read. */
+ * One struct for every kind; which arrays a kind has, and their shapes, is qtensor_parts' business. Codes are one byte
+ * each: formats pack. N = rows (out), K = cols (in).
+ *
+ *   INT        w[n,k] = scale[n/r, k/g] * (code[n,k] - zero[n/r, k/g])
+ *   FLOAT8     w[n,k] = scale[n/r, k/g] * value(code[n,k])                    value: of `element`
+ *   NF4        w[i] = scale[i/g] * level[code[i]], i = n*K + k                nested: the scales are quantized
+ * themselves TABLE      w[n,k] = table[n, code[n,k]], but values[j] at flat position index[j] CODEBOOKS  w[n,k] =
+ * scale[n/r] * sum over m of table[m, entry[n/r, k/g, m], n%r, k%g] BLOCKS     rows of GGUF blocks of `block_type`, as
+ * bytes DENSE      w[n,k] = table[n,k]: changed, but not quantized
+ *
+ * Scales and tables hold values already rounded to scale_dtype. Owned by whoever called qtensor_new/read. */
 
-#include "gpu/tensor.h"
+#include "gpu/gpu.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
-enum qtensor_kind { QTENSOR_INT };
+enum qtensor_kind {
+    QTENSOR_INT,
+    QTENSOR_FLOAT8,
+    QTENSOR_NF4,
+    QTENSOR_TABLE,
+    QTENSOR_CODEBOOKS,
+    QTENSOR_BLOCKS,
+    QTENSOR_DENSE,
+    QTENSOR_KIND_COUNT
+};
+extern const char *const qtensor_kind_names[QTENSOR_KIND_COUNT]; /* "int", "float8", ... */
+
+#define QTENSOR_NESTED_BLOCK 256 /* NF4: scales that share a nested scale */
 
 struct qscheme {
     enum qtensor_kind kind;
-    int bits;               /* 2..8 */
-    int64_t group_size;     /* effective: == cols for one scale a row */
+    int bits;               /* of a code; CODEBOOKS: of an entry, up to 16; DENSE: of scale_dtype */
+    int64_t group_size;     /* inputs that share a scale; == cols for one a row; NF4: of the flat weight */
+    int64_t group_rows;     /* outputs that share a scale; 0 = 1 */
     bool per_channel;       /* asked for as group_size -1 */
-    bool sym;               /* every zero is 2^(bits-1) */
+    bool sym;               /* INT: every zero is 2^(bits-1) */
+    bool nested;            /* NF4: double quantization */
+    int codebooks;          /* CODEBOOKS: M */
+    int block_type;         /* BLOCKS: GGUF tensor type */
+    enum dtype element;     /* FLOAT8: F8_E4M3 or F8_E5M2 */
     enum dtype scale_dtype; /* F32, F16 or BF16 */
+    struct gpu_input input; /* how the runtime quantizes this linear's input; a static scale is in the tensor */
 };
 
 struct qtensor {
-    char name[128]; /* module path: "model.layers.0.self_attn.q_proj" */
+    char name[128]; /* module path: "model.layers.0.self_attn.q_proj"; DENSE: of the tensor itself */
     struct qscheme scheme;
-    int64_t rows, cols, groups; /* N (out), K (in), K / group_size */
-    uint8_t *codes;             /* [rows, cols] */
-    float *scales;              /* [rows, groups] */
-    uint8_t *zeros;             /* [rows, groups] */
+    int64_t rows, cols;
+    int64_t groups, row_groups; /* scales are [row_groups, groups] */
+    uint8_t *codes;             /* [rows, cols]; BLOCKS: [rows, bytes of a row] */
+    uint16_t *entries;          /* CODEBOOKS: [row_groups, groups, codebooks] */
+    float *scales;              /* [row_groups, groups]; NF4: [1, blocks], as the reader will see them */
+    uint8_t *zeros;             /* INT: [row_groups, groups]; NF4 nested: codes of the scales [1, blocks] */
+    float *tables;              /* TABLE [rows, 2^bits]; CODEBOOKS [codebooks * 2^bits, group_rows * group_size];
+                                   NF4 nested: [1, nested blocks + 1], the last being the offset; DENSE [rows, cols] */
+    int32_t *index; /* [index_count]: TABLE: flat positions, ascending; INT: columns kept apart, ascending */
+    float *values;  /* TABLE: [index_count] */
+    int64_t index_count;
+    float input_scale; /* static inputs; 0 = none */
 };
 
-/* Allocate the arrays. ERR_HOST_OUT_OF_MEMORY; ERR_INCOMPATIBLE_OPTIONS when group_size does not divide cols. */
-int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out);
-void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
-/* out [rows, cols] F32, exactly scale * (code - zero) in fp32. */
-void qtensor_dequantize(const struct qtensor *q, float *out);
-/* Bits per weight with scales (scale_dtype) and zeros (bits each, only when asymmetric). */
-double qtensor_bits_per_weight(const struct qtensor *q);
+/* One array of a tensor. */
+struct qtensor_part {
+    const char *suffix; /* "codes" */
+    enum dtype dtype;
+    int64_t rows, cols;
+    void *data;
+};
+#define QTENSOR_PARTS_MAX 7
+/* The arrays that q has by its scheme, shape and index_count; data NULL where they are not allocated. Returns their
+ * number. */
+int qtensor_parts(const struct qtensor *q, struct qtensor_part out[QTENSOR_PARTS_MAX]);
 
-/* A finished block's checkpoint: one safetensors file with <name>.codes U8, .scales F32, .zeros U8 and the schemes in
- * __metadata__. Written to temp, fsynced, renamed, directory fsynced; sha256 of the file in hex[65]. */
+/* The tensor without any array: shape and scheme, checked. */
+int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, int64_t index_count,
+                     struct qtensor *out);
+/* Allocate the arrays but index and values. ERR_HOST_OUT_OF_MEMORY; ERR_INCOMPATIBLE_OPTIONS when the scheme does not
+ * fit the shape. */
+int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out);
+/* Room for `count` positions (and values, for TABLE). Once, on a new tensor. */
+int qtensor_reserve_index(struct qtensor *q, int64_t count);
+void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
+/* out [rows, cols] F32, in fp32 arithmetic as runtimes do it. */
+void qtensor_dequantize(const struct qtensor *q, float *out);
+/* Bits per weight with all that is stored beside the codes. */
+double qtensor_bits_per_weight(const struct qtensor *q);
+/* Bytes of one row of GGUF blocks; 0 when the type is unknown or does not divide cols. */
+int64_t qtensor_block_bytes(int block_type, int64_t cols);
+/* The 16 levels of NF4 (Dettmers et al. 2023, appendix E), ascending. */
+extern const float qtensor_nf4_levels[16];
+
+/* A finished block's checkpoint: one safetensors file with <name>.<part> for each part and the schemes in __metadata__.
+ * Written to temp, fsynced, renamed, directory fsynced; sha256 of the file in hex[65]. */
 int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65]);
 
 struct qtensor_file;

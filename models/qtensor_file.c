@@ -1,8 +1,8 @@
 /* A finished block on disk: one safetensors file, so that any reader can look into it.
  *
- * Item i is <name>.codes U8 [rows, cols], <name>.scales F32 [rows, groups] and <name>.zeros U8 [rows, groups]; the
- * schemes are a JSON list under "schemes" in __metadata__, in the order that they were saved. Whatever disagrees
- * with that is ERR_SOURCE_CORRUPT: the caller throws the checkpoint away and solves the block again. */
+ * Item i is <name>.<part> for each of its parts (qtensor_parts); the schemes are a JSON list under "schemes" in
+ * __metadata__, in the order that they were saved. Whatever disagrees with that is ERR_SOURCE_CORRUPT: the caller
+ * throws the checkpoint away and solves the block again. */
 
 #include "models/qtensor.h"
 
@@ -24,41 +24,28 @@
 #define ITEMS_MAX 4096
 #define PATH_BYTES 4096
 
-enum part { PART_CODES, PART_SCALES, PART_ZEROS, PART_COUNT };
-
-static const struct part_row {
-    const char *suffix;
-    enum dtype dtype;
-} parts[PART_COUNT] = {{"codes", DTYPE_U8}, {"scales", DTYPE_F32}, {"zeros", DTYPE_U8}};
-
-static void part_name(const struct qtensor *q, enum part part, char out[160])
+static void part_name(const struct qtensor *q, const struct qtensor_part *part, char out[160])
 {
-    snprintf(out, 160, "%s.%s", q->name, parts[part].suffix);
+    snprintf(out, 160, "%s.%s", q->name, part->suffix);
 }
 
-static int64_t part_columns(const struct qtensor *q, enum part part)
+static size_t part_bytes(const struct qtensor_part *part)
 {
-    return part == PART_CODES ? q->cols : q->groups;
-}
-
-static void *part_data(const struct qtensor *q, enum part part)
-{
-    return part == PART_CODES ? (void *)q->codes : part == PART_SCALES ? (void *)q->scales : (void *)q->zeros;
-}
-
-static size_t part_bytes(const struct qtensor *q, enum part part)
-{
-    return (size_t)q->rows * (size_t)part_columns(q, part) * dtype_rows[parts[part].dtype].bytes;
+    return (size_t)part->rows * (size_t)part->cols * dtype_rows[part->dtype].bytes;
 }
 
 static json_t *scheme_json(const struct qtensor *q)
 {
     const struct qscheme *s = &q->scheme;
 
-    return json_pack("{s:s, s:s, s:i, s:I, s:b, s:b, s:s, s:I, s:I}", "name", q->name, "kind", "int", "bits", s->bits,
-                     "group_size", (json_int_t)s->group_size, "per_channel", s->per_channel, "sym", s->sym,
-                     "scale_dtype", dtype_rows[s->scale_dtype].name, "rows", (json_int_t)q->rows, "cols",
-                     (json_int_t)q->cols);
+    return json_pack(
+        "{s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:i, s:i, s:i, s:s, s:i, s:b, s:I, s:f, s:I, s:I, s:I}", "name",
+        q->name, "kind", qtensor_kind_names[s->kind], "bits", s->bits, "group_size", (json_int_t)s->group_size,
+        "group_rows", (json_int_t)s->group_rows, "per_channel", (int)s->per_channel, "sym", (int)s->sym, "nested",
+        (int)s->nested, "codebooks", s->codebooks, "block_type", s->block_type, "element", (int)s->element,
+        "scale_dtype", dtype_rows[s->scale_dtype].name, "input_number", (int)s->input.number, "input_dynamic",
+        (int)s->input.dynamic, "input_run", (json_int_t)s->input.run, "input_scale", (double)q->input_scale, "rows",
+        (json_int_t)q->rows, "cols", (json_int_t)q->cols, "index_count", (json_int_t)q->index_count);
 }
 
 static int add_schemes(struct safetensors_writer *writer, const struct qtensor *items, int count)
@@ -79,24 +66,43 @@ static int add_schemes(struct safetensors_writer *writer, const struct qtensor *
     return rc;
 }
 
+static int declare_item(struct safetensors_writer *writer, const struct qtensor *q)
+{
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
+    int count = qtensor_parts(q, parts), rc = 0;
+    char name[160];
+
+    for (int i = 0; rc == 0 && i < count; i++) {
+        part_name(q, &parts[i], name);
+        rc = safetensors_writer_declare(writer, name, parts[i].dtype, 2,
+                                        (const int64_t[]){parts[i].rows, parts[i].cols});
+    }
+    return rc;
+}
+
+static int put_item(struct safetensors_writer *writer, const struct qtensor *q)
+{
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
+    int count = qtensor_parts(q, parts), rc = 0;
+    char name[160];
+
+    for (int i = 0; rc == 0 && i < count; i++) {
+        part_name(q, &parts[i], name);
+        rc = safetensors_writer_put(writer, name, 0, parts[i].data, part_bytes(&parts[i]));
+    }
+    return rc;
+}
+
 static int write_items(struct safetensors_writer *writer, const struct qtensor *items, int count)
 {
-    char name[160];
     int rc = add_schemes(writer, items, count);
 
-    for (int i = 0; rc == 0 && i < count * PART_COUNT; i++) {
-        const struct qtensor *q = &items[i / PART_COUNT];
-        enum part part = (enum part)(i % PART_COUNT);
-        part_name(q, part, name);
-        rc = safetensors_writer_declare(writer, name, parts[part].dtype, 2,
-                                        (const int64_t[]){q->rows, part_columns(q, part)});
+    for (int i = 0; rc == 0 && i < count; i++) {
+        rc = declare_item(writer, &items[i]);
     }
     rc = rc != 0 ? rc : safetensors_writer_begin(writer);
-    for (int i = 0; rc == 0 && i < count * PART_COUNT; i++) {
-        const struct qtensor *q = &items[i / PART_COUNT];
-        enum part part = (enum part)(i % PART_COUNT);
-        part_name(q, part, name);
-        rc = safetensors_writer_put(writer, name, 0, part_data(q, part), part_bytes(q, part));
+    for (int i = 0; rc == 0 && i < count; i++) {
+        rc = put_item(writer, &items[i]);
     }
     return rc != 0 ? rc : safetensors_writer_finish(writer);
 }
@@ -167,55 +173,106 @@ static int corrupt(const char *name, const char *what)
     return err_raise(ERR_SOURCE_CORRUPT, "checkpoint of %.127s: %s", name, what);
 }
 
-/* One scheme, through the checks that a new tensor goes through. */
+static int kind_of(const char *name)
+{
+    for (int kind = 0; name != NULL && kind < QTENSOR_KIND_COUNT; kind++) {
+        if (strcmp(qtensor_kind_names[kind], name) == 0) {
+            return kind;
+        }
+    }
+    return -1;
+}
+
+static bool get_int(const json_t *row, const char *key, int64_t max, int64_t *out)
+{
+    return json_get_int(row, key, 0, max, out) == 1;
+}
+
+static bool parse_input(const json_t *row, struct qtensor *q)
+{
+    int64_t number = 0, run = 0;
+    _Bool dynamic = false;
+    double scale = 0;
+
+    if (!get_int(row, "input_number", GPU_NUMBER_E4M3, &number) || !get_int(row, "input_run", INT32_MAX, &run) ||
+        json_get_bool(row, "input_dynamic", &dynamic) != 1 || json_get_number(row, "input_scale", &scale) != 1) {
+        return false;
+    }
+    q->scheme.input = (struct gpu_input){.number = (enum gpu_number)number, .dynamic = dynamic, .run = run};
+    q->input_scale = (float)scale;
+    return true;
+}
+
+static bool parse_scheme(const json_t *row, struct qscheme *out)
+{
+    const char *scale = json_get_string(row, "scale_dtype");
+    int kind = kind_of(json_get_string(row, "kind")), dtype = scale != NULL ? dtype_from_name(scale) : -1;
+    int64_t bits = 0, group_size = 0, group_rows = 0, codebooks = 0, block_type = 0, element = 0;
+    _Bool per_channel = false, sym = false, nested = false;
+
+    if (kind < 0 || dtype < 0 || !get_int(row, "bits", 32, &bits) ||
+        !get_int(row, "group_size", INT64_MAX, &group_size) || !get_int(row, "group_rows", INT32_MAX, &group_rows) ||
+        !get_int(row, "codebooks", 64, &codebooks) || !get_int(row, "block_type", 255, &block_type) ||
+        !get_int(row, "element", DTYPE_COUNT - 1, &element) || json_get_bool(row, "per_channel", &per_channel) != 1 ||
+        json_get_bool(row, "sym", &sym) != 1 || json_get_bool(row, "nested", &nested) != 1) {
+        return false;
+    }
+    *out = (struct qscheme){.kind = (enum qtensor_kind)kind,
+                            .bits = (int)bits,
+                            .group_size = group_size,
+                            .group_rows = group_rows,
+                            .per_channel = per_channel,
+                            .sym = sym,
+                            .nested = nested,
+                            .codebooks = (int)codebooks,
+                            .block_type = (int)block_type,
+                            .element = (enum dtype)element,
+                            .scale_dtype = (enum dtype)dtype};
+    return true;
+}
+
+/* One scheme, through the checks that a new tensor goes through. The arrays stay away. */
 static int parse_item(const json_t *row, struct qtensor *out)
 {
-    const char *name = json_get_string(row, "name"), *kind = json_get_string(row, "kind");
-    const char *scale = json_get_string(row, "scale_dtype");
-    int64_t bits = 0, group_size = 0, rows = 0, cols = 0;
-    _Bool per_channel = false, sym = false;
+    const char *name = json_get_string(row, "name");
+    struct qtensor q = {0};
+    int64_t rows = 0, cols = 0, index_count = 0;
 
-    if (name == NULL || kind == NULL || strcmp(kind, "int") != 0 || scale == NULL || dtype_from_name(scale) < 0 ||
-        json_get_int(row, "bits", 2, 8, &bits) != 1 || json_get_int(row, "rows", 1, INT32_MAX, &rows) != 1 ||
-        json_get_int(row, "cols", 1, INT32_MAX, &cols) != 1 ||
-        json_get_int(row, "group_size", 1, cols, &group_size) != 1 || cols % group_size != 0 ||
-        json_get_bool(row, "per_channel", &per_channel) != 1 || json_get_bool(row, "sym", &sym) != 1 ||
-        strlen(name) >= sizeof(out->name)) {
+    if (name == NULL || !parse_scheme(row, &q.scheme) || !parse_input(row, &q) ||
+        !get_int(row, "rows", INT32_MAX, &rows) || !get_int(row, "cols", INT32_MAX, &cols) || rows < 1 || cols < 1 ||
+        !get_int(row, "index_count", rows * cols, &index_count) ||
+        qtensor_describe(name, &q.scheme, rows, cols, index_count, out) != 0) {
         return corrupt(name != NULL ? name : "a block", "its scheme is damaged");
     }
-    *out = (struct qtensor){.scheme = {.bits = (int)bits,
-                                       .group_size = group_size,
-                                       .per_channel = per_channel,
-                                       .sym = sym,
-                                       .scale_dtype = (enum dtype)dtype_from_name(scale)},
-                            .rows = rows,
-                            .cols = cols,
-                            .groups = cols / group_size};
-    snprintf(out->name, sizeof(out->name), "%s", name);
+    out->input_scale = q.input_scale;
     return 0;
 }
 
-static int check_parts(const struct qtensor_file *file, const struct qtensor *q)
+/* Adds the number of parts to *total. */
+static int check_parts(const struct qtensor_file *file, const struct qtensor *q, size_t *total)
 {
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
+    int count = qtensor_parts(q, parts);
     char name[160];
 
-    for (int part = 0; part < PART_COUNT; part++) {
-        part_name(q, (enum part)part, name);
+    for (int i = 0; i < count; i++) {
+        part_name(q, &parts[i], name);
         const struct safetensors_entry *entry = safetensors_find(file->file, name);
-        if (entry == NULL || entry->dtype != parts[part].dtype || entry->rank != 2 || entry->shape[0] != q->rows ||
-            entry->shape[1] != part_columns(q, (enum part)part)) {
+        if (entry == NULL || entry->dtype != parts[i].dtype || entry->rank != 2 || entry->shape[0] != parts[i].rows ||
+            entry->shape[1] != parts[i].cols) {
             return corrupt(q->name, "an array is missing or has another shape than its scheme");
         }
     }
+    *total += (size_t)count;
     return 0;
 }
 
 static int parse_items(struct qtensor_file *file, const json_t *list)
 {
-    size_t count = json_array_size(list);
+    size_t count = json_array_size(list), parts = 0;
 
-    if (!json_is_array(list) || count > ITEMS_MAX || safetensors_count(file->file) != count * PART_COUNT) {
-        return corrupt("a block", "its list of schemes does not fit its arrays");
+    if (!json_is_array(list) || count > ITEMS_MAX) {
+        return corrupt("a block", "its list of schemes is damaged");
     }
     file->items = calloc(count + 1, sizeof(*file->items));
     if (file->items == NULL) {
@@ -223,13 +280,14 @@ static int parse_items(struct qtensor_file *file, const json_t *list)
     }
     for (size_t i = 0; i < count; i++) {
         int rc = parse_item(json_array_get(list, i), &file->items[i]);
-        rc = rc != 0 ? rc : check_parts(file, &file->items[i]);
+        rc = rc != 0 ? rc : check_parts(file, &file->items[i], &parts);
         if (rc != 0) {
             return rc;
         }
         file->count++;
     }
-    return 0;
+    return safetensors_count(file->file) == parts ? 0
+                                                  : corrupt("a block", "its list of schemes does not fit its arrays");
 }
 
 static int load_schemes(struct qtensor_file *file)
@@ -308,41 +366,90 @@ const struct qtensor *qtensor_file_meta(const struct qtensor_file *file, int i)
     return &file->items[i];
 }
 
-/* Codes and zeros on the grid, scales finite: what formats pack and methods divide by. */
-static int check_values(const struct qtensor *q)
+static bool all_finite(const float *x, int64_t count)
 {
-    size_t codes = part_bytes(q, PART_CODES), groups = part_bytes(q, PART_ZEROS);
-    unsigned most = (1u << q->scheme.bits) - 1, worst = 0;
-
-    for (size_t i = 0; i < codes; i++) {
-        worst = q->codes[i] > worst ? q->codes[i] : worst;
-    }
-    for (size_t i = 0; i < groups; i++) {
-        worst = q->zeros[i] > worst ? q->zeros[i] : worst;
-        if (!isfinite(q->scales[i])) {
-            return corrupt(q->name, "a scale is not finite");
+    for (int64_t i = 0; i < count; i++) {
+        if (!isfinite(x[i])) {
+            return false;
         }
     }
-    return worst <= most ? 0 : corrupt(q->name, "a code is outside its grid");
+    return true;
+}
+
+static unsigned largest_byte(const uint8_t *bytes, size_t count)
+{
+    unsigned most = 0;
+    for (size_t i = 0; i < count; i++) {
+        most = bytes[i] > most ? bytes[i] : most;
+    }
+    return most;
+}
+
+/* The largest value that a part of integers may hold, by the tensor's kind. */
+static int64_t most_of(const struct qtensor *q, const char *suffix)
+{
+    if (strcmp(suffix, "index") == 0) {
+        return (q->scheme.kind == QTENSOR_TABLE ? q->rows * q->cols : q->cols) - 1;
+    }
+    bool bytes = q->scheme.kind == QTENSOR_BLOCKS || q->scheme.kind == QTENSOR_FLOAT8 ||
+                 (q->scheme.kind == QTENSOR_NF4 && strcmp(suffix, "zeros") == 0);
+    return bytes ? 255 : ((int64_t)1 << q->scheme.bits) - 1;
+}
+
+static bool part_fits(const struct qtensor *q, const struct qtensor_part *part)
+{
+    int64_t count = part->rows * part->cols, most = most_of(q, part->suffix);
+
+    if (part->dtype == DTYPE_F32) {
+        return all_finite(part->data, count);
+    }
+    if (part->dtype == DTYPE_U8) {
+        return (int64_t)largest_byte(part->data, (size_t)count) <= most;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        int64_t value = part->dtype == DTYPE_U16 ? ((const uint16_t *)part->data)[i] : ((const int32_t *)part->data)[i];
+        if (value < 0 || value > most) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Codes on their grid, scales and tables finite: what formats pack and methods divide by. */
+static int check_values(const struct qtensor *q)
+{
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
+    int count = qtensor_parts(q, parts);
+
+    for (int i = 0; i < count; i++) {
+        if (!part_fits(q, &parts[i])) {
+            return corrupt(q->name,
+                           parts[i].dtype == DTYPE_F32 ? "a scale is not finite" : "a code is outside its grid");
+        }
+    }
+    return 0;
 }
 
 int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out)
 {
     const struct qtensor *meta = &file->items[i];
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
     struct qtensor q = {0};
     char name[160];
 
     int rc = qtensor_new(meta->name, &meta->scheme, meta->rows, meta->cols, &q);
-    for (int part = 0; rc == 0 && part < PART_COUNT; part++) {
-        part_name(meta, (enum part)part, name);
-        rc = safetensors_read(file->file, safetensors_find(file->file, name), 0, part_data(&q, (enum part)part),
-                              part_bytes(&q, (enum part)part));
+    rc = rc != 0 || meta->index_count == 0 ? rc : qtensor_reserve_index(&q, meta->index_count);
+    int count = rc == 0 ? qtensor_parts(&q, parts) : 0;
+    for (int k = 0; rc == 0 && k < count; k++) {
+        part_name(meta, &parts[k], name);
+        rc = safetensors_read(file->file, safetensors_find(file->file, name), 0, parts[k].data, part_bytes(&parts[k]));
     }
     rc = rc != 0 ? rc : check_values(&q);
     if (rc != 0) {
         qtensor_deinit(&q);
         return err_pass(rc, "read %s", meta->name);
     }
+    q.input_scale = meta->input_scale;
     *out = q;
     return 0;
 }

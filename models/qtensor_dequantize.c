@@ -1,0 +1,137 @@
+/* From codes back to weights, kind by kind; the truth that formats' loaders are held to. */
+
+#include "models/ggml_blocks.h"
+#include "models/qtensor.h"
+
+#include <string.h>
+
+const float qtensor_nf4_levels[16] = {
+    -1.0f,
+    -0.6961928009986877f,
+    -0.5250730514526367f,
+    -0.39491748809814453f,
+    -0.28444138169288635f,
+    -0.18477343022823334f,
+    -0.09105003625154495f,
+    0.0f,
+    0.07958029955625534f,
+    0.16093020141124725f,
+    0.24611230194568634f,
+    0.33791524171829224f,
+    0.44070982933044434f,
+    0.5626170039176941f,
+    0.7229568362236023f,
+    1.0f,
+};
+
+static void dequantize_int(const struct qtensor *q, float *out)
+{
+    int64_t size = q->scheme.group_size;
+
+    for (int64_t n = 0; n < q->rows; n++) {
+        for (int64_t g = 0; g < q->groups; g++) {
+            int64_t point = n / q->scheme.group_rows * q->groups + g;
+            float scale = q->scales[point];
+            int zero = q->zeros[point];
+            const uint8_t *codes = q->codes + n * q->cols + g * size;
+            float *w = out + n * q->cols + g * size;
+            for (int64_t k = 0; k < size; k++) {
+                w[k] = scale * (float)((int)codes[k] - zero);
+            }
+        }
+    }
+}
+
+static void dequantize_float8(const struct qtensor *q, float *out)
+{
+    float values[256];
+
+    for (int code = 0; code < 256; code++) {
+        values[code] =
+            q->scheme.element == DTYPE_F8_E5M2 ? dtype_e5m2_to_f32((uint8_t)code) : dtype_e4m3_to_f32((uint8_t)code);
+    }
+    for (int64_t n = 0; n < q->rows; n++) {
+        const float *scales = q->scales + n / q->scheme.group_rows * q->groups;
+        for (int64_t k = 0; k < q->cols; k++) {
+            out[n * q->cols + k] = values[q->codes[n * q->cols + k]] * scales[k / q->scheme.group_size];
+        }
+    }
+}
+
+static void dequantize_nf4(const struct qtensor *q, float *out)
+{
+    for (int64_t i = 0; i < q->rows * q->cols; i++) {
+        out[i] = q->scales[i / q->scheme.group_size] * qtensor_nf4_levels[q->codes[i] & 15];
+    }
+}
+
+static void dequantize_table(const struct qtensor *q, float *out)
+{
+    int64_t entries = (int64_t)1 << q->scheme.bits;
+
+    for (int64_t n = 0; n < q->rows; n++) {
+        for (int64_t k = 0; k < q->cols; k++) {
+            out[n * q->cols + k] = q->tables[n * entries + q->codes[n * q->cols + k]];
+        }
+    }
+    for (int64_t j = 0; j < q->index_count; j++) {
+        out[q->index[j]] = q->values[j];
+    }
+}
+
+static void dequantize_codebooks(const struct qtensor *q, float *out)
+{
+    const struct qscheme *s = &q->scheme;
+    int64_t entries = (int64_t)1 << s->bits, width = s->group_rows * s->group_size;
+
+    memset(out, 0, (size_t)(q->rows * q->cols) * sizeof(*out));
+    for (int64_t at = 0; at < q->row_groups * q->groups; at++) {
+        float *w = out + at / q->groups * s->group_rows * q->cols + at % q->groups * s->group_size;
+        for (int m = 0; m < s->codebooks; m++) {
+            const float *vector = q->tables + (m * entries + q->entries[at * s->codebooks + m]) * width;
+            for (int64_t i = 0; i < width; i++) {
+                w[i / s->group_size * q->cols + i % s->group_size] += vector[i];
+            }
+        }
+        for (int64_t i = 0; i < width; i++) {
+            w[i / s->group_size * q->cols + i % s->group_size] *= q->scales[at / q->groups];
+        }
+    }
+}
+
+static void dequantize_blocks(const struct qtensor *q, float *out)
+{
+    int64_t bytes = qtensor_block_bytes(q->scheme.block_type, q->cols);
+
+    for (int64_t n = 0; n < q->rows; n++) {
+        ggml_decode_row(q->scheme.block_type, q->codes + n * bytes, q->cols, out + n * q->cols);
+    }
+}
+
+void qtensor_dequantize(const struct qtensor *q, float *out)
+{
+    switch (q->scheme.kind) {
+    case QTENSOR_INT:
+        dequantize_int(q, out);
+        break;
+    case QTENSOR_FLOAT8:
+        dequantize_float8(q, out);
+        break;
+    case QTENSOR_NF4:
+        dequantize_nf4(q, out);
+        break;
+    case QTENSOR_TABLE:
+        dequantize_table(q, out);
+        break;
+    case QTENSOR_CODEBOOKS:
+        dequantize_codebooks(q, out);
+        break;
+    case QTENSOR_BLOCKS:
+        dequantize_blocks(q, out);
+        break;
+    case QTENSOR_DENSE:
+    case QTENSOR_KIND_COUNT:
+        memcpy(out, q->tables, (size_t)(q->rows * q->cols) * sizeof(*out));
+        break;
+    }
+}
