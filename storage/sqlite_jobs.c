@@ -12,7 +12,7 @@
 #include <string.h>
 
 /* X(column, type): t = text, i = integer, j = JSON. id first. priority is not here: it is derived from request. */
-/* clang-format off: it never settles on these rows */
+/* clang-format off */
 #define JOB_COLUMNS(X)                                                                                \
     X(id, 't') X(status, 't') X(status_reason, 't') X(phase, 't') X(name, 't') X(project, 't')        \
     X(model, 't') X(method, 't') X(request, 'j') X(progress, 'j') X(memory, 'j') X(result, 'j')       \
