@@ -25,7 +25,7 @@
 
 #define WORKERS 4
 #define CONNECTIONS_MAX 4096
-#define CONNECTION_MEMORY ((size_t)32 << 10) /* headers, and pieces of bodies either way */
+#define CONNECTION_MEMORY ((size_t)24 << 10) /* headers, and pieces of bodies either way */
 #define LISTEN_BACKLOG 1024
 #define ROUNDS_MAX 64
 #define FILES_BESIDE 256 /* descriptors for all else */

@@ -25,6 +25,8 @@ struct api_config {
     void *wake_data;
 };
 
+/* Listen and start the workers; what config points to is copied, engine and store are borrowed. Raises the soft limit
+ * of open files as far as max_connections needs. ERR_CONFIG when the address cannot be had. */
 int api_open(const struct api_config *config, struct api **out);
 uint16_t api_port(const struct api *api);
 int api_fd(const struct api *api);       /* epoll descriptor to poll for reading */
@@ -35,4 +37,6 @@ void api_job_event(struct api *api, const char *job_id);
 /* Loop thread: readyz fails, no new work is accepted. Streams end. */
 void api_drain(struct api *api);
 bool api_idle(struct api *api); /* no open requests */
+/* Ends what is still open: waits for the workers, cuts the clients. Loop thread, after the last api_run; api_job_event
+ * must not be called any more. NULL is fine. */
 void api_close(struct api *api);

@@ -175,8 +175,7 @@ START_TEST(test_guard_targets)
         "/a%4g?x",
         "/a b",
         "/a\tb",
-        "/a\x80"
-        "b",
+        "/a\x80z",
         "/a#b",
         "/a\\b",
         "/a\"b",
