@@ -1,11 +1,16 @@
 /* Patterns: literals, and regular expressions written for Oniguruma but run by PCRE2.
  *
  * The two dialects agree on most of what tokenizers use; what differs is translated, and what cannot be is refused by
- * name, so a pattern never silently means something else: \s \S    Oniguruma: White_Space. PCRE2 adds U+180E ->
- * \p{White_Space} \w \W    Oniguruma: Alphabetic, M, Nd, Pc. PCRE2: L, N, _ -> spelled out \b \B    follow \w ->
- * lookarounds ^ $      at every line, always -> PCRE2_MULTILINE \uHHHH   -> \x{HHHH};   {,n} -> {0,n} refused: sets
- * inside sets, && in sets, the m flag (which is PCRE2's s), a + or ? after an interval (not possessive and not lazy
- * there), verbs, and every escape that one of the two does not know or reads otherwise (\h \R \K \G ...).
+ * name, so a pattern never silently means something else:
+ *
+ * - \s \S is White_Space there, PCRE2 adds U+180E: becomes \p{White_Space}.
+ * - \w \W is Alphabetic, M, Nd, Pc there (outside sets also the superscripts and fractions of Latin-1), PCRE2 has L, N,
+ *   _: spelled out. \b \B follow it: lookarounds.
+ * - \p{Han} is the script there, the script extensions in PCRE2: \p{sc:Han}.
+ * - ^ $ match at every line there: PCRE2_MULTILINE.
+ * - \uHHHH becomes \x{HHHH}, {,n} becomes {0,n}.
+ * - Refused: sets inside sets, && in sets, the m flag (which is PCRE2's s), + or ? behind an interval (there neither
+ *   possessive nor lazy), verbs, every escape that one of the two does not know or reads otherwise (\h \R \K \G ...).
  *
  * Termination. PCRE2's match limit bounds the work at one starting point only, so a search is cut into windows of
  * starting points and a clock is read between them; start optimizations are off because they scan past the window.
@@ -15,12 +20,14 @@
 #include "models/tokenizer_internal.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define PATTERN_MAX 16384u
 #define WINDOW 64u
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define SET_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD SET_WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 
 struct translation {
     const char *at, *end;
@@ -80,16 +87,38 @@ static void translate_code(struct translation *t, char letter)
     t->at = digits + count + (braced ? 1 : 0);
 }
 
-/* \p{..} and \P{..}, copied whole; t->at is at the letter. */
+/* Whether PCRE2 knows a script of this name. */
+static bool is_script(const char *name, size_t size)
+{
+    char probe[64];
+    int error;
+    PCRE2_SIZE at;
+    int length = snprintf(probe, sizeof(probe), "\\p{sc:%.*s}", (int)(size < 32 ? size : 32), name);
+    pcre2_code *code =
+        size < 32 ? pcre2_compile((PCRE2_SPTR)probe, (PCRE2_SIZE)length, PCRE2_UTF, &error, &at, NULL) : NULL;
+    bool known = code != NULL;
+    pcre2_code_free(code);
+    return known;
+}
+
+/* \p{..} and \P{..}, with ^ for not; t->at is at the letter. */
 static void translate_property(struct translation *t)
 {
-    const char *close = t->end - t->at > 1 && t->at[1] == '{' ? memchr(t->at, '}', (size_t)(t->end - t->at)) : NULL;
+    size_t left = (size_t)(t->end - t->at);
+    const char *close = left > 1 && t->at[1] == '{' ? memchr(t->at, '}', left) : NULL;
     if (close == NULL) {
         refuse(t, "a property without braces");
         return;
     }
-    emit_string(t, "\\");
-    emit(t, t->at, (size_t)(close + 1 - t->at));
+    const char *name = t->at + 2;
+    bool negated = *t->at == 'P';
+    if (*name == '^') {
+        negated = !negated;
+        name++;
+    }
+    emit_string(t, negated ? "\\P{" : "\\p{");
+    emit_string(t, is_script(name, (size_t)(close - name)) ? "sc:" : "");
+    emit(t, name, (size_t)(close + 1 - name));
     t->at = close + 1;
 }
 
@@ -109,7 +138,7 @@ static void translate_escape(struct translation *t)
         emit_string(t, "\\P{White_Space}");
         break;
     case 'w':
-        emit_string(t, t->in_set ? WORD : "[" WORD "]");
+        emit_string(t, t->in_set ? SET_WORD : "[" WORD "]");
         break;
     case 'W':
         if (t->in_set) {

@@ -227,7 +227,9 @@ static int fill_whitespace(struct tokenizer_step *step, const json_t *section)
 {
     step->behavior = BEHAVIOR_REMOVED;
     step->invert = true;
-    return pattern_of("[\\w\\x{200c}\\x{200d}]+|[^\\w\\s\\x{200c}\\x{200d}]+", &step->pattern);
+    /* This one is the Rust crate's \w, not Oniguruma's. */
+#define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
+    return pattern_of("[" RUST_WORD "]+|[^" RUST_WORD "\\s]+", &step->pattern);
 }
 
 static int fill_whitespace_split(struct tokenizer_step *step, const json_t *section)
