@@ -26,27 +26,24 @@ enum err_group { ERR_GROUP_REQUEST, ERR_GROUP_JOB, ERR_GROUP_DEVICE, ERR_GROUP_P
 
 /* Every text in it is valid UTF-8, whatever bytes went in: it goes into JSON. */
 struct err_record {
-    int code;           /* 0 = no error */
-    char message[512];  /* what failed, with the facts; fit for the user */
-    char param[192];    /* JSON Pointer of the offending member, or "" */
-    char hint[256];     /* what to change, or "" */
-    char trace[768];    /* "file:line message" lines, innermost first; for the log only */
+    int code;          /* 0 = no error */
+    char message[512]; /* what failed, with the facts; fit for the user */
+    char param[192];   /* JSON Pointer of the offending member, or "" */
+    char hint[256];    /* what to change, or "" */
+    char trace[768];   /* "file:line message" lines, innermost first; for the log only */
 };
 
 /* Start a record on this thread; returns code. errno is untouched. */
-int err_raise_at(const char *file, int line, int code, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+int err_raise_at(const char *file, int line, int code, const char *format, ...) __attribute__((format(printf, 4, 5)));
 /* Add a trace line to this thread's record; returns code. errno is untouched. */
-int err_pass_at(const char *file, int line, int code, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+int err_pass_at(const char *file, int line, int code, const char *format, ...) __attribute__((format(printf, 4, 5)));
 /* Raise from errno: ENOSPC/EDQUOT -> DISK_FULL, ENOMEM -> HOST_OUT_OF_MEMORY, ENOENT -> NOT_FOUND, else STORAGE. */
 int err_raise_errno_at(const char *file, int line, int saved_errno, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
 #define err_raise(code, ...) err_raise_at(__FILE__, __LINE__, (code), __VA_ARGS__)
 #define err_pass(code, ...) err_pass_at(__FILE__, __LINE__, (code), __VA_ARGS__)
-#define err_raise_errno(saved_errno, ...) \
-    err_raise_errno_at(__FILE__, __LINE__, (saved_errno), __VA_ARGS__)
+#define err_raise_errno(saved_errno, ...) err_raise_errno_at(__FILE__, __LINE__, (saved_errno), __VA_ARGS__)
 
 /* Attach a JSON Pointer or a hint to this thread's record. Both return code, for use in return statements. */
 int err_set_param(int code, const char *pointer);

@@ -7,14 +7,14 @@
 #define FAULTS_MAX 32
 
 struct fault {
-    int code;          /* negative err code */
-    char param[192];   /* JSON Pointer */
+    int code;        /* negative err code */
+    char param[192]; /* JSON Pointer */
     char detail[400];
 };
 
 struct faults {
-    size_t count;      /* as many as are kept */
-    size_t dropped;    /* those past FAULTS_MAX */
+    size_t count;   /* as many as are kept */
+    size_t dropped; /* those past FAULTS_MAX */
     struct fault items[FAULTS_MAX];
 };
 

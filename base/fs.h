@@ -6,9 +6,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-int fs_pread_full(int fd, void *buffer, size_t size, int64_t offset);         /* short file: ERR_SOURCE_CORRUPT */
+int fs_pread_full(int fd, void *buffer, size_t size, int64_t offset); /* short file: ERR_SOURCE_CORRUPT */
 int fs_pwrite_full(int fd, const void *buffer, size_t size, int64_t offset);
-int fs_sync(int fd);                                                          /* fsync; raises ERR_STORAGE on EIO */
+int fs_sync(int fd); /* fsync; raises ERR_STORAGE on EIO */
 int fs_sync_dir(const char *path);
 /* Create every missing directory of path, mode 0700, and fsync what each was made in. ERR_INVALID_PARAMETER when
  * something else stands there. */
@@ -20,7 +20,8 @@ int fs_read_file(const char *path, size_t max, char **data, size_t *size);
 /* As above, from an open descriptor. */
 int fs_read_fd(int fd, size_t max, char **data, size_t *size);
 /* Open relative below the directory root_fd (openat2 RESOLVE_BENEATH|NO_MAGICLINKS): symlinks may not leave the root.
- * flags as open(2), O_CLOEXEC is added. Sets *fd; ERR_NOT_FOUND when absent, ERR_INVALID_PARAMETER when it would leave. */
+ * flags as open(2), O_CLOEXEC is added. Sets *fd; ERR_NOT_FOUND when absent, ERR_INVALID_PARAMETER when it would leave.
+ */
 int fs_open_beneath(int root_fd, const char *relative, int flags, int *fd);
 /* Remove a file or a whole tree; absent is success. Does not follow symlinks. */
 int fs_remove_tree(const char *path);

@@ -15,9 +15,9 @@ enum json_token {
     JSON_TOKEN_OBJECT_END,
     JSON_TOKEN_ARRAY_BEGIN,
     JSON_TOKEN_ARRAY_END,
-    JSON_TOKEN_KEY,        /* text/length: the member's name, unescaped */
-    JSON_TOKEN_STRING,     /* text/length: unescaped UTF-8, not NUL-terminated by contract; may hold NUL */
-    JSON_TOKEN_NUMBER,     /* text/length: the literal */
+    JSON_TOKEN_KEY,    /* text/length: the member's name, unescaped */
+    JSON_TOKEN_STRING, /* text/length: unescaped UTF-8, not NUL-terminated by contract; may hold NUL */
+    JSON_TOKEN_NUMBER, /* text/length: the literal */
     JSON_TOKEN_TRUE,
     JSON_TOKEN_FALSE,
     JSON_TOKEN_NULL,
@@ -26,13 +26,13 @@ enum json_token {
 struct json_stream {
     const char *data;
     size_t size;
-    size_t at;             /* bytes consumed */
-    const char *error;     /* static text, NULL when fine */
-    const char *text;      /* of the last KEY, STRING or NUMBER; valid until the next call */
+    size_t at;         /* bytes consumed */
+    const char *error; /* static text, NULL when fine */
+    const char *text;  /* of the last KEY, STRING or NUMBER; valid until the next call */
     size_t length;
     int depth;
     uint8_t state[JSON_STREAM_DEPTH_MAX + 1];
-    char *scratch;         /* unescaped strings with escapes */
+    char *scratch; /* unescaped strings with escapes */
     size_t scratch_size;
     bool started;
 };

@@ -36,11 +36,11 @@ struct params_row {
 
 /* A table ends with a row whose name is NULL. A table may be given as several, in order. */
 
-/* Fill `out` (zeroed) from `object` (NULL = all defaults; anything but an object is a fault). Every fault goes to `faults`
- * under `pointer` + "/" + name, unknown members included. 0, or the first fault's code; on failure
- * `out` is released. `tables` is NULL-terminated. Any thread. */
-int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer,
-                 void *out, struct faults *faults);
+/* Fill `out` (zeroed) from `object` (NULL = all defaults; anything but an object is a fault). Every fault goes to
+ * `faults` under `pointer` + "/" + name, unknown members included. 0, or the first fault's code; on failure `out` is
+ * released. `tables` is NULL-terminated. Any thread. */
+int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
+                 struct faults *faults);
 /* Drop the references that PARAMS_JSON and PARAMS_STRINGS members hold. */
 void params_release(const struct params_row *const *tables, void *values);
 /* The struct as a JSON object, every member present (absent = null). New reference, NULL if out of memory. */

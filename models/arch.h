@@ -41,8 +41,8 @@ struct model_config {
     const struct arch *arch;
     int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size;
     int64_t max_position;
-    int64_t sliding_window;       /* 0 = none */
-    int64_t sliding_from_layer;   /* layers >= this use the window */
+    int64_t sliding_window;     /* 0 = none */
+    int64_t sliding_from_layer; /* layers >= this use the window */
     double rms_norm_eps;
     bool tie_word_embeddings;
     bool qkv_bias, o_bias, mlp_bias;

@@ -11,11 +11,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CALIBRATION_LINE_MAX (4u << 20)   /* bytes of one NDJSON line */
+#define CALIBRATION_LINE_MAX (4u << 20) /* bytes of one NDJSON line */
 #define CALIBRATION_RECORD_TOKENS_MAX (1u << 20)
 #define CALIBRATION_FAULTS_MAX 100
 
-struct calibration_fault { int64_t line; int code; char detail[160]; };
+struct calibration_fault {
+    int64_t line;
+    int code;
+    char detail[160];
+};
 
 /* Turns a byte stream into records of one log. One thread at a time. */
 struct calibration_writer;
@@ -26,8 +30,8 @@ struct calibration_counts {
     size_t fault_count;             /* kept in calibration_writer_faults */
 };
 
-/* Open or create the log at path, cut it back to (records, tokens, bytes). tokenizer may be NULL: then only input_ids are
- * accepted and {"text"} is a fault. vocab_size bounds ids. text_field: usually "text". */
+/* Open or create the log at path, cut it back to (records, tokens, bytes). tokenizer may be NULL: then only input_ids
+ * are accepted and {"text"} is a fault. vocab_size bounds ids. text_field: usually "text". */
 int calibration_writer_open(const char *path, int64_t records, int64_t tokens, int64_t bytes,
                             const struct tokenizer *tokenizer, int64_t vocab_size, const char *text_field,
                             struct calibration_writer **out);
@@ -41,20 +45,21 @@ const struct calibration_fault *calibration_writer_faults(const struct calibrati
 void calibration_writer_free(struct calibration_writer *writer); /* unsynced records are lost, by contract */
 
 struct calibration_spec {
-    int64_t num_samples;     /* sequences wanted; 0 = as many as there are */
+    int64_t num_samples; /* sequences wanted; 0 = as many as there are */
     int64_t sequence_length;
-    bool packing;            /* true: records laid end to end and cut; false: one window a record, shorter ones dropped */
+    bool packing; /* true: records laid end to end and cut; false: one window a record, shorter ones dropped */
     bool shuffle;
     uint64_t seed;
 };
 
 struct calibration_set {
-    int32_t *ids;               /* [sequences, length] */
+    int32_t *ids; /* [sequences, length] */
     int64_t sequences, length;
-    char digest[65];            /* sha256 of ids, hex */
+    char digest[65]; /* sha256 of ids, hex */
 };
 
-/* Draw a set. ERR_INSUFFICIENT_CALIBRATION when not even one sequence can be made (message says how many tokens exist). */
+/* Draw a set. ERR_INSUFFICIENT_CALIBRATION when not even one sequence can be made (message says how many tokens exist).
+ */
 int calibration_set_load(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
                          struct calibration_set *out);
 /* Move the last `count` sequences of set into tail (evaluation from the held-back tail). */

@@ -13,7 +13,7 @@
 struct safetensors_entry {
     const char *name; /* NUL-terminated, owned by the file */
     enum dtype dtype;
-    int rank;         /* 0..8 in the file; more than TENSOR_RANK_MAX is refused */
+    int rank; /* 0..8 in the file; more than TENSOR_RANK_MAX is refused */
     int64_t shape[TENSOR_RANK_MAX];
     uint64_t begin, end; /* absolute byte offsets in the file */
 };

@@ -36,7 +36,7 @@ struct quant_common {
     int64_t bits;
     int64_t group_size; /* -1 = one scale per output channel */
     bool sym;
-    bool mse_search; /* its row is the method's own, since its default is */
+    bool mse_search;                /* its row is the method's own, since its default is */
     json_t *modules_to_not_convert; /* module paths, globs or "re:" patterns left in float; NULL = none */
 };
 extern const struct params_row quant_common_rows[];
@@ -60,14 +60,14 @@ struct linear_job {
     double damp_used;            /* 0 when not applicable */
     double seconds;
     int64_t dead_columns;
-    char fallback[96];           /* "" or why it was not done as asked: "rtn: hessian not positive definite" */
+    char fallback[96]; /* "" or why it was not done as asked: "rtn: hessian not positive definite" */
 };
 
 struct quantizer {
-    const char *name;  /* "gptq" */
-    const char *title; /* "GPTQ" */
-    const char *help;  /* one paragraph: what it does, when to use it; cites the paper */
-    unsigned stats;    /* statistics it needs; 0 = works without calibration */
+    const char *name;                       /* "gptq" */
+    const char *title;                      /* "GPTQ" */
+    const char *help;                       /* one paragraph: what it does, when to use it; cites the paper */
+    unsigned stats;                         /* statistics it needs; 0 = works without calibration */
     const struct params_row *const *params; /* NULL-terminated list of tables */
     size_t params_size;
     /* Optional cross-field check; adds faults under pointer. */

@@ -1,6 +1,7 @@
 #pragma once
 /* Artifact formats: one file and one row each. A format says which schemes it can carry, names the tensors that one
- * quantized linear becomes, packs them, and words its quantization_config. It never knows which method made the codes. */
+ * quantized linear becomes, packs them, and words its quantization_config. It never knows which method made the codes.
+ */
 
 #include "base/faults.h"
 #include "models/model.h"
@@ -32,12 +33,12 @@ struct format_config {
     const struct format_module *modules; /* every quantized linear */
     int count;
     const struct model *model;
-    const char *method;        /* for the metadata some formats carry */
-    const json_t *parameters;  /* the job's quantization object, defaults filled in */
+    const char *method;       /* for the metadata some formats carry */
+    const json_t *parameters; /* the job's quantization object, defaults filled in */
 };
 
 struct format {
-    const char *name;  /* "compressed-tensors" */
+    const char *name; /* "compressed-tensors" */
     const char *title;
     const char *help;
     const char *const *runtimes; /* NULL-terminated: "transformers", "vllm" */
@@ -68,10 +69,10 @@ int format_check(const struct format *format, const struct format_config *config
  * *files = [{"path","bytes","sha256"}...] sorted by path; every file fsynced. tick: nonzero = stop and return it. */
 struct format_export {
     const struct format *format;
-    struct format_config config;      /* modules filled by the caller */
+    struct format_config config; /* modules filled by the caller */
     const char *const *block_files;
     int block_count;
-    const char *directory; /* holds nothing else: every file found in it goes into the list */
+    const char *directory;   /* holds nothing else: every file found in it goes into the list */
     int64_t max_shard_bytes; /* 0 = one file */
     /* What the manifest says of the result's origin: an object, or NULL. The caller puts in what it knows (calibration
      * digest, seed, device); no times and no paths, so that the same job gives the same manifest. */

@@ -1,9 +1,9 @@
 #pragma once
 /* What lasts: state (jobs, events, layer rows, objects) and blobs (bytes by SHA-256).
  *
- * Both stand behind small tables (struct state_ops, struct blob_ops), so that SQLite and the local disk are one row each
- * and PostgreSQL and S3 become others. store_* functions may be called from any thread but the loop thread: each hops
- * to the storage thread, which alone owns the database connection, and waits for the committed answer.
+ * Both stand behind small tables (struct state_ops, struct blob_ops), so that SQLite and the local disk are one row
+ * each and PostgreSQL and S3 become others. store_* functions may be called from any thread but the loop thread: each
+ * hops to the storage thread, which alone owns the database connection, and waits for the committed answer.
  *
  * Rows travel as JSON objects whose members are the columns. A function that returns json_t ** gives a new reference.
  * Every change of a job is one transaction with its event; a 0 means it survives power loss (synchronous=FULL). */
@@ -19,13 +19,14 @@
 struct store;
 
 struct store_config {
-    const char *data_dir;   /* absolute; made if absent */
-    const char *state;      /* row of the state registry: "sqlite" */
-    const char *blobs;      /* row of the blob registry: "fs" */
+    const char *data_dir; /* absolute; made if absent */
+    const char *state;    /* row of the state registry: "sqlite" */
+    const char *blobs;    /* row of the blob registry: "fs" */
 };
 
 /* Lock data_dir (OFD lock on data_dir/lock; ERR_CONFIG "another daemon holds ..." at once if taken), open both stores,
- * migrate, start the storage thread. data_dir layout: lock, quantd.db, blobs/sha256/ab/..., jobs/<id>/, tmp/ (emptied). */
+ * migrate, start the storage thread. data_dir layout: lock, quantd.db, blobs/sha256/ab/..., jobs/<id>/, tmp/ (emptied).
+ */
 int store_open(const struct store_config *config, struct store **out);
 void store_close(struct store *store);
 /* 0 when the database answers and the disk has room; else the reason raised. */
@@ -34,15 +35,16 @@ const char *store_data_dir(const struct store *store);
 /* Called on the storage thread after each commit that added an event to a job. One subscriber; set before use. */
 void store_on_event(struct store *store, void (*fn)(void *data, const char *job_id), void *data);
 
-/* --- objects: models, files, artifacts. kind is the id prefix: "mdl", "file", "art". body has at least id and created_at. */
-int store_object_put(struct store *store, const char *kind, const json_t *body); /* insert or replace */
+/* --- objects: models, files, artifacts. kind is the id prefix: "mdl", "file", "art". body has at least id and
+ * created_at. */
+int store_object_put(struct store *store, const char *kind, const json_t *body);            /* insert or replace */
 int store_object_get(struct store *store, const char *kind, const char *id, json_t **body); /* ERR_NOT_FOUND */
 int store_object_delete(struct store *store, const char *kind, const char *id);
 
 struct store_page {
-    int limit;              /* 1..100 */
-    const char *after;      /* id or NULL: rows beyond it in the order asked */
-    const char *before;     /* id or NULL: rows on its other side */
+    int limit;          /* 1..100 */
+    const char *after;  /* id or NULL: rows beyond it in the order asked */
+    const char *before; /* id or NULL: rows on its other side */
     bool ascending;
     /* filters: equal when not NULL/0 */
     const char *status, *method, *model, *purpose, *job;
@@ -55,7 +57,8 @@ int store_object_list(struct store *store, const char *kind, const struct store_
 
 /* --- jobs. Columns: id status status_reason phase name project model method request progress memory result error
  * warnings checkpoint calibration worker attempt fence seq created_at queued_at started_at finished_at cancelled_at.
- * request, progress, memory, result, error, warnings, checkpoint, calibration hold JSON values. seq = last event's number. */
+ * request, progress, memory, result, error, warnings, checkpoint, calibration hold JSON values. seq = last event's
+ * number. */
 int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data);
 int store_job_get(struct store *store, const char *id, json_t **job);
 int store_job_list(struct store *store, const struct store_page *page, json_t **list);
@@ -64,23 +67,23 @@ int store_job_list(struct store *store, const struct store_page *page, json_t **
  * *job (may be NULL) is the row after the change. */
 int store_job_update(struct store *store, const char *id, const char *from, int64_t fence, const json_t *patch,
                      const char *event, const json_t *event_data, json_t **job);
-/* Oldest queued job of the highest request.priority -> running, attempt+1, fence+1, started_at kept if set, column worker
- * set, with a "status" event {"status","from","attempt","fence","worker"}. ERR_NOT_FOUND when none waits. */
+/* Oldest queued job of the highest request.priority -> running, attempt+1, fence+1, started_at kept if set, column
+ * worker set, with a "status" event {"status","from","attempt","fence","worker"}. ERR_NOT_FOUND when none waits. */
 int store_job_claim(struct store *store, const char *worker, json_t **job);
 /* Terminal jobs only (caller checks); events, layers and blocks go with it. */
 int store_job_delete(struct store *store, const char *id);
 /* Counts by status: {"queued":1,...}. */
 int store_job_counts(struct store *store, json_t **counts);
 
-/* --- events of a job: [{"object":"event","seq","type","created_at","data"}...], seq > after, ascending. seq counts from 1
- * without gaps. limit <= 0 = all; an unknown job has none. */
+/* --- events of a job: [{"object":"event","seq","type","created_at","data"}...], seq > after, ascending. seq counts
+ * from 1 without gaps. limit <= 0 = all; an unknown job has none. */
 int store_events_list(struct store *store, const char *job, int64_t after, int limit, json_t **events);
 int store_event_append(struct store *store, const char *job, const char *type, const json_t *data);
 
 /* --- finished blocks: one transaction of block row, its layer rows, the job's checkpoint/progress columns (patch) and
- * the event, fenced. block = {"index","file","sha256","chains":{...}}; layers = array of report rows (column "index" etc. as
- * api.md §4; kept as JSON, listed in insertion order). The event's type is "layer". A block that is there already is
- * ERR_JOB_STATE_CONFLICT. */
+ * the event, fenced. block = {"index","file","sha256","chains":{...}}; layers = array of report rows (column "index"
+ * etc. as api.md §4; kept as JSON, listed in insertion order). The event's type is "layer". A block that is there
+ * already is ERR_JOB_STATE_CONFLICT. */
 int store_block_commit(struct store *store, const char *job, int64_t fence, const json_t *block, const json_t *layers,
                        const json_t *patch, const json_t *event_data);
 int store_blocks_list(struct store *store, const char *job, json_t **blocks); /* by index */
@@ -111,7 +114,8 @@ void blob_writer_abort(struct blob_writer *writer);
 int blob_adopt(struct store *store, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
                int64_t *size);
 struct blob_reader;
-int blob_reader_open(struct store *store, const char *sha256, struct blob_reader **out, int64_t *size); /* ERR_NOT_FOUND */
+int blob_reader_open(struct store *store, const char *sha256, struct blob_reader **out,
+                     int64_t *size);                                                         /* ERR_NOT_FOUND */
 int blob_reader_read(struct blob_reader *reader, int64_t offset, void *buffer, size_t size); /* exactly size */
 void blob_reader_close(struct blob_reader *reader);
 /* Local path when the store has one (blob_fs), else NULL: for readers that need a file. */

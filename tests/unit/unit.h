@@ -6,28 +6,28 @@
 #include <check.h>
 #include <stdlib.h>
 
-#define UNIT_MAIN(suite_name, ...)                                                                 \
-    int main(void)                                                                                 \
-    {                                                                                              \
-        const TTest *const tests[] = {__VA_ARGS__};                                                \
-        Suite *suite = suite_create(suite_name);                                                   \
-        TCase *tcase = tcase_create("all");                                                        \
-        tcase_set_timeout(tcase, 120);                                                             \
-        for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {                            \
-            tcase_add_test(tcase, tests[i]);                                                       \
-        }                                                                                          \
-        suite_add_tcase(suite, tcase);                                                             \
-        SRunner *runner = srunner_create(suite);                                                   \
-        srunner_run_all(runner, CK_ENV);                                                           \
-        int failed = srunner_ntests_failed(runner);                                                \
-        srunner_free(runner);                                                                      \
-        return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;                                          \
+#define UNIT_MAIN(suite_name, ...)                                      \
+    int main(void)                                                      \
+    {                                                                   \
+        const TTest *const tests[] = {__VA_ARGS__};                     \
+        Suite *suite = suite_create(suite_name);                        \
+        TCase *tcase = tcase_create("all");                             \
+        tcase_set_timeout(tcase, 120);                                  \
+        for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) { \
+            tcase_add_test(tcase, tests[i]);                            \
+        }                                                               \
+        suite_add_tcase(suite, tcase);                                  \
+        SRunner *runner = srunner_create(suite);                        \
+        srunner_run_all(runner, CK_ENV);                                \
+        int failed = srunner_ntests_failed(runner);                     \
+        srunner_free(runner);                                           \
+        return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;               \
     }
 
 /* Assert success, showing the error record when it is not. */
-#define ck_assert_rc_ok(expression)                                                                \
-    do {                                                                                           \
-        int ck_rc_ = (expression);                                                                 \
-        ck_assert_msg(ck_rc_ == 0, "%s = %d (%s): %s", #expression, ck_rc_, err_api_code(ck_rc_),  \
-                      err_last()->message);                                                        \
+#define ck_assert_rc_ok(expression)                                                               \
+    do {                                                                                          \
+        int ck_rc_ = (expression);                                                                \
+        ck_assert_msg(ck_rc_ == 0, "%s = %d (%s): %s", #expression, ck_rc_, err_api_code(ck_rc_), \
+                      err_last()->message);                                                       \
     } while (0)
