@@ -15,12 +15,13 @@ static void warn_rejected(struct task *task, const char *what, const struct cali
 {
     const struct calibration_fault *faults = calibration_writer_faults(writer);
     char message[768];
+    int64_t lines = counts->accepted + counts->rejected;
 
     if (counts->rejected == 0) {
         return;
     }
     int used = snprintf(message, sizeof(message), "%lld of %lld lines of the %s file were not taken",
-                        (long long)counts->rejected, (long long)(counts->accepted + counts->rejected), what);
+                        (long long)counts->rejected, (long long)lines, what);
     for (size_t i = 0; i < counts->fault_count && i < 3 && used > 0 && (size_t)used < sizeof(message); i++) {
         used += snprintf(message + used, sizeof(message) - (size_t)used, "; line %lld: %s", (long long)faults[i].line,
                          faults[i].detail);
