@@ -64,14 +64,13 @@ def decode_compressed(tensors, module, scheme):
     bits, (n, k) = scheme["num_bits"], tensors[f"{module}.weight_shape"].tolist()
     codes = unpack_bits(tensors[f"{module}.weight_packed"], bits, k)
     scale = tensors[f"{module}.weight_scale"].astype(np.float32)
-    assert codes.shape == (n, k) and k % scale.shape[1] == 0 and scale.shape[0] == n
-    assert scheme["strategy"] == ("channel" if scale.shape[1] == 1 else "group")
+    span = {"channel": k, "group": scheme["group_size"]}[scheme["strategy"]]
+    assert codes.shape == (n, k) and k % span == 0 and scale.shape == (n, k // span)
     if scheme["symmetric"]:
         assert f"{module}.weight_zero_point" not in tensors
         zero = np.full(scale.shape, 1 << (bits - 1))
     else:
         zero = unpack_bits(tensors[f"{module}.weight_zero_point"].T, bits, n).T
-    span = k // scale.shape[1]
     return (codes - zero.repeat(span, 1)).astype(np.float32) * scale.repeat(span, 1)
 
 

@@ -5,13 +5,17 @@ import importlib.metadata
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTQConfig
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, GPTQConfig
 
 import models
 import reference
 
 # name: (bits, group size, sym, mse_search)
 SCHEMES = {"w4g32-sym": (4, 32, True, False), "w4g128-asym": (4, 128, False, True), "w8ch-sym": (8, -1, True, False)}
+
+# compressed-tensors 0.20 sizes packed zero points wrongly when it lays out an empty model, so transformers refuses any asymmetric
+# artifact, its own too, unless it dequantizes while it loads. That is an option of the loader: the artifact stays as it is.
+ASYMMETRIC = {"quantization_config": CompressedTensorsConfig(dequantize=True)}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def test_compressed_tensors(quantd, tokens, checkpoint, tmp_path, method, scheme
     bits, group, sym, search = SCHEMES[scheme]
     job = quantize(quantd, tokens, checkpoint[1], method, "compressed-tensors", bits, group, sym, search)
     folder = quantd.download(job, tmp_path / "artifact")
-    found = logits_of(folder, tokens[0])
+    found = logits_of(folder, tokens[0], **({} if sym else ASYMMETRIC))
     assert relative(found, reference.Model.load(folder).logits(tokens[0].numpy())) < 1e-2
     assert job["result"]["perplexity_after"] == pytest.approx(perplexity(found, tokens[0]), rel=1e-2)
 
