@@ -13,14 +13,25 @@
 static const char *const bits_choices[] = {"2", "3", "4", "8", NULL};
 static const char *const group_choices[] = {"-1", "32", "64", "128", NULL};
 
+const struct params_row quant_base_rows[] = {
+    QUANT_ROW(PARAMS_STRINGS, quant_base, modules_to_not_convert, "null",
+              .help = "Modules left in float: paths, path endings, globs, or regular expressions behind \"re:\"."),
+    QUANT_ROW(PARAMS_JSON, quant_base, overrides, "null",
+              .help =
+                  "Other parameters for some modules: a list of {\"match\", \"skip\" or parameters}, where the last "
+                  "match wins and match is written as in modules_to_not_convert."),
+    QUANT_ROW(PARAMS_JSON, quant_base, kv_cache, "null",
+              .help = "Calibrated scales for a quantized key and value cache: {\"dtype\": \"fp8_e4m3\" or \"int8\", "
+                      "\"granularity\": \"per_tensor\" or \"per_head\"}."),
+    {.name = NULL},
+};
+
 const struct params_row quant_common_rows[] = {
     QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .help = "Bits of a weight's code."),
     QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices,
               .help = "Inputs that share a scale; -1 = one scale for each output channel."),
     QUANT_ROW(PARAMS_BOOL, quant_common, sym, "true",
               .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
-    QUANT_ROW(PARAMS_STRINGS, quant_common, modules_to_not_convert, "null",
-              .help = "Modules left in float: paths, path endings, globs, or regular expressions behind \"re:\"."),
     {.name = NULL},
 };
 
@@ -47,9 +58,9 @@ int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct q
     return 0;
 }
 
-void quant_common_check(const void *params, const char *pointer, struct faults *faults)
+void quant_base_check(const void *params, const char *pointer, struct faults *faults)
 {
-    const struct quant_common *common = params;
+    const struct quant_base *common = params;
     size_t i;
     json_t *pattern;
 
@@ -61,6 +72,11 @@ void quant_common_check(const void *params, const char *pointer, struct faults *
             faults_add(faults, ERR_INVALID_PARAMETER, at, "an empty pattern names no module");
         }
     }
+}
+
+void quant_common_check(const void *params, const char *pointer, struct faults *faults)
+{
+    quant_base_check(params, pointer, faults);
 }
 
 struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t cols, enum dtype scale_dtype)

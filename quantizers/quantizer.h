@@ -6,7 +6,7 @@
 
 #include "base/params.h"
 #include "gpu/gpu.h"
-#include "models/arch.h"
+#include "models/block.h"
 #include "models/qtensor.h"
 
 /* Statistics a method may ask for (flags); gathered once per distinct input. */
@@ -31,13 +31,21 @@ int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_strea
 int stats_finish(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream);
 void stats_deinit(struct layer_stats *stats, const struct gpu *gpu);
 
-/* What every integer method takes; a method's params struct begins with it. */
+/* What every method takes; a method's params struct begins with it, and its tables with quant_base_rows. */
+struct quant_base {
+    json_t *modules_to_not_convert; /* module paths, globs or "re:" patterns left in float; NULL = none */
+    json_t *overrides;              /* [{"match":...,...}]: the jobs floor's business; NULL = none */
+    json_t *kv_cache;               /* {"dtype","granularity"}: likewise; NULL = the cache stays as it is */
+};
+extern const struct params_row quant_base_rows[];
+
+/* What methods on an integer grid take beyond it; their params struct begins with this. */
 struct quant_common {
+    struct quant_base base;
     int64_t bits;
     int64_t group_size; /* -1 = one scale per output channel */
     bool sym;
-    bool mse_search;                /* its row is the method's own, since its default is */
-    json_t *modules_to_not_convert; /* module paths, globs or "re:" patterns left in float; NULL = none */
+    bool mse_search; /* its row is the method's own, since its default is */
 };
 extern const struct params_row quant_common_rows[];
 
@@ -47,6 +55,27 @@ struct solve_context {
     enum dtype scale_dtype; /* what the chosen format stores */
     uint64_t seed;
     int (*tick)(void *data); /* call between columns blocks or linears: nonzero = stop and return it */
+    void *tick_data;
+};
+
+/* A block's site on its way to easier weights, before any of the block's linears is solved. */
+struct rewrite_context {
+    const struct gpu *gpu;
+    struct gpu_stream *stream;
+    const void *params;
+    enum dtype weight_dtype; /* what the artifact stores norms in: for block_fold */
+    enum site site;
+    struct block *block;             /* float, sites before this one rewritten */
+    const struct layer_stats *stats; /* of the site's input, as rewrite_stats asked */
+    /* Micro-batches of the calibration set: input i of the site, in memory that the next call overwrites, and scratch
+     * of its size to run the block's stages with. */
+    int64_t batches;
+    int (*input)(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch);
+    void *input_data;
+    /* Shapes of solutions to come: the scheme of a linear of the block, NULL when it stays in float. */
+    const struct qscheme *(*scheme)(void *data, enum linear_role role);
+    void *scheme_data;
+    int (*tick)(void *data);
     void *tick_data;
 };
 
@@ -61,6 +90,7 @@ struct linear_job {
     double seconds;
     int64_t dead_columns;
     char fallback[96]; /* "" or why it was not done as asked: "rtn: hessian not positive definite" */
+    char note[128];              /* "" or a fact for the report: "3 outlier columns" */
 };
 
 struct quantizer {
@@ -74,6 +104,12 @@ struct quantizer {
     void (*check)(const void *params, const char *pointer, struct faults *faults);
     /* The scheme a linear of this shape gets under params (for format checks before any work). */
     int (*scheme)(const void *params, int64_t rows, int64_t cols, struct qscheme *out);
+    /* For a recipe's earlier stages, optional: what the method adds to the scheme of whatever solves (how inputs are
+     * quantized), or ERR_INCOMPATIBLE_OPTIONS when that cannot be. */
+    int (*amend)(const void *params, struct qscheme *scheme);
+    /* Optional: change the block at one site without changing its output (block_fold). */
+    unsigned rewrite_stats; /* statistics that rewrite needs */
+    int (*rewrite)(const struct rewrite_context *context);
     /* Solve linears that share stats (stats->columns == K of each). stats may be NULL when the method asks for none. */
     int (*solve)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count);
@@ -83,6 +119,7 @@ struct quantizer {
 const struct quantizer *const *quantizer_list(void);
 const struct quantizer *quantizer_find(const char *name); /* or NULL */
 /* Shared: scheme of a plain integer grid; gpu_grid from common params. */
+void quant_base_check(const void *params, const char *pointer, struct faults *faults);
 int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out);
 void quant_common_check(const void *params, const char *pointer, struct faults *faults);
 struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t cols, enum dtype scale_dtype);

@@ -51,7 +51,7 @@ static const struct params_row rtn_rows[] = {
     {.name = NULL},
 };
 
-static const struct params_row *const rtn_params[] = {quant_common_rows, rtn_rows, NULL};
+static const struct params_row *const rtn_params[] = {quant_base_rows, quant_common_rows, rtn_rows, NULL};
 
 const struct quantizer quantizer_rtn = {
     .name = "rtn",
