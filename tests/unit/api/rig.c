@@ -80,12 +80,8 @@ static int remove_one(const char *path, const struct stat *info, int type, struc
     return remove(path);
 }
 
-void rig_close(struct rig *rig)
+void rig_cut(struct rig *rig)
 {
-    for (int i = 0; i < 500 && !api_idle(rig->api); i++) {
-        rig_sleep(10);
-    }
-    ck_assert_msg(api_idle(rig->api), "requests are left open");
     atomic_store(&rig->stop, true);
     wake(rig);
     pthread_join(rig->loop, NULL);
@@ -93,6 +89,15 @@ void rig_close(struct rig *rig)
     store_close(rig->store);
     close(rig->wake_fd);
     (void)nftw(rig->folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+void rig_close(struct rig *rig)
+{
+    for (int i = 0; i < 500 && !api_idle(rig->api); i++) {
+        rig_sleep(10);
+    }
+    ck_assert_msg(api_idle(rig->api), "requests are left open");
+    rig_cut(rig);
 }
 
 int rig_connect(const struct rig *rig)

@@ -21,6 +21,7 @@ struct rig {
 
 void rig_open(struct rig *rig);
 void rig_close(struct rig *rig); /* asserts that no request is left open */
+void rig_cut(struct rig *rig);   /* closes whatever is open */
 
 struct answer {
     int status;

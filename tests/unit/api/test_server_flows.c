@@ -354,16 +354,11 @@ START_TEST(test_server_closed_early)
     rig_print(fds[3], "GET /v1/quantization/jobs/%s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", job);
     rig_print(fds[4], "GET /livez HTTP/1.1\r\nHost: lo");
     rig_sleep(250);
-    atomic_store(&rig.stop, true);
-    pthread_join(rig.loop, NULL);
-    api_close(rig.api);
-    store_on_event(rig.store, NULL, NULL);
-    store_close(rig.store);
+    rig_cut(&rig);
     ck_assert_int_eq(atomic_load(&rig.engine.aborts), 2);
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
         close(fds[i]);
     }
-    close(rig.wake_fd);
 }
 END_TEST
 
