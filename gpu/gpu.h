@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 3u
+#define GPU_ABI 4u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -31,6 +31,8 @@ struct gpu_info {
     int64_t memory_total; /* bytes */
     int64_t memory_free;
     int threads;
+    int64_t batch_tokens; /* tokens of a micro-batch that keep the device busy; a constant of the backend, since results
+                             depend on it */
 };
 
 /* Attention over sequences laid end to end: q [B*S, heads*head_dim], k and v [B*S, kv_heads*head_dim]. */
@@ -104,7 +106,7 @@ struct gpu_ops {
     /* memory: 64-byte aligned, zeroed */
     int (*alloc)(struct gpu_device *device, size_t bytes, void **pointer);
     void (*free)(struct gpu_device *device, void *pointer);
-    int (*upload)(struct gpu_stream *stream, void *to, const void *host, size_t bytes);
+    int (*upload)(struct gpu_stream *stream, void *to, const void *host, size_t bytes); /* host is free on return */
     int (*download)(struct gpu_stream *stream, void *host, const void *from, size_t bytes); /* waits */
     int (*fill_zero)(struct gpu_stream *stream, void *to, size_t bytes);
 

@@ -1,11 +1,14 @@
 /* Causal attention as two batches of products around a softmax kernel: scores = q k^T of as many heads at once as the
- * scratch allows, weights, o = weights v. Heads that share a key head take its operand with stride 0.
+ * scratch allows, weights, o = weights v. Queries go in tiles that see no key past their end, which bounds the scratch
+ * for long sequences and leaves out part of the half that the mask would hide.
  *
- * The whole square of scores is computed; the half above the diagonal is a few per cent of a block's work. */
+ * Heads that share a key head are not next to their key heads in memory, so a batch is either one query head of each
+ * group (all strides alike) or, when groups are larger than many, the heads of one group with stride 0 for the keys. */
 
 #include "gpu/cuda/cuda.h"
 
 #define SCORES_BYTES ((int64_t)512 << 20)
+#define QUERY_TILE 1024
 
 struct attention {
     struct gpu_stream *stream;
@@ -14,22 +17,27 @@ struct attention {
     float *o, *scores;
     void *weights;
     size_t element;
-    int64_t shared; /* query heads of one key head */
+    int64_t most; /* heads at once */
 };
 
-/* Heads [head, head + count) of one sequence; all have their own key head, or all share one. */
-static int run_heads(const struct attention *job, int64_t sequence, int64_t head, int64_t count)
+/* Heads of one product: `count` of them from `head` and its key head on, the steps apart. */
+struct heads {
+    int64_t head, step, kv_head, kv_step, count;
+};
+
+/* Queries [first, first + queries) of a sequence. */
+static int run_tile(const struct attention *job, int64_t sequence, const struct heads *heads, int64_t first,
+                    int64_t queries)
 {
     const struct gpu_attention *spec = job->spec;
-    int64_t length = spec->length, dim = spec->head_dim;
-    int64_t q_row = spec->heads * dim, kv_row = spec->kv_heads * dim;
-    int64_t q_at = sequence * length * q_row + head * dim;
-    int64_t kv_at = sequence * length * kv_row + head / job->shared * dim;
-    int64_t kv_stride = job->shared == 1 ? dim : 0;
+    int64_t dim = spec->head_dim, q_row = spec->heads * dim, kv_row = spec->kv_heads * dim, keys = first + queries;
+    int64_t q_at = (sequence * spec->length + first) * q_row + heads->head * dim;
+    int64_t kv_at = sequence * spec->length * kv_row + heads->kv_head * dim;
     bool bf16 = operand_bf16(job->stream);
+    const struct launch_softmax softmax = {heads->count, queries, keys, first, spec->window, spec->scale};
     struct gemm scores = {.trans_b = true,
-                          .m = length,
-                          .n = length,
+                          .m = queries,
+                          .n = keys,
                           .k = dim,
                           .alpha = 1.0f,
                           .a = job->q + (size_t)q_at * job->element,
@@ -37,46 +45,62 @@ static int run_heads(const struct attention *job, int64_t sequence, int64_t head
                           .c = job->scores,
                           .lda = q_row,
                           .ldb = kv_row,
-                          .ldc = length,
+                          .ldc = keys,
                           .bf16 = bf16,
-                          .count = count,
-                          .stride_a = dim,
-                          .stride_b = kv_stride,
-                          .stride_c = length * length};
-    struct gemm output = {.m = length,
+                          .count = heads->count,
+                          .stride_a = heads->step * dim,
+                          .stride_b = heads->kv_step * dim,
+                          .stride_c = queries * keys};
+    struct gemm output = {.m = queries,
                           .n = dim,
-                          .k = length,
+                          .k = keys,
                           .alpha = 1.0f,
                           .a = job->weights,
                           .b = job->v + (size_t)kv_at * job->element,
                           .c = job->o + q_at,
-                          .lda = length,
+                          .lda = keys,
                           .ldb = kv_row,
                           .ldc = q_row,
                           .bf16 = bf16,
-                          .count = count,
-                          .stride_a = length * length,
-                          .stride_b = kv_stride,
-                          .stride_c = dim};
+                          .count = heads->count,
+                          .stride_a = queries * keys,
+                          .stride_b = heads->kv_step * dim,
+                          .stride_c = heads->step * dim};
     int rc = gemm_run(job->stream, &scores);
     rc = rc != 0 ? rc
                  : cuda_ok(job->stream->device,
-                           launch_softmax(job->weights, bf16 ? LAUNCH_BF16 : LAUNCH_F32, job->scores, count, length,
-                                          spec->window, spec->scale, job->stream->stream),
+                           launch_softmax(job->weights, bf16 ? LAUNCH_BF16 : LAUNCH_F32, job->scores, &softmax,
+                                          job->stream->stream),
                            "softmax");
     return rc != 0 ? rc : gemm_run(job->stream, &output);
 }
 
-static int run_sequences(const struct attention *job, int64_t most)
+static int run_heads(const struct attention *job, int64_t sequence, const struct heads *heads)
 {
     int rc = 0;
 
-    for (int64_t s = 0; rc == 0 && s < job->spec->sequences; s++) {
-        for (int64_t head = 0; rc == 0 && head < job->spec->heads;) {
-            int64_t left = job->shared == 1 ? job->spec->heads - head : job->shared - head % job->shared;
-            int64_t count = left < most ? left : most;
-            rc = run_heads(job, s, head, count);
-            head += count;
+    for (int64_t first = 0; rc == 0 && first < job->spec->length; first += QUERY_TILE) {
+        int64_t left = job->spec->length - first;
+        rc = run_tile(job, sequence, heads, first, left < QUERY_TILE ? left : QUERY_TILE);
+    }
+    return rc;
+}
+
+/* The inner number of a head runs within a batch: over groups, or over the heads of one group. */
+static int run_sequence(const struct attention *job, int64_t sequence)
+{
+    int64_t groups = job->spec->kv_heads, shared = job->spec->heads / groups;
+    bool across = groups >= shared;
+    int64_t outer = across ? shared : groups, inner = across ? groups : shared;
+    int64_t batch = tiles_of(inner, tiles_of(inner, job->most)); /* even ones */
+    int rc = 0;
+
+    for (int64_t i = 0; rc == 0 && i < outer; i++) {
+        for (int64_t j = 0; rc == 0 && j < inner; j += batch) {
+            int64_t count = inner - j < batch ? inner - j : batch;
+            const struct heads heads = across ? (struct heads){j * shared + i, shared, j, 1, count}
+                                              : (struct heads){i * shared + j, 1, i, 0, count};
+            rc = run_heads(job, sequence, &heads);
         }
     }
     return rc;
@@ -94,12 +118,13 @@ int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const stru
         return rc;
     }
     job.element = operand_bf16(stream) ? 2 : sizeof(float);
-    job.shared = spec->heads / spec->kv_heads;
-    int64_t square = spec->length * spec->length, most = SCORES_BYTES / (square * (int64_t)sizeof(float));
-    most = most < 1 ? 1 : most > spec->heads ? spec->heads : most;
-    size_t weights = operand_bf16(stream) ? scratch_size(most * square, 2) : 0;
+    int64_t tile = spec->length < QUERY_TILE ? spec->length : QUERY_TILE, count = tile * spec->length;
+    int64_t most = SCORES_BYTES / (count * (int64_t)sizeof(float));
+    job.most = most < 1 ? 1 : most > spec->heads ? spec->heads : most;
+    count *= job.most;
+    size_t weights = operand_bf16(stream) ? scratch_size(count, 2) : 0;
     rc = scratch_reserve(stream, operand_size(stream, q) + operand_size(stream, k) + operand_size(stream, v) +
-                                     scratch_size(most * square, sizeof(float)) + weights);
+                                     scratch_size(count, sizeof(float)) + weights);
     rc = rc != 0 ? rc : operand_of(stream, q, &operands[0]);
     rc = rc != 0 ? rc : operand_of(stream, k, &operands[1]);
     rc = rc != 0 ? rc : operand_of(stream, v, &operands[2]);
@@ -109,8 +134,10 @@ int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const stru
     job.q = operands[0];
     job.k = operands[1];
     job.v = operands[2];
-    job.scores = scratch_take(stream, most * square, sizeof(float));
-    job.weights = weights > 0 ? scratch_take(stream, most * square, 2) : job.scores;
-    rc = run_sequences(&job, most);
+    job.scores = scratch_take(stream, count, sizeof(float));
+    job.weights = weights > 0 ? scratch_take(stream, count, 2) : job.scores;
+    for (int64_t s = 0; rc == 0 && s < spec->sequences; s++) {
+        rc = run_sequence(&job, s);
+    }
     return rc != 0 ? err_pass(rc, "attention") : 0;
 }

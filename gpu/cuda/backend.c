@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define CAPABILITY_LEAST 80 /* BF16 tensor cores */
+#define BATCH_TOKENS 8192   /* enough to fill the largest chips, with room on the smallest */
 
 static int cuda_device_count(void)
 {
@@ -24,11 +25,42 @@ static int cuda_device_count(void)
     return count;
 }
 
+static void explain_driver(char *reason, size_t size)
+{
+    int driver = 0, runtime = 0;
+
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+        snprintf(reason, size, "there is no CUDA driver");
+        return;
+    }
+    (void)cudaRuntimeGetVersion(&runtime);
+    snprintf(reason, size, "the driver is for CUDA %d.%d, and %d.%d is needed", driver / 1000, driver % 1000 / 10,
+             runtime / 1000, runtime % 1000 / 10);
+}
+
+/* 90 for 9.0; 0 when the device does not say. */
+static int capability(int index)
+{
+    int major = 0, minor = 0;
+
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return 0;
+    }
+    return major * 10 + minor;
+}
+
 static int cuda_probe(char *reason, size_t size)
 {
-    int count = 0, major = 0, minor = 0;
+    int count = 0;
     cudaError_t status = cudaGetDeviceCount(&count);
 
+    if (status == cudaErrorInsufficientDriver) {
+        (void)cudaGetLastError();
+        explain_driver(reason, size);
+        return 0;
+    }
     if (status != cudaSuccess) {
         (void)cudaGetLastError();
         snprintf(reason, size, "%s", cudaGetErrorString(status));
@@ -38,16 +70,13 @@ static int cuda_probe(char *reason, size_t size)
         snprintf(reason, size, "there is no CUDA device");
         return 0;
     }
-    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) != cudaSuccess ||
-        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) != cudaSuccess) {
-        snprintf(reason, size, "device 0 does not say what it is");
-        return 0;
+    for (int i = 0; i < count; i++) { /* one will do; each is looked at again when it is opened */
+        if (capability(i) >= CAPABILITY_LEAST) {
+            return 100;
+        }
     }
-    if (major * 10 + minor < CAPABILITY_LEAST) {
-        snprintf(reason, size, "device 0 has compute capability %d.%d, and 8.0 is needed", major, minor);
-        return 0;
-    }
-    return 100;
+    snprintf(reason, size, "no device has compute capability 8.0 or more");
+    return 0;
 }
 
 int cuda_ok(struct gpu_device *device, int status, const char *what)
@@ -62,7 +91,9 @@ int cuda_ok(struct gpu_device *device, int status, const char *what)
         return err_raise(ERR_GPU_OUT_OF_MEMORY, "%s: %s", what, cudaGetErrorString(error));
     }
     if (error == cudaErrorInvalidValue || error == cudaErrorInvalidConfiguration ||
-        error == cudaErrorInvalidDeviceFunction || error == cudaErrorNoKernelImageForDevice) {
+        error == cudaErrorInvalidDeviceFunction || error == cudaErrorNoKernelImageForDevice ||
+        error == cudaErrorLaunchOutOfResources || error == cudaErrorInvalidResourceHandle ||
+        error == cudaErrorNotSupported) {
         return err_raise(ERR_INTERNAL, "%s: %s", what, cudaGetErrorString(error));
     }
     atomic_store(&device->lost, true);
@@ -79,6 +110,11 @@ int cuda_begin(struct gpu_device *device)
 
 static int cuda_device_open(int index, int threads, struct gpu_device **device)
 {
+    int has = capability(index);
+    if (has < CAPABILITY_LEAST) {
+        return err_raise(ERR_CONFIG, "cuda:%d has compute capability %d.%d, and 8.0 is needed", index, has / 10,
+                         has % 10);
+    }
     struct gpu_device *opened = calloc(1, sizeof(*opened));
     const char *math = getenv("QUANTD_CUDA_MATH");
 
@@ -88,8 +124,14 @@ static int cuda_device_open(int index, int threads, struct gpu_device **device)
     opened->index = index;
     opened->fp32 = math != NULL && strcmp(math, "fp32") == 0;
     int rc = cuda_begin(opened);
+    if (rc != 0) {
+        free(opened);
+        return rc;
+    }
+    rc = memory_open(opened);
     rc = rc != 0 ? rc : cublas_ok(opened, cublasLtCreate(&opened->blas), "cublasLtCreate");
     if (rc != 0) {
+        memory_close(opened);
         free(opened);
         return rc;
     }
@@ -100,7 +142,9 @@ static int cuda_device_open(int index, int threads, struct gpu_device **device)
 static void cuda_device_close(struct gpu_device *device)
 {
     if (device != NULL) {
+        (void)cudaSetDevice(device->index);
         (void)cublasLtDestroy(device->blas);
+        memory_close(device);
         free(device);
     }
 }
@@ -118,7 +162,9 @@ static int cuda_device_info(struct gpu_device *device, struct gpu_info *info)
     if (rc != 0) {
         return rc;
     }
-    *info = (struct gpu_info){.memory_total = (int64_t)total, .memory_free = (int64_t)left};
+    *info = (struct gpu_info){.memory_total = (int64_t)total,
+                              .memory_free = (int64_t)(left + memory_idle(device)),
+                              .batch_tokens = BATCH_TOKENS};
     snprintf(info->id, sizeof(info->id), "cuda:%d", device->index);
     snprintf(info->name, sizeof(info->name), "%.120s", properties.name);
     snprintf(info->detail, sizeof(info->detail), "sm_%d%d, %d multiprocessors, driver %d.%d, %s products",
@@ -133,6 +179,7 @@ static void cuda_stream_free(struct gpu_stream *stream)
         return;
     }
     (void)cudaSetDevice(stream->device->index);
+    memory_leave(stream);
     if (stream->stream != NULL) {
         (void)cudaStreamSynchronize(stream->stream);
     }
@@ -152,6 +199,9 @@ static void cuda_stream_free(struct gpu_stream *stream)
     }
     (void)cudaFree(stream->scratch);
     (void)cudaFree(stream->workspace);
+    if (stream->mark != NULL) {
+        (void)cudaEventDestroy(stream->mark);
+    }
     if (stream->stream != NULL) {
         (void)cudaStreamDestroy(stream->stream);
     }
@@ -182,7 +232,8 @@ static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream
     opened->device = device;
     rc = gemm_cache_new(&opened->cache);
     rc = rc != 0 ? rc : cuda_ok(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking), "a stream");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaMalloc(&opened->workspace, GEMM_WORKSPACE), "product workspace");
+    rc = rc != 0 ? rc : cuda_ok(device, cudaEventCreateWithFlags(&opened->mark, cudaEventDisableTiming), "an event");
+    rc = rc != 0 ? rc : memory_raw(device, GEMM_WORKSPACE, &opened->workspace);
     rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnCreate(&opened->solver), "cusolverDnCreate");
     rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnSetStream(opened->solver, opened->stream), "cusolverDnSetStream");
     rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnCreateParams(&opened->solver_params), "cusolverDnCreateParams");
@@ -191,6 +242,7 @@ static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream
         cuda_stream_free(opened);
         return err_pass(rc, "opening a stream on cuda:%d", device->index);
     }
+    memory_join(opened);
     *stream = opened;
     return 0;
 }

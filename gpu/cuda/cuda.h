@@ -11,6 +11,7 @@
 
 #include <cublasLt.h>
 #include <cusolverDn.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 struct gpu_device {
@@ -18,6 +19,10 @@ struct gpu_device {
     atomic_bool lost; /* a sticky error: only the end of the process clears it */
     bool fp32;        /* products in F32 (QUANTD_CUDA_MATH=fp32), else BF16 with F32 sums */
     cublasLtHandle_t blas;
+    cudaStream_t memory;        /* tensors come and go on it */
+    cudaMemPool_t pool;         /* NULL where the device has none: plain cudaMalloc */
+    pthread_mutex_t lock;       /* guards streams */
+    struct gpu_stream *streams; /* what freed memory may still be in use on */
 };
 
 #define RING_SLOTS 4
@@ -27,7 +32,9 @@ struct gemm_cache;
 
 struct gpu_stream {
     struct gpu_device *device;
+    struct gpu_stream *next; /* of the device */
     cudaStream_t stream;
+    cudaEvent_t mark; /* its end when memory was freed */
     cusolverDnHandle_t solver;
     cusolverDnParams_t solver_params;
     char *scratch;
@@ -55,7 +62,15 @@ size_t scratch_size(int64_t count, size_t element);
 int scratch_reserve(struct gpu_stream *stream, size_t bytes);
 void *scratch_take(struct gpu_stream *stream, int64_t count, size_t element);
 
-/* memory.c */
+/* memory.c: after memory_open, memory_close is due. Streams that may use the device's memory join it. */
+int memory_open(struct gpu_device *device);
+void memory_close(struct gpu_device *device);
+void memory_join(struct gpu_stream *stream);
+void memory_leave(struct gpu_stream *stream); /* also one that never joined */
+/* Bytes that the pool holds for reuse. */
+size_t memory_idle(struct gpu_device *device);
+/* Device memory without a tensor's promises: not zeroed; release with cudaFree. */
+int memory_raw(struct gpu_device *device, size_t bytes, void **pointer);
 int memory_alloc(struct gpu_device *device, size_t bytes, void **pointer);
 void memory_free(struct gpu_device *device, void *pointer);
 int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes);

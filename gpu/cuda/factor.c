@@ -68,7 +68,10 @@ static int read_info(struct gpu_stream *stream, const int *device_info, const st
     int info = 0;
     int rc = memory_download(stream, &info, device_info, sizeof(info));
 
-    if (rc == 0 && info != 0) {
+    if (rc == 0 && info < 0) {
+        rc = err_raise(ERR_INTERNAL, "cuSOLVER refused its argument %d", -info);
+    }
+    if (rc == 0 && info > 0) {
         rc = err_raise(ERR_NOT_POSITIVE_DEFINITE, "the Hessian [%lld, %lld] is not positive definite (step %d)",
                        (long long)matrix_rows(h), (long long)matrix_cols(h), info);
     }

@@ -13,6 +13,7 @@
 
 struct gemm_key {
     int64_t m, n, k, lda, ldb, ldc, count, stride_a, stride_b, stride_c;
+    uint32_t align_a, align_b, align_c; /* bytes; an algorithm may load this many at a time */
     bool trans_a, trans_b, bf16, beta;
 };
 
@@ -46,13 +47,8 @@ int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what
     if (status == CUBLAS_STATUS_ALLOC_FAILED) {
         return err_raise(ERR_GPU_OUT_OF_MEMORY, "%s: %s", what, cublasLtGetStatusString(status));
     }
-    if (status == CUBLAS_STATUS_EXECUTION_FAILED || status == CUBLAS_STATUS_NOT_INITIALIZED) {
-        int rc = cuda_ok(device, cudaPeekAtLastError(), what); /* the runtime knows more, when it was its error */
-        if (rc != 0) {
-            return rc;
-        }
-    }
-    return err_raise(ERR_INTERNAL, "%s: %s", what, cublasLtGetStatusString(status));
+    int rc = cuda_ok(device, cudaPeekAtLastError(), what); /* the runtime knows more, when it was its error */
+    return rc != 0 ? rc : err_raise(ERR_INTERNAL, "%s: %s", what, cublasLtGetStatusString(status));
 }
 
 struct problem {
@@ -117,6 +113,26 @@ static cublasStatus_t problem_init(struct problem *problem, const struct gemm *g
                : layout_new(&problem->c, CUDA_R_32F, g->n, g->m, g->ldc, g->count, g->stride_c);
 }
 
+/* What heuristics may count on. They assume 256 bytes unless told, which the inside of a matrix does not have. */
+static cublasStatus_t limit_alignment(cublasLtMatmulPreference_t preference, const struct gemm_key *key)
+{
+    cublasStatus_t status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                                                                 &key->align_b, sizeof(key->align_b));
+
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                                                      &key->align_a, sizeof(key->align_a));
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
+        status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                                      &key->align_c, sizeof(key->align_c));
+    }
+    return status != CUBLAS_STATUS_SUCCESS
+               ? status
+               : cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+                                                      &key->align_c, sizeof(key->align_c));
+}
+
 static int choose(struct gpu_stream *stream, const struct problem *problem, struct gemm_entry *entry)
 {
     struct gpu_device *device = stream->device;
@@ -137,6 +153,9 @@ static int choose(struct gpu_stream *stream, const struct problem *problem, stru
                                                       sizeof(schemes));
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
+        status = limit_alignment(preference, &entry->key);
+    }
+    if (status == CUBLAS_STATUS_SUCCESS) {
         status = cublasLtMatmulAlgoGetHeuristic(device->blas, problem->matmul, problem->a, problem->b, problem->c,
                                                 problem->c, preference, 1, &result, &found);
     }
@@ -150,6 +169,13 @@ static int choose(struct gpu_stream *stream, const struct problem *problem, stru
         entry->workspace = result.workspaceSize;
     }
     return rc;
+}
+
+/* Memory comes in 256 bytes, so the alignment of a piece follows from its place: a function of the shape. */
+static uint32_t alignment_of(const void *pointer)
+{
+    uintptr_t address = (uintptr_t)pointer, low = address & -address;
+    return low == 0 || low > 256 ? 256 : (uint32_t)low;
 }
 
 static struct gemm_key key_of(const struct gemm *g)
@@ -166,6 +192,9 @@ static struct gemm_key key_of(const struct gemm *g)
     key.stride_a = g->stride_a;
     key.stride_b = g->stride_b;
     key.stride_c = g->stride_c;
+    key.align_a = alignment_of(g->a);
+    key.align_b = alignment_of(g->b);
+    key.align_c = alignment_of(g->c);
     key.trans_a = g->trans_a;
     key.trans_b = g->trans_b;
     key.bf16 = g->bf16;
@@ -197,6 +226,21 @@ static int find_algorithm(struct gpu_stream *stream, const struct gemm *g, const
     return 0;
 }
 
+/* A sum over nothing: what was there stays (beta = 1) or becomes zero. */
+static int run_empty(struct gpu_stream *stream, const struct gemm *g)
+{
+    int64_t count = g->count > 1 ? g->count : 1;
+    int rc = 0;
+
+    for (int64_t i = 0; rc == 0 && g->beta == 0 && i < count; i++) {
+        rc = cuda_ok(stream->device,
+                     cudaMemset2DAsync(g->c + i * g->stride_c, (size_t)g->ldc * sizeof(float), 0,
+                                       (size_t)g->n * sizeof(float), (size_t)g->m, stream->stream),
+                     "an empty product");
+    }
+    return rc;
+}
+
 int gemm_run(struct gpu_stream *stream, const struct gemm *gemm)
 {
     struct problem problem = {0};
@@ -204,6 +248,9 @@ int gemm_run(struct gpu_stream *stream, const struct gemm *gemm)
 
     if (gemm->m == 0 || gemm->n == 0) {
         return 0;
+    }
+    if (gemm->k == 0) {
+        return run_empty(stream, gemm);
     }
     int rc = cublas_ok(stream->device, problem_init(&problem, gemm), "describing a product");
     rc = rc != 0 ? rc : find_algorithm(stream, gemm, &problem, &entry);

@@ -50,10 +50,14 @@ struct launch_input {
 int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
                           cudaStream_t stream);
 
-/* softmax.cu: rows [heads, queries = length, keys = length] of scores become weights, zero where not visible. out is
- * BF16 or F32 and may be scores itself when F32. */
-int launch_softmax(void *out, int out_dtype, const float *scores, int64_t heads, int64_t length, int64_t window,
-                   float scale, cudaStream_t stream);
+/* softmax.cu: scores [heads, queries, keys] of the queries from position `first` on become weights, zero where not
+ * visible. out is BF16 or F32 and may be scores itself when F32. */
+struct launch_softmax {
+    int64_t heads, queries, keys, first, window;
+    float scale;
+};
+int launch_softmax(void *out, int out_dtype, const float *scores, const struct launch_softmax *spec,
+                   cudaStream_t stream);
 
 /* grid.cu */
 struct launch_grid {

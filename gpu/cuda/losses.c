@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#define ERROR_STRIP 1024 /* columns of H in one product of the output error */
+
 /* Rows of size `element` from the device; malloc'ed. */
 static int fetch_rows(struct gpu_stream *stream, const void *from, int64_t rows, size_t element, void **out)
 {
@@ -73,16 +75,45 @@ int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const str
     return 0;
 }
 
+/* product = d times the part of H on and above the diagonal strips, with what lies above them counted twice: H is
+ * symmetric, so the row sums of product * d are those of (d H) * d for half the work. */
+static int half_product(struct gpu_stream *stream, const float *d, int64_t rows, int64_t n, const float *h,
+                        float *product)
+{
+    int rc = 0;
+
+    for (int64_t first = 0; rc == 0 && first < n; first += ERROR_STRIP) {
+        struct gemm gemm = {.m = rows,
+                            .n = n - first < ERROR_STRIP ? n - first : ERROR_STRIP,
+                            .alpha = 1.0f,
+                            .a = d + first,
+                            .b = h + first * n + first,
+                            .c = product + first,
+                            .lda = n,
+                            .ldb = n,
+                            .ldc = n};
+        gemm.k = gemm.n;
+        rc = gemm_run(stream, &gemm);
+        if (rc == 0 && first > 0) {
+            gemm.k = first;
+            gemm.alpha = 2.0f;
+            gemm.beta = 1.0f;
+            gemm.a = d;
+            gemm.b = h + first;
+            rc = gemm_run(stream, &gemm);
+        }
+    }
+    return rc;
+}
+
 /* sum over rows of d H d^T; product and sums are scratch. */
 static int quadratic_form(struct gpu_stream *stream, const float *d, const struct tensor *w, const struct tensor *h,
                           float *product, double *sums, double *out)
 {
     int64_t rows = matrix_rows(w), n = matrix_cols(w);
-    struct gemm gemm = {
-        .m = rows, .n = n, .k = n, .alpha = 1.0f, .a = d, .b = h->data, .c = product, .lda = n, .ldb = n, .ldc = n};
     void *host = NULL;
 
-    int rc = gemm_run(stream, &gemm);
+    int rc = half_product(stream, d, rows, n, h->data, product);
     rc = rc != 0 ? rc : cuda_ok(stream->device, launch_row_dot(sums, product, d, rows, n, stream->stream), "row sums");
     rc = rc != 0 ? rc : fetch_rows(stream, sums, rows, sizeof(double), &host);
     if (rc != 0) {

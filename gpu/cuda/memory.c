@@ -1,5 +1,9 @@
 /* Device memory, the scratch of a stream, and copies through a ring of pinned buffers: while one slot is on the wire
- * the host fills the next, and the caller's buffer is free when upload returns. */
+ * the host fills the next, and the caller's buffer is free when upload returns.
+ *
+ * Tensors come from the device's memory pool and go back to it in stream order, so that neither end waits for the
+ * device as a whole, and the next block's tensors take the last one's place. Everything is allocated and zeroed on one
+ * stream of its own; what is freed there first waits for all that other streams have queued. */
 
 #include "gpu/cuda/cuda.h"
 
@@ -7,20 +11,126 @@
 
 #define ALIGNMENT 256
 
+int memory_open(struct gpu_device *device)
+{
+    int pools = 0;
+    uint64_t keep = UINT64_MAX; /* what is freed stays with us until it is trimmed */
+
+    pthread_mutex_init(&device->lock, NULL);
+    int rc = cuda_ok(device, cudaStreamCreateWithFlags(&device->memory, cudaStreamNonBlocking), "a stream for memory");
+    rc = rc != 0 ? rc
+                 : cuda_ok(device, cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device->index),
+                           "memory pools");
+    if (rc == 0 && pools != 0) {
+        rc = cuda_ok(device, cudaDeviceGetDefaultMemPool(&device->pool, device->index), "memory pool");
+        rc = rc != 0 ? rc
+                     : cuda_ok(device, cudaMemPoolSetAttribute(device->pool, cudaMemPoolAttrReleaseThreshold, &keep),
+                               "memory pool");
+    }
+    return rc;
+}
+
+void memory_close(struct gpu_device *device)
+{
+    if (device->memory != NULL) {
+        (void)cudaStreamSynchronize(device->memory);
+        (void)cudaStreamDestroy(device->memory);
+    }
+    if (device->pool != NULL) {
+        (void)cudaMemPoolTrimTo(device->pool, 0);
+    }
+    pthread_mutex_destroy(&device->lock);
+}
+
+void memory_join(struct gpu_stream *stream)
+{
+    pthread_mutex_lock(&stream->device->lock);
+    stream->next = stream->device->streams;
+    stream->device->streams = stream;
+    pthread_mutex_unlock(&stream->device->lock);
+}
+
+void memory_leave(struct gpu_stream *stream)
+{
+    pthread_mutex_lock(&stream->device->lock);
+    for (struct gpu_stream **at = &stream->device->streams; *at != NULL; at = &(*at)->next) {
+        if (*at == stream) {
+            *at = stream->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&stream->device->lock);
+}
+
+size_t memory_idle(struct gpu_device *device)
+{
+    uint64_t reserved = 0, used = 0;
+
+    if (device->pool == NULL ||
+        cudaMemPoolGetAttribute(device->pool, cudaMemPoolAttrReservedMemCurrent, &reserved) != cudaSuccess ||
+        cudaMemPoolGetAttribute(device->pool, cudaMemPoolAttrUsedMemCurrent, &used) != cudaSuccess) {
+        return 0;
+    }
+    return (size_t)(reserved > used ? reserved - used : 0);
+}
+
+static cudaError_t allocate(struct gpu_device *device, size_t bytes, bool pooled, void **block)
+{
+    return pooled ? cudaMallocAsync(block, bytes, device->memory) : cudaMalloc(block, bytes);
+}
+
+/* A second try when the pool holds memory that is of no use to it. */
+static int allocate_or_trim(struct gpu_device *device, size_t bytes, bool pooled, void **block)
+{
+    cudaError_t status = allocate(device, bytes, pooled, block);
+
+    if (status == cudaErrorMemoryAllocation && device->pool != NULL) {
+        (void)cudaGetLastError();
+        int rc = cuda_ok(device, cudaStreamSynchronize(device->memory), "waiting for freed memory");
+        rc = rc != 0 ? rc : cuda_ok(device, cudaMemPoolTrimTo(device->pool, 0), "trimming the memory pool");
+        if (rc != 0) {
+            return rc;
+        }
+        status = allocate(device, bytes, pooled, block);
+    }
+    return cuda_ok(device, status, "device memory");
+}
+
+int memory_raw(struct gpu_device *device, size_t bytes, void **pointer)
+{
+    return allocate_or_trim(device, bytes, false, pointer);
+}
+
+static void release(struct gpu_device *device, void *block)
+{
+    if (device->pool == NULL) {
+        (void)cudaFree(block); /* waits for what still uses it */
+        return;
+    }
+    pthread_mutex_lock(&device->lock);
+    for (struct gpu_stream *stream = device->streams; stream != NULL; stream = stream->next) {
+        if (cudaEventRecord(stream->mark, stream->stream) == cudaSuccess) {
+            (void)cudaStreamWaitEvent(device->memory, stream->mark, 0);
+        }
+    }
+    (void)cudaFreeAsync(block, device->memory);
+    pthread_mutex_unlock(&device->lock);
+}
+
 int memory_alloc(struct gpu_device *device, size_t bytes, void **pointer)
 {
     void *block = NULL;
     int rc = cuda_begin(device);
 
-    rc = rc != 0 ? rc : cuda_ok(device, cudaMalloc(&block, bytes > 0 ? bytes : 1), "cudaMalloc");
+    rc = rc != 0 ? rc : allocate_or_trim(device, bytes > 0 ? bytes : 1, device->pool != NULL, &block);
     if (rc != 0) {
         return err_pass(rc, "%zu bytes on cuda:%d", bytes, device->index);
     }
-    /* On the default stream, and waited for: memory may be used from any stream, and starts zeroed by contract. */
-    rc = cuda_ok(device, cudaMemset(block, 0, bytes), "cudaMemset");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamSynchronize(NULL), "cudaMemset");
+    /* Waited for: the memory may be used from any stream, and starts zeroed by contract. */
+    rc = cuda_ok(device, cudaMemsetAsync(block, 0, bytes, device->memory), "zeroing memory");
+    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamSynchronize(device->memory), "zeroing memory");
     if (rc != 0) {
-        (void)cudaFree(block);
+        release(device, block);
         return rc;
     }
     *pointer = block;
@@ -30,7 +140,7 @@ int memory_alloc(struct gpu_device *device, size_t bytes, void **pointer)
 void memory_free(struct gpu_device *device, void *pointer)
 {
     if (pointer != NULL && cudaSetDevice(device->index) == cudaSuccess) {
-        (void)cudaFree(pointer); /* waits for what still uses it */
+        release(device, pointer);
     }
 }
 
@@ -55,7 +165,7 @@ int scratch_reserve(struct gpu_stream *stream, size_t bytes)
     (void)cudaFree(stream->scratch);
     stream->scratch = NULL;
     stream->capacity = 0;
-    int rc = cuda_ok(stream->device, cudaMalloc(&block, bytes), "scratch memory");
+    int rc = memory_raw(stream->device, bytes, &block);
     if (rc != 0) {
         return err_pass(rc, "%zu bytes of scratch", bytes);
     }

@@ -53,7 +53,7 @@ static int run_blocks(struct sweep *job)
 
 static int sum_losses(struct sweep *job, double *loss)
 {
-    double *rows = malloc((size_t)job->launch.rows * sizeof(double));
+    double *rows = malloc((size_t)(job->launch.rows > 0 ? job->launch.rows : 1) * sizeof(double));
     double sum = 0;
 
     if (rows == NULL) {

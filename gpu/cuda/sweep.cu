@@ -101,6 +101,9 @@ int launch_sweep(const struct launch_sweep *sweep, cudaStream_t stream)
     unsigned blocks = blocks_of(sweep->rows, ROWS);
     cudaError_t status;
 
+    if (sweep->rows == 0) {
+        return 0;
+    }
     if (sweep->uniform) {
         status = cudaFuncSetAttribute(sweep_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
         if (status == cudaSuccess) {
