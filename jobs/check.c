@@ -1,69 +1,12 @@
-/* A request held against its model, from headers alone: a job that cannot finish is refused before it is accepted.
- *
- * modules_to_not_convert entries match a module path exactly, as a glob (* and ?), as a path suffix ("lm_head"), or
- * as a regular expression behind "re:". */
+/* A request held against its model, from headers alone: a job that cannot finish is refused before it is accepted. */
 
 #include "jobs/spec.h"
 
 #include "base/err.h"
+#include "jobs/pattern.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <fnmatch.h>
-#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
-
-static bool matches_regex(const char *pattern, const char *module)
-{
-    int code;
-    PCRE2_SIZE offset;
-    pcre2_code *regex = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED, &code, &offset, NULL);
-    if (regex == NULL) {
-        return false;
-    }
-    pcre2_match_data *data = pcre2_match_data_create_from_pattern(regex, NULL);
-    pcre2_match_context *context = pcre2_match_context_create(NULL);
-    if (context != NULL) {
-        pcre2_set_match_limit(context, 100000);
-    }
-    int found = data == NULL ? -1 : pcre2_match(regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0, data, context);
-    pcre2_match_context_free(context);
-    pcre2_match_data_free(data);
-    pcre2_code_free(regex);
-    return found >= 0;
-}
-
-static bool matches(const char *pattern, const char *module)
-{
-    if (strncmp(pattern, "re:", 3) == 0) {
-        return matches_regex(pattern + 3, module);
-    }
-    if (fnmatch(pattern, module, 0) == 0) {
-        return true;
-    }
-    size_t m = strlen(module);
-    size_t p = strlen(pattern);
-    return p < m && strcmp(module + m - p, pattern) == 0 && module[m - p - 1] == '.';
-}
-
-static const json_t *skip_list(const struct job_spec *spec)
-{
-    return ((const struct quant_common *)spec->params)->modules_to_not_convert;
-}
-
-bool spec_skips(const struct job_spec *spec, const char *module)
-{
-    size_t i;
-    json_t *pattern;
-
-    json_array_foreach((json_t *)skip_list(spec), i, pattern)
-    {
-        if (matches(json_string_value(pattern), module)) {
-            return true;
-        }
-    }
-    return false;
-}
 
 int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count)
 {
@@ -78,11 +21,12 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
         for (int role = 0; role < LINEAR_COUNT; role++) {
             struct format_module *m = &list[n];
             model_linear_name(model, layer, (enum linear_role)role, m->name);
-            if (spec_skips(spec, m->name)) {
+            const struct recipe_stage *solver = recipe_solver(&spec->recipe, m->name);
+            if (solver == NULL) {
                 continue;
             }
             arch_linear_shape(config, (enum linear_role)role, &m->rows, &m->cols);
-            int rc = spec->quantizer->scheme(spec->params, m->rows, m->cols, &m->scheme);
+            int rc = recipe_scheme(&spec->recipe, solver, m->rows, m->cols, &m->scheme);
             if (rc != 0) {
                 free(list);
                 return err_pass(rc, "scheme of %s", m->name);
@@ -96,48 +40,73 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
     return 0;
 }
 
-/* Every pattern must hit something: a pattern that hits nothing is a typo that would cost the layer it meant. */
-static void check_skips(const struct job_spec *spec, const struct model *model, struct faults *faults)
+static bool hits_something(const struct model *model, const char *pattern)
 {
     const struct model_config *config = model_config(model);
-    size_t i;
-    json_t *pattern;
+    bool hit = pattern_matches(pattern, "lm_head") || pattern_matches(pattern, "model.embed_tokens");
     char name[128];
 
-    json_array_foreach((json_t *)skip_list(spec), i, pattern)
-    {
-        const char *text = json_string_value(pattern);
-        bool hit = matches(text, "lm_head") || matches(text, "model.embed_tokens");
-        for (int64_t layer = 0; !hit && layer < config->num_layers; layer++) {
-            for (int role = 0; !hit && role < LINEAR_COUNT; role++) {
-                model_linear_name(model, layer, (enum linear_role)role, name);
-                hit = matches(text, name);
-            }
+    for (int64_t layer = 0; !hit && layer < config->num_layers; layer++) {
+        for (int role = 0; !hit && role < LINEAR_COUNT; role++) {
+            model_linear_name(model, layer, (enum linear_role)role, name);
+            hit = pattern_matches(pattern, name);
         }
-        if (!hit) {
-            char pointer[64];
+    }
+    return hit;
+}
+
+/* Every pattern must hit something: a pattern that hits nothing is a typo that would cost the layer it meant. */
+static void check_patterns(const struct job_spec *spec, const struct model *model, struct faults *faults)
+{
+    size_t i;
+    json_t *pattern;
+    char pointer[64];
+
+    json_array_foreach(recipe_base(&spec->recipe)->modules_to_not_convert, i, pattern)
+    {
+        if (!hits_something(model, json_string_value(pattern))) {
             snprintf(pointer, sizeof(pointer), "/quantization/modules_to_not_convert/%zu", i);
-            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"%.100s\" matches no module of the model", text);
+            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"%.100s\" matches no module of the model",
+                       json_string_value(pattern));
+        }
+    }
+    for (int k = 0; k < spec->recipe.override_count; k++) {
+        if (!hits_something(model, spec->recipe.overrides[k].match)) {
+            snprintf(pointer, sizeof(pointer), "/quantization/overrides/%d/match", k);
+            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"%.100s\" matches no module of the model",
+                       spec->recipe.overrides[k].match);
         }
     }
 }
 
-/* Shapes repeat in every block, so the first block's linears stand for all. */
+static void check_shape(const struct job_spec *spec, const struct model *model, int64_t layer, enum linear_role role,
+                        struct faults *faults, bool *seen)
+{
+    struct qscheme scheme;
+    int64_t rows, cols;
+    char name[128];
+
+    model_linear_name(model, layer, role, name);
+    arch_linear_shape(model_config(model), role, &rows, &cols);
+    const struct recipe_stage *solver = recipe_solver(&spec->recipe, name);
+    if (solver != NULL && recipe_scheme(&spec->recipe, solver, rows, cols, &scheme) != 0) {
+        const struct err_record *why = err_last();
+        faults_add(faults, why->code, why->param[0] != '\0' ? why->param : "/quantization/group_size",
+                   "%.80s [%lld, %lld]: %s", name, (long long)rows, (long long)cols, why->message);
+        *seen = true;
+    }
+}
+
+/* Shapes repeat in every block: each role is reported once, in the first block that has the fault. */
 static void check_shapes(const struct job_spec *spec, const struct model *model, struct faults *faults)
 {
-    const struct model_config *config = model_config(model);
+    bool seen[LINEAR_COUNT] = {false};
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        struct qscheme scheme;
-        int64_t rows;
-        int64_t cols;
-        char name[128];
-        model_linear_name(model, 0, (enum linear_role)role, name);
-        arch_linear_shape(config, (enum linear_role)role, &rows, &cols);
-        if (!spec_skips(spec, name) && spec->quantizer->scheme(spec->params, rows, cols, &scheme) != 0) {
-            const struct err_record *why = err_last();
-            faults_add(faults, why->code, "/quantization/group_size", "%.80s [%lld, %lld]: %s", name, (long long)rows,
-                       (long long)cols, why->message);
+    for (int64_t layer = 0; layer < model_config(model)->num_layers; layer++) {
+        for (int role = 0; role < LINEAR_COUNT; role++) {
+            if (!seen[role]) {
+                check_shape(spec, model, layer, (enum linear_role)role, faults, &seen[role]);
+            }
         }
     }
 }
@@ -159,7 +128,7 @@ int64_t spec_peak_bytes(const struct job_spec *spec, const struct model *model)
     }
     /* F32 block, Hessian and factor of the widest input, three working copies and the codes of the largest linear. */
     int64_t peak = block * 4 + largest * 13;
-    if (spec->quantizer->stats != STATS_NONE || spec_has_calibration(spec)) {
+    if (recipe_needs_calibration(&spec->recipe) || spec_has_calibration(spec)) {
         peak += widest * widest * 8;
     }
     /* Embedding and head in their own type, one head's worth of logits twice. */
@@ -200,13 +169,27 @@ static void check_lengths(const struct job_spec *spec, const struct model *model
     }
 }
 
+/* A static input scale is what the calibration set reached. */
+static void check_inputs(const struct job_spec *spec, const struct format_module *modules, int count,
+                         struct faults *faults)
+{
+    for (int i = 0; i < count; i++) {
+        const struct gpu_input *input = &modules[i].scheme.input;
+        if (input->number != GPU_NUMBER_NONE && !input->dynamic && !spec_has_calibration(spec)) {
+            faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
+                       "static input scales are measured: give calibration.file_id, or calibration.stream = true");
+            return;
+        }
+    }
+}
+
 int spec_check(const struct job_spec *spec, const struct model *model, struct faults *faults)
 {
     struct format_module *modules = NULL;
     int count = 0;
     size_t before = faults->count;
 
-    check_skips(spec, model, faults);
+    check_patterns(spec, model, faults);
     check_lengths(spec, model, faults);
     check_shapes(spec, model, faults);
     check_memory(spec, model, faults);
@@ -222,10 +205,11 @@ int spec_check(const struct job_spec *spec, const struct model *model, struct fa
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert",
                    "leaves no module to quantize");
     } else {
-        json_t *parameters = params_json(spec->quantizer->params, spec->params);
+        json_t *parameters = recipe_parameters_json(&spec->recipe);
         const struct format_config config = {
-            .modules = modules, .count = count, .model = model, .method = spec->method, .parameters = parameters};
+            .modules = modules, .count = count, .model = model, .method = spec->recipe.name, .parameters = parameters};
         (void)format_check(spec->format, &config, "/output/format", faults);
+        check_inputs(spec, modules, count, faults);
         json_decref(parameters);
     }
     free(modules);

@@ -77,9 +77,9 @@ static int store_new(struct engine *engine, const struct job_spec *spec, json_t 
     id_new("job", id);
     json_t *row =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:[], s:{s:i, s:i, s:i}, s:I, s:o}", "id", id, "status", status,
-                  "name", spec->name, "project", "default", "model", spec->model, "method", spec->method, "request",
-                  spec_json(spec), "warnings", "calibration", "records", 0, "tokens", 0, "bytes", 0, "created_at", now,
-                  "queued_at", spec->calibration.stream ? json_null() : json_integer(now));
+                  "name", spec->name, "project", "default", "model", spec->model, "method", spec->recipe.name,
+                  "request", spec_json(spec), "warnings", "calibration", "records", 0, "tokens", 0, "bytes", 0,
+                  "created_at", now, "queued_at", spec->calibration.stream ? json_null() : json_integer(now));
     json_t *event = engine_status_event(status, NULL, NULL);
     int rc = row == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
                                           : store_job_create(engine->store, row, "status", event);

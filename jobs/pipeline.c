@@ -1,6 +1,6 @@
 /* The block loop (methods.md §0, true-sequential, one incremental pass):
  *
- *   embed -> for each block: load -> evaluation forward (float) -> sites_solve -> evaluation forward (quantized)
+ *   embed -> for each block: load -> evaluation forward (float) -> rewrite -> solve -> evaluation forward (quantized)
  *         -> checkpoint (qtensors, chains) -> commit -> ... -> head -> perplexity and KL
  *
  * Memory is one block of F32 weights, one Hessian and the activation budget; nothing grows with the number of blocks.
@@ -164,22 +164,15 @@ static void sweep_chain(struct chain *chain, const char *name, const json_t *cha
 }
 
 /* Files first, then the row that makes them count, then the last block's chain files go. */
-static int checkpoint(struct run *run, int64_t index, struct qtensor *qtensors, const json_t *rows)
+static int checkpoint(struct run *run, int64_t index, const struct block_items *items, const json_t *rows)
 {
-    struct qtensor list[LINEAR_COUNT];
     char file[64];
     char path[600];
     char sha256[DIGEST_HEX_SIZE];
-    int count = 0;
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        if (qtensors[role].name[0] != '\0') {
-            list[count++] = qtensors[role];
-        }
-    }
     snprintf(file, sizeof(file), "block-%05lld.safetensors", (long long)index);
     int rc = fs_path(path, sizeof(path), "%s/%s", run->p->directory, file);
-    rc = rc != 0 ? rc : qtensor_save(path, list, count, sha256);
+    rc = rc != 0 ? rc : qtensor_save(path, items->list, items->count, sha256);
     json_t *chains = json_object();
     if (rc == 0 && index + 1 < run->config->num_layers) {
         rc = commit_chain(run->hidden, "calibration", index, chains);
@@ -200,7 +193,7 @@ static int checkpoint(struct run *run, int64_t index, struct qtensor *qtensors, 
 
 static int run_block(struct run *run, int64_t index)
 {
-    struct qtensor qtensors[LINEAR_COUNT] = {0};
+    struct block_items items = {.count = 0};
     struct block block = {0};
     json_t *rows = json_array();
     double mark = clock_monotonic_seconds();
@@ -213,7 +206,9 @@ static int run_block(struct run *run, int64_t index)
         rc = flow_forward(&run->evaluation, run->eval_float, &block, run);
         run_charge(run, PHASE_EVALUATE, &mark, 0);
     }
-    rc = rc != 0 ? rc : sites_solve(run, &block, qtensors, rows);
+    rc = rc != 0 ? rc : sites_rewrite(run, &block);
+    rc = rc != 0 ? rc : sites_solve(run, &block, &items, rows);
+    rc = rc != 0 ? rc : sites_keep_changes(run, &block, &items);
     mark = clock_monotonic_seconds();
     if (rc == 0 && run->eval_quant != NULL) {
         rc = flow_forward(&run->evaluation, run->eval_quant, &block, run);
@@ -221,12 +216,10 @@ static int run_block(struct run *run, int64_t index)
     }
     block_deinit(&block, run->p->gpu);
     if (rc == 0) {
-        rc = checkpoint(run, index, qtensors, rows);
+        rc = checkpoint(run, index, &items, rows);
         run_charge(run, PHASE_CHECKPOINT, &mark, 0);
     }
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        qtensor_deinit(&qtensors[role]);
-    }
+    block_items_deinit(&items);
     json_decref(rows);
     return rc;
 }

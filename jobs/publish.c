@@ -86,7 +86,7 @@ static int export_files(struct task *task, const char *directory, json_t **files
     struct block_paths paths = {0};
     struct format_module *modules = NULL;
     json_t *blocks = NULL;
-    json_t *parameters = params_json(task->spec.quantizer->params, task->spec.params);
+    json_t *parameters = recipe_parameters_json(&task->spec.recipe);
     json_t *origin = provenance(task);
     int count = 0;
 
@@ -101,7 +101,7 @@ static int export_files(struct task *task, const char *directory, json_t **files
             .config = {.modules = modules,
                        .count = count,
                        .model = task->model,
-                       .method = task->spec.method,
+                       .method = task->spec.recipe.name,
                        .parameters = parameters},
             .block_files = (const char *const *)paths.list,
             .block_count = paths.count,
@@ -215,7 +215,7 @@ static int publish(struct task *task, const json_t *files, const json_t *rows,
     task->fraction = 1;
     json_t *artifact = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:I, s:s?, s:f, s:f, s:I}", "id", id,
                                  "object", "artifact", "job_id", task->id, "model_id", task->spec.model, "name",
-                                 task->spec.name, "method", task->spec.method, "format", task->spec.format->name,
+                                 task->spec.name, "method", task->spec.recipe.name, "format", task->spec.format->name,
                                  "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256", sizes.manifest,
                                  "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
     json_t *patch = json_pack("{s:s, s:n, s:n, s:I, s:o, s:o, s:o, s:o}", "status", "succeeded", "status_reason",

@@ -37,6 +37,7 @@ const char *const report_columns[] = {
     "samples",
     "tokens",
     "fallback",
+    "note",
     "nonfinite",
     "seconds",
     NULL,
@@ -99,6 +100,7 @@ json_t *report_row(const struct report_facts *f)
     json_object_set_new(row, "samples", json_integer((json_int_t)f->samples));
     json_object_set_new(row, "tokens", json_integer((json_int_t)f->tokens));
     json_object_set_new(row, "fallback", f->job->fallback[0] != '\0' ? json_string(f->job->fallback) : json_null());
+    json_object_set_new(row, "note", f->job->note[0] != '\0' ? json_string(f->job->note) : json_null());
     json_object_set_new(row, "nonfinite", json_boolean(nonfinite));
     json_object_set_new(row, "seconds", json_real(f->job->seconds));
     return row;

@@ -53,9 +53,33 @@ int run_tick(struct run *run, double share, const char *phase);
 /* Charge the time since *mark to a phase and move the mark. */
 void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops);
 
-/* Quantize every linear of the open block in true-sequential order; results in qtensors (LINEAR_COUNT, name "" = left
- * float), report rows appended to rows. The block's weights are the dequantized ones afterwards. */
-int sites_solve(struct run *run, struct block *block, struct qtensor *qtensors, json_t *rows);
+/* What a block's checkpoint holds: its quantized linears, then float tensors that a rewrite changed. */
+#define BLOCK_ITEMS_MAX (2 * LINEAR_COUNT + LINEAR_COUNT + NORM_COUNT)
+struct block_items {
+    struct qtensor list[BLOCK_ITEMS_MAX];
+    int count;
+};
+void block_items_deinit(struct block_items *items);
+
+/* --- sites.c: the calibration set through the open block */
+/* Quantize every linear of the open block in true-sequential order; results go to items, report rows to rows. The
+ * block's weights are the dequantized ones afterwards, and its inputs are quantized where the scheme says so. */
+int sites_solve(struct run *run, struct block *block, struct block_items *items, json_t *rows);
+/* What a site needs of its statistics (STATS_*) to be solved; 0 when nothing of it is. */
+unsigned site_wants(struct run *run, enum site site);
+
+/* --- site_solve.c */
+/* Solve the site's linears from its statistics (NULL = no calibration), put the results in place and measure them. */
+int site_solve(struct run *run, struct block *block, enum site site, const struct layer_stats *stats,
+               struct block_items *items, json_t *rows);
+/* The stage that solves a linear of the open block and the scheme it gets; NULL: it stays in float. */
+const struct recipe_stage *site_solver(struct run *run, enum linear_role role, struct qscheme *scheme);
+
+/* --- site_rewrite.c */
+/* Let every stage that rewrites change the open block, site by site, before anything is solved. */
+int sites_rewrite(struct run *run, struct block *block);
+/* The float tensors that were changed and are stored as such. */
+int sites_keep_changes(struct run *run, const struct block *block, struct block_items *items);
 
 /* Head and losses over both evaluation chains. */
 int evaluate_finish(struct run *run, struct evaluation_result *out);

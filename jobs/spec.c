@@ -12,8 +12,7 @@
 
 struct top {
     char name[128];
-    json_t *model, *quantization, *output, *calibration, *evaluation, *resources, *metadata;
-    char method[32];
+    json_t *model, *method, *quantization, *output, *calibration, *evaluation, *resources, *metadata;
     int64_t seed, priority, max_attempts, timeout_seconds;
 };
 
@@ -26,7 +25,8 @@ struct top {
 static const struct params_row top_rows[] = {
     ROW(PARAMS_STRING, top, name, "\"\"", .help = "A name for people; need not be unique."),
     ROW(PARAMS_JSON, top, model, NULL, .help = "Id of a registered model."),
-    ROW(PARAMS_STRING, top, method, NULL, .help = "One of GET /v1/methods."),
+    ROW(PARAMS_JSON, top, method, NULL,
+        .help = "One of GET /v1/methods, or a list: the last solves, those before it only rewrite."),
     ROW(PARAMS_JSON, top, quantization, "null", .help = "The method's parameters."),
     ROW(PARAMS_JSON, top, output, "null", .help = "What to write."),
     ROW(PARAMS_JSON, top, calibration, "null", .help = "The inputs that the method learns from."),
@@ -119,15 +119,6 @@ static void check_metadata(const json_t *metadata, struct faults *faults)
     }
 }
 
-static void list_methods(char *out, size_t size)
-{
-    out[0] = '\0';
-    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
-        size_t used = strlen(out);
-        snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", (*q)->name);
-    }
-}
-
 static void list_formats(char *out, size_t size)
 {
     out[0] = '\0';
@@ -144,10 +135,10 @@ static void check_data(const struct job_spec *spec, struct faults *faults)
     if (c->stream && c->file_id[0] != '\0') {
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream", "give either file_id or stream, not both");
     }
-    if (spec->quantizer != NULL && spec->quantizer->stats != STATS_NONE && !spec_has_calibration(spec)) {
+    if (spec->recipe.count > 0 && recipe_needs_calibration(&spec->recipe) && !spec_has_calibration(spec)) {
         faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
                    "%s learns from inputs: give calibration.file_id, or calibration.stream = true and post records",
-                   spec->quantizer->name);
+                   spec->recipe.name);
     }
     if (c->file_id[0] != '\0' && !id_valid(c->file_id, "file")) {
         faults_add(faults, ERR_INVALID_PARAMETER, "/calibration/file_id", "is not the id of a file");
@@ -164,29 +155,6 @@ static void check_data(const struct job_spec *spec, struct faults *faults)
     }
     if (spec->evaluation.sequence_length == 1) {
         faults_add(faults, ERR_INVALID_PARAMETER, "/evaluation/sequence_length", "must be 0 or at least 2");
-    }
-}
-
-static void parse_method(const struct top *top, struct job_spec *spec, struct faults *faults)
-{
-    spec->quantizer = quantizer_find(top->method);
-    if (spec->quantizer == NULL) {
-        char known[256];
-        list_methods(known, sizeof(known));
-        if (top->method[0] != '\0') {
-            faults_add(faults, ERR_INVALID_PARAMETER, "/method", "\"%s\" is not one of: %s", top->method, known);
-        }
-        return;
-    }
-    spec->params = calloc(1, spec->quantizer->params_size);
-    if (spec->params == NULL) {
-        faults_add(faults, ERR_HOST_OUT_OF_MEMORY, "", "no memory for the parameters");
-        return;
-    }
-    size_t before = faults->count;
-    parse_part(spec->quantizer->params, top->quantization, "/quantization", spec->params, faults);
-    if (faults->count == before && spec->quantizer->check != NULL) {
-        spec->quantizer->check(spec->params, "/quantization", faults);
     }
 }
 
@@ -214,7 +182,6 @@ int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
     }
     if (params_parse(top_tables, body, "", &top, faults) == 0) {
         snprintf(spec.name, sizeof(spec.name), "%s", top.name);
-        snprintf(spec.method, sizeof(spec.method), "%s", top.method);
         spec.seed = top.seed;
         spec.priority = top.priority;
         spec.max_attempts = top.max_attempts;
@@ -227,11 +194,12 @@ int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
         top.evaluation = json_incref(json_object_get(body, "evaluation"));
         top.output = json_incref(json_object_get(body, "output"));
         top.resources = json_incref(json_object_get(body, "resources"));
-        const char *method = json_string_value(json_object_get(body, "method"));
-        snprintf(top.method, sizeof(top.method), "%s", method != NULL ? method : "");
+        top.method = json_incref(json_object_get(body, "method"));
     }
     parse_model(&top, &spec, faults);
-    parse_method(&top, &spec, faults);
+    if (top.method != NULL) { /* its absence is reported by its row */
+        (void)recipe_parse(top.method, top.quantization, "/method", "/quantization", faults, &spec.recipe);
+    }
     parse_part(calibration_tables, top.calibration, "/calibration", &spec.calibration, faults);
     parse_part(evaluation_tables, top.evaluation, "/evaluation", &spec.evaluation, faults);
     parse_part(output_tables, top.output, "/output", &spec.output, faults);
@@ -257,24 +225,21 @@ int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
 
 void spec_deinit(struct job_spec *spec)
 {
-    if (spec->params != NULL) {
-        params_release(spec->quantizer->params, spec->params);
-        free(spec->params);
-    }
+    recipe_deinit(&spec->recipe);
     json_decref(spec->metadata);
     memset(spec, 0, sizeof(*spec));
 }
 
 json_t *spec_json(const struct job_spec *spec)
 {
-    return json_pack(
-        "{s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name, "model", spec->model,
-        "method", spec->method, "quantization", params_json(spec->quantizer->params, spec->params), "output",
-        params_json(output_tables, &spec->output), "calibration", params_json(calibration_tables, &spec->calibration),
-        "evaluation", params_json(evaluation_tables, &spec->evaluation), "resources",
-        params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
-        (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
-        (json_int_t)spec->timeout_seconds, "metadata", spec->metadata);
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name, "model",
+                     spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
+                     recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output),
+                     "calibration", params_json(calibration_tables, &spec->calibration), "evaluation",
+                     params_json(evaluation_tables, &spec->evaluation), "resources",
+                     params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
+                     (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
+                     (json_int_t)spec->timeout_seconds, "metadata", spec->metadata);
 }
 
 bool spec_has_calibration(const struct job_spec *spec)

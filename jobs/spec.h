@@ -3,7 +3,7 @@
 
 #include "base/faults.h"
 #include "base/ids.h"
-#include "quantizers/quantizer.h"
+#include "jobs/recipe.h"
 #include "storage/format.h"
 
 #include <jansson.h>
@@ -40,10 +40,8 @@ struct spec_resources {
 struct job_spec {
     char name[128];
     char model[ID_SIZE];
-    char method[32];
     int64_t seed, priority, max_attempts, timeout_seconds;
-    const struct quantizer *quantizer;
-    void *params; /* the quantizer's params struct */
+    struct recipe recipe;
     const struct format *format;
     struct spec_calibration calibration;
     struct spec_evaluation evaluation;
@@ -68,8 +66,6 @@ json_t *spec_quantization_schema(const struct quantizer *quantizer);
 /* --- against the model */
 /* The linears that will be quantized, in model order, with the scheme each gets; malloc'ed array. */
 int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count);
-/* Is the linear of this module path left in float (modules_to_not_convert)? */
-bool spec_skips(const struct job_spec *spec, const char *module);
 /* Everything that a job of this spec on this model would run into, from headers alone. 0 or faults filled. */
 int spec_check(const struct job_spec *spec, const struct model *model, struct faults *faults);
 /* Peak bytes on the device and host for one block plus activations outside the spill budget. */

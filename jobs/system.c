@@ -102,10 +102,10 @@ static void add_formats(const struct quantizer *quantizer, json_t *method)
 
 static json_t *describe_method(const struct quantizer *quantizer)
 {
-    json_t *method =
-        json_pack("{s:s, s:s, s:s, s:s, s:b, s:o}", "object", "method", "name", quantizer->name, "title",
-                  quantizer->title, "description", quantizer->help, "needs_calibration",
-                  (int)(quantizer->stats != STATS_NONE), "parameters", spec_quantization_schema(quantizer));
+    json_t *method = json_pack("{s:s, s:s, s:s, s:s, s:b, s:o}", "object", "method", "name", quantizer->name, "title",
+                               quantizer->title, "description", quantizer->help, "needs_calibration",
+                               (int)(quantizer->stats != STATS_NONE || quantizer->rewrite != NULL), "parameters",
+                               spec_quantization_schema(quantizer));
     if (method != NULL) {
         add_formats(quantizer, method);
     }

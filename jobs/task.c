@@ -313,7 +313,7 @@ void task_deinit(struct task *task)
     calibration_set_deinit(&task->calibration);
     calibration_set_deinit(&task->evaluation);
     model_close(task->model);
-    if (task->spec.quantizer != NULL) {
+    if (task->spec.recipe.count > 0) {
         spec_deinit(&task->spec);
     }
     gpu_close(&task->own_gpu);

@@ -66,7 +66,7 @@ void engine_upload_abort(struct engine_upload *upload)
     }
     calibration_writer_free(upload->writer);
     tokenizer_free(upload->tokenizer);
-    if (upload->spec.quantizer != NULL) {
+    if (upload->spec.recipe.count > 0) {
         spec_deinit(&upload->spec);
     }
     unregister_upload(upload);

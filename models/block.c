@@ -21,6 +21,7 @@ struct block_scratch {
     struct tensor work;         /* F32 [T * widest stage] */
     struct tensor cosine, sine; /* F32 [length, head_dim / 2] */
     struct tensor narrow, wide; /* F32 [T, hidden] and [T * widest site]; block_forward's */
+    struct tensor rounded;      /* F32 [T * widest site]: an input as the runtime quantizes it */
 };
 
 static int64_t larger(int64_t a, int64_t b)
@@ -81,6 +82,7 @@ void block_deinit(struct block *block, const struct gpu *gpu)
     for (int role = 0; role < LINEAR_COUNT; role++) {
         gpu_tensor_free(gpu, &block->linears[role]);
         gpu_tensor_free(gpu, &block->biases[role]);
+        gpu_tensor_free(gpu, &block->kept[role]);
     }
     for (int role = 0; role < NORM_COUNT; role++) {
         gpu_tensor_free(gpu, &block->norms[role]);
@@ -144,6 +146,7 @@ void block_scratch_free(struct block_scratch *s)
     gpu_tensor_free(s->gpu, &s->sine);
     gpu_tensor_free(s->gpu, &s->narrow);
     gpu_tensor_free(s->gpu, &s->wide);
+    gpu_tensor_free(s->gpu, &s->rounded);
     free(s);
 }
 
@@ -153,12 +156,33 @@ static struct tensor view(const struct block_scratch *s, const struct tensor *re
     return tensor_2d((float *)region->data + s->tokens * skip, DTYPE_F32, s->tokens, cols);
 }
 
+/* x as the linear's runtime would quantize it, in s->rounded. */
+static int round_input(const struct block *block, struct block_scratch *s, enum linear_role role,
+                       const struct tensor *x, struct tensor *rounded)
+{
+    const struct model_config *c = block->config;
+    int64_t widest = larger(larger(c->num_heads * c->head_dim, c->intermediate_size), c->hidden_size);
+    const struct tensor *kept = block->kept[role].data != NULL ? &block->kept[role] : NULL;
+    int rc = 0;
+
+    if (s->rounded.data == NULL) {
+        rc = gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, widest}, &s->rounded);
+    }
+    *rounded = view(s, &s->rounded, 0, x->shape[1]);
+    return rc != 0 ? rc : s->gpu->ops->quantize_input(s->stream, rounded, x, kept, &block->inputs[role]);
+}
+
 static int apply(const struct block *block, struct block_scratch *s, enum linear_role role, const struct tensor *y,
                  const struct tensor *x)
 {
     const struct tensor *bias = block->biases[role].data != NULL ? &block->biases[role] : NULL;
+    struct tensor input = *x;
+    int rc = 0;
 
-    return s->gpu->ops->linear(s->stream, y, x, &block->linears[role], bias);
+    if (block->inputs[role].number != GPU_NUMBER_NONE) {
+        rc = round_input(block, s, role, x, &input);
+    }
+    return rc != 0 ? rc : s->gpu->ops->linear(s->stream, y, &input, &block->linears[role], bias);
 }
 
 static int norm(const struct block *block, struct block_scratch *s, enum norm_role role, const struct tensor *y,

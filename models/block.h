@@ -7,18 +7,35 @@
 
 #include "models/model.h"
 
+#include <stdbool.h>
+
 struct block {
     int64_t index;
     const struct model_config *config;
     struct tensor linears[LINEAR_COUNT]; /* F32 [out, in], on the device */
     struct tensor biases[LINEAR_COUNT];  /* data NULL when there is none */
     struct tensor norms[NORM_COUNT];     /* F32; data NULL when there is none */
+    /* What quantization made of it: */
+    struct gpu_input inputs[LINEAR_COUNT]; /* how the runtime quantizes a linear's input; number NONE: not at all */
+    struct tensor kept[LINEAR_COUNT];      /* F32 [in]: columns that it leaves alone; data NULL = none */
+    bool changed_linears[LINEAR_COUNT], changed_norms[NORM_COUNT]; /* by block_fold; biases go with their linears */
 };
 
 /* Read block `index`, weights as F32. On failure nothing is held. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
                struct block *out);
 void block_deinit(struct block *block, const struct gpu *gpu);
+
+/* Move a factor for each input of a site from the linears that read it to what produces it, so that the output stays
+ * the same: producer[j] /= factors[j], column j of each consumer *= what the producer lost. Producers: the norms for
+ * SITE_ATTENTION and SITE_MLP, rounded to `dtype` as they will be stored; v's rows for SITE_OUTPUT, up's rows for
+ * SITE_DOWN. factors: host, one for each input, positive and finite. */
+int block_fold(struct block *block, enum site site, const float *factors, enum dtype dtype, const struct gpu *gpu,
+               struct gpu_stream *stream);
+/* False where the site's inputs have no producer of their own: with grouped key heads, one row of v feeds several. */
+bool block_can_fold(const struct block *block, enum site site);
+/* Inputs of a site. */
+int64_t block_site_columns(const struct model_config *config, enum site site);
 
 /* Device scratch for `tokens` = sequences*length rows, and the rotary tables for `length`. */
 struct block_scratch;
@@ -49,9 +66,9 @@ int block_forward(const struct block *block, struct block_scratch *s, const stru
 
 /* What surrounds the blocks. */
 struct head {
-    struct tensor embedding;  /* kept in its own dtype [V, h] */
-    struct tensor norm;       /* F32 [h] */
-    struct tensor lm_head;    /* own dtype [V, h]; the embedding's view when tied */
+    struct tensor embedding; /* kept in its own dtype [V, h] */
+    struct tensor norm;      /* F32 [h] */
+    struct tensor lm_head;   /* own dtype [V, h]; the embedding's view when tied */
     bool tied;
 };
 /* Both fill a zeroed (or partly filled) head; a tied output loads the embedding when it is not there yet. On failure

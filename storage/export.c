@@ -55,13 +55,16 @@ static int copy_piece(struct exporter *exporter, const struct export_piece *piec
 /* Codes and zero points fit their bits: packing would hide it if they did not. */
 static int check_codes(const struct qtensor *q)
 {
+    if (q->scheme.kind != QTENSOR_INT) {
+        return 0; /* the checkpoint's reader has looked at what other kinds have */
+    }
     const unsigned limit = 1u << q->scheme.bits;
     unsigned seen = 0;
 
     for (int64_t i = 0; i < q->rows * q->cols; i++) {
         seen |= q->codes[i];
     }
-    for (int64_t i = 0; i < q->rows * q->groups; i++) {
+    for (int64_t i = 0; i < q->row_groups * q->groups; i++) {
         seen |= q->zeros[i];
         if (q->scheme.sym && q->zeros[i] != limit / 2) {
             return err_raise(ERR_SOURCE_CORRUPT, "%s is symmetric and has zero point %u", q->name, q->zeros[i]);
@@ -71,17 +74,10 @@ static int check_codes(const struct qtensor *q)
                         : err_raise(ERR_SOURCE_CORRUPT, "%s has codes of more than %d bits", q->name, q->scheme.bits);
 }
 
-static int load_module(struct exporter *exporter, int index)
+static int open_block(struct exporter *exporter, const struct export_place *place)
 {
-    const struct export_place *place = &exporter->plan->places[index];
     int rc = 0;
 
-    if (exporter->module_index == index) {
-        return 0;
-    }
-    qtensor_deinit(&exporter->module);
-    exporter->module = (struct qtensor){0};
-    exporter->module_index = -1;
     if (exporter->file == NULL || exporter->block != place->block) {
         if (exporter->file != NULL) {
             qtensor_file_close(exporter->file);
@@ -90,6 +86,20 @@ static int load_module(struct exporter *exporter, int index)
         rc = qtensor_file_open(exporter->request->block_files[place->block], NULL, &exporter->file);
         exporter->block = place->block;
     }
+    return rc;
+}
+
+static int load_module(struct exporter *exporter, int index)
+{
+    const struct export_place *place = &exporter->plan->places[index];
+
+    if (exporter->module_index == index) {
+        return 0;
+    }
+    qtensor_deinit(&exporter->module);
+    exporter->module = (struct qtensor){0};
+    exporter->module_index = -1;
+    int rc = open_block(exporter, place);
     rc = rc != 0 ? rc : qtensor_file_read(exporter->file, place->item, &exporter->module);
     rc = rc != 0 ? rc : check_codes(&exporter->module);
     if (rc == 0) {
@@ -117,6 +127,35 @@ static int encode_piece(struct exporter *exporter, const struct export_piece *pi
     return rc != 0 ? err_pass(rc, "pack %s", piece->name) : tick(exporter);
 }
 
+/* A float tensor that the job made, in the type that it is stored in. */
+static int write_dense(struct exporter *exporter, const struct export_piece *piece)
+{
+    const struct export_place *place = &exporter->plan->dense[piece->dense].place;
+    struct qtensor q = {0};
+
+    int rc = open_block(exporter, place);
+    rc = rc != 0 ? rc : qtensor_file_read(exporter->file, place->item, &q);
+    void *stored = rc == 0 ? malloc((size_t)piece->bytes) : NULL;
+    if (rc == 0 && stored == NULL) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld bytes of %s", (long long)piece->bytes, piece->name);
+    }
+    if (rc == 0) {
+        format_narrow(q.tables, q.rows * q.cols, piece->dtype, stored);
+        rc = safetensors_writer_put(exporter->writer, piece->name, 0, stored, (size_t)piece->bytes);
+    }
+    free(stored);
+    qtensor_deinit(&q);
+    exporter->done += piece->bytes;
+    return rc != 0 ? err_pass(rc, "write %s", piece->name) : tick(exporter);
+}
+
+static int write_piece(struct exporter *exporter, const struct export_piece *piece)
+{
+    return piece->module >= 0  ? encode_piece(exporter, piece)
+           : piece->dense >= 0 ? write_dense(exporter, piece)
+                               : copy_piece(exporter, piece);
+}
+
 static int declare_shard(struct exporter *exporter, size_t begin, size_t end)
 {
     for (size_t i = begin; i < end; i++) {
@@ -142,8 +181,7 @@ static int write_shard(struct exporter *exporter, size_t begin, size_t end)
     }
     rc = declare_shard(exporter, begin, end);
     for (size_t i = begin; rc == 0 && i < end; i++) {
-        const struct export_piece *piece = &exporter->plan->pieces[i];
-        rc = piece->module >= 0 ? encode_piece(exporter, piece) : copy_piece(exporter, piece);
+        rc = write_piece(exporter, &exporter->plan->pieces[i]);
     }
     rc = rc != 0 ? rc : safetensors_writer_finish(exporter->writer);
     safetensors_writer_free(exporter->writer);

@@ -14,7 +14,8 @@ struct export_piece {
     int64_t shape[TENSOR_RANK_MAX];
     int64_t bytes;
     int shard;
-    int module;    /* index in config.modules, or -1: copy `source` */
+    int module;    /* index in config.modules, or -1 */
+    int dense;     /* index in plan.dense, or -1; with neither, `source` is copied */
     int index;     /* of the module's tensors */
     size_t source; /* of the model's tensors */
 };
@@ -25,12 +26,23 @@ struct export_place {
     int item;
 };
 
+/* A float tensor that the job changed (or made): it stands in the source's place, or is new. */
+struct export_dense {
+    char name[EXPORT_NAME_MAX];
+    struct export_place place;
+    int64_t rows, cols;
+    enum dtype dtype; /* for a new one; else the source's */
+    bool placed;
+};
+
 struct export_plan {
     struct export_piece *pieces; /* in checkpoint order, so shards are ascending */
     size_t count;
     int shards;
     int64_t total_bytes;
     struct export_place *places; /* [config.count] */
+    struct export_dense *dense;
+    size_t dense_count;
 };
 
 /* Everything that will be written, from headers alone. ERR_SOURCE_CORRUPT when a block file lacks a module or

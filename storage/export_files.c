@@ -121,7 +121,7 @@ static int copy_file(const struct format_export *request, const char *name, unsi
     int from;
 
     int rc = fs_path(path, sizeof(path), "%s/%s", request->directory, name);
-    rc = rc != 0 ? rc : fs_open_beneath(model_dir_fd(request->config.model), name, O_RDONLY | O_NONBLOCK, &from);
+    rc = rc != 0 ? rc : model_open_file(request->config.model, name, &from);
     if (rc != 0) {
         return rc;
     }

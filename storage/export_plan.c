@@ -109,6 +109,7 @@ static int add_module(const struct format_export *request, int index, size_t *ca
         pieces[i].rank = tensors[i].rank;
         memcpy(pieces[i].shape, tensors[i].shape, sizeof(pieces[i].shape));
         pieces[i].module = index;
+        pieces[i].dense = -1;
         pieces[i].index = i;
         int rc = name_piece(&pieces[i], module->name, tensors[i].suffix);
         rc = rc != 0 ? rc : measure(&pieces[i]);
@@ -118,6 +119,21 @@ static int add_module(const struct format_export *request, int index, size_t *ca
     }
     plan->count += (size_t)n;
     return 0;
+}
+
+static bool is_real(enum dtype dtype)
+{
+    return dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+}
+
+static int find_dense(const struct export_plan *plan, const char *name)
+{
+    for (size_t i = 0; i < plan->dense_count; i++) {
+        if (strcmp(plan->dense[i].name, name) == 0) {
+            return (int)i;
+        }
+    }
+    return -1;
 }
 
 static int add_copy(const struct format_export *request, size_t source, size_t *capacity, struct export_plan *plan)
@@ -133,9 +149,46 @@ static int add_copy(const struct format_export *request, size_t source, size_t *
     memcpy(piece->shape, tensor.entry->shape, sizeof(piece->shape));
     piece->bytes = (int64_t)(tensor.entry->end - tensor.entry->begin);
     piece->module = -1;
+    piece->dense = find_dense(plan, tensor.name);
     piece->source = source;
     plan->count++;
+    if (piece->dense >= 0) {
+        struct export_dense *dense = &plan->dense[piece->dense];
+        int64_t count = piece->bytes / dtype_rows[piece->dtype].bytes;
+        dense->placed = true;
+        if (count != dense->rows * dense->cols || !is_real(piece->dtype)) {
+            return err_raise(ERR_SOURCE_CORRUPT, "the changed %s does not have the source's shape", dense->name);
+        }
+    }
     return name_piece(piece, tensor.name, "");
+}
+
+/* What the source has no tensor for comes last. */
+static int add_new(struct export_plan *plan, size_t *capacity)
+{
+    for (size_t i = 0; i < plan->dense_count; i++) {
+        const struct export_dense *dense = &plan->dense[i];
+        struct export_piece *piece = dense->placed ? NULL : grow(plan, capacity, 1);
+        if (dense->placed) {
+            continue;
+        }
+        if (piece == NULL) {
+            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
+        }
+        piece->dtype = dense->dtype;
+        piece->rank = dense->rows == 1 ? 1 : 2;
+        piece->shape[0] = dense->rows == 1 ? dense->cols : dense->rows;
+        piece->shape[1] = dense->rows == 1 ? 1 : dense->cols;
+        piece->module = -1;
+        piece->dense = (int)i;
+        plan->count++;
+        int rc = name_piece(piece, dense->name, "");
+        rc = rc != 0 ? rc : measure(piece);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return 0;
 }
 
 static int list_pieces(const struct format_export *request, const struct named *sorted, struct export_plan *plan)
@@ -159,10 +212,11 @@ static int list_pieces(const struct format_export *request, const struct named *
             return rc;
         }
     }
-    return modules == request->config.count
-               ? 0
-               : err_raise(ERR_INTERNAL, "%d of %d quantized modules have a weight in the model", modules,
-                           request->config.count);
+    if (modules == request->config.count) {
+        return add_new(plan, &capacity);
+    }
+    return err_raise(ERR_INTERNAL, "%d of %d quantized modules have a weight in the model", modules,
+                     request->config.count);
 }
 
 static void assign_shards(struct export_plan *plan, int64_t max_bytes)
@@ -182,6 +236,21 @@ static void assign_shards(struct export_plan *plan, int64_t max_bytes)
     }
 }
 
+static int add_dense(const struct qtensor *q, struct export_place place, struct export_plan *plan)
+{
+    struct export_dense *dense = realloc(plan->dense, (plan->dense_count + 1) * sizeof(*dense));
+
+    if (dense == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
+    }
+    plan->dense = dense;
+    dense = &plan->dense[plan->dense_count++];
+    *dense = (struct export_dense){
+        .place = place, .rows = q->rows, .cols = q->cols, .dtype = q->scheme.scale_dtype, .placed = false};
+    memcpy(dense->name, q->name, sizeof(q->name));
+    return 0;
+}
+
 static int place_block(const struct format_export *request, const struct named *sorted, int block,
                        struct export_plan *plan)
 {
@@ -193,6 +262,10 @@ static int place_block(const struct format_export *request, const struct named *
     }
     for (int i = 0; rc == 0 && i < qtensor_file_count(file); i++) {
         const struct qtensor *q = qtensor_file_meta(file, i);
+        if (q->scheme.kind == QTENSOR_DENSE) {
+            rc = add_dense(q, (struct export_place){block, i}, plan);
+            continue;
+        }
         int index = find_module(sorted, request->config.count, q->name);
         const struct format_module *module = index < 0 ? NULL : &request->config.modules[index];
         if (module == NULL || plan->places[index].block >= 0 || q->rows != module->rows || q->cols != module->cols ||
@@ -240,8 +313,8 @@ int export_plan_make(const struct format_export *request, struct export_plan *pl
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
     }
     struct export_plan made = {0};
-    int rc = list_pieces(request, sorted, &made);
-    rc = rc != 0 ? rc : place_modules(request, sorted, &made);
+    int rc = place_modules(request, sorted, &made);
+    rc = rc != 0 ? rc : list_pieces(request, sorted, &made);
     free(sorted);
     if (rc != 0) {
         export_plan_deinit(&made);
@@ -256,6 +329,7 @@ void export_plan_deinit(struct export_plan *plan)
 {
     free(plan->pieces);
     free(plan->places);
+    free(plan->dense);
     *plan = (struct export_plan){0};
 }
 

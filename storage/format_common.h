@@ -8,7 +8,7 @@
 
 extern const struct format format_compressed_tensors, format_gptq, format_gptq_v2;
 
-/* A module's scheme and shape make sense at all: positive, group divides, a linear integer grid. */
+/* A plain integer grid for weights alone: positive, the group divides, no rows grouped, inputs as they are. */
 int format_check_shape(const struct qscheme *scheme, int64_t rows, int64_t cols);
 /* Same bits, symmetry and grouping (per channel, or the same group size)? */
 bool format_same_geometry(const struct qscheme *a, const struct qscheme *b);
@@ -19,3 +19,5 @@ int format_module_table(const struct format_config *config, const struct format_
 /* count scales, read at the given stride, as dtype (F32, F16 or BF16). ERR_NON_FINITE_VALUE when one is not a positive
  * number of it; ERR_INTERNAL when one would be rounded, since its codes were made for the exact value. */
 int format_encode_scales(const float *scales, int64_t stride, int64_t count, enum dtype dtype, void *out);
+/* Floats rounded to what dtype (F32, F16 or BF16) stores. */
+void format_narrow(const float *values, int64_t count, enum dtype dtype, void *out);

@@ -29,7 +29,13 @@ const struct format *format_find(const char *name)
 
 int format_check_shape(const struct qscheme *scheme, int64_t rows_count, int64_t cols)
 {
-    if (scheme->kind != QTENSOR_INT || rows_count <= 0 || cols <= 0 || scheme->group_size <= 0 ||
+    if (scheme->kind != QTENSOR_INT || scheme->input.number != GPU_NUMBER_NONE) {
+        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "this format carries integer weights alone, not %s%s",
+                           qtensor_kind_names[scheme->kind],
+                           scheme->input.number != GPU_NUMBER_NONE ? " with quantized inputs" : "");
+        return err_set_hint(rc, "another output.format");
+    }
+    if (scheme->group_rows > 1 || rows_count <= 0 || cols <= 0 || scheme->group_size <= 0 ||
         cols % scheme->group_size != 0) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "a [%lld, %lld] weight cannot have groups of %lld",
                          (long long)rows_count, (long long)cols, (long long)scheme->group_size);
@@ -40,7 +46,10 @@ int format_check_shape(const struct qscheme *scheme, int64_t rows_count, int64_t
 bool format_same_geometry(const struct qscheme *a, const struct qscheme *b)
 {
     return a->kind == b->kind && a->bits == b->bits && a->sym == b->sym && a->per_channel == b->per_channel &&
-           (a->per_channel || a->group_size == b->group_size);
+           (a->per_channel || a->group_size == b->group_size) && a->nested == b->nested &&
+           a->codebooks == b->codebooks && a->block_type == b->block_type && a->element == b->element &&
+           a->input.number == b->input.number && a->input.dynamic == b->input.dynamic && a->input.run == b->input.run &&
+           (a->group_rows > 1) == (b->group_rows > 1);
 }
 
 int format_module_table(const struct format_config *config, const struct format_module ***out)
@@ -108,19 +117,25 @@ int format_encode_scales(const float *scales, int64_t stride, int64_t count, enu
             return err_raise(ERR_INTERNAL, "scale %lld is %.9g and was not rounded to %s", (long long)i, (double)value,
                              dtype_rows[dtype].name);
         }
-        switch (dtype) {
-        case DTYPE_F16:
-            ((uint16_t *)out)[i] = dtype_f32_to_f16(value);
-            break;
-        case DTYPE_BF16:
-            ((uint16_t *)out)[i] = dtype_f32_to_bf16(value);
-            break;
-        default:
-            ((float *)out)[i] = value;
-            break;
-        }
+        format_narrow(&value, 1, dtype, (unsigned char *)out + i * dtype_rows[dtype].bytes);
     }
     return 0;
+}
+
+void format_narrow(const float *values, int64_t count, enum dtype dtype, void *out)
+{
+    for (int64_t i = 0; i < count; i++) {
+        switch (dtype) {
+        case DTYPE_F16:
+            ((uint16_t *)out)[i] = dtype_f32_to_f16(values[i]);
+            break;
+        case DTYPE_BF16:
+            ((uint16_t *)out)[i] = dtype_f32_to_bf16(values[i]);
+            break;
+        default:
+            ((float *)out)[i] = values[i];
+        }
+    }
 }
 
 /* The first reason why not, or 0. */

@@ -25,7 +25,7 @@ START_TEST(defaults)
     ck_assert_int_eq(common->group_size, 128);
     ck_assert(common->sym);
     ck_assert(!common->mse_search);
-    ck_assert_ptr_null(common->modules_to_not_convert);
+    ck_assert_ptr_null(common->base.modules_to_not_convert);
     params_free(rtn, common);
 }
 END_TEST
