@@ -41,7 +41,8 @@ def hostile_requests():
         "no length": b"POST /v1/models HTTP/1.1\r\n" + host + b"Content-Type: application/json\r\n\r\n",
         "no host": b"GET /livez HTTP/1.1\r\n\r\n",
         "other host": b"GET /livez HTTP/1.1\r\nHost: example.org\r\n\r\n",
-        "other origin": b"GET /v1/models HTTP/1.1\r\n" + host + b"Origin: http://example.org\r\n\r\n",
+        "other origin": b"POST /v1/models HTTP/1.1\r\n" + host +
+                        b"Origin: http://example.org\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
         "parent": b"GET /v1/../v1/system HTTP/1.1\r\n" + host + b"\r\n",
         "escaped slash": b"GET /v1%2fsystem HTTP/1.1\r\n" + host + b"\r\n",
         "escaped zero": b"GET /v1/models/%00 HTTP/1.1\r\n" + host + b"\r\n",
