@@ -23,7 +23,7 @@ sys.path.insert(0, str(here.parent / "interop"))
 from daemon import Daemon  # noqa: E402
 
 # quantd's phases and what the baseline calls the same work.
-PHASES = {"load": ("load",), "forward": ("forward",), "statistics": ("hessian",), "solve": ("grid", "factor", "sweep"), "measure": (),
+PHASES = {"load": ("load",), "forward": ("forward",), "hessian": ("hessian",), "solve": ("grid", "factor", "sweep"), "measure": (),
           "evaluate": (), "checkpoint": (), "export": ("pack", "write")}
 
 

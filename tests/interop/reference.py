@@ -228,11 +228,20 @@ def read_records(path):
 
 # ---- round to nearest -----------------------------------------------------------------------------------------------
 
-def round_to_nearest(weight, bits, group_size):
-    """The symmetric min-max grid: range 2 * absmax / (2^b - 1), zero at 2^(b-1); float32 scales."""
+def stored(values, dtype):
+    """float32 values as F32, F16 or BF16 keeps them, to nearest even."""
+    if dtype == "BF16":
+        bits = values.astype(np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return values.astype(DTYPES[dtype]).astype(np.float32)
+
+
+def round_to_nearest(weight, bits, group_size, scale_dtype="F32"):
+    """The symmetric min-max grid: range 2 * absmax / (2^b - 1), zero at 2^(b-1), scales as they are stored."""
     n, k = weight.shape
     groups = weight.astype(np.float32).reshape(n, -1, k if group_size == -1 else group_size)
     scale = np.abs(groups).max(-1, keepdims=True) * np.float32(2 / (2 ** bits - 1))
+    scale = stored(scale, scale_dtype)
     scale[scale == 0] = 1
     zero = 1 << (bits - 1)
     codes = np.clip(np.rint(groups / scale) + zero, 0, 2 ** bits - 1)
@@ -240,3 +249,10 @@ def round_to_nearest(weight, bits, group_size):
 
 
 LINEAR = re.compile(r"model\.layers\.\d+\..*_proj\.weight$")
+
+
+def rounded_model(folder, bits, group_size, scale_dtype):
+    """A checkpoint with every linear of its blocks rounded to nearest."""
+    config, tensors = read_folder(folder)
+    return Model(config, {name: round_to_nearest(array, bits, group_size, scale_dtype) if LINEAR.search(name) else array
+                          for name, array in tensors.items()})

@@ -1,20 +1,22 @@
 """Perplexity of the artifact, decoded independently, against the trained checkpoints' reference figures.
 
 With L = the reference's GPTQ perplexity minus float, GPTQ may lose 1.10 L at 2 and 3 bits and 1.25 L at 4, and always less than
-rounding to nearest; rounding to nearest with min-max scales must meet its reference to 0.2 %. GPTQ runs as a client gets it who
+rounding to nearest; rounding to nearest with min-max scales must meet its reference to 0.2 %. The reference keeps float32 scales. At
+2 bits the largest weight of a group lies half way between two codes, so a scale rounded to BF16 decides which it takes and moves
+perplexity by half a per cent: there the yardstick is the same rounding done by numpy with BF16 scales, met far closer. GPTQ runs as a client gets it who
 asks for nothing else. What quantd says of itself must agree with numpy.
 """
 
 import json
 
-import numpy as np
 import pytest
 
 import reference
 
 MODELS = ("tiny-llama", "tiny-llama-outlier")
 SHAPES = ((4, 128), (4, 64), (3, 128), (3, 64), (2, 64))
-FORMATS = ("compressed-tensors", "gptq")
+SCALES = {"compressed-tensors": "BF16", "gptq": "F16"}  # what each stores for these checkpoints
+FORMATS = tuple(SCALES)
 LOSS_ALLOWED = {4: 1.25, 3: 1.10, 2: 1.10}
 table = {}
 
@@ -62,7 +64,7 @@ def test_float_perplexity(data):
 
 
 @pytest.mark.parametrize("model, bits, group, format_", list(combinations()))
-def test_perplexity(quantd, data, tmp_path, model, bits, group, format_):
+def test_perplexity(quantd, shared, data, tmp_path, model, bits, group, format_):
     row, known = f"w{bits}g{group}", data["reference"][model]
     rtn, rtn_job = quantize(quantd, data, tmp_path / "rtn", model, "rtn", bits, group, format_)
     gptq, gptq_job = quantize(quantd, data, tmp_path / "gptq", model, "gptq", bits, group, format_)
@@ -71,7 +73,10 @@ def test_perplexity(quantd, data, tmp_path, model, bits, group, format_):
     for found, job in ((rtn, rtn_job), (gptq, gptq_job)):
         assert job["result"]["perplexity_before"] == pytest.approx(data["float"][model], rel=1e-3)
         assert job["result"]["perplexity_after"] == pytest.approx(found, rel=1e-3)
-    assert rtn == pytest.approx(known[f"rtn-{row}"], rel=2e-3)
+    dtype = SCALES[format_]
+    assert rtn == pytest.approx(reference.rounded_model(shared / model, bits, group, dtype).perplexity(data["windows"]), rel=1e-4)
+    if bits > 2 or dtype != "BF16":
+        assert rtn == pytest.approx(known[f"rtn-{row}"], rel=2e-3)
     assert gptq < rtn
     assert gptq - known["float"] <= LOSS_ALLOWED[bits] * loss
 
