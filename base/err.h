@@ -41,8 +41,14 @@ int err_pass_at(const char *file, int line, int code, const char *format, ...) _
 int err_raise_errno_at(const char *file, int line, int saved_errno, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+#ifdef __clang_analyzer__
+/* The analyzer looks at one file at a time: tell it that what is raised is what is returned. */
+#define err_raise(code, ...) ((void)err_raise_at(__FILE__, __LINE__, (code), __VA_ARGS__), (code))
+#define err_pass(code, ...) ((void)err_pass_at(__FILE__, __LINE__, (code), __VA_ARGS__), (code))
+#else
 #define err_raise(code, ...) err_raise_at(__FILE__, __LINE__, (code), __VA_ARGS__)
 #define err_pass(code, ...) err_pass_at(__FILE__, __LINE__, (code), __VA_ARGS__)
+#endif
 #define err_raise_errno(saved_errno, ...) err_raise_errno_at(__FILE__, __LINE__, (saved_errno), __VA_ARGS__)
 
 /* Attach a JSON Pointer or a hint to this thread's record. Both return code, for use in return statements. */
