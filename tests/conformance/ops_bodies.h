@@ -1,0 +1,41 @@
+#pragma once
+/* The bodies behind the rows of ops_cases. `variant` is the number in the row; each body says what it means. */
+
+#include "base/err.h"
+#include "tests/conformance/ops.h"
+
+#define TRY(call)             \
+    do {                      \
+        int try_rc_ = (call); \
+        if (try_rc_ != 0) {   \
+            return try_rc_;   \
+        }                     \
+    } while (0)
+
+/* --- ops_forward.c: what a decoder block is made of */
+int body_copies(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_convert(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_linear(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_embed(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_rmsnorm(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_rope(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_attention(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_swiglu(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_add(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_nll(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_find_nonfinite(struct ops_rig *rig, int variant, struct ops_output *out);
+
+/* --- ops_solve.c: statistics, grids, solves and what they lose */
+int body_gram(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_symmetrize(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_column_stats(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_grid(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_round(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_factor(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_factor_refuses(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_residual(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_output_error(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_zero_dead(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_scale(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out);

@@ -1,0 +1,83 @@
+/* Every operation of the table, what it is measured by, and how far from the CPU it may be.
+ *
+ * Bounds are for F32 products that differ in the order of their sums, and for BF16 operands: each is rounded to 8 bits
+ * of precision, a relative error of about 1.1e-3 in the mean, so 2.6e-6 of a product's energy; ten times that is a
+ * bug. What has no product must be the CPU's bit for bit, save for sums in another order and another exp. */
+
+#include "tests/conformance/ops_bodies.h"
+
+#define SUMS 1e-10  /* F32 products, in NMSE */
+#define BF16 2.6e-5 /* BF16 operands, in NMSE */
+#define TIES 0.01   /* codes that a tie may move, with those behind them */
+
+const struct ops_case ops_cases[] = {
+    {"copies, 1 byte", body_copies, 1, OPS_EXACT, 0, 0},
+    {"copies, past the ring", body_copies, (80 << 20) + 3, OPS_EXACT, 0, 0},
+    {"convert f32 f16", body_convert, 1, OPS_EXACT, 0, 0},
+    {"convert f32 bf16", body_convert, 2, OPS_EXACT, 0, 0},
+    {"convert f16 f32", body_convert, 3, OPS_EXACT, 0, 0},
+    {"convert f16 bf16", body_convert, 5, OPS_EXACT, 0, 0},
+    {"convert bf16 f32", body_convert, 6, OPS_EXACT, 0, 0},
+    {"convert bf16 f16", body_convert, 7, OPS_EXACT, 0, 0},
+    {"linear f32 bias", body_linear, 0, OPS_NMSE, SUMS, BF16},
+    {"linear bf16", body_linear, 1, OPS_NMSE, SUMS, BF16},
+    {"linear f16, one token", body_linear, 2, OPS_NMSE, SUMS, BF16},
+    {"linear, odd sizes", body_linear, 3, OPS_NMSE, SUMS, BF16},
+    {"linear, no tokens", body_linear, 4, OPS_EXACT, 0, 0},
+    {"linear, no inputs", body_linear, 5, OPS_EXACT, 0, 0},
+    {"gram", body_gram, 96, OPS_NMSE, SUMS, BF16},
+    {"gram, odd size", body_gram, 37, OPS_NMSE, SUMS, BF16},
+    {"gram, past a strip", body_gram, 1100, OPS_NMSE, SUMS, BF16},
+    {"symmetrize, diagonal", body_symmetrize, 100, OPS_EXACT, 0, 0},
+    {"embed f32", body_embed, 0, OPS_EXACT, 0, 0},
+    {"embed f16", body_embed, 1, OPS_EXACT, 0, 0},
+    {"embed bf16", body_embed, 2, OPS_EXACT, 0, 0},
+    {"rmsnorm", body_rmsnorm, 192, OPS_NMSE, 1e-13, 1e-13},
+    {"rmsnorm of heads", body_rmsnorm, 48, OPS_NMSE, 1e-13, 1e-13},
+    {"rope", body_rope, 32, OPS_NMSE, 1e-13, 1e-13},
+    {"attention", body_attention, 0, OPS_NMSE, SUMS, BF16},
+    {"attention, groups", body_attention, 1, OPS_NMSE, SUMS, BF16},
+    {"attention, one key head", body_attention, 2, OPS_NMSE, SUMS, BF16},
+    {"attention, window", body_attention, 3, OPS_NMSE, SUMS, BF16},
+    {"attention, past a tile", body_attention, 4, OPS_NMSE, SUMS, BF16},
+    {"attention, one token", body_attention, 5, OPS_NMSE, SUMS, BF16},
+    {"attention, odd sizes", body_attention, 6, OPS_NMSE, SUMS, BF16},
+    {"swiglu", body_swiglu, 5001, OPS_NMSE, 1e-12, 1e-12},
+    {"add", body_add, 5001, OPS_EXACT, 0, 0},
+    {"column_stats", body_column_stats, 700, OPS_NMSE, 1e-12, 1e-12},
+    {"grid, symmetric rows", body_grid, 0, OPS_EXACT, 0, 0},
+    {"grid, groups", body_grid, 1, OPS_EXACT, 0, 0},
+    {"grid, weighed search", body_grid, 2, OPS_EXACT, 0, 0},
+    {"grid, search of squares", body_grid, 3, OPS_EXACT, 0, 0},
+    {"grid, odd groups", body_grid, 4, OPS_EXACT, 0, 0},
+    {"round, dequantize", body_round, 1, OPS_EXACT, 0, 0},
+    {"round, dequantize 8 bit", body_round, 4, OPS_EXACT, 0, 0},
+    {"factor", body_factor, 150, OPS_NMSE, 1e-9, 1e-9},
+    {"factor, order", body_factor, -300, OPS_NMSE, 1e-9, 1e-9},
+    {"factor, one column", body_factor, 1, OPS_NMSE, 1e-9, 1e-9},
+    {"factor refuses", body_factor_refuses, 60, OPS_NMSE, 1e-9, 1e-9},
+    {"sweep, groups are blocks", body_sweep, 0, OPS_CODES, TIES, TIES},
+    {"sweep, one group a row", body_sweep, 1, OPS_CODES, TIES, TIES},
+    {"sweep, order", body_sweep, 2, OPS_CODES, TIES, TIES},
+    {"sweep, less than a block", body_sweep, 3, OPS_CODES, TIES, TIES},
+    {"sweep, 8 bit", body_sweep, 4, OPS_CODES, TIES, TIES},
+    {"residual", body_residual, -1, OPS_NMSE, 1e-24, 1e-24},
+    {"residual, grid", body_residual, 1, OPS_NMSE, 1e-24, 1e-24},
+    {"output_error", body_output_error, 90, OPS_NMSE, 1e-11, 1e-11},
+    {"output_error, past a strip", body_output_error, 1100, OPS_NMSE, 1e-11, 1e-11},
+    {"nll", body_nll, 0, OPS_NMSE, 1e-11, 1e-11},
+    {"nll, reference", body_nll, 1, OPS_NMSE, 1e-11, 1e-11},
+    {"find_nonfinite", body_find_nonfinite, 65600, OPS_EXACT, 0, 0},
+    {"find_nonfinite, none", body_find_nonfinite, -1, OPS_EXACT, 0, 0},
+    {"zero_dead", body_zero_dead, 40, OPS_EXACT, 0, 0},
+    {"scale rows", body_scale, 1, OPS_EXACT, 0, 0},
+    {"scale columns", body_scale, 2, OPS_EXACT, 0, 0},
+    {"scale both", body_scale, 3, OPS_EXACT, 0, 0},
+    {"quantize_input int8", body_quantize_input, 0, OPS_EXACT, 0, 0},
+    {"quantize_input int8 static", body_quantize_input, 1, OPS_EXACT, 0, 0},
+    {"quantize_input e4m3 runs", body_quantize_input, 2, OPS_EXACT, 0, 0},
+    {"quantize_input e4m3 static", body_quantize_input, 3, OPS_EXACT, 0, 0},
+    {"quantize_input int8 kept", body_quantize_input, 4, OPS_EXACT, 0, 0},
+    {"quantize_input e4m3 kept", body_quantize_input, 6, OPS_EXACT, 0, 0},
+};
+const size_t ops_case_count = sizeof(ops_cases) / sizeof(ops_cases[0]);

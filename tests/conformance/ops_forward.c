@@ -1,0 +1,199 @@
+/* Bodies of the operations that a decoder block is made of, and of the copies around them. */
+
+#include "tests/conformance/ops_bodies.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Memory starts zeroed; bytes come back as they went in, also past every staging buffer. variant: bytes. */
+int body_copies(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_ops *ops = rig->gpu.ops;
+    size_t bytes = (size_t)variant, wrong = 0;
+    unsigned char *host = malloc(2 * bytes + 1);
+    struct tensor tensor;
+    int rc = host != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for copies");
+
+    rc = rc != 0 ? rc : ops_new(rig, DTYPE_U8, 1, variant, &tensor);
+    rc = rc != 0 ? rc : ops->download(rig->stream, host, tensor.data, bytes);
+    for (size_t i = 0; rc == 0 && i < bytes; i++) {
+        wrong += host[i] != 0;
+        host[i] = (unsigned char)(i * 2654435761u >> 13);
+    }
+    rc = rc != 0 ? rc : ops->upload(rig->stream, tensor.data, host, bytes);
+    rc = rc != 0 ? rc : ops->download(rig->stream, host + bytes, tensor.data, bytes);
+    wrong += rc == 0 && memcmp(host, host + bytes, bytes) != 0;
+    rc = rc != 0 ? rc : ops->fill_zero(rig->stream, (char *)tensor.data + bytes / 2, bytes - bytes / 2);
+    rc = rc != 0 ? rc : ops->download(rig->stream, host + bytes, tensor.data, bytes);
+    for (size_t i = 0; rc == 0 && i < bytes; i++) {
+        wrong += host[bytes + i] != (i < bytes / 2 ? host[i] : 0);
+    }
+    free(host);
+    return rc != 0 ? rc : ops_put_number(out, (double)wrong);
+}
+
+/* variant: from * 3 + to, in the order F32, F16, BF16. An odd count, so that vectors have a tail. */
+int body_convert(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    struct tensor x, y;
+
+    TRY(ops_random(rig, types[variant / 3], 13, 101, 1, &x));
+    TRY(ops_new(rig, types[variant % 3], 13, 101, &y));
+    TRY(rig->gpu.ops->convert(rig->stream, &y, &x));
+    TRY(ops_put(rig, out, &y));
+    TRY(ops_random(rig, types[variant / 3], 8, 64, 2, &x));
+    TRY(ops_new(rig, types[variant % 3], 8, 64, &y));
+    TRY(rig->gpu.ops->convert(rig->stream, &y, &x));
+    return ops_put(rig, out, &y);
+}
+
+struct product {
+    int64_t tokens, in, out;
+    enum dtype weight;
+    bool bias;
+};
+
+static const struct product products[] = {
+    {37, 96, 51, DTYPE_F32, true},  {64, 128, 256, DTYPE_BF16, false}, {1, 200, 33, DTYPE_F16, true},
+    {29, 67, 45, DTYPE_F32, false}, {0, 64, 32, DTYPE_F32, true},      {5, 0, 7, DTYPE_F32, true},
+};
+
+/* variant: a row of products. */
+int body_linear(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct product *p = &products[variant];
+    struct tensor x, w, y, bias;
+
+    TRY(ops_random(rig, DTYPE_F32, p->tokens, p->in, 3, &x));
+    TRY(ops_random(rig, p->weight, p->out, p->in, 4, &w));
+    TRY(ops_random(rig, DTYPE_F32, 1, p->out, 5, &bias));
+    TRY(ops_random(rig, DTYPE_F32, p->tokens, p->out, 6, &y)); /* must not matter */
+    TRY(rig->gpu.ops->linear(rig->stream, &y, &x, &w, p->bias ? &bias : NULL));
+    return ops_put(rig, out, &y);
+}
+
+/* variant: the table's type, in the order F32, F16, BF16. */
+int body_embed(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    static const int32_t ids[] = {3, 0, 39, 3, 17};
+    struct tensor table, y;
+
+    TRY(ops_random(rig, types[variant], 40, 72, 7, &table));
+    TRY(ops_new(rig, DTYPE_F32, 5, 72, &y));
+    TRY(rig->gpu.ops->embed(rig->stream, &y, &table, ids));
+    return ops_put(rig, out, &y);
+}
+
+/* variant: the size of a run; rows are 192. In place, as q and k norms are. */
+int body_rmsnorm(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor x, weight;
+
+    TRY(ops_random(rig, DTYPE_F32, 21, 192, 8, &x));
+    TRY(ops_random(rig, DTYPE_F32, 1, variant, 9, &weight));
+    TRY(rig->gpu.ops->rmsnorm(rig->stream, &x, &x, &weight, 1e-5f));
+    return ops_put(rig, out, &x);
+}
+
+/* variant: the size of a head; two sequences of 9. */
+int body_rope(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor x, cosine, sine;
+
+    TRY(ops_random(rig, DTYPE_F32, 18, 3 * variant, 10, &x));
+    TRY(ops_random(rig, DTYPE_F32, 12, variant / 2, 11, &cosine));
+    TRY(ops_random(rig, DTYPE_F32, 12, variant / 2, 12, &sine));
+    TRY(rig->gpu.ops->rope(rig->stream, &x, &cosine, &sine, 9, variant));
+    return ops_put(rig, out, &x);
+}
+
+static const struct gpu_attention attentions[] = {
+    {.sequences = 2, .length = 70, .heads = 4, .kv_heads = 4, .head_dim = 16},
+    {.sequences = 2, .length = 33, .heads = 6, .kv_heads = 3, .head_dim = 24},
+    {.sequences = 1, .length = 40, .heads = 6, .kv_heads = 1, .head_dim = 16},
+    {.sequences = 2, .length = 50, .heads = 8, .kv_heads = 2, .head_dim = 8, .window = 12},
+    {.sequences = 1, .length = 1060, .heads = 2, .kv_heads = 1, .head_dim = 8},
+    {.sequences = 3, .length = 1, .heads = 2, .kv_heads = 2, .head_dim = 32},
+    {.sequences = 1, .length = 31, .heads = 9, .kv_heads = 3, .head_dim = 20},
+};
+
+/* variant: a row of attentions: all heads apart, groups, one key head, a window, past one tile, one token, odd sizes.
+ */
+int body_attention(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct gpu_attention spec = attentions[variant];
+    int64_t rows = spec.sequences * spec.length;
+    struct tensor q, k, v, o;
+
+    spec.scale = (float)(1.0 / sqrt((double)spec.head_dim));
+    TRY(ops_random(rig, DTYPE_F32, rows, spec.heads * spec.head_dim, 13, &q));
+    TRY(ops_random(rig, DTYPE_F32, rows, spec.kv_heads * spec.head_dim, 14, &k));
+    TRY(ops_random(rig, DTYPE_F32, rows, spec.kv_heads * spec.head_dim, 15, &v));
+    TRY(ops_random(rig, DTYPE_F32, rows, spec.heads * spec.head_dim, 16, &o));
+    TRY(rig->gpu.ops->attention(rig->stream, &o, &q, &k, &v, &spec));
+    return ops_put(rig, out, &o);
+}
+
+/* variant: elements; y is gate. */
+int body_swiglu(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor gate, up;
+
+    TRY(ops_random(rig, DTYPE_F32, 1, variant, 17, &gate));
+    TRY(ops_random(rig, DTYPE_F32, 1, variant, 18, &up));
+    TRY(rig->gpu.ops->swiglu(rig->stream, &gate, &gate, &up));
+    return ops_put(rig, out, &gate);
+}
+
+int body_add(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor x, y;
+
+    TRY(ops_random(rig, DTYPE_F32, 1, variant, 19, &x));
+    TRY(ops_random(rig, DTYPE_F32, 1, variant, 20, &y));
+    TRY(rig->gpu.ops->add(rig->stream, &y, &x));
+    return ops_put(rig, out, &y);
+}
+
+/* variant: 1 = with a reference. */
+int body_nll(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    static const int32_t targets[] = {5, -1, 999, 0, 17, 3};
+    struct gpu_nll nll = {.nll_sum = 1.5, .kl_sum = 0.25, .count = 2}; /* added to */
+    struct tensor logits, reference;
+
+    TRY(ops_random(rig, DTYPE_F32, 6, 1000, 21, &logits));
+    TRY(ops_random(rig, DTYPE_F32, 6, 1000, 22, &reference));
+    TRY(rig->gpu.ops->nll(rig->stream, &nll, &logits, variant != 0 ? &reference : NULL, targets));
+    TRY(ops_put_number(out, nll.nll_sum));
+    TRY(ops_put_number(out, nll.kl_sum));
+    return ops_put_number(out, (double)nll.count);
+}
+
+/* Bad values at two places; the first counts. variant: its place, or -1 for none. */
+int body_find_nonfinite(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    int64_t index = -2;
+    uint64_t seed = 23;
+    struct tensor x;
+    float *host = malloc(70000 * sizeof(float));
+
+    if (host == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a body's input");
+    }
+    for (int i = 0; i < 70000; i++) {
+        host[i] = ops_normal(&seed);
+    }
+    if (variant >= 0) {
+        host[variant] = NAN;
+        host[69999] = INFINITY;
+    }
+    int rc = ops_upload(rig, host, 700, 100, &x);
+    free(host);
+    TRY(rc);
+    TRY(rig->gpu.ops->find_nonfinite(rig->stream, &index, &x));
+    return ops_put_number(out, (double)index);
+}

@@ -1,0 +1,372 @@
+/* Bodies of the operations that gather statistics, choose grids, solve, and measure what was lost. */
+
+#include "tests/conformance/ops_bodies.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Only the upper triangle is promised. */
+static int put_upper(struct ops_rig *rig, struct ops_output *out, const struct tensor *h)
+{
+    int64_t n = h->shape[1];
+    struct ops_output all = {0};
+    int rc = ops_put(rig, &all, h);
+
+    for (int64_t i = 0; rc == 0 && i < n; i++) {
+        for (int64_t j = i; rc == 0 && j < n; j++) {
+            rc = ops_put_number(out, all.values[i * n + j]);
+        }
+    }
+    ops_output_deinit(&all);
+    return rc;
+}
+
+/* Twice into one h. variant: n. */
+int body_gram(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor h, x, more;
+
+    TRY(ops_new(rig, DTYPE_F32, variant, variant, &h));
+    TRY(ops_random(rig, DTYPE_F32, 40, variant, 31, &x));
+    TRY(ops_random(rig, DTYPE_F32, 7, variant, 32, &more));
+    TRY(rig->gpu.ops->gram(rig->stream, &h, &x));
+    TRY(rig->gpu.ops->gram(rig->stream, &h, &more));
+    return put_upper(rig, out, &h);
+}
+
+/* variant: n. The diagonal comes along. */
+int body_symmetrize(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    float *diagonal = malloc((size_t)variant * sizeof(float));
+    struct tensor h;
+
+    int rc = diagonal != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a diagonal");
+    rc = rc != 0 ? rc : ops_random(rig, DTYPE_F32, variant, variant, 33, &h);
+    rc = rc != 0 ? rc : rig->gpu.ops->symmetrize(rig->stream, &h, 0.37);
+    rc = rc != 0 ? rc : rig->gpu.ops->diagonal(rig->stream, diagonal, &h);
+    for (int i = 0; rc == 0 && i < variant; i++) {
+        rc = ops_put_number(out, (double)diagonal[i]);
+    }
+    free(diagonal);
+    return rc != 0 ? rc : ops_put(rig, out, &h);
+}
+
+/* variant: rows; two calls add up, then each statistic alone. */
+int body_column_stats(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_ops *ops = rig->gpu.ops;
+    struct tensor x, most, sum;
+
+    TRY(ops_random(rig, DTYPE_F32, variant, 133, 34, &x));
+    TRY(ops_new(rig, DTYPE_F32, 1, 133, &most));
+    TRY(ops_new(rig, DTYPE_F32, 1, 133, &sum));
+    TRY(ops->column_stats(rig->stream, &most, &sum, &x));
+    TRY(ops->column_stats(rig->stream, &most, NULL, &x));
+    TRY(ops->column_stats(rig->stream, NULL, &sum, &x));
+    TRY(ops_put(rig, out, &most));
+    return ops_put(rig, out, &sum);
+}
+
+#define GRID_ROWS 9
+#define GRID_COLS 240
+
+static const struct grid_row {
+    struct gpu_grid grid;
+    bool importance;
+} grids[] = {
+    {{.bits = 4, .group_size = 240, .sym = true, .scale_dtype = DTYPE_F16}, false},
+    {{.bits = 3, .group_size = 48, .scale_dtype = DTYPE_BF16}, false},
+    {{.bits = 4, .group_size = 48, .mse = true, .norm = 2.4, .max_shrink = 0.8, .steps = 100, .scale_dtype = DTYPE_F16},
+     true},
+    {{.bits = 2,
+      .group_size = 20,
+      .sym = true,
+      .mse = true,
+      .norm = 2.0,
+      .max_shrink = 0.5,
+      .steps = 40,
+      .scale_dtype = DTYPE_F32},
+     false},
+    {{.bits = 8,
+      .group_size = 10,
+      .mse = true,
+      .norm = 2.4,
+      .max_shrink = 0.8,
+      .steps = 100,
+      .scale_dtype = DTYPE_BF16},
+     true},
+};
+
+/* Weights [GRID_ROWS, GRID_COLS] with groups of zeros, of one sign and of tiny numbers among them. */
+static int grid_weights(struct ops_rig *rig, struct tensor *w)
+{
+    float host[GRID_ROWS * GRID_COLS];
+    uint64_t seed = 35;
+
+    for (int i = 0; i < GRID_ROWS * GRID_COLS; i++) {
+        int row = i / GRID_COLS, col = i % GRID_COLS;
+        host[i] = 0.1f * ops_normal(&seed);
+        host[i] = row == 2 && col < 120 ? 0.0f : row == 3 ? fabsf(host[i]) : row == 4 ? -fabsf(host[i]) : host[i];
+        host[i] *= row == 5 ? 1e-30f : row == 6 && col % 31 == 0 ? 40.0f : 1.0f;
+    }
+    return ops_upload(rig, host, GRID_ROWS, GRID_COLS, w);
+}
+
+static int chosen_grid(struct ops_rig *rig, const struct grid_row *row, const struct tensor *w, struct tensor *scale,
+                       struct tensor *zero)
+{
+    struct tensor importance;
+    float host[GRID_COLS];
+    uint64_t seed = 36;
+
+    for (int i = 0; i < GRID_COLS; i++) {
+        host[i] = fabsf(ops_normal(&seed));
+    }
+    TRY(ops_upload(rig, host, 1, GRID_COLS, &importance));
+    TRY(ops_new(rig, DTYPE_F32, w->shape[0], GRID_COLS / row->grid.group_size, scale));
+    TRY(ops_new(rig, DTYPE_F32, w->shape[0], GRID_COLS / row->grid.group_size, zero));
+    return rig->gpu.ops->grid(rig->stream, scale, zero, w, row->importance ? &importance : NULL, &row->grid);
+}
+
+/* variant: a row of grids. */
+int body_grid(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor w, scale, zero;
+
+    TRY(grid_weights(rig, &w));
+    TRY(chosen_grid(rig, &grids[variant], &w, &scale, &zero));
+    TRY(ops_put(rig, out, &scale));
+    return ops_put(rig, out, &zero);
+}
+
+/* Codes and back, on the grid of body_grid. */
+int body_round(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_grid *grid = &grids[variant].grid;
+    struct tensor w, scale, zero, codes;
+
+    TRY(grid_weights(rig, &w));
+    TRY(chosen_grid(rig, &grids[variant], &w, &scale, &zero));
+    TRY(ops_new(rig, DTYPE_U8, GRID_ROWS, GRID_COLS, &codes));
+    TRY(rig->gpu.ops->round(rig->stream, &codes, &w, &scale, &zero, grid));
+    TRY(rig->gpu.ops->dequantize(rig->stream, &w, &codes, &scale, &zero, grid));
+    TRY(ops_put(rig, out, &codes));
+    return ops_put(rig, out, &w);
+}
+
+/* Every 7th step, which is a permutation while 7 does not divide n. */
+static void shuffle(int32_t *order, int n)
+{
+    for (int i = 0; i < n; i++) {
+        order[i] = (int32_t)((int64_t)i * 7 % n);
+    }
+}
+
+#define FACTOR_MAX 600
+
+/* H = X^T X / T of columns that lean on each other, one of them dead; the same on every backend. */
+static int hessian(struct ops_rig *rig, int n, struct tensor *h)
+{
+    int tokens = 2 * n;
+    uint64_t seed = 37;
+    float *x = calloc((size_t)tokens * (size_t)n + (size_t)n * (size_t)n, sizeof(float)), *sums = NULL;
+
+    if (x == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a Hessian");
+    }
+    sums = x + (size_t)tokens * (size_t)n;
+    for (int t = 0; t < tokens; t++) {
+        float drift = 0;
+        for (int j = 0; j < n; j++) {
+            drift = 0.8f * drift + 0.5f * ops_normal(&seed);
+            x[t * n + j] = j == 3 ? 0.0f : drift;
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        for (int i = 0; i < n; i++) {
+            for (int j = 0; j < n; j++) {
+                sums[i * n + j] += x[t * n + i] * x[t * n + j] / (float)tokens;
+            }
+        }
+    }
+    int rc = ops_upload(rig, sums, n, n, h);
+    free(x);
+    return rc;
+}
+
+/* variant: n, negative for an order. */
+int body_factor(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    int32_t order[FACTOR_MAX];
+    int n = abs(variant);
+    const struct gpu_factor spec = {.damp_percent = 0.01, .order = variant < 0 ? order : NULL};
+    struct tensor h, u;
+
+    shuffle(order, n);
+    TRY(hessian(rig, n, &h));
+    TRY(ops_random(rig, DTYPE_F32, n, n, 38, &u));
+    TRY(rig->gpu.ops->factor(rig->stream, &u, &h, &spec));
+    TRY(ops_put(rig, out, &u));
+    return ops_put(rig, out, &h); /* kept */
+}
+
+/* A matrix that has no factor is said to have none, and the stream goes on. */
+int body_factor_refuses(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor h, u;
+    float host[16] = {1, 0, 0, 0, 0, -4, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1};
+
+    TRY(ops_upload(rig, host, 4, 4, &h));
+    TRY(ops_new(rig, DTYPE_F32, 4, 4, &u));
+    int rc = rig->gpu.ops->factor(rig->stream, &u, &h, &(struct gpu_factor){.damp_percent = 0.01});
+    if (rc == ERR_GPU_OUT_OF_MEMORY || rc == ERR_DEVICE_LOST || rc == ERR_HOST_OUT_OF_MEMORY) {
+        return rc;
+    }
+    TRY(ops_put_number(out, rc == ERR_NOT_POSITIVE_DEFINITE ? 1 : 0));
+    return body_factor(rig, variant, out);
+}
+
+#define SWEEP_COLS_MAX 400
+
+struct sweep_row {
+    int64_t rows, cols;
+    struct gpu_grid grid;
+    bool order;
+};
+
+static const struct sweep_row sweeps[] = {
+    {70, 384, {.bits = 4, .group_size = 128, .sym = true, .scale_dtype = DTYPE_F32}, false},
+    {33, 300, {.bits = 3, .group_size = 300, .scale_dtype = DTYPE_F32}, false},
+    {130, 272, {.bits = 4, .group_size = 16, .scale_dtype = DTYPE_F32}, true},
+    {5, 24, {.bits = 2, .group_size = 8, .scale_dtype = DTYPE_F32}, true},
+    {64, 256, {.bits = 8, .group_size = 64, .sym = true, .scale_dtype = DTYPE_F32}, true},
+};
+
+/* An upper factor with what GPTQ meets: a diagonal well away from zero, the rest smaller. */
+static int sweep_factor(struct ops_rig *rig, int64_t n, struct tensor *u)
+{
+    float *host = calloc((size_t)(n * n), sizeof(float));
+    uint64_t seed = 39;
+
+    if (host == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a factor");
+    }
+    for (int64_t i = 0; i < n; i++) {
+        host[i * n + i] = 0.6f + fabsf(ops_normal(&seed));
+        for (int64_t j = i + 1; j < n; j++) {
+            host[i * n + j] = 0.1f * ops_normal(&seed);
+        }
+    }
+    int rc = ops_upload(rig, host, n, n, u);
+    free(host);
+    return rc;
+}
+
+/* variant: a row of sweeps: one group a block, one a row, many with an order, less than a block, all together. Codes
+ * only: the loss is measured by body_residual's kin. */
+int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct sweep_row *s = &sweeps[variant];
+    int32_t order[SWEEP_COLS_MAX];
+    struct tensor w, u, scale, zero, codes;
+    double loss = -1;
+
+    shuffle(order, (int)s->cols);
+    TRY(ops_random(rig, DTYPE_F32, s->rows, s->cols, 40, &w));
+    TRY(sweep_factor(rig, s->cols, &u));
+    TRY(ops_new(rig, DTYPE_F32, s->rows, s->cols / s->grid.group_size, &scale));
+    TRY(ops_new(rig, DTYPE_F32, s->rows, s->cols / s->grid.group_size, &zero));
+    TRY(ops_new(rig, DTYPE_U8, s->rows, s->cols, &codes));
+    TRY(rig->gpu.ops->grid(rig->stream, &scale, &zero, &w, NULL, &s->grid));
+    TRY(rig->gpu.ops->sweep(rig->stream, &codes, &w, &u, &scale, &zero, s->order ? order : NULL, 128, &s->grid, &loss));
+    if (!(loss > 0)) {
+        return err_raise(ERR_INTERNAL, "a sweep that lost %g", loss);
+    }
+    return ops_put(rig, out, &codes);
+}
+
+/* variant: a row of grids, or -1 for no grid. */
+int body_residual(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct grid_row *row = &grids[variant < 0 ? 0 : variant];
+    struct gpu_residual residual;
+    struct tensor w, wq, scale, zero;
+
+    TRY(grid_weights(rig, &w));
+    TRY(ops_random(rig, DTYPE_F32, GRID_ROWS, GRID_COLS, 41, &wq));
+    TRY(chosen_grid(rig, row, &w, &scale, &zero));
+    TRY(rig->gpu.ops->residual(rig->stream, &residual, &w, &wq, variant < 0 ? NULL : &scale, variant < 0 ? NULL : &zero,
+                               variant < 0 ? NULL : &row->grid));
+    const double all[] = {residual.error_sq,   residual.weight_sq,       residual.dot,
+                          residual.quant_sq,   residual.clipped_sq,      residual.max_abs,
+                          residual.weight_max, (double)residual.clipped, (double)residual.nonfinite};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        TRY(ops_put_number(out, all[i]));
+    }
+    return 0;
+}
+
+/* variant: n; rows 6. */
+int body_output_error(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    double error = 0, signal = 0, alone = 0;
+    struct tensor w, wq, h, x;
+
+    TRY(ops_random(rig, DTYPE_F32, 6, variant, 42, &w));
+    TRY(ops_random(rig, DTYPE_F32, 6, variant, 43, &wq));
+    TRY(ops_random(rig, DTYPE_F32, variant, variant, 44, &h)); /* symmetric, not definite: the sums still agree */
+    TRY(ops_random(rig, DTYPE_F32, 1, 1, 45, &x));
+    TRY(rig->gpu.ops->symmetrize(rig->stream, &h, 1.0));
+    TRY(rig->gpu.ops->output_error(rig->stream, &error, &signal, &w, &wq, &h));
+    TRY(rig->gpu.ops->output_error(rig->stream, &alone, NULL, &w, &wq, &h));
+    TRY(ops_put_number(out, error));
+    TRY(ops_put_number(out, signal));
+    return ops_put_number(out, alone);
+}
+
+int body_zero_dead(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    int64_t dead = -1;
+    struct tensor w, h;
+
+    TRY(hessian(rig, variant, &h)); /* column 3 is dead */
+    TRY(ops_random(rig, DTYPE_F32, 11, variant, 46, &w));
+    TRY(rig->gpu.ops->zero_dead(rig->stream, &w, &h, &dead));
+    TRY(ops_put_number(out, (double)dead));
+    return ops_put(rig, out, &w);
+}
+
+/* variant: 1 = rows, 2 = columns, 3 = both. */
+int body_scale(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor w, rows, cols;
+
+    TRY(ops_random(rig, DTYPE_F32, 19, 53, 47, &w));
+    TRY(ops_random(rig, DTYPE_F32, 1, 19, 48, &rows));
+    TRY(ops_random(rig, DTYPE_F32, 1, 53, 49, &cols));
+    TRY(rig->gpu.ops->scale(rig->stream, &w, (variant & 1) != 0 ? &rows : NULL, (variant & 2) != 0 ? &cols : NULL));
+    return ops_put(rig, out, &w);
+}
+
+static const struct gpu_input inputs[] = {
+    {.number = GPU_NUMBER_INT8, .dynamic = true},
+    {.number = GPU_NUMBER_INT8, .scale = 0.02f},
+    {.number = GPU_NUMBER_E4M3, .dynamic = true, .run = 32},
+    {.number = GPU_NUMBER_E4M3, .scale = 0.004f},
+};
+
+/* variant: a row of inputs, and 4 more for columns that are kept. */
+int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    float host[128] = {0};
+    struct tensor x, y, keep;
+
+    host[5] = 1.0f;
+    host[64] = 1.0f;
+    TRY(ops_random(rig, DTYPE_F32, 23, 128, 50, &x));
+    TRY(ops_new(rig, DTYPE_F32, 23, 128, &y));
+    TRY(ops_upload(rig, host, 1, 128, &keep));
+    TRY(rig->gpu.ops->quantize_input(rig->stream, &y, &x, variant >= 4 ? &keep : NULL, &inputs[variant % 4]));
+    return ops_put(rig, out, &y);
+}
