@@ -17,7 +17,8 @@
 int handlers_job_create(struct request *request)
 {
     json_t *job = NULL;
-    int rc = engine_job_create(request->context->engine, request->json, &request->scratch->faults, &job);
+    int rc = engine_job_create(request->context->engine, request->json, request_once_key(request),
+                               &request->scratch->faults, &job);
     return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
 }
 

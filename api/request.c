@@ -68,9 +68,32 @@ static int parse_body(struct request *request)
     return json_is_object(request->json) ? 0 : err_raise(ERR_INVALID_JSON, "the body must be a JSON object");
 }
 
+const struct store_once *request_once_key(const struct request *request)
+{
+    return request->once.key != NULL ? &request->once : NULL;
+}
+
+/* What was made under the key, when the daemon died before it had answered. */
+static int replay_made(struct request *request, const char *id)
+{
+    json_t *job = NULL;
+    int rc = engine_job_get(request->context->engine, id, &job);
+    rc = rc < 0 ? rc : reply_created_take(request, request->route->path, job);
+    if (rc == 0) {
+        reply_header(&request->reply, "Idempotency-Replayed", "true");
+    }
+    return rc;
+}
+
 /* Answer with what the first request with this key was answered. */
 static int replay_take(struct request *request, json_t *response)
 {
+    const char *made = json_string_value(json_object_get(response, "id"));
+    if (made != NULL) {
+        int again = replay_made(request, made);
+        json_decref(response);
+        return again;
+    }
     const char *location = json_string_value(json_object_get(response, "location"));
     int status = (int)json_integer_value(json_object_get(response, "status"));
     int rc = reply_json_take(request, status, json_incref(json_object_get(response, "body")));
@@ -125,7 +148,9 @@ int request_once(struct request *request, const char *digest, int (*create)(stru
     if (rc != 0) {
         return rc < 0 ? rc : replay_take(request, response);
     }
+    request->once = (struct store_once){scope, key};
     rc = create(request);
+    request->once = (struct store_once){NULL, NULL};
     if (rc < 0) {
         struct err_record record;
         err_take(&record);

@@ -97,6 +97,8 @@ struct request {
     void *state;   /* a handler's, between waits; freed with free() */
     struct waiter waiter;
 
+    struct store_once once; /* while create runs under a key */
+
     enum request_step step;
     int phase;            /* the server's, as the next two */
     int result;           /* what the last step said */
@@ -127,3 +129,5 @@ int request_work(struct request *request);
 /* Run create at most once per Idempotency-Key of the request: a repeat with the same digest of the input is answered
  * with the first answer. Without a key: plain create. Worker thread. */
 int request_once(struct request *request, const char *digest, int (*create)(struct request *request));
+/* The key under which create runs, for a store that can tie it to what is made; NULL without one. */
+const struct store_once *request_once_key(const struct request *request);

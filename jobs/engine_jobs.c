@@ -68,7 +68,7 @@ static int check_room(struct engine *engine)
     return waiting < engine->max_queued ? 0 : err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
 }
 
-static int store_new(struct engine *engine, const struct job_spec *spec, json_t **job)
+static int store_new(struct engine *engine, const struct job_spec *spec, const struct store_once *once, json_t **job)
 {
     const char *status = spec->calibration.stream ? "awaiting_calibration" : "queued";
     json_int_t now = clock_unix_seconds();
@@ -82,13 +82,14 @@ static int store_new(struct engine *engine, const struct job_spec *spec, json_t 
                   "created_at", now, "queued_at", spec->calibration.stream ? json_null() : json_integer(now));
     json_t *event = engine_status_event(status, NULL, NULL);
     int rc = row == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
-                                          : store_job_create(engine->store, row, "status", event);
+                                          : store_job_create(engine->store, row, "status", event, once);
     json_decref(row);
     json_decref(event);
     return rc != 0 ? rc : engine_job_get(engine, id, job);
 }
 
-int engine_job_create(struct engine *engine, const json_t *body, struct faults *faults, json_t **job)
+int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once, struct faults *faults,
+                      json_t **job)
 {
     struct job_spec spec;
 
@@ -105,7 +106,7 @@ int engine_job_create(struct engine *engine, const json_t *body, struct faults *
     check_model(engine, &spec, faults);
     rc = faults_raise(faults);
     rc = rc != 0 ? rc : check_room(engine);
-    rc = rc != 0 ? rc : store_new(engine, &spec, job);
+    rc = rc != 0 ? rc : store_new(engine, &spec, once, job);
     pthread_mutex_unlock(&engine->admission);
     spec_deinit(&spec);
     if (rc == 0) {

@@ -102,5 +102,7 @@ int sqlite_list(struct state *state, const char *kind, const char *columns, cons
 
 /* sqlite_idempotency.c */
 int sqlite_idempotency_reserve(struct state *state, struct state_args *args);
+/* Inside the transaction that made the object: the key answers {"id"} from now on. */
+int sqlite_idempotency_made(struct state *state, const char *scope, const char *key, const char *id);
 int sqlite_idempotency_finish(struct state *state, struct state_args *args);
 int sqlite_idempotency_release(struct state *state, struct state_args *args);

@@ -1,5 +1,6 @@
 /* Idempotency keys: the first request reserves its key, finishes it with the response, and every later one with the
- * same body is answered from here for a day. */
+ * same body is answered from here for a day. What was made under a key is known from the commit that made it: a daemon
+ * that dies before the answer does not make it twice. */
 
 #include "storage/sqlite.h"
 
@@ -57,6 +58,17 @@ int sqlite_idempotency_reserve(struct state *state, struct state_args *args)
     } else {
         json_decref(response);
     }
+    return rc;
+}
+
+int sqlite_idempotency_made(struct state *state, const char *scope, const char *key, const char *id)
+{
+    json_t *response = json_pack("{s:s}", "id", id);
+    int rc = response == NULL
+                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a response")
+                 : sqlite_run(state, NULL, "UPDATE idempotency SET response = ? WHERE scope = ? AND key = ?", "jtt",
+                              response, scope, key);
+    json_decref(response);
     return rc;
 }
 

@@ -154,6 +154,9 @@ int sqlite_job_create(struct state *state, struct state_args *args)
     if (rc == 0 && args->event != NULL) {
         rc = sqlite_event_add(state, args, id, args->event, args->event_data);
     }
+    if (rc == 0 && args->key != NULL) {
+        rc = sqlite_idempotency_made(state, args->scope, args->key, id);
+    }
     return sqlite_end(state, rc);
 }
 

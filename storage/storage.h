@@ -59,7 +59,12 @@ int store_object_list(struct store *store, const char *kind, const struct store_
  * warnings checkpoint calibration worker attempt fence seq created_at queued_at started_at finished_at cancelled_at.
  * request, progress, memory, result, error, warnings, checkpoint, calibration hold JSON values. seq = last event's
  * number. */
-int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data);
+/* once (may be NULL): a reserved Idempotency-Key, which from the same commit on answers {"id": the job's}. */
+struct store_once {
+    const char *scope, *key;
+};
+int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
+                     const struct store_once *once);
 int store_job_get(struct store *store, const char *id, json_t **job);
 int store_job_list(struct store *store, const struct store_page *page, json_t **list);
 /* Set the columns in patch WHERE id AND status = from (NULL = any) AND fence = fence (-1 = any), and append the event
@@ -96,7 +101,7 @@ int store_blocks_clear(struct store *store, const char *job);
 int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,
                            const json_t *job_patch, const char *event, const json_t *event_data);
 
-/* --- Idempotency-Key: scope = route. Reserve: 0 = new, go on; 1 = *response holds the first answer
+/* --- Idempotency-Key: scope = route. Reserve: 0 = new, go on; 1 = *response holds the first answer,
  * {"digest","status","body","location"}; ERR_IDEMPOTENCY_IN_PROGRESS; ERR_IDEMPOTENCY_KEY_REUSED. Kept 24 h. */
 int store_idempotency_reserve(struct store *store, const char *scope, const char *key, const char *body_digest,
                               json_t **response);

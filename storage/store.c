@@ -246,10 +246,15 @@ int store_object_list(struct store *store, const char *kind, const struct store_
     return run_op(store, store->state_ops->object_list, (struct state_args){.kind = kind, .page = page, .out = list});
 }
 
-int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data)
+int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
+                     const struct store_once *once)
 {
     return run_op(store, store->state_ops->job_create,
-                  (struct state_args){.body = job, .event = event, .event_data = event_data});
+                  (struct state_args){.body = job,
+                                      .event = event,
+                                      .event_data = event_data,
+                                      .scope = once != NULL ? once->scope : NULL,
+                                      .key = once != NULL ? once->key : NULL});
 }
 
 int store_job_get(struct store *store, const char *id, json_t **job)

@@ -107,7 +107,8 @@ int engine_file_delete(struct engine *engine, const char *id)
     return store_object_delete(engine->store, "file", id);
 }
 
-static int put_job(struct engine *engine, const char *status, const json_t *body, char id[ID_SIZE])
+static int put_job(struct engine *engine, const char *status, const json_t *body, const struct store_once *once,
+                   char id[ID_SIZE])
 {
     id_new("job", id);
     const char *model = json_string_value(json_object_get(body, "model"));
@@ -115,7 +116,7 @@ static int put_job(struct engine *engine, const char *status, const json_t *body
     json_t *job = json_pack("{s:s, s:s, s:s?, s:s?, s:O, s:{s:i}}", "id", id, "status", status, "model", model,
                             "method", method != NULL ? method : "rtn", "request", body, "calibration", "records", 0);
     json_t *data = json_pack("{s:s, s:n}", "status", status, "from");
-    int rc = store_job_create(engine->store, job, "status", data);
+    int rc = store_job_create(engine->store, job, "status", data, once);
     json_decref(data);
     json_decref(job);
     return rc;
@@ -124,13 +125,14 @@ static int put_job(struct engine *engine, const char *status, const json_t *body
 void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE])
 {
     json_t *body = json_pack("{s:s, s:s}", "model", "mdl_0", "method", "gptq");
-    if (put_job(engine, status, body, id) < 0) {
+    if (put_job(engine, status, body, NULL, id) < 0) {
         abort();
     }
     json_decref(body);
 }
 
-int engine_job_create(struct engine *engine, const json_t *body, struct faults *faults, json_t **job)
+int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once, struct faults *faults,
+                      json_t **job)
 {
     static const char *const names[] = {"model", "method", "name", "calibration", "metadata", NULL};
     check_members(body, names, 2, faults);
@@ -141,7 +143,7 @@ int engine_job_create(struct engine *engine, const json_t *body, struct faults *
     pause_ms(atomic_load(&engine->create_delay_ms));
     char id[ID_SIZE];
     bool stream = json_is_true(json_object_get(json_object_get(body, "calibration"), "stream"));
-    rc = put_job(engine, stream ? "awaiting_calibration" : "queued", body, id);
+    rc = put_job(engine, stream ? "awaiting_calibration" : "queued", body, once, id);
     if (rc == 0) {
         atomic_fetch_add(&engine->jobs, 1);
     }

@@ -71,7 +71,7 @@ static inline void house_create(struct house *house, const char *members, char i
     struct faults faults = {0};
     json_t *job;
     json_t *body = house_body(house, members);
-    int rc = engine_job_create(house->engine, body, &faults, &job);
+    int rc = engine_job_create(house->engine, body, NULL, &faults, &job);
     ck_assert_msg(rc == 0, "%s: %s", members, err_last()->message);
     snprintf(id, ID_SIZE, "%s", json_get_string(job, "id"));
     json_decref(job);

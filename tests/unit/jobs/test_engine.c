@@ -259,7 +259,7 @@ START_TEST(test_refusals_name_their_reasons)
         struct faults faults = {0};
         json_t *job = NULL;
         json_t *body = house_body(&house, refused[i].members);
-        ck_assert_int_lt(engine_job_create(house.engine, body, &faults, &job), 0);
+        ck_assert_int_lt(engine_job_create(house.engine, body, NULL, &faults, &job), 0);
         bool found = false;
         for (size_t n = 0; n < faults.count; n++) {
             found = found ||
@@ -284,7 +284,7 @@ START_TEST(test_wrong_purpose_and_unknown_model)
              "\"method\":\"rtn\",\"quantization\":{\"group_size\":64},\"calibration\":{\"file_id\":\"%s\"}", file);
     snprintf(house.model, sizeof(house.model), "mdl_01J00000000000000000000000");
     json_t *body = house_body(&house, members);
-    ck_assert_int_eq(engine_job_create(house.engine, body, &faults, &job), ERR_INVALID_PARAMETER);
+    ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &faults, &job), ERR_INVALID_PARAMETER);
     ck_assert_uint_eq(faults.count, 2);
     ck_assert_str_eq(faults.items[0].param, "/calibration/file_id");
     ck_assert_str_eq(faults.items[1].param, "/model");
@@ -397,7 +397,7 @@ START_TEST(test_queue_has_an_end)
         house_create(&house, HOUSE_GPTQ, id);
     }
     json_t *body = house_body(&house, HOUSE_GPTQ);
-    ck_assert_int_eq(engine_job_create(house.engine, body, &faults, &job), ERR_QUEUE_FULL);
+    ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &faults, &job), ERR_QUEUE_FULL);
     json_decref(body);
     house_close(&house);
 }

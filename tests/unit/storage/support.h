@@ -82,7 +82,7 @@ static inline void add_job(struct store *store, int priority, int64_t queued_at,
                             "queued_at", (json_int_t)queued_at, "request", "priority", priority, "metadata", "team",
                             priority % 2 == 0 ? "search" : "ads");
     json_t *data = json_pack("{s:s}", "status", "queued");
-    ck_assert_rc_ok(store_job_create(store, job, "status", data));
+    ck_assert_rc_ok(store_job_create(store, job, "status", data, NULL));
     json_decref(data);
     json_decref(job);
 }

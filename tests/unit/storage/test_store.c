@@ -20,17 +20,17 @@ START_TEST(jobs_come_back_whole)
                   " 'fence': 7, 'seq': 0, 'created_at': 11, 'queued_at': 12, 'started_at': null, 'finished_at': null,"
                   " 'cancelled_at': null}");
     json_object_set_new(job, "id", json_string(id));
-    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL));
+    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, NULL));
     ck_assert_rc_ok(store_job_get(bench.store, id, &got));
     ck_assert(json_equal(job, got));
     json_decref(got);
-    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL), ERR_JOB_STATE_CONFLICT); /* twice */
+    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_JOB_STATE_CONFLICT); /* twice */
     ck_assert_int_eq(store_job_get(bench.store, "job_none", &got), ERR_NOT_FOUND);
     json_object_set_new(job, "id", json_integer(1));
-    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL), ERR_INTERNAL);
+    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_INTERNAL);
     json_object_set_new(job, "id", json_string("job_2"));
     json_object_set_new(job, "attempt", json_string("two"));
-    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL), ERR_INTERNAL);
+    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_INTERNAL);
     bench_reopen(&bench);
     ck_assert_rc_ok(store_job_get(bench.store, id, &got));
     ck_assert_int_eq(int_at(got, "fence"), 7);
@@ -385,6 +385,27 @@ START_TEST(idempotency_keys_replay)
 }
 END_TEST
 
+START_TEST(a_key_knows_its_job_from_the_commit_on)
+{
+    struct bench bench;
+    const struct store_once once = {"POST /a", "k"};
+    char id[ID_SIZE];
+    json_t *got = NULL;
+
+    bench_init(&bench);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, once.scope, once.key, "d1", &got), 0);
+    id_new("job", id);
+    json_t *job = json_pack("{s:s, s:s}", "id", id, "status", "queued");
+    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, &once));
+    bench_reopen(&bench); /* died before it answered: the key is not free, and says what it made */
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, once.scope, once.key, "d1", &got), 1);
+    ck_assert_str_eq(text_at(got, "id"), id);
+    json_decref(got);
+    json_decref(job);
+    bench_deinit(&bench);
+}
+END_TEST
+
 START_TEST(objects_are_replaced_and_deleted)
 {
     struct bench bench;
@@ -467,5 +488,5 @@ END_TEST
 UNIT_MAIN("store", jobs_come_back_whole, updates_are_fenced, claims_go_by_priority_then_age,
           a_second_claim_fences_the_first, counts_follow_every_move, events_are_read_from_anywhere,
           the_subscriber_hears_commits_only, blocks_are_one_transaction, publication_happens_once,
-          cancellation_races_publication, idempotency_keys_replay, objects_are_replaced_and_deleted,
-          threads_share_one_store)
+          cancellation_races_publication, idempotency_keys_replay, a_key_knows_its_job_from_the_commit_on,
+          objects_are_replaced_and_deleted, threads_share_one_store)
