@@ -4,6 +4,7 @@
 #include "gpu/check.h"
 
 #include "base/err.h"
+#include "gpu/ggml_blocks.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -164,4 +165,18 @@ int check_input(const struct tensor *y, const struct tensor *x, const struct ten
                        (int)spec->number, (long long)run, (long long)cols, (double)spec->scale);
     }
     return rc;
+}
+
+int check_blocks(const struct tensor *blocks, const struct tensor *w, const struct tensor *importance,
+                 const struct gpu_blocks *spec)
+{
+    int64_t cols = matrix_cols(w), bytes = ggml_row_bytes(spec->type, cols);
+    int rc = check_matrix("encode_blocks", "w", w, DTYPE_F32, -1, -1);
+
+    if (rc == 0 && bytes == 0) {
+        rc = err_raise(ERR_INTERNAL, "encode_blocks: no blocks of type %d along %lld inputs", spec->type,
+                       (long long)cols);
+    }
+    rc = rc != 0 ? rc : check_matrix("encode_blocks", "blocks", blocks, DTYPE_U8, matrix_rows(w), bytes);
+    return rc != 0 || importance == NULL ? rc : check_vector("encode_blocks", "importance", importance, cols);
 }

@@ -33,6 +33,9 @@ int check_rounding(const char *op, const struct tensor *codes, const struct tens
 int check_sweep(const struct tensor *codes, const struct tensor *w, const struct tensor *u, const struct tensor *scale,
                 const struct tensor *zero, const int32_t *order, int64_t block_size, const struct gpu_grid *spec);
 
+int check_blocks(const struct tensor *blocks, const struct tensor *w, const struct tensor *importance,
+                 const struct gpu_blocks *spec);
+
 static inline int64_t tiles_of(int64_t count, int64_t tile)
 {
     return (count + tile - 1) / tile;

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 4u
+#define GPU_ABI 5u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -81,6 +81,12 @@ struct gpu_input {
     bool dynamic; /* scale = absmax / largest of each token's run; else `scale` for all */
     int64_t run;  /* dynamic: columns that share a scale; 0 = the whole row */
     float scale;  /* static */
+};
+
+/* How weights become GGUF blocks. */
+struct gpu_blocks {
+    int type;    /* enum ggml_type of gpu/ggml_blocks.h: one of its quantized types */
+    bool search; /* scales that minimise sum importance_j err^2, which never lose to those that reach the extremes */
 };
 
 struct gpu_nll {
@@ -183,6 +189,10 @@ struct gpu_ops {
      *     are and count for no scale; or NULL. A run of zeros stays zeros. */
     int (*quantize_input)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
                           const struct tensor *keep, const struct gpu_input *spec);
+    /* 25. blocks U8 [N, bytes of a row] = w F32 [N,K] in blocks along K; importance F32 [K], none negative, weighs the
+     *     errors of a search, or NULL. */
+    int (*encode_blocks)(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
+                         const struct tensor *importance, const struct gpu_blocks *spec);
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */

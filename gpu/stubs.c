@@ -71,6 +71,7 @@ STUB(zero_dead, struct gpu_stream *s, in w, in h, int64_t *dead)
 STUB(diagonal, struct gpu_stream *s, float *host, in h)
 STUB(scale, struct gpu_stream *s, in w, in rows, in cols)
 STUB(quantize_input, struct gpu_stream *s, in y, in x, in keep, const struct gpu_input *spec)
+STUB(encode_blocks, struct gpu_stream *s, in blocks, in w, in importance, const struct gpu_blocks *spec)
 
 #define COMPLETE(name)           \
     if (ops->name == NULL) {     \
@@ -121,4 +122,5 @@ void gpu_complete(struct gpu_ops *ops)
     COMPLETE(diagonal)
     COMPLETE(scale)
     COMPLETE(quantize_input)
+    COMPLETE(encode_blocks)
 }

@@ -4,6 +4,7 @@
 #include "models/qtensor.h"
 
 #include "base/err.h"
+#include "gpu/ggml_blocks.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,7 @@ static int check_groups(const char *name, const struct qscheme *s, int64_t rows,
     int64_t group_rows = s->group_rows > 0 ? s->group_rows : 1;
 
     if (s->kind == QTENSOR_BLOCKS) {
-        return qtensor_block_bytes(s->block_type, cols) > 0
+        return ggml_row_bytes(s->block_type, cols) > 0
                    ? 0
                    : err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: its %lld inputs are no whole number of blocks of type %d",
                                name, (long long)cols, s->block_type);
@@ -143,7 +144,7 @@ int qtensor_parts(const struct qtensor *q, struct qtensor_part out[QTENSOR_PARTS
     const struct qscheme *s = &q->scheme;
     bool coded = s->kind != QTENSOR_CODEBOOKS && s->kind != QTENSOR_DENSE;
     bool zeroed = s->kind == QTENSOR_INT || (s->kind == QTENSOR_NF4 && s->nested);
-    int64_t width = s->kind == QTENSOR_BLOCKS ? qtensor_block_bytes(s->block_type, q->cols) : q->cols;
+    int64_t width = s->kind == QTENSOR_BLOCKS ? ggml_row_bytes(s->block_type, q->cols) : q->cols;
     int64_t scales = s->kind == QTENSOR_CODEBOOKS ? 1 : q->groups;
     int count = add_part(out, 0, "codes", DTYPE_U8, coded ? q->rows : 0, width, q->codes);
 
@@ -262,7 +263,7 @@ double qtensor_bits_per_weight(const struct qtensor *q)
                (double)q->row_groups * scale / weights;
     }
     case QTENSOR_BLOCKS:
-        return 8.0 * (double)qtensor_block_bytes(s->block_type, q->cols) / (double)q->cols;
+        return 8.0 * (double)ggml_row_bytes(s->block_type, q->cols) / (double)q->cols;
     case QTENSOR_DENSE:
         return scale;
     default:

@@ -89,8 +89,6 @@ void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
 void qtensor_dequantize(const struct qtensor *q, float *out);
 /* Bits per weight with all that is stored beside the codes. */
 double qtensor_bits_per_weight(const struct qtensor *q);
-/* Bytes of one row of GGUF blocks; 0 when the type is unknown or does not divide cols. */
-int64_t qtensor_block_bytes(int block_type, int64_t cols);
 /* The 16 levels of NF4 (Dettmers et al. 2023, appendix E), ascending. */
 extern const float qtensor_nf4_levels[16];
 

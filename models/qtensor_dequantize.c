@@ -1,6 +1,6 @@
 /* From codes back to weights, kind by kind; the truth that formats' loaders are held to. */
 
-#include "models/ggml_blocks.h"
+#include "gpu/ggml_blocks.h"
 #include "models/qtensor.h"
 
 #include <string.h>
@@ -101,7 +101,7 @@ static void dequantize_codebooks(const struct qtensor *q, float *out)
 
 static void dequantize_blocks(const struct qtensor *q, float *out)
 {
-    int64_t bytes = qtensor_block_bytes(q->scheme.block_type, q->cols);
+    int64_t bytes = ggml_row_bytes(q->scheme.block_type, q->cols);
 
     for (int64_t n = 0; n < q->rows; n++) {
         ggml_decode_row(q->scheme.block_type, q->codes + n * bytes, q->cols, out + n * q->cols);

@@ -149,6 +149,7 @@ static const struct gpu_ops cpu_ops = {
     .diagonal = cpu_diagonal,
     .scale = cpu_scale,
     .quantize_input = cpu_quantize_input,
+    .encode_blocks = cpu_encode_blocks,
 };
 
 const struct gpu_ops *gpu_cpu_ops(void)

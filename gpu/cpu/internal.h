@@ -80,3 +80,5 @@ int cpu_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h)
 int cpu_scale(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows, const struct tensor *cols);
 int cpu_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
                        const struct tensor *keep, const struct gpu_input *spec);
+int cpu_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
+                      const struct tensor *importance, const struct gpu_blocks *spec);

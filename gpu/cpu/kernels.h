@@ -6,6 +6,11 @@
 
 #define LANES 16
 
+/* Of n weights x against u = clamp((x + minimum) / scale): sum w (scale u - minimum - x)^2, w u^2, w u, w x u. */
+struct block_sums {
+    float error, uu, u, xu;
+};
+
 struct kernels {
     const char *name; /* "avx512" */
     /* Columns of one GPTQ block for LANES rows at once: w [cols][LANES] at stride, replaced by the errors e.
@@ -30,6 +35,12 @@ struct kernels {
     /* y = gate / (1 + exp(-gate)) * up. */
     void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
     double (*dot)(const float *a, const float *b, int64_t n);
+    /* u integers of [low, high], halves up; n is a multiple of LANES, inverse is 1 / scale. */
+    void (*block_fit)(struct block_sums *sums, const float *x, const float *weight, int64_t n, float scale,
+                      float inverse, float minimum, float low, float high);
+    /* The same for u of an ascending table, without minimum. */
+    void (*block_fit_table)(struct block_sums *sums, const float *x, const float *weight, int64_t n, float scale,
+                            float inverse, const float table[16]);
     void (*f16_to_f32)(float *y, const uint16_t *x, int64_t n);
     void (*f32_to_f16)(uint16_t *y, const float *x, int64_t n);
     void (*bf16_to_f32)(float *y, const uint16_t *x, int64_t n);

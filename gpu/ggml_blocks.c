@@ -7,10 +7,9 @@
  *   Q6_K   256: 128 low nibbles | 64 bytes of two high bits | 16 signed scales | d  w = d sc (u - 32)
  *   IQ4_NL  32: as Q4_0, with a table                                               w = d T[u] */
 
-#include "models/ggml_blocks.h"
+#include "gpu/ggml_blocks.h"
 
 #include "gpu/tensor.h"
-#include "models/qtensor.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -32,9 +31,9 @@ const struct ggml_block *ggml_block_find(int type)
     return NULL;
 }
 
-int64_t qtensor_block_bytes(int block_type, int64_t cols)
+int64_t ggml_row_bytes(int type, int64_t cols)
 {
-    const struct ggml_block *block = ggml_block_find(block_type);
+    const struct ggml_block *block = ggml_block_find(type);
 
     return block == NULL || cols % block->elements != 0 ? 0 : cols / block->elements * block->bytes;
 }
@@ -74,6 +73,18 @@ void ggml_q4k_scale(const uint8_t packed[12], int j, uint8_t *scale, uint8_t *mi
     } else {
         *scale = (uint8_t)((packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4);
         *minimum = (uint8_t)((packed[j + 4] >> 4) | (packed[j] >> 6) << 4);
+    }
+}
+
+void ggml_q4k_set_scale(uint8_t packed[12], int j, uint8_t scale, uint8_t minimum)
+{
+    if (j < 4) {
+        packed[j] |= scale;
+        packed[j + 4] |= minimum;
+    } else {
+        packed[j + 4] |= (uint8_t)((scale & 15) | (minimum & 15) << 4);
+        packed[j - 4] |= (uint8_t)(scale >> 4 << 6);
+        packed[j] |= (uint8_t)(minimum >> 4 << 6);
     }
 }
 

@@ -1,0 +1,232 @@
+/* Rows of weights to GGUF blocks, each with the scales that lose least in sum importance_j (w_j - wq_j)^2.
+ *
+ * Plain scales put a block's extreme on the lowest level, as rounding to nearest does. The search starts from them,
+ * tries scales around them with either sign, and follows each by least squares for the codes that it gave: with codes u
+ * held, the best scale is sum w x u / sum w u^2. A block keeps its plain bytes unless the others lose less when both
+ * are read back and summed in double, so a search never loses to plain scales, whatever the weights of the errors.
+ *
+ * A scale is rounded to F16 before any code is computed from it. Codes are rounded to nearest, halves up. */
+
+#include "gpu/cpu/blocks.h"
+
+#include <math.h>
+#include <string.h>
+
+static const float iq4nl[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+static const struct block_levels levels_q4_0 = {-8, 7, NULL, 5.0f, 0.75f, 13};
+static const struct block_levels levels_q8_0 = {-127, 127, NULL, 125.0f, 0.5f, 9};
+static const struct block_levels levels_iq4nl = {-127, 113, iq4nl, 80.0f, 10.0f, 13};
+
+struct encoding {
+    struct gpu_stream *stream;
+    const struct gpu_blocks *spec;
+    const struct ggml_block *block;
+    const float *w, *importance; /* [N,K]; [K] or NULL */
+    const float *ones;           /* [BLOCK_MAX] */
+    int64_t cols;
+    uint8_t *out;
+};
+
+float block_inverse(float scale)
+{
+    return fabsf(scale) > 0x1p-120f ? 1.0f / scale : 0.0f;
+}
+
+int block_code(float x, float scale, float minimum, float low, float high)
+{
+    float v = (x + minimum) * block_inverse(scale);
+
+    v = v > low ? v : low;
+    v = v < high ? v : high;
+    return (int)(v - low + 0.5f);
+}
+
+static int table_code(float x, float scale, const float table[16])
+{
+    float v = x * block_inverse(scale);
+    int code = 0;
+
+    for (int j = 0; j < 15; j++) {
+        code += v > 0.5f * (table[j] + table[j + 1]);
+    }
+    return code;
+}
+
+struct choice {
+    float scale, error;
+};
+
+/* Keep scale if it loses less; returns the best scale for the codes that it gave, or 0. */
+static float consider(const struct block_task *task, const float *x, const float *weight, int64_t n,
+                      const struct block_levels *levels, float scale, struct choice *best)
+{
+    struct block_sums sums;
+
+    if (levels->table != NULL) {
+        task->kernels->block_fit_table(&sums, x, weight, n, scale, block_inverse(scale), levels->table);
+    } else {
+        task->kernels->block_fit(&sums, x, weight, n, scale, block_inverse(scale), 0.0f, levels->low, levels->high);
+    }
+    if (sums.error < best->error) {
+        *best = (struct choice){scale, sums.error};
+    }
+    float fitted = sums.xu / sums.uu;
+    return isfinite(fitted) ? fitted : 0.0f;
+}
+
+/* As stored, and finite. */
+static float storable(float scale, enum dtype store)
+{
+    float most = store == DTYPE_F16 ? 65504.0f : 0x1p127f;
+
+    scale = scale < most ? scale : most;
+    scale = scale > -most ? scale : -most;
+    return dtype_round(scale, store);
+}
+
+float block_scale(const struct block_task *task, const float *x, const float *weight, int64_t n,
+                  const struct block_levels *levels, enum dtype store)
+{
+    float extreme = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        extreme = fabsf(x[i]) > fabsf(extreme) ? x[i] : extreme;
+    }
+    /* Q8_0 has as many levels above zero as below: its scales are positive by custom. */
+    float plain = storable((levels->low == -levels->high ? fabsf(extreme) : -extreme) / -levels->low, store);
+    if (!task->search || plain == 0.0f) {
+        return plain;
+    }
+    struct choice best = {plain, INFINITY};
+    float fitted = consider(task, x, weight, n, levels, plain, &best);
+    for (int i = 0; i < 2 * levels->count; i++) {
+        float reach = levels->first + levels->step * (float)(i / 2);
+        float scale = storable((i % 2 == 0 ? extreme : -extreme) / reach, store);
+        float after = scale != 0.0f ? consider(task, x, weight, n, levels, scale, &best) : 0.0f;
+        after = storable(after, store);
+        if (after != 0.0f && after != scale) {
+            (void)consider(task, x, weight, n, levels, after, &best);
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        struct choice before = best;
+        fitted = consider(task, x, weight, n, levels, best.scale, &before);
+        fitted = storable(fitted, store);
+        if (fitted == 0.0f || fitted == best.scale) {
+            break;
+        }
+        (void)consider(task, x, weight, n, levels, fitted, &best);
+        if (best.scale != fitted) {
+            break;
+        }
+    }
+    return best.scale;
+}
+
+static void encode_nibbles(const struct block_task *task, const struct block_levels *levels, uint8_t *out)
+{
+    float scale = block_scale(task, task->x, task->weight, 32, levels, DTYPE_F16);
+    uint16_t half = dtype_f32_to_f16(scale);
+
+    memcpy(out, &half, sizeof(half));
+    for (int j = 0; j < 16; j++) {
+        int code[2];
+        for (int k = 0; k < 2; k++) {
+            float x = task->x[j + 16 * k];
+            code[k] = levels->table != NULL ? table_code(x, scale, levels->table)
+                                            : block_code(x, scale, 0.0f, levels->low, levels->high);
+        }
+        out[2 + j] = (uint8_t)(code[0] | code[1] << 4);
+    }
+}
+
+static void encode_q8_0(const struct block_task *task, uint8_t *out)
+{
+    float scale = block_scale(task, task->x, task->weight, 32, &levels_q8_0, DTYPE_F16);
+    uint16_t half = dtype_f32_to_f16(scale);
+
+    memcpy(out, &half, sizeof(half));
+    for (int j = 0; j < 32; j++) {
+        out[2 + j] = (uint8_t)(int8_t)(block_code(task->x[j], scale, 0.0f, -127.0f, 127.0f) - 127);
+    }
+}
+
+static void encode_block(int type, const struct block_task *task, uint8_t *out)
+{
+    switch (type) {
+    case GGML_TYPE_Q8_0:
+        encode_q8_0(task, out);
+        break;
+    case GGML_TYPE_Q4_K:
+        block_encode_q4_k(task, out);
+        break;
+    case GGML_TYPE_Q6_K:
+        block_encode_q6_k(task, out);
+        break;
+    default:
+        encode_nibbles(task, type == GGML_TYPE_IQ4_NL ? &levels_iq4nl : &levels_q4_0, out);
+    }
+}
+
+/* What a block loses when it is read back. */
+static double lost(const struct encoding *job, const struct block_task *task, const uint8_t *bytes)
+{
+    float back[BLOCK_MAX];
+    double sum = 0;
+
+    ggml_decode_row(job->block->type, bytes, job->block->elements, back);
+    for (int64_t i = 0; i < job->block->elements; i++) {
+        double error = (double)task->x[i] - (double)back[i];
+        sum += (double)task->weight[i] * error * error;
+    }
+    return sum;
+}
+
+static void encode_row(void *ctx, int64_t row)
+{
+    const struct encoding *job = ctx;
+    int64_t size = job->block->elements, blocks = job->cols / size;
+
+    for (int64_t b = 0; b < blocks; b++) {
+        uint8_t *out = job->out + (row * blocks + b) * job->block->bytes;
+        uint8_t found[BLOCK_BYTES_MAX];
+        struct block_task task = {.kernels = job->stream->device->kernels,
+                                  .x = job->w + row * job->cols + b * size,
+                                  .weight = job->importance != NULL ? job->importance + b * size : job->ones};
+        encode_block(job->block->type, &task, out);
+        if (!job->spec->search) {
+            continue;
+        }
+        task.search = true;
+        encode_block(job->block->type, &task, found);
+        if (lost(job, &task, found) < lost(job, &task, out)) {
+            memcpy(out, found, (size_t)job->block->bytes);
+        }
+    }
+}
+
+int cpu_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
+                      const struct tensor *importance, const struct gpu_blocks *spec)
+{
+    struct encoding job = {.stream = stream,
+                           .spec = spec,
+                           .block = ggml_block_find(spec->type),
+                           .w = w->data,
+                           .importance = importance != NULL ? importance->data : NULL,
+                           .cols = matrix_cols(w),
+                           .out = blocks->data};
+    int rc = check_blocks(blocks, w, importance, spec);
+
+    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(BLOCK_MAX, sizeof(float)), 0);
+    if (rc != 0) {
+        return err_pass(rc, "encode_blocks");
+    }
+    float *ones = scratch_shared(stream);
+    for (int i = 0; i < BLOCK_MAX; i++) {
+        ones[i] = 1.0f;
+    }
+    job.ones = ones;
+    stream_run(stream, matrix_rows(w), encode_row, &job);
+    return 0;
+}
