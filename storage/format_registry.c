@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct format *const rows[] = {&format_compressed_tensors, &format_gptq, &format_gptq_v2, NULL};
+static const struct format *const rows[] = {&format_compressed_tensors, &format_gptq, &format_gptq_v2, &format_awq,
+                                            NULL};
 
 const struct format *const *format_list(void)
 {

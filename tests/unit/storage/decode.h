@@ -124,6 +124,28 @@ static inline void decode_gptq_v2(const struct stored *stored, const struct qsch
     decode_gptq(stored, scheme, n, k, 2, out);
 }
 
+/* awq gemm: eight outputs in a word, output j of them in nibble place[j]; zero points as they are. */
+static inline void decode_awq(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                              float *out)
+{
+    static const int place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    int64_t groups = k / scheme->group_size, words = n / 8;
+    const uint32_t *qweight = stored_data(stored, ".qweight", DTYPE_I32, k, words);
+    const uint32_t *qzeros = stored_data(stored, ".qzeros", DTYPE_I32, groups, words);
+    const uint16_t *scales = stored_data(stored, ".scales", DTYPE_F16, groups, n);
+
+    ck_assert_int_eq(stored->count, 3);
+    for (int64_t col = 0; col < k; col++) {
+        for (int64_t row = 0; row < n; row++) {
+            int64_t g = col / scheme->group_size;
+            int shift = 4 * place[row % 8];
+            int u = (int)(qweight[col * words + row / 8] >> shift & 15u);
+            int z = (int)(qzeros[g * words + row / 8] >> shift & 15u);
+            out[row * k + col] = dtype_f16_to_f32(scales[g * n + row]) * (float)(u - z);
+        }
+    }
+}
+
 typedef void (*decoder)(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k, float *out);
 
 /* A format without a row here fails the tests that ask for one: every format is read back. */
@@ -133,7 +155,7 @@ static inline decoder decoder_of(const char *format)
         const char *format;
         decoder decode;
     } rows[] = {
-        {"compressed-tensors", decode_compressed_tensors}, {"gptq", decode_gptq_v1}, {"gptq_v2", decode_gptq_v2}};
+        {"compressed-tensors", decode_compressed_tensors}, {"gptq", decode_gptq_v1}, {"gptq_v2", decode_gptq_v2}, {"awq", decode_awq}};
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         if (strcmp(rows[i].format, format) == 0) {
             return rows[i].decode;

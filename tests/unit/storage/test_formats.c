@@ -95,6 +95,61 @@ START_TEST(one_canonical_layout)
 }
 END_TEST
 
+/* [8, 32], one group: u of output n is n, then n + 1. */
+START_TEST(awq_words)
+{
+    static const uint32_t words[2] = {0x75316420u, 0x86427531u};
+    const struct qscheme scheme = {.bits = 4, .group_size = 32, .sym = true, .scale_dtype = DTYPE_F16};
+
+    for (int add = 0; add < 2; add++) {
+        struct qtensor q;
+        struct stored stored;
+        qtensor_random("m", &scheme, 8, 32, 1, &q);
+        for (int i = 0; i < 8 * 32; i++) {
+            q.codes[i] = (uint8_t)(i / 32 + add);
+        }
+        stored_encode(row("awq"), &q, &stored);
+        const uint32_t *weight = stored.items[stored_find(&stored, ".qweight")].data;
+        const uint32_t *zeros = stored.items[stored_find(&stored, ".qzeros")].data;
+        for (int k = 0; k < 32; k++) {
+            ck_assert_uint_eq(weight[k], words[add]);
+        }
+        ck_assert_uint_eq(zeros[0], 0x88888888u);
+        for (int n = 0; n < 8; n++) {
+            q.zeros[n] = (uint8_t)(n + add);
+        }
+        uint32_t points;
+        ck_assert_rc_ok(row("awq")->encode(&q, 1, &points));
+        ck_assert_uint_eq(points, words[add]);
+        stored_deinit(&stored);
+        qtensor_deinit(&q);
+    }
+}
+END_TEST
+
+/* The same asymmetric 4-bit result reads back as the same weights from every format that takes it; version 1 of gptq
+ * does not. */
+START_TEST(one_asymmetric_result_in_every_format)
+{
+    const struct qscheme scheme = {.bits = 4, .group_size = 64, .sym = false, .scale_dtype = DTYPE_F16};
+    struct qtensor q;
+    int taken = 0;
+
+    qtensor_random("m", &scheme, 40, 192, 5, &q);
+    for (const struct format *const *format = format_list(); *format != NULL; format++) {
+        if ((*format)->accepts(&scheme, 40, 192) == 0) {
+            float *w = encode_and_decode(*format, &q);
+            assert_same_weights(w, &q);
+            free(w);
+            taken++;
+        }
+    }
+    ck_assert_int_ge(taken, 3);
+    ck_assert_int_eq(row("gptq")->accepts(&scheme, 40, 192), ERR_INCOMPATIBLE_OPTIONS);
+    qtensor_deinit(&q);
+}
+END_TEST
+
 START_TEST(one_result_in_three_formats)
 {
     const struct qscheme scheme = {.bits = 4, .group_size = 64, .sym = true, .scale_dtype = DTYPE_F16};
@@ -194,6 +249,20 @@ START_TEST(gptq_config)
 }
 END_TEST
 
+START_TEST(awq_config)
+{
+    struct model *model = tiny();
+
+    assert_json_take(config_of("awq", model, 4, 128, false, NULL),
+                     "{'quant_method': 'awq', 'bits': 4, 'group_size': 128, 'zero_point': true, 'version': 'gemm',"
+                     " 'modules_to_not_convert': null}");
+    assert_json_take(config_of("awq", model, 4, -1, true, NULL),
+                     "{'quant_method': 'awq', 'bits': 4, 'group_size': -1, 'zero_point': true, 'version': 'gemm',"
+                     " 'modules_to_not_convert': null}");
+    model_close(model);
+}
+END_TEST
+
 /* What is left in float is named, each in its format's words; fused siblings go together. */
 START_TEST(modules_left_in_float)
 {
@@ -215,6 +284,11 @@ START_TEST(modules_left_in_float)
     json_decref(object);
     object = row("compressed-tensors")->config(&config);
     assert_json_take(json_incref(json_object_get(object, "ignore")),
+                     "['lm_head', 'model.layers.0.mlp.down_proj', 'model.layers.1.mlp.down_proj',"
+                     " 'model.layers.2.mlp.down_proj', 'model.layers.3.mlp.down_proj']");
+    json_decref(object);
+    object = row("awq")->config(&config);
+    assert_json_take(json_incref(json_object_get(object, "modules_to_not_convert")),
                      "['lm_head', 'model.layers.0.mlp.down_proj', 'model.layers.1.mlp.down_proj',"
                      " 'model.layers.2.mlp.down_proj', 'model.layers.3.mlp.down_proj']");
     json_decref(object);
@@ -291,6 +365,6 @@ START_TEST(the_list_is_a_registry)
 }
 END_TEST
 
-UNIT_MAIN("formats", gptq_words, one_canonical_layout, one_result_in_three_formats, bad_scales_are_refused,
-          compressed_tensors_config, gptq_config, modules_left_in_float, several_geometries, each_reason_is_told_once,
-          the_list_is_a_registry)
+UNIT_MAIN("formats", gptq_words, awq_words, one_asymmetric_result_in_every_format, awq_config, one_canonical_layout,
+          one_result_in_three_formats, bad_scales_are_refused, compressed_tensors_config, gptq_config,
+          modules_left_in_float, several_geometries, each_reason_is_told_once, the_list_is_a_registry)
