@@ -29,6 +29,7 @@ static inline void reference_cholesky(double *a, int64_t n)
 /* inverse of L L^T by solving for each unit vector. */
 static inline void reference_invert(const double *l, double *inverse, int64_t n)
 {
+    ck_assert_int_gt(n, 0);
     double *x = calloc((size_t)n, sizeof(double));
     ck_assert_ptr_nonnull(x);
     for (int64_t c = 0; c < n; c++) {
