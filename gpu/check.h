@@ -36,6 +36,11 @@ int check_sweep(const struct tensor *codes, const struct tensor *w, const struct
 int check_blocks(const struct tensor *blocks, const struct tensor *w, const struct tensor *importance,
                  const struct gpu_blocks *spec);
 
+int check_cache(const struct tensor *y, const struct tensor *x, const struct gpu_cache *spec);
+int check_attention_error(const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                          const struct tensor *kq, const struct tensor *vq, const struct gpu_attention *spec,
+                          int64_t recent);
+
 static inline int64_t tiles_of(int64_t count, int64_t tile)
 {
     return (count + tile - 1) / tile;

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 5u
+#define GPU_ABI 6u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -87,6 +87,22 @@ struct gpu_input {
 struct gpu_blocks {
     int type;    /* enum ggml_type of gpu/ggml_blocks.h: one of its quantized types */
     bool search; /* scales that minimise sum importance_j err^2, which never lose to those that reach the extremes */
+};
+
+/* How a cache keeps keys or values, one run of columns like the next. */
+struct gpu_cache {
+    enum gpu_number number;     /* INT8 or E4M3: symmetric, by `scale`; NONE: asymmetric codes of `bits` */
+    const struct tensor *scale; /* symmetric: F32 [columns / run], positive */
+    int64_t run;                /* columns that share a scale */
+    int bits;                   /* asymmetric: 1..8, on the range of what shares a grid, kept in half precision */
+    int64_t tokens, length;     /* asymmetric: consecutive tokens of a sequence of `length` that share a grid */
+};
+
+/* What quantized keys and values do to attention: sums of squares over all queries and what each of them sees. */
+struct gpu_attention_error {
+    double score_error, score_signal;   /* of q k^T */
+    double weight_error, weight_signal; /* of softmax(q k^T * scale) */
+    double output_error, output_signal; /* of softmax(q k^T * scale) v */
 };
 
 struct gpu_nll {
@@ -193,6 +209,15 @@ struct gpu_ops {
      *     errors of a search, or NULL. */
     int (*encode_blocks)(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
                          const struct tensor *importance, const struct gpu_blocks *spec);
+    /* 26. y = x as a cache of that kind gives it back; y may be x. */
+    int (*quantize_cache)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                          const struct gpu_cache *spec);
+    /* 27. Add to *out what attention on kq and vq loses against k and v. recent: query t finds keys before
+     *     floor(t/recent)*recent and values before t-recent quantized and newer ones as they are; 0: all quantized
+     *     (waits). */
+    int (*attention_error)(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
+                           const struct tensor *k, const struct tensor *v, const struct tensor *kq,
+                           const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */

@@ -72,6 +72,9 @@ STUB(diagonal, struct gpu_stream *s, float *host, in h)
 STUB(scale, struct gpu_stream *s, in w, in rows, in cols)
 STUB(quantize_input, struct gpu_stream *s, in y, in x, in keep, const struct gpu_input *spec)
 STUB(encode_blocks, struct gpu_stream *s, in blocks, in w, in importance, const struct gpu_blocks *spec)
+STUB(quantize_cache, struct gpu_stream *s, in y, in x, const struct gpu_cache *spec)
+STUB(attention_error, struct gpu_stream *s, struct gpu_attention_error *out, in q, in k, in v, in kq, in vq,
+     const struct gpu_attention *spec, int64_t recent)
 
 #define COMPLETE(name)           \
     if (ops->name == NULL) {     \
@@ -123,4 +126,6 @@ void gpu_complete(struct gpu_ops *ops)
     COMPLETE(scale)
     COMPLETE(quantize_input)
     COMPLETE(encode_blocks)
+    COMPLETE(quantize_cache)
+    COMPLETE(attention_error)
 }

@@ -150,6 +150,8 @@ static const struct gpu_ops cpu_ops = {
     .scale = cpu_scale,
     .quantize_input = cpu_quantize_input,
     .encode_blocks = cpu_encode_blocks,
+    .quantize_cache = cpu_quantize_cache,
+    .attention_error = cpu_attention_error,
 };
 
 const struct gpu_ops *gpu_cpu_ops(void)

@@ -82,3 +82,11 @@ int cpu_quantize_input(struct gpu_stream *stream, const struct tensor *y, const 
                        const struct tensor *keep, const struct gpu_input *spec);
 int cpu_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
                       const struct tensor *importance, const struct gpu_blocks *spec);
+int cpu_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                       const struct gpu_cache *spec);
+int cpu_attention_error(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
+                        const struct tensor *k, const struct tensor *v, const struct tensor *kq,
+                        const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
+
+/* x / scale as INT8 or E4M3 keeps it, times scale. */
+float scaling_round(float x, float scale, enum gpu_number number);

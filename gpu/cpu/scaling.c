@@ -49,7 +49,7 @@ struct input {
     int64_t rows, cols, run;
 };
 
-static float rounded(float x, float scale, enum gpu_number number)
+float scaling_round(float x, float scale, enum gpu_number number)
 {
     if (number == GPU_NUMBER_E4M3) {
         return dtype_e4m3_to_f32(dtype_f32_to_e4m3(x / scale)) * scale;
@@ -82,7 +82,7 @@ static void input_tile(void *ctx, int64_t task)
         for (int64_t i = 0; i < job->run; i++) {
             float x = job->x[at + i];
             bool passes = (keep != NULL && keep[i] != 0.0f) || scale == 0.0f;
-            job->y[at + i] = passes ? x : rounded(x, scale, job->spec->number);
+            job->y[at + i] = passes ? x : scaling_round(x, scale, job->spec->number);
         }
     }
 }
