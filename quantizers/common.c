@@ -98,7 +98,7 @@ int quant_tick(const struct solve_context *context)
     return context->tick != NULL ? context->tick(context->tick_data) : 0;
 }
 
-static int check_finite(const struct solve_context *context, const struct linear_job *job)
+int quant_check_finite(const struct solve_context *context, const struct linear_job *job)
 {
     int64_t index;
     int rc = context->gpu->ops->find_nonfinite(context->stream, &index, job->weight);
@@ -124,7 +124,7 @@ int quant_work_init(const struct solve_context *context, const struct linear_job
     }
     made.scheme.scale_dtype = context->scale_dtype;
     const int64_t shape[2] = {rows, cols}, groups[2] = {rows, cols / made.scheme.group_size};
-    rc = check_finite(context, job);
+    rc = quant_check_finite(context, job);
     rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &made.w);
     rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &made.codes);
     rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &made.scale);

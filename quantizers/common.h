@@ -14,6 +14,7 @@
     }
 
 extern const struct quantizer quantizer_rtn, quantizer_gptq;
+extern const struct quantizer quantizer_ggml;
 
 /* A linear on its way to codes. */
 struct quant_work {
@@ -32,6 +33,8 @@ void quant_work_deinit(struct quant_work *work, const struct gpu *gpu); /* zeroe
 int quant_work_round(const struct solve_context *context, struct quant_work *work);
 /* Download codes and grid into job->result, which the caller owns then. */
 int quant_work_take(const struct solve_context *context, const struct quant_work *work, struct linear_job *job);
+/* ERR_NON_FINITE_VALUE names the first NaN or Inf of job's weight. */
+int quant_check_finite(const struct solve_context *context, const struct linear_job *job);
 /* Ask the caller whether to go on. */
 int quant_tick(const struct solve_context *context);
 

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-static const struct quantizer *const quantizers[] = {&quantizer_rtn, &quantizer_gptq, NULL};
+static const struct quantizer *const quantizers[] = {&quantizer_rtn, &quantizer_gptq, &quantizer_ggml, NULL};
 
 const struct quantizer *const *quantizer_list(void)
 {
