@@ -87,6 +87,8 @@ void block_deinit(struct block *block, const struct gpu *gpu)
     for (int role = 0; role < NORM_COUNT; role++) {
         gpu_tensor_free(gpu, &block->norms[role]);
     }
+    gpu_tensor_free(gpu, &block->key_scale);
+    gpu_tensor_free(gpu, &block->value_scale);
 }
 
 static int upload_tables(struct block_scratch *s)
@@ -197,21 +199,14 @@ int block_attention_input(const struct block *block, struct block_scratch *s, co
     return norm(block, s, NORM_ATTENTION, in, x);
 }
 
-int block_attention(const struct block *block, struct block_scratch *s, const struct tensor *in,
-                    const struct tensor *out)
+int block_attention_heads(const struct block *block, struct block_scratch *s, const struct tensor *in,
+                          struct block_heads *out)
 {
     const struct model_config *c = block->config;
     const struct gpu_ops *ops = s->gpu->ops;
     int64_t heads = c->num_heads * c->head_dim, kv = c->num_kv_heads * c->head_dim;
     struct tensor q = view(s, &s->work, 0, heads), k = view(s, &s->work, heads, kv);
     struct tensor v = view(s, &s->work, heads + kv, kv);
-    const struct gpu_attention spec = {.sequences = s->sequences,
-                                       .length = s->length,
-                                       .heads = c->num_heads,
-                                       .kv_heads = c->num_kv_heads,
-                                       .head_dim = c->head_dim,
-                                       .window = arch_window(c, block->index),
-                                       .scale = (float)(1.0 / sqrt((double)c->head_dim))};
 
     int rc = apply(block, s, LINEAR_Q, &q, in);
     rc = rc != 0 ? rc : apply(block, s, LINEAR_K, &k, in);
@@ -220,7 +215,31 @@ int block_attention(const struct block *block, struct block_scratch *s, const st
     rc = rc != 0 || block->norms[NORM_K].data == NULL ? rc : norm(block, s, NORM_K, &k, &k);
     rc = rc != 0 ? rc : ops->rope(s->stream, &q, &s->cosine, &s->sine, s->length, c->head_dim);
     rc = rc != 0 ? rc : ops->rope(s->stream, &k, &s->cosine, &s->sine, s->length, c->head_dim);
-    rc = rc != 0 ? rc : ops->attention(s->stream, out, &q, &k, &v, &spec);
+    if (rc == 0) {
+        *out = (struct block_heads){.q = q,
+                                    .k = k,
+                                    .v = v,
+                                    .spec = {.sequences = s->sequences,
+                                             .length = s->length,
+                                             .heads = c->num_heads,
+                                             .kv_heads = c->num_kv_heads,
+                                             .head_dim = c->head_dim,
+                                             .window = arch_window(c, block->index),
+                                             .scale = (float)(1.0 / sqrt((double)c->head_dim))}};
+    }
+    return rc;
+}
+
+int block_attention(const struct block *block, struct block_scratch *s, const struct tensor *in,
+                    const struct tensor *out)
+{
+    const struct gpu_ops *ops = s->gpu->ops;
+    struct block_heads h;
+
+    int rc = block_attention_heads(block, s, in, &h);
+    rc = rc != 0 || block->key_cache.run == 0 ? rc : ops->quantize_cache(s->stream, &h.k, &h.k, &block->key_cache);
+    rc = rc != 0 || block->value_cache.run == 0 ? rc : ops->quantize_cache(s->stream, &h.v, &h.v, &block->value_cache);
+    rc = rc != 0 ? rc : ops->attention(s->stream, out, &h.q, &h.k, &h.v, &h.spec);
     return rc != 0 ? err_pass(rc, "attention of block %lld", (long long)block->index) : 0;
 }
 

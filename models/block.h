@@ -18,6 +18,8 @@ struct block {
     /* What quantization made of it: */
     struct gpu_input inputs[LINEAR_COUNT]; /* how the runtime quantizes a linear's input; number NONE: not at all */
     struct tensor kept[LINEAR_COUNT];      /* F32 [in]: columns that it leaves alone; data NULL = none */
+    struct gpu_cache key_cache, value_cache; /* how the runtime keeps keys and values; run 0: as they are */
+    struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */
     bool changed_linears[LINEAR_COUNT], changed_norms[NORM_COUNT]; /* by block_fold; biases go with their linears */
 };
 
@@ -47,6 +49,14 @@ void block_scratch_free(struct block_scratch *scratch);
 /* in = rmsnorm(x), the SITE_ATTENTION input. */
 int block_attention_input(const struct block *block, struct block_scratch *s, const struct tensor *x,
                           const struct tensor *in);
+/* Queries, keys (both rotated) and values [T, heads or kv_heads * head_dim] of the block in the scratch, as they come,
+ * before any cache: valid until the next stage. */
+struct block_heads {
+    struct tensor q, k, v;
+    struct gpu_attention spec;
+};
+int block_attention_heads(const struct block *block, struct block_scratch *s, const struct tensor *in,
+                          struct block_heads *out);
 /* out [T, heads*head_dim] = attention(q,k,v of in), the SITE_OUTPUT input. */
 int block_attention(const struct block *block, struct block_scratch *s, const struct tensor *in,
                     const struct tensor *out);

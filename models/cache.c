@@ -1,0 +1,118 @@
+/* Static scales of a key and value cache (methods.md §10): s = absmax / 448 for E4M3 or / 127 for INT8, over all
+ * calibration tokens, of keys behind their rotation and of values, for a block's heads together or one by one. */
+
+#include "models/cache.h"
+
+#include "base/err.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int cache_ranges_init(struct cache_ranges *ranges, const struct model_config *config, const struct gpu *gpu)
+{
+    int64_t width = config->num_kv_heads * config->head_dim;
+    struct cache_ranges made = {0};
+
+    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &made.keys);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &made.values);
+    if (rc != 0) {
+        cache_ranges_deinit(&made, gpu);
+        return rc;
+    }
+    *ranges = made;
+    return 0;
+}
+
+void cache_ranges_deinit(struct cache_ranges *ranges, const struct gpu *gpu)
+{
+    gpu_tensor_free(gpu, &ranges->keys);
+    gpu_tensor_free(gpu, &ranges->values);
+}
+
+int cache_ranges_add(struct cache_ranges *ranges, const struct block_heads *heads, const struct gpu *gpu,
+                     struct gpu_stream *stream)
+{
+    int rc = gpu->ops->column_stats(stream, &ranges->keys, NULL, &heads->k);
+    return rc != 0 ? rc : gpu->ops->column_stats(stream, &ranges->values, NULL, &heads->v);
+}
+
+/* scales[i] for each run of `width` columns. */
+static int make_scales(const float *absmax, int64_t count, int64_t width, const struct cache_scheme *scheme,
+                       enum dtype dtype, float *scales)
+{
+    float largest = scheme->number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f;
+
+    for (int64_t i = 0; i < count; i++) {
+        float most = 0;
+        for (int64_t j = 0; j < width; j++) {
+            float at = absmax[i * width + j];
+            most = at > most || isnan(at) ? at : most;
+        }
+        scales[i] = dtype_round(most / largest, dtype);
+        if (!isfinite(scales[i])) {
+            return err_raise(ERR_NON_FINITE_VALUE, "the cache's range %g has no scale in %s", (double)most,
+                             dtype_rows[dtype].name);
+        }
+        scales[i] = scales[i] > 0 ? scales[i] : 1.0f;
+    }
+    return 0;
+}
+
+int cache_scales_make(const struct cache_ranges *ranges, const struct model_config *config,
+                      const struct cache_scheme *scheme, enum dtype dtype, const struct gpu *gpu,
+                      struct gpu_stream *stream, struct cache_scales *out)
+{
+    int64_t total = config->num_kv_heads * config->head_dim;
+    int64_t count = scheme->per_head ? config->num_kv_heads : 1;
+    struct cache_scales made = {
+        .count = count, .keys = calloc((size_t)count, sizeof(float)), .values = calloc((size_t)count, sizeof(float))};
+    float *absmax = calloc((size_t)total, sizeof(*absmax));
+    int rc = 0;
+
+    if (absmax == NULL || made.keys == NULL || made.values == NULL) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the ranges of %lld columns", (long long)total);
+    }
+    rc = rc != 0 ? rc : gpu->ops->download(stream, absmax, ranges->keys.data, (size_t)total * sizeof(float));
+    rc = rc != 0 ? rc : make_scales(absmax, count, total / count, scheme, dtype, made.keys);
+    rc = rc != 0 ? rc : gpu->ops->download(stream, absmax, ranges->values.data, (size_t)total * sizeof(float));
+    rc = rc != 0 ? rc : make_scales(absmax, count, total / count, scheme, dtype, made.values);
+    free(absmax);
+    if (rc != 0) {
+        cache_scales_deinit(&made);
+        return rc;
+    }
+    *out = made;
+    return 0;
+}
+
+void cache_scales_deinit(struct cache_scales *scales)
+{
+    free(scales->keys);
+    free(scales->values);
+    *scales = (struct cache_scales){0};
+}
+
+static int place(struct tensor *tensor, struct gpu_cache *cache, const float *scales, int64_t count, int64_t columns,
+                 enum gpu_number number, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    gpu_tensor_free(gpu, tensor);
+    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &count, tensor);
+    rc = rc != 0 ? rc : gpu->ops->upload(stream, tensor->data, scales, (size_t)count * sizeof(float));
+    if (rc == 0) {
+        *cache = (struct gpu_cache){.number = number, .scale = tensor, .run = columns / count};
+    }
+    return rc;
+}
+
+int cache_place(struct block *block, const struct cache_scheme *scheme, const struct cache_scales *scales,
+                const struct gpu *gpu, struct gpu_stream *stream)
+{
+    int64_t columns = block->config->num_kv_heads * block->config->head_dim;
+
+    int rc =
+        place(&block->key_scale, &block->key_cache, scales->keys, scales->count, columns, scheme->number, gpu, stream);
+    return rc != 0 ? rc
+                   : place(&block->value_scale, &block->value_cache, scales->values, scales->count, columns,
+                           scheme->number, gpu, stream);
+}
