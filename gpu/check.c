@@ -133,6 +133,27 @@ int check_rounding(const char *op, const struct tensor *codes, const struct tens
     return rc != 0 ? rc : check_matrix(op, "zero", zero, DTYPE_F32, rows, cols / spec->group_size);
 }
 
+int check_clip(const struct tensor *scale, const struct tensor *zero, const struct tensor *w, const struct tensor *h,
+               const struct gpu_grid *spec)
+{
+    int rc = check_rounding("clip", NULL, w, scale, zero, spec);
+
+    rc = rc != 0 ? rc : check_search(spec);
+    if (rc == 0 && !(spec->steps >= 1 && spec->max_shrink >= 0 && spec->max_shrink <= 1)) {
+        rc = err_raise(ERR_INTERNAL, "clip: a search with %d steps and shrink %g", spec->steps, spec->max_shrink);
+    }
+    return rc != 0 ? rc : check_matrix("clip", "h", h, DTYPE_F32, matrix_cols(w), matrix_cols(w));
+}
+
+int check_hqq(const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+              const struct gpu_grid *spec)
+{
+    int rc = check_rounding("hqq", NULL, w, scale, zero, spec);
+
+    rc = rc != 0 ? rc : check_search(spec);
+    return rc == 0 && spec->sym ? err_raise(ERR_INTERNAL, "hqq: a symmetric grid has no zero point to move") : rc;
+}
+
 int check_sweep(const struct tensor *codes, const struct tensor *w, const struct tensor *u, const struct tensor *scale,
                 const struct tensor *zero, const int32_t *order, int64_t block_size, const struct gpu_grid *spec)
 {

@@ -27,6 +27,11 @@ int check_input(const struct tensor *y, const struct tensor *x, const struct ten
                 const struct gpu_input *spec);
 /* The search parameters of a grid. */
 int check_search(const struct gpu_grid *spec);
+/* clip and hqq: their operands. */
+int check_clip(const struct tensor *scale, const struct tensor *zero, const struct tensor *w, const struct tensor *h,
+               const struct gpu_grid *spec);
+int check_hqq(const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+              const struct gpu_grid *spec);
 /* codes may be NULL. */
 int check_rounding(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
                    const struct tensor *zero, const struct gpu_grid *spec);

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 6u
+#define GPU_ABI 7u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -218,6 +218,14 @@ struct gpu_ops {
     int (*attention_error)(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
                            const struct tensor *k, const struct tensor *v, const struct tensor *kq,
                            const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
+    /* 28. Scale and zero as in `grid`, the range cut at p times the group's absmax where d H_gg d^T, d = w - wq, is
+     *     least: H_gg is the group's diagonal block of h F32 [K,K]. steps and max_shrink of spec count; p = 1 is the first
+     *     candidate. */
+    int (*clip)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero,
+                const struct tensor *w, const struct tensor *h, const struct gpu_grid *spec);
+    /* 29. Refine an asymmetric grid's scale and zero in place (half-quadratic, mean |w - wq| never grows). */
+    int (*hqq)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero,
+               const struct tensor *w, const struct gpu_grid *spec);
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */

@@ -75,6 +75,8 @@ STUB(encode_blocks, struct gpu_stream *s, in blocks, in w, in importance, const 
 STUB(quantize_cache, struct gpu_stream *s, in y, in x, const struct gpu_cache *spec)
 STUB(attention_error, struct gpu_stream *s, struct gpu_attention_error *out, in q, in k, in v, in kq, in vq,
      const struct gpu_attention *spec, int64_t recent)
+STUB(clip, struct gpu_stream *s, in scale, in zero, in w, in h, const struct gpu_grid *spec)
+STUB(hqq, struct gpu_stream *s, in scale, in zero, in w, const struct gpu_grid *spec)
 
 #define COMPLETE(name)           \
     if (ops->name == NULL) {     \
@@ -128,4 +130,6 @@ void gpu_complete(struct gpu_ops *ops)
     COMPLETE(encode_blocks)
     COMPLETE(quantize_cache)
     COMPLETE(attention_error)
+    COMPLETE(clip)
+    COMPLETE(hqq)
 }

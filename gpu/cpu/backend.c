@@ -152,6 +152,8 @@ static const struct gpu_ops cpu_ops = {
     .encode_blocks = cpu_encode_blocks,
     .quantize_cache = cpu_quantize_cache,
     .attention_error = cpu_attention_error,
+    .clip = cpu_clip,
+    .hqq = cpu_hqq,
 };
 
 const struct gpu_ops *gpu_cpu_ops(void)

@@ -23,10 +23,6 @@ struct grid {
     float top;
 };
 
-struct point {
-    float scale, zero;
-};
-
 /* The scale as stored: positive and finite, so that weights near zero or beyond the type still get a grid. */
 static float storable(float scale, enum dtype dtype)
 {
@@ -40,26 +36,27 @@ static float storable(float scale, enum dtype dtype)
     return dtype == DTYPE_F16 || stored > 0x1p-126f ? stored : 0x1p-126f;
 }
 
-static struct point grid_point(const struct grid *job, float low, float high)
+struct grid_point grid_point(const struct gpu_grid *spec, float low, float high)
 {
-    struct point point;
+    float top = (float)((1 << spec->bits) - 1);
+    struct grid_point point;
 
-    if (job->spec->sym) {
+    if (spec->sym) {
         float absmax = -low > high ? -low : high;
-        point.scale = storable(2.0f * absmax / job->top, job->spec->scale_dtype);
-        point.zero = (float)(1 << (job->spec->bits - 1));
+        point.scale = storable(2.0f * absmax / top, spec->scale_dtype);
+        point.zero = (float)(1 << (spec->bits - 1));
         return point;
     }
-    point.scale = storable((high - low) / job->top, job->spec->scale_dtype);
+    point.scale = storable((high - low) / top, spec->scale_dtype);
     float zero = rintf(-low / point.scale);
-    point.zero = zero < job->top ? zero : job->top;
+    point.zero = zero < top ? zero : top;
     return point;
 }
 
 /* w and weight have `padded` elements, those past the group being zero. */
-static struct point search(const struct grid *job, const float *w, const float *weight, float low, float high)
+static struct grid_point search(const struct grid *job, const float *w, const float *weight, float low, float high)
 {
-    struct point best = grid_point(job, low, high), last = best;
+    struct grid_point best = grid_point(job->spec, low, high), last = best;
     float unit = 1.0f / best.scale; /* errors near 1 keep the power in range */
     float norm = (float)job->spec->norm;
     float least = job->stream->device->kernels->grid_error(w, weight, job->padded, best.scale, best.zero, job->top,
@@ -67,7 +64,7 @@ static struct point search(const struct grid *job, const float *w, const float *
 
     for (int64_t i = 1; i < job->candidates; i++) {
         float p = (float)(1.0 - (double)i / job->spec->steps);
-        struct point point = grid_point(job, p * low, p * high);
+        struct grid_point point = grid_point(job->spec, p * low, p * high);
         if (point.scale == last.scale && point.zero == last.zero) {
             continue;
         }
@@ -82,7 +79,7 @@ static struct point search(const struct grid *job, const float *w, const float *
     return best;
 }
 
-static struct point search_group(const struct grid *job, const float *w, int64_t col, float low, float high)
+static struct grid_point search_group(const struct grid *job, const float *w, int64_t col, float low, float high)
 {
     int64_t size = job->spec->group_size;
     const float *weight = job->importance != NULL ? job->importance + col : job->ones;
@@ -104,11 +101,11 @@ static void grid_row(void *ctx, int64_t row)
 
     for (int64_t g = 0; g < job->groups; g++) {
         const float *w = job->w + row * job->cols + g * size;
-        struct point point = {1.0f, job->spec->sym ? (float)(1 << (job->spec->bits - 1)) : 0.0f};
+        struct grid_point point = {1.0f, job->spec->sym ? (float)(1 << (job->spec->bits - 1)) : 0.0f};
         float low, high;
         job->stream->device->kernels->range(w, size, &low, &high);
         if (low < 0.0f || high > 0.0f) {
-            point = job->spec->mse ? search_group(job, w, g * size, low, high) : grid_point(job, low, high);
+            point = job->spec->mse ? search_group(job, w, g * size, low, high) : grid_point(job->spec, low, high);
         }
         job->scale[row * job->groups + g] = point.scale;
         job->zero[row * job->groups + g] = point.zero;

@@ -87,6 +87,16 @@ int cpu_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const 
 int cpu_attention_error(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
                         const struct tensor *k, const struct tensor *v, const struct tensor *kq,
                         const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
+int cpu_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+             const struct tensor *h, const struct gpu_grid *spec);
+int cpu_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+            const struct gpu_grid *spec);
+
+/* One group's grid over the range [low, high], low <= 0 <= high: the scale as it is stored, the zero answering it. */
+struct grid_point {
+    float scale, zero;
+};
+struct grid_point grid_point(const struct gpu_grid *spec, float low, float high);
 
 /* x / scale as INT8 or E4M3 keeps it, times scale. */
 float scaling_round(float x, float scale, enum gpu_number number);
