@@ -52,6 +52,25 @@ void export_plan_deinit(struct export_plan *plan);
 /* "model.safetensors" or "model-00001-of-00003.safetensors" */
 void export_shard_name(const struct export_plan *plan, int shard, char out[64]);
 
+/* Reads the pieces of a plan. Zeroed is fine to deinit; one thread. */
+struct export_reader {
+    const struct format_export *request;
+    const struct export_plan *plan;
+    struct qtensor_file *file; /* the open block, or NULL */
+    int block;
+    struct qtensor module; /* the loaded module; its index or -1 */
+    int module_index;
+    unsigned char *buffer;
+    int64_t done; /* bytes, for the request's tick */
+};
+int export_reader_init(struct export_reader *reader, const struct format_export *request,
+                       const struct export_plan *plan);
+void export_reader_deinit(struct export_reader *reader);
+/* Takes bytes [at, at + size) of a piece; stretches come in order and hold whole elements. */
+typedef int (*export_sink)(void *data, uint64_t at, const void *bytes, size_t size);
+/* All bytes of one piece. Fastest in the plan's order. */
+int export_read_piece(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data);
+
 /* export_files.c: everything but the shards. */
 int export_write_index(const struct format_export *request, const struct export_plan *plan);
 int export_write_config(const struct format_export *request);

@@ -37,6 +37,9 @@ struct format_config {
     const json_t *parameters; /* the job's quantization object, defaults filled in */
 };
 
+struct format_export;
+struct export_plan; /* storage/export.h */
+
 struct format {
     const char *name; /* "compressed-tensors" */
     const char *title;
@@ -54,8 +57,11 @@ struct format {
                    struct format_tensor out[FORMAT_TENSORS_MAX]);
     /* Pack tensor `index` of q into out (exactly its bytes). */
     int (*encode)(const struct qtensor *q, int index, void *out);
-    /* The quantization_config object. New reference. */
+    /* The quantization_config object. New reference. Unused where `write` is set. */
     json_t *(*config)(const struct format_config *config);
+    /* For a container of its own: write everything but the manifest into request->directory, from the planned pieces.
+     * NULL: safetensors shards, config.json and the source's side files. */
+    int (*write)(const struct format_export *request, const struct export_plan *plan);
 };
 
 const struct format *const *format_list(void); /* NULL-terminated; the first is the default */
