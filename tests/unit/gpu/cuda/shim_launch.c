@@ -1,0 +1,287 @@
+/* The kernels of gpu/cuda as plain loops: what goes between products, sums and copies. Grids and sweeps are in
+ * shim_solve.c. */
+
+#include "tests/unit/gpu/cuda/shim.h"
+
+#include "gpu/cuda/launch.h"
+#include "gpu/tensor.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+static float load(const void *x, int dtype, int64_t i)
+{
+    return dtype == LAUNCH_F32   ? ((const float *)x)[i]
+           : dtype == LAUNCH_F16 ? dtype_f16_to_f32(((const uint16_t *)x)[i])
+                                 : dtype_bf16_to_f32(((const uint16_t *)x)[i]);
+}
+
+static void store(void *y, int dtype, int64_t i, float value)
+{
+    if (dtype == LAUNCH_F32) {
+        ((float *)y)[i] = value;
+    } else {
+        ((uint16_t *)y)[i] = dtype == LAUNCH_F16 ? dtype_f32_to_f16(value) : dtype_f32_to_bf16(value);
+    }
+}
+
+#define ENTER()                         \
+    do {                                \
+        cudaError_t rc_ = shim_enter(); \
+        if (rc_ != cudaSuccess) {       \
+            return (int)rc_;            \
+        }                               \
+        shim_flush();                   \
+    } while (0)
+
+int launch_convert(void *y, int y_dtype, const void *x, int x_dtype, int64_t count, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < count; i++) {
+        store(y, y_dtype, i, load(x, x_dtype, i));
+    }
+    return 0;
+}
+
+int launch_find_nonfinite(int64_t *index, const void *x, int dtype, int64_t count, cudaStream_t stream)
+{
+    ENTER();
+    *index = INT64_MAX;
+    for (int64_t i = 0; i < count && *index == INT64_MAX; i++) {
+        *index = isfinite(load(x, dtype, i)) ? INT64_MAX : i;
+    }
+    return 0;
+}
+
+int launch_embed(float *y, const void *table, int dtype, const int32_t *ids, int64_t tokens, int64_t width,
+                 cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < tokens * width; i++) {
+        y[i] = load(table, dtype, ids[i / width] * width + i % width);
+    }
+    return 0;
+}
+
+int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t runs, int64_t size, float eps,
+                   cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t r = 0; r < runs; r++) {
+        double sum = 0;
+        for (int64_t i = 0; i < size; i++) {
+            sum += (double)x[r * size + i] * (double)x[r * size + i];
+        }
+        float factor = (float)(1.0 / sqrt(sum / (double)size + (double)eps));
+        for (int64_t i = 0; i < size; i++) {
+            y[r * size + i] = x[r * size + i] * factor * weight[i];
+        }
+    }
+    return 0;
+}
+
+int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, int64_t cols, int64_t length,
+                int64_t half, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t at = 0; at < rows * cols; at += 2 * half) {
+        int64_t position = at / cols % length;
+        for (int64_t i = 0; i < half; i++) {
+            float a = x[at + i], b = x[at + half + i];
+            float c = cosine[position * half + i], s = sine[position * half + i];
+            x[at + i] = a * c - b * s;
+            x[at + half + i] = b * c + a * s;
+        }
+    }
+    return 0;
+}
+
+int launch_swiglu(float *y, const float *gate, const float *up, int64_t count, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < count; i++) {
+        y[i] = gate[i] / (expf(-gate[i]) + 1.0f) * up[i];
+    }
+    return 0;
+}
+
+int launch_add(float *y, const float *x, int64_t count, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < count; i++) {
+        y[i] += x[i];
+    }
+    return 0;
+}
+
+int launch_add_rows(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < rows * cols; i++) {
+        y[i] += bias[i % cols];
+    }
+    return 0;
+}
+
+int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < count; i++) {
+        d[i] = a[i] - b[i];
+    }
+    return 0;
+}
+
+int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t rows, int64_t cols, float *most,
+                        double *sum, cudaStream_t stream)
+{
+    ENTER();
+    shim_check("partial maxima", most,
+               (size_t)((rows + LAUNCH_STATS_ROWS - 1) / LAUNCH_STATS_ROWS * cols) * sizeof(float));
+    for (int64_t col = 0; col < cols; col++) {
+        double total = 0;
+        for (int64_t t = 0; t < rows; t++) {
+            float magnitude = fabsf(x[t * cols + col]);
+            total += (double)magnitude;
+            if (absmax != NULL && magnitude > absmax[col]) {
+                absmax[col] = magnitude;
+            }
+        }
+        if (abssum != NULL) {
+            abssum[col] = (float)((double)abssum[col] + total);
+        }
+    }
+    return 0;
+}
+
+int launch_symmetrize(float *h, int64_t n, float scale, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = i; j < n; j++) {
+            h[i * n + j] *= scale;
+            h[j * n + i] = h[i * n + j];
+        }
+    }
+    return 0;
+}
+
+int launch_zero_dead(float *w, const float *h, int64_t rows, int64_t n, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < rows * n; i++) {
+        w[i] = h[i % n * n + i % n] == 0.0f ? 0.0f : w[i];
+    }
+    return 0;
+}
+
+int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < n; i++) {
+        diagonal[i] = h[i * n + i];
+    }
+    return 0;
+}
+
+int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < count * width; i++) {
+        float row = rows != NULL ? rows[i / width] : 1.0f;
+        w[i] *= cols != NULL ? row * cols[i % width] : row;
+    }
+    return 0;
+}
+
+int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
+                          cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t at = 0; at < spec->rows * spec->cols; at += spec->run) {
+        const float *kept = keep != NULL ? keep + at % spec->cols : NULL;
+        float most = 0, scale = spec->scale;
+        for (int64_t i = 0; i < spec->run; i++) {
+            most = kept == NULL || kept[i] == 0.0f ? fmaxf(most, fabsf(x[at + i])) : most;
+        }
+        scale = spec->dynamic ? most / (spec->e4m3 ? 448.0f : 127.0f) : scale;
+        for (int64_t i = 0; i < spec->run; i++) {
+            float value = x[at + i];
+            float code = spec->e4m3 ? dtype_e4m3_to_f32(dtype_f32_to_e4m3(value / scale))
+                                    : fminf(fmaxf(rintf(value / scale), -127.0f), 127.0f);
+            y[at + i] = scale == 0.0f || (kept != NULL && kept[i] != 0.0f) ? value : code * scale;
+        }
+    }
+    return 0;
+}
+
+int launch_softmax(void *out, int out_dtype, const float *scores, const struct launch_softmax *spec,
+                   cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t r = 0; r < spec->heads * spec->queries; r++) {
+        int64_t query = spec->first + r % spec->queries, at = r * spec->keys;
+        int64_t low = spec->window > 0 && query - spec->window + 1 > 0 ? query - spec->window + 1 : 0;
+        float most = -INFINITY, sum = 0;
+        for (int64_t i = low; i <= query; i++) {
+            most = fmaxf(most, scores[at + i]);
+        }
+        for (int64_t i = low; i <= query; i++) {
+            sum += expf((scores[at + i] - most) * spec->scale);
+        }
+        for (int64_t i = 0; i < spec->keys; i++) {
+            bool visible = i >= low && i <= query;
+            store(out, out_dtype, at + i, visible ? expf((scores[at + i] - most) * spec->scale) / sum : 0.0f);
+        }
+    }
+    return 0;
+}
+
+int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t r = 0; r < rows; r++) {
+        out[r] = 0;
+        for (int64_t i = r * cols; i < (r + 1) * cols; i++) {
+            out[r] += (double)a[i] * (double)b[i];
+        }
+    }
+    return 0;
+}
+
+static double log_sum(const float *x, int64_t n)
+{
+    double sum = 0, most = -INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        most = fmax(most, (double)x[i]);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        sum += exp((double)x[i] - most);
+    }
+    return most + log(sum);
+}
+
+int launch_nll(struct launch_nll_row *out, const float *logits, const float *reference, const int32_t *targets,
+               int64_t tokens, int64_t vocabulary, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t t = 0; t < tokens; t++) {
+        const float *x = logits + t * vocabulary;
+        out[t] = (struct launch_nll_row){0, 0};
+        if (targets[t] < 0) {
+            continue;
+        }
+        double total = log_sum(x, vocabulary);
+        out[t].nll = total - (double)x[targets[t]];
+        if (reference != NULL) {
+            const float *r = reference + t * vocabulary;
+            double r_total = log_sum(r, vocabulary);
+            for (int64_t i = 0; i < vocabulary; i++) {
+                out[t].kl += exp((double)r[i] - r_total) * ((double)r[i] - r_total - ((double)x[i] - total));
+            }
+        }
+    }
+    return 0;
+}

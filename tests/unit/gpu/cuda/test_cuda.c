@@ -1,0 +1,221 @@
+/* The CUDA module's host side over a shim of CUDA: what it says where there is no device, what it does when memory runs
+ * out at any point, and when the device dies at any point. That its results are right is shown by the conformance body
+ * over the same shim. */
+
+#include "base/err.h"
+#include "tests/conformance/ops.h"
+#include "tests/unit/gpu/cuda/shim.h"
+#include "tests/unit/unit.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+static const struct shim *shim;
+
+/* The registry opens the same file again and gets this one. */
+static void open_shim(void)
+{
+    void *module = dlopen(MODULE_DIR "/quantd_gpu_cuda.so", RTLD_NOW | RTLD_LOCAL);
+    shim_entry *entry;
+
+    ck_assert_msg(module != NULL, "%s", dlerror());
+    *(void **)&entry = dlsym(module, "shim_get");
+    ck_assert(entry != NULL);
+    shim = entry();
+}
+
+static void open_device(struct gpu *gpu)
+{
+    if (shim == NULL) {
+        open_shim();
+        ck_assert_rc_ok(gpu_load_backends(MODULE_DIR));
+    }
+    ck_assert_rc_ok(gpu_open("cuda:0", 0, gpu));
+}
+
+/* Long inputs prove nothing more about faults. */
+static bool is_long(const struct ops_case *row)
+{
+    return strstr(row->name, "past") != NULL || strstr(row->name, "order") != NULL;
+}
+
+static void expect_absent(int error, int devices, int capability, const char *reason)
+{
+    struct gpu gpu;
+
+    open_shim();
+    shim->set_probe(error, devices, capability);
+    ck_assert_rc_ok(gpu_load_backends(MODULE_DIR));
+    ck_assert_int_eq(gpu_open("cuda:0", 0, &gpu), ERR_CONFIG);
+    ck_assert_msg(strstr(gpu_backend_notes(), reason) != NULL, "%s", gpu_backend_notes());
+    ck_assert_rc_ok(gpu_open("auto", 1, &gpu));
+    ck_assert_str_eq(gpu.info.id, "cpu");
+    gpu_close(&gpu);
+}
+
+START_TEST(probe_without_driver)
+{
+    expect_absent(cudaErrorInsufficientDriver, 0, 0, "cuda: the driver is for CUDA 12.4, and 13.0 is needed");
+}
+END_TEST
+
+START_TEST(probe_without_device)
+{
+    expect_absent(0, 0, 0, "cuda: there is no CUDA device");
+}
+END_TEST
+
+START_TEST(probe_failing)
+{
+    expect_absent(cudaErrorNoDevice, 0, 0, "cuda: an error of the shim");
+}
+END_TEST
+
+START_TEST(probe_too_old)
+{
+    expect_absent(0, 2, 75, "cuda: no device has compute capability 8.0 or more");
+}
+END_TEST
+
+START_TEST(devices_are_counted)
+{
+    struct gpu gpu;
+
+    open_shim();
+    shim->set_probe(0, 2, 90);
+    ck_assert_rc_ok(gpu_load_backends(MODULE_DIR));
+    ck_assert_rc_ok(gpu_open("cuda:1", 0, &gpu));
+    ck_assert_str_eq(gpu.info.id, "cuda:1");
+    ck_assert_int_gt(gpu.info.batch_tokens, 0);
+    ck_assert(gpu.info.memory_free > 0 && gpu.info.memory_free <= gpu.info.memory_total);
+    gpu_close(&gpu);
+    ck_assert_int_eq(gpu_open("cuda:2", 0, &gpu), ERR_CONFIG);
+    ck_assert_rc_ok(gpu_open("auto", 0, &gpu));
+    ck_assert_str_eq(gpu.info.id, "cuda:0");
+    gpu_close(&gpu);
+    ck_assert_int_eq(shim->live(), 0);
+}
+END_TEST
+
+/* A stream, the body, and all of it given back. */
+static int run_case(const struct ops_case *row, const struct gpu *gpu)
+{
+    struct ops_output out = {0};
+    struct ops_rig rig;
+
+    int rc = ops_rig_init(&rig, gpu);
+    rc = rc != 0 ? rc : row->body(&rig, row->variant, &out);
+    ops_rig_deinit(&rig);
+    ops_output_deinit(&out);
+    return rc;
+}
+
+static void exhaust_memory(const struct ops_case *row, const struct gpu *gpu, int64_t before)
+{
+    bool more = true;
+
+    for (int64_t k = 1; more; k++) {
+        shim->reset();
+        shim->fail_allocation(k, 2); /* the second try too */
+        int rc = run_case(row, gpu);
+        more = k <= shim->allocations();
+        ck_assert_msg(rc == (more ? ERR_GPU_OUT_OF_MEMORY : 0), "%s, allocation %d: %d %s", row->name, (int)k, rc,
+                      err_last()->message);
+        ck_assert_msg(shim->live() == before, "%s leaks when allocation %d fails", row->name, (int)k);
+    }
+    for (int64_t k = 1; k <= shim->allocations(); k++) { /* memory comes back after a trim */
+        shim->reset();
+        shim->fail_allocation(k, 1);
+        int rc = run_case(row, gpu);
+        ck_assert_msg(rc == 0 || rc == ERR_GPU_OUT_OF_MEMORY, "%s: %d %s", row->name, rc, err_last()->message);
+        ck_assert_int_eq(shim->live(), before);
+    }
+    shim->reset();
+    ck_assert_rc_ok(run_case(row, gpu));
+}
+
+START_TEST(memory_runs_out_anywhere)
+{
+    struct gpu gpu;
+
+    open_device(&gpu);
+    int64_t before = shim->live();
+    for (size_t i = 0; i < ops_case_count; i++) {
+        if (!is_long(&ops_cases[i])) {
+            exhaust_memory(&ops_cases[i], &gpu, before);
+        }
+    }
+    gpu_close(&gpu);
+    ck_assert_int_eq(shim->live(), 0);
+}
+END_TEST
+
+START_TEST(memory_is_what_the_device_has)
+{
+    struct tensor small, large;
+    struct gpu gpu;
+
+    open_device(&gpu);
+    int64_t before = shim->live();
+    shim->set_memory((size_t)1 << 30);
+    ck_assert_int_eq(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){1 << 29}, &large), ERR_GPU_OUT_OF_MEMORY);
+    ck_assert_rc_ok(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){1 << 10}, &small));
+    gpu_tensor_free(&gpu, &small);
+    ck_assert_int_eq(shim->live(), before);
+    gpu_close(&gpu);
+}
+END_TEST
+
+/* The device dies at its k-th call: the operation says so, or the next one does, and none goes through after. */
+static void lose_device(const struct ops_case *row, int64_t k, int error)
+{
+    struct ops_output out = {0};
+    struct ops_rig rig;
+    struct gpu gpu;
+
+    open_device(&gpu);
+    ck_assert_rc_ok(ops_rig_init(&rig, &gpu));
+    shim->fail_call(k, error);
+    int rc = row->body(&rig, row->variant, &out);
+    ck_assert_msg(rc == 0 || rc == ERR_DEVICE_LOST, "%s, call %d: %d %s", row->name, (int)k, rc, err_last()->message);
+    ops_rig_clear(&rig);
+    ck_assert_int_eq(row->body(&rig, row->variant, &out), ERR_DEVICE_LOST);
+    if (rc != 0) {
+        ck_assert_ptr_nonnull(strstr(err_last()->message, "lost earlier"));
+    }
+    ops_rig_deinit(&rig);
+    ops_output_deinit(&out);
+    gpu_close(&gpu);
+    shim->discard(); /* a process that goes on would not get it back */
+    shim->reset();
+}
+
+START_TEST(device_dies_anywhere)
+{
+    struct gpu gpu;
+
+    open_device(&gpu);
+    gpu_close(&gpu);
+    for (size_t i = 0; i < ops_case_count; i++) {
+        struct ops_output out = {0};
+        struct ops_rig rig;
+        if (is_long(&ops_cases[i])) {
+            continue;
+        }
+        open_device(&gpu);
+        ck_assert_rc_ok(ops_rig_init(&rig, &gpu));
+        int64_t calls = shim->calls();
+        ck_assert_rc_ok(ops_cases[i].body(&rig, ops_cases[i].variant, &out));
+        calls = shim->calls() - calls;
+        ops_rig_deinit(&rig);
+        ops_output_deinit(&out);
+        gpu_close(&gpu);
+        for (int64_t k = 1; k <= calls; k += 1 + calls / 24) {
+            lose_device(&ops_cases[i], k, k % 2 == 0 ? cudaErrorIllegalAddress : cudaErrorLaunchFailure);
+        }
+    }
+}
+END_TEST
+
+UNIT_MAIN("gpu_cuda", probe_without_driver, probe_without_device, probe_failing, probe_too_old, devices_are_counted,
+          memory_runs_out_anywhere, memory_is_what_the_device_has, device_dies_anywhere)
