@@ -209,3 +209,21 @@ float dtype_round(float value, enum dtype dtype)
         return value;
     }
 }
+
+float dtype_round_down(float value, enum dtype dtype)
+{
+    uint16_t bits = 0;
+
+    switch (dtype) {
+    case DTYPE_F16:
+        bits = dtype_f32_to_f16(value);
+        bits = dtype_f16_to_f32(bits) > value ? (uint16_t)(bits - 1) : bits; /* below a positive number lies bits - 1 */
+        return dtype_f16_to_f32(bits);
+    case DTYPE_BF16:
+        bits = dtype_f32_to_bf16(value);
+        bits = dtype_bf16_to_f32(bits) > value ? (uint16_t)(bits - 1) : bits;
+        return dtype_bf16_to_f32(bits);
+    default:
+        return value;
+    }
+}

@@ -67,3 +67,5 @@ float dtype_e5m2_to_f32(uint8_t bits);
 #define DTYPE_E5M2_MAX 57344.0f
 /* value rounded to what `dtype` (F32, F16 or BF16) stores. */
 float dtype_round(float value, enum dtype dtype);
+/* The largest number of `dtype` (F32, F16 or BF16) that is not above value; value is not negative. */
+float dtype_round_down(float value, enum dtype dtype);

@@ -23,10 +23,12 @@ struct grid {
     float top;
 };
 
-/* The scale as stored: positive and finite, so that weights near zero or beyond the type still get a grid. */
+/* The scale as stored, positive and finite, so that weights near zero or beyond the type still get a grid. Where it
+ * must be rounded it is rounded down: a symmetric grid's extremes lie halfway between two codes, and a scale that is a
+ * trifle too large would move half of them inwards (at 2 bits they are most of the range). */
 static float storable(float scale, enum dtype dtype)
 {
-    float stored = dtype_round(scale, dtype);
+    float stored = dtype_round_down(scale, dtype);
     if (!(stored > 0.0f)) {
         return dtype == DTYPE_F16 ? 0x1p-24f : 0x1p-126f;
     }

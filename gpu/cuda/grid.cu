@@ -17,11 +17,11 @@ static __device__ float storable(float scale, int dtype)
 {
     float stored = scale, least = 0x1p-126f, most = 0x1.fep127f;
     if (dtype == LAUNCH_F16) {
-        stored = __half2float(__float2half_rn(scale));
+        stored = __half2float(__float2half_rd(scale));
         least = 0x1p-24f;
         most = 65504.0f;
     } else if (dtype == LAUNCH_BF16) {
-        stored = __bfloat162float(__float2bfloat16_rn(scale));
+        stored = __bfloat162float(__float2bfloat16_rd(scale));
     }
     if (!(stored > 0.0f)) {
         return least;

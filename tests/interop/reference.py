@@ -229,11 +229,14 @@ def read_records(path):
 # ---- round to nearest -----------------------------------------------------------------------------------------------
 
 def stored(values, dtype):
-    """float32 values as F32, F16 or BF16 keeps them, to nearest even."""
+    """float32 scales as F32, F16 or BF16 keeps them: rounded down."""
     if dtype == "BF16":
-        bits = values.astype(np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-    return values.astype(DTYPES[dtype]).astype(np.float32)
+        return (values.astype(np.float32).view(np.uint32) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    kept = values.astype(DTYPES[dtype])
+    if dtype == "F16":
+        above = kept.astype(np.float32) > values
+        kept = np.where(above, np.nextafter(kept, np.float16(0)), kept)
+    return kept.astype(np.float32)
 
 
 def round_to_nearest(weight, bits, group_size, scale_dtype="F32"):

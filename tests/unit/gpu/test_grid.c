@@ -68,10 +68,10 @@ static void min_max(const struct bench *b, const float *w, double p, float *scal
     low *= shrink;
     high *= shrink;
     if (b->grid.sym) {
-        *scale = dtype_round(2 * (-low > high ? -low : high) / top, b->grid.scale_dtype);
+        *scale = dtype_round_down(2 * (-low > high ? -low : high) / top, b->grid.scale_dtype);
         *zero = (float)(1 << (b->grid.bits - 1));
     } else {
-        *scale = dtype_round((high - low) / top, b->grid.scale_dtype);
+        *scale = dtype_round_down((high - low) / top, b->grid.scale_dtype);
         *zero = rintf(-low / *scale) < top ? rintf(-low / *scale) : top;
     }
 }

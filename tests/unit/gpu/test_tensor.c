@@ -240,6 +240,21 @@ START_TEST(incomplete_table_is_completed)
 }
 END_TEST
 
+/* The stored number is not above the value, and the next one is. */
+START_TEST(rounding_down_stays_below)
+{
+    uint64_t seed = 9;
+    for (int i = 0; i < 3000; i++) {
+        float value = fabsf(ldexpf(random_unit(&seed), (int)(random_bits(&seed) % 40) - 26));
+        float f16 = dtype_round_down(value, DTYPE_F16), bf16 = dtype_round_down(value, DTYPE_BF16);
+        ck_assert(f16 <= value && dtype_f16_to_f32((uint16_t)(dtype_f32_to_f16(f16) + 1)) > value);
+        ck_assert(bf16 <= value && dtype_bf16_to_f32((uint16_t)(dtype_f32_to_bf16(bf16) + 1)) > value);
+        ck_assert(dtype_round_down(f16, DTYPE_F16) == f16 && dtype_round_down(value, DTYPE_F32) == value);
+    }
+    ck_assert(dtype_round_down(1e6f, DTYPE_F16) == 65504.0f);
+}
+END_TEST
+
 UNIT_MAIN("gpu/tensor", names_round_trip, views, every_half_round_trips, f16_is_nearest_even, conversion_edges,
-          packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite, registry, blas_uses_the_widest_kernels,
-          incomplete_table_is_completed)
+          rounding_down_stays_below, packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite, registry,
+          blas_uses_the_widest_kernels, incomplete_table_is_completed)
