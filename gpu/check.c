@@ -201,3 +201,22 @@ int check_blocks(const struct tensor *blocks, const struct tensor *w, const stru
     rc = rc != 0 ? rc : check_matrix("encode_blocks", "blocks", blocks, DTYPE_U8, matrix_rows(w), bytes);
     return rc != 0 || importance == NULL ? rc : check_vector("encode_blocks", "importance", importance, cols);
 }
+
+int check_codebook(const char *op, const struct tensor *entries, const struct tensor *w, const struct tensor *scale,
+                   const struct tensor *table, const struct gpu_codebook *spec)
+{
+    int64_t rows = matrix_rows(w), cols = matrix_cols(w);
+
+    if (spec->bits < 1 || spec->bits > 16 || spec->codebooks < 1 || spec->codebooks > GPU_CODE_BOOKS_MAX ||
+        spec->group_size < 1 || spec->group_size > GPU_CODE_GROUP_MAX || cols % spec->group_size != 0 ||
+        spec->beam < 0 || spec->beam > GPU_CODE_BEAM_MAX) {
+        return err_raise(ERR_INTERNAL, "%s: %d codebooks of %d bits for groups of %lld of %lld inputs, beam %d", op,
+                         spec->codebooks, spec->bits, (long long)spec->group_size, (long long)cols, spec->beam);
+    }
+    int rc = check_matrix(op, "w", w, DTYPE_F32, -1, -1);
+    rc = rc != 0 ? rc
+                 : check_matrix(op, "entries", entries, DTYPE_U16, rows, cols / spec->group_size * spec->codebooks);
+    rc = rc != 0 ? rc
+                 : check_matrix(op, "table", table, DTYPE_F32, (int64_t)spec->codebooks << spec->bits, spec->group_size);
+    return rc != 0 || scale == NULL ? rc : check_vector(op, "scale", scale, rows);
+}

@@ -40,6 +40,9 @@ int check_sweep(const struct tensor *codes, const struct tensor *w, const struct
 
 int check_blocks(const struct tensor *blocks, const struct tensor *w, const struct tensor *importance,
                  const struct gpu_blocks *spec);
+/* Entries, a matrix [N,K] beside them, scales (or NULL) and tables of one codebook scheme. */
+int check_codebook(const char *op, const struct tensor *entries, const struct tensor *w, const struct tensor *scale,
+                   const struct tensor *table, const struct gpu_codebook *spec);
 
 int check_cache(const struct tensor *y, const struct tensor *x, const struct gpu_cache *spec);
 int check_attention_error(const struct tensor *q, const struct tensor *k, const struct tensor *v,

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 7u
+#define GPU_ABI 8u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -104,6 +104,18 @@ struct gpu_attention_error {
     double weight_error, weight_signal; /* of softmax(q k^T * scale) */
     double output_error, output_signal; /* of softmax(q k^T * scale) v */
 };
+
+/* Weights as scale[n] * sum over m of table[m * 2^bits + entries[n, i, m]], i = k / group_size. Entries are U16
+ * [N, K/group_size * codebooks], tables F32 [codebooks * 2^bits, group_size], scales F32 [N] or NULL for ones. */
+struct gpu_codebook {
+    int codebooks;      /* M: 1..GPU_CODE_BOOKS_MAX */
+    int bits;           /* 1..16 */
+    int64_t group_size; /* 1..GPU_CODE_GROUP_MAX, divides K */
+    int beam;           /* of code_search: ways of coding a group that are followed, 1..GPU_CODE_BEAM_MAX */
+};
+#define GPU_CODE_BOOKS_MAX 8
+#define GPU_CODE_GROUP_MAX 32
+#define GPU_CODE_BEAM_MAX 8
 
 struct gpu_nll {
     double nll_sum; /* -sum log p(target), natural log */
@@ -226,6 +238,27 @@ struct gpu_ops {
     /* 29. Refine an asymmetric grid's scale and zero in place (half-quadratic, mean |w - wq| never grows). */
     int (*hqq)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero,
                const struct tensor *w, const struct gpu_grid *spec);
+    /* 30. Each row of w F32 [N,K] to 2^bits values that lose least in sum importance_k err^2 (exactly: methods.md §6):
+     *     table F32 [N, 2^bits] ascending and rounded to `stored`, codes U8 [N,K] the nearest of them, the lower of
+     *     equals. importance F32 [K], or NULL; apart U8 [N,K], or NULL: weights where it is not 0 count for nothing. */
+    int (*cluster_rows)(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
+                        const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
+                        enum dtype stored);
+    /* 31. Better entries for d F32 [N,K] = w - what they stand for, which follows them, one sweep over all groups:
+     *     tr(d h d^T) falls by *gain >= 0. With h NULL it is sum importance_k d^2 (NULL: ones) (waits). */
+    int (*code_search)(struct gpu_stream *stream, const struct tensor *entries, const struct tensor *d,
+                       const struct tensor *scale, const struct tensor *table, const struct tensor *h,
+                       const struct tensor *importance, const struct gpu_codebook *spec, double *gain);
+    /* 32. y F32 [N,K] = alpha * what the entries stand for, or y += that. */
+    int (*code_expand)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *entries,
+                       const struct tensor *scale, const struct tensor *table, const struct gpu_codebook *spec,
+                       float alpha, bool add);
+    /* 33. The adjoint: out, shaped like the table, = for each vector the sum of scale[n] * p over its uses; double
+     *     sums. */
+    int (*code_reduce)(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
+                       const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec);
+    /* 34. out F32 [N] = sum over k of a[n,k] * b[n,k]; double sums. */
+    int (*row_dot)(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b);
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */

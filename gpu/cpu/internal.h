@@ -100,3 +100,15 @@ struct grid_point grid_point(const struct gpu_grid *spec, float low, float high)
 
 /* x / scale as INT8 or E4M3 keeps it, times scale. */
 float scaling_round(float x, float scale, enum gpu_number number);
+int cpu_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
+                     const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
+                     enum dtype stored);
+int cpu_code_search(struct gpu_stream *stream, const struct tensor *entries, const struct tensor *d,
+                    const struct tensor *scale, const struct tensor *table, const struct tensor *h,
+                    const struct tensor *importance, const struct gpu_codebook *spec, double *gain);
+int cpu_code_expand(struct gpu_stream *stream, const struct tensor *y, const struct tensor *entries,
+                    const struct tensor *scale, const struct tensor *table, const struct gpu_codebook *spec,
+                    float alpha, bool add);
+int cpu_code_reduce(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
+                    const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec);
+int cpu_row_dot(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b);

@@ -35,6 +35,12 @@ struct kernels {
     /* y = gate / (1 + exp(-gate)) * up. */
     void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
     double (*dot)(const float *a, const float *b, int64_t n);
+    /* out[c] = weight * costs[c] + sum over d < group of query[d] * turned[d * stride + c]; reads and writes up to the
+     * next multiple of LANES. */
+    void (*code_scores)(float *out, const float *turned, int64_t stride, int64_t n, const float *costs, float weight,
+                        const float *query, int64_t group);
+    /* Where x is least, the first of equals; 0 when all are NaN. */
+    int64_t (*least)(const float *x, int64_t n);
     /* u integers of [low, high], halves up; n is a multiple of LANES, inverse is 1 / scale. */
     void (*block_fit)(struct block_sums *sums, const float *x, const float *weight, int64_t n, float scale,
                       float inverse, float minimum, float low, float high);
