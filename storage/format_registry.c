@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const struct format *const rows[] = {&format_compressed_tensors, &format_gptq, &format_gptq_v2, &format_awq,
-                                            NULL};
+                                            &format_gguf, NULL};
 
 const struct format *const *format_list(void)
 {
