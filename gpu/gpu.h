@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 8u
+#define GPU_ABI 9u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -30,6 +30,7 @@ struct gpu_info {
     char detail[128];     /* kernels in use: "openblas SkylakeX, avx512" */
     int64_t memory_total; /* bytes */
     int64_t memory_free;
+    bool host_memory; /* the device's memory is the host's */
     int threads;
     int64_t batch_tokens; /* tokens of a micro-batch that keep the device busy; a constant of the backend, since results
                              depend on it */

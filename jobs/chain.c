@@ -1,4 +1,7 @@
-/* Activation chains: memory within a stated budget, files beyond it, durable between blocks.
+/* Activation chains: device and host memory within stated budgets, files beyond them, durable between blocks.
+ *
+ * A chain on the device is copied there by `convert` from F32 to F32, and passes through the staging buffer when it is
+ * written to a file or read from one.
  *
  * Files hold raw little-endian F32 rows. Reads and writes use pread and pwrite, never a mapping, so spilled activations
  * cost page cache and not resident memory. A commit is temp -> fsync -> rename -> fsync directory. */
@@ -25,11 +28,17 @@ struct chain {
     int64_t rows, width;
     size_t bytes;
     struct chain_budget *budget;
-    float *memory; /* NULL when on disk */
+    float *device; /* not NULL: on the device */
+    float *memory; /* not NULL: in host memory; else on disk */
     int in, out;   /* descriptors when on disk, -1 = none */
-    float *bounce; /* staging between device and disk */
+    float *bounce; /* staging between memory and disk */
     size_t bounce_bytes;
 };
+
+static bool on_disk(const struct chain *chain)
+{
+    return chain->device == NULL && chain->memory == NULL;
+}
 
 static int chain_path(const struct chain *chain, const char *file, char *out, size_t size)
 {
@@ -80,14 +89,21 @@ int chain_new(const char *directory, const char *name, int64_t rows, int64_t wid
     chain->budget = budget;
     chain->in = -1;
     chain->out = -1;
-    if (bytes > 0 && budget->used + bytes <= budget->limit) {
+    if (bytes > 0 && budget->device_used + bytes <= budget->device_limit) {
+        void *device;
+        if (budget->gpu->ops->alloc(budget->gpu->device, chain->bytes, &device) == 0) {
+            chain->device = device;
+            budget->device_used += bytes;
+        }
+    }
+    if (chain->device == NULL && bytes > 0 && budget->used + bytes <= budget->limit) {
         void *memory = mmap(NULL, chain->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory != MAP_FAILED) {
             chain->memory = memory;
             budget->used += bytes;
         }
     }
-    if (chain->memory == NULL) {
+    if (on_disk(chain)) {
         int rc = open_work_file(chain, "out", &chain->out);
         if (rc != 0) {
             chain_free(chain);
@@ -112,6 +128,10 @@ void chain_free(struct chain *chain)
 {
     if (chain == NULL) {
         return;
+    }
+    if (chain->device != NULL) {
+        chain->budget->gpu->ops->free(chain->budget->gpu->device, chain->device);
+        chain->budget->device_used -= (int64_t)chain->bytes;
     }
     if (chain->memory != NULL) {
         munmap(chain->memory, chain->bytes);
@@ -142,12 +162,22 @@ static int bounce_reserve(struct chain *chain, size_t bytes)
     return 0;
 }
 
+/* As many elements as `tensor` has, from row `first` of the chain on the device. */
+static struct tensor device_view(const struct chain *chain, int64_t first, const struct tensor *tensor)
+{
+    return tensor_1d(chain->device + first * chain->width, DTYPE_F32, tensor_count(tensor));
+}
+
 int chain_read(struct chain *chain, enum chain_side side, int64_t first, const struct tensor *to, const struct gpu *gpu,
                struct gpu_stream *stream)
 {
     size_t bytes = tensor_bytes(to);
     size_t offset = (size_t)first * (size_t)chain->width * sizeof(float);
 
+    if (chain->device != NULL) {
+        struct tensor from = device_view(chain, first, to);
+        return gpu->ops->convert(stream, to, &from);
+    }
     if (chain->memory != NULL) {
         return gpu->ops->upload(stream, to->data, (const char *)chain->memory + offset, bytes);
     }
@@ -159,9 +189,6 @@ int chain_read(struct chain *chain, enum chain_side side, int64_t first, const s
     if (rc == 0) {
         rc = gpu->ops->upload(stream, to->data, chain->bounce, bytes);
     }
-    if (rc == 0) {
-        rc = gpu->ops->stream_sync(stream); /* the staging buffer is used again */
-    }
     return rc != 0 ? err_pass(rc, "read %s rows at %lld", chain->name, (long long)first) : 0;
 }
 
@@ -171,6 +198,10 @@ int chain_write(struct chain *chain, int64_t first, const struct tensor *from, c
     size_t bytes = tensor_bytes(from);
     size_t offset = (size_t)first * (size_t)chain->width * sizeof(float);
 
+    if (chain->device != NULL) {
+        struct tensor to = device_view(chain, first, from);
+        return gpu->ops->convert(stream, &to, from);
+    }
     if (chain->memory != NULL) {
         return gpu->ops->download(stream, (char *)chain->memory + offset, from->data, bytes);
     }
@@ -184,18 +215,55 @@ int chain_write(struct chain *chain, int64_t first, const struct tensor *from, c
     return rc != 0 ? err_pass(rc, "write %s rows at %lld", chain->name, (long long)first) : 0;
 }
 
-static int write_memory(const struct chain *chain, const char *path)
+/* Bytes [at, at + size) of a chain in memory, on the host. */
+static int memory_piece(struct chain *chain, size_t at, size_t size, const void **piece)
 {
+    if (chain->memory != NULL) {
+        *piece = (const char *)chain->memory + at;
+        return 0;
+    }
+    *piece = chain->bounce;
+    return chain->budget->gpu->ops->download(chain->budget->stream, chain->bounce, (const char *)chain->device + at,
+                                             size);
+}
+
+static int write_pieces(struct chain *chain, int fd, struct digest *digest)
+{
+    int rc = chain->device != NULL ? bounce_reserve(chain, CHAIN_PIECE) : 0;
+
+    for (size_t at = 0; rc == 0 && at < chain->bytes; at += CHAIN_PIECE) {
+        size_t size = chain->bytes - at < CHAIN_PIECE ? chain->bytes - at : CHAIN_PIECE;
+        const void *piece;
+        rc = memory_piece(chain, at, size, &piece);
+        if (rc == 0) {
+            digest_update(digest, piece, size);
+            rc = fs_pwrite_full(fd, piece, size, (int64_t)at);
+        }
+    }
+    return rc;
+}
+
+static int write_memory(struct chain *chain, const char *path, char sha256[DIGEST_HEX_SIZE])
+{
+    struct digest *digest = digest_new();
+    if (digest == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
+    }
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) {
-        return err_raise_errno(errno, "cannot create %s", path);
+        int saved = errno;
+        digest_free(digest);
+        return err_raise_errno(saved, "cannot create %s", path);
     }
-    int rc = fs_pwrite_full(fd, chain->memory, chain->bytes, 0);
-    if (rc == 0) {
-        rc = fs_sync(fd);
-    }
+    int rc = write_pieces(chain, fd, digest);
+    rc = rc != 0 ? rc : fs_sync(fd);
     close(fd);
-    return rc;
+    if (rc != 0) {
+        digest_free(digest);
+        return rc;
+    }
+    digest_finish(digest, sha256);
+    return 0;
 }
 
 int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[DIGEST_HEX_SIZE])
@@ -212,9 +280,8 @@ int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[
         (rc = chain_path(chain, file, to, sizeof(to))) != 0) {
         return rc;
     }
-    if (chain->memory != NULL) {
-        digest_bytes(chain->memory, chain->bytes, sha256);
-        rc = write_memory(chain, from);
+    if (!on_disk(chain)) {
+        rc = write_memory(chain, from, sha256);
     } else {
         rc = digest_file(chain->out, sha256, &size);
         rc = rc == 0 ? fs_sync(chain->out) : rc;
@@ -228,7 +295,7 @@ int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[
     if ((rc = fs_sync_dir(chain->directory)) != 0) {
         return rc;
     }
-    if (chain->memory == NULL) {
+    if (on_disk(chain)) {
         if (chain->in >= 0) {
             close(chain->in);
         }
@@ -241,7 +308,7 @@ int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[
 
 int chain_turn(struct chain *chain)
 {
-    if (chain->memory != NULL) {
+    if (!on_disk(chain)) {
         return 0;
     }
     if (chain->in >= 0) {
@@ -273,6 +340,9 @@ static int load_and_hash(struct chain *chain, int fd, char sha256[DIGEST_HEX_SIZ
         if (rc == 0) {
             digest_update(digest, into, piece);
         }
+        if (rc == 0 && chain->device != NULL) {
+            rc = chain->budget->gpu->ops->upload(chain->budget->stream, (char *)chain->device + done, into, piece);
+        }
     }
     if (rc != 0) {
         digest_free(digest);
@@ -299,7 +369,7 @@ int chain_load(struct chain *chain, const char *file, const char *sha256)
     if (rc == 0 && strcmp(found, sha256) != 0) {
         rc = err_raise(ERR_SOURCE_CORRUPT, "checkpoint file %s does not have its digest", file);
     }
-    if (rc != 0 || chain->memory != NULL) {
+    if (rc != 0 || !on_disk(chain)) {
         close(fd);
         return rc;
     }

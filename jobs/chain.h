@@ -1,5 +1,6 @@
 #pragma once
-/* Activations of a whole token set between blocks: [rows, width] F32, kept in memory within a budget, else on disk.
+/* Activations of a whole token set between blocks: [rows, width] F32, kept on the device within a budget, else in host
+ * memory within another, else on disk. Where they are changes no bit of them.
  *
  * A chain has an IN side (what the open block reads: the last block's committed output) and an OUT side (what it
  * writes). In memory both are one buffer; on disk they are two files, so that a block dropped halfway costs nothing.
@@ -13,14 +14,18 @@
 
 struct chain;
 
-/* Bytes of activations that may stay in memory, shared by all chains of a job. */
+/* Bytes of activations that may stay in memory, shared by all chains of a job, and the device and stream that a chain
+ * in device memory is moved with; both outlive it. */
 struct chain_budget {
-    int64_t limit, used;
+    int64_t limit, used;               /* of the host */
+    int64_t device_limit, device_used; /* 0: none on the device, as where its memory is the host's */
+    const struct gpu *gpu;
+    struct gpu_stream *stream;
 };
 
 enum chain_side { CHAIN_IN, CHAIN_OUT };
 
-/* directory: where files go ("jobs/<id>"); name: file stem. Memory if the budget has room, else disk. */
+/* directory: where files go ("jobs/<id>"); name: file stem. Memory where a budget has room, else disk. */
 int chain_new(const char *directory, const char *name, int64_t rows, int64_t width, struct chain_budget *budget,
               struct chain **out);
 void chain_free(struct chain *chain); /* gives the budget back; uncommitted files are removed; NULL is fine */

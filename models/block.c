@@ -77,6 +77,20 @@ int block_load(const struct model *model, int64_t index, const struct gpu *gpu, 
     return 0;
 }
 
+void block_prefetch(const struct model *model, int64_t index)
+{
+    char module[128], name[160];
+
+    if (index >= model_config(model)->num_layers) {
+        return;
+    }
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        model_linear_name(model, index, (enum linear_role)role, module);
+        snprintf(name, sizeof(name), "%s.weight", module);
+        model_prefetch_tensor(model, name);
+    }
+}
+
 void block_deinit(struct block *block, const struct gpu *gpu)
 {
     for (int role = 0; role < LINEAR_COUNT; role++) {

@@ -26,6 +26,9 @@ struct block {
 /* Read block `index`, weights as F32. On failure nothing is held. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
                struct block *out);
+/* Ask the system to have the bytes of block `index` in memory by the time they are loaded. Returns at once; a block that
+ * there is not, or a system that cannot, is no error. */
+void block_prefetch(const struct model *model, int64_t index);
 void block_deinit(struct block *block, const struct gpu *gpu);
 
 /* Move a factor for each input of a site from the linears that read it to what produces it, so that the output stays

@@ -50,6 +50,8 @@ int model_linear_role(const struct model *model, const char *module, int64_t *la
 /* tokenizer.json text or ERR_NOT_FOUND. Caller frees. */
 int model_read_tokenizer(const struct model *model, char **json, size_t *size);
 
+/* Have the system read a tensor ahead of its load. Returns at once; an unknown name does nothing. */
+void model_prefetch_tensor(const struct model *model, const char *name);
 /* Load one tensor to the device in `dtype` (F32, or keep = its own with DTYPE_COUNT). A NaN or Inf is
  * ERR_NON_FINITE_VALUE naming tensor and index. */
 int model_load_tensor(const struct model *model, const char *name, enum dtype dtype, const struct gpu *gpu,

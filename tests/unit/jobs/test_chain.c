@@ -48,11 +48,12 @@ static void check_step(struct rig *rig, struct chain *chain, enum chain_side sid
 }
 
 /* One life of a chain: turn, two commits, a resume. Gives the second commit's digest. */
-static void live(struct rig *rig, int64_t limit, char sha256[DIGEST_HEX_SIZE])
+static void live(struct rig *rig, int64_t limit, bool on_device, char sha256[DIGEST_HEX_SIZE])
 {
     char directory[256];
     char file[64];
-    struct chain_budget budget = {.limit = limit};
+    struct chain_budget budget = {
+        .limit = limit, .device_limit = on_device ? 1 << 20 : 0, .gpu = &rig->gpu, .stream = rig->stream};
 
     scratch_make(directory);
     struct chain *chain = open_chain(directory, &budget);
@@ -71,6 +72,7 @@ static void live(struct rig *rig, int64_t limit, char sha256[DIGEST_HEX_SIZE])
     write_step(rig, chain, 9); /* an open block that is dropped */
     chain_free(chain);
     ck_assert_int_eq(budget.used, 0);
+    ck_assert_int_eq(budget.device_used, 0);
 
     chain = open_chain(directory, &budget);
     ck_assert_int_eq(chain_load(chain, "hidden-00000.act", sha256), ERR_SOURCE_CORRUPT); /* swept */
@@ -85,11 +87,14 @@ START_TEST(test_memory_and_disk_agree)
     struct rig rig;
     char in_memory[DIGEST_HEX_SIZE];
     char on_disk[DIGEST_HEX_SIZE];
+    char on_device[DIGEST_HEX_SIZE];
 
     rig_open(&rig, 1);
-    live(&rig, 1 << 20, in_memory);
-    live(&rig, 0, on_disk);
+    live(&rig, 1 << 20, false, in_memory);
+    live(&rig, 0, false, on_disk);
+    live(&rig, 0, true, on_device);
     ck_assert_str_eq(in_memory, on_disk);
+    ck_assert_str_eq(in_memory, on_device);
     rig_close(&rig);
 }
 END_TEST
