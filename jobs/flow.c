@@ -1,15 +1,15 @@
 /* Token sets in micro-batches.
  *
- * A micro-batch is as many whole sequences as fit in about 2048 tokens, at least one: a function of the sequence length
- * alone, so that every run over a set does the same arithmetic in the same order. */
+ * A micro-batch is as many whole sequences as fit in the tokens that the device wants at once, at least one: a function
+ * of the backend and the sequence length alone, so that every run over a set does the same arithmetic in the same
+ * order.
+ */
 
 #include "jobs/run.h"
 
 #include "base/err.h"
 
 #include <string.h>
-
-#define BATCH_TOKENS 2048
 
 static int64_t widest(const struct model_config *c)
 {
@@ -24,7 +24,7 @@ int flow_init(struct flow *flow, const struct calibration_set *set, struct run *
 
     memset(flow, 0, sizeof(*flow));
     flow->set = set;
-    flow->batch = set->length >= BATCH_TOKENS ? 1 : BATCH_TOKENS / set->length;
+    flow->batch = set->length >= run->batch_tokens ? 1 : run->batch_tokens / set->length;
     if (flow->batch > set->sequences) {
         flow->batch = set->sequences;
     }

@@ -4,8 +4,9 @@
  *         -> checkpoint (qtensors, chains) -> commit -> ... -> head -> perplexity and KL
  *
  * Memory is one block of F32 weights, one Hessian and the activation budget; nothing grows with the number of blocks.
- * Every result depends on the request, the seed and the micro-batch (a function of the sequence length), never on
- * memory or threads, so a resumed run ends in the same bytes. */
+ * Every result depends on the request, the seed and the micro-batch (a function of backend and sequence length), never
+ * on memory or threads, so a resumed run ends in the same bytes. The one exception is said aloud: a device that runs
+ * out of memory first gives up keeping activations, which changes nothing, and then halves the micro-batch. */
 
 #include "jobs/run.h"
 
@@ -16,6 +17,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+
+#define BATCH_TOKENS 2048 /* of a backend that has no wish */
 
 const char *const pipeline_phase_names[PHASE_COUNT] = {
     [PHASE_LOAD] = "load",
@@ -80,117 +83,6 @@ static void close_run(struct run *run)
     }
 }
 
-static int embed_all(struct run *run)
-{
-    int rc = 0;
-
-    if (run->hidden != NULL) {
-        rc = flow_embed(&run->calibration, run->hidden, run);
-    }
-    if (rc == 0 && run->eval_float != NULL) {
-        rc = flow_embed(&run->evaluation, run->eval_float, run);
-        rc = rc != 0 ? rc : flow_embed(&run->evaluation, run->eval_quant, run);
-    }
-    return rc;
-}
-
-static int load_chain(struct chain *chain, const char *name, const json_t *chains)
-{
-    if (chain == NULL) {
-        return 0;
-    }
-    const json_t *entry = json_object_get(chains, name);
-    const char *file = json_string_value(json_object_get(entry, "file"));
-    const char *sha256 = json_string_value(json_object_get(entry, "sha256"));
-    if (file == NULL || sha256 == NULL) {
-        return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint has no %s activations", name);
-    }
-    return chain_load(chain, file, sha256);
-}
-
-/* Go on behind the last committed block: its files must be there, whole. */
-static int resume(struct run *run)
-{
-    size_t count = json_array_size(run->p->blocks);
-
-    if (count == 0) {
-        return embed_all(run);
-    }
-    for (size_t i = 0; i < count; i++) {
-        const json_t *block = json_array_get(run->p->blocks, i);
-        struct qtensor_file *file;
-        char path[600];
-        const char *name = json_string_value(json_object_get(block, "file"));
-        const char *sha256 = json_string_value(json_object_get(block, "sha256"));
-        if (json_integer_value(json_object_get(block, "index")) != (json_int_t)i || name == NULL || sha256 == NULL) {
-            return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint skips block %zu", i);
-        }
-        int rc = fs_path(path, sizeof(path), "%s/%s", run->p->directory, name);
-        rc = rc != 0 ? rc : qtensor_file_open(path, sha256, &file);
-        if (rc != 0) {
-            return err_raise(ERR_SOURCE_CORRUPT, "checkpoint file %s is damaged: %s", name, err_last()->message);
-        }
-        qtensor_file_close(file);
-    }
-    const json_t *chains = json_object_get(json_array_get(run->p->blocks, count - 1), "chains");
-    int rc = (int64_t)count < run->config->num_layers ? load_chain(run->hidden, "calibration", chains) : 0;
-    rc = rc != 0 ? rc : load_chain(run->eval_float, "eval_float", chains);
-    rc = rc != 0 ? rc : load_chain(run->eval_quant, "eval_quant", chains);
-    run->first_block = (int64_t)count;
-    return rc;
-}
-
-static int commit_chain(struct chain *chain, const char *name, int64_t block, json_t *chains)
-{
-    char file[64];
-    char sha256[DIGEST_HEX_SIZE];
-
-    if (chain == NULL) {
-        return 0;
-    }
-    int rc = chain_commit(chain, block, file, sha256);
-    if (rc == 0 && json_object_set_new(chains, name, json_pack("{s:s, s:s}", "file", file, "sha256", sha256)) != 0) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the checkpoint row");
-    }
-    return rc;
-}
-
-static void sweep_chain(struct chain *chain, const char *name, const json_t *chains)
-{
-    if (chain != NULL) {
-        const char *keep = json_string_value(json_object_get(json_object_get(chains, name), "file"));
-        (void)chain_sweep(chain, keep);
-    }
-}
-
-/* Files first, then the row that makes them count, then the last block's chain files go. */
-static int checkpoint(struct run *run, int64_t index, const struct block_items *items, const json_t *rows)
-{
-    char file[64];
-    char path[600];
-    char sha256[DIGEST_HEX_SIZE];
-
-    snprintf(file, sizeof(file), "block-%05lld.safetensors", (long long)index);
-    int rc = fs_path(path, sizeof(path), "%s/%s", run->p->directory, file);
-    rc = rc != 0 ? rc : qtensor_save(path, items->list, items->count, sha256);
-    json_t *chains = json_object();
-    if (rc == 0 && index + 1 < run->config->num_layers) {
-        rc = commit_chain(run->hidden, "calibration", index, chains);
-    }
-    rc = rc != 0 ? rc : commit_chain(run->eval_float, "eval_float", index, chains);
-    rc = rc != 0 ? rc : commit_chain(run->eval_quant, "eval_quant", index, chains);
-    if (rc == 0) {
-        rc = run->p->hooks.block_done(run->p->hooks.data, index, file, sha256, chains, rows);
-    }
-    if (rc == 0 || rc == ERR_INTERRUPTED) {
-        sweep_chain(run->hidden, "calibration", chains);
-        sweep_chain(run->eval_float, "eval_float", chains);
-        sweep_chain(run->eval_quant, "eval_quant", chains);
-    }
-    json_decref(chains);
-    return rc;
-}
-
 static int run_block(struct run *run, int64_t index)
 {
     struct block_items items = {.count = 0};
@@ -198,9 +90,12 @@ static int run_block(struct run *run, int64_t index)
     json_t *rows = json_array();
     double mark = clock_monotonic_seconds();
 
+    bool again = index < run->committed; /* its rows are, too */
+    run->first_row = run->next_row;
     run->block_index = index;
     int rc = run_tick(run, 0.0, "loading");
     rc = rc != 0 ? rc : block_load(run->p->model, index, run->p->gpu, run->stream, &block);
+    block_prefetch(run->p->model, index + 1);
     run_charge(run, PHASE_LOAD, &mark, 0);
     if (rc == 0 && run->eval_float != NULL) {
         rc = flow_forward(&run->evaluation, run->eval_float, &block, run);
@@ -216,45 +111,131 @@ static int run_block(struct run *run, int64_t index)
     }
     block_deinit(&block, run->p->gpu);
     if (rc == 0) {
-        rc = checkpoint(run, index, &items, rows);
+        rc = checkpoint_block(run, index, &items, rows);
         run_charge(run, PHASE_CHECKPOINT, &mark, 0);
     }
+    run->next_row = again ? run->first_row : run->next_row;
+    run->first_row = rc == 0 ? run->next_row : run->first_row;
     block_items_deinit(&items);
     json_decref(rows);
     return rc;
 }
 
+/* What is left for activations once a block and its solve have their place: the F32 weights twice, as one block goes
+ * when the next comes, three squares of the widest site for the Hessian, its factor and a copy, four copies of the
+ * largest linear, and a sixteenth of the device for scratch and what the allocator cannot use. */
+static int64_t device_activations(const struct run *run)
+{
+    const struct model_config *c = run->config;
+    const struct gpu *gpu = run->p->gpu;
+    struct gpu_info info;
+    double weights = 0, largest = 0, widest = 0;
+
+    if (gpu->info.host_memory || gpu->ops->device_info(gpu->device, &info) != 0) {
+        return 0;
+    }
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        int64_t rows, cols;
+        arch_linear_shape(c, (enum linear_role)role, &rows, &cols);
+        double count = (double)rows * (double)cols;
+        weights += count;
+        largest = count > largest ? count : largest;
+        widest = (double)cols > widest ? (double)cols : widest;
+    }
+    double taken = sizeof(float) * (2 * weights + 3 * widest * widest + 4 * largest) + (double)info.memory_total / 16;
+    double left = (double)info.memory_free - taken;
+    return left > 0 ? (int64_t)left : 0;
+}
+
+static int open_run(struct run *run)
+{
+    const struct pipeline *p = run->p;
+    int rc = p->gpu->ops->stream_new(p->gpu->device, &run->stream);
+
+    run->budget.stream = run->stream;
+    if (rc == 0 && p->calibration != NULL) {
+        rc = flow_init(&run->calibration, p->calibration, run);
+    }
+    if (rc == 0 && p->evaluation != NULL) {
+        rc = flow_init(&run->evaluation, p->evaluation, run);
+    }
+    if (rc == 0 && run->keep_on_device) {
+        run->budget.device_limit = device_activations(run);
+    }
+    rc = rc != 0 ? rc : open_chains(run);
+    return rc != 0 ? rc : checkpoint_resume(run);
+}
+
+static int run_blocks(struct run *run, struct evaluation_result *result)
+{
+    int rc = open_run(run);
+
+    for (int64_t i = run->first_block; rc == 0 && i < run->config->num_layers; i++) {
+        rc = run_block(run, i);
+    }
+    if (rc == 0 && run->eval_quant != NULL) {
+        double mark = clock_monotonic_seconds();
+        run->block_index = run->config->num_layers;
+        rc = evaluate_finish(run, result);
+        run_charge(run, PHASE_EVALUATE, &mark, 0);
+    }
+    return rc;
+}
+
+static int64_t longest(const struct pipeline *p)
+{
+    int64_t calibration = p->calibration != NULL ? p->calibration->length : 1;
+    int64_t evaluation = p->evaluation != NULL ? p->evaluation->length : 1;
+    return calibration > evaluation ? calibration : evaluation;
+}
+
+/* Ask less of a device that ran out of memory; false when there is nothing left to give up. */
+static bool ask_less(struct run *run)
+{
+    if (run->budget.device_limit > 0) {
+        run->keep_on_device = false;
+        log_warn("device out of memory, activations move to the host", LOG_S("device", run->p->gpu->info.id));
+        return true;
+    }
+    if (run->batch_tokens / 2 < longest(run->p)) {
+        return false;
+    }
+    run->batch_tokens /= 2;
+    log_warn("device out of memory, the micro-batch is halved", LOG_S("device", run->p->gpu->info.id),
+             LOG_I("tokens", run->batch_tokens));
+    return true;
+}
+
 int pipeline_run(const struct pipeline *pipeline, struct evaluation_result *evaluation)
 {
-    struct run run = {
+    int64_t batch_tokens = pipeline->gpu->info.batch_tokens;
+    struct run next = {
         .p = pipeline,
         .config = model_config(pipeline->model),
-        .budget = {.limit = pipeline->host_memory_bytes},
+        .batch_tokens = batch_tokens > 0 ? batch_tokens : BATCH_TOKENS,
+        .keep_on_device = true,
+        .budget = {.limit = pipeline->host_memory_bytes, .gpu = pipeline->gpu},
+        .blocks = json_deep_copy(pipeline->blocks),
         .next_row = pipeline->layers_before,
+        .first_row = pipeline->layers_before,
     };
-    struct evaluation_result result = {0};
+    int rc;
+    bool more;
 
-    int rc = pipeline->gpu->ops->stream_new(pipeline->gpu->device, &run.stream);
-    if (rc == 0 && pipeline->calibration != NULL) {
-        rc = flow_init(&run.calibration, pipeline->calibration, &run);
-    }
-    if (rc == 0 && pipeline->evaluation != NULL) {
-        rc = flow_init(&run.evaluation, pipeline->evaluation, &run);
-    }
-    rc = rc != 0 ? rc : open_chains(&run);
-    rc = rc != 0 ? rc : resume(&run);
-    for (int64_t i = run.first_block; rc == 0 && i < run.config->num_layers; i++) {
-        rc = run_block(&run, i);
-    }
-    if (rc == 0 && run.eval_quant != NULL) {
-        double mark = clock_monotonic_seconds();
-        run.block_index = run.config->num_layers;
-        rc = evaluate_finish(&run, &result);
-        run_charge(&run, PHASE_EVALUATE, &mark, 0);
-    }
-    close_run(&run);
-    if (rc == 0) {
-        *evaluation = result;
-    }
+    next.blocks = next.blocks != NULL ? next.blocks : json_array();
+    do {
+        struct evaluation_result result = {0};
+        struct run run = next;
+        rc = run_blocks(&run, &result);
+        close_run(&run);
+        more = rc == ERR_GPU_OUT_OF_MEMORY && ask_less(&run);
+        next.next_row = next.first_row = run.first_row; /* of the block that did not end */
+        next.keep_on_device = run.keep_on_device;
+        next.batch_tokens = run.batch_tokens;
+        if (rc == 0) {
+            *evaluation = result;
+        }
+    } while (more);
+    json_decref(next.blocks);
     return rc;
 }

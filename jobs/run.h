@@ -8,7 +8,7 @@
 /* A token set on its way through the blocks, in fixed micro-batches. */
 struct flow {
     const struct calibration_set *set;
-    int64_t batch;                      /* sequences of a micro-batch: a function of the length alone */
+    int64_t batch;                      /* sequences of a micro-batch: a function of backend and length */
     struct block_scratch *scratch;      /* for full micro-batches */
     struct block_scratch *rest_scratch; /* for the last, shorter one; NULL when there is none */
     struct tensor x, in, wide;          /* device scratch: [batch*length, hidden], [.., hidden], [.., widest] */
@@ -18,15 +18,20 @@ struct run {
     const struct pipeline *p;
     const struct model_config *config;
     struct gpu_stream *stream;
+    int64_t batch_tokens; /* of a micro-batch */
+    bool keep_on_device;  /* activations, where they fit */
     struct chain_budget budget;
     struct flow calibration, evaluation;   /* set == NULL when there is none */
     struct chain *hidden;                  /* calibration activations, quantized path */
     struct chain *attention, *mlp;         /* work: SITE_OUTPUT and SITE_DOWN inputs of the open block */
     struct chain *eval_float, *eval_quant; /* evaluation activations on both paths */
-    int64_t first_block;                   /* first one not committed */
+    json_t *blocks;                        /* committed ones, by index: file, digest, chains */
+    int64_t committed;                     /* their number */
+    int64_t first_block;                   /* first one to run: behind the last whose chains are on disk */
+    double chains_saved_at;                /* monotonic seconds */
     int64_t block_index;                   /* the open one */
     double block_fraction;                 /* of the open block */
-    int64_t next_row;                      /* number of the next report row */
+    int64_t next_row, first_row;           /* number of the next report row; and at the open block's begin */
 };
 
 /* One micro-batch: rows [first, first+rows) and tensors cut to it. */
@@ -60,6 +65,13 @@ struct block_items {
     int count;
 };
 void block_items_deinit(struct block_items *items);
+
+/* --- checkpoint.c */
+/* Bring the chains to where the committed blocks left them, or nearest before; sets first_block. */
+int checkpoint_resume(struct run *run);
+/* The open block is done: its items and, when it is time, its chains go to disk and are committed. A block that was
+ * committed by an earlier attempt and only ran again for its chains is not committed again. */
+int checkpoint_block(struct run *run, int64_t index, const struct block_items *items, const json_t *rows);
 
 /* --- sites.c: the calibration set through the open block */
 /* Quantize every linear of the open block in true-sequential order; results go to items, report rows to rows. The

@@ -250,5 +250,141 @@ START_TEST(test_without_any_data)
 }
 END_TEST
 
+/* A device with memory of its own, as much as the test says, in front of the CPU. */
+static const struct gpu_ops *cpu_ops;
+static struct gpu_ops small_ops;
+static size_t small_limit, small_used, small_most;
+
+#define SMALL_HEADER 64 /* keeps the alignment */
+
+static int small_alloc(struct gpu_device *device, size_t bytes, void **pointer)
+{
+    char *block;
+
+    if (bytes > small_limit - small_used) {
+        return err_raise(ERR_GPU_OUT_OF_MEMORY, "the small device has no %zu bytes left", bytes);
+    }
+    int rc = cpu_ops->alloc(device, bytes + SMALL_HEADER, (void **)&block);
+    if (rc == 0) {
+        memcpy(block, &bytes, sizeof(bytes));
+        small_used += bytes;
+        small_most = small_used > small_most ? small_used : small_most;
+        *pointer = block + SMALL_HEADER;
+    }
+    return rc;
+}
+
+static void small_free(struct gpu_device *device, void *pointer)
+{
+    size_t bytes;
+    char *block = (char *)pointer - SMALL_HEADER;
+
+    memcpy(&bytes, block, sizeof(bytes));
+    small_used -= bytes;
+    cpu_ops->free(device, block);
+}
+
+/* It always promises a gigabyte. */
+static int small_info(struct gpu_device *device, struct gpu_info *info)
+{
+    int rc = cpu_ops->device_info(device, info);
+    info->host_memory = false;
+    info->memory_total = info->memory_free = (int64_t)1 << 30;
+    return rc;
+}
+
+static void world_shrink(struct world *world, size_t limit)
+{
+    cpu_ops = world->gpu.ops;
+    small_ops = *cpu_ops;
+    small_ops.alloc = small_alloc;
+    small_ops.free = small_free;
+    small_ops.device_info = small_info;
+    small_limit = limit;
+    small_used = small_most = 0;
+    world->gpu.ops = &small_ops;
+    world->gpu.info.host_memory = false;
+}
+
+/* On the device, in the host when it turns out too small for that, and back from a stop on another tier. */
+START_TEST(test_device_memory_is_the_same)
+{
+    struct world whole;
+    world_open(&whole, "gptq", 1);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    size_t most = MEMORY;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        struct world w;
+        world_open(&w, "gptq", 1);
+        world_shrink(&w, most);
+        w.stop_at = 1;
+        ck_assert_int_eq(run(&w, 0), ERR_INTERRUPTED);
+        w.stop_at = -1;
+        ck_assert_rc_ok(run(&w, MEMORY));
+        expect_same(&whole, &w);
+        ck_assert_uint_eq(small_used, 0);
+        most = small_most - 1;
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+END_TEST
+
+/* A device with too little for a whole micro-batch takes smaller ones; what a run of such ones gives is close. */
+START_TEST(test_small_device_goes_on)
+{
+    struct world whole;
+    struct world w;
+    world_open(&whole, "gptq", 1);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    world_open(&w, "gptq", 1);
+    world_shrink(&w, MEMORY);
+    ck_assert_rc_ok(run(&w, MEMORY));
+    size_t most = small_most;
+    int rc = 0, runs = 0;
+    for (size_t limit = most; rc == 0 && limit > most / 8; limit -= most / 16) {
+        struct world less;
+        world_open(&less, "gptq", 1);
+        world_shrink(&less, limit);
+        rc = run(&less, MEMORY);
+        if (rc == 0) {
+            runs++;
+            ck_assert_uint_eq(json_array_size(less.rows), 28);
+            ck_assert_double_lt(fabs(less.result.perplexity_after / whole.result.perplexity_after - 1), 0.1);
+        }
+        ck_assert_uint_eq(small_used, 0);
+        world_close(&less);
+    }
+    ck_assert_int_ge(runs, 2);
+    ck_assert_int_eq(rc, ERR_GPU_OUT_OF_MEMORY); /* in the end there is nothing left to give up */
+    world_close(&w);
+    world_close(&whole);
+}
+END_TEST
+
+/* Chains are not written after every block: what lies behind the last ones runs again and is not committed twice. */
+START_TEST(test_blocks_without_chains_run_again)
+{
+    struct world whole;
+    world_open(&whole, "gptq", 1);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    for (int stop = 0; stop < 4; stop++) {
+        struct world w;
+        world_open(&w, "gptq", 1);
+        w.stop_at = stop;
+        ck_assert_int_eq(run(&w, MEMORY), ERR_INTERRUPTED);
+        w.stop_at = -1;
+        for (size_t i = 0; i < json_array_size(w.blocks); i++) {
+            json_object_set_new(json_array_get(w.blocks, i), "chains", json_object());
+        }
+        ck_assert_rc_ok(run(&w, MEMORY));
+        expect_same(&whole, &w);
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+END_TEST
+
 UNIT_MAIN("pipeline", test_rows_and_losses, test_spilled_is_the_same, test_threads_do_not_matter,
-          test_resumed_is_the_same, test_damaged_checkpoint_is_said, test_without_any_data)
+          test_resumed_is_the_same, test_damaged_checkpoint_is_said, test_without_any_data,
+          test_device_memory_is_the_same, test_small_device_goes_on, test_blocks_without_chains_run_again)

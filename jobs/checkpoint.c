@@ -1,0 +1,214 @@
+/* What a run leaves on disk between blocks, and how another goes on from it.
+ *
+ * Every block's results are committed when the block is done. Its chains are written only when that costs little beside
+ * the time since they were last written: on a fast device with many tokens they are far larger than the results, and a
+ * disk would set the pace. A resume therefore goes back to the last block with chains and runs the blocks behind it
+ * again, which ends in the same bytes, without committing them twice. */
+
+#include "jobs/run.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "base/ids.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Writing, hashing and syncing together; slower disks only make the share larger. */
+#define CHAIN_BYTES_PER_SECOND 1e9
+#define CHAIN_SHARE 0.1        /* of the time may go into chains */
+#define CHAIN_FREE_SECONDS 0.1 /* what costs less is written after each block */
+
+static int embed_all(struct run *run)
+{
+    int rc = 0;
+
+    if (run->hidden != NULL) {
+        rc = flow_embed(&run->calibration, run->hidden, run);
+    }
+    if (rc == 0 && run->eval_float != NULL) {
+        rc = flow_embed(&run->evaluation, run->eval_float, run);
+        rc = rc != 0 ? rc : flow_embed(&run->evaluation, run->eval_quant, run);
+    }
+    return rc;
+}
+
+static int load_chain(struct chain *chain, const char *name, const json_t *chains)
+{
+    if (chain == NULL) {
+        return 0;
+    }
+    const json_t *entry = json_object_get(chains, name);
+    const char *file = json_string_value(json_object_get(entry, "file"));
+    const char *sha256 = json_string_value(json_object_get(entry, "sha256"));
+    if (file == NULL || sha256 == NULL) {
+        return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint has no %s activations", name);
+    }
+    return chain_load(chain, file, sha256);
+}
+
+/* Every committed block's file must be there, whole. */
+static int check_files(struct run *run)
+{
+    for (size_t i = 0; i < json_array_size(run->blocks); i++) {
+        const json_t *block = json_array_get(run->blocks, i);
+        struct qtensor_file *file;
+        char path[600];
+        const char *name = json_string_value(json_object_get(block, "file"));
+        const char *sha256 = json_string_value(json_object_get(block, "sha256"));
+        if (json_integer_value(json_object_get(block, "index")) != (json_int_t)i || name == NULL || sha256 == NULL) {
+            return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint skips block %zu", i);
+        }
+        int rc = fs_path(path, sizeof(path), "%s/%s", run->p->directory, name);
+        rc = rc != 0 ? rc : qtensor_file_open(path, sha256, &file);
+        if (rc != 0) {
+            return err_raise(ERR_SOURCE_CORRUPT, "checkpoint file %s is damaged: %s", name, err_last()->message);
+        }
+        qtensor_file_close(file);
+    }
+    return 0;
+}
+
+static bool has_chains(const struct run *run)
+{
+    return run->hidden != NULL || run->eval_float != NULL;
+}
+
+int checkpoint_resume(struct run *run)
+{
+    int rc = check_files(run);
+
+    run->committed = (int64_t)json_array_size(run->blocks);
+    run->first_block = run->committed;
+    run->chains_saved_at = clock_monotonic_seconds();
+    if (rc != 0 || !has_chains(run)) {
+        return rc;
+    }
+    const json_t *chains = NULL;
+    while (run->first_block > 0) {
+        chains = json_object_get(json_array_get(run->blocks, (size_t)run->first_block - 1), "chains");
+        if (json_object_size(chains) > 0) {
+            break;
+        }
+        run->first_block--;
+    }
+    if (json_object_size(chains) == 0) {
+        return embed_all(run);
+    }
+    rc = run->first_block < run->config->num_layers ? load_chain(run->hidden, "calibration", chains) : 0;
+    rc = rc != 0 ? rc : load_chain(run->eval_float, "eval_float", chains);
+    return rc != 0 ? rc : load_chain(run->eval_quant, "eval_quant", chains);
+}
+
+static int commit_chain(struct chain *chain, const char *name, int64_t block, json_t *chains)
+{
+    char file[64];
+    char sha256[DIGEST_HEX_SIZE];
+
+    if (chain == NULL) {
+        return 0;
+    }
+    int rc = chain_commit(chain, block, file, sha256);
+    if (rc == 0 && json_object_set_new(chains, name, json_pack("{s:s, s:s}", "file", file, "sha256", sha256)) != 0) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the checkpoint row");
+    }
+    return rc;
+}
+
+static void sweep_chain(struct chain *chain, const char *name, const json_t *chains)
+{
+    if (chain != NULL) {
+        const char *keep = json_string_value(json_object_get(json_object_get(chains, name), "file"));
+        (void)chain_sweep(chain, keep);
+    }
+}
+
+static double chains_cost(const struct run *run)
+{
+    const struct model_config *c = run->config;
+    double rows = 0;
+
+    if (run->hidden != NULL) {
+        rows += (double)(run->calibration.set->sequences * run->calibration.set->length);
+    }
+    if (run->eval_float != NULL) {
+        rows += 2 * (double)(run->evaluation.set->sequences * run->evaluation.set->length);
+    }
+    return rows * (double)c->hidden_size * sizeof(float) / CHAIN_BYTES_PER_SECOND;
+}
+
+static bool chains_due(const struct run *run, int64_t index)
+{
+    double cost = chains_cost(run);
+    bool last = index + 1 == run->config->num_layers;
+
+    return last || cost < CHAIN_FREE_SECONDS || clock_monotonic_seconds() - run->chains_saved_at > cost / CHAIN_SHARE;
+}
+
+static int save_chains(struct run *run, int64_t index, json_t *chains)
+{
+    int rc = 0;
+
+    if (index + 1 < run->config->num_layers) {
+        rc = commit_chain(run->hidden, "calibration", index, chains);
+    }
+    rc = rc != 0 ? rc : commit_chain(run->eval_float, "eval_float", index, chains);
+    rc = rc != 0 ? rc : commit_chain(run->eval_quant, "eval_quant", index, chains);
+    run->chains_saved_at = clock_monotonic_seconds();
+    return rc;
+}
+
+static int turn_chains(struct run *run)
+{
+    struct chain *const all[] = {run->hidden, run->eval_float, run->eval_quant};
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < sizeof(all) / sizeof(all[0]); i++) {
+        rc = all[i] != NULL ? chain_turn(all[i]) : 0;
+    }
+    return rc;
+}
+
+/* The row counts: what this run knows of it is what another would read. */
+static int note_block(struct run *run, int64_t index, const char *file, const char *sha256, json_t *chains)
+{
+    json_t *block =
+        json_pack("{s:I, s:s, s:s, s:O}", "index", (json_int_t)index, "file", file, "sha256", sha256, "chains", chains);
+
+    if (json_array_append_new(run->blocks, block) != 0) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the checkpoint row");
+    }
+    run->committed = index + 1;
+    return 0;
+}
+
+/* Files first, then the row that makes them count, then the chain files that it replaces go. */
+int checkpoint_block(struct run *run, int64_t index, const struct block_items *items, const json_t *rows)
+{
+    char file[64];
+    char path[600];
+    char sha256[DIGEST_HEX_SIZE];
+
+    if (index < run->committed) {
+        return turn_chains(run);
+    }
+    snprintf(file, sizeof(file), "block-%05lld.safetensors", (long long)index);
+    int rc = fs_path(path, sizeof(path), "%s/%s", run->p->directory, file);
+    rc = rc != 0 ? rc : qtensor_save(path, items->list, items->count, sha256);
+    json_t *chains = json_object();
+    bool due = chains_due(run, index);
+    rc = rc != 0 ? rc : due ? save_chains(run, index, chains) : turn_chains(run);
+    if (rc == 0) {
+        rc = run->p->hooks.block_done(run->p->hooks.data, index, file, sha256, chains, rows);
+    }
+    if (rc == 0) {
+        rc = note_block(run, index, file, sha256, chains);
+    }
+    if (due && (rc == 0 || rc == ERR_INTERRUPTED)) {
+        sweep_chain(run->hidden, "calibration", chains);
+        sweep_chain(run->eval_float, "eval_float", chains);
+        sweep_chain(run->eval_quant, "eval_quant", chains);
+    }
+    json_decref(chains);
+    return rc;
+}
