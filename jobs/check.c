@@ -26,12 +26,13 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
                 continue;
             }
             arch_linear_shape(config, (enum linear_role)role, &m->rows, &m->cols);
-            int rc = recipe_scheme(&spec->recipe, solver, m->rows, m->cols, &m->scheme);
+            int rc = recipe_scheme(&spec->recipe, solver, m->name, m->rows, m->cols, &m->scheme);
             if (rc != 0) {
                 free(list);
                 return err_pass(rc, "scheme of %s", m->name);
             }
             m->scheme.scale_dtype = spec->format->scale_dtype(model_dtype(model));
+            m->scheme.weight_dtype = model_dtype(model);
             n++;
         }
     }
@@ -55,20 +56,31 @@ static bool hits_something(const struct model *model, const char *pattern)
     return hit;
 }
 
-/* Every pattern must hit something: a pattern that hits nothing is a typo that would cost the layer it meant. */
-static void check_patterns(const struct job_spec *spec, const struct model *model, struct faults *faults)
+static void check_list(const json_t *patterns, const char *member, const struct model *model, struct faults *faults)
 {
     size_t i;
     json_t *pattern;
     char pointer[64];
 
-    json_array_foreach(recipe_base(&spec->recipe)->modules_to_not_convert, i, pattern)
+    json_array_foreach(patterns, i, pattern)
     {
         if (!hits_something(model, json_string_value(pattern))) {
-            snprintf(pointer, sizeof(pointer), "/quantization/modules_to_not_convert/%zu", i);
+            snprintf(pointer, sizeof(pointer), "/quantization/%s/%zu", member, i);
             faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"%.100s\" matches no module of the model",
                        json_string_value(pattern));
         }
+    }
+}
+
+/* Every pattern must hit something: a pattern that hits nothing is a typo that would cost the layer it meant. */
+static void check_patterns(const struct job_spec *spec, const struct model *model, struct faults *faults)
+{
+    char pointer[64];
+
+    check_list(recipe_base(&spec->recipe)->modules_to_not_convert, "modules_to_not_convert", model, faults);
+    for (int i = 0; i < spec->recipe.count; i++) {
+        const struct quant_base *base = spec->recipe.stages[i].params;
+        check_list(base->float_inputs, "float_inputs", model, faults);
     }
     for (int k = 0; k < spec->recipe.override_count; k++) {
         if (!hits_something(model, spec->recipe.overrides[k].match)) {
@@ -89,7 +101,7 @@ static void check_shape(const struct job_spec *spec, const struct model *model, 
     model_linear_name(model, layer, role, name);
     arch_linear_shape(model_config(model), role, &rows, &cols);
     const struct recipe_stage *solver = recipe_solver(&spec->recipe, name);
-    if (solver != NULL && recipe_scheme(&spec->recipe, solver, rows, cols, &scheme) != 0) {
+    if (solver != NULL && recipe_scheme(&spec->recipe, solver, name, rows, cols, &scheme) != 0) {
         const struct err_record *why = err_last();
         faults_add(faults, why->code, why->param[0] != '\0' ? why->param : "/quantization/group_size",
                    "%.80s [%lld, %lld]: %s", name, (long long)rows, (long long)cols, why->message);
@@ -201,13 +213,19 @@ int spec_check(const struct job_spec *spec, const struct model *model, struct fa
         faults_add(faults, rc, "/quantization", "%s", err_last()->message);
         return faults_raise(faults);
     }
-    if (count == 0) {
+    if (count == 0 && recipe_analyses(&spec->recipe)) {
+        check_inputs(spec, modules, count, faults);
+    } else if (count == 0 && spec->recipe.cache.number == GPU_NUMBER_NONE) {
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert",
                    "leaves no module to quantize");
     } else {
         json_t *parameters = recipe_parameters_json(&spec->recipe);
-        const struct format_config config = {
-            .modules = modules, .count = count, .model = model, .method = spec->recipe.name, .parameters = parameters};
+        const struct format_config config = {.modules = modules,
+                                             .count = count,
+                                             .model = model,
+                                             .method = spec->recipe.name,
+                                             .parameters = parameters,
+                                             .cache = spec->recipe.cache};
         (void)format_check(spec->format, &config, "/output/format", faults);
         check_inputs(spec, modules, count, faults);
         json_decref(parameters);

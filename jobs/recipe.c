@@ -3,6 +3,7 @@
 #include "jobs/recipe.h"
 
 #include "base/err.h"
+#include "jobs/kv_cache.h"
 #include "jobs/pattern.h"
 
 #include <stdio.h>
@@ -143,7 +144,10 @@ static bool parse_names(const json_t *method, const char *pointer, struct faults
         }
         size_t used = strlen(out->name);
         snprintf(out->name + used, sizeof(out->name) - used, "%s%s", used > 0 ? "+" : "", quantizer->name);
-        if (i + 1 < count && quantizer->rewrite == NULL) {
+        if (count > 1 && quantizer->solve == NULL && quantizer->rewrite == NULL) {
+            faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, pointer, "%s leaves weights alone, so it comes alone%s",
+                       quantizer->name, quantizer->analyse == NULL ? "; the last method of a list takes kv_cache" : "");
+        } else if (i + 1 < count && quantizer->rewrite == NULL) {
             faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, pointer, "%s solves, so it can only come last in a list",
                        quantizer->name);
         }
@@ -212,6 +216,11 @@ static void parse_override(const struct recipe *recipe, const json_t *quantizati
     if (solver == NULL || out->skip) {
         return;
     }
+    if (solver->solve == NULL) {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, pointer, "%s solves no module: give a method, or skip",
+                   solver->name);
+        return;
+    }
     check_override_members(solver, item, pointer, faults);
     json_t *merged = overridden(quantization, item);
     parse_stage(solver, merged, pointer, faults, &out->solver);
@@ -250,6 +259,23 @@ static void parse_overrides(const json_t *quantization, const char *pointer, str
     }
 }
 
+/* A method that only keeps the cache does so even when it is not told how. */
+static void parse_cache(const char *pointer, struct faults *faults, struct recipe *recipe)
+{
+    const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
+    const struct quant_base *base = last->params;
+    bool only = last->quantizer->solve == NULL && last->quantizer->analyse == NULL;
+    char at[192];
+
+    member_pointer(pointer, "kv_cache", at);
+    if (base != NULL && last->quantizer->analyse == NULL) {
+        (void)kv_cache_parse(base->kv_cache, at, faults, &recipe->cache);
+        if (only && recipe->cache.number == GPU_NUMBER_NONE) {
+            recipe->cache.number = GPU_NUMBER_E4M3;
+        }
+    }
+}
+
 int recipe_parse(const json_t *method, const json_t *quantization, const char *pointer_method, const char *pointer,
                  struct faults *faults, struct recipe *out)
 {
@@ -264,6 +290,7 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
         }
         refuse_unknown(&recipe, quantization, pointer, faults);
         parse_overrides(quantization, pointer, faults, &recipe);
+        parse_cache(pointer, faults, &recipe);
     }
     if (faults->count + faults->dropped != before) {
         recipe_deinit(&recipe);
@@ -306,6 +333,7 @@ json_t *recipe_parameters_json(const struct recipe *recipe)
         json_object_update(all, own);
         json_decref(own);
     }
+    json_object_set_new(all, "kv_cache", kv_cache_json(&recipe->cache));
     return all;
 }
 
@@ -314,12 +342,12 @@ const struct quant_base *recipe_base(const struct recipe *recipe)
     return recipe->stages[recipe->count - 1].params;
 }
 
-static bool is_skipped(const struct recipe *recipe, const char *module)
+static bool is_listed(const json_t *patterns, const char *module)
 {
     size_t i;
     json_t *pattern;
 
-    json_array_foreach(recipe_base(recipe)->modules_to_not_convert, i, pattern)
+    json_array_foreach(patterns, i, pattern)
     {
         if (pattern_matches(json_string_value(pattern), module)) {
             return true;
@@ -330,7 +358,7 @@ static bool is_skipped(const struct recipe *recipe, const char *module)
 
 const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module)
 {
-    if (is_skipped(recipe, module)) {
+    if (is_listed(recipe_base(recipe)->modules_to_not_convert, module)) {
         return NULL;
     }
     for (int i = recipe->override_count - 1; i >= 0; i--) {
@@ -338,11 +366,22 @@ const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char
             return recipe->overrides[i].skip ? NULL : &recipe->overrides[i].solver;
         }
     }
-    return &recipe->stages[recipe->count - 1];
+    const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
+    return last->quantizer->solve != NULL ? last : NULL;
 }
 
-int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,
-                  struct qscheme *out)
+static bool has_float_input(const struct recipe *recipe, const struct recipe_stage *solver, const char *module)
+{
+    bool listed = is_listed(((const struct quant_base *)solver->params)->float_inputs, module);
+
+    for (int i = 0; i < recipe->count && !listed; i++) {
+        listed = is_listed(((const struct quant_base *)recipe->stages[i].params)->float_inputs, module);
+    }
+    return listed;
+}
+
+int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
+                  int64_t cols, struct qscheme *out)
 {
     int rc = solver->quantizer->scheme(solver->params, rows, cols, out);
 
@@ -352,7 +391,16 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
             rc = stage->quantizer->amend(stage->params, out);
         }
     }
+    if (rc == 0 && has_float_input(recipe, solver, module)) {
+        out->input = (struct gpu_input){.number = GPU_NUMBER_NONE};
+        out->input_threshold = 0;
+    }
     return rc;
+}
+
+bool recipe_analyses(const struct recipe *recipe)
+{
+    return recipe->stages[recipe->count - 1].quantizer->analyse != NULL;
 }
 
 bool recipe_rewrites(const struct recipe *recipe)
@@ -367,14 +415,14 @@ bool recipe_rewrites(const struct recipe *recipe)
 
 bool recipe_needs_calibration(const struct recipe *recipe)
 {
-    bool needs = recipe_rewrites(recipe) || recipe_base(recipe)->kv_cache != NULL;
+    bool needs = recipe_rewrites(recipe) || recipe->cache.number != GPU_NUMBER_NONE;
 
     for (int i = 0; i < recipe->count && !needs; i++) {
-        needs = recipe->stages[i].quantizer->stats != STATS_NONE;
+        needs = quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) != STATS_NONE;
     }
     for (int i = 0; i < recipe->override_count && !needs; i++) {
-        needs =
-            recipe->overrides[i].solver.quantizer != NULL && recipe->overrides[i].solver.quantizer->stats != STATS_NONE;
+        const struct recipe_stage *solver = &recipe->overrides[i].solver;
+        needs = solver->quantizer != NULL && quantizer_stats(solver->quantizer, solver->params) != STATS_NONE;
     }
     return needs;
 }

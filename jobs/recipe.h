@@ -6,6 +6,7 @@
  * and a member that no stage knows is a fault. */
 
 #include "base/faults.h"
+#include "models/cache.h"
 #include "quantizers/quantizer.h"
 
 #include <jansson.h>
@@ -31,6 +32,7 @@ struct recipe {
     int count; /* the last one solves */
     struct recipe_override *overrides;
     int override_count;
+    struct cache_scheme cache; /* how keys and values are kept; number NONE: as they are */
 };
 
 /* method: a name or a list of names. Every fault is named under pointer_method and pointer. *out is set on success
@@ -45,9 +47,12 @@ json_t *recipe_parameters_json(const struct recipe *recipe);
 const struct quant_base *recipe_base(const struct recipe *recipe);
 /* Who solves this module, and with what; NULL: it stays in float. */
 const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module);
-/* The scheme of a module of that shape under its solver, amended by the earlier stages. */
-int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,
-                  struct qscheme *out);
+/* The scheme of a module of that shape under its solver, amended by the earlier stages; its input as it is where a stage
+ * says so (float_inputs). */
+int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
+                  int64_t cols, struct qscheme *out);
+/* The recipe looks and makes no artifact. */
+bool recipe_analyses(const struct recipe *recipe);
 /* Some stage rewrites blocks. */
 bool recipe_rewrites(const struct recipe *recipe);
 /* Some stage or override learns from inputs. */

@@ -31,10 +31,11 @@ const struct recipe_stage *site_solver(struct run *run, enum linear_role role, s
     model_linear_name(run->p->model, run->block_index, role, name);
     const struct recipe_stage *solver = recipe_solver(&spec->recipe, name);
     arch_linear_shape(run->config, role, &rows, &cols);
-    if (solver == NULL || recipe_scheme(&spec->recipe, solver, rows, cols, scheme) != 0) {
+    if (solver == NULL || recipe_scheme(&spec->recipe, solver, name, rows, cols, scheme) != 0) {
         return NULL; /* a scheme that cannot be was refused before the job was accepted */
     }
     scheme->scale_dtype = spec->format->scale_dtype(model_dtype(run->p->model));
+    scheme->weight_dtype = model_dtype(run->p->model);
     return solver;
 }
 
@@ -223,6 +224,8 @@ static int take_result(struct run *run, struct block *block, const struct site_j
     int rc = 0;
 
     q->scheme.input = site->schemes[i].input;
+    q->scheme.input_threshold = site->schemes[i].input_threshold;
+    q->scheme.weight_dtype = site->schemes[i].weight_dtype;
     if (q->scheme.input.number != GPU_NUMBER_NONE && !q->scheme.input.dynamic) {
         rc = set_input_scale(run, stats, q);
     }

@@ -44,7 +44,9 @@ struct qscheme {
     int block_type;         /* BLOCKS: GGUF tensor type */
     enum dtype element;     /* FLOAT8: F8_E4M3 or F8_E5M2 */
     enum dtype scale_dtype; /* F32, F16 or BF16 */
+    enum dtype weight_dtype; /* F32, F16 or BF16: the source's, which a reader may give the weight back in */
     struct gpu_input input; /* how the runtime quantizes this linear's input; a static scale is in the tensor */
+    float input_threshold;  /* INT8 inputs: columns that reach it pass as they are (index); 0 = none ever does */
 };
 
 struct qtensor {
@@ -91,6 +93,8 @@ void qtensor_dequantize(const struct qtensor *q, float *out);
 double qtensor_bits_per_weight(const struct qtensor *q);
 /* The 16 levels of NF4 (Dettmers et al. 2023, appendix E), ascending. */
 extern const float qtensor_nf4_levels[16];
+/* The 256 values that the scales of nested NF4 are codes of, ascending: bitsandbytes' signed dynamic map. */
+void qtensor_nested_levels(float out[256]);
 
 /* A finished block's checkpoint: one safetensors file with <name>.<part> for each part and the schemes in __metadata__.
  * Written to temp, fsynced, renamed, directory fsynced; sha256 of the file in hex[65]. */

@@ -3,6 +3,7 @@
 #include "gpu/ggml_blocks.h"
 #include "models/qtensor.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 const float qtensor_nf4_levels[16] = {
@@ -23,6 +24,36 @@ const float qtensor_nf4_levels[16] = {
     0.7229568362236023f,
     1.0f,
 };
+
+static int compare_floats(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* Seven decades, each with twice the points of the one below: the middles of 2^i even steps from 0.1 to 1, times
+ * 10^(i-6), of both signs; then 0 and 1 (Dettmers et al. 2021, arXiv 2110.02861). In single precision step by step, as
+ * the library makes them: half of the points counted from either end. */
+void qtensor_nested_levels(float out[256])
+{
+    static const float decades[7] = {1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1.0f};
+    int count = 0;
+
+    for (int i = 0; i < 7; i++) {
+        int steps = 1 << i;
+        float step = (1.0f - 0.1f) / (float)steps, below = 0.1f;
+        for (int k = 1; k <= steps; k++) {
+            float above = k < (steps + 1) / 2 ? 0.1f + step * (float)k : 1.0f - step * (float)(steps - k);
+            float level = decades[i] * ((below + above) / 2.0f);
+            out[count++] = level;
+            out[count++] = -level;
+            below = above;
+        }
+    }
+    out[count++] = 0.0f;
+    out[count++] = 1.0f;
+    qsort(out, (size_t)count, sizeof(*out), compare_floats);
+}
 
 static void dequantize_int(const struct qtensor *q, float *out)
 {

@@ -39,13 +39,14 @@ static json_t *scheme_json(const struct qtensor *q)
     const struct qscheme *s = &q->scheme;
 
     return json_pack(
-        "{s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:i, s:i, s:i, s:s, s:i, s:b, s:I, s:f, s:I, s:I, s:I}", "name",
-        q->name, "kind", qtensor_kind_names[s->kind], "bits", s->bits, "group_size", (json_int_t)s->group_size,
+        "{s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:i, s:i, s:i, s:s, s:s, s:i, s:b, s:I, s:f, s:f, s:I, s:I, s:I}",
+        "name", q->name, "kind", qtensor_kind_names[s->kind], "bits", s->bits, "group_size", (json_int_t)s->group_size,
         "group_rows", (json_int_t)s->group_rows, "per_channel", (int)s->per_channel, "sym", (int)s->sym, "nested",
         (int)s->nested, "codebooks", s->codebooks, "block_type", s->block_type, "element", (int)s->element,
-        "scale_dtype", dtype_rows[s->scale_dtype].name, "input_number", (int)s->input.number, "input_dynamic",
-        (int)s->input.dynamic, "input_run", (json_int_t)s->input.run, "input_scale", (double)q->input_scale, "rows",
-        (json_int_t)q->rows, "cols", (json_int_t)q->cols, "index_count", (json_int_t)q->index_count);
+        "scale_dtype", dtype_rows[s->scale_dtype].name, "weight_dtype", dtype_rows[s->weight_dtype].name,
+        "input_number", (int)s->input.number, "input_dynamic", (int)s->input.dynamic, "input_run",
+        (json_int_t)s->input.run, "input_scale", (double)q->input_scale, "input_threshold", (double)s->input_threshold,
+        "rows", (json_int_t)q->rows, "cols", (json_int_t)q->cols, "index_count", (json_int_t)q->index_count);
 }
 
 static int add_schemes(struct safetensors_writer *writer, const struct qtensor *items, int count)
@@ -192,25 +193,28 @@ static bool parse_input(const json_t *row, struct qtensor *q)
 {
     int64_t number = 0, run = 0;
     _Bool dynamic = false;
-    double scale = 0;
+    double scale = 0, threshold = 0;
 
     if (!get_int(row, "input_number", GPU_NUMBER_E4M3, &number) || !get_int(row, "input_run", INT32_MAX, &run) ||
-        json_get_bool(row, "input_dynamic", &dynamic) != 1 || json_get_number(row, "input_scale", &scale) != 1) {
+        json_get_bool(row, "input_dynamic", &dynamic) != 1 || json_get_number(row, "input_scale", &scale) != 1 ||
+        json_get_number(row, "input_threshold", &threshold) != 1) {
         return false;
     }
     q->scheme.input = (struct gpu_input){.number = (enum gpu_number)number, .dynamic = dynamic, .run = run};
+    q->scheme.input_threshold = (float)threshold;
     q->input_scale = (float)scale;
     return true;
 }
 
 static bool parse_scheme(const json_t *row, struct qscheme *out)
 {
-    const char *scale = json_get_string(row, "scale_dtype");
+    const char *scale = json_get_string(row, "scale_dtype"), *source = json_get_string(row, "weight_dtype");
     int kind = kind_of(json_get_string(row, "kind")), dtype = scale != NULL ? dtype_from_name(scale) : -1;
+    int weight = source != NULL ? dtype_from_name(source) : -1;
     int64_t bits = 0, group_size = 0, group_rows = 0, codebooks = 0, block_type = 0, element = 0;
     _Bool per_channel = false, sym = false, nested = false;
 
-    if (kind < 0 || dtype < 0 || !get_int(row, "bits", 32, &bits) ||
+    if (kind < 0 || dtype < 0 || weight < 0 || !get_int(row, "bits", 32, &bits) ||
         !get_int(row, "group_size", INT64_MAX, &group_size) || !get_int(row, "group_rows", INT32_MAX, &group_rows) ||
         !get_int(row, "codebooks", 64, &codebooks) || !get_int(row, "block_type", 255, &block_type) ||
         !get_int(row, "element", DTYPE_COUNT - 1, &element) || json_get_bool(row, "per_channel", &per_channel) != 1 ||
@@ -227,7 +231,8 @@ static bool parse_scheme(const json_t *row, struct qscheme *out)
                             .codebooks = (int)codebooks,
                             .block_type = (int)block_type,
                             .element = (enum dtype)element,
-                            .scale_dtype = (enum dtype)dtype};
+                            .scale_dtype = (enum dtype)dtype,
+                            .weight_dtype = (enum dtype)weight};
     return true;
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static const char *const bits_choices[] = {"2", "3", "4", "8", NULL};
@@ -23,6 +24,13 @@ const struct params_row quant_base_rows[] = {
     QUANT_ROW(PARAMS_JSON, quant_base, kv_cache, "null",
               .help = "Calibrated scales for a quantized key and value cache: {\"dtype\": \"fp8_e4m3\" or \"int8\", "
                       "\"granularity\": \"per_tensor\" or \"per_head\"}."),
+    {.name = NULL},
+};
+
+const struct params_row quant_input_rows[] = {
+    QUANT_ROW(PARAMS_STRINGS, quant_base, float_inputs, "null",
+              .help = "Modules whose inputs stay as they are while their weights are quantized: patterns as in "
+                      "modules_to_not_convert."),
     {.name = NULL},
 };
 
@@ -93,6 +101,15 @@ struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t col
     };
 }
 
+float quant_store_scale(float scale, enum dtype dtype)
+{
+    static const float largest[] = {[DTYPE_F32] = 0x1.fffffep127f, [DTYPE_F16] = 65504.0f, [DTYPE_BF16] = 0x1.fep127f};
+    static const float smallest[] = {[DTYPE_F32] = 0x1p-149f, [DTYPE_F16] = 0x1p-24f, [DTYPE_BF16] = 0x1p-133f};
+    float stored = dtype_round(scale, dtype);
+
+    return !isfinite(stored) ? largest[dtype] : stored > 0 ? stored : smallest[dtype];
+}
+
 int quant_tick(const struct solve_context *context)
 {
     return context->tick != NULL ? context->tick(context->tick_data) : 0;
@@ -109,6 +126,27 @@ int quant_check_finite(const struct solve_context *context, const struct linear_
                        (long long)(index % cols), job->name);
     }
     return rc;
+}
+
+int quant_download_weight(const struct solve_context *context, const struct linear_job *job, float **out)
+{
+    size_t bytes = (size_t)tensor_count(job->weight) * sizeof(float);
+    int rc = quant_check_finite(context, job);
+
+    if (rc != 0) {
+        return rc;
+    }
+    float *host = malloc(bytes);
+    if (host == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", job->name);
+    }
+    rc = context->gpu->ops->download(context->stream, host, job->weight->data, bytes);
+    if (rc != 0) {
+        free(host);
+        return rc;
+    }
+    *out = host;
+    return 0;
 }
 
 int quant_work_init(const struct solve_context *context, const struct linear_job *job, struct quant_work *work)

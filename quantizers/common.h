@@ -13,8 +13,10 @@
         .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__ \
     }
 
-extern const struct quantizer quantizer_rtn, quantizer_gptq;
+extern const struct quantizer quantizer_rtn, quantizer_gptq, quantizer_awq;
+extern const struct quantizer quantizer_kv_cache, quantizer_kv_analysis;
 extern const struct quantizer quantizer_ggml;
+extern const struct quantizer quantizer_smoothquant, quantizer_llm_int8, quantizer_nf4, quantizer_fp8;
 
 /* A linear on its way to codes. */
 struct quant_work {
@@ -33,6 +35,11 @@ void quant_work_deinit(struct quant_work *work, const struct gpu *gpu); /* zeroe
 int quant_work_round(const struct solve_context *context, struct quant_work *work);
 /* Download codes and grid into job->result, which the caller owns then. */
 int quant_work_take(const struct solve_context *context, const struct quant_work *work, struct linear_job *job);
+/* The weight of job on the host, [N,K]; the caller frees it. ERR_NON_FINITE_VALUE as above. For methods whose codes are
+ * made value by value. */
+int quant_download_weight(const struct solve_context *context, const struct linear_job *job, float **out);
+/* A positive scale as dtype (F32, F16 or BF16) stores it; beyond its range at either end, the last value that it has. */
+float quant_store_scale(float scale, enum dtype dtype);
 /* ERR_NON_FINITE_VALUE names the first NaN or Inf of job's weight. */
 int quant_check_finite(const struct solve_context *context, const struct linear_job *job);
 /* Ask the caller whether to go on. */

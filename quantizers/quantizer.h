@@ -14,7 +14,9 @@ enum stats_flag {
     STATS_NONE = 0,
     STATS_HESSIAN = 1 << 0, /* (2/T) sum x x^T */
     STATS_RANGE = 1 << 1,   /* column absmax and mean |x| */
+    STATS_SAMPLE = 1 << 2,  /* the first STATS_SAMPLE_TOKENS inputs themselves */
 };
+#define STATS_SAMPLE_TOKENS 512
 
 /* Statistics of one site. Device memory; owned by stats_*. */
 struct layer_stats {
@@ -23,6 +25,7 @@ struct layer_stats {
     struct tensor hessian; /* F32 [n,n]; valid after stats_finish */
     struct tensor absmax;  /* F32 [n] */
     struct tensor absmean; /* F32 [n] */
+    struct tensor sample;  /* F32 [min(tokens, STATS_SAMPLE_TOKENS), n] */
 };
 int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu);
 /* Add x [T, n] in fixed chunks. */
@@ -36,8 +39,11 @@ struct quant_base {
     json_t *modules_to_not_convert; /* module paths, globs or "re:" patterns left in float; NULL = none */
     json_t *overrides;              /* [{"match":...,...}]: the jobs floor's business; NULL = none */
     json_t *kv_cache;               /* {"dtype","granularity"}: likewise; NULL = the cache stays as it is */
+    json_t *float_inputs;           /* patterns of modules whose inputs stay as they are; NULL = none */
 };
 extern const struct params_row quant_base_rows[];
+/* float_inputs, for methods that quantize inputs. */
+extern const struct params_row quant_input_rows[];
 
 /* What methods on an integer grid take beyond it; their params struct begins with this. */
 struct quant_common {
@@ -45,7 +51,8 @@ struct quant_common {
     int64_t bits;
     int64_t group_size; /* -1 = one scale per output channel */
     bool sym;
-    bool mse_search; /* its row is the method's own, since its default is */
+    bool mse_search;  /* its row is the method's own, since its default is */
+    int scale_search; /* enum quant_search of quantizers/search.h; 0: as mse_search says */
 };
 extern const struct params_row quant_common_rows[];
 
@@ -98,6 +105,7 @@ struct quantizer {
     const char *title;                      /* "GPTQ" */
     const char *help;                       /* one paragraph: what it does, when to use it; cites the paper */
     unsigned stats;                         /* statistics it needs; 0 = works without calibration */
+    unsigned (*needs)(const void *params);  /* optional: those that it needs beyond `stats` under these params */
     const struct params_row *const *params; /* NULL-terminated list of tables */
     size_t params_size;
     /* Optional cross-field check; adds faults under pointer. */
@@ -110,11 +118,17 @@ struct quantizer {
     /* Optional: change the block at one site without changing its output (block_fold). */
     unsigned rewrite_stats; /* statistics that rewrite needs */
     int (*rewrite)(const struct rewrite_context *context);
-    /* Solve linears that share stats (stats->columns == K of each). stats may be NULL when the method asks for none. */
+    /* Optional: look at a block in float at SITE_ATTENTION, before anything else is done to it, and append rows to the
+     * report's "analysis". Such a method comes alone and makes no artifact. */
+    int (*analyse)(const struct rewrite_context *context, json_t *rows);
+    /* Solve linears that share stats (stats->columns == K of each). stats may be NULL when the method asks for none.
+     * NULL, and `scheme` with it: the method leaves weights alone. */
     int (*solve)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count);
 };
 
+/* What it needs under these params, all in all. */
+unsigned quantizer_stats(const struct quantizer *quantizer, const void *params);
 /* NULL-terminated. */
 const struct quantizer *const *quantizer_list(void);
 const struct quantizer *quantizer_find(const char *name); /* or NULL */

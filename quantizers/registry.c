@@ -4,7 +4,17 @@
 
 #include <string.h>
 
-static const struct quantizer *const quantizers[] = {&quantizer_rtn, &quantizer_gptq, &quantizer_ggml, NULL};
+static const struct quantizer *const quantizers[] = {&quantizer_rtn,
+                                                     &quantizer_gptq,
+                                                     &quantizer_awq,
+                                                     &quantizer_smoothquant,
+                                                     &quantizer_llm_int8,
+                                                     &quantizer_nf4,
+                                                     &quantizer_fp8,
+                                                     &quantizer_ggml,
+                                                     &quantizer_kv_cache,
+                                                     &quantizer_kv_analysis,
+                                                     NULL};
 
 const struct quantizer *const *quantizer_list(void)
 {
@@ -19,4 +29,9 @@ const struct quantizer *quantizer_find(const char *name)
         }
     }
     return NULL;
+}
+
+unsigned quantizer_stats(const struct quantizer *quantizer, const void *params)
+{
+    return quantizer->stats | (quantizer->needs != NULL ? quantizer->needs(params) : STATS_NONE);
 }

@@ -1,4 +1,4 @@
-/* What methods know of a site's inputs: H = (2/T) sum x x^T, and per column max |x| and mean |x|.
+/* What methods know of a site's inputs: H = (2/T) sum x x^T, per column max |x| and mean |x|, and a few inputs.
  *
  * Sums are single precision. Inputs are added in chunks of a fixed number of tokens, so that the order of a sum depends
  * on the inputs alone. Only the upper triangle of H grows; finish scales it and mirrors it once. */
@@ -24,12 +24,31 @@ int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const
         rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &columns, &made.absmax);
         rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &columns, &made.absmean);
     }
+    if (rc == 0 && (flags & STATS_SAMPLE) != 0) {
+        rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){STATS_SAMPLE_TOKENS, columns}, &made.sample);
+        made.sample.shape[0] = 0;
+    }
     if (rc != 0) {
         stats_deinit(&made, gpu);
         return err_pass(rc, "statistics of %lld columns", (long long)columns);
     }
     *stats = made;
     return 0;
+}
+
+/* As many of x as there is room for. */
+static int keep_sample(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream,
+                       const struct tensor *x)
+{
+    int64_t held = stats->sample.shape[0], room = STATS_SAMPLE_TOKENS - held;
+    int64_t count = x->shape[0] < room ? x->shape[0] : room;
+
+    if ((stats->flags & STATS_SAMPLE) == 0 || count == 0) {
+        return 0;
+    }
+    stats->sample.shape[0] = held + count;
+    struct tensor from = tensor_rows(x, 0, count), to = tensor_rows(&stats->sample, held, count);
+    return gpu->ops->convert(stream, &to, &from);
 }
 
 int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *x)
@@ -41,6 +60,7 @@ int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_strea
         return err_raise(ERR_INTERNAL, "inputs of %lld columns for statistics of %lld", (long long)x->shape[1],
                          (long long)stats->columns);
     }
+    rc = keep_sample(stats, gpu, stream, x);
     for (int64_t first = 0; rc == 0 && first < tokens; first += CHUNK_TOKENS) {
         struct tensor chunk = tensor_rows(x, first, tokens - first < CHUNK_TOKENS ? tokens - first : CHUNK_TOKENS);
         if ((stats->flags & STATS_HESSIAN) != 0) {
@@ -96,5 +116,6 @@ void stats_deinit(struct layer_stats *stats, const struct gpu *gpu)
     gpu_tensor_free(gpu, &stats->hessian);
     gpu_tensor_free(gpu, &stats->absmax);
     gpu_tensor_free(gpu, &stats->absmean);
+    gpu_tensor_free(gpu, &stats->sample);
     *stats = (struct layer_stats){0};
 }

@@ -8,6 +8,7 @@
 
 extern const struct format format_compressed_tensors, format_gptq, format_gptq_v2, format_awq;
 extern const struct format format_gguf;
+extern const struct format format_bitsandbytes;
 
 /* A plain integer grid for weights alone: positive, the group divides, no rows grouped, inputs as they are. */
 int format_check_shape(const struct qscheme *scheme, int64_t rows, int64_t cols);
@@ -22,3 +23,10 @@ int format_module_table(const struct format_config *config, const struct format_
 int format_encode_scales(const float *scales, int64_t stride, int64_t count, enum dtype dtype, void *out);
 /* Floats rounded to what dtype (F32, F16 or BF16) stores. */
 void format_narrow(const float *values, int64_t count, enum dtype dtype, void *out);
+/* format_cache.c: for formats whose runtimes read scales of keys and values. */
+int format_accepts_cache(const struct cache_scheme *scheme);
+/* The config's "kv_cache_scheme"; null for none. New reference. */
+json_t *format_cache_config(const struct cache_scheme *scheme);
+/* The shape of a tensor of `count` scales by its name; returns its rank, 0 when it holds none. */
+int format_cache_shape(const struct cache_scheme *scheme, const char *name, int64_t count,
+                       int64_t shape[TENSOR_RANK_MAX]);

@@ -1,54 +1,47 @@
-/* compressed-tensors, pack-quantized: what transformers and vLLM load in tree.
+/* compressed-tensors: what transformers and vLLM load in tree. One container, several ways to store a weight, each in a
+ * file of its own:
  *
- *   M.weight_packed      I32 [N, ceil(K*b/32)]   codes u = q + 2^(b-1), dense little-endian stream along K
- *   M.weight_scale       [N, K/g] (or [N, 1])    in the model's own dtype
- *   M.weight_shape       I64 [2] = [N, K]
- *   M.weight_zero_point  I32 [ceil(N*b/32), K/g] asymmetric only, packed along N
+ *   integers, inputs as they are   pack-quantized    ct_pack.c
+ *   INT8, INT8 inputs              int-quantized     ct_int.c
+ *   E4M3, E4M3 inputs              float-quantized   ct_float.c
+ *   E4M3, inputs as they are       naive-quantized   ct_float.c
  *
- * Until version 0.17 the library left padding bits in words of 3, 5, 6 and 7 bits; 0.18 reads the dense stream that is
- * written here, hence the version in the config; 2, 4 and 8 bits are the same in every version. Symmetric artifacts
- * carry no zero points (runtimes have no parameter for them) and asymmetric ones are 4-bit only (no kernel takes
- * others). The config objects forbid unknown members. */
+ * Modules that are stored in different ways make a "mixed-precision" config whose groups name their own, which
+ * libraries read from 0.18 on. Until that version the library also left padding bits in packed words of 3, 5, 6 and 7
+ * bits; it reads the dense stream that is written here, hence the version in the config; 2, 4 and 8 bits are the same
+ * in every version. The config objects forbid unknown members. */
 
-#include "storage/format_common.h"
+#include "storage/ct.h"
 
 #include "base/err.h"
-#include "storage/pack.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define CT_VERSION "0.15.0"
-#define CT_VERSION_DENSE "0.18.0"
+#define CT_VERSION_MIXED "0.18.0"
 #define CT_GROUPS_MAX 64
-
-enum ct_tensor { CT_PACKED, CT_SCALE, CT_SHAPE, CT_ZERO };
 
 static enum dtype scale_dtype(enum dtype model_dtype)
 {
     return model_dtype;
 }
 
+/* How a weight of this scheme is stored. */
+static const struct ct_form *form_of(const struct qscheme *scheme)
+{
+    bool inputs = scheme->input.number != GPU_NUMBER_NONE;
+
+    if (scheme->kind == QTENSOR_FLOAT8) {
+        return inputs ? &ct_float : &ct_naive;
+    }
+    return scheme->kind == QTENSOR_INT && inputs ? &ct_int : &ct_pack;
+}
+
 static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
-    int rc = format_check_shape(scheme, rows, cols);
-
-    if (rc != 0) {
-        return rc;
-    }
-    if (scheme->bits < 2 || scheme->bits > 8) {
-        return err_set_hint(
-            err_raise(ERR_INCOMPATIBLE_OPTIONS, "compressed-tensors packs 2 to 8 bits and not %d", scheme->bits),
-            "choose bits 4");
-    }
-    if (!scheme->sym && scheme->bits != 4) {
-        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS,
-                                      "compressed-tensors carries zero points at 4 bits only and not at %d",
-                                      scheme->bits),
-                            "sym true, bits 4 or format gptq_v2");
-    }
-    return 0;
+    return form_of(scheme)->accepts(scheme, rows, cols);
 }
 
 /* The geometries of a config, in order of appearance; CT_GROUPS_MAX + 1 when there are more than can be said. */
@@ -84,48 +77,46 @@ static int accepts_all(const struct format_config *config)
 static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
                    struct format_tensor out[FORMAT_TENSORS_MAX])
 {
-    int64_t groups = cols / scheme->group_size;
-
-    out[CT_PACKED] = (struct format_tensor){".weight_packed", DTYPE_I32, 2, {rows, pack_words(cols, scheme->bits)}};
-    out[CT_SCALE] = (struct format_tensor){".weight_scale", scheme->scale_dtype, 2, {rows, groups}};
-    out[CT_SHAPE] = (struct format_tensor){".weight_shape", DTYPE_I64, 1, {2}};
-    out[CT_ZERO] = (struct format_tensor){".weight_zero_point", DTYPE_I32, 2, {pack_words(rows, scheme->bits), groups}};
-    return scheme->sym ? CT_ZERO : CT_ZERO + 1;
+    return form_of(scheme)->tensors(scheme, rows, cols, out);
 }
 
 static int encode(const struct qtensor *q, int index, void *out)
 {
-    int64_t words = pack_words(q->cols, q->scheme.bits);
-    const int64_t shape[2] = {q->rows, q->cols};
-
-    switch ((enum ct_tensor)index) {
-    case CT_PACKED:
-        for (int64_t n = 0; n < q->rows; n++) {
-            pack_stream(q->codes + n * q->cols, q->cols, 1, q->scheme.bits, (uint32_t *)out + n * words, 1);
-        }
-        return 0;
-    case CT_SCALE:
-        return format_encode_scales(q->scales, 1, q->rows * q->groups, q->scheme.scale_dtype, out);
-    case CT_SHAPE:
-        memcpy(out, shape, sizeof(shape));
-        return 0;
-    case CT_ZERO:
-        for (int64_t g = 0; g < q->groups; g++) {
-            pack_stream(q->zeros + g, q->rows, q->groups, q->scheme.bits, (uint32_t *)out + g, q->groups);
-        }
-        return 0;
-    }
-    assert(false);
-    return ERR_INTERNAL;
+    return form_of(&q->scheme)->encode(q, index, out);
 }
 
-static json_t *weights_object(const struct qscheme *scheme)
+int ct_input_tensor(const struct qscheme *scheme, struct format_tensor *out)
 {
-    json_t *group_size = scheme->per_channel ? json_null() : json_integer(scheme->group_size);
+    *out = (struct format_tensor){".input_scale", scheme->scale_dtype, 1, {1}};
+    return scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic;
+}
 
-    return json_pack("{s:i, s:s, s:b, s:s, s:o, s:b, s:n, s:n, s:s, s:{}}", "num_bits", scheme->bits, "type", "int",
-                     "symmetric", (int)scheme->sym, "strategy", scheme->per_channel ? "channel" : "group", "group_size",
-                     group_size, "dynamic", 0, "block_structure", "actorder", "observer", "minmax", "observer_kwargs");
+int ct_encode_input(const struct qtensor *q, void *out)
+{
+    return format_encode_scales(&q->input_scale, 1, 1, q->scheme.scale_dtype, out);
+}
+
+json_t *ct_arguments(int bits, bool is_float, bool sym, const char *strategy, int64_t group_size, int64_t block,
+                     bool dynamic)
+{
+    json_t *size = group_size > 0 ? json_integer(group_size) : json_null();
+    json_t *structure = block > 0 ? json_pack("[I, I]", (json_int_t)block, (json_int_t)block) : json_null();
+    json_t *observer = dynamic ? json_null() : json_string("minmax");
+
+    return json_pack("{s:i, s:s, s:b, s:s, s:o, s:b, s:o, s:n, s:o, s:{}}", "num_bits", bits, "type",
+                     is_float ? "float" : "int", "symmetric", (int)sym, "strategy", strategy, "group_size", size,
+                     "dynamic", (int)dynamic, "block_structure", structure, "actorder", "observer", observer,
+                     "observer_kwargs");
+}
+
+static json_t *inputs_object(const struct gpu_input *input)
+{
+    const char *strategy = !input->dynamic ? "tensor" : input->run > 0 ? "group" : "token";
+
+    if (input->number == GPU_NUMBER_NONE) {
+        return json_null();
+    }
+    return ct_arguments(8, input->number == GPU_NUMBER_E4M3, true, strategy, input->run, 0, input->dynamic);
 }
 
 /* Exact names of every linear left in float, and the head. */
@@ -147,7 +138,25 @@ static json_t *ignore_list(const struct format_config *config, const struct form
     return list;
 }
 
-/* One group per geometry. A single one targets the class; several name their modules. */
+/* The name of the form that all modules have, "dense" where there are none; NULL when they are stored in different
+ * ways. */
+static const char *common_form(const struct format_config *config)
+{
+    if (config->count == 0) {
+        return "dense";
+    }
+    const struct ct_form *first = form_of(&config->modules[0].scheme);
+
+    for (int i = 1; i < config->count; i++) {
+        if (form_of(&config->modules[i].scheme) != first) {
+            return NULL;
+        }
+    }
+    return first->name;
+}
+
+/* One group per geometry. A single one targets the class; several name their modules, and their forms where these
+ * differ. */
 static json_t *config_groups(const struct format_config *config)
 {
     const struct qscheme *schemes[CT_GROUPS_MAX];
@@ -164,19 +173,26 @@ static json_t *config_groups(const struct format_config *config)
                 json_array_append_new(targets, json_string(config->modules[i].name));
             }
         }
-        json_object_set_new(groups, name,
-                            json_pack("{s:o, s:o, s:n, s:n}", "targets", targets, "weights", weights_object(schemes[g]),
-                                      "input_activations", "output_activations"));
+        const struct ct_form *form = form_of(schemes[g]);
+        json_t *group = json_pack("{s:o, s:o, s:o, s:n}", "targets", targets, "weights", form->weights(schemes[g]),
+                                  "input_activations", inputs_object(&schemes[g]->input), "output_activations");
+        if (common_form(config) == NULL) {
+            json_object_set_new(group, "format", json_string(form->name));
+        }
+        json_object_set_new(groups, name, group);
     }
     return groups;
 }
 
-/* The oldest library that reads these words. */
+/* The oldest library that reads this. */
 static const char *version(const struct format_config *config)
 {
+    if (common_form(config) == NULL) {
+        return CT_VERSION_MIXED;
+    }
     for (int i = 0; i < config->count; i++) {
-        if (32 % config->modules[i].scheme.bits != 0) {
-            return CT_VERSION_DENSE;
+        if (form_of(&config->modules[i].scheme) == &ct_pack && 32 % config->modules[i].scheme.bits != 0) {
+            return CT_VERSION_MIXED;
         }
     }
     return CT_VERSION;
@@ -185,15 +201,16 @@ static const char *version(const struct format_config *config)
 static json_t *config_object(const struct format_config *config)
 {
     const struct format_module **table;
+    const char *form = common_form(config);
 
     if (format_module_table(config, &table) != 0) {
         return NULL;
     }
-    json_t *object =
-        json_pack("{s:s, s:s, s:s, s:s, s:n, s:o, s:n, s:o}", "quant_method", "compressed-tensors", "version",
-                  version(config), "format", "pack-quantized", "quantization_status", "compressed",
-                  "global_compression_ratio", "ignore", ignore_list(config, (const struct format_module *const *)table),
-                  "kv_cache_scheme", "config_groups", config_groups(config));
+    json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:n, s:o, s:o, s:o}", "quant_method", "compressed-tensors",
+                               "version", version(config), "format", form != NULL ? form : "mixed-precision",
+                               "quantization_status", "compressed", "global_compression_ratio", "ignore",
+                               ignore_list(config, (const struct format_module *const *)table), "kv_cache_scheme",
+                               format_cache_config(&config->cache), "config_groups", config_groups(config));
     free(table);
     return object;
 }
@@ -202,14 +219,16 @@ static const char *const runtimes[] = {"transformers", "vllm", NULL};
 
 const struct format format_compressed_tensors = {
     .name = "compressed-tensors",
-    .title = "compressed-tensors, pack-quantized",
+    .title = "compressed-tensors",
     .help =
-        "Weight-only integers, 2 to 8 bits symmetric or 4 bits asymmetric, groups or channels. Loads in transformers "
-        "(with the compressed-tensors package; 3, 5, 6 and 7 bits need 0.18 or newer) and in vLLM (4 and 8 bits).",
+        "Weight-only integers, 2 to 8 bits symmetric or 4 bits asymmetric, groups or channels; INT8 weights with INT8 "
+        "inputs; FP8 weights with or without FP8 inputs. Loads in transformers (with the compressed-tensors package; "
+        "3, 5, 6 and 7 bits and mixtures need 0.18 or newer) and in vLLM (4 and 8 bits).",
     .runtimes = runtimes,
     .scale_dtype = scale_dtype,
     .accepts = accepts,
     .accepts_all = accepts_all,
+    .accepts_cache = format_accepts_cache,
     .tensors = tensors,
     .encode = encode,
     .config = config_object,

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct format *const rows[] = {&format_compressed_tensors, &format_gptq, &format_gptq_v2, &format_awq,
-                                            &format_gguf, NULL};
+static const struct format *const rows[] = {&format_compressed_tensors, &format_gptq, &format_gptq_v2,
+                                            &format_bitsandbytes,       &format_awq,  &format_gguf, NULL};
 
 const struct format *const *format_list(void)
 {
@@ -50,7 +50,7 @@ bool format_same_geometry(const struct qscheme *a, const struct qscheme *b)
            (a->per_channel || a->group_size == b->group_size) && a->nested == b->nested &&
            a->codebooks == b->codebooks && a->block_type == b->block_type && a->element == b->element &&
            a->input.number == b->input.number && a->input.dynamic == b->input.dynamic && a->input.run == b->input.run &&
-           (a->group_rows > 1) == (b->group_rows > 1);
+           a->input_threshold == b->input_threshold && (a->group_rows > 1) == (b->group_rows > 1);
 }
 
 int format_module_table(const struct format_config *config, const struct format_module ***out)
@@ -145,6 +145,16 @@ static int judge(const struct format *format, const struct format_config *config
     for (int i = 0; i < config->count; i++) {
         const struct format_module *m = &config->modules[i];
         int rc = format->accepts(&m->scheme, m->rows, m->cols);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    if (config->cache.number != GPU_NUMBER_NONE) {
+        int rc = format->accepts_cache != NULL
+                     ? format->accepts_cache(&config->cache)
+                     : err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                                              "%s has no place for the scales of a quantized cache", format->name),
+                                    "without kv_cache");
         if (rc != 0) {
             return rc;
         }

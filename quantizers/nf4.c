@@ -1,0 +1,174 @@
+/* NF4: sixteen fixed levels, dense where normally distributed weights are (Dettmers et al. 2023, arXiv 2305.14314,
+ * appendix E; QLoRA), in blocks of the weight laid out flat.
+ *
+ * A block's scale is its largest magnitude. Double quantization stores the scales themselves in eight bits: less their
+ * mean, in blocks of 256 with a scale each, as codes of a map with seven decades (qtensor_nested_levels). Codes are
+ * made for the scale that the reader will decode, not for the one it was made from: what the first rounding lost, the
+ * second takes up where it can. Without double quantization the bytes are those of the reference, bit for bit. */
+
+#include "quantizers/common.h"
+
+#include "base/err.h"
+#include "base/ids.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+struct nf4_params {
+    struct quant_base base;
+    int64_t bnb_4bit_blocksize;
+    bool bnb_4bit_use_double_quant;
+};
+
+static const char *const block_choices[] = {"32", "64", "128", "256", "512", "1024", "2048", "4096", NULL};
+
+static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
+{
+    const struct nf4_params *p = params;
+
+    if (rows < 1 || cols < 1) {
+        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
+    }
+    *out = (struct qscheme){.kind = QTENSOR_NF4,
+                            .bits = 4,
+                            .group_size = p->bnb_4bit_blocksize,
+                            .nested = p->bnb_4bit_use_double_quant,
+                            .scale_dtype = DTYPE_F32};
+    return 0;
+}
+
+/* Number of middles between neighbouring levels that lie below x: the nearest level, ties to the lower one. */
+static uint8_t nearest(const float *middles, int count, float x)
+{
+    int low = 0, high = count;
+
+    while (low < high) {
+        int at = (low + high) / 2;
+        if (middles[at] < x) {
+            low = at + 1;
+        } else {
+            high = at;
+        }
+    }
+    return (uint8_t)low;
+}
+
+static void middles_of(const float *levels, int count, float *middles)
+{
+    for (int i = 0; i + 1 < count; i++) {
+        middles[i] = (levels[i] + levels[i + 1]) / 2.0f;
+    }
+}
+
+static void find_scales(struct qtensor *q, const float *w)
+{
+    for (int64_t i = 0; i < q->rows * q->cols; i++) {
+        float *scale = &q->scales[i / q->scheme.group_size], magnitude = fabsf(w[i]);
+        *scale = magnitude > *scale ? magnitude : *scale;
+    }
+    for (int64_t i = 0; i < q->groups; i++) { /* a block of zeros keeps scale zero, as the reference does */
+        q->scales[i] = q->scales[i] > 0 ? quant_store_scale(q->scales[i], q->scheme.scale_dtype) : 0.0f;
+    }
+}
+
+/* Scales to codes (zeros) and tables, and back to what those stand for. */
+static void nest_scales(struct qtensor *q)
+{
+    int64_t nested = (q->groups + QTENSOR_NESTED_BLOCK - 1) / QTENSOR_NESTED_BLOCK;
+    float levels[256], middles[255], *offset = &q->tables[nested];
+    double sum = 0;
+
+    qtensor_nested_levels(levels);
+    middles_of(levels, 256, middles);
+    for (int64_t i = 0; i < q->groups; i++) {
+        sum += (double)q->scales[i];
+    }
+    *offset = (float)(sum / (double)q->groups);
+    for (int64_t i = 0; i < q->groups; i++) {
+        float *most = &q->tables[i / QTENSOR_NESTED_BLOCK], magnitude = fabsf(q->scales[i] - *offset);
+        *most = magnitude > *most ? magnitude : *most;
+    }
+    for (int64_t i = 0; i < q->groups; i++) {
+        float most = q->tables[i / QTENSOR_NESTED_BLOCK];
+        float x = most > 0 ? (q->scales[i] - *offset) * (1.0f / most) : 0.0f;
+        q->zeros[i] = nearest(middles, 255, isfinite(x) ? fminf(fmaxf(x, -1.0f), 1.0f) : 0.0f);
+        q->scales[i] = levels[q->zeros[i]] * most + *offset;
+    }
+}
+
+static void encode(struct qtensor *q, const float *w)
+{
+    float middles[15];
+
+    middles_of(qtensor_nf4_levels, 16, middles);
+    for (int64_t i = 0; i < q->rows * q->cols; i++) {
+        float scale = q->scales[i / q->scheme.group_size], inverse = 1.0f / scale;
+        /* The reciprocal is what the reference multiplies by; where it leaves the range, the quotient does not. */
+        float x = isfinite(inverse) ? w[i] * inverse : scale != 0 ? w[i] / scale : 0.0f;
+        q->codes[i] = nearest(middles, 15, x);
+    }
+}
+
+static int solve_linear(const struct solve_context *context, struct linear_job *job)
+{
+    double start = clock_monotonic_seconds();
+    struct qtensor q = {0};
+    struct qscheme made;
+    float *w = NULL;
+
+    int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
+    made.scale_dtype = context->scale_dtype;
+    rc = rc != 0 ? rc : quant_download_weight(context, job, &w);
+    rc = rc != 0 ? rc : qtensor_new(job->name, &made, job->weight->shape[0], job->weight->shape[1], &q);
+    if (rc != 0) {
+        free(w);
+        return rc;
+    }
+    find_scales(&q, w);
+    if (made.nested) {
+        nest_scales(&q);
+    }
+    encode(&q, w);
+    free(w);
+    job->result = q;
+    job->loss = NAN;
+    job->seconds = clock_monotonic_seconds() - start;
+    return 0;
+}
+
+static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                 int count)
+{
+    int rc = 0;
+
+    (void)stats;
+    for (int i = 0; rc == 0 && i < count; i++) {
+        rc = quant_tick(context);
+        rc = rc != 0 ? rc : solve_linear(context, &jobs[i]);
+    }
+    return rc;
+}
+
+static const struct params_row nf4_rows[] = {
+    QUANT_ROW(PARAMS_INT, nf4_params, bnb_4bit_blocksize, "64", .choices = block_choices,
+              .help = "Weights, row after row, that share a scale."),
+    QUANT_ROW(PARAMS_BOOL, nf4_params, bnb_4bit_use_double_quant, "false",
+              .help = "Store the scales in eight bits: 4.13 bits a weight instead of 4.5, for a little more error."),
+    {.name = NULL},
+};
+
+static const struct params_row *const nf4_params_tables[] = {quant_base_rows, nf4_rows, NULL};
+
+const struct quantizer quantizer_nf4 = {
+    .name = "nf4",
+    .title = "NF4",
+    .help =
+        "Four-bit codes of sixteen fixed levels that suit normally distributed weights, with a scale for each "
+        "block. Needs no calibration; the frozen base of adapter training (Dettmers et al. 2023, arXiv 2305.14314).",
+    .stats = STATS_NONE,
+    .params = nf4_params_tables,
+    .params_size = sizeof(struct nf4_params),
+    .check = quant_base_check,
+    .scheme = scheme,
+    .solve = solve,
+};

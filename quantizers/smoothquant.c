@@ -1,0 +1,406 @@
+/* SmoothQuant: eight-bit weights and inputs, after the inputs' ranges have been moved into the weights (Xiao et al.
+ * 2022, arXiv 2211.10438).
+ *
+ * Y = (X / s) (W s)^T for any positive s, so large input columns can be made small at the price of larger weight
+ * columns: s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (eq. 4), over all linears that read the input. 1/s goes into the
+ * norm before them (block_fold), so nothing is left to do at run time. Two more sites have a producer: up's rows for
+ * down's inputs (the product of gate and up is linear in up), and v's rows for o's when every key head feeds one query
+ * head. Both producers have a scale of their own for each row, so there the move costs the producer nothing.
+ *
+ * alpha is given, or searched for each site: whichever of 0.3 .. 0.9, or leaving the site alone, gives the least output
+ * error with weights and inputs quantized as they will be. Columns that never carried anything keep s = 1.
+ *
+ * In a recipe the last method solves on the smoothed weights and this one adds how inputs are quantized (amend). */
+
+#include "quantizers/common.h"
+
+#include "base/err.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SEARCH_TOKENS 4096
+#define SEARCH_FIRST 0.30
+#define SEARCH_STEP 0.05
+#define SEARCH_STEPS 13
+#define FACTOR_MIN 1e-5f
+
+struct smoothquant_params {
+    struct quant_base base;
+    double smoothing_strength;
+    bool alpha_search, smooth_down, smooth_output, activation_dynamic;
+    int64_t activation_bits;
+};
+
+static const char *const bits_choices[] = {"8", "16", NULL};
+
+static int amend(const void *params, struct qscheme *scheme)
+{
+    const struct smoothquant_params *p = params;
+
+    if (p->activation_bits != 8) {
+        return 0;
+    }
+    if (scheme->kind != QTENSOR_INT || !scheme->sym) {
+        return err_set_hint(
+            err_raise(ERR_INCOMPATIBLE_OPTIONS, "INT8 inputs go with weights on a symmetric integer grid, not %s%s",
+                      scheme->kind == QTENSOR_INT ? "asymmetric " : "", qtensor_kind_names[scheme->kind]),
+            "sym true, or activation_bits 16");
+    }
+    scheme->input = (struct gpu_input){.number = GPU_NUMBER_INT8, .dynamic = p->activation_dynamic};
+    return 0;
+}
+
+static const struct quant_common *own_grid(void)
+{
+    static const struct quant_common grid = {.bits = 8, .group_size = -1, .sym = true};
+    return &grid;
+}
+
+static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
+{
+    int rc = quant_common_scheme(own_grid(), rows, cols, out);
+
+    return rc != 0 ? rc : amend(params, out);
+}
+
+static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                 int count)
+{
+    int rc = 0;
+
+    (void)stats;
+    for (int i = 0; rc == 0 && i < count; i++) {
+        const void *params = jobs[i].params;
+        rc = quant_tick(context);
+        jobs[i].params = own_grid();
+        rc = rc != 0 ? rc : rtn_solve_linear(context, &jobs[i]);
+        jobs[i].params = params;
+    }
+    return rc;
+}
+
+/* One site's linears and what they read. */
+struct smoothing {
+    const struct rewrite_context *context;
+    const struct smoothquant_params *params;
+    int64_t columns;
+    float *inputs, *weights, *factors, *best; /* host [columns]: max |X_j|, max |W_j|, s */
+};
+
+static bool is_consumer(const struct rewrite_context *c, int role)
+{
+    return arch_linear_site[role] == c->site;
+}
+
+/* Some linear here gets its inputs quantized. */
+static bool is_worth_it(const struct rewrite_context *c)
+{
+    bool any = false;
+
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        const struct qscheme *scheme = is_consumer(c, role) ? c->scheme(c->scheme_data, (enum linear_role)role) : NULL;
+        any = any || (scheme != NULL && scheme->input.number != GPU_NUMBER_NONE);
+    }
+    return any;
+}
+
+static bool is_wanted(const struct rewrite_context *c)
+{
+    const struct smoothquant_params *p = c->params;
+
+    switch (c->site) {
+    case SITE_OUTPUT:
+        return p->smooth_output && block_can_fold(c->block, c->site);
+    case SITE_DOWN:
+        return p->smooth_down;
+    default:
+        return true;
+    }
+}
+
+/* max over all linears and rows, for each column. */
+static int measure_weights(struct smoothing *s)
+{
+    const struct rewrite_context *c = s->context;
+    struct tensor most = {0};
+
+    int rc = gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &most);
+    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
+        if (is_consumer(c, role)) {
+            rc = c->gpu->ops->column_stats(c->stream, &most, NULL, &c->block->linears[role]);
+        }
+    }
+    size_t bytes = (size_t)s->columns * sizeof(float);
+    rc = rc != 0 ? rc : c->gpu->ops->download(c->stream, s->weights, most.data, bytes);
+    rc = rc != 0 ? rc : c->gpu->ops->download(c->stream, s->inputs, c->stats->absmax.data, bytes);
+    gpu_tensor_free(c->gpu, &most);
+    return rc;
+}
+
+static void set_factors(struct smoothing *s, double alpha)
+{
+    for (int64_t j = 0; j < s->columns; j++) {
+        double x = (double)s->inputs[j], w = (double)s->weights[j];
+        float factor = x > 0 && w > 0 ? (float)(pow(x, alpha) / pow(w, 1 - alpha)) : 1.0f;
+        s->factors[j] = !isfinite(factor) ? 1.0f : factor < FACTOR_MIN ? FACTOR_MIN : factor;
+    }
+}
+
+/* Device memory of a search over one site. */
+struct search {
+    struct tensor inverse, factor;       /* F32 [K] */
+    struct tensor x;                     /* F32 [T,K], smoothed and rounded */
+    struct tensor weights[LINEAR_COUNT]; /* F32 [N,K], smoothed and rounded; data NULL = no consumer */
+    struct tensor wanted, gotten;        /* F32 [T * widest N] */
+    int64_t tokens;                      /* room of x */
+    double error;
+};
+
+static void search_deinit(struct search *f, const struct gpu *gpu)
+{
+    gpu_tensor_free(gpu, &f->inverse);
+    gpu_tensor_free(gpu, &f->factor);
+    gpu_tensor_free(gpu, &f->x);
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        gpu_tensor_free(gpu, &f->weights[role]);
+    }
+    gpu_tensor_free(gpu, &f->wanted);
+    gpu_tensor_free(gpu, &f->gotten);
+}
+
+static int search_init(const struct smoothing *s, int64_t tokens, struct search *f)
+{
+    const struct rewrite_context *c = s->context;
+    int64_t widest = 1;
+    int rc = 0;
+
+    f->tokens = tokens;
+    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
+        if (is_consumer(c, role)) {
+            const struct tensor *w = &c->block->linears[role];
+            widest = w->shape[0] > widest ? w->shape[0] : widest;
+            rc = gpu_tensor_new(c->gpu, DTYPE_F32, 2, w->shape, &f->weights[role]);
+        }
+    }
+    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &f->inverse);
+    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &f->factor);
+    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, s->columns}, &f->x);
+    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, widest}, &f->wanted);
+    return rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, widest}, &f->gotten);
+}
+
+/* Wq = Q(W s) for one consumer, as its scheme says, to nearest. */
+static int round_weight(const struct smoothing *s, struct search *f, int role)
+{
+    const struct rewrite_context *c = s->context;
+    const struct gpu_ops *ops = c->gpu->ops;
+    const struct qscheme *scheme = c->scheme(c->scheme_data, (enum linear_role)role);
+    struct tensor *w = &f->weights[role], codes = {0}, scale = {0}, zero = {0};
+
+    int rc = ops->convert(c->stream, w, &c->block->linears[role]);
+    rc = rc != 0 ? rc : ops->scale(c->stream, w, NULL, &f->factor);
+    if (rc != 0 || scheme == NULL || scheme->kind != QTENSOR_INT) {
+        return rc;
+    }
+    const struct gpu_grid grid = {
+        .bits = scheme->bits, .group_size = scheme->group_size, .sym = scheme->sym, .scale_dtype = scheme->scale_dtype};
+    const int64_t groups[2] = {w->shape[0], w->shape[1] / scheme->group_size};
+    rc = gpu_tensor_new(c->gpu, DTYPE_U8, 2, w->shape, &codes);
+    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, groups, &scale);
+    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, groups, &zero);
+    rc = rc != 0 ? rc : ops->grid(c->stream, &scale, &zero, w, NULL, &grid);
+    rc = rc != 0 ? rc : ops->round(c->stream, &codes, w, &scale, &zero, &grid);
+    rc = rc != 0 ? rc : ops->dequantize(c->stream, w, &codes, &scale, &zero, &grid);
+    gpu_tensor_free(c->gpu, &codes);
+    gpu_tensor_free(c->gpu, &scale);
+    gpu_tensor_free(c->gpu, &zero);
+    return rc;
+}
+
+/* How this linear's input will be quantized, the static scale being what the calibration set reaches over s. */
+static struct gpu_input input_of(const struct smoothing *s, const struct qscheme *scheme)
+{
+    struct gpu_input input = scheme != NULL ? scheme->input : (struct gpu_input){.number = GPU_NUMBER_NONE};
+    float most = 0;
+
+    for (int64_t j = 0; j < s->columns; j++) {
+        float reached = s->inputs[j] / s->factors[j];
+        most = reached > most ? reached : most;
+    }
+    input.scale = most > 0 ? most / 127.0f : 1.0f;
+    return input;
+}
+
+/* Relative output error of the site's linears on one micro-batch, added up. */
+static int try_batch(const struct smoothing *s, struct search *f, const struct tensor *in)
+{
+    const struct rewrite_context *c = s->context;
+    const struct gpu_ops *ops = c->gpu->ops;
+    struct tensor from = tensor_rows(in, 0, in->shape[0] < f->tokens ? in->shape[0] : f->tokens);
+    struct tensor x = tensor_rows(&f->x, 0, from.shape[0]);
+    struct gpu_residual lost;
+    int rc = 0;
+
+    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
+        const struct qscheme *scheme = is_consumer(c, role) ? c->scheme(c->scheme_data, (enum linear_role)role) : NULL;
+        if (scheme == NULL) {
+            continue;
+        }
+        int64_t rows = f->weights[role].shape[0];
+        struct tensor wanted = tensor_2d(f->wanted.data, DTYPE_F32, x.shape[0], rows);
+        struct tensor gotten = tensor_2d(f->gotten.data, DTYPE_F32, x.shape[0], rows);
+        struct gpu_input input = input_of(s, scheme);
+        rc = ops->convert(c->stream, &x, &from);
+        rc = rc != 0 ? rc : ops->scale(c->stream, &x, NULL, &f->inverse);
+        if (input.number != GPU_NUMBER_NONE) {
+            rc = rc != 0 ? rc : ops->quantize_input(c->stream, &x, &x, NULL, &input);
+        }
+        rc = rc != 0 ? rc : ops->linear(c->stream, &wanted, &from, &c->block->linears[role], NULL);
+        rc = rc != 0 ? rc : ops->linear(c->stream, &gotten, &x, &f->weights[role], NULL);
+        rc = rc != 0 ? rc : ops->residual(c->stream, &lost, &wanted, &gotten, NULL, NULL, NULL);
+        if (rc == 0) {
+            f->error += lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
+        }
+    }
+    return rc;
+}
+
+/* The error of s->factors over about SEARCH_TOKENS tokens spread over the calibration set. */
+static int try_factors(const struct smoothing *s, struct search *f)
+{
+    const struct rewrite_context *c = s->context;
+    size_t bytes = (size_t)s->columns * sizeof(float);
+    float *inverse = malloc(bytes);
+    int rc = inverse == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld factors", (long long)s->columns)
+                             : c->tick(c->tick_data);
+
+    for (int64_t j = 0; rc == 0 && j < s->columns; j++) {
+        inverse[j] = 1.0f / s->factors[j];
+    }
+    rc = rc != 0 ? rc : c->gpu->ops->upload(c->stream, f->inverse.data, inverse, bytes);
+    rc = rc != 0 ? rc : c->gpu->ops->upload(c->stream, f->factor.data, s->factors, bytes);
+    rc = rc != 0 ? rc : c->gpu->ops->stream_sync(c->stream);
+    free(inverse);
+    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
+        rc = is_consumer(c, role) ? round_weight(s, f, role) : 0;
+    }
+    int64_t wanted = (SEARCH_TOKENS + f->tokens - 1) / f->tokens;
+    int64_t stride = c->batches > wanted ? c->batches / wanted : 1;
+    f->error = 0;
+    for (int64_t i = 0; rc == 0 && i < c->batches && i / stride < wanted; i += stride) {
+        struct block_scratch *scratch;
+        struct tensor in;
+        rc = c->input(c->input_data, i, &in, &scratch);
+        rc = rc != 0 ? rc : try_batch(s, f, &in);
+    }
+    return rc;
+}
+
+/* s->best = the factors of the least error; *gain false when leaving the site alone is as good as any. */
+static int search_alpha(struct smoothing *s, bool *gain)
+{
+    const struct rewrite_context *c = s->context;
+    struct search f = {0};
+    struct block_scratch *scratch;
+    struct tensor in;
+    double least = INFINITY;
+
+    int rc = c->input(c->input_data, 0, &in, &scratch);
+    rc = rc != 0 ? rc : search_init(s, in.shape[0] < SEARCH_TOKENS ? in.shape[0] : SEARCH_TOKENS, &f);
+    for (int i = -1; rc == 0 && i < SEARCH_STEPS; i++) {
+        if (i < 0) {
+            for (int64_t j = 0; j < s->columns; j++) {
+                s->factors[j] = 1.0f;
+            }
+        } else {
+            set_factors(s, SEARCH_FIRST + SEARCH_STEP * i);
+        }
+        rc = try_factors(s, &f);
+        if (rc == 0 && f.error < least) { /* never true of NaN */
+            least = f.error;
+            *gain = i >= 0;
+            memcpy(s->best, s->factors, (size_t)s->columns * sizeof(float));
+        }
+    }
+    search_deinit(&f, c->gpu);
+    return rc;
+}
+
+static int smooth(struct smoothing *s)
+{
+    const struct rewrite_context *c = s->context;
+    bool gain = true;
+
+    int rc = measure_weights(s);
+    if (rc == 0 && s->params->alpha_search) {
+        gain = false;
+        rc = search_alpha(s, &gain);
+    } else if (rc == 0) {
+        set_factors(s, s->params->smoothing_strength);
+        memcpy(s->best, s->factors, (size_t)s->columns * sizeof(float));
+    }
+    return rc != 0 || !gain ? rc : block_fold(c->block, c->site, s->best, c->weight_dtype, c->gpu, c->stream);
+}
+
+static int rewrite(const struct rewrite_context *context)
+{
+    struct smoothing s = {
+        .context = context,
+        .params = context->params,
+        .columns = block_site_columns(context->block->config, context->site),
+    };
+
+    if (!is_wanted(context) || !is_worth_it(context)) {
+        return 0;
+    }
+    float *memory = calloc((size_t)s.columns, 4 * sizeof(*memory));
+    if (memory == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld factors", (long long)s.columns);
+    }
+    s.inputs = memory;
+    s.weights = memory + s.columns;
+    s.factors = memory + 2 * s.columns;
+    s.best = memory + 3 * s.columns;
+    int rc = smooth(&s);
+    free(memory);
+    return rc;
+}
+
+static const struct params_row smoothquant_rows[] = {
+    QUANT_ROW(PARAMS_NUMBER, smoothquant_params, smoothing_strength, "0.5", .min = 0, .max = 1,
+              .help = "alpha: 0 moves all difficulty into the inputs, 1 all into the weights; unused when searched."),
+    QUANT_ROW(PARAMS_BOOL, smoothquant_params, alpha_search, "false",
+              .help = "Choose alpha for each site from 0.3 to 0.9, or leave the site alone, by its output error."),
+    QUANT_ROW(PARAMS_BOOL, smoothquant_params, smooth_down, "false",
+              .help = "Also smooth what down_proj reads, through the rows of up_proj."),
+    QUANT_ROW(PARAMS_BOOL, smoothquant_params, smooth_output, "false",
+              .help = "Also smooth what o_proj reads, through the rows of v_proj; models with grouped key heads are "
+                      "left as they are there."),
+    QUANT_ROW(PARAMS_INT, smoothquant_params, activation_bits, "8", .choices = bits_choices,
+              .help = "Bits of an input; 16 = inputs stay in float."),
+    QUANT_ROW(PARAMS_BOOL, smoothquant_params, activation_dynamic, "true",
+              .help = "One scale for each token at run time; else one calibrated scale for each linear."),
+    {.name = NULL},
+};
+
+static const struct params_row *const smoothquant_params_tables[] = {quant_base_rows, quant_input_rows,
+                                                                     smoothquant_rows, NULL};
+
+const struct quantizer quantizer_smoothquant = {
+    .name = "smoothquant",
+    .title = "SmoothQuant",
+    .help = "Eight-bit weights and inputs: large input channels are scaled down and the weights that read them up, "
+            "then both are rounded. Alone it rounds weights to nearest; before another method in a list, that method "
+            "solves (Xiao et al. 2022, arXiv 2211.10438).",
+    .stats = STATS_NONE,
+    .params = smoothquant_params_tables,
+    .params_size = sizeof(struct smoothquant_params),
+    .check = quant_base_check,
+    .scheme = scheme,
+    .amend = amend,
+    .rewrite_stats = STATS_RANGE,
+    .rewrite = rewrite,
+    .solve = solve,
+};
