@@ -7,17 +7,17 @@
  * sweep may visit columns in any order and the artifact needs no index of groups: by default in falling order of
  * diag H, ties by index (static activation order), the columns that matter most while most others can still give way.
  *
- * With mse_search each group's range is the one that loses least in sum H_jj |err_j|^3. The exponent is above the 2 of
- * the loss since the sweep passes on what rounding costs, but errors of clipped weights are large and of one sign. On
- * trained checkpoints of 4 M weights, KL from the float model fell against min-max by a tenth at 4 bits and by a fifth
- * at 3 and 2; exponents of 2 and 2.4 gained less at 2 bits.
+ * By default (scale_search imatrix) each group's range is the one that loses least in sum H_jj |err_j|^3. The exponent
+ * is above the 2 of the loss since the sweep passes on what rounding costs, but errors of clipped weights are large and
+ * of one sign. On trained checkpoints of 4 M weights, KL from the float model fell against min-max by a tenth at 4 bits
+ * and by a fifth at 3 and 2; exponents of 2 and 2.4 gained less at 2 bits.
  *
  * An input that is never active (H_jj = 0) has its weights zeroed. Linears that read the same input share H, the order
  * and U. When H cannot be factored the damping climbs, tenfold up to 1, then small diagonal elements are raised to a
  * floor, then rounding to nearest takes over. It also does where it loses less, which is rare: a greedy sweep promises
  * nothing. Both are named in the report. */
 
-#include "quantizers/common.h"
+#include "quantizers/search.h"
 
 #include "base/err.h"
 #include "base/ids.h"
@@ -48,7 +48,7 @@ struct input {
     float *diagonal;          /* host [K] */
     int32_t *order;           /* host [K]; NULL = columns as they lie */
     struct tensor u;          /* F32 [K,K]; no data: not factored */
-    struct tensor importance; /* F32 [K]: diag H, what an error in a column costs; no data: not asked for */
+    struct tensor importance; /* F32 [K]: diag H, what an error in a column costs */
     double damp;              /* that made it work */
     char note[96];            /* "", or what had to be done beyond damping */
 };
@@ -174,19 +174,6 @@ static int input_factor(struct input *input, double damp_percent)
     return rc;
 }
 
-/* diag H on the device, to weigh the search for scales with. */
-static int input_importance(struct input *input)
-{
-    const struct solve_context *context = input->context;
-    int64_t n = input->stats->columns;
-    int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 1, &n, &input->importance);
-
-    rc = rc != 0 ? rc
-                 : context->gpu->ops->upload(context->stream, input->importance.data, input->diagonal,
-                                             tensor_bytes(&input->importance));
-    return rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
-}
-
 static int input_check(const struct input *input, const char *name)
 {
     const struct layer_stats *stats = input->stats;
@@ -220,9 +207,7 @@ static int input_init(struct input *input, const struct linear_job *first)
     if (rc == 0 && params->act_order) {
         rc = input_order(input);
     }
-    if (rc == 0 && params->common.mse_search) {
-        rc = input_importance(input);
-    }
+    rc = rc != 0 ? rc : search_importance(input->context, input->stats, &input->importance);
     return rc != 0 ? rc : input_factor(input, params->damp_percent);
 }
 
@@ -364,10 +349,8 @@ static int solve_linear(const struct input *input, struct linear_job *job)
     job->damp_used = input->damp;
     int rc = quant_work_init(context, job, &work);
     rc = rc != 0 ? rc : load_rows(input, job, &work.w, 0, &job->dead_columns);
-    work.grid.norm = SEARCH_NORM;
-    const struct tensor *importance = input->importance.data != NULL ? &input->importance : NULL;
-    rc = rc != 0 ? rc
-                 : context->gpu->ops->grid(context->stream, &work.scale, &work.zero, &work.w, importance, &work.grid);
+    enum quant_search search = search_of(job->params, SEARCH_IMATRIX);
+    rc = rc != 0 ? rc : search_grid(context, &work, search, &input->importance, SEARCH_NORM, NULL);
     rc = rc != 0 ? rc : choose_codes(input, job, &work);
     rc = rc != 0 ? rc : quant_work_take(context, &work, job);
     quant_work_deinit(&work, context->gpu);
@@ -408,6 +391,7 @@ static void check(const void *values, const char *pointer, struct faults *faults
     const struct gptq_params *params = values;
 
     quant_common_check(values, pointer, faults);
+    search_check(&params->common, true, pointer, faults);
     if (params->desc_act) {
         refuse(faults, pointer, "desc_act",
                "would regroup columns behind an index (g_idx) that runtimes drop; act_order visits columns in the same "
@@ -423,13 +407,7 @@ static void check(const void *values, const char *pointer, struct faults *faults
 }
 
 static const struct params_row gptq_rows[] = {
-    {.name = "mse_search",
-     .type = PARAMS_BOOL,
-     .offset = offsetof(struct gptq_params, common.mse_search),
-     .size = sizeof(bool),
-     .fallback = "true",
-     .help = "Search the range that loses least in each group, columns weighed by their inputs' energy, instead of "
-             "reaching the group's extremes."},
+    SEARCH_ALIAS_ROW("true"),
     QUANT_ROW(PARAMS_NUMBER, gptq_params, damp_percent, "0.01", .min = 0, .max = 1, .exclusive = true,
               .help = "Share of the Hessian's mean diagonal added to its diagonal; raised tenfold, up to 1, where that "
                       "is not enough."),
@@ -446,7 +424,8 @@ static const struct params_row gptq_rows[] = {
     {.name = NULL},
 };
 
-static const struct params_row *const gptq_params[] = {quant_base_rows, quant_common_rows, gptq_rows, NULL};
+static const struct params_row *const gptq_params[] = {quant_base_rows, quant_common_rows, quant_search_rows, gptq_rows,
+                                                       NULL};
 
 const struct quantizer quantizer_gptq = {
     .name = "gptq",

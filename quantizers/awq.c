@@ -1,0 +1,484 @@
+/* AWQ (Lin et al. 2023, arXiv 2306.00978): inputs that are large on average get finer weights. A factor s_j for each
+ * input j moves from what produces it to the linears that read it, X W^T = (X / s) (W s)^T, so that the rounding of the
+ * columns that matter shrinks relative to them; then ranges are cut where that loses least.
+ *
+ * The search. x_j = mean |X_j|, w_j = mean over the rows of all readers of |W_ij| / max of its group (eq. 4; w_j by the
+ * reference code's duo scaling). Candidates: s = 1, and for r = 0, 1/n .. (n-1)/n
+ *
+ *   s_j = x_j^r / (w_j^(1-r) + 1e-4)        with duo_scaling
+ *   s_j = x_j^r                              without; r = 0 is s = 1 then and not tried twice
+ *
+ * divided by sqrt(max s * min s). Inputs with x_j = 0 or w_j = 0 keep 1 and do not count for the extremes, nor do
+ * factors that are not finite. Each candidate is Q(W s) / s, on the grid that the solver will use, in the block itself:
+ * the output of attention with o_proj (for q, k, v), of the MLP (gate, up), of the linear (o, down) is held against
+ * the float block's, and the least sum of squares wins, ties to the earlier. A candidate whose output is not finite is
+ * out. s = 1 is always in, so no site loses to rounding on what is scored.
+ *
+ * Scored on SCORE_TOKENS inputs at most, in whole micro-batches (at least one), spread evenly over the calibration set:
+ * the same for every candidate and every run. The winner is folded before the next site is looked at, so that its
+ * statistics and float outputs are those of the folded block.
+ *
+ * The clip search is per row and group, in solve: see gpu/cpu/clip.c. It needs the second moments of the inputs alone,
+ * of which it takes the group's diagonal block; over the whole calibration set that is the reference's objective, the
+ * mean squared error of the group's part of the output, which the reference samples at 512 tokens. q and k are not
+ * clipped, since attention multiplies their outputs. Of the clipped and the unclipped linear the one that loses less
+ * on its output is taken. */
+
+#include "quantizers/search.h"
+
+#include "base/err.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SCORE_TOKENS 8192
+#define DUO_FLOOR 1e-4
+
+enum awq_version { AWQ_GEMM };
+static const char *const versions[] = {"gemm", NULL};
+static const char *const bits_choices[] = {"2", "3", "4", "8", NULL};
+static const char *const group_choices[] = {"-1", "32", "64", "128", NULL};
+
+struct awq_params {
+    struct quant_common common;
+    int64_t n_grid;
+    bool duo_scaling, clip;
+    int version;
+};
+
+/* The search at one site. Candidate 0 is the block as it is. */
+struct search {
+    const struct rewrite_context *context;
+    const struct awq_params *params;
+    int64_t columns;
+    int candidates;
+    double *losses;     /* [candidates] */
+    float *inputs;      /* x_j */
+    float *weights;     /* w_j */
+    float *factors;     /* s_j of the candidate at hand */
+    struct block trial; /* the block with readers in place that are quantized; owns nothing */
+    struct tensor readers[LINEAR_COUNT];
+    struct tensor codes, scale, zero, column; /* of the widest reader; F32 [columns] */
+    struct tensor target, output, middle;     /* [tokens, hidden] twice, [tokens, between] */
+};
+
+/* The scheme of a role that this site reads and that is rounded to an integer grid, or NULL. */
+static const struct qscheme *reader(const struct rewrite_context *context, int role)
+{
+    if (arch_linear_site[role] != context->site) {
+        return NULL;
+    }
+    const struct qscheme *scheme = context->scheme(context->scheme_data, (enum linear_role)role);
+    return scheme != NULL && scheme->kind == QTENSOR_INT && scheme->group_rows <= 1 ? scheme : NULL;
+}
+
+/* Add |w| over its group's largest to the columns' sums. */
+static void add_weights(const float *w, int64_t rows, int64_t cols, int64_t group, double *sums)
+{
+    for (int64_t at = 0; at < rows * cols; at += group) {
+        float most = 0;
+        for (int64_t i = 0; i < group; i++) {
+            most = fmaxf(most, fabsf(w[at + i]));
+        }
+        for (int64_t i = 0; most > 0 && i < group; i++) {
+            sums[at % cols + i] += (double)(fabsf(w[at + i]) / most);
+        }
+    }
+}
+
+static int weigh_reader(struct search *search, int role, const struct qscheme *scheme, double *sums)
+{
+    const struct rewrite_context *context = search->context;
+    const struct tensor *weight = &context->block->linears[role];
+    float *host = malloc(tensor_bytes(weight));
+
+    if (host == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a weight");
+    }
+    int rc = context->gpu->ops->download(context->stream, host, weight->data, tensor_bytes(weight));
+    if (rc == 0) {
+        add_weights(host, weight->shape[0], weight->shape[1], scheme->group_size, sums);
+    }
+    free(host);
+    return rc;
+}
+
+/* x_j and w_j. */
+static int search_observe(struct search *search)
+{
+    const struct rewrite_context *context = search->context;
+    double *sums = calloc((size_t)search->columns, sizeof(*sums));
+    int64_t rows = 0;
+
+    if (sums == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld columns", (long long)search->columns);
+    }
+    int rc = context->gpu->ops->download(context->stream, search->inputs, context->stats->absmean.data,
+                                         (size_t)search->columns * sizeof(float));
+    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
+        const struct qscheme *scheme = reader(context, role);
+        if (scheme != NULL) {
+            rc = weigh_reader(search, role, scheme, sums);
+            rows += context->block->linears[role].shape[0];
+        }
+    }
+    for (int64_t j = 0; rc == 0 && j < search->columns; j++) {
+        search->weights[j] = (float)(sums[j] / (double)rows);
+    }
+    free(sums);
+    return rc;
+}
+
+/* s_j of candidate i > 0, before it is put in the middle; NAN: leave this input alone. */
+static double raw_factor(const struct search *search, int candidate, int64_t j)
+{
+    bool duo = search->params->duo_scaling;
+    double r = (double)(duo ? candidate - 1 : candidate) / (double)search->params->n_grid;
+    double x = (double)search->inputs[j], w = (double)search->weights[j];
+
+    if (!(x > 0) || !(w > 0) || !isfinite(x) || !isfinite(w)) {
+        return NAN;
+    }
+    return duo ? pow(x, r) / (pow(w, 1 - r) + DUO_FLOOR) : fmax(pow(x, r), DUO_FLOOR);
+}
+
+static void set_factors(struct search *search, int candidate)
+{
+    double low = INFINITY, high = 0;
+
+    for (int64_t j = 0; j < search->columns; j++) {
+        double s = candidate > 0 ? raw_factor(search, candidate, j) : NAN;
+        low = s < low ? s : low;
+        high = s > high ? s : high;
+    }
+    double middle = sqrt(low * high);
+    for (int64_t j = 0; j < search->columns; j++) {
+        double s = candidate > 0 ? raw_factor(search, candidate, j) / middle : NAN;
+        search->factors[j] = s > 0x1p-60 && s < 0x1p60 ? (float)s : 1.0f;
+    }
+}
+
+static int upload_column(struct search *search, bool inverse)
+{
+    const struct rewrite_context *context = search->context;
+    float *column = malloc((size_t)search->columns * sizeof(*column));
+
+    if (column == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld columns", (long long)search->columns);
+    }
+    for (int64_t j = 0; j < search->columns; j++) {
+        column[j] = inverse ? 1.0f / search->factors[j] : search->factors[j];
+    }
+    int rc = context->gpu->ops->upload(context->stream, search->column.data, column, tensor_bytes(&search->column));
+    rc = rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
+    free(column);
+    return rc;
+}
+
+/* A reader's grid, over buffers that are wide enough for any. */
+static int round_reader(struct search *search, int role, const struct qscheme *scheme)
+{
+    const struct rewrite_context *context = search->context;
+    const struct gpu_ops *ops = context->gpu->ops;
+    struct tensor *w = &search->readers[role];
+    int64_t rows = w->shape[0], groups = w->shape[1] / scheme->group_size;
+    struct tensor codes = tensor_2d(search->codes.data, DTYPE_U8, rows, w->shape[1]);
+    struct tensor scale = tensor_2d(search->scale.data, DTYPE_F32, rows, groups);
+    struct tensor zero = tensor_2d(search->zero.data, DTYPE_F32, rows, groups);
+    const struct gpu_grid grid = {
+        .bits = scheme->bits, .group_size = scheme->group_size, .sym = scheme->sym, .scale_dtype = scheme->scale_dtype};
+
+    int rc = ops->grid(context->stream, &scale, &zero, w, NULL, &grid);
+    rc = rc != 0 ? rc : ops->round(context->stream, &codes, w, &scale, &zero, &grid);
+    return rc != 0 ? rc : ops->dequantize(context->stream, w, &codes, &scale, &zero, &grid);
+}
+
+/* The trial's readers: Q(W s) / s. */
+static int place_candidate(struct search *search, int candidate)
+{
+    const struct rewrite_context *context = search->context;
+    const struct gpu_ops *ops = context->gpu->ops;
+    int rc = 0;
+
+    set_factors(search, candidate);
+    for (int pass = 0; rc == 0 && pass < 2; pass++) {
+        rc = upload_column(search, pass == 1);
+        for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
+            const struct qscheme *scheme = reader(context, role);
+            if (scheme == NULL) {
+                continue;
+            }
+            if (pass == 0) {
+                rc = ops->convert(context->stream, &search->readers[role], &context->block->linears[role]);
+            }
+            rc = rc != 0 ? rc : ops->scale(context->stream, &search->readers[role], NULL, &search->column);
+            if (rc == 0 && pass == 0) {
+                rc = round_reader(search, role, scheme);
+            }
+        }
+    }
+    return rc;
+}
+
+/* What the site is judged by: the output of attention with o_proj, of the MLP, or of the linear itself. */
+static int parent_output(struct search *search, const struct block *block, struct block_scratch *scratch,
+                         const struct tensor *in, const struct tensor *out)
+{
+    const struct rewrite_context *context = search->context;
+    struct tensor middle = *in;
+    int rc = context->gpu->ops->fill_zero(context->stream, out->data, tensor_bytes(out));
+
+    if (rc == 0 && context->site == SITE_ATTENTION) {
+        middle = tensor_rows(&search->middle, 0, in->shape[0]);
+        rc = block_attention(block, scratch, in, &middle);
+    } else if (rc == 0 && context->site == SITE_MLP) {
+        middle = tensor_rows(&search->middle, 0, in->shape[0]);
+        rc = block_mlp(block, scratch, in, &middle);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    return context->site == SITE_ATTENTION || context->site == SITE_OUTPUT
+               ? block_attention_output(block, scratch, &middle, out)
+               : block_mlp_output(block, scratch, &middle, out);
+}
+
+static int tensors_for(struct search *search, int64_t tokens)
+{
+    const struct rewrite_context *context = search->context;
+    const struct model_config *c = context->block->config;
+    int64_t between = context->site == SITE_ATTENTION ? c->num_heads * c->head_dim : c->intermediate_size;
+    int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, c->hidden_size}, &search->target);
+
+    rc = rc != 0
+             ? rc
+             : gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, c->hidden_size}, &search->output);
+    if (rc == 0 && (context->site == SITE_ATTENTION || context->site == SITE_MLP)) {
+        rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, between}, &search->middle);
+    }
+    return rc;
+}
+
+/* One micro-batch through every candidate that is still in. */
+static int score_batch(struct search *search, int64_t i)
+{
+    const struct rewrite_context *context = search->context;
+    struct block_scratch *scratch;
+    struct tensor in;
+
+    int rc = context->input(context->input_data, i, &in, &scratch);
+    if (rc == 0 && search->target.data == NULL) {
+        rc = tensors_for(search, in.shape[0]); /* the first batch is a full one */
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    struct tensor target = tensor_rows(&search->target, 0, in.shape[0]);
+    struct tensor output = tensor_rows(&search->output, 0, in.shape[0]);
+    rc = parent_output(search, context->block, scratch, &in, &target);
+    for (int candidate = 0; rc == 0 && candidate < search->candidates; candidate++) {
+        struct gpu_residual residual = {0};
+        if (!isfinite(search->losses[candidate])) {
+            continue;
+        }
+        rc = context->tick != NULL ? context->tick(context->tick_data) : 0;
+        rc = rc != 0 ? rc : place_candidate(search, candidate);
+        rc = rc != 0 ? rc : parent_output(search, &search->trial, scratch, &in, &output);
+        rc = rc != 0 ? rc : context->gpu->ops->residual(context->stream, &residual, &target, &output, NULL, NULL, NULL);
+        search->losses[candidate] += residual.nonfinite > 0 ? INFINITY : residual.error_sq;
+    }
+    return rc;
+}
+
+static int score(struct search *search)
+{
+    const struct rewrite_context *context = search->context;
+    int64_t tokens = context->stats->tokens, batches = context->batches;
+    int64_t count = tokens > 0 ? batches * SCORE_TOKENS / tokens : 1;
+    int rc = 0;
+
+    count = count < 1 ? 1 : count > batches ? batches : count;
+    for (int64_t k = 0; rc == 0 && k < count; k++) {
+        rc = score_batch(search, k * batches / count);
+    }
+    return rc;
+}
+
+/* Copies of the readers that the trial block has in place of its own. */
+static int search_place(struct search *search)
+{
+    const struct rewrite_context *context = search->context;
+    int64_t widest = 0, groups = 0;
+    int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 1, &search->columns, &search->column);
+
+    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
+        const struct qscheme *scheme = reader(context, role);
+        if (scheme == NULL) {
+            continue;
+        }
+        const struct tensor *w = &context->block->linears[role];
+        int64_t count = tensor_count(w);
+        widest = count > widest ? count : widest;
+        groups = count / scheme->group_size > groups ? count / scheme->group_size : groups;
+        rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, w->shape, &search->readers[role]);
+        search->trial.linears[role] = search->readers[role];
+    }
+    rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_U8, 1, &widest, &search->codes);
+    rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_F32, 1, &groups, &search->scale);
+    return rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_F32, 1, &groups, &search->zero);
+}
+
+static int search_init(struct search *search, const struct rewrite_context *context)
+{
+    *search = (struct search){
+        .context = context, .params = context->params, .columns = context->stats->columns, .trial = *context->block};
+    search->candidates = (int)search->params->n_grid + (search->params->duo_scaling ? 1 : 0);
+    search->losses = calloc((size_t)search->candidates, sizeof(*search->losses));
+    search->inputs = calloc((size_t)search->columns, sizeof(*search->inputs));
+    search->weights = calloc((size_t)search->columns, sizeof(*search->weights));
+    search->factors = calloc((size_t)search->columns, sizeof(*search->factors));
+    if (search->losses == NULL || search->inputs == NULL || search->weights == NULL || search->factors == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a search over %lld columns",
+                         (long long)search->columns);
+    }
+    return search_place(search);
+}
+
+static void search_deinit(struct search *search)
+{
+    const struct gpu *gpu = search->context->gpu;
+    struct tensor *const all[] = {&search->codes,  &search->scale,  &search->zero,  &search->column,
+                                  &search->target, &search->output, &search->middle};
+
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        gpu_tensor_free(gpu, all[i]);
+    }
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        gpu_tensor_free(gpu, &search->readers[role]);
+    }
+    free(search->losses);
+    free(search->inputs);
+    free(search->weights);
+    free(search->factors);
+}
+
+static int best_of(const struct search *search)
+{
+    int best = 0;
+
+    for (int i = 1; i < search->candidates; i++) {
+        best = search->losses[i] < search->losses[best] ? i : best;
+    }
+    return best;
+}
+
+static int rewrite(const struct rewrite_context *context)
+{
+    struct search search;
+    bool any = false;
+
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        any = any || reader(context, role) != NULL;
+    }
+    if (!any || !block_can_fold(context->block, context->site)) {
+        return 0;
+    }
+    int rc = search_init(&search, context);
+    rc = rc != 0 ? rc : search_observe(&search);
+    rc = rc != 0 ? rc : score(&search);
+    int best = rc == 0 ? best_of(&search) : 0;
+    if (best > 0) {
+        set_factors(&search, best);
+        rc = block_fold(context->block, context->site, search.factors, context->weight_dtype, context->gpu,
+                        context->stream);
+    }
+    search_deinit(&search);
+    return rc;
+}
+
+/* Attention multiplies what q and k give. */
+static bool may_clip(const char *name)
+{
+    size_t length = strlen(name);
+
+    return length < 6 || (strcmp(name + length - 6, "q_proj") != 0 && strcmp(name + length - 6, "k_proj") != 0);
+}
+
+static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                 int count)
+{
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < count; i++) {
+        const struct awq_params *params = jobs[i].params;
+        enum quant_search searches[3] = {SEARCH_MINMAX}, asked = search_of(&params->common, SEARCH_MSE);
+        int tries = 1;
+        if (asked != SEARCH_MINMAX) {
+            searches[tries++] = asked;
+        }
+        if (params->clip && may_clip(jobs[i].name)) {
+            searches[tries++] = SEARCH_CLIP;
+        }
+        rc = quant_tick(context);
+        rc = rc != 0 ? rc : search_solve(context, stats, &jobs[i], searches, tries);
+    }
+    return rc;
+}
+
+/* As an earlier stage of a recipe it makes weights easier for what rounds them to an integer grid. */
+static int amend(const void *params, struct qscheme *scheme)
+{
+    (void)params;
+    if (scheme->kind != QTENSOR_INT) {
+        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                                      "awq's factors are chosen for integer grids, and the last method makes %s",
+                                      qtensor_kind_names[scheme->kind]),
+                            "awq alone, or before rtn or gptq");
+    }
+    return 0;
+}
+
+static void check(const void *params, const char *pointer, struct faults *faults)
+{
+    quant_common_check(params, pointer, faults);
+    search_check(params, false, pointer, faults);
+}
+
+static const struct params_row awq_rows[] = {
+    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .help = "Bits of a weight's code."),
+    QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices,
+              .help = "Inputs that share a scale; -1 = one scale for each output channel."),
+    QUANT_ROW(PARAMS_BOOL, quant_common, sym, "false",
+              .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
+    SEARCH_ALIAS_ROW("false"),
+    QUANT_ROW(PARAMS_INT, awq_params, n_grid, "20", .min = 1, .max = 200,
+              .help = "Exponents that are tried for the factors, beside leaving the weights as they are."),
+    QUANT_ROW(PARAMS_BOOL, awq_params, duo_scaling, "true",
+              .help = "Factors weigh the size of inputs against that of weights, instead of inputs alone."),
+    QUANT_ROW(PARAMS_BOOL, awq_params, clip, "true",
+              .help = "Cut each group's range where its output loses least; q and k are left whole."),
+    QUANT_ROW(PARAMS_ENUM, awq_params, version, "\"gemm\"", .choices = versions,
+              .help = "Layout of the awq format: only gemm is offered."),
+    {.name = NULL},
+};
+
+static const struct params_row *const awq_params[] = {quant_base_rows, quant_search_rows, awq_rows, NULL};
+
+const struct quantizer quantizer_awq = {
+    .name = "awq",
+    .title = "AWQ",
+    .help =
+        "Scales up the weights that meet large inputs, before rounding, and cuts ranges where the output loses least "
+        "(Lin et al. 2023, arXiv 2306.00978). Asymmetric 4 bits by default; as good as GPTQ there and faster to load "
+        "in some runtimes. Needs calibration data; may come before rtn or gptq in a recipe.",
+    .stats = STATS_HESSIAN,
+    .params = awq_params,
+    .params_size = sizeof(struct awq_params),
+    .check = check,
+    .scheme = quant_common_scheme,
+    .amend = amend,
+    .rewrite_stats = STATS_RANGE,
+    .rewrite = rewrite,
+    .solve = solve,
+};
