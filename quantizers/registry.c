@@ -4,25 +4,34 @@
 
 #include <string.h>
 
-static const struct quantizer *const quantizers[] = {
-    &quantizer_rtn,      &quantizer_gptq,        &quantizer_awq,
-    &quantizer_awq,      &quantizer_smoothquant, &quantizer_llm_int8,
-    &quantizer_nf4,      &quantizer_fp8,         &quantizer_ggml,
-    &quantizer_kv_cache, &quantizer_kv_analysis, NULL};
+static const struct quantizer *const quantizers[] = {&quantizer_rtn,
+                                                     &quantizer_gptq,
+                                                     &quantizer_awq,
+                                                     &quantizer_smoothquant,
+                                                     &quantizer_llm_int8,
+                                                     &quantizer_nf4,
+                                                     &quantizer_fp8,
+                                                     &quantizer_ggml,
+                                                     &quantizer_kv_cache,
+                                                     &quantizer_kv_analysis,
+                                                     NULL};
 
-const struct quantizer *const *quantizer_list(void) { return quantizers; }
-
-const struct quantizer *quantizer_find(const char *name) {
-  for (size_t i = 0; quantizers[i] != NULL; i++) {
-    if (strcmp(quantizers[i]->name, name) == 0) {
-      return quantizers[i];
-    }
-  }
-  return NULL;
+const struct quantizer *const *quantizer_list(void)
+{
+    return quantizers;
 }
 
-unsigned quantizer_stats(const struct quantizer *quantizer,
-                         const void *params) {
-  return quantizer->stats |
-         (quantizer->needs != NULL ? quantizer->needs(params) : STATS_NONE);
+const struct quantizer *quantizer_find(const char *name)
+{
+    for (size_t i = 0; quantizers[i] != NULL; i++) {
+        if (strcmp(quantizers[i]->name, name) == 0) {
+            return quantizers[i];
+        }
+    }
+    return NULL;
+}
+
+unsigned quantizer_stats(const struct quantizer *quantizer, const void *params)
+{
+    return quantizer->stats | (quantizer->needs != NULL ? quantizer->needs(params) : STATS_NONE);
 }
