@@ -199,7 +199,7 @@ int checkpoint_block(struct run *run, int64_t index, const struct block_items *i
     bool due = chains_due(run, index);
     rc = rc != 0 ? rc : due ? save_chains(run, index, chains) : turn_chains(run);
     if (rc == 0) {
-        rc = run->p->hooks.block_done(run->p->hooks.data, index, file, sha256, chains, rows);
+        rc = run->p->hooks.block_done(run->p->hooks.data, index, file, sha256, chains, run->notes, rows);
     }
     if (rc == 0) {
         rc = note_block(run, index, file, sha256, chains);

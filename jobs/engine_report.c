@@ -5,6 +5,7 @@
 #include "jobs/engine.h"
 
 #include "base/err.h"
+#include "jobs/analysis.h"
 #include "jobs/pipeline.h"
 #include "jobs/report.h"
 #include "jobs/task.h"
@@ -82,36 +83,40 @@ static json_t *environment_of(const struct engine *engine, const json_t *row)
                      engine->device_kind, "name", info->name, "detail", info->detail, "threads", info->threads);
 }
 
-static json_t *compose(const struct engine *engine, const json_t *row, const json_t *layers)
+static json_t *compose(const struct engine *engine, const json_t *row, const json_t *layers, const json_t *blocks)
 {
-    return json_pack("{s:s, s:i, s:O, s:O, s:O, s:O, s:o, s:o, s:o, s:o, s:O, s:O, s:O}", "object",
+    return json_pack("{s:s, s:i, s:O, s:O, s:O, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:O, s:O, s:O}", "object",
                      "quantization.report", "version", REPORT_VERSION, "job_id", json_object_get(row, "id"), "status",
                      json_object_get(row, "status"), "method", json_object_get(row, "method"), "request",
                      json_object_get(row, "request"), "environment", environment_of(engine, row), "totals",
                      totals_of(row, layers), "evaluation", member_or_null(json_object_get(row, "result"), "evaluation"),
-                     "calibration", calibration_of(row), "warnings", json_object_get(row, "warnings"), "error",
+                     "calibration", calibration_of(row), "kv_cache", analysis_scales(blocks), "analysis",
+                     analysis_report(blocks), "warnings", json_object_get(row, "warnings"), "error",
                      json_object_get(row, "error"), "layers", layers);
 }
 
 int engine_job_report(struct engine *engine, const char *id, json_t **report)
 {
     json_t *row;
-    json_t *layers;
+    json_t *layers = NULL;
+    json_t *blocks = NULL;
 
     int rc = store_job_get(engine->store, id, &row);
     if (rc != 0) {
         return rc;
     }
     rc = store_layers_list(engine->store, id, &layers);
+    rc = rc != 0 ? rc : store_blocks_list(engine->store, id, &blocks);
     if (rc == 0) {
-        json_t *composed = compose(engine, row, layers);
-        json_decref(layers);
+        json_t *composed = compose(engine, row, layers, blocks);
         if (composed != NULL) {
             *report = composed;
         } else {
             rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a report");
         }
     }
+    json_decref(layers);
+    json_decref(blocks);
     json_decref(row);
     return rc;
 }

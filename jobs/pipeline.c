@@ -93,7 +93,9 @@ static int run_block(struct run *run, int64_t index)
     bool again = index < run->committed; /* its rows are, too */
     run->first_row = run->next_row;
     run->block_index = index;
-    int rc = run_tick(run, 0.0, "loading");
+    run->notes = json_object();
+    int rc = run->notes != NULL && rows != NULL ? run_tick(run, 0.0, "loading")
+                                                : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block's rows");
     rc = rc != 0 ? rc : block_load(run->p->model, index, run->p->gpu, run->stream, &block);
     block_prefetch(run->p->model, index + 1);
     run_charge(run, PHASE_LOAD, &mark, 0);
@@ -101,6 +103,7 @@ static int run_block(struct run *run, int64_t index)
         rc = flow_forward(&run->evaluation, run->eval_float, &block, run);
         run_charge(run, PHASE_EVALUATE, &mark, 0);
     }
+    rc = rc != 0 ? rc : sites_analyse(run, &block);
     rc = rc != 0 ? rc : sites_rewrite(run, &block);
     rc = rc != 0 ? rc : sites_solve(run, &block, &items, rows);
     rc = rc != 0 ? rc : sites_keep_changes(run, &block, &items);
@@ -118,6 +121,8 @@ static int run_block(struct run *run, int64_t index)
     run->first_row = rc == 0 ? run->next_row : run->first_row;
     block_items_deinit(&items);
     json_decref(rows);
+    json_decref(run->notes);
+    run->notes = NULL;
     return rc;
 }
 

@@ -172,7 +172,7 @@ static json_t *layer_event(const struct task *task, int64_t index, const json_t 
 }
 
 int task_block_done(void *data, int64_t index, const char *file, const char *sha256, const json_t *chains,
-                    const json_t *rows)
+                    const json_t *notes, const json_t *rows)
 {
     struct task *task = data;
     int64_t charged = task->charged;
@@ -181,8 +181,8 @@ int task_block_done(void *data, int64_t index, const char *file, const char *sha
     task->layers_done = index + 1;
     task->modules_done += (int64_t)json_array_size(rows);
     task->last_layer_saved_at = clock_unix_seconds();
-    json_t *block =
-        json_pack("{s:I, s:s, s:s, s:O}", "index", (json_int_t)index, "file", file, "sha256", sha256, "chains", chains);
+    json_t *block = json_pack("{s:I, s:s, s:s, s:O, s:O}", "index", (json_int_t)index, "file", file, "sha256", sha256,
+                              "chains", chains, "notes", notes);
     json_t *patch = json_pack("{s:o, s:o, s:o}", "progress", task_progress_json(task), "checkpoint",
                               task_checkpoint_json(task), "memory", task_memory_json(task, 0));
     json_t *event = layer_event(task, index, rows);

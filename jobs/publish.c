@@ -102,7 +102,8 @@ static int export_files(struct task *task, const char *directory, json_t **files
                        .count = count,
                        .model = task->model,
                        .method = task->spec.recipe.name,
-                       .parameters = parameters},
+                       .parameters = parameters,
+                       .cache = task->spec.recipe.cache},
             .block_files = (const char *const *)paths.list,
             .block_count = paths.count,
             .directory = directory,
@@ -191,12 +192,20 @@ static json_t *result_json(const struct task *task, const char *artifact, const 
                            const struct evaluation_result *e)
 {
     (void)task;
-    return json_pack("{s:s, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact, "bits_per_weight", bits,
-                     "compression_ratio", ratio, "perplexity_before",
+    return json_pack("{s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact, "bits_per_weight",
+                     number_or_null(bits), "compression_ratio", number_or_null(ratio), "perplexity_before",
                      e->done ? number_or_null(e->perplexity_before) : json_null(), "perplexity_after",
                      e->done ? number_or_null(e->perplexity_after) : json_null(), "kl_divergence_mean",
                      e->done ? number_or_null(e->kl_mean) : json_null(), "worst_layers", report_worst(rows),
                      "evaluation", evaluation_json(e), "environment", environment_json(task));
+}
+
+/* The job's last columns. artifact: its id, or NULL when there is none. New reference. */
+static json_t *succeeded(const struct task *task, json_int_t now, int64_t bytes, json_t *result)
+{
+    return json_pack("{s:s, s:n, s:n, s:I, s:o, s:o, s:o, s:o}", "status", "succeeded", "status_reason", "phase",
+                     "finished_at", now, "progress", task_progress_json(task), "checkpoint", task_checkpoint_json(task),
+                     "memory", task_memory_json(task, bytes), "result", result);
 }
 
 /* The artifact object, the job's last columns and its last event, committed together. */
@@ -205,7 +214,9 @@ static int publish(struct task *task, const json_t *files, const json_t *rows,
 {
     const struct sizes sizes = add_up(files);
     json_t *totals = report_totals(rows);
-    double bits = json_number_value(json_object_get(totals, "bits_per_weight"));
+    bool any = json_array_size(rows) > 0; /* else weights are what they were */
+    double bits = any ? json_number_value(json_object_get(totals, "bits_per_weight"))
+                      : 8.0 * dtype_rows[model_dtype(task->model)].bytes;
     double ratio = sizes.weights > 0 ? (double)model_bytes(task->model) / (double)sizes.weights : 1;
     json_int_t now = clock_unix_seconds();
     char id[ID_SIZE];
@@ -218,15 +229,30 @@ static int publish(struct task *task, const json_t *files, const json_t *rows,
                                  task->spec.name, "method", task->spec.recipe.name, "format", task->spec.format->name,
                                  "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256", sizes.manifest,
                                  "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
-    json_t *patch = json_pack("{s:s, s:n, s:n, s:I, s:o, s:o, s:o, s:o}", "status", "succeeded", "status_reason",
-                              "phase", "finished_at", now, "progress", task_progress_json(task), "checkpoint",
-                              task_checkpoint_json(task), "memory", task_memory_json(task, sizes.bytes), "result",
-                              result_json(task, id, rows, bits, ratio, evaluation));
+    json_t *patch = succeeded(task, now, sizes.bytes, result_json(task, id, rows, bits, ratio, evaluation));
     json_t *event = json_pack("{s:s, s:s, s:s}", "status", "succeeded", "from", "running", "artifact_id", id);
     int rc = artifact == NULL || patch == NULL || event == NULL
                  ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an artifact")
                  : store_artifact_publish(task->engine->store, task->id, task->fence, artifact, patch, "status", event);
     json_decref(artifact);
+    json_decref(patch);
+    json_decref(event);
+    return rc;
+}
+
+/* An analysis ends with its report alone. */
+static int publish_report(struct task *task)
+{
+    const struct evaluation_result none = {0};
+    json_t *rows = json_array();
+
+    task->fraction = 1;
+    json_t *patch = succeeded(task, clock_unix_seconds(), 0, result_json(task, NULL, rows, NAN, NAN, &none));
+    json_t *event = json_pack("{s:s, s:s, s:n}", "status", "succeeded", "from", "running", "artifact_id");
+    int rc = patch == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a result")
+                                            : store_job_update(task->engine->store, task->id, "running", task->fence,
+                                                               patch, "status", event, NULL);
+    json_decref(rows);
     json_decref(patch);
     json_decref(event);
     return rc;
@@ -248,6 +274,9 @@ int task_publish(struct task *task, const struct evaluation_result *evaluation)
     json_t *rows = NULL;
     double mark = clock_monotonic_seconds();
 
+    if (recipe_analyses(&task->spec.recipe)) {
+        return publish_report(task);
+    }
     tell_metrics(task, evaluation);
     int rc = engine_job_path(task->engine, task->id, "artifact", directory);
     rc = rc != 0 ? rc : export_files(task, directory, &files);

@@ -133,10 +133,17 @@ json_t *report_totals(const json_t *rows)
         fallbacks += json_is_string(json_object_get(row, "fallback"));
     }
     double whole = parameters > 0 ? parameters : 1;
-    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "modules", (json_int_t)json_array_size(rows),
-                     "parameters_quantized", (json_int_t)parameters, "bits_per_weight", bits / whole,
-                     "mean_relative_mse", relative / whole, "mean_output_relative_mse", output / whole, "solve_seconds",
-                     seconds, "fallbacks", fallbacks);
+    json_t *totals = json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "modules", (json_int_t)json_array_size(rows),
+                               "parameters_quantized", (json_int_t)parameters, "bits_per_weight", bits / whole,
+                               "mean_relative_mse", relative / whole, "mean_output_relative_mse", output / whole,
+                               "solve_seconds", seconds, "fallbacks", fallbacks);
+    if (parameters == 0) { /* means over nothing */
+        static const char *const means[] = {"bits_per_weight", "mean_relative_mse", "mean_output_relative_mse"};
+        for (size_t k = 0; k < sizeof(means) / sizeof(means[0]); k++) {
+            json_object_set_new(totals, means[k], json_null());
+        }
+    }
+    return totals;
 }
 
 static double badness(const json_t *row)

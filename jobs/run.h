@@ -32,6 +32,7 @@ struct run {
     int64_t block_index;                   /* the open one */
     double block_fraction;                 /* of the open block */
     int64_t next_row, first_row;           /* number of the next report row; and at the open block's begin */
+    json_t *notes;                         /* what else the report says of the open block */
 };
 
 /* One micro-batch: rows [first, first+rows) and tensors cut to it. */
@@ -58,8 +59,9 @@ int run_tick(struct run *run, double share, const char *phase);
 /* Charge the time since *mark to a phase and move the mark. */
 void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops);
 
-/* What a block's checkpoint holds: its quantized linears, then float tensors that a rewrite changed. */
-#define BLOCK_ITEMS_MAX (2 * LINEAR_COUNT + LINEAR_COUNT + NORM_COUNT)
+/* What a block's checkpoint holds: its quantized linears, then float tensors that a rewrite changed, and the scales of
+ * keys and values. */
+#define BLOCK_ITEMS_MAX (2 * LINEAR_COUNT + LINEAR_COUNT + NORM_COUNT + 2)
 struct block_items {
     struct qtensor list[BLOCK_ITEMS_MAX];
     int count;
@@ -92,6 +94,13 @@ const struct recipe_stage *site_solver(struct run *run, enum linear_role role, s
 int sites_rewrite(struct run *run, struct block *block);
 /* The float tensors that were changed and are stored as such. */
 int sites_keep_changes(struct run *run, const struct block *block, struct block_items *items);
+
+/* --- site_cache.c */
+/* Behind the solved SITE_ATTENTION: measure the scales of a cache that is to be quantized, keep them among the items,
+ * and let the block read keys and values through it. */
+int site_cache(struct run *run, struct block *block, struct block_items *items);
+/* What an analysing recipe has to say of the open block goes to run->notes. */
+int sites_analyse(struct run *run, struct block *block);
 
 /* Head and losses over both evaluation chains. */
 int evaluate_finish(struct run *run, struct evaluation_result *out);

@@ -178,6 +178,7 @@ int sites_solve(struct run *run, struct block *block, struct block_items *items,
 
     for (int site = 0; rc == 0 && site < SITE_COUNT; site++) {
         rc = site_run(run, block, (enum site)site, items, rows);
+        rc = rc != 0 || site != SITE_ATTENTION ? rc : site_cache(run, block, items);
     }
     bool last = run->block_index + 1 == run->config->num_layers; /* nobody reads what it would give */
     if (rc != 0 || run->calibration.set == NULL || last) {

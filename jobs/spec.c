@@ -146,6 +146,10 @@ static void check_data(const struct job_spec *spec, struct faults *faults)
     if (spec->evaluation.file_id[0] != '\0' && !id_valid(spec->evaluation.file_id, "file")) {
         faults_add(faults, ERR_INVALID_PARAMETER, "/evaluation/file_id", "is not the id of a file");
     }
+    if (spec->evaluation.file_id[0] != '\0' && spec->recipe.count > 0 && recipe_analyses(&spec->recipe)) {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/file_id", "%s changes nothing to evaluate",
+                   spec->recipe.name);
+    }
     if (spec->evaluation.file_id[0] == '\0' && spec->evaluation.sequence_length > 0) {
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length",
                    "needs evaluation.file_id: a held-back tail has the calibration's length");

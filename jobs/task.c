@@ -172,8 +172,8 @@ static int load_calibration(struct task *task)
                  (long long)task->calibration.sequences, (long long)wanted.sequence_length, (long long)c->num_samples);
         warn(task, "few_samples", message);
     }
-    if (!has_file(task->spec.evaluation.file_id)) {
-        rc = hold_back(task);
+    if (!has_file(task->spec.evaluation.file_id) && !recipe_analyses(&task->spec.recipe)) {
+        rc = hold_back(task); /* an analysis changes nothing that could be evaluated */
     }
     describe_set(task->calibration_column, &task->calibration);
     return rc;

@@ -23,7 +23,7 @@ static int compare_names(const void *a, const void *b)
 
 static struct named *sort_modules(const struct format_config *config)
 {
-    struct named *sorted = calloc((size_t)config->count, sizeof(*sorted));
+    struct named *sorted = calloc((size_t)config->count + 1, sizeof(*sorted));
 
     for (int i = 0; sorted != NULL && i < config->count; i++) {
         sorted[i] = (struct named){config->modules[i].name, i};
@@ -164,7 +164,7 @@ static int add_copy(const struct format_export *request, size_t source, size_t *
 }
 
 /* What the source has no tensor for comes last. */
-static int add_new(struct export_plan *plan, size_t *capacity)
+static int add_new(const struct format_export *request, struct export_plan *plan, size_t *capacity)
 {
     for (size_t i = 0; i < plan->dense_count; i++) {
         const struct export_dense *dense = &plan->dense[i];
@@ -176,9 +176,12 @@ static int add_new(struct export_plan *plan, size_t *capacity)
             return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
         }
         piece->dtype = dense->dtype;
-        piece->rank = dense->rows == 1 ? 1 : 2;
-        piece->shape[0] = dense->rows == 1 ? dense->cols : dense->rows;
-        piece->shape[1] = dense->rows == 1 ? 1 : dense->cols;
+        piece->rank = format_cache_shape(&request->config.cache, dense->name, dense->rows * dense->cols, piece->shape);
+        if (piece->rank == 0) {
+            piece->rank = dense->rows == 1 ? 1 : 2;
+            piece->shape[0] = dense->rows == 1 ? dense->cols : dense->rows;
+            piece->shape[1] = dense->rows == 1 ? 1 : dense->cols;
+        }
         piece->module = -1;
         piece->dense = (int)i;
         plan->count++;
@@ -213,7 +216,7 @@ static int list_pieces(const struct format_export *request, const struct named *
         }
     }
     if (modules == request->config.count) {
-        return add_new(plan, &capacity);
+        return add_new(request, plan, &capacity);
     }
     return err_raise(ERR_INTERNAL, "%d of %d quantized modules have a weight in the model", modules,
                      request->config.count);
@@ -282,7 +285,7 @@ static int place_block(const struct format_export *request, const struct named *
 
 static int place_modules(const struct format_export *request, const struct named *sorted, struct export_plan *plan)
 {
-    plan->places = calloc((size_t)request->config.count, sizeof(*plan->places));
+    plan->places = calloc((size_t)request->config.count + 1, sizeof(*plan->places));
     if (plan->places == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
     }
@@ -305,7 +308,7 @@ static int place_modules(const struct format_export *request, const struct named
 
 int export_plan_make(const struct format_export *request, struct export_plan *plan)
 {
-    if (request->config.count <= 0) {
+    if (request->config.count < 0 || (request->config.count == 0 && request->config.cache.number == GPU_NUMBER_NONE)) {
         return err_raise(ERR_INTERNAL, "an export without quantized modules");
     }
     struct named *sorted = sort_modules(&request->config);

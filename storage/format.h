@@ -4,6 +4,7 @@
  */
 
 #include "base/faults.h"
+#include "models/cache.h"
 #include "models/model.h"
 #include "models/qtensor.h"
 
@@ -35,6 +36,7 @@ struct format_config {
     const struct model *model;
     const char *method;       /* for the metadata some formats carry */
     const json_t *parameters; /* the job's quantization object, defaults filled in */
+    struct cache_scheme cache; /* number NONE: keys and values are kept as they are */
 };
 
 struct format_export;
@@ -52,6 +54,8 @@ struct format {
     int (*accepts)(const struct qscheme *scheme, int64_t rows, int64_t cols);
     /* All modules together (one global geometry? fused siblings alike?); may be NULL. */
     int (*accepts_all)(const struct format_config *config);
+    /* A quantized key and value cache: 0, or why not; NULL: the format has no place for its scales. */
+    int (*accepts_cache)(const struct cache_scheme *scheme);
     /* The tensors of one module; returns their number. */
     int (*tensors)(const struct qscheme *scheme, int64_t rows, int64_t cols,
                    struct format_tensor out[FORMAT_TENSORS_MAX]);

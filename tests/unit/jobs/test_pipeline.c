@@ -41,12 +41,12 @@ static int on_tick(void *data, double fraction, const char *phase)
 }
 
 static int on_block(void *data, int64_t index, const char *file, const char *sha256, const json_t *chains,
-                    const json_t *rows)
+                    const json_t *notes, const json_t *rows)
 {
     struct world *world = data;
     ck_assert_int_eq(index, (int64_t)json_array_size(world->blocks));
-    json_array_append_new(world->blocks, json_pack("{s:I, s:s, s:s, s:O}", "index", (json_int_t)index, "file", file,
-                                                   "sha256", sha256, "chains", chains));
+    json_array_append_new(world->blocks, json_pack("{s:I, s:s, s:s, s:O, s:O}", "index", (json_int_t)index, "file",
+                                                   file, "sha256", sha256, "chains", chains, "notes", notes));
     json_array_extend(world->rows, (json_t *)rows);
     return index == world->stop_at ? err_raise(ERR_INTERRUPTED, "interrupted by the test") : 0;
 }

@@ -1,0 +1,342 @@
+/* What each way to keep keys and values would cost, measured on the calibration inputs of every block:
+ *
+ *   fp8_e4m3, int8   static scales, one a tensor or one a head, absmax / 448 or / 127 over all calibration tokens
+ *   int4_per_token   each head of each token on its own asymmetric grid
+ *   kivi4, kivi2     keys by channel in groups of tokens, values by token in groups of channels, the newest tokens in
+ *                    float (Liu et al. 2024, KIVI, arXiv 2402.02750)
+ *
+ * The errors are ||x - xq||^2 / ||x||^2 of keys, values, scores q k^T, weights softmax(q k^T / sqrt(d)) and attention's
+ * output. They are measured on the CPU backend whatever the device, so that a report means the same everywhere. */
+
+#include "quantizers/common.h"
+
+#include "base/err.h"
+#include "models/cache.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct analysis_params {
+    struct quant_base base;
+    int64_t group_size, residual_length, max_tokens;
+};
+
+struct candidate {
+    const char *name;
+    enum gpu_number number; /* static scales, or NONE */
+    bool per_head;
+    int bits;  /* asymmetric */
+    bool kivi; /* else each head of each token has its own grid */
+};
+
+static const struct candidate candidates[] = {
+    {"fp8_e4m3_per_tensor", GPU_NUMBER_E4M3, false, 8, false},
+    {"fp8_e4m3_per_head", GPU_NUMBER_E4M3, true, 8, false},
+    {"int8_per_tensor", GPU_NUMBER_INT8, false, 8, false},
+    {"int8_per_head", GPU_NUMBER_INT8, true, 8, false},
+    {"int4_per_token", GPU_NUMBER_NONE, false, 4, false},
+    {"kivi4", GPU_NUMBER_NONE, false, 4, true},
+    {"kivi2", GPU_NUMBER_NONE, false, 2, true},
+};
+#define CANDIDATES (sizeof(candidates) / sizeof(candidates[0]))
+
+/* One candidate on one block. */
+struct trial {
+    struct gpu_cache keys, values;
+    struct tensor key_scale, value_scale;
+    struct cache_scales scales;
+    int64_t recent;
+    struct gpu_attention_error error;
+    struct gpu_residual key, value; /* sums of squares only */
+};
+
+struct analysis {
+    const struct rewrite_context *context;
+    const struct analysis_params *params;
+    const struct model_config *config;
+    struct gpu own; /* when the context's device is not the CPU */
+    const struct gpu *gpu;
+    struct gpu_stream *stream;
+    struct tensor q, k, v, kq, vq; /* on gpu; q, k and v only when it is `own` */
+    struct trial trials[CANDIDATES];
+    int64_t tokens; /* measured */
+};
+
+static void analysis_deinit(struct analysis *a)
+{
+    for (size_t i = 0; i < CANDIDATES; i++) {
+        cache_scales_deinit(&a->trials[i].scales);
+        gpu_tensor_free(a->gpu, &a->trials[i].key_scale);
+        gpu_tensor_free(a->gpu, &a->trials[i].value_scale);
+    }
+    struct tensor *const tensors[] = {&a->q, &a->k, &a->v, &a->kq, &a->vq};
+    for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]); i++) {
+        gpu_tensor_free(a->gpu, tensors[i]);
+    }
+    if (a->gpu == &a->own) {
+        if (a->stream != NULL) {
+            a->own.ops->stream_free(a->stream);
+        }
+        gpu_close(&a->own);
+    }
+}
+
+static int analysis_init(const struct rewrite_context *context, struct analysis *a)
+{
+    *a = (struct analysis){.context = context,
+                           .params = context->params,
+                           .config = context->block->config,
+                           .gpu = context->gpu,
+                           .stream = context->stream};
+    if (context->gpu->ops == gpu_cpu_ops()) {
+        return 0;
+    }
+    int rc = gpu_open("cpu", 0, &a->own);
+    if (rc != 0) {
+        return rc;
+    }
+    a->gpu = &a->own;
+    a->stream = NULL;
+    return a->own.ops->stream_new(a->own.device, &a->stream);
+}
+
+/* Queries, keys and values of micro-batch i, on the context's device. */
+static int batch_heads(const struct analysis *a, int64_t i, struct block_heads *heads)
+{
+    struct block_scratch *scratch;
+    struct tensor in;
+
+    int rc = a->context->tick != NULL ? a->context->tick(a->context->tick_data) : 0;
+    rc = rc != 0 ? rc : a->context->input(a->context->input_data, i, &in, &scratch);
+    return rc != 0 ? rc : block_attention_heads(a->context->block, scratch, &in, heads);
+}
+
+static int place_scales(struct analysis *a, struct tensor *tensor, struct gpu_cache *cache, const float *scales,
+                        int64_t count, enum gpu_number number)
+{
+    int64_t columns = a->config->num_kv_heads * a->config->head_dim;
+
+    int rc = gpu_tensor_new(a->gpu, DTYPE_F32, 1, &count, tensor);
+    *cache = (struct gpu_cache){.number = number, .scale = tensor, .run = columns / count};
+    return rc != 0 ? rc : a->gpu->ops->upload(a->stream, tensor->data, scales, (size_t)count * sizeof(float));
+}
+
+static int set_up(struct analysis *a, const struct candidate *c, const struct cache_ranges *ranges, struct trial *t)
+{
+    const struct rewrite_context *context = a->context;
+    const struct cache_scheme scheme = {c->number, c->per_head};
+    int64_t dim = a->config->head_dim, group = a->params->group_size;
+
+    if (c->number != GPU_NUMBER_NONE) {
+        int rc = cache_scales_make(ranges, a->config, &scheme, context->weight_dtype, context->gpu, context->stream,
+                                   &t->scales);
+        rc = rc != 0 ? rc : place_scales(a, &t->key_scale, &t->keys, t->scales.keys, t->scales.count, scheme.number);
+        return rc != 0 ? rc
+                       : place_scales(a, &t->value_scale, &t->values, t->scales.values, t->scales.count, scheme.number);
+    }
+    t->keys = t->values = (struct gpu_cache){.run = dim, .bits = c->bits, .tokens = 1, .length = 1};
+    if (c->kivi) {
+        t->keys.run = 1;
+        t->keys.tokens = group;
+        t->values.run = dim % group == 0 ? group : dim;
+        t->recent = a->params->residual_length;
+    }
+    return 0;
+}
+
+/* Ranges over all calibration tokens, then the scales that follow from them. */
+static int set_up_all(struct analysis *a)
+{
+    const struct rewrite_context *context = a->context;
+    struct cache_ranges ranges = {0};
+    struct block_heads heads;
+
+    int rc = cache_ranges_init(&ranges, a->config, context->gpu);
+    for (int64_t i = 0; rc == 0 && i < context->batches; i++) {
+        rc = batch_heads(a, i, &heads);
+        rc = rc != 0 ? rc : cache_ranges_add(&ranges, &heads, context->gpu, context->stream);
+    }
+    for (size_t c = 0; rc == 0 && c < CANDIDATES; c++) {
+        rc = set_up(a, &candidates[c], &ranges, &a->trials[c]);
+    }
+    cache_ranges_deinit(&ranges, context->gpu);
+    return rc;
+}
+
+/* x where it is measured. */
+static int fetch(struct analysis *a, struct tensor *here, struct tensor *x)
+{
+    if (a->gpu != &a->own) {
+        return 0;
+    }
+    if (here->data == NULL || tensor_count(here) < tensor_count(x)) {
+        gpu_tensor_free(a->gpu, here);
+        int rc = gpu_tensor_new(a->gpu, DTYPE_F32, 2, x->shape, here);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    int rc = a->context->gpu->ops->download(a->context->stream, here->data, x->data, tensor_bytes(x));
+    x->data = here->data;
+    return rc;
+}
+
+static void add_squares(struct gpu_residual *sum, const struct gpu_residual *part)
+{
+    sum->error_sq += part->error_sq;
+    sum->weight_sq += part->weight_sq;
+    sum->nonfinite += part->nonfinite;
+}
+
+static int measure(struct analysis *a, struct trial *t, const struct block_heads *heads)
+{
+    const struct gpu_ops *ops = a->gpu->ops;
+    struct tensor kq = tensor_2d(a->kq.data, DTYPE_F32, heads->k.shape[0], heads->k.shape[1]);
+    struct tensor vq = tensor_2d(a->vq.data, DTYPE_F32, heads->v.shape[0], heads->v.shape[1]);
+    struct gpu_residual key, value;
+
+    t->keys.length = t->values.length = heads->spec.length;
+    int rc = ops->quantize_cache(a->stream, &kq, &heads->k, &t->keys);
+    rc = rc != 0 ? rc : ops->quantize_cache(a->stream, &vq, &heads->v, &t->values);
+    rc = rc != 0 ? rc : ops->residual(a->stream, &key, &heads->k, &kq, NULL, NULL, NULL);
+    rc = rc != 0 ? rc : ops->residual(a->stream, &value, &heads->v, &vq, NULL, NULL, NULL);
+    rc = rc != 0 ? rc
+                 : ops->attention_error(a->stream, &t->error, &heads->q, &heads->k, &heads->v, &kq, &vq, &heads->spec,
+                                        t->recent);
+    if (rc == 0) {
+        add_squares(&t->key, &key);
+        add_squares(&t->value, &value);
+    }
+    return rc;
+}
+
+static int measure_batch(struct analysis *a, int64_t i)
+{
+    struct block_heads heads;
+
+    int rc = batch_heads(a, i, &heads);
+    rc = rc != 0 ? rc : fetch(a, &a->q, &heads.q);
+    rc = rc != 0 ? rc : fetch(a, &a->k, &heads.k);
+    rc = rc != 0 ? rc : fetch(a, &a->v, &heads.v);
+    if (rc == 0 && a->kq.data == NULL) { /* the first micro-batch is the largest */
+        rc = gpu_tensor_new(a->gpu, DTYPE_F32, 2, heads.k.shape, &a->kq);
+        rc = rc != 0 ? rc : gpu_tensor_new(a->gpu, DTYPE_F32, 2, heads.v.shape, &a->vq);
+    }
+    for (size_t c = 0; rc == 0 && c < CANDIDATES; c++) {
+        rc = measure(a, &a->trials[c], &heads);
+    }
+    a->tokens += rc == 0 ? heads.q.shape[0] : 0;
+    return rc;
+}
+
+static json_t *ratio(double error, double signal)
+{
+    double value = signal > 0 ? error / signal : error > 0 ? NAN : 0.0;
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *scale_list(const float *scales, int64_t count)
+{
+    json_t *list = count > 0 ? json_array() : json_null();
+
+    for (int64_t i = 0; i < count; i++) {
+        json_array_append_new(list, json_real((double)scales[i]));
+    }
+    return list;
+}
+
+/* Bits of a key or value with its share of what its grid needs, the float window left out. */
+static double stored_bits(const struct trial *t)
+{
+    const struct gpu_cache *k = &t->keys, *v = &t->values;
+
+    if (k->number != GPU_NUMBER_NONE) {
+        return 8;
+    }
+    return 0.5 * (k->bits + 32.0 / (double)(k->run * k->tokens) + v->bits + 32.0 / (double)(v->run * v->tokens));
+}
+
+static json_t *row_of(const struct analysis *a, size_t c)
+{
+    const struct trial *t = &a->trials[c];
+    const struct gpu_attention_error *e = &t->error;
+
+    return json_pack(
+        "{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "layer", (json_int_t)a->context->block->index,
+        "scheme", candidates[c].name, "bits_per_value", stored_bits(t), "key_relative_mse",
+        ratio(t->key.error_sq, t->key.weight_sq), "value_relative_mse", ratio(t->value.error_sq, t->value.weight_sq),
+        "score_relative_mse", ratio(e->score_error, e->score_signal), "weight_relative_mse",
+        ratio(e->weight_error, e->weight_signal), "output_relative_mse", ratio(e->output_error, e->output_signal),
+        "tokens", (json_int_t)a->tokens, "key_scales", scale_list(t->scales.keys, t->scales.count), "value_scales",
+        scale_list(t->scales.values, t->scales.count));
+}
+
+static int analyse(const struct rewrite_context *context, json_t *rows)
+{
+    struct analysis a;
+
+    int rc = analysis_init(context, &a);
+    rc = rc != 0 ? rc : set_up_all(&a);
+    for (int64_t i = 0; rc == 0 && i < context->batches && (i == 0 || a.tokens < a.params->max_tokens); i++) {
+        rc = measure_batch(&a, i);
+    }
+    for (size_t c = 0; rc == 0 && c < CANDIDATES; c++) {
+        if (json_array_append_new(rows, row_of(&a, c)) != 0) {
+            rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the rows of an analysis");
+        }
+    }
+    analysis_deinit(&a);
+    return rc;
+}
+
+static void check(const void *values, const char *pointer, struct faults *faults)
+{
+    const struct analysis_params *params = values;
+    const struct {
+        const json_t *value;
+        const char *name;
+    } idle[] = {{params->base.modules_to_not_convert, "modules_to_not_convert"},
+                {params->base.overrides, "overrides"},
+                {params->base.kv_cache, "kv_cache"}};
+    char at[192];
+
+    for (size_t i = 0; i < sizeof(idle) / sizeof(idle[0]); i++) {
+        if (idle[i].value != NULL && !json_is_null(idle[i].value)) {
+            snprintf(at, sizeof(at), "%.140s/%s", pointer, idle[i].name);
+            faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "an analysis changes nothing: it looks at the cache of every block in every way");
+        }
+    }
+    if (params->residual_length % params->group_size != 0) {
+        snprintf(at, sizeof(at), "%.140s/residual_length", pointer);
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "%lld tokens are not whole groups of %lld",
+                   (long long)params->residual_length, (long long)params->group_size);
+    }
+}
+
+static const struct params_row analysis_rows[] = {
+    QUANT_ROW(PARAMS_INT, analysis_params, group_size, "32", .min = 1, .max = 4096,
+              .help = "KIVI: tokens of a key channel, and channels of a value token, that share a grid."),
+    QUANT_ROW(PARAMS_INT, analysis_params, residual_length, "128", .min = 0, .max = 1048576,
+              .help = "KIVI: newest tokens that stay in float; sequences that are not longer lose nothing."),
+    QUANT_ROW(PARAMS_INT, analysis_params, max_tokens, "32768", .min = 1, .max = 1e9,
+              .help = "Calibration tokens to measure errors on; scales come from all of them."),
+    {.name = NULL},
+};
+
+static const struct params_row *const analysis_params_tables[] = {quant_base_rows, analysis_rows, NULL};
+
+const struct quantizer quantizer_kv_analysis = {
+    .name = "kv_analysis",
+    .title = "Analysis of the key and value cache",
+    .help = "Makes no artifact. For every block the report's \"analysis\" says what keys, values, attention scores, "
+            "attention weights and attention's output lose with FP8 and INT8 scales per tensor and per head, with 4 "
+            "bits per token, and with KIVI's keys per channel and values per token at 4 and 2 bits, on the calibration "
+            "data.",
+    .stats = STATS_RANGE,
+    .params = analysis_params_tables,
+    .params_size = sizeof(struct analysis_params),
+    .check = check,
+    .analyse = analyse,
+};

@@ -1,0 +1,45 @@
+/* A quantized key and value cache in an artifact: its two scales a block, beside the weights, and the scheme in the
+ * config, as compressed-tensors defines them. Only symmetric E4M3 has a form on disk: the runtime that reads it is
+ * vLLM, whose cache knows no other calibrated type. */
+
+#include "storage/format_common.h"
+
+#include "base/err.h"
+
+#include <string.h>
+
+int format_accepts_cache(const struct cache_scheme *scheme)
+{
+    if (scheme->number != GPU_NUMBER_E4M3) {
+        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "no runtime reads scales of an INT8 cache"),
+                            "kv_cache.dtype fp8_e4m3; kv_analysis reports INT8's scales");
+    }
+    return 0;
+}
+
+json_t *format_cache_config(const struct cache_scheme *scheme)
+{
+    if (scheme->number == GPU_NUMBER_NONE) {
+        return json_null();
+    }
+    return json_pack("{s:i, s:s, s:s, s:b, s:b}", "num_bits", 8, "type", "float", "strategy",
+                     scheme->per_head ? "attn_head" : "tensor", "dynamic", 0, "symmetric", 1);
+}
+
+static bool ends_with(const char *name, const char *ending)
+{
+    size_t length = strlen(name), wanted = strlen(ending);
+    return length >= wanted && strcmp(name + length - wanted, ending) == 0;
+}
+
+int format_cache_shape(const struct cache_scheme *scheme, const char *name, int64_t count,
+                       int64_t shape[TENSOR_RANK_MAX])
+{
+    if (scheme->number == GPU_NUMBER_NONE ||
+        (!ends_with(name, ".self_attn.k_scale") && !ends_with(name, ".self_attn.v_scale"))) {
+        return 0;
+    }
+    shape[0] = count;
+    shape[1] = shape[2] = 1;
+    return scheme->per_head ? 3 : 1;
+}
