@@ -210,6 +210,11 @@ static int solve_linear(const struct solve_context *context, const struct layer_
     return 0;
 }
 
+static unsigned needs(const void *params)
+{
+    return ((const struct llm_int8_params *)params)->llm_int8_threshold > 0 ? STATS_RANGE | STATS_SAMPLE : STATS_NONE;
+}
+
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count)
 {
@@ -236,7 +241,8 @@ const struct quantizer quantizer_llm_int8 = {
     .title = "LLM.int8()",
     .help = "Eight-bit weights and inputs, except the few input columns with very large values, which stay in float. "
             "Robust where plain INT8 inputs fail (Dettmers et al. 2022, arXiv 2208.07339).",
-    .stats = STATS_RANGE | STATS_SAMPLE,
+    .stats = STATS_NONE,
+    .needs = needs,
     .params = llm_int8_params_tables,
     .params_size = sizeof(struct llm_int8_params),
     .check = quant_base_check,

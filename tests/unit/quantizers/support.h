@@ -38,7 +38,7 @@ static inline struct linear_job job_of(const struct tensor *weight, const void *
 static inline struct layer_stats stats_of(struct rig *rig, const struct tensor *x)
 {
     struct layer_stats stats;
-    ck_assert_rc_ok(stats_init(&stats, STATS_HESSIAN | STATS_RANGE, x->shape[1], &rig->gpu));
+    ck_assert_rc_ok(stats_init(&stats, STATS_HESSIAN | STATS_RANGE | STATS_SAMPLE, x->shape[1], &rig->gpu));
     ck_assert_rc_ok(stats_add(&stats, &rig->gpu, rig->stream, x));
     ck_assert_rc_ok(stats_finish(&stats, &rig->gpu, rig->stream));
     return stats;
