@@ -112,6 +112,10 @@ int stream_blob(struct request *request, const char *sha256, const char *content
 {
     char etag[80];
     (void)snprintf(etag, sizeof(etag), "\"%s\"", sha256);
+    const char *wanted = request_header(request, "If-Match");
+    if (wanted != NULL && !header_etag_matches(wanted, etag, false)) {
+        return err_raise(ERR_PRECONDITION_FAILED, "the file's entity tag is %s", etag);
+    }
     if (header_etag_matches(request_header(request, "If-None-Match"), etag, true)) {
         reply_empty(request, 304);
         reply_header(&request->reply, "ETag", "%s", etag);

@@ -280,6 +280,13 @@ START_TEST(test_server_files)
     answer = rig_call(&rig, "GET", target, range, NULL);
     check_status(answer, 304);
     answer_free(answer);
+    (void)snprintf(range, sizeof(range), "If-Match: \"other\", %s\r\n", etag);
+    answer = rig_call(&rig, "GET", target, range, NULL);
+    check_status(answer, 200);
+    answer_free(answer);
+    (void)snprintf(range, sizeof(range), "If-Match: W/%s\r\n", etag); /* weak tags never match strongly */
+    answer = rig_call(&rig, "GET", target, range, NULL);
+    check_problem(answer, 412, "precondition_failed");
     free(etag);
     rig_close(&rig);
 }
