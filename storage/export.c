@@ -79,7 +79,8 @@ static int write_checkpoint(const struct format_export *request, const struct ex
         rc = export_write_index(request, plan);
     }
     rc = rc != 0 ? rc : export_write_config(request);
-    return rc != 0 ? rc : export_copy_side_files(request);
+    rc = rc != 0 ? rc : export_copy_side_files(request);
+    return rc != 0 || request->format->extra == NULL ? rc : request->format->extra(request);
 }
 
 int format_export(const struct format_export *request, json_t **files)

@@ -74,16 +74,18 @@ int export_write_index(const struct format_export *request, const struct export_
 
 int export_write_config(const struct format_export *request)
 {
-    json_t *quantization = request->format->config(&request->config);
+    bool plain = request->format->config == NULL;
+    json_t *quantization = plain ? NULL : request->format->config(&request->config);
     json_t *config = json_deep_copy(model_config_json(request->config.model));
 
-    if (quantization == NULL || config == NULL || json_object_set(config, "quantization_config", quantization) != 0) {
+    if (config == NULL ||
+        (!plain && (quantization == NULL || json_object_set(config, "quantization_config", quantization) != 0))) {
         json_decref(quantization);
         json_decref(config);
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for config.json");
     }
     int rc = write_json(request, FORMAT_CONFIG_FILE, config);
-    if (rc == 0 && request->format->side_file != NULL) {
+    if (rc == 0 && !plain && request->format->side_file != NULL) {
         rc = write_json(request, request->format->side_file, quantization);
     }
     json_decref(quantization);

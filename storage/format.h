@@ -61,8 +61,10 @@ struct format {
                    struct format_tensor out[FORMAT_TENSORS_MAX]);
     /* Pack tensor `index` of q into out (exactly its bytes). */
     int (*encode)(const struct qtensor *q, int index, void *out);
-    /* The quantization_config object. New reference. Unused where `write` is set. */
+    /* The quantization_config object. New reference. Unused where `write` is set. NULL: config.json gets none. */
     json_t *(*config)(const struct format_config *config);
+    /* Files beside the checkpoint, written into request->directory; may be NULL. */
+    int (*extra)(const struct format_export *request);
     /* For a container of its own: write everything but the manifest into request->directory, from the planned pieces.
      * NULL: safetensors shards, config.json and the source's side files. */
     int (*write)(const struct format_export *request, const struct export_plan *plan);

@@ -9,6 +9,7 @@
 extern const struct format format_compressed_tensors, format_gptq, format_gptq_v2, format_awq;
 extern const struct format format_gguf;
 extern const struct format format_bitsandbytes;
+extern const struct format format_aqlm, format_dense;
 
 /* A plain integer grid for weights alone: positive, the group divides, no rows grouped, inputs as they are. */
 int format_check_shape(const struct qscheme *scheme, int64_t rows, int64_t cols);

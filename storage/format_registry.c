@@ -10,8 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct format *const rows[] = {&format_compressed_tensors, &format_gptq, &format_gptq_v2,
-                                            &format_bitsandbytes,       &format_awq,  &format_gguf, NULL};
+static const struct format *const rows[] = {&format_compressed_tensors,
+                                            &format_gptq,
+                                            &format_gptq_v2,
+                                            &format_bitsandbytes,
+                                            &format_awq,
+                                            &format_gguf,
+                                            &format_aqlm,
+                                            &format_dense,
+                                            NULL};
 
 const struct format *const *format_list(void)
 {

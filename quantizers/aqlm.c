@@ -1,0 +1,203 @@
+/* AQLM (Egiazarian et al. 2024, arXiv 2401.06118): each group of g inputs of a row is its row's scale times a sum of M
+ * codebook vectors, chosen to keep W X^T.
+ *
+ * The objective is tr((W - W^) H (W - W^)^T), H = (2/T) sum x x^T: exactly what the layer's output loses on the
+ * calibration set. From a start by residual k-means, weighed by diag H, epochs of three steps:
+ *   tables   least squares with codes fixed, by conjugate gradients through H, in place of the paper's Adam;
+ *   scales   the best one of each row;
+ *   codes    a beam over the M codes of each group with all other groups fixed, for one group after the other.
+ * Each step has what is there among its candidates, so the loss falls from epoch to epoch, until it falls by less than
+ * relative_mse_tolerance. Last, scales and tables are rounded to what the artifact stores, and codes are chosen for
+ * what is stored; the loss that is reported is the one after that. */
+
+#include "quantizers/codebooks.h"
+
+#include "base/err.h"
+#include "base/ids.h"
+#include "base/log.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define KMEANS_ITERATIONS 30
+#define FIT_STEPS 12      /* of conjugate gradients in an epoch: it goes on in the next */
+#define LAST_FIT_STEPS 40 /* before the tables are rounded */
+#define EXACT 1e-9        /* of the signal: what is lost to single precision */
+
+struct aqlm_params {
+    struct quant_base base;
+    int64_t num_codebooks;
+    int64_t nbits_per_codebook;
+    int64_t in_group_size;
+    int64_t out_group_size;
+    double relative_mse_tolerance;
+    int64_t max_epochs;
+    int64_t beam_size;
+};
+
+static int scheme(const void *values, int64_t rows, int64_t cols, struct qscheme *out)
+{
+    const struct aqlm_params *params = values;
+
+    if (rows < 1 || cols < 1) {
+        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
+    }
+    if (cols % params->in_group_size != 0) {
+        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "in_group_size %lld does not divide %lld inputs",
+                                      (long long)params->in_group_size, (long long)cols),
+                            "a smaller in_group_size");
+    }
+    *out = (struct qscheme){.kind = QTENSOR_CODEBOOKS,
+                            .bits = (int)params->nbits_per_codebook,
+                            .group_size = params->in_group_size,
+                            .group_rows = 1,
+                            .codebooks = (int)params->num_codebooks,
+                            .scale_dtype = DTYPE_F32};
+    return 0;
+}
+
+/* One epoch; *loss comes and goes. */
+static int run_epoch(struct codebooks *c, const struct tensor *h, double *loss)
+{
+    double gain = 0;
+
+    int rc = codebooks_fit_tables(c, h, FIT_STEPS, loss);
+    rc = rc != 0 ? rc : codebooks_fit_scales(c, h, loss);
+    rc = rc != 0 ? rc
+                 : c->context->gpu->ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h,
+                                                     NULL, &c->spec, &gain);
+    rc = rc != 0 ? rc : codebooks_residual(c);
+    return rc != 0 ? rc : codebooks_loss(c, h, loss);
+}
+
+/* Epochs until they gain too little. Returns their number in *epochs, the first loss in *first. */
+static int refine(struct codebooks *c, const struct tensor *h, const struct linear_job *job, double *first,
+                  double *loss, int *epochs)
+{
+    const struct aqlm_params *params = job->params;
+    double before, signal = 0;
+
+    int rc = c->context->gpu->ops->output_error(c->context->stream, loss, &signal, job->weight, &c->d, h);
+    rc = rc != 0 ? rc : codebooks_loss(c, h, loss);
+    *first = *loss;
+    for (*epochs = 0; rc == 0 && *epochs<params->max_epochs && * loss> EXACT * signal;) {
+        before = *loss;
+        rc = quant_tick(c->context);
+        rc = rc != 0 ? rc : run_epoch(c, h, loss);
+        ++*epochs;
+        log_debug("epoch of codebooks", LOG_S("module", job->name), LOG_I("epoch", *epochs), LOG_F("loss", *loss));
+        if (*loss > (1 - params->relative_mse_tolerance) * before) {
+            break;
+        }
+    }
+    return rc;
+}
+
+static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, const float *diagonal,
+                        struct linear_job *job)
+{
+    const struct aqlm_params *params = job->params;
+    const struct gpu_codebook spec = {.codebooks = (int)params->num_codebooks,
+                                      .bits = (int)params->nbits_per_codebook,
+                                      .group_size = params->in_group_size,
+                                      .beam = (int)params->beam_size};
+    struct codebooks c = {0};
+    struct qscheme s;
+    double first = 0, loss = 0;
+    int epochs = 0;
+
+    int rc = scheme(params, job->weight->shape[0], job->weight->shape[1], &s);
+    if (rc != 0) {
+        return rc;
+    }
+    s.scale_dtype = context->scale_dtype;
+    rc = codebooks_init(context, job, &spec, diagonal, &c);
+    rc = rc != 0 ? rc : codebooks_start(&c, KMEANS_ITERATIONS);
+    rc = rc != 0 ? rc : refine(&c, &stats->hessian, job, &first, &loss, &epochs);
+    rc = rc != 0 || epochs == 0 ? rc : codebooks_fit_tables(&c, &stats->hessian, LAST_FIT_STEPS, &loss);
+    rc = rc != 0 ? rc : codebooks_store(&c, &stats->hessian);
+    rc = rc != 0 ? rc : codebooks_loss(&c, &stats->hessian, &job->loss);
+    rc = rc != 0 ? rc : codebooks_take(&c, &s, job);
+    if (rc == 0) {
+        snprintf(job->note, sizeof(job->note), "loss %.4g -> %.4g in %d epochs", first, job->loss, epochs);
+    }
+    codebooks_deinit(&c);
+    return rc;
+}
+
+static int check_input(const struct solve_context *context, const struct layer_stats *stats, const char *name)
+{
+    int64_t index = -1;
+
+    if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
+        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "aqlm needs calibration inputs for %s", name);
+    }
+    int rc = context->gpu->ops->find_nonfinite(context->stream, &index, &stats->hessian);
+    if (rc == 0 && index >= 0) {
+        rc = err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
+                       (long long)(index / stats->columns), (long long)(index % stats->columns));
+        (void)err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
+    }
+    return rc;
+}
+
+static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                 int count)
+{
+    float *diagonal = NULL;
+
+    if (count == 0) {
+        return 0;
+    }
+    int rc = quant_tick(context);
+    rc = rc != 0 ? rc : check_input(context, stats, jobs[0].name);
+    rc = rc != 0 ? rc : codebooks_diagonal(context, stats, &diagonal);
+    for (int i = 0; rc == 0 && i < count; i++) {
+        double start = clock_monotonic_seconds();
+        rc = i > 0 ? quant_tick(context) : 0;
+        rc = rc != 0 ? rc : solve_linear(context, stats, diagonal, &jobs[i]);
+        jobs[i].seconds = clock_monotonic_seconds() - start;
+    }
+    free(diagonal);
+    return rc;
+}
+
+static const char *const group_choices[] = {"2", "4", "8", "16", "32", NULL};
+static const char *const one[] = {"1", NULL};
+static const struct params_row aqlm_rows[] = {
+    QUANT_ROW(PARAMS_INT, aqlm_params, num_codebooks, "1", .min = 1, .max = GPU_CODE_BOOKS_MAX,
+              .help = "Codebooks whose vectors are added. Runtimes are fast at 1 of 16 bits and 2 of 8."),
+    QUANT_ROW(PARAMS_INT, aqlm_params, nbits_per_codebook, "16", .min = 1, .max = 16,
+              .help =
+                  "Bits of a code: a codebook has 2^bits vectors. Two of 8 solve hundreds of times as fast as one of "
+                  "16."),
+    QUANT_ROW(PARAMS_INT, aqlm_params, in_group_size, "8", .choices = group_choices,
+              .help = "Inputs that share a code; num_codebooks * nbits_per_codebook / in_group_size bits a weight."),
+    QUANT_ROW(PARAMS_INT, aqlm_params, out_group_size, "1", .choices = one,
+              .help = "Outputs that share a code: always one."),
+    QUANT_ROW(PARAMS_NUMBER, aqlm_params, relative_mse_tolerance, "0.01", .min = 0, .max = 1,
+              .help = "An epoch that gains less than this share of the loss is the last."),
+    QUANT_ROW(PARAMS_INT, aqlm_params, max_epochs, "100", .min = 1, .max = 1000,
+              .help = "Epochs of tables, scales and codes, at most."),
+    QUANT_ROW(PARAMS_INT, aqlm_params, beam_size, "1", .min = 1, .max = GPU_CODE_BEAM_MAX,
+              .help = "Ways of coding a group that are followed through its codebooks; with one codebook it changes "
+                      "nothing."),
+    {.name = NULL},
+};
+
+static const struct params_row *const aqlm_tables[] = {quant_base_rows, aqlm_rows, NULL};
+
+const struct quantizer quantizer_aqlm = {
+    .name = "aqlm",
+    .title = "AQLM",
+    .help = "Codes groups of weights as sums of learned vectors that keep the layer's outputs on the calibration set "
+            "(Egiazarian et al. 2024, arXiv 2401.06118). The best choice at 2 bits, and the slowest; needs calibration "
+            "data, and a runtime with its kernels.",
+    .stats = STATS_HESSIAN,
+    .params = aqlm_tables,
+    .params_size = sizeof(struct aqlm_params),
+    .check = quant_base_check,
+    .scheme = scheme,
+    .solve = solve,
+};

@@ -1,0 +1,50 @@
+#pragma once
+/* Weights on their way to sums of codebook vectors: what vector k-means and AQLM share. Inside the quantizers floor
+ * only; one thread at a time, the one that owns the context's stream. */
+
+#include "quantizers/common.h"
+
+/* A linear whose row n, group i is scale[n] * sum over m of table[m, entries[n, i, m]]. */
+struct codebooks {
+    const struct solve_context *context;
+    const struct tensor *weight; /* F32 [N,K]: the job's */
+    struct gpu_codebook spec;
+    int64_t rows, cols, groups, codes, size; /* codes of a codebook, floats of all tables */
+    struct tensor entries;                   /* U16 [N, groups * codebooks] */
+    struct tensor table;                     /* F32 [codebooks * codes, group_size] */
+    struct tensor scale;                     /* F32 [N]; 0 where a row is all zero */
+    struct tensor d;                         /* F32 [N,K]: weight less what the entries stand for */
+    struct tensor importance;                /* F32 [K]: what a column's error costs, mean 1 */
+    struct tensor p, q;                      /* F32 [N,K]: scratch */
+    struct tensor rowwise;                   /* F32 [N]: scratch */
+    struct tensor reduced;                   /* F32, like table: scratch */
+    float *host_rows;                        /* [N] */
+};
+
+/* Memory for job with scales chosen: the root mean square of each row, as scale_dtype stores it. importance: host [K],
+ * none negative, or NULL for ones. ERR_NON_FINITE_VALUE names the weight's first NaN or Inf. Deinit also after a
+ * failure. */
+int codebooks_init(const struct solve_context *context, const struct linear_job *job, const struct gpu_codebook *spec,
+                   const float *importance, struct codebooks *out);
+void codebooks_deinit(struct codebooks *c); /* zeroed is fine */
+/* Residual k-means: each codebook from what those before it left, weighed by importance and the rows' scales. */
+int codebooks_start(struct codebooks *c, int64_t max_iterations);
+/* d from entries, tables and scales as they are. */
+int codebooks_residual(struct codebooks *c);
+/* *loss = tr(d h d^T), or sum importance_k d^2 with h NULL. Uses q. */
+int codebooks_loss(struct codebooks *c, const struct tensor *h, double *loss);
+/* Round scales and tables to scale_dtype, then choose codes for them until nothing is gained. */
+int codebooks_store(struct codebooks *c, const struct tensor *h);
+/* Download into job->result, which the caller owns then. */
+int codebooks_take(const struct codebooks *c, const struct qscheme *scheme, struct linear_job *job);
+
+/* codebooks_fit.c: with h and the entries as they are, tables that lose less, by `steps` of conjugate gradients; d
+ * follows. *loss comes and goes, and never rises. */
+int codebooks_fit_tables(struct codebooks *c, const struct tensor *h, int steps, double *loss);
+/* The best scale of each row. */
+int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *loss);
+
+/* diag H of the statistics on the host, or *out = NULL when there are none; the caller frees it. */
+int codebooks_diagonal(const struct solve_context *context, const struct layer_stats *stats, float **out);
+/* A value as dtype (F32, F16 or BF16) stores it; beyond its range, the last one that it has. */
+float codebooks_stored(float value, enum dtype dtype);
