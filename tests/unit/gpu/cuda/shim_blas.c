@@ -261,22 +261,41 @@ static void check_operand(const char *name, const struct layout *l, const void *
     }
 }
 
+/* Rows of op(operand), or its columns, as F32 next to each other. */
+static float *packed(const struct layout *l, const void *base, int64_t batch, cublasOperation_t op, int64_t count,
+                     int64_t depth, bool rows)
+{
+    float *out = malloc((size_t)(count * depth) * sizeof(float));
+
+    if (out == NULL) {
+        abort();
+    }
+    for (int64_t i = 0; i < count; i++) {
+        for (int64_t k = 0; k < depth; k++) {
+            out[i * depth + k] = read_element(l, base, batch, rows ? i : k, rows ? k : i, op);
+        }
+    }
+    return out;
+}
+
 static void product(const struct matmul *m, const struct layout *al, const void *a, const struct layout *bl,
                     const void *b, const struct layout *cl, float *c, float alpha, float beta)
 {
     int64_t depth = (int64_t)(m->a == CUBLAS_OP_T ? al->rows : al->cols);
+    int64_t rows = (int64_t)cl->rows, cols = (int64_t)cl->cols;
 
     for (int64_t batch = 0; batch < cl->batch; batch++) {
-        for (int64_t col = 0; col < (int64_t)cl->cols; col++) {
-            for (int64_t row = 0; row < (int64_t)cl->rows; row++) {
-                float *out = c + batch * cl->stride + col * cl->ld + row;
-                float sum = 0;
-                for (int64_t k = 0; k < depth; k++) {
-                    sum += read_element(al, a, batch, row, k, m->a) * read_element(bl, b, batch, k, col, m->b);
-                }
-                *out = alpha * sum + (beta != 0 ? beta * *out : 0.0f);
+        float *x = packed(al, a, batch, m->a, rows, depth, true), *y = packed(bl, b, batch, m->b, cols, depth, false);
+        for (int64_t at = 0; at < rows * cols; at++) {
+            int64_t row = at % rows, col = at / rows;
+            float *out = c + batch * cl->stride + col * cl->ld + row, sum = 0;
+            for (int64_t k = 0; k < depth; k++) {
+                sum += x[row * depth + k] * y[col * depth + k];
             }
+            *out = alpha * sum + (beta != 0 ? beta * *out : 0.0f);
         }
+        free(x);
+        free(y);
     }
 }
 
