@@ -25,6 +25,13 @@ import torch
 import torch.nn.functional as F
 
 
+def settled():
+    """The time, when a device has done what it was told."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Clock:
     """Adds up seconds under the names of phases."""
 
@@ -32,9 +39,9 @@ class Clock:
         self.seconds = {}
 
     def run(self, phase, call, *arguments):
-        start = time.perf_counter()
+        start = settled()
         result = call(*arguments)
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + settled() - start
         return result
 
 
@@ -92,7 +99,7 @@ def solve(clock, weight, hessian, args):
 
 def pack(codes, bits):
     """Codes into int32 words along the inputs, as an artifact holds them."""
-    stream = np.unpackbits(codes.numpy()[:, :, None], axis=2, bitorder="little")[:, :, :bits]
+    stream = np.unpackbits(codes.cpu().numpy()[:, :, None], axis=2, bitorder="little")[:, :, :bits]
     return torch.from_numpy(np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little").view(np.int32))
 
 
@@ -112,7 +119,7 @@ def read_tensors(folder):
         data, base, entry = places[name]
         begin, end = entry["data_offsets"]
         dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[entry["dtype"]]
-        return torch.from_numpy(data[base + begin:base + end].copy()).view(dtype).float().reshape(entry["shape"])
+        return torch.from_numpy(data[base + begin:base + end].copy()).to(torch.get_default_device()).view(dtype).float().reshape(entry["shape"])
 
     return read
 
@@ -163,15 +170,15 @@ def gather(clock, block, states):
     inside = [0.0]
 
     def watch(name, x):
-        start = time.perf_counter()
+        start = settled()
         hessians[name] += x.T @ x
-        inside[0] += time.perf_counter() - start
+        inside[0] += settled() - start
 
     block.watch = watch
-    start = time.perf_counter()
+    start = settled()
     for state in states:
         block.forward(state)
-    whole = time.perf_counter() - start
+    whole = settled() - start
     block.watch = None
     clock.seconds["hessian"] = clock.seconds.get("hessian", 0.0) + inside[0]
     clock.seconds["forward"] = clock.seconds.get("forward", 0.0) + whole - inside[0]
@@ -193,7 +200,7 @@ def quantize_block(clock, block, states, args, losses, out):
         group_size = weight.shape[1] // scale.shape[1]
         block.weights[name] = clock.run("grid", dequantize, codes, scale, args.bits, group_size)
         packed = clock.run("pack", pack, codes, args.bits)
-        clock.run("write", lambda: (out.write(packed.numpy().tobytes()), out.write(scale.to(torch.bfloat16).view(torch.int16).numpy().tobytes())))
+        clock.run("write", lambda: (out.write(packed.numpy().tobytes()), out.write(scale.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())))
         losses.append(energy(weight - block.weights[name], hessians[name]) / energy(weight, hessians[name]))
     return clock.run("forward", lambda: [block.forward(state) for state in states])
 
@@ -219,7 +226,7 @@ def run_job(args):
 
 def run_solve(args):
     """One linear of random weights on correlated inputs with a few loud channels; the Hessian is not timed."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     n, rows = args.solve, args.rows or args.solve
     x = torch.randn(2 * n, n, generator=generator)
     x[:, 1:] += 0.5 * x[:, :-1]
@@ -243,9 +250,9 @@ def roof():
 
 
 def timed(call, *arguments):
-    start = time.perf_counter()
+    start = settled()
     call(*arguments)
-    return time.perf_counter() - start
+    return settled() - start
 
 
 def main():
@@ -259,8 +266,10 @@ def main():
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--damp-percent", type=float, default=0.01)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
     with torch.inference_mode():
         result = {"torch": torch.__version__, "numpy": np.__version__, "threads": torch.get_num_threads(),
                   "cpu_capability": torch.backends.cpu.get_cpu_capability(), "mkl": torch.backends.mkl.is_available(),
