@@ -32,7 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SCORE_TOKENS 8192
+#define SCORE_TOKENS 4096
 #define DUO_FLOOR 1e-4
 
 enum awq_version { AWQ_GEMM };

@@ -1,0 +1,432 @@
+/* AWQ in a block: the function stays, what is scored never gets worse, and what cannot be moved is left alone; the
+ * clip search in solve. */
+
+#include "tests/unit/models/support.h"
+#include "tests/unit/quantizers/support.h"
+
+#define SEQUENCES 2
+#define LENGTH 24
+#define TOKENS (SEQUENCES * LENGTH)
+#define BATCHES 3
+
+static const char *const llama =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":1,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":4,\"vocab_size\":10,\"attention_bias\":true}";
+static const char *const grouped =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":1,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":10}";
+
+/* A block, and the hidden activations that come to it. */
+struct house {
+    struct support support;
+    struct rig rig;
+    struct model *model;
+    struct block block, kept; /* the second as it was */
+    struct block_scratch *scratch;
+    struct tensor x[BATCHES], in, wide, m;
+    enum site site;
+    struct qscheme scheme;
+    int skipped; /* role that stays in float, -1 = none, LINEAR_COUNT = all */
+    int ticks, stop_at;
+};
+
+static void house_open(struct house *h, const char *config, int bits, int threads)
+{
+    memset(h, 0, sizeof(*h));
+    support_init(&h->support, config);
+    h->support.dtype = DTYPE_BF16;
+    support_write(&h->support);
+    ck_assert_rc_ok(support_open(&h->support, ".", &h->model));
+    rig_open(&h->rig, threads);
+    ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, &h->block));
+    ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, &h->kept));
+    ck_assert_rc_ok(
+        block_scratch_new(model_config(h->model), SEQUENCES, LENGTH, &h->rig.gpu, h->rig.stream, &h->scratch));
+    for (int b = 0; b < BATCHES; b++) {
+        h->x[b] = rig_random(&h->rig, TOKENS, 64, 100 + (uint64_t)b);
+        for (int64_t i = 0; i < TOKENS * 64; i++) { /* a few large inputs, as trained models have */
+            floats(&h->x[b])[i] *= i % 64 == 5 || i % 64 == 40 ? 25.0f : 1.0f;
+        }
+    }
+    h->in = rig_tensor(&h->rig, DTYPE_F32, TOKENS, 64);
+    h->m = rig_tensor(&h->rig, DTYPE_F32, TOKENS, 64);
+    h->wide = rig_tensor(&h->rig, DTYPE_F32, TOKENS, 96);
+    h->scheme = (struct qscheme){.kind = QTENSOR_INT, .bits = bits, .group_size = 32, .scale_dtype = DTYPE_F16};
+    h->skipped = -1;
+    h->stop_at = -1;
+}
+
+static void house_close(struct house *h)
+{
+    for (int b = 0; b < BATCHES; b++) {
+        gpu_tensor_free(&h->rig.gpu, &h->x[b]);
+    }
+    gpu_tensor_free(&h->rig.gpu, &h->in);
+    gpu_tensor_free(&h->rig.gpu, &h->m);
+    gpu_tensor_free(&h->rig.gpu, &h->wide);
+    block_scratch_free(h->scratch);
+    block_deinit(&h->block, &h->rig.gpu);
+    block_deinit(&h->kept, &h->rig.gpu);
+    rig_close(&h->rig);
+    model_close(h->model);
+    support_deinit(&h->support);
+}
+
+/* Input i of a site of this block. */
+static struct tensor site_input(struct house *h, const struct block *block, enum site site, int64_t i)
+{
+    struct tensor attention = tensor_2d(h->wide.data, DTYPE_F32, TOKENS, 64), act = h->wide;
+
+    memcpy(h->m.data, h->x[i].data, tensor_bytes(&h->m));
+    ck_assert_rc_ok(block_attention_input(block, h->scratch, &h->m, &h->in));
+    if (site == SITE_ATTENTION) {
+        return h->in;
+    }
+    ck_assert_rc_ok(block_attention(block, h->scratch, &h->in, &attention));
+    if (site == SITE_OUTPUT) {
+        return attention;
+    }
+    ck_assert_rc_ok(block_attention_output(block, h->scratch, &attention, &h->m));
+    ck_assert_rc_ok(block_mlp_input(block, h->scratch, &h->m, &h->in));
+    if (site == SITE_MLP) {
+        return h->in;
+    }
+    ck_assert_rc_ok(block_mlp(block, h->scratch, &h->in, &act));
+    return act;
+}
+
+static int give_input(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch)
+{
+    struct house *h = data;
+    ck_assert(i >= 0 && i < BATCHES);
+    *in = site_input(h, &h->block, h->site, i);
+    *scratch = h->scratch;
+    return 0;
+}
+
+static const struct qscheme *give_scheme(void *data, enum linear_role role)
+{
+    struct house *h = data;
+    return h->skipped == LINEAR_COUNT || h->skipped == (int)role ? NULL : &h->scheme;
+}
+
+static int count_tick(void *data)
+{
+    struct house *h = data;
+    return h->ticks++ == h->stop_at ? ERR_CANCELLED : 0;
+}
+
+static int rewrite(struct house *h, enum site site, const char *text)
+{
+    const struct quantizer *awq = quantizer_find("awq");
+    void *params = params_new(awq, text);
+    struct layer_stats stats;
+
+    h->site = site;
+    ck_assert_rc_ok(
+        stats_init(&stats, awq->rewrite_stats, block_site_columns(model_config(h->model), site), &h->rig.gpu));
+    for (int b = 0; b < BATCHES; b++) {
+        struct tensor in = site_input(h, &h->block, site, b);
+        ck_assert_rc_ok(stats_add(&stats, &h->rig.gpu, h->rig.stream, &in));
+    }
+    ck_assert_rc_ok(stats_finish(&stats, &h->rig.gpu, h->rig.stream));
+    const struct rewrite_context context = {.gpu = &h->rig.gpu,
+                                            .stream = h->rig.stream,
+                                            .params = params,
+                                            .weight_dtype = DTYPE_BF16,
+                                            .site = site,
+                                            .block = &h->block,
+                                            .stats = &stats,
+                                            .batches = BATCHES,
+                                            .input = give_input,
+                                            .input_data = h,
+                                            .scheme = give_scheme,
+                                            .scheme_data = h,
+                                            .tick = count_tick,
+                                            .tick_data = h};
+    int rc = awq->rewrite(&context);
+    stats_deinit(&stats, &h->rig.gpu);
+    params_free(awq, params);
+    return rc;
+}
+
+static void block_output(struct house *h, const struct block *block, int b, float *out)
+{
+    memcpy(h->m.data, h->x[b].data, tensor_bytes(&h->m));
+    ck_assert_rc_ok(block_forward(block, h->scratch, &h->m));
+    memcpy(out, h->m.data, tensor_bytes(&h->m));
+}
+
+static double distance(const float *a, const float *b, int64_t count)
+{
+    double error = 0, signal = 0;
+    for (int64_t i = 0; i < count; i++) {
+        error += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        signal += (double)b[i] * (double)b[i];
+    }
+    return sqrt(error / signal);
+}
+
+/* What the site's parent loses against the float block when the site's linears are rounded to nearest. */
+static double scored_loss(struct house *h, const struct block *block, enum site site)
+{
+    struct block rounded = *block;
+    struct tensor copies[LINEAR_COUNT] = {0};
+    double lost = 0;
+
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        if (arch_linear_site[role] == site) {
+            struct linear_job job = solve_one(&h->rig, "rtn",
+                                              h->scheme.bits == 3 ? "{\"bits\":3,\"group_size\":32,\"sym\":false}"
+                                                                  : "{\"bits\":4,\"group_size\":32,\"sym\":false}",
+                                              DTYPE_F16, NULL, &block->linears[role]);
+            copies[role] = rig_tensor(&h->rig, DTYPE_F32, job.result.rows, job.result.cols);
+            qtensor_dequantize(&job.result, copies[role].data);
+            rounded.linears[role] = copies[role];
+            qtensor_deinit(&job.result);
+        }
+    }
+    for (int b = 0; b < BATCHES; b++) {
+        float wanted[TOKENS * 64], got[TOKENS * 64];
+        struct tensor in = site_input(h, &h->kept, site, b), out = h->m;
+        const struct block *blocks[] = {&h->kept, &rounded};
+        for (int i = 0; i < 2; i++) {
+            struct tensor middle = rig_tensor(&h->rig, DTYPE_F32, TOKENS, site == SITE_ATTENTION ? 64 : 96);
+            in = site_input(h, i == 0 ? &h->kept : block, site, b); /* the float block's own inputs */
+            memset(out.data, 0, tensor_bytes(&out));
+            if (site == SITE_ATTENTION) {
+                ck_assert_rc_ok(block_attention(blocks[i], h->scratch, &in, &middle));
+                ck_assert_rc_ok(block_attention_output(blocks[i], h->scratch, &middle, &out));
+            } else if (site == SITE_OUTPUT) {
+                ck_assert_rc_ok(block_attention_output(blocks[i], h->scratch, &in, &out));
+            } else if (site == SITE_MLP) {
+                ck_assert_rc_ok(block_mlp(blocks[i], h->scratch, &in, &middle));
+                ck_assert_rc_ok(block_mlp_output(blocks[i], h->scratch, &middle, &out));
+            } else {
+                ck_assert_rc_ok(block_mlp_output(blocks[i], h->scratch, &in, &out));
+            }
+            memcpy(i == 0 ? wanted : got, out.data, sizeof(wanted));
+            gpu_tensor_free(&h->rig.gpu, &middle);
+        }
+        lost += pow(distance(got, wanted, TOKENS * 64), 2);
+    }
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        gpu_tensor_free(&h->rig.gpu, &copies[role]);
+    }
+    return lost;
+}
+
+static const char *const settings[] = {"{}", "{\"duo_scaling\":false}", "{\"n_grid\":1}",
+                                       "{\"n_grid\":7,\"duo_scaling\":false}"};
+
+/* One site after the other: the block's function stays, and each scored loss is at most what rounding alone loses. */
+START_TEST(function_stays_and_loss_falls)
+{
+    struct house h;
+    double before = 0, after = 0;
+
+    house_open(&h, _i / 4 == 0 ? llama : grouped, 3 + _i % 2, 2);
+    for (int site = 0; site < SITE_COUNT; site++) {
+        double plain = scored_loss(&h, &h.kept, (enum site)site);
+        ck_assert_rc_ok(rewrite(&h, (enum site)site, settings[_i % 4]));
+        double found = scored_loss(&h, &h.block, (enum site)site);
+        ck_assert_msg(found <= plain * 1.05, "site %d: %g, rounding %g", site, found, plain); /* stored norms round */
+        before += plain;
+        after += found;
+    }
+    ck_assert_double_le(after, before * 1.01);
+    ck_assert(_i % 4 == 2 || after < 0.95 * before);
+    for (int b = 0; b < BATCHES; b++) {
+        float was[TOKENS * 64], is[TOKENS * 64];
+        block_output(&h, &h.kept, b, was);
+        block_output(&h, &h.block, b, is);
+        ck_assert_double_lt(distance(is, was, TOKENS * 64), 1e-5);
+    }
+    house_close(&h);
+}
+END_TEST
+
+static bool same(const struct tensor *a, const struct tensor *b)
+{
+    return memcmp(a->data, b->data, tensor_bytes(a)) == 0;
+}
+
+static void check_untouched(struct house *h)
+{
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        ck_assert(same(&h->block.linears[role], &h->kept.linears[role]) && !h->block.changed_linears[role]);
+    }
+    ck_assert(same(&h->block.norms[NORM_ATTENTION], &h->kept.norms[NORM_ATTENTION]));
+    ck_assert(same(&h->block.norms[NORM_MLP], &h->kept.norms[NORM_MLP]));
+}
+
+START_TEST(what_cannot_move_is_left_alone)
+{
+    struct house h;
+
+    house_open(&h, grouped, 4, 1); /* a row of v feeds two inputs of o */
+    ck_assert_rc_ok(rewrite(&h, SITE_OUTPUT, "{}"));
+    check_untouched(&h);
+    h.skipped = LINEAR_COUNT; /* nothing of the block is rounded */
+    for (int site = 0; site < SITE_COUNT; site++) {
+        ck_assert_rc_ok(rewrite(&h, (enum site)site, "{}"));
+    }
+    h.skipped = -1;
+    h.scheme.kind = QTENSOR_FLOAT8; /* or not to an integer grid */
+    ck_assert_rc_ok(rewrite(&h, SITE_MLP, "{}"));
+    check_untouched(&h);
+    ck_assert_int_eq(h.ticks, 0);
+    house_close(&h);
+}
+END_TEST
+
+/* A reader in float takes part in the fold, not in the score. */
+START_TEST(a_reader_in_float_keeps_the_function)
+{
+    struct house h;
+    float was[TOKENS * 64], is[TOKENS * 64];
+
+    house_open(&h, llama, 3, 1);
+    h.skipped = LINEAR_GATE;
+    ck_assert_rc_ok(rewrite(&h, SITE_MLP, "{}"));
+    ck_assert(h.block.changed_linears[LINEAR_GATE] && h.block.changed_linears[LINEAR_UP]);
+    block_output(&h, &h.kept, 0, was);
+    block_output(&h, &h.block, 0, is);
+    ck_assert_double_lt(distance(is, was, TOKENS * 64), 1e-5);
+    house_close(&h);
+}
+END_TEST
+
+/* An input that is always zero has nothing to be scaled by. */
+START_TEST(dead_inputs_keep_their_weights)
+{
+    struct house h;
+
+    house_open(&h, llama, 3, 1);
+    floats(&h.block.norms[NORM_MLP])[9] = 0;
+    ck_assert_rc_ok(rewrite(&h, SITE_MLP, "{}"));
+    ck_assert(h.block.changed_norms[NORM_MLP]);
+    ck_assert_float_eq(floats(&h.block.norms[NORM_MLP])[9], 0);
+    for (int64_t n = 0; n < 96; n++) {
+        ck_assert_float_eq(floats(&h.block.linears[LINEAR_UP])[n * 64 + 9],
+                           floats(&h.kept.linears[LINEAR_UP])[n * 64 + 9]);
+    }
+    house_close(&h);
+}
+END_TEST
+
+/* No candidate has a finite output: the block stays as it is. */
+START_TEST(nothing_finite_means_nothing_done)
+{
+    struct house h;
+
+    house_open(&h, llama, 4, 1);
+    floats(&h.block.linears[LINEAR_DOWN])[3] = INFINITY;
+    floats(&h.kept.linears[LINEAR_DOWN])[3] = INFINITY;
+    ck_assert_rc_ok(rewrite(&h, SITE_MLP, "{}"));
+    check_untouched(&h);
+    house_close(&h);
+}
+END_TEST
+
+START_TEST(threads_and_runs_agree)
+{
+    struct house a, b;
+
+    house_open(&a, llama, 4, 1);
+    house_open(&b, llama, 4, 2);
+    for (int site = 0; site < SITE_COUNT; site++) {
+        ck_assert_rc_ok(rewrite(&a, (enum site)site, "{}"));
+        ck_assert_rc_ok(rewrite(&b, (enum site)site, "{}"));
+    }
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        ck_assert(same(&a.block.linears[role], &b.block.linears[role]));
+    }
+    ck_assert(same(&a.block.norms[NORM_MLP], &b.block.norms[NORM_MLP]));
+    b.stop_at = b.ticks + 2;
+    ck_assert_int_eq(rewrite(&b, SITE_MLP, "{}"), ERR_CANCELLED);
+    house_close(&a);
+    house_close(&b);
+}
+END_TEST
+
+/* Cutting ranges never costs output, helps where one weight is far out, and leaves q and k alone. */
+START_TEST(clip_in_solve)
+{
+    static const char *const off = "{\"bits\":3,\"group_size\":64,\"clip\":false}";
+    static const char *const on = "{\"bits\":3,\"group_size\":64}";
+    const struct quantizer *awq = quantizer_find("awq");
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct tensor w = rig_random(&rig, 24, 192, 5), x = rig_correlated(&rig, 600, 192, 6);
+    struct layer_stats stats = stats_of(&rig, &x);
+    struct solve_context context = context_of(&rig, DTYPE_F16);
+
+    for (int64_t n = 0; n < 24; n++) {
+        floats(&w)[n * 192 + n] = 5.0f;
+    }
+    struct linear_job cut = solve_one(&rig, "awq", on, DTYPE_F16, &stats, &w);
+    struct linear_job whole = solve_one(&rig, "awq", off, DTYPE_F16, &stats, &w);
+    struct linear_job rtn = solve_one(&rig, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false}", DTYPE_F16, NULL, &w);
+    ck_assert_same_codes(&whole.result, &rtn.result);
+    double clipped = loss_of(&cut.result, &w, &stats.hessian, 0), plain = loss_of(&rtn.result, &w, &stats.hessian, 0);
+    ck_assert_double_lt(clipped, 0.95 * plain);
+    ck_assert_near(cut.loss, clipped, 1e-3 * clipped);
+
+    void *params = params_new(awq, on);
+    struct linear_job q = job_of(&w, params);
+    q.name = "model.layers.0.self_attn.k_proj";
+    ck_assert_rc_ok(awq->solve(&context, &stats, &q, 1));
+    ck_assert_same_codes(&q.result, &rtn.result);
+    ck_assert_int_eq(
+        awq->solve(&context, NULL, &(struct linear_job){.name = "up_proj", .weight = &w, .params = params}, 1),
+        ERR_INSUFFICIENT_CALIBRATION);
+    params_free(awq, params);
+    struct qtensor *all[] = {&cut.result, &whole.result, &rtn.result, &q.result};
+    for (int i = 0; i < 4; i++) {
+        qtensor_deinit(all[i]);
+    }
+    stats_free(&rig, &stats);
+    gpu_tensor_free(&rig.gpu, &w);
+    gpu_tensor_free(&rig.gpu, &x);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(defaults_and_what_may_follow)
+{
+    const struct quantizer *awq = quantizer_find("awq");
+    struct quant_common *common = params_new(awq, "{}");
+    struct qscheme scheme = {.kind = QTENSOR_INT, .bits = 4};
+
+    ck_assert_int_eq(common->bits, 4);
+    ck_assert_int_eq(common->group_size, 128);
+    ck_assert(!common->sym && !common->mse_search);
+    ck_assert_rc_ok(awq->amend(common, &scheme));
+    scheme.kind = QTENSOR_NF4;
+    ck_assert_int_eq(awq->amend(common, &scheme), ERR_INCOMPATIBLE_OPTIONS);
+    params_free(awq, common);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("quantizers/awq");
+    TCase *tcase = tcase_create("all");
+
+    tcase_set_timeout(tcase, 120);
+    tcase_add_loop_test(tcase, function_stays_and_loss_falls, 0, 8);
+    tcase_add_test(tcase, what_cannot_move_is_left_alone);
+    tcase_add_test(tcase, a_reader_in_float_keeps_the_function);
+    tcase_add_test(tcase, dead_inputs_keep_their_weights);
+    tcase_add_test(tcase, nothing_finite_means_nothing_done);
+    tcase_add_test(tcase, threads_and_runs_agree);
+    tcase_add_test(tcase, clip_in_solve);
+    tcase_add_test(tcase, defaults_and_what_may_follow);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,154 @@
+/* The choice of scales that every integer method offers. */
+
+#include "tests/unit/quantizers/support.h"
+
+struct problem {
+    struct rig rig;
+    struct tensor w, x;
+    struct layer_stats stats;
+};
+
+static void problem_open(struct problem *p)
+{
+    rig_open(&p->rig, 2);
+    p->w = rig_random(&p->rig, 40, 192, 15);
+    p->x = rig_correlated(&p->rig, 600, 192, 16);
+    p->stats = stats_of(&p->rig, &p->x);
+}
+
+static void problem_close(struct problem *p)
+{
+    stats_free(&p->rig, &p->stats);
+    gpu_tensor_free(&p->rig.gpu, &p->w);
+    gpu_tensor_free(&p->rig.gpu, &p->x);
+    rig_close(&p->rig);
+}
+
+static struct linear_job solved(struct problem *p, const char *method, const char *text, bool calibrated)
+{
+    return solve_one(&p->rig, method, text, DTYPE_F16, calibrated ? &p->stats : NULL, &p->w);
+}
+
+/* Each search on its own, as the older name says it, and what it gains where it looks. */
+START_TEST(searches_of_rtn)
+{
+    struct problem p;
+    problem_open(&p);
+    struct linear_job auto_ = solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false}", true);
+    struct linear_job minmax =
+        solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false,\"scale_search\":\"minmax\"}", false);
+    struct linear_job older =
+        solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false,\"mse_search\":true}", true);
+    struct linear_job mse =
+        solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false,\"scale_search\":\"mse\"}", false);
+    struct linear_job imatrix =
+        solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false,\"scale_search\":\"imatrix\"}", true);
+    struct linear_job hqq =
+        solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false,\"scale_search\":\"hqq\"}", false);
+    struct linear_job hqq_measured =
+        solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false,\"scale_search\":\"hqq\"}", true);
+
+    ck_assert_same_codes(&auto_.result, &minmax.result);
+    ck_assert_same_codes(&older.result, &mse.result);
+    double plain = loss_of(&minmax.result, &p.w, &p.stats.hessian, 0);
+    double weighed = loss_of(&imatrix.result, &p.w, &p.stats.hessian, 0);
+    ck_assert_double_lt(weighed, 0.97 * plain);
+    ck_assert_double_le(loss_of(&hqq_measured.result, &p.w, &p.stats.hessian, 0), plain * 1.0001);
+    ck_assert_near(imatrix.loss, weighed, 1e-3 * weighed);
+    ck_assert(isnan(minmax.loss) && isnan(mse.loss) && isnan(hqq.loss));
+    float *a = dequantized(&minmax.result), *b = dequantized(&hqq.result);
+    double size = 0, refined = 0;
+    for (int64_t i = 0; i < 40 * 192; i++) {
+        size += fabs((double)floats(&p.w)[i] - (double)a[i]);
+        refined += fabs((double)floats(&p.w)[i] - (double)b[i]);
+    }
+    ck_assert_double_lt(refined, 0.99 * size);
+    free(a);
+    free(b);
+    struct qtensor *all[] = {&auto_.result,   &minmax.result, &older.result,       &mse.result,
+                             &imatrix.result, &hqq.result,    &hqq_measured.result};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        qtensor_deinit(all[i]);
+    }
+    problem_close(&p);
+}
+END_TEST
+
+/* GPTQ's default is the weighed search; the others change its codes and keep it from losing to rounding. */
+START_TEST(searches_of_gptq_and_awq)
+{
+    static const char *const texts[] = {"minmax", "mse", "imatrix", "hqq"};
+    struct problem p;
+    problem_open(&p);
+    struct linear_job usual = solved(&p, "gptq", "{\"bits\":3,\"group_size\":64,\"sym\":false}", true);
+    struct linear_job rtn = solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false}", true);
+    double rounding = loss_of(&rtn.result, &p.w, &p.stats.hessian, 0);
+
+    for (int i = 0; i < 4; i++) {
+        char text[128];
+        snprintf(text, sizeof(text), "{\"bits\":3,\"group_size\":64,\"sym\":false,\"scale_search\":\"%s\"}", texts[i]);
+        struct linear_job gptq = solved(&p, "gptq", text, true), awq = solved(&p, "awq", text, true);
+        ck_assert((codes_differing(&gptq.result, &usual.result) == 0) == (i == 2));
+        ck_assert_double_lt(loss_of(&gptq.result, &p.w, &p.stats.hessian, 0), 0.9 * rounding);
+        ck_assert_double_le(loss_of(&awq.result, &p.w, &p.stats.hessian, 0), rounding * 1.0001);
+        qtensor_deinit(&gptq.result);
+        qtensor_deinit(&awq.result);
+    }
+    qtensor_deinit(&usual.result);
+    qtensor_deinit(&rtn.result);
+    problem_close(&p);
+}
+END_TEST
+
+START_TEST(what_it_needs)
+{
+    const struct quantizer *rtn = quantizer_find("rtn");
+    struct problem p;
+    problem_open(&p);
+    struct solve_context context = context_of(&p.rig, DTYPE_F16);
+    void *weighed = params_new(rtn, "{\"group_size\":64,\"scale_search\":\"imatrix\"}"), *plain = params_new(rtn, "{}");
+    struct linear_job job = job_of(&p.w, weighed);
+
+    ck_assert_uint_eq(quantizer_stats(rtn, weighed), STATS_HESSIAN);
+    ck_assert_uint_eq(quantizer_stats(rtn, plain), STATS_NONE);
+    ck_assert_uint_eq(quantizer_stats(quantizer_find("gptq"), weighed), STATS_HESSIAN);
+    ck_assert_int_eq(rtn->solve(&context, NULL, &job, 1), ERR_INSUFFICIENT_CALIBRATION);
+    ck_assert_ptr_null(job.result.codes);
+    params_free(rtn, weighed);
+    params_free(rtn, plain);
+    problem_close(&p);
+}
+END_TEST
+
+START_TEST(contradictions_are_named)
+{
+    static const struct {
+        const char *method, *text, *pointer;
+    } rows[] = {
+        {"rtn", "{\"scale_search\":\"hqq\"}", "/q/scale_search"},
+        {"gptq", "{\"scale_search\":\"hqq\"}", "/q/scale_search"},
+        {"awq", "{\"scale_search\":\"hqq\",\"sym\":true}", "/q/scale_search"},
+        {"rtn", "{\"scale_search\":\"minmax\",\"mse_search\":true}", "/q/mse_search"},
+        {"gptq", "{\"scale_search\":\"mse\",\"mse_search\":false}", "/q/mse_search"},
+        {"awq", "{\"scale_search\":\"hqq\"}", NULL},
+        {"rtn", "{\"scale_search\":\"mse\",\"mse_search\":true}", NULL},
+        {"gptq", "{\"scale_search\":\"minmax\"}", NULL},
+        {"gptq", "{\"scale_search\":\"minmax\",\"mse_search\":false}", NULL},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct quantizer *method = quantizer_find(rows[i].method);
+        void *params = params_new(method, rows[i].text);
+        struct faults faults = {0};
+        method->check(params, "/q", &faults);
+        ck_assert_msg(faults.count == (rows[i].pointer != NULL ? 1 : 0), "%s %s: %zu faults", rows[i].method,
+                      rows[i].text, faults.count);
+        if (rows[i].pointer != NULL) {
+            ck_assert_str_eq(faults.items[0].param, rows[i].pointer);
+            ck_assert_int_eq(faults.items[0].code, ERR_INCOMPATIBLE_OPTIONS);
+        }
+        params_free(method, params);
+    }
+}
+END_TEST
+
+UNIT_MAIN("quantizers/search", searches_of_rtn, searches_of_gptq_and_awq, what_it_needs, contradictions_are_named)
