@@ -32,22 +32,20 @@ static int compare_floats(const void *a, const void *b)
 }
 
 /* Seven decades, each with twice the points of the one below: the middles of 2^i even steps from 0.1 to 1, times
- * 10^(i-6), of both signs; then 0 and 1 (Dettmers et al. 2021, arXiv 2110.02861). In single precision step by step, as
- * the library makes them: half of the points counted from either end. */
+ * 10^(i-6), of both signs; then 0 and 1 (Dettmers et al. 2021, arXiv 2110.02861). The library's own map has last bits
+ * that depend on the vectors of the machine it was made on; these are the nearest singles, and they travel in the file.
+ */
 void qtensor_nested_levels(float out[256])
 {
-    static const float decades[7] = {1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1.0f};
+    static const double decades[7] = {1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0};
     int count = 0;
 
     for (int i = 0; i < 7; i++) {
         int steps = 1 << i;
-        float step = (1.0f - 0.1f) / (float)steps, below = 0.1f;
-        for (int k = 1; k <= steps; k++) {
-            float above = k < (steps + 1) / 2 ? 0.1f + step * (float)k : 1.0f - step * (float)(steps - k);
-            float level = decades[i] * ((below + above) / 2.0f);
+        for (int k = 0; k < steps; k++) {
+            float level = (float)(decades[i] * (0.1 + 0.9 * ((double)k + 0.5) / (double)steps));
             out[count++] = level;
             out[count++] = -level;
-            below = above;
         }
     }
     out[count++] = 0.0f;

@@ -58,9 +58,10 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
         return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
     }
     if (block && (rows < size || cols < size || cols % size != 0)) {
-        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "blocks of %lld do not tile [%lld, %lld]",
-                                      (long long)size, (long long)rows, (long long)cols),
-                            "granularity per_channel");
+        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "blocks of %lld do not tile [%lld, %lld]", (long long)size,
+                           (long long)rows, (long long)cols);
+        (void)err_set_param(rc, "/quantization/granularity");
+        return err_set_hint(rc, "granularity per_channel");
     }
     *out = (struct qscheme){
         .kind = QTENSOR_FLOAT8,

@@ -6,6 +6,7 @@
 #include "tests/unit/unit.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The tensors of one module as they lie in a file. */
@@ -61,8 +62,8 @@ static inline float decode_scale(const void *data, enum dtype dtype, int64_t i)
 }
 
 /* compressed-tensors pack-quantized: rows along K, zero points along N, both signed and offset by 2^(b-1). */
-static inline void decode_compressed_tensors(const struct stored *stored, const struct qscheme *scheme, int64_t n,
-                                             int64_t k, float *out)
+static inline void decode_packed(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                                 float *out)
 {
     int bits = scheme->bits, half = 1 << (bits - 1);
     int64_t groups = scheme->per_channel ? 1 : k / scheme->group_size, words = (k * bits + 31) / 32;
@@ -84,6 +85,110 @@ static inline void decode_compressed_tensors(const struct stored *stored, const 
             int z = zeros == NULL ? 0 : (int)decode_code(zeros + g, groups, row * bits, bits) - half;
             out[row * k + col] = decode_scale(scales, scheme->scale_dtype, row * groups + g) * (float)(q - z);
         }
+    }
+}
+
+/* The one scale of a static input is there, or there is none. */
+static inline void check_input_scale(const struct stored *stored, const struct qscheme *scheme)
+{
+    bool wanted = scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic;
+    ck_assert_int_eq(stored->count, wanted ? 3 : 2);
+    if (wanted) {
+        const void *scale = stored_data(stored, ".input_scale", scheme->scale_dtype, 1, -1);
+        ck_assert(decode_scale(scale, scheme->scale_dtype, 0) == 0.125f);
+    }
+}
+
+/* int-quantized: signed bytes. */
+static inline void decode_signed(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                                 float *out)
+{
+    const int8_t *codes = stored_data(stored, ".weight", DTYPE_I8, n, k);
+    const void *scales = stored_data(stored, ".weight_scale", scheme->scale_dtype, n, 1);
+    for (int64_t i = 0; i < n * k; i++) {
+        out[i] = decode_scale(scales, scheme->scale_dtype, i / k) * (float)codes[i];
+    }
+    check_input_scale(stored, scheme);
+}
+
+/* E4M3 by its definition: bias 7, no infinities. */
+static inline float decode_e4m3(uint8_t bits)
+{
+    int exponent = bits >> 3 & 15, fraction = bits & 7;
+    float value = exponent == 0 ? ldexpf((float)fraction, -9) : ldexpf((float)(8 + fraction), exponent - 10);
+    return bits & 0x80 ? -value : value;
+}
+
+/* float-quantized and naive-quantized. */
+static inline void decode_float8(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                                 float *out)
+{
+    const uint8_t *codes = stored_data(stored, ".weight", DTYPE_F8_E4M3, n, k);
+    bool whole = scheme->per_channel && scheme->group_rows > 1;
+    int64_t side = scheme->per_channel ? 1 : scheme->group_size,
+            across = scheme->per_channel ? 1 : (k + side - 1) / side;
+    const void *scales = stored_data(stored, ".weight_scale", scheme->scale_dtype, whole ? 1 : (n + side - 1) / side,
+                                     whole ? -1 : across);
+    for (int64_t i = 0; i < n * k; i++) {
+        int64_t at = whole ? 0 : scheme->per_channel ? i / k : i / k / side * across + i % k / side;
+        out[i] = decode_scale(scales, scheme->scale_dtype, at) * decode_e4m3(codes[i]);
+    }
+    check_input_scale(stored, scheme);
+}
+
+static inline void decode_compressed_tensors(const struct stored *stored, const struct qscheme *scheme, int64_t n,
+                                             int64_t k, float *out)
+{
+    if (stored_find(stored, ".weight_packed") >= 0) {
+        decode_packed(stored, scheme, n, k, out);
+    } else if (scheme->kind == QTENSOR_FLOAT8) {
+        decode_float8(stored, scheme, n, k, out);
+    } else {
+        decode_signed(stored, scheme, n, k, out);
+    }
+}
+
+/* bitsandbytes: everything it takes to decode is in the file. */
+static inline void decode_nf4(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                              float *out)
+{
+    const uint8_t *codes = stored_data(stored, ".weight", DTYPE_U8, (n * k + 1) / 2, 1);
+    const float *map = stored_data(stored, ".weight.quant_map", DTYPE_F32, 16, -1);
+    const char *state = stored->items[stored_find(stored, ".weight.quant_state.bitsandbytes__nf4")].data;
+    int64_t size = scheme->group_size, blocks = (n * k + size - 1) / size;
+    const void *absmax = stored_data(stored, ".weight.absmax", scheme->nested ? DTYPE_U8 : DTYPE_F32, blocks, -1);
+    const float *nested = NULL, *levels = NULL;
+    float offset = 0;
+
+    ck_assert_int_eq(stored->count, scheme->nested ? 6 : 4);
+    ck_assert_int_eq(atoi(strstr(state, "\"blocksize\": ") + 13), (int)size);
+    if (scheme->nested) {
+        nested = stored_data(stored, ".weight.nested_absmax", DTYPE_F32, (blocks + 255) / 256, -1);
+        levels = stored_data(stored, ".weight.nested_quant_map", DTYPE_F32, 256, -1);
+        offset = strtof(strstr(state, "\"nested_offset\": ") + 17, NULL);
+    }
+    for (int64_t i = 0; i < n * k; i++) {
+        int64_t b = i / size;
+        float scale = scheme->nested ? levels[((const uint8_t *)absmax)[b]] * nested[b / 256] + offset
+                                     : ((const float *)absmax)[b];
+        out[i] = scale * map[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15];
+    }
+}
+
+static inline void decode_bitsandbytes(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                                       float *out)
+{
+    if (scheme->kind == QTENSOR_NF4) {
+        decode_nf4(stored, scheme, n, k, out);
+        return;
+    }
+    const int8_t *codes = stored_data(stored, ".weight", DTYPE_I8, n, k);
+    const float *ranges = stored_data(stored, ".SCB", DTYPE_F32, n, -1);
+    int layout = stored_find(stored, ".weight_format");
+    ck_assert_int_eq(stored->count, 3);
+    ck_assert(layout >= 0 && stored->items[layout].rank == 0 && *(const uint8_t *)stored->items[layout].data == 0);
+    for (int64_t i = 0; i < n * k; i++) {
+        out[i] = (float)codes[i] * (ranges[i / k] / 127.0f);
     }
 }
 
@@ -146,6 +251,61 @@ static inline void decode_awq(const struct stored *stored, const struct qscheme 
     }
 }
 
+/* dense: the weight in its own type. */
+static inline void decode_dense(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                                float *out)
+{
+    const void *weight = stored_data(stored, ".weight", scheme->scale_dtype, n, k);
+    ck_assert_int_eq(stored->count, 1);
+    for (int64_t i = 0; i < n * k; i++) {
+        out[i] = decode_scale(weight, scheme->scale_dtype, i);
+    }
+}
+
+/* gguf, integers: blocks of 32, an F16 scale and then signed bytes, or nibbles less 8, the second half high. */
+static inline void decode_gguf(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                               float *out)
+{
+    int64_t bytes = scheme->bits == 8 ? 34 : 18;
+    const uint8_t *blocks = stored_data(stored, ".weight", DTYPE_U8, n, k / 32 * bytes);
+    ck_assert_int_eq(stored->count, 1);
+    ck_assert_int_eq(scheme->kind, QTENSOR_INT);
+    for (int64_t i = 0; i < n * k; i++) {
+        const uint8_t *block = blocks + i / 32 * bytes;
+        int64_t j = i % 32;
+        int code = scheme->bits == 8 ? (int8_t)block[2 + j] : (block[2 + j % 16] >> (j < 16 ? 0 : 4) & 15) - 8;
+        out[i] = dtype_f16_to_f32((uint16_t)(block[0] | block[1] << 8)) * (float)code;
+    }
+}
+
+/* aqlm: w = scale * sum of one vector of each codebook; entries are stored modulo their container. */
+static inline void decode_aqlm(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
+                               float *out)
+{
+    int codes = stored_find(stored, ".codes"), books = stored_find(stored, ".codebooks");
+    int scales = stored_find(stored, ".scales");
+    ck_assert(stored->count == 3 && codes >= 0 && books >= 0 && scales >= 0);
+    const int64_t *shape = stored->items[codes].shape, *book = stored->items[books].shape;
+    const uint16_t *table = stored->items[books].data, *scale = stored->items[scales].data;
+    bool narrow = scheme->bits <= 8;
+
+    ck_assert_int_eq(stored->items[codes].dtype, narrow ? DTYPE_I8 : DTYPE_I16);
+    ck_assert(stored->items[codes].rank == 3 && stored->items[books].rank == 4 && stored->items[scales].rank == 4);
+    ck_assert(shape[0] * book[2] == n && shape[1] * book[3] == k && shape[2] == book[0]);
+    for (int64_t i = 0; i < n * k; i++) {
+        int64_t row = i / k, col = i % k;
+        const int64_t at = (row / book[2] * shape[1] + col / book[3]) * shape[2];
+        float sum = 0;
+        for (int64_t m = 0; m < book[0]; m++) {
+            int code = narrow ? ((const int8_t *)stored->items[codes].data)[at + m]
+                              : ((const int16_t *)stored->items[codes].data)[at + m];
+            int64_t entry = m * book[1] + (code + 0x10000) % book[1];
+            sum += dtype_f16_to_f32(table[(entry * book[2] + row % book[2]) * book[3] + col % book[3]]);
+        }
+        out[i] = sum * dtype_f16_to_f32(scale[row / book[2]]);
+    }
+}
+
 typedef void (*decoder)(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k, float *out);
 
 /* A format without a row here fails the tests that ask for one: every format is read back. */
@@ -154,8 +314,14 @@ static inline decoder decoder_of(const char *format)
     static const struct {
         const char *format;
         decoder decode;
-    } rows[] = {
-        {"compressed-tensors", decode_compressed_tensors}, {"gptq", decode_gptq_v1}, {"gptq_v2", decode_gptq_v2}, {"awq", decode_awq}};
+    } rows[] = {{"compressed-tensors", decode_compressed_tensors},
+                {"bitsandbytes", decode_bitsandbytes},
+                {"dense", decode_dense},
+                {"gguf", decode_gguf},
+                {"aqlm", decode_aqlm},
+                {"gptq", decode_gptq_v1},
+                {"gptq_v2", decode_gptq_v2},
+                {"awq", decode_awq}};
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         if (strcmp(rows[i].format, format) == 0) {
             return rows[i].decode;
@@ -164,19 +330,56 @@ static inline decoder decoder_of(const char *format)
     ck_abort_msg("no independent decoder for format %s", format);
 }
 
-/* Any codes, and scales that the scheme's type holds. */
+/* Numbers of nested scales, and the scales that they make. */
+static inline void random_nested(struct qtensor *q, uint32_t seed)
+{
+    int64_t blocks = (q->groups + QTENSOR_NESTED_BLOCK - 1) / QTENSOR_NESTED_BLOCK;
+    float levels[256];
+
+    qtensor_nested_levels(levels);
+    for (int64_t b = 0; b <= blocks; b++) {
+        seed = seed * 1664525u + 1013904223u;
+        q->tables[b] = 0.01f + (float)(seed >> 16) / 1e6f;
+    }
+    for (int64_t i = 0; i < q->groups; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        q->zeros[i] = (uint8_t)(seed >> 24);
+        q->scales[i] = levels[q->zeros[i]] * q->tables[i / QTENSOR_NESTED_BLOCK] + q->tables[blocks];
+    }
+}
+
+/* Any codes (but the NaNs of FP8), and scales that the scheme's type holds. */
 static inline void qtensor_random(const char *name, const struct qscheme *scheme, int64_t n, int64_t k, uint32_t seed,
                                   struct qtensor *q)
 {
     ck_assert_rc_ok(qtensor_new(name, scheme, n, k, q));
-    for (int64_t i = 0; i < n * k; i++) {
+    q->input_scale = scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic ? 0.125f : 0;
+    for (int64_t i = 0; scheme->kind == QTENSOR_CODEBOOKS && i < q->row_groups * q->groups * scheme->codebooks; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        q->entries[i] = (uint16_t)(seed >> 16 & ((1u << scheme->bits) - 1));
+    }
+    for (int64_t i = 0; q->codes != NULL && i < n * k; i++) {
         seed = seed * 1664525u + 1013904223u;
         q->codes[i] = (uint8_t)(seed >> 24 & ((1u << scheme->bits) - 1));
+        if (scheme->kind == QTENSOR_FLOAT8 && (q->codes[i] & 0x7c) == 0x7c) { /* E5M2 has four of them a sign */
+            q->codes[i] = 0x7b;
+        }
     }
-    for (int64_t i = 0; i < n * q->groups; i++) {
+    for (int64_t i = 0; scheme->kind == QTENSOR_CODEBOOKS &&
+                        i < (scheme->codebooks * scheme->group_rows * scheme->group_size) << scheme->bits;
+         i++) {
+        seed = seed * 1664525u + 1013904223u;
+        q->tables[i] = dtype_round((float)(seed >> 16) / 32768.0f - 1.0f, DTYPE_F16);
+    }
+    for (int64_t i = 0; i < q->row_groups * (scheme->kind == QTENSOR_CODEBOOKS ? 1 : q->groups); i++) {
         seed = seed * 1664525u + 1013904223u;
         q->scales[i] = dtype_round(0.001f + (float)(seed >> 16) / 65536.0f, scheme->scale_dtype);
-        q->zeros[i] = (uint8_t)(scheme->sym ? 1u << (scheme->bits - 1) : seed & ((1u << scheme->bits) - 1));
+        if (scheme->kind == QTENSOR_INT) {
+            q->zeros[i] = (uint8_t)(scheme->sym ? 1u << (scheme->bits - 1) : seed & ((1u << scheme->bits) - 1));
+        }
+    }
+    if (scheme->nested) {
+        random_nested(q, seed);
     }
 }
 

@@ -44,3 +44,22 @@ static inline float *encode_and_decode(const struct format *format, const struct
     stored_deinit(&stored);
     return out;
 }
+
+/* As they were, or as near as the format's own rounding allows: dense weights are rounded to their type; bitsandbytes
+ * stores 127 times an INT8 scale, which costs the last bit. */
+static inline void assert_close_weights(const struct format *format, const float *got, const struct qtensor *q)
+{
+    bool dense = strcmp(format->name, "dense") == 0, ranges = strcmp(format->name, "bitsandbytes") == 0;
+    double allowed = dense ? 0x1p-8 : ranges && q->scheme.kind == QTENSOR_INT ? 0x1p-22 : 0;
+    float *wanted = malloc((size_t)(q->rows * q->cols) * sizeof(float));
+
+    qtensor_dequantize(q, wanted);
+    for (int64_t i = 0; i < q->rows * q->cols; i++) {
+        double most = allowed * fabs((double)wanted[i]) + (dense ? 0x1p-24 : 0); /* half a step of F16's smallest */
+        if (!(fabs((double)got[i] - (double)wanted[i]) <= most)) {
+            ck_abort_msg("%s: weight %lld is %g and not %g", format->name, (long long)i, (double)got[i],
+                         (double)wanted[i]);
+        }
+    }
+    free(wanted);
+}

@@ -139,7 +139,7 @@ START_TEST(one_asymmetric_result_in_every_format)
     for (const struct format *const *format = format_list(); *format != NULL; format++) {
         if ((*format)->accepts(&scheme, 40, 192) == 0) {
             float *w = encode_and_decode(*format, &q);
-            assert_same_weights(w, &q);
+            assert_close_weights(*format, w, &q);
             free(w);
             taken++;
         }
@@ -157,9 +157,11 @@ START_TEST(one_result_in_three_formats)
 
     qtensor_random("m", &scheme, 40, 192, 3, &q);
     for (const struct format *const *format = format_list(); *format != NULL; format++) {
-        float *w = encode_and_decode(*format, &q);
-        assert_same_weights(w, &q);
-        free(w);
+        if ((*format)->accepts(&scheme, 40, 192) == 0) {
+            float *w = encode_and_decode(*format, &q);
+            assert_close_weights(*format, w, &q);
+            free(w);
+        }
     }
     qtensor_deinit(&q);
 }
@@ -349,7 +351,7 @@ START_TEST(each_reason_is_told_once)
     ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &faults), ERR_INCOMPATIBLE_OPTIONS);
     ck_assert_uint_eq(faults.count, 1);
     ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "2, 3, 4 or 8 bits and not 5"));
-    ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "no format here carries it"));
+    ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "; it fits dense"));
     free(modules);
     model_close(model);
 }
