@@ -137,7 +137,9 @@ static bool parse_names(const json_t *method, const char *pointer, struct faults
     }
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_is_array(method) ? json_array_get(method, i) : method;
-        const struct quantizer *quantizer = find_method(json_string_value(item), pointer, faults);
+        char at[192];
+        snprintf(at, sizeof(at), json_is_array(method) ? "%.100s/%zu" : "%.100s", pointer, i);
+        const struct quantizer *quantizer = find_method(json_string_value(item), at, faults);
         out->stages[i].quantizer = quantizer;
         if (quantizer == NULL) {
             continue;
@@ -192,42 +194,65 @@ static void check_override_members(const struct quantizer *solver, const json_t 
     }
 }
 
-static void parse_override(const struct recipe *recipe, const json_t *quantization, const json_t *item,
-                           const char *pointer, struct faults *faults, struct recipe_override *out)
+/* "match", "skip" and "method" of an override; NULL when nothing solves what it matches, or when there is a fault. */
+static const struct quantizer *override_solver(const struct quantizer *usual, const json_t *item, const char *pointer,
+                                               struct faults *faults, struct recipe_override *out)
 {
     const json_t *skip = json_object_get(item, "skip"), *method = json_object_get(item, "method");
     const char *match = json_string_value(json_object_get(item, "match"));
-    const struct quantizer *solver = recipe->stages[recipe->count - 1].quantizer;
+    const struct quantizer *solver = usual;
+    char at[192];
 
     if (match == NULL || strlen(match) >= sizeof(out->match) || !pattern_valid(match)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "needs a \"match\": a module path, a glob, or a regular expression behind \"re:\"");
-        return;
+        member_pointer(pointer, "match", at);
+        faults_add(faults, ERR_INVALID_PARAMETER, at,
+                   "must be a module path, a glob, or a regular expression behind \"re:\"");
+        return NULL;
     }
     snprintf(out->match, sizeof(out->match), "%s", match);
+    member_pointer(pointer, "skip", at);
     if (skip != NULL && !json_is_boolean(skip)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"skip\" must be true or false");
-        return;
+        faults_add(faults, ERR_INVALID_PARAMETER, at, "must be true or false");
+        return NULL;
     }
     out->skip = json_is_true(skip);
+    if (out->skip && json_object_size(item) > 2) {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
+                   "what is skipped stays in float: nothing else can be said of it");
+    }
+    if (out->skip) {
+        return NULL;
+    }
+    member_pointer(pointer, "method", at);
     if (method != NULL) {
-        solver = find_method(json_string_value(method), pointer, faults);
+        solver = find_method(json_string_value(method), at, faults);
     }
-    if (solver == NULL || out->skip) {
-        return;
+    if (solver != NULL && solver->solve == NULL) {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "%s solves no module: give a method, or skip", solver->name);
+        return NULL;
     }
-    if (solver->solve == NULL) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, pointer, "%s solves no module: give a method, or skip",
-                   solver->name);
+    return solver;
+}
+
+/* sound: the request's own parameters are; else they would be faulted here again. */
+static void parse_override(const struct recipe *recipe, const json_t *quantization, const json_t *item, bool sound,
+                           const char *pointer, struct faults *faults, struct recipe_override *out)
+{
+    const struct quantizer *usual = recipe->stages[recipe->count - 1].quantizer;
+    const struct quantizer *solver = override_solver(usual, item, pointer, faults, out);
+
+    if (solver == NULL) {
         return;
     }
     check_override_members(solver, item, pointer, faults);
-    json_t *merged = overridden(quantization, item);
-    parse_stage(solver, merged, pointer, faults, &out->solver);
-    json_decref(merged);
+    if (sound) {
+        json_t *merged = overridden(quantization, item);
+        parse_stage(solver, merged, pointer, faults, &out->solver);
+        json_decref(merged);
+    }
 }
 
-static void parse_overrides(const json_t *quantization, const char *pointer, struct faults *faults,
+static void parse_overrides(const json_t *quantization, bool sound, const char *pointer, struct faults *faults,
                             struct recipe *recipe)
 {
     const json_t *list = json_object_get(quantization, "overrides");
@@ -255,7 +280,7 @@ static void parse_overrides(const json_t *quantization, const char *pointer, str
             faults_add(faults, ERR_INVALID_PARAMETER, at, "must be an object");
             continue;
         }
-        parse_override(recipe, quantization, item, at, faults, &recipe->overrides[recipe->override_count++]);
+        parse_override(recipe, quantization, item, sound, at, faults, &recipe->overrides[recipe->override_count++]);
     }
 }
 
@@ -289,7 +314,8 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
             parse_stage(recipe.stages[i].quantizer, quantization, pointer, faults, &recipe.stages[i]);
         }
         refuse_unknown(&recipe, quantization, pointer, faults);
-        parse_overrides(quantization, pointer, faults, &recipe);
+        bool sound = faults->count + faults->dropped == before;
+        parse_overrides(quantization, sound, pointer, faults, &recipe);
         parse_cache(pointer, faults, &recipe);
     }
     if (faults->count + faults->dropped != before) {

@@ -451,7 +451,6 @@ static const struct params_row awq_rows[] = {
               .help = "Inputs that share a scale; -1 = one scale for each output channel."),
     QUANT_ROW(PARAMS_BOOL, quant_common, sym, "false",
               .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
-    SEARCH_ALIAS_ROW("false"),
     QUANT_ROW(PARAMS_INT, awq_params, n_grid, "20", .min = 1, .max = 200,
               .help = "Exponents that are tried for the factors, beside leaving the weights as they are."),
     QUANT_ROW(PARAMS_BOOL, awq_params, duo_scaling, "true",
