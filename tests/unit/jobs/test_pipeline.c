@@ -219,6 +219,34 @@ START_TEST(test_resumed_is_the_same)
 }
 END_TEST
 
+/* A quantized cache: its scales come back the same, and whatever is evaluated behind an interruption still sees it. */
+START_TEST(test_cache_is_resumed)
+{
+    struct world whole, w, plain;
+    world_open(&whole, "gptq", 1);
+    world_open(&w, "gptq", 2);
+    world_open(&plain, "gptq", 2);
+    whole.spec.recipe.cache = w.spec.recipe.cache = (struct cache_scheme){GPU_NUMBER_E4M3, true};
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    ck_assert_rc_ok(run(&plain, MEMORY));
+    w.stop_at = 1;
+    ck_assert_int_eq(run(&w, 0), ERR_INTERRUPTED);
+    w.stop_at = -1;
+    ck_assert_rc_ok(run(&w, MEMORY));
+    expect_same(&whole, &w);
+    for (size_t i = 0; i < 4; i++) {
+        const json_t *ours = json_object_get(json_array_get(w.blocks, i), "notes");
+        ck_assert(json_equal(ours, json_object_get(json_array_get(whole.blocks, i), "notes")));
+        ck_assert_uint_eq(json_array_size(json_object_get(json_object_get(ours, "kv_cache"), "value_scales")), 2);
+        ck_assert_uint_eq(json_object_size(json_object_get(json_array_get(plain.blocks, i), "notes")), 0);
+    }
+    ck_assert_double_ne(plain.result.kl_mean, whole.result.kl_mean);
+    world_close(&whole);
+    world_close(&w);
+    world_close(&plain);
+}
+END_TEST
+
 START_TEST(test_damaged_checkpoint_is_said)
 {
     struct world w;
@@ -386,5 +414,5 @@ START_TEST(test_blocks_without_chains_run_again)
 END_TEST
 
 UNIT_MAIN("pipeline", test_rows_and_losses, test_spilled_is_the_same, test_threads_do_not_matter,
-          test_resumed_is_the_same, test_damaged_checkpoint_is_said, test_without_any_data,
+          test_resumed_is_the_same, test_cache_is_resumed, test_damaged_checkpoint_is_said, test_without_any_data,
           test_device_memory_is_the_same, test_small_device_goes_on, test_blocks_without_chains_run_again)
