@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 9u
+#define GPU_ABI 10u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -270,11 +270,12 @@ struct gpu {
 };
 
 /* What a module needs of the daemon: it links nothing of base, so errors go through here and land in the caller's
- * record. Both return code. */
+ * record (raise and pass return code); and the CPU's table, for operations that it has no better way for. */
 struct gpu_host {
     uint32_t abi;
     int (*raise)(const char *file, int line, int code, const char *message);
     int (*pass)(const char *file, int line, int code, const char *message);
+    const struct gpu_ops *(*cpu)(void);
 };
 typedef const struct gpu_ops *gpu_module_entry(const struct gpu_host *host);
 

@@ -205,6 +205,7 @@ static void cuda_stream_free(struct gpu_stream *stream)
     if (stream->stream != NULL) {
         (void)cudaStreamDestroy(stream->stream);
     }
+    on_host_close(stream);
     gemm_cache_free(stream->cache);
     free(stream);
 }
@@ -293,6 +294,16 @@ static const struct gpu_ops cuda_ops = {
     .diagonal = cuda_diagonal,
     .scale = cuda_scale,
     .quantize_input = cuda_quantize_input,
+    .encode_blocks = cuda_encode_blocks,
+    .quantize_cache = cuda_quantize_cache,
+    .attention_error = cuda_attention_error,
+    .clip = cuda_clip,
+    .hqq = cuda_hqq,
+    .cluster_rows = cuda_cluster_rows,
+    .code_search = cuda_code_search,
+    .code_expand = cuda_code_expand,
+    .code_reduce = cuda_code_reduce,
+    .row_dot = cuda_row_dot,
 };
 
 __attribute__((visibility("default"))) gpu_module_entry quantd_gpu_ops;

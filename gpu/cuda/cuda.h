@@ -41,6 +41,8 @@ struct gpu_stream {
     size_t capacity, used;
     void *workspace; /* for products: GEMM_WORKSPACE bytes */
     struct gemm_cache *cache;
+    struct gpu_device *cpu_device; /* the daemon's, for what runs on the host; NULL until it is wanted */
+    struct gpu_stream *cpu_stream;
     void *ring[RING_SLOTS]; /* pinned host memory */
     cudaEvent_t ring_free[RING_SLOTS];
     int ring_next;
@@ -101,6 +103,9 @@ size_t operand_size(const struct gpu_stream *stream, const struct tensor *x);
 int operand_of(struct gpu_stream *stream, const struct tensor *x, const void **operand);
 bool operand_bf16(const struct gpu_stream *stream);
 
+/* on_host.c: what it opened for this stream. */
+void on_host_close(struct gpu_stream *stream);
+
 /* The operations of struct gpu_ops. */
 int cuda_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
 int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
@@ -141,3 +146,26 @@ int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h
 int cuda_scale(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows, const struct tensor *cols);
 int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
                         const struct tensor *keep, const struct gpu_input *spec);
+int cuda_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
+                       const struct tensor *importance, const struct gpu_blocks *spec);
+int cuda_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                        const struct gpu_cache *spec);
+int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
+                         const struct tensor *k, const struct tensor *v, const struct tensor *kq,
+                         const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
+int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+              const struct tensor *h, const struct gpu_grid *spec);
+int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+             const struct gpu_grid *spec);
+int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
+                      const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
+                      enum dtype stored);
+int cuda_code_search(struct gpu_stream *stream, const struct tensor *entries, const struct tensor *d,
+                     const struct tensor *scale, const struct tensor *table, const struct tensor *h,
+                     const struct tensor *importance, const struct gpu_codebook *spec, double *gain);
+int cuda_code_expand(struct gpu_stream *stream, const struct tensor *y, const struct tensor *entries,
+                     const struct tensor *scale, const struct tensor *table, const struct gpu_codebook *spec,
+                     float alpha, bool add);
+int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
+                     const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec);
+int cuda_row_dot(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b);

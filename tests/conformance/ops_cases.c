@@ -79,5 +79,15 @@ const struct ops_case ops_cases[] = {
     {"quantize_input e4m3 static", body_quantize_input, 3, OPS_EXACT, 0, 0},
     {"quantize_input int8 kept", body_quantize_input, 4, OPS_EXACT, 0, 0},
     {"quantize_input e4m3 kept", body_quantize_input, 6, OPS_EXACT, 0, 0},
+    {"encode_blocks", body_encode_blocks, 0, OPS_EXACT, 0, 0},
+    {"encode_blocks, importance", body_encode_blocks, 1, OPS_EXACT, 0, 0},
+    {"row_dot", body_row_dot, 77, OPS_NMSE, 1e-13, 1e-13},
+    {"clip", body_refine, 0, OPS_NMSE, 1e-4, 1e-2},
+    {"hqq", body_refine, 1, OPS_EXACT, 0, 0},
+    {"cluster_rows", body_cluster_rows, 3, OPS_EXACT, 0, 0},
+    {"codebook", body_codebook, 1, OPS_EXACT, 0, 0},
+    {"codebooks", body_codebook, 2, OPS_EXACT, 0, 0},
+    {"cache, attention_error", body_cache, 0, OPS_EXACT, 0, 0},
+    {"cache, recent tokens apart", body_cache, 8, OPS_EXACT, 0, 0},
 };
 const size_t ops_case_count = sizeof(ops_cases) / sizeof(ops_cases[0]);

@@ -1,0 +1,223 @@
+/* Operations that have no kernel: their tensors go to the host, through the CPU backend that the daemon lends, and
+ * back. They are searches full of branches, over small tensors or once a layer, where the copies cost little beside
+ * the work; results are the CPU's bit for bit. */
+
+#include "gpu/cuda/cuda.h"
+#include "gpu/cuda/host.h"
+
+#define TENSORS_MAX 8
+
+struct on_host {
+    struct gpu_stream *stream;
+    const struct gpu_ops *cpu;
+    int rc; /* the first failure */
+    int count;
+    struct tensor host[TENSORS_MAX];
+    const struct tensor *result[TENSORS_MAX]; /* where it goes afterwards, or NULL */
+};
+
+/* The CPU's stream is opened with the first operation that wants it. */
+static void begin(struct on_host *call, struct gpu_stream *stream)
+{
+    *call = (struct on_host){.stream = stream, .cpu = host_cpu()};
+    call->rc = cuda_begin(stream->device);
+    if (call->rc == 0 && stream->cpu_device == NULL) {
+        call->rc = call->cpu->device_open(0, 0, &stream->cpu_device);
+    }
+    if (call->rc == 0 && stream->cpu_stream == NULL) {
+        call->rc = call->cpu->stream_new(stream->cpu_device, &stream->cpu_stream);
+    }
+}
+
+/* A copy of `tensor` on the host; NULL for NULL. */
+static const struct tensor *given(struct on_host *call, const struct tensor *tensor)
+{
+    if (tensor == NULL || call->rc != 0) {
+        return tensor;
+    }
+    if (call->count == TENSORS_MAX) {
+        call->rc = err_raise(ERR_INTERNAL, "more than %d tensors", TENSORS_MAX);
+        return tensor;
+    }
+    struct tensor *copy = &call->host[call->count];
+    *copy = *tensor;
+    copy->data = NULL;
+    call->rc = call->cpu->alloc(call->stream->cpu_device, tensor_bytes(tensor), &copy->data);
+    if (call->rc == 0) {
+        call->count++;
+        call->rc = memory_download(call->stream, copy->data, tensor->data, tensor_bytes(tensor));
+    }
+    return copy;
+}
+
+/* The same for what is written; it may be read, too. */
+static const struct tensor *changed(struct on_host *call, const struct tensor *tensor)
+{
+    int before = call->count;
+    const struct tensor *copy = given(call, tensor);
+
+    if (call->count > before) {
+        call->result[before] = tensor;
+    }
+    return copy;
+}
+
+/* rc: the operation's. */
+static int end(struct on_host *call, const char *op, int rc)
+{
+    for (int i = 0; i < call->count; i++) {
+        if (rc == 0 && call->result[i] != NULL) {
+            rc = memory_upload(call->stream, call->result[i]->data, call->host[i].data, tensor_bytes(&call->host[i]));
+        }
+        call->cpu->free(call->stream->cpu_device, call->host[i].data);
+    }
+    return rc != 0 ? err_pass(rc, "%s on the host", op) : 0;
+}
+
+void on_host_close(struct gpu_stream *stream)
+{
+    if (stream->cpu_stream != NULL) {
+        host_cpu()->stream_free(stream->cpu_stream);
+    }
+    if (stream->cpu_device != NULL) {
+        host_cpu()->device_close(stream->cpu_device);
+    }
+}
+
+/* What the call of the CPU's operation gives, unless something failed before. */
+#define RUN(call, op, ...) \
+    end(&(call), #op, (call).rc != 0 ? (call).rc : (call).cpu->op(stream->cpu_stream, __VA_ARGS__))
+
+int cuda_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
+                       const struct tensor *importance, const struct gpu_blocks *spec)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    blocks = changed(&call, blocks);
+    w = given(&call, w);
+    importance = given(&call, importance);
+    return RUN(call, encode_blocks, blocks, w, importance, spec);
+}
+
+int cuda_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                        const struct gpu_cache *spec)
+{
+    struct gpu_cache on_host = *spec;
+    struct on_host call;
+
+    begin(&call, stream);
+    x = given(&call, x);
+    y = changed(&call, y);
+    on_host.scale = given(&call, spec->scale);
+    return RUN(call, quantize_cache, y, x, &on_host);
+}
+
+int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
+                         const struct tensor *k, const struct tensor *v, const struct tensor *kq,
+                         const struct tensor *vq, const struct gpu_attention *spec, int64_t recent)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    q = given(&call, q);
+    k = given(&call, k);
+    v = given(&call, v);
+    kq = given(&call, kq);
+    vq = given(&call, vq);
+    return RUN(call, attention_error, out, q, k, v, kq, vq, spec, recent);
+}
+
+int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+              const struct tensor *h, const struct gpu_grid *spec)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    scale = changed(&call, scale);
+    zero = changed(&call, zero);
+    w = given(&call, w);
+    h = given(&call, h);
+    return RUN(call, clip, scale, zero, w, h, spec);
+}
+
+int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+             const struct gpu_grid *spec)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    scale = changed(&call, scale);
+    zero = changed(&call, zero);
+    w = given(&call, w);
+    return RUN(call, hqq, scale, zero, w, spec);
+}
+
+int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
+                      const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
+                      enum dtype stored)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    table = changed(&call, table);
+    codes = changed(&call, codes);
+    w = given(&call, w);
+    importance = given(&call, importance);
+    apart = given(&call, apart);
+    return RUN(call, cluster_rows, table, codes, w, importance, apart, bits, stored);
+}
+
+int cuda_code_search(struct gpu_stream *stream, const struct tensor *entries, const struct tensor *d,
+                     const struct tensor *scale, const struct tensor *table, const struct tensor *h,
+                     const struct tensor *importance, const struct gpu_codebook *spec, double *gain)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    entries = changed(&call, entries);
+    d = changed(&call, d);
+    scale = given(&call, scale);
+    table = given(&call, table);
+    h = given(&call, h);
+    importance = given(&call, importance);
+    return RUN(call, code_search, entries, d, scale, table, h, importance, spec, gain);
+}
+
+int cuda_code_expand(struct gpu_stream *stream, const struct tensor *y, const struct tensor *entries,
+                     const struct tensor *scale, const struct tensor *table, const struct gpu_codebook *spec,
+                     float alpha, bool add)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    y = changed(&call, y);
+    entries = given(&call, entries);
+    scale = given(&call, scale);
+    table = given(&call, table);
+    return RUN(call, code_expand, y, entries, scale, table, spec, alpha, add);
+}
+
+int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
+                     const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    out = changed(&call, out);
+    p = given(&call, p);
+    entries = given(&call, entries);
+    scale = given(&call, scale);
+    return RUN(call, code_reduce, out, p, entries, scale, spec);
+}
+
+int cuda_row_dot(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b)
+{
+    struct on_host call;
+
+    begin(&call, stream);
+    out = changed(&call, out);
+    a = given(&call, a);
+    b = given(&call, b);
+    return RUN(call, row_dot, out, a, b);
+}

@@ -1,0 +1,119 @@
+/* Bodies of the searches and of what codebooks need. */
+
+#include "tests/conformance/ops_bodies.h"
+
+#include "gpu/ggml_blocks.h"
+
+#include <math.h>
+
+/* variant: 0 = without importance, 1 = with. */
+int body_encode_blocks(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_blocks spec = {.type = GGML_TYPE_Q4_K, .search = true};
+    struct tensor w, importance, blocks;
+    float host[512];
+    uint64_t seed = 61;
+
+    for (int i = 0; i < 512; i++) {
+        host[i] = fabsf(ops_normal(&seed));
+    }
+    TRY(ops_random(rig, DTYPE_F32, 3, 512, 60, &w));
+    TRY(ops_upload(rig, host, 1, 512, &importance));
+    TRY(ops_new(rig, DTYPE_U8, 3, 2 * 144, &blocks));
+    TRY(rig->gpu.ops->encode_blocks(rig->stream, &blocks, &w, variant != 0 ? &importance : NULL, &spec));
+    return ops_put(rig, out, &blocks);
+}
+
+int body_row_dot(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor a, b, sums;
+
+    TRY(ops_random(rig, DTYPE_F32, 21, variant, 62, &a));
+    TRY(ops_random(rig, DTYPE_F32, 21, variant, 63, &b));
+    TRY(ops_new(rig, DTYPE_F32, 1, 21, &sums));
+    TRY(rig->gpu.ops->row_dot(rig->stream, &sums, &a, &b));
+    return ops_put(rig, out, &sums);
+}
+
+/* variant: 0 = clip, 1 = hqq. */
+int body_refine(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_grid grid = {
+        .bits = 3, .group_size = 32, .norm = 2.0, .max_shrink = 0.5, .steps = 20, .scale_dtype = DTYPE_F16};
+    struct tensor w, h, x, scale, zero;
+
+    TRY(ops_random(rig, DTYPE_F32, 7, 96, 64, &w));
+    TRY(ops_random(rig, DTYPE_F32, 200, 96, 65, &x));
+    TRY(ops_new(rig, DTYPE_F32, 96, 96, &h));
+    TRY(ops_new(rig, DTYPE_F32, 7, 3, &scale));
+    TRY(ops_new(rig, DTYPE_F32, 7, 3, &zero));
+    TRY(rig->gpu.ops->gram(rig->stream, &h, &x));
+    TRY(rig->gpu.ops->symmetrize(rig->stream, &h, 0.01));
+    TRY(rig->gpu.ops->grid(rig->stream, &scale, &zero, &w, NULL, &grid));
+    TRY(variant == 0 ? rig->gpu.ops->clip(rig->stream, &scale, &zero, &w, &h, &grid)
+                     : rig->gpu.ops->hqq(rig->stream, &scale, &zero, &w, &grid));
+    TRY(ops_put(rig, out, &scale));
+    return ops_put(rig, out, &zero);
+}
+
+int body_cluster_rows(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor w, table, codes;
+
+    TRY(ops_random(rig, DTYPE_F32, 5, 80, 66, &w));
+    TRY(ops_new(rig, DTYPE_F32, 5, 1 << variant, &table));
+    TRY(ops_new(rig, DTYPE_U8, 5, 80, &codes));
+    TRY(rig->gpu.ops->cluster_rows(rig->stream, &table, &codes, &w, NULL, NULL, variant, DTYPE_F16));
+    TRY(ops_put(rig, out, &table));
+    return ops_put(rig, out, &codes);
+}
+
+/* Codes of vectors: a search, what they stand for, and the way back. variant: codebooks. */
+int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_codebook spec = {.codebooks = variant, .bits = 4, .group_size = 8, .beam = 2};
+    const struct gpu_ops *ops = rig->gpu.ops;
+    struct tensor d, scale, table, entries, y, sums;
+    double gain = -1;
+
+    TRY(ops_random(rig, DTYPE_F32, 6, 64, 67, &d));
+    TRY(ops_random(rig, DTYPE_F32, 16 * variant, 8, 68, &table));
+    TRY(ops_random(rig, DTYPE_F32, 1, 6, 69, &scale));
+    TRY(ops_new(rig, DTYPE_U16, 6, 8 * variant, &entries));
+    TRY(ops_new(rig, DTYPE_F32, 6, 64, &y));
+    TRY(ops_new(rig, DTYPE_F32, 16 * variant, 8, &sums));
+    TRY(ops->code_search(rig->stream, &entries, &d, &scale, &table, NULL, NULL, &spec, &gain));
+    TRY(ops->code_expand(rig->stream, &y, &entries, &scale, &table, &spec, 1.0f, false));
+    TRY(ops->code_reduce(rig->stream, &sums, &d, &entries, &scale, &spec));
+    TRY(ops_put_number(out, gain));
+    TRY(ops_put(rig, out, &d));
+    TRY(ops_put(rig, out, &y));
+    return ops_put(rig, out, &sums);
+}
+
+/* Keys and values in eight bits, and what attention loses by it. variant: recent. */
+int body_cache(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_attention spec = {
+        .sequences = 1, .length = 24, .heads = 4, .kv_heads = 2, .head_dim = 16, .scale = 0.25f};
+    const float scales[] = {0.02f, 0.03f};
+    struct gpu_attention_error error = {0};
+    struct tensor q, k, v, kq, vq, scale;
+    const struct gpu_cache keys = {.number = GPU_NUMBER_INT8, .scale = &scale, .run = 16};
+    const struct gpu_cache values = {.bits = 4, .run = 32, .tokens = 8, .length = 24};
+
+    TRY(ops_upload(rig, scales, 1, 2, &scale));
+    TRY(ops_random(rig, DTYPE_F32, 24, 64, 70, &q));
+    TRY(ops_random(rig, DTYPE_F32, 24, 32, 71, &k));
+    TRY(ops_random(rig, DTYPE_F32, 24, 32, 72, &v));
+    TRY(ops_new(rig, DTYPE_F32, 24, 32, &kq));
+    TRY(ops_new(rig, DTYPE_F32, 24, 32, &vq));
+    TRY(rig->gpu.ops->quantize_cache(rig->stream, &kq, &k, &keys));
+    TRY(rig->gpu.ops->quantize_cache(rig->stream, &vq, &v, &values));
+    TRY(rig->gpu.ops->attention_error(rig->stream, &error, &q, &k, &v, &kq, &vq, &spec, variant));
+    TRY(ops_put(rig, out, &kq));
+    TRY(ops_put(rig, out, &vq));
+    TRY(ops_put_number(out, error.score_error));
+    TRY(ops_put_number(out, error.weight_signal));
+    return ops_put_number(out, error.output_error);
+}
