@@ -114,7 +114,8 @@ static void decode_q6_k(const uint8_t *block, float *out)
         int half = i / 128, at = i % 128, quarter = at / 32, j = at % 32;
         uint8_t nibbles = low[half * 64 + (quarter % 2) * 32 + j];
         int code = (quarter < 2 ? nibbles & 15 : nibbles >> 4) | ((high[half * 32 + j] >> (2 * quarter)) & 3) << 4;
-        out[i] = d * (float)scales[i / 16] * (float)(code - 32);
+        int8_t scale = scales[i / 16];
+        out[i] = d * (float)scale * (float)(code - 32);
     }
 }
 

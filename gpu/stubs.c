@@ -85,10 +85,7 @@ STUB(attention_error, struct gpu_stream *s, struct gpu_attention_error *out, in 
 STUB(clip, struct gpu_stream *s, in scale, in zero, in w, in h, const struct gpu_grid *spec)
 STUB(hqq, struct gpu_stream *s, in scale, in zero, in w, const struct gpu_grid *spec)
 
-#define COMPLETE(name)           \
-    if (ops->name == NULL) {     \
-        ops->name = stub_##name; \
-    }
+#define COMPLETE(name) ops->name = ops->name != NULL ? ops->name : stub_##name;
 
 static void complete_device(struct gpu_ops *ops)
 {

@@ -99,9 +99,10 @@ float block_scale(const struct block_task *task, const float *x, const float *we
         return plain;
     }
     struct choice best = {plain, INFINITY};
-    float fitted = consider(task, x, weight, n, levels, plain, &best);
+    (void)consider(task, x, weight, n, levels, plain, &best);
     for (int i = 0; i < 2 * levels->count; i++) {
-        float reach = levels->first + levels->step * (float)(i / 2);
+        int step = i / 2;
+        float reach = levels->first + levels->step * (float)step;
         float scale = storable((i % 2 == 0 ? extreme : -extreme) / reach, store);
         float after = scale != 0.0f ? consider(task, x, weight, n, levels, scale, &best) : 0.0f;
         after = storable(after, store);
@@ -111,8 +112,7 @@ float block_scale(const struct block_task *task, const float *x, const float *we
     }
     for (int i = 0; i < 4; i++) {
         struct choice before = best;
-        fitted = consider(task, x, weight, n, levels, best.scale, &before);
-        fitted = storable(fitted, store);
+        float fitted = storable(consider(task, x, weight, n, levels, best.scale, &before), store);
         if (fitted == 0.0f || fitted == best.scale) {
             break;
         }

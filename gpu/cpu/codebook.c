@@ -269,7 +269,7 @@ static void search_tile(void *ctx, int64_t task)
 {
     const struct search *job = ctx;
     int64_t first = task * ROW_TILE, rows = tile_size(job->rows, ROW_TILE, task), width = job->group_count * job->g;
-    float *product = scratch_slice(job->stream), change[GPU_CODE_GROUP_MAX];
+    float *product = scratch_slice(job->stream), change[GPU_CODE_GROUP_MAX] = {0};
     struct group_work work;
     double gain = 0;
 
