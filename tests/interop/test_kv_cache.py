@@ -75,7 +75,8 @@ def ranges(folder, ids):
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", ("llama", "mistral", "qwen3"))
 def test_cache_alone(quantd, data, checkpoints, loader, tmp_path, name, granularity):
-    """No weight changes; the scales are what transformers' own cache reaches over 448, and arrive bit-equal in the model."""
+    """No weight changes; the scales arrive bit-equal in the model, and are what transformers' own cache reaches over 448: to rounding
+    in the first block, and nearly in those that read through the first one's cache already."""
     strategy, rank = GRANULARITIES[granularity]
     job = quantd.run(body(data, name, "kv_cache", kv_cache={"granularity": granularity}))
     folder = quantd.download(job, tmp_path / "artifact")
@@ -100,7 +101,7 @@ def test_cache_alone(quantd, data, checkpoints, loader, tmp_path, name, granular
     for i, (keys, values) in enumerate(kept):
         for part, absmax in (("k_scale", keys), ("v_scale", values)):
             wanted = (absmax if granularity == "per_head" else absmax.max(keepdims=True)) / 448
-            np.testing.assert_allclose(stored[f"model.layers.{i}.self_attn.{part}"].ravel(), wanted, rtol=2 ** -8)
+            np.testing.assert_allclose(stored[f"model.layers.{i}.self_attn.{part}"].ravel(), wanted, rtol=2 ** -8 if i == 0 else 0.05)
     notes = quantd.report(job)["kv_cache"]
     assert [note["layer"] for note in notes] == [0, 1]
     assert notes[1]["key_scales"] == stored["model.layers.1.self_attn.k_scale"].ravel().tolist()

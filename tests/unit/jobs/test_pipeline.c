@@ -334,6 +334,41 @@ static void world_shrink(struct world *world, size_t limit)
     world->gpu.info.host_memory = false;
 }
 
+static void analyse(struct world *world, bool on_device)
+{
+    struct faults faults = {0};
+    world_open(world, "rtn", 2);
+    spec_deinit(&world->spec);
+    json_t *body = json_pack("{s:s, s:s, s:{s:i, s:i, s:i}, s:{s:b}}", "model", "mdl_01J00000000000000000000000",
+                             "method", "kv_analysis", "quantization", "group_size", 16, "residual_length", 16,
+                             "max_tokens", 3 * LENGTH, "calibration", "stream", 1);
+    ck_assert_rc_ok(spec_parse(body, &faults, &world->spec));
+    json_decref(body);
+    if (on_device) {
+        world_shrink(world, MEMORY);
+    }
+    world->evaluation.sequences = 0;
+    ck_assert_rc_ok(run(world, MEMORY));
+}
+
+/* An analysis measures on the CPU whatever the device, and finds the same there. */
+START_TEST(test_analysis_is_measured_alike)
+{
+    struct world host, device;
+    analyse(&host, false);
+    analyse(&device, true);
+    ck_assert_uint_eq(small_used, 0);
+    for (size_t i = 0; i < 4; i++) {
+        const json_t *ours = json_object_get(json_array_get(host.blocks, i), "notes");
+        ck_assert_uint_eq(json_array_size(json_object_get(ours, "analysis")), 7);
+        ck_assert(json_equal(ours, json_object_get(json_array_get(device.blocks, i), "notes")));
+    }
+    ck_assert_uint_eq(json_array_size(host.rows), 0);
+    world_close(&host);
+    world_close(&device);
+}
+END_TEST
+
 /* On the device, in the host when it turns out too small for that, and back from a stop on another tier. */
 START_TEST(test_device_memory_is_the_same)
 {
@@ -414,5 +449,6 @@ START_TEST(test_blocks_without_chains_run_again)
 END_TEST
 
 UNIT_MAIN("pipeline", test_rows_and_losses, test_spilled_is_the_same, test_threads_do_not_matter,
-          test_resumed_is_the_same, test_cache_is_resumed, test_damaged_checkpoint_is_said, test_without_any_data,
-          test_device_memory_is_the_same, test_small_device_goes_on, test_blocks_without_chains_run_again)
+          test_resumed_is_the_same, test_cache_is_resumed, test_analysis_is_measured_alike,
+          test_damaged_checkpoint_is_said, test_without_any_data, test_device_memory_is_the_same,
+          test_small_device_goes_on, test_blocks_without_chains_run_again)
