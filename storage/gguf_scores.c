@@ -68,7 +68,8 @@ static int score_merge(const json_t *vocab, const json_t *merge, int64_t count, 
         strlen(left) + strlen(right) >= sizeof(joint)) {
         return refuse("one is not a pair", "");
     }
-    snprintf(joint, sizeof(joint), "%s%s", left, right);
+    memcpy(joint, left, strlen(left));
+    memcpy(joint + strlen(left), right, strlen(right) + 1);
     const json_t *value = json_object_get(vocab, joint);
     int64_t id = json_is_integer(value) ? json_integer_value(value) : -1;
     if (id < 0 || id >= count) {
