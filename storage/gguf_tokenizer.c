@@ -65,6 +65,26 @@ static const json_t *step_of(const json_t *pre, size_t i)
                                                            : NULL;
 }
 
+/* Whether the runtime changes text as the normalizer does: not at all, or a space before it and spaces made visible.
+ * (It leaves out NFC, which nearly all text is in already.) */
+static bool known_normalizer(const json_t *normalizer, bool bytes)
+{
+    const char *type = string_of(normalizer, "type");
+    bool known = normalizer == NULL || json_is_null(normalizer) || (!bytes && strcmp(type, "NFC") == 0) ||
+                 (bytes && (strcmp(type, "Prepend") == 0 || strcmp(type, "Replace") == 0));
+    const json_t *list = json_object_get(normalizer, "normalizers");
+
+    if (strcmp(type, "Sequence") == 0) {
+        known = true;
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            const char *step = string_of(json_array_get(list, i), "type");
+            known = known &&
+                    (bytes ? strcmp(step, "Prepend") == 0 || strcmp(step, "Replace") == 0 : strcmp(step, "NFC") == 0);
+        }
+    }
+    return known;
+}
+
 /* The name of a byte-level pre-tokenizer: ByteLevel with its own pattern, or a Split before a ByteLevel without. */
 static int find_pre(const struct source *source, const char **name)
 {
@@ -72,6 +92,10 @@ static int find_pre(const struct source *source, const char **name)
     const json_t *first = step_of(pre, 0), *second = step_of(pre, 1);
     const char *pattern = "";
 
+    if (json_is_true(json_object_get(first, "add_prefix_space")) ||
+        json_is_true(json_object_get(second, "add_prefix_space"))) {
+        return refuse("its pre-tokenizer puts a space before the text");
+    }
     if (strcmp(string_of(first, "type"), "ByteLevel") == 0 && second == NULL) {
         const json_t *use = json_object_get(first, "use_regex");
         pattern = use == NULL || json_is_true(use) ? patterns[0].pattern : "";
@@ -365,6 +389,9 @@ static int source_open(const struct model *model, const char *text, size_t size,
     source->bytes = json_is_true(json_object_get(bpe, "byte_fallback"));
     if (!json_is_object(source->vocab) || !json_is_array(source->merges)) {
         return refuse("its model is not BPE with a vocabulary and merges");
+    }
+    if (!known_normalizer(json_object_get(source->file, "normalizer"), source->bytes)) {
+        return refuse("its normalizer changes text as nothing there does");
     }
     int rc = read_side_file(model, "tokenizer_config.json", &config, &config_size);
     source->config = config != NULL ? json_loadb(config, config_size, JSON_ALLOW_NUL, NULL) : NULL;

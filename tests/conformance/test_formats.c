@@ -74,6 +74,11 @@ static const struct qscheme others[] = {
     {.kind = QTENSOR_NF4, .bits = 4, .group_size = 48},
     {.kind = QTENSOR_CODEBOOKS, .bits = 8, .group_size = 8, .group_rows = 1, .codebooks = 2},
     {.kind = QTENSOR_CODEBOOKS, .bits = 12, .group_size = 8, .group_rows = 1, .codebooks = 1},
+    {.kind = QTENSOR_BLOCKS, .block_type = 2}, /* Q4_0, Q8_0, Q4_K, Q6_K, IQ4_NL */
+    {.kind = QTENSOR_BLOCKS, .block_type = 8},
+    {.kind = QTENSOR_BLOCKS, .block_type = 12},
+    {.kind = QTENSOR_BLOCKS, .block_type = 14},
+    {.kind = QTENSOR_BLOCKS, .block_type = 20},
 };
 
 static int round_trip_others(const struct format *format)

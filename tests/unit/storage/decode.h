@@ -3,6 +3,7 @@
  */
 
 #include "models/qtensor.h"
+#include "tests/unit/storage/decode_gguf.h"
 #include "tests/unit/unit.h"
 
 #include <math.h>
@@ -262,20 +263,16 @@ static inline void decode_dense(const struct stored *stored, const struct qschem
     }
 }
 
-/* gguf, integers: blocks of 32, an F16 scale and then signed bytes, or nibbles less 8, the second half high. */
+/* gguf: blocks, and integers that are the blocks they look like. */
 static inline void decode_gguf(const struct stored *stored, const struct qscheme *scheme, int64_t n, int64_t k,
                                float *out)
 {
-    int64_t bytes = scheme->bits == 8 ? 34 : 18;
-    const uint8_t *blocks = stored_data(stored, ".weight", DTYPE_U8, n, k / 32 * bytes);
+    int type = scheme->kind == QTENSOR_BLOCKS ? scheme->block_type : scheme->bits == 8 ? 8 : 2;
+    int at = gguf_block_at(type);
+    int64_t bytes = k / gguf_blocks[at].elements * gguf_blocks[at].bytes;
+
     ck_assert_int_eq(stored->count, 1);
-    ck_assert_int_eq(scheme->kind, QTENSOR_INT);
-    for (int64_t i = 0; i < n * k; i++) {
-        const uint8_t *block = blocks + i / 32 * bytes;
-        int64_t j = i % 32;
-        int code = scheme->bits == 8 ? (int8_t)block[2 + j] : (block[2 + j % 16] >> (j < 16 ? 0 : 4) & 15) - 8;
-        out[i] = dtype_f16_to_f32((uint16_t)(block[0] | block[1] << 8)) * (float)code;
-    }
+    gguf_decode(type, stored_data(stored, ".weight", DTYPE_U8, n, bytes), n * k, out);
 }
 
 /* aqlm: w = scale * sum of one vector of each codebook; entries are stored modulo their container. */
@@ -353,6 +350,10 @@ static inline void qtensor_random(const char *name, const struct qscheme *scheme
                                   struct qtensor *q)
 {
     ck_assert_rc_ok(qtensor_new(name, scheme, n, k, q));
+    if (scheme->kind == QTENSOR_BLOCKS) {
+        gguf_random(seed, q);
+        return;
+    }
     q->input_scale = scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic ? 0.125f : 0;
     for (int64_t i = 0; scheme->kind == QTENSOR_CODEBOOKS && i < q->row_groups * q->groups * scheme->codebooks; i++) {
         seed = seed * 1664525u + 1013904223u;

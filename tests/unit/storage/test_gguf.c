@@ -2,7 +2,6 @@
 
 #include "storage/gguf.h"
 #include "tests/unit/storage/checkpoint.h"
-#include "tests/unit/storage/decode_gguf.h"
 #include "tests/unit/storage/encode.h"
 #include "tests/unit/storage/support.h"
 
@@ -33,12 +32,8 @@ static uint32_t seed_of(int module)
 static void make_module(const struct rig *rig, int i, struct qtensor *q)
 {
     const struct format_module *m = &rig->modules[i];
-    if (m->scheme.kind == QTENSOR_BLOCKS) {
-        ck_assert_rc_ok(qtensor_new(m->name, &m->scheme, m->rows, m->cols, q));
-        gguf_random(seed_of(i), q);
-    } else {
-        qtensor_random(m->name, &m->scheme, m->rows, m->cols, seed_of(i), q);
-    }
+
+    qtensor_random(m->name, &m->scheme, m->rows, m->cols, seed_of(i), q);
 }
 
 /* source NULL: the checkpoint made on the spot (no tokenizer, tied head); bits 0: blocks of all types, by turns. */
@@ -378,6 +373,9 @@ START_TEST(byte_level_tokenizers)
         tokenizer_keys(/* more tokens than the embedding has rows */
                        BYTE_LEVEL("{\"type\": \"ByteLevel\"}", "{\"id\": 40, \"content\": \"<s>\", \"special\": true}"),
                        "{}"));
+    ck_assert_ptr_null(tokenizer_keys(BYTE_LEVEL("{\"type\": \"ByteLevel\", \"add_prefix_space\": true}", ""), "{}"));
+    ck_assert_ptr_null(
+        tokenizer_keys(BYTE_LEVEL("{\"type\": \"ByteLevel\"}, \"normalizer\": {\"type\": \"Lowercase\"}", ""), "{}"));
     ck_assert_ptr_null(tokenizer_keys("{\"model\": {\"type\": \"WordPiece\", \"vocab\": {}}}", "{}"));
 }
 END_TEST
