@@ -160,7 +160,11 @@ START_TEST(test_schema_lists_parameters)
 {
     for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
         json_t *schema = spec_quantization_schema(*q);
-        ck_assert_ptr_nonnull(json_object_get(json_object_get(schema, "properties"), "bits"));
+        const json_t *properties = json_object_get(schema, "properties");
+        for (const struct params_row *base = quant_base_rows; base->name != NULL; base++) {
+            ck_assert_ptr_nonnull(json_object_get(properties, base->name)); /* what every method takes */
+        }
+        ck_assert_ptr_nonnull(strcmp((*q)->name, "gptq") == 0 ? json_object_get(properties, "bits") : properties);
         ck_assert(json_is_false(json_object_get(schema, "additionalProperties")));
         json_decref(schema);
     }
