@@ -88,6 +88,21 @@ def decode_gptq(tensors, module, config):
     return (codes - zero[:, group]).astype(np.float32) * scale[:, group]
 
 
+def decode_awq(tensors, module, config):
+    """One awq gemm module to its float32 weight [N, K]: eight outputs in a word, output j of them in nibble PLACE[j]."""
+    place = np.array([0, 4, 1, 5, 2, 6, 3, 7])
+    assert config["bits"] == 4 and config["version"] == "gemm" and config["zero_point"] is True
+
+    def nibbles(words):
+        return ((words.view(np.uint32)[..., None] >> (4 * place).astype(np.uint32)) & 15).reshape(len(words), -1)
+
+    codes, zero = nibbles(tensors[f"{module}.qweight"]).astype(np.float32), nibbles(tensors[f"{module}.qzeros"]).astype(np.float32)
+    scale, k = tensors[f"{module}.scales"].astype(np.float32), len(codes)
+    span = k if config["group_size"] == -1 else config["group_size"]
+    assert scale.shape == zero.shape == (k // span, codes.shape[1])
+    return ((codes - zero.repeat(span, 0)) * scale.repeat(span, 0)).T
+
+
 def decode_artifact(folder):
     """Returns (config, tensors) of an artifact with every quantized module back as a float32 weight."""
     config, tensors = read_folder(folder)
@@ -98,8 +113,7 @@ def decode_artifact(folder):
         (group,) = scheme["config_groups"].values()
         marker, decode, argument = ".weight_packed", decode_compressed, group["weights"]
     else:
-        assert scheme["quant_method"] == "gptq"
-        marker, decode, argument = ".qweight", decode_gptq, scheme
+        marker, decode, argument = ".qweight", {"gptq": decode_gptq, "awq": decode_awq}[scheme["quant_method"]], scheme
     modules = {name.removesuffix(marker) for name in tensors if name.endswith(marker)}
     parts = re.compile(r"\.(weight_packed|weight_scale|weight_zero_point|weight_shape|qweight|qzeros|scales|g_idx)$")
     for name, array in tensors.items():
