@@ -1,6 +1,6 @@
 /* A quantized key and value cache in an artifact: its two scales a block, beside the weights, and the scheme in the
- * config, as compressed-tensors defines them. Only symmetric E4M3 has a form on disk: the runtime that reads it is
- * vLLM, whose cache knows no other calibrated type. */
+ * config, as compressed-tensors defines them. Both types are symmetric. transformers rounds its cache by either; vLLM
+ * reads E4M3 alone. */
 
 #include "storage/format_common.h"
 
@@ -10,9 +10,9 @@
 
 int format_accepts_cache(const struct cache_scheme *scheme)
 {
-    if (scheme->number != GPU_NUMBER_E4M3) {
-        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "no runtime reads scales of an INT8 cache"),
-                            "kv_cache.dtype fp8_e4m3; kv_analysis reports INT8's scales");
+    if (scheme->number != GPU_NUMBER_E4M3 && scheme->number != GPU_NUMBER_INT8) {
+        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "no runtime reads scales of such a cache"),
+                            "kv_cache.dtype fp8_e4m3 or int8");
     }
     return 0;
 }
@@ -22,7 +22,8 @@ json_t *format_cache_config(const struct cache_scheme *scheme)
     if (scheme->number == GPU_NUMBER_NONE) {
         return json_null();
     }
-    return json_pack("{s:i, s:s, s:s, s:b, s:b}", "num_bits", 8, "type", "float", "strategy",
+    return json_pack("{s:i, s:s, s:s, s:b, s:b}", "num_bits", 8, "type",
+                     scheme->number == GPU_NUMBER_INT8 ? "int" : "float", "strategy",
                      scheme->per_head ? "attn_head" : "tensor", "dynamic", 0, "symmetric", 1);
 }
 

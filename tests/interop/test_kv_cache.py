@@ -111,10 +111,11 @@ def test_cache_alone(quantd, data, checkpoints, loader, tmp_path, name, granular
     assert notes[1]["key_scales"] == stored["model.layers.1.self_attn.k_scale"].ravel().tolist()
 
 
+@pytest.mark.parametrize("dtype", ("fp8_e4m3", "int8"))
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_cache_beside_a_method(quantd, data, loader, tmp_path, granularity):
+def test_cache_beside_a_method(quantd, data, loader, tmp_path, granularity, dtype):
     """The library rounds keys and values as quantd's evaluation did: both see the same loss."""
-    job = quantd.run(body(data, "llama", "rtn", bits=8, group_size=-1, kv_cache={"granularity": granularity}))
+    job = quantd.run(body(data, "llama", "rtn", bits=8, group_size=-1, kv_cache={"granularity": granularity, "dtype": dtype}))
     loaded = loader(quantd.download(job, tmp_path / "artifact"))
     assert loaded["strategies"] == [GRANULARITIES[granularity][0]] * 2 and loaded["rounded"] != loaded["exact"]
     assert job["result"]["perplexity_after"] == pytest.approx(loaded["rounded"], rel=1e-3)
@@ -189,7 +190,6 @@ def test_analysis(quantd, data, checkpoints):
 
 
 @pytest.mark.parametrize("change, where", [
-    ({"quantization": {"kv_cache": {"dtype": "int8"}}}, "kv_analysis reports INT8"),
     ({"quantization": {"kv_cache": {"dtype": "fp4"}}}, "/quantization/kv_cache/dtype"),
     ({"quantization": {"kv_cache": {}}, "output": {"format": "gptq"}}, "it fits compressed-tensors"),
     ({"method": "kv_analysis", "quantization": {"residual_length": 33}}, "/quantization/residual_length"),

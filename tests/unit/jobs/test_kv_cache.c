@@ -249,13 +249,14 @@ START_TEST(an_analysis_ends_with_its_report)
 }
 END_TEST
 
-/* INT8 has no form on disk: refused with what has one, and formats without a place for scales name one that has. */
+/* Formats without a place for scales name one that has. */
 START_TEST(what_no_artifact_can_say)
 {
     static const struct {
         const char *members, *says;
     } rows[] = {
-        {"\"method\":\"rtn\",\"quantization\":{\"kv_cache\":{\"dtype\":\"int8\"}}", "fp8_e4m3"},
+        {"\"method\":\"rtn\",\"quantization\":{\"kv_cache\":{\"dtype\":\"int8\"}},\"output\":{\"format\":\"awq\"}",
+         "it fits compressed-tensors"},
         {"\"method\":\"rtn\",\"quantization\":{\"kv_cache\":{}},\"output\":{\"format\":\"gptq\"}",
          "it fits compressed-tensors"},
     };
