@@ -9,7 +9,7 @@ from daemon import Daemon
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="every combination in every format")
+    parser.addoption("--full", action="store_true", help="every combination in every format, and all texts")
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,7 @@ def quantd(checkpoints):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "full: only with --full")
+    os.environ["QUANTD_INTEROP_FULL"] = "1" if config.getoption("--full") else ""  # for modules that scale themselves
 
 
 def pytest_collection_modifyitems(config, items):
