@@ -3,7 +3,8 @@
 
 #include "api/request.h"
 
-/* 200, 206, 304, 412 or 416 for the blob, by Range, If-Range, If-Match and If-None-Match. name is offered as the file name. */
+/* 200, 206, 304, 412 or 416 for the blob, by Range, If-Range, If-Match and If-None-Match. name is offered as the file
+ * name. */
 int stream_blob(struct request *request, const char *sha256, const char *content_type, const char *name);
 
 enum stream_format { STREAM_SSE, STREAM_NDJSON };

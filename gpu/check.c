@@ -214,9 +214,10 @@ int check_codebook(const char *op, const struct tensor *entries, const struct te
                          spec->codebooks, spec->bits, (long long)spec->group_size, (long long)cols, spec->beam);
     }
     int rc = check_matrix(op, "w", w, DTYPE_F32, -1, -1);
-    rc = rc != 0 ? rc
-                 : check_matrix(op, "entries", entries, DTYPE_U16, rows, cols / spec->group_size * spec->codebooks);
-    rc = rc != 0 ? rc
-                 : check_matrix(op, "table", table, DTYPE_F32, (int64_t)spec->codebooks << spec->bits, spec->group_size);
+    rc =
+        rc != 0 ? rc : check_matrix(op, "entries", entries, DTYPE_U16, rows, cols / spec->group_size * spec->codebooks);
+    rc = rc != 0
+             ? rc
+             : check_matrix(op, "table", table, DTYPE_F32, (int64_t)spec->codebooks << spec->bits, spec->group_size);
     return rc != 0 || scale == NULL ? rc : check_vector(op, "scale", scale, rows);
 }

@@ -141,7 +141,7 @@ struct gpu_ops {
     /* memory: 64-byte aligned, zeroed */
     int (*alloc)(struct gpu_device *device, size_t bytes, void **pointer);
     void (*free)(struct gpu_device *device, void *pointer);
-    int (*upload)(struct gpu_stream *stream, void *to, const void *host, size_t bytes); /* host is free on return */
+    int (*upload)(struct gpu_stream *stream, void *to, const void *host, size_t bytes);     /* host is free on return */
     int (*download)(struct gpu_stream *stream, void *host, const void *from, size_t bytes); /* waits */
     int (*fill_zero)(struct gpu_stream *stream, void *to, size_t bytes);
 
@@ -232,13 +232,13 @@ struct gpu_ops {
                            const struct tensor *k, const struct tensor *v, const struct tensor *kq,
                            const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
     /* 28. Scale and zero as in `grid`, the range cut at p times the group's absmax where d H_gg d^T, d = w - wq, is
-     *     least: H_gg is the group's diagonal block of h F32 [K,K]. steps and max_shrink of spec count; p = 1 is the first
-     *     candidate. */
+     *     least: H_gg is the group's diagonal block of h F32 [K,K]. steps and max_shrink of spec count; p = 1 is the
+     * first candidate. */
     int (*clip)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero,
                 const struct tensor *w, const struct tensor *h, const struct gpu_grid *spec);
     /* 29. Refine an asymmetric grid's scale and zero in place (half-quadratic, mean |w - wq| never grows). */
-    int (*hqq)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero,
-               const struct tensor *w, const struct gpu_grid *spec);
+    int (*hqq)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+               const struct gpu_grid *spec);
     /* 30. Each row of w F32 [N,K] to 2^bits values that lose least in sum importance_k err^2 (exactly: methods.md §6):
      *     table F32 [N, 2^bits] ascending and rounded to `stored`, codes U8 [N,K] the nearest of them, the lower of
      *     equals. importance F32 [K], or NULL; apart U8 [N,K], or NULL: weights where it is not 0 count for nothing. */

@@ -40,9 +40,9 @@ struct pipeline_hooks {
     void *data;
     /* Often: cancelled, draining, out of time? fraction of the whole run in [0, 1]. */
     int (*tick)(void *data, double fraction, const char *phase);
-    /* A block is on disk: commit it with its rows. chains: {"calibration":{"file","sha256"},...}; notes: what the report
-     * says of it beside its rows, {"kv_cache":{...},"analysis":[...]}, each where there is such a thing. May return
-     * ERR_INTERRUPTED after committing, to stop at this boundary. */
+    /* A block is on disk: commit it with its rows. chains: {"calibration":{"file","sha256"},...}; notes: what the
+     * report says of it beside its rows, {"kv_cache":{...},"analysis":[...]}, each where there is such a thing. May
+     * return ERR_INTERRUPTED after committing, to stop at this boundary. */
     int (*block_done)(void *data, int64_t index, const char *file, const char *sha256, const json_t *chains,
                       const json_t *notes, const json_t *rows);
 };

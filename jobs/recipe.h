@@ -47,8 +47,8 @@ json_t *recipe_parameters_json(const struct recipe *recipe);
 const struct quant_base *recipe_base(const struct recipe *recipe);
 /* Who solves this module, and with what; NULL: it stays in float. */
 const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module);
-/* The scheme of a module of that shape under its solver, amended by the earlier stages; its input as it is where a stage
- * says so (float_inputs). */
+/* The scheme of a module of that shape under its solver, amended by the earlier stages; its input as it is where a
+ * stage says so (float_inputs). */
 int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
                   int64_t cols, struct qscheme *out);
 /* The recipe looks and makes no artifact. */

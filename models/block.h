@@ -16,8 +16,8 @@ struct block {
     struct tensor biases[LINEAR_COUNT];  /* data NULL when there is none */
     struct tensor norms[NORM_COUNT];     /* F32; data NULL when there is none */
     /* What quantization made of it: */
-    struct gpu_input inputs[LINEAR_COUNT]; /* how the runtime quantizes a linear's input; number NONE: not at all */
-    struct tensor kept[LINEAR_COUNT];      /* F32 [in]: columns that it leaves alone; data NULL = none */
+    struct gpu_input inputs[LINEAR_COUNT];   /* how the runtime quantizes a linear's input; number NONE: not at all */
+    struct tensor kept[LINEAR_COUNT];        /* F32 [in]: columns that it leaves alone; data NULL = none */
     struct gpu_cache key_cache, value_cache; /* how the runtime keeps keys and values; run 0: as they are */
     struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */
     bool changed_linears[LINEAR_COUNT], changed_norms[NORM_COUNT]; /* by block_fold; biases go with their linears */
@@ -26,8 +26,8 @@ struct block {
 /* Read block `index`, weights as F32. On failure nothing is held. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
                struct block *out);
-/* Ask the system to have the bytes of block `index` in memory by the time they are loaded. Returns at once; a block that
- * there is not, or a system that cannot, is no error. */
+/* Ask the system to have the bytes of block `index` in memory by the time they are loaded. Returns at once; a block
+ * that there is not, or a system that cannot, is no error. */
 void block_prefetch(const struct model *model, int64_t index);
 void block_deinit(struct block *block, const struct gpu *gpu);
 

@@ -34,19 +34,19 @@ extern const char *const qtensor_kind_names[QTENSOR_KIND_COUNT]; /* "int", "floa
 
 struct qscheme {
     enum qtensor_kind kind;
-    int bits;               /* of a code; CODEBOOKS: of an entry, up to 16; DENSE: of scale_dtype */
-    int64_t group_size;     /* inputs that share a scale; == cols for one a row; NF4: of the flat weight */
-    int64_t group_rows;     /* outputs that share a scale; 0 = 1 */
-    bool per_channel;       /* asked for as group_size -1 */
-    bool sym;               /* INT: every zero is 2^(bits-1) */
-    bool nested;            /* NF4: double quantization */
-    int codebooks;          /* CODEBOOKS: M */
-    int block_type;         /* BLOCKS: GGUF tensor type */
-    enum dtype element;     /* FLOAT8: F8_E4M3 or F8_E5M2 */
-    enum dtype scale_dtype; /* F32, F16 or BF16 */
+    int bits;                /* of a code; CODEBOOKS: of an entry, up to 16; DENSE: of scale_dtype */
+    int64_t group_size;      /* inputs that share a scale; == cols for one a row; NF4: of the flat weight */
+    int64_t group_rows;      /* outputs that share a scale; 0 = 1 */
+    bool per_channel;        /* asked for as group_size -1 */
+    bool sym;                /* INT: every zero is 2^(bits-1) */
+    bool nested;             /* NF4: double quantization */
+    int codebooks;           /* CODEBOOKS: M */
+    int block_type;          /* BLOCKS: GGUF tensor type */
+    enum dtype element;      /* FLOAT8: F8_E4M3 or F8_E5M2 */
+    enum dtype scale_dtype;  /* F32, F16 or BF16 */
     enum dtype weight_dtype; /* F32, F16 or BF16: the source's, which a reader may give the weight back in */
-    struct gpu_input input; /* how the runtime quantizes this linear's input; a static scale is in the tensor */
-    float input_threshold;  /* INT8 inputs: columns that reach it pass as they are (index); 0 = none ever does */
+    struct gpu_input input;  /* how the runtime quantizes this linear's input; a static scale is in the tensor */
+    float input_threshold;   /* INT8 inputs: columns that reach it pass as they are (index); 0 = none ever does */
 };
 
 struct qtensor {

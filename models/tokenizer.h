@@ -22,6 +22,7 @@ void tokenizer_scratch_free(struct tokenizer_scratch *scratch);
 
 /* Encode UTF-8 text. add_special: run the post-processor's template (BOS). *ids points into the scratch until the
  * next call. ERR_INVALID_PARAMETER on text that is not UTF-8, or on which the file's patterns run into their limits of
- * time and depth; ERR_PAYLOAD_TOO_LARGE beyond 64 MiB, before or after normalization. Any thread, with its own scratch. */
+ * time and depth; ERR_PAYLOAD_TOO_LARGE beyond 64 MiB, before or after normalization. Any thread, with its own scratch.
+ */
 int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text,
                      size_t size, bool add_special, const int32_t **ids, size_t *count);

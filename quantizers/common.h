@@ -39,7 +39,8 @@ int quant_work_take(const struct solve_context *context, const struct quant_work
 /* The weight of job on the host, [N,K]; the caller frees it. ERR_NON_FINITE_VALUE as above. For methods whose codes are
  * made value by value. */
 int quant_download_weight(const struct solve_context *context, const struct linear_job *job, float **out);
-/* A positive scale as dtype (F32, F16 or BF16) stores it; beyond its range at either end, the last value that it has. */
+/* A positive scale as dtype (F32, F16 or BF16) stores it; beyond its range at either end, the last value that it has.
+ */
 float quant_store_scale(float scale, enum dtype dtype);
 /* ERR_NON_FINITE_VALUE names the first NaN or Inf of job's weight. */
 int quant_check_finite(const struct solve_context *context, const struct linear_job *job);

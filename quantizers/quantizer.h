@@ -97,7 +97,7 @@ struct linear_job {
     double seconds;
     int64_t dead_columns;
     char fallback[96]; /* "" or why it was not done as asked: "rtn: hessian not positive definite" */
-    char note[128];              /* "" or a fact for the report: "3 outlier columns" */
+    char note[128];    /* "" or a fact for the report: "3 outlier columns" */
 };
 
 struct quantizer {

@@ -1,6 +1,6 @@
 #pragma once
-/* How the scales of an integer grid are chosen: an option of every method on one, and the keeping of the best of several
- * choices. Inside the quantizers floor only. */
+/* How the scales of an integer grid are chosen: an option of every method on one, and the keeping of the best of
+ * several choices. Inside the quantizers floor only. */
 
 #include "quantizers/common.h"
 
@@ -16,9 +16,9 @@ enum quant_search {
 /* scale_search. */
 extern const struct params_row quant_search_rows[];
 /* A row for mse_search, whose default is each method's own. */
-#define SEARCH_ALIAS_ROW(fallback_)                                                                \
-    QUANT_ROW(PARAMS_BOOL, quant_common, mse_search, (fallback_),                                  \
-              .help = "Older name: search the range that loses least in each group instead of "    \
+#define SEARCH_ALIAS_ROW(fallback_)                                                             \
+    QUANT_ROW(PARAMS_BOOL, quant_common, mse_search, (fallback_),                               \
+              .help = "Older name: search the range that loses least in each group instead of " \
                       "reaching the group's extremes. Counts while scale_search is \"auto\".")
 
 /* What the parameters ask for; `searched` is what mse_search stands for in this method. */
@@ -33,8 +33,8 @@ int search_importance(const struct solve_context *context, const struct layer_st
 /* Choose work's scale and zero for work->w. importance: for SEARCH_IMATRIX, with its exponent; h: for SEARCH_CLIP. */
 int search_grid(const struct solve_context *context, struct quant_work *work, enum quant_search search,
                 const struct tensor *importance, double norm, const struct tensor *h);
-/* Round job's linear on the grid that each search gives, and take the one whose output error under the Hessian is least,
- * the earlier of equals; job->loss is that error, or NAN when there is one search only. stats may be NULL then, unless
- * the search itself needs them: ERR_INSUFFICIENT_CALIBRATION. Sets result, loss and seconds. */
+/* Round job's linear on the grid that each search gives, and take the one whose output error under the Hessian is
+ * least, the earlier of equals; job->loss is that error, or NAN when there is one search only. stats may be NULL then,
+ * unless the search itself needs them: ERR_INSUFFICIENT_CALIBRATION. Sets result, loss and seconds. */
 int search_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job,
                  const enum quant_search *searches, int count);

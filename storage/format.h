@@ -34,8 +34,8 @@ struct format_config {
     const struct format_module *modules; /* every quantized linear */
     int count;
     const struct model *model;
-    const char *method;       /* for the metadata some formats carry */
-    const json_t *parameters; /* the job's quantization object, defaults filled in */
+    const char *method;        /* for the metadata some formats carry */
+    const json_t *parameters;  /* the job's quantization object, defaults filled in */
     struct cache_scheme cache; /* number NONE: keys and values are kept as they are */
 };
 
