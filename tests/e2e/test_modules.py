@@ -64,31 +64,35 @@ def real_module():
         true(ready or lines[0]["message"] == "backend not usable", "the line %r" % lines[0])
 
 
-def perplexities(directory, device):
-    """Before and after a small job, and the digests of what it made."""
+def small_job(directory, device):
+    """What a small job lost, and the digests of what it made."""
     with Daemon("--module-dir", directory, "--device", device) as daemon:
         devices = {entry["id"] for entry in daemon.get("/v1/system")["devices"]}
         true(device in devices, "%s is among %r" % (device, devices))
         job = new_job(daemon, RECORDS, calibration={"stream": True, "num_samples": 4, "sequence_length": 48})
         state = succeed(daemon, job)
-        evaluation = daemon.get("%s/%s/report" % (JOBS, job))["evaluation"]
+        report = daemon.get("%s/%s/report" % (JOBS, job))
         manifest = daemon.get("/v1/artifacts/%s" % state["result"]["artifact_id"])
-    digests = {file["path"]: file["sha256"] for file in manifest["files"]}
-    return evaluation["perplexity_before"], evaluation["perplexity_after"], digests
+    losses = [row["output_relative_mse"] for row in report["layers"]]
+    return {"perplexity before": report["evaluation"]["perplexity_before"],
+            "mean loss on the inputs": sum(losses) / len(losses),
+            "mean KL": report["evaluation"]["kl_divergence_mean"],
+            "files": {file["path"]: file["sha256"] for file in manifest["files"]}}
 
 
 def device_of_its_own():
-    """The CUDA module over a shim of CUDA: device memory apart from the host's, BF16 products. Twice the same bytes, and
-    within 0.2 % of the CPU's perplexity before quantization (1 % after it: BF16 moves codes of a small model)."""
+    """The CUDA module over a shim of CUDA: device memory apart from the host's, BF16 products. Twice the same bytes, and close
+    to the CPU: BF16 moves single codes, so what is compared after quantization is what was lost, not the perplexity of the
+    few tokens held back, which a single code can move by per cents either way."""
     if not os.path.exists(os.path.join(SHIM, "quantd_gpu_cuda.so")):
         raise Skip("the shim was not built")
-    first, second = perplexities(SHIM, "cuda:0"), perplexities(SHIM, "cuda:0")
+    first, second = small_job(SHIM, "cuda:0"), small_job(SHIM, "cuda:0")
     equal(first, second, "the second run")
-    cpu = perplexities(SHIM, "cpu")
-    for mine, others, bound in ((first[0], cpu[0], 0.002), (first[1], cpu[1], 0.01)):
-        if abs(mine / others - 1) > bound:
-            raise Failure("perplexity %g is not within %g of the CPU's %g" % (mine, bound, others))
-    print("  before: cuda %.4f cpu %.4f; after: cuda %.4f cpu %.4f" % (first[0], cpu[0], first[1], cpu[1]))
+    cpu = small_job(SHIM, "cpu")
+    for what, bound in (("perplexity before", 0.002), ("mean loss on the inputs", 0.02), ("mean KL", 0.25)):
+        print("  %s: cuda %.6g cpu %.6g" % (what, first[what], cpu[what]))
+        if abs(first[what] / cpu[what] - 1) > bound:
+            raise Failure("%s %g is not within %g of the CPU's %g" % (what, first[what], bound, cpu[what]))
 
 
 main([without_a_module, damaged_module, module_without_its_libraries, real_module, device_of_its_own])
