@@ -15,7 +15,9 @@
  * out. s = 1 is always in, so no site loses to rounding on what is scored.
  *
  * Scored on SCORE_TOKENS inputs at most, in whole micro-batches (at least one), spread evenly over the calibration set:
- * the same for every candidate and every run. The winner is folded before the next site is looked at, so that its
+ * the same ones in every run. Every candidate meets the first; the SHORTLIST best of it and s = 1 meet the others too,
+ * and the least sum over all wins. Neighbours lose nearly the same, so
+ * what the first misorders costs little. The winner is folded before the next site is looked at, so that its
  * statistics and float outputs are those of the folded block.
  *
  * The clip search is per row and group, in solve: see gpu/cpu/clip.c. It needs the second moments of the inputs alone,
@@ -33,7 +35,10 @@
 #include <string.h>
 
 #define SCORE_TOKENS 4096
+#define SHORTLIST 5
 #define DUO_FLOOR 1e-4
+#define N_GRID_MAX 200
+#define CANDIDATES_MAX (N_GRID_MAX + 1)
 
 enum awq_version { AWQ_GEMM };
 static const char *const versions[] = {"gemm", NULL};
@@ -53,7 +58,7 @@ struct search {
     const struct awq_params *params;
     int64_t columns;
     int candidates;
-    double *losses;     /* [candidates] */
+    double *losses;     /* [candidates]; infinite: out */
     float *inputs;      /* x_j */
     float *weights;     /* w_j */
     float *factors;     /* s_j of the candidate at hand */
@@ -291,6 +296,27 @@ static int score_batch(struct search *search, int64_t i)
     return rc;
 }
 
+/* Leave the best few in, the earlier of equals, and s = 1. */
+static void shorten_list(struct search *search)
+{
+    bool in[CANDIDATES_MAX] = {true};
+
+    for (int k = 0; k < SHORTLIST; k++) {
+        int best = -1;
+        for (int i = 0; i < search->candidates; i++) {
+            if (!in[i] && (best < 0 || search->losses[i] < search->losses[best])) {
+                best = i;
+            }
+        }
+        if (best >= 0) {
+            in[best] = true;
+        }
+    }
+    for (int i = 0; i < search->candidates; i++) {
+        search->losses[i] = in[i] ? search->losses[i] : INFINITY;
+    }
+}
+
 static int score(struct search *search)
 {
     const struct rewrite_context *context = search->context;
@@ -301,6 +327,9 @@ static int score(struct search *search)
     count = count < 1 ? 1 : count > batches ? batches : count;
     for (int64_t k = 0; rc == 0 && k < count; k++) {
         rc = score_batch(search, k * batches / count);
+        if (rc == 0 && k == 0) {
+            shorten_list(search);
+        }
     }
     return rc;
 }
@@ -451,7 +480,7 @@ static const struct params_row awq_rows[] = {
               .help = "Inputs that share a scale; -1 = one scale for each output channel."),
     QUANT_ROW(PARAMS_BOOL, quant_common, sym, "false",
               .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
-    QUANT_ROW(PARAMS_INT, awq_params, n_grid, "20", .min = 1, .max = 200,
+    QUANT_ROW(PARAMS_INT, awq_params, n_grid, "20", .min = 1, .max = N_GRID_MAX,
               .help = "Exponents that are tried for the factors, beside leaving the weights as they are."),
     QUANT_ROW(PARAMS_BOOL, awq_params, duo_scaling, "true",
               .help = "Factors weigh the size of inputs against that of weights, instead of inputs alone."),
