@@ -38,7 +38,8 @@ static struct recipe recipe_of(const char *method, const char *quantization)
     struct recipe recipe;
     struct faults faults;
     int rc = parse(method, quantization, &faults, &recipe);
-    ck_assert_msg(rc == 0, "%s %s: %s %s", method, quantization, faults.items[0].param, faults.items[0].detail);
+    ck_assert_msg(rc == 0, "%s %s: %s %s", method, quantization != NULL ? quantization : "{}", faults.items[0].param,
+                  faults.items[0].detail);
     return recipe;
 }
 
