@@ -232,7 +232,7 @@ static double vector_cost(const struct stage *s, int64_t at, const float *x, con
 /* `count` different vectors of all, ascending draws replaced by a partial shuffle; *out is malloc'ed. */
 static int draw_sample(struct stage *s, int64_t total, int64_t count, int32_t **out)
 {
-    int32_t *order = total <= INT32_MAX ? malloc((size_t)total * sizeof(*order)) : NULL;
+    int32_t *order = total <= INT32_MAX ? calloc((size_t)total, sizeof(*order)) : NULL;
 
     if (order == NULL) {
         return out_of_memory(s->c);
