@@ -27,8 +27,11 @@ struct codebooks {
 int codebooks_init(const struct solve_context *context, const struct linear_job *job, const struct gpu_codebook *spec,
                    const float *importance, struct codebooks *out);
 void codebooks_deinit(struct codebooks *c); /* zeroed is fine */
-/* Residual k-means: each codebook from what those before it left, weighed by importance and the rows' scales. */
+/* codebooks_start.c. Residual k-means: each codebook from what those before it left, weighed by importance and the
+ * rows' scales. */
 int codebooks_start(struct codebooks *c, int64_t max_iterations);
+/* A table has room for each vector that there is. */
+bool codebooks_cover(const struct codebooks *c);
 /* d from entries, tables and scales as they are. */
 int codebooks_residual(struct codebooks *c);
 /* *loss = tr(d h d^T), or sum importance_k d^2 with h NULL. Uses q. */
@@ -37,6 +40,11 @@ int codebooks_loss(struct codebooks *c, const struct tensor *h, double *loss);
 int codebooks_store(struct codebooks *c, const struct tensor *h);
 /* Download into job->result, which the caller owns then. */
 int codebooks_take(const struct codebooks *c, const struct qscheme *scheme, struct linear_job *job);
+
+/* The whole tensor from or to the host; upload's source is free on return. */
+int codebooks_upload(const struct codebooks *c, const struct tensor *to, const void *host);
+int codebooks_download(const struct codebooks *c, void *host, const struct tensor *from);
+int codebooks_out_of_memory(const struct codebooks *c); /* raises */
 
 /* codebooks_fit.c: with h and the entries as they are, tables that lose less, by `steps` of conjugate gradients; d
  * follows. *loss comes and goes, and never rises. */

@@ -20,24 +20,6 @@
 #define CG_ENOUGH 1e-9  /* of the first squared residual */
 #define CG_DAMP 1e-6    /* of the preconditioner's largest element: vectors of no use stay where they are */
 
-static int out_of_memory(void)
-{
-    return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to fit codebooks");
-}
-
-static int upload(const struct codebooks *c, const struct tensor *to, const void *host)
-{
-    const struct gpu_ops *ops = c->context->gpu->ops;
-    int rc = ops->upload(c->context->stream, to->data, host, tensor_bytes(to));
-
-    return rc != 0 ? rc : ops->stream_sync(c->context->stream);
-}
-
-static int download(const struct codebooks *c, void *host, const struct tensor *from)
-{
-    return c->context->gpu->ops->download(c->context->stream, host, from->data, tensor_bytes(from));
-}
-
 /* Vectors of the size of all tables, on the host. */
 struct descent {
     float *tables, *residual, *direction, *image, *inverse;
@@ -50,14 +32,14 @@ static int gradient(struct codebooks *c, const struct tensor *x, const struct te
     int rc = ops->linear(c->context->stream, &c->q, x, h, NULL);
 
     rc = rc != 0 ? rc : ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec);
-    return rc != 0 ? rc : download(c, out, &c->reduced);
+    return rc != 0 ? rc : codebooks_download(c, out, &c->reduced);
 }
 
 /* out = the operator on direction. Uses p and q. */
 static int apply(struct codebooks *c, const struct tensor *h, const float *direction, float *out)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
-    int rc = upload(c, &c->reduced, direction);
+    int rc = codebooks_upload(c, &c->reduced, direction);
 
     rc = rc != 0
              ? rc
@@ -74,13 +56,13 @@ static int precondition(struct codebooks *c, float *inverse)
     for (int64_t i = 0; i < c->size; i++) {
         inverse[i] = 1.0f / (float)c->spec.codebooks;
     }
-    int rc = upload(c, &c->reduced, inverse);
+    int rc = codebooks_upload(c, &c->reduced, inverse);
     rc = rc != 0
              ? rc
              : ops->code_expand(c->context->stream, &c->q, &c->entries, &c->scale, &c->reduced, &c->spec, 1.0f, false);
     rc = rc != 0 ? rc : ops->scale(c->context->stream, &c->q, NULL, &c->importance);
     rc = rc != 0 ? rc : ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec);
-    rc = rc != 0 ? rc : download(c, inverse, &c->reduced);
+    rc = rc != 0 ? rc : codebooks_download(c, inverse, &c->reduced);
     for (int64_t i = 0; rc == 0 && i < c->size; i++) {
         most = inverse[i] > most ? inverse[i] : most;
     }
@@ -134,14 +116,14 @@ static int accept(struct codebooks *c, const struct tensor *h, const struct tens
 {
     double now = INFINITY;
 
-    int rc = upload(c, to, next);
+    int rc = codebooks_upload(c, to, next);
     rc = rc != 0 ? rc : codebooks_residual(c);
     rc = rc != 0 ? rc : codebooks_loss(c, h, &now);
     if (rc == 0 && now <= *loss) {
         *loss = now;
         return 0;
     }
-    rc = rc != 0 ? rc : upload(c, to, old);
+    rc = rc != 0 ? rc : codebooks_upload(c, to, old);
     return rc != 0 ? rc : codebooks_residual(c);
 }
 
@@ -151,11 +133,11 @@ int codebooks_fit_tables(struct codebooks *c, const struct tensor *h, int steps,
     float *memory = malloc(bytes * 6);
 
     if (memory == NULL) {
-        return out_of_memory();
+        return codebooks_out_of_memory(c);
     }
     struct descent v = {memory, memory + c->size, memory + 2 * c->size, memory + 3 * c->size, memory + 4 * c->size};
     float *old = memory + 5 * c->size;
-    int rc = download(c, old, &c->table);
+    int rc = codebooks_download(c, old, &c->table);
     rc = rc != 0 ? rc : precondition(c, v.inverse);
     rc = rc != 0 ? rc : gradient(c, &c->d, h, v.residual);
     if (rc == 0) {
@@ -173,17 +155,17 @@ int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *lo
     float *memory = malloc((size_t)c->rows * 3 * sizeof(float));
 
     if (memory == NULL) {
-        return out_of_memory();
+        return codebooks_out_of_memory(c);
     }
     float *old = memory, *next = memory + c->rows, *square = memory + 2 * c->rows;
-    int rc = download(c, old, &c->scale);
+    int rc = codebooks_download(c, old, &c->scale);
     rc =
         rc != 0 ? rc : ops->code_expand(c->context->stream, &c->p, &c->entries, NULL, &c->table, &c->spec, 1.0f, false);
     rc = rc != 0 ? rc : ops->linear(c->context->stream, &c->q, &c->p, h, NULL);
     rc = rc != 0 ? rc : ops->row_dot(c->context->stream, &c->rowwise, &c->p, &c->q);
-    rc = rc != 0 ? rc : download(c, square, &c->rowwise);
+    rc = rc != 0 ? rc : codebooks_download(c, square, &c->rowwise);
     rc = rc != 0 ? rc : ops->row_dot(c->context->stream, &c->rowwise, c->weight, &c->q);
-    rc = rc != 0 ? rc : download(c, next, &c->rowwise);
+    rc = rc != 0 ? rc : codebooks_download(c, next, &c->rowwise);
     for (int64_t n = 0; rc == 0 && n < c->rows; n++) {
         float best = next[n] / square[n];
         next[n] = old[n] > 0 && best > 0 && isfinite(best) ? best : old[n];
@@ -199,13 +181,13 @@ static int round_tensor(const struct codebooks *c, const struct tensor *tensor)
     float *values = malloc(tensor_bytes(tensor));
 
     if (values == NULL) {
-        return out_of_memory();
+        return codebooks_out_of_memory(c);
     }
-    int rc = download(c, values, tensor);
+    int rc = codebooks_download(c, values, tensor);
     for (int64_t i = 0; rc == 0 && i < count; i++) {
         values[i] = codebooks_stored(values[i], c->context->scale_dtype);
     }
-    rc = rc != 0 ? rc : upload(c, tensor, values);
+    rc = rc != 0 ? rc : codebooks_upload(c, tensor, values);
     free(values);
     return rc;
 }
@@ -219,7 +201,7 @@ int codebooks_store(struct codebooks *c, const struct tensor *h)
     rc = rc != 0 ? rc : round_tensor(c, &c->table);
     rc = rc != 0 ? rc : codebooks_residual(c);
     rc = rc != 0 ? rc : codebooks_loss(c, h, &loss);
-    for (int sweep = 0; rc == 0 && sweep < STORE_SWEEPS; sweep++) {
+    for (int sweep = 0; rc == 0 && sweep < STORE_SWEEPS && !codebooks_cover(c); sweep++) {
         rc = ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h,
                               h == NULL ? &c->importance : NULL, &c->spec, &gain);
         if (gain <= STORE_GAIN * loss) {
@@ -235,9 +217,9 @@ int codebooks_take(const struct codebooks *c, const struct qscheme *scheme, stru
     struct qtensor q = {0};
 
     int rc = qtensor_new(job->name, scheme, c->rows, c->cols, &q);
-    rc = rc != 0 ? rc : download(c, q.entries, &c->entries);
-    rc = rc != 0 ? rc : download(c, q.scales, &c->scale);
-    rc = rc != 0 ? rc : download(c, q.tables, &c->table);
+    rc = rc != 0 ? rc : codebooks_download(c, q.entries, &c->entries);
+    rc = rc != 0 ? rc : codebooks_download(c, q.scales, &c->scale);
+    rc = rc != 0 ? rc : codebooks_download(c, q.tables, &c->table);
     if (rc != 0) {
         qtensor_deinit(&q);
         return err_pass(rc, "take %s", job->name);
