@@ -79,8 +79,7 @@ int fs_sync_dir(const char *path)
     return rc;
 }
 
-/* fsync the directory that holds path: what makes its name last. */
-static int sync_parent(const char *path)
+int fs_sync_parent(const char *path)
 {
     char parent[FS_PATH_MAX];
 
@@ -101,7 +100,7 @@ static int make_dir(const char *path)
     struct stat info;
 
     if (mkdir(path, 0700) == 0) {
-        return sync_parent(path);
+        return fs_sync_parent(path);
     }
     if (errno != EEXIST) {
         return err_raise_errno(errno, "cannot create directory %s", path);
@@ -168,7 +167,7 @@ int fs_write_atomic(const char *path, const void *data, size_t size)
         (void)unlink(temp);
         return err_raise_errno(saved, "cannot rename to %s", path);
     }
-    return sync_parent(path);
+    return fs_sync_parent(path);
 }
 
 int fs_read_fd(int fd, size_t max, char **data, size_t *size)

@@ -10,6 +10,7 @@ int fs_pread_full(int fd, void *buffer, size_t size, int64_t offset); /* short f
 int fs_pwrite_full(int fd, const void *buffer, size_t size, int64_t offset);
 int fs_sync(int fd); /* fsync; raises ERR_STORAGE on EIO */
 int fs_sync_dir(const char *path);
+int fs_sync_parent(const char *path); /* the directory that holds path: what makes its name last */
 /* Create every missing directory of path, mode 0700, and fsync what each was made in. ERR_INVALID_PARAMETER when
  * something else stands there. */
 int fs_make_dirs(const char *path);

@@ -49,22 +49,6 @@ struct calibration_writer {
     int64_t written; /* bytes of the log before the buffer */
 };
 
-/* fsync the directory that holds path. */
-static int sync_parent(const char *path)
-{
-    char parent[PATH_BYTES];
-    int rc = fs_path(parent, sizeof(parent), "%s", path);
-    if (rc != 0) {
-        return rc;
-    }
-    char *slash = strrchr(parent, '/');
-    if (slash == NULL) {
-        return fs_sync_dir(".");
-    }
-    *(slash == parent ? slash + 1 : slash) = '\0';
-    return fs_sync_dir(parent);
-}
-
 /* Open the log and cut it back to what was committed. */
 static int open_log(const char *path, int64_t bytes, int *out)
 {
@@ -90,7 +74,7 @@ static int open_log(const char *path, int64_t bytes, int *out)
     }
     if (rc == 0 && created) {
         rc = fs_sync(fd);
-        rc = rc != 0 ? rc : sync_parent(path);
+        rc = rc != 0 ? rc : fs_sync_parent(path);
     }
     if (rc != 0) {
         close(fd);

@@ -121,21 +121,6 @@ static int hash_path(const char *path, char hex[DIGEST_HEX_SIZE])
     return rc;
 }
 
-static int sync_parent(const char *path)
-{
-    char parent[PATH_BYTES];
-    int rc = fs_path(parent, sizeof(parent), "%s", path);
-    if (rc != 0) {
-        return rc;
-    }
-    char *slash = strrchr(parent, '/');
-    if (slash == NULL) {
-        return fs_sync_dir(".");
-    }
-    *(slash == parent ? slash + 1 : slash) = '\0';
-    return fs_sync_dir(parent);
-}
-
 int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65])
 {
     struct safetensors_writer *writer = NULL;
@@ -156,7 +141,7 @@ int qtensor_save(const char *path, const struct qtensor *items, int count, char 
         (void)unlink(temp);
         return err_pass(rc, "save %s", path);
     }
-    rc = sync_parent(path);
+    rc = fs_sync_parent(path);
     if (rc == 0) {
         memcpy(hex, digest, sizeof(digest));
     }

@@ -221,3 +221,15 @@ int quant_work_take(const struct solve_context *context, const struct quant_work
     job->result = q;
     return 0;
 }
+
+int quant_each(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs, int count,
+               int (*one)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job))
+{
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < count; i++) {
+        rc = quant_tick(context);
+        rc = rc != 0 ? rc : one(context, stats, &jobs[i]);
+    }
+    return rc;
+}

@@ -47,5 +47,10 @@ int quant_check_finite(const struct solve_context *context, const struct linear_
 /* Ask the caller whether to go on. */
 int quant_tick(const struct solve_context *context);
 
+/* The loop of methods whose linears are solved each by itself. */
+int quant_each(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs, int count,
+               int (*one)(const struct solve_context *context, const struct layer_stats *stats,
+                          struct linear_job *job));
+
 /* Round one linear to nearest: what RTN does, and what other methods fall back on. Sets result and seconds. */
 int rtn_solve_linear(const struct solve_context *context, struct linear_job *job);

@@ -109,13 +109,14 @@ static void encode(struct qtensor *q, const float *w)
     }
 }
 
-static int solve_linear(const struct solve_context *context, struct linear_job *job)
+static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
 {
     double start = clock_monotonic_seconds();
     struct qtensor q = {0};
     struct qscheme made;
     float *w = NULL;
 
+    (void)stats;
     int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
     made.scale_dtype = context->scale_dtype;
     rc = rc != 0 ? rc : quant_download_weight(context, job, &w);
@@ -139,14 +140,7 @@ static int solve_linear(const struct solve_context *context, struct linear_job *
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count)
 {
-    int rc = 0;
-
-    (void)stats;
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = quant_tick(context);
-        rc = rc != 0 ? rc : solve_linear(context, &jobs[i]);
-    }
-    return rc;
+    return quant_each(context, stats, jobs, count, solve_linear);
 }
 
 static const struct params_row nf4_rows[] = {

@@ -28,13 +28,7 @@ static int solve_linear(const struct solve_context *context, const struct layer_
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count)
 {
-    int rc = 0;
-
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = quant_tick(context);
-        rc = rc != 0 ? rc : solve_linear(context, stats, &jobs[i]);
-    }
-    return rc;
+    return quant_each(context, stats, jobs, count, solve_linear);
 }
 
 static void check(const void *params, const char *pointer, struct faults *faults)

@@ -45,14 +45,7 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 
 static int accepts_all(const struct format_config *config)
 {
-    for (int i = 1; i < config->count; i++) {
-        if (!format_same_geometry(&config->modules[0].scheme, &config->modules[i].scheme)) {
-            int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "aqlm has one geometry for the model; %.80s differs",
-                               config->modules[i].name);
-            return err_set_hint(rc, "format dense takes several");
-        }
-    }
-    return 0;
+    return format_check_one_geometry(config, "aqlm", "format dense takes several");
 }
 
 static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,

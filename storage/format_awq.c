@@ -52,14 +52,8 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 
 static int accepts_all(const struct format_config *config)
 {
-    for (int i = 1; i < config->count; i++) {
-        if (!format_same_geometry(&config->modules[0].scheme, &config->modules[i].scheme)) {
-            int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "awq has one geometry for the model; %.80s differs",
-                               config->modules[i].name);
-            return err_set_hint(rc, "format compressed-tensors takes several");
-        }
-    }
-    return format_check_fused(config);
+    int rc = format_check_one_geometry(config, "awq", "format compressed-tensors takes several");
+    return rc != 0 ? rc : format_check_fused(config);
 }
 
 static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,

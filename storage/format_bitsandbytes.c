@@ -82,13 +82,7 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 /* One config says of all modules which kind they are. */
 static int accepts_all(const struct format_config *config)
 {
-    for (int i = 1; i < config->count; i++) {
-        if (!format_same_geometry(&config->modules[0].scheme, &config->modules[i].scheme)) {
-            return err_raise(ERR_INCOMPATIBLE_OPTIONS, "bitsandbytes has one scheme for all modules: %s has another",
-                             config->modules[i].name);
-        }
-    }
-    return 0;
+    return format_check_one_geometry(config, "bitsandbytes", "format dense takes several");
 }
 
 static const char *torch_name(enum dtype dtype)

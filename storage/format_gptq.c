@@ -82,14 +82,8 @@ static int check_roles(const struct format_config *config)
 
 static int accepts_all(const struct format_config *config)
 {
-    for (int i = 1; i < config->count; i++) {
-        if (!format_same_geometry(&config->modules[0].scheme, &config->modules[i].scheme)) {
-            int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "gptq has one geometry for the model; %.80s differs",
-                               config->modules[i].name);
-            return err_set_hint(rc, "format compressed-tensors takes several");
-        }
-    }
-    int rc = check_roles(config);
+    int rc = format_check_one_geometry(config, "gptq", "format compressed-tensors takes several");
+    rc = rc != 0 ? rc : check_roles(config);
     return rc != 0 ? rc : format_check_fused(config);
 }
 

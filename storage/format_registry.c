@@ -60,6 +60,18 @@ bool format_same_geometry(const struct qscheme *a, const struct qscheme *b)
            a->input_threshold == b->input_threshold && (a->group_rows > 1) == (b->group_rows > 1);
 }
 
+int format_check_one_geometry(const struct format_config *config, const char *name, const char *hint)
+{
+    for (int i = 1; i < config->count; i++) {
+        if (!format_same_geometry(&config->modules[0].scheme, &config->modules[i].scheme)) {
+            int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s has one geometry for the model; %.80s differs", name,
+                               config->modules[i].name);
+            return err_set_hint(rc, "%s", hint);
+        }
+    }
+    return 0;
+}
+
 int format_module_table(const struct format_config *config, const struct format_module ***out)
 {
     int64_t layers = model_config(config->model)->num_layers;

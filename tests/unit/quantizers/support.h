@@ -61,6 +61,30 @@ static inline void stats_free(struct rig *rig, struct layer_stats *stats)
     stats_deinit(stats, &rig->gpu);
 }
 
+/* Weights [N, K] and correlated inputs of one linear. */
+struct problem {
+    struct rig rig;
+    struct tensor w, x;
+    struct layer_stats stats;
+};
+
+static inline void problem_open(struct problem *p, int64_t rows, int64_t cols)
+{
+    memset(p, 0, sizeof(*p));
+    rig_open(&p->rig, 2);
+    p->w = rig_random(&p->rig, rows, cols, 31);
+    p->x = rig_correlated(&p->rig, 4 * cols, cols, 32);
+    p->stats = stats_of(&p->rig, &p->x);
+}
+
+static inline void problem_close(struct problem *p)
+{
+    stats_free(&p->rig, &p->stats);
+    gpu_tensor_free(&p->rig.gpu, &p->w);
+    gpu_tensor_free(&p->rig.gpu, &p->x);
+    rig_close(&p->rig);
+}
+
 static inline struct linear_job solve_one(struct rig *rig, const char *method, const char *text, enum dtype scale_dtype,
                                           const struct layer_stats *stats, const struct tensor *weight)
 {

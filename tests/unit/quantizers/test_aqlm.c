@@ -9,35 +9,12 @@
 #define N 64
 #define K 128
 
-struct problem {
-    struct rig rig;
-    struct tensor w, x;
-    struct layer_stats stats;
-};
-
-static void problem_open(struct problem *p)
-{
-    memset(p, 0, sizeof(*p));
-    rig_open(&p->rig, 2);
-    p->w = rig_random(&p->rig, N, K, 31);
-    p->x = rig_correlated(&p->rig, 4 * K, K, 32);
-    p->stats = stats_of(&p->rig, &p->x);
-}
-
-static void problem_close(struct problem *p)
-{
-    stats_free(&p->rig, &p->stats);
-    gpu_tensor_free(&p->rig.gpu, &p->w);
-    gpu_tensor_free(&p->rig.gpu, &p->x);
-    rig_close(&p->rig);
-}
-
 static const char small[] = "{\"num_codebooks\": 2, \"nbits_per_codebook\": 4, \"in_group_size\": 8}";
 
 START_TEST(each_step_lowers_the_loss)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     const struct gpu_codebook spec = {.codebooks = 2, .bits = 5, .group_size = 8, .beam = 2};
     struct solve_context context = context_of(&p.rig, DTYPE_F16);
     struct linear_job job = job_of(&p.w, NULL);
@@ -75,7 +52,7 @@ END_TEST
 START_TEST(least_squares_arrives)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     const struct gpu_codebook spec = {.codebooks = 2, .bits = 3, .group_size = 4, .beam = 1};
     struct solve_context context = context_of(&p.rig, DTYPE_F32);
     struct linear_job job = job_of(&p.w, NULL);
@@ -97,7 +74,7 @@ END_TEST
 START_TEST(loss_is_the_layers)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     struct linear_job job = solve_one(&p.rig, "aqlm", small, DTYPE_F16, &p.stats, &p.w);
     double direct = loss_of(&job.result, &p.w, &p.stats.hessian, 0), first, last;
     int epochs;
@@ -120,7 +97,7 @@ END_TEST
 START_TEST(hessian_pays)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     struct linear_job ours =
         solve_one(&p.rig, "aqlm", "{\"num_codebooks\": 2, \"nbits_per_codebook\": 8, \"in_group_size\": 8}", DTYPE_F16,
                   &p.stats, &p.w);
@@ -141,7 +118,7 @@ END_TEST
 START_TEST(known_codebooks_are_found)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     uint64_t state = 77;
     float vectors[16][8];
     double signal = 0, loss;
@@ -166,7 +143,7 @@ END_TEST
 START_TEST(zero_rows_and_dead_columns)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     for (int64_t j = 0; j < K; j++) {
         floats(&p.w)[3 * K + j] = 0;
         for (int64_t i = 0; i < 16; i++) { /* inputs 8..23 never active */
@@ -191,7 +168,7 @@ END_TEST
 START_TEST(what_it_refuses)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     const struct quantizer *aqlm = quantizer_find("aqlm");
     struct solve_context context = context_of(&p.rig, DTYPE_F16);
     void *params = params_new(aqlm, small);

@@ -7,30 +7,6 @@
 #define N 24
 #define K 192
 
-/* Weights and correlated inputs of one linear. */
-struct problem {
-    struct rig rig;
-    struct tensor w, x;
-    struct layer_stats stats;
-};
-
-static void problem_open(struct problem *p)
-{
-    memset(p, 0, sizeof(*p));
-    rig_open(&p->rig, 2);
-    p->w = rig_random(&p->rig, N, K, 31);
-    p->x = rig_correlated(&p->rig, 4 * K, K, 32);
-    p->stats = stats_of(&p->rig, &p->x);
-}
-
-static void problem_close(struct problem *p)
-{
-    stats_free(&p->rig, &p->stats);
-    gpu_tensor_free(&p->rig.gpu, &p->w);
-    gpu_tensor_free(&p->rig.gpu, &p->x);
-    rig_close(&p->rig);
-}
-
 static struct linear_job gptq(struct problem *p, const char *text)
 {
     return solve_one(&p->rig, "gptq", text, DTYPE_F16, &p->stats, &p->w);
@@ -79,7 +55,7 @@ START_TEST(follows_the_paper)
     uint8_t codes[K];
     double loss = 0;
     int64_t differ = 0;
-    problem_open(&p);
+    problem_open(&p, N, K);
     *hessian_at(&p, 5, 5) = 0; /* a dead column */
     for (int64_t j = 0; j < K; j++) {
         *hessian_at(&p, 5, j) = 0;
@@ -138,7 +114,7 @@ START_TEST(a_diagonal_hessian_is_rounding)
                                         "{\"group_size\":-1,\"sym\":false,\"mse_search\":false}"};
     struct problem p;
     uint64_t seed = 9;
-    problem_open(&p);
+    problem_open(&p, N, K);
     zero_hessian(&p);
     for (int64_t j = 0; j < K; j++) {
         *hessian_at(&p, j, j) = _i / 2 == 0 ? 3.5f : 0.1f + fabsf(random_unit(&seed));
@@ -157,7 +133,7 @@ START_TEST(search_listens_to_the_inputs)
 {
     static const float energies[2] = {1e-6f, 1e6f};
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     zero_hessian(&p);
     for (int64_t j = 0; j < K; j++) {
         *hessian_at(&p, j, j) = 1;
@@ -182,7 +158,7 @@ END_TEST
 START_TEST(the_size_of_the_hessian_does_not_matter)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     struct linear_job a = gptq(&p, "{\"bits\":3,\"group_size\":64}");
     for (int64_t i = 0; i < K * K; i++) {
         floats(&p.stats.hessian)[i] *= 1024;
@@ -199,7 +175,7 @@ END_TEST
 START_TEST(loss_is_the_damped_output_error)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     struct linear_job job = gptq(&p, "{\"bits\":3,\"group_size\":32,\"damp_percent\":0.03}");
     double want = loss_of(&job.result, &p.w, &p.stats.hessian, 0.03);
     ck_assert_near(job.damp_used, 0.03, 0);
@@ -212,7 +188,7 @@ END_TEST
 START_TEST(block_size_hardly_matters)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     struct linear_job a = gptq(&p, "{\"bits\":3,\"group_size\":64,\"block_size\":1}");
     struct linear_job b = gptq(&p, "{\"bits\":3,\"group_size\":64,\"block_size\":128}");
     ck_assert_int_le(codes_differing(&a.result, &b.result), N * K / 50);
@@ -228,8 +204,8 @@ START_TEST(act_order_is_a_permutation)
 {
     struct problem p, q;
     int32_t order[K];
-    problem_open(&p);
-    problem_open(&q);
+    problem_open(&p, N, K);
+    problem_open(&q, N, K);
     visiting_order(&p, order);
     for (int64_t i = 0; i < K; i++) {
         for (int64_t j = 0; j < K; j++) {
@@ -254,7 +230,7 @@ END_TEST
 START_TEST(equal_columns_are_visited_by_index)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     float diagonal = 0;
     for (int64_t i = 0; i < K; i++) {
         diagonal = fmaxf(diagonal, *hessian_at(&p, i, i));
@@ -277,7 +253,7 @@ START_TEST(beats_rounding_on_correlated_inputs)
                                         "{\"bits\":4,\"group_size\":-1}", "{\"bits\":8,\"group_size\":64}",
                                         "{\"bits\":3,\"group_size\":64,\"sym\":false}"};
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     struct linear_job a = gptq(&p, texts[_i]), b = rtn(&p, texts[_i]);
     double swept = loss_of(&a.result, &p.w, &p.stats.hessian, 0);
     double rounded = loss_of(&b.result, &p.w, &p.stats.hessian, 0);
@@ -292,7 +268,7 @@ END_TEST
 START_TEST(damping_climbs_on_a_singular_hessian)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     stats_free(&p.rig, &p.stats);
     struct tensor few = tensor_rows(&p.x, 0, 20);
     p.stats = stats_of(&p.rig, &few);
@@ -325,7 +301,7 @@ static void indefinite(struct problem *p, float first, float second, float betwe
 START_TEST(the_diagonal_is_raised_when_damping_fails)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     indefinite(&p, 100, 0.001f, 90);
     struct linear_job job = gptq(&p, "{\"bits\":3,\"group_size\":64}");
     ck_assert_near(job.damp_used, 1, 0);
@@ -339,7 +315,7 @@ END_TEST
 START_TEST(rounding_takes_over_and_is_named)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     indefinite(&p, 100, 100, 5000);
     struct linear_job a = gptq(&p, "{\"bits\":3,\"group_size\":64}");
     struct linear_job b = rtn(&p, "{\"bits\":3,\"group_size\":64,\"mse_search\":true}");
@@ -391,7 +367,7 @@ END_TEST
 START_TEST(dead_columns_are_zeroed)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     stats_free(&p.rig, &p.stats);
     for (int64_t t = 0; t < 4 * K; t++) {
         floats(&p.x)[t * K + 3] = 0;
@@ -416,7 +392,7 @@ END_TEST
 START_TEST(an_input_that_is_always_zero)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     zero_hessian(&p);
     struct linear_job job = gptq(&p, "{\"group_size\":64}");
     ck_assert_int_eq(job.dead_columns, K);
@@ -433,7 +409,7 @@ START_TEST(what_is_not_finite_is_named)
 {
     static const float bad[] = {NAN, INFINITY, -INFINITY};
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     const struct quantizer *method = quantizer_find("gptq");
     struct solve_context context = context_of(&p.rig, DTYPE_F16);
     void *params = params_new(method, "{\"group_size\":64}");
@@ -458,7 +434,7 @@ END_TEST
 START_TEST(siblings_are_solved_as_if_alone)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     const struct quantizer *method = quantizer_find("gptq");
     struct solve_context context = context_of(&p.rig, DTYPE_BF16);
     void *params = params_new(method, "{\"bits\":3,\"group_size\":32}");
@@ -493,7 +469,7 @@ static int count_down(void *data)
 START_TEST(tick_stops_between_linears)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     const struct quantizer *method = quantizer_find("gptq");
     struct countdown countdown = {.left = 2}; /* before the factor and before the first linear */
     struct solve_context context = context_of(&p.rig, DTYPE_F16);

@@ -7,29 +7,6 @@
 #define N 24
 #define K 192
 
-struct problem {
-    struct rig rig;
-    struct tensor w, x;
-    struct layer_stats stats;
-};
-
-static void problem_open(struct problem *p)
-{
-    memset(p, 0, sizeof(*p));
-    rig_open(&p->rig, 2);
-    p->w = rig_random(&p->rig, N, K, 31);
-    p->x = rig_correlated(&p->rig, 4 * K, K, 32);
-    p->stats = stats_of(&p->rig, &p->x);
-}
-
-static void problem_close(struct problem *p)
-{
-    stats_free(&p->rig, &p->stats);
-    gpu_tensor_free(&p->rig.gpu, &p->w);
-    gpu_tensor_free(&p->rig.gpu, &p->x);
-    rig_close(&p->rig);
-}
-
 /* sum f_j (w - wq)^2, f = diag H or ones. */
 static double weighted_error(const struct problem *p, const struct qtensor *q, bool weighted)
 {
@@ -46,7 +23,7 @@ static double weighted_error(const struct problem *p, const struct qtensor *q, b
 START_TEST(loss_is_what_it_says_and_weights_pay)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     for (int bits = 2; bits <= 5; bits++) {
         char text[128], grid[64];
         snprintf(text, sizeof(text), "{\"bits\": %d}", bits);
@@ -73,7 +50,7 @@ END_TEST
 START_TEST(without_calibration_and_with_few_values)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     for (int64_t i = 0; i < N * K; i++) {
         floats(&p.w)[i] = 0.25f * (float)(i * 7 % 8) - 0.5f;
     }
@@ -87,7 +64,7 @@ END_TEST
 START_TEST(outliers_are_kept_apart)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     for (int i = 0; i < 20; i++) {
         floats(&p.w)[i * 229 + 3] = i % 2 == 0 ? 40.0f : -37.0f;
     }
@@ -114,7 +91,7 @@ END_TEST
 START_TEST(vectors_gain_by_codebooks_and_iterations)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     double last = INFINITY;
     static const char *const texts[] = {"{\"bits\": 2, \"in_group_size\": 4, \"max_iterations\": 1}",
                                         "{\"bits\": 2, \"in_group_size\": 4}",
@@ -141,7 +118,7 @@ END_TEST
 START_TEST(vectors_that_fit_are_kept)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, N, K);
     struct linear_job job =
         solve_one(&p.rig, "kmeans", "{\"bits\": 4, \"in_group_size\": 4}", DTYPE_F16, NULL, &p.w); /* 2^16 >= 1152 */
     double signal = 0;

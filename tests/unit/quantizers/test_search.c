@@ -2,28 +2,6 @@
 
 #include "tests/unit/quantizers/support.h"
 
-struct problem {
-    struct rig rig;
-    struct tensor w, x;
-    struct layer_stats stats;
-};
-
-static void problem_open(struct problem *p)
-{
-    rig_open(&p->rig, 2);
-    p->w = rig_random(&p->rig, 40, 192, 15);
-    p->x = rig_correlated(&p->rig, 600, 192, 16);
-    p->stats = stats_of(&p->rig, &p->x);
-}
-
-static void problem_close(struct problem *p)
-{
-    stats_free(&p->rig, &p->stats);
-    gpu_tensor_free(&p->rig.gpu, &p->w);
-    gpu_tensor_free(&p->rig.gpu, &p->x);
-    rig_close(&p->rig);
-}
-
 static struct linear_job solved(struct problem *p, const char *method, const char *text, bool calibrated)
 {
     return solve_one(&p->rig, method, text, DTYPE_F16, calibrated ? &p->stats : NULL, &p->w);
@@ -33,7 +11,7 @@ static struct linear_job solved(struct problem *p, const char *method, const cha
 START_TEST(searches_of_rtn)
 {
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, 40, 192);
     struct linear_job auto_ = solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false}", true);
     struct linear_job minmax =
         solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false,\"scale_search\":\"minmax\"}", false);
@@ -79,7 +57,7 @@ START_TEST(searches_of_gptq_and_awq)
 {
     static const char *const texts[] = {"minmax", "mse", "imatrix", "hqq"};
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, 40, 192);
     struct linear_job usual = solved(&p, "gptq", "{\"bits\":3,\"group_size\":64,\"sym\":false}", true);
     struct linear_job rtn = solved(&p, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false}", true);
     double rounding = loss_of(&rtn.result, &p.w, &p.stats.hessian, 0);
@@ -104,7 +82,7 @@ START_TEST(what_it_needs)
 {
     const struct quantizer *rtn = quantizer_find("rtn");
     struct problem p;
-    problem_open(&p);
+    problem_open(&p, 40, 192);
     struct solve_context context = context_of(&p.rig, DTYPE_F16);
     void *weighed = params_new(rtn, "{\"group_size\":64,\"scale_search\":\"imatrix\"}"), *plain = params_new(rtn, "{}");
     struct linear_job job = job_of(&p.w, weighed);
