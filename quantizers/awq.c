@@ -16,9 +16,9 @@
  *
  * Scored on SCORE_TOKENS inputs at most, in whole micro-batches (at least one), spread evenly over the calibration set:
  * the same ones in every run. Every candidate meets the first; the SHORTLIST best of it and s = 1 meet the others too,
- * and the least sum over all wins. Neighbours lose nearly the same, so
- * what the first misorders costs little. The winner is folded before the next site is looked at, so that its
- * statistics and float outputs are those of the folded block.
+ * and the least sum over all wins. Neighbours lose nearly the same, so what the first misorders costs little. The
+ * winner is folded before the next site is looked at, so that its statistics and float outputs are those of the folded
+ * block.
  *
  * The clip search is per row and group, in solve: see gpu/cpu/clip.c. It needs the second moments of the inputs alone,
  * of which it takes the group's diagonal block; over the whole calibration set that is the reference's objective, the
@@ -254,13 +254,12 @@ static int tensors_for(struct search *search, int64_t tokens)
     const struct rewrite_context *context = search->context;
     const struct model_config *c = context->block->config;
     int64_t between = context->site == SITE_ATTENTION ? c->num_heads * c->head_dim : c->intermediate_size;
-    int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, c->hidden_size}, &search->target);
+    const int64_t whole[] = {tokens, c->hidden_size}, part[] = {tokens, between};
 
-    rc = rc != 0
-             ? rc
-             : gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, c->hidden_size}, &search->output);
+    int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, whole, &search->target);
+    rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_F32, 2, whole, &search->output);
     if (rc == 0 && (context->site == SITE_ATTENTION || context->site == SITE_MLP)) {
-        rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, between}, &search->middle);
+        rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, part, &search->middle);
     }
     return rc;
 }
@@ -434,25 +433,25 @@ static bool may_clip(const char *name)
     return length < 6 || (strcmp(name + length - 6, "q_proj") != 0 && strcmp(name + length - 6, "k_proj") != 0);
 }
 
+static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
+{
+    const struct awq_params *params = job->params;
+    enum quant_search searches[3] = {SEARCH_MINMAX}, asked = search_of(&params->common, SEARCH_MSE);
+    int tries = 1;
+
+    if (asked != SEARCH_MINMAX) {
+        searches[tries++] = asked;
+    }
+    if (params->clip && may_clip(job->name)) {
+        searches[tries++] = SEARCH_CLIP;
+    }
+    return search_solve(context, stats, job, searches, tries);
+}
+
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count)
 {
-    int rc = 0;
-
-    for (int i = 0; rc == 0 && i < count; i++) {
-        const struct awq_params *params = jobs[i].params;
-        enum quant_search searches[3] = {SEARCH_MINMAX}, asked = search_of(&params->common, SEARCH_MSE);
-        int tries = 1;
-        if (asked != SEARCH_MINMAX) {
-            searches[tries++] = asked;
-        }
-        if (params->clip && may_clip(jobs[i].name)) {
-            searches[tries++] = SEARCH_CLIP;
-        }
-        rc = quant_tick(context);
-        rc = rc != 0 ? rc : search_solve(context, stats, &jobs[i], searches, tries);
-    }
-    return rc;
+    return quant_each(context, stats, jobs, count, solve_linear);
 }
 
 /* As an earlier stage of a recipe it makes weights easier for what rounds them to an integer grid. */
