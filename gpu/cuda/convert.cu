@@ -34,10 +34,10 @@ int launch_convert(void *y, int y_dtype, const void *x, int x_dtype, int64_t cou
     }
     bool aligned = ((uintptr_t)x % sizeof(float4) | (uintptr_t)y % sizeof(uint2)) == 0;
     if (x_dtype == LAUNCH_F32 && y_dtype == LAUNCH_BF16 && count % 4 == 0 && aligned) {
-        narrow_kernel<<<flat_blocks(count / 4, THREADS), THREADS, 0, stream>>>((uint2 *)y, (const float4 *)x,
-                                                                               count / 4);
+        launch(narrow_kernel, flat_blocks(count / 4, THREADS), THREADS, 0, stream, (uint2 *)y, (const float4 *)x,
+               count / 4);
     } else {
-        convert_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(y, y_dtype, x, x_dtype, count);
+        launch(convert_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, y, y_dtype, x, x_dtype, count);
     }
     return (int)cudaGetLastError();
 }
@@ -60,9 +60,9 @@ static __global__ void set_index_kernel(long long *index)
 
 int launch_find_nonfinite(int64_t *index, const void *x, int dtype, int64_t count, cudaStream_t stream)
 {
-    set_index_kernel<<<1, 1, 0, stream>>>((long long *)index);
+    launch(set_index_kernel, 1, 1, 0, stream, (long long *)index);
     if (count > 0) {
-        nonfinite_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>((long long *)index, x, dtype, count);
+        launch(nonfinite_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, (long long *)index, x, dtype, count);
     }
     return (int)cudaGetLastError();
 }

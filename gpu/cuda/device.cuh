@@ -14,6 +14,24 @@ static inline unsigned blocks_of(int64_t count, int64_t size)
     return (unsigned)((count + size - 1) / size);
 }
 
+#ifdef __CUDACC__
+/* Every kernel is started by this, so that tests can run kernels without a device: their emulator has a `launch` and a
+ * `dynamic_shared` of its own. */
+template <typename... P, typename... A>
+static inline void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                          A... arguments)
+{
+    kernel<<<grid, block, shared, stream>>>(arguments...);
+}
+
+/* The block's dynamic shared memory, of which the launch gave sizeof(T) bytes. */
+template <typename T> static __device__ inline T *dynamic_shared(void)
+{
+    extern __shared__ __align__(16) char memory[];
+    return (T *)memory;
+}
+#endif
+
 /* A grid-stride loop copes with any count, so the grid is bounded. */
 static inline unsigned flat_blocks(int64_t count, int threads)
 {

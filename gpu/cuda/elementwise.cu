@@ -17,7 +17,7 @@ int launch_embed(float *y, const void *table, int dtype, const int32_t *ids, int
                  cudaStream_t stream)
 {
     if (tokens > 0) {
-        embed_kernel<<<(unsigned)tokens, THREADS, 0, stream>>>(y, table, dtype, ids, width);
+        launch(embed_kernel, (unsigned)tokens, THREADS, 0, stream, y, table, dtype, ids, width);
     }
     return (int)cudaGetLastError();
 }
@@ -45,7 +45,7 @@ int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t runs, 
 {
     int threads = size <= 128 ? 32 : THREADS;
     if (runs > 0) {
-        rmsnorm_kernel<<<(unsigned)runs, threads, 0, stream>>>(y, x, weight, size, eps);
+        launch(rmsnorm_kernel, (unsigned)runs, threads, 0, stream, y, x, weight, size, eps);
     }
     return (int)cudaGetLastError();
 }
@@ -68,7 +68,7 @@ int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, 
                 int64_t half, cudaStream_t stream)
 {
     if (rows > 0) {
-        rope_kernel<<<(unsigned)rows, THREADS, 0, stream>>>(x, cosine, sine, cols, length, half);
+        launch(rope_kernel, (unsigned)rows, THREADS, 0, stream, x, cosine, sine, cols, length, half);
     }
     return (int)cudaGetLastError();
 }
@@ -84,7 +84,7 @@ static __global__ void swiglu_kernel(float *y, const float *gate, const float *u
 
 int launch_swiglu(float *y, const float *gate, const float *up, int64_t count, cudaStream_t stream)
 {
-    swiglu_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(y, gate, up, count);
+    launch(swiglu_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, y, gate, up, count);
     return (int)cudaGetLastError();
 }
 
@@ -98,7 +98,7 @@ static __global__ void add_kernel(float *y, const float *x, int64_t count)
 
 int launch_add(float *y, const float *x, int64_t count, cudaStream_t stream)
 {
-    add_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(y, x, count);
+    launch(add_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, y, x, count);
     return (int)cudaGetLastError();
 }
 
@@ -112,7 +112,7 @@ static __global__ void add_rows_kernel(float *y, const float *bias, int64_t cols
 
 int launch_add_rows(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream)
 {
-    add_rows_kernel<<<flat_blocks(rows * cols, THREADS), THREADS, 0, stream>>>(y, bias, cols, rows * cols);
+    launch(add_rows_kernel, flat_blocks(rows * cols, THREADS), THREADS, 0, stream, y, bias, cols, rows * cols);
     return (int)cudaGetLastError();
 }
 
@@ -126,7 +126,7 @@ static __global__ void subtract_kernel(float *d, const float *a, const float *b,
 
 int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream)
 {
-    subtract_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(d, a, b, count);
+    launch(subtract_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, d, a, b, count);
     return (int)cudaGetLastError();
 }
 
@@ -178,8 +178,8 @@ int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t ro
         return 0;
     }
     dim3 grid(blocks_of(cols, THREADS), (unsigned)chunks);
-    stats_part_kernel<<<grid, THREADS, 0, stream>>>(most, sum, x, rows, cols);
-    stats_join_kernel<<<blocks_of(cols, THREADS), THREADS, 0, stream>>>(absmax, abssum, most, sum, chunks, cols);
+    launch(stats_part_kernel, grid, THREADS, 0, stream, most, sum, x, rows, cols);
+    launch(stats_join_kernel, blocks_of(cols, THREADS), THREADS, 0, stream, absmax, abssum, most, sum, chunks, cols);
     return (int)cudaGetLastError();
 }
 
@@ -214,7 +214,7 @@ int launch_symmetrize(float *h, int64_t n, float scale, cudaStream_t stream)
 {
     dim3 grid(blocks_of(n, TILE), blocks_of(n, TILE)), threads(TILE, 8);
     if (n > 0) {
-        symmetrize_kernel<<<grid, threads, 0, stream>>>(h, n, scale);
+        launch(symmetrize_kernel, grid, threads, 0, stream, h, n, scale);
     }
     return (int)cudaGetLastError();
 }
@@ -232,7 +232,7 @@ static __global__ void zero_dead_kernel(float *w, const float *h, int64_t n, int
 
 int launch_zero_dead(float *w, const float *h, int64_t rows, int64_t n, cudaStream_t stream)
 {
-    zero_dead_kernel<<<flat_blocks(rows * n, THREADS), THREADS, 0, stream>>>(w, h, n, rows * n);
+    launch(zero_dead_kernel, flat_blocks(rows * n, THREADS), THREADS, 0, stream, w, h, n, rows * n);
     return (int)cudaGetLastError();
 }
 
@@ -247,7 +247,7 @@ static __global__ void diagonal_kernel(float *diagonal, const float *h, int64_t 
 int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t stream)
 {
     if (n > 0) {
-        diagonal_kernel<<<blocks_of(n, THREADS), THREADS, 0, stream>>>(diagonal, h, n);
+        launch(diagonal_kernel, blocks_of(n, THREADS), THREADS, 0, stream, diagonal, h, n);
     }
     return (int)cudaGetLastError();
 }

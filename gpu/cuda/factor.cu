@@ -24,7 +24,7 @@ static __global__ void gather_kernel(float *to, const float *h, const int32_t *o
 int launch_factor_gather(float *to, const float *h, const int32_t *order, int64_t n, float damp, cudaStream_t stream)
 {
     dim3 grid(blocks_of(n, THREADS), (unsigned)n); /* n < 65536 is checked by the caller */
-    gather_kernel<<<grid, THREADS, 0, stream>>>(to, h, order, n, damp);
+    launch(gather_kernel, grid, THREADS, 0, stream, to, h, order, n, damp);
     return (int)cudaGetLastError();
 }
 
@@ -40,6 +40,6 @@ static __global__ void reverse_kernel(float *a, int64_t count)
 
 int launch_reverse(float *a, int64_t count, cudaStream_t stream)
 {
-    reverse_kernel<<<flat_blocks(count / 2, THREADS), THREADS, 0, stream>>>(a, count);
+    launch(reverse_kernel, flat_blocks(count / 2, THREADS), THREADS, 0, stream, a, count);
     return (int)cudaGetLastError();
 }

@@ -71,7 +71,8 @@ static __device__ float power(float a, float p)
     q = q * f + 2.40226507e-1f;
     q = q * f + 6.93147181e-1f;
     q = q * f + 1.0f;
-    return a > 0.0f ? q * __int_as_float((__float_as_int(shifted) + 127) << 23) : 0.0f;
+    unsigned exponent = ((unsigned)__float_as_int(shifted) + 127u) << 23; /* what stands above it falls out */
+    return a > 0.0f ? q * __int_as_float((int)exponent) : 0.0f;
 }
 
 /* The sum over LANES lanes in the order of the CPU's vectors. */
@@ -164,7 +165,7 @@ int launch_grid(float *scale, float *zero, const float *w, const float *importan
 {
     int64_t tasks = spec->rows * (spec->cols / spec->group);
     if (tasks > 0) {
-        grid_kernel<<<blocks_of(tasks, THREADS / LANES), THREADS, 0, stream>>>(scale, zero, w, importance, *spec);
+        launch(grid_kernel, blocks_of(tasks, THREADS / LANES), THREADS, 0, stream, scale, zero, w, importance, *spec);
     }
     return (int)cudaGetLastError();
 }
@@ -184,7 +185,7 @@ int launch_round(uint8_t *codes, const float *w, const float *scale, const float
                  cudaStream_t stream)
 {
     int64_t count = spec->rows * spec->cols;
-    round_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(codes, w, scale, zero, *spec, count);
+    launch(round_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, codes, w, scale, zero, *spec, count);
     return (int)cudaGetLastError();
 }
 
@@ -201,6 +202,7 @@ int launch_dequantize(float *w, const uint8_t *codes, const float *scale, const 
                       const struct launch_grid *spec, cudaStream_t stream)
 {
     int64_t count = spec->rows * spec->cols;
-    dequantize_kernel<<<flat_blocks(count, THREADS), THREADS, 0, stream>>>(w, codes, scale, zero, spec->group, count);
+    launch(dequantize_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, w, codes, scale, zero, spec->group,
+           count);
     return (int)cudaGetLastError();
 }

@@ -53,7 +53,7 @@ int launch_residual(struct launch_residual_row *rows, const float *w, const floa
                     const float *zero, const struct launch_grid *spec, cudaStream_t stream)
 {
     if (spec->rows > 0) {
-        residual_kernel<<<(unsigned)spec->rows, THREADS, 0, stream>>>(rows, w, wq, scale, zero, *spec);
+        launch(residual_kernel, (unsigned)spec->rows, THREADS, 0, stream, rows, w, wq, scale, zero, *spec);
     }
     return (int)cudaGetLastError();
 }
@@ -76,7 +76,7 @@ static __global__ void row_dot_kernel(double *out, const float *a, const float *
 int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream)
 {
     if (rows > 0) {
-        row_dot_kernel<<<(unsigned)rows, THREADS, 0, stream>>>(out, a, b, cols);
+        launch(row_dot_kernel, (unsigned)rows, THREADS, 0, stream, out, a, b, cols);
     }
     return (int)cudaGetLastError();
 }
@@ -134,7 +134,7 @@ int launch_nll(struct launch_nll_row *out, const float *logits, const float *ref
                int64_t tokens, int64_t vocabulary, cudaStream_t stream)
 {
     if (tokens > 0) {
-        nll_kernel<<<(unsigned)tokens, THREADS, 0, stream>>>(out, logits, reference, targets, vocabulary);
+        launch(nll_kernel, (unsigned)tokens, THREADS, 0, stream, out, logits, reference, targets, vocabulary);
     }
     return (int)cudaGetLastError();
 }

@@ -17,7 +17,7 @@ static __global__ void scale_kernel(float *w, const float *rows, const float *co
 
 int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream)
 {
-    scale_kernel<<<flat_blocks(count * width, THREADS), THREADS, 0, stream>>>(w, rows, cols, width, count * width);
+    launch(scale_kernel, flat_blocks(count * width, THREADS), THREADS, 0, stream, w, rows, cols, width, count * width);
     return (int)cudaGetLastError();
 }
 
@@ -56,7 +56,7 @@ int launch_quantize_input(float *y, const float *x, const float *keep, const str
 {
     int64_t runs = spec->rows * (spec->cols / spec->run);
     if (runs > 0) {
-        input_kernel<<<(unsigned)runs, spec->run <= 128 ? 64 : THREADS, 0, stream>>>(y, x, keep, *spec);
+        launch(input_kernel, (unsigned)runs, spec->run <= 128 ? 64 : THREADS, 0, stream, y, x, keep, *spec);
     }
     return (int)cudaGetLastError();
 }

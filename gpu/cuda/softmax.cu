@@ -34,7 +34,8 @@ int launch_softmax(void *out, int out_dtype, const float *scores, const struct l
                    cudaStream_t stream)
 {
     if (spec->heads > 0 && spec->queries > 0) {
-        softmax_kernel<<<(unsigned)(spec->heads * spec->queries), THREADS, 0, stream>>>(out, out_dtype, scores, *spec);
+        launch(softmax_kernel, (unsigned)(spec->heads * spec->queries), THREADS, 0, stream, out, out_dtype, scores,
+               *spec);
     }
     return (int)cudaGetLastError();
 }

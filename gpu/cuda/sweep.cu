@@ -37,8 +37,7 @@ static __device__ void load_factor(struct sweep_shared *shared, const struct lau
 
 template <bool UNIFORM> static __global__ void __launch_bounds__(THREADS) sweep_kernel(struct launch_sweep job)
 {
-    extern __shared__ char memory[];
-    struct sweep_shared *shared = (struct sweep_shared *)memory;
+    struct sweep_shared *shared = dynamic_shared<struct sweep_shared>();
     int lane = threadIdx.x % LANES_PER_ROW;
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.x / LANES_PER_ROW;
     bool live = row < job.rows;
@@ -107,12 +106,12 @@ int launch_sweep(const struct launch_sweep *sweep, cudaStream_t stream)
     if (sweep->uniform) {
         status = cudaFuncSetAttribute(sweep_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
         if (status == cudaSuccess) {
-            sweep_kernel<true><<<blocks, THREADS, bytes, stream>>>(*sweep);
+            launch(sweep_kernel<true>, blocks, THREADS, bytes, stream, *sweep);
         }
     } else {
         status = cudaFuncSetAttribute(sweep_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
         if (status == cudaSuccess) {
-            sweep_kernel<false><<<blocks, THREADS, bytes, stream>>>(*sweep);
+            launch(sweep_kernel<false>, blocks, THREADS, bytes, stream, *sweep);
         }
     }
     return status != cudaSuccess ? (int)status : (int)cudaGetLastError();
@@ -135,7 +134,7 @@ int launch_gather_columns(float *to, const float *w, const int32_t *order, int64
     for (int64_t first = 0; first < rows; first += GRID_ROWS) {
         int64_t count = rows - first < GRID_ROWS ? rows - first : GRID_ROWS;
         dim3 grid(blocks_of(cols, GATHER_THREADS), (unsigned)count);
-        gather_kernel<<<grid, GATHER_THREADS, 0, stream>>>(to + first * cols, w + first * cols, order, cols);
+        launch(gather_kernel, grid, GATHER_THREADS, 0, stream, to + first * cols, w + first * cols, order, cols);
     }
     return (int)cudaGetLastError();
 }
@@ -154,7 +153,7 @@ int launch_scatter_codes(uint8_t *codes, const uint8_t *from, const int32_t *ord
     for (int64_t first = 0; first < rows; first += GRID_ROWS) {
         int64_t count = rows - first < GRID_ROWS ? rows - first : GRID_ROWS;
         dim3 grid(blocks_of(cols, GATHER_THREADS), (unsigned)count);
-        scatter_kernel<<<grid, GATHER_THREADS, 0, stream>>>(codes + first * cols, from + first * cols, order, cols);
+        launch(scatter_kernel, grid, GATHER_THREADS, 0, stream, codes + first * cols, from + first * cols, order, cols);
     }
     return (int)cudaGetLastError();
 }

@@ -66,6 +66,13 @@ cudaError_t shim_enter_allocation(void)
     return status;
 }
 
+void shim_fail(cudaError_t error)
+{
+    pthread_mutex_lock(&shim.lock);
+    shim.last = error;
+    pthread_mutex_unlock(&shim.lock);
+}
+
 void *shim_take(size_t bytes)
 {
     size_t size = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;

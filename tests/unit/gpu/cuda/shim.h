@@ -11,6 +11,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* What tests reach through dlsym("shim_get"). */
 struct shim {
     void (*reset)(void); /* no faults, counters at 0; what is still allocated stays */
@@ -32,9 +36,15 @@ typedef const struct shim *shim_entry(void);
 cudaError_t shim_enter(void);
 /* As shim_enter, for calls that allocate. */
 cudaError_t shim_enter_allocation(void);
+/* What cudaGetLastError is to return next. */
+void shim_fail(cudaError_t error);
 void *shim_take(size_t bytes);
 void shim_give(void *block); /* NULL is fine */
 /* Copies that still wait happen now. */
 void shim_flush(void);
 /* Aborts unless [pointer, pointer + bytes) lies in one live block. */
 void shim_check(const char *what, const void *pointer, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
