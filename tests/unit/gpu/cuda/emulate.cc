@@ -1,6 +1,5 @@
 /* The emulator's scheduler. Each thread that must wait does so on a fiber, a stack of its own; threads that never wait
- * follow each other on one fiber. A fiber is entered for the first time by setcontext and then by the compiler's own
- * longjmp, which neither calls the kernel nor is seen by the sanitizers; those are told of every change of stack. */
+ * follow each other on one fiber. The sanitizers are told of every change of stack. */
 
 #include "tests/unit/gpu/cuda/emulate.h"
 
@@ -11,7 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -29,22 +30,21 @@
 
 /* Where a fiber, or the scheduler, goes on. */
 struct place {
-    void *jump[5];
+#ifdef __x86_64__
+    void *end; /* of the stack in use */
+#else
+    ucontext_t context;
+#endif
     void *fake_stack;
     const void *stack; /* lowest byte */
     size_t size;
-};
-
-struct fiber {
-    struct place place;
-    char *memory;
 };
 
 enum state { UNSTARTED, RUNNABLE, AT_EXCHANGE, AT_BARRIER, DONE };
 
 struct thread {
     enum state state;
-    struct fiber *fiber;
+    struct place *fiber;
     uint3 index;
     const char *file; /* where it waits */
     int line;
@@ -62,8 +62,8 @@ static struct {
     pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     const struct emulate_launch *launch;
     struct place scheduler;
-    struct fiber fibers[FIBERS_MAX];
-    struct fiber *idle[FIBERS_MAX];
+    struct place fibers[FIBERS_MAX];
+    struct place *idle[FIBERS_MAX];
     int fiber_count, idle_count;
     struct thread threads[THREADS_MAX];
     struct thread *current, *warp; /* the running thread, and the first of its warp */
@@ -101,8 +101,6 @@ static uint32_t random_below(uint32_t count) /* xorshift; the bias does not matt
 }
 
 /* --- fibers */
-#define UNSEEN __attribute__((noinline, no_sanitize("address")))
-
 static void leave(struct place *from, const struct place *to)
 {
 #ifdef __SANITIZE_ADDRESS__
@@ -125,19 +123,50 @@ static void arrive(struct place *at, struct place *from)
 #endif
 }
 
-static UNSEEN void jump(struct place *from, struct place *to)
+#ifdef __x86_64__
+/* Registers that a call keeps go on the stack, and the stack's end into *from: a switch costs a few loads. */
+extern "C" void emulate_jump(void **from, void *to) __attribute__((visibility("hidden")));
+__asm__(".text\n"
+        ".globl emulate_jump\n"
+        ".hidden emulate_jump\n"
+        ".type emulate_jump, @function\n"
+        "emulate_jump:\n"
+        "push %rbp\n push %rbx\n push %r12\n push %r13\n push %r14\n push %r15\n"
+        "mov %rsp, (%rdi)\n"
+        "mov %rsi, %rsp\n"
+        "pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n"
+        "ret\n"
+        ".size emulate_jump, . - emulate_jump\n");
+
+static void jump(struct place *from, struct place *to)
 {
-    if (__builtin_setjmp(from->jump) == 0) {
-        __builtin_longjmp(to->jump, 1);
-    }
+    emulate_jump(&from->end, to->end);
 }
 
-static UNSEEN void enter(struct place *from, const ucontext_t *to)
+/* A stack as emulate_jump would have left it at the beginning of `main`. */
+static void prepare(struct place *place, void (*main)(void))
 {
-    if (__builtin_setjmp(from->jump) == 0) {
-        setcontext(to);
-    }
+    void **end = (void **)((uintptr_t)place->stack + place->size) - 8;
+
+    memset(end, 0, 8 * sizeof(*end));
+    end[6] = reinterpret_cast<void *>(main);
+    place->end = end;
 }
+#else
+static void jump(struct place *from, struct place *to)
+{
+    swapcontext(&from->context, &to->context);
+}
+
+static void prepare(struct place *place, void (*main)(void))
+{
+    getcontext(&place->context);
+    place->context.uc_stack.ss_sp = const_cast<void *>(place->stack);
+    place->context.uc_stack.ss_size = place->size;
+    place->context.uc_link = NULL;
+    makecontext(&place->context, main, 0);
+}
+#endif
 
 static void become(struct thread *thread)
 {
@@ -152,19 +181,19 @@ static struct thread *lane_at(int turn)
     return &emulator.warp[(emulator.first + emulator.step * turn + count) % count];
 }
 
-static void wait_in_scheduler(struct fiber *fiber)
+static void wait_in_scheduler(struct place *fiber)
 {
-    leave(&fiber->place, &emulator.scheduler);
-    jump(&fiber->place, &emulator.scheduler);
-    arrive(&fiber->place, &emulator.scheduler);
+    leave(fiber, &emulator.scheduler);
+    jump(fiber, &emulator.scheduler);
+    arrive(fiber, &emulator.scheduler);
 }
 
 /* A fiber runs the thread that it is started for and those that follow, as long as none of them has begun. */
 static void fiber_main(void)
 {
-    struct fiber *fiber = emulator.current->fiber;
+    struct place *fiber = emulator.current->fiber;
 
-    arrive(&fiber->place, &emulator.scheduler);
+    arrive(fiber, &emulator.scheduler);
     for (;;) {
         emulator.launch->call(emulator.launch->arguments);
         emulator.current->state = DONE;
@@ -179,9 +208,9 @@ static void fiber_main(void)
     }
 }
 
-static struct fiber *new_fiber(void)
+static struct place *new_fiber(void)
 {
-    struct fiber *fiber = &emulator.fibers[emulator.fiber_count++];
+    struct place *fiber = &emulator.fibers[emulator.fiber_count++];
     void *memory =
         mmap(NULL, GUARD + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -189,39 +218,17 @@ static struct fiber *new_fiber(void)
         fprintf(stderr, "emulator: no memory for a stack\n");
         abort();
     }
-    fiber->memory = static_cast<char *>(memory);
-    fiber->place.stack = fiber->memory + GUARD;
-    fiber->place.size = STACK;
+    fiber->stack = static_cast<char *>(memory) + GUARD;
+    fiber->size = STACK;
+    prepare(fiber, fiber_main);
     return fiber;
-}
-
-static void begin(struct thread *thread)
-{
-    ucontext_t context;
-
-    become(thread);
-    if (emulator.idle_count > 0) {
-        thread->fiber = emulator.idle[--emulator.idle_count];
-        leave(&emulator.scheduler, &thread->fiber->place);
-        jump(&emulator.scheduler, &thread->fiber->place);
-    } else {
-        thread->fiber = new_fiber();
-        getcontext(&context);
-        context.uc_stack.ss_sp = thread->fiber->memory + GUARD;
-        context.uc_stack.ss_size = STACK;
-        context.uc_link = NULL;
-        makecontext(&context, fiber_main, 0);
-        leave(&emulator.scheduler, &thread->fiber->place);
-        enter(&emulator.scheduler, &context);
-    }
-    arrive(&emulator.scheduler, NULL);
 }
 
 static void resume(struct thread *thread)
 {
     become(thread);
-    leave(&emulator.scheduler, &thread->fiber->place);
-    jump(&emulator.scheduler, &thread->fiber->place);
+    leave(&emulator.scheduler, thread->fiber);
+    jump(&emulator.scheduler, thread->fiber);
     arrive(&emulator.scheduler, NULL);
 }
 
@@ -323,12 +330,12 @@ static void run_warp(int first, int count)
         for (emulator.turn = 0; emulator.turn < count;) {
             struct thread *thread = lane_at(emulator.turn++);
             if (thread->state == UNSTARTED) {
-                begin(thread);
-                moved = true;
-            } else if (thread->state == RUNNABLE) {
-                resume(thread);
-                moved = true;
+                thread->fiber = emulator.idle_count > 0 ? emulator.idle[--emulator.idle_count] : new_fiber();
+            } else if (thread->state != RUNNABLE) {
+                continue;
             }
+            resume(thread);
+            moved = true;
         }
     }
     for (int i = 0; i < count; i++) {
@@ -367,7 +374,7 @@ extern uint32_t __stop_emulated_shared[] __attribute__((visibility("hidden")));
 }
 
 /* NaN in every type. Plain stores, since the redzones between the arrays are written too. */
-static UNSEEN void spoil_shared(void)
+static __attribute__((no_sanitize("address"))) void spoil_shared(void)
 {
     for (volatile uint32_t *at = __start_emulated_shared; at + 1 <= __stop_emulated_shared; at++) {
         *at = UINT32_MAX;
