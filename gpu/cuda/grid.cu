@@ -2,57 +2,10 @@
  * vectors do and add up in their order. Compiled without contraction, so scales, zeros and codes are the CPU's bit for
  * bit. CPU twins: gpu/cpu/grid.c, gpu/cpu/round.c. */
 
-#include "gpu/cuda/device.cuh"
+#include "gpu/cuda/point.cuh"
 
 #define THREADS 256
-#define LANES 16        /* lanes of a group, as in gpu/cpu */
 #define MAGIC 0x1.8p23f /* x + MAGIC - MAGIC rounds to the nearest even integer for |x| < 2^22 */
-
-struct point {
-    float scale, zero;
-};
-
-/* Positive and finite as stored, as on the CPU. */
-static __device__ float storable(float scale, int dtype)
-{
-    float stored = scale, least = 0x1p-126f, most = 0x1.fep127f;
-    if (dtype == LAUNCH_F16) {
-        stored = __half2float(__float2half_rd(scale));
-        least = 0x1p-24f;
-        most = 65504.0f;
-    } else if (dtype == LAUNCH_BF16) {
-        stored = __bfloat162float(__float2bfloat16_rd(scale));
-    }
-    if (!(stored > 0.0f)) {
-        return least;
-    }
-    if (isinf(stored)) {
-        return most;
-    }
-    return dtype == LAUNCH_F16 || stored > 0x1p-126f ? stored : 0x1p-126f;
-}
-
-static __device__ struct point grid_point(const struct launch_grid &spec, float low, float high)
-{
-    float top = (float)((1 << spec.bits) - 1);
-    struct point point;
-
-    if (spec.sym) {
-        float absmax = -low > high ? -low : high;
-        point.scale = storable(2.0f * absmax / top, spec.scale_dtype);
-        point.zero = (float)(1 << (spec.bits - 1));
-        return point;
-    }
-    point.scale = storable((high - low) / top, spec.scale_dtype);
-    float zero = rintf(-low / point.scale);
-    point.zero = zero < top ? zero : top;
-    return point;
-}
-
-static __device__ float round_clamped(float x, float low, float high)
-{
-    return rintf(fminf(fmaxf(x, low), high));
-}
 
 /* a^p for a >= 0, the CPU's series operation by operation (power_lanes in gpu/cpu/kernels.inc), so that a search ends
  * at the same scale. */
@@ -73,26 +26,6 @@ static __device__ float power(float a, float p)
     q = q * f + 1.0f;
     unsigned exponent = ((unsigned)__float_as_int(shifted) + 127u) << 23; /* what stands above it falls out */
     return a > 0.0f ? q * __int_as_float((int)exponent) : 0.0f;
-}
-
-/* The sum over LANES lanes in the order of the CPU's vectors. */
-static __device__ float lanes_sum(float value)
-{
-    const int offsets[] = {8, 4, 1, 2};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        value += __shfl_xor_sync(FULL_MASK, value, offsets[i], LANES);
-    }
-    return value;
-}
-
-static __device__ float lanes_max(float value)
-{
-#pragma unroll
-    for (int offset = LANES / 2; offset > 0; offset /= 2) {
-        value = fmaxf(value, __shfl_xor_sync(FULL_MASK, value, offset, LANES));
-    }
-    return value;
 }
 
 static __device__ float grid_error(const struct launch_grid &spec, const float *w, const float *importance, int lane,

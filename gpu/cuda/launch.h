@@ -121,3 +121,34 @@ int launch_nll(struct launch_nll_row *out, const float *logits, const float *ref
 #ifdef __cplusplus
 }
 #endif
+/* The same, rounded to F32. */
+int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream);
+/* codebook_sums.cu: shapes and operands as in struct gpu_codebook; scale may be NULL. */
+struct launch_code {
+    int64_t rows, cols, group, codes; /* codes: of a codebook */
+    int books;
+};
+int launch_code_expand(float *y, const uint16_t *entries, const float *scale, const float *table,
+                       const struct launch_code *spec, float alpha, int add, cudaStream_t stream);
+/* The rows are summed in so many slices; parts [slices, books, codes, group] is scratch. */
+#define LAUNCH_REDUCE_SLICES 8
+int launch_code_reduce(float *out, double *parts, const float *p, const uint16_t *entries, const float *scale,
+                       const struct launch_code *spec, cudaStream_t stream);
+
+/* codebook.cu: columns of a block of the search, at most. */
+#define LAUNCH_CODE_COLS 128
+struct launch_code_search {
+    struct launch_code spec;
+    uint16_t *entries;
+    float *d;
+    const float *scale, *table, *h, *importance; /* scale, h, importance: or NULL */
+    float *turned;                               /* [books, group, codes]: launch_code_turn's */
+    float *costs;                                /* [groups of a block, books, codes]: scratch */
+    const float *product;                        /* d h for the block's columns, [rows, count * group]; if h is given */
+    double *gains;                               /* [rows]: added to */
+    int64_t first, count;                        /* groups of this block */
+    int beam;
+};
+int launch_code_turn(float *turned, const float *table, const struct launch_code *spec, cudaStream_t stream);
+int launch_code_search(const struct launch_code_search *search, cudaStream_t stream);
+

@@ -161,6 +161,19 @@ int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, 
     return 0;
 }
 
+int cuda_row_dot(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b)
+{
+    int64_t rows = matrix_rows(a), cols = matrix_cols(a);
+    int rc = check_matrix("row_dot", "a", a, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("row_dot", "b", b, DTYPE_F32, rows, cols);
+    rc = rc != 0 ? rc : check_vector("row_dot", "out", out, rows);
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    return rc != 0 ? rc
+                   : cuda_ok(stream->device,
+                             launch_row_dot_narrow(out->data, a->data, b->data, rows, cols, stream->stream), "row_dot");
+}
+
 static int check_targets(const int32_t *targets, int64_t tokens, int64_t vocabulary)
 {
     for (int64_t t = 0; t < tokens; t++) {

@@ -58,7 +58,7 @@ int launch_residual(struct launch_residual_row *rows, const float *w, const floa
     return (int)cudaGetLastError();
 }
 
-static __global__ void row_dot_kernel(double *out, const float *a, const float *b, int64_t cols)
+template <typename T> static __global__ void row_dot_kernel(T *out, const float *a, const float *b, int64_t cols)
 {
     __shared__ double shared[WARP];
     int64_t at = (int64_t)blockIdx.x * cols;
@@ -69,14 +69,22 @@ static __global__ void row_dot_kernel(double *out, const float *a, const float *
     }
     sum = block_sum(sum, shared);
     if (threadIdx.x == 0) {
-        out[blockIdx.x] = sum;
+        out[blockIdx.x] = (T)sum;
     }
 }
 
 int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream)
 {
     if (rows > 0) {
-        launch(row_dot_kernel, (unsigned)rows, THREADS, 0, stream, out, a, b, cols);
+        launch(row_dot_kernel<double>, (unsigned)rows, THREADS, 0, stream, out, a, b, cols);
+    }
+    return (int)cudaGetLastError();
+}
+
+int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    if (rows > 0) {
+        launch(row_dot_kernel<float>, (unsigned)rows, THREADS, 0, stream, out, a, b, cols);
     }
     return (int)cudaGetLastError();
 }

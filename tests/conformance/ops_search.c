@@ -68,24 +68,54 @@ int body_cluster_rows(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &codes);
 }
 
-/* Codes of vectors: a search, what they stand for, and the way back. variant: codebooks. */
+static const struct code_row {
+    struct gpu_codebook spec;
+    bool h, importance;
+} codes[] = {
+    {{.codebooks = 1, .bits = 4, .group_size = 8, .beam = 2}, false, false},
+    {{.codebooks = 2, .bits = 4, .group_size = 8, .beam = 2}, false, false},
+    {{.codebooks = 2, .bits = 5, .group_size = 4, .beam = 3}, true, false},
+    {{.codebooks = 3, .bits = 11, .group_size = 5, .beam = 8}, false, true},
+    {{.codebooks = 8, .bits = 1, .group_size = 32, .beam = 8}, true, false},
+    {{.codebooks = 1, .bits = 12, .group_size = 1}, false, false},
+};
+#define CODE_ROWS 9
+#define CODE_COLS 160 /* more than one block of columns */
+
+/* Codes of vectors: a search, another from where it ended, what they stand for, and the way back. variant: a row of
+ * codes. */
 int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out)
 {
-    const struct gpu_codebook spec = {.codebooks = variant, .bits = 4, .group_size = 8, .beam = 2};
+    const struct code_row *row = &codes[variant];
+    const struct gpu_codebook *spec = &row->spec;
     const struct gpu_ops *ops = rig->gpu.ops;
-    struct tensor d, scale, table, entries, y, sums;
-    double gain = -1;
+    int64_t vectors = (int64_t)spec->codebooks << spec->bits, groups = CODE_COLS / spec->group_size;
+    struct tensor d, scale, table, entries, y, sums, h, x, importance;
+    double gain = -1, more = -1;
 
-    TRY(ops_random(rig, DTYPE_F32, 6, 64, 67, &d));
-    TRY(ops_random(rig, DTYPE_F32, 16 * variant, 8, 68, &table));
-    TRY(ops_random(rig, DTYPE_F32, 1, 6, 69, &scale));
-    TRY(ops_new(rig, DTYPE_U16, 6, 8 * variant, &entries));
-    TRY(ops_new(rig, DTYPE_F32, 6, 64, &y));
-    TRY(ops_new(rig, DTYPE_F32, 16 * variant, 8, &sums));
-    TRY(ops->code_search(rig->stream, &entries, &d, &scale, &table, NULL, NULL, &spec, &gain));
-    TRY(ops->code_expand(rig->stream, &y, &entries, &scale, &table, &spec, 1.0f, false));
-    TRY(ops->code_reduce(rig->stream, &sums, &d, &entries, &scale, &spec));
+    TRY(ops_random(rig, DTYPE_F32, CODE_ROWS, CODE_COLS, 67, &d));
+    TRY(ops_random(rig, DTYPE_F32, vectors, spec->group_size, 68, &table));
+    TRY(ops_random(rig, DTYPE_F32, 1, CODE_ROWS, 69, &scale));
+    TRY(ops_random(rig, DTYPE_F32, 200, CODE_COLS, 73, &x));
+    TRY(ops_random(rig, DTYPE_F32, 1, CODE_COLS, 74, &importance));
+    TRY(ops_new(rig, DTYPE_F32, CODE_COLS, CODE_COLS, &h));
+    TRY(ops_new(rig, DTYPE_U16, CODE_ROWS, groups * spec->codebooks, &entries));
+    TRY(ops_new(rig, DTYPE_F32, CODE_ROWS, CODE_COLS, &y));
+    TRY(ops_new(rig, DTYPE_F32, vectors, spec->group_size, &sums));
+    TRY(ops->gram(rig->stream, &h, &x));
+    TRY(ops->symmetrize(rig->stream, &h, 0.01));
+    TRY(ops->code_search(rig->stream, &entries, &d, &scale, &table, row->h ? &h : NULL,
+                         row->importance ? &importance : NULL, spec, &gain));
+    TRY(ops->code_search(rig->stream, &entries, &d, &scale, &table, row->h ? &h : NULL,
+                         row->importance ? &importance : NULL, spec, &more));
+    TRY(ops->code_expand(rig->stream, &y, &entries, &scale, &table, spec, 1.0f, false));
+    TRY(ops->code_expand(rig->stream, &y, &entries, NULL, &table, spec, -0.3f, true));
+    TRY(ops->code_reduce(rig->stream, &sums, &d, &entries, &scale, spec));
+    if (!(gain > 0) || !(more >= 0)) {
+        return err_raise(ERR_INTERNAL, "searches that gained %g, then %g", gain, more);
+    }
     TRY(ops_put_number(out, gain));
+    TRY(ops_put_number(out, more));
     TRY(ops_put(rig, out, &d));
     TRY(ops_put(rig, out, &y));
     return ops_put(rig, out, &sums);

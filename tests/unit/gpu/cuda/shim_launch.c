@@ -251,6 +251,19 @@ int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, in
     return 0;
 }
 
+int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t r = 0; r < rows; r++) {
+        double sum = 0;
+        for (int64_t i = r * cols; i < (r + 1) * cols; i++) {
+            sum += (double)a[i] * (double)b[i];
+        }
+        out[r] = (float)sum;
+    }
+    return 0;
+}
+
 static double log_sum(const float *x, int64_t n)
 {
     double sum = 0, most = -INFINITY;
