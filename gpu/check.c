@@ -202,6 +202,21 @@ int check_blocks(const struct tensor *blocks, const struct tensor *w, const stru
     return rc != 0 || importance == NULL ? rc : check_vector("encode_blocks", "importance", importance, cols);
 }
 
+int check_tiles(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
+                const struct gpu_tiles *spec)
+{
+    int64_t rows = matrix_rows(w), cols = matrix_cols(w);
+    int rc = check_matrix(op, "w", w, DTYPE_F32, -1, -1);
+
+    if (rc == 0 && (spec->rows < 1 || spec->cols < 1 || rows < 1 || cols < 1 || spec->element > GPU_ELEMENT_INT8)) {
+        rc = err_raise(ERR_INTERNAL, "%s: tiles of [%lld, %lld] in [%lld, %lld], element %d", op, (long long)spec->rows,
+                       (long long)spec->cols, (long long)rows, (long long)cols, (int)spec->element);
+    }
+    rc = rc != 0 ? rc
+                 : check_matrix(op, "scale", scale, DTYPE_F32, tiles_of(rows, spec->rows), tiles_of(cols, spec->cols));
+    return rc != 0 || codes == NULL ? rc : check_matrix(op, "codes", codes, DTYPE_U8, rows, cols);
+}
+
 int check_codebook(const char *op, const struct tensor *entries, const struct tensor *w, const struct tensor *scale,
                    const struct tensor *table, const struct gpu_codebook *spec)
 {

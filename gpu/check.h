@@ -44,6 +44,10 @@ int check_blocks(const struct tensor *blocks, const struct tensor *w, const stru
 int check_codebook(const char *op, const struct tensor *entries, const struct tensor *w, const struct tensor *scale,
                    const struct tensor *table, const struct gpu_codebook *spec);
 
+/* Codes (or NULL), a matrix beside them and a scale for each tile. */
+int check_tiles(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
+                const struct gpu_tiles *spec);
+
 int check_cache(const struct tensor *y, const struct tensor *x, const struct gpu_cache *spec);
 int check_attention_error(const struct tensor *q, const struct tensor *k, const struct tensor *v,
                           const struct tensor *kq, const struct tensor *vq, const struct gpu_attention *spec,

@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 10u
+#define GPU_ABI 11u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -106,6 +106,14 @@ struct gpu_attention_error {
     double output_error, output_signal; /* of softmax(q k^T * scale) v */
 };
 
+/* Weights as scale * an element of a fixed set, a scale for each tile of rows x cols weights; tiles at the right and
+ * lower edges may be smaller. INT8: -127..127, as codes from 1. */
+enum gpu_element { GPU_ELEMENT_E4M3, GPU_ELEMENT_E5M2, GPU_ELEMENT_NF4, GPU_ELEMENT_INT8 };
+struct gpu_tiles {
+    enum gpu_element element;
+    int64_t rows, cols;
+};
+
 /* Weights as scale[n] * sum over m of table[m * 2^bits + entries[n, i, m]], i = k / group_size. Entries are U16
  * [N, K/group_size * codebooks], tables F32 [codebooks * 2^bits, group_size], scales F32 [N] or NULL for ones. */
 struct gpu_codebook {
@@ -127,6 +135,7 @@ struct gpu_nll {
 struct gpu_ops {
     uint32_t abi;
     const char *name; /* "cpu", "cuda" */
+    bool lost_until_exit; /* a device that was lost can be used again only by a new process */
     /* > 0: usable here, higher wins; 0: not here, why in `reason` (one line). */
     int (*probe)(char *reason, size_t size);
     int (*device_count)(void);
@@ -260,6 +269,16 @@ struct gpu_ops {
                        const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec);
     /* 34. out F32 [N] = sum over k of a[n,k] * b[n,k]; double sums. */
     int (*row_dot)(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b);
+    /* 35. most F32 [ceil(N/rows), ceil(K/cols)] = the largest magnitude of each tile of w F32 [N,K]. */
+    int (*tile_range)(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
+                      const struct gpu_tiles *spec);
+    /* 36. codes U8 [N,K] = the element nearest to w / scale; scale shaped like `most`. NF4: to w * (1/scale), ties to
+     * the lower level, and the level 0 where scale is 0. */
+    int (*tile_encode)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                       const struct tensor *scale, const struct gpu_tiles *spec);
+    /* 37. w = scale * the code's element. */
+    int (*tile_decode)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                       const struct tensor *scale, const struct gpu_tiles *spec);
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */

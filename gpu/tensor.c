@@ -198,6 +198,35 @@ float dtype_e5m2_to_f32(uint8_t bits)
     return unpack_f8(bits, 2, 15);
 }
 
+const float dtype_nf4_levels[16] = {
+    -1.0f,
+    -0.6961928009986877f,
+    -0.5250730514526367f,
+    -0.39491748809814453f,
+    -0.28444138169288635f,
+    -0.18477343022823334f,
+    -0.09105003625154495f,
+    0.0f,
+    0.07958029955625534f,
+    0.16093020141124725f,
+    0.24611230194568634f,
+    0.33791524171829224f,
+    0.44070982933044434f,
+    0.5626170039176941f,
+    0.7229568362236023f,
+    1.0f,
+};
+
+uint8_t dtype_f32_to_nf4(float value)
+{
+    int code = 0;
+
+    for (int i = 0; i < 15; i++) {
+        code += value > (dtype_nf4_levels[i] + dtype_nf4_levels[i + 1]) / 2.0f;
+    }
+    return (uint8_t)code;
+}
+
 float dtype_round(float value, enum dtype dtype)
 {
     switch (dtype) {

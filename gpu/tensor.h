@@ -63,6 +63,10 @@ float dtype_e4m3_to_f32(uint8_t bits);
 /* E5M2: bias 15, largest 57344; saturating, so never Inf. */
 uint8_t dtype_f32_to_e5m2(float value);
 float dtype_e5m2_to_f32(uint8_t bits);
+/* The 16 levels of NF4, ascending (Dettmers et al. 2023, arXiv 2305.14314, appendix E), and the nearest one's number,
+ * the lower of equals. */
+extern const float dtype_nf4_levels[16];
+uint8_t dtype_f32_to_nf4(float value);
 #define DTYPE_E4M3_MAX 448.0f
 #define DTYPE_E5M2_MAX 57344.0f
 /* value rounded to what `dtype` (F32, F16 or BF16) stores. */

@@ -91,8 +91,6 @@ void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
 void qtensor_dequantize(const struct qtensor *q, float *out);
 /* Bits per weight with all that is stored beside the codes. */
 double qtensor_bits_per_weight(const struct qtensor *q);
-/* The 16 levels of NF4 (Dettmers et al. 2023, appendix E), ascending. */
-extern const float qtensor_nf4_levels[16];
 /* The 256 values that the scales of nested NF4 are codes of, ascending: bitsandbytes' signed dynamic map. */
 void qtensor_nested_levels(float out[256]);
 

@@ -6,25 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const float qtensor_nf4_levels[16] = {
-    -1.0f,
-    -0.6961928009986877f,
-    -0.5250730514526367f,
-    -0.39491748809814453f,
-    -0.28444138169288635f,
-    -0.18477343022823334f,
-    -0.09105003625154495f,
-    0.0f,
-    0.07958029955625534f,
-    0.16093020141124725f,
-    0.24611230194568634f,
-    0.33791524171829224f,
-    0.44070982933044434f,
-    0.5626170039176941f,
-    0.7229568362236023f,
-    1.0f,
-};
-
 static int compare_floats(const void *a, const void *b)
 {
     float x = *(const float *)a, y = *(const float *)b;
@@ -90,7 +71,7 @@ static void dequantize_float8(const struct qtensor *q, float *out)
 static void dequantize_nf4(const struct qtensor *q, float *out)
 {
     for (int64_t i = 0; i < q->rows * q->cols; i++) {
-        out[i] = q->scales[i / q->scheme.group_size] * qtensor_nf4_levels[q->codes[i] & 15];
+        out[i] = q->scales[i / q->scheme.group_size] * dtype_nf4_levels[q->codes[i] & 15];
     }
 }
 

@@ -100,7 +100,7 @@ static void encode(struct qtensor *q, const float *w)
 {
     float middles[15];
 
-    middles_of(qtensor_nf4_levels, 16, middles);
+    middles_of(dtype_nf4_levels, 16, middles);
     for (int64_t i = 0; i < q->rows * q->cols; i++) {
         float scale = q->scales[i / q->scheme.group_size], inverse = 1.0f / scale;
         /* The reciprocal is what the reference multiplies by; where it leaves the range, the quotient does not. */

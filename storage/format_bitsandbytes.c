@@ -155,7 +155,7 @@ static int encode_nf4(const struct qtensor *q, enum nf4_tensor index, void *out)
                (size_t)q->groups * (q->scheme.nested ? 1 : sizeof(float)));
         return 0;
     case NF4_MAP:
-        memcpy(out, qtensor_nf4_levels, sizeof(qtensor_nf4_levels));
+        memcpy(out, dtype_nf4_levels, sizeof(dtype_nf4_levels));
         return 0;
     case NF4_STATE: {
         float offset = q->scheme.nested ? q->tables[nested] : 0;

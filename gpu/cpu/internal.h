@@ -112,3 +112,9 @@ int cpu_code_expand(struct gpu_stream *stream, const struct tensor *y, const str
 int cpu_code_reduce(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
                     const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec);
 int cpu_row_dot(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b);
+int cpu_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
+                   const struct gpu_tiles *spec);
+int cpu_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                    const struct tensor *scale, const struct gpu_tiles *spec);
+int cpu_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                    const struct tensor *scale, const struct gpu_tiles *spec);

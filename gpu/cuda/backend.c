@@ -304,6 +304,9 @@ static const struct gpu_ops cuda_ops = {
     .code_expand = cuda_code_expand,
     .code_reduce = cuda_code_reduce,
     .row_dot = cuda_row_dot,
+    .tile_range = cuda_tile_range,
+    .tile_encode = cuda_tile_encode,
+    .tile_decode = cuda_tile_decode,
 };
 
 __attribute__((visibility("default"))) gpu_module_entry quantd_gpu_ops;

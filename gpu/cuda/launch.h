@@ -50,6 +50,19 @@ struct launch_input {
 int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
                           cudaStream_t stream);
 
+/* elements.cu: tiles as in gpu.h; groups: tiles side by side. */
+enum launch_element { LAUNCH_E4M3, LAUNCH_E5M2, LAUNCH_NF4, LAUNCH_INT8 };
+struct launch_tiles {
+    int element;
+    int64_t rows, cols, tile_rows, tile_cols, groups;
+    float levels[16]; /* of NF4 */
+};
+int launch_tile_range(float *most, const float *w, const struct launch_tiles *spec, cudaStream_t stream);
+int launch_tile_encode(uint8_t *codes, const float *w, const float *scale, const struct launch_tiles *spec,
+                       cudaStream_t stream);
+int launch_tile_decode(float *w, const uint8_t *codes, const float *scale, const struct launch_tiles *spec,
+                       cudaStream_t stream);
+
 /* softmax.cu: scores [heads, queries, keys] of the queries from position `first` on become weights, zero where not
  * visible. out is BF16 or F32 and may be scores itself when F32. */
 struct launch_softmax {

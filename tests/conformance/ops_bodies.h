@@ -39,6 +39,7 @@ int body_output_error(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_zero_dead(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_scale(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_tiles(struct ops_rig *rig, int variant, struct ops_output *out);
 
 /* --- ops_search.c */
 int body_encode_blocks(struct ops_rig *rig, int variant, struct ops_output *out);

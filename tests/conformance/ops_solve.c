@@ -370,3 +370,43 @@ int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out
     TRY(rig->gpu.ops->quantize_input(rig->stream, &y, &x, variant >= 4 ? &keep : NULL, &inputs[variant % 4]));
     return ops_put(rig, out, &y);
 }
+
+#define TILED_N 21
+#define TILED_K 300
+
+static const struct gpu_tiles tiles[] = {
+    {GPU_ELEMENT_E4M3, 1, TILED_K}, {GPU_ELEMENT_E4M3, TILED_N, TILED_K}, {GPU_ELEMENT_E4M3, 16, 64},
+    {GPU_ELEMENT_E5M2, 1, TILED_K}, {GPU_ELEMENT_INT8, 1, TILED_K},       {GPU_ELEMENT_NF4, 1, 64},
+    {GPU_ELEMENT_NF4, 5, 7},
+};
+
+/* variant: a row of tiles; number 5 takes the weight as one row. The last scale is zero for NF4, too small else. */
+int body_tiles(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_ops *ops = rig->gpu.ops;
+    const struct gpu_tiles *spec = &tiles[variant];
+    int64_t rows = variant == 5 ? 1 : TILED_N, cols = TILED_N * TILED_K / rows;
+    int64_t bands = (rows + spec->rows - 1) / spec->rows, groups = (cols + spec->cols - 1) / spec->cols;
+    float host[512];
+    struct tensor w, most, scale, codes, back;
+
+    TRY(ops_random(rig, DTYPE_F32, rows, cols, 57, &w));
+    TRY(ops_new(rig, DTYPE_F32, bands, groups, &most));
+    TRY(ops_new(rig, DTYPE_U8, rows, cols, &codes));
+    TRY(ops_new(rig, DTYPE_F32, rows, cols, &back));
+    TRY(ops->tile_range(rig->stream, &most, &w, spec));
+    TRY(ops->download(rig->stream, host, most.data, tensor_bytes(&most)));
+    for (int64_t t = 0; t < bands * groups; t++) {
+        host[t] = spec->element == GPU_ELEMENT_NF4    ? host[t]
+                  : spec->element == GPU_ELEMENT_INT8 ? host[t] / 127.0f
+                                                      : host[t] / 448.0f;
+    }
+    host[bands * groups - 1] =
+        spec->element == GPU_ELEMENT_NF4 ? 0.0f : host[bands * groups - 1] / 2.0f; /* saturates */
+    TRY(ops_upload(rig, host, bands, groups, &scale));
+    TRY(ops->tile_encode(rig->stream, &codes, &w, &scale, spec));
+    TRY(ops->tile_decode(rig->stream, &back, &codes, &scale, spec));
+    TRY(ops_put(rig, out, &most));
+    TRY(ops_put(rig, out, &codes));
+    return ops_put(rig, out, &back);
+}

@@ -64,9 +64,9 @@ START_TEST(codes_are_the_nearest)
         for (int64_t i = 0; i < 96 * 256; i++) {
             double scale = (double)job.result.scales[i / 64], x = (double)floats(&w)[i], least = INFINITY;
             for (int level = 0; level < 16; level++) {
-                least = fmin(least, fabs(x - scale * (double)qtensor_nf4_levels[level]));
+                least = fmin(least, fabs(x - scale * (double)dtype_nf4_levels[level]));
             }
-            wrong += fabs(x - scale * (double)qtensor_nf4_levels[job.result.codes[i]]) > least * (1 + 1e-5) + 1e-9;
+            wrong += fabs(x - scale * (double)dtype_nf4_levels[job.result.codes[i]]) > least * (1 + 1e-5) + 1e-9;
         }
         ck_assert_int_eq(wrong, 0);
         qtensor_deinit(&job.result);

@@ -1,0 +1,208 @@
+/* Weights as a scale times an element of a fixed set: eight-bit floats and integers, and the sixteen levels of NF4.
+ *
+ * E4M3, E5M2 and INT8: the nearest of w / scale, ties to even, saturating. NF4: the nearest level of w * (1 / scale),
+ * ties to the lower one, since the reference multiplies by the reciprocal (Dettmers et al. 2023, appendix E); where
+ * that leaves the range of floats, the quotient. A largest magnitude has no order, so rows may be looked at in any. */
+
+#include "gpu/cpu/internal.h"
+
+#include <math.h>
+
+#define CHUNK 16384   /* columns of a task, about */
+#define INT8_ZERO 128 /* the code of 0 */
+
+struct tiles {
+    float *w, *scale; /* scale: of the whole operation, or the ranges of single rows */
+    uint8_t *codes;
+    const struct gpu_tiles *spec;
+    int64_t rows, cols, groups; /* groups: tiles side by side */
+    int64_t chunks, width;      /* tasks for a row; tiles of each */
+    float middles[15];          /* of NF4 */
+    float values[256];          /* of the codes */
+};
+
+/* The part of a row that a task has: tiles [first, end). */
+struct part {
+    int64_t row, first, end;
+};
+
+static struct part part_of(const struct tiles *job, int64_t task)
+{
+    int64_t first = task % job->chunks * job->width;
+
+    return (struct part){task / job->chunks, first,
+                         first + job->width < job->groups ? first + job->width : job->groups};
+}
+
+static float value_of(enum gpu_element element, int code)
+{
+    switch (element) {
+    case GPU_ELEMENT_NF4:
+        return dtype_nf4_levels[code & 15];
+    case GPU_ELEMENT_E5M2:
+        return dtype_e5m2_to_f32((uint8_t)code);
+    case GPU_ELEMENT_INT8:
+        return (float)(code - INT8_ZERO);
+    default:
+        return dtype_e4m3_to_f32((uint8_t)code);
+    }
+}
+
+static struct tiles tiles_job(const struct tensor *w, const struct gpu_tiles *spec)
+{
+    struct tiles job = {.w = w->data, .spec = spec, .rows = matrix_rows(w), .cols = matrix_cols(w)};
+
+    job.groups = tiles_of(job.cols, spec->cols);
+    job.width = spec->cols < CHUNK ? CHUNK / spec->cols : 1;
+    job.chunks = tiles_of(job.groups, job.width);
+    for (int i = 0; i < 15; i++) {
+        job.middles[i] = (dtype_nf4_levels[i] + dtype_nf4_levels[i + 1]) / 2.0f;
+    }
+    for (int code = 0; code < 256; code++) {
+        job.values[code] = value_of(spec->element, code);
+    }
+    return job;
+}
+
+static void range_part(void *ctx, int64_t task)
+{
+    const struct tiles *job = ctx;
+    struct part part = part_of(job, task);
+
+    for (int64_t g = part.first; g < part.end; g++) {
+        const float *w = job->w + part.row * job->cols + g * job->spec->cols;
+        int64_t count = tile_size(job->cols, job->spec->cols, g);
+        float most = 0;
+        for (int64_t i = 0; i < count; i++) {
+            float magnitude = fabsf(w[i]);
+            most = magnitude > most ? magnitude : most;
+        }
+        job->scale[part.row * job->groups + g] = most;
+    }
+}
+
+int cpu_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
+                   const struct gpu_tiles *spec)
+{
+    int rc = check_tiles("tile_range", NULL, w, most, spec);
+    struct tiles job = {0};
+
+    if (rc == 0) {
+        job = tiles_job(w, spec);
+        rc = scratch_reserve(stream, scratch_size(job.rows * job.groups, sizeof(float)), 0);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    float *out = most->data;
+    job.scale = scratch_shared(stream);
+    stream_run(stream, job.rows * job.chunks, range_part, &job);
+    for (int64_t i = 0; i < tensor_count(most); i++) {
+        out[i] = 0;
+    }
+    for (int64_t n = 0; n < job.rows; n++) {
+        float *tile = out + n / spec->rows * job.groups;
+        for (int64_t g = 0; g < job.groups; g++) {
+            float row = job.scale[n * job.groups + g];
+            tile[g] = row > tile[g] ? row : tile[g];
+        }
+    }
+    return 0;
+}
+
+static void encode_nf4(uint8_t *codes, const float *w, int64_t count, float scale, const float *middles)
+{
+    float inverse = 1.0f / scale;
+
+    if (scale == 0 || !isfinite(inverse)) {
+        for (int64_t i = 0; i < count; i++) {
+            codes[i] = dtype_f32_to_nf4(scale == 0 ? 0.0f : w[i] / scale);
+        }
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        float x = w[i] * inverse;
+        int code = 0;
+        for (int k = 0; k < 15; k++) {
+            code += x > middles[k];
+        }
+        codes[i] = (uint8_t)code;
+    }
+}
+
+static void encode_run(uint8_t *codes, const float *w, int64_t count, float scale, const struct tiles *job)
+{
+    switch (job->spec->element) {
+    case GPU_ELEMENT_NF4:
+        encode_nf4(codes, w, count, scale, job->middles);
+        break;
+    case GPU_ELEMENT_INT8:
+        for (int64_t i = 0; i < count; i++) {
+            codes[i] = (uint8_t)(INT8_ZERO + (int)fminf(fmaxf(rintf(w[i] / scale), -127.0f), 127.0f));
+        }
+        break;
+    case GPU_ELEMENT_E5M2:
+        for (int64_t i = 0; i < count; i++) {
+            codes[i] = dtype_f32_to_e5m2(w[i] / scale);
+        }
+        break;
+    default:
+        for (int64_t i = 0; i < count; i++) {
+            codes[i] = dtype_f32_to_e4m3(w[i] / scale);
+        }
+    }
+}
+
+static void encode_part(void *ctx, int64_t task)
+{
+    const struct tiles *job = ctx;
+    struct part part = part_of(job, task);
+
+    for (int64_t g = part.first; g < part.end; g++) {
+        int64_t at = part.row * job->cols + g * job->spec->cols, count = tile_size(job->cols, job->spec->cols, g);
+        float scale = job->scale[part.row / job->spec->rows * job->groups + g];
+        encode_run(job->codes + at, job->w + at, count, scale, job);
+    }
+}
+
+int cpu_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                    const struct tensor *scale, const struct gpu_tiles *spec)
+{
+    int rc = check_tiles("tile_encode", codes, w, scale, spec);
+
+    if (rc == 0) {
+        struct tiles job = tiles_job(w, spec);
+        job.codes = codes->data;
+        job.scale = scale->data;
+        stream_run(stream, job.rows * job.chunks, encode_part, &job);
+    }
+    return rc;
+}
+
+static void decode_part(void *ctx, int64_t task)
+{
+    const struct tiles *job = ctx;
+    struct part part = part_of(job, task);
+
+    for (int64_t g = part.first; g < part.end; g++) {
+        int64_t at = part.row * job->cols + g * job->spec->cols, count = tile_size(job->cols, job->spec->cols, g);
+        float scale = job->scale[part.row / job->spec->rows * job->groups + g];
+        for (int64_t i = at; i < at + count; i++) {
+            job->w[i] = scale * job->values[job->codes[i]];
+        }
+    }
+}
+
+int cpu_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                    const struct tensor *scale, const struct gpu_tiles *spec)
+{
+    int rc = check_tiles("tile_decode", codes, w, scale, spec);
+
+    if (rc == 0) {
+        struct tiles job = tiles_job(w, spec);
+        job.codes = codes->data;
+        job.scale = scale->data;
+        stream_run(stream, job.rows * job.chunks, decode_part, &job);
+    }
+    return rc;
+}

@@ -1,0 +1,63 @@
+/* Weights as a scale times an element of a fixed set: descriptions for the kernels of elements.cu. */
+
+#include "gpu/cuda/cuda.h"
+
+#include <string.h>
+
+static struct launch_tiles tiles_of_spec(const struct tensor *w, const struct gpu_tiles *spec)
+{
+    static const int elements[] = {[GPU_ELEMENT_E4M3] = LAUNCH_E4M3,
+                                   [GPU_ELEMENT_E5M2] = LAUNCH_E5M2,
+                                   [GPU_ELEMENT_NF4] = LAUNCH_NF4,
+                                   [GPU_ELEMENT_INT8] = LAUNCH_INT8};
+    struct launch_tiles tiles = {.element = elements[spec->element],
+                                 .rows = matrix_rows(w),
+                                 .cols = matrix_cols(w),
+                                 .tile_rows = spec->rows,
+                                 .tile_cols = spec->cols,
+                                 .groups = tiles_of(matrix_cols(w), spec->cols)};
+
+    memcpy(tiles.levels, dtype_nf4_levels, sizeof(tiles.levels));
+    return tiles;
+}
+
+int cuda_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
+                    const struct gpu_tiles *spec)
+{
+    int rc = check_tiles("tile_range", NULL, w, most, spec);
+
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    const struct launch_tiles tiles = tiles_of_spec(w, spec);
+    return cuda_ok(stream->device, launch_tile_range(most->data, w->data, &tiles, stream->stream), "tile_range");
+}
+
+int cuda_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                     const struct tensor *scale, const struct gpu_tiles *spec)
+{
+    int rc = check_tiles("tile_encode", codes, w, scale, spec);
+
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    const struct launch_tiles tiles = tiles_of_spec(w, spec);
+    return cuda_ok(stream->device, launch_tile_encode(codes->data, w->data, scale->data, &tiles, stream->stream),
+                   "tile_encode");
+}
+
+int cuda_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                     const struct tensor *scale, const struct gpu_tiles *spec)
+{
+    int rc = check_tiles("tile_decode", codes, w, scale, spec);
+
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    const struct launch_tiles tiles = tiles_of_spec(w, spec);
+    return cuda_ok(stream->device, launch_tile_decode(w->data, codes->data, scale->data, &tiles, stream->stream),
+                   "tile_decode");
+}
