@@ -85,6 +85,19 @@ int launch_round(uint8_t *codes, const float *w, const float *scale, const float
 int launch_dequantize(float *w, const uint8_t *codes, const float *scale, const float *zero,
                       const struct launch_grid *spec, cudaStream_t stream);
 
+/* refine.cu. A cut at p times each group's absmax: its scales and zeros [rows, groups], and error = w minus what it
+ * gives. */
+int launch_clip_cut(float *scale, float *zero, float *error, const float *w, const struct launch_grid *spec, float p,
+                    cudaStream_t stream);
+struct launch_clip_best { /* [rows, groups] each */
+    float *scale, *zero;
+    double *lost;
+};
+/* Take the cut where the dot of error and product [rows, cols] is less than what is lost; `first`: everywhere. */
+int launch_clip_judge(const struct launch_clip_best *best, const float *scale, const float *zero, const float *error,
+                      const float *product, const struct launch_grid *spec, int first, cudaStream_t stream);
+int launch_hqq(float *scale, float *zero, const float *w, const struct launch_grid *spec, cudaStream_t stream);
+
 /* factor.cu: to = the reversed, permuted, damped lower triangle of h, zeros above; order may be NULL. */
 int launch_factor_gather(float *to, const float *h, const int32_t *order, int64_t n, float damp, cudaStream_t stream);
 /* Elements of a[count] in reverse order. */

@@ -128,31 +128,6 @@ int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *
     return RUN(call, attention_error, out, q, k, v, kq, vq, spec, recent);
 }
 
-int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-              const struct tensor *h, const struct gpu_grid *spec)
-{
-    struct on_host call;
-
-    begin(&call, stream);
-    scale = changed(&call, scale);
-    zero = changed(&call, zero);
-    w = given(&call, w);
-    h = given(&call, h);
-    return RUN(call, clip, scale, zero, w, h, spec);
-}
-
-int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-             const struct gpu_grid *spec)
-{
-    struct on_host call;
-
-    begin(&call, stream);
-    scale = changed(&call, scale);
-    zero = changed(&call, zero);
-    w = given(&call, w);
-    return RUN(call, hqq, scale, zero, w, spec);
-}
-
 int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
                       const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
                       enum dtype stored)

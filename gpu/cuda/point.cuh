@@ -53,7 +53,7 @@ __device__ inline float round_clamped(float x, float low, float high)
 }
 
 /* The sum over LANES lanes in the order of the CPU's vectors. */
-__device__ inline float lanes_sum(float value)
+template <typename T> __device__ inline T lanes_sum(T value)
 {
     const int offsets[] = {8, 4, 1, 2};
 #pragma unroll

@@ -35,23 +35,35 @@ int body_row_dot(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &sums);
 }
 
-/* variant: 0 = clip, 1 = hqq. */
+static const struct refine_row {
+    bool hqq;
+    struct gpu_grid grid;
+} refines[] = {
+    {false, {.bits = 3, .group_size = 32, .max_shrink = 0.5, .steps = 20, .scale_dtype = DTYPE_F16}},
+    {true, {.bits = 3, .group_size = 32, .scale_dtype = DTYPE_F16}},
+    {false, {.bits = 4, .group_size = 12, .sym = true, .max_shrink = 0.3, .steps = 10, .scale_dtype = DTYPE_F32}},
+    {true, {.bits = 4, .group_size = 96, .scale_dtype = DTYPE_F32}},
+    {false, {.bits = 2, .group_size = 96, .max_shrink = 0, .steps = 1, .scale_dtype = DTYPE_BF16}},
+};
+
+/* variant: a row of refines. The first weights are zeros, a whole group of them where groups are small. */
 int body_refine(struct ops_rig *rig, int variant, struct ops_output *out)
 {
-    const struct gpu_grid grid = {
-        .bits = 3, .group_size = 32, .norm = 2.0, .max_shrink = 0.5, .steps = 20, .scale_dtype = DTYPE_F16};
+    const struct refine_row *row = &refines[variant];
+    int64_t groups = 96 / row->grid.group_size;
     struct tensor w, h, x, scale, zero;
 
     TRY(ops_random(rig, DTYPE_F32, 7, 96, 64, &w));
     TRY(ops_random(rig, DTYPE_F32, 200, 96, 65, &x));
     TRY(ops_new(rig, DTYPE_F32, 96, 96, &h));
-    TRY(ops_new(rig, DTYPE_F32, 7, 3, &scale));
-    TRY(ops_new(rig, DTYPE_F32, 7, 3, &zero));
+    TRY(ops_new(rig, DTYPE_F32, 7, groups, &scale));
+    TRY(ops_new(rig, DTYPE_F32, 7, groups, &zero));
+    TRY(rig->gpu.ops->fill_zero(rig->stream, w.data, 12 * sizeof(float)));
     TRY(rig->gpu.ops->gram(rig->stream, &h, &x));
     TRY(rig->gpu.ops->symmetrize(rig->stream, &h, 0.01));
-    TRY(rig->gpu.ops->grid(rig->stream, &scale, &zero, &w, NULL, &grid));
-    TRY(variant == 0 ? rig->gpu.ops->clip(rig->stream, &scale, &zero, &w, &h, &grid)
-                     : rig->gpu.ops->hqq(rig->stream, &scale, &zero, &w, &grid));
+    TRY(rig->gpu.ops->grid(rig->stream, &scale, &zero, &w, NULL, &row->grid));
+    TRY(row->hqq ? rig->gpu.ops->hqq(rig->stream, &scale, &zero, &w, &row->grid)
+                 : rig->gpu.ops->clip(rig->stream, &scale, &zero, &w, &h, &row->grid));
     TRY(ops_put(rig, out, &scale));
     return ops_put(rig, out, &zero);
 }

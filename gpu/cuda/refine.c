@@ -1,0 +1,117 @@
+/* Grids refined: clip as products between the kernels of refine.cu, hqq as one kernel. Rows go in strips that bound the
+ * scratch. */
+
+#include "gpu/cuda/cuda.h"
+
+#define STRIP_ELEMENTS ((int64_t)64 << 20) /* weights of a strip of rows */
+
+static struct launch_grid describe(const struct tensor *w, const struct gpu_grid *spec)
+{
+    return (struct launch_grid){.bits = spec->bits,
+                                .sym = spec->sym,
+                                .scale_dtype = (int)launch_dtype_of(spec->scale_dtype),
+                                .rows = matrix_rows(w),
+                                .cols = matrix_cols(w),
+                                .group = spec->group_size};
+}
+
+struct clip {
+    struct gpu_stream *stream;
+    struct launch_grid grid; /* rows: of the strip */
+    const float *w, *h;
+    struct launch_clip_best best; /* scale and zero are the results */
+    float *scale, *zero, *error, *product;
+};
+
+/* Judge the range cut at p times each group's absmax. */
+static int judge(struct clip *job, float p, bool first)
+{
+    struct gpu_stream *stream = job->stream;
+    const struct launch_grid *grid = &job->grid;
+    const struct gemm gemm = {.m = grid->rows,
+                              .n = grid->group,
+                              .k = grid->group,
+                              .alpha = 1.0f,
+                              .a = job->error,
+                              .b = job->h,
+                              .c = job->product,
+                              .lda = grid->cols,
+                              .ldb = grid->cols,
+                              .ldc = grid->cols,
+                              .count = grid->cols / grid->group,
+                              .stride_a = grid->group,
+                              .stride_b = grid->group * (grid->cols + 1), /* along H's diagonal */
+                              .stride_c = grid->group};
+
+    int rc = cuda_ok(stream->device,
+                     launch_clip_cut(job->scale, job->zero, job->error, job->w, grid, p, stream->stream), "clip");
+    rc = rc != 0 ? rc : gemm_run(stream, &gemm);
+    return rc != 0 ? rc
+                   : cuda_ok(stream->device,
+                             launch_clip_judge(&job->best, job->scale, job->zero, job->error, job->product, grid, first,
+                                               stream->stream),
+                             "clip");
+}
+
+/* Strips of rows; `rows` of them at most in each. */
+static int clip_strips(struct clip *job, int64_t rows, const struct gpu_grid *spec)
+{
+    int64_t candidates = (int64_t)(spec->max_shrink * spec->steps + 1e-9), all = job->grid.rows;
+    int64_t groups = job->grid.cols / job->grid.group;
+    int rc = 0;
+
+    for (int64_t first = 0; rc == 0 && first < all; first += rows) {
+        job->grid.rows = all - first < rows ? all - first : rows;
+        for (int64_t i = 0; rc == 0 && (i == 0 || i < candidates); i++) {
+            rc = judge(job, (float)(1.0 - (double)i / spec->steps), i == 0);
+        }
+        job->w += rows * job->grid.cols;
+        job->best.scale += rows * groups;
+        job->best.zero += rows * groups;
+    }
+    return rc;
+}
+
+int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+              const struct tensor *h, const struct gpu_grid *spec)
+{
+    int rc = check_clip(scale, zero, w, h, spec);
+
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0 || tensor_count(w) == 0) {
+        return rc;
+    }
+    struct clip job = {.stream = stream,
+                       .grid = describe(w, spec),
+                       .w = w->data,
+                       .h = h->data,
+                       .best = {.scale = scale->data, .zero = zero->data}};
+    int64_t rows = STRIP_ELEMENTS / job.grid.cols, cols = job.grid.cols, groups = cols / spec->group_size;
+    rows = rows < 1 ? 1 : rows < job.grid.rows ? rows : job.grid.rows;
+    rc = scratch_reserve(stream, 2 * scratch_size(rows * cols, sizeof(float)) +
+                                     2 * scratch_size(rows * groups, sizeof(float)) +
+                                     scratch_size(rows * groups, sizeof(double)));
+    if (rc != 0) {
+        return err_pass(rc, "clip");
+    }
+    job.error = scratch_take(stream, rows * cols, sizeof(float));
+    job.product = scratch_take(stream, rows * cols, sizeof(float));
+    job.scale = scratch_take(stream, rows * groups, sizeof(float));
+    job.zero = scratch_take(stream, rows * groups, sizeof(float));
+    job.best.lost = scratch_take(stream, rows * groups, sizeof(double));
+    rc = clip_strips(&job, rows, spec);
+    return rc != 0 ? err_pass(rc, "clip") : 0;
+}
+
+int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
+             const struct gpu_grid *spec)
+{
+    int rc = check_hqq(scale, zero, w, spec);
+
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    const struct launch_grid grid = describe(w, spec);
+    return cuda_ok(stream->device, launch_hqq(scale->data, zero->data, w->data, &grid, stream->stream), "hqq");
+}
