@@ -137,6 +137,8 @@ int launch_residual(struct launch_residual_row *rows, const float *w, const floa
                     const float *zero, const struct launch_grid *spec, cudaStream_t stream);
 /* out[r] = sum over columns of a[r, :] * b[r, :] in double. */
 int launch_row_dot(double *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream);
+/* The same, rounded to F32. */
+int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream);
 struct launch_nll_row {
     double nll, kl;
 };
@@ -144,11 +146,6 @@ struct launch_nll_row {
 int launch_nll(struct launch_nll_row *out, const float *logits, const float *reference, const int32_t *targets,
                int64_t tokens, int64_t vocabulary, cudaStream_t stream);
 
-#ifdef __cplusplus
-}
-#endif
-/* The same, rounded to F32. */
-int launch_row_dot_narrow(float *out, const float *a, const float *b, int64_t rows, int64_t cols, cudaStream_t stream);
 /* codebook_sums.cu: shapes and operands as in struct gpu_codebook; scale may be NULL. */
 struct launch_code {
     int64_t rows, cols, group, codes; /* codes: of a codebook */
@@ -178,3 +175,6 @@ struct launch_code_search {
 int launch_code_turn(float *turned, const float *table, const struct launch_code *spec, cudaStream_t stream);
 int launch_code_search(const struct launch_code_search *search, cudaStream_t stream);
 
+#ifdef __cplusplus
+}
+#endif
