@@ -104,6 +104,26 @@ static int solve_on_grid(struct run *run, const struct qtensor *q, const struct 
     return rc != 0 ? rc : gpu->ops->dequantize(run->stream, &s->wq, &s->codes, &s->scale, &s->zero, grid);
 }
 
+/* Elements of a fixed set, with a scale for each tile. NF4's tiles are runs of the weight laid out flat. */
+static int solve_on_tiles(struct run *run, const struct qtensor *q, struct solved *s)
+{
+    const struct gpu *gpu = run->p->gpu;
+    bool flat = q->scheme.kind == QTENSOR_NF4;
+    int64_t rows = flat ? 1 : q->rows, cols = flat ? q->rows * q->cols : q->cols;
+    const struct gpu_tiles tiles = {.element = flat                                 ? GPU_ELEMENT_NF4
+                                               : q->scheme.element == DTYPE_F8_E5M2 ? GPU_ELEMENT_E5M2
+                                                                                    : GPU_ELEMENT_E4M3,
+                                    .rows = flat ? 1 : q->scheme.group_rows,
+                                    .cols = q->scheme.group_size};
+    struct tensor w = tensor_2d(s->wq.data, DTYPE_F32, rows, cols);
+
+    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, (const int64_t[]){rows, cols}, &s->codes);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &s->scale);
+    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, s->codes.data, q->codes, tensor_bytes(&s->codes));
+    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, s->scale.data, q->scales, tensor_bytes(&s->scale));
+    return rc != 0 ? rc : gpu->ops->tile_decode(run->stream, &w, &s->codes, &s->scale, &tiles);
+}
+
 static int solve_on_host(struct run *run, const struct qtensor *q, struct solved *s)
 {
     float *w = malloc(tensor_bytes(&s->wq));
@@ -133,10 +153,13 @@ static int measure(struct run *run, const struct tensor *weight, const struct li
                                   .group_size = q->scheme.group_size,
                                   .sym = q->scheme.sym,
                                   .scale_dtype = q->scheme.scale_dtype};
-    bool on_grid = is_grid(q);
+    bool on_grid = is_grid(q), on_tiles = q->scheme.kind == QTENSOR_FLOAT8 || q->scheme.kind == QTENSOR_NF4;
 
     int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &solved->wq);
-    rc = rc != 0 ? rc : on_grid ? solve_on_grid(run, q, &grid, solved) : solve_on_host(run, q, solved);
+    rc = rc != 0    ? rc
+         : on_grid  ? solve_on_grid(run, q, &grid, solved)
+         : on_tiles ? solve_on_tiles(run, q, solved)
+                    : solve_on_host(run, q, solved);
     rc = rc != 0 ? rc
                  : gpu->ops->residual(run->stream, &facts->residual, weight, &solved->wq,
                                       on_grid ? &solved->scale : NULL, on_grid ? &solved->zero : NULL, &grid);

@@ -6,10 +6,11 @@
  *
  *   INT        w[n,k] = scale[n/r, k/g] * (code[n,k] - zero[n/r, k/g])
  *   FLOAT8     w[n,k] = scale[n/r, k/g] * value(code[n,k])                    value: of `element`
- *   NF4        w[i] = scale[i/g] * level[code[i]], i = n*K + k                nested: the scales are quantized
- * themselves TABLE      w[n,k] = table[n, code[n,k]], but values[j] at flat position index[j] CODEBOOKS  w[n,k] =
- * scale[n/r] * sum over m of table[m, entry[n/r, k/g, m], n%r, k%g] BLOCKS     rows of GGUF blocks of `block_type`, as
- * bytes DENSE      w[n,k] = table[n,k]: changed, but not quantized
+ *   NF4        w[i] = scale[i/g] * level[code[i]], i = n*K + k             nested: the scales are quantized, too
+ *   TABLE      w[n,k] = table[n, code[n,k]], but values[j] at flat position index[j]
+ *   CODEBOOKS  w[n,k] = scale[n/r] * sum over m of table[m, entry[n/r, k/g, m], n%r, k%g]
+ *   BLOCKS     rows of GGUF blocks of `block_type`, as bytes
+ *   DENSE      w[n,k] = table[n,k]: changed, but not quantized
  *
  * Scales and tables hold values already rounded to scale_dtype. Owned by whoever called qtensor_new/read. */
 

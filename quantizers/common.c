@@ -128,25 +128,33 @@ int quant_check_finite(const struct solve_context *context, const struct linear_
     return rc;
 }
 
-int quant_download_weight(const struct solve_context *context, const struct linear_job *job, float **out)
+int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
+                     int64_t bands, int64_t groups, float *host)
 {
-    size_t bytes = (size_t)tensor_count(job->weight) * sizeof(float);
-    int rc = quant_check_finite(context, job);
+    const struct gpu *gpu = context->gpu;
+    struct tensor most = {0};
 
-    if (rc != 0) {
-        return rc;
-    }
-    float *host = malloc(bytes);
-    if (host == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", job->name);
-    }
-    rc = context->gpu->ops->download(context->stream, host, job->weight->data, bytes);
-    if (rc != 0) {
-        free(host);
-        return rc;
-    }
-    *out = host;
-    return 0;
+    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){bands, groups}, &most);
+    rc = rc != 0 ? rc : gpu->ops->tile_range(context->stream, &most, w, spec);
+    rc = rc != 0 ? rc : gpu->ops->download(context->stream, host, most.data, tensor_bytes(&most));
+    gpu_tensor_free(gpu, &most);
+    return rc;
+}
+
+int quant_tile_encode(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
+                      struct qtensor *q)
+{
+    const struct gpu *gpu = context->gpu;
+    struct tensor scale = {0}, codes = {0};
+
+    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &scale);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_U8, 2, w->shape, &codes);
+    rc = rc != 0 ? rc : gpu->ops->upload(context->stream, scale.data, q->scales, tensor_bytes(&scale));
+    rc = rc != 0 ? rc : gpu->ops->tile_encode(context->stream, &codes, w, &scale, spec);
+    rc = rc != 0 ? rc : gpu->ops->download(context->stream, q->codes, codes.data, tensor_bytes(&codes));
+    gpu_tensor_free(gpu, &scale);
+    gpu_tensor_free(gpu, &codes);
+    return rc;
 }
 
 int quant_work_init(const struct solve_context *context, const struct linear_job *job, struct quant_work *work)

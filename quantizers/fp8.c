@@ -81,62 +81,35 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-/* The largest magnitude of each scale's weights into q->scales. */
-static void find_ranges(struct qtensor *q, const float *w)
+static struct gpu_tiles tiles_of(const struct qscheme *scheme)
 {
-    for (int64_t n = 0; n < q->rows; n++) {
-        float *ranges = q->scales + n / q->scheme.group_rows * q->groups;
-        for (int64_t k = 0; k < q->cols; k++) {
-            float *range = &ranges[k / q->scheme.group_size], magnitude = fabsf(w[n * q->cols + k]);
-            *range = magnitude > *range ? magnitude : *range;
-        }
-    }
+    return (struct gpu_tiles){.element = scheme->element == DTYPE_F8_E5M2 ? GPU_ELEMENT_E5M2 : GPU_ELEMENT_E4M3,
+                              .rows = scheme->group_rows,
+                              .cols = scheme->group_size};
 }
 
-static void encode(struct qtensor *q, const float *w)
-{
-    bool wide = q->scheme.element == DTYPE_F8_E5M2;
-
-    for (int64_t n = 0; n < q->rows; n++) {
-        const float *scales = q->scales + n / q->scheme.group_rows * q->groups;
-        for (int64_t k = 0; k < q->cols; k++) {
-            float x = w[n * q->cols + k] / scales[k / q->scheme.group_size];
-            q->codes[n * q->cols + k] = wide ? dtype_f32_to_e5m2(x) : dtype_f32_to_e4m3(x);
-        }
-    }
-}
-
-/* Shape and ranges of one linear; its weight goes again, so that one is held at a time. */
+/* Shape and ranges of one linear: the largest magnitude of each scale's weights into q->scales. */
 static int range_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
-    struct qscheme made;
-    float *w = NULL;
+    struct qscheme made = {0};
 
     int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
     made.scale_dtype = context->scale_dtype;
-    rc = rc != 0 ? rc : quant_download_weight(context, job, &w);
+    const struct gpu_tiles tiles = tiles_of(&made);
+    rc = rc != 0 ? rc : quant_check_finite(context, job);
     rc = rc != 0 ? rc : qtensor_new(job->name, &made, job->weight->shape[0], job->weight->shape[1], q);
-    if (rc == 0) {
-        find_ranges(q, w);
-    }
-    free(w);
-    return rc;
+    return rc != 0 ? rc : quant_tile_range(context, job->weight, &tiles, q->row_groups, q->groups, q->scales);
 }
 
-static int encode_linear(const struct solve_context *context, struct linear_job *job, struct qtensor *q)
+static int encode_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
-    float *w = NULL, largest = q->scheme.element == DTYPE_F8_E5M2 ? DTYPE_E5M2_MAX : DTYPE_E4M3_MAX;
+    const struct gpu_tiles tiles = tiles_of(&q->scheme);
+    float largest = q->scheme.element == DTYPE_F8_E5M2 ? DTYPE_E5M2_MAX : DTYPE_E4M3_MAX;
 
-    int rc = quant_download_weight(context, job, &w);
-    if (rc != 0) {
-        return rc;
-    }
     for (int64_t i = 0; i < q->row_groups * q->groups; i++) {
         q->scales[i] = q->scales[i] == 0 ? 1.0f : quant_store_scale(q->scales[i] / largest, q->scheme.scale_dtype);
     }
-    encode(q, w);
-    free(w);
-    return 0;
+    return quant_tile_encode(context, job->weight, &tiles, q);
 }
 
 static bool is_whole(const struct linear_job *job)

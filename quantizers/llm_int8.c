@@ -43,22 +43,16 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-static void encode(struct qtensor *q, const float *w)
+static int encode(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
-    for (int64_t n = 0; n < q->rows; n++) {
-        const float *row = w + n * q->cols;
-        float most = 0;
-        for (int64_t k = 0; k < q->cols; k++) {
-            most = fabsf(row[k]) > most ? fabsf(row[k]) : most;
-        }
-        float scale = most > 0 ? quant_store_scale(most / LARGEST, q->scheme.scale_dtype) : 1.0f;
-        q->scales[n] = scale;
+    const struct gpu_tiles tiles = {GPU_ELEMENT_INT8, 1, q->cols};
+    int rc = quant_tile_range(context, job->weight, &tiles, q->rows, 1, q->scales);
+
+    for (int64_t n = 0; rc == 0 && n < q->rows; n++) {
+        q->scales[n] = q->scales[n] > 0 ? quant_store_scale(q->scales[n] / LARGEST, q->scheme.scale_dtype) : 1.0f;
         q->zeros[n] = ZERO;
-        for (int64_t k = 0; k < q->cols; k++) {
-            float code = fminf(fmaxf(rintf(row[k] / scale), -LARGEST), LARGEST);
-            q->codes[n * q->cols + k] = (uint8_t)(ZERO + (int)code);
-        }
     }
+    return rc != 0 ? rc : quant_tile_encode(context, job->weight, &tiles, q);
 }
 
 /* Columns that reached the threshold into q->index. */
@@ -186,16 +180,12 @@ static int solve_linear(const struct solve_context *context, const struct layer_
     double start = clock_monotonic_seconds();
     struct qtensor q = {0};
     struct qscheme made;
-    float *w = NULL;
 
     int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
     made.scale_dtype = context->scale_dtype;
-    rc = rc != 0 ? rc : quant_download_weight(context, job, &w);
+    rc = rc != 0 ? rc : quant_check_finite(context, job);
     rc = rc != 0 ? rc : qtensor_new(job->name, &made, job->weight->shape[0], job->weight->shape[1], &q);
-    if (rc == 0) {
-        encode(&q, w);
-    }
-    free(w);
+    rc = rc != 0 ? rc : encode(context, job, &q);
     if (rc == 0 && made.input_threshold > 0) {
         rc = keep_columns(context, stats, &q);
         rc = rc != 0 || (stats->flags & STATS_SAMPLE) == 0 ? rc : note_gain(context, stats, job, &q);

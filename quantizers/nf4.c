@@ -60,17 +60,6 @@ static void middles_of(const float *levels, int count, float *middles)
     }
 }
 
-static void find_scales(struct qtensor *q, const float *w)
-{
-    for (int64_t i = 0; i < q->rows * q->cols; i++) {
-        float *scale = &q->scales[i / q->scheme.group_size], magnitude = fabsf(w[i]);
-        *scale = magnitude > *scale ? magnitude : *scale;
-    }
-    for (int64_t i = 0; i < q->groups; i++) { /* a block of zeros keeps scale zero, as the reference does */
-        q->scales[i] = q->scales[i] > 0 ? quant_store_scale(q->scales[i], q->scheme.scale_dtype) : 0.0f;
-    }
-}
-
 /* Scales to codes (zeros) and tables, and back to what those stand for. */
 static void nest_scales(struct qtensor *q)
 {
@@ -96,41 +85,40 @@ static void nest_scales(struct qtensor *q)
     }
 }
 
-static void encode(struct qtensor *q, const float *w)
+/* Magnitudes become scales. A block of zeros keeps scale zero, as the reference does. */
+static void store_scales(struct qtensor *q)
 {
-    float middles[15];
-
-    middles_of(dtype_nf4_levels, 16, middles);
-    for (int64_t i = 0; i < q->rows * q->cols; i++) {
-        float scale = q->scales[i / q->scheme.group_size], inverse = 1.0f / scale;
-        /* The reciprocal is what the reference multiplies by; where it leaves the range, the quotient does not. */
-        float x = isfinite(inverse) ? w[i] * inverse : scale != 0 ? w[i] / scale : 0.0f;
-        q->codes[i] = nearest(middles, 15, x);
+    for (int64_t i = 0; i < q->groups; i++) {
+        q->scales[i] = q->scales[i] > 0 ? quant_store_scale(q->scales[i], q->scheme.scale_dtype) : 0.0f;
+    }
+    if (q->scheme.nested) {
+        nest_scales(q);
     }
 }
 
 static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
 {
     double start = clock_monotonic_seconds();
+    int64_t rows = job->weight->shape[0], cols = job->weight->shape[1];
+    const struct tensor flat = tensor_2d(job->weight->data, DTYPE_F32, 1, rows * cols);
     struct qtensor q = {0};
-    struct qscheme made;
-    float *w = NULL;
+    struct qscheme made = {0};
 
     (void)stats;
-    int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
+    int rc = scheme(job->params, rows, cols, &made);
     made.scale_dtype = context->scale_dtype;
-    rc = rc != 0 ? rc : quant_download_weight(context, job, &w);
-    rc = rc != 0 ? rc : qtensor_new(job->name, &made, job->weight->shape[0], job->weight->shape[1], &q);
+    const struct gpu_tiles tiles = {GPU_ELEMENT_NF4, 1, made.group_size};
+    rc = rc != 0 ? rc : quant_check_finite(context, job);
+    rc = rc != 0 ? rc : qtensor_new(job->name, &made, rows, cols, &q);
+    rc = rc != 0 ? rc : quant_tile_range(context, &flat, &tiles, 1, q.groups, q.scales);
+    if (rc == 0) {
+        store_scales(&q);
+        rc = quant_tile_encode(context, &flat, &tiles, &q);
+    }
     if (rc != 0) {
-        free(w);
+        qtensor_deinit(&q);
         return rc;
     }
-    find_scales(&q, w);
-    if (made.nested) {
-        nest_scales(&q);
-    }
-    encode(&q, w);
-    free(w);
     job->result = q;
     job->loss = NAN;
     job->seconds = clock_monotonic_seconds() - start;
