@@ -68,6 +68,7 @@ static struct {
     struct thread threads[THREADS_MAX];
     struct thread *current, *warp; /* the running thread, and the first of its warp */
     int warp_count;                /* threads of that warp */
+    int exchanging;                /* those that wait at an exchange */
     int turn, first, step;         /* how far its round is, and the order of the lanes in it */
     char *shared;
     uint64_t random = 0x9e3779b97f4a7c15u;
@@ -240,7 +241,7 @@ int emulate_lane(void)
 
 static bool meets(const struct thread *a, const struct thread *b)
 {
-    return a->state == b->state && a->line == b->line && strcmp(a->file, b->file) == 0;
+    return a->state == b->state && a->line == b->line && a->file == b->file; /* a literal of one source */
 }
 
 static void wait_at(enum state state, const char *file, int line)
@@ -298,7 +299,8 @@ uint64_t emulate_exchange(unsigned mask, uint64_t bits, int from, const char *fi
     if (from != EMULATE_BALLOT && (from < 0 || from >= WARP || (mask >> from & 1) == 0)) {
         emulate_fail(file, line, "a shuffle from lane %d, which is not in the mask %08x", from, mask);
     }
-    if (!is_complete(self)) {
+    emulator.exchanging++;
+    if (emulator.exchanging < __builtin_popcount(mask) || !is_complete(self)) {
         wait_in_scheduler(self->fiber);
         return self->result;
     }
@@ -312,6 +314,7 @@ uint64_t emulate_exchange(unsigned mask, uint64_t bits, int from, const char *fi
             emulator.warp[i].state = RUNNABLE;
         }
     }
+    emulator.exchanging -= __builtin_popcount(mask);
     return self->result;
 }
 
@@ -323,6 +326,7 @@ static void run_warp(int first, int count)
 
     emulator.warp = &emulator.threads[first];
     emulator.warp_count = count;
+    emulator.exchanging = 0;
     while (moved) {
         moved = false;
         emulator.first = (int)random_below((uint32_t)count);
