@@ -217,6 +217,21 @@ int check_tiles(const char *op, const struct tensor *codes, const struct tensor 
     return rc != 0 || codes == NULL ? rc : check_matrix(op, "codes", codes, DTYPE_U8, rows, cols);
 }
 
+int check_cluster(const struct tensor *table, const struct tensor *codes, const struct tensor *w,
+                  const struct tensor *importance, const struct tensor *apart, int bits, enum dtype stored)
+{
+    int64_t rows = matrix_rows(w), cols = matrix_cols(w);
+
+    if (bits < 1 || bits > 8 || (stored != DTYPE_F32 && stored != DTYPE_F16 && stored != DTYPE_BF16)) {
+        return err_raise(ERR_INTERNAL, "cluster_rows: %d bits of %s", bits, dtype_rows[stored].name);
+    }
+    int rc = check_matrix("cluster_rows", "w", w, DTYPE_F32, -1, -1);
+    rc = rc != 0 ? rc : check_matrix("cluster_rows", "table", table, DTYPE_F32, rows, (int64_t)1 << bits);
+    rc = rc != 0 ? rc : check_matrix("cluster_rows", "codes", codes, DTYPE_U8, rows, cols);
+    rc = rc != 0 || importance == NULL ? rc : check_vector("cluster_rows", "importance", importance, cols);
+    return rc != 0 || apart == NULL ? rc : check_matrix("cluster_rows", "apart", apart, DTYPE_U8, rows, cols);
+}
+
 int check_codebook(const char *op, const struct tensor *entries, const struct tensor *w, const struct tensor *scale,
                    const struct tensor *table, const struct gpu_codebook *spec)
 {

@@ -40,6 +40,8 @@ int check_sweep(const struct tensor *codes, const struct tensor *w, const struct
 
 int check_blocks(const struct tensor *blocks, const struct tensor *w, const struct tensor *importance,
                  const struct gpu_blocks *spec);
+int check_cluster(const struct tensor *table, const struct tensor *codes, const struct tensor *w,
+                  const struct tensor *importance, const struct tensor *apart, int bits, enum dtype stored);
 /* Entries, a matrix [N,K] beside them, scales (or NULL) and tables of one codebook scheme. */
 int check_codebook(const char *op, const struct tensor *entries, const struct tensor *w, const struct tensor *scale,
                    const struct tensor *table, const struct gpu_codebook *spec);

@@ -237,16 +237,9 @@ int cpu_cluster_rows(struct gpu_stream *stream, const struct tensor *table, cons
                           .rows = matrix_rows(w),
                           .cols = matrix_cols(w),
                           .stored = stored};
+    int rc = check_cluster(table, codes, w, importance, apart, bits, stored);
 
-    if (bits < 1 || bits > 8 || (stored != DTYPE_F32 && stored != DTYPE_F16 && stored != DTYPE_BF16)) {
-        return err_raise(ERR_INTERNAL, "cluster_rows: %d bits of %s", bits, dtype_rows[stored].name);
-    }
-    job.values = (int64_t)1 << bits;
-    int rc = check_matrix("cluster_rows", "w", w, DTYPE_F32, -1, -1);
-    rc = rc != 0 ? rc : check_matrix("cluster_rows", "table", table, DTYPE_F32, job.rows, job.values);
-    rc = rc != 0 ? rc : check_matrix("cluster_rows", "codes", codes, DTYPE_U8, job.rows, job.cols);
-    rc = rc != 0 || importance == NULL ? rc : check_vector("cluster_rows", "importance", importance, job.cols);
-    rc = rc != 0 || apart == NULL ? rc : check_matrix("cluster_rows", "apart", apart, DTYPE_U8, job.rows, job.cols);
+    job.values = (int64_t)1 << (bits & 15);
     rc = rc != 0 ? rc : scratch_reserve(stream, 0, slice_bytes(&job));
     if (rc != 0) {
         return err_pass(rc, "cluster_rows");

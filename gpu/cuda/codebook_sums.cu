@@ -9,7 +9,6 @@
 #include "gpu/cuda/device.cuh"
 
 #define THREADS 256
-#define WARPS (THREADS / WARP)
 #define SUMS 2048  /* elements of a block's range of vectors */
 #define TERMS 2048 /* elements of the uses that are lined up at once */
 
@@ -38,32 +37,11 @@ int launch_code_expand(float *y, const uint16_t *entries, const float *scale, co
     return (int)cudaGetLastError();
 }
 
-/* Where this thread's use goes among those wanted, in order; *total = how many there are. */
-static __device__ int line_up(bool wanted, int *counts, int *total)
-{
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, rank = wanted ? 1 : 0, at = 0, all = 0;
-
-    for (int offset = 1; offset < WARP; offset *= 2) {
-        int before = __shfl_sync(FULL_MASK, rank, lane >= offset ? lane - offset : 0);
-        rank += lane >= offset ? before : 0;
-    }
-    if (lane == WARP - 1) {
-        counts[warp] = rank;
-    }
-    __syncthreads();
-    for (int i = 0; i < WARPS; i++) {
-        at += i < warp ? counts[i] : 0;
-        all += counts[i];
-    }
-    *total = all;
-    return at + rank - 1;
-}
-
 struct lined_up {
     double sums[SUMS];
     float terms[TERMS];
     int code[THREADS], use[THREADS]; /* from the first of the range, of the uses looked at */
-    int counts[WARPS];
+    int counts[THREADS / WARP];
 };
 
 /* The uses lined up are added to their vectors. first_use: of those looked at. */
@@ -109,7 +87,7 @@ static __global__ void __launch_bounds__(THREADS) reduce_kernel(double *parts, c
         int64_t mine = use + threadIdx.x;
         int64_t code = mine < end * groups ? (int64_t)entries[mine * spec.books + book] - first : -1;
         bool wanted = code >= 0 && code < range;
-        int total, at = line_up(wanted, shared.counts, &total);
+        int total, at = block_rank(wanted, shared.counts, &total);
         if (wanted) {
             shared.code[at] = (int)code;
             shared.use[at] = (int)threadIdx.x;

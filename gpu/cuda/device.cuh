@@ -87,6 +87,28 @@ template <typename T> __device__ inline T block_max(T value, T *shared)
     return most;
 }
 
+/* This thread's place among those for which `wanted` holds, in order; *total = how many there are. All threads of the
+ * block, a multiple of 32, call it; counts has room for one value a warp. */
+__device__ inline int block_rank(bool wanted, int *counts, int *total)
+{
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, rank = wanted ? 1 : 0, at = 0, all = 0;
+
+    for (int offset = 1; offset < WARP; offset *= 2) {
+        int before = __shfl_sync(FULL_MASK, rank, lane >= offset ? lane - offset : 0);
+        rank += lane >= offset ? before : 0;
+    }
+    if (lane == WARP - 1) {
+        counts[warp] = rank;
+    }
+    __syncthreads();
+    for (int i = 0; i < (int)(blockDim.x / WARP); i++) {
+        at += i < warp ? counts[i] : 0;
+        all += counts[i];
+    }
+    *total = all;
+    return at + rank - 1;
+}
+
 __device__ inline float load_float(const void *x, int dtype, int64_t i)
 {
     switch (dtype) {

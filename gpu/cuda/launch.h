@@ -175,6 +175,21 @@ struct launch_code_search {
 int launch_code_turn(float *turned, const float *table, const struct launch_code *spec, cudaStream_t stream);
 int launch_code_search(const struct launch_code_search *search, cudaStream_t stream);
 
+/* cluster.cu */
+struct launch_cluster {
+    float *table;
+    uint8_t *codes;
+    const float *w, *importance; /* importance: or NULL */
+    const uint8_t *apart;        /* or NULL */
+    int64_t rows, cols;
+    int values, stored; /* stored: enum launch_dtype */
+    char *scratch;      /* slices of `slice` bytes, one for each row at work */
+    int64_t slice, slices;
+};
+/* Bytes of a slice. */
+int64_t launch_cluster_bytes(int64_t cols, int64_t values);
+int launch_cluster(const struct launch_cluster *cluster, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -127,18 +127,3 @@ int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *
     vq = given(&call, vq);
     return RUN(call, attention_error, out, q, k, v, kq, vq, spec, recent);
 }
-
-int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
-                      const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
-                      enum dtype stored)
-{
-    struct on_host call;
-
-    begin(&call, stream);
-    table = changed(&call, table);
-    codes = changed(&call, codes);
-    w = given(&call, w);
-    importance = given(&call, importance);
-    apart = given(&call, apart);
-    return RUN(call, cluster_rows, table, codes, w, importance, apart, bits, stored);
-}

@@ -5,6 +5,7 @@
 #include "gpu/ggml_blocks.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* variant: 0 = without importance, 1 = with. */
 int body_encode_blocks(struct ops_rig *rig, int variant, struct ops_output *out)
@@ -68,14 +69,31 @@ int body_refine(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &zero);
 }
 
+/* variant: bits, negative for weights of importance and apart, many of them equal. */
 int body_cluster_rows(struct ops_rig *rig, int variant, struct ops_output *out)
 {
-    struct tensor w, table, codes;
+    enum { ROWS = 5, COLS = 300 };
+    int bits = abs(variant);
+    struct tensor w, table, codes, importance, apart;
+    float weights[ROWS * COLS], host[COLS];
+    uint8_t marks[ROWS * COLS];
+    uint64_t seed = 66;
 
-    TRY(ops_random(rig, DTYPE_F32, 5, 80, 66, &w));
-    TRY(ops_new(rig, DTYPE_F32, 5, 1 << variant, &table));
-    TRY(ops_new(rig, DTYPE_U8, 5, 80, &codes));
-    TRY(rig->gpu.ops->cluster_rows(rig->stream, &table, &codes, &w, NULL, NULL, variant, DTYPE_F16));
+    for (int i = 0; i < ROWS * COLS; i++) {
+        weights[i] = variant > 0 ? ops_normal(&seed) : 0.05f * rintf(8.0f * ops_normal(&seed));
+        marks[i] = i / COLS == 2 || i % 7 == 3;
+    }
+    for (int i = 0; i < COLS; i++) {
+        host[i] = i % 5 == 0 ? 0.0f : fabsf(ops_normal(&seed));
+    }
+    TRY(ops_upload(rig, weights, ROWS, COLS, &w));
+    TRY(ops_upload(rig, host, 1, COLS, &importance));
+    TRY(ops_new(rig, DTYPE_U8, ROWS, COLS, &apart));
+    TRY(rig->gpu.ops->upload(rig->stream, apart.data, marks, sizeof(marks)));
+    TRY(ops_new(rig, DTYPE_F32, ROWS, (int64_t)1 << bits, &table));
+    TRY(ops_new(rig, DTYPE_U8, ROWS, COLS, &codes));
+    TRY(rig->gpu.ops->cluster_rows(rig->stream, &table, &codes, &w, variant < 0 ? &importance : NULL,
+                                   variant < 0 ? &apart : NULL, bits, variant < 0 ? DTYPE_BF16 : DTYPE_F16));
     TRY(ops_put(rig, out, &table));
     return ops_put(rig, out, &codes);
 }
