@@ -205,6 +205,11 @@ uint16_t api_port(const struct api *api)
     return api->port;
 }
 
+int api_socket(const struct api *api)
+{
+    return api->fd;
+}
+
 int api_fd(const struct api *api)
 {
     return MHD_get_daemon_info(api->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
@@ -224,30 +229,47 @@ static uint16_t port_of(const struct sockaddr_storage *address)
                                                 : ((const struct sockaddr_in *)address)->sin_port);
 }
 
-/* Bind and listen; sets fd, port and what the guard must know of the address. */
-static int listen_on(struct api *api, const struct api_config *config)
+static int make_socket(const struct api_config *config)
 {
     const struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
     char service[8];
+    int one = 1;
+
     (void)snprintf(service, sizeof(service), "%u", config->port);
     int failed = getaddrinfo(config->host, service, &hints, &found);
     if (failed != 0) {
         return err_raise(ERR_CONFIG, "%s is no address to listen on: %s", config->host, gai_strerror(failed));
     }
-    struct sockaddr_storage bound = {0};
-    socklen_t size = sizeof(bound);
-    int one = 1;
-    api->fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (api->fd < 0 || setsockopt(api->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
-        bind(api->fd, found->ai_addr, found->ai_addrlen) != 0 || listen(api->fd, LISTEN_BACKLOG) != 0 ||
-        getsockname(api->fd, (struct sockaddr *)&bound, &size) != 0) {
+    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
+        bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, LISTEN_BACKLOG) != 0) {
         int saved = errno;
         freeaddrinfo(found);
+        if (fd >= 0) {
+            close(fd);
+        }
         return err_raise(ERR_CONFIG, "cannot listen on %s port %u: %s", config->host, config->port, strerror(saved));
     }
     freeaddrinfo(found);
+    return fd;
+}
+
+/* Have a socket that listens; sets fd, port and what the guard must know of the address. */
+static int listen_on(struct api *api, const struct api_config *config)
+{
+    struct sockaddr_storage bound = {0};
+    socklen_t size = sizeof(bound);
+
+    int fd = config->socket > 0 ? config->socket : make_socket(config);
+    if (fd < 0) {
+        return fd;
+    }
+    api->fd = fd;
+    if (getsockname(fd, (struct sockaddr *)&bound, &size) != 0) {
+        return err_raise_errno(errno, "cannot ask the listening socket for its address");
+    }
     api->port = port_of(&bound);
     api->hosts.any_address = !is_loopback(&bound);
     return 0;

@@ -17,6 +17,7 @@ struct api_config {
     struct store *store;
     const char *host;                 /* listen address: "127.0.0.1", "::1", ... */
     uint16_t port;                    /* 0 = any free one */
+    int socket;                       /* > 0: a TCP socket that listens already, taken over; else one is made */
     const char *const *allowed_hosts; /* extra Host names, NULL-terminated or NULL; loopback names are always allowed
                                          when bound to loopback */
     int workers;                      /* 0 = 4 */
@@ -29,6 +30,7 @@ struct api_config {
  * of open files as far as max_connections needs. ERR_CONFIG when the address cannot be had. */
 int api_open(const struct api_config *config, struct api **out);
 uint16_t api_port(const struct api *api);
+int api_socket(const struct api *api);   /* that listens; api_close closes it */
 int api_fd(const struct api *api);       /* epoll descriptor to poll for reading */
 int64_t api_timeout_ms(struct api *api); /* -1 = none */
 void api_run(struct api *api);           /* loop thread: do what is ready, never blocks */

@@ -357,11 +357,8 @@ static int apply_rows(const struct source *sources, struct source_key keys[SOURC
     return rc;
 }
 
-static int check(const struct config *config)
+int config_check_address(const struct config *config)
 {
-    if (config->data_dir == NULL) {
-        return err_raise(ERR_CONFIG, "say where the data lives: --data-dir DIR or QUANTD_DATA_DIR");
-    }
     if (!config_is_loopback(config->listen_host) && !config->allow_remote) {
         return err_raise(ERR_CONFIG,
                          "refusing to listen on %s: there is no authentication yet, so everybody who reaches this "
@@ -369,6 +366,14 @@ static int check(const struct config *config)
                          config->listen_host);
     }
     return 0;
+}
+
+static int check(const struct config *config)
+{
+    if (config->data_dir == NULL) {
+        return err_raise(ERR_CONFIG, "say where the data lives: --data-dir DIR or QUANTD_DATA_DIR");
+    }
+    return config_check_address(config);
 }
 
 int config_load(int argc, char **argv, struct config *out)

@@ -27,5 +27,7 @@ struct config {
  * for the user in the error record. *out is set on success only. */
 int config_load(int argc, char **argv, struct config *out);
 void config_deinit(struct config *config);
+/* ERR_CONFIG when the address may not be served as things are. */
+int config_check_address(const struct config *config);
 /* An address that only this machine reaches. */
 bool config_is_loopback(const char *host);

@@ -4,7 +4,10 @@
 
 #include "daemon/notify.h"
 
+#include "base/ids.h"
+
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -31,4 +34,12 @@ void notify_send(const char *words)
     (void)sendto(fd, words, strlen(words), MSG_NOSIGNAL, (const struct sockaddr *)&address,
                  (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size));
     close(fd);
+}
+
+void notify_restart(void)
+{
+    char words[80];
+
+    snprintf(words, sizeof(words), "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)clock_monotonic_ms() * 1000);
+    notify_send(words);
 }

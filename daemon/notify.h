@@ -3,3 +3,5 @@
 
 /* "READY=1", "STOPPING=1", "STATUS=..."; does nothing when nobody listens. Any thread. */
 void notify_send(const char *words);
+/* Not ready for a moment; READY=1 ends it. */
+void notify_restart(void);

@@ -6,7 +6,10 @@
  * A shutdown has one way: the signal stops admission (api_drain) and starts a helper thread in engine_drain, which may
  * block for as long as a layer takes; when it is done and open requests have ended, the loop stops and everything is
  * closed. Whatever happens on that way, an alarm ends the process when its time is over: finished blocks are on disk,
- * so leaving then costs the open block and nothing else. A second signal leaves at once, for the same reason. */
+ * so leaving then costs the open block and nothing else. A second signal leaves at once, for the same reason.
+ *
+ * A device that only a new process can open again asks for a restart, which is a shutdown with an exec behind it
+ * (restart.c). A signal on the way makes it a plain shutdown. */
 
 #include "daemon/quantd.h"
 
@@ -14,6 +17,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "daemon/notify.h"
+#include "daemon/restart.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -34,10 +38,10 @@ struct quantd {
     bool looped; /* loop and handles are initialised */
     uv_poll_t poll;
     uv_timer_t timer, linger;
-    uv_async_t wake, drained;
+    uv_async_t wake, drained, lost;
     uv_signal_t term, interrupt;
     uv_thread_t drainer;
-    bool draining, engine_drained;
+    bool draining, restarting, engine_drained;
     pthread_mutex_t announce_lock; /* announced is set while events may go to the API */
     bool announced;
 };
@@ -60,6 +64,9 @@ static void stop_if_done(struct quantd *quantd)
 
 static void turn(struct quantd *quantd)
 {
+    if (quantd->api == NULL) { /* the loop's last turn */
+        return;
+    }
     api_run(quantd->api);
     int64_t timeout = api_timeout_ms(quantd->api);
     if (timeout >= 0) {
@@ -118,7 +125,7 @@ static void leave(int signal_number)
     static const char words[] = "{\"level\":\"warn\",\"message\":\"shutdown time is over, leaving the open block\"}\n";
     (void)signal_number;
     (void)!write(STDERR_FILENO, words, sizeof(words) - 1);
-    _exit(0);
+    _exit(restart_now() == 0 ? 0 : 1);
 }
 
 static void arm_alarm(int64_t seconds)
@@ -154,25 +161,60 @@ static void on_drained(uv_async_t *drained)
     turn(quantd);
 }
 
-static void on_signal(uv_signal_t *handle, int signal_number)
+static void shut_down(struct quantd *quantd)
 {
-    struct quantd *quantd = handle->data;
-
-    if (quantd->draining) {
-        log_warn("second signal, leaving at once", LOG_I("signal", signal_number));
-        _exit(1);
-    }
-    log_info("shutting down", LOG_I("signal", signal_number), LOG_I("seconds", quantd->config->drain_seconds));
     quantd->draining = true;
-    notify_send("STOPPING=1");
     arm_alarm(quantd->config->drain_seconds);
     api_drain(quantd->api);
     int status = uv_thread_create(&quantd->drainer, drain_engine, quantd);
     if (status != 0) {
         log_error("cannot start the drain thread", LOG_S("reason", uv_strerror(status)));
-        _exit(0); /* what is finished is on disk */
+        _exit(restart_now() == 0 ? 0 : 1); /* what is finished is on disk */
     }
     turn(quantd);
+}
+
+static void on_signal(uv_signal_t *handle, int signal_number)
+{
+    struct quantd *quantd = handle->data;
+
+    if (quantd->draining && !quantd->restarting) {
+        log_warn("second signal, leaving at once", LOG_I("signal", signal_number));
+        _exit(1);
+    }
+    log_info("shutting down", LOG_I("signal", signal_number), LOG_I("seconds", quantd->config->drain_seconds));
+    notify_send("STOPPING=1");
+    if (quantd->restarting) {
+        quantd->restarting = false;
+        restart_forget();
+        return;
+    }
+    shut_down(quantd);
+}
+
+/* Runner thread. */
+static void ask_restart(void *data)
+{
+    struct quantd *quantd = data;
+    (void)uv_async_send(&quantd->lost);
+}
+
+static void on_lost(uv_async_t *lost)
+{
+    struct quantd *quantd = lost->data;
+
+    if (quantd->draining) {
+        return;
+    }
+    int rc = restart_prepare(api_socket(quantd->api));
+    if (rc != 0) {
+        log_err(LOG_ERROR, "cannot restart, leaving for the service manager to start anew", NULL);
+        _exit(1);
+    }
+    log_error("device lost, restarting in place", LOG_I("pid", getpid()));
+    quantd->restarting = true;
+    notify_restart();
+    shut_down(quantd);
 }
 
 /* --- building */
@@ -192,15 +234,17 @@ static int open_loop(struct quantd *quantd)
     (void)uv_signal_init(loop, &quantd->interrupt);
     status = uv_async_init(loop, &quantd->wake, on_wake);
     status = status != 0 ? status : uv_async_init(loop, &quantd->drained, on_drained);
+    status = status != 0 ? status : uv_async_init(loop, &quantd->lost, on_lost);
     if (status != 0) {
         return raise_uv(status, "cannot make the loop's handles");
     }
     quantd->timer.data = quantd->linger.data = quantd->wake.data = quantd->drained.data = quantd;
+    quantd->lost.data = quantd;
     quantd->term.data = quantd->interrupt.data = quantd;
     return 0;
 }
 
-static int open_api(struct quantd *quantd)
+static int open_api(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
     const struct api_config api = {
@@ -208,6 +252,7 @@ static int open_api(struct quantd *quantd)
         .store = quantd->store,
         .host = config->listen_host,
         .port = config->listen_port,
+        .socket = socket,
         .allowed_hosts = (const char *const *)config->allowed_hosts,
         .wake = wake_loop,
         .wake_data = quantd,
@@ -225,7 +270,7 @@ static int open_api(struct quantd *quantd)
     return 0;
 }
 
-static int open_floors(struct quantd *quantd)
+static int open_floors(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
     const struct store_config store = {.data_dir = config->data_dir, .state = "sqlite", .blobs = "fs"};
@@ -243,14 +288,16 @@ static int open_floors(struct quantd *quantd)
         .threads = (int)config->threads,
         .host_memory_bytes = config->host_memory_bytes,
         .max_queued = (int)config->max_queued,
+        .restart = ask_restart,
+        .restart_data = quantd,
     };
     rc = engine_open(&engine, &quantd->engine);
     rc = rc != 0 ? rc : open_loop(quantd);
-    rc = rc != 0 ? rc : open_api(quantd);
+    rc = rc != 0 ? rc : open_api(quantd, socket);
     return rc != 0 ? rc : engine_start(quantd->engine);
 }
 
-int quantd_open(const struct config *config, struct quantd **out)
+int quantd_open(const struct config *config, int socket, struct quantd **out)
 {
     struct quantd *quantd = calloc(1, sizeof(*quantd));
     if (quantd == NULL) {
@@ -259,7 +306,7 @@ int quantd_open(const struct config *config, struct quantd **out)
     quantd->config = config;
     (void)pthread_mutex_init(&quantd->announce_lock, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
-    int rc = open_floors(quantd);
+    int rc = open_floors(quantd, socket);
     if (rc != 0) {
         struct err_record record;
         err_take(&record);
@@ -314,12 +361,16 @@ void quantd_close(struct quantd *quantd)
     announce(quantd, false); /* an engine that drains late must not speak to an API that is gone */
     if (quantd->api != NULL) {
         api_close(quantd->api);
+        quantd->api = NULL;
     }
     if (quantd->engine != NULL) {
         engine_close(quantd->engine);
     }
     store_close(quantd->store);
     if (quantd->looped) { /* last: until here other threads may have woken it */
+        if (quantd->restarting) {
+            (void)uv_run(&quantd->loop, UV_RUN_NOWAIT); /* a signal that came meanwhile */
+        }
         uv_walk(&quantd->loop, close_handle, NULL);
         (void)uv_run(&quantd->loop, UV_RUN_DEFAULT);
         (void)uv_loop_close(&quantd->loop);

@@ -104,6 +104,8 @@ int engine_open(const struct engine_config *config, struct engine **out)
     init_locks(engine);
     engine->store = config->store;
     engine->threads = config->threads;
+    engine->restart = config->restart;
+    engine->restart_data = config->restart_data;
     engine->max_queued = config->max_queued > 0 ? config->max_queued : ENGINE_MAX_QUEUED;
     engine->host_memory_bytes = config->host_memory_bytes > 0 ? config->host_memory_bytes : default_budget();
     snprintf(engine->device, sizeof(engine->device), "%s", config->device != NULL ? config->device : "auto");

@@ -29,6 +29,8 @@ struct engine {
     struct gpu gpu;              /* the runner's; opened once and kept */
     struct gpu_info device_info; /* as first opened, for others to read */
     const char *device_kind;     /* "cpu" */
+    void (*restart)(void *data); /* as in the configuration */
+    void *restart_data;
 
     pthread_mutex_t admission;
 

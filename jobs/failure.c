@@ -22,7 +22,9 @@ static const struct hint_row {
     {ERR_HOST_OUT_OF_MEMORY, "lower calibration.sequence_length or resources.host_memory_bytes, or use a larger host"},
     {ERR_GPU_OUT_OF_MEMORY, "lower calibration.sequence_length, or choose device cpu"},
     {ERR_TIMEOUT, "raise timeout_seconds, or lower num_samples"},
-    {ERR_DEVICE_LOST, "look at the host's device logs; the job can be submitted again"},
+    {ERR_DEVICE_LOST, "the device failed each time that the job was tried: look for it in the kernel's log, then "
+                      "submit the job again, or"
+                      " with resources.device \"cpu\""},
     {ERR_NOT_FOUND, "the model or a file that the job needs is gone; register or upload it again"},
 };
 

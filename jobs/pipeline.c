@@ -41,8 +41,12 @@ int run_tick(struct run *run, double share, const char *phase)
 
 void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops)
 {
+    struct err_record record; /* of a phase that failed: what comes behind it says less */
+
     /* A device works on its own: what it was told in a phase belongs to that phase. An error shows at the next call. */
+    err_take(&record);
     (void)run->p->gpu->ops->stream_sync(run->stream);
+    err_restore(&record);
     double now = clock_monotonic_seconds();
     run->p->times->seconds[phase] += now - *mark;
     run->p->times->flops[phase] += flops;

@@ -158,9 +158,16 @@ static int64_t settle(struct task *task, int code)
     return pause_ms < BACKOFF_MS_MAX ? pause_ms : BACKOFF_MS_MAX;
 }
 
-/* The device has failed under us: give it back and take it anew before the next job. */
-static void renew_device(struct engine *engine)
+/* The device has failed under us: take it anew before the next job, in a new process where that alone helps. */
+static void renew_device(struct engine *engine, bool in_new_process)
 {
+    if (in_new_process && engine->restart != NULL) {
+        engine->restart(engine->restart_data);
+        while (!engine_draining(engine)) {
+            back_off(engine, BACKOFF_MS_MAX);
+        }
+        return;
+    }
     log_err(LOG_ERROR, "device lost, opening it anew", NULL);
     gpu_close(&engine->gpu);
     while (gpu_open(engine->device, engine->threads, &engine->gpu) != 0 && !engine_draining(engine)) {
@@ -189,9 +196,10 @@ static void run_job(struct engine *engine, json_t *row)
         log_info("job succeeded", LOG_S("job", task.id), LOG_F("seconds", clock_monotonic_seconds() - task.started));
     }
     bool lost = rc != 0 && err_group(rc) == ERR_GROUP_DEVICE;
+    bool in_new_process = task.gpu != NULL && task.gpu->ops->lost_until_exit;
     task_deinit(&task);
     if (lost) {
-        renew_device(engine);
+        renew_device(engine, in_new_process);
     }
     if (pause_ms > 0) {
         back_off(engine, pause_ms);

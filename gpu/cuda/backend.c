@@ -257,6 +257,7 @@ static int cuda_stream_sync(struct gpu_stream *stream)
 static const struct gpu_ops cuda_ops = {
     .abi = GPU_ABI,
     .name = "cuda",
+    .lost_until_exit = true,
     .probe = cuda_probe,
     .device_count = cuda_device_count,
     .device_open = cuda_device_open,

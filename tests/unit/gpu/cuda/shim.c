@@ -359,6 +359,7 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t keep)
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
+    shim_obey();
     cudaError_t status = shim_enter();
 
     if (status != cudaSuccess) {

@@ -30,6 +30,7 @@ struct shim {
     void (*set_memory)(size_t bytes);
 };
 typedef const struct shim *shim_entry(void);
+shim_entry shim_get;
 
 /* --- for the shim's own files */
 /* What the call that begins now is to return. */
@@ -40,6 +41,8 @@ cudaError_t shim_enter_allocation(void);
 void shim_fail(cudaError_t error);
 void *shim_take(size_t bytes);
 void shim_give(void *block); /* NULL is fine */
+/* What the file of orders says, shim_orders.c. */
+void shim_obey(void);
 /* Copies that still wait happen now. */
 void shim_flush(void);
 /* Aborts unless [pointer, pointer + bytes) lies in one live block. */
