@@ -21,8 +21,8 @@ static __global__ void narrow_kernel(uint2 *y, const float4 *x, int64_t count)
         float4 v = x[i];
         __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
         uint2 packed;
-        packed.x = *reinterpret_cast<unsigned *>(&low);
-        packed.y = *reinterpret_cast<unsigned *>(&high);
+        memcpy(&packed.x, &low, sizeof(packed.x));
+        memcpy(&packed.y, &high, sizeof(packed.y));
         y[i] = packed;
     }
 }
