@@ -190,6 +190,31 @@ struct launch_cluster {
 int64_t launch_cluster_bytes(int64_t cols, int64_t values);
 int launch_cluster(const struct launch_cluster *cluster, cudaStream_t stream);
 
+/* cache.cu: as in struct gpu_cache; y may be x. */
+struct launch_cache {
+    int e4m3, bits;
+    int64_t rows, cols, run, tokens, length;
+};
+int launch_cache_symmetric(float *y, const float *x, const float *scale, const struct launch_cache *spec,
+                           cudaStream_t stream);
+int launch_cache_asymmetric(float *y, const float *x, const struct launch_cache *spec, cudaStream_t stream);
+/* Queries [first, first + queries) of `heads` heads against keys [0, keys). */
+struct launch_attention_error {
+    int64_t heads, queries, keys, first, window, recent;
+    float scale;
+};
+struct launch_attention_part { /* as struct gpu_attention_error, of one query */
+    double score_error, score_signal, weight_error, weight_signal, output_error, output_signal;
+};
+/* Scores [heads, queries, keys] of both sides become weights: those of the quantized side that meet quantized values
+ * stay there, the others go to split. Sets parts [heads, queries], but not their outputs' numbers. */
+int launch_attention_weigh(struct launch_attention_part *parts, float *plain, float *quantized, float *split,
+                           const struct launch_attention_error *spec, cudaStream_t stream);
+/* The outputs' numbers of parts [rows] from outputs [rows, dim] of both sides; total += all parts. */
+int launch_attention_outputs(struct launch_attention_part *total, struct launch_attention_part *parts,
+                             const float *plain, const float *quantized, int64_t rows, int64_t dim,
+                             cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

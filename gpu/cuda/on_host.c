@@ -99,31 +99,3 @@ int cuda_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, c
     importance = given(&call, importance);
     return RUN(call, encode_blocks, blocks, w, importance, spec);
 }
-
-int cuda_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                        const struct gpu_cache *spec)
-{
-    struct gpu_cache on_host = *spec;
-    struct on_host call;
-
-    begin(&call, stream);
-    x = given(&call, x);
-    y = changed(&call, y);
-    on_host.scale = given(&call, spec->scale);
-    return RUN(call, quantize_cache, y, x, &on_host);
-}
-
-int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
-                         const struct tensor *k, const struct tensor *v, const struct tensor *kq,
-                         const struct tensor *vq, const struct gpu_attention *spec, int64_t recent)
-{
-    struct on_host call;
-
-    begin(&call, stream);
-    q = given(&call, q);
-    k = given(&call, k);
-    v = given(&call, v);
-    kq = given(&call, kq);
-    vq = given(&call, vq);
-    return RUN(call, attention_error, out, q, k, v, kq, vq, spec, recent);
-}

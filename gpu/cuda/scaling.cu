@@ -1,8 +1,6 @@
 /* Scaling of rows and columns, and inputs as a runtime's quantizer leaves them. CPU twin: gpu/cpu/scaling.c. */
 
-#include "gpu/cuda/device.cuh"
-
-#include <cuda_fp8.h>
+#include "gpu/cuda/number.cuh"
 
 #define THREADS 256
 
@@ -19,15 +17,6 @@ int launch_scale(float *w, const float *rows, const float *cols, int64_t count, 
 {
     launch(scale_kernel, flat_blocks(count * width, THREADS), THREADS, 0, stream, w, rows, cols, width, count * width);
     return (int)cudaGetLastError();
-}
-
-static __device__ float rounded(float x, float scale, int e4m3)
-{
-    if (e4m3) { /* the intrinsic saturates and rounds to nearest even, as the CPU's conversion does */
-        __nv_fp8_e4m3 code(x / scale);
-        return (float)code * scale;
-    }
-    return fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f) * scale;
 }
 
 /* One block a run. */

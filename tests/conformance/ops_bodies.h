@@ -48,3 +48,4 @@ int body_refine(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_cluster_rows(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_cache(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_attention_error(struct ops_rig *rig, int variant, struct ops_output *out);

@@ -104,7 +104,10 @@ const struct ops_case ops_cases[] = {
     {"codebooks, past a chunk", body_codebook, 3, OPS_EXACT, 0, 0},
     {"codebooks of two", body_codebook, 4, OPS_CODES, TIES, 0.5},
     {"codebook of numbers", body_codebook, 5, OPS_EXACT, 0, 0},
-    {"cache, attention_error", body_cache, 0, OPS_EXACT, 0, 0},
-    {"cache, recent tokens apart", body_cache, 8, OPS_EXACT, 0, 0},
+    {"cache", body_cache, 0, OPS_EXACT, 0, 0},
+    {"cache, channels", body_cache, 1, OPS_EXACT, 0, 0},
+    {"attention_error", body_attention_error, 0, OPS_NMSE, 1e-11, 1e-11},
+    {"attention_error, recent apart", body_attention_error, 8, OPS_NMSE, 1e-11, 1e-11},
+    {"attention_error, window", body_attention_error, -3, OPS_NMSE, 1e-11, 1e-11},
 };
 const size_t ops_case_count = sizeof(ops_cases) / sizeof(ops_cases[0]);

@@ -151,29 +151,58 @@ int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &sums);
 }
 
-/* Keys and values in eight bits, and what attention loses by it. variant: recent. */
-int body_cache(struct ops_rig *rig, int variant, struct ops_output *out)
+/* Keys and values as caches give them back. variant: 0 = INT8 and groups of values, 1 = E4M3 and groups of a channel
+ * whose last is short. */
+static int quantize_both(struct ops_rig *rig, int variant, const struct tensor *k, const struct tensor *v,
+                         struct tensor *kq, struct tensor *vq)
 {
-    const struct gpu_attention spec = {
-        .sequences = 1, .length = 24, .heads = 4, .kv_heads = 2, .head_dim = 16, .scale = 0.25f};
     const float scales[] = {0.02f, 0.03f};
-    struct gpu_attention_error error = {0};
-    struct tensor q, k, v, kq, vq, scale;
-    const struct gpu_cache keys = {.number = GPU_NUMBER_INT8, .scale = &scale, .run = 16};
-    const struct gpu_cache values = {.bits = 4, .run = 32, .tokens = 8, .length = 24};
+    struct tensor scale;
 
     TRY(ops_upload(rig, scales, 1, 2, &scale));
-    TRY(ops_random(rig, DTYPE_F32, 24, 64, 70, &q));
-    TRY(ops_random(rig, DTYPE_F32, 24, 32, 71, &k));
-    TRY(ops_random(rig, DTYPE_F32, 24, 32, 72, &v));
-    TRY(ops_new(rig, DTYPE_F32, 24, 32, &kq));
-    TRY(ops_new(rig, DTYPE_F32, 24, 32, &vq));
-    TRY(rig->gpu.ops->quantize_cache(rig->stream, &kq, &k, &keys));
-    TRY(rig->gpu.ops->quantize_cache(rig->stream, &vq, &v, &values));
-    TRY(rig->gpu.ops->attention_error(rig->stream, &error, &q, &k, &v, &kq, &vq, &spec, variant));
+    const struct gpu_cache keys = {
+        .number = variant == 0 ? GPU_NUMBER_INT8 : GPU_NUMBER_E4M3, .scale = &scale, .run = 16};
+    const struct gpu_cache values = {
+        .bits = variant == 0 ? 4 : 2, .run = variant == 0 ? 32 : 1, .tokens = variant == 0 ? 8 : 10, .length = 24};
+    TRY(ops_new(rig, DTYPE_F32, 48, 32, kq));
+    TRY(ops_new(rig, DTYPE_F32, 48, 32, vq));
+    TRY(rig->gpu.ops->quantize_cache(rig->stream, kq, k, &keys));
+    return rig->gpu.ops->quantize_cache(rig->stream, vq, v, &values);
+}
+
+int body_cache(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor k, v, kq, vq;
+
+    TRY(ops_random(rig, DTYPE_F32, 48, 32, 71, &k));
+    TRY(ops_random(rig, DTYPE_F32, 48, 32, 72, &v));
+    TRY(quantize_both(rig, variant, &k, &v, &kq, &vq));
     TRY(ops_put(rig, out, &kq));
-    TRY(ops_put(rig, out, &vq));
-    TRY(ops_put_number(out, error.score_error));
-    TRY(ops_put_number(out, error.weight_signal));
-    return ops_put_number(out, error.output_error);
+    return ops_put(rig, out, &vq);
+}
+
+/* What attention loses by it, in two sequences. variant: recent, negative for a window. */
+int body_attention_error(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_attention spec = {.sequences = 2,
+                                       .length = 24,
+                                       .heads = 6,
+                                       .kv_heads = 2,
+                                       .head_dim = 16,
+                                       .window = variant < 0 ? 7 : 0,
+                                       .scale = 0.25f};
+    struct gpu_attention_error error = {0};
+    struct tensor q, k, v, kq, vq;
+
+    TRY(ops_random(rig, DTYPE_F32, 48, 96, 70, &q));
+    TRY(ops_random(rig, DTYPE_F32, 48, 32, 71, &k));
+    TRY(ops_random(rig, DTYPE_F32, 48, 32, 72, &v));
+    TRY(quantize_both(rig, 0, &k, &v, &kq, &vq));
+    TRY(rig->gpu.ops->attention_error(rig->stream, &error, &q, &k, &v, &kq, &vq, &spec, abs(variant)));
+    const double all[] = {error.score_error,   error.score_signal, error.weight_error,
+                          error.weight_signal, error.output_error, error.output_signal};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        TRY(ops_put_number(out, log(all[i]))); /* of one size, so that none hides behind another */
+    }
+    return 0;
 }
