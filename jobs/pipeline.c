@@ -15,6 +15,7 @@
 #include "base/ids.h"
 #include "base/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -200,21 +201,30 @@ static int64_t longest(const struct pipeline *p)
     return calibration > evaluation ? calibration : evaluation;
 }
 
-/* Ask less of a device that ran out of memory; false when there is nothing left to give up. */
-static bool ask_less(struct run *run)
+/* Ask less of a device that ran out of memory. ERR_GPU_OUT_OF_MEMORY when there is nothing left to give up. */
+static int ask_less(struct run *run)
 {
+    const struct pipeline_hooks *hooks = &run->p->hooks;
+    const char *device = run->p->gpu->info.id;
+    char message[160];
+
     if (run->budget.device_limit > 0) {
         run->keep_on_device = false;
-        log_warn("device out of memory, activations move to the host", LOG_S("device", run->p->gpu->info.id));
-        return true;
+        log_warn("device out of memory, activations move to the host", LOG_S("device", device));
+        snprintf(message, sizeof(message), "%s ran out of memory; activations moved to the host, with the same results",
+                 device);
+        return hooks->notice(hooks->data, "activations_on_host", message);
     }
     if (run->batch_tokens / 2 < longest(run->p)) {
-        return false;
+        return ERR_GPU_OUT_OF_MEMORY;
     }
     run->batch_tokens /= 2;
-    log_warn("device out of memory, the micro-batch is halved", LOG_S("device", run->p->gpu->info.id),
+    log_warn("device out of memory, the micro-batch is halved", LOG_S("device", device),
              LOG_I("tokens", run->batch_tokens));
-    return true;
+    snprintf(message, sizeof(message),
+             "%s ran out of memory; from block %lld on the micro-batch has %lld tokens, which may round otherwise",
+             device, (long long)run->committed, (long long)run->batch_tokens);
+    return hooks->notice(hooks->data, "micro_batch_halved", message);
 }
 
 int pipeline_run(const struct pipeline *pipeline, struct evaluation_result *evaluation)
@@ -239,11 +249,15 @@ int pipeline_run(const struct pipeline *pipeline, struct evaluation_result *eval
         struct run run = next;
         rc = run_blocks(&run, &result);
         close_run(&run);
-        more = rc == ERR_GPU_OUT_OF_MEMORY && ask_less(&run);
+        more = false;
+        if (rc == ERR_GPU_OUT_OF_MEMORY) {
+            rc = ask_less(&run);
+            more = rc == 0;
+        }
         next.next_row = next.first_row = run.first_row; /* of the block that did not end */
         next.keep_on_device = run.keep_on_device;
         next.batch_tokens = run.batch_tokens;
-        if (rc == 0) {
+        if (rc == 0 && !more) {
             *evaluation = result;
         }
     } while (more);

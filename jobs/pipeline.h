@@ -45,6 +45,8 @@ struct pipeline_hooks {
      * return ERR_INTERRUPTED after committing, to stop at this boundary. */
     int (*block_done)(void *data, int64_t index, const char *file, const char *sha256, const json_t *chains,
                       const json_t *notes, const json_t *rows);
+    /* Something that whoever submitted the job should know, and that the run has dealt with. */
+    int (*notice)(void *data, const char *code, const char *message);
 };
 
 struct pipeline {

@@ -201,3 +201,35 @@ int task_block_done(void *data, int64_t index, const char *file, const char *sha
     (void)malloc_trim(0); /* a block's worth of freed memory goes back, so that peaks do not add up */
     return engine_draining(task->engine) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
 }
+
+static bool is_known(const json_t *warnings, const json_t *warning)
+{
+    size_t i;
+    json_t *known;
+
+    json_array_foreach((json_t *)warnings, i, known)
+    {
+        if (json_equal(known, warning)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* One transaction: among the job's warnings, which the report shows as well, and an event. */
+int task_notice(void *data, const char *code, const char *message)
+{
+    struct task *task = data;
+    json_t *warning = json_pack("{s:s, s:s}", "code", code, "message", message);
+
+    if (warning != NULL && !is_known(task->warnings, warning)) {
+        json_array_append(task->warnings, warning);
+    }
+    json_t *patch = json_pack("{s:O}", "warnings", task->warnings);
+    int rc = warning == NULL || patch == NULL
+                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a warning")
+                 : store_job_update(task->engine->store, task->id, NULL, task->fence, patch, "warning", warning, NULL);
+    json_decref(patch);
+    json_decref(warning);
+    return rc != 0 ? err_pass(rc, "tell %s", code) : 0;
+}

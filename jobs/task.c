@@ -274,7 +274,7 @@ static int run_pipeline(struct task *task, struct evaluation_result *evaluation)
         .host_memory_bytes = asked > 0 ? asked : task->engine->host_memory_bytes,
         .blocks = task->blocks,
         .layers_before = task->modules_done,
-        .hooks = {.data = task, .tick = task_tick, .block_done = task_block_done},
+        .hooks = {.data = task, .tick = task_tick, .block_done = task_block_done, .notice = task_notice},
         .times = &task->times,
     };
     return pipeline_run(&pipeline, evaluation);
@@ -288,7 +288,11 @@ static int start_over(struct task *task)
     if (rc != 0) {
         return rc;
     }
-    warn(task, "checkpoint_damaged", "a checkpoint file was damaged; the job started over from its first block");
+    rc = task_notice(task, "checkpoint_damaged",
+                     "a checkpoint file was damaged; the job started over from its first block");
+    if (rc != 0) {
+        return rc;
+    }
     memset(&task->times, 0, sizeof(task->times));
     json_array_clear(task->blocks);
     task->layers_done = 0;

@@ -56,6 +56,7 @@ int task_check_stop(struct task *task);
 int task_tick(void *task, double fraction, const char *phase);
 int task_block_done(void *task, int64_t index, const char *file, const char *sha256, const json_t *chains,
                     const json_t *notes, const json_t *rows);
+int task_notice(void *task, const char *code, const char *message);
 /* New references. */
 json_t *task_progress_json(const struct task *task);
 json_t *task_memory_json(const struct task *task, int64_t artifact_bytes);

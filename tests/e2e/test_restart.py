@@ -1,5 +1,5 @@
-"""A lost device: the daemon becomes a new process behind the same address, and its jobs go on. The device is a shim of CUDA that
-loses itself on order."""
+"""What devices do to jobs. A lost one: the daemon becomes a new process behind the same address, and its jobs go on. One without
+memory: the job asks less of it and says so. The device is a shim of CUDA that fails on order."""
 
 import http.client
 import os
@@ -139,6 +139,24 @@ def a_device_that_is_always_lost_fails_its_job():
         equal(daemon.restarts(), 3, "restarts")
 
 
+def a_device_without_memory_is_told():
+    with ShimDaemon() as daemon:
+        job = new_job(daemon, RECORDS, calibration=CALIBRATION)
+        daemon.wait_job_through(job, lambda state: layers_done(state) >= 1)
+        daemon.order("allocation 1 4")
+        state = daemon.wait_job_through(job, lambda state: state["status"] in TERMINAL)
+        equal(state["status"], "succeeded", "status of the job (error %r)" % state["error"])
+        told = [warning["code"] for warning in state["warnings"]]
+        for code in ("activations_on_host", "micro_batch_halved"):
+            true(code in told, "%s is among the warnings %r" % (code, told))
+        report = daemon.get("%s/%s/report" % (JOBS, job))
+        equal(report["warnings"], state["warnings"], "warnings in the report")
+        events = daemon.get("%s/%s/events?limit=100" % (JOBS, job))["data"]
+        equal([event["data"] for event in events if event["type"] == "warning"],
+              [warning for warning in state["warnings"] if "out of memory" in warning["message"]], "warnings as events")
+        equal(daemon.restarts(), 0, "restarts")
+
+
 def start_with_socket(listener, *options):
     """A daemon that inherits a socket, as a service manager would start it."""
     os.set_inheritable(listener.fileno(), True)
@@ -175,5 +193,6 @@ def an_inherited_socket_is_held_to_the_rules():
         true("LISTEN_FDS" in words, "the reason: %r" % words)
 
 
-main([a_lost_device_costs_a_restart, a_device_that_is_always_lost_fails_its_job, a_socket_is_inherited,
+main([a_lost_device_costs_a_restart, a_device_that_is_always_lost_fails_its_job,
+      a_device_without_memory_is_told, a_socket_is_inherited,
       an_inherited_socket_is_held_to_the_rules])

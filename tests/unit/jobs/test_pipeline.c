@@ -26,6 +26,7 @@ struct world {
     int64_t stop_at;   /* block after which block_done interrupts; -1 = never */
     int64_t cancel_in; /* ticks until one refuses; -1 = never */
     double fraction;
+    int moved, halved; /* notices */
 };
 
 static int on_tick(void *data, double fraction, const char *phase)
@@ -49,6 +50,17 @@ static int on_block(void *data, int64_t index, const char *file, const char *sha
                                                    file, "sha256", sha256, "chains", chains, "notes", notes));
     json_array_extend(world->rows, (json_t *)rows);
     return index == world->stop_at ? err_raise(ERR_INTERRUPTED, "interrupted by the test") : 0;
+}
+
+static int on_notice(void *data, const char *code, const char *message)
+{
+    struct world *world = data;
+    ck_assert_ptr_nonnull(strstr(message, "out of memory"));
+    bool moved = strcmp(code, "activations_on_host") == 0;
+    ck_assert(moved || strcmp(code, "micro_batch_halved") == 0);
+    world->moved += moved;
+    world->halved += !moved;
+    return 0;
 }
 
 static void read_spec(struct world *world, const char *method)
@@ -106,7 +118,7 @@ static int run(struct world *world, int64_t memory)
         .host_memory_bytes = memory,
         .blocks = done,
         .layers_before = (int64_t)json_array_size(world->rows),
-        .hooks = {.data = world, .tick = on_tick, .block_done = on_block},
+        .hooks = {.data = world, .tick = on_tick, .block_done = on_block, .notice = on_notice},
         .times = &world->times,
     };
     int rc = pipeline_run(&pipeline, &world->result);
@@ -403,8 +415,9 @@ START_TEST(test_small_device_goes_on)
     world_open(&w, "gptq", 1);
     world_shrink(&w, MEMORY);
     ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_int_eq(w.moved + w.halved, 0);
     size_t most = small_most;
-    int rc = 0, runs = 0;
+    int rc = 0, runs = 0, halved = 0;
     for (size_t limit = most; rc == 0 && limit > most / 8; limit -= most / 16) {
         struct world less;
         world_open(&less, "gptq", 1);
@@ -416,9 +429,12 @@ START_TEST(test_small_device_goes_on)
             ck_assert_double_lt(fabs(less.result.perplexity_after / whole.result.perplexity_after - 1), 0.1);
         }
         ck_assert_uint_eq(small_used, 0);
+        ck_assert_int_le(less.moved, 1);
+        halved += less.halved;
         world_close(&less);
     }
     ck_assert_int_ge(runs, 2);
+    ck_assert_int_ge(halved, 1);
     ck_assert_int_eq(rc, ERR_GPU_OUT_OF_MEMORY); /* in the end there is nothing left to give up */
     world_close(&w);
     world_close(&whole);

@@ -1,5 +1,5 @@
-/* Faults on order from another process: QUANTD_SHIM_ORDERS names a file that need not be there. When it is, the next copy
- * carries out its one line and removes it:
+/* Faults on order from another process: QUANTD_SHIM_ORDERS names a file that need not be there. When it is, the next
+ * copy carries out its one line and removes it:
  *
  *   lose ERROR           every call fails from now on, in this process
  *   lose ERROR always    the same, and the order stays for later processes
