@@ -205,7 +205,6 @@ static void cuda_stream_free(struct gpu_stream *stream)
     if (stream->stream != NULL) {
         (void)cudaStreamDestroy(stream->stream);
     }
-    on_host_close(stream);
     gemm_cache_free(stream->cache);
     free(stream);
 }

@@ -41,8 +41,6 @@ struct gpu_stream {
     size_t capacity, used;
     void *workspace; /* for products: GEMM_WORKSPACE bytes */
     struct gemm_cache *cache;
-    struct gpu_device *cpu_device; /* the daemon's, for what runs on the host; NULL until it is wanted */
-    struct gpu_stream *cpu_stream;
     void *ring[RING_SLOTS]; /* pinned host memory */
     cudaEvent_t ring_free[RING_SLOTS];
     int ring_next;
@@ -102,9 +100,6 @@ enum launch_dtype launch_dtype_of(enum dtype dtype);
 size_t operand_size(const struct gpu_stream *stream, const struct tensor *x);
 int operand_of(struct gpu_stream *stream, const struct tensor *x, const void **operand);
 bool operand_bf16(const struct gpu_stream *stream);
-
-/* on_host.c: what it opened for this stream. */
-void on_host_close(struct gpu_stream *stream);
 
 /* The operations of struct gpu_ops. */
 int cuda_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);

@@ -215,6 +215,17 @@ int launch_attention_outputs(struct launch_attention_part *total, struct launch_
                              const float *plain, const float *quantized, int64_t rows, int64_t dim,
                              cudaStream_t stream);
 
+/* blocks.cu */
+struct launch_blocks {
+    uint8_t *out;
+    const float *w, *importance; /* importance: or NULL */
+    int64_t rows, cols;
+    int type; /* enum ggml_type */
+    int elements, bytes, search;
+    float table[16]; /* the levels of IQ4_NL */
+};
+int launch_blocks(const struct launch_blocks *blocks, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

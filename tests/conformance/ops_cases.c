@@ -4,6 +4,7 @@
  * of precision, a relative error of about 1.1e-3 in the mean, so 2.6e-6 of a product's energy; ten times that is a
  * bug. What has no product must be the CPU's bit for bit, save for sums in another order and another exp. */
 
+#include "gpu/ggml_blocks.h"
 #include "tests/conformance/ops_bodies.h"
 
 #define SUMS 1e-10  /* F32 products, in NMSE */
@@ -86,8 +87,12 @@ const struct ops_case ops_cases[] = {
     {"tiles int8 rows", body_tiles, 4, OPS_EXACT, 0, 0},
     {"tiles nf4 flat", body_tiles, 5, OPS_EXACT, 0, 0},
     {"tiles nf4 odd", body_tiles, 6, OPS_EXACT, 0, 0},
-    {"encode_blocks", body_encode_blocks, 0, OPS_EXACT, 0, 0},
-    {"encode_blocks, importance", body_encode_blocks, 1, OPS_EXACT, 0, 0},
+    {"encode_blocks q4_0", body_encode_blocks, -GGML_TYPE_Q4_0, OPS_EXACT, 0, 0},
+    {"encode_blocks q8_0", body_encode_blocks, GGML_TYPE_Q8_0, OPS_EXACT, 0, 0},
+    {"encode_blocks iq4_nl", body_encode_blocks, GGML_TYPE_IQ4_NL, OPS_EXACT, 0, 0},
+    {"encode_blocks q4_k", body_encode_blocks, GGML_TYPE_Q4_K, OPS_EXACT, 0, 0},
+    {"encode_blocks q4_k weighed", body_encode_blocks, -GGML_TYPE_Q4_K, OPS_EXACT, 0, 0},
+    {"encode_blocks q6_k", body_encode_blocks, -GGML_TYPE_Q6_K, OPS_EXACT, 0, 0},
     {"row_dot", body_row_dot, 77, OPS_NMSE, 1e-13, 1e-13},
     {"clip", body_refine, 0, OPS_NMSE, 1e-4, 1e-2},
     {"clip, symmetric", body_refine, 2, OPS_NMSE, 1e-4, 1e-2},
