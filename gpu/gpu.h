@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 11u
+#define GPU_ABI 12u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -134,7 +134,7 @@ struct gpu_nll {
 
 struct gpu_ops {
     uint32_t abi;
-    const char *name; /* "cpu", "cuda" */
+    const char *name;     /* "cpu", "cuda" */
     bool lost_until_exit; /* a device that was lost can be used again only by a new process */
     /* > 0: usable here, higher wins; 0: not here, why in `reason` (one line). */
     int (*probe)(char *reason, size_t size);
@@ -153,6 +153,11 @@ struct gpu_ops {
     int (*upload)(struct gpu_stream *stream, void *to, const void *host, size_t bytes);     /* host is free on return */
     int (*download)(struct gpu_stream *stream, void *host, const void *from, size_t bytes); /* waits */
     int (*fill_zero)(struct gpu_stream *stream, void *to, size_t bytes);
+    /* Memory of the host that the device copies from by itself: 64-byte aligned, of any content. */
+    int (*host_alloc)(struct gpu_device *device, size_t bytes, void **pointer);
+    void (*host_free)(struct gpu_device *device, void *pointer);
+    /* From such memory, which must stay as it is until the stream has been waited for. */
+    int (*upload_pinned)(struct gpu_stream *stream, void *to, const void *pinned, size_t bytes);
 
     /* 1. y = x in y's type (F32, F16, BF16 either way). Same element count. */
     int (*convert)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);

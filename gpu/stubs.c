@@ -37,6 +37,10 @@ static void stub_free(struct gpu_device *device, void *pointer)
 {
 }
 
+static void stub_host_free(struct gpu_device *device, void *pointer)
+{
+}
+
 STUB(device_open, int index, int threads, struct gpu_device **device)
 STUB(device_info, struct gpu_device *device, struct gpu_info *info)
 STUB(stream_new, struct gpu_device *device, struct gpu_stream **stream)
@@ -45,6 +49,8 @@ STUB(alloc, struct gpu_device *device, size_t bytes, void **pointer)
 STUB(upload, struct gpu_stream *s, void *to, const void *host, size_t bytes)
 STUB(download, struct gpu_stream *s, void *host, const void *from, size_t bytes)
 STUB(fill_zero, struct gpu_stream *s, void *to, size_t bytes)
+STUB(host_alloc, struct gpu_device *device, size_t bytes, void **pointer)
+STUB(upload_pinned, struct gpu_stream *s, void *to, const void *pinned, size_t bytes)
 STUB(convert, struct gpu_stream *s, in y, in x)
 STUB(linear, struct gpu_stream *s, in y, in x, in w, in bias)
 STUB(gram, struct gpu_stream *s, in h, in x)
@@ -105,6 +111,9 @@ static void complete_device(struct gpu_ops *ops)
     COMPLETE(upload)
     COMPLETE(download)
     COMPLETE(fill_zero)
+    COMPLETE(host_alloc)
+    COMPLETE(host_free)
+    COMPLETE(upload_pinned)
 }
 
 void gpu_complete(struct gpu_ops *ops)

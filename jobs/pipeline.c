@@ -3,10 +3,11 @@
  *   embed -> for each block: load -> evaluation forward (float) -> rewrite -> solve -> evaluation forward (quantized)
  *         -> checkpoint (qtensors, chains) -> commit -> ... -> head -> perplexity and KL
  *
- * Memory is one block of F32 weights, one Hessian and the activation budget; nothing grows with the number of blocks.
- * Every result depends on the request, the seed and the micro-batch (a function of backend and sequence length), never
- * on memory or threads, so a resumed run ends in the same bytes. The one exception is said aloud: a device that runs
- * out of memory first gives up keeping activations, which changes nothing, and then halves the micro-batch. */
+ * Memory is one block of F32 weights, the stored bytes of the next, one Hessian and the activation budget; nothing
+ * grows with the number of blocks. Every result depends on the request, the seed and the micro-batch (a function of
+ * backend and sequence length), never on memory or threads, so a resumed run ends in the same bytes. The one exception
+ * is said aloud: a device that runs out of memory first gives up keeping activations, which changes nothing, and then
+ * halves the micro-batch. */
 
 #include "jobs/run.h"
 
@@ -14,6 +15,7 @@
 #include "base/fs.h"
 #include "base/ids.h"
 #include "base/log.h"
+#include "models/block_reader.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,8 +87,18 @@ static void close_run(struct run *run)
     chain_free(run->eval_quant);
     flow_deinit(&run->calibration, run->p->gpu);
     flow_deinit(&run->evaluation, run->p->gpu);
+    block_reader_free(run->reader);
     if (run->stream != NULL) {
         run->p->gpu->ops->stream_free(run->stream);
+    }
+}
+
+static void read_ahead(struct run *run, int64_t index)
+{
+    if (run->reader != NULL) {
+        block_reader_start(run->reader, index);
+    } else {
+        block_prefetch(run->p->model, index);
     }
 }
 
@@ -103,8 +115,8 @@ static int run_block(struct run *run, int64_t index)
     run->notes = json_object();
     int rc = run->notes != NULL && rows != NULL ? run_tick(run, 0.0, "loading")
                                                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block's rows");
-    rc = rc != 0 ? rc : block_load(run->p->model, index, run->p->gpu, run->stream, &block);
-    block_prefetch(run->p->model, index + 1);
+    rc = rc != 0 ? rc : block_load_read(run->p->model, index, run->p->gpu, run->stream, run->reader, &block);
+    read_ahead(run, index + 1);
     run_charge(run, PHASE_LOAD, &mark, 0);
     if (rc == 0 && run->eval_float != NULL) {
         rc = flow_forward(&run->evaluation, run->eval_float, &block, run);
@@ -159,12 +171,32 @@ static int64_t device_activations(const struct run *run)
     return left > 0 ? (int64_t)left : 0;
 }
 
+/* A thread of its own reads the next block where the device computes by itself; where it would take cores from the
+ * computation, the system reads ahead. It counts as activations do, and leaves them the larger part. */
+static void open_reader(struct run *run)
+{
+    const struct pipeline *p = run->p;
+    int64_t bytes = block_reader_bytes(p->model);
+
+    if (p->gpu->info.host_memory || bytes > run->budget.limit / 2) {
+        return;
+    }
+    if (block_reader_new(p->model, p->gpu, &run->reader) != 0) {
+        log_err(LOG_INFO, "blocks are not read ahead", NULL);
+        return;
+    }
+    run->budget.limit -= bytes;
+}
+
 static int open_run(struct run *run)
 {
     const struct pipeline *p = run->p;
     int rc = p->gpu->ops->stream_new(p->gpu->device, &run->stream);
 
     run->budget.stream = run->stream;
+    if (rc == 0) {
+        open_reader(run);
+    }
     if (rc == 0 && p->calibration != NULL) {
         rc = flow_init(&run->calibration, p->calibration, run);
     }

@@ -18,6 +18,7 @@ struct run {
     const struct pipeline *p;
     const struct model_config *config;
     struct gpu_stream *stream;
+    struct block_reader *reader; /* of the next block; NULL: the system reads ahead */
     int64_t batch_tokens; /* of a micro-batch */
     bool keep_on_device;  /* activations, where they fit */
     struct chain_budget budget;

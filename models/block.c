@@ -7,6 +7,7 @@
 #include "models/block.h"
 
 #include "base/err.h"
+#include "models/block_reader.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -29,46 +30,64 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static int load_linears(const struct model *model, struct block *block, const struct gpu *gpu,
-                        struct gpu_stream *stream)
+/* What loads a tensor: where from, where to. */
+struct source {
+    const struct model *model;
+    const struct gpu *gpu;
+    struct gpu_stream *stream;
+    struct block_reader *reader;
+};
+
+static int load_tensor(const struct source *source, const char *name, struct tensor *out)
+{
+    const void *bytes = source->reader != NULL ? block_reader_find(source->reader, name) : NULL;
+    return model_load_bytes(source->model, name, bytes, DTYPE_F32, source->gpu, source->stream, out);
+}
+
+static void norm_name(const struct model *model, int64_t index, int role, char name[160])
+{
+    snprintf(name, 160, "model.layers.%lld.%s.weight", (long long)index, model_config(model)->arch->norms[role]);
+}
+
+static int load_linears(const struct source *source, struct block *block)
 {
     char module[128], name[160];
     int rc = 0;
 
     for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        model_linear_name(model, block->index, (enum linear_role)role, module);
+        model_linear_name(source->model, block->index, (enum linear_role)role, module);
         snprintf(name, sizeof(name), "%s.weight", module);
-        rc = model_load_tensor(model, name, DTYPE_F32, gpu, stream, &block->linears[role]);
+        rc = load_tensor(source, name, &block->linears[role]);
         if (rc == 0 && arch_linear_bias(block->config, (enum linear_role)role)) {
             snprintf(name, sizeof(name), "%s.bias", module);
-            rc = model_load_tensor(model, name, DTYPE_F32, gpu, stream, &block->biases[role]);
+            rc = load_tensor(source, name, &block->biases[role]);
         }
     }
     return rc;
 }
 
-static int load_norms(const struct model *model, struct block *block, const struct gpu *gpu, struct gpu_stream *stream)
+static int load_norms(const struct source *source, struct block *block)
 {
     char name[160];
     int rc = 0;
 
     for (int role = 0; rc == 0 && role < NORM_COUNT; role++) {
-        const char *norm = block->config->arch->norms[role];
-        if (norm != NULL) {
-            snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)block->index, norm);
-            rc = model_load_tensor(model, name, DTYPE_F32, gpu, stream, &block->norms[role]);
+        if (block->config->arch->norms[role] != NULL) {
+            norm_name(source->model, block->index, role, name);
+            rc = load_tensor(source, name, &block->norms[role]);
         }
     }
     return rc;
 }
 
-int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
-               struct block *out)
+int block_load_read(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
+                    struct block_reader *reader, struct block *out)
 {
+    const struct source source = {.model = model, .gpu = gpu, .stream = stream, .reader = reader};
     struct block block = {.index = index, .config = model_config(model)};
-    int rc = load_linears(model, &block, gpu, stream);
+    int rc = load_linears(&source, &block);
 
-    rc = rc != 0 ? rc : load_norms(model, &block, gpu, stream);
+    rc = rc != 0 ? rc : load_norms(&source, &block);
     if (rc != 0) {
         block_deinit(&block, gpu);
         return err_pass(rc, "load block %lld", (long long)index);
@@ -77,17 +96,55 @@ int block_load(const struct model *model, int64_t index, const struct gpu *gpu, 
     return 0;
 }
 
-void block_prefetch(const struct model *model, int64_t index)
+int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
+               struct block *out)
 {
-    char module[128], name[160];
+    return block_load_read(model, index, gpu, stream, NULL, out);
+}
 
-    if (index >= model_config(model)->num_layers) {
-        return;
+static int add_tensor(const struct model *model, const char *name, struct model_tensor *list, int count)
+{
+    list[count] = model_find(model, name);
+    if (list[count].file == NULL) { /* loading it says so */
+        return count;
     }
+    list[count].name = list[count].entry->name;
+    return count + 1;
+}
+
+int block_tensors(const struct model *model, int64_t index, struct model_tensor list[BLOCK_TENSORS_MAX])
+{
+    const struct model_config *config = model_config(model);
+    char module[128], name[160];
+    int count = 0;
+
     for (int role = 0; role < LINEAR_COUNT; role++) {
         model_linear_name(model, index, (enum linear_role)role, module);
         snprintf(name, sizeof(name), "%s.weight", module);
-        model_prefetch_tensor(model, name);
+        count = add_tensor(model, name, list, count);
+        if (arch_linear_bias(config, (enum linear_role)role)) {
+            snprintf(name, sizeof(name), "%s.bias", module);
+            count = add_tensor(model, name, list, count);
+        }
+    }
+    for (int role = 0; role < NORM_COUNT; role++) {
+        if (config->arch->norms[role] != NULL) {
+            norm_name(model, index, role, name);
+            count = add_tensor(model, name, list, count);
+        }
+    }
+    return count;
+}
+
+void block_prefetch(const struct model *model, int64_t index)
+{
+    struct model_tensor list[BLOCK_TENSORS_MAX];
+
+    if (index < model_config(model)->num_layers) {
+        int count = block_tensors(model, index, list);
+        for (int i = 0; i < count; i++) {
+            model_prefetch_tensor(model, list[i].name);
+        }
     }
 }
 

@@ -9,6 +9,8 @@
 
 #include <stdbool.h>
 
+struct block_reader; /* block_reader.h */
+
 struct block {
     int64_t index;
     const struct model_config *config;
@@ -26,6 +28,12 @@ struct block {
 /* Read block `index`, weights as F32. On failure nothing is held. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
                struct block *out);
+/* The same, by what a reader has of it; reader may be NULL. The device has done with the reader's bytes on return. */
+int block_load_read(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
+                    struct block_reader *reader, struct block *out);
+/* The stored tensors of block `index` that block_load reads; returns how many. Their names live as the model does. */
+#define BLOCK_TENSORS_MAX (2 * LINEAR_COUNT + NORM_COUNT)
+int block_tensors(const struct model *model, int64_t index, struct model_tensor list[BLOCK_TENSORS_MAX]);
 /* Ask the system to have the bytes of block `index` in memory by the time they are loaded. Returns at once; a block
  * that there is not, or a system that cannot, is no error. */
 void block_prefetch(const struct model *model, int64_t index);

@@ -13,8 +13,9 @@ struct piece {
     const struct gpu *gpu;
     struct gpu_stream *stream;
     const struct model_tensor *source;
-    void *host;
-    void *device; /* raw bytes before conversion; NULL when none is needed */
+    void *host;        /* a piece read from the file, or NULL: */
+    const char *bytes; /* all of them, in memory of host_alloc */
+    void *device;      /* raw bytes before conversion; NULL when none is needed */
 };
 
 static int load_piece(const struct piece *piece, const struct tensor *out, uint64_t offset, size_t size)
@@ -24,8 +25,14 @@ static int load_piece(const struct piece *piece, const struct tensor *out, uint6
     uint64_t width = dtype_rows[entry->dtype].bytes;
     char *to = (char *)out->data + offset / width * dtype_rows[out->dtype].bytes;
 
-    int rc = safetensors_read(piece->source->file, entry, offset, piece->host, size);
-    rc = rc != 0 ? rc : ops->upload(piece->stream, piece->device != NULL ? piece->device : to, piece->host, size);
+    void *first = piece->device != NULL ? piece->device : to;
+    int rc = 0;
+    if (piece->bytes != NULL) {
+        rc = ops->upload_pinned(piece->stream, first, piece->bytes + offset, size);
+    } else {
+        rc = safetensors_read(piece->source->file, entry, offset, piece->host, size);
+        rc = rc != 0 ? rc : ops->upload(piece->stream, first, piece->host, size);
+    }
     if (rc == 0 && piece->device != NULL) {
         int64_t count = (int64_t)(size / width);
         struct tensor raw = tensor_1d(piece->device, entry->dtype, count);
@@ -69,8 +76,8 @@ void model_prefetch_tensor(const struct model *model, const char *name)
     }
 }
 
-int model_load_tensor(const struct model *model, const char *name, enum dtype dtype, const struct gpu *gpu,
-                      struct gpu_stream *stream, struct tensor *out)
+int model_load_bytes(const struct model *model, const char *name, const void *pinned, enum dtype dtype,
+                     const struct gpu *gpu, struct gpu_stream *stream, struct tensor *out)
 {
     struct model_tensor source = model_find(model, name);
     struct tensor tensor = {0};
@@ -82,9 +89,12 @@ int model_load_tensor(const struct model *model, const char *name, enum dtype dt
     dtype = dtype == DTYPE_COUNT ? entry->dtype : dtype;
     uint64_t bytes = entry->end - entry->begin;
     size_t buffer = (size_t)(bytes < PIECE_BYTES ? bytes : PIECE_BYTES);
-    struct piece piece = {.gpu = gpu, .stream = stream, .source = &source, .host = malloc(buffer + 1)};
-    int rc = piece.host == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a piece of %zu bytes", buffer) : 0;
+    struct piece piece = {.gpu = gpu, .stream = stream, .source = &source, .bytes = pinned};
+    int rc = 0;
 
+    if (pinned == NULL && (piece.host = malloc(buffer + 1)) == NULL) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a piece of %zu bytes", buffer);
+    }
     if (rc == 0 && dtype != entry->dtype) {
         rc = gpu->ops->alloc(gpu->device, buffer, &piece.device);
     }
@@ -101,4 +111,10 @@ int model_load_tensor(const struct model *model, const char *name, enum dtype dt
     }
     *out = tensor;
     return 0;
+}
+
+int model_load_tensor(const struct model *model, const char *name, enum dtype dtype, const struct gpu *gpu,
+                      struct gpu_stream *stream, struct tensor *out)
+{
+    return model_load_bytes(model, name, NULL, dtype, gpu, stream, out);
 }

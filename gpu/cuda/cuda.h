@@ -75,6 +75,9 @@ int memory_alloc(struct gpu_device *device, size_t bytes, void **pointer);
 void memory_free(struct gpu_device *device, void *pointer);
 int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes);
 int memory_download(struct gpu_stream *stream, void *host, const void *from, size_t bytes);
+int memory_host_alloc(struct gpu_device *device, size_t bytes, void **pointer);
+void memory_host_free(struct gpu_device *device, void *pointer);
+int memory_upload_pinned(struct gpu_stream *stream, void *to, const void *pinned, size_t bytes);
 int memory_fill_zero(struct gpu_stream *stream, void *to, size_t bytes);
 
 /* Row-major product: c[m, n] = alpha * a b + beta * c, a [m, k] (or [k, m] when trans_a), b [k, n] (or [n, k]). `count`

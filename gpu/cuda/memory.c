@@ -237,6 +237,34 @@ int memory_download(struct gpu_stream *stream, void *host, const void *from, siz
     return rc;
 }
 
+int memory_host_alloc(struct gpu_device *device, size_t bytes, void **pointer)
+{
+    void *block = NULL;
+    int rc = cuda_begin(device);
+
+    rc = rc != 0 ? rc : cuda_ok(device, cudaMallocHost(&block, bytes > 0 ? bytes : 1), "pinned memory");
+    if (rc == 0) {
+        *pointer = block;
+    }
+    return rc;
+}
+
+void memory_host_free(struct gpu_device *device, void *pointer)
+{
+    if (pointer != NULL && cudaSetDevice(device->index) == cudaSuccess) {
+        (void)cudaFreeHost(pointer);
+    }
+}
+
+int memory_upload_pinned(struct gpu_stream *stream, void *to, const void *pinned, size_t bytes)
+{
+    int rc = cuda_begin(stream->device);
+    return rc != 0 || bytes == 0
+               ? rc
+               : cuda_ok(stream->device, cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, stream->stream),
+                         "upload");
+}
+
 int memory_fill_zero(struct gpu_stream *stream, void *to, size_t bytes)
 {
     int rc = cuda_begin(stream->device);

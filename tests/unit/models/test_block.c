@@ -1,6 +1,7 @@
 /* A block held to the formulas written out in double, one number at a time: grouped keys, biases, q/k norm, windows. */
 
 #include "models/block.h"
+#include "models/block_reader.h"
 #include "tests/unit/models/support.h"
 
 #define SEQUENCES 2
@@ -245,6 +246,54 @@ START_TEST(test_forward)
 }
 END_TEST
 
+static void expect_same_tensor(const struct tensor *a, const struct tensor *b)
+{
+    ck_assert((a->data == NULL) == (b->data == NULL));
+    if (a->data != NULL) {
+        ck_assert_mem_eq(a->data, b->data, tensor_bytes(a));
+    }
+}
+
+/* A block that was read ahead is the block, also when the reader was given another, none, or one that there is not. */
+START_TEST(test_read_ahead)
+{
+    static const int64_t started[] = {0, 1, 1, 2, -1};
+    struct block_reader *reader;
+    struct rig rig;
+
+    rig_open(&rig, configs[_i], _i % 2 == 0 ? DTYPE_BF16 : DTYPE_F32);
+    ck_assert_int_gt(block_reader_bytes(rig.model), 0);
+    ck_assert_rc_ok(block_reader_new(rig.model, &rig.gpu, &reader));
+    for (size_t k = 0; k < sizeof(started) / sizeof(started[0]); k++) {
+        int64_t layer = (int64_t)k % 2;
+        struct block plain, read;
+        if (started[k] >= 0) {
+            block_reader_start(reader, started[k]);
+        }
+        struct model_tensor list[BLOCK_TENSORS_MAX];
+        int count = block_tensors(rig.model, layer, list);
+        ck_assert_int_ge(count, LINEAR_COUNT);
+        const void *bytes = block_reader_find(reader, list[count - 1].name);
+        ck_assert((bytes != NULL) == (started[k] == layer));
+        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, &plain));
+        ck_assert_rc_ok(block_load_read(rig.model, layer, &rig.gpu, rig.stream, reader, &read));
+        for (int role = 0; role < LINEAR_COUNT; role++) {
+            expect_same_tensor(&plain.linears[role], &read.linears[role]);
+            expect_same_tensor(&plain.biases[role], &read.biases[role]);
+        }
+        for (int role = 0; role < NORM_COUNT; role++) {
+            expect_same_tensor(&plain.norms[role], &read.norms[role]);
+        }
+        block_deinit(&plain, &rig.gpu);
+        block_deinit(&read, &rig.gpu);
+    }
+    block_reader_start(reader, 0); /* and is not waited for */
+    block_reader_free(reader);
+    block_reader_free(NULL);
+    rig_close(&rig);
+}
+END_TEST
+
 /* The stages in a row, over the caller's own site tensors, are the forward to the bit. */
 START_TEST(test_stages)
 {
@@ -368,6 +417,7 @@ int main(void)
     TCase *tcase = tcase_create("all");
 
     tcase_add_loop_test(tcase, test_forward, 0, (int)(sizeof(configs) / sizeof(configs[0])));
+    tcase_add_loop_test(tcase, test_read_ahead, 0, (int)(sizeof(configs) / sizeof(configs[0])));
     tcase_add_test(tcase, test_stages);
     tcase_add_loop_test(tcase, test_head, 0, 3);
     tcase_add_test(tcase, test_nan_in_a_block);
