@@ -294,12 +294,11 @@ struct gpu {
 };
 
 /* What a module needs of the daemon: it links nothing of base, so errors go through here and land in the caller's
- * record (raise and pass return code); and the CPU's table, for operations that it has no better way for. */
+ * record (raise and pass return code). */
 struct gpu_host {
     uint32_t abi;
     int (*raise)(const char *file, int line, int code, const char *message);
     int (*pass)(const char *file, int line, int code, const char *message);
-    const struct gpu_ops *(*cpu)(void);
 };
 typedef const struct gpu_ops *gpu_module_entry(const struct gpu_host *host);
 

@@ -80,7 +80,7 @@ static int host_pass(const char *file, int line, int code, const char *message)
     return err_pass_at(file, line, code, "%s", message);
 }
 
-static const struct gpu_host host = {GPU_ABI, host_raise, host_pass, gpu_cpu_ops};
+static const struct gpu_host host = {GPU_ABI, host_raise, host_pass};
 
 static void load_module(const char *folder, const char *file, const char *name)
 {

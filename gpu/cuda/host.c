@@ -14,11 +14,6 @@ void host_set(const struct gpu_host *host)
     daemon_host = host;
 }
 
-const struct gpu_ops *host_cpu(void)
-{
-    return daemon_host->cpu();
-}
-
 int err_raise_at(const char *file, int line, int code, const char *format, ...)
 {
     char message[512];
