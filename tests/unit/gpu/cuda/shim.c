@@ -79,11 +79,12 @@ void *shim_take(size_t bytes)
     void *pointer = NULL;
 
     pthread_mutex_lock(&shim.lock);
-    if (shim.block_count < BLOCKS_MAX && size <= shim.memory - shim.used) {
-        pointer = aligned_alloc(ALIGNMENT, size > 0 ? size : ALIGNMENT);
+    if (shim.block_count < BLOCKS_MAX && size <= shim.memory - shim.used &&
+        posix_memalign(&pointer, ALIGNMENT, bytes > 0 ? bytes : 1) != 0) { /* no more bytes than were asked for */
+        pointer = NULL;
     }
     if (pointer != NULL) {
-        memset(pointer, 0xa5, bytes < POISON ? bytes : POISON);
+        memset(pointer, 0xff, bytes < POISON ? bytes : POISON); /* NaN */
         shim.blocks[shim.block_count++] = (struct block){pointer, bytes};
         shim.used += size;
     } else {
