@@ -141,7 +141,7 @@ static void set_integers(const struct shape *shape, const struct fit *wanted, st
 
     for (int sub = 0; sub < shape->subs; sub++) {
         scale = fmaxf(scale, fabsf(wanted[sub].scale));
-        minimum = fmaxf(minimum, wanted[sub].minimum);
+        minimum = wanted[sub].minimum > minimum ? wanted[sub].minimum : minimum; /* -0 is no minimum */
     }
     state->d = half(scale / (float)shape->scale_high);
     state->dmin = shape->minimum_high > 0 ? half(minimum / (float)shape->minimum_high) : 0.0f;

@@ -122,7 +122,7 @@ static __device__ void set_integers(const struct shape &shape, const struct fit 
 
     for (int sub = 0; sub < shape.subs; sub++) {
         scale = fmaxf(scale, fabsf(wanted[sub].scale));
-        minimum = fmaxf(minimum, wanted[sub].minimum);
+        minimum = wanted[sub].minimum > minimum ? wanted[sub].minimum : minimum; /* -0 is no minimum */
     }
     state->d = half_of(scale / (float)shape.scale_high);
     state->dmin = shape.minimum_high > 0 ? half_of(minimum / (float)shape.minimum_high) : 0.0f;
