@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 import time
 
-from harness import (BINARY, DATA, JOBS, TERMINAL, Daemon, Failure, Skip, artifact_digests, equal, main, new_job, succeed,
-                     true)
+from harness import (BINARY, DATA, JOBS, NDJSON, TERMINAL, Daemon, Failure, Skip, artifact_digests, equal, gptq_body, main,
+                     new_job, succeed, true)
 
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
 CALIBRATION = {"stream": True, "num_samples": 6, "sequence_length": 48}
@@ -139,6 +139,35 @@ def a_device_that_is_always_lost_fails_its_job():
         equal(daemon.restarts(), 3, "restarts")
 
 
+def unfinished_upload(daemon, model):
+    """A request that stays open for as long as it may."""
+    job = daemon.request("POST", JOBS, json=gptq_body(model))
+    equal(job.status, 201, "status of the job (%r)" % job)
+    connection = daemon.connection()
+    connection.putrequest("POST", "%s/%s/calibration" % (JOBS, job.json["id"]))
+    connection.putheader("Content-Type", NDJSON)
+    connection.putheader("Content-Length", "100000")
+    connection.endheaders(b'{"text":"')
+    return connection
+
+
+def a_signal_makes_a_restart_a_shutdown():
+    with ShimDaemon() as daemon:
+        model = daemon.request("POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
+        connection = unfinished_upload(daemon, model)
+        daemon.order("lose %d" % UNSPECIFIED_LAUNCH_FAILURE)
+        job = daemon.request("POST", JOBS, json={"model": model, "method": "rtn", "evaluation": {"hold_back": 0}})
+        equal(job.status, 201, "status of the job (%r)" % job)
+        while daemon.restarts() == 0:
+            time.sleep(0.01)
+        equal(daemon.stop(), 0, "exit status")
+        connection.close()
+        equal(daemon.log_tail(1 << 20).count('"device opened"'), 1, "processes so far")
+        daemon.start()
+        state = succeed(daemon, job.json["id"])
+        equal(state["attempt"], 2, "attempts")
+
+
 def a_device_without_memory_is_told():
     with ShimDaemon() as daemon:
         job = new_job(daemon, RECORDS, calibration=CALIBRATION)
@@ -194,5 +223,5 @@ def an_inherited_socket_is_held_to_the_rules():
 
 
 main([a_lost_device_costs_a_restart, a_device_that_is_always_lost_fails_its_job,
-      a_device_without_memory_is_told, a_socket_is_inherited,
+      a_signal_makes_a_restart_a_shutdown, a_device_without_memory_is_told, a_socket_is_inherited,
       an_inherited_socket_is_held_to_the_rules])
