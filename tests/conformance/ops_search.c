@@ -109,10 +109,10 @@ static const struct code_row {
 } codes[] = {
     {{.codebooks = 1, .bits = 4, .group_size = 8, .beam = 2}, false, false},
     {{.codebooks = 2, .bits = 4, .group_size = 8, .beam = 2}, false, false},
-    {{.codebooks = 2, .bits = 5, .group_size = 4, .beam = 3}, true, false},
-    {{.codebooks = 3, .bits = 11, .group_size = 5, .beam = 8}, false, true},
-    {{.codebooks = 8, .bits = 1, .group_size = 32, .beam = 8}, true, false},
-    {{.codebooks = 1, .bits = 12, .group_size = 1}, false, false},
+    {{.codebooks = 2, .bits = 4, .group_size = 16, .beam = 3}, true, false},
+    {{.codebooks = 2, .bits = 11, .group_size = 20, .beam = 3}, false, true},
+    {{.codebooks = 4, .bits = 1, .group_size = 32, .beam = 8}, true, false},
+    {{.codebooks = 1, .bits = 8, .group_size = 1}, false, false},
 };
 #define CODE_ROWS 9
 #define CODE_COLS 160 /* more than one block of columns */
