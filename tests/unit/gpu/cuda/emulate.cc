@@ -478,7 +478,9 @@ void emulate_run(const struct emulate_launch *launch)
             fprintf(stderr, "emulator: no memory for shared memory\n");
             abort();
         }
-        run_grid(launch);
+        if (!shim_skips_kernels()) {
+            run_grid(launch);
+        }
         free(emulator.shared);
     } else {
         shim_fail(cudaErrorInvalidConfiguration);

@@ -37,6 +37,7 @@ static struct {
     cudaError_t fault, sticky, last;
     int probe_error, devices, capability;
     size_t memory, used;
+    bool skip_kernels;
 } shim = {.lock = PTHREAD_MUTEX_INITIALIZER, .devices = 1, .capability = 90, .memory = (size_t)4 << 30};
 
 cudaError_t shim_enter(void)
@@ -201,6 +202,16 @@ static void control_set_memory(size_t bytes)
     shim.memory = bytes;
 }
 
+static void control_skip_kernels(bool skip)
+{
+    shim.skip_kernels = skip;
+}
+
+bool shim_skips_kernels(void)
+{
+    return shim.skip_kernels;
+}
+
 __attribute__((visibility("default"))) shim_entry shim_get;
 
 const struct shim *shim_get(void)
@@ -215,6 +226,7 @@ const struct shim *shim_get(void)
         .discard = control_discard,
         .set_probe = control_set_probe,
         .set_memory = control_set_memory,
+        .skip_kernels = control_skip_kernels,
     };
     return &controls;
 }

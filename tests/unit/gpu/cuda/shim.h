@@ -8,6 +8,7 @@
  * with less alignment than was promised; workspaces are overwritten. */
 
 #include <cuda_runtime_api.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +29,7 @@ struct shim {
     void (*discard)(void); /* free all blocks: what a lost device leaves behind */
     void (*set_probe)(int error, int devices, int capability);
     void (*set_memory)(size_t bytes);
+    void (*skip_kernels)(bool skip); /* emulated ones are checked and counted, but not run */
 };
 typedef const struct shim *shim_entry(void);
 shim_entry shim_get;
@@ -39,6 +41,7 @@ cudaError_t shim_enter(void);
 cudaError_t shim_enter_allocation(void);
 /* What cudaGetLastError is to return next. */
 void shim_fail(cudaError_t error);
+bool shim_skips_kernels(void);
 void *shim_take(size_t bytes);
 void shim_give(void *block); /* NULL is fine */
 /* What the file of orders says, shim_orders.c. */
