@@ -19,8 +19,8 @@ struct run {
     const struct model_config *config;
     struct gpu_stream *stream;
     struct block_reader *reader; /* of the next block; NULL: the system reads ahead */
-    int64_t batch_tokens; /* of a micro-batch */
-    bool keep_on_device;  /* activations, where they fit */
+    int64_t batch_tokens;        /* of a micro-batch */
+    bool keep_on_device;         /* activations, where they fit */
     struct chain_budget budget;
     struct flow calibration, evaluation;   /* set == NULL when there is none */
     struct chain *hidden;                  /* calibration activations, quantized path */
