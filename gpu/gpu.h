@@ -1,5 +1,5 @@
 #pragma once
-/* The compute face: devices, memory, streams, and about twenty coarse operations.
+/* The compute face: devices, memory, streams, and about forty coarse operations.
  *
  * The CPU backend is linked in (gpu/cpu) and is the truth; others are modules opened at run time, checked by
  * GPU_ABI and ranked by probe score. Callers see only this header. No caller meets a NULL operation: a backend
