@@ -13,7 +13,7 @@ from harness import (BINARY, DATA, JOBS, NDJSON, TERMINAL, Daemon, Failure, Skip
                      new_job, succeed, true)
 
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
-CALIBRATION = {"stream": True, "num_samples": 6, "sequence_length": 48}
+CALIBRATION = {"stream": True, "num_samples": 3, "sequence_length": 32}
 UNSPECIFIED_LAUNCH_FAILURE = 719
 
 with open(os.path.join(DATA, "..", "..", "deploy", "calibration.ndjson"), "rb") as text:
@@ -96,10 +96,10 @@ def follow(daemon, job):
 
 def a_lost_device_costs_a_restart():
     with ShimDaemon() as whole:
-        expected = artifact_digests(whole, succeed(whole, new_job(whole, RECORDS, calibration=CALIBRATION)))
+        expected = artifact_digests(whole, succeed(whole, new_job(whole, RECORDS, method="rtn", calibration=CALIBRATION)))
     with ShimDaemon() as daemon:
         port = daemon.port
-        job = new_job(daemon, RECORDS, calibration=CALIBRATION)
+        job = new_job(daemon, RECORDS, method="rtn", calibration=CALIBRATION)
         state = daemon.wait_job_through(job, lambda state: layers_done(state) >= 1 or state["status"] in TERMINAL)
         equal(state["status"], "running", "status when the device is lost")
         daemon.order("lose %d" % UNSPECIFIED_LAUNCH_FAILURE)
@@ -121,7 +121,7 @@ def a_lost_device_costs_a_restart():
 def a_device_that_is_always_lost_fails_its_job():
     with ShimDaemon() as daemon:
         daemon.order("lose %d always" % UNSPECIFIED_LAUNCH_FAILURE)
-        job = new_job(daemon, RECORDS, calibration=CALIBRATION)
+        job = new_job(daemon, RECORDS, method="rtn", calibration=CALIBRATION)
         state = daemon.wait_job_through(job, lambda state: state["status"] in TERMINAL)
         equal(state["status"], "failed", "status of the job")
         equal(state["error"]["code"], "device_lost", "code of the error")
@@ -170,7 +170,7 @@ def a_signal_makes_a_restart_a_shutdown():
 
 def a_device_without_memory_is_told():
     with ShimDaemon() as daemon:
-        job = new_job(daemon, RECORDS, calibration=CALIBRATION)
+        job = new_job(daemon, RECORDS, method="rtn", calibration=CALIBRATION)
         daemon.wait_job_through(job, lambda state: layers_done(state) >= 1)
         daemon.order("allocation 1 4")
         state = daemon.wait_job_through(job, lambda state: state["status"] in TERMINAL)
