@@ -165,20 +165,6 @@ static void encode_part(void *ctx, int64_t task)
     }
 }
 
-int cpu_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
-                    const struct tensor *scale, const struct gpu_tiles *spec)
-{
-    int rc = check_tiles("tile_encode", codes, w, scale, spec);
-
-    if (rc == 0) {
-        struct tiles job = tiles_job(w, spec);
-        job.codes = codes->data;
-        job.scale = scale->data;
-        stream_run(stream, job.rows * job.chunks, encode_part, &job);
-    }
-    return rc;
-}
-
 static void decode_part(void *ctx, int64_t task)
 {
     const struct tiles *job = ctx;
@@ -193,16 +179,28 @@ static void decode_part(void *ctx, int64_t task)
     }
 }
 
-int cpu_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
-                    const struct tensor *scale, const struct gpu_tiles *spec)
+static int run_tiles(const char *op, struct gpu_stream *stream, void (*fn)(void *, int64_t), const struct tensor *codes,
+                     const struct tensor *w, const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    int rc = check_tiles("tile_decode", codes, w, scale, spec);
+    int rc = check_tiles(op, codes, w, scale, spec);
 
     if (rc == 0) {
         struct tiles job = tiles_job(w, spec);
         job.codes = codes->data;
         job.scale = scale->data;
-        stream_run(stream, job.rows * job.chunks, decode_part, &job);
+        stream_run(stream, job.rows * job.chunks, fn, &job);
     }
     return rc;
+}
+
+int cpu_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                    const struct tensor *scale, const struct gpu_tiles *spec)
+{
+    return run_tiles("tile_encode", stream, encode_part, codes, w, scale, spec);
+}
+
+int cpu_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
+                    const struct tensor *scale, const struct gpu_tiles *spec)
+{
+    return run_tiles("tile_decode", stream, decode_part, codes, w, scale, spec);
 }
