@@ -110,11 +110,7 @@ static int solve_on_tiles(struct run *run, const struct qtensor *q, struct solve
     const struct gpu *gpu = run->p->gpu;
     bool flat = q->scheme.kind == QTENSOR_NF4;
     int64_t rows = flat ? 1 : q->rows, cols = flat ? q->rows * q->cols : q->cols;
-    const struct gpu_tiles tiles = {.element = flat                                 ? GPU_ELEMENT_NF4
-                                               : q->scheme.element == DTYPE_F8_E5M2 ? GPU_ELEMENT_E5M2
-                                                                                    : GPU_ELEMENT_E4M3,
-                                    .rows = flat ? 1 : q->scheme.group_rows,
-                                    .cols = q->scheme.group_size};
+    const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
     struct tensor w = tensor_2d(s->wq.data, DTYPE_F32, rows, cols);
 
     int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, (const int64_t[]){rows, cols}, &s->codes);

@@ -270,3 +270,14 @@ double qtensor_bits_per_weight(const struct qtensor *q)
         return s->bits + scales;
     }
 }
+
+struct gpu_tiles qtensor_tiles(const struct qscheme *scheme)
+{
+    bool flat = scheme->kind == QTENSOR_NF4;
+
+    return (struct gpu_tiles){.element = flat                               ? GPU_ELEMENT_NF4
+                                         : scheme->element == DTYPE_F8_E5M2 ? GPU_ELEMENT_E5M2
+                                                                            : GPU_ELEMENT_E4M3,
+                              .rows = flat ? 1 : scheme->group_rows,
+                              .cols = scheme->group_size};
+}

@@ -90,6 +90,8 @@ int qtensor_reserve_index(struct qtensor *q, int64_t count);
 void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
 /* out [rows, cols] F32, in fp32 arithmetic as runtimes do it. */
 void qtensor_dequantize(const struct qtensor *q, float *out);
+/* FLOAT8 and NF4: the tiles that share a scale. NF4's are runs of the weight as one row. */
+struct gpu_tiles qtensor_tiles(const struct qscheme *scheme);
 /* Bits per weight with all that is stored beside the codes. */
 double qtensor_bits_per_weight(const struct qtensor *q);
 /* The 256 values that the scales of nested NF4 are codes of, ascending: bitsandbytes' signed dynamic map. */

@@ -129,14 +129,14 @@ int quant_check_finite(const struct solve_context *context, const struct linear_
 }
 
 int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
-                     int64_t bands, int64_t groups, float *host)
+                     struct qtensor *q)
 {
     const struct gpu *gpu = context->gpu;
     struct tensor most = {0};
 
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){bands, groups}, &most);
+    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &most);
     rc = rc != 0 ? rc : gpu->ops->tile_range(context->stream, &most, w, spec);
-    rc = rc != 0 ? rc : gpu->ops->download(context->stream, host, most.data, tensor_bytes(&most));
+    rc = rc != 0 ? rc : gpu->ops->download(context->stream, q->scales, most.data, tensor_bytes(&most));
     gpu_tensor_free(gpu, &most);
     return rc;
 }

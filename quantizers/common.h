@@ -36,10 +36,10 @@ void quant_work_deinit(struct quant_work *work, const struct gpu *gpu); /* zeroe
 int quant_work_round(const struct solve_context *context, struct quant_work *work);
 /* Download codes and grid into job->result, which the caller owns then. */
 int quant_work_take(const struct solve_context *context, const struct quant_work *work, struct linear_job *job);
-/* For codes of elements (gpu_tiles). The largest magnitudes of w's tiles to the host, [bands, groups]; and codes for
- * q->scales [row_groups, groups], which are those of the tiles. w F32, as many weights as q has. */
+/* For codes of elements (gpu_tiles): the largest magnitudes of w's tiles into q->scales, and codes for the scales that
+ * stand there. w F32, as many weights as q has. */
 int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
-                     int64_t bands, int64_t groups, float *host);
+                     struct qtensor *q);
 int quant_tile_encode(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
                       struct qtensor *q);
 /* A positive scale as dtype (F32, F16 or BF16) stores it; beyond its range at either end, the last value that it has.

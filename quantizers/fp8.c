@@ -81,13 +81,6 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-static struct gpu_tiles tiles_of(const struct qscheme *scheme)
-{
-    return (struct gpu_tiles){.element = scheme->element == DTYPE_F8_E5M2 ? GPU_ELEMENT_E5M2 : GPU_ELEMENT_E4M3,
-                              .rows = scheme->group_rows,
-                              .cols = scheme->group_size};
-}
-
 /* Shape and ranges of one linear: the largest magnitude of each scale's weights into q->scales. */
 static int range_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
@@ -95,15 +88,15 @@ static int range_linear(const struct solve_context *context, const struct linear
 
     int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
     made.scale_dtype = context->scale_dtype;
-    const struct gpu_tiles tiles = tiles_of(&made);
+    const struct gpu_tiles tiles = qtensor_tiles(&made);
     rc = rc != 0 ? rc : quant_check_finite(context, job);
     rc = rc != 0 ? rc : qtensor_new(job->name, &made, job->weight->shape[0], job->weight->shape[1], q);
-    return rc != 0 ? rc : quant_tile_range(context, job->weight, &tiles, q->row_groups, q->groups, q->scales);
+    return rc != 0 ? rc : quant_tile_range(context, job->weight, &tiles, q);
 }
 
 static int encode_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
-    const struct gpu_tiles tiles = tiles_of(&q->scheme);
+    const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
     float largest = q->scheme.element == DTYPE_F8_E5M2 ? DTYPE_E5M2_MAX : DTYPE_E4M3_MAX;
 
     for (int64_t i = 0; i < q->row_groups * q->groups; i++) {

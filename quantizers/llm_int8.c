@@ -46,7 +46,7 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
 static int encode(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
     const struct gpu_tiles tiles = {GPU_ELEMENT_INT8, 1, q->cols};
-    int rc = quant_tile_range(context, job->weight, &tiles, q->rows, 1, q->scales);
+    int rc = quant_tile_range(context, job->weight, &tiles, q);
 
     for (int64_t n = 0; rc == 0 && n < q->rows; n++) {
         q->scales[n] = q->scales[n] > 0 ? quant_store_scale(q->scales[n] / LARGEST, q->scheme.scale_dtype) : 1.0f;

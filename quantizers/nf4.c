@@ -107,10 +107,10 @@ static int solve_linear(const struct solve_context *context, const struct layer_
     (void)stats;
     int rc = scheme(job->params, rows, cols, &made);
     made.scale_dtype = context->scale_dtype;
-    const struct gpu_tiles tiles = {GPU_ELEMENT_NF4, 1, made.group_size};
+    const struct gpu_tiles tiles = qtensor_tiles(&made);
     rc = rc != 0 ? rc : quant_check_finite(context, job);
     rc = rc != 0 ? rc : qtensor_new(job->name, &made, rows, cols, &q);
-    rc = rc != 0 ? rc : quant_tile_range(context, &flat, &tiles, 1, q.groups, q.scales);
+    rc = rc != 0 ? rc : quant_tile_range(context, &flat, &tiles, &q);
     if (rc == 0) {
         store_scales(&q);
         rc = quant_tile_encode(context, &flat, &tiles, &q);
