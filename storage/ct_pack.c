@@ -11,7 +11,7 @@
 #include "storage/ct.h"
 
 #include "base/err.h"
-#include "storage/pack.h"
+#include "models/pack.h"
 
 #include <assert.h>
 #include <string.h>

@@ -14,7 +14,7 @@
 
 #include "base/err.h"
 #include "base/fs.h"
-#include "storage/pack.h"
+#include "models/pack.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -95,9 +95,7 @@ static void fill_tensor(const struct qtensor *q, enum table_tensor which, void *
         memcpy(out, q->tables, (size_t)(q->rows * entries) * sizeof(float));
         break;
     case TABLE_QWEIGHT:
-        for (int64_t n = 0; n < q->rows; n++) {
-            pack_stream(q->codes + n * q->cols, q->cols, 1, q->scheme.bits, (uint32_t *)out + n, q->rows);
-        }
+        pack_down(q->codes, q->rows, q->cols, q->scheme.bits, out);
         break;
     case TABLE_ROWS:
         for (int64_t n = 0; n <= q->rows; n++) {

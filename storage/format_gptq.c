@@ -12,7 +12,7 @@
 #include "storage/format_common.h"
 
 #include "base/err.h"
-#include "storage/pack.h"
+#include "models/pack.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -121,9 +121,7 @@ static int encode(const struct qtensor *q, int index, int subtract, void *out)
 {
     switch ((enum gptq_tensor)index) {
     case GPTQ_QWEIGHT:
-        for (int64_t n = 0; n < q->rows; n++) {
-            pack_stream(q->codes + n * q->cols, q->cols, 1, q->scheme.bits, (uint32_t *)out + n, q->rows);
-        }
+        pack_down(q->codes, q->rows, q->cols, q->scheme.bits, out);
         return 0;
     case GPTQ_QZEROS:
         return encode_zeros(q, subtract, out);
