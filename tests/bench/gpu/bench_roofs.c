@@ -1,10 +1,13 @@
 /* What a device reaches in single operations, through the table that jobs use: the roofs that a job's phases are held
- * to. Prints rows of a markdown table; each figure is the median of five runs behind a warm-up.
+ * to. Prints rows of a markdown table as they come; each figure is the median of five runs behind a warm-up, of fewer
+ * where they take long.
  *
- *   bench_roofs DEVICE MODULE_DIR [SCALE]
+ *   bench_roofs DEVICE MODULE_DIR [SCALE [VALUES]]
  *
- * SCALE divides every size (default 1; 16 lets a CPU try the program in seconds). Exit 77 when there is no such device.
- */
+ * SCALE divides every size (default 1; 16 lets a CPU try the program in seconds). The file VALUES gets what job.py
+ * reads, a line "name value" each: TFLOP/s of the best products, GB/s of copies. The last column is the share of the
+ * best product with BF16 operands so far, or of the copy on the device. Products with F32 operands come from a second
+ * handle of the device, opened with QUANTD_CUDA_MATH=fp32. Exit 77 when there is no such device. */
 
 #include "base/err.h"
 #include "gpu/gpu.h"
@@ -12,17 +15,32 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define RUNS 5
+#define PATIENCE 2.0 /* seconds: no further run of what has taken as long */
+#define LAUNCHES 1000
 #define EXIT_SKIP 77
 
 struct bench {
     struct gpu gpu;
     const struct gpu_ops *ops;
     struct gpu_stream *stream;
-    int64_t scale;
+    FILE *values; /* or NULL */
+    int64_t scale, tokens;
+    double product, product_f32, copy, h2d, d2h; /* the best so far: TFLOP/s, GB/s */
 };
+
+struct operands {
+    struct tensor x, w, y, h, u, scale, zero, codes, work;
+    struct gpu_grid grid;
+    struct gpu_attention attention;
+    void *host;
+    size_t bytes;
+};
+
+typedef void operation(struct bench *b, struct operands *o);
 
 static void must(int rc)
 {
@@ -47,26 +65,41 @@ static struct tensor empty(struct bench *b, enum dtype dtype, int64_t rows, int6
 }
 
 /* Never zeros: a chip is faster on them than on anything real. */
-static struct tensor filled(struct bench *b, int64_t rows, int64_t cols, uint32_t seed)
+static void noise(float *data, int64_t count, uint32_t seed)
+{
+    for (int64_t i = 0; i < count; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        data[i] = (float)(int32_t)seed * 0x1p-31f;
+    }
+}
+
+static struct tensor filled(struct bench *b, enum dtype dtype, int64_t rows, int64_t cols, uint32_t seed)
 {
     struct tensor tensor = empty(b, DTYPE_F32, rows, cols);
     float *host = malloc(tensor_bytes(&tensor));
     if (host == NULL) {
         must(err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld numbers", (long long)tensor_count(&tensor)));
     }
-    for (int64_t i = 0; i < tensor_count(&tensor); i++) {
-        seed = seed * 1664525u + 1013904223u;
-        host[i] = (float)(int32_t)seed * 0x1p-31f;
-    }
+    noise(host, tensor_count(&tensor), seed);
     must(b->ops->upload(b->stream, tensor.data, host, tensor_bytes(&tensor)));
     must(b->ops->stream_sync(b->stream));
     free(host);
+    if (dtype != DTYPE_F32) {
+        struct tensor narrow = empty(b, dtype, rows, cols);
+        must(b->ops->convert(b->stream, &narrow, &tensor));
+        must(b->ops->stream_sync(b->stream));
+        gpu_tensor_free(&b->gpu, &tensor);
+        return narrow;
+    }
     return tensor;
 }
 
-static void drop(struct bench *b, struct tensor *tensor)
+static void drop(struct bench *b, struct operands *o)
 {
-    gpu_tensor_free(&b->gpu, tensor);
+    struct tensor *const all[] = {&o->x, &o->w, &o->y, &o->h, &o->u, &o->scale, &o->zero, &o->codes, &o->work};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        gpu_tensor_free(&b->gpu, all[i]);
+    }
 }
 
 static int by_value(const void *a, const void *b)
@@ -75,130 +108,271 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median_of(struct bench *b, void (*run)(struct bench *, void *), void *context)
+/* Seconds of run, with prepare (or NULL) before each one and outside the time. */
+static double median_of(struct bench *b, operation *prepare, operation *run, struct operands *o)
 {
-    double seconds[RUNS];
+    double seconds[RUNS + 1], spent = 0;
+    int count = 0;
 
-    run(b, context);
-    must(b->ops->stream_sync(b->stream));
-    for (int i = 0; i < RUNS; i++) {
-        double start = now();
-        run(b, context);
+    while (count <= RUNS && (count < 2 || spent < PATIENCE)) {
+        if (prepare != NULL) {
+            prepare(b, o);
+        }
         must(b->ops->stream_sync(b->stream));
-        seconds[i] = now() - start;
+        double start = now();
+        run(b, o);
+        must(b->ops->stream_sync(b->stream));
+        seconds[count] = now() - start;
+        spent += seconds[count++];
     }
-    qsort(seconds, RUNS, sizeof(seconds[0]), by_value);
-    return seconds[RUNS / 2];
+    qsort(seconds + 1, (size_t)count - 1, sizeof(seconds[0]), by_value); /* the first warmed up */
+    return seconds[1 + (count - 1) / 2];
 }
 
-static void row(const char *what, int64_t a, int64_t n, double seconds, double work, const char *unit)
+/* `best` is what the rate is a share of, or NULL. */
+static void row(const char *what, int64_t a, int64_t n, double seconds, double rate, const char *unit,
+                const double *best)
 {
-    printf("| %s | %lld | %lld | %.3f | %.2f %s |\n", what, (long long)a, (long long)n, seconds * 1e3, work / seconds,
-           unit);
+    printf("| %s | %lld | %lld | %.3f | %.2f %s |", what, (long long)a, (long long)n, seconds * 1e3, rate, unit);
+    if (best != NULL && *best > 0) {
+        printf(" %.1f %% |\n", 100 * rate / *best);
+    } else {
+        printf(" |\n");
+    }
     fflush(stdout);
 }
 
-struct operands {
-    struct tensor x, w, y, h, u, scale, zero, codes, work;
-    struct gpu_grid grid;
-    void *host;
-    size_t bytes;
-};
-
-static void run_linear(struct bench *b, void *context)
+static void value(struct bench *b, const char *name, int64_t n, double value)
 {
-    struct operands *o = context;
+    if (b->values != NULL) {
+        if (n > 0) {
+            fprintf(b->values, "%s_%lld %.6g\n", name, (long long)(n * b->scale), value);
+        } else {
+            fprintf(b->values, "%s %.6g\n", name, value);
+        }
+        fflush(b->values);
+    }
+}
+
+static void keep_best(double *best, double rate)
+{
+    *best = rate > *best ? rate : *best;
+}
+
+static void run_linear(struct bench *b, struct operands *o)
+{
     must(b->ops->linear(b->stream, &o->y, &o->x, &o->w, NULL));
 }
 
-static void run_gram(struct bench *b, void *context)
+static void run_gram(struct bench *b, struct operands *o)
 {
-    struct operands *o = context;
     must(b->ops->gram(b->stream, &o->h, &o->x));
 }
 
-static void run_convert(struct bench *b, void *context)
+static void run_convert(struct bench *b, struct operands *o)
 {
-    struct operands *o = context;
     must(b->ops->convert(b->stream, &o->y, &o->x));
 }
 
-static void run_upload(struct bench *b, void *context)
+static void run_upload(struct bench *b, struct operands *o)
 {
-    struct operands *o = context;
     must(b->ops->upload(b->stream, o->x.data, o->host, o->bytes));
 }
 
-static void run_download(struct bench *b, void *context)
+static void run_upload_pinned(struct bench *b, struct operands *o)
 {
-    struct operands *o = context;
+    must(b->ops->upload_pinned(b->stream, o->x.data, o->host, o->bytes));
+}
+
+static void run_download(struct bench *b, struct operands *o)
+{
     must(b->ops->download(b->stream, o->host, o->x.data, o->bytes));
 }
 
-static void run_factor(struct bench *b, void *context)
+static void run_launches(struct bench *b, struct operands *o)
 {
-    struct operands *o = context;
+    for (int i = 0; i < LAUNCHES; i++) {
+        must(b->ops->add(b->stream, &o->y, &o->x));
+    }
+}
+
+static void run_attention(struct bench *b, struct operands *o)
+{
+    must(b->ops->attention(b->stream, &o->y, &o->x, &o->w, &o->work, &o->attention));
+}
+
+static void run_rmsnorm(struct bench *b, struct operands *o)
+{
+    must(b->ops->rmsnorm(b->stream, &o->y, &o->x, &o->w, 1e-5f));
+}
+
+static void run_swiglu(struct bench *b, struct operands *o)
+{
+    must(b->ops->swiglu(b->stream, &o->y, &o->x, &o->work));
+}
+
+static void run_factor(struct bench *b, struct operands *o)
+{
     must(b->ops->factor(b->stream, &o->u, &o->h, &(struct gpu_factor){.damp_percent = 0.01}));
 }
 
-static void run_grid(struct bench *b, void *context)
+static void run_grid(struct bench *b, struct operands *o)
 {
-    struct operands *o = context;
     must(b->ops->grid(b->stream, &o->scale, &o->zero, &o->w, NULL, &o->grid));
 }
 
-static void run_sweep(struct bench *b, void *context)
+static void prepare_sweep(struct bench *b, struct operands *o)
 {
-    struct operands *o = context;
-    double loss;
     must(b->ops->convert(b->stream, &o->work, &o->w));
+}
+
+static void run_sweep(struct bench *b, struct operands *o)
+{
+    double loss;
     must(b->ops->sweep(b->stream, &o->codes, &o->work, &o->u, &o->scale, &o->zero, NULL, 128, &o->grid, &loss));
 }
 
-static void run_output_error(struct bench *b, void *context)
+static void run_output_error(struct bench *b, struct operands *o)
 {
-    struct operands *o = context;
     double error, signal;
     must(b->ops->output_error(b->stream, &error, &signal, &o->w, &o->work, &o->h));
 }
 
-static void time_linear(struct bench *b, int64_t tokens, int64_t in, int64_t out)
+static void time_linear(struct bench *b, const char *what, enum dtype weights, int64_t tokens, int64_t in, int64_t out,
+                        double *best)
 {
-    struct operands o = {.x = filled(b, tokens, in, 1), .w = filled(b, out, in, 2)};
+    struct operands o = {.x = filled(b, DTYPE_F32, tokens, in, 1), .w = filled(b, weights, out, in, 2)};
     o.y = empty(b, DTYPE_F32, tokens, out);
-    row("linear, F32 in and out", tokens, out, median_of(b, run_linear, &o),
-        2e-12 * (double)tokens * (double)in * (double)out, "TFLOP/s");
-    drop(b, &o.x);
-    drop(b, &o.w);
-    drop(b, &o.y);
+    double seconds = median_of(b, NULL, run_linear, &o);
+    double rate = 2e-12 * (double)tokens * (double)in * (double)out / seconds;
+    char name[96];
+
+    keep_best(best, rate);
+    snprintf(name, sizeof(name), "%s, %lld inputs", what, (long long)in);
+    row(name, tokens, out, seconds, rate, "TFLOP/s", &b->product);
+    drop(b, &o);
 }
 
-static void time_copies(struct bench *b, int64_t tokens, int64_t width)
+static void time_gram(struct bench *b, int64_t n)
 {
-    struct operands o = {.x = filled(b, tokens, width, 3), .y = empty(b, DTYPE_F32, tokens, width)};
-    double bytes = (double)tensor_bytes(&o.x);
-    o.bytes = tensor_bytes(&o.x);
-    o.host = calloc(1, o.bytes);
+    struct operands o = {.x = filled(b, DTYPE_F32, b->tokens, n, 4), .h = empty(b, DTYPE_F32, n, n)};
+    double seconds = median_of(b, NULL, run_gram, &o);
+    double rate = 1e-12 * (double)b->tokens * (double)n * (double)n / seconds;
+
+    row("gram, the half that counts", b->tokens, n, seconds, rate, "TFLOP/s", &b->product);
+    value(b, "gram", n, rate);
+    drop(b, &o);
+    time_linear(b, "the same in full, as a linear", DTYPE_BF16, n, b->tokens, n, &b->product);
+}
+
+static void time_hosts(struct bench *b, struct operands *o, const char *to, const char *from, bool pinned)
+{
+    double bytes = 1e-9 * (double)o->bytes;
+    double up = median_of(b, NULL, run_upload, o), down = median_of(b, NULL, run_download, o);
+    int64_t rows = o->x.shape[0], cols = o->x.shape[1];
+
+    noise(o->host, tensor_count(&o->x), 6);
+    row(to, rows, cols, up, bytes / up, "GB/s", &b->copy);
+    keep_best(&b->h2d, bytes / up);
+    if (pinned) {
+        up = median_of(b, NULL, run_upload_pinned, o);
+        row("host to device, pinned and waited for once", rows, cols, up, bytes / up, "GB/s", &b->copy);
+        keep_best(&b->h2d, bytes / up);
+    }
+    row(from, rows, cols, down, bytes / down, "GB/s", &b->copy);
+    keep_best(&b->d2h, bytes / down);
+}
+
+static void time_copies(struct bench *b, int64_t width)
+{
+    struct operands o = {.x = filled(b, DTYPE_F32, b->tokens, width, 3),
+                         .y = empty(b, DTYPE_F32, b->tokens, width),
+                         .bytes = (size_t)(b->tokens * width) * sizeof(float)};
+    double bytes = 1e-9 * (double)o.bytes, seconds = median_of(b, NULL, run_convert, &o);
+
+    b->copy = 2 * bytes / seconds;
+    row("copy on the device, read and write", b->tokens, width, seconds, b->copy, "GB/s", &b->copy);
+    gpu_tensor_free(&b->gpu, &o.y);
+    o.y = empty(b, DTYPE_BF16, b->tokens, width);
+    seconds = median_of(b, NULL, run_convert, &o);
+    row("F32 to BF16", b->tokens, width, seconds, 1.5 * bytes / seconds, "GB/s", &b->copy);
+    o.host = malloc(o.bytes);
     if (o.host == NULL) {
         must(err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for copies"));
     }
-    row("copy on the device", tokens, width, median_of(b, run_convert, &o), 2e-9 * bytes, "GB/s");
-    drop(b, &o.y);
-    o.y = empty(b, DTYPE_BF16, tokens, width);
-    row("F32 to BF16", tokens, width, median_of(b, run_convert, &o), 1.5e-9 * bytes, "GB/s");
-    row("host to device", tokens, width, median_of(b, run_upload, &o), 1e-9 * bytes, "GB/s");
-    row("device to host", tokens, width, median_of(b, run_download, &o), 1e-9 * bytes, "GB/s");
-    drop(b, &o.x);
-    drop(b, &o.y);
+    noise(o.host, tensor_count(&o.x), 5);
+    time_hosts(b, &o, "host to device, pageable", "device to host, pageable", false);
     free(o.host);
+    must(b->ops->host_alloc(b->gpu.device, o.bytes, &o.host));
+    noise(o.host, tensor_count(&o.x), 5);
+    time_hosts(b, &o, "host to device, pinned through the ring", "device to host, into pinned", true);
+    b->ops->host_free(b->gpu.device, o.host);
+    drop(b, &o);
+    struct operands small = {.x = filled(b, DTYPE_F32, 1, 64, 7), .y = empty(b, DTYPE_F32, 1, 64)};
+    seconds = median_of(b, NULL, run_launches, &small) / LAUNCHES;
+    row("small kernel, queued a thousand times", 1, 64, seconds, 1e6 * seconds, "us each", NULL);
+    drop(b, &small);
+    value(b, "copy", 0, b->copy);
+    value(b, "h2d", 0, b->h2d);
+    value(b, "d2h", 0, b->d2h);
 }
 
-static void time_solve(struct bench *b, int64_t tokens, int64_t rows, int64_t n)
+/* What a block does between its products. */
+static void time_elementwise(struct bench *b, int64_t h, int64_t f)
+{
+    int64_t length = b->tokens / 4, dim = 128, heads = h / dim > 0 ? h / dim : 1;
+    struct operands o = {
+        .x = filled(b, DTYPE_F32, b->tokens, heads * dim, 8),
+        .w = filled(b, DTYPE_F32, b->tokens, heads * dim, 9),
+        .work = filled(b, DTYPE_F32, b->tokens, heads * dim, 10),
+        .y = empty(b, DTYPE_F32, b->tokens, heads * dim),
+        .attention = {
+            .sequences = 4, .length = length, .heads = heads, .kv_heads = heads, .head_dim = dim, .scale = 0.088f}};
+    double seconds = median_of(b, NULL, run_attention, &o);
+    double rate = 8e-12 * (double)length * (double)length * (double)(heads * dim) / seconds;
+    row("attention, the half that counts", b->tokens, heads * dim, seconds, rate, "TFLOP/s", &b->product);
+    drop(b, &o);
+    o = (struct operands){.x = filled(b, DTYPE_F32, b->tokens, f, 11),
+                          .work = filled(b, DTYPE_F32, b->tokens, f, 12),
+                          .y = empty(b, DTYPE_F32, b->tokens, f)};
+    o.w = filled(b, DTYPE_F32, 1, f, 13);
+    o.w.rank = 1;
+    o.w.shape[0] = f;
+    o.w.shape[1] = 1;
+    seconds = median_of(b, NULL, run_rmsnorm, &o);
+    row("rmsnorm", b->tokens, f, seconds, 8e-9 * (double)(b->tokens * f) / seconds, "GB/s", &b->copy);
+    seconds = median_of(b, NULL, run_swiglu, &o);
+    row("swiglu", b->tokens, f, seconds, 12e-9 * (double)(b->tokens * f) / seconds, "GB/s", &b->copy);
+    drop(b, &o);
+}
+
+/* h of [tokens, n] noise, mirrored and scaled. */
+static void fill_hessian(struct bench *b, struct operands *o, int64_t n)
+{
+    struct operands inputs = {.x = filled(b, DTYPE_F32, b->tokens, n, 4), .h = o->h};
+    run_gram(b, &inputs);
+    must(b->ops->symmetrize(b->stream, &o->h, 2.0 / (double)b->tokens));
+    must(b->ops->stream_sync(b->stream));
+    gpu_tensor_free(&b->gpu, &inputs.x);
+}
+
+static void time_factor(struct bench *b, int64_t n)
+{
+    struct operands o = {.h = empty(b, DTYPE_F32, n, n), .u = empty(b, DTYPE_F32, n, n)};
+    fill_hessian(b, &o, n);
+    double seconds = median_of(b, NULL, run_factor, &o);
+    double rate = 2e-12 / 3 * (double)n * (double)n * (double)n / seconds;
+
+    row("factor: Cholesky and inverse", n, n, seconds, rate, "TFLOP/s", &b->product);
+    value(b, "factor", n, rate);
+    drop(b, &o);
+}
+
+static void time_sweep(struct bench *b, int64_t rows, int64_t n)
 {
     int64_t group = n % 128 == 0 ? 128 : n;
-    double cubed = (double)n * (double)n * (double)n, product = (double)rows * (double)n * (double)n;
-    struct operands o = {.x = filled(b, tokens, n, 4),
-                         .w = filled(b, rows, n, 5),
+    double product = (double)rows * (double)n * (double)n;
+    struct operands o = {.w = filled(b, DTYPE_F32, rows, n, 5),
                          .h = empty(b, DTYPE_F32, n, n),
                          .u = empty(b, DTYPE_F32, n, n),
                          .scale = empty(b, DTYPE_F32, rows, n / group),
@@ -208,52 +382,117 @@ static void time_solve(struct bench *b, int64_t tokens, int64_t rows, int64_t n)
                          .grid = {.bits = 4,
                                   .group_size = group,
                                   .mse = true,
-                                  .norm = 2.4,
+                                  .norm = 3.0,
                                   .max_shrink = 0.8,
                                   .steps = 100,
                                   .scale_dtype = DTYPE_BF16}};
-    row("gram, useful half", tokens, n, median_of(b, run_gram, &o), 1e-12 * (double)tokens * (double)n * (double)n,
-        "TFLOP/s");
-    must(b->ops->symmetrize(b->stream, &o.h, 2.0 / (double)tokens));
-    row("factor", n, n, median_of(b, run_factor, &o), 2e-12 / 3 * cubed, "TFLOP/s");
-    row("grid with search", rows, n, median_of(b, run_grid, &o), 1e-9 * (double)rows * (double)n, "G weights/s");
-    double seconds = median_of(b, run_sweep, &o);
-    row("sweep", rows, n, seconds, 1e-12 * product, "TFLOP/s");
-    row("sweep, by column", rows, n, seconds, 1e-6 * (double)n, "M columns/s");
-    row("output_error, both", rows, n, median_of(b, run_output_error, &o), 2e-12 * product, "TFLOP/s");
-    struct tensor *const all[] = {&o.x, &o.w, &o.h, &o.u, &o.scale, &o.zero, &o.codes, &o.work};
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-        drop(b, all[i]);
+    fill_hessian(b, &o, n);
+    run_factor(b, &o);
+    double seconds = median_of(b, NULL, run_grid, &o);
+    row("grid with search", rows, n, seconds, 1e-9 * (double)(rows * n) / seconds, "G weights/s", NULL);
+    seconds = median_of(b, prepare_sweep, run_sweep, &o);
+    row(n > 128 ? "sweep" : "sweep of one block, its kernel alone", rows, n, seconds, 1e9 * seconds / (double)n,
+        "ns a column", NULL);
+    if (n > 128) {
+        row("sweep, its products", rows, n, seconds, 1e-12 * product / seconds, "TFLOP/s", &b->product);
+        seconds = median_of(b, NULL, run_output_error, &o);
+        row("output_error, both", rows, n, seconds, 2e-12 * product / seconds, "TFLOP/s", &b->product);
     }
+    drop(b, &o);
+}
+
+static void open_device(struct bench *b, const char *device)
+{
+    must(gpu_open(device, 0, &b->gpu));
+    b->ops = b->gpu.ops;
+    must(b->ops->stream_new(b->gpu.device, &b->stream));
+    printf("\n%s: %s, %s\n\n", b->gpu.info.id, b->gpu.info.name, b->gpu.info.detail);
+    printf("| operation | rows | columns | ms | rate | of the best |\n|---|---|---|---|---|---|\n");
+}
+
+static void close_device(struct bench *b)
+{
+    b->ops->stream_free(b->stream);
+    gpu_close(&b->gpu);
+}
+
+static void time_products(struct bench *b, int64_t h, int64_t f)
+{
+    const char *plain = "linear, weights BF16";
+
+    time_linear(b, plain, DTYPE_BF16, b->tokens, h, h, &b->product);
+    time_linear(b, plain, DTYPE_BF16, b->tokens, h, f, &b->product);
+    time_linear(b, plain, DTYPE_BF16, b->tokens, f, h, &b->product);
+    time_linear(b, plain, DTYPE_BF16, 4 * b->tokens, h, f, &b->product);
+    time_linear(b, "linear, weights F32", DTYPE_F32, b->tokens, h, f, &b->product);
+}
+
+/* As the sweep calls them behind each block of 128 columns, and a long one. */
+static void time_products_f32(struct bench *b, int64_t h, int64_t f, int64_t block)
+{
+    time_linear(b, "F32 operands", DTYPE_F32, b->tokens, h, h, &b->product_f32);
+    time_linear(b, "F32, behind a block", DTYPE_F32, 3 * h, block, h, &b->product_f32);
+    time_linear(b, "F32, behind a block", DTYPE_F32, 2 * f, block, h, &b->product_f32);
+    time_linear(b, "F32, behind a block", DTYPE_F32, h, block, f, &b->product_f32);
+    value(b, "product_f32", 0, b->product_f32);
+}
+
+static int time_all(struct bench *b, const char *device)
+{
+    int64_t h = 4096 / b->scale, f = 11008 / b->scale, wide = 14336 / b->scale;
+
+    open_device(b, device);
+    time_products(b, h, f);
+    time_copies(b, f);
+    for (int i = 0; i < 3; i++) {
+        time_gram(b, (const int64_t[]){h, f, wide}[i]);
+    }
+    value(b, "product", 0, b->product);
+    time_elementwise(b, h, f);
+    for (int i = 0; i < 4; i++) {
+        time_factor(b, (const int64_t[]){h, 2 * h, f, wide}[i]);
+    }
+    time_sweep(b, 3 * h, 128);
+    time_sweep(b, 3 * h, h);
+    time_sweep(b, 2 * f, h);
+    time_sweep(b, h, f);
+    close_device(b);
+    if (setenv("QUANTD_CUDA_MATH", "fp32", 1) != 0) {
+        return -1;
+    }
+    open_device(b, device);
+    time_products_f32(b, h, f, 128);
+    close_device(b);
+    return 0;
 }
 
 int main(int argc, char **argv)
 {
     struct bench b = {.scale = argc > 3 ? atoll(argv[3]) : 1};
+    struct gpu probe;
 
-    if (argc < 3 || b.scale < 1) {
-        fprintf(stderr, "usage: bench_roofs DEVICE MODULE_DIR [SCALE]\n");
+    if (argc < 3 || b.scale < 1 || b.scale > 32) {
+        fprintf(stderr, "usage: bench_roofs DEVICE MODULE_DIR [SCALE [VALUES]], SCALE 1 to 32\n");
         return 2;
     }
     must(gpu_load_backends(argv[2]));
-    if (gpu_open(argv[1], 0, &b.gpu) != 0) {
+    if (gpu_open(argv[1], 0, &probe) != 0) {
         printf("no device '%s': %s", argv[1], gpu_backend_notes());
         return EXIT_SKIP;
     }
-    b.ops = b.gpu.ops;
-    must(b.ops->stream_new(b.gpu.device, &b.stream));
-    int64_t tokens = 8192 / b.scale, h = 4096 / b.scale, f = 11008 / b.scale;
-    printf("\n%s: %s, %s\n\n| operation | rows | columns | ms | rate |\n|---|---|---|---|---|\n", b.gpu.info.id,
-           b.gpu.info.name, b.gpu.info.detail);
-    time_linear(&b, tokens, h, h);
-    time_linear(&b, tokens, h, f);
-    time_linear(&b, tokens, f, h);
-    time_copies(&b, tokens, f);
-    time_solve(&b, tokens, 3 * h, h);
-    time_solve(&b, tokens, 2 * f, h);
-    time_solve(&b, tokens, h, 2 * h);
-    time_solve(&b, tokens, h, f);
-    b.ops->stream_free(b.stream);
-    gpu_close(&b.gpu);
+    gpu_close(&probe);
+    if (argc > 4 && (b.values = fopen(argv[4], "w")) == NULL) {
+        perror(argv[4]);
+        return EXIT_FAILURE;
+    }
+    b.tokens = 8192 / b.scale;
+    if (time_all(&b, argv[1]) != 0) {
+        return EXIT_FAILURE;
+    }
+    printf("\nBest: %.1f TFLOP/s with BF16 operands, %.1f with F32; copy %.0f GB/s, from the host %.1f, to it %.1f.\n",
+           b.product, b.product_f32, b.copy, b.h2d, b.d2h);
+    if (b.values != NULL && fclose(b.values) != 0) {
+        return EXIT_FAILURE;
+    }
     return EXIT_SUCCESS;
 }
