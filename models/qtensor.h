@@ -98,7 +98,8 @@ double qtensor_bits_per_weight(const struct qtensor *q);
 void qtensor_nested_levels(float out[256]);
 
 /* A finished block's checkpoint: one safetensors file with <name>.<part> for each part and the schemes in __metadata__.
- * Written to temp, fsynced, renamed, directory fsynced; sha256 of the file in hex[65]. */
+ * Codes of fewer than 8 bits are packed in it, row by row. Written to temp, fsynced, renamed, directory fsynced; sha256
+ * of the file in hex[65]. ERR_INTERNAL when a code is beyond its bits. */
 int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65]);
 
 struct qtensor_file;

@@ -1,15 +1,17 @@
 /* A finished block on disk: one safetensors file, so that any reader can look into it.
  *
  * Item i is <name>.<part> for each of its parts (qtensor_parts); the schemes are a JSON list under "schemes" in
- * __metadata__, in the order that they were saved. Whatever disagrees with that is ERR_SOURCE_CORRUPT: the caller
- * throws the checkpoint away and solves the block again. */
+ * __metadata__, in the order that they were saved. Codes of fewer than eight bits are packed: each row is a
+ * little-endian stream that ends in zero bits up to a whole byte, and the array in the file is as wide as that.
+ * Whatever disagrees with this is ERR_SOURCE_CORRUPT: the caller throws the checkpoint away and solves the block again.
+ */
 
-#include "models/qtensor.h"
+#include "models/qtensor_internal.h"
 
 #include "base/digest.h"
 #include "base/err.h"
-#include "base/fs.h"
 #include "base/json.h"
+#include "models/pack.h"
 #include "models/safetensors.h"
 
 #include <errno.h>
@@ -20,132 +22,36 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SCHEMES "schemes"
-#define ITEMS_MAX 4096
-#define PATH_BYTES 4096
+#define STRETCH_BYTES ((int64_t)1 << 20)
 
-static void part_name(const struct qtensor *q, const struct qtensor_part *part, char out[160])
+void qtensor_part_name(const struct qtensor *q, const struct qtensor_part *part, char out[160])
 {
     snprintf(out, 160, "%s.%s", q->name, part->suffix);
 }
 
-static size_t part_bytes(const struct qtensor_part *part)
+size_t qtensor_part_bytes(const struct qtensor_part *part)
 {
     return (size_t)part->rows * (size_t)part->cols * dtype_rows[part->dtype].bytes;
 }
 
-static json_t *scheme_json(const struct qtensor *q)
+bool qtensor_is_packed(const struct qtensor *q, const struct qtensor_part *part)
 {
-    const struct qscheme *s = &q->scheme;
+    enum qtensor_kind kind = q->scheme.kind;
 
-    return json_pack(
-        "{s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:i, s:i, s:i, s:s, s:s, s:i, s:b, s:I, s:f, s:f, s:I, s:I, s:I}",
-        "name", q->name, "kind", qtensor_kind_names[s->kind], "bits", s->bits, "group_size", (json_int_t)s->group_size,
-        "group_rows", (json_int_t)s->group_rows, "per_channel", (int)s->per_channel, "sym", (int)s->sym, "nested",
-        (int)s->nested, "codebooks", s->codebooks, "block_type", s->block_type, "element", (int)s->element,
-        "scale_dtype", dtype_rows[s->scale_dtype].name, "weight_dtype", dtype_rows[s->weight_dtype].name,
-        "input_number", (int)s->input.number, "input_dynamic", (int)s->input.dynamic, "input_run",
-        (json_int_t)s->input.run, "input_scale", (double)q->input_scale, "input_threshold", (double)s->input_threshold,
-        "rows", (json_int_t)q->rows, "cols", (json_int_t)q->cols, "index_count", (json_int_t)q->index_count);
+    return (kind == QTENSOR_INT || kind == QTENSOR_NF4 || kind == QTENSOR_TABLE) && q->scheme.bits < 8 &&
+           strcmp(part->suffix, "codes") == 0;
 }
 
-static int add_schemes(struct safetensors_writer *writer, const struct qtensor *items, int count)
+int64_t qtensor_stored_cols(const struct qtensor *q, const struct qtensor_part *part)
 {
-    json_t *list = json_array();
-    int failed = 0;
-
-    for (int i = 0; i < count; i++) {
-        failed |= json_array_append_new(list, scheme_json(&items[i]));
-    }
-    char *text = failed == 0 ? json_dumps(list, JSON_COMPACT) : NULL;
-    json_decref(list);
-    if (text == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d schemes", count);
-    }
-    int rc = safetensors_writer_metadata(writer, SCHEMES, text);
-    free(text);
-    return rc;
+    return qtensor_is_packed(q, part) ? pack_bytes(part->cols, q->scheme.bits) : part->cols;
 }
 
-static int declare_item(struct safetensors_writer *writer, const struct qtensor *q)
+int64_t qtensor_stretch_rows(int64_t rows, int64_t row_bytes)
 {
-    struct qtensor_part parts[QTENSOR_PARTS_MAX];
-    int count = qtensor_parts(q, parts), rc = 0;
-    char name[160];
+    int64_t most = STRETCH_BYTES / row_bytes;
 
-    for (int i = 0; rc == 0 && i < count; i++) {
-        part_name(q, &parts[i], name);
-        rc = safetensors_writer_declare(writer, name, parts[i].dtype, 2,
-                                        (const int64_t[]){parts[i].rows, parts[i].cols});
-    }
-    return rc;
-}
-
-static int put_item(struct safetensors_writer *writer, const struct qtensor *q)
-{
-    struct qtensor_part parts[QTENSOR_PARTS_MAX];
-    int count = qtensor_parts(q, parts), rc = 0;
-    char name[160];
-
-    for (int i = 0; rc == 0 && i < count; i++) {
-        part_name(q, &parts[i], name);
-        rc = safetensors_writer_put(writer, name, 0, parts[i].data, part_bytes(&parts[i]));
-    }
-    return rc;
-}
-
-static int write_items(struct safetensors_writer *writer, const struct qtensor *items, int count)
-{
-    int rc = add_schemes(writer, items, count);
-
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = declare_item(writer, &items[i]);
-    }
-    rc = rc != 0 ? rc : safetensors_writer_begin(writer);
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = put_item(writer, &items[i]);
-    }
-    return rc != 0 ? rc : safetensors_writer_finish(writer);
-}
-
-static int hash_path(const char *path, char hex[DIGEST_HEX_SIZE])
-{
-    int64_t size;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0) {
-        return err_raise_errno(errno, "cannot open %s", path);
-    }
-    int rc = digest_file(fd, hex, &size);
-    close(fd);
-    return rc;
-}
-
-int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65])
-{
-    struct safetensors_writer *writer = NULL;
-    char temp[PATH_BYTES], digest[DIGEST_HEX_SIZE];
-
-    int rc = fs_path(temp, sizeof(temp), "%s.tmp", path);
-    if (rc != 0 || count < 0 || count > ITEMS_MAX) {
-        return rc != 0 ? rc : err_raise(ERR_INTERNAL, "%d tensors in one checkpoint", count);
-    }
-    rc = safetensors_writer_new(temp, &writer);
-    rc = rc != 0 ? rc : write_items(writer, items, count);
-    safetensors_writer_free(writer);
-    rc = rc != 0 ? rc : hash_path(temp, digest);
-    if (rc == 0 && rename(temp, path) != 0) {
-        rc = err_raise_errno(errno, "cannot rename to %s", path);
-    }
-    if (rc != 0) {
-        (void)unlink(temp);
-        return err_pass(rc, "save %s", path);
-    }
-    rc = fs_sync_parent(path);
-    if (rc == 0) {
-        memcpy(hex, digest, sizeof(digest));
-    }
-    return rc;
+    return most < 1 ? 1 : most < rows ? most : rows;
 }
 
 struct qtensor_file {
@@ -246,10 +152,10 @@ static int check_parts(const struct qtensor_file *file, const struct qtensor *q,
     char name[160];
 
     for (int i = 0; i < count; i++) {
-        part_name(q, &parts[i], name);
+        qtensor_part_name(q, &parts[i], name);
         const struct safetensors_entry *entry = safetensors_find(file->file, name);
         if (entry == NULL || entry->dtype != parts[i].dtype || entry->rank != 2 || entry->shape[0] != parts[i].rows ||
-            entry->shape[1] != parts[i].cols) {
+            entry->shape[1] != qtensor_stored_cols(q, &parts[i])) {
             return corrupt(q->name, "an array is missing or has another shape than its scheme");
         }
     }
@@ -261,7 +167,7 @@ static int parse_items(struct qtensor_file *file, const json_t *list)
 {
     size_t count = json_array_size(list), parts = 0;
 
-    if (!json_is_array(list) || count > ITEMS_MAX) {
+    if (!json_is_array(list) || count > QTENSOR_ITEMS_MAX) {
         return corrupt("a block", "its list of schemes is damaged");
     }
     file->items = calloc(count + 1, sizeof(*file->items));
@@ -283,7 +189,7 @@ static int parse_items(struct qtensor_file *file, const json_t *list)
 static int load_schemes(struct qtensor_file *file)
 {
     json_t *list = NULL;
-    const char *text = safetensors_metadata(file->file, SCHEMES);
+    const char *text = safetensors_metadata(file->file, QTENSOR_SCHEMES);
 
     if (text == NULL || json_parse(text, strlen(text), 4, &list) != 0) {
         return corrupt("a block", "it has no list of schemes");
@@ -388,6 +294,9 @@ static int64_t most_of(const struct qtensor *q, const char *suffix)
 
 static bool part_fits(const struct qtensor *q, const struct qtensor_part *part)
 {
+    if (qtensor_is_packed(q, part)) {
+        return true; /* no more than their bits were unpacked */
+    }
     int64_t count = part->rows * part->cols, most = most_of(q, part->suffix);
 
     if (part->dtype == DTYPE_F32) {
@@ -420,19 +329,65 @@ static int check_values(const struct qtensor *q)
     return 0;
 }
 
+/* What lies behind the last code of a row. */
+static bool row_is_padded(const struct qtensor *q, const uint8_t *packed, int64_t row_bytes)
+{
+    int used = (int)(q->cols % 8 * q->scheme.bits % 8);
+
+    return used == 0 || packed[row_bytes - 1] >> used == 0;
+}
+
+static int unpack_rows(const struct qtensor *q, int64_t first, int64_t rows, int64_t row_bytes, const uint8_t *packed)
+{
+    for (int64_t n = 0; n < rows; n++) {
+        if (!row_is_padded(q, packed + n * row_bytes, row_bytes)) {
+            return corrupt(q->name, "a row of packed codes does not end in zeros");
+        }
+        pack_uncodes(packed + n * row_bytes, q->cols, q->scheme.bits, q->codes + (first + n) * q->cols);
+    }
+    return 0;
+}
+
+static int read_packed(const struct qtensor_file *file, const char *name, const struct qtensor *q, int64_t row_bytes)
+{
+    const struct safetensors_entry *entry = safetensors_find(file->file, name);
+    int64_t most = qtensor_stretch_rows(q->rows, row_bytes);
+    uint8_t *stretch = malloc((size_t)(most * row_bytes));
+    int rc = 0;
+
+    if (stretch == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to unpack %s", name);
+    }
+    for (int64_t n = 0; rc == 0 && n < q->rows; n += most) {
+        int64_t rows = q->rows - n < most ? q->rows - n : most;
+        rc = safetensors_read(file->file, entry, (uint64_t)(n * row_bytes), stretch, (size_t)(rows * row_bytes));
+        rc = rc != 0 ? rc : unpack_rows(q, n, rows, row_bytes, stretch);
+    }
+    free(stretch);
+    return rc;
+}
+
+static int read_part(const struct qtensor_file *file, const struct qtensor *q, const struct qtensor_part *part)
+{
+    char name[160];
+
+    qtensor_part_name(q, part, name);
+    return qtensor_is_packed(q, part) ? read_packed(file, name, q, qtensor_stored_cols(q, part))
+                                      : safetensors_read(file->file, safetensors_find(file->file, name), 0, part->data,
+                                                         qtensor_part_bytes(part));
+}
+
 int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out)
 {
     const struct qtensor *meta = &file->items[i];
     struct qtensor_part parts[QTENSOR_PARTS_MAX];
     struct qtensor q = {0};
-    char name[160];
 
     int rc = qtensor_new(meta->name, &meta->scheme, meta->rows, meta->cols, &q);
     rc = rc != 0 || meta->index_count == 0 ? rc : qtensor_reserve_index(&q, meta->index_count);
     int count = rc == 0 ? qtensor_parts(&q, parts) : 0;
     for (int k = 0; rc == 0 && k < count; k++) {
-        part_name(meta, &parts[k], name);
-        rc = safetensors_read(file->file, safetensors_find(file->file, name), 0, parts[k].data, part_bytes(&parts[k]));
+        rc = read_part(file, &q, &parts[k]);
     }
     rc = rc != 0 ? rc : check_values(&q);
     if (rc != 0) {

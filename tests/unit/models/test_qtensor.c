@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -156,6 +157,93 @@ START_TEST(test_damage)
 }
 END_TEST
 
+/* Codes of every width and kind that is packed, rows that do not end on a byte, more rows than one stretch holds: they
+ * come back, and the file has their bits and no more. */
+START_TEST(test_packed_codes)
+{
+    static const struct {
+        enum qtensor_kind kind;
+        int bits;
+        int64_t rows, cols;
+    } cases[] = {{QTENSOR_INT, 2, 5, 7},  {QTENSOR_INT, 3, 3, 1},    {QTENSOR_INT, 5, 4, 13},
+                 {QTENSOR_INT, 7, 2, 9},  {QTENSOR_INT, 8, 3, 5},    {QTENSOR_INT, 4, 700, 4001},
+                 {QTENSOR_NF4, 4, 3, 15}, {QTENSOR_TABLE, 3, 6, 11}, {QTENSOR_TABLE, 8, 2, 300}};
+    char folder[256], path[300], hex[65];
+
+    scratch_make(folder);
+    snprintf(path, sizeof(path), "%s/block", folder);
+    for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
+        int64_t rows = cases[c].rows, cols = cases[c].cols, bits = cases[c].bits;
+        struct qscheme scheme = {
+            .kind = cases[c].kind, .bits = (int)bits, .group_size = cols, .scale_dtype = DTYPE_F32};
+        struct qtensor q, read;
+        struct qtensor_file *file;
+        uint32_t seed = 7;
+        char *text;
+        size_t size;
+        ck_assert_rc_ok(qtensor_new("m", &scheme, rows, cols, &q));
+        for (int64_t i = 0; i < rows * cols; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            q.codes[i] = (uint8_t)(seed >> 24 & ((1u << bits) - 1));
+        }
+        ck_assert_rc_ok(qtensor_save(path, &q, 1, hex));
+        ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
+        ck_assert_rc_ok(qtensor_file_read(file, 0, &read));
+        ck_assert_int_eq(memcmp(read.codes, q.codes, (size_t)(rows * cols)), 0);
+        ck_assert_rc_ok(fs_read_file(path, 1 << 22, &text, &size));
+        struct qtensor_part parts[QTENSOR_PARTS_MAX];
+        uint64_t head;
+        memcpy(&head, text, sizeof(head));
+        size_t wanted = sizeof(head) + head;
+        for (int i = qtensor_parts(&q, parts) - 1; i > 0; i--) {
+            wanted += (size_t)(parts[i].rows * parts[i].cols) * dtype_rows[parts[i].dtype].bytes;
+        }
+        ck_assert_uint_eq(size, wanted + (size_t)(rows * ((cols * bits + 7) / 8)));
+        free(text);
+        qtensor_file_close(file);
+        qtensor_deinit(&read);
+        qtensor_deinit(&q);
+    }
+    scratch_remove(folder);
+}
+END_TEST
+
+/* What follows a row's last code is zero, and what is saved fits its bits. */
+START_TEST(test_packed_damage)
+{
+    static const struct qscheme scheme = {.bits = 3, .group_size = 7, .sym = true, .scale_dtype = DTYPE_F32};
+    char folder[256], path[300], hex[65], *text;
+    struct qtensor_file *file;
+    struct qtensor q, read;
+    size_t size;
+
+    scratch_make(folder);
+    snprintf(path, sizeof(path), "%s/block", folder);
+    ck_assert_rc_ok(qtensor_new("m", &scheme, 2, 7, &q));
+    q.codes[13] = 7;
+    ck_assert_rc_ok(qtensor_save(path, &q, 1, hex));
+    ck_assert_rc_ok(fs_read_file(path, 1 << 20, &text, &size));
+    char *row = text + size - 2 - 3; /* zero points [2, 1] lie last, before them rows of 21 bits */
+    ck_assert_uint_eq((unsigned char)row[2], 7 << 2);
+    for (int bit = 0; bit < 8; bit++) {
+        row[2] = (char)(7 << 2 ^ 1 << bit);
+        ck_assert_rc_ok(fs_write_atomic(path, text, size));
+        ck_assert_rc_ok(qtensor_file_open(path, NULL, &file));
+        int rc = qtensor_file_read(file, 0, &read);
+        ck_assert_int_eq(rc, bit < 5 ? 0 : ERR_SOURCE_CORRUPT);
+        if (rc == 0) {
+            qtensor_deinit(&read);
+        }
+        qtensor_file_close(file);
+    }
+    free(text);
+    q.codes[0] = 8;
+    ck_assert_int_eq(qtensor_save(path, &q, 1, hex), ERR_INTERNAL);
+    qtensor_deinit(&q);
+    scratch_remove(folder);
+}
+END_TEST
+
 START_TEST(test_save_fails)
 {
     char hex[65] = "untouched";
@@ -165,4 +253,5 @@ START_TEST(test_save_fails)
 }
 END_TEST
 
-UNIT_MAIN("qtensor", test_new, test_dequantize, test_round_trip, test_damage, test_save_fails)
+UNIT_MAIN("qtensor", test_new, test_dequantize, test_round_trip, test_damage, test_packed_codes, test_packed_damage,
+          test_save_fails)
