@@ -1,9 +1,9 @@
 /* What a run leaves on disk between blocks, and how another goes on from it.
  *
- * Every block's results are committed when the block is done. Its chains are written only when that costs little beside
- * the time since they were last written: on a fast device with many tokens they are far larger than the results, and a
- * disk would set the pace. A resume therefore goes back to the last block with chains and runs the blocks behind it
- * again, which ends in the same bytes, without committing them twice. */
+ * A block's results go to disk while the next one computes, and are committed as soon as they are there. Its chains are
+ * written only when that costs little beside the time since they were last written: on a fast device with many tokens
+ * they are far larger than the results, and a disk would set the pace. A resume therefore goes back to the last block
+ * with chains and runs the blocks behind it again, which ends in the same bytes, without committing them twice. */
 
 #include "jobs/run.h"
 
@@ -182,33 +182,74 @@ static int note_block(struct run *run, int64_t index, const char *file, const ch
     return 0;
 }
 
-/* Files first, then the row that makes them count, then the chain files that it replaces go. */
-int checkpoint_block(struct run *run, int64_t index, const struct block_items *items, const json_t *rows)
+static void close_pending(struct run *run)
 {
-    char file[64];
-    char path[600];
+    json_decref(run->pending.chains);
+    json_decref(run->pending.notes);
+    json_decref(run->pending.rows);
+    run->pending = (struct pending){.open = false};
+}
+
+/* Files first, then the row that makes them count, then the chain files that it replaces go. */
+static int commit_pending(struct run *run)
+{
+    struct pending *pending = &run->pending;
     char sha256[DIGEST_HEX_SIZE];
+
+    int rc = results_wait(run->results, sha256);
+    if (rc == 0) {
+        rc = run->p->hooks.block_done(run->p->hooks.data, pending->index, pending->file, sha256, pending->chains,
+                                      pending->notes, pending->rows);
+    }
+    if (rc == 0) {
+        rc = note_block(run, pending->index, pending->file, sha256, pending->chains);
+    }
+    if (pending->chains_saved && (rc == 0 || rc == ERR_INTERRUPTED)) {
+        sweep_chain(run->hidden, "calibration", pending->chains);
+        sweep_chain(run->eval_float, "eval_float", pending->chains);
+        sweep_chain(run->eval_quant, "eval_quant", pending->chains);
+    }
+    close_pending(run);
+    return rc;
+}
+
+int checkpoint_commit(struct run *run, bool wait)
+{
+    return run->pending.open && (wait || results_ready(run->results)) ? commit_pending(run) : 0;
+}
+
+void checkpoint_drop(struct run *run)
+{
+    if (run->pending.open) {
+        close_pending(run);
+    }
+}
+
+int checkpoint_block(struct run *run, int64_t index, struct block_items *items, json_t *rows)
+{
+    char path[600];
 
     if (index < run->committed) {
         return turn_chains(run);
     }
-    snprintf(file, sizeof(file), "block-%05lld.safetensors", (long long)index);
-    int rc = fs_path(path, sizeof(path), "%s/%s", run->p->directory, file);
-    rc = rc != 0 ? rc : qtensor_save(path, items->list, items->count, sha256);
-    json_t *chains = json_object();
-    bool due = chains_due(run, index);
-    rc = rc != 0 ? rc : due ? save_chains(run, index, chains) : turn_chains(run);
-    if (rc == 0) {
-        rc = run->p->hooks.block_done(run->p->hooks.data, index, file, sha256, chains, run->notes, rows);
+    int rc = checkpoint_commit(run, true);
+    if (rc != 0) {
+        return rc;
     }
-    if (rc == 0) {
-        rc = note_block(run, index, file, sha256, chains);
+    struct pending pending = {.open = true, .index = index, .chains = json_object()};
+    snprintf(pending.file, sizeof(pending.file), "block-%05lld.safetensors", (long long)index);
+    pending.chains_saved = chains_due(run, index);
+    rc = pending.chains_saved ? save_chains(run, index, pending.chains) : turn_chains(run);
+    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", run->p->directory, pending.file);
+    rc = rc != 0 ? rc : results_start(run->results, path, items);
+    if (rc != 0) {
+        json_decref(pending.chains);
+        return rc;
     }
-    if (due && (rc == 0 || rc == ERR_INTERRUPTED)) {
-        sweep_chain(run->hidden, "calibration", chains);
-        sweep_chain(run->eval_float, "eval_float", chains);
-        sweep_chain(run->eval_quant, "eval_quant", chains);
-    }
-    json_decref(chains);
-    return rc;
+    pending.notes = json_incref(run->notes);
+    pending.rows = json_incref(rows);
+    run->pending = pending;
+    /* A device that ran out of memory keeps no codes beside the next block: whether it runs out again must not depend
+     * on how fast a disk is. */
+    return run->keep_on_device ? 0 : checkpoint_commit(run, true);
 }

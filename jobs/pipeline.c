@@ -39,7 +39,8 @@ int run_tick(struct run *run, double share, const char *phase)
     run->block_fraction = share;
     double blocks = (double)run->config->num_layers;
     double done = ((double)run->block_index + share) / blocks;
-    return run->p->hooks.tick(run->p->hooks.data, 0.95 * done, phase);
+    int rc = checkpoint_commit(run, false);
+    return rc != 0 ? rc : run->p->hooks.tick(run->p->hooks.data, 0.95 * done, phase);
 }
 
 void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops)
@@ -88,6 +89,7 @@ static void close_run(struct run *run)
     flow_deinit(&run->calibration, run->p->gpu);
     flow_deinit(&run->evaluation, run->p->gpu);
     block_reader_free(run->reader);
+    results_free(run->results);
     if (run->stream != NULL) {
         run->p->gpu->ops->stream_free(run->stream);
     }
@@ -138,7 +140,7 @@ static int run_block(struct run *run, int64_t index)
     }
     run->next_row = again ? run->first_row : run->next_row;
     run->first_row = rc == 0 ? run->next_row : run->first_row;
-    block_items_deinit(&items);
+    block_items_deinit(&items, run->p->gpu);
     json_decref(rows);
     json_decref(run->notes);
     run->notes = NULL;
@@ -146,8 +148,8 @@ static int run_block(struct run *run, int64_t index)
 }
 
 /* What is left for activations once a block and its solve have their place: the F32 weights twice, as one block goes
- * when the next comes, three squares of the widest site for the Hessian, its factor and a copy, four copies of the
- * largest linear, and a sixteenth of the device for scratch and what the allocator cannot use. */
+ * when the next comes, and the codes of one, three squares of the widest site for the Hessian, its factor and a copy,
+ * four copies of the largest linear, and a sixteenth of the device for scratch and what the allocator cannot use. */
 static int64_t device_activations(const struct run *run)
 {
     const struct model_config *c = run->config;
@@ -166,26 +168,21 @@ static int64_t device_activations(const struct run *run)
         largest = count > largest ? count : largest;
         widest = (double)cols > widest ? (double)cols : widest;
     }
-    double taken = sizeof(float) * (2 * weights + 3 * widest * widest + 4 * largest) + (double)info.memory_total / 16;
+    double taken =
+        sizeof(float) * (2.25 * weights + 3 * widest * widest + 4 * largest) + (double)info.memory_total / 16;
     double left = (double)info.memory_free - taken;
     return left > 0 ? (int64_t)left : 0;
 }
 
 /* A thread of its own reads the next block where the device computes by itself; where it would take cores from the
- * computation, the system reads ahead. It counts as activations do, and leaves them the larger part. */
+ * computation, the system reads ahead. A device that ran out of memory keeps nothing that it could do without. */
 static void open_reader(struct run *run)
 {
     const struct pipeline *p = run->p;
-    int64_t bytes = block_reader_bytes(p->model);
 
-    if (p->gpu->info.host_memory || bytes > run->budget.limit / 2) {
-        return;
-    }
-    if (block_reader_new(p->model, p->gpu, &run->reader) != 0) {
+    if (!p->gpu->info.host_memory && run->keep_on_device && block_reader_new(p->model, p->gpu, &run->reader) != 0) {
         log_err(LOG_INFO, "blocks are not read ahead", NULL);
-        return;
     }
-    run->budget.limit -= bytes;
 }
 
 static int open_run(struct run *run)
@@ -194,6 +191,7 @@ static int open_run(struct run *run)
     int rc = p->gpu->ops->stream_new(p->gpu->device, &run->stream);
 
     run->budget.stream = run->stream;
+    rc = rc != 0 ? rc : results_new(p->gpu, &run->results);
     if (rc == 0) {
         open_reader(run);
     }
@@ -210,6 +208,26 @@ static int open_run(struct run *run)
     return rc != 0 ? rc : checkpoint_resume(run);
 }
 
+/* A block that is on its way to disk is done, whatever became of the next one; unless nobody wants it any more. */
+static int end_blocks(struct run *run, int rc)
+{
+    struct err_record record;
+
+    if (rc == 0) {
+        return checkpoint_commit(run, true);
+    }
+    err_take(&record);
+    if (rc == ERR_CANCELLED) {
+        checkpoint_drop(run);
+    }
+    int last = checkpoint_commit(run, true);
+    if (rc == ERR_GPU_OUT_OF_MEMORY && last != 0 && last != ERR_GPU_OUT_OF_MEMORY) {
+        return last; /* asking for less would not help */
+    }
+    err_restore(&record);
+    return rc;
+}
+
 static int run_blocks(struct run *run, struct evaluation_result *result)
 {
     int rc = open_run(run);
@@ -217,6 +235,7 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
     for (int64_t i = run->first_block; rc == 0 && i < run->config->num_layers; i++) {
         rc = run_block(run, i);
     }
+    rc = end_blocks(run, rc);
     if (rc == 0 && run->eval_quant != NULL) {
         double mark = clock_monotonic_seconds();
         run->block_index = run->config->num_layers;

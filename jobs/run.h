@@ -14,13 +14,24 @@ struct flow {
     struct tensor x, in, wide;          /* device scratch: [batch*length, hidden], [.., hidden], [.., widest] */
 };
 
+/* What is committed once a block's file is there. */
+struct pending {
+    bool open;
+    int64_t index;
+    char file[64];
+    json_t *chains, *notes, *rows;
+    bool chains_saved;
+};
+
 struct run {
     const struct pipeline *p;
     const struct model_config *config;
     struct gpu_stream *stream;
     struct block_reader *reader; /* of the next block; NULL: the system reads ahead */
-    int64_t batch_tokens;        /* of a micro-batch */
-    bool keep_on_device;         /* activations, where they fit */
+    struct results *results;     /* of the block before */
+    struct pending pending;
+    int64_t batch_tokens; /* of a micro-batch */
+    bool keep_on_device;  /* activations, where they fit */
     struct chain_budget budget;
     struct flow calibration, evaluation;   /* set == NULL when there is none */
     struct chain *hidden;                  /* calibration activations, quantized path */
@@ -65,16 +76,31 @@ void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double
 #define BLOCK_ITEMS_MAX (2 * LINEAR_COUNT + LINEAR_COUNT + NORM_COUNT + 2)
 struct block_items {
     struct qtensor list[BLOCK_ITEMS_MAX];
+    struct tensor codes[BLOCK_ITEMS_MAX]; /* on the device: what list[i].codes waits for; data NULL: it does not */
     int count;
 };
-void block_items_deinit(struct block_items *items);
+void block_items_deinit(struct block_items *items, const struct gpu *gpu);
 
 /* --- checkpoint.c */
 /* Bring the chains to where the committed blocks left them, or nearest before; sets first_block. */
 int checkpoint_resume(struct run *run);
-/* The open block is done: its items and, when it is time, its chains go to disk and are committed. A block that was
- * committed by an earlier attempt and only ran again for its chains is not committed again. */
-int checkpoint_block(struct run *run, int64_t index, const struct block_items *items, const json_t *rows);
+/* The open block is done: its chains go to disk when it is time, and its items, which are taken over, on a thread of
+ * their own. The block before is committed first. A block that was committed by an earlier attempt and only ran again
+ * for its chains is not committed again. */
+int checkpoint_block(struct run *run, int64_t index, struct block_items *items, json_t *rows);
+/* Commit the block that is on its way to disk if its file is there; wait: as soon as it is. */
+int checkpoint_commit(struct run *run, bool wait);
+/* Let go of a block that is on its way: it was never done. */
+void checkpoint_drop(struct run *run);
+
+/* --- results.c: one finished block at a time on its way to its file, beside the run */
+struct results;
+int results_new(const struct gpu *gpu, struct results **out);
+void results_free(struct results *results); /* waits; NULL is fine */
+/* Takes the items over. None may be on its way. */
+int results_start(struct results *results, const char *path, struct block_items *items);
+bool results_ready(const struct results *results); /* results_wait will not wait */
+int results_wait(struct results *results, char sha256[65]);
 
 /* --- sites.c: the calibration set through the open block */
 /* Quantize every linear of the open block in true-sequential order; results go to items, report rows to rows. The

@@ -59,17 +59,20 @@ static void list_jobs(struct run *run, struct block *block, enum site site, stru
 }
 
 /* The dequantized weight on the device; INT with its codes and grid, which the split into rounding and clipping needs.
- */
+ * What the method left on the device is the job's. */
 struct solved {
     struct tensor wq, codes, scale, zero;
+    bool left;
 };
 
 static void solved_deinit(struct solved *s, const struct gpu *gpu)
 {
     gpu_tensor_free(gpu, &s->wq);
-    gpu_tensor_free(gpu, &s->codes);
-    gpu_tensor_free(gpu, &s->scale);
-    gpu_tensor_free(gpu, &s->zero);
+    if (!s->left) {
+        gpu_tensor_free(gpu, &s->codes);
+        gpu_tensor_free(gpu, &s->scale);
+        gpu_tensor_free(gpu, &s->zero);
+    }
 }
 
 static int upload_zeros(struct run *run, const struct qtensor *q, const struct tensor *zero)
@@ -89,7 +92,7 @@ static int upload_zeros(struct run *run, const struct qtensor *q, const struct t
     return rc;
 }
 
-static int solve_on_grid(struct run *run, const struct qtensor *q, const struct gpu_grid *grid, struct solved *s)
+static int upload_grid(struct run *run, const struct qtensor *q, struct solved *s)
 {
     const struct gpu *gpu = run->p->gpu;
     const int64_t shape[2] = {q->rows, q->cols};
@@ -100,8 +103,22 @@ static int solve_on_grid(struct run *run, const struct qtensor *q, const struct 
     rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &s->zero);
     rc = rc != 0 ? rc : gpu->ops->upload(run->stream, s->codes.data, q->codes, tensor_bytes(&s->codes));
     rc = rc != 0 ? rc : gpu->ops->upload(run->stream, s->scale.data, q->scales, tensor_bytes(&s->scale));
-    rc = rc != 0 ? rc : upload_zeros(run, q, &s->zero);
-    return rc != 0 ? rc : gpu->ops->dequantize(run->stream, &s->wq, &s->codes, &s->scale, &s->zero, grid);
+    return rc != 0 ? rc : upload_zeros(run, q, &s->zero);
+}
+
+static int solve_on_grid(struct run *run, const struct linear_job *job, const struct gpu_grid *grid, struct solved *s)
+{
+    int rc = 0;
+
+    s->left = job->codes.data != NULL;
+    if (s->left) {
+        s->codes = job->codes;
+        s->scale = job->scale;
+        s->zero = job->zero;
+    } else {
+        rc = upload_grid(run, &job->result, s);
+    }
+    return rc != 0 ? rc : run->p->gpu->ops->dequantize(run->stream, &s->wq, &s->codes, &s->scale, &s->zero, grid);
 }
 
 /* Elements of a fixed set, with a scale for each tile. NF4's tiles are runs of the weight laid out flat. */
@@ -153,7 +170,7 @@ static int measure(struct run *run, const struct tensor *weight, const struct li
 
     int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &solved->wq);
     rc = rc != 0    ? rc
-         : on_grid  ? solve_on_grid(run, q, &grid, solved)
+         : on_grid  ? solve_on_grid(run, job, &grid, solved)
          : on_tiles ? solve_on_tiles(run, q, solved)
                     : solve_on_host(run, q, solved);
     rc = rc != 0 ? rc
@@ -309,6 +326,7 @@ static int solve_all(struct run *run, const struct layer_stats *stats, enum site
         .stream = run->stream,
         .scale_dtype = run->p->spec->format->scale_dtype(model_dtype(run->p->model)),
         .seed = (uint64_t)run->p->spec->seed,
+        .on_device = true,
         .tick = solve_tick,
         .tick_data = &tick,
     };
@@ -318,6 +336,27 @@ static int solve_all(struct run *run, const struct layer_stats *stats, enum site
     for (int i = 0; rc == 0 && i < site->count; i++) {
         rc = done[i] ? 0 : solve_alike(&context, stats, site, i, done);
     }
+    return rc;
+}
+
+/* A job's result goes to the block's items. Codes that the device keeps in memory of its own leave it when the block is
+ * done. */
+static int keep_result(struct run *run, struct linear_job *job, struct block_items *items)
+{
+    const struct gpu *gpu = run->p->gpu;
+    int rc = 0;
+
+    gpu_tensor_free(gpu, &job->scale);
+    gpu_tensor_free(gpu, &job->zero);
+    if (job->result.name[0] == '\0') {
+        return 0; /* solve may not have come to it */
+    }
+    if (job->codes.data != NULL && gpu->info.host_memory) {
+        rc = gpu->ops->download(run->stream, job->result.codes, job->codes.data, tensor_bytes(&job->codes));
+        gpu_tensor_free(gpu, &job->codes);
+    }
+    items->list[items->count] = job->result;
+    items->codes[items->count++] = job->codes;
     return rc;
 }
 
@@ -332,18 +371,18 @@ int site_solve(struct run *run, struct block *block, enum site site, const struc
     run_charge(run, PHASE_SOLVE, &mark, rc == 0 && jobs.count > 0 ? solve_flops(&jobs) : 0);
     for (int i = 0; i < jobs.count; i++) {
         rc = rc != 0 ? rc : take_result(run, block, &jobs, i, stats, rows);
-        if (jobs.jobs[i].result.name[0] != '\0') { /* solve may not have come to it */
-            items->list[items->count++] = jobs.jobs[i].result;
-        }
+        int kept = keep_result(run, &jobs.jobs[i], items);
+        rc = rc != 0 ? rc : kept;
     }
     run_charge(run, PHASE_MEASURE, &mark, 0);
     return rc != 0 ? err_pass(rc, "block %lld site %d", (long long)run->block_index, (int)site) : 0;
 }
 
-void block_items_deinit(struct block_items *items)
+void block_items_deinit(struct block_items *items, const struct gpu *gpu)
 {
     for (int i = 0; i < items->count; i++) {
         qtensor_deinit(&items->list[i]);
+        gpu_tensor_free(gpu, &items->codes[i]);
     }
     items->count = 0;
 }

@@ -1,6 +1,7 @@
-/* One buffer, one thread at a time: a block is read while the one before it computes, and has been uploaded when the
- * next begins to be read. A thread that fails leaves nothing: whoever wants the bytes then reads them and meets the
- * error. */
+/* One place on the device, one thread at a time: a block is read while the one before it computes, and has been widened
+ * out of there when the next begins to be read. Pieces go through two halves of pinned memory, one being read while the
+ * other is on its way. A thread that fails leaves nothing: whoever wants the bytes then reads them and meets the error.
+ */
 
 #include "models/block_reader.h"
 
@@ -13,13 +14,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE_BYTES ((uint64_t)4 << 20) /* between two looks at `stop` */
-#define ALIGNMENT 64
+#define PIECE_BYTES ((uint64_t)8 << 20) /* between two looks at `stop` */
+#define ALIGNMENT 256
 
 struct block_reader {
     const struct model *model;
     const struct gpu *gpu;
-    char *bytes;
+    struct gpu_stream *stream;                   /* uploads wait for no computation */
+    char *pinned[2];                             /* host, PIECE_BYTES each */
+    int half;                                    /* the one to read into */
+    char *bytes;                                 /* device */
     struct model_tensor list[BLOCK_TENSORS_MAX]; /* of the open block; in this order in `bytes` */
     int count;
     bool running, whole;
@@ -55,20 +59,24 @@ int64_t block_reader_bytes(const struct model *model)
 
 int block_reader_new(const struct model *model, const struct gpu *gpu, struct block_reader **out)
 {
-    void *bytes;
-    int rc = gpu->ops->host_alloc(gpu->device, (size_t)block_reader_bytes(model), &bytes);
-
-    if (rc != 0) {
-        return err_pass(rc, "memory to read a block ahead");
-    }
     struct block_reader *reader = calloc(1, sizeof(*reader));
+    void *pinned = NULL, *bytes = NULL;
+
     if (reader == NULL) {
-        gpu->ops->host_free(gpu->device, bytes);
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a reader");
     }
     reader->model = model;
     reader->gpu = gpu;
+    int rc = gpu->ops->stream_new(gpu->device, &reader->stream);
+    rc = rc != 0 ? rc : gpu->ops->host_alloc(gpu->device, 2 * PIECE_BYTES, &pinned);
+    reader->pinned[0] = pinned;
+    rc = rc != 0 ? rc : gpu->ops->alloc(gpu->device, (size_t)block_reader_bytes(model), &bytes);
     reader->bytes = bytes;
+    if (rc != 0) {
+        block_reader_free(reader);
+        return err_pass(rc, "memory to read a block ahead");
+    }
+    reader->pinned[1] = reader->pinned[0] + PIECE_BYTES;
     *out = reader;
     return 0;
 }
@@ -84,11 +92,29 @@ static void join(struct block_reader *reader)
 void block_reader_free(struct block_reader *reader)
 {
     if (reader != NULL) {
+        const struct gpu *gpu = reader->gpu;
         atomic_store(&reader->stop, true);
         join(reader);
-        reader->gpu->ops->host_free(reader->gpu->device, reader->bytes);
+        if (reader->stream != NULL) {
+            gpu->ops->stream_free(reader->stream); /* waits for what is on its way */
+        }
+        gpu->ops->host_free(gpu->device, reader->pinned[0]);
+        gpu->ops->free(gpu->device, reader->bytes);
         free(reader);
     }
+}
+
+/* The other half may still be on its way when this one has been read, and is not when this one leaves. */
+static int read_piece(struct block_reader *reader, const struct model_tensor *tensor, uint64_t at, size_t size,
+                      char *to)
+{
+    const struct gpu_ops *ops = reader->gpu->ops;
+    char *half = reader->pinned[reader->half];
+
+    reader->half = 1 - reader->half;
+    int rc = safetensors_read(tensor->file, tensor->entry, at, half, size);
+    rc = rc != 0 ? rc : ops->stream_sync(reader->stream);
+    return rc != 0 ? rc : ops->upload_pinned(reader->stream, to + at, half, size);
 }
 
 static int read_tensor(struct block_reader *reader, const struct model_tensor *tensor, char *to)
@@ -98,8 +124,7 @@ static int read_tensor(struct block_reader *reader, const struct model_tensor *t
 
     for (uint64_t at = 0; rc == 0 && at < bytes && !atomic_load(&reader->stop); at += PIECE_BYTES) {
         uint64_t left = bytes - at;
-        rc = safetensors_read(tensor->file, tensor->entry, at, to + at,
-                              (size_t)(left < PIECE_BYTES ? left : PIECE_BYTES));
+        rc = read_piece(reader, tensor, at, (size_t)(left < PIECE_BYTES ? left : PIECE_BYTES), to);
     }
     return rc;
 }
@@ -115,6 +140,7 @@ static void *read_block(void *data)
         rc = read_tensor(reader, &reader->list[i], to);
         to += padded(stored_bytes(&reader->list[i]));
     }
+    rc = rc != 0 ? rc : reader->gpu->ops->stream_sync(reader->stream);
     if (rc != 0) {
         log_err(LOG_INFO, "block not read ahead", NULL);
     }

@@ -56,7 +56,7 @@ void model_prefetch_tensor(const struct model *model, const char *name);
  * ERR_NON_FINITE_VALUE naming tensor and index. */
 int model_load_tensor(const struct model *model, const char *name, enum dtype dtype, const struct gpu *gpu,
                       struct gpu_stream *stream, struct tensor *out);
-/* The same from the tensor's stored bytes, which somebody has read into memory of the device's host_alloc; NULL: from
- * its file. The device has done with them on return. */
-int model_load_bytes(const struct model *model, const char *name, const void *pinned, enum dtype dtype,
+/* The same from the tensor's stored bytes, which somebody has brought to the device already; NULL: from its file. The
+ * device has done with them on return. */
+int model_load_bytes(const struct model *model, const char *name, const void *bytes, enum dtype dtype,
                      const struct gpu *gpu, struct gpu_stream *stream, struct tensor *out);

@@ -13,9 +13,8 @@ struct piece {
     const struct gpu *gpu;
     struct gpu_stream *stream;
     const struct model_tensor *source;
-    void *host;        /* a piece read from the file, or NULL: */
-    const char *bytes; /* all of them, in memory of host_alloc */
-    void *device;      /* raw bytes before conversion; NULL when none is needed */
+    void *host;   /* a piece read from the file */
+    void *device; /* raw bytes before conversion; NULL when none is needed */
 };
 
 static int load_piece(const struct piece *piece, const struct tensor *out, uint64_t offset, size_t size)
@@ -26,13 +25,8 @@ static int load_piece(const struct piece *piece, const struct tensor *out, uint6
     char *to = (char *)out->data + offset / width * dtype_rows[out->dtype].bytes;
 
     void *first = piece->device != NULL ? piece->device : to;
-    int rc = 0;
-    if (piece->bytes != NULL) {
-        rc = ops->upload_pinned(piece->stream, first, piece->bytes + offset, size);
-    } else {
-        rc = safetensors_read(piece->source->file, entry, offset, piece->host, size);
-        rc = rc != 0 ? rc : ops->upload(piece->stream, first, piece->host, size);
-    }
+    int rc = safetensors_read(piece->source->file, entry, offset, piece->host, size);
+    rc = rc != 0 ? rc : ops->upload(piece->stream, first, piece->host, size);
     if (rc == 0 && piece->device != NULL) {
         int64_t count = (int64_t)(size / width);
         struct tensor raw = tensor_1d(piece->device, entry->dtype, count);
@@ -76,7 +70,30 @@ void model_prefetch_tensor(const struct model *model, const char *name)
     }
 }
 
-int model_load_bytes(const struct model *model, const char *name, const void *pinned, enum dtype dtype,
+/* In pieces from the file. */
+static int load_file(struct piece *piece, const struct tensor *out)
+{
+    const struct gpu *gpu = piece->gpu;
+    uint64_t bytes = piece->source->entry->end - piece->source->entry->begin;
+    size_t buffer = (size_t)(bytes < PIECE_BYTES ? bytes : PIECE_BYTES);
+    int rc = 0;
+
+    piece->host = malloc(buffer + 1);
+    if (piece->host == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a piece of %zu bytes", buffer);
+    }
+    if (out->dtype != piece->source->entry->dtype) {
+        rc = gpu->ops->alloc(gpu->device, buffer, &piece->device);
+    }
+    rc = rc != 0 ? rc : load_pieces(piece, out);
+    if (piece->device != NULL) {
+        gpu->ops->free(gpu->device, piece->device);
+    }
+    free(piece->host);
+    return rc;
+}
+
+int model_load_bytes(const struct model *model, const char *name, const void *bytes, enum dtype dtype,
                      const struct gpu *gpu, struct gpu_stream *stream, struct tensor *out)
 {
     struct model_tensor source = model_find(model, name);
@@ -86,25 +103,18 @@ int model_load_bytes(const struct model *model, const char *name, const void *pi
         return err_raise(ERR_INVALID_MODEL, "tensor %.160s is missing", name);
     }
     const struct safetensors_entry *entry = source.entry;
-    dtype = dtype == DTYPE_COUNT ? entry->dtype : dtype;
-    uint64_t bytes = entry->end - entry->begin;
-    size_t buffer = (size_t)(bytes < PIECE_BYTES ? bytes : PIECE_BYTES);
-    struct piece piece = {.gpu = gpu, .stream = stream, .source = &source, .bytes = pinned};
-    int rc = 0;
+    struct piece piece = {.gpu = gpu, .stream = stream, .source = &source};
+    int rc = gpu_tensor_new(gpu, dtype == DTYPE_COUNT ? entry->dtype : dtype, entry->rank, entry->shape, &tensor);
 
-    if (pinned == NULL && (piece.host = malloc(buffer + 1)) == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a piece of %zu bytes", buffer);
+    if (rc == 0 && bytes != NULL) {
+        struct tensor stored = tensor;
+        stored.dtype = entry->dtype;
+        stored.data = (void *)bytes;
+        rc = gpu->ops->convert(stream, &tensor, &stored);
+    } else if (rc == 0) {
+        rc = load_file(&piece, &tensor);
     }
-    if (rc == 0 && dtype != entry->dtype) {
-        rc = gpu->ops->alloc(gpu->device, buffer, &piece.device);
-    }
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, dtype, entry->rank, entry->shape, &tensor);
-    rc = rc != 0 ? rc : load_pieces(&piece, &tensor);
     rc = rc != 0 ? rc : check_finite(&piece, &tensor);
-    if (piece.device != NULL) {
-        gpu->ops->free(gpu->device, piece.device);
-    }
-    free(piece.host);
     if (rc != 0) {
         gpu_tensor_free(gpu, &tensor);
         return err_pass(rc, "load tensor %s", name);

@@ -213,18 +213,32 @@ static int take_zeros(const struct solve_context *context, const struct quant_wo
     return rc;
 }
 
-int quant_work_take(const struct solve_context *context, const struct quant_work *work, struct linear_job *job)
+static struct tensor move(struct tensor *from)
+{
+    struct tensor moved = *from;
+    *from = (struct tensor){0};
+    return moved;
+}
+
+int quant_work_take(const struct solve_context *context, struct quant_work *work, struct linear_job *job)
 {
     const struct gpu_ops *ops = context->gpu->ops;
     struct qtensor q = {0};
 
     int rc = qtensor_new(job->name, &work->scheme, work->w.shape[0], work->w.shape[1], &q);
-    rc = rc != 0 ? rc : ops->download(context->stream, q.codes, work->codes.data, tensor_bytes(&work->codes));
+    if (rc == 0 && !context->on_device) {
+        rc = ops->download(context->stream, q.codes, work->codes.data, tensor_bytes(&work->codes));
+    }
     rc = rc != 0 ? rc : ops->download(context->stream, q.scales, work->scale.data, tensor_bytes(&work->scale));
     rc = rc != 0 ? rc : take_zeros(context, work, &q);
     if (rc != 0) {
         qtensor_deinit(&q);
         return err_pass(rc, "take %s", job->name);
+    }
+    if (context->on_device) {
+        job->codes = move(&work->codes);
+        job->scale = move(&work->scale);
+        job->zero = move(&work->zero);
     }
     job->result = q;
     return 0;

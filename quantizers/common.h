@@ -34,8 +34,9 @@ int quant_work_init(const struct solve_context *context, const struct linear_job
 void quant_work_deinit(struct quant_work *work, const struct gpu *gpu); /* zeroed is fine */
 /* codes = round(w), w = what they stand for. */
 int quant_work_round(const struct solve_context *context, struct quant_work *work);
-/* Download codes and grid into job->result, which the caller owns then. */
-int quant_work_take(const struct solve_context *context, const struct quant_work *work, struct linear_job *job);
+/* Download codes and grid into job->result, which the caller owns then; or, where the context says so, the grid alone,
+ * and hand the device's codes and grid to the job. */
+int quant_work_take(const struct solve_context *context, struct quant_work *work, struct linear_job *job);
 /* For codes of elements (gpu_tiles): the largest magnitudes of w's tiles into q->scales, and codes for the scales that
  * stand there. w F32, as many weights as q has. */
 int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,

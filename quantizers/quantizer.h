@@ -61,6 +61,7 @@ struct solve_context {
     struct gpu_stream *stream;
     enum dtype scale_dtype; /* what the chosen format stores */
     uint64_t seed;
+    bool on_device;          /* leave codes of an integer grid where they are: see linear_job */
     int (*tick)(void *data); /* call between columns blocks or linears: nonzero = stop and return it */
     void *tick_data;
 };
@@ -92,8 +93,11 @@ struct linear_job {
     const struct tensor *weight; /* F32 [N,K] on the device; the method may not change it */
     const void *params;          /* the method's params struct, overrides applied */
     struct qtensor result;       /* set on success */
-    double loss;                 /* the method's own objective, NAN if it has none */
-    double damp_used;            /* 0 when not applicable */
+    /* Where context->on_device is set and the result is an integer grid that the device solved: its codes U8 [N,K],
+     * which result.codes waits for, and its grid F32 [N,K/g], which the result has too. The caller's to free. */
+    struct tensor codes, scale, zero;
+    double loss;      /* the method's own objective, NAN if it has none */
+    double damp_used; /* 0 when not applicable */
     double seconds;
     int64_t dead_columns;
     char fallback[96]; /* "" or why it was not done as asked: "rtn: hessian not positive definite" */

@@ -209,18 +209,7 @@ static void cuda_stream_free(struct gpu_stream *stream)
     free(stream);
 }
 
-static int open_ring(struct gpu_stream *stream)
-{
-    int rc = 0;
-    for (int i = 0; i < RING_SLOTS && rc == 0; i++) {
-        rc = cuda_ok(stream->device, cudaMallocHost(&stream->ring[i], RING_BYTES), "pinned memory");
-        rc = rc != 0 ? rc
-                     : cuda_ok(stream->device, cudaEventCreateWithFlags(&stream->ring_free[i], cudaEventDisableTiming),
-                               "cudaEventCreate");
-    }
-    return rc;
-}
-
+/* What products, solves and copies need beyond this comes with the first of each: some streams only copy. */
 static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream)
 {
     int rc = cuda_begin(device);
@@ -233,11 +222,6 @@ static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream
     rc = gemm_cache_new(&opened->cache);
     rc = rc != 0 ? rc : cuda_ok(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking), "a stream");
     rc = rc != 0 ? rc : cuda_ok(device, cudaEventCreateWithFlags(&opened->mark, cudaEventDisableTiming), "an event");
-    rc = rc != 0 ? rc : memory_raw(device, GEMM_WORKSPACE, &opened->workspace);
-    rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnCreate(&opened->solver), "cusolverDnCreate");
-    rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnSetStream(opened->solver, opened->stream), "cusolverDnSetStream");
-    rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnCreateParams(&opened->solver_params), "cusolverDnCreateParams");
-    rc = rc != 0 ? rc : open_ring(opened);
     if (rc != 0) {
         cuda_stream_free(opened);
         return err_pass(rc, "opening a stream on cuda:%d", device->index);

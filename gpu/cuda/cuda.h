@@ -34,14 +34,14 @@ struct gpu_stream {
     struct gpu_device *device;
     struct gpu_stream *next; /* of the device */
     cudaStream_t stream;
-    cudaEvent_t mark; /* its end when memory was freed */
-    cusolverDnHandle_t solver;
+    cudaEvent_t mark;          /* its end when memory was freed */
+    cusolverDnHandle_t solver; /* from the first solve on */
     cusolverDnParams_t solver_params;
     char *scratch;
     size_t capacity, used;
-    void *workspace; /* for products: GEMM_WORKSPACE bytes */
+    void *workspace; /* for products: GEMM_WORKSPACE bytes, from the first on */
     struct gemm_cache *cache;
-    void *ring[RING_SLOTS]; /* pinned host memory */
+    void *ring[RING_SLOTS]; /* pinned host memory, from the first copy on */
     cudaEvent_t ring_free[RING_SLOTS];
     int ring_next;
 };

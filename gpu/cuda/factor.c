@@ -47,6 +47,27 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* With the first solve of a stream. */
+static int open_solver(struct gpu_stream *stream)
+{
+    struct gpu_device *device = stream->device;
+    int rc = 0;
+
+    if (stream->solver_params == NULL) {
+        rc = cusolver_ok(device, cusolverDnCreateParams(&stream->solver_params), "cusolverDnCreateParams");
+    }
+    if (rc != 0 || stream->solver != NULL) {
+        return rc;
+    }
+    rc = cusolver_ok(device, cusolverDnCreate(&stream->solver), "cusolverDnCreate");
+    rc = rc != 0 ? rc : cusolver_ok(device, cusolverDnSetStream(stream->solver, stream->stream), "cusolverDnSetStream");
+    if (rc != 0 && stream->solver != NULL) {
+        (void)cusolverDnDestroy(stream->solver);
+        stream->solver = NULL;
+    }
+    return rc;
+}
+
 static int ask_sizes(struct gpu_stream *stream, float *u, int64_t n, struct sizes *sizes)
 {
     int rc = cusolver_ok(stream->device,
@@ -149,7 +170,8 @@ int cuda_factor(struct gpu_stream *stream, const struct tensor *u, const struct 
     if (rc != 0 || n == 0) {
         return rc;
     }
-    rc = damping(stream, h, spec->damp_percent, &damp);
+    rc = open_solver(stream);
+    rc = rc != 0 ? rc : damping(stream, h, spec->damp_percent, &damp);
     rc = rc != 0 ? rc : ask_sizes(stream, u->data, n, &sizes);
     if (rc != 0) {
         return err_pass(rc, "factor");

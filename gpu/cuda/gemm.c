@@ -252,7 +252,8 @@ int gemm_run(struct gpu_stream *stream, const struct gemm *gemm)
     if (gemm->k == 0) {
         return run_empty(stream, gemm);
     }
-    int rc = cublas_ok(stream->device, problem_init(&problem, gemm), "describing a product");
+    int rc = stream->workspace != NULL ? 0 : memory_raw(stream->device, GEMM_WORKSPACE, &stream->workspace);
+    rc = rc != 0 ? rc : cublas_ok(stream->device, problem_init(&problem, gemm), "describing a product");
     rc = rc != 0 ? rc : find_algorithm(stream, gemm, &problem, &entry);
     if (rc == 0) {
         rc = cublas_ok(stream->device,

@@ -181,9 +181,25 @@ void *scratch_take(struct gpu_stream *stream, int64_t count, size_t element)
     return piece;
 }
 
-int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes)
+static int open_ring(struct gpu_stream *stream)
 {
     int rc = cuda_begin(stream->device);
+
+    for (int i = 0; i < RING_SLOTS && rc == 0 && stream->ring_free[RING_SLOTS - 1] == NULL; i++) {
+        if (stream->ring[i] == NULL) {
+            rc = cuda_ok(stream->device, cudaMallocHost(&stream->ring[i], RING_BYTES), "pinned memory");
+        }
+        if (rc == 0 && stream->ring_free[i] == NULL) {
+            rc = cuda_ok(stream->device, cudaEventCreateWithFlags(&stream->ring_free[i], cudaEventDisableTiming),
+                         "cudaEventCreate");
+        }
+    }
+    return rc;
+}
+
+int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes)
+{
+    int rc = open_ring(stream);
 
     for (size_t done = 0; rc == 0 && done < bytes;) {
         int slot = stream->ring_next;
@@ -208,7 +224,7 @@ int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t 
 int memory_download(struct gpu_stream *stream, void *host, const void *from, size_t bytes)
 {
     size_t pieces = (bytes + RING_BYTES - 1) / RING_BYTES;
-    int first = stream->ring_next, rc = cuda_begin(stream->device);
+    int first = stream->ring_next, rc = open_ring(stream);
 
     for (size_t i = 0; rc == 0 && i < pieces + 1; i++) {
         if (i < pieces) {

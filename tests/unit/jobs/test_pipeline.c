@@ -8,6 +8,8 @@
 #include "base/json.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { SEQUENCES = 5, LENGTH = 64, EVAL_SEQUENCES = 2 };
@@ -25,7 +27,9 @@ struct world {
     json_t *rows;
     int64_t stop_at;   /* block after which block_done interrupts; -1 = never */
     int64_t cancel_in; /* ticks until one refuses; -1 = never */
+    int refusal;       /* what it says; 0 = ERR_CANCELLED */
     double fraction;
+    size_t begun;      /* blocks */
     int moved, halved; /* notices */
 };
 
@@ -35,8 +39,9 @@ static int on_tick(void *data, double fraction, const char *phase)
     ck_assert_ptr_nonnull(phase);
     ck_assert(fraction >= 0);
     world->fraction = fraction;
+    world->begun += strcmp(phase, "loading") == 0;
     if (world->cancel_in >= 0 && world->cancel_in-- == 0) {
-        return err_raise(ERR_CANCELLED, "cancelled by the test");
+        return err_raise(world->refusal != 0 ? world->refusal : ERR_CANCELLED, "refused by the test");
     }
     return 0;
 }
@@ -231,6 +236,49 @@ START_TEST(test_resumed_is_the_same)
 }
 END_TEST
 
+/* Whatever ends a run in the middle of a block, the blocks before it are committed, though their files may still have
+ * been on their way; and the run's own error is what is said. */
+START_TEST(test_finished_blocks_survive)
+{
+    struct world whole;
+    world_open(&whole, "rtn", 2);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    for (int64_t ticks = 1; ticks < 60; ticks += 6) {
+        struct world w;
+        world_open(&w, "rtn", 2);
+        w.refusal = ERR_INTERRUPTED;
+        w.cancel_in = ticks;
+        int rc = run(&w, MEMORY);
+        ck_assert_int_eq(rc, ERR_INTERRUPTED);
+        ck_assert_str_eq(err_last()->message, "refused by the test");
+        ck_assert_uint_eq(json_array_size(w.blocks), w.begun - 1);
+        w.cancel_in = -1;
+        ck_assert_rc_ok(run(&w, MEMORY));
+        expect_same(&whole, &w);
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+END_TEST
+
+/* A file that cannot be written ends the run, with the blocks before it. */
+START_TEST(test_block_that_cannot_be_written)
+{
+    char path[400];
+    struct world w;
+    world_open(&w, "rtn", 2);
+    snprintf(path, sizeof(path), "%s/block-00002.safetensors.tmp", w.directory);
+    ck_assert_int_eq(mkdir(path, 0700), 0);
+    ck_assert_int_eq(run(&w, MEMORY), ERR_STORAGE);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "block-00002.safetensors.tmp"));
+    ck_assert_uint_eq(json_array_size(w.blocks), 2);
+    ck_assert_int_eq(rmdir(path), 0);
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_uint_eq(json_array_size(w.rows), 28);
+    world_close(&w);
+}
+END_TEST
+
 /* A quantized cache: its scales come back the same, and whatever is evaluated behind an interruption still sees it. */
 START_TEST(test_cache_is_resumed)
 {
@@ -294,6 +342,7 @@ END_TEST
 static const struct gpu_ops *cpu_ops;
 static struct gpu_ops small_ops;
 static size_t small_limit, small_used, small_most;
+static pthread_mutex_t small_lock = PTHREAD_MUTEX_INITIALIZER; /* results leave on a thread of their own */
 
 #define SMALL_HEADER 64 /* keeps the alignment */
 
@@ -301,17 +350,18 @@ static int small_alloc(struct gpu_device *device, size_t bytes, void **pointer)
 {
     char *block;
 
-    if (bytes > small_limit - small_used) {
+    pthread_mutex_lock(&small_lock);
+    bool fits = bytes <= small_limit - small_used;
+    small_used += fits ? bytes : 0;
+    small_most = small_used > small_most ? small_used : small_most;
+    pthread_mutex_unlock(&small_lock);
+    if (!fits) {
         return err_raise(ERR_GPU_OUT_OF_MEMORY, "the small device has no %zu bytes left", bytes);
     }
-    int rc = cpu_ops->alloc(device, bytes + SMALL_HEADER, (void **)&block);
-    if (rc == 0) {
-        memcpy(block, &bytes, sizeof(bytes));
-        small_used += bytes;
-        small_most = small_used > small_most ? small_used : small_most;
-        *pointer = block + SMALL_HEADER;
-    }
-    return rc;
+    ck_assert_rc_ok(cpu_ops->alloc(device, bytes + SMALL_HEADER, (void **)&block));
+    memcpy(block, &bytes, sizeof(bytes));
+    *pointer = block + SMALL_HEADER;
+    return 0;
 }
 
 static void small_free(struct gpu_device *device, void *pointer)
@@ -319,8 +369,13 @@ static void small_free(struct gpu_device *device, void *pointer)
     size_t bytes;
     char *block = (char *)pointer - SMALL_HEADER;
 
+    if (pointer == NULL) {
+        return;
+    }
     memcpy(&bytes, block, sizeof(bytes));
+    pthread_mutex_lock(&small_lock);
     small_used -= bytes;
+    pthread_mutex_unlock(&small_lock);
     cpu_ops->free(device, block);
 }
 
@@ -465,6 +520,7 @@ START_TEST(test_blocks_without_chains_run_again)
 END_TEST
 
 UNIT_MAIN("pipeline", test_rows_and_losses, test_spilled_is_the_same, test_threads_do_not_matter,
-          test_resumed_is_the_same, test_cache_is_resumed, test_analysis_is_measured_alike,
-          test_damaged_checkpoint_is_said, test_without_any_data, test_device_memory_is_the_same,
-          test_small_device_goes_on, test_blocks_without_chains_run_again)
+          test_resumed_is_the_same, test_finished_blocks_survive, test_block_that_cannot_be_written,
+          test_cache_is_resumed, test_analysis_is_measured_alike, test_damaged_checkpoint_is_said,
+          test_without_any_data, test_device_memory_is_the_same, test_small_device_goes_on,
+          test_blocks_without_chains_run_again)
