@@ -1,62 +1,205 @@
 #!/usr/bin/env python3
 """A GPTQ job on a device, through the daemon: either its phases against their floors, or its perplexity against the CPU's.
 
-    job.py --quantd BINARY --modules DIR --device cuda:0 --model FOLDER --length N [--layers 8 --of 32] [--table FILE]
+    job.py --quantd BINARY --modules DIR --device cuda:0 --model FOLDER --length N [--of 32] [--roofs FILE] [--table FILE]
     job.py --quantd BINARY --modules DIR --device cuda:0 --compare tests/data [--table FILE]
 
-FOLDER is what make_checkpoint.py writes. The first job warms the page cache and the device's libraries; the second counts.
-Standard library only.
+FOLDER is what make_checkpoint.py writes; --of says how many blocks the whole model has, where FOLDER has fewer. The first job finds
+a checkpoint that is not in the page cache and libraries that are not loaded; the second, which counts, does. FILE of --roofs is
+what bench_roofs and disk.py measured; a rate that it does not have is assumed, and the table says so. Rows are written as they
+come. Standard library only.
 """
 
 import argparse
+import json
 import os
 import pathlib
+import statistics
+import subprocess
 import sys
+import threading
+import time
 
 here = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(here.parent.parent / "interop"))
 
-# Rates that a phase's operations could reach on an H100 or H200, in TFLOP/s: long BF16 products, and F32 ones.
-ROOFS = {"forward": 700.0, "hessian": 700.0, "solve": 45.0}
+# TFLOP/s and GB/s of an H100 or H200 and a fast disk, where nothing was measured.
+ASSUMED = {"product": 700.0, "product_f32": 45.0, "h2d": 50.0, "disk_read": 3.0, "cache_read": 10.0, "disk_write": 2.0}
 PERPLEXITY_BOUND = 0.002
+BITS, GROUP = 4, 128
 
 
-def run(daemon, model, **more):
-    return daemon.run({"model": model, "method": "gptq", "quantization": {"bits": 4, "group_size": 128}, **more})
+class Roofs:
+    """Rates by name, and where they come from."""
+
+    def __init__(self, path):
+        self.measured = {}
+        if path is not None and path.exists():
+            lines = (line.split() for line in path.read_text().splitlines() if line)
+            self.measured = {line[0]: float(line[1]) for line in lines if len(line) == 2}
+
+    def __getitem__(self, name):
+        return self.measured.get(name) or ASSUMED[name]
+
+    def words(self):
+        def some(names):
+            return ", ".join(f"{name} {self[name]:.4g}" for name in names) or "none"
+        return (f"Roofs, TFLOP/s and GB/s. Measured: {some(name for name in ASSUMED if self.measured.get(name))}. "
+                f"Assumed: {some(name for name in ASSUMED if not self.measured.get(name))}.")
 
 
-def phase_rows(phases, wall):
+class Shape:
+    """What a block of a Llama has to do, counted from its configuration."""
+
+    def __init__(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        self.layers, hidden, mlp = config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]
+        self.width = config["num_attention_heads"] * config["head_dim"]
+        cache = config["num_key_value_heads"] * config["head_dim"]
+        # (rows, columns) of the linears that share an input
+        self.sites = [[(self.width, hidden), (cache, hidden), (cache, hidden)], [(hidden, self.width)], [(mlp, hidden)] * 2,
+                      [(hidden, mlp)]]
+        self.weights = sum(rows * columns for site in self.sites for rows, columns in site)
+        self.bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+    def floors(self, tokens, length, artifact_bytes, cold, roofs):
+        """The least seconds that each phase of all blocks can take at those rates: one pass, half of each Gram matrix, no inverse."""
+        squares = [site[0][1] ** 2 for site in self.sites]
+        cubes = [site[0][1] ** 3 for site in self.sites]
+        updates = sum(rows * columns ** 2 for site in self.sites for rows, columns in site)
+        packed = self.layers * self.weights * (BITS / 8 + 2 / GROUP)
+        flops, flops_f32 = 1e-12 * self.layers / roofs["product"], 1e-12 * self.layers / roofs["product_f32"]
+        return {"load": 1e-9 * self.bytes / min(roofs["disk_read" if cold else "cache_read"], roofs["h2d"]),
+                "forward": flops * 2 * tokens * (self.weights + length * self.width),
+                "hessian": flops * tokens * sum(squares),
+                "solve": flops_f32 * (sum(cubes) / 3 + updates),
+                "measure": flops_f32 * 4 * updates,
+                "checkpoint": 1e-9 * packed / roofs["disk_write"],
+                "export": 1e-9 * artifact_bytes / roofs["disk_write"]}
+
+
+COMPUTING = ("forward", "hessian", "solve", "measure")
+
+
+def phase_rows(phases, floors, wall):
     yield "| phase | seconds | TFLOP/s | floor, s | times its floor |"
     yield "|---|---|---|---|---|"
     for name, phase in phases.items():
         seconds, rate = phase["seconds"], (phase["gflops_per_second"] or 0) / 1000
-        floor = seconds * rate / ROOFS[name] if name in ROOFS and rate > 0 else None
-        more = f"{rate:.1f} | {floor:.2f} | {seconds / floor:.1f}" if floor else " | | "
-        yield f"| {name} | {seconds:.2f} | {more} |"
-    yield f"| wall | {wall:.2f} | | | |"
+        ratio = f"{floors[name]:.3f} | {seconds / floors[name]:.1f}" if name in floors else "|"
+        yield f"| {name} | {seconds:.2f} | {f'{rate:.3g}' if rate else ''} | {ratio} |"
+    yield f"| wall | {wall:.2f} | | {whole_floor(floors):.3f} | {wall / whole_floor(floors):.1f} |"
 
 
-def time_job(args, daemon_class, options):
-    lines = []
+def whole_floor(floors):
+    """Reading and writing can hide behind computing, or the other way round."""
+    computing = sum(floors[name] for name in COMPUTING)
+    return max(computing, sum(floors.values()) - computing)
+
+
+class Watch:
+    """Samples a device's memory and how busy it is, where there is nvidia-smi. Use as a context manager."""
+
+    def __init__(self, device):
+        self.used, self.busy, self.process = [], [], None
+        self.index = device.partition(":")[2] or "0"
+        self.wanted = device.startswith("cuda")
+
+    def __enter__(self):
+        if self.wanted:
+            command = ["nvidia-smi", f"--id={self.index}", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits",
+                       "--loop-ms=500"]
+            try:
+                self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            except OSError:
+                return self
+            self.thread = threading.Thread(target=self.read)
+            self.thread.start()
+        return self
+
+    def read(self):
+        for line in self.process.stdout:
+            try:
+                used, busy = map(float, line.split(","))
+            except ValueError:
+                continue
+            self.used.append(used)
+            self.busy.append(busy)
+
+    def __exit__(self, *_):
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+            self.thread.join()
+
+    def words(self):
+        if not self.used:
+            return "device memory not sampled"
+        return f"{max(self.used) / 1024:.1f} GiB of the device, which was busy {statistics.mean(self.busy):.0f} % of the time"
+
+
+def evict(folder):
+    """Drops files from the page cache, as far as the system lets go of them."""
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class Table:
+    """Prints lines, and adds them to a file at once."""
+
+    def __init__(self, path):
+        self.file = open(path, "a", encoding="utf-8") if path else None
+
+    def add(self, *lines):
+        for line in lines:
+            print(line, flush=True)
+            if self.file:
+                self.file.write(line + "\n")
+                self.file.flush()
+
+
+def run(daemon, model, **more):
+    return daemon.run({"model": model, "method": "gptq", "quantization": {"bits": BITS, "group_size": GROUP}, **more})
+
+
+def summary(shape, of, tokens, wall, floors, job, watch):
+    """The closing lines of one job."""
+    yield ""
+    yield (f"{tokens / wall:.0f} tokens/s, {shape.layers / wall:.2f} layers/s, wall {wall / whole_floor(floors):.1f} times its floor; peak "
+           f"{job['memory']['host_peak_bytes'] / 2 ** 30:.2f} GiB resident, {watch.words()}.")
+    if shape.layers < of:
+        yield f"Extrapolated, not run: all {of} blocks would take {wall * of / shape.layers:.1f} s at this rate."
+
+
+def time_job(args, daemon_class, options, table):
+    shape, roofs, digests = Shape(args.model / "model"), Roofs(args.roofs), []
+    tokens = sum(len(json.loads(line)["input_ids"]) for line in open(args.model / "tokens.ndjson", encoding="ascii"))
+    table.add("", f"### GPTQ {BITS} bits g{GROUP}, {args.name}, {shape.layers} of {args.of} blocks, {tokens} tokens, on {args.device}", "",
+              roofs.words())
+    evict(args.model / "model")
     with daemon_class([args.model], *options, "--device", args.device) as daemon:
         model = daemon.register("model")
-        tokens = daemon.upload(args.model / "tokens.ndjson", "calibration")
-        digests = []
+        file = daemon.upload(args.model / "tokens.ndjson", "calibration")
         for name in ("cold", "warm"):
-            job = run(daemon, model, calibration={"file_id": tokens, "num_samples": 0, "sequence_length": args.length,
-                                                  "packing": False, "shuffle": False}, evaluation={"hold_back": 0})
-            report = daemon.report(job)
-            wall = job["progress"]["elapsed_seconds"]
+            begun = time.monotonic()
+            with Watch(args.device) as watch:
+                job = run(daemon, model, calibration={"file_id": file, "num_samples": 0, "sequence_length": args.length, "packing": False,
+                                                      "shuffle": False}, evaluation={"hold_back": 0})
+            seen = time.monotonic() - begun
+            wall, phases = job["progress"]["elapsed_seconds"], daemon.report(job)["totals"]["phases"]
             artifact = daemon.json("GET", f"/v1/artifacts/{job['result']['artifact_id']}")
             digests.append({file["path"]: file["sha256"] for file in artifact["files"]})
-            lines += ["", f"### 7B shape, {args.layers} of {args.of} blocks, {name}", "", *phase_rows(report["totals"]["phases"], wall)]
-            if args.layers < args.of:
-                lines += ["", f"All {args.of} blocks would take {wall * args.of / args.layers:.1f} s at this rate (extrapolated)."]
-        lines += ["", "Two runs gave " + ("the same bytes." if digests[0] == digests[1] else "DIFFERENT bytes.")]
-    return lines, digests[0] == digests[1]
+            floors = shape.floors(tokens, args.length, job["memory"]["artifact_bytes"], name == "cold", roofs)
+            table.add("", f"#### {name}, {seen:.1f} s as its client sees it", "", *phase_rows(phases, floors, wall),
+                      *summary(shape, args.of, tokens, wall, floors, job, watch))
+    same = digests[0] == digests[1]
+    table.add("", "Two runs gave " + ("the same bytes." if same else "DIFFERENT bytes."))
+    return same
 
 
-def compare(args, daemon_class, options):
+def compare(args, daemon_class, options, table):
     results = {}
     records = args.compare.parent.parent / "deploy" / "calibration.ndjson"
     for device in ("cpu", args.device):
@@ -64,13 +207,14 @@ def compare(args, daemon_class, options):
             tokens = daemon.upload(records, "calibration")
             job = run(daemon, daemon.register("tiny-llama"), calibration={"file_id": tokens, "num_samples": 64, "sequence_length": 128})
             results[device] = daemon.report(job)["evaluation"]
-    lines = ["", "### Bundled model, GPTQ 4 bits", "", "| device | before | after | KL |", "|---|---|---|---|"]
+    table.add("", "### Bundled model, GPTQ 4 bits", "", "| device | before | after | KL |", "|---|---|---|---|")
     for device, found in results.items():
-        lines.append(f"| {device} | {found['perplexity_before']:.4f} | {found['perplexity_after']:.4f} | {found['kl_mean']:.5f} |"
-                     if "kl_mean" in found else f"| {device} | {found['perplexity_before']:.4f} | {found['perplexity_after']:.4f} | |")
+        divergence = found.get("kl_divergence_mean")
+        table.add(f"| {device} | {found['perplexity_before']:.4f} | {found['perplexity_after']:.4f} | "
+                  f"{'' if divergence is None else f'{divergence:.5f}'} |")
     change = abs(results[args.device]["perplexity_after"] / results["cpu"]["perplexity_after"] - 1)
-    lines += ["", f"Apart by {100 * change:.3f} %, at most {100 * PERPLEXITY_BOUND} % is allowed."]
-    return lines, change <= PERPLEXITY_BOUND
+    table.add("", f"Apart by {100 * change:.3f} %, at most {100 * PERPLEXITY_BOUND} % is allowed.")
+    return change <= PERPLEXITY_BOUND
 
 
 def main():
@@ -81,18 +225,14 @@ def main():
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--compare", type=pathlib.Path)
     parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--of", type=int, default=32)
+    parser.add_argument("--name", default="7b")
+    parser.add_argument("--roofs", type=pathlib.Path)
     parser.add_argument("--table", type=pathlib.Path)
     args = parser.parse_args()
     os.environ["QUANTD_BUILD_DIR"] = str(args.quantd.resolve().parent.parent)
     from daemon import Daemon
-    lines, good = (compare if args.compare else time_job)(args, Daemon, ("--module-dir", args.modules))
-    text = "\n".join(lines)
-    print(text)
-    if args.table:
-        with open(args.table, "a", encoding="utf-8") as table:
-            table.write(text + "\n")
+    good = (compare if args.compare else time_job)(args, Daemon, ("--module-dir", args.modules), Table(args.table))
     sys.exit(0 if good else 1)
 
 
