@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """GPTQ the plain way in torch: the yardstick of tests/bench, written for it from the paper's equations.
 
-It does what the usual Python quantizers do on a CPU. Block by block: a first pass gathers a full float32 Hessian for each linear by
+It does what the usual Python quantizers do. Block by block: a first pass gathers a full float32 Hessian for each linear by
 itself, each linear is factored (Cholesky, inverse, Cholesky) and its columns are rounded one at a time in a Python loop with the
 updates of later columns held back by blocks of 128, and a second pass carries the quantized block's outputs on. The grid,
-damping, order of columns and tokens are those that quantd uses, so the two results can be compared by their loss.
+damping, order of columns and tokens are those that quantd uses, so the two results can be compared by their loss. On a CPU everything
+is float32; on CUDA the forward pass is BF16, as those who load a checkpoint there have it, Hessians and solves are float32 without
+TF32, and codes are packed on the device.
 
-    baseline_torch.py --model FOLDER --tokens FILE.ndjson [--bits 4] [--group-size 128] [--threads 2]
+    baseline_torch.py --model FOLDER --tokens FILE.ndjson [--bits 4] [--group-size 128] [--threads 2] [--device cuda]
+                      [--layers-timed N] [--table FILE]
     baseline_torch.py --solve N [--rows N] [--repeats 3]
 
-Prints one JSON object: seconds a phase, versions, and of every linear the loss tr(dW H dW^T) / tr(W H W^T).
+--layers-timed stops behind N blocks and says what all of them would take at that rate. Prints one JSON object: seconds a phase,
+versions, and of every linear the loss tr(dW H dW^T) / tr(W H W^T); --table adds the same in words and rows to a file.
 """
 
 import argparse
@@ -25,11 +29,37 @@ import torch
 import torch.nn.functional as F
 
 
+def on_cuda():
+    return torch.get_default_device().type == "cuda"
+
+
 def settled():
     """The time, when a device has done what it was told."""
-    if torch.get_default_device().type == "cuda":
+    if on_cuda():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+class Inner:
+    """Seconds of stretches inside a phase. On a device they are told by events, so that the host need not wait at each."""
+
+    def __init__(self):
+        self.seconds, self.events = 0.0, []
+
+    def run(self, call):
+        if on_cuda():
+            self.events.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
+            self.events[-1][0].record()
+            call()
+            self.events[-1][1].record()
+        else:
+            start = time.perf_counter()
+            call()
+            self.seconds += time.perf_counter() - start
+
+    def total(self):
+        settled()
+        return self.seconds + sum(start.elapsed_time(end) for start, end in self.events) / 1000
 
 
 class Clock:
@@ -99,6 +129,9 @@ def solve(clock, weight, hessian, args):
 
 def pack(codes, bits):
     """Codes into int32 words along the inputs, as an artifact holds them."""
+    if 32 % bits == 0 and codes.shape[1] % (32 // bits) == 0:
+        words = codes.view(len(codes), -1, 32 // bits).to(torch.int32) << torch.arange(0, 32, bits, dtype=torch.int32)
+        return words.sum(-1, dtype=torch.int32).cpu()
     stream = np.unpackbits(codes.cpu().numpy()[:, :, None], axis=2, bitorder="little")[:, :, :bits]
     return torch.from_numpy(np.packbits(stream.reshape(len(codes), -1), axis=1, bitorder="little").view(np.int32))
 
@@ -127,12 +160,16 @@ def read_tensors(folder):
 LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
+def forward_dtype():
+    return torch.bfloat16 if on_cuda() else torch.float32
+
+
 class Block:
     """One decoder block; watch(name, input) sees what each linear reads."""
 
     def __init__(self, config, read, index):
         prefix = f"model.layers.{index}."
-        self.weights = {name: read(f"{prefix}{name}.weight") for name in (*LINEARS, "input_layernorm", "post_attention_layernorm")}
+        self.weights = {name: read(f"{prefix}{name}.weight").to(forward_dtype()) for name in (*LINEARS, "input_layernorm", "post_attention_layernorm")}
         self.config, self.watch = config, None
         self.dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
 
@@ -142,14 +179,15 @@ class Block:
         return F.linear(x, self.weights[name])
 
     def norm(self, name, x):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"]) * self.weights[name]
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"])).to(x.dtype) * self.weights[name]
 
     def rotate(self, x):
         half = self.dim // 2
         frequency = self.config["rope_theta"] ** -(torch.arange(0, half) / half)
         angle = torch.outer(torch.arange(x.shape[1]).float(), frequency)
         cos, sin, a, b = angle.cos(), angle.sin(), x[..., :half], x[..., half:]
-        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
 
     def forward(self, x):
         """x is [positions, hidden]: one sample at a time, as peers do."""
@@ -167,21 +205,23 @@ class Block:
 def gather(clock, block, states):
     """The first pass: a full Hessian for each linear, (2/T) sum x x^T."""
     hessians = {name: torch.zeros(block.weights[name].shape[1], block.weights[name].shape[1]) for name in LINEARS}
-    inside = [0.0]
+    inside = Inner()
+
+    def add(name, x):
+        x = x.float()
+        hessians[name] += x.T @ x
 
     def watch(name, x):
-        start = settled()
-        hessians[name] += x.T @ x
-        inside[0] += settled() - start
+        inside.run(lambda: add(name, x))
 
     block.watch = watch
     start = settled()
     for state in states:
         block.forward(state)
-    whole = settled() - start
+    whole, hessian_seconds = settled() - start, inside.total()
     block.watch = None
-    clock.seconds["hessian"] = clock.seconds.get("hessian", 0.0) + inside[0]
-    clock.seconds["forward"] = clock.seconds.get("forward", 0.0) + whole - inside[0]
+    clock.seconds["hessian"] = clock.seconds.get("hessian", 0.0) + hessian_seconds
+    clock.seconds["forward"] = clock.seconds.get("forward", 0.0) + whole - hessian_seconds
     tokens = sum(len(state) for state in states)
     for hessian in hessians.values():
         hessian *= 2 / tokens
@@ -195,13 +235,14 @@ def energy(weight, hessian):
 def quantize_block(clock, block, states, args, losses, out):
     hessians = gather(clock, block, states)
     for name in LINEARS:
-        weight = block.weights[name]
+        weight = block.weights[name].float()
         codes, scale = solve(clock, weight, hessians[name], args)
         group_size = weight.shape[1] // scale.shape[1]
-        block.weights[name] = clock.run("grid", dequantize, codes, scale, args.bits, group_size)
+        quantized = clock.run("grid", dequantize, codes, scale, args.bits, group_size)
+        block.weights[name] = quantized.to(block.weights[name].dtype)
         packed = clock.run("pack", pack, codes, args.bits)
         clock.run("write", lambda: (out.write(packed.numpy().tobytes()), out.write(scale.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())))
-        losses.append(energy(weight - block.weights[name], hessians[name]) / energy(weight, hessians[name]))
+        losses.append(energy(weight - quantized, hessians[name]) / energy(weight, hessians[name]))
     return clock.run("forward", lambda: [block.forward(state) for state in states])
 
 
@@ -211,17 +252,32 @@ def run_job(args):
     read = read_tensors(args.model)
     with open(args.tokens, encoding="ascii") as lines:
         samples = [torch.tensor(json.loads(line)["input_ids"]) for line in lines]
+    layers = config["num_hidden_layers"]
+    timed = min(args.layers_timed or layers, layers)
+    warm_up()
     start = time.perf_counter()
-    embedding = clock.run("load", read, "model.embed_tokens.weight")
+    embedding = clock.run("load", read, "model.embed_tokens.weight").to(forward_dtype())
     states = [embedding[sample] for sample in samples]
     del embedding
+    before = sum(clock.seconds.values())
     with tempfile.TemporaryFile() as out:
-        for i in range(config["num_hidden_layers"]):
+        for i in range(timed):
             block = clock.run("load", Block, config, read, i)
             states = quantize_block(clock, block, states, args, losses, out)
             print(f"block {i}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return {"seconds": clock.seconds, "wall_seconds": sum(clock.seconds.values()), "losses": losses,
-            "tokens": sum(map(len, samples))}
+    wall = sum(clock.seconds.values())
+    return {"seconds": clock.seconds, "wall_seconds": wall, "losses": losses, "tokens": sum(map(len, samples)), "layers": layers,
+            "layers_timed": timed, "extrapolated_wall_seconds": before + (wall - before) * layers / timed}
+
+
+def warm_up():
+    """What libraries do at their first call is not a block's doing."""
+    if on_cuda():
+        x = torch.randn(512, 256)
+        solve_order = torch.arange(256)
+        sweep(x, factor(x.T @ x, solve_order, 0.01), solve_order, find_scales(x, 4, 128), 4, 128)
+        torch.mm(x.bfloat16(), x.bfloat16().T)
+        settled()
 
 
 def run_solve(args):
@@ -235,24 +291,42 @@ def run_solve(args):
     weight = torch.randn(rows, n, generator=generator) / n ** 0.5
     runs = []
     for _ in range(args.repeats):
-        clock, start = Clock(), time.perf_counter()
+        clock, start = Clock(), settled()
         solve(clock, weight, hessian, args)
-        runs.append({**clock.seconds, "wall": time.perf_counter() - start})
+        runs.append({**clock.seconds, "wall": settled() - start})
     runs.sort(key=lambda run: run["wall"])
     return {"seconds": runs[len(runs) // 2], "runs": [run["wall"] for run in runs], "n": n, "rows": rows}
 
 
-def roof():
-    """float32 product, best of three, GFLOP/s: what this torch can do here."""
-    a, b = torch.randn(4096, 4096), torch.randn(4096, 4096)
+def roof(n, dtype):
+    """A product, best of three, GFLOP/s: what this torch can do here."""
+    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
     best = min(timed(torch.mm, a, b) for _ in range(3))
-    return 2 * 4096 ** 3 / best * 1e-9
+    return 2 * n ** 3 / best * 1e-9
 
 
 def timed(call, *arguments):
     start = settled()
     call(*arguments)
     return settled() - start
+
+
+def table_lines(result):
+    yield ""
+    yield f"### Plain torch {result['torch']} on {result['device']}, {result['layers_timed']} of {result['layers']} blocks"
+    yield ""
+    yield "| " + " | ".join(result["seconds"]) + " | all, s | mean loss |"
+    yield "|---" * (len(result["seconds"]) + 2) + "|"
+    yield "| " + " | ".join(f"{seconds:.2f}" for seconds in result["seconds"].values()) + (
+        f" | {result['wall_seconds']:.2f} | {sum(result['losses']) / len(result['losses']):.6f} |")
+    yield ""
+    if result["layers_timed"] < result["layers"]:
+        yield (f"Extrapolated, not run: all {result['layers']} blocks would take {result['extrapolated_wall_seconds']:.1f} s at the rate "
+               f"of these {result['layers_timed']}.")
+    rates = f"float32 {result['roof_gflops'] / 1000:.1f}"
+    if result.get("roof_bf16_gflops"):
+        rates += f", BF16 {result['roof_bf16_gflops'] / 1000:.1f}"
+    yield f"Its own products reach, in TFLOP/s: {rates}."
 
 
 def main():
@@ -267,13 +341,21 @@ def main():
     parser.add_argument("--damp-percent", type=float, default=0.01)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--layers-timed", type=int)
+    parser.add_argument("--table", type=pathlib.Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_default_device(args.device)
+    torch.backends.cuda.matmul.allow_tf32 = False
     with torch.inference_mode():
         result = {"torch": torch.__version__, "numpy": np.__version__, "threads": torch.get_num_threads(),
+                  "device": torch.cuda.get_device_name() if on_cuda() else "CPU",
                   "cpu_capability": torch.backends.cpu.get_cpu_capability(), "mkl": torch.backends.mkl.is_available(),
-                  "roof_gflops": roof(), **(run_solve(args) if args.solve else run_job(args))}
+                  "roof_gflops": roof(4096, torch.float32), "roof_bf16_gflops": roof(8192, torch.bfloat16) if on_cuda() else None,
+                  **(run_solve(args) if args.solve else run_job(args))}
+    if args.table and not args.solve:
+        with open(args.table, "a", encoding="utf-8") as out:
+            out.writelines(line + "\n" for line in table_lines(result))
     json.dump(result, sys.stdout)
     print()
 
