@@ -11,6 +11,16 @@ struct block_sums {
     float error, uu, u, xu;
 };
 
+/* Sums over pairs of finite numbers a, b, pair i in lane i mod RESIDUAL_LANES: struct gpu_residual's, before the lanes
+ * are added up. Outside: a below `low` or above `high`. */
+#define RESIDUAL_LANES 8
+struct residual_sums {
+    double error[RESIDUAL_LANES], a_sq[RESIDUAL_LANES], dot[RESIDUAL_LANES], b_sq[RESIDUAL_LANES];
+    double outside_error[RESIDUAL_LANES];
+    double most[RESIDUAL_LANES], largest[RESIDUAL_LANES]; /* |a - b|, |a| */
+    int64_t outside[RESIDUAL_LANES], nonfinite[RESIDUAL_LANES];
+};
+
 struct kernels {
     const char *name; /* "avx512" */
     /* Columns of one GPTQ block for LANES rows at once: w [cols][LANES] at stride, replaced by the errors e.
@@ -35,6 +45,8 @@ struct kernels {
     /* y = gate / (1 + exp(-gate)) * up. */
     void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
     double (*dot)(const float *a, const float *b, int64_t n);
+    /* Adds to *sums; low <= 0 <= high. */
+    void (*residual)(struct residual_sums *sums, const float *a, const float *b, int64_t n, float low, float high);
     /* out[c] = weight * costs[c] + sum over d < group of query[d] * turned[d * stride + c]; reads and writes up to the
      * next multiple of LANES. */
     void (*code_scores)(float *out, const float *turned, int64_t stride, int64_t n, const float *costs, float weight,

@@ -69,54 +69,6 @@ int cpu_dequantize(struct gpu_stream *stream, const struct tensor *w, const stru
     return run_rounding("dequantize", stream, dequantize_row, codes, w, scale, zero, spec);
 }
 
-struct residual {
-    const float *w, *wq, *scale, *zero;
-    int64_t cols, group;
-    float top;
-    struct gpu_residual *rows;
-};
-
-/* `low` and `high` bound the grid; infinite when there is none. */
-static void residual_run(struct gpu_residual *sum, const float *w, const float *wq, int64_t count, float low,
-                         float high)
-{
-    for (int64_t i = 0; i < count; i++) {
-        if (!isfinite(w[i]) || !isfinite(wq[i])) {
-            sum->nonfinite++;
-            continue;
-        }
-        double a = w[i], b = wq[i], error = a - b, magnitude = fabs(error);
-        sum->error_sq += error * error;
-        sum->weight_sq += a * a;
-        sum->dot += a * b;
-        sum->quant_sq += b * b;
-        sum->max_abs = magnitude > sum->max_abs ? magnitude : sum->max_abs;
-        sum->weight_max = fabs(a) > sum->weight_max ? fabs(a) : sum->weight_max;
-        if (w[i] < low || w[i] > high) {
-            sum->clipped++;
-            sum->clipped_sq += error * error;
-        }
-    }
-}
-
-static void residual_row(void *ctx, int64_t row)
-{
-    const struct residual *job = ctx;
-    struct gpu_residual sum = {0};
-    const float *w = job->w + row * job->cols, *wq = job->wq + row * job->cols;
-
-    for (int64_t col = 0; col < job->cols; col += job->group) {
-        float low = -INFINITY, high = INFINITY;
-        if (job->scale != NULL) {
-            int64_t point = (row * job->cols + col) / job->group;
-            low = job->scale[point] * -job->zero[point];
-            high = job->scale[point] * (job->top - job->zero[point]);
-        }
-        residual_run(&sum, w + col, wq + col, job->group, low, high);
-    }
-    job->rows[row] = sum;
-}
-
 static void residual_add(struct gpu_residual *sum, const struct gpu_residual *row)
 {
     sum->error_sq += row->error_sq;
@@ -130,11 +82,55 @@ static void residual_add(struct gpu_residual *sum, const struct gpu_residual *ro
     sum->nonfinite += row->nonfinite;
 }
 
+struct residual {
+    const struct kernels *kernels;
+    const float *w, *wq, *scale, *zero;
+    int64_t cols, group;
+    float top;
+    struct gpu_residual *rows;
+};
+
+static void add_lanes(struct gpu_residual *row, const struct residual_sums *sums)
+{
+    for (int i = 0; i < RESIDUAL_LANES; i++) {
+        const struct gpu_residual lane = {.error_sq = sums->error[i],
+                                          .weight_sq = sums->a_sq[i],
+                                          .dot = sums->dot[i],
+                                          .quant_sq = sums->b_sq[i],
+                                          .clipped_sq = sums->outside_error[i],
+                                          .max_abs = sums->most[i],
+                                          .weight_max = sums->largest[i],
+                                          .clipped = sums->outside[i],
+                                          .nonfinite = sums->nonfinite[i]};
+        residual_add(row, &lane);
+    }
+}
+
+static void residual_row(void *ctx, int64_t row)
+{
+    const struct residual *job = ctx;
+    struct residual_sums sums = {.error = {0}};
+    const float *w = job->w + row * job->cols, *wq = job->wq + row * job->cols;
+
+    for (int64_t col = 0; col < job->cols; col += job->group) {
+        float low = -INFINITY, high = INFINITY;
+        if (job->scale != NULL) {
+            int64_t point = (row * job->cols + col) / job->group;
+            low = job->scale[point] * -job->zero[point];
+            high = job->scale[point] * (job->top - job->zero[point]);
+        }
+        job->kernels->residual(&sums, w + col, wq + col, job->group, low, high);
+    }
+    job->rows[row] = (struct gpu_residual){0};
+    add_lanes(&job->rows[row], &sums);
+}
+
 int cpu_residual(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
                  const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
     int64_t rows = matrix_rows(w), cols = matrix_cols(w);
-    struct residual job = {.w = w->data, .wq = wq->data, .cols = cols, .group = cols};
+    struct residual job = {
+        .kernels = stream->device->kernels, .w = w->data, .wq = wq->data, .cols = cols, .group = cols};
     int rc = check_matrix("residual", "w", w, DTYPE_F32, -1, -1);
 
     rc = rc != 0 ? rc : check_matrix("residual", "wq", wq, DTYPE_F32, rows, cols);

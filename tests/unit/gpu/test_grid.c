@@ -247,17 +247,22 @@ START_TEST(levels_give_the_same_bits)
                             .scale_dtype = DTYPE_F16};
     float first_scale[80];
     uint8_t first_codes[4000];
+    struct gpu_residual first_lost;
     for (int i = 0; i < 3; i++) {
+        struct gpu_residual lost;
         struct bench b;
         setenv("QUANTD_CPU_LEVEL", levels[i], 1);
         bench_open(&b, 40, 100, &grid);
         quantize(&b, NULL);
+        ck_assert_rc_ok(b.rig.ops->residual(b.rig.stream, &lost, &b.w, &b.wq, &b.scale, &b.zero, &grid));
         if (i == 0) {
+            first_lost = lost;
             memcpy(first_scale, b.scale.data, sizeof(first_scale));
             memcpy(first_codes, b.codes.data, sizeof(first_codes));
         }
         ck_assert_int_eq(memcmp(first_scale, b.scale.data, sizeof(first_scale)), 0);
         ck_assert_int_eq(memcmp(first_codes, b.codes.data, sizeof(first_codes)), 0);
+        ck_assert_int_eq(memcmp(&first_lost, &lost, sizeof(lost)), 0);
         bench_close(&b);
     }
     unsetenv("QUANTD_CPU_LEVEL");
