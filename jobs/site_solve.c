@@ -58,23 +58,6 @@ static void list_jobs(struct run *run, struct block *block, enum site site, stru
     }
 }
 
-/* The dequantized weight on the device; INT with its codes and grid, which the split into rounding and clipping needs.
- * What the method left on the device is the job's. */
-struct solved {
-    struct tensor wq, codes, scale, zero;
-    bool left;
-};
-
-static void solved_deinit(struct solved *s, const struct gpu *gpu)
-{
-    gpu_tensor_free(gpu, &s->wq);
-    if (!s->left) {
-        gpu_tensor_free(gpu, &s->codes);
-        gpu_tensor_free(gpu, &s->scale);
-        gpu_tensor_free(gpu, &s->zero);
-    }
-}
-
 static int upload_zeros(struct run *run, const struct qtensor *q, const struct tensor *zero)
 {
     int64_t count = q->rows * q->groups;
@@ -92,60 +75,54 @@ static int upload_zeros(struct run *run, const struct qtensor *q, const struct t
     return rc;
 }
 
-static int upload_grid(struct run *run, const struct qtensor *q, struct solved *s)
+static int solve_on_grid(struct run *run, const struct gpu_grid *grid, struct linear_job *job)
 {
     const struct gpu *gpu = run->p->gpu;
+    const struct qtensor *q = &job->result;
     const int64_t shape[2] = {q->rows, q->cols};
     const int64_t groups[2] = {q->rows, q->groups};
+    struct tensor codes = {0};
 
-    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &s->codes);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &s->scale);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &s->zero);
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, s->codes.data, q->codes, tensor_bytes(&s->codes));
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, s->scale.data, q->scales, tensor_bytes(&s->scale));
-    return rc != 0 ? rc : upload_zeros(run, q, &s->zero);
-}
-
-static int solve_on_grid(struct run *run, const struct linear_job *job, const struct gpu_grid *grid, struct solved *s)
-{
-    int rc = 0;
-
-    s->left = job->codes.data != NULL;
-    if (s->left) {
-        s->codes = job->codes;
-        s->scale = job->scale;
-        s->zero = job->zero;
-    } else {
-        rc = upload_grid(run, &job->result, s);
-    }
-    return rc != 0 ? rc : run->p->gpu->ops->dequantize(run->stream, &s->wq, &s->codes, &s->scale, &s->zero, grid);
+    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &codes);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &job->scale);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &job->zero);
+    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, codes.data, q->codes, tensor_bytes(&codes));
+    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, job->scale.data, q->scales, tensor_bytes(&job->scale));
+    rc = rc != 0 ? rc : upload_zeros(run, q, &job->zero);
+    rc = rc != 0 ? rc : gpu->ops->dequantize(run->stream, &job->dequantized, &codes, &job->scale, &job->zero, grid);
+    gpu_tensor_free(gpu, &codes);
+    return rc;
 }
 
 /* Elements of a fixed set, with a scale for each tile. NF4's tiles are runs of the weight laid out flat. */
-static int solve_on_tiles(struct run *run, const struct qtensor *q, struct solved *s)
+static int solve_on_tiles(struct run *run, struct linear_job *job)
 {
     const struct gpu *gpu = run->p->gpu;
+    const struct qtensor *q = &job->result;
     bool flat = q->scheme.kind == QTENSOR_NF4;
     int64_t rows = flat ? 1 : q->rows, cols = flat ? q->rows * q->cols : q->cols;
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
-    struct tensor w = tensor_2d(s->wq.data, DTYPE_F32, rows, cols);
+    struct tensor w = tensor_2d(job->dequantized.data, DTYPE_F32, rows, cols), codes = {0}, scale = {0};
 
-    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, (const int64_t[]){rows, cols}, &s->codes);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &s->scale);
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, s->codes.data, q->codes, tensor_bytes(&s->codes));
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, s->scale.data, q->scales, tensor_bytes(&s->scale));
-    return rc != 0 ? rc : gpu->ops->tile_decode(run->stream, &w, &s->codes, &s->scale, &tiles);
+    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, (const int64_t[]){rows, cols}, &codes);
+    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &scale);
+    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, codes.data, q->codes, tensor_bytes(&codes));
+    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, scale.data, q->scales, tensor_bytes(&scale));
+    rc = rc != 0 ? rc : gpu->ops->tile_decode(run->stream, &w, &codes, &scale, &tiles);
+    gpu_tensor_free(gpu, &codes);
+    gpu_tensor_free(gpu, &scale);
+    return rc;
 }
 
-static int solve_on_host(struct run *run, const struct qtensor *q, struct solved *s)
+static int solve_on_host(struct run *run, struct linear_job *job)
 {
-    float *w = malloc(tensor_bytes(&s->wq));
+    float *w = malloc(tensor_bytes(&job->dequantized));
 
     if (w == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", q->name);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", job->name);
     }
-    qtensor_dequantize(q, w);
-    int rc = run->p->gpu->ops->upload(run->stream, s->wq.data, w, tensor_bytes(&s->wq));
+    qtensor_dequantize(&job->result, w);
+    int rc = run->p->gpu->ops->upload(run->stream, job->dequantized.data, w, tensor_bytes(&job->dequantized));
     rc = rc != 0 ? rc : run->p->gpu->ops->stream_sync(run->stream);
     free(w);
     return rc;
@@ -156,9 +133,25 @@ static bool is_grid(const struct qtensor *q)
     return q->scheme.kind == QTENSOR_INT && q->row_groups == q->rows;
 }
 
+/* What the result stands for, on the device, and an integer grid's scales and zeros, unless the method left them there:
+ * the split into rounding and clipping needs them. */
+static int dequantize(struct run *run, const struct gpu_grid *grid, struct linear_job *job)
+{
+    const struct qtensor *q = &job->result;
+
+    if (job->dequantized.data != NULL) {
+        return 0;
+    }
+    int rc = gpu_tensor_new(run->p->gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &job->dequantized);
+    return rc != 0                                                             ? rc
+           : is_grid(q)                                                        ? solve_on_grid(run, grid, job)
+           : q->scheme.kind == QTENSOR_FLOAT8 || q->scheme.kind == QTENSOR_NF4 ? solve_on_tiles(run, job)
+                                                                               : solve_on_host(run, job);
+}
+
 /* What the codes stand for, and what they lost. */
-static int measure(struct run *run, const struct tensor *weight, const struct linear_job *job,
-                   const struct layer_stats *stats, struct solved *solved, struct report_facts *facts)
+static int measure(struct run *run, const struct tensor *weight, struct linear_job *job,
+                   const struct layer_stats *stats, struct report_facts *facts)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct qtensor *q = &job->result;
@@ -166,21 +159,17 @@ static int measure(struct run *run, const struct tensor *weight, const struct li
                                   .group_size = q->scheme.group_size,
                                   .sym = q->scheme.sym,
                                   .scale_dtype = q->scheme.scale_dtype};
-    bool on_grid = is_grid(q), on_tiles = q->scheme.kind == QTENSOR_FLOAT8 || q->scheme.kind == QTENSOR_NF4;
+    bool on_grid = is_grid(q);
 
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &solved->wq);
-    rc = rc != 0    ? rc
-         : on_grid  ? solve_on_grid(run, job, &grid, solved)
-         : on_tiles ? solve_on_tiles(run, q, solved)
-                    : solve_on_host(run, q, solved);
+    int rc = dequantize(run, &grid, job);
     rc = rc != 0 ? rc
-                 : gpu->ops->residual(run->stream, &facts->residual, weight, &solved->wq,
-                                      on_grid ? &solved->scale : NULL, on_grid ? &solved->zero : NULL, &grid);
+                 : gpu->ops->residual(run->stream, &facts->residual, weight, &job->dequantized,
+                                      on_grid ? &job->scale : NULL, on_grid ? &job->zero : NULL, &grid);
     if (rc == 0 && stats != NULL && (stats->flags & STATS_HESSIAN) != 0) {
         facts->has_output = true;
         facts->samples = run->calibration.set->sequences;
         facts->tokens = stats->tokens;
-        rc = gpu->ops->output_error(run->stream, &facts->output_error, &facts->output_signal, weight, &solved->wq,
+        rc = gpu->ops->output_error(run->stream, &facts->output_error, &facts->output_signal, weight, &job->dequantized,
                                     &stats->hessian);
     }
     return rc;
@@ -245,18 +234,22 @@ static int add_row(struct run *run, const struct report_facts *facts, json_t *ro
     return 0;
 }
 
+static void take_weight(const struct gpu *gpu, struct tensor *weight, struct tensor *dequantized)
+{
+    gpu_tensor_free(gpu, weight);
+    *weight = *dequantized;
+    *dequantized = (struct tensor){0};
+}
+
 /* Measure what the linear lost, write its row, and put the quantized weight in the float one's place. */
-static int take_result(struct run *run, struct block *block, const struct site_jobs *site, int i,
+static int take_result(struct run *run, struct block *block, struct site_jobs *site, int i,
                        const struct layer_stats *stats, json_t *rows)
 {
-    const struct gpu *gpu = run->p->gpu;
-    struct qtensor *q = &((struct site_jobs *)site)->jobs[i].result;
+    struct linear_job *job = &site->jobs[i];
+    struct qtensor *q = &job->result;
     enum linear_role role = site->roles[i];
-    struct solved solved = {0};
-    struct report_facts facts = {.index = run->next_row,
-                                 .layer = run->block_index,
-                                 .method = site->solvers[i]->quantizer->name,
-                                 .job = &site->jobs[i]};
+    struct report_facts facts = {
+        .index = run->next_row, .layer = run->block_index, .method = site->solvers[i]->quantizer->name, .job = job};
     int rc = 0;
 
     q->scheme.input = site->schemes[i].input;
@@ -265,12 +258,13 @@ static int take_result(struct run *run, struct block *block, const struct site_j
     if (q->scheme.input.number != GPU_NUMBER_NONE && !q->scheme.input.dynamic) {
         rc = set_input_scale(run, stats, q);
     }
-    rc = rc != 0 ? rc : measure(run, &block->linears[role], &site->jobs[i], stats, &solved, &facts);
-    rc = rc != 0 ? rc : gpu->ops->convert(run->stream, &block->linears[role], &solved.wq);
-    rc = rc != 0 ? rc : gpu->ops->stream_sync(run->stream);
+    rc = rc != 0 ? rc : measure(run, &block->linears[role], job, stats, &facts);
     rc = rc != 0 ? rc : place_input(run, block, role, q);
-    solved_deinit(&solved, gpu);
-    return rc != 0 ? err_pass(rc, "measure %s", q->name) : add_row(run, &facts, rows);
+    if (rc != 0) {
+        return err_pass(rc, "measure %s", q->name);
+    }
+    take_weight(run->p->gpu, &block->linears[role], &job->dequantized);
+    return add_row(run, &facts, rows);
 }
 
 struct tick_context {
@@ -348,6 +342,7 @@ static int keep_result(struct run *run, struct linear_job *job, struct block_ite
 
     gpu_tensor_free(gpu, &job->scale);
     gpu_tensor_free(gpu, &job->zero);
+    gpu_tensor_free(gpu, &job->dequantized); /* of one that failed */
     if (job->result.name[0] == '\0') {
         return 0; /* solve may not have come to it */
     }

@@ -188,13 +188,18 @@ void quant_work_deinit(struct quant_work *work, const struct gpu *gpu)
     gpu_tensor_free(gpu, &work->zero);
 }
 
+static int dequantize(const struct solve_context *context, struct quant_work *work)
+{
+    work->rounded = true;
+    return context->gpu->ops->dequantize(context->stream, &work->w, &work->codes, &work->scale, &work->zero,
+                                         &work->grid);
+}
+
 int quant_work_round(const struct solve_context *context, struct quant_work *work)
 {
-    const struct gpu_ops *ops = context->gpu->ops;
-    int rc = ops->round(context->stream, &work->codes, &work->w, &work->scale, &work->zero, &work->grid);
+    int rc = context->gpu->ops->round(context->stream, &work->codes, &work->w, &work->scale, &work->zero, &work->grid);
 
-    return rc != 0 ? rc
-                   : ops->dequantize(context->stream, &work->w, &work->codes, &work->scale, &work->zero, &work->grid);
+    return rc != 0 ? rc : dequantize(context, work);
 }
 
 static int take_zeros(const struct solve_context *context, const struct quant_work *work, struct qtensor *q)
@@ -220,6 +225,19 @@ static struct tensor move(struct tensor *from)
     return moved;
 }
 
+static int leave(const struct solve_context *context, struct quant_work *work, struct linear_job *job)
+{
+    int rc = work->rounded ? 0 : dequantize(context, work);
+
+    if (rc == 0) {
+        job->codes = move(&work->codes);
+        job->scale = move(&work->scale);
+        job->zero = move(&work->zero);
+        job->dequantized = move(&work->w);
+    }
+    return rc;
+}
+
 int quant_work_take(const struct solve_context *context, struct quant_work *work, struct linear_job *job)
 {
     const struct gpu_ops *ops = context->gpu->ops;
@@ -231,14 +249,10 @@ int quant_work_take(const struct solve_context *context, struct quant_work *work
     }
     rc = rc != 0 ? rc : ops->download(context->stream, q.scales, work->scale.data, tensor_bytes(&work->scale));
     rc = rc != 0 ? rc : take_zeros(context, work, &q);
+    rc = rc != 0 || !context->on_device ? rc : leave(context, work, job);
     if (rc != 0) {
         qtensor_deinit(&q);
         return err_pass(rc, "take %s", job->name);
-    }
-    if (context->on_device) {
-        job->codes = move(&work->codes);
-        job->scale = move(&work->scale);
-        job->zero = move(&work->zero);
     }
     job->result = q;
     return 0;

@@ -23,7 +23,8 @@ extern const struct quantizer quantizer_kmeans, quantizer_aqlm;
 struct quant_work {
     struct gpu_grid grid;
     struct qscheme scheme;
-    struct tensor w;           /* F32 [N,K]: a copy of the weight that may be changed, then what the codes stand for */
+    struct tensor w;           /* F32 [N,K]: a copy of the weight that may be changed */
+    bool rounded;              /* w is what the codes stand for */
     struct tensor codes;       /* U8 [N,K] */
     struct tensor scale, zero; /* F32 [N,K/g] */
 };
@@ -35,7 +36,7 @@ void quant_work_deinit(struct quant_work *work, const struct gpu *gpu); /* zeroe
 /* codes = round(w), w = what they stand for. */
 int quant_work_round(const struct solve_context *context, struct quant_work *work);
 /* Download codes and grid into job->result, which the caller owns then; or, where the context says so, the grid alone,
- * and hand the device's codes and grid to the job. */
+ * and hand the device's codes, grid and weight to the job. */
 int quant_work_take(const struct solve_context *context, struct quant_work *work, struct linear_job *job);
 /* For codes of elements (gpu_tiles): the largest magnitudes of w's tiles into q->scales, and codes for the scales that
  * stand there. w F32, as many weights as q has. */

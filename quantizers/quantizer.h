@@ -94,8 +94,9 @@ struct linear_job {
     const void *params;          /* the method's params struct, overrides applied */
     struct qtensor result;       /* set on success */
     /* Where context->on_device is set and the result is an integer grid that the device solved: its codes U8 [N,K],
-     * which result.codes waits for, and its grid F32 [N,K/g], which the result has too. The caller's to free. */
-    struct tensor codes, scale, zero;
+     * which result.codes waits for, its grid F32 [N,K/g], which the result has too, and the weight that they stand
+     * for, F32 [N,K]. The caller's to free. */
+    struct tensor codes, scale, zero, dequantized;
     double loss;      /* the method's own objective, NAN if it has none */
     double damp_used; /* 0 when not applicable */
     double seconds;
