@@ -1,8 +1,10 @@
 /* Writing the container as the reference does: tensors by alignment descending then name, ranges contiguous from 0,
  * the header padded with spaces to 8 bytes, {"format":"pt"} always in __metadata__.
  *
- * Two phases: declare everything, then begin fixes every offset; after that data may come in any order and pieces.
- * What was written is counted per tensor, so that finish can tell a hole from a whole file. */
+ * Two phases: declare everything, then begin fixes every offset; after that data may come in any order and pieces, and
+ * from several threads, since nothing but the counts changes any more. What was written is counted per tensor, so that
+ * finish can tell a hole from a whole file; a count goes up after its bytes are in the file, so that a reader who saw
+ * the count finds the bytes. */
 
 #include "models/safetensors.h"
 
@@ -13,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +29,8 @@ struct item {
     enum dtype dtype;
     int rank;
     int64_t shape[TENSOR_RANK_MAX];
-    uint64_t begin, bytes, written; /* begin: relative to the data */
+    uint64_t begin, bytes; /* begin: relative to the data */
+    _Atomic uint64_t written;
 };
 
 struct safetensors_writer {
@@ -38,6 +42,7 @@ struct safetensors_writer {
     size_t count, capacity;
     struct item **by_name; /* from begin on */
     uint64_t data_begin;
+    size_t settled; /* leading items that are known to be whole */
 };
 
 int safetensors_writer_new(const char *path, struct safetensors_writer **out)
@@ -247,21 +252,34 @@ int safetensors_writer_begin(struct safetensors_writer *writer)
     return rc != 0 ? err_pass(rc, "write the header of %s", writer->path) : 0;
 }
 
-int safetensors_writer_put(struct safetensors_writer *writer, const char *name, uint64_t offset, const void *data,
-                           size_t size)
+/* The tensor, once begun; or NULL and raised. */
+static struct item *find_item(const struct safetensors_writer *writer, const char *name)
 {
     struct item key = {.name = name};
     struct item *wanted = &key;
 
     if (writer->by_name == NULL) {
-        return err_raise(ERR_INTERNAL, "%s was not begun", writer->path);
+        (void)err_raise(ERR_INTERNAL, "%s was not begun", writer->path);
+        return NULL;
     }
     struct item **found = bsearch(&wanted, writer->by_name, writer->count, sizeof(struct item *), by_name);
     if (found == NULL) {
-        return err_raise(ERR_INTERNAL, "tensor %.160s was not declared", name);
+        (void)err_raise(ERR_INTERNAL, "tensor %.160s was not declared", name);
+        return NULL;
     }
-    struct item *item = *found;
-    if (offset > item->bytes || size > item->bytes - offset || size > item->bytes - item->written) {
+    return *found;
+}
+
+int safetensors_writer_put(struct safetensors_writer *writer, const char *name, uint64_t offset, const void *data,
+                           size_t size)
+{
+    struct item *item = find_item(writer, name);
+
+    if (item == NULL) {
+        return ERR_INTERNAL;
+    }
+    uint64_t written = atomic_load_explicit(&item->written, memory_order_relaxed);
+    if (offset > item->bytes || size > item->bytes - offset || written > item->bytes || size > item->bytes - written) {
         return err_raise(ERR_INTERNAL, "%zu bytes at %llu are too many for tensor %.160s", size,
                          (unsigned long long)offset, name);
     }
@@ -269,8 +287,32 @@ int safetensors_writer_put(struct safetensors_writer *writer, const char *name, 
     if (rc != 0) {
         return err_pass(rc, "tensor %s of %s", name, writer->path);
     }
-    item->written += size;
+    atomic_fetch_add_explicit(&item->written, size, memory_order_release);
     return 0;
+}
+
+int safetensors_writer_place(const struct safetensors_writer *writer, const char *name, uint64_t *offset)
+{
+    const struct item *item = find_item(writer, name);
+
+    if (item == NULL) {
+        return ERR_INTERNAL;
+    }
+    *offset = writer->data_begin + item->begin;
+    return 0;
+}
+
+uint64_t safetensors_writer_settled(struct safetensors_writer *writer)
+{
+    while (writer->settled < writer->count) {
+        struct item *item = &writer->items[writer->settled];
+        if (atomic_load_explicit(&item->written, memory_order_acquire) != item->bytes) {
+            return writer->data_begin + item->begin;
+        }
+        writer->settled++;
+    }
+    const struct item *last = writer->count > 0 ? &writer->items[writer->count - 1] : NULL;
+    return writer->data_begin + (last != NULL ? last->begin + last->bytes : 0);
 }
 
 int safetensors_writer_finish(struct safetensors_writer *writer)

@@ -170,11 +170,9 @@ int export_copy_side_files(const struct format_export *request)
     return rc;
 }
 
-static int describe(const struct format_export *request, const char *name, json_t *files)
+static int hash_file(const struct format_export *request, const char *name, struct export_sum *sum)
 {
     char path[EXPORT_PATH_MAX];
-    char sha256[DIGEST_HEX_SIZE];
-    int64_t size;
 
     int rc = fs_path(path, sizeof(path), "%s/%s", request->directory, name);
     if (rc != 0) {
@@ -184,14 +182,42 @@ static int describe(const struct format_export *request, const char *name, json_
     if (fd < 0) {
         return err_raise_errno(errno, "cannot open %s", path);
     }
-    rc = digest_file(fd, sha256, &size);
+    rc = digest_file(fd, sum->sha256, &sum->bytes);
     close(fd);
-    json_t *file =
-        rc != 0 ? NULL : json_pack("{s:s, s:I, s:s}", "path", name, "bytes", (json_int_t)size, "sha256", sha256);
-    if (rc == 0 && json_array_append_new(files, file) != 0) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of files");
-    }
     return rc;
+}
+
+static int describe(const char *name, const struct export_sum *sum, json_t *files)
+{
+    json_t *file = json_pack("{s:s, s:I, s:s}", "path", name, "bytes", (json_int_t)sum->bytes, "sha256", sum->sha256);
+
+    return json_array_append_new(files, file) == 0
+               ? 0
+               : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of files");
+}
+
+/* What is known of this file from writing it, or NULL. */
+static const struct export_sum *known_sum(const struct export_plan *plan, const struct export_sum *sums,
+                                          const char *name)
+{
+    char shard[64];
+
+    for (int i = 0; sums != NULL && i < plan->shards; i++) {
+        export_shard_name(plan, i, shard);
+        if (strcmp(shard, name) == 0) {
+            return &sums[i];
+        }
+    }
+    return NULL;
+}
+
+static int describe_file(const struct format_export *request, const char *name, const struct export_sum *known,
+                         json_t *files)
+{
+    struct export_sum sum;
+    int rc = known == NULL ? hash_file(request, name, &sum) : 0;
+
+    return rc != 0 ? rc : describe(name, known != NULL ? known : &sum, files);
 }
 
 static int is_file(const struct dirent *entry)
@@ -204,7 +230,8 @@ static int by_bytes(const struct dirent **a, const struct dirent **b)
     return strcmp((*a)->d_name, (*b)->d_name);
 }
 
-static int describe_all(const struct format_export *request, json_t *files)
+static int describe_all(const struct format_export *request, const struct export_plan *plan,
+                        const struct export_sum *sums, json_t *files)
 {
     struct dirent **entries;
     int rc = 0;
@@ -214,7 +241,8 @@ static int describe_all(const struct format_export *request, json_t *files)
         return err_raise_errno(errno, "cannot list %s", request->directory);
     }
     for (int i = 0; i < count; i++) {
-        rc = rc != 0 ? rc : describe(request, entries[i]->d_name, files);
+        const char *name = entries[i]->d_name;
+        rc = rc != 0 ? rc : describe_file(request, name, known_sum(plan, sums, name), files);
         free(entries[i]);
     }
     free(entries);
@@ -260,17 +288,18 @@ static json_t *sort_files(const json_t *files)
     return sorted;
 }
 
-int export_write_manifest(const struct format_export *request, json_t **out)
+int export_write_manifest(const struct format_export *request, const struct export_plan *plan,
+                          const struct export_sum *sums, json_t **out)
 {
     json_t *files = json_array();
 
-    int rc = describe_all(request, files);
+    int rc = describe_all(request, plan, sums, files);
     if (rc == 0) {
         json_t *object = manifest(request, files);
         rc = write_json(request, FORMAT_MANIFEST_FILE, object);
         json_decref(object);
     }
-    rc = rc != 0 ? rc : describe(request, FORMAT_MANIFEST_FILE, files);
+    rc = rc != 0 ? rc : describe_file(request, FORMAT_MANIFEST_FILE, NULL, files);
     rc = rc != 0 ? rc : fs_sync_dir(request->directory);
     if (rc == 0) {
         *out = sort_files(files);

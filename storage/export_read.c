@@ -1,7 +1,7 @@
-/* The bytes of an artifact's tensors, piece by piece, for whatever container they go into.
+/* The bytes of an artifact's tensors, unit by unit, for whatever container they go into.
  *
- * In memory at any time: one module's codes, one of its packed tensors, or one stretch of a tensor that is copied.
- * Copies are byte for byte: what was not quantized is the source's own. */
+ * In a thread's memory at any time: one module's codes, one of its packed tensors, or one stretch of a tensor that is
+ * copied. Copies are byte for byte: what was not quantized is the source's own. */
 
 #include "storage/export.h"
 
@@ -10,55 +10,72 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXPORT_COPY_BYTES ((size_t)4 << 20)
+#define COPY_BYTES ((int64_t)4 << 20)
 
-static int tick(struct export_reader *reader)
+int export_tick(struct export_progress *progress)
 {
-    const struct format_export *request = reader->request;
-    double total = (double)reader->plan->total_bytes;
+    const struct format_export *request = progress->request;
+    double total = (double)progress->total;
 
-    return request->tick == NULL ? 0
-                                 : request->tick(request->tick_data, total > 0 ? (double)reader->done / total : 1.0);
+    return request->tick == NULL
+               ? 0
+               : request->tick(request->tick_data, total > 0 ? (double)atomic_load(&progress->done) / total : 1.0);
 }
 
-static int copy_piece(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
+static int advance(struct export_reader *reader, int64_t bytes)
+{
+    atomic_fetch_add(&reader->progress->done, bytes);
+    if (atomic_load(&reader->progress->stop)) {
+        return err_raise(ERR_INTERRUPTED, "another part of the export has failed");
+    }
+    return reader->ticks ? export_tick(reader->progress) : 0;
+}
+
+/* Kept from unit to unit: fresh memory costs as much as what is done in it. */
+static unsigned char *room(struct export_reader *reader, int64_t bytes)
+{
+    if ((size_t)bytes > reader->capacity || reader->buffer == NULL) {
+        size_t wanted = bytes > 0 ? (size_t)bytes : 1;
+        free(reader->buffer);
+        reader->buffer = malloc(wanted);
+        reader->capacity = reader->buffer != NULL ? wanted : 0;
+    }
+    if (reader->buffer == NULL) {
+        (void)err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld bytes of a tensor", (long long)bytes);
+    }
+    return reader->buffer;
+}
+
+static int copy_stretch(struct export_reader *reader, const struct export_piece *piece, const struct export_unit *unit,
+                        export_sink sink, void *data)
 {
     const struct model_tensor tensor = model_tensor_at(reader->request->config.model, piece->source);
+    unsigned char *buffer = room(reader, COPY_BYTES);
+    int rc = buffer != NULL ? 0 : ERR_HOST_OUT_OF_MEMORY;
 
-    for (int64_t at = 0; at < piece->bytes;) {
-        size_t size = piece->bytes - at < (int64_t)EXPORT_COPY_BYTES ? (size_t)(piece->bytes - at) : EXPORT_COPY_BYTES;
-        int rc = safetensors_read(tensor.file, tensor.entry, (uint64_t)at, reader->buffer, size);
-        rc = rc != 0 ? rc : sink(data, (uint64_t)at, reader->buffer, size);
-        at += (int64_t)size;
-        reader->done += (int64_t)size;
-        rc = rc != 0 ? rc : tick(reader);
-        if (rc != 0) {
-            return err_pass(rc, "copy %s", piece->name);
-        }
+    for (int64_t at = unit->at; rc == 0 && at < unit->at + unit->size;) {
+        int64_t left = unit->at + unit->size - at, size = left < COPY_BYTES ? left : COPY_BYTES;
+        rc = safetensors_read(tensor.file, tensor.entry, (uint64_t)at, buffer, (size_t)size);
+        rc = rc != 0 ? rc : sink(data, piece, (uint64_t)at, buffer, (size_t)size);
+        rc = rc != 0 ? rc : advance(reader, size);
+        at += size;
     }
-    return 0;
+    return rc != 0 ? err_pass(rc, "copy %s", piece->name) : 0;
 }
 
-/* Codes and zero points fit their bits: packing would hide it if they did not. */
-static int check_codes(const struct qtensor *q)
+/* The checkpoint's reader has looked at every value; that symmetric zero points are the middle is for formats to know,
+ * since they do not store them. */
+static int check_zeros(const struct qtensor *q)
 {
-    if (q->scheme.kind != QTENSOR_INT) {
-        return 0; /* the checkpoint's reader has looked at what other kinds have */
-    }
-    const unsigned limit = 1u << q->scheme.bits;
-    unsigned seen = 0;
-
-    for (int64_t i = 0; i < q->rows * q->cols; i++) {
-        seen |= q->codes[i];
+    if (q->scheme.kind != QTENSOR_INT || !q->scheme.sym) {
+        return 0;
     }
     for (int64_t i = 0; i < q->row_groups * q->groups; i++) {
-        seen |= q->zeros[i];
-        if (q->scheme.sym && q->zeros[i] != limit / 2) {
+        if (q->zeros[i] != 1u << (q->scheme.bits - 1)) {
             return err_raise(ERR_SOURCE_CORRUPT, "%s is symmetric and has zero point %u", q->name, q->zeros[i]);
         }
     }
-    return seen < limit ? 0
-                        : err_raise(ERR_SOURCE_CORRUPT, "%s has codes of more than %d bits", q->name, q->scheme.bits);
+    return 0;
 }
 
 static int open_block(struct export_reader *reader, const struct export_place *place)
@@ -88,7 +105,7 @@ static int load_module(struct export_reader *reader, int index)
     reader->module_index = -1;
     int rc = open_block(reader, place);
     rc = rc != 0 ? rc : qtensor_file_read(reader->file, place->item, &reader->module);
-    rc = rc != 0 ? rc : check_codes(&reader->module);
+    rc = rc != 0 ? rc : check_zeros(&reader->module);
     if (rc == 0) {
         reader->module_index = index;
     }
@@ -102,16 +119,14 @@ static int encode_piece(struct export_reader *reader, const struct export_piece 
     if (rc != 0) {
         return err_pass(rc, "load %s", piece->name);
     }
-    void *packed = calloc(1, piece->bytes > 0 ? (size_t)piece->bytes : 1);
+    unsigned char *packed = room(reader, piece->bytes);
     if (packed == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld bytes of %s", (long long)piece->bytes,
-                         piece->name);
+        return ERR_HOST_OUT_OF_MEMORY;
     }
+    memset(packed, 0, (size_t)piece->bytes);
     rc = reader->request->format->encode(&reader->module, piece->index, packed);
-    rc = rc != 0 ? rc : sink(data, 0, packed, (size_t)piece->bytes);
-    free(packed);
-    reader->done += piece->bytes;
-    return rc != 0 ? err_pass(rc, "pack %s", piece->name) : tick(reader);
+    rc = rc != 0 ? rc : sink(data, piece, 0, packed, (size_t)piece->bytes);
+    return rc != 0 ? err_pass(rc, "pack %s", piece->name) : advance(reader, piece->bytes);
 }
 
 /* A float tensor that the job made, in the type that it is stored in. */
@@ -122,37 +137,36 @@ static int read_dense(struct export_reader *reader, const struct export_piece *p
 
     int rc = open_block(reader, place);
     rc = rc != 0 ? rc : qtensor_file_read(reader->file, place->item, &q);
-    void *stored = rc == 0 ? malloc((size_t)piece->bytes) : NULL;
+    unsigned char *stored = rc == 0 ? room(reader, piece->bytes) : NULL;
     if (rc == 0 && stored == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld bytes of %s", (long long)piece->bytes, piece->name);
+        rc = ERR_HOST_OUT_OF_MEMORY;
     }
     if (rc == 0) {
         format_narrow(q.tables, q.rows * q.cols, piece->dtype, stored);
-        rc = sink(data, 0, stored, (size_t)piece->bytes);
+        rc = sink(data, piece, 0, stored, (size_t)piece->bytes);
     }
-    free(stored);
     qtensor_deinit(&q);
-    reader->done += piece->bytes;
-    return rc != 0 ? err_pass(rc, "write %s", piece->name) : tick(reader);
+    return rc != 0 ? err_pass(rc, "write %s", piece->name) : advance(reader, piece->bytes);
 }
 
-int export_read_piece(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
+int export_read_unit(struct export_reader *reader, const struct export_unit *unit, export_sink sink, void *data)
 {
-    return piece->module >= 0  ? encode_piece(reader, piece, sink, data)
-           : piece->dense >= 0 ? read_dense(reader, piece, sink, data)
-                               : copy_piece(reader, piece, sink, data);
-}
+    int rc = 0;
 
-int export_reader_init(struct export_reader *reader, const struct format_export *request,
-                       const struct export_plan *plan)
-{
-    unsigned char *buffer = malloc(EXPORT_COPY_BYTES);
-
-    if (buffer == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a copy buffer");
+    for (size_t i = 0; rc == 0 && i < unit->count; i++) {
+        const struct export_piece *piece = &reader->plan->pieces[unit->first + i];
+        rc = piece->module >= 0  ? encode_piece(reader, piece, sink, data)
+             : piece->dense >= 0 ? read_dense(reader, piece, sink, data)
+                                 : copy_stretch(reader, piece, unit, sink, data);
     }
-    *reader = (struct export_reader){.request = request, .plan = plan, .module_index = -1, .buffer = buffer};
-    return 0;
+    return rc;
+}
+
+void export_reader_init(struct export_reader *reader, const struct format_export *request,
+                        const struct export_plan *plan, struct export_progress *progress, bool ticks)
+{
+    *reader = (struct export_reader){
+        .request = request, .plan = plan, .progress = progress, .ticks = ticks, .module_index = -1};
 }
 
 void export_reader_deinit(struct export_reader *reader)

@@ -59,7 +59,7 @@ struct format {
     /* The tensors of one module; returns their number. */
     int (*tensors)(const struct qscheme *scheme, int64_t rows, int64_t cols,
                    struct format_tensor out[FORMAT_TENSORS_MAX]);
-    /* Pack tensor `index` of q into out (exactly its bytes). */
+    /* Pack tensor `index` of q into out (exactly its bytes, zero before). Several threads at once, of different q. */
     int (*encode)(const struct qtensor *q, int index, void *out);
     /* The quantization_config object. New reference. Unused where `write` is set. NULL: config.json gets none. */
     json_t *(*config)(const struct format_config *config);
@@ -77,8 +77,9 @@ int format_check(const struct format *format, const struct format_config *config
                  struct faults *faults);
 
 /* Write the artifact of a finished job into `directory` (made): shards, index, config.json, side files.
- * block_files: one qtensor checkpoint per block, in order. Memory: one module at a time. Deterministic bytes.
- * *files = [{"path","bytes","sha256"}...] sorted by path; every file fsynced. tick: nonzero = stop and return it. */
+ * block_files: one qtensor checkpoint per block, in order. Memory: one module a thread. The same bytes whatever the
+ * threads. *files = [{"path","bytes","sha256"}...] sorted by path; every file fsynced. tick: nonzero = stop and return
+ * it; called by the thread that called format_export. */
 struct format_export {
     const struct format *format;
     struct format_config config; /* modules filled by the caller */
@@ -86,6 +87,7 @@ struct format_export {
     int block_count;
     const char *directory;   /* holds nothing else: every file found in it goes into the list */
     int64_t max_shard_bytes; /* 0 = one file */
+    int threads;             /* 0 = as many as cores and memory are good for */
     /* What the manifest says of the result's origin: an object, or NULL. The caller puts in what it knows (calibration
      * digest, seed, device); no times and no paths, so that the same job gives the same manifest. */
     const json_t *provenance;

@@ -133,11 +133,12 @@ struct entry {
 
 struct writer {
     const struct format_export *request;
+    const struct export_plan *plan;
     struct entry *entries;
     size_t count;
+    const struct entry **of_piece; /* [plan.count]; NULL: not in the file */
     int fd;
-    uint64_t data;             /* where tensors begin */
-    const struct entry *entry; /* being written */
+    uint64_t data; /* where tensors begin */
 };
 
 static uint64_t align(uint64_t at)
@@ -184,17 +185,20 @@ static bool is_derived(const char *name)
     return length >= sizeof(end) && strcmp(name + length - (sizeof(end) - 1), end) == 0;
 }
 
-static int list_entries(struct writer *writer, const struct export_plan *plan)
+static int list_entries(struct writer *writer)
 {
+    const struct export_plan *plan = writer->plan;
     const struct model_config *config = model_config(writer->request->config.model);
     uint64_t at = 0;
 
     writer->entries = calloc(plan->count + 1, sizeof(*writer->entries));
-    if (writer->entries == NULL) {
+    writer->of_piece = calloc(plan->count + 1, sizeof(const struct entry *));
+    if (writer->entries == NULL || writer->of_piece == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu tensors", plan->count);
     }
     for (size_t i = 0; i < plan->count; i++) {
         if (!is_derived(plan->pieces[i].name)) {
+            writer->of_piece[i] = &writer->entries[writer->count];
             int rc = describe(writer, &plan->pieces[i], &writer->entries[writer->count++]);
             if (rc != 0) {
                 return rc;
@@ -259,9 +263,9 @@ static int write_head(struct writer *writer)
     return rc;
 }
 
-static int put_at(const struct writer *writer, uint64_t at, const void *bytes, size_t size)
+static int put_at(const struct writer *writer, const struct entry *entry, uint64_t at, const void *bytes, size_t size)
 {
-    return fs_pwrite_full(writer->fd, bytes, size, (int64_t)(writer->data + writer->entry->offset + at));
+    return fs_pwrite_full(writer->fd, bytes, size, (int64_t)(writer->data + entry->offset + at));
 }
 
 /* Bytes of a tensor's row, or of a vector's element. */
@@ -271,16 +275,17 @@ static uint64_t unit_of(const struct entry *entry)
 }
 
 /* Rows, or parts of them, to where they belong. */
-static int put_rows(struct writer *writer, uint64_t at, const unsigned char *bytes, size_t size)
+static int put_rows(const struct writer *writer, const struct entry *entry, uint64_t at, const unsigned char *bytes,
+                    size_t size)
 {
     const struct model_config *config = model_config(writer->request->config.model);
-    uint64_t unit = unit_of(writer->entry);
+    uint64_t unit = unit_of(entry);
 
     for (size_t done = 0; done < size;) {
         uint64_t row = (at + done) / unit, within = (at + done) % unit;
         size_t part = unit - within < size - done ? (size_t)(unit - within) : size - done;
-        uint64_t to = (uint64_t)gguf_row(config, writer->entry->role, (int64_t)row) * unit + within;
-        int rc = put_at(writer, to, bytes + done, part);
+        uint64_t to = (uint64_t)gguf_row(config, entry->role, (int64_t)row) * unit + within;
+        int rc = put_at(writer, entry, to, bytes + done, part);
         if (rc != 0) {
             return rc;
         }
@@ -289,14 +294,15 @@ static int put_rows(struct writer *writer, uint64_t at, const unsigned char *byt
     return 0;
 }
 
-static int put_vector(struct writer *writer, uint64_t at, const void *bytes, size_t size)
+static int put_vector(const struct writer *writer, const struct entry *entry, uint64_t at, const void *bytes,
+                      size_t size)
 {
-    enum dtype dtype = writer->entry->piece->dtype;
+    enum dtype dtype = entry->piece->dtype;
     size_t width = dtype_rows[dtype].bytes, count = size / width;
     float *wide = malloc(count * sizeof(*wide));
 
     if (wide == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s", writer->entry->name);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s", entry->name);
     }
     for (size_t i = 0; i < count; i++) {
         uint16_t half = dtype == DTYPE_F32 ? 0 : ((const uint16_t *)bytes)[i];
@@ -304,67 +310,78 @@ static int put_vector(struct writer *writer, uint64_t at, const void *bytes, siz
                   : dtype == DTYPE_BF16 ? dtype_bf16_to_f32(half)
                                         : dtype_f16_to_f32(half);
     }
-    int rc = put_rows(writer, at / width * sizeof(*wide), (const unsigned char *)wide, count * sizeof(*wide));
+    int rc = put_rows(writer, entry, at / width * sizeof(*wide), (const unsigned char *)wide, count * sizeof(*wide));
     free(wide);
     return rc;
 }
 
-static int put(void *data, uint64_t at, const void *bytes, size_t size)
+static int put(void *data, const struct export_piece *piece, uint64_t at, const void *bytes, size_t size)
 {
-    struct writer *writer = data;
+    const struct writer *writer = data;
+    const struct entry *entry = writer->of_piece[piece - writer->plan->pieces];
 
-    if (writer->entry->dims[1] == 0) {
-        return put_vector(writer, at, bytes, size);
+    if (entry == NULL) {
+        return 0;
     }
-    return writer->entry->role == LINEAR_Q || writer->entry->role == LINEAR_K ? put_rows(writer, at, bytes, size)
-                                                                              : put_at(writer, at, bytes, size);
+    if (entry->dims[1] == 0) {
+        return put_vector(writer, entry, at, bytes, size);
+    }
+    return entry->role == LINEAR_Q || entry->role == LINEAR_K ? put_rows(writer, entry, at, bytes, size)
+                                                              : put_at(writer, entry, at, bytes, size);
 }
 
-static int put_rope_factors(struct writer *writer)
+/* Behind all others, when there are any. */
+static int put_rope_factors(const struct writer *writer)
 {
-    float *factors = malloc((size_t)writer->entry->bytes);
+    const struct entry *entry = writer->count > 0 ? &writer->entries[writer->count - 1] : NULL;
 
+    if (entry == NULL || entry->piece != NULL) {
+        return 0;
+    }
+    float *factors = malloc((size_t)entry->bytes);
     if (factors == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for rotary factors");
     }
     gguf_rope_factors(model_config(writer->request->config.model), factors);
-    int rc = put_at(writer, 0, factors, (size_t)writer->entry->bytes);
+    int rc = put_at(writer, entry, 0, factors, (size_t)entry->bytes);
     free(factors);
     return rc;
 }
 
-static int write_entries(struct writer *writer, const struct export_plan *plan)
+static int write_entries(struct writer *writer)
 {
-    struct export_reader reader = {0};
-    int rc = export_reader_init(&reader, writer->request, plan);
+    struct export_team *team = NULL;
+    struct export_unit *units = NULL;
+    size_t count = 0;
 
-    for (size_t i = 0; rc == 0 && i < writer->count; i++) {
-        writer->entry = &writer->entries[i];
-        rc = writer->entry->piece == NULL ? put_rope_factors(writer)
-                                          : export_read_piece(&reader, writer->entry->piece, put, writer);
-    }
-    export_reader_deinit(&reader);
+    int rc = export_team_new(writer->request, writer->plan, &team);
+    rc = rc != 0 ? rc : export_units_list(writer->plan, 0, writer->plan->count, &units, &count);
+    rc = rc != 0 ? rc : put_rope_factors(writer);
+    rc = rc != 0 ? rc : export_team_write(team, units, count, put, writer);
+    export_team_free(team);
+    free(units);
     return rc;
 }
 
 static int write_file(const struct format_export *request, const struct export_plan *plan)
 {
-    struct writer writer = {.request = request};
+    struct writer writer = {.request = request, .plan = plan};
     char path[EXPORT_PATH_MAX];
 
     int rc = fs_path(path, sizeof(path), "%s/" GGUF_FILE, request->directory);
-    rc = rc != 0 ? rc : list_entries(&writer, plan);
+    rc = rc != 0 ? rc : list_entries(&writer);
     writer.fd = rc == 0 ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
     if (rc == 0 && writer.fd < 0) {
         rc = err_raise_errno(errno, "cannot create %s", path);
     }
     rc = rc != 0 ? rc : write_head(&writer);
-    rc = rc != 0 ? rc : write_entries(&writer, plan);
+    rc = rc != 0 ? rc : write_entries(&writer);
     rc = rc != 0 ? rc : fs_sync(writer.fd);
     if (writer.fd >= 0) {
         close(writer.fd);
     }
     free(writer.entries);
+    free(writer.of_piece);
     return rc;
 }
 

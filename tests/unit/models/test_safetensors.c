@@ -5,6 +5,8 @@
 #include "tests/unit/unit.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -270,5 +272,102 @@ START_TEST(test_writer_refuses)
 }
 END_TEST
 
+/* What is settled goes up to the first tensor that is not whole, in the order of the file. */
+START_TEST(test_settled)
+{
+    struct safetensors_writer *writer;
+    char path[300];
+    uint64_t a, b, c;
+
+    scratch_make(folder);
+    path_of(path, "w");
+    ck_assert_rc_ok(safetensors_writer_new(path, &writer));
+    declare(writer, "c", DTYPE_U8, 3);
+    declare(writer, "a", DTYPE_F32, 2);
+    declare(writer, "b", DTYPE_F32, 1);
+    declare(writer, "empty", DTYPE_F32, 0);
+    ck_assert_int_eq(safetensors_writer_place(writer, "a", &a), ERR_INTERNAL);
+    ck_assert_rc_ok(safetensors_writer_begin(writer));
+    ck_assert_int_eq(safetensors_writer_place(writer, "d", &a), ERR_INTERNAL);
+    ck_assert_rc_ok(safetensors_writer_place(writer, "a", &a));
+    ck_assert_rc_ok(safetensors_writer_place(writer, "b", &b));
+    ck_assert_rc_ok(safetensors_writer_place(writer, "c", &c));
+    ck_assert(b == a + 8 && c == b + 4);
+    ck_assert_uint_eq(safetensors_writer_settled(writer), a);
+    ck_assert_rc_ok(safetensors_writer_put(writer, "b", 0, "bbbb", 4));
+    ck_assert_rc_ok(safetensors_writer_put(writer, "a", 4, "aaaa", 4));
+    ck_assert_uint_eq(safetensors_writer_settled(writer), a); /* a is half there, b waits for it */
+    ck_assert_rc_ok(safetensors_writer_put(writer, "a", 0, "aaaa", 4));
+    ck_assert_uint_eq(safetensors_writer_settled(writer), c);
+    ck_assert_rc_ok(safetensors_writer_put(writer, "c", 0, "ccc", 3));
+    ck_assert_uint_eq(safetensors_writer_settled(writer), c + 3);
+    ck_assert_rc_ok(safetensors_writer_finish(writer));
+    safetensors_writer_free(writer);
+    scratch_remove(folder);
+}
+END_TEST
+
+enum { PUTTERS = 4, PIECES = 64, PIECE = 100 };
+
+struct putter {
+    struct safetensors_writer *writer;
+    int number;
+};
+
+/* Every fourth piece of one tensor, and a tensor of its own. */
+static void *put_pieces(void *data)
+{
+    const struct putter *putter = data;
+    char piece[PIECE], name[8];
+
+    snprintf(name, sizeof(name), "own%d", putter->number);
+    memset(piece, 'A' + putter->number, sizeof(piece));
+    for (int i = putter->number; i < PIECES; i += PUTTERS) {
+        ck_assert_rc_ok(safetensors_writer_put(putter->writer, "shared", (uint64_t)i * PIECE, piece, PIECE));
+    }
+    ck_assert_rc_ok(safetensors_writer_put(putter->writer, name, 0, piece, PIECE));
+    return NULL;
+}
+
+START_TEST(test_put_from_threads)
+{
+    struct safetensors_writer *writer;
+    struct safetensors *file;
+    struct putter putters[PUTTERS];
+    pthread_t threads[PUTTERS];
+    char path[300], back[PIECES * PIECE], name[8];
+    uint64_t last = 0;
+
+    scratch_make(folder);
+    path_of(path, "w");
+    ck_assert_rc_ok(safetensors_writer_new(path, &writer));
+    declare(writer, "shared", DTYPE_F16, PIECES * PIECE / 2);
+    for (int i = 0; i < PUTTERS; i++) {
+        snprintf(name, sizeof(name), "own%d", i);
+        declare(writer, name, DTYPE_U8, PIECE);
+    }
+    ck_assert_rc_ok(safetensors_writer_begin(writer));
+    for (int i = 0; i < PUTTERS; i++) {
+        putters[i] = (struct putter){writer, i};
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, put_pieces, &putters[i]), 0);
+    }
+    for (int i = 0; i < PUTTERS; i++) {
+        uint64_t settled = safetensors_writer_settled(writer);
+        ck_assert_uint_ge(settled, last);
+        last = settled;
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+    }
+    ck_assert_rc_ok(safetensors_writer_finish(writer));
+    safetensors_writer_free(writer);
+    ck_assert_rc_ok(safetensors_open_fd_take(open(path, O_RDONLY), "w", &file));
+    ck_assert_rc_ok(safetensors_read(file, safetensors_find(file, "shared"), 0, back, sizeof(back)));
+    for (int i = 0; i < PIECES * PIECE; i++) {
+        ck_assert_int_eq(back[i], 'A' + i / PIECE % PUTTERS);
+    }
+    safetensors_close(file);
+    scratch_remove(folder);
+}
+END_TEST
+
 UNIT_MAIN("safetensors", test_good_headers, test_bad_headers, test_deep_header, test_bad_files,
-          test_writes_the_reference_bytes, test_round_trip, test_writer_refuses)
+          test_writes_the_reference_bytes, test_round_trip, test_writer_refuses, test_settled, test_put_from_threads)

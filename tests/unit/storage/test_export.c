@@ -1,150 +1,8 @@
 /* Whole artifacts: what is in them, that a reader gets the quantized weights back, and that the bytes never vary. */
 
-#include "tests/unit/storage/checkpoint.h"
-#include "tests/unit/storage/support.h"
+#include "tests/unit/storage/export_rig.h"
 
-#include <dirent.h>
 #include <sys/stat.h>
-
-struct rig {
-    char dir[256];
-    struct model *model;
-    struct format_module *modules;
-    int count, blocks;
-    char paths[8][320];
-    const char *files[8];
-};
-
-static void make_blocks(struct rig *rig)
-{
-    rig->blocks = rig->count / LINEAR_COUNT;
-    for (int b = 0; b < rig->blocks; b++) {
-        struct qtensor items[LINEAR_COUNT];
-        char hex[65];
-        for (int i = 0; i < LINEAR_COUNT; i++) {
-            const struct format_module *m = &rig->modules[b * LINEAR_COUNT + i];
-            qtensor_random(m->name, &m->scheme, m->rows, m->cols, (uint32_t)(b * 100 + i), &items[i]);
-        }
-        snprintf(rig->paths[b], sizeof(rig->paths[b]), "%s/block-%d", rig->dir, b);
-        rig->files[b] = rig->paths[b];
-        ck_assert_rc_ok(qtensor_save(rig->paths[b], items, LINEAR_COUNT, hex));
-        for (int i = 0; i < LINEAR_COUNT; i++) {
-            qtensor_deinit(&items[i]);
-        }
-    }
-}
-
-/* source NULL: the checkpoint made on the spot; else a folder of the test data. */
-static void rig_init(struct rig *rig, const char *source, const char *format, int bits, int64_t group, bool sym)
-{
-    char path[300];
-
-    *rig = (struct rig){0};
-    scratch_make(rig->dir);
-    if (source == NULL) {
-        snprintf(path, sizeof(path), "%s/source", rig->dir);
-        checkpoint_make(path);
-    }
-    rig->model = checkpoint_open(source == NULL ? rig->dir : TEST_DATA, source == NULL ? "source" : source);
-    enum dtype scale = format_find(format)->scale_dtype(model_dtype(rig->model));
-    rig->count = checkpoint_modules(rig->model, bits, group, sym, scale, &rig->modules);
-    make_blocks(rig);
-}
-
-static void rig_deinit(struct rig *rig)
-{
-    free(rig->modules);
-    model_close(rig->model);
-    scratch_remove(rig->dir);
-}
-
-static int export_to(struct rig *rig, const char *format, const char *folder, int64_t shard,
-                     int (*tick)(void *data, double fraction), void *data, json_t **files)
-{
-    char directory[300];
-    json_t *provenance = json_of("{'seed': 7, 'tiny': 1e-05}");
-
-    snprintf(directory, sizeof(directory), "%s/%s", rig->dir, folder);
-    const struct format_export request = {
-        .format = format_find(format),
-        .config = {.modules = rig->modules, .count = rig->count, .model = rig->model, .method = "rtn"},
-        .block_files = rig->files,
-        .block_count = rig->blocks,
-        .directory = directory,
-        .max_shard_bytes = shard,
-        .provenance = provenance,
-        .tick = tick,
-        .tick_data = data};
-    int rc = format_export(&request, files);
-    json_decref(provenance);
-    return rc;
-}
-
-static json_t *load(const struct rig *rig, const char *folder, const char *name)
-{
-    char path[512], *text;
-    size_t size;
-
-    snprintf(path, sizeof(path), "%s/%s/%s", rig->dir, folder, name);
-    ck_assert_rc_ok(fs_read_file(path, (size_t)1 << 24, &text, &size));
-    json_t *value = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
-    ck_assert_ptr_nonnull(value);
-    free(text);
-    return value;
-}
-
-static struct safetensors *open_shard(const struct rig *rig, const char *folder, const char *name)
-{
-    struct safetensors *file;
-    char path[512];
-
-    snprintf(path, sizeof(path), "%s/%s/%s", rig->dir, folder, name);
-    ck_assert_rc_ok(safetensors_open_fd_take(open(path, O_RDONLY | O_CLOEXEC), name, &file));
-    return file;
-}
-
-/* The list is true of the directory: every file there, no other, sizes and digests right, sorted. */
-static void check_files(const struct rig *rig, const char *folder, const json_t *files)
-{
-    char path[512], sha256[DIGEST_HEX_SIZE];
-    const char *last = "";
-    size_t i, there = 0;
-    json_t *file;
-    int64_t size;
-
-    json_array_foreach((json_t *)files, i, file)
-    {
-        ck_assert_int_gt(strcmp(text_at(file, "path"), last), 0);
-        last = text_at(file, "path");
-        snprintf(path, sizeof(path), "%s/%s/%s", rig->dir, folder, last);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ck_assert_rc_ok(digest_file(fd, sha256, &size));
-        close(fd);
-        ck_assert_str_eq(text_at(file, "sha256"), sha256);
-        ck_assert_int_eq(int_at(file, "bytes"), size);
-    }
-    snprintf(path, sizeof(path), "%s/%s", rig->dir, folder);
-    DIR *stream = opendir(path);
-    for (const struct dirent *entry; (entry = readdir(stream)) != NULL;) {
-        there += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
-    }
-    closedir(stream);
-    ck_assert_uint_eq(there, json_array_size(files));
-    json_t *manifest = load(rig, folder, "quantd_manifest.json"); /* the same, less itself */
-    ck_assert_uint_eq(json_array_size(json_object_get(manifest, "files")), json_array_size(files) - 1);
-    json_array_foreach(json_object_get(manifest, "files"), i, file)
-    {
-        size_t k = 0;
-        while (!json_equal(json_array_get(files, k), file)) {
-            ck_assert_uint_lt(++k, json_array_size(files));
-        }
-    }
-    ck_assert_str_eq(text_at(json_object_get(manifest, "source"), "digest"), model_digest(rig->model));
-    ck_assert_str_eq(text_at(manifest, "method"), "rtn");
-    ck_assert_int_eq(int_at(manifest, "quantized_modules"), rig->count);
-    ck_assert_int_eq(int_at(json_object_get(manifest, "provenance"), "seed"), 7);
-    json_decref(manifest);
-}
 
 /* Module m out of the artifact's shards. */
 static void load_module(struct safetensors *const *shards, int shard_count, const char *module, struct stored *out)
@@ -354,39 +212,6 @@ START_TEST(the_bundled_checkpoint)
 }
 END_TEST
 
-struct ticks {
-    int count, stop_at;
-    double last;
-};
-
-static int on_tick(void *data, double fraction)
-{
-    struct ticks *ticks = data;
-    ck_assert(fraction >= ticks->last && fraction <= 1);
-    ticks->last = fraction;
-    return ++ticks->count == ticks->stop_at ? err_raise(ERR_CANCELLED, "enough") : 0;
-}
-
-START_TEST(progress_and_cancellation)
-{
-    struct rig rig;
-    struct ticks ticks = {0};
-    json_t *files = NULL;
-
-    rig_init(&rig, NULL, "gptq", 4, 32, true);
-    ck_assert_rc_ok(export_to(&rig, "gptq", "out", 0, on_tick, &ticks, &files));
-    ck_assert_double_eq(ticks.last, 1);
-    json_decref(files);
-    files = NULL;
-    for (int stop = 1; stop <= ticks.count; stop += 7) {
-        struct ticks again = {.stop_at = stop};
-        ck_assert_int_eq(export_to(&rig, "gptq", "stopped", 9000, on_tick, &again, &files), ERR_CANCELLED);
-        ck_assert_ptr_null(files);
-    }
-    rig_deinit(&rig);
-}
-END_TEST
-
 static void save_one(struct rig *rig, const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols,
                      int zero, int code)
 {
@@ -435,4 +260,4 @@ START_TEST(wrong_blocks_are_refused)
 END_TEST
 
 UNIT_MAIN("export", a_single_file_artifact, a_sharded_artifact, bytes_do_not_vary, the_bundled_checkpoint,
-          progress_and_cancellation, wrong_blocks_are_refused)
+          wrong_blocks_are_refused)

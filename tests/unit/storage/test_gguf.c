@@ -17,6 +17,7 @@ struct rig {
     struct model *model;
     struct format_module *modules;
     int count, blocks;
+    int threads; /* of exports */
     char paths[8][320];
     const char *files[8];
 };
@@ -89,7 +90,8 @@ static int export_to(const struct rig *rig, const char *folder, json_t **files)
                                           .config = config_of(rig),
                                           .block_files = rig->files,
                                           .block_count = rig->blocks,
-                                          .directory = directory};
+                                          .directory = directory,
+                                          .threads = rig->threads};
     return format_export(&request, files);
 }
 
@@ -231,8 +233,10 @@ START_TEST(integers_twice)
     json_t *files;
 
     rig_init(&rig, NULL, _i);
+    rig.threads = 1;
     ck_assert_rc_ok(export_to(&rig, "a", &files));
     json_decref(files);
+    rig.threads = 4;
     ck_assert_rc_ok(export_to(&rig, "b", &files));
     json_decref(files);
     read_back(&rig, "a", &first);

@@ -1,0 +1,189 @@
+/* Units of an export over several threads. A unit's bytes have one place in the artifact and depend on nothing but the
+ * unit, so that which thread takes it when shows nowhere. The caller's thread works too, and tells the tick between its
+ * pieces; an error, or a tick that says so, stops the others after what they are at. */
+
+#include "storage/export.h"
+
+#include "base/err.h"
+#include "base/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define THREADS_MAX 8
+#define STRETCH_BYTES ((int64_t)64 << 20) /* of a copied piece: a multiple of every element's size */
+#define MEMORY_LEAST ((int64_t)1 << 30)
+#define MEMORY_SHARE 16 /* of the machine's */
+
+struct export_team {
+    struct pool *pool;
+    struct export_reader *readers; /* one a thread */
+    int count;
+    struct export_progress progress;
+    const struct export_unit *units; /* of the write on its way */
+    export_sink sink;
+    void *data;
+    pthread_mutex_t lock; /* of what follows */
+    int rc;               /* the first that was not 0 */
+    struct err_record error;
+};
+
+static int by_place(const void *a, const void *b)
+{
+    const struct export_unit *x = a, *y = b;
+
+    return x->place != y->place ? (x->place > y->place) - (x->place < y->place)
+                                : (x->first > y->first) - (x->first < y->first);
+}
+
+/* The unit that begins with piece i and stretch `at` of it. */
+static struct export_unit unit_at(const struct export_plan *plan, size_t i, size_t end, int64_t at)
+{
+    const struct export_piece *piece = &plan->pieces[i];
+    struct export_unit unit = {.first = i, .count = 1};
+
+    if (piece->module < 0 && piece->dense < 0) {
+        unit.at = at;
+        unit.size = piece->bytes - at < STRETCH_BYTES ? piece->bytes - at : STRETCH_BYTES;
+    }
+    while (piece->module >= 0 && i + unit.count < end && piece[unit.count].module == piece->module) {
+        unit.count++;
+    }
+    return unit;
+}
+
+int export_units_list(const struct export_plan *plan, size_t begin, size_t end, struct export_unit **units,
+                      size_t *count)
+{
+    size_t most = 0, n = 0;
+
+    for (size_t i = begin; i < end; i++) {
+        most += 1 + (size_t)(plan->pieces[i].bytes / STRETCH_BYTES);
+    }
+    struct export_unit *list = calloc(most + 1, sizeof(*list));
+    if (list == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export's units");
+    }
+    for (size_t i = begin; i < end;) {
+        int64_t at = 0;
+        do {
+            list[n] = unit_at(plan, i, end, at);
+            at += list[n].size;
+        } while (list[n++].size > 0 && at < plan->pieces[i].bytes);
+        i += list[n - 1].count;
+    }
+    *units = list;
+    *count = n;
+    return 0;
+}
+
+/* What a thread may have at once: a module's codes, and a packed tensor with what some formats make on the way to it.
+ */
+static int64_t thread_bytes(const struct format_export *request, const struct export_plan *plan)
+{
+    int64_t most = 1;
+
+    for (size_t i = 0; i < plan->count; i++) {
+        const struct export_piece *piece = &plan->pieces[i];
+        const struct format_module *module = piece->module >= 0 ? &request->config.modules[piece->module] : NULL;
+        int64_t bytes = module != NULL ? module->rows * module->cols + 3 * piece->bytes : 0;
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static int team_size(const struct format_export *request, const struct export_plan *plan)
+{
+    int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
+    int64_t memory = pages > 0 && page > 0 ? pages * page / MEMORY_SHARE : 0;
+    cpu_set_t set;
+
+    if (request->threads > 0) {
+        return request->threads;
+    }
+    memory = memory > MEMORY_LEAST ? memory : MEMORY_LEAST;
+    int64_t fit = memory / thread_bytes(request, plan);
+    int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+    cores = cores < THREADS_MAX ? cores : THREADS_MAX;
+    cores = fit < cores ? (int)fit : cores;
+    return cores > 1 ? cores : 1;
+}
+
+int export_team_new(const struct format_export *request, const struct export_plan *plan, struct export_team **out)
+{
+    struct export_team *team = calloc(1, sizeof(*team));
+
+    if (team == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an export");
+    }
+    pthread_mutex_init(&team->lock, NULL);
+    team->progress.request = request;
+    team->progress.total = plan->total_bytes;
+    team->pool = pool_new(team_size(request, plan));
+    team->count = team->pool != NULL ? pool_threads(team->pool) : 0;
+    team->readers = calloc((size_t)team->count + 1, sizeof(*team->readers));
+    if (team->pool == NULL || team->readers == NULL) {
+        team->count = 0;
+        export_team_free(team);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an export's threads");
+    }
+    for (int i = 0; i < team->count; i++) {
+        export_reader_init(&team->readers[i], request, plan, &team->progress, i == 0);
+    }
+    *out = team;
+    return 0;
+}
+
+void export_team_free(struct export_team *team)
+{
+    if (team == NULL) {
+        return;
+    }
+    for (int i = 0; i < team->count; i++) {
+        export_reader_deinit(&team->readers[i]);
+    }
+    pool_free(team->pool);
+    free(team->readers);
+    pthread_mutex_destroy(&team->lock);
+    free(team);
+}
+
+static void fail(struct export_team *team, int rc)
+{
+    pthread_mutex_lock(&team->lock);
+    if (team->rc == 0) {
+        team->rc = rc;
+        err_take(&team->error);
+        atomic_store(&team->progress.stop, true);
+    }
+    pthread_mutex_unlock(&team->lock);
+}
+
+static void take_unit(void *ctx, int64_t task)
+{
+    struct export_team *team = ctx;
+
+    if (atomic_load(&team->progress.stop)) {
+        return;
+    }
+    int rc = export_read_unit(&team->readers[pool_worker()], &team->units[task], team->sink, team->data);
+    if (rc != 0) {
+        fail(team, rc);
+    }
+}
+
+int export_team_write(struct export_team *team, struct export_unit *units, size_t count, export_sink sink, void *data)
+{
+    qsort(units, count, sizeof(*units), by_place);
+    team->units = units;
+    team->sink = sink;
+    team->data = data;
+    pool_run(team->pool, (int64_t)count, take_unit, team);
+    if (team->rc != 0) {
+        err_restore(&team->error);
+        return team->rc;
+    }
+    return export_tick(&team->progress);
+}

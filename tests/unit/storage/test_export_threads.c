@@ -1,0 +1,136 @@
+/* An export over several threads: the same bytes, ticks where they belong, errors as if there were one. */
+
+#include "storage/export.h"
+#include "tests/unit/storage/export_rig.h"
+
+#include <pthread.h>
+
+/* Every thread count, whole and in shards that cut modules in two, writes what one thread does. */
+START_TEST(threads_do_not_show)
+{
+    static const char *const formats[] = {"compressed-tensors", "gptq_v2", "awq", "dense"};
+    static const int64_t shards[] = {0, 5000};
+    static const int threads[] = {0, 2, 5};
+
+    for (size_t f = 0; f < sizeof(formats) / sizeof(formats[0]); f++) {
+        struct rig rig;
+        rig_init(&rig, NULL, formats[f], 4, 32, true);
+        for (size_t s = 0; s < sizeof(shards) / sizeof(shards[0]); s++) {
+            json_t *one, *many;
+            rig.threads = 1;
+            ck_assert_rc_ok(export_to(&rig, formats[f], s == 0 ? "one" : "one-in-shards", shards[s], NULL, NULL, &one));
+            for (size_t t = 0; t < sizeof(threads) / sizeof(threads[0]); t++) {
+                char folder[64];
+                snprintf(folder, sizeof(folder), "many-%zu-%zu", s, t);
+                rig.threads = threads[t];
+                ck_assert_rc_ok(export_to(&rig, formats[f], folder, shards[s], NULL, NULL, &many));
+                check_files(&rig, folder, many);
+                ck_assert(json_equal(one, many));
+                json_decref(many);
+            }
+            json_decref(one);
+        }
+        rig_deinit(&rig);
+    }
+}
+END_TEST
+
+/* A module's pieces stay together, a large copy is cut, nothing is left out. */
+START_TEST(units_of_a_plan)
+{
+    const int64_t mib = 1 << 20;
+    struct export_piece pieces[] = {
+        {.module = -1, .dense = -1, .bytes = 130 * mib}, {.module = 3, .dense = -1, .bytes = 500 * mib},
+        {.module = 3, .dense = -1, .bytes = 10},         {.module = 4, .dense = -1, .bytes = 10},
+        {.module = -1, .dense = 0, .bytes = 70 * mib},   {.module = -1, .dense = -1, .bytes = 0},
+        {.module = -1, .dense = -1, .bytes = 64 * mib},
+    };
+    static const struct export_unit wanted[] = {
+        {.first = 0, .count = 1, .at = 0, .size = 64 << 20},
+        {.first = 0, .count = 1, .at = 64 << 20, .size = 64 << 20},
+        {.first = 0, .count = 1, .at = 128 << 20, .size = 2 << 20},
+        {.first = 1, .count = 2},
+        {.first = 3, .count = 1},
+        {.first = 4, .count = 1},
+        {.first = 5, .count = 1},
+        {.first = 6, .count = 1, .size = 64 << 20},
+    };
+    struct export_plan plan = {.pieces = pieces, .count = 7};
+    struct export_unit *units;
+    size_t count;
+
+    ck_assert_rc_ok(export_units_list(&plan, 0, 7, &units, &count));
+    ck_assert_uint_eq(count, sizeof(wanted) / sizeof(wanted[0]));
+    ck_assert_int_eq(memcmp(units, wanted, sizeof(wanted)), 0);
+    free(units);
+    ck_assert_rc_ok(export_units_list(&plan, 1, 2, &units, &count)); /* the rest of it is in another shard */
+    ck_assert(count == 1 && units[0].first == 1 && units[0].count == 1);
+    free(units);
+}
+END_TEST
+
+struct ticks {
+    int count, stop_at;
+    double last;
+    pthread_t thread;
+};
+
+static int on_tick(void *data, double fraction)
+{
+    struct ticks *ticks = data;
+    ck_assert(pthread_equal(ticks->thread, pthread_self()));
+    ck_assert(fraction >= ticks->last && fraction <= 1);
+    ticks->last = fraction;
+    return ++ticks->count == ticks->stop_at ? err_raise(ERR_CANCELLED, "enough") : 0;
+}
+
+START_TEST(progress_and_cancellation)
+{
+    for (int threads = 1; threads <= 4; threads += 3) {
+        struct rig rig;
+        struct ticks ticks = {.thread = pthread_self()};
+        json_t *files = NULL;
+        rig_init(&rig, NULL, "gptq", 4, 32, true);
+        rig.threads = threads;
+        ck_assert_rc_ok(export_to(&rig, "gptq", "out", 0, on_tick, &ticks, &files));
+        ck_assert_double_eq(ticks.last, 1);
+        json_decref(files);
+        files = NULL;
+        /* Which pieces are the calling thread's varies, but for one thread and for the last tick of a shard. */
+        for (int stop = 1; stop <= (threads == 1 ? ticks.count : 1); stop += 7) {
+            struct ticks again = {.stop_at = stop, .thread = pthread_self()};
+            ck_assert_int_eq(export_to(&rig, "gptq", "stopped", 9000, on_tick, &again, &files), ERR_CANCELLED);
+            ck_assert_str_eq(err_last()->message, "enough");
+            ck_assert_int_eq(again.count, stop);
+            ck_assert_ptr_null(files);
+        }
+        rig_deinit(&rig);
+    }
+}
+END_TEST
+
+/* What goes wrong in a thread is told as if the caller had done it. */
+START_TEST(errors_of_threads)
+{
+    for (int threads = 1; threads <= 4; threads += 3) {
+        struct rig rig;
+        json_t *files = NULL;
+        rig_init(&rig, NULL, "gptq", 4, 32, true);
+        rig.threads = threads;
+        char *text;
+        size_t size;
+        ck_assert_rc_ok(fs_read_file(rig.paths[1], 1 << 22, &text, &size));
+        text[size - 1] ^= 1; /* the zero points of the block's last module by name */
+        ck_assert_rc_ok(fs_write_atomic(rig.paths[1], text, size));
+        ck_assert_int_eq(export_to(&rig, "gptq", "damaged", 0, NULL, NULL, &files), ERR_SOURCE_CORRUPT);
+        ck_assert_ptr_nonnull(strstr(err_last()->message, "model.layers.1.self_attn.v_proj is symmetric"));
+        ck_assert_ptr_nonnull(strstr(err_last()->trace, "load model.layers.1.self_attn.v_proj.qweight"));
+        ck_assert_int_eq(export_to(&rig, "gptq", "damaged-in-shards", 9000, NULL, NULL, &files), ERR_SOURCE_CORRUPT);
+        ck_assert_ptr_null(files);
+        free(text);
+        rig_deinit(&rig);
+    }
+}
+END_TEST
+
+UNIT_MAIN("export_threads", threads_do_not_show, units_of_a_plan, progress_and_cancellation, errors_of_threads)
