@@ -4,10 +4,11 @@
  *
  *   bench_roofs DEVICE MODULE_DIR [SCALE [VALUES]]
  *
- * SCALE divides every size (default 1; 16 lets a CPU try the program in seconds). The file VALUES gets what job.py
- * reads, a line "name value" each: TFLOP/s of the best products, GB/s of copies. The last column is the share of the
- * best product with BF16 operands so far, or of the copy on the device. Products with F32 operands come from a second
- * handle of the device, opened with QUANTD_CUDA_MATH=fp32. Exit 77 when there is no such device. */
+ * SCALE divides every size (default 1; 16 lets a CPU try the program in seconds; 0 only names the device). The file
+ * VALUES gets what job.py reads, a line "name value" each: TFLOP/s of the best products, GB/s of copies. The last
+ * column is the share of the best product with BF16 operands so far, or of the copy on the device. Products with F32
+ * operands come from a second handle of the device, opened with QUANTD_CUDA_MATH=fp32. Exit 77 when there is no such
+ * device. */
 
 #include "base/err.h"
 #include "gpu/gpu.h"
@@ -406,8 +407,8 @@ static void open_device(struct bench *b, const char *device)
     must(gpu_open(device, 0, &b->gpu));
     b->ops = b->gpu.ops;
     must(b->ops->stream_new(b->gpu.device, &b->stream));
-    printf("\n%s: %s, %s\n\n", b->gpu.info.id, b->gpu.info.name, b->gpu.info.detail);
-    printf("| operation | rows | columns | ms | rate | of the best |\n|---|---|---|---|---|---|\n");
+    printf("\n%s\n\n| operation | rows | columns | ms | rate | of the best |\n|---|---|---|---|---|---|\n",
+           b->gpu.info.detail);
 }
 
 static void close_device(struct bench *b)
@@ -471,8 +472,8 @@ int main(int argc, char **argv)
     struct bench b = {.scale = argc > 3 ? atoll(argv[3]) : 1};
     struct gpu probe;
 
-    if (argc < 3 || b.scale < 1 || b.scale > 32) {
-        fprintf(stderr, "usage: bench_roofs DEVICE MODULE_DIR [SCALE [VALUES]], SCALE 1 to 32\n");
+    if (argc < 3 || b.scale < 0 || b.scale > 32) {
+        fprintf(stderr, "usage: bench_roofs DEVICE MODULE_DIR [SCALE [VALUES]], SCALE 0 to 32\n");
         return 2;
     }
     must(gpu_load_backends(argv[2]));
@@ -480,7 +481,11 @@ int main(int argc, char **argv)
         printf("no device '%s': %s", argv[1], gpu_backend_notes());
         return EXIT_SKIP;
     }
+    printf("%s: %s, %s\n", probe.info.id, probe.info.name, probe.info.detail);
     gpu_close(&probe);
+    if (b.scale == 0) {
+        return EXIT_SUCCESS;
+    }
     if (argc > 4 && (b.values = fopen(argv[4], "w")) == NULL) {
         perror(argv[4]);
         return EXIT_FAILURE;
@@ -491,8 +496,5 @@ int main(int argc, char **argv)
     }
     printf("\nBest: %.1f TFLOP/s with BF16 operands, %.1f with F32; copy %.0f GB/s, from the host %.1f, to it %.1f.\n",
            b.product, b.product_f32, b.copy, b.h2d, b.d2h);
-    if (b.values != NULL && fclose(b.values) != 0) {
-        return EXIT_FAILURE;
-    }
-    return EXIT_SUCCESS;
+    return b.values == NULL || fclose(b.values) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -7,13 +7,14 @@
 FOLDER is what make_checkpoint.py writes; --of says how many blocks the whole model has, where FOLDER has fewer. The first job finds
 a checkpoint that is not in the page cache and libraries that are not loaded; the second, which counts, does. FILE of --roofs is
 what bench_roofs and disk.py measured; a rate that it does not have is assumed, and the table says so. Rows are written as they
-come. Standard library only.
+come; told to end by SIGTERM, it still prints the phases so far. Standard library only.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -173,6 +174,26 @@ def summary(shape, of, tokens, wall, floors, job, watch):
         yield f"Extrapolated, not run: all {of} blocks would take {wall * of / shape.layers:.1f} s at this rate."
 
 
+class Stopped(Exception):
+    """There is no more time."""
+
+
+def stop(*_):
+    raise Stopped
+
+
+def unfinished(daemon, shape, seconds, watch):
+    """What a job that runs still has told of itself."""
+    job = daemon.json("GET", "/v1/quantization/jobs?limit=1&order=desc")["data"][0]
+    done = job["progress"]["layers_done"]
+    yield "| phase | seconds |"
+    yield "|---|---|"
+    for name, phase in daemon.report(job)["totals"]["phases"].items():
+        yield f"| {name} | {phase['seconds']:.2f} |"
+    yield ""
+    yield f"{done} of {shape.layers} blocks and more were done after {seconds:.1f} s; {watch.words()}."
+
+
 def time_job(args, daemon_class, options, table):
     shape, roofs, digests = Shape(args.model / "model"), Roofs(args.roofs), []
     tokens = sum(len(json.loads(line)["input_ids"]) for line in open(args.model / "tokens.ndjson", encoding="ascii"))
@@ -184,9 +205,13 @@ def time_job(args, daemon_class, options, table):
         file = daemon.upload(args.model / "tokens.ndjson", "calibration")
         for name in ("cold", "warm"):
             begun = time.monotonic()
-            with Watch(args.device) as watch:
-                job = run(daemon, model, calibration={"file_id": file, "num_samples": 0, "sequence_length": args.length, "packing": False,
-                                                      "shuffle": False}, evaluation={"hold_back": 0})
+            try:
+                with Watch(args.device) as watch:
+                    job = run(daemon, model, calibration={"file_id": file, "num_samples": 0, "sequence_length": args.length,
+                                                          "packing": False, "shuffle": False}, evaluation={"hold_back": 0})
+            except Stopped:
+                table.add("", f"#### {name}, stopped", "", *unfinished(daemon, shape, time.monotonic() - begun, watch))
+                raise
             seen = time.monotonic() - begun
             wall, phases = job["progress"]["elapsed_seconds"], daemon.report(job)["totals"]["phases"]
             artifact = daemon.json("GET", f"/v1/artifacts/{job['result']['artifact_id']}")
@@ -232,7 +257,11 @@ def main():
     args = parser.parse_args()
     os.environ["QUANTD_BUILD_DIR"] = str(args.quantd.resolve().parent.parent)
     from daemon import Daemon
-    good = (compare if args.compare else time_job)(args, Daemon, ("--module-dir", args.modules), Table(args.table))
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        good = (compare if args.compare else time_job)(args, Daemon, ("--module-dir", args.modules), Table(args.table))
+    except Stopped:
+        sys.exit(124)
     sys.exit(0 if good else 1)
 
 
