@@ -65,26 +65,33 @@ static struct tensor empty(struct bench *b, enum dtype dtype, int64_t rows, int6
     return tensor;
 }
 
-/* Never zeros: a chip is faster on them than on anything real. */
-static void noise(float *data, int64_t count, uint32_t seed)
+/* `count` numbers, another stretch for each seed below 64. Never zeros: a chip is faster on them than on anything real.
+ * One buffer that grows, since the host would take longer to make new ones than the device to use them. */
+static const float *noise(int64_t count, uint32_t seed)
 {
-    for (int64_t i = 0; i < count; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        data[i] = (float)(int32_t)seed * 0x1p-31f;
+    static float *data;
+    static int64_t made;
+    static uint32_t state = 1;
+    int64_t first = 1001 * (int64_t)seed;
+
+    if (first + count > made) {
+        data = realloc(data, (size_t)(first + count) * sizeof(*data));
+        if (data == NULL) {
+            must(err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld numbers", (long long)(first + count)));
+        }
+        for (; made < first + count; made++) {
+            state = state * 1664525u + 1013904223u;
+            data[made] = (float)(int32_t)state * 0x1p-31f;
+        }
     }
+    return data + first;
 }
 
 static struct tensor filled(struct bench *b, enum dtype dtype, int64_t rows, int64_t cols, uint32_t seed)
 {
     struct tensor tensor = empty(b, DTYPE_F32, rows, cols);
-    float *host = malloc(tensor_bytes(&tensor));
-    if (host == NULL) {
-        must(err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld numbers", (long long)tensor_count(&tensor)));
-    }
-    noise(host, tensor_count(&tensor), seed);
-    must(b->ops->upload(b->stream, tensor.data, host, tensor_bytes(&tensor)));
+    must(b->ops->upload(b->stream, tensor.data, noise(rows * cols, seed), tensor_bytes(&tensor)));
     must(b->ops->stream_sync(b->stream));
-    free(host);
     if (dtype != DTYPE_F32) {
         struct tensor narrow = empty(b, dtype, rows, cols);
         must(b->ops->convert(b->stream, &narrow, &tensor));
@@ -136,10 +143,9 @@ static void row(const char *what, int64_t a, int64_t n, double seconds, double r
 {
     printf("| %s | %lld | %lld | %.3f | %.2f %s |", what, (long long)a, (long long)n, seconds * 1e3, rate, unit);
     if (best != NULL && *best > 0) {
-        printf(" %.1f %% |\n", 100 * rate / *best);
-    } else {
-        printf(" |\n");
+        printf(" %.1f %%", 100 * rate / *best);
     }
+    printf(" |\n");
     fflush(stdout);
 }
 
@@ -272,7 +278,6 @@ static void time_hosts(struct bench *b, struct operands *o, const char *to, cons
     double up = median_of(b, NULL, run_upload, o), down = median_of(b, NULL, run_download, o);
     int64_t rows = o->x.shape[0], cols = o->x.shape[1];
 
-    noise(o->host, tensor_count(&o->x), 6);
     row(to, rows, cols, up, bytes / up, "GB/s", &b->copy);
     keep_best(&b->h2d, bytes / up);
     if (pinned) {
@@ -301,11 +306,11 @@ static void time_copies(struct bench *b, int64_t width)
     if (o.host == NULL) {
         must(err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for copies"));
     }
-    noise(o.host, tensor_count(&o.x), 5);
+    memcpy(o.host, noise(tensor_count(&o.x), 5), o.bytes);
     time_hosts(b, &o, "host to device, pageable", "device to host, pageable", false);
     free(o.host);
     must(b->ops->host_alloc(b->gpu.device, o.bytes, &o.host));
-    noise(o.host, tensor_count(&o.x), 5);
+    memcpy(o.host, noise(tensor_count(&o.x), 5), o.bytes);
     time_hosts(b, &o, "host to device, pinned through the ring", "device to host, into pinned", true);
     b->ops->host_free(b->gpu.device, o.host);
     drop(b, &o);
@@ -438,7 +443,7 @@ static void time_products_f32(struct bench *b, int64_t h, int64_t f, int64_t blo
     value(b, "product_f32", 0, b->product_f32);
 }
 
-static int time_all(struct bench *b, const char *device)
+static void time_all(struct bench *b, const char *device)
 {
     int64_t h = 4096 / b->scale, f = 11008 / b->scale, wide = 14336 / b->scale;
 
@@ -459,12 +464,11 @@ static int time_all(struct bench *b, const char *device)
     time_sweep(b, h, f);
     close_device(b);
     if (setenv("QUANTD_CUDA_MATH", "fp32", 1) != 0) {
-        return -1;
+        exit(EXIT_FAILURE);
     }
     open_device(b, device);
     time_products_f32(b, h, f, 128);
     close_device(b);
-    return 0;
 }
 
 int main(int argc, char **argv)
@@ -491,9 +495,7 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     }
     b.tokens = 8192 / b.scale;
-    if (time_all(&b, argv[1]) != 0) {
-        return EXIT_FAILURE;
-    }
+    time_all(&b, argv[1]);
     printf("\nBest: %.1f TFLOP/s with BF16 operands, %.1f with F32; copy %.0f GB/s, from the host %.1f, to it %.1f.\n",
            b.product, b.product_f32, b.copy, b.h2d, b.d2h);
     return b.values == NULL || fclose(b.values) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
