@@ -149,14 +149,10 @@ static void row(const char *what, int64_t a, int64_t n, double seconds, double r
     fflush(stdout);
 }
 
-static void value(struct bench *b, const char *name, int64_t n, double value)
+static void value(struct bench *b, const char *name, double value)
 {
     if (b->values != NULL) {
-        if (n > 0) {
-            fprintf(b->values, "%s_%lld %.6g\n", name, (long long)(n * b->scale), value);
-        } else {
-            fprintf(b->values, "%s %.6g\n", name, value);
-        }
+        fprintf(b->values, "%s %.6g\n", name, value);
         fflush(b->values);
     }
 }
@@ -267,7 +263,6 @@ static void time_gram(struct bench *b, int64_t n)
     double rate = 1e-12 * (double)b->tokens * (double)n * (double)n / seconds;
 
     row("gram, the half that counts", b->tokens, n, seconds, rate, "TFLOP/s", &b->product);
-    value(b, "gram", n, rate);
     drop(b, &o);
     time_linear(b, "the same in full, as a linear", DTYPE_BF16, n, b->tokens, n, &b->product);
 }
@@ -318,9 +313,9 @@ static void time_copies(struct bench *b, int64_t width)
     seconds = median_of(b, NULL, run_launches, &small) / LAUNCHES;
     row("small kernel, queued a thousand times", 1, 64, seconds, 1e6 * seconds, "us each", NULL);
     drop(b, &small);
-    value(b, "copy", 0, b->copy);
-    value(b, "h2d", 0, b->h2d);
-    value(b, "d2h", 0, b->d2h);
+    value(b, "copy", b->copy);
+    value(b, "h2d", b->h2d);
+    value(b, "d2h", b->d2h);
 }
 
 /* What a block does between its products. */
@@ -370,7 +365,6 @@ static void time_factor(struct bench *b, int64_t n)
     double rate = 2e-12 / 3 * (double)n * (double)n * (double)n / seconds;
 
     row("factor: Cholesky and inverse", n, n, seconds, rate, "TFLOP/s", &b->product);
-    value(b, "factor", n, rate);
     drop(b, &o);
 }
 
@@ -440,7 +434,7 @@ static void time_products_f32(struct bench *b, int64_t h, int64_t f, int64_t blo
     time_linear(b, "F32, behind a block", DTYPE_F32, 3 * h, block, h, &b->product_f32);
     time_linear(b, "F32, behind a block", DTYPE_F32, 2 * f, block, h, &b->product_f32);
     time_linear(b, "F32, behind a block", DTYPE_F32, h, block, f, &b->product_f32);
-    value(b, "product_f32", 0, b->product_f32);
+    value(b, "product_f32", b->product_f32);
 }
 
 static void time_all(struct bench *b, const char *device)
@@ -453,7 +447,7 @@ static void time_all(struct bench *b, const char *device)
     for (int i = 0; i < 3; i++) {
         time_gram(b, (const int64_t[]){h, f, wide}[i]);
     }
-    value(b, "product", 0, b->product);
+    value(b, "product", b->product);
     time_elementwise(b, h, f);
     for (int i = 0; i < 4; i++) {
         time_factor(b, (const int64_t[]){h, 2 * h, f, wide}[i]);
