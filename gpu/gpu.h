@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 12u
+#define GPU_ABI 13u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -147,8 +147,8 @@ struct gpu_ops {
     void (*stream_free)(struct gpu_stream *stream);
     int (*stream_sync)(struct gpu_stream *stream);
 
-    /* memory: 64-byte aligned, zeroed */
-    int (*alloc)(struct gpu_device *device, size_t bytes, void **pointer);
+    /* memory: 64-byte aligned; of any content unless zeroed */
+    int (*alloc)(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer);
     void (*free)(struct gpu_device *device, void *pointer);
     int (*upload)(struct gpu_stream *stream, void *to, const void *host, size_t bytes);     /* host is free on return */
     int (*download)(struct gpu_stream *stream, void *host, const void *from, size_t bytes); /* waits */
@@ -316,6 +316,8 @@ void gpu_complete(struct gpu_ops *ops);
 /* The table linked in. */
 const struct gpu_ops *gpu_cpu_ops(void);
 
-/* Allocate a tensor of the given shape on gpu; release with gpu_tensor_free. Sets *out on success only. */
+/* Allocate a tensor of zeros of the given shape on gpu; release with gpu_tensor_free. Sets *out on success only. */
 int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out);
+/* The same of any content, for what is overwritten whole. */
+int gpu_tensor_raw(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out);
 void gpu_tensor_free(const struct gpu *gpu, struct tensor *tensor); /* NULL data is fine; zeroes the view */

@@ -227,7 +227,8 @@ void gpu_close(struct gpu *gpu)
     *gpu = (struct gpu){0};
 }
 
-int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out)
+static int new_tensor(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, bool zeroed,
+                      struct tensor *out)
 {
     struct tensor tensor = {.dtype = dtype, .rank = rank, .shape = {1, 1, 1, 1}};
     size_t bytes = dtype_rows[dtype].bytes;
@@ -241,12 +242,22 @@ int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int6
         }
         tensor.shape[i] = shape[i];
     }
-    int rc = gpu->ops->alloc(gpu->device, bytes, &tensor.data);
+    int rc = gpu->ops->alloc(gpu->device, bytes, zeroed, &tensor.data);
     if (rc != 0) {
         return err_pass(rc, "a tensor of %zu bytes", bytes);
     }
     *out = tensor;
     return 0;
+}
+
+int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out)
+{
+    return new_tensor(gpu, dtype, rank, shape, true, out);
+}
+
+int gpu_tensor_raw(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out)
+{
+    return new_tensor(gpu, dtype, rank, shape, false, out);
 }
 
 void gpu_tensor_free(const struct gpu *gpu, struct tensor *tensor)

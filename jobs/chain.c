@@ -91,7 +91,7 @@ int chain_new(const char *directory, const char *name, int64_t rows, int64_t wid
     chain->out = -1;
     if (bytes > 0 && budget->device_used + bytes <= budget->device_limit) {
         void *device;
-        if (budget->gpu->ops->alloc(budget->gpu->device, chain->bytes, &device) == 0) {
+        if (budget->gpu->ops->alloc(budget->gpu->device, chain->bytes, false, &device) == 0) {
             chain->device = device;
             budget->device_used += bytes;
         }

@@ -83,9 +83,9 @@ static int solve_on_grid(struct run *run, const struct gpu_grid *grid, struct li
     const int64_t groups[2] = {q->rows, q->groups};
     struct tensor codes = {0};
 
-    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &codes);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &job->scale);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &job->zero);
+    int rc = gpu_tensor_raw(gpu, DTYPE_U8, 2, shape, &codes);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, groups, &job->scale);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, groups, &job->zero);
     rc = rc != 0 ? rc : gpu->ops->upload(run->stream, codes.data, q->codes, tensor_bytes(&codes));
     rc = rc != 0 ? rc : gpu->ops->upload(run->stream, job->scale.data, q->scales, tensor_bytes(&job->scale));
     rc = rc != 0 ? rc : upload_zeros(run, q, &job->zero);
@@ -104,7 +104,7 @@ static int solve_on_tiles(struct run *run, struct linear_job *job)
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
     struct tensor w = tensor_2d(job->dequantized.data, DTYPE_F32, rows, cols), codes = {0}, scale = {0};
 
-    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, (const int64_t[]){rows, cols}, &codes);
+    int rc = gpu_tensor_raw(gpu, DTYPE_U8, 2, (const int64_t[]){rows, cols}, &codes);
     rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &scale);
     rc = rc != 0 ? rc : gpu->ops->upload(run->stream, codes.data, q->codes, tensor_bytes(&codes));
     rc = rc != 0 ? rc : gpu->ops->upload(run->stream, scale.data, q->scales, tensor_bytes(&scale));
@@ -142,7 +142,7 @@ static int dequantize(struct run *run, const struct gpu_grid *grid, struct linea
     if (job->dequantized.data != NULL) {
         return 0;
     }
-    int rc = gpu_tensor_new(run->p->gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &job->dequantized);
+    int rc = gpu_tensor_raw(run->p->gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &job->dequantized);
     return rc != 0                                                             ? rc
            : is_grid(q)                                                        ? solve_on_grid(run, grid, job)
            : q->scheme.kind == QTENSOR_FLOAT8 || q->scheme.kind == QTENSOR_NF4 ? solve_on_tiles(run, job)

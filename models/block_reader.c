@@ -70,7 +70,7 @@ int block_reader_new(const struct model *model, const struct gpu *gpu, struct bl
     int rc = gpu->ops->stream_new(gpu->device, &reader->stream);
     rc = rc != 0 ? rc : gpu->ops->host_alloc(gpu->device, 2 * PIECE_BYTES, &pinned);
     reader->pinned[0] = pinned;
-    rc = rc != 0 ? rc : gpu->ops->alloc(gpu->device, (size_t)block_reader_bytes(model), &bytes);
+    rc = rc != 0 ? rc : gpu->ops->alloc(gpu->device, (size_t)block_reader_bytes(model), false, &bytes);
     reader->bytes = bytes;
     if (rc != 0) {
         block_reader_free(reader);

@@ -83,7 +83,7 @@ static int load_file(struct piece *piece, const struct tensor *out)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a piece of %zu bytes", buffer);
     }
     if (out->dtype != piece->source->entry->dtype) {
-        rc = gpu->ops->alloc(gpu->device, buffer, &piece->device);
+        rc = gpu->ops->alloc(gpu->device, buffer, false, &piece->device);
     }
     rc = rc != 0 ? rc : load_pieces(piece, out);
     if (piece->device != NULL) {
@@ -104,7 +104,7 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
     }
     const struct safetensors_entry *entry = source.entry;
     struct piece piece = {.gpu = gpu, .stream = stream, .source = &source};
-    int rc = gpu_tensor_new(gpu, dtype == DTYPE_COUNT ? entry->dtype : dtype, entry->rank, entry->shape, &tensor);
+    int rc = gpu_tensor_raw(gpu, dtype == DTYPE_COUNT ? entry->dtype : dtype, entry->rank, entry->shape, &tensor);
 
     if (rc == 0 && bytes != NULL) {
         struct tensor stored = tensor;

@@ -36,9 +36,11 @@ static int cpu_device_open(int index, int threads, struct gpu_device **device)
     if (opened == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a CPU device");
     }
+    memory_open(opened);
     opened->kernels = kernels_choose();
     opened->pool = pool_new(threads);
     if (opened->pool == NULL) {
+        memory_close(opened);
         free(opened);
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot start %d threads", threads);
     }
@@ -50,6 +52,7 @@ static void cpu_device_close(struct gpu_device *device)
 {
     if (device != NULL) {
         pool_free(device->pool);
+        memory_close(device);
         free(device);
     }
 }
@@ -73,7 +76,8 @@ static int cpu_stream_new(struct gpu_device *device, struct gpu_stream **stream)
 static void cpu_stream_free(struct gpu_stream *stream)
 {
     if (stream != NULL) {
-        memory_free(stream->scratch);
+        memory_free(stream->device, stream->scratch);
+        memory_trim(stream->device); /* work has ended, or some of it */
         free(stream);
     }
 }
@@ -83,14 +87,19 @@ static int cpu_stream_sync(struct gpu_stream *stream)
     return 0;
 }
 
-static int cpu_alloc(struct gpu_device *device, size_t bytes, void **pointer)
+static int cpu_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)
 {
-    return memory_new(bytes, pointer);
+    return memory_new(device, bytes, zeroed, pointer);
+}
+
+static int cpu_host_alloc(struct gpu_device *device, size_t bytes, void **pointer)
+{
+    return memory_new(device, bytes, false, pointer);
 }
 
 static void cpu_free(struct gpu_device *device, void *pointer)
 {
-    memory_free(pointer);
+    memory_free(device, pointer);
 }
 
 static int cpu_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes)
@@ -125,7 +134,7 @@ static const struct gpu_ops cpu_ops = {
     .upload = cpu_upload,
     .download = cpu_upload,
     .fill_zero = cpu_fill_zero,
-    .host_alloc = cpu_alloc,
+    .host_alloc = cpu_host_alloc,
     .host_free = cpu_free,
     .upload_pinned = cpu_upload,
     .convert = cpu_convert,

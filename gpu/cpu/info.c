@@ -97,7 +97,7 @@ static void apply_groups(struct gpu_info *info)
                 read_number("/sys/fs/cgroup/memory", "memory.usage_in_bytes"), info);
 }
 
-int info_read(const struct gpu_device *device, struct gpu_info *info)
+int info_read(struct gpu_device *device, struct gpu_info *info)
 {
     *info = (struct gpu_info){
         .id = "cpu", .host_memory = true, .threads = pool_threads(device->pool), .batch_tokens = 2048};
@@ -105,5 +105,7 @@ int info_read(const struct gpu_device *device, struct gpu_info *info)
     snprintf(info->detail, sizeof(info->detail), "openblas %s, %s", blas_core(), device->kernels->name);
     read_meminfo(&info->memory_total, &info->memory_free);
     apply_groups(info);
+    int64_t left = info->memory_free + memory_idle(device);
+    info->memory_free = left < info->memory_total ? left : info->memory_total;
     return 0;
 }

@@ -11,9 +11,22 @@
 #include "gpu/cpu/kernels.h"
 #include "gpu/gpu.h"
 
+#include <pthread.h>
+
+/* Large blocks that were freed, to be had again: pages that the system zeroes anew cost more than much of what is done
+ * with them. Never more than what was in use at once, together with what is. */
+#define MEMORY_KEPT_MAX 32
+struct memory {
+    pthread_mutex_t lock;
+    void *kept[MEMORY_KEPT_MAX]; /* oldest first */
+    int count;
+    size_t used, idle, most; /* bytes in use, kept, and in use at most */
+};
+
 struct gpu_device {
     struct pool *pool;
     const struct kernels *kernels;
+    struct memory memory;
 };
 
 struct gpu_stream {
@@ -35,10 +48,14 @@ void stream_run(struct gpu_stream *stream, int64_t tasks, void (*fn)(void *ctx, 
 /* Elements [at, at + count) of x, which is F32, F16 or BF16, as F32. */
 void convert_widen(const struct kernels *kernels, float *to, const struct tensor *x, int64_t at, int64_t count);
 
-/* Host memory as gpu_ops.alloc gives it. */
-int memory_new(size_t bytes, void **pointer);
-void memory_free(void *pointer);
-int info_read(const struct gpu_device *device, struct gpu_info *info);
+/* Host memory as gpu_ops.alloc gives it. Any thread. */
+void memory_open(struct gpu_device *device);
+void memory_close(struct gpu_device *device);
+int memory_new(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer);
+void memory_free(struct gpu_device *device, void *pointer); /* NULL is fine */
+void memory_trim(struct gpu_device *device);                /* what is kept goes back to the system */
+int64_t memory_idle(struct gpu_device *device);             /* bytes kept */
+int info_read(struct gpu_device *device, struct gpu_info *info);
 
 /* The operations of struct gpu_ops, in its order. */
 int cpu_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);

@@ -1,7 +1,8 @@
 /* Host memory as device memory, and scratch memory for tasks.
  *
  * A block carries its size in the cache line before it, so that free needs no table. Large blocks come from mmap: they
- * are zero without being touched, and go back to the system when freed. */
+ * are zero without being touched. Freed ones are kept for the next of their size, within what was in use at most, until
+ * a stream is closed. */
 
 #include "gpu/cpu/internal.h"
 
@@ -9,6 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(block, size) ((void)(block), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(block, size) ((void)(block), (void)(size))
+#endif
 
 #define LINE 64
 #define MAPPED_FROM ((size_t)1 << 20)
@@ -17,24 +24,129 @@ struct block_head {
     size_t total; /* with the head */
 };
 
-int memory_new(size_t bytes, void **pointer)
+static size_t total_of(const void *block)
+{
+    struct block_head head;
+    memcpy(&head, block, sizeof(head));
+    return head.total;
+}
+
+void memory_open(struct gpu_device *device)
+{
+    pthread_mutex_init(&device->memory.lock, NULL);
+}
+
+void memory_close(struct gpu_device *device)
+{
+    memory_trim(device);
+    pthread_mutex_destroy(&device->memory.lock);
+}
+
+/* Kept block i leaves the list. */
+static void *take_kept(struct memory *memory, int i)
+{
+    void *block = memory->kept[i];
+
+    memory->count--;
+    memory->idle -= total_of(block);
+    memmove(&memory->kept[i], &memory->kept[i + 1], (size_t)(memory->count - i) * sizeof(memory->kept[0]));
+    return block;
+}
+
+static void unmap_oldest(struct memory *memory)
+{
+    void *block = take_kept(memory, 0);
+    ASAN_UNPOISON_MEMORY_REGION(block, total_of(block)); /* the address may be anybody's next */
+    munmap(block, total_of(block));
+}
+
+void memory_trim(struct gpu_device *device)
+{
+    struct memory *memory = &device->memory;
+
+    pthread_mutex_lock(&memory->lock);
+    while (memory->count > 0) {
+        unmap_oldest(memory);
+    }
+    memory->most = memory->used;
+    pthread_mutex_unlock(&memory->lock);
+}
+
+int64_t memory_idle(struct gpu_device *device)
+{
+    pthread_mutex_lock(&device->memory.lock);
+    size_t idle = device->memory.idle;
+    pthread_mutex_unlock(&device->memory.lock);
+    return (int64_t)idle;
+}
+
+/* One of that size that was kept, the youngest first, since caches may know it; else NULL, and room for a new one. */
+static void *reuse(struct memory *memory, size_t total)
+{
+    void *block = NULL;
+
+    pthread_mutex_lock(&memory->lock);
+    memory->used += total;
+    memory->most = memory->used > memory->most ? memory->used : memory->most;
+    for (int i = memory->count - 1; block == NULL && i >= 0; i--) {
+        block = total_of(memory->kept[i]) == total ? take_kept(memory, i) : NULL;
+    }
+    while (memory->count > 0 && memory->used + memory->idle > memory->most) {
+        unmap_oldest(memory);
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return block;
+}
+
+static void keep(struct memory *memory, void *block)
+{
+    pthread_mutex_lock(&memory->lock);
+    if (memory->count == MEMORY_KEPT_MAX) {
+        unmap_oldest(memory);
+    }
+    memory->kept[memory->count++] = block;
+    memory->idle += total_of(block);
+    memory->used -= total_of(block);
+    ASAN_POISON_MEMORY_REGION((char *)block + LINE, total_of(block) - LINE);
+    pthread_mutex_unlock(&memory->lock);
+}
+
+static void *map_block(struct gpu_device *device, size_t total, bool zeroed)
+{
+    void *block = reuse(&device->memory, total);
+
+    if (block != NULL) {
+        ASAN_UNPOISON_MEMORY_REGION(block, total);
+        if (zeroed) {
+            memset(block, 0, total);
+        }
+        return block;
+    }
+    block = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) {
+        pthread_mutex_lock(&device->memory.lock);
+        device->memory.used -= total;
+        pthread_mutex_unlock(&device->memory.lock);
+        return NULL;
+    }
+    madvise(block, total, MADV_HUGEPAGE); /* advice: without it only slower */
+    return block;
+}
+
+int memory_new(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)
 {
     size_t total;
-    char *block = NULL;
+    char *block;
 
     if (__builtin_add_overflow(bytes, (size_t)2 * LINE - 1, &total)) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %zu bytes", bytes);
     }
     total = total / LINE * LINE;
     if (total >= MAPPED_FROM) {
-        void *mapped = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (mapped != MAP_FAILED) {
-            block = mapped;
-            madvise(mapped, total, MADV_HUGEPAGE); /* advice: without it only slower */
-        }
+        block = map_block(device, total, zeroed);
     } else {
         block = aligned_alloc(LINE, total);
-        if (block != NULL) {
+        if (block != NULL && zeroed) {
             memset(block, 0, total);
         }
     }
@@ -46,17 +158,14 @@ int memory_new(size_t bytes, void **pointer)
     return 0;
 }
 
-void memory_free(void *pointer)
+void memory_free(struct gpu_device *device, void *pointer)
 {
-    struct block_head head;
-
     if (pointer == NULL) {
         return;
     }
     char *block = (char *)pointer - LINE;
-    memcpy(&head, block, sizeof(head));
-    if (head.total >= MAPPED_FROM) {
-        munmap(block, head.total);
+    if (total_of(block) >= MAPPED_FROM) {
+        keep(&device->memory, block);
     } else {
         free(block);
     }
@@ -82,11 +191,11 @@ int scratch_reserve(struct gpu_stream *stream, size_t shared, size_t slice)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "scratch memory for a task is larger than an address");
     }
     if (needed > stream->capacity) {
-        int rc = memory_new(needed, &block);
+        int rc = memory_new(stream->device, needed, false, &block);
         if (rc != 0) {
             return err_pass(rc, "scratch memory");
         }
-        memory_free(stream->scratch);
+        memory_free(stream->device, stream->scratch);
         stream->scratch = block;
         stream->capacity = needed;
     }

@@ -71,7 +71,7 @@ void memory_leave(struct gpu_stream *stream); /* also one that never joined */
 size_t memory_idle(struct gpu_device *device);
 /* Device memory without a tensor's promises: not zeroed; release with cudaFree. */
 int memory_raw(struct gpu_device *device, size_t bytes, void **pointer);
-int memory_alloc(struct gpu_device *device, size_t bytes, void **pointer);
+int memory_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer);
 void memory_free(struct gpu_device *device, void *pointer);
 int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes);
 int memory_download(struct gpu_stream *stream, void *host, const void *from, size_t bytes);

@@ -117,7 +117,7 @@ static void release(struct gpu_device *device, void *block)
     pthread_mutex_unlock(&device->lock);
 }
 
-int memory_alloc(struct gpu_device *device, size_t bytes, void **pointer)
+int memory_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)
 {
     void *block = NULL;
     int rc = cuda_begin(device);
@@ -126,9 +126,11 @@ int memory_alloc(struct gpu_device *device, size_t bytes, void **pointer)
     if (rc != 0) {
         return err_pass(rc, "%zu bytes on cuda:%d", bytes, device->index);
     }
-    /* Waited for: the memory may be used from any stream, and starts zeroed by contract. */
-    rc = cuda_ok(device, cudaMemsetAsync(block, 0, bytes, device->memory), "zeroing memory");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamSynchronize(device->memory), "zeroing memory");
+    if (zeroed) {
+        rc = cuda_ok(device, cudaMemsetAsync(block, 0, bytes, device->memory), "zeroing memory");
+    }
+    /* Waited for: the memory may be used from any stream. */
+    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamSynchronize(device->memory), "waiting for memory");
     if (rc != 0) {
         release(device, block);
         return rc;

@@ -169,6 +169,37 @@ START_TEST(find_nonfinite)
 }
 END_TEST
 
+/* A large block that was freed is the next of its size; zeros are zeros nevertheless. */
+START_TEST(memory_is_used_again)
+{
+    const struct gpu_ops *ops = gpu_cpu_ops();
+    const size_t large = (size_t)3 << 20, larger = (size_t)5 << 20;
+    struct gpu_stream *stream;
+    struct gpu_device *device;
+    void *first, *second, *other;
+
+    ck_assert_rc_ok(ops->device_open(0, 1, &device));
+    ck_assert_rc_ok(ops->stream_new(device, &stream));
+    ck_assert_rc_ok(ops->alloc(device, large, false, &first));
+    memset(first, 0xa5, large);
+    ops->free(device, first);
+    ck_assert_rc_ok(ops->alloc(device, large, false, &second));
+    ck_assert_ptr_eq(second, first);
+    ops->free(device, second);
+    ck_assert_rc_ok(ops->alloc(device, large, true, &second));
+    ck_assert_ptr_eq(second, first);
+    ck_assert_int_eq(*(char *)second, 0);
+    ck_assert_int_eq(memcmp(second, (char *)second + 1, large - 1), 0);
+    ck_assert_rc_ok(ops->alloc(device, larger, true, &other));
+    ops->free(device, second);
+    ck_assert_rc_ok(ops->alloc(device, larger, true, &first)); /* drives the other size out */
+    ops->free(device, first);
+    ops->free(device, other);
+    ops->stream_free(stream);
+    ops->device_close(device);
+}
+END_TEST
+
 START_TEST(registry)
 {
     struct gpu gpu;
@@ -256,5 +287,5 @@ START_TEST(rounding_down_stays_below)
 END_TEST
 
 UNIT_MAIN("gpu/tensor", names_round_trip, views, every_half_round_trips, f16_is_nearest_even, conversion_edges,
-          rounding_down_stays_below, packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite, registry,
-          blas_uses_the_widest_kernels, incomplete_table_is_completed)
+          rounding_down_stays_below, packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite,
+          memory_is_used_again, registry, blas_uses_the_widest_kernels, incomplete_table_is_completed)

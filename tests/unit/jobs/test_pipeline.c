@@ -346,7 +346,7 @@ static pthread_mutex_t small_lock = PTHREAD_MUTEX_INITIALIZER; /* results leave 
 
 #define SMALL_HEADER 64 /* keeps the alignment */
 
-static int small_alloc(struct gpu_device *device, size_t bytes, void **pointer)
+static int small_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)
 {
     char *block;
 
@@ -358,7 +358,7 @@ static int small_alloc(struct gpu_device *device, size_t bytes, void **pointer)
     if (!fits) {
         return err_raise(ERR_GPU_OUT_OF_MEMORY, "the small device has no %zu bytes left", bytes);
     }
-    ck_assert_rc_ok(cpu_ops->alloc(device, bytes + SMALL_HEADER, (void **)&block));
+    ck_assert_rc_ok(cpu_ops->alloc(device, bytes + SMALL_HEADER, zeroed, (void **)&block));
     memcpy(block, &bytes, sizeof(bytes));
     *pointer = block + SMALL_HEADER;
     return 0;
