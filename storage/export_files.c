@@ -214,7 +214,7 @@ static const struct export_sum *known_sum(const struct export_plan *plan, const 
 static int describe_file(const struct format_export *request, const char *name, const struct export_sum *known,
                          json_t *files)
 {
-    struct export_sum sum;
+    struct export_sum sum = {0};
     int rc = known == NULL ? hash_file(request, name, &sum) : 0;
 
     return rc != 0 ? rc : describe(name, known != NULL ? known : &sum, files);

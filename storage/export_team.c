@@ -83,7 +83,7 @@ int export_units_list(const struct export_plan *plan, size_t begin, size_t end, 
  */
 static int64_t thread_bytes(const struct format_export *request, const struct export_plan *plan)
 {
-    int64_t most = 1;
+    int64_t most = 0;
 
     for (size_t i = 0; i < plan->count; i++) {
         const struct export_piece *piece = &plan->pieces[i];
@@ -104,7 +104,7 @@ static int team_size(const struct format_export *request, const struct export_pl
         return request->threads;
     }
     memory = memory > MEMORY_LEAST ? memory : MEMORY_LEAST;
-    int64_t fit = memory / thread_bytes(request, plan);
+    int64_t each = thread_bytes(request, plan), fit = each > 0 ? memory / each : THREADS_MAX;
     int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
     cores = cores < THREADS_MAX ? cores : THREADS_MAX;
     cores = fit < cores ? (int)fit : cores;
