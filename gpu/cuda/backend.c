@@ -13,7 +13,10 @@
 #include <string.h>
 
 #define CAPABILITY_LEAST 80 /* BF16 tensor cores */
-#define BATCH_TOKENS 8192   /* enough to fill the largest chips, with room on the smallest */
+/* Tokens of a micro-batch: enough to fill the chip, and where there is memory, products that reach its roof. */
+#define BATCH_TOKENS 8192
+#define LARGE_BATCH_TOKENS 32768
+#define LARGE_MEMORY ((size_t)64 << 30)
 
 static int cuda_device_count(void)
 {
@@ -164,7 +167,7 @@ static int cuda_device_info(struct gpu_device *device, struct gpu_info *info)
     }
     *info = (struct gpu_info){.memory_total = (int64_t)total,
                               .memory_free = (int64_t)(left + memory_idle(device)),
-                              .batch_tokens = BATCH_TOKENS};
+                              .batch_tokens = total >= LARGE_MEMORY ? LARGE_BATCH_TOKENS : BATCH_TOKENS};
     snprintf(info->id, sizeof(info->id), "cuda:%d", device->index);
     snprintf(info->name, sizeof(info->name), "%.120s", properties.name);
     snprintf(info->detail, sizeof(info->detail), "sm_%d%d, %d multiprocessors, driver %d.%d, %s products",
@@ -191,12 +194,6 @@ static void cuda_stream_free(struct gpu_stream *stream)
             (void)cudaEventDestroy(stream->ring_free[i]);
         }
     }
-    if (stream->solver_params != NULL) {
-        (void)cusolverDnDestroyParams(stream->solver_params);
-    }
-    if (stream->solver != NULL) {
-        (void)cusolverDnDestroy(stream->solver);
-    }
     (void)cudaFree(stream->scratch);
     (void)cudaFree(stream->workspace);
     if (stream->mark != NULL) {
@@ -209,7 +206,7 @@ static void cuda_stream_free(struct gpu_stream *stream)
     free(stream);
 }
 
-/* What products, solves and copies need beyond this comes with the first of each: some streams only copy. */
+/* What products and copies need beyond this comes with the first of each: some streams only copy. */
 static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream)
 {
     int rc = cuda_begin(device);

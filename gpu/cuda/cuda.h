@@ -10,7 +10,6 @@
 #include "gpu/gpu.h"
 
 #include <cublasLt.h>
-#include <cusolverDn.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -35,8 +34,6 @@ struct gpu_stream {
     struct gpu_stream *next; /* of the device */
     cudaStream_t stream;
     cudaEvent_t mark;          /* its end when memory was freed */
-    cusolverDnHandle_t solver; /* from the first solve on */
-    cusolverDnParams_t solver_params;
     char *scratch;
     size_t capacity, used;
     void *workspace; /* for products: GEMM_WORKSPACE bytes, from the first on */
@@ -52,7 +49,6 @@ struct gpu_stream {
  * ERR_DEVICE_LOST and marks the device; the rest is ERR_INTERNAL. */
 int cuda_ok(struct gpu_device *device, int status, const char *what);
 int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what);
-int cusolver_ok(struct gpu_device *device, cusolverStatus_t status, const char *what);
 /* Make the device current and refuse when it is lost. First call of every operation. */
 int cuda_begin(struct gpu_device *device);
 

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CACHE_SIZE 128
+/* A power of two. A block of a model has hundreds of shapes, and to ask for one takes as long as a product. */
+#define CACHE_SIZE 2048
 
 struct gemm_key {
     int64_t m, n, k, lda, ldb, ldc, count, stride_a, stride_b, stride_c;
@@ -18,14 +19,15 @@ struct gemm_key {
 };
 
 struct gemm_entry {
+    bool used;
     struct gemm_key key;
     cublasLtMatmulAlgo_t algo;
     size_t workspace;
 };
 
 struct gemm_cache {
-    struct gemm_entry entries[CACHE_SIZE];
-    int count, next;
+    struct gemm_entry entries[CACHE_SIZE]; /* by hash, the next free one behind it */
+    int count;
 };
 
 int gemm_cache_new(struct gemm_cache **cache)
@@ -202,27 +204,50 @@ static struct gemm_key key_of(const struct gemm *g)
     return key;
 }
 
+/* FNV-1a. */
+static uint32_t hash_of(const struct gemm_key *key)
+{
+    const unsigned char *bytes = (const unsigned char *)key;
+    uint32_t hash = 2166136261u;
+
+    for (size_t i = 0; i < sizeof(*key); i++) {
+        hash = (hash ^ bytes[i]) * 16777619u;
+    }
+    return hash;
+}
+
+/* The key's entry, or the free one where it belongs. */
+static struct gemm_entry *look_up(struct gemm_cache *cache, const struct gemm_key *key)
+{
+    uint32_t at = hash_of(key) % CACHE_SIZE;
+
+    while (cache->entries[at].used && memcmp(&cache->entries[at].key, key, sizeof(*key)) != 0) {
+        at = (at + 1) % CACHE_SIZE;
+    }
+    return &cache->entries[at];
+}
+
 static int find_algorithm(struct gpu_stream *stream, const struct gemm *g, const struct problem *problem,
                           const struct gemm_entry **found)
 {
     struct gemm_cache *cache = stream->cache;
-    struct gemm_entry entry = {.key = key_of(g)};
+    struct gemm_key key = key_of(g);
+    struct gemm_entry *entry = look_up(cache, &key);
 
-    for (int i = 0; i < cache->count; i++) {
-        if (memcmp(&cache->entries[i].key, &entry.key, sizeof(entry.key)) == 0) {
-            *found = &cache->entries[i];
-            return 0;
+    if (!entry->used) {
+        if (cache->count >= CACHE_SIZE / 2) { /* of a job before this one */
+            memset(cache, 0, sizeof(*cache));
+            entry = look_up(cache, &key);
         }
+        memcpy(&entry->key, &key, sizeof(key));
+        int rc = choose(stream, problem, entry);
+        if (rc != 0) {
+            return err_pass(rc, "product [%lld, %lld] over %lld", (long long)g->m, (long long)g->n, (long long)g->k);
+        }
+        entry->used = true;
+        cache->count++;
     }
-    int rc = choose(stream, problem, &entry);
-    if (rc != 0) {
-        return err_pass(rc, "product [%lld, %lld] over %lld", (long long)g->m, (long long)g->n, (long long)g->k);
-    }
-    int slot = cache->next;
-    memcpy(&cache->entries[slot], &entry, sizeof(entry));
-    cache->next = (slot + 1) % CACHE_SIZE;
-    cache->count = cache->count < CACHE_SIZE ? cache->count + 1 : CACHE_SIZE;
-    *found = &cache->entries[slot];
+    *found = entry;
     return 0;
 }
 

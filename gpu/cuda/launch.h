@@ -98,6 +98,12 @@ int launch_clip_judge(const struct launch_clip_best *best, const float *scale, c
                       const float *product, const struct launch_grid *spec, int first, cudaStream_t stream);
 int launch_hqq(float *scale, float *zero, const float *w, const struct launch_grid *spec, cudaStream_t stream);
 
+/* triangle.cu: of the block of `size` at (at, at) of a [n, n], whose lower triangle is read: the inverse of its
+ * Cholesky factor, to the lower triangle of the same block of x. *info, when 0: the first pivot that is not positive,
+ * from 1. */
+#define LAUNCH_TRIANGLE 128 /* size at most */
+int launch_triangle(float *x, const float *a, int64_t n, int64_t at, int size, int *info, cudaStream_t stream);
+
 /* factor.cu: to = the reversed, permuted, damped lower triangle of h, zeros above; order may be NULL. */
 int launch_factor_gather(float *to, const float *h, const int32_t *order, int64_t n, float damp, cudaStream_t stream);
 /* Elements of a[count] in reverse order. */
@@ -118,9 +124,9 @@ struct launch_sweep {
     const float *zero;
     const int32_t *group; /* [k]: group of the column visited i-th */
     uint8_t *codes;       /* [rows, k] in visiting order */
-    float *error;         /* [rows, LAUNCH_SWEEP_COLS]; columns past `cols` become zero */
+    float *error;         /* [rows, cols], error_stride from row to row */
     double *loss;         /* [rows]: added to */
-    int64_t rows, k, groups, first;
+    int64_t rows, k, groups, first, error_stride;
     int cols;
     int uniform; /* all columns of this block lie in one group */
     float top;

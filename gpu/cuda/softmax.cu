@@ -4,29 +4,75 @@
 #include "gpu/cuda/device.cuh"
 
 #define THREADS 128
+#define HELD 16 /* scores a thread keeps in registers */
 
-static __global__ void softmax_kernel(void *out, int out_dtype, const float *scores, struct launch_softmax spec)
+struct row {
+    const float *scores;
+    int64_t low, query; /* the keys that are visible */
+    float scale;
+};
+
+/* Of a row that fits the registers of a block: each score is read once. */
+static __device__ void short_row(void *out, int dtype, int64_t at, const struct row &row, float *shared)
 {
-    __shared__ float shared[WARP];
-    int64_t query = spec.first + blockIdx.x % spec.queries, at = (int64_t)blockIdx.x * spec.keys;
-    int64_t window = spec.window;
-    float scale = spec.scale;
-    int64_t low = window > 0 && query - window + 1 > 0 ? query - window + 1 : 0;
-    const float *row = scores + at;
+    float x[HELD], most = -INFINITY, sum = 0;
+
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+        int64_t i = row.low + threadIdx.x + k * THREADS;
+        x[k] = i <= row.query ? row.scores[i] * row.scale : -INFINITY;
+        most = fmaxf(most, x[k]);
+    }
+    most = block_max(most, shared);
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+        x[k] = expf(x[k] - most);
+        sum += x[k];
+    }
+    float inverse = 1.0f / block_sum(sum, shared);
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+        int64_t i = row.low + threadIdx.x + k * THREADS;
+        if (i <= row.query) {
+            store_float(out, dtype, at + i, x[k] * inverse);
+        }
+    }
+}
+
+static __device__ void long_row(void *out, int dtype, int64_t at, const struct row &row, float *shared)
+{
     float most = -INFINITY, sum = 0;
 
-    for (int64_t i = low + threadIdx.x; i <= query; i += blockDim.x) {
-        most = fmaxf(most, row[i]);
+    for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
+        most = fmaxf(most, row.scores[i]);
     }
-    most = block_max(most, shared) * scale;
-    for (int64_t i = low + threadIdx.x; i <= query; i += blockDim.x) {
-        sum += expf(row[i] * scale - most);
+    most = block_max(most, shared) * row.scale;
+    for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
+        sum += expf(row.scores[i] * row.scale - most);
     }
-    sum = block_sum(sum, shared);
-    float inverse = 1.0f / sum;
-    for (int64_t i = threadIdx.x; i < spec.keys; i += blockDim.x) {
-        bool visible = i >= low && i <= query;
-        store_float(out, out_dtype, at + i, visible ? expf(row[i] * scale - most) * inverse : 0.0f);
+    float inverse = 1.0f / block_sum(sum, shared);
+    for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
+        store_float(out, dtype, at + i, expf(row.scores[i] * row.scale - most) * inverse);
+    }
+}
+
+static __global__ void softmax_kernel(void *out, int dtype, const float *scores, struct launch_softmax spec)
+{
+    __shared__ float shared[WARP];
+    int64_t at = (int64_t)blockIdx.x * spec.keys, query = spec.first + blockIdx.x % spec.queries;
+    int64_t low = spec.window > 0 && query - spec.window + 1 > 0 ? query - spec.window + 1 : 0;
+    struct row row = {scores + at, low, query, spec.scale};
+
+    if (query - low < THREADS * HELD) {
+        short_row(out, dtype, at, row, shared);
+    } else {
+        long_row(out, dtype, at, row, shared);
+    }
+    for (int64_t i = threadIdx.x; i < low; i += THREADS) {
+        store_float(out, dtype, at + i, 0.0f);
+    }
+    for (int64_t i = query + 1 + threadIdx.x; i < spec.keys; i += THREADS) {
+        store_float(out, dtype, at + i, 0.0f);
     }
 }
 

@@ -54,6 +54,7 @@ const struct ops_case ops_cases[] = {
     {"round, dequantize", body_round, 1, OPS_EXACT, 0, 0},
     {"round, dequantize 8 bit", body_round, 4, OPS_EXACT, 0, 0},
     {"factor", body_factor, 150, OPS_NMSE, 1e-9, 1e-9},
+    {"factor, several levels", body_factor, 600, OPS_NMSE, 1e-9, 1e-9},
     {"factor, order", body_factor, -300, OPS_NMSE, 1e-9, 1e-9},
     {"factor, one column", body_factor, 1, OPS_NMSE, 1e-9, 1e-9},
     {"factor refuses", body_factor_refuses, 60, OPS_NMSE, 1e-9, 1e-9},

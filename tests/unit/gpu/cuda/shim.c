@@ -380,10 +380,28 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     }
     shim_check("copy to", to, bytes);
     shim_check("copy from", from, bytes);
-    if (shim.copy_count == COPIES_MAX) {
+    pthread_mutex_lock(&shim.lock);
+    while (shim.copy_count == COPIES_MAX) {
+        pthread_mutex_unlock(&shim.lock);
         shim_flush();
+        pthread_mutex_lock(&shim.lock);
     }
     shim.copies[shim.copy_count++] = (struct copy){to, from, bytes};
+    pthread_mutex_unlock(&shim.lock);
+    return status;
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                              size_t height, enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    cudaError_t status = shim_enter();
+
+    shim_flush();
+    for (size_t i = 0; status == cudaSuccess && i < height; i++) {
+        shim_check("copy to", (char *)to + i * to_pitch, width);
+        shim_check("copy from", (const char *)from + i * from_pitch, width);
+        memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
+    }
     return status;
 }
 

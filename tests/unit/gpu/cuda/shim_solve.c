@@ -79,16 +79,24 @@ static float power(float a, float p)
     return a > 0.0f ? q * y : 0.0f;
 }
 
+static float unit_of(float scale)
+{
+    int exponent;
+    frexpf(scale, &exponent);
+    return ldexpf(1.0f, exponent < 127 ? 1 - exponent : -126);
+}
+
 static float grid_error(const struct launch_grid *spec, const float *w, const float *importance, struct point point,
                         float unit)
 {
-    float top = (float)((1 << spec->bits) - 1), inverse = 1.0f / point.scale, lanes[LANES] = {0}, next[LANES];
+    float top = (float)((1 << spec->bits) - 1), scale = point.scale * unit, inverse = 1.0f / scale;
+    float lanes[LANES] = {0}, next[LANES];
     static const int offsets[] = {8, 4, 1, 2};
 
     for (int64_t i = 0; i < spec->group; i++) {
-        float r = rintf(fminf(fmaxf(w[i] * inverse, -point.zero), top - point.zero));
-        float e = fabsf(w[i] - r * point.scale) * unit;
-        float cost = spec->norm == 2.0f ? e * e : power(e, spec->norm);
+        float x = w[i] * unit, r = rintf(fminf(fmaxf(x * inverse, -point.zero), top - point.zero));
+        float e = fabsf(x - r * scale);
+        float cost = spec->norm == 2.0f ? e * e : spec->norm == 3.0f ? e * e * e : power(e, spec->norm);
         lanes[i % LANES] += importance != NULL ? importance[i] * cost : cost;
     }
     for (int step = 0; step < 4; step++) {
@@ -112,7 +120,7 @@ static struct point choose(const struct launch_grid *spec, const float *w, const
         return (struct point){1.0f, spec->sym ? (float)(1 << (spec->bits - 1)) : 0.0f};
     }
     struct point best = grid_point(spec, low, high);
-    float unit = 1.0f / best.scale, least = spec->mse ? grid_error(spec, w, importance, best, unit) : 0;
+    float unit = unit_of(best.scale), least = spec->mse ? grid_error(spec, w, importance, best, unit) : 0;
     for (int i = 1; spec->mse && i < spec->candidates; i++) {
         float p = (float)(1.0 - (double)i / spec->steps);
         struct point point = grid_point(spec, p * low, p * high);
@@ -223,9 +231,6 @@ static void sweep_row(const struct launch_sweep *s, int64_t row)
     for (int i = 0; i < s->cols; i++) {
         x[i] = s->w[row * s->k + s->first + i];
     }
-    for (int i = 0; i < LAUNCH_SWEEP_COLS; i++) {
-        s->error[row * LAUNCH_SWEEP_COLS + i] = 0;
-    }
     for (int i = 0; i < s->cols; i++) {
         const float *u = s->u + (s->first + i) * s->k + s->first;
         int32_t group = s->group[s->first + (s->uniform ? 0 : i)];
@@ -235,7 +240,7 @@ static void sweep_row(const struct launch_sweep *s, int64_t row)
             x[j] -= e * u[j];
         }
         s->codes[row * s->k + s->first + i] = (uint8_t)(r + zero[group]);
-        s->error[row * LAUNCH_SWEEP_COLS + i] = e;
+        s->error[row * s->error_stride + i] = e;
         loss += (double)e * (double)e;
     }
     s->loss[row] += loss;
