@@ -1,13 +1,18 @@
-/* The GPTQ sweep: blocks of 128 columns go through the fused kernel of sweep.cu, and one F32 product takes each block's
- * errors to the columns behind it. Weights are gathered in visiting order first; the caller's are overwritten as on the
- * CPU. The block size of the request is the CPU's business: results depend on it by rounding only. */
+/* The GPTQ sweep: blocks of 128 columns go through the fused kernel of sweep.cu. F32 products take the errors of a
+ * block to the rest of its panel of 512 columns, and those of a panel to all columns behind it: products over 512
+ * columns run nearer to a device's roof than those over 128, and read and write the weights a quarter as often. Weights
+ * are gathered in visiting order first; the caller's are overwritten as on the CPU. The block size of the request is
+ * the CPU's business: results depend on it by rounding only. */
 
 #include "gpu/cuda/cuda.h"
 
 #include <stdlib.h>
 
+#define PANEL (4 * LAUNCH_SWEEP_COLS)
+
 struct sweep {
     struct gpu_stream *stream;
+    float *error; /* [rows, PANEL]: of the columns of a panel */
     struct launch_sweep launch;
     int32_t *group; /* host, [k] */
 };
@@ -22,31 +27,48 @@ static bool is_uniform(const int32_t *group, int cols)
     return true;
 }
 
-static int run_blocks(struct sweep *job)
+/* The errors of columns [from, from + count) of the panel at `panel` go to columns [first, end). */
+static int update(const struct sweep *job, int64_t panel, int64_t from, int64_t count, int64_t first, int64_t end)
+{
+    const struct launch_sweep *launch = &job->launch;
+    struct gemm gemm = {.m = launch->rows,
+                        .n = end - first,
+                        .k = count,
+                        .alpha = -1.0f,
+                        .beta = 1.0f,
+                        .a = job->error + (from - panel),
+                        .b = launch->u + from * launch->k + first,
+                        .c = launch->w + first,
+                        .lda = launch->error_stride,
+                        .ldb = launch->k,
+                        .ldc = launch->k};
+    return first < end ? gemm_run(job->stream, &gemm) : 0;
+}
+
+static int run_panel(struct sweep *job, int64_t panel, int64_t end)
 {
     struct launch_sweep *launch = &job->launch;
     int rc = 0;
 
-    for (int64_t first = 0; rc == 0 && first < launch->k; first += LAUNCH_SWEEP_COLS) {
-        int64_t behind = first + LAUNCH_SWEEP_COLS;
+    for (int64_t first = panel; rc == 0 && first < end; first += LAUNCH_SWEEP_COLS) {
+        int64_t behind = end - first < LAUNCH_SWEEP_COLS ? end : first + LAUNCH_SWEEP_COLS;
         launch->first = first;
-        launch->cols = behind < launch->k ? LAUNCH_SWEEP_COLS : (int)(launch->k - first);
+        launch->cols = (int)(behind - first);
+        launch->error = job->error + (first - panel);
         launch->uniform = is_uniform(job->group + first, launch->cols);
         rc = cuda_ok(job->stream->device, launch_sweep(launch, job->stream->stream), "sweep");
-        if (rc == 0 && behind < launch->k) {
-            struct gemm update = {.m = launch->rows,
-                                  .n = launch->k - behind,
-                                  .k = LAUNCH_SWEEP_COLS,
-                                  .alpha = -1.0f,
-                                  .beta = 1.0f,
-                                  .a = launch->error,
-                                  .b = launch->u + first * launch->k + behind,
-                                  .c = launch->w + behind,
-                                  .lda = LAUNCH_SWEEP_COLS,
-                                  .ldb = launch->k,
-                                  .ldc = launch->k};
-            rc = gemm_run(job->stream, &update);
-        }
+        rc = rc != 0 ? rc : update(job, panel, first, launch->cols, behind, end);
+    }
+    return rc != 0 ? rc : update(job, panel, panel, end - panel, end, launch->k);
+}
+
+static int run_panels(struct sweep *job)
+{
+    int64_t k = job->launch.k;
+    int rc = 0;
+
+    for (int64_t panel = 0; rc == 0 && panel < k; panel += PANEL) {
+        rc = run_panel(job, panel, k - panel < PANEL ? k : panel + PANEL);
     }
     return rc;
 }
@@ -80,15 +102,16 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
                                           scratch_size(rows * k, 1)
                                     : 0;
 
-    int rc = scratch_reserve(stream, permuted + scratch_size(k, sizeof(int32_t)) +
-                                         scratch_size(rows * LAUNCH_SWEEP_COLS, sizeof(float)) +
-                                         scratch_size(rows, sizeof(double)));
+    int rc =
+        scratch_reserve(stream, permuted + scratch_size(k, sizeof(int32_t)) +
+                                    scratch_size(rows * PANEL, sizeof(float)) + scratch_size(rows, sizeof(double)));
     if (rc != 0) {
         return rc;
     }
     int32_t *group = scratch_take(stream, k, sizeof(int32_t)), *visits = NULL;
     launch->group = group;
-    launch->error = scratch_take(stream, rows * LAUNCH_SWEEP_COLS, sizeof(float));
+    job->error = scratch_take(stream, rows * PANEL, sizeof(float));
+    launch->error_stride = PANEL;
     launch->loss = scratch_take(stream, rows, sizeof(double));
     launch->w = w->data;
     launch->codes = codes->data;
@@ -103,7 +126,7 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
                      : cuda_ok(stream->device,
                                launch_gather_columns(launch->w, w->data, visits, rows, k, stream->stream), "sweep");
     }
-    rc = rc != 0 ? rc : run_blocks(job);
+    rc = rc != 0 ? rc : run_panels(job);
     if (order != NULL && rc == 0) {
         rc = cuda_ok(stream->device, launch_scatter_codes(codes->data, launch->codes, visits, rows, k, stream->stream),
                      "sweep");

@@ -1,11 +1,11 @@
 /* The GPTQ sweep over one block of 128 columns, fused (Frantar et al. 2022, Algorithm 1; CPU twin: gpu/cpu/sweep.c).
  *
- * Columns go in strips of 16, four side by side for each of the four lanes that share a row, so a lane reads weights and
- * U, and writes errors and codes, four at a time. A lane holds its 32 columns of two rows in registers: what it reads of
- * U serves both, since shared memory is what limits the kernel. All lanes compute a code and an error for a column of
- * theirs; the owner of the column whose turn it is sends its error to the others by a shuffle, and each lane updates
- * what it holds from this strip on. U's block lies in shared memory strip by strip, from each strip's first column on,
- * with zeros up to the diagonal, so that columns that are done stay as they are.
+ * Columns go in strips of 16, four side by side for each of the four lanes that share a row, so a lane reads weights
+ * and U, and writes errors and codes, four at a time. A lane holds its 32 columns of two rows in registers: what it
+ * reads of U serves both, since shared memory is what limits the kernel. All lanes compute a code and an error for a
+ * column of theirs; the owner of the column whose turn it is sends its error to the others by a shuffle, and each lane
+ * updates what it holds from this strip on. U's block lies in shared memory strip by strip, from each strip's first
+ * column on, with zeros up to the diagonal, so that columns that are done stay as they are.
  *
  * Strips are unrolled, so that every register index is a constant; turns of the lanes within a strip are not, which
  * keeps the code within the instruction cache.
@@ -105,8 +105,8 @@ template <bool ALIGNED> static __device__ void load_factor(struct sweep_shared *
     __syncthreads();
 }
 
-/* A group's grid. The inverse of its scale in two parts gives w / scale to 47 bits before it is rounded: a quotient half
- * way between two points is exact, as after a division, and the chain from column to column is much shorter. */
+/* A group's grid. The inverse of its scale in two parts gives w / scale to 47 bits before it is rounded: a quotient
+ * half way between two points is exact, as after a division, and the chain from column to column is much shorter. */
 struct point {
     float scale, inverse, rest, low, high;
 };
@@ -183,18 +183,18 @@ static __device__ void sweep_strip(struct held &held, const struct point (&point
 template <bool ALIGNED>
 static __device__ void store_quad(float *error, uint8_t *codes, const float *x, const uint8_t (&code)[QUAD], int left)
 {
-    if (ALIGNED) {
+    if constexpr (ALIGNED) {
         if (left > 0) {
             *(float4 *)error = {x[0], x[1], x[2], x[3]};
             *(uchar4 *)codes = {code[0], code[1], code[2], code[3]};
         }
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int c = 0; c < QUAD; c++) {
-        if (c < left) {
-            error[c] = x[c];
-            codes[c] = code[c];
+        for (int c = 0; c < QUAD; c++) {
+            if (c < left) {
+                error[c] = x[c];
+                codes[c] = code[c];
+            }
         }
     }
 }
@@ -221,8 +221,8 @@ static __device__ void finish_strip(struct held &held, const struct point (&poin
 }
 
 template <bool UNIFORM>
-static __device__ void load_points(struct point (&points)[TOGETHER][UNIFORM ? 1 : QUAD],
-                                   const struct launch_sweep &job, const int *group, int64_t row)
+static __device__ void load_points(struct point (&points)[TOGETHER][UNIFORM ? 1 : QUAD], const struct launch_sweep &job,
+                                   const int *group, int64_t row)
 {
 #pragma unroll
     for (int r = 0; r < TOGETHER; r++) {
@@ -244,8 +244,7 @@ static __device__ void load_weights(struct held &held, const struct launch_sweep
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++) {
             int col = strip * STRIP + lane * QUAD;
-            float4 quad =
-                load_quad<ALIGNED>(job.w + at * job.k + job.first + col, at < job.rows ? job.cols - col : 0);
+            float4 quad = load_quad<ALIGNED>(job.w + at * job.k + job.first + col, at < job.rows ? job.cols - col : 0);
             held.x[r][strip * QUAD] = quad.x;
             held.x[r][strip * QUAD + 1] = quad.y;
             held.x[r][strip * QUAD + 2] = quad.z;
