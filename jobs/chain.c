@@ -168,6 +168,30 @@ static struct tensor device_view(const struct chain *chain, int64_t first, const
     return tensor_1d(chain->device + first * chain->width, DTYPE_F32, tensor_count(tensor));
 }
 
+/* Row `first` where the device can work on it; NULL: it cannot. */
+static float *in_place(const struct chain *chain, int64_t first, const struct gpu *gpu)
+{
+    float *held = chain->device != NULL ? chain->device : gpu->info.host_memory ? chain->memory : NULL;
+    return held != NULL ? held + first * chain->width : NULL;
+}
+
+void chain_place(const struct chain *chain, int64_t first, struct tensor *rows, const struct gpu *gpu)
+{
+    float *place = in_place(chain, first, gpu);
+
+    rows->data = place != NULL ? place : rows->data;
+}
+
+int chain_open(struct chain *chain, enum chain_side side, int64_t first, struct tensor *rows, const struct gpu *gpu,
+               struct gpu_stream *stream)
+{
+    if (in_place(chain, first, gpu) != NULL) {
+        chain_place(chain, first, rows, gpu);
+        return 0;
+    }
+    return chain_read(chain, side, first, rows, gpu, stream);
+}
+
 int chain_read(struct chain *chain, enum chain_side side, int64_t first, const struct tensor *to, const struct gpu *gpu,
                struct gpu_stream *stream)
 {
@@ -198,6 +222,9 @@ int chain_write(struct chain *chain, int64_t first, const struct tensor *from, c
     size_t bytes = tensor_bytes(from);
     size_t offset = (size_t)first * (size_t)chain->width * sizeof(float);
 
+    if (from->data == in_place(chain, first, gpu)) {
+        return 0;
+    }
     if (chain->device != NULL) {
         struct tensor to = device_view(chain, first, from);
         return gpu->ops->convert(stream, &to, from);

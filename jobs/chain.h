@@ -34,6 +34,12 @@ int chain_read(struct chain *chain, enum chain_side side, int64_t first, const s
                struct gpu_stream *stream);
 int chain_write(struct chain *chain, int64_t first, const struct tensor *from, const struct gpu *gpu,
                 struct gpu_stream *stream);
+/* For work in place, on what the device holds itself: `rows`, shaped as above, becomes a view of rows from `first` on,
+ * so that what is done to it is done to the chain, and chain_write of it has nothing to do. Other chains are read into
+ * it as it is (chain_open), or leave it to be written (chain_place). */
+int chain_open(struct chain *chain, enum chain_side side, int64_t first, struct tensor *rows, const struct gpu *gpu,
+               struct gpu_stream *stream);
+void chain_place(const struct chain *chain, int64_t first, struct tensor *rows, const struct gpu *gpu);
 /* OUT becomes durable as "<name>-<block>.act" and is the next block's IN. *file gets the name, sha256 its digest. */
 int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[DIGEST_HEX_SIZE]);
 /* IN := a committed file, verified against sha256. ERR_SOURCE_CORRUPT when it does not match. */

@@ -87,6 +87,7 @@ int flow_embed(const struct flow *flow, struct chain *chain, struct run *run)
     int rc = head_load_embedding(run->p->model, gpu, run->stream, &head);
     for (int64_t i = 0; rc == 0 && i < flow_batches(flow); i++) {
         struct batch b = flow_batch(flow, i);
+        chain_place(chain, b.first, &b.x, gpu);
         rc = gpu->ops->embed(run->stream, &b.x, &head.embedding, flow->set->ids + b.first);
         rc = rc != 0 ? rc : chain_write(chain, b.first, &b.x, gpu, run->stream);
     }
@@ -103,7 +104,7 @@ int flow_forward(const struct flow *flow, struct chain *chain, const struct bloc
     for (int64_t i = 0; rc == 0 && i < flow_batches(flow); i++) {
         struct batch b = flow_batch(flow, i);
         rc = run_tick(run, run->block_fraction, "evaluating");
-        rc = rc != 0 ? rc : chain_read(chain, CHAIN_IN, b.first, &b.x, gpu, run->stream);
+        rc = rc != 0 ? rc : chain_open(chain, CHAIN_IN, b.first, &b.x, gpu, run->stream);
         rc = rc != 0 ? rc : block_forward(block, b.scratch, &b.x);
         rc = rc != 0 ? rc : chain_write(chain, b.first, &b.x, gpu, run->stream);
     }

@@ -42,7 +42,7 @@ static int observe(struct run *run, struct layer_stats *stats, const struct tens
 static int pass_attention(struct run *run, struct block *block, struct batch *b, struct layer_stats *stats)
 {
     double mark = clock_monotonic_seconds();
-    int rc = chain_read(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
     run_charge(run, PHASE_FORWARD, &mark, 0);
     return rc != 0 ? rc : observe(run, stats, &b->in, &mark);
@@ -55,7 +55,8 @@ static int pass_output(struct run *run, struct block *block, struct batch *b, st
     struct tensor out = flow_wide(&run->calibration, b, c->num_heads * c->head_dim);
     double length = (double)run->calibration.set->length;
 
-    int rc = chain_read(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    chain_place(run->attention, b->first, &out, run->p->gpu);
+    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
     rc = rc != 0 ? rc : block_attention(block, b->scratch, &b->in, &out);
     rc = rc != 0 ? rc : chain_write(run->attention, b->first, &out, run->p->gpu, run->stream);
@@ -71,8 +72,8 @@ static int pass_mlp(struct run *run, struct block *block, struct batch *b, struc
     double mark = clock_monotonic_seconds();
     struct tensor out = flow_wide(&run->calibration, b, run->config->num_heads * run->config->head_dim);
 
-    int rc = chain_read(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
-    rc = rc != 0 ? rc : chain_read(run->attention, CHAIN_OUT, b->first, &out, run->p->gpu, run->stream);
+    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : chain_open(run->attention, CHAIN_OUT, b->first, &out, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_attention_output(block, b->scratch, &out, &b->x);
     rc = rc != 0 ? rc : chain_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
@@ -85,7 +86,8 @@ static int pass_down(struct run *run, struct block *block, struct batch *b, stru
     double mark = clock_monotonic_seconds();
     struct tensor act = flow_wide(&run->calibration, b, run->config->intermediate_size);
 
-    int rc = chain_read(run->hidden, CHAIN_OUT, b->first, &b->x, run->p->gpu, run->stream);
+    chain_place(run->mlp, b->first, &act, run->p->gpu);
+    int rc = chain_open(run->hidden, CHAIN_OUT, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
     rc = rc != 0 ? rc : block_mlp(block, b->scratch, &b->in, &act);
     rc = rc != 0 ? rc : chain_write(run->mlp, b->first, &act, run->p->gpu, run->stream);
@@ -99,8 +101,8 @@ static int pass_end(struct run *run, struct block *block, struct batch *b)
     double mark = clock_monotonic_seconds();
     struct tensor act = flow_wide(&run->calibration, b, run->config->intermediate_size);
 
-    int rc = chain_read(run->hidden, CHAIN_OUT, b->first, &b->x, run->p->gpu, run->stream);
-    rc = rc != 0 ? rc : chain_read(run->mlp, CHAIN_OUT, b->first, &act, run->p->gpu, run->stream);
+    int rc = chain_open(run->hidden, CHAIN_OUT, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : chain_open(run->mlp, CHAIN_OUT, b->first, &act, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_mlp_output(block, b->scratch, &act, &b->x);
     rc = rc != 0 ? rc : chain_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
     run_charge(run, PHASE_FORWARD, &mark, linear_flops(run, LINEAR_DOWN, b->rows));

@@ -47,6 +47,36 @@ static void check_step(struct rig *rig, struct chain *chain, enum chain_side sid
     gpu_tensor_free(&rig->gpu, &batch);
 }
 
+/* Work in place: rows that the device works on are the chain's own or come back by a write, with the same outcome. */
+static void work_in_place(struct rig *rig, struct chain *chain, bool own)
+{
+    struct tensor batch = rig_tensor(rig, DTYPE_F32, BATCH, WIDTH);
+
+    for (int64_t first = 0; first < ROWS; first += BATCH) {
+        struct tensor rows = batch;
+        ck_assert_rc_ok(chain_open(chain, CHAIN_OUT, first, &rows, &rig->gpu, rig->stream));
+        ck_assert((rows.data != batch.data) == own);
+        ck_assert_rc_ok(rig->ops->stream_sync(rig->stream));
+        for (int64_t i = 0; i < BATCH * WIDTH; i++) {
+            ck_assert_float_eq(floats(&rows)[i], value(1, first + i / WIDTH, i % WIDTH));
+            floats(&rows)[i] = value(2, first + i / WIDTH, i % WIDTH);
+        }
+        ck_assert_rc_ok(chain_write(chain, first, &rows, &rig->gpu, rig->stream));
+    }
+    check_step(rig, chain, CHAIN_OUT, 2);
+    for (int64_t first = 0; first < ROWS; first += BATCH) {
+        struct tensor rows = batch;
+        chain_place(chain, first, &rows, &rig->gpu);
+        ck_assert((rows.data != batch.data) == own);
+        for (int64_t i = 0; i < BATCH * WIDTH; i++) {
+            floats(&rows)[i] = value(1, first + i / WIDTH, i % WIDTH);
+        }
+        ck_assert_rc_ok(chain_write(chain, first, &rows, &rig->gpu, rig->stream));
+    }
+    check_step(rig, chain, CHAIN_OUT, 1);
+    gpu_tensor_free(&rig->gpu, &batch);
+}
+
 /* One life of a chain: turn, two commits, a resume. Gives the second commit's digest. */
 static void live(struct rig *rig, int64_t limit, bool on_device, char sha256[DIGEST_HEX_SIZE])
 {
@@ -59,6 +89,7 @@ static void live(struct rig *rig, int64_t limit, bool on_device, char sha256[DIG
     struct chain *chain = open_chain(directory, &budget);
     ck_assert_int_eq(budget.used > 0, limit > 0);
     write_step(rig, chain, 1);
+    work_in_place(rig, chain, limit > 0 || on_device);
     ck_assert_rc_ok(chain_turn(chain));
     check_step(rig, chain, CHAIN_IN, 1);
     write_step(rig, chain, 2);
