@@ -55,14 +55,26 @@ struct grid_point grid_point(const struct gpu_grid *spec, float low, float high)
     return point;
 }
 
-/* w and weight have `padded` elements, those past the group being zero. */
-static struct grid_point search(const struct grid *job, const float *w, const float *weight, float low, float high)
+/* The power of two that brings a scale into [1, 2). Errors so near 1 keep their powers in range, and weights lose
+ * nothing by it. */
+static float unit_of(float scale)
 {
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof(bits));
+    uint32_t exponent = bits >> 23;
+    bits = (exponent < 253 ? 254 - exponent : 1) << 23;
+    memcpy(&scale, &bits, sizeof(scale));
+    return scale;
+}
+
+/* w, in units, and weight have `padded` elements, those past the group being zero. */
+static struct grid_point search(const struct grid *job, const float *w, const float *weight, float low, float high,
+                                float unit)
+{
+    const struct kernels *kernels = job->stream->device->kernels;
     struct grid_point best = grid_point(job->spec, low, high), last = best;
-    float unit = 1.0f / best.scale; /* errors near 1 keep the power in range */
     float norm = (float)job->spec->norm;
-    float least = job->stream->device->kernels->grid_error(w, weight, job->padded, best.scale, best.zero, job->top,
-                                                           unit, norm, INFINITY);
+    float least = kernels->grid_error(w, weight, job->padded, best.scale * unit, best.zero, job->top, norm, INFINITY);
 
     for (int64_t i = 1; i < job->candidates; i++) {
         float p = (float)(1.0 - (double)i / job->spec->steps);
@@ -71,8 +83,8 @@ static struct grid_point search(const struct grid *job, const float *w, const fl
             continue;
         }
         last = point;
-        float error = job->stream->device->kernels->grid_error(w, weight, job->padded, point.scale, point.zero,
-                                                               job->top, unit, norm, least);
+        float error =
+            kernels->grid_error(w, weight, job->padded, point.scale * unit, point.zero, job->top, norm, least);
         if (error < least) {
             least = error;
             best = point;
@@ -85,15 +97,19 @@ static struct grid_point search_group(const struct grid *job, const float *w, in
 {
     int64_t size = job->spec->group_size;
     const float *weight = job->importance != NULL ? job->importance + col : job->ones;
-
-    if (job->padded == size) {
-        return search(job, w, weight, low, high);
-    }
     float *copy = scratch_slice(job->stream), *weight_copy = copy + job->padded;
-    memset(copy, 0, (size_t)job->padded * 2 * sizeof(float));
-    memcpy(copy, w, (size_t)size * sizeof(float));
-    memcpy(weight_copy, weight, (size_t)size * sizeof(float));
-    return search(job, copy, weight_copy, low, high);
+    float unit = unit_of(grid_point(job->spec, low, high).scale);
+
+    for (int64_t i = 0; i < size; i++) {
+        copy[i] = w[i] * unit;
+    }
+    if (job->padded != size) {
+        memset(copy + size, 0, (size_t)(job->padded - size) * sizeof(float));
+        memset(weight_copy, 0, (size_t)job->padded * sizeof(float));
+        memcpy(weight_copy, weight, (size_t)size * sizeof(float));
+        weight = weight_copy;
+    }
+    return search(job, copy, weight, low, high, unit);
 }
 
 static void grid_row(void *ctx, int64_t row)

@@ -30,9 +30,9 @@ struct kernels {
                   const float *zero, const int32_t *group, float top, uint8_t *codes, double *loss);
     /* min(0, w) and max(0, w). */
     void (*range)(const float *w, int64_t n, float *low, float *high);
-    /* sum weight * (|w - wq| * unit)^norm; n is a multiple of LANES. Gives up above `limit`. */
-    float (*grid_error)(const float *w, const float *weight, int64_t n, float scale, float zero, float top, float unit,
-                        float norm, float limit);
+    /* sum weight * |w - wq|^norm; n is a multiple of LANES. Gives up above `limit`. */
+    float (*grid_error)(const float *w, const float *weight, int64_t n, float scale, float zero, float top, float norm,
+                        float limit);
     void (*round)(uint8_t *codes, const float *w, int64_t n, float scale, float zero, float top);
     void (*dequantize)(float *w, const uint8_t *codes, int64_t n, float scale, float zero);
     /* x = exp(x * scale - max(x * scale)); returns the sum. */

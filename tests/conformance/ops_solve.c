@@ -69,18 +69,18 @@ int body_column_stats(struct ops_rig *rig, int variant, struct ops_output *out)
 }
 
 #define GRID_ROWS 9
-#define GRID_COLS 240
+#define GRID_COLS 384
 
 static const struct grid_row {
     struct gpu_grid grid;
     bool importance;
 } grids[] = {
-    {{.bits = 4, .group_size = 240, .sym = true, .scale_dtype = DTYPE_F16}, false},
+    {{.bits = 4, .group_size = 384, .sym = true, .scale_dtype = DTYPE_F16}, false},
     {{.bits = 3, .group_size = 48, .scale_dtype = DTYPE_BF16}, false},
     {{.bits = 4, .group_size = 48, .mse = true, .norm = 2.4, .max_shrink = 0.8, .steps = 100, .scale_dtype = DTYPE_F16},
      true},
     {{.bits = 2,
-      .group_size = 20,
+      .group_size = 24,
       .sym = true,
       .mse = true,
       .norm = 2.0,
@@ -89,7 +89,7 @@ static const struct grid_row {
       .scale_dtype = DTYPE_F32},
      false},
     {{.bits = 8,
-      .group_size = 10,
+      .group_size = 12,
       .mse = true,
       .norm = 2.4,
       .max_shrink = 0.8,
@@ -129,15 +129,27 @@ static int chosen_grid(struct ops_rig *rig, const struct grid_row *row, const st
     return rig->gpu.ops->grid(rig->stream, scale, zero, w, row->importance ? &importance : NULL, &row->grid);
 }
 
-/* variant: a row of grids. */
+/* variant: a row of grids. A search is made by cubes and in groups of usual sizes too, which a device may do in ways of
+ * their own. */
 int body_grid(struct ops_rig *rig, int variant, struct ops_output *out)
 {
+    static const struct {
+        int64_t group_size; /* 0: the row's, as is a norm of 0 */
+        double norm;
+    } searches[] = {{0, 0}, {0, 3}, {32, 3}, {64, 3}, {128, 3}, {128, 0}};
+    int count = grids[variant].grid.mse ? (int)(sizeof(searches) / sizeof(searches[0])) : 1;
     struct tensor w, scale, zero;
 
     TRY(grid_weights(rig, &w));
-    TRY(chosen_grid(rig, &grids[variant], &w, &scale, &zero));
-    TRY(ops_put(rig, out, &scale));
-    return ops_put(rig, out, &zero);
+    for (int i = 0; i < count; i++) {
+        struct grid_row row = grids[variant];
+        row.grid.group_size = searches[i].group_size > 0 ? searches[i].group_size : row.grid.group_size;
+        row.grid.norm = searches[i].norm > 0 ? searches[i].norm : row.grid.norm;
+        TRY(chosen_grid(rig, &row, &w, &scale, &zero));
+        TRY(ops_put(rig, out, &scale));
+        TRY(ops_put(rig, out, &zero));
+    }
+    return 0;
 }
 
 /* Codes and back, on the grid of body_grid. */

@@ -141,6 +141,8 @@ START_TEST(searches_find_the_least)
     grid.group_size = 50;
     grid.norm = 2;
     check_grid_of(&grid, 100, true);
+    grid.norm = 3;
+    check_grid_of(&grid, 100, true);
     grid.bits = 2;
     grid.norm = 0.7;
     check_grid_of(&grid, 100, false);
@@ -235,16 +237,9 @@ START_TEST(residual_adds_up)
 }
 END_TEST
 
-START_TEST(levels_give_the_same_bits)
+static void check_levels(const struct gpu_grid *grid)
 {
     static const char *const levels[] = {"avx512", "avx2", "generic"};
-    struct gpu_grid grid = {.bits = 4,
-                            .group_size = 50,
-                            .mse = true,
-                            .norm = 2.4,
-                            .max_shrink = 0.8,
-                            .steps = 100,
-                            .scale_dtype = DTYPE_F16};
     float first_scale[80];
     uint8_t first_codes[4000];
     struct gpu_residual first_lost;
@@ -252,9 +247,9 @@ START_TEST(levels_give_the_same_bits)
         struct gpu_residual lost;
         struct bench b;
         setenv("QUANTD_CPU_LEVEL", levels[i], 1);
-        bench_open(&b, 40, 100, &grid);
+        bench_open(&b, 40, 100, grid);
         quantize(&b, NULL);
-        ck_assert_rc_ok(b.rig.ops->residual(b.rig.stream, &lost, &b.w, &b.wq, &b.scale, &b.zero, &grid));
+        ck_assert_rc_ok(b.rig.ops->residual(b.rig.stream, &lost, &b.w, &b.wq, &b.scale, &b.zero, grid));
         if (i == 0) {
             first_lost = lost;
             memcpy(first_scale, b.scale.data, sizeof(first_scale));
@@ -266,6 +261,20 @@ START_TEST(levels_give_the_same_bits)
         bench_close(&b);
     }
     unsetenv("QUANTD_CPU_LEVEL");
+}
+
+START_TEST(levels_give_the_same_bits)
+{
+    static const double norms[] = {2, 2.4, 3};
+    for (int i = 0; i < 3; i++) {
+        check_levels(&(struct gpu_grid){.bits = 4,
+                                        .group_size = 50,
+                                        .mse = true,
+                                        .norm = norms[i],
+                                        .max_shrink = 0.8,
+                                        .steps = 100,
+                                        .scale_dtype = DTYPE_F16});
+    }
 }
 END_TEST
 
