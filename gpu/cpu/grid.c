@@ -3,7 +3,8 @@
  * Symmetric: scale = 2 absmax / (2^b - 1), zero = 2^(b-1). Asymmetric: low = min(0, w), high = max(0, w),
  * scale = (high - low) / (2^b - 1), zero = clamp(rne(-low / scale)). The search shrinks low and high by p = 1 - i/steps
  * and keeps the p with the least sum importance_j |w_j - wq_j|^norm (Frantar et al. 2022, reference quantizer); p = 1
- * is the first candidate and ties keep the earlier one, so a search never loses to min-max.
+ * is the first candidate and ties keep the earlier one, so a search never loses to min-max. It ends early where what
+ * lies outside of the grid alone loses more than the best.
  *
  * The scale is rounded to the type in which it will be stored before the zero or any error is computed from it. */
 
@@ -11,6 +12,9 @@
 
 #include <math.h>
 #include <string.h>
+
+#define LOOK_EVERY 8       /* candidates between two looks at what is left of a search */
+#define LOOK_GROUP_MAX 512 /* each candidate of a longer group is given up soon enough by itself */
 
 struct grid {
     struct gpu_stream *stream;
@@ -67,24 +71,63 @@ static float unit_of(float scale)
     return scale;
 }
 
-/* w, in units, and weight have `padded` elements, those past the group being zero. */
-static struct grid_point search(const struct grid *job, const float *w, const float *weight, float low, float high,
-                                float unit)
+/* A group in search of its grid: w, in units, and weight have `padded` elements, those past the group being zero. */
+struct group {
+    const float *w, *weight;
+    float low, high, unit;
+};
+
+static float shrink_of(const struct grid *job, int64_t candidate)
+{
+    return (float)(1.0 - (double)candidate / job->spec->steps);
+}
+
+static struct grid_point shrunk(const struct grid *job, const struct group *group, int64_t candidate)
+{
+    float p = shrink_of(job, candidate);
+    return grid_point(job->spec, p * group->low, p * group->high);
+}
+
+/* Whether neither this candidate nor a later one can lose less than `least`: a weight outside of a grid costs at least
+ * its distance, and later grids reach no further. Without `sym` that holds up to half a step, by which a rounded zero
+ * moves the grid. Rounding is far below the margins, so a search ends where it would without this. */
+static bool hopeless(const struct grid *job, const struct group *group, int64_t candidate, float least)
+{
+    struct grid_point point = shrunk(job, group, candidate);
+    float scale = point.scale * group->unit, low = -point.zero * scale, high = (job->top - point.zero) * scale;
+
+    if (!job->spec->sym) {
+        float p = shrink_of(job, candidate) * group->unit;
+        low = p * group->low - 0.51f * scale;
+        high = p * group->high + 0.51f * scale;
+    }
+    float outside = job->stream->device->kernels->outside_error(group->w, group->weight, job->padded, low, high,
+                                                                (float)job->spec->norm);
+    return 0.99f * outside > least;
+}
+
+static struct grid_point search(const struct grid *job, const struct group *group)
 {
     const struct kernels *kernels = job->stream->device->kernels;
-    struct grid_point best = grid_point(job->spec, low, high), last = best;
-    float norm = (float)job->spec->norm;
-    float least = kernels->grid_error(w, weight, job->padded, best.scale * unit, best.zero, job->top, norm, INFINITY);
+    struct grid_point best = shrunk(job, group, 0), last = best;
+    float unit = group->unit, norm = (float)job->spec->norm;
+    float least = kernels->grid_error(group->w, group->weight, job->padded, best.scale * unit, best.zero, job->top,
+                                      norm, INFINITY);
+    /* a scale raised to the least of its type would reach further */
+    bool narrows = job->padded <= LOOK_GROUP_MAX && job->candidates > LOOK_EVERY &&
+                   shrunk(job, group, job->candidates - 1).scale > 0x1p-24f;
 
     for (int64_t i = 1; i < job->candidates; i++) {
-        float p = (float)(1.0 - (double)i / job->spec->steps);
-        struct grid_point point = grid_point(job->spec, p * low, p * high);
+        if (narrows && i % LOOK_EVERY == 0 && hopeless(job, group, i, least)) {
+            break;
+        }
+        struct grid_point point = shrunk(job, group, i);
         if (point.scale == last.scale && point.zero == last.zero) {
             continue;
         }
         last = point;
-        float error =
-            kernels->grid_error(w, weight, job->padded, point.scale * unit, point.zero, job->top, norm, least);
+        float error = kernels->grid_error(group->w, group->weight, job->padded, point.scale * unit, point.zero,
+                                          job->top, norm, least);
         if (error < least) {
             least = error;
             best = point;
@@ -109,7 +152,7 @@ static struct grid_point search_group(const struct grid *job, const float *w, in
         memcpy(weight_copy, weight, (size_t)size * sizeof(float));
         weight = weight_copy;
     }
-    return search(job, copy, weight, low, high, unit);
+    return search(job, &(struct group){copy, weight, low, high, unit});
 }
 
 static void grid_row(void *ctx, int64_t row)

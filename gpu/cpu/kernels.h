@@ -33,6 +33,8 @@ struct kernels {
     /* sum weight * |w - wq|^norm; n is a multiple of LANES. Gives up above `limit`. */
     float (*grid_error)(const float *w, const float *weight, int64_t n, float scale, float zero, float top, float norm,
                         float limit);
+    /* sum weight * d^norm, d being how far w lies outside [low, high]; n is a multiple of LANES. */
+    float (*outside_error)(const float *w, const float *weight, int64_t n, float low, float high, float norm);
     void (*round)(uint8_t *codes, const float *w, int64_t n, float scale, float zero, float top);
     void (*dequantize)(float *w, const uint8_t *codes, int64_t n, float scale, float zero);
     /* x = exp(x * scale - max(x * scale)); returns the sum. */

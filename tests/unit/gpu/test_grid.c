@@ -149,6 +149,23 @@ START_TEST(searches_find_the_least)
 }
 END_TEST
 
+/* The least is found before, between and after the looks at whether any better is left. */
+START_TEST(searches_end_no_sooner)
+{
+    for (int i = 0; i < 16; i++) {
+        const struct gpu_grid grid = {.bits = 2 + i % 4,
+                                      .group_size = i / 8 % 2 != 0 ? 32 : 200,
+                                      .sym = i / 4 % 2 != 0,
+                                      .mse = true,
+                                      .norm = i % 3 != 0 ? 3 : 1.5,
+                                      .max_shrink = 1,
+                                      .steps = 50,
+                                      .scale_dtype = DTYPE_BF16};
+        check_grid_of(&grid, 800, i % 2 != 0);
+    }
+}
+END_TEST
+
 START_TEST(rounding_is_idempotent)
 {
     struct bench b;
@@ -301,5 +318,5 @@ START_TEST(grid_refuses)
 }
 END_TEST
 
-UNIT_MAIN("gpu/grid", grids_are_right, searches_find_the_least, rounding_is_idempotent, extreme_groups,
-          residual_adds_up, levels_give_the_same_bits, grid_refuses)
+UNIT_MAIN("gpu/grid", grids_are_right, searches_find_the_least, searches_end_no_sooner, rounding_is_idempotent,
+          extreme_groups, residual_adds_up, levels_give_the_same_bits, grid_refuses)
