@@ -1,7 +1,7 @@
 /* What methods know of a site's inputs: H = (2/T) sum x x^T, per column max |x| and mean |x|, and a few inputs.
  *
  * Sums are single precision. Inputs are added in chunks of a fixed number of tokens, so that the order of a sum depends
- * on the inputs alone. Only the upper triangle of H grows; finish scales it and mirrors it once. */
+ * on the inputs and the backend alone. Only the upper triangle of H grows; finish scales it and mirrors it once. */
 
 #include "quantizers/quantizer.h"
 
@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-#define CHUNK_TOKENS 2048
+#define CHUNK_TOKENS 2048 /* at least; a backend that wants larger micro-batches is fast on larger chunks only */
 
 int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu)
 {
@@ -54,6 +54,7 @@ static int keep_sample(struct layer_stats *stats, const struct gpu *gpu, struct 
 int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *x)
 {
     int64_t tokens = x->shape[0];
+    int64_t most = gpu->info.batch_tokens > CHUNK_TOKENS ? gpu->info.batch_tokens : CHUNK_TOKENS;
     int rc = 0;
 
     if (x->shape[1] != stats->columns) {
@@ -61,8 +62,8 @@ int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_strea
                          (long long)stats->columns);
     }
     rc = keep_sample(stats, gpu, stream, x);
-    for (int64_t first = 0; rc == 0 && first < tokens; first += CHUNK_TOKENS) {
-        struct tensor chunk = tensor_rows(x, first, tokens - first < CHUNK_TOKENS ? tokens - first : CHUNK_TOKENS);
+    for (int64_t first = 0; rc == 0 && first < tokens; first += most) {
+        struct tensor chunk = tensor_rows(x, first, tokens - first < most ? tokens - first : most);
         if ((stats->flags & STATS_HESSIAN) != 0) {
             rc = gpu->ops->gram(stream, &stats->hessian, &chunk);
         }

@@ -1,8 +1,8 @@
 /* Products through cuBLASLt, row-major on top of its column-major view: c = a b in rows is c^T = b^T a^T in columns, so
  * the operands change places and nothing is transposed.
  *
- * Algorithms are asked for once per shape and kept. Only those whose reduction goes through the workspace are allowed,
- * so a product gives the same bits each time. F32 products stay in F32: TF32 would change codes. */
+ * Descriptions and algorithms are made once per shape and kept. Only those whose reduction goes through the workspace
+ * are allowed, so a product gives the same bits each time. F32 products stay in F32: TF32 would change codes. */
 
 #include "gpu/cuda/cuda.h"
 
@@ -18,9 +18,16 @@ struct gemm_key {
     bool trans_a, trans_b, bf16, beta;
 };
 
+/* As cuBLASLt has it described. */
+struct problem {
+    cublasLtMatmulDesc_t matmul;
+    cublasLtMatrixLayout_t a, b, c;
+};
+
 struct gemm_entry {
     bool used;
     struct gemm_key key;
+    struct problem problem;
     cublasLtMatmulAlgo_t algo;
     size_t workspace;
 };
@@ -36,11 +43,6 @@ int gemm_cache_new(struct gemm_cache **cache)
     return *cache != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a cache of algorithms");
 }
 
-void gemm_cache_free(struct gemm_cache *cache)
-{
-    free(cache);
-}
-
 int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what)
 {
     if (status == CUBLAS_STATUS_SUCCESS) {
@@ -53,11 +55,6 @@ int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what
     return rc != 0 ? rc : err_raise(ERR_INTERNAL, "%s: %s", what, cublasLtGetStatusString(status));
 }
 
-struct problem {
-    cublasLtMatmulDesc_t matmul;
-    cublasLtMatrixLayout_t a, b, c;
-};
-
 static void problem_deinit(struct problem *problem)
 {
     if (problem->matmul != NULL) {
@@ -68,6 +65,22 @@ static void problem_deinit(struct problem *problem)
         if (layouts[i] != NULL) {
             (void)cublasLtMatrixLayoutDestroy(layouts[i]);
         }
+    }
+}
+
+static void clear(struct gemm_cache *cache)
+{
+    for (int i = 0; i < CACHE_SIZE; i++) {
+        problem_deinit(&cache->entries[i].problem);
+    }
+    memset(cache, 0, sizeof(*cache));
+}
+
+void gemm_cache_free(struct gemm_cache *cache)
+{
+    if (cache != NULL) {
+        clear(cache);
+        free(cache);
     }
 }
 
@@ -135,9 +148,10 @@ static cublasStatus_t limit_alignment(cublasLtMatmulPreference_t preference, con
                                                       &key->align_c, sizeof(key->align_c));
 }
 
-static int choose(struct gpu_stream *stream, const struct problem *problem, struct gemm_entry *entry)
+static int choose(struct gpu_stream *stream, struct gemm_entry *entry)
 {
     struct gpu_device *device = stream->device;
+    const struct problem *problem = &entry->problem;
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t result;
     size_t limit = GEMM_WORKSPACE;
@@ -227,8 +241,7 @@ static struct gemm_entry *look_up(struct gemm_cache *cache, const struct gemm_ke
     return &cache->entries[at];
 }
 
-static int find_algorithm(struct gpu_stream *stream, const struct gemm *g, const struct problem *problem,
-                          const struct gemm_entry **found)
+static int find_entry(struct gpu_stream *stream, const struct gemm *g, const struct gemm_entry **found)
 {
     struct gemm_cache *cache = stream->cache;
     struct gemm_key key = key_of(g);
@@ -236,12 +249,15 @@ static int find_algorithm(struct gpu_stream *stream, const struct gemm *g, const
 
     if (!entry->used) {
         if (cache->count >= CACHE_SIZE / 2) { /* of a job before this one */
-            memset(cache, 0, sizeof(*cache));
+            clear(cache);
             entry = look_up(cache, &key);
         }
         memcpy(&entry->key, &key, sizeof(key));
-        int rc = choose(stream, problem, entry);
+        int rc = cublas_ok(stream->device, problem_init(&entry->problem, g), "describing a product");
+        rc = rc != 0 ? rc : choose(stream, entry);
         if (rc != 0) {
+            problem_deinit(&entry->problem);
+            entry->problem = (struct problem){0};
             return err_pass(rc, "product [%lld, %lld] over %lld", (long long)g->m, (long long)g->n, (long long)g->k);
         }
         entry->used = true;
@@ -268,7 +284,6 @@ static int run_empty(struct gpu_stream *stream, const struct gemm *g)
 
 int gemm_run(struct gpu_stream *stream, const struct gemm *gemm)
 {
-    struct problem problem = {0};
     const struct gemm_entry *entry = NULL;
 
     if (gemm->m == 0 || gemm->n == 0) {
@@ -278,15 +293,14 @@ int gemm_run(struct gpu_stream *stream, const struct gemm *gemm)
         return run_empty(stream, gemm);
     }
     int rc = stream->workspace != NULL ? 0 : memory_raw(stream->device, GEMM_WORKSPACE, &stream->workspace);
-    rc = rc != 0 ? rc : cublas_ok(stream->device, problem_init(&problem, gemm), "describing a product");
-    rc = rc != 0 ? rc : find_algorithm(stream, gemm, &problem, &entry);
-    if (rc == 0) {
-        rc = cublas_ok(stream->device,
-                       cublasLtMatmul(stream->device->blas, problem.matmul, &gemm->alpha, gemm->b, problem.a, gemm->a,
-                                      problem.b, &gemm->beta, gemm->c, problem.c, gemm->c, problem.c, &entry->algo,
-                                      stream->workspace, entry->workspace, stream->stream),
-                       "product");
+    rc = rc != 0 ? rc : find_entry(stream, gemm, &entry);
+    if (rc != 0) {
+        return rc;
     }
-    problem_deinit(&problem);
-    return rc;
+    const struct problem *problem = &entry->problem;
+    return cublas_ok(stream->device,
+                     cublasLtMatmul(stream->device->blas, problem->matmul, &gemm->alpha, gemm->b, problem->a, gemm->a,
+                                    problem->b, &gemm->beta, gemm->c, problem->c, gemm->c, problem->c, &entry->algo,
+                                    stream->workspace, entry->workspace, stream->stream),
+                     "product");
 }
