@@ -17,14 +17,15 @@ struct sweep {
     int32_t *group; /* host, [k] */
 };
 
-static bool is_uniform(const int32_t *group, int cols)
+/* The group of all columns, or -1 when there are several. */
+static int only_group(const int32_t *group, int cols)
 {
     for (int i = 1; i < cols; i++) {
         if (group[i] != group[0]) {
-            return false;
+            return -1;
         }
     }
-    return true;
+    return group[0];
 }
 
 /* The errors of columns [from, from + count) of the panel at `panel` go to columns [first, end). */
@@ -55,7 +56,7 @@ static int run_panel(struct sweep *job, int64_t panel, int64_t end)
         launch->first = first;
         launch->cols = (int)(behind - first);
         launch->error = job->error + (first - panel);
-        launch->uniform = is_uniform(job->group + first, launch->cols);
+        launch->only_group = only_group(job->group + first, launch->cols);
         rc = cuda_ok(job->stream->device, launch_sweep(launch, job->stream->stream), "sweep");
         rc = rc != 0 ? rc : update(job, panel, first, launch->cols, behind, end);
     }

@@ -25,19 +25,20 @@
 #define ROWS 32
 #define APART (ROWS / TOGETHER) /* a lane's rows */
 #define THREADS (APART * LANES_PER_ROW)
-#define RESIDENT 6 /* blocks of a multiprocessor */
-/* Loads of U in flight; a thread's loads of a strip are one less than of the strip before. */
-#define FETCHES (STRIPS * (STRIPS + 1) / 2)
+#define RESIDENT 6 /* blocks of a multiprocessor, with one group; grids of several need more registers */
+#define RESIDENT_OTHERS 4
+#define FETCHES (STRIPS * (STRIPS + 1) / 2) /* quads of U that a thread loads, and how many at once */
 #define IN_FLIGHT 12
-#define MAGIC 0x1.8p23f
+#define MAGIC 0x1.8p23f /* x + it - it rounds x < 2^22 to even */
 #define GATHER_THREADS 256
 
-static_assert(THREADS == STRIP * LANES_PER_ROW && FETCHES % IN_FLIGHT == 0, "a strip is loaded by whole blocks");
+static_assert(THREADS == STRIP * LANES_PER_ROW, "four threads load a row of a strip of U");
+static_assert(FETCHES % IN_FLIGHT == 0, "rounds of loads are alike");
 
 struct sweep_shared {
     float4 u[FETCHES * THREADS];
     float inverse[COLS]; /* of U's diagonal */
-    int group[COLS];
+    int group[COLS];     /* where there are several */
 };
 
 /* Quads of U before a strip, and in a row of it. */
@@ -51,56 +52,70 @@ static __device__ constexpr int strip_width(int strip)
     return (COLS - strip * STRIP) / QUAD;
 }
 
-/* `left` columns are there, the others are zero. Where memory is aligned, quads are whole. */
-template <bool ALIGNED> static __device__ float4 load_quad(const float *from, int left)
+/* `left` columns are there, the others are zero; of a whole block all are, and quads are aligned. */
+template <bool WHOLE> static __device__ float4 load_quad(const float *from, int left)
 {
-    float4 quad = {0, 0, 0, 0};
-
-    if (ALIGNED) {
-        return left > 0 ? *(const float4 *)from : quad;
+    if constexpr (WHOLE) {
+        return *(const float4 *)from;
+    } else {
+        return {left > 0 ? from[0] : 0.0f, left > 1 ? from[1] : 0.0f, left > 2 ? from[2] : 0.0f,
+                left > 3 ? from[3] : 0.0f};
     }
-    quad.x = left > 0 ? from[0] : 0.0f;
-    quad.y = left > 1 ? from[1] : 0.0f;
-    quad.z = left > 2 ? from[2] : 0.0f;
-    quad.w = left > 3 ? from[3] : 0.0f;
-    return quad;
 }
 
-/* This thread's quad of U in its at-th round. */
-template <bool ALIGNED> static __device__ float4 fetch_factor(const struct launch_sweep &job, int at)
+/* Zeros up to the diagonal, for a quad that begins `right` columns to the right of it; an element on it is kept. */
+static __device__ void cut_diagonal(float4 &quad, int right, float *diagonal)
+{
+    if (right <= 0 && right > -QUAD) {
+        *diagonal = right == 0 ? quad.x : right == -1 ? quad.y : right == -2 ? quad.z : quad.w;
+    }
+    quad.x = right > 0 ? quad.x : 0.0f;
+    quad.y = right > -1 ? quad.y : 0.0f;
+    quad.z = right > -2 ? quad.z : 0.0f;
+    quad.w = right > -3 ? quad.w : 0.0f;
+}
+
+/* The strip of a thread's at-th quad. */
+static __device__ constexpr int strip_of(int at)
 {
     int strip = 0;
     while (at * THREADS >= strip_begins(strip + 1)) {
         strip++;
     }
-    int place = at * THREADS - strip_begins(strip) + (int)threadIdx.x;
-    int i = strip * STRIP + place / strip_width(strip), j = strip * STRIP + place % strip_width(strip) * QUAD;
-    float4 quad = load_quad<ALIGNED>(job.u + (job.first + i) * job.k + job.first + j, i < job.cols ? job.cols - j : 0);
-
-    quad.x = j > i ? quad.x : 0.0f;
-    quad.y = j + 1 > i ? quad.y : 0.0f;
-    quad.z = j + 2 > i ? quad.z : 0.0f;
-    quad.w = j + 3 > i ? quad.w : 0.0f;
-    return quad;
+    return strip;
 }
 
-template <bool ALIGNED> static __device__ void load_factor(struct sweep_shared *shared, const struct launch_sweep &job)
+/* Four threads load every fourth quad each of a row of a strip. */
+template <bool WHOLE> static __device__ void load_factor(struct sweep_shared *shared, const struct launch_sweep &job)
 {
+    int i = threadIdx.x / LANES_PER_ROW, lane = threadIdx.x % LANES_PER_ROW;
+
+    for (int at = threadIdx.x; at < COLS && job.only_group < 0; at += THREADS) {
+        shared->group[at] = job.group[job.first + (at < job.cols ? at : 0)];
+    }
+    const float *u = job.u + (job.first + i) * job.k + job.first + lane * QUAD;
 #pragma unroll
-    for (int first = 0; first < FETCHES; first += IN_FLIGHT) {
+    for (int round = 0; round < FETCHES; round += IN_FLIGHT) {
         float4 quads[IN_FLIGHT];
 #pragma unroll
-        for (int i = 0; i < IN_FLIGHT; i++) {
-            quads[i] = fetch_factor<ALIGNED>(job, first + i);
+        for (int n = 0; n < IN_FLIGHT; n++) {
+            const int strip = strip_of(round + n), part = round + n - strip_begins(strip) / THREADS;
+            const int col = (strip + part) * STRIP;
+            int left = strip * STRIP + i < job.cols ? job.cols - col - lane * QUAD : 0;
+            quads[n] = load_quad<WHOLE>(u + strip * STRIP * job.k + col, left);
+            if (part == 0) {
+                cut_diagonal(quads[n], lane * QUAD - i, &shared->inverse[strip * STRIP + i]);
+            }
         }
 #pragma unroll
-        for (int i = 0; i < IN_FLIGHT; i++) {
-            shared->u[(first + i) * THREADS + threadIdx.x] = quads[i];
+        for (int n = 0; n < IN_FLIGHT; n++) {
+            const int strip = strip_of(round + n), part = round + n - strip_begins(strip) / THREADS;
+            shared->u[strip_begins(strip) + i * strip_width(strip) + part * LANES_PER_ROW + lane] = quads[n];
         }
     }
-    for (int i = threadIdx.x; i < COLS; i += THREADS) {
-        shared->inverse[i] = i < job.cols ? 1.0f / job.u[(job.first + i) * job.k + job.first + i] : 0.0f;
-        shared->group[i] = job.group[job.first + (i < job.cols ? i : 0)];
+    __syncthreads();
+    for (int at = threadIdx.x; at < COLS; at += THREADS) {
+        shared->inverse[at] = at < job.cols ? 1.0f / shared->inverse[at] : 0.0f;
     }
     __syncthreads();
 }
@@ -111,12 +126,8 @@ struct point {
     float scale, inverse, rest, low, high;
 };
 
-static __device__ struct point load_point(const struct launch_sweep &job, int64_t row, int group)
-{
-    float scale = job.scale[row * job.groups + group], zero = job.zero[row * job.groups + group];
-    float inverse = 1.0f / scale;
-    return {scale, inverse, fmaf(-scale, inverse, 1.0f) * inverse, -zero, job.top - zero};
-}
+/* For each row of a thread, its group, or its groups of a quad's columns. */
+template <bool UNIFORM, typename T> using by_group = T[TOGETHER][UNIFORM ? 1 : QUAD];
 
 static __device__ float round_to(const struct point &p, float weight)
 {
@@ -124,10 +135,10 @@ static __device__ float round_to(const struct point &p, float weight)
     return (fminf(fmaxf(quotient, p.low), p.high) + MAGIC) - MAGIC;
 }
 
-/* What a thread holds: columns 16 s + 4 lane + c of its rows at [4 s + c]; codes are those of the current strip. */
+/* What a thread holds: columns 16 s + 4 lane + c of its rows at x[4 s + c], a weight and then its error. */
 struct held {
     float x[TOGETHER][HELD];
-    float level[TOGETHER][QUAD];
+    float level[TOGETHER][QUAD]; /* codes less zeros, of the current strip */
     double loss[TOGETHER];
 };
 
@@ -149,8 +160,8 @@ static __device__ void update(struct held &held, const float (&error)[TOGETHER],
 
 /* u: this lane's quads of the strip. */
 template <bool UNIFORM>
-static __device__ void sweep_strip(struct held &held, const struct point (&points)[TOGETHER][UNIFORM ? 1 : QUAD],
-                                   const float4 *u, const float4 &inverse, int strip)
+static __device__ void sweep_strip(struct held &held, const by_group<UNIFORM, struct point> &points, const float4 *u,
+                                   const float4 &inverse, int strip)
 {
     const float inverses[QUAD] = {inverse.x, inverse.y, inverse.z, inverse.w};
     int lane = threadIdx.x % LANES_PER_ROW;
@@ -180,14 +191,12 @@ static __device__ void sweep_strip(struct held &held, const struct point (&point
 }
 
 /* The errors and codes of a lane's quad, of which `left` columns are there. */
-template <bool ALIGNED>
+template <bool WHOLE>
 static __device__ void store_quad(float *error, uint8_t *codes, const float *x, const uint8_t (&code)[QUAD], int left)
 {
-    if constexpr (ALIGNED) {
-        if (left > 0) {
-            *(float4 *)error = {x[0], x[1], x[2], x[3]};
-            *(uchar4 *)codes = {code[0], code[1], code[2], code[3]};
-        }
+    if constexpr (WHOLE) {
+        *(float4 *)error = {x[0], x[1], x[2], x[3]};
+        *(uchar4 *)codes = {code[0], code[1], code[2], code[3]};
     } else {
 #pragma unroll
         for (int c = 0; c < QUAD; c++) {
@@ -199,8 +208,8 @@ static __device__ void store_quad(float *error, uint8_t *codes, const float *x, 
     }
 }
 
-template <bool UNIFORM, bool ALIGNED>
-static __device__ void finish_strip(struct held &held, const struct point (&points)[TOGETHER][UNIFORM ? 1 : QUAD],
+template <bool UNIFORM, bool WHOLE>
+static __device__ void finish_strip(struct held &held, const by_group<UNIFORM, struct point> &points,
                                     const struct launch_sweep &job, int64_t row, int col, int strip)
 {
 #pragma unroll
@@ -214,37 +223,61 @@ static __device__ void finish_strip(struct held &held, const struct point (&poin
         }
         int64_t at = row + r * APART;
         if (at < job.rows) {
-            store_quad<ALIGNED>(job.error + at * job.error_stride + col, job.codes + at * job.k + job.first + col, x,
-                                code, job.cols - col);
+            store_quad<WHOLE>(job.error + at * job.error_stride + col + strip * STRIP,
+                              job.codes + at * job.k + job.first + col + strip * STRIP, x, code,
+                              job.cols - col - strip * STRIP);
         }
     }
 }
 
+/* Rows past the end do what the last one does, but store nothing. */
+static __device__ int64_t row_at(const struct launch_sweep &job, int64_t row, int r)
+{
+    return row + r * APART < job.rows ? row + r * APART : job.rows - 1;
+}
+
+/* Scales and zeros, as `low`; group: those of a quad, or the only one. */
 template <bool UNIFORM>
-static __device__ void load_points(struct point (&points)[TOGETHER][UNIFORM ? 1 : QUAD], const struct launch_sweep &job,
-                                   const int *group, int64_t row)
+static __device__ void load_points(by_group<UNIFORM, struct point> &points, const struct launch_sweep &job, int64_t row,
+                                   const int *group)
 {
 #pragma unroll
     for (int r = 0; r < TOGETHER; r++) {
-        int64_t at = row + r * APART < job.rows ? row + r * APART : 0;
+        const float *scale = job.scale + row_at(job, row, r) * job.groups;
+        const float *zero = job.zero + row_at(job, row, r) * job.groups;
 #pragma unroll
         for (int c = 0; c < (UNIFORM ? 1 : QUAD); c++) {
-            points[r][c] = load_point(job, at, group[c]);
+            points[r][c].scale = scale[group[c]];
+            points[r][c].low = -zero[group[c]];
         }
     }
 }
 
-template <bool ALIGNED>
-static __device__ void load_weights(struct held &held, const struct launch_sweep &job, int64_t row, int lane)
+/* The rest of what load_points began. */
+template <bool UNIFORM>
+static __device__ void complete_points(by_group<UNIFORM, struct point> &points,
+                                       const by_group<UNIFORM, struct point> &loaded, float top)
 {
 #pragma unroll
     for (int r = 0; r < TOGETHER; r++) {
-        int64_t at = row + r * APART;
+#pragma unroll
+        for (int c = 0; c < (UNIFORM ? 1 : QUAD); c++) {
+            float scale = loaded[r][c].scale, low = loaded[r][c].low, inverse = 1.0f / scale;
+            points[r][c] = {scale, inverse, fmaf(-scale, inverse, 1.0f) * inverse, low, top + low};
+        }
+    }
+}
+
+template <bool WHOLE>
+static __device__ void load_weights(struct held &held, const struct launch_sweep &job, int64_t row, int col)
+{
+#pragma unroll
+    for (int r = 0; r < TOGETHER; r++) {
+        const float *w = job.w + row_at(job, row, r) * job.k + job.first + col;
         held.loss[r] = 0;
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++) {
-            int col = strip * STRIP + lane * QUAD;
-            float4 quad = load_quad<ALIGNED>(job.w + at * job.k + job.first + col, at < job.rows ? job.cols - col : 0);
+            float4 quad = load_quad<WHOLE>(w + strip * STRIP, job.cols - col - strip * STRIP);
             held.x[r][strip * QUAD] = quad.x;
             held.x[r][strip * QUAD + 1] = quad.y;
             held.x[r][strip * QUAD + 2] = quad.z;
@@ -253,29 +286,35 @@ static __device__ void load_weights(struct held &held, const struct launch_sweep
     }
 }
 
-template <bool UNIFORM, bool ALIGNED>
-static __global__ void __launch_bounds__(THREADS, RESIDENT) sweep_kernel(struct launch_sweep job)
+template <bool UNIFORM, bool WHOLE>
+static __global__ void __launch_bounds__(THREADS, !UNIFORM || !WHOLE ? RESIDENT_OTHERS : RESIDENT)
+    sweep_kernel(struct launch_sweep job)
 {
     struct sweep_shared *shared = dynamic_shared<struct sweep_shared>();
-    int lane = threadIdx.x % LANES_PER_ROW;
+    int lane = threadIdx.x % LANES_PER_ROW, col = lane * QUAD;
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.x / LANES_PER_ROW;
-    struct point points[TOGETHER][UNIFORM ? 1 : QUAD];
+    by_group<UNIFORM, struct point> points, loaded;
     struct held held;
 
-    load_weights<ALIGNED>(held, job, row, lane);
-    load_factor<ALIGNED>(shared, job);
     if (UNIFORM) {
-        load_points<UNIFORM>(points, job, shared->group, row);
+        load_points<UNIFORM>(loaded, job, row, &job.only_group);
+    }
+    load_weights<WHOLE>(held, job, row, col);
+    load_factor<WHOLE>(shared, job);
+    if (!UNIFORM) {
+        load_points<UNIFORM>(loaded, job, row, shared->group + col);
     }
 #pragma unroll
     for (int strip = 0; strip < STRIPS; strip++) {
-        int col = strip * STRIP + lane * QUAD;
-        const float4 inverse = *(const float4 *)(shared->inverse + col);
-        if (!UNIFORM) {
-            load_points<UNIFORM>(points, job, shared->group + col, row);
+        const float4 inverse = *(const float4 *)(shared->inverse + strip * STRIP + col);
+        if (!UNIFORM || strip == 0) {
+            complete_points<UNIFORM>(points, loaded, job.top);
+        }
+        if (!UNIFORM && strip + 1 < STRIPS) { /* they arrive while this strip is swept */
+            load_points<UNIFORM>(loaded, job, row, shared->group + (strip + 1) * STRIP + col);
         }
         sweep_strip<UNIFORM>(held, points, shared->u + strip_begins(strip) + lane, inverse, strip);
-        finish_strip<UNIFORM, ALIGNED>(held, points, job, row, col, strip);
+        finish_strip<UNIFORM, WHOLE>(held, points, job, row, col, strip);
     }
 #pragma unroll
     for (int r = 0; r < TOGETHER; r++) {
@@ -288,10 +327,10 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT) sweep_kernel(struct 
     }
 }
 
-static bool is_aligned(const struct launch_sweep *sweep)
+static bool is_whole(const struct launch_sweep *sweep)
 {
     uintptr_t wide = (uintptr_t)sweep->w | (uintptr_t)sweep->u | (uintptr_t)sweep->error;
-    return wide % sizeof(float4) == 0 && (uintptr_t)sweep->codes % sizeof(uchar4) == 0 &&
+    return sweep->cols == COLS && wide % sizeof(float4) == 0 && (uintptr_t)sweep->codes % sizeof(uchar4) == 0 &&
            (sweep->k | sweep->first | sweep->error_stride) % QUAD == 0;
 }
 
@@ -303,7 +342,7 @@ int launch_sweep(const struct launch_sweep *sweep, cudaStream_t stream)
     if (sweep->rows == 0) {
         return 0;
     }
-    launch(kernels[sweep->uniform != 0][is_aligned(sweep)], blocks_of(sweep->rows, ROWS), THREADS,
+    launch(kernels[sweep->only_group >= 0][is_whole(sweep)], blocks_of(sweep->rows, ROWS), THREADS,
            sizeof(struct sweep_shared), stream, *sweep);
     return (int)cudaGetLastError();
 }

@@ -63,6 +63,8 @@ const struct ops_case ops_cases[] = {
     {"sweep, order", body_sweep, 2, OPS_CODES, TIES, TIES},
     {"sweep, less than a block", body_sweep, 3, OPS_CODES, TIES, TIES},
     {"sweep, 8 bit", body_sweep, 4, OPS_CODES, TIES, TIES},
+    {"sweep, past a panel, odd", body_sweep, 5, OPS_CODES, TIES, TIES},
+    {"sweep, past a panel", body_sweep, 6, OPS_CODES, TIES, TIES},
     {"residual", body_residual, -1, OPS_NMSE, 1e-24, 1e-24},
     {"residual, grid", body_residual, 1, OPS_NMSE, 1e-24, 1e-24},
     {"output_error", body_output_error, 90, OPS_NMSE, 1e-11, 1e-11},

@@ -239,7 +239,7 @@ int body_factor_refuses(struct ops_rig *rig, int variant, struct ops_output *out
     return body_factor(rig, variant, out);
 }
 
-#define SWEEP_COLS_MAX 400
+#define SWEEP_COLS_MAX 650
 
 struct sweep_row {
     int64_t rows, cols;
@@ -253,6 +253,8 @@ static const struct sweep_row sweeps[] = {
     {130, 272, {.bits = 4, .group_size = 16, .scale_dtype = DTYPE_F32}, true},
     {5, 24, {.bits = 2, .group_size = 8, .scale_dtype = DTYPE_F32}, true},
     {64, 256, {.bits = 8, .group_size = 64, .sym = true, .scale_dtype = DTYPE_F32}, true},
+    {37, 650, {.bits = 8, .group_size = 130, .scale_dtype = DTYPE_F32}, false},
+    {20, 640, {.bits = 8, .group_size = 640, .scale_dtype = DTYPE_F32}, false},
 };
 
 /* An upper factor with what GPTQ meets: a diagonal well away from zero, the rest smaller. */
@@ -275,8 +277,9 @@ static int sweep_factor(struct ops_rig *rig, int64_t n, struct tensor *u)
     return rc;
 }
 
-/* variant: a row of sweeps: one group a block, one a row, many with an order, less than a block, all together. Codes
- * only: the loss is measured by body_residual's kin. */
+/* variant: a row of sweeps: one group a block, one a row, many with an order, less than a block, all together; more
+ * columns than a panel of CUDA, in rows that are whole quads and not. Codes only: the loss is measured by
+ * body_residual's kin. */
 int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     const struct sweep_row *s = &sweeps[variant];

@@ -233,7 +233,7 @@ static void sweep_row(const struct launch_sweep *s, int64_t row)
     }
     for (int i = 0; i < s->cols; i++) {
         const float *u = s->u + (s->first + i) * s->k + s->first;
-        int32_t group = s->group[s->first + (s->uniform ? 0 : i)];
+        int32_t group = s->only_group >= 0 ? s->only_group : s->group[s->first + i];
         float r = rounded(x[i] / scale[group], -zero[group], s->top - zero[group]);
         float e = (x[i] - scale[group] * r) / u[i];
         for (int j = i + 1; j < s->cols; j++) {
