@@ -98,11 +98,15 @@ int launch_clip_judge(const struct launch_clip_best *best, const float *scale, c
                       const float *product, const struct launch_grid *spec, int first, cudaStream_t stream);
 int launch_hqq(float *scale, float *zero, const float *w, const struct launch_grid *spec, cudaStream_t stream);
 
+/* split.cu: x = high + low, both BF16, but for 2^-17 of it. */
+int launch_split(void *high, void *low, const float *x, int64_t count, cudaStream_t stream);
+
 /* triangle.cu: of the block of `size` at (at, at) of matrix [n, n], whose lower triangle is read: the inverse of its
- * Cholesky factor, to the lower triangle of the same block of inverse. *info, when 0: the first pivot that is not positive,
- * from 1. */
+ * Cholesky factor, to the lower triangle of the same block of inverse. *info, when 0: the first pivot that is not
+ * positive, from 1. */
 #define LAUNCH_TRIANGLE 128 /* size at most */
-int launch_triangle(float *inverse, const float *matrix, int64_t n, int64_t at, int size, int *info, cudaStream_t stream);
+int launch_triangle(float *inverse, const float *matrix, int64_t n, int64_t at, int size, int *info,
+                    cudaStream_t stream);
 
 /* factor.cu: to = the reversed, permuted, damped lower triangle of h, zeros above; order may be NULL. */
 int launch_factor_gather(float *to, const float *h, const int32_t *order, int64_t n, float damp, cudaStream_t stream);

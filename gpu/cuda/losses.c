@@ -75,81 +75,126 @@ int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const str
     return 0;
 }
 
+/* sum over rows of d H d^T, for several d. Operands are F32, or pairs of BF16 whose products with each other stand for
+ * theirs but for the smallest: the sum is of rows * n * n terms with errors of either sign. */
+struct quadratic {
+    struct gpu_stream *stream;
+    int64_t rows, n;
+    const float *h;
+    void *left[2], *right[2]; /* d and H as pairs */
+    float *product;           /* [rows, n] */
+    double *sums;             /* [rows] */
+    bool split;
+};
+
+/* c = alpha a H[k.., n..] (+ c), at elements a_at of d and b_at of H. */
+static int multiply(const struct quadratic *job, const float *d, int64_t a_at, int64_t b_at, struct gemm gemm)
+{
+    static const int terms[3][2] = {{0, 0}, {0, 1}, {1, 0}};
+    size_t element = job->split ? 2 : sizeof(float);
+    int rc = 0;
+
+    gemm.m = job->rows;
+    gemm.lda = gemm.ldb = gemm.ldc = job->n;
+    gemm.bf16 = job->split;
+    for (int i = 0; rc == 0 && i < (job->split ? 3 : 1); i++) {
+        const char *a = job->split ? job->left[terms[i][0]] : (const void *)d;
+        const char *b = job->split ? job->right[terms[i][1]] : (const void *)job->h;
+        gemm.a = a + (size_t)a_at * element;
+        gemm.b = b + (size_t)b_at * element;
+        rc = gemm_run(job->stream, &gemm);
+        gemm.beta = 1.0f;
+    }
+    return rc;
+}
+
 /* product = d times the part of H on and above the diagonal strips, with what lies above them counted twice: H is
  * symmetric, so the row sums of product * d are those of (d H) * d for half the work. */
-static int half_product(struct gpu_stream *stream, const float *d, int64_t rows, int64_t n, const float *h,
-                        float *product)
+static int half_product(const struct quadratic *job, const float *d)
 {
+    int64_t n = job->n;
     int rc = 0;
 
     for (int64_t first = 0; rc == 0 && first < n; first += ERROR_STRIP) {
-        struct gemm gemm = {.m = rows,
-                            .n = n - first < ERROR_STRIP ? n - first : ERROR_STRIP,
-                            .alpha = 1.0f,
-                            .a = d + first,
-                            .b = h + first * n + first,
-                            .c = product + first,
-                            .lda = n,
-                            .ldb = n,
-                            .ldc = n};
-        gemm.k = gemm.n;
-        rc = gemm_run(stream, &gemm);
+        int64_t cols = n - first < ERROR_STRIP ? n - first : ERROR_STRIP;
+        float *c = job->product + first;
+        rc = multiply(job, d, first, first * n + first, (struct gemm){.n = cols, .k = cols, .alpha = 1.0f, .c = c});
         if (rc == 0 && first > 0) {
-            gemm.k = first;
-            gemm.alpha = 2.0f;
-            gemm.beta = 1.0f;
-            gemm.a = d;
-            gemm.b = h + first;
-            rc = gemm_run(stream, &gemm);
+            rc = multiply(job, d, 0, first, (struct gemm){.n = cols, .k = first, .alpha = 2.0f, .beta = 1.0f, .c = c});
         }
     }
     return rc;
 }
 
-/* sum over rows of d H d^T; product and sums are scratch. */
-static int quadratic_form(struct gpu_stream *stream, const float *d, const struct tensor *w, const struct tensor *h,
-                          float *product, double *sums, double *out)
+static int quadratic_form(const struct quadratic *job, const float *d, double *out)
 {
-    int64_t rows = matrix_rows(w), n = matrix_cols(w);
+    struct gpu_stream *stream = job->stream;
     void *host = NULL;
+    int rc = 0;
 
-    int rc = half_product(stream, d, rows, n, h->data, product);
-    rc = rc != 0 ? rc : cuda_ok(stream->device, launch_row_dot(sums, product, d, rows, n, stream->stream), "row sums");
-    rc = rc != 0 ? rc : fetch_rows(stream, sums, rows, sizeof(double), &host);
+    if (job->split) {
+        rc = cuda_ok(stream->device, launch_split(job->left[0], job->left[1], d, job->rows * job->n, stream->stream),
+                     "output_error");
+    }
+    rc = rc != 0 ? rc : half_product(job, d);
+    rc = rc != 0 ? rc
+                 : cuda_ok(stream->device,
+                           launch_row_dot(job->sums, job->product, d, job->rows, job->n, stream->stream), "row sums");
+    rc = rc != 0 ? rc : fetch_rows(stream, job->sums, job->rows, sizeof(double), &host);
     if (rc != 0) {
         return rc;
     }
     *out = 0;
-    for (int64_t r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < job->rows; r++) {
         *out += ((const double *)host)[r];
     }
     free(host);
     return 0;
 }
 
+/* Scratch for all of it, and H as a pair. *d: [rows, n] for the difference. */
+static int quadratic_init(struct quadratic *job, float **d)
+{
+    int64_t weights = job->rows * job->n, square = job->n * job->n;
+    size_t pairs = job->split ? 2 * (scratch_size(weights, 2) + scratch_size(square, 2)) : 0;
+
+    int rc = scratch_reserve(job->stream, 2 * scratch_size(weights, sizeof(float)) +
+                                              scratch_size(job->rows, sizeof(double)) + pairs);
+    if (rc != 0) {
+        return rc;
+    }
+    *d = scratch_take(job->stream, weights, sizeof(float));
+    job->product = scratch_take(job->stream, weights, sizeof(float));
+    job->sums = scratch_take(job->stream, job->rows, sizeof(double));
+    for (int i = 0; job->split && i < 2; i++) {
+        job->left[i] = scratch_take(job->stream, weights, 2);
+        job->right[i] = scratch_take(job->stream, square, 2);
+    }
+    return !job->split ? 0
+                       : cuda_ok(job->stream->device,
+                                 launch_split(job->right[0], job->right[1], job->h, square, job->stream->stream),
+                                 "output_error");
+}
+
 int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
                       const struct tensor *wq, const struct tensor *h)
 {
-    int64_t rows = matrix_rows(w), n = matrix_cols(w);
+    struct quadratic job = {
+        .stream = stream, .rows = matrix_rows(w), .n = matrix_cols(w), .h = h->data, .split = operand_bf16(stream)};
     double error_sum = 0, signal_sum = 0;
+    float *d = NULL;
     int rc = check_matrix("output_error", "w", w, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 ? rc : check_matrix("output_error", "wq", wq, DTYPE_F32, rows, n);
-    rc = rc != 0 ? rc : check_matrix("output_error", "h", h, DTYPE_F32, n, n);
+    rc = rc != 0 ? rc : check_matrix("output_error", "wq", wq, DTYPE_F32, job.rows, job.n);
+    rc = rc != 0 ? rc : check_matrix("output_error", "h", h, DTYPE_F32, job.n, job.n);
     rc = rc != 0 ? rc : cuda_begin(stream->device);
-    rc = rc != 0
-             ? rc
-             : scratch_reserve(stream, 2 * scratch_size(rows * n, sizeof(float)) + scratch_size(rows, sizeof(double)));
-    if (rc != 0) {
-        return err_pass(rc, "output_error");
-    }
-    float *d = scratch_take(stream, rows * n, sizeof(float));
-    float *product = scratch_take(stream, rows * n, sizeof(float));
-    double *sums = scratch_take(stream, rows, sizeof(double));
-    rc = cuda_ok(stream->device, launch_subtract(d, w->data, wq->data, rows * n, stream->stream), "output_error");
-    rc = rc != 0 ? rc : quadratic_form(stream, d, w, h, product, sums, &error_sum);
+    rc = rc != 0 ? rc : quadratic_init(&job, &d);
+    rc = rc != 0 ? rc
+                 : cuda_ok(stream->device, launch_subtract(d, w->data, wq->data, job.rows * job.n, stream->stream),
+                           "output_error");
+    rc = rc != 0 ? rc : quadratic_form(&job, d, &error_sum);
     if (signal != NULL) {
-        rc = rc != 0 ? rc : quadratic_form(stream, w->data, w, h, product, sums, &signal_sum);
+        rc = rc != 0 ? rc : quadratic_form(&job, w->data, &signal_sum);
     }
     if (rc != 0) {
         return err_pass(rc, "output_error");
