@@ -109,6 +109,7 @@ static int export_files(struct task *task, const char *directory, json_t **files
             .directory = directory,
             .max_shard_bytes = task->spec.output.max_shard_bytes,
             .provenance = origin,
+            .threads = task->engine->threads,
             .tick = export_tick,
             .tick_data = task,
         };

@@ -8,7 +8,7 @@
 #include "gpu/cuda/cuda.h"
 
 #define SCORES_BYTES ((int64_t)512 << 20)
-#define QUERY_TILE 256
+#define QUERY_TILE 512
 
 struct attention {
     struct gpu_stream *stream;

@@ -25,7 +25,7 @@ struct gpu_device {
 };
 
 #define RING_SLOTS 4
-#define RING_BYTES ((size_t)16 << 20)
+#define RING_BYTES ((size_t)4 << 20) /* stays in a cache on its way */
 
 struct gemm_cache;
 

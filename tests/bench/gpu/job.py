@@ -224,22 +224,35 @@ def time_job(args, daemon_class, options, table):
     return same
 
 
+def evaluate(args, daemon_class, options, device, model, texts, calibration):
+    with daemon_class([args.compare], *options, "--device", device) as daemon:
+        files = {purpose: daemon.upload(path, purpose) for purpose, path in texts.items()}
+        job = run(daemon, daemon.register(model), calibration={"file_id": files["calibration"], **calibration},
+                  evaluation={"file_id": files["evaluation"]})
+        return daemon.report(job)["evaluation"]
+
+
 def compare(args, daemon_class, options, table):
-    results = {}
-    records = args.compare.parent.parent / "deploy" / "calibration.ndjson"
-    for device in ("cpu", args.device):
-        with daemon_class([args.compare], *options, "--device", device) as daemon:
-            tokens = daemon.upload(records, "calibration")
-            job = run(daemon, daemon.register("tiny-llama"), calibration={"file_id": tokens, "num_samples": 64, "sequence_length": 128})
-            results[device] = daemon.report(job)["evaluation"]
-    table.add("", "### Bundled model, GPTQ 4 bits", "", "| device | before | after | KL |", "|---|---|---|---|")
-    for device, found in results.items():
-        divergence = found.get("kl_divergence_mean")
-        table.add(f"| {device} | {found['perplexity_before']:.4f} | {found['perplexity_after']:.4f} | "
-                  f"{'' if divergence is None else f'{divergence:.5f}'} |")
-    change = abs(results[args.device]["perplexity_after"] / results["cpu"]["perplexity_after"] - 1)
-    table.add("", f"Apart by {100 * change:.3f} %, at most {100 * PERPLEXITY_BOUND} % is allowed.")
-    return change <= PERPLEXITY_BOUND
+    """Every model of a folder that has its own calibration.ndjson and evaluation.ndjson, else the bundled one on its own text."""
+    if (args.compare / "evaluation.ndjson").exists():
+        models = sorted(path.parent.name for path in args.compare.glob("*/config.json"))
+        texts = {purpose: args.compare / f"{purpose}.ndjson" for purpose in ("calibration", "evaluation")}
+        calibration = {"num_samples": 0, "sequence_length": 256, "packing": False, "shuffle": False}
+    else:
+        models = ["tiny-llama"]
+        texts = dict.fromkeys(("calibration", "evaluation"), args.compare.parent.parent / "deploy" / "calibration.ndjson")
+        calibration = {"num_samples": 64, "sequence_length": 128}
+    table.add("", f"### GPTQ {BITS} bits g{GROUP} of trained models", "", "| model | device | before | after | KL |", "|---|---|---|---|---|")
+    worst = 0
+    for model in models:
+        after = {}
+        for device in ("cpu", args.device):
+            found = evaluate(args, daemon_class, options, device, model, texts, calibration)
+            after[device] = found["perplexity_after"]
+            table.add(f"| {model} | {device} | {found['perplexity_before']:.4f} | {after[device]:.4f} | {found['kl_divergence_mean']:.5f} |")
+        worst = max(worst, abs(after[args.device] / after["cpu"] - 1))
+    table.add("", f"Apart by {100 * worst:.3f} %, at most {100 * PERPLEXITY_BOUND} % is allowed.")
+    return worst <= PERPLEXITY_BOUND
 
 
 def main():
