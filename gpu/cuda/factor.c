@@ -15,7 +15,7 @@
 
 #define ORDER_MAX 65535 /* a launch's second side */
 #define LEAF 256        /* columns whose inverse is good enough to multiply with */
-#define STRIPS 4        /* into which products with triangles are cut, to leave out zeros */
+#define STRIPS 8        /* into which products with triangles are cut, to leave out zeros */
 
 /* damp_percent of the mean of the diagonal in which dead columns count as 1. */
 static int damping(struct gpu_stream *stream, const struct tensor *h, double percent, float *damp)

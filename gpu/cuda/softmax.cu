@@ -4,7 +4,6 @@
 #include "gpu/cuda/device.cuh"
 
 #define THREADS 128
-#define HELD 16 /* scores a thread keeps in registers */
 
 struct row {
     const float *scores;
@@ -12,10 +11,11 @@ struct row {
     float scale;
 };
 
-/* Of a row that fits the registers of a block: each score is read once. */
+/* Of a row that fits the registers of a block, HELD scores a thread: each is read once. */
+template <int HELD>
 static __device__ void short_row(void *out, int dtype, int64_t at, const struct row &row, float *shared)
 {
-    float x[HELD], most = -INFINITY, sum = 0;
+    float x[HELD > 0 ? HELD : 1], most = -INFINITY, sum = 0;
 
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
@@ -56,15 +56,16 @@ static __device__ void long_row(void *out, int dtype, int64_t at, const struct r
     }
 }
 
-static __global__ void softmax_kernel(void *out, int dtype, const float *scores, struct launch_softmax spec)
+/* HELD 0: rows of any length. */
+template <int HELD> static __global__ void softmax_kernel(void *out, int dtype, const float *scores, struct launch_softmax spec)
 {
     __shared__ float shared[WARP];
     int64_t at = (int64_t)blockIdx.x * spec.keys, query = spec.first + blockIdx.x % spec.queries;
     int64_t low = spec.window > 0 && query - spec.window + 1 > 0 ? query - spec.window + 1 : 0;
     struct row row = {scores + at, low, query, spec.scale};
 
-    if (query - low < THREADS * HELD) {
-        short_row(out, dtype, at, row, shared);
+    if (HELD > 0) {
+        short_row<HELD>(out, dtype, at, row, shared);
     } else {
         long_row(out, dtype, at, row, shared);
     }
@@ -76,12 +77,28 @@ static __global__ void softmax_kernel(void *out, int dtype, const float *scores,
     }
 }
 
+template <int HELD>
+static void launch_rows(void *out, int dtype, const float *scores, const struct launch_softmax *spec,
+                        cudaStream_t stream)
+{
+    launch(softmax_kernel<HELD>, (unsigned)(spec->heads * spec->queries), THREADS, 0, stream, out, dtype, scores,
+           *spec);
+}
+
 int launch_softmax(void *out, int out_dtype, const float *scores, const struct launch_softmax *spec,
                    cudaStream_t stream)
 {
-    if (spec->heads > 0 && spec->queries > 0) {
-        launch(softmax_kernel, (unsigned)(spec->heads * spec->queries), THREADS, 0, stream, out, out_dtype, scores,
-               *spec);
+    if (spec->heads == 0 || spec->queries == 0) {
+        return 0;
+    }
+    if (spec->keys <= 4 * THREADS) {
+        launch_rows<4>(out, out_dtype, scores, spec, stream);
+    } else if (spec->keys <= 8 * THREADS) {
+        launch_rows<8>(out, out_dtype, scores, spec, stream);
+    } else if (spec->keys <= 16 * THREADS) {
+        launch_rows<16>(out, out_dtype, scores, spec, stream);
+    } else {
+        launch_rows<0>(out, out_dtype, scores, spec, stream);
     }
     return (int)cudaGetLastError();
 }
