@@ -277,7 +277,8 @@ static int rounding_error(const struct input *input, const struct linear_job *jo
                           double enough, double *error)
 {
     const struct gpu *gpu = input->context->gpu;
-    int64_t rows = job->weight->shape[0], slice = rows / GUARD_SLICES > GUARD_ROWS ? rows / GUARD_SLICES : GUARD_ROWS;
+    int64_t rows = job->weight->shape[0], slices = gpu->info.host_memory ? GUARD_SLICES : 1; /* a device: all as soon */
+    int64_t slice = rows / slices > GUARD_ROWS ? rows / slices : GUARD_ROWS;
     struct rounding rounding = {0};
     double sum = 0;
 
