@@ -6,8 +6,8 @@
  *   L11, X11 from A11;  L21 = A21 L11^-T;  L22, X22 from A22 - L21 L21^T;  X21 = -X22 (L21 X11)
  *
  * so that nearly all of it is large products. L21 comes from blocks of L11 and inverses of small ones on its diagonal
- * only, as in LAPACK, since a product with X11 would lose what its condition costs. cuSOLVER's potrf and trtri took
- * three times as long on an H200 (4096: 13 ms; 11008: 89 ms). */
+ * only, as in LAPACK, since a product with X11 would lose what its condition costs. cuSOLVER's potrf and trtri took 2.5
+ * times as long on an H200 (4096: 13 ms; 11008: 89 ms). */
 
 #include "gpu/cuda/cuda.h"
 

@@ -1,5 +1,5 @@
 #pragma once
-/* A CUDA that is not there: the runtime, cuBLASLt and cuSOLVER calls that the CUDA module makes, on host memory, with
+/* A CUDA that is not there: the runtime and cuBLASLt calls that the CUDA module makes, on host memory, with
  * plain loops behind them. Built into a module of its own, it opens like the real one, so that everything but the
  * kernels is run by tests on any machine.
  *
