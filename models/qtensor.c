@@ -1,7 +1,7 @@
 /* The neutral quantized tensor in host memory: one byte a code, whatever its bits, so that methods and formats need no
  * bit arithmetic in common. */
 
-#include "models/qtensor.h"
+#include "models/qtensor_internal.h"
 
 #include "base/err.h"
 #include "gpu/ggml_blocks.h"
@@ -174,13 +174,18 @@ static void set_part(struct qtensor *q, const char *suffix, void *data)
     }
 }
 
-static int allocate(struct qtensor *q)
+static bool holds_codes(const struct qtensor_part *part)
+{
+    return strcmp(part->suffix, "codes") == 0 || strcmp(part->suffix, "entries") == 0;
+}
+
+static int allocate(struct qtensor *q, bool codes)
 {
     struct qtensor_part parts[QTENSOR_PARTS_MAX];
     int count = qtensor_parts(q, parts);
 
     for (int i = 0; i < count; i++) {
-        if (parts[i].data == NULL) {
+        if (parts[i].data == NULL && (codes || !holds_codes(&parts[i]))) {
             void *data = calloc((size_t)parts[i].rows, (size_t)parts[i].cols * dtype_rows[parts[i].dtype].bytes);
             if (data == NULL) {
                 return err_raise(ERR_HOST_OUT_OF_MEMORY, "%s: no memory for [%lld, %lld] %s", q->name,
@@ -206,12 +211,13 @@ int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t row
     return 0;
 }
 
-int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out)
+static int new_tensor(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, bool codes,
+                      struct qtensor *out)
 {
     struct qtensor q = {0};
 
     int rc = qtensor_describe(name, scheme, rows, cols, 0, &q);
-    rc = rc != 0 ? rc : allocate(&q);
+    rc = rc != 0 ? rc : allocate(&q, codes);
     if (rc != 0) {
         qtensor_deinit(&q);
         return rc;
@@ -220,13 +226,23 @@ int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, in
     return 0;
 }
 
+int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out)
+{
+    return new_tensor(name, scheme, rows, cols, true, out);
+}
+
+int qtensor_new_beside(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out)
+{
+    return new_tensor(name, scheme, rows, cols, false, out);
+}
+
 int qtensor_reserve_index(struct qtensor *q, int64_t count)
 {
     if (count < 0 || count > q->rows * q->cols) {
         return err_raise(ERR_INTERNAL, "%s: an index of %lld positions", q->name, (long long)count);
     }
     q->index_count = count;
-    return allocate(q);
+    return allocate(q, q->codes != NULL || q->entries != NULL); /* not what was left out on purpose */
 }
 
 void qtensor_deinit(struct qtensor *q)

@@ -111,3 +111,5 @@ int qtensor_file_count(const struct qtensor_file *file);
 const struct qtensor *qtensor_file_meta(const struct qtensor_file *file, int i);
 /* Read item i whole; caller qtensor_deinit's it. */
 int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out);
+/* The same without codes and entries, which are NULL: scales, zero points and tables. */
+int qtensor_file_read_beside(struct qtensor_file *file, int i, struct qtensor *out);

@@ -321,7 +321,7 @@ static int check_values(const struct qtensor *q)
     int count = qtensor_parts(q, parts);
 
     for (int i = 0; i < count; i++) {
-        if (!part_fits(q, &parts[i])) {
+        if (parts[i].data != NULL && !part_fits(q, &parts[i])) {
             return corrupt(q->name,
                            parts[i].dtype == DTYPE_F32 ? "a scale is not finite" : "a code is outside its grid");
         }
@@ -377,17 +377,18 @@ static int read_part(const struct qtensor_file *file, const struct qtensor *q, c
                                                          qtensor_part_bytes(part));
 }
 
-int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out)
+static int read_item(const struct qtensor_file *file, int i, bool codes, struct qtensor *out)
 {
     const struct qtensor *meta = &file->items[i];
     struct qtensor_part parts[QTENSOR_PARTS_MAX];
     struct qtensor q = {0};
 
-    int rc = qtensor_new(meta->name, &meta->scheme, meta->rows, meta->cols, &q);
+    int rc = codes ? qtensor_new(meta->name, &meta->scheme, meta->rows, meta->cols, &q)
+                   : qtensor_new_beside(meta->name, &meta->scheme, meta->rows, meta->cols, &q);
     rc = rc != 0 || meta->index_count == 0 ? rc : qtensor_reserve_index(&q, meta->index_count);
     int count = rc == 0 ? qtensor_parts(&q, parts) : 0;
     for (int k = 0; rc == 0 && k < count; k++) {
-        rc = read_part(file, &q, &parts[k]);
+        rc = parts[k].data != NULL ? read_part(file, &q, &parts[k]) : 0;
     }
     rc = rc != 0 ? rc : check_values(&q);
     if (rc != 0) {
@@ -397,4 +398,14 @@ int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out)
     q.input_scale = meta->input_scale;
     *out = q;
     return 0;
+}
+
+int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out)
+{
+    return read_item(file, i, true, out);
+}
+
+int qtensor_file_read_beside(struct qtensor_file *file, int i, struct qtensor *out)
+{
+    return read_item(file, i, false, out);
 }

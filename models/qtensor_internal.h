@@ -8,6 +8,8 @@
 #define QTENSOR_SCHEMES "schemes" /* of __metadata__ */
 #define QTENSOR_ITEMS_MAX 4096
 
+/* qtensor_new without room for codes and entries, which stay NULL. */
+int qtensor_new_beside(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out);
 /* "<name>.<part>" */
 void qtensor_part_name(const struct qtensor *q, const struct qtensor_part *part, char out[160]);
 /* Of the array in memory. */

@@ -66,9 +66,10 @@ static int place_units(const struct export_plan *plan, const struct safetensors_
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < count; i++) {
-        const struct export_piece *pieces = &plan->pieces[units[i].first], *largest = pieces;
-        for (size_t k = 1; k < units[i].count; k++) {
-            largest = pieces[k].bytes > largest->bytes ? &pieces[k] : largest;
+        const struct export_piece *pieces = &plan->pieces[units[i].first], *largest = NULL;
+        for (size_t k = 0; k < units[i].count; k++) {
+            bool larger = largest == NULL || pieces[k].bytes > largest->bytes;
+            largest = pieces[k].ahead == units[i].ahead && larger ? &pieces[k] : largest;
         }
         rc = safetensors_writer_place(writer, largest->name, &units[i].place);
         units[i].place += (uint64_t)units[i].at;

@@ -21,6 +21,7 @@ struct export_piece {
     int module;    /* index in config.modules, or -1 */
     int dense;     /* index in plan.dense, or -1; with neither, `source` is copied */
     int index;     /* of the module's tensors */
+    bool ahead;    /* of a module, and its place in a file is before any module's codes */
     size_t source; /* of the model's tensors */
 };
 
@@ -61,12 +62,14 @@ struct export_sum {
 /* "model.safetensors" or "model-00001-of-00003.safetensors" */
 void export_shard_name(const struct export_plan *plan, int shard, char out[64]);
 
-/* What one thread takes at a time: all pieces that one module becomes (so that it is read once), or a stretch of a
- * piece that is copied. */
+/* What one thread takes at a time: the pieces that one module becomes (so that it is read once), or a stretch of a
+ * piece that is copied. Pieces ahead of the codes are a unit of their own, since a file is hashed from its first byte
+ * on. */
 struct export_unit {
-    size_t first, count; /* of the plan's pieces */
-    int64_t at, size;    /* of a copied piece; else 0 and everything */
-    uint64_t place;      /* in its file; the caller's to set, units are taken in its order */
+    size_t first, count; /* of the plan's pieces; those with the same `ahead` are meant */
+    bool ahead;
+    int64_t at, size; /* of a copied piece; else 0 and everything */
+    uint64_t place;   /* in its file; the caller's to set, units are taken in its order */
 };
 /* The units of pieces [begin, end), in the plan's order; caller frees. ERR_HOST_OUT_OF_MEMORY. */
 int export_units_list(const struct export_plan *plan, size_t begin, size_t end, struct export_unit **units,
@@ -95,6 +98,7 @@ struct export_reader {
     int block;
     struct qtensor module; /* the loaded module; its index or -1 */
     int module_index;
+    bool beside;           /* it was loaded without its codes */
     unsigned char *buffer; /* of copies and packed tensors, as large as the largest so far */
     size_t capacity;
 };

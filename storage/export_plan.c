@@ -111,6 +111,7 @@ static int add_module(const struct format_export *request, int index, size_t *ca
         pieces[i].module = index;
         pieces[i].dense = -1;
         pieces[i].index = i;
+        pieces[i].ahead = dtype_rows[tensors[i].dtype].bytes > dtype_rows[tensors[0].dtype].bytes;
         int rc = name_piece(&pieces[i], module->name, tensors[i].suffix);
         rc = rc != 0 ? rc : measure(&pieces[i]);
         if (rc != 0) {

@@ -93,28 +93,33 @@ static int open_block(struct export_reader *reader, const struct export_place *p
     return rc;
 }
 
-static int load_module(struct export_reader *reader, int index)
+/* beside: its codes are not needed. */
+static int load_module(struct export_reader *reader, int index, bool beside)
 {
     const struct export_place *place = &reader->plan->places[index];
 
-    if (reader->module_index == index) {
+    if (reader->module_index == index && (beside || !reader->beside)) {
         return 0;
     }
     qtensor_deinit(&reader->module);
     reader->module = (struct qtensor){0};
     reader->module_index = -1;
     int rc = open_block(reader, place);
-    rc = rc != 0 ? rc : qtensor_file_read(reader->file, place->item, &reader->module);
+    if (rc == 0) {
+        rc = beside ? qtensor_file_read_beside(reader->file, place->item, &reader->module)
+                    : qtensor_file_read(reader->file, place->item, &reader->module);
+    }
     rc = rc != 0 ? rc : check_zeros(&reader->module);
     if (rc == 0) {
         reader->module_index = index;
+        reader->beside = beside;
     }
     return rc;
 }
 
 static int encode_piece(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
 {
-    int rc = load_module(reader, piece->module);
+    int rc = load_module(reader, piece->module, piece->ahead);
 
     if (rc != 0) {
         return err_pass(rc, "load %s", piece->name);
@@ -155,6 +160,9 @@ int export_read_unit(struct export_reader *reader, const struct export_unit *uni
 
     for (size_t i = 0; rc == 0 && i < unit->count; i++) {
         const struct export_piece *piece = &reader->plan->pieces[unit->first + i];
+        if (piece->ahead != unit->ahead) {
+            continue;
+        }
         rc = piece->module >= 0  ? encode_piece(reader, piece, sink, data)
              : piece->dense >= 0 ? read_dense(reader, piece, sink, data)
                                  : copy_stretch(reader, piece, unit, sink, data);

@@ -38,20 +38,36 @@ static int by_place(const void *a, const void *b)
                                 : (x->first > y->first) - (x->first < y->first);
 }
 
-/* The unit that begins with piece i and stretch `at` of it. */
-static struct export_unit unit_at(const struct export_plan *plan, size_t i, size_t end, int64_t at)
+/* The one or two units of the module whose first piece is i, at *n of the list; returns how many pieces it has. */
+static size_t list_module(const struct export_plan *plan, size_t i, size_t end, struct export_unit *list, size_t *n)
 {
     const struct export_piece *piece = &plan->pieces[i];
-    struct export_unit unit = {.first = i, .count = 1};
+    size_t count = 0, ahead = 0;
 
-    if (piece->module < 0 && piece->dense < 0) {
-        unit.at = at;
-        unit.size = piece->bytes - at < STRETCH_BYTES ? piece->bytes - at : STRETCH_BYTES;
+    for (; i + count < end && piece[count].module == piece->module; count++) {
+        ahead += piece[count].ahead;
     }
-    while (piece->module >= 0 && i + unit.count < end && piece[unit.count].module == piece->module) {
-        unit.count++;
+    if (ahead > 0) {
+        list[(*n)++] = (struct export_unit){.first = i, .count = count, .ahead = true};
     }
-    return unit;
+    if (ahead < count) {
+        list[(*n)++] = (struct export_unit){.first = i, .count = count};
+    }
+    return count;
+}
+
+/* The units of a piece that is no module's. */
+static void list_piece(const struct export_plan *plan, size_t i, struct export_unit *list, size_t *n)
+{
+    const struct export_piece *piece = &plan->pieces[i];
+    int64_t at = 0, size = 0;
+
+    do {
+        int64_t left = piece->dense >= 0 ? 0 : piece->bytes - at;
+        size = left < STRETCH_BYTES ? left : STRETCH_BYTES;
+        list[(*n)++] = (struct export_unit){.first = i, .count = 1, .at = at, .size = size};
+        at += size;
+    } while (size > 0 && at < piece->bytes);
 }
 
 int export_units_list(const struct export_plan *plan, size_t begin, size_t end, struct export_unit **units,
@@ -67,12 +83,11 @@ int export_units_list(const struct export_plan *plan, size_t begin, size_t end, 
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export's units");
     }
     for (size_t i = begin; i < end;) {
-        int64_t at = 0;
-        do {
-            list[n] = unit_at(plan, i, end, at);
-            at += list[n].size;
-        } while (list[n++].size > 0 && at < plan->pieces[i].bytes);
-        i += list[n - 1].count;
+        if (plan->pieces[i].module >= 0) {
+            i += list_module(plan, i, end, list, &n);
+        } else {
+            list_piece(plan, i++, list, &n);
+        }
     }
     *units = list;
     *count = n;

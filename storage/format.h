@@ -56,10 +56,12 @@ struct format {
     int (*accepts_all)(const struct format_config *config);
     /* A quantized key and value cache: 0, or why not; NULL: the format has no place for its scales. */
     int (*accepts_cache)(const struct cache_scheme *scheme);
-    /* The tensors of one module; returns their number. */
+    /* The tensors of one module, codes first; returns their number. */
     int (*tensors)(const struct qscheme *scheme, int64_t rows, int64_t cols,
                    struct format_tensor out[FORMAT_TENSORS_MAX]);
-    /* Pack tensor `index` of q into out (exactly its bytes, zero before). Several threads at once, of different q. */
+    /* Pack tensor `index` of q into out (exactly its bytes, zero before). Several threads at once, of different q.
+     * Beyond the first, codes and entries may be NULL: what lies ahead of all codes in a file is not to wait for them.
+     */
     int (*encode)(const struct qtensor *q, int index, void *out);
     /* The quantization_config object. New reference. Unused where `write` is set. NULL: config.json gets none. */
     json_t *(*config)(const struct format_config *config);
