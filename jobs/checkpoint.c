@@ -209,6 +209,7 @@ static int commit_pending(struct run *run)
         sweep_chain(run->eval_float, "eval_float", pending->chains);
         sweep_chain(run->eval_quant, "eval_quant", pending->chains);
     }
+    run->first_row = rc == 0 ? run->first_row : pending->first_row; /* its rows do not count either */
     close_pending(run);
     return rc;
 }
@@ -236,7 +237,7 @@ int checkpoint_block(struct run *run, int64_t index, struct block_items *items, 
     if (rc != 0) {
         return rc;
     }
-    struct pending pending = {.open = true, .index = index, .chains = json_object()};
+    struct pending pending = {.open = true, .index = index, .first_row = run->first_row, .chains = json_object()};
     snprintf(pending.file, sizeof(pending.file), "block-%05lld.safetensors", (long long)index);
     pending.chains_saved = chains_due(run, index);
     rc = pending.chains_saved ? save_chains(run, index, pending.chains) : turn_chains(run);

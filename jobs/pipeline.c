@@ -259,8 +259,12 @@ static int ask_less(struct run *run)
     const char *device = run->p->gpu->info.id;
     char message[160];
 
-    if (run->budget.device_limit > 0) {
+    if (run->keep_on_device && !run->p->gpu->info.host_memory) {
         run->keep_on_device = false;
+        if (run->budget.device_limit == 0) { /* no activations, but a block that was read ahead, and one's codes */
+            log_warn("device out of memory, blocks are not read ahead any more", LOG_S("device", device));
+            return 0;
+        }
         log_warn("device out of memory, activations move to the host", LOG_S("device", device));
         snprintf(message, sizeof(message), "%s ran out of memory; activations moved to the host, with the same results",
                  device);

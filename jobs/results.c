@@ -42,12 +42,18 @@ int results_new(const struct gpu *gpu, struct results **out)
     return 0;
 }
 
+static void join(struct results *results)
+{
+    if (results->open && results->threaded) {
+        (void)pthread_join(results->thread, NULL);
+    }
+    results->open = false;
+}
+
 void results_free(struct results *results)
 {
-    char sha256[DIGEST_HEX_SIZE];
-
     if (results != NULL) {
-        (void)results_wait(results, sha256);
+        join(results); /* whatever became of it: nobody asks, and what ended the run is the caller's error */
         results->gpu->ops->stream_free(results->stream);
         free(results);
     }
@@ -110,10 +116,7 @@ int results_wait(struct results *results, char sha256[DIGEST_HEX_SIZE])
     if (!results->open) {
         return 0;
     }
-    if (results->threaded) {
-        (void)pthread_join(results->thread, NULL);
-    }
-    results->open = false;
+    join(results);
     memcpy(sha256, results->sha256, DIGEST_HEX_SIZE);
     if (results->rc != 0) {
         err_restore(&results->error);

@@ -17,7 +17,7 @@ struct flow {
 /* What is committed once a block's file is there. */
 struct pending {
     bool open;
-    int64_t index;
+    int64_t index, first_row;
     char file[64];
     json_t *chains, *notes, *rows;
     bool chains_saved;
@@ -96,7 +96,7 @@ void checkpoint_drop(struct run *run);
 /* --- results.c: one finished block at a time on its way to its file, beside the run */
 struct results;
 int results_new(const struct gpu *gpu, struct results **out);
-void results_free(struct results *results); /* waits; NULL is fine */
+void results_free(struct results *results); /* waits and says nothing of how it went; NULL is fine */
 /* Takes the items over. None may be on its way. */
 int results_start(struct results *results, const char *path, struct block_items *items);
 bool results_ready(const struct results *results); /* results_wait will not wait */
