@@ -111,6 +111,37 @@ static void keep(struct memory *memory, void *block)
     pthread_mutex_unlock(&memory->lock);
 }
 
+/* NULL: there is none. */
+static void *map_pages(size_t total)
+{
+    void *block = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (block == MAP_FAILED) {
+        return NULL;
+    }
+    madvise(block, total, MADV_HUGEPAGE); /* advice: without it only slower */
+    return block;
+}
+
+/* A second try without what is kept. */
+static void *map_or_trim(struct gpu_device *device, size_t total)
+{
+    struct memory *memory = &device->memory;
+    void *block = map_pages(total);
+
+    if (block == NULL) {
+        memory_trim(device);
+        block = map_pages(total);
+    }
+    if (block == NULL) {
+        pthread_mutex_lock(&memory->lock);
+        memory->used -= total;
+        memory->most = memory->used + memory->idle; /* it was never in use */
+        pthread_mutex_unlock(&memory->lock);
+    }
+    return block;
+}
+
 static void *map_block(struct gpu_device *device, size_t total, bool zeroed)
 {
     void *block = reuse(&device->memory, total);
@@ -122,15 +153,7 @@ static void *map_block(struct gpu_device *device, size_t total, bool zeroed)
         }
         return block;
     }
-    block = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (block == MAP_FAILED) {
-        pthread_mutex_lock(&device->memory.lock);
-        device->memory.used -= total;
-        pthread_mutex_unlock(&device->memory.lock);
-        return NULL;
-    }
-    madvise(block, total, MADV_HUGEPAGE); /* advice: without it only slower */
-    return block;
+    return map_or_trim(device, total);
 }
 
 int memory_new(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)

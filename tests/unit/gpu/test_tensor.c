@@ -1,5 +1,6 @@
 /* Element types, views, scalar conversions, the registry, and conversions of whole tensors against the scalar ones. */
 
+#include "gpu/cpu/internal.h"
 #include "tests/unit/gpu/support.h"
 
 #include <stdlib.h>
@@ -200,6 +201,29 @@ START_TEST(memory_is_used_again)
 }
 END_TEST
 
+/* Memory that could not be had leaves no room for others to be kept. */
+START_TEST(memory_that_is_not_there)
+{
+    const struct gpu_ops *ops = gpu_cpu_ops();
+    const size_t large = (size_t)3 << 20, larger = (size_t)5 << 20;
+    struct gpu_device *device;
+    void *block;
+
+    ck_assert_rc_ok(ops->device_open(0, 1, &device));
+    ck_assert_rc_ok(ops->alloc(device, large, false, &block));
+    ops->free(device, block);
+    ck_assert_int_gt(memory_idle(device), (int64_t)large);
+    ck_assert_int_eq(ops->alloc(device, (size_t)1 << 62, false, &block), ERR_HOST_OUT_OF_MEMORY);
+    ck_assert_int_eq(memory_idle(device), 0); /* it was tried without */
+    ck_assert_rc_ok(ops->alloc(device, large, false, &block));
+    ops->free(device, block);
+    ck_assert_rc_ok(ops->alloc(device, larger, false, &block));
+    ck_assert_int_eq(memory_idle(device), 0); /* both were never in use at once */
+    ops->free(device, block);
+    ops->device_close(device);
+}
+END_TEST
+
 START_TEST(registry)
 {
     struct gpu gpu;
@@ -288,4 +312,5 @@ END_TEST
 
 UNIT_MAIN("gpu/tensor", names_round_trip, views, every_half_round_trips, f16_is_nearest_even, conversion_edges,
           rounding_down_stays_below, packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite,
-          memory_is_used_again, registry, blas_uses_the_widest_kernels, incomplete_table_is_completed)
+          memory_is_used_again, memory_that_is_not_there, registry, blas_uses_the_widest_kernels,
+          incomplete_table_is_completed)
