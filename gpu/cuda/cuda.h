@@ -95,7 +95,7 @@ void gemm_cache_free(struct gemm_cache *cache);
 
 enum launch_dtype launch_dtype_of(enum dtype dtype);
 /* x as an operand of a product: itself when F32 products are wanted or it is BF16 already, else converted into scratch
- * that the caller reserved (operand_size). *bf16 says which. */
+ * that the caller reserved (operand_size). */
 size_t operand_size(const struct gpu_stream *stream, const struct tensor *x);
 int operand_of(struct gpu_stream *stream, const struct tensor *x, const void **operand);
 bool operand_bf16(const struct gpu_stream *stream);
