@@ -1,6 +1,6 @@
 #pragma once
-/* The stored bytes of one block, read by a thread of their own and uploaded on a stream of their own while another block
- * computes. Never needed: what it does not have is read from the files as ever, to the same bits. */
+/* The stored bytes of one block, read by a thread of their own and uploaded on a stream of their own while another
+ * block computes. Never needed: what it does not have is read from the files as ever, to the same bits. */
 
 #include "models/model.h"
 
@@ -15,5 +15,6 @@ int64_t block_reader_bytes(const struct model *model);
 /* Drop what is there and begin to read block `index`; one that there is not is no error. The device must have done with
  * the bytes of the last one. */
 void block_reader_start(struct block_reader *reader, int64_t index);
-/* A tensor's bytes as stored, on the device, or NULL. Waits for the thread. They stay until block_reader_start or _free. */
+/* A tensor's bytes as stored, on the device, or NULL. Waits for the thread. They stay until block_reader_start or
+ * _free. */
 const void *block_reader_find(struct block_reader *reader, const char *name);

@@ -33,7 +33,7 @@ struct gpu_stream {
     struct gpu_device *device;
     struct gpu_stream *next; /* of the device */
     cudaStream_t stream;
-    cudaEvent_t mark;          /* its end when memory was freed */
+    cudaEvent_t mark; /* its end when memory was freed */
     char *scratch;
     size_t capacity, used;
     void *workspace; /* for products: GEMM_WORKSPACE bytes, from the first on */

@@ -57,7 +57,8 @@ static __device__ void long_row(void *out, int dtype, int64_t at, const struct r
 }
 
 /* HELD 0: rows of any length. */
-template <int HELD> static __global__ void softmax_kernel(void *out, int dtype, const float *scores, struct launch_softmax spec)
+template <int HELD>
+static __global__ void softmax_kernel(void *out, int dtype, const float *scores, struct launch_softmax spec)
 {
     __shared__ float shared[WARP];
     int64_t at = (int64_t)blockIdx.x * spec.keys, query = spec.first + blockIdx.x % spec.queries;
