@@ -1,7 +1,7 @@
 /* Token sets in micro-batches.
  *
  * A micro-batch is as many whole sequences as fit in the tokens that the device wants at once, at least one: a function
- * of the backend and the sequence length alone, so that every run over a set does the same arithmetic in the same
+ * of the device and the sequence length alone, so that every run over a set does the same arithmetic in the same
  * order.
  */
 

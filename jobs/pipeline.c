@@ -5,7 +5,7 @@
  *
  * Memory is one block of F32 weights, the stored bytes of the next, one Hessian and the activation budget; nothing
  * grows with the number of blocks. Every result depends on the request, the seed and the micro-batch (a function of
- * backend and sequence length), never on memory or threads, so a resumed run ends in the same bytes. The one exception
+ * device and sequence length), never on memory or threads, so a resumed run ends in the same bytes. The one exception
  * is said aloud: a device that runs out of memory first gives up keeping activations, which changes nothing, and then
  * halves the micro-batch. */
 

@@ -8,7 +8,7 @@
 /* A token set on its way through the blocks, in fixed micro-batches. */
 struct flow {
     const struct calibration_set *set;
-    int64_t batch;                      /* sequences of a micro-batch: a function of backend and length */
+    int64_t batch;                      /* sequences of a micro-batch: a function of device and length */
     struct block_scratch *scratch;      /* for full micro-batches */
     struct block_scratch *rest_scratch; /* for the last, shorter one; NULL when there is none */
     struct tensor x, in, wide;          /* device scratch: [batch*length, hidden], [.., hidden], [.., widest] */
