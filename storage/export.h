@@ -115,7 +115,18 @@ void export_team_free(struct export_team *team); /* NULL is fine */
 /* Every unit through sink, lower places first. Ticks are this thread's. The first error of any thread, as it was. */
 int export_team_write(struct export_team *team, struct export_unit *units, size_t count, export_sink sink, void *data);
 
-/* The end of a shard: a thread that hashes it behind those who write it, has the disk begin, syncs and closes it. */
+#define EXPORT_HASH_PIECE ((size_t)1 << 20)
+
+/* A SHA-256 whose thread goes through pieces while the next ones are made. One thread feeds it. */
+struct export_hash;
+int export_hash_new(struct export_hash **out);
+unsigned char *export_hash_room(struct export_hash *hash);    /* EXPORT_HASH_PIECE bytes for the next piece; may wait */
+void export_hash_feed(struct export_hash *hash, size_t size); /* what the room holds now */
+void export_hash_finish_take(struct export_hash *hash, char sha256[DIGEST_HEX_SIZE]);
+void export_hash_free(struct export_hash *hash); /* to abandon; NULL is fine */
+
+/* The end of a shard: a thread that has it hashed behind those who write it, has the disk begin, syncs and closes it.
+ */
 struct export_seal;
 /* Takes the writer, which was begun, also on failure. */
 int export_seal_new_take(struct safetensors_writer *writer, const char *path, struct export_seal **out);

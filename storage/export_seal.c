@@ -1,6 +1,7 @@
 /* A shard's end. SHA-256 has one order, that of the file, and one speed, which is less than what several threads write
  * with; so it begins while they write. The thread here follows the bytes that are settled, in the page cache where they
- * still are, and asks the disk to begin with them, so that little is left when the last is written. */
+ * still are, hands them to the hash, and asks the disk to begin with them, so that little is left when the last is
+ * written. */
 
 #include "storage/export.h"
 
@@ -13,16 +14,14 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define PIECE_BYTES ((size_t)1 << 20)
-#define FLUSH_BYTES ((uint64_t)32 << 20)
+#define FLUSH_BYTES ((uint64_t)8 << 20)
 
 struct export_seal {
     struct safetensors_writer *writer;
     int fd;
-    unsigned char *piece;
-    struct digest *digest;
-    uint64_t hashed, flushed; /* bytes from the file's first on */
-    pthread_mutex_t lock;     /* of what follows */
+    struct export_hash *hash;
+    uint64_t read, flushed; /* bytes from the file's first on */
+    pthread_mutex_t lock;   /* of what follows */
     pthread_cond_t changed;
     bool news, whole, stop;
     pthread_t thread;
@@ -34,10 +33,10 @@ struct export_seal {
 /* Only a hint; the sync at the end is what counts. */
 static void flush(struct export_seal *seal)
 {
-    if (seal->hashed - seal->flushed >= FLUSH_BYTES) {
-        (void)sync_file_range(seal->fd, (off64_t)seal->flushed, (off64_t)(seal->hashed - seal->flushed),
+    if (seal->read - seal->flushed >= FLUSH_BYTES) {
+        (void)sync_file_range(seal->fd, (off64_t)seal->flushed, (off64_t)(seal->read - seal->flushed),
                               SYNC_FILE_RANGE_WRITE);
-        seal->flushed = seal->hashed;
+        seal->flushed = seal->read;
     }
 }
 
@@ -49,16 +48,16 @@ static bool is_stopped(struct export_seal *seal)
     return stop;
 }
 
-static int hash_to(struct export_seal *seal, uint64_t end)
+static int read_to(struct export_seal *seal, uint64_t end)
 {
     int rc = 0;
 
-    while (rc == 0 && seal->hashed < end && !is_stopped(seal)) {
-        size_t size = end - seal->hashed < PIECE_BYTES ? (size_t)(end - seal->hashed) : PIECE_BYTES;
-        rc = fs_pread_full(seal->fd, seal->piece, size, (int64_t)seal->hashed);
+    while (rc == 0 && seal->read < end && !is_stopped(seal)) {
+        size_t size = end - seal->read < EXPORT_HASH_PIECE ? (size_t)(end - seal->read) : EXPORT_HASH_PIECE;
+        rc = fs_pread_full(seal->fd, export_hash_room(seal->hash), size, (int64_t)seal->read);
         if (rc == 0) {
-            digest_update(seal->digest, seal->piece, size);
-            seal->hashed += size;
+            export_hash_feed(seal->hash, size);
+            seal->read += size;
             flush(seal);
         }
     }
@@ -88,7 +87,7 @@ static int follow(struct export_seal *seal)
         if (!wait_for_news(seal, &whole)) {
             return 0;
         }
-        rc = hash_to(seal, safetensors_writer_settled(seal->writer));
+        rc = read_to(seal, safetensors_writer_settled(seal->writer));
     }
     return rc != 0 ? rc : safetensors_writer_finish(seal->writer);
 }
@@ -113,12 +112,9 @@ int export_seal_new_take(struct safetensors_writer *writer, const char *path, st
     pthread_mutex_init(&seal->lock, NULL);
     pthread_cond_init(&seal->changed, NULL);
     seal->writer = writer;
-    seal->digest = digest_new();
-    seal->piece = malloc(PIECE_BYTES);
     seal->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (seal->digest == NULL || seal->piece == NULL || seal->fd < 0) {
-        int rc = seal->fd < 0 ? err_raise_errno(errno, "cannot open %s", path)
-                              : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to write %s", path);
+    int rc = seal->fd < 0 ? err_raise_errno(errno, "cannot open %s", path) : export_hash_new(&seal->hash);
+    if (rc != 0) {
         export_seal_free(seal);
         return rc;
     }
@@ -167,9 +163,9 @@ int export_seal_finish_take(struct export_seal *seal, struct export_sum *sum)
     end_thread(seal);
     int rc = seal->rc;
     if (rc == 0) {
-        digest_finish(seal->digest, sum->sha256);
-        seal->digest = NULL;
-        sum->bytes = (int64_t)seal->hashed;
+        export_hash_finish_take(seal->hash, sum->sha256);
+        seal->hash = NULL;
+        sum->bytes = (int64_t)seal->read;
     } else {
         err_restore(&seal->error);
     }
@@ -188,8 +184,7 @@ void export_seal_free(struct export_seal *seal)
         close(seal->fd);
     }
     safetensors_writer_free(seal->writer);
-    digest_free(seal->digest);
-    free(seal->piece);
+    export_hash_free(seal->hash);
     pthread_cond_destroy(&seal->changed);
     pthread_mutex_destroy(&seal->lock);
     free(seal);

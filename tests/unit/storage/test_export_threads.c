@@ -148,4 +148,61 @@ START_TEST(errors_of_threads)
 }
 END_TEST
 
-UNIT_MAIN("export_threads", threads_do_not_show, units_of_a_plan, progress_and_cancellation, errors_of_threads)
+/* More pieces than there is room for, whole and short: the digest of them in order; or none, when abandoned. */
+START_TEST(hash_behind_its_feeder)
+{
+    size_t bytes = 20 * EXPORT_HASH_PIECE, at = 0;
+    unsigned char *data = malloc(bytes);
+    char wanted[DIGEST_HEX_SIZE], got[DIGEST_HEX_SIZE];
+    struct export_hash *hash, *abandoned;
+
+    for (size_t i = 0; i < bytes; i++) {
+        data[i] = (unsigned char)(i * 2654435761u >> 13);
+    }
+    digest_bytes(data, bytes, wanted);
+    ck_assert_rc_ok(export_hash_new(&hash));
+    ck_assert_rc_ok(export_hash_new(&abandoned));
+    for (size_t k = 0; at < bytes; k++) {
+        size_t most = k % 3 == 1 ? 4097 : EXPORT_HASH_PIECE, size = bytes - at < most ? bytes - at : most;
+        memcpy(export_hash_room(hash), data + at, size);
+        export_hash_feed(hash, size);
+        memcpy(export_hash_room(abandoned), data + at, size);
+        export_hash_feed(abandoned, size);
+        at += size;
+    }
+    export_hash_free(abandoned);
+    export_hash_finish_take(hash, got);
+    ck_assert_str_eq(got, wanted);
+    ck_assert_rc_ok(export_hash_new(&hash));
+    export_hash_finish_take(hash, got);
+    digest_bytes("", 0, wanted);
+    ck_assert_str_eq(got, wanted);
+    free(data);
+}
+END_TEST
+
+/* Shapes of 8 bytes an element lie before every code; scales and codes do not. */
+START_TEST(what_lies_ahead)
+{
+    struct rig rig;
+    struct export_plan plan;
+    size_t ahead = 0;
+
+    rig_init(&rig, NULL, "compressed-tensors", 4, 32, true);
+    const struct format_export request = {.format = format_find("compressed-tensors"),
+                                          .config = {.modules = rig.modules, .count = rig.count, .model = rig.model},
+                                          .block_files = rig.files,
+                                          .block_count = rig.blocks};
+    ck_assert_rc_ok(export_plan_make(&request, &plan));
+    for (size_t i = 0; i < plan.count; i++) {
+        ck_assert_int_eq(plan.pieces[i].ahead, strstr(plan.pieces[i].name, ".weight_shape") != NULL);
+        ahead += plan.pieces[i].ahead;
+    }
+    ck_assert_uint_eq(ahead, (size_t)rig.count);
+    export_plan_deinit(&plan);
+    rig_deinit(&rig);
+}
+END_TEST
+
+UNIT_MAIN("export_threads", threads_do_not_show, units_of_a_plan, what_lies_ahead, hash_behind_its_feeder,
+          progress_and_cancellation, errors_of_threads)
