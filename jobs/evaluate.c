@@ -8,7 +8,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define LOGITS_BYTES (96 << 20) /* for both paths' logits together */
+/* For both paths' logits together. A device of its own memory is fast on large products only. */
+#define LOGITS_BYTES ((int64_t)96 << 20)
+#define DEVICE_LOGITS_BYTES ((int64_t)1 << 30)
+#define LOGITS_ROWS 2048 /* at most */
 
 struct slices {
     struct head head;
@@ -23,8 +26,9 @@ static int slices_init(struct run *run, struct slices *s)
     const struct model_config *c = run->config;
     int64_t total = run->evaluation.set->sequences * run->evaluation.set->length;
 
-    s->rows = LOGITS_BYTES / (2 * c->vocab_size * (int64_t)sizeof(float));
-    s->rows = s->rows < 16 ? 16 : s->rows > 2048 ? 2048 : s->rows;
+    s->rows =
+        (gpu->info.host_memory ? LOGITS_BYTES : DEVICE_LOGITS_BYTES) / (2 * c->vocab_size * (int64_t)sizeof(float));
+    s->rows = s->rows < 16 ? 16 : s->rows > LOGITS_ROWS ? LOGITS_ROWS : s->rows;
     s->rows = s->rows > total ? total : s->rows;
     const int64_t hidden[2] = {s->rows, c->hidden_size};
     const int64_t logits[2] = {s->rows, c->vocab_size};
@@ -33,10 +37,10 @@ static int slices_init(struct run *run, struct slices *s)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for targets");
     }
     int rc = head_load_output(run->p->model, gpu, run->stream, &s->head);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, hidden, &s->float_x);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, hidden, &s->quant_x);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, logits, &s->float_logits);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, logits, &s->quant_logits);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &s->float_x);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &s->quant_x);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, logits, &s->float_logits);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, logits, &s->quant_logits);
     return rc;
 }
 

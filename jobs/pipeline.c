@@ -118,7 +118,9 @@ static int run_block(struct run *run, int64_t index)
     int rc = run->notes != NULL && rows != NULL ? run_tick(run, 0.0, "loading")
                                                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block's rows");
     rc = rc != 0 ? rc : block_load_read(run->p->model, index, run->p->gpu, run->stream, run->reader, &block);
-    read_ahead(run, index + 1);
+    if (rc == 0) {
+        read_ahead(run, index + 1);
+    }
     run_charge(run, PHASE_LOAD, &mark, 0);
     if (rc == 0 && run->eval_float != NULL) {
         rc = flow_forward(&run->evaluation, run->eval_float, &block, run);
@@ -149,7 +151,7 @@ static int run_block(struct run *run, int64_t index)
 
 /* What is left for activations once a block and its solve have their place: the F32 weights twice, as one block goes
  * when the next comes, and the codes of one, three squares of the widest site for the Hessian, its factor and a copy,
- * four copies of the largest linear, and a sixteenth of the device for scratch and what the allocator cannot use. */
+ * five copies of the largest linear, and a sixteenth of the device for scratch and what the allocator cannot use. */
 static int64_t device_activations(const struct run *run)
 {
     const struct model_config *c = run->config;
@@ -169,7 +171,7 @@ static int64_t device_activations(const struct run *run)
         widest = (double)cols > widest ? (double)cols : widest;
     }
     double taken =
-        sizeof(float) * (2.25 * weights + 3 * widest * widest + 4 * largest) + (double)info.memory_total / 16;
+        sizeof(float) * (2.25 * weights + 3 * widest * widest + 5 * largest) + (double)info.memory_total / 16;
     double left = (double)info.memory_free - taken;
     return left > 0 ? (int64_t)left : 0;
 }

@@ -188,7 +188,7 @@ void quant_work_deinit(struct quant_work *work, const struct gpu *gpu)
     gpu_tensor_free(gpu, &work->zero);
 }
 
-static int dequantize(const struct solve_context *context, struct quant_work *work)
+int quant_work_dequantize(const struct solve_context *context, struct quant_work *work)
 {
     work->rounded = true;
     return context->gpu->ops->dequantize(context->stream, &work->w, &work->codes, &work->scale, &work->zero,
@@ -199,7 +199,7 @@ int quant_work_round(const struct solve_context *context, struct quant_work *wor
 {
     int rc = context->gpu->ops->round(context->stream, &work->codes, &work->w, &work->scale, &work->zero, &work->grid);
 
-    return rc != 0 ? rc : dequantize(context, work);
+    return rc != 0 ? rc : quant_work_dequantize(context, work);
 }
 
 static int take_zeros(const struct solve_context *context, const struct quant_work *work, struct qtensor *q)
@@ -227,7 +227,7 @@ static struct tensor move(struct tensor *from)
 
 static int leave(const struct solve_context *context, struct quant_work *work, struct linear_job *job)
 {
-    int rc = work->rounded ? 0 : dequantize(context, work);
+    int rc = work->rounded ? 0 : quant_work_dequantize(context, work);
 
     if (rc == 0) {
         job->codes = move(&work->codes);

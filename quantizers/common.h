@@ -33,6 +33,8 @@ struct quant_work {
  * Inf. Deinit also after a failure. */
 int quant_work_init(const struct solve_context *context, const struct linear_job *job, struct quant_work *work);
 void quant_work_deinit(struct quant_work *work, const struct gpu *gpu); /* zeroed is fine */
+/* w = what the codes stand for. */
+int quant_work_dequantize(const struct solve_context *context, struct quant_work *work);
 /* codes = round(w), w = what they stand for. */
 int quant_work_round(const struct solve_context *context, struct quant_work *work);
 /* Download codes and grid into job->result, which the caller owns then; or, where the context says so, the grid alone,

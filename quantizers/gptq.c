@@ -153,7 +153,7 @@ static int input_factor(struct input *input, double damp_percent)
     int64_t n = input->stats->columns;
     double damp = damp_percent;
 
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){n, n}, &input->u);
+    int rc = gpu_tensor_raw(gpu, DTYPE_F32, 2, (const int64_t[]){n, n}, &input->u);
     if (rc != 0) {
         return rc;
     }
@@ -323,7 +323,7 @@ static int choose_codes(const struct input *input, struct linear_job *job, struc
     if (rc != 0 || job->loss <= rounded) {
         return rc;
     }
-    rc = ops->dequantize(context->stream, &work->w, &work->codes, &work->scale, &work->zero, &work->grid);
+    rc = quant_work_dequantize(context, work);
     rc = rc != 0 ? rc : ops->output_error(context->stream, &swept, NULL, job->weight, &work->w, &input->stats->hessian);
     if (rc != 0 || swept <= rounded * (1 + GUARD_TOLERANCE)) {
         return rc;

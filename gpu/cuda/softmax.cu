@@ -15,7 +15,7 @@ struct row {
 template <int HELD>
 static __device__ void short_row(void *out, int dtype, int64_t at, const struct row &row, float *shared)
 {
-    float x[HELD > 0 ? HELD : 1], most = -INFINITY, sum = 0;
+    float x[HELD], most = -INFINITY, sum = 0;
 
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
@@ -65,7 +65,7 @@ static __global__ void softmax_kernel(void *out, int dtype, const float *scores,
     int64_t low = spec.window > 0 && query - spec.window + 1 > 0 ? query - spec.window + 1 : 0;
     struct row row = {scores + at, low, query, spec.scale};
 
-    if (HELD > 0) {
+    if constexpr (HELD > 0) {
         short_row<HELD>(out, dtype, at, row, shared);
     } else {
         long_row(out, dtype, at, row, shared);
@@ -92,11 +92,12 @@ int launch_softmax(void *out, int out_dtype, const float *scores, const struct l
     if (spec->heads == 0 || spec->queries == 0) {
         return 0;
     }
-    if (spec->keys <= 4 * THREADS) {
+    int64_t visible = spec->window > 0 && spec->window < spec->keys ? spec->window : spec->keys; /* at most */
+    if (visible <= 4 * THREADS) {
         launch_rows<4>(out, out_dtype, scores, spec, stream);
-    } else if (spec->keys <= 8 * THREADS) {
+    } else if (visible <= 8 * THREADS) {
         launch_rows<8>(out, out_dtype, scores, spec, stream);
-    } else if (spec->keys <= 16 * THREADS) {
+    } else if (visible <= 16 * THREADS) {
         launch_rows<16>(out, out_dtype, scores, spec, stream);
     } else {
         launch_rows<0>(out, out_dtype, scores, spec, stream);
