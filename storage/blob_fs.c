@@ -3,7 +3,10 @@
  * Writing is temp -> fsync -> rename -> fsync directory, so a blob that has a name is whole and survives power loss. A
  * blob that is already there is kept and touched: garbage collection spares what is young, and both the touch and the
  * deletion happen under one lock, so that a writer who found its blob there cannot lose it before its object row is
- * committed. */
+ * committed.
+ *
+ * What a large file that was dropped had in memory and on disk takes a while to give back, which nobody waits for: its
+ * last name goes at once, and a thread closes it. */
 
 #include "storage/blob.h"
 
@@ -22,10 +25,18 @@
 #include <unistd.h>
 
 #define BLOB_PATH_MAX 4096
+#define LARGE_BYTES ((int64_t)16 << 20) /* from here on a thread costs less than giving back does */
 
 struct blobs {
     char *data_dir;
-    pthread_mutex_t lock; /* between finding a blob and deleting one */
+    pthread_mutex_t lock; /* between finding a blob and deleting one; of what follows */
+    pthread_cond_t closed;
+    int closing; /* threads that close a file */
+};
+
+struct closing {
+    struct blobs *blobs;
+    int fd;
 };
 
 struct fs_writer {
@@ -86,6 +97,12 @@ static int make_folders(const char *data_dir)
 
 static void blobs_close(struct blobs *blobs)
 {
+    pthread_mutex_lock(&blobs->lock);
+    while (blobs->closing > 0) {
+        pthread_cond_wait(&blobs->closed, &blobs->lock);
+    }
+    pthread_mutex_unlock(&blobs->lock);
+    pthread_cond_destroy(&blobs->closed);
     pthread_mutex_destroy(&blobs->lock);
     free(blobs->data_dir);
     free(blobs);
@@ -100,6 +117,7 @@ static int blobs_open(const char *data_dir, struct blobs **out)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the blob store");
     }
     pthread_mutex_init(&blobs->lock, NULL);
+    pthread_cond_init(&blobs->closed, NULL);
     int rc = make_folders(data_dir);
     if (rc != 0) {
         blobs_close(blobs);
@@ -107,6 +125,54 @@ static int blobs_open(const char *data_dir, struct blobs **out)
     }
     *out = blobs;
     return 0;
+}
+
+static void count_closing(struct blobs *blobs, int change)
+{
+    pthread_mutex_lock(&blobs->lock);
+    blobs->closing += change;
+    pthread_cond_signal(&blobs->closed);
+    pthread_mutex_unlock(&blobs->lock);
+}
+
+static void *close_main(void *data)
+{
+    struct closing *closing = data;
+
+    close(closing->fd);
+    count_closing(closing->blobs, -1);
+    free(closing);
+    return NULL;
+}
+
+static bool close_behind(struct blobs *blobs, int fd)
+{
+    struct closing *closing = malloc(sizeof(*closing));
+    pthread_t thread;
+
+    if (closing == NULL) {
+        return false;
+    }
+    *closing = (struct closing){.blobs = blobs, .fd = fd};
+    count_closing(blobs, 1);
+    if (pthread_create(&thread, NULL, close_main, closing) != 0) {
+        count_closing(blobs, -1);
+        free(closing);
+        return false;
+    }
+    (void)pthread_detach(thread);
+    return true;
+}
+
+/* Close a file that may just have lost its last name. */
+static void close_dropped(struct blobs *blobs, int fd)
+{
+    struct stat info;
+    bool large = fstat(fd, &info) == 0 && info.st_nlink == 0 && info.st_size >= LARGE_BYTES;
+
+    if (!large || !close_behind(blobs, fd)) {
+        close(fd);
+    }
 }
 
 /* Rename a synced file in, or drop it when the blob is there already. */
@@ -238,8 +304,8 @@ static int adopt(struct blobs *blobs, const char *path, const char *known_sha256
         rc = digest_file(fd, hex, &hashed);
     }
     rc = rc != 0 ? rc : seal(fd);
-    close(fd);
     rc = rc != 0 ? rc : place(blobs, path, hex, info.st_size);
+    close_dropped(blobs, fd);
     if (rc != 0) {
         return rc;
     }

@@ -3,6 +3,7 @@
 #include "tests/unit/storage/support.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -152,6 +153,50 @@ START_TEST(files_are_moved_in)
 }
 END_TEST
 
+/* Files of this process that have no name any more. */
+static int nameless_files(void)
+{
+    char path[300], target[4096];
+    DIR *folder = opendir("/proc/self/fd");
+    int count = 0;
+
+    ck_assert_ptr_nonnull(folder);
+    for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%s", entry->d_name);
+        ssize_t length = readlink(path, target, sizeof(target) - 1);
+        target[length > 0 ? length : 0] = '\0';
+        count += strstr(target, "/jobs/file (deleted)") != NULL;
+    }
+    closedir(folder);
+    return count;
+}
+
+/* One that the store has already is given back behind the caller, and before the store is closed. */
+START_TEST(a_large_file_is_dropped_behind)
+{
+    struct bench bench;
+    char path[512], sha256[DIGEST_HEX_SIZE], again[DIGEST_HEX_SIZE];
+    int64_t size;
+
+    bench_init(&bench);
+    snprintf(path, sizeof(path), "%s/jobs/file", bench.dir);
+    for (int i = 0; i < 4; i++) {
+        int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        ck_assert_int_eq(ftruncate(fd, (off_t)17 << 20), 0);
+        close(fd);
+        ck_assert_rc_ok(blob_adopt(bench.store, path, NULL, i == 0 ? sha256 : again, &size));
+        ck_assert_int_eq(size, (int64_t)17 << 20);
+        ck_assert(i == 0 || strcmp(sha256, again) == 0);
+        ck_assert_int_lt(access(path, F_OK), 0);
+        ck_assert(there(bench.store, sha256));
+    }
+    bench_reopen(&bench);
+    ck_assert_int_eq(nameless_files(), 0);
+    ck_assert(there(bench.store, sha256));
+    bench_deinit(&bench);
+}
+END_TEST
+
 /* A blob of the wrong length (a disk that lied) is put right by the next writer. */
 START_TEST(a_short_blob_is_replaced)
 {
@@ -260,4 +305,5 @@ START_TEST(writers_and_collector_together)
 END_TEST
 
 UNIT_MAIN("blob", what_is_written_is_read, names_are_digests_only, an_aborted_write_leaves_nothing, files_are_moved_in,
-          a_short_blob_is_replaced, garbage_is_old_and_unreferenced, writers_and_collector_together)
+          a_large_file_is_dropped_behind, a_short_blob_is_replaced, garbage_is_old_and_unreferenced,
+          writers_and_collector_together)
