@@ -46,6 +46,67 @@ static void check_units(const struct export_unit *units, const struct export_uni
     }
 }
 
+/* INT8 codes, scales and ranges of every module of a block, as the block's file has them. */
+static void check_int8(const struct rig *rig, const char *folder, int block)
+{
+    struct safetensors *shard = open_shard(rig, folder, "model.safetensors");
+    struct qtensor_file *file;
+    char name[200];
+
+    ck_assert_rc_ok(qtensor_file_open(rig->paths[block], NULL, &file));
+    for (int i = 0; i < qtensor_file_count(file); i++) {
+        struct qtensor q;
+        ck_assert_rc_ok(qtensor_file_read(file, i, &q));
+        float *ranges = malloc((size_t)q.rows * sizeof(*ranges));
+        int8_t *codes = malloc((size_t)(q.rows * q.cols));
+        snprintf(name, sizeof(name), "%s.SCB", q.name);
+        ck_assert_rc_ok(safetensors_read(shard, safetensors_find(shard, name), 0, ranges, (size_t)q.rows * 4));
+        snprintf(name, sizeof(name), "%s.weight", q.name);
+        ck_assert_rc_ok(safetensors_read(shard, safetensors_find(shard, name), 0, codes, (size_t)(q.rows * q.cols)));
+        for (int64_t n = 0; n < q.rows; n++) {
+            ck_assert_float_eq(ranges[n], q.scales[n] * 127.0f);
+        }
+        for (int64_t k = 0; k < q.rows * q.cols; k++) {
+            ck_assert_int_eq(codes[k], q.codes[k] - 128);
+        }
+        free(ranges);
+        free(codes);
+        qtensor_deinit(&q);
+    }
+    qtensor_file_close(file);
+    safetensors_close(shard);
+}
+
+/* Ranges of F32 lie before all codes of a byte: read from blocks' files twice, whole and in shards that cut modules. */
+START_TEST(ranges_ahead_of_codes)
+{
+    struct rig rig;
+    json_t *files, *first = NULL;
+
+    rig_init(&rig, NULL, "bitsandbytes", 8, -1, true);
+    for (int i = 0; i < rig.count; i++) {
+        rig.modules[i].scheme.input = (struct gpu_input){.number = GPU_NUMBER_INT8, .dynamic = true};
+    }
+    make_blocks(&rig);
+    for (int threads = 1; threads <= 5; threads += 4) {
+        rig.threads = threads;
+        ck_assert_rc_ok(export_to(&rig, "bitsandbytes", "whole", 0, NULL, NULL, &files));
+        check_files(&rig, "whole", files);
+        for (int block = 0; block < rig.blocks; block++) {
+            check_int8(&rig, "whole", block);
+        }
+        ck_assert(first == NULL || json_equal(first, files));
+        json_decref(first);
+        first = files;
+        ck_assert_rc_ok(export_to(&rig, "bitsandbytes", threads == 1 ? "cut" : "cut-again", 500, NULL, NULL, &files));
+        check_files(&rig, threads == 1 ? "cut" : "cut-again", files);
+        json_decref(files);
+    }
+    json_decref(first);
+    rig_deinit(&rig);
+}
+END_TEST
+
 /* A module's pieces stay together but for those ahead of the codes, a large copy is cut, nothing is left out. */
 START_TEST(units_of_a_plan)
 {
@@ -204,5 +265,5 @@ START_TEST(what_lies_ahead)
 }
 END_TEST
 
-UNIT_MAIN("export_threads", threads_do_not_show, units_of_a_plan, what_lies_ahead, hash_behind_its_feeder,
-          progress_and_cancellation, errors_of_threads)
+UNIT_MAIN("export_threads", threads_do_not_show, units_of_a_plan, what_lies_ahead, ranges_ahead_of_codes,
+          hash_behind_its_feeder, progress_and_cancellation, errors_of_threads)
