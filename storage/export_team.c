@@ -115,15 +115,14 @@ static int team_size(const struct format_export *request, const struct export_pl
     int64_t memory = pages > 0 && page > 0 ? pages * page / MEMORY_SHARE : 0;
     cpu_set_t set;
 
-    if (request->threads > 0) {
-        return request->threads;
-    }
     memory = memory > MEMORY_LEAST ? memory : MEMORY_LEAST;
     int64_t each = thread_bytes(request, plan), fit = each > 0 ? memory / each : THREADS_MAX;
-    int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-    cores = cores < THREADS_MAX ? cores : THREADS_MAX;
-    cores = fit < cores ? (int)fit : cores;
-    return cores > 1 ? cores : 1;
+    int threads = request->threads > 0                           ? request->threads
+                  : sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
+                                                                 : 1;
+    threads = threads < THREADS_MAX ? threads : THREADS_MAX;
+    threads = fit < threads ? (int)fit : threads;
+    return threads > 1 ? threads : 1;
 }
 
 int export_team_new(const struct format_export *request, const struct export_plan *plan, struct export_team **out)

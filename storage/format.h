@@ -89,7 +89,7 @@ struct format_export {
     int block_count;
     const char *directory;   /* holds nothing else: every file found in it goes into the list */
     int64_t max_shard_bytes; /* 0 = one file */
-    int threads;             /* 0 = as many as cores and memory are good for */
+    int threads;             /* at most; 0 = the cores. Eight and memory bound both */
     /* What the manifest says of the result's origin: an object, or NULL. The caller puts in what it knows (calibration
      * digest, seed, device); no times and no paths, so that the same job gives the same manifest. */
     const json_t *provenance;
