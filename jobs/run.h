@@ -100,7 +100,7 @@ void results_free(struct results *results); /* waits and says nothing of how it 
 /* Takes the items over. None may be on its way. */
 int results_start(struct results *results, const char *path, struct block_items *items);
 bool results_ready(const struct results *results); /* results_wait will not wait */
-int results_wait(struct results *results, char sha256[65]);
+int results_wait(struct results *results, char sha256[DIGEST_HEX_SIZE]);
 
 /* --- sites.c: the calibration set through the open block */
 /* Quantize every linear of the open block in true-sequential order; results go to items, report rows to rows. The
