@@ -7,9 +7,9 @@
 #define FAULTS_MAX 32
 
 struct fault {
-    int code;        /* negative err code */
-    char param[192]; /* JSON Pointer */
-    char detail[400];
+    int code;          /* negative err code */
+    char param[192];   /* JSON Pointer */
+    char detail[1024]; /* as long as a module, an error's message and its hint together */
 };
 
 struct faults {

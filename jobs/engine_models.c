@@ -56,27 +56,88 @@ static const char *below_root(const char *path, const char *root)
     return *path != '\0' ? path : ".";
 }
 
-int engine_model_open(const struct engine *engine, const char *uri, struct model **out)
+static int hex_value(char c)
 {
-    if (strncmp(uri, "file:", 5) != 0) {
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Undo percent-encoding (RFC 3986, 2.1) in place. A byte that cannot be part of a file's name is refused, so that an
+ * escape never becomes a separator or an end. */
+static int decode_percent(char *text)
+{
+    char *out = text;
+
+    for (const char *in = text; *in != '\0'; in++) {
+        if (*in != '%') {
+            *out++ = *in;
+            continue;
+        }
+        int high = hex_value(in[1]), low = high >= 0 ? hex_value(in[2]) : -1;
+        if (low < 0) {
+            return err_raise(ERR_INVALID_PARAMETER,
+                             "has a \"%%\" without two hexadecimal digits; write a percent sign of the path as %%25");
+        }
+        char byte = (char)(high * 16 + low);
+        if (byte == '\0' || byte == '/') {
+            return err_raise(ERR_INVALID_PARAMETER, "holds %%%.2s, which no folder's name can hold", in + 1);
+        }
+        *out++ = byte;
+        in += 2;
+    }
+    *out = '\0';
+    return 0;
+}
+
+/* The path of a file URI (RFC 8089): file:PATH, file:///PATH or file://localhost/PATH. */
+static int parse_uri(const char *uri, char *path, size_t size)
+{
+    if (strncasecmp(uri, "file:", 5) != 0) {
         return err_raise(ERR_INVALID_PARAMETER, "must be file:PATH, a folder below a model root");
     }
-    const char *path = uri + 5;
-    if (strncmp(path, "///", 3) == 0) { /* file:///ABSOLUTE, as RFC 8089 writes it */
-        path += 2;
+    const char *text = uri + 5;
+    if (strncmp(text, "//", 2) == 0) {
+        text += 2;
+        text += strncasecmp(text, "localhost/", 10) == 0 ? 9 : 0;
+        if (text[0] != '/') {
+            return err_raise(ERR_INVALID_PARAMETER,
+                             "names the host \"%.*s\"; only files of this host are read, as "
+                             "file:///PATH or file:PATH",
+                             (int)(strcspn(text, "/") < 100 ? strcspn(text, "/") : 100), text);
+        }
+    }
+    size_t length = strlen(text);
+    if (length >= size) {
+        return err_raise(ERR_INVALID_PARAMETER, "has a path of %zu bytes, more than %zu", length, size - 1);
+    }
+    memcpy(path, text, length + 1);
+    int rc = decode_percent(path);
+    if (rc != 0) {
+        return rc;
     }
     if (has_parent_step(path)) {
         return err_raise(ERR_INVALID_PARAMETER, "must not contain \"..\"");
     }
-    if (path[0] == '\0') {
-        return err_raise(ERR_INVALID_PARAMETER, "names no folder");
+    return path[0] == '\0' ? err_raise(ERR_INVALID_PARAMETER, "names no folder") : 0;
+}
+
+int engine_model_open(const struct engine *engine, const char *uri, struct model **out)
+{
+    char path[sizeof((struct registration){0}.uri)];
+
+    int rc = parse_uri(uri, path, sizeof(path));
+    if (rc != 0) {
+        return rc;
     }
     for (size_t i = 0; i < engine->root_count; i++) {
         const char *relative = path[0] == '/' ? below_root(path, engine->roots[i]) : path;
         if (relative == NULL) {
             continue;
         }
-        int rc = model_open(engine->root_fds[i], relative, out);
+        rc = model_open(engine->root_fds[i], relative, out);
         if (rc != ERR_NOT_FOUND) {
             return rc;
         }

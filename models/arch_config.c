@@ -196,30 +196,99 @@ static int parse_window(const json_t *config, struct model_config *c)
     return json_is_array(types) ? parse_layer_types(types, c) : 0;
 }
 
-static int parse_rope_type(const json_t *rope, struct model_config *c)
+static int parse_rope_type(const char *type, const char *place, enum rope_type *out)
 {
     static const char *const names[] = {[ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3"};
-    const char *type = json_get_string(rope, "rope_type");
+    char what[64];
 
-    type = type != NULL ? type : json_get_string(rope, "type");
-    type = type != NULL ? type : "default";
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(type, names[i]) == 0) {
-            c->rope_type = (enum rope_type)i;
+            *out = (enum rope_type)i;
             return 0;
         }
     }
-    return unsupported("rope type", type);
+    snprintf(what, sizeof(what), "config.json: %s: rope type", place);
+    return unsupported(what, type);
+}
+
+/* The type in either spelling. Readers disagree on which of two wins, so two must agree. */
+static int read_rope_type(const json_t *rope, const char *place, enum rope_type *out)
+{
+    static const char *const keys[] = {"rope_type", "type"};
+    enum rope_type types[] = {ROPE_DEFAULT, ROPE_DEFAULT};
+    bool said[] = {false, false};
+
+    for (int i = 0; i < 2; i++) {
+        const json_t *value = json_object_get(rope, keys[i]);
+        if (value == NULL || json_is_null(value)) {
+            continue;
+        }
+        if (!json_is_string(value)) {
+            return err_raise(ERR_INVALID_MODEL, "config.json: %s.%s is not a string", place, keys[i]);
+        }
+        int rc = parse_rope_type(json_string_value(value), place, &types[i]);
+        if (rc != 0) {
+            return rc;
+        }
+        said[i] = true;
+    }
+    if (said[0] && said[1] && types[0] != types[1]) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: %s names two types, rope_type \"%s\" and type \"%s\"", place,
+                         json_get_string(rope, "rope_type"), json_get_string(rope, "type"));
+    }
+    *out = said[0] ? types[0] : types[1];
+    return 0;
+}
+
+/* One of the two members: what it holds, or NULL when it is absent, null or empty, which all mean the same. Its type is
+ * judged even where the other member counts: a type that is not computed here would show that the checkpoint is meant
+ * for another forward pass. */
+static int read_rope(const json_t *config, const char *place, const json_t **rope, enum rope_type *type)
+{
+    const char *key;
+    json_t *value;
+
+    *rope = json_object_get(config, place);
+    if (*rope == NULL || json_is_null(*rope)) {
+        *rope = NULL;
+        return 0;
+    }
+    if (!json_is_object(*rope)) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: %s is not an object", place);
+    }
+    if (json_object_size(*rope) == 0) {
+        *rope = NULL;
+        return 0;
+    }
+    json_object_foreach((json_t *)*rope, key, value)
+    {
+        if (json_is_object(value)) { /* by layer type, as families with two kinds of layers write it */
+            return unsupported("config.json: rope parameters by layer type, here", key);
+        }
+    }
+    return read_rope_type(*rope, place, type);
+}
+
+/* Where it is given inside and outside of the parameters, versions of the same library take one or the other. */
+static int read_original_max(const json_t *config, const json_t *rope, struct model_config *c)
+{
+    double outer = 0;
+    int rc = read_positive(config, "original_max_position_embeddings", 1e10, &outer);
+
+    c->rope_original_max = outer;
+    rc = rc != 0 ? rc : read_positive(rope, "original_max_position_embeddings", 1e10, &c->rope_original_max);
+    if (rc == 0 && outer > 0 && outer != c->rope_original_max) {
+        rc = err_raise(ERR_INVALID_MODEL,
+                       "config.json: original_max_position_embeddings is %g, and %g in the rope parameters", outer,
+                       c->rope_original_max);
+    }
+    return rc;
 }
 
 static int parse_rope_scaling(const json_t *config, const json_t *rope, struct model_config *c)
 {
-    int rc = parse_rope_type(rope, c);
+    int rc = read_positive(rope, "factor", 1e6, &c->rope_factor);
 
-    if (rc != 0 || c->rope_type == ROPE_DEFAULT) {
-        return rc;
-    }
-    rc = read_positive(rope, "factor", 1e6, &c->rope_factor);
     if (rc == 0 && c->rope_factor < 1) {
         rc = err_raise(ERR_INVALID_MODEL, "config.json: a rope factor of at least 1 is needed");
     }
@@ -228,8 +297,7 @@ static int parse_rope_scaling(const json_t *config, const json_t *rope, struct m
     }
     rc = read_positive(rope, "low_freq_factor", 1e6, &c->rope_low_freq);
     rc = rc != 0 ? rc : read_positive(rope, "high_freq_factor", 1e6, &c->rope_high_freq);
-    rc = rc != 0 ? rc : read_positive(config, "original_max_position_embeddings", 1e10, &c->rope_original_max);
-    rc = rc != 0 ? rc : read_positive(rope, "original_max_position_embeddings", 1e10, &c->rope_original_max);
+    rc = rc != 0 ? rc : read_original_max(config, rope, c);
     if (rc == 0 && !(c->rope_low_freq > 0 && c->rope_high_freq > c->rope_low_freq && c->rope_original_max > 0)) {
         rc = err_raise(ERR_INVALID_MODEL, "config.json: llama3 rope needs low_freq_factor < high_freq_factor and "
                                           "original_max_position_embeddings");
@@ -237,24 +305,36 @@ static int parse_rope_scaling(const json_t *config, const json_t *rope, struct m
     return rc;
 }
 
+/* rope_scaling (transformers 4) and rope_parameters (5). With both, transformers 5 takes rope_scaling and forgets the
+ * other, its rope_theta too; where that would change theta unseen, the pair is refused. */
 static int parse_rope(const json_t *config, struct model_config *c)
 {
-    const json_t *rope = json_object_get(config, "rope_parameters");
-    double partial = 1;
+    const json_t *scaling, *parameters;
+    enum rope_type scaling_type = ROPE_DEFAULT, parameters_type = ROPE_DEFAULT;
+    double partial = 1, other;
 
-    if (rope == NULL || json_is_null(rope)) {
-        rope = json_object_get(config, "rope_scaling");
-    }
     c->rope_theta = 10000;
     int rc = read_positive(config, "rope_theta", 1e15, &c->rope_theta);
     rc = rc != 0 ? rc : read_positive(config, "partial_rotary_factor", 1, &partial);
-    if (rc == 0 && rope != NULL && !json_is_null(rope)) {
-        if (!json_is_object(rope)) {
-            return err_raise(ERR_INVALID_MODEL, "config.json: the rope parameters are not an object");
-        }
+    rc = rc != 0 ? rc : read_rope(config, "rope_scaling", &scaling, &scaling_type);
+    rc = rc != 0 ? rc : read_rope(config, "rope_parameters", &parameters, &parameters_type);
+    if (rc != 0) {
+        return rc;
+    }
+    const json_t *rope = scaling != NULL ? scaling : parameters;
+    if (rope != NULL) {
+        c->rope_type = scaling != NULL ? scaling_type : parameters_type;
         rc = read_positive(rope, "rope_theta", 1e15, &c->rope_theta);
         rc = rc != 0 ? rc : read_positive(rope, "partial_rotary_factor", 1, &partial);
-        rc = rc != 0 ? rc : parse_rope_scaling(config, rope, c);
+        rc = rc != 0 || c->rope_type == ROPE_DEFAULT ? rc : parse_rope_scaling(config, rope, c);
+    }
+    other = c->rope_theta;
+    rc = rc != 0 || parameters == NULL ? rc : read_positive(parameters, "rope_theta", 1e15, &other);
+    if (rc == 0 && other != c->rope_theta) {
+        return err_raise(ERR_INVALID_MODEL,
+                         "config.json: rope_scaling replaces rope_parameters, and with it rope_theta = %g by %g; write "
+                         "rope_theta into rope_scaling, or keep one of the two members",
+                         other, c->rope_theta);
     }
     if (rc == 0 && c->rope_theta < 1) {
         return err_raise(ERR_INVALID_MODEL, "config.json: rope_theta = %g is below 1", c->rope_theta);

@@ -62,7 +62,7 @@ static void measure(struct model *model)
     for (size_t i = 0; i < model->tensor_count; i++) {
         const struct model_tensor *tensor = &model->tensors[i];
         bool spare = model->config.tie_word_embeddings && strcmp(tensor->name, "lm_head.weight") == 0;
-        bool table = strstr(tensor->name, ".rotary_emb.") != NULL;
+        bool table = model_is_rotary_table(tensor->name);
         model->bytes += (int64_t)(tensor->entry->end - tensor->entry->begin);
         model->parameters += spare || table ? 0 : count_of(tensor->entry);
     }

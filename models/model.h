@@ -39,6 +39,9 @@ size_t model_tensor_count(const struct model *model);
 struct model_tensor model_tensor_at(const struct model *model, size_t i); /* in checkpoint order: shard, offset */
 /* file == NULL when absent. */
 struct model_tensor model_find(const struct model *model, const char *name);
+/* Whether this names a table of the rotary embedding (frequencies, cosines, sines), which old exports keep, of each
+ * layer or of the model. It follows from config.json: nothing reads it. */
+bool model_is_rotary_table(const char *name);
 /* Files of the checkpoint that are neither weights nor index: NULL-terminated names, to copy into artifacts. */
 const char *const *model_side_files(const struct model *model);
 /* Raises ERR_SOURCE_CHANGED when a shard's (dev, ino, size, mtime, ctime) differ from when it was opened. */

@@ -96,7 +96,37 @@ static bool is_layer_tensor(const struct model_config *config, const char *path)
             return true;
         }
     }
-    return strcmp(path, "self_attn.rotary_emb.inv_freq") == 0; /* old exports keep it; it follows from the config */
+    return false;
+}
+
+/* The end of a name behind "model.", or behind "model.layers.N.self_attn.", whatever N is; else NULL. */
+static const char *behind_rotary_owner(const char *name)
+{
+    static const char model[] = "model.", layers[] = "layers.", attention[] = ".self_attn.";
+
+    if (strncmp(name, model, sizeof(model) - 1) != 0) {
+        return NULL;
+    }
+    name += sizeof(model) - 1;
+    if (strncmp(name, layers, sizeof(layers) - 1) != 0) {
+        return name;
+    }
+    name += sizeof(layers) - 1;
+    name += strspn(name, "0123456789");
+    return strncmp(name, attention, sizeof(attention) - 1) == 0 ? name + sizeof(attention) - 1 : NULL;
+}
+
+bool model_is_rotary_table(const char *name)
+{
+    static const char *const tables[] = {"rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"};
+    const char *end = behind_rotary_owner(name);
+
+    for (size_t i = 0; end != NULL && i < sizeof(tables) / sizeof(tables[0]); i++) {
+        if (strcmp(end, tables[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool is_known(const struct model_config *config, const char *name)
@@ -108,6 +138,9 @@ static bool is_known(const struct model_config *config, const char *name)
         if (strcmp(name, outside[i]) == 0) {
             return true;
         }
+    }
+    if (model_is_rotary_table(name)) {
+        return true;
     }
     if (strncmp(name, MODEL_LAYER_PREFIX, prefix) != 0 || name[prefix] < '0' || name[prefix] > '9') {
         return false;

@@ -176,15 +176,6 @@ static int describe(const struct writer *writer, const struct export_piece *piec
     return 0;
 }
 
-/* Follows from the config and is in no GGUF file. */
-static bool is_derived(const char *name)
-{
-    static const char end[] = ".rotary_emb.inv_freq";
-    size_t length = strlen(name);
-
-    return length >= sizeof(end) && strcmp(name + length - (sizeof(end) - 1), end) == 0;
-}
-
 static int list_entries(struct writer *writer)
 {
     const struct export_plan *plan = writer->plan;
@@ -197,7 +188,7 @@ static int list_entries(struct writer *writer)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu tensors", plan->count);
     }
     for (size_t i = 0; i < plan->count; i++) {
-        if (!is_derived(plan->pieces[i].name)) {
+        if (!model_is_rotary_table(plan->pieces[i].name)) { /* no GGUF file has one */
             writer->of_piece[i] = &writer->entries[writer->count];
             int rc = describe(writer, &plan->pieces[i], &writer->entries[writer->count++]);
             if (rc != 0) {

@@ -200,8 +200,8 @@ static void add_fault(struct faults *faults, const char *pointer, const char *mo
 {
     const struct err_record *why = err_last();
 
-    faults_add(faults, why->code, pointer, "%.80s%s%.120s%s%.60s%s", module, module[0] != '\0' ? ": " : "",
-               why->message, why->hint[0] != '\0' ? "; " : "", why->hint, others);
+    faults_add(faults, why->code, pointer, "%s%s%s%s%s%s", module, module[0] != '\0' ? ": " : "", why->message,
+               why->hint[0] != '\0' ? "; " : "", why->hint, others);
 }
 
 int format_check(const struct format *format, const struct format_config *config, const char *pointer,
@@ -209,7 +209,7 @@ int format_check(const struct format *format, const struct format_config *config
 {
     enum { SEEN_MAX = 8 };
     char seen[SEEN_MAX][128];
-    char others[96];
+    char others[256];
     int count = 0;
 
     if (judge(format, config) == 0) {

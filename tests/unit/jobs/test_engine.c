@@ -310,7 +310,16 @@ START_TEST(test_models)
                                       "file:nowhere",
                                       "http://example.org/x",
                                       "file:",
-                                      "file:tiny-llama/config.json"};
+                                      "file:tiny-llama/config.json",
+                                      "file:%2e%2e/data/tiny-llama",
+                                      "file:tiny-llama/%2E./tiny-llama",
+                                      "file:tiny-llama%00",
+                                      "file:tiny-llama%2Fconfig.json",
+                                      "file:tiny-llama%",
+                                      "file:tiny%2-llama",
+                                      "file://example.org/tiny-llama",
+                                      "file://tiny-llama"};
+    static const char *const good[] = {"file:tiny%2Dllama", "FILE:%74iny%2dllam%61", "file:tiny-llama"};
     struct faults faults;
     json_t *model;
     char uri[600];
@@ -320,6 +329,14 @@ START_TEST(test_models)
         ck_assert_msg(err_http_status(rc) / 100 == 4, "%s: %s", bad[i], err_api_code(rc));
         ck_assert_str_eq(faults.items[0].param, "/uri");
     }
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        ck_assert_msg(register_uri(good[i], NULL, &faults, &model) == 0, "%s: %s", good[i], faults.items[0].detail);
+        ck_assert_str_eq(json_get_string(model, "uri"), good[i]); /* as it was given */
+        json_decref(model);
+    }
+    snprintf(uri, sizeof(uri), "file://localhost%s/tiny%%2Dllama", MODEL_ROOT);
+    ck_assert_rc_ok(register_uri(uri, NULL, &faults, &model));
+    json_decref(model);
     ck_assert_int_eq(register_uri("file:tiny-llama", "00", &faults, &model), ERR_DIGEST_MISMATCH);
     ck_assert_str_eq(faults.items[0].param, "/expected_sha256");
     snprintf(uri, sizeof(uri), "file://%s/tiny-llama", MODEL_ROOT);

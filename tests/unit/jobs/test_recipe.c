@@ -273,6 +273,9 @@ START_TEST(held_against_a_model)
            ERR_INCOMPATIBLE_OPTIONS, "/output/format", "q, k and v of block 0 are not quantized alike");
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*.up_proj','skip':true}]}",
            ERR_INCOMPATIBLE_OPTIONS, "/output/format", "gate and up of block 0 are not quantized alike");
+    expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*.q_proj','bits':8}]}",
+           ERR_INCOMPATIBLE_OPTIONS, "/output/format",
+           "runtimes load them as one linear: quantize all of them, or none"); /* to its end */
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'re:.*(q|k|v)_proj','bits':8}]}", 0,
            "", "");
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*.dwn_proj','bits':8}]}",

@@ -131,6 +131,41 @@ START_TEST(test_rope)
 }
 END_TEST
 
+/* rope_scaling replaces rope_parameters, as transformers 5 reads them. */
+START_TEST(test_two_ropes)
+{
+    struct model_config c;
+
+    ck_assert_rc_ok(parse("LlamaForCausalLM",
+                          "{\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":10000.0},"
+                          "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4}}",
+                          &c));
+    ck_assert_int_eq(c.rope_type, ROPE_LINEAR);
+    ck_assert_double_eq(c.rope_factor, 4);
+    ck_assert_rc_ok(parse("LlamaForCausalLM",
+                          "{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4,\"rope_theta\":5e5},"
+                          "\"rope_scaling\":{\"rope_type\":\"default\",\"rope_theta\":5e5}}",
+                          &c));
+    ck_assert_int_eq(c.rope_type, ROPE_DEFAULT);
+    ck_assert_double_eq(c.rope_theta, 5e5);
+    /* What is empty is not there. */
+    ck_assert_rc_ok(
+        parse("LlamaForCausalLM",
+              "{\"rope_parameters\":{\"type\":\"linear\",\"factor\":2,\"rope_theta\":7000},\"rope_scaling\":{}}", &c));
+    ck_assert_int_eq(c.rope_type, ROPE_LINEAR);
+    ck_assert_double_eq(c.rope_theta, 7000);
+    ck_assert_rc_ok(
+        parse("LlamaForCausalLM", "{\"rope_parameters\":{},\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", &c));
+    ck_assert_int_eq(c.rope_type, ROPE_LINEAR);
+    /* The theta of either place is fine where both mean the same. */
+    ck_assert_rc_ok(parse("LlamaForCausalLM",
+                          "{\"rope_theta\":5e5,\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":5e5},"
+                          "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4}}",
+                          &c));
+    ck_assert_double_eq(c.rope_theta, 5e5);
+}
+END_TEST
+
 static const struct {
     const char *architecture, *more;
     int code;
@@ -147,6 +182,31 @@ static const struct {
      "dynamic"},
     {"LlamaForCausalLM", "{\"rope_parameters\":{\"rope_type\":\"longrope\"}}", ERR_UNSUPPORTED_ARCHITECTURE,
      "longrope"},
+    {"LlamaForCausalLM",
+     "{\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":1e4},"
+     "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}",
+     ERR_UNSUPPORTED_ARCHITECTURE, "rope_scaling: rope type \"yarn\""},
+    {"LlamaForCausalLM", "{\"rope_parameters\":{},\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4}}",
+     ERR_UNSUPPORTED_ARCHITECTURE, "yarn"},
+    {"LlamaForCausalLM",
+     "{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4},\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}}",
+     ERR_UNSUPPORTED_ARCHITECTURE, "rope_parameters: rope type \"yarn\""},
+    {"LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"mrope\",\"rope_type\":\"default\"}}",
+     ERR_UNSUPPORTED_ARCHITECTURE, "mrope"},
+    {"LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"linear\",\"rope_type\":\"default\",\"factor\":4}}",
+     ERR_INVALID_MODEL, "two types"},
+    {"LlamaForCausalLM", "{\"rope_scaling\":{\"rope_type\":4,\"factor\":4}}", ERR_INVALID_MODEL,
+     "rope_scaling.rope_type is not a string"},
+    {"LlamaForCausalLM", "{\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}}",
+     ERR_UNSUPPORTED_ARCHITECTURE, "full_attention"},
+    {"LlamaForCausalLM",
+     "{\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":1e6},"
+     "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4}}",
+     ERR_INVALID_MODEL, "rope_theta = 1e+06 by 10000"},
+    {"LlamaForCausalLM",
+     "{\"original_max_position_embeddings\":4096,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,"
+     "\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":8192}}",
+     ERR_INVALID_MODEL, "original_max_position_embeddings is 4096, and 8192"},
     {"LlamaForCausalLM", "{\"partial_rotary_factor\":0.5}", ERR_UNSUPPORTED_ARCHITECTURE, "partial_rotary_factor"},
     {"Qwen2ForCausalLM",
      "{\"use_sliding_window\":true,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"full_attention\","
@@ -204,4 +264,4 @@ START_TEST(test_refused)
 }
 END_TEST
 
-UNIT_MAIN("arch", test_llama, test_windows, test_rope, test_refused)
+UNIT_MAIN("arch", test_llama, test_windows, test_rope, test_two_ropes, test_refused)

@@ -268,10 +268,29 @@ START_TEST(test_contradictions)
     expect(&s, ERR_INVALID_MODEL, "k_proj.weight is missing");
     rename_to(&s, "model.layers.0.self_attn.k.weight", "model.layers.0.self_attn.k_proj.weight");
 
-    static const char *const unknown[] = {
-        "model.layers.0.self_attn.q_proj.bias", "model.layers.2.input_layernorm.weight",
-        "model.layers.0.self_attn.q_norm.weight", "score.weight", "model.layers.x.input_layernorm.weight"};
-    support_add(&s, "model.layers.0.self_attn.rotary_emb.inv_freq", 2, 0);
+    static const char *const unknown[] = {"model.layers.0.self_attn.q_proj.bias",
+                                          "model.layers.2.input_layernorm.weight",
+                                          "model.layers.0.self_attn.q_norm.weight",
+                                          "score.weight",
+                                          "rotary_emb.inv_freq",
+                                          "model.rotary_emb.weight",
+                                          "model.layers.0.rotary_emb.inv_freq",
+                                          "model.layers.0.self_attn.rotary_emb.inv_freq.weight",
+                                          "model.layers.x.input_layernorm.weight"};
+    struct model *model;
+    support_write(&s);
+    ck_assert_rc_ok(support_open(&s, ".", &model));
+    int64_t parameters = model_parameters(model);
+    model_close(model);
+    static const char *const tables[] = {"model.layers.0.self_attn.rotary_emb.inv_freq",
+                                         "model.layers.1.self_attn.rotary_emb.cos_cached",
+                                         "model.layers.1.self_attn.rotary_emb.sin_cached",
+                                         "model.rotary_emb.inv_freq",
+                                         "model.rotary_emb.cos_cached",
+                                         "model.rotary_emb.sin_cached"};
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        support_add(&s, tables[i], 2, i % 2);
+    }
     for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
         support_add(&s, unknown[i], 8, 0);
         support_write(&s);
@@ -279,8 +298,8 @@ START_TEST(test_contradictions)
         s.count--;
     }
     support_write(&s);
-    struct model *model;
-    ck_assert_rc_ok(support_open(&s, ".", &model)); /* inv_freq alone is fine */
+    ck_assert_rc_ok(support_open(&s, ".", &model)); /* rotary tables alone are fine */
+    ck_assert_int_eq(model_parameters(model), parameters);
     model_close(model);
     support_deinit(&s);
 }
