@@ -20,12 +20,12 @@ static int refuse(const char *what, const char *token)
     return err_set_hint(rc, "another output.format, which copies tokenizer.json as it is");
 }
 
-/* Pairs of tokens that make this one. */
+/* Pairs of tokens that make this one: none for a token of one byte, or of none. */
 static int64_t count_splits(const json_t *vocab, const char *text, char *left)
 {
     int64_t count = 0;
 
-    for (size_t i = 1; text[i] != '\0'; i++) {
+    for (size_t i = 1, size = strlen(text); i < size; i++) {
         left[i - 1] = text[i - 1];
         left[i] = '\0';
         bool boundary = ((unsigned char)text[i] & 0xc0) != 0x80;

@@ -416,6 +416,19 @@ START_TEST(byte_fallback_tokenizers)
 }
 END_TEST
 
+/* A vocabulary may hold a token without text, whose splits are none. */
+START_TEST(empty_token)
+{
+    struct gguf_file *file =
+        tokenizer_keys("{\"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"vocab\": {\"\": 0, "
+                       "\"a\": 1, \"b\": 2, \"ab\": 3}, \"merges\": [[\"a\", \"b\"]]}}",
+                       "{}");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_mem_eq(file->keys[gguf_find_key(file, "tokenizer.ggml.tokens")].value, "\0\0\0\0\0\0\0\0", 8);
+    keys_free(file);
+}
+END_TEST
+
 /* Against the definition in the config's own terms, for every frequency. */
 START_TEST(rotary_factors)
 {
@@ -448,6 +461,7 @@ int main(void)
     tcase_add_test(tcase, what_cannot_be_said_is_refused);
     tcase_add_test(tcase, byte_level_tokenizers);
     tcase_add_test(tcase, byte_fallback_tokenizers);
+    tcase_add_test(tcase, empty_token);
     tcase_add_test(tcase, rotary_factors);
     tcase_add_loop_test(tcase, integers_twice, 4, 5);
     tcase_add_loop_test(tcase, integers_twice, 8, 9);
