@@ -256,3 +256,66 @@ float dtype_round_down(float value, enum dtype dtype)
         return value;
     }
 }
+
+/* Whether element i is a NaN or Inf: all bits of the exponent, or of whatever a type without one sets aside. */
+static bool is_nonfinite(enum dtype dtype, const void *data, int64_t i)
+{
+    switch (dtype) {
+    case DTYPE_F64:
+        return (((const uint64_t *)data)[i] & 0x7ff0000000000000u) == 0x7ff0000000000000u;
+    case DTYPE_F32:
+        return (((const uint32_t *)data)[i] & 0x7f800000u) == 0x7f800000u;
+    case DTYPE_F16:
+        return (((const uint16_t *)data)[i] & 0x7c00u) == 0x7c00u;
+    case DTYPE_BF16:
+        return (((const uint16_t *)data)[i] & 0x7f80u) == 0x7f80u;
+    case DTYPE_F8_E4M3:
+        return (((const uint8_t *)data)[i] & 0x7fu) == 0x7fu;
+    case DTYPE_F8_E5M2:
+        return (((const uint8_t *)data)[i] & 0x7cu) == 0x7cu;
+    case DTYPE_F8_E8M0:
+        return ((const uint8_t *)data)[i] == 0xffu;
+    default:
+        return false;
+    }
+}
+
+int64_t dtype_find_nonfinite(enum dtype dtype, const void *data, int64_t count)
+{
+    enum { CHUNK = 4096 }; /* looked at without branches, so that the compiler can use vectors */
+
+    for (int64_t begin = 0; begin < count && dtype_rows[dtype].is_float; begin += CHUNK) {
+        int64_t end = count - begin < CHUNK ? count : begin + CHUNK;
+        unsigned any = 0;
+        switch (dtype) { /* once for each type that is large */
+        case DTYPE_F32:
+            for (int64_t i = begin; i < end; i++) {
+                any |= is_nonfinite(DTYPE_F32, data, i);
+            }
+            break;
+        case DTYPE_F16:
+            for (int64_t i = begin; i < end; i++) {
+                any |= is_nonfinite(DTYPE_F16, data, i);
+            }
+            break;
+        case DTYPE_BF16:
+            for (int64_t i = begin; i < end; i++) {
+                any |= is_nonfinite(DTYPE_BF16, data, i);
+            }
+            break;
+        case DTYPE_F8_E4M3:
+            for (int64_t i = begin; i < end; i++) {
+                any |= is_nonfinite(DTYPE_F8_E4M3, data, i);
+            }
+            break;
+        default:
+            any = 1;
+        }
+        for (int64_t i = begin; any != 0 && i < end; i++) {
+            if (is_nonfinite(dtype, data, i)) {
+                return i;
+            }
+        }
+    }
+    return -1;
+}

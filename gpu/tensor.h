@@ -52,6 +52,9 @@ size_t tensor_bytes(const struct tensor *tensor);
 /* Rows [begin, begin+count) of a rank-2 tensor, as a view. */
 struct tensor tensor_rows(const struct tensor *tensor, int64_t begin, int64_t count);
 
+/* The first NaN or Inf among count elements of a float type; -1 when there is none, or the type holds none. */
+int64_t dtype_find_nonfinite(enum dtype dtype, const void *data, int64_t count);
+
 /* Scalar conversions, round to nearest even; the truth that packed kernels are held to. */
 float dtype_bf16_to_f32(uint16_t bits);
 uint16_t dtype_f32_to_bf16(float value); /* NaN stays NaN */

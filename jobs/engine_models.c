@@ -209,7 +209,7 @@ static json_t *describe_layers(const struct model *model)
     return layers;
 }
 
-static json_t *describe(const struct model *model, const struct registration *request)
+static json_t *describe(const struct model *model, bool tied, const struct registration *request)
 {
     const struct model_config *config = model_config(model);
     char id[ID_SIZE];
@@ -223,8 +223,8 @@ static json_t *describe(const struct model *model, const struct registration *re
         (json_int_t)config->hidden_size, "intermediate_size", (json_int_t)config->intermediate_size, "num_heads",
         (json_int_t)config->num_heads, "num_kv_heads", (json_int_t)config->num_kv_heads, "vocab_size",
         (json_int_t)config->vocab_size, "max_position", (json_int_t)config->max_position, "dtype",
-        dtype_rows[model_dtype(model)].name, "tied", (int)config->tie_word_embeddings, "digest", model_digest(model),
-        "supported", 1, "reasons", "created_at", (json_int_t)clock_unix_seconds());
+        dtype_rows[model_dtype(model)].name, "tied", (int)tied, "digest", model_digest(model), "supported", 1,
+        "reasons", "created_at", (json_int_t)clock_unix_seconds());
 }
 
 /* What the client did wrong, where the opener can only say what it met. */
@@ -267,8 +267,14 @@ int engine_model_register(struct engine *engine, const json_t *body, struct faul
         model_close(opened);
         return faults_raise(faults);
     }
-    json_t *object = describe(opened, &request);
+    bool tied = true;
+    rc = model_tied(opened, &tied);
+    json_t *object = rc == 0 ? describe(opened, tied, &request) : NULL;
     model_close(opened);
+    if (rc != 0) {
+        faults_add(faults, request_code(rc), "/uri", "%s", err_last()->message);
+        return faults_raise(faults);
+    }
     if (object == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model object");
     }

@@ -300,11 +300,21 @@ static int start_over(struct task *task)
     return save_preparation(task);
 }
 
+static int tick_outside(void *data)
+{
+    struct task *task = data;
+
+    return task_tick(task, task->fraction, "loading");
+}
+
 int task_run(struct task *task)
 {
     struct evaluation_result evaluation = {0};
 
-    int rc = run_pipeline(task, &evaluation);
+    /* What is only copied would be found out by the export; that is hours after what can be said at once. */
+    int rc = task->layers_done == 0 ? model_check_outside(task->model, tick_outside, task) : 0;
+
+    rc = rc != 0 ? rc : run_pipeline(task, &evaluation);
     if (rc == ERR_SOURCE_CORRUPT && json_array_size(task->blocks) > 0) {
         rc = start_over(task);
         rc = rc != 0 ? rc : run_pipeline(task, &evaluation);

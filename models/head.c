@@ -17,9 +17,10 @@ int head_load_embedding(const struct model *model, const struct gpu *gpu, struct
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
 {
     struct tensor weight = {0}, lm_head = {0};
-    bool tied = model_config(model)->tie_word_embeddings;
+    bool tied = false;
 
-    int rc = model_load_tensor(model, "model.norm.weight", DTYPE_F32, gpu, stream, &weight);
+    int rc = model_tied(model, &tied);
+    rc = rc != 0 ? rc : model_load_tensor(model, "model.norm.weight", DTYPE_F32, gpu, stream, &weight);
     if (rc == 0) {
         rc = tied ? head_load_embedding(model, gpu, stream, out)
                   : model_load_tensor(model, "lm_head.weight", DTYPE_COUNT, gpu, stream, &lm_head);

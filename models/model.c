@@ -109,10 +109,14 @@ int model_open(int root_fd, const char *relative, struct model **out)
     }
     relative = relative[0] == '\0' ? "." : relative;
     model->dir_fd = -1;
+    model->lazy = calloc(1, sizeof(*model->lazy));
     arena_init(&model->arena, ARENA_MAX);
     model->relative = arena_strndup(&model->arena, relative, strlen(relative));
     model->root_fd = fcntl(root_fd, F_DUPFD_CLOEXEC, 0);
     int rc = arena_check(&model->arena);
+    if (rc == 0 && model->lazy == NULL) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model");
+    }
     if (rc == 0 && model->root_fd < 0) {
         rc = err_raise_errno(errno, "cannot keep the model root open");
     }
@@ -138,6 +142,7 @@ void model_close(struct model *model)
     free(model->tensors);
     free(model->by_name);
     free(model->side_files);
+    free(model->lazy);
     json_decref(model->json);
     if (model->dir_fd >= 0) {
         close(model->dir_fd);
@@ -184,7 +189,10 @@ int64_t model_bytes(const struct model *model)
 
 int64_t model_parameters(const struct model *model)
 {
-    return model->parameters;
+    const struct model_tensor head = model_find(model, "lm_head.weight");
+    bool own = atomic_load(&model->lazy->head) == MODEL_HEAD_OWN;
+
+    return model->parameters + (own ? count_of(head.entry) : 0);
 }
 
 enum dtype model_dtype(const struct model *model)

@@ -33,12 +33,23 @@ int model_open_file(const struct model *model, const char *name, int *fd);
 /* Digest over config.json and every shard's (name, size, header bytes): cheap identity, hex. */
 const char *model_digest(const struct model *model);
 int64_t model_bytes(const struct model *model);      /* of all tensors */
-int64_t model_parameters(const struct model *model); /* tied counted once */
+int64_t model_parameters(const struct model *model); /* a tied head counts once, see model_tied */
 enum dtype model_dtype(const struct model *model);   /* of the first block's q_proj */
 size_t model_tensor_count(const struct model *model);
 struct model_tensor model_tensor_at(const struct model *model, size_t i); /* in checkpoint order: shard, offset */
 /* file == NULL when absent. */
 struct model_tensor model_find(const struct model *model, const char *name);
+/* Whether the head is the embedding: config.json says so, and there is no lm_head.weight or one with the same values
+ * (told in bounded memory, once for each opened model; where they differ, nearly always at the first piece). Where they
+ * differ, the head is the model's own, whatever config.json says. */
+int model_tied(const struct model *model, bool *tied);
+/* Look through what lies outside the blocks (final norm, embedding, head unless it is tied) for a NaN or Inf:
+ * ERR_NON_FINITE_VALUE with the tensor's name. tick, if any, is called between pieces; what it returns other than 0
+ * ends the look. */
+typedef int (*model_tick)(void *data);
+int model_check_outside(const struct model *model, model_tick tick, void *data);
+/* ERR_NON_FINITE_VALUE for element `index` of a tensor. */
+int model_raise_nonfinite(const char *name, int64_t index);
 /* Whether this names a table of the rotary embedding (frequencies, cosines, sines), which old exports keep, of each
  * layer or of the model. It follows from config.json: nothing reads it. */
 bool model_is_rotary_table(const char *name);

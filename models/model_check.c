@@ -156,7 +156,7 @@ int model_check_tensors(const struct model *model)
     int rc = want(model, "model.embed_tokens.weight", config->vocab_size, config->hidden_size);
 
     rc = rc != 0 ? rc : want(model, "model.norm.weight", config->hidden_size, 0);
-    if (rc == 0 && !config->tie_word_embeddings) {
+    if (rc == 0 && (!config->tie_word_embeddings || model_find(model, "lm_head.weight").file != NULL)) {
         rc = want(model, "lm_head.weight", config->vocab_size, config->hidden_size);
     }
     for (int64_t layer = 0; rc == 0 && layer < config->num_layers; layer++) {

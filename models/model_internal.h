@@ -5,6 +5,7 @@
 #include "base/digest.h"
 #include "models/model.h"
 
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 #define MODEL_PATH_MAX 4096
@@ -16,12 +17,20 @@ struct model_shard {
     struct stat identity; /* when it was opened */
 };
 
+enum model_head { MODEL_HEAD_UNKNOWN, MODEL_HEAD_TIED, MODEL_HEAD_OWN };
+
+/* What is found out when it is first asked for; any thread may. */
+struct model_lazy {
+    _Atomic int head; /* enum model_head, of a config that says tied; model_scan.c */
+};
+
 struct model {
     int root_fd, dir_fd;
     const char *relative;
     struct arena arena; /* every string */
     json_t *json;
     struct model_config config;
+    struct model_lazy *lazy;
     struct model_shard *shards; /* by name */
     size_t shard_count;
     struct model_tensor *tensors; /* by shard, offset */

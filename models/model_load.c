@@ -54,8 +54,7 @@ static int check_finite(const struct piece *piece, const struct tensor *out)
     int rc = piece->gpu->ops->find_nonfinite(piece->stream, &index, out);
 
     if (rc == 0 && index >= 0) {
-        rc = err_raise(ERR_NON_FINITE_VALUE, "tensor %.160s has a NaN or Inf at element %lld", piece->source->name,
-                       (long long)index);
+        rc = model_raise_nonfinite(piece->source->name, index);
     }
     return rc;
 }

@@ -72,19 +72,41 @@ int export_write_index(const struct format_export *request, const struct export_
     return rc;
 }
 
+/* The source's config with what is no longer true of it; NULL when memory is out. */
+static json_t *reword_config(const struct format_export *request, bool tied, const json_t *quantization)
+{
+    const struct model *model = request->config.model;
+    json_t *config = json_deep_copy(model_config_json(model));
+    int rc = config == NULL;
+
+    if (rc == 0 && model_config(model)->tie_word_embeddings && !tied) {
+        rc = json_object_set_new(config, "tie_word_embeddings", json_false());
+    }
+    if (rc == 0 && quantization != NULL) {
+        rc = json_object_set(config, "quantization_config", (json_t *)quantization);
+    }
+    if (rc != 0) {
+        json_decref(config);
+        return NULL;
+    }
+    return config;
+}
+
 int export_write_config(const struct format_export *request)
 {
-    bool plain = request->format->config == NULL;
-    json_t *quantization = plain ? NULL : request->format->config(&request->config);
-    json_t *config = json_deep_copy(model_config_json(request->config.model));
+    bool plain = request->format->config == NULL, tied;
 
-    if (config == NULL ||
-        (!plain && (quantization == NULL || json_object_set(config, "quantization_config", quantization) != 0))) {
+    int rc = model_tied(request->config.model, &tied);
+    if (rc != 0) {
+        return rc;
+    }
+    json_t *quantization = plain ? NULL : request->format->config(&request->config);
+    json_t *config = plain || quantization != NULL ? reword_config(request, tied, quantization) : NULL;
+    if (config == NULL) {
         json_decref(quantization);
-        json_decref(config);
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for config.json");
     }
-    int rc = write_json(request, FORMAT_CONFIG_FILE, config);
+    rc = write_json(request, FORMAT_CONFIG_FILE, config);
     if (rc == 0 && !plain && request->format->side_file != NULL) {
         rc = write_json(request, request->format->side_file, quantization);
     }

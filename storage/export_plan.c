@@ -1,7 +1,8 @@
 /* The plan of an export: which tensors the artifact has, in which shard, and where each comes from.
  *
  * Order is the source checkpoint's, with M.weight replaced by the tensors that M becomes, so the same job gives the
- * same bytes. A tied lm_head is never written: the config's tie_word_embeddings says it all. */
+ * same bytes. A head that is the embedding is not written: the config's tie_word_embeddings says it all. One with
+ * values of its own is, whatever the source's config said (model_tied). */
 
 #include "storage/export.h"
 
@@ -198,14 +199,17 @@ static int add_new(const struct format_export *request, struct export_plan *plan
 static int list_pieces(const struct format_export *request, const struct named *sorted, struct export_plan *plan)
 {
     const struct model *model = request->config.model;
-    bool tied = model_config(model)->tie_word_embeddings;
     size_t capacity = 0;
     int modules = 0;
+    bool tied;
 
+    int rc = model_tied(model, &tied);
+    if (rc != 0) {
+        return rc;
+    }
     for (size_t i = 0; i < model_tensor_count(model); i++) {
         const char *name = model_tensor_at(model, i).name;
         int module = module_of(sorted, request->config.count, name);
-        int rc = 0;
         if (module >= 0) {
             rc = add_module(request, module, &capacity, plan);
             modules++;

@@ -1,7 +1,8 @@
 /* The bytes of an artifact's tensors, unit by unit, for whatever container they go into.
  *
  * In a thread's memory at any time: one module's codes, one of its packed tensors, or one stretch of a tensor that is
- * copied. Copies are byte for byte: what was not quantized is the source's own. */
+ * copied. Copies are byte for byte: what was not quantized is the source's own. Every float that leaves is looked at: a
+ * NaN or Inf anywhere makes a model that answers nothing, so it ends the export with the tensor's name. */
 
 #include "storage/export.h"
 
@@ -46,6 +47,16 @@ static unsigned char *room(struct export_reader *reader, int64_t bytes)
     return reader->buffer;
 }
 
+/* Hand on bytes [at, at + size) of a piece, once they are seen to be finite. */
+static int hand_on(const struct export_piece *piece, int64_t at, const void *bytes, int64_t size, export_sink sink,
+                   void *data)
+{
+    int64_t width = dtype_rows[piece->dtype].bytes, found = dtype_find_nonfinite(piece->dtype, bytes, size / width);
+
+    return found >= 0 ? model_raise_nonfinite(piece->name, at / width + found)
+                      : sink(data, piece, (uint64_t)at, bytes, (size_t)size);
+}
+
 static int copy_stretch(struct export_reader *reader, const struct export_piece *piece, const struct export_unit *unit,
                         export_sink sink, void *data)
 {
@@ -56,7 +67,7 @@ static int copy_stretch(struct export_reader *reader, const struct export_piece 
     for (int64_t at = unit->at; rc == 0 && at < unit->at + unit->size;) {
         int64_t left = unit->at + unit->size - at, size = left < COPY_BYTES ? left : COPY_BYTES;
         rc = safetensors_read(tensor.file, tensor.entry, (uint64_t)at, buffer, (size_t)size);
-        rc = rc != 0 ? rc : sink(data, piece, (uint64_t)at, buffer, (size_t)size);
+        rc = rc != 0 ? rc : hand_on(piece, at, buffer, size, sink, data);
         rc = rc != 0 ? rc : advance(reader, size);
         at += size;
     }
@@ -130,7 +141,7 @@ static int encode_piece(struct export_reader *reader, const struct export_piece 
     }
     memset(packed, 0, (size_t)piece->bytes);
     rc = reader->request->format->encode(&reader->module, piece->index, packed);
-    rc = rc != 0 ? rc : sink(data, piece, 0, packed, (size_t)piece->bytes);
+    rc = rc != 0 ? rc : hand_on(piece, 0, packed, piece->bytes, sink, data);
     return rc != 0 ? err_pass(rc, "pack %s", piece->name) : advance(reader, piece->bytes);
 }
 
@@ -148,7 +159,7 @@ static int read_dense(struct export_reader *reader, const struct export_piece *p
     }
     if (rc == 0) {
         format_narrow(q.tables, q.rows * q.cols, piece->dtype, stored);
-        rc = sink(data, piece, 0, stored, (size_t)piece->bytes);
+        rc = hand_on(piece, 0, stored, piece->bytes, sink, data);
     }
     qtensor_deinit(&q);
     return rc != 0 ? err_pass(rc, "write %s", piece->name) : advance(reader, piece->bytes);

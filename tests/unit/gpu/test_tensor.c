@@ -171,6 +171,44 @@ START_TEST(find_nonfinite)
 END_TEST
 
 /* A large block that was freed is the next of its size; zeros are zeros nevertheless. */
+/* Every type that can hold a NaN or Inf, at the edges of what is looked at in one go. */
+START_TEST(find_nonfinite_stored)
+{
+    static const struct {
+        enum dtype dtype;
+        uint64_t finite, bad[3];
+    } rows[] = {
+        {DTYPE_F64, 0x7fefffffffffffff, {0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000001}},
+        {DTYPE_F32, 0x7f7fffff, {0x7f800000, 0xff800000, 0x7fc00000}},
+        {DTYPE_F16, 0x7bff, {0x7c00, 0xfc00, 0x7e00}},
+        {DTYPE_BF16, 0xff7f, {0x7f80, 0xff80, 0x7fc0}},
+        {DTYPE_F8_E4M3, 0x7e, {0x7f, 0xff, 0x7f}},
+        {DTYPE_F8_E5M2, 0x7b, {0x7c, 0xfc, 0x7e}},
+        {DTYPE_F8_E8M0, 0xfe, {0xff, 0xff, 0xff}},
+    };
+    static const int64_t places[] = {0, 4095, 4096, 8191, 8192, 9999};
+    enum { COUNT = 10000 };
+    unsigned char *data = malloc((size_t)COUNT * 8);
+
+    for (size_t r = 0; r < sizeof(rows) / sizeof(rows[0]); r++) {
+        size_t width = dtype_rows[rows[r].dtype].bytes;
+        for (int64_t i = 0; i < COUNT; i++) {
+            memcpy(data + (size_t)i * width, &rows[r].finite, width);
+        }
+        ck_assert_int_eq(dtype_find_nonfinite(rows[r].dtype, data, COUNT), -1);
+        for (size_t k = 0; k < 6; k++) {
+            memcpy(data + (size_t)places[k] * width, &rows[r].bad[k % 3], width);
+            ck_assert_int_eq(dtype_find_nonfinite(rows[r].dtype, data, COUNT), places[k]);
+            ck_assert_int_eq(dtype_find_nonfinite(rows[r].dtype, data, places[k]), -1);
+            memcpy(data + (size_t)places[k] * width, &rows[r].finite, width);
+        }
+    }
+    memset(data, 0xff, COUNT);
+    ck_assert_int_eq(dtype_find_nonfinite(DTYPE_I32, data, COUNT / 4), -1);
+    free(data);
+}
+END_TEST
+
 START_TEST(memory_is_used_again)
 {
     const struct gpu_ops *ops = gpu_cpu_ops();
@@ -312,5 +350,5 @@ END_TEST
 
 UNIT_MAIN("gpu/tensor", names_round_trip, views, every_half_round_trips, f16_is_nearest_even, conversion_edges,
           rounding_down_stays_below, packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite,
-          memory_is_used_again, memory_that_is_not_there, registry, blas_uses_the_widest_kernels,
+          find_nonfinite_stored, memory_is_used_again, memory_that_is_not_there, registry, blas_uses_the_widest_kernels,
           incomplete_table_is_completed)

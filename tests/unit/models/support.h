@@ -25,7 +25,9 @@ struct support_tensor {
     char name[128];
     int rank;
     int64_t shape[2];
-    float value; /* of element 1, when not 0 */
+    float value;    /* of element 1, when not 0 */
+    const char *as; /* the tensor whose values it has; NULL: its own */
+    bool widened;   /* stored as F32, with the values of the checkpoint's type */
 };
 
 #define SUPPORT_TENSORS 128
@@ -119,7 +121,7 @@ static inline void support_fill(const struct support_tensor *t, float *out, int6
     uint64_t seed = 5381;
     bool is_norm = strstr(t->name, "norm") != NULL;
 
-    for (const char *at = t->name; *at != '\0'; at++) {
+    for (const char *at = t->as != NULL ? t->as : t->name; *at != '\0'; at++) {
         seed = seed * 33 + (unsigned char)*at;
     }
     for (int64_t i = 0; i < count; i++) {
@@ -137,6 +139,10 @@ static inline void support_put(struct safetensors_writer *writer, const struct s
     uint16_t *halves = calloc((size_t)count, sizeof(uint16_t));
 
     support_fill(t, values, count);
+    for (int64_t i = 0; i < count && t->widened; i++) {
+        values[i] = dtype_round(values[i], dtype);
+    }
+    dtype = t->widened ? DTYPE_F32 : dtype;
     for (int64_t i = 0; i < count; i++) {
         halves[i] = dtype == DTYPE_F16 ? dtype_f32_to_f16(values[i]) : dtype_f32_to_bf16(values[i]);
     }
@@ -156,7 +162,8 @@ static inline void support_write_shard(const struct support *s, const char *name
     ck_assert_rc_ok(safetensors_writer_new(path, &writer));
     for (int i = first; i < end; i++) {
         const struct support_tensor *t = &s->tensors[i];
-        ck_assert_rc_ok(safetensors_writer_declare(writer, t->name, s->dtype, t->rank, t->shape));
+        ck_assert_rc_ok(
+            safetensors_writer_declare(writer, t->name, t->widened ? DTYPE_F32 : s->dtype, t->rank, t->shape));
     }
     ck_assert_rc_ok(safetensors_writer_begin(writer));
     for (int i = first; i < end; i++) {

@@ -327,6 +327,95 @@ START_TEST(test_integer_weights)
 }
 END_TEST
 
+static void expect_tied(const struct support *s, bool wanted)
+{
+    struct model *model;
+    bool found;
+    int64_t without, head = 0;
+
+    support_write(s);
+    ck_assert_rc_ok(support_open(s, ".", &model));
+    without = model_parameters(model);
+    for (int pass = 0; pass < 2; pass++) { /* the second answer is remembered */
+        ck_assert_rc_ok(model_tied(model, &found));
+        ck_assert_msg(found == wanted, "%s", s->config);
+        head = wanted ? 0 : 80;
+        ck_assert_int_eq(model_parameters(model), without + head);
+    }
+    model_close(model);
+}
+
+/* tie_word_embeddings beside a head: the values decide. */
+START_TEST(test_tied_heads)
+{
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    struct support s;
+
+    for (int i = 0; i < 3; i++) {
+        support_init(&s, tied);
+        s.dtype = dtypes[i];
+        expect_tied(&s, true); /* there is none */
+        int64_t rows = support_find(&s, "model.embed_tokens.weight")->shape[0];
+        int64_t cols = support_find(&s, "model.embed_tokens.weight")->shape[1];
+        struct support_tensor *head = support_add(&s, "lm_head.weight", rows, cols);
+        ck_assert_int_eq(rows * cols, 80);
+        expect_tied(&s, false);
+        head->as = "model.embed_tokens.weight";
+        expect_tied(&s, true);
+        head->widened = true; /* the same values in another type */
+        expect_tied(&s, true);
+        head->value = 0.75f; /* one value alone */
+        expect_tied(&s, false);
+        head->widened = false;
+        expect_tied(&s, false);
+        support_find(&s, "model.embed_tokens.weight")->value = 0.75f;
+        expect_tied(&s, true);
+        head->shape[0]++;
+        support_write(&s);
+        expect(&s, ERR_INVALID_MODEL, "lm_head.weight has shape");
+        support_deinit(&s);
+    }
+}
+END_TEST
+
+static int stop_at_once(void *data)
+{
+    return ++*(int *)data, ERR_CANCELLED;
+}
+
+/* What lies outside the blocks is copied and may never be loaded. */
+START_TEST(test_outside_is_finite)
+{
+    static const char *const names[] = {"model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"};
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    struct support s;
+    struct model *model;
+    int ticks = 0;
+
+    for (int i = 0; i < 3; i++) {
+        support_init(&s, config);
+        s.dtype = dtypes[i];
+        support_write(&s);
+        ck_assert_rc_ok(support_open(&s, ".", &model));
+        ck_assert_rc_ok(model_check_outside(model, NULL, NULL));
+        ck_assert_int_eq(model_check_outside(model, stop_at_once, &ticks), ERR_CANCELLED);
+        ck_assert_int_eq(ticks, i + 1);
+        model_close(model);
+        for (int k = 0; k < 3; k++) {
+            support_find(&s, names[k])->value = k == 1 ? -INFINITY : NAN;
+            support_write(&s);
+            ck_assert_rc_ok(support_open(&s, ".", &model));
+            ck_assert_int_eq(model_check_outside(model, NULL, NULL), ERR_NON_FINITE_VALUE);
+            ck_assert_ptr_nonnull(strstr(err_last()->message, names[k]));
+            ck_assert_ptr_nonnull(strstr(err_last()->message, "element 1"));
+            model_close(model);
+            support_find(&s, names[k])->value = 0;
+        }
+        support_deinit(&s);
+    }
+}
+END_TEST
+
 START_TEST(test_loads_values)
 {
     struct gpu gpu;
@@ -388,4 +477,4 @@ START_TEST(test_bundled_checkpoint)
 END_TEST
 
 UNIT_MAIN("model", test_opens, test_no_tokenizer, test_shards, test_bad_index, test_symlinks, test_contradictions,
-          test_integer_weights, test_loads_values, test_bundled_checkpoint)
+          test_integer_weights, test_tied_heads, test_outside_is_finite, test_loads_values, test_bundled_checkpoint)

@@ -35,21 +35,37 @@ static inline void make_blocks(struct rig *rig)
     }
 }
 
-/* source NULL: the checkpoint made on the spot; else a folder of the test data. */
-static inline void rig_init(struct rig *rig, const char *source, const char *format, int bits, int64_t group, bool sym)
+static inline void rig_fill(struct rig *rig, const char *source, const char *format, int bits, int64_t group, bool sym)
+{
+    rig->model = checkpoint_open(source == NULL ? rig->dir : TEST_DATA, source == NULL ? "source" : source);
+    enum dtype scale = format_find(format)->scale_dtype(model_dtype(rig->model));
+    rig->count = checkpoint_modules(rig->model, bits, group, sym, scale, &rig->modules);
+    make_blocks(rig);
+}
+
+/* The checkpoint made on the spot, with something out of the ordinary. */
+static inline void rig_init_faulty(struct rig *rig, const struct checkpoint_fault *fault, const char *format, int bits,
+                                   int64_t group, bool sym)
 {
     char path[300];
 
     *rig = (struct rig){0};
     scratch_make(rig->dir);
+    snprintf(path, sizeof(path), "%s/source", rig->dir);
+    checkpoint_make_faulty(path, fault);
+    rig_fill(rig, NULL, format, bits, group, sym);
+}
+
+/* source NULL: the checkpoint made on the spot; else a folder of the test data. */
+static inline void rig_init(struct rig *rig, const char *source, const char *format, int bits, int64_t group, bool sym)
+{
     if (source == NULL) {
-        snprintf(path, sizeof(path), "%s/source", rig->dir);
-        checkpoint_make(path);
+        rig_init_faulty(rig, &(struct checkpoint_fault){0}, format, bits, group, sym);
+        return;
     }
-    rig->model = checkpoint_open(source == NULL ? rig->dir : TEST_DATA, source == NULL ? "source" : source);
-    enum dtype scale = format_find(format)->scale_dtype(model_dtype(rig->model));
-    rig->count = checkpoint_modules(rig->model, bits, group, sym, scale, &rig->modules);
-    make_blocks(rig);
+    *rig = (struct rig){0};
+    scratch_make(rig->dir);
+    rig_fill(rig, source, format, bits, group, sym);
 }
 
 static inline void rig_deinit(struct rig *rig)

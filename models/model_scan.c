@@ -1,0 +1,142 @@
+/* Stored values seen on the host, in pieces of bounded size: what no device ever loads is looked at as well.
+ *
+ * A checkpoint may say that the head is the embedding (tie_word_embeddings) and hold a head all the same, as a
+ * fine-tune that untied it does. Loaders then keep the head, so the flag alone decides nothing: the values do. */
+
+#include "base/err.h"
+#include "models/model_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE_ELEMENTS ((uint64_t)1 << 20)
+
+#define EMBEDDING "model.embed_tokens.weight"
+#define HEAD "lm_head.weight"
+
+static uint64_t count_of(const struct safetensors_entry *entry)
+{
+    return (entry->end - entry->begin) / dtype_rows[entry->dtype].bytes;
+}
+
+static int read_piece(const struct model_tensor *tensor, uint64_t at, uint64_t count, void *buffer)
+{
+    uint64_t width = dtype_rows[tensor->entry->dtype].bytes;
+
+    return safetensors_read(tensor->file, tensor->entry, at * width, buffer, (size_t)(count * width));
+}
+
+/* From the type that the weights of a model may have (model_check_tensors). */
+static void widen(enum dtype dtype, const void *from, float *to, uint64_t count)
+{
+    const uint16_t *halves = from;
+
+    if (dtype == DTYPE_F32) {
+        memcpy(to, from, (size_t)count * sizeof(*to));
+        return;
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        to[i] = dtype == DTYPE_F16 ? dtype_f16_to_f32(halves[i]) : dtype_bf16_to_f32(halves[i]);
+    }
+}
+
+/* Room for a piece of two tensors, as stored and as F32. */
+struct pair {
+    float stored[2][PIECE_ELEMENTS];
+    float wide[2][PIECE_ELEMENTS];
+};
+
+/* Bit for bit as F32, so that a NaN is equal to itself. */
+static int compare(const struct model_tensor tensors[2], struct pair *pair, bool *equal)
+{
+    uint64_t count = count_of(tensors[0].entry);
+    bool alike = tensors[0].entry->dtype == tensors[1].entry->dtype;
+
+    *equal = count == count_of(tensors[1].entry);
+    for (uint64_t at = 0; *equal && at < count; at += PIECE_ELEMENTS) {
+        uint64_t n = count - at < PIECE_ELEMENTS ? count - at : PIECE_ELEMENTS;
+        for (int i = 0; i < 2; i++) {
+            int rc = read_piece(&tensors[i], at, n, pair->stored[i]);
+            if (rc != 0) {
+                return rc;
+            }
+            if (!alike) {
+                widen(tensors[i].entry->dtype, pair->stored[i], pair->wide[i], n);
+            }
+        }
+        *equal = alike ? memcmp(pair->stored[0], pair->stored[1], n * dtype_rows[tensors[0].entry->dtype].bytes) == 0
+                       : memcmp(pair->wide[0], pair->wide[1], n * sizeof(float)) == 0;
+    }
+    return 0;
+}
+
+int model_tied(const struct model *model, bool *tied)
+{
+    const struct model_tensor tensors[2] = {model_find(model, EMBEDDING), model_find(model, HEAD)};
+    bool equal = false;
+
+    if (!model->config.tie_word_embeddings || tensors[1].file == NULL) {
+        *tied = model->config.tie_word_embeddings;
+        return 0;
+    }
+    int known = atomic_load(&model->lazy->head);
+    if (known == MODEL_HEAD_UNKNOWN) {
+        struct pair *pair = malloc(sizeof(*pair));
+        int rc = pair != NULL ? compare(tensors, pair, &equal)
+                              : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to compare head and embedding");
+        free(pair);
+        if (rc != 0) {
+            return err_pass(rc, "compare " HEAD " with the embedding");
+        }
+        known = equal ? MODEL_HEAD_TIED : MODEL_HEAD_OWN;
+        atomic_store(&model->lazy->head, known);
+    }
+    *tied = known == MODEL_HEAD_TIED;
+    return 0;
+}
+
+int model_raise_nonfinite(const char *name, int64_t index)
+{
+    int rc = err_raise(ERR_NON_FINITE_VALUE, "tensor %.160s has a NaN or Inf at element %lld", name, (long long)index);
+    return err_set_hint(rc, "the checkpoint is damaged, or its training diverged");
+}
+
+static int check_tensor(const struct model_tensor *tensor, void *buffer, model_tick tick, void *data)
+{
+    uint64_t count = count_of(tensor->entry);
+
+    for (uint64_t at = 0; at < count; at += PIECE_ELEMENTS) {
+        uint64_t n = count - at < PIECE_ELEMENTS ? count - at : PIECE_ELEMENTS;
+        int rc = read_piece(tensor, at, n, buffer);
+        if (rc != 0) {
+            return err_pass(rc, "look through %s", tensor->name);
+        }
+        int64_t found = dtype_find_nonfinite(tensor->entry->dtype, buffer, (int64_t)n);
+        if (found >= 0) {
+            return model_raise_nonfinite(tensor->name, (int64_t)at + found);
+        }
+        rc = tick != NULL ? tick(data) : 0;
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int model_check_outside(const struct model *model, model_tick tick, void *data)
+{
+    static const char *const names[] = {"model.norm.weight", EMBEDDING, HEAD};
+    bool tied = true;
+
+    int rc = model_tied(model, &tied);
+    void *buffer = rc == 0 ? malloc(PIECE_ELEMENTS * sizeof(float)) : NULL;
+    if (rc == 0 && buffer == NULL) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to look through tensors");
+    }
+    for (int i = 0; rc == 0 && i < (tied ? 2 : 3); i++) {
+        const struct model_tensor tensor = model_find(model, names[i]);
+        rc = check_tensor(&tensor, buffer, tick, data);
+    }
+    free(buffer);
+    return rc;
+}
