@@ -3,7 +3,7 @@
 #include "jobs/spec.h"
 
 #include "base/err.h"
-#include "jobs/pattern.h"
+#include "jobs/check.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,56 +39,6 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
     *modules = list;
     *count = n;
     return 0;
-}
-
-static bool hits_something(const struct model *model, const char *pattern)
-{
-    const struct model_config *config = model_config(model);
-    bool hit = pattern_matches(pattern, "lm_head") || pattern_matches(pattern, "model.embed_tokens");
-    char name[128];
-
-    for (int64_t layer = 0; !hit && layer < config->num_layers; layer++) {
-        for (int role = 0; !hit && role < LINEAR_COUNT; role++) {
-            model_linear_name(model, layer, (enum linear_role)role, name);
-            hit = pattern_matches(pattern, name);
-        }
-    }
-    return hit;
-}
-
-static void check_list(const json_t *patterns, const char *member, const struct model *model, struct faults *faults)
-{
-    size_t i;
-    json_t *pattern;
-    char pointer[64];
-
-    json_array_foreach(patterns, i, pattern)
-    {
-        if (!hits_something(model, json_string_value(pattern))) {
-            snprintf(pointer, sizeof(pointer), "/quantization/%s/%zu", member, i);
-            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"%.100s\" matches no module of the model",
-                       json_string_value(pattern));
-        }
-    }
-}
-
-/* Every pattern must hit something: a pattern that hits nothing is a typo that would cost the layer it meant. */
-static void check_patterns(const struct job_spec *spec, const struct model *model, struct faults *faults)
-{
-    char pointer[64];
-
-    check_list(recipe_base(&spec->recipe)->modules_to_not_convert, "modules_to_not_convert", model, faults);
-    for (int i = 0; i < spec->recipe.count; i++) {
-        const struct quant_base *base = spec->recipe.stages[i].params;
-        check_list(base->float_inputs, "float_inputs", model, faults);
-    }
-    for (int k = 0; k < spec->recipe.override_count; k++) {
-        if (!hits_something(model, spec->recipe.overrides[k].match)) {
-            snprintf(pointer, sizeof(pointer), "/quantization/overrides/%d/match", k);
-            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"%.100s\" matches no module of the model",
-                       spec->recipe.overrides[k].match);
-        }
-    }
 }
 
 static void check_shape(const struct job_spec *spec, const struct model *model, int64_t layer, enum linear_role role,

@@ -382,15 +382,28 @@ static bool is_listed(const json_t *patterns, const char *module)
     return false;
 }
 
-const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module)
+int recipe_override_of(const struct recipe *recipe, const char *module)
 {
     if (is_listed(recipe_base(recipe)->modules_to_not_convert, module)) {
-        return NULL;
+        return RECIPE_LISTED;
     }
     for (int i = recipe->override_count - 1; i >= 0; i--) {
         if (pattern_matches(recipe->overrides[i].match, module)) {
-            return recipe->overrides[i].skip ? NULL : &recipe->overrides[i].solver;
+            return i;
         }
+    }
+    return RECIPE_USUAL;
+}
+
+const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module)
+{
+    int decider = recipe_override_of(recipe, module);
+
+    if (decider >= 0) {
+        return recipe->overrides[decider].skip ? NULL : &recipe->overrides[decider].solver;
+    }
+    if (decider == RECIPE_LISTED) {
+        return NULL;
     }
     const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
     return last->quantizer->solve != NULL ? last : NULL;
@@ -406,8 +419,8 @@ static bool has_float_input(const struct recipe *recipe, const struct recipe_sta
     return listed;
 }
 
-int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
-                  int64_t cols, struct qscheme *out)
+int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,
+                          struct qscheme *out)
 {
     int rc = solver->quantizer->scheme(solver->params, rows, cols, out);
 
@@ -417,6 +430,14 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
             rc = stage->quantizer->amend(stage->params, out);
         }
     }
+    return rc;
+}
+
+int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
+                  int64_t cols, struct qscheme *out)
+{
+    int rc = recipe_amended_scheme(recipe, solver, rows, cols, out);
+
     if (rc == 0 && has_float_input(recipe, solver, module)) {
         out->input = (struct gpu_input){.number = GPU_NUMBER_NONE};
         out->input_threshold = 0;

@@ -45,10 +45,16 @@ json_t *recipe_method_json(const struct recipe *recipe);
 json_t *recipe_parameters_json(const struct recipe *recipe);
 /* The rows that all stages have in common to say of the recipe as a whole. */
 const struct quant_base *recipe_base(const struct recipe *recipe);
+/* The override that decides about this module, which is the last one that matches; RECIPE_USUAL when none does, and
+ * RECIPE_LISTED when modules_to_not_convert names it, which no override undoes. */
+enum { RECIPE_USUAL = -1, RECIPE_LISTED = -2 };
+int recipe_override_of(const struct recipe *recipe, const char *module);
 /* Who solves this module, and with what; NULL: it stays in float. */
 const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module);
-/* The scheme of a module of that shape under its solver, amended by the earlier stages; its input as it is where a
- * stage says so (float_inputs). */
+/* The scheme of a module of that shape under its solver, amended by the earlier stages, float_inputs aside. */
+int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,
+                          struct qscheme *out);
+/* The same, with the module's input as it is where a stage says so (float_inputs). */
 int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
                   int64_t cols, struct qscheme *out);
 /* The recipe looks and makes no artifact. */

@@ -115,6 +115,10 @@ struct quantizer {
     size_t params_size;
     /* Optional cross-field check; adds faults under pointer. */
     void (*check)(const void *params, const char *pointer, struct faults *faults);
+    /* Optional: faults between the parameters and the model they are for. quantized_inputs: bit 1 << role (enum
+     * linear_role) for each linear whose inputs are quantized in some block. */
+    void (*check_model)(const void *params, const struct model_config *config, unsigned quantized_inputs,
+                        const char *pointer, struct faults *faults);
     /* The scheme a linear of this shape gets under params (for format checks before any work). */
     int (*scheme)(const void *params, int64_t rows, int64_t cols, struct qscheme *out);
     /* For a recipe's earlier stages, optional: what the method adds to the scheme of whatever solves (how inputs are

@@ -15,6 +15,7 @@
 #include "quantizers/common.h"
 
 #include "base/err.h"
+#include "base/text.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -368,6 +369,32 @@ static int rewrite(const struct rewrite_context *context)
     return rc;
 }
 
+/* A site that cannot be smoothed, or need not be, is not left alone in silence when it was asked for. */
+static void check_model(const void *params, const struct model_config *config, unsigned quantized_inputs,
+                        const char *pointer, struct faults *faults)
+{
+    const struct smoothquant_params *p = params;
+    char at[192];
+
+    if (p->smooth_output && config->num_heads != config->num_kv_heads) {
+        text_pointer(at, sizeof(at), pointer, "smooth_output");
+        faults_add(
+            faults, ERR_INCOMPATIBLE_OPTIONS, at,
+            "\"smooth_output\" cannot be true: the model shares %lld key heads among %lld query heads, so that no "
+            "row of v_proj feeds one input of o_proj alone",
+            (long long)config->num_kv_heads, (long long)config->num_heads);
+    } else if (p->smooth_output && (quantized_inputs & 1U << LINEAR_O) == 0) {
+        text_pointer(at, sizeof(at), pointer, "smooth_output");
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
+                   "\"smooth_output\" does nothing: the inputs of o_proj are not quantized in any block");
+    }
+    if (p->smooth_down && (quantized_inputs & 1U << LINEAR_DOWN) == 0) {
+        text_pointer(at, sizeof(at), pointer, "smooth_down");
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
+                   "\"smooth_down\" does nothing: the inputs of down_proj are not quantized in any block");
+    }
+}
+
 static const struct params_row smoothquant_rows[] = {
     QUANT_ROW(PARAMS_NUMBER, smoothquant_params, smoothing_strength, "0.5", .min = 0, .max = 1,
               .help = "alpha: 0 moves all difficulty into the inputs, 1 all into the weights; unused when searched."),
@@ -376,8 +403,8 @@ static const struct params_row smoothquant_rows[] = {
     QUANT_ROW(PARAMS_BOOL, smoothquant_params, smooth_down, "false",
               .help = "Also smooth what down_proj reads, through the rows of up_proj."),
     QUANT_ROW(PARAMS_BOOL, smoothquant_params, smooth_output, "false",
-              .help = "Also smooth what o_proj reads, through the rows of v_proj; models with grouped key heads are "
-                      "left as they are there."),
+              .help =
+                  "Also smooth what o_proj reads, through the rows of v_proj; not for models with grouped key heads."),
     QUANT_ROW(PARAMS_INT, smoothquant_params, activation_bits, "8", .choices = bits_choices,
               .help = "Bits of an input; 16 = inputs stay in float."),
     QUANT_ROW(PARAMS_BOOL, smoothquant_params, activation_dynamic, "true",
@@ -398,6 +425,7 @@ const struct quantizer quantizer_smoothquant = {
     .params = smoothquant_params_tables,
     .params_size = sizeof(struct smoothquant_params),
     .check = quant_base_check,
+    .check_model = check_model,
     .scheme = scheme,
     .amend = amend,
     .rewrite_stats = STATS_RANGE,

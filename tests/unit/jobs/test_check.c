@@ -18,14 +18,15 @@ static void open_model(void)
     close(root);
 }
 
-/* A request with these members beside model and method. */
+/* A request with these members beside model and, unless they say it, method. */
 static struct job_spec spec_of(const char *members)
 {
     struct job_spec spec;
     struct faults faults = {0};
     char text[1024];
     json_t *body;
-    snprintf(text, sizeof(text), "{\"model\":\"mdl_01J00000000000000000000000\",\"method\":\"rtn\",%s}", members);
+    snprintf(text, sizeof(text), "{\"model\":\"mdl_01J00000000000000000000000\",%s%s}",
+             strstr(members, "\"method\":") == members ? "" : "\"method\":\"rtn\",", members);
     ck_assert_rc_ok(json_parse(text, strlen(text), 32, &body));
     int rc = spec_parse(body, &faults, &spec);
     ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
@@ -85,6 +86,47 @@ START_TEST(test_a_pattern_must_hit)
 }
 END_TEST
 
+/* What can do nothing is refused by name; what asks for a module to stay as it is, is kept. */
+START_TEST(test_what_does_nothing)
+{
+#define OVERRIDES(list) "\"quantization\":{\"group_size\":64,\"overrides\":[" list "]}"
+#define FP8(members) "\"method\":\"fp8\",\"quantization\":{" members "}"
+#define SMOOTH(members) "\"method\":\"smoothquant\",\"calibration\":{\"stream\":true},\"quantization\":{" members "}"
+    static const char match0[] = "/quantization/overrides/0/match";
+    open_model();
+    expect(OVERRIDES("{\"match\":\"lm_head\",\"bits\":8}"), ERR_INCOMPATIBLE_OPTIONS, match0);
+    expect(OVERRIDES("{\"match\":\"re:lm_head$\",\"bits\":8}"), ERR_INCOMPATIBLE_OPTIONS, match0);
+    expect(OVERRIDES("{\"match\":\"model.embed_tokens\",\"bits\":8}"), ERR_INCOMPATIBLE_OPTIONS, match0);
+    expect(OVERRIDES("{\"match\":\"lm_head\",\"skip\":true}"), 0, "");
+    expect(OVERRIDES("{\"match\":\"lm_haed\",\"skip\":true}"), ERR_INVALID_PARAMETER, match0);
+    expect(OVERRIDES("{\"match\":\"down_proj\",\"bits\":8},{\"match\":\"model.*\",\"bits\":3}"),
+           ERR_INCOMPATIBLE_OPTIONS, match0);
+    expect(OVERRIDES("{\"match\":\"down_proj\",\"skip\":true},{\"match\":\"model.*\",\"bits\":3}"),
+           ERR_INCOMPATIBLE_OPTIONS, match0);
+    expect(OVERRIDES("{\"match\":\"model.*\",\"bits\":3},{\"match\":\"down_proj\",\"bits\":8}"), 0, "");
+    expect("\"quantization\":{\"modules_to_not_convert\":[\"down_proj\"],\"overrides\":["
+           "{\"match\":\"down_proj\",\"bits\":8}]}",
+           ERR_INCOMPATIBLE_OPTIONS, match0);
+    expect("\"quantization\":{\"modules_to_not_convert\":[\"down_proj\",\"lm_head\"],\"overrides\":["
+           "{\"match\":\"down_proj\",\"skip\":true}]}",
+           0, "");
+    expect(FP8("\"float_inputs\":[\"o_proj\",\"lm_head\"]"), ERR_INCOMPATIBLE_OPTIONS, "/quantization/float_inputs/1");
+    expect(FP8("\"float_inputs\":[\"oo_proj\"]"), ERR_INVALID_PARAMETER, "/quantization/float_inputs/0");
+    expect(FP8("\"float_inputs\":[\"o_proj\"],\"modules_to_not_convert\":[\"o_proj\"]"), ERR_INCOMPATIBLE_OPTIONS,
+           "/quantization/float_inputs/0");
+    expect(FP8("\"float_inputs\":[\"o_proj\"],\"activation_scheme\":\"none\""), ERR_INCOMPATIBLE_OPTIONS,
+           "/quantization/float_inputs/0");
+    expect(FP8("\"overrides\":[{\"match\":\"model.layers.0.*\",\"float_inputs\":[\"model.layers.1.*\"]}]"),
+           ERR_INCOMPATIBLE_OPTIONS, "/quantization/overrides/0/float_inputs/0");
+    expect(FP8("\"float_inputs\":[\"o_proj\"]"), 0, "");
+    expect(SMOOTH("\"smooth_output\":true"), ERR_INCOMPATIBLE_OPTIONS, "/quantization/smooth_output");
+    expect(SMOOTH("\"smooth_down\":true,\"float_inputs\":[\"down_proj\"]"), ERR_INCOMPATIBLE_OPTIONS,
+           "/quantization/smooth_down");
+    expect(SMOOTH("\"smooth_down\":true"), 0, "");
+    model_close(model);
+}
+END_TEST
+
 START_TEST(test_lengths_and_devices)
 {
     open_model();
@@ -119,4 +161,5 @@ START_TEST(test_modules_in_order)
 }
 END_TEST
 
-UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_lengths_and_devices, test_modules_in_order)
+UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_what_does_nothing, test_lengths_and_devices,
+          test_modules_in_order)
