@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #define WORKERS 4
+#define HEAVY_WORKERS 2 /* for what computes: records on their way into a job */
 #define CONNECTIONS_MAX 4096
 #define CONNECTION_MEMORY ((size_t)24 << 10) /* headers, and pieces of bodies either way */
 #define LISTEN_BACKLOG 1024
@@ -67,10 +68,16 @@ static void work(void *data, void *item)
     }
 }
 
+/* The team for a request: work that may take long must not keep the others waiting. */
+static struct worker_team *team_of(const struct api *api, const struct request *request)
+{
+    return request->route != NULL && (request->route->flags & ROUTE_HEAVY) != 0 ? api->heavy_team : api->team;
+}
+
 static void dispatch(struct api *api, struct request *request)
 {
     request->next = NULL;
-    if (api->backlog == NULL && worker_team_push(api->team, request)) {
+    if (api->backlog == NULL && worker_team_push(team_of(api, request), request)) {
         return;
     }
     *api->backlog_end = request;
@@ -81,7 +88,7 @@ static void work_off_backlog(struct api *api)
 {
     while (api->backlog != NULL) {
         struct request *request = api->backlog, *next = request->next;
-        if (!worker_team_push(api->team, request)) {
+        if (!worker_team_push(team_of(api, request), request)) {
             return;
         }
         api->backlog = next;
@@ -334,11 +341,11 @@ static int open_parts(struct api *api, const struct api_config *config)
     if (api->context.hub == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
     }
+    int workers = config->workers > 0 ? config->workers : WORKERS;
     int rc = copy_hosts(api, config);
     rc = rc < 0 ? rc : listen_on(api, config);
-    rc = rc < 0
-             ? rc
-             : worker_team_new(config->workers > 0 ? config->workers : WORKERS, (size_t)wanted, work, api, &api->team);
+    rc = rc < 0 ? rc : worker_team_new(workers, (size_t)wanted, work, api, &api->team);
+    rc = rc < 0 ? rc : worker_team_new(HEAVY_WORKERS, (size_t)wanted, work, api, &api->heavy_team);
     return rc < 0 ? rc : start_library(api, connection_limit(wanted));
 }
 
@@ -371,7 +378,8 @@ static void bring_back(struct api *api)
 {
     api_drain(api);
     worker_team_free(api->team);
-    api->team = NULL;
+    worker_team_free(api->heavy_team);
+    api->team = api->heavy_team = NULL;
     api->closing = true;
     read_mail(api);
     while (api->backlog != NULL) {
@@ -397,6 +405,7 @@ void api_close(struct api *api)
         close(api->fd);
     }
     worker_team_free(api->team);
+    worker_team_free(api->heavy_team);
     hub_free(api->context.hub);
     for (size_t i = 0; api->allowed != NULL && api->allowed[i] != NULL; i++) {
         free(api->allowed[i]);

@@ -90,10 +90,10 @@ static const struct query_row artifact_list_query[] = {
         .method = "POST", .path = path_, .handle = handler, .body = ROUTE_BODY_JSON, .body_max = JSON_MAX, \
         .accepts = accepts_json, .flags = flags_, .summary = summary_                                      \
     }
-#define POST_SINK(path_, sink_, accepts_, query_, summary_)                                            \
+#define POST_SINK(path_, sink_, accepts_, query_, flags_, summary_)                                    \
     {                                                                                                  \
         .method = "POST", .path = path_, .body = ROUTE_BODY_SINK, .body_max = FILE_MAX, .sink = sink_, \
-        .accepts = accepts_, .query = query_, .flags = ROUTE_NEW_WORK, .summary = summary_             \
+        .accepts = accepts_, .query = query_, .flags = ROUTE_NEW_WORK | (flags_), .summary = summary_  \
     }
 
 const struct route routes_table[] = {
@@ -109,7 +109,8 @@ const struct route routes_table[] = {
     GET("/v1/models/{id}", handlers_model_get, NULL, 0, "One checkpoint: architecture, layers, bytes, digest."),
     DELETE("/v1/models/{id}", handlers_model_delete, "Forget a checkpoint; its files stay."),
 
-    POST_SINK("/v1/files", &handlers_file_sink, accepts_file, file_create_query, "Store a data set from the raw body."),
+    POST_SINK("/v1/files", &handlers_file_sink, accepts_file, file_create_query, 0,
+              "Store a data set from the raw body."),
     GET("/v1/files", handlers_file_list, file_list_query, 0, "Stored data sets."),
     GET("/v1/files/{id}", handlers_file_get, NULL, 0, "One data set's description."),
     GET("/v1/files/{id}/content", handlers_file_content, NULL, 0, "A data set's bytes; ranges."),
@@ -120,7 +121,7 @@ const struct route routes_table[] = {
     GET("/v1/quantization/jobs/{id}", handlers_job_get, NULL, 0, "One job; Prefer: wait=N holds until it changes."),
     DELETE("/v1/quantization/jobs/{id}", handlers_job_delete, "Delete a job that has ended."),
     POST_SINK("/v1/quantization/jobs/{id}/calibration", &handlers_calibration_sink, accepts_records, calibration_query,
-              "Stream calibration records into a job."),
+              ROUTE_HEAVY, "Stream calibration records into a job."),
     {.method = "POST",
      .path = "/v1/quantization/jobs/{id}/cancel",
      .handle = handlers_job_cancel,

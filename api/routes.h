@@ -14,6 +14,7 @@ enum route_body {
 #define ROUTE_INLINE 1u     /* answered on the loop thread: touches nothing that may wait */
 #define ROUTE_IDEMPOTENT 2u /* takes Idempotency-Key */
 #define ROUTE_NEW_WORK 4u   /* refused while draining */
+#define ROUTE_HEAVY 8u      /* computes: by workers of its own, which leave the others free */
 
 struct route {
     const char *method; /* GET rows answer HEAD too */

@@ -49,7 +49,7 @@ enum server_phase {
 struct api {
     struct request_context context;
     struct MHD_Daemon *daemon;
-    struct worker_team *team;
+    struct worker_team *team, *heavy_team; /* heavy: ROUTE_HEAVY */
     struct guard_hosts hosts;
     char *host;
     char **allowed;

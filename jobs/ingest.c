@@ -4,29 +4,19 @@
 
 #include "base/err.h"
 #include "base/fs.h"
+#include "jobs/records.h"
 
 #include <stdlib.h>
 
 #define PIECE_BYTES ((size_t)256 << 10)
 
-/* One warning for all broken lines of a file, with the first few by number. */
-static void warn_rejected(struct task *task, const char *what, const struct calibration_writer *writer,
-                          const struct calibration_counts *counts)
+/* Tokenizing starts over at the next attempt, so a shutdown need not wait for its end. */
+static int watch(void *data)
 {
-    const struct calibration_fault *faults = calibration_writer_faults(writer);
-    char message[768];
-    int64_t lines = counts->accepted + counts->rejected;
+    struct task *task = data;
 
-    if (counts->rejected == 0) {
-        return;
-    }
-    int used = snprintf(message, sizeof(message), "%lld of %lld lines of the %s file were not taken",
-                        (long long)counts->rejected, (long long)lines, what);
-    for (size_t i = 0; i < counts->fault_count && i < 3 && used > 0 && (size_t)used < sizeof(message); i++) {
-        used += snprintf(message + used, sizeof(message) - (size_t)used, "; line %lld: %s", (long long)faults[i].line,
-                         faults[i].detail);
-    }
-    json_array_append_new(task->warnings, json_pack("{s:s, s:s}", "code", "rejected_records", "message", message));
+    return engine_draining(task->engine) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down")
+                                         : task_tick(task, 0, "loading");
 }
 
 static int feed_blob(struct task *task, struct blob_reader *reader, int64_t size, struct calibration_writer *writer)
@@ -36,9 +26,7 @@ static int feed_blob(struct task *task, struct blob_reader *reader, int64_t size
 
     for (int64_t at = 0; rc == 0 && at < size;) {
         size_t n = size - at < (int64_t)PIECE_BYTES ? (size_t)(size - at) : PIECE_BYTES;
-        /* Tokenizing starts over at the next attempt, so a shutdown need not wait for its end. */
-        rc = engine_draining(task->engine) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down")
-                                           : task_tick(task, 0, "loading");
+        rc = watch(task);
         rc = rc != 0 ? rc : blob_reader_read(reader, at, piece, n);
         rc = rc != 0 ? rc : calibration_writer_feed(writer, piece, n);
         at += (int64_t)n;
@@ -62,9 +50,13 @@ static int open_blob(struct task *task, const char *id, struct blob_reader **rea
     return rc;
 }
 
-int task_ingest(struct task *task, const char *id, const char *what, const char *log, const char *text_field,
-                json_t *counts)
+int task_ingest(struct task *task, const struct task_records *records, json_t *counts)
 {
+    struct calibration_reading reading = {.vocab_size = model_config(task->model)->vocab_size,
+                                          .text_field = records->text_field,
+                                          .add_special_tokens = records->add_special_tokens,
+                                          .watch = watch,
+                                          .watch_data = task};
     struct calibration_counts found;
     struct calibration_writer *writer = NULL;
     struct tokenizer *tokenizer = NULL;
@@ -72,17 +64,17 @@ int task_ingest(struct task *task, const char *id, const char *what, const char 
     char path[ENGINE_PATH_MAX];
     int64_t size = 0;
 
-    int rc = open_blob(task, id, &reader, &size);
+    int rc = open_blob(task, records->file_id, &reader, &size);
     rc = rc != 0 ? rc : engine_tokenizer_open(task->model, &tokenizer);
-    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", task->directory, log);
-    rc = rc != 0 ? rc
-                 : calibration_writer_open(path, 0, 0, 0, tokenizer, model_config(task->model)->vocab_size, text_field,
-                                           &writer);
+    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", task->directory, records->log);
+    reading.tokenizer = tokenizer;
+    rc = rc != 0 ? rc : calibration_writer_open(path, 0, 0, 0, &reading, &writer);
     rc = rc != 0 ? rc : feed_blob(task, reader, size, writer);
     rc = rc != 0 ? rc : calibration_writer_sync(writer, true);
     if (rc == 0) {
         calibration_writer_counts(writer, &found);
-        warn_rejected(task, what, writer, &found);
+        records_warn_rejected(task->warnings, records->what, writer);
+        records_warn_notes(task->warnings, records->what, writer, false);
         json_object_set_new(counts, "records", json_integer(found.records));
         json_object_set_new(counts, "tokens", json_integer(found.tokens));
         json_object_set_new(counts, "bytes", json_integer(found.bytes));
@@ -93,5 +85,5 @@ int task_ingest(struct task *task, const char *id, const char *what, const char 
     if (reader != NULL) {
         blob_reader_close(reader);
     }
-    return rc != 0 ? err_pass(rc, "tokenize the %s file", what) : 0;
+    return rc != 0 ? err_pass(rc, "tokenize the %s file", records->what) : 0;
 }

@@ -50,6 +50,8 @@ static const struct params_row calibration_rows[] = {
     ROW(PARAMS_INT, spec_calibration, sequence_length, "0", .min = 0, .max = 1048576,
         .help = "Tokens of a sequence; 0 = the smaller of 2048 and the model's positions."),
     ROW(PARAMS_STRING, spec_calibration, text_field, "\"text\"", .help = "The member of a record that holds its text."),
+    ROW(PARAMS_BOOL, spec_calibration, add_special_tokens, "true",
+        .help = "Put around a text what the tokenizer's template adds (BOS); false for text that has it already."),
     ROW(PARAMS_BOOL, spec_calibration, packing, "true",
         .help = "Lay records end to end and cut; else one window a record, shorter records dropped."),
     ROW(PARAMS_BOOL, spec_calibration, shuffle, "true", .help = "Draw records in an order given by seed."),
@@ -65,6 +67,8 @@ static const struct params_row evaluation_rows[] = {
     ROW(PARAMS_INT, spec_evaluation, sequence_length, "0", .min = 0, .max = 1048576,
         .help = "Tokens of a window of the file; 0 = the calibration's."),
     ROW(PARAMS_STRING, spec_evaluation, text_field, "\"text\"", .help = "The member of a record that holds its text."),
+    ROW(PARAMS_BOOL, spec_evaluation, add_special_tokens, "true",
+        .help = "Put around a text what the tokenizer's template adds (BOS); false for text that has it already."),
     {.name = NULL},
 };
 

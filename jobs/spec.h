@@ -16,6 +16,7 @@ struct spec_calibration {
     int64_t num_samples;     /* sequences; 0 = all there are */
     int64_t sequence_length; /* 0 = the smaller of 2048 and the model's positions */
     char text_field[64];
+    bool add_special_tokens;
     bool packing, shuffle;
 };
 
@@ -25,6 +26,7 @@ struct spec_evaluation {
     int64_t max_tokens;
     int64_t sequence_length; /* 0 = the calibration's */
     char text_field[64];
+    bool add_special_tokens;
 };
 
 struct spec_output {

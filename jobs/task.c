@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "jobs/records.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -100,14 +101,22 @@ static int ingest(struct task *task)
     int rc = 0;
 
     if (has_file(spec->calibration.file_id) && !json_is_true(json_object_get(column, "ready"))) {
-        rc = task_ingest(task, spec->calibration.file_id, "calibration", TASK_CALIBRATION_LOG,
-                         spec->calibration.text_field, column);
+        const struct task_records records = {.file_id = spec->calibration.file_id,
+                                             .log = TASK_CALIBRATION_LOG,
+                                             .what = "calibration",
+                                             .text_field = spec->calibration.text_field,
+                                             .add_special_tokens = spec->calibration.add_special_tokens};
+        rc = task_ingest(task, &records, column);
     }
     json_t *evaluation = json_object_get(column, "evaluation");
     if (rc == 0 && has_file(spec->evaluation.file_id) && !json_is_true(json_object_get(evaluation, "ready"))) {
         evaluation = json_object();
-        rc = task_ingest(task, spec->evaluation.file_id, "evaluation", TASK_EVALUATION_LOG, spec->evaluation.text_field,
-                         evaluation);
+        const struct task_records records = {.file_id = spec->evaluation.file_id,
+                                             .log = TASK_EVALUATION_LOG,
+                                             .what = "evaluation",
+                                             .text_field = spec->evaluation.text_field,
+                                             .add_special_tokens = spec->evaluation.add_special_tokens};
+        rc = task_ingest(task, &records, evaluation);
         json_object_set_new(column, "evaluation", evaluation);
     }
     return rc;
@@ -129,6 +138,27 @@ static void describe_set(json_t *counts, const struct calibration_set *set)
     json_object_set_new(counts, "sequences", json_integer(set->sequences));
     json_object_set_new(counts, "sequence_length", json_integer(set->length));
     json_object_set_new(counts, "digest", json_string(set->digest));
+}
+
+/* A set that came out too small, with what is known of the lines that were to fill it. */
+static int explain_shortage(const struct task *task, const char *what, int64_t length)
+{
+    const char *rejected = records_rejected(task->warnings, what);
+    const struct err_record *shortage = err_last();
+    char message[sizeof(shortage->message)];
+
+    snprintf(message, sizeof(message), "%s", shortage->message);
+    int rc = rejected != NULL ? err_raise(ERR_INSUFFICIENT_CALIBRATION, "%s; %s", message, rejected)
+                              : ERR_INSUFFICIENT_CALIBRATION;
+    char pointer[64];
+    snprintf(pointer, sizeof(pointer), "/%s/file_id", what);
+    rc = err_set_param(rc, pointer);
+    return err_set_hint(
+        rc,
+        "the %s file must fill one sequence of %lld tokens with lines {\"%s\": \"...\"} or "
+        "{\"input_ids\": [...]}; or lower %s.sequence_length",
+        what, (long long)length,
+        strcmp(what, "evaluation") == 0 ? task->spec.evaluation.text_field : task->spec.calibration.text_field, what);
 }
 
 /* The tail of the calibration set, when there is no evaluation file. */
@@ -163,6 +193,9 @@ static int load_calibration(struct task *task)
     };
 
     int rc = load_set(task, TASK_CALIBRATION_LOG, task->calibration_column, &wanted, &task->calibration);
+    if (rc == ERR_INSUFFICIENT_CALIBRATION && has_file(c->file_id)) {
+        return explain_shortage(task, "calibration", wanted.sequence_length);
+    }
     if (rc != 0) {
         return rc;
     }
@@ -190,14 +223,7 @@ static int load_evaluation(struct task *task)
         .num_samples = windows > 0 ? windows : 1, .sequence_length = length, .packing = true};
 
     int rc = load_set(task, TASK_EVALUATION_LOG, counts, &wanted, &task->evaluation);
-    if (rc == ERR_INSUFFICIENT_CALIBRATION) {
-        rc = err_set_param(rc, "/evaluation/file_id");
-        return err_set_hint(rc,
-                            "the evaluation file must fill one window of %lld tokens; or lower"
-                            " evaluation.sequence_length",
-                            (long long)length);
-    }
-    return rc;
+    return rc == ERR_INSUFFICIENT_CALIBRATION ? explain_shortage(task, "evaluation", length) : rc;
 }
 
 static int load_sets(struct task *task)

@@ -44,10 +44,15 @@ int task_run(struct task *task);
 void task_deinit(struct task *task);
 
 /* --- ingest.c */
-/* Tokenize file `id` into <directory>/<log>; sets records, tokens and bytes in counts and adds a warning for broken
- * lines. */
-int task_ingest(struct task *task, const char *id, const char *what, const char *log, const char *text_field,
-                json_t *counts);
+/* A file of records. */
+struct task_records {
+    const char *file_id, *log; /* where its ids go, within the job's folder */
+    const char *what;          /* "calibration", "evaluation" */
+    const char *text_field;
+    bool add_special_tokens;
+};
+/* Tokenize a file; sets records, tokens and bytes in counts and adds warnings for what was not taken or not meant. */
+int task_ingest(struct task *task, const struct task_records *records, json_t *counts);
 
 /* --- progress.c */
 /* Why the task should stop now: ERR_CANCELLED, ERR_INTERRUPTED, ERR_TIMEOUT; 0 = go on. */

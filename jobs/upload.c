@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "jobs/job.h"
+#include "jobs/records.h"
 #include "jobs/task.h"
 #include "models/calibration.h"
 
@@ -25,6 +26,7 @@ struct engine_upload {
     struct job_spec spec;
     struct tokenizer *tokenizer;
     struct calibration_writer *writer;
+    json_t *warnings; /* of the job, with what this upload adds */
 };
 
 /* One at a time per job. */
@@ -66,6 +68,7 @@ void engine_upload_abort(struct engine_upload *upload)
     }
     calibration_writer_free(upload->writer);
     tokenizer_free(upload->tokenizer);
+    json_decref(upload->warnings);
     if (upload->spec.recipe.count > 0) {
         spec_deinit(&upload->spec);
     }
@@ -87,6 +90,11 @@ static int check_status(const json_t *row, int64_t offset)
     return 0;
 }
 
+static int watch(void *data)
+{
+    return engine_draining(data) ? err_raise(ERR_DRAINING, "the daemon is shutting down") : 0;
+}
+
 static int open_writer(struct engine_upload *upload, const json_t *row)
 {
     const json_t *counts = json_object_get(row, "calibration");
@@ -97,17 +105,29 @@ static int open_writer(struct engine_upload *upload, const json_t *row)
     if (rc != 0) {
         return rc;
     }
+    const json_t *warnings = json_object_get(row, "warnings");
+    upload->warnings = json_is_array(warnings) ? json_deep_copy(warnings) : json_array();
+    if (upload->warnings == NULL) {
+        model_close(model);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
+    }
     upload->committed = json_integer_value(json_object_get(counts, "records"));
     upload->length = spec_sequence_length(&upload->spec, model_config(model));
     rc = engine_tokenizer_open(model, &upload->tokenizer);
     rc = rc != 0 ? rc : engine_job_path(upload->engine, upload->job, NULL, folder);
     rc = rc != 0 ? rc : fs_make_dirs(folder);
     rc = rc != 0 ? rc : engine_job_path(upload->engine, upload->job, TASK_CALIBRATION_LOG, upload->path);
-    rc = rc != 0 ? rc
-                 : calibration_writer_open(
-                       upload->path, upload->committed, json_integer_value(json_object_get(counts, "tokens")),
-                       json_integer_value(json_object_get(counts, "bytes")), upload->tokenizer,
-                       model_config(model)->vocab_size, upload->spec.calibration.text_field, &upload->writer);
+    const struct calibration_reading reading = {.tokenizer = upload->tokenizer,
+                                                .vocab_size = model_config(model)->vocab_size,
+                                                .text_field = upload->spec.calibration.text_field,
+                                                .add_special_tokens = upload->spec.calibration.add_special_tokens,
+                                                .watch = watch,
+                                                .watch_data = upload->engine};
+    rc = rc != 0
+             ? rc
+             : calibration_writer_open(upload->path, upload->committed,
+                                       json_integer_value(json_object_get(counts, "tokens")),
+                                       json_integer_value(json_object_get(counts, "bytes")), &reading, &upload->writer);
     model_close(model);
     return rc;
 }
@@ -197,17 +217,19 @@ static json_t *fault_list(const struct engine_upload *upload, const struct calib
 static json_t *answer_of(const struct engine_upload *upload, const struct calibration_counts *counts,
                          const char *status)
 {
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "object", "quantization.calibration", "accepted",
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:O, s:s}", "object", "quantization.calibration", "accepted",
                      (json_int_t)counts->accepted, "rejected", (json_int_t)counts->rejected, "tokens",
                      (json_int_t)counts->tokens, "next_offset", (json_int_t)counts->records, "needed",
-                     (json_int_t)needed(upload, counts), "errors", fault_list(upload, counts), "status", status);
+                     (json_int_t)needed(upload, counts), "errors", fault_list(upload, counts), "warnings",
+                     upload->warnings, "status", status);
 }
 
 /* The counts and, when complete, the move into the queue: one transaction. */
 static int commit(struct engine_upload *upload, const struct calibration_counts *counts, bool complete)
 {
-    json_t *patch = json_pack("{s:{s:I, s:I, s:I}}", "calibration", "records", (json_int_t)counts->records, "tokens",
-                              (json_int_t)counts->tokens, "bytes", (json_int_t)counts->bytes);
+    json_t *patch =
+        json_pack("{s:{s:I, s:I, s:I}, s:O}", "calibration", "records", (json_int_t)counts->records, "tokens",
+                  (json_int_t)counts->tokens, "bytes", (json_int_t)counts->bytes, "warnings", upload->warnings);
     json_t *event;
 
     if (complete) {
@@ -238,6 +260,7 @@ int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t *
         return rc;
     }
     calibration_writer_counts(upload->writer, &counts);
+    records_warn_notes(upload->warnings, "calibration", upload->writer, true);
     if (complete && check_enough(upload, &counts) != 0) {
         err_take(&shortage);
         complete = false;

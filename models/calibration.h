@@ -1,9 +1,10 @@
 #pragma once
 /* Calibration and evaluation sets: NDJSON records in, a durable token log, fixed batches out.
  *
- * Records: {"text": "..."} or {"input_ids": [..]}. The token log is an append-only file of records
- * (u32 count, then count x i32, little-endian); what was committed is (records, bytes), kept by the caller's store:
- * on open the file is cut back to it. A set is a fixed [sequences, length] matrix of ids drawn from a log. */
+ * Records: {"text": "..."} or {"input_ids": [..]}, the latter with an attention_mask where padding is left out. The
+ * token log is an append-only file of records (u32 count, then count x i32, little-endian); what was committed is
+ * (records, bytes), kept by the caller's store: on open the file is cut back to it. A set is a fixed [sequences,
+ * length] matrix of ids drawn from a log. */
 
 #include "models/tokenizer.h"
 
@@ -21,6 +22,32 @@ struct calibration_fault {
     char detail[160];
 };
 
+#define CALIBRATION_UNKNOWN_MAX 8    /* names that are kept */
+#define CALIBRATION_UNKNOWN_BYTES 64 /* of such a name, with its NUL */
+
+/* How lines become ids. tokenizer may be NULL: then only input_ids are accepted and {"text"} is a fault. vocab_size
+ * bounds ids. text_field: usually "text". add_special_tokens: run the tokenizer's template over texts (BOS). watch,
+ * unless NULL, is asked every few milliseconds of long work: what is negative ends it. Borrowed while the writer lives.
+ */
+struct calibration_reading {
+    const struct tokenizer *tokenizer;
+    int64_t vocab_size;
+    const char *text_field;
+    bool add_special_tokens;
+    int (*watch)(void *data);
+    void *watch_data;
+};
+
+/* What was taken and yet deserves a word. */
+struct calibration_notes {
+    char unknown[CALIBRATION_UNKNOWN_MAX][CALIBRATION_UNKNOWN_BYTES]; /* members that nothing reads */
+    size_t unknown_count;                                             /* names kept */
+    bool unknown_more;                                                /* there were others */
+    int64_t unknown_records;                                          /* records that had such members */
+    int64_t masked_tokens;                                            /* left out as the attention_mask says */
+    int64_t double_begin, double_end; /* texts that had the template's first (last) token already */
+};
+
 /* Turns a byte stream into records of one log. One thread at a time. */
 struct calibration_writer;
 
@@ -30,18 +57,17 @@ struct calibration_counts {
     size_t fault_count;             /* kept in calibration_writer_faults */
 };
 
-/* Open or create the log at path, cut it back to (records, tokens, bytes). tokenizer may be NULL: then only input_ids
- * are accepted and {"text"} is a fault. vocab_size bounds ids. text_field: usually "text". */
+/* Open or create the log at path, cut it back to (records, tokens, bytes). */
 int calibration_writer_open(const char *path, int64_t records, int64_t tokens, int64_t bytes,
-                            const struct tokenizer *tokenizer, int64_t vocab_size, const char *text_field,
-                            struct calibration_writer **out);
+                            const struct calibration_reading *reading, struct calibration_writer **out);
 /* Feed bytes; lines may straddle calls. Broken lines become faults and are skipped. Negative only when the log
- * itself cannot be written. first line fed is line 1. */
+ * itself cannot be written, or as `watch` said. first line fed is line 1. */
 int calibration_writer_feed(struct calibration_writer *writer, const char *data, size_t size);
 /* The stream ended: take a last line without newline, flush and fsync. After 0 the counts are durable. */
 int calibration_writer_sync(struct calibration_writer *writer, bool end_of_stream);
 void calibration_writer_counts(const struct calibration_writer *writer, struct calibration_counts *out);
 const struct calibration_fault *calibration_writer_faults(const struct calibration_writer *writer);
+const struct calibration_notes *calibration_writer_notes(const struct calibration_writer *writer);
 void calibration_writer_free(struct calibration_writer *writer); /* unsynced records are lost, by contract */
 
 struct calibration_spec {

@@ -1,9 +1,7 @@
 /* NDJSON in, token log out.
  *
- * A line is read by the pull parser, so a record costs its own text and tokens and nothing of the lines before it.
- * Members other than the text field and input_ids are ignored (data sets carry columns), blank lines are skipped,
- * everything else that is wrong becomes a fault with its line number. Text is encoded with the special tokens of the
- * post-processor: a packed set then has the model's own mark where a document begins.
+ * Lines are cut here and read in calibration_record.c. Blank ones are skipped; what is wrong with one becomes a fault
+ * with its line number.
  *
  * The log grows behind the committed bytes only. Records gather in one buffer; counts speak of whole records, so that
  * what a failed or missing sync leaves behind them is cut off when the log is opened again. After a failed write the
@@ -11,8 +9,7 @@
 
 #include "base/err.h"
 #include "base/fs.h"
-#include "base/json_stream.h"
-#include "models/calibration.h"
+#include "models/calibration_internal.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -25,25 +22,19 @@
 #include <unistd.h>
 
 #define BUFFER_BYTES (256u << 10)
-#define LINE_KEEP (256u << 10)  /* a line buffer beyond this is given back */
-#define TOKENS_KEEP (64u << 10) /* elements, likewise */
+#define LINE_KEEP (256u << 10) /* a line buffer beyond this is given back */
 #define PATH_BYTES 4096
 
 struct calibration_writer {
     int fd;
-    int failed;                        /* code of the write that failed, sticky */
-    const struct tokenizer *tokenizer; /* borrowed, may be NULL */
-    struct tokenizer_scratch *scratch;
-    int64_t vocab_size;
-    char *text_field;
+    int failed; /* code of the write that failed, sticky */
+    struct calibration_reader reader;
     struct calibration_counts counts;
     struct calibration_fault faults[CALIBRATION_FAULTS_MAX];
     int64_t line;  /* lines ended so far */
     char *pending; /* the start of a line that has not ended */
     size_t pending_size, pending_capacity;
-    bool overlong; /* the pending line is too long and is being skipped */
-    int32_t *tokens;
-    size_t token_count, token_capacity;
+    bool overlong;   /* the pending line is too long and is being skipped */
     uint8_t *buffer; /* [BUFFER_BYTES] not yet written */
     size_t buffered;
     int64_t written; /* bytes of the log before the buffer */
@@ -85,8 +76,7 @@ static int open_log(const char *path, int64_t bytes, int *out)
 }
 
 int calibration_writer_open(const char *path, int64_t records, int64_t tokens, int64_t bytes,
-                            const struct tokenizer *tokenizer, int64_t vocab_size, const char *text_field,
-                            struct calibration_writer **out)
+                            const struct calibration_reading *reading, struct calibration_writer **out)
 {
     if (records < 0 || tokens < 0 || bytes < 0 || records > INT64_MAX / 8 || tokens > INT64_MAX / 8 ||
         bytes != 4 * (records + tokens)) {
@@ -98,18 +88,11 @@ int calibration_writer_open(const char *path, int64_t records, int64_t tokens, i
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a calibration writer");
     }
     writer->fd = -1;
-    writer->tokenizer = tokenizer;
-    writer->vocab_size = vocab_size;
     writer->counts = (struct calibration_counts){.records = records, .tokens = tokens, .bytes = bytes};
     writer->written = bytes;
-    writer->text_field = strdup(text_field);
     writer->buffer = malloc(BUFFER_BYTES);
-    int rc = writer->text_field == NULL || writer->buffer == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a calibration writer")
-                 : 0;
-    if (rc == 0 && tokenizer != NULL) {
-        rc = tokenizer_scratch_new(tokenizer, &writer->scratch);
-    }
+    int rc = writer->buffer == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a calibration writer") : 0;
+    rc = rc != 0 ? rc : calibration_reader_init(&writer->reader, reading);
     rc = rc != 0 ? rc : open_log(path, bytes, &writer->fd);
     if (rc != 0) {
         calibration_writer_free(writer);
@@ -127,10 +110,8 @@ void calibration_writer_free(struct calibration_writer *writer)
     if (writer->fd >= 0) {
         close(writer->fd);
     }
-    tokenizer_scratch_free(writer->scratch);
-    free(writer->text_field);
+    calibration_reader_deinit(&writer->reader);
     free(writer->pending);
-    free(writer->tokens);
     free(writer->buffer);
     free(writer);
 }
@@ -190,156 +171,6 @@ __attribute__((format(printf, 3, 4))) static void fault(struct calibration_write
     va_end(arguments);
 }
 
-/* What one line says. Ids point into the writer or its scratch. */
-struct record {
-    const int32_t *ids;
-    size_t count;
-    bool text, input_ids; /* which member was there */
-    int code;             /* 0, or what is wrong with it */
-    char detail[160];
-};
-
-__attribute__((format(printf, 3, 4))) static void refuse(struct record *record, int code, const char *format, ...)
-{
-    va_list arguments;
-
-    if (record->code == 0) { /* the first fault of a line is told */
-        record->code = code;
-        va_start(arguments, format);
-        vsnprintf(record->detail, sizeof(record->detail), format, arguments);
-        va_end(arguments);
-    }
-}
-
-/* The record's text. Negative only when memory ran out; what the text does wrong goes into the record. */
-static int read_text(struct calibration_writer *writer, const struct json_stream *stream, enum json_token token,
-                     struct record *record)
-{
-    if (record->text) {
-        refuse(record, ERR_INVALID_JSON, "member \"%.64s\" is there twice", writer->text_field);
-    }
-    record->text = true;
-    if (token != JSON_TOKEN_STRING) {
-        refuse(record, ERR_INVALID_PARAMETER, "member \"%.64s\" must be a string", writer->text_field);
-    } else if (writer->tokenizer == NULL) {
-        refuse(record, ERR_INVALID_PARAMETER, "the model has no tokenizer.json: send input_ids");
-    }
-    if (record->code != 0) {
-        return 0;
-    }
-    int rc = tokenizer_encode(writer->tokenizer, writer->scratch, stream->text, stream->length, true, &record->ids,
-                              &record->count);
-    if (rc == ERR_HOST_OUT_OF_MEMORY) {
-        return rc;
-    }
-    if (rc != 0) {
-        refuse(record, rc, "%.150s", err_last()->message);
-    }
-    return 0;
-}
-
-static int push_token(struct calibration_writer *writer, int32_t id)
-{
-    if (writer->token_count == writer->token_capacity) {
-        size_t capacity = writer->token_capacity == 0 ? 1024 : writer->token_capacity * 2;
-        int32_t *grown = realloc(writer->tokens, capacity * sizeof(*grown));
-        if (grown == NULL) {
-            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a record of %zu tokens", capacity);
-        }
-        writer->tokens = grown;
-        writer->token_capacity = capacity;
-    }
-    writer->tokens[writer->token_count++] = id;
-    return 0;
-}
-
-/* The record's input_ids; as read_text. */
-static int read_ids(struct calibration_writer *writer, struct json_stream *stream, enum json_token token,
-                    struct record *record)
-{
-    int rc = 0;
-
-    if (record->input_ids) {
-        refuse(record, ERR_INVALID_JSON, "member \"input_ids\" is there twice");
-    }
-    record->input_ids = true;
-    if (token != JSON_TOKEN_ARRAY_BEGIN) {
-        refuse(record, ERR_INVALID_PARAMETER, "member \"input_ids\" must be a list of integers");
-        return json_stream_skip(stream, token) ? 0 : 1;
-    }
-    writer->token_count = 0;
-    while (rc == 0 && (token = json_stream_next(stream)) != JSON_TOKEN_ARRAY_END) {
-        uint64_t id;
-        if (token == JSON_TOKEN_NUMBER && json_stream_u64(stream, &id) && id < (uint64_t)writer->vocab_size &&
-            id <= INT32_MAX && writer->token_count < CALIBRATION_RECORD_TOKENS_MAX) {
-            rc = push_token(writer, (int32_t)id);
-            continue;
-        }
-        if (writer->token_count == CALIBRATION_RECORD_TOKENS_MAX) {
-            refuse(record, ERR_PAYLOAD_TOO_LARGE, "the record has more than %u tokens", CALIBRATION_RECORD_TOKENS_MAX);
-        } else if (token == JSON_TOKEN_NUMBER) {
-            refuse(record, ERR_INVALID_PARAMETER, "input_ids[%zu] = %.*s is not in 0..%lld", writer->token_count,
-                   (int)(stream->length < 32 ? stream->length : 32), stream->text, (long long)writer->vocab_size - 1);
-        } else {
-            refuse(record, ERR_INVALID_PARAMETER, "input_ids[%zu] is not an integer", writer->token_count);
-        }
-        if (token == JSON_TOKEN_ERROR || !json_stream_skip(stream, token)) {
-            return 1;
-        }
-    }
-    record->ids = writer->tokens;
-    record->count = writer->token_count;
-    return rc;
-}
-
-/* The members of the line's object: 0, 1 when the JSON is broken, negative when memory ran out. */
-static int read_members(struct calibration_writer *writer, struct json_stream *stream, struct record *record)
-{
-    enum json_token token;
-    int rc = 0;
-
-    while (rc == 0 && (token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
-        bool text = stream->length == strlen(writer->text_field) &&
-                    memcmp(stream->text, writer->text_field, stream->length) == 0;
-        bool ids = !text && stream->length == 9 && memcmp(stream->text, "input_ids", 9) == 0;
-        token = json_stream_next(stream);
-        if (token == JSON_TOKEN_ERROR) {
-            return 1;
-        }
-        if (ids) {
-            rc = read_ids(writer, stream, token, record);
-            continue;
-        }
-        rc = text ? read_text(writer, stream, token, record) : 0;
-        rc = rc == 0 && !json_stream_skip(stream, token) ? 1 : rc;
-    }
-    if (rc == 0 && (token != JSON_TOKEN_OBJECT_END || json_stream_next(stream) != JSON_TOKEN_END)) {
-        rc = 1;
-    }
-    return rc;
-}
-
-/* What is wrong with a record whose members were read. */
-static void check_record(const struct calibration_writer *writer, struct record *record)
-{
-    if (!record->text && !record->input_ids) {
-        refuse(record, ERR_MISSING_PARAMETER, "the record has neither \"%.64s\" nor \"input_ids\"", writer->text_field);
-    } else if (record->text && record->input_ids) {
-        refuse(record, ERR_INVALID_PARAMETER, "the record has both \"%.64s\" and \"input_ids\"", writer->text_field);
-    } else if (record->code == 0 && record->count == 0) {
-        refuse(record, ERR_INVALID_PARAMETER, "the record has no tokens");
-    } else if (record->code == 0 && record->count > CALIBRATION_RECORD_TOKENS_MAX) {
-        refuse(record, ERR_PAYLOAD_TOO_LARGE, "the record has %zu tokens, more than %u", record->count,
-               CALIBRATION_RECORD_TOKENS_MAX);
-    }
-    for (size_t i = 0; record->code == 0 && i < record->count; i++) {
-        if (record->ids[i] >= writer->vocab_size) {
-            refuse(record, ERR_INVALID_PARAMETER, "token %d of the text is not in the model's 0..%lld", record->ids[i],
-                   (long long)writer->vocab_size - 1);
-        }
-    }
-}
-
 static bool is_blank(const char *line, size_t size)
 {
     for (size_t i = 0; i < size; i++) {
@@ -353,33 +184,15 @@ static bool is_blank(const char *line, size_t size)
 /* One whole line, without its newline. Negative: the writer cannot go on. */
 static int take_line(struct calibration_writer *writer, const char *line, size_t size)
 {
-    struct json_stream stream;
-    struct record record = {0};
-    int rc = 0;
+    struct calibration_record record;
 
     if (is_blank(line, size)) {
         return 0;
     }
-    json_stream_init(&stream, line, size);
-    enum json_token token = json_stream_next(&stream);
-    if (token == JSON_TOKEN_OBJECT_BEGIN) {
-        rc = read_members(writer, &stream, &record);
-    } else if (token == JSON_TOKEN_ERROR || !json_stream_skip(&stream, token) ||
-               json_stream_next(&stream) != JSON_TOKEN_END) {
-        rc = 1;
-    } else {
-        refuse(&record, ERR_INVALID_PARAMETER, "the line is not an object");
-    }
-    if (rc > 0) {
-        record.code = 0; /* broken JSON outweighs what was read of it */
-        refuse(&record, ERR_INVALID_JSON, "%s at byte %zu", stream.error != NULL ? stream.error : "not valid JSON",
-               stream.at);
-    }
-    json_stream_deinit(&stream);
-    if (rc < 0) {
+    int rc = calibration_record_read(&writer->reader, line, size, &record);
+    if (rc != 0) {
         return rc;
     }
-    check_record(writer, &record);
     if (record.code != 0) {
         fault(writer, record.code, "%s", record.detail);
         return 0;
@@ -395,11 +208,7 @@ static void trim(struct calibration_writer *writer)
         writer->pending = NULL;
         writer->pending_capacity = 0;
     }
-    if (writer->token_capacity > TOKENS_KEEP) {
-        free(writer->tokens);
-        writer->tokens = NULL;
-        writer->token_capacity = 0;
-    }
+    calibration_reader_trim(&writer->reader);
 }
 
 /* Keep the start of a line whose end has not come. */
@@ -489,4 +298,9 @@ void calibration_writer_counts(const struct calibration_writer *writer, struct c
 const struct calibration_fault *calibration_writer_faults(const struct calibration_writer *writer)
 {
     return writer->faults;
+}
+
+const struct calibration_notes *calibration_writer_notes(const struct calibration_writer *writer)
+{
+    return &writer->reader.notes;
 }

@@ -17,7 +17,7 @@
 
 #define SECTION_DEPTH 24
 #define KEEP_BYTES (4u << 20)
-#define MATCH_LIMIT (64u << 20) /* steps at one starting point: a few for each byte of the longest word */
+#define MATCH_DEPTH (1u << 20)
 #define MATCH_HEAP_KIB (64u << 10)
 #define JIT_STACK_MAX (4u << 20)
 
@@ -182,6 +182,15 @@ int64_t tokenizer_vocab_size(const struct tokenizer *tokenizer)
     return tokenizer->vocab_size;
 }
 
+void tokenizer_template(const struct tokenizer *tokenizer, const int32_t **before, size_t *before_count,
+                        const int32_t **after, size_t *after_count)
+{
+    *before = tokenizer->prefix;
+    *before_count = (size_t)tokenizer->prefix_count;
+    *after = tokenizer->suffix;
+    *after_count = (size_t)tokenizer->suffix_count;
+}
+
 const char *tokenizer_digest(const struct tokenizer *tokenizer)
 {
     return tokenizer->digest;
@@ -197,10 +206,9 @@ int tokenizer_scratch_init(struct tokenizer_scratch *scratch)
     if (scratch->match_data == NULL || scratch->match_context == NULL || scratch->jit_stack == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for pattern matching");
     }
-    (void)pcre2_set_match_limit(scratch->match_context, MATCH_LIMIT);
+    (void)pcre2_set_depth_limit(scratch->match_context, MATCH_DEPTH);
     (void)pcre2_set_heap_limit(scratch->match_context, MATCH_HEAP_KIB);
     pcre2_jit_stack_assign(scratch->match_context, NULL, scratch->jit_stack);
-    clock_gettime(CLOCK_MONOTONIC, &scratch->started);
     return 0;
 }
 
@@ -266,6 +274,17 @@ void tokenizer_scratch_free(struct tokenizer_scratch *scratch)
     }
 }
 
+void tokenizer_scratch_watch(struct tokenizer_scratch *scratch, int (*watch)(void *data), void *data)
+{
+    scratch->watch = watch;
+    scratch->watch_data = data;
+}
+
+bool tokenizer_gave_up(const struct tokenizer_scratch *scratch)
+{
+    return scratch->budget.used_up;
+}
+
 /* Raw pieces in scratch->next to normalized pieces in scratch->flow. */
 static int normalize_pieces(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch)
 {
@@ -324,8 +343,7 @@ int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch
         return err_raise(ERR_INVALID_PARAMETER, "the text is not UTF-8");
     }
     free_buffers(scratch, false);
-    clock_gettime(CLOCK_MONOTONIC, &scratch->started);
-    scratch->match_calls = 0;
+    tokenizer_budget_begin(scratch, size);
     int rc = encode(tokenizer, scratch, text, size, add_special);
     if (rc != 0) {
         return rc;

@@ -12,6 +12,9 @@ struct tokenizer; /* immutable once open */
 int tokenizer_new(const char *json, size_t size, struct tokenizer **out);
 void tokenizer_free(struct tokenizer *tokenizer);
 int64_t tokenizer_vocab_size(const struct tokenizer *tokenizer); /* highest id + 1 */
+/* What the post-processor's template puts before and after a text. Borrowed. */
+void tokenizer_template(const struct tokenizer *tokenizer, const int32_t **before, size_t *before_count,
+                        const int32_t **after, size_t *after_count);
 /* Lower-case hex sha256 of the file's bytes. */
 const char *tokenizer_digest(const struct tokenizer *tokenizer);
 
@@ -19,10 +22,15 @@ const char *tokenizer_digest(const struct tokenizer *tokenizer);
 struct tokenizer_scratch;
 int tokenizer_scratch_new(const struct tokenizer *tokenizer, struct tokenizer_scratch **out);
 void tokenizer_scratch_free(struct tokenizer_scratch *scratch);
+/* Have encoding ask every few milliseconds whether it may go on: what is negative ends it and is returned. */
+void tokenizer_scratch_watch(struct tokenizer_scratch *scratch, int (*watch)(void *data), void *data);
+/* Whether the last text was given up because the file's patterns took more than their share on it. */
+bool tokenizer_gave_up(const struct tokenizer_scratch *scratch);
 
 /* Encode UTF-8 text. add_special: run the post-processor's template (BOS). *ids points into the scratch until the
  * next call. ERR_INVALID_PARAMETER on text that is not UTF-8, or on which the file's patterns run into their limits of
- * time and depth; ERR_PAYLOAD_TOO_LARGE beyond 64 MiB, before or after normalization. Any thread, with its own scratch.
+ * steps, depth and time; ERR_PAYLOAD_TOO_LARGE beyond 64 MiB, before or after normalization. Any thread, with its own
+ * scratch.
  */
 int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text,
                      size_t size, bool add_special, const int32_t **ids, size_t *count);

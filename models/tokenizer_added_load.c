@@ -26,7 +26,6 @@ static int pattern_of(const struct tokenizer *tokenizer, struct list *list, cons
                       struct tokenizer_added *token)
 {
     if (token->normalized) {
-        clock_gettime(CLOCK_MONOTONIC, &list->scratch.started);
         int rc = tokenizer_normalize(tokenizer, &list->scratch, content, size, 0);
         if (rc != 0) {
             return rc;
@@ -183,6 +182,7 @@ int tokenizer_load_added(struct tokenizer *tokenizer, const char *json, size_t s
 
     int rc = tokenizer_seed(&list.ids.seed);
     rc = rc != 0 ? rc : tokenizer_scratch_init(&list.scratch);
+    tokenizer_budget_begin(&list.scratch, size); /* of all entries together */
     rc = rc != 0 ? rc : read_entries(tokenizer, json, size, &list);
     rc = rc != 0 ? rc : build_set(&list, false, &tokenizer->raw);
     rc = rc != 0 ? rc : build_set(&list, true, &tokenizer->normalized);

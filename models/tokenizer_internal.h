@@ -24,7 +24,6 @@
 #define TOKENIZER_ADDED_MAX (1u << 18)   /* added tokens */
 #define TOKENIZER_ADDED_BYTES_MAX 512    /* of one added token: bounds the search at each byte of text */
 #define TOKENIZER_TEMPLATE_MAX 64        /* special ids before or after the text */
-#define TOKENIZER_ENCODE_SECONDS 30      /* one text's share of regex time */
 
 /* A growing buffer of bytes. */
 struct tokenizer_text {
@@ -198,13 +197,20 @@ struct tokenizer_scratch {
     pcre2_match_data *match_data;
     pcre2_match_context *match_context;
     pcre2_jit_stack *jit_stack;
-    struct timespec started; /* of this encode */
-    uint32_t match_calls;
+    struct tokenizer_budget {
+        int64_t steps;  /* left for what backtracks beyond the ordinary */
+        int64_t end;    /* of this thread's CPU time, in ns */
+        int64_t looked; /* at that time; coarse monotonic ns */
+        bool used_up;   /* by the patterns of the last text */
+    } budget;
+    int (*watch)(void *data);
+    void *watch_data;
 };
 
 /* Grow *array so that `count` elements of `size` bytes fit. */
 int tokenizer_grow(void **array, size_t *capacity, size_t count, size_t size);
-int tokenizer_check_time(struct tokenizer_scratch *scratch);
+/* What patterns may cost from here on: for a text of this size, or for a file while it is read. */
+void tokenizer_budget_begin(struct tokenizer_scratch *scratch, size_t size);
 /* In place, without the word cache; what a failed init left is for deinit. */
 int tokenizer_scratch_init(struct tokenizer_scratch *scratch);
 void tokenizer_scratch_deinit(struct tokenizer_scratch *scratch);

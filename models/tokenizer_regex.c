@@ -12,9 +12,11 @@
  * - Refused: sets inside sets, && in sets, the m flag (which is PCRE2's s), + or ? behind an interval (there neither
  *   possessive nor lazy), verbs, every escape that one of the two does not know or reads otherwise (\h \R \K \G ...).
  *
- * Termination. PCRE2's match limit bounds the work at one starting point only, so a search is cut into windows of
- * starting points and a clock is read between them; start optimizations are off because they scan past the window.
- * Together they bound any pattern on any text to TOKENIZER_ENCODE_SECONDS and one window. */
+ * Cost. PCRE2 counts the steps of one starting point only and cannot tell afterwards how many there were. So a search
+ * goes by windows of starting points, with few steps for each; where these do not suffice it goes on point by point
+ * with ever more steps, and what a try used up is taken off the text's budget. Whether a text is given up thus depends
+ * on nothing but the pattern and the text. A limit of CPU time stands beside it, for long texts that cost just under
+ * the few steps at every point. Start optimizations are off because they scan past the window. */
 
 #include "base/err.h"
 #include "models/tokenizer_internal.h"
@@ -26,6 +28,13 @@
 
 #define PATTERN_MAX 16384u
 #define WINDOW 64u
+#define STEPS_FEW 512u         /* of one starting point; words of real text need fewer */
+#define STEPS_MOST (64u << 20) /* likewise, however large the text */
+#define STEPS_TEXT (1u << 20)  /* beyond the few: of a text, */
+#define STEPS_BYTE 64          /* and of each of its bytes */
+#define TEXT_NANOSECONDS 1000000000LL
+#define BYTE_NANOSECONDS 4000 /* 250 KB a second: a tenth of what sanitized builds do with ordinary patterns */
+#define LOOK_NANOSECONDS 8000000
 #define SET_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 #define WORD SET_WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 
@@ -320,18 +329,105 @@ void tokenizer_pattern_deinit(struct tokenizer_pattern *pattern)
     *pattern = (struct tokenizer_pattern){0};
 }
 
-int tokenizer_check_time(struct tokenizer_scratch *scratch)
+static int64_t clock_nanoseconds(clockid_t clock)
 {
     struct timespec now;
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
-    if (++scratch->match_calls % 16 != 0) {
+void tokenizer_budget_begin(struct tokenizer_scratch *scratch, size_t size)
+{
+    scratch->budget = (struct tokenizer_budget){
+        .steps = STEPS_TEXT + STEPS_BYTE * (int64_t)size,
+        .end = clock_nanoseconds(CLOCK_THREAD_CPUTIME_ID) + TEXT_NANOSECONDS + BYTE_NANOSECONDS * (int64_t)size,
+        .looked = scratch->budget.looked, /* many short texts are looked at as a long one is */
+    };
+}
+
+static int give_up(struct tokenizer_scratch *scratch, const char *what)
+{
+    scratch->budget.used_up = true;
+    return err_raise(ERR_INVALID_PARAMETER, "the tokenizer's patterns give up on this text: %s", what);
+}
+
+/* Between matches: the clocks are read when enough time went by, which a cheap one tells. */
+static int check_time(struct tokenizer_scratch *scratch)
+{
+    int64_t now = clock_nanoseconds(CLOCK_MONOTONIC_COARSE);
+
+    if (now - scratch->budget.looked < LOOK_NANOSECONDS) {
         return 0;
     }
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec - scratch->started.tv_sec > TOKENIZER_ENCODE_SECONDS
-               ? err_raise(ERR_INVALID_PARAMETER, "the tokenizer's patterns need more than %d s on one text",
-                           TOKENIZER_ENCODE_SECONDS)
-               : 0;
+    scratch->budget.looked = now;
+    if (clock_nanoseconds(CLOCK_THREAD_CPUTIME_ID) > scratch->budget.end) {
+        return give_up(scratch, "they need more time than a text of its size is given");
+    }
+    return scratch->watch != NULL ? scratch->watch(scratch->watch_data) : 0;
+}
+
+/* One call of PCRE2: a match that starts in [from, last], as its result code. */
+static int match(const pcre2_code *code, struct tokenizer_scratch *scratch, const char *text, size_t size, size_t from,
+                 size_t last, uint32_t steps)
+{
+    pcre2_match_context *context = scratch->match_context;
+
+    (void)pcre2_set_offset_limit(context, last);
+    (void)pcre2_set_match_limit(context, steps);
+    int rc = pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, scratch->match_data, context);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
+        rc = pcre2_match(code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, scratch->match_data,
+                         context);
+    }
+    return rc;
+}
+
+/* What a result code means: 1 found, 0 none, negative raised. */
+static int outcome(struct tokenizer_scratch *scratch, int rc)
+{
+    PCRE2_UCHAR message[128];
+    int late = check_time(scratch);
+
+    if (late != 0 || rc >= 0 || rc == PCRE2_ERROR_NOMATCH) {
+        return late != 0 ? late : rc >= 0;
+    }
+    (void)pcre2_get_error_message(rc, message, sizeof(message));
+    return give_up(scratch, (const char *)message);
+}
+
+static size_t next_point(const char *text, size_t size, size_t at)
+{
+    do {
+        at++;
+    } while (at < size && ((unsigned char)text[at] & 0xc0) == 0x80);
+    return at;
+}
+
+/* A window in which the few steps did not suffice: one starting point at a time, from few steps on. */
+static int search_points(const pcre2_code *code, struct tokenizer_scratch *scratch, const char *text, size_t size,
+                         size_t from, size_t last)
+{
+    for (size_t at = from; at <= last; at = next_point(text, size, at)) {
+        uint32_t steps = STEPS_FEW;
+        int rc = match(code, scratch, text, size, at, at, steps);
+        while (rc == PCRE2_ERROR_MATCHLIMIT && steps < STEPS_MOST) {
+            scratch->budget.steps -= steps;
+            if (scratch->budget.steps <= 0) {
+                break;
+            }
+            steps *= 4;
+            rc = check_time(scratch);
+            if (rc != 0) {
+                return rc;
+            }
+            rc = match(code, scratch, text, size, at, at, steps);
+        }
+        rc = outcome(scratch, rc);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return 0;
 }
 
 /* The first match that starts at from or later: 1, 0 or negative. */
@@ -340,33 +436,17 @@ static int search(const pcre2_code *code, struct tokenizer_scratch *scratch, con
 {
     for (size_t at = from; at <= size;) {
         size_t last = size - at > WINDOW ? at + WINDOW : size;
-        (void)pcre2_set_offset_limit(scratch->match_context, last);
-        int rc = pcre2_match(code, (PCRE2_SPTR)text, size, at, PCRE2_NO_UTF_CHECK, scratch->match_data,
-                             scratch->match_context);
-        if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-            rc = pcre2_match(code, (PCRE2_SPTR)text, size, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, scratch->match_data,
-                             scratch->match_context);
-        }
-        if (rc >= 0) {
+        int rc = match(code, scratch, text, size, at, last, STEPS_FEW);
+        rc = rc == PCRE2_ERROR_MATCHLIMIT ? search_points(code, scratch, text, size, at, last) : outcome(scratch, rc);
+        if (rc > 0) {
             const PCRE2_SIZE *found = pcre2_get_ovector_pointer(scratch->match_data);
             *start = found[0];
             *end = found[1] < found[0] ? found[0] : found[1];
-            rc = tokenizer_check_time(scratch);
-            return rc != 0 ? rc : 1;
         }
-        if (rc != PCRE2_ERROR_NOMATCH) {
-            PCRE2_UCHAR message[128];
-            (void)pcre2_get_error_message(rc, message, sizeof(message));
-            return err_raise(ERR_INVALID_PARAMETER, "the tokenizer's pattern gives up on this text: %s",
-                             (const char *)message);
-        }
-        rc = tokenizer_check_time(scratch);
         if (rc != 0) {
             return rc;
         }
-        for (at = last + 1; at < size && ((unsigned char)text[at] & 0xc0) == 0x80;) {
-            at++;
-        }
+        at = next_point(text, size, last);
     }
     return 0;
 }

@@ -62,8 +62,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct calibration_counts counts;
 
     prepare();
-    if (size == 0 ||
-        calibration_writer_open(path, 0, 0, 0, data[0] % 2 == 0 ? tokenizer : NULL, VOCAB_SIZE, "text", &writer) != 0) {
+    if (size == 0) {
+        return 0;
+    }
+    const struct calibration_reading reading = {.tokenizer = data[0] % 2 == 0 ? tokenizer : NULL,
+                                                .vocab_size = VOCAB_SIZE,
+                                                .text_field = "text",
+                                                .add_special_tokens = data[0] % 4 == 0};
+    if (calibration_writer_open(path, 0, 0, 0, &reading, &writer) != 0) {
         return 0;
     }
     size_t step = data[0] < 16 ? size : 1 + data[0] / 16u;

@@ -44,8 +44,9 @@ static struct tokenizer *tiny_tokenizer(void)
 static struct calibration_writer *open_writer(const struct calibration_counts *from, const struct tokenizer *tokenizer)
 {
     struct calibration_writer *writer = NULL;
-    ck_assert_rc_ok(calibration_writer_open(log_path(), from->records, from->tokens, from->bytes, tokenizer, 2048,
-                                            "text", &writer));
+    const struct calibration_reading reading = {
+        .tokenizer = tokenizer, .vocab_size = 2048, .text_field = "text", .add_special_tokens = true};
+    ck_assert_rc_ok(calibration_writer_open(log_path(), from->records, from->tokens, from->bytes, &reading, &writer));
     return writer;
 }
 
@@ -126,6 +127,16 @@ static const struct {
     {"{\"input_ids\": [1]} {}", ERR_INVALID_JSON},
     {"nonsense", ERR_INVALID_JSON},
     {"{\"text\": \"fine\"}", 0},
+    {"{\"input_ids\": [1, 2], \"attention_mask\": [1]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [1, 2], \"attention_mask\": [1, 2]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [1, 2], \"attention_mask\": \"11\"}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [1, 2], \"attention_mask\": [[1, 1]]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [1, 2, 3], \"attention_mask\": [1, 0, 1]}", ERR_INVALID_PARAMETER},
+    {"{\"input_ids\": [1, 2, 3], \"attention_mask\": [0, 0, 0]}", ERR_INVALID_PARAMETER},
+    {"{\"text\": \"a\", \"attention_mask\": [1]}", ERR_INVALID_PARAMETER},
+    {"{\"attention_mask\": [1, 1]}", ERR_MISSING_PARAMETER},
+    {"{\"input_ids\": [1], \"attention_mask\": [1], \"attention_mask\": [1]}", ERR_INVALID_JSON},
+    {"{\"messages\": [{\"role\": \"user\"}]}", ERR_MISSING_PARAMETER},
 };
 
 START_TEST(test_faults_have_lines)
@@ -152,6 +163,145 @@ START_TEST(test_faults_have_lines)
     counts = finish(writer);
     ck_assert_int_eq(counts.accepted, 2);
     ck_assert_int_eq(counts.records, 2);
+    tokenizer_free(tokenizer);
+    clean();
+}
+END_TEST
+
+/* What an attention_mask hides around a record is in no set; both orders of the members mean the same. */
+START_TEST(test_masked_tokens_are_left_out)
+{
+    struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
+    int32_t words[11];
+    char *data = NULL;
+    size_t size;
+
+    feed(writer, "{\"input_ids\": [9, 9, 5, 6, 9], \"attention_mask\": [0, 0, 1, 1, 0]}\n");
+    feed(writer, "{\"attention_mask\": [false, true, true], \"input_ids\": [9, 7, 8]}\n");
+    feed(writer, "{\"input_ids\": [3], \"attention_mask\": null}\n{\"input_ids\": [4], \"attention_mask\": [1]}\n");
+    ck_assert_int_eq(calibration_writer_notes(writer)->masked_tokens, 4);
+    ck_assert_int_eq(calibration_writer_notes(writer)->unknown_records, 0);
+    struct calibration_counts counts = finish(writer);
+    ck_assert_int_eq(counts.records, 4);
+    ck_assert_int_eq(counts.tokens, 6);
+    ck_assert_rc_ok(fs_read_file(log_path(), 1 << 20, &data, &size));
+    ck_assert_uint_eq(size, 40);
+    memcpy(words, data, size);
+    free(data);
+    static const int32_t wanted[10] = {2, 5, 6, 2, 7, 8, 1, 3, 1, 4};
+    ck_assert_mem_eq(words, wanted, sizeof(wanted));
+    clean();
+}
+END_TEST
+
+/* Members that nothing reads are named, with a line that has nothing else and without one that has. */
+START_TEST(test_unknown_members_are_named)
+{
+    struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
+    const struct calibration_notes *notes = calibration_writer_notes(writer);
+    char line[256];
+
+    feed(writer, "{\"input_ids\": [1], \"labels\": [1], \"meta\": {\"a\": 1}}\n{\"labels\": 0, \"input_ids\": [1]}\n");
+    ck_assert_int_eq(notes->unknown_records, 2);
+    ck_assert_uint_eq(notes->unknown_count, 2);
+    ck_assert_str_eq(notes->unknown[0], "labels");
+    ck_assert_str_eq(notes->unknown[1], "meta");
+    feed(writer, "{\"messages\": []}\n");
+    ck_assert_ptr_nonnull(strstr(calibration_writer_faults(writer)[0].detail, "\"messages\""));
+    ck_assert_int_eq(notes->unknown_records, 2);
+    for (int i = 0; i < 20; i++) { /* long ones, too, and no more than are kept */
+        snprintf(line, sizeof(line), "{\"input_ids\": [1], \"%d%s\\n\\u0000\": 1}\n", i,
+                 "\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3"
+                 "\xa9\xc3\xa9\xc3"
+                 "\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9"
+                 "\xc3\xa9\xc3\xa9\xc3"
+                 "\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9");
+        feed(writer, line);
+    }
+    ck_assert_uint_eq(notes->unknown_count, CALIBRATION_UNKNOWN_MAX);
+    ck_assert(notes->unknown_more);
+    ck_assert_uint_le(strlen(notes->unknown[7]), CALIBRATION_UNKNOWN_BYTES - 1);
+    (void)finish(writer);
+    clean();
+}
+END_TEST
+
+#define WITH_BOS                                                                                            \
+    "{\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true},{\"id\":2,\"content\":\"</"         \
+    "s>\",\"special\":true}],"                                                                              \
+    "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{" \
+    "\"Sequence\":"                                                                                         \
+    "{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"</s>\"}}],\"special_tokens\":{\"<s>\":{\"ids\":[1]},\"</"  \
+    "s>\":{\"ids\":[2]}}},"                                                                                 \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"<s>\":1,\"</s>\":2},\"merges\":[]}}"
+
+/* A text that has what the template adds is counted; without the template it stays as it is. */
+START_TEST(test_double_bos)
+{
+    struct tokenizer *tokenizer = NULL;
+
+    ck_assert_rc_ok(tokenizer_new(WITH_BOS, strlen(WITH_BOS), &tokenizer));
+    struct calibration_reading reading = {
+        .tokenizer = tokenizer, .vocab_size = 10, .text_field = "text", .add_special_tokens = true};
+    for (int special = 0; special < 2; special++) {
+        struct calibration_writer *writer = NULL;
+        reading.add_special_tokens = special == 1;
+        ck_assert_rc_ok(calibration_writer_open(log_path(), 0, 0, 0, &reading, &writer));
+        feed(writer, "{\"text\": \"a\"}\n{\"text\": \"<s>a\"}\n{\"text\": \"a</s>\"}\n{\"input_ids\": [1, 1]}\n");
+        ck_assert_int_eq(calibration_writer_notes(writer)->double_begin, special);
+        ck_assert_int_eq(calibration_writer_notes(writer)->double_end, special);
+        struct calibration_counts counts = finish(writer);
+        ck_assert_int_eq(counts.tokens, special == 1 ? 13 : 7);
+        clean();
+    }
+    tokenizer_free(tokenizer);
+}
+END_TEST
+
+#define CATASTROPHE                                                                                                    \
+    "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a*a*a*b\"},\"behavior\":\"Isolated\",\"invert\":" \
+    "false},"                                                                                                          \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}"
+
+static int cancel(void *data)
+{
+    return *(int *)data != 0 ? err_raise(ERR_CANCELLED, "cancelled") : 0;
+}
+
+/* Texts on which patterns give up are refused, no more than a few are tried, and the caller can end the rest. */
+START_TEST(test_hostile_tokenizer)
+{
+    struct tokenizer *tokenizer = NULL;
+    struct calibration_writer *writer = NULL;
+    char line[1100];
+    int cancelled = 0;
+
+    ck_assert_rc_ok(tokenizer_new(CATASTROPHE, strlen(CATASTROPHE), &tokenizer));
+    const struct calibration_reading reading = {
+        .tokenizer = tokenizer, .vocab_size = 10, .text_field = "text", .watch = cancel, .watch_data = &cancelled};
+    ck_assert_rc_ok(calibration_writer_open(log_path(), 0, 0, 0, &reading, &writer));
+    size_t used = (size_t)sprintf(line, "{\"text\": \"");
+    memset(line + used, 'a', 1000);
+    strcpy(line + used + 1000, "\"}\n");
+    for (int i = 0; i < 1000; i++) { /* in seconds, not in minutes */
+        feed(writer, line);
+    }
+    feed(writer, "{\"input_ids\": [1]}\n");
+    struct calibration_counts counts;
+    calibration_writer_counts(writer, &counts);
+    ck_assert_int_eq(counts.rejected, 1000);
+    ck_assert_int_eq(counts.accepted, 1);
+    ck_assert_ptr_nonnull(strstr(calibration_writer_faults(writer)[0].detail, "give up"));
+    ck_assert_ptr_nonnull(strstr(calibration_writer_faults(writer)[99].detail, "not tried"));
+    calibration_writer_free(writer);
+    cancelled = 1;
+    ck_assert_rc_ok(calibration_writer_open(log_path(), 0, 0, 0, &reading, &writer));
+    int rc = 0;
+    for (int i = 0; i < 20 && rc == 0; i++) {
+        rc = calibration_writer_feed(writer, line, strlen(line));
+    }
+    ck_assert_int_eq(rc, ERR_CANCELLED);
+    calibration_writer_free(writer);
     tokenizer_free(tokenizer);
     clean();
 }
@@ -227,6 +377,7 @@ START_TEST(test_log_is_cut_back)
 {
     struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
     struct calibration_writer *none = NULL;
+    const struct calibration_reading reading = {.vocab_size = 10, .text_field = "text"};
     struct stat info;
 
     feed(writer, "{\"input_ids\":[1,2]}\n");
@@ -243,9 +394,9 @@ START_TEST(test_log_is_cut_back)
     ck_assert_int_eq(counts.tokens, 3);
     ck_assert_int_eq(counts.accepted, 1);
     /* Less on disk than was committed, and numbers that contradict each other. */
-    ck_assert_int_eq(calibration_writer_open(log_path(), 9, 9, 72, NULL, 10, "text", &none), ERR_SOURCE_CORRUPT);
-    ck_assert_int_eq(calibration_writer_open(log_path(), 1, 1, 7, NULL, 10, "text", &none), ERR_SOURCE_CORRUPT);
-    ck_assert_int_eq(calibration_writer_open(log_path(), -1, 1, 0, NULL, 10, "text", &none), ERR_SOURCE_CORRUPT);
+    ck_assert_int_eq(calibration_writer_open(log_path(), 9, 9, 72, &reading, &none), ERR_SOURCE_CORRUPT);
+    ck_assert_int_eq(calibration_writer_open(log_path(), 1, 1, 7, &reading, &none), ERR_SOURCE_CORRUPT);
+    ck_assert_int_eq(calibration_writer_open(log_path(), -1, 1, 0, &reading, &none), ERR_SOURCE_CORRUPT);
     clean();
 }
 END_TEST
@@ -411,7 +562,8 @@ START_TEST(test_damaged_log)
 }
 END_TEST
 
-UNIT_MAIN("calibration", test_lines_straddle_feeds, test_faults_have_lines, test_faults_are_counted_beyond_the_list,
-          test_long_lines, test_record_token_limit, test_log_is_cut_back, test_packed_sets, test_windows,
-          test_shuffle_is_seeded, test_shuffle_is_pinned, test_split_moves_the_tail, test_too_few_tokens,
-          test_damaged_log)
+UNIT_MAIN("calibration", test_lines_straddle_feeds, test_faults_have_lines, test_masked_tokens_are_left_out,
+          test_unknown_members_are_named, test_double_bos, test_hostile_tokenizer,
+          test_faults_are_counted_beyond_the_list, test_long_lines, test_record_token_limit, test_log_is_cut_back,
+          test_packed_sets, test_windows, test_shuffle_is_seeded, test_shuffle_is_pinned, test_split_moves_the_tail,
+          test_too_few_tokens, test_damaged_log)

@@ -250,17 +250,78 @@ START_TEST(test_long_runs_are_linear)
 }
 END_TEST
 
+#define SPLIT_BY(regex)                                                      \
+    "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex \
+    "\"},\"behavior\":\"Isolated\",\"invert\":"                              \
+    "false}," MODEL "}"
+
+/* Patterns that backtrack without end are given up soon, however short the text is. */
 START_TEST(test_hostile_pattern_ends)
 {
-    char text[64];
+    static const char *const regexes[] = {SPLIT_BY("^(a+)+$(?<!a)"), SPLIT_BY("a*a*a*b"), SPLIT_BY("(a|a)*b"),
+                                          SPLIT_BY("(?:(?:a?){40}){40}b"), SPLIT_BY("(?=(a*)*b)a")};
+    char text[1024];
     size_t count;
     int rc;
     memset(text, 'a', sizeof(text));
-    double seconds = encode_seconds("{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"^(a+)+$(?<!a)\"},"
-                                    "\"behavior\":\"Isolated\",\"invert\":false}," MODEL "}",
-                                    text, sizeof(text), &rc, &count);
-    ck_assert_int_eq(rc, ERR_INVALID_PARAMETER);
-    ck_assert_msg(seconds < 60, "%.1f s", seconds);
+    for (size_t i = 0; i < sizeof(regexes) / sizeof(regexes[0]); i++) {
+        double seconds = encode_seconds(regexes[i], text, sizeof(text), &rc, &count);
+        ck_assert_msg(rc == ERR_INVALID_PARAMETER, "case %zu: %d", i, rc);
+        ck_assert_msg(strstr(err_last()->message, "give up") != NULL, "case %zu: %s", i, err_last()->message);
+        ck_assert_msg(seconds < 5, "case %zu took %.1f s", i, seconds);
+    }
+}
+END_TEST
+
+/* What takes many steps at few places is not hostile. */
+START_TEST(test_long_words_match)
+{
+    static const char *const regexes[] = {SPLIT_BY("\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"),
+                                          SPLIT_BY("[ x]+y|[ x]+"), SPLIT_BY("(?>(?: |x)+)")};
+    size_t size = 100000, count;
+    char *text = malloc(size);
+    int rc;
+
+    ck_assert_ptr_nonnull(text);
+    memset(text, ' ', size);
+    text[size / 2] = 'x';
+    for (size_t i = 0; i < sizeof(regexes) / sizeof(regexes[0]); i++) {
+        (void)encode_seconds(regexes[i], text, size, &rc, &count);
+        ck_assert_msg(rc == 0, "case %zu: %s", i, err_last()->message);
+    }
+    free(text);
+}
+END_TEST
+
+static int refuse_to_go_on(void *data)
+{
+    ++*(int *)data;
+    return err_raise(ERR_CANCELLED, "enough");
+}
+
+/* The caller is asked while patterns work, and its word ends them. */
+START_TEST(test_watch_ends_a_text)
+{
+    struct tokenizer *tokenizer = open_json(SPLIT_BY("a*a*a*b"));
+    struct tokenizer_scratch *scratch = NULL;
+    size_t size = 1 << 20, count;
+    char *text = malloc(size);
+    const int32_t *ids;
+    int asked = 0;
+
+    ck_assert_ptr_nonnull(text);
+    memset(text, 'a', size);
+    ck_assert_rc_ok(tokenizer_scratch_new(tokenizer, &scratch));
+    tokenizer_scratch_watch(scratch, refuse_to_go_on, &asked);
+    ck_assert_int_eq(tokenizer_encode(tokenizer, scratch, text, size, false, &ids, &count), ERR_CANCELLED);
+    ck_assert_int_eq(asked, 1);
+    ck_assert(!tokenizer_gave_up(scratch));
+    tokenizer_scratch_watch(scratch, NULL, NULL);
+    ck_assert_int_eq(tokenizer_encode(tokenizer, scratch, text, 1000, false, &ids, &count), ERR_INVALID_PARAMETER);
+    ck_assert(tokenizer_gave_up(scratch));
+    tokenizer_scratch_free(scratch);
+    tokenizer_free(tokenizer);
+    free(text);
 }
 END_TEST
 
@@ -310,4 +371,5 @@ END_TEST
 
 UNIT_MAIN("tokenizer", test_merges, test_unknown_and_ignore_merges, test_template, test_added_tokens,
           test_normalizers_and_steps, test_refused_files, test_dialects_that_differ_are_refused, test_text_must_be_utf8,
-          test_long_runs_are_linear, test_hostile_pattern_ends, test_replacement_cannot_explode, test_bundled_file)
+          test_long_runs_are_linear, test_hostile_pattern_ends, test_long_words_match, test_watch_ends_a_text,
+          test_replacement_cannot_explode, test_bundled_file)

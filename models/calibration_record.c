@@ -1,0 +1,424 @@
+/* One line of NDJSON to the ids of one record.
+ *
+ * The pull parser reads it, so a record costs its own text and tokens and nothing of the lines before it. What is wrong
+ * becomes the record's code and detail; members that nothing reads are noted by name, since data sets carry columns and
+ * one of them may have been meant to count. Text is encoded with the special tokens of the tokenizer's template, unless
+ * told otherwise: a packed set then has the model's own mark where a document begins. Tokens that an attention_mask
+ * hides are left out; a hole between others cannot be, since the tokens around it would become neighbours. */
+
+#include "base/err.h"
+#include "base/json_stream.h"
+#include "base/text.h"
+#include "models/calibration_internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ITEMS_KEEP (64u << 10) /* elements of a buffer beyond which it is given back */
+#define GIVE_UPS_MAX 8         /* texts on which patterns gave up, before no more is tried */
+#define NAMES_BYTES 96         /* of members, in a detail */
+
+/* A line under way. */
+struct line {
+    struct calibration_record *record;
+    bool text, input_ids, mask; /* which member was there */
+    bool unknown;
+    char names[NAMES_BYTES]; /* of unknown members */
+};
+
+int calibration_reader_init(struct calibration_reader *reader, const struct calibration_reading *reading)
+{
+    *reader = (struct calibration_reader){.reading = *reading};
+    char *field = strdup(reading->text_field);
+    reader->reading.text_field = field;
+    if (field == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a calibration writer");
+    }
+    return reading->tokenizer != NULL ? tokenizer_scratch_new(reading->tokenizer, &reader->scratch) : 0;
+}
+
+void calibration_reader_deinit(struct calibration_reader *reader)
+{
+    tokenizer_scratch_free(reader->scratch);
+    free((char *)reader->reading.text_field);
+    free(reader->tokens);
+    free(reader->mask);
+}
+
+void calibration_reader_trim(struct calibration_reader *reader)
+{
+    if (reader->token_capacity > ITEMS_KEEP) {
+        free(reader->tokens);
+        reader->tokens = NULL;
+        reader->token_capacity = 0;
+    }
+    if (reader->mask_capacity > ITEMS_KEEP) {
+        free(reader->mask);
+        reader->mask = NULL;
+        reader->mask_capacity = 0;
+    }
+}
+
+__attribute__((format(printf, 3, 4))) static void refuse(struct line *line, int code, const char *format, ...)
+{
+    va_list arguments;
+
+    if (line->record->code == 0) { /* the first fault of a line is told */
+        line->record->code = code;
+        va_start(arguments, format);
+        vsnprintf(line->record->detail, sizeof(line->record->detail), format, arguments);
+        va_end(arguments);
+        text_repair(line->record->detail); /* a cut may fall within a character */
+    }
+}
+
+/* Ask the caller, and remember that it was its word that ended a text. */
+static int ask(void *data)
+{
+    struct calibration_reader *reader = data;
+
+    reader->stopped = reader->reading.watch(reader->reading.watch_data);
+    return reader->stopped;
+}
+
+/* Whether the template added what the text had already. */
+static void note_doubles(struct calibration_reader *reader, const struct calibration_record *record)
+{
+    const int32_t *before, *after;
+    size_t before_count, after_count;
+
+    tokenizer_template(reader->reading.tokenizer, &before, &before_count, &after, &after_count);
+    size_t added = before_count + after_count;
+    if (record->count <= added) {
+        return;
+    }
+    const int32_t *text = record->ids + before_count, *end = record->ids + record->count - after_count;
+    reader->notes.double_begin += before_count > 0 && text[0] == before[before_count - 1];
+    reader->notes.double_end += after_count > 0 && end[-1] == after[0];
+}
+
+/* The record's text. Negative only when the reader cannot go on; what the text does wrong goes into the record. */
+static int read_text(struct calibration_reader *reader, const struct json_stream *stream, enum json_token token,
+                     struct line *line)
+{
+    const struct calibration_reading *reading = &reader->reading;
+    struct calibration_record *record = line->record;
+
+    if (line->text) {
+        refuse(line, ERR_INVALID_JSON, "member \"%.64s\" is there twice", reading->text_field);
+    }
+    line->text = true;
+    if (token != JSON_TOKEN_STRING) {
+        refuse(line, ERR_INVALID_PARAMETER, "member \"%.64s\" must be a string", reading->text_field);
+    } else if (reading->tokenizer == NULL) {
+        refuse(line, ERR_INVALID_PARAMETER, "the model has no tokenizer.json: send input_ids");
+    } else if (reader->gave_up == GIVE_UPS_MAX) {
+        refuse(line, ERR_INVALID_PARAMETER,
+               "the tokenizer's patterns gave up on %d texts before this one, so that it was not tried", GIVE_UPS_MAX);
+    }
+    if (record->code != 0) {
+        return 0;
+    }
+    tokenizer_scratch_watch(reader->scratch, reading->watch != NULL ? ask : NULL, reader);
+    int rc = tokenizer_encode(reading->tokenizer, reader->scratch, stream->text, stream->length,
+                              reading->add_special_tokens, &record->ids, &record->count);
+    if (rc == ERR_HOST_OUT_OF_MEMORY || reader->stopped != 0) {
+        return rc;
+    }
+    if (rc != 0) {
+        reader->gave_up += tokenizer_gave_up(reader->scratch);
+        refuse(line, rc, "%.150s", err_last()->message);
+    }
+    return 0;
+}
+
+static int grow(void **array, size_t *capacity, size_t count, size_t size)
+{
+    if (count < *capacity) {
+        return 0;
+    }
+    size_t wanted = *capacity == 0 ? 1024 : *capacity * 2;
+    void *grown = realloc(*array, wanted * size);
+    if (grown == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a record of %zu tokens", wanted);
+    }
+    *array = grown;
+    *capacity = wanted;
+    return 0;
+}
+
+/* An element of input_ids: 1 taken, 0 not, negative when memory ran out. */
+static int push_id(struct calibration_reader *reader, const struct json_stream *stream, enum json_token token)
+{
+    uint64_t id;
+
+    if (token != JSON_TOKEN_NUMBER || !json_stream_u64(stream, &id) || id >= (uint64_t)reader->reading.vocab_size ||
+        id > INT32_MAX || reader->token_count == CALIBRATION_RECORD_TOKENS_MAX) {
+        return 0;
+    }
+    int rc = grow((void **)&reader->tokens, &reader->token_capacity, reader->token_count, sizeof(*reader->tokens));
+    if (rc == 0) {
+        reader->tokens[reader->token_count++] = (int32_t)id;
+    }
+    return rc != 0 ? rc : 1;
+}
+
+static void refuse_id(const struct calibration_reader *reader, const struct json_stream *stream, enum json_token token,
+                      struct line *line)
+{
+    if (reader->token_count == CALIBRATION_RECORD_TOKENS_MAX) {
+        refuse(line, ERR_PAYLOAD_TOO_LARGE, "the record has more than %u tokens", CALIBRATION_RECORD_TOKENS_MAX);
+    } else if (token == JSON_TOKEN_NUMBER) {
+        refuse(line, ERR_INVALID_PARAMETER, "input_ids[%zu] = %.*s is not in 0..%lld", reader->token_count,
+               (int)(stream->length < 32 ? stream->length : 32), stream->text,
+               (long long)reader->reading.vocab_size - 1);
+    } else {
+        refuse(line, ERR_INVALID_PARAMETER, "input_ids[%zu] is not an integer", reader->token_count);
+    }
+}
+
+/* The record's input_ids: 0, 1 when the JSON is broken, negative when memory ran out. */
+static int read_ids(struct calibration_reader *reader, struct json_stream *stream, enum json_token token,
+                    struct line *line)
+{
+    if (line->input_ids) {
+        refuse(line, ERR_INVALID_JSON, "member \"input_ids\" is there twice");
+    }
+    line->input_ids = true;
+    if (token != JSON_TOKEN_ARRAY_BEGIN) {
+        refuse(line, ERR_INVALID_PARAMETER, "member \"input_ids\" must be a list of integers");
+        return json_stream_skip(stream, token) ? 0 : 1;
+    }
+    reader->token_count = 0;
+    while ((token = json_stream_next(stream)) != JSON_TOKEN_ARRAY_END) {
+        int rc = push_id(reader, stream, token);
+        if (rc < 0) {
+            return rc;
+        }
+        if (rc == 0) {
+            refuse_id(reader, stream, token, line);
+            if (token == JSON_TOKEN_ERROR || !json_stream_skip(stream, token)) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* An element of attention_mask: -1 when it is neither 0 nor 1. */
+static int mask_value(const struct json_stream *stream, enum json_token token)
+{
+    uint64_t value;
+
+    if (token == JSON_TOKEN_TRUE || token == JSON_TOKEN_FALSE) {
+        return token == JSON_TOKEN_TRUE;
+    }
+    return token == JSON_TOKEN_NUMBER && json_stream_u64(stream, &value) && value <= 1 ? (int)value : -1;
+}
+
+/* The record's attention_mask, as read_ids. */
+static int read_mask(struct calibration_reader *reader, struct json_stream *stream, enum json_token token,
+                     struct line *line)
+{
+    if (line->mask) {
+        refuse(line, ERR_INVALID_JSON, "member \"attention_mask\" is there twice");
+    }
+    if (token == JSON_TOKEN_NULL) {
+        return 0;
+    }
+    line->mask = true;
+    if (token != JSON_TOKEN_ARRAY_BEGIN) {
+        refuse(line, ERR_INVALID_PARAMETER, "member \"attention_mask\" must be a list of 0 and 1");
+        return json_stream_skip(stream, token) ? 0 : 1;
+    }
+    reader->mask_count = 0;
+    while ((token = json_stream_next(stream)) != JSON_TOKEN_ARRAY_END) {
+        int value = mask_value(stream, token);
+        if (value >= 0 && reader->mask_count < CALIBRATION_RECORD_TOKENS_MAX) {
+            int rc = grow((void **)&reader->mask, &reader->mask_capacity, reader->mask_count, sizeof(*reader->mask));
+            if (rc != 0) {
+                return rc;
+            }
+            reader->mask[reader->mask_count++] = (uint8_t)value;
+            continue;
+        }
+        refuse(line, ERR_INVALID_PARAMETER, "attention_mask[%zu] must be 0 or 1", reader->mask_count);
+        if (token == JSON_TOKEN_ERROR || !json_stream_skip(stream, token)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void note_unknown(struct calibration_reader *reader, const char *name, size_t size, struct line *line)
+{
+    struct calibration_notes *notes = &reader->notes;
+    char kept[CALIBRATION_UNKNOWN_BYTES];
+    size_t used = strlen(line->names), i = 0;
+
+    if (size > sizeof(kept) - 1) {
+        size = sizeof(kept) - 1;
+        while (size > 0 && ((unsigned char)name[size] & 0xc0) == 0x80) { /* no part of a character */
+            size--;
+        }
+    }
+    for (size_t at = 0; at < size; at++) {
+        kept[at] = (char)((unsigned char)name[at] < 0x20 || name[at] == 0x7f ? '?' : name[at]);
+    }
+    kept[size] = '\0';
+    if (used + strlen(kept) + 5 <= sizeof(line->names)) {
+        snprintf(line->names + used, sizeof(line->names) - used, "%s\"%s\"", used > 0 ? ", " : "", kept);
+    }
+    line->unknown = true;
+    while (i < notes->unknown_count && strcmp(notes->unknown[i], kept) != 0) {
+        i++;
+    }
+    if (i == CALIBRATION_UNKNOWN_MAX) {
+        notes->unknown_more = true;
+    } else if (i == notes->unknown_count) {
+        memcpy(notes->unknown[notes->unknown_count++], kept, size + 1);
+    }
+}
+
+static bool is_key(const struct json_stream *stream, const char *name)
+{
+    return stream->length == strlen(name) && memcmp(stream->text, name, stream->length) == 0;
+}
+
+/* The members of the line's object: 0, 1 when the JSON is broken, negative when the reader cannot go on. */
+static int read_members(struct calibration_reader *reader, struct json_stream *stream, struct line *line)
+{
+    enum json_token token;
+    int rc = 0;
+
+    while (rc == 0 && (token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
+        bool text = is_key(stream, reader->reading.text_field);
+        bool ids = !text && is_key(stream, "input_ids"), mask = !text && is_key(stream, "attention_mask");
+        if (!text && !ids && !mask) {
+            note_unknown(reader, stream->text, stream->length, line);
+        }
+        token = json_stream_next(stream);
+        if (token == JSON_TOKEN_ERROR) {
+            return 1;
+        }
+        if (ids || mask) {
+            rc = ids ? read_ids(reader, stream, token, line) : read_mask(reader, stream, token, line);
+            continue;
+        }
+        rc = text ? read_text(reader, stream, token, line) : 0;
+        rc = rc == 0 && !json_stream_skip(stream, token) ? 1 : rc;
+    }
+    if (rc == 0 && (token != JSON_TOKEN_OBJECT_END || json_stream_next(stream) != JSON_TOKEN_END)) {
+        rc = 1;
+    }
+    return rc;
+}
+
+/* Leave out what the mask hides before and after the rest. */
+static void apply_mask(struct calibration_reader *reader, struct line *line)
+{
+    struct calibration_record *record = line->record;
+    const uint8_t *mask = reader->mask;
+    size_t first = 0, end = reader->mask_count;
+
+    if (end != record->count) {
+        refuse(line, ERR_INVALID_PARAMETER, "attention_mask has %zu entries, input_ids %zu", end, record->count);
+        return;
+    }
+    while (first < end && mask[first] == 0) {
+        first++;
+    }
+    while (end > first && mask[end - 1] == 0) {
+        end--;
+    }
+    for (size_t i = first; i < end; i++) {
+        if (mask[i] == 0) {
+            refuse(line, ERR_INVALID_PARAMETER,
+                   "attention_mask[%zu] hides a token between others: only padding before or after can be left out", i);
+            return;
+        }
+    }
+    if (first == end) {
+        refuse(line, ERR_INVALID_PARAMETER, "attention_mask hides every token");
+        return;
+    }
+    reader->notes.masked_tokens += (int64_t)(record->count - (end - first));
+    record->ids += first;
+    record->count = end - first;
+}
+
+/* What is wrong with a record whose members were read. */
+static void check_record(struct calibration_reader *reader, struct line *line)
+{
+    struct calibration_record *record = line->record;
+    const char *field = reader->reading.text_field;
+
+    if (!line->text && !line->input_ids) {
+        refuse(line, ERR_MISSING_PARAMETER, "the record has neither \"%.64s\" nor \"input_ids\"%s%s", field,
+               line->unknown ? ", but " : "", line->names);
+    } else if (line->text && line->input_ids) {
+        refuse(line, ERR_INVALID_PARAMETER, "the record has both \"%.64s\" and \"input_ids\"", field);
+    } else if (line->text && line->mask) {
+        refuse(line, ERR_INVALID_PARAMETER, "attention_mask goes with input_ids, not with \"%.64s\"", field);
+    }
+    if (record->code != 0) {
+        return;
+    }
+    if (line->input_ids) {
+        record->ids = reader->tokens;
+        record->count = reader->token_count;
+    }
+    if (record->count == 0) {
+        refuse(line, ERR_INVALID_PARAMETER, "the record has no tokens");
+    } else if (record->count > CALIBRATION_RECORD_TOKENS_MAX) {
+        refuse(line, ERR_PAYLOAD_TOO_LARGE, "the record has %zu tokens, more than %u", record->count,
+               CALIBRATION_RECORD_TOKENS_MAX);
+    } else if (line->mask) {
+        apply_mask(reader, line);
+    }
+    for (size_t i = 0; record->code == 0 && i < record->count; i++) {
+        if (record->ids[i] >= reader->reading.vocab_size) {
+            refuse(line, ERR_INVALID_PARAMETER, "token %d of the text is not in the model's 0..%lld", record->ids[i],
+                   (long long)reader->reading.vocab_size - 1);
+        }
+    }
+}
+
+int calibration_record_read(struct calibration_reader *reader, const char *text, size_t size,
+                            struct calibration_record *out)
+{
+    struct json_stream stream;
+    struct line line = {.record = out};
+    int rc = 0;
+
+    *out = (struct calibration_record){0};
+    json_stream_init(&stream, text, size);
+    enum json_token token = json_stream_next(&stream);
+    if (token == JSON_TOKEN_OBJECT_BEGIN) {
+        rc = read_members(reader, &stream, &line);
+    } else if (token == JSON_TOKEN_ERROR || !json_stream_skip(&stream, token) ||
+               json_stream_next(&stream) != JSON_TOKEN_END) {
+        rc = 1;
+    } else {
+        refuse(&line, ERR_INVALID_PARAMETER, "the line is not an object");
+    }
+    if (rc > 0) {
+        out->code = 0; /* broken JSON outweighs what was read of it */
+        refuse(&line, ERR_INVALID_JSON, "%s at byte %zu", stream.error != NULL ? stream.error : "not valid JSON",
+               stream.at);
+    }
+    json_stream_deinit(&stream);
+    if (rc < 0) {
+        return rc;
+    }
+    check_record(reader, &line);
+    if (out->code == 0) {
+        reader->notes.unknown_records += line.unknown;
+        if (line.text && reader->reading.add_special_tokens) {
+            note_doubles(reader, out);
+        }
+    }
+    return 0;
+}
