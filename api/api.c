@@ -207,6 +207,11 @@ bool api_idle(struct api *api)
     return atomic_load(&api->open) == 0;
 }
 
+const char *api_library_version(void)
+{
+    return MHD_get_version();
+}
+
 uint16_t api_port(const struct api *api)
 {
     return api->port;

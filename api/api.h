@@ -29,6 +29,7 @@ struct api_config {
 /* Listen and start the workers; what config points to is copied, engine and store are borrowed. Raises the soft limit
  * of open files as far as max_connections needs. ERR_CONFIG when the address cannot be had. */
 int api_open(const struct api_config *config, struct api **out);
+const char *api_library_version(void); /* of the HTTP library that runs, such as "0.9.75" */
 uint16_t api_port(const struct api *api);
 int api_socket(const struct api *api);   /* that listens; api_close closes it */
 int api_fd(const struct api *api);       /* epoll descriptor to poll for reading */

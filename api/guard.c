@@ -105,10 +105,7 @@ static int check_framing(const struct guard_request *request, struct guard_verdi
     }
     const char *method = request->method;
     bool body = strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
-    if (body && lengths + encodings == 0) {
-        return refuse(verdict, ERR_LENGTH_REQUIRED, true,
-                      "Send Content-Length or Transfer-Encoding: chunked; without a body, Content-Length: 0.");
-    }
+    verdict->declared = lengths + encodings > 0;
     if (!body && verdict->length != 0) {
         return refuse(verdict, ERR_BAD_REQUEST, true, "This method takes no body.");
     }

@@ -36,6 +36,7 @@ struct guard_verdict {
     const char *detail; /* static text */
     /* when passed: */
     int64_t length; /* Content-Length; -1 = chunked; 0 = none or empty */
+    bool declared;  /* there was a length or a coding at all */
     bool expects;   /* Expect: 100-continue */
 };
 

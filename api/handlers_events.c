@@ -41,23 +41,18 @@ static int reply_page(struct request *request, const char *job, int64_t after)
 
 int handlers_job_events(struct request *request)
 {
-    static const char *const offers[] = {"application/json", "text/event-stream", "application/x-ndjson", NULL};
     const char *id = handlers_object_id(request, "job");
     int64_t after = 0;
     int rc = id != NULL ? start_after(request, &after) : ERR_NOT_FOUND;
     if (rc < 0) {
         return rc;
     }
-    int offer = header_negotiate(request_header(request, "Accept"), offers);
-    if (offer < 0) {
-        return err_raise(ERR_NOT_ACCEPTABLE,
-                         "events come as application/json, text/event-stream or application/x-ndjson");
-    }
     json_t *job = NULL;
     rc = store_job_get(request->context->store, id, &job);
     json_decref(job);
-    if (rc < 0) {
-        return rc;
+    int offer = rc < 0 ? rc : request_offer(request);
+    if (offer < 0) {
+        return offer;
     }
     if (offer == 0) {
         return reply_page(request, id, after);

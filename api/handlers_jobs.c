@@ -258,20 +258,16 @@ static int reply_layers_take(struct request *request, enum layer_format format, 
 
 int handlers_job_layers(struct request *request)
 {
-    static const char *const offers[] = {"application/json", "text/csv", "application/x-ndjson", NULL};
     const char *id = handlers_object_id(request, "job");
     if (id == NULL) {
         return ERR_NOT_FOUND;
-    }
-    int offer = header_negotiate(request_header(request, "Accept"), offers);
-    if (offer < 0) {
-        return err_raise(ERR_NOT_ACCEPTABLE, "layers come as application/json, text/csv or application/x-ndjson");
     }
     struct store *store = request->context->store;
     json_t *job = NULL, *all = NULL, *rows = NULL;
     int rc = store_job_get(store, id, &job);
     json_decref(job);
-    rc = rc < 0 ? rc : store_layers_list(store, id, &all);
+    int offer = rc < 0 ? rc : request_offer(request);
+    rc = offer < 0 ? offer : store_layers_list(store, id, &all);
     rc = rc < 0 ? rc : select_layers(request, all, &rows);
     json_decref(all);
     return rc < 0 ? rc : reply_layers_take(request, (enum layer_format)offer, rows);

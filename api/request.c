@@ -4,6 +4,7 @@
  * replies. Whatever fails becomes the problem document here, in one place, and a body that is still arriving is then
  * swallowed by the server before the answer goes out. */
 
+#include "api/header.h"
 #include "api/reply.h"
 #include "api/routes.h"
 #include "base/digest.h"
@@ -162,6 +163,21 @@ int request_once(struct request *request, const char *digest, int (*create)(stru
     return 0;
 }
 
+int request_offer(const struct request *request)
+{
+    const struct route *route = request->route;
+    int offer = route->produces != NULL ? header_negotiate(request_header(request, "Accept"), route->produces) : 0;
+    if (offer >= 0) {
+        return offer;
+    }
+    char types[128] = "";
+    for (const char *const *type = route->produces; *type != NULL; type++) {
+        size_t used = strlen(types);
+        (void)snprintf(types + used, sizeof(types) - used, "%s%s", used > 0 ? ", " : "", *type);
+    }
+    return err_raise(ERR_NOT_ACCEPTABLE, "Accept takes nothing that this route sends: %s", types);
+}
+
 static int handle(struct request *request)
 {
     if (request->json == NULL) {
@@ -171,7 +187,10 @@ static int handle(struct request *request)
         }
     }
     if ((request->route->flags & ROUTE_IDEMPOTENT) == 0) {
-        return request->route->handle(request);
+        int rc = request->route->handle(request);
+        /* What was only read may be refused now, so that an object that is absent is 404 whatever Accept says. */
+        bool offers = rc == 0 && request->reply.status == 200 && strcmp(request->route->method, "GET") == 0;
+        return offers && request_offer(request) < 0 ? ERR_NOT_ACCEPTABLE : rc;
     }
     char digest[DIGEST_HEX_SIZE];
     digest_bytes(request->body, request->body_size, digest);

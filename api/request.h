@@ -106,13 +106,15 @@ struct request {
     int64_t started_ms;
     int64_t body_length; /* announced; -1 = chunked */
     int64_t body_seen, body_fed_ms;
+    int64_t bytes_out;                                  /* of the reply's body, handed to the HTTP library */
     int64_t body_since_ms, body_paused_ms, body_marked; /* the window in which its speed is measured */
     char *body;                                         /* what has arrived and is not fed */
     size_t body_size, body_capacity;
-    bool discard; /* the reply stands already: swallow the rest of the body */
-    bool expects; /* the client waits for 100 or a final status before it sends its body */
-    void *sink;   /* state of route->sink */
-    char *out;    /* what fill made and the loop has not sent */
+    bool declared; /* the request says how long its body is */
+    bool discard;  /* the reply stands already: swallow the rest of the body */
+    bool expects;  /* the client waits for 100 or a final status before it sends its body */
+    void *sink;    /* state of route->sink */
+    char *out;     /* what fill made and the loop has not sent */
     size_t out_size, out_used;
     int out_rc; /* last word of fill */
 };
@@ -124,6 +126,9 @@ void request_free(struct request *request);
 bool request_holds_resources(const struct request *request);
 /* A header of the request, or NULL. Provided by the server; worker or loop, whoever owns the request. */
 const char *request_header(const struct request *request, const char *name);
+/* Which of the route's content types Accept likes best; 0 when the route names none, ERR_NOT_ACCEPTABLE. As
+ * request_header. */
+int request_offer(const struct request *request);
 /* Run the step that request->step names; worker thread. 0, or REQUEST_WAIT: it wants to be parked. */
 int request_work(struct request *request);
 /* Run create at most once per Idempotency-Key of the request: a repeat with the same digest of the input is answered

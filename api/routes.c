@@ -18,16 +18,15 @@
 #define FILE_MAX ((int64_t)64 << 30)
 
 static const char *const accepts_json[] = {"application/json", NULL};
+static const char *const event_types[] = {"application/json", "text/event-stream", "application/x-ndjson", NULL};
+static const char *const layer_types[] = {"application/json", "text/csv", "application/x-ndjson", NULL};
 static const char *const accepts_records[] = {"application/x-ndjson", "application/jsonl", NULL};
 static const char *const accepts_file[] = {"application/octet-stream", "application/x-ndjson", "application/jsonl",
                                            NULL};
 
 static const char *const purposes[] = {"calibration", "evaluation", NULL};
-static const char *const statuses[] = {"validating", "awaiting_calibration",
-                                       "queued",     "running",
-                                       "cancelling", "succeeded",
-                                       "failed",     "cancelled",
-                                       "expired",    NULL};
+static const char *const statuses[] = {
+    "awaiting_calibration", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", NULL};
 
 static const struct query_row page_query[] = {QUERY_PAGE_ROWS, {0}};
 
@@ -77,10 +76,12 @@ static const struct query_row artifact_list_query[] = {
     {0},
 };
 
-#define GET(path_, handler, query_, flags_, summary_)                                                            \
-    {                                                                                                            \
-        .method = "GET", .path = path_, .handle = handler, .query = query_, .flags = flags_, .summary = summary_ \
+#define GET_AS(path_, handler, produces_, query_, flags_, summary_)                                                 \
+    {                                                                                                               \
+        .method = "GET", .path = path_, .handle = handler, .produces = produces_, .query = query_, .flags = flags_, \
+        .summary = summary_                                                                                         \
     }
+#define GET(path_, handler, query_, flags_, summary_) GET_AS(path_, handler, accepts_json, query_, flags_, summary_)
 #define DELETE(path_, handler, summary_)                                          \
     {                                                                             \
         .method = "DELETE", .path = path_, .handle = handler, .summary = summary_ \
@@ -88,17 +89,18 @@ static const struct query_row artifact_list_query[] = {
 #define POST_JSON(path_, handler, flags_, summary_)                                                        \
     {                                                                                                      \
         .method = "POST", .path = path_, .handle = handler, .body = ROUTE_BODY_JSON, .body_max = JSON_MAX, \
-        .accepts = accepts_json, .flags = flags_, .summary = summary_                                      \
+        .accepts = accepts_json, .produces = accepts_json, .flags = flags_, .summary = summary_            \
     }
-#define POST_SINK(path_, sink_, accepts_, query_, flags_, summary_)                                    \
-    {                                                                                                  \
-        .method = "POST", .path = path_, .body = ROUTE_BODY_SINK, .body_max = FILE_MAX, .sink = sink_, \
-        .accepts = accepts_, .query = query_, .flags = ROUTE_NEW_WORK | (flags_), .summary = summary_  \
+#define POST_SINK(path_, sink_, accepts_, query_, flags_, summary_)                                         \
+    {                                                                                                       \
+        .method = "POST", .path = path_, .body = ROUTE_BODY_SINK, .body_max = FILE_MAX, .sink = sink_,      \
+        .accepts = accepts_, .produces = accepts_json, .query = query_, .flags = ROUTE_NEW_WORK | (flags_), \
+        .summary = summary_                                                                                 \
     }
 
 const struct route routes_table[] = {
-    GET("/livez", handlers_live, NULL, ROUTE_INLINE, "The event loop ticks."),
-    GET("/readyz", handlers_ready, NULL, 0, "The store answers, the disk has room, no shutdown is under way."),
+    GET_AS("/livez", handlers_live, NULL, NULL, ROUTE_INLINE, "The event loop ticks."),
+    GET_AS("/readyz", handlers_ready, NULL, NULL, 0, "The store answers, the disk has room, no shutdown is under way."),
     GET("/openapi.json", handlers_openapi, NULL, 0, "This description of the API."),
     GET("/v1/system", handlers_system, NULL, 0, "Version, build, devices, limits, formats."),
     GET("/v1/methods", handlers_methods, NULL, 0, "Every method with the JSON Schema of its parameters."),
@@ -113,7 +115,7 @@ const struct route routes_table[] = {
               "Store a data set from the raw body."),
     GET("/v1/files", handlers_file_list, file_list_query, 0, "Stored data sets."),
     GET("/v1/files/{id}", handlers_file_get, NULL, 0, "One data set's description."),
-    GET("/v1/files/{id}/content", handlers_file_content, NULL, 0, "A data set's bytes; ranges."),
+    GET_AS("/v1/files/{id}/content", handlers_file_content, NULL, NULL, 0, "A data set's bytes; ranges."),
     DELETE("/v1/files/{id}", handlers_file_delete, "Delete a data set that no open job needs."),
 
     POST_JSON("/v1/quantization/jobs", handlers_job_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK, "Create a job."),
@@ -128,17 +130,18 @@ const struct route routes_table[] = {
      .body = ROUTE_BODY_MAYBE,
      .body_max = JSON_MAX,
      .accepts = accepts_json,
+     .produces = accepts_json,
      .summary = "Cancel a job."},
-    GET("/v1/quantization/jobs/{id}/events", handlers_job_events, event_query, 0,
-        "Events as a list, server-sent events or NDJSON, by Accept."),
-    GET("/v1/quantization/jobs/{id}/layers", handlers_job_layers, layer_query, 0,
-        "Report rows as JSON, CSV or NDJSON, by Accept."),
+    GET_AS("/v1/quantization/jobs/{id}/events", handlers_job_events, event_types, event_query, 0,
+           "Events as a list, server-sent events or NDJSON, by Accept."),
+    GET_AS("/v1/quantization/jobs/{id}/layers", handlers_job_layers, layer_types, layer_query, 0,
+           "Report rows as JSON, CSV or NDJSON, by Accept."),
     GET("/v1/quantization/jobs/{id}/report", handlers_job_report, NULL, 0, "The whole report."),
 
     GET("/v1/artifacts", handlers_artifact_list, artifact_list_query, 0, "Published artifacts."),
     GET("/v1/artifacts/{id}", handlers_artifact_get, NULL, 0, "One artifact's manifest."),
     DELETE("/v1/artifacts/{id}", handlers_artifact_delete, "Delete an artifact."),
-    GET("/v1/artifacts/{id}/files/{path*}", handlers_artifact_file, NULL, 0, "A file's bytes; ranges."),
+    GET_AS("/v1/artifacts/{id}/files/{path*}", handlers_artifact_file, NULL, NULL, 0, "A file's bytes; ranges."),
     {0},
 };
 

@@ -24,6 +24,7 @@ struct route {
     int64_t body_max; /* bytes */
     const struct request_sink *sink;
     const char *const *accepts;    /* content types of the body */
+    const char *const *produces;   /* content types of the answer, the first by default; NULL = no body, or any bytes */
     const struct query_row *query; /* NULL = no parameters */
     unsigned flags;
     const char *summary;

@@ -62,6 +62,7 @@ static ssize_t pull(void *data, uint64_t position, char *buffer, size_t capacity
         size_t part = left < capacity ? left : capacity;
         memcpy(buffer, request->out + request->out_used, part);
         request->out_used += part;
+        request->bytes_out += (int64_t)part;
         return (ssize_t)part;
     }
     if (request->out_rc == REQUEST_END) {
@@ -101,6 +102,9 @@ enum MHD_Result send_reply(struct link *link)
     each_header(request, put_header, response);
     request->phase = SERVER_SENDING;
     sweeper_set(link, LINK_REPLY);
+    if (reply->stream == NULL && strcmp(request->method, "HEAD") != 0) {
+        request->bytes_out = (int64_t)reply->size;
+    }
     enum MHD_Result queued = MHD_queue_response(request->connection, (unsigned)reply->status, response);
     MHD_destroy_response(response);
     drop_input(request);
@@ -128,6 +132,7 @@ void send_early(struct link *link)
         (void)fwrite(reply->body != NULL ? reply->body : "", 1, reply->size, out);
         if (fclose(out) == 0) {
             (void)send(link->fd, text, size, MSG_DONTWAIT | MSG_NOSIGNAL); /* a few KiB into an empty buffer */
+            request->bytes_out = (int64_t)reply->size;
         }
     }
     free(text);

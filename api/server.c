@@ -12,7 +12,6 @@
 
 #include "api/header.h"
 #include "api/reply.h"
-#include "base/log.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -36,6 +35,10 @@ void server_on_connection(void *data, struct MHD_Connection *connection, void **
         }
         link->api = api;
         link->fd = info->connect_fd;
+        info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        if (info != NULL) {
+            access_client(info->client_addr, link->client);
+        }
         sweeper_set(link, LINK_FRESH);
         link->next = api->links;
         if (api->links != NULL) {
@@ -114,6 +117,7 @@ static int guard(struct link *link, const char *version)
     (void)MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, gather, &facts);
     int rc = guard_check(&facts, &link->api->hosts, &verdict);
     request->body_length = verdict.length;
+    request->declared = verdict.declared;
     request->expects = verdict.expects;
     char *query = strchr(request->path, '?');
     if (rc < 0) {
@@ -156,6 +160,14 @@ static int admit(struct request *request, char **allow)
         return err_raise(ERR_PAYLOAD_TOO_LARGE, "this route takes at most %lld bytes", (long long)route->body_max);
     }
     bool expected = route->body == ROUTE_BODY_JSON || route->body == ROUTE_BODY_SINK;
+    if (expected && !request->declared) { /* a client that sent one all the same would see it taken for a request */
+        request->reply.close = true;
+        return err_raise(ERR_LENGTH_REQUIRED,
+                         "this route needs a body: send Content-Length or Transfer-Encoding: chunked");
+    }
+    if (strcmp(route->method, "GET") != 0 && request_offer(request) < 0) { /* before anything is changed */
+        return ERR_NOT_ACCEPTABLE;
+    }
     if ((expected || request->body_length != 0) && !takes_type(request)) {
         return err_raise(ERR_UNSUPPORTED_MEDIA_TYPE, "the Content-Type of this route is %s%s",
                          route->accepts != NULL ? route->accepts[0] : "none",
@@ -336,20 +348,6 @@ void server_after_step(struct link *link)
     }
 }
 
-static void log_request(const struct request *request, struct MHD_Connection *connection,
-                        enum MHD_RequestTerminationCode how)
-{
-    int status = request->reply.status;
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_HTTP_STATUS);
-    if (status == 0 && info != NULL) { /* the library refused by itself */
-        status = (int)info->http_status;
-    }
-    log_info("request", LOG_S("request", request->id), LOG_S("method", request->method),
-             LOG_S("route", request->route != NULL ? request->route->path : NULL), LOG_I("status", status),
-             LOG_I("ms", clock_monotonic_ms() - request->started_ms),
-             LOG_S("end", how == MHD_REQUEST_TERMINATED_COMPLETED_OK ? "complete" : "aborted"));
-}
-
 void server_on_completed(void *data, struct MHD_Connection *connection, void **context,
                          enum MHD_RequestTerminationCode how)
 {
@@ -361,7 +359,7 @@ void server_on_completed(void *data, struct MHD_Connection *connection, void **c
     struct link *link = request->link;
     assert(link->state != LINK_BUSY || api->closing);
     *context = NULL;
-    log_request(request, connection, request->phase == SERVER_LINGER ? MHD_REQUEST_TERMINATED_COMPLETED_OK : how);
+    access_log(link, how == MHD_REQUEST_TERMINATED_COMPLETED_OK || request->phase == SERVER_LINGER);
     link->request = NULL;
     sweeper_set(link, LINK_IDLE);
     request->connection = NULL;

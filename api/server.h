@@ -23,6 +23,8 @@ enum link_state {
     LINK_LINGER, /* the reply is out ahead of the body: what still comes is dropped for a moment */
 };
 
+#define LINK_CLIENT_SIZE 56 /* "[address]:port" */
+
 /* One TCP connection. */
 struct link {
     struct link *next, *previous;
@@ -30,8 +32,9 @@ struct link {
     struct request *request; /* the one on it now, or NULL */
     int fd;                  /* the HTTP library's */
     enum link_state state;
-    int64_t since_ms; /* when it got there; in LINK_REPLY: when the client last took something */
-    bool cut;         /* shut down by us; the library closes it soon */
+    int64_t since_ms;              /* when it got there; in LINK_REPLY: when the client last took something */
+    char client[LINK_CLIENT_SIZE]; /* its address and port, for the log */
+    bool cut;                      /* shut down by us; the library closes it soon */
 };
 
 enum server_phase {
@@ -81,6 +84,10 @@ void server_on_completed(void *data, struct MHD_Connection *connection, void **c
 void server_on_connection(void *data, struct MHD_Connection *connection, void **socket_context,
                           enum MHD_ConnectionNotificationCode what);
 void server_after_step(struct link *link);
+
+/* access.c: a peer's address as the log has it; the line of link->request, which is over. */
+void access_client(const struct sockaddr *address, char out[LINK_CLIENT_SIZE]);
+void access_log(const struct link *link, bool complete);
 
 /* send.c: give the finished reply to the HTTP library. MHD_NO: the connection must close. */
 enum MHD_Result send_reply(struct link *link);

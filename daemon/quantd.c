@@ -15,9 +15,12 @@
 
 #include "api/api.h"
 #include "base/err.h"
+#include "base/ids.h"
 #include "base/log.h"
 #include "daemon/notify.h"
+#include "daemon/report.h"
 #include "daemon/restart.h"
+#include "daemon/signals.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -39,7 +42,11 @@ struct quantd {
     uv_poll_t poll;
     uv_timer_t timer, linger;
     uv_async_t wake, drained, lost;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, cpu;
+    struct signals signals;
+    const char *reason; /* why it ends; NULL = it never ran */
+    bool cut_off;       /* requests were open at the end */
+    double started;
     uv_thread_t drainer;
     bool draining, restarting, engine_drained;
     pthread_mutex_t announce_lock; /* announced is set while events may go to the API */
@@ -149,7 +156,8 @@ static void drain_engine(void *data)
 static void on_linger(uv_timer_t *timer)
 {
     struct quantd *quantd = timer->data;
-    log_info("requests are still open, closing them");
+    log_warn("requests are still open, closing them");
+    quantd->cut_off = true;
     uv_stop(&quantd->loop);
 }
 
@@ -179,10 +187,11 @@ static void on_signal(uv_signal_t *handle, int signal_number)
     struct quantd *quantd = handle->data;
 
     if (quantd->draining && !quantd->restarting) {
-        log_warn("second signal, leaving at once", LOG_I("signal", signal_number));
+        log_warn("second signal, leaving at once", LOG_S("signal", signals_name(signal_number)));
         _exit(1);
     }
-    log_info("shutting down", LOG_I("signal", signal_number), LOG_I("seconds", quantd->config->drain_seconds));
+    quantd->reason = signals_name(signal_number);
+    log_info("shutting down", LOG_S("signal", quantd->reason), LOG_I("seconds", quantd->config->drain_seconds));
     notify_send("STOPPING=1");
     if (quantd->restarting) {
         quantd->restarting = false;
@@ -213,6 +222,7 @@ static void on_lost(uv_async_t *lost)
     }
     log_error("device lost, restarting in place", LOG_I("pid", getpid()));
     quantd->restarting = true;
+    quantd->reason = "a lost device: the daemon restarts in place";
     notify_restart();
     shut_down(quantd);
 }
@@ -232,6 +242,7 @@ static int open_loop(struct quantd *quantd)
     (void)uv_timer_init(loop, &quantd->linger);
     (void)uv_signal_init(loop, &quantd->term);
     (void)uv_signal_init(loop, &quantd->interrupt);
+    (void)uv_signal_init(loop, &quantd->cpu);
     status = uv_async_init(loop, &quantd->wake, on_wake);
     status = status != 0 ? status : uv_async_init(loop, &quantd->drained, on_drained);
     status = status != 0 ? status : uv_async_init(loop, &quantd->lost, on_lost);
@@ -240,7 +251,7 @@ static int open_loop(struct quantd *quantd)
     }
     quantd->timer.data = quantd->linger.data = quantd->wake.data = quantd->drained.data = quantd;
     quantd->lost.data = quantd;
-    quantd->term.data = quantd->interrupt.data = quantd;
+    quantd->term.data = quantd->interrupt.data = quantd->cpu.data = quantd;
     return 0;
 }
 
@@ -305,7 +316,7 @@ int quantd_open(const struct config *config, int socket, struct quantd **out)
     }
     quantd->config = config;
     (void)pthread_mutex_init(&quantd->announce_lock, NULL);
-    (void)signal(SIGPIPE, SIG_IGN);
+    signals_shield();
     int rc = open_floors(quantd, socket);
     if (rc != 0) {
         struct err_record record;
@@ -326,12 +337,17 @@ int quantd_run(struct quantd *quantd)
     int status = uv_poll_start(&quantd->poll, UV_READABLE, on_readable);
     status = status != 0 ? status : uv_signal_start(&quantd->term, on_signal, SIGTERM);
     status = status != 0 ? status : uv_signal_start(&quantd->interrupt, on_signal, SIGINT);
+    status = status != 0 ? status : uv_signal_start(&quantd->cpu, on_signal, SIGXCPU);
+    status = status != 0 ? status : signals_watch(&quantd->loop, &quantd->signals);
     if (status != 0) {
         return raise_uv(status, "cannot start the loop");
     }
     if (quantd->config->model_roots[0] == NULL) {
         log_warn("no model root is given, so no checkpoint can be registered");
     }
+    quantd->started = clock_monotonic_seconds();
+    quantd->reason = "the loop ended by itself";
+    report_start(quantd->config, api_port(quantd->api));
     printf("listening on http://%s%s%s:%u\n", six ? "[" : "", host, six ? "]" : "", api_port(quantd->api));
     (void)fflush(stdout);
     notify_send("READY=1");
@@ -374,6 +390,10 @@ void quantd_close(struct quantd *quantd)
         uv_walk(&quantd->loop, close_handle, NULL);
         (void)uv_run(&quantd->loop, UV_RUN_DEFAULT);
         (void)uv_loop_close(&quantd->loop);
+        signals_shield(); /* the loop has put the defaults back */
+    }
+    if (quantd->reason != NULL) {
+        report_end(quantd->reason, clock_monotonic_seconds() - quantd->started, !quantd->cut_off);
     }
     (void)pthread_mutex_destroy(&quantd->announce_lock);
     free(quantd);

@@ -1,6 +1,7 @@
 """Every route of the REST subset, with what it answers to good, conditional and impossible requests."""
 
 import json
+import socket
 
 from harness import JOBS, NDJSON, Call, Daemon, equal, gptq_body, ids_records, main, new_job, sha256, succeed, true
 
@@ -169,4 +170,46 @@ def artifacts():
         ], saved)
 
 
-main([health_and_system, methods, models, files, pages, jobs, artifacts])
+def bare_post(daemon, path, more=""):
+    """POST with neither a length nor a coding, as curl -X POST sends it; the status and the body."""
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as raw:
+        raw.sendall(("POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n" % (path, more)).encode())
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    return int(answer[9:12]), answer.partition(b"\r\n\r\n")[2]
+
+
+def no_length_means_no_body():
+    with Daemon() as daemon:
+        model = daemon.request("POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
+        job = daemon.request("POST", JOBS, json=gptq_body(model)).json["id"]
+        equal(bare_post(daemon, "/v1/nothing")[0], 404, "an unknown path")
+        equal(bare_post(daemon, "/v1/methods")[0], 405, "a path that takes no POST")
+        equal(bare_post(daemon, JOBS + "/" + NO_JOB + "/cancel")[0], 404, "an unknown job")
+        equal(bare_post(daemon, "/v1/models")[0], 411, "a route that needs a body")
+        equal(bare_post(daemon, JOBS + "/" + job + "/cancel")[0], 202, "a cancellation")
+
+
+def accept_and_statuses():
+    with Daemon() as daemon:
+        html = {"Accept": "text/html"}
+        commands = [Call("GET", path, headers=html, status=406, code="not_acceptable")
+                    for path in ("/v1/models", "/v1/files", JOBS, "/v1/artifacts", "/v1/methods", "/v1/system",
+                                 "/openapi.json")]
+        commands += [Call("GET", path, headers=html, status=404)
+                     for path in (JOBS + "/" + NO_JOB, JOBS + "/" + NO_JOB + "/layers", "/v1/models/x")]
+        commands += [Call("POST", "/v1/models", headers=html, json={"uri": "file:tiny-llama"}, status=406),
+                     Call("GET", "/v1/models", headers={"Accept": "text/html, */*;q=0.1"}),
+                     Call("GET", "/livez", headers=html)]
+        commands += [Call("GET", path, status=404, code="not_found")
+                     for path in ("/v1/models/x", "/v1/files/x", JOBS + "/x", "/v1/artifacts/x", JOBS + "/x/layers",
+                                  "/v1/models/", "/v1/methods/x")]
+        commands += [Call("GET", JOBS + "?status=" + status, status=400, param="?status")
+                     for status in ("validating", "expired")]
+        commands += [Call("POST", "/v1/models", json={"uri": "file:tiny-llama"}, status=201, save="model"),
+                     Call("POST", JOBS, json=lambda saved: gptq_body(saved["model"]["id"]), status=201, save="job"),
+                     Call("POST", JOBS + "/{job[id]}/cancel", json={"mode": "now", "colour": 1}, status=400,
+                          code="unknown_parameter", param="/colour")]
+        daemon.run(commands)
+
+
+main([no_length_means_no_body, accept_and_statuses, health_and_system, methods, models, files, pages, jobs, artifacts])

@@ -1,5 +1,6 @@
 """Signals: SIGTERM in the middle of a job ends with 0 and the job goes on later; a second signal leaves at once."""
 
+import json
 import signal
 import threading
 import time
@@ -93,5 +94,54 @@ def second_signal_leaves_at_once():
         succeed(daemon, job)
 
 
-main([idle_daemon_stops, term_in_the_middle_of_a_job, draining_refuses_new_work, streams_end_with_the_daemon,
+def log_lines(daemon):
+    return [json.loads(line) for line in daemon.log_tail(1 << 20).splitlines()]
+
+
+def wait_line(daemon, message, seconds=20, **fields):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for line in log_lines(daemon):
+            if line["message"] == message and all(line.get(name) == value for name, value in fields.items()):
+                return line
+        time.sleep(0.02)
+    raise AssertionError("the log never says %s %r" % (message, fields))
+
+
+def other_signals_are_noted():
+    with Daemon() as daemon:
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPWR):
+            daemon.signal(number)
+            wait_line(daemon, "signal ignored", signal=number.name)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGALRM):
+            daemon.signal(number)
+        equal(daemon.request("GET", "/livez").status, 200, "status after the signals")
+        daemon.signal(signal.SIGXCPU)
+        equal(daemon.wait(), 0, "exit status after the limit of CPU time")
+
+
+def log_says_who_asked_for_what():
+    with Daemon("--max-queued", "17") as daemon:
+        start = wait_line(daemon, "started")
+        equal(start["address"], "127.0.0.1:%d" % daemon.port, "address")
+        equal(start["data_dir"], daemon.data, "data directory")
+        equal(start["max_queued"], 17, "an option")
+        true(start["version"] and start["libmicrohttpd"], "versions are named")
+        body = b'{"uri": "file:tiny-llama"}'
+        answer = daemon.request("POST", "/v1/models?x", body=body, headers={"Content-Type": "application/json"})
+        equal(answer.status, 400)
+        model = daemon.request("POST", "/v1/models", body=body, headers={"Content-Type": "application/json"})
+        got = daemon.request("GET", "/v1/models/" + model.json["id"])
+        line = wait_line(daemon, "request", request=got.headers["x-request-id"])
+        equal(line["route"], "/v1/models/{id}", "route")
+        equal(line["object"], model.json["id"], "object")
+        equal(line["bytes_out"], len(got.body), "bytes out")
+        true(line["client"].startswith("127.0.0.1:"), "client is named")
+        line = wait_line(daemon, "request", request=model.headers["x-request-id"])
+        equal(line["bytes_in"], len(body), "bytes in")
+        equal(daemon.stop(), 0)
+        equal(wait_line(daemon, "stopped")["reason"], "SIGTERM", "why it ended")
+
+
+main([other_signals_are_noted, log_says_who_asked_for_what, idle_daemon_stops, term_in_the_middle_of_a_job, draining_refuses_new_work, streams_end_with_the_daemon,
       second_signal_leaves_at_once])

@@ -1,0 +1,47 @@
+/* The line that each request leaves in the log, when it is over: who asked for what, how it was answered, how many
+ * bytes went either way, and how long it took. The query is left out: it is the caller's and may be long. */
+
+#include "api/server.h"
+#include "base/log.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PATH_MAX_LOGGED 256
+
+void access_client(const struct sockaddr *address, char out[LINK_CLIENT_SIZE])
+{
+    char host[INET6_ADDRSTRLEN] = "";
+    bool six = address->sa_family == AF_INET6;
+    const struct sockaddr_in *v4 = (const void *)address;
+    const struct sockaddr_in6 *v6 = (const void *)address;
+
+    if ((six || address->sa_family == AF_INET) &&
+        inet_ntop(address->sa_family, six ? (const void *)&v6->sin6_addr : (const void *)&v4->sin_addr, host,
+                  sizeof(host)) != NULL) {
+        (void)snprintf(out, LINK_CLIENT_SIZE, "%s%s%s:%u", six ? "[" : "", host, six ? "]" : "",
+                       ntohs(six ? v6->sin6_port : v4->sin_port));
+    }
+}
+
+void access_log(const struct link *link, bool complete)
+{
+    const struct request *request = link->request;
+    char path[PATH_MAX_LOGGED];
+    int status = request->reply.status;
+    const union MHD_ConnectionInfo *info =
+        request->connection != NULL ? MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_HTTP_STATUS)
+                                    : NULL;
+
+    if (status == 0 && info != NULL) { /* the library refused by itself */
+        status = (int)info->http_status;
+    }
+    (void)snprintf(path, sizeof(path), "%.*s", (int)strcspn(request->path, "?"), request->path);
+    log_info("request", LOG_S("request", request->id), LOG_S("client", link->client), LOG_S("method", request->method),
+             LOG_S("route", request->route != NULL ? request->route->path : NULL),
+             LOG_S("object", request->captures[0]), LOG_S("path", path), LOG_I("status", status),
+             LOG_I("bytes_in", request->body_seen), LOG_I("bytes_out", request->bytes_out),
+             LOG_I("ms", clock_monotonic_ms() - request->started_ms), LOG_S("end", complete ? "complete" : "aborted"));
+}

@@ -1,0 +1,47 @@
+/* What a reader of the log needs to know of the process: which build serves what, where, under which options. */
+
+#include "daemon/report.h"
+
+#include "api/api.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LIST_SIZE 1024
+
+static const char *join(char *const *list, char out[LIST_SIZE])
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (size_t i = 0; list[i] != NULL && used < LIST_SIZE - 1; i++) {
+        int size = snprintf(out + used, LIST_SIZE - used, "%s%s", i > 0 ? " " : "", list[i]);
+        used += size > 0 ? (size_t)size : 0;
+    }
+    return out;
+}
+
+void report_start(const struct config *config, uint16_t port)
+{
+    static const char *const levels[] = {"error", "warn", "info", "debug", "trace"};
+    char roots[LIST_SIZE], hosts[LIST_SIZE], address[128];
+    bool six = strchr(config->listen_host, ':') != NULL;
+
+    (void)snprintf(address, sizeof(address), "%s%s%s:%u", six ? "[" : "", config->listen_host, six ? "]" : "", port);
+    log_info(
+        "started", LOG_S("version", QUANTD_VERSION), LOG_S("address", address), LOG_S("data_dir", config->data_dir),
+        LOG_S("model_root", join(config->model_roots, roots)), LOG_S("device", config->device),
+        LOG_I("threads", config->threads), LOG_I("host_memory_bytes", config->host_memory_bytes),
+        LOG_I("max_queued", config->max_queued), LOG_I("drain_seconds", config->drain_seconds),
+        LOG_S("module_dir", config->module_dir), LOG_S("allowed_host", join(config->allowed_hosts, hosts)),
+        LOG_S("allow_remote", config->allow_remote ? "true" : "false"), LOG_S("log_level", levels[config->log_level]),
+        LOG_S("libmicrohttpd", api_library_version()), LOG_I("pid", getpid()));
+}
+
+void report_end(const char *reason, double seconds, bool clean)
+{
+    log_info("stopped", LOG_S("reason", reason), LOG_S("jobs", "a job that ran goes on at the next start"),
+             LOG_S("requests", clean ? "all were answered" : "some were cut off"), LOG_F("seconds", seconds));
+}

@@ -1,0 +1,9 @@
+#pragma once
+/* The first and the last line of a run's log. Any thread. */
+
+#include "daemon/config.h"
+
+/* Version, libraries, address and everything that was set. */
+void report_start(const struct config *config, uint16_t port);
+/* reason: why it ends; clean: everything was drained and closed in time. */
+void report_end(const char *reason, double seconds, bool clean);

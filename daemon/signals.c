@@ -1,0 +1,70 @@
+/* What each signal does.
+ *
+ *   SIGTERM, SIGINT, SIGXCPU     a shutdown (quantd.c)
+ *   SIGQUIT, SIGABRT, faults     the default: a core of a daemon that somebody wants to look at
+ *   SIGHUP, SIGUSR1, SIGUSR2,
+ *   SIGIO, SIGPWR, SIGSTKFLT     noted in the log and ignored: the log goes to standard error, which whoever collects
+ * it reopens, and options are read once, at start SIGPIPE, SIGXFSZ, SIGALRM    ignored: the write that fails says so
+ * itself; the alarm is armed by a shutdown alone
+ *
+ * Ignoring goes through exec, so a restart in place has no moment at which one of them kills. */
+
+#include "daemon/signals.h"
+
+#include "base/log.h"
+
+#include <signal.h>
+#include <string.h>
+
+static const int noted[SIGNALS_NOTED] = {SIGHUP, SIGUSR1, SIGUSR2, SIGIO, SIGPWR, SIGSTKFLT};
+static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGALRM};
+
+void signals_shield(void)
+{
+    for (size_t i = 0; i < SIGNALS_NOTED; i++) {
+        (void)signal(noted[i], SIG_IGN);
+    }
+    for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++) {
+        (void)signal(ignored[i], SIG_IGN);
+    }
+}
+
+const char *signals_name(int number)
+{
+    static const struct {
+        int number;
+        const char *name;
+    } names[] = {{SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"},   {SIGXCPU, "SIGXCPU"},
+                 {SIGHUP, "SIGHUP"},   {SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"},
+                 {SIGIO, "SIGIO"},     {SIGPWR, "SIGPWR"},   {SIGSTKFLT, "SIGSTKFLT"}};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (names[i].number == number) {
+            return names[i].name;
+        }
+    }
+    return "a signal";
+}
+
+static void note(uv_signal_t *handle, int number)
+{
+    (void)handle;
+    if (number == SIGHUP) {
+        log_info(
+            "signal ignored", LOG_S("signal", signals_name(number)),
+            LOG_S("reason", "the log goes to standard error and options are read at start; restart to apply others"));
+        return;
+    }
+    log_warn("signal ignored", LOG_S("signal", signals_name(number)));
+}
+
+int signals_watch(uv_loop_t *loop, struct signals *signals)
+{
+    int status = 0;
+
+    for (size_t i = 0; i < SIGNALS_NOTED && status == 0; i++) {
+        status = uv_signal_init(loop, &signals->handles[i]);
+        status = status != 0 ? status : uv_signal_start(&signals->handles[i], note, noted[i]);
+    }
+    return status;
+}
