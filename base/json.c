@@ -1,4 +1,5 @@
-/* The guard before the parser: brackets outside strings are counted in one pass. */
+/* The guard before the parser: one pass over the text outside strings tells how deep it nests and how much memory its
+ * tree takes at most. Bytes alone bound nothing: of three bytes, "{},", the parser makes an object of 264. */
 
 #include "base/json.h"
 
@@ -7,45 +8,92 @@
 #include <math.h>
 #include <stdbool.h>
 
-static int deepest(const char *text, size_t size)
-{
-    int depth = 0;
-    int most = 0;
-    bool in_string = false;
+/* What jansson's values cost on a 64-bit machine at most, allocator's rounding and growth of the container that holds
+ * them included; tests/unit/base/test_json.c holds real trees against it. */
+#define OBJECT_BYTES 264
+#define ARRAY_BYTES 152
+#define STRING_BYTES 128 /* a value or a member's name, beside its text */
+#define SCALAR_BYTES 56
 
-    for (size_t i = 0; i < size; i++) {
-        char c = text[i];
-        if (in_string) {
-            if (c == '\\') {
-                i++;
-            } else if (c == '"') {
-                in_string = false;
-            }
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '[' || c == '{') {
-            depth++;
-            most = depth > most ? depth : most;
-        } else if (c == ']' || c == '}') {
-            depth--;
-        }
+struct measure {
+    int depth, deepest;
+    size_t bytes;
+};
+
+/* From behind the opening quote to behind the closing one, or to the end. */
+static size_t measure_string(const char *text, size_t size, size_t at, struct measure *m)
+{
+    size_t begin = at;
+
+    while (at < size && text[at] != '"') {
+        at += text[at] == '\\' ? 2 : 1;
     }
-    return most;
+    at = at < size ? at : size;
+    m->bytes += STRING_BYTES + (at - begin);
+    return at + 1;
 }
 
-int json_parse(const char *text, size_t size, int max_depth, json_t **out)
+static bool is_between(char c)
 {
+    return c == ',' || c == ':' || c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+static bool is_structure(char c)
+{
+    return is_between(c) || c == '"' || c == '[' || c == '{' || c == ']' || c == '}';
+}
+
+static struct measure measure(const char *text, size_t size)
+{
+    struct measure m = {0};
+
+    for (size_t at = 0; at < size;) {
+        char c = text[at++];
+        if (c == '"') {
+            at = measure_string(text, size, at, &m);
+        } else if (c == '[' || c == '{') {
+            m.bytes += c == '{' ? OBJECT_BYTES : ARRAY_BYTES;
+            m.depth++;
+            m.deepest = m.depth > m.deepest ? m.depth : m.deepest;
+        } else if (c == ']' || c == '}') {
+            m.depth--;
+        } else if (!is_between(c)) {
+            m.bytes += SCALAR_BYTES;
+            while (at < size && !is_structure(text[at])) {
+                at++;
+            }
+        }
+    }
+    return m;
+}
+
+int json_parse_within(const char *text, size_t size, const struct json_budget *budget, json_t **out)
+{
+    const struct measure m = measure(text, size);
     json_error_t error;
 
-    if (deepest(text, size) > max_depth) {
-        return err_raise(ERR_INVALID_JSON, "nested deeper than %d levels", max_depth);
+    if (m.deepest > budget->depth) {
+        return err_raise(ERR_INVALID_JSON, "nested deeper than %d levels", budget->depth);
     }
-    json_t *value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    if (m.bytes > budget->memory) {
+        return err_raise(ERR_INVALID_JSON,
+                         "the values of these %zu bytes would take about %zu MiB of memory; at most %zu MiB are read",
+                         size, (m.bytes >> 20) + 1, budget->memory >> 20);
+    }
+    json_t *value = json_loadb(text, size, budget->flags, &error);
     if (value == NULL) {
         return err_raise(ERR_INVALID_JSON, "line %d column %d: %s", error.line, error.column, error.text);
     }
     *out = value;
     return 0;
+}
+
+int json_parse(const char *text, size_t size, int max_depth, json_t **out)
+{
+    const struct json_budget budget = {
+        .depth = max_depth, .memory = JSON_MEMORY_MAX, .flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY};
+
+    return json_parse_within(text, size, &budget, out);
 }
 
 int json_get_int(const json_t *object, const char *key, int64_t min, int64_t max, int64_t *out)

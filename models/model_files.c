@@ -20,6 +20,7 @@
 #define SINGLE_FILE "model.safetensors"
 #define INDEX_MAX ((size_t)64 << 20)
 #define SHARDS_MAX 1024
+#define HEADERS_MAX ((size_t)128 << 20) /* of all shards; a header costs about twice its size in memory */
 #define LISTED_MAX ((size_t)1 << 20)
 #define SIDE_FILES_MAX 1024
 
@@ -205,6 +206,7 @@ static int open_shards(struct model *model, const char *const *names, size_t cou
     if (model->shards == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu shards", count);
     }
+    size_t headers = 0;
     for (size_t i = 0; i < count; i++) {
         struct model_shard *shard = &model->shards[i];
         int fd;
@@ -218,6 +220,12 @@ static int open_shards(struct model *model, const char *const *names, size_t cou
             return err_pass(rc, "shard %s", names[i]);
         }
         model->shard_count++;
+        headers += safetensors_header_bytes(shard->file);
+        if (headers > HEADERS_MAX) {
+            return err_raise(ERR_INVALID_MODEL,
+                             "the headers of the first %zu of %zu shards have %zu bytes, more than %zu", i + 1, count,
+                             headers, HEADERS_MAX);
+        }
     }
     return 0;
 }

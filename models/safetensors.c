@@ -167,6 +167,11 @@ int safetensors_read(const struct safetensors *file, const struct safetensors_en
     return rc != 0 ? err_pass(rc, "tensor %s of %s", entry->name, file->label) : 0;
 }
 
+size_t safetensors_header_bytes(const struct safetensors *file)
+{
+    return (size_t)(file->data_begin - SAFETENSORS_PREFIX);
+}
+
 int64_t safetensors_file_bytes(const struct safetensors *file)
 {
     return file->size;

@@ -32,6 +32,7 @@ const char *safetensors_metadata(const struct safetensors *file, const char *key
 int safetensors_read(const struct safetensors *file, const struct safetensors_entry *entry, uint64_t offset,
                      void *buffer, size_t size);
 int64_t safetensors_file_bytes(const struct safetensors *file);
+size_t safetensors_header_bytes(const struct safetensors *file);
 /* sha256 of the header bytes, hex: the identity of names, types and shapes. */
 const char *safetensors_header_digest(const struct safetensors *file);
 int safetensors_fd(const struct safetensors *file); /* borrowed */

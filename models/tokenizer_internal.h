@@ -19,11 +19,14 @@
 
 #define TOKENIZER_JSON_MAX (256u << 20)  /* bytes of a tokenizer.json */
 #define TOKENIZER_SECTION_MAX (1u << 20) /* bytes of one of its small sections */
-#define TOKENIZER_TEXT_MAX (64u << 20)   /* bytes of a text, also after every normalizer */
-#define TOKENIZER_STEPS_MAX 32           /* normalizers, pre-tokenizers */
-#define TOKENIZER_ADDED_MAX (1u << 18)   /* added tokens */
-#define TOKENIZER_ADDED_BYTES_MAX 512    /* of one added token: bounds the search at each byte of text */
-#define TOKENIZER_TEMPLATE_MAX 64        /* special ids before or after the text */
+#define TOKENIZER_TOKENS_MAX                                                                                         \
+    (1u << 22)                         /* of the vocabulary, and merges; the largest of today have a quarter million \
+                                        */
+#define TOKENIZER_TEXT_MAX (64u << 20) /* bytes of a text, also after every normalizer */
+#define TOKENIZER_STEPS_MAX 32         /* normalizers, pre-tokenizers */
+#define TOKENIZER_ADDED_MAX (1u << 18) /* added tokens */
+#define TOKENIZER_ADDED_BYTES_MAX 512  /* of one added token: bounds the search at each byte of text */
+#define TOKENIZER_TEMPLATE_MAX 64      /* special ids before or after the text */
 
 /* A growing buffer of bytes. */
 struct tokenizer_text {

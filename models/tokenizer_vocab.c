@@ -138,6 +138,9 @@ int tokenizer_vocab_put(struct tokenizer_vocab *vocab, const char *text, size_t 
     }
     size_t slot = vocab_slot(vocab, text, size);
     if (vocab->slots[slot] == 0) {
+        if (vocab->count == TOKENIZER_TOKENS_MAX) {
+            return err_raise(ERR_INVALID_TOKENIZER, "the vocabulary has more than %u tokens", TOKENIZER_TOKENS_MAX);
+        }
         rc = tokenizer_grow((void **)&vocab->entries, &vocab->capacity, vocab->count + 1, sizeof(*vocab->entries));
         size_t offset = vocab->bytes.size;
         /* One byte is always there, so that an empty first string has an address. */
@@ -203,6 +206,9 @@ static int merges_rehash(struct tokenizer_merges *merges)
 
 int tokenizer_merges_add(struct tokenizer_merges *merges, int32_t left, int32_t right, int32_t merged)
 {
+    if (merges->count == TOKENIZER_TOKENS_MAX) {
+        return err_raise(ERR_INVALID_TOKENIZER, "there are more than %u merges", TOKENIZER_TOKENS_MAX);
+    }
     int rc = tokenizer_grow((void **)&merges->merged, &merges->capacity, merges->count + 1, sizeof(*merges->merged));
     if (rc == 0 && merges->count * 2 >= merges->slot_count) {
         rc = merges_rehash(merges);

@@ -190,6 +190,36 @@ def missing_and_non_finite_weights():
         shutil.rmtree(root)
 
 
+def non_finite_copies():
+    """What a job without calibration only copies, in formats of both containers."""
+    root = tempfile.mkdtemp(prefix="quantd-models-")
+    tensors = ("model.norm.weight", "model.embed_tokens.weight", "lm_head.weight",
+               "model.layers.1.post_attention_layernorm.weight")
+
+    def with_nan(tensor):
+        return lambda name, data: data[:-2] + b"\xc0\x7f" if name == tensor else data
+
+    formats = (("compressed-tensors", "rtn", {"bits": 4, "group_size": 64}), ("gguf", "ggml", {"type": "q8_0"}),
+               ("dense", "rtn", {"bits": 4, "group_size": 64}))
+    try:
+        for tensor in tensors:
+            write(os.path.join(root, tensor), change=with_nan(tensor))
+        with Daemon(roots=[root]) as daemon:
+            for tensor in tensors:
+                model = daemon.request("POST", "/v1/models", json={"uri": "file:" + tensor}).json["id"]
+                for name, method, quantization in formats:
+                    answer = daemon.request("POST", JOBS, json={
+                        "model": model, "method": method, "quantization": quantization, "output": {"format": name}})
+                    equal(answer.status, 201, "status of the job: %r" % answer)
+                    state = wait_job(daemon, answer.json["id"])
+                    equal(state["status"], "failed", "status of %s with a NaN in %s" % (name, tensor))
+                    equal(state["error"]["code"], "non_finite_value", "code")
+                    true(tensor in state["error"]["message"], "%s is named: %r" % (tensor, state["error"]))
+            alive(daemon)
+    finally:
+        shutil.rmtree(root)
+
+
 def paths_that_leave_the_root():
     outer = tempfile.mkdtemp(prefix="quantd-models-")
     root = os.path.join(outer, "root")
@@ -211,12 +241,17 @@ def paths_that_leave_the_root():
                 answer = daemon.request("POST", "/v1/models", json={"uri": "file:" + path})
                 true(400 <= answer.status < 500, "%r is refused: %r" % (path, answer))
                 true("secret/model" not in answer.body.decode(), "nothing is told of the outside")
-            for uri in ("http://127.0.0.1/", "s3://bucket/x", "good", "FILE:good"):
+            for uri in ("http://127.0.0.1/", "s3://bucket/x", "good", "file://elsewhere/good", "file:go%6fd%", "file:%2e%2e/secret",
+                        "file:good%2Fconfig.json", "file:good%00"):
                 answer = daemon.request("POST", "/v1/models", json={"uri": uri})
                 true(answer.status in (400, 404, 422), "%r is refused: %r" % (uri, answer))
             for path in ("good", "inner-link", root + "/good", "//" + root + "/good"):
                 answer = daemon.request("POST", "/v1/models", json={"uri": "file:" + path})
                 equal(answer.status, 201, "status of %r (%r)" % (path, answer))
+            os.rename(os.path.join(root, "good"), os.path.join(root, "a good 100%"))
+            for uri in ("file:a%20good%20100%25", "FILE:a good 100%25", "file://localhost" + root + "/a%20good%20100%25"):
+                answer = daemon.request("POST", "/v1/models", json={"uri": uri})
+                equal(answer.status, 201, "status of %r (%r)" % (uri, answer))
             alive(daemon)
     finally:
         shutil.rmtree(outer)
@@ -365,5 +400,5 @@ def source_changes_under_a_job():
 
 
 true(len(list(shapes(config()))) == 21, "a checkpoint of two blocks has 21 tensors")
-main([damaged_safetensors, contradictory_configs, missing_and_non_finite_weights, paths_that_leave_the_root,
+main([damaged_safetensors, contradictory_configs, missing_and_non_finite_weights, non_finite_copies, paths_that_leave_the_root,
       broken_records, bad_job_bodies, bad_json, source_changes_under_a_job])

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 
+#include <malloc.h>
 #include <string.h>
 
 static int parse(const char *text, int depth)
@@ -28,6 +29,125 @@ START_TEST(depth_is_counted_before_parsing)
     bomb[sizeof(bomb) - 1] = '\0';
     ck_assert_int_eq(parse(bomb, 32), ERR_INVALID_JSON);
     ck_assert_ptr_nonnull(strstr(err_last()->message, "32"));
+}
+END_TEST
+
+/* Memory that jansson has, and had at most. */
+static size_t held, held_most;
+
+static void *count_malloc(size_t size)
+{
+    void *memory = malloc(size);
+
+    held += malloc_usable_size(memory) + sizeof(size_t);
+    held_most = held > held_most ? held : held_most;
+    return memory;
+}
+
+static void count_free(void *memory)
+{
+    if (memory != NULL) {
+        held -= malloc_usable_size(memory) + sizeof(size_t);
+    }
+    free(memory);
+}
+
+/* As many copies of `piece` between commas as fill size bytes, with a number where it has a '#'. */
+static char *repeat(const char *piece, size_t size)
+{
+    bool members = piece[0] == '"' && strchr(piece, ':') != NULL;
+    size_t at = 0, length = strlen(piece);
+    char *text = malloc(size + length + 32);
+
+    text[at++] = members ? '{' : '[';
+    for (int n = 0; at < size; n++) {
+        size_t before = strcspn(piece, "#");
+        memcpy(text + at, piece, before);
+        at += before;
+        if (before < length) {
+            at += (size_t)snprintf(text + at, 16, "%d", n);
+            memcpy(text + at, piece + before + 1, length - before - 1);
+            at += length - before - 1;
+        }
+        text[at++] = ',';
+    }
+    text[at - 1] = members ? '}' : ']';
+    text[at] = '\0';
+    return text;
+}
+
+/* The bytes that reading this text takes at most; 0 when it is refused before the parser begins. */
+static size_t cost(const char *text, size_t memory)
+{
+    const struct json_budget budget = {.depth = 8, .memory = memory, .flags = JSON_REJECT_DUPLICATES};
+    json_t *value = NULL;
+
+    held_most = 0;
+    int rc = json_parse_within(text, strlen(text), &budget, &value);
+    ck_assert_msg(rc == 0 || (rc == ERR_INVALID_JSON && held_most == 0), "%s", err_last()->message);
+    json_decref(value);
+    ck_assert_uint_eq(held, 0);
+    return held_most;
+}
+
+/* Whatever a text is made of: what is read takes no more memory than its budget, and a few times what it takes is
+ * enough of a budget. */
+START_TEST(memory_is_measured_before_parsing)
+{
+    static const char *const pieces[] = {
+        "{}",
+        "[]",
+        "1",
+        "1.5",
+        "\"\"",
+        "[{},{}]",
+        "null",
+        "[1, 2]",
+        "true",
+        "[\"\"]",
+        "[[]]",
+        "\"abc#\"",
+        "{\"#\":{}}",
+        "\"#\":1",
+        "\"#\":{}",
+        "\"#\":[]",
+        "[-1e5]",
+        "\"#\": \"x\"",
+        "\"\\u0041#\"",
+        "\"a very long name of a member, number #\":[\"and a text\"]",
+    };
+    static const size_t sizes[] = {40, 5000, 400000};
+
+    json_set_alloc_funcs(count_malloc, count_free);
+    for (size_t i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
+        for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+            char *text = repeat(pieces[i], sizes[k]);
+            size_t taken = cost(text, SIZE_MAX);
+            ck_assert_uint_gt(taken, 0);
+            /* The parser's own buffers are of a few hundred bytes, beside what long texts need. */
+            ck_assert_msg(k == 0 || cost(text, taken - 1024) == 0, "%s: %zu bytes were not seen", pieces[i], taken);
+            ck_assert_msg(cost(text, 8 * taken) > 0, "%s: %zu bytes seen as far more", pieces[i], taken);
+            free(text);
+        }
+    }
+    json_set_alloc_funcs(malloc, free);
+}
+END_TEST
+
+/* 4 MiB of "{}," would be a tree of more than 300 MiB. */
+START_TEST(a_small_text_with_a_large_tree)
+{
+    char *text = repeat("{}", (size_t)4 << 20);
+    json_t *value = NULL;
+
+    ck_assert_int_eq(json_parse(text, strlen(text), 32, &value), ERR_INVALID_JSON);
+    ck_assert_ptr_null(value);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "at most 16 MiB"));
+    free(text);
+    text = repeat("\"some text\"", (size_t)1 << 20); /* of a size as requests may have */
+    ck_assert_rc_ok(json_parse(text, strlen(text), 32, &value));
+    json_decref(value);
+    free(text);
 }
 END_TEST
 
@@ -98,4 +218,5 @@ START_TEST(members_are_checked)
 }
 END_TEST
 
-UNIT_MAIN("json", depth_is_counted_before_parsing, what_is_wrong_is_refused, scalars_are_values, members_are_checked)
+UNIT_MAIN("json", depth_is_counted_before_parsing, memory_is_measured_before_parsing, a_small_text_with_a_large_tree,
+          what_is_wrong_is_refused, scalars_are_values, members_are_checked)

@@ -147,6 +147,62 @@ START_TEST(test_shards)
 }
 END_TEST
 
+/* One large header under many names. */
+START_TEST(test_headers_are_bounded)
+{
+    const size_t size = (size_t)45 << 20;
+    const int64_t shape[1] = {1};
+    struct safetensors_writer *writer;
+    struct support s;
+    char path[512], link[512], *text = malloc(size + 1);
+
+    support_init(&s, config);
+    support_write_text(&s, "config.json", config);
+    memset(text, 'x', size);
+    text[size] = '\0';
+    snprintf(path, sizeof(path), "%s/model-a.safetensors", s.folder);
+    ck_assert_rc_ok(safetensors_writer_new(path, &writer));
+    ck_assert_rc_ok(safetensors_writer_metadata(writer, "text", text));
+    ck_assert_rc_ok(safetensors_writer_declare(writer, "x", DTYPE_F32, 1, shape));
+    ck_assert_rc_ok(safetensors_writer_begin(writer));
+    safetensors_writer_free(writer);
+    free(text);
+    for (const char *name = "bcd"; *name != '\0'; name++) {
+        snprintf(link, sizeof(link), "%s/model-%c.safetensors", s.folder, *name);
+        ck_assert_int_eq(symlink("model-a.safetensors", link), 0);
+    }
+    support_write_text(&s, "model.safetensors.index.json",
+                       "{\"weight_map\":{\"a\":\"model-a.safetensors\",\"b\":\"model-b.safetensors\","
+                       "\"c\":\"model-c.safetensors\",\"d\":\"model-d.safetensors\"}}");
+    expect(&s, ERR_INVALID_MODEL, "the headers of the first 3 of 4 shards");
+    support_deinit(&s);
+}
+END_TEST
+
+/* A tree of hundreds of megabytes in a file of four. */
+START_TEST(test_config_is_bounded)
+{
+    const size_t size = (size_t)4 << 20;
+    char *text = malloc(size);
+    struct support s;
+
+    support_init(&s, config);
+    support_write(&s);
+    size_t at = strlen(config) - 1; /* less its brace */
+    memcpy(text, config, at);
+    at += (size_t)snprintf(text + at, 32, ",\"extra\":[");
+    while (at < size - 16) {
+        memcpy(text + at, "{},", 3);
+        at += 3;
+    }
+    snprintf(text + at, 16, "{}]}");
+    support_write_text(&s, "config.json", text);
+    expect(&s, ERR_INVALID_MODEL, "at most 16 MiB");
+    free(text);
+    support_deinit(&s);
+}
+END_TEST
+
 START_TEST(test_bad_index)
 {
     static const struct {
@@ -476,5 +532,6 @@ START_TEST(test_bundled_checkpoint)
 }
 END_TEST
 
-UNIT_MAIN("model", test_opens, test_no_tokenizer, test_shards, test_bad_index, test_symlinks, test_contradictions,
-          test_integer_weights, test_tied_heads, test_outside_is_finite, test_loads_values, test_bundled_checkpoint)
+UNIT_MAIN("model", test_opens, test_no_tokenizer, test_shards, test_headers_are_bounded, test_config_is_bounded,
+          test_bad_index, test_symlinks, test_contradictions, test_integer_weights, test_tied_heads,
+          test_outside_is_finite, test_loads_values, test_bundled_checkpoint)

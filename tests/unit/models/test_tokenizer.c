@@ -369,7 +369,22 @@ START_TEST(test_bundled_file)
 }
 END_TEST
 
+/* Text of a few hundred megabytes would be gigabytes of tables. Full ones, without what fills them. */
+START_TEST(test_tables_are_bounded)
+{
+    struct tokenizer_vocab vocab = {.count = TOKENIZER_TOKENS_MAX, .slot_count = (size_t)4 * TOKENIZER_TOKENS_MAX};
+    struct tokenizer_merges merges = {.count = TOKENIZER_TOKENS_MAX};
+    int32_t *id;
+
+    vocab.slots = calloc(vocab.slot_count, sizeof(*vocab.slots));
+    ck_assert_int_eq(tokenizer_vocab_put(&vocab, "one more", 8, &id), ERR_INVALID_TOKENIZER);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "vocabulary has more than"));
+    ck_assert_int_eq(tokenizer_merges_add(&merges, 0, 1, 2), ERR_INVALID_TOKENIZER);
+    tokenizer_vocab_deinit(&vocab);
+}
+END_TEST
+
 UNIT_MAIN("tokenizer", test_merges, test_unknown_and_ignore_merges, test_template, test_added_tokens,
           test_normalizers_and_steps, test_refused_files, test_dialects_that_differ_are_refused, test_text_must_be_utf8,
           test_long_runs_are_linear, test_hostile_pattern_ends, test_long_words_match, test_watch_ends_a_text,
-          test_replacement_cannot_explode, test_bundled_file)
+          test_replacement_cannot_explode, test_bundled_file, test_tables_are_bounded)
