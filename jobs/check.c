@@ -145,12 +145,15 @@ static void check_inputs(const struct job_spec *spec, const struct format_module
     }
 }
 
-int spec_check(const struct job_spec *spec, const struct model *model, struct faults *faults)
+int spec_check(struct job_spec *spec, const struct model *model, struct faults *faults)
 {
     struct format_module *modules = NULL;
     int count = 0;
     size_t before = faults->count;
 
+    if (!check_costs(spec, model, faults)) {
+        return faults_raise(faults);
+    }
     check_patterns(spec, model, faults);
     check_lengths(spec, model, faults);
     check_shapes(spec, model, faults);

@@ -3,6 +3,9 @@
 
 #include "jobs/spec.h"
 
+/* Match the request's patterns (spec_bind). False, with the faults, when they cost too much to say what each module
+ * would get. */
+bool check_costs(struct job_spec *spec, const struct model *model, struct faults *faults);
 /* Every pattern of the request, and every switch that a method has for some modules, changes something on this model:
  * one that does not is a typo or a misunderstanding, which would cost what it was meant to do. */
 void check_patterns(const struct job_spec *spec, const struct model *model, struct faults *faults);

@@ -5,7 +5,6 @@
 #include "jobs/check.h"
 
 #include "base/err.h"
-#include "jobs/pattern.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +62,7 @@ static int gather(const struct job_spec *spec, const struct model *model, struct
 static const struct linear *first_hit(const struct search *search, const char *pattern)
 {
     for (int i = 0; i < search->count; i++) {
-        if (pattern_matches(pattern, search->linears[i].name)) {
+        if (patterns_match(search->recipe->patterns, pattern, search->linears[i].name)) {
             return &search->linears[i];
         }
     }
@@ -71,10 +70,10 @@ static const struct linear *first_hit(const struct search *search, const char *p
 }
 
 /* lm_head or the embedding, when the pattern hits it; else NULL. */
-static const char *outside_hit(const char *pattern)
+static const char *outside_hit(const struct search *search, const char *pattern)
 {
     for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
-        if (pattern_matches(pattern, outside[i])) {
+        if (patterns_match(search->recipe->patterns, pattern, outside[i])) {
             return outside[i];
         }
     }
@@ -96,7 +95,7 @@ static void check_skips(const struct search *search, const json_t *patterns)
     json_array_foreach((json_t *)patterns, i, pattern)
     {
         const char *text = json_string_value(pattern);
-        if (first_hit(search, text) == NULL && outside_hit(text) == NULL) {
+        if (first_hit(search, text) == NULL && outside_hit(search, text) == NULL) {
             snprintf(pointer, sizeof(pointer), "/quantization/modules_to_not_convert/%zu", i);
             refuse_miss(search, pointer, text);
         }
@@ -107,7 +106,7 @@ static void check_override(const struct search *search, int index)
 {
     const struct recipe_override *override = &search->recipe->overrides[index];
     const struct linear *hit = first_hit(search, override->match);
-    const char *other = outside_hit(override->match);
+    const char *other = outside_hit(search, override->match);
     bool listed = true;
     char pointer[64];
 
@@ -116,7 +115,8 @@ static void check_override(const struct search *search, int index)
         if (linear->decider == index) {
             return;
         }
-        listed = listed && (linear->decider == RECIPE_LISTED || !pattern_matches(override->match, linear->name));
+        listed = listed && (linear->decider == RECIPE_LISTED ||
+                            !patterns_match(search->recipe->patterns, override->match, linear->name));
     }
     snprintf(pointer, sizeof(pointer), "/quantization/overrides/%d/match", index);
     if (hit == NULL && other == NULL) {
@@ -147,14 +147,14 @@ static void check_float_inputs(const struct search *search, const json_t *patter
         for (int k = 0; k < search->count && !works; k++) {
             const struct linear *linear = &search->linears[k];
             bool mine = owner == RECIPE_USUAL || linear->decider == owner;
-            hits = mine && pattern_matches(text, linear->name) ? true : hits;
-            works = mine && linear->quantizes_input && pattern_matches(text, linear->name);
+            hits = mine && patterns_match(search->recipe->patterns, text, linear->name) ? true : hits;
+            works = mine && linear->quantizes_input && patterns_match(search->recipe->patterns, text, linear->name);
         }
         snprintf(at, sizeof(at), "%s/float_inputs/%zu", pointer, i);
         if (works) {
             continue;
         }
-        if (hits || outside_hit(text) != NULL) {
+        if (hits || outside_hit(search, text) != NULL) {
             faults_add(search->faults, ERR_INCOMPATIBLE_OPTIONS, at,
                        "\"%.100s\" does nothing: the inputs of what it matches are not quantized anyway", text);
         } else if (owner != RECIPE_USUAL && first_hit(search, text) != NULL) {

@@ -35,7 +35,13 @@ static void check_file(struct engine *engine, const char *id, const char *purpos
     json_decref(file);
 }
 
-static void check_model(struct engine *engine, const struct job_spec *spec, struct faults *faults)
+static void check_files(struct engine *engine, const struct job_spec *spec, struct faults *faults)
+{
+    check_file(engine, spec->calibration.file_id, "calibration", "/calibration/file_id", faults);
+    check_file(engine, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", faults);
+}
+
+static void check_model(struct engine *engine, struct job_spec *spec, struct faults *faults)
 {
     struct model *model;
 
@@ -51,6 +57,20 @@ static void check_model(struct engine *engine, const struct job_spec *spec, stru
     }
     (void)spec_check(spec, model, faults);
     model_close(model);
+}
+
+/* What the request refers to is there now, and stays while admission is held. */
+static void check_references(struct engine *engine, const struct job_spec *spec, struct faults *faults)
+{
+    json_t *model = NULL;
+
+    check_files(engine, spec, faults);
+    int rc = store_object_get(engine->store, "mdl", spec->model, &model);
+    if (rc != 0) {
+        faults_add(faults, rc == ERR_NOT_FOUND ? ERR_INVALID_PARAMETER : rc, "/model", "%s",
+                   rc == ERR_NOT_FOUND ? "there is no model with this id" : err_last()->message);
+    }
+    json_decref(model);
 }
 
 /* As many as wait, not those that run. */
@@ -100,10 +120,16 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
     if (rc != 0) {
         return rc;
     }
-    pthread_mutex_lock(&engine->admission);
-    check_file(engine, spec.calibration.file_id, "calibration", "/calibration/file_id", faults);
-    check_file(engine, spec.evaluation.file_id, "evaluation", "/evaluation/file_id", faults);
+    /* The long look goes without the lock; under it comes only what another request could change. */
+    check_files(engine, &spec, faults);
     check_model(engine, &spec, faults);
+    rc = faults_raise(faults);
+    if (rc != 0) {
+        spec_deinit(&spec);
+        return rc;
+    }
+    pthread_mutex_lock(&engine->admission);
+    check_references(engine, &spec, faults);
     rc = faults_raise(faults);
     rc = rc != 0 ? rc : check_room(engine);
     rc = rc != 0 ? rc : store_new(engine, &spec, once, job);

@@ -4,7 +4,6 @@
 
 #include "base/err.h"
 #include "jobs/kv_cache.h"
-#include "jobs/pattern.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -203,11 +202,14 @@ static const struct quantizer *override_solver(const struct quantizer *usual, co
     const struct quantizer *solver = usual;
     char at[192];
 
-    if (match == NULL || strlen(match) >= sizeof(out->match) || !pattern_valid(match)) {
+    if (match == NULL) {
         member_pointer(pointer, "match", at);
         faults_add(faults, ERR_INVALID_PARAMETER, at,
                    "must be a module path, a glob, or a regular expression behind \"re:\"");
         return NULL;
+    }
+    if (strlen(match) >= sizeof(out->match)) {
+        return NULL; /* named with the patterns */
     }
     snprintf(out->match, sizeof(out->match), "%s", match);
     member_pointer(pointer, "skip", at);
@@ -301,6 +303,56 @@ static void parse_cache(const char *pointer, struct faults *faults, struct recip
     }
 }
 
+static void collect_pattern(struct recipe *recipe, const char *text, const char *pointer, struct faults *faults)
+{
+    int rc = patterns_add(recipe->patterns, text);
+    if (rc != 0) {
+        faults_add(faults, rc, pointer, "%s", err_last()->message);
+    }
+}
+
+/* Strings of a list of patterns; what is not a string has been named before. */
+static void collect_list(struct recipe *recipe, const json_t *object, const char *member, const char *pointer,
+                         struct faults *faults)
+{
+    char at[192];
+    size_t i;
+    json_t *item;
+
+    json_array_foreach(json_object_get(object, member), i, item)
+    {
+        if (json_string_length(item) > 0) {
+            snprintf(at, sizeof(at), "%.100s/%s/%zu", pointer, member, i);
+            collect_pattern(recipe, json_string_value(item), at, faults);
+        }
+    }
+}
+
+static void collect_patterns(const json_t *quantization, const char *pointer, struct faults *faults,
+                             struct recipe *recipe)
+{
+    char at[192];
+    size_t i;
+    json_t *item;
+
+    if (patterns_new(&recipe->patterns) != 0) {
+        faults_add(faults, ERR_HOST_OUT_OF_MEMORY, "", "no memory for patterns");
+        return;
+    }
+    collect_list(recipe, quantization, "modules_to_not_convert", pointer, faults);
+    collect_list(recipe, quantization, "float_inputs", pointer, faults);
+    json_array_foreach(json_object_get(quantization, "overrides"), i, item)
+    {
+        const json_t *match = json_object_get(item, "match");
+        if (json_is_string(match)) {
+            snprintf(at, sizeof(at), "%.100s/overrides/%zu/match", pointer, i);
+            collect_pattern(recipe, json_string_value(match), at, faults);
+        }
+        snprintf(at, sizeof(at), "%.100s/overrides/%zu", pointer, i);
+        collect_list(recipe, item, "float_inputs", at, faults);
+    }
+}
+
 int recipe_parse(const json_t *method, const json_t *quantization, const char *pointer_method, const char *pointer,
                  struct faults *faults, struct recipe *out)
 {
@@ -316,6 +368,7 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
         refuse_unknown(&recipe, quantization, pointer, faults);
         bool sound = faults->count + faults->dropped == before;
         parse_overrides(quantization, sound, pointer, faults, &recipe);
+        collect_patterns(quantization, pointer, faults, &recipe);
         parse_cache(pointer, faults, &recipe);
     }
     if (faults->count + faults->dropped != before) {
@@ -335,6 +388,7 @@ void recipe_deinit(struct recipe *recipe)
         stage_deinit(&recipe->overrides[i].solver);
     }
     free(recipe->overrides);
+    patterns_free(recipe->patterns);
     *recipe = (struct recipe){0};
 }
 
@@ -368,14 +422,14 @@ const struct quant_base *recipe_base(const struct recipe *recipe)
     return recipe->stages[recipe->count - 1].params;
 }
 
-static bool is_listed(const json_t *patterns, const char *module)
+static bool is_listed(const struct recipe *recipe, const json_t *patterns, const char *module)
 {
     size_t i;
     json_t *pattern;
 
     json_array_foreach(patterns, i, pattern)
     {
-        if (pattern_matches(json_string_value(pattern), module)) {
+        if (patterns_match(recipe->patterns, json_string_value(pattern), module)) {
             return true;
         }
     }
@@ -384,11 +438,11 @@ static bool is_listed(const json_t *patterns, const char *module)
 
 int recipe_override_of(const struct recipe *recipe, const char *module)
 {
-    if (is_listed(recipe_base(recipe)->modules_to_not_convert, module)) {
+    if (is_listed(recipe, recipe_base(recipe)->modules_to_not_convert, module)) {
         return RECIPE_LISTED;
     }
     for (int i = recipe->override_count - 1; i >= 0; i--) {
-        if (pattern_matches(recipe->overrides[i].match, module)) {
+        if (patterns_match(recipe->patterns, recipe->overrides[i].match, module)) {
             return i;
         }
     }
@@ -411,10 +465,10 @@ const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char
 
 static bool has_float_input(const struct recipe *recipe, const struct recipe_stage *solver, const char *module)
 {
-    bool listed = is_listed(((const struct quant_base *)solver->params)->float_inputs, module);
+    bool listed = is_listed(recipe, ((const struct quant_base *)solver->params)->float_inputs, module);
 
     for (int i = 0; i < recipe->count && !listed; i++) {
-        listed = is_listed(((const struct quant_base *)recipe->stages[i].params)->float_inputs, module);
+        listed = is_listed(recipe, ((const struct quant_base *)recipe->stages[i].params)->float_inputs, module);
     }
     return listed;
 }

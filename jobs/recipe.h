@@ -6,6 +6,7 @@
  * and a member that no stage knows is a fault. */
 
 #include "base/faults.h"
+#include "jobs/pattern.h"
 #include "models/cache.h"
 #include "quantizers/quantizer.h"
 
@@ -21,7 +22,7 @@ struct recipe_stage {
 };
 
 struct recipe_override {
-    char match[256];
+    char match[PATTERN_BYTES_MAX + 1];
     bool skip;
     struct recipe_stage solver; /* unless skip */
 };
@@ -32,6 +33,7 @@ struct recipe {
     int count; /* the last one solves */
     struct recipe_override *overrides;
     int override_count;
+    struct patterns *patterns; /* every pattern of the request */
     struct cache_scheme cache; /* how keys and values are kept; number NONE: as they are */
 };
 

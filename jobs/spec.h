@@ -66,9 +66,11 @@ int64_t spec_sequence_length(const struct job_spec *spec, const struct model_con
 json_t *spec_quantization_schema(const struct quantizer *quantizer);
 
 /* --- against the model */
+/* Match the recipe's patterns against the model's modules, once for all that ask later. */
+int spec_bind(struct job_spec *spec, const struct model *model);
 /* The linears that will be quantized, in model order, with the scheme each gets; malloc'ed array. */
 int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count);
 /* Everything that a job of this spec on this model would run into, from headers alone. 0 or faults filled. */
-int spec_check(const struct job_spec *spec, const struct model *model, struct faults *faults);
+int spec_check(struct job_spec *spec, const struct model *model, struct faults *faults);
 /* Peak bytes on the device and host for one block plus activations outside the spill budget. */
 int64_t spec_peak_bytes(const struct job_spec *spec, const struct model *model);

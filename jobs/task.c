@@ -68,7 +68,9 @@ static int look_up_blocks(struct task *task)
     json_t *rows;
     int count;
 
-    int rc = spec_modules(&task->spec, task->model, &modules, &count);
+    int rc = spec_bind(&task->spec, task->model);
+    rc = rc != 0 ? rc : patterns_settled(task->spec.recipe.patterns);
+    rc = rc != 0 ? rc : spec_modules(&task->spec, task->model, &modules, &count);
     if (rc != 0) {
         return rc;
     }
