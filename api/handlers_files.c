@@ -97,6 +97,19 @@ static int file_create(struct request *request)
     return reply_created_take(request, "/v1/files", file);
 }
 
+/* One object a key: the same body under the same name and purpose. */
+static int file_once(struct request *request, const struct file_facts *facts)
+{
+    const struct query *query = &request->scratch->query;
+    const char *name = query_text(query, "name");
+    char input[512], digest[DIGEST_HEX_SIZE];
+
+    int size = snprintf(input, sizeof(input), "%s %s %s", facts->sha256, query_text(query, "purpose"),
+                        name != NULL ? name : "");
+    digest_bytes(input, (size_t)size, digest);
+    return request_once(request, digest, file_create);
+}
+
 static int file_finish_take(struct request *request, void *state)
 {
     struct file_sink *sink = state;
@@ -108,17 +121,13 @@ static int file_finish_take(struct request *request, void *state)
     request->state = facts;
     int rc = blob_writer_commit_take(sink->writer, facts->sha256, &facts->bytes);
     free(sink);
-    rc = rc < 0 ? rc : check_digest(request, facts->sha256);
     if (rc < 0) {
         return rc;
     }
-    const struct query *query = &request->scratch->query;
-    const char *name = query_text(query, "name");
-    char input[512], digest[DIGEST_HEX_SIZE];
-    int size = snprintf(input, sizeof(input), "%s %s %s", facts->sha256, query_text(query, "purpose"),
-                        name != NULL ? name : "");
-    digest_bytes(input, (size_t)size, digest);
-    return request_once(request, digest, file_create);
+    rc = check_digest(request, facts->sha256);
+    rc = rc < 0 ? rc : file_once(request, facts);
+    blob_let_go(request->context->store, facts->sha256); /* its object refers to it now, or there is none */
+    return rc;
 }
 
 const struct request_sink handlers_file_sink = {file_open, file_feed, file_finish_take, file_abort};

@@ -144,10 +144,14 @@ int reply_stream_take(struct request *request, int status, const char *content_t
     return 0;
 }
 
-/* Is the record's message for the user, or does it speak of the daemon's inside (files, SQL)? */
+/* Is the record's message for the user, or does it speak of the daemon's inside (files, SQL)? One with a hint is: a
+ * hint is only given to whoever can act on it. */
 static bool is_public(int code)
 {
-    return err_http_status(code) < 500 || code == ERR_DRAINING || code == ERR_QUEUE_FULL;
+    const struct err_record *record = err_last();
+    bool hinted = record->code == code && record->hint[0] != '\0';
+
+    return err_http_status(code) < 500 || code == ERR_DRAINING || code == ERR_QUEUE_FULL || hinted;
 }
 
 static json_t *fault_list(const struct faults *faults)

@@ -17,9 +17,8 @@
 
 #define ENGINE_MAX_QUEUED 1000
 #define ENGINE_MEMORY_MIN ((int64_t)256 << 20)
-#define GARBAGE_GRACE_SECONDS 600 /* between a blob's last byte and the row that refers to it */
-#define ENGINE_DATA_DIR_MAX 400   /* job folders below it fit every path buffer */
-#define DRAIN_SLACK_MS 5000       /* what one tick may take beyond the deadline */
+#define ENGINE_DATA_DIR_MAX 400 /* job folders below it fit every path buffer */
+#define DRAIN_SLACK_MS 5000     /* what one tick may take beyond the deadline */
 
 /* "Key:  123 kB" of /proc/meminfo in bytes, -1 if unknown. */
 static int64_t meminfo(const char *key)
@@ -218,6 +217,17 @@ void engine_job_remove_files(const struct engine *engine, const char *job)
     }
 }
 
+void engine_job_remove_artifact(const struct engine *engine, const char *job)
+{
+    char path[ENGINE_PATH_MAX];
+
+    int rc = engine_job_path(engine, job, ENGINE_ARTIFACT, path);
+    rc = rc != 0 ? rc : fs_remove_tree(path);
+    if (rc != 0) {
+        log_err(LOG_WARN, "unfinished artifact not removed", job);
+    }
+}
+
 json_t *engine_status_event(const char *status, const char *from, const char *reason)
 {
     return json_pack("{s:s, s:s?, s:s?}", "status", status, "from", from, "reason", reason);
@@ -227,7 +237,7 @@ void engine_collect_garbage(struct engine *engine)
 {
     int64_t removed = 0;
 
-    if (store_collect_garbage(engine->store, GARBAGE_GRACE_SECONDS, &removed) != 0) {
+    if (store_collect_garbage(engine->store, &removed) != 0) {
         log_err(LOG_WARN, "garbage not collected", NULL);
     } else if (removed > 0) {
         log_info("garbage collected", LOG_I("blobs", removed));

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #define ENGINE_PATH_MAX 4096
+#define ENGINE_ARTIFACT "artifact" /* in a job's folder: files of an artifact until they are blobs */
 
 struct task;
 
@@ -38,6 +39,7 @@ struct engine {
     pthread_cond_t wake;  /* monotonic clock: there is work, or the daemon drains */
     pthread_cond_t ended; /* monotonic clock: the runner has returned */
     bool work;
+    bool recovered; /* the runner's, once it runs */
     bool runner_started, runner_ended;
     pthread_t runner;
     struct task *task; /* what the runner works on, or NULL */
@@ -54,6 +56,8 @@ void engine_wake(struct engine *engine);
 int engine_job_path(const struct engine *engine, const char *job, const char *file, char out[ENGINE_PATH_MAX]);
 /* Drop the job's folder and everything in it. A failure is logged: the next start sweeps again. */
 void engine_job_remove_files(const struct engine *engine, const char *job);
+/* Drop what an attempt wrote of the artifact: the next one writes it from the start. */
+void engine_job_remove_artifact(const struct engine *engine, const char *job);
 /* The data of a "status" event; reason may be NULL. New reference. */
 json_t *engine_status_event(const char *status, const char *from, const char *reason);
 /* Collect blobs that nothing refers to; failures are logged. */
@@ -73,7 +77,8 @@ int engine_model_unused(struct engine *engine, const char *id);
 int engine_file_unused(struct engine *engine, const char *id);
 
 /* --- recover.c */
-/* What an earlier process left: running jobs go back into the queue, cancelling ones end, stray folders go. */
+/* What an earlier process left: stray folders go, running jobs go back into the queue, cancelling ones end. A disk that
+ * is too full for that does not count as a failure: engine->recovered stays false, and the runner tries it again. */
 int engine_recover(struct engine *engine);
 
 /* --- runner.c */

@@ -78,7 +78,8 @@ static int check_room(struct engine *engine)
 {
     json_t *counts;
 
-    int rc = store_job_counts(engine->store, &counts);
+    int rc = store_ready(engine->store); /* a job that cannot write would only be in the way */
+    rc = rc != 0 ? rc : store_job_counts(engine->store, &counts);
     if (rc != 0) {
         return rc;
     }

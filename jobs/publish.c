@@ -123,8 +123,8 @@ static int export_files(struct task *task, const char *directory, json_t **files
     return rc != 0 ? err_pass(rc, "export") : 0;
 }
 
-/* Every file moves into the blob store; the export has just hashed and synced it. */
-static int adopt_files(struct task *task, const char *directory, const json_t *files)
+/* Every file moves into the blob store; the export has just hashed and synced it. *count: how many are held there. */
+static int adopt_files(struct task *task, const char *directory, const json_t *files, size_t *count)
 {
     char path[ENGINE_PATH_MAX];
     char sha256[DIGEST_HEX_SIZE];
@@ -142,8 +142,17 @@ static int adopt_files(struct task *task, const char *directory, const json_t *f
         if (rc != 0) {
             return err_pass(rc, "store %s", name);
         }
+        *count = i + 1;
     }
     return 0;
+}
+
+/* The artifact refers to them now, or there is none. */
+static void let_go_of_files(struct task *task, const json_t *files, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        blob_let_go(task->engine->store, json_string_value(json_object_get(json_array_get(files, i), "sha256")));
+    }
 }
 
 struct sizes {
@@ -274,18 +283,20 @@ int task_publish(struct task *task, const struct evaluation_result *evaluation)
     json_t *files = NULL;
     json_t *rows = NULL;
     double mark = clock_monotonic_seconds();
+    size_t held = 0;
 
     if (recipe_analyses(&task->spec.recipe)) {
         return publish_report(task);
     }
     tell_metrics(task, evaluation);
-    int rc = engine_job_path(task->engine, task->id, "artifact", directory);
+    int rc = engine_job_path(task->engine, task->id, ENGINE_ARTIFACT, directory);
     rc = rc != 0 ? rc : export_files(task, directory, &files);
     rc = rc != 0 ? rc : task_check_stop(task);
-    rc = rc != 0 ? rc : adopt_files(task, directory, files);
+    rc = rc != 0 ? rc : adopt_files(task, directory, files, &held);
     rc = rc != 0 ? rc : store_layers_list(task->engine->store, task->id, &rows);
     task->times.seconds[PHASE_EXPORT] += clock_monotonic_seconds() - mark;
     rc = rc != 0 ? rc : publish(task, files, rows, evaluation);
+    let_go_of_files(task, files, held);
     json_decref(files);
     json_decref(rows);
     return rc;

@@ -119,21 +119,31 @@ static int sweep_folders(struct engine *engine)
     }
     for (struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
         bool self = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
-        if (!self && !wanted(engine, entry->d_name)) {
-            engine_job_remove_files(engine, entry->d_name);
+        if (self) {
+            continue;
         }
+        wanted(engine, entry->d_name) ? engine_job_remove_artifact(engine, entry->d_name)
+                                      : engine_job_remove_files(engine, entry->d_name);
     }
     closedir(folder);
     return 0;
 }
 
+/* Room first: what is not needed goes before anything is written. */
 int engine_recover(struct engine *engine)
 {
-    int rc = recover_all(engine, "running", recover_running);
-    rc = rc != 0 ? rc : recover_all(engine, "cancelling", recover_cancelling);
-    rc = rc != 0 ? rc : sweep_folders(engine);
-    if (rc == 0) {
-        engine_collect_garbage(engine);
+    int rc = sweep_folders(engine);
+
+    if (rc != 0) {
+        return rc;
     }
-    return rc;
+    engine_collect_garbage(engine);
+    rc = recover_all(engine, "running", recover_running);
+    rc = rc != 0 ? rc : recover_all(engine, "cancelling", recover_cancelling);
+    engine->recovered = rc == 0;
+    if (rc == ERR_DISK_FULL) {
+        log_err(LOG_ERROR, "disk full, interrupted jobs wait", NULL);
+        return 0;
+    }
+    return rc != 0 ? rc : sweep_folders(engine); /* of those that have ended just now */
 }

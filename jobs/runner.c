@@ -128,6 +128,26 @@ static int end_attempt(struct task *task, const struct err_record *record)
     return rc == ERR_JOB_STATE_CONFLICT ? end_cancelled(task) : rc;
 }
 
+/* What the attempt wrote and no other can use. On a full disk this is the room in which the job's end is told. */
+static void give_back(struct task *task, int code)
+{
+    engine_job_remove_artifact(task->engine, task->id);
+    if (code == ERR_DISK_FULL) {
+        engine_collect_garbage(task->engine); /* files that were blobs already */
+    }
+}
+
+/* Not even the reserve was enough to tell how the attempt ended. The job ends then, and its files make room: one that
+ * holds a full disk and waits would wait for ever. */
+static void end_without_files(struct task *task, struct err_record *record)
+{
+    if (record->code != ERR_CANCELLED) {
+        err_take(record);
+        task->charged = task->spec.max_attempts;
+    }
+    engine_job_remove_files(task->engine, task->id);
+}
+
 /* Not over before the store knows: a job that looks as if it ran while nobody runs it would wait for a restart. Answers
  * how long to wait before the next try. */
 static int64_t settle(struct task *task, int code)
@@ -137,6 +157,7 @@ static int64_t settle(struct task *task, int code)
 
     err_take(&record);
     record.code = code;
+    give_back(task, code);
     if (code != ERR_INTERRUPTED && code != ERR_CANCELLED) {
         task->charged++;
     }
@@ -148,6 +169,9 @@ static int64_t settle(struct task *task, int code)
         log_err(LOG_ERROR, "job state not written", task->id);
         if (engine_draining(engine)) {
             break;
+        }
+        if (rc == ERR_DISK_FULL) {
+            end_without_files(task, &record);
         }
         back_off(engine, STORE_RETRY_MS);
     }
@@ -213,6 +237,10 @@ void *runner_main(void *data)
 
     while (!engine_draining(engine)) {
         json_t *row;
+        if (!engine->recovered && (engine_recover(engine) != 0 || !engine->recovered)) {
+            back_off(engine, POLL_MS);
+            continue;
+        }
         int rc = store_job_claim(engine->store, engine->gpu.info.id, &row);
         if (rc == 0) {
             run_job(engine, row);
@@ -221,7 +249,7 @@ void *runner_main(void *data)
         }
         if (rc != ERR_NOT_FOUND) {
             log_err(LOG_ERROR, "claim failed", NULL);
-            back_off(engine, STORE_RETRY_MS);
+            back_off(engine, rc == ERR_DISK_FULL ? POLL_MS : STORE_RETRY_MS);
             continue;
         }
         if (clock_monotonic_ms() - swept_ms >= GARBAGE_EVERY_MS) {

@@ -50,6 +50,14 @@ int blob_adopt(struct store *store, const char *path, const char *known_sha256, 
     return ops->adopt(blobs, path, known_sha256, sha256, size);
 }
 
+void blob_let_go(struct store *store, const char *sha256)
+{
+    struct blobs *blobs;
+    const struct blob_ops *ops = store_blob_ops(store, &blobs);
+
+    ops->let_go(blobs, sha256);
+}
+
 int blob_reader_open(struct store *store, const char *sha256, struct blob_reader **out, int64_t *size)
 {
     struct blobs *blobs;

@@ -19,9 +19,11 @@ struct blob_ops {
     int (*reader_read)(struct blob_reader *reader, int64_t offset, void *buffer, size_t size);
     void (*reader_close)(struct blob_reader *reader);
     const char *(*reader_path)(const struct blob_reader *reader);
-    /* Delete what is older than grace_seconds and for which referenced() says 0. */
-    int (*collect)(struct blobs *blobs, int64_t grace_seconds, int (*referenced)(void *data, const char *sha256),
-                   void *data, int64_t *removed);
+    /* commit_take and adopt hold their blob; this gives one hold up. */
+    void (*let_go)(struct blobs *blobs, const char *sha256);
+    /* Delete what nobody holds and for which referenced() says 0. */
+    int (*collect)(struct blobs *blobs, int (*referenced)(void *data, const char *sha256), void *data,
+                   int64_t *removed);
 };
 
 /* Every implementation's writer and reader begin with these. */

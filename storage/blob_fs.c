@@ -1,9 +1,10 @@
 /* Blobs on the local disk: blobs/sha256/ab/<digest>, mode 0444, written once.
  *
- * Writing is temp -> fsync -> rename -> fsync directory, so a blob that has a name is whole and survives power loss. A
- * blob that is already there is kept and touched: garbage collection spares what is young, and both the touch and the
- * deletion happen under one lock, so that a writer who found its blob there cannot lose it before its object row is
- * committed.
+ * Writing is temp -> fsync -> rename -> fsync directory, so a blob that has a name is whole and survives power loss.
+ * Between a blob and the object row that refers to it nothing in the database says that it is wanted; its writer holds
+ * it for that time. Holds are counted in memory: the directory belongs to one process, and those of a process that died
+ * went with it. Taking a hold and deleting happen under one lock, so that a writer who found its blob there cannot lose
+ * it.
  *
  * What a large file that was dropped had in memory and on disk takes a while to give back, which nobody waits for: its
  * last name goes at once, and a thread closes it. */
@@ -21,15 +22,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define BLOB_PATH_MAX 4096
 #define LARGE_BYTES ((int64_t)16 << 20) /* from here on a thread costs less than giving back does */
 
+struct hold {
+    struct hold *next;
+    int count;
+    char sha256[DIGEST_HEX_SIZE];
+};
+
 struct blobs {
     char *data_dir;
     pthread_mutex_t lock; /* between finding a blob and deleting one; of what follows */
+    struct hold *holds;
     pthread_cond_t closed;
     int closing; /* threads that close a file */
 };
@@ -102,6 +109,11 @@ static void blobs_close(struct blobs *blobs)
         pthread_cond_wait(&blobs->closed, &blobs->lock);
     }
     pthread_mutex_unlock(&blobs->lock);
+    while (blobs->holds != NULL) {
+        struct hold *hold = blobs->holds;
+        blobs->holds = hold->next;
+        free(hold);
+    }
     pthread_cond_destroy(&blobs->closed);
     pthread_mutex_destroy(&blobs->lock);
     free(blobs->data_dir);
@@ -175,8 +187,46 @@ static void close_dropped(struct blobs *blobs, int fd)
     }
 }
 
+/* Where the hold on a blob hangs; the end of the list when there is none. Under the lock. */
+static struct hold **find_hold(struct blobs *blobs, const char *sha256)
+{
+    struct hold **at = &blobs->holds;
+
+    while (*at != NULL && strcmp((*at)->sha256, sha256) != 0) {
+        at = &(*at)->next;
+    }
+    return at;
+}
+
+static int hold(struct blobs *blobs, const char *sha256)
+{
+    pthread_mutex_lock(&blobs->lock);
+    struct hold **at = find_hold(blobs, sha256);
+    if (*at == NULL && (*at = calloc(1, sizeof(**at))) != NULL) {
+        snprintf((*at)->sha256, sizeof((*at)->sha256), "%s", sha256);
+    }
+    bool held = *at != NULL;
+    if (held) {
+        (*at)->count++;
+    }
+    pthread_mutex_unlock(&blobs->lock);
+    return held ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to hold a blob");
+}
+
+static void let_go(struct blobs *blobs, const char *sha256)
+{
+    pthread_mutex_lock(&blobs->lock);
+    struct hold **at = find_hold(blobs, sha256);
+    if (*at != NULL && --(*at)->count == 0) {
+        struct hold *last = *at;
+        *at = last->next;
+        free(last);
+    }
+    pthread_mutex_unlock(&blobs->lock);
+}
+
 /* Rename a synced file in, or drop it when the blob is there already. */
-static int place(struct blobs *blobs, const char *from, const char *sha256, int64_t size)
+static int rename_in(struct blobs *blobs, const char *from, const char *sha256, int64_t size)
 {
     char path[BLOB_PATH_MAX];
     struct stat info;
@@ -187,15 +237,27 @@ static int place(struct blobs *blobs, const char *from, const char *sha256, int6
     }
     pthread_mutex_lock(&blobs->lock);
     if (lstat(path, &info) == 0 && S_ISREG(info.st_mode) && info.st_size == size) {
-        if (utimensat(AT_FDCWD, path, NULL, AT_SYMLINK_NOFOLLOW) != 0) {
-            rc = err_raise_errno(errno, "cannot touch blob %s", sha256);
-        }
         (void)unlink(from);
     } else if (rename(from, path) != 0) {
         rc = err_raise_errno(errno, "cannot move a file in as blob %s", sha256);
     }
     pthread_mutex_unlock(&blobs->lock);
     return rc != 0 ? rc : sync_folder(blobs, sha256);
+}
+
+/* The same, held. */
+static int place(struct blobs *blobs, const char *from, const char *sha256, int64_t size)
+{
+    int rc = hold(blobs, sha256);
+
+    if (rc != 0) {
+        return rc;
+    }
+    rc = rename_in(blobs, from, sha256, size);
+    if (rc != 0) {
+        let_go(blobs, sha256);
+    }
+    return rc;
 }
 
 static void writer_free(struct fs_writer *writer)
@@ -371,15 +433,14 @@ static const char *reader_path(const struct blob_reader *base)
     return ((const struct fs_reader *)base)->path;
 }
 
-/* Delete one blob if it is still old now, with writers held off. */
-static int delete_if_old(struct blobs *blobs, int folder, const char *name, time_t before, bool *deleted)
+/* Delete one blob unless it is held now, with writers held off. */
+static int delete_loose(struct blobs *blobs, int folder, const char *name, bool *deleted)
 {
-    struct stat info;
     int rc = 0;
 
     *deleted = false;
     pthread_mutex_lock(&blobs->lock);
-    if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && info.st_mtime <= before) {
+    if (*find_hold(blobs, name) == NULL) {
         if (unlinkat(folder, name, 0) == 0) {
             *deleted = true;
         } else {
@@ -390,8 +451,8 @@ static int delete_if_old(struct blobs *blobs, int folder, const char *name, time
     return rc;
 }
 
-static int sweep_folder(struct blobs *blobs, DIR *folder, time_t before,
-                        int (*referenced)(void *data, const char *sha256), void *data, int64_t *removed)
+static int sweep_folder(struct blobs *blobs, DIR *folder, int (*referenced)(void *data, const char *sha256), void *data,
+                        int64_t *removed)
 {
     for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
         bool deleted;
@@ -400,7 +461,7 @@ static int sweep_folder(struct blobs *blobs, DIR *folder, time_t before,
         }
         int rc = referenced(data, entry->d_name);
         if (rc == 0) {
-            rc = delete_if_old(blobs, dirfd(folder), entry->d_name, before, &deleted);
+            rc = delete_loose(blobs, dirfd(folder), entry->d_name, &deleted);
             *removed += rc == 0 && deleted ? 1 : 0;
         }
         if (rc < 0) {
@@ -410,12 +471,10 @@ static int sweep_folder(struct blobs *blobs, DIR *folder, time_t before,
     return 0;
 }
 
-static int collect(struct blobs *blobs, int64_t grace_seconds, int (*referenced)(void *data, const char *sha256),
-                   void *data, int64_t *removed)
+static int collect(struct blobs *blobs, int (*referenced)(void *data, const char *sha256), void *data, int64_t *removed)
 {
     char path[BLOB_PATH_MAX];
     int64_t count = 0;
-    time_t before = time(NULL) - (time_t)grace_seconds;
 
     for (int i = 0; i < 256; i++) {
         int rc = fs_path(path, sizeof(path), "%s/blobs/sha256/%02x", blobs->data_dir, i);
@@ -426,7 +485,7 @@ static int collect(struct blobs *blobs, int64_t grace_seconds, int (*referenced)
         if (folder == NULL) {
             return err_raise_errno(errno, "cannot list %s", path);
         }
-        rc = sweep_folder(blobs, folder, before, referenced, data, &count);
+        rc = sweep_folder(blobs, folder, referenced, data, &count);
         closedir(folder);
         if (rc != 0) {
             return rc;
@@ -449,5 +508,6 @@ const struct blob_ops blob_fs = {
     .reader_read = reader_read,
     .reader_close = reader_close,
     .reader_path = reader_path,
+    .let_go = let_go,
     .collect = collect,
 };

@@ -25,11 +25,13 @@ struct store_config {
 };
 
 /* Lock data_dir (OFD lock on data_dir/lock; ERR_CONFIG "another daemon holds ..." at once if taken), open both stores,
- * migrate, start the storage thread. data_dir layout: lock, quantd.db, blobs/sha256/ab/..., jobs/<id>/, tmp/ (emptied).
+ * migrate, start the storage thread. data_dir layout: lock, reserve, quantd.db, blobs/sha256/ab/..., jobs/<id>/, tmp/
+ * (emptied).
  */
 int store_open(const struct store_config *config, struct store **out);
 void store_close(struct store *store);
-/* 0 when the database answers and the disk has room; else the reason raised. */
+/* 0 when the database answers and the disk has room for new work, beside the reserve; else the reason raised. On a full
+ * disk (ERR_DISK_FULL) deletions and moves of jobs still work: they may use the reserve. */
 int store_ready(struct store *store);
 const char *store_data_dir(const struct store *store);
 /* Called on the storage thread after each commit that added an event to a job. One subscriber; set before use. */
@@ -112,12 +114,15 @@ int store_idempotency_release(struct store *store, const char *scope, const char
 struct blob_writer;
 int blob_writer_new(struct store *store, struct blob_writer **out); /* temp file in the store */
 int blob_writer_write(struct blob_writer *writer, const void *data, size_t size);
-/* fsync, rename into place, fsync directory; already there = fine. Frees writer. */
+/* fsync, rename into place, fsync directory; already there = fine. Frees writer. The blob is held: garbage collection
+ * spares it until blob_let_go, which is due once its object is stored, or will not be. */
 int blob_writer_commit_take(struct blob_writer *writer, char sha256[DIGEST_HEX_SIZE], int64_t *size);
 void blob_writer_abort(struct blob_writer *writer);
-/* Move an existing file on the store's own filesystem in as a blob (hash unless known_sha256 given; fsync, rename). */
+/* Move an existing file on the store's own filesystem in as a blob (hash unless known_sha256 given; fsync, rename).
+ * Held as above. */
 int blob_adopt(struct store *store, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
                int64_t *size);
+void blob_let_go(struct store *store, const char *sha256);
 struct blob_reader;
 int blob_reader_open(struct store *store, const char *sha256, struct blob_reader **out,
                      int64_t *size);                                                         /* ERR_NOT_FOUND */
@@ -125,5 +130,5 @@ int blob_reader_read(struct blob_reader *reader, int64_t offset, void *buffer, s
 void blob_reader_close(struct blob_reader *reader);
 /* Local path when the store has one (blob_fs), else NULL: for readers that need a file. */
 const char *blob_reader_path(const struct blob_reader *reader);
-/* Delete blobs that no object refers to and that are older than grace_seconds (files[].sha256 / sha256 in bodies). */
-int store_collect_garbage(struct store *store, int64_t grace_seconds, int64_t *removed);
+/* Delete blobs that no object refers to (files[].sha256 / sha256 in bodies) and that nobody holds. */
+int store_collect_garbage(struct store *store, int64_t *removed);

@@ -13,6 +13,7 @@
 #include "storage/blob.h"
 #include "storage/state.h"
 #include "storage/store_dir.h"
+#include "storage/store_reserve.h"
 
 #include <pthread.h>
 #include <semaphore.h>
@@ -21,8 +22,6 @@
 #include <unistd.h>
 
 #define STORE_QUEUE_LENGTH 1024
-/* Below this the daemon is not ready: SQLite's WAL and one shard's last pages need somewhere to go. */
-#define STORE_FREE_BYTES_MIN ((int64_t)64 << 20)
 
 static const struct state_ops *const state_rows[] = {&state_sqlite, NULL};
 static const struct blob_ops *const blob_rows[] = {&blob_fs, NULL};
@@ -46,6 +45,7 @@ struct store {
     struct blobs *blobs;
     struct queue *calls;
     pthread_t thread;
+    struct reserve reserve; /* the storage thread's */
     void (*on_event)(void *data, const char *job_id);
     void *on_event_data;
 };
@@ -54,11 +54,25 @@ struct call {
     int (*fn)(struct store *store, struct call *call);
     state_op op;
     struct state_args *args;
+    bool ends;      /* something ends or goes: on a full disk it may use the reserve */
     int64_t number; /* of whatever fn counts */
     int rc;
     struct err_record error;
     sem_t done;
 };
+
+/* Nothing of a failed call is left in the database, so that it can be made again as it was. */
+static void perform(struct store *store, struct call *call)
+{
+    call->rc = call->fn(store, call);
+    if (call->rc == ERR_DISK_FULL && call->ends && reserve_release(&store->reserve)) {
+        call->rc = call->fn(store, call);
+    }
+    if (call->rc < 0) {
+        err_take(&call->error);
+    }
+    reserve_renew(&store->reserve);
+}
 
 static void *storage_thread(void *data)
 {
@@ -69,10 +83,8 @@ static void *storage_thread(void *data)
         if (call == NULL) {
             return NULL;
         }
-        call->rc = call->fn(store, call);
-        if (call->rc < 0) {
-            err_take(&call->error);
-        } else if (call->args != NULL && call->args->announced && store->on_event != NULL) {
+        perform(store, call);
+        if (call->rc >= 0 && call->args != NULL && call->args->announced && store->on_event != NULL) {
             store->on_event(store->on_event_data, call->args->job);
         }
         sem_post(&call->done);
@@ -104,6 +116,14 @@ static int perform_op(struct store *store, struct call *call)
 static int run_op(struct store *store, state_op op, struct state_args args)
 {
     struct call call = {.fn = perform_op, .op = op, .args = &args};
+
+    return hop(store, &call);
+}
+
+/* The same of what ends a job or removes something: a full disk does not stop it. */
+static int run_ending(struct store *store, state_op op, struct state_args args)
+{
+    struct call call = {.fn = perform_op, .op = op, .args = &args, .ends = true};
 
     return hop(store, &call);
 }
@@ -149,7 +169,8 @@ static int open_parts(const struct store_config *config, struct store *store)
     if (store->data_dir == NULL || store->calls == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the store");
     }
-    rc = store->state_ops->open(config->data_dir, &store->state);
+    rc = reserve_open(&store->reserve, config->data_dir);
+    rc = rc != 0 ? rc : store->state_ops->open(config->data_dir, &store->state);
     return rc != 0 ? rc : store->blob_ops->open(config->data_dir, &store->blobs);
 }
 
@@ -199,14 +220,19 @@ void store_close(struct store *store)
     close_parts(store);
 }
 
+static int perform_ready(struct store *store, struct call *call)
+{
+    int rc = reserve_check(&store->reserve);
+
+    return rc != 0 ? rc : store->state_ops->ready(store->state, call->args);
+}
+
 int store_ready(struct store *store)
 {
-    int64_t room = fs_free_bytes(store->data_dir);
+    struct state_args args = {0};
+    struct call call = {.fn = perform_ready, .args = &args};
 
-    if (room >= 0 && room < STORE_FREE_BYTES_MIN) {
-        return err_raise(ERR_DISK_FULL, "%lld MiB are free in the data directory", (long long)(room >> 20));
-    }
-    return run_op(store, store->state_ops->ready, (struct state_args){0});
+    return hop(store, &call);
 }
 
 const char *store_data_dir(const struct store *store)
@@ -238,7 +264,7 @@ int store_object_get(struct store *store, const char *kind, const char *id, json
 
 int store_object_delete(struct store *store, const char *kind, const char *id)
 {
-    return run_op(store, store->state_ops->object_delete, (struct state_args){.kind = kind, .id = id});
+    return run_ending(store, store->state_ops->object_delete, (struct state_args){.kind = kind, .id = id});
 }
 
 int store_object_list(struct store *store, const char *kind, const struct store_page *page, json_t **list)
@@ -270,24 +296,26 @@ int store_job_list(struct store *store, const struct store_page *page, json_t **
 int store_job_update(struct store *store, const char *id, const char *from, int64_t fence, const json_t *patch,
                      const char *event, const json_t *event_data, json_t **job)
 {
-    return run_op(store, store->state_ops->job_update,
-                  (struct state_args){.id = id,
-                                      .from = from,
-                                      .fence = fence,
-                                      .patch = patch,
-                                      .event = event,
-                                      .event_data = event_data,
-                                      .out = job});
+    bool moves = json_object_get(patch, "status") != NULL;
+
+    return (moves ? run_ending : run_op)(store, store->state_ops->job_update,
+                                         (struct state_args){.id = id,
+                                                             .from = from,
+                                                             .fence = fence,
+                                                             .patch = patch,
+                                                             .event = event,
+                                                             .event_data = event_data,
+                                                             .out = job});
 }
 
 int store_job_claim(struct store *store, const char *worker, json_t **job)
 {
-    return run_op(store, store->state_ops->job_claim, (struct state_args){.worker = worker, .out = job});
+    return run_ending(store, store->state_ops->job_claim, (struct state_args){.worker = worker, .out = job});
 }
 
 int store_job_delete(struct store *store, const char *id)
 {
-    return run_op(store, store->state_ops->job_delete, (struct state_args){.id = id});
+    return run_ending(store, store->state_ops->job_delete, (struct state_args){.id = id});
 }
 
 int store_job_counts(struct store *store, json_t **counts)
@@ -332,7 +360,7 @@ int store_layers_list(struct store *store, const char *job, json_t **layers)
 
 int store_blocks_clear(struct store *store, const char *job)
 {
-    return run_op(store, store->state_ops->blocks_clear, (struct state_args){.id = job});
+    return run_ending(store, store->state_ops->blocks_clear, (struct state_args){.id = job});
 }
 
 int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,
@@ -353,13 +381,13 @@ int store_idempotency_reserve(struct store *store, const char *scope, const char
 
 int store_idempotency_finish(struct store *store, const char *scope, const char *key, const json_t *response)
 {
-    return run_op(store, store->state_ops->idempotency_finish,
-                  (struct state_args){.scope = scope, .key = key, .body = response});
+    return run_ending(store, store->state_ops->idempotency_finish,
+                      (struct state_args){.scope = scope, .key = key, .body = response});
 }
 
 int store_idempotency_release(struct store *store, const char *scope, const char *key)
 {
-    return run_op(store, store->state_ops->idempotency_release, (struct state_args){.scope = scope, .key = key});
+    return run_ending(store, store->state_ops->idempotency_release, (struct state_args){.scope = scope, .key = key});
 }
 
 static int blob_referenced(void *data, const char *sha256)
@@ -372,12 +400,12 @@ static int blob_referenced(void *data, const char *sha256)
 /* The whole sweep is one call of the storage thread, so that no object can be put between asking and deleting. */
 static int perform_collect(struct store *store, struct call *call)
 {
-    return store->blob_ops->collect(store->blobs, call->number, blob_referenced, store, &call->number);
+    return store->blob_ops->collect(store->blobs, blob_referenced, store, &call->number);
 }
 
-int store_collect_garbage(struct store *store, int64_t grace_seconds, int64_t *removed)
+int store_collect_garbage(struct store *store, int64_t *removed)
 {
-    struct call call = {.fn = perform_collect, .number = grace_seconds};
+    struct call call = {.fn = perform_collect};
 
     int rc = hop(store, &call);
     if (rc == 0 && removed != NULL) {

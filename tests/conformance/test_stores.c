@@ -69,7 +69,7 @@ static void blob_life(struct bench *bench, const struct store_config *config)
 {
     struct blob_writer *writer;
     struct blob_reader *reader;
-    char sha256[DIGEST_HEX_SIZE], piece[1000], back[1000];
+    char sha256[DIGEST_HEX_SIZE], held[DIGEST_HEX_SIZE], piece[1000], back[1000];
     int64_t size, removed;
 
     memset(piece, 'p', sizeof(piece));
@@ -92,12 +92,18 @@ static void blob_life(struct bench *bench, const struct store_config *config)
     blob_reader_close(reader);
     json_t *file = json_pack("{s:s, s:i, s:s}", "id", "file_1", "created_at", 1, "sha256", sha256);
     ck_assert_rc_ok(store_object_put(bench->store, "file", file));
-    ck_assert_rc_ok(store_collect_garbage(bench->store, -10, &removed)); /* everything is old enough */
+    ck_assert_rc_ok(store_collect_garbage(bench->store, &removed));
     ck_assert_int_eq(removed, 0);
+    ck_assert_rc_ok(blob_writer_new(bench->store, &writer));
+    ck_assert_rc_ok(blob_writer_write(writer, "held", 4));
+    ck_assert_rc_ok(blob_writer_commit_take(writer, held, &size));
+    ck_assert_rc_ok(store_collect_garbage(bench->store, &removed));
+    ck_assert_int_eq(removed, 0);
+    blob_let_go(bench->store, held);
+    ck_assert_rc_ok(store_collect_garbage(bench->store, &removed));
+    ck_assert_int_eq(removed, 1);
     ck_assert_rc_ok(store_object_delete(bench->store, "file", "file_1"));
-    ck_assert_rc_ok(store_collect_garbage(bench->store, 3600, &removed));
-    ck_assert_int_eq(removed, 0);
-    ck_assert_rc_ok(store_collect_garbage(bench->store, -10, &removed));
+    ck_assert_rc_ok(store_collect_garbage(bench->store, &removed));
     ck_assert_int_eq(removed, 1);
     ck_assert_int_eq(blob_reader_open(bench->store, sha256, &reader, &size), ERR_NOT_FOUND);
     json_decref(file);
