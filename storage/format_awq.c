@@ -8,7 +8,9 @@
  * between linears are in the norms and weights already; nothing of them is stored. The sibling layouts (gemv,
  * gemv_fast, marlin) are others. A symmetric grid is written as what it is, zero points of 8: loaders have no packing
  * without zero points. The config's list of linears in float is complete or absent, since loaders look for the head by
- * themselves only when there is no list; they match it by substring, so each module stands there by its whole path. */
+ * themselves only when there is no list; they match it by substring, so each module stands there by its whole path.
+ * GPTQModel reads none of it: without `dynamic` it takes the words of quantized linears that it never finds for what a
+ * float one holds, and says nothing. */
 
 #include "storage/format_common.h"
 
@@ -141,6 +143,10 @@ static json_t *config_object(const struct format_config *config)
         json_pack("{s:s, s:i, s:I, s:b, s:s, s:o?}", "quant_method", "awq", "bits", scheme->bits, "group_size",
                   (json_int_t)(scheme->per_channel ? -1 : scheme->group_size), "zero_point", 1, "version", "gemm",
                   "modules_to_not_convert", in_float(config, (const struct format_module *const *)table));
+    json_t *dynamic = format_dynamic_skips(config, (const struct format_module *const *)table);
+    if (dynamic != NULL) {
+        json_object_set_new(object, "dynamic", dynamic);
+    }
     free(table);
     return object;
 }

@@ -7,7 +7,7 @@
  *
  * Version 1 cannot say z = 0 (z - 1 wraps, and loaders undo it in ways that disagree), so it is symmetric only here: a
  * symmetric z is 2^(b-1). There is one geometry for the whole checkpoint. Linears left in float must be left in every
- * block, since the config names them by their place in a block. */
+ * block, since the config names them by their place in a block; `dynamic` names them again, for GPTQModel. */
 
 #include "storage/format_common.h"
 
@@ -215,6 +215,10 @@ static json_t *config_object(const struct format_config *config, const char *che
     json_t *inside = inside_blocks(config, (const struct format_module *const *)table);
     if (inside != NULL) {
         json_object_set_new(object, "modules_in_block_to_quantize", inside);
+    }
+    json_t *dynamic = format_dynamic_skips(config, (const struct format_module *const *)table);
+    if (dynamic != NULL) {
+        json_object_set_new(object, "dynamic", dynamic);
     }
     free(table);
     return object;

@@ -268,6 +268,10 @@ END_TEST
 /* What is left in float is named, each in its format's words; fused siblings go together. */
 START_TEST(modules_left_in_float)
 {
+    static const char dynamic_without_down[] = "{'-:^model\\\\.layers\\\\.0\\\\.mlp\\\\.down_proj$': {},"
+                                               " '-:^model\\\\.layers\\\\.1\\\\.mlp\\\\.down_proj$': {},"
+                                               " '-:^model\\\\.layers\\\\.2\\\\.mlp\\\\.down_proj$': {},"
+                                               " '-:^model\\\\.layers\\\\.3\\\\.mlp\\\\.down_proj$': {}}";
     struct model *model = tiny();
     struct format_module *all, some[28];
     int count = checkpoint_modules(model, 4, 128, true, DTYPE_BF16, &all), kept = 0;
@@ -283,6 +287,7 @@ START_TEST(modules_left_in_float)
     assert_json_take(json_incref(json_object_get(object, "modules_in_block_to_quantize")),
                      "[['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'], ['self_attn.o_proj'],"
                      " ['mlp.gate_proj', 'mlp.up_proj']]");
+    assert_json_take(json_incref(json_object_get(object, "dynamic")), dynamic_without_down);
     json_decref(object);
     object = row("compressed-tensors")->config(&config);
     assert_json_take(json_incref(json_object_get(object, "ignore")),
@@ -293,6 +298,7 @@ START_TEST(modules_left_in_float)
     assert_json_take(json_incref(json_object_get(object, "modules_to_not_convert")),
                      "['lm_head', 'model.layers.0.mlp.down_proj', 'model.layers.1.mlp.down_proj',"
                      " 'model.layers.2.mlp.down_proj', 'model.layers.3.mlp.down_proj']");
+    assert_json_take(json_incref(json_object_get(object, "dynamic")), dynamic_without_down);
     json_decref(object);
     config.count = kept - 1; /* up_proj of the last block is missing */
     ck_assert_int_eq(format_check(row("compressed-tensors"), &config, "/output/format", &faults),
