@@ -181,7 +181,7 @@ int check_input(const struct tensor *y, const struct tensor *x, const struct ten
     rc = rc != 0 ? rc : check_matrix("quantize_input", "y", y, DTYPE_F32, matrix_rows(x), cols);
     rc = rc != 0 || keep == NULL ? rc : check_vector("quantize_input", "keep", keep, cols);
     if (rc == 0 && ((spec->number != GPU_NUMBER_INT8 && spec->number != GPU_NUMBER_E4M3) || run < 1 ||
-                    cols % run != 0 || (!spec->dynamic && !(spec->scale > 0)))) {
+                    (spec->half && !spec->dynamic) || (!spec->dynamic && !(spec->scale > 0)))) {
         rc = err_raise(ERR_INTERNAL, "quantize_input: number %d, runs of %lld in rows of %lld, scale %g",
                        (int)spec->number, (long long)run, (long long)cols, (double)spec->scale);
     }

@@ -80,7 +80,8 @@ enum gpu_number { GPU_NUMBER_NONE, GPU_NUMBER_INT8, GPU_NUMBER_E4M3 };
 struct gpu_input {
     enum gpu_number number;
     bool dynamic; /* scale = absmax / largest of each token's run; else `scale` for all */
-    int64_t run;  /* dynamic: columns that share a scale; 0 = the whole row */
+    int64_t run;  /* dynamic: columns that share a scale, the last ones of a row maybe fewer; 0 = the whole row */
+    bool half;    /* dynamic: codes are multiplied by the scale as F16 holds it */
     float scale;  /* static */
 };
 

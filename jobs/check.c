@@ -186,3 +186,24 @@ int spec_check(struct job_spec *spec, const struct model *model, struct faults *
     free(modules);
     return faults->count > before ? faults_raise(faults) : 0;
 }
+
+int spec_warnings(const struct job_spec *spec, const struct model *model, json_t *warnings)
+{
+    struct format_module *modules = NULL;
+    int count = 0;
+
+    if (recipe_analyses(&spec->recipe)) {
+        return 0;
+    }
+    int rc = spec_modules(spec, model, &modules, &count);
+    if (rc == 0) {
+        const struct format_config config = {.modules = modules,
+                                             .count = count,
+                                             .model = model,
+                                             .method = spec->recipe.name,
+                                             .cache = spec->recipe.cache};
+        rc = format_warnings(spec->format, &config, warnings);
+    }
+    free(modules);
+    return rc != 0 ? err_pass(rc, "warnings") : 0;
+}

@@ -41,7 +41,7 @@ static void check_files(struct engine *engine, const struct job_spec *spec, stru
     check_file(engine, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", faults);
 }
 
-static void check_model(struct engine *engine, struct job_spec *spec, struct faults *faults)
+static void check_model(struct engine *engine, struct job_spec *spec, json_t *warnings, struct faults *faults)
 {
     struct model *model;
 
@@ -55,7 +55,12 @@ static void check_model(struct engine *engine, struct job_spec *spec, struct fau
                    "/model", "%s", ours ? "there is no model with this id" : err_last()->message);
         return;
     }
-    (void)spec_check(spec, model, faults);
+    if (spec_check(spec, model, faults) == 0) {
+        rc = spec_warnings(spec, model, warnings);
+    }
+    if (rc != 0) {
+        faults_add(faults, rc, "", "%s", err_last()->message);
+    }
     model_close(model);
 }
 
@@ -89,7 +94,8 @@ static int check_room(struct engine *engine)
     return waiting < engine->max_queued ? 0 : err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
 }
 
-static int store_new(struct engine *engine, const struct job_spec *spec, const struct store_once *once, json_t **job)
+static int store_new(struct engine *engine, const struct job_spec *spec, const json_t *warnings,
+                     const struct store_once *once, json_t **job)
 {
     const char *status = spec->calibration.stream ? "awaiting_calibration" : "queued";
     json_int_t now = clock_unix_seconds();
@@ -97,10 +103,10 @@ static int store_new(struct engine *engine, const struct job_spec *spec, const s
 
     id_new("job", id);
     json_t *row =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:[], s:{s:i, s:i, s:i}, s:I, s:o}", "id", id, "status", status,
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:O, s:{s:i, s:i, s:i}, s:I, s:o}", "id", id, "status", status,
                   "name", spec->name, "project", "default", "model", spec->model, "method", spec->recipe.name,
-                  "request", spec_json(spec), "warnings", "calibration", "records", 0, "tokens", 0, "bytes", 0,
-                  "created_at", now, "queued_at", spec->calibration.stream ? json_null() : json_integer(now));
+                  "request", spec_json(spec), "warnings", warnings, "calibration", "records", 0, "tokens", 0, "bytes",
+                  0, "created_at", now, "queued_at", spec->calibration.stream ? json_null() : json_integer(now));
     json_t *event = engine_status_event(status, NULL, NULL);
     int rc = row == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
                                           : store_job_create(engine->store, row, "status", event, once);
@@ -121,21 +127,28 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
     if (rc != 0) {
         return rc;
     }
+    json_t *warnings = json_array();
+    if (warnings == NULL) {
+        spec_deinit(&spec);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
+    }
     /* The long look goes without the lock; under it comes only what another request could change. */
     check_files(engine, &spec, faults);
-    check_model(engine, &spec, faults);
+    check_model(engine, &spec, warnings, faults);
     rc = faults_raise(faults);
     if (rc != 0) {
         spec_deinit(&spec);
+        json_decref(warnings);
         return rc;
     }
     pthread_mutex_lock(&engine->admission);
     check_references(engine, &spec, faults);
     rc = faults_raise(faults);
     rc = rc != 0 ? rc : check_room(engine);
-    rc = rc != 0 ? rc : store_new(engine, &spec, once, job);
+    rc = rc != 0 ? rc : store_new(engine, &spec, warnings, once, job);
     pthread_mutex_unlock(&engine->admission);
     spec_deinit(&spec);
+    json_decref(warnings);
     if (rc == 0) {
         engine_wake(engine);
     }

@@ -160,6 +160,19 @@ struct sizes {
     const char *manifest;   /* digest of the manifest */
 };
 
+static bool holds_tensors(const char *path)
+{
+    static const char *const endings[] = {".safetensors", ".gguf"};
+    size_t length = strlen(path);
+    bool found = false;
+
+    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
+        size_t ending = strlen(endings[i]);
+        found = found || (length >= ending && strcmp(path + length - ending, endings[i]) == 0);
+    }
+    return found;
+}
+
 static struct sizes add_up(const json_t *files)
 {
     struct sizes sizes = {0};
@@ -171,7 +184,7 @@ static struct sizes add_up(const json_t *files)
         const char *path = json_string_value(json_object_get(file, "path"));
         int64_t bytes = json_integer_value(json_object_get(file, "bytes"));
         sizes.bytes += bytes;
-        sizes.weights += strstr(path, ".safetensors") != NULL && strstr(path, ".json") == NULL ? bytes : 0;
+        sizes.weights += holds_tensors(path) ? bytes : 0;
         if (strcmp(path, FORMAT_MANIFEST_FILE) == 0) {
             sizes.manifest = json_string_value(json_object_get(file, "sha256"));
         }

@@ -62,11 +62,11 @@ static int check_groups(const char *name, const struct qscheme *s, int64_t rows,
         return 0;
     }
     bool flat = s->kind == QTENSOR_NF4, ragged = s->kind == QTENSOR_FLOAT8;
-    if (s->group_size < 1 || (!flat && s->group_size > cols) || (!flat && !ragged && cols % s->group_size != 0)) {
+    if (s->group_size < 1 || (!flat && !ragged && (s->group_size > cols || cols % s->group_size != 0))) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: group_size %lld does not divide its %lld inputs", name,
                          (long long)s->group_size, (long long)cols);
     }
-    if (group_rows > rows || (s->kind == QTENSOR_CODEBOOKS && rows % group_rows != 0)) {
+    if ((group_rows > rows && !ragged) || (s->kind == QTENSOR_CODEBOOKS && rows % group_rows != 0)) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: groups of %lld rows do not fit its %lld", name,
                          (long long)group_rows, (long long)rows);
     }

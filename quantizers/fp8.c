@@ -2,7 +2,8 @@
  *
  * E4M3 has 448 as its largest value and keeps a relative error of at most 2^-4 over four decades, so a plain scale
  * absmax / 448 is all that is chosen: one for the whole weight, one for each output channel, or one for each square
- * block. E5M2 (57344, three significant bits) is for storage: no runtime here multiplies weights in it.
+ * block; blocks at the right and lower edge are what is left of the weight. E5M2 (57344, three significant bits) is for
+ * storage: no runtime here multiplies weights in it.
  *
  * Linears that a runtime loads as one (q, k and v; gate and up) share the scale of a whole weight, since the runtime
  * would otherwise bring them to the largest of theirs and round all codes a second time. They are the ones that read
@@ -56,12 +57,6 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
 
     if (rows < 1 || cols < 1) {
         return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
-    }
-    if (block && (rows < size || cols < size || cols % size != 0)) {
-        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "blocks of %lld do not tile [%lld, %lld]", (long long)size,
-                           (long long)rows, (long long)cols);
-        (void)err_set_param(rc, "/quantization/granularity");
-        return err_set_hint(rc, "granularity per_channel");
     }
     *out = (struct qscheme){
         .kind = QTENSOR_FLOAT8,

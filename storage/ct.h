@@ -17,6 +17,9 @@ struct ct_form {
 /* Integers without quantized inputs; integers with; FP8 with; FP8 without. */
 extern const struct ct_form ct_pack, ct_int, ct_float, ct_naive;
 
+/* ct_warn.c */
+int ct_warn(const struct format_config *config, json_t *warnings);
+
 /* The tensor with one static input scale, when the scheme has one; returns their number (0 or 1). */
 int ct_input_tensor(const struct qscheme *scheme, struct format_tensor *out);
 int ct_encode_input(const struct qtensor *q, void *out);

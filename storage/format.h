@@ -56,6 +56,12 @@ struct format {
     int (*accepts_all)(const struct format_config *config);
     /* A quantized key and value cache: 0, or why not; NULL: the format has no place for its scales. */
     int (*accepts_cache)(const struct cache_scheme *scheme);
+    /* What a runtime of the format will not do with an accepted result: {"code", "message"} each, appended to warnings.
+     * May be NULL. */
+    int (*warn)(const struct format_config *config, json_t *warnings);
+    /* How the runtime rounds the inputs of such a weight of its own accord, which `scheme` does not say: evaluation
+     * does the same. May be NULL. */
+    struct gpu_input (*runtime_input)(const struct qscheme *scheme);
     /* The tensors of one module, codes first; returns their number. */
     int (*tensors)(const struct qscheme *scheme, int64_t rows, int64_t cols,
                    struct format_tensor out[FORMAT_TENSORS_MAX]);
@@ -77,6 +83,9 @@ const struct format *format_find(const char *name);
 /* Why a result cannot be carried, with the formats that can, as one fault list. 0 when it can. */
 int format_check(const struct format *format, const struct format_config *config, const char *pointer,
                  struct faults *faults);
+
+/* Append what the format's runtimes will not do with an accepted result. */
+int format_warnings(const struct format *format, const struct format_config *config, json_t *warnings);
 
 /* Write the artifact of a finished job into `directory` (made): shards, index, config.json, side files.
  * block_files: one qtensor checkpoint per block, in order. Memory: one module a thread. The same bytes whatever the

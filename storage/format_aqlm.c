@@ -154,6 +154,17 @@ static json_t *config_object(const struct format_config *config)
                      "linear_weights_not_to_quantize", left);
 }
 
+/* Seen with aqlm 1.1.7: a perplexity of 59 for 8.8. */
+static int warn(const struct format_config *config, json_t *warnings)
+{
+    if (config->count > 0 && config->modules[0].scheme.bits == 8) {
+        format_warn(warnings, "cpu_kernel",
+                    "the aqlm package's kernel for CPUs gives wrong sums on several threads: set NUMBA_NUM_THREADS=1 "
+                    "in the environment of a runtime without a GPU");
+    }
+    return 0;
+}
+
 static const char *const runtimes[] = {"transformers", NULL};
 
 const struct format format_aqlm = {
@@ -167,6 +178,7 @@ const struct format format_aqlm = {
     .scale_dtype = scale_dtype,
     .accepts = accepts,
     .accepts_all = accepts_all,
+    .warn = warn,
     .tensors = tensors,
     .encode = encode,
     .config = config_object,

@@ -238,14 +238,14 @@ static json_t *config_object(const struct format_config *config)
                      "llm_int8_enable_fp32_cpu_offload", 0, "llm_int8_has_fp16_weight", 0);
 }
 
-static const char *const runtimes[] = {"transformers", "vllm", NULL};
+static const char *const runtimes[] = {"transformers", "vllm with vllm-bnb-plugin", NULL};
 
 const struct format format_bitsandbytes = {
     .name = "bitsandbytes",
     .title = "bitsandbytes",
     .help =
         "NF4, plain or with double quantization, and LLM.int8(), as the bitsandbytes library serializes them. Loads in "
-        "transformers and in vLLM.",
+        "transformers, and in vLLM with the vllm-bnb-plugin package.",
     .runtimes = runtimes,
     .scale_dtype = scale_dtype,
     .accepts = accepts,

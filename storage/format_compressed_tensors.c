@@ -223,12 +223,14 @@ const struct format format_compressed_tensors = {
     .help =
         "Weight-only integers, 2 to 8 bits symmetric or 4 bits asymmetric, groups or channels; INT8 weights with INT8 "
         "inputs; FP8 weights with or without FP8 inputs. Loads in transformers (with the compressed-tensors package; "
-        "3, 5, 6 and 7 bits and mixtures need 0.18 or newer) and in vLLM (4 and 8 bits).",
+        "3, 5, 6 and 7 bits and mixtures need 0.18 or newer) and in vLLM (4 and 8 bits on every device, the other "
+        "widths on CUDA).",
     .runtimes = runtimes,
     .scale_dtype = scale_dtype,
     .accepts = accepts,
     .accepts_all = accepts_all,
     .accepts_cache = format_accepts_cache,
+    .warn = ct_warn,
     .tensors = tensors,
     .encode = encode,
     .config = config_object,

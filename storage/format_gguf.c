@@ -376,6 +376,15 @@ static int write_file(const struct format_export *request, const struct export_p
     return rc;
 }
 
+/* llama.cpp multiplies blocks by inputs in blocks of eight bits: of 256 with a single-precision scale where the
+ * weight's have 256 (Q8_K), else of 32 with a half-precision one (Q8_0). */
+static struct gpu_input runtime_input(const struct qscheme *scheme)
+{
+    int64_t elements = ggml_block_find(gguf_block_type(scheme))->elements;
+
+    return (struct gpu_input){.number = GPU_NUMBER_INT8, .dynamic = true, .run = elements, .half = elements == 32};
+}
+
 static const char *const runtimes[] = {"llama.cpp", "transformers", NULL};
 
 const struct format format_gguf = {
@@ -388,6 +397,7 @@ const struct format format_gguf = {
     .scale_dtype = scale_dtype,
     .accepts = accepts,
     .accepts_all = accepts_all,
+    .runtime_input = runtime_input,
     .tensors = tensors,
     .encode = encode,
     .write = write_file,

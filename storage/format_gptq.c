@@ -235,7 +235,7 @@ static json_t *config_v2(const struct format_config *config)
 }
 
 static const char *const runtimes_v1[] = {"transformers", "vllm", NULL};
-static const char *const runtimes_v2[] = {"transformers", NULL};
+static const char *const runtimes_v2[] = {"transformers", "vllm", NULL};
 
 const struct format format_gptq = {
     .name = "gptq",
@@ -257,7 +257,7 @@ const struct format format_gptq_v2 = {
     .name = "gptq_v2",
     .title = "GPTQ, version 2",
     .help = "2, 3, 4 or 8 bits, symmetric or asymmetric, one geometry for the model. Loads in transformers (with "
-            "gptqmodel).",
+            "gptqmodel) and, symmetric with 4 or 8 bits, in vLLM.",
     .runtimes = runtimes_v2,
     .side_file = "quantize_config.json",
     .scale_dtype = scale_dtype,

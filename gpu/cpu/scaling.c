@@ -2,7 +2,8 @@
  *
  * INT8: q = clamp(rne(x / s), -127, 127); E4M3: the nearest of x / s, saturating. Both divide, as runtimes do. A
  * dynamic scale is the run's largest magnitude over 127 or 448; columns that are kept neither count nor change
- * (LLM.int8(), Dettmers et al. 2022, §3.2). */
+ * (LLM.int8(), Dettmers et al. 2022, §3.2). Where a runtime keeps the scale in half precision, codes are made by the
+ * exact one and multiplied by the kept one. */
 
 #include "gpu/cpu/internal.h"
 
@@ -49,12 +50,18 @@ struct input {
     int64_t rows, cols, run;
 };
 
-float scaling_round(float x, float scale, enum gpu_number number)
+/* The code of x as a number. */
+static float code_of(float x, float scale, enum gpu_number number)
 {
     if (number == GPU_NUMBER_E4M3) {
-        return dtype_e4m3_to_f32(dtype_f32_to_e4m3(x / scale)) * scale;
+        return dtype_e4m3_to_f32(dtype_f32_to_e4m3(x / scale));
     }
-    return fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f) * scale;
+    return fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f);
+}
+
+float scaling_round(float x, float scale, enum gpu_number number)
+{
+    return code_of(x, scale, number) * scale;
 }
 
 static float run_scale(const struct gpu_input *spec, const float *x, const float *keep, int64_t count)
@@ -75,14 +82,17 @@ static void input_tile(void *ctx, int64_t task)
 {
     const struct input *job = ctx;
     int64_t first = task * ROW_TILE, end = first + tile_size(job->rows, ROW_TILE, task);
+    int64_t runs = tiles_of(job->cols, job->run);
 
-    for (int64_t at = first * job->cols; at < end * job->cols; at += job->run) {
+    for (int64_t k = first * runs; k < end * runs; k++) {
+        int64_t at = k / runs * job->cols + k % runs * job->run, count = tile_size(job->cols, job->run, k % runs);
         const float *keep = job->keep != NULL ? job->keep + at % job->cols : NULL;
-        float scale = run_scale(job->spec, job->x + at, keep, job->run);
-        for (int64_t i = 0; i < job->run; i++) {
+        float scale = run_scale(job->spec, job->x + at, keep, count);
+        float kept = job->spec->half ? dtype_round(scale, DTYPE_F16) : scale;
+        for (int64_t i = 0; i < count; i++) {
             float x = job->x[at + i];
             bool passes = (keep != NULL && keep[i] != 0.0f) || scale == 0.0f;
-            job->y[at + i] = passes ? x : scaling_round(x, scale, job->spec->number);
+            job->y[at + i] = passes ? x : code_of(x, scale, job->spec->number) * kept;
         }
     }
 }

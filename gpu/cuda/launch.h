@@ -42,8 +42,8 @@ int launch_subtract(float *d, const float *a, const float *b, int64_t count, cud
 /* w[n, k] *= rows[n] * cols[k]; either may be NULL. */
 int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream);
 struct launch_input {
-    int e4m3, dynamic;
-    int64_t rows, cols, run; /* run: columns that share a scale */
+    int e4m3, dynamic, half; /* half: codes are multiplied by the scale as F16 holds it */
+    int64_t rows, cols, run; /* run: columns that share a scale; the last ones of a row may be fewer */
     float scale;
 };
 /* keep may be NULL, y may be x. */

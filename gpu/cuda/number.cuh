@@ -5,11 +5,17 @@
 
 #include <cuda_fp8.h>
 
-__device__ inline float rounded(float x, float scale, int e4m3)
+/* The code of x as a number. */
+__device__ inline float code_of_number(float x, float scale, int e4m3)
 {
     if (e4m3) { /* the intrinsic saturates and rounds to nearest even, as the CPU's conversion does */
         __nv_fp8_e4m3 code(x / scale);
-        return (float)code * scale;
+        return (float)code;
     }
-    return fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f) * scale;
+    return fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f);
+}
+
+__device__ inline float rounded(float x, float scale, int e4m3)
+{
+    return code_of_number(x, scale, e4m3) * scale;
 }

@@ -29,6 +29,7 @@ int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const
     }
     const struct launch_input input = {.e4m3 = spec->number == GPU_NUMBER_E4M3,
                                        .dynamic = spec->dynamic,
+                                       .half = spec->half,
                                        .rows = matrix_rows(x),
                                        .cols = cols,
                                        .run = spec->dynamic && spec->run > 0 ? spec->run : cols,

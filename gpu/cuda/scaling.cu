@@ -19,31 +19,34 @@ int launch_scale(float *w, const float *rows, const float *cols, int64_t count, 
     return (int)cudaGetLastError();
 }
 
-/* One block a run. */
+/* One block a run; the last one of a row may be shorter. */
 static __global__ void input_kernel(float *y, const float *x, const float *keep, struct launch_input spec)
 {
     __shared__ float shared[WARP];
-    int64_t at = (int64_t)blockIdx.x * spec.run;
-    const float *kept = keep != NULL ? keep + at % spec.cols : NULL;
+    int64_t runs = (spec.cols + spec.run - 1) / spec.run, col = (int64_t)blockIdx.x % runs * spec.run;
+    int64_t at = (int64_t)blockIdx.x / runs * spec.cols + col;
+    int64_t count = spec.cols - col < spec.run ? spec.cols - col : spec.run;
+    const float *kept = keep != NULL ? keep + col : NULL;
     float scale = spec.scale;
 
     if (spec.dynamic) {
         float most = 0;
-        for (int64_t i = threadIdx.x; i < spec.run; i += blockDim.x) {
+        for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
             most = kept == NULL || kept[i] == 0.0f ? fmaxf(most, fabsf(x[at + i])) : most;
         }
         scale = block_max(most, shared) / (spec.e4m3 ? 448.0f : 127.0f);
     }
-    for (int64_t i = threadIdx.x; i < spec.run; i += blockDim.x) {
+    float multiplier = spec.half ? __half2float(__float2half_rn(scale)) : scale;
+    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
         bool passes = (kept != NULL && kept[i] != 0.0f) || scale == 0.0f;
-        y[at + i] = passes ? x[at + i] : rounded(x[at + i], scale, spec.e4m3);
+        y[at + i] = passes ? x[at + i] : code_of_number(x[at + i], scale, spec.e4m3) * multiplier;
     }
 }
 
 int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
                           cudaStream_t stream)
 {
-    int64_t runs = spec->rows * (spec->cols / spec->run);
+    int64_t runs = spec->rows * ((spec->cols + spec->run - 1) / spec->run);
     if (runs > 0) {
         launch(input_kernel, (unsigned)runs, spec->run <= 128 ? 64 : THREADS, 0, stream, y, x, keep, *spec);
     }

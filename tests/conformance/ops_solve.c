@@ -369,9 +369,11 @@ static const struct gpu_input inputs[] = {
     {.number = GPU_NUMBER_INT8, .scale = 0.02f},
     {.number = GPU_NUMBER_E4M3, .dynamic = true, .run = 32},
     {.number = GPU_NUMBER_E4M3, .scale = 0.004f},
+    {.number = GPU_NUMBER_INT8, .dynamic = true, .run = 32, .half = true},
+    {.number = GPU_NUMBER_E4M3, .dynamic = true, .run = 48}, /* the last run of a row has 32 */
 };
 
-/* variant: a row of inputs, and 4 more for columns that are kept. */
+/* variant: a row of inputs, and 8 more for columns that are kept. */
 int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     float host[128] = {0};
@@ -382,7 +384,7 @@ int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out
     TRY(ops_random(rig, DTYPE_F32, 23, 128, 50, &x));
     TRY(ops_new(rig, DTYPE_F32, 23, 128, &y));
     TRY(ops_upload(rig, host, 1, 128, &keep));
-    TRY(rig->gpu.ops->quantize_input(rig->stream, &y, &x, variant >= 4 ? &keep : NULL, &inputs[variant % 4]));
+    TRY(rig->gpu.ops->quantize_input(rig->stream, &y, &x, variant >= 8 ? &keep : NULL, &inputs[variant % 8]));
     return ops_put(rig, out, &y);
 }
 

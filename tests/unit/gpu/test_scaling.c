@@ -121,5 +121,35 @@ START_TEST(inputs_are_within_half_a_step_and_kept_columns_pass)
 }
 END_TEST
 
+/* A row of 80 in runs of 32: the last one has 16, a scale of its own and nothing of the next row. */
+START_TEST(runs_have_a_scale_each_and_the_last_may_be_shorter)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct tensor x = rig_tensor(&rig, DTYPE_F32, 3, 80), y = rig_tensor(&rig, DTYPE_F32, 3, 80);
+    uint64_t state = 9;
+    for (int i = 0; i < 3 * 80; i++) {
+        floats(&x)[i] = random_unit(&state) * (float)(1 + i % 80 / 32 * 100) * (i % 80 == 3 ? 0.0f : 1.0f);
+    }
+    for (int half = 0; half < 2; half++) {
+        const struct gpu_input spec = {.number = GPU_NUMBER_INT8, .dynamic = true, .run = 32, .half = half == 1};
+        ck_assert_rc_ok(rig.ops->quantize_input(rig.stream, &y, &x, NULL, &spec));
+        for (int i = 0; i < 3 * 80; i++) {
+            int first = i / 80 * 80 + i % 80 / 32 * 32, end = i % 80 < 64 ? first + 32 : i / 80 * 80 + 80;
+            float most = 0;
+            for (int k = first; k < end; k++) {
+                most = fmaxf(most, fabsf(floats(&x)[k]));
+            }
+            float scale = most / 127.0f, kept = half == 1 ? dtype_round(scale, DTYPE_F16) : scale;
+            ck_assert_float_eq(floats(&y)[i], rintf(floats(&x)[i] / scale) * kept);
+        }
+    }
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &y);
+    rig_close(&rig);
+}
+END_TEST
+
 UNIT_MAIN("gpu/scaling", every_code_of_eight_bit_floats_comes_back, floats_between_codes_go_to_the_nearer_one,
-          rows_and_columns_are_scaled, inputs_are_within_half_a_step_and_kept_columns_pass)
+          rows_and_columns_are_scaled, inputs_are_within_half_a_step_and_kept_columns_pass,
+          runs_have_a_scale_each_and_the_last_may_be_shorter)

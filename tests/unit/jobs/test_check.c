@@ -160,5 +160,49 @@ START_TEST(test_modules_in_order)
 }
 END_TEST
 
+/* What a runtime of the format will not do with an accepted job is said; what all of them do, is not. */
+START_TEST(test_warnings)
+{
+    static const struct {
+        const char *members, *code, *part;
+    } rows[] = {
+        {"\"quantization\":{\"group_size\":64}", NULL, NULL},
+        {"\"method\":\"fp8\",\"quantization\":{}", NULL, NULL},
+        {"\"method\":\"fp8\",\"quantization\":{\"granularity\":\"block\",\"activation_scheme\":\"none\"}",
+         "not_in_vllm", "activation_scheme dynamic"},
+        {"\"method\":\"fp8\",\"quantization\":{\"granularity\":\"block\",\"weight_block_size\":64}", "not_in_vllm",
+         "weight_block_size 128"},
+        {"\"method\":\"fp8\",\"quantization\":{\"granularity\":\"block\"}", NULL, NULL},
+        {"\"calibration\":{\"stream\":true},\"quantization\":{\"group_size\":64,\"kv_cache\":{\"dtype\":\"int8\"}}",
+         "cache_scales", "vLLM refuses INT8"},
+        {"\"calibration\":{\"stream\":true},\"quantization\":{\"group_size\":64,\"kv_cache\":{\"dtype\":\"fp8_e4m3\"}}",
+         "cache_scales", "vLLM, and"},
+        {"\"method\":\"aqlm\",\"quantization\":{\"num_codebooks\":2,\"nbits_per_codebook\":8},"
+         "\"output\":{\"format\":\"aqlm\"},\"calibration\":{\"stream\":true}",
+         "cpu_kernel", "NUMBA_NUM_THREADS=1"},
+    };
+    open_model();
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct job_spec spec = spec_of(rows[i].members);
+        json_t *warnings = json_array();
+        size_t k;
+        json_t *warning;
+        bool said = false;
+        ck_assert_rc_ok(spec_warnings(&spec, model, warnings));
+        json_array_foreach(warnings, k, warning)
+        {
+            const char *text = json_string_value(json_object_get(warning, "message"));
+            ck_assert_msg(rows[i].code != NULL, "%s: %s", rows[i].members, text);
+            said = said || (strcmp(json_string_value(json_object_get(warning, "code")), rows[i].code) == 0 &&
+                            strstr(text, rows[i].part) != NULL);
+        }
+        ck_assert_msg(said == (rows[i].code != NULL), "%s", rows[i].members);
+        json_decref(warnings);
+        spec_deinit(&spec);
+    }
+    model_close(model);
+}
+END_TEST
+
 UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_what_does_nothing, test_lengths_and_devices,
-          test_modules_in_order)
+          test_modules_in_order, test_warnings)

@@ -213,7 +213,40 @@ START_TEST(test_blocks_without_chains_run_again)
 }
 END_TEST
 
+static void open_for_format(struct world *w, const char *format)
+{
+    struct faults faults = {0};
+    world_open(w, "gptq", 2);
+    spec_deinit(&w->spec);
+    json_t *body =
+        json_pack("{s:s, s:s, s:{s:i, s:i, s:b}, s:{s:b}, s:{s:s}, s:i}", "model", "mdl_01J00000000000000000000000",
+                  "method", "gptq", "quantization", "bits", 4, "group_size", 32, "sym", 1, "calibration", "stream", 1,
+                  "output", "format", format, "seed", 3);
+    ck_assert_rc_ok(spec_parse(body, &faults, &w->spec));
+    json_decref(body);
+}
+
+/* A runtime that rounds inputs of its own accord is measured so; what is written stays the same. */
+START_TEST(test_inputs_as_the_runtime_rounds_them)
+{
+    struct world plain, rounded;
+    open_for_format(&plain, "gptq_v2");
+    open_for_format(&rounded, "gguf");
+    ck_assert_rc_ok(run(&plain, MEMORY));
+    ck_assert_rc_ok(run(&rounded, MEMORY));
+    for (size_t i = 0; i < 4; i++) {
+        ck_assert_str_eq(json_get_string(json_array_get(plain.blocks, i), "sha256"),
+                         json_get_string(json_array_get(rounded.blocks, i), "sha256"));
+    }
+    ck_assert_double_eq(plain.result.perplexity_before, rounded.result.perplexity_before);
+    ck_assert(plain.result.perplexity_after != rounded.result.perplexity_after);
+    ck_assert_double_eq_tol(plain.result.perplexity_after / rounded.result.perplexity_after, 1, 0.02);
+    world_close(&plain);
+    world_close(&rounded);
+}
+END_TEST
+
 UNIT_MAIN("pipeline", test_rows_and_losses, test_spilled_is_the_same, test_threads_do_not_matter,
           test_resumed_is_the_same, test_finished_blocks_survive, test_block_that_cannot_be_written,
           test_cache_is_resumed, test_damaged_checkpoint_is_said, test_without_any_data,
-          test_blocks_without_chains_run_again)
+          test_blocks_without_chains_run_again, test_inputs_as_the_runtime_rounds_them)

@@ -119,12 +119,40 @@ START_TEST(contradictions_are_refused)
         params_free(method, params);
     }
     void *block = params_new(method, "{\"granularity\":\"block\"}");
-    ck_assert_int_eq(method->scheme(block, 64, 128, &scheme), ERR_INCOMPATIBLE_OPTIONS);
-    ck_assert_int_eq(method->scheme(block, 128, 192, &scheme), ERR_INCOMPATIBLE_OPTIONS);
     ck_assert_rc_ok(method->scheme(block, 200, 256, &scheme));
     ck_assert_int_eq(scheme.input.run, 128);
     params_free(method, block);
 }
 END_TEST
 
-UNIT_MAIN("fp8", errors_are_bounded, fixed_points, fused_linears_share_a_scale, contradictions_are_refused)
+/* Blocks at the right and lower edge are what is left of the weight, each with a scale of its own. */
+START_TEST(blocks_need_not_tile)
+{
+    static const int64_t shapes[][2] = {{200, 320}, {64, 128}, {130, 50}};
+
+    for (int s = 0; s < 3; s++) {
+        int64_t rows = shapes[s][0], cols = shapes[s][1], down = (rows + 127) / 128, across = (cols + 127) / 128;
+        struct rig rig;
+        rig_open(&rig, 2);
+        struct tensor w = rig_random(&rig, rows, cols, 3);
+        for (int64_t i = 0; i < rows * cols; i++) { /* blocks of very different size */
+            floats(&w)[i] *= (i % cols < 128 ? 1.0f : 100.0f) * (i / cols < 128 ? 1.0f : 0.01f);
+        }
+        struct linear_job job = solved(&rig, "{\"granularity\":\"block\"}", DTYPE_F32, &w);
+        ck_assert_int_eq(job.result.row_groups, down);
+        ck_assert_int_eq(job.result.groups, across);
+        float *back = dequantized(&job.result);
+        for (int64_t i = 0; i < rows * cols; i++) {
+            float scale = job.result.scales[i / cols / 128 * across + i % cols / 128], x = floats(&w)[i];
+            ck_assert(fabsf(back[i] - x) <= fabsf(x) / 15.0f + scale * 0x1p-9f);
+        }
+        free(back);
+        qtensor_deinit(&job.result);
+        gpu_tensor_free(&rig.gpu, &w);
+        rig_close(&rig);
+    }
+}
+END_TEST
+
+UNIT_MAIN("fp8", errors_are_bounded, fixed_points, fused_linears_share_a_scale, contradictions_are_refused,
+          blocks_need_not_tile)

@@ -178,4 +178,35 @@ START_TEST(refusals)
 }
 END_TEST
 
-UNIT_MAIN("ct", config_groups, mixtures, bytes_of_eight_bits, refusals)
+/* vLLM joins linears and wants each but the last to end with a block. */
+START_TEST(blocks_at_edges)
+{
+    struct qscheme block = fp8;
+    struct model *model = checkpoint_open(TEST_DATA, "tiny-llama");
+    struct format_module *modules;
+
+    block.per_channel = false;
+    block.group_size = block.group_rows = 128;
+    block.input.run = 128;
+    int count = modules_of(model, block, block, &modules);
+    const struct format_config config = {.modules = modules, .count = count, .model = model};
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        bool inner = role == LINEAR_Q || role == LINEAR_K || role == LINEAR_GATE;
+        struct format_module *m = &modules[LINEAR_COUNT + role];
+        json_t *warnings = json_array();
+        int64_t rows = m->rows;
+        m->rows = 200;
+        ck_assert_rc_ok(row()->accepts(&m->scheme, m->rows, m->cols));
+        ck_assert_rc_ok(format_warnings(row(), &config, warnings));
+        ck_assert_uint_eq(json_array_size(warnings), inner);
+        ck_assert(!inner ||
+                  strstr(text_at(json_array_get(warnings, 0), "message"), "the 200 outputs of model.layers.1") != NULL);
+        m->rows = rows;
+        json_decref(warnings);
+    }
+    free(modules);
+    model_close(model);
+}
+END_TEST
+
+UNIT_MAIN("ct", config_groups, mixtures, bytes_of_eight_bits, refusals, blocks_at_edges)

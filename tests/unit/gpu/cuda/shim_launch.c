@@ -200,18 +200,22 @@ int launch_quantize_input(float *y, const float *x, const float *keep, const str
                           cudaStream_t stream)
 {
     ENTER();
-    for (int64_t at = 0; at < spec->rows * spec->cols; at += spec->run) {
-        const float *kept = keep != NULL ? keep + at % spec->cols : NULL;
+    int64_t runs = (spec->cols + spec->run - 1) / spec->run;
+    for (int64_t k = 0; k < spec->rows * runs; k++) {
+        int64_t col = k % runs * spec->run, at = k / runs * spec->cols + col;
+        int64_t count = spec->cols - col < spec->run ? spec->cols - col : spec->run;
+        const float *kept = keep != NULL ? keep + col : NULL;
         float most = 0, scale = spec->scale;
-        for (int64_t i = 0; i < spec->run; i++) {
+        for (int64_t i = 0; i < count; i++) {
             most = kept == NULL || kept[i] == 0.0f ? fmaxf(most, fabsf(x[at + i])) : most;
         }
         scale = spec->dynamic ? most / (spec->e4m3 ? 448.0f : 127.0f) : scale;
-        for (int64_t i = 0; i < spec->run; i++) {
+        float multiplier = spec->half ? dtype_round(scale, DTYPE_F16) : scale;
+        for (int64_t i = 0; i < count; i++) {
             float value = x[at + i];
             float code = spec->e4m3 ? dtype_e4m3_to_f32(dtype_f32_to_e4m3(value / scale))
                                     : fminf(fmaxf(rintf(value / scale), -127.0f), 127.0f);
-            y[at + i] = scale == 0.0f || (kept != NULL && kept[i] != 0.0f) ? value : code * scale;
+            y[at + i] = scale == 0.0f || (kept != NULL && kept[i] != 0.0f) ? value : code * multiplier;
         }
     }
     return 0;
