@@ -150,8 +150,11 @@ static int put_module(struct safetensors_writer *writer, const struct qtensor *q
             return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s%s", q->name, list[i].suffix);
         }
         fill_tensor(q, (enum table_tensor)i, data);
+        int64_t size = tensor_size(&list[i]);
+        int64_t found = dtype_find_nonfinite(list[i].dtype, data, size / dtype_rows[list[i].dtype].bytes);
         rc = tensor_name(q, list[i].suffix, name);
-        rc = rc != 0 ? rc : safetensors_writer_put(writer, name, 0, data, (size_t)tensor_size(&list[i]));
+        rc = rc == 0 && found >= 0 ? model_raise_nonfinite(name, found) : rc;
+        rc = rc != 0 ? rc : safetensors_writer_put(writer, name, 0, data, (size_t)size);
         free(data);
     }
     return rc;

@@ -1,20 +1,58 @@
-/* config.json: JSON text -> json_parse -> arch_parse_config. What is accepted has shapes that no later product wraps.
- */
+/* config.json: JSON text -> json_parse -> arch_parse_config. What is parsed takes no more memory than its budget, and
+ * what is accepted has shapes that no later product wraps. */
 
 #include "base/json.h"
 #include "models/arch.h"
 
+#include <malloc.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Memory that the parser has, and had at most. */
+static size_t held, held_most;
+
+static void *count_malloc(size_t size)
+{
+    void *memory = malloc(size);
+
+    held += malloc_usable_size(memory);
+    held_most = held > held_most ? held : held_most;
+    return memory;
+}
+
+static void count_free(void *memory)
+{
+    held -= memory != NULL ? malloc_usable_size(memory) : 0;
+    free(memory);
+}
+
+/* A budget that is enough for some inputs and not for others. What the parser needs for one token at a
+ * time comes on top. */
+static void check_budget(const char *text, size_t size)
+{
+    const struct json_budget budget = {.depth = 32, .memory = 8 * size, .flags = JSON_DECODE_ANY | JSON_ALLOW_NUL};
+    json_t *json;
+
+    json_set_alloc_funcs(count_malloc, count_free);
+    held_most = 0;
+    if (json_parse_within(text, size, &budget, &json) == 0) {
+        json_decref(json);
+    }
+    if (held != 0 || held_most > budget.memory + 4 * size + 4096) {
+        abort();
+    }
+    json_set_alloc_funcs(malloc, free);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct model_config config;
     json_t *json;
 
+    check_budget((const char *)data, size);
     if (json_parse((const char *)data, size, 32, &json) != 0) {
         return 0;
     }

@@ -27,6 +27,7 @@ static int file_of(const uint8_t *data, size_t size)
 static void check_entry(const struct safetensors *file, const struct safetensors_entry *entry)
 {
     uint64_t bytes = dtype_rows[entry->dtype].bytes;
+    _Alignas(8) unsigned char values[512];
     char byte;
 
     for (int i = 0; i < entry->rank; i++) {
@@ -34,6 +35,15 @@ static void check_entry(const struct safetensors *file, const struct safetensors
     }
     if (bytes != entry->end - entry->begin || safetensors_find(file, entry->name) != entry) {
         abort();
+    }
+    uint64_t seen = bytes < sizeof(values) ? bytes : sizeof(values);
+    int64_t count = (int64_t)(seen / dtype_rows[entry->dtype].bytes), found = -1;
+    if (safetensors_read(file, entry, 0, values, (size_t)seen) != 0) {
+        abort();
+    }
+    found = dtype_find_nonfinite(entry->dtype, values, count);
+    if (found < -1 || found >= count || (found > 0 && dtype_find_nonfinite(entry->dtype, values, found) >= 0)) {
+        abort(); /* the first, or none */
     }
     if (bytes > 0 && safetensors_read(file, entry, bytes - 1, &byte, 1) != 0) {
         abort();
