@@ -78,7 +78,7 @@ static void check_references(struct engine *engine, const struct job_spec *spec,
     json_decref(model);
 }
 
-/* As many as wait, not those that run. */
+/* On the disk, and in the queue: as many as wait, not those that run. */
 static int check_room(struct engine *engine)
 {
     json_t *counts;

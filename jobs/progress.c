@@ -97,9 +97,10 @@ json_t *task_checkpoint_json(const struct task *task)
 {
     bool any = task->layers_done > 0;
 
-    return json_pack("{s:o, s:o, s:I, s:o}", "layer", any ? json_integer(task->layers_done - 1) : json_null(),
+    return json_pack("{s:o, s:o, s:I, s:I, s:o}", "layer", any ? json_integer(task->layers_done - 1) : json_null(),
                      "saved_at", any ? json_integer(task->last_layer_saved_at) : json_null(), "charged",
-                     (json_int_t)task->charged, "phases", task_times_json(&task->times));
+                     (json_int_t)task->charged, "attempt", (json_int_t)task->moved_forward, "phases",
+                     task_times_json(&task->times));
 }
 
 static int flush(struct task *task)
@@ -175,9 +176,10 @@ int task_block_done(void *data, int64_t index, const char *file, const char *sha
                     const json_t *notes, const json_t *rows)
 {
     struct task *task = data;
-    int64_t charged = task->charged;
+    int64_t charged = task->charged, moved_forward = task->moved_forward;
 
     task->charged = 0;
+    task->moved_forward = task->attempt;
     task->layers_done = index + 1;
     task->modules_done += (int64_t)json_array_size(rows);
     task->last_layer_saved_at = clock_unix_seconds();
@@ -194,6 +196,7 @@ int task_block_done(void *data, int64_t index, const char *file, const char *sha
     json_decref(event);
     if (rc != 0) {
         task->charged = charged;
+        task->moved_forward = moved_forward;
         task->layers_done = index;
         task->modules_done -= (int64_t)json_array_size(rows);
         return err_pass(rc, "commit block %lld", (long long)index);

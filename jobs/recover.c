@@ -1,7 +1,8 @@
 /* What an earlier process left behind, set right before anything runs.
  *
- * A job that was running goes back into the queue and on from its last finished block. The attempt counts against it,
- * so that a job which kills the daemon is given up after max_attempts instead of killing it for ever. */
+ * A job that was running goes back into the queue and on from its last finished block. An attempt that finished none
+ * counts against it, so that a job which kills the daemon is given up after max_attempts at one place instead of
+ * killing it for ever; one that gets on may be interrupted any number of times. */
 
 #include "jobs/engine.h"
 
@@ -14,10 +15,24 @@
 #include <errno.h>
 #include <string.h>
 
-static json_t *lost_error(void)
+static json_t *lost_error(const json_t *row, int64_t deaths)
 {
-    return json_pack("{s:s, s:s, s:n, s:n, s:n, s:s, s:b}", "code", "worker_lost", "message",
-                     "the daemon died again and again while this job ran", "param", "layer", "module", "hint",
+    const json_t *last = json_object_get(json_object_get(row, "checkpoint"), "layer");
+    int64_t total = json_integer_value(json_object_get(json_object_get(row, "progress"), "layers_total"));
+    int64_t open = json_is_integer(last) ? json_integer_value(last) + 1 : 0;
+    char message[256], where[96];
+
+    if (total == 0) {
+        snprintf(where, sizeof(where), "before its first block");
+    } else if (open < total) {
+        snprintf(where, sizeof(where), "at block %lld of %lld", (long long)open + 1, (long long)total);
+    } else {
+        snprintf(where, sizeof(where), "after its last block");
+    }
+    snprintf(message, sizeof(message), "the daemon died %lld %s while this job was %s", (long long)deaths,
+             deaths == 1 ? "time" : "times", where);
+    return json_pack("{s:s, s:s, s:n, s:o, s:n, s:s, s:b}", "code", "worker_lost", "message", message, "param", "layer",
+                     open < total ? json_integer(open) : json_null(), "module", "hint",
                      "look at the daemon's log and the host's memory; submit the job again with fewer samples",
                      "retryable", 1);
 }
@@ -27,9 +42,11 @@ static int recover_running(struct engine *engine, const json_t *row)
 {
     const json_t *found = json_object_get(row, "checkpoint");
     json_t *checkpoint = json_is_object(found) ? json_copy((json_t *)found) : json_object();
-    int64_t charged = json_integer_value(json_object_get(checkpoint, "charged")) + 1;
+    int64_t attempt = json_integer_value(json_object_get(row, "attempt"));
+    bool moved_forward = attempt > 0 && json_integer_value(json_object_get(checkpoint, "attempt")) == attempt;
+    int64_t charged = json_integer_value(json_object_get(checkpoint, "charged")) + (moved_forward ? 0 : 1);
     int64_t most = json_integer_value(json_object_get(json_object_get(row, "request"), "max_attempts"));
-    bool over = charged >= most;
+    bool over = !moved_forward && charged >= most;
     const char *to = over ? "failed" : "queued";
     const char *reason = over ? "worker_lost" : "the daemon stopped without warning";
 
@@ -37,7 +54,7 @@ static int recover_running(struct engine *engine, const json_t *row)
     json_t *patch =
         json_pack("{s:s, s:s, s:n, s:o}", "status", to, "status_reason", reason, "phase", "checkpoint", checkpoint);
     if (over) {
-        json_object_set_new(patch, "error", lost_error());
+        json_object_set_new(patch, "error", lost_error(row, charged));
         json_object_set_new(patch, "finished_at", json_integer(clock_unix_seconds()));
     } else {
         json_object_set_new(patch, "worker", json_null());

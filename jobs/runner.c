@@ -158,7 +158,7 @@ static int64_t settle(struct task *task, int code)
     err_take(&record);
     record.code = code;
     give_back(task, code);
-    if (code != ERR_INTERRUPTED && code != ERR_CANCELLED) {
+    if (code != ERR_INTERRUPTED && code != ERR_CANCELLED && task->moved_forward != task->attempt) {
         task->charged++;
     }
     for (;;) {

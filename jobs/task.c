@@ -34,7 +34,9 @@ static int read_row(struct task *task, const json_t *row)
     task->modules_done = json_integer_value(json_object_get(progress, "modules_done"));
     task->modules_total = json_integer_value(json_object_get(progress, "modules_total"));
     task->fence = json_integer_value(json_object_get(row, "fence"));
+    task->attempt = json_integer_value(json_object_get(row, "attempt"));
     task->charged = json_integer_value(json_object_get(checkpoint, "charged"));
+    task->moved_forward = json_integer_value(json_object_get(checkpoint, "attempt"));
     task->last_layer_saved_at = json_integer_value(json_object_get(checkpoint, "saved_at"));
     task->elapsed_before = json_number_value(json_object_get(progress, "elapsed_seconds"));
     task_times_load(json_object_get(checkpoint, "phases"), &task->times);

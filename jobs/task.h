@@ -15,7 +15,9 @@ struct task {
     struct gpu own_gpu; /* when the job asks for another device than the daemon's */
     char id[ID_SIZE];
     int64_t fence;
-    int64_t charged; /* attempts that failed since the last finished block */
+    int64_t attempt;
+    int64_t charged;       /* attempts that ended without a finished block, since the last that had one */
+    int64_t moved_forward; /* the last attempt that finished a block; 0: none did */
     struct job_spec spec;
     struct model *model;
     char directory[ENGINE_PATH_MAX];
@@ -65,7 +67,7 @@ int task_notice(void *task, const char *code, const char *message);
 /* New references. */
 json_t *task_progress_json(const struct task *task);
 json_t *task_memory_json(const struct task *task, int64_t artifact_bytes);
-/* The checkpoint column: {"layer","saved_at","charged","phases"}. */
+/* The checkpoint column: {"layer","saved_at","charged","attempt" (that finished it),"phases"}. */
 json_t *task_checkpoint_json(const struct task *task);
 /* {"forward":{"seconds","flops"},...} and back. */
 json_t *task_times_json(const struct pipeline_times *times);

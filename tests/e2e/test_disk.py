@@ -129,7 +129,7 @@ def a_job_ends_and_gives_back():
         state = wait_job(daemon, job, 60)
         equal(state["status"], "failed", "status")
         equal(state["error"]["code"], "disk_full", "code (%r)" % state["error"])
-        equal(state["attempt"], 2, "attempts")
+        equal(state["attempt"], 3, "attempts: one that finished blocks, two that did not")
         until("the job's folder is gone", lambda: not os.path.exists(os.path.join(disk.data, "jobs", job)))
         true(disk.free() > before - 2 * MIB, "its files came back: %d of %d are free" % (disk.free(), before))
         disk.empty()
