@@ -116,6 +116,13 @@ int site_solve(struct run *run, struct block *block, enum site site, const struc
 /* The stage that solves a linear of the open block and the scheme it gets; NULL: it stays in float. */
 const struct recipe_stage *site_solver(struct run *run, enum linear_role role, struct qscheme *scheme);
 
+/* --- site_scales.c */
+/* Name in job->fallback, and in a notice, scales of the result that their stored type does not hold. weight: F32 [N,K]
+ * on the device, what the result stands for. */
+int site_scales(struct run *run, const struct tensor *weight, struct linear_job *job);
+/* The stored scale of static inputs whose largest magnitude is `most`; named likewise where it does not fit. */
+float site_input_scale(float most, float largest, enum dtype dtype, struct linear_job *job);
+
 /* --- site_rewrite.c */
 /* Let every stage that rewrites change the open block, site by site, before anything is solved. */
 int sites_rewrite(struct run *run, struct block *block);

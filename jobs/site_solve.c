@@ -176,8 +176,9 @@ static int measure(struct run *run, const struct tensor *weight, struct linear_j
 }
 
 /* One scale for all inputs: what the calibration set reached, as it will be stored. */
-static int set_input_scale(struct run *run, const struct layer_stats *stats, struct qtensor *q)
+static int set_input_scale(struct run *run, const struct layer_stats *stats, struct linear_job *job)
 {
+    struct qtensor *q = &job->result;
     float most = 0, largest = q->scheme.input.number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f;
 
     if (stats == NULL || (stats->flags & STATS_RANGE) == 0) {
@@ -192,8 +193,7 @@ static int set_input_scale(struct run *run, const struct layer_stats *stats, str
         most = absmax[i] > most ? absmax[i] : most;
     }
     free(absmax);
-    float scale = dtype_round(most / largest, q->scheme.scale_dtype);
-    q->input_scale = scale > 0 && isfinite(scale) ? scale : 1.0f;
+    q->input_scale = site_input_scale(most, largest, q->scheme.scale_dtype, job);
     return rc;
 }
 
@@ -256,8 +256,9 @@ static int take_result(struct run *run, struct block *block, struct site_jobs *s
     q->scheme.input_threshold = site->schemes[i].input_threshold;
     q->scheme.weight_dtype = site->schemes[i].weight_dtype;
     if (q->scheme.input.number != GPU_NUMBER_NONE && !q->scheme.input.dynamic) {
-        rc = set_input_scale(run, stats, q);
+        rc = set_input_scale(run, stats, job);
     }
+    rc = rc != 0 ? rc : site_scales(run, &block->linears[role], job);
     rc = rc != 0 ? rc : measure(run, &block->linears[role], job, stats, &facts);
     rc = rc != 0 ? rc : place_input(run, block, role, q);
     if (rc != 0) {

@@ -54,7 +54,9 @@ static int make_scales(const float *absmax, int64_t count, int64_t width, const 
             return err_raise(ERR_NON_FINITE_VALUE, "the cache's range %g has no scale in %s", (double)most,
                              dtype_rows[dtype].name);
         }
-        scales[i] = scales[i] > 0 ? scales[i] : 1.0f;
+        /* Values too small for any scale get the least there is, not one that rounds them all to zero. */
+        float least = dtype == DTYPE_F16 ? 0x1p-24f : 0x1p-126f;
+        scales[i] = scales[i] > 0 ? scales[i] : most > 0 ? least : 1.0f;
     }
     return 0;
 }
