@@ -171,7 +171,10 @@ int model_dir_fd(const struct model *model)
 
 int model_open_file(const struct model *model, const char *name, int *fd)
 {
-    if (name[0] == '\0' || strchr(name, '/') != NULL) {
+    size_t folder = strlen(MODEL_TEMPLATES_FOLDER "/");
+    bool within = strncmp(name, MODEL_TEMPLATES_FOLDER "/", folder) == 0;
+
+    if (name[within ? folder : 0] == '\0' || strchr(name + (within ? folder : 0), '/') != NULL) {
         return err_raise(ERR_INVALID_PARAMETER, "\"%.200s\" is not a plain file name", name);
     }
     return model_files_open(model, name, fd, NULL);

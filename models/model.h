@@ -53,7 +53,9 @@ int model_raise_nonfinite(const char *name, int64_t index);
 /* Whether this names a table of the rotary embedding (frequencies, cosines, sines), which old exports keep, of each
  * layer or of the model. It follows from config.json: nothing reads it. */
 bool model_is_rotary_table(const char *name);
-/* Files of the checkpoint that are neither weights nor index: NULL-terminated names, to copy into artifacts. */
+/* Files of the checkpoint that are neither weights nor index: NULL-terminated names, to copy into artifacts. Those of
+ * MODEL_TEMPLATES_FOLDER, the one folder that loaders look into, have it in their names. */
+#define MODEL_TEMPLATES_FOLDER "additional_chat_templates"
 const char *const *model_side_files(const struct model *model);
 /* Raises ERR_SOURCE_CHANGED when a shard's (dev, ino, size, mtime, ctime) differ from when it was opened. */
 int model_check_unchanged(const struct model *model);

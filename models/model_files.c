@@ -354,32 +354,32 @@ static bool is_weight(const char *name)
     return strcmp(name, "config.json") == 0;
 }
 
-static int add_side(struct model *model, const char *name, size_t *count)
+static int add_side(struct model *model, int dir_fd, const char *folder, const char *name, size_t *count)
 {
+    char path[300];
     struct stat info;
 
-    if (name[0] == '.' || is_weight(name) || fstatat(model->dir_fd, name, &info, 0) != 0 || !S_ISREG(info.st_mode)) {
+    if (name[0] == '.' || is_weight(name) || fstatat(dir_fd, name, &info, 0) != 0 || !S_ISREG(info.st_mode)) {
         return 0;
     }
     if (*count == SIDE_FILES_MAX) {
         return err_raise(ERR_INVALID_MODEL, "the checkpoint's folder has more than %d files", SIDE_FILES_MAX);
     }
-    model->side_files[(*count)++] = arena_strndup(&model->arena, name, strlen(name));
+    int rc = fs_path(path, sizeof(path), "%s%s", folder, name);
+    if (rc != 0) {
+        return rc;
+    }
+    model->side_files[(*count)++] = arena_strndup(&model->arena, path, strlen(path));
     return arena_check(&model->arena);
 }
 
-int model_files_list_side(struct model *model)
+/* The files of an open folder, which is closed; `folder` goes before their names. */
+static int list_folder(struct model *model, int fd, const char *folder, size_t *count)
 {
     const struct dirent *entry;
-    size_t count = 0;
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
     int rc = 0;
 
-    model->side_files = calloc(SIDE_FILES_MAX + 1, sizeof(*model->side_files));
-    if (model->side_files == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for file names");
-    }
-    int fd = openat(model->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
     if (dir == NULL) {
         rc = err_raise_errno(errno, "cannot list the checkpoint's folder");
         if (fd >= 0) {
@@ -388,9 +388,28 @@ int model_files_list_side(struct model *model)
         return rc;
     }
     while (rc == 0 && (entry = readdir(dir)) != NULL) {
-        rc = add_side(model, entry->d_name, &count);
+        rc = add_side(model, dirfd(dir), folder, entry->d_name, count);
     }
     closedir(dir);
+    return rc;
+}
+
+int model_files_list_side(struct model *model)
+{
+    const int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+    size_t count = 0;
+
+    model->side_files = calloc(SIDE_FILES_MAX + 1, sizeof(*model->side_files));
+    if (model->side_files == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for file names");
+    }
+    int rc = list_folder(model, openat(model->dir_fd, ".", flags), "", &count);
+    int templates = openat(model->dir_fd, MODEL_TEMPLATES_FOLDER, flags | O_NOFOLLOW);
+    if (rc == 0 && templates >= 0) {
+        rc = list_folder(model, templates, MODEL_TEMPLATES_FOLDER "/", &count);
+    } else if (templates >= 0) {
+        close(templates);
+    }
     qsort(model->side_files, count, sizeof(*model->side_files), by_text);
     return rc;
 }

@@ -174,6 +174,7 @@ void tokenizer_free(struct tokenizer *tokenizer)
     }
     tokenizer_added_deinit(&tokenizer->raw);
     tokenizer_added_deinit(&tokenizer->normalized);
+    tokenizer_vocab_deinit(&tokenizer->added);
     free(tokenizer);
 }
 

@@ -17,7 +17,6 @@
 struct list {
     struct tokenizer_added *tokens;
     size_t count, capacity;
-    struct tokenizer_vocab ids; /* contents seen so far */
     int64_t next_id;
     struct tokenizer_scratch scratch; /* for the normalizers */
 };
@@ -48,25 +47,27 @@ static int pattern_of(const struct tokenizer *tokenizer, struct list *list, cons
     return 0;
 }
 
-static int id_of(struct tokenizer *tokenizer, struct list *list, const char *content, size_t size, int32_t *out)
+/* Of a token that is listed twice, the first place decides the id and the last one whether it is special. */
+static int id_of(struct tokenizer *tokenizer, struct list *list, const char *content, size_t size, bool special,
+                 int32_t *out)
 {
-    int32_t *known = NULL;
-    int rc = tokenizer_vocab_put(&list->ids, content, size, &known);
-    if (rc != 0 || *known >= 0) {
-        *out = rc == 0 ? *known : -1;
+    struct tokenizer_vocab_entry *entry = NULL;
+    int rc = tokenizer_vocab_put(&tokenizer->added, content, size, &entry);
+    if (rc != 0) {
         return rc;
     }
-    int32_t id = tokenizer_vocab_find(&tokenizer->vocab, content, size);
-    if (id < 0) {
-        if (list->next_id >= INT32_MAX) {
+    entry->special = special;
+    if (entry->id < 0) {
+        int32_t id = tokenizer_vocab_find(&tokenizer->vocab, content, size);
+        if (id < 0 && list->next_id >= INT32_MAX) {
             return err_raise(ERR_INVALID_TOKENIZER, "there are too many tokens");
         }
-        id = (int32_t)list->next_id++;
+        entry->id = id >= 0 ? id : (int32_t)list->next_id++;
     }
-    if (id >= tokenizer->vocab_size) {
-        tokenizer->vocab_size = (int64_t)id + 1;
+    *out = entry->id;
+    if (*out >= tokenizer->vocab_size) {
+        tokenizer->vocab_size = (int64_t)*out + 1;
     }
-    *known = *out = id;
     return 0;
 }
 
@@ -75,12 +76,14 @@ static int add_entry(struct tokenizer *tokenizer, struct list *list, const json_
     struct tokenizer_added token = {0};
     const char *content;
     size_t size;
+    bool special = false;
 
     int rc = tokenizer_member_string(entry, "content", &content, &size);
     rc = rc != 0 ? rc : tokenizer_member_bool(entry, "single_word", false, &token.single_word);
     rc = rc != 0 ? rc : tokenizer_member_bool(entry, "lstrip", false, &token.lstrip);
     rc = rc != 0 ? rc : tokenizer_member_bool(entry, "rstrip", false, &token.rstrip);
     rc = rc != 0 ? rc : tokenizer_member_bool(entry, "normalized", true, &token.normalized);
+    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "special", false, &special);
     if (rc == 0 && !json_is_integer(json_object_get(entry, "id"))) {
         rc = err_raise(ERR_INVALID_TOKENIZER, "added token \"%.64s\" has no id", content);
     }
@@ -91,7 +94,7 @@ static int add_entry(struct tokenizer *tokenizer, struct list *list, const json_
     if (rc == 0 && list->count == TOKENIZER_ADDED_MAX) {
         rc = err_raise(ERR_INVALID_TOKENIZER, "there are more than %u added tokens", TOKENIZER_ADDED_MAX);
     }
-    rc = rc != 0 ? rc : id_of(tokenizer, list, content, size, &token.id);
+    rc = rc != 0 ? rc : id_of(tokenizer, list, content, size, special, &token.id);
     rc = rc != 0 ? rc : pattern_of(tokenizer, list, content, size, &token);
     if (rc == 0) {
         list->tokens[list->count++] = token;
@@ -180,7 +183,7 @@ int tokenizer_load_added(struct tokenizer *tokenizer, const char *json, size_t s
 {
     struct list list = {.next_id = (int64_t)tokenizer->vocab.count};
 
-    int rc = tokenizer_seed(&list.ids.seed);
+    int rc = tokenizer_seed(&tokenizer->added.seed);
     rc = rc != 0 ? rc : tokenizer_scratch_init(&list.scratch);
     tokenizer_budget_begin(&list.scratch, size); /* of all entries together */
     rc = rc != 0 ? rc : read_entries(tokenizer, json, size, &list);
@@ -190,7 +193,6 @@ int tokenizer_load_added(struct tokenizer *tokenizer, const char *json, size_t s
         free(list.tokens[i].pattern);
     }
     free(list.tokens);
-    tokenizer_vocab_deinit(&list.ids);
     tokenizer_scratch_deinit(&list.scratch);
     return rc;
 }

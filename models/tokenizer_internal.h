@@ -55,14 +55,18 @@ struct tokenizer_vocab {
     struct tokenizer_vocab_entry {
         uint32_t offset, size;
         int32_t id;
+        bool special; /* an added token's flag */
     } * entries;
     uint32_t *slots; /* entry + 1, 0 = free */
     size_t count, capacity, slot_count;
     uint64_t seed;
 };
 int32_t tokenizer_vocab_find(const struct tokenizer_vocab *vocab, const char *text, size_t size); /* -1 = absent */
-/* Find or insert; *id is where its id lives, until the next put. */
-int tokenizer_vocab_put(struct tokenizer_vocab *vocab, const char *text, size_t size, int32_t **id);
+/* Where its entry is; false = absent. */
+bool tokenizer_vocab_index(const struct tokenizer_vocab *vocab, const char *text, size_t size, size_t *index);
+/* Find or insert; the entry stays where it is until the next put. */
+int tokenizer_vocab_put(struct tokenizer_vocab *vocab, const char *text, size_t size,
+                        struct tokenizer_vocab_entry **out);
 void tokenizer_vocab_deinit(struct tokenizer_vocab *vocab);
 uint64_t tokenizer_hash(uint64_t seed, const char *text, size_t size);
 int tokenizer_seed(uint64_t *seed);
@@ -85,6 +89,7 @@ struct tokenizer_pattern {
     char *literal; /* NULL: regex */
     size_t literal_size;
     pcre2_code *regex;
+    char *source; /* of the regex, as the file has it */
 };
 int tokenizer_pattern_literal(const char *text, size_t size, struct tokenizer_pattern *out);
 /* An Oniguruma pattern, translated; ERR_INVALID_TOKENIZER where the dialects differ beyond translation. */
@@ -163,6 +168,7 @@ struct tokenizer {
     struct tokenizer_step steps[TOKENIZER_STEPS_MAX];
     int step_count;
     struct tokenizer_added_set raw, normalized; /* searched before and after normalization */
+    struct tokenizer_vocab added;               /* all added tokens by content */
     int32_t prefix[TOKENIZER_TEMPLATE_MAX], suffix[TOKENIZER_TEMPLATE_MAX];
     int prefix_count, suffix_count;
 };

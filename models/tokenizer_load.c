@@ -148,13 +148,13 @@ static int read_vocab(struct tokenizer *tokenizer, struct part part)
         rc = raise_stream(&stream, "model.vocab");
     }
     while (rc == 0 && (token = json_stream_next(&stream)) != JSON_TOKEN_OBJECT_END) {
-        int32_t *id = NULL;
+        struct tokenizer_vocab_entry *entry = NULL;
         uint64_t value;
         if (token != JSON_TOKEN_KEY) {
             rc = raise_stream(&stream, "model.vocab");
             break;
         }
-        rc = tokenizer_vocab_put(&tokenizer->vocab, stream.text, stream.length, &id);
+        rc = tokenizer_vocab_put(&tokenizer->vocab, stream.text, stream.length, &entry);
         if (rc != 0) {
             break;
         }
@@ -162,7 +162,7 @@ static int read_vocab(struct tokenizer *tokenizer, struct part part)
             rc = raise_stream(&stream, "model.vocab holds an id that is not an integer in range");
             break;
         }
-        *id = (int32_t)value;
+        entry->id = (int32_t)value;
         if ((int64_t)value >= tokenizer->vocab_size) {
             tokenizer->vocab_size = (int64_t)value + 1;
         }

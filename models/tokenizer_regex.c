@@ -304,7 +304,12 @@ int tokenizer_pattern_regex(const char *pattern, size_t size, struct tokenizer_p
     if (rc != 0) {
         return err_pass(rc, "pattern %.200s", pattern);
     }
-    *out = (struct tokenizer_pattern){.regex = code};
+    char *source = strndup(pattern, size);
+    if (source == NULL) {
+        pcre2_code_free(code);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a pattern");
+    }
+    *out = (struct tokenizer_pattern){.regex = code, .source = source};
     return 0;
 }
 
@@ -325,6 +330,7 @@ int tokenizer_pattern_literal(const char *text, size_t size, struct tokenizer_pa
 void tokenizer_pattern_deinit(struct tokenizer_pattern *pattern)
 {
     free(pattern->literal);
+    free(pattern->source);
     pcre2_code_free(pattern->regex);
     *pattern = (struct tokenizer_pattern){0};
 }

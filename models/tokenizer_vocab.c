@@ -101,13 +101,17 @@ static size_t vocab_slot(const struct tokenizer_vocab *vocab, const char *text, 
     return slot;
 }
 
+bool tokenizer_vocab_index(const struct tokenizer_vocab *vocab, const char *text, size_t size, size_t *index)
+{
+    uint32_t found = vocab->count > 0 ? vocab->slots[vocab_slot(vocab, text, size)] : 0;
+    *index = found - 1;
+    return found != 0;
+}
+
 int32_t tokenizer_vocab_find(const struct tokenizer_vocab *vocab, const char *text, size_t size)
 {
-    if (vocab->count == 0) {
-        return -1;
-    }
-    uint32_t found = vocab->slots[vocab_slot(vocab, text, size)];
-    return found != 0 ? vocab->entries[found - 1].id : -1;
+    size_t index;
+    return tokenizer_vocab_index(vocab, text, size, &index) ? vocab->entries[index].id : -1;
 }
 
 static int vocab_rehash(struct tokenizer_vocab *vocab)
@@ -127,7 +131,8 @@ static int vocab_rehash(struct tokenizer_vocab *vocab)
     return 0;
 }
 
-int tokenizer_vocab_put(struct tokenizer_vocab *vocab, const char *text, size_t size, int32_t **id)
+int tokenizer_vocab_put(struct tokenizer_vocab *vocab, const char *text, size_t size,
+                        struct tokenizer_vocab_entry **out)
 {
     int rc = 0;
     if (vocab->count * 2 >= vocab->slot_count) {
@@ -149,10 +154,10 @@ int tokenizer_vocab_put(struct tokenizer_vocab *vocab, const char *text, size_t 
         if (rc != 0) {
             return rc;
         }
-        vocab->entries[vocab->count] = (struct tokenizer_vocab_entry){(uint32_t)offset, (uint32_t)size, -1};
+        vocab->entries[vocab->count] = (struct tokenizer_vocab_entry){(uint32_t)offset, (uint32_t)size, -1, false};
         vocab->slots[slot] = (uint32_t)++vocab->count;
     }
-    *id = &vocab->entries[vocab->slots[slot] - 1].id;
+    *out = &vocab->entries[vocab->slots[slot] - 1];
     return 0;
 }
 

@@ -174,7 +174,21 @@ static bool is_ours(const char *name)
         }
     }
     return strcmp(name, FORMAT_CONFIG_FILE) == 0 || strcmp(name, FORMAT_MANIFEST_FILE) == 0 || name[0] == '.' ||
-           strchr(name, '/') != NULL || strstr(name, ".safetensors") != NULL;
+           strstr(name, ".safetensors") != NULL;
+}
+
+static bool has_folder(const char *name)
+{
+    return strchr(name, '/') != NULL;
+}
+
+/* The one folder that an artifact may have. */
+static int make_folder(const struct format_export *request)
+{
+    char path[EXPORT_PATH_MAX];
+
+    int rc = fs_path(path, sizeof(path), "%s/" MODEL_TEMPLATES_FOLDER, request->directory);
+    return rc != 0 ? rc : fs_make_dirs(path);
 }
 
 int export_copy_side_files(const struct format_export *request)
@@ -185,7 +199,8 @@ int export_copy_side_files(const struct format_export *request)
     for (const char *const *name = model_side_files(request->config.model); rc == 0 && name != NULL && *name != NULL;
          name++) {
         if (!is_ours(*name)) {
-            rc = copy_file(request, *name, buffer);
+            rc = has_folder(*name) ? make_folder(request) : 0;
+            rc = rc != 0 ? rc : copy_file(request, *name, buffer);
         }
     }
     free(buffer);
@@ -252,23 +267,35 @@ static int by_bytes(const struct dirent **a, const struct dirent **b)
     return strcmp((*a)->d_name, (*b)->d_name);
 }
 
-static int describe_all(const struct format_export *request, const struct export_plan *plan,
-                        const struct export_sum *sums, json_t *files)
+/* The files of the artifact, or those of its folder, which is made durable, too. */
+static int describe_folder(const struct format_export *request, const char *folder, const struct export_plan *plan,
+                           const struct export_sum *sums, json_t *files)
 {
+    char path[EXPORT_PATH_MAX];
     struct dirent **entries;
-    int rc = 0;
 
-    int count = scandir(request->directory, &entries, is_file, by_bytes);
+    int rc = fs_path(path, sizeof(path), "%s/%s", request->directory, folder);
+    if (rc != 0) {
+        return rc;
+    }
+    int count = scandir(path, &entries, is_file, by_bytes);
     if (count < 0) {
-        return err_raise_errno(errno, "cannot list %s", request->directory);
+        return err_raise_errno(errno, "cannot list %s", path);
     }
     for (int i = 0; i < count; i++) {
-        const char *name = entries[i]->d_name;
-        rc = rc != 0 ? rc : describe_file(request, name, known_sum(plan, sums, name), files);
+        const char *entry = entries[i]->d_name;
+        bool deeper = folder[0] == '\0' && strcmp(entry, MODEL_TEMPLATES_FOLDER) == 0;
+        char name[sizeof(MODEL_TEMPLATES_FOLDER) + sizeof(entries[i]->d_name)];
+        snprintf(name, sizeof(name), "%s%s", folder, entry);
+        if (rc == 0 && deeper) {
+            rc = describe_folder(request, MODEL_TEMPLATES_FOLDER "/", plan, sums, files);
+        } else if (rc == 0) {
+            rc = describe_file(request, name, known_sum(plan, sums, name), files);
+        }
         free(entries[i]);
     }
     free(entries);
-    return rc;
+    return rc != 0 || folder[0] == '\0' ? rc : fs_sync_dir(path);
 }
 
 static json_t *manifest(const struct format_export *request, json_t *files)
@@ -315,7 +342,7 @@ int export_write_manifest(const struct format_export *request, const struct expo
 {
     json_t *files = json_array();
 
-    int rc = describe_all(request, plan, sums, files);
+    int rc = describe_folder(request, "", plan, sums, files);
     if (rc == 0) {
         json_t *object = manifest(request, files);
         rc = write_json(request, FORMAT_MANIFEST_FILE, object);

@@ -74,10 +74,15 @@ void gguf_key_bool(struct gguf_buffer *buffer, const char *name, bool value)
     gguf_put(buffer, &stored, 1);
 }
 
-void gguf_key_string(struct gguf_buffer *buffer, const char *name, const char *text)
+void gguf_key_text(struct gguf_buffer *buffer, const char *name, const char *text, size_t size)
 {
     key(buffer, name, GGUF_STRING);
-    gguf_put_string(buffer, text, strlen(text));
+    gguf_put_string(buffer, text, size);
+}
+
+void gguf_key_string(struct gguf_buffer *buffer, const char *name, const char *text)
+{
+    gguf_key_text(buffer, name, text, strlen(text));
 }
 
 void gguf_key_array(struct gguf_buffer *buffer, const char *name, enum gguf_type type, uint64_t count)

@@ -1,40 +1,29 @@
 /* tokenizer.json as a runtime of GGUF reads it: "gpt2" for byte-level BPE, "llama" for BPE that falls back to bytes.
  *
- * The runtime knows pre-tokenizers by name, not by pattern, so a pattern that has no name here is refused rather than
- * replaced: text would be cut elsewhere than the model was trained on. Every id up to the embedding's rows has a token;
- * ids that the file lacks are unused ones. A model without tokenizer.json gets "no_vocab": it takes ids alone. */
+ * The file is read by the tokenizer's own parser, so tokens take the ids that encoding gives them: the "id" of an added
+ * token is what was written down once and may be stale, and one that is listed twice is one token. Every text has one
+ * id here and every id one text, since the runtime stops at anything else. The runtime knows pre-tokenizers by name,
+ * not by pattern, so a pattern that has no name here is refused rather than replaced: text would be cut elsewhere than
+ * the model was trained on. Every id up to the embedding's rows has a token; ids that the file lacks are unused ones.
+ */
 
 #include "storage/gguf.h"
 
 #include "base/err.h"
-#include "base/fs.h"
-#include "base/json.h"
-#include "base/json_stream.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#define SIDE_FILE_BYTES_MAX ((size_t)16 << 20)
-
-/* The largest vocabularies of today, a quarter of a million tokens with half a million merges, take about 300 MiB. */
-static const struct json_budget tokenizer_budget = {
-    .depth = JSON_STREAM_DEPTH_MAX, .memory = (size_t)512 << 20, .flags = JSON_ALLOW_NUL};
-static const struct json_budget config_budget = {
-    .depth = JSON_STREAM_DEPTH_MAX, .memory = (size_t)64 << 20, .flags = JSON_ALLOW_NUL};
 
 enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER_DEFINED, TOKEN_UNUSED, TOKEN_BYTE };
 
 struct source {
-    const struct model *model;
-    json_t *file;   /* tokenizer.json */
-    json_t *config; /* tokenizer_config.json, or NULL */
-    const json_t *vocab, *merges;
-    bool bytes; /* byte fallback */
+    const struct tokenizer *tokenizer;
+    struct tokenizer_view view;
+    const json_t *config;       /* tokenizer_config.json's members, or NULL */
+    const json_t *model_config; /* config.json */
     int64_t count;
-    const char **texts; /* [count], borrowed; NULL = unused */
-    int32_t *types;     /* [count] */
+    const struct tokenizer_token **tokens; /* [count]; NULL = unused */
 };
 
 #define LETTERS "[^\\r\\n\\p{L}\\p{N}]?"
@@ -53,174 +42,127 @@ static const struct {
     {LETTERS UPPER "*" LOWER "+|" LETTERS UPPER "+" LOWER "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" TAIL, "tekken"},
 };
 
-static int refuse(const char *what)
+int gguf_refuse_tokenizer(const char *what)
 {
-    int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf cannot carry this tokenizer: %.200s", what);
+    int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf cannot carry this tokenizer: %.300s", what);
     return err_set_hint(rc, "another output.format, which copies tokenizer.json as it is");
 }
 
-static const char *string_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
-
-/* The pre-tokenizer's own steps: those of a sequence, or itself. */
-static const json_t *step_of(const json_t *pre, size_t i)
-{
-    return strcmp(string_of(pre, "type"), "Sequence") == 0 ? json_array_get(json_object_get(pre, "pretokenizers"), i)
-           : i == 0                                        ? pre
-                                                           : NULL;
-}
-
-/* Whether the runtime changes text as the normalizer does: not at all, or a space before it and spaces made visible.
- * (It leaves out NFC, which nearly all text is in already.) */
-static bool known_normalizer(const json_t *normalizer, bool bytes)
-{
-    const char *type = string_of(normalizer, "type");
-    bool known = normalizer == NULL || json_is_null(normalizer) || (!bytes && strcmp(type, "NFC") == 0) ||
-                 (bytes && (strcmp(type, "Prepend") == 0 || strcmp(type, "Replace") == 0));
-    const json_t *list = json_object_get(normalizer, "normalizers");
-
-    if (strcmp(type, "Sequence") == 0) {
-        known = true;
-        for (size_t i = 0; i < json_array_size(list); i++) {
-            const char *step = string_of(json_array_get(list, i), "type");
-            known = known &&
-                    (bytes ? strcmp(step, "Prepend") == 0 || strcmp(step, "Replace") == 0 : strcmp(step, "NFC") == 0);
-        }
-    }
-    return known;
-}
-
-/* The name of a byte-level pre-tokenizer: ByteLevel with its own pattern, or a Split before a ByteLevel without. */
 static int find_pre(const struct source *source, const char **name)
 {
-    const json_t *pre = json_object_get(source->file, "pre_tokenizer");
-    const json_t *first = step_of(pre, 0), *second = step_of(pre, 1);
-    const char *pattern = "";
+    const char *pattern = source->view.pattern;
 
-    if (json_is_true(json_object_get(first, "add_prefix_space")) ||
-        json_is_true(json_object_get(second, "add_prefix_space"))) {
-        return refuse("its pre-tokenizer puts a space before the text");
-    }
-    if (strcmp(string_of(first, "type"), "ByteLevel") == 0 && second == NULL) {
-        const json_t *use = json_object_get(first, "use_regex");
-        pattern = use == NULL || json_is_true(use) ? patterns[0].pattern : "";
-    } else if (strcmp(string_of(first, "type"), "Split") == 0 && strcmp(string_of(second, "type"), "ByteLevel") == 0 &&
-               step_of(pre, 2) == NULL && strcmp(string_of(first, "behavior"), "Isolated") == 0 &&
-               json_is_false(json_object_get(second, "use_regex"))) {
-        pattern = string_of(json_object_get(first, "pattern"), "Regex");
-    }
-    for (size_t i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++) {
+    for (size_t i = 0; pattern != NULL && i < sizeof(patterns) / sizeof(patterns[0]); i++) {
         if (strcmp(pattern, patterns[i].pattern) == 0) {
             *name = patterns[i].name;
             return 0;
         }
     }
-    return refuse("its pre-tokenizer has no name there (known: gpt-2, llama-bpe, qwen2, tekken)");
+    return gguf_refuse_tokenizer(
+        "its pre-tokenizer has no name there (known: gpt-2, llama-bpe, qwen2, tekken, none of them "
+        "with a space put before the text)");
 }
 
-static int place_token(struct source *source, const char *text, json_int_t id, int32_t type)
+static int refuse_token(const struct tokenizer_token *token, const char *what)
 {
-    if (id < 0 || id >= source->count) {
-        char why[160];
-        snprintf(why, sizeof(why), "token id %lld lies beyond the embedding's %lld rows", (long long)id,
-                 (long long)source->count);
-        return refuse(why);
+    char why[300];
+
+    snprintf(why, sizeof(why), "token \"%.*s\" %s", (int)(token->size < 60 ? token->size : 60), token->text, what);
+    return gguf_refuse_tokenizer(why);
+}
+
+/* Each token at its id. */
+static int place_tokens(struct source *source)
+{
+    char what[160];
+
+    source->tokens = calloc((size_t)source->count, sizeof(*source->tokens));
+    if (source->tokens == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld tokens", (long long)source->count);
     }
-    source->texts[id] = text;
-    source->types[id] = type;
+    for (size_t i = 0; i < source->view.token_count; i++) {
+        const struct tokenizer_token *token = &source->view.tokens[i];
+        if (token->id >= source->count) {
+            snprintf(what, sizeof(what), "has id %d, beyond the embedding's %lld rows", token->id,
+                     (long long)source->count);
+            return refuse_token(token, what);
+        }
+        const struct tokenizer_token *other = source->tokens[token->id];
+        if (other != NULL) {
+            snprintf(what, sizeof(what),
+                     "has the same id %d as \"%.*s\": added tokens are numbered on from the size of "
+                     "the vocabulary, whose ids must leave none out",
+                     token->id, (int)(other->size < 30 ? other->size : 30), other->text);
+            return refuse_token(token, what);
+        }
+        if (memchr(token->text, '\0', token->size) != NULL) {
+            return refuse_token(token, "holds a NUL, at which the runtime ends it");
+        }
+        source->tokens[token->id] = token;
+    }
     return 0;
 }
 
-static bool is_byte(const char *text)
+static int32_t type_of(const struct tokenizer_token *token)
 {
-    unsigned value;
-    int end = 0;
-    return strlen(text) == 6 && sscanf(text, "<0x%2X>%n", &value, &end) == 1 && end == 6;
+    return token == NULL    ? TOKEN_UNUSED
+           : token->byte    ? TOKEN_BYTE
+           : token->unknown ? TOKEN_UNKNOWN
+           : !token->added  ? TOKEN_NORMAL
+           : token->special ? TOKEN_CONTROL
+                            : TOKEN_USER_DEFINED;
 }
 
-static int list_tokens(struct source *source)
+/* A text for an unused id, which is no token's. */
+static size_t unused_text(const struct source *source, int64_t id, char text[64])
 {
-    const json_t *model = json_object_get(source->file, "model");
-    const char *unknown = string_of(model, "unk_token"), *text;
-    json_t *id, *added;
-    size_t i;
+    int length = snprintf(text, 64, "[PAD%lld]", (long long)id);
 
-    json_object_foreach((json_t *)source->vocab, text, id)
-    {
-        int32_t type = source->bytes && is_byte(text)                     ? TOKEN_BYTE
-                       : unknown[0] != '\0' && strcmp(text, unknown) == 0 ? TOKEN_UNKNOWN
-                                                                          : TOKEN_NORMAL;
-        int rc = place_token(source, text, json_integer_value(id), type);
-        if (rc != 0) {
-            return rc;
-        }
+    for (int i = 0; tokenizer_token_id(source->tokenizer, text, (size_t)length) >= 0; i++) {
+        length = snprintf(text, 64, "[PAD%lld_%d]", (long long)id, i);
     }
-    json_array_foreach(json_object_get(source->file, "added_tokens"), i, added)
-    {
-        const char *content = string_of(added, "content");
-        int32_t type = strcmp(content, unknown) == 0                     ? TOKEN_UNKNOWN
-                       : json_is_true(json_object_get(added, "special")) ? TOKEN_CONTROL
-                                                                         : TOKEN_USER_DEFINED;
-        int rc = place_token(source, content, json_integer_value(json_object_get(added, "id")), type);
-        if (rc != 0) {
-            return rc;
-        }
-    }
-    return 0;
+    return (size_t)length;
 }
 
 static void put_tokens(struct gguf_buffer *buffer, const struct source *source)
 {
     gguf_key_array(buffer, "tokenizer.ggml.tokens", GGUF_STRING, (uint64_t)source->count);
     for (int64_t i = 0; i < source->count; i++) {
-        char unused[32];
-        snprintf(unused, sizeof(unused), "[PAD%lld]", (long long)i);
-        const char *text = source->texts[i] != NULL ? source->texts[i] : unused;
-        gguf_put_string(buffer, text, strlen(text));
+        const struct tokenizer_token *token = source->tokens[i];
+        char unused[64];
+        if (token != NULL) {
+            gguf_put_string(buffer, token->text, token->size);
+        } else {
+            gguf_put_string(buffer, unused, unused_text(source, i, unused));
+        }
     }
     gguf_key_array(buffer, "tokenizer.ggml.token_type", GGUF_I32, (uint64_t)source->count);
-    gguf_put(buffer, source->types, (size_t)source->count * sizeof(*source->types));
+    for (int64_t i = 0; i < source->count; i++) {
+        gguf_put_u32(buffer, (uint32_t)type_of(source->tokens[i]));
+    }
 }
 
-bool gguf_merge_halves(const json_t *merge, char *scratch, size_t size, const char **left, const char **right)
+/* Halves stand in one string with a space between, so none may hold one or be empty. */
+static bool is_half(const struct tokenizer_token *token)
 {
-    *left = json_string_value(json_array_get(merge, 0));
-    *right = json_string_value(json_array_get(merge, 1));
-    if (json_is_array(merge)) {
-        return *left != NULL && *right != NULL && json_array_size(merge) == 2;
-    }
-    const char *text = json_string_value(merge), *space = text != NULL ? strchr(text, ' ') : NULL;
-    if (space == NULL || strlen(text) >= size) {
-        return false;
-    }
-    memcpy(scratch, text, strlen(text) + 1);
-    scratch[space - text] = '\0';
-    *left = scratch;
-    *right = scratch + (space - text) + 1;
-    return true;
+    return token->size > 0 && memchr(token->text, ' ', token->size) == NULL;
 }
 
 static int put_merges(struct gguf_buffer *buffer, const struct source *source)
 {
-    size_t i;
-    json_t *merge;
+    const struct tokenizer_view *view = &source->view;
 
-    gguf_key_array(buffer, "tokenizer.ggml.merges", GGUF_STRING, json_array_size(source->merges));
-    json_array_foreach((json_t *)source->merges, i, merge)
-    {
-        char scratch[1024];
-        const char *left, *right;
-        if (!gguf_merge_halves(merge, scratch, sizeof(scratch), &left, &right)) {
-            return refuse("one of its merges is not a pair");
+    gguf_key_array(buffer, "tokenizer.ggml.merges", GGUF_STRING, view->merge_count);
+    for (size_t i = 0; i < view->merge_count; i++) {
+        const struct tokenizer_token *left = source->tokens[view->merges[i][0]];
+        const struct tokenizer_token *right = source->tokens[view->merges[i][1]];
+        if (!is_half(left) || !is_half(right)) {
+            return refuse_token(is_half(left) ? right : left, "is part of a merge, and is empty or holds a space");
         }
-        size_t a = strlen(left), b = strlen(right);
-        gguf_put_u64(buffer, a + 1 + b);
-        gguf_put(buffer, left, a);
+        gguf_put_u64(buffer, left->size + 1 + right->size);
+        gguf_put(buffer, left->text, left->size);
         gguf_put(buffer, " ", 1);
-        gguf_put(buffer, right, b);
+        gguf_put(buffer, right->text, right->size);
     }
     return 0;
 }
@@ -239,22 +181,6 @@ static int put_byte_level(struct gguf_buffer *buffer, const struct source *sourc
     return rc;
 }
 
-/* A space before the text: by the normalizer's Prepend, or by Metaspace. */
-static bool prepends_space(const struct source *source)
-{
-    const json_t *normalizer = json_object_get(source->file, "normalizer"), *item;
-    const json_t *pre = json_object_get(source->file, "pre_tokenizer");
-    bool found =
-        strcmp(string_of(pre, "type"), "Metaspace") == 0 && strcmp(string_of(pre, "prepend_scheme"), "never") != 0;
-    size_t i;
-
-    json_array_foreach(json_object_get(normalizer, "normalizers"), i, item)
-    {
-        found = found || strcmp(string_of(item, "type"), "Prepend") == 0;
-    }
-    return found || strcmp(string_of(normalizer, "type"), "Prepend") == 0;
-}
-
 static int put_byte_fallback(struct gguf_buffer *buffer, const struct source *source)
 {
     float *scores = calloc((size_t)source->count, sizeof(*scores));
@@ -262,47 +188,40 @@ static int put_byte_fallback(struct gguf_buffer *buffer, const struct source *so
     if (scores == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld scores", (long long)source->count);
     }
-    int rc = gguf_derive_scores(source->vocab, source->merges, source->texts, source->count, scores);
+    int rc = gguf_derive_scores(source->tokenizer, &source->view, source->tokens, source->count, scores);
     if (rc == 0) {
         gguf_key_string(buffer, "tokenizer.ggml.model", "llama");
         gguf_key_string(buffer, "tokenizer.ggml.pre", "default");
         put_tokens(buffer, source);
         gguf_key_array(buffer, "tokenizer.ggml.scores", GGUF_F32, (uint64_t)source->count);
         gguf_put(buffer, scores, (size_t)source->count * sizeof(*scores));
-        gguf_key_bool(buffer, "tokenizer.ggml.add_space_prefix", prepends_space(source));
+        gguf_key_bool(buffer, "tokenizer.ggml.add_space_prefix", source->view.prepends_mark);
     }
     free(scores);
     return rc;
 }
 
-static int64_t find_token(const struct source *source, const char *text)
-{
-    for (int64_t i = 0; text[0] != '\0' && i < source->count; i++) {
-        if (source->texts[i] != NULL && strcmp(source->texts[i], text) == 0) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-/* "<role>_token" of tokenizer_config.json, a string or an object with one. */
-static const char *named_token(const struct source *source, const char *role)
+/* The id of "<role>_token" of tokenizer_config.json, a string or an object with one; -1 without. */
+static int64_t named_id(const struct source *source, const char *role)
 {
     char key[32];
 
     snprintf(key, sizeof(key), "%s_token", role);
     const json_t *token = json_object_get(source->config, key);
-    return json_is_object(token) ? string_of(token, "content") : string_of(source->config, key);
+    token = json_is_object(token) ? json_object_get(token, "content") : token;
+    return json_string_length(token) > 0
+               ? tokenizer_token_id(source->tokenizer, json_string_value(token), json_string_length(token))
+               : -1;
 }
 
 /* The tokenizer's own word first: config.json may list several ends of a text. */
 static int64_t special_id(const struct source *source, const char *role)
 {
     char key[32];
-    int64_t id = find_token(source, named_token(source, role));
+    int64_t id = named_id(source, role);
 
     snprintf(key, sizeof(key), "%s_token_id", role);
-    const json_t *value = json_object_get(model_config_json(source->model), key);
+    const json_t *value = json_object_get(source->model_config, key);
     value = json_is_array(value) ? json_array_get(value, 0) : value;
     if (id < 0 && json_is_integer(value) && json_integer_value(value) >= 0 &&
         json_integer_value(value) < source->count) {
@@ -311,21 +230,14 @@ static int64_t special_id(const struct source *source, const char *role)
     return id;
 }
 
-/* Whether the post-processor puts this token first (or last) of a single text. */
-static bool adds_token(const struct source *source, bool last, const char *text)
+/* Whether the runtime is to add this token: as add_<role>_token says, else as the template does. */
+static bool adds_token(const struct source *source, const char *role, int64_t id, bool in_template)
 {
-    const json_t *processor = json_object_get(source->file, "post_processor"), *item;
-    const json_t *list =
-        strcmp(string_of(processor, "type"), "Sequence") == 0 ? json_object_get(processor, "processors") : NULL;
-    bool found = false;
+    char key[32];
 
-    for (size_t i = 0; i < (list != NULL ? json_array_size(list) : 1); i++) {
-        const json_t *single = json_object_get(list != NULL ? json_array_get(list, i) : processor, "single");
-        size_t count = json_array_size(single);
-        item = json_array_get(single, last && count > 0 ? count - 1 : 0);
-        found = found || (text != NULL && strcmp(string_of(json_object_get(item, "SpecialToken"), "id"), text) == 0);
-    }
-    return found;
+    snprintf(key, sizeof(key), "add_%s_token", role);
+    const json_t *said = json_object_get(source->config, key);
+    return id >= 0 && (json_is_boolean(said) ? json_is_true(said) : in_template);
 }
 
 static void put_specials(struct gguf_buffer *buffer, const struct source *source)
@@ -336,6 +248,8 @@ static void put_specials(struct gguf_buffer *buffer, const struct source *source
                  {"eos", "tokenizer.ggml.eos_token_id"},
                  {"unk", "tokenizer.ggml.unknown_token_id"},
                  {"pad", "tokenizer.ggml.padding_token_id"}};
+    const int32_t *before, *after;
+    size_t before_count, after_count;
     int64_t ids[4];
 
     for (int i = 0; i < 4; i++) {
@@ -344,102 +258,64 @@ static void put_specials(struct gguf_buffer *buffer, const struct source *source
             gguf_key_u32(buffer, roles[i].key, (uint32_t)ids[i]);
         }
     }
-    gguf_key_bool(buffer, "tokenizer.ggml.add_bos_token",
-                  ids[0] >= 0 && adds_token(source, false, source->texts[ids[0]]));
-    gguf_key_bool(buffer, "tokenizer.ggml.add_eos_token",
-                  ids[1] >= 0 && adds_token(source, true, source->texts[ids[1]]));
+    tokenizer_template(source->tokenizer, &before, &before_count, &after, &after_count);
+    bool begins = before_count > 0 && before[0] == ids[0], ends = after_count > 0 && after[after_count - 1] == ids[1];
+    gguf_key_bool(buffer, "tokenizer.ggml.add_bos_token", adds_token(source, "bos", ids[0], begins));
+    gguf_key_bool(buffer, "tokenizer.ggml.add_eos_token", adds_token(source, "eos", ids[1], ends));
 }
 
-/* A side file's text, NUL-terminated; *text NULL when there is none. */
-static int read_side_file(const struct model *model, const char *name, char **text, size_t *size)
+static int put_vocabulary(struct gguf_buffer *buffer, struct source *source)
 {
-    int fd;
-
-    *text = NULL;
-    for (const char *const *file = model_side_files(model); file != NULL && *file != NULL; file++) {
-        if (strcmp(*file, name) == 0) {
-            int rc = model_open_file(model, name, &fd);
-            rc = rc != 0 ? rc : fs_read_fd(fd, SIDE_FILE_BYTES_MAX, text, size);
-            if (rc == 0 || *text != NULL) {
-                close(fd);
-            }
-            return rc;
-        }
+    int rc = tokenizer_view_init(source->tokenizer, &source->view);
+    if (rc == 0 && !(source->view.byte_fallback ? source->view.marks_spaces : source->view.nfc_only)) {
+        /* (The runtime leaves out NFC, which nearly all text is in already.) */
+        rc = gguf_refuse_tokenizer(source->view.byte_fallback
+                                       ? "it does more to a text than to mark spaces by U+2581, or not even that"
+                                       : "its normalizer changes text as nothing there does");
     }
-    return 0;
-}
-
-static int put_template(struct gguf_buffer *buffer, const struct source *source)
-{
-    char *text = NULL;
-    size_t size;
-
-    int rc = read_side_file(source->model, "chat_template.jinja", &text, &size);
-    const char *template = text != NULL ? text : string_of(source->config, "chat_template");
-    if (rc == 0 && template[0] != '\0') {
-        gguf_key_string(buffer, "tokenizer.chat_template", template);
+    rc = rc != 0 ? rc : place_tokens(source);
+    rc = rc != 0 ? rc : source->view.byte_fallback ? put_byte_fallback(buffer, source) : put_byte_level(buffer, source);
+    if (rc == 0) {
+        put_specials(buffer, source);
     }
-    free(text);
+    free(source->tokens);
+    tokenizer_view_deinit(&source->view);
     return rc;
 }
 
-static int source_open(const struct model *model, const char *text, size_t size, struct source *source)
+int gguf_put_tokenizer_files(struct gguf_buffer *buffer, const struct gguf_tokenizer_files *files, int64_t rows,
+                             const json_t *model_config)
 {
-    char *config = NULL;
-    size_t config_size = 0;
+    struct tokenizer *tokenizer = NULL;
+    json_t *config = NULL;
 
-    source->model = model;
-    source->count = model_config(model)->vocab_size;
-    if (json_parse_within(text, size, &tokenizer_budget, &source->file) != 0) {
-        return refuse(err_last()->message);
+    int rc = tokenizer_new(files->tokenizer.data, files->tokenizer.size, &tokenizer);
+    if (rc == ERR_INVALID_TOKENIZER) {
+        char why[300];
+        snprintf(why, sizeof(why), "%.280s", err_last()->message);
+        rc = gguf_refuse_tokenizer(why);
     }
-    const json_t *bpe = json_object_get(source->file, "model");
-    source->vocab = json_object_get(bpe, "vocab");
-    source->merges = json_object_get(bpe, "merges");
-    source->bytes = json_is_true(json_object_get(bpe, "byte_fallback"));
-    if (!json_is_object(source->vocab) || !json_is_array(source->merges)) {
-        return refuse("its model is not BPE with a vocabulary and merges");
+    rc = rc != 0 ? rc : gguf_read_tokenizer_config(&files->config, &config);
+    if (rc == 0) {
+        struct source source = {.tokenizer = tokenizer, .config = config, .model_config = model_config, .count = rows};
+        rc = put_vocabulary(buffer, &source);
+        rc = rc != 0 ? rc : gguf_put_templates(buffer, files, config);
     }
-    if (!known_normalizer(json_object_get(source->file, "normalizer"), source->bytes)) {
-        return refuse("its normalizer changes text as nothing there does");
-    }
-    int rc = read_side_file(model, "tokenizer_config.json", &config, &config_size);
-    if (rc == 0 && config != NULL && json_parse_within(config, config_size, &config_budget, &source->config) != 0) {
-        rc = refuse(err_last()->message);
-    }
-    free(config);
-    source->texts = calloc((size_t)source->count, sizeof(*source->texts));
-    source->types = calloc((size_t)source->count, sizeof(*source->types));
-    if (rc == 0 && (source->texts == NULL || source->types == NULL)) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld tokens", (long long)source->count);
-    }
-    for (int64_t i = 0; rc == 0 && i < source->count; i++) {
-        source->types[i] = TOKEN_UNUSED;
-    }
-    return rc != 0 ? rc : list_tokens(source);
+    json_decref(config);
+    tokenizer_free(tokenizer);
+    return rc;
 }
 
 int gguf_put_tokenizer(struct gguf_buffer *buffer, const struct model *model)
 {
-    struct source source = {0};
-    char *text = NULL;
-    size_t size = 0;
+    struct gguf_tokenizer_files files = {0};
 
-    int rc = model_read_tokenizer(model, &text, &size);
-    if (rc == ERR_NOT_FOUND) {
+    int rc = gguf_read_tokenizer_files(model, &files);
+    if (rc == 0 && files.tokenizer.data == NULL) {
         gguf_key_string(buffer, "tokenizer.ggml.model", "no_vocab");
-        return 0;
+    } else if (rc == 0) {
+        rc = gguf_put_tokenizer_files(buffer, &files, model_config(model)->vocab_size, model_config_json(model));
     }
-    rc = rc != 0 ? rc : source_open(model, text, size, &source);
-    rc = rc != 0 ? rc : source.bytes ? put_byte_fallback(buffer, &source) : put_byte_level(buffer, &source);
-    if (rc == 0) {
-        put_specials(buffer, &source);
-        rc = put_template(buffer, &source);
-    }
-    free(text);
-    free(source.texts);
-    free(source.types);
-    json_decref(source.file);
-    json_decref(source.config);
+    gguf_tokenizer_files_deinit(&files);
     return rc;
 }

@@ -74,6 +74,8 @@ START_TEST(test_opens)
     ck_assert_rc_ok(model_open_file(model, "tokenizer.json", &fd));
     close(fd);
     ck_assert_int_eq(model_open_file(model, "../x", &fd), ERR_INVALID_PARAMETER);
+    ck_assert_int_eq(model_open_file(model, "additional_chat_templates/", &fd), ERR_INVALID_PARAMETER);
+    ck_assert_int_eq(model_open_file(model, "additional_chat_templates/../x", &fd), ERR_INVALID_PARAMETER);
     ck_assert_int_eq(model_open_file(model, "none", &fd), ERR_NOT_FOUND);
 
     ck_assert_rc_ok(model_check_unchanged(model));

@@ -374,10 +374,10 @@ START_TEST(test_tables_are_bounded)
 {
     struct tokenizer_vocab vocab = {.count = TOKENIZER_TOKENS_MAX, .slot_count = (size_t)4 * TOKENIZER_TOKENS_MAX};
     struct tokenizer_merges merges = {.count = TOKENIZER_TOKENS_MAX};
-    int32_t *id;
+    struct tokenizer_vocab_entry *entry;
 
     vocab.slots = calloc(vocab.slot_count, sizeof(*vocab.slots));
-    ck_assert_int_eq(tokenizer_vocab_put(&vocab, "one more", 8, &id), ERR_INVALID_TOKENIZER);
+    ck_assert_int_eq(tokenizer_vocab_put(&vocab, "one more", 8, &entry), ERR_INVALID_TOKENIZER);
     ck_assert_ptr_nonnull(strstr(err_last()->message, "vocabulary has more than"));
     ck_assert_int_eq(tokenizer_merges_add(&merges, 0, 1, 2), ERR_INVALID_TOKENIZER);
     tokenizer_vocab_deinit(&vocab);

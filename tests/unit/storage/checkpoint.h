@@ -102,6 +102,10 @@ static inline void checkpoint_make_faulty(const char *dir, const struct checkpoi
     checkpoint_file(dir, "tokenizer_config.json", "{\"x\": 1}\n");
     checkpoint_file(dir, "LICENSE", "yours\n");
     checkpoint_file(dir, ".gitattributes", "hidden\n");
+    snprintf(path, sizeof(path), "%s/" MODEL_TEMPLATES_FOLDER, dir);
+    ck_assert_rc_ok(fs_make_dirs(path));
+    checkpoint_file(path, "rag.jinja", "{{ documents }}");
+    checkpoint_file(path, ".hidden", "hidden\n");
     checkpoint_file(dir, "quantize_config.json", "{\"bits\": 2}\n"); /* of some other export */
 }
 

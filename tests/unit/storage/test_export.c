@@ -107,6 +107,8 @@ START_TEST(a_single_file_artifact)
         check_copies(&rig, &shard, 1);
         safetensors_close(shard);
         ck_assert(listed(files, "generation_config.json") && listed(files, "tokenizer_config.json"));
+        ck_assert(listed(files, "additional_chat_templates/rag.jinja"));
+        ck_assert(!listed(files, "additional_chat_templates/.hidden") && !listed(files, "additional_chat_templates"));
         ck_assert(listed(files, "LICENSE") && !listed(files, ".gitattributes"));
         ck_assert(!listed(files, "model.safetensors.index.json"));
         json_t *config = load(&rig, "out", "config.json");
