@@ -47,26 +47,39 @@ static int load_chain(struct chain *chain, const char *name, const json_t *chain
     return chain_load(chain, file, sha256);
 }
 
-/* Every committed block's file must be there, whole. */
-static int check_files(struct run *run)
+static int check_block(const char *directory, const json_t *block, size_t index)
 {
-    for (size_t i = 0; i < json_array_size(run->blocks); i++) {
-        const json_t *block = json_array_get(run->blocks, i);
-        struct qtensor_file *file;
-        char path[600];
-        const char *name = json_string_value(json_object_get(block, "file"));
-        const char *sha256 = json_string_value(json_object_get(block, "sha256"));
-        if (json_integer_value(json_object_get(block, "index")) != (json_int_t)i || name == NULL || sha256 == NULL) {
-            return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint skips block %zu", i);
-        }
-        int rc = fs_path(path, sizeof(path), "%s/%s", run->p->directory, name);
-        rc = rc != 0 ? rc : qtensor_file_open(path, sha256, &file);
-        if (rc != 0) {
-            return err_raise(ERR_SOURCE_CORRUPT, "checkpoint file %s is damaged: %s", name, err_last()->message);
-        }
+    struct qtensor_file *file;
+    char path[600];
+    const char *name = json_string_value(json_object_get(block, "file"));
+    const char *sha256 = json_string_value(json_object_get(block, "sha256"));
+    json_int_t version = json_integer_value(json_object_get(block, "version"));
+
+    if (version != CHECKPOINT_VERSION) {
+        return err_raise(ERR_UNSUPPORTED, "block %zu was saved in version %lld, and this build reads %d", index,
+                         (long long)version, CHECKPOINT_VERSION);
+    }
+    if (json_integer_value(json_object_get(block, "index")) != (json_int_t)index || name == NULL || sha256 == NULL) {
+        return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint skips block %zu", index);
+    }
+    int rc = fs_path(path, sizeof(path), "%s/%s", directory, name);
+    rc = rc != 0 ? rc : qtensor_file_open(path, sha256, &file);
+    if (rc == 0) {
         qtensor_file_close(file);
     }
-    return 0;
+    return rc;
+}
+
+int checkpoint_usable(const char *directory, const json_t *blocks, size_t *usable)
+{
+    int rc = 0;
+
+    *usable = 0;
+    while (rc == 0 && *usable < json_array_size(blocks)) {
+        rc = check_block(directory, json_array_get(blocks, *usable), *usable);
+        *usable += rc == 0 ? 1 : 0;
+    }
+    return rc;
 }
 
 static bool has_chains(const struct run *run)
@@ -74,30 +87,48 @@ static bool has_chains(const struct run *run)
     return run->hidden != NULL || run->eval_float != NULL;
 }
 
+/* The chains as the block before `first_block` left them; ERR_SOURCE_CORRUPT: they are not on disk, or damaged. */
+static int load_chains(struct run *run, const json_t *chains)
+{
+    int rc = run->first_block < run->config->num_layers ? load_chain(run->hidden, "calibration", chains) : 0;
+
+    rc = rc != 0 ? rc : load_chain(run->eval_float, "eval_float", chains);
+    return rc != 0 ? rc : load_chain(run->eval_quant, "eval_quant", chains);
+}
+
+/* Damaged chains are like none: an earlier block has some, or the first one begins with the embeddings. */
 int checkpoint_resume(struct run *run)
 {
-    int rc = check_files(run);
+    const struct pipeline_hooks *hooks = &run->p->hooks;
+    char message[160];
+    bool damaged = false;
+    int rc = 0;
 
     run->committed = (int64_t)json_array_size(run->blocks);
     run->first_block = run->committed;
     run->chains_saved_at = clock_monotonic_seconds();
-    if (rc != 0 || !has_chains(run)) {
-        return rc;
+    if (!has_chains(run)) {
+        return 0;
     }
-    const json_t *chains = NULL;
-    while (run->first_block > 0) {
-        chains = json_object_get(json_array_get(run->blocks, (size_t)run->first_block - 1), "chains");
-        if (json_object_size(chains) > 0) {
+    for (; run->first_block > 0; run->first_block--) {
+        const json_t *chains = json_object_get(json_array_get(run->blocks, (size_t)run->first_block - 1), "chains");
+        if (json_object_size(chains) == 0) {
+            continue;
+        }
+        rc = load_chains(run, chains);
+        if (rc != ERR_SOURCE_CORRUPT) {
             break;
         }
-        run->first_block--;
+        damaged = true;
     }
-    if (json_object_size(chains) == 0) {
-        return embed_all(run);
+    rc = run->first_block == 0 ? embed_all(run) : rc;
+    if (rc != 0 || !damaged) {
+        return rc;
     }
-    rc = run->first_block < run->config->num_layers ? load_chain(run->hidden, "calibration", chains) : 0;
-    rc = rc != 0 ? rc : load_chain(run->eval_float, "eval_float", chains);
-    return rc != 0 ? rc : load_chain(run->eval_quant, "eval_quant", chains);
+    snprintf(message, sizeof(message),
+             "saved activations were damaged; blocks %lld to %lld run again, with the same result",
+             (long long)run->first_block, (long long)run->committed - 1);
+    return hooks->notice(hooks->data, "checkpoint_damaged", message);
 }
 
 static int commit_chain(struct chain *chain, const char *name, int64_t block, json_t *chains)

@@ -49,6 +49,14 @@ struct pipeline_hooks {
     int (*notice)(void *data, const char *code, const char *message);
 };
 
+/* The version of a block's row with the files that it names. Raised when one of them changes its meaning. */
+#define CHECKPOINT_VERSION 1
+
+/* How many of the committed blocks, from the first on, are whole and of this build's version. *usable is set whatever
+ * the outcome. 0 when all are; ERR_SOURCE_CORRUPT or ERR_UNSUPPORTED (another version) says what is wrong with the
+ * first one that is not; others: nobody could tell. */
+int checkpoint_usable(const char *directory, const json_t *blocks, size_t *usable);
+
 struct pipeline {
     const struct job_spec *spec;
     const struct model *model;
@@ -57,8 +65,8 @@ struct pipeline {
     const struct calibration_set *calibration; /* NULL = no calibration data */
     const struct calibration_set *evaluation;  /* NULL = no evaluation */
     int64_t host_memory_bytes;                 /* activation budget */
-    const json_t *blocks;                      /* committed blocks of an earlier attempt, by index; may be empty */
-    int64_t layers_before;                     /* rows already committed: numbering goes on from here */
+    const json_t *blocks;  /* committed blocks of an earlier attempt, by index, all of them usable; may be empty */
+    int64_t layers_before; /* rows already committed: numbering goes on from here */
     struct pipeline_hooks hooks;
     struct pipeline_times *times; /* added to */
 };

@@ -183,8 +183,8 @@ int task_block_done(void *data, int64_t index, const char *file, const char *sha
     task->layers_done = index + 1;
     task->modules_done += (int64_t)json_array_size(rows);
     task->last_layer_saved_at = clock_unix_seconds();
-    json_t *block = json_pack("{s:I, s:s, s:s, s:O, s:O}", "index", (json_int_t)index, "file", file, "sha256", sha256,
-                              "chains", chains, "notes", notes);
+    json_t *block = json_pack("{s:I, s:i, s:s, s:s, s:O, s:O}", "index", (json_int_t)index, "version",
+                              CHECKPOINT_VERSION, "file", file, "sha256", sha256, "chains", chains, "notes", notes);
     json_t *patch = json_pack("{s:o, s:o, s:o}", "progress", task_progress_json(task), "checkpoint",
                               task_checkpoint_json(task), "memory", task_memory_json(task, 0));
     json_t *event = layer_event(task, index, rows);

@@ -310,24 +310,43 @@ static int run_pipeline(struct task *task, struct evaluation_result *evaluation)
     return pipeline_run(&pipeline, evaluation);
 }
 
-/* The blocks of an earlier attempt are no longer what was committed: begin anew. */
-static int start_over(struct task *task)
+/* Blocks from `from` on are no longer what was committed, or of another build: they are solved again. */
+static int go_back(struct task *task, size_t from, const char *code, const char *why)
 {
-    log_err(LOG_WARN, "checkpoint damaged, starting over", task->id);
-    int rc = store_blocks_clear(task->engine->store, task->id);
+    char message[400];
+
+    int rc = store_blocks_clear(task->engine->store, task->id, (int64_t)from);
+    rc = rc != 0 ? rc : look_up_blocks(task);
     if (rc != 0) {
         return rc;
     }
-    rc = task_notice(task, "checkpoint_damaged",
-                     "a checkpoint file was damaged; the job started over from its first block");
-    if (rc != 0) {
+    if (from == 0) {
+        memset(&task->times, 0, sizeof(task->times));
+        snprintf(message, sizeof(message), "%s; the job started over from its first block", why);
+    } else {
+        snprintf(message, sizeof(message), "%s; the job went on after block %zu", why, from - 1);
+    }
+    rc = task_notice(task, code, message);
+    return rc != 0 ? rc : save_preparation(task);
+}
+
+/* What an earlier attempt left is looked at before anything builds on it. */
+static int keep_usable(struct task *task)
+{
+    size_t usable;
+    char why[256];
+
+    int rc = checkpoint_usable(task->directory, task->blocks, &usable);
+    if (rc != ERR_SOURCE_CORRUPT && rc != ERR_UNSUPPORTED) {
         return rc;
     }
-    memset(&task->times, 0, sizeof(task->times));
-    json_array_clear(task->blocks);
-    task->layers_done = 0;
-    task->modules_done = 0;
-    return save_preparation(task);
+    log_err(LOG_WARN, "checkpoint not usable", task->id);
+    if (rc == ERR_SOURCE_CORRUPT) {
+        snprintf(why, sizeof(why), "the file of block %zu was damaged or gone", usable);
+    } else {
+        snprintf(why, sizeof(why), "%.250s", err_last()->message);
+    }
+    return go_back(task, usable, rc == ERR_UNSUPPORTED ? "checkpoint_version" : "checkpoint_damaged", why);
 }
 
 static int tick_outside(void *data)
@@ -344,9 +363,11 @@ int task_run(struct task *task)
     /* What is only copied would be found out by the export; that is hours after what can be said at once. */
     int rc = task->layers_done == 0 ? model_check_outside(task->model, tick_outside, task) : 0;
 
+    rc = rc != 0 ? rc : keep_usable(task);
     rc = rc != 0 ? rc : run_pipeline(task, &evaluation);
     if (rc == ERR_SOURCE_CORRUPT && json_array_size(task->blocks) > 0) {
-        rc = start_over(task);
+        log_err(LOG_WARN, "checkpoint damaged, starting over", task->id);
+        rc = go_back(task, 0, "checkpoint_damaged", "a checkpoint file was damaged while the job ran");
         rc = rc != 0 ? rc : run_pipeline(task, &evaluation);
     }
     return rc != 0 ? rc : task_publish(task, &evaluation);

@@ -103,7 +103,8 @@ void qtensor_nested_levels(float out[256]);
 int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65]);
 
 struct qtensor_file;
-/* Open a checkpoint; headers only. sha256 is verified when expected_hex is not NULL. */
+/* Open a checkpoint; headers only. sha256 is verified when expected_hex is not NULL. ERR_SOURCE_CORRUPT for what is no
+ * such file, ERR_UNSUPPORTED for one of another version. */
 int qtensor_file_open(const char *path, const char *expected_hex, struct qtensor_file **out);
 void qtensor_file_close(struct qtensor_file *file);
 int qtensor_file_count(const struct qtensor_file *file);

@@ -1,9 +1,10 @@
 /* A finished block on disk: one safetensors file, so that any reader can look into it.
  *
  * Item i is <name>.<part> for each of its parts (qtensor_parts); the schemes are a JSON list under "schemes" in
- * __metadata__, in the order that they were saved. Codes of fewer than eight bits are packed: each row is a
- * little-endian stream that ends in zero bits up to a whole byte, and the array in the file is as wide as that.
- * Whatever disagrees with this is ERR_SOURCE_CORRUPT: the caller throws the checkpoint away and solves the block again.
+ * __metadata__, in the order that they were saved, beside the "version" of all this. Codes of fewer than eight bits are
+ * packed: each row is a little-endian stream that ends in zero bits up to a whole byte, and the array in the file is as
+ * wide as that. Whatever disagrees with this is ERR_SOURCE_CORRUPT, another version ERR_UNSUPPORTED: the caller throws
+ * the checkpoint away and solves the block again.
  */
 
 #include "models/qtensor_internal.h"
@@ -11,6 +12,7 @@
 #include "base/digest.h"
 #include "base/err.h"
 #include "base/json.h"
+#include "gpu/ggml_blocks.h"
 #include "models/pack.h"
 #include "models/safetensors.h"
 
@@ -65,11 +67,41 @@ static int corrupt(const char *name, const char *what)
     return err_raise(ERR_SOURCE_CORRUPT, "checkpoint of %.127s: %s", name, what);
 }
 
-static int kind_of(const char *name)
+const char *const qtensor_number_names[QTENSOR_NUMBERS] = {
+    [GPU_NUMBER_NONE] = "none",
+    [GPU_NUMBER_INT8] = "int8",
+    [GPU_NUMBER_E4M3] = "e4m3",
+};
+
+/* -1: none of them. */
+static int place_of(const char *name, const char *const *names, int count)
 {
-    for (int kind = 0; name != NULL && kind < QTENSOR_KIND_COUNT; kind++) {
-        if (strcmp(qtensor_kind_names[kind], name) == 0) {
-            return kind;
+    for (int i = 0; name != NULL && i < count; i++) {
+        if (strcmp(names[i], name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+static int dtype_of(const json_t *row, const char *key)
+{
+    const char *name = json_get_string(row, key);
+
+    return name != NULL ? dtype_from_name(name) : -1;
+}
+
+/* Only GGUF blocks have a type; 0 for all else, -1 for an unknown name. */
+static int block_type_of(const json_t *row, int kind)
+{
+    const char *name = json_get_string(row, "block_type");
+
+    if (kind != QTENSOR_BLOCKS) {
+        return 0;
+    }
+    for (const struct ggml_block *block = ggml_blocks; name != NULL && block->name != NULL; block++) {
+        if (strcmp(block->name, name) == 0) {
+            return block->type;
         }
     }
     return -1;
@@ -82,11 +114,12 @@ static bool get_int(const json_t *row, const char *key, int64_t max, int64_t *ou
 
 static bool parse_input(const json_t *row, struct qtensor *q)
 {
-    int64_t number = 0, run = 0;
+    int number = place_of(json_get_string(row, "input_number"), qtensor_number_names, QTENSOR_NUMBERS);
+    int64_t run = 0;
     _Bool dynamic = false;
     double scale = 0, threshold = 0;
 
-    if (!get_int(row, "input_number", GPU_NUMBER_E4M3, &number) || !get_int(row, "input_run", INT32_MAX, &run) ||
+    if (number < 0 || !get_int(row, "input_run", INT32_MAX, &run) ||
         json_get_bool(row, "input_dynamic", &dynamic) != 1 || json_get_number(row, "input_scale", &scale) != 1 ||
         json_get_number(row, "input_threshold", &threshold) != 1) {
         return false;
@@ -99,16 +132,16 @@ static bool parse_input(const json_t *row, struct qtensor *q)
 
 static bool parse_scheme(const json_t *row, struct qscheme *out)
 {
-    const char *scale = json_get_string(row, "scale_dtype"), *source = json_get_string(row, "weight_dtype");
-    int kind = kind_of(json_get_string(row, "kind")), dtype = scale != NULL ? dtype_from_name(scale) : -1;
-    int weight = source != NULL ? dtype_from_name(source) : -1;
-    int64_t bits = 0, group_size = 0, group_rows = 0, codebooks = 0, block_type = 0, element = 0;
+    int kind = place_of(json_get_string(row, "kind"), qtensor_kind_names, QTENSOR_KIND_COUNT);
+    int scale = dtype_of(row, "scale_dtype"), weight = dtype_of(row, "weight_dtype"),
+        element = dtype_of(row, "element");
+    int block_type = block_type_of(row, kind);
+    int64_t bits = 0, group_size = 0, group_rows = 0, codebooks = 0;
     _Bool per_channel = false, sym = false, nested = false;
 
-    if (kind < 0 || dtype < 0 || weight < 0 || !get_int(row, "bits", 32, &bits) ||
+    if (kind < 0 || scale < 0 || weight < 0 || element < 0 || block_type < 0 || !get_int(row, "bits", 32, &bits) ||
         !get_int(row, "group_size", INT64_MAX, &group_size) || !get_int(row, "group_rows", INT32_MAX, &group_rows) ||
-        !get_int(row, "codebooks", 64, &codebooks) || !get_int(row, "block_type", 255, &block_type) ||
-        !get_int(row, "element", DTYPE_COUNT - 1, &element) || json_get_bool(row, "per_channel", &per_channel) != 1 ||
+        !get_int(row, "codebooks", 64, &codebooks) || json_get_bool(row, "per_channel", &per_channel) != 1 ||
         json_get_bool(row, "sym", &sym) != 1 || json_get_bool(row, "nested", &nested) != 1) {
         return false;
     }
@@ -120,9 +153,9 @@ static bool parse_scheme(const json_t *row, struct qscheme *out)
                             .sym = sym,
                             .nested = nested,
                             .codebooks = (int)codebooks,
-                            .block_type = (int)block_type,
+                            .block_type = block_type,
                             .element = (enum dtype)element,
-                            .scale_dtype = (enum dtype)dtype,
+                            .scale_dtype = (enum dtype)scale,
                             .weight_dtype = (enum dtype)weight};
     return true;
 }
@@ -189,7 +222,13 @@ static int parse_items(struct qtensor_file *file, const json_t *list)
 static int load_schemes(struct qtensor_file *file)
 {
     json_t *list = NULL;
+    const char *version = safetensors_metadata(file->file, QTENSOR_VERSION_KEY);
     const char *text = safetensors_metadata(file->file, QTENSOR_SCHEMES);
+
+    if (version == NULL || strcmp(version, QTENSOR_VERSION) != 0) {
+        return err_raise(ERR_UNSUPPORTED, "the file of a block has version %.16s, and this build reads %s",
+                         version != NULL ? version : "0", QTENSOR_VERSION);
+    }
 
     if (text == NULL || json_parse(text, strlen(text), 4, &list) != 0) {
         return corrupt("a block", "it has no list of schemes");

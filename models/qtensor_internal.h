@@ -6,7 +6,14 @@
 #include <stddef.h>
 
 #define QTENSOR_SCHEMES "schemes" /* of __metadata__ */
+/* What a file looks like, of __metadata__ too. Raised whenever a member of a scheme or an array changes its meaning. */
+#define QTENSOR_VERSION_KEY "version"
+#define QTENSOR_VERSION "1"
 #define QTENSOR_ITEMS_MAX 4096
+
+/* Kinds of numbers are stored by name: "none", "int8", "e4m3". */
+#define QTENSOR_NUMBERS 3
+extern const char *const qtensor_number_names[QTENSOR_NUMBERS]; /* by enum gpu_number */
 
 /* qtensor_new without room for codes and entries, which stay NULL. */
 int qtensor_new_beside(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out);

@@ -6,6 +6,7 @@
 #include "base/digest.h"
 #include "base/err.h"
 #include "base/fs.h"
+#include "gpu/ggml_blocks.h"
 #include "models/pack.h"
 #include "models/safetensors.h"
 
@@ -19,19 +20,22 @@
 
 #define PATH_BYTES 4096
 
+/* Everything that is a choice goes by its name: numbers of enums are this build's alone. */
 static json_t *scheme_json(const struct qtensor *q)
 {
     const struct qscheme *s = &q->scheme;
+    const struct ggml_block *block = s->kind == QTENSOR_BLOCKS ? ggml_block_find(s->block_type) : NULL;
 
     return json_pack(
-        "{s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:i, s:i, s:i, s:s, s:s, s:i, s:b, s:I, s:f, s:f, s:I, s:I, s:I}",
+        "{s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:i, s:s?, s:s, s:s, s:s, s:s, s:b, s:I, s:f, s:f, s:I, s:I, s:I}",
         "name", q->name, "kind", qtensor_kind_names[s->kind], "bits", s->bits, "group_size", (json_int_t)s->group_size,
         "group_rows", (json_int_t)s->group_rows, "per_channel", (int)s->per_channel, "sym", (int)s->sym, "nested",
-        (int)s->nested, "codebooks", s->codebooks, "block_type", s->block_type, "element", (int)s->element,
-        "scale_dtype", dtype_rows[s->scale_dtype].name, "weight_dtype", dtype_rows[s->weight_dtype].name,
-        "input_number", (int)s->input.number, "input_dynamic", (int)s->input.dynamic, "input_run",
-        (json_int_t)s->input.run, "input_scale", (double)q->input_scale, "input_threshold", (double)s->input_threshold,
-        "rows", (json_int_t)q->rows, "cols", (json_int_t)q->cols, "index_count", (json_int_t)q->index_count);
+        (int)s->nested, "codebooks", s->codebooks, "block_type", block != NULL ? block->name : NULL, "element",
+        dtype_rows[s->element].name, "scale_dtype", dtype_rows[s->scale_dtype].name, "weight_dtype",
+        dtype_rows[s->weight_dtype].name, "input_number", qtensor_number_names[s->input.number], "input_dynamic",
+        (int)s->input.dynamic, "input_run", (json_int_t)s->input.run, "input_scale", (double)q->input_scale,
+        "input_threshold", (double)s->input_threshold, "rows", (json_int_t)q->rows, "cols", (json_int_t)q->cols,
+        "index_count", (json_int_t)q->index_count);
 }
 
 static int add_schemes(struct safetensors_writer *writer, const struct qtensor *items, int count)
@@ -47,7 +51,8 @@ static int add_schemes(struct safetensors_writer *writer, const struct qtensor *
     if (text == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d schemes", count);
     }
-    int rc = safetensors_writer_metadata(writer, QTENSOR_SCHEMES, text);
+    int rc = safetensors_writer_metadata(writer, QTENSOR_VERSION_KEY, QTENSOR_VERSION);
+    rc = rc != 0 ? rc : safetensors_writer_metadata(writer, QTENSOR_SCHEMES, text);
     free(text);
     return rc;
 }

@@ -144,7 +144,7 @@ int sqlite_layers_list(struct state *state, struct state_args *args)
 
 int sqlite_blocks_clear(struct state *state, struct state_args *args)
 {
-    return sqlite_run(state, NULL, "DELETE FROM blocks WHERE job = ?", "t", args->id);
+    return sqlite_run(state, NULL, "DELETE FROM blocks WHERE job = ? AND number >= ?", "ti", args->id, args->after);
 }
 
 int sqlite_artifact_publish(struct state *state, struct state_args *args)

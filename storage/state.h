@@ -11,7 +11,7 @@ struct state; /* an open database; the implementation's own */
 
 struct state_args {
     const char *kind, *id, *from, *worker, *event;
-    int64_t fence, after;
+    int64_t fence, after; /* after: of events; of blocks, the first one meant */
     int limit;
     const struct store_page *page;
     const json_t *body, *patch, *block, *layers, *event_data;

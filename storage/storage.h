@@ -95,8 +95,8 @@ int store_block_commit(struct store *store, const char *job, int64_t fence, cons
                        const json_t *patch, const json_t *event_data);
 int store_blocks_list(struct store *store, const char *job, json_t **blocks); /* by index */
 int store_layers_list(struct store *store, const char *job, json_t **layers);
-/* A retry with a changed request starts anew: drop blocks and layers. */
-int store_blocks_clear(struct store *store, const char *job);
+/* Drop the blocks from number `from` on with their layers: they cannot be used, or the job starts over. */
+int store_blocks_clear(struct store *store, const char *job, int64_t from);
 
 /* --- publication: artifact object, blob references and the job's last move, one transaction, fenced. The job must be
  * "running": a cancellation that came first wins (ERR_JOB_STATE_CONFLICT). */

@@ -358,9 +358,9 @@ int store_layers_list(struct store *store, const char *job, json_t **layers)
     return run_op(store, store->state_ops->layers_list, (struct state_args){.id = job, .out = layers});
 }
 
-int store_blocks_clear(struct store *store, const char *job)
+int store_blocks_clear(struct store *store, const char *job, int64_t from)
 {
-    return run_ending(store, store->state_ops->blocks_clear, (struct state_args){.id = job});
+    return run_ending(store, store->state_ops->blocks_clear, (struct state_args){.id = job, .after = from});
 }
 
 int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,

@@ -50,8 +50,9 @@ static inline int on_block(void *data, int64_t index, const char *file, const ch
 {
     struct world *world = data;
     ck_assert_int_eq(index, (int64_t)json_array_size(world->blocks));
-    json_array_append_new(world->blocks, json_pack("{s:I, s:s, s:s, s:O, s:O}", "index", (json_int_t)index, "file",
-                                                   file, "sha256", sha256, "chains", chains, "notes", notes));
+    json_array_append_new(world->blocks, json_pack("{s:I, s:i, s:s, s:s, s:O, s:O}", "index", (json_int_t)index,
+                                                   "version", CHECKPOINT_VERSION, "file", file, "sha256", sha256,
+                                                   "chains", chains, "notes", notes));
     json_array_extend(world->rows, (json_t *)rows);
     return index == world->stop_at ? err_raise(ERR_INTERRUPTED, "interrupted by the test") : 0;
 }

@@ -127,34 +127,114 @@ START_TEST(test_killed_jobs_go_on)
 }
 END_TEST
 
-static void damage_blocks(const char *id)
+static void damage(const char *id, const char *file)
 {
     char path[700];
-    snprintf(path, sizeof(path), "%s/jobs/%s/block-00000.safetensors", house.directory, id);
+    snprintf(path, sizeof(path), "%s/jobs/%s/%s", house.directory, id, file);
     int fd = open(path, O_WRONLY);
     ck_assert_int_ge(fd, 0);
     ck_assert_int_eq(pwrite(fd, "damage", 6, 9000), 6);
     close(fd);
 }
 
-START_TEST(test_damaged_checkpoint_starts_over)
+/* The first file of the job whose name begins so. */
+static void find_file(const char *id, const char *begin, char name[256])
 {
-    char id[ID_SIZE];
-    json_t *files = undisturbed();
+    char path[700];
+    snprintf(path, sizeof(path), "%s/jobs/%s", house.directory, id);
+    DIR *folder = opendir(path);
+    ck_assert_ptr_nonnull(folder);
+    name[0] = '\0';
+    for (struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
+        if (strncmp(entry->d_name, begin, strlen(begin)) == 0) {
+            snprintf(name, 256, "%s", entry->d_name);
+        }
+    }
+    closedir(folder);
+    ck_assert_str_ne(name, "");
+}
+
+/* As a build of the next version would leave it: the same length, and a row with its digest. */
+static void rewrite_as_version_2(const char *id, int64_t index)
+{
+    static const char mine[] = "\"version\":\"1\"", theirs[] = "\"version\":\"2\"";
+    char path[700], sha256[DIGEST_HEX_SIZE], *data;
+    json_t *blocks, *layers, *job;
+    size_t size;
+    snprintf(path, sizeof(path), "%s/jobs/%s/block-%05lld.safetensors", house.directory, id, (long long)index);
+    ck_assert_rc_ok(fs_read_file(path, 64 << 20, &data, &size));
+    char *at = memmem(data, size, mine, strlen(mine));
+    ck_assert_ptr_nonnull(at);
+    memcpy(at, theirs, strlen(theirs));
+    ck_assert_rc_ok(fs_write_atomic(path, data, size));
+    digest_bytes(data, size, sha256);
+    free(data);
+    ck_assert_rc_ok(store_blocks_list(house.store, id, &blocks));
+    ck_assert_rc_ok(store_layers_list(house.store, id, &layers));
+    ck_assert_rc_ok(store_job_get(house.store, id, &job));
+    json_t *block = json_array_get(blocks, (size_t)index);
+    json_object_set_new(block, "sha256", json_string(sha256));
+    json_t *rows = json_array();
+    for (size_t i = 0; i < 7; i++) {
+        json_array_append(rows, json_array_get(layers, 7 * (size_t)index + i));
+    }
+    json_t *patch = json_pack("{s:O}", "checkpoint", json_object_get(job, "checkpoint"));
+    ck_assert_rc_ok(store_blocks_clear(house.store, id, index));
+    ck_assert_rc_ok(store_block_commit(house.store, id, json_integer_value(json_object_get(job, "fence")), block, rows,
+                                       patch, patch));
+    json_decref(patch);
+    json_decref(rows);
+    json_decref(blocks);
+    json_decref(layers);
+    json_decref(job);
+}
+
+static const struct {
+    const char *file; /* to damage: its name's beginning; NULL: a block becomes one of another version */
+    int64_t layers;   /* done before */
+    const char *code, *message;
+} damages[] = {
+    {"block-00000", 1, "checkpoint_damaged", "block 0 was damaged or gone; the job started over from its first block"},
+    {"block-00001", 2, "checkpoint_damaged", "block 1 was damaged or gone; the job went on after block 0"},
+    {"calibration-", 1, "checkpoint_damaged", "saved activations were damaged; blocks 0 to "},
+    {NULL, 2, "checkpoint_version", "version 2, and this build reads 1; the job went on after block 0"},
+};
+
+static void run_damaged(size_t i, const json_t *files)
+{
+    char id[ID_SIZE], name[256];
     house_open(&house);
     house_create(&house, SLOW_GPTQ, id);
     house_upload(&house, id, 0, RECORDS, true);
-    ck_assert(wait_for_layers(id, 1));
+    ck_assert(wait_for_layers(id, damages[i].layers));
     house_stop(&house, 0);
-    damage_blocks(id);
+    if (damages[i].file != NULL) {
+        find_file(id, damages[i].file, name);
+        damage(id, name);
+    } else {
+        const struct store_config store = {.data_dir = house.directory};
+        ck_assert_rc_ok(store_open(&store, &house.store));
+        rewrite_as_version_2(id, 1);
+        store_close(house.store);
+    }
     house_start(&house);
     expect_end(id, files);
     json_t *job = house_job(&house, id);
-    ck_assert_str_eq(json_get_string(json_array_get(json_object_get(job, "warnings"), 0), "code"),
-                     "checkpoint_damaged");
+    const json_t *warning = json_array_get(json_object_get(job, "warnings"), 0);
+    ck_assert_str_eq(json_get_string(warning, "code"), damages[i].code);
+    ck_assert_msg(strstr(json_get_string(warning, "message"), damages[i].message) != NULL, "%s is not %s",
+                  json_get_string(warning, "message"), damages[i].message);
     json_decref(job);
-    json_decref(files);
     house_close(&house);
+}
+
+START_TEST(test_goes_on_from_the_last_usable_block)
+{
+    json_t *files = undisturbed();
+    for (size_t i = 0; i < sizeof(damages) / sizeof(damages[0]); i++) {
+        run_damaged(i, files);
+    }
+    json_decref(files);
 }
 END_TEST
 
@@ -198,5 +278,5 @@ START_TEST(test_stray_folders_and_cancellations)
 }
 END_TEST
 
-UNIT_MAIN("engine_resume", test_drained_jobs_go_on, test_killed_jobs_go_on, test_damaged_checkpoint_starts_over,
+UNIT_MAIN("engine_resume", test_drained_jobs_go_on, test_killed_jobs_go_on, test_goes_on_from_the_last_usable_block,
           test_poison_is_given_up, test_stray_folders_and_cancellations)

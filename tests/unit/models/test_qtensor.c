@@ -153,11 +153,29 @@ START_TEST(test_damage)
 
     ck_assert_rc_ok(fs_write_atomic(path, text, size - 1));
     ck_assert_int_eq(qtensor_file_open(path, NULL, &file), ERR_SOURCE_CORRUPT);
-    char *bits = memmem(text, size, "\\\"bits\\\":4", 10);
-    ck_assert_ptr_nonnull(bits);
-    bits[9] = '9';
-    ck_assert_rc_ok(fs_write_atomic(path, text, size));
-    ck_assert_int_eq(qtensor_file_open(path, NULL, &file), ERR_SOURCE_CORRUPT);
+    save_two(path, hex);
+    /* A value that no scheme has, names that are none, and another version. */
+    static const struct {
+        const char *found, *changed;
+        int rc;
+    } changes[] = {
+        {"\\\"bits\\\":4", "\\\"bits\\\":9", ERR_SOURCE_CORRUPT},
+        {"\\\"element\\\":\\\"F32\\\"", "\\\"element\\\":\\\"F33\\\"", ERR_SOURCE_CORRUPT},
+        {"\\\"input_number\\\":\\\"none\\\"", "\\\"input_number\\\":\\\"nine\\\"", ERR_SOURCE_CORRUPT},
+        {"\\\"kind\\\":\\\"int\\\"", "\\\"kind\\\":\\\"ink\\\"", ERR_SOURCE_CORRUPT},
+        {"\"version\":\"1\"", "\"version\":\"2\"", ERR_UNSUPPORTED},
+        {"\"version\":\"1\"", "\"venison\":\"1\"", ERR_UNSUPPORTED},
+    };
+    for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+        free(text);
+        save_two(path, hex);
+        ck_assert_rc_ok(fs_read_file(path, 1 << 20, &text, &size));
+        char *at = memmem(text, size, changes[i].found, strlen(changes[i].found));
+        ck_assert_msg(at != NULL, "no %s", changes[i].found);
+        memcpy(at, changes[i].changed, strlen(changes[i].changed));
+        ck_assert_rc_ok(fs_write_atomic(path, text, size));
+        ck_assert_int_eq(qtensor_file_open(path, NULL, &file), changes[i].rc);
+    }
     free(text);
     scratch_remove(folder);
 }

@@ -130,7 +130,7 @@ static void check_jobs(struct store *store)
             json_decref(got);
             ck_assert_uint_eq(json_array_size(blocks), 3);
         } else if (strcmp(status, "running") == 0) {
-            ck_assert_rc_ok(store_blocks_clear(store, id));
+            ck_assert_rc_ok(store_blocks_clear(store, id, 0));
             ck_assert_rc_ok(store_job_update(store, id, "running", -1, again, "status", again, NULL));
         } else {
             ck_assert_str_eq(status, "queued");

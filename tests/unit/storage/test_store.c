@@ -249,7 +249,11 @@ START_TEST(blocks_are_one_transaction)
     json_decref(job);
     json_object_del(block, "index");
     ck_assert_int_eq(store_block_commit(bench.store, id, 1, block, layers, patch, patch), ERR_INTERNAL);
-    ck_assert_rc_ok(store_blocks_clear(bench.store, id));
+    ck_assert_rc_ok(store_blocks_clear(bench.store, id, 1)); /* from the second on: there is none */
+    ck_assert_rc_ok(store_blocks_list(bench.store, id, &list));
+    ck_assert_uint_eq(json_array_size(list), 1);
+    json_decref(list);
+    ck_assert_rc_ok(store_blocks_clear(bench.store, id, 0));
     ck_assert_rc_ok(store_blocks_list(bench.store, id, &list));
     assert_json_take(list, "[]");
     ck_assert_rc_ok(store_layers_list(bench.store, id, &list));
