@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import struct
+import tempfile
 
+from checkpoint import config, write
 from harness import (DATA, JOBS, NDJSON, Call, Daemon, Do, Failure, artifact_digests, equal, gptq_body, ids_records,
                      main, new_job, sha256, succeed, true, wait_job)
 
@@ -179,4 +182,43 @@ def cancel_a_running_job():
         equal(daemon.request("GET", "%s/%s" % (JOBS, job)).status, 404, "status after the deletion")
 
 
-main([main_job, every_format_and_method, rtn_needs_no_calibration, calibration_from_a_file, cancel_a_running_job])
+def heads_beside_a_tied_config():
+    """tie_word_embeddings with a head: its values decide what is measured and what the artifact carries."""
+    root = tempfile.mkdtemp(prefix="quantd-models-")
+    tied = config(tie_word_embeddings=True)
+    table = {}
+
+    def equal_head(name, data):
+        table[name] = data
+        return table["model.embed_tokens.weight"] if name == "lm_head.weight" else data
+
+    small = {"method": "rtn", "calibration": {"stream": True, "num_samples": 8, "sequence_length": 32},
+             "evaluation": {"hold_back": 0.25}}
+    try:
+        write(os.path.join(root, "untied"))
+        write(os.path.join(root, "own"), tied)
+        write(os.path.join(root, "equal"), tied, change=equal_head)
+        write(os.path.join(root, "none"), tied, change=lambda name, data: None if name == "lm_head.weight" else data)
+        found = {}
+        with Daemon(roots=[root]) as daemon:
+            for name in ("untied", "own", "equal", "none"):
+                state = succeed(daemon, new_job(daemon, ids_records(20, 64, 256), uri="file:" + name, **small))
+                files = "/v1/artifacts/%s/files/" % state["result"]["artifact_id"]
+                weights = daemon.request("GET", files + "model.safetensors").body
+                header = json.loads(weights[8:8 + struct.unpack("<Q", weights[:8])[0]])
+                registered = daemon.get("/v1/models/" + state["model"])
+                found[name] = {
+                    "perplexity": state["result"]["perplexity_before"], "head": "lm_head.weight" in header,
+                    "config": json.loads(daemon.request("GET", files + "config.json").body)["tie_word_embeddings"],
+                    "tied": registered["tied"], "parameters": registered["parameters"]}
+        equal(found["own"], found["untied"], "a head of its own")
+        equal(found["equal"], found["none"], "a head that is the embedding")
+        true(found["own"]["head"] and not found["own"]["config"] and not found["own"]["tied"], "kept: %r" % found)
+        true(not found["none"]["head"] and found["none"]["config"] and found["none"]["tied"], "left out: %r" % found)
+        true(found["own"]["perplexity"] != found["none"]["perplexity"], "the heads differ: %r" % found)
+    finally:
+        shutil.rmtree(root)
+
+
+main([main_job, every_format_and_method, rtn_needs_no_calibration, calibration_from_a_file, cancel_a_running_job,
+      heads_beside_a_tied_config])
