@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #define PATH_SIZE 4096
+#define HELP_SIZE 512
 
 enum row_type {
     ROW_TEXT,
@@ -68,7 +69,8 @@ static const struct row rows[] = {
      .help = "Activations kept in memory before they spill to disk (K, M, G, T allowed); 0 = a quarter of free memory"},
     {"max-queued", "N", ROW_INT, AT(max_queued), "0", 0, 1000000, .help = "Jobs that may wait at once; 0 = 1000"},
     {"drain-seconds", "N", ROW_INT, AT(drain_seconds), "25", 1, 3600, .help = "Time for a shutdown"},
-    {"module-dir", "DIR", ROW_PATH, AT(module_dir), QUANTD_MODULE_DIR, .help = "Where backend modules lie"},
+    {"module-dir", "DIR", ROW_PATH, AT(module_dir),
+     .help = "The folder of backend modules (default: beside the executable, then " QUANTD_MODULE_DIR ")"},
     {"log-level", "LEVEL", ROW_LEVEL, AT(log_level), "info", .help = "error, warn, info, debug or trace"},
 };
 #define ROW_COUNT (sizeof(rows) / sizeof(rows[0]))
@@ -119,13 +121,16 @@ static error_t take_option(int key, char *argument, struct argp_state *state)
 static int read_line(int argc, char **argv, struct source *source)
 {
     struct argp_option options[ROW_COUNT + 1] = {{0}};
+    char help[ROW_COUNT][HELP_SIZE];
     struct line line = {source, 0};
 
     for (size_t i = 0; i < ROW_COUNT; i++) {
+        snprintf(help[i], sizeof(help[i]), rows[i].fallback != NULL ? "%s (default: %s)" : "%s", rows[i].help,
+                 rows[i].fallback);
         options[i].name = rows[i].name;
         options[i].key = 256 + (int)i;
         options[i].arg = rows[i].argument;
-        options[i].doc = rows[i].help;
+        options[i].doc = help[i];
     }
     const struct argp argp = {
         .options = options,
@@ -133,7 +138,10 @@ static int read_line(int argc, char **argv, struct source *source)
         .doc = "Quantizes language model checkpoints as a network service.\v"
                "Every option can also be set by an environment variable (--data-dir: QUANTD_DATA_DIR; lists of paths "
                "with ':', of names with ',') and in the file that --config names (data_dir: ...). The command line "
-               "wins over the environment, the environment over the file.",
+               "wins over the environment, the environment over the file.\n\n"
+               "Example, with checkpoints below /models:\n\n"
+               "  quantd --data-dir /var/lib/quantd --model-root /models\n\n"
+               "The first line of its output says where it listens; GET /v1/system there says what it can do.",
     };
     argp_program_version = "quantd " QUANTD_VERSION;
     argp_err_exit_status = 2;

@@ -15,7 +15,7 @@ struct config {
     bool allow_remote;    /* an address beyond loopback may be bound though there is no authentication */
     char **allowed_hosts; /* NULL-terminated, never NULL */
     char *device;
-    char *module_dir;
+    char *module_dir;          /* NULL = the usual places (daemon/modules.h) */
     int64_t threads;           /* 0 = all cores */
     int64_t host_memory_bytes; /* 0 = the engine's choice */
     int64_t max_queued;        /* 0 = the engine's choice */

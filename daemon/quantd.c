@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/ids.h"
 #include "base/log.h"
+#include "daemon/modules.h"
 #include "daemon/notify.h"
 #include "daemon/report.h"
 #include "daemon/restart.h"
@@ -34,6 +35,7 @@
 
 struct quantd {
     const struct config *config;
+    char module_folders[MODULES_FOLDERS_SIZE];
     struct store *store;
     struct engine *engine;
     struct api *api;
@@ -291,11 +293,15 @@ static int open_floors(struct quantd *quantd, int socket)
         return rc;
     }
     store_on_event(quantd->store, forward_event, quantd);
+    rc = modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders));
+    if (rc != 0) {
+        return rc;
+    }
     const struct engine_config engine = {
         .store = quantd->store,
         .model_roots = (const char *const *)config->model_roots,
         .device = config->device,
-        .module_dir = config->module_dir,
+        .module_folders = quantd->module_folders,
         .threads = (int)config->threads,
         .host_memory_bytes = config->host_memory_bytes,
         .max_queued = (int)config->max_queued,
@@ -347,7 +353,7 @@ int quantd_run(struct quantd *quantd)
     }
     quantd->started = clock_monotonic_seconds();
     quantd->reason = "the loop ended by itself";
-    report_start(quantd->config, api_port(quantd->api));
+    report_start(quantd->config, quantd->module_folders, api_port(quantd->api));
     printf("listening on http://%s%s%s:%u\n", six ? "[" : "", host, six ? "]" : "", api_port(quantd->api));
     (void)fflush(stdout);
     notify_send("READY=1");

@@ -23,7 +23,7 @@ static const char *join(char *const *list, char out[LIST_SIZE])
     return out;
 }
 
-void report_start(const struct config *config, uint16_t port)
+void report_start(const struct config *config, const char *module_folders, uint16_t port)
 {
     static const char *const levels[] = {"error", "warn", "info", "debug", "trace"};
     char roots[LIST_SIZE], hosts[LIST_SIZE], address[128];
@@ -35,7 +35,7 @@ void report_start(const struct config *config, uint16_t port)
         LOG_S("model_root", join(config->model_roots, roots)), LOG_S("device", config->device),
         LOG_I("threads", config->threads), LOG_I("host_memory_bytes", config->host_memory_bytes),
         LOG_I("max_queued", config->max_queued), LOG_I("drain_seconds", config->drain_seconds),
-        LOG_S("module_dir", config->module_dir), LOG_S("allowed_host", join(config->allowed_hosts, hosts)),
+        LOG_S("module_dir", module_folders), LOG_S("allowed_host", join(config->allowed_hosts, hosts)),
         LOG_S("allow_remote", config->allow_remote ? "true" : "false"), LOG_S("log_level", levels[config->log_level]),
         LOG_S("libmicrohttpd", api_library_version()), LOG_I("pid", getpid()));
 }

@@ -3,7 +3,7 @@
 
 #include "daemon/config.h"
 
-/* Version, libraries, address and everything that was set. */
-void report_start(const struct config *config, uint16_t port);
+/* Version, libraries, address and everything that was set. module_folders: those that were searched. */
+void report_start(const struct config *config, const char *module_folders, uint16_t port);
 /* reason: why it ends; clean: everything was drained and closed in time. */
 void report_end(const char *reason, double seconds, bool clean);

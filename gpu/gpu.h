@@ -303,13 +303,15 @@ struct gpu_host {
 };
 typedef const struct gpu_ops *gpu_module_entry(const struct gpu_host *host);
 
-/* Registry. Load every backend once at start (module_dir may be NULL: none are opened); logs one line each.
- * A module is module_dir/quantd_gpu_<name>.so and exports quantd_gpu_ops. */
-int gpu_load_backends(const char *module_dir);
+/* Registry. Load every backend once at start; logs one line each, a warning where the host has a device for a backend
+ * that cannot be used. module_folders: searched in order, ':' between them, the first that has a module wins; NULL:
+ * none are opened. A module is FOLDER/quantd_gpu_<name>.so and exports quantd_gpu_ops. */
+int gpu_load_backends(const char *module_folders);
 /* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when it cannot be had. */
 int gpu_open(const char *want, int threads, struct gpu *out);
 void gpu_close(struct gpu *gpu);
-/* Why each backend that is not usable is not: "cuda: no module\n"... Static text. */
+/* Why each backend that is not usable is not: "cuda: no module quantd_gpu_cuda.so in: /usr/lib/quantd\n"... Static
+ * text. */
 const char *gpu_backend_notes(void);
 /* Fill every NULL operation of a table with a stub that raises ERR_UNSUPPORTED. */
 void gpu_complete(struct gpu_ops *ops);

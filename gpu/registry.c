@@ -14,8 +14,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define BACKENDS_MAX 8
+#define SEARCHED_SIZE 1024
 #define MODULE_PREFIX "quantd_gpu_"
 #define MODULE_SUFFIX ".so"
 
@@ -29,14 +31,44 @@ static int backend_count;
 static char notes[2048];
 static pthread_once_t cpu_once = PTHREAD_ONCE_INIT;
 
-/* Backends that a full installation has: when one is absent, the notes say so. */
-static const char *const known_modules[] = {"cuda"};
+/* Backends that a full installation has: when one is absent, the notes say so. A host on which one of the device files
+ * exists was given such a device, and whoever runs it wants to read in the log why it is left idle. */
+static const struct known_module {
+    const char *name;
+    const char *device_files[3]; /* in /dev */
+} known_modules[] = {{"cuda", {"nvidiactl", "nvidia0", "dxg"}}};
+#define KNOWN_COUNT (sizeof(known_modules) / sizeof(known_modules[0]))
+
+/* QUANTD_DEV: another folder of device files, for tests. */
+static bool has_device_file(const struct known_module *known)
+{
+    const char *folder = getenv("QUANTD_DEV");
+    char path[4096];
+    struct stat info;
+
+    for (size_t i = 0; i < sizeof(known->device_files) / sizeof(known->device_files[0]); i++) {
+        snprintf(path, sizeof(path), "%s/%s", folder != NULL ? folder : "/dev", known->device_files[i]);
+        if (stat(path, &info) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
 
 static void note(const char *name, const char *reason)
 {
     size_t used = strlen(notes);
+    bool idle = false;
+
+    for (size_t i = 0; i < KNOWN_COUNT; i++) {
+        idle = idle || (strcmp(known_modules[i].name, name) == 0 && has_device_file(&known_modules[i]));
+    }
     snprintf(notes + used, sizeof(notes) - used, "%s: %s\n", name, reason);
-    log_info("backend not usable", LOG_S("backend", name), LOG_S("reason", reason));
+    if (idle) {
+        log_warn("this host has a device that cannot be used", LOG_S("backend", name), LOG_S("reason", reason));
+    } else {
+        log_info("backend not usable", LOG_S("backend", name), LOG_S("reason", reason));
+    }
 }
 
 static void add_backend(const struct gpu_ops *ops)
@@ -101,6 +133,7 @@ static void load_module(const char *folder, const char *file, const char *name)
         dlclose(module);
         return;
     }
+    log_info("module opened", LOG_S("backend", ops->name), LOG_S("file", path));
     add_backend(ops);
 }
 
@@ -118,40 +151,75 @@ static bool module_name(const char *file, char *name, size_t size)
     return true;
 }
 
-static int load_folder(const char *folder, bool *seen)
+/* What a search has met so far. */
+struct search {
+    char names[BACKENDS_MAX][64]; /* modules found: the first folder that has one wins */
+    size_t count;
+    char searched[SEARCHED_SIZE]; /* the folders, for a reader */
+};
+
+static bool found(const struct search *search, const char *name)
 {
-    char name[64];
+    for (size_t i = 0; i < search->count; i++) {
+        if (strcmp(search->names[i], name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void add_searched(struct search *search, const char *folder, bool exists)
+{
+    size_t used = strlen(search->searched);
+
+    snprintf(search->searched + used, sizeof(search->searched) - used, "%s%s%s", used > 0 ? ", " : "", folder,
+             exists ? "" : " (no such folder)");
+}
+
+static int load_folder(const char *folder, struct search *search)
+{
+    char name[sizeof(search->names[0])];
     struct dirent **files;
     int count = scandir(folder, &files, NULL, alphasort);
 
-    if (count < 0) {
-        return errno == ENOENT ? 0 : err_raise_errno(errno, "cannot read the module folder '%s'", folder);
+    if (count < 0 && errno != ENOENT) {
+        return err_raise_errno(errno, "cannot read the module folder '%s'", folder);
     }
+    add_searched(search, folder, count >= 0);
     for (int i = 0; i < count; i++) {
-        if (module_name(files[i]->d_name, name, sizeof(name))) {
-            for (size_t k = 0; k < sizeof(known_modules) / sizeof(known_modules[0]); k++) {
-                seen[k] = seen[k] || strcmp(name, known_modules[k]) == 0;
-            }
+        if (module_name(files[i]->d_name, name, sizeof(name)) && !found(search, name) && search->count < BACKENDS_MAX) {
+            memcpy(search->names[search->count++], name, sizeof(name));
             load_module(folder, files[i]->d_name, name);
         }
         free(files[i]);
     }
-    free(files);
+    if (count >= 0) {
+        free(files);
+    }
     return 0;
 }
 
-int gpu_load_backends(const char *module_dir)
+int gpu_load_backends(const char *module_folders)
 {
-    bool seen[sizeof(known_modules) / sizeof(known_modules[0])] = {false};
+    struct search search = {.count = 0};
+    char reason[SEARCHED_SIZE + 128];
     int rc = 0;
 
     pthread_once(&cpu_once, add_cpu);
-    if (module_dir != NULL) {
-        rc = load_folder(module_dir, seen);
+    char *folders = strdup(module_folders != NULL ? module_folders : "");
+    if (folders == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the module folders");
     }
-    for (size_t k = 0; k < sizeof(known_modules) / sizeof(known_modules[0]); k++) {
-        if (!seen[k]) {
-            note(known_modules[k], "no module");
+    char *rest = folders;
+    for (const char *folder; rc == 0 && (folder = strsep(&rest, ":")) != NULL;) {
+        rc = folder[0] != '\0' ? load_folder(folder, &search) : 0;
+    }
+    free(folders);
+    for (size_t i = 0; i < KNOWN_COUNT && rc == 0; i++) {
+        if (!found(&search, known_modules[i].name)) {
+            snprintf(reason, sizeof(reason), "no module " MODULE_PREFIX "%s" MODULE_SUFFIX " in: %s",
+                     known_modules[i].name, search.searched[0] != '\0' ? search.searched : "no folder was searched");
+            note(known_modules[i].name, reason);
         }
     }
     return rc != 0 ? err_pass(rc, "loading backends") : 0;

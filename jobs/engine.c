@@ -111,7 +111,7 @@ int engine_open(const struct engine_config *config, struct engine **out)
     int rc = strlen(store_data_dir(config->store)) > ENGINE_DATA_DIR_MAX
                  ? err_raise(ERR_CONFIG, "the data directory's path is longer than %d bytes", ENGINE_DATA_DIR_MAX)
                  : open_roots(engine, config->model_roots);
-    rc = rc != 0 ? rc : gpu_load_backends(config->module_dir);
+    rc = rc != 0 ? rc : gpu_load_backends(config->module_folders);
     rc = rc != 0 ? rc : gpu_open(engine->device, engine->threads, &engine->gpu);
     if (rc != 0) {
         engine_close(engine);

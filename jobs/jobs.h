@@ -18,7 +18,7 @@ struct engine_config {
     struct store *store;
     const char *const *model_roots; /* absolute directories; NULL-terminated */
     const char *device;             /* "auto", "cpu", "cuda:N" */
-    const char *module_dir;         /* where backend modules lie, or NULL */
+    const char *module_folders;     /* searched for backend modules, ':' between them; or NULL */
     int threads;                    /* CPU threads; 0 = all */
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */

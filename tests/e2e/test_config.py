@@ -31,6 +31,10 @@ def version_and_help():
     equal(outcome.returncode, 0)
     for option in ("--data-dir", "--model-root", "--listen", "--config", "--allow-remote", "--drain-seconds"):
         true(option in outcome.stdout, "help names %s" % option)
+    words = " ".join(outcome.stdout.split())
+    for default in ("127.0.0.1:8080", "auto", "0", "25", "info", "false"):
+        true("(default: %s)" % default in words, "help tells the default %s" % default)
+    true("quantd --data-dir /var/lib/quantd --model-root /models" in words, "help has an example")
 
 
 def bad_options_are_refused():

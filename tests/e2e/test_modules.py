@@ -1,15 +1,16 @@
-"""Backend modules as a daemon meets them: each that cannot be used costs one info line and nothing else; one that can be
-used runs a whole job."""
+"""Backend modules as a daemon meets them: they are found where a build and an installation put them; each that cannot be
+used costs one line and nothing else, a warning on a host that has such a device; one that can be used runs a whole job."""
 
 import json
 import os
 import shutil
 import tempfile
 
-from harness import DATA, JOBS, Daemon, Failure, Skip, equal, main, new_job, succeed, true
+from harness import BINARY, DATA, JOBS, Daemon, Failure, Skip, equal, main, new_job, succeed, true
 
 MODULES = os.environ.get("QUANTD_CUDA_MODULE_DIR", "")
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
+LIBDIR = os.environ.get("QUANTD_LIBDIR", "lib")
 NEEDY = os.environ.get("QUANTD_NEEDY_MODULE", "")
 
 with open(os.path.join(DATA, "..", "..", "deploy", "calibration.ndjson"), "rb") as text:
@@ -18,24 +19,41 @@ with open(os.path.join(DATA, "..", "..", "deploy", "calibration.ndjson"), "rb") 
 
 def backend_lines(daemon):
     lines = [json.loads(line) for line in daemon.log_tail(1 << 20).splitlines() if line.startswith("{")]
-    return [line for line in lines if line.get("backend") not in (None, "cpu")]
+    return [line for line in lines if line.get("backend") not in (None, "cpu") and line["message"] != "module opened"]
 
 
-def expect_one_line(directory, words):
-    with Daemon("--module-dir", directory, env={"LD_LIBRARY_PATH": ""}) as daemon:
+def opened(daemon):
+    lines = [json.loads(line) for line in daemon.log_tail(1 << 20).splitlines() if line.startswith("{")]
+    return [line["file"] for line in lines if line["message"] == "module opened"]
+
+
+def expect_one_line(directory, words, device_file=None):
+    """device_file: what the host's /dev holds, as far as the daemon can see."""
+    with tempfile.TemporaryDirectory() as dev:
+        if device_file:
+            open(os.path.join(dev, device_file), "w").close()
+        level, message = (("warn", "this host has a device that cannot be used") if device_file else
+                          ("info", "backend not usable"))
+        expect_line(directory, words, dev, level, message)
+
+
+def expect_line(directory, words, dev, level, message):
+    with Daemon("--module-dir", directory, env={"LD_LIBRARY_PATH": "", "QUANTD_DEV": dev}) as daemon:
         equal(daemon.request("GET", "/livez").status, 200, "status of /livez")
         devices = daemon.get("/v1/system")["devices"]
         true(any(device["id"] == "cpu" for device in devices), "the CPU is there: %r" % devices)
         lines = backend_lines(daemon)
         equal(len(lines), 1, "lines about backends: %r" % lines)
-        equal((lines[0]["level"], lines[0]["message"]), ("info", "backend not usable"), "the line %r" % lines[0])
+        equal((lines[0]["level"], lines[0]["message"]), (level, message), "the line %r" % lines[0])
         true(words in lines[0]["reason"], "the reason %r has %r" % (lines[0]["reason"], words))
         true("\n" not in lines[0]["reason"], "the reason is one line")
 
 
 def without_a_module():
     with tempfile.TemporaryDirectory() as directory:
-        expect_one_line(directory, "no module")
+        expect_one_line(directory, "no module quantd_gpu_cuda.so in: %s" % os.path.realpath(directory))
+        expect_one_line(directory, "no module quantd_gpu_cuda.so in: %s" % os.path.realpath(directory), "nvidiactl")
+        expect_one_line(os.path.join(directory, "none"), "%s (no such folder)" % os.path.join(directory, "none"))
 
 
 def damaged_module():
@@ -62,6 +80,32 @@ def real_module():
         equal(lines[0]["level"], "info", "the level of %r" % lines[0])
         ready = lines[0]["message"] == "backend ready"
         true(ready or lines[0]["message"] == "backend not usable", "the line %r" % lines[0])
+
+
+class Copy(Daemon):
+    """The daemon from a copy of its executable in FOLDER, so that the folders around it are the test's."""
+
+    def __init__(self, folder):
+        os.makedirs(folder, exist_ok=True)
+        self.executable = shutil.copy(BINARY, os.path.join(folder, "quantd"))
+        super().__init__("--device", "cuda:0")
+
+    def command(self):
+        return [self.executable] + super().command()[1:]
+
+
+def found_without_an_option():
+    """Beside the executable, where a build puts the module, and where an installation does; in this order."""
+    module = os.path.join(SHIM, "quantd_gpu_cuda.so")
+    if not os.path.exists(module):
+        raise Skip("the shim was not built")
+    with tempfile.TemporaryDirectory() as top:
+        top = os.path.realpath(top)
+        for place in (LIBDIR + "/quantd", "gpu/cuda", "bin"):
+            os.makedirs(os.path.join(top, place), exist_ok=True)
+            file = shutil.copy(module, os.path.join(top, place))
+            with Copy(os.path.join(top, "bin")) as daemon:
+                equal(opened(daemon), [file], "modules that were opened")
 
 
 def small_job(directory, device):
@@ -95,4 +139,4 @@ def device_of_its_own():
             raise Failure("%s %g is not within %g of the CPU's %g" % (what, first[what], bound, cpu[what]))
 
 
-main([without_a_module, damaged_module, module_without_its_libraries, real_module, device_of_its_own])
+main([without_a_module, damaged_module, module_without_its_libraries, found_without_an_option, real_module, device_of_its_own])

@@ -30,8 +30,21 @@ END_TEST
 START_TEST(a_missing_folder_is_no_error)
 {
     ck_assert_rc_ok(gpu_load_backends(MODULE_DIR "/none"));
-    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "cuda: no module"));
+    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "cuda: no module quantd_gpu_cuda.so in: " MODULE_DIR "/none ("));
 }
 END_TEST
 
-UNIT_MAIN("gpu/registry", modules_are_ranked_and_the_rest_explained, a_missing_folder_is_no_error)
+START_TEST(the_first_folder_with_a_module_wins)
+{
+    ck_assert_rc_ok(gpu_load_backends(MODULE_DIR "/none:" MODULE_DIR ":" MODULE_DIR "/.:"));
+    const char *notes = gpu_backend_notes();
+    const char *old = strstr(notes, "old: built for interface 999");
+    ck_assert_ptr_nonnull(old);
+    ck_assert_ptr_null(strstr(old + 1, "old: ")); /* it was opened once */
+    ck_assert_ptr_nonnull(
+        strstr(notes, "in: " MODULE_DIR "/none (no such folder), " MODULE_DIR ", " MODULE_DIR "/.\n"));
+}
+END_TEST
+
+UNIT_MAIN("gpu/registry", modules_are_ranked_and_the_rest_explained, a_missing_folder_is_no_error,
+          the_first_folder_with_a_module_wins)

@@ -1,0 +1,65 @@
+/* The daemon's configuration file: YAML -> source_read_yaml -> config_load, with the data directory from the command
+ * line. What is accepted is complete and within the bounds of its rows; a refusal is one sentence with the file's name.
+ */
+
+#include "base/err.h"
+#include "daemon/config.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static int file_of(const uint8_t *data, size_t size)
+{
+    int fd = memfd_create("options", MFD_CLOEXEC);
+
+    for (size_t at = 0; fd >= 0 && at < size;) {
+        ssize_t n = write(fd, data + at, size - at);
+        if (n <= 0) {
+            abort();
+        }
+        at += (size_t)n;
+    }
+    return fd >= 0 ? fd : (abort(), -1);
+}
+
+static void check_config(const struct config *config)
+{
+    if (config->data_dir == NULL || config->data_dir[0] != '/' || config->listen_host == NULL ||
+        config->device == NULL || config->threads < 0 || config->threads > 4096 || config->host_memory_bytes < 0 ||
+        config->max_queued < 0 || config->drain_seconds < 1 || config->log_level < 0) {
+        abort();
+    }
+    if (!config->allow_remote && !config_is_loopback(config->listen_host)) {
+        abort();
+    }
+    for (size_t i = 0; config->model_roots[i] != NULL; i++) {
+        if (config->model_roots[i][0] != '/') {
+            abort();
+        }
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    char path[64];
+    char *argv[] = {"quantd", "--data-dir", "/nowhere", "--config", path, NULL};
+    struct config config;
+
+    int fd = file_of(data, size);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    int rc = config_load(5, argv, &config);
+    if (rc == 0) {
+        check_config(&config);
+        config_deinit(&config);
+    } else if (err_last()->message[0] == '\0' || strchr(err_last()->message, '\n') != NULL) {
+        abort();
+    }
+    (void)close(fd);
+    return 0;
+}

@@ -1,0 +1,98 @@
+/* What stands behind '?', and where an event stream goes on: query_parse over rows of every type -> store_page, and
+ * Last-Event-ID. Every value that is taken lies within its row, no name is taken twice, and what is refused is a fault
+ * that names its parameter. */
+
+#include "api/header.h"
+#include "api/query.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const char *const states[] = {"queued", "running", NULL};
+static const struct query_row rows[] = {
+    QUERY_PAGE_ROWS,
+    {"status", QUERY_ENUM, 0, 0, states, "An enumeration."},
+    {"created_after", QUERY_INT, 0, INT64_MAX, NULL, "A whole range."},
+    {"layer", QUERY_INT, -5, 7, NULL, "A small one."},
+    {"complete", QUERY_FLAG, 0, 0, NULL, "A flag."},
+    {"method", QUERY_STRING, 0, 0, NULL, "A text."},
+    {"metadata", QUERY_METADATA, 0, 0, NULL, "A pair."},
+    {NULL, QUERY_STRING, 0, 0, NULL, NULL},
+};
+/* Of events, the cursor is a number. */
+static const struct query_row event_rows[] = {
+    {"limit", QUERY_INT, 1, 1000, NULL, "A page."},
+    {"after", QUERY_INT, 0, INT64_MAX, NULL, "A sequence number."},
+    {NULL, QUERY_STRING, 0, 0, NULL, NULL},
+};
+
+static void check_item(const struct query *query, const struct query_item *item)
+{
+    const struct query_row *row = item->row;
+
+    if (strlen(item->text) >= sizeof(item->text) || strlen(item->key) >= sizeof(item->key) ||
+        (row->type == QUERY_INT && (item->number < row->min || item->number > row->max)) ||
+        (row->type == QUERY_FLAG && item->number != 0 && item->number != 1) ||
+        (row->type == QUERY_METADATA) != (item->key[0] != '\0')) {
+        abort();
+    }
+    for (const struct query_item *other = query->items; other < item; other++) {
+        if (other->row == row && strcmp(other->key, item->key) == 0) {
+            abort();
+        }
+    }
+}
+
+static void parse(const struct query_row *table, const char *text)
+{
+    struct query query = {0};
+    struct faults faults = {0};
+    struct store_page page = {0};
+
+    if (query_parse(table, text, &query, &faults) != 0) {
+        for (size_t i = 0; i < faults.count; i++) {
+            if (faults.items[i].code >= 0 || faults.items[i].detail[0] == '\0') {
+                abort();
+            }
+        }
+        if (faults.count == 0) {
+            abort();
+        }
+        return;
+    }
+    if (query.count > QUERY_ITEMS_MAX || faults.count > 0) {
+        abort();
+    }
+    for (size_t i = 0; i < query.count; i++) {
+        check_item(&query, &query.items[i]);
+    }
+    if (table == rows) {
+        query_page(&query, &page);
+        if (page.limit < 1 || page.limit > 100 || (page.after != NULL && page.before != NULL)) {
+            abort();
+        }
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    int64_t number = -1;
+
+    char *text = malloc(size + 1);
+    if (text == NULL) {
+        abort();
+    }
+    memcpy(text, data, size);
+    text[size] = '\0';
+    parse(rows, text);
+    parse(event_rows, text);
+    parse(NULL, text);
+    if (header_parse_u63(text, strlen(text), &number) != (number >= 0)) {
+        abort();
+    }
+    free(text);
+    return 0;
+}
