@@ -12,6 +12,7 @@
 
 #define ENTRY_MAX 8192u /* bytes of one entry's JSON */
 #define ENTRY_DEPTH 4
+#define NORMALIZED_BYTES ((size_t)1 << 20)
 
 /* All tokens of the file, before they are parted by `normalized`. */
 struct list {
@@ -185,7 +186,9 @@ int tokenizer_load_added(struct tokenizer *tokenizer, const char *json, size_t s
 
     int rc = tokenizer_seed(&tokenizer->added.seed);
     rc = rc != 0 ? rc : tokenizer_scratch_init(&list.scratch);
-    tokenizer_budget_begin(&list.scratch, size); /* of all entries together */
+    /* Of all entries together, however large the section is: what normalizes a token is a pattern of a character or
+     * two. */
+    tokenizer_budget_begin(&list.scratch, size < NORMALIZED_BYTES ? size : NORMALIZED_BYTES);
     rc = rc != 0 ? rc : read_entries(tokenizer, json, size, &list);
     rc = rc != 0 ? rc : build_set(&list, false, &tokenizer->raw);
     rc = rc != 0 ? rc : build_set(&list, true, &tokenizer->normalized);

@@ -25,11 +25,20 @@ def template(tokenizer):
         "special_tokens": {BOS: {"id": BOS, "ids": [0], "tokens": [BOS]}}}
 
 
+def split_by(tokenizer, pattern):
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}
+
+
 def hostile(tokenizer):
     """With a pattern that backtracks without end."""
-    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": "a*a*a*b"}, "behavior": "Isolated", "invert": False},
-        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}
+    split_by(tokenizer, "a*a*a*b")
+
+
+def slow(tokenizer):
+    """With one that ends, after a twentieth of a second on 600 bytes."""
+    split_by(tokenizer, "a*a*b")
 
 
 class Changed:
@@ -175,5 +184,25 @@ def a_hostile_file_fails_its_job():
         true("give up" in state["error"]["message"], state["error"]["message"])
 
 
+def a_slow_tokenizer_can_be_stopped():
+    """Cancel and timeout are seen between matches, not after the next quarter of a megabyte."""
+    with Changed(slow) as changed:
+        daemon = changed.daemon
+        file = daemon.request("POST", "/v1/files?purpose=calibration", body=lines(*[{"text": "a" * 600}] * 5000),
+                              headers={"Content-Type": NDJSON}).json["id"]
+        body = gptq_body(changed.model, calibration={"file_id": file, "num_samples": 8, "sequence_length": 64})
+        job = daemon.request("POST", JOBS, json=body).json["id"]
+        wait_job(daemon, job, until=("running",))
+        started = time.monotonic()
+        equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, job)).status, 202)
+        equal(wait_job(daemon, job)["status"], "cancelled")
+        true(time.monotonic() - started < (15 if SANITIZED else 3), "the job ended %.1f s after its cancel" % (time.monotonic() - started))
+        job = daemon.request("POST", JOBS, json=dict(body, timeout_seconds=1)).json["id"]
+        started = time.monotonic()
+        state = wait_job(daemon, job)
+        equal((state["status"], state["error"]["code"]), ("failed", "timeout"))
+        true(time.monotonic() - started < (15 if SANITIZED else 5), "the job ended after %.1f s" % (time.monotonic() - started))
+
+
 main([a_file_without_a_usable_line_says_why, masks_and_unknown_members, a_second_bos_is_said, hostile_uploads_hold_nobody,
-      a_hostile_file_fails_its_job])
+      a_hostile_file_fails_its_job, a_slow_tokenizer_can_be_stopped])
