@@ -9,8 +9,8 @@
 
 #include "api/api.h"
 
+#include "api/limits.h"
 #include "api/server.h"
-#include "base/log.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -19,17 +19,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define WORKERS 4
-#define HEAVY_WORKERS 2 /* for what computes: records on their way into a job */
-#define CONNECTIONS_MAX 4096
+#define HEAVY_WORKERS 2                      /* for what computes: records on their way into a job */
 #define CONNECTION_MEMORY ((size_t)24 << 10) /* headers, and pieces of bodies either way */
 #define LISTEN_BACKLOG 1024
 #define ROUNDS_MAX 64
-#define FILES_BESIDE 256 /* descriptors for all else */
+#define EVENTS_LATE 256
 
 /* Any thread: put what is not the loop thread's any more into its mailbox. */
 static void post(struct api *api, struct request *request)
@@ -162,8 +160,9 @@ void api_run(struct api *api)
     work_off_backlog(api);
     MHD_UNSIGNED_LONG_LONG timeout;
     for (int round = 0; round < ROUNDS_MAX; round++) {
+        bool more = relays_run(api);
         (void)MHD_run(api->daemon);
-        if (MHD_get_timeout(api->daemon, &timeout) == MHD_NO || timeout > 0) {
+        if (!more && (MHD_get_timeout(api->daemon, &timeout) == MHD_NO || timeout > 0)) {
             break;
         }
     }
@@ -180,9 +179,15 @@ int64_t api_timeout_ms(struct api *api)
     if (MHD_get_timeout(api->daemon, &library) == MHD_YES) {
         timeout = library < INT32_MAX ? (int64_t)library : INT32_MAX;
     }
-    int64_t next = api->links != NULL ? api->sweep_ms : -1;
+    if (api->relays.ready != NULL) {
+        return 0;
+    }
+    int64_t next = api->relays.all != NULL || api->relays.paused ? api->sweep_ms : -1;
     if (api->deadline_ms >= 0 && (next < 0 || api->deadline_ms < next)) {
         next = api->deadline_ms;
+    }
+    if (api->relays.waiting != NULL && api->relays.call_ms < next) {
+        next = api->relays.call_ms;
     }
     if (next >= 0) {
         int64_t left = next > now ? next - now : 0;
@@ -204,7 +209,7 @@ void api_drain(struct api *api)
 
 bool api_idle(struct api *api)
 {
-    return atomic_load(&api->open) == 0;
+    return atomic_load(&api->open) == 0 && atomic_load(&api->unsent) == 0;
 }
 
 const char *api_library_version(void)
@@ -224,7 +229,7 @@ int api_socket(const struct api *api)
 
 int api_fd(const struct api *api)
 {
-    return MHD_get_daemon_info(api->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+    return api->relays.epoll;
 }
 
 static bool is_loopback(const struct sockaddr_storage *address)
@@ -305,43 +310,34 @@ static int copy_hosts(struct api *api, const struct api_config *config)
     return whole ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
 }
 
-/* Let as many connections in as were asked for, so far as the system allows. */
-static unsigned connection_limit(int wanted)
-{
-    rlim_t need = (rlim_t)wanted + FILES_BESIDE;
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < need) {
-        limit.rlim_cur = limit.rlim_max < need ? limit.rlim_max : need;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-        if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < need) {
-            rlim_t room = limit.rlim_cur > 2 * FILES_BESIDE ? limit.rlim_cur - FILES_BESIDE : limit.rlim_cur / 2;
-            log_warn("fewer connections than configured", LOG_I("connections", room));
-            return (unsigned)room;
-        }
-    }
-    return (unsigned)wanted;
-}
-
 /* Escapes are undone by the matcher, from the raw target. */
 static size_t keep_escapes(void *data, struct MHD_Connection *connection, char *text)
 {
     return strlen(text);
 }
 
-static int start_library(struct api *api, unsigned connections)
+/* It has no listening socket: connections are handed to it (relay.c). A few more than there can be, as it forgets those
+ * that ended a little later than we do. */
+static int start_library(struct api *api, const struct limits *limits)
 {
-    api->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, api->port, NULL, NULL, server_on_request,
-                                   api, MHD_OPTION_LISTEN_SOCKET, api->fd, MHD_OPTION_CONNECTION_LIMIT, connections,
-                                   MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT,
-                                   1, MHD_OPTION_URI_LOG_CALLBACK, server_on_target, api, MHD_OPTION_UNESCAPE_CALLBACK,
-                                   keep_escapes, NULL, MHD_OPTION_NOTIFY_COMPLETED, server_on_completed, api,
-                                   MHD_OPTION_NOTIFY_CONNECTION, server_on_connection, api, MHD_OPTION_END);
-    return api->daemon != NULL ? 0 : err_raise(ERR_CONFIG, "cannot start the HTTP server");
+    api->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL, server_on_request, api,
+        MHD_OPTION_CONNECTION_LIMIT, limits->connections + EVENTS_LATE, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, server_on_target, api,
+        MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_NOTIFY_COMPLETED, server_on_completed, api,
+        MHD_OPTION_NOTIFY_CONNECTION, server_on_connection, api, MHD_OPTION_END);
+    if (api->daemon == NULL) {
+        return err_raise(ERR_CONFIG, "cannot start the HTTP server");
+    }
+    int library = MHD_get_daemon_info(api->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+    return relays_open(api, api->fd, library, limits);
 }
 
 static int open_parts(struct api *api, const struct api_config *config)
 {
-    int wanted = config->max_connections > 0 ? config->max_connections : CONNECTIONS_MAX;
+    struct limits limits;
+    limits_find(config, &limits);
+    api->context.streams_max = (int)limits.streams;
     api->context.hub = hub_new(on_wait_over, api);
     if (api->context.hub == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
@@ -349,9 +345,9 @@ static int open_parts(struct api *api, const struct api_config *config)
     int workers = config->workers > 0 ? config->workers : WORKERS;
     int rc = copy_hosts(api, config);
     rc = rc < 0 ? rc : listen_on(api, config);
-    rc = rc < 0 ? rc : worker_team_new(workers, (size_t)wanted, work, api, &api->team);
-    rc = rc < 0 ? rc : worker_team_new(HEAVY_WORKERS, (size_t)wanted, work, api, &api->heavy_team);
-    return rc < 0 ? rc : start_library(api, connection_limit(wanted));
+    rc = rc < 0 ? rc : worker_team_new(workers, (size_t)limits.connections, work, api, &api->team);
+    rc = rc < 0 ? rc : worker_team_new(HEAVY_WORKERS, (size_t)limits.connections, work, api, &api->heavy_team);
+    return rc < 0 ? rc : start_library(api, &limits);
 }
 
 int api_open(const struct api_config *config, struct api **out)
@@ -405,8 +401,10 @@ void api_close(struct api *api)
     }
     if (api->daemon != NULL) {
         bring_back(api);
-        MHD_stop_daemon(api->daemon); /* closes the listening socket, too */
-    } else if (api->fd >= 0) {
+        MHD_stop_daemon(api->daemon);
+    }
+    relays_close(api);
+    if (api->fd >= 0) {
         close(api->fd);
     }
     worker_team_free(api->team);

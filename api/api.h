@@ -22,6 +22,8 @@ struct api_config {
                                          when bound to loopback */
     int workers;                      /* 0 = 4 */
     int max_connections;              /* 0 = 4096 */
+    int max_connections_per_address;  /* 0 = half of these */
+    int max_streams;                  /* files sent or taken at once; 0 = 256 */
     void (*wake)(void *data);         /* any thread: the loop should call api_run soon */
     void *wake_data;
 };

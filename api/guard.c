@@ -118,7 +118,7 @@ static int check_framing(const struct guard_request *request, struct guard_verdi
     verdict->expects = expectations > 0;
     const struct guard_header *coding = find(request, "Content-Encoding", &codings);
     if (codings > 0 && strcasecmp(coding->value, "identity") != 0) {
-        return refuse(verdict, ERR_UNSUPPORTED_MEDIA_TYPE, false,
+        return refuse(verdict, ERR_UNSUPPORTED_MEDIA_TYPE, true,
                       "Encoded bodies are not taken: send them as they are.");
     }
     return 0;
@@ -153,14 +153,14 @@ static int check_target(const char *uri, struct guard_verdict *verdict)
     for (size_t at = 1; at <= path;) {
         size_t length = strcspn(uri + at, "/?");
         if (!segment_is_fine(uri + at, length)) {
-            return refuse(verdict, ERR_BAD_REQUEST, false, "The path holds a segment that is not allowed.");
+            return refuse(verdict, ERR_BAD_REQUEST, true, "The path holds a segment that is not allowed.");
         }
         at += length + 1;
     }
     for (const char *at = uri + path; *at != '\0'; at++) {
         char plain[2];
         if (*at == '%' && !header_percent_decode(at, strnlen(at, 3), false, plain, sizeof(plain))) {
-            return refuse(verdict, ERR_BAD_REQUEST, false, "The query holds a bad escape.");
+            return refuse(verdict, ERR_BAD_REQUEST, true, "The query holds a bad escape.");
         }
     }
     return 0;
@@ -189,7 +189,8 @@ static bool split_host(const char *value, char *host, size_t capacity)
     bool bracket = value[0] == '[';
     memcpy(host, value + bracket, size - 2 * (size_t)bracket);
     host[size - 2 * (size_t)bracket] = '\0';
-    return true;
+    unsigned char address[16];
+    return !bracket || inet_pton(AF_INET6, host, address) == 1; /* brackets are for IPv6 alone */
 }
 
 static bool is_address(const char *host)

@@ -37,8 +37,23 @@ bool request_holds_resources(const struct request *request)
     return request->sink != NULL || request->reply.stream != NULL;
 }
 
+int request_stream(struct request *request)
+{
+    struct request_context *context = request->context;
+    request->streams = true;
+    if (atomic_fetch_add(&context->streams, 1) < context->streams_max) {
+        return 0;
+    }
+    request->reply.close = true; /* it waits somewhere else, and not on a connection */
+    return err_raise(ERR_QUEUE_FULL, "%d files are sent and taken at once, which is the most; try again",
+                     context->streams_max);
+}
+
 void request_free(struct request *request)
 {
+    if (request->streams) {
+        (void)atomic_fetch_sub(&request->context->streams, 1);
+    }
     if (request->sink != NULL) {
         request->route->sink->abort(request->sink);
     }
@@ -240,7 +255,8 @@ int request_work(struct request *request)
     int rc = 0;
     switch (request->step) {
     case REQUEST_OPEN:
-        rc = request->route->sink->open(request, &request->sink);
+        rc = request_stream(request);
+        rc = rc < 0 ? rc : request->route->sink->open(request, &request->sink);
         break;
     case REQUEST_FEED:
         rc = feed(request);

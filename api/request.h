@@ -35,6 +35,8 @@ struct request_context {
     struct store *store;
     struct hub *hub;
     atomic_bool draining;
+    atomic_int streams; /* files that are sent or taken now */
+    int streams_max;
 };
 
 /* A handler or fill says so instead of 0: suspend until the watched job has an event or request->waiter.deadline_ms. */
@@ -111,6 +113,7 @@ struct request {
     char *body;                                         /* what has arrived and is not fed */
     size_t body_size, body_capacity;
     bool declared; /* the request says how long its body is */
+    bool streams;  /* counts among context->streams */
     bool discard;  /* the reply stands already: swallow the rest of the body */
     bool expects;  /* the client waits for 100 or a final status before it sends its body */
     void *sink;    /* state of route->sink */
@@ -126,6 +129,9 @@ void request_free(struct request *request);
 bool request_holds_resources(const struct request *request);
 /* A header of the request, or NULL. Provided by the server; worker or loop, whoever owns the request. */
 const char *request_header(const struct request *request, const char *name);
+/* A file is about to be sent or taken: ERR_QUEUE_FULL, and the connection ends, when as many are under way as may be.
+ * Counted until the request is freed. Worker thread. */
+int request_stream(struct request *request);
 /* Which of the route's content types Accept likes best; 0 when the route names none, ERR_NOT_ACCEPTABLE. As
  * request_header. */
 int request_offer(const struct request *request);

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define FEED_AFTER_MS 200 /* a slow body is fed as it comes, a fast one by full buffers */
 #define BODY_FIRST ((size_t)4 << 10)
@@ -34,6 +35,10 @@ void server_on_connection(void *data, struct MHD_Connection *connection, void **
             return; /* no link: its first request line closes it */
         }
         link->api = api;
+        link->relay = api->arriving;
+        if (link->relay != NULL) {
+            link->relay->link = link;
+        }
         link->fd = info->connect_fd;
         info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
         if (info != NULL) {
@@ -56,30 +61,41 @@ void server_on_connection(void *data, struct MHD_Connection *connection, void **
             link->next->previous = link->previous;
         }
         *socket_context = NULL;
+        if (link->relay != NULL) {
+            relay_unlink(link->relay);
+        }
         free(link);
     }
 }
 
-void *server_on_target(void *data, const char *uri, struct MHD_Connection *connection)
+/* A new request on the link; NULL when out of memory. */
+static struct request *start(struct link *link, const char *path)
 {
-    struct api *api = data;
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct link *link = info != NULL ? info->socket_context : NULL;
-    struct request *request = link != NULL ? request_new(&api->context) : NULL;
+    struct request *request = request_new(&link->api->context);
     if (request == NULL) {
         return NULL;
     }
-    request->path = strdup(uri != NULL ? uri : "");
+    request->path = strdup(path);
     if (request->path == NULL) {
         request_free(request);
         return NULL;
     }
     id_new("req", request->id);
-    request->connection = connection;
     request->link = link;
     link->request = request;
-    sweeper_set(link, LINK_HEAD);
-    atomic_fetch_add(&api->open, 1);
+    atomic_fetch_add(&link->api->open, 1);
+    return request;
+}
+
+void *server_on_target(void *data, const char *uri, struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct link *link = info != NULL ? info->socket_context : NULL;
+    struct request *request = link != NULL ? start(link, uri != NULL ? uri : "") : NULL;
+    if (request != NULL) {
+        request->connection = connection;
+        sweeper_set(link, LINK_HEAD);
+    }
     return request;
 }
 
@@ -346,6 +362,36 @@ void server_after_step(struct link *link)
     if (request->phase == SERVER_BODY && request->discard) {
         (void)refuse(link, false);
     }
+    if (link->relay != NULL && link->relay->refused) {
+        relay_kick(link->relay);
+    }
+}
+
+bool server_refuse(struct link *link, int status, const char *detail)
+{
+    if (link->state == LINK_BUSY) {
+        return false;
+    }
+    struct request *request = link->request;
+    bool unknown = request == NULL; /* not even a request line came */
+    request = unknown ? start(link, "") : request;
+    if (request != NULL && request->phase != SERVER_SENDING && request->phase != SERVER_LINGER) {
+        if (request->reply.status == 0) {
+            int code = status == 413 ? ERR_PAYLOAD_TOO_LARGE : ERR_BAD_REQUEST;
+            request->path[strcspn(request->path, "?")] = '\0';
+            request->reply.close = true;
+            reply_problem(request, err_raise(code, "%s", detail), status);
+        }
+        send_early(link);
+    }
+    if (request != NULL && unknown) {
+        access_log(link, true);
+        link->request = NULL;
+        api_release(link->api, request);
+    }
+    link->cut = true;
+    (void)shutdown(link->fd, SHUT_RDWR);
+    return true;
 }
 
 void server_on_completed(void *data, struct MHD_Connection *connection, void **context,
@@ -362,6 +408,9 @@ void server_on_completed(void *data, struct MHD_Connection *connection, void **c
     access_log(link, how == MHD_REQUEST_TERMINATED_COMPLETED_OK || request->phase == SERVER_LINGER);
     link->request = NULL;
     sweeper_set(link, LINK_IDLE);
+    if (link->relay != NULL) {
+        relay_next(link->relay);
+    }
     request->connection = NULL;
     request->link = NULL;
     api_release(api, request);

@@ -3,6 +3,7 @@
  * Loop thread unless a line says otherwise. */
 
 #include "api/guard.h"
+#include "api/relay.h"
 #include "api/request.h"
 #include "api/routes.h"
 #include "api/worker.h"
@@ -30,6 +31,7 @@ struct link {
     struct link *next, *previous;
     struct api *api;
     struct request *request; /* the one on it now, or NULL */
+    struct relay *relay;     /* the client's side; NULL when it is gone */
     int fd;                  /* the HTTP library's */
     enum link_state state;
     int64_t since_ms;              /* when it got there; in LINK_REPLY: when the client last took something */
@@ -57,6 +59,9 @@ struct api {
     char *host;
     char **allowed;
     struct link *links;
+    struct relays relays;
+    struct relay *arriving;                 /* while the HTTP library is given a connection: its relay */
+    atomic_int unsent;                      /* relays that hold something the client does not take; any thread */
     struct request *backlog, **backlog_end; /* handed over when the workers have room */
     pthread_mutex_t lock;
     struct request *mail; /* under lock: back from workers and waits, newest first */
@@ -84,6 +89,9 @@ void server_on_completed(void *data, struct MHD_Connection *connection, void **c
 void server_on_connection(void *data, struct MHD_Connection *connection, void **socket_context,
                           enum MHD_ConnectionNotificationCode what);
 void server_after_step(struct link *link);
+/* The bytes of the request that is arriving are no HTTP: answer so, once, and end the connection. False: not now, a
+ * worker has the request; server_after_step comes back to it. */
+bool server_refuse(struct link *link, int status, const char *detail);
 
 /* access.c: a peer's address as the log has it; the line of link->request, which is over. */
 void access_client(const struct sockaddr *address, char out[LINK_CLIENT_SIZE]);

@@ -51,6 +51,11 @@ static bool is_gone(const struct link *link, int64_t now_ms)
 static bool is_late(const struct link *link, int64_t now_ms)
 {
     int64_t spent = now_ms - link->since_ms;
+    bool taking =
+        link->state == LINK_IDLE || link->state == LINK_REPLY; /* what is out already counts until it is taken */
+    if (taking && link->relay != NULL && link->relay->moved_ms > link->since_ms) {
+        spent = now_ms - link->relay->moved_ms;
+    }
     switch (link->state) {
     case LINK_FRESH:
     case LINK_HEAD:
@@ -93,5 +98,6 @@ int64_t sweeper_run(struct api *api, int64_t now_ms)
         link->cut = true;
         (void)shutdown(link->fd, SHUT_RDWR);
     }
+    relays_sweep(api, now_ms);
     return now_ms + SWEEP_MS;
 }

@@ -103,6 +103,9 @@ static int code_of_errno(int saved_errno)
     case EDQUOT:
     case EFBIG:
         return ERR_DISK_FULL;
+    case EMFILE:
+    case ENFILE:
+        return ERR_NO_DESCRIPTORS;
     case ENOMEM:
         return ERR_HOST_OUT_OF_MEMORY;
     case ENOENT:

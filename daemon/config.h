@@ -19,6 +19,9 @@ struct config {
     int64_t threads;           /* 0 = all cores */
     int64_t host_memory_bytes; /* 0 = the engine's choice */
     int64_t max_queued;        /* 0 = the engine's choice */
+    int64_t max_connections;   /* 0 = the API's choice, as the next two */
+    int64_t max_connections_per_address;
+    int64_t max_streams;
     int64_t drain_seconds;
     int log_level; /* enum log_level */
 };

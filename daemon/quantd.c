@@ -267,6 +267,9 @@ static int open_api(struct quantd *quantd, int socket)
         .port = config->listen_port,
         .socket = socket,
         .allowed_hosts = (const char *const *)config->allowed_hosts,
+        .max_connections = (int)config->max_connections,
+        .max_connections_per_address = (int)config->max_connections_per_address,
+        .max_streams = (int)config->max_streams,
         .wake = wake_loop,
         .wake_data = quantd,
     };

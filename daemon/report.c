@@ -34,7 +34,9 @@ void report_start(const struct config *config, const char *module_folders, uint1
         "started", LOG_S("version", QUANTD_VERSION), LOG_S("address", address), LOG_S("data_dir", config->data_dir),
         LOG_S("model_root", join(config->model_roots, roots)), LOG_S("device", config->device),
         LOG_I("threads", config->threads), LOG_I("host_memory_bytes", config->host_memory_bytes),
-        LOG_I("max_queued", config->max_queued), LOG_I("drain_seconds", config->drain_seconds),
+        LOG_I("max_queued", config->max_queued), LOG_I("max_connections", config->max_connections),
+        LOG_I("max_connections_per_address", config->max_connections_per_address),
+        LOG_I("max_streams", config->max_streams), LOG_I("drain_seconds", config->drain_seconds),
         LOG_S("module_dir", module_folders), LOG_S("allowed_host", join(config->allowed_hosts, hosts)),
         LOG_S("allow_remote", config->allow_remote ? "true" : "false"), LOG_S("log_level", levels[config->log_level]),
         LOG_S("libmicrohttpd", api_library_version()), LOG_I("pid", getpid()));

@@ -16,6 +16,7 @@
 
 #define POLL_MS 5000
 #define STORE_RETRY_MS 1000
+#define SHORTAGE_MS 2000
 #define BACKOFF_MS_MAX 30000
 #define GARBAGE_EVERY_MS 600000
 
@@ -105,10 +106,16 @@ static int end_failed(struct task *task, const struct err_record *record)
     return rc;
 }
 
+/* The job cannot do anything about it, and it passes: it waits, however often, and is charged nothing. */
+static bool is_shortage(int code)
+{
+    return code == ERR_NO_DESCRIPTORS;
+}
+
 /* A failure that may pass by itself, with attempts left. */
 static bool may_retry(const struct task *task, int code)
 {
-    return err_retryable(code) && task->charged < task->spec.max_attempts;
+    return is_shortage(code) || (err_retryable(code) && task->charged < task->spec.max_attempts);
 }
 
 /* How an attempt ended, told to the store. A conflict means that a client's cancellation came first. */
@@ -158,7 +165,8 @@ static int64_t settle(struct task *task, int code)
     err_take(&record);
     record.code = code;
     give_back(task, code);
-    if (code != ERR_INTERRUPTED && code != ERR_CANCELLED && task->moved_forward != task->attempt) {
+    if (code != ERR_INTERRUPTED && code != ERR_CANCELLED && !is_shortage(code) &&
+        task->moved_forward != task->attempt) {
         task->charged++;
     }
     for (;;) {
@@ -177,6 +185,9 @@ static int64_t settle(struct task *task, int code)
     }
     if (code == ERR_INTERRUPTED || !may_retry(task, code)) {
         return 0;
+    }
+    if (is_shortage(code)) {
+        return SHORTAGE_MS;
     }
     int64_t pause_ms = (int64_t)1000 << (task->charged < 5 ? task->charged : 5);
     return pause_ms < BACKOFF_MS_MAX ? pause_ms : BACKOFF_MS_MAX;

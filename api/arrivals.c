@@ -1,0 +1,347 @@
+/* Who is let in.
+ *
+ * A connection beyond the limits waits a moment, with its own socket alone: in a flood of requests that are refused,
+ * room is made every millisecond. One that has idled for longest is given up for it. Whoever still waits after a second
+ * is told to come again. Those that wait and those that linger at their end are a crowd of bounded size. */
+
+#include "api/limits.h"
+#include "api/server.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#define EVENTS 128
+#define PAIR_BUFFER (64 << 10) /* what the kernel keeps between us and the library, each way */
+#define WAIT_MS 1000
+#define LINGER_MS 2000
+#define STALL_MS 60000 /* the library is done, and the client takes nothing of the rest */
+#define FRESH_MS 1000  /* one that has sent no request yet is not given up for another before, */
+#define IDLE_MS 100    /* nor one that was answered */
+#define CALL_MS 50     /* between looks for idle ones on behalf of those that wait */
+#define LOOK_AT 32     /* of those that wait, at once */
+
+static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
+{
+    if (a->ss_family != b->ss_family) {
+        return false;
+    }
+    if (a->ss_family == AF_INET6) { /* a /64 is one customer */
+        return memcmp(&((const struct sockaddr_in6 *)a)->sin6_addr, &((const struct sockaddr_in6 *)b)->sin6_addr, 8) ==
+               0;
+    }
+    return a->ss_family != AF_INET ||
+           ((const struct sockaddr_in *)a)->sin_addr.s_addr == ((const struct sockaddr_in *)b)->sin_addr.s_addr;
+}
+
+/* Is it there for nothing? One without a request that has been so for a moment, and that is owed nothing. */
+static bool is_idle(const struct relay *relay, int64_t now_ms)
+{
+    const struct link *link = relay->link;
+    if (link == NULL || relay->blocked || relay->frame.state != FRAME_START) {
+        return false;
+    }
+    return (link->state == LINK_IDLE && now_ms - link->since_ms > IDLE_MS) ||
+           (link->state == LINK_FRESH && now_ms - link->since_ms > FRESH_MS);
+}
+
+/* Give up the one that has been idle for longest, of that address or (NULL) of any. */
+static bool evict(struct relays *relays, const struct sockaddr_storage *address)
+{
+    struct relay *oldest = NULL;
+    int64_t now_ms = clock_monotonic_ms();
+
+    for (struct relay *relay = relays->all; relay != NULL; relay = relay->next) {
+        if (is_idle(relay, now_ms) && (address == NULL || same_address(&relay->address, address)) &&
+            (oldest == NULL || relay->link->since_ms < oldest->link->since_ms)) {
+            oldest = relay;
+        }
+    }
+    if (oldest != NULL) {
+        relay_drop(oldest);
+    }
+    return oldest != NULL;
+}
+
+static bool has_room(struct relays *relays, const struct sockaddr_storage *address)
+{
+    unsigned same = 0;
+    for (const struct relay *relay = relays->all; relay != NULL; relay = relay->next) {
+        same += relay->inner >= 0 && same_address(&relay->address, address);
+    }
+    return (same < relays->address_max || evict(relays, address)) &&
+           (relays->linked < relays->linked_max || evict(relays, NULL));
+}
+
+static bool watch(struct relays *relays, int fd, uint32_t events, void *data)
+{
+    struct epoll_event event = {.events = events, .data.ptr = data};
+    return epoll_ctl(relays->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+/* --- in, or away */
+
+/* Say so, without the library. */
+static void turn_away(struct relay *relay)
+{
+    static const char body[] =
+        "{\"type\":\"urn:quantd:error:queue_full\",\"title\":\"The daemon has as much work as it takes at once.\","
+        "\"status\":503,\"detail\":\"There are too many connections.\",\"instance\":null,\"code\":\"queue_full\","
+        "\"param\":null,\"hint\":null,\"request_id\":null,\"retryable\":true,\"errors\":[]}\n";
+    char words[1024];
+    int length =
+        snprintf(words, sizeof(words),
+                 "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 5\r\n"
+                 "Connection: close\r\nCache-Control: no-store\r\nContent-Length: %zu\r\n\r\n%s",
+                 sizeof(body) - 1, body);
+
+    (void)send(relay->client, words, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    relay_end(relay);
+}
+
+/* Take it out of the list of those that wait. */
+static void called(struct relay *relay)
+{
+    struct relay **at = &relay->api->relays.waiting;
+    while (*at != relay) {
+        at = &(*at)->waiting_next;
+    }
+    *at = relay->waiting_next;
+    relay->waits = false;
+}
+
+/* Link it to the library; server_on_connection ties both sides. */
+static void let_in(struct relay *relay)
+{
+    struct api *api = relay->api;
+    struct relays *relays = &api->relays;
+    const int room = PAIR_BUFFER;
+    int pair[2];
+
+    called(relay);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
+        turn_away(relay);
+        return;
+    }
+    if (!watch(relays, pair[0], EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, relay)) {
+        close(pair[0]);
+        close(pair[1]);
+        turn_away(relay);
+        return;
+    }
+    (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+    (void)setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+    relay->inner = pair[0];
+    relays->linked++;
+    relays->crowd--;
+    api->arriving = relay;
+    (void)MHD_add_connection(api->daemon, pair[1], (const struct sockaddr *)&relay->address, relay->address_size);
+    api->arriving = NULL;
+    if (relay->link == NULL) { /* it did not take it, and has closed its end */
+        turn_away(relay);
+        return;
+    }
+    relay_kick(relay);
+}
+
+static void call_waiting(struct relays *relays)
+{
+    struct relay *relay = relays->waiting;
+
+    relays->freed = false;
+    relays->call_ms = clock_monotonic_ms() + CALL_MS;
+    for (int i = 0; i < LOOK_AT && relay != NULL; i++) {
+        struct relay *next = relay->waiting_next;
+        if (has_room(relays, &relay->address)) {
+            let_in(relay);
+        }
+        relay = next;
+    }
+}
+
+/* There are as many as there may be: the one that has lingered for longest goes, else the one that has waited so. */
+static void thin_crowd(struct relays *relays)
+{
+    struct relay *oldest = NULL;
+
+    for (struct relay *relay = relays->all; relay != NULL; relay = relay->next) {
+        if (relay->inner < 0 && !relay->waits && (oldest == NULL || relay->ended_ms < oldest->ended_ms)) {
+            oldest = relay;
+        }
+    }
+    if (oldest == NULL && relays->waiting != NULL) {
+        oldest = relays->waiting;
+        called(oldest);
+        turn_away(oldest);
+    }
+    if (oldest != NULL) {
+        relay_drop(oldest);
+    }
+}
+
+/* It waits; with room, not for long. Owns the socket. */
+static void arrive(struct api *api, int client, const struct sockaddr_storage *address, socklen_t size)
+{
+    struct relays *relays = &api->relays;
+    const int one = 1;
+    struct relay *relay = calloc(1, sizeof(*relay));
+
+    if (relay == NULL || !watch(relays, client, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, relay)) {
+        free(relay);
+        close(client);
+        return;
+    }
+    if (relays->crowd >= relays->crowd_max) {
+        thin_crowd(relays);
+    }
+    *relay = (struct relay){.api = api, .client = client, .inner = -1, .address = *address, .address_size = size};
+    relay->since_ms = relay->moved_ms = clock_monotonic_ms();
+    (void)setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    relay->next = relays->all;
+    if (relays->all != NULL) {
+        relays->all->previous = relay;
+    }
+    relays->all = relay;
+    relays->crowd++;
+    struct relay **end = &relays->waiting;
+    while (*end != NULL) {
+        end = &(*end)->waiting_next;
+    }
+    *end = relay;
+    relay->waits = true;
+    if (has_room(relays, address)) {
+        let_in(relay);
+    }
+}
+
+static void listen_again(struct relays *relays, bool on)
+{
+    struct epoll_event event = {.events = on ? EPOLLIN : 0, .data.ptr = &relays->listener};
+    if (epoll_ctl(relays->epoll, EPOLL_CTL_MOD, relays->listener, &event) == 0) {
+        relays->paused = !on;
+    }
+}
+
+static void accept_all(struct api *api)
+{
+    struct relays *relays = &api->relays;
+    struct sockaddr_storage address;
+
+    for (int i = 0; i < EVENTS; i++) {
+        socklen_t size = sizeof(address);
+        memset(&address, 0, sizeof(address));
+        int client = accept4(relays->listener, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (client >= 0) {
+            arrive(api, client, &address, size);
+            continue;
+        }
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            log_warn("cannot accept a connection, waiting", LOG_S("reason", strerror(errno)),
+                     LOG_I("connections", relays->linked));
+            if (!evict(relays, NULL)) {
+                listen_again(relays, false);
+            }
+        }
+        return;
+    }
+}
+
+/* --- turns */
+
+int relays_open(struct api *api, int listener, int library, const struct limits *limits)
+{
+    struct relays *relays = &api->relays;
+
+    relays->linked_max = limits->connections;
+    relays->address_max = limits->an_address;
+    relays->crowd_max = limits->crowd;
+    relays->listener = listener;
+    relays->library = library;
+    relays->scratch = malloc(RELAY_PIECE);
+    relays->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (relays->scratch == NULL || relays->epoll < 0 || !watch(relays, listener, EPOLLIN, &relays->listener) ||
+        !watch(relays, library, EPOLLIN, &relays->library)) {
+        return err_raise_errno(errno, "cannot watch the listening socket");
+    }
+    return 0;
+}
+
+bool relays_run(struct api *api)
+{
+    struct relays *relays = &api->relays;
+    struct epoll_event events[EVENTS];
+    bool arrivals = false, other = false;
+
+    int count = epoll_wait(relays->epoll, events, EVENTS, 0);
+    for (int i = 0; i < count; i++) {
+        if (events[i].data.ptr == &relays->listener) {
+            arrivals = true;
+        } else if (events[i].data.ptr != &relays->library) {
+            relay_kick(events[i].data.ptr);
+        }
+        other = other || events[i].data.ptr != &relays->library;
+    }
+    struct relay *ready = relays->ready;
+    relays->ready = NULL;
+    while (ready != NULL) {
+        struct relay *relay = ready;
+        ready = relay->ready_next;
+        relay->ready = false;
+        if (!relay_pump(relay)) {
+            relay_drop(relay);
+        }
+    }
+    if (relays->freed ||
+        (relays->waiting != NULL &&
+         clock_monotonic_ms() >=
+             relays->call_ms)) { /* from here on some may be given up: events that name them have been taken */
+        call_waiting(relays);
+    }
+    if (arrivals) {
+        accept_all(api);
+    }
+    return other || relays->ready != NULL;
+}
+
+void relays_sweep(struct api *api, int64_t now_ms)
+{
+    struct relays *relays = &api->relays;
+
+    if (relays->paused) {
+        listen_again(relays, true);
+    }
+    call_waiting(relays);
+    for (struct relay *relay = relays->all, *next; relay != NULL; relay = next) {
+        next = relay->next;
+        bool cut = relay->link == NULL || relay->link->cut;
+        bool lingers = relay->ended_ms != 0 && now_ms - relay->ended_ms > LINGER_MS;
+        bool stalls = cut && relay->ended_ms == 0 && !relay->waits && now_ms - relay->moved_ms > STALL_MS;
+        if (lingers || stalls) {
+            relay_drop(relay);
+        } else if (relay->waits && now_ms - relay->since_ms > WAIT_MS) {
+            called(relay);
+            turn_away(relay);
+        }
+    }
+}
+
+void relays_close(struct api *api)
+{
+    struct relays *relays = &api->relays;
+
+    while (relays->all != NULL) {
+        struct relay *relay = relays->all;
+        (void)relay_pump(relay);
+        relay_drop(relay);
+    }
+    if (relays->epoll > 0) {
+        close(relays->epoll);
+    }
+    free(relays->scratch);
+    relays->scratch = NULL;
+}

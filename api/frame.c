@@ -1,0 +1,389 @@
+/* Where requests begin and end.
+ *
+ * libmicrohttpd 0.9 reads more than HTTP allows: it takes a bare LF for a line end in the header and behind a chunk's
+ * size, cuts a value at a NUL, glues folded lines to a name. Each of these lets two readers of one stream see different
+ * requests, so that a part of one, already refused, is run as the next. Here nothing is tolerated: CRLF ends lines,
+ * names are tokens, numbers are digits, and what is left over has no meaning but a refusal.
+ *
+ * The library still reads everything by itself. That it sees the same ends of requests as we do follows from the one
+ * form that we let through, and does not matter much: the relay passes no byte of a request before the answer to the
+ * one ahead of it is complete. */
+
+#include "api/frame.h"
+
+#include "api/header.h"
+
+#include <string.h>
+#include <strings.h>
+
+#define METHOD_MAX 32
+#define VERSION_SIZE 8
+#define SIZE_DIGITS_MAX 16
+
+static void refuse(struct frame *frame, int status, const char *detail)
+{
+    frame->state = FRAME_REFUSED;
+    frame->status = status;
+    frame->detail = detail;
+}
+
+static bool is_token(unsigned char c)
+{
+    return header_is_token((const char *)&c, 1);
+}
+
+/* What may stand in a value, an extension or a trailer: no control byte but tab. */
+static bool is_text(unsigned char c)
+{
+    return c == '\t' || (c >= 0x20 && c != 0x7f);
+}
+
+static const char *bad_byte(unsigned char c, const char *otherwise)
+{
+    return c == '\n'   ? "A line ends in LF without CR."
+           : c == '\0' ? "The request holds a NUL byte."
+           : c == '\r' ? "A CR stands without LF."
+                       : otherwise;
+}
+
+static void keep(char *buffer, size_t capacity, unsigned *size, unsigned char c)
+{
+    if (*size < capacity - 1) {
+        buffer[*size] = (char)(c >= 'A' && c <= 'Z' ? c + 32 : c);
+        buffer[*size + 1] = '\0';
+    }
+    (*size)++;
+}
+
+/* --- the request line */
+
+static void take_start(struct frame *frame, unsigned char c)
+{
+    if (c == '\r' && !frame->blank_line) { /* some clients send an empty line behind a body */
+        frame->blank_line = true;
+        frame->state = FRAME_BLANK;
+    } else if (is_token(c)) {
+        frame->state = FRAME_METHOD;
+        frame->used = 1;
+    } else {
+        refuse(frame, 400, bad_byte(c, "The request line does not begin with a method."));
+    }
+}
+
+static void take_method(struct frame *frame, unsigned char c)
+{
+    frame->used++;
+    if (c == ' ') {
+        frame->state = FRAME_TARGET;
+    } else if (!is_token(c) || frame->used > METHOD_MAX) {
+        refuse(frame, 400, bad_byte(c, "The method is not a token of at most 31 characters."));
+    }
+}
+
+static void take_target(struct frame *frame, unsigned char c)
+{
+    if (++frame->used > FRAME_LINE_MAX) {
+        refuse(frame, 414, "The request target is too long.");
+    } else if (c == ' ') {
+        frame->state = FRAME_VERSION;
+        frame->value_size = 0;
+    } else if (c < 0x21 || c > 0x7e) {
+        refuse(frame, 400, bad_byte(c, "The request target holds a byte that must be escaped."));
+    }
+}
+
+static void end_version(struct frame *frame)
+{
+    const char *version = frame->value;
+    bool shaped = frame->value_size == VERSION_SIZE && memcmp(version, "HTTP/", 5) == 0 && version[5] >= '0' &&
+                  version[5] <= '9' && version[6] == '.' && version[7] >= '0' && version[7] <= '9';
+
+    if (!shaped) {
+        refuse(frame, 400, "The request line does not end in HTTP/1.1 or HTTP/1.0.");
+    } else if (version[5] != '1' || version[7] > '1') {
+        refuse(frame, 505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.");
+    } else {
+        frame->old = version[7] == '0';
+        frame->state = FRAME_LINE_END;
+    }
+}
+
+static void take_version(struct frame *frame, unsigned char c)
+{
+    frame->used++;
+    if (c == '\r') {
+        end_version(frame);
+    } else if (c < 0x21 || c > 0x7e || frame->value_size == VERSION_SIZE) {
+        refuse(frame, 400, bad_byte(c, "The request line does not end in HTTP/1.1 or HTTP/1.0."));
+    } else {
+        frame->value[frame->value_size++] = (char)c; /* as it stands: "http/1.1" is not a version */
+    }
+}
+
+/* --- the header section, and the trailer */
+
+static bool is_name(const struct frame *frame, const char *name)
+{
+    return frame->name_size == strlen(name) && memcmp(frame->name, name, frame->name_size) == 0;
+}
+
+static void take_name_first(struct frame *frame, unsigned char c)
+{
+    if (c == '\r') {
+        frame->state = FRAME_HEAD_END;
+    } else if (c == ' ' || c == '\t') {
+        refuse(frame, 400, "A header line is folded.");
+    } else if (!is_token(c)) {
+        refuse(frame, 400, bad_byte(c, c == ':' ? "A header has no name." : "A header name is not a token."));
+    } else if (++frame->lines > FRAME_LINES_MAX) {
+        refuse(frame, 431, "The header section has too many lines.");
+    } else {
+        frame->name_size = 0;
+        keep(frame->name, sizeof(frame->name), &frame->name_size, c);
+        frame->state = FRAME_NAME;
+    }
+}
+
+static void take_name(struct frame *frame, unsigned char c)
+{
+    if (c == ':') {
+        frame->framing_line = is_name(frame, "content-length") || is_name(frame, "transfer-encoding");
+        frame->hosts += is_name(frame, "host");
+        frame->value_size = 0;
+        frame->value_ended = false;
+        frame->state = FRAME_VALUE;
+        if (frame->trailer && (frame->framing_line || is_name(frame, "host"))) {
+            refuse(frame, 400, "The trailer holds a header that belongs ahead of the body.");
+        }
+    } else if (is_token(c)) {
+        keep(frame->name, sizeof(frame->name), &frame->name_size, c);
+    } else {
+        refuse(frame, 400, bad_byte(c, "A header name is not a token."));
+    }
+}
+
+static void take_value(struct frame *frame, unsigned char c)
+{
+    if (c == '\r') {
+        frame->state = FRAME_VALUE_END;
+    } else if (!is_text(c)) {
+        refuse(frame, 400, bad_byte(c, "A header value holds a control byte."));
+    } else if (c == ' ' || c == '\t') {
+        frame->value_ended = frame->value_size > 0;
+    } else if (frame->framing_line) {
+        if (frame->value_ended) { /* a blank within is kept, so that the value is seen to be none */
+            keep(frame->value, sizeof(frame->value), &frame->value_size, ' ');
+            frame->value_ended = false;
+        }
+        keep(frame->value, sizeof(frame->value), &frame->value_size, c);
+    }
+}
+
+static void end_framing_line(struct frame *frame)
+{
+    if (frame->has_length || frame->chunked) {
+        refuse(frame, 400, "Content-Length and Transfer-Encoding may stand there once, and not both.");
+    } else if (is_name(frame, "content-length")) {
+        frame->has_length = true;
+        if (frame->value_size == 0 || frame->value_size >= sizeof(frame->value) ||
+            !header_parse_u63(frame->value, frame->value_size, &frame->left)) {
+            refuse(frame, 400, "Content-Length is not a number.");
+        }
+    } else if (frame->old || frame->value_size != strlen("chunked") ||
+               memcmp(frame->value, "chunked", strlen("chunked")) != 0) {
+        refuse(frame, 400, "The only transfer coding is chunked, in HTTP/1.1.");
+    } else {
+        frame->chunked = true;
+    }
+}
+
+static void end_line(struct frame *frame, unsigned char c)
+{
+    if (c != '\n') {
+        refuse(frame, 400, "A CR stands without LF.");
+        return;
+    }
+    bool framing = frame->state == FRAME_VALUE_END && frame->framing_line;
+    frame->state = FRAME_NAME_FIRST;
+    if (framing) {
+        end_framing_line(frame);
+    }
+}
+
+static void end_head(struct frame *frame, unsigned char c)
+{
+    if (c != '\n') {
+        refuse(frame, 400, "A CR stands without LF.");
+    } else if (frame->hosts != 1) { /* the library would say so twice */
+        refuse(frame, 400, "A request needs exactly one Host header.");
+    } else if (frame->trailer || (!frame->chunked && frame->left == 0)) {
+        frame->state = FRAME_DONE;
+    } else {
+        frame->state = frame->chunked ? FRAME_SIZE_FIRST : FRAME_BODY;
+    }
+}
+
+/* --- chunks */
+
+static int hex_value(unsigned char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : -1;
+}
+
+static void take_size(struct frame *frame, unsigned char c)
+{
+    int digit = hex_value(c);
+    bool first = frame->state == FRAME_SIZE_FIRST;
+
+    if (first) {
+        frame->left = 0;
+        frame->used = 0;
+    }
+    if (digit >= 0) {
+        frame->state = FRAME_SIZE;
+        if (++frame->used > SIZE_DIGITS_MAX) {
+            refuse(frame, 400, "A chunk's size has more than 16 digits.");
+        } else if (frame->left > (FRAME_CHUNK_MAX - digit) / 16) {
+            refuse(frame, 413, "A chunk is larger than any body may be.");
+        } else {
+            frame->left = frame->left * 16 + digit;
+        }
+    } else if (!first && c == ';') {
+        frame->state = FRAME_EXTENSION;
+    } else if (!first && c == '\r') {
+        frame->state = FRAME_SIZE_END;
+    } else {
+        refuse(frame, 400, bad_byte(c, "A chunk's size is not a hexadecimal number."));
+    }
+}
+
+static void take_extension(struct frame *frame, unsigned char c)
+{
+    if (c == '\r') {
+        frame->state = FRAME_SIZE_END;
+    } else if (!is_text(c)) {
+        refuse(frame, 400, bad_byte(c, "A chunk's extension holds a control byte."));
+    } else if (++frame->used > FRAME_EXTENSION_MAX) {
+        refuse(frame, 400, "A chunk's extension is too long.");
+    }
+}
+
+static void end_size(struct frame *frame, unsigned char c)
+{
+    if (c != '\n') {
+        refuse(frame, 400, "A CR stands without LF.");
+    } else if (frame->left > 0) {
+        frame->state = FRAME_CHUNK;
+    } else {
+        frame->trailer = true;
+        frame->used = 0;
+        frame->lines = 0;
+        frame->state = FRAME_NAME_FIRST;
+    }
+}
+
+static void end_chunk(struct frame *frame, unsigned char c)
+{
+    bool first = frame->state == FRAME_CHUNK_CR;
+
+    if (c != (first ? '\r' : '\n')) {
+        refuse(frame, 400, "A chunk's data does not end in CRLF.");
+    } else {
+        frame->state = first ? FRAME_CHUNK_LF : FRAME_SIZE_FIRST;
+    }
+}
+
+/* --- all of it */
+
+static void take_header_byte(struct frame *frame, unsigned char c)
+{
+    if (++frame->used > (frame->trailer ? FRAME_TRAILER_MAX : FRAME_HEAD_MAX)) {
+        refuse(frame, 431, "The header section is too large.");
+    } else if (frame->state == FRAME_NAME_FIRST) {
+        take_name_first(frame, c);
+    } else if (frame->state == FRAME_NAME) {
+        take_name(frame, c);
+    } else {
+        take_value(frame, c);
+    }
+}
+
+static void take_byte(struct frame *frame, unsigned char c)
+{
+    switch (frame->state) {
+    case FRAME_START:
+        take_start(frame, c);
+        break;
+    case FRAME_BLANK:
+        frame->state = FRAME_START;
+        if (c != '\n') {
+            refuse(frame, 400, "A CR stands without LF.");
+        }
+        break;
+    case FRAME_METHOD:
+        take_method(frame, c);
+        break;
+    case FRAME_TARGET:
+        take_target(frame, c);
+        break;
+    case FRAME_VERSION:
+        take_version(frame, c);
+        break;
+    case FRAME_LINE_END:
+    case FRAME_VALUE_END:
+        end_line(frame, c);
+        break;
+    case FRAME_NAME_FIRST:
+    case FRAME_NAME:
+    case FRAME_VALUE:
+        take_header_byte(frame, c);
+        break;
+    case FRAME_HEAD_END:
+        end_head(frame, c);
+        break;
+    case FRAME_SIZE_FIRST:
+    case FRAME_SIZE:
+        take_size(frame, c);
+        break;
+    case FRAME_EXTENSION:
+        take_extension(frame, c);
+        break;
+    case FRAME_SIZE_END:
+        end_size(frame, c);
+        break;
+    case FRAME_CHUNK_CR:
+    case FRAME_CHUNK_LF:
+        end_chunk(frame, c);
+        break;
+    case FRAME_BODY:
+    case FRAME_CHUNK:
+    case FRAME_DONE:
+    case FRAME_REFUSED:
+        break; /* not byte by byte */
+    }
+}
+
+size_t frame_feed(struct frame *frame, const char *data, size_t size)
+{
+    size_t at = 0;
+
+    while (at < size && frame->state != FRAME_DONE && frame->state != FRAME_REFUSED) {
+        if (frame->state != FRAME_BODY && frame->state != FRAME_CHUNK) {
+            take_byte(frame, (unsigned char)data[at]);
+            at += frame->state != FRAME_REFUSED;
+            continue;
+        }
+        size_t part = (int64_t)(size - at) < frame->left ? size - at : (size_t)frame->left;
+        at += part;
+        frame->left -= (int64_t)part;
+        if (frame->left == 0) {
+            frame->state = frame->state == FRAME_BODY ? FRAME_DONE : FRAME_CHUNK_CR;
+        }
+    }
+    return at;
+}
+
+void frame_next(struct frame *frame)
+{
+    *frame = (struct frame){.state = FRAME_START};
+}

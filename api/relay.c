@@ -1,0 +1,247 @@
+/* Bytes between a client's socket and one end of a socket pair, whose other end is all that the HTTP library has.
+ *
+ * Nothing is kept here. A piece is looked at where it lies (MSG_PEEK), as much as the other side has room for is passed
+ * on, and only that is taken out: so the client is held back by TCP, and thousands of idle or slow connections cost no
+ * memory of ours. Into the library go only bytes that the frame passed, and of the next request none before the answer
+ * to the one ahead is complete: when that answer ends the connection, what follows is dropped, whatever it is.
+ *
+ * Both sockets are watched for edges. Any event makes the connection ready, and a ready one is moved both ways until
+ * the kernel says EAGAIN or its share of the turn is over.
+ *
+ * The end: when the library has closed its side and its last byte is out, our direction is shut, and what the client
+ * still sends is dropped for a moment, because a reset could overtake the answer. */
+
+#include "api/relay.h"
+
+#include "api/server.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define SHARE ((size_t)512 << 10) /* of one connection in one turn, each way */
+
+void relay_kick(struct relay *relay)
+{
+    struct relays *relays = &relay->api->relays;
+    if (!relay->ready) {
+        relay->ready = true;
+        relay->ready_next = relays->ready;
+        relays->ready = relay;
+    }
+}
+
+static void set_blocked(struct relay *relay, bool blocked)
+{
+    if (relay->blocked != blocked) {
+        relay->blocked = blocked;
+        (void)atomic_fetch_add(&relay->api->unsent, blocked ? 1 : -1);
+    }
+}
+
+/* The library's side is over: of three descriptors one is left. */
+static void unlink_inner(struct relay *relay)
+{
+    struct relays *relays = &relay->api->relays;
+
+    if (relay->link != NULL) {
+        relay->link->relay = NULL;
+        relay->link = NULL;
+    }
+    if (relay->inner >= 0) {
+        close(relay->inner);
+        relay->inner = -1;
+        relays->linked--;
+        relays->crowd++;
+        relays->freed = true;
+    }
+}
+
+static void forget(struct relay **list, struct relay *relay, bool waiting)
+{
+    for (struct relay **at = list; *at != NULL; at = waiting ? &(*at)->waiting_next : &(*at)->ready_next) {
+        if (*at == relay) {
+            *at = waiting ? relay->waiting_next : relay->ready_next;
+            return;
+        }
+    }
+}
+
+void relay_drop(struct relay *relay)
+{
+    struct relays *relays = &relay->api->relays;
+
+    set_blocked(relay, false);
+    unlink_inner(relay);
+    relays->crowd--;
+    if (relay->previous != NULL) {
+        relay->previous->next = relay->next;
+    } else {
+        relays->all = relay->next;
+    }
+    if (relay->next != NULL) {
+        relay->next->previous = relay->previous;
+    }
+    if (relay->ready) {
+        forget(&relays->ready, relay, false);
+    }
+    if (relay->waits) {
+        forget(&relays->waiting, relay, true);
+    }
+    close(relay->client);
+    free(relay);
+}
+
+void relay_end(struct relay *relay)
+{
+    (void)shutdown(relay->client, SHUT_WR);
+    relay->ended_ms = clock_monotonic_ms();
+    relay->deaf = relay->inner_ended = true;
+    unlink_inner(relay);
+    relay_kick(relay);
+}
+
+/* --- one way and the other */
+
+/* No request is taken any more, and the library sees the end of its input. */
+static void deafen(struct relay *relay)
+{
+    relay->deaf = true;
+    (void)shutdown(relay->inner, SHUT_WR);
+    relay_kick(relay);
+}
+
+void relay_next(struct relay *relay)
+{
+    if (relay->frame.state == FRAME_DONE) {
+        frame_next(&relay->frame);
+        relay_kick(relay);
+    } else {
+        deafen(relay); /* answered ahead of its end: what follows is the rest of it */
+    }
+}
+
+void relay_unlink(struct relay *relay)
+{
+    relay->link = NULL;
+    relay->deaf = true;
+    relay_kick(relay);
+}
+
+enum step { STEP_MORE, STEP_WAIT, STEP_BROKEN };
+
+static enum step failed(void)
+{
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? STEP_WAIT : STEP_BROKEN;
+}
+
+static enum step take(struct relay *relay, size_t size)
+{
+    /* Of TCP, MSG_TRUNC takes out without copying. */
+    return recv(relay->client, NULL, size, MSG_TRUNC) < 0 ? failed() : STEP_MORE;
+}
+
+/* One piece from the client. */
+static enum step move_in(struct relay *relay, size_t *moved)
+{
+    if (relay->client_ended || (!relay->deaf && relay->frame.state == FRAME_DONE)) {
+        return STEP_WAIT;
+    }
+    char *piece = relay->api->relays.scratch;
+    ssize_t got = recv(relay->client, piece, RELAY_PIECE, MSG_PEEK);
+    if (got < 0) {
+        return failed();
+    }
+    if (got == 0) {
+        relay->client_ended = true;
+        (void)shutdown(relay->inner, SHUT_WR);
+        return STEP_WAIT;
+    }
+    *moved += (size_t)got;
+    if (relay->deaf) {
+        return take(relay, (size_t)got);
+    }
+    struct frame ahead = relay->frame;
+    size_t passed = frame_feed(&ahead, piece, (size_t)got);
+    if (ahead.state == FRAME_REFUSED) {
+        relay->frame = ahead;
+        relay->deaf = relay->refused = true;
+        return STEP_MORE;
+    }
+    ssize_t sent = send(relay->inner, piece, passed, MSG_NOSIGNAL);
+    if (sent < 0 && failed() == STEP_WAIT) {
+        return STEP_WAIT;
+    }
+    if (sent < 0) { /* the library has closed its side; what it said comes yet */
+        relay->deaf = true;
+        return STEP_MORE;
+    }
+    if ((size_t)sent < passed) {
+        (void)frame_feed(&relay->frame, piece, (size_t)sent);
+    } else {
+        relay->frame = ahead;
+    }
+    return take(relay, (size_t)sent);
+}
+
+/* One piece from the library. */
+static enum step move_out(struct relay *relay, size_t *moved)
+{
+    if (relay->inner_ended) {
+        return STEP_WAIT;
+    }
+    char *piece = relay->api->relays.scratch;
+    ssize_t got = recv(relay->inner, piece, RELAY_PIECE, MSG_PEEK);
+    if (got < 0 && failed() == STEP_WAIT) {
+        set_blocked(relay, false);
+        return STEP_WAIT;
+    }
+    if (got <= 0) { /* an error: it closed with something of the client's unread */
+        set_blocked(relay, false);
+        relay->inner_ended = true;
+        return STEP_WAIT;
+    }
+    ssize_t sent = send(relay->client, piece, (size_t)got, MSG_NOSIGNAL);
+    if (sent < 0) {
+        set_blocked(relay, failed() == STEP_WAIT);
+        return failed();
+    }
+    relay->moved_ms = clock_monotonic_ms();
+    *moved += (size_t)sent;
+    return recv(relay->inner, piece, (size_t)sent, 0) < 0 ? STEP_BROKEN : STEP_MORE;
+}
+
+bool relay_pump(struct relay *relay)
+{
+    size_t in = 0, out = 0;
+    enum step step;
+
+    if (relay->waits) {
+        return true;
+    }
+
+    while ((step = move_in(relay, &in)) == STEP_MORE && in < SHARE) {
+    }
+    if (relay->refused && relay->link != NULL && server_refuse(relay->link, relay->frame.status, relay->frame.detail)) {
+        relay->refused = false;
+    }
+    bool more = step == STEP_MORE;
+    if (step == STEP_BROKEN) {
+        return false;
+    }
+    while ((step = move_out(relay, &out)) == STEP_MORE && out < SHARE) {
+    }
+    if (step == STEP_BROKEN) {
+        return false;
+    }
+    if (relay->inner_ended && relay->ended_ms == 0) {
+        relay_end(relay);
+    }
+    if (relay->ended_ms != 0 && relay->client_ended) {
+        return false;
+    }
+    if (more || step == STEP_MORE) {
+        relay_kick(relay);
+    }
+    return true;
+}
