@@ -147,8 +147,10 @@ START_TEST(test_job_from_request_to_artifact)
     expect_report(id);
     expect_artifact(job);
     expect_events(id);
-    house_sleep(50);
     snprintf(folder, sizeof(folder), "%s/jobs/%s", house.directory, id);
+    for (int i = 0; i < 3000 && stat(folder, &info) == 0; i++) { /* they go after the job's last state is told */
+        house_sleep(10);
+    }
     ck_assert_int_ne(stat(folder, &info), 0); /* working files are gone */
     json_t *again = NULL;
     ck_assert_int_eq(engine_job_cancel(house.engine, id, &again), ERR_JOB_STATE_CONFLICT);
