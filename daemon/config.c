@@ -346,6 +346,27 @@ static int read_sources(int argc, char **argv, struct source *sources,
     return source_read_yaml(&sources[SOURCE_FILE], path, keys[SOURCE_FILE], ROW_COUNT);
 }
 
+/* No option means anything with a control character in it, and a message that quotes one would break its line. */
+static int check_text(const char *where, const char *text)
+{
+    for (const unsigned char *at = (const unsigned char *)text; *at != '\0'; at++) {
+        if (*at < 0x20 || *at == 0x7f) {
+            return err_raise(ERR_CONFIG, "%s: the value has a control character (0x%02x) in it", where, *at);
+        }
+    }
+    return 0;
+}
+
+static int check_item(const char *where, const struct source_item *item)
+{
+    int rc = item->scalar != NULL ? check_text(where, item->scalar) : 0;
+
+    for (unsigned i = 0; i < item->count && rc == 0; i++) {
+        rc = check_text(where, item->list[i]);
+    }
+    return rc;
+}
+
 static int apply_rows(const struct source *sources, struct source_key keys[SOURCE_COUNT][SOURCE_ROWS_MAX],
                       struct config *config)
 {
@@ -364,7 +385,8 @@ static int apply_rows(const struct source *sources, struct source_key keys[SOURC
             }
         }
         if (item.scalar != NULL || is_list(rows[i].type)) {
-            rc = apply(&rows[i], where, &item, config);
+            rc = check_item(where, &item);
+            rc = rc != 0 ? rc : apply(&rows[i], where, &item, config);
         }
     }
     return rc;

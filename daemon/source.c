@@ -104,6 +104,9 @@ hear(cyaml_log_t level, void *context, const char *format, va_list arguments)
     }
     vsnprintf(text, sizeof(text), format, arguments);
     text[strcspn(text, "\n")] = '\0';
+    for (char *at = text; *at != '\0'; at++) { /* it may quote the file */
+        *at = (unsigned char)*at < 0x20 || *at == 0x7f ? '?' : *at;
+    }
     const char *place = strstr(text, "(line: ");
     if (place != NULL && complaint->line == 0) {
         complaint->line = strtol(place + 7, NULL, 10);

@@ -50,6 +50,9 @@ def bad_options_are_refused():
     refused("--model-root", "--data-dir", "d", "--model-root", "/no/such/place")
     refused("is not a directory", "--data-dir", "d", "--model-root", "/dev/null")
     refused("--log-level", "--data-dir", "d", "--log-level", "loud")
+    refused("--threads: the value has a control character (0x0a)", "--data-dir", "d", "--threads", "\n1")
+    refused("QUANTD_LISTEN: the value has a control character (0x1b)", "--data-dir", "d",
+            env={"QUANTD_LISTEN": "\033[2J:1"})
     refused("no device", "--data-dir", tempfile.mkdtemp(), "--device", "abacus")
 
 
