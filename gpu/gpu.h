@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 13u
+#define GPU_ABI 14u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -28,6 +28,7 @@ struct gpu_info {
     char id[32];          /* "cpu", "cuda:0" */
     char name[128];       /* "AMD EPYC", "NVIDIA H200" */
     char detail[128];     /* kernels in use: "openblas SkylakeX, avx512" */
+    char libraries[96];   /* whose versions results may depend on: "cublasLt 13.0.2" */
     int64_t memory_total; /* bytes */
     int64_t memory_free;
     bool host_memory; /* the device's memory is the host's */
@@ -147,6 +148,14 @@ struct gpu_ops {
     int (*stream_new)(struct gpu_device *device, struct gpu_stream **stream);
     void (*stream_free)(struct gpu_stream *stream);
     int (*stream_sync)(struct gpu_stream *stream);
+    /* What is queued on `stream` from now on comes after all that is queued on `first` by now. Both of one device, and
+     * neither used by another thread meanwhile. The host does not wait. */
+    int (*stream_follow)(struct gpu_stream *stream, struct gpu_stream *first);
+
+    /* Bytes of the device's memory that this process had in use at most since the last reset, as far as the backend
+     * counts them: tensors, scratch, what the device keeps for itself does not count. reset: begin from what is in use
+     * now. */
+    int (*memory_peak)(struct gpu_device *device, bool reset, int64_t *bytes);
 
     /* memory: 64-byte aligned; of any content unless zeroed */
     int (*alloc)(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer);
@@ -165,6 +174,8 @@ struct gpu_ops {
     /* 2. y[T,N] = x[T,K] w[N,K]^T + bias[N]; w F32, F16 or BF16; bias F32 or NULL; fp32 sums. */
     int (*linear)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
                   const struct tensor *bias);
+    /* 2b. The same without bias for solves: all F32, products in F32 whatever `linear` rounds its operands to. */
+    int (*multiply)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w);
     /* 3. h[n,n] += x[T,n]^T x: upper triangle only; symmetrize when done. */
     int (*gram)(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
     /* 4. h = scale * h, lower triangle copied from the upper. */
@@ -300,9 +311,13 @@ struct gpu_host {
     uint32_t abi;
     int (*raise)(const char *file, int line, int code, const char *message);
     int (*pass)(const char *file, int line, int code, const char *message);
+    const char *cache_folder; /* where what is compiled for a device may be kept from one start to the next; or NULL */
 };
 typedef const struct gpu_ops *gpu_module_entry(const struct gpu_host *host);
 
+/* Before gpu_load_backends: a folder that backends may create and keep compiled code in. Copied; longer than 1023
+ * bytes: none. */
+void gpu_cache_folder(const char *path);
 /* Registry. Load every backend once at start; logs one line each, a warning where the host has a device for a backend
  * that cannot be used. module_folders: searched in order, ':' between them, the first that has a module wins; NULL:
  * none are opened. A module is FOLDER/quantd_gpu_<name>.so and exports quantd_gpu_ops. */

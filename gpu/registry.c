@@ -112,7 +112,16 @@ static int host_pass(const char *file, int line, int code, const char *message)
     return err_pass_at(file, line, code, "%s", message);
 }
 
-static const struct gpu_host host = {GPU_ABI, host_raise, host_pass};
+static char cache_folder[1024];
+static struct gpu_host host = {GPU_ABI, host_raise, host_pass, NULL};
+
+void gpu_cache_folder(const char *path)
+{
+    bool fits = strlen(path) < sizeof(cache_folder);
+
+    snprintf(cache_folder, sizeof(cache_folder), "%s", fits ? path : "");
+    host.cache_folder = fits ? cache_folder : NULL;
+}
 
 static void load_module(const char *folder, const char *file, const char *name)
 {

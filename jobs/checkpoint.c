@@ -273,7 +273,7 @@ int checkpoint_block(struct run *run, int64_t index, struct block_items *items, 
     pending.chains_saved = chains_due(run, index);
     rc = pending.chains_saved ? save_chains(run, index, pending.chains) : turn_chains(run);
     rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", run->p->directory, pending.file);
-    rc = rc != 0 ? rc : results_start(run->results, path, items);
+    rc = rc != 0 ? rc : results_start(run->results, path, run->stream, items);
     if (rc != 0) {
         json_decref(pending.chains);
         return rc;

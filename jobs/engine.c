@@ -93,6 +93,15 @@ static void init_locks(struct engine *engine)
     pthread_mutex_init(&engine->admission, NULL);
 }
 
+static void set_cache_folder(const struct engine *engine)
+{
+    char path[ENGINE_PATH_MAX];
+
+    if (fs_path(path, sizeof(path), "%s/device-cache", store_data_dir(engine->store)) == 0) {
+        gpu_cache_folder(path);
+    }
+}
+
 int engine_open(const struct engine_config *config, struct engine **out)
 {
     struct engine *engine = calloc(1, sizeof(*engine));
@@ -111,6 +120,7 @@ int engine_open(const struct engine_config *config, struct engine **out)
     int rc = strlen(store_data_dir(config->store)) > ENGINE_DATA_DIR_MAX
                  ? err_raise(ERR_CONFIG, "the data directory's path is longer than %d bytes", ENGINE_DATA_DIR_MAX)
                  : open_roots(engine, config->model_roots);
+    set_cache_folder(engine);
     rc = rc != 0 ? rc : gpu_load_backends(config->module_folders);
     rc = rc != 0 ? rc : gpu_open(engine->device, engine->threads, &engine->gpu);
     if (rc != 0) {

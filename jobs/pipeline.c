@@ -98,7 +98,7 @@ static void close_run(struct run *run)
 static void read_ahead(struct run *run, int64_t index)
 {
     if (run->reader != NULL) {
-        block_reader_start(run->reader, index);
+        block_reader_start(run->reader, index, run->stream);
     } else {
         block_prefetch(run->p->model, index);
     }

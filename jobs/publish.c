@@ -28,12 +28,15 @@ static json_t *provenance(const struct task *task)
     bool calibrated = task->calibration.sequences > 0;
     bool evaluated = task->evaluation.sequences > 0;
 
-    return json_pack("{s:s?, s:I, s:I, s:b, s:b, s:s?, s:I, s:s}", "calibration_digest",
+    const struct gpu_info *info = &task->gpu->info;
+
+    return json_pack("{s:s?, s:I, s:I, s:b, s:b, s:s?, s:I, s:s, s:s, s:s, s:s, s:I}", "calibration_digest",
                      calibrated ? task->calibration.digest : NULL, "calibration_sequences",
                      (json_int_t)task->calibration.sequences, "sequence_length", (json_int_t)task->calibration.length,
                      "packing", (int)c->packing, "shuffle", (int)c->shuffle, "evaluation_digest",
                      evaluated ? task->evaluation.digest : NULL, "seed", (json_int_t)task->spec.seed, "device",
-                     task->gpu->ops->name);
+                     task->gpu->ops->name, "device_name", info->name, "device_detail", info->detail, "libraries",
+                     info->libraries, "micro_batch_tokens", (json_int_t)info->batch_tokens);
 }
 
 static int export_tick(void *data, double fraction)

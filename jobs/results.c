@@ -88,10 +88,11 @@ static void *save(void *data)
     return NULL;
 }
 
-int results_start(struct results *results, const char *path, struct block_items *items)
+int results_start(struct results *results, const char *path, struct gpu_stream *maker, struct block_items *items)
 {
     int rc = fs_path(results->path, sizeof(results->path), "%s", path);
 
+    rc = rc != 0 ? rc : results->gpu->ops->stream_follow(results->stream, maker);
     if (rc != 0) {
         return rc;
     }

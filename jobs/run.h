@@ -97,8 +97,9 @@ void checkpoint_drop(struct run *run);
 struct results;
 int results_new(const struct gpu *gpu, struct results **out);
 void results_free(struct results *results); /* waits and says nothing of how it went; NULL is fine */
-/* Takes the items over. None may be on its way. */
-int results_start(struct results *results, const char *path, struct block_items *items);
+/* Takes the items over; codes on the device are read after all that is queued on `maker` by now. None may be on its
+ * way. */
+int results_start(struct results *results, const char *path, struct gpu_stream *maker, struct block_items *items);
 bool results_ready(const struct results *results); /* results_wait will not wait */
 int results_wait(struct results *results, char sha256[DIGEST_HEX_SIZE]);
 

@@ -148,12 +148,13 @@ static void *read_block(void *data)
     return NULL;
 }
 
-void block_reader_start(struct block_reader *reader, int64_t index)
+void block_reader_start(struct block_reader *reader, int64_t index, struct gpu_stream *user)
 {
     join(reader);
     reader->whole = false;
     reader->count = 0;
-    if (index < model_config(reader->model)->num_layers) {
+    if (index < model_config(reader->model)->num_layers &&
+        reader->gpu->ops->stream_follow(reader->stream, user) == 0) { /* else the block is read when it is wanted */
         reader->count = block_tensors(reader->model, index, reader->list);
         reader->running = pthread_create(&reader->thread, NULL, read_block, reader) == 0;
     }

@@ -12,9 +12,9 @@ void block_reader_free(struct block_reader *reader); /* waits for a piece at mos
 /* What it takes of the device, whatever block. */
 int64_t block_reader_bytes(const struct model *model);
 
-/* Drop what is there and begin to read block `index`; one that there is not is no error. The device must have done with
- * the bytes of the last one. */
-void block_reader_start(struct block_reader *reader, int64_t index);
+/* Drop what is there and begin to read block `index`; one that there is not is no error. The bytes of the last one stay
+ * until the device has done all that is queued on `user` by now. */
+void block_reader_start(struct block_reader *reader, int64_t index, struct gpu_stream *user);
 /* A tensor's bytes as stored, on the device, or NULL. Waits for the thread. They stay until block_reader_start or
  * _free. */
 const void *block_reader_find(struct block_reader *reader, const char *name);

@@ -165,7 +165,7 @@ int codebooks_loss(struct codebooks *c, const struct tensor *h, double *loss)
     int rc;
 
     if (h != NULL) {
-        rc = ops->linear(c->context->stream, &c->q, &c->d, h, NULL);
+        rc = ops->multiply(c->context->stream, &c->q, &c->d, h);
     } else {
         rc = ops->convert(c->context->stream, &c->q, &c->d);
         rc = rc != 0 ? rc : ops->scale(c->context->stream, &c->q, NULL, &c->importance);

@@ -29,7 +29,7 @@ struct descent {
 static int gradient(struct codebooks *c, const struct tensor *x, const struct tensor *h, float *out)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
-    int rc = ops->linear(c->context->stream, &c->q, x, h, NULL);
+    int rc = ops->multiply(c->context->stream, &c->q, x, h);
 
     rc = rc != 0 ? rc : ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec);
     return rc != 0 ? rc : codebooks_download(c, out, &c->reduced);
@@ -161,7 +161,7 @@ int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *lo
     int rc = codebooks_download(c, old, &c->scale);
     rc =
         rc != 0 ? rc : ops->code_expand(c->context->stream, &c->p, &c->entries, NULL, &c->table, &c->spec, 1.0f, false);
-    rc = rc != 0 ? rc : ops->linear(c->context->stream, &c->q, &c->p, h, NULL);
+    rc = rc != 0 ? rc : ops->multiply(c->context->stream, &c->q, &c->p, h);
     rc = rc != 0 ? rc : ops->row_dot(c->context->stream, &c->rowwise, &c->p, &c->q);
     rc = rc != 0 ? rc : codebooks_download(c, square, &c->rowwise);
     rc = rc != 0 ? rc : ops->row_dot(c->context->stream, &c->rowwise, c->weight, &c->q);

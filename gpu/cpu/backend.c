@@ -87,6 +87,18 @@ static int cpu_stream_sync(struct gpu_stream *stream)
     return 0;
 }
 
+/* Operations have ended when they return. */
+static int cpu_stream_follow(struct gpu_stream *stream, struct gpu_stream *first)
+{
+    return 0;
+}
+
+static int cpu_memory_peak(struct gpu_device *device, bool reset, int64_t *bytes)
+{
+    *bytes = memory_peak(device, reset);
+    return 0;
+}
+
 static int cpu_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)
 {
     return memory_new(device, bytes, zeroed, pointer);
@@ -129,6 +141,8 @@ static const struct gpu_ops cpu_ops = {
     .stream_new = cpu_stream_new,
     .stream_free = cpu_stream_free,
     .stream_sync = cpu_stream_sync,
+    .stream_follow = cpu_stream_follow,
+    .memory_peak = cpu_memory_peak,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .upload = cpu_upload,
@@ -139,6 +153,7 @@ static const struct gpu_ops cpu_ops = {
     .upload_pinned = cpu_upload,
     .convert = cpu_convert,
     .linear = cpu_linear,
+    .multiply = cpu_multiply,
     .gram = cpu_gram,
     .symmetrize = cpu_symmetrize,
     .embed = cpu_embed,

@@ -20,7 +20,8 @@ struct memory {
     pthread_mutex_t lock;
     void *kept[MEMORY_KEPT_MAX]; /* oldest first */
     int count;
-    size_t used, idle, most; /* bytes in use, kept, and in use at most */
+    size_t used, idle, most; /* bytes of large blocks in use, kept, and in use at most */
+    size_t live, peak;       /* bytes of all blocks in use, and at most */
 };
 
 struct gpu_device {
@@ -55,12 +56,14 @@ int memory_new(struct gpu_device *device, size_t bytes, bool zeroed, void **poin
 void memory_free(struct gpu_device *device, void *pointer); /* NULL is fine */
 void memory_trim(struct gpu_device *device);                /* what is kept goes back to the system */
 int64_t memory_idle(struct gpu_device *device);             /* bytes kept */
+int64_t memory_peak(struct gpu_device *device, bool reset); /* bytes in use at most, small blocks included */
 int info_read(struct gpu_device *device, struct gpu_info *info);
 
 /* The operations of struct gpu_ops, in its order. */
 int cpu_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
 int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
                const struct tensor *bias);
+int cpu_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w);
 int cpu_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
 int cpu_symmetrize(struct gpu_stream *stream, const struct tensor *h, double scale);
 int cpu_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids);

@@ -71,6 +71,12 @@ int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct t
     return 0;
 }
 
+int cpu_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w)
+{
+    int rc = check_matrix("multiply", "w", w, DTYPE_F32, -1, -1);
+    return rc != 0 ? rc : cpu_linear(stream, y, x, w, NULL);
+}
+
 struct embed {
     struct gpu_stream *stream;
     const struct tensor *y, *table;

@@ -156,6 +156,24 @@ static void *map_block(struct gpu_device *device, size_t total, bool zeroed)
     return map_or_trim(device, total);
 }
 
+/* More or fewer bytes in use. */
+static void count(struct memory *memory, size_t more, size_t fewer)
+{
+    pthread_mutex_lock(&memory->lock);
+    memory->live += more - fewer;
+    memory->peak = memory->live > memory->peak ? memory->live : memory->peak;
+    pthread_mutex_unlock(&memory->lock);
+}
+
+int64_t memory_peak(struct gpu_device *device, bool reset)
+{
+    pthread_mutex_lock(&device->memory.lock);
+    size_t peak = device->memory.peak;
+    device->memory.peak = reset ? device->memory.live : peak;
+    pthread_mutex_unlock(&device->memory.lock);
+    return (int64_t)peak;
+}
+
 int memory_new(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)
 {
     size_t total;
@@ -177,6 +195,7 @@ int memory_new(struct gpu_device *device, size_t bytes, bool zeroed, void **poin
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %zu bytes", bytes);
     }
     memcpy(block, &(struct block_head){total}, sizeof(struct block_head));
+    count(&device->memory, total, 0);
     *pointer = block + LINE;
     return 0;
 }
@@ -187,6 +206,7 @@ void memory_free(struct gpu_device *device, void *pointer)
         return;
     }
     char *block = (char *)pointer - LINE;
+    count(&device->memory, 0, total_of(block));
     if (total_of(block) >= MAPPED_FROM) {
         keep(&device->memory, block);
     } else {

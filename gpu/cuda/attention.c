@@ -109,6 +109,7 @@ static int run_sequence(const struct attention *job, int64_t sequence)
 int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
                    const struct tensor *v, const struct gpu_attention *spec)
 {
+    SCRATCH_SCOPE(stream);
     struct attention job = {.stream = stream, .spec = spec, .o = o->data};
     const void *operands[3] = {NULL, NULL, NULL};
     int rc = check_attention(o, q, k, v, spec);

@@ -82,25 +82,72 @@ static int cuda_probe(char *reason, size_t size)
     return 0;
 }
 
-int cuda_ok(struct gpu_device *device, int status, const char *what)
+/* After these every call of the process fails, or the device is not there any more. All others concern one call: a
+ * mistake of ours, or something that is missing, which a restart would not mend. */
+static bool is_sticky(cudaError_t error)
+{
+    switch (error) {
+    case cudaErrorInitializationError:
+    case cudaErrorCudartUnloading:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorDeviceUninitialized:
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorSystemNotReady:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorMpsConnectionFailed:
+    case cudaErrorMpsRpcFailure:
+    case cudaErrorMpsServerNotReady:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorExternalDevice:
+    case cudaErrorUnknown:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool cuda_failed(struct gpu_device *device, int status)
 {
     cudaError_t error = (cudaError_t)status;
 
     if (error == cudaSuccess) {
-        return 0;
+        return false;
     }
     (void)cudaGetLastError(); /* clears what is not sticky */
+    if (is_sticky(error)) {
+        atomic_store(&device->lost, true);
+    }
+    return true;
+}
+
+int cuda_ok(struct gpu_device *device, int status, const char *what)
+{
+    cudaError_t error = (cudaError_t)status;
+
+    if (!cuda_failed(device, status)) {
+        return 0;
+    }
     if (error == cudaErrorMemoryAllocation) {
         return err_raise(ERR_GPU_OUT_OF_MEMORY, "%s: %s", what, cudaGetErrorString(error));
     }
-    if (error == cudaErrorInvalidValue || error == cudaErrorInvalidConfiguration ||
-        error == cudaErrorInvalidDeviceFunction || error == cudaErrorNoKernelImageForDevice ||
-        error == cudaErrorLaunchOutOfResources || error == cudaErrorInvalidResourceHandle ||
-        error == cudaErrorNotSupported) {
-        return err_raise(ERR_INTERNAL, "%s: %s", what, cudaGetErrorString(error));
+    if (is_sticky(error)) {
+        return err_raise(ERR_DEVICE_LOST, "cuda:%d: %s: %s (%d)", device->index, what, cudaGetErrorString(error),
+                         status);
     }
-    atomic_store(&device->lost, true);
-    return err_raise(ERR_DEVICE_LOST, "cuda:%d: %s: %s (%d)", device->index, what, cudaGetErrorString(error), status);
+    return err_raise(ERR_INTERNAL, "%s: %s (%d)", what, cudaGetErrorString(error), status);
 }
 
 int cuda_begin(struct gpu_device *device)
@@ -156,12 +203,14 @@ static int cuda_device_info(struct gpu_device *device, struct gpu_info *info)
 {
     struct cudaDeviceProp properties;
     size_t left = 0, total = 0;
-    int driver = 0;
+    int driver = 0, runtime = 0;
+    size_t lt = cublasLtGetVersion();
 
     int rc = cuda_begin(device);
     rc = rc != 0 ? rc : cuda_ok(device, cudaGetDeviceProperties(&properties, device->index), "device properties");
     rc = rc != 0 ? rc : cuda_ok(device, cudaMemGetInfo(&left, &total), "device memory");
     rc = rc != 0 ? rc : cuda_ok(device, cudaDriverGetVersion(&driver), "driver version");
+    rc = rc != 0 ? rc : cuda_ok(device, cudaRuntimeGetVersion(&runtime), "runtime version");
     if (rc != 0) {
         return rc;
     }
@@ -173,6 +222,8 @@ static int cuda_device_info(struct gpu_device *device, struct gpu_info *info)
     snprintf(info->detail, sizeof(info->detail), "sm_%d%d, %d multiprocessors, driver %d.%d, %s products",
              properties.major, properties.minor, properties.multiProcessorCount, driver / 1000, driver % 1000 / 10,
              device->fp32 ? "fp32" : "bf16");
+    snprintf(info->libraries, sizeof(info->libraries), "CUDA runtime %d.%d, cublasLt %zu", runtime / 1000,
+             runtime % 1000 / 10, lt);
     return 0;
 }
 
@@ -181,26 +232,27 @@ static void cuda_stream_free(struct gpu_stream *stream)
     if (stream == NULL) {
         return;
     }
-    (void)cudaSetDevice(stream->device->index);
-    memory_leave(stream);
+    struct gpu_device *device = stream->device;
+    (void)cuda_failed(device, cudaSetDevice(stream->device->index));
     if (stream->stream != NULL) {
-        (void)cudaStreamSynchronize(stream->stream);
+        (void)cuda_failed(device, cudaStreamSynchronize(stream->stream));
     }
+    memory_leave(stream); /* only now: what another thread frees meanwhile waits for this stream's work */
     for (int i = 0; i < RING_SLOTS; i++) {
         if (stream->ring[i] != NULL) {
-            (void)cudaFreeHost(stream->ring[i]);
+            (void)cuda_failed(device, cudaFreeHost(stream->ring[i]));
         }
         if (stream->ring_free[i] != NULL) {
-            (void)cudaEventDestroy(stream->ring_free[i]);
+            (void)cuda_failed(device, cudaEventDestroy(stream->ring_free[i]));
         }
     }
-    (void)cudaFree(stream->scratch);
-    (void)cudaFree(stream->workspace);
+    (void)cuda_failed(device, memory_raw_free(device, stream->scratch, stream->capacity));
+    (void)cuda_failed(device, memory_raw_free(device, stream->workspace, GEMM_WORKSPACE));
     if (stream->mark != NULL) {
-        (void)cudaEventDestroy(stream->mark);
+        (void)cuda_failed(device, cudaEventDestroy(stream->mark));
     }
     if (stream->stream != NULL) {
-        (void)cudaStreamDestroy(stream->stream);
+        (void)cuda_failed(device, cudaStreamDestroy(stream->stream));
     }
     gemm_cache_free(stream->cache);
     free(stream);
@@ -234,6 +286,21 @@ static int cuda_stream_sync(struct gpu_stream *stream)
     return rc != 0 ? rc : cuda_ok(stream->device, cudaStreamSynchronize(stream->stream), "waiting for the stream");
 }
 
+static int cuda_stream_follow(struct gpu_stream *stream, struct gpu_stream *first)
+{
+    struct gpu_device *device = stream->device;
+    int rc = cuda_begin(device);
+
+    if (rc != 0 || stream == first) {
+        return rc;
+    }
+    pthread_mutex_lock(&device->lock); /* memory that another thread frees takes the same mark */
+    rc = cuda_ok(device, cudaEventRecord(first->mark, first->stream), "the end of a stream");
+    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamWaitEvent(stream->stream, first->mark, 0), "following a stream");
+    pthread_mutex_unlock(&device->lock);
+    return rc;
+}
+
 static const struct gpu_ops cuda_ops = {
     .abi = GPU_ABI,
     .name = "cuda",
@@ -246,6 +313,8 @@ static const struct gpu_ops cuda_ops = {
     .stream_new = cuda_stream_new,
     .stream_free = cuda_stream_free,
     .stream_sync = cuda_stream_sync,
+    .stream_follow = cuda_stream_follow,
+    .memory_peak = memory_peak,
     .alloc = memory_alloc,
     .free = memory_free,
     .upload = memory_upload,
@@ -256,6 +325,7 @@ static const struct gpu_ops cuda_ops = {
     .upload_pinned = memory_upload_pinned,
     .convert = cuda_convert,
     .linear = cuda_linear,
+    .multiply = cuda_multiply,
     .gram = cuda_gram,
     .symmetrize = cuda_symmetrize,
     .embed = cuda_embed,
@@ -299,6 +369,9 @@ const struct gpu_ops *quantd_gpu_ops(const struct gpu_host *host)
 {
     if (host->abi == GPU_ABI) { /* else only our number is looked at */
         host_set(host);
+        if (host->cache_folder != NULL) { /* a service has no home that the driver could keep it in */
+            (void)setenv("CUDA_CACHE_PATH", host->cache_folder, 0);
+        }
     }
     return &cuda_ops;
 }

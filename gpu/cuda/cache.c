@@ -161,6 +161,7 @@ int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *
                          const struct tensor *k, const struct tensor *v, const struct tensor *kq,
                          const struct tensor *vq, const struct gpu_attention *spec, int64_t recent)
 {
+    SCRATCH_SCOPE(stream);
     struct comparison job = {.stream = stream,
                              .spec = spec,
                              .q = q->data,

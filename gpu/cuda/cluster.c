@@ -10,6 +10,7 @@ int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, con
                       const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
                       enum dtype stored)
 {
+    SCRATCH_SCOPE(stream);
     int rc = check_cluster(table, codes, w, importance, apart, bits, stored);
 
     if (rc == 0 && matrix_cols(w) > COLS_MAX) {

@@ -38,6 +38,7 @@ int cuda_code_expand(struct gpu_stream *stream, const struct tensor *y, const st
 int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
                      const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec)
 {
+    SCRATCH_SCOPE(stream);
     const struct launch_code code = describe(p, spec);
     int64_t parts = LAUNCH_REDUCE_SLICES * code.books * code.codes * code.group;
     int rc = check_codebook("code_reduce", entries, p, scale, out, spec);
@@ -106,6 +107,7 @@ static int sum_gains(struct gpu_stream *stream, const double *gains, int64_t row
 
 static int run_search(struct gpu_stream *stream, struct launch_code_search *search, double *gain)
 {
+    SCRATCH_SCOPE(stream);
     const struct launch_code *spec = &search->spec;
     int64_t groups = spec->cols / spec->group, block = LAUNCH_CODE_COLS / spec->group;
     int64_t vectors = spec->books * spec->codes;

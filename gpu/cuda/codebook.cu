@@ -221,9 +221,11 @@ static __device__ void score_chunk(struct search_shared *shared, const float *tu
     }
 }
 
-/* One codebook's code anew in each of `count` ways; returns how many ways there are then. */
+/* One codebook's code anew in each of `count` ways, of which the row has the first *ways; returns how many ways there
+ * are then for all rows, and in *ways for this one: fewer, or none, where its scores are no numbers. A row without ways
+ * keeps the codes that it has. */
 static __device__ int advance(struct search_shared *shared, struct row *row, const struct launch_code_search &job,
-                              int64_t group, int book, int count)
+                              int64_t group, int book, int count, int *ways)
 {
     int warp = threadIdx.x / WARP, lane = row->lane, g = row->g;
     struct search_row *mine = &shared->rows[warp];
@@ -234,8 +236,9 @@ static __device__ int advance(struct search_shared *shared, struct row *row, con
 
     row->count = 0;
     for (int i = 0; i < count; i++) {
-        int code = __shfl_sync(FULL_MASK, lane < BOOKS_MAX ? (int)before[i][lane] : 0, book);
-        float u = lane < g ? mine->v[i][lane] - table[code * g + lane] : 0.0f;
+        bool mine_too = i < *ways; /* the same for the warp; what is not written is not read */
+        int code = __shfl_sync(FULL_MASK, mine_too && lane < BOOKS_MAX ? (int)before[i][lane] : 0, book);
+        float u = mine_too && lane < g ? mine->v[i][lane] - table[code * g + lane] : 0.0f;
         mine->u[i][lane] = u;
         shared->query[lane][warp] = 2.0f * row->s * (row->s * metric_dot(*row, u) - row->t);
         float base = loss_of(*row, u);
@@ -244,7 +247,9 @@ static __device__ int advance(struct search_shared *shared, struct row *row, con
             __syncthreads(); /* queries are there, and no scores are read any more */
             score_chunk(shared, turned, costs, first, n, row->codes, g);
             __syncthreads();
-            pick(row, job.beam, shared->scores[warp], first, n, base, i);
+            if (mine_too) {
+                pick(row, job.beam, shared->scores[warp], first, n, base, i);
+            }
         }
         __syncthreads();
     }
@@ -255,7 +260,11 @@ static __device__ int advance(struct search_shared *shared, struct row *row, con
             after[i][lane] = lane == book ? (uint16_t)code : before[parent][lane];
         }
     }
-    /* the same for all rows, whatever their numbers are */
+    if (row->count == 0 && lane < BOOKS_MAX) {
+        after[0][lane] = before[0][lane];
+    }
+    *ways = row->count;
+    /* the same for all rows, whatever their numbers are: all take part in the barriers */
     int64_t found = (int64_t)count * (row->codes < job.beam ? row->codes : job.beam);
     return found < job.beam ? (int)found : job.beam;
 }
@@ -280,7 +289,7 @@ static __device__ void search_group(struct search_shared *shared, struct row *ro
                                     int64_t group, int64_t n)
 {
     struct search_row *mine = &shared->rows[threadIdx.x / WARP];
-    int lane = row->lane, g = row->g, books = job.spec.books, count = 1;
+    int lane = row->lane, g = row->g, books = job.spec.books, count = 1, ways = 1;
     bool live = n < job.spec.rows;
     int64_t place = (live ? n : 0) * (job.spec.cols / g) + job.first + group;
     uint16_t *codes = job.entries + place * books;
@@ -294,7 +303,7 @@ static __device__ void search_group(struct search_shared *shared, struct row *ro
         mine->codes[0][0][lane] = (uint16_t)code;
     }
     for (int book = 0; book < books; book++) {
-        count = advance(shared, row, job, group, book, count);
+        count = advance(shared, row, job, group, book, count, &ways);
     }
     int found = lane < books ? mine->codes[books % 2][0][lane] : 0;
     int moved = warp_sum(found != code ? 1 : 0);

@@ -20,8 +20,9 @@ struct gpu_device {
     cublasLtHandle_t blas;
     cudaStream_t memory;        /* tensors come and go on it */
     cudaMemPool_t pool;         /* NULL where the device has none: plain cudaMalloc */
-    pthread_mutex_t lock;       /* guards streams */
+    pthread_mutex_t lock;       /* guards what follows */
     struct gpu_stream *streams; /* what freed memory may still be in use on */
+    size_t raw, raw_peak;       /* bytes outside the pool: scratch and workspaces */
 };
 
 #define RING_SLOTS 4
@@ -36,7 +37,8 @@ struct gpu_stream {
     cudaEvent_t mark; /* its end when memory was freed */
     char *scratch;
     size_t capacity, used;
-    void *workspace; /* for products: GEMM_WORKSPACE bytes, from the first on */
+    bool scratch_held; /* by an operation that has not ended */
+    void *workspace;   /* for products: GEMM_WORKSPACE bytes, from the first on */
     struct gemm_cache *cache;
     void *ring[RING_SLOTS]; /* pinned host memory, from the first copy on */
     cudaEvent_t ring_free[RING_SLOTS];
@@ -48,12 +50,22 @@ struct gpu_stream {
 /* 0, or raises: out of memory is ERR_GPU_OUT_OF_MEMORY and leaves the device usable; what CUDA says is sticky is
  * ERR_DEVICE_LOST and marks the device; the rest is ERR_INTERNAL. */
 int cuda_ok(struct gpu_device *device, int status, const char *what);
+/* The same without a record, for what cannot fail: false for success. */
+bool cuda_failed(struct gpu_device *device, int status);
 int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what);
 /* Make the device current and refuse when it is lost. First call of every operation. */
 int cuda_begin(struct gpu_device *device);
 
-/* Scratch: reserve the sum of scratch_size(...) once an operation, then take pieces. Device memory, 256-byte aligned.
- */
+/* Scratch: SCRATCH_SCOPE before the first statement of the function that uses it, then reserve the sum of
+ * scratch_size(...) once, then take pieces, which are gone at the end of that function. Device memory, 256-byte
+ * aligned. A function that holds scratch calls no other one that reserves: that is asserted. */
+struct scratch_scope {
+    struct gpu_stream *stream;
+    bool held; /* by a caller */
+};
+void scratch_leave(struct scratch_scope *scope);
+#define SCRATCH_SCOPE(of) \
+    __attribute__((cleanup(scratch_leave))) struct scratch_scope scratch_scope = {(of), (of)->scratch_held}
 size_t scratch_size(int64_t count, size_t element);
 int scratch_reserve(struct gpu_stream *stream, size_t bytes);
 void *scratch_take(struct gpu_stream *stream, int64_t count, size_t element);
@@ -65,8 +77,11 @@ void memory_join(struct gpu_stream *stream);
 void memory_leave(struct gpu_stream *stream); /* also one that never joined */
 /* Bytes that the pool holds for reuse. */
 size_t memory_idle(struct gpu_device *device);
-/* Device memory without a tensor's promises: not zeroed; release with cudaFree. */
+/* Device memory without a tensor's promises: not zeroed. */
 int memory_raw(struct gpu_device *device, size_t bytes, void **pointer);
+/* Waits for all that uses it; NULL is fine. Returns CUDA's status. */
+int memory_raw_free(struct gpu_device *device, void *pointer, size_t bytes);
+int memory_peak(struct gpu_device *device, bool reset, int64_t *bytes);
 int memory_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer);
 void memory_free(struct gpu_device *device, void *pointer);
 int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes);
@@ -104,6 +119,7 @@ bool operand_bf16(const struct gpu_stream *stream);
 int cuda_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
 int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
                 const struct tensor *bias);
+int cuda_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w);
 int cuda_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
 int cuda_symmetrize(struct gpu_stream *stream, const struct tensor *h, double scale);
 int cuda_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids);

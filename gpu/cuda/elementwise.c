@@ -45,6 +45,7 @@ int cuda_symmetrize(struct gpu_stream *stream, const struct tensor *h, double sc
 
 int cuda_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids)
 {
+    SCRATCH_SCOPE(stream);
     int64_t count = matrix_rows(y), entries = matrix_rows(table);
     int rc = check_weight("embed", "table", table, -1, -1);
 
@@ -138,6 +139,7 @@ int cuda_add(struct gpu_stream *stream, const struct tensor *y, const struct ten
 int cuda_column_stats(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
                       const struct tensor *x)
 {
+    SCRATCH_SCOPE(stream);
     int64_t rows = matrix_rows(x), cols = matrix_cols(x), chunks = tiles_of(rows, LAUNCH_STATS_ROWS);
     int rc = check_matrix("column_stats", "x", x, DTYPE_F32, -1, -1);
 
@@ -160,6 +162,7 @@ int cuda_column_stats(struct gpu_stream *stream, const struct tensor *absmax, co
 
 int cuda_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x)
 {
+    SCRATCH_SCOPE(stream);
     int64_t found = 0;
 
     if (!is_convertible(x->dtype)) {
@@ -183,6 +186,7 @@ int cuda_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct 
 
 int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h)
 {
+    SCRATCH_SCOPE(stream);
     int64_t n = matrix_cols(h);
     int rc = check_matrix("diagonal", "h", h, DTYPE_F32, n, n);
 

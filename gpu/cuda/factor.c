@@ -209,11 +209,11 @@ static int upload_order(struct gpu_stream *stream, const int32_t *order, int64_t
     return memory_upload(stream, *on_device, order, (size_t)n * sizeof(int32_t));
 }
 
-static int run_factor(struct triangle *t, const struct tensor *u, const struct tensor *h, const struct gpu_factor *spec,
-                      float damp)
+static int run_factor(struct triangle *t, const struct tensor *h, const struct gpu_factor *spec, float damp)
 {
+    SCRATCH_SCOPE(t->stream);
     struct gpu_stream *stream = t->stream;
-    int64_t n = t->n, room = room_of(n), bad = -1;
+    int64_t n = t->n, room = room_of(n);
     int32_t *order = NULL;
 
     int rc = scratch_reserve(stream, scratch_size(n * n, sizeof(float)) + scratch_size(room, sizeof(float)) +
@@ -232,13 +232,18 @@ static int run_factor(struct triangle *t, const struct tensor *u, const struct t
              : cuda_ok(stream->device, launch_factor_gather(t->a, h->data, order, n, damp, stream->stream), "factor");
     rc = rc != 0 ? rc : invert(t, 0, n);
     rc = rc != 0 ? rc : check_pivots(t);
-    rc = rc != 0 ? rc : cuda_ok(stream->device, launch_reverse(t->x, n * n, stream->stream), "factor");
-    rc = rc != 0 ? rc : cuda_find_nonfinite(stream, &bad, u);
-    if (rc == 0 && bad >= 0) {
-        rc = err_raise(ERR_NOT_POSITIVE_DEFINITE, "the factor of the Hessian [%lld, %lld] is not finite", (long long)n,
-                       (long long)n);
-    }
-    return rc;
+    return rc != 0 ? rc : cuda_ok(stream->device, launch_reverse(t->x, n * n, stream->stream), "factor");
+}
+
+static int check_factor(struct gpu_stream *stream, const struct tensor *u)
+{
+    int64_t n = matrix_cols(u), bad = -1;
+
+    int rc = cuda_find_nonfinite(stream, &bad, u);
+    return rc != 0 || bad < 0
+               ? rc
+               : err_raise(ERR_NOT_POSITIVE_DEFINITE, "the factor of the Hessian [%lld, %lld] is not finite",
+                           (long long)n, (long long)n);
 }
 
 int cuda_factor(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
@@ -258,6 +263,7 @@ int cuda_factor(struct gpu_stream *stream, const struct tensor *u, const struct 
         return rc;
     }
     rc = damping(stream, h, spec->damp_percent, &damp);
-    rc = rc != 0 ? rc : run_factor(&t, u, h, spec, damp);
+    rc = rc != 0 ? rc : run_factor(&t, h, spec, damp);
+    rc = rc != 0 ? rc : check_factor(stream, u);
     return rc != 0 ? err_pass(rc, "factor") : 0;
 }

@@ -40,6 +40,7 @@ int operand_of(struct gpu_stream *stream, const struct tensor *x, const void **o
 int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
                 const struct tensor *bias)
 {
+    SCRATCH_SCOPE(stream);
     struct gemm gemm = {.trans_b = true, .m = matrix_rows(x), .n = matrix_rows(w), .k = matrix_cols(x), .alpha = 1.0f};
     int rc = check_matrix("linear", "x", x, DTYPE_F32, -1, -1);
 
@@ -64,8 +65,29 @@ int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct 
     return rc != 0 ? err_pass(rc, "linear") : 0;
 }
 
+int cuda_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w)
+{
+    struct gemm gemm = {.trans_b = true, .m = matrix_rows(x), .n = matrix_rows(w), .k = matrix_cols(x), .alpha = 1.0f};
+    int rc = check_matrix("multiply", "x", x, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("multiply", "w", w, DTYPE_F32, -1, gemm.k);
+    rc = rc != 0 ? rc : check_matrix("multiply", "y", y, DTYPE_F32, gemm.m, gemm.n);
+    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    gemm.a = x->data;
+    gemm.b = w->data;
+    gemm.c = y->data;
+    gemm.lda = gemm.ldb = gemm.k;
+    gemm.ldc = gemm.n;
+    rc = gemm_run(stream, &gemm);
+    return rc != 0 ? err_pass(rc, "multiply") : 0;
+}
+
 int cuda_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x)
 {
+    SCRATCH_SCOPE(stream);
     int64_t n = matrix_cols(x), rows = matrix_rows(x);
     const void *operand = NULL;
     int rc = check_matrix("gram", "x", x, DTYPE_F32, -1, -1);

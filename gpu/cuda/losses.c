@@ -39,6 +39,7 @@ static void add_residual(struct gpu_residual *sum, const struct launch_residual_
 int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
                   const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
+    SCRATCH_SCOPE(stream);
     struct launch_grid grid = {.bits = 2, .rows = matrix_rows(w), .cols = matrix_cols(w), .group = matrix_cols(w)};
     void *host = NULL;
     int rc = check_matrix("residual", "w", w, DTYPE_F32, -1, -1);
@@ -179,6 +180,7 @@ static int quadratic_init(struct quadratic *job, float **d)
 int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
                       const struct tensor *wq, const struct tensor *h)
 {
+    SCRATCH_SCOPE(stream);
     struct quadratic job = {
         .stream = stream, .rows = matrix_rows(w), .n = matrix_cols(w), .h = h->data, .split = operand_bf16(stream)};
     double error_sum = 0, signal_sum = 0;
@@ -233,6 +235,7 @@ static int check_targets(const int32_t *targets, int64_t tokens, int64_t vocabul
 int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
              const struct tensor *reference, const int32_t *targets)
 {
+    SCRATCH_SCOPE(stream);
     int64_t tokens = matrix_rows(logits), vocabulary = matrix_cols(logits);
     void *host = NULL;
     int rc = check_matrix("nll", "logits", logits, DTYPE_F32, -1, -1);

@@ -7,6 +7,7 @@
 
 #include "gpu/cuda/cuda.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define ALIGNMENT 256
@@ -98,22 +99,82 @@ static int allocate_or_trim(struct gpu_device *device, size_t bytes, bool pooled
 
 int memory_raw(struct gpu_device *device, size_t bytes, void **pointer)
 {
-    return allocate_or_trim(device, bytes, false, pointer);
+    int rc = allocate_or_trim(device, bytes, false, pointer);
+
+    if (rc == 0) {
+        pthread_mutex_lock(&device->lock);
+        device->raw += bytes;
+        device->raw_peak = device->raw > device->raw_peak ? device->raw : device->raw_peak;
+        pthread_mutex_unlock(&device->lock);
+    }
+    return rc;
 }
 
+int memory_raw_free(struct gpu_device *device, void *pointer, size_t bytes)
+{
+    if (pointer == NULL) {
+        return cudaSuccess;
+    }
+    pthread_mutex_lock(&device->lock);
+    device->raw -= bytes;
+    pthread_mutex_unlock(&device->lock);
+    return cudaFree(pointer);
+}
+
+/* The sum of both peaks: no less than the peak of the sum. */
+int memory_peak(struct gpu_device *device, bool reset, int64_t *bytes)
+{
+    uint64_t pooled = 0, none = 0;
+    int rc = cuda_begin(device);
+
+    if (rc == 0 && device->pool == NULL) {
+        return err_raise(ERR_UNSUPPORTED, "cuda:%d has no memory pool that counts", device->index);
+    }
+    rc = rc != 0 ? rc
+                 : cuda_ok(device, cudaMemPoolGetAttribute(device->pool, cudaMemPoolAttrUsedMemHigh, &pooled),
+                           "memory in use");
+    if (rc == 0 && reset) {
+        rc = cuda_ok(device, cudaMemPoolSetAttribute(device->pool, cudaMemPoolAttrUsedMemHigh, &none), "memory in use");
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    pthread_mutex_lock(&device->lock);
+    *bytes = (int64_t)(pooled + device->raw_peak);
+    device->raw_peak = reset ? device->raw : device->raw_peak;
+    pthread_mutex_unlock(&device->lock);
+    return 0;
+}
+
+/* What was queued on a stream so far comes before what the memory stream does next. Where no event says so, the host
+ * waits. False: nothing is known of that stream. */
+static bool memory_follows(struct gpu_device *device, const struct gpu_stream *stream)
+{
+    if (!cuda_failed(device, cudaEventRecord(stream->mark, stream->stream)) &&
+        !cuda_failed(device, cudaStreamWaitEvent(device->memory, stream->mark, 0))) {
+        return true;
+    }
+    return !cuda_failed(device, cudaStreamSynchronize(stream->stream));
+}
+
+/* A block that may still be in use is not given back: the device is lost then, and takes it with it. */
 static void release(struct gpu_device *device, void *block)
 {
+    bool unused = true;
+
     if (device->pool == NULL) {
-        (void)cudaFree(block); /* waits for what still uses it */
+        (void)cuda_failed(device, cudaFree(block)); /* waits for what still uses it */
         return;
     }
     pthread_mutex_lock(&device->lock);
-    for (struct gpu_stream *stream = device->streams; stream != NULL; stream = stream->next) {
-        if (cudaEventRecord(stream->mark, stream->stream) == cudaSuccess) {
-            (void)cudaStreamWaitEvent(device->memory, stream->mark, 0);
-        }
+    for (struct gpu_stream *stream = device->streams; stream != NULL && unused; stream = stream->next) {
+        unused = memory_follows(device, stream);
     }
-    (void)cudaFreeAsync(block, device->memory);
+    if (unused) {
+        (void)cuda_failed(device, cudaFreeAsync(block, device->memory));
+    } else {
+        atomic_store(&device->lost, true);
+    }
     pthread_mutex_unlock(&device->lock);
 }
 
@@ -141,7 +202,7 @@ int memory_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **po
 
 void memory_free(struct gpu_device *device, void *pointer)
 {
-    if (pointer != NULL && cudaSetDevice(device->index) == cudaSuccess) {
+    if (pointer != NULL && !cuda_failed(device, cudaSetDevice(device->index))) {
         release(device, pointer);
     }
 }
@@ -156,18 +217,26 @@ size_t scratch_size(int64_t count, size_t element)
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
+void scratch_leave(struct scratch_scope *scope)
+{
+    scope->stream->scratch_held = scope->held;
+}
+
 int scratch_reserve(struct gpu_stream *stream, size_t bytes)
 {
     void *block = NULL;
 
+    assert(!stream->scratch_held); /* else a caller's pieces would be handed out again */
+    stream->scratch_held = true;
     stream->used = 0;
     if (bytes <= stream->capacity) {
         return 0;
     }
-    (void)cudaFree(stream->scratch);
+    int rc = cuda_ok(stream->device, memory_raw_free(stream->device, stream->scratch, stream->capacity),
+                     "giving scratch back");
     stream->scratch = NULL;
     stream->capacity = 0;
-    int rc = memory_raw(stream->device, bytes, &block);
+    rc = rc != 0 ? rc : memory_raw(stream->device, bytes, &block);
     if (rc != 0) {
         return err_pass(rc, "%zu bytes of scratch", bytes);
     }
@@ -179,7 +248,9 @@ int scratch_reserve(struct gpu_stream *stream, size_t bytes)
 void *scratch_take(struct gpu_stream *stream, int64_t count, size_t element)
 {
     void *piece = stream->scratch + stream->used;
+
     stream->used += scratch_size(count, element);
+    assert(stream->scratch_held && stream->used <= stream->capacity);
     return piece;
 }
 
@@ -269,8 +340,8 @@ int memory_host_alloc(struct gpu_device *device, size_t bytes, void **pointer)
 
 void memory_host_free(struct gpu_device *device, void *pointer)
 {
-    if (pointer != NULL && cudaSetDevice(device->index) == cudaSuccess) {
-        (void)cudaFreeHost(pointer);
+    if (pointer != NULL && !cuda_failed(device, cudaSetDevice(device->index))) {
+        (void)cuda_failed(device, cudaFreeHost(pointer));
     }
 }
 

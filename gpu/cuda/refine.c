@@ -75,6 +75,7 @@ static int clip_strips(struct clip *job, int64_t rows, const struct gpu_grid *sp
 int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
               const struct tensor *h, const struct gpu_grid *spec)
 {
+    SCRATCH_SCOPE(stream);
     int rc = check_clip(scale, zero, w, h, spec);
 
     rc = rc != 0 ? rc : cuda_begin(stream->device);

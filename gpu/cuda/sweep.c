@@ -96,6 +96,7 @@ static int sum_losses(struct sweep *job, double *loss)
 static int run_sweep(struct sweep *job, const struct tensor *codes, const struct tensor *w, const int32_t *order,
                      double *loss)
 {
+    SCRATCH_SCOPE(job->stream);
     struct gpu_stream *stream = job->stream;
     struct launch_sweep *launch = &job->launch;
     int64_t rows = launch->rows, k = launch->k;

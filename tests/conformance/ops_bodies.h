@@ -46,6 +46,8 @@ int body_encode_blocks(struct ops_rig *rig, int variant, struct ops_output *out)
 int body_row_dot(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_refine(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_cluster_rows(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_multiply(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_codebook_nonfinite(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_cache(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_attention_error(struct ops_rig *rig, int variant, struct ops_output *out);

@@ -60,6 +60,18 @@ static const struct product products[] = {
     {29, 67, 45, DTYPE_F32, false}, {0, 64, 32, DTYPE_F32, true},      {5, 0, 7, DTYPE_F32, true},
 };
 
+/* Near a Hessian's rounding: what is left of large terms is as exact as F32 lets it be. variant: n. */
+int body_multiply(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    struct tensor x, w, y;
+
+    TRY(ops_random(rig, DTYPE_F32, 29, variant, 75, &x));
+    TRY(ops_random(rig, DTYPE_F32, variant, variant, 76, &w));
+    TRY(ops_new(rig, DTYPE_F32, 29, variant, &y));
+    TRY(rig->gpu.ops->multiply(rig->stream, &y, &x, &w));
+    return ops_put(rig, out, &y);
+}
+
 /* variant: a row of products. */
 int body_linear(struct ops_rig *rig, int variant, struct ops_output *out)
 {

@@ -156,6 +156,37 @@ int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &sums);
 }
 
+/* Rows whose scores overflow, or are no numbers from the first codebook on, beside a row of good ones: they keep the
+ * codes that they have. variant: 0 = scales whose squares are infinite, 1 = a weight that is no number. */
+int body_codebook_nonfinite(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_codebook spec = {.codebooks = 3, .bits = 5, .group_size = 8, .beam = 3};
+    uint16_t host[3 * 2 * 3];
+    const struct gpu_ops *ops = rig->gpu.ops;
+    float values[3 * 16], scales[] = {1.5f, variant == 0 ? 3e30f : 1.25f, 0.75f};
+    struct tensor d, scale, table, entries;
+    uint64_t seed = 77;
+    double gain = -1;
+
+    for (int i = 0; i < 3 * 16; i++) {
+        values[i] = variant == 1 && i / 16 == 1 ? NAN : ops_normal(&seed);
+    }
+    for (int i = 0; i < 3 * 2 * 3; i++) {
+        host[i] = (uint16_t)(i * 7 % 32);
+    }
+    TRY(ops_upload(rig, values, 3, 16, &d));
+    TRY(ops_upload(rig, scales, 1, 3, &scale));
+    TRY(ops_random(rig, DTYPE_F32, 3 << 5, 8, 78, &table));
+    TRY(ops_new(rig, DTYPE_U16, 3, 2 * 3, &entries));
+    TRY(ops->upload(rig->stream, entries.data, host, sizeof(host)));
+    TRY(ops->code_search(rig->stream, &entries, &d, &scale, &table, NULL, NULL, &spec, &gain));
+    TRY(ops->download(rig->stream, host, entries.data, sizeof(host)));
+    for (size_t i = 0; i < sizeof(host) / sizeof(host[0]); i++) {
+        TRY(ops_put_number(out, (double)host[i]));
+    }
+    return 0;
+}
+
 /* Keys and values as caches give them back. variant: 0 = INT8 and groups of values, 1 = E4M3 and groups of a channel
  * whose last is short. */
 static int quantize_both(struct ops_rig *rig, int variant, const struct tensor *k, const struct tensor *v,

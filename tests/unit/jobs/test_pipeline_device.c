@@ -58,6 +58,15 @@ static int small_info(struct gpu_device *device, struct gpu_info *info)
     return rc;
 }
 
+static int small_follows;
+
+static int small_follow(struct gpu_stream *stream, struct gpu_stream *first)
+{
+    ck_assert_ptr_ne(stream, first);
+    small_follows++;
+    return 0;
+}
+
 static void world_shrink(struct world *world, size_t limit)
 {
     cpu_ops = world->gpu.ops;
@@ -65,6 +74,8 @@ static void world_shrink(struct world *world, size_t limit)
     small_ops.alloc = small_alloc;
     small_ops.free = small_free;
     small_ops.device_info = small_info;
+    small_ops.stream_follow = small_follow;
+    small_follows = 0;
     small_limit = limit;
     small_promise = (int64_t)1 << 30;
     small_used = small_most = 0;
@@ -142,6 +153,7 @@ START_TEST(test_small_device_goes_on)
     world_shrink(&w, MEMORY);
     ck_assert_rc_ok(run(&w, MEMORY));
     ck_assert_int_eq(w.moved + w.halved, 0);
+    ck_assert_int_eq(small_follows, 4 + 3); /* each block's codes follow the run, and so does each block that is read */
     size_t most = small_most;
     int rc = 0, runs = 0, halved = 0;
     for (size_t limit = most; rc == 0 && limit > most / 8; limit -= most / 16) {
@@ -237,7 +249,7 @@ START_TEST(test_abandoned_results_are_silent)
     world_open(&w, "rtn", 1);
     ck_assert_rc_ok(results_new(&w.gpu, &results));
     snprintf(path, sizeof(path), "%s/missing/block", w.directory);
-    ck_assert_rc_ok(results_start(results, path, &items));
+    ck_assert_rc_ok(results_start(results, path, NULL, &items));
     (void)err_raise(ERR_CANCELLED, "cancelled by the test");
     results_free(results);
     ck_assert_str_eq(err_last()->message, "cancelled by the test");

@@ -277,7 +277,7 @@ START_TEST(test_read_ahead)
         int64_t layer = (int64_t)k % 2;
         struct block plain, read;
         if (started[k] >= 0) {
-            block_reader_start(reader, started[k]);
+            block_reader_start(reader, started[k], rig.stream);
         }
         struct model_tensor list[BLOCK_TENSORS_MAX];
         int count = block_tensors(rig.model, layer, list);
@@ -296,7 +296,7 @@ START_TEST(test_read_ahead)
         block_deinit(&plain, &rig.gpu);
         block_deinit(&read, &rig.gpu);
     }
-    block_reader_start(reader, 0); /* and is not waited for */
+    block_reader_start(reader, 0, rig.stream); /* and is not waited for */
     block_reader_free(reader);
     block_reader_free(NULL);
     rig_close(&rig);

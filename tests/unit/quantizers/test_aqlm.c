@@ -48,6 +48,26 @@ START_TEST(each_step_lowers_the_loss)
 }
 END_TEST
 
+static int refuse_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                         const struct tensor *w, const struct tensor *bias)
+{
+    return err_raise(ERR_INTERNAL, "linear may round its operands");
+}
+
+/* A Hessian that is rounded to BF16 has negative eigenvalues: no step of a solve takes the product of the model. */
+START_TEST(solves_take_the_product_in_f32)
+{
+    struct problem p;
+    problem_open(&p, N, K);
+    struct gpu_ops ops = *p.rig.ops;
+    ops.linear = refuse_linear;
+    p.rig.ops = p.rig.gpu.ops = &ops;
+    struct linear_job job = solve_one(&p.rig, "aqlm", small, DTYPE_F16, &p.stats, &p.w);
+    qtensor_deinit(&job.result);
+    problem_close(&p);
+}
+END_TEST
+
 /* The gradient vanishes at the tables' optimum: more steps find nothing. */
 START_TEST(least_squares_arrives)
 {
@@ -188,5 +208,5 @@ START_TEST(what_it_refuses)
 }
 END_TEST
 
-UNIT_MAIN("quantizers_aqlm", each_step_lowers_the_loss, least_squares_arrives, loss_is_the_layers, hessian_pays,
-          known_codebooks_are_found, zero_rows_and_dead_columns, what_it_refuses)
+UNIT_MAIN("quantizers_aqlm", each_step_lowers_the_loss, solves_take_the_product_in_f32, least_squares_arrives,
+          loss_is_the_layers, hessian_pays, known_codebooks_are_found, zero_rows_and_dead_columns, what_it_refuses)

@@ -18,6 +18,7 @@
 struct block {
     void *pointer;
     size_t bytes;
+    bool pooled;
 };
 
 struct copy {
@@ -36,7 +37,11 @@ static struct {
     int64_t calls, allocations, fail_call, fail_allocation, fail_times;
     cudaError_t fault, sticky, last;
     int probe_error, devices, capability;
-    size_t memory, used;
+    size_t memory, used, pooled, pooled_most;
+    int64_t fail_once, records, waits;
+    cudaError_t fault_once;
+    void (*on_sync)(void *data);
+    void *on_sync_data;
     bool skip_kernels;
 } shim = {.lock = PTHREAD_MUTEX_INITIALIZER, .devices = 1, .capability = 90, .memory = (size_t)4 << 30};
 
@@ -48,6 +53,9 @@ cudaError_t shim_enter(void)
         shim.sticky = shim.fault;
     }
     cudaError_t status = shim.sticky;
+    if (status == cudaSuccess && shim.fail_once > 0 && shim.calls == shim.fail_once) {
+        status = shim.fault_once;
+    }
     shim.last = status != cudaSuccess ? status : shim.last;
     pthread_mutex_unlock(&shim.lock);
     return status;
@@ -86,7 +94,7 @@ void *shim_take(size_t bytes)
     }
     if (pointer != NULL) {
         memset(pointer, 0xff, bytes < POISON ? bytes : POISON); /* NaN */
-        shim.blocks[shim.block_count++] = (struct block){pointer, bytes};
+        shim.blocks[shim.block_count++] = (struct block){pointer, bytes, false};
         shim.used += size;
     } else {
         shim.last = cudaErrorMemoryAllocation;
@@ -105,6 +113,7 @@ void shim_give(void *block)
         }
         if (shim.blocks[i].pointer == block) {
             shim.used -= (shim.blocks[i].bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+            shim.pooled -= shim.blocks[i].pooled ? shim.blocks[i].bytes : 0;
             shim.blocks[i] = shim.blocks[--shim.block_count];
             break;
         }
@@ -151,7 +160,7 @@ void shim_check(const char *what, const void *pointer, size_t bytes)
 /* --- controls */
 static void control_reset(void)
 {
-    shim.calls = shim.allocations = shim.fail_call = shim.fail_allocation = 0;
+    shim.calls = shim.allocations = shim.fail_call = shim.fail_allocation = shim.fail_once = 0;
     shim.sticky = shim.last = cudaSuccess;
 }
 
@@ -165,6 +174,28 @@ static void control_fail_call(int64_t k, int error)
 {
     shim.fail_call = shim.calls + k;
     shim.fault = (cudaError_t)error;
+}
+
+static void control_fail_once(int64_t k, int error)
+{
+    shim.fail_once = shim.calls + k;
+    shim.fault_once = (cudaError_t)error;
+}
+
+static void control_on_sync(void (*call)(void *data), void *data)
+{
+    shim.on_sync = call;
+    shim.on_sync_data = data;
+}
+
+static int64_t control_records(void)
+{
+    return shim.records;
+}
+
+static int64_t control_waits(void)
+{
+    return shim.waits;
 }
 
 static int64_t control_allocations(void)
@@ -220,6 +251,10 @@ const struct shim *shim_get(void)
         .reset = control_reset,
         .fail_allocation = control_fail_allocation,
         .fail_call = control_fail_call,
+        .fail_once = control_fail_once,
+        .on_sync = control_on_sync,
+        .records = control_records,
+        .waits = control_waits,
         .allocations = control_allocations,
         .calls = control_calls,
         .live = control_live,
@@ -330,7 +365,18 @@ cudaError_t cudaMallocHost(void **pointer, size_t bytes)
 
 cudaError_t cudaMallocAsync(void **pointer, size_t bytes, cudaStream_t stream)
 {
-    return allocate(pointer, bytes);
+    cudaError_t status = allocate(pointer, bytes);
+
+    pthread_mutex_lock(&shim.lock);
+    for (int i = 0; status == cudaSuccess && i < shim.block_count; i++) {
+        if (shim.blocks[i].pointer == *pointer) {
+            shim.blocks[i].pooled = true;
+            shim.pooled += bytes;
+            shim.pooled_most = shim.pooled > shim.pooled_most ? shim.pooled : shim.pooled_most;
+        }
+    }
+    pthread_mutex_unlock(&shim.lock);
+    return status;
 }
 
 cudaError_t cudaFree(void *pointer)
@@ -356,12 +402,15 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int device)
 
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value)
 {
+    if (attribute == cudaMemPoolAttrUsedMemHigh) {
+        shim.pooled_most = shim.pooled;
+    }
     return shim_enter();
 }
 
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value)
 {
-    *(uint64_t *)value = shim.used;
+    *(uint64_t *)value = attribute == cudaMemPoolAttrUsedMemHigh ? shim.pooled_most : shim.used;
     return shim_enter();
 }
 
@@ -457,11 +506,15 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     if (status == cudaSuccess) {
         shim_flush();
     }
+    if (shim.on_sync != NULL) {
+        shim.on_sync(shim.on_sync_data);
+    }
     return status;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
+    shim.waits++;
     return shim_enter();
 }
 
@@ -481,6 +534,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
     if (status == cudaSuccess) {
         *(uint64_t *)(void *)event = shim.copied + (uint64_t)shim.copy_count;
+        shim.records++;
     }
     return status;
 }

@@ -23,6 +23,12 @@ struct shim {
     void (*fail_allocation)(int64_t k, int64_t times);
     /* From the k-th call on every call fails with this error, as after a crashed kernel. */
     void (*fail_call)(int64_t k, int error);
+    /* The k-th call fails with this error, and only it. */
+    void (*fail_once)(int64_t k, int error);
+    /* Called whenever the host waits for a stream; NULL: no more. */
+    void (*on_sync)(void (*call)(void *data), void *data);
+    int64_t (*records)(void); /* events recorded, streams told to wait for one */
+    int64_t (*waits)(void);
     int64_t (*allocations)(void); /* since reset */
     int64_t (*calls)(void);
     int64_t (*live)(void); /* blocks and handles not given back */

@@ -45,6 +45,11 @@ static void *opaque(size_t bytes)
 
 #define CREATED(handle) ((handle) != NULL ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED)
 
+size_t cublasLtGetVersion(void)
+{
+    return 130002;
+}
+
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
 {
     cudaError_t status = shim_enter_allocation();

@@ -8,6 +8,7 @@
 #include "tests/unit/unit.h"
 
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const struct shim *shim;
@@ -236,5 +237,188 @@ START_TEST(device_dies_anywhere)
 }
 END_TEST
 
+/* An error that concerns one call fails that call; what leaves nothing usable loses the device. */
+START_TEST(only_sticky_errors_lose_the_device)
+{
+    static const int passing[] = {cudaErrorInvalidPitchValue,
+                                  cudaErrorInvalidResourceHandle,
+                                  cudaErrorStreamCaptureUnsupported,
+                                  cudaErrorStreamCaptureInvalidated,
+                                  cudaErrorInvalidMemcpyDirection,
+                                  cudaErrorNotPermitted,
+                                  cudaErrorSymbolNotFound,
+                                  cudaErrorInvalidSource,
+                                  cudaErrorUnsupportedPtxVersion,
+                                  cudaErrorJitCompilerNotFound,
+                                  cudaErrorCooperativeLaunchTooLarge,
+                                  cudaErrorNotReady};
+    static const int sticky[] = {cudaErrorIllegalAddress,
+                                 cudaErrorLaunchFailure,
+                                 cudaErrorLaunchTimeout,
+                                 cudaErrorMisalignedAddress,
+                                 cudaErrorIllegalInstruction,
+                                 cudaErrorHardwareStackError,
+                                 cudaErrorInvalidPc,
+                                 cudaErrorECCUncorrectable,
+                                 cudaErrorUnknown,
+                                 cudaErrorAssert,
+                                 cudaErrorDevicesUnavailable,
+                                 cudaErrorMpsRpcFailure};
+    struct tensor tensor;
+    struct gpu gpu;
+
+    open_device(&gpu);
+    for (size_t i = 0; i < sizeof(passing) / sizeof(passing[0]); i++) {
+        shim->fail_once(2, passing[i]);
+        ck_assert_int_eq(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){16}, &tensor), ERR_INTERNAL);
+        ck_assert_rc_ok(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){16}, &tensor));
+        gpu_tensor_free(&gpu, &tensor);
+    }
+    gpu_close(&gpu);
+    for (size_t i = 0; i < sizeof(sticky) / sizeof(sticky[0]); i++) {
+        open_device(&gpu);
+        shim->fail_once(2, sticky[i]);
+        ck_assert_int_eq(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){16}, &tensor), ERR_DEVICE_LOST);
+        ck_assert_int_eq(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){16}, &tensor), ERR_DEVICE_LOST);
+        gpu_close(&gpu);
+    }
+}
+END_TEST
+
+/* Calls that give memory back are looked at, too: whichever of them fails, the device is lost, or the memory is back.
+ */
+START_TEST(what_fails_in_a_free_is_seen)
+{
+    for (int64_t k = 1; k <= 4; k++) { /* device, mark, wait, free */
+        for (int pass = 0; pass < 2; pass++) {
+            struct gpu_stream *stream;
+            struct tensor tensor, other;
+            struct gpu gpu;
+            open_device(&gpu);
+            ck_assert_rc_ok(gpu.ops->stream_new(gpu.device, &stream));
+            ck_assert_rc_ok(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){16}, &tensor));
+            int64_t live = shim->live();
+            shim->fail_once(k, pass == 0 ? cudaErrorIllegalAddress : cudaErrorInvalidResourceHandle);
+            gpu_tensor_free(&gpu, &tensor);
+            int rc = gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){16}, &other);
+            ck_assert_msg(rc == (pass == 0 ? ERR_DEVICE_LOST : 0), "call %d: %d", (int)k, rc);
+            if (pass == 1 && (k == 2 || k == 3)) { /* the host waited instead */
+                ck_assert_int_eq(shim->live(), live);
+            }
+            gpu.ops->stream_free(stream);
+            gpu_close(&gpu);
+            shim->discard();
+            shim->reset();
+        }
+    }
+}
+END_TEST
+
+struct freed_meanwhile {
+    struct gpu gpu;
+    struct tensor tensor;
+    int64_t records;
+};
+
+static void free_meanwhile(void *data)
+{
+    struct freed_meanwhile *job = data;
+
+    shim->on_sync(NULL, NULL);
+    int64_t before = shim->records();
+    gpu_tensor_free(&job->gpu, &job->tensor);
+    job->records = shim->records() - before;
+}
+
+/* Memory that another thread frees while a stream is being closed waits for what that stream had queued. */
+START_TEST(a_stream_counts_until_it_has_ended)
+{
+    struct freed_meanwhile job = {.records = 0};
+    struct gpu_stream *stream;
+
+    open_device(&job.gpu);
+    ck_assert_rc_ok(job.gpu.ops->stream_new(job.gpu.device, &stream));
+    ck_assert_rc_ok(gpu_tensor_new(&job.gpu, DTYPE_F32, 1, (const int64_t[]){16}, &job.tensor));
+    shim->on_sync(free_meanwhile, &job);
+    job.gpu.ops->stream_free(stream);
+    ck_assert_int_eq(job.records, 1);
+    gpu_close(&job.gpu);
+    ck_assert_int_eq(shim->live(), 0);
+}
+END_TEST
+
+START_TEST(streams_follow_by_events)
+{
+    struct gpu_stream *first, *second;
+    struct gpu gpu;
+
+    open_device(&gpu);
+    ck_assert_rc_ok(gpu.ops->stream_new(gpu.device, &first));
+    ck_assert_rc_ok(gpu.ops->stream_new(gpu.device, &second));
+    int64_t records = shim->records(), waits = shim->waits();
+    ck_assert_rc_ok(gpu.ops->stream_follow(second, first));
+    ck_assert_int_eq(shim->records() - records, 1);
+    ck_assert_int_eq(shim->waits() - waits, 1);
+    ck_assert_rc_ok(gpu.ops->stream_follow(first, first)); /* it does anyway */
+    ck_assert_int_eq(shim->waits() - waits, 1);
+    shim->fail_once(3, cudaErrorInvalidResourceHandle);
+    ck_assert_int_eq(gpu.ops->stream_follow(second, first), ERR_INTERNAL);
+    gpu.ops->stream_free(first);
+    gpu.ops->stream_free(second);
+    gpu_close(&gpu);
+}
+END_TEST
+
+START_TEST(peak_memory_is_counted)
+{
+    struct tensor tensors[3], x, w, y;
+    struct gpu_stream *stream;
+    struct gpu gpu;
+    int64_t peak = 0, before = 0;
+
+    open_device(&gpu);
+    ck_assert_rc_ok(gpu.ops->memory_peak(gpu.device, true, &before));
+    for (int i = 0; i < 3; i++) {
+        ck_assert_rc_ok(gpu_tensor_new(&gpu, DTYPE_F32, 1, (const int64_t[]){1 << 18}, &tensors[i]));
+    }
+    for (int i = 0; i < 3; i++) {
+        gpu_tensor_free(&gpu, &tensors[i]);
+    }
+    ck_assert_rc_ok(gpu.ops->memory_peak(gpu.device, true, &peak));
+    ck_assert_int_eq(peak, 3 << 20);
+    ck_assert_rc_ok(gpu.ops->memory_peak(gpu.device, false, &peak));
+    ck_assert_int_eq(peak, 0);
+    /* scratch and the workspace of products, too */
+    ck_assert_rc_ok(gpu.ops->stream_new(gpu.device, &stream));
+    ck_assert_rc_ok(gpu_tensor_new(&gpu, DTYPE_F32, 2, (const int64_t[]){16, 16}, &x));
+    ck_assert_rc_ok(gpu_tensor_new(&gpu, DTYPE_F32, 2, (const int64_t[]){16, 16}, &w));
+    ck_assert_rc_ok(gpu_tensor_new(&gpu, DTYPE_F32, 2, (const int64_t[]){16, 16}, &y));
+    ck_assert_rc_ok(gpu.ops->linear(stream, &y, &x, &w, NULL));
+    gpu_tensor_free(&gpu, &x);
+    gpu_tensor_free(&gpu, &w);
+    gpu_tensor_free(&gpu, &y);
+    gpu.ops->stream_free(stream);
+    ck_assert_rc_ok(gpu.ops->memory_peak(gpu.device, true, &peak));
+    ck_assert_int_ge(peak, 3 * 1024 + (64 << 20));
+    gpu_close(&gpu);
+}
+END_TEST
+
+START_TEST(a_device_says_what_results_depend_on)
+{
+    struct gpu gpu;
+
+    unsetenv("CUDA_CACHE_PATH");
+    gpu_cache_folder("/var/lib/of-the-test");
+    open_device(&gpu);
+    ck_assert_str_eq(getenv("CUDA_CACHE_PATH"), "/var/lib/of-the-test");
+    ck_assert_str_eq(gpu.info.libraries, "CUDA runtime 13.0, cublasLt 130002");
+    ck_assert_msg(strstr(gpu.info.detail, "1 multiprocessors") != NULL, "%s", gpu.info.detail);
+    gpu_close(&gpu);
+}
+END_TEST
+
 UNIT_MAIN("gpu_cuda", probe_without_driver, probe_without_device, probe_failing, probe_too_old, devices_are_counted,
-          memory_runs_out_anywhere, memory_is_what_the_device_has, device_dies_anywhere)
+          memory_runs_out_anywhere, memory_is_what_the_device_has, device_dies_anywhere,
+          only_sticky_errors_lose_the_device, what_fails_in_a_free_is_seen, a_stream_counts_until_it_has_ended,
+          streams_follow_by_events, peak_memory_is_counted, a_device_says_what_results_depend_on)
