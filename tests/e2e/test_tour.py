@@ -109,6 +109,25 @@ def gpu_commands():
     true("-Dcuda=enabled" in script, "the option is shown")
 
 
+def install():
+    """meson install: a daemon that runs where it was put, its unit, and the CUDA module where it was built."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(["meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", folder], timeout=120,
+                              capture_output=True, text=True)
+        equal(done.returncode, 0, "exit status of meson install (%s)" % done.stdout[-500:])
+        files = {os.path.join(top, name) for top, _, names in os.walk(folder) for name in names}
+        by_name = {os.path.basename(file): file for file in files}
+        wanted = {"quantd", "quantd.service"}
+        if os.path.exists(os.path.join(BUILD, "gpu", "cuda", "quantd_gpu_cuda.so")):
+            wanted.add("quantd_gpu_cuda.so")
+        equal(set(by_name), wanted, "what is installed")
+        answer = subprocess.run([by_name["quantd"], "--version"], capture_output=True, text=True, timeout=60)
+        true(answer.stdout.startswith("quantd "), "the installed daemon tells its version")
+        with open(by_name["quantd.service"]) as file:
+            program = re.search(r"^ExecStart=(\S+)", file.read(), re.M).group(1)
+        equal(folder + program, by_name["quantd"], "the program of the unit")
+
+
 def quickstart():
     """Its artifact where it was told, phases and a bar on the way, and nothing in the clone that git does not ignore."""
     if shutil.which("jq") is None:
@@ -132,4 +151,4 @@ def quickstart():
         raise Failure("the quickstart's own folder is not ignored")
 
 
-main([tour, real_llama, gpu_commands, quickstart])
+main([tour, real_llama, gpu_commands, install, quickstart])
