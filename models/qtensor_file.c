@@ -140,7 +140,7 @@ static bool parse_scheme(const json_t *row, struct qscheme *out)
     _Bool per_channel = false, sym = false, nested = false;
 
     if (kind < 0 || scale < 0 || weight < 0 || element < 0 || block_type < 0 || !get_int(row, "bits", 32, &bits) ||
-        !get_int(row, "group_size", INT64_MAX, &group_size) || !get_int(row, "group_rows", INT32_MAX, &group_rows) ||
+        !get_int(row, "group_size", INT32_MAX, &group_size) || !get_int(row, "group_rows", INT32_MAX, &group_rows) ||
         !get_int(row, "codebooks", 64, &codebooks) || json_get_bool(row, "per_channel", &per_channel) != 1 ||
         json_get_bool(row, "sym", &sym) != 1 || json_get_bool(row, "nested", &nested) != 1) {
         return false;
