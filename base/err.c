@@ -26,6 +26,8 @@ static const struct err_row rows[] = {
 
 #define ROW_COUNT ((int)(sizeof(rows) / sizeof(rows[0])))
 
+static const char *const suffixes[] = {".weight", ".bias"}; /* of a module's tensors */
+
 static _Thread_local struct err_record current;
 
 static const struct err_row *row_of(int code)
@@ -79,16 +81,22 @@ int err_raise_at(const char *file, int line, int code, const char *format, ...)
     return code;
 }
 
+/* The callee may have given a code without a record. */
+static void adopt(int code)
+{
+    if (current.code != code) {
+        memset(&current, 0, sizeof(current));
+        current.code = code;
+        (void)snprintf(current.message, sizeof(current.message), "%s", err_sentence(code));
+    }
+}
+
 int err_pass_at(const char *file, int line, int code, const char *format, ...)
 {
     int saved = errno;
     va_list arguments;
 
-    if (current.code != code) { /* the callee gave a code without a record */
-        memset(&current, 0, sizeof(current));
-        current.code = code;
-        (void)snprintf(current.message, sizeof(current.message), "%s", err_sentence(code));
-    }
+    adopt(code);
     va_start(arguments, format);
     add_trace(file, line, format, arguments);
     va_end(arguments);
@@ -135,6 +143,28 @@ int err_set_param(int code, const char *pointer)
 {
     (void)snprintf(current.param, sizeof(current.param), "%s", pointer);
     text_repair(current.param);
+    return code;
+}
+
+int err_set_module(int code, const char *name)
+{
+    size_t length = strlen(name);
+    char module[sizeof(current.module)];
+
+    adopt(code);
+    if (current.module[0] != '\0') {
+        return code;
+    }
+    for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+        size_t size = strlen(suffixes[i]);
+        if (length > size && strcmp(name + length - size, suffixes[i]) == 0) {
+            length -= size;
+            break;
+        }
+    }
+    (void)snprintf(module, sizeof(module), "%.*s", (int)length, name); /* it may lie in the record */
+    memcpy(current.module, module, sizeof(module));
+    text_repair(current.module);
     return code;
 }
 

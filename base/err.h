@@ -31,6 +31,7 @@ struct err_record {
     char param[192];   /* JSON Pointer of the offending member, or "" */
     char hint[256];    /* what to change, or "" */
     char trace[768];   /* "file:line message" lines, innermost first; for the log only */
+    char module[128];  /* path of the module of a model that it is about, or "" */
 };
 
 /* Start a record on this thread; returns code. errno is untouched. */
@@ -53,6 +54,9 @@ int err_raise_errno_at(const char *file, int line, int saved_errno, const char *
 
 /* Attach a JSON Pointer or a hint to this thread's record. Both return code, for use in return statements. */
 int err_set_param(int code, const char *pointer);
+/* Name the module that failed, by its path or that of its weight or bias. One that is named already stays: whoever was
+ * nearest knew best. Returns code. */
+int err_set_module(int code, const char *name);
 int err_set_hint(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* This thread's record; never NULL. Valid until the thread's next raise. */

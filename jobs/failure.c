@@ -2,7 +2,8 @@
 
 #include "jobs/failure.h"
 
-#include <stdio.h>
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const struct hint_row {
@@ -51,35 +52,28 @@ static const char *hint_of(const struct err_record *record)
     return "";
 }
 
-/* The module path that the message names, if any: "model.layers.3.mlp.up_proj" of a tensor name below it. */
-static bool find_module(const char *message, const struct model *model, char module[128], int64_t *layer)
+/* N of "model.layers.N.mlp.up_proj": a module inside a block; -1 for one outside. */
+static int64_t layer_of(const char *module)
 {
-    const char *at = strstr(message, "model.layers.");
+    const char *at = strstr(module, "layers.");
+    char *end;
 
-    if (at == NULL || model == NULL) {
-        return false;
+    if (at == NULL || (at != module && at[-1] != '.') || at[7] < '0' || at[7] > '9') {
+        return -1;
     }
-    size_t length = strspn(at, "abcdefghijklmnopqrstuvwxyz0123456789_.");
-    for (; length > 0 && length < 128; length--) {
-        if (length > 0 && (at[length] == '.' || at[length - 1] != '.')) {
-            snprintf(module, 128, "%.*s", (int)length, at);
-            if (model_linear_role(model, module, layer) >= 0) {
-                return true;
-            }
-        }
-    }
-    return false;
+    errno = 0;
+    long long layer = strtoll(at + 7, &end, 10);
+    return errno == 0 && *end == '.' ? layer : -1;
 }
 
-json_t *failure_json(const struct err_record *record, int64_t layer, const struct model *model)
+json_t *failure_json(const struct err_record *record, int64_t layer)
 {
-    char module[128];
-    bool named = find_module(record->message, model, module, &layer);
     const char *message = record->message[0] != '\0' ? record->message : err_sentence(record->code);
+    bool named = record->module[0] != '\0';
+    int64_t where = named ? layer_of(record->module) : layer;
 
     return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b}", "code", failure_code(record->code), "message",
                      text_or_null(message), "param", text_or_null(record->param), "layer",
-                     layer >= 0 ? json_integer(layer) : json_null(), "module",
-                     named ? json_string(module) : json_null(), "hint", text_or_null(hint_of(record)), "retryable",
-                     (int)err_retryable(record->code));
+                     where >= 0 ? json_integer(where) : json_null(), "module", text_or_null(record->module), "hint",
+                     text_or_null(hint_of(record)), "retryable", (int)err_retryable(record->code));
 }

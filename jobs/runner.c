@@ -93,7 +93,7 @@ static int end_requeued(struct task *task, const char *reason)
 static int end_failed(struct task *task, const struct err_record *record)
 {
     bool open = task->layers_total > 0 && task->layers_done < task->layers_total;
-    json_t *error = failure_json(record, open ? task->layers_done : -1, task->model);
+    json_t *error = failure_json(record, open ? task->layers_done : -1);
     const char *code = failure_code(record->code);
     json_t *patch = json_pack("{s:s, s:s, s:n, s:I, s:o, s:o, s:o}", "status", "failed", "status_reason", code, "phase",
                               "finished_at", (json_int_t)clock_unix_seconds(), "error", error, "checkpoint",

@@ -206,8 +206,9 @@ static int keep_tensor(struct run *run, const char *name, const struct tensor *t
     for (int64_t i = 0; rc == 0 && i < rows * cols; i++) {
         q->tables[i] = dtype_round(q->tables[i], scheme.scale_dtype);
         if (!isfinite(q->tables[i])) {
-            rc = err_raise(ERR_NON_FINITE_VALUE, "%s [%lld] is beyond %s after rewriting", name, (long long)i,
-                           dtype_rows[scheme.scale_dtype].name);
+            rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "%s [%lld] is beyond %s after rewriting", name,
+                                          (long long)i, dtype_rows[scheme.scale_dtype].name),
+                                name);
         }
     }
     return rc;

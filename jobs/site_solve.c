@@ -224,8 +224,9 @@ static int place_input(struct run *run, struct block *block, enum linear_role ro
 static int add_row(struct run *run, const struct report_facts *facts, json_t *rows)
 {
     if (facts->residual.nonfinite > 0) {
-        return err_raise(ERR_NON_FINITE_VALUE, "the quantized %s has %lld values that are not finite", facts->job->name,
-                         (long long)facts->residual.nonfinite);
+        int rc = err_raise(ERR_NON_FINITE_VALUE, "the quantized %s has %lld values that are not finite",
+                           facts->job->name, (long long)facts->residual.nonfinite);
+        return err_set_module(rc, facts->job->name);
     }
     if (json_array_append_new(rows, report_row(facts)) != 0) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the report row of %s", facts->job->name);
@@ -262,7 +263,7 @@ static int take_result(struct run *run, struct block *block, struct site_jobs *s
     rc = rc != 0 ? rc : measure(run, &block->linears[role], job, stats, &facts);
     rc = rc != 0 ? rc : place_input(run, block, role, q);
     if (rc != 0) {
-        return err_pass(rc, "measure %s", q->name);
+        return err_set_module(err_pass(rc, "measure %s", q->name), q->name);
     }
     take_weight(run->p->gpu, &block->linears[role], &job->dequantized);
     return add_row(run, &facts, rows);
@@ -307,6 +308,9 @@ static int solve_alike(const struct solve_context *context, const struct layer_s
         }
     }
     int rc = quantizer->solve(context, stats, jobs, count);
+    if (rc != 0 && rc != ERR_CANCELLED && rc != ERR_INTERRUPTED && count == 1) {
+        rc = err_set_module(rc, jobs[0].name); /* of several it names its own, where it can tell */
+    }
     for (int i = 0; i < count; i++) {
         site->jobs[places[i]] = jobs[i];
     }

@@ -99,7 +99,7 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
     struct tensor tensor = {0};
 
     if (source.file == NULL) {
-        return err_raise(ERR_INVALID_MODEL, "tensor %.160s is missing", name);
+        return err_set_module(err_raise(ERR_INVALID_MODEL, "tensor %.160s is missing", name), name);
     }
     const struct safetensors_entry *entry = source.entry;
     struct piece piece = {.gpu = gpu, .stream = stream, .source = &source};
@@ -116,7 +116,7 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
     rc = rc != 0 ? rc : check_finite(&piece, &tensor);
     if (rc != 0) {
         gpu_tensor_free(gpu, &tensor);
-        return err_pass(rc, "load tensor %s", name);
+        return err_set_module(err_pass(rc, "load tensor %s", name), name);
     }
     *out = tensor;
     return 0;

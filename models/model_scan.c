@@ -98,7 +98,7 @@ int model_tied(const struct model *model, bool *tied)
 int model_raise_nonfinite(const char *name, int64_t index)
 {
     int rc = err_raise(ERR_NON_FINITE_VALUE, "tensor %.160s has a NaN or Inf at element %lld", name, (long long)index);
-    return err_set_hint(rc, "the checkpoint is damaged, or its training diverged");
+    return err_set_module(err_set_hint(rc, "the checkpoint is damaged, or its training diverged"), name);
 }
 
 static int check_tensor(const struct model_tensor *tensor, void *buffer, model_tick tick, void *data)

@@ -81,7 +81,8 @@ static int pack_rows(const struct qtensor *q, int64_t first, int64_t rows, int64
         seen |= codes[i];
     }
     if (seen >> q->scheme.bits != 0) {
-        return err_raise(ERR_INTERNAL, "%s has codes of more than %d bits", q->name, q->scheme.bits);
+        return err_set_module(err_raise(ERR_INTERNAL, "%s has codes of more than %d bits", q->name, q->scheme.bits),
+                              q->name);
     }
     for (int64_t n = 0; n < rows; n++) {
         pack_codes(codes + n * q->cols, q->cols, q->scheme.bits, out + n * row_bytes);

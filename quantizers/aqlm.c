@@ -131,12 +131,14 @@ static int check_input(const struct solve_context *context, const struct layer_s
     int64_t index = -1;
 
     if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
-        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "aqlm needs calibration inputs for %s", name);
+        return err_set_module(err_raise(ERR_INSUFFICIENT_CALIBRATION, "aqlm needs calibration inputs for %s", name),
+                              name);
     }
     int rc = context->gpu->ops->find_nonfinite(context->stream, &index, &stats->hessian);
     if (rc == 0 && index >= 0) {
-        rc = err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
-                       (long long)(index / stats->columns), (long long)(index % stats->columns));
+        rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
+                                      (long long)(index / stats->columns), (long long)(index % stats->columns)),
+                            name);
         (void)err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
     }
     return rc;

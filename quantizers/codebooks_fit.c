@@ -222,7 +222,7 @@ int codebooks_take(const struct codebooks *c, const struct qscheme *scheme, stru
     rc = rc != 0 ? rc : codebooks_download(c, q.tables, &c->table);
     if (rc != 0) {
         qtensor_deinit(&q);
-        return err_pass(rc, "take %s", job->name);
+        return err_set_module(err_pass(rc, "take %s", job->name), job->name);
     }
     job->result = q;
     return 0;

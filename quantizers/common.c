@@ -252,7 +252,7 @@ int quant_work_take(const struct solve_context *context, struct quant_work *work
     rc = rc != 0 || !context->on_device ? rc : leave(context, work, job);
     if (rc != 0) {
         qtensor_deinit(&q);
-        return err_pass(rc, "take %s", job->name);
+        return err_set_module(err_pass(rc, "take %s", job->name), job->name);
     }
     job->result = q;
     return 0;

@@ -103,7 +103,7 @@ static int solve_linear(const struct solve_context *context, const struct tensor
     rc = rc != 0 ? rc : encode(context, importance, job, &q);
     if (rc != 0) {
         qtensor_deinit(&q);
-        return err_pass(rc, "blocks of %s", job->name);
+        return err_set_module(err_pass(rc, "blocks of %s", job->name), job->name);
     }
     job->result = q;
     job->loss = NAN;

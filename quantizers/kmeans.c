@@ -275,7 +275,7 @@ static int tables_take(const struct solve_context *context, const struct tables 
     rc = rc != 0 ? rc : final_loss(t, diagonal, &q, &job->loss);
     if (rc != 0) {
         qtensor_deinit(&q);
-        return err_pass(rc, "take %s", job->name);
+        return err_set_module(err_pass(rc, "take %s", job->name), job->name);
     }
     if (t->outliers > 0) {
         snprintf(job->note, sizeof(job->note), "%lld weights apart", (long long)t->outliers);

@@ -192,7 +192,7 @@ static int solve_linear(const struct solve_context *context, const struct layer_
     }
     if (rc != 0) {
         qtensor_deinit(&q);
-        return err_pass(rc, "llm_int8 %s", job->name);
+        return err_set_module(err_pass(rc, "llm_int8 %s", job->name), job->name);
     }
     job->result = q;
     job->loss = NAN;

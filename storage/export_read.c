@@ -133,7 +133,8 @@ static int encode_piece(struct export_reader *reader, const struct export_piece 
     int rc = load_module(reader, piece->module, piece->ahead);
 
     if (rc != 0) {
-        return err_pass(rc, "load %s", piece->name);
+        return err_set_module(err_pass(rc, "load %s", piece->name),
+                              reader->request->config.modules[piece->module].name);
     }
     unsigned char *packed = room(reader, piece->bytes);
     if (packed == NULL) {
@@ -142,7 +143,11 @@ static int encode_piece(struct export_reader *reader, const struct export_piece 
     memset(packed, 0, (size_t)piece->bytes);
     rc = reader->request->format->encode(&reader->module, piece->index, packed);
     rc = rc != 0 ? rc : hand_on(piece, 0, packed, piece->bytes, sink, data);
-    return rc != 0 ? err_pass(rc, "pack %s", piece->name) : advance(reader, piece->bytes);
+    if (rc == ERR_CANCELLED || rc == ERR_INTERRUPTED) {
+        return err_pass(rc, "pack %s", piece->name);
+    }
+    return rc != 0 ? err_set_module(err_pass(rc, "pack %s", piece->name), reader->module.name)
+                   : advance(reader, piece->bytes);
 }
 
 /* A float tensor that the job made, in the type that it is stored in. */

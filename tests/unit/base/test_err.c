@@ -65,6 +65,20 @@ START_TEST(param_and_hint)
 }
 END_TEST
 
+START_TEST(the_nearest_names_the_module)
+{
+    int rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "NaN"), "model.layers.2.mlp.up_proj.weight");
+    ck_assert_str_eq(err_last()->module, "model.layers.2.mlp.up_proj");
+    ck_assert_int_eq(err_set_module(err_pass(rc, "on"), "model.layers.2.mlp"), ERR_NON_FINITE_VALUE);
+    ck_assert_str_eq(err_last()->module, "model.layers.2.mlp.up_proj");
+    err_set_module(ERR_TIMEOUT, "lm_head"); /* a bare code */
+    ck_assert_str_eq(err_last()->module, "lm_head");
+    ck_assert_int_eq(err_last()->code, ERR_TIMEOUT);
+    (void)err_raise(ERR_DISK_FULL, "another"); /* a new record is about nothing yet */
+    ck_assert_str_eq(err_last()->module, "");
+}
+END_TEST
+
 START_TEST(a_message_may_quote_the_record)
 {
     (void)err_raise(ERR_STORAGE, "first");
@@ -160,5 +174,5 @@ START_TEST(texts_are_valid_utf8)
 END_TEST
 
 UNIT_MAIN("err", raise_fills_the_record, pass_adds_lines, pass_of_a_bare_code_makes_a_record, a_long_trace_ends_quietly,
-          param_and_hint, a_message_may_quote_the_record, errno_maps, records_cross_threads_by_value,
-          every_row_is_whole, texts_are_valid_utf8)
+          param_and_hint, the_nearest_names_the_module, a_message_may_quote_the_record, errno_maps,
+          records_cross_threads_by_value, every_row_is_whole, texts_are_valid_utf8)
