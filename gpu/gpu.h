@@ -325,6 +325,9 @@ int gpu_load_backends(const char *module_folders);
 /* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when it cannot be had. */
 int gpu_open(const char *want, int threads, struct gpu *out);
 void gpu_close(struct gpu *gpu);
+/* The same words for what a device is, without opening it when some gpu_open or gpu_describe has: memory_free and what
+ * else changes is as it was then. Any thread. */
+int gpu_describe(const char *want, struct gpu_info *out);
 /* Why each backend that is not usable is not: "cuda: no module quantd_gpu_cuda.so in: /usr/lib/quantd\n"... Static
  * text. */
 const char *gpu_backend_notes(void);

@@ -271,6 +271,46 @@ static const struct backend *find_backend(const char *want, int *index)
     return NULL;
 }
 
+#define SEEN_MAX 32
+
+/* Devices as they were when they were first opened. */
+static struct {
+    const struct backend *backend;
+    int index;
+    struct gpu_info info;
+} seen_devices[SEEN_MAX];
+static int seen_count;
+static pthread_mutex_t seen_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static bool recall(const struct backend *backend, int index, struct gpu_info *out)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&seen_lock);
+    for (int i = 0; i < seen_count && !found; i++) {
+        found = seen_devices[i].backend == backend && seen_devices[i].index == index;
+        *out = found ? seen_devices[i].info : *out;
+    }
+    pthread_mutex_unlock(&seen_lock);
+    return found;
+}
+
+static void remember(const struct backend *backend, int index, const struct gpu_info *info)
+{
+    struct gpu_info known;
+
+    if (recall(backend, index, &known)) {
+        return;
+    }
+    pthread_mutex_lock(&seen_lock);
+    if (seen_count < SEEN_MAX) {
+        seen_devices[seen_count].backend = backend;
+        seen_devices[seen_count].index = index;
+        seen_devices[seen_count++].info = *info;
+    }
+    pthread_mutex_unlock(&seen_lock);
+}
+
 int gpu_open(const char *want, int threads, struct gpu *out)
 {
     struct gpu gpu = {0};
@@ -292,8 +332,27 @@ int gpu_open(const char *want, int threads, struct gpu *out)
         gpu.ops->device_close(gpu.device);
         return err_pass(rc, "asking device '%s' what it is", want);
     }
+    remember(backend, index, &gpu.info);
     *out = gpu;
     return 0;
+}
+
+int gpu_describe(const char *want, struct gpu_info *out)
+{
+    struct gpu gpu;
+    int index;
+
+    pthread_once(&cpu_once, add_cpu);
+    const struct backend *backend = find_backend(want, &index);
+    if (backend != NULL && recall(backend, index, out)) {
+        return 0;
+    }
+    int rc = gpu_open(want, 1, &gpu);
+    if (rc == 0) {
+        *out = gpu.info;
+        gpu_close(&gpu);
+    }
+    return rc;
 }
 
 void gpu_close(struct gpu *gpu)

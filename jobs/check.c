@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "jobs/check.h"
+#include "jobs/memory_plan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -73,46 +74,25 @@ static void check_shapes(const struct job_spec *spec, const struct model *model,
     }
 }
 
-int64_t spec_peak_bytes(const struct job_spec *spec, const struct model *model)
+/* Refused is what cannot run at all: with one sequence at a time, nothing read ahead, activations elsewhere. */
+static void check_memory(const struct job_spec *spec, const struct model *model, const char *usual,
+                         struct faults *faults)
 {
-    const struct model_config *c = model_config(model);
-    int64_t block = 0;
-    int64_t widest = 0;
-    int64_t largest = 0;
+    const char *want = spec->resources.device;
+    struct memory_plan plan;
+    struct gpu_info info;
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        int64_t rows;
-        int64_t cols;
-        arch_linear_shape(c, (enum linear_role)role, &rows, &cols);
-        block += rows * cols;
-        widest = cols > widest ? cols : widest;
-        largest = rows * cols > largest ? rows * cols : largest;
-    }
-    /* F32 block, Hessian and factor of the widest input, three working copies and the codes of the largest linear. */
-    int64_t peak = block * 4 + largest * 13;
-    if (recipe_needs_calibration(&spec->recipe) || spec_has_calibration(spec)) {
-        peak += widest * widest * 8;
-    }
-    /* Embedding and head in their own type, one head's worth of logits twice. */
-    int64_t head = c->vocab_size * c->hidden_size * dtype_rows[model_dtype(model)].bytes;
-    return peak > 2 * head ? peak : 2 * head;
-}
-
-static void check_memory(const struct job_spec *spec, const struct model *model, struct faults *faults)
-{
-    struct gpu gpu;
-
-    if (gpu_open(spec->resources.device[0] != '\0' ? spec->resources.device : "auto", 1, &gpu) != 0) {
+    if (gpu_describe(want[0] != '\0' && strcmp(want, "auto") != 0 ? want : usual, &info) != 0) {
         faults_add(faults, ERR_INVALID_PARAMETER, "/resources/device", "%s", err_last()->message);
         return;
     }
-    int64_t need = spec_peak_bytes(spec, model);
-    if (gpu.info.memory_total > 0 && need > gpu.info.memory_total) {
+    memory_plan_of(spec, model, &info, 0, &plan);
+    int64_t need = memory_plan_least(&plan);
+    if (info.memory_total > 0 && need > info.memory_total) {
         faults_add(faults, ERR_INSUFFICIENT_MEMORY, "/resources/device",
-                   "one block of this model needs about %lld MiB and %s has %lld MiB", (long long)(need >> 20),
-                   gpu.info.id, (long long)(gpu.info.memory_total >> 20));
+                   "this model's blocks need about %lld MiB at a time and %s has %lld MiB", (long long)(need >> 20),
+                   info.id, (long long)(info.memory_total >> 20));
     }
-    gpu_close(&gpu);
 }
 
 static void check_lengths(const struct job_spec *spec, const struct model *model, struct faults *faults)
@@ -145,7 +125,7 @@ static void check_inputs(const struct job_spec *spec, const struct format_module
     }
 }
 
-int spec_check(struct job_spec *spec, const struct model *model, struct faults *faults)
+int spec_check(struct job_spec *spec, const struct model *model, const char *device, struct faults *faults)
 {
     struct format_module *modules = NULL;
     int count = 0;
@@ -157,7 +137,7 @@ int spec_check(struct job_spec *spec, const struct model *model, struct faults *
     check_patterns(spec, model, faults);
     check_lengths(spec, model, faults);
     check_shapes(spec, model, faults);
-    check_memory(spec, model, faults);
+    check_memory(spec, model, device, faults);
     if (faults->count > before) {
         return faults_raise(faults);
     }

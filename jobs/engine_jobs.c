@@ -55,7 +55,7 @@ static void check_model(struct engine *engine, struct job_spec *spec, json_t *wa
                    "/model", "%s", ours ? "there is no model with this id" : err_last()->message);
         return;
     }
-    if (spec_check(spec, model, faults) == 0) {
+    if (spec_check(spec, model, engine->device, faults) == 0) {
         rc = spec_warnings(spec, model, warnings);
     }
     if (rc != 0) {

@@ -1,6 +1,7 @@
 /* Losses of both paths on the evaluation set: perplexity = exp(mean -log p) over positions 1..S-1 of every window, and
  * the mean KL(float || quantized) over the same positions, in nats. Logits exist for a bounded slice of rows only. */
 
+#include "jobs/memory_plan.h"
 #include "jobs/run.h"
 
 #include "base/err.h"
@@ -9,9 +10,6 @@
 #include <stdlib.h>
 
 /* For both paths' logits together. A device of its own memory is fast on large products only. */
-#define LOGITS_BYTES ((int64_t)96 << 20)
-#define DEVICE_LOGITS_BYTES ((int64_t)1 << 30)
-#define LOGITS_ROWS 2048 /* at most */
 
 struct slices {
     struct head head;
@@ -26,9 +24,7 @@ static int slices_init(struct run *run, struct slices *s)
     const struct model_config *c = run->config;
     int64_t total = run->evaluation.set->sequences * run->evaluation.set->length;
 
-    s->rows =
-        (gpu->info.host_memory ? LOGITS_BYTES : DEVICE_LOGITS_BYTES) / (2 * c->vocab_size * (int64_t)sizeof(float));
-    s->rows = s->rows < 16 ? 16 : s->rows > LOGITS_ROWS ? LOGITS_ROWS : s->rows;
+    s->rows = memory_plan_logits(c, gpu->info.host_memory);
     s->rows = s->rows > total ? total : s->rows;
     const int64_t hidden[2] = {s->rows, c->hidden_size};
     const int64_t logits[2] = {s->rows, c->vocab_size};

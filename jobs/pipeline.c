@@ -9,6 +9,7 @@
  * is said aloud: a device that runs out of memory first gives up keeping activations, which changes nothing, and then
  * halves the micro-batch. */
 
+#include "jobs/memory_plan.h"
 #include "jobs/run.h"
 
 #include "base/err.h"
@@ -164,31 +165,19 @@ static int run_block(struct run *run, int64_t index)
     return rc;
 }
 
-/* What is left for activations once a block and its solve have their place: the F32 weights twice, as one block goes
- * when the next comes, and the codes of one, three squares of the widest site for the Hessian, its factor and a copy,
- * five copies of the largest linear, and a sixteenth of the device for scratch and what the allocator cannot use. */
+/* What is left for activations once a block and its solve have their place. */
 static int64_t device_activations(const struct run *run)
 {
-    const struct model_config *c = run->config;
     const struct gpu *gpu = run->p->gpu;
+    struct memory_plan plan;
     struct gpu_info info;
-    double weights = 0, largest = 0, widest = 0;
 
     if (gpu->info.host_memory || gpu->ops->device_info(gpu->device, &info) != 0) {
         return 0;
     }
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        int64_t rows, cols;
-        arch_linear_shape(c, (enum linear_role)role, &rows, &cols);
-        double count = (double)rows * (double)cols;
-        weights += count;
-        largest = count > largest ? count : largest;
-        widest = (double)cols > widest ? (double)cols : widest;
-    }
-    double taken =
-        sizeof(float) * (2.25 * weights + 3 * widest * widest + 5 * largest) + (double)info.memory_total / 16;
-    double left = (double)info.memory_free - taken;
-    return left > 0 ? (int64_t)left : 0;
+    memory_plan_of(run->p->spec, run->p->model, &info, run->batch_tokens, &plan);
+    int64_t left = info.memory_free - memory_plan_left(&plan);
+    return left > 0 ? left : 0;
 }
 
 /* A thread of its own reads the next block where the device computes by itself; where it would take cores from the

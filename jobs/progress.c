@@ -6,6 +6,7 @@
 #include "jobs/task.h"
 
 #include "base/err.h"
+#include "jobs/memory_plan.h"
 #include "jobs/report.h"
 
 #include <malloc.h>
@@ -62,15 +63,33 @@ json_t *task_progress_json(const struct task *task)
                      known ? json_integer(clock_unix_seconds() + (json_int_t)ceil(left)) : json_null());
 }
 
+/* Null on the CPU, whose memory is the host's, and where a backend does not count. */
+static json_t *gpu_peak_json(const struct task *task)
+{
+    struct err_record record;
+    int64_t peak = 0;
+
+    if (task->gpu == NULL || task->gpu->info.host_memory) {
+        return json_null();
+    }
+    err_take(&record); /* what the caller has to say is not lost to this */
+    int rc = task->gpu->ops->memory_peak(task->gpu->device, false, &peak);
+    err_restore(&record);
+    peak = rc == 0 && peak > task->gpu_peak_before ? peak : task->gpu_peak_before;
+    return peak > 0 ? json_integer(peak) : json_null();
+}
+
 json_t *task_memory_json(const struct task *task, int64_t artifact_bytes)
 {
     struct rusage usage = {0};
+    struct memory_plan plan;
 
     (void)getrusage(RUSAGE_SELF, &usage);
-    return json_pack("{s:I, s:o, s:n, s:I, s:I}", "source_bytes", (json_int_t)model_bytes(task->model),
+    memory_plan_of(&task->spec, task->model, &task->gpu->info, task->gpu->info.batch_tokens, &plan);
+    return json_pack("{s:I, s:o, s:o, s:I, s:I}", "source_bytes", (json_int_t)model_bytes(task->model),
                      "artifact_bytes", artifact_bytes > 0 ? json_integer(artifact_bytes) : json_null(),
-                     "gpu_peak_bytes", "host_peak_bytes", (json_int_t)usage.ru_maxrss * 1024, "estimated_gpu_bytes",
-                     (json_int_t)spec_peak_bytes(&task->spec, task->model));
+                     "gpu_peak_bytes", gpu_peak_json(task), "host_peak_bytes", (json_int_t)usage.ru_maxrss * 1024,
+                     "estimated_gpu_bytes", (json_int_t)memory_plan_usual(&plan));
 }
 
 json_t *task_times_json(const struct pipeline_times *times)
@@ -93,14 +112,28 @@ void task_times_load(const json_t *json, struct pipeline_times *times)
     }
 }
 
+void task_device(const struct task *task, char *out, size_t size)
+{
+    const struct gpu_info *info = task->gpu != NULL ? &task->gpu->info : NULL;
+
+    if (info == NULL) { /* it was never chosen */
+        snprintf(out, size, "%s", task->device_before);
+        return;
+    }
+    snprintf(out, size, "%.100s (%.120s%s%.90s; %lld tokens at once)", info->name, info->detail,
+             info->libraries[0] != '\0' ? "; " : "", info->libraries, (long long)info->batch_tokens);
+}
+
 json_t *task_checkpoint_json(const struct task *task)
 {
+    char device[384];
     bool any = task->layers_done > 0;
 
-    return json_pack("{s:o, s:o, s:I, s:I, s:o}", "layer", any ? json_integer(task->layers_done - 1) : json_null(),
+    task_device(task, device, sizeof(device));
+    return json_pack("{s:o, s:o, s:I, s:I, s:o, s:s}", "layer", any ? json_integer(task->layers_done - 1) : json_null(),
                      "saved_at", any ? json_integer(task->last_layer_saved_at) : json_null(), "charged",
                      (json_int_t)task->charged, "attempt", (json_int_t)task->moved_forward, "phases",
-                     task_times_json(&task->times));
+                     task_times_json(&task->times), "device", device);
 }
 
 static int flush(struct task *task)

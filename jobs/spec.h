@@ -70,9 +70,8 @@ json_t *spec_quantization_schema(const struct quantizer *quantizer);
 int spec_bind(struct job_spec *spec, const struct model *model);
 /* The linears that will be quantized, in model order, with the scheme each gets; malloc'ed array. */
 int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count);
-/* Everything that a job of this spec on this model would run into, from headers alone. 0 or faults filled. */
-int spec_check(struct job_spec *spec, const struct model *model, struct faults *faults);
+/* Everything that a job of this spec on this model would run into, from headers alone. device:
+ * where it runs unless it says otherwise, as for gpu_open. 0 or faults filled. */
+int spec_check(struct job_spec *spec, const struct model *model, const char *device, struct faults *faults);
 /* What the format's runtimes will not do with the result of an accepted spec: {"code", "message"} each. */
 int spec_warnings(const struct job_spec *spec, const struct model *model, json_t *warnings);
-/* Peak bytes on the device and host for one block plus activations outside the spill budget. */
-int64_t spec_peak_bytes(const struct job_spec *spec, const struct model *model);

@@ -37,8 +37,11 @@ static int read_row(struct task *task, const json_t *row)
     task->attempt = json_integer_value(json_object_get(row, "attempt"));
     task->charged = json_integer_value(json_object_get(checkpoint, "charged"));
     task->moved_forward = json_integer_value(json_object_get(checkpoint, "attempt"));
+    const char *device = json_string_value(json_object_get(checkpoint, "device"));
+    snprintf(task->device_before, sizeof(task->device_before), "%s", device != NULL ? device : "");
     task->last_layer_saved_at = json_integer_value(json_object_get(checkpoint, "saved_at"));
     task->elapsed_before = json_number_value(json_object_get(progress, "elapsed_seconds"));
+    task->gpu_peak_before = json_integer_value(json_object_get(json_object_get(row, "memory"), "gpu_peak_bytes"));
     task_times_load(json_object_get(checkpoint, "phases"), &task->times);
     task->warnings = json_is_array(warnings) ? json_deep_copy(warnings) : json_array();
     task->calibration_column = json_is_object(column) ? json_deep_copy(column) : json_object();
@@ -51,15 +54,18 @@ static int read_row(struct task *task, const json_t *row)
 static int choose_device(struct task *task)
 {
     const char *want = task->spec.resources.device;
-    const char *have = task->engine->gpu.info.id;
+    bool own = want[0] != '\0' && strcmp(want, "auto") != 0;
+    struct gpu_info info;
 
-    if (want[0] == '\0' || strcmp(want, "auto") == 0 || strcmp(want, have) == 0) {
-        task->gpu = &task->engine->gpu;
-        return 0;
+    int rc = own ? gpu_describe(want, &info) : 0; /* "cuda" may be the daemon's "cuda:0" */
+    own = own && rc == 0 && strcmp(info.id, task->engine->gpu.info.id) != 0;
+    if (rc == 0 && own) {
+        rc = gpu_open(want, task->engine->threads, &task->own_gpu);
     }
-    int rc = gpu_open(want, task->engine->threads, &task->own_gpu);
     if (rc == 0) {
-        task->gpu = &task->own_gpu;
+        int64_t before;
+        task->gpu = own ? &task->own_gpu : &task->engine->gpu;
+        (void)task->gpu->ops->memory_peak(task->gpu->device, true, &before); /* counted from here */
     }
     return rc;
 }
@@ -263,6 +269,21 @@ static int save_preparation(struct task *task)
     return rc;
 }
 
+/* Blocks that another device or library made stay as they are; the rest may round otherwise. */
+static int say_device_changed(struct task *task)
+{
+    char device[384], message[900];
+
+    task_device(task, device, sizeof(device));
+    if (task->layers_done == 0 || task->device_before[0] == '\0' || strcmp(task->device_before, device) == 0) {
+        return 0;
+    }
+    snprintf(message, sizeof(message),
+             "the first %lld blocks were made on %s; the job goes on with %s, which may round otherwise",
+             (long long)task->layers_done, task->device_before, device);
+    return task_notice(task, "device_changed", message);
+}
+
 int task_prepare(struct task *task, struct engine *engine, const json_t *row)
 {
     task->engine = engine;
@@ -287,6 +308,7 @@ int task_prepare(struct task *task, struct engine *engine, const json_t *row)
             json_array_remove(task->warnings, json_array_size(task->warnings) - 1);
         }
     }
+    rc = rc != 0 ? rc : say_device_changed(task);
     rc = rc != 0 ? rc : save_preparation(task);
     return rc != 0 ? err_pass(rc, "prepare") : 0;
 }

@@ -26,6 +26,8 @@ struct task {
     json_t *blocks;                                 /* committed ones, by index */
     struct calibration_set calibration, evaluation; /* sequences == 0: none */
     struct pipeline_times times;
+    char device_before[384]; /* of the attempt that finished blocks, "" = none or unknown */
+    int64_t gpu_peak_before; /* bytes of the device, of earlier attempts */
 
     /* progress */
     double fraction, first_fraction; /* of the whole job; where this attempt began */
@@ -69,6 +71,8 @@ json_t *task_progress_json(const struct task *task);
 json_t *task_memory_json(const struct task *task, int64_t artifact_bytes);
 /* The checkpoint column: {"layer","saved_at","charged","attempt" (that finished it),"phases"}. */
 json_t *task_checkpoint_json(const struct task *task);
+/* What a result may depend on of a device: name, kernels, libraries, micro-batch. */
+void task_device(const struct task *task, char *out, size_t size);
 /* {"forward":{"seconds","flops"},...} and back. */
 json_t *task_times_json(const struct pipeline_times *times);
 void task_times_load(const json_t *json, struct pipeline_times *times);

@@ -115,6 +115,10 @@ def small_job(directory, device):
         true(device in devices, "%s is among %r" % (device, devices))
         job = new_job(daemon, RECORDS, calibration={"stream": True, "num_samples": 4, "sequence_length": 48})
         state = succeed(daemon, job)
+        memory = state["memory"]
+        true(memory["estimated_gpu_bytes"] > 0, "an estimate: %r" % memory)
+        peak = memory["gpu_peak_bytes"]
+        true(peak is None if device == "cpu" else peak > 0, "what was measured of %s: %r" % (device, memory))
         report = daemon.get("%s/%s/report" % (JOBS, job))
         manifest = daemon.get("/v1/artifacts/%s" % state["result"]["artifact_id"])
     losses = [row["output_relative_mse"] for row in report["layers"]]

@@ -38,7 +38,7 @@ static void expect(const char *members, int code, const char *pointer)
 {
     struct faults faults = {0};
     struct job_spec spec = spec_of(members);
-    int rc = spec_check(&spec, model, &faults);
+    int rc = spec_check(&spec, model, "auto", &faults);
     if (code == 0) {
         ck_assert_msg(rc == 0, "%s: %s %s", members, faults.items[0].param, faults.items[0].detail);
     } else {
@@ -139,6 +139,33 @@ START_TEST(test_lengths_and_devices)
 }
 END_TEST
 
+static int check_on(const char *members, const char *usual)
+{
+    struct faults faults = {0};
+    struct job_spec spec = spec_of(members);
+    int rc = spec_check(&spec, model, usual, &faults);
+    ck_assert(rc == 0 || strcmp(faults.items[0].param, "/resources/device") == 0);
+    spec_deinit(&spec);
+    return rc;
+}
+
+/* A request without a device, or with "auto", is held against the one that the daemon was given. */
+START_TEST(test_the_daemons_device_is_judged)
+{
+    struct gpu_info info;
+    open_model();
+    ck_assert_int_eq(check_on("\"quantization\":{\"group_size\":64}", "abacus"), ERR_INVALID_PARAMETER);
+    ck_assert_int_eq(check_on("\"quantization\":{\"group_size\":64},\"resources\":{\"device\":\"auto\"}", "abacus"),
+                     ERR_INVALID_PARAMETER);
+    ck_assert_rc_ok(check_on("\"quantization\":{\"group_size\":64},\"resources\":{\"device\":\"cpu\"}", "abacus"));
+    ck_assert_rc_ok(check_on("\"quantization\":{\"group_size\":64}", "cpu"));
+    ck_assert_rc_ok(gpu_describe("cpu:0", &info));
+    ck_assert_str_eq(info.id, "cpu");
+    ck_assert_int_eq(gpu_describe("cpu:1", &info), ERR_CONFIG);
+    model_close(model);
+}
+END_TEST
+
 START_TEST(test_modules_in_order)
 {
     open_model();
@@ -153,7 +180,6 @@ START_TEST(test_modules_in_order)
     ck_assert_int_eq(modules[0].rows, 256);
     ck_assert_str_eq(modules[count - 1].name, "model.layers.3.mlp.down_proj");
     ck_assert_int_eq(modules[count - 1].cols, 768);
-    ck_assert_int_gt(spec_peak_bytes(&spec, model), 0);
     free(modules);
     spec_deinit(&spec);
     model_close(model);
@@ -205,4 +231,4 @@ START_TEST(test_warnings)
 END_TEST
 
 UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_what_does_nothing, test_lengths_and_devices,
-          test_modules_in_order, test_warnings)
+          test_the_daemons_device_is_judged, test_modules_in_order, test_warnings)

@@ -1,6 +1,7 @@
 /* The block loop on a device with memory of its own, of which there is enough, or not: what a job gives up, in which
  * order, and that its results do not show it. */
 
+#include "jobs/memory_plan.h"
 #include "jobs/run.h"
 #include "models/block_reader.h"
 #include "tests/unit/jobs/pipeline_rig.h"
@@ -238,6 +239,31 @@ START_TEST(test_reading_ahead_goes_first)
 }
 END_TEST
 
+/* What admission and the pipeline reckon with is what a run takes: no less, and not much more. */
+START_TEST(test_plan_is_what_is_taken)
+{
+    static const char *const methods[] = {"gptq", "rtn"};
+    struct memory_plan plan, least;
+
+    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
+        struct world w;
+        world_open(&w, methods[i], 1);
+        world_shrink(&w, MEMORY);
+        small_promise = 0; /* no activations on the device */
+        ck_assert_rc_ok(run(&w, MEMORY));
+        memory_plan_of(&w.spec, w.model, &w.gpu.info, SEQUENCES * LENGTH, &plan);
+        plan.reserve = 0; /* the rig counts tensors only */
+        plan.head = 0;    /* logits of a few tokens */
+        memory_plan_of(&w.spec, w.model, &w.gpu.info, 0, &least);
+        int64_t usual = memory_plan_usual(&plan), took = (int64_t)small_most;
+        ck_assert_msg(took <= usual && took * 3 >= usual && memory_plan_least(&least) > 0,
+                      "%s: took %lld, planned %lld, at least %lld", methods[i], (long long)took, (long long)usual,
+                      (long long)memory_plan_least(&least));
+        world_close(&w);
+    }
+}
+END_TEST
+
 /* Nobody waits for a block that was given up: what went wrong with it does not hide what the run says. */
 START_TEST(test_abandoned_results_are_silent)
 {
@@ -258,4 +284,5 @@ START_TEST(test_abandoned_results_are_silent)
 END_TEST
 
 UNIT_MAIN("pipeline_device", test_analysis_is_measured_alike, test_device_memory_is_the_same, test_small_device_goes_on,
-          test_codes_that_cannot_leave, test_reading_ahead_goes_first, test_abandoned_results_are_silent)
+          test_codes_that_cannot_leave, test_reading_ahead_goes_first, test_plan_is_what_is_taken,
+          test_abandoned_results_are_silent)

@@ -1,0 +1,97 @@
+/* Sizes of what run_block, a site's solve, a flow and evaluate_finish allocate, from the model's shapes alone. The test
+ * of the block loop on a small device holds what is measured against it. */
+
+#include "jobs/memory_plan.h"
+
+#define LOGITS_BYTES ((int64_t)96 << 20) /* of both models' logits at once: in the host's memory, and in a device's */
+#define DEVICE_LOGITS_BYTES ((int64_t)1 << 30)
+#define LOGITS_ROWS 2048 /* at most */
+#define RESERVE_SHARE 16 /* of the device's memory */
+
+struct sizes {
+    int64_t weights, largest, widest; /* elements of a block, of a linear, inputs of a linear */
+};
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static struct sizes sizes_of(const struct model_config *config)
+{
+    struct sizes s = {0};
+
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        int64_t rows, cols;
+        arch_linear_shape(config, (enum linear_role)role, &rows, &cols);
+        s.weights += rows * cols;
+        s.largest = larger(s.largest, rows * cols);
+        s.widest = larger(s.widest, cols);
+    }
+    return s;
+}
+
+/* One flow's tensors, with scratch for a last batch that is shorter. */
+static int64_t flow_bytes(const struct model_config *c, int64_t tokens)
+{
+    int64_t heads = c->num_heads * c->head_dim, kv = c->num_kv_heads * c->head_dim;
+    int64_t wide = larger(heads, c->intermediate_size);
+    int64_t work = larger(heads + 2 * kv, larger(c->intermediate_size, c->hidden_size));
+    int64_t scratch = work + 2 * wide + c->hidden_size + c->head_dim;
+
+    return tokens * (2 * c->hidden_size + wide + 2 * scratch) * (int64_t)sizeof(float);
+}
+
+int64_t memory_plan_logits(const struct model_config *config, bool host_memory)
+{
+    int64_t bytes = host_memory ? LOGITS_BYTES : DEVICE_LOGITS_BYTES;
+    int64_t rows = bytes / (2 * config->vocab_size * (int64_t)sizeof(float));
+
+    return rows < 16 ? 16 : rows > LOGITS_ROWS ? LOGITS_ROWS : rows;
+}
+
+static int64_t head_bytes(const struct model *model, bool host_memory)
+{
+    const struct model_config *c = model_config(model);
+    int64_t table = c->vocab_size * c->hidden_size * (int64_t)dtype_rows[model_dtype(model)].bytes;
+    int64_t row = 2 * (c->vocab_size + c->hidden_size) * (int64_t)sizeof(float);
+
+    return 2 * table + memory_plan_logits(c, host_memory) * row;
+}
+
+void memory_plan_of(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
+                    int64_t tokens, struct memory_plan *out)
+{
+    const struct model_config *c = model_config(model);
+    const struct sizes s = sizes_of(c);
+    bool runs = spec_has_calibration(spec) || spec->evaluation.file_id[0] != '\0';
+    int64_t length = larger(spec_sequence_length(spec, c), spec->evaluation.sequence_length);
+    int64_t square = s.widest * s.widest * (int64_t)sizeof(float);
+    int64_t copy = s.largest * (int64_t)sizeof(float), flow = runs ? flow_bytes(c, larger(tokens, length)) : 0;
+    bool least = tokens == 0;
+
+    *out = (struct memory_plan){
+        .blocks = least ? 5 * s.weights : 9 * s.weights,
+        .solve = (spec_has_calibration(spec) ? 3 * square : 0) + 5 * copy,
+        .flows = least ? flow : 2 * flow,
+        .reader = least || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
+        .head = runs ? head_bytes(model, device->host_memory) : 0,
+        .reserve = least || device->host_memory ? 0 : device->memory_total / RESERVE_SHARE,
+    };
+}
+
+int64_t memory_plan_left(const struct memory_plan *plan)
+{
+    return plan->blocks + plan->solve + plan->reserve;
+}
+
+int64_t memory_plan_usual(const struct memory_plan *plan)
+{
+    int64_t with_head = plan->head + plan->flows + plan->reader + plan->reserve;
+    return larger(memory_plan_left(plan) + plan->flows + plan->reader, with_head);
+}
+
+int64_t memory_plan_least(const struct memory_plan *plan)
+{
+    return larger(plan->blocks + plan->solve + plan->flows, plan->head + plan->flows);
+}
