@@ -238,6 +238,43 @@ START_TEST(test_goes_on_from_the_last_usable_block)
 }
 END_TEST
 
+/* Stopped behind its first block, which another device is then said to have made. */
+START_TEST(test_another_device_is_said)
+{
+    char id[ID_SIZE];
+    json_t *row;
+    bool said = false;
+    size_t i;
+    json_t *warning;
+    house_open(&house);
+    house_create(&house, SLOW_GPTQ, id);
+    house_upload(&house, id, 0, RECORDS, true);
+    ck_assert(wait_for_layers(id, 1));
+    engine_drain(house.engine, 0);
+    engine_close(house.engine);
+    ck_assert_rc_ok(store_job_get(house.store, id, &row));
+    json_t *checkpoint = json_object_get(row, "checkpoint");
+    ck_assert_ptr_nonnull(json_get_string(checkpoint, "device"));
+    json_object_set_new(checkpoint, "device", json_string("an abacus (wood)"));
+    json_t *patch = json_pack("{s:O}", "checkpoint", checkpoint);
+    ck_assert_rc_ok(store_job_update(house.store, id, NULL, -1, patch, NULL, NULL, NULL));
+    json_decref(patch);
+    json_decref(row);
+    store_close(house.store);
+    house_start(&house);
+    json_t *job = house_wait(&house, id);
+    house_expect_status(job, "succeeded");
+    json_array_foreach(json_object_get(job, "warnings"), i, warning)
+    {
+        said = said || (strcmp(json_get_string(warning, "code"), "device_changed") == 0 &&
+                        strstr(json_get_string(warning, "message"), "an abacus (wood)") != NULL);
+    }
+    ck_assert(said);
+    json_decref(job);
+    house_close(&house);
+}
+END_TEST
+
 START_TEST(test_poison_is_given_up)
 {
     char id[ID_SIZE];
@@ -279,4 +316,4 @@ START_TEST(test_stray_folders_and_cancellations)
 END_TEST
 
 UNIT_MAIN("engine_resume", test_drained_jobs_go_on, test_killed_jobs_go_on, test_goes_on_from_the_last_usable_block,
-          test_poison_is_given_up, test_stray_folders_and_cancellations)
+          test_another_device_is_said, test_poison_is_given_up, test_stray_folders_and_cancellations)
