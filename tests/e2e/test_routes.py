@@ -25,7 +25,7 @@ def health_and_system():
             Call("POST", "/livez", status=405, code="method_not_allowed", check=header("allow", "GET, HEAD")),
             Call("DELETE", "/v1/system", status=405),
             Call("GET", "/livez?x=1", status=400, code="unknown_parameter", param="?x"),
-            Call("GET", "/v1/system", headers={"Accept": "image/png"}, status=200),
+            Call("GET", "/v1/system", headers={"Accept": "image/png"}, status=406, code="not_acceptable"),
         ])
 
 
