@@ -103,7 +103,7 @@ int engine_file_delete(struct engine *engine, const char *id)
 
 int engine_artifact_delete(struct engine *engine, const char *id)
 {
-    int rc = store_object_delete(engine->store, "art", id);
+    int rc = store_artifact_delete(engine->store, id);
 
     if (rc == 0) {
         engine_collect_garbage(engine);

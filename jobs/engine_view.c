@@ -18,13 +18,13 @@ static const char *const request_members[] = {
 };
 
 static const char *const progress_members[] = {
-    "fraction",      "layers_done",       "layers_total",    "modules_done",
-    "modules_total", "tokens_calibrated", "elapsed_seconds", "eta_seconds",
+    "block",        "step",          "fraction",          "layers_done",     "layers_total",
+    "modules_done", "modules_total", "tokens_calibrated", "elapsed_seconds", "eta_seconds",
 };
 
 static const char *const result_members[] = {
-    "artifact_id",      "bits_per_weight",    "compression_ratio", "perplexity_before",
-    "perplexity_after", "kl_divergence_mean", "worst_layers",
+    "artifact_id",       "artifact_deleted_at", "bits_per_weight",    "compression_ratio",
+    "perplexity_before", "perplexity_after",    "kl_divergence_mean", "worst_layers",
 };
 
 static const char *const calibration_counts[] = {"records", "tokens", "sequences", "digest"};

@@ -16,7 +16,7 @@ static int watch(void *data)
     struct task *task = data;
 
     return engine_draining(task->engine) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down")
-                                         : task_tick(task, 0, "loading");
+                                         : task_tick_phase(task, 0, "loading");
 }
 
 static int feed_blob(struct task *task, struct blob_reader *reader, int64_t size, struct calibration_writer *writer)

@@ -35,13 +35,13 @@ const char *const pipeline_phase_names[PHASE_COUNT] = {
     [PHASE_EXPORT] = "export",
 };
 
-int run_tick(struct run *run, double share, const char *phase)
+int run_tick(struct run *run, double share, const char *step)
 {
     run->block_fraction = share;
     double blocks = (double)run->config->num_layers;
     double done = ((double)run->block_index + share) / blocks;
     int rc = checkpoint_commit(run, false);
-    return rc != 0 ? rc : run->p->hooks.tick(run->p->hooks.data, 0.95 * done, phase);
+    return rc != 0 ? rc : run->p->hooks.tick(run->p->hooks.data, 0.95 * done, run->block_index, step);
 }
 
 void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops)

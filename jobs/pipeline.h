@@ -38,8 +38,9 @@ struct evaluation_result {
 /* How the runner and the pipeline talk: checks and news. Every hook may stop the run by returning nonzero. */
 struct pipeline_hooks {
     void *data;
-    /* Often: cancelled, draining, out of time? fraction of the whole run in [0, 1]. */
-    int (*tick)(void *data, double fraction, const char *phase);
+    /* Often: cancelled, draining, out of time? fraction of the whole run in [0, 1]; the open block, or the
+     * number of blocks once all are done; what it is at: "loading", "calibrating", "quantizing", "evaluating". */
+    int (*tick)(void *data, double fraction, int64_t block, const char *step);
     /* A block is on disk: commit it with its rows. chains: {"calibration":{"file","sha256"},...}; notes: what the
      * report says of it beside its rows, {"kv_cache":{...},"analysis":[...]}, each where there is such a thing. May
      * return ERR_INTERRUPTED after committing, to stop at this boundary. */

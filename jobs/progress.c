@@ -55,11 +55,13 @@ json_t *task_progress_json(const struct task *task)
     bool known = left >= 0;
     int64_t tokens = task->calibration.sequences * task->calibration.length;
 
-    return json_pack("{s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "fraction", round(task->fraction * 1e4) / 1e4,
-                     "layers_done", (json_int_t)task->layers_done, "layers_total", (json_int_t)task->layers_total,
-                     "modules_done", (json_int_t)task->modules_done, "modules_total", (json_int_t)task->modules_total,
-                     "tokens_calibrated", (json_int_t)tokens, "elapsed_seconds", round(elapsed(task) * 1e3) / 1e3,
-                     "eta_seconds", known ? json_integer((json_int_t)ceil(left)) : json_null(), "estimated_finish_at",
+    return json_pack("{s:o, s:s?, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "block",
+                     task->block > 0 ? json_integer(task->block) : json_null(), "step", task->step, "fraction",
+                     round(task->fraction * 1e4) / 1e4, "layers_done", (json_int_t)task->layers_done, "layers_total",
+                     (json_int_t)task->layers_total, "modules_done", (json_int_t)task->modules_done, "modules_total",
+                     (json_int_t)task->modules_total, "tokens_calibrated", (json_int_t)tokens, "elapsed_seconds",
+                     round(elapsed(task) * 1e3) / 1e3, "eta_seconds",
+                     known ? json_integer((json_int_t)ceil(left)) : json_null(), "estimated_finish_at",
                      known ? json_integer(clock_unix_seconds() + (json_int_t)ceil(left)) : json_null());
 }
 
@@ -162,10 +164,8 @@ static int flush(struct task *task)
     return rc;
 }
 
-int task_tick(void *data, double fraction, const char *phase)
+static int tick(struct task *task, double fraction)
 {
-    struct task *task = data;
-
     if (fraction > FRACTION_PIPELINE) {
         fraction = FRACTION_PIPELINE;
     }
@@ -176,13 +176,31 @@ int task_tick(void *data, double fraction, const char *phase)
     if (first) {
         task->first_fraction = task->fraction;
     }
-    task->phase = phase;
     int rc = task_check_stop(task);
     if (rc == 0 && (first || clock_monotonic_ms() - task->last_flush_ms >= FLUSH_MS)) {
         rc = flush(task);
         rc = rc != 0 ? rc : task_check_stop(task);
     }
     return rc;
+}
+
+int task_tick_phase(struct task *task, double fraction, const char *phase)
+{
+    task->phase = phase;
+    task->step = phase;
+    task->block = 0;
+    return tick(task, fraction);
+}
+
+int task_tick(void *data, double fraction, int64_t block, const char *step)
+{
+    struct task *task = data;
+    bool over = block >= task->layers_total;
+
+    task->phase = over ? "evaluating" : "quantizing";
+    task->step = step;
+    task->block = over ? 0 : block + 1;
+    return tick(task, fraction);
 }
 
 /* What a watcher wants of a finished block: its modules with their errors. */

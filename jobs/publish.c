@@ -45,7 +45,7 @@ static int export_tick(void *data, double fraction)
     double whole = FRACTION_EXPORT + (0.999 - FRACTION_EXPORT) * fraction;
 
     task->fraction = whole > task->fraction ? whole : task->fraction;
-    return task_tick(task, 0, "packing");
+    return task_tick_phase(task, 0, "exporting");
 }
 
 struct block_paths {

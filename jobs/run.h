@@ -67,7 +67,7 @@ int flow_embed(const struct flow *flow, struct chain *chain, struct run *run);
 int flow_forward(const struct flow *flow, struct chain *chain, const struct block *block, struct run *run);
 
 /* Say where the run is; nonzero stops it. share: how much of the open block is done, 0..1. */
-int run_tick(struct run *run, double share, const char *phase);
+int run_tick(struct run *run, double share, const char *step);
 /* Charge the time since *mark to a phase and move the mark. */
 void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops);
 

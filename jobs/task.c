@@ -300,7 +300,7 @@ int task_prepare(struct task *task, struct engine *engine, const json_t *row)
     }
     size_t warned = json_array_size(task->warnings);
     task->fraction = 0.95 * (double)task->layers_done / (double)task->layers_total;
-    rc = task_tick(task, task->fraction, "loading");
+    rc = task_tick_phase(task, task->fraction, "loading");
     rc = rc != 0 ? rc : ingest(task);
     rc = rc != 0 ? rc : load_sets(task);
     if (rc == 0 && task->layers_done > 0) { /* said by the attempt that began it */
@@ -375,7 +375,7 @@ static int tick_outside(void *data)
 {
     struct task *task = data;
 
-    return task_tick(task, task->fraction, "loading");
+    return task_tick_phase(task, task->fraction, "loading");
 }
 
 int task_run(struct task *task)

@@ -31,7 +31,9 @@ struct task {
 
     /* progress */
     double fraction, first_fraction; /* of the whole job; where this attempt began */
-    const char *phase;
+    const char *phase; /* "loading", "quantizing", "evaluating", "exporting": never back within an attempt */
+    const char *step;  /* what it is at; of a block it comes round with each */
+    int64_t block;     /* the open one, from 1; 0 = none */
     int64_t layers_done, layers_total, modules_done, modules_total;
     int64_t last_layer_saved_at;
     double started, elapsed_before; /* monotonic seconds; running time of earlier attempts */
@@ -62,7 +64,9 @@ int task_ingest(struct task *task, const struct task_records *records, json_t *c
 /* Why the task should stop now: ERR_CANCELLED, ERR_INTERRUPTED, ERR_TIMEOUT; 0 = go on. */
 int task_check_stop(struct task *task);
 /* Hooks of struct pipeline_hooks; data is the task. */
-int task_tick(void *task, double fraction, const char *phase);
+int task_tick(void *task, double fraction, int64_t block, const char *step);
+/* Outside the loop over blocks. */
+int task_tick_phase(struct task *task, double fraction, const char *phase);
 int task_block_done(void *task, int64_t index, const char *file, const char *sha256, const json_t *chains,
                     const json_t *notes, const json_t *rows);
 int task_notice(void *task, const char *code, const char *message);

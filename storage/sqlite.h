@@ -80,6 +80,8 @@ int sqlite_job_update(struct state *state, struct state_args *args);
 int sqlite_job_claim(struct state *state, struct state_args *args);
 int sqlite_job_delete(struct state *state, struct state_args *args);
 int sqlite_job_counts(struct state *state, struct state_args *args);
+/* The row; ERR_NOT_FOUND when there is no such job. */
+int sqlite_job_select(struct state *state, const char *id, json_t **job);
 /* Set patch's columns where id, status (NULL = any) and fence (-1 = any) match, inside the caller's transaction. */
 int sqlite_job_patch(struct state *state, const char *id, const char *from, int64_t fence, const json_t *patch);
 
@@ -91,6 +93,7 @@ int sqlite_blocks_list(struct state *state, struct state_args *args);
 int sqlite_layers_list(struct state *state, struct state_args *args);
 int sqlite_blocks_clear(struct state *state, struct state_args *args);
 int sqlite_artifact_publish(struct state *state, struct state_args *args);
+int sqlite_artifact_delete(struct state *state, struct state_args *args);
 /* Next event of a job, inside the caller's transaction; args remembers it for the subscriber. */
 int sqlite_event_add(struct state *state, struct state_args *args, const char *job, const char *type,
                      const json_t *data);

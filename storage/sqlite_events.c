@@ -147,6 +147,57 @@ int sqlite_blocks_clear(struct state *state, struct state_args *args)
     return sqlite_run(state, NULL, "DELETE FROM blocks WHERE job = ? AND number >= ?", "ti", args->id, args->after);
 }
 
+/* The job that made an artifact says that it is gone. A job that is gone itself has nothing to say. */
+static int tell_job(struct state *state, struct state_args *args, const json_t *artifact)
+{
+    const char *id = json_get_string(artifact, "job_id");
+    json_int_t now = clock_unix_seconds();
+    json_t *job;
+
+    int rc = id != NULL ? sqlite_job_select(state, id, &job) : ERR_NOT_FOUND;
+    if (rc != 0) {
+        return rc == ERR_NOT_FOUND ? 0 : rc;
+    }
+    json_t *result = json_incref(json_object_get(job, "result"));
+    json_decref(job);
+    const char *made = json_get_string(result, "artifact_id");
+    if (made == NULL || strcmp(made, args->id) != 0) {
+        json_decref(result);
+        return 0;
+    }
+    json_t *patch = json_pack("{s:o}", "result", result);
+    json_t *event = json_pack("{s:s, s:I}", "artifact_id", args->id, "deleted_at", now);
+    json_object_set_new(result, "artifact_id", json_null());
+    json_object_set_new(result, "artifact_deleted_at", json_integer(now));
+    rc = patch == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a deletion")
+                                        : sqlite_job_patch(state, id, NULL, -1, patch);
+    rc = rc != 0 ? rc : sqlite_event_add(state, args, id, "artifact", event);
+    json_decref(patch);
+    json_decref(event);
+    return rc;
+}
+
+static int delete_artifact(struct state *state, struct state_args *args)
+{
+    json_t *artifact;
+    struct state_args get = {.kind = "art", .id = args->id, .out = &artifact};
+
+    int rc = sqlite_object_get(state, &get);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = tell_job(state, args, artifact);
+    json_decref(artifact);
+    return rc != 0 ? rc : sqlite_object_delete(state, &get);
+}
+
+int sqlite_artifact_delete(struct state *state, struct state_args *args)
+{
+    int rc = sqlite_begin(state);
+
+    return rc != 0 ? rc : sqlite_end(state, delete_artifact(state, args));
+}
+
 int sqlite_artifact_publish(struct state *state, struct state_args *args)
 {
     int rc = sqlite_begin(state);

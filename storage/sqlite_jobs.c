@@ -90,7 +90,7 @@ static int64_t priority_of(const json_t *request)
     return json_integer_value(json_object_get(request, "priority"));
 }
 
-static int select_job(struct state *state, const char *id, json_t **job)
+int sqlite_job_select(struct state *state, const char *id, json_t **job)
 {
     struct sqlite_query query = {0};
     sqlite3_stmt *row;
@@ -162,7 +162,7 @@ int sqlite_job_create(struct state *state, struct state_args *args)
 
 int sqlite_job_get(struct state *state, struct state_args *args)
 {
-    return select_job(state, args->id, args->out);
+    return sqlite_job_select(state, args->id, args->out);
 }
 
 int sqlite_job_list(struct state *state, struct state_args *args)
@@ -185,7 +185,7 @@ static int conflict(struct state *state, const char *id, const char *from, int64
 {
     json_t *job;
 
-    int rc = select_job(state, id, &job);
+    int rc = sqlite_job_select(state, id, &job);
     if (rc != 0) {
         return rc;
     }
@@ -250,7 +250,7 @@ int sqlite_job_update(struct state *state, struct state_args *args)
         rc = sqlite_event_add(state, args, args->id, args->event, args->event_data);
     }
     if (rc == 0 && args->out != NULL) {
-        rc = select_job(state, args->id, &job);
+        rc = sqlite_job_select(state, args->id, &job);
     }
     rc = sqlite_end(state, rc);
     if (rc != 0) {
@@ -282,7 +282,7 @@ static int claim(struct state *state, struct state_args *args, json_t **job)
     rc = sqlite_next(state, row);
     rc = rc < 0 ? rc : sqlite_event_add(state, args, id, "status", data);
     json_decref(data);
-    return rc != 0 ? rc : select_job(state, id, job);
+    return rc != 0 ? rc : sqlite_job_select(state, id, job);
 }
 
 int sqlite_job_claim(struct state *state, struct state_args *args)

@@ -119,6 +119,7 @@ const struct state_ops state_sqlite = {
     .layers_list = sqlite_layers_list,
     .blocks_clear = sqlite_blocks_clear,
     .artifact_publish = sqlite_artifact_publish,
+    .artifact_delete = sqlite_artifact_delete,
     .idempotency_reserve = sqlite_idempotency_reserve,
     .idempotency_finish = sqlite_idempotency_finish,
     .idempotency_release = sqlite_idempotency_release,

@@ -103,6 +103,10 @@ int store_blocks_clear(struct store *store, const char *job, int64_t from);
 int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,
                            const json_t *job_patch, const char *event, const json_t *event_data);
 
+/* Delete an artifact. Its job, if it is still there, says so from the same commit on: result.artifact_id is null,
+ * result.artifact_deleted_at the time, with an event "artifact" {"artifact_id","deleted_at"}. */
+int store_artifact_delete(struct store *store, const char *id);
+
 /* --- Idempotency-Key: scope = route. Reserve: 0 = new, go on; 1 = *response holds the first answer,
  * {"digest","status","body","location"}; ERR_IDEMPOTENCY_IN_PROGRESS; ERR_IDEMPOTENCY_KEY_REUSED. Kept 24 h. */
 int store_idempotency_reserve(struct store *store, const char *scope, const char *key, const char *body_digest,

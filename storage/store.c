@@ -372,6 +372,11 @@ int store_artifact_publish(struct store *store, const char *job, int64_t fence, 
             .id = job, .fence = fence, .body = artifact, .patch = job_patch, .event = event, .event_data = event_data});
 }
 
+int store_artifact_delete(struct store *store, const char *id)
+{
+    return run_ending(store, store->state_ops->artifact_delete, (struct state_args){.id = id});
+}
+
 int store_idempotency_reserve(struct store *store, const char *scope, const char *key, const char *body_digest,
                               json_t **response)
 {

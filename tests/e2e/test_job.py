@@ -124,8 +124,34 @@ def main_job():
             Call("GET", "/v1/artifacts/{artifact_id}", save="artifact"),
             Do(check_artifact),
             Do(check_events),
+            Do(check_phases),
             Call("POST", calibration, body=first[1], headers=ndjson, status=409, code="job_state_conflict"),
+            Call("DELETE", "/v1/artifacts/{artifact_id}", status=204),
+            Call("GET", JOBS + "/{job[id]}", check=check_artifact_gone),
+            Call("GET", "/v1/artifacts/{artifact_id}", status=404),
         ], saved)
+
+
+PHASES = ["loading", "quantizing", "evaluating", "exporting"]
+
+
+def check_phases(daemon, saved):
+    """A bar can show them: phases and blocks never go back."""
+    events = daemon.get("%s/%s/events?limit=100" % (JOBS, saved["job"]["id"]))["data"]
+    seen = [event["data"] for event in events if event["type"] == "progress"]
+    true(seen, "there is progress")
+    places = [(PHASES.index(data["phase"]), data["block"] or 0) for data in seen]
+    equal(places, sorted(places), "phases and blocks in order")
+    for data in seen:
+        equal(data["block"] is not None, data["phase"] == "quantizing", "a block while blocks are quantized: %r" % data)
+        true(data["block"] is None or 1 <= data["block"] <= data["layers_total"], "block of how many: %r" % data)
+        true(data["step"], "a step: %r" % data)
+
+
+def check_artifact_gone(answer, saved):
+    result = answer.json["result"]
+    equal(result["artifact_id"], None, "artifact_id of a deleted artifact")
+    true(result["artifact_deleted_at"] >= answer.json["finished_at"], "it says when it was deleted: %r" % result)
 
 
 def every_format_and_method():

@@ -32,13 +32,14 @@ struct world {
     int moved, halved; /* notices */
 };
 
-static inline int on_tick(void *data, double fraction, const char *phase)
+static inline int on_tick(void *data, double fraction, int64_t block, const char *step)
 {
     struct world *world = data;
-    ck_assert_ptr_nonnull(phase);
+    ck_assert_ptr_nonnull(step);
+    ck_assert(block >= 0 && block <= model_config(world->model)->num_layers);
     ck_assert(fraction >= 0);
     world->fraction = fraction;
-    world->begun += strcmp(phase, "loading") == 0;
+    world->begun += strcmp(step, "loading") == 0;
     if (world->cancel_in >= 0 && world->cancel_in-- == 0) {
         return err_raise(world->refusal != 0 ? world->refusal : ERR_CANCELLED, "refused by the test");
     }
