@@ -114,6 +114,9 @@ int check_search(const struct gpu_grid *spec)
     if (spec->scale_dtype != DTYPE_F32 && spec->scale_dtype != DTYPE_F16 && spec->scale_dtype != DTYPE_BF16) {
         return err_raise(ERR_INTERNAL, "grid: scales as %s", dtype_rows[spec->scale_dtype].name);
     }
+    if (spec->signs && !spec->sym) {
+        return err_raise(ERR_INTERNAL, "grid: scales of either sign with zero points");
+    }
     if (spec->mse && !(spec->steps >= 1 && spec->max_shrink >= 0 && spec->max_shrink <= 1 && spec->norm > 0)) {
         return err_raise(ERR_INTERNAL, "grid: a search with %d steps, shrink %g and norm %g", spec->steps,
                          spec->max_shrink, spec->norm);
@@ -143,6 +146,18 @@ int check_clip(const struct tensor *scale, const struct tensor *zero, const stru
         rc = err_raise(ERR_INTERNAL, "clip: a search with %d steps and shrink %g", spec->steps, spec->max_shrink);
     }
     return rc != 0 ? rc : check_matrix("clip", "h", h, DTYPE_F32, matrix_cols(w), matrix_cols(w));
+}
+
+int check_descend(const struct tensor *codes, const struct tensor *scale, const struct tensor *zero,
+                  const struct tensor *target, const struct tensor *h, const struct gpu_grid *grid,
+                  const struct gpu_descend *spec)
+{
+    int64_t k = matrix_cols(target);
+    int rc = check_rounding("descend", codes, target, scale, zero, grid);
+
+    rc = rc != 0 ? rc : check_search(grid);
+    rc = rc != 0 ? rc : check_matrix("descend", "h", h, DTYPE_F32, k, k);
+    return rc != 0 || spec->passes >= 1 ? rc : err_raise(ERR_INTERNAL, "descend: %d passes", spec->passes);
 }
 
 int check_hqq(const struct tensor *scale, const struct tensor *zero, const struct tensor *w,

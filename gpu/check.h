@@ -30,6 +30,9 @@ int check_search(const struct gpu_grid *spec);
 /* clip and hqq: their operands. */
 int check_clip(const struct tensor *scale, const struct tensor *zero, const struct tensor *w, const struct tensor *h,
                const struct gpu_grid *spec);
+int check_descend(const struct tensor *codes, const struct tensor *scale, const struct tensor *zero,
+                  const struct tensor *target, const struct tensor *h, const struct gpu_grid *grid,
+                  const struct gpu_descend *spec);
 int check_hqq(const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
               const struct gpu_grid *spec);
 /* codes may be NULL. */

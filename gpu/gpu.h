@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 14u
+#define GPU_ABI 15u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -51,11 +51,18 @@ struct gpu_grid {
     int bits;           /* 2..8 */
     int64_t group_size; /* divides in; == in for one group a row */
     bool sym;
+    bool signs;             /* symmetric, and mse: scales of either sign are tried */
     bool mse;               /* search the shrink factor that minimises sum w_j |err|^norm */
     double norm;            /* 2.4 */
     double max_shrink;      /* 0.8 */
     int steps;              /* 100: p = 1 - i/steps, i = 0 .. max_shrink*steps - 1 */
     enum dtype scale_dtype; /* scales are rounded to this before any code is computed */
+};
+
+/* How rounded weights are refined. */
+struct gpu_descend {
+    int passes;  /* over all columns, 1 or more */
+    bool scales; /* move scales, and zero points of asymmetric grids, as well as codes */
 };
 
 /* What a solution lost, summed in double in fixed order. */
@@ -296,6 +303,12 @@ struct gpu_ops {
     /* 37. w = scale * the code's element. */
     int (*tile_decode)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
                        const struct tensor *scale, const struct gpu_tiles *spec);
+    /* 38. Lower tr(D H D^T), D = target - wq [N,K], by moving one code at a time, and scales and zero points between:
+     *     codes U8 [N,K], scale and zero F32 [N,K/g] in place, scales rounded to the grid's scale_dtype. h F32 [K,K]
+     *     symmetric, both triangles. *before, *after: the error, as far as it was followed (waits). */
+    int (*descend)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
+                   const struct tensor *zero, const struct tensor *target, const struct tensor *h,
+                   const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */

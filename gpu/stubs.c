@@ -96,6 +96,8 @@ STUB(attention_error, struct gpu_stream *s, struct gpu_attention_error *out, in 
      const struct gpu_attention *spec, int64_t recent)
 STUB(clip, struct gpu_stream *s, in scale, in zero, in w, in h, const struct gpu_grid *spec)
 STUB(hqq, struct gpu_stream *s, in scale, in zero, in w, const struct gpu_grid *spec)
+STUB(descend, struct gpu_stream *s, in codes, in scale, in zero, in target, in h, const struct gpu_grid *grid,
+     const struct gpu_descend *spec, double *before, double *after)
 
 #define COMPLETE(name) ops->name = ops->name != NULL ? ops->name : stub_##name;
 
@@ -162,4 +164,5 @@ void gpu_complete(struct gpu_ops *ops)
     COMPLETE(attention_error)
     COMPLETE(clip)
     COMPLETE(hqq)
+    COMPLETE(descend)
 }

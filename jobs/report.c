@@ -22,6 +22,7 @@ const char *const report_columns[] = {
     "sym",
     "bits_per_weight",
     "loss",
+    "unrefined_loss",
     "mse",
     "rounding_mse",
     "clipping_mse",
@@ -94,6 +95,8 @@ json_t *report_row(const struct report_facts *f)
     }
     json_object_set_new(row, "bits_per_weight", json_real(qtensor_bits_per_weight(q)));
     json_object_set_new(row, "loss", isnan(f->job->loss) ? json_null() : number(f->job->loss, &nonfinite));
+    json_object_set_new(row, "unrefined_loss",
+                        f->job->refined ? number(f->job->unrefined_loss, &nonfinite) : json_null());
     set_errors(row, f, &nonfinite);
     json_object_set_new(row, "damp_percent_used", f->job->damp_used > 0 ? json_real(f->job->damp_used) : json_null());
     json_object_set_new(row, "dead_columns", json_integer((json_int_t)f->job->dead_columns));

@@ -91,7 +91,9 @@ static int take_scales(const struct qtensor *q, struct scales *out)
     if (out->values == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for scales");
     }
-    memcpy(out->values, q->scales, (size_t)out->count * sizeof(*out->values));
+    for (int64_t i = 0; i < out->count; i++) {
+        out->values[i] = fabsf(q->scales[i]); /* a search may have negated it */
+    }
     return 0;
 }
 

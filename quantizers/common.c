@@ -93,6 +93,7 @@ struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t col
         .bits = (int)params->bits,
         .group_size = params->group_size == -1 ? cols : params->group_size,
         .sym = params->sym,
+        .signs = params->signed_scales && params->sym,
         .mse = params->mse_search,
         .norm = 2.4,
         .max_shrink = 0.8,

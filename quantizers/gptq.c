@@ -355,6 +355,7 @@ static int solve_linear(const struct input *input, struct linear_job *job)
     enum quant_search search = search_of(job->params, SEARCH_IMATRIX);
     rc = rc != 0 ? rc : search_grid(context, &work, search, &input->importance, SEARCH_NORM, NULL);
     rc = rc != 0 ? rc : choose_codes(input, job, &work);
+    rc = rc != 0 ? rc : search_refine(context, &input->stats->hessian, job, &work);
     rc = rc != 0 ? rc : quant_work_take(context, &work, job);
     quant_work_deinit(&work, context->gpu);
     job->seconds = clock_monotonic_seconds() - start;

@@ -51,8 +51,10 @@ struct quant_common {
     int64_t bits;
     int64_t group_size; /* -1 = one scale per output channel */
     bool sym;
-    bool mse_search;  /* its row is the method's own, since its default is */
-    int scale_search; /* enum quant_search of quantizers/search.h; 0: as mse_search says */
+    bool signed_scales;    /* a search tries scales of either sign; symmetric grids */
+    int64_t refine_rounds; /* of coordinate descent on the output error, after all else */
+    bool mse_search;       /* its row is the method's own, since its default is */
+    int scale_search;      /* enum quant_search of quantizers/search.h; 0: as mse_search says */
 };
 extern const struct params_row quant_common_rows[];
 
@@ -97,7 +99,9 @@ struct linear_job {
      * which result.codes waits for, its grid F32 [N,K/g], which the result has too, and the weight that they stand
      * for, F32 [N,K]. The caller's to free. */
     struct tensor codes, scale, zero, dequantized;
-    double loss;      /* the method's own objective, NAN if it has none */
+    double loss;  /* the method's own objective, NAN if it has none */
+    bool refined; /* by coordinate descent, from */
+    double unrefined_loss;
     double damp_used; /* 0 when not applicable */
     double seconds;
     int64_t dead_columns;

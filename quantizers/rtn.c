@@ -16,13 +16,14 @@ int rtn_solve_linear(const struct solve_context *context, struct linear_job *job
 
 static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
 {
+    const struct quant_common *common = job->params;
     const enum quant_search searches[] = {SEARCH_MINMAX, search_of(job->params, SEARCH_MSE)};
     bool measured = stats != NULL && (stats->flags & STATS_HESSIAN) != 0;
 
     if (searches[1] == SEARCH_IMATRIX || (searches[1] == SEARCH_HQQ && measured)) {
         return search_solve(context, stats, job, searches, 2);
     }
-    return search_solve(context, NULL, job, &searches[1], 1);
+    return search_solve(context, common->refine_rounds > 0 ? stats : NULL, job, &searches[1], 1);
 }
 
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,

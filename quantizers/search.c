@@ -27,6 +27,14 @@ const struct params_row quant_search_rows[] = {
               .help = "How scales are chosen: minmax reaches each group's extremes, mse shrinks the range to the least "
                       "error, imatrix weighs errors by the inputs' energy (needs calibration), hqq refines scale and "
                       "zero point for the bulk of the weights (sym false); auto follows mse_search."),
+    QUANT_ROW(PARAMS_BOOL, quant_common, signed_scales, "false",
+              .help = "Let the search try scales of either sign. A symmetric grid reaches one step further below zero "
+                      "than above; a negative scale turns that step to the side that needs it, in the same storage "
+                      "(sym true, and a scale_search other than minmax)."),
+    QUANT_ROW(PARAMS_INT, quant_common, refine_rounds, "0", .min = 0, .max = 64,
+              .help = "Rounds of coordinate descent on the output error after all codes are chosen: scales and zero "
+                      "points by least squares, then single codes; the error never rises (needs calibration). 2 gain "
+                      "most of it; 0 = none."),
     {.name = NULL},
 };
 
@@ -48,6 +56,12 @@ void search_check(const struct quant_common *common, bool mse_default, const cha
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
                    "hqq moves zero points, which a symmetric grid does not have: sym false, or another search");
     }
+    if (common->signed_scales && (!common->sym || search_of(common, SEARCH_MSE) == SEARCH_MINMAX)) {
+        snprintf(at, sizeof(at), "%.150s/signed_scales", pointer);
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
+                   "scales of either sign are found by a search on a symmetric grid: sym true and scale_search mse or "
+                   "imatrix");
+    }
     if (common->scale_search != SEARCH_AUTO && common->mse_search != mse_default && common->mse_search != searches) {
         snprintf(at, sizeof(at), "%.150s/mse_search", pointer);
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "contradicts scale_search \"%s\"; give one of them",
@@ -59,7 +73,23 @@ unsigned search_needs(const void *params)
 {
     const struct quant_common *common = params;
 
-    return common->scale_search == SEARCH_IMATRIX ? STATS_HESSIAN : STATS_NONE;
+    return common->scale_search == SEARCH_IMATRIX || common->refine_rounds > 0 ? STATS_HESSIAN : STATS_NONE;
+}
+
+int search_refine(const struct solve_context *context, const struct tensor *h, struct linear_job *job,
+                  struct quant_work *work)
+{
+    const struct quant_common *common = job->params;
+    const struct gpu_descend spec = {.passes = (int)common->refine_rounds, .scales = true};
+
+    if (common->refine_rounds == 0) {
+        return 0;
+    }
+    int rc = context->gpu->ops->descend(context->stream, &work->codes, &work->scale, &work->zero, job->weight, h,
+                                        &work->grid, &spec, &job->unrefined_loss, &job->loss);
+    job->refined = rc == 0;
+    work->rounded = false;
+    return rc != 0 ? err_pass(rc, "refine %s", job->name) : 0;
 }
 
 int search_importance(const struct solve_context *context, const struct layer_stats *stats, struct tensor *out)
@@ -171,9 +201,12 @@ int search_solve(const struct solve_context *context, const struct layer_stats *
     for (int i = 0; rc == 0 && i < count; i++) {
         rc = contest_try(&contest, job, searches[i], count == 1);
     }
-    rc = rc != 0 ? rc : quant_work_take(context, &contest.best, job);
     if (rc == 0) {
         job->loss = count > 1 ? contest.least : NAN;
+        rc = stats != NULL ? search_refine(context, &stats->hessian, job, &contest.best) : 0;
+    }
+    rc = rc != 0 ? rc : quant_work_take(context, &contest.best, job);
+    if (rc == 0) {
         job->seconds = clock_monotonic_seconds() - start;
     }
     quant_work_deinit(&contest.best, context->gpu);

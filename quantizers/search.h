@@ -25,7 +25,7 @@ extern const struct params_row quant_search_rows[];
 enum quant_search search_of(const struct quant_common *common, enum quant_search searched);
 /* Contradictions: hqq on a symmetric grid, scale_search against an mse_search that is not its default. */
 void search_check(const struct quant_common *common, bool mse_default, const char *pointer, struct faults *faults);
-/* STATS_HESSIAN where diag H weighs the search. A quantizer's `needs`. */
+/* STATS_HESSIAN where diag H weighs the search or the result is refined. A quantizer's `needs`. */
 unsigned search_needs(const void *params);
 
 /* diag H on the device, F32 [K], which the caller frees. */
@@ -33,8 +33,13 @@ int search_importance(const struct solve_context *context, const struct layer_st
 /* Choose work's scale and zero for work->w. importance: for SEARCH_IMATRIX, with its exponent; h: for SEARCH_CLIP. */
 int search_grid(const struct solve_context *context, struct quant_work *work, enum quant_search search,
                 const struct tensor *importance, double norm, const struct tensor *h);
+/* Coordinate descent on work's codes and grid under h, as refine_rounds asks for: job's refined and its losses. work->w
+ * is not what the codes stand for afterwards. */
+int search_refine(const struct solve_context *context, const struct tensor *h, struct linear_job *job,
+                  struct quant_work *work);
 /* Round job's linear on the grid that each search gives, and take the one whose output error under the Hessian is
  * least, the earlier of equals; job->loss is that error, or NAN when there is one search only. stats may be NULL then,
- * unless the search itself needs them: ERR_INSUFFICIENT_CALIBRATION. Sets result, loss and seconds. */
+ * unless the search itself needs them: ERR_INSUFFICIENT_CALIBRATION. With stats the result is refined
+ * (search_refine). Sets result, loss and seconds. */
 int search_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job,
                  const enum quant_search *searches, int count);

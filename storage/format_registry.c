@@ -128,7 +128,7 @@ int format_encode_scales(const float *scales, int64_t stride, int64_t count, enu
 {
     for (int64_t i = 0; i < count; i++) {
         float value = scales[i * stride];
-        if (!isfinite(dtype_round(value, dtype)) || !(value > 0)) {
+        if (!isfinite(dtype_round(value, dtype)) || value == 0) {
             return err_raise(ERR_NON_FINITE_VALUE, "scale %lld is %g, which %s cannot hold", (long long)i,
                              (double)value, dtype_rows[dtype].name);
         }

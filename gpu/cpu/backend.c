@@ -189,6 +189,7 @@ static const struct gpu_ops cpu_ops = {
     .attention_error = cpu_attention_error,
     .clip = cpu_clip,
     .hqq = cpu_hqq,
+    .descend = cpu_descend,
 };
 
 const struct gpu_ops *gpu_cpu_ops(void)

@@ -32,11 +32,17 @@ struct tile {
     double least[ROWS];
 };
 
-static struct grid_point cut(const struct clip *job, const struct tile *tile, int64_t row, float p)
+/* With signs, candidates 2i and 2i + 1 cut at one place: the second negates the scale. */
+static struct grid_point cut(const struct clip *job, const struct tile *tile, int64_t row, int64_t candidate)
 {
+    float p = (float)(1.0 - (double)(job->spec->signs ? candidate / 2 : candidate) / job->spec->steps);
     float low = tile->low[row], high = tile->high[row], bound = p * (-low > high ? -low : high);
+    struct grid_point point = grid_point(job->spec, low < -bound ? -bound : low, high > bound ? bound : high);
 
-    return grid_point(job->spec, low < -bound ? -bound : low, high > bound ? bound : high);
+    if (job->spec->signs && candidate % 2 != 0) {
+        point.scale = -point.scale;
+    }
+    return point;
 }
 
 /* Judge one cut of every row. error, product: [ROWS, g] of scratch; codes [g]. */
@@ -46,13 +52,12 @@ static void judge(const struct clip *job, struct tile *tile, int64_t candidate, 
     const struct kernels *kernels = job->stream->device->kernels;
     int64_t g = job->spec->group_size;
     const float *h = job->h + tile->group * g * (job->cols + 1);
-    float p = (float)(1.0 - (double)candidate / job->spec->steps);
     struct grid_point points[ROWS];
 
     for (int64_t r = 0; r < tile->count; r++) {
         const float *w = tile->w + r * job->cols;
         float *d = error + r * g;
-        points[r] = cut(job, tile, r, p);
+        points[r] = cut(job, tile, r, candidate);
         kernels->round(codes, w, g, points[r].scale, points[r].zero, job->top);
         kernels->dequantize(d, codes, g, points[r].scale, points[r].zero);
         for (int64_t k = 0; k < g; k++) {
@@ -114,7 +119,7 @@ int cpu_clip(struct gpu_stream *stream, const struct tensor *scale, const struct
     job.groups = job.cols / spec->group_size;
     job.tiles = tiles_of(job.rows, ROWS);
     job.candidates = (int64_t)(spec->max_shrink * spec->steps + 1e-9);
-    job.candidates = job.candidates > 0 ? job.candidates : 1;
+    job.candidates = (job.candidates > 0 ? job.candidates : 1) * (spec->signs ? 2 : 1);
     size_t slice = scratch_size(2 * ROWS * spec->group_size, sizeof(float)) + scratch_size(spec->group_size, 1);
     rc = scratch_reserve(stream, 0, slice);
     if (rc != 0) {

@@ -4,7 +4,8 @@
  * scale = (high - low) / (2^b - 1), zero = clamp(rne(-low / scale)). The search shrinks low and high by p = 1 - i/steps
  * and keeps the p with the least sum importance_j |w_j - wq_j|^norm (Frantar et al. 2022, reference quantizer); p = 1
  * is the first candidate and ties keep the earlier one, so a search never loses to min-max. It ends early where what
- * lies outside of the grid alone loses more than the best.
+ * lies outside of the grid alone loses more than the best. A symmetric grid reaches one step further on its negative
+ * side; with `signs` the search tries each scale negated, too, which turns that side to where weights need it.
  *
  * The scale is rounded to the type in which it will be stored before the zero or any error is computed from it. */
 
@@ -77,15 +78,21 @@ struct group {
     float low, high, unit;
 };
 
+/* With signs, candidates 2i and 2i + 1 have one range: the second has its longer side where weights are positive. */
 static float shrink_of(const struct grid *job, int64_t candidate)
 {
-    return (float)(1.0 - (double)candidate / job->spec->steps);
+    return (float)(1.0 - (double)(job->spec->signs ? candidate / 2 : candidate) / job->spec->steps);
 }
 
 static struct grid_point shrunk(const struct grid *job, const struct group *group, int64_t candidate)
 {
     float p = shrink_of(job, candidate);
-    return grid_point(job->spec, p * group->low, p * group->high);
+    struct grid_point point = grid_point(job->spec, p * group->low, p * group->high);
+
+    if (job->spec->signs && candidate % 2 != 0) {
+        point.scale = -point.scale;
+    }
+    return point;
 }
 
 /* Whether neither this candidate nor a later one can lose less than `least`: a weight outside of a grid costs at least
@@ -100,6 +107,9 @@ static bool hopeless(const struct grid *job, const struct group *group, int64_t 
         float p = shrink_of(job, candidate) * group->unit;
         low = p * group->low - 0.51f * scale;
         high = p * group->high + 0.51f * scale;
+    } else if (job->spec->signs) {
+        low = -point.zero * fabsf(scale);
+        high = -low;
     }
     float outside = job->stream->device->kernels->outside_error(group->w, group->weight, job->padded, low, high,
                                                                 (float)job->spec->norm);
@@ -109,23 +119,24 @@ static bool hopeless(const struct grid *job, const struct group *group, int64_t 
 static struct grid_point search(const struct grid *job, const struct group *group)
 {
     const struct kernels *kernels = job->stream->device->kernels;
-    struct grid_point best = shrunk(job, group, 0), last = best;
+    struct grid_point best = shrunk(job, group, 0), last[2] = {best, {0, 0}};
     float unit = group->unit, norm = (float)job->spec->norm;
     float least = kernels->grid_error(group->w, group->weight, job->padded, best.scale * unit, best.zero, job->top,
                                       norm, INFINITY);
     /* a scale raised to the least of its type would reach further */
     bool narrows = job->padded <= LOOK_GROUP_MAX && job->candidates > LOOK_EVERY &&
-                   shrunk(job, group, job->candidates - 1).scale > 0x1p-24f;
+                   fabsf(shrunk(job, group, job->candidates - 1).scale) > 0x1p-24f;
 
     for (int64_t i = 1; i < job->candidates; i++) {
         if (narrows && i % LOOK_EVERY == 0 && hopeless(job, group, i, least)) {
             break;
         }
         struct grid_point point = shrunk(job, group, i);
-        if (point.scale == last.scale && point.zero == last.zero) {
+        struct grid_point *before = &last[job->spec->signs ? i % 2 : 0];
+        if (point.scale == before->scale && point.zero == before->zero) {
             continue;
         }
-        last = point;
+        *before = point;
         float error = kernels->grid_error(group->w, group->weight, job->padded, point.scale * unit, point.zero,
                                           job->top, norm, least);
         if (error < least) {
@@ -197,7 +208,7 @@ int cpu_grid(struct gpu_stream *stream, const struct tensor *scale, const struct
     }
     job.groups = job.cols / spec->group_size;
     job.padded = tiles_of(spec->group_size, LANES) * LANES;
-    job.candidates = spec->mse ? (int64_t)(spec->max_shrink * spec->steps + 1e-9) : 1;
+    job.candidates = spec->mse ? (int64_t)(spec->max_shrink * spec->steps + 1e-9) * (spec->signs ? 2 : 1) : 1;
     rc = scratch_reserve(stream, scratch_size(job.padded, sizeof(float)), scratch_size(2 * job.padded, sizeof(float)));
     if (rc != 0) {
         return err_pass(rc, "grid");

@@ -109,6 +109,9 @@ int cpu_attention_error(struct gpu_stream *stream, struct gpu_attention_error *o
                         const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
 int cpu_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
              const struct tensor *h, const struct gpu_grid *spec);
+int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
+                const struct tensor *zero, const struct tensor *target, const struct tensor *h,
+                const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
 int cpu_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
             const struct gpu_grid *spec);
 

@@ -116,8 +116,10 @@ static void residual_row(void *ctx, int64_t row)
         float low = -INFINITY, high = INFINITY;
         if (job->scale != NULL) {
             int64_t point = (row * job->cols + col) / job->group;
-            low = job->scale[point] * -job->zero[point];
-            high = job->scale[point] * (job->top - job->zero[point]);
+            float first = job->scale[point] * -job->zero[point];
+            float last = job->scale[point] * (job->top - job->zero[point]);
+            low = first < last ? first : last;
+            high = first < last ? last : first;
         }
         job->kernels->residual(&sums, w + col, wq + col, job->group, low, high);
     }

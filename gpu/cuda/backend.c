@@ -353,6 +353,7 @@ static const struct gpu_ops cuda_ops = {
     .attention_error = cuda_attention_error,
     .clip = cuda_clip,
     .hqq = cuda_hqq,
+    .descend = cuda_descend,
     .cluster_rows = cuda_cluster_rows,
     .code_search = cuda_code_search,
     .code_expand = cuda_code_expand,

@@ -167,6 +167,9 @@ int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struc
               const struct tensor *h, const struct gpu_grid *spec);
 int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
              const struct gpu_grid *spec);
+int cuda_descend(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
+                 const struct tensor *zero, const struct tensor *target, const struct tensor *h,
+                 const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
 int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
                       const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
                       enum dtype stored);

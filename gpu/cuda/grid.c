@@ -4,16 +4,18 @@
 
 static struct launch_grid describe(const struct tensor *w, const struct gpu_grid *spec)
 {
-    return (struct launch_grid){.bits = spec->bits,
-                                .sym = spec->sym,
-                                .mse = spec->mse,
-                                .steps = spec->steps,
-                                .candidates = spec->mse ? (int)(spec->max_shrink * spec->steps + 1e-9) : 1,
-                                .scale_dtype = (int)launch_dtype_of(spec->scale_dtype),
-                                .rows = matrix_rows(w),
-                                .cols = matrix_cols(w),
-                                .group = spec->group_size,
-                                .norm = (float)spec->norm};
+    return (struct launch_grid){
+        .bits = spec->bits,
+        .sym = spec->sym,
+        .signs = spec->signs,
+        .mse = spec->mse,
+        .steps = spec->steps,
+        .candidates = spec->mse ? (int)(spec->max_shrink * spec->steps + 1e-9) * (spec->signs ? 2 : 1) : 1,
+        .scale_dtype = (int)launch_dtype_of(spec->scale_dtype),
+        .rows = matrix_rows(w),
+        .cols = matrix_cols(w),
+        .group = spec->group_size,
+        .norm = (float)spec->norm};
 }
 
 int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,

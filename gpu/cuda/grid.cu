@@ -114,8 +114,10 @@ static __device__ float error_of_mine(const struct launch_grid &spec, const stru
 
 static __device__ struct point shrunk(const struct launch_grid &spec, int candidate, float low, float high)
 {
-    float p = (float)(1.0 - (double)candidate / spec.steps);
-    return grid_point(spec, p * low, p * high);
+    float p = (float)(1.0 - (double)(spec.signs ? candidate / 2 : candidate) / spec.steps);
+    struct point point = grid_point(spec, p * low, p * high);
+    point.scale = spec.signs && candidate % 2 != 0 ? -point.scale : point.scale;
+    return point;
 }
 
 /* Each lane works out the point of one candidate in LANES, and has the error of one in TOGETHER. Candidates past the

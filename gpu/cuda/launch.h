@@ -74,7 +74,7 @@ int launch_softmax(void *out, int out_dtype, const float *scores, const struct l
 
 /* grid.cu */
 struct launch_grid {
-    int bits, sym, mse, steps, candidates, scale_dtype; /* scale_dtype: enum launch_dtype */
+    int bits, sym, signs, mse, steps, candidates, scale_dtype; /* scale_dtype: enum launch_dtype */
     int64_t rows, cols, group;
     float norm;
 };
@@ -85,10 +85,10 @@ int launch_round(uint8_t *codes, const float *w, const float *scale, const float
 int launch_dequantize(float *w, const uint8_t *codes, const float *scale, const float *zero,
                       const struct launch_grid *spec, cudaStream_t stream);
 
-/* refine.cu. A cut at p times each group's absmax: its scales and zeros [rows, groups], and error = w minus what it
- * gives. */
+/* refine.cu. A cut at p times each group's absmax: its scales, negated where that is asked for, and zeros
+ * [rows, groups], and error = w minus what it gives. */
 int launch_clip_cut(float *scale, float *zero, float *error, const float *w, const struct launch_grid *spec, float p,
-                    cudaStream_t stream);
+                    int negative, cudaStream_t stream);
 struct launch_clip_best { /* [rows, groups] each */
     float *scale, *zero;
     double *lost;
@@ -97,6 +97,27 @@ struct launch_clip_best { /* [rows, groups] each */
 int launch_clip_judge(const struct launch_clip_best *best, const float *scale, const float *zero, const float *error,
                       const float *product, const struct launch_grid *spec, int first, cudaStream_t stream);
 int launch_hqq(float *scale, float *zero, const float *w, const struct launch_grid *spec, cudaStream_t stream);
+
+/* descend.cu: one group of columns at a time. */
+#define LAUNCH_DESCEND_COLS 128 /* columns at most of launch_descend_codes */
+struct launch_descend {
+    uint8_t *codes;                /* [rows, k] */
+    float *scale, *zero;           /* [rows, groups] */
+    const float *h;                /* [k, k] */
+    float *g, *moves;              /* [rows, k]: D H, and how far the weights of the open group have moved */
+    float *levels;                 /* [rows, size]: codes of the open group less its zero point */
+    float *curves;                 /* [rows, size]: levels H */
+    const float *ones;             /* [k]: sums of H over the columns of a group */
+    double *gain;                  /* [rows]: by how much the error has fallen */
+    int64_t rows, k, size, groups; /* size: columns of a group */
+    float top;
+    int sym, scale_dtype;
+};
+int launch_descend_ones(float *ones, const float *h, int64_t k, int64_t size, cudaStream_t stream);
+int launch_descend_open(const struct launch_descend *job, int64_t group, cudaStream_t stream);
+int launch_descend_points(const struct launch_descend *job, int64_t group, cudaStream_t stream);
+/* steps [rows, cols]: how far each weight moves. */
+int launch_descend_codes(const struct launch_descend *job, float *steps, int64_t first, int cols, cudaStream_t stream);
 
 /* split.cu: x = high + low, both BF16, but for 2^-17 of it. */
 int launch_split(void *high, void *low, const float *x, int64_t count, cudaStream_t stream);

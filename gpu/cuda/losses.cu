@@ -29,7 +29,8 @@ static __global__ void residual_kernel(struct launch_residual_row *rows, const f
         sum.weight_max = fmax(sum.weight_max, fabs((double)a));
         if (scale != NULL) {
             int64_t point = (at + i) / spec.group;
-            if (a < scale[point] * -zero[point] || a > scale[point] * (top - zero[point])) {
+            float first = scale[point] * -zero[point], last = scale[point] * (top - zero[point]);
+            if (a < fminf(first, last) || a > fmaxf(first, last)) {
                 sum.clipped++;
                 sum.clipped_sq += error * error;
             }

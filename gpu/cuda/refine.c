@@ -9,6 +9,7 @@ static struct launch_grid describe(const struct tensor *w, const struct gpu_grid
 {
     return (struct launch_grid){.bits = spec->bits,
                                 .sym = spec->sym,
+                                .signs = spec->signs,
                                 .scale_dtype = (int)launch_dtype_of(spec->scale_dtype),
                                 .rows = matrix_rows(w),
                                 .cols = matrix_cols(w),
@@ -23,8 +24,8 @@ struct clip {
     float *scale, *zero, *error, *product;
 };
 
-/* Judge the range cut at p times each group's absmax. */
-static int judge(struct clip *job, float p, bool first)
+/* Judge the range cut at p times each group's absmax, with scales of one sign. */
+static int judge(struct clip *job, float p, bool negative, bool first)
 {
     struct gpu_stream *stream = job->stream;
     const struct launch_grid *grid = &job->grid;
@@ -43,8 +44,9 @@ static int judge(struct clip *job, float p, bool first)
                               .stride_b = grid->group * (grid->cols + 1), /* along H's diagonal */
                               .stride_c = grid->group};
 
-    int rc = cuda_ok(stream->device,
-                     launch_clip_cut(job->scale, job->zero, job->error, job->w, grid, p, stream->stream), "clip");
+    int rc =
+        cuda_ok(stream->device,
+                launch_clip_cut(job->scale, job->zero, job->error, job->w, grid, p, negative, stream->stream), "clip");
     rc = rc != 0 ? rc : gemm_run(stream, &gemm);
     return rc != 0 ? rc
                    : cuda_ok(stream->device,
@@ -63,7 +65,9 @@ static int clip_strips(struct clip *job, int64_t rows, const struct gpu_grid *sp
     for (int64_t first = 0; rc == 0 && first < all; first += rows) {
         job->grid.rows = all - first < rows ? all - first : rows;
         for (int64_t i = 0; rc == 0 && (i == 0 || i < candidates); i++) {
-            rc = judge(job, (float)(1.0 - (double)i / spec->steps), i == 0);
+            float p = (float)(1.0 - (double)i / spec->steps);
+            rc = judge(job, p, false, i == 0);
+            rc = rc != 0 || !spec->signs ? rc : judge(job, p, true, false);
         }
         job->w += rows * job->grid.cols;
         job->best.scale += rows * groups;

@@ -11,7 +11,7 @@
 
 /* --- clip: half a warp a group, as in grid.cu */
 static __global__ void cut_kernel(float *scale, float *zero, float *error, const float *weights,
-                                  struct launch_grid spec, float p)
+                                  struct launch_grid spec, float p, int negative)
 {
     int64_t tasks = spec.rows * (spec.cols / spec.group);
     int64_t task = (int64_t)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES;
@@ -31,6 +31,7 @@ static __global__ void cut_kernel(float *scale, float *zero, float *error, const
     if (low < 0.0f || high > 0.0f) {
         float bound = p * (-low > high ? -low : high);
         point = grid_point(spec, low < -bound ? -bound : low, high > bound ? bound : high);
+        point.scale = negative ? -point.scale : point.scale;
     }
     for (int64_t i = lane; i < spec.group && live; i += LANES) {
         float code = round_clamped(w[i] / point.scale, -point.zero, top - point.zero) + point.zero;
@@ -43,11 +44,12 @@ static __global__ void cut_kernel(float *scale, float *zero, float *error, const
 }
 
 int launch_clip_cut(float *scale, float *zero, float *error, const float *w, const struct launch_grid *spec, float p,
-                    cudaStream_t stream)
+                    int negative, cudaStream_t stream)
 {
     int64_t tasks = spec->rows * (spec->cols / spec->group);
     if (tasks > 0) {
-        launch(cut_kernel, blocks_of(tasks, THREADS / LANES), THREADS, 0, stream, scale, zero, error, w, *spec, p);
+        launch(cut_kernel, blocks_of(tasks, THREADS / LANES), THREADS, 0, stream, scale, zero, error, w, *spec, p,
+               negative);
     }
     return (int)cudaGetLastError();
 }

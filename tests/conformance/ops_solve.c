@@ -301,6 +301,77 @@ int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &codes);
 }
 
+/* Neighbouring columns go together, and the last is never active. */
+static int mix_columns(struct ops_rig *rig, const struct tensor *x)
+{
+    int64_t rows = x->shape[0], cols = x->shape[1];
+    float *host = malloc(tensor_bytes(x));
+
+    if (host == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for inputs");
+    }
+    int rc = rig->gpu.ops->download(rig->stream, host, x->data, tensor_bytes(x));
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t j = 1; j < cols; j++) {
+            host[r * cols + j] += 0.7f * host[r * cols + j - 1];
+        }
+        host[r * cols + cols - 1] = 0.0f;
+    }
+    rc = rc != 0 ? rc : rig->gpu.ops->upload(rig->stream, x->data, host, tensor_bytes(x));
+    free(host);
+    return rc;
+}
+
+static const struct descend_row {
+    int64_t rows, cols;
+    struct gpu_grid grid;
+    struct gpu_descend spec;
+} descends[] = {
+    {37, 384, {.bits = 2, .group_size = 64, .sym = true, .scale_dtype = DTYPE_BF16}, {.passes = 2, .scales = true}},
+    {70, 128, {.bits = 3, .group_size = 32, .scale_dtype = DTYPE_F16}, {.passes = 1, .scales = true}},
+    {9, 300, {.bits = 4, .group_size = 300, .scale_dtype = DTYPE_F32}, {.passes = 2, .scales = true}},
+    {33,
+     192,
+     {.bits = 3,
+      .group_size = 96,
+      .sym = true,
+      .signs = true,
+      .mse = true,
+      .norm = 3,
+      .max_shrink = 0.8,
+      .steps = 50,
+      .scale_dtype = DTYPE_F32},
+     {.passes = 3}},
+};
+
+/* variant: a row of descends. Rounded weights refined, one column without inputs. What came of it is measured anew. */
+int body_descend(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct descend_row *row = &descends[variant];
+    int64_t groups = row->cols / row->grid.group_size;
+    struct tensor w, wq, x, h, scale, zero, codes;
+    double before = 0, after = 0, error = 0;
+
+    TRY(ops_random(rig, DTYPE_F32, row->rows, row->cols, 46, &w));
+    TRY(ops_random(rig, DTYPE_F32, 500, row->cols, 47, &x));
+    TRY(ops_new(rig, DTYPE_F32, row->cols, row->cols, &h));
+    TRY(ops_new(rig, DTYPE_F32, row->rows, row->cols, &wq));
+    TRY(ops_new(rig, DTYPE_F32, row->rows, groups, &scale));
+    TRY(ops_new(rig, DTYPE_F32, row->rows, groups, &zero));
+    TRY(ops_new(rig, DTYPE_U8, row->rows, row->cols, &codes));
+    TRY(mix_columns(rig, &x));
+    TRY(rig->gpu.ops->gram(rig->stream, &h, &x));
+    TRY(rig->gpu.ops->symmetrize(rig->stream, &h, 0.004));
+    TRY(rig->gpu.ops->grid(rig->stream, &scale, &zero, &w, NULL, &row->grid));
+    TRY(rig->gpu.ops->round(rig->stream, &codes, &w, &scale, &zero, &row->grid));
+    TRY(rig->gpu.ops->descend(rig->stream, &codes, &scale, &zero, &w, &h, &row->grid, &row->spec, &before, &after));
+    TRY(rig->gpu.ops->dequantize(rig->stream, &wq, &codes, &scale, &zero, &row->grid));
+    TRY(rig->gpu.ops->output_error(rig->stream, &error, NULL, &w, &wq, &h));
+    TRY(ops_put_number(out, before));
+    TRY(ops_put_number(out, after));
+    return ops_put_number(out, error);
+}
+
 /* variant: a row of grids, or -1 for no grid. */
 int body_residual(struct ops_rig *rig, int variant, struct ops_output *out)
 {

@@ -97,14 +97,14 @@ def test_modules_in_float(quantd, tokens, checkpoints, tmp_path):
     assert relative(logits_of(model, tokens[0]), reference.Model.load(folder).logits(tokens[0].numpy())) < 1e-2
 
 
-@pytest.mark.parametrize("sym", (True, False))
-def test_one_result_in_every_format(quantd, tokens, checkpoints, tmp_path, sym):
+@pytest.mark.parametrize("sym, signed", ((True, False), (True, True), (False, False)))
+def test_one_result_in_every_format(quantd, tokens, checkpoints, tmp_path, sym, signed):
     """gptq, gptq_v2, awq and compressed-tensors of one 4-bit result hold the same weights. From an F16 checkpoint, whose scales all of
     them store as F16; version 1 of gptq takes symmetric ones only."""
     models.make("llama", checkpoints / "awq-formats", torch.float16)
     model, found = quantd.register("awq-formats"), {}
     for format_ in ("gptq_v2", "awq", "compressed-tensors") + (("gptq",) if sym else ()):
-        job = quantize(quantd, tokens, model, "gptq", format_, group_size=32, sym=sym)
+        job = quantize(quantd, tokens, model, "gptq", format_, group_size=32, sym=sym, signed_scales=signed)
         _, found[format_] = reference.decode_artifact(quantd.download(job, tmp_path / format_))
     expected = found.pop("gptq_v2")
     for format_, tensors in found.items():

@@ -163,13 +163,14 @@ def test_architectures(quantd, checkpoints, tokens, tmp_path, name):
 
 
 @pytest.mark.parametrize("bits, block", [(4, "Q4_0"), (8, "Q8_0")])
-@pytest.mark.parametrize("method", ("rtn", "gptq"))
-def test_integers(quantd, shared, trained, tmp_path, method, bits, block):
+@pytest.mark.parametrize("method, signed", (("rtn", False), ("gptq", False), ("gptq", True)))
+def test_integers(quantd, shared, trained, tmp_path, method, signed, bits, block):
     """Integers of other methods: the weights are those of the same job in another format, to the bit."""
     calibration, evaluation, _, ids = trained
     weights = {}
     for format_ in ("gguf", "gptq_v2"):
-        job = quantize(quantd, ids["tiny-llama"], calibration, evaluation, 256, method, format_, bits=bits, group_size=32, sym=True)
+        job = quantize(quantd, ids["tiny-llama"], calibration, evaluation, 256, method, format_, bits=bits, group_size=32, sym=True,
+                       **({"signed_scales": True} if signed else {}))
         weights[format_] = quantd.download(job, tmp_path / format_)
     reader, tensors = read(weights["gguf"] / "model.gguf", shared / "tiny-llama")
     assert check_decoder(reader) == {block}

@@ -11,7 +11,8 @@ import models
 import reference
 
 # name: (bits, group size, sym, mse_search)
-SCHEMES = {"w4g32-sym": (4, 32, True, False), "w4g128-asym": (4, 128, False, True), "w8ch-sym": (8, -1, True, False)}
+SCHEMES = {"w4g32-sym": (4, 32, True, False), "w4g128-asym": (4, 128, False, True), "w8ch-sym": (8, -1, True, False),
+           "w4g32-signed": (4, 32, True, True)}
 
 # compressed-tensors 0.20 sizes packed zero points wrongly when it lays out an empty model, so transformers refuses any asymmetric
 # artifact, its own too, unless it dequantizes while it loads. That is an option of the loader: the artifact stays as it is.
@@ -48,11 +49,11 @@ def perplexity(logits, ids):
     return float(torch.exp(-scores.gather(-1, ids[:, 1:, None]).mean()))
 
 
-def quantize(quantd, tokens, model, method, format_, bits, group, sym, search=False):
+def quantize(quantd, tokens, model, method, format_, bits, group, sym, search=False, **more):
     _, calibration, evaluation = tokens
     return quantd.run({
         "model": model, "method": method,
-        "quantization": {"bits": bits, "group_size": group, "sym": sym, "mse_search": search},
+        "quantization": {"bits": bits, "group_size": group, "sym": sym, "mse_search": search, **more},
         "output": {"format": format_},
         "calibration": {"file_id": calibration, "num_samples": 0, "sequence_length": 64, "packing": False, "shuffle": False},
         "evaluation": {"file_id": evaluation}})
@@ -73,15 +74,16 @@ def test_forward(quantd, tokens, checkpoint):
 def test_compressed_tensors(quantd, tokens, checkpoint, tmp_path, method, scheme):
     """Loads in transformers unmodified; its logits are those of the decoded weights, and its perplexity what quantd said."""
     bits, group, sym, search = SCHEMES[scheme]
-    job = quantize(quantd, tokens, checkpoint[1], method, "compressed-tensors", bits, group, sym, search)
+    job = quantize(quantd, tokens, checkpoint[1], method, "compressed-tensors", bits, group, sym, search,
+                   **({"signed_scales": True} if scheme.endswith("signed") else {}))
     folder = quantd.download(job, tmp_path / "artifact")
     found = logits_of(folder, tokens[0], **({} if sym else ASYMMETRIC))
     assert relative(found, reference.Model.load(folder).logits(tokens[0].numpy())) < 1e-2
     assert job["result"]["perplexity_after"] == pytest.approx(perplexity(found, tokens[0]), rel=1e-2)
 
 
-@pytest.mark.parametrize("format_, bits", [("gptq", 4), ("gptq_v2", 8)])
-def test_gptq(quantd, tokens, checkpoints, tmp_path, format_, bits):
+@pytest.mark.parametrize("format_, bits, signed", [("gptq", 4, False), ("gptq", 4, True), ("gptq_v2", 8, False)])
+def test_gptq(quantd, tokens, checkpoints, tmp_path, format_, bits, signed):
     """The gptq formats through gptqmodel, which transformers wants for them; its plain kernel needs no compiler."""
     for package in ("gptqmodel", "optimum"):
         try:
@@ -89,7 +91,7 @@ def test_gptq(quantd, tokens, checkpoints, tmp_path, format_, bits):
         except importlib.metadata.PackageNotFoundError:
             pytest.skip(f"{package} could not be installed here")
     models.make("llama", checkpoints / "for-gptq")
-    job = quantize(quantd, tokens, quantd.register("for-gptq"), "gptq", format_, bits, 32, True)
+    job = quantize(quantd, tokens, quantd.register("for-gptq"), "gptq", format_, bits, 32, True, True, signed_scales=signed)
     folder = quantd.download(job, tmp_path / "artifact")
     found = logits_of(folder, tokens[0], quantization_config=GPTQConfig(bits=bits, backend="torch"))
     assert relative(found, reference.Model.load(folder).logits(tokens[0].numpy())) < 1e-2

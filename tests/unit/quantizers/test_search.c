@@ -109,6 +109,9 @@ START_TEST(contradictions_are_named)
         {"rtn", "{\"scale_search\":\"minmax\",\"mse_search\":true}", "/q/mse_search"},
         {"gptq", "{\"scale_search\":\"mse\",\"mse_search\":false}", "/q/mse_search"},
         {"awq", "{\"scale_search\":\"hqq\"}", NULL},
+        {"rtn", "{\"signed_scales\":true}", "/q/signed_scales"},
+        {"gptq", "{\"signed_scales\":true,\"sym\":false}", "/q/signed_scales"},
+        {"gptq", "{\"signed_scales\":true}", NULL},
         {"rtn", "{\"scale_search\":\"mse\",\"mse_search\":true}", NULL},
         {"gptq", "{\"scale_search\":\"minmax\"}", NULL},
         {"gptq", "{\"scale_search\":\"minmax\",\"mse_search\":false}", NULL},
@@ -129,4 +132,48 @@ START_TEST(contradictions_are_named)
 }
 END_TEST
 
-UNIT_MAIN("quantizers/search", searches_of_rtn, searches_of_gptq_and_awq, what_it_needs, contradictions_are_named)
+/* Refinement lowers what each method lost, by what the job says; scales of either sign are used and gain on top. */
+START_TEST(refinement_and_signs)
+{
+    static const char *const texts[][2] = {
+        {"rtn", "{\"bits\":2,\"group_size\":64,\"scale_search\":\"mse\""},
+        {"rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false"},
+        {"gptq", "{\"bits\":2,\"group_size\":64"},
+        {"gptq", "{\"bits\":3,\"group_size\":-1,\"sym\":false"},
+        {"awq", "{\"bits\":4,\"group_size\":64,\"sym\":true,\"scale_search\":\"mse\""},
+    };
+    struct problem p;
+    problem_open(&p, 40, 192);
+
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        char text[200];
+        snprintf(text, sizeof(text), "%s}", texts[i][1]);
+        struct linear_job plain = solved(&p, texts[i][0], text, true);
+        snprintf(text, sizeof(text), "%s,\"refine_rounds\":2}", texts[i][1]);
+        struct linear_job refined = solved(&p, texts[i][0], text, true);
+        double before = loss_of(&plain.result, &p.w, &p.stats.hessian, 0);
+        double after = loss_of(&refined.result, &p.w, &p.stats.hessian, 0);
+        ck_assert(!plain.refined && refined.refined);
+        ck_assert_near(refined.unrefined_loss, before, 1e-3 * before);
+        ck_assert_near(refined.loss, after, 1e-3 * before);
+        ck_assert_double_lt(after, 0.97 * before);
+        if (strstr(text, "false") == NULL) {
+            snprintf(text, sizeof(text), "%s,\"refine_rounds\":2,\"signed_scales\":true}", texts[i][1]);
+            struct linear_job signs = solved(&p, texts[i][0], text, true);
+            int negative = 0;
+            for (int64_t k = 0; k < signs.result.rows * signs.result.groups; k++) {
+                negative += signs.result.scales[k] < 0;
+            }
+            ck_assert_int_gt(negative, 10);
+            ck_assert_double_lt(loss_of(&signs.result, &p.w, &p.stats.hessian, 0), after);
+            qtensor_deinit(&signs.result);
+        }
+        qtensor_deinit(&plain.result);
+        qtensor_deinit(&refined.result);
+    }
+    problem_close(&p);
+}
+END_TEST
+
+UNIT_MAIN("quantizers/search", searches_of_rtn, searches_of_gptq_and_awq, what_it_needs, contradictions_are_named,
+          refinement_and_signs)

@@ -172,9 +172,10 @@ START_TEST(bad_scales_are_refused)
     static const struct {
         float value;
         int code;
-    } rows[] = {{0.0f, ERR_NON_FINITE_VALUE}, {-1.0f, ERR_NON_FINITE_VALUE},    {INFINITY, ERR_NON_FINITE_VALUE},
-                {NAN, ERR_NON_FINITE_VALUE},  {70000.0f, ERR_NON_FINITE_VALUE}, {1.0f / 3, ERR_INTERNAL},
-                {1e-9f, ERR_INTERNAL}};
+    } rows[] = {{0.0f, ERR_NON_FINITE_VALUE},      {-1.0f, 0},
+                {-INFINITY, ERR_NON_FINITE_VALUE}, {INFINITY, ERR_NON_FINITE_VALUE},
+                {NAN, ERR_NON_FINITE_VALUE},       {70000.0f, ERR_NON_FINITE_VALUE},
+                {1.0f / 3, ERR_INTERNAL},          {1e-9f, ERR_INTERNAL}};
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct qtensor q = ramp(4);
         uint16_t out[32];

@@ -122,8 +122,9 @@ static struct point choose(const struct launch_grid *spec, const float *w, const
     struct point best = grid_point(spec, low, high);
     float unit = unit_of(best.scale), least = spec->mse ? grid_error(spec, w, importance, best, unit) : 0;
     for (int i = 1; spec->mse && i < spec->candidates; i++) {
-        float p = (float)(1.0 - (double)i / spec->steps);
+        float p = (float)(1.0 - (double)(spec->signs ? i / 2 : i) / spec->steps);
         struct point point = grid_point(spec, p * low, p * high);
+        point.scale = spec->signs && i % 2 != 0 ? -point.scale : point.scale;
         float error = grid_error(spec, w, importance, point, unit);
         if (error < least) {
             least = error;
@@ -274,7 +275,9 @@ static struct launch_residual_row residual_row(const float *w, const float *wq, 
         sum.max_abs = fmax(sum.max_abs, fabs(error));
         sum.weight_max = fmax(sum.weight_max, fabs(a));
         int64_t point = i / spec->group;
-        if (scale != NULL && (w[i] < scale[point] * -zero[point] || w[i] > scale[point] * (top - zero[point]))) {
+        float first = scale != NULL ? scale[point] * -zero[point] : -INFINITY;
+        float last = scale != NULL ? scale[point] * (top - zero[point]) : INFINITY;
+        if (w[i] < fminf(first, last) || w[i] > fmaxf(first, last)) {
             sum.clipped++;
             sum.clipped_sq += error * error;
         }
