@@ -1,4 +1,4 @@
-"""GGUF files as the gguf package, transformers and llama.cpp read them."""
+"""GGUF files as the gguf package and transformers read them; llama.cpp itself is in test_llama_cpp.py."""
 
 import json
 import os
@@ -216,22 +216,3 @@ def test_transformers_qwen(quantd, checkpoints, tokens, tmp_path, monkeypatch, n
     expected = reference.Model(config, tensors).logits(tokens[0][:4].numpy())
     found = transformers_logits(artifact, tokens[0][:4])
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4
-
-
-@pytest.mark.parametrize("type_", TYPES)
-def test_llama_cpp(quantd, shared, trained, tmp_path, type_):
-    """The runtime itself: it cuts text as the source's tokenizer does, and its logits are those of the dequantized weights as far
-    as its own rounding of activations to 8 bits lets them be."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python, built from source, is not installed here")
-    calibration, evaluation, windows, ids = trained
-    folder = quantd.download(quantize(quantd, ids["tiny-llama"], calibration, evaluation, 256, type=type_), tmp_path)
-    config, _ = reference.read_folder(shared / "tiny-llama")
-    _, tensors = read(folder / "model.gguf", shared / "tiny-llama")
-    runtime = llama_cpp.Llama(str(folder / "model.gguf"), n_ctx=256, logits_all=True, verbose=False, n_threads=2)
-    theirs = AutoTokenizer.from_pretrained(shared / "tiny-llama")
-    for text in ("fn main() { println!(\"hello\"); }", "It's 12345 words.\n\n\tEnd"):
-        assert runtime.tokenize(text.encode(), add_bos=False) == theirs(text)["input_ids"]
-    runtime.eval(windows[0])
-    found = np.array(runtime.scores[:len(windows[0])])
-    expected = reference.Model(config, tensors).logits(np.asarray([windows[0]]))[0]
-    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 2e-2

@@ -48,7 +48,7 @@ def loader(data, tmp_path_factory):
     wanted = (here / "requirements-kv.txt").read_text()
     stamp = packages / "requirements.txt"
     if not stamp.is_file() or stamp.read_text() != wanted:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--upgrade", "--target",
+        command = [sys.executable, "-m", "pip", "--timeout", "20", "--retries", "2", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--upgrade", "--target",
                    packages, "-r", here / "requirements-kv.txt"]
         if subprocess.run(command, check=False).returncode != 0:
             pytest.skip(f"{wanted.strip()} could not be installed here")

