@@ -11,8 +11,8 @@ import urllib.request
 import pytest
 from transformers import AutoTokenizer
 
-import models
 import reference
+from test_gguf import read
 
 xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp could not be installed here")
 
@@ -50,7 +50,7 @@ class Runtime:
         for window in windows:
             for i in range(1, len(window)):
                 answer = self.server.handle_completions({"prompt": window[:i], "n_predict": 1, "n_probs": vocabulary, "temperature": -1.0,
-                                                         "samplers": [], "cache_prompt": True})
+                                                         "samplers": [], "cache_prompt": True, "ignore_eos": True})
                 (position,) = answer["choices"][0]["logprobs"]["content"]
                 total -= next(row["logprob"] for row in position["top_logprobs"] if row["id"] == window[i])
                 count += 1
@@ -92,11 +92,21 @@ def test_types(quantd, shared, trained, tmp_path, type_):
         assert runtime.tokenize(text) == theirs(text)["input_ids"]
 
 
-@pytest.mark.parametrize("type_", ("q4_k", "q8_0"))
-def test_inputs_of_very_different_size(quantd, trained, tmp_path, type_):
-    """Where a few inputs are large, the runtime's rounding of inputs costs as much as that of weights: it must be in what quantd says."""
-    job = quantize(quantd, trained, "tiny-llama-outlier", type=type_, importance=False)
-    check(quantd, trained, tmp_path, job)
+def test_inputs_of_very_different_size(quantd, shared, trained, tmp_path):
+    """Where a few inputs are large, the runtime's rounding of inputs costs as much as that of weights. What quantd says must be at least
+    twice as near to the runtime as the same weights are by exact products; over a few tokens chance decides, hence the longer set."""
+    windows = [list(map(int, window[:64])) for window in reference.read_records(shared / "evaluation.ndjson")[:10]]
+    path = tmp_path / "longer.ndjson"
+    path.write_text("".join(json.dumps({"input_ids": window}) + "\n" for window in windows))
+    job = quantd.run({
+        "model": trained[3]["tiny-llama-outlier"], "method": "ggml", "quantization": {"type": "q4_k", "importance": False},
+        "output": {"format": "gguf"}, "evaluation": {"file_id": quantd.upload(path, "evaluation"), "sequence_length": 64}})
+    model = quantd.download(job, tmp_path / "artifact") / "model.gguf"
+    _, tensors = read(model, shared / "tiny-llama-outlier")
+    exact = reference.Model(reference.read_folder(shared / "tiny-llama-outlier")[0], tensors).perplexity(windows)
+    said, found = job["result"]["perplexity_after"], Runtime(model, 256).perplexity(windows, 2048)
+    print(f"quantd {said:.4f}, llama.cpp {found:.4f}, exact products {exact:.4f}")
+    assert abs(found - said) < abs(found - exact) / 2
     assert job["result"]["compression_ratio"] > 1.2
 
 
@@ -108,17 +118,3 @@ def test_mixtures(quantd, trained, tmp_path, name):
 @pytest.mark.parametrize("bits", (4, 8))
 def test_integers(quantd, trained, tmp_path, bits):
     check(quantd, trained, tmp_path, quantize(quantd, trained, "tiny-llama", "gptq", bits=bits, group_size=32, sym=True))
-
-
-@pytest.mark.parametrize("name", ("llama", "llama-bias", "mistral", "qwen2", "qwen3"))
-def test_architectures(quantd, checkpoints, tmp_path, name):
-    """Every family with modules in float and a mixture, by random weights: the file says all that the runtime needs."""
-    folder, path = models.make(name, checkpoints / f"llama-cpp-{name}"), tmp_path / "tokens.ndjson"
-    ids = models.write_tokens(path, records=2, length=24)
-    job = quantd.run({
-        "model": quantd.register(folder.name), "method": "ggml",
-        "quantization": {"type": "q8_0", "overrides": [{"match": "*.down_proj", "type": "q4_k"}], "modules_to_not_convert": ["*.k_proj"]},
-        "output": {"format": "gguf"}, "evaluation": {"file_id": quantd.upload(path, "evaluation"), "sequence_length": 24}})
-    runtime = Runtime(quantd.download(job, tmp_path) / "model.gguf", 64)
-    found = runtime.perplexity(ids.tolist(), models.SHAPE["vocab_size"])
-    assert found == pytest.approx(job["result"]["perplexity_after"], rel=1e-2)
