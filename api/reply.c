@@ -159,12 +159,13 @@ static json_t *fault_list(const struct faults *faults)
     json_t *list = json_array();
     for (size_t i = 0; i < faults->count; i++) {
         const struct fault *fault = &faults->items[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "code", err_api_code(fault->code), "param",
-                                              fault->param, "detail", fault->detail));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s?}", "code", err_api_code(fault->code), "param",
+                                              fault->param, "detail", fault->detail, "hint",
+                                              fault->hint[0] != '\0' ? fault->hint : NULL));
     }
     if (faults->dropped > 0) {
-        json_array_append_new(list, json_pack("{s:s, s:n, s:s}", "code", "invalid_parameter", "param", "detail",
-                                              "More faults were found than are listed."));
+        json_array_append_new(list, json_pack("{s:s, s:n, s:s, s:n}", "code", "invalid_parameter", "param", "detail",
+                                              "more faults were found than are listed", "hint"));
     }
     return list;
 }

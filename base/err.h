@@ -26,12 +26,12 @@ enum err_group { ERR_GROUP_REQUEST, ERR_GROUP_JOB, ERR_GROUP_DEVICE, ERR_GROUP_P
 
 /* Every text in it is valid UTF-8, whatever bytes went in: it goes into JSON. */
 struct err_record {
-    int code;          /* 0 = no error */
-    char message[512]; /* what failed, with the facts; fit for the user */
-    char param[192];   /* JSON Pointer of the offending member, or "" */
-    char hint[256];    /* what to change, or "" */
-    char trace[768];   /* "file:line message" lines, innermost first; for the log only */
-    char module[128];  /* path of the module of a model that it is about, or "" */
+    int code;           /* 0 = no error */
+    char message[1024]; /* what failed, with the facts; fit for the user */
+    char param[192];    /* JSON Pointer of the offending member, or "" */
+    char hint[384];     /* what to change, or "" */
+    char trace[768];    /* "file:line message" lines, innermost first; for the log only */
+    char module[128];   /* path of the module of a model that it is about, or "" */
 };
 
 /* Start a record on this thread; returns code. errno is untouched. */

@@ -8,8 +8,9 @@
 
 struct fault {
     int code;          /* negative err code */
-    char param[192];   /* JSON Pointer */
-    char detail[1024]; /* as long as a module, an error's message and its hint together */
+    char param[192];   /* JSON Pointer, or ?name of a query parameter */
+    char detail[1024]; /* a sentence that stands alone: it names the member, its value and what is allowed */
+    char hint[384];    /* what to change, or "" */
 };
 
 struct faults {
@@ -20,5 +21,7 @@ struct faults {
 
 void faults_add(struct faults *faults, int code, const char *pointer, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
-/* 0 when empty; else raises the first fault's code with its detail and pointer, and returns it. */
+/* What to change, said of the fault that was added last (dropped ones too). */
+void faults_hint(struct faults *faults, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* 0 when empty; else raises the first fault's code with its detail, pointer and hint, and returns it. */
 int faults_raise(const struct faults *faults);

@@ -14,19 +14,39 @@ struct reader {
     const char *pointer; /* of the object */
     struct faults *faults;
     char *out;
+    const char *name; /* of the member that is read, as the object spells it */
 };
 
-/* "must be " + what + fact */
-static void fault(struct reader *reader, const struct params_row *row, const char *what, const char *fact)
+const char *params_value_text(const json_t *value, char out[PARAMS_VALUE_SIZE])
 {
-    char pointer[192];
+    enum { SHOWN = 60 };
 
-    text_pointer(pointer, sizeof(pointer), reader->pointer, row->name);
-    faults_add(reader->faults, ERR_INVALID_PARAMETER, pointer, "must be %s%s", what, fact);
+    if (json_is_string(value)) {
+        size_t length = json_string_length(value);
+        snprintf(out, PARAMS_VALUE_SIZE, "\"%.*s%s\"", (int)(length < SHOWN ? length : SHOWN), json_string_value(value),
+                 length > SHOWN ? "..." : "");
+    } else if (json_is_array(value)) {
+        snprintf(out, PARAMS_VALUE_SIZE, "a list of %zu", json_array_size(value));
+    } else if (json_is_object(value)) {
+        snprintf(out, PARAMS_VALUE_SIZE, "an object");
+    } else {
+        size_t length = json_dumpb(value, out, PARAMS_VALUE_SIZE - 1, JSON_ENCODE_ANY);
+        out[length < PARAMS_VALUE_SIZE ? length : 0] = '\0';
+    }
+    return out;
 }
 
-/* "1, 2, 3" from a NULL-terminated list. */
-static void join(const char *const *list, char *out, size_t size)
+/* name + " is " + value + "; it must be " + what + fact */
+static void fault(struct reader *reader, const json_t *value, const char *what, const char *fact)
+{
+    char pointer[192], text[PARAMS_VALUE_SIZE];
+
+    text_pointer(pointer, sizeof(pointer), reader->pointer, reader->name);
+    faults_add(reader->faults, ERR_INVALID_PARAMETER, pointer, "\"%.80s\" is %s; it must be %s%s", reader->name,
+               params_value_text(value, text), what, fact);
+}
+
+void params_join(const char *const *list, char *out, size_t size)
 {
     out[0] = '\0';
     for (size_t i = 0; list[i] != NULL; i++) {
@@ -37,7 +57,7 @@ static void join(const char *const *list, char *out, size_t size)
 
 static void range_text(const struct params_row *row, char *out, size_t size)
 {
-    snprintf(out, size, "%c%.15g, %.15g%c", row->exclusive ? '(' : '[', row->min, row->max, row->exclusive ? ')' : ']');
+    snprintf(out, size, row->exclusive ? "above %.15g and below %.15g" : "from %.15g to %.15g", row->min, row->max);
 }
 
 static bool bounded(const struct params_row *row)
@@ -52,6 +72,11 @@ static int choice_of(const struct params_row *row, const char *text)
             return i;
         }
     }
+    for (int i = 0; row->choices[i] != NULL && row->type == PARAMS_ENUM; i++) {
+        if (text_same_name(row->choices[i], text)) { /* "E4M3" */
+            return i;
+        }
+    }
     return -1;
 }
 
@@ -60,7 +85,16 @@ static void read_int(struct reader *reader, const struct params_row *row, const 
     char fact[192];
 
     if (!json_is_integer(value)) {
-        fault(reader, row, "an integer", "");
+        if (row->choices != NULL) {
+            params_join(row->choices, fact, sizeof(fact));
+        } else if (bounded(row)) {
+            range_text(row, fact, sizeof(fact));
+        }
+        fault(reader, value,
+              row->choices != NULL ? "an integer, one of "
+              : bounded(row)       ? "an integer "
+                                   : "an integer",
+              row->choices != NULL || bounded(row) ? fact : "");
         return;
     }
     int64_t n = json_integer_value(value);
@@ -68,13 +102,13 @@ static void read_int(struct reader *reader, const struct params_row *row, const 
         char text[32];
         snprintf(text, sizeof(text), "%lld", (long long)n);
         if (choice_of(row, text) < 0) {
-            join(row->choices, fact, sizeof(fact));
-            fault(reader, row, "one of ", fact);
+            params_join(row->choices, fact, sizeof(fact));
+            fault(reader, value, "one of ", fact);
             return;
         }
     } else if (bounded(row) && ((double)n < row->min || (double)n > row->max)) {
         range_text(row, fact, sizeof(fact));
-        fault(reader, row, "an integer in ", fact);
+        fault(reader, value, "an integer ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &n, sizeof(n));
@@ -85,14 +119,17 @@ static void read_number(struct reader *reader, const struct params_row *row, con
     char fact[128];
 
     if (!json_is_number(value)) {
-        fault(reader, row, "a number", "");
+        if (bounded(row)) {
+            range_text(row, fact, sizeof(fact));
+        }
+        fault(reader, value, bounded(row) ? "a number " : "a number", bounded(row) ? fact : "");
         return;
     }
     double x = json_number_value(value);
     bool outside = row->exclusive ? x <= row->min || x >= row->max : x < row->min || x > row->max;
     if (bounded(row) && outside) { /* JSON has no infinity, and the parser refuses what overflows */
         range_text(row, fact, sizeof(fact));
-        fault(reader, row, "a number in ", fact);
+        fault(reader, value, "a number ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &x, sizeof(x));
@@ -105,7 +142,7 @@ static void read_string(struct reader *reader, const struct params_row *row, con
     snprintf(fact, sizeof(fact), "%zu bytes", row->size - 1);
     if (!json_is_string(value) || json_string_length(value) >= row->size ||
         strlen(json_string_value(value)) != json_string_length(value)) {
-        fault(reader, row, "a string of at most ", fact);
+        fault(reader, value, "a string of at most ", fact);
         return;
     }
     memcpy(reader->out + row->offset, json_string_value(value), json_string_length(value) + 1);
@@ -117,8 +154,17 @@ static void read_enum(struct reader *reader, const struct params_row *row, const
 
     if (choice < 0) {
         char fact[192];
-        join(row->choices, fact, sizeof(fact));
-        fault(reader, row, "one of ", fact);
+        params_join(row->choices, fact, sizeof(fact));
+        fault(reader, value, "one of ", fact);
+        if (json_is_string(value)) {
+            struct text_guess guess = {.word = json_string_value(value)};
+            for (size_t i = 0; row->choices[i] != NULL; i++) {
+                text_guess_offer(&guess, row->choices[i]);
+            }
+            if (guess.name != NULL) {
+                faults_hint(reader->faults, "did you mean \"%s\"?", guess.name);
+            }
+        }
         return;
     }
     memcpy(reader->out + row->offset, &choice, sizeof(choice));
@@ -130,14 +176,14 @@ static void read_strings(struct reader *reader, const struct params_row *row, co
     json_t *item;
 
     if (!json_is_array(value) || json_array_size(value) > 1024) {
-        fault(reader, row, "an array of at most 1024 strings", "");
+        fault(reader, value, "a list of at most 1024 strings", "");
         return;
     }
     json_array_foreach(value, i, item)
     {
         if (!json_is_string(item) || json_string_length(item) > 512 ||
             strlen(json_string_value(item)) != json_string_length(item)) {
-            fault(reader, row, "an array of strings of at most 512 bytes", "");
+            fault(reader, value, "a list of strings of at most 512 bytes each", "");
             return;
         }
     }
@@ -150,7 +196,7 @@ static void read_value(struct reader *reader, const struct params_row *row, cons
     switch (row->type) {
     case PARAMS_BOOL:
         if (!json_is_boolean(value)) {
-            fault(reader, row, "true or false", "");
+            fault(reader, value, "true or false", "");
             return;
         }
         *(bool *)(reader->out + row->offset) = json_is_true(value);
@@ -197,11 +243,29 @@ static bool nullable(const struct params_row *row)
     return row->fallback != NULL && strcmp(row->fallback, "null") == 0;
 }
 
-static const struct params_row *find_row(const struct params_row *const *tables, const char *name)
+/* Is it the row's name, or one of its aliases? *opposite: an alias for the opposite. */
+static bool names_row(const struct params_row *row, const char *name, bool *opposite)
 {
+    *opposite = false;
+    if (strcmp(row->name, name) == 0) {
+        return true;
+    }
+    for (size_t i = 0; row->aliases != NULL && row->aliases[i] != NULL; i++) {
+        *opposite = row->aliases[i][0] == '!';
+        if (strcmp(row->aliases[i] + *opposite, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const struct params_row *params_find(const struct params_row *const *tables, const char *name)
+{
+    bool opposite;
+
     for (size_t t = 0; tables[t] != NULL; t++) {
         for (const struct params_row *row = tables[t]; row->name != NULL; row++) {
-            if (strcmp(row->name, name) == 0) {
+            if (names_row(row, name, &opposite)) {
                 return row;
             }
         }
@@ -209,43 +273,116 @@ static const struct params_row *find_row(const struct params_row *const *tables,
     return NULL;
 }
 
+json_t *params_member(const struct params_row *row, const json_t *object, const char **name)
+{
+    json_t *value = json_object_get(object, row->name);
+
+    *name = row->name;
+    for (size_t i = 0; value == NULL && row->aliases != NULL && row->aliases[i] != NULL; i++) {
+        *name = row->aliases[i] + (row->aliases[i][0] == '!');
+        value = json_object_get(object, *name);
+    }
+    return value;
+}
+
+void params_offer(const struct params_row *const *tables, struct text_guess *guess)
+{
+    for (size_t t = 0; tables[t] != NULL; t++) {
+        for (const struct params_row *row = tables[t]; row->name != NULL; row++) {
+            text_guess_offer(guess, row->name);
+            for (size_t i = 0; row->aliases != NULL && row->aliases[i] != NULL; i++) {
+                if (row->aliases[i][0] != '!') {
+                    text_guess_offer_as(guess, row->aliases[i], row->name);
+                }
+            }
+        }
+    }
+}
+
+static void list_members(const struct params_row *const *tables, char *out, size_t size)
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (size_t t = 0; tables[t] != NULL; t++) {
+        for (const struct params_row *row = tables[t]; row->name != NULL && used < size; row++) {
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", row->name);
+        }
+    }
+}
+
+/* Members that no row has, and a second name of one that another has. */
 static void refuse_unknown(struct reader *reader, const struct params_row *const *tables, const json_t *object)
 {
-    const char *key;
+    const char *key, *first;
     json_t *value;
 
     json_object_foreach((json_t *)object, key, value)
     {
-        if (find_row(tables, key) == NULL) {
-            char pointer[192];
-            text_pointer(pointer, sizeof(pointer), reader->pointer, key);
-            faults_add(reader->faults, ERR_UNKNOWN_PARAMETER, pointer, "is not known here");
+        const struct params_row *row = params_find(tables, key);
+        char pointer[192], members[320];
+        text_pointer(pointer, sizeof(pointer), reader->pointer, key);
+        if (row != NULL) {
+            (void)params_member(row, object, &first);
+            if (strcmp(first, key) != 0) {
+                faults_add(reader->faults, ERR_INVALID_PARAMETER, pointer,
+                           "\"%.80s\" is another name of \"%s\", which is there too", key, first);
+                faults_hint(reader->faults, "give one of them");
+            }
+            continue;
         }
+        struct text_guess guess = {.word = key};
+        params_offer(tables, &guess);
+        faults_add(reader->faults, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a member of %s%s%s", key,
+                   reader->pointer[0] != '\0' ? "\"" : "the request",
+                   reader->pointer[0] != '\0' ? reader->pointer + 1 : "", reader->pointer[0] != '\0' ? "\"" : "");
+        if (guess.name != NULL) {
+            faults_hint(reader->faults, "did you mean \"%s\"?", guess.name);
+        } else {
+            list_members(tables, members, sizeof(members));
+            faults_hint(reader->faults, "the members are %s", members);
+        }
+    }
+}
+
+static void read_row(struct reader *reader, const struct params_row *row, const json_t *object)
+{
+    const json_t *value = params_member(row, object, &reader->name);
+    bool opposite = false;
+
+    if (value != NULL && !(json_is_null(value) && nullable(row))) {
+        (void)names_row(row, reader->name, &opposite);
+        if (opposite && json_is_boolean(value)) {
+            value = json_is_true(value) ? json_false() : json_true();
+        }
+        read_value(reader, row, value);
+    } else if (value == NULL && row->fallback == NULL) {
+        char member[192];
+        text_pointer(member, sizeof(member), reader->pointer, row->name);
+        faults_add(reader->faults, ERR_MISSING_PARAMETER, member, "\"%s\" is required", row->name);
+        faults_hint(reader->faults, "%s", row->help != NULL ? row->help : "");
+    } else {
+        reader->name = row->name;
+        read_fallback(reader, row);
     }
 }
 
 int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
                  struct faults *faults)
 {
-    struct reader reader = {pointer, faults, out};
+    struct reader reader = {.pointer = pointer, .faults = faults, .out = out};
     size_t before = faults->count + faults->dropped;
 
     if (object != NULL && !json_is_object(object)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be an object");
+        char text[PARAMS_VALUE_SIZE];
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "%s%s%s is %s; it must be an object",
+                   pointer[0] != '\0' ? "\"" : "the body", pointer[0] != '\0' ? pointer + 1 : "",
+                   pointer[0] != '\0' ? "\"" : "", params_value_text(object, text));
         return ERR_INVALID_PARAMETER;
     }
     for (size_t t = 0; tables[t] != NULL; t++) {
         for (const struct params_row *row = tables[t]; row->name != NULL; row++) {
-            const json_t *value = json_object_get(object, row->name);
-            if (value != NULL && !(json_is_null(value) && nullable(row))) {
-                read_value(&reader, row, value);
-            } else if (value == NULL && row->fallback == NULL) {
-                char member[192];
-                text_pointer(member, sizeof(member), pointer, row->name);
-                faults_add(faults, ERR_MISSING_PARAMETER, member, "is required");
-            } else {
-                read_fallback(&reader, row);
-            }
+            read_row(&reader, row, object);
         }
     }
     refuse_unknown(&reader, tables, object);

@@ -5,6 +5,7 @@
  * params_schema prints the rows as JSON Schema (draft 2020-12), params_json echoes a filled struct. */
 
 #include "base/faults.h"
+#include "base/text.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -32,6 +33,8 @@ struct params_row {
     bool exclusive;             /* NUMBER: the ends are excluded */
     const char *const *choices; /* ENUM: names; INT: decimal strings of the allowed values; NULL-terminated, or NULL */
     const char *help;           /* one sentence, shown in the schema */
+    const char *const *aliases; /* names that other programs give the member, accepted in its place; NULL-terminated, or
+                                 * NULL. "!name" of a BOOL: the opposite of it */
 };
 
 /* A table ends with a row whose name is NULL. A table may be given as several, in order. */
@@ -41,6 +44,17 @@ struct params_row {
  * released. `tables` is NULL-terminated. Any thread. */
 int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
                  struct faults *faults);
+/* The row of a member by its name or one of its aliases, or NULL. */
+const struct params_row *params_find(const struct params_row *const *tables, const char *name);
+/* The value that `object` has under the row's name or an alias, and *name, as it is spelled there; or NULL. */
+json_t *params_member(const struct params_row *row, const json_t *object, const char **name);
+/* Offer every name and alias as what an unknown member was meant to be. */
+void params_offer(const struct params_row *const *tables, struct text_guess *guess);
+/* A JSON value as a refusal says it: short values as they are, others by their kind. */
+#define PARAMS_VALUE_SIZE 96
+const char *params_value_text(const json_t *value, char out[PARAMS_VALUE_SIZE]);
+/* "a, b, c" from a NULL-terminated list. */
+void params_join(const char *const *list, char *out, size_t size);
 /* Drop the references that PARAMS_JSON and PARAMS_STRINGS members hold. */
 void params_release(const struct params_row *const *tables, void *values);
 /* The struct as a JSON object, every member present (absent = null). New reference, NULL if out of memory. */

@@ -108,6 +108,13 @@ static json_t *row_schema(const struct params_row *row)
     if (row->help != NULL) {
         json_object_set_new(schema, "description", json_string(row->help));
     }
+    if (row->aliases != NULL) {
+        json_t *list = json_array();
+        for (size_t i = 0; row->aliases[i] != NULL; i++) {
+            json_array_append_new(list, json_string(row->aliases[i] + (row->aliases[i][0] == '!')));
+        }
+        json_object_set_new(schema, "x-aliases", list);
+    }
     return schema;
 }
 

@@ -2,8 +2,11 @@
 
 #include "base/text.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+
+#define NAME_MAX_FOLDED 48
 
 /* Bytes of the valid character at text, 0 when there is none. Stops at the NUL, which continues nothing. */
 static size_t character_size(const unsigned char *text)
@@ -57,4 +60,76 @@ void text_pointer(char *out, size_t size, const char *base, const char *member)
     }
     out[used] = '\0';
     text_repair(out);
+}
+
+/* Letters and digits in lower case; returns their number. What is longer is cut: such names are not near to any. */
+static int fold(const char *name, char out[NAME_MAX_FOLDED])
+{
+    int n = 0;
+
+    for (; *name != '\0' && n < NAME_MAX_FOLDED; name++) {
+        if (isalnum((unsigned char)*name)) {
+            out[n++] = (char)tolower((unsigned char)*name);
+        }
+    }
+    return n;
+}
+
+bool text_same_name(const char *a, const char *b)
+{
+    char x[NAME_MAX_FOLDED], y[NAME_MAX_FOLDED];
+    int n = fold(a, x), m = fold(b, y);
+
+    return n == m && n > 0 && n < NAME_MAX_FOLDED && memcmp(x, y, (size_t)n) == 0;
+}
+
+/* Insertions, deletions, substitutions and swaps of neighbours that lead from x to y. */
+static int distance(const char *x, int n, const char *y, int m)
+{
+    int rows[3][NAME_MAX_FOLDED + 1]; /* of the table: two before, before, this */
+
+    for (int j = 0; j <= m; j++) {
+        rows[0][j] = j;
+    }
+    for (int i = 1; i <= n; i++) {
+        int *this = rows[i % 3];
+        const int *before = rows[(i + 2) % 3], *earlier = rows[(i + 1) % 3];
+        this[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int least = before[j - 1] + (x[i - 1] != y[j - 1]);
+            least = before[j] + 1 < least ? before[j] + 1 : least;
+            least = this[j - 1] + 1 < least ? this[j - 1] + 1 : least;
+            if (i > 1 && j > 1 && x[i - 1] == y[j - 2] && x[i - 2] == y[j - 1] && earlier[j - 2] + 1 < least) {
+                least = earlier[j - 2] + 1;
+            }
+            this[j] = least;
+        }
+    }
+    return rows[n % 3][m];
+}
+
+void text_guess_offer_as(struct text_guess *guess, const char *spelling, const char *name)
+{
+    char x[NAME_MAX_FOLDED], y[NAME_MAX_FOLDED];
+    int n = fold(guess->word, x), m = fold(spelling, y);
+
+    if (n == 0 || m == 0 || n == NAME_MAX_FOLDED || m == NAME_MAX_FOLDED) {
+        return;
+    }
+    int shorter = n < m ? n : m, limit = (n > m ? n : m) / 3;
+    int away = distance(x, n, y, m);
+    bool begins = shorter >= 3 && memcmp(x, y, (size_t)shorter) == 0; /* "group" of "group_size" */
+    if (begins && away > limit) {
+        away = limit > 0 ? limit : 1;
+        limit = away;
+    }
+    if (away <= limit && (guess->name == NULL || away < guess->distance)) {
+        guess->name = name;
+        guess->distance = away;
+    }
+}
+
+void text_guess_offer(struct text_guess *guess, const char *name)
+{
+    text_guess_offer_as(guess, name, name);
 }

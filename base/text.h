@@ -2,9 +2,21 @@
 /* Text from outside, made fit to be said back: always valid UTF-8, whatever a client, a file name or a cut did to it.
  * No memory, any thread. */
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Replace every byte that is not part of valid UTF-8 by '?', in place. A character cut off at the end goes this way. */
 void text_repair(char *text);
+/* Are these two spellings of one name, but for case and punctuation ("LLM.int8()" and "llm_int8")? */
+bool text_same_name(const char *a, const char *b);
+/* The known name that a word was probably meant to be: set word, offer every name, read name. */
+struct text_guess {
+    const char *word;
+    const char *name; /* NULL: none is near */
+    int distance;
+};
+void text_guess_offer(struct text_guess *guess, const char *name);
+/* The same for another spelling of a name. */
+void text_guess_offer_as(struct text_guess *guess, const char *spelling, const char *name);
 /* out = base + "/" + member as a JSON Pointer (RFC 6901: ~ is ~0, / is ~1), cut to size, valid UTF-8. */
 void text_pointer(char *out, size_t size, const char *base, const char *member);

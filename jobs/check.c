@@ -32,7 +32,9 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
                 free(list);
                 return err_pass(rc, "scheme of %s", m->name);
             }
-            m->scheme.scale_dtype = spec->format->scale_dtype(model_dtype(model));
+            if (spec->format != NULL) {
+                m->scheme.scale_dtype = spec->format->scale_dtype(model_dtype(model));
+            }
             m->scheme.weight_dtype = model_dtype(model);
             n++;
         }
@@ -40,38 +42,6 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
     *modules = list;
     *count = n;
     return 0;
-}
-
-static void check_shape(const struct job_spec *spec, const struct model *model, int64_t layer, enum linear_role role,
-                        struct faults *faults, bool *seen)
-{
-    struct qscheme scheme;
-    int64_t rows, cols;
-    char name[128];
-
-    model_linear_name(model, layer, role, name);
-    arch_linear_shape(model_config(model), role, &rows, &cols);
-    const struct recipe_stage *solver = recipe_solver(&spec->recipe, name);
-    if (solver != NULL && recipe_scheme(&spec->recipe, solver, name, rows, cols, &scheme) != 0) {
-        const struct err_record *why = err_last();
-        faults_add(faults, why->code, why->param[0] != '\0' ? why->param : "/quantization/group_size",
-                   "%.80s [%lld, %lld]: %s", name, (long long)rows, (long long)cols, why->message);
-        *seen = true;
-    }
-}
-
-/* Shapes repeat in every block: each role is reported once, in the first block that has the fault. */
-static void check_shapes(const struct job_spec *spec, const struct model *model, struct faults *faults)
-{
-    bool seen[LINEAR_COUNT] = {false};
-
-    for (int64_t layer = 0; layer < model_config(model)->num_layers; layer++) {
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            if (!seen[role]) {
-                check_shape(spec, model, layer, (enum linear_role)role, faults, &seen[role]);
-            }
-        }
-    }
 }
 
 /* Refused is what cannot run at all: with one sequence at a time, nothing read ahead, activations elsewhere. */
@@ -95,19 +65,28 @@ static void check_memory(const struct job_spec *spec, const struct model *model,
     }
 }
 
-static void check_lengths(const struct job_spec *spec, const struct model *model, struct faults *faults)
+static void refuse_length(const char *pointer, int64_t length, int64_t positions, struct faults *faults)
+{
+    faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, pointer,
+               "\"sequence_length\" is %lld; the model has %lld positions, and no sequence can be longer",
+               (long long)length, (long long)positions);
+    faults_hint(faults, "%lld or less; 0 = the smaller of 2048 and the model's positions", (long long)positions);
+}
+
+/* Lengths that were left to the model are filled in, so that the job says what it uses. */
+static void check_lengths(struct job_spec *spec, const struct model *model, struct faults *faults)
 {
     const struct model_config *config = model_config(model);
-    int64_t length = spec_sequence_length(spec, config);
 
-    if (config->max_position > 0 && length > config->max_position) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/sequence_length",
-                   "%lld is more than the model's %lld positions", (long long)length, (long long)config->max_position);
+    spec->calibration.sequence_length = spec_sequence_length(spec, config);
+    if (spec->evaluation.sequence_length == 0 && spec->evaluation.file_id[0] != '\0') {
+        spec->evaluation.sequence_length = spec->calibration.sequence_length;
+    }
+    if (config->max_position > 0 && spec->calibration.sequence_length > config->max_position) {
+        refuse_length("/calibration/sequence_length", spec->calibration.sequence_length, config->max_position, faults);
     }
     if (config->max_position > 0 && spec->evaluation.sequence_length > config->max_position) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length",
-                   "%lld is more than the model's %lld positions", (long long)spec->evaluation.sequence_length,
-                   (long long)config->max_position);
+        refuse_length("/evaluation/sequence_length", spec->evaluation.sequence_length, config->max_position, faults);
     }
 }
 
@@ -119,7 +98,8 @@ static void check_inputs(const struct job_spec *spec, const struct format_module
         const struct gpu_input *input = &modules[i].scheme.input;
         if (input->number != GPU_NUMBER_NONE && !input->dynamic && !spec_has_calibration(spec)) {
             faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
-                       "static input scales are measured: give calibration.file_id, or calibration.stream = true");
+                       "\"calibration\" is required: static input scales are measured on it");
+            faults_hint(faults, "calibration.file_id, or calibration.stream = true");
             return;
         }
     }
@@ -146,22 +126,12 @@ int spec_check(struct job_spec *spec, const struct model *model, const char *dev
         faults_add(faults, rc, "/quantization", "%s", err_last()->message);
         return faults_raise(faults);
     }
-    if (count == 0 && recipe_analyses(&spec->recipe)) {
-        check_inputs(spec, modules, count, faults);
-    } else if (count == 0 && spec->recipe.cache.number == GPU_NUMBER_NONE) {
+    if (count == 0 && !recipe_analyses(&spec->recipe) && spec->recipe.cache.number == GPU_NUMBER_NONE) {
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert",
-                   "leaves no module to quantize");
+                   "\"modules_to_not_convert\" and the overrides leave no module to quantize");
     } else {
-        json_t *parameters = recipe_parameters_json(&spec->recipe);
-        const struct format_config config = {.modules = modules,
-                                             .count = count,
-                                             .model = model,
-                                             .method = spec->recipe.name,
-                                             .parameters = parameters,
-                                             .cache = spec->recipe.cache};
-        (void)format_check(spec->format, &config, "/output/format", faults);
+        check_format(spec, model, modules, count, faults);
         check_inputs(spec, modules, count, faults);
-        json_decref(parameters);
     }
     free(modules);
     return faults->count > before ? faults_raise(faults) : 0;

@@ -9,3 +9,8 @@ bool check_costs(struct job_spec *spec, const struct model *model, struct faults
 /* Every pattern of the request, and every switch that a method has for some modules, changes something on this model:
  * one that does not is a typo or a misunderstanding, which would cost what it was meant to do. */
 void check_patterns(const struct job_spec *spec, const struct model *model, struct faults *faults);
+/* The shape of every module takes its parameters. */
+void check_shapes(const struct job_spec *spec, const struct model *model, struct faults *faults);
+/* The format carries the modules and the cache; the first that does is chosen where the request names none. */
+void check_format(struct job_spec *spec, const struct model *model, struct format_module *modules, int count,
+                  struct faults *faults);

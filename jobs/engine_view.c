@@ -62,6 +62,14 @@ static json_t *view_data(const json_t *part)
     return data;
 }
 
+/* A held-back tail has the calibration's length. */
+static void fill_length(json_t *evaluation, const json_t *calibration)
+{
+    if (json_integer_value(json_object_get(evaluation, "sequence_length")) == 0 && json_is_object(evaluation)) {
+        json_object_set(evaluation, "sequence_length", json_object_get(calibration, "sequence_length"));
+    }
+}
+
 static json_t *view_calibration(const json_t *row, const json_t *request)
 {
     json_t *calibration = view_data(json_object_get(request, "calibration"));
@@ -101,6 +109,7 @@ json_t *engine_job_view(struct engine *engine, const json_t *row)
     if (json_is_object(json_object_get(job, "evaluation"))) {
         json_object_set_new(job, "evaluation", view_data(json_object_get(job, "evaluation")));
     }
+    fill_length(json_object_get(job, "evaluation"), json_object_get(request, "calibration"));
     json_object_set_new(job, "calibration", view_calibration(row, request));
     json_object_set_new(job, "progress",
                         select_members(json_object_get(row, "progress"), progress_members, COUNT(progress_members)));

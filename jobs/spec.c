@@ -6,6 +6,7 @@
 #include "jobs/spec.h"
 
 #include "base/err.h"
+#include "jobs/names.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +23,17 @@ struct top {
         .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__ \
     }
 
+static const char *const quantization_names[] = {"quantization_config", NULL};
+static const char *const sample_names[] = {"num_calibration_samples", "nsamples", NULL};
+static const char *const length_names[] = {"max_seq_length", "seqlen", NULL};
+
 static const struct params_row top_rows[] = {
     ROW(PARAMS_STRING, top, name, "\"\"", .help = "A name for people; need not be unique."),
     ROW(PARAMS_JSON, top, model, NULL, .help = "Id of a registered model."),
     ROW(PARAMS_JSON, top, method, NULL,
-        .help = "One of GET /v1/methods, or a list: the last solves, those before it only rewrite."),
-    ROW(PARAMS_JSON, top, quantization, "null", .help = "The method's parameters."),
+        .help =
+            "A method's name from GET /v1/methods, or a list: the last one quantizes, those before it only rewrite."),
+    ROW(PARAMS_JSON, top, quantization, "null", .aliases = quantization_names, .help = "The method's parameters."),
     ROW(PARAMS_JSON, top, output, "null", .help = "What to write."),
     ROW(PARAMS_JSON, top, calibration, "null", .help = "The inputs that the method learns from."),
     ROW(PARAMS_JSON, top, evaluation, "null", .help = "The text that perplexity and KL are measured on."),
@@ -45,9 +51,9 @@ static const struct params_row calibration_rows[] = {
     ROW(PARAMS_STRING, spec_calibration, file_id, "\"\"", .help = "A file of purpose calibration."),
     ROW(PARAMS_BOOL, spec_calibration, stream, "false",
         .help = "Records come through POST /v1/quantization/jobs/{id}/calibration."),
-    ROW(PARAMS_INT, spec_calibration, num_samples, "128", .min = 0, .max = 1048576,
+    ROW(PARAMS_INT, spec_calibration, num_samples, "128", .min = 0, .max = 1048576, .aliases = sample_names,
         .help = "Sequences to use; 0 = all there are."),
-    ROW(PARAMS_INT, spec_calibration, sequence_length, "0", .min = 0, .max = 1048576,
+    ROW(PARAMS_INT, spec_calibration, sequence_length, "0", .min = 0, .max = 1048576, .aliases = length_names,
         .help = "Tokens of a sequence; 0 = the smaller of 2048 and the model's positions."),
     ROW(PARAMS_STRING, spec_calibration, text_field, "\"text\"", .help = "The member of a record that holds its text."),
     ROW(PARAMS_BOOL, spec_calibration, add_special_tokens, "true",
@@ -73,7 +79,8 @@ static const struct params_row evaluation_rows[] = {
 };
 
 static const struct params_row output_rows[] = {
-    ROW(PARAMS_STRING, spec_output, format, "\"compressed-tensors\"", .help = "Artifact format, from GET /v1/system."),
+    ROW(PARAMS_STRING, spec_output, format, "null",
+        .help = "Artifact format, from GET /v1/system; when not given, the first of these that carries the result."),
     ROW(PARAMS_INT, spec_output, max_shard_bytes, "5368709120", .min = 1048576, .max = 1e12,
         .help = "Size at which a new shard begins."),
     {.name = NULL},
@@ -95,10 +102,6 @@ static const struct params_row *const resources_tables[] = {resources_rows, NULL
 static void parse_part(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
                        struct faults *faults)
 {
-    if (object != NULL && !json_is_object(object)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be an object");
-        return;
-    }
     (void)params_parse(tables, object, pointer, out, faults);
 }
 
@@ -111,7 +114,7 @@ static void check_metadata(const json_t *metadata, struct faults *faults)
         return;
     }
     if (!json_is_object(metadata) || json_object_size(metadata) > 16) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/metadata", "must be an object of at most 16 members");
+        faults_add(faults, ERR_INVALID_PARAMETER, "/metadata", "\"metadata\" must be an object of at most 16 members");
         return;
     }
     json_object_foreach((json_t *)metadata, key, value)
@@ -123,13 +126,18 @@ static void check_metadata(const json_t *metadata, struct faults *faults)
     }
 }
 
-static void list_formats(char *out, size_t size)
+static void refuse_file_id(const char *pointer, const char *id, struct faults *faults)
 {
-    out[0] = '\0';
-    for (const struct format *const *f = format_list(); *f != NULL; f++) {
-        size_t used = strlen(out);
-        snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", (*f)->name);
-    }
+    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"file_id\" is \"%s\"; it must be the id of a file (file_...)",
+               id);
+    faults_hint(faults, "POST /v1/files stores a file and answers its id");
+}
+
+static void refuse_length(const char *pointer, struct faults *faults)
+{
+    faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+               "\"sequence_length\" is 1; it must be 0 (choose for me) or at least 2, since a token is predicted from "
+               "those before it");
 }
 
 static void check_data(const struct job_spec *spec, struct faults *faults)
@@ -137,32 +145,36 @@ static void check_data(const struct job_spec *spec, struct faults *faults)
     const struct spec_calibration *c = &spec->calibration;
 
     if (c->stream && c->file_id[0] != '\0') {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream", "give either file_id or stream, not both");
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream",
+                   "\"stream\" is true and \"file_id\" is given: records come from one of them");
+        faults_hint(faults, "leave out file_id or stream");
     }
     if (spec->recipe.count > 0 && recipe_needs_calibration(&spec->recipe) && !spec_has_calibration(spec)) {
         faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
-                   "%s learns from inputs: give calibration.file_id, or calibration.stream = true and post records",
-                   spec->recipe.name);
+                   "\"calibration\" is required: %s learns from the inputs of the model's linears", spec->recipe.name);
+        faults_hint(faults, "\"calibration\": {\"file_id\": a file of purpose calibration}, or {\"stream\": true} and "
+                            "POST the records to the job");
     }
     if (c->file_id[0] != '\0' && !id_valid(c->file_id, "file")) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/calibration/file_id", "is not the id of a file");
+        refuse_file_id("/calibration/file_id", c->file_id, faults);
     }
     if (spec->evaluation.file_id[0] != '\0' && !id_valid(spec->evaluation.file_id, "file")) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/evaluation/file_id", "is not the id of a file");
+        refuse_file_id("/evaluation/file_id", spec->evaluation.file_id, faults);
     }
     if (spec->evaluation.file_id[0] != '\0' && spec->recipe.count > 0 && recipe_analyses(&spec->recipe)) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/file_id", "%s changes nothing to evaluate",
-                   spec->recipe.name);
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/file_id",
+                   "\"file_id\" does nothing: %s changes no model that could be evaluated", spec->recipe.name);
+        faults_hint(faults, "leave \"evaluation\" out");
     }
     if (spec->evaluation.file_id[0] == '\0' && spec->evaluation.sequence_length > 0) {
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length",
-                   "needs evaluation.file_id: a held-back tail has the calibration's length");
+                   "\"sequence_length\" needs an evaluation.file_id: a held-back tail has the calibration's length");
     }
     if (c->sequence_length == 1) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/calibration/sequence_length", "must be 0 or at least 2");
+        refuse_length("/calibration/sequence_length", faults);
     }
     if (spec->evaluation.sequence_length == 1) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/evaluation/sequence_length", "must be 0 or at least 2");
+        refuse_length("/evaluation/sequence_length", faults);
     }
 }
 
@@ -173,7 +185,10 @@ static void parse_model(const struct top *top, struct job_spec *spec, struct fau
     }
     const char *id = json_string_value(top->model);
     if (id == NULL || !id_valid(id, "mdl")) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/model", "must be the id of a model from POST /v1/models (mdl_...)");
+        char text[PARAMS_VALUE_SIZE];
+        faults_add(faults, ERR_INVALID_PARAMETER, "/model", "\"model\" is %s; it must be the id of a model (mdl_...)",
+                   params_value_text(top->model, text));
+        faults_hint(faults, "POST /v1/models registers a checkpoint and answers its id");
         return;
     }
     snprintf(spec->model, sizeof(spec->model), "%s", id);
@@ -183,9 +198,12 @@ int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
 {
     struct job_spec spec = {0};
     struct top top = {0};
+    const char *name;
 
     if (!json_is_object(body)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body must be an object");
+        char text[PARAMS_VALUE_SIZE];
+        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
+                   params_value_text(body, text));
         return faults_raise(faults);
     }
     if (params_parse(top_tables, body, "", &top, faults) == 0) {
@@ -197,7 +215,7 @@ int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
     } else {
         /* The rows gave nothing back; look at the parts all the same, to name every fault at once. */
         top.model = json_incref(json_object_get(body, "model"));
-        top.quantization = json_incref(json_object_get(body, "quantization"));
+        top.quantization = json_incref(params_member(params_find(top_tables, "quantization"), body, &name));
         top.calibration = json_incref(json_object_get(body, "calibration"));
         top.evaluation = json_incref(json_object_get(body, "evaluation"));
         top.output = json_incref(json_object_get(body, "output"));
@@ -214,12 +232,9 @@ int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
     parse_part(resources_tables, top.resources, "/resources", &spec.resources, faults);
     check_metadata(top.metadata, faults);
     spec.metadata = json_incref(top.metadata);
-    spec.format = format_find(spec.output.format);
-    if (spec.format == NULL && spec.output.format[0] != '\0') {
-        char known[256];
-        list_formats(known, sizeof(known));
-        faults_add(faults, ERR_INVALID_PARAMETER, "/output/format", "\"%s\" is not one of: %s", spec.output.format,
-                   known);
+    if (spec.output.format[0] != '\0') {
+        spec.format = names_format(spec.output.format, "/output/format", faults);
+        snprintf(spec.output.format, sizeof(spec.output.format), "%s", spec.format != NULL ? spec.format->name : "");
     }
     check_data(&spec, faults);
     params_release(top_tables, &top);

@@ -30,7 +30,7 @@ struct spec_evaluation {
 };
 
 struct spec_output {
-    char format[32];
+    char format[32]; /* "" = chosen against the model, as spec_check does */
     int64_t max_shard_bytes;
 };
 
@@ -44,7 +44,7 @@ struct job_spec {
     char model[ID_SIZE];
     int64_t seed, priority, max_attempts, timeout_seconds;
     struct recipe recipe;
-    const struct format *format;
+    const struct format *format; /* NULL until it is chosen */
     struct spec_calibration calibration;
     struct spec_evaluation evaluation;
     struct spec_output output;
@@ -70,8 +70,9 @@ json_t *spec_quantization_schema(const struct quantizer *quantizer);
 int spec_bind(struct job_spec *spec, const struct model *model);
 /* The linears that will be quantized, in model order, with the scheme each gets; malloc'ed array. */
 int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count);
-/* Everything that a job of this spec on this model would run into, from headers alone. device:
- * where it runs unless it says otherwise, as for gpu_open. 0 or faults filled. */
+/* Everything that a job of this spec on this model would run into, from headers alone. Defaults that depend on the
+ * model (format, sequence lengths) are filled in. device: where it runs unless it says otherwise, as for gpu_open. 0 or
+ * faults filled. */
 int spec_check(struct job_spec *spec, const struct model *model, const char *device, struct faults *faults);
 /* What the format's runtimes will not do with the result of an accepted spec: {"code", "message"} each. */
 int spec_warnings(const struct job_spec *spec, const struct model *model, json_t *warnings);

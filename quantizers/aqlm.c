@@ -44,9 +44,10 @@ static int scheme(const void *values, int64_t rows, int64_t cols, struct qscheme
         return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
     }
     if (cols % params->in_group_size != 0) {
-        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "in_group_size %lld does not divide %lld inputs",
-                                      (long long)params->in_group_size, (long long)cols),
-                            "a smaller in_group_size");
+        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "in_group_size %lld does not divide %lld inputs",
+                           (long long)params->in_group_size, (long long)cols);
+        (void)err_set_param(rc, "in_group_size");
+        return err_set_hint(rc, "a smaller in_group_size");
     }
     *out = (struct qscheme){.kind = QTENSOR_CODEBOOKS,
                             .bits = (int)params->nbits_per_codebook,

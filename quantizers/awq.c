@@ -459,10 +459,11 @@ static int amend(const void *params, struct qscheme *scheme)
 {
     (void)params;
     if (scheme->kind != QTENSOR_INT) {
-        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS,
-                                      "awq's factors are chosen for integer grids, and the last method makes %s",
-                                      qtensor_kind_names[scheme->kind]),
-                            "awq alone, or before rtn or gptq");
+        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                           "awq's factors are chosen for integer grids, and the last method makes %s",
+                           qtensor_kind_names[scheme->kind]);
+        (void)err_set_param(rc, "/method");
+        return err_set_hint(rc, "awq alone, or before rtn or gptq");
     }
     return 0;
 }
@@ -474,10 +475,11 @@ static void check(const void *params, const char *pointer, struct faults *faults
 }
 
 static const struct params_row awq_rows[] = {
-    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .help = "Bits of a weight's code."),
-    QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices,
+    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .aliases = quant_bits_names,
+              .help = "Bits of a weight's code."),
+    QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices, .aliases = quant_group_names,
               .help = "Inputs that share a scale; -1 = one scale for each output channel."),
-    QUANT_ROW(PARAMS_BOOL, quant_common, sym, "false",
+    QUANT_ROW(PARAMS_BOOL, quant_common, sym, "false", .aliases = quant_sym_names,
               .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
     QUANT_ROW(PARAMS_INT, awq_params, n_grid, "20", .min = 1, .max = N_GRID_MAX,
               .help = "Exponents that are tried for the factors, beside leaving the weights as they are."),

@@ -14,9 +14,14 @@
 static const char *const bits_choices[] = {"2", "3", "4", "8", NULL};
 static const char *const group_choices[] = {"-1", "32", "64", "128", NULL};
 
+const char *const quant_bits_names[] = {"num_bits", "w_bit", "wbits", "nbits", NULL};
+const char *const quant_group_names[] = {"q_group_size", NULL};
+const char *const quant_sym_names[] = {"symmetric", "!zero_point", NULL};
+static const char *const skip_names[] = {"ignore", "ignored_layers", "llm_int8_skip_modules", NULL};
+
 const struct params_row quant_base_rows[] = {
-    QUANT_ROW(PARAMS_STRINGS, quant_base, modules_to_not_convert, "null",
-              .help = "Modules left in float: paths, path endings, globs, or regular expressions behind \"re:\"."),
+    QUANT_ROW(PARAMS_STRINGS, quant_base, modules_to_not_convert, "null", .aliases = skip_names,
+              .help = "Modules left in float: paths, path endings, globs, or regular expressions after \"re:\"."),
     QUANT_ROW(PARAMS_JSON, quant_base, overrides, "null",
               .help =
                   "Other parameters for some modules: a list of {\"match\", \"skip\" or parameters}, where the last "
@@ -35,10 +40,11 @@ const struct params_row quant_input_rows[] = {
 };
 
 const struct params_row quant_common_rows[] = {
-    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .help = "Bits of a weight's code."),
-    QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices,
+    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .aliases = quant_bits_names,
+              .help = "Bits of a weight's code."),
+    QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices, .aliases = quant_group_names,
               .help = "Inputs that share a scale; -1 = one scale for each output channel."),
-    QUANT_ROW(PARAMS_BOOL, quant_common, sym, "true",
+    QUANT_ROW(PARAMS_BOOL, quant_common, sym, "true", .aliases = quant_sym_names,
               .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
     {.name = NULL},
 };
@@ -53,9 +59,10 @@ int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct q
         return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
     }
     if (cols % group_size != 0) {
-        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "group_size %lld does not divide %lld inputs",
-                                      (long long)group_size, (long long)cols),
-                            "a smaller group_size, or -1");
+        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "group_size %lld does not divide %lld inputs",
+                           (long long)group_size, (long long)cols);
+        (void)err_set_param(rc, "group_size");
+        return err_set_hint(rc, "a smaller group_size, or -1");
     }
     *out = (struct qscheme){.kind = QTENSOR_INT,
                             .bits = (int)common->bits,

@@ -13,6 +13,9 @@
         .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__ \
     }
 
+/* What other programs call the parameters of integer grids. */
+extern const char *const quant_bits_names[], *const quant_group_names[], *const quant_sym_names[];
+
 extern const struct quantizer quantizer_rtn, quantizer_gptq, quantizer_awq;
 extern const struct quantizer quantizer_kv_cache, quantizer_kv_analysis;
 extern const struct quantizer quantizer_ggml;

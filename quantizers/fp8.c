@@ -40,12 +40,13 @@ static void check(const void *params, const char *pointer, struct faults *faults
     quant_base_check(params, pointer, faults);
     snprintf(at, sizeof(at), "%.140s/activation_scheme", pointer);
     if (p->fmt == FP8_E5M2 && p->activation_scheme != FP8_NONE) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "no runtime multiplies E5M2 weights: activation_scheme none, or fmt e4m3");
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "no runtime multiplies E5M2 weights by quantized inputs");
+        faults_hint(faults, "activation_scheme none, or fmt e4m3");
     }
     if (p->granularity == FP8_BLOCK && p->activation_scheme == FP8_STATIC) {
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "weights in blocks go with inputs in runs of the same width: activation_scheme dynamic or none");
+                   "weights in blocks go with inputs in runs of the same width, which have no static scale");
+        faults_hint(faults, "activation_scheme dynamic or none, or another granularity");
     }
 }
 

@@ -22,7 +22,10 @@ struct ggml_params {
     bool scale_search;
 };
 
-static const char *const type_names[] = {"q8_0", "q6_k", "q4_k", "iq4_nl", "q4_0", NULL};
+#define SUPER_BLOCK 256 /* inputs of a block of q4_k and q6_k */
+
+enum { TYPE_Q4_K = 2, TYPE_IQ4_NL = 3, TYPE_AUTO = 5 };
+static const char *const type_names[] = {"q8_0", "q6_k", "q4_k", "iq4_nl", "q4_0", "auto", NULL};
 static const struct {
     int type, bits;
 } types[] = {{GGML_TYPE_Q8_0, 8}, {GGML_TYPE_Q6_K, 6}, {GGML_TYPE_Q4_K, 4}, {GGML_TYPE_IQ4_NL, 4}, {GGML_TYPE_Q4_0, 4}};
@@ -30,20 +33,22 @@ static const struct {
 static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
 {
     const struct ggml_params *p = params;
-    const struct ggml_block *block = ggml_block_find(types[p->type].type);
+    int type = p->type != TYPE_AUTO ? p->type : cols % SUPER_BLOCK == 0 ? TYPE_Q4_K : TYPE_IQ4_NL;
+    const struct ggml_block *block = ggml_block_find(types[type].type);
 
     if (rows < 1 || cols < 1) {
         return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
     }
     if (cols % block->elements != 0) {
         int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "blocks of %s have %lld inputs, which does not divide %lld",
-                           type_names[p->type], (long long)block->elements, (long long)cols);
+                           type_names[type], (long long)block->elements, (long long)cols);
+        (void)err_set_param(rc, "type");
         return block->elements > 32 && cols % 32 == 0
-                   ? err_set_hint(rc, "type q8_0, iq4_nl or q4_0 (blocks of 32), for all or in an override")
+                   ? err_set_hint(rc, "type auto, q8_0, iq4_nl or q4_0 (blocks of 32), for all or in an override")
                    : err_set_hint(rc, "leave the module in float: modules_to_not_convert");
     }
     *out = (struct qscheme){.kind = QTENSOR_BLOCKS,
-                            .bits = types[p->type].bits,
+                            .bits = types[type].bits,
                             .group_size = block->elements,
                             .block_type = block->type,
                             .scale_dtype = DTYPE_F16};
@@ -126,9 +131,9 @@ static int solve(const struct solve_context *context, const struct layer_stats *
 }
 
 static const struct params_row ggml_rows[] = {
-    QUANT_ROW(PARAMS_ENUM, ggml_params, type, "\"q4_k\"", .choices = type_names,
+    QUANT_ROW(PARAMS_ENUM, ggml_params, type, "\"auto\"", .choices = type_names,
               .help = "Block type: q8_0, iq4_nl and q4_0 have blocks of 32 inputs; q6_k and q4_k have 256, with scales "
-                      "of scales."),
+                      "of scales; auto is q4_k where blocks of 256 fit a module and iq4_nl elsewhere."),
     QUANT_ROW(PARAMS_BOOL, ggml_params, importance, "true",
               .help = "Weigh errors by the inputs' mean squares where the job has calibration data; else all alike."),
     QUANT_ROW(PARAMS_BOOL, ggml_params, scale_search, "true",

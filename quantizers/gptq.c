@@ -398,29 +398,35 @@ static void check(const void *values, const char *pointer, struct faults *faults
     search_check(&params->common, true, pointer, faults);
     if (params->desc_act) {
         refuse(faults, pointer, "desc_act",
-               "would regroup columns behind an index (g_idx) that runtimes drop; act_order visits columns in the same "
-               "order and leaves groups in place");
+               "\"desc_act\" is not offered: it regroups columns and needs an index (g_idx) that runtimes drop; "
+               "\"act_order\" visits columns in the same order and leaves groups in place");
     }
     if (!params->static_groups) {
-        refuse(faults, pointer, "static_groups", "scales are always chosen before the sweep; only true is offered");
+        refuse(faults, pointer, "static_groups",
+               "\"static_groups\" can only be true: scales are always chosen before the sweep");
     }
     if (!params->true_sequential) {
         refuse(faults, pointer, "true_sequential",
-               "each linear always sees what the quantized ones before it make; only true is offered");
+               "\"true_sequential\" can only be true: each linear always sees what the quantized ones before it make");
     }
 }
+
+static const char *const damp_names[] = {"percdamp", "dampening_frac", NULL};
+static const char *const block_names[] = {"blocksize", NULL};
+static const char *const order_names[] = {"actorder", NULL};
 
 static const struct params_row gptq_rows[] = {
     SEARCH_ALIAS_ROW("true"),
     QUANT_ROW(PARAMS_NUMBER, gptq_params, damp_percent, "0.01", .min = 0, .max = 1, .exclusive = true,
+              .aliases = damp_names,
               .help = "Share of the Hessian's mean diagonal added to its diagonal; raised tenfold, up to 1, where that "
                       "is not enough."),
-    QUANT_ROW(PARAMS_INT, gptq_params, block_size, "128", .min = 1, .max = 1024,
+    QUANT_ROW(PARAMS_INT, gptq_params, block_size, "128", .min = 1, .max = 1024, .aliases = block_names,
               .help = "Columns whose updates are applied together; hardly changes the result."),
-    QUANT_ROW(PARAMS_BOOL, gptq_params, act_order, "true",
+    QUANT_ROW(PARAMS_BOOL, gptq_params, act_order, "true", .aliases = order_names,
               .help = "Visit columns in falling order of their inputs' energy; groups stay in place."),
     QUANT_ROW(PARAMS_BOOL, gptq_params, desc_act, "false",
-              .help = "Regroup columns by activation order behind an index: not offered, see act_order."),
+              .help = "Regroup columns by activation order, with an index: not offered, see act_order."),
     QUANT_ROW(PARAMS_BOOL, gptq_params, static_groups, "true",
               .help = "Choose all scales before the sweep: always so."),
     QUANT_ROW(PARAMS_BOOL, gptq_params, true_sequential, "true",

@@ -55,9 +55,10 @@ static int scheme(const void *values, int64_t rows, int64_t cols, struct qscheme
         return 0;
     }
     if (cols % g != 0) {
-        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "in_group_size %lld does not divide %lld inputs",
-                                      (long long)g, (long long)cols),
-                            "a smaller in_group_size");
+        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "in_group_size %lld does not divide %lld inputs", (long long)g,
+                           (long long)cols);
+        (void)err_set_param(rc, "in_group_size");
+        return err_set_hint(rc, "a smaller in_group_size");
     }
     *out = (struct qscheme){.kind = QTENSOR_CODEBOOKS,
                             .bits = (int)(bits / params->num_codebooks),
@@ -84,16 +85,17 @@ static void check(const void *values, const char *pointer, struct faults *faults
     quant_base_check(values, pointer, faults);
     if (params->in_group_size == 1) {
         if (params->num_codebooks != 1) {
-            fault(faults, pointer, "num_codebooks", "several codebooks need an in_group_size above 1");
+            fault(faults, pointer, "num_codebooks", "\"num_codebooks\" above 1 needs an in_group_size above 1");
         }
         return;
     }
     if (params->outlier_fraction != 0) {
-        fault(faults, pointer, "outlier_fraction", "weights are kept apart with in_group_size 1 only");
+        fault(faults, pointer, "outlier_fraction",
+              "\"outlier_fraction\" needs in_group_size 1: only tables of values keep weights apart");
     }
     if (bits % params->num_codebooks != 0 || bits / params->num_codebooks > 16) {
         fault(faults, pointer, "bits",
-              "bits * in_group_size / num_codebooks are the bits of a code: a whole number up to 16");
+              "\"bits\" * in_group_size / num_codebooks are the bits of a code and must be a whole number up to 16");
     }
 }
 
@@ -346,7 +348,7 @@ static int solve(const struct solve_context *context, const struct layer_stats *
 static const char *const bits_choices[] = {"2", "3", "4", "5", "6", "7", "8", NULL};
 static const char *const group_choices[] = {"1", "2", "4", "8", "16", NULL};
 static const struct params_row kmeans_rows[] = {
-    QUANT_ROW(PARAMS_INT, kmeans_params, bits, "4", .choices = bits_choices,
+    QUANT_ROW(PARAMS_INT, kmeans_params, bits, "4", .choices = bits_choices, .aliases = quant_bits_names,
               .help = "Bits of codes for each weight: a row has 2^bits values."),
     QUANT_ROW(PARAMS_INT, kmeans_params, in_group_size, "1", .choices = group_choices,
               .help =

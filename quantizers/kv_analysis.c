@@ -305,12 +305,14 @@ static void check(const void *values, const char *pointer, struct faults *faults
         if (idle[i].value != NULL && !json_is_null(idle[i].value)) {
             snprintf(at, sizeof(at), "%.140s/%s", pointer, idle[i].name);
             faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "an analysis changes nothing: it looks at the cache of every block in every way");
+                       "\"%s\" does nothing here: an analysis looks at every block and changes none", idle[i].name);
+            faults_hint(faults, "leave it out");
         }
     }
     if (params->residual_length % params->group_size != 0) {
         snprintf(at, sizeof(at), "%.140s/residual_length", pointer);
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "%lld tokens are not whole groups of %lld",
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
+                   "\"residual_length\" is %lld; it must be a multiple of group_size, %lld",
                    (long long)params->residual_length, (long long)params->group_size);
     }
 }

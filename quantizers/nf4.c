@@ -131,10 +131,13 @@ static int solve(const struct solve_context *context, const struct layer_stats *
     return quant_each(context, stats, jobs, count, solve_linear);
 }
 
+static const char *const block_names[] = {"blocksize", NULL};
+static const char *const double_names[] = {"double_quant", NULL};
+
 static const struct params_row nf4_rows[] = {
-    QUANT_ROW(PARAMS_INT, nf4_params, bnb_4bit_blocksize, "64", .choices = block_choices,
+    QUANT_ROW(PARAMS_INT, nf4_params, bnb_4bit_blocksize, "64", .choices = block_choices, .aliases = block_names,
               .help = "Weights, row after row, that share a scale."),
-    QUANT_ROW(PARAMS_BOOL, nf4_params, bnb_4bit_use_double_quant, "false",
+    QUANT_ROW(PARAMS_BOOL, nf4_params, bnb_4bit_use_double_quant, "false", .aliases = double_names,
               .help = "Store the scales in eight bits: 4.13 bits a weight instead of 4.5, for a little more error."),
     {.name = NULL},
 };

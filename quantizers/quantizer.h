@@ -128,6 +128,9 @@ struct quantizer {
     /* For a recipe's earlier stages, optional: what the method adds to the scheme of whatever solves (how inputs are
      * quantized), or ERR_INCOMPATIBLE_OPTIONS when that cannot be. */
     int (*amend)(const void *params, struct qscheme *scheme);
+    /* Likewise, optional: a JSON object of defaults for the parameters of the method that solves, without which `amend`
+     * could not be carried by any format; NULL when it asks for nothing. */
+    const char *(*defaults_after)(const void *params);
     /* Optional: change the block at one site without changing its output (block_fold). */
     unsigned rewrite_stats; /* statistics that rewrite needs */
     int (*rewrite)(const struct rewrite_context *context);

@@ -54,7 +54,8 @@ void search_check(const struct quant_common *common, bool mse_default, const cha
     if (common->scale_search == SEARCH_HQQ && common->sym) {
         snprintf(at, sizeof(at), "%.150s/scale_search", pointer);
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "hqq moves zero points, which a symmetric grid does not have: sym false, or another search");
+                   "\"scale_search\" hqq moves zero points, which a symmetric grid does not have");
+        faults_hint(faults, "sym false, or another scale_search");
     }
     if (common->signed_scales && (!common->sym || search_of(common, SEARCH_MSE) == SEARCH_MINMAX)) {
         snprintf(at, sizeof(at), "%.150s/signed_scales", pointer);
@@ -64,7 +65,8 @@ void search_check(const struct quant_common *common, bool mse_default, const cha
     }
     if (common->scale_search != SEARCH_AUTO && common->mse_search != mse_default && common->mse_search != searches) {
         snprintf(at, sizeof(at), "%.150s/mse_search", pointer);
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "contradicts scale_search \"%s\"; give one of them",
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
+                   "\"mse_search\" contradicts \"scale_search\", which is \"%s\"; give one of them",
                    choices[common->scale_search]);
     }
 }

@@ -44,13 +44,23 @@ static int amend(const void *params, struct qscheme *scheme)
         return 0;
     }
     if (scheme->kind != QTENSOR_INT || !scheme->sym) {
-        return err_set_hint(
+        bool grid = scheme->kind == QTENSOR_INT;
+        int rc =
             err_raise(ERR_INCOMPATIBLE_OPTIONS, "INT8 inputs go with weights on a symmetric integer grid, not %s%s",
-                      scheme->kind == QTENSOR_INT ? "asymmetric " : "", qtensor_kind_names[scheme->kind]),
-            "sym true, or activation_bits 16");
+                      grid ? "asymmetric " : "", qtensor_kind_names[scheme->kind]);
+        (void)err_set_param(rc, grid ? "sym" : "/method");
+        return err_set_hint(rc, "%s", grid ? "sym true, or activation_bits 16" : "activation_bits 16, or rtn or gptq");
     }
     scheme->input = (struct gpu_input){.number = GPU_NUMBER_INT8, .dynamic = p->activation_dynamic};
     return 0;
+}
+
+/* The integer grid that runtimes multiply with INT8 inputs. */
+static const char *defaults_after(const void *params)
+{
+    const struct smoothquant_params *p = params;
+
+    return p->activation_bits == 8 ? "{\"bits\": 8, \"group_size\": -1, \"sym\": true}" : NULL;
 }
 
 static const struct quant_common *own_grid(void)
@@ -395,8 +405,11 @@ static void check_model(const void *params, const struct model_config *config, u
     }
 }
 
+static const char *const strength_names[] = {"alpha", NULL};
+
 static const struct params_row smoothquant_rows[] = {
     QUANT_ROW(PARAMS_NUMBER, smoothquant_params, smoothing_strength, "0.5", .min = 0, .max = 1,
+              .aliases = strength_names,
               .help = "alpha: 0 moves all difficulty into the inputs, 1 all into the weights; unused when searched."),
     QUANT_ROW(PARAMS_BOOL, smoothquant_params, alpha_search, "false",
               .help = "Choose alpha for each site from 0.3 to 0.9, or leave the site alone, by its output error."),
@@ -428,6 +441,7 @@ const struct quantizer quantizer_smoothquant = {
     .check_model = check_model,
     .scheme = scheme,
     .amend = amend,
+    .defaults_after = defaults_after,
     .rewrite_stats = STATS_RANGE,
     .rewrite = rewrite,
     .solve = solve,

@@ -47,6 +47,7 @@ struct format {
     const char *title;
     const char *help;
     const char *const *runtimes; /* NULL-terminated: "transformers", "vllm" */
+    bool plain;                  /* any result as float weights, which saves nothing and says nothing of inputs */
     const char *side_file;       /* extra copy of the config object, or NULL: "quantize_config.json" */
     /* What scales are stored as, for a model of this dtype. */
     enum dtype (*scale_dtype)(enum dtype model_dtype);
@@ -80,6 +81,8 @@ struct format {
 
 const struct format *const *format_list(void); /* NULL-terminated; the first is the default */
 const struct format *format_find(const char *name);
+/* How many of the modules can be carried, each taken by itself? */
+int format_count_taken(const struct format *format, const struct format_config *config);
 /* Why a result cannot be carried, with the formats that can, as one fault list. 0 when it can. */
 int format_check(const struct format *format, const struct format_config *config, const char *pointer,
                  struct faults *faults);

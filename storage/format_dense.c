@@ -233,6 +233,7 @@ const struct format format_dense = {
             "it: same size as the model, with the result's errors. Quantized inputs and caches are not part of it. "
             "Tables of values are in quantd-tables.bin as well.",
     .runtimes = runtimes,
+    .plain = true,
     .scale_dtype = scale_dtype,
     .accepts = accepts,
     .tensors = tensors,

@@ -181,6 +181,17 @@ static int judge(const struct format *format, const struct format_config *config
     return format->accepts_all == NULL ? 0 : format->accepts_all(config);
 }
 
+int format_count_taken(const struct format *format, const struct format_config *config)
+{
+    int count = 0;
+
+    for (int i = 0; i < config->count; i++) {
+        const struct format_module *m = &config->modules[i];
+        count += format->accepts(&m->scheme, m->rows, m->cols) == 0;
+    }
+    return count;
+}
+
 static void name_others(const struct format_config *config, char *out, size_t size)
 {
     size_t used = 0;
@@ -188,20 +199,21 @@ static void name_others(const struct format_config *config, char *out, size_t si
     out[0] = '\0';
     for (const struct format *const *row = rows; *row != NULL && used < size; row++) {
         if (judge(*row, config) == 0) {
-            used += (size_t)snprintf(out + used, size - used, "%s%s", used == 0 ? "; it fits " : ", ", (*row)->name);
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used == 0 ? "formats that carry it: " : ", ",
+                                     (*row)->name);
         }
     }
     if (used == 0) {
-        snprintf(out, size, "; no format here carries it");
+        snprintf(out, size, "no format carries it");
     }
 }
 
 static void add_fault(struct faults *faults, const char *pointer, const char *module, const char *others)
 {
-    const struct err_record *why = err_last();
+    const struct err_record record = *err_last(), *why = &record;
 
-    faults_add(faults, why->code, pointer, "%s%s%s%s%s%s", module, module[0] != '\0' ? ": " : "", why->message,
-               why->hint[0] != '\0' ? "; " : "", why->hint, others);
+    faults_add(faults, why->code, pointer, "%s%s%s", module, module[0] != '\0' ? ": " : "", why->message);
+    faults_hint(faults, "%s%s%s", why->hint, why->hint[0] != '\0' ? "; " : "", others);
 }
 
 int format_check(const struct format *format, const struct format_config *config, const char *pointer,

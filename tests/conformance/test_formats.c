@@ -167,12 +167,13 @@ START_TEST(refusals_name_who_can)
                 for (size_t f = 0; f < faults[i].count; f++) {
                     const struct fault *fault = &faults[i].items[f];
                     ck_assert_str_eq(fault->param, "/output/format");
-                    ck_assert((strstr(fault->detail, "no format here carries it") != NULL) == (able == 0));
+                    ck_assert((strstr(fault->hint, "no format carries it") != NULL) == (able == 0));
                     for (size_t k = 0; k < rows; k++) { /* by its name as a word of the list */
-                        const char *list = strstr(fault->detail, "; it fits ");
+                        const char *list = strstr(fault->hint, "formats that carry it: ");
                         bool named = false;
                         char words[128];
-                        snprintf(words, sizeof(words), "%s", list != NULL ? list + 10 : "");
+                        snprintf(words, sizeof(words), "%s",
+                                 list != NULL ? list + strlen("formats that carry it: ") : "");
                         for (char *save, *word = strtok_r(words, ", ", &save); word != NULL;
                              word = strtok_r(NULL, ", ", &save)) {
                             named = named || strcmp(word, format_list()[k]->name) == 0;

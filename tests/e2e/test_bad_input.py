@@ -320,7 +320,7 @@ def bad_job_bodies():
             (body(model=7), 400, "invalid_parameter", "/model"),
             (body(model="mdl_01ARZ3NDEKTSV4RRFFQ69G5FAV"), 400, None, "/model"),
             (body(method="magic"), 400, "invalid_parameter", "/method"),
-            (body(method=["rtn", "gptq"]), 422, "incompatible_options", "/method"),
+            (body(method=["rtn", "gptq"]), 422, "incompatible_options", "/method/0"),
             (body(colour="red"), 400, "unknown_parameter", "/colour"),
             (quantization(groupsize=64), 400, "unknown_parameter", "/quantization/groupsize"),
             (quantization(bits=5), 400, "invalid_parameter", "/quantization/bits"),

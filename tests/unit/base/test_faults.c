@@ -17,13 +17,16 @@ START_TEST(the_first_is_raised)
 {
     struct faults faults = {0};
 
-    faults_add(&faults, ERR_MISSING_PARAMETER, "/a", "is %s", "required");
+    faults_add(&faults, ERR_MISSING_PARAMETER, "/a", "\"a\" is %s", "required");
+    faults_hint(&faults, "give %s", "it");
     faults_add(&faults, ERR_INVALID_PARAMETER, "/b", "is bad");
     ck_assert_int_eq(faults_raise(&faults), ERR_MISSING_PARAMETER);
-    ck_assert_str_eq(err_last()->message, "/a is required");
+    ck_assert_str_eq(err_last()->message, "\"a\" is required");
+    ck_assert_str_eq(err_last()->hint, "give it");
     ck_assert_str_eq(err_last()->param, "/a");
     ck_assert_uint_eq(faults.count, 2);
     ck_assert_str_eq(faults.items[1].param, "/b");
+    ck_assert_str_eq(faults.items[1].hint, "");
 }
 END_TEST
 
@@ -46,6 +49,8 @@ START_TEST(the_list_is_bounded)
     for (int i = 0; i < FAULTS_MAX + 5; i++) {
         faults_add(&faults, ERR_INVALID_PARAMETER, large, "%s", large);
     }
+    faults_hint(&faults, "of a dropped one");
+    ck_assert_str_eq(faults.items[FAULTS_MAX - 1].hint, "");
     ck_assert_uint_eq(faults.count, FAULTS_MAX);
     ck_assert_uint_eq(faults.dropped, 5);
     ck_assert_uint_eq(strlen(faults.items[0].param), sizeof(faults.items[0].param) - 1);

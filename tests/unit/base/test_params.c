@@ -111,32 +111,44 @@ START_TEST(each_fault_names_its_member)
         const char *text, *param, *detail;
         int code;
     } rows[] = {
-        {"{}", "/quantization/bits", "is required", ERR_MISSING_PARAMETER},
-        {"{\"bits\": 5}", "/quantization/bits", "must be one of 2, 3, 4, 8", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4.0}", "/quantization/bits", "must be an integer", ERR_INVALID_PARAMETER},
-        {"{\"bits\": null}", "/quantization/bits", "must be an integer", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"sym\": 1}", "/quantization/sym", "must be true or false", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"sym\": null}", "/quantization/sym", "must be true or false", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"count\": 0}", "/quantization/count", "must be an integer in [1, 10]", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"count\": 11}", "/quantization/count", "must be an integer in [1, 10]", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"damp\": 0}", "/quantization/damp", "must be a number in (0, 1)", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"damp\": 1.0}", "/quantization/damp", "must be a number in (0, 1)", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"damp\": \"x\"}", "/quantization/damp", "must be a number", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"ratio\": 1.5}", "/quantization/ratio", "must be a number in [-1, 1]", ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"name\": \"eightxxx\"}", "/quantization/name", "must be a string of at most 7 bytes",
+        {"{}", "/quantization/bits", "\"bits\" is required", ERR_MISSING_PARAMETER},
+        {"{\"bits\": 5}", "/quantization/bits", "\"bits\" is 5; it must be one of 2, 3, 4, 8", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4.0}", "/quantization/bits", "\"bits\" is 4.0; it must be an integer, one of 2, 3, 4, 8",
          ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"name\": 1}", "/quantization/name", "must be a string of at most 7 bytes",
+        {"{\"bits\": null}", "/quantization/bits", "\"bits\" is null; it must be an integer, one of 2, 3, 4, 8",
          ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"kind\": \"marlin\"}", "/quantization/kind", "must be one of gemm, gemv",
+        {"{\"bits\": 4, \"sym\": 1}", "/quantization/sym", "\"sym\" is 1; it must be true or false",
          ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"modules\": {}}", "/quantization/modules", "must be an array of at most 1024 strings",
+        {"{\"bits\": 4, \"sym\": null}", "/quantization/sym", "\"sym\" is null; it must be true or false",
          ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"modules\": [1]}", "/quantization/modules", "must be an array of strings of at most 512 bytes",
+        {"{\"bits\": 4, \"count\": 0}", "/quantization/count", "\"count\" is 0; it must be an integer from 1 to 10",
          ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"bit\": 4}", "/quantization/bit", "is not known here", ERR_UNKNOWN_PARAMETER},
-        {"{\"bits\": 4, \"a/b~c\": 4}", "/quantization/a~1b~0c", "is not known here", ERR_UNKNOWN_PARAMETER},
-        {"[]", "/quantization", "must be an object", ERR_INVALID_PARAMETER},
-        {"null", "/quantization", "must be an object", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"count\": 11}", "/quantization/count", "\"count\" is 11; it must be an integer from 1 to 10",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"damp\": 0}", "/quantization/damp", "\"damp\" is 0; it must be a number above 0 and below 1",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"damp\": 1.0}", "/quantization/damp",
+         "\"damp\" is 1.0; it must be a number above 0 and below 1", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"damp\": \"x\"}", "/quantization/damp",
+         "\"damp\" is \"x\"; it must be a number above 0 and below 1", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"ratio\": 1.5}", "/quantization/ratio", "\"ratio\" is 1.5; it must be a number from -1 to 1",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"name\": \"eightxxx\"}", "/quantization/name",
+         "\"name\" is \"eightxxx\"; it must be a string of at most 7 bytes", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"name\": 1}", "/quantization/name", "\"name\" is 1; it must be a string of at most 7 bytes",
+         ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"kind\": \"marlin\"}", "/quantization/kind",
+         "\"kind\" is \"marlin\"; it must be one of gemm, gemv", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"modules\": {}}", "/quantization/modules",
+         "\"modules\" is an object; it must be a list of at most 1024 strings", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"modules\": [1]}", "/quantization/modules",
+         "\"modules\" is a list of 1; it must be a list of strings of at most 512 bytes each", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"bit\": 4}", "/quantization/bit", "\"bit\" is not a member of \"quantization\"",
+         ERR_UNKNOWN_PARAMETER},
+        {"{\"bits\": 4, \"a/b~c\": 4}", "/quantization/a~1b~0c", "\"a/b~c\" is not a member of \"quantization\"",
+         ERR_UNKNOWN_PARAMETER},
+        {"[]", "/quantization", "\"quantization\" is a list of 0; it must be an object", ERR_INVALID_PARAMETER},
+        {"null", "/quantization", "\"quantization\" is null; it must be an object", ERR_INVALID_PARAMETER},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct options options;
@@ -147,6 +159,66 @@ START_TEST(each_fault_names_its_member)
         ck_assert_str_eq(faults.items[0].param, rows[i].param);
         ck_assert_str_eq(faults.items[0].detail, rows[i].detail);
         ck_assert_ptr_null(options.modules); /* released */
+    }
+}
+END_TEST
+
+START_TEST(other_spellings)
+{
+    static const char *const bits_names[] = {"num_bits", "w_bit", NULL};
+    static const char *const sym_names[] = {"symmetric", "!zero_point", NULL};
+    struct small {
+        int64_t bits;
+        bool sym;
+    } small;
+    const struct params_row rows[] = {
+        {.name = "bits",
+         .type = PARAMS_INT,
+         .offset = offsetof(struct small, bits),
+         .size = sizeof(small.bits),
+         .fallback = "4",
+         .min = 2,
+         .max = 8,
+         .aliases = bits_names},
+        {.name = "sym",
+         .type = PARAMS_BOOL,
+         .offset = offsetof(struct small, sym),
+         .size = sizeof(small.sym),
+         .fallback = "true",
+         .aliases = sym_names},
+        {.name = NULL},
+    };
+    const struct params_row *const small_tables[] = {rows, NULL};
+    static const struct {
+        const char *text, *param, *detail, *hint;
+    } refused[] = {
+        {"{\"w_bit\": 9}", "/q/w_bit", "\"w_bit\" is 9; it must be an integer from 2 to 8", ""},
+        {"{\"bits\": 4, \"w_bit\": 4}", "/q/w_bit", "\"w_bit\" is another name of \"bits\", which is there too",
+         "give one of them"},
+        {"{\"zero_point\": 1}", "/q/zero_point", "\"zero_point\" is 1; it must be true or false", ""},
+        {"{\"num_bitz\": 4}", "/q/num_bitz", "\"num_bitz\" is not a member of \"q\"", "did you mean \"bits\"?"},
+        {"{\"colour\": 4}", "/q/colour", "\"colour\" is not a member of \"q\"", "the members are bits, sym"},
+    };
+    struct faults faults = {0};
+    json_t *object = json_loads("{\"w_bit\": 3, \"zero_point\": true}", 0, NULL);
+
+    ck_assert_rc_ok(params_parse(small_tables, object, "/q", &small, &faults));
+    ck_assert_int_eq(small.bits, 3);
+    ck_assert(!small.sym);
+    json_decref(object);
+    json_t *schema = params_schema(small_tables);
+    json_t *names = json_object_get(json_object_get(json_object_get(schema, "properties"), "sym"), "x-aliases");
+    ck_assert_str_eq(json_string_value(json_array_get(names, 1)), "zero_point");
+    json_decref(schema);
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        faults = (struct faults){0};
+        object = json_loads(refused[i].text, 0, NULL);
+        ck_assert_int_lt(params_parse(small_tables, object, "/q", &small, &faults), 0);
+        json_decref(object);
+        ck_assert_uint_eq(faults.count, 1);
+        ck_assert_str_eq(faults.items[0].param, refused[i].param);
+        ck_assert_str_eq(faults.items[0].detail, refused[i].detail);
+        ck_assert_str_eq(faults.items[0].hint, refused[i].hint);
     }
 }
 END_TEST
@@ -236,6 +308,6 @@ START_TEST(schema_tells_the_rows)
 }
 END_TEST
 
-UNIT_MAIN("params", defaults_fill_what_is_absent, given_values_are_read, each_fault_names_its_member,
+UNIT_MAIN("params", defaults_fill_what_is_absent, given_values_are_read, each_fault_names_its_member, other_spellings,
           all_faults_come_at_once, a_full_list_is_no_success, a_long_unknown_name_stays_valid_text,
           schema_tells_the_rows)

@@ -75,4 +75,43 @@ START_TEST(pointers_escape_and_fit)
 }
 END_TEST
 
-UNIT_MAIN("text", valid_text_stays, invalid_bytes_become_question_marks, pointers_escape_and_fit)
+START_TEST(names_are_guessed)
+{
+    static const char *const names[] = {"bits", "group_size", "damp_percent", "act_order", "sym", "fp8_e4m3", NULL};
+    static const struct {
+        const char *word, *name; /* NULL: none is near */
+    } rows[] = {
+        {"groupsize", "group_size"},
+        {"group_szie", "group_size"},
+        {"group", "group_size"},
+        {"Bits", "bits"},
+        {"bist", "bits"},
+        {"damp", "damp_percent"},
+        {"fp8", "fp8_e4m3"},
+        {"colour", NULL},
+        {"", NULL},
+        {"x", NULL},
+        {"temperature", NULL},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct text_guess guess = {.word = rows[i].word};
+        for (size_t k = 0; names[k] != NULL; k++) {
+            text_guess_offer(&guess, names[k]);
+        }
+        ck_assert_msg((guess.name == NULL) == (rows[i].name == NULL), "%s", rows[i].word);
+        ck_assert_msg(guess.name == NULL || strcmp(guess.name, rows[i].name) == 0, "%s: %s", rows[i].word, guess.name);
+    }
+    char large[400];
+    memset(large, 'g', sizeof(large) - 1);
+    large[sizeof(large) - 1] = '\0';
+    struct text_guess guess = {.word = large};
+    text_guess_offer(&guess, large);
+    ck_assert_ptr_null(guess.name);
+    ck_assert(text_same_name("LLM.int8()", "llm_int8"));
+    ck_assert(!text_same_name("gptq_v2", "gptq"));
+    ck_assert(!text_same_name("", ""));
+    ck_assert(!text_same_name(large, large));
+}
+END_TEST
+
+UNIT_MAIN("text", valid_text_stays, invalid_bytes_become_question_marks, pointers_escape_and_fit, names_are_guessed)

@@ -73,8 +73,9 @@ static inline void read_spec(struct world *world, const char *method)
 {
     struct faults faults = {0};
     json_t *body =
-        json_pack("{s:s, s:s, s:{s:i, s:i}, s:{s:b}, s:i}", "model", "mdl_01J00000000000000000000000", "method", method,
-                  "quantization", "bits", 4, "group_size", 64, "calibration", "stream", 1, "seed", 3);
+        json_pack("{s:s, s:s, s:{s:i, s:i}, s:{s:b}, s:i, s:{s:s}}", "model", "mdl_01J00000000000000000000000",
+                  "method", method, "quantization", "bits", 4, "group_size", 64, "calibration", "stream", 1, "seed", 3,
+                  "output", "format", "compressed-tensors");
     ck_assert_rc_ok(spec_parse(body, &faults, &world->spec));
     json_decref(body);
 }

@@ -126,6 +126,82 @@ START_TEST(test_what_does_nothing)
 }
 END_TEST
 
+/* model and method alone, with calibration where it is needed, make a job, in the first format that suits the method.
+ */
+START_TEST(test_defaults_start)
+{
+    static const char *const methods[][2] = {
+        {"\"rtn\"", "compressed-tensors"},
+        {"\"gptq\"", "compressed-tensors"},
+        {"\"awq\"", "compressed-tensors"},
+        {"\"smoothquant\"", "compressed-tensors"},
+        {"\"llm_int8\"", "bitsandbytes"},
+        {"\"nf4\"", "bitsandbytes"},
+        {"\"fp8\"", "compressed-tensors"},
+        {"\"kmeans\"", "dense"},
+        {"\"aqlm\"", "aqlm"},
+        {"\"ggml\"", "gguf"},
+        {"\"kv_cache\"", "compressed-tensors"},
+        {"\"kv_analysis\"", "compressed-tensors"},
+        {"[\"smoothquant\",\"gptq\"]", "compressed-tensors"},
+        {"[\"smoothquant\",\"awq\"]", "compressed-tensors"},
+        {"[\"awq\",\"gptq\"]", "compressed-tensors"},
+    };
+    size_t singles = 0;
+    while (quantizer_list()[singles] != NULL) {
+        singles++;
+    }
+    ck_assert_uint_eq(singles + 3, sizeof(methods) / sizeof(methods[0]));
+    open_model();
+    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
+        struct faults faults = {0};
+        char members[256];
+        snprintf(members, sizeof(members), "\"method\":%s,\"calibration\":{\"stream\":true}", methods[i][0]);
+        struct job_spec spec = spec_of(members);
+        int rc = spec_check(&spec, model, "auto", &faults);
+        ck_assert_msg(rc == 0, "%s: %s %s", members, faults.items[0].param, faults.items[0].detail);
+        ck_assert_str_eq(spec.format->name, methods[i][1]);
+        ck_assert_str_eq(spec.output.format, methods[i][1]);
+        ck_assert_int_eq(spec.calibration.sequence_length, 256);
+        spec_deinit(&spec);
+    }
+    /* what only float weights would carry, without its inputs, is not a default */
+    expect("\"method\":[\"smoothquant\",\"gptq\"],\"calibration\":{\"stream\":true},\"quantization\":{\"bits\":4}",
+           ERR_INCOMPATIBLE_OPTIONS, "/quantization");
+    model_close(model);
+}
+END_TEST
+
+/* Names that other programs use. */
+START_TEST(test_peer_names)
+{
+    open_model();
+    struct job_spec spec =
+        spec_of("\"method\":\"GPTQ\",\"calibration\":{\"stream\":true,\"seqlen\":128,\"nsamples\":7},"
+                "\"quantization_config\":{\"w_bit\":3,\"q_group_size\":64,\"zero_point\":true,"
+                "\"dampening_frac\":0.1,\"actorder\":false,\"ignore\":[\"lm_head\"],"
+                "\"overrides\":[{\"match\":\"down_proj\",\"num_bits\":8}]},"
+                "\"output\":{\"format\":\"GPTQ_v2\"}");
+    json_t *echo = recipe_parameters_json(&spec.recipe);
+    ck_assert_str_eq(spec.recipe.name, "gptq");
+    ck_assert_str_eq(spec.output.format, "gptq_v2");
+    ck_assert_int_eq(spec.calibration.sequence_length, 128);
+    ck_assert_int_eq(spec.calibration.num_samples, 7);
+    ck_assert_int_eq(json_integer_value(json_object_get(echo, "bits")), 3);
+    ck_assert_int_eq(json_integer_value(json_object_get(echo, "group_size")), 64);
+    ck_assert(json_is_false(json_object_get(echo, "sym")));
+    ck_assert(json_is_false(json_object_get(echo, "act_order")));
+    ck_assert_double_eq(json_real_value(json_object_get(echo, "damp_percent")), 0.1);
+    ck_assert_uint_eq(json_array_size(json_object_get(echo, "modules_to_not_convert")), 1);
+    const struct quant_common *own = spec.recipe.overrides[0].solver.params;
+    ck_assert_int_eq(own->bits, 8); /* not "both names at once" with the request's */
+    ck_assert_int_eq(own->group_size, 64);
+    json_decref(echo);
+    spec_deinit(&spec);
+    model_close(model);
+}
+END_TEST
+
 START_TEST(test_lengths_and_devices)
 {
     open_model();
@@ -214,6 +290,8 @@ START_TEST(test_warnings)
         size_t k;
         json_t *warning;
         bool said = false;
+        struct faults faults = {0};
+        ck_assert_rc_ok(spec_check(&spec, model, "auto", &faults)); /* which chooses the format */
         ck_assert_rc_ok(spec_warnings(&spec, model, warnings));
         json_array_foreach(warnings, k, warning)
         {
@@ -230,5 +308,5 @@ START_TEST(test_warnings)
 }
 END_TEST
 
-UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_what_does_nothing, test_lengths_and_devices,
-          test_the_daemons_device_is_judged, test_modules_in_order, test_warnings)
+UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_what_does_nothing, test_defaults_start, test_peer_names,
+          test_lengths_and_devices, test_the_daemons_device_is_judged, test_modules_in_order, test_warnings)

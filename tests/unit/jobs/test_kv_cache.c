@@ -69,8 +69,8 @@ static const struct {
     {"\"method\":\"rtn\",\"quantization\":{\"kv_cache\":{\"scale\":1}}", "/quantization/kv_cache/scale",
      ERR_UNKNOWN_PARAMETER},
     {"\"method\":\"rtn\",\"quantization\":{\"kv_cache\":[]}", "/quantization/kv_cache", ERR_INVALID_PARAMETER},
-    {"\"method\":[\"kv_cache\",\"gptq\"]", "/method", ERR_INCOMPATIBLE_OPTIONS},
-    {"\"method\":[\"smoothquant\",\"kv_analysis\"]", "/method", ERR_INCOMPATIBLE_OPTIONS},
+    {"\"method\":[\"kv_cache\",\"gptq\"]", "/method/0", ERR_INCOMPATIBLE_OPTIONS},
+    {"\"method\":[\"smoothquant\",\"kv_analysis\"]", "/method/1", ERR_INCOMPATIBLE_OPTIONS},
     {"\"method\":\"gptq\",\"quantization\":{\"overrides\":[{\"match\":\"*\",\"method\":\"kv_cache\"}]}",
      "/quantization/overrides/0/method", ERR_INCOMPATIBLE_OPTIONS},
     {"\"method\":\"kv_analysis\",\"quantization\":{\"kv_cache\":{}}", "/quantization/kv_cache",
@@ -256,9 +256,9 @@ START_TEST(what_no_artifact_can_say)
         const char *members, *says;
     } rows[] = {
         {"\"method\":\"rtn\",\"quantization\":{\"kv_cache\":{\"dtype\":\"int8\"}},\"output\":{\"format\":\"awq\"}",
-         "it fits compressed-tensors"},
+         "formats that carry it: compressed-tensors"},
         {"\"method\":\"rtn\",\"quantization\":{\"kv_cache\":{}},\"output\":{\"format\":\"gptq\"}",
-         "it fits compressed-tensors"},
+         "formats that carry it: compressed-tensors"},
     };
     char members[512];
     house_open(&house);
@@ -268,7 +268,7 @@ START_TEST(what_no_artifact_can_say)
         snprintf(members, sizeof(members), "%s,%s", rows[i].members, CALIBRATION);
         json_t *body = house_body(&house, members);
         ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &faults, &job), ERR_INCOMPATIBLE_OPTIONS);
-        ck_assert_msg(strstr(faults.items[0].detail, rows[i].says) != NULL, "%s", faults.items[0].detail);
+        ck_assert_msg(strstr(faults.items[0].hint, rows[i].says) != NULL, "%s", faults.items[0].hint);
         json_decref(body);
     }
     house_close(&house);

@@ -89,9 +89,10 @@ static void analyse(struct world *world, bool on_device)
     struct faults faults = {0};
     world_open(world, "rtn", 2);
     spec_deinit(&world->spec);
-    json_t *body = json_pack("{s:s, s:s, s:{s:i, s:i, s:i}, s:{s:b}}", "model", "mdl_01J00000000000000000000000",
-                             "method", "kv_analysis", "quantization", "group_size", 16, "residual_length", 16,
-                             "max_tokens", 3 * LENGTH, "calibration", "stream", 1);
+    json_t *body =
+        json_pack("{s:s, s:s, s:{s:i, s:i, s:i}, s:{s:b}, s:{s:s}}", "model", "mdl_01J00000000000000000000000",
+                  "method", "kv_analysis", "quantization", "group_size", 16, "residual_length", 16, "max_tokens",
+                  3 * LENGTH, "calibration", "stream", 1, "output", "format", "compressed-tensors");
     ck_assert_rc_ok(spec_parse(body, &faults, &world->spec));
     json_decref(body);
     if (on_device) {

@@ -112,7 +112,7 @@ static const struct {
     {"'alchemy'", NULL, "/method", ERR_INVALID_PARAMETER},
     {"['awq','alchemy']", NULL, "/method/1", ERR_INVALID_PARAMETER},
     {"['awq',7]", NULL, "/method/1", ERR_INVALID_PARAMETER},
-    {"['gptq','rtn']", NULL, "/method", ERR_INCOMPATIBLE_OPTIONS},
+    {"['gptq','rtn']", NULL, "/method/0", ERR_INCOMPATIBLE_OPTIONS},
     {"'rtn'", "[]", "/quantization", ERR_INVALID_PARAMETER},
     {"'rtn'", "{'n_grid':3}", "/quantization/n_grid", ERR_UNKNOWN_PARAMETER},
     {"['awq','rtn']", "{'damp_percent':0.1}", "/quantization/damp_percent", ERR_UNKNOWN_PARAMETER},
@@ -257,7 +257,8 @@ static void expect(const char *members, int code, const char *pointer, const cha
     ck_assert_msg(rc == code, "%s: %d %s %s", members, rc, faults.items[0].param, faults.items[0].detail);
     if (code != 0) {
         ck_assert_str_eq(faults.items[0].param, pointer);
-        ck_assert_msg(strstr(faults.items[0].detail, reason) != NULL, "%s", faults.items[0].detail);
+        ck_assert_msg(strstr(faults.items[0].detail, reason) != NULL || strstr(faults.items[0].hint, reason) != NULL,
+                      "%s: %s", faults.items[0].detail, faults.items[0].hint);
     }
     json_decref(body);
     spec_deinit(&spec);
@@ -270,11 +271,11 @@ START_TEST(held_against_a_model)
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*.down_proj','bits':8}]}", 0, "", "");
     /* what runtimes load as one is quantized alike, or the request is refused */
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*.q_proj','bits':8}]}",
-           ERR_INCOMPATIBLE_OPTIONS, "/output/format", "q, k and v of block 0 are not quantized alike");
+           ERR_INCOMPATIBLE_OPTIONS, "/quantization", "q, k and v of block 0 are not quantized alike");
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*.up_proj','skip':true}]}",
-           ERR_INCOMPATIBLE_OPTIONS, "/output/format", "gate and up of block 0 are not quantized alike");
+           ERR_INCOMPATIBLE_OPTIONS, "/quantization", "gate and up of block 0 are not quantized alike");
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*.q_proj','bits':8}]}",
-           ERR_INCOMPATIBLE_OPTIONS, "/output/format",
+           ERR_INCOMPATIBLE_OPTIONS, "/quantization",
            "runtimes load them as one linear: quantize all of them, or none"); /* to its end */
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'re:.*(q|k|v)_proj','bits':8}]}", 0,
            "", "");
@@ -285,7 +286,8 @@ START_TEST(held_against_a_model)
            ERR_INCOMPATIBLE_OPTIONS, "/output/format", "awq packs 4 bits and not 3");
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*.down_proj','bits':8}]},"
            "'output':{'format':'awq'}",
-           ERR_INCOMPATIBLE_OPTIONS, "/output/format", "it fits");
+           ERR_INCOMPATIBLE_OPTIONS, "/output/format", "formats that carry it: compressed-tensors");
+    expect("'method':'rtn','quantization':{'overrides':[{'match':'*.down_proj','q_group_size':-1}]}", 0, "", "");
     expect("'method':'rtn','quantization':{'group_size':32,'overrides':[{'match':'*','skip':true}]}",
            ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert", "no module");
 }

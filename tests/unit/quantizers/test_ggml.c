@@ -114,6 +114,15 @@ START_TEST(widths_that_do_not_fit)
         ck_assert_ptr_nonnull(strstr(err_last()->hint, "modules_to_not_convert"));
         params_free(ggml, params);
     }
+    /* the default suits each module's width, where some type does */
+    void *params = params_new(ggml, "{}");
+    ck_assert_rc_ok(ggml->scheme(params, 7, 512, &scheme));
+    ck_assert_int_eq(scheme.block_type, GGML_TYPE_Q4_K);
+    ck_assert_rc_ok(ggml->scheme(params, 7, 96, &scheme));
+    ck_assert_int_eq(scheme.block_type, GGML_TYPE_IQ4_NL);
+    ck_assert_int_eq(ggml->scheme(params, 7, 40, &scheme), ERR_INCOMPATIBLE_OPTIONS);
+    ck_assert_str_eq(err_last()->param, "type");
+    params_free(ggml, params);
 }
 END_TEST
 

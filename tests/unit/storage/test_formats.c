@@ -309,7 +309,7 @@ START_TEST(modules_left_in_float)
     faults = (struct faults){0};
     ck_assert_rc_ok(format_check(row("compressed-tensors"), &config, "/output/format", &faults));
     ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &faults), ERR_INCOMPATIBLE_OPTIONS);
-    ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "it fits compressed-tensors"));
+    ck_assert_ptr_nonnull(strstr(faults.items[0].hint, "formats that carry it: compressed-tensors"));
     free(all);
     model_close(model);
 }
@@ -358,7 +358,7 @@ START_TEST(each_reason_is_told_once)
     ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &faults), ERR_INCOMPATIBLE_OPTIONS);
     ck_assert_uint_eq(faults.count, 1);
     ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "2, 3, 4 or 8 bits and not 5"));
-    ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "; it fits dense"));
+    ck_assert_ptr_nonnull(strstr(faults.items[0].hint, "formats that carry it: dense"));
     free(modules);
     model_close(model);
 }

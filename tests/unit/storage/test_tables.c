@@ -112,7 +112,7 @@ START_TEST(config_names_what_is_left)
     config.count = count;
     modules[3].scheme.codebooks = 4;
     ck_assert_int_eq(format_check(format_find("aqlm"), &config, "/output/format", &faults), ERR_INCOMPATIBLE_OPTIONS);
-    ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "it fits dense"));
+    ck_assert_ptr_nonnull(strstr(faults.items[0].hint, "formats that carry it: dense"));
     free(modules);
     model_close(model);
 }
