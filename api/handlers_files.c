@@ -27,7 +27,7 @@ static int file_open(struct request *request, void **state)
 {
     if (query_text(&request->scratch->query, "purpose") == NULL) {
         faults_add(&request->scratch->faults, ERR_MISSING_PARAMETER, "?purpose",
-                   "is required: calibration or evaluation");
+                   "the query parameter \"purpose\" is required: calibration or evaluation");
         return faults_raise(&request->scratch->faults);
     }
     struct file_sink *sink = calloc(1, sizeof(*sink));

@@ -6,6 +6,7 @@
 #include "api/handlers_objects.h"
 #include "api/header.h"
 #include "api/reply.h"
+#include "base/params.h"
 #include "jobs/job.h"
 
 #include <stdio.h>
@@ -130,9 +131,12 @@ static int check_cancel(struct request *request)
         (void)snprintf(pointer, sizeof(pointer), "/%s", key);
         const char *mode = json_string_value(value);
         if (strcmp(key, "mode") != 0) {
-            faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "is not a member of this request");
+            faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer,
+                       "\"%.80s\" is not a member of this request; the only one is \"mode\"", key);
         } else if (mode == NULL || (strcmp(mode, "now") != 0 && strcmp(mode, "layer") != 0)) {
-            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be now or layer");
+            char text[PARAMS_VALUE_SIZE];
+            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"mode\" is %s; it must be now or layer",
+                       params_value_text(value, text));
         }
     }
     return faults_raise(faults);
@@ -181,6 +185,23 @@ static int compare_layers(const void *left, const void *right, void *data)
     return order->down ? -sign : sign;
 }
 
+static void refuse_sort(struct request *request, const char *column)
+{
+    struct faults *faults = &request->scratch->faults;
+    struct text_guess guess = {.word = column};
+    char columns[320];
+    for (const char *const *known = engine_layer_columns(); *known != NULL; known++) {
+        text_guess_offer(&guess, *known);
+    }
+    faults_add(faults, ERR_INVALID_PARAMETER, "?sort", "\"%.60s\" is not a column of the report", column);
+    if (guess.name != NULL) {
+        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+    } else {
+        params_join(engine_layer_columns(), columns, sizeof(columns));
+        faults_hint(faults, "the columns are %s", columns);
+    }
+}
+
 /* A new array of the rows that were asked for, in the order asked. */
 static int select_layers(struct request *request, const json_t *all, json_t **out)
 {
@@ -192,7 +213,7 @@ static int select_layers(struct request *request, const json_t *all, json_t **ou
         known = strcmp(*column, order.column) == 0;
     }
     if (!known) {
-        faults_add(&request->scratch->faults, ERR_INVALID_PARAMETER, "?sort", "is not a column of the report");
+        refuse_sort(request, order.column);
         return faults_raise(&request->scratch->faults);
     }
     size_t count = 0;

@@ -7,6 +7,7 @@
 
 #include "api/header.h"
 #include "base/err.h"
+#include "base/text.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -47,13 +48,15 @@ static bool check_int(struct query_item *item, const char *pointer, struct fault
     const struct query_row *row = item->row;
     const char *digits = item->text[0] == '-' ? item->text + 1 : item->text;
     if (!header_parse_u63(digits, strlen(digits), &item->number)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be an integer");
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+                   "the query parameter \"%s\" is \"%.60s\"; it must be an integer", row->name, item->text);
         return false;
     }
     item->number = digits == item->text ? item->number : -item->number;
     if (item->number < row->min || item->number > row->max) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be between %lld and %lld", (long long)row->min,
-                   (long long)row->max);
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+                   "the query parameter \"%s\" is %lld; it must be from %lld to %lld", row->name,
+                   (long long)item->number, (long long)row->min, (long long)row->max);
         return false;
     }
     return true;
@@ -61,16 +64,22 @@ static bool check_int(struct query_item *item, const char *pointer, struct fault
 
 static bool check_enum(struct query_item *item, const char *pointer, struct faults *faults)
 {
+    struct text_guess guess = {.word = item->text};
     char names[256] = "";
     for (size_t i = 0; item->row->choices[i] != NULL; i++) {
         if (strcmp(item->text, item->row->choices[i]) == 0) {
             item->number = (int64_t)i;
             return true;
         }
+        text_guess_offer(&guess, item->row->choices[i]);
         size_t used = strlen(names);
         snprintf(names + used, sizeof(names) - used, "%s%s", i > 0 ? ", " : "", item->row->choices[i]);
     }
-    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be one of %s", names);
+    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "the query parameter \"%s\" is \"%.60s\"; it must be one of %s",
+               item->row->name, item->text, names);
+    if (guess.name != NULL) {
+        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+    }
     return false;
 }
 
@@ -80,7 +89,9 @@ static bool check_cursor(struct query_item *item, const char *pointer, struct fa
     size_t size = strlen(item->text);
     if (size == 0 || size >= ID_SIZE ||
         strspn(item->text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != size) {
-        faults_add(faults, ERR_INVALID_CURSOR, pointer, "is not an id");
+        faults_add(faults, ERR_INVALID_CURSOR, pointer,
+                   "the query parameter \"%s\" is \"%.60s\"; it must be the id of an object of this list",
+                   item->row->name, item->text);
         return false;
     }
     return true;
@@ -90,7 +101,9 @@ static bool check_flag(struct query_item *item, const char *pointer, struct faul
 {
     bool on = strcmp(item->text, "1") == 0 || strcmp(item->text, "true") == 0;
     if (!on && strcmp(item->text, "0") != 0 && strcmp(item->text, "false") != 0) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be 1, true, 0 or false");
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+                   "the query parameter \"%s\" is \"%.60s\"; it must be 1, true, 0 or false", item->row->name,
+                   item->text);
         return false;
     }
     item->number = on;
@@ -113,7 +126,8 @@ static bool check_item(struct query_item *item, const char *pointer, struct faul
         break;
     }
     if (item->text[0] == '\0' || strlen(item->text) > 255 || !is_utf8(item->text)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "must be 1 to 255 bytes of UTF-8");
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "the query parameter \"%s\" must be 1 to 255 bytes of UTF-8",
+                   item->row->name);
         return false;
     }
     return true;
@@ -129,6 +143,25 @@ static bool is_repeated(const struct query *query, const struct query_item *item
     return false;
 }
 
+static void refuse_name(const struct query_row *rows, const char *name, const char *pointer, struct faults *faults)
+{
+    struct text_guess guess = {.word = name};
+    char names[256] = "";
+    for (const struct query_row *row = rows; row != NULL && row->name != NULL; row++) {
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof(names) - used, "%s%s", used > 0 ? ", " : "", row->name);
+        text_guess_offer(&guess, row->name);
+    }
+    faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a query parameter of this route", name);
+    if (guess.name != NULL) {
+        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+    } else if (names[0] != '\0') {
+        faults_hint(faults, "the query parameters are %s", names);
+    } else {
+        faults_hint(faults, "this route takes none");
+    }
+}
+
 static void parse_pair(const struct query_row *rows, const char *pair, size_t size, struct query *out,
                        struct faults *faults)
 {
@@ -136,22 +169,25 @@ static void parse_pair(const struct query_row *rows, const char *pair, size_t si
     const char *equals = memchr(pair, '=', size);
     size_t name_size = equals != NULL ? (size_t)(equals - pair) : size;
     if (!header_percent_decode(pair, name_size, true, name, sizeof(name)) || !is_utf8(name)) {
-        faults_add(faults, ERR_UNKNOWN_PARAMETER, "?", "a parameter's name is not readable");
+        faults_add(faults, ERR_UNKNOWN_PARAMETER, "?",
+                   "a query parameter's name is not percent-encoded UTF-8 of at most 159 bytes");
         return;
     }
     snprintf(pointer, sizeof(pointer), "?%s", name);
     struct query_item item = {0};
     item.row = find_row(rows, name, item.key);
     if (item.row == NULL) {
-        faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "is not a parameter of this route");
+        refuse_name(rows, name, pointer, faults);
         return;
     }
     const char *value = equals != NULL ? equals + 1 : pair + size;
     size_t value_size = size - (size_t)(value - pair);
     if (!header_percent_decode(value, value_size, true, item.text, sizeof(item.text))) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "is not readable or too long");
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+                   "the value of the query parameter \"%.80s\" is not percent-encoded text of at most 255 bytes", name);
     } else if (is_repeated(out, &item)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "stands there more than once");
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "the query parameter \"%.80s\" is given more than once",
+                   name);
     } else if (check_item(&item, pointer, faults) && out->count < QUERY_ITEMS_MAX) {
         out->items[out->count++] = item;
     }
@@ -169,7 +205,8 @@ int query_parse(const struct query_row *rows, const char *raw, struct query *out
         at += size + (at[size] == '&');
     }
     if (query_find(out, "after") != NULL && query_find(out, "before") != NULL) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "?before", "does not go together with after");
+        faults_add(faults, ERR_INVALID_PARAMETER, "?before",
+                   "the query parameters \"before\" and \"after\" exclude each other");
     }
     return faults->count > before ? faults_raise(faults) : 0;
 }

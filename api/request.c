@@ -252,7 +252,9 @@ static int fill(struct request *request)
 
 int request_work(struct request *request)
 {
+    struct err_record earlier; /* what a request before this one met is not shown for a code without a record */
     int rc = 0;
+    err_take(&earlier);
     switch (request->step) {
     case REQUEST_OPEN:
         rc = request_stream(request);

@@ -59,13 +59,13 @@ static const struct query_row calibration_query[] = {
 };
 
 static const struct query_row event_query[] = {
-    {"after", QUERY_INT, 0, INT64_MAX, NULL, "Events behind this sequence number."},
+    {"after", QUERY_INT, 0, INT64_MAX, NULL, "Events after this sequence number."},
     {"limit", QUERY_INT, 1, 100, NULL, "Events a page of the JSON list; 20 when not given."},
     {0},
 };
 
 static const struct query_row layer_query[] = {
-    {"sort", QUERY_STRING, 0, 0, NULL, "A column; -column sorts downwards. Report order when not given."},
+    {"sort", QUERY_STRING, 0, 0, NULL, "A column; -column sorts in falling order. Report order when not given."},
     {"module", QUERY_STRING, 0, 0, NULL, "Only the row of this module."},
     {0},
 };

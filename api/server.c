@@ -12,6 +12,7 @@
 
 #include "api/header.h"
 #include "api/reply.h"
+#include "base/params.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -158,6 +159,20 @@ static bool takes_type(const struct request *request)
 }
 
 /* Route, and whatever the table says about the request's shape. */
+/* The types that the route takes, each by its name. */
+static int refuse_type(const struct request *request)
+{
+    const char *const *accepts = request->route->accepts;
+    const char *given = request_header(request, "Content-Type");
+    char types[160] = "none";
+    if (accepts != NULL) {
+        params_join(accepts, types, sizeof(types));
+    }
+    int rc = err_raise(ERR_UNSUPPORTED_MEDIA_TYPE, "the Content-Type is %s%.80s%s; this route takes %s",
+                       given != NULL ? "\"" : "missing", given != NULL ? given : "", given != NULL ? "\"" : "", types);
+    return err_set_hint(rc, "send the header Content-Type: %s", accepts != NULL ? accepts[0] : types);
+}
+
 static int admit(struct request *request, char **allow)
 {
     char *query = strchr(request->path, '?');
@@ -185,9 +200,7 @@ static int admit(struct request *request, char **allow)
         return ERR_NOT_ACCEPTABLE;
     }
     if ((expected || request->body_length != 0) && !takes_type(request)) {
-        return err_raise(ERR_UNSUPPORTED_MEDIA_TYPE, "the Content-Type of this route is %s%s",
-                         route->accepts != NULL ? route->accepts[0] : "none",
-                         route->accepts != NULL && route->accepts[1] != NULL ? " or one of its kin" : "");
+        return refuse_type(request);
     }
     return query_parse(route->query, query, &request->scratch->query, &request->scratch->faults);
 }

@@ -133,3 +133,10 @@ void text_guess_offer(struct text_guess *guess, const char *name)
 {
     text_guess_offer_as(guess, name, name);
 }
+
+bool text_is_lfs_pointer(const char *text, size_t size)
+{
+    static const char first[] = "version https://git-lfs.github.com/";
+
+    return size >= sizeof(first) - 1 && memcmp(text, first, sizeof(first) - 1) == 0;
+}

@@ -23,13 +23,18 @@ static void check_file(struct engine *engine, const char *id, const char *purpos
     }
     int rc = store_object_get(engine->store, "file", id, &file);
     if (rc != 0) {
-        faults_add(faults, rc == ERR_NOT_FOUND ? ERR_INVALID_PARAMETER : rc, pointer, "%s",
-                   rc == ERR_NOT_FOUND ? "there is no file with this id" : err_last()->message);
+        if (rc == ERR_NOT_FOUND) {
+            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "there is no file %s", id);
+            faults_hint(faults, "GET /v1/files?purpose=%s lists them", purpose);
+        } else {
+            faults_add(faults, rc, pointer, "%s", err_last()->message);
+        }
         return;
     }
     const char *found = json_string_value(json_object_get(file, "purpose"));
     if (found == NULL || strcmp(found, purpose) != 0) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "is a file of purpose %s and not %s",
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+                   "\"file_id\" names a file of purpose %s; it must be one of purpose %s",
                    found != NULL ? found : "none", purpose);
     }
     json_decref(file);
@@ -47,12 +52,14 @@ static void check_model(struct engine *engine, struct job_spec *spec, json_t *wa
 
     int rc = engine_model_open_object(engine, spec->model, &model);
     if (rc != 0) {
+        const struct err_record why = *err_last();
         bool ours = rc == ERR_NOT_FOUND;
         faults_add(faults,
                    ours                       ? ERR_INVALID_PARAMETER
                    : rc == ERR_SOURCE_CHANGED ? ERR_DIGEST_MISMATCH
                                               : rc,
-                   "/model", "%s", ours ? "there is no model with this id" : err_last()->message);
+                   "/model", "%s", ours ? "there is no model with this id" : why.message);
+        faults_hint(faults, "%s", ours ? "GET /v1/models lists the models" : why.hint);
         return;
     }
     if (spec_check(spec, model, engine->device, faults) == 0) {

@@ -78,12 +78,13 @@ static int decode_percent(char *text)
         }
         int high = hex_value(in[1]), low = high >= 0 ? hex_value(in[2]) : -1;
         if (low < 0) {
-            return err_raise(ERR_INVALID_PARAMETER,
-                             "has a \"%%\" without two hexadecimal digits; write a percent sign of the path as %%25");
+            return err_raise(
+                ERR_INVALID_PARAMETER,
+                "\"uri\" has a \"%%\" without two hexadecimal digits; write a percent sign of the path as %%25");
         }
         char byte = (char)(high * 16 + low);
         if (byte == '\0' || byte == '/') {
-            return err_raise(ERR_INVALID_PARAMETER, "holds %%%.2s, which no folder's name can hold", in + 1);
+            return err_raise(ERR_INVALID_PARAMETER, "\"uri\" holds %%%.2s, which no folder's name can hold", in + 1);
         }
         *out++ = byte;
         in += 2;
@@ -96,7 +97,7 @@ static int decode_percent(char *text)
 static int parse_uri(const char *uri, char *path, size_t size)
 {
     if (strncasecmp(uri, "file:", 5) != 0) {
-        return err_raise(ERR_INVALID_PARAMETER, "must be file:PATH, a folder below a model root");
+        return err_raise(ERR_INVALID_PARAMETER, "\"uri\" must be file:PATH, a folder below a model root");
     }
     const char *text = uri + 5;
     if (strncmp(text, "//", 2) == 0) {
@@ -104,14 +105,14 @@ static int parse_uri(const char *uri, char *path, size_t size)
         text += strncasecmp(text, "localhost/", 10) == 0 ? 9 : 0;
         if (text[0] != '/') {
             return err_raise(ERR_INVALID_PARAMETER,
-                             "names the host \"%.*s\"; only files of this host are read, as "
+                             "\"uri\" names the host \"%.*s\"; only files of this host are read, as "
                              "file:///PATH or file:PATH",
                              (int)(strcspn(text, "/") < 100 ? strcspn(text, "/") : 100), text);
         }
     }
     size_t length = strlen(text);
     if (length >= size) {
-        return err_raise(ERR_INVALID_PARAMETER, "has a path of %zu bytes, more than %zu", length, size - 1);
+        return err_raise(ERR_INVALID_PARAMETER, "\"uri\" has a path of %zu bytes; the most is %zu", length, size - 1);
     }
     memcpy(path, text, length + 1);
     int rc = decode_percent(path);
@@ -119,9 +120,28 @@ static int parse_uri(const char *uri, char *path, size_t size)
         return rc;
     }
     if (has_parent_step(path)) {
-        return err_raise(ERR_INVALID_PARAMETER, "must not contain \"..\"");
+        return err_raise(ERR_INVALID_PARAMETER, "\"uri\" must not contain \"..\"");
     }
-    return path[0] == '\0' ? err_raise(ERR_INVALID_PARAMETER, "names no folder") : 0;
+    return path[0] == '\0' ? err_raise(ERR_INVALID_PARAMETER, "\"uri\" names no folder") : 0;
+}
+
+/* Nothing is there: outside of all roots, or below them but absent. The roots are said, since only the daemon's own
+ * options know them. */
+static int refuse_path(const struct engine *engine, const char *path)
+{
+    char roots[320] = "";
+    bool below = path[0] != '/';
+
+    for (size_t i = 0; i < engine->root_count; i++) {
+        size_t used = strlen(roots);
+        snprintf(roots + used, sizeof(roots) - used, "%s%s", i > 0 ? ", " : "", engine->roots[i]);
+        below = below || below_root(path, engine->roots[i]) != NULL;
+    }
+    int rc = below ? err_raise(ERR_NOT_FOUND, "there is no folder \"%.200s\" below a model root", path)
+                   : err_raise(ERR_NOT_FOUND, "\"%.200s\" does not lie below a model root", path);
+    return engine->root_count == 0
+               ? err_set_hint(rc, "the daemon has no model root: start it with --model-root DIRECTORY")
+               : err_set_hint(rc, "the model roots are %s", roots);
 }
 
 int engine_model_open(const struct engine *engine, const char *uri, struct model **out)
@@ -142,7 +162,7 @@ int engine_model_open(const struct engine *engine, const char *uri, struct model
             return rc;
         }
     }
-    return err_raise(ERR_NOT_FOUND, "there is no checkpoint at this path below a model root");
+    return refuse_path(engine, path);
 }
 
 int engine_model_open_object(const struct engine *engine, const char *id, struct model **out)
@@ -248,22 +268,26 @@ int engine_model_register(struct engine *engine, const json_t *body, struct faul
     struct model *opened;
 
     if (!json_is_object(body)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body must be an object");
+        char text[PARAMS_VALUE_SIZE];
+        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
+                   params_value_text(body, text));
         return faults_raise(faults);
     }
     int rc = params_parse(registration_tables, body, "", &request, faults);
     if (rc != 0) {
-        return rc;
+        return faults_raise(faults);
     }
     rc = engine_model_open(engine, request.uri, &opened);
     if (rc != 0) {
         int code = request_code(rc);
-        faults_add(faults, code, "/uri", "%s", err_last()->message);
+        const struct err_record why = *err_last();
+        faults_add(faults, code, "/uri", "%s", why.message);
+        faults_hint(faults, "%s", why.hint);
         return faults_raise(faults);
     }
     if (request.expected_sha256[0] != '\0' && strcasecmp(request.expected_sha256, model_digest(opened)) != 0) {
-        faults_add(faults, ERR_DIGEST_MISMATCH, "/expected_sha256", "the checkpoint's digest is %s",
-                   model_digest(opened));
+        faults_add(faults, ERR_DIGEST_MISMATCH, "/expected_sha256",
+                   "\"expected_sha256\" is another digest than the checkpoint's, %s", model_digest(opened));
         model_close(opened);
         return faults_raise(faults);
     }

@@ -130,7 +130,8 @@ int engine_method(struct engine *engine, const char *name, json_t **method)
 
     (void)engine;
     if (quantizer == NULL) {
-        return err_raise(ERR_NOT_FOUND, "there is no such method");
+        return err_set_hint(err_raise(ERR_NOT_FOUND, "there is no method \"%.60s\"", name),
+                            "GET /v1/methods lists them");
     }
     *method = describe_method(quantizer);
     return *method != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a method");

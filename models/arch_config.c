@@ -70,7 +70,7 @@ static int unsupported(const char *what, const char *value)
         snprintf(known + used, sizeof(known) - used, "%s%s", used > 0 ? ", " : "", (*row)->name);
     }
     int rc = err_raise(ERR_UNSUPPORTED_ARCHITECTURE, "%s \"%.100s\" is not supported", what, value);
-    return err_set_hint(rc, "known: %s; rope types default, linear, llama3; hidden_act silu", known);
+    return err_set_hint(rc, "supported architectures: %s; rope types default, linear, llama3; hidden_act silu", known);
 }
 
 static int find_arch(const json_t *config, const struct arch **out)
@@ -158,7 +158,7 @@ static int parse_layer_types(const json_t *list, struct model_config *c)
             return unsupported("layer type", type != NULL ? type : "(not a string)");
         }
         if (!sliding && from < i) {
-            return unsupported("layer_types with", "full_attention behind sliding_attention");
+            return unsupported("layer_types with", "full_attention after sliding_attention");
         }
         from = sliding && i < from ? i : from;
     }

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "models/model_internal.h"
 
 #include <errno.h>
@@ -31,6 +32,11 @@ static int read_file(const struct model *model, const char *name, size_t max, ch
     }
     rc = fs_read_fd(fd, max, text, size);
     close(fd);
+    if (rc == 0 && text_is_lfs_pointer(*text, *size)) {
+        free(*text);
+        rc = err_raise(ERR_INVALID_MODEL, "%s is a pointer file of git-lfs: the file itself was not downloaded", name);
+        return err_set_hint(rc, "run \"git lfs pull\" in the checkpoint's folder");
+    }
     return rc == ERR_PAYLOAD_TOO_LARGE ? err_raise(ERR_INVALID_MODEL, "%s: %s", name, err_last()->message) : rc;
 }
 

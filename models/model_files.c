@@ -197,6 +197,64 @@ static int shard_names(const struct index *index, const char ***out, size_t *cou
     return 0;
 }
 
+static bool ends_with(const char *name, const char *suffix)
+{
+    size_t length = strlen(name), tail = strlen(suffix);
+
+    return length > tail && strcmp(name + length - tail, suffix) == 0;
+}
+
+/* A file of the folder with one of these endings, "" when there is none; the first in the order of names. */
+static void find_file(const struct model *model, const char *const *suffixes, char out[256])
+{
+    int fd = openat(model->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    const struct dirent *entry;
+
+    out[0] = '\0';
+    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        for (size_t i = 0; suffixes[i] != NULL; i++) {
+            if (ends_with(entry->d_name, suffixes[i]) && (out[0] == '\0' || strcmp(entry->d_name, out) < 0)) {
+                (void)snprintf(out, 256, "%s", entry->d_name);
+            }
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    } else if (fd >= 0) {
+        close(fd);
+    }
+}
+
+/* There is neither an index nor model.safetensors: say what there is in their place. */
+static int refuse_without_weights(const struct model *model)
+{
+    static const char *const pickles[] = {".bin", ".pt", ".pth", ".ckpt", ".pkl", NULL};
+    static const char *const others[] = {".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", NULL};
+    char name[256];
+
+    find_file(model, others, name);
+    if (name[0] != '\0') {
+        int rc = err_raise(ERR_INVALID_MODEL,
+                           "there is no " SINGLE_FILE " and no " INDEX_FILE "; the folder has %.100s", name);
+        return err_set_hint(rc, "%s",
+                            strncmp(name, "adapter", 7) == 0 ? "an adapter is no whole model: merge it into its base"
+                            : ends_with(name, ".safetensors")
+                                ? "an index names the shards of a checkpoint; a single file is called " SINGLE_FILE
+                                : "convert it to the Hugging Face layout with safetensors");
+    }
+    find_file(model, pickles, name);
+    if (name[0] != '\0') {
+        int rc =
+            err_raise(ERR_INVALID_MODEL,
+                      "the checkpoint has pickled weights only (%.100s); pickles are not read, because reading one "
+                      "can run code",
+                      name);
+        return err_set_hint(rc, "convert it: load it where you trust it and save it with safe_serialization=True");
+    }
+    return err_raise(ERR_INVALID_MODEL, "the checkpoint has no weights: no " SINGLE_FILE " and no " INDEX_FILE);
+}
+
 static int open_shards(struct model *model, const char *const *names, size_t count)
 {
     if (count > SHARDS_MAX) {
@@ -213,7 +271,8 @@ static int open_shards(struct model *model, const char *const *names, size_t cou
         shard->name = names[i];
         int rc = model_files_open(model, names[i], &fd, &shard->identity);
         if (rc == ERR_NOT_FOUND) {
-            return err_raise(ERR_INVALID_MODEL, "the weight file %.200s is missing", names[i]);
+            return err_raise(ERR_INVALID_MODEL, "the weight file %.200s is missing, which " INDEX_FILE " names",
+                             names[i]);
         }
         rc = rc != 0 ? rc : safetensors_open_fd_take(fd, names[i], &shard->file);
         if (rc != 0) {
@@ -325,7 +384,13 @@ int model_files_load_shards(struct model *model)
 
     int rc = read_index(model, &index);
     if (rc == 0) {
-        rc = open_shards(model, single, 1);
+        int fd;
+        rc = model_files_open(model, SINGLE_FILE, &fd, NULL);
+        if (rc == 0) {
+            close(fd);
+        }
+        rc = rc == ERR_NOT_FOUND ? refuse_without_weights(model) : rc;
+        rc = rc != 0 ? rc : open_shards(model, single, 1);
     } else if (rc == 1) {
         rc = shard_names(&index, &names, &count);
         rc = rc != 0 ? rc : open_shards(model, names, count);
@@ -338,7 +403,7 @@ int model_files_load_shards(struct model *model)
     return rc;
 }
 
-/* Weights in any format, the indexes over them, and config.json, which every artifact words anew. */
+/* Weights in any format, the indexes over them, and config.json, which every artifact writes itself. */
 static bool is_weight(const char *name)
 {
     static const char *const suffixes[] = {".safetensors", ".index.json", ".bin", ".pt",   ".pth", ".ckpt", ".gguf",

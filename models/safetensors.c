@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/text.h"
 #include "models/safetensors_internal.h"
 
 #include <errno.h>
@@ -31,6 +32,15 @@ static int read_size(const struct safetensors *file, size_t *size)
     }
     for (int i = SAFETENSORS_PREFIX - 1; i >= 0; i--) {
         stated = stated << 8 | prefix[i];
+    }
+    char start[64] = "";
+    size_t shown = (uint64_t)file->size < sizeof(start) ? (size_t)file->size : sizeof(start);
+    if (memcmp(prefix, "version ", sizeof(prefix)) == 0 && fs_pread_full(file->fd, start, shown, 0) == 0 &&
+        text_is_lfs_pointer(start, shown)) {
+        return err_set_hint(err_raise(ERR_INVALID_MODEL,
+                                      "%.120s is a pointer file of git-lfs: the weights themselves were not downloaded",
+                                      file->label),
+                            "run \"git lfs pull\" in the checkpoint's folder");
     }
     if (stated > SAFETENSORS_HEADER_MAX || stated > (uint64_t)file->size - SAFETENSORS_PREFIX) {
         return err_raise(ERR_INVALID_MODEL, "%.120s: a header of %llu bytes does not fit in a file of %lld",

@@ -308,7 +308,7 @@ START_TEST(test_contradictions)
     support_write_text(&s, "config.json", "{\"a\":1,\"a\":2}");
     expect(&s, ERR_INVALID_MODEL, "config.json");
     support_write_text(&s, "config.json", config);
-    expect(&s, ERR_INVALID_MODEL, "model.safetensors is missing");
+    expect(&s, ERR_INVALID_MODEL, "no weights: no model.safetensors and no model.safetensors.index.json");
 
     support_find(&s, "model.layers.1.mlp.up_proj.weight")->shape[0] = 13;
     support_write(&s);
