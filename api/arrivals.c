@@ -18,6 +18,7 @@
 
 #define EVENTS 128
 #define PAIR_BUFFER (64 << 10) /* what the kernel keeps between us and the library, each way */
+#define SEND_AHEAD (128 << 10) /* what the kernel takes beyond the client's window: a slow one costs no megabytes */
 #define WAIT_MS 1000
 #define LINGER_MS 2000
 #define STALL_MS 60000 /* the library is done, and the client takes nothing of the rest */
@@ -188,7 +189,7 @@ static void thin_crowd(struct relays *relays)
 static void arrive(struct api *api, int client, const struct sockaddr_storage *address, socklen_t size)
 {
     struct relays *relays = &api->relays;
-    const int one = 1;
+    const int one = 1, ahead = SEND_AHEAD;
     struct relay *relay = calloc(1, sizeof(*relay));
 
     if (relay == NULL || !watch(relays, client, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, relay)) {
@@ -202,6 +203,7 @@ static void arrive(struct api *api, int client, const struct sockaddr_storage *a
     *relay = (struct relay){.api = api, .client = client, .inner = -1, .address = *address, .address_size = size};
     relay->since_ms = relay->moved_ms = clock_monotonic_ms();
     (void)setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    (void)setsockopt(client, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &ahead, sizeof(ahead));
     relay->next = relays->all;
     if (relays->all != NULL) {
         relays->all->previous = relay;

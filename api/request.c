@@ -257,8 +257,7 @@ int request_work(struct request *request)
     err_take(&earlier);
     switch (request->step) {
     case REQUEST_OPEN:
-        rc = request_stream(request);
-        rc = rc < 0 ? rc : request->route->sink->open(request, &request->sink);
+        rc = request->route->sink->open(request, &request->sink);
         break;
     case REQUEST_FEED:
         rc = feed(request);

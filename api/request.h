@@ -129,8 +129,8 @@ void request_free(struct request *request);
 bool request_holds_resources(const struct request *request);
 /* A header of the request, or NULL. Provided by the server; worker or loop, whoever owns the request. */
 const char *request_header(const struct request *request, const char *name);
-/* A file is about to be sent or taken: ERR_QUEUE_FULL, and the connection ends, when as many are under way as may be.
- * Counted until the request is freed. Worker thread. */
+/* A file is to be sent or taken: ERR_QUEUE_FULL, and the connection ends, when as many are under way as may be. Counted
+ * until the request is freed. Loop thread, so that a flood of downloads does not even reach the workers. */
 int request_stream(struct request *request);
 /* Which of the route's content types Accept likes best; 0 when the route names none, ERR_NOT_ACCEPTABLE. As
  * request_header. */

@@ -91,11 +91,11 @@ static const struct query_row artifact_list_query[] = {
         .method = "POST", .path = path_, .handle = handler, .body = ROUTE_BODY_JSON, .body_max = JSON_MAX, \
         .accepts = accepts_json, .produces = accepts_json, .flags = flags_, .summary = summary_            \
     }
-#define POST_SINK(path_, sink_, accepts_, query_, flags_, summary_)                                         \
-    {                                                                                                       \
-        .method = "POST", .path = path_, .body = ROUTE_BODY_SINK, .body_max = FILE_MAX, .sink = sink_,      \
-        .accepts = accepts_, .produces = accepts_json, .query = query_, .flags = ROUTE_NEW_WORK | (flags_), \
-        .summary = summary_                                                                                 \
+#define POST_SINK(path_, sink_, accepts_, query_, flags_, summary_)                                    \
+    {                                                                                                  \
+        .method = "POST", .path = path_, .body = ROUTE_BODY_SINK, .body_max = FILE_MAX, .sink = sink_, \
+        .accepts = accepts_, .produces = accepts_json, .query = query_,                                \
+        .flags = ROUTE_NEW_WORK | ROUTE_STREAMS | (flags_), .summary = summary_                        \
     }
 
 const struct route routes_table[] = {
@@ -115,7 +115,7 @@ const struct route routes_table[] = {
               "Store a data set from the raw body."),
     GET("/v1/files", handlers_file_list, file_list_query, 0, "Stored data sets."),
     GET("/v1/files/{id}", handlers_file_get, NULL, 0, "One data set's description."),
-    GET_AS("/v1/files/{id}/content", handlers_file_content, NULL, NULL, 0, "A data set's bytes; ranges."),
+    GET_AS("/v1/files/{id}/content", handlers_file_content, NULL, NULL, ROUTE_STREAMS, "A data set's bytes; ranges."),
     DELETE("/v1/files/{id}", handlers_file_delete, "Delete a data set that no open job needs."),
 
     POST_JSON("/v1/quantization/jobs", handlers_job_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK, "Create a job."),
@@ -141,7 +141,8 @@ const struct route routes_table[] = {
     GET("/v1/artifacts", handlers_artifact_list, artifact_list_query, 0, "Published artifacts."),
     GET("/v1/artifacts/{id}", handlers_artifact_get, NULL, 0, "One artifact's manifest."),
     DELETE("/v1/artifacts/{id}", handlers_artifact_delete, "Delete an artifact."),
-    GET_AS("/v1/artifacts/{id}/files/{path*}", handlers_artifact_file, NULL, NULL, 0, "A file's bytes; ranges."),
+    GET_AS("/v1/artifacts/{id}/files/{path*}", handlers_artifact_file, NULL, NULL, ROUTE_STREAMS,
+           "A file's bytes; ranges."),
     {0},
 };
 

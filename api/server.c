@@ -202,7 +202,8 @@ static int admit(struct request *request, char **allow)
     if ((expected || request->body_length != 0) && !takes_type(request)) {
         return refuse_type(request);
     }
-    return query_parse(route->query, query, &request->scratch->query, &request->scratch->faults);
+    rc = query_parse(route->query, query, &request->scratch->query, &request->scratch->faults);
+    return rc == 0 && (route->flags & ROUTE_STREAMS) != 0 ? request_stream(request) : rc;
 }
 
 /* The reply stands before the body has ended. */

@@ -122,16 +122,12 @@ int stream_blob(struct request *request, const char *sha256, const char *content
         reply_header(&request->reply, "Cache-Control", BLOB_CACHING);
         return 0;
     }
-    int rc = request_stream(request);
-    if (rc < 0) {
-        return rc;
-    }
     struct blob_stream *stream = calloc(1, sizeof(*stream));
     if (stream == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a stream");
     }
     int64_t size = 0;
-    rc = blob_reader_open(request->context->store, sha256, &stream->reader, &size);
+    int rc = blob_reader_open(request->context->store, sha256, &stream->reader, &size);
     if (rc < 0) {
         free(stream);
         return rc;

@@ -7,7 +7,7 @@ import resource
 import socket
 import time
 
-from harness import JOBS, NDJSON, Daemon, equal, ids_records, main, new_job, succeed, true, wait_job
+from harness import JOBS, NDJSON, SANITIZED, Daemon, Skip, equal, ids_records, main, new_job, succeed, true, wait_job
 
 RECORDS = ids_records(120, 256, 2048)
 LONG = {"calibration": {"stream": True, "num_samples": 0, "sequence_length": 256}}
@@ -74,6 +74,27 @@ def slow_downloads():
         equal(daemon.request("GET", path).status, 200, "a download behind the flood")
 
 
+def thousands_of_slow_downloads():
+    """Under the ordinary limits, of a file that no socket's buffer holds: what is queued for slow clients delays nobody."""
+    count = 400 if SANITIZED else 2300
+    have, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < 2 * count:
+        raise Skip("this host lets a process open %d files" % most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(have, 2 * count), most))
+    with Daemon("--threads", "1") as daemon:
+        path = stored_file(daemon, 64 << 20)
+        job = new_job(daemon, RECORDS, **LONG)
+        wait_job(daemon, job, until=("running",))
+        raw = [slow_get(daemon, path) for _ in range(count)]
+        others_are_answered(daemon, 5)
+        first = [one.recv(12) for one in raw]
+        equal(first.count(b"HTTP/1.1 200"), 256, "downloads that are served")
+        equal(first.count(b"HTTP/1.1 503"), count - 256, "downloads that are told to come again")
+        equal(succeed(daemon, job)["attempt"], 1, "attempts of the job")
+        for one in raw:
+            one.close()
+
+
 def job_waits_for_a_descriptor():
     """No descriptor is to be had in the middle of a job: it waits, without an attempt being charged."""
     with Daemon("--threads", "1") as daemon:
@@ -134,4 +155,4 @@ def one_address_does_not_take_all():
             one.close()
 
 
-main([job_waits_for_a_descriptor, slow_downloads, idle_connections, slow_uploads, one_address_does_not_take_all])
+main([thousands_of_slow_downloads, job_waits_for_a_descriptor, slow_downloads, idle_connections, slow_uploads, one_address_does_not_take_all])
