@@ -149,6 +149,7 @@ static int descend_run(struct descend *job, int64_t rows)
     struct gpu_stream *stream = job->stream;
     int64_t cols = launch->size < LAUNCH_DESCEND_COLS ? LAUNCH_DESCEND_COLS : launch->size; /* of levels: steps, too */
 
+    SCRATCH_SCOPE(stream);
     int rc = scratch_reserve(
         stream, 2 * scratch_size(rows * launch->k, sizeof(float)) + 2 * scratch_size(rows * cols, sizeof(float)) +
                     scratch_size(launch->k, sizeof(float)) + 2 * scratch_size(rows, sizeof(double)));
