@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #define WORKERS 4
+#define ADMIT_WORKERS 4                      /* for models and jobs that are judged */
 #define HEAVY_WORKERS 2                      /* for what computes: records on their way into a job */
 #define CONNECTION_MEMORY ((size_t)24 << 10) /* headers, and pieces of bodies either way */
 #define LISTEN_BACKLOG 1024
@@ -69,7 +70,8 @@ static void work(void *data, void *item)
 /* The team for a request: work that may take long must not keep the others waiting. */
 static struct worker_team *team_of(const struct api *api, const struct request *request)
 {
-    return request->route != NULL && (request->route->flags & ROUTE_HEAVY) != 0 ? api->heavy_team : api->team;
+    unsigned flags = request->route != NULL ? request->route->flags : 0;
+    return (flags & ROUTE_HEAVY) != 0 ? api->heavy_team : (flags & ROUTE_ADMITS) != 0 ? api->admit_team : api->team;
 }
 
 static void dispatch(struct api *api, struct request *request)
@@ -346,6 +348,7 @@ static int open_parts(struct api *api, const struct api_config *config)
     int rc = copy_hosts(api, config);
     rc = rc < 0 ? rc : listen_on(api, config);
     rc = rc < 0 ? rc : worker_team_new(workers, (size_t)limits.connections, work, api, &api->team);
+    rc = rc < 0 ? rc : worker_team_new(ADMIT_WORKERS, (size_t)limits.connections, work, api, &api->admit_team);
     rc = rc < 0 ? rc : worker_team_new(HEAVY_WORKERS, (size_t)limits.connections, work, api, &api->heavy_team);
     return rc < 0 ? rc : start_library(api, &limits);
 }
@@ -379,8 +382,9 @@ static void bring_back(struct api *api)
 {
     api_drain(api);
     worker_team_free(api->team);
+    worker_team_free(api->admit_team);
     worker_team_free(api->heavy_team);
-    api->team = api->heavy_team = NULL;
+    api->team = api->admit_team = api->heavy_team = NULL;
     api->closing = true;
     read_mail(api);
     while (api->backlog != NULL) {
@@ -408,6 +412,7 @@ void api_close(struct api *api)
         close(api->fd);
     }
     worker_team_free(api->team);
+    worker_team_free(api->admit_team);
     worker_team_free(api->heavy_team);
     hub_free(api->context.hub);
     for (size_t i = 0; api->allowed != NULL && api->allowed[i] != NULL; i++) {

@@ -106,7 +106,8 @@ const struct route routes_table[] = {
     GET("/v1/methods", handlers_methods, NULL, 0, "Every method with the JSON Schema of its parameters."),
     GET("/v1/methods/{name}", handlers_method, NULL, 0, "One method."),
 
-    POST_JSON("/v1/models", handlers_model_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK, "Register a checkpoint."),
+    POST_JSON("/v1/models", handlers_model_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK | ROUTE_ADMITS,
+              "Register a checkpoint."),
     GET("/v1/models", handlers_model_list, page_query, 0, "Registered checkpoints."),
     GET("/v1/models/{id}", handlers_model_get, NULL, 0, "One checkpoint: architecture, layers, bytes, digest."),
     DELETE("/v1/models/{id}", handlers_model_delete, "Forget a checkpoint; its files stay."),
@@ -118,7 +119,8 @@ const struct route routes_table[] = {
     GET_AS("/v1/files/{id}/content", handlers_file_content, NULL, NULL, ROUTE_STREAMS, "A data set's bytes; ranges."),
     DELETE("/v1/files/{id}", handlers_file_delete, "Delete a data set that no open job needs."),
 
-    POST_JSON("/v1/quantization/jobs", handlers_job_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK, "Create a job."),
+    POST_JSON("/v1/quantization/jobs", handlers_job_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK | ROUTE_ADMITS,
+              "Create a job."),
     GET("/v1/quantization/jobs", handlers_job_list, job_list_query, 0, "Jobs, newest first."),
     GET("/v1/quantization/jobs/{id}", handlers_job_get, NULL, 0, "One job; Prefer: wait=N holds until it changes."),
     DELETE("/v1/quantization/jobs/{id}", handlers_job_delete, "Delete a job that has ended."),

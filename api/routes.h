@@ -15,6 +15,7 @@ enum route_body {
 #define ROUTE_IDEMPOTENT 2u /* takes Idempotency-Key */
 #define ROUTE_NEW_WORK 4u   /* refused while draining */
 #define ROUTE_HEAVY 8u      /* computes: by workers of its own, which leave the others free */
+#define ROUTE_ADMITS 32u    /* may read and judge a whole checkpoint: likewise, by others than ROUTE_HEAVY */
 #define ROUTE_STREAMS 16u   /* sends or takes a file: as many at once as there are descriptors for */
 
 struct route {

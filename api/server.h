@@ -54,7 +54,7 @@ enum server_phase {
 struct api {
     struct request_context context;
     struct MHD_Daemon *daemon;
-    struct worker_team *team, *heavy_team; /* heavy: ROUTE_HEAVY */
+    struct worker_team *team, *admit_team, *heavy_team; /* of ROUTE_ADMITS and ROUTE_HEAVY */
     struct guard_hosts hosts;
     char *host;
     char **allowed;

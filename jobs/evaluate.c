@@ -100,6 +100,10 @@ int evaluate_finish(struct run *run, struct evaluation_result *out)
     if (before.count == 0) {
         return err_raise(ERR_INSUFFICIENT_CALIBRATION, "the evaluation set predicts no token");
     }
+    if (!isfinite(before.nll_sum)) {
+        rc = err_raise(ERR_NON_FINITE_VALUE, "the model's own logits on the evaluation set are not finite");
+        return err_set_hint(rc, "the checkpoint is damaged or overflows: check it in the program that it came from");
+    }
     *out = (struct evaluation_result){
         .done = true,
         .perplexity_before = exp(before.nll_sum / (double)before.count),
@@ -109,5 +113,11 @@ int evaluate_finish(struct run *run, struct evaluation_result *out)
         .sequences = set->sequences,
         .length = set->length,
     };
-    return 0;
+    if (!isfinite(after.nll_sum)) {
+        const struct pipeline_hooks *hooks = &run->p->hooks;
+        rc = hooks->notice(
+            hooks->data, "evaluation_not_finite",
+            "the quantized model's logits on the evaluation set are not finite: do not use this artifact");
+    }
+    return rc;
 }

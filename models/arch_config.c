@@ -355,7 +355,11 @@ static int parse_flags(const json_t *config, struct model_config *c)
     c->qkv_bias = c->arch->qkv_bias || (c->arch->attention_bias && attention_bias);
     c->o_bias = c->arch->attention_bias && attention_bias;
     c->mlp_bias = c->arch->mlp_bias && mlp_bias;
-    const char *act = json_get_string(config, "hidden_act");
+    const json_t *given = json_object_get(config, "hidden_act");
+    const char *act = json_string_value(given);
+    if (given != NULL && !json_is_null(given) && act == NULL) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: hidden_act is not a string");
+    }
     if (act != NULL && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0) {
         return unsupported("hidden_act", act);
     }

@@ -147,6 +147,9 @@ static bool is_known(const struct model_config *config, const char *name)
     }
     char *end;
     long long layer = strtoll(name + prefix, &end, 10);
+    if (name[prefix] == '0' && end != name + prefix + 1) {
+        return false; /* "layers.00": nothing asks for a tensor of that name, so its shape was never looked at */
+    }
     return layer < config->num_layers && *end == '.' && is_layer_tensor(config, end + 1);
 }
 

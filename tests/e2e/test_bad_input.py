@@ -5,8 +5,10 @@ import os
 import shutil
 import struct
 import tempfile
+import threading
+import time
 
-from checkpoint import config, read_header, rewrite_header, shapes, write
+from checkpoint import config, read_header, rewrite_header, shapes, write, write_zeros
 from harness import (JOBS, NDJSON, Call, Daemon, Failure, equal, gptq_body, ids_records, main, new_job, succeed, true,
                      wait_job)
 
@@ -220,6 +222,55 @@ def non_finite_copies():
         shutil.rmtree(root)
 
 
+def evaluation_that_overflows():
+    """Finite weights whose logits are not: no perplexity is null as if nobody had asked for one."""
+    root = tempfile.mkdtemp(prefix="quantd-models-")
+    try:
+        write(os.path.join(root, "huge"), change=lambda name, data: b"\x7f\x7f" * (len(data) // 2)
+              if name == "model.norm.weight" else data)
+        with Daemon(roots=[root]) as daemon:
+            model = daemon.request("POST", "/v1/models", json={"uri": "file:huge"}).json["id"]
+            file = daemon.request("POST", "/v1/files?purpose=evaluation", body=ids_records(20, 64, 256),
+                                  headers=NDJSON_HEADERS)
+            equal(file.status, 201, "status of the file: %r" % file)
+            job = daemon.request("POST", JOBS, json={
+                "model": model, "method": "rtn", "quantization": {"bits": 4, "group_size": 32},
+                "evaluation": {"file_id": file.json["id"], "sequence_length": 32}})
+            equal(job.status, 201, "status of the job: %r" % job)
+            state = wait_job(daemon, job.json["id"])
+            equal(state["status"], "failed", "status")
+            equal(state["error"]["code"], "non_finite_value", "code")
+            true("evaluation set" in state["error"]["message"], "the evaluation is named: %r" % state["error"])
+    finally:
+        shutil.rmtree(root)
+
+
+def checkpoints_that_take_long_to_judge():
+    """A head beside the embedding is compared with it at registration: however large they are, nobody else waits."""
+    root, at_once = tempfile.mkdtemp(prefix="quantd-models-"), 6
+    try:
+        for number in range(at_once):
+            write_zeros(os.path.join(root, "m%d" % number), config(hidden=4096, mlp=64, layers=1, heads=32, kv_heads=1,
+                                                                   vocabulary=30000, tie_word_embeddings=True))
+        with Daemon(roots=[root]) as daemon:
+            statuses, slowest = [], 0.0
+
+            def register(number):
+                statuses.append(daemon.request("POST", "/v1/models", json={"uri": "file:m%d" % number}).status)
+
+            threads = [threading.Thread(target=register, args=(number,)) for number in range(at_once)]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                begun = time.monotonic()
+                equal(daemon.request("GET", "/v1/models?limit=1").status, 200, "status of a list")
+                slowest = max(slowest, time.monotonic() - begun)
+            equal(statuses, [201] * at_once, "statuses of the registrations")
+            true(slowest < 1, "others were answered within a second: %.2f s" % slowest)
+    finally:
+        shutil.rmtree(root)
+
+
 def paths_that_leave_the_root():
     outer = tempfile.mkdtemp(prefix="quantd-models-")
     root = os.path.join(outer, "root")
@@ -400,5 +451,6 @@ def source_changes_under_a_job():
 
 
 true(len(list(shapes(config()))) == 21, "a checkpoint of two blocks has 21 tensors")
-main([damaged_safetensors, contradictory_configs, missing_and_non_finite_weights, non_finite_copies, paths_that_leave_the_root,
+main([damaged_safetensors, contradictory_configs, missing_and_non_finite_weights, non_finite_copies,
+      evaluation_that_overflows, checkpoints_that_take_long_to_judge, paths_that_leave_the_root,
       broken_records, bad_job_bodies, bad_json, source_changes_under_a_job])

@@ -176,6 +176,8 @@ static const struct {
     {"LlamaForCausalLM", "{\"architectures\":null}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
     {"LlamaForCausalLM", "{\"architectures\":[3]}", ERR_UNSUPPORTED_ARCHITECTURE, "without a name"},
     {"LlamaForCausalLM", "{\"hidden_act\":\"gelu\"}", ERR_UNSUPPORTED_ARCHITECTURE, "gelu"},
+    {"LlamaForCausalLM", "{\"hidden_act\":[\"gelu\"]}", ERR_INVALID_MODEL, "hidden_act"},
+    {"LlamaForCausalLM", "{\"hidden_act\":5}", ERR_INVALID_MODEL, "hidden_act"},
     {"LlamaForCausalLM", "{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}", ERR_UNSUPPORTED_ARCHITECTURE,
      "yarn"},
     {"LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4}}", ERR_UNSUPPORTED_ARCHITECTURE,

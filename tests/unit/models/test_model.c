@@ -334,6 +334,7 @@ START_TEST(test_contradictions)
                                           "model.rotary_emb.weight",
                                           "model.layers.0.rotary_emb.inv_freq",
                                           "model.layers.0.self_attn.rotary_emb.inv_freq.weight",
+                                          "model.layers.00.input_layernorm.weight",
                                           "model.layers.x.input_layernorm.weight"};
     struct model *model;
     support_write(&s);
