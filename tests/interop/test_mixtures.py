@@ -1,6 +1,6 @@
 """Modules left in float and modules with parameters of their own, of each format that transformers loads: the perplexity is what
-quantd said, and where weights can be the same, the logits are those of the request as a dense checkpoint. vLLM's and llama.cpp's are in test_vllm.py and
-test_llama_cpp.py, awq's in test_awq.py."""
+quantd said, and where weights can be the same, the logits are those of the request as a dense checkpoint. vLLM's and llama.cpp's
+are in test_vllm.py and test_llama_cpp.py, awq's in test_awq.py."""
 
 import os
 
