@@ -12,7 +12,7 @@
 #define PATH_SIZE 4096
 
 /* From the executable's folder: itself, the build tree's, and the installation's. */
-static const char *const beside[] = {"", "/../gpu/cuda", "/../" QUANTD_MODULE_LIBDIR};
+static const char *const beside[] = {"", "/../gpu/cuda", ("/../" QUANTD_MODULE_LIBDIR)};
 #define BESIDE_COUNT (sizeof(beside) / sizeof(beside[0]))
 
 /* Adds a folder unless it is there already; an existing one under its real name, so that one place is searched once. */
