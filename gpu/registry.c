@@ -339,7 +339,7 @@ int gpu_open(const char *want, int threads, struct gpu *out)
 
 int gpu_describe(const char *want, struct gpu_info *out)
 {
-    struct gpu gpu;
+    struct gpu gpu = {.ops = NULL};
     int index;
 
     pthread_once(&cpu_once, add_cpu);

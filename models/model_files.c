@@ -419,18 +419,62 @@ static bool is_weight(const char *name)
     return strcmp(name, "config.json") == 0;
 }
 
+/* Files that say how text becomes tokens and how tokens are drawn: without one of them an artifact is another model. */
+static bool is_needed(const char *folder, const char *name)
+{
+    static const char *const names[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json",
+                                        "tokenizer.model",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "chat_template.jinja",
+                                        "chat_template.json",
+                                        "generation_config.json"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i]) == 0) {
+            return true;
+        }
+    }
+    return folder[0] != '\0';
+}
+
+/* One that is there must be readable below the root, or it would be missing without a word. */
+static int check_needed(const struct model *model, const char *path)
+{
+    int fd = -1;
+    int rc = model_files_open(model, path, &fd, NULL);
+
+    if (rc == 0) {
+        close(fd);
+        return 0;
+    }
+    if (rc == ERR_NO_DESCRIPTORS || rc == ERR_HOST_OUT_OF_MEMORY) {
+        return rc;
+    }
+    rc = err_raise(ERR_INVALID_MODEL, "%.200s is there, but is no regular file below the model root", path);
+    return err_set_hint(rc, "put the file itself, or a link that stays below the root, in its place, or remove it");
+}
+
 static int add_side(struct model *model, int dir_fd, const char *folder, const char *name, size_t *count)
 {
     char path[300];
     struct stat info;
 
-    if (name[0] == '.' || is_weight(name) || fstatat(dir_fd, name, &info, 0) != 0 || !S_ISREG(info.st_mode)) {
+    if (name[0] == '.' || is_weight(name)) {
+        return 0;
+    }
+    bool needed = is_needed(folder, name);
+    if (!needed && (fstatat(dir_fd, name, &info, 0) != 0 || !S_ISREG(info.st_mode))) {
         return 0;
     }
     if (*count == SIDE_FILES_MAX) {
         return err_raise(ERR_INVALID_MODEL, "the checkpoint's folder has more than %d files", SIDE_FILES_MAX);
     }
     int rc = fs_path(path, sizeof(path), "%s%s", folder, name);
+    rc = rc != 0 || !needed ? rc : check_needed(model, path);
     if (rc != 0) {
         return rc;
     }
@@ -474,6 +518,8 @@ int model_files_list_side(struct model *model)
         rc = list_folder(model, templates, MODEL_TEMPLATES_FOLDER "/", &count);
     } else if (templates >= 0) {
         close(templates);
+    } else if (rc == 0 && errno != ENOENT) {
+        rc = err_raise(ERR_INVALID_MODEL, MODEL_TEMPLATES_FOLDER " is there, but is not a folder of its own");
     }
     qsort(model->side_files, count, sizeof(*model->side_files), by_text);
     return rc;

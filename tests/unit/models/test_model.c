@@ -291,6 +291,43 @@ START_TEST(test_symlinks)
 }
 END_TEST
 
+/* A file that readers of the artifact need is there and readable, or is not there: never left out without a word. */
+START_TEST(test_needed_files)
+{
+    static const char *const names[] = {"tokenizer_config.json", "generation_config.json", "chat_template.jinja",
+                                        "special_tokens_map.json", "additional_chat_templates"};
+    struct support s;
+    struct model *model = NULL;
+    char path[512], outside[256], target[512];
+
+    support_init(&s, tied);
+    support_write(&s);
+    scratch_make(outside);
+    snprintf(target, sizeof(target), "%s/file", outside);
+    ck_assert_rc_ok(fs_write_atomic(target, "{}", 2));
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(path, sizeof(path), "%s/%s", s.folder, names[i]);
+        unlink(path);
+        ck_assert_int_eq(mkfifo(path, 0600), 0);
+        ck_assert_int_eq(support_open(&s, ".", &model), ERR_INVALID_MODEL);
+        ck_assert_ptr_nonnull(strstr(err_last()->message, names[i]));
+        ck_assert_int_eq(unlink(path), 0);
+        ck_assert_int_eq(symlink(target, path), 0); /* out of the root */
+        ck_assert_int_eq(support_open(&s, ".", &model), ERR_INVALID_MODEL);
+        ck_assert_int_eq(unlink(path), 0);
+        ck_assert_int_eq(symlink("nowhere", path), 0);
+        ck_assert_int_eq(support_open(&s, ".", &model), ERR_INVALID_MODEL);
+        ck_assert_int_eq(unlink(path), 0);
+    }
+    snprintf(path, sizeof(path), "%s/README.md", s.folder); /* what nobody needs may lead nowhere */
+    ck_assert_int_eq(symlink("nowhere", path), 0);
+    ck_assert_rc_ok(support_open(&s, ".", &model));
+    model_close(model);
+    scratch_remove(outside);
+    support_deinit(&s);
+}
+END_TEST
+
 static void rename_to(struct support *s, const char *from, const char *to)
 {
     struct support_tensor *t = support_find(s, from);
@@ -536,5 +573,5 @@ START_TEST(test_bundled_checkpoint)
 END_TEST
 
 UNIT_MAIN("model", test_opens, test_no_tokenizer, test_shards, test_headers_are_bounded, test_config_is_bounded,
-          test_bad_index, test_symlinks, test_contradictions, test_integer_weights, test_tied_heads,
+          test_bad_index, test_symlinks, test_needed_files, test_contradictions, test_integer_weights, test_tied_heads,
           test_outside_is_finite, test_loads_values, test_bundled_checkpoint)
