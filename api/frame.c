@@ -84,9 +84,12 @@ static void take_target(struct frame *frame, unsigned char c)
 {
     if (++frame->used > FRAME_LINE_MAX) {
         refuse(frame, 414, "The request target is too long.");
+    } else if (c == '&' && ++frame->parts > FRAME_PARTS_MAX) {
+        refuse(frame, 414, "The query has more than 100 parts.");
     } else if (c == ' ') {
         frame->state = FRAME_VERSION;
         frame->value_size = 0;
+        frame->parts = 0;
     } else if (c < 0x21 || c > 0x7e) {
         refuse(frame, 400, bad_byte(c, "The request target holds a byte that must be escaped."));
     }
@@ -148,6 +151,7 @@ static void take_name(struct frame *frame, unsigned char c)
 {
     if (c == ':') {
         frame->framing_line = is_name(frame, "content-length") || is_name(frame, "transfer-encoding");
+        frame->cookie_line = is_name(frame, "cookie");
         frame->hosts += is_name(frame, "host");
         frame->value_size = 0;
         frame->value_ended = false;
@@ -168,6 +172,8 @@ static void take_value(struct frame *frame, unsigned char c)
         frame->state = FRAME_VALUE_END;
     } else if (!is_text(c)) {
         refuse(frame, 400, bad_byte(c, "A header value holds a control byte."));
+    } else if (frame->cookie_line && c == ';' && ++frame->parts > FRAME_PARTS_MAX) {
+        refuse(frame, 431, "The cookies have more than 100 parts.");
     } else if (c == ' ' || c == '\t') {
         frame->value_ended = frame->value_size > 0;
     } else if (frame->framing_line) {
@@ -183,6 +189,8 @@ static void end_framing_line(struct frame *frame)
 {
     if (frame->has_length || frame->chunked) {
         refuse(frame, 400, "Content-Length and Transfer-Encoding may stand there once, and not both.");
+    } else if (frame->value_ended) { /* HTTP allows it; the library does not, and says so twice */
+        refuse(frame, 400, "A header that frames the body ends in a blank.");
     } else if (is_name(frame, "content-length")) {
         frame->has_length = true;
         if (frame->value_size == 0 || frame->value_size >= sizeof(frame->value) ||

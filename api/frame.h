@@ -10,6 +10,7 @@
 #define FRAME_LINE_MAX 4352     /* bytes of the request line */
 #define FRAME_HEAD_MAX 12288    /* bytes of the whole header section, the request line included */
 #define FRAME_LINES_MAX 64      /* header lines */
+#define FRAME_PARTS_MAX 100     /* of the query, and of a Cookie: the library has memory for each */
 #define FRAME_EXTENSION_MAX 256 /* bytes of one chunk's size and extensions */
 #define FRAME_TRAILER_MAX 2048  /* bytes behind the last chunk */
 #define FRAME_CHUNK_MAX ((int64_t)64 << 30)
@@ -46,11 +47,13 @@ struct frame {
     size_t used;        /* bytes of the header section, of a chunk's size line or of the trailer */
     unsigned hosts;     /* Host lines so far */
     unsigned lines;     /* header lines so far */
+    unsigned parts;     /* of the query so far, then of cookies */
     char name[24];      /* of the header line, lower case; cut, but never to another name that matters */
     char value[24];     /* of a line that frames the body, or the version */
     unsigned name_size, value_size;
     bool framing_line; /* value is being kept */
-    bool value_ended;  /* blanks behind it have begun */
+    bool cookie_line;
+    bool value_ended; /* blanks behind it have begun */
     bool has_length, chunked, old, trailer, blank_line;
 };
 

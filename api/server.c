@@ -23,6 +23,21 @@
 #define FEED_AFTER_MS 200 /* a slow body is fed as it comes, a fast one by full buffers */
 #define BODY_FIRST ((size_t)4 << 10)
 
+/* The library gave a request up before anybody was asked about it, as where its memory for a connection ran out. */
+static void drop_unseen(struct link *link)
+{
+    struct request *request = link->request;
+
+    if (request == NULL) {
+        return;
+    }
+    request->connection = NULL;
+    access_log(link, false);
+    link->request = NULL;
+    request->link = NULL;
+    api_release(link->api, request);
+}
+
 void server_on_connection(void *data, struct MHD_Connection *connection, void **socket_context,
                           enum MHD_ConnectionNotificationCode what)
 {
@@ -53,6 +68,7 @@ void server_on_connection(void *data, struct MHD_Connection *connection, void **
         api->links = link;
         *socket_context = link;
     } else if (link != NULL) {
+        drop_unseen(link);
         if (link->previous != NULL) {
             link->previous->next = link->next;
         } else {

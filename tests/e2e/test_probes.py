@@ -156,6 +156,11 @@ PROBES = {
     "tab in the target": (get(b"/livez\tx"), [400]),
     "two blanks": (b"GET  /livez HTTP/1.1\r\n" + HOST + b"\r\n", [400]),
     "blank in the target": (get(b"/live z"), [400]),
+    "too many parts of a query": (get(b"/v1/models?" + b"a&" * 400), [414]),
+    "too many cookies": (live(b"Cookie: " + b"; ".join(b"a%d=b" % n for n in range(310))), [431]),
+    "length before a blank": (post(b"Content-Length: 0 "), [400]),
+    "length before a tab": (post(b"Content-Length: 0\t"), [400]),
+    "chunked before a blank": (post(b"Transfer-Encoding: chunked ") + b"0\r\n\r\n", [400]),
     "too long a target": (get(b"/" + b"a" * 10000), [414]),
     # versions and other protocols
     "HTTP/0.9": (b"GET /livez\r\n\r\n", [400]),
