@@ -91,6 +91,33 @@ def check_decoder(reader):
     return seen
 
 
+class Rounding(reference.Model):
+    """The forward pass as llama.cpp computes it: the inputs of a quantized module are rounded to eight bits, with a scale for each 256 of
+    them before K-quants and each 32 before the others."""
+
+    def __init__(self, config, tensors, reader):
+        super().__init__(config, tensors)
+        known = {}
+        for tensor in reader.tensors:
+            kind = tensor.tensor_type.name
+            if kind not in ("F32", "F16", "BF16"):
+                known[tensor.name.removesuffix(".weight")] = 256 if kind.endswith("_K") else 32
+        names = gguf.get_tensor_name_map(ARCHITECTURES[reader.get_field("general.architecture").contents()], config["num_hidden_layers"])
+        self.runs = {name.removesuffix(".weight"): known.get(names.get_name(name.removesuffix(".weight"))) for name in tensors}
+
+    def linear(self, name, x):
+        run = self.runs.get(name)
+        if run is None:
+            return super().linear(name, x)
+        width = x.shape[-1]
+        pad = np.zeros((*x.shape[:-1], -width % run), x.dtype)
+        blocks = np.concatenate([x, pad], -1).reshape(*x.shape[:-1], -1, run)
+        scale = np.abs(blocks).max(-1, keepdims=True) / np.float32(127)
+        stored = scale.astype(np.float16).astype(np.float32) if run == 32 else scale  # in half precision, but codes answer the exact one
+        blocks = np.rint(np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)) * stored
+        return super().linear(name, blocks.reshape(*x.shape[:-1], -1)[..., :width])
+
+
 def check_floats(tensors, source):
     """What was not quantized is the source's, to the bit."""
     _, floats = reference.read_folder(source)
@@ -122,18 +149,21 @@ def test_reader(quantd, shared, trained, tmp_path, type_):
     assert texts == sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
     assert reader.get_field("tokenizer.ggml.merges").contents() == tokenizer["model"]["merges"]
     assert reader.get_field("tokenizer.ggml.token_type").contents() == [3, 3] + [1] * 2046
-    found = reference.Model(config, tensors).perplexity(windows)
+    found = Rounding(config, tensors, reader).perplexity(windows)
     assert job["result"]["perplexity_after"] == pytest.approx(found, rel=1e-4)
     assert found <= job["result"]["perplexity_before"] * (1 + LOSS_ALLOWED[type_])
 
 
-def test_importance_where_inputs_differ(quantd, trained):
-    """With inputs of very different size the calibrated search wins back most of what rounding loses."""
-    calibration, evaluation, _, ids = trained
+def test_importance_where_inputs_differ(quantd, shared, trained, tmp_path):
+    """With inputs of very different size the calibrated search wins back most of what rounding loses, apart from that of inputs."""
+    calibration, evaluation, windows, ids = trained
+    config, _ = reference.read_folder(shared / "tiny-llama-outlier")
     found = {}
     for importance in (False, True):
         job = quantize(quantd, ids["tiny-llama-outlier"], calibration, evaluation, 256, type="q4_k", importance=importance)
-        found[importance] = job["result"]["perplexity_after"] / job["result"]["perplexity_before"] - 1
+        path = quantd.download(job, tmp_path / str(importance)) / "model.gguf"
+        _, tensors = read(path, shared / "tiny-llama-outlier")
+        found[importance] = reference.Model(config, tensors).perplexity(windows) / job["result"]["perplexity_before"] - 1
     assert found[True] < 0.2 * found[False]
 
 
@@ -149,8 +179,9 @@ def test_architectures(quantd, checkpoints, tokens, tmp_path, name):
     config, floats = reference.read_folder(folder)
     assert np.array_equal(tensors["model.layers.1.self_attn.k_proj.weight"], floats["model.layers.1.self_attn.k_proj.weight"])
     assert ("lm_head.weight" in tensors) == (not config.get("tie_word_embeddings"))
-    found = reference.Model(config, tensors).perplexity(tokens[0].tolist())
-    assert job["result"]["perplexity_after"] == pytest.approx(found, rel=1e-4)
+    found = Rounding(config, tensors, reader).perplexity(tokens[0].tolist())
+    # an input that lies between two codes may fall either way, which counts on a model of random weights
+    assert job["result"]["perplexity_after"] == pytest.approx(found, rel=5e-4)
     if name == "llama":  # its rotary frequencies are scaled
         (factors,) = (tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight")
         plain = 10000.0 ** -(np.arange(0, 64, 2) / 64)
