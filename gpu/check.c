@@ -160,6 +160,32 @@ int check_descend(const struct tensor *codes, const struct tensor *scale, const 
     return rc != 0 || spec->passes >= 1 ? rc : err_raise(ERR_INTERNAL, "descend: %d passes", spec->passes);
 }
 
+int check_combine(const struct tensor *y, const struct tensor *a, const struct tensor *b)
+{
+    int rc = check_matrix("combine", "y", y, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("combine", "a", a, DTYPE_F32, matrix_rows(y), matrix_cols(y));
+    return rc != 0 || b == NULL ? rc : check_matrix("combine", "b", b, DTYPE_F32, matrix_rows(y), matrix_cols(y));
+}
+
+int check_cross(const struct tensor *c, const struct tensor *a, const struct tensor *b)
+{
+    int rc = check_matrix("cross", "a", a, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("cross", "b", b, DTYPE_F32, matrix_rows(a), -1);
+    return rc != 0 ? rc : check_matrix("cross", "c", c, DTYPE_F32, matrix_cols(a), matrix_cols(b));
+}
+
+int check_solve(const struct tensor *y, const struct tensor *g, const struct tensor *u, const int32_t *order)
+{
+    int64_t k = matrix_cols(g);
+    int rc = check_matrix("solve", "g", g, DTYPE_F32, -1, -1);
+
+    rc = rc != 0 ? rc : check_matrix("solve", "y", y, DTYPE_F32, matrix_rows(g), k);
+    rc = rc != 0 ? rc : check_matrix("solve", "u", u, DTYPE_F32, k, k);
+    return rc != 0 ? rc : check_order("solve", order, k);
+}
+
 int check_hqq(const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
               const struct gpu_grid *spec)
 {

@@ -33,6 +33,9 @@ int check_clip(const struct tensor *scale, const struct tensor *zero, const stru
 int check_descend(const struct tensor *codes, const struct tensor *scale, const struct tensor *zero,
                   const struct tensor *target, const struct tensor *h, const struct gpu_grid *grid,
                   const struct gpu_descend *spec);
+int check_combine(const struct tensor *y, const struct tensor *a, const struct tensor *b);
+int check_cross(const struct tensor *c, const struct tensor *a, const struct tensor *b);
+int check_solve(const struct tensor *y, const struct tensor *g, const struct tensor *u, const int32_t *order);
 int check_hqq(const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
               const struct gpu_grid *spec);
 /* codes may be NULL. */

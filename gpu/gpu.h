@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 15u
+#define GPU_ABI 16u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -309,6 +309,15 @@ struct gpu_ops {
     int (*descend)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
                    const struct tensor *zero, const struct tensor *target, const struct tensor *h,
                    const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
+    /* 39. y = alpha * a + beta * b, F32 of one shape; y may be a or b. b NULL: y = alpha * a. */
+    int (*combine)(struct gpu_stream *stream, const struct tensor *y, double alpha, const struct tensor *a, double beta,
+                   const struct tensor *b);
+    /* 40. c[M,K] += a[T,M]^T b[T,K], F32; sums as in `gram`. */
+    int (*cross)(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b);
+    /* 41. y[N,K] = g[N,K] (H + damp)^-1, the inverse as the u and the order of `factor` have it; products in F32. y may
+     *     be g. */
+    int (*solve)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *g, const struct tensor *u,
+                 const int32_t *order);
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */

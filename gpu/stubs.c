@@ -98,6 +98,9 @@ STUB(clip, struct gpu_stream *s, in scale, in zero, in w, in h, const struct gpu
 STUB(hqq, struct gpu_stream *s, in scale, in zero, in w, const struct gpu_grid *spec)
 STUB(descend, struct gpu_stream *s, in codes, in scale, in zero, in target, in h, const struct gpu_grid *grid,
      const struct gpu_descend *spec, double *before, double *after)
+STUB(combine, struct gpu_stream *s, in y, double alpha, in a, double beta, in b)
+STUB(cross, struct gpu_stream *s, in c, in a, in b)
+STUB(solve, struct gpu_stream *s, in y, in g, in u, const int32_t *order)
 
 #define COMPLETE(name) ops->name = ops->name != NULL ? ops->name : stub_##name;
 
@@ -165,4 +168,7 @@ void gpu_complete(struct gpu_ops *ops)
     COMPLETE(clip)
     COMPLETE(hqq)
     COMPLETE(descend)
+    COMPLETE(combine)
+    COMPLETE(cross)
+    COMPLETE(solve)
 }

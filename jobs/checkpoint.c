@@ -26,6 +26,9 @@ static int embed_all(struct run *run)
     if (run->hidden != NULL) {
         rc = flow_embed(&run->calibration, run->hidden, run);
     }
+    if (rc == 0 && run->reference_hidden != NULL) {
+        rc = flow_embed(&run->reference, run->reference_hidden, run);
+    }
     if (rc == 0 && run->eval_float != NULL) {
         rc = flow_embed(&run->evaluation, run->eval_float, run);
         rc = rc != 0 ? rc : flow_embed(&run->evaluation, run->eval_quant, run);
@@ -82,6 +85,25 @@ int checkpoint_usable(const char *directory, const json_t *blocks, size_t *usabl
     return rc;
 }
 
+/* The chains that a resume needs. */
+#define CHAIN_COUNT 4
+struct saved {
+    const char *name;
+    struct chain *chain; /* NULL: the run has none */
+    bool evaluation;     /* still wanted after the last block */
+};
+
+static void list_chains(const struct run *run, struct saved list[CHAIN_COUNT])
+{
+    const struct saved all[CHAIN_COUNT] = {
+        {"calibration", run->hidden, false},
+        {"reference", run->reference_hidden, false},
+        {"eval_float", run->eval_float, true},
+        {"eval_quant", run->eval_quant, true},
+    };
+    memcpy(list, all, sizeof(all));
+}
+
 static bool has_chains(const struct run *run)
 {
     return run->hidden != NULL || run->eval_float != NULL;
@@ -90,10 +112,15 @@ static bool has_chains(const struct run *run)
 /* The chains as the block before `first_block` left them; ERR_SOURCE_CORRUPT: they are not on disk, or damaged. */
 static int load_chains(struct run *run, const json_t *chains)
 {
-    int rc = run->first_block < run->config->num_layers ? load_chain(run->hidden, "calibration", chains) : 0;
+    struct saved list[CHAIN_COUNT];
+    bool more = run->first_block < run->config->num_layers;
+    int rc = 0;
 
-    rc = rc != 0 ? rc : load_chain(run->eval_float, "eval_float", chains);
-    return rc != 0 ? rc : load_chain(run->eval_quant, "eval_quant", chains);
+    list_chains(run, list);
+    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
+        rc = more || list[i].evaluation ? load_chain(list[i].chain, list[i].name, chains) : 0;
+    }
+    return rc;
 }
 
 /* Damaged chains are like none: an earlier block has some, or the first one begins with the embeddings. */
@@ -159,8 +186,9 @@ static double chains_cost(const struct run *run)
     const struct model_config *c = run->config;
     double rows = 0;
 
-    if (run->hidden != NULL) {
-        rows += (double)(run->calibration.set->sequences * run->calibration.set->length);
+    if (run->calibration.set != NULL) {
+        double paths = run->reference_hidden != NULL ? 2 : 1;
+        rows += paths * (double)(run->calibration.set->sequences * run->calibration.set->length);
     }
     if (run->eval_float != NULL) {
         rows += 2 * (double)(run->evaluation.set->sequences * run->evaluation.set->length);
@@ -178,26 +206,38 @@ static bool chains_due(const struct run *run, int64_t index)
 
 static int save_chains(struct run *run, int64_t index, json_t *chains)
 {
+    struct saved list[CHAIN_COUNT];
+    bool more = index + 1 < run->config->num_layers;
     int rc = 0;
 
-    if (index + 1 < run->config->num_layers) {
-        rc = commit_chain(run->hidden, "calibration", index, chains);
+    list_chains(run, list);
+    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
+        rc = more || list[i].evaluation ? commit_chain(list[i].chain, list[i].name, index, chains) : 0;
     }
-    rc = rc != 0 ? rc : commit_chain(run->eval_float, "eval_float", index, chains);
-    rc = rc != 0 ? rc : commit_chain(run->eval_quant, "eval_quant", index, chains);
     run->chains_saved_at = clock_monotonic_seconds();
     return rc;
 }
 
 static int turn_chains(struct run *run)
 {
-    struct chain *const all[] = {run->hidden, run->eval_float, run->eval_quant};
+    struct saved list[CHAIN_COUNT];
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < sizeof(all) / sizeof(all[0]); i++) {
-        rc = all[i] != NULL ? chain_turn(all[i]) : 0;
+    list_chains(run, list);
+    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
+        rc = list[i].chain != NULL ? chain_turn(list[i].chain) : 0;
     }
     return rc;
+}
+
+static void sweep_chains(struct run *run, const json_t *chains)
+{
+    struct saved list[CHAIN_COUNT];
+
+    list_chains(run, list);
+    for (int i = 0; i < CHAIN_COUNT; i++) {
+        sweep_chain(list[i].chain, list[i].name, chains);
+    }
 }
 
 /* The row counts: what this run knows of it is what another would read. */
@@ -236,9 +276,7 @@ static int commit_pending(struct run *run)
         rc = note_block(run, pending->index, pending->file, sha256, pending->chains);
     }
     if (pending->chains_saved && (rc == 0 || rc == ERR_INTERRUPTED)) {
-        sweep_chain(run->hidden, "calibration", pending->chains);
-        sweep_chain(run->eval_float, "eval_float", pending->chains);
-        sweep_chain(run->eval_quant, "eval_quant", pending->chains);
+        sweep_chains(run, pending->chains);
     }
     run->first_row = rc == 0 ? run->first_row : pending->first_row; /* its rows do not count either */
     close_pending(run);

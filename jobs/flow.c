@@ -17,6 +17,22 @@ static int64_t widest(const struct model_config *c)
     return attention > c->intermediate_size ? attention : c->intermediate_size;
 }
 
+/* What a flow's micro-batches are computed in, its scratch aside. Not zeroed: where activations are in memory that the
+ * device works on itself, most of it is never touched. */
+static int flow_tensors(struct flow *flow, struct run *run)
+{
+    const struct gpu *gpu = run->p->gpu;
+    const struct model_config *c = run->config;
+    int64_t tokens = flow->batch * flow->set->length;
+    const int64_t hidden[2] = {tokens, c->hidden_size};
+    const int64_t wide[2] = {tokens, widest(c)};
+
+    int rc = gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &flow->x);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &flow->in);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, wide, &flow->wide);
+    return rc != 0 ? err_pass(rc, "scratch for %lld tokens", (long long)tokens) : 0;
+}
+
 int flow_init(struct flow *flow, const struct calibration_set *set, struct run *run)
 {
     const struct gpu *gpu = run->p->gpu;
@@ -29,24 +45,30 @@ int flow_init(struct flow *flow, const struct calibration_set *set, struct run *
         flow->batch = set->sequences;
     }
     int64_t rest = set->sequences % flow->batch;
-    int64_t tokens = flow->batch * set->length;
-    const int64_t hidden[2] = {tokens, c->hidden_size};
-    const int64_t wide[2] = {tokens, widest(c)};
-
     int rc = block_scratch_new(c, flow->batch, set->length, gpu, run->stream, &flow->scratch);
     if (rc == 0 && rest > 0) {
         rc = block_scratch_new(c, rest, set->length, gpu, run->stream, &flow->rest_scratch);
     }
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, hidden, &flow->x);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, hidden, &flow->in);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, wide, &flow->wide);
-    return rc != 0 ? err_pass(rc, "scratch for %lld tokens", (long long)tokens) : 0;
+    return rc != 0 ? err_pass(rc, "scratch for %lld tokens", (long long)(flow->batch * set->length))
+                   : flow_tensors(flow, run);
+}
+
+int flow_init_second(struct flow *flow, const struct flow *first, struct run *run)
+{
+    *flow = (struct flow){.set = first->set,
+                          .batch = first->batch,
+                          .shares = true,
+                          .scratch = first->scratch,
+                          .rest_scratch = first->rest_scratch};
+    return flow_tensors(flow, run);
 }
 
 void flow_deinit(struct flow *flow, const struct gpu *gpu)
 {
-    block_scratch_free(flow->scratch);
-    block_scratch_free(flow->rest_scratch);
+    if (!flow->shares) {
+        block_scratch_free(flow->scratch);
+        block_scratch_free(flow->rest_scratch);
+    }
     gpu_tensor_free(gpu, &flow->x);
     gpu_tensor_free(gpu, &flow->in);
     gpu_tensor_free(gpu, &flow->wide);

@@ -73,6 +73,9 @@ static int open_chains(struct run *run)
         rc = rc != 0 ? rc : new_chain(run, "attention", &run->calibration, c->num_heads * c->head_dim, &run->attention);
         rc = rc != 0 ? rc : new_chain(run, "mlp", &run->calibration, c->intermediate_size, &run->mlp);
     }
+    if (rc == 0 && run->reference.set != NULL) {
+        rc = new_chain(run, "reference", &run->reference, c->hidden_size, &run->reference_hidden);
+    }
     if (rc == 0 && run->evaluation.set != NULL) {
         rc = new_chain(run, "eval_float", &run->evaluation, c->hidden_size, &run->eval_float);
         rc = rc != 0 ? rc : new_chain(run, "eval_quant", &run->evaluation, c->hidden_size, &run->eval_quant);
@@ -85,8 +88,10 @@ static void close_run(struct run *run)
     chain_free(run->hidden);
     chain_free(run->attention);
     chain_free(run->mlp);
+    chain_free(run->reference_hidden);
     chain_free(run->eval_float);
     chain_free(run->eval_quant);
+    flow_deinit(&run->reference, run->p->gpu);
     flow_deinit(&run->calibration, run->p->gpu);
     flow_deinit(&run->evaluation, run->p->gpu);
     block_reader_free(run->reader);
@@ -203,6 +208,9 @@ static int open_run(struct run *run)
     }
     if (rc == 0 && p->calibration != NULL) {
         rc = flow_init(&run->calibration, p->calibration, run);
+    }
+    if (rc == 0 && p->calibration != NULL && recipe_has_targets(&p->spec->recipe)) {
+        rc = flow_init_second(&run->reference, &run->calibration, run);
     }
     if (rc == 0 && p->evaluation != NULL) {
         rc = flow_init(&run->evaluation, p->evaluation, run);

@@ -349,16 +349,27 @@ bool recipe_rewrites(const struct recipe *recipe)
     return false;
 }
 
-bool recipe_needs_calibration(const struct recipe *recipe)
+/* Some solver, the recipe's or an override's, needs one of these statistics. */
+static bool needs_any(const struct recipe *recipe, unsigned flags)
 {
-    bool needs = recipe_rewrites(recipe) || recipe->cache.number != GPU_NUMBER_NONE;
+    bool needs = false;
 
     for (int i = 0; i < recipe->count && !needs; i++) {
-        needs = quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) != STATS_NONE;
+        needs = (quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) & flags) != 0;
     }
     for (int i = 0; i < recipe->override_count && !needs; i++) {
         const struct recipe_stage *solver = &recipe->overrides[i].solver;
-        needs = solver->quantizer != NULL && quantizer_stats(solver->quantizer, solver->params) != STATS_NONE;
+        needs = solver->quantizer != NULL && (quantizer_stats(solver->quantizer, solver->params) & flags) != 0;
     }
     return needs;
+}
+
+bool recipe_has_targets(const struct recipe *recipe)
+{
+    return needs_any(recipe, STATS_TARGET);
+}
+
+bool recipe_needs_calibration(const struct recipe *recipe)
+{
+    return recipe_rewrites(recipe) || recipe->cache.number != GPU_NUMBER_NONE || needs_any(recipe, ~0U);
 }

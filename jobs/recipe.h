@@ -63,5 +63,7 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
 bool recipe_analyses(const struct recipe *recipe);
 /* Some stage rewrites blocks. */
 bool recipe_rewrites(const struct recipe *recipe);
+/* Some solver takes its targets from the float path. */
+bool recipe_has_targets(const struct recipe *recipe);
 /* Some stage or override learns from inputs. */
 bool recipe_needs_calibration(const struct recipe *recipe);

@@ -9,6 +9,7 @@
 struct flow {
     const struct calibration_set *set;
     int64_t batch;                      /* sequences of a micro-batch: a function of device and length */
+    bool shares;                        /* the scratch is another flow's */
     struct block_scratch *scratch;      /* for full micro-batches */
     struct block_scratch *rest_scratch; /* for the last, shorter one; NULL when there is none */
     struct tensor x, in, wide;          /* device scratch: [batch*length, hidden], [.., hidden], [.., widest] */
@@ -33,18 +34,21 @@ struct run {
     int64_t batch_tokens; /* of a micro-batch */
     bool keep_on_device;  /* activations, where they fit */
     struct chain_budget budget;
-    struct flow calibration, evaluation;   /* set == NULL when there is none */
-    struct chain *hidden;                  /* calibration activations, quantized path */
-    struct chain *attention, *mlp;         /* work: SITE_OUTPUT and SITE_DOWN inputs of the open block */
-    struct chain *eval_float, *eval_quant; /* evaluation activations on both paths */
-    json_t *blocks;                        /* committed ones, by index: file, digest, chains */
-    int64_t committed;                     /* their number */
-    int64_t first_block;                   /* first one to run: behind the last whose chains are on disk */
-    double chains_saved_at;                /* monotonic seconds */
-    int64_t block_index;                   /* the open one */
-    double block_fraction;                 /* of the open block */
-    int64_t next_row, first_row;           /* number of the next report row; and at the open block's begin */
-    json_t *notes;                         /* what else the report says of the open block */
+    struct flow calibration, evaluation; /* set == NULL when there is none */
+    struct chain *hidden;                /* calibration activations, quantized path */
+    struct chain *attention, *mlp;       /* work: SITE_OUTPUT and SITE_DOWN inputs of the open block */
+    struct flow reference;               /* the calibration set in float, where targets come from it; else no set */
+    struct chain *reference_hidden;      /* its residual stream */
+    struct tensor float_linears[LINEAR_COUNT]; /* of the open block: solved, and still in use there */
+    struct chain *eval_float, *eval_quant;     /* evaluation activations on both paths */
+    json_t *blocks;                            /* committed ones, by index: file, digest, chains */
+    int64_t committed;                         /* their number */
+    int64_t first_block;                       /* first one to run: behind the last whose chains are on disk */
+    double chains_saved_at;                    /* monotonic seconds */
+    int64_t block_index;                       /* the open one */
+    double block_fraction;                     /* of the open block */
+    int64_t next_row, first_row;               /* number of the next report row; and at the open block's begin */
+    json_t *notes;                             /* what else the report says of the open block */
 };
 
 /* One micro-batch: rows [first, first+rows) and tensors cut to it. */
@@ -60,6 +64,8 @@ struct batch flow_batch(const struct flow *flow, int64_t i);
 struct tensor flow_wide(const struct flow *flow, const struct batch *batch, int64_t width);
 
 int flow_init(struct flow *flow, const struct calibration_set *set, struct run *run);
+/* A second flow over the set of `first`, by the scratch of its stages; tensors are its own. */
+int flow_init_second(struct flow *flow, const struct flow *first, struct run *run);
 void flow_deinit(struct flow *flow, const struct gpu *gpu);
 /* Embed the set into chain and make it the first block's input. */
 int flow_embed(const struct flow *flow, struct chain *chain, struct run *run);
@@ -109,6 +115,19 @@ int results_wait(struct results *results, char sha256[DIGEST_HEX_SIZE]);
 int sites_solve(struct run *run, struct block *block, struct block_items *items, json_t *rows);
 /* What a site needs of its statistics (STATS_*) to be solved; 0 when nothing of it is. */
 unsigned site_wants(struct run *run, enum site site);
+
+/* --- reference.c: the calibration set through the open block in float, next to the quantized path */
+/* Room in stats for a site's targets. */
+int reference_init(struct run *run, enum site site, struct layer_stats *stats);
+/* The block as the reference path sees it: linears that were solved, as they were. */
+struct block reference_block(const struct run *run, const struct block *block);
+/* One micro-batch of the reference path through the site's half of the block. Where stats ask for targets (NULL: they
+ * do not), what the float model has beyond the quantized path's inputs `in` goes to them. quantized: the batch that
+ * gave `in`, its x the residual stream before the site adds to it; its own `in` is overwritten where the site adds. */
+int reference_pass(struct run *run, const struct block *block, enum site site, int64_t i, struct batch *quantized,
+                   const struct tensor *in, struct layer_stats *stats);
+/* Let go of the float linears of a site. */
+void reference_release(struct run *run, enum site site);
 
 /* --- site_solve.c */
 /* Solve the site's linears from its statistics (NULL = no calibration), put the results in place and measure them. */

@@ -235,9 +235,14 @@ static int add_row(struct run *run, const struct report_facts *facts, json_t *ro
     return 0;
 }
 
-static void take_weight(const struct gpu *gpu, struct tensor *weight, struct tensor *dequantized)
+/* The quantized weight in the float one's place, which the reference path may still need. */
+static void take_weight(struct run *run, enum linear_role role, struct tensor *weight, struct tensor *dequantized)
 {
-    gpu_tensor_free(gpu, weight);
+    if (run->reference_hidden != NULL) {
+        run->float_linears[role] = *weight;
+    } else {
+        gpu_tensor_free(run->p->gpu, weight);
+    }
     *weight = *dequantized;
     *dequantized = (struct tensor){0};
 }
@@ -265,7 +270,7 @@ static int take_result(struct run *run, struct block *block, struct site_jobs *s
     if (rc != 0) {
         return err_set_module(err_pass(rc, "measure %s", q->name), q->name);
     }
-    take_weight(run->p->gpu, &block->linears[role], &job->dequantized);
+    take_weight(run, role, &block->linears[role], &job->dequantized);
     return add_row(run, &facts, rows);
 }
 

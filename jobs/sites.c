@@ -6,7 +6,8 @@
  *   D  quantized gate, up   -> silu*mul   -> statistics -> solve down       keeps the product
  *   E  m + down(product)    = the next block's input
  *
- * Each linear sees inputs that the already quantized ones before it made, and every product is computed once. */
+ * Each linear sees inputs that the already quantized ones before it made, and every product is computed once. Where a
+ * method takes its targets from the float model, the reference path (reference.c) keeps step with these passes. */
 
 #include "jobs/run.h"
 
@@ -27,28 +28,29 @@ static double linear_flops(const struct run *run, enum linear_role role, int64_t
 }
 
 /* Statistics of x, charged to their own phase. */
-static int observe(struct run *run, struct layer_stats *stats, const struct tensor *x, double *mark)
+static int observe(struct run *run, struct layer_stats *stats, const struct tensor *x)
 {
-    if (stats == NULL) {
-        return 0;
-    }
+    double mark = clock_monotonic_seconds();
     int rc = stats_add(stats, run->p->gpu, run->stream, x);
     double n = (double)stats->columns;
-    run_charge(run, PHASE_STATISTICS, mark,
+    run_charge(run, PHASE_STATISTICS, &mark,
                (stats->flags & STATS_HESSIAN) != 0 ? (double)x->shape[0] * n * (n + 1) : 0);
     return rc;
 }
 
-static int pass_attention(struct run *run, struct block *block, struct batch *b, struct layer_stats *stats)
+/* One micro-batch up to a site: the site's input, and in b->x the residual stream before the site's linears add to it.
+ */
+static int pass_attention(struct run *run, struct block *block, struct batch *b, struct tensor *in)
 {
     double mark = clock_monotonic_seconds();
     int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
     run_charge(run, PHASE_FORWARD, &mark, 0);
-    return rc != 0 ? rc : observe(run, stats, &b->in, &mark);
+    *in = b->in;
+    return rc;
 }
 
-static int pass_output(struct run *run, struct block *block, struct batch *b, struct layer_stats *stats)
+static int pass_output(struct run *run, struct block *block, struct batch *b, struct tensor *in)
 {
     double mark = clock_monotonic_seconds();
     const struct model_config *c = run->config;
@@ -64,10 +66,11 @@ static int pass_output(struct run *run, struct block *block, struct batch *b, st
                    linear_flops(run, LINEAR_V, b->rows) +
                    2.0 * (double)b->rows * length * (double)(c->num_heads * c->head_dim);
     run_charge(run, PHASE_FORWARD, &mark, flops);
-    return rc != 0 ? rc : observe(run, stats, &out, &mark);
+    *in = out;
+    return rc;
 }
 
-static int pass_mlp(struct run *run, struct block *block, struct batch *b, struct layer_stats *stats)
+static int pass_mlp(struct run *run, struct block *block, struct batch *b, struct tensor *in)
 {
     double mark = clock_monotonic_seconds();
     struct tensor out = flow_wide(&run->calibration, b, run->config->num_heads * run->config->head_dim);
@@ -78,10 +81,11 @@ static int pass_mlp(struct run *run, struct block *block, struct batch *b, struc
     rc = rc != 0 ? rc : chain_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
     run_charge(run, PHASE_FORWARD, &mark, linear_flops(run, LINEAR_O, b->rows));
-    return rc != 0 ? rc : observe(run, stats, &b->in, &mark);
+    *in = b->in;
+    return rc;
 }
 
-static int pass_down(struct run *run, struct block *block, struct batch *b, struct layer_stats *stats)
+static int pass_down(struct run *run, struct block *block, struct batch *b, struct tensor *in)
 {
     double mark = clock_monotonic_seconds();
     struct tensor act = flow_wide(&run->calibration, b, run->config->intermediate_size);
@@ -93,7 +97,8 @@ static int pass_down(struct run *run, struct block *block, struct batch *b, stru
     rc = rc != 0 ? rc : chain_write(run->mlp, b->first, &act, run->p->gpu, run->stream);
     run_charge(run, PHASE_FORWARD, &mark,
                linear_flops(run, LINEAR_GATE, b->rows) + linear_flops(run, LINEAR_UP, b->rows));
-    return rc != 0 ? rc : observe(run, stats, &act, &mark);
+    *in = act;
+    return rc;
 }
 
 static int pass_end(struct run *run, struct block *block, struct batch *b)
@@ -109,7 +114,7 @@ static int pass_end(struct run *run, struct block *block, struct batch *b)
     return rc;
 }
 
-typedef int (*site_pass)(struct run *, struct block *, struct batch *, struct layer_stats *);
+typedef int (*site_pass)(struct run *, struct block *, struct batch *, struct tensor *);
 static const site_pass site_passes[SITE_COUNT] = {
     [SITE_ATTENTION] = pass_attention,
     [SITE_OUTPUT] = pass_output,
@@ -121,13 +126,19 @@ static const site_pass site_passes[SITE_COUNT] = {
 static int site_gather(struct run *run, struct block *block, enum site site, struct layer_stats *stats)
 {
     int64_t batches = flow_batches(&run->calibration);
+    const struct block reference = reference_block(run, block);
     int rc = 0;
 
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
         struct batch b = flow_batch(&run->calibration, i);
+        struct tensor in = {0};
         double share = ((double)site + 0.5 * (double)i / (double)batches) / (double)SITE_COUNT;
         rc = run_tick(run, share, "calibrating");
-        rc = rc != 0 ? rc : site_passes[site](run, block, &b, stats);
+        rc = rc != 0 ? rc : site_passes[site](run, block, &b, &in);
+        rc = rc != 0 || stats == NULL ? rc : observe(run, stats, &in);
+        if (rc == 0 && run->reference_hidden != NULL) {
+            rc = reference_pass(run, &reference, site, i, &b, &in, stats);
+        }
     }
     double mark = clock_monotonic_seconds();
     if (rc == 0 && stats != NULL) {
@@ -162,7 +173,8 @@ static int site_run(struct run *run, struct block *block, enum site site, struct
     int rc = 0;
 
     if (calibrated && wants != 0) {
-        rc = stats_init(&stats, wants, block_site_columns(run->config, site), run->p->gpu);
+        rc = stats_init(&stats, wants & ~(unsigned)STATS_TARGET, block_site_columns(run->config, site), run->p->gpu);
+        rc = rc != 0 || (wants & STATS_TARGET) == 0 ? rc : reference_init(run, site, &stats);
     }
     if (rc == 0 && calibrated) {
         rc = site_gather(run, block, site, wants != 0 ? &stats : NULL);
@@ -174,13 +186,26 @@ static int site_run(struct run *run, struct block *block, enum site site, struct
     return rc;
 }
 
+/* Float linears that the reference path has passed. */
+static void release_passed(struct run *run, enum site site)
+{
+    if (site == SITE_OUTPUT || site == SITE_DOWN) {
+        reference_release(run, site == SITE_OUTPUT ? SITE_ATTENTION : SITE_MLP);
+        reference_release(run, site);
+    }
+}
+
 int sites_solve(struct run *run, struct block *block, struct block_items *items, json_t *rows)
 {
     int rc = 0;
 
     for (int site = 0; rc == 0 && site < SITE_COUNT; site++) {
         rc = site_run(run, block, (enum site)site, items, rows);
+        release_passed(run, (enum site)site);
         rc = rc != 0 || site != SITE_ATTENTION ? rc : site_cache(run, block, items);
+    }
+    for (int site = 0; rc != 0 && site < SITE_COUNT; site++) {
+        reference_release(run, (enum site)site);
     }
     bool last = run->block_index + 1 == run->config->num_layers; /* nobody reads what it would give */
     if (rc != 0 || run->calibration.set == NULL || last) {

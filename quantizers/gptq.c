@@ -18,6 +18,7 @@
  * nothing. Both are named in the report. */
 
 #include "quantizers/search.h"
+#include "quantizers/target.h"
 
 #include "base/err.h"
 #include "base/ids.h"
@@ -39,6 +40,9 @@ struct gptq_params {
     double damp_percent;
     int64_t block_size;
     bool act_order, desc_act, static_groups, true_sequential;
+    bool float_targets;
+    double residual_correction;
+    int64_t resweep;
 };
 
 /* What the linears of one input share. */
@@ -335,31 +339,90 @@ static int choose_codes(const struct input *input, struct linear_job *job, struc
     return take_rounding(input, job, work);
 }
 
-static int solve_linear(const struct input *input, struct linear_job *job)
+/* Sweep once more over the grid that refinement moved, refine again, and take what loses less. */
+static int sweep_again(const struct input *input, struct linear_job *job, struct quant_work *best)
 {
+    const struct gptq_params *params = job->params;
+    const struct solve_context *context = input->context;
+    const struct gpu_ops *ops = context->gpu->ops;
+    struct quant_work work = {0};
+    struct linear_job again = *job;
+
+    int rc = quant_work_init(context, job, &work);
+    rc = rc != 0 ? rc : load_rows(input, job, &work.w, 0, &again.dead_columns);
+    rc = rc != 0 ? rc : ops->convert(context->stream, &work.scale, &best->scale);
+    rc = rc != 0 ? rc : ops->convert(context->stream, &work.zero, &best->zero);
+    rc = rc != 0 ? rc
+                 : ops->sweep(context->stream, &work.codes, &work.w, &input->u, &work.scale, &work.zero, input->order,
+                              params->block_size, &work.grid, &again.loss);
+    rc = rc != 0 ? rc : search_refine(context, &input->stats->hessian, &again, &work);
+    if (rc == 0 && again.loss < job->loss) {
+        struct quant_work kept = *best;
+        *best = work;
+        work = kept;
+        job->loss = again.loss;
+    }
+    quant_work_deinit(&work, context->gpu);
+    return rc;
+}
+
+/* job->weight is the target here. */
+static int solve_target(const struct input *input, struct linear_job *job)
+{
+    const struct gptq_params *params = job->params;
     const struct solve_context *context = input->context;
     struct quant_work work = {0};
-    double start = clock_monotonic_seconds();
 
-    if (job->weight->shape[1] != input->stats->columns) {
-        return err_raise(ERR_INTERNAL, "%s has %lld inputs, its statistics %lld", job->name,
-                         (long long)job->weight->shape[1], (long long)input->stats->columns);
-    }
-    snprintf(job->fallback, sizeof(job->fallback), "%s", input->note);
-    if (input->u.data == NULL) {
-        return rtn_solve_linear(context, job);
-    }
-    job->damp_used = input->damp;
     int rc = quant_work_init(context, job, &work);
     rc = rc != 0 ? rc : load_rows(input, job, &work.w, 0, &job->dead_columns);
     enum quant_search search = search_of(job->params, SEARCH_IMATRIX);
     rc = rc != 0 ? rc : search_grid(context, &work, search, &input->importance, SEARCH_NORM, NULL);
     rc = rc != 0 ? rc : choose_codes(input, job, &work);
     rc = rc != 0 ? rc : search_refine(context, &input->stats->hessian, job, &work);
+    for (int64_t i = 0; rc == 0 && i < params->resweep && params->common.refine_rounds > 0; i++) {
+        rc = quant_tick(context);
+        rc = rc != 0 ? rc : sweep_again(input, job, &work);
+    }
     rc = rc != 0 ? rc : quant_work_take(context, &work, job);
     quant_work_deinit(&work, context->gpu);
+    return rc;
+}
+
+static int solve_linear(const struct input *input, struct linear_job *job)
+{
+    const struct solve_context *context = input->context;
+    const struct tensor *weight = job->weight;
+    struct tensor target = {0};
+    double start = clock_monotonic_seconds();
+
+    if (weight->shape[1] != input->stats->columns) {
+        return err_raise(ERR_INTERNAL, "%s has %lld inputs, its statistics %lld", job->name,
+                         (long long)weight->shape[1], (long long)input->stats->columns);
+    }
+    snprintf(job->fallback, sizeof(job->fallback), "%s", input->note);
+    if (input->u.data == NULL) {
+        return rtn_solve_linear(context, job);
+    }
+    job->damp_used = input->damp;
+    int rc = target_new(context, input->stats, &input->u, input->order, job, &target);
+    job->weight = target.data != NULL ? &target : weight;
+    rc = rc != 0 ? rc : solve_target(input, job);
+    job->weight = weight;
+    gpu_tensor_free(context->gpu, &target);
     job->seconds = clock_monotonic_seconds() - start;
     return rc;
+}
+
+static unsigned needs(const void *values)
+{
+    const struct gptq_params *params = values;
+    return params->float_targets ? STATS_TARGET : STATS_NONE;
+}
+
+static double residual_share(const void *values)
+{
+    const struct gptq_params *params = values;
+    return params->residual_correction;
 }
 
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
@@ -431,6 +494,15 @@ static const struct params_row gptq_rows[] = {
               .help = "Choose all scales before the sweep: always so."),
     QUANT_ROW(PARAMS_BOOL, gptq_params, true_sequential, "true",
               .help = "Solve a block's linears in order, each on inputs from the quantized ones before it: always so."),
+    QUANT_ROW(PARAMS_BOOL, gptq_params, float_targets, "false",
+              .help = "Aim at what the float model gives, from the inputs that the quantized linears before make: the "
+                      "float activations of the calibration set are carried along, in as much memory again."),
+    QUANT_ROW(PARAMS_NUMBER, gptq_params, residual_correction, "0.5", .min = 0, .max = 1,
+              .help = "With float_targets: the share of what the residual stream lost that linears which add to it "
+                      "(o_proj, down_proj) are to make up for."),
+    QUANT_ROW(PARAMS_INT, gptq_params, resweep, "0", .min = 0, .max = 4,
+              .help = "Further sweeps, each over the grid that refinement left and refined again, kept where they lose "
+                      "less (with refine_rounds)."),
     {.name = NULL},
 };
 
@@ -444,6 +516,8 @@ const struct quantizer quantizer_gptq = {
             "second moments of the layer's inputs on the calibration set (Frantar et al. 2022, arXiv 2210.17323). The "
             "usual choice at 4, 3 and 2 bits; needs calibration data.",
     .stats = STATS_HESSIAN,
+    .needs = needs,
+    .residual_share = residual_share,
     .params = gptq_params,
     .params_size = sizeof(struct gptq_params),
     .check = check,

@@ -15,6 +15,7 @@ enum stats_flag {
     STATS_HESSIAN = 1 << 0, /* (2/T) sum x x^T */
     STATS_RANGE = 1 << 1,   /* column absmax and mean |x| */
     STATS_SAMPLE = 1 << 2,  /* the first STATS_SAMPLE_TOKENS inputs themselves */
+    STATS_TARGET = 1 << 3,  /* moments of what the float model has beyond these inputs */
 };
 #define STATS_SAMPLE_TOKENS 512
 
@@ -26,10 +27,20 @@ struct layer_stats {
     struct tensor absmax;  /* F32 [n] */
     struct tensor absmean; /* F32 [n] */
     struct tensor sample;  /* F32 [min(tokens, STATS_SAMPLE_TOKENS), n] */
+    /* What a linear's target needs of the float model, where its inputs are x_f and its outputs y_f:
+     *   outputs > 0: (2/T) sum y x^T, F32 [outputs, n], y [outputs] being what the one linear's output lacks
+     *   outputs == 0: (2/T) sum x (x_f - x)^T, F32 [n, n], for whichever linears read x. Valid after stats_finish. */
+    struct tensor target;
+    int64_t outputs;
 };
 int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu);
 /* Add x [T, n] in fixed chunks. */
 int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *x);
+/* Room for the target's moments, beside what stats_init made. */
+int stats_init_target(struct layer_stats *stats, int64_t outputs, const struct gpu *gpu);
+/* x [T, n] once more, with what they lack: [T, outputs], or [T, n] where outputs is 0. */
+int stats_add_target(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream,
+                     const struct tensor *x, const struct tensor *missing);
 /* Scale and mirror. */
 int stats_finish(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream);
 void stats_deinit(struct layer_stats *stats, const struct gpu *gpu);
@@ -110,11 +121,14 @@ struct linear_job {
 };
 
 struct quantizer {
-    const char *name;                       /* "gptq" */
-    const char *title;                      /* "GPTQ" */
-    const char *help;                       /* one paragraph: what it does, when to use it; cites the paper */
-    unsigned stats;                         /* statistics it needs; 0 = works without calibration */
-    unsigned (*needs)(const void *params);  /* optional: those that it needs beyond `stats` under these params */
+    const char *name;                      /* "gptq" */
+    const char *title;                     /* "GPTQ" */
+    const char *help;                      /* one paragraph: what it does, when to use it; cites the paper */
+    unsigned stats;                        /* statistics it needs; 0 = works without calibration */
+    unsigned (*needs)(const void *params); /* optional: those that it needs beyond `stats` under these params */
+    /* Optional, with STATS_TARGET: the share of what the residual stream lost before a linear's output is added to it
+     * that the linear is to make up for, 0..1. */
+    double (*residual_share)(const void *params);
     const struct params_row *const *params; /* NULL-terminated list of tables */
     size_t params_size;
     /* Optional cross-field check; adds faults under pointer. */

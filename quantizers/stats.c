@@ -36,6 +36,26 @@ int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const
     return 0;
 }
 
+int stats_init_target(struct layer_stats *stats, int64_t outputs, const struct gpu *gpu)
+{
+    const int64_t shape[2] = {outputs > 0 ? outputs : stats->columns, stats->columns};
+
+    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &stats->target);
+    if (rc != 0) {
+        return err_pass(rc, "targets of %lld columns", (long long)stats->columns);
+    }
+    stats->flags |= STATS_TARGET;
+    stats->outputs = outputs;
+    return 0;
+}
+
+int stats_add_target(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream,
+                     const struct tensor *x, const struct tensor *missing)
+{
+    return stats->outputs > 0 ? gpu->ops->cross(stream, &stats->target, missing, x)
+                              : gpu->ops->cross(stream, &stats->target, x, missing);
+}
+
 /* As many of x as there is room for. */
 static int keep_sample(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream,
                        const struct tensor *x)
@@ -106,6 +126,9 @@ int stats_finish(struct layer_stats *stats, const struct gpu *gpu, struct gpu_st
     if ((stats->flags & STATS_HESSIAN) != 0) {
         rc = gpu->ops->symmetrize(stream, &stats->hessian, 2.0 / (double)stats->tokens);
     }
+    if (rc == 0 && (stats->flags & STATS_TARGET) != 0) {
+        rc = gpu->ops->combine(stream, &stats->target, 2.0 / (double)stats->tokens, &stats->target, 0, NULL);
+    }
     if (rc == 0 && (stats->flags & STATS_RANGE) != 0) {
         rc = finish_means(stats, gpu, stream);
     }
@@ -118,5 +141,6 @@ void stats_deinit(struct layer_stats *stats, const struct gpu *gpu)
     gpu_tensor_free(gpu, &stats->absmax);
     gpu_tensor_free(gpu, &stats->absmean);
     gpu_tensor_free(gpu, &stats->sample);
+    gpu_tensor_free(gpu, &stats->target);
     *stats = (struct layer_stats){0};
 }

@@ -190,6 +190,9 @@ static const struct gpu_ops cpu_ops = {
     .clip = cpu_clip,
     .hqq = cpu_hqq,
     .descend = cpu_descend,
+    .combine = cpu_combine,
+    .cross = cpu_cross,
+    .solve = cpu_solve,
 };
 
 const struct gpu_ops *gpu_cpu_ops(void)

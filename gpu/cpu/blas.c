@@ -25,6 +25,8 @@ static struct {
                   float *c, int ldc);
     void (*strsm)(int order, int side, int uplo, int trans, int diag, int m, int n, float alpha, const float *a,
                   int lda, float *b, int ldb);
+    void (*strmm)(int order, int side, int uplo, int trans, int diag, int m, int n, float alpha, const float *a,
+                  int lda, float *b, int ldb);
     void (*spotrf)(const char *uplo, const int *n, float *a, const int *lda, int *info, size_t uplo_length);
     void (*strtri)(const char *uplo, const char *diag, const int *n, float *a, const int *lda, int *info,
                    size_t uplo_length, size_t diag_length);
@@ -76,7 +78,7 @@ static void load(void)
         void *slot;
     } wanted[] = {
         {"cblas_sgemm", &blas.sgemm}, {"cblas_ssyrk", &blas.ssyrk}, {"cblas_strsm", &blas.strsm},
-        {"spotrf_", &blas.spotrf},    {"strtri_", &blas.strtri},
+        {"cblas_strmm", &blas.strmm}, {"spotrf_", &blas.spotrf},    {"strtri_", &blas.strtri},
     };
     void *lapack = NULL; /* some builds of OpenBLAS leave LAPACK to a library of its own */
     for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
@@ -128,6 +130,11 @@ void blas_downdate_lower(int n, int k, const float *a, int lda, float *c, int ld
 void blas_solve_right(int m, int n, const float *l, int ldl, float *b, int ldb)
 {
     blas.strsm(ROW_MAJOR, RIGHT, LOWER, TRANS, NON_UNIT, m, n, 1.0f, l, ldl, b, ldb);
+}
+
+void blas_multiply_upper(int trans, int m, int n, const float *u, int ldu, float *b, int ldb)
+{
+    blas.strmm(ROW_MAJOR, RIGHT, UPPER, trans ? TRANS : NO_TRANS, NON_UNIT, m, n, 1.0f, u, ldu, b, ldb);
 }
 
 int blas_cholesky_lower(int n, float *a, int lda)

@@ -18,6 +18,8 @@ void blas_gram_upper(int n, int k, const float *a, int lda, float *c, int ldc);
 void blas_downdate_lower(int n, int k, const float *a, int lda, float *c, int ldc);
 /* b[m,n] = b l^-T with l[n,n] lower. */
 void blas_solve_right(int m, int n, const float *l, int ldl, float *b, int ldb);
+/* b[m,n] = b op(u) with u[n,n] upper; op: the transpose where trans. */
+void blas_multiply_upper(int trans, int m, int n, const float *u, int ldu, float *b, int ldb);
 /* a = l l^T in the lower triangle. 0, or > 0 when a is not positive definite. */
 int blas_cholesky_lower(int n, float *a, int lda);
 /* a = a^-1 in the lower triangle. 0, or > 0 when singular. */

@@ -112,6 +112,11 @@ int cpu_clip(struct gpu_stream *stream, const struct tensor *scale, const struct
 int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
                 const struct tensor *zero, const struct tensor *target, const struct tensor *h,
                 const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
+int cpu_combine(struct gpu_stream *stream, const struct tensor *y, double alpha, const struct tensor *a, double beta,
+                const struct tensor *b);
+int cpu_cross(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b);
+int cpu_solve(struct gpu_stream *stream, const struct tensor *y, const struct tensor *g, const struct tensor *u,
+              const int32_t *order);
 int cpu_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
             const struct gpu_grid *spec);
 

@@ -80,20 +80,24 @@ END_TEST
 
 START_TEST(what_it_needs)
 {
-    const struct quantizer *rtn = quantizer_find("rtn");
+    const struct quantizer *rtn = quantizer_find("rtn"), *gptq = quantizer_find("gptq");
     struct problem p;
     problem_open(&p, 40, 192);
     struct solve_context context = context_of(&p.rig, DTYPE_F16);
     void *weighed = params_new(rtn, "{\"group_size\":64,\"scale_search\":\"imatrix\"}"), *plain = params_new(rtn, "{}");
+    void *targets = params_new(gptq, "{\"float_targets\":true}"), *none = params_new(gptq, "{\"float_targets\":false}");
     struct linear_job job = job_of(&p.w, weighed);
 
     ck_assert_uint_eq(quantizer_stats(rtn, weighed), STATS_HESSIAN);
     ck_assert_uint_eq(quantizer_stats(rtn, plain), STATS_NONE);
-    ck_assert_uint_eq(quantizer_stats(quantizer_find("gptq"), weighed), STATS_HESSIAN);
+    ck_assert_uint_eq(quantizer_stats(gptq, none), STATS_HESSIAN);
+    ck_assert_uint_eq(quantizer_stats(gptq, targets), STATS_HESSIAN | STATS_TARGET);
     ck_assert_int_eq(rtn->solve(&context, NULL, &job, 1), ERR_INSUFFICIENT_CALIBRATION);
     ck_assert_ptr_null(job.result.codes);
     params_free(rtn, weighed);
     params_free(rtn, plain);
+    params_free(gptq, targets);
+    params_free(gptq, none);
     problem_close(&p);
 }
 END_TEST

@@ -1,0 +1,52 @@
+/* Targets from the float model.
+ *
+ * A quantized linear's inputs X are not those of the float model, X_f: the linears before it are quantized too. What it
+ * should give is X_f W^T all the same, and the weight that comes nearest to that from X, by least squares with the
+ * solve's own damping, is
+ *
+ *   T = W + W (X_f - X)^T X (X^T X + damp)^-1
+ *
+ * (asymmetric calibration: Li et al. 2025, arXiv 2504.02692, solved once here instead of column by column). Rounding T
+ * instead of W makes up for what the linears before lost. */
+
+#include "quantizers/target.h"
+
+#include "base/err.h"
+
+#include <stdio.h>
+
+/* G (H + damp)^-1 in delta. */
+static int correction(const struct solve_context *context, const struct layer_stats *stats, const struct tensor *u,
+                      const int32_t *order, const struct linear_job *job, const struct tensor *delta)
+{
+    const struct gpu_ops *ops = context->gpu->ops;
+
+    if (stats->outputs > 0) {
+        return ops->solve(context->stream, delta, &stats->target, u, order);
+    }
+    int rc = ops->multiply(context->stream, delta, job->weight, &stats->target);
+    return rc != 0 ? rc : ops->solve(context->stream, delta, delta, u, order);
+}
+
+int target_new(const struct solve_context *context, const struct layer_stats *stats, const struct tensor *u,
+               const int32_t *order, struct linear_job *job, struct tensor *out)
+{
+    const struct gpu *gpu = context->gpu;
+    struct tensor target = {0};
+    int64_t nonfinite = -1;
+
+    if ((stats->flags & STATS_TARGET) == 0) {
+        return 0;
+    }
+    int rc = gpu_tensor_raw(gpu, DTYPE_F32, 2, job->weight->shape, &target);
+    rc = rc != 0 ? rc : correction(context, stats, u, order, job, &target);
+    rc = rc != 0 ? rc : gpu->ops->combine(context->stream, &target, 1, &target, 1, job->weight);
+    rc = rc != 0 ? rc : gpu->ops->find_nonfinite(context->stream, &nonfinite, &target);
+    if (rc != 0 || nonfinite >= 0) {
+        gpu_tensor_free(gpu, &target);
+        snprintf(job->note, sizeof(job->note), "%s", nonfinite >= 0 ? "target of the float model is not finite" : "");
+        return rc;
+    }
+    *out = target;
+    return 0;
+}
