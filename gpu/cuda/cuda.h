@@ -114,6 +114,8 @@ enum launch_dtype launch_dtype_of(enum dtype dtype);
 size_t operand_size(const struct gpu_stream *stream, const struct tensor *x);
 int operand_of(struct gpu_stream *stream, const struct tensor *x, const void **operand);
 bool operand_bf16(const struct gpu_stream *stream);
+/* An order of columns from the host, in scratch that the caller reserved: [n] int32; NULL stays NULL. */
+int order_upload(struct gpu_stream *stream, const int32_t *order, int64_t n, const int32_t **on_device);
 
 /* The operations of struct gpu_ops. */
 int cuda_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
@@ -170,6 +172,11 @@ int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct
 int cuda_descend(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
                  const struct tensor *zero, const struct tensor *target, const struct tensor *h,
                  const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
+int cuda_combine(struct gpu_stream *stream, const struct tensor *y, double alpha, const struct tensor *a, double beta,
+                 const struct tensor *b);
+int cuda_cross(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b);
+int cuda_solve(struct gpu_stream *stream, const struct tensor *y, const struct tensor *g, const struct tensor *u,
+               const int32_t *order);
 int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
                       const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
                       enum dtype stored);

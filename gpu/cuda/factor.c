@@ -199,14 +199,15 @@ static int check_pivots(const struct triangle *t)
     return rc;
 }
 
-static int upload_order(struct gpu_stream *stream, const int32_t *order, int64_t n, int32_t **on_device)
+int order_upload(struct gpu_stream *stream, const int32_t *order, int64_t n, const int32_t **on_device)
 {
     *on_device = NULL;
     if (order == NULL) {
         return 0;
     }
-    *on_device = scratch_take(stream, n, sizeof(int32_t));
-    return memory_upload(stream, *on_device, order, (size_t)n * sizeof(int32_t));
+    int32_t *visits = scratch_take(stream, n, sizeof(int32_t));
+    *on_device = visits;
+    return memory_upload(stream, visits, order, (size_t)n * sizeof(int32_t));
 }
 
 static int run_factor(struct triangle *t, const struct tensor *h, const struct gpu_factor *spec, float damp)
@@ -214,7 +215,7 @@ static int run_factor(struct triangle *t, const struct tensor *h, const struct g
     SCRATCH_SCOPE(t->stream);
     struct gpu_stream *stream = t->stream;
     int64_t n = t->n, room = room_of(n);
-    int32_t *order = NULL;
+    const int32_t *order = NULL;
 
     int rc = scratch_reserve(stream, scratch_size(n * n, sizeof(float)) + scratch_size(room, sizeof(float)) +
                                          scratch_size(n, sizeof(int32_t)) + scratch_size(1, sizeof(int)));
@@ -224,7 +225,7 @@ static int run_factor(struct triangle *t, const struct tensor *h, const struct g
     t->a = scratch_take(stream, n * n, sizeof(float));
     t->room = scratch_take(stream, room, sizeof(float));
     t->info = scratch_take(stream, 1, sizeof(int));
-    rc = upload_order(stream, spec->order, n, &order);
+    rc = order_upload(stream, spec->order, n, &order);
     rc = rc != 0 ? rc : memory_fill_zero(stream, t->info, sizeof(int));
     rc = rc != 0 ? rc : memory_fill_zero(stream, t->x, (size_t)(n * n) * sizeof(float));
     rc = rc != 0

@@ -134,6 +134,14 @@ int launch_factor_gather(float *to, const float *h, const int32_t *order, int64_
 /* Elements of a[count] in reverse order. */
 int launch_reverse(float *a, int64_t count, cudaStream_t stream);
 
+/* target.cu */
+/* y = alpha * a + beta * b; b may be NULL, y may be a or b. */
+int launch_combine(float *y, float alpha, const float *a, float beta, const float *b, int64_t count,
+                   cudaStream_t stream);
+/* y[r, order[i]] = from[r, i] */
+int launch_scatter_columns(float *y, const float *from, const int32_t *order, int64_t rows, int64_t cols,
+                           cudaStream_t stream);
+
 /* sweep.cu */
 #define LAUNCH_SWEEP_COLS 128 /* columns of a block */
 /* to[r, i] = w[r, order[i]] */

@@ -110,7 +110,8 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
     if (rc != 0) {
         return rc;
     }
-    int32_t *group = scratch_take(stream, k, sizeof(int32_t)), *visits = NULL;
+    int32_t *group = scratch_take(stream, k, sizeof(int32_t));
+    const int32_t *visits = NULL;
     launch->group = group;
     job->error = scratch_take(stream, rows * PANEL, sizeof(float));
     launch->error_stride = PANEL;
@@ -120,10 +121,9 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
     rc = memory_upload(stream, group, job->group, (size_t)k * sizeof(int32_t));
     rc = rc != 0 ? rc : memory_fill_zero(stream, launch->loss, (size_t)rows * sizeof(double));
     if (order != NULL) {
-        visits = scratch_take(stream, k, sizeof(int32_t));
         launch->w = scratch_take(stream, rows * k, sizeof(float));
         launch->codes = scratch_take(stream, rows * k, 1);
-        rc = rc != 0 ? rc : memory_upload(stream, visits, order, (size_t)k * sizeof(int32_t));
+        rc = rc != 0 ? rc : order_upload(stream, order, k, &visits);
         rc = rc != 0 ? rc
                      : cuda_ok(stream->device,
                                launch_gather_columns(launch->w, w->data, visits, rows, k, stream->stream), "sweep");

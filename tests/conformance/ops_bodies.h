@@ -26,6 +26,13 @@ int body_nll(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_find_nonfinite(struct ops_rig *rig, int variant, struct ops_output *out);
 
 /* --- ops_solve.c: statistics, grids, solves and what they lose */
+#define OPS_FACTOR_MAX 600
+/* Every 7th step, which is a permutation while 7 does not divide n. */
+void ops_shuffle(int32_t *order, int n);
+/* H = X^T X / T of columns that lean on each other, one of them dead; the same on every backend. */
+int ops_hessian(struct ops_rig *rig, int n, struct tensor *h);
+/* An upper factor with what GPTQ meets: a diagonal well away from zero, the rest smaller. */
+int ops_upper(struct ops_rig *rig, int64_t n, struct tensor *u);
 int body_gram(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_symmetrize(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_column_stats(struct ops_rig *rig, int variant, struct ops_output *out);
@@ -41,6 +48,12 @@ int body_zero_dead(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_scale(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_tiles(struct ops_rig *rig, int variant, struct ops_output *out);
+
+/* --- ops_target.c */
+int body_combine(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_cross(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_solve(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_solve_hessian(struct ops_rig *rig, int variant, struct ops_output *out);
 
 /* --- ops_search.c */
 int body_encode_blocks(struct ops_rig *rig, int variant, struct ops_output *out);

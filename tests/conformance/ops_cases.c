@@ -7,9 +7,10 @@
 #include "gpu/ggml_blocks.h"
 #include "tests/conformance/ops_bodies.h"
 
-#define SUMS 1e-10  /* F32 products, in NMSE */
-#define BF16 2.6e-5 /* BF16 operands, in NMSE */
-#define TIES 0.01   /* codes that a tie may move, with those behind them */
+#define SUMS 1e-10   /* F32 products, in NMSE */
+#define BF16 2.6e-5  /* BF16 operands, in NMSE */
+#define INVERSE 4e-9 /* two products with factors that may each be 1e-9 apart, as `factor` may */
+#define TIES 0.01    /* codes that a tie may move, with those behind them */
 
 const struct ops_case ops_cases[] = {
     {"copies, 1 byte", body_copies, 1, OPS_EXACT, 0, 0},
@@ -71,6 +72,18 @@ const struct ops_case ops_cases[] = {
     {"descend, zero points", body_descend, 1, OPS_NMSE, 1e-9, 1e-4},
     {"descend, one group a row", body_descend, 2, OPS_NMSE, 1e-9, 1e-4},
     {"descend, codes alone, either sign", body_descend, 3, OPS_NMSE, 1e-9, 1e-4},
+    {"combine", body_combine, 5001, OPS_EXACT, 0, 0},
+    {"cross", body_cross, 0, OPS_NMSE, SUMS, BF16},
+    {"cross, odd sizes", body_cross, 1, OPS_NMSE, SUMS, BF16},
+    {"cross, past a tile", body_cross, 2, OPS_NMSE, SUMS, BF16},
+    {"cross, one row", body_cross, 3, OPS_NMSE, SUMS, BF16},
+    {"solve", body_solve, 0, OPS_NMSE, SUMS, SUMS},
+    {"solve, odd sizes, order", body_solve, 1, OPS_NMSE, SUMS, SUMS},
+    {"solve, past a strip, onto itself", body_solve, 2, OPS_NMSE, SUMS, SUMS},
+    {"solve, past a strip, order, onto itself", body_solve, 3, OPS_NMSE, SUMS, SUMS},
+    {"solve, one column", body_solve, 4, OPS_NMSE, SUMS, SUMS},
+    {"solve, Hessian", body_solve_hessian, 0, OPS_NMSE, INVERSE, INVERSE},
+    {"solve, Hessian, order", body_solve_hessian, 3, OPS_NMSE, INVERSE, INVERSE},
     {"residual", body_residual, -1, OPS_NMSE, 1e-24, 1e-24},
     {"residual, grid", body_residual, 1, OPS_NMSE, 1e-24, 1e-24},
     {"output_error", body_output_error, 90, OPS_NMSE, 1e-11, 1e-9},

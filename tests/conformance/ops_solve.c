@@ -167,18 +167,14 @@ int body_round(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &w);
 }
 
-/* Every 7th step, which is a permutation while 7 does not divide n. */
-static void shuffle(int32_t *order, int n)
+void ops_shuffle(int32_t *order, int n)
 {
     for (int i = 0; i < n; i++) {
         order[i] = (int32_t)((int64_t)i * 7 % n);
     }
 }
 
-#define FACTOR_MAX 600
-
-/* H = X^T X / T of columns that lean on each other, one of them dead; the same on every backend. */
-static int hessian(struct ops_rig *rig, int n, struct tensor *h)
+int ops_hessian(struct ops_rig *rig, int n, struct tensor *h)
 {
     int tokens = 2 * n;
     uint64_t seed = 37;
@@ -210,13 +206,13 @@ static int hessian(struct ops_rig *rig, int n, struct tensor *h)
 /* variant: n, negative for an order. */
 int body_factor(struct ops_rig *rig, int variant, struct ops_output *out)
 {
-    int32_t order[FACTOR_MAX];
+    int32_t order[OPS_FACTOR_MAX];
     int n = abs(variant);
     const struct gpu_factor spec = {.damp_percent = 0.01, .order = variant < 0 ? order : NULL};
     struct tensor h, u;
 
-    shuffle(order, n);
-    TRY(hessian(rig, n, &h));
+    ops_shuffle(order, n);
+    TRY(ops_hessian(rig, n, &h));
     TRY(ops_random(rig, DTYPE_F32, n, n, 38, &u));
     TRY(rig->gpu.ops->factor(rig->stream, &u, &h, &spec));
     TRY(ops_put(rig, out, &u));
@@ -257,8 +253,7 @@ static const struct sweep_row sweeps[] = {
     {20, 640, {.bits = 8, .group_size = 640, .scale_dtype = DTYPE_F32}, false},
 };
 
-/* An upper factor with what GPTQ meets: a diagonal well away from zero, the rest smaller. */
-static int sweep_factor(struct ops_rig *rig, int64_t n, struct tensor *u)
+int ops_upper(struct ops_rig *rig, int64_t n, struct tensor *u)
 {
     float *host = calloc((size_t)(n * n), sizeof(float));
     uint64_t seed = 39;
@@ -287,9 +282,9 @@ int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out)
     struct tensor w, u, scale, zero, codes;
     double loss = -1;
 
-    shuffle(order, (int)s->cols);
+    ops_shuffle(order, (int)s->cols);
     TRY(ops_random(rig, DTYPE_F32, s->rows, s->cols, 40, &w));
-    TRY(sweep_factor(rig, s->cols, &u));
+    TRY(ops_upper(rig, s->cols, &u));
     TRY(ops_new(rig, DTYPE_F32, s->rows, s->cols / s->grid.group_size, &scale));
     TRY(ops_new(rig, DTYPE_F32, s->rows, s->cols / s->grid.group_size, &zero));
     TRY(ops_new(rig, DTYPE_U8, s->rows, s->cols, &codes));
@@ -416,7 +411,7 @@ int body_zero_dead(struct ops_rig *rig, int variant, struct ops_output *out)
     int64_t dead = -1;
     struct tensor w, h;
 
-    TRY(hessian(rig, variant, &h)); /* column 3 is dead */
+    TRY(ops_hessian(rig, variant, &h)); /* column 3 is dead */
     TRY(ops_random(rig, DTYPE_F32, 11, variant, 46, &w));
     TRY(rig->gpu.ops->zero_dead(rig->stream, &w, &h, &dead));
     TRY(ops_put_number(out, (double)dead));

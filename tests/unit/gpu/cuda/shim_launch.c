@@ -134,6 +134,16 @@ int launch_subtract(float *d, const float *a, const float *b, int64_t count, cud
     return 0;
 }
 
+int launch_combine(float *y, float alpha, const float *a, float beta, const float *b, int64_t count,
+                   cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < count; i++) {
+        y[i] = alpha * a[i] + (b != NULL ? beta * b[i] : 0.0f);
+    }
+    return 0;
+}
+
 int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t rows, int64_t cols, float *most,
                         double *sum, cudaStream_t stream)
 {

@@ -223,6 +223,16 @@ int launch_scatter_codes(uint8_t *codes, const uint8_t *from, const int32_t *ord
     return 0;
 }
 
+int launch_scatter_columns(float *y, const float *from, const int32_t *order, int64_t rows, int64_t cols,
+                           cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < rows * cols; i++) {
+        y[i / cols * cols + order[i % cols]] = from[i];
+    }
+    return 0;
+}
+
 static void sweep_row(const struct launch_sweep *s, int64_t row)
 {
     float x[LAUNCH_SWEEP_COLS];
