@@ -39,6 +39,50 @@ START_TEST(moments_and_ranges)
 }
 END_TEST
 
+/* Of what outputs lack, and of what the inputs themselves do; in several goes, and scaled like the Hessian. */
+START_TEST(moments_of_targets)
+{
+    enum { TOKENS = 3000, COLS = 20, OUTPUTS = 7 };
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct tensor x = rig_correlated(&rig, TOKENS, COLS, 3);
+
+    for (int64_t outputs = 0; outputs <= OUTPUTS; outputs += OUTPUTS) {
+        int64_t wide = outputs > 0 ? outputs : COLS;
+        struct tensor missing = rig_random(&rig, TOKENS, wide, 4);
+        struct layer_stats stats;
+        ck_assert_rc_ok(stats_init(&stats, STATS_HESSIAN, COLS, &rig.gpu));
+        ck_assert_rc_ok(stats_init_target(&stats, outputs, &rig.gpu));
+        ck_assert_uint_eq(stats.flags, STATS_HESSIAN | STATS_TARGET);
+        ck_assert_int_eq(stats.outputs, outputs);
+        for (int64_t first = 0; first < TOKENS; first += 1100) {
+            int64_t count = TOKENS - first < 1100 ? TOKENS - first : 1100;
+            struct tensor rows = tensor_rows(&x, first, count), lacks = tensor_rows(&missing, first, count);
+            ck_assert_rc_ok(stats_add(&stats, &rig.gpu, rig.stream, &rows));
+            ck_assert_rc_ok(stats_add_target(&stats, &rig.gpu, rig.stream, &rows, &lacks));
+        }
+        ck_assert_rc_ok(stats_finish(&stats, &rig.gpu, rig.stream));
+        ck_assert_int_eq(stats.target.shape[0], wide);
+        ck_assert_int_eq(stats.target.shape[1], COLS);
+        for (int64_t i = 0; i < wide; i++) {
+            for (int64_t j = 0; j < COLS; j++) {
+                int64_t row = outputs > 0 ? i : j, col = outputs > 0 ? j : i; /* [K,K]: inputs down, lacks across */
+                double sum = 0;
+                for (int64_t t = 0; t < TOKENS; t++) {
+                    sum += (double)floats(&missing)[t * wide + i] * (double)floats(&x)[t * COLS + j];
+                }
+                ck_assert_near(floats(&stats.target)[row * COLS + col], 2 * sum / TOKENS, 1e-4);
+            }
+        }
+        stats_free(&rig, &stats);
+        ck_assert_ptr_null(stats.target.data);
+        gpu_tensor_free(&rig.gpu, &missing);
+    }
+    gpu_tensor_free(&rig.gpu, &x);
+    rig_close(&rig);
+}
+END_TEST
+
 /* X = [[3,0],[2,1],[3,0]]: X^T X = [[22,2],[2,1]]; (0.1, 0.1) costs 0.27, (0, 0.1) only 0.01. */
 START_TEST(worked_example)
 {
@@ -103,6 +147,11 @@ START_TEST(refusals)
     ck_assert_int_eq(stats_finish(&stats, &rig.gpu, rig.stream), ERR_INSUFFICIENT_CALIBRATION);
     stats_free(&rig, &stats);
 
+    ck_assert_rc_ok(stats_init(&stats, STATS_HESSIAN, 16, &rig.gpu));
+    ck_assert_rc_ok(stats_init_target(&stats, 3, &rig.gpu));
+    ck_assert_int_eq(stats_add_target(&stats, &rig.gpu, rig.stream, &x, &x), ERR_INTERNAL);
+    stats_free(&rig, &stats);
+
     ck_assert_rc_ok(stats_init(&stats, STATS_NONE, 8, &rig.gpu));
     ck_assert_ptr_null(stats.hessian.data);
     ck_assert_ptr_null(stats.absmax.data);
@@ -115,4 +164,5 @@ START_TEST(refusals)
 }
 END_TEST
 
-UNIT_MAIN("quantizers/stats", moments_and_ranges, worked_example, threads_give_the_same_bits, refusals)
+UNIT_MAIN("quantizers/stats", moments_and_ranges, moments_of_targets, worked_example, threads_give_the_same_bits,
+          refusals)
