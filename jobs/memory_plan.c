@@ -10,6 +10,7 @@
 
 struct sizes {
     int64_t weights, largest, widest; /* elements of a block, of a linear, inputs of a linear */
+    int64_t half;                     /* elements of the larger of attention and MLP */
 };
 
 static int64_t larger(int64_t a, int64_t b)
@@ -20,6 +21,7 @@ static int64_t larger(int64_t a, int64_t b)
 static struct sizes sizes_of(const struct model_config *config)
 {
     struct sizes s = {0};
+    int64_t attention = 0;
 
     for (int role = 0; role < LINEAR_COUNT; role++) {
         int64_t rows, cols;
@@ -27,11 +29,22 @@ static struct sizes sizes_of(const struct model_config *config)
         s.weights += rows * cols;
         s.largest = larger(s.largest, rows * cols);
         s.widest = larger(s.widest, cols);
+        bool in_mlp = arch_linear_site[role] == SITE_MLP || arch_linear_site[role] == SITE_DOWN;
+        attention += in_mlp ? 0 : rows * cols;
     }
+    s.half = larger(attention, s.weights - attention);
     return s;
 }
 
-/* One flow's tensors, with scratch for a last batch that is shorter. */
+/* One flow's tensors. */
+static int64_t flow_tensor_bytes(const struct model_config *c, int64_t tokens)
+{
+    int64_t wide = larger(c->num_heads * c->head_dim, c->intermediate_size);
+
+    return tokens * (2 * c->hidden_size + wide) * (int64_t)sizeof(float);
+}
+
+/* The same, with scratch, also for a last batch that is shorter. */
 static int64_t flow_bytes(const struct model_config *c, int64_t tokens)
 {
     int64_t heads = c->num_heads * c->head_dim, kv = c->num_kv_heads * c->head_dim;
@@ -39,7 +52,7 @@ static int64_t flow_bytes(const struct model_config *c, int64_t tokens)
     int64_t work = larger(heads + 2 * kv, larger(c->intermediate_size, c->hidden_size));
     int64_t scratch = work + 2 * wide + c->hidden_size + c->head_dim;
 
-    return tokens * (2 * c->hidden_size + wide + 2 * scratch) * (int64_t)sizeof(float);
+    return flow_tensor_bytes(c, tokens) + 2 * tokens * scratch * (int64_t)sizeof(float);
 }
 
 int64_t memory_plan_logits(const struct model_config *config, bool host_memory)
@@ -57,6 +70,17 @@ static int64_t head_bytes(const struct model *model, bool host_memory)
     int64_t row = 2 * (c->vocab_size + c->hidden_size) * (int64_t)sizeof(float);
 
     return 2 * table + memory_plan_logits(c, host_memory) * row;
+}
+
+/* What targets from the float model add (reference.c): the float linears of the half of a block that is being solved,
+ * the moments and the target of a linear, and a second flow by the scratch of the first. */
+static void add_targets(const struct model_config *c, const struct sizes *s, int64_t tokens, struct memory_plan *plan)
+{
+    int64_t moments = larger(s->largest, c->hidden_size * c->hidden_size);
+
+    plan->blocks += s->half * (int64_t)sizeof(float);
+    plan->solve += (moments + s->largest) * (int64_t)sizeof(float);
+    plan->flows += flow_tensor_bytes(c, tokens);
 }
 
 void memory_plan_of(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
@@ -78,6 +102,9 @@ void memory_plan_of(const struct job_spec *spec, const struct model *model, cons
         .head = runs ? head_bytes(model, device->host_memory) : 0,
         .reserve = least || device->host_memory ? 0 : device->memory_total / RESERVE_SHARE,
     };
+    if (spec_has_calibration(spec) && recipe_has_targets(&spec->recipe)) {
+        add_targets(c, &s, larger(tokens, length), out);
+    }
 }
 
 int64_t memory_plan_left(const struct memory_plan *plan)

@@ -6,11 +6,13 @@
 #include "jobs/spec.h"
 
 struct memory_plan {
-    int64_t blocks;  /* the open block in F32, its codes, and the next one as one goes when the other comes */
-    int64_t solve;   /* statistics of the widest site, their factor and a copy, five copies of the largest linear */
-    int64_t flows;   /* one micro-batch on its way through a block, for calibration and evaluation */
-    int64_t reader;  /* a block as stored, read ahead */
-    int64_t head;    /* embedding, head and logits: when there is no block */
+    int64_t blocks; /* the open block in F32, its codes, and the next one as one goes when the other comes; with targets
+                     * from the float model, also the float linears of half a block */
+    int64_t solve;  /* statistics of the widest site, their factor and a copy, five copies of the largest linear; with
+                     * targets, two more */
+    int64_t flows;  /* one micro-batch on its way through a block, for calibration, evaluation and the float path */
+    int64_t reader; /* a block as stored, read ahead */
+    int64_t head;   /* embedding, head and logits: when there is no block */
     int64_t reserve; /* scratch of operations, and what an allocator cannot use */
 };
 

@@ -28,8 +28,8 @@ struct world {
     int64_t cancel_in; /* ticks until one refuses; -1 = never */
     int refusal;       /* what it says; 0 = ERR_CANCELLED */
     double fraction;
-    size_t begun;      /* blocks */
-    int moved, halved; /* notices */
+    size_t begun;               /* blocks */
+    int moved, halved, damaged; /* notices */
 };
 
 static inline int on_tick(void *data, double fraction, int64_t block, const char *step)
@@ -61,6 +61,10 @@ static inline int on_block(void *data, int64_t index, const char *file, const ch
 static inline int on_notice(void *data, const char *code, const char *message)
 {
     struct world *world = data;
+    if (strcmp(code, "checkpoint_damaged") == 0) {
+        world->damaged++;
+        return 0;
+    }
     ck_assert_ptr_nonnull(strstr(message, "out of memory"));
     bool moved = strcmp(code, "activations_on_host") == 0;
     ck_assert(moved || strcmp(code, "micro_batch_halved") == 0);
@@ -69,19 +73,24 @@ static inline int on_notice(void *data, const char *code, const char *message)
     return 0;
 }
 
-static inline void read_spec(struct world *world, const char *method)
+/* Both as JSON. */
+static inline void read_spec(struct world *world, const char *method, const char *quantization)
 {
     struct faults faults = {0};
-    json_t *body =
-        json_pack("{s:s, s:s, s:{s:i, s:i}, s:{s:b}, s:i, s:{s:s}}", "model", "mdl_01J00000000000000000000000",
-                  "method", method, "quantization", "bits", 4, "group_size", 64, "calibration", "stream", 1, "seed", 3,
-                  "output", "format", "compressed-tensors");
-    ck_assert_rc_ok(spec_parse(body, &faults, &world->spec));
+    json_t *name = json_loads(method, JSON_DECODE_ANY, NULL), *options = json_loads(quantization, 0, NULL);
+    ck_assert(name != NULL && options != NULL);
+    json_t *body = json_pack("{s:s, s:o, s:o, s:{s:b}, s:i, s:{s:s}}", "model", "mdl_01J00000000000000000000000",
+                             "method", name, "quantization", options, "calibration", "stream", 1, "seed", 3, "output",
+                             "format", "compressed-tensors");
+    int rc = spec_parse(body, &faults, &world->spec);
+    ck_assert_msg(rc == 0, "%s: %s %s", quantization, faults.items[0].param, faults.items[0].detail);
     json_decref(body);
 }
 
-static inline void world_open(struct world *world, const char *method, int threads)
+/* quantization: its parameters, as JSON. */
+static inline void world_open_with(struct world *world, const char *method, const char *quantization, int threads)
 {
+    char name[64];
     uint64_t seed = 5;
     memset(world, 0, sizeof(*world));
     scratch_make(world->directory);
@@ -89,7 +98,8 @@ static inline void world_open(struct world *world, const char *method, int threa
     int root = open(MODEL_ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
     ck_assert_rc_ok(model_open(root, "tiny-llama", &world->model));
     close(root);
-    read_spec(world, method);
+    snprintf(name, sizeof(name), "\"%s\"", method);
+    read_spec(world, name, quantization);
     for (size_t i = 0; i < sizeof(world->ids) / sizeof(world->ids[0]); i++) {
         world->ids[i] = (int32_t)(random_bits(&seed) % 2048);
     }
@@ -100,6 +110,11 @@ static inline void world_open(struct world *world, const char *method, int threa
     world->rows = json_array();
     world->stop_at = -1;
     world->cancel_in = -1;
+}
+
+static inline void world_open(struct world *world, const char *method, int threads)
+{
+    world_open_with(world, method, "{\"bits\":4,\"group_size\":64}", threads);
 }
 
 static inline void world_close(struct world *world)

@@ -120,16 +120,15 @@ START_TEST(test_analysis_is_measured_alike)
 }
 END_TEST
 
-/* On the device, in the host when it turns out too small for that, and back from a stop on another tier. */
-START_TEST(test_device_memory_is_the_same)
+static void check_device_memory(const char *quantization)
 {
     struct world whole;
-    world_open(&whole, "gptq", 1);
+    world_open_with(&whole, "gptq", quantization, 1);
     ck_assert_rc_ok(run(&whole, MEMORY));
     size_t most = MEMORY;
     for (int attempt = 0; attempt < 2; attempt++) {
         struct world w;
-        world_open(&w, "gptq", 1);
+        world_open_with(&w, "gptq", quantization, 1);
         world_shrink(&w, most);
         w.stop_at = 1;
         ck_assert_int_eq(run(&w, 0), ERR_INTERRUPTED);
@@ -141,6 +140,14 @@ START_TEST(test_device_memory_is_the_same)
         world_close(&w);
     }
     world_close(&whole);
+}
+
+/* On the device, in the host when it turns out too small for that, and back from a stop on another tier; with and
+ * without the float model's path beside the quantized one. */
+START_TEST(test_device_memory_is_the_same)
+{
+    check_device_memory("{\"bits\":4,\"group_size\":64,\"float_targets\":false}");
+    check_device_memory("{\"bits\":4,\"group_size\":64,\"float_targets\":true}");
 }
 END_TEST
 
@@ -240,28 +247,42 @@ START_TEST(test_reading_ahead_goes_first)
 }
 END_TEST
 
-/* What admission and the pipeline reckon with is what a run takes: no less, and not much more. */
+/* What a run of a method takes of a device that keeps no activations, and what is planned for it. */
+static void measure_plan(const char *method, const char *quantization, int64_t *took, int64_t *usual)
+{
+    struct memory_plan plan, least;
+    struct world w;
+
+    world_open_with(&w, method, quantization, 1);
+    world_shrink(&w, MEMORY);
+    small_promise = 0; /* no activations on the device */
+    ck_assert_rc_ok(run(&w, MEMORY));
+    memory_plan_of(&w.spec, w.model, &w.gpu.info, SEQUENCES * LENGTH, &plan);
+    plan.reserve = 0; /* the rig counts tensors only */
+    plan.head = 0;    /* logits of a few tokens */
+    memory_plan_of(&w.spec, w.model, &w.gpu.info, 0, &least);
+    *usual = memory_plan_usual(&plan);
+    *took = (int64_t)small_most;
+    ck_assert_msg(*took <= *usual && *took * 3 >= *usual && memory_plan_least(&least) > 0,
+                  "%s %s: took %lld, planned %lld, at least %lld", method, quantization, (long long)*took,
+                  (long long)*usual, (long long)memory_plan_least(&least));
+    world_close(&w);
+}
+
+/* What admission and the pipeline reckon with is what a run takes: no less, and not much more. What the float model's
+ * path adds to the one, it adds to the other. */
 START_TEST(test_plan_is_what_is_taken)
 {
-    static const char *const methods[] = {"gptq", "rtn"};
-    struct memory_plan plan, least;
+    int64_t took, usual, took_aimed, usual_aimed;
 
-    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
-        struct world w;
-        world_open(&w, methods[i], 1);
-        world_shrink(&w, MEMORY);
-        small_promise = 0; /* no activations on the device */
-        ck_assert_rc_ok(run(&w, MEMORY));
-        memory_plan_of(&w.spec, w.model, &w.gpu.info, SEQUENCES * LENGTH, &plan);
-        plan.reserve = 0; /* the rig counts tensors only */
-        plan.head = 0;    /* logits of a few tokens */
-        memory_plan_of(&w.spec, w.model, &w.gpu.info, 0, &least);
-        int64_t usual = memory_plan_usual(&plan), took = (int64_t)small_most;
-        ck_assert_msg(took <= usual && took * 3 >= usual && memory_plan_least(&least) > 0,
-                      "%s: took %lld, planned %lld, at least %lld", methods[i], (long long)took, (long long)usual,
-                      (long long)memory_plan_least(&least));
-        world_close(&w);
-    }
+    measure_plan("rtn", "{\"bits\":4,\"group_size\":64}", &took, &usual);
+    measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":false}", &took, &usual);
+    measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":true}", &took_aimed, &usual_aimed);
+    ck_assert_int_gt(took_aimed, took);
+    ck_assert_msg(usual_aimed - usual >= took_aimed - took, "targets took %lld more, and %lld was planned",
+                  (long long)(took_aimed - took), (long long)(usual_aimed - usual));
+    measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"refine_rounds\":1,\"resweep\":1}",
+                 &took_aimed, &usual_aimed);
 }
 END_TEST
 
