@@ -1,7 +1,8 @@
 """Loads artifacts in vLLM on the CPU, one after the other in one process: vllm_loader.py IDS.json FOLDER...
 
 Prints a line of JSON for each folder: its perplexity on the ids, or the error that it ended with. torch.compile is off, which halves
-the time; the cache is as small as the ids allow.
+the time; the cache is as small as the ids allow. Windows may be as long as the model allows: vLLM wants room for a token after them, which
+no forward pass sees.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 import sys
 
 os.environ.update(TORCHDYNAMO_DISABLE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="ERROR",
-                  HF_HUB_OFFLINE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
+                  HF_HUB_OFFLINE="1", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_ALLOW_LONG_MAX_MODEL_LEN="1")
 
 import gc
 
@@ -18,7 +19,7 @@ import vllm
 
 
 def perplexity(folder, windows):
-    model = vllm.LLM(folder, skip_tokenizer_init=True, enforce_eager=True, max_model_len=len(windows[0]) + 8, max_num_seqs=4,
+    model = vllm.LLM(folder, skip_tokenizer_init=True, enforce_eager=True, max_model_len=len(windows[0]) + 8, max_num_seqs=8,
                      enable_prefix_caching=False, disable_log_stats=True)
     settings = vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
     total = count = 0
