@@ -9,9 +9,9 @@
 #define RESERVE_SHARE 16 /* of the device's memory */
 
 struct sizes {
-    int64_t weights, largest, widest; /* elements of a block, of a linear, inputs of a linear */
-    int64_t half;                     /* elements of the larger of attention and MLP */
-    int64_t tallest;                  /* outputs of a linear */
+    int64_t weights, largest;  /* elements of a block, of a linear */
+    int64_t widest, narrowest; /* inputs of a linear */
+    int64_t half;              /* elements of the larger of attention and MLP */
 };
 
 static int64_t larger(int64_t a, int64_t b)
@@ -21,7 +21,7 @@ static int64_t larger(int64_t a, int64_t b)
 
 static struct sizes sizes_of(const struct model_config *config)
 {
-    struct sizes s = {0};
+    struct sizes s = {.narrowest = INT64_MAX};
     int64_t attention = 0;
 
     for (int role = 0; role < LINEAR_COUNT; role++) {
@@ -30,9 +30,9 @@ static struct sizes sizes_of(const struct model_config *config)
         s.weights += rows * cols;
         s.largest = larger(s.largest, rows * cols);
         s.widest = larger(s.widest, cols);
+        s.narrowest = cols < s.narrowest ? cols : s.narrowest;
         bool in_mlp = arch_linear_site[role] == SITE_MLP || arch_linear_site[role] == SITE_DOWN;
         attention += in_mlp ? 0 : rows * cols;
-        s.tallest = larger(s.tallest, rows);
     }
     s.half = larger(attention, s.weights - attention);
     return s;
@@ -85,27 +85,13 @@ static void add_targets(const struct model_config *c, const struct sizes *s, int
     plan->flows += flow_tensor_bytes(c, tokens);
 }
 
-static bool searches_inputs(const struct recipe *recipe, const struct recipe_stage *solver,
-                            const struct model_config *config)
+/* Some linear may take its target from the float model; how many sequences there are may not be known yet. */
+static bool has_targets(const struct job_spec *spec, const struct model_config *c, const struct sizes *s)
 {
-    struct qscheme scheme;
-    int64_t rows, cols;
+    int64_t samples = spec->calibration.num_samples, length = spec_sequence_length(spec, c);
 
-    arch_linear_shape(config, LINEAR_Q, &rows, &cols);
-    return solver->quantizer != NULL && solver->quantizer->solve != NULL &&
-           recipe_amended_scheme(recipe, solver, rows, cols, &scheme) == 0 && scheme.input_search;
-}
-
-/* What a search for static inputs' ranges takes: a sample of inputs, two more of its size, and their outputs. */
-static int64_t range_bytes(const struct job_spec *spec, const struct model_config *config, const struct sizes *s)
-{
-    const struct recipe *recipe = &spec->recipe;
-    bool any = searches_inputs(recipe, &recipe->stages[recipe->count - 1], config);
-
-    for (int i = 0; !any && i < recipe->override_count; i++) {
-        any = searches_inputs(recipe, &recipe->overrides[i].solver, config);
-    }
-    return any ? INPUT_SAMPLE_ROWS * (3 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
+    return spec_has_calibration(spec) &&
+           recipe_has_targets(&spec->recipe, samples > 0 ? samples * length : INT64_MAX, s->narrowest);
 }
 
 void memory_plan_of(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
@@ -121,13 +107,13 @@ void memory_plan_of(const struct job_spec *spec, const struct model *model, cons
 
     *out = (struct memory_plan){
         .blocks = least ? 5 * s.weights : 9 * s.weights,
-        .solve = (spec_has_calibration(spec) ? 3 * square + range_bytes(spec, c, &s) : 0) + 5 * copy,
+        .solve = (spec_has_calibration(spec) ? 3 * square : 0) + 5 * copy,
         .flows = least ? flow : 2 * flow,
         .reader = least || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
         .head = runs ? head_bytes(model, device->host_memory) : 0,
         .reserve = least || device->host_memory ? 0 : device->memory_total / RESERVE_SHARE,
     };
-    if (spec_has_calibration(spec) && recipe_has_targets(&spec->recipe)) {
+    if (has_targets(spec, c, &s)) {
         add_targets(c, &s, larger(tokens, length), out);
     }
 }

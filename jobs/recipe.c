@@ -41,7 +41,32 @@ static void stage_deinit(struct recipe_stage *stage)
     *stage = (struct recipe_stage){0};
 }
 
-void recipe_parse_stage(const struct quantizer *quantizer, const json_t *object, const char *pointer,
+/* Members that the stage's preset sets and the request does not, and the parameters again with them. */
+static void apply_preset(struct recipe_stage *stage, json_t *own, const char *pointer, struct faults *faults)
+{
+    const struct quantizer *quantizer = stage->quantizer;
+    const char *text = quantizer->preset != NULL ? quantizer->preset(stage->params) : NULL;
+    json_t *preset = text != NULL ? json_loads(text, 0, NULL) : NULL;
+    const char *key, *name;
+    json_t *value;
+
+    if (preset == NULL) {
+        return;
+    }
+    json_object_foreach(preset, key, value)
+    {
+        const struct params_row *row = params_find(quantizer->params, key);
+        if (row != NULL && params_member(row, own, &name) == NULL) {
+            json_object_set(own, key, value);
+        }
+    }
+    json_decref(preset);
+    params_release(quantizer->params, stage->params);
+    memset(stage->params, 0, quantizer->params_size);
+    (void)params_parse(quantizer->params, own, pointer, stage->params, faults);
+}
+
+void recipe_parse_stage(const struct quantizer *quantizer, const json_t *object, bool solves, const char *pointer,
                         struct faults *faults, struct recipe_stage *out)
 {
     size_t before = faults->count + faults->dropped;
@@ -53,9 +78,11 @@ void recipe_parse_stage(const struct quantizer *quantizer, const json_t *object,
         faults_add(faults, ERR_HOST_OUT_OF_MEMORY, "", "no memory for the parameters");
         return;
     }
-    (void)params_parse(quantizer->params, own, pointer, out->params, faults);
+    if (params_parse(quantizer->params, own, pointer, out->params, faults) == 0) {
+        apply_preset(out, own, pointer, faults);
+    }
     json_decref(own);
-    if (faults->count + faults->dropped == before && quantizer->check != NULL) {
+    if (solves && faults->count + faults->dropped == before && quantizer->check != NULL) {
         quantizer->check(out->params, pointer, faults);
     }
 }
@@ -194,7 +221,8 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
     } else if (parse_names(method, pointer_method, faults, &recipe)) {
         json_t *filled = quantization != NULL ? json_copy((json_t *)quantization) : json_object();
         for (int i = 0; i < recipe.count; i++) {
-            recipe_parse_stage(recipe.stages[i].quantizer, filled, pointer, faults, &recipe.stages[i]);
+            recipe_parse_stage(recipe.stages[i].quantizer, filled, i + 1 == recipe.count, pointer, faults,
+                               &recipe.stages[i]);
             if (i + 1 < recipe.count) {
                 add_defaults(&recipe.stages[i], recipe.stages[recipe.count - 1].quantizer, filled);
             }
@@ -329,7 +357,6 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
 
     if (rc == 0 && has_float_input(recipe, solver, module)) {
         out->input = (struct gpu_input){.number = GPU_NUMBER_NONE};
-        out->input_search = false;
         out->input_threshold = 0;
     }
     return rc;
@@ -350,27 +377,34 @@ bool recipe_rewrites(const struct recipe *recipe)
     return false;
 }
 
-/* Some solver, the recipe's or an override's, needs one of these statistics. */
-static bool needs_any(const struct recipe *recipe, unsigned flags)
+bool recipe_stage_has_targets(const struct recipe_stage *stage, int64_t tokens, int64_t columns)
 {
-    bool needs = false;
+    struct quant_targets targets;
 
-    for (int i = 0; i < recipe->count && !needs; i++) {
-        needs = (quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) & flags) != 0;
-    }
-    for (int i = 0; i < recipe->override_count && !needs; i++) {
-        const struct recipe_stage *solver = &recipe->overrides[i].solver;
-        needs = solver->quantizer != NULL && (quantizer_stats(solver->quantizer, solver->params) & flags) != 0;
-    }
-    return needs;
+    return stage->quantizer != NULL && stage->quantizer->targets != NULL &&
+           stage->quantizer->targets(stage->params, &targets) && (double)tokens >= targets.tokens * (double)columns;
 }
 
-bool recipe_has_targets(const struct recipe *recipe)
+bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t columns)
 {
-    return needs_any(recipe, STATS_TARGET);
+    bool has = recipe_stage_has_targets(&recipe->stages[recipe->count - 1], tokens, columns);
+
+    for (int i = 0; i < recipe->override_count && !has; i++) {
+        has = recipe_stage_has_targets(&recipe->overrides[i].solver, tokens, columns);
+    }
+    return has;
 }
 
 bool recipe_needs_calibration(const struct recipe *recipe)
 {
-    return recipe_rewrites(recipe) || recipe->cache.number != GPU_NUMBER_NONE || needs_any(recipe, ~0U);
+    bool needs = recipe_rewrites(recipe) || recipe->cache.number != GPU_NUMBER_NONE;
+
+    for (int i = 0; i < recipe->count && !needs; i++) {
+        needs = quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) != STATS_NONE;
+    }
+    for (int i = 0; i < recipe->override_count && !needs; i++) {
+        const struct recipe_stage *solver = &recipe->overrides[i].solver;
+        needs = solver->quantizer != NULL && quantizer_stats(solver->quantizer, solver->params) != STATS_NONE;
+    }
+    return needs;
 }

@@ -63,7 +63,9 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
 bool recipe_analyses(const struct recipe *recipe);
 /* Some stage rewrites blocks. */
 bool recipe_rewrites(const struct recipe *recipe);
-/* Some solver takes its targets from the float path. */
-bool recipe_has_targets(const struct recipe *recipe);
+/* This solver takes a linear's target from the float model, given `tokens` of calibration and `columns` inputs. */
+bool recipe_stage_has_targets(const struct recipe_stage *stage, int64_t tokens, int64_t columns);
+/* Some solver does. */
+bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t columns);
 /* Some stage or override learns from inputs. */
 bool recipe_needs_calibration(const struct recipe *recipe);

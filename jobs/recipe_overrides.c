@@ -131,7 +131,7 @@ static void parse_override(const struct recipe *recipe, const json_t *quantizati
     check_override_members(solver, item, pointer, faults);
     if (sound) {
         json_t *merged = overridden(solver, quantization, item);
-        recipe_parse_stage(solver, merged, pointer, faults, &out->solver);
+        recipe_parse_stage(solver, merged, true, pointer, faults, &out->solver);
         json_decref(merged);
     }
 }

@@ -94,15 +94,17 @@ static int reference_advance(struct run *run, const struct block *block, enum li
     return rc != 0 ? rc : chain_write(run->reference_hidden, b->first, &b->x, gpu, run->stream);
 }
 
-/* share: of the residual stream's loss that the site's linear is to make up for. */
+/* The share of the residual stream's loss that the site's linear is to make up for. */
 static double residual_share(struct run *run, enum linear_role role)
 {
     struct qscheme scheme;
+    struct quant_targets targets = {.residual_share = 0};
     const struct recipe_stage *solver = site_solver(run, role, &scheme);
 
-    return solver != NULL && solver->quantizer->residual_share != NULL
-               ? solver->quantizer->residual_share(solver->params)
-               : 0;
+    if (solver != NULL && solver->quantizer->targets != NULL) {
+        (void)solver->quantizer->targets(solver->params, &targets);
+    }
+    return targets.residual_share;
 }
 
 int reference_pass(struct run *run, const struct block *block, enum site site, int64_t i, struct batch *quantized,

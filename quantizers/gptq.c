@@ -35,6 +35,8 @@
 #define GUARD_SLICES 8
 #define GUARD_TOLERANCE 1e-6
 
+enum quality { QUALITY_FAST, QUALITY_DEFAULT, QUALITY_BEST };
+
 struct gptq_params {
     struct quant_common common;
     double damp_percent;
@@ -42,7 +44,8 @@ struct gptq_params {
     bool act_order, desc_act, static_groups, true_sequential;
     bool float_targets;
     double residual_correction;
-    int64_t resweep;
+    int64_t target_tokens, resweep;
+    int quality; /* enum quality */
 };
 
 /* What the linears of one input share. */
@@ -404,7 +407,8 @@ static int solve_linear(const struct input *input, struct linear_job *job)
         return rtn_solve_linear(context, job);
     }
     job->damp_used = input->damp;
-    int rc = target_new(context, input->stats, &input->u, input->order, job, &target);
+    const struct gptq_params *params = job->params;
+    int rc = params->float_targets ? target_new(context, input->stats, &input->u, input->order, job, &target) : 0;
     job->weight = target.data != NULL ? &target : weight;
     rc = rc != 0 ? rc : solve_target(input, job);
     job->weight = weight;
@@ -413,16 +417,30 @@ static int solve_linear(const struct input *input, struct linear_job *job)
     return rc;
 }
 
-static unsigned needs(const void *values)
+static bool targets(const void *values, struct quant_targets *out)
 {
     const struct gptq_params *params = values;
-    return params->float_targets ? STATS_TARGET : STATS_NONE;
+
+    *out =
+        (struct quant_targets){.tokens = (double)params->target_tokens, .residual_share = params->residual_correction};
+    return params->float_targets;
 }
 
-static double residual_share(const void *values)
+/* Scales of either sign need a search on a symmetric grid. */
+static const char *preset(const void *values)
 {
     const struct gptq_params *params = values;
-    return params->residual_correction;
+    bool signs = params->common.sym && search_of(&params->common, SEARCH_IMATRIX) != SEARCH_MINMAX;
+
+    switch (params->quality) {
+    case QUALITY_FAST:
+        return "{\"signed_scales\":false,\"refine_rounds\":0,\"float_targets\":false}";
+    case QUALITY_BEST:
+        return signs ? "{\"refine_rounds\":4,\"resweep\":2}"
+                     : "{\"refine_rounds\":4,\"resweep\":2,\"signed_scales\":false}";
+    default:
+        return signs ? NULL : "{\"signed_scales\":false}";
+    }
 }
 
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
@@ -474,12 +492,19 @@ static void check(const void *values, const char *pointer, struct faults *faults
     }
 }
 
+static const char *const qualities[] = {
+    [QUALITY_FAST] = "fast", [QUALITY_DEFAULT] = "default", [QUALITY_BEST] = "best", NULL};
 static const char *const damp_names[] = {"percdamp", "dampening_frac", NULL};
 static const char *const block_names[] = {"blocksize", NULL};
 static const char *const order_names[] = {"actorder", NULL};
 
 static const struct params_row gptq_rows[] = {
+    QUANT_ROW(PARAMS_ENUM, gptq_params, quality, "\"default\"", .choices = qualities,
+              .help = "What the members that are not given are: default carries signed_scales, refine_rounds 2 and "
+                      "float_targets; fast has none of these and loses a third to a half more; best sweeps twice more "
+                      "and refines for 4 rounds."),
     SEARCH_ALIAS_ROW("true"),
+    SEARCH_REFINE_ROWS("true", "2"),
     QUANT_ROW(PARAMS_NUMBER, gptq_params, damp_percent, "0.01", .min = 0, .max = 1, .exclusive = true,
               .aliases = damp_names,
               .help = "Share of the Hessian's mean diagonal added to its diagonal; raised tenfold, up to 1, where that "
@@ -494,9 +519,13 @@ static const struct params_row gptq_rows[] = {
               .help = "Choose all scales before the sweep: always so."),
     QUANT_ROW(PARAMS_BOOL, gptq_params, true_sequential, "true",
               .help = "Solve a block's linears in order, each on inputs from the quantized ones before it: always so."),
-    QUANT_ROW(PARAMS_BOOL, gptq_params, float_targets, "false",
+    QUANT_ROW(PARAMS_BOOL, gptq_params, float_targets, "true",
               .help = "Aim at what the float model gives, from the inputs that the quantized linears before make: the "
-                      "float activations of the calibration set are carried along, in as much memory again."),
+                      "float activations of the calibration set are carried along."),
+    QUANT_ROW(PARAMS_INT, gptq_params, target_tokens, "16", .min = 0, .max = 4096,
+              .help =
+                  "With float_targets: calibration tokens for each input column from which on a linear takes such a "
+                  "target; fewer say too little to be worth their time."),
     QUANT_ROW(PARAMS_NUMBER, gptq_params, residual_correction, "0.5", .min = 0, .max = 1,
               .help = "With float_targets: the share of what the residual stream lost that linears which add to it "
                       "(o_proj, down_proj) are to make up for."),
@@ -516,8 +545,8 @@ const struct quantizer quantizer_gptq = {
             "second moments of the layer's inputs on the calibration set (Frantar et al. 2022, arXiv 2210.17323). The "
             "usual choice at 4, 3 and 2 bits; needs calibration data.",
     .stats = STATS_HESSIAN,
-    .needs = needs,
-    .residual_share = residual_share,
+    .targets = targets,
+    .preset = preset,
     .params = gptq_params,
     .params_size = sizeof(struct gptq_params),
     .check = check,

@@ -40,6 +40,7 @@ static void check(const void *params, const char *pointer, struct faults *faults
 
 static const struct params_row rtn_rows[] = {
     SEARCH_ALIAS_ROW("false"),
+    SEARCH_REFINE_ROWS("false", "0"),
     {.name = NULL},
 };
 

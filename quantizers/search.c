@@ -27,14 +27,6 @@ const struct params_row quant_search_rows[] = {
               .help = "How scales are chosen: minmax reaches each group's extremes, mse shrinks the range to the least "
                       "error, imatrix weighs errors by the inputs' energy (needs calibration), hqq refines scale and "
                       "zero point for the bulk of the weights (sym false); auto follows mse_search."),
-    QUANT_ROW(PARAMS_BOOL, quant_common, signed_scales, "false",
-              .help = "Let the search try scales of either sign. A symmetric grid reaches one step further below zero "
-                      "than above; a negative scale turns that step to the side that needs it, in the same storage "
-                      "(sym true, and a scale_search other than minmax)."),
-    QUANT_ROW(PARAMS_INT, quant_common, refine_rounds, "0", .min = 0, .max = 64,
-              .help = "Rounds of coordinate descent on the output error after all codes are chosen: scales and zero "
-                      "points by least squares, then single codes; the error never rises (needs calibration). 2 gain "
-                      "most of it; 0 = none."),
     {.name = NULL},
 };
 

@@ -21,6 +21,18 @@ extern const struct params_row quant_search_rows[];
               .help = "Older name: search the range that loses least in each group instead of " \
                       "reaching the group's extremes. Counts while scale_search is \"auto\".")
 
+/* Rows for signed_scales and refine_rounds, whose defaults are each method's own. */
+#define SEARCH_REFINE_ROWS(signed_, rounds_)                                                                         \
+    QUANT_ROW(PARAMS_BOOL, quant_common, signed_scales, (signed_),                                                   \
+              .help =                                                                                                \
+                  "Let the search try scales of either sign. A symmetric grid reaches one step further below zero "  \
+                  "than above; a negative scale turns that step to the side that needs it, in the same storage "     \
+                  "(sym true, and a scale_search other than minmax)."),                                              \
+        QUANT_ROW(PARAMS_INT, quant_common, refine_rounds, (rounds_), .min = 0, .max = 64,                           \
+                  .help = "Rounds of coordinate descent on the output error after all codes are chosen: scales and " \
+                          "zero points by least squares, then single codes; the error never rises (needs "           \
+                          "calibration). 2 gain most of it; 0 = none.")
+
 /* What the parameters ask for; `searched` is what mse_search stands for in this method. */
 enum quant_search search_of(const struct quant_common *common, enum quant_search searched);
 /* Contradictions: hqq on a symmetric grid, scale_search against an mse_search that is not its default. */

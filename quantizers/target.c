@@ -7,13 +7,20 @@
  *   T = W + W (X_f - X)^T X (X^T X + damp)^-1
  *
  * (asymmetric calibration: Li et al. 2025, arXiv 2504.02692, solved once here instead of column by column). Rounding T
- * instead of W makes up for what the linears before lost. */
+ * instead of W makes up for what the linears before lost.
+ *
+ * Least squares over few tokens follows their noise, by a variance that is as the inputs to the tokens. The correction
+ * is therefore shrunk by 1 - 2 K / tokens. On a checkpoint of 4 M weights at 4 bits, where without it targets lost 17
+ * to 21 % with 3 to 8 tokens an input column and gained 2 % with 16, it has them gain 3 to 5 % and 10 %; with 47 and
+ * more they gain a third either way. */
 
 #include "quantizers/target.h"
 
 #include "base/err.h"
 
 #include <stdio.h>
+
+#define SHRINK 2.0
 
 /* G (H + damp)^-1 in delta. */
 static int correction(const struct solve_context *context, const struct layer_stats *stats, const struct tensor *u,
@@ -32,15 +39,16 @@ int target_new(const struct solve_context *context, const struct layer_stats *st
                const int32_t *order, struct linear_job *job, struct tensor *out)
 {
     const struct gpu *gpu = context->gpu;
+    double share = 1 - SHRINK * (double)stats->columns / (double)stats->tokens;
     struct tensor target = {0};
     int64_t nonfinite = -1;
 
-    if ((stats->flags & STATS_TARGET) == 0) {
+    if ((stats->flags & STATS_TARGET) == 0 || !(share > 0)) {
         return 0;
     }
     int rc = gpu_tensor_raw(gpu, DTYPE_F32, 2, job->weight->shape, &target);
     rc = rc != 0 ? rc : correction(context, stats, u, order, job, &target);
-    rc = rc != 0 ? rc : gpu->ops->combine(context->stream, &target, 1, &target, 1, job->weight);
+    rc = rc != 0 ? rc : gpu->ops->combine(context->stream, &target, share, &target, 1, job->weight);
     rc = rc != 0 ? rc : gpu->ops->find_nonfinite(context->stream, &nonfinite, &target);
     if (rc != 0 || nonfinite >= 0) {
         gpu_tensor_free(gpu, &target);

@@ -147,7 +147,7 @@ static void check_device_memory(const char *quantization)
 START_TEST(test_device_memory_is_the_same)
 {
     check_device_memory("{\"bits\":4,\"group_size\":64,\"float_targets\":false}");
-    check_device_memory("{\"bits\":4,\"group_size\":64,\"float_targets\":true}");
+    check_device_memory("{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"target_tokens\":0}");
 }
 END_TEST
 
@@ -277,12 +277,15 @@ START_TEST(test_plan_is_what_is_taken)
 
     measure_plan("rtn", "{\"bits\":4,\"group_size\":64}", &took, &usual);
     measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":false}", &took, &usual);
-    measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":true}", &took_aimed, &usual_aimed);
+    measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"target_tokens\":0}", &took_aimed,
+                 &usual_aimed);
     ck_assert_int_gt(took_aimed, took);
     ck_assert_msg(usual_aimed - usual >= took_aimed - took, "targets took %lld more, and %lld was planned",
                   (long long)(took_aimed - took), (long long)(usual_aimed - usual));
-    measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"refine_rounds\":1,\"resweep\":1}",
-                 &took_aimed, &usual_aimed);
+    measure_plan(
+        "gptq",
+        "{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"target_tokens\":0,\"refine_rounds\":1,\"resweep\":1}",
+        &took_aimed, &usual_aimed);
 }
 END_TEST
 

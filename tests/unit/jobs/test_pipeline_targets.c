@@ -3,13 +3,21 @@
 
 #include "tests/unit/jobs/pipeline_rig.h"
 
-#define AIMED "{\"bits\":3,\"group_size\":32,\"float_targets\":true}"
+#define AIMED "{\"bits\":3,\"group_size\":32,\"float_targets\":true,\"target_tokens\":0}"
 #define PLAIN "{\"bits\":3,\"group_size\":32,\"float_targets\":false}"
+
+enum { LONG = 192 };
 
 static void open_aimed(struct world *w, const char *quantization, int threads)
 {
+    static int32_t ids[SEQUENCES * LONG]; /* targets take two tokens for each of 256 inputs, and more */
+    uint64_t seed = 7;
+    for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+        ids[i] = (int32_t)(random_bits(&seed) % 2048);
+    }
     world_open_with(w, "gptq", quantization, threads);
-    w->gpu.info.batch_tokens = 2 * LENGTH;
+    w->calibration = (struct calibration_set){.ids = ids, .sequences = SEQUENCES, .length = LONG};
+    w->gpu.info.batch_tokens = 2 * LONG;
 }
 
 static const char *chain_sha256(const struct world *w, size_t block, const char *name)
@@ -62,8 +70,7 @@ START_TEST(test_spilled_and_threads_are_the_same)
     open_aimed(&whole, AIMED, 1);
     ck_assert_rc_ok(run(&whole, MEMORY));
     /* Nothing in memory; the quantized path's stream alone; all but the last chains. */
-    const int64_t stream =
-        (int64_t)SEQUENCES * LENGTH * model_config(whole.model)->hidden_size * (int64_t)sizeof(float);
+    const int64_t stream = (int64_t)SEQUENCES * LONG * model_config(whole.model)->hidden_size * (int64_t)sizeof(float);
     const int64_t limits[] = {0, stream, 5 * stream, MEMORY};
     for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
         struct world w;
@@ -145,13 +152,13 @@ START_TEST(test_with_other_stages)
         {"[\"awq\",\"gptq\"]", AIMED, false},
         {"\"gptq\"", AIMED, true},
         {"\"gptq\"",
-         "{\"bits\":4,\"group_size\":32,\"float_targets\":true,\"overrides\":["
+         "{\"bits\":4,\"group_size\":32,\"float_targets\":true,\"target_tokens\":0,\"overrides\":["
          "{\"match\":\"*.up_proj\",\"float_targets\":false},{\"match\":\"*.o_proj\",\"skip\":true},"
          "{\"match\":\"*.down_proj\",\"method\":\"rtn\"},{\"match\":\"*layers.2*\",\"skip\":true}]}",
          false},
         {"\"rtn\"",
          "{\"bits\":4,\"group_size\":32,\"overrides\":["
-         "{\"match\":\"*.down_proj\",\"method\":\"gptq\",\"float_targets\":true}]}",
+         "{\"match\":\"*.down_proj\",\"method\":\"gptq\",\"float_targets\":true,\"target_tokens\":0}]}",
          false},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {

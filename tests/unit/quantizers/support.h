@@ -4,17 +4,37 @@
 #include "quantizers/quantizer.h"
 #include "tests/unit/gpu/support.h"
 
-/* Parameters of a method, read like a request's. Free with params_free. */
+/* Members of text, and those that a preset sets and text does not. New reference. */
+static inline json_t *params_members(const struct quantizer *quantizer, const char *text, const void *params)
+{
+    json_t *object = json_loads(text, 0, NULL), *preset = NULL;
+    ck_assert_ptr_nonnull(object);
+    if (params_find(quantizer->params, "quality") != NULL && json_object_get(object, "quality") == NULL) {
+        json_object_set_new(object, "quality", json_string("fast"));
+    }
+    if (params != NULL && quantizer->preset != NULL && quantizer->preset(params) != NULL) {
+        preset = json_loads(quantizer->preset(params), 0, NULL);
+        json_object_update_missing(object, preset);
+        json_decref(preset);
+    }
+    return object;
+}
+
+/* Parameters of a method, read like a request's. Without a quality it is "fast": what tests hold to references is the
+ * method by itself. Free with params_free. */
 static inline void *params_new(const struct quantizer *quantizer, const char *text)
 {
-    struct faults faults = {0};
-    json_t *object = json_loads(text, 0, NULL);
     void *params = calloc(1, quantizer->params_size);
-    ck_assert_ptr_nonnull(object);
     ck_assert_ptr_nonnull(params);
-    int rc = params_parse(quantizer->params, object, "", params, &faults);
-    ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
-    json_decref(object);
+    for (int pass = 0; pass < 2; pass++) { /* a preset depends on the parameters without it */
+        struct faults faults = {0};
+        json_t *object = params_members(quantizer, text, pass > 0 ? params : NULL);
+        params_release(quantizer->params, params);
+        memset(params, 0, quantizer->params_size);
+        int rc = params_parse(quantizer->params, object, "", params, &faults);
+        ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
+        json_decref(object);
+    }
     return params;
 }
 

@@ -90,8 +90,12 @@ START_TEST(what_it_needs)
 
     ck_assert_uint_eq(quantizer_stats(rtn, weighed), STATS_HESSIAN);
     ck_assert_uint_eq(quantizer_stats(rtn, plain), STATS_NONE);
+    struct quant_targets how;
     ck_assert_uint_eq(quantizer_stats(gptq, none), STATS_HESSIAN);
-    ck_assert_uint_eq(quantizer_stats(gptq, targets), STATS_HESSIAN | STATS_TARGET);
+    ck_assert(!gptq->targets(none, &how));
+    ck_assert(gptq->targets(targets, &how));
+    ck_assert_double_eq(how.tokens, 16);
+    ck_assert_double_eq(how.residual_share, 0.5);
     ck_assert_int_eq(rtn->solve(&context, NULL, &job, 1), ERR_INSUFFICIENT_CALIBRATION);
     ck_assert_ptr_null(job.result.codes);
     params_free(rtn, weighed);
