@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/text.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,6 +192,17 @@ static void read_strings(struct reader *reader, const struct params_row *row, co
     memcpy(reader->out + row->offset, &reference, sizeof(reference));
 }
 
+static void read_switch(struct reader *reader, const struct params_row *row, const json_t *value)
+{
+    int state = json_is_true(value) ? PARAMS_ON : PARAMS_OFF;
+
+    if (!json_is_boolean(value)) {
+        fault(reader, value, "true, false or null", "");
+        return;
+    }
+    memcpy(reader->out + row->offset, &state, sizeof(state));
+}
+
 static void read_value(struct reader *reader, const struct params_row *row, const json_t *value)
 {
     switch (row->type) {
@@ -221,6 +233,9 @@ static void read_value(struct reader *reader, const struct params_row *row, cons
     case PARAMS_STRINGS:
         read_strings(reader, row, value);
         return;
+    case PARAMS_SWITCH:
+        read_switch(reader, row, value);
+        return;
     }
 }
 
@@ -234,6 +249,9 @@ static void read_fallback(struct reader *reader, const struct params_row *row)
     }
     if (!json_is_null(value)) {
         read_value(reader, row, value);
+    } else if (row->type == PARAMS_NUMBER) {
+        const double none = NAN;
+        memcpy(reader->out + row->offset, &none, sizeof(none));
     }
     json_decref(value);
 }

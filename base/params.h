@@ -20,7 +20,11 @@ enum params_type {
     PARAMS_ENUM,    /* int, index into `choices` */
     PARAMS_JSON,    /* json_t *, a new reference or NULL: checked by the caller */
     PARAMS_STRINGS, /* json_t *, an array of strings, a new reference or NULL */
+    PARAMS_SWITCH,  /* int, enum params_switch */
 };
+
+/* true, false, or null, where whoever reads it decides. */
+enum params_switch { PARAMS_AUTO, PARAMS_OFF, PARAMS_ON };
 
 struct params_row {
     const char *name;
@@ -28,7 +32,7 @@ struct params_row {
     size_t offset;              /* offsetof the member */
     size_t size;                /* sizeof the member */
     const char *fallback;       /* default as JSON text ("4", "true", "\"gemm\""); NULL = required; "null" = may be
-                                 * absent: JSON, STRINGS (NULL) and STRING ("") only */
+                                 * absent: JSON, STRINGS (NULL), STRING (""), NUMBER (NAN), SWITCH (PARAMS_AUTO) */
     double min, max;            /* INT and NUMBER, inclusive; both 0 = unbounded */
     bool exclusive;             /* NUMBER: the ends are excluded */
     const char *const *choices; /* ENUM: names; INT: decimal strings of the allowed values; NULL-terminated, or NULL */

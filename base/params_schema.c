@@ -2,6 +2,7 @@
 
 #include "base/params.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,12 +27,15 @@ static json_t *value_json(const struct params_row *row, const char *at)
         return json_integer((json_int_t)integer);
     case PARAMS_NUMBER:
         memcpy(&number, at, sizeof(number));
-        return json_real(number);
+        return isnan(number) ? json_null() : json_real(number);
     case PARAMS_STRING:
         return nullable(row) && at[0] == '\0' ? json_null() : json_string(at);
     case PARAMS_ENUM:
         memcpy(&choice, at, sizeof(choice));
         return json_string(row->choices[choice]);
+    case PARAMS_SWITCH:
+        memcpy(&choice, at, sizeof(choice));
+        return choice == PARAMS_AUTO ? json_null() : json_boolean(choice == PARAMS_ON);
     default:
         memcpy(&reference, at, sizeof(reference));
         return reference != NULL ? json_incref(reference) : json_null();
@@ -54,7 +58,7 @@ static const char *type_name(const struct params_row *row)
 {
     static const char *const names[] = {
         [PARAMS_BOOL] = "boolean", [PARAMS_INT] = "integer", [PARAMS_NUMBER] = "number", [PARAMS_STRING] = "string",
-        [PARAMS_ENUM] = "string",  [PARAMS_JSON] = NULL,     [PARAMS_STRINGS] = "array",
+        [PARAMS_ENUM] = "string",  [PARAMS_JSON] = NULL,     [PARAMS_STRINGS] = "array", [PARAMS_SWITCH] = "boolean",
     };
     return names[row->type];
 }

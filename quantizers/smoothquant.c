@@ -7,8 +7,9 @@
  * down's inputs (the product of gate and up is linear in up), and v's rows for o's when every key head feeds one query
  * head. Both producers have a scale of their own for each row, so there the move costs the producer nothing.
  *
- * alpha is given, or searched for each site: whichever of 0.3 .. 0.9, or leaving the site alone, gives the least output
- * error with weights and inputs quantized as they will be. Columns that never carried anything keep s = 1.
+ * alpha is searched for each site unless it is given: whichever of 0.3 .. 0.9, or leaving the site alone, gives the
+ * least output error with weights and inputs quantized as they will be. All four sites are smoothed where they can be
+ * and their inputs are quantized. Columns that never carried anything keep s = 1.
  *
  * In a recipe the last method solves on the smoothed weights and this one adds how inputs are quantized (amend). */
 
@@ -25,12 +26,14 @@
 #define SEARCH_FIRST 0.30
 #define SEARCH_STEP 0.05
 #define SEARCH_STEPS 13
+#define USUAL_STRENGTH 0.5
 #define FACTOR_MIN 1e-5f
 
 struct smoothquant_params {
     struct quant_base base;
-    double smoothing_strength;
-    bool alpha_search, smooth_down, smooth_output, activation_dynamic;
+    double smoothing_strength;                    /* NAN: not given */
+    int alpha_search, smooth_down, smooth_output; /* enum params_switch */
+    bool activation_dynamic;
     int64_t activation_bits;
 };
 
@@ -123,9 +126,9 @@ static bool is_wanted(const struct rewrite_context *c)
 
     switch (c->site) {
     case SITE_OUTPUT:
-        return p->smooth_output && block_can_fold(c->block, c->site);
+        return p->smooth_output != PARAMS_OFF && block_can_fold(c->block, c->site);
     case SITE_DOWN:
-        return p->smooth_down;
+        return p->smooth_down != PARAMS_OFF;
     default:
         return true;
     }
@@ -342,14 +345,15 @@ static int search_alpha(struct smoothing *s, bool *gain)
 static int smooth(struct smoothing *s)
 {
     const struct rewrite_context *c = s->context;
-    bool gain = true;
+    double alpha = isnan(s->params->smoothing_strength) ? USUAL_STRENGTH : s->params->smoothing_strength;
+    bool given = !isnan(s->params->smoothing_strength), gain = true;
 
     int rc = measure_weights(s);
-    if (rc == 0 && s->params->alpha_search) {
+    if (rc == 0 && (s->params->alpha_search == PARAMS_ON || (s->params->alpha_search == PARAMS_AUTO && !given))) {
         gain = false;
         rc = search_alpha(s, &gain);
     } else if (rc == 0) {
-        set_factors(s, s->params->smoothing_strength);
+        set_factors(s, alpha);
         memcpy(s->best, s->factors, (size_t)s->columns * sizeof(float));
     }
     return rc != 0 || !gain ? rc : block_fold(c->block, c->site, s->best, c->weight_dtype, c->gpu, c->stream);
@@ -379,26 +383,26 @@ static int rewrite(const struct rewrite_context *context)
     return rc;
 }
 
-/* A site that cannot be smoothed, or need not be, is not left alone in silence when it was asked for. */
+/* A site that cannot be smoothed, or need not be, is left alone in silence only where nobody asked for it. */
 static void check_model(const void *params, const struct model_config *config, unsigned quantized_inputs,
                         const char *pointer, struct faults *faults)
 {
     const struct smoothquant_params *p = params;
     char at[192];
 
-    if (p->smooth_output && config->num_heads != config->num_kv_heads) {
+    if (p->smooth_output == PARAMS_ON && config->num_heads != config->num_kv_heads) {
         text_pointer(at, sizeof(at), pointer, "smooth_output");
         faults_add(
             faults, ERR_INCOMPATIBLE_OPTIONS, at,
             "\"smooth_output\" cannot be true: the model shares %lld key heads among %lld query heads, so that no "
             "row of v_proj feeds one input of o_proj alone",
             (long long)config->num_kv_heads, (long long)config->num_heads);
-    } else if (p->smooth_output && (quantized_inputs & 1U << LINEAR_O) == 0) {
+    } else if (p->smooth_output == PARAMS_ON && (quantized_inputs & 1U << LINEAR_O) == 0) {
         text_pointer(at, sizeof(at), pointer, "smooth_output");
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
                    "\"smooth_output\" does nothing: the inputs of o_proj are not quantized in any block");
     }
-    if (p->smooth_down && (quantized_inputs & 1U << LINEAR_DOWN) == 0) {
+    if (p->smooth_down == PARAMS_ON && (quantized_inputs & 1U << LINEAR_DOWN) == 0) {
         text_pointer(at, sizeof(at), pointer, "smooth_down");
         faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
                    "\"smooth_down\" does nothing: the inputs of down_proj are not quantized in any block");
@@ -408,16 +412,20 @@ static void check_model(const void *params, const struct model_config *config, u
 static const char *const strength_names[] = {"alpha", NULL};
 
 static const struct params_row smoothquant_rows[] = {
-    QUANT_ROW(PARAMS_NUMBER, smoothquant_params, smoothing_strength, "0.5", .min = 0, .max = 1,
+    QUANT_ROW(PARAMS_NUMBER, smoothquant_params, smoothing_strength, "null", .min = 0, .max = 1,
               .aliases = strength_names,
-              .help = "alpha: 0 moves all difficulty into the inputs, 1 all into the weights; unused when searched."),
-    QUANT_ROW(PARAMS_BOOL, smoothquant_params, alpha_search, "false",
-              .help = "Choose alpha for each site from 0.3 to 0.9, or leave the site alone, by its output error."),
-    QUANT_ROW(PARAMS_BOOL, smoothquant_params, smooth_down, "false",
-              .help = "Also smooth what down_proj reads, through the rows of up_proj."),
-    QUANT_ROW(PARAMS_BOOL, smoothquant_params, smooth_output, "false",
+              .help = "alpha: 0 moves all difficulty into the inputs, 1 all into the weights; null: searched, or 0.5 "
+                      "where alpha_search is false."),
+    QUANT_ROW(PARAMS_SWITCH, smoothquant_params, alpha_search, "null",
+              .help = "Choose alpha for each site from 0.3 to 0.9, or leave the site alone, by its output error; null: "
+                      "unless smoothing_strength is given."),
+    QUANT_ROW(PARAMS_SWITCH, smoothquant_params, smooth_down, "null",
+              .help = "Also smooth what down_proj reads, through the rows of up_proj; null: where these inputs are "
+                      "quantized."),
+    QUANT_ROW(PARAMS_SWITCH, smoothquant_params, smooth_output, "null",
               .help =
-                  "Also smooth what o_proj reads, through the rows of v_proj; not for models with grouped key heads."),
+                  "Also smooth what o_proj reads, through the rows of v_proj; null: where these inputs are quantized "
+                  "and key heads are not grouped, since otherwise it cannot be done."),
     QUANT_ROW(PARAMS_INT, smoothquant_params, activation_bits, "8", .choices = bits_choices,
               .help = "Bits of an input; 16 = inputs stay in float."),
     QUANT_ROW(PARAMS_BOOL, smoothquant_params, activation_dynamic, "true",

@@ -25,8 +25,7 @@ LOSS = 1e-2  # relative, of perplexities and logits
 # name: (method, parameters, format in the config, symbols of config_groups: weights' strategy, inputs' strategy or None)
 COMPRESSED = {
     "int8-dynamic": ("smoothquant", {}, "int-quantized", ("channel", "token")),
-    "int8-static": ("smoothquant", {"activation_dynamic": False, "smooth_down": True, "alpha_search": True}, "int-quantized",
-                    ("channel", "tensor")),
+    "int8-static": ("smoothquant", {"activation_dynamic": False}, "int-quantized", ("channel", "tensor")),
     "int8-gptq": (["smoothquant", "gptq"], {"bits": 8, "group_size": -1}, "int-quantized", ("channel", "token")),
     "int8-float-down": ("smoothquant", {"float_inputs": ["down_proj"]}, "mixed-precision", None),
     "fp8-dynamic": ("fp8", {}, "float-quantized", ("channel", "token")),
@@ -198,10 +197,11 @@ def test_nf4_bytes(quantd, tokens, checkpoints, tmp_path, double):
 STATIC = {"activation_dynamic": False}
 TARGETS = [
     ("tiny-llama-outlier", "smoothquant", {**STATIC, "float_inputs": ["down_proj"]}, "compressed-tensors", 64, 8.78),
-    ("tiny-llama-outlier", "smoothquant", {**STATIC, "smooth_down": True}, "compressed-tensors", 64, 1.01),
-    ("tiny-llama-outlier", "smoothquant", {**STATIC, "smooth_down": True, "alpha_search": True}, "compressed-tensors", 64, 1.01),
-    ("tiny-llama-outlier", "smoothquant", {"smooth_down": True}, "compressed-tensors", 64, 1.01),
-    ("tiny-llama-outlier", ["smoothquant", "gptq"], {"bits": 8, "group_size": -1, "smooth_down": True}, "compressed-tensors", 64, 1.01),
+    ("tiny-llama-outlier", "smoothquant", STATIC, "compressed-tensors", 64, 1.01),
+    ("tiny-llama-outlier", "smoothquant", {**STATIC, "smooth_down": False, "smoothing_strength": 0.5}, "compressed-tensors", 64, 1.01),
+    ("tiny-llama-outlier", "smoothquant", {}, "compressed-tensors", 64, 1.01),
+    ("tiny-llama-outlier", ["smoothquant", "gptq"], STATIC, "compressed-tensors", 64, 1.01),
+    ("tiny-llama-outlier", ["smoothquant", "gptq"], {"bits": 8, "group_size": -1}, "compressed-tensors", 64, 1.01),
     ("tiny-llama", "smoothquant", {}, "compressed-tensors", 64, 1.01),
     ("tiny-llama-outlier", "llm_int8", {}, "bitsandbytes", 64, 1.005),
     ("tiny-llama", "llm_int8", {}, "bitsandbytes", 64, 1.005),

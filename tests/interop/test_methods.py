@@ -14,7 +14,7 @@ JOBS = {
     "rtn": ({"output": {"format": "compressed-tensors"}}, 1.05),
     "gptq": ({"output": {"format": "compressed-tensors"}}, 1.03),
     "awq": ({"output": {"format": "awq"}}, 1.03),
-    "smoothquant": ({"output": {"format": "compressed-tensors"}, "quantization": {"smooth_down": True}}, 1.01),
+    "smoothquant": ({"output": {"format": "compressed-tensors"}}, 1.01),
     "llm_int8": ({"output": {"format": "bitsandbytes"}}, 1.005),
     "nf4": ({"output": {"format": "bitsandbytes"}}, 1.03),
     "fp8": ({"output": {"format": "compressed-tensors"}}, 1.003),

@@ -122,6 +122,8 @@ START_TEST(test_what_does_nothing)
     expect(SMOOTH("\"smooth_down\":true,\"float_inputs\":[\"down_proj\"]"), ERR_INCOMPATIBLE_OPTIONS,
            "/quantization/smooth_down");
     expect(SMOOTH("\"smooth_down\":true"), 0, "");
+    expect(SMOOTH(""), 0, ""); /* neither was asked for */
+    expect(SMOOTH("\"smooth_output\":null,\"float_inputs\":[\"down_proj\"]"), 0, "");
     model_close(model);
 }
 END_TEST

@@ -147,7 +147,8 @@ static const struct qscheme int8_inputs = {.kind = QTENSOR_INT,
 START_TEST(function_is_kept)
 {
     static const char *const texts[] = {
-        "{\"smooth_down\":true,\"smooth_output\":true}",
+        "{}",
+        "{\"smooth_down\":true,\"smooth_output\":true,\"alpha_search\":false}",
         "{\"smooth_down\":true,\"smooth_output\":true,\"alpha_search\":true}",
         "{\"smooth_down\":true,\"smooth_output\":true,\"smoothing_strength\":0}",
         "{\"smooth_down\":true,\"smooth_output\":true,\"smoothing_strength\":1}",
@@ -217,14 +218,16 @@ START_TEST(what_is_left_alone)
     rewrite(&b, SITE_ATTENTION, "{}");
     ck_assert(floats(&b.block.linears[LINEAR_Q])[9] == before);
     ck_assert(b.block.changed_norms[NORM_ATTENTION]);
-    rewrite(&b, SITE_DOWN, "{}");
+    rewrite(&b, SITE_DOWN, "{\"smooth_down\":false}");
     rewrite(&b, SITE_OUTPUT, "{\"smooth_output\":true}"); /* grouped key heads */
+    rewrite(&b, SITE_OUTPUT, "{}");
     ck_assert(!b.block.changed_linears[LINEAR_DOWN] && !b.block.changed_linears[LINEAR_O]);
     b.scheme.input.number = GPU_NUMBER_NONE;
     rewrite(&b, SITE_MLP, "{}");
+    rewrite(&b, SITE_DOWN, "{}");
     b.scheme.bits = 0;
     rewrite(&b, SITE_MLP, "{}");
-    ck_assert(!b.block.changed_norms[NORM_MLP]);
+    ck_assert(!b.block.changed_norms[NORM_MLP] && !b.block.changed_linears[LINEAR_DOWN]);
     bench_close(&b);
 }
 END_TEST
@@ -282,6 +285,37 @@ START_TEST(search_wins)
 }
 END_TEST
 
+static float first_factor(const char *text, enum site site, int role)
+{
+    struct bench b;
+    bench_open(&b);
+    b.scheme = int8_inputs;
+    float before = floats(&b.block.linears[role])[7];
+    rewrite(&b, site, text);
+    float factor = floats(&b.block.linears[role])[7] / before;
+    bench_close(&b);
+    return factor;
+}
+
+/* All that can be smoothed is, by a searched alpha, unless the request says otherwise. */
+START_TEST(defaults)
+{
+    static const enum site sites[] = {SITE_ATTENTION, SITE_DOWN};
+    static const int roles[] = {LINEAR_Q, LINEAR_DOWN};
+
+    for (int i = 0; i < 2; i++) {
+        float usual = first_factor("{}", sites[i], roles[i]);
+        float half = first_factor("{\"smoothing_strength\":0.5}", sites[i], roles[i]);
+        ck_assert_float_ne(usual, 1.0f);
+        ck_assert_float_ne(half, 1.0f);
+        ck_assert_float_ne(usual, half);
+        ck_assert_float_eq(usual, first_factor("{\"alpha_search\":true,\"smooth_down\":true}", sites[i], roles[i]));
+        ck_assert_float_eq(usual, first_factor("{\"alpha_search\":true,\"alpha\":0.5}", sites[i], roles[i]));
+        ck_assert_float_eq(half, first_factor("{\"alpha_search\":false}", sites[i], roles[i]));
+    }
+}
+END_TEST
+
 /* In a recipe the solver's grid gets the inputs; one that cannot go with INT8 inputs is refused. */
 START_TEST(schemes_are_amended)
 {
@@ -303,4 +337,5 @@ START_TEST(schemes_are_amended)
 }
 END_TEST
 
-UNIT_MAIN("smoothquant", function_is_kept, ranges_follow_alpha, what_is_left_alone, search_wins, schemes_are_amended)
+UNIT_MAIN("smoothquant", function_is_kept, ranges_follow_alpha, what_is_left_alone, search_wins, defaults,
+          schemes_are_amended)
