@@ -108,12 +108,14 @@ def found_without_an_option():
                 equal(opened(daemon), [file], "modules that were opened")
 
 
-def small_job(directory, device):
+def small_job(directory, device, **quantization):
     """What a small job lost, and the digests of what it made."""
     with Daemon("--module-dir", directory, "--device", device) as daemon:
         devices = {entry["id"] for entry in daemon.get("/v1/system")["devices"]}
         true(device in devices, "%s is among %r" % (device, devices))
-        job = new_job(daemon, RECORDS, calibration={"stream": True, "num_samples": 4, "sequence_length": 48})
+        job = new_job(daemon, RECORDS, calibration={"stream": True, "num_samples": 8, "sequence_length": 48},
+                      evaluation={"hold_back": 0.5},
+                      quantization=dict({"bits": 4, "group_size": 64}, **quantization))
         state = succeed(daemon, job)
         memory = state["memory"]
         true(memory["estimated_gpu_bytes"] > 0, "an estimate: %r" % memory)
@@ -134,9 +136,14 @@ def device_of_its_own():
     few tokens held back, which a single code can move by per cents either way."""
     if not os.path.exists(os.path.join(SHIM, "quantd_gpu_cuda.so")):
         raise Skip("the shim was not built")
-    first, second = small_job(SHIM, "cuda:0"), small_job(SHIM, "cuda:0")
+    compare_jobs(float_targets=False)
+    compare_jobs(float_targets=True, refine_rounds=1)
+
+
+def compare_jobs(**quantization):
+    first, second = small_job(SHIM, "cuda:0", **quantization), small_job(SHIM, "cuda:0", **quantization)
     equal(first, second, "the second run")
-    cpu = small_job(SHIM, "cpu")
+    cpu = small_job(SHIM, "cpu", **quantization)
     for what, bound in (("perplexity before", 0.002), ("mean loss on the inputs", 0.02), ("mean KL", 0.25)):
         print("  %s: cuda %.6g cpu %.6g" % (what, first[what], cpu[what]))
         if abs(first[what] / cpu[what] - 1) > bound:
