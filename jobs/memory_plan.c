@@ -11,6 +11,7 @@
 struct sizes {
     int64_t weights, largest;  /* elements of a block, of a linear */
     int64_t widest, narrowest; /* inputs of a linear */
+    int64_t tallest;           /* outputs of a linear */
     int64_t half;              /* elements of the larger of attention and MLP */
 };
 
@@ -33,6 +34,7 @@ static struct sizes sizes_of(const struct model_config *config)
         s.narrowest = cols < s.narrowest ? cols : s.narrowest;
         bool in_mlp = arch_linear_site[role] == SITE_MLP || arch_linear_site[role] == SITE_DOWN;
         attention += in_mlp ? 0 : rows * cols;
+        s.tallest = larger(s.tallest, rows);
     }
     s.half = larger(attention, s.weights - attention);
     return s;
@@ -94,6 +96,29 @@ static bool has_targets(const struct job_spec *spec, const struct model_config *
            recipe_has_targets(&spec->recipe, samples > 0 ? samples * length : INT64_MAX, s->narrowest);
 }
 
+static bool searches_inputs(const struct recipe *recipe, const struct recipe_stage *solver,
+                            const struct model_config *config)
+{
+    struct qscheme scheme;
+    int64_t rows, cols;
+
+    arch_linear_shape(config, LINEAR_Q, &rows, &cols);
+    return solver->quantizer != NULL && solver->quantizer->solve != NULL &&
+           recipe_amended_scheme(recipe, solver, rows, cols, &scheme) == 0 && scheme.input_search;
+}
+
+/* What a search for static inputs' ranges takes: a sample of inputs, two more of its size, and their outputs. */
+static int64_t range_bytes(const struct job_spec *spec, const struct model_config *config, const struct sizes *s)
+{
+    const struct recipe *recipe = &spec->recipe;
+    bool any = searches_inputs(recipe, &recipe->stages[recipe->count - 1], config);
+
+    for (int i = 0; !any && i < recipe->override_count; i++) {
+        any = searches_inputs(recipe, &recipe->overrides[i].solver, config);
+    }
+    return any ? INPUT_SAMPLE_ROWS * (3 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
+}
+
 void memory_plan_of(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
                     int64_t tokens, struct memory_plan *out)
 {
@@ -107,7 +132,7 @@ void memory_plan_of(const struct job_spec *spec, const struct model *model, cons
 
     *out = (struct memory_plan){
         .blocks = least ? 5 * s.weights : 9 * s.weights,
-        .solve = (spec_has_calibration(spec) ? 3 * square : 0) + 5 * copy,
+        .solve = (spec_has_calibration(spec) ? 3 * square + range_bytes(spec, c, &s) : 0) + 5 * copy,
         .flows = least ? flow : 2 * flow,
         .reader = least || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
         .head = runs ? head_bytes(model, device->host_memory) : 0,

@@ -276,9 +276,11 @@ int task_notice(void *data, const char *code, const char *message)
     struct task *task = data;
     json_t *warning = json_pack("{s:s, s:s}", "code", code, "message", message);
 
-    if (warning != NULL && !is_known(task->warnings, warning)) {
-        json_array_append(task->warnings, warning);
+    if (warning != NULL && is_known(task->warnings, warning)) { /* of one module after another */
+        json_decref(warning);
+        return 0;
     }
+    json_array_append(task->warnings, warning);
     json_t *patch = json_pack("{s:O}", "warnings", task->warnings);
     int rc = warning == NULL || patch == NULL
                  ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a warning")

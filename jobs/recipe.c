@@ -357,6 +357,7 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
 
     if (rc == 0 && has_float_input(recipe, solver, module)) {
         out->input = (struct gpu_input){.number = GPU_NUMBER_NONE};
+        out->input_search = false;
         out->input_threshold = 0;
     }
     return rc;

@@ -33,6 +33,12 @@ const char *const report_columns[] = {
     "cosine_similarity",
     "output_relative_mse",
     "weight_absmax",
+    "input_scale",
+    "input_range",
+    "input_error",
+    "input_error_absmax",
+    "input_absmax_to_rms",
+    "input_outlier",
     "damp_percent_used",
     "dead_columns",
     "samples",
@@ -81,6 +87,22 @@ static void set_errors(json_t *row, const struct report_facts *f, bool *nonfinit
     }
 }
 
+/* Of static inputs; null where there are none, or where nothing was measured. */
+static void set_input(json_t *row, const struct report_facts *f, bool *nonfinite)
+{
+    const struct report_input *in = &f->input;
+    bool searched = in->known && !isnan(in->range.error);
+    bool ratio = in->known && in->rms > 0;
+
+    json_object_set_new(row, "input_scale", in->known ? json_real((double)f->job->result.input_scale) : json_null());
+    json_object_set_new(row, "input_range", in->known ? json_real(in->range.share) : json_null());
+    json_object_set_new(row, "input_error", searched ? number(in->range.error, nonfinite) : json_null());
+    json_object_set_new(row, "input_error_absmax", searched ? number(in->range.error_whole, nonfinite) : json_null());
+    json_object_set_new(row, "input_absmax_to_rms",
+                        ratio ? number((double)in->absmax / (double)in->rms, nonfinite) : json_null());
+    json_object_set_new(row, "input_outlier", in->known ? json_boolean(in->outlier) : json_null());
+}
+
 json_t *report_row(const struct report_facts *f)
 {
     const struct qtensor *q = &f->job->result;
@@ -98,6 +120,7 @@ json_t *report_row(const struct report_facts *f)
     json_object_set_new(row, "unrefined_loss",
                         f->job->refined ? number(f->job->unrefined_loss, &nonfinite) : json_null());
     set_errors(row, f, &nonfinite);
+    set_input(row, f, &nonfinite);
     json_object_set_new(row, "damp_percent_used", f->job->damp_used > 0 ? json_real(f->job->damp_used) : json_null());
     json_object_set_new(row, "dead_columns", json_integer((json_int_t)f->job->dead_columns));
     json_object_set_new(row, "samples", json_integer((json_int_t)f->samples));

@@ -2,6 +2,7 @@
 /* Per-layer rows and job totals. One row per quantized linear; not finite = null plus nonfinite:true. */
 
 #include "gpu/gpu.h"
+#include "quantizers/input_range.h"
 #include "quantizers/quantizer.h"
 
 #include <jansson.h>
@@ -9,6 +10,14 @@
 
 /* Column names in report order (version 1), NULL-terminated. */
 extern const char *const report_columns[];
+
+/* Static inputs of a linear. */
+struct report_input {
+    bool known; /* there are such */
+    struct input_range range;
+    float absmax, rms;
+    bool outlier; /* few inputs reach far beyond the others */
+};
 
 struct report_facts {
     int64_t index; /* running number of the row */
@@ -19,6 +28,7 @@ struct report_facts {
     bool has_output;
     double output_error, output_signal; /* tr(dW H dW^T), tr(W H W^T) */
     int64_t samples, tokens;
+    struct report_input input;
 };
 
 /* New reference. */

@@ -140,8 +140,16 @@ const struct recipe_stage *site_solver(struct run *run, enum linear_role role, s
 /* Name in job->fallback, and in a notice, scales of the result that their stored type does not hold. weight: F32 [N,K]
  * on the device, what the result stands for. */
 int site_scales(struct run *run, const struct tensor *weight, struct linear_job *job);
-/* The stored scale of static inputs whose largest magnitude is `most`; named likewise where it does not fit. */
-float site_input_scale(float most, float largest, enum dtype dtype, struct linear_job *job);
+/* The stored scale of static inputs whose range ends at `most`; named likewise where it does not fit. */
+float site_input_scale(float most, enum gpu_number number, enum dtype dtype, struct linear_job *job);
+
+/* --- site_inputs.c */
+struct report_input;
+bool site_input_is_static(const struct qscheme *scheme);
+/* Scales of static inputs into the results of a site's linears, all solved and their weights still in float, and what
+ * there is to say of them into out[count]. */
+int site_inputs(struct run *run, enum site site, const struct layer_stats *stats, const struct qscheme *schemes,
+                struct linear_job *jobs, int count, struct report_input *out);
 
 /* --- site_rewrite.c */
 /* Let every stage that rewrites change the open block, site by site, before anything is solved. */

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "gpu/ggml_blocks.h"
+#include "quantizers/input_range.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -180,17 +181,15 @@ int site_scales(struct run *run, const struct tensor *weight, struct linear_job 
     return rc;
 }
 
-float site_input_scale(float most, float largest, enum dtype dtype, struct linear_job *job)
+float site_input_scale(float most, enum gpu_number number, enum dtype dtype, struct linear_job *job)
 {
     struct bounds bounds = bounds_of(dtype);
-    float scale = dtype_round(most / largest, dtype);
+    float scale = input_range_scale(most, number, dtype);
 
-    if (most == 0) {
-        return 1.0f; /* no input there was */
-    }
-    if (!isfinite(scale) || scale >= bounds.largest || scale <= bounds.smallest) {
-        snprintf(job->fallback, sizeof(job->fallback), "input scale %.3g does not fit %s", (double)(most / largest),
+    if (most > 0 && (scale >= bounds.largest || scale <= bounds.smallest)) {
+        float wanted = most / (number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f);
+        snprintf(job->fallback, sizeof(job->fallback), "input scale %.3g does not fit %s", (double)wanted,
                  dtype_rows[dtype].name);
     }
-    return !isfinite(scale) ? bounds.largest : scale > 0 ? scale : bounds.smallest;
+    return scale;
 }

@@ -17,6 +17,7 @@ struct site_jobs {
     struct linear_job jobs[LINEAR_COUNT];
     struct qscheme schemes[LINEAR_COUNT];
     const struct recipe_stage *solvers[LINEAR_COUNT];
+    struct report_input inputs[LINEAR_COUNT];
     enum linear_role roles[LINEAR_COUNT];
     char names[LINEAR_COUNT][128];
     int count;
@@ -175,28 +176,6 @@ static int measure(struct run *run, const struct tensor *weight, struct linear_j
     return rc;
 }
 
-/* One scale for all inputs: what the calibration set reached, as it will be stored. */
-static int set_input_scale(struct run *run, const struct layer_stats *stats, struct linear_job *job)
-{
-    struct qtensor *q = &job->result;
-    float most = 0, largest = q->scheme.input.number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f;
-
-    if (stats == NULL || (stats->flags & STATS_RANGE) == 0) {
-        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "a static input scale of %s needs calibration inputs", q->name);
-    }
-    float *absmax = malloc((size_t)stats->columns * sizeof(*absmax));
-    if (absmax == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld ranges", (long long)stats->columns);
-    }
-    int rc = run->p->gpu->ops->download(run->stream, absmax, stats->absmax.data, tensor_bytes(&stats->absmax));
-    for (int64_t i = 0; rc == 0 && i < stats->columns; i++) {
-        most = absmax[i] > most ? absmax[i] : most;
-    }
-    free(absmax);
-    q->input_scale = site_input_scale(most, largest, q->scheme.scale_dtype, job);
-    return rc;
-}
-
 /* From here on the block sees this linear's input as the runtime quantizes it. */
 static int place_input(struct run *run, struct block *block, enum linear_role role, const struct qtensor *q)
 {
@@ -254,17 +233,16 @@ static int take_result(struct run *run, struct block *block, struct site_jobs *s
     struct linear_job *job = &site->jobs[i];
     struct qtensor *q = &job->result;
     enum linear_role role = site->roles[i];
-    struct report_facts facts = {
-        .index = run->next_row, .layer = run->block_index, .method = site->solvers[i]->quantizer->name, .job = job};
-    int rc = 0;
+    struct report_facts facts = {.index = run->next_row,
+                                 .layer = run->block_index,
+                                 .method = site->solvers[i]->quantizer->name,
+                                 .job = job,
+                                 .input = site->inputs[i]};
 
     q->scheme.input = site->schemes[i].input;
     q->scheme.input_threshold = site->schemes[i].input_threshold;
     q->scheme.weight_dtype = site->schemes[i].weight_dtype;
-    if (q->scheme.input.number != GPU_NUMBER_NONE && !q->scheme.input.dynamic) {
-        rc = set_input_scale(run, stats, job);
-    }
-    rc = rc != 0 ? rc : site_scales(run, &block->linears[role], job);
+    int rc = site_scales(run, &block->linears[role], job);
     rc = rc != 0 ? rc : measure(run, &block->linears[role], job, stats, &facts);
     rc = rc != 0 ? rc : place_input(run, block, role, q);
     if (rc != 0) {
@@ -373,6 +351,7 @@ int site_solve(struct run *run, struct block *block, enum site site, const struc
 
     list_jobs(run, block, site, &jobs);
     int rc = solve_all(run, stats, site, &jobs);
+    rc = rc != 0 ? rc : site_inputs(run, site, stats, jobs.schemes, jobs.jobs, jobs.count, jobs.inputs);
     run_charge(run, PHASE_SOLVE, &mark, rc == 0 && jobs.count > 0 ? solve_flops(&jobs) : 0);
     for (int i = 0; i < jobs.count; i++) {
         rc = rc != 0 ? rc : take_result(run, block, &jobs, i, stats, rows);

@@ -157,9 +157,11 @@ unsigned site_wants(struct run *run, enum site site)
         const struct recipe_stage *solver =
             arch_linear_site[role] == site ? site_solver(run, (enum linear_role)role, &scheme) : NULL;
         if (solver != NULL) {
-            bool fixed = scheme.input.number != GPU_NUMBER_NONE && !scheme.input.dynamic;
+            unsigned ranges = !site_input_is_static(&scheme) ? 0
+                              : scheme.input_search          ? STATS_RANGE | STATS_SPREAD
+                                                             : STATS_RANGE;
             /* The Hessian is what output error is measured with, so every method gets it when there are inputs. */
-            wants |= quantizer_stats(solver->quantizer, solver->params) | STATS_HESSIAN | (fixed ? STATS_RANGE : 0);
+            wants |= quantizer_stats(solver->quantizer, solver->params) | STATS_HESSIAN | ranges;
             if (run->reference_hidden != NULL &&
                 recipe_stage_has_targets(solver, run->reference.set->sequences * run->reference.set->length,
                                          block_site_columns(run->config, site))) {
@@ -178,7 +180,12 @@ static int site_run(struct run *run, struct block *block, enum site site, struct
     int rc = 0;
 
     if (calibrated && wants != 0) {
-        rc = stats_init(&stats, wants & ~(unsigned)STATS_TARGET, block_site_columns(run->config, site), run->p->gpu);
+        const struct calibration_set *set = run->calibration.set;
+        rc = stats_init(&stats, wants & ~(unsigned)(STATS_TARGET | STATS_SPREAD), block_site_columns(run->config, site),
+                        run->p->gpu);
+        rc = rc != 0 || (wants & STATS_SPREAD) == 0
+                 ? rc
+                 : stats_init_spread(&stats, set->sequences * set->length, run->p->gpu);
         rc = rc != 0 || (wants & STATS_TARGET) == 0 ? rc : reference_init(run, site, &stats);
     }
     if (rc == 0 && calibrated) {

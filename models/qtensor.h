@@ -47,6 +47,7 @@ struct qscheme {
     enum dtype scale_dtype;  /* F32, F16 or BF16 */
     enum dtype weight_dtype; /* F32, F16 or BF16: the source's, which a reader may give the weight back in */
     struct gpu_input input;  /* how the runtime quantizes this linear's input; a static scale is in the tensor */
+    bool input_search;       /* static: its scale is chosen by what outputs lose, not by the largest input */
     float input_threshold;   /* INT8 inputs: columns that reach it pass as they are (index); 0 = none ever does */
 };
 

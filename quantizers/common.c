@@ -39,6 +39,8 @@ const struct params_row quant_input_rows[] = {
     {.name = NULL},
 };
 
+const char *const quant_input_range_names[] = {"output_error", "absmax", NULL};
+
 const struct params_row quant_common_rows[] = {
     QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .aliases = quant_bits_names,
               .help = "Bits of a weight's code."),

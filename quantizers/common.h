@@ -13,6 +13,12 @@
         .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__ \
     }
 
+/* The row of an int member input_range. */
+#define QUANT_INPUT_RANGE_ROW(struct_)                                                                                 \
+    QUANT_ROW(PARAMS_ENUM, struct_, input_range, "\"output_error\"", .choices = quant_input_range_names,               \
+              .help = "Range of static inputs: the one with which the linears that read them lose least, or all that " \
+                      "the calibration set reached.")
+
 /* What other programs call the parameters of integer grids. */
 extern const char *const quant_bits_names[], *const quant_group_names[], *const quant_sym_names[];
 

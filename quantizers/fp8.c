@@ -23,7 +23,7 @@ enum fp8_activation { FP8_NONE, FP8_DYNAMIC, FP8_STATIC };
 
 struct fp8_params {
     struct quant_base base;
-    int fmt, granularity, activation_scheme;
+    int fmt, granularity, activation_scheme, input_range;
     int64_t weight_block_size;
 };
 
@@ -73,6 +73,7 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
         .input = {.number = p->activation_scheme == FP8_NONE ? GPU_NUMBER_NONE : GPU_NUMBER_E4M3,
                   .dynamic = p->activation_scheme == FP8_DYNAMIC,
                   .run = block && p->activation_scheme == FP8_DYNAMIC ? size : 0},
+        .input_search = p->activation_scheme == FP8_STATIC && p->input_range == INPUT_RANGE_OUTPUT_ERROR,
     };
     return 0;
 }
@@ -158,6 +159,7 @@ static const struct params_row fp8_rows[] = {
               .help = "What shares a scale: a whole weight, an output channel, or a square block."),
     QUANT_ROW(PARAMS_ENUM, fp8_params, activation_scheme, "\"dynamic\"", .choices = activation_names,
               .help = "Inputs: left alone, one scale for each token at run time, or one calibrated scale."),
+    QUANT_INPUT_RANGE_ROW(fp8_params),
     QUANT_ROW(PARAMS_INT, fp8_params, weight_block_size, "128", .choices = block_choices,
               .help = "Side of a block when granularity is block."),
     {.name = NULL},

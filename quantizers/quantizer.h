@@ -8,6 +8,7 @@
 #include "gpu/gpu.h"
 #include "models/block.h"
 #include "models/qtensor.h"
+#include "quantizers/input_sample.h"
 
 /* Statistics a method may ask for (flags); gathered once per distinct input. */
 enum stats_flag {
@@ -16,6 +17,7 @@ enum stats_flag {
     STATS_RANGE = 1 << 1,   /* column absmax and mean |x| */
     STATS_SAMPLE = 1 << 2,  /* the first STATS_SAMPLE_TOKENS inputs themselves */
     STATS_TARGET = 1 << 3,  /* moments of what the float model has beyond these inputs; see `targets` below */
+    STATS_SPREAD = 1 << 4,  /* inputs that stand for all of them (input_sample.h) */
 };
 #define STATS_SAMPLE_TOKENS 512
 
@@ -27,6 +29,7 @@ struct layer_stats {
     struct tensor absmax;  /* F32 [n] */
     struct tensor absmean; /* F32 [n] */
     struct tensor sample;  /* F32 [min(tokens, STATS_SAMPLE_TOKENS), n] */
+    struct input_sample spread;
     /* What a linear's target needs of the float model, where its inputs are x_f and its outputs y_f:
      *   outputs > 0: (2/T) sum y x^T, F32 [outputs, n], y [outputs] being what the one linear's output lacks
      *   outputs == 0: (2/T) sum x (x_f - x)^T, F32 [n, n], for whichever linears read x. Valid after stats_finish. */
@@ -34,6 +37,8 @@ struct layer_stats {
     int64_t outputs;
 };
 int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu);
+/* Room for a sample of `tokens` inputs that are to come, beside what stats_init made. */
+int stats_init_spread(struct layer_stats *stats, int64_t tokens, const struct gpu *gpu);
 /* Add x [T, n] in fixed chunks. */
 int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *x);
 /* Room for the target's moments, beside what stats_init made. */
@@ -55,6 +60,9 @@ struct quant_base {
 extern const struct params_row quant_base_rows[];
 /* float_inputs, for methods that quantize inputs. */
 extern const struct params_row quant_input_rows[];
+/* How the range of static inputs is chosen: "input_range" of methods that can have them. */
+enum quant_input_range { INPUT_RANGE_OUTPUT_ERROR, INPUT_RANGE_ABSMAX };
+extern const char *const quant_input_range_names[];
 
 /* What methods on an integer grid take beyond it; their params struct begins with this. */
 struct quant_common {

@@ -35,6 +35,7 @@ struct smoothquant_params {
     int alpha_search, smooth_down, smooth_output; /* enum params_switch */
     bool activation_dynamic;
     int64_t activation_bits;
+    int input_range;
 };
 
 static const char *const bits_choices[] = {"8", "16", NULL};
@@ -55,6 +56,7 @@ static int amend(const void *params, struct qscheme *scheme)
         return err_set_hint(rc, "%s", grid ? "sym true, or activation_bits 16" : "activation_bits 16, or rtn or gptq");
     }
     scheme->input = (struct gpu_input){.number = GPU_NUMBER_INT8, .dynamic = p->activation_dynamic};
+    scheme->input_search = !p->activation_dynamic && p->input_range == INPUT_RANGE_OUTPUT_ERROR;
     return 0;
 }
 
@@ -430,6 +432,7 @@ static const struct params_row smoothquant_rows[] = {
               .help = "Bits of an input; 16 = inputs stay in float."),
     QUANT_ROW(PARAMS_BOOL, smoothquant_params, activation_dynamic, "true",
               .help = "One scale for each token at run time; else one calibrated scale for each linear."),
+    QUANT_INPUT_RANGE_ROW(smoothquant_params),
     {.name = NULL},
 };
 

@@ -36,6 +36,14 @@ int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const
     return 0;
 }
 
+int stats_init_spread(struct layer_stats *stats, int64_t tokens, const struct gpu *gpu)
+{
+    int rc = input_sample_init(&stats->spread, tokens, stats->columns, gpu);
+
+    stats->flags |= rc == 0 ? STATS_SPREAD : 0;
+    return rc;
+}
+
 int stats_init_target(struct layer_stats *stats, int64_t outputs, const struct gpu *gpu)
 {
     const int64_t shape[2] = {outputs > 0 ? outputs : stats->columns, stats->columns};
@@ -82,6 +90,7 @@ int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_strea
                          (long long)stats->columns);
     }
     rc = keep_sample(stats, gpu, stream, x);
+    rc = rc != 0 || (stats->flags & STATS_SPREAD) == 0 ? rc : input_sample_add(&stats->spread, gpu, stream, x);
     for (int64_t first = 0; rc == 0 && first < tokens; first += most) {
         struct tensor chunk = tensor_rows(x, first, tokens - first < most ? tokens - first : most);
         if ((stats->flags & STATS_HESSIAN) != 0) {
@@ -141,6 +150,7 @@ void stats_deinit(struct layer_stats *stats, const struct gpu *gpu)
     gpu_tensor_free(gpu, &stats->absmax);
     gpu_tensor_free(gpu, &stats->absmean);
     gpu_tensor_free(gpu, &stats->sample);
+    input_sample_deinit(&stats->spread, gpu);
     gpu_tensor_free(gpu, &stats->target);
     *stats = (struct layer_stats){0};
 }

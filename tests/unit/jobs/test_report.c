@@ -68,6 +68,44 @@ START_TEST(test_row_has_every_column)
 }
 END_TEST
 
+START_TEST(test_static_inputs_are_told)
+{
+    static const char *const columns[] = {"input_scale",        "input_range",         "input_error",
+                                          "input_error_absmax", "input_absmax_to_rms", "input_outlier"};
+    struct linear_job job = job_of("model.layers.1.mlp.up_proj");
+    struct report_facts facts = facts_of(&job);
+    json_t *row = report_row(&facts);
+
+    for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++) { /* none there are */
+        ck_assert_msg(json_is_null(json_object_get(row, columns[i])), "%s", columns[i]);
+    }
+    json_decref(row);
+    job.result.input_scale = 0.5f;
+    facts.input = (struct report_input){.known = true,
+                                        .range = {.scale = 0.5f, .share = 0.25, .error = 0.01, .error_whole = 0.04},
+                                        .absmax = 254,
+                                        .rms = 2,
+                                        .outlier = true};
+    row = report_row(&facts);
+    ck_assert_double_eq(number(row, "input_scale"), 0.5);
+    ck_assert_double_eq(number(row, "input_range"), 0.25);
+    ck_assert_double_eq(number(row, "input_error"), 0.01);
+    ck_assert_double_eq(number(row, "input_error_absmax"), 0.04);
+    ck_assert_double_eq(number(row, "input_absmax_to_rms"), 127);
+    ck_assert(json_is_true(json_object_get(row, "input_outlier")));
+    json_decref(row);
+    facts.input.range.error = facts.input.range.error_whole = NAN; /* nothing measured it */
+    facts.input.outlier = false;
+    row = report_row(&facts);
+    ck_assert(json_is_null(json_object_get(row, "input_error")));
+    ck_assert(json_is_null(json_object_get(row, "input_error_absmax")));
+    ck_assert(json_is_false(json_object_get(row, "input_outlier")));
+    ck_assert(json_is_false(json_object_get(row, "nonfinite")));
+    json_decref(row);
+    qtensor_deinit(&job.result);
+}
+END_TEST
+
 START_TEST(test_not_finite_is_null_and_said)
 {
     struct linear_job job = job_of("model.layers.1.mlp.up_proj");
@@ -161,5 +199,6 @@ START_TEST(test_worst_five_by_output)
 }
 END_TEST
 
-UNIT_MAIN("report", test_row_has_every_column, test_not_finite_is_null_and_said, test_zero_layer_is_exact,
-          test_no_inputs_no_output_error, test_totals_weigh_by_parameters, test_worst_five_by_output)
+UNIT_MAIN("report", test_static_inputs_are_told, test_row_has_every_column, test_not_finite_is_null_and_said,
+          test_zero_layer_is_exact, test_no_inputs_no_output_error, test_totals_weigh_by_parameters,
+          test_worst_five_by_output)
