@@ -12,8 +12,9 @@ import os
 import sys
 import time
 
-# GPTQModel counts half the cores as workers and needs two of them to load a model.
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="", GPTQMODEL_CPU_WORKERS="2")
+# GPTQModel counts half the cores as workers and needs two of them to load a model. Threads that wait leave their core to others.
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="", GPTQMODEL_CPU_WORKERS="2",
+                  OMP_WAIT_POLICY="PASSIVE")
 
 
 def read_calibration(path):

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AwqConfig
 import models
 import reference
 
-SCHEMES = {"g32-asym": (32, False), "g128-sym": (128, True), "channel-asym": (-1, False)}
+SCHEMES = {"g32-asym": (32, {"sym": False}), "g128-sym": (128, {"sym": True}), "channel-asym": (-1, {"sym": False}),
+           "g128-signed": (128, {"sym": True, "scale_search": "mse", "signed_scales": True})}
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +77,10 @@ def relative(found, expected):
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("architecture", ("llama-bias", "qwen3"))
 def test_loads(quantd, tokens, checkpoints, tmp_path, architecture, scheme):
-    group, sym = SCHEMES[scheme]
+    group, grid = SCHEMES[scheme]
     name = f"awq-{architecture}"
     models.make(architecture, checkpoints / name, torch.float16)
-    job = quantize(quantd, tokens, quantd.register(name), "awq", "awq", group_size=group, sym=sym)
+    job = quantize(quantd, tokens, quantd.register(name), "awq", "awq", group_size=group, **grid)
     folder = quantd.download(job, tmp_path / "artifact")
     model = load(folder)
     assert check_weights(model, folder) == 14
