@@ -1,5 +1,6 @@
 /* Report rows. relative_mse = |W-Wq|^2 / |W|^2; output_relative_mse = tr(dW H dW^T) / tr(W H W^T) on the calibration
- * inputs of the layer, H their second moment, so both are free of units and comparable between layers.
+ * inputs of the layer, H their second moment, so both are free of units and comparable between layers. dW is what the
+ * codes lack of what they stand for: of W, or of the target of the float model, which is not W.
  * rounding_mse + clipping_mse = mse: the part lost inside the grid's range and the part lost beyond its ends. */
 
 #include "jobs/report.h"
@@ -23,6 +24,8 @@ const char *const report_columns[] = {
     "bits_per_weight",
     "loss",
     "unrefined_loss",
+    "refined_loss",
+    "target",
     "mse",
     "rounding_mse",
     "clipping_mse",
@@ -119,6 +122,8 @@ json_t *report_row(const struct report_facts *f)
     json_object_set_new(row, "loss", isnan(f->job->loss) ? json_null() : number(f->job->loss, &nonfinite));
     json_object_set_new(row, "unrefined_loss",
                         f->job->refined ? number(f->job->unrefined_loss, &nonfinite) : json_null());
+    json_object_set_new(row, "refined_loss", f->job->refined ? number(f->job->refined_loss, &nonfinite) : json_null());
+    json_object_set_new(row, "target", json_string(f->job->aimed ? "float_model" : "weight"));
     set_errors(row, f, &nonfinite);
     set_input(row, f, &nonfinite);
     json_object_set_new(row, "damp_percent_used", f->job->damp_used > 0 ? json_real(f->job->damp_used) : json_null());

@@ -172,6 +172,7 @@ static int measure(struct run *run, const struct tensor *weight, struct linear_j
         facts->tokens = stats->tokens;
         rc = gpu->ops->output_error(run->stream, &facts->output_error, &facts->output_signal, weight, &job->dequantized,
                                     &stats->hessian);
+        facts->output_error = job->aimed ? job->aimed_error : facts->output_error;
     }
     return rc;
 }

@@ -386,6 +386,14 @@ static int solve_target(const struct input *input, struct linear_job *job)
         rc = quant_tick(context);
         rc = rc != 0 ? rc : sweep_again(input, job, &work);
     }
+    if (rc == 0 && job->aimed && !job->refined) { /* the sweep's loss counts the damping */
+        rc = quant_work_dequantize(context, &work);
+        rc = rc != 0 ? rc
+                     : context->gpu->ops->output_error(context->stream, &job->aimed_error, NULL, job->weight, &work.w,
+                                                       &input->stats->hessian);
+    } else {
+        job->aimed_error = job->loss;
+    }
     rc = rc != 0 ? rc : quant_work_take(context, &work, job);
     quant_work_deinit(&work, context->gpu);
     return rc;
@@ -409,7 +417,8 @@ static int solve_linear(const struct input *input, struct linear_job *job)
     job->damp_used = input->damp;
     const struct gptq_params *params = job->params;
     int rc = params->float_targets ? target_new(context, input->stats, &input->u, input->order, job, &target) : 0;
-    job->weight = target.data != NULL ? &target : weight;
+    job->aimed = target.data != NULL;
+    job->weight = job->aimed ? &target : weight;
     rc = rc != 0 ? rc : solve_target(input, job);
     job->weight = weight;
     gpu_tensor_free(context->gpu, &target);

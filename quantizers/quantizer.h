@@ -118,10 +118,13 @@ struct linear_job {
      * which result.codes waits for, its grid F32 [N,K/g], which the result has too, and the weight that they stand
      * for, F32 [N,K]. The caller's to free. */
     struct tensor codes, scale, zero, dequantized;
-    double loss;  /* the method's own objective, NAN if it has none */
-    bool refined; /* by coordinate descent, from */
-    double unrefined_loss;
-    double damp_used; /* 0 when not applicable */
+    double loss;           /* the method's own objective, NAN if it has none */
+    bool refined;          /* by coordinate descent: */
+    double unrefined_loss; /* what was lost before it */
+    double refined_loss;   /* after it, and before further sweeps; both as `loss`, without damping */
+    bool aimed;            /* at a target of the float model, not at weight */
+    double aimed_error;    /* tr((T - Wq) H (T - Wq)^T) of that target T */
+    double damp_used;      /* 0 when not applicable */
     double seconds;
     int64_t dead_columns;
     char fallback[96]; /* "" or why it was not done as asked: "rtn: hessian not positive definite" */

@@ -82,6 +82,7 @@ int search_refine(const struct solve_context *context, const struct tensor *h, s
     int rc = context->gpu->ops->descend(context->stream, &work->codes, &work->scale, &work->zero, job->weight, h,
                                         &work->grid, &spec, &job->unrefined_loss, &job->loss);
     job->refined = rc == 0;
+    job->refined_loss = job->loss;
     work->rounded = false;
     return rc != 0 ? err_pass(rc, "refine %s", job->name) : 0;
 }

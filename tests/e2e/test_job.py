@@ -32,7 +32,9 @@ def check_report(answer, saved):
     rows = report["layers"]
     equal(len(rows), 28, "rows in the report")
     for row in rows:
-        true(0 < row["relative_mse"] < 0.05, "relative error of %s: %r" % (row["module"], row["relative_mse"]))
+        # Codes that aim at the float model's output stand for another weight.
+        most = {"weight": 0.05, "float_model": 0.15}[row["target"]]
+        true(0 < row["relative_mse"] < most, "relative error of %s: %r" % (row["module"], row["relative_mse"]))
         true(0 < row["output_relative_mse"] < 0.05, "output error of %s" % row["module"])
         equal(row["bits"], 4, "bits")
         true(abs(row["rounding_mse"] + row["clipping_mse"] - row["mse"]) <= 1e-6 * row["mse"] + 1e-15,

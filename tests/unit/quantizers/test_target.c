@@ -254,6 +254,9 @@ START_TEST(targets_pay)
             struct tensor at = tensor_2d(target, DTYPE_F32, N, K);
             double lost = loss_of(&aimed.result, &at, &stats.hessian, i == 2 ? 0 : 0.01);
             ck_assert_near(aimed.loss, lost, 0.01 * lost);
+            lost = loss_of(&aimed.result, &at, &stats.hessian, 0);
+            ck_assert(aimed.aimed && !plain.aimed);
+            ck_assert_near(aimed.aimed_error, lost, 1e-3 * lost);
             free(target);
             stats_free(&p.rig, &stats);
             qtensor_deinit(&aimed.result);
