@@ -14,6 +14,7 @@
 struct bench {
     struct rig rig;
     struct model *model;
+    struct model_config config;
     struct block block;
     struct block_scratch *scratch;
     struct tensor x, in;
@@ -22,7 +23,24 @@ struct bench {
     enum site site;
 };
 
-static void bench_open(struct bench *b)
+/* k and v of its own for each query head. */
+static void ungroup(struct bench *b)
+{
+    int64_t size = b->config.head_dim, heads = b->config.num_heads, group = heads / b->config.num_kv_heads;
+
+    for (int role = LINEAR_K; role <= LINEAR_V; role++) {
+        struct tensor *w = &b->block.linears[role], more = rig_tensor(&b->rig, DTYPE_F32, heads * size, w->shape[1]);
+        size_t bytes = (size_t)(size * w->shape[1]) * sizeof(float);
+        for (int64_t head = 0; head < heads; head++) {
+            memcpy(floats(&more) + head * size * w->shape[1], floats(w) + head / group * size * w->shape[1], bytes);
+        }
+        gpu_tensor_free(&b->rig.gpu, w);
+        *w = more;
+    }
+    b->config.num_kv_heads = heads;
+}
+
+static void bench_open_heads(struct bench *b, bool grouped)
 {
     int root = open(TEST_DATA, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
@@ -32,7 +50,12 @@ static void bench_open(struct bench *b)
     ck_assert_rc_ok(model_open(root, "tiny-llama", &b->model));
     close(root);
     ck_assert_rc_ok(block_load(b->model, 1, &b->rig.gpu, b->rig.stream, &b->block));
-    ck_assert_rc_ok(block_scratch_new(model_config(b->model), 1, LENGTH, &b->rig.gpu, b->rig.stream, &b->scratch));
+    b->config = *model_config(b->model);
+    b->block.config = &b->config;
+    if (!grouped) {
+        ungroup(b);
+    }
+    ck_assert_rc_ok(block_scratch_new(&b->config, 1, LENGTH, &b->rig.gpu, b->rig.stream, &b->scratch));
     int64_t hidden = model_config(b->model)->hidden_size, wide = model_config(b->model)->intermediate_size;
     b->x = rig_random(&b->rig, LENGTH, hidden, 3);
     b->in = rig_tensor(&b->rig, DTYPE_F32, LENGTH, wide);
@@ -40,6 +63,11 @@ static void bench_open(struct bench *b)
         floats(&b->x)[t * hidden + 7] *= 60;
         floats(&b->x)[t * hidden + 100] *= 30;
     }
+}
+
+static void bench_open(struct bench *b)
+{
+    bench_open_heads(b, true);
 }
 
 static void bench_close(struct bench *b)
@@ -143,8 +171,7 @@ static const struct qscheme int8_inputs = {.kind = QTENSOR_INT,
                                            .scale_dtype = DTYPE_F32,
                                            .input = {GPU_NUMBER_INT8, false, 0, 0}};
 
-/* Every site that can be folded, every kind of alpha: the block's output is what it was. */
-START_TEST(function_is_kept)
+static void keeps_function(bool grouped)
 {
     static const char *const texts[] = {
         "{}",
@@ -154,7 +181,7 @@ START_TEST(function_is_kept)
         "{\"smooth_down\":true,\"smooth_output\":true,\"smoothing_strength\":1}",
     };
     struct bench b;
-    bench_open(&b);
+    bench_open_heads(&b, grouped);
     b.scheme = int8_inputs;
     struct tensor before = rig_tensor(&b.rig, DTYPE_F32, LENGTH, b.x.shape[1]);
     struct tensor after = rig_tensor(&b.rig, DTYPE_F32, LENGTH, b.x.shape[1]);
@@ -166,6 +193,8 @@ START_TEST(function_is_kept)
         for (int site = 0; site < SITE_COUNT; site++) {
             rewrite(&b, (enum site)site, texts[i]);
         }
+        ck_assert(b.block.changed_norms[NORM_ATTENTION] && b.block.changed_linears[LINEAR_UP]);
+        ck_assert_int_eq(b.block.changed_linears[LINEAR_O], !grouped);
         double error = 0, signal = 0;
         memcpy(after.data, b.x.data, tensor_bytes(&after));
         ck_assert_rc_ok(block_forward(&b.block, b.scratch, &after));
@@ -179,6 +208,13 @@ START_TEST(function_is_kept)
     gpu_tensor_free(&b.rig.gpu, &before);
     gpu_tensor_free(&b.rig.gpu, &after);
     bench_close(&b);
+}
+
+/* Every site that can be folded, every kind of alpha: the block's output is what it was. */
+START_TEST(function_is_kept)
+{
+    keeps_function(true);
+    keeps_function(false);
 }
 END_TEST
 
