@@ -26,6 +26,7 @@ ARTIFACTS = {
     "packed-w4": ("gptq", {"bits": 4, "group_size": 64}, "compressed-tensors"),
     "packed-w4-skips": ("gptq", {"bits": 4, "group_size": 64, **SKIPS}, "compressed-tensors"),
     "int8-inputs": ("smoothquant", {}, "compressed-tensors"),
+    "int8-inputs-static": ("smoothquant", {"activation_dynamic": False}, "compressed-tensors"),
     "int8-inputs-skips": ("smoothquant", {"overrides": [{"match": "*.layers.1.*", "skip": True}]}, "compressed-tensors"),
     "gptq": ("gptq", {"bits": 4, "group_size": 64}, "gptq"),
     "gptq-skips": ("gptq", {"bits": 4, "group_size": 64, **SKIPS}, "gptq"),
