@@ -11,7 +11,7 @@
 
 /* The whole range is an outlier's where it leaves the root mean square fewer steps than this, or where the one that is
  * taken is no more than this share of it and loses no more than half. */
-#define STEPS_MIN 4
+#define STEPS_MIN 2
 #define SHARE_MAX 0.25
 #define GAIN_MIN 2.0
 
