@@ -353,8 +353,8 @@ END_TEST
 /* Cutting ranges never costs output, helps where one weight is far out, and leaves q and k alone. */
 START_TEST(clip_in_solve)
 {
-    static const char *const off = "{\"bits\":3,\"group_size\":64,\"clip\":false}";
-    static const char *const on = "{\"bits\":3,\"group_size\":64}";
+    static const char *const off = "{\"bits\":3,\"group_size\":64,\"clip\":false,\"refine_rounds\":0}";
+    static const char *const on = "{\"bits\":3,\"group_size\":64,\"refine_rounds\":0}";
     const struct quantizer *awq = quantizer_find("awq");
     struct rig rig;
     rig_open(&rig, 2);

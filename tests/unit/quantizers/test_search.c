@@ -155,7 +155,7 @@ START_TEST(refinement_and_signs)
 
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         char text[200];
-        snprintf(text, sizeof(text), "%s}", texts[i][1]);
+        snprintf(text, sizeof(text), "%s,\"refine_rounds\":0}", texts[i][1]);
         struct linear_job plain = solved(&p, texts[i][0], text, true);
         snprintf(text, sizeof(text), "%s,\"refine_rounds\":2}", texts[i][1]);
         struct linear_job refined = solved(&p, texts[i][0], text, true);
