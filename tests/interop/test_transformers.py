@@ -104,9 +104,6 @@ def test_gptq(quantd, tokens, checkpoints, tmp_path, format_, bits, signed):
 
 # ---- a trained checkpoint -------------------------------------------------------------------------------------------
 
-BETTER = {"signed_scales": True, "refine_rounds": 2}
-
-
 @pytest.fixture(scope="module")
 def trained(quantd, shared):
     """(model id, evaluation windows, file id for calibration, file id for evaluation)"""
@@ -119,12 +116,12 @@ def trained(quantd, shared):
 @pytest.mark.parametrize("format_, bits, group", [("compressed-tensors", 4, 128), ("compressed-tensors", 3, 128), ("compressed-tensors", 2, 64),
                                                   ("gptq", 4, 128), ("gptq", 2, 64)])
 def test_trained(quantd, trained, tmp_path, format_, bits, group):
-    """With scales of both signs, transformers' perplexity is quantd's own to 0.3 %."""
+    """By default scales have both signs; transformers' perplexity is quantd's own to 0.3 %."""
     model, windows, calibration, evaluation = trained
     if format_ == "gptq":
         need_gptqmodel()
     job = quantd.run({
-        "model": model, "method": "gptq", "quantization": {"bits": bits, "group_size": group, "sym": True, **BETTER},
+        "model": model, "method": "gptq", "quantization": {"bits": bits, "group_size": group, "sym": True},
         "output": {"format": format_},
         "calibration": {"file_id": calibration, "num_samples": 0, "sequence_length": 256, "packing": False, "shuffle": False},
         "evaluation": {"file_id": evaluation}})

@@ -18,7 +18,6 @@ AGREE = 3e-3
 WINDOWS, LENGTH = 32, 256
 PYTHON = pathlib.Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "python"
 
-NEGATIVE = {"signed_scales": True, "refine_rounds": 2}
 SKIPS = {"overrides": [{"match": "*.down_proj", "skip": True}]}
 # name: (method, parameters, format)
 ARTIFACTS = {
@@ -33,14 +32,13 @@ ARTIFACTS = {
     "gptq_v2": ("gptq", {"bits": 4, "group_size": 64, "sym": True}, "gptq_v2"),
     "awq": ("awq", {"group_size": 64}, "awq"),
     "awq-skips": ("awq", {"group_size": 64, "overrides": [{"match": "model.layers.1.mlp.*", "skip": True}]}, "awq"),
-    "packed-w4-negative": ("gptq", {"bits": 4, "group_size": 128, **NEGATIVE}, "compressed-tensors"),
-    "int8-inputs-negative": (["smoothquant", "gptq"], {**NEGATIVE}, "compressed-tensors"),
-    "gptq-negative": ("gptq", {"bits": 4, "group_size": 128, **NEGATIVE}, "gptq"),
-    "gptq_v2-negative": ("gptq", {"bits": 4, "group_size": 128, **NEGATIVE}, "gptq_v2"),
-    "awq-negative": ("gptq", {"bits": 4, "group_size": 128, **NEGATIVE}, "awq"),
+    "int8-inputs-gptq": (["smoothquant", "gptq"], {}, "compressed-tensors"),
+    "packed-w4-best": ("gptq", {"bits": 4, "group_size": 128, "quality": "best"}, "compressed-tensors"),
+    "awq-gptq": ("gptq", {"bits": 4, "group_size": 128}, "awq"),
     "mixture": ("gptq", {"bits": 4, "group_size": 64, "overrides": [{"match": "*.down_proj", "group_size": 128}]}, "compressed-tensors"),
 }
-EXTRA = {"gptq_v2", "gptq_v2-negative"}  # with --full alone
+EXTRA = {"gptq_v2"}  # with --full alone
+NEGATIVE = {"packed-w4", "packed-w4-best", "int8-inputs-gptq", "gptq", "gptq_v2", "awq-gptq"}  # have scales of both signs
 
 
 def chosen():
@@ -69,7 +67,7 @@ def found(quantd, shared, tmp_path_factory):
             "calibration": {"file_id": calibration, "num_samples": 64, "sequence_length": 256, "packing": False, "shuffle": False},
             "evaluation": {"file_id": evaluation, "sequence_length": LENGTH}})
         said[name], folders[str(quantd.download(job, folder / name))] = job["result"]["perplexity_after"], name
-        assert "signed_scales" not in parameters or least_scale(folder / name) < 0
+        assert name not in NEGATIVE or least_scale(folder / name) < 0
     done = subprocess.run([PYTHON, pathlib.Path(__file__).with_name("vllm_loader.py"), ids, *folders], capture_output=True, text=True,
                           timeout=1200)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"folder"')]
