@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Loss of quantd's GPTQ beside that of other programs: same checkpoint, calibration set, bits and evaluator; prints a table for each.
 
-    peers.py [--models tiny-llama,..] [--shapes w4g128,..] [--only NAME,..] [--threads 2] [--cache FOLDER]
+    peers.py [--models tiny-llama,..] [--shapes w4g128,..] [--only NAME,..] [--parts] [--threads 2] [--cache FOLDER]
 
 Every artifact is decoded to float32 weights from its tensors (tests/interop/reference.py) and run by transformers in float32 over the
 evaluation set: mean KL(float || quantized) and perplexity over all predicted positions, the definition of quantd's own figures. What
@@ -32,13 +32,21 @@ MODELS = ("tiny-llama", "tiny-llama-outlier")
 # name: (bits, group size, symmetric)
 SHAPES = {"w4g128": (4, 128, True), "w3g128": (3, 128, True), "w2g64": (2, 64, True), "w4g128-asym": (4, 128, False)}
 
-# quantd's rows: (name, method, parameters beside the shape, whether for symmetric grids alone). The first is what ratios refer to.
+# quantd's rows: (method, parameters beside the shape). The first is what ratios refer to. Asymmetric grids go without signed_scales.
 QUANTD = [
-    ("gptq, fast", "gptq", {}, False),
-    ("signed_scales", "gptq", {"signed_scales": True}, True),
-    ("refine_rounds 2", "gptq", {"refine_rounds": 2}, False),
-    ("signed_scales, refine_rounds 2", "gptq", {"signed_scales": True, "refine_rounds": 2}, True),
-    ("awq, then gptq", ["awq", "gptq"], {}, False),
+    ("gptq", {"quality": "fast"}),
+    ("gptq", {"quality": "default"}),
+    ("gptq", {"quality": "best"}),
+    (["awq", "gptq"], {"quality": "fast"}),
+    (["awq", "gptq"], {"quality": "default"}),
+]
+# With --parts: what each part of the presets is worth by itself.
+PARTS = [
+    ("gptq", {"quality": "fast", "signed_scales": True}),
+    ("gptq", {"quality": "fast", "float_targets": True, "residual_correction": 0}),
+    ("gptq", {"quality": "fast", "float_targets": True, "residual_correction": 0.5}),
+    ("gptq", {"quality": "fast", "refine_rounds": 2}),
+    ("gptq", {"quality": "fast", "refine_rounds": 2, "resweep": 1}),
 ]
 # (name in peers_quantize.py, environment)
 PEERS = [("llmcompressor", ".venv-peers"), ("llmcompressor-imatrix", ".venv-peers"), ("gptqmodel", ".venv"), ("autoround", ".venv-peers")]
@@ -76,6 +84,21 @@ class Evaluator:
         self.model.load_state_dict(weights, strict=True)
         _, nll, kl = self.losses()
         return kl, float(np.exp(nll))
+
+
+def rows_of(shape, parts):
+    """quantd's rows for a shape, without those that are one there."""
+    rows = []
+    for method, parameters in QUANTD + (PARTS if parts else []):
+        row = (method, {name: value for name, value in parameters.items() if shape[2] or name != "signed_scales"})
+        if row not in rows:
+            rows.append(row)
+    return rows
+
+
+def name_of(method, parameters):
+    words = [method if isinstance(method, str) else ", then ".join(method)]
+    return ", ".join(words + [name if value is True else f"{name} {value}" for name, value in parameters.items()])
 
 
 def first_line(error):
@@ -128,7 +151,7 @@ class Table:
     def __init__(self, title, perplexity):
         self.base, self.float = None, perplexity
         print(f"\n{title}, float perplexity {perplexity:.4f}\n")
-        print("| | s | KL | of quantd fast | perplexity loss |\n|---|---|---|---|---|", flush=True)
+        print("| | s | KL | of the first row | perplexity loss |\n|---|---|---|---|---|", flush=True)
 
     def row(self, name, seconds, kl, perplexity):
         self.base = self.base or kl
@@ -152,9 +175,10 @@ def tables(args, daemon, shared, scratch):
         for shape_name in args.shapes:
             shape = SHAPES[shape_name]
             table = Table(f"{model} {shape_name}", evaluator.float_perplexity)
-            for i, (name, method, parameters, symmetric) in enumerate(QUANTD):
-                if symmetric and not shape[2] or args.only and i > 0 and "quantd" not in args.only:
-                    continue
+            for i, (method, parameters) in enumerate(rows_of(shape, args.parts)):
+                if args.only and i > 0 and "quantd" not in args.only:
+                    break
+                name = name_of(method, parameters)
                 try:
                     artifact, seconds, said = run_quantd(daemon, uploads, registered, shape, method, parameters,
                                                          scratch / f"{model}-{shape_name}-{i}")
@@ -185,6 +209,7 @@ def main():
     parser.add_argument("--models", type=listed, default=list(MODELS))
     parser.add_argument("--shapes", type=listed, default=list(SHAPES))
     parser.add_argument("--only", type=listed, default=[])
+    parser.add_argument("--parts", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=pathlib.Path)
     args = parser.parse_args()
