@@ -13,23 +13,23 @@
  * and by a fifth at 3 and 2; exponents of 2 and 2.4 gained less at 2 bits.
  *
  * An input that is never active (H_jj = 0) has its weights zeroed. Linears that read the same input share H, the order
- * and U. When H cannot be factored the damping climbs, tenfold up to 1, then small diagonal elements are raised to a
- * floor, then rounding to nearest takes over. It also does where it loses less, which is rare: a greedy sweep promises
- * nothing. Both are named in the report. */
+ * and U (gptq_input.c). When H cannot be factored rounding to nearest takes over. It also does where it loses less,
+ * which is rare: a greedy sweep promises nothing. Both are named in the report.
+ *
+ * Beyond the paper, as `quality` has it: what is rounded is not W but the weight that comes nearest to the float
+ * model's output (target.c); scales take the sign that suits their group; after the sweep, scales and codes descend on
+ * the loss one at a time (search_refine), which never raises it; and the sweep may run again over the scales that this
+ * left. */
 
-#include "quantizers/search.h"
+#include "quantizers/gptq_input.h"
 #include "quantizers/target.h"
 
 #include "base/err.h"
 #include "base/ids.h"
 
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
-#define SEARCH_NORM 3.0  /* of the search for scales */
-#define FLOOR_FIRST 1e-6 /* of the diagonal's maximum; tenfold at each try */
-#define FLOOR_TRIES 6
+#define SEARCH_NORM 3.0 /* of the search for scales */
 /* Rows that the comparison with rounding takes at once, and how far apart two equal sums may come out. */
 #define GUARD_ROWS 256
 #define GUARD_SLICES 8
@@ -48,189 +48,9 @@ struct gptq_params {
     int quality; /* enum quality */
 };
 
-/* What the linears of one input share. */
-struct input {
-    const struct solve_context *context;
-    const struct layer_stats *stats;
-    float *diagonal;          /* host [K] */
-    int32_t *order;           /* host [K]; NULL = columns as they lie */
-    struct tensor u;          /* F32 [K,K]; no data: not factored */
-    struct tensor importance; /* F32 [K]: diag H, what an error in a column costs */
-    double damp;              /* that made it work */
-    char note[96];            /* "", or what had to be done beyond damping */
-};
-
-struct ranked {
-    float weight;
-    int32_t column;
-};
-
-static int falling(const void *a, const void *b)
-{
-    const struct ranked *x = a, *y = b;
-
-    if (x->weight != y->weight) {
-        return x->weight < y->weight ? 1 : -1;
-    }
-    return x->column < y->column ? -1 : x->column > y->column;
-}
-
-/* Columns by falling diagonal, ties by index. */
-static int input_order(struct input *input)
-{
-    int64_t n = input->stats->columns;
-    struct ranked *ranks = malloc((size_t)n * sizeof(*ranks));
-
-    input->order = malloc((size_t)n * sizeof(*input->order));
-    if (ranks == NULL || input->order == NULL) {
-        free(ranks);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to order %lld columns", (long long)n);
-    }
-    for (int64_t i = 0; i < n; i++) {
-        ranks[i] = (struct ranked){input->diagonal[i], (int32_t)i};
-    }
-    qsort(ranks, (size_t)n, sizeof(*ranks), falling);
-    for (int64_t i = 0; i < n; i++) {
-        input->order[i] = ranks[i].column;
-    }
-    free(ranks);
-    return 0;
-}
-
-/* Factor h with one damping; ERR_NOT_POSITIVE_DEFINITE when it takes more. */
-static int input_try(struct input *input, const struct tensor *h, double damp)
-{
-    const struct gpu_factor spec = {.damp_percent = damp, .order = input->order};
-    int rc = input->context->gpu->ops->factor(input->context->stream, &input->u, h, &spec);
-
-    if (rc == 0) {
-        input->damp = damp;
-    }
-    return rc;
-}
-
-/* Raise the diagonal elements of h below least; dead columns stay dead. */
-static int raise_diagonal(const struct input *input, const struct tensor *h, float least)
-{
-    const struct solve_context *context = input->context;
-    int64_t n = input->stats->columns;
-    int rc = 0;
-
-    for (int64_t j = 0; rc == 0 && j < n; j++) {
-        if (input->diagonal[j] != 0 && input->diagonal[j] < least) {
-            float *at = (float *)h->data + j * (n + 1);
-            rc = context->gpu->ops->upload(context->stream, at, &least, sizeof(least));
-        }
-    }
-    return rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
-}
-
-/* The last resort: full damping over a floored diagonal of a copy of h. */
-static int input_floor(struct input *input)
-{
-    const struct solve_context *context = input->context;
-    int64_t n = input->stats->columns;
-    struct tensor h = {0};
-    float top = 0;
-
-    for (int64_t j = 0; j < n; j++) {
-        top = input->diagonal[j] > top ? input->diagonal[j] : top;
-    }
-    int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, (const int64_t[]){n, n}, &h);
-    rc = rc != 0 ? rc : context->gpu->ops->convert(context->stream, &h, &input->stats->hessian);
-    double share = FLOOR_FIRST;
-    bool climbing = rc == 0;
-    for (int i = 0; climbing && i < FLOOR_TRIES; i++) {
-        rc = raise_diagonal(input, &h, (float)(share * (double)top));
-        rc = rc != 0 ? rc : input_try(input, &h, 1.0);
-        climbing = rc == ERR_NOT_POSITIVE_DEFINITE;
-        if (rc == 0) {
-            snprintf(input->note, sizeof(input->note), "diagonal of the hessian raised to %.0e of its maximum", share);
-        }
-        share *= 10;
-    }
-    gpu_tensor_free(context->gpu, &h);
-    return rc;
-}
-
-/* Climb the ladder of damping. An input that no step of it can factor is left without u. */
-static int input_factor(struct input *input, double damp_percent)
-{
-    const struct gpu *gpu = input->context->gpu;
-    int64_t n = input->stats->columns;
-    double damp = damp_percent;
-
-    int rc = gpu_tensor_raw(gpu, DTYPE_F32, 2, (const int64_t[]){n, n}, &input->u);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = input_try(input, &input->stats->hessian, damp);
-    while (rc == ERR_NOT_POSITIVE_DEFINITE && damp < 1.0) {
-        damp = damp * 10 < 1.0 ? damp * 10 : 1.0;
-        rc = quant_tick(input->context);
-        rc = rc != 0 ? rc : input_try(input, &input->stats->hessian, damp);
-    }
-    if (rc == ERR_NOT_POSITIVE_DEFINITE) {
-        rc = input_floor(input);
-    }
-    if (rc == ERR_NOT_POSITIVE_DEFINITE) {
-        snprintf(input->note, sizeof(input->note), "rtn: hessian not positive definite");
-        gpu_tensor_free(gpu, &input->u);
-        return 0;
-    }
-    return rc;
-}
-
-static int input_check(const struct input *input, const char *name)
-{
-    const struct layer_stats *stats = input->stats;
-    int64_t index;
-
-    if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
-        return err_set_module(err_raise(ERR_INSUFFICIENT_CALIBRATION, "gptq needs calibration inputs for %s", name),
-                              name);
-    }
-    int rc = input->context->gpu->ops->find_nonfinite(input->context->stream, &index, &stats->hessian);
-    if (rc == 0 && index >= 0) {
-        rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
-                                      (long long)(index / stats->columns), (long long)(index % stats->columns)),
-                            name);
-        (void)err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
-    }
-    return rc;
-}
-
-static int input_init(struct input *input, const struct linear_job *first)
-{
-    const struct gptq_params *params = first->params;
-
-    int rc = input_check(input, first->name);
-    if (rc != 0) {
-        return rc;
-    }
-    input->diagonal = malloc((size_t)input->stats->columns * sizeof(*input->diagonal));
-    if (input->diagonal == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a diagonal of %lld", (long long)input->stats->columns);
-    }
-    rc = input->context->gpu->ops->diagonal(input->context->stream, input->diagonal, &input->stats->hessian);
-    if (rc == 0 && params->act_order) {
-        rc = input_order(input);
-    }
-    rc = rc != 0 ? rc : search_importance(input->context, input->stats, &input->importance);
-    return rc != 0 ? rc : input_factor(input, params->damp_percent);
-}
-
-static void input_deinit(struct input *input)
-{
-    free(input->diagonal);
-    free(input->order);
-    gpu_tensor_free(input->context->gpu, &input->importance);
-    gpu_tensor_free(input->context->gpu, &input->u);
-}
-
 /* The weight's rows again in work->w, dead columns zeroed. */
-static int load_rows(const struct input *input, const struct linear_job *job, const struct tensor *w, int64_t first,
-                     int64_t *dead)
+static int load_rows(const struct gptq_input *input, const struct linear_job *job, const struct tensor *w,
+                     int64_t first, int64_t *dead)
 {
     const struct solve_context *context = input->context;
     struct tensor weight = tensor_rows(job->weight, first, w->shape[0]);
@@ -264,7 +84,7 @@ static void rounding_deinit(const struct gpu *gpu, struct rounding *r)
 }
 
 /* What `count` rows from `first` lose on the inputs when rounded. w [N,K] is scratch. */
-static int rounding_rows(const struct input *input, const struct linear_job *job, const struct rounding *r,
+static int rounding_rows(const struct gptq_input *input, const struct linear_job *job, const struct rounding *r,
                          const struct tensor *w, int64_t first, int64_t count, double *error)
 {
     const struct solve_context *context = input->context;
@@ -282,7 +102,7 @@ static int rounding_rows(const struct input *input, const struct linear_job *job
 }
 
 /* What min-max rounding loses on the inputs, or as much of it as is enough. Uses work->w. */
-static int rounding_error(const struct input *input, const struct linear_job *job, const struct quant_work *work,
+static int rounding_error(const struct gptq_input *input, const struct linear_job *job, const struct quant_work *work,
                           double enough, double *error)
 {
     const struct gpu *gpu = input->context->gpu;
@@ -305,7 +125,7 @@ static int rounding_error(const struct input *input, const struct linear_job *jo
 }
 
 /* Min-max rounding in place of the sweep. */
-static int take_rounding(const struct input *input, struct linear_job *job, struct quant_work *work)
+static int take_rounding(const struct gptq_input *input, struct linear_job *job, struct quant_work *work)
 {
     const struct solve_context *context = input->context;
 
@@ -319,7 +139,7 @@ static int take_rounding(const struct input *input, struct linear_job *job, stru
 /* The sweep's codes, unless min-max rounding loses less. The sweep's loss counts the damping too, so it is an
  * upper bound of what the sweep lost: rounding is measured row slice by row slice until it has lost as much, which is
  * usually soon. Only if it never does is the sweep's own error worth computing. */
-static int choose_codes(const struct input *input, struct linear_job *job, struct quant_work *work)
+static int choose_codes(const struct gptq_input *input, struct linear_job *job, struct quant_work *work)
 {
     const struct gptq_params *params = job->params;
     const struct solve_context *context = input->context;
@@ -343,7 +163,7 @@ static int choose_codes(const struct input *input, struct linear_job *job, struc
 }
 
 /* Sweep once more over the grid that refinement moved, refine again, and take what loses less. */
-static int sweep_again(const struct input *input, struct linear_job *job, struct quant_work *best)
+static int sweep_again(const struct gptq_input *input, struct linear_job *job, struct quant_work *best)
 {
     const struct gptq_params *params = job->params;
     const struct solve_context *context = input->context;
@@ -370,7 +190,7 @@ static int sweep_again(const struct input *input, struct linear_job *job, struct
 }
 
 /* job->weight is the target here. */
-static int solve_target(const struct input *input, struct linear_job *job)
+static int solve_target(const struct gptq_input *input, struct linear_job *job)
 {
     const struct gptq_params *params = job->params;
     const struct solve_context *context = input->context;
@@ -399,7 +219,7 @@ static int solve_target(const struct input *input, struct linear_job *job)
     return rc;
 }
 
-static int solve_linear(const struct input *input, struct linear_job *job)
+static int solve_linear(const struct gptq_input *input, struct linear_job *job)
 {
     const struct solve_context *context = input->context;
     const struct tensor *weight = job->weight;
@@ -455,21 +275,25 @@ static const char *preset(const void *values)
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count)
 {
-    struct input input = {.context = context, .stats = stats};
+    struct gptq_input input;
     double start = clock_monotonic_seconds();
 
     if (count == 0) {
         return 0;
     }
+    const struct gptq_params *params = jobs[0].params;
     int rc = quant_tick(context);
-    rc = rc != 0 ? rc : input_init(&input, &jobs[0]);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = gptq_input_init(context, stats, jobs[0].name, params->damp_percent, params->act_order, &input);
     double shared = (clock_monotonic_seconds() - start) / count;
     for (int i = 0; rc == 0 && i < count; i++) {
         rc = quant_tick(context);
         rc = rc != 0 ? rc : solve_linear(&input, &jobs[i]);
         jobs[i].seconds += shared;
     }
-    input_deinit(&input);
+    gptq_input_deinit(&input);
     return rc;
 }
 
