@@ -276,6 +276,9 @@ json_t *recipe_parameters_json(const struct recipe *recipe)
         json_object_update(all, own);
         json_decref(own);
     }
+    if (recipe->override_count > 0) {
+        json_object_set_new(all, "overrides", recipe_overrides_json(recipe, all));
+    }
     json_object_set_new(all, "kv_cache", kv_cache_json(&recipe->cache));
     return all;
 }

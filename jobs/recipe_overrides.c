@@ -170,6 +170,42 @@ void recipe_parse_overrides(const json_t *quantization, bool sound, const char *
     }
 }
 
+/* Lists belong to the model, or hold for an override as they hold for the rest. */
+static bool is_scalar(const struct params_row *row)
+{
+    return row->type != PARAMS_STRINGS && row->type != PARAMS_JSON;
+}
+
+/* Say in `item` what the override's parameters are and would not be, were they read next to `all`. */
+static void fill_override(const struct recipe_stage *solver, const json_t *all, json_t *item)
+{
+    json_t *own = params_json(solver->quantizer->params, solver->params);
+    const char *key, *name;
+    json_t *value;
+
+    json_object_foreach(own, key, value)
+    {
+        const struct params_row *row = params_find(solver->quantizer->params, key);
+        const json_t *usual = json_object_get(all, key);
+        if (is_scalar(row) && usual != NULL && !json_equal(usual, value) && params_member(row, item, &name) == NULL) {
+            json_object_set(item, key, value);
+        }
+    }
+    json_decref(own);
+}
+
+json_t *recipe_overrides_json(const struct recipe *recipe, const json_t *all)
+{
+    json_t *list = json_deep_copy(recipe_base(recipe)->overrides);
+
+    for (int i = 0; i < recipe->override_count; i++) {
+        if (recipe->overrides[i].solver.quantizer != NULL) {
+            fill_override(&recipe->overrides[i].solver, all, json_array_get(list, (size_t)i));
+        }
+    }
+    return list;
+}
+
 static void collect_pattern(struct recipe *recipe, const char *text, const char *pointer, struct faults *faults)
 {
     int rc = patterns_add(recipe->patterns, text);

@@ -102,6 +102,54 @@ START_TEST(echoes_are_read_back)
 }
 END_TEST
 
+/* A recipe read back gives every override the parameters it had: those of a preset, and another method's defaults. */
+START_TEST(echoed_overrides_are_read_back)
+{
+    static const struct {
+        const char *method, *quantization;
+    } rows[] = {
+        {"'gptq'", "{'overrides':[{'match':'*','quality':'fast'}]}"},
+        {"'gptq'", "{'quality':'fast','overrides':[{'match':'*','quality':'best'},{'match':'a','skip':true}]}"},
+        {"'gptq'", "{'overrides':[{'match':'a','skip':true},{'match':'*','symmetric':false}]}"},
+        {"'gptq'", "{'overrides':[{'match':'*','scale_search':'minmax','quality':'best'}]}"},
+        {"'gptq'", "{'bits':3,'overrides':[{'match':'*','method':'awq','refine_rounds':5}]}"},
+        {"'rtn'", "{'overrides':[{'match':'*','method':'gptq'}]}"},
+        {"'awq'", "{'overrides':[{'match':'*','method':'gptq','quality':'best'}]}"},
+        {"['awq','gptq']", "{'overrides':[{'match':'*','quality':'fast','num_bits':8}]}"},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct faults faults = {0};
+        struct recipe recipe = recipe_of(rows[i].method, rows[i].quantization), again;
+        json_t *method = recipe_method_json(&recipe), *parameters = recipe_parameters_json(&recipe);
+        int rc = recipe_parse(method, parameters, "", "", &faults, &again);
+        ck_assert_msg(rc == 0, "%s %s: %s %s", rows[i].method, rows[i].quantization, faults.items[0].param,
+                      faults.items[0].detail);
+        for (int k = 0; k < recipe.override_count; k++) {
+            const struct recipe_stage *had = &recipe.overrides[k].solver, *has = &again.overrides[k].solver;
+            ck_assert_ptr_eq(had->quantizer, has->quantizer);
+            if (had->quantizer != NULL) {
+                json_t *before = params_json(had->quantizer->params, had->params);
+                json_t *after = params_json(has->quantizer->params, has->params);
+                json_object_del(before, "overrides");
+                json_object_del(after, "overrides");
+                char *text = json_dumps(parameters, JSON_COMPACT);
+                ck_assert_msg(json_equal(before, after), "%s %s: %s", rows[i].method, rows[i].quantization, text);
+                free(text);
+                json_decref(before);
+                json_decref(after);
+            }
+        }
+        json_t *echo = recipe_parameters_json(&again);
+        ck_assert(json_equal(echo, parameters));
+        json_decref(echo);
+        recipe_deinit(&again);
+        recipe_deinit(&recipe);
+        json_decref(method);
+        json_decref(parameters);
+    }
+}
+END_TEST
+
 static const struct {
     const char *method, *quantization, *pointer;
     int code;
@@ -293,5 +341,6 @@ START_TEST(held_against_a_model)
 }
 END_TEST
 
-UNIT_MAIN("jobs/recipe", names_and_lists, echoes_are_read_back, every_fault_has_its_place, several_faults_at_once,
-          overrides_in_order, who_needs_calibration, held_against_a_model)
+UNIT_MAIN("jobs/recipe", names_and_lists, echoes_are_read_back, echoed_overrides_are_read_back,
+          every_fault_has_its_place, several_faults_at_once, overrides_in_order, who_needs_calibration,
+          held_against_a_model)
