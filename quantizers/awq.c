@@ -476,6 +476,9 @@ static void check(const void *params, const char *pointer, struct faults *faults
 
 static const struct params_row awq_rows[] = {
     SEARCH_REFINE_ROWS("false", "2"),
+    QUANT_ROW(PARAMS_INT, quant_common, refine_tokens, "8", .min = 0, .max = 4096,
+              .help = "With refine_rounds: calibration tokens for each input column from which on a linear is refined; "
+                      "over fewer, descent follows what is particular to them."),
     QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .aliases = quant_bits_names,
               .help = "Bits of a weight's code."),
     QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices, .aliases = quant_group_names,

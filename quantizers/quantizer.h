@@ -72,6 +72,7 @@ struct quant_common {
     bool sym;
     bool signed_scales;    /* a search tries scales of either sign; symmetric grids */
     int64_t refine_rounds; /* of coordinate descent on the output error, after all else */
+    int64_t refine_tokens; /* for each input column, from which on rounded weights are refined */
     bool mse_search;       /* its row is the method's own, since its default is */
     int scale_search;      /* enum quant_search of quantizers/search.h; 0: as mse_search says */
 };

@@ -186,6 +186,22 @@ static int contest_try(struct contest *c, const struct linear_job *job, enum qua
     return rc;
 }
 
+/* Rounding follows the weights, descent the calibration set alone, and over few tokens it leaves the weights for it. */
+static bool may_refine(const struct layer_stats *stats, struct linear_job *job)
+{
+    const struct quant_common *common = job->params;
+
+    if (stats == NULL || common->refine_rounds == 0) {
+        return false;
+    }
+    if ((double)stats->tokens < (double)common->refine_tokens * (double)stats->columns) {
+        snprintf(job->note, sizeof(job->note), "not refined: %lld calibration tokens for %lld inputs",
+                 (long long)stats->tokens, (long long)stats->columns);
+        return false;
+    }
+    return true;
+}
+
 int search_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job,
                  const enum quant_search *searches, int count)
 {
@@ -198,7 +214,7 @@ int search_solve(const struct solve_context *context, const struct layer_stats *
     }
     if (rc == 0) {
         job->loss = count > 1 ? contest.least : NAN;
-        rc = stats != NULL ? search_refine(context, &stats->hessian, job, &contest.best) : 0;
+        rc = may_refine(stats, job) ? search_refine(context, &stats->hessian, job, &contest.best) : 0;
     }
     rc = rc != 0 ? rc : quant_work_take(context, &contest.best, job);
     if (rc == 0) {

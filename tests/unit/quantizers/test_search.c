@@ -148,7 +148,7 @@ START_TEST(refinement_and_signs)
         {"rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false"},
         {"gptq", "{\"bits\":2,\"group_size\":64"},
         {"gptq", "{\"bits\":3,\"group_size\":-1,\"sym\":false"},
-        {"awq", "{\"bits\":4,\"group_size\":64,\"sym\":true,\"scale_search\":\"mse\""},
+        {"awq", "{\"bits\":4,\"group_size\":64,\"sym\":true,\"scale_search\":\"mse\",\"refine_tokens\":0"},
     };
     struct problem p;
     problem_open(&p, 40, 192);
@@ -183,5 +183,27 @@ START_TEST(refinement_and_signs)
 }
 END_TEST
 
+/* Over fewer tokens than refine_tokens for each input rounded weights stay as they are, and the job says so. */
+START_TEST(few_tokens_refine_nothing)
+{
+    struct problem p;
+    problem_open(&p, 40, 192);
+
+    for (int few = 0; few < 2; few++) {
+        p.stats.tokens = 8 * 192 - few;
+        struct linear_job job = solved(&p, "awq", "{\"bits\":4,\"group_size\":64}", true);
+        struct linear_job plain = solved(&p, "awq", "{\"bits\":4,\"group_size\":64,\"refine_rounds\":0}", true);
+        ck_assert_int_eq(job.refined, few == 0);
+        ck_assert_str_eq(job.note, few ? "not refined: 1535 calibration tokens for 192 inputs" : "");
+        ck_assert_str_eq(plain.note, "");
+        bool same = memcmp(job.result.codes, plain.result.codes, (size_t)(40 * 192)) == 0;
+        ck_assert_int_eq(same, few);
+        qtensor_deinit(&job.result);
+        qtensor_deinit(&plain.result);
+    }
+    problem_close(&p);
+}
+END_TEST
+
 UNIT_MAIN("quantizers/search", searches_of_rtn, searches_of_gptq_and_awq, what_it_needs, contradictions_are_named,
-          refinement_and_signs)
+          refinement_and_signs, few_tokens_refine_nothing)
