@@ -184,6 +184,8 @@ static int sweep_again(const struct gptq_input *input, struct linear_job *job, s
         *best = work;
         work = kept;
         job->loss = again.loss;
+        snprintf(job->fallback, sizeof(job->fallback), "%s",
+                 input->note); /* rounding's codes, if it took over, are gone */
     }
     quant_work_deinit(&work, context->gpu);
     return rc;
@@ -265,6 +267,9 @@ static const char *preset(const void *values)
     case QUALITY_FAST:
         return "{\"signed_scales\":false,\"refine_rounds\":0,\"float_targets\":false}";
     case QUALITY_BEST:
+        if (params->common.refine_rounds == 0) { /* given so: nothing for further sweeps to start from */
+            return signs ? NULL : "{\"signed_scales\":false}";
+        }
         return signs ? "{\"refine_rounds\":4,\"resweep\":2}"
                      : "{\"refine_rounds\":4,\"resweep\":2,\"signed_scales\":false}";
     default:
@@ -310,6 +315,10 @@ static void check(const void *values, const char *pointer, struct faults *faults
 
     quant_common_check(values, pointer, faults);
     search_check(&params->common, true, pointer, faults);
+    if (params->resweep > 0 && params->common.refine_rounds == 0) {
+        refuse(faults, pointer, "resweep",
+               "\"resweep\" sweeps over the grid that refinement left: it needs \"refine_rounds\" of 1 or more");
+    }
     if (params->desc_act) {
         refuse(faults, pointer, "desc_act",
                "\"desc_act\" is not offered: it regroups columns and needs an index (g_idx) that runtimes drop; "
