@@ -107,7 +107,7 @@ static bool searches_inputs(const struct recipe *recipe, const struct recipe_sta
            recipe_amended_scheme(recipe, solver, rows, cols, &scheme) == 0 && scheme.input_search;
 }
 
-/* What a search for static inputs' ranges takes: a sample of inputs, two more of its size, and their outputs. */
+/* What a search for static inputs' ranges takes: a sample of inputs, one more of its size, and their outputs. */
 static int64_t range_bytes(const struct job_spec *spec, const struct model_config *config, const struct sizes *s)
 {
     const struct recipe *recipe = &spec->recipe;
@@ -116,7 +116,7 @@ static int64_t range_bytes(const struct job_spec *spec, const struct model_confi
     for (int i = 0; !any && i < recipe->override_count; i++) {
         any = searches_inputs(recipe, &recipe->overrides[i].solver, config);
     }
-    return any ? INPUT_SAMPLE_ROWS * (3 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
+    return any ? INPUT_SAMPLE_ROWS * (2 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
 }
 
 void memory_plan_of(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,

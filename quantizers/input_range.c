@@ -24,7 +24,6 @@ struct trial {
     int count;
     struct gpu_input input;
     struct tensor share;   /* F32 [T]: root of what each row stands for */
-    struct tensor minus;   /* F32 [T,K]: -x */
     struct tensor lost;    /* F32 [T,K]: Q(x) - x */
     struct tensor product; /* F32 [T * widest N] */
     double *signals;       /* host [count]: sum |x W^T|^2 */
@@ -33,46 +32,26 @@ struct trial {
 static void trial_deinit(struct trial *t)
 {
     gpu_tensor_free(t->context->gpu, &t->share);
-    gpu_tensor_free(t->context->gpu, &t->minus);
     gpu_tensor_free(t->context->gpu, &t->lost);
     gpu_tensor_free(t->context->gpu, &t->product);
     free(t->signals);
 }
 
-static int upload_rows(const struct trial *t, const struct tensor *to, const float *rows)
+/* The root of what each row stands for. */
+static int fill_share(struct trial *t)
 {
     const struct gpu_ops *ops = t->context->gpu->ops;
-    int rc = ops->upload(t->context->stream, to->data, rows, tensor_bytes(to));
-
-    return rc != 0 ? rc : ops->stream_sync(t->context->stream);
-}
-
-/* minus = -x, and each row's share. */
-static int fill(struct trial *t)
-{
-    const struct gpu_ops *ops = t->context->gpu->ops;
-    int64_t rows = t->minus.shape[0];
+    int64_t rows = t->sample->rows.shape[0];
     float *values = malloc((size_t)rows * sizeof(*values));
-    struct tensor minus_one = {0};
 
     if (values == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld shares", (long long)rows);
     }
+    input_sample_weights(t->sample, values);
     for (int64_t i = 0; i < rows; i++) {
-        values[i] = -1;
+        values[i] = sqrtf(values[i]);
     }
-    int rc = gpu_tensor_raw(t->context->gpu, DTYPE_F32, 1, &rows, &minus_one);
-    rc = rc != 0 ? rc : upload_rows(t, &minus_one, values);
-    rc = rc != 0 ? rc : ops->convert(t->context->stream, &t->minus, &t->sample->rows);
-    rc = rc != 0 ? rc : ops->scale(t->context->stream, &t->minus, &minus_one, NULL);
-    if (rc == 0) {
-        input_sample_weights(t->sample, values);
-        for (int64_t i = 0; i < rows; i++) {
-            values[i] = sqrtf(values[i]);
-        }
-        rc = upload_rows(t, &t->share, values);
-    }
-    gpu_tensor_free(t->context->gpu, &minus_one);
+    int rc = ops->upload(t->context->stream, t->share.data, values, tensor_bytes(&t->share));
     free(values);
     return rc;
 }
@@ -116,10 +95,9 @@ static int trial_init(struct trial *t)
     t->signals = calloc((size_t)t->count, sizeof(*t->signals));
     int rc = t->signals == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d sums", t->count)
                                 : gpu_tensor_raw(gpu, DTYPE_F32, 1, &rows, &t->share);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, t->sample->rows.shape, &t->minus);
     rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, t->sample->rows.shape, &t->lost);
     rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, (const int64_t[]){rows, widest}, &t->product);
-    rc = rc != 0 ? rc : fill(t);
+    rc = rc != 0 ? rc : fill_share(t);
     return rc != 0 ? rc : measure_signals(t);
 }
 
@@ -131,7 +109,7 @@ static int try_scale(struct trial *t, double *error)
 
     int rc = quant_tick(t->context);
     rc = rc != 0 ? rc : ops->quantize_input(t->context->stream, &t->lost, &t->sample->rows, NULL, &t->input);
-    rc = rc != 0 ? rc : ops->add(t->context->stream, &t->lost, &t->minus);
+    rc = rc != 0 ? rc : ops->combine(t->context->stream, &t->lost, 1, &t->lost, -1, &t->sample->rows);
     rc = rc != 0 ? rc : ops->scale(t->context->stream, &t->lost, &t->share, NULL);
     for (int i = 0; rc == 0 && i < t->count; i++) {
         if (t->signals[i] > 0) { /* weights of zeros lose nothing */
