@@ -196,19 +196,6 @@ static void open_reader(struct run *run)
     }
 }
 
-/* Some linear may take its target from the float model: the one of fewest inputs does if any. */
-static bool has_targets(const struct run *run)
-{
-    const struct calibration_set *set = run->p->calibration;
-    int64_t narrowest = INT64_MAX;
-
-    for (int site = 0; site < SITE_COUNT; site++) {
-        int64_t columns = block_site_columns(run->config, (enum site)site);
-        narrowest = columns < narrowest ? columns : narrowest;
-    }
-    return recipe_has_targets(&run->p->spec->recipe, set->sequences * set->length, narrowest);
-}
-
 static int open_run(struct run *run)
 {
     const struct pipeline *p = run->p;
@@ -222,8 +209,8 @@ static int open_run(struct run *run)
     if (rc == 0 && p->calibration != NULL) {
         rc = flow_init(&run->calibration, p->calibration, run);
     }
-    if (rc == 0 && p->calibration != NULL && has_targets(run)) {
-        rc = flow_init_second(&run->reference, &run->calibration, run);
+    if (rc == 0 && p->calibration != NULL) {
+        rc = reference_open(run);
     }
     if (rc == 0 && p->evaluation != NULL) {
         rc = flow_init(&run->evaluation, p->evaluation, run);

@@ -23,6 +23,20 @@ static const enum linear_role writers[SITE_COUNT] = {
     [SITE_DOWN] = LINEAR_DOWN,
 };
 
+int reference_open(struct run *run)
+{
+    const struct calibration_set *set = run->calibration.set;
+    int64_t narrowest = INT64_MAX;
+
+    for (int site = 0; site < SITE_COUNT; site++) {
+        int64_t columns = block_site_columns(run->config, (enum site)site);
+        narrowest = columns < narrowest ? columns : narrowest;
+    }
+    return recipe_has_targets(&run->p->spec->recipe, set->sequences * set->length, narrowest)
+               ? flow_init_second(&run->reference, &run->calibration, run)
+               : 0;
+}
+
 int reference_init(struct run *run, enum site site, struct layer_stats *stats)
 {
     int64_t outputs = 0, inputs;

@@ -117,6 +117,8 @@ int sites_solve(struct run *run, struct block *block, struct block_items *items,
 unsigned site_wants(struct run *run, enum site site);
 
 /* --- reference.c: the calibration set through the open block in float, next to the quantized path */
+/* The flow of the path, where some linear takes its target from the float model: then the one of fewest inputs does. */
+int reference_open(struct run *run);
 /* Room in stats for a site's targets. */
 int reference_init(struct run *run, enum site site, struct layer_stats *stats);
 /* The block as the reference path sees it: linears that were solved, as they were. */

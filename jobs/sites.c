@@ -181,8 +181,7 @@ static int site_run(struct run *run, struct block *block, enum site site, struct
 
     if (calibrated && wants != 0) {
         const struct calibration_set *set = run->calibration.set;
-        rc = stats_init(&stats, wants & ~(unsigned)(STATS_TARGET | STATS_SPREAD), block_site_columns(run->config, site),
-                        run->p->gpu);
+        rc = stats_init(&stats, wants, block_site_columns(run->config, site), run->p->gpu);
         rc = rc != 0 || (wants & STATS_SPREAD) == 0
                  ? rc
                  : stats_init_spread(&stats, set->sequences * set->length, run->p->gpu);
@@ -216,7 +215,7 @@ int sites_solve(struct run *run, struct block *block, struct block_items *items,
         release_passed(run, (enum site)site);
         rc = rc != 0 || site != SITE_ATTENTION ? rc : site_cache(run, block, items);
     }
-    for (int site = 0; rc != 0 && site < SITE_COUNT; site++) {
+    for (int site = 0; site < SITE_COUNT; site++) { /* what a failure left */
         reference_release(run, (enum site)site);
     }
     bool last = run->block_index + 1 == run->config->num_layers; /* nobody reads what it would give */

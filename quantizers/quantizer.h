@@ -36,6 +36,7 @@ struct layer_stats {
     struct tensor target;
     int64_t outputs;
 };
+/* STATS_TARGET and STATS_SPREAD need more than the number of columns: stats_init_target, stats_init_spread. */
 int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu);
 /* Room for a sample of `tokens` inputs that are to come, beside what stats_init made. */
 int stats_init_spread(struct layer_stats *stats, int64_t tokens, const struct gpu *gpu);

@@ -13,7 +13,7 @@
 
 int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu)
 {
-    struct layer_stats made = {.flags = flags, .columns = columns};
+    struct layer_stats made = {.flags = flags & ~(unsigned)(STATS_TARGET | STATS_SPREAD), .columns = columns};
     const int64_t square[2] = {columns, columns};
     int rc = 0;
 
