@@ -127,24 +127,6 @@ static int solve_linear(const struct solve_context *context, const struct layer_
     return rc;
 }
 
-static int check_input(const struct solve_context *context, const struct layer_stats *stats, const char *name)
-{
-    int64_t index = -1;
-
-    if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
-        return err_set_module(err_raise(ERR_INSUFFICIENT_CALIBRATION, "aqlm needs calibration inputs for %s", name),
-                              name);
-    }
-    int rc = context->gpu->ops->find_nonfinite(context->stream, &index, &stats->hessian);
-    if (rc == 0 && index >= 0) {
-        rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
-                                      (long long)(index / stats->columns), (long long)(index % stats->columns)),
-                            name);
-        (void)err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
-    }
-    return rc;
-}
-
 static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
                  int count)
 {
@@ -154,7 +136,7 @@ static int solve(const struct solve_context *context, const struct layer_stats *
         return 0;
     }
     int rc = quant_tick(context);
-    rc = rc != 0 ? rc : check_input(context, stats, jobs[0].name);
+    rc = rc != 0 ? rc : quant_check_hessian(context, stats, "aqlm", jobs[0].name);
     rc = rc != 0 ? rc : codebooks_diagonal(context, stats, &diagonal);
     for (int i = 0; rc == 0 && i < count; i++) {
         double start = clock_monotonic_seconds();

@@ -138,6 +138,25 @@ int quant_check_finite(const struct solve_context *context, const struct linear_
     return rc;
 }
 
+int quant_check_hessian(const struct solve_context *context, const struct layer_stats *stats, const char *method,
+                        const char *name)
+{
+    int64_t index = -1;
+
+    if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
+        return err_set_module(
+            err_raise(ERR_INSUFFICIENT_CALIBRATION, "%s needs calibration inputs for %s", method, name), name);
+    }
+    int rc = context->gpu->ops->find_nonfinite(context->stream, &index, &stats->hessian);
+    if (rc == 0 && index >= 0) {
+        rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
+                                      (long long)(index / stats->columns), (long long)(index % stats->columns)),
+                            name);
+        (void)err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
+    }
+    return rc;
+}
+
 int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
                      struct qtensor *q)
 {

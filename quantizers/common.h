@@ -60,6 +60,10 @@ int quant_tile_encode(const struct solve_context *context, const struct tensor *
 float quant_store_scale(float scale, enum dtype dtype);
 /* ERR_NON_FINITE_VALUE names the first NaN or Inf of job's weight. */
 int quant_check_finite(const struct solve_context *context, const struct linear_job *job);
+/* The Hessian that `method` needs for the linear `name`: ERR_INSUFFICIENT_CALIBRATION where stats have none (stats may
+ * be NULL), ERR_NON_FINITE_VALUE where it is not finite; both name the linear. */
+int quant_check_hessian(const struct solve_context *context, const struct layer_stats *stats, const char *method,
+                        const char *name);
 /* Ask the caller whether to go on. */
 int quant_tick(const struct solve_context *context);
 

@@ -133,30 +133,11 @@ static int input_factor(struct gptq_input *input, double damp_percent)
     return rc;
 }
 
-static int input_check(const struct gptq_input *input, const char *name)
-{
-    const struct layer_stats *stats = input->stats;
-    int64_t index;
-
-    if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
-        return err_set_module(err_raise(ERR_INSUFFICIENT_CALIBRATION, "gptq needs calibration inputs for %s", name),
-                              name);
-    }
-    int rc = input->context->gpu->ops->find_nonfinite(input->context->stream, &index, &stats->hessian);
-    if (rc == 0 && index >= 0) {
-        rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
-                                      (long long)(index / stats->columns), (long long)(index % stats->columns)),
-                            name);
-        (void)err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
-    }
-    return rc;
-}
-
 int gptq_input_init(const struct solve_context *context, const struct layer_stats *stats, const char *first,
                     double damp_percent, bool act_order, struct gptq_input *input)
 {
     *input = (struct gptq_input){.context = context, .stats = stats};
-    int rc = input_check(input, first);
+    int rc = quant_check_hessian(context, stats, "gptq", first);
     if (rc != 0) {
         return rc;
     }
