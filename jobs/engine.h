@@ -6,9 +6,9 @@
  * store. */
 
 #include "jobs/jobs.h"
-#include "jobs/spec.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
+#include "pipeline/spec.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

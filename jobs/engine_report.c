@@ -6,9 +6,9 @@
 
 #include "base/err.h"
 #include "jobs/analysis.h"
-#include "jobs/pipeline.h"
-#include "jobs/report.h"
 #include "jobs/task.h"
+#include "pipeline/pipeline.h"
+#include "pipeline/report.h"
 
 #include <string.h>
 

@@ -6,8 +6,8 @@
 #include "jobs/task.h"
 
 #include "base/err.h"
-#include "jobs/memory_plan.h"
-#include "jobs/report.h"
+#include "pipeline/memory_plan.h"
+#include "pipeline/report.h"
 
 #include <malloc.h>
 #include <math.h>

@@ -8,7 +8,7 @@
 
 #include "base/err.h"
 #include "base/fs.h"
-#include "jobs/report.h"
+#include "pipeline/report.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  * pipeline's ear, publish.c makes the artifact. */
 
 #include "jobs/engine.h"
-#include "jobs/pipeline.h"
+#include "pipeline/pipeline.h"
 
 #define TASK_CALIBRATION_LOG "calibration.tok"
 #define TASK_EVALUATION_LOG "evaluation.tok"

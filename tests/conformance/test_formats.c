@@ -1,8 +1,8 @@
 /* What the face promises of every artifact format, over every row of the registry: a result that is accepted comes back
  * from an independent reader exactly; one that is not is refused with the reason and with the formats that can. */
 
-#include "tests/unit/storage/checkpoint.h"
-#include "tests/unit/storage/encode.h"
+#include "tests/unit/formats/checkpoint.h"
+#include "tests/unit/formats/encode.h"
 
 static const int64_t groups[] = {-1, 32, 64, 128};
 static const struct {

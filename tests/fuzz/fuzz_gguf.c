@@ -3,7 +3,7 @@
  * with one text for each id and no text at two. */
 
 #include "base/err.h"
-#include "storage/gguf.h"
+#include "formats/gguf.h"
 
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* Module patterns: the first line is a module's path, each other line a pattern -> patterns_add, patterns_bind. Bound
  * and direct answers agree, and a second binding says the same. */
 
-#include "jobs/pattern.h"
+#include "pipeline/pattern.h"
 
 #include <stdint.h>
 #include <stdlib.h>

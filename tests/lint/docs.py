@@ -23,7 +23,7 @@ def main():
         "api.md": set(re.findall(r'"(/(?:v1/)?[a-z][^" ]*)"', routes)) | set(
             re.findall(r'^ERR\(\w+, "(\w+)"', (root / "base" / "err.def").read_text(), re.MULTILINE)) - INTERNAL,
         "methods.md": names(root, "quantizers", r'^    \.name = "(\w+)"'),
-        "formats.md": names(root, "storage", r'^    \.name = "([\w-]+)",\n    \.title'),
+        "formats.md": names(root, "formats", r'^    \.name = "([\w-]+)",\n    \.title'),
     }
     missing = 0
     for page, expected in wanted.items():

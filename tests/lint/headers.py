@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tree
 
-FLOORS = ("base", "gpu", "models", "quantizers", "storage", "jobs", "api", "daemon")
+FLOORS = ("base", "gpu", "models", "quantizers", "formats", "pipeline", "storage", "jobs", "api", "daemon")
 PACKAGES = ("jansson", "libcrypto", "libpcre2-8", "libutf8proc", "sqlite3", "libmicrohttpd", "libuv")
 FLAGS = ["-std=gnu17", "-D_GNU_SOURCE", '-DQUANTD_VERSION="0"', "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
          "-fsyntax-only", "-x", "c"]

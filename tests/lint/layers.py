@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Includes point down the house only. Usage: layers.py ROOT
 
-base <- gpu <- models <- { quantizers | storage } <- jobs <- api <- daemon; quantizers and storage never see each other.
+base <- gpu <- models <- { quantizers | formats } <- pipeline <- jobs <- api <- daemon, and base <- storage <- jobs:
+quantizers, formats and storage never see each other, and pipeline sees no storage.
 Inside gpu, cpu/ and cuda/ see the face and not each other.
 """
 
@@ -14,8 +15,10 @@ BELOW = {"base": []}
 BELOW["gpu"] = ["base"]
 BELOW["models"] = BELOW["gpu"] + ["gpu"]
 BELOW["quantizers"] = BELOW["models"] + ["models"]
-BELOW["storage"] = BELOW["models"] + ["models"]
-BELOW["jobs"] = BELOW["models"] + ["models", "quantizers", "storage"]
+BELOW["formats"] = BELOW["models"] + ["models"]
+BELOW["pipeline"] = BELOW["models"] + ["models", "quantizers", "formats"]
+BELOW["storage"] = ["base"]
+BELOW["jobs"] = BELOW["pipeline"] + ["pipeline", "storage"]
 BELOW["api"] = BELOW["jobs"] + ["jobs"]
 BELOW["daemon"] = BELOW["api"] + ["api"]
 
@@ -46,9 +49,10 @@ def faults(name, text):
 def self_test():
     bad = {
         "base/a.c": ["gpu/gpu.h", "storage/storage.h"],
-        "models/a.c": ["storage/format.h", "quantizers/quantizer.h"],
-        "quantizers/a.c": ["storage/format.h", "jobs/jobs.h"],
-        "storage/a.c": ["quantizers/quantizer.h", "../base/err.h", "store.h", "tests/unit/unit.h"],
+        "models/a.c": ["formats/format.h", "quantizers/quantizer.h"],
+        "quantizers/a.c": ["formats/format.h", "jobs/jobs.h"],
+        "pipeline/a.c": ["storage/storage.h", "jobs/jobs.h"],
+        "storage/a.c": ["models/model.h", "formats/format.h", "../base/err.h", "store.h", "tests/unit/unit.h"],
         "api/a.c": ["daemon/config.h"],
         "gpu/cpu/a.c": ["gpu/cuda/b.h"],
     }

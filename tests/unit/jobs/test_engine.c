@@ -1,6 +1,6 @@
 /* The engine as the api floor meets it: models, jobs from request to artifact, refusals, cancellation, deletion. */
 
-#include "jobs/report.h"
+#include "pipeline/report.h"
 #include "tests/unit/jobs/support.h"
 
 #include <sys/stat.h>

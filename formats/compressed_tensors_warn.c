@@ -1,0 +1,74 @@
+/* Forms of compressed-tensors that a runtime of the format refuses, or takes for less than they are. */
+
+#include "formats/compressed_tensors.h"
+
+#include <stdlib.h>
+
+#define VLLM_BLOCK 128
+
+static bool is_block(const struct format_module *m)
+{
+    return m != NULL && m->scheme.kind == QTENSOR_FLOAT8 && !m->scheme.per_channel;
+}
+
+static void warn_form(const struct format_config *config, json_t *warnings)
+{
+    bool weights_alone = false, other_side = false;
+
+    for (int i = 0; i < config->count; i++) {
+        if (is_block(&config->modules[i])) {
+            weights_alone = weights_alone || config->modules[i].scheme.input.number == GPU_NUMBER_NONE;
+            other_side = other_side || config->modules[i].scheme.group_size != VLLM_BLOCK;
+        }
+    }
+    if (weights_alone) {
+        format_warn(warnings, "not_in_vllm",
+                    "vLLM stops with an assertion on FP8 blocks whose inputs are not quantized; transformers loads "
+                    "them. For vLLM: activation_scheme dynamic, or granularity per_channel");
+    }
+    if (other_side) {
+        format_warn(warnings, "not_in_vllm",
+                    "vLLM has kernels for FP8 blocks of %d x %d; of others it may stop with an assertion. "
+                    "transformers loads them. For vLLM: weight_block_size %d",
+                    VLLM_BLOCK, VLLM_BLOCK, VLLM_BLOCK);
+    }
+}
+
+/* vLLM lays fused linears on top of each other: all but the last must end where a block ends. */
+static int warn_edges(const struct format_config *config, json_t *warnings)
+{
+    static const enum linear_role inner[] = {LINEAR_Q, LINEAR_K, LINEAR_GATE};
+    const struct format_module **table = NULL;
+    int64_t layers = model_config(config->model)->num_layers;
+    int rc = format_module_table(config, &table);
+    const struct format_module *found = NULL;
+
+    for (int64_t i = 0; rc == 0 && found == NULL && i < layers; i++) {
+        for (size_t k = 0; found == NULL && k < sizeof(inner) / sizeof(inner[0]); k++) {
+            const struct format_module *m = table[i * LINEAR_COUNT + inner[k]];
+            found = is_block(m) && m->rows % m->scheme.group_rows != 0 ? m : NULL;
+        }
+    }
+    if (found != NULL) {
+        format_warn(warnings, "not_in_vllm",
+                    "vLLM joins q, k and v, and gate and up, and refuses FP8 blocks of %lld when the %lld outputs of "
+                    "%.100s are not a multiple of it; transformers loads them. For vLLM: granularity per_channel",
+                    (long long)found->scheme.group_rows, (long long)found->rows, found->name);
+    }
+    free(table);
+    return rc;
+}
+
+int ct_warn(const struct format_config *config, json_t *warnings)
+{
+    warn_form(config, warnings);
+    if (config->cache.number != GPU_NUMBER_NONE) {
+        format_warn(warnings, "cache_scales",
+                    config->cache.number == GPU_NUMBER_INT8
+                        ? "vLLM refuses INT8 cache scales, and transformers 5.24 with compressed-tensors 0.20 drops "
+                          "them and keeps a float cache; transformers 5.20 with 0.17 reads them"
+                        : "transformers 5.24 with compressed-tensors 0.20 drops the cache scales and keeps a float "
+                          "cache; vLLM, and transformers 5.20 with 0.17, read them");
+    }
+    return warn_edges(config, warnings);
+}

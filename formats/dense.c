@@ -1,0 +1,242 @@
+/* Any result as an ordinary checkpoint: M.weight with what its codes stand for, in the model's own type, and no
+ * quantization_config. Loads wherever the model does and saves nothing; what a result does to inputs or to the cache is
+ * not part of it.
+ *
+ * Tables of values, which no runtime of today loads, go into quantd-tables.bin too, a safetensors container under
+ * another suffix so that no loader takes it for weights. For each such module, in the names of SqueezeLLM (Kim et al.
+ * 2023, arXiv 2306.07629):
+ *   M.lookup_table  F32 [N, 2^b]
+ *   M.qweight       I32 [ceil(K*b/32), N]   codes as one little-endian stream down K, as gptq packs them
+ *   M.rows, M.cols, M.vals  I32 [N + 1], I32 [nnz], F32 [nnz]: weights kept apart as a CSR matrix that is added to what
+ *                           the codes stand for; absent without any */
+
+#include "formats/export.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "models/pack.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TABLES_FILE "quantd-tables.bin"
+
+static enum dtype scale_dtype(enum dtype model_dtype)
+{
+    return model_dtype == DTYPE_F16 || model_dtype == DTYPE_BF16 ? model_dtype : DTYPE_F32;
+}
+
+static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+{
+    struct qtensor q;
+
+    return qtensor_describe("weight", scheme, rows, cols, 0, &q);
+}
+
+static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                   struct format_tensor out[FORMAT_TENSORS_MAX])
+{
+    out[0] = (struct format_tensor){".weight", scheme->scale_dtype, 2, {rows, cols}};
+    return 1;
+}
+
+static int encode(const struct qtensor *q, int index, void *out)
+{
+    int64_t count = q->rows * q->cols;
+    float *w = malloc((size_t)count * sizeof(*w));
+    int rc = 0;
+
+    (void)index;
+    if (w == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", q->name);
+    }
+    qtensor_dequantize(q, w);
+    for (int64_t i = 0; rc == 0 && i < count; i++) {
+        if (!isfinite(dtype_round(w[i], q->scheme.scale_dtype))) {
+            rc = err_raise(ERR_NON_FINITE_VALUE, "weight %lld of %s is %g, which %s cannot hold", (long long)i, q->name,
+                           (double)w[i], dtype_rows[q->scheme.scale_dtype].name);
+        }
+    }
+    if (rc == 0) {
+        format_narrow(w, count, q->scheme.scale_dtype, out);
+    }
+    free(w);
+    return rc;
+}
+
+/* The side file's tensors of one module. */
+enum table_tensor { TABLE_LOOKUP, TABLE_QWEIGHT, TABLE_ROWS, TABLE_COLS, TABLE_VALS, TABLE_COUNT };
+
+static int list_tensors(const struct qtensor *q, struct format_tensor out[TABLE_COUNT])
+{
+    out[TABLE_LOOKUP] = (struct format_tensor){".lookup_table", DTYPE_F32, 2, {q->rows, (int64_t)1 << q->scheme.bits}};
+    out[TABLE_QWEIGHT] =
+        (struct format_tensor){".qweight", DTYPE_I32, 2, {pack_words(q->cols, q->scheme.bits), q->rows}};
+    out[TABLE_ROWS] = (struct format_tensor){".rows", DTYPE_I32, 1, {q->rows + 1}};
+    out[TABLE_COLS] = (struct format_tensor){".cols", DTYPE_I32, 1, {q->index_count}};
+    out[TABLE_VALS] = (struct format_tensor){".vals", DTYPE_F32, 1, {q->index_count}};
+    return q->index_count > 0 ? TABLE_COUNT : TABLE_ROWS;
+}
+
+static int64_t tensor_size(const struct format_tensor *tensor)
+{
+    int64_t count = tensor->shape[0] * (tensor->rank > 1 ? tensor->shape[1] : 1);
+
+    return count * dtype_rows[tensor->dtype].bytes;
+}
+
+static void fill_tensor(const struct qtensor *q, enum table_tensor which, void *out)
+{
+    int64_t entries = (int64_t)1 << q->scheme.bits, at = 0;
+
+    switch (which) {
+    case TABLE_LOOKUP:
+        memcpy(out, q->tables, (size_t)(q->rows * entries) * sizeof(float));
+        break;
+    case TABLE_QWEIGHT:
+        pack_down(q->codes, q->rows, q->cols, q->scheme.bits, out);
+        break;
+    case TABLE_ROWS:
+        for (int64_t n = 0; n <= q->rows; n++) {
+            while (at < q->index_count && q->index[at] < n * q->cols) {
+                at++;
+            }
+            ((int32_t *)out)[n] = (int32_t)at;
+        }
+        break;
+    case TABLE_COLS:
+        for (int64_t i = 0; i < q->index_count; i++) {
+            ((int32_t *)out)[i] = (int32_t)(q->index[i] % q->cols);
+        }
+        break;
+    default:
+        for (int64_t i = 0; i < q->index_count; i++) {
+            int64_t place = q->index[i];
+            ((float *)out)[i] = q->values[i] - q->tables[place / q->cols * entries + q->codes[place]];
+        }
+    }
+}
+
+static int tensor_name(const struct qtensor *q, const char *suffix, char out[160])
+{
+    return snprintf(out, 160, "%s%s", q->name, suffix) < 160
+               ? 0
+               : err_raise(ERR_INVALID_MODEL, "the module name %s is too long", q->name);
+}
+
+static int declare_module(struct safetensors_writer *writer, const struct qtensor *q)
+{
+    struct format_tensor list[TABLE_COUNT];
+    int count = list_tensors(q, list), rc = 0;
+    char name[160];
+
+    for (int i = 0; rc == 0 && i < count; i++) {
+        rc = tensor_name(q, list[i].suffix, name);
+        rc = rc != 0 ? rc : safetensors_writer_declare(writer, name, list[i].dtype, list[i].rank, list[i].shape);
+    }
+    return rc;
+}
+
+static int put_module(struct safetensors_writer *writer, const struct qtensor *q)
+{
+    struct format_tensor list[TABLE_COUNT];
+    int count = list_tensors(q, list), rc = 0;
+    char name[160];
+
+    for (int i = 0; rc == 0 && i < count; i++) {
+        void *data = calloc(1, (size_t)tensor_size(&list[i]));
+        if (data == NULL) {
+            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s%s", q->name, list[i].suffix);
+        }
+        fill_tensor(q, (enum table_tensor)i, data);
+        int64_t size = tensor_size(&list[i]);
+        int64_t found = dtype_find_nonfinite(list[i].dtype, data, size / dtype_rows[list[i].dtype].bytes);
+        rc = tensor_name(q, list[i].suffix, name);
+        rc = rc == 0 && found >= 0 ? model_raise_nonfinite(name, found) : rc;
+        rc = rc != 0 ? rc : safetensors_writer_put(writer, name, 0, data, (size_t)size);
+        free(data);
+    }
+    return rc;
+}
+
+/* Declare (put false) or write one block's tables. */
+static int pass_block(struct safetensors_writer *writer, const char *path, bool put, int *tables)
+{
+    struct qtensor_file *file;
+    int rc = qtensor_file_open(path, NULL, &file);
+
+    if (rc != 0) {
+        return rc;
+    }
+    for (int i = 0; rc == 0 && i < qtensor_file_count(file); i++) {
+        const struct qtensor *meta = qtensor_file_meta(file, i);
+        struct qtensor q = {0};
+        if (meta->scheme.kind != QTENSOR_TABLE) {
+            continue;
+        }
+        ++*tables;
+        if (put) {
+            rc = qtensor_file_read(file, i, &q);
+            rc = rc != 0 ? rc : put_module(writer, &q);
+            qtensor_deinit(&q);
+        } else {
+            rc = declare_module(writer, meta);
+        }
+    }
+    qtensor_file_close(file);
+    return rc;
+}
+
+static bool has_tables(const struct format_config *config)
+{
+    for (int i = 0; i < config->count; i++) {
+        if (config->modules[i].scheme.kind == QTENSOR_TABLE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int write_tables(const struct format_export *request)
+{
+    char path[EXPORT_PATH_MAX];
+    struct safetensors_writer *writer;
+    int tables = 0;
+
+    if (!has_tables(&request->config)) {
+        return 0;
+    }
+    int rc = fs_path(path, sizeof(path), "%s/%s", request->directory, TABLES_FILE);
+    rc = rc != 0 ? rc : safetensors_writer_new(path, &writer);
+    if (rc != 0) {
+        return rc;
+    }
+    for (int i = 0; rc == 0 && i < request->block_count; i++) {
+        rc = pass_block(writer, request->block_files[i], false, &tables);
+    }
+    rc = rc != 0 ? rc : safetensors_writer_begin(writer);
+    for (int i = 0; rc == 0 && i < request->block_count; i++) {
+        rc = pass_block(writer, request->block_files[i], true, &tables);
+    }
+    rc = rc != 0 ? rc : safetensors_writer_finish(writer);
+    safetensors_writer_free(writer);
+    return rc != 0 ? err_pass(rc, "write %s", TABLES_FILE) : 0;
+}
+
+static const char *const runtimes[] = {"transformers", "vllm", NULL};
+
+const struct format format_dense = {
+    .name = "dense",
+    .title = "Dense weights",
+    .help = "Any result as an ordinary checkpoint in the model's own type, for runtimes that load no quantized form of "
+            "it: same size as the model, with the result's errors. Quantized inputs and caches are not part of it. "
+            "Tables of values are in quantd-tables.bin as well.",
+    .runtimes = runtimes,
+    .plain = true,
+    .scale_dtype = scale_dtype,
+    .accepts = accepts,
+    .tensors = tensors,
+    .encode = encode,
+    .extra = write_tables,
+};

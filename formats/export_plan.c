@@ -1,0 +1,351 @@
+/* The plan of an export: which tensors the artifact has, in which shard, and where each comes from.
+ *
+ * Order is the source checkpoint's, with M.weight replaced by the tensors that M becomes, so the same job gives the
+ * same bytes. A head that is the embedding is not written: the config's tie_word_embeddings says it all. One with
+ * values of its own is, whatever the source's config said (model_tied). */
+
+#include "formats/export.h"
+
+#include "base/err.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct named {
+    const char *name;
+    int index;
+};
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
+}
+
+static struct named *sort_modules(const struct format_config *config)
+{
+    struct named *sorted = calloc((size_t)config->count + 1, sizeof(*sorted));
+
+    for (int i = 0; sorted != NULL && i < config->count; i++) {
+        sorted[i] = (struct named){config->modules[i].name, i};
+    }
+    if (sorted != NULL) {
+        qsort(sorted, (size_t)config->count, sizeof(*sorted), compare_names);
+    }
+    return sorted;
+}
+
+/* -1 when no module has this name. */
+static int find_module(const struct named *sorted, int count, const char *name)
+{
+    const struct named key = {name, 0};
+    const struct named *found = bsearch(&key, sorted, (size_t)count, sizeof(*sorted), compare_names);
+
+    return found == NULL ? -1 : found->index;
+}
+
+/* The module whose weight this tensor is, or -1. */
+static int module_of(const struct named *sorted, int count, const char *tensor)
+{
+    static const char suffix[] = ".weight";
+    char name[128];
+    size_t length = strlen(tensor);
+
+    if (length < sizeof(suffix) || length - (sizeof(suffix) - 1) >= sizeof(name) ||
+        strcmp(tensor + length - (sizeof(suffix) - 1), suffix) != 0) {
+        return -1;
+    }
+    snprintf(name, sizeof(name), "%.*s", (int)(length - (sizeof(suffix) - 1)), tensor);
+    return find_module(sorted, count, name);
+}
+
+static int measure(struct export_piece *piece)
+{
+    int64_t bytes = dtype_rows[piece->dtype].bytes;
+
+    for (int d = 0; d < piece->rank; d++) {
+        if (piece->shape[d] < 0 || __builtin_mul_overflow(bytes, piece->shape[d], &bytes)) {
+            return err_raise(ERR_INVALID_MODEL, "tensor %s is too large", piece->name);
+        }
+    }
+    piece->bytes = bytes;
+    return 0;
+}
+
+/* Room for n more pieces. */
+static struct export_piece *grow(struct export_plan *plan, size_t *capacity, size_t n)
+{
+    if (plan->count + n > *capacity) {
+        size_t wanted = (*capacity + n) * 2;
+        struct export_piece *pieces = realloc(plan->pieces, wanted * sizeof(*pieces));
+        if (pieces == NULL) {
+            return NULL;
+        }
+        plan->pieces = pieces;
+        *capacity = wanted;
+    }
+    memset(plan->pieces + plan->count, 0, n * sizeof(*plan->pieces));
+    return plan->pieces + plan->count;
+}
+
+static int name_piece(struct export_piece *piece, const char *module, const char *suffix)
+{
+    int length = snprintf(piece->name, sizeof(piece->name), "%s%s", module, suffix);
+
+    return length < (int)sizeof(piece->name) ? 0 : err_raise(ERR_INVALID_MODEL, "a tensor name is too long");
+}
+
+static int add_module(const struct format_export *request, int index, size_t *capacity, struct export_plan *plan)
+{
+    const struct format_module *module = &request->config.modules[index];
+    struct format_tensor tensors[FORMAT_TENSORS_MAX];
+    int n = request->format->tensors(&module->scheme, module->rows, module->cols, tensors);
+    struct export_piece *pieces = grow(plan, capacity, (size_t)n);
+
+    if (pieces == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
+    }
+    for (int i = 0; i < n; i++) {
+        pieces[i].dtype = tensors[i].dtype;
+        pieces[i].rank = tensors[i].rank;
+        memcpy(pieces[i].shape, tensors[i].shape, sizeof(pieces[i].shape));
+        pieces[i].module = index;
+        pieces[i].dense = -1;
+        pieces[i].index = i;
+        pieces[i].ahead = dtype_rows[tensors[i].dtype].bytes > dtype_rows[tensors[0].dtype].bytes;
+        int rc = name_piece(&pieces[i], module->name, tensors[i].suffix);
+        rc = rc != 0 ? rc : measure(&pieces[i]);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    plan->count += (size_t)n;
+    return 0;
+}
+
+static bool is_real(enum dtype dtype)
+{
+    return dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+}
+
+static int find_dense(const struct export_plan *plan, const char *name)
+{
+    for (size_t i = 0; i < plan->dense_count; i++) {
+        if (strcmp(plan->dense[i].name, name) == 0) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static int add_copy(const struct format_export *request, size_t source, size_t *capacity, struct export_plan *plan)
+{
+    const struct model_tensor tensor = model_tensor_at(request->config.model, source);
+    struct export_piece *piece = grow(plan, capacity, 1);
+
+    if (piece == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
+    }
+    piece->dtype = tensor.entry->dtype;
+    piece->rank = tensor.entry->rank;
+    memcpy(piece->shape, tensor.entry->shape, sizeof(piece->shape));
+    piece->bytes = (int64_t)(tensor.entry->end - tensor.entry->begin);
+    piece->module = -1;
+    piece->dense = find_dense(plan, tensor.name);
+    piece->source = source;
+    plan->count++;
+    if (piece->dense >= 0) {
+        struct export_dense *dense = &plan->dense[piece->dense];
+        int64_t count = piece->bytes / dtype_rows[piece->dtype].bytes;
+        dense->placed = true;
+        if (count != dense->rows * dense->cols || !is_real(piece->dtype)) {
+            return err_raise(ERR_SOURCE_CORRUPT, "the changed %s does not have the source's shape", dense->name);
+        }
+    }
+    return name_piece(piece, tensor.name, "");
+}
+
+/* What the source has no tensor for comes last. */
+static int add_new(const struct format_export *request, struct export_plan *plan, size_t *capacity)
+{
+    for (size_t i = 0; i < plan->dense_count; i++) {
+        const struct export_dense *dense = &plan->dense[i];
+        struct export_piece *piece = dense->placed ? NULL : grow(plan, capacity, 1);
+        if (dense->placed) {
+            continue;
+        }
+        if (piece == NULL) {
+            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
+        }
+        piece->dtype = dense->dtype;
+        piece->rank = format_cache_shape(&request->config.cache, dense->name, dense->rows * dense->cols, piece->shape);
+        if (piece->rank == 0) {
+            piece->rank = dense->rows == 1 ? 1 : 2;
+            piece->shape[0] = dense->rows == 1 ? dense->cols : dense->rows;
+            piece->shape[1] = dense->rows == 1 ? 1 : dense->cols;
+        }
+        piece->module = -1;
+        piece->dense = (int)i;
+        plan->count++;
+        int rc = name_piece(piece, dense->name, "");
+        rc = rc != 0 ? rc : measure(piece);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int list_pieces(const struct format_export *request, const struct named *sorted, struct export_plan *plan)
+{
+    const struct model *model = request->config.model;
+    size_t capacity = 0;
+    int modules = 0;
+    bool tied;
+
+    int rc = model_tied(model, &tied);
+    if (rc != 0) {
+        return rc;
+    }
+    for (size_t i = 0; i < model_tensor_count(model); i++) {
+        const char *name = model_tensor_at(model, i).name;
+        int module = module_of(sorted, request->config.count, name);
+        if (module >= 0) {
+            rc = add_module(request, module, &capacity, plan);
+            modules++;
+        } else if (!tied || strcmp(name, "lm_head.weight") != 0) {
+            rc = add_copy(request, i, &capacity, plan);
+        }
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    if (modules == request->config.count) {
+        return add_new(request, plan, &capacity);
+    }
+    return err_raise(ERR_INTERNAL, "%d of %d quantized modules have a weight in the model", modules,
+                     request->config.count);
+}
+
+static void assign_shards(struct export_plan *plan, int64_t max_bytes)
+{
+    int64_t filled = 0;
+
+    plan->shards = 1;
+    for (size_t i = 0; i < plan->count; i++) {
+        struct export_piece *piece = &plan->pieces[i];
+        if (max_bytes > 0 && filled > 0 && piece->bytes > max_bytes - filled) {
+            plan->shards++;
+            filled = 0;
+        }
+        piece->shard = plan->shards - 1;
+        filled += piece->bytes;
+        plan->total_bytes += piece->bytes;
+    }
+}
+
+static int add_dense(const struct qtensor *q, struct export_place place, struct export_plan *plan)
+{
+    struct export_dense *dense = realloc(plan->dense, (plan->dense_count + 1) * sizeof(*dense));
+
+    if (dense == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
+    }
+    plan->dense = dense;
+    dense = &plan->dense[plan->dense_count++];
+    *dense = (struct export_dense){
+        .place = place, .rows = q->rows, .cols = q->cols, .dtype = q->scheme.scale_dtype, .placed = false};
+    memcpy(dense->name, q->name, sizeof(q->name));
+    return 0;
+}
+
+static int place_block(const struct format_export *request, const struct named *sorted, int block,
+                       struct export_plan *plan)
+{
+    struct qtensor_file *file;
+
+    int rc = qtensor_file_open(request->block_files[block], NULL, &file);
+    if (rc != 0) {
+        return err_pass(rc, "open the checkpoint of block %d", block);
+    }
+    for (int i = 0; rc == 0 && i < qtensor_file_count(file); i++) {
+        const struct qtensor *q = qtensor_file_meta(file, i);
+        if (q->scheme.kind == QTENSOR_DENSE) {
+            rc = add_dense(q, (struct export_place){block, i}, plan);
+            continue;
+        }
+        int index = find_module(sorted, request->config.count, q->name);
+        const struct format_module *module = index < 0 ? NULL : &request->config.modules[index];
+        if (module == NULL || plan->places[index].block >= 0 || q->rows != module->rows || q->cols != module->cols ||
+            !format_same_geometry(&q->scheme, &module->scheme) || q->scheme.scale_dtype != module->scheme.scale_dtype) {
+            rc = err_raise(ERR_SOURCE_CORRUPT, "checkpoint of block %d: %s is not what the job asked for", block,
+                           q->name);
+        } else {
+            plan->places[index] = (struct export_place){block, i};
+        }
+    }
+    qtensor_file_close(file);
+    return rc;
+}
+
+static int place_modules(const struct format_export *request, const struct named *sorted, struct export_plan *plan)
+{
+    plan->places = calloc((size_t)request->config.count + 1, sizeof(*plan->places));
+    if (plan->places == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
+    }
+    for (int i = 0; i < request->config.count; i++) {
+        plan->places[i].block = -1;
+    }
+    for (int block = 0; block < request->block_count; block++) {
+        int rc = place_block(request, sorted, block, plan);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    for (int i = 0; i < request->config.count; i++) {
+        if (plan->places[i].block < 0) {
+            return err_raise(ERR_SOURCE_CORRUPT, "no checkpoint holds %s", request->config.modules[i].name);
+        }
+    }
+    return 0;
+}
+
+int export_plan_make(const struct format_export *request, struct export_plan *plan)
+{
+    if (request->config.count < 0 || (request->config.count == 0 && request->config.cache.number == GPU_NUMBER_NONE)) {
+        return err_raise(ERR_INTERNAL, "an export without quantized modules");
+    }
+    struct named *sorted = sort_modules(&request->config);
+    if (sorted == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
+    }
+    struct export_plan made = {0};
+    int rc = place_modules(request, sorted, &made);
+    rc = rc != 0 ? rc : list_pieces(request, sorted, &made);
+    free(sorted);
+    if (rc != 0) {
+        export_plan_deinit(&made);
+        return rc;
+    }
+    assign_shards(&made, request->max_shard_bytes);
+    *plan = made;
+    return 0;
+}
+
+void export_plan_deinit(struct export_plan *plan)
+{
+    free(plan->pieces);
+    free(plan->places);
+    free(plan->dense);
+    *plan = (struct export_plan){0};
+}
+
+void export_shard_name(const struct export_plan *plan, int shard, char out[64])
+{
+    if (plan->shards == 1) {
+        snprintf(out, 64, "model.safetensors");
+    } else {
+        snprintf(out, 64, "model-%05d-of-%05d.safetensors", shard + 1, plan->shards);
+    }
+}

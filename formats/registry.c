@@ -1,0 +1,247 @@
+/* The list of formats and the question every job is asked before it runs: can this result be carried, and if not, why
+ * and by which format instead. */
+
+#include "formats/common.h"
+
+#include "base/err.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct format *const rows[] = {&format_compressed_tensors,
+                                            &format_gptq,
+                                            &format_gptq_v2,
+                                            &format_bitsandbytes,
+                                            &format_awq,
+                                            &format_gguf,
+                                            &format_aqlm,
+                                            &format_dense,
+                                            NULL};
+
+const struct format *const *format_list(void)
+{
+    return rows;
+}
+
+const struct format *format_find(const char *name)
+{
+    for (const struct format *const *row = rows; *row != NULL; row++) {
+        if (name != NULL && strcmp((*row)->name, name) == 0) {
+            return *row;
+        }
+    }
+    return NULL;
+}
+
+int format_check_shape(const struct qscheme *scheme, int64_t rows_count, int64_t cols)
+{
+    if (scheme->kind != QTENSOR_INT || scheme->input.number != GPU_NUMBER_NONE) {
+        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "this format carries integer weights alone, not %s%s",
+                           qtensor_kind_names[scheme->kind],
+                           scheme->input.number != GPU_NUMBER_NONE ? " with quantized inputs" : "");
+        return err_set_hint(rc, "another output.format");
+    }
+    if (scheme->group_rows > 1 || rows_count <= 0 || cols <= 0 || scheme->group_size <= 0 ||
+        cols % scheme->group_size != 0) {
+        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "a [%lld, %lld] weight cannot have groups of %lld",
+                         (long long)rows_count, (long long)cols, (long long)scheme->group_size);
+    }
+    return 0;
+}
+
+bool format_same_geometry(const struct qscheme *a, const struct qscheme *b)
+{
+    return a->kind == b->kind && a->bits == b->bits && a->sym == b->sym && a->per_channel == b->per_channel &&
+           (a->per_channel || a->group_size == b->group_size) && a->nested == b->nested &&
+           a->codebooks == b->codebooks && a->block_type == b->block_type && a->element == b->element &&
+           a->input.number == b->input.number && a->input.dynamic == b->input.dynamic && a->input.run == b->input.run &&
+           a->input_threshold == b->input_threshold && (a->group_rows > 1) == (b->group_rows > 1);
+}
+
+int format_check_one_geometry(const struct format_config *config, const char *name, const char *hint)
+{
+    for (int i = 1; i < config->count; i++) {
+        if (!format_same_geometry(&config->modules[0].scheme, &config->modules[i].scheme)) {
+            int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s has one geometry for the model; %.80s differs", name,
+                               config->modules[i].name);
+            return err_set_hint(rc, "%s", hint);
+        }
+    }
+    return 0;
+}
+
+int format_module_table(const struct format_config *config, const struct format_module ***out)
+{
+    int64_t layers = model_config(config->model)->num_layers;
+    const struct format_module **table = calloc((size_t)layers * LINEAR_COUNT, sizeof(*table));
+
+    if (table == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the table of modules");
+    }
+    for (int i = 0; i < config->count; i++) {
+        int64_t layer;
+        int role = model_linear_role(config->model, config->modules[i].name, &layer);
+        if (role < 0 || layer < 0 || layer >= layers) {
+            free(table);
+            return err_raise(ERR_INTERNAL, "%.100s is no linear of this model", config->modules[i].name);
+        }
+        table[layer * LINEAR_COUNT + role] = &config->modules[i];
+    }
+    *out = table;
+    return 0;
+}
+
+/* Linears that runtimes load as one: all or none, and alike. */
+static const struct {
+    enum linear_role first, last;
+    const char *title;
+} fused[] = {{LINEAR_Q, LINEAR_V, "q, k and v"}, {LINEAR_GATE, LINEAR_UP, "gate and up"}};
+
+int format_check_fused(const struct format_config *config)
+{
+    const struct format_module **table = NULL;
+    int64_t layers = model_config(config->model)->num_layers;
+
+    int rc = format_module_table(config, &table);
+    for (int64_t layer = 0; rc == 0 && layer < layers; layer++) {
+        for (size_t i = 0; rc == 0 && i < sizeof(fused) / sizeof(fused[0]); i++) {
+            const struct format_module *const *block = table + layer * LINEAR_COUNT;
+            const struct format_module *a = block[fused[i].first];
+            for (int role = (int)fused[i].first + 1; rc == 0 && role <= (int)fused[i].last; role++) {
+                const struct format_module *b = block[role];
+                if ((a == NULL) != (b == NULL) ||
+                    (a != NULL && b != NULL && !format_same_geometry(&a->scheme, &b->scheme))) {
+                    rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s of block %lld are not quantized alike", fused[i].title,
+                                   (long long)layer);
+                    (void)err_set_hint(rc, "runtimes load them as one linear: quantize all of them, or none");
+                }
+            }
+        }
+    }
+    free(table);
+    return rc;
+}
+
+int format_encode_scales(const float *scales, int64_t stride, int64_t count, enum dtype dtype, void *out)
+{
+    for (int64_t i = 0; i < count; i++) {
+        float value = scales[i * stride];
+        if (!isfinite(dtype_round(value, dtype)) || value == 0) {
+            return err_raise(ERR_NON_FINITE_VALUE, "scale %lld is %g, which %s cannot hold", (long long)i,
+                             (double)value, dtype_rows[dtype].name);
+        }
+        if (dtype_round(value, dtype) != value) {
+            /* The codes were computed for another scale than the one that would be stored. */
+            return err_raise(ERR_INTERNAL, "scale %lld is %.9g and was not rounded to %s", (long long)i, (double)value,
+                             dtype_rows[dtype].name);
+        }
+        format_narrow(&value, 1, dtype, (unsigned char *)out + i * dtype_rows[dtype].bytes);
+    }
+    return 0;
+}
+
+void format_narrow(const float *values, int64_t count, enum dtype dtype, void *out)
+{
+    for (int64_t i = 0; i < count; i++) {
+        switch (dtype) {
+        case DTYPE_F16:
+            ((uint16_t *)out)[i] = dtype_f32_to_f16(values[i]);
+            break;
+        case DTYPE_BF16:
+            ((uint16_t *)out)[i] = dtype_f32_to_bf16(values[i]);
+            break;
+        default:
+            ((float *)out)[i] = values[i];
+        }
+    }
+}
+
+/* The first reason why not, or 0. */
+static int judge(const struct format *format, const struct format_config *config)
+{
+    for (int i = 0; i < config->count; i++) {
+        const struct format_module *m = &config->modules[i];
+        int rc = format->accepts(&m->scheme, m->rows, m->cols);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    if (config->cache.number != GPU_NUMBER_NONE) {
+        int rc = format->accepts_cache != NULL
+                     ? format->accepts_cache(&config->cache)
+                     : err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                                              "%s has no place for the scales of a quantized cache", format->name),
+                                    "without kv_cache");
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return format->accepts_all == NULL ? 0 : format->accepts_all(config);
+}
+
+int format_count_taken(const struct format *format, const struct format_config *config)
+{
+    int count = 0;
+
+    for (int i = 0; i < config->count; i++) {
+        const struct format_module *m = &config->modules[i];
+        count += format->accepts(&m->scheme, m->rows, m->cols) == 0;
+    }
+    return count;
+}
+
+static void name_others(const struct format_config *config, char *out, size_t size)
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (const struct format *const *row = rows; *row != NULL && used < size; row++) {
+        if (judge(*row, config) == 0) {
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used == 0 ? "formats that carry it: " : ", ",
+                                     (*row)->name);
+        }
+    }
+    if (used == 0) {
+        snprintf(out, size, "no format carries it");
+    }
+}
+
+static void add_fault(struct faults *faults, const char *pointer, const char *module, const char *others)
+{
+    const struct err_record record = *err_last(), *why = &record;
+
+    faults_add(faults, why->code, pointer, "%s%s%s", module, module[0] != '\0' ? ": " : "", why->message);
+    faults_hint(faults, "%s%s%s", why->hint, why->hint[0] != '\0' ? "; " : "", others);
+}
+
+int format_check(const struct format *format, const struct format_config *config, const char *pointer,
+                 struct faults *faults)
+{
+    enum { SEEN_MAX = 8 };
+    char seen[SEEN_MAX][128];
+    char others[256];
+    int count = 0;
+
+    if (judge(format, config) == 0) {
+        return 0;
+    }
+    name_others(config, others, sizeof(others));
+    for (int i = 0; i < config->count; i++) {
+        const struct format_module *m = &config->modules[i];
+        bool known = format->accepts(&m->scheme, m->rows, m->cols) == 0;
+        for (int k = 0; !known && k < count; k++) {
+            known = strncmp(seen[k], err_last()->message, sizeof(seen[k]) - 1) == 0;
+        }
+        /* Blocks repeat their shapes: each reason once, with the first module that it is true of. */
+        if (!known && count < SEEN_MAX) {
+            snprintf(seen[count++], sizeof(seen[0]), "%s", err_last()->message);
+            add_fault(faults, pointer, m->name, others);
+        }
+    }
+    if (count == 0 && judge(format, config) != 0) {
+        add_fault(faults, pointer, "", others);
+    }
+    return faults_raise(faults);
+}

@@ -1,0 +1,231 @@
+/* One block, site by site (methods.md §0.3; performance.md §3.1, the incremental true-sequential block):
+ *
+ *   A  x -> norm            -> statistics -> solve q, k, v
+ *   B  quantized q,k,v      -> attention  -> statistics -> solve o          keeps the attention output
+ *   C  x + o(attention) = m -> norm       -> statistics -> solve gate, up   keeps m
+ *   D  quantized gate, up   -> silu*mul   -> statistics -> solve down       keeps the product
+ *   E  m + down(product)    = the next block's input
+ *
+ * Each linear sees inputs that the already quantized ones before it made, and every product is computed once. Where a
+ * method takes its targets from the float model, the reference path (reference.c) keeps step with these passes. */
+
+#include "pipeline/run.h"
+
+#include "base/err.h"
+#include "base/ids.h"
+#include "pipeline/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static double linear_flops(const struct run *run, enum linear_role role, int64_t tokens)
+{
+    int64_t rows;
+    int64_t cols;
+    arch_linear_shape(run->config, role, &rows, &cols);
+    return 2.0 * (double)tokens * (double)rows * (double)cols;
+}
+
+/* Statistics of x, charged to their own phase. */
+static int observe(struct run *run, struct layer_stats *stats, const struct tensor *x)
+{
+    double mark = clock_monotonic_seconds();
+    int rc = stats_add(stats, run->p->gpu, run->stream, x);
+    double n = (double)stats->columns;
+    run_charge(run, PHASE_STATISTICS, &mark,
+               (stats->flags & STATS_HESSIAN) != 0 ? (double)x->shape[0] * n * (n + 1) : 0);
+    return rc;
+}
+
+/* One micro-batch up to a site: the site's input, and in b->x the residual stream before the site's linears add to it.
+ */
+static int pass_attention(struct run *run, struct block *block, struct batch *b, struct tensor *in)
+{
+    double mark = clock_monotonic_seconds();
+    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
+    run_charge(run, PHASE_FORWARD, &mark, 0);
+    *in = b->in;
+    return rc;
+}
+
+static int pass_output(struct run *run, struct block *block, struct batch *b, struct tensor *in)
+{
+    double mark = clock_monotonic_seconds();
+    const struct model_config *c = run->config;
+    struct tensor out = flow_wide(&run->calibration, b, c->num_heads * c->head_dim);
+    double length = (double)run->calibration.set->length;
+
+    chain_place(run->attention, b->first, &out, run->p->gpu);
+    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
+    rc = rc != 0 ? rc : block_attention(block, b->scratch, &b->in, &out);
+    rc = rc != 0 ? rc : chain_write(run->attention, b->first, &out, run->p->gpu, run->stream);
+    double flops = linear_flops(run, LINEAR_Q, b->rows) + linear_flops(run, LINEAR_K, b->rows) +
+                   linear_flops(run, LINEAR_V, b->rows) +
+                   2.0 * (double)b->rows * length * (double)(c->num_heads * c->head_dim);
+    run_charge(run, PHASE_FORWARD, &mark, flops);
+    *in = out;
+    return rc;
+}
+
+static int pass_mlp(struct run *run, struct block *block, struct batch *b, struct tensor *in)
+{
+    double mark = clock_monotonic_seconds();
+    struct tensor out = flow_wide(&run->calibration, b, run->config->num_heads * run->config->head_dim);
+
+    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : chain_open(run->attention, CHAIN_OUT, b->first, &out, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : block_attention_output(block, b->scratch, &out, &b->x);
+    rc = rc != 0 ? rc : chain_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
+    run_charge(run, PHASE_FORWARD, &mark, linear_flops(run, LINEAR_O, b->rows));
+    *in = b->in;
+    return rc;
+}
+
+static int pass_down(struct run *run, struct block *block, struct batch *b, struct tensor *in)
+{
+    double mark = clock_monotonic_seconds();
+    struct tensor act = flow_wide(&run->calibration, b, run->config->intermediate_size);
+
+    chain_place(run->mlp, b->first, &act, run->p->gpu);
+    int rc = chain_open(run->hidden, CHAIN_OUT, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
+    rc = rc != 0 ? rc : block_mlp(block, b->scratch, &b->in, &act);
+    rc = rc != 0 ? rc : chain_write(run->mlp, b->first, &act, run->p->gpu, run->stream);
+    run_charge(run, PHASE_FORWARD, &mark,
+               linear_flops(run, LINEAR_GATE, b->rows) + linear_flops(run, LINEAR_UP, b->rows));
+    *in = act;
+    return rc;
+}
+
+static int pass_end(struct run *run, struct block *block, struct batch *b)
+{
+    double mark = clock_monotonic_seconds();
+    struct tensor act = flow_wide(&run->calibration, b, run->config->intermediate_size);
+
+    int rc = chain_open(run->hidden, CHAIN_OUT, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : chain_open(run->mlp, CHAIN_OUT, b->first, &act, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : block_mlp_output(block, b->scratch, &act, &b->x);
+    rc = rc != 0 ? rc : chain_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
+    run_charge(run, PHASE_FORWARD, &mark, linear_flops(run, LINEAR_DOWN, b->rows));
+    return rc;
+}
+
+typedef int (*site_pass)(struct run *, struct block *, struct batch *, struct tensor *);
+static const site_pass site_passes[SITE_COUNT] = {
+    [SITE_ATTENTION] = pass_attention,
+    [SITE_OUTPUT] = pass_output,
+    [SITE_MLP] = pass_mlp,
+    [SITE_DOWN] = pass_down,
+};
+
+/* All micro-batches of the calibration set through one site; stats NULL = nobody looks. */
+static int site_gather(struct run *run, struct block *block, enum site site, struct layer_stats *stats)
+{
+    int64_t batches = flow_batches(&run->calibration);
+    const struct block reference = reference_block(run, block);
+    int rc = 0;
+
+    for (int64_t i = 0; rc == 0 && i < batches; i++) {
+        struct batch b = flow_batch(&run->calibration, i);
+        struct tensor in = {0};
+        double share = ((double)site + 0.5 * (double)i / (double)batches) / (double)SITE_COUNT;
+        rc = run_tick(run, share, "calibrating");
+        rc = rc != 0 ? rc : site_passes[site](run, block, &b, &in);
+        rc = rc != 0 || stats == NULL ? rc : observe(run, stats, &in);
+        if (rc == 0 && run->reference_hidden != NULL) {
+            rc = reference_pass(run, &reference, site, i, &b, &in, stats);
+        }
+    }
+    double mark = clock_monotonic_seconds();
+    if (rc == 0 && stats != NULL) {
+        rc = stats_finish(stats, run->p->gpu, run->stream);
+    }
+    run_charge(run, PHASE_STATISTICS, &mark, 0);
+    return rc;
+}
+
+unsigned site_wants(struct run *run, enum site site)
+{
+    unsigned wants = 0;
+    struct qscheme scheme;
+
+    for (int role = 0; role < LINEAR_COUNT; role++) {
+        const struct recipe_stage *solver =
+            arch_linear_site[role] == site ? site_solver(run, (enum linear_role)role, &scheme) : NULL;
+        if (solver != NULL) {
+            unsigned ranges = !site_input_is_static(&scheme) ? 0
+                              : scheme.input_search          ? STATS_RANGE | STATS_SPREAD
+                                                             : STATS_RANGE;
+            /* The Hessian is what output error is measured with, so every method gets it when there are inputs. */
+            wants |= quantizer_stats(solver->quantizer, solver->params) | STATS_HESSIAN | ranges;
+            if (run->reference_hidden != NULL &&
+                recipe_stage_has_targets(solver, run->reference.set->sequences * run->reference.set->length,
+                                         block_site_columns(run->config, site))) {
+                wants |= STATS_TARGET;
+            }
+        }
+    }
+    return wants;
+}
+
+static int site_run(struct run *run, struct block *block, enum site site, struct block_items *items, json_t *rows)
+{
+    struct layer_stats stats = {0};
+    bool calibrated = run->calibration.set != NULL;
+    unsigned wants = site_wants(run, site);
+    int rc = 0;
+
+    if (calibrated && wants != 0) {
+        const struct calibration_set *set = run->calibration.set;
+        rc = stats_init(&stats, wants, block_site_columns(run->config, site), run->p->gpu);
+        rc = rc != 0 || (wants & STATS_SPREAD) == 0
+                 ? rc
+                 : stats_init_spread(&stats, set->sequences * set->length, run->p->gpu);
+        rc = rc != 0 || (wants & STATS_TARGET) == 0 ? rc : reference_init(run, site, &stats);
+    }
+    if (rc == 0 && calibrated) {
+        rc = site_gather(run, block, site, wants != 0 ? &stats : NULL);
+    }
+    if (rc == 0 && wants != 0) {
+        rc = site_solve(run, block, site, calibrated ? &stats : NULL, items, rows);
+    }
+    stats_deinit(&stats, run->p->gpu);
+    return rc;
+}
+
+/* Float linears that the reference path has passed. */
+static void release_passed(struct run *run, enum site site)
+{
+    if (site == SITE_OUTPUT || site == SITE_DOWN) {
+        reference_release(run, site == SITE_OUTPUT ? SITE_ATTENTION : SITE_MLP);
+        reference_release(run, site);
+    }
+}
+
+int sites_solve(struct run *run, struct block *block, struct block_items *items, json_t *rows)
+{
+    int rc = 0;
+
+    for (int site = 0; rc == 0 && site < SITE_COUNT; site++) {
+        rc = site_run(run, block, (enum site)site, items, rows);
+        release_passed(run, (enum site)site);
+        rc = rc != 0 || site != SITE_ATTENTION ? rc : site_cache(run, block, items);
+    }
+    for (int site = 0; site < SITE_COUNT; site++) { /* what a failure left */
+        reference_release(run, (enum site)site);
+    }
+    bool last = run->block_index + 1 == run->config->num_layers; /* nobody reads what it would give */
+    if (rc != 0 || run->calibration.set == NULL || last) {
+        return rc;
+    }
+    for (int64_t i = 0; rc == 0 && i < flow_batches(&run->calibration); i++) {
+        struct batch b = flow_batch(&run->calibration, i);
+        rc = run_tick(run, 1.0, "calibrating");
+        rc = rc != 0 ? rc : pass_end(run, block, &b);
+    }
+    return rc;
+}

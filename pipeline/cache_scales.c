@@ -1,0 +1,160 @@
+/* The open block's key and value cache: scales for one that is to be quantized, and what an analysis has to say of it.
+ *
+ * Scales are measured behind the solved q, k and v, on the keys and values that the artifact's user will have, and from
+ * then on the block reads both through the cache: what is solved and evaluated behind them sees its error. */
+
+#include "pipeline/run.h"
+
+#include "base/err.h"
+#include "base/ids.h"
+#include "models/cache.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Input i of the attention, in the flow's scratch. */
+static int attention_input(struct run *run, const struct block *block, int64_t i, struct batch *b)
+{
+    *b = flow_batch(&run->calibration, i);
+    int rc = chain_read(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    return rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
+}
+
+static int gather(struct run *run, const struct block *block, struct cache_ranges *ranges)
+{
+    int64_t batches = flow_batches(&run->calibration);
+    int rc = 0;
+
+    for (int64_t i = 0; rc == 0 && i < batches; i++) {
+        struct block_heads heads;
+        struct batch b;
+        rc = run_tick(run, (0.9 + 0.1 * (double)i / (double)batches) / (double)SITE_COUNT, "calibrating");
+        rc = rc != 0 ? rc : attention_input(run, block, i, &b);
+        rc = rc != 0 ? rc : block_attention_heads(block, b.scratch, &b.in, &heads);
+        rc = rc != 0 ? rc : cache_ranges_add(ranges, &heads, run->p->gpu, run->stream);
+    }
+    return rc;
+}
+
+/* A float tensor of the attention that holds scales. */
+static int keep_scales(struct run *run, const char *tensor, const float *scales, int64_t count, enum dtype dtype,
+                       struct block_items *items)
+{
+    const struct qscheme scheme = {
+        .kind = QTENSOR_DENSE, .bits = dtype_rows[dtype].bytes * 8, .group_size = 1, .scale_dtype = dtype};
+    char name[128];
+
+    snprintf(name, sizeof(name), "model.layers.%lld.self_attn.%s", (long long)run->block_index, tensor);
+    int rc = qtensor_new(name, &scheme, count, 1, &items->list[items->count]);
+    if (rc == 0) {
+        memcpy(items->list[items->count++].tables, scales, (size_t)count * sizeof(*scales));
+    }
+    return rc;
+}
+
+static json_t *list_of(const float *values, int64_t count)
+{
+    json_t *list = json_array();
+
+    for (int64_t i = 0; i < count; i++) {
+        json_array_append_new(list, json_real((double)values[i]));
+    }
+    return list;
+}
+
+static int note_scales(struct run *run, const struct cache_scales *scales)
+{
+    json_t *note =
+        json_pack("{s:I, s:o, s:o}", "layer", (json_int_t)run->block_index, "key_scales",
+                  list_of(scales->keys, scales->count), "value_scales", list_of(scales->values, scales->count));
+    return json_object_set_new(run->notes, "kv_cache", note) == 0
+               ? 0
+               : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the scales of a cache");
+}
+
+int site_cache(struct run *run, struct block *block, struct block_items *items)
+{
+    const struct cache_scheme *scheme = &run->p->spec->recipe.cache;
+    const struct gpu *gpu = run->p->gpu;
+    enum dtype dtype = run->p->spec->format->scale_dtype(model_dtype(run->p->model));
+    struct cache_ranges ranges = {0};
+    struct cache_scales scales = {0};
+    double mark = clock_monotonic_seconds();
+
+    if (scheme->number == GPU_NUMBER_NONE || run->calibration.set == NULL) {
+        return 0;
+    }
+    int rc = cache_ranges_init(&ranges, run->config, gpu);
+    rc = rc != 0 ? rc : gather(run, block, &ranges);
+    rc = rc != 0 ? rc : cache_scales_make(&ranges, run->config, scheme, dtype, gpu, run->stream, &scales);
+    rc = rc != 0 ? rc : cache_place(block, scheme, &scales, gpu, run->stream);
+    rc = rc != 0 ? rc : keep_scales(run, "k_scale", scales.keys, scales.count, dtype, items);
+    rc = rc != 0 ? rc : keep_scales(run, "v_scale", scales.values, scales.count, dtype, items);
+    rc = rc != 0 ? rc : note_scales(run, &scales);
+    cache_scales_deinit(&scales);
+    cache_ranges_deinit(&ranges, gpu);
+    run_charge(run, PHASE_STATISTICS, &mark, 0);
+    return rc != 0 ? err_pass(rc, "cache of block %lld", (long long)run->block_index) : 0;
+}
+
+struct analysis_data {
+    struct run *run;
+    struct block *block;
+};
+
+static int analysis_input(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch)
+{
+    const struct analysis_data *d = data;
+    struct batch b;
+
+    int rc = attention_input(d->run, d->block, i, &b);
+    *in = b.in;
+    *scratch = b.scratch;
+    return rc;
+}
+
+static int analysis_tick(void *data)
+{
+    const struct analysis_data *d = data;
+    return run_tick(d->run, 0.1, "calibrating");
+}
+
+static const struct qscheme *analysis_scheme(void *data, enum linear_role role)
+{
+    (void)data;
+    (void)role;
+    return NULL;
+}
+
+int sites_analyse(struct run *run, struct block *block)
+{
+    const struct recipe_stage *stage = &run->p->spec->recipe.stages[0];
+    struct analysis_data data = {run, block};
+    const struct rewrite_context context = {
+        .gpu = run->p->gpu,
+        .stream = run->stream,
+        .params = stage->params,
+        .weight_dtype = model_dtype(run->p->model),
+        .site = SITE_ATTENTION,
+        .block = block,
+        .batches = run->calibration.set != NULL ? flow_batches(&run->calibration) : 0,
+        .input = analysis_input,
+        .input_data = &data,
+        .scheme = analysis_scheme,
+        .tick = analysis_tick,
+        .tick_data = &data,
+    };
+    double mark = clock_monotonic_seconds();
+
+    if (!recipe_analyses(&run->p->spec->recipe)) {
+        return 0;
+    }
+    json_t *rows = json_array();
+    int rc = rows != NULL ? stage->quantizer->analyse(&context, rows)
+                          : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the rows of an analysis");
+    if (json_object_set_new(run->notes, "analysis", rows) != 0 && rc == 0) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the rows of an analysis");
+    }
+    run_charge(run, PHASE_MEASURE, &mark, 0);
+    return rc != 0 ? err_pass(rc, "analysis of block %lld", (long long)run->block_index) : 0;
+}

@@ -1,0 +1,108 @@
+/* What matching a request's patterns costs: counted once against the model, before anything else asks what a pattern
+ * matches. */
+
+#include "pipeline/check.h"
+
+#include "base/err.h"
+
+#include <stdlib.h>
+
+int spec_bind(struct job_spec *spec, const struct model *model)
+{
+    static const char *const outside[] = {"lm_head", "model.embed_tokens"};
+    const size_t extra = sizeof(outside) / sizeof(outside[0]);
+    int64_t layers = model_config(model)->num_layers;
+    char(*modules)[PATTERN_MODULE_SIZE] = calloc((size_t)layers * LINEAR_COUNT + extra, sizeof(*modules));
+    size_t count = 0;
+
+    if (modules == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of modules");
+    }
+    for (size_t i = 0; i < extra; i++) {
+        snprintf(modules[count++], sizeof(modules[0]), "%s", outside[i]);
+    }
+    for (int64_t layer = 0; layer < layers; layer++) {
+        for (int role = 0; role < LINEAR_COUNT; role++) {
+            model_linear_name(model, layer, (enum linear_role)role, modules[count++]);
+        }
+    }
+    int rc = patterns_bind(spec->recipe.patterns, modules, count);
+    free(modules);
+    return rc;
+}
+
+/* What comes after a pattern that used up the request's steps was not looked at either: one fault says it. */
+static bool check_cost(const struct recipe *recipe, const char *text, const char *pointer, struct faults *faults)
+{
+    const char *module;
+
+    switch (patterns_verdict(recipe->patterns, text, &module)) {
+    case PATTERN_GAVE_UP:
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+                   "\"%.100s\" needs more than %d steps on %.100s: repeat nothing that repeats, or write a glob", text,
+                   PATTERN_STEPS_MAX, module);
+        return true;
+    case PATTERN_UNJUDGED:
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+                   "with \"%.100s\" the request's patterns need more than %d steps on the modules of this model: use"
+                   " fewer or simpler ones",
+                   text, PATTERNS_STEPS_MAX);
+        return false;
+    default:
+        return true;
+    }
+}
+
+static bool check_list(const struct recipe *recipe, const json_t *patterns, const char *pointer, struct faults *faults)
+{
+    char at[128];
+    size_t i;
+    json_t *pattern;
+
+    json_array_foreach(patterns, i, pattern)
+    {
+        snprintf(at, sizeof(at), "%s/%zu", pointer, i);
+        if (!check_cost(recipe, json_string_value(pattern), at, faults)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_overrides(const struct recipe *recipe, struct faults *faults)
+{
+    bool more = true;
+    char at[96];
+
+    for (int k = 0; more && k < recipe->override_count; k++) {
+        const struct recipe_override *override = &recipe->overrides[k];
+        const json_t *item = json_array_get(recipe_base(recipe)->overrides, (size_t)k);
+        snprintf(at, sizeof(at), "/quantization/overrides/%d/match", k);
+        more = check_cost(recipe, override->match, at, faults);
+        if (more) {
+            snprintf(at, sizeof(at), "/quantization/overrides/%d/float_inputs", k);
+            more = check_list(recipe, json_object_get(item, "float_inputs"), at, faults);
+        }
+    }
+    return more;
+}
+
+bool check_costs(struct job_spec *spec, const struct model *model, struct faults *faults)
+{
+    const struct recipe *recipe = &spec->recipe;
+    const json_t *float_inputs = NULL;
+    size_t before = faults->count;
+
+    int rc = spec_bind(spec, model);
+    if (rc != 0) {
+        faults_add(faults, rc, "/quantization", "%s", err_last()->message);
+        return false;
+    }
+    for (int i = 0; i < recipe->count && float_inputs == NULL; i++) { /* every stage that has the list has the same */
+        float_inputs = ((const struct quant_base *)recipe->stages[i].params)->float_inputs;
+    }
+    (void)(check_list(recipe, recipe_base(recipe)->modules_to_not_convert, "/quantization/modules_to_not_convert",
+                      faults) &&
+           check_list(recipe, float_inputs, "/quantization/float_inputs", faults) && check_overrides(recipe, faults));
+    return faults->count == before;
+}

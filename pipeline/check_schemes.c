@@ -1,0 +1,153 @@
+/* What each module becomes: does its shape take the parameters, and which format carries the whole. */
+
+#include "pipeline/check.h"
+
+#include "base/err.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Where the request says the parameter that a scheme was refused for: in the override that decides about the module, or
+ * in "quantization". name: as err_set_param of a scheme has it, a parameter's name or a pointer of its own. */
+static void locate(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, const char *name,
+                   char out[192])
+{
+    const struct params_row *row = params_find(solver->quantizer->params, name);
+    const json_t *overrides = recipe_base(recipe)->overrides;
+    int decider = recipe_override_of(recipe, module);
+    const json_t *item = decider >= 0 ? json_array_get(overrides, (size_t)decider) : NULL;
+    const char *spelled = name;
+    char base[64] = "/quantization";
+
+    if (name[0] == '/') {
+        snprintf(out, 192, "%s", name);
+        return;
+    }
+    if (item != NULL && (row == NULL || params_member(row, item, &spelled) != NULL)) {
+        snprintf(base, sizeof(base), "/quantization/overrides/%d", decider);
+    } else {
+        spelled = name;
+    }
+    if (name[0] == '\0') {
+        snprintf(out, 192, "%s", base);
+    } else {
+        text_pointer(out, 192, base, spelled);
+    }
+}
+
+/* Reasons that were said already. */
+struct reasons {
+    char texts[FAULTS_MAX][160];
+    int count;
+};
+
+static bool is_new(struct reasons *reasons, const char *pointer, const char *message)
+{
+    char text[sizeof(reasons->texts[0])];
+
+    snprintf(text, sizeof(text), "%.60s %s", pointer, message);
+    for (int i = 0; i < reasons->count; i++) {
+        if (strcmp(reasons->texts[i], text) == 0) {
+            return false;
+        }
+    }
+    if (reasons->count < FAULTS_MAX) {
+        memcpy(reasons->texts[reasons->count++], text, sizeof(text));
+    }
+    return true;
+}
+
+static void check_shape(const struct job_spec *spec, const struct model *model, int64_t layer, enum linear_role role,
+                        struct reasons *reasons, struct faults *faults)
+{
+    struct qscheme scheme;
+    int64_t rows, cols;
+    char name[128], pointer[192];
+
+    model_linear_name(model, layer, role, name);
+    arch_linear_shape(model_config(model), role, &rows, &cols);
+    const struct recipe_stage *solver = recipe_solver(&spec->recipe, name);
+    if (solver == NULL || recipe_scheme(&spec->recipe, solver, name, rows, cols, &scheme) == 0) {
+        return;
+    }
+    const struct err_record why = *err_last();
+    locate(&spec->recipe, solver, name, why.param, pointer);
+    if (is_new(reasons, pointer, why.message)) {
+        faults_add(faults, why.code, pointer, "%s (%s, [%lld, %lld])", why.message, name, (long long)rows,
+                   (long long)cols);
+        faults_hint(faults, "%s", why.hint);
+    }
+}
+
+/* Shapes repeat in every block: each reason is said once, with the first module that has it. */
+void check_shapes(const struct job_spec *spec, const struct model *model, struct faults *faults)
+{
+    struct reasons reasons = {.count = 0};
+
+    for (int64_t layer = 0; layer < model_config(model)->num_layers; layer++) {
+        for (int role = 0; role < LINEAR_COUNT; role++) {
+            check_shape(spec, model, layer, (enum linear_role)role, &reasons, faults);
+        }
+    }
+}
+
+static void set_scales(const struct format *format, const struct model *model, struct format_module *modules, int count)
+{
+    for (int i = 0; i < count; i++) {
+        modules[i].scheme.scale_dtype = format->scale_dtype(model_dtype(model));
+    }
+}
+
+static bool quantizes_inputs(const struct format_module *modules, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (modules[i].scheme.input.number != GPU_NUMBER_NONE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The first format that takes each of the modules; whether it carries them together is checked after that, because
+ * where it does not the request contradicts itself. Float weights are no answer to a request that some format would
+ * carry in part, nor where quantized inputs would be lost: there the reasons of another one say what is wrong. */
+static const struct format *choose_format(const struct format_config *config, struct format_module *modules)
+{
+    const struct format *own = NULL, *plain = NULL;
+
+    for (const struct format *const *at = format_list(); *at != NULL; at++) {
+        set_scales(*at, config->model, modules, config->count);
+        int taken = format_count_taken(*at, config);
+        if (taken == config->count && !(*at)->plain) {
+            return *at;
+        }
+        if ((*at)->plain) {
+            plain = taken == config->count ? *at : plain;
+        } else if (own == NULL && taken > 0) {
+            own = *at;
+        }
+    }
+    bool lost = plain == NULL || quantizes_inputs(modules, config->count);
+    return own != NULL ? own : lost ? format_list()[0] : plain;
+}
+
+void check_format(struct job_spec *spec, const struct model *model, struct format_module *modules, int count,
+                  struct faults *faults)
+{
+    json_t *parameters = recipe_parameters_json(&spec->recipe);
+    const struct format_config config = {.modules = modules,
+                                         .count = count,
+                                         .model = model,
+                                         .method = spec->recipe.name,
+                                         .parameters = parameters,
+                                         .cache = spec->recipe.cache};
+    bool given = spec->format != NULL;
+
+    if (!given) {
+        spec->format = choose_format(&config, modules);
+        snprintf(spec->output.format, sizeof(spec->output.format), "%s", spec->format->name);
+    }
+    set_scales(spec->format, model, modules, count);
+    (void)format_check(spec->format, &config, given ? "/output/format" : "/quantization", faults);
+    json_decref(parameters);
+}

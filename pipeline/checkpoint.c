@@ -1,0 +1,325 @@
+/* What a run leaves on disk between blocks, and how another goes on from it.
+ *
+ * A block's results go to disk while the next one computes, and are committed as soon as they are there. Its chains are
+ * written only when that costs little beside the time since they were last written: on a fast device with many tokens
+ * they are far larger than the results, and a disk would set the pace. A resume therefore goes back to the last block
+ * with chains and runs the blocks behind it again, which ends in the same bytes, without committing them twice. */
+
+#include "pipeline/run.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "base/ids.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Writing, hashing and syncing together; slower disks only make the share larger. */
+#define CHAIN_BYTES_PER_SECOND 1e9
+#define CHAIN_SHARE 0.1        /* of the time may go into chains */
+#define CHAIN_FREE_SECONDS 0.1 /* what costs less is written after each block */
+
+static int embed_all(struct run *run)
+{
+    int rc = 0;
+
+    if (run->hidden != NULL) {
+        rc = flow_embed(&run->calibration, run->hidden, run);
+    }
+    if (rc == 0 && run->reference_hidden != NULL) {
+        rc = flow_embed(&run->reference, run->reference_hidden, run);
+    }
+    if (rc == 0 && run->eval_float != NULL) {
+        rc = flow_embed(&run->evaluation, run->eval_float, run);
+        rc = rc != 0 ? rc : flow_embed(&run->evaluation, run->eval_quant, run);
+    }
+    return rc;
+}
+
+static int load_chain(struct chain *chain, const char *name, const json_t *chains)
+{
+    if (chain == NULL) {
+        return 0;
+    }
+    const json_t *entry = json_object_get(chains, name);
+    const char *file = json_string_value(json_object_get(entry, "file"));
+    const char *sha256 = json_string_value(json_object_get(entry, "sha256"));
+    if (file == NULL || sha256 == NULL) {
+        return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint has no %s activations", name);
+    }
+    return chain_load(chain, file, sha256);
+}
+
+static int check_block(const char *directory, const json_t *block, size_t index)
+{
+    struct qtensor_file *file;
+    char path[600];
+    const char *name = json_string_value(json_object_get(block, "file"));
+    const char *sha256 = json_string_value(json_object_get(block, "sha256"));
+    json_int_t version = json_integer_value(json_object_get(block, "version"));
+
+    if (version != CHECKPOINT_VERSION) {
+        return err_raise(ERR_UNSUPPORTED, "block %zu was saved in version %lld, and this build reads %d", index,
+                         (long long)version, CHECKPOINT_VERSION);
+    }
+    if (json_integer_value(json_object_get(block, "index")) != (json_int_t)index || name == NULL || sha256 == NULL) {
+        return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint skips block %zu", index);
+    }
+    int rc = fs_path(path, sizeof(path), "%s/%s", directory, name);
+    rc = rc != 0 ? rc : qtensor_file_open(path, sha256, &file);
+    if (rc == 0) {
+        qtensor_file_close(file);
+    }
+    return rc;
+}
+
+int checkpoint_usable(const char *directory, const json_t *blocks, size_t *usable)
+{
+    int rc = 0;
+
+    *usable = 0;
+    while (rc == 0 && *usable < json_array_size(blocks)) {
+        rc = check_block(directory, json_array_get(blocks, *usable), *usable);
+        *usable += rc == 0 ? 1 : 0;
+    }
+    return rc;
+}
+
+/* The chains that a resume needs. */
+#define CHAIN_COUNT 4
+struct saved {
+    const char *name;
+    struct chain *chain; /* NULL: the run has none */
+    bool evaluation;     /* still wanted after the last block */
+};
+
+static void list_chains(const struct run *run, struct saved list[CHAIN_COUNT])
+{
+    const struct saved all[CHAIN_COUNT] = {
+        {"calibration", run->hidden, false},
+        {"reference", run->reference_hidden, false},
+        {"eval_float", run->eval_float, true},
+        {"eval_quant", run->eval_quant, true},
+    };
+    memcpy(list, all, sizeof(all));
+}
+
+static bool has_chains(const struct run *run)
+{
+    return run->hidden != NULL || run->eval_float != NULL;
+}
+
+/* The chains as the block before `first_block` left them; ERR_SOURCE_CORRUPT: they are not on disk, or damaged. */
+static int load_chains(struct run *run, const json_t *chains)
+{
+    struct saved list[CHAIN_COUNT];
+    bool more = run->first_block < run->config->num_layers;
+    int rc = 0;
+
+    list_chains(run, list);
+    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
+        rc = more || list[i].evaluation ? load_chain(list[i].chain, list[i].name, chains) : 0;
+    }
+    return rc;
+}
+
+/* Damaged chains are like none: an earlier block has some, or the first one begins with the embeddings. */
+int checkpoint_resume(struct run *run)
+{
+    const struct pipeline_hooks *hooks = &run->p->hooks;
+    char message[160];
+    bool damaged = false;
+    int rc = 0;
+
+    run->committed = (int64_t)json_array_size(run->blocks);
+    run->first_block = run->committed;
+    run->chains_saved_at = clock_monotonic_seconds();
+    if (!has_chains(run)) {
+        return 0;
+    }
+    for (; run->first_block > 0; run->first_block--) {
+        const json_t *chains = json_object_get(json_array_get(run->blocks, (size_t)run->first_block - 1), "chains");
+        if (json_object_size(chains) == 0) {
+            continue;
+        }
+        rc = load_chains(run, chains);
+        if (rc != ERR_SOURCE_CORRUPT) {
+            break;
+        }
+        damaged = true;
+    }
+    rc = run->first_block == 0 ? embed_all(run) : rc;
+    if (rc != 0 || !damaged) {
+        return rc;
+    }
+    snprintf(message, sizeof(message),
+             "saved activations were damaged; blocks %lld to %lld run again, with the same result",
+             (long long)run->first_block, (long long)run->committed - 1);
+    return hooks->notice(hooks->data, "checkpoint_damaged", message);
+}
+
+static int commit_chain(struct chain *chain, const char *name, int64_t block, json_t *chains)
+{
+    char file[64];
+    char sha256[DIGEST_HEX_SIZE];
+
+    if (chain == NULL) {
+        return 0;
+    }
+    int rc = chain_commit(chain, block, file, sha256);
+    if (rc == 0 && json_object_set_new(chains, name, json_pack("{s:s, s:s}", "file", file, "sha256", sha256)) != 0) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the checkpoint row");
+    }
+    return rc;
+}
+
+static void sweep_chain(struct chain *chain, const char *name, const json_t *chains)
+{
+    if (chain != NULL) {
+        const char *keep = json_string_value(json_object_get(json_object_get(chains, name), "file"));
+        (void)chain_sweep(chain, keep);
+    }
+}
+
+static double chains_cost(const struct run *run)
+{
+    const struct model_config *c = run->config;
+    double rows = 0;
+
+    if (run->calibration.set != NULL) {
+        double paths = run->reference_hidden != NULL ? 2 : 1;
+        rows += paths * (double)(run->calibration.set->sequences * run->calibration.set->length);
+    }
+    if (run->eval_float != NULL) {
+        rows += 2 * (double)(run->evaluation.set->sequences * run->evaluation.set->length);
+    }
+    return rows * (double)c->hidden_size * sizeof(float) / CHAIN_BYTES_PER_SECOND;
+}
+
+static bool chains_due(const struct run *run, int64_t index)
+{
+    double cost = chains_cost(run);
+    bool last = index + 1 == run->config->num_layers;
+
+    return last || cost < CHAIN_FREE_SECONDS || clock_monotonic_seconds() - run->chains_saved_at > cost / CHAIN_SHARE;
+}
+
+static int save_chains(struct run *run, int64_t index, json_t *chains)
+{
+    struct saved list[CHAIN_COUNT];
+    bool more = index + 1 < run->config->num_layers;
+    int rc = 0;
+
+    list_chains(run, list);
+    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
+        rc = more || list[i].evaluation ? commit_chain(list[i].chain, list[i].name, index, chains) : 0;
+    }
+    run->chains_saved_at = clock_monotonic_seconds();
+    return rc;
+}
+
+static int turn_chains(struct run *run)
+{
+    struct saved list[CHAIN_COUNT];
+    int rc = 0;
+
+    list_chains(run, list);
+    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
+        rc = list[i].chain != NULL ? chain_turn(list[i].chain) : 0;
+    }
+    return rc;
+}
+
+static void sweep_chains(struct run *run, const json_t *chains)
+{
+    struct saved list[CHAIN_COUNT];
+
+    list_chains(run, list);
+    for (int i = 0; i < CHAIN_COUNT; i++) {
+        sweep_chain(list[i].chain, list[i].name, chains);
+    }
+}
+
+/* The row counts: what this run knows of it is what another would read. */
+static int note_block(struct run *run, int64_t index, const char *file, const char *sha256, json_t *chains)
+{
+    json_t *block =
+        json_pack("{s:I, s:s, s:s, s:O}", "index", (json_int_t)index, "file", file, "sha256", sha256, "chains", chains);
+
+    if (json_array_append_new(run->blocks, block) != 0) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the checkpoint row");
+    }
+    run->committed = index + 1;
+    return 0;
+}
+
+static void close_pending(struct run *run)
+{
+    json_decref(run->pending.chains);
+    json_decref(run->pending.notes);
+    json_decref(run->pending.rows);
+    run->pending = (struct pending){.open = false};
+}
+
+/* Files first, then the row that makes them count, then the chain files that it replaces go. */
+static int commit_pending(struct run *run)
+{
+    struct pending *pending = &run->pending;
+    char sha256[DIGEST_HEX_SIZE];
+
+    int rc = results_wait(run->results, sha256);
+    if (rc == 0) {
+        rc = run->p->hooks.block_done(run->p->hooks.data, pending->index, pending->file, sha256, pending->chains,
+                                      pending->notes, pending->rows);
+    }
+    if (rc == 0) {
+        rc = note_block(run, pending->index, pending->file, sha256, pending->chains);
+    }
+    if (pending->chains_saved && (rc == 0 || rc == ERR_INTERRUPTED)) {
+        sweep_chains(run, pending->chains);
+    }
+    run->first_row = rc == 0 ? run->first_row : pending->first_row; /* its rows do not count either */
+    close_pending(run);
+    return rc;
+}
+
+int checkpoint_commit(struct run *run, bool wait)
+{
+    return run->pending.open && (wait || results_ready(run->results)) ? commit_pending(run) : 0;
+}
+
+void checkpoint_drop(struct run *run)
+{
+    if (run->pending.open) {
+        close_pending(run);
+    }
+}
+
+int checkpoint_block(struct run *run, int64_t index, struct block_items *items, json_t *rows)
+{
+    char path[600];
+
+    if (index < run->committed) {
+        return turn_chains(run);
+    }
+    int rc = checkpoint_commit(run, true);
+    if (rc != 0) {
+        return rc;
+    }
+    struct pending pending = {.open = true, .index = index, .first_row = run->first_row, .chains = json_object()};
+    snprintf(pending.file, sizeof(pending.file), "block-%05lld.safetensors", (long long)index);
+    pending.chains_saved = chains_due(run, index);
+    rc = pending.chains_saved ? save_chains(run, index, pending.chains) : turn_chains(run);
+    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", run->p->directory, pending.file);
+    rc = rc != 0 ? rc : results_start(run->results, path, run->stream, items);
+    if (rc != 0) {
+        json_decref(pending.chains);
+        return rc;
+    }
+    pending.notes = json_incref(run->notes);
+    pending.rows = json_incref(rows);
+    run->pending = pending;
+    /* A device that ran out of memory keeps no codes beside the next block: whether it runs out again must not depend
+     * on how fast a disk is. */
+    return run->keep_on_device ? 0 : checkpoint_commit(run, true);
+}

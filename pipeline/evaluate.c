@@ -1,0 +1,123 @@
+/* Losses of both paths on the evaluation set: perplexity = exp(mean -log p) over positions 1..S-1 of every window, and
+ * the mean KL(float || quantized) over the same positions, in nats. Logits exist for a bounded slice of rows only. */
+
+#include "pipeline/memory_plan.h"
+#include "pipeline/run.h"
+
+#include "base/err.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* For both paths' logits together. A device of its own memory is fast on large products only. */
+
+struct slices {
+    struct head head;
+    struct tensor float_x, quant_x, float_logits, quant_logits;
+    int32_t *targets;
+    int64_t rows; /* of a slice */
+};
+
+static int slices_init(struct run *run, struct slices *s)
+{
+    const struct gpu *gpu = run->p->gpu;
+    const struct model_config *c = run->config;
+    int64_t total = run->evaluation.set->sequences * run->evaluation.set->length;
+
+    s->rows = memory_plan_logits(c, gpu->info.host_memory);
+    s->rows = s->rows > total ? total : s->rows;
+    const int64_t hidden[2] = {s->rows, c->hidden_size};
+    const int64_t logits[2] = {s->rows, c->vocab_size};
+    s->targets = malloc((size_t)s->rows * sizeof(int32_t));
+    if (s->targets == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for targets");
+    }
+    int rc = head_load_output(run->p->model, gpu, run->stream, &s->head);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &s->float_x);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &s->quant_x);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, logits, &s->float_logits);
+    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, logits, &s->quant_logits);
+    return rc;
+}
+
+static void slices_deinit(struct run *run, struct slices *s)
+{
+    const struct gpu *gpu = run->p->gpu;
+    head_deinit(&s->head, gpu);
+    gpu_tensor_free(gpu, &s->float_x);
+    gpu_tensor_free(gpu, &s->quant_x);
+    gpu_tensor_free(gpu, &s->float_logits);
+    gpu_tensor_free(gpu, &s->quant_logits);
+    free(s->targets);
+}
+
+/* The token behind each row; -1 at the end of a window, which predicts nothing. */
+static void set_targets(const struct calibration_set *set, int64_t first, int64_t rows, int32_t *targets)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t at = first + i;
+        targets[i] = (at + 1) % set->length == 0 ? -1 : set->ids[at + 1];
+    }
+}
+
+static int slice_losses(struct run *run, struct slices *s, int64_t first, int64_t rows, struct gpu_nll *before,
+                        struct gpu_nll *after)
+{
+    const struct gpu *gpu = run->p->gpu;
+    struct tensor fx = tensor_rows(&s->float_x, 0, rows);
+    struct tensor qx = tensor_rows(&s->quant_x, 0, rows);
+    struct tensor fl = tensor_rows(&s->float_logits, 0, rows);
+    struct tensor ql = tensor_rows(&s->quant_logits, 0, rows);
+
+    set_targets(run->evaluation.set, first, rows, s->targets);
+    int rc = chain_read(run->eval_float, CHAIN_IN, first, &fx, gpu, run->stream);
+    rc = rc != 0 ? rc : chain_read(run->eval_quant, CHAIN_IN, first, &qx, gpu, run->stream);
+    rc = rc != 0 ? rc : head_logits(&s->head, run->config, gpu, run->stream, &fx, &fl);
+    rc = rc != 0 ? rc : head_logits(&s->head, run->config, gpu, run->stream, &qx, &ql);
+    rc = rc != 0 ? rc : gpu->ops->nll(run->stream, before, &fl, NULL, s->targets);
+    rc = rc != 0 ? rc : gpu->ops->nll(run->stream, after, &ql, &fl, s->targets);
+    return rc;
+}
+
+int evaluate_finish(struct run *run, struct evaluation_result *out)
+{
+    const struct calibration_set *set = run->evaluation.set;
+    int64_t total = set->sequences * set->length;
+    struct slices slices = {0};
+    struct gpu_nll before = {0};
+    struct gpu_nll after = {0};
+
+    int rc = slices_init(run, &slices);
+    for (int64_t first = 0; rc == 0 && first < total; first += slices.rows) {
+        int64_t rows = total - first < slices.rows ? total - first : slices.rows;
+        rc = run_tick(run, 0.3 * (double)first / (double)total, "evaluating");
+        rc = rc != 0 ? rc : slice_losses(run, &slices, first, rows, &before, &after);
+    }
+    slices_deinit(run, &slices);
+    if (rc != 0) {
+        return err_pass(rc, "evaluate");
+    }
+    if (before.count == 0) {
+        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "the evaluation set predicts no token");
+    }
+    if (!isfinite(before.nll_sum)) {
+        rc = err_raise(ERR_NON_FINITE_VALUE, "the model's own logits on the evaluation set are not finite");
+        return err_set_hint(rc, "the checkpoint is damaged or overflows: check it in the program that it came from");
+    }
+    *out = (struct evaluation_result){
+        .done = true,
+        .perplexity_before = exp(before.nll_sum / (double)before.count),
+        .perplexity_after = exp(after.nll_sum / (double)after.count),
+        .kl_mean = after.kl_sum / (double)after.count,
+        .tokens = after.count,
+        .sequences = set->sequences,
+        .length = set->length,
+    };
+    if (!isfinite(after.nll_sum)) {
+        const struct pipeline_hooks *hooks = &run->p->hooks;
+        rc = hooks->notice(
+            hooks->data, "evaluation_not_finite",
+            "the quantized model's logits on the evaluation set are not finite: do not use this artifact");
+    }
+    return rc;
+}

@@ -1,0 +1,58 @@
+/* "kv_cache": {"dtype": "fp8_e4m3" | "int8", "granularity": "per_tensor" | "per_head"}. */
+
+#include "pipeline/kv_cache.h"
+
+#include "base/params.h"
+
+#include <stddef.h>
+
+enum { DTYPE_CHOICE_E4M3, DTYPE_CHOICE_INT8 };
+static const char *const dtype_choices[] = {"fp8_e4m3", "int8", NULL};
+static const char *const granularity_choices[] = {"per_tensor", "per_head", NULL};
+
+struct member {
+    int dtype, granularity;
+};
+
+static const struct params_row rows[] = {
+    {.name = "dtype",
+     .type = PARAMS_ENUM,
+     .offset = offsetof(struct member, dtype),
+     .size = sizeof(int),
+     .fallback = "\"fp8_e4m3\"",
+     .choices = dtype_choices,
+     .help = "What keys and values are kept as."},
+    {.name = "granularity",
+     .type = PARAMS_ENUM,
+     .offset = offsetof(struct member, granularity),
+     .size = sizeof(int),
+     .fallback = "\"per_tensor\"",
+     .choices = granularity_choices,
+     .help = "One scale for all key heads of a block, or one for each."},
+    {.name = NULL},
+};
+static const struct params_row *const tables[] = {rows, NULL};
+
+int kv_cache_parse(const json_t *object, const char *pointer, struct faults *faults, struct cache_scheme *out)
+{
+    struct member member = {0};
+
+    if (object == NULL || json_is_null(object)) {
+        *out = (struct cache_scheme){.number = GPU_NUMBER_NONE};
+        return 0;
+    }
+    int rc = params_parse(tables, object, pointer, &member, faults);
+    if (rc == 0) {
+        out->number = member.dtype == DTYPE_CHOICE_INT8 ? GPU_NUMBER_INT8 : GPU_NUMBER_E4M3;
+        out->per_head = member.granularity == 1;
+    }
+    return rc;
+}
+
+json_t *kv_cache_json(const struct cache_scheme *scheme)
+{
+    const struct member member = {.dtype = scheme->number == GPU_NUMBER_INT8 ? DTYPE_CHOICE_INT8 : DTYPE_CHOICE_E4M3,
+                                  .granularity = scheme->per_head};
+
+    return scheme->number == GPU_NUMBER_NONE ? json_null() : params_json(tables, &member);
+}

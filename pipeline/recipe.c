@@ -1,0 +1,414 @@
+/* Recipes: names to stages, one object of parameters to a struct for each stage, overrides to solvers of their own. */
+
+#include "pipeline/recipe.h"
+
+#include "base/err.h"
+#include "pipeline/kv_cache.h"
+#include "pipeline/names.h"
+#include "pipeline/recipe_parts.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool has_row(const struct quantizer *quantizer, const char *name)
+{
+    return params_find(quantizer->params, name) != NULL;
+}
+
+/* The members of object that the quantizer has rows for. New reference. */
+static json_t *own_members(const struct quantizer *quantizer, const json_t *object)
+{
+    json_t *own = json_object();
+    const char *key;
+    json_t *value;
+
+    json_object_foreach((json_t *)object, key, value)
+    {
+        if (has_row(quantizer, key)) {
+            json_object_set(own, key, value);
+        }
+    }
+    return own;
+}
+
+static void stage_deinit(struct recipe_stage *stage)
+{
+    if (stage->params != NULL) {
+        params_release(stage->quantizer->params, stage->params);
+        free(stage->params);
+    }
+    *stage = (struct recipe_stage){0};
+}
+
+/* Members that the stage's preset sets and the request does not, and the parameters again with them. */
+static void apply_preset(struct recipe_stage *stage, json_t *own, const char *pointer, struct faults *faults)
+{
+    const struct quantizer *quantizer = stage->quantizer;
+    const char *text = quantizer->preset != NULL ? quantizer->preset(stage->params) : NULL;
+    json_t *preset = text != NULL ? json_loads(text, 0, NULL) : NULL;
+    const char *key, *name;
+    json_t *value;
+
+    if (preset == NULL) {
+        return;
+    }
+    json_object_foreach(preset, key, value)
+    {
+        const struct params_row *row = params_find(quantizer->params, key);
+        if (row != NULL && params_member(row, own, &name) == NULL) {
+            json_object_set(own, key, value);
+        }
+    }
+    json_decref(preset);
+    params_release(quantizer->params, stage->params);
+    memset(stage->params, 0, quantizer->params_size);
+    (void)params_parse(quantizer->params, own, pointer, stage->params, faults);
+}
+
+void recipe_parse_stage(const struct quantizer *quantizer, const json_t *object, bool solves, const char *pointer,
+                        struct faults *faults, struct recipe_stage *out)
+{
+    size_t before = faults->count + faults->dropped;
+    json_t *own = own_members(quantizer, object);
+
+    *out = (struct recipe_stage){.quantizer = quantizer, .params = calloc(1, quantizer->params_size)};
+    if (out->params == NULL || own == NULL) {
+        json_decref(own);
+        faults_add(faults, ERR_HOST_OUT_OF_MEMORY, "", "no memory for the parameters");
+        return;
+    }
+    if (params_parse(quantizer->params, own, pointer, out->params, faults) == 0) {
+        apply_preset(out, own, pointer, faults);
+    }
+    json_decref(own);
+    if (solves && faults->count + faults->dropped == before && quantizer->check != NULL) {
+        quantizer->check(out->params, pointer, faults);
+    }
+}
+
+static void refuse_unknown(const struct recipe *recipe, const json_t *object, const char *pointer,
+                           struct faults *faults)
+{
+    const struct quantizer *methods[RECIPE_STAGES_MAX];
+    const char *key;
+    json_t *value;
+
+    for (int i = 0; i < recipe->count; i++) {
+        methods[i] = recipe->stages[i].quantizer;
+    }
+    json_object_foreach((json_t *)object, key, value)
+    {
+        bool known = false;
+        for (int i = 0; i < recipe->count && !known; i++) {
+            known = has_row(recipe->stages[i].quantizer, key);
+        }
+        if (!known) {
+            char at[192];
+            text_pointer(at, sizeof(at), pointer, key);
+            names_refuse_member(methods, recipe->count, recipe->name, key, at, faults);
+        }
+    }
+}
+
+static void list_rewriters(char *out, size_t size)
+{
+    out[0] = '\0';
+    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        size_t used = strlen(out);
+        if ((*q)->rewrite != NULL) {
+            snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", (*q)->name);
+        }
+    }
+}
+
+static bool parse_names(const json_t *method, const char *pointer, struct faults *faults, struct recipe *out)
+{
+    size_t count = json_is_array(method) ? json_array_size(method) : 1;
+    size_t before = faults->count + faults->dropped;
+
+    if ((!json_is_string(method) && !json_is_array(method)) || count < 1 || count > RECIPE_STAGES_MAX) {
+        char text[PARAMS_VALUE_SIZE];
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+                   "\"method\" is %s; it must be a method's name, or a list of 1 to %d of them",
+                   params_value_text(method, text), RECIPE_STAGES_MAX);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const json_t *item = json_is_array(method) ? json_array_get(method, i) : method;
+        char at[192];
+        snprintf(at, sizeof(at), json_is_array(method) ? "%.100s/%zu" : "%.100s", pointer, i);
+        const struct quantizer *quantizer = names_method(item, at, faults);
+        out->stages[i].quantizer = quantizer;
+        if (quantizer == NULL) {
+            continue;
+        }
+        size_t used = strlen(out->name);
+        snprintf(out->name + used, sizeof(out->name) - used, "%s%s", used > 0 ? "+" : "", quantizer->name);
+        if (count > 1 && quantizer->solve == NULL && quantizer->rewrite == NULL) {
+            faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "%s leaves weights as they are, so it cannot be part of a list", quantizer->name);
+            faults_hint(faults, "%s",
+                        quantizer->analyse == NULL ? "the last method of a list takes the parameter \"kv_cache\""
+                                                   : "make a job of its own for it");
+        } else if (i + 1 < count && quantizer->rewrite == NULL) {
+            faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "%s quantizes weights, so it must come last in a list",
+                       quantizer->name);
+            char rewriters[128];
+            list_rewriters(rewriters, sizeof(rewriters));
+            faults_hint(faults, "before another method can come %s", rewriters);
+        }
+    }
+    out->count = (int)count;
+    return faults->count + faults->dropped == before;
+}
+
+/* A method that only keeps the cache does so even when it is not told how. */
+static void parse_cache(const char *pointer, struct faults *faults, struct recipe *recipe)
+{
+    const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
+    const struct quant_base *base = last->params;
+    bool only = last->quantizer->solve == NULL && last->quantizer->analyse == NULL;
+    char at[192];
+
+    text_pointer(at, sizeof(at), pointer, "kv_cache");
+    if (base != NULL && last->quantizer->analyse == NULL) {
+        (void)kv_cache_parse(base->kv_cache, at, faults, &recipe->cache);
+        if (only && recipe->cache.number == GPU_NUMBER_NONE) {
+            recipe->cache.number = GPU_NUMBER_E4M3;
+        }
+    }
+}
+
+/* What an earlier stage takes for granted of the solver's parameters becomes their default, unless the request says
+ * otherwise in one of them. */
+static void add_defaults(const struct recipe_stage *stage, const struct quantizer *solver, json_t *object)
+{
+    const char *text = stage->quantizer->defaults_after != NULL && stage->params != NULL
+                           ? stage->quantizer->defaults_after(stage->params)
+                           : NULL;
+    json_t *defaults = text != NULL ? json_loads(text, 0, NULL) : NULL;
+    bool agree = true;
+    const char *key, *name;
+    json_t *value;
+
+    json_object_foreach(defaults, key, value)
+    {
+        const struct params_row *row = params_find(solver->params, key);
+        const json_t *given = row != NULL ? params_member(row, object, &name) : NULL;
+        agree = agree && row != NULL && (given == NULL || json_equal(given, value));
+    }
+    json_object_foreach(defaults, key, value)
+    {
+        const struct params_row *row = params_find(solver->params, key);
+        if (agree && params_member(row, object, &name) == NULL) {
+            json_object_set(object, key, value);
+        }
+    }
+    json_decref(defaults);
+}
+
+int recipe_parse(const json_t *method, const json_t *quantization, const char *pointer_method, const char *pointer,
+                 struct faults *faults, struct recipe *out)
+{
+    struct recipe recipe = {0};
+    size_t before = faults->count + faults->dropped;
+
+    if (quantization != NULL && !json_is_object(quantization)) {
+        char text[PARAMS_VALUE_SIZE];
+        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"quantization\" is %s; it must be an object",
+                   params_value_text(quantization, text));
+    } else if (parse_names(method, pointer_method, faults, &recipe)) {
+        json_t *filled = quantization != NULL ? json_copy((json_t *)quantization) : json_object();
+        for (int i = 0; i < recipe.count; i++) {
+            recipe_parse_stage(recipe.stages[i].quantizer, filled, i + 1 == recipe.count, pointer, faults,
+                               &recipe.stages[i]);
+            if (i + 1 < recipe.count) {
+                add_defaults(&recipe.stages[i], recipe.stages[recipe.count - 1].quantizer, filled);
+            }
+        }
+        refuse_unknown(&recipe, quantization, pointer, faults);
+        bool sound = faults->count + faults->dropped == before;
+        recipe_parse_overrides(filled, sound, pointer, faults, &recipe);
+        recipe_collect_patterns(quantization, pointer, faults, &recipe);
+        parse_cache(pointer, faults, &recipe);
+        json_decref(filled);
+    }
+    if (faults->count + faults->dropped != before) {
+        recipe_deinit(&recipe);
+        return faults_raise(faults);
+    }
+    *out = recipe;
+    return 0;
+}
+
+void recipe_deinit(struct recipe *recipe)
+{
+    for (int i = 0; i < recipe->count; i++) {
+        stage_deinit(&recipe->stages[i]);
+    }
+    for (int i = 0; i < recipe->override_count; i++) {
+        stage_deinit(&recipe->overrides[i].solver);
+    }
+    free(recipe->overrides);
+    patterns_free(recipe->patterns);
+    *recipe = (struct recipe){0};
+}
+
+json_t *recipe_method_json(const struct recipe *recipe)
+{
+    if (recipe->count == 1) {
+        return json_string(recipe->stages[0].quantizer->name);
+    }
+    json_t *list = json_array();
+    for (int i = 0; i < recipe->count; i++) {
+        json_array_append_new(list, json_string(recipe->stages[i].quantizer->name));
+    }
+    return list;
+}
+
+json_t *recipe_parameters_json(const struct recipe *recipe)
+{
+    json_t *all = json_object();
+
+    for (int i = 0; i < recipe->count; i++) {
+        json_t *own = params_json(recipe->stages[i].quantizer->params, recipe->stages[i].params);
+        json_object_update(all, own);
+        json_decref(own);
+    }
+    if (recipe->override_count > 0) {
+        json_object_set_new(all, "overrides", recipe_overrides_json(recipe, all));
+    }
+    json_object_set_new(all, "kv_cache", kv_cache_json(&recipe->cache));
+    return all;
+}
+
+const struct quant_base *recipe_base(const struct recipe *recipe)
+{
+    return recipe->stages[recipe->count - 1].params;
+}
+
+static bool is_listed(const struct recipe *recipe, const json_t *patterns, const char *module)
+{
+    size_t i;
+    json_t *pattern;
+
+    json_array_foreach(patterns, i, pattern)
+    {
+        if (patterns_match(recipe->patterns, json_string_value(pattern), module)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int recipe_override_of(const struct recipe *recipe, const char *module)
+{
+    if (is_listed(recipe, recipe_base(recipe)->modules_to_not_convert, module)) {
+        return RECIPE_LISTED;
+    }
+    for (int i = recipe->override_count - 1; i >= 0; i--) {
+        if (patterns_match(recipe->patterns, recipe->overrides[i].match, module)) {
+            return i;
+        }
+    }
+    return RECIPE_USUAL;
+}
+
+const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module)
+{
+    int decider = recipe_override_of(recipe, module);
+
+    if (decider >= 0) {
+        return recipe->overrides[decider].skip ? NULL : &recipe->overrides[decider].solver;
+    }
+    if (decider == RECIPE_LISTED) {
+        return NULL;
+    }
+    const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
+    return last->quantizer->solve != NULL ? last : NULL;
+}
+
+static bool has_float_input(const struct recipe *recipe, const struct recipe_stage *solver, const char *module)
+{
+    bool listed = is_listed(recipe, ((const struct quant_base *)solver->params)->float_inputs, module);
+
+    for (int i = 0; i < recipe->count && !listed; i++) {
+        listed = is_listed(recipe, ((const struct quant_base *)recipe->stages[i].params)->float_inputs, module);
+    }
+    return listed;
+}
+
+int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,
+                          struct qscheme *out)
+{
+    int rc = solver->quantizer->scheme(solver->params, rows, cols, out);
+
+    for (int i = 0; rc == 0 && i + 1 < recipe->count; i++) {
+        const struct recipe_stage *stage = &recipe->stages[i];
+        if (stage->quantizer->amend != NULL) {
+            rc = stage->quantizer->amend(stage->params, out);
+        }
+    }
+    return rc;
+}
+
+int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
+                  int64_t cols, struct qscheme *out)
+{
+    int rc = recipe_amended_scheme(recipe, solver, rows, cols, out);
+
+    if (rc == 0 && has_float_input(recipe, solver, module)) {
+        out->input = (struct gpu_input){.number = GPU_NUMBER_NONE};
+        out->input_search = false;
+        out->input_threshold = 0;
+    }
+    return rc;
+}
+
+bool recipe_analyses(const struct recipe *recipe)
+{
+    return recipe->stages[recipe->count - 1].quantizer->analyse != NULL;
+}
+
+bool recipe_rewrites(const struct recipe *recipe)
+{
+    for (int i = 0; i < recipe->count; i++) {
+        if (recipe->stages[i].quantizer->rewrite != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool recipe_stage_has_targets(const struct recipe_stage *stage, int64_t tokens, int64_t columns)
+{
+    struct quant_targets targets;
+
+    return stage->quantizer != NULL && stage->quantizer->targets != NULL &&
+           stage->quantizer->targets(stage->params, &targets) && (double)tokens >= targets.tokens * (double)columns;
+}
+
+bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t columns)
+{
+    bool has = recipe_stage_has_targets(&recipe->stages[recipe->count - 1], tokens, columns);
+
+    for (int i = 0; i < recipe->override_count && !has; i++) {
+        has = recipe_stage_has_targets(&recipe->overrides[i].solver, tokens, columns);
+    }
+    return has;
+}
+
+bool recipe_needs_calibration(const struct recipe *recipe)
+{
+    bool needs = recipe_rewrites(recipe) || recipe->cache.number != GPU_NUMBER_NONE;
+
+    for (int i = 0; i < recipe->count && !needs; i++) {
+        needs = quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) != STATS_NONE;
+    }
+    for (int i = 0; i < recipe->override_count && !needs; i++) {
+        const struct recipe_stage *solver = &recipe->overrides[i].solver;
+        needs = solver->quantizer != NULL && quantizer_stats(solver->quantizer, solver->params) != STATS_NONE;
+    }
+    return needs;
+}

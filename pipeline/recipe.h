@@ -1,0 +1,71 @@
+#pragma once
+/* What is done to a model's linears: one method, or several in order of which the last one solves and the others only
+ * rewrite (["smoothquant", "gptq"]); and overrides that give some modules other parameters, another solver, or none.
+ *
+ * The "quantization" object of a request holds the parameters of all stages together; each stage reads its own rows,
+ * and a member that no stage knows is a fault. */
+
+#include "base/faults.h"
+#include "models/cache.h"
+#include "pipeline/pattern.h"
+#include "quantizers/quantizer.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#define RECIPE_STAGES_MAX 4
+#define RECIPE_OVERRIDES_MAX 256
+
+struct recipe_stage {
+    const struct quantizer *quantizer;
+    void *params; /* the quantizer's params struct */
+};
+
+struct recipe_override {
+    char match[PATTERN_BYTES_MAX + 1];
+    bool skip;
+    struct recipe_stage solver; /* unless skip */
+};
+
+struct recipe {
+    char name[96]; /* "gptq", "smoothquant+gptq" */
+    struct recipe_stage stages[RECIPE_STAGES_MAX];
+    int count; /* the last one solves */
+    struct recipe_override *overrides;
+    int override_count;
+    struct patterns *patterns; /* every pattern of the request */
+    struct cache_scheme cache; /* how keys and values are kept; number NONE: as they are */
+};
+
+/* method: a name or a list of names. Every fault is named under pointer_method and pointer. *out is set on success
+ * only. */
+int recipe_parse(const json_t *method, const json_t *quantization, const char *pointer_method, const char *pointer,
+                 struct faults *faults, struct recipe *out);
+void recipe_deinit(struct recipe *recipe); /* zeroed is fine */
+/* "method" and "quantization" with every default filled in. New references. */
+json_t *recipe_method_json(const struct recipe *recipe);
+json_t *recipe_parameters_json(const struct recipe *recipe);
+/* The rows that all stages have in common to say of the recipe as a whole. */
+const struct quant_base *recipe_base(const struct recipe *recipe);
+/* The override that decides about this module, which is the last one that matches; RECIPE_USUAL when none does, and
+ * RECIPE_LISTED when modules_to_not_convert names it, which no override undoes. */
+enum { RECIPE_USUAL = -1, RECIPE_LISTED = -2 };
+int recipe_override_of(const struct recipe *recipe, const char *module);
+/* Who solves this module, and with what; NULL: it stays in float. */
+const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module);
+/* The scheme of a module of that shape under its solver, amended by the earlier stages, float_inputs aside. */
+int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,
+                          struct qscheme *out);
+/* The same, with the module's input as it is where a stage says so (float_inputs). */
+int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
+                  int64_t cols, struct qscheme *out);
+/* The recipe looks and makes no artifact. */
+bool recipe_analyses(const struct recipe *recipe);
+/* Some stage rewrites blocks. */
+bool recipe_rewrites(const struct recipe *recipe);
+/* This solver takes a linear's target from the float model, given `tokens` of calibration and `columns` inputs. */
+bool recipe_stage_has_targets(const struct recipe_stage *stage, int64_t tokens, int64_t columns);
+/* Some solver does. */
+bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t columns);
+/* Some stage or override learns from inputs. */
+bool recipe_needs_calibration(const struct recipe *recipe);

@@ -1,0 +1,284 @@
+/* Request bodies: option rows for each part, then the cross-field rules that rows cannot say.
+ *
+ * The same parser reads a client's body and, later, the stored canonical request, so a job runs exactly what was
+ * accepted. Unknown members are faults: a typo in group_size must not cost hours. */
+
+#include "pipeline/spec.h"
+
+#include "base/err.h"
+#include "pipeline/names.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct top {
+    char name[128];
+    json_t *model, *method, *quantization, *output, *calibration, *evaluation, *resources, *metadata;
+    int64_t seed, priority, max_attempts, timeout_seconds;
+};
+
+#define ROW(type_, struct_, member, fallback_, ...)                                            \
+    {                                                                                          \
+        .name = #member, .type = (type_), .offset = offsetof(struct struct_, member),          \
+        .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__ \
+    }
+
+static const char *const quantization_names[] = {"quantization_config", NULL};
+static const char *const sample_names[] = {"num_calibration_samples", "nsamples", NULL};
+static const char *const length_names[] = {"max_seq_length", "seqlen", NULL};
+
+static const struct params_row top_rows[] = {
+    ROW(PARAMS_STRING, top, name, "\"\"", .help = "A name for people; need not be unique."),
+    ROW(PARAMS_JSON, top, model, NULL, .help = "Id of a registered model."),
+    ROW(PARAMS_JSON, top, method, NULL,
+        .help =
+            "A method's name from GET /v1/methods, or a list: the last one quantizes, those before it only rewrite."),
+    ROW(PARAMS_JSON, top, quantization, "null", .aliases = quantization_names, .help = "The method's parameters."),
+    ROW(PARAMS_JSON, top, output, "null", .help = "What to write."),
+    ROW(PARAMS_JSON, top, calibration, "null", .help = "The inputs that the method learns from."),
+    ROW(PARAMS_JSON, top, evaluation, "null", .help = "The text that perplexity and KL are measured on."),
+    ROW(PARAMS_JSON, top, resources, "null", .help = "Device and memory."),
+    ROW(PARAMS_INT, top, seed, "0", .min = 0, .max = 9007199254740991.0, .help = "Seed of every random choice."),
+    ROW(PARAMS_INT, top, priority, "0", .min = -100, .max = 100, .help = "Higher runs first."),
+    ROW(PARAMS_INT, top, max_attempts, "3", .min = 1, .max = 100,
+        .help = "Attempts without a newly finished block before the job fails."),
+    ROW(PARAMS_INT, top, timeout_seconds, "86400", .min = 1, .max = 31536000, .help = "Running time allowed."),
+    ROW(PARAMS_JSON, top, metadata, "null", .help = "Up to 16 string members of the client's own."),
+    {.name = NULL},
+};
+
+static const struct params_row calibration_rows[] = {
+    ROW(PARAMS_STRING, spec_calibration, file_id, "\"\"", .help = "A file of purpose calibration."),
+    ROW(PARAMS_BOOL, spec_calibration, stream, "false",
+        .help = "Records come through POST /v1/quantization/jobs/{id}/calibration."),
+    ROW(PARAMS_INT, spec_calibration, num_samples, "128", .min = 0, .max = 1048576, .aliases = sample_names,
+        .help = "Sequences to use; 0 = all there are."),
+    ROW(PARAMS_INT, spec_calibration, sequence_length, "0", .min = 0, .max = 1048576, .aliases = length_names,
+        .help = "Tokens of a sequence; 0 = the smaller of 2048 and the model's positions."),
+    ROW(PARAMS_STRING, spec_calibration, text_field, "\"text\"", .help = "The member of a record that holds its text."),
+    ROW(PARAMS_BOOL, spec_calibration, add_special_tokens, "true",
+        .help = "Put around a text what the tokenizer's template adds (BOS); false for text that has it already."),
+    ROW(PARAMS_BOOL, spec_calibration, packing, "true",
+        .help = "Lay records end to end and cut; else one window a record, shorter records dropped."),
+    ROW(PARAMS_BOOL, spec_calibration, shuffle, "true", .help = "Draw records in an order given by seed."),
+    {.name = NULL},
+};
+
+static const struct params_row evaluation_rows[] = {
+    ROW(PARAMS_STRING, spec_evaluation, file_id, "\"\"",
+        .help = "A file of purpose evaluation; without one the tail of the calibration set is held back."),
+    ROW(PARAMS_NUMBER, spec_evaluation, hold_back, "0.125", .min = 0, .max = 0.5,
+        .help = "Fraction of the calibration sequences held back when there is no file; 0 = no evaluation."),
+    ROW(PARAMS_INT, spec_evaluation, max_tokens, "262144", .min = 2, .max = 1e9, .help = "Tokens to evaluate at most."),
+    ROW(PARAMS_INT, spec_evaluation, sequence_length, "0", .min = 0, .max = 1048576,
+        .help = "Tokens of a window of the file; 0 = the calibration's."),
+    ROW(PARAMS_STRING, spec_evaluation, text_field, "\"text\"", .help = "The member of a record that holds its text."),
+    ROW(PARAMS_BOOL, spec_evaluation, add_special_tokens, "true",
+        .help = "Put around a text what the tokenizer's template adds (BOS); false for text that has it already."),
+    {.name = NULL},
+};
+
+static const struct params_row output_rows[] = {
+    ROW(PARAMS_STRING, spec_output, format, "null",
+        .help = "Artifact format, from GET /v1/system; when not given, the first of these that carries the result."),
+    ROW(PARAMS_INT, spec_output, max_shard_bytes, "5368709120", .min = 1048576, .max = 1e12,
+        .help = "Size at which a new shard begins."),
+    {.name = NULL},
+};
+
+static const struct params_row resources_rows[] = {
+    ROW(PARAMS_STRING, spec_resources, device, "\"auto\"", .help = "auto, cpu or cuda:N."),
+    ROW(PARAMS_INT, spec_resources, host_memory_bytes, "0", .min = 0, .max = 1e15,
+        .help = "Activations kept in memory before they spill to disk; 0 = the daemon's budget."),
+    {.name = NULL},
+};
+
+static const struct params_row *const top_tables[] = {top_rows, NULL};
+static const struct params_row *const calibration_tables[] = {calibration_rows, NULL};
+static const struct params_row *const evaluation_tables[] = {evaluation_rows, NULL};
+static const struct params_row *const output_tables[] = {output_rows, NULL};
+static const struct params_row *const resources_tables[] = {resources_rows, NULL};
+
+static void parse_part(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
+                       struct faults *faults)
+{
+    (void)params_parse(tables, object, pointer, out, faults);
+}
+
+static void check_metadata(const json_t *metadata, struct faults *faults)
+{
+    const char *key;
+    json_t *value;
+
+    if (metadata == NULL) {
+        return;
+    }
+    if (!json_is_object(metadata) || json_object_size(metadata) > 16) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "/metadata", "\"metadata\" must be an object of at most 16 members");
+        return;
+    }
+    json_object_foreach((json_t *)metadata, key, value)
+    {
+        if (!json_is_string(value) || strlen(key) > 64 || json_string_length(value) > 512) {
+            faults_add(faults, ERR_INVALID_PARAMETER, "/metadata",
+                       "\"%.64s\" must be a string of at most 512 bytes under a name of at most 64", key);
+        }
+    }
+}
+
+static void refuse_file_id(const char *pointer, const char *id, struct faults *faults)
+{
+    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"file_id\" is \"%s\"; it must be the id of a file (file_...)",
+               id);
+    faults_hint(faults, "POST /v1/files stores a file and answers its id");
+}
+
+static void refuse_length(const char *pointer, struct faults *faults)
+{
+    faults_add(faults, ERR_INVALID_PARAMETER, pointer,
+               "\"sequence_length\" is 1; it must be 0 (choose for me) or at least 2, since a token is predicted from "
+               "those before it");
+}
+
+static void check_data(const struct job_spec *spec, struct faults *faults)
+{
+    const struct spec_calibration *c = &spec->calibration;
+
+    if (c->stream && c->file_id[0] != '\0') {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream",
+                   "\"stream\" is true and \"file_id\" is given: records come from one of them");
+        faults_hint(faults, "leave out file_id or stream");
+    }
+    if (spec->recipe.count > 0 && recipe_needs_calibration(&spec->recipe) && !spec_has_calibration(spec)) {
+        faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
+                   "\"calibration\" is required: %s learns from the inputs of the model's linears", spec->recipe.name);
+        faults_hint(faults, "\"calibration\": {\"file_id\": a file of purpose calibration}, or {\"stream\": true} and "
+                            "POST the records to the job");
+    }
+    if (c->file_id[0] != '\0' && !id_valid(c->file_id, "file")) {
+        refuse_file_id("/calibration/file_id", c->file_id, faults);
+    }
+    if (spec->evaluation.file_id[0] != '\0' && !id_valid(spec->evaluation.file_id, "file")) {
+        refuse_file_id("/evaluation/file_id", spec->evaluation.file_id, faults);
+    }
+    if (spec->evaluation.file_id[0] != '\0' && spec->recipe.count > 0 && recipe_analyses(&spec->recipe)) {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/file_id",
+                   "\"file_id\" does nothing: %s changes no model that could be evaluated", spec->recipe.name);
+        faults_hint(faults, "leave \"evaluation\" out");
+    }
+    if (spec->evaluation.file_id[0] == '\0' && spec->evaluation.sequence_length > 0) {
+        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length",
+                   "\"sequence_length\" needs an evaluation.file_id: a held-back tail has the calibration's length");
+    }
+    if (c->sequence_length == 1) {
+        refuse_length("/calibration/sequence_length", faults);
+    }
+    if (spec->evaluation.sequence_length == 1) {
+        refuse_length("/evaluation/sequence_length", faults);
+    }
+}
+
+static void parse_model(const struct top *top, struct job_spec *spec, struct faults *faults)
+{
+    if (top->model == NULL) {
+        return; /* reported as missing by its row */
+    }
+    const char *id = json_string_value(top->model);
+    if (id == NULL || !id_valid(id, "mdl")) {
+        char text[PARAMS_VALUE_SIZE];
+        faults_add(faults, ERR_INVALID_PARAMETER, "/model", "\"model\" is %s; it must be the id of a model (mdl_...)",
+                   params_value_text(top->model, text));
+        faults_hint(faults, "POST /v1/models registers a checkpoint and answers its id");
+        return;
+    }
+    snprintf(spec->model, sizeof(spec->model), "%s", id);
+}
+
+int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
+{
+    struct job_spec spec = {0};
+    struct top top = {0};
+    const char *name;
+
+    if (!json_is_object(body)) {
+        char text[PARAMS_VALUE_SIZE];
+        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
+                   params_value_text(body, text));
+        return faults_raise(faults);
+    }
+    if (params_parse(top_tables, body, "", &top, faults) == 0) {
+        snprintf(spec.name, sizeof(spec.name), "%s", top.name);
+        spec.seed = top.seed;
+        spec.priority = top.priority;
+        spec.max_attempts = top.max_attempts;
+        spec.timeout_seconds = top.timeout_seconds;
+    } else {
+        /* The rows gave nothing back; look at the parts all the same, to name every fault at once. */
+        top.model = json_incref(json_object_get(body, "model"));
+        top.quantization = json_incref(params_member(params_find(top_tables, "quantization"), body, &name));
+        top.calibration = json_incref(json_object_get(body, "calibration"));
+        top.evaluation = json_incref(json_object_get(body, "evaluation"));
+        top.output = json_incref(json_object_get(body, "output"));
+        top.resources = json_incref(json_object_get(body, "resources"));
+        top.method = json_incref(json_object_get(body, "method"));
+    }
+    parse_model(&top, &spec, faults);
+    if (top.method != NULL) { /* its absence is reported by its row */
+        (void)recipe_parse(top.method, top.quantization, "/method", "/quantization", faults, &spec.recipe);
+    }
+    parse_part(calibration_tables, top.calibration, "/calibration", &spec.calibration, faults);
+    parse_part(evaluation_tables, top.evaluation, "/evaluation", &spec.evaluation, faults);
+    parse_part(output_tables, top.output, "/output", &spec.output, faults);
+    parse_part(resources_tables, top.resources, "/resources", &spec.resources, faults);
+    check_metadata(top.metadata, faults);
+    spec.metadata = json_incref(top.metadata);
+    if (spec.output.format[0] != '\0') {
+        spec.format = names_format(spec.output.format, "/output/format", faults);
+        snprintf(spec.output.format, sizeof(spec.output.format), "%s", spec.format != NULL ? spec.format->name : "");
+    }
+    check_data(&spec, faults);
+    params_release(top_tables, &top);
+    if (faults->count > 0) {
+        spec_deinit(&spec);
+        return faults_raise(faults);
+    }
+    *out = spec;
+    return 0;
+}
+
+void spec_deinit(struct job_spec *spec)
+{
+    recipe_deinit(&spec->recipe);
+    json_decref(spec->metadata);
+    memset(spec, 0, sizeof(*spec));
+}
+
+json_t *spec_json(const struct job_spec *spec)
+{
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name, "model",
+                     spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
+                     recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output),
+                     "calibration", params_json(calibration_tables, &spec->calibration), "evaluation",
+                     params_json(evaluation_tables, &spec->evaluation), "resources",
+                     params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
+                     (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
+                     (json_int_t)spec->timeout_seconds, "metadata", spec->metadata);
+}
+
+bool spec_has_calibration(const struct job_spec *spec)
+{
+    return spec->calibration.stream || spec->calibration.file_id[0] != '\0';
+}
+
+int64_t spec_sequence_length(const struct job_spec *spec, const struct model_config *config)
+{
+    if (spec->calibration.sequence_length > 0) {
+        return spec->calibration.sequence_length;
+    }
+    return config->max_position > 0 && config->max_position < 2048 ? config->max_position : 2048;
+}
+
+json_t *spec_quantization_schema(const struct quantizer *quantizer)
+{
+    return params_schema(quantizer->params);
+}

@@ -1,0 +1,78 @@
+#pragma once
+/* A job's request, checked: JSON in, plain struct out, and back to JSON with every default filled in. */
+
+#include "base/faults.h"
+#include "base/ids.h"
+#include "formats/format.h"
+#include "pipeline/recipe.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct spec_calibration {
+    char file_id[ID_SIZE]; /* "" = none */
+    bool stream;
+    int64_t num_samples;     /* sequences; 0 = all there are */
+    int64_t sequence_length; /* 0 = the smaller of 2048 and the model's positions */
+    char text_field[64];
+    bool add_special_tokens;
+    bool packing, shuffle;
+};
+
+struct spec_evaluation {
+    char file_id[ID_SIZE]; /* "" = the held-back tail of the calibration set */
+    double hold_back;      /* fraction of the calibration sequences kept for evaluation when there is no file */
+    int64_t max_tokens;
+    int64_t sequence_length; /* 0 = the calibration's */
+    char text_field[64];
+    bool add_special_tokens;
+};
+
+struct spec_output {
+    char format[32]; /* "" = chosen against the model, as spec_check does */
+    int64_t max_shard_bytes;
+};
+
+struct spec_resources {
+    char device[32];
+    int64_t host_memory_bytes; /* 0 = the daemon's budget */
+};
+
+struct job_spec {
+    char name[128];
+    char model[ID_SIZE];
+    int64_t seed, priority, max_attempts, timeout_seconds;
+    struct recipe recipe;
+    const struct format *format; /* NULL until it is chosen */
+    struct spec_calibration calibration;
+    struct spec_evaluation evaluation;
+    struct spec_output output;
+    struct spec_resources resources;
+    json_t *metadata; /* object or NULL */
+};
+
+/* Parse everything that can be judged without the model; every fault is named. *out is set on success only. */
+int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out);
+void spec_deinit(struct job_spec *spec);
+/* The request with defaults filled in, in canonical member order. New reference. */
+json_t *spec_json(const struct job_spec *spec);
+/* The job runs forwards through the model: it has calibration data or an evaluation set. */
+bool spec_has_calibration(const struct job_spec *spec);
+/* Calibration sequence length once the model is known. */
+int64_t spec_sequence_length(const struct job_spec *spec, const struct model_config *config);
+
+/* JSON Schema of a job body's "quantization" object for one method. New reference. */
+json_t *spec_quantization_schema(const struct quantizer *quantizer);
+
+/* --- against the model */
+/* Match the recipe's patterns against the model's modules, once for all that ask later. */
+int spec_bind(struct job_spec *spec, const struct model *model);
+/* The linears that will be quantized, in model order, with the scheme each gets; malloc'ed array. */
+int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count);
+/* Everything that a job of this spec on this model would run into, from headers alone. Defaults that depend on the
+ * model (format, sequence lengths) are filled in. device: where it runs unless it says otherwise, as for gpu_open. 0 or
+ * faults filled. */
+int spec_check(struct job_spec *spec, const struct model *model, const char *device, struct faults *faults);
+/* What the format's runtimes will not do with the result of an accepted spec: {"code", "message"} each. */
+int spec_warnings(const struct job_spec *spec, const struct model *model, json_t *warnings);

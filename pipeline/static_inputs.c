@@ -1,0 +1,150 @@
+/* Static scales of inputs: one for all linears that read the same input, since runtimes load q, k and v as one linear,
+ * and gate and up, and take the largest scale of their parts. */
+
+#include "pipeline/run.h"
+
+#include "base/err.h"
+#include "pipeline/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* The whole range is an outlier's where it leaves the root mean square fewer steps than this, or where the one that is
+ * taken is no more than this share of it and loses no more than half. */
+#define STEPS_MIN 2
+#define SHARE_MAX 0.25
+#define GAIN_MIN 2.0
+
+struct tick_context {
+    struct run *run;
+    double share;
+};
+
+static int tick(void *data)
+{
+    struct tick_context *context = data;
+    return run_tick(context->run, context->share, "quantizing");
+}
+
+bool site_input_is_static(const struct qscheme *scheme)
+{
+    return scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic;
+}
+
+/* The largest input, and the root of their mean square. */
+static int measure(struct run *run, const struct layer_stats *stats, float *absmax, float *rms)
+{
+    float *columns = malloc((size_t)stats->columns * sizeof(*columns));
+    double squares = 0;
+    float most = 0;
+
+    if (columns == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld ranges", (long long)stats->columns);
+    }
+    int rc = run->p->gpu->ops->download(run->stream, columns, stats->absmax.data, tensor_bytes(&stats->absmax));
+    for (int64_t i = 0; rc == 0 && i < stats->columns; i++) {
+        most = columns[i] > most ? columns[i] : most;
+    }
+    rc = rc != 0 ? rc : run->p->gpu->ops->diagonal(run->stream, columns, &stats->hessian);
+    for (int64_t i = 0; rc == 0 && i < stats->columns; i++) {
+        squares += 0.5 * (double)columns[i]; /* H = (2/T) sum x x^T */
+    }
+    free(columns);
+    if (rc == 0) {
+        *absmax = most;
+        *rms = (float)sqrt(squares / (double)stats->columns);
+    }
+    return rc;
+}
+
+static bool is_outliers(const struct report_input *in, enum gpu_number number)
+{
+    /* E4M3 has its smallest steps, 2^-9, near zero. */
+    double steps = number == GPU_NUMBER_E4M3 ? (double)DTYPE_E4M3_MAX * 0x1p9 : 127.0;
+    double most = (double)in->absmax, usual = (double)in->rms;
+
+    return (usual > 0 && most * STEPS_MIN > usual * steps) ||
+           (in->range.share <= SHARE_MAX && in->range.error * GAIN_MIN <= in->range.error_whole);
+}
+
+static int warn(struct run *run)
+{
+    const struct pipeline_hooks *hooks = &run->p->hooks;
+
+    return hooks->notice == NULL
+               ? 0
+               : hooks->notice(
+                     hooks->data, "input_outliers",
+                     "a few inputs of some modules reach so far that one static scale cannot suit them and the others: "
+                     "\"input_outlier\" in the report's rows; smooth these inputs first (method \"smoothquant\", alone "
+                     "or before the one that solves, with \"smooth_down\" and \"smooth_output\"), give each token its "
+                     "own scale (\"activation_dynamic\": true, or \"activation_scheme\": \"dynamic\"), or list the "
+                     "modules in \"float_inputs\"");
+}
+
+/* One range for linears that read the same input alike. */
+static int choose(struct run *run, enum site site, const struct layer_stats *stats, const struct qscheme *scheme,
+                  const struct tensor *const *weights, int count, struct report_input *out)
+{
+    struct tick_context data = {run, ((double)site + 0.5) / (double)SITE_COUNT};
+    const struct solve_context context = {.gpu = run->p->gpu,
+                                          .stream = run->stream,
+                                          .scale_dtype = scheme->scale_dtype,
+                                          .tick = tick,
+                                          .tick_data = &data};
+    struct report_input made = {.known = true, .range = {.share = 1, .error = NAN, .error_whole = NAN}};
+
+    int rc = measure(run, stats, &made.absmax, &made.rms);
+    if (rc == 0 && scheme->input_search && made.absmax > 0) {
+        rc = input_range_search(&context, &stats->spread, weights, count, &scheme->input, made.absmax, &made.range);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    made.outlier = is_outliers(&made, scheme->input.number);
+    *out = made;
+    return made.outlier ? warn(run) : 0;
+}
+
+static bool are_alike(const struct qscheme *a, const struct qscheme *b)
+{
+    return site_input_is_static(a) && site_input_is_static(b) && a->input.number == b->input.number &&
+           a->input_search == b->input_search;
+}
+
+int site_inputs(struct run *run, enum site site, const struct layer_stats *stats, const struct qscheme *schemes,
+                struct linear_job *jobs, int count, struct report_input *out)
+{
+    int rc = 0;
+
+    for (int i = 0; i < count; i++) {
+        out[i] = (struct report_input){0};
+    }
+    for (int first = 0; rc == 0 && first < count; first++) {
+        const struct tensor *weights[LINEAR_COUNT];
+        struct report_input made;
+        int found = 0;
+        if (!site_input_is_static(&schemes[first]) || out[first].known) {
+            continue;
+        }
+        for (int i = first; i < count; i++) {
+            if (are_alike(&schemes[first], &schemes[i])) {
+                weights[found++] = jobs[i].weight;
+            }
+        }
+        rc = stats == NULL || (stats->flags & STATS_RANGE) == 0
+                 ? err_raise(ERR_INSUFFICIENT_CALIBRATION, "a static input scale of %s needs calibration inputs",
+                             jobs[first].name)
+                 : choose(run, site, stats, &schemes[first], weights, found, &made);
+        for (int i = first; rc == 0 && i < count; i++) {
+            if (are_alike(&schemes[first], &schemes[i])) {
+                out[i] = made;
+                jobs[i].result.input_scale =
+                    site_input_scale((float)((double)made.absmax * made.range.share), schemes[i].input.number,
+                                     schemes[i].scale_dtype, &jobs[i]);
+            }
+        }
+        rc = rc != 0 ? err_set_module(err_pass(rc, "inputs of %s", jobs[first].name), jobs[first].name) : 0;
+    }
+    return rc;
+}

@@ -1,0 +1,253 @@
+/* The block loop on the bundled checkpoint: results depend neither on memory, nor on threads, nor on interruptions. */
+
+#include "tests/unit/pipeline/pipeline_rig.h"
+
+#include <sys/stat.h>
+
+START_TEST(test_rows_and_losses)
+{
+    struct world w;
+    world_open(&w, "gptq", 1);
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_uint_eq(json_array_size(w.rows), 28);
+    for (size_t i = 0; i < 28; i++) {
+        const json_t *row = json_array_get(w.rows, i);
+        ck_assert_int_eq(json_integer_value(json_object_get(row, "index")), (json_int_t)i);
+        ck_assert_int_eq(json_integer_value(json_object_get(row, "layer")), (json_int_t)i / 7);
+        ck_assert_int_eq(json_integer_value(json_object_get(row, "tokens")), SEQUENCES * LENGTH);
+        double relative = json_number_value(json_object_get(row, "relative_mse"));
+        double output = json_number_value(json_object_get(row, "output_relative_mse"));
+        ck_assert_msg(relative > 0 && relative < 0.1, "row %zu loses %g of its weights", i, relative);
+        ck_assert_msg(output > 0 && output < 0.1, "row %zu loses %g of its output", i, output);
+    }
+    ck_assert(w.result.done);
+    ck_assert_int_eq(w.result.tokens, EVAL_SEQUENCES * (LENGTH - 1));
+    ck_assert_double_gt(w.result.perplexity_before, 1);
+    ck_assert_double_gt(w.result.kl_mean, 0);
+    ck_assert_double_lt(w.result.kl_mean, 1);
+    ck_assert_double_gt(w.times.seconds[PHASE_SOLVE], 0);
+    ck_assert_double_gt(w.times.flops[PHASE_STATISTICS], 0);
+    world_close(&w);
+}
+END_TEST
+
+START_TEST(test_spilled_is_the_same)
+{
+    struct world memory;
+    struct world disk;
+    world_open(&memory, "gptq", 1);
+    world_open(&disk, "gptq", 1);
+    ck_assert_rc_ok(run(&memory, MEMORY));
+    ck_assert_rc_ok(run(&disk, 0));
+    expect_same(&memory, &disk);
+    world_close(&memory);
+    world_close(&disk);
+}
+END_TEST
+
+START_TEST(test_threads_do_not_matter)
+{
+    struct world one;
+    struct world two;
+    world_open(&one, "gptq", 1);
+    world_open(&two, "gptq", 2);
+    ck_assert_rc_ok(run(&one, MEMORY));
+    ck_assert_rc_ok(run(&two, MEMORY));
+    expect_same(&one, &two);
+    world_close(&one);
+    world_close(&two);
+}
+END_TEST
+
+/* Stopped at a boundary, dropped in the middle of a block, stopped behind the last: always the same end. */
+START_TEST(test_resumed_is_the_same)
+{
+    struct world whole;
+    world_open(&whole, "gptq", 2);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    for (int on_disk = 0; on_disk < 2; on_disk++) {
+        int64_t memory = on_disk ? 0 : MEMORY;
+        struct world w;
+        world_open(&w, "gptq", 2);
+        w.stop_at = 0;
+        ck_assert_int_eq(run(&w, memory), ERR_INTERRUPTED);
+        ck_assert_uint_eq(json_array_size(w.blocks), 1);
+        w.stop_at = -1;
+        w.cancel_in = 15;
+        ck_assert_int_eq(run(&w, memory), ERR_CANCELLED);
+        w.cancel_in = -1;
+        w.stop_at = 3;
+        ck_assert_int_eq(run(&w, MEMORY - memory), ERR_INTERRUPTED);
+        ck_assert_uint_eq(json_array_size(w.blocks), 4);
+        w.stop_at = -1;
+        ck_assert_rc_ok(run(&w, memory));
+        expect_same(&whole, &w);
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+END_TEST
+
+/* Whatever ends a run in the middle of a block, the blocks before it are committed, though their files may still have
+ * been on their way; and the run's own error is what is said. */
+START_TEST(test_finished_blocks_survive)
+{
+    struct world whole;
+    world_open(&whole, "rtn", 2);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    for (int64_t ticks = 1; ticks < 60; ticks += 6) {
+        struct world w;
+        world_open(&w, "rtn", 2);
+        w.refusal = ERR_INTERRUPTED;
+        w.cancel_in = ticks;
+        int rc = run(&w, MEMORY);
+        ck_assert_int_eq(rc, ERR_INTERRUPTED);
+        ck_assert_str_eq(err_last()->message, "refused by the test");
+        ck_assert_uint_eq(json_array_size(w.blocks), w.begun - 1);
+        w.cancel_in = -1;
+        ck_assert_rc_ok(run(&w, MEMORY));
+        expect_same(&whole, &w);
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+END_TEST
+
+/* A file that cannot be written ends the run, with the blocks before it. */
+START_TEST(test_block_that_cannot_be_written)
+{
+    char path[400];
+    struct world w;
+    world_open(&w, "rtn", 2);
+    snprintf(path, sizeof(path), "%s/block-00002.safetensors.tmp", w.directory);
+    ck_assert_int_eq(mkdir(path, 0700), 0);
+    ck_assert_int_eq(run(&w, MEMORY), ERR_STORAGE);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "block-00002.safetensors.tmp"));
+    ck_assert_uint_eq(json_array_size(w.blocks), 2);
+    ck_assert_int_eq(rmdir(path), 0);
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_uint_eq(json_array_size(w.rows), 28);
+    world_close(&w);
+}
+END_TEST
+
+/* A quantized cache: its scales come back the same, and whatever is evaluated behind an interruption still sees it. */
+START_TEST(test_cache_is_resumed)
+{
+    struct world whole, w, plain;
+    world_open(&whole, "gptq", 1);
+    world_open(&w, "gptq", 2);
+    world_open(&plain, "gptq", 2);
+    whole.spec.recipe.cache = w.spec.recipe.cache = (struct cache_scheme){GPU_NUMBER_E4M3, true};
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    ck_assert_rc_ok(run(&plain, MEMORY));
+    w.stop_at = 1;
+    ck_assert_int_eq(run(&w, 0), ERR_INTERRUPTED);
+    w.stop_at = -1;
+    ck_assert_rc_ok(run(&w, MEMORY));
+    expect_same(&whole, &w);
+    for (size_t i = 0; i < 4; i++) {
+        const json_t *ours = json_object_get(json_array_get(w.blocks, i), "notes");
+        ck_assert(json_equal(ours, json_object_get(json_array_get(whole.blocks, i), "notes")));
+        ck_assert_uint_eq(json_array_size(json_object_get(json_object_get(ours, "kv_cache"), "value_scales")), 2);
+        ck_assert_uint_eq(json_object_size(json_object_get(json_array_get(plain.blocks, i), "notes")), 0);
+    }
+    ck_assert_double_ne(plain.result.kl_mean, whole.result.kl_mean);
+    world_close(&whole);
+    world_close(&w);
+    world_close(&plain);
+}
+END_TEST
+
+START_TEST(test_damaged_checkpoint_is_said)
+{
+    struct world w;
+    char path[400];
+    world_open(&w, "rtn", 1);
+    w.stop_at = 1;
+    ck_assert_int_eq(run(&w, MEMORY), ERR_INTERRUPTED);
+    snprintf(path, sizeof(path), "%s/%s", w.directory, json_get_string(json_array_get(w.blocks, 0), "file"));
+    int fd = open(path, O_WRONLY);
+    ck_assert_int_eq(pwrite(fd, "?", 1, 5000), 1);
+    close(fd);
+    size_t usable = 9;
+    ck_assert_int_eq(checkpoint_usable(w.directory, w.blocks, &usable), ERR_SOURCE_CORRUPT);
+    ck_assert_uint_eq(usable, 0);
+    world_close(&w);
+}
+END_TEST
+
+START_TEST(test_without_any_data)
+{
+    struct world w;
+    world_open(&w, "rtn", 1);
+    w.calibration.sequences = 0;
+    w.evaluation.sequences = 0;
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_uint_eq(json_array_size(w.rows), 28);
+    ck_assert(json_is_null(json_object_get(json_array_get(w.rows, 0), "output_relative_mse")));
+    ck_assert(!w.result.done);
+    world_close(&w);
+}
+END_TEST
+
+/* Chains are not written after every block: what lies behind the last ones runs again and is not committed twice. */
+START_TEST(test_blocks_without_chains_run_again)
+{
+    struct world whole;
+    world_open(&whole, "gptq", 1);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    for (int stop = 0; stop < 4; stop++) {
+        struct world w;
+        world_open(&w, "gptq", 1);
+        w.stop_at = stop;
+        ck_assert_int_eq(run(&w, MEMORY), ERR_INTERRUPTED);
+        w.stop_at = -1;
+        for (size_t i = 0; i < json_array_size(w.blocks); i++) {
+            json_object_set_new(json_array_get(w.blocks, i), "chains", json_object());
+        }
+        ck_assert_rc_ok(run(&w, MEMORY));
+        expect_same(&whole, &w);
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+END_TEST
+
+static void open_for_format(struct world *w, const char *format)
+{
+    struct faults faults = {0};
+    world_open(w, "gptq", 2);
+    spec_deinit(&w->spec);
+    json_t *body =
+        json_pack("{s:s, s:s, s:{s:i, s:i, s:b}, s:{s:b}, s:{s:s}, s:i}", "model", "mdl_01J00000000000000000000000",
+                  "method", "gptq", "quantization", "bits", 4, "group_size", 32, "sym", 1, "calibration", "stream", 1,
+                  "output", "format", format, "seed", 3);
+    ck_assert_rc_ok(spec_parse(body, &faults, &w->spec));
+    json_decref(body);
+}
+
+/* A runtime that rounds inputs of its own accord is measured so; what is written stays the same. */
+START_TEST(test_inputs_as_the_runtime_rounds_them)
+{
+    struct world plain, rounded;
+    open_for_format(&plain, "gptq_v2");
+    open_for_format(&rounded, "gguf");
+    ck_assert_rc_ok(run(&plain, MEMORY));
+    ck_assert_rc_ok(run(&rounded, MEMORY));
+    for (size_t i = 0; i < 4; i++) {
+        ck_assert_str_eq(json_get_string(json_array_get(plain.blocks, i), "sha256"),
+                         json_get_string(json_array_get(rounded.blocks, i), "sha256"));
+    }
+    ck_assert_double_eq(plain.result.perplexity_before, rounded.result.perplexity_before);
+    ck_assert(plain.result.perplexity_after != rounded.result.perplexity_after);
+    ck_assert_double_eq_tol(plain.result.perplexity_after / rounded.result.perplexity_after, 1, 0.02);
+    world_close(&plain);
+    world_close(&rounded);
+}
+END_TEST
+
+UNIT_MAIN("pipeline", test_rows_and_losses, test_spilled_is_the_same, test_threads_do_not_matter,
+          test_resumed_is_the_same, test_finished_blocks_survive, test_block_that_cannot_be_written,
+          test_cache_is_resumed, test_damaged_checkpoint_is_said, test_without_any_data,
+          test_blocks_without_chains_run_again, test_inputs_as_the_runtime_rounds_them)

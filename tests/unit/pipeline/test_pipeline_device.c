@@ -1,0 +1,313 @@
+/* The block loop on a device with memory of its own, of which there is enough, or not: what a job gives up, in which
+ * order, and that its results do not show it. */
+
+#include "models/block_reader.h"
+#include "pipeline/memory_plan.h"
+#include "pipeline/run.h"
+#include "tests/unit/pipeline/pipeline_rig.h"
+
+#include <pthread.h>
+
+/* A device with memory of its own, as much as the test says, in front of the CPU. */
+static const struct gpu_ops *cpu_ops;
+static struct gpu_ops small_ops;
+static size_t small_limit, small_used, small_most;
+static int64_t small_promise;                                  /* bytes that it says it has free */
+static pthread_mutex_t small_lock = PTHREAD_MUTEX_INITIALIZER; /* results leave on a thread of their own */
+
+#define SMALL_HEADER 64 /* keeps the alignment */
+
+static int small_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)
+{
+    char *block;
+
+    pthread_mutex_lock(&small_lock);
+    bool fits = bytes <= small_limit - small_used;
+    small_used += fits ? bytes : 0;
+    small_most = small_used > small_most ? small_used : small_most;
+    pthread_mutex_unlock(&small_lock);
+    if (!fits) {
+        return err_raise(ERR_GPU_OUT_OF_MEMORY, "the small device has no %zu bytes left", bytes);
+    }
+    ck_assert_rc_ok(cpu_ops->alloc(device, bytes + SMALL_HEADER, zeroed, (void **)&block));
+    memcpy(block, &bytes, sizeof(bytes));
+    *pointer = block + SMALL_HEADER;
+    return 0;
+}
+
+static void small_free(struct gpu_device *device, void *pointer)
+{
+    size_t bytes;
+    char *block = (char *)pointer - SMALL_HEADER;
+
+    if (pointer == NULL) {
+        return;
+    }
+    memcpy(&bytes, block, sizeof(bytes));
+    pthread_mutex_lock(&small_lock);
+    small_used -= bytes;
+    pthread_mutex_unlock(&small_lock);
+    cpu_ops->free(device, block);
+}
+
+/* Whatever there is of it. */
+static int small_info(struct gpu_device *device, struct gpu_info *info)
+{
+    int rc = cpu_ops->device_info(device, info);
+    info->host_memory = false;
+    info->memory_total = info->memory_free = small_promise;
+    return rc;
+}
+
+static int small_follows;
+
+static int small_follow(struct gpu_stream *stream, struct gpu_stream *first)
+{
+    ck_assert_ptr_ne(stream, first);
+    small_follows++;
+    return 0;
+}
+
+static void world_shrink(struct world *world, size_t limit)
+{
+    cpu_ops = world->gpu.ops;
+    small_ops = *cpu_ops;
+    small_ops.alloc = small_alloc;
+    small_ops.free = small_free;
+    small_ops.device_info = small_info;
+    small_ops.stream_follow = small_follow;
+    small_follows = 0;
+    small_limit = limit;
+    small_promise = (int64_t)1 << 30;
+    small_used = small_most = 0;
+    world->gpu.ops = &small_ops;
+    world->gpu.info.host_memory = false;
+}
+
+static void analyse(struct world *world, bool on_device)
+{
+    struct faults faults = {0};
+    world_open(world, "rtn", 2);
+    spec_deinit(&world->spec);
+    json_t *body =
+        json_pack("{s:s, s:s, s:{s:i, s:i, s:i}, s:{s:b}, s:{s:s}}", "model", "mdl_01J00000000000000000000000",
+                  "method", "kv_analysis", "quantization", "group_size", 16, "residual_length", 16, "max_tokens",
+                  3 * LENGTH, "calibration", "stream", 1, "output", "format", "compressed-tensors");
+    ck_assert_rc_ok(spec_parse(body, &faults, &world->spec));
+    json_decref(body);
+    if (on_device) {
+        world_shrink(world, MEMORY);
+    }
+    world->evaluation.sequences = 0;
+    ck_assert_rc_ok(run(world, MEMORY));
+}
+
+/* An analysis measures on the CPU whatever the device, and finds the same there. */
+START_TEST(test_analysis_is_measured_alike)
+{
+    struct world host, device;
+    analyse(&host, false);
+    analyse(&device, true);
+    ck_assert_uint_eq(small_used, 0);
+    for (size_t i = 0; i < 4; i++) {
+        const json_t *ours = json_object_get(json_array_get(host.blocks, i), "notes");
+        ck_assert_uint_eq(json_array_size(json_object_get(ours, "analysis")), 7);
+        ck_assert(json_equal(ours, json_object_get(json_array_get(device.blocks, i), "notes")));
+    }
+    ck_assert_uint_eq(json_array_size(host.rows), 0);
+    world_close(&host);
+    world_close(&device);
+}
+END_TEST
+
+static void check_device_memory(const char *quantization)
+{
+    struct world whole;
+    world_open_with(&whole, "gptq", quantization, 1);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    size_t most = MEMORY;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        struct world w;
+        world_open_with(&w, "gptq", quantization, 1);
+        world_shrink(&w, most);
+        w.stop_at = 1;
+        ck_assert_int_eq(run(&w, 0), ERR_INTERRUPTED);
+        w.stop_at = -1;
+        ck_assert_rc_ok(run(&w, MEMORY));
+        expect_same(&whole, &w);
+        ck_assert_uint_eq(small_used, 0);
+        most = small_most - 1;
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+
+/* On the device, in the host when it turns out too small for that, and back from a stop on another tier; with and
+ * without the float model's path beside the quantized one. */
+START_TEST(test_device_memory_is_the_same)
+{
+    check_device_memory("{\"bits\":4,\"group_size\":64,\"float_targets\":false}");
+    check_device_memory("{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"target_tokens\":0}");
+}
+END_TEST
+
+/* A device with too little for a whole micro-batch takes smaller ones; what a run of such ones gives is close. */
+START_TEST(test_small_device_goes_on)
+{
+    struct world whole;
+    struct world w;
+    world_open(&whole, "gptq", 1);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    world_open(&w, "gptq", 1);
+    world_shrink(&w, MEMORY);
+    ck_assert_rc_ok(run(&w, MEMORY));
+    ck_assert_int_eq(w.moved + w.halved, 0);
+    ck_assert_int_eq(small_follows, 4 + 3); /* each block's codes follow the run, and so does each block that is read */
+    size_t most = small_most;
+    int rc = 0, runs = 0, halved = 0;
+    for (size_t limit = most; rc == 0 && limit > most / 8; limit -= most / 16) {
+        struct world less;
+        world_open(&less, "gptq", 1);
+        world_shrink(&less, limit);
+        rc = run(&less, MEMORY);
+        if (rc == 0) {
+            runs++;
+            ck_assert_uint_eq(json_array_size(less.rows), 28);
+            ck_assert_double_lt(fabs(less.result.perplexity_after / whole.result.perplexity_after - 1), 0.1);
+        }
+        ck_assert_uint_eq(small_used, 0);
+        ck_assert_int_le(less.moved, 1);
+        halved += less.halved;
+        world_close(&less);
+    }
+    ck_assert_int_ge(runs, 2);
+    ck_assert_int_ge(halved, 1);
+    ck_assert_int_eq(rc, ERR_GPU_OUT_OF_MEMORY); /* in the end there is nothing left to give up */
+    world_close(&w);
+    world_close(&whole);
+}
+END_TEST
+
+/* The last codes that leave fail for want of memory, when the next block has begun: theirs and its rows are numbered as
+ * if nothing had been. */
+static pthread_t run_thread;
+static int leave_in; /* copies by other threads than the run's until one fails; -1 = never */
+
+static int failing_download(struct gpu_stream *stream, void *host, const void *from, size_t bytes)
+{
+    if (!pthread_equal(pthread_self(), run_thread) && leave_in >= 0 && leave_in-- == 0) {
+        return err_raise(ERR_GPU_OUT_OF_MEMORY, "no pinned memory, says the test");
+    }
+    return cpu_ops->download(stream, host, from, bytes);
+}
+
+START_TEST(test_codes_that_cannot_leave)
+{
+    struct world whole;
+    world_open(&whole, "rtn", 1);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    run_thread = pthread_self();
+    for (int copy = 0; copy < 28; copy += 9) { /* of 7 a block; in the last one too */
+        struct world w;
+        world_open(&w, "rtn", 1);
+        world_shrink(&w, MEMORY);
+        small_ops.download = failing_download;
+        leave_in = copy;
+        ck_assert_rc_ok(run(&w, MEMORY));
+        ck_assert_int_eq(leave_in, -1);
+        ck_assert_int_eq(w.moved, 1);
+        expect_same(&whole, &w);
+        ck_assert_uint_eq(small_used, 0);
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+END_TEST
+
+/* A device that has no room for activations first does without the block that is read ahead. */
+START_TEST(test_reading_ahead_goes_first)
+{
+    struct world whole;
+    world_open(&whole, "gptq", 1);
+    ck_assert_rc_ok(run(&whole, MEMORY));
+    size_t most = MEMORY;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        struct world w;
+        world_open(&w, "gptq", 1);
+        world_shrink(&w, most);
+        small_promise = 1;
+        ck_assert_rc_ok(run(&w, MEMORY));
+        ck_assert_int_eq(w.moved + w.halved, 0);
+        expect_same(&whole, &w);
+        ck_assert_uint_eq(small_used, 0);
+        most = small_most - (size_t)block_reader_bytes(w.model) / 2;
+        world_close(&w);
+    }
+    world_close(&whole);
+}
+END_TEST
+
+/* What a run of a method takes of a device that keeps no activations, and what is planned for it. */
+static void measure_plan(const char *method, const char *quantization, int64_t *took, int64_t *usual)
+{
+    struct memory_plan plan, least;
+    struct world w;
+
+    world_open_with(&w, method, quantization, 1);
+    world_shrink(&w, MEMORY);
+    small_promise = 0; /* no activations on the device */
+    ck_assert_rc_ok(run(&w, MEMORY));
+    memory_plan_of(&w.spec, w.model, &w.gpu.info, SEQUENCES * LENGTH, &plan);
+    plan.reserve = 0; /* the rig counts tensors only */
+    plan.head = 0;    /* logits of a few tokens */
+    memory_plan_of(&w.spec, w.model, &w.gpu.info, 0, &least);
+    *usual = memory_plan_usual(&plan);
+    *took = (int64_t)small_most;
+    ck_assert_msg(*took <= *usual && *took * 3 >= *usual && memory_plan_least(&least) > 0,
+                  "%s %s: took %lld, planned %lld, at least %lld", method, quantization, (long long)*took,
+                  (long long)*usual, (long long)memory_plan_least(&least));
+    world_close(&w);
+}
+
+/* What admission and the pipeline reckon with is what a run takes: no less, and not much more. What the float model's
+ * path adds to the one, it adds to the other. */
+START_TEST(test_plan_is_what_is_taken)
+{
+    int64_t took, usual, took_aimed, usual_aimed;
+
+    measure_plan("rtn", "{\"bits\":4,\"group_size\":64}", &took, &usual);
+    measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":false}", &took, &usual);
+    measure_plan("gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"target_tokens\":0}", &took_aimed,
+                 &usual_aimed);
+    ck_assert_int_gt(took_aimed, took);
+    ck_assert_msg(usual_aimed - usual >= took_aimed - took, "targets took %lld more, and %lld was planned",
+                  (long long)(took_aimed - took), (long long)(usual_aimed - usual));
+    measure_plan(
+        "gptq",
+        "{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"target_tokens\":0,\"refine_rounds\":1,\"resweep\":1}",
+        &took_aimed, &usual_aimed);
+}
+END_TEST
+
+/* Nobody waits for a block that was given up: what went wrong with it does not hide what the run says. */
+START_TEST(test_abandoned_results_are_silent)
+{
+    struct block_items items = {.count = 0};
+    struct results *results = NULL;
+    struct world w;
+    char path[400];
+
+    world_open(&w, "rtn", 1);
+    ck_assert_rc_ok(results_new(&w.gpu, &results));
+    snprintf(path, sizeof(path), "%s/missing/block", w.directory);
+    ck_assert_rc_ok(results_start(results, path, NULL, &items));
+    (void)err_raise(ERR_CANCELLED, "cancelled by the test");
+    results_free(results);
+    ck_assert_str_eq(err_last()->message, "cancelled by the test");
+    world_close(&w);
+}
+END_TEST
+
+UNIT_MAIN("pipeline_device", test_analysis_is_measured_alike, test_device_memory_is_the_same, test_small_device_goes_on,
+          test_codes_that_cannot_leave, test_reading_ahead_goes_first, test_plan_is_what_is_taken,
+          test_abandoned_results_are_silent)

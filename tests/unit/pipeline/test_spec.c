@@ -1,0 +1,175 @@
+/* Requests: every fault with its code and pointer, several at once, and the canonical form that reads back to itself.
+ */
+
+#include "base/json.h"
+#include "pipeline/spec.h"
+#include "tests/unit/unit.h"
+
+#include <string.h>
+
+#define MODEL "\"model\":\"mdl_01J00000000000000000000000\""
+
+static int parse(const char *text, struct faults *faults, struct job_spec *spec)
+{
+    json_t *body;
+    memset(faults, 0, sizeof(*faults));
+    ck_assert_rc_ok(json_parse(text, strlen(text), 32, &body));
+    int rc = spec_parse(body, faults, spec);
+    json_decref(body);
+    return rc;
+}
+
+static const struct fault *find(const struct faults *faults, const char *pointer)
+{
+    for (size_t i = 0; i < faults->count; i++) {
+        if (strcmp(faults->items[i].param, pointer) == 0) {
+            return &faults->items[i];
+        }
+    }
+    return NULL;
+}
+
+static const struct {
+    const char *body, *pointer;
+    int code;
+} refused[] = {
+    {"[]", "", ERR_INVALID_PARAMETER},
+    {"{}", "/model", ERR_MISSING_PARAMETER},
+    {"{}", "/method", ERR_MISSING_PARAMETER},
+    {"{" MODEL ",\"method\":\"gptq\"}", "/calibration", ERR_MISSING_PARAMETER},
+    {"{" MODEL ",\"method\":\"alchemy\"}", "/method", ERR_INVALID_PARAMETER},
+    {"{\"model\":7,\"method\":\"rtn\"}", "/model", ERR_INVALID_PARAMETER},
+    {"{\"model\":\"job_01J00000000000000000000000\",\"method\":\"rtn\"}", "/model", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"colour\":1}", "/colour", ERR_UNKNOWN_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"seed\":-1}", "/seed", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"seed\":1.5}", "/seed", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"quantization\":{\"group_siez\":32}}", "/quantization/group_siez",
+     ERR_UNKNOWN_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"quantization\":{\"bits\":5}}", "/quantization/bits", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"quantization\":{\"bits\":\"4\"}}", "/quantization/bits", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"quantization\":[]}", "/quantization", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"output\":{\"format\":\"punch cards\"}}", "/output/format", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"output\":{\"max_shard_bytes\":1}}", "/output/max_shard_bytes",
+     ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"calibration\":{\"file_id\":\"file_01J00000000000000000000000\",\"stream\":true}}",
+     "/calibration/stream", ERR_INCOMPATIBLE_OPTIONS},
+    {"{" MODEL ",\"method\":\"rtn\",\"calibration\":{\"file_id\":\"../x\"}}", "/calibration/file_id",
+     ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"calibration\":{\"sequence_length\":1}}", "/calibration/sequence_length",
+     ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"evaluation\":{\"file_id\":\"7\"}}", "/evaluation/file_id", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"evaluation\":{\"hold_back\":0.9}}", "/evaluation/hold_back",
+     ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"evaluation\":{\"sequence_length\":64}}", "/evaluation/sequence_length",
+     ERR_INCOMPATIBLE_OPTIONS},
+    {"{" MODEL ",\"method\":\"rtn\",\"resources\":{\"device\":3}}", "/resources/device", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"metadata\":{\"a\":1}}", "/metadata", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"metadata\":\"a\"}", "/metadata", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"max_attempts\":0}", "/max_attempts", ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"timeout_seconds\":0}", "/timeout_seconds", ERR_INVALID_PARAMETER},
+};
+
+START_TEST(test_every_fault_is_named)
+{
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        struct job_spec spec;
+        struct faults faults;
+        ck_assert_int_lt(parse(refused[i].body, &faults, &spec), 0);
+        const struct fault *fault = find(&faults, refused[i].pointer);
+        ck_assert_msg(fault != NULL, "%s: no fault at \"%s\", the first is %s %s", refused[i].body, refused[i].pointer,
+                      faults.items[0].param, faults.items[0].detail);
+        ck_assert_msg(fault->code == refused[i].code, "%s: %s", refused[i].body, err_api_code(fault->code));
+    }
+}
+END_TEST
+
+START_TEST(test_all_at_once)
+{
+    struct job_spec spec;
+    struct faults faults;
+
+    ck_assert_int_lt(parse("{\"method\":\"gptq\",\"quantization\":{\"bits\":5,\"zip\":1},\"output\":{\"format\":\"x\"},"
+                           "\"calibration\":{\"strem\":true},\"resources\":7}",
+                           &faults, &spec),
+                     0);
+    ck_assert_ptr_nonnull(find(&faults, "/model"));
+    ck_assert_ptr_nonnull(find(&faults, "/quantization/bits"));
+    ck_assert_ptr_nonnull(find(&faults, "/quantization/zip"));
+    ck_assert_ptr_nonnull(find(&faults, "/output/format"));
+    ck_assert_ptr_nonnull(find(&faults, "/calibration/strem"));
+    ck_assert_ptr_nonnull(find(&faults, "/resources"));
+}
+END_TEST
+
+static const char *const accepted[] = {
+    "{" MODEL ",\"method\":\"rtn\"}",
+    "{" MODEL ",\"method\":\"gptq\",\"calibration\":{\"stream\":true},\"name\":\"w4\",\"seed\":9007199254740991}",
+    "{" MODEL ",\"method\":\"gptq\",\"quantization\":{\"bits\":3,\"group_size\":-1,\"sym\":false,\"damp_percent\":0.05,"
+    "\"modules_to_not_convert\":[\"lm_head\",\"re:.*down_proj$\"]},\"output\":{\"format\":\"gptq\"},"
+    "\"calibration\":{\"file_id\":\"file_01J00000000000000000000000\",\"num_samples\":0,\"sequence_length\":64},"
+    "\"evaluation\":{\"hold_back\":0},\"resources\":{\"device\":\"cpu\",\"host_memory_bytes\":1048576},"
+    "\"metadata\":{\"team\":\"search\"},\"priority\":-5,\"max_attempts\":1,\"timeout_seconds\":60}",
+};
+
+START_TEST(test_canonical_form_reads_back)
+{
+    for (size_t i = 0; i < sizeof(accepted) / sizeof(accepted[0]); i++) {
+        struct job_spec spec;
+        struct job_spec again;
+        struct faults faults;
+        int rc = parse(accepted[i], &faults, &spec);
+        ck_assert_msg(rc == 0, "%s: %s %s", accepted[i], faults.items[0].param, faults.items[0].detail);
+        json_t *canonical = spec_json(&spec);
+        ck_assert_ptr_nonnull(canonical);
+        ck_assert_rc_ok(spec_parse(canonical, &faults, &again));
+        json_t *twice = spec_json(&again);
+        ck_assert(json_equal(canonical, twice));
+        ck_assert_str_eq(again.recipe.name, spec.recipe.name);
+        ck_assert_int_eq(again.seed, spec.seed);
+        ck_assert_int_eq(again.calibration.stream, spec.calibration.stream);
+        json_decref(canonical);
+        json_decref(twice);
+        spec_deinit(&spec);
+        spec_deinit(&again);
+    }
+}
+END_TEST
+
+START_TEST(test_defaults)
+{
+    struct job_spec spec;
+    struct faults faults;
+
+    ck_assert_rc_ok(parse(accepted[0], &faults, &spec));
+    ck_assert_ptr_null(spec.format); /* chosen against the model */
+    ck_assert_str_eq(spec.resources.device, "auto");
+    ck_assert_int_eq(spec.calibration.num_samples, 128);
+    ck_assert_int_eq(spec.max_attempts, 3);
+    ck_assert(!spec_has_calibration(&spec));
+    struct model_config config = {.max_position = 256};
+    ck_assert_int_eq(spec_sequence_length(&spec, &config), 256);
+    config.max_position = 131072;
+    ck_assert_int_eq(spec_sequence_length(&spec, &config), 2048);
+    spec.calibration.sequence_length = 64;
+    ck_assert_int_eq(spec_sequence_length(&spec, &config), 64);
+    spec_deinit(&spec);
+}
+END_TEST
+
+START_TEST(test_schema_lists_parameters)
+{
+    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        json_t *schema = spec_quantization_schema(*q);
+        const json_t *properties = json_object_get(schema, "properties");
+        for (const struct params_row *base = quant_base_rows; base->name != NULL; base++) {
+            ck_assert_ptr_nonnull(json_object_get(properties, base->name)); /* what every method takes */
+        }
+        ck_assert_ptr_nonnull(strcmp((*q)->name, "gptq") == 0 ? json_object_get(properties, "bits") : properties);
+        ck_assert(json_is_false(json_object_get(schema, "additionalProperties")));
+        json_decref(schema);
+    }
+}
+END_TEST
+
+UNIT_MAIN("spec", test_every_fault_is_named, test_all_at_once, test_canonical_form_reads_back, test_defaults,
+          test_schema_lists_parameters)
