@@ -291,20 +291,17 @@ static int open_floors(struct quantd *quantd, int socket)
     const struct config *config = quantd->config;
     const struct store_config store = {.data_dir = config->data_dir, .state = "sqlite", .blobs = "fs"};
 
-    int rc = store_open(&store, &quantd->store);
+    int rc = modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders));
+    rc = rc != 0 ? rc : engine_load_devices(config->data_dir, quantd->module_folders, config->device);
+    rc = rc != 0 ? rc : store_open(&store, &quantd->store); /* nothing is written before the options are known good */
     if (rc != 0) {
         return rc;
     }
     store_on_event(quantd->store, forward_event, quantd);
-    rc = modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders));
-    if (rc != 0) {
-        return rc;
-    }
     const struct engine_config engine = {
         .store = quantd->store,
         .model_roots = (const char *const *)config->model_roots,
         .device = config->device,
-        .module_folders = quantd->module_folders,
         .threads = (int)config->threads,
         .host_memory_bytes = config->host_memory_bytes,
         .max_queued = (int)config->max_queued,

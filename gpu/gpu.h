@@ -346,6 +346,8 @@ void gpu_cache_folder(const char *path);
 int gpu_load_backends(const char *module_folders);
 /* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when it cannot be had. */
 int gpu_open(const char *want, int threads, struct gpu *out);
+/* Is there a device of that name? Opens none. 0 or ERR_CONFIG, as gpu_open. */
+int gpu_find(const char *want);
 void gpu_close(struct gpu *gpu);
 /* The same words for what a device is, without opening it when some gpu_open or gpu_describe has: memory_free and what
  * else changes is as it was then. Any thread. */

@@ -311,19 +311,37 @@ static void remember(const struct backend *backend, int index, const struct gpu_
     pthread_mutex_unlock(&seen_lock);
 }
 
-int gpu_open(const char *want, int threads, struct gpu *out)
+static int find_device(const char *want, const struct backend **backend, int *index)
 {
-    struct gpu gpu = {0};
-    int index;
-
     pthread_once(&cpu_once, add_cpu);
-    const struct backend *backend = find_backend(want, &index);
-    if (backend == NULL || index >= backend->ops.device_count()) {
+    *backend = find_backend(want, index);
+    if (*backend == NULL || *index >= (*backend)->ops.device_count()) {
         int rc = err_raise(ERR_CONFIG, "there is no device '%s'", want);
         return err_set_hint(rc, "not usable here: %s", notes[0] != '\0' ? notes : "nothing");
     }
+    return 0;
+}
+
+int gpu_find(const char *want)
+{
+    const struct backend *backend;
+    int index;
+
+    return find_device(want, &backend, &index);
+}
+
+int gpu_open(const char *want, int threads, struct gpu *out)
+{
+    const struct backend *backend;
+    struct gpu gpu = {0};
+    int index;
+
+    int rc = find_device(want, &backend, &index);
+    if (rc != 0) {
+        return rc;
+    }
     gpu.ops = &backend->ops;
-    int rc = gpu.ops->device_open(index, threads, &gpu.device);
+    rc = gpu.ops->device_open(index, threads, &gpu.device);
     if (rc != 0) {
         return err_pass(rc, "opening device '%s'", want);
     }

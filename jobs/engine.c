@@ -93,13 +93,15 @@ static void init_locks(struct engine *engine)
     pthread_mutex_init(&engine->admission, NULL);
 }
 
-static void set_cache_folder(const struct engine *engine)
+int engine_load_devices(const char *data_dir, const char *module_folders, const char *device)
 {
     char path[ENGINE_PATH_MAX];
 
-    if (fs_path(path, sizeof(path), "%s/device-cache", store_data_dir(engine->store)) == 0) {
+    if (fs_path(path, sizeof(path), "%s/device-cache", data_dir) == 0) {
         gpu_cache_folder(path);
     }
+    int rc = gpu_load_backends(module_folders);
+    return rc != 0 ? rc : gpu_find(device);
 }
 
 int engine_open(const struct engine_config *config, struct engine **out)
@@ -120,8 +122,6 @@ int engine_open(const struct engine_config *config, struct engine **out)
     int rc = strlen(store_data_dir(config->store)) > ENGINE_DATA_DIR_MAX
                  ? err_raise(ERR_CONFIG, "the data directory's path is longer than %d bytes", ENGINE_DATA_DIR_MAX)
                  : open_roots(engine, config->model_roots);
-    set_cache_folder(engine);
-    rc = rc != 0 ? rc : gpu_load_backends(config->module_folders);
     rc = rc != 0 ? rc : gpu_open(engine->device, engine->threads, &engine->gpu);
     if (rc != 0) {
         engine_close(engine);
@@ -208,6 +208,15 @@ void engine_close(struct engine *engine)
     pthread_cond_destroy(&engine->wake);
     pthread_cond_destroy(&engine->ended);
     free(engine);
+}
+
+int engine_device_of(const struct engine *engine, const char *want, struct gpu_info *out)
+{
+    if (want[0] == '\0' || strcmp(want, "auto") == 0) {
+        *out = engine->device_info;
+        return 0;
+    }
+    return gpu_describe(want, out);
 }
 
 int engine_job_path(const struct engine *engine, const char *job, const char *file, char out[ENGINE_PATH_MAX])

@@ -58,6 +58,9 @@ int engine_job_path(const struct engine *engine, const char *job, const char *fi
 void engine_job_remove_files(const struct engine *engine, const char *job);
 /* Drop what an attempt wrote of the artifact: the next one writes it from the start. */
 void engine_job_remove_artifact(const struct engine *engine, const char *job);
+/* What the device is that runs a job which asks for `want`: the engine's for "auto" and "", as it was when it was first
+ * opened, else the one of that name. Any thread; opens none that was opened before. */
+int engine_device_of(const struct engine *engine, const char *want, struct gpu_info *out);
 /* The data of a "status" event; reason may be NULL. New reference. */
 json_t *engine_status_event(const char *status, const char *from, const char *reason);
 /* Collect blobs that nothing refers to; failures are logged. */

@@ -46,8 +46,20 @@ static void check_files(struct engine *engine, const struct job_spec *spec, stru
     check_file(engine, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", faults);
 }
 
+/* The device that would run the job, which judges it; false, with the fault: there is no such device. */
+static bool check_device(const struct engine *engine, const struct job_spec *spec, struct gpu_info *out,
+                         struct faults *faults)
+{
+    if (engine_device_of(engine, spec->resources.device, out) != 0) {
+        faults_add(faults, ERR_INVALID_PARAMETER, "/resources/device", "%s", err_last()->message);
+        return false;
+    }
+    return true;
+}
+
 static void check_model(struct engine *engine, struct job_spec *spec, json_t *warnings, struct faults *faults)
 {
+    struct gpu_info device;
     struct model *model;
 
     int rc = engine_model_open_object(engine, spec->model, &model);
@@ -62,7 +74,8 @@ static void check_model(struct engine *engine, struct job_spec *spec, json_t *wa
         faults_hint(faults, "%s", ours ? "GET /v1/models lists the models" : why.hint);
         return;
     }
-    if (spec_check(spec, model, engine->device, faults) == 0) {
+    bool known = check_device(engine, spec, &device, faults);
+    if (spec_check(spec, model, known ? &device : NULL, faults) == 0) {
         rc = spec_warnings(spec, model, warnings);
     }
     if (rc != 0) {

@@ -18,7 +18,6 @@ struct engine_config {
     struct store *store;
     const char *const *model_roots; /* absolute directories; NULL-terminated */
     const char *device;             /* "auto", "cpu", "cuda:N" */
-    const char *module_folders;     /* searched for backend modules, ':' between them; or NULL */
     int threads;                    /* CPU threads; 0 = all */
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */
@@ -28,6 +27,10 @@ struct engine_config {
     void *restart_data;
 };
 
+/* Once a process, before engine_open and before threads start: load the backends of devices. module_folders: searched
+ * for their modules, ':' between them; or NULL. ERR_CONFIG when none of them has the device. Writes nothing: what a
+ * backend compiles goes below data_dir once it is used. */
+int engine_load_devices(const char *data_dir, const char *module_folders, const char *device);
 int engine_open(const struct engine_config *config, struct engine **out);
 /* Put interrupted jobs back into the queue and start the runners. */
 int engine_start(struct engine *engine);

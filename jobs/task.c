@@ -57,7 +57,7 @@ static int choose_device(struct task *task)
     bool own = want[0] != '\0' && strcmp(want, "auto") != 0;
     struct gpu_info info;
 
-    int rc = own ? gpu_describe(want, &info) : 0; /* "cuda" may be the daemon's "cuda:0" */
+    int rc = engine_device_of(task->engine, want, &info); /* "cuda" may be the daemon's "cuda:0" */
     own = own && rc == 0 && strcmp(info.id, task->engine->gpu.info.id) != 0;
     if (rc == 0 && own) {
         rc = gpu_open(want, task->engine->threads, &task->own_gpu);

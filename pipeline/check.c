@@ -45,23 +45,17 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
 }
 
 /* Refused is what cannot run at all: with one sequence at a time, nothing read ahead, activations elsewhere. */
-static void check_memory(const struct job_spec *spec, const struct model *model, const char *usual,
+static void check_memory(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
                          struct faults *faults)
 {
-    const char *want = spec->resources.device;
     struct memory_plan plan;
-    struct gpu_info info;
 
-    if (gpu_describe(want[0] != '\0' && strcmp(want, "auto") != 0 ? want : usual, &info) != 0) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/resources/device", "%s", err_last()->message);
-        return;
-    }
-    memory_plan_of(spec, model, &info, 0, &plan);
+    memory_plan_of(spec, model, device, 0, &plan);
     int64_t need = memory_plan_least(&plan);
-    if (info.memory_total > 0 && need > info.memory_total) {
+    if (device->memory_total > 0 && need > device->memory_total) {
         faults_add(faults, ERR_INSUFFICIENT_MEMORY, "/resources/device",
                    "this model's blocks need about %lld MiB at a time and %s has %lld MiB", (long long)(need >> 20),
-                   info.id, (long long)(info.memory_total >> 20));
+                   device->id, (long long)(device->memory_total >> 20));
     }
 }
 
@@ -105,7 +99,7 @@ static void check_inputs(const struct job_spec *spec, const struct format_module
     }
 }
 
-int spec_check(struct job_spec *spec, const struct model *model, const char *device, struct faults *faults)
+int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device, struct faults *faults)
 {
     struct format_module *modules = NULL;
     int count = 0;
@@ -117,7 +111,9 @@ int spec_check(struct job_spec *spec, const struct model *model, const char *dev
     check_patterns(spec, model, faults);
     check_lengths(spec, model, faults);
     check_shapes(spec, model, faults);
-    check_memory(spec, model, device, faults);
+    if (device != NULL) {
+        check_memory(spec, model, device, faults);
+    }
     if (faults->count > before) {
         return faults_raise(faults);
     }

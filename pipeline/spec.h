@@ -71,8 +71,8 @@ int spec_bind(struct job_spec *spec, const struct model *model);
 /* The linears that will be quantized, in model order, with the scheme each gets; malloc'ed array. */
 int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count);
 /* Everything that a job of this spec on this model would run into, from headers alone. Defaults that depend on the
- * model (format, sequence lengths) are filled in. device: where it runs unless it says otherwise, as for gpu_open. 0 or
- * faults filled. */
-int spec_check(struct job_spec *spec, const struct model *model, const char *device, struct faults *faults);
+ * model (format, sequence lengths) are filled in. device: the one that will run it, or NULL when there is none (which
+ * is the caller's to refuse). 0 or faults filled. */
+int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device, struct faults *faults);
 /* What the format's runtimes will not do with the result of an accepted spec: {"code", "message"} each. */
 int spec_warnings(const struct job_spec *spec, const struct model *model, json_t *warnings);

@@ -53,7 +53,11 @@ def bad_options_are_refused():
     refused("--threads: the value has a control character (0x0a)", "--data-dir", "d", "--threads", "\n1")
     refused("QUANTD_LISTEN: the value has a control character (0x1b)", "--data-dir", "d",
             env={"QUANTD_LISTEN": "\033[2J:1"})
-    refused("no device", "--data-dir", tempfile.mkdtemp(), "--device", "abacus")
+    with tempfile.TemporaryDirectory() as folder:
+        data = os.path.join(folder, "data")
+        for device in ("abacus", "gpu", "cpu:1", ""):
+            refused("no device '%s'" % device, "--data-dir", data, "--device", device)
+            true(not os.path.exists(data), "nothing is written for a device that does not exist")
 
 
 def remote_addresses_need_a_word():

@@ -38,7 +38,7 @@ static void expect(const char *members, int code, const char *pointer)
 {
     struct faults faults = {0};
     struct job_spec spec = spec_of(members);
-    int rc = spec_check(&spec, model, "auto", &faults);
+    int rc = spec_check(&spec, model, NULL, &faults);
     if (code == 0) {
         ck_assert_msg(rc == 0, "%s: %s %s", members, faults.items[0].param, faults.items[0].detail);
     } else {
@@ -160,7 +160,7 @@ START_TEST(test_defaults_start)
         char members[256];
         snprintf(members, sizeof(members), "\"method\":%s,\"calibration\":{\"stream\":true}", methods[i][0]);
         struct job_spec spec = spec_of(members);
-        int rc = spec_check(&spec, model, "auto", &faults);
+        int rc = spec_check(&spec, model, NULL, &faults);
         ck_assert_msg(rc == 0, "%s: %s %s", members, faults.items[0].param, faults.items[0].detail);
         ck_assert_str_eq(spec.format->name, methods[i][1]);
         ck_assert_str_eq(spec.output.format, methods[i][1]);
@@ -212,34 +212,36 @@ START_TEST(test_lengths_and_devices)
            "/calibration/sequence_length");
     expect("\"evaluation\":{\"file_id\":\"file_01J00000000000000000000000\",\"sequence_length\":1024}",
            ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length");
-    expect("\"resources\":{\"device\":\"abacus\"}", ERR_INVALID_PARAMETER, "/resources/device");
     model_close(model);
 }
 END_TEST
 
-static int check_on(const char *members, const char *usual)
+static int check_on(const struct gpu_info *device)
 {
     struct faults faults = {0};
-    struct job_spec spec = spec_of(members);
-    int rc = spec_check(&spec, model, usual, &faults);
+    struct job_spec spec = spec_of("\"quantization\":{\"group_size\":64}");
+    int rc = spec_check(&spec, model, device, &faults);
     ck_assert(rc == 0 || strcmp(faults.items[0].param, "/resources/device") == 0);
     spec_deinit(&spec);
     return rc;
 }
 
-/* A request without a device, or with "auto", is held against the one that the daemon was given. */
-START_TEST(test_the_daemons_device_is_judged)
+/* A job is judged by the device that it is told of, and by no other that this host has. */
+START_TEST(test_the_device_that_runs_is_judged)
 {
-    struct gpu_info info;
+    struct gpu_info large, small;
     open_model();
-    ck_assert_int_eq(check_on("\"quantization\":{\"group_size\":64}", "abacus"), ERR_INVALID_PARAMETER);
-    ck_assert_int_eq(check_on("\"quantization\":{\"group_size\":64},\"resources\":{\"device\":\"auto\"}", "abacus"),
-                     ERR_INVALID_PARAMETER);
-    ck_assert_rc_ok(check_on("\"quantization\":{\"group_size\":64},\"resources\":{\"device\":\"cpu\"}", "abacus"));
-    ck_assert_rc_ok(check_on("\"quantization\":{\"group_size\":64}", "cpu"));
-    ck_assert_rc_ok(gpu_describe("cpu:0", &info));
-    ck_assert_str_eq(info.id, "cpu");
-    ck_assert_int_eq(gpu_describe("cpu:1", &info), ERR_CONFIG);
+    ck_assert_rc_ok(gpu_describe("cpu:0", &large));
+    ck_assert_str_eq(large.id, "cpu");
+    small = large;
+    small.memory_total = 1 << 20;
+    ck_assert_rc_ok(check_on(&large));
+    ck_assert_int_eq(check_on(&small), ERR_INSUFFICIENT_MEMORY);
+    ck_assert_rc_ok(check_on(NULL));
+    ck_assert_rc_ok(gpu_find("cpu"));
+    ck_assert_int_eq(gpu_find("gpu"), ERR_CONFIG);
+    ck_assert_int_eq(gpu_find("cpu:1"), ERR_CONFIG);
+    ck_assert_int_eq(gpu_describe("cpu:1", &large), ERR_CONFIG);
     model_close(model);
 }
 END_TEST
@@ -293,7 +295,7 @@ START_TEST(test_warnings)
         json_t *warning;
         bool said = false;
         struct faults faults = {0};
-        ck_assert_rc_ok(spec_check(&spec, model, "auto", &faults)); /* which chooses the format */
+        ck_assert_rc_ok(spec_check(&spec, model, NULL, &faults)); /* which chooses the format */
         ck_assert_rc_ok(spec_warnings(&spec, model, warnings));
         json_array_foreach(warnings, k, warning)
         {
@@ -311,4 +313,4 @@ START_TEST(test_warnings)
 END_TEST
 
 UNIT_MAIN("check", test_patterns, test_a_pattern_must_hit, test_what_does_nothing, test_defaults_start, test_peer_names,
-          test_lengths_and_devices, test_the_daemons_device_is_judged, test_modules_in_order, test_warnings)
+          test_lengths_and_devices, test_the_device_that_runs_is_judged, test_modules_in_order, test_warnings)

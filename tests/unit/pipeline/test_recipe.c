@@ -301,7 +301,7 @@ static void expect(const char *members, int code, const char *pointer, const cha
     json_t *body = json_of(text);
     int rc = spec_parse(body, &faults, &spec);
     ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
-    rc = spec_check(&spec, model, "auto", &faults);
+    rc = spec_check(&spec, model, NULL, &faults);
     ck_assert_msg(rc == code, "%s: %d %s %s", members, rc, faults.items[0].param, faults.items[0].detail);
     if (code != 0) {
         ck_assert_str_eq(faults.items[0].param, pointer);
