@@ -1,0 +1,294 @@
+"""What jobs make keeps its bytes: SHA-256 of every file of every artifact, and of every report, against digests.txt.
+
+    QUANTD=build-release/daemon/quantd python3 tests/golden/test_golden.py            all of it
+    QUANTD=... python3 tests/golden/test_golden.py --quick                            one job of each method on two families
+    QUANTD=... python3 tests/golden/test_golden.py --record                           rewrites digests.txt: read its diff before a commit
+    QUANTD=... python3 tests/golden/test_golden.py --only qwen3/gptq                  jobs whose name has this in it
+
+Besides: a job that was killed after its first blocks, jobs on two threads, and jobs whose activations spill to disk end in the digests
+of their undisturbed twins on one thread.
+
+Left out of digests, since it names a time, a place or a build: seconds, rates and peaks in reports; ids; the environment; in the
+manifest the daemon's version, the device's name, and the sizes and digests of the other files (these are checked, and digested by
+themselves); "quantd <version>" inside the files.
+
+The kernels of the daemon give the same bits at every level (QUANTD_CPU_LEVEL), so the level is the machine's. Products are OpenBLAS's
+and logarithms the C library's, which differ from processor to processor: both are held to what every x86-64 has. Another version of
+either, or another architecture, is a skip.
+"""
+
+import argparse
+import concurrent.futures
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
+
+import cases  # noqa: E402
+import families  # noqa: E402
+from harness import JOBS, NDJSON, Daemon, Failure, equal, ids_records, true, wait_job  # noqa: E402
+
+DIGESTS = os.path.join(HERE, "digests.txt")
+PORTABLE = {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_L2_SIZE": "512", "OPENBLAS_NUM_THREADS": "1",
+            "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4"}
+TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_bytes", "gpu_peak_bytes", "artifact_bytes",
+         "compression_ratio", "environment", "job_id", "model", "file_id", "created_at"}
+
+
+def made_with():
+    """What bits depend on outside of the project."""
+    blas = "no OpenBLAS"
+    try:
+        library = ctypes.CDLL("libopenblas.so.0")
+        library.openblas_get_config.restype = ctypes.c_char_p
+        blas = " ".join(library.openblas_get_config().decode().split()[:2])
+    except (OSError, AttributeError):
+        pass
+    return "%s, %s %s, %s %s" % ((platform.machine(),) + platform.libc_ver() + (blas, PORTABLE["OPENBLAS_CORETYPE"]))
+
+
+def without(value, keys):
+    if isinstance(value, dict):
+        return {key: without(member, keys) for key, member in value.items() if key not in keys}
+    if isinstance(value, list):
+        return [without(member, keys) for member in value]
+    return value
+
+
+def digest_json(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_manifest(data, files):
+    manifest = json.loads(data)
+    equal(sorted(file["path"] for file in manifest["files"]), sorted(set(files) - {"quantd_manifest.json"}), "files in the manifest")
+    for file in manifest["files"]:
+        equal(file["sha256"], files[file["path"]], "SHA-256 of %s in the manifest" % file["path"])
+    del manifest["files"], manifest["quantd_version"]
+    for member in ("device_name", "device_detail", "libraries"):
+        del manifest["provenance"][member]
+    return digest_json(manifest)
+
+
+VERSION = re.compile(rb"quantd[: ][0-9]+\.[0-9]+\.[0-9]+")
+
+
+def digests_of(daemon, job):
+    """{file or "report": digest} of a job that has succeeded."""
+    state = wait_job(daemon, job)
+    equal(state["status"], "succeeded", "status of the job (error %r)" % state["error"])
+    found = {"report": digest_json(without(daemon.get("%s/%s/report" % (JOBS, job)), TIMED))}
+    artifact = state["result"]["artifact_id"]
+    if artifact is None:
+        return found
+    files = {file["path"]: file["sha256"] for file in daemon.get("/v1/artifacts/%s" % artifact)["files"]}
+    for path, sha256 in files.items():
+        answer = daemon.request("GET", "/v1/artifacts/%s/files/%s" % (artifact, path))
+        equal(answer.status, 200, "status of %s" % path)
+        equal(hashlib.sha256(answer.body).hexdigest(), sha256, "SHA-256 of the bytes of %s" % path)
+        found[path] = (digest_manifest(answer.body, files) if path == "quantd_manifest.json"
+                       else hashlib.sha256(VERSION.sub(b"quantd", answer.body)).hexdigest())
+    return found
+
+
+def post(daemon, path, **more):
+    answer = daemon.request("POST", path, **more)
+    equal(answer.status, 201, "status of POST %s (%r)" % (path, answer))
+    return answer.json["id"]
+
+
+class Bench:
+    """A daemon with the checkpoints and the two files of tokens."""
+
+    def __init__(self, root, *options):
+        self.root = root
+        self.daemon = Daemon(*options, roots=[root], env=PORTABLE)
+        self.models = {}
+
+    def __enter__(self):
+        self.daemon.__enter__()
+        self.files = [post(self.daemon, "/v1/files?purpose=%s" % purpose, headers={"Content-Type": NDJSON},
+                           body=ids_records(records, 72, families.VOCABULARY, seed))
+                      for purpose, records, seed in (("calibration", 20, 1), ("evaluation", 6, 2))]
+        return self
+
+    def __exit__(self, *what):
+        self.daemon.__exit__(*what)
+
+    def submit(self, folder, body, **more):
+        if folder not in self.models:
+            self.models[folder] = post(self.daemon, "/v1/models", json={"uri": "file:" + folder})
+        body = dict(body, model=self.models[folder],
+                    calibration={"file_id": self.files[0], "num_samples": 16, "sequence_length": 64},
+                    evaluation={"file_id": self.files[1], "sequence_length": 64, "max_tokens": 256}, **more)
+        if body["method"] == "kv_analysis":
+            del body["evaluation"]
+        return post(self.daemon, JOBS, json=body)
+
+
+def run_all(root, jobs, *options):
+    """{(job, file): digest}; all jobs are queued at once, and the daemon takes them one by one."""
+    found = {}
+    with Bench(root, *options) as bench:
+        queued = []
+        for name, folder, body in jobs:
+            try:
+                queued.append((name, bench.submit(folder, body)))
+            except Failure as failure:
+                raise Failure("%s: %s" % (name, failure)) from None
+        for name, job in queued:
+            try:
+                for path, digest in digests_of(bench.daemon, job).items():
+                    found[name, path] = digest
+            except Failure as failure:
+                raise Failure("%s: %s" % (name, failure)) from None
+    return found
+
+
+def halves(run, root, jobs, *options):
+    """By two daemons next to each other: small jobs leave most of a second core idle."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = {}
+        for part in pool.map(lambda half: run(root, half, *options), (jobs[0::2], jobs[1::2])):
+            found.update(part)
+        return found
+
+
+def kill_after_a_block(daemon, job):
+    """Follows the job's events to the first finished block, then kills the daemon."""
+    connection = daemon.connection()
+    connection.request("GET", "%s/%s/events" % (JOBS, job), headers={"Accept": "application/x-ndjson"})
+    response = connection.getresponse()
+    for line in response:
+        event = json.loads(line)
+        if event["type"] == "layer":
+            break
+        true(event["type"] != "status" or event["data"]["status"] not in ("succeeded", "failed"), "a block before the end: %r" % event)
+    daemon.kill()
+    connection.close()
+
+
+def resumed(root, jobs, *options):
+    """Each job twice: as it is, and killed after its first block, which must end in the same digests."""
+    found = {}
+    with Bench(root, *options) as bench:
+        for name, folder, body in jobs:
+            for path, digest in digests_of(bench.daemon, bench.submit(folder, body)).items():
+                found[name, path] = digest
+            for _ in range(8):
+                job = bench.submit(folder, body)
+                kill_after_a_block(bench.daemon, job)
+                bench.daemon.start()
+                again = digests_of(bench.daemon, job)
+                state = bench.daemon.get("%s/%s" % (JOBS, job))
+                for path, digest in again.items():
+                    equal(digest, found[name, path], "digest of %s of %s after a kill" % (path, name))
+                if state["attempt"] > 1:
+                    break
+            else:
+                raise Failure("%s was over before it could be killed, eight times" % name)
+    return found
+
+
+LONG = 4  # layers: time to be killed in
+
+
+def resumed_jobs(quick):
+    recipes = {"gptq": {"method": "gptq", "quantization": {"bits": 4, "group_size": 64, "target_tokens": 2},
+                        "output": {"format": "gptq"}},
+               "smoothquant+gptq": {"method": ["smoothquant", "gptq"], "quantization": {"smoothing_strength": 0.5, "activation_dynamic": False, "input_range": "absmax"},
+                                    "output": {"format": "compressed-tensors"}},
+               "awq": {"method": "awq", "quantization": {"group_size": 64, "n_grid": 4}, "output": {"format": "awq"}}}
+    for family in families.FAMILIES:
+        for name, body in recipes.items():
+            if not quick or (family, name) == ("qwen3", "gptq"):
+                yield "%s/resumed/%s" % (family, name), family + "-long", body
+
+
+def read_digests():
+    with open(DIGESTS) as file:
+        lines = file.read().splitlines()
+    header = [line[2:] for line in lines if line.startswith("# ")]
+    rows = [line.split(" ") for line in lines if not line.startswith("#")]
+    return header[-1], {(name, path): digest for name, path, digest in rows}
+
+
+def write_digests(found):
+    with open(DIGESTS, "w") as file:
+        file.write("# job, file, SHA-256: tests/golden/test_golden.py --record. Made with:\n# %s\n" % made_with())
+        for name, path in sorted(found):
+            file.write("%s %s %s\n" % (name, path, found[name, path]))
+
+
+def compare(found, expected, what):
+    wrong = sorted(key for key in found if found[key] != expected.get(key))
+    for name, path in wrong:
+        print("%s: %s of %s is %s, not %s" % (what, path, name, found[name, path], expected.get((name, path), "there")))
+    if wrong:
+        names = sorted({name for name, _ in wrong})
+        raise Failure("%s: %d of %d digests differ, in %d jobs: %s%s" %
+                      (what, len(wrong), len(found), len(names), ", ".join(names[:12]), " ..." if len(names) > 12 else ""))
+    names = {name for name, _ in found}
+    missing = sorted(key for key in expected if key[0] in names and key not in found)
+    if missing:
+        raise Failure("%s: these files are not made any more: %s" % (what, missing[:12]))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+
+    if platform.machine() != "x86_64":
+        print("skipped: digests are those of x86-64, this is %s" % platform.machine())
+        return 77
+    if not options.record:
+        recorded, expected = read_digests()
+        if recorded != made_with():
+            print("skipped: digests were made with %s, here is %s" % (recorded, made_with()))
+            return 77
+    jobs = [job for job in cases.jobs(options.quick) if options.only in job[0]]
+    long_jobs = [job for job in resumed_jobs(options.quick) if options.only in job[0]]
+    started = time.monotonic()
+
+    def told(what, found):
+        print("%-40s %4d digests %6.1f s" % (what, len(found), time.monotonic() - started), flush=True)
+        return found
+
+    with tempfile.TemporaryDirectory(prefix="quantd-golden-") as root:
+        for folder in sorted({job[1] for job in jobs + long_jobs}):
+            if folder.endswith("-long"):
+                families.write(os.path.join(root, folder), folder[:-5], num_hidden_layers=LONG)
+            else:
+                families.write(os.path.join(root, folder), folder)
+        found = told("one thread", halves(run_all, root, jobs, "--threads", "1"))
+        found.update(told("killed and resumed", halves(resumed, root, long_jobs, "--threads", "1")))
+        if options.record:
+            write_digests(found)
+            expected = found
+        compare(found, expected, "one thread")
+        some = [job for job in cases.jobs(True) if options.only in job[0]]
+        if not options.quick:
+            compare(told("two threads, activations on disk", run_all(root, some, "--threads", "2", "--host-memory-bytes", "1")),
+                    expected, "two threads, activations on disk")
+    if not options.quick and not options.only and set(found) != set(expected):
+        raise Failure("digests.txt names what is not made: %s" % sorted(set(expected) - set(found))[:12])
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        print("FAILED: %s" % failure)
+        sys.exit(1)
