@@ -390,7 +390,7 @@ int chain_load(struct chain *chain, const char *file, const char *sha256)
     }
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
-        return errno == ENOENT ? err_raise(ERR_SOURCE_CORRUPT, "checkpoint file %s is missing", file)
+        return errno == ENOENT ? err_raise(ERR_NOT_FOUND, "checkpoint file %s is missing", file)
                                : err_raise_errno(errno, "cannot open checkpoint file %s", file);
     }
     rc = load_and_hash(chain, fd, found);

@@ -42,7 +42,8 @@ int chain_open(struct chain *chain, enum chain_side side, int64_t first, struct 
 void chain_place(const struct chain *chain, int64_t first, struct tensor *rows, const struct gpu *gpu);
 /* OUT becomes durable as "<name>-<block>.act" and is the next block's IN. *file gets the name, sha256 its digest. */
 int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[DIGEST_HEX_SIZE]);
-/* IN := a committed file, verified against sha256. ERR_SOURCE_CORRUPT when it does not match. */
+/* IN := a committed file, verified against sha256. ERR_SOURCE_CORRUPT when it does not match, ERR_NOT_FOUND when
+ * it is not there. */
 int chain_load(struct chain *chain, const char *file, const char *sha256);
 /* Without durability: OUT becomes IN (the first block's input). */
 int chain_turn(struct chain *chain);

@@ -109,7 +109,8 @@ static bool has_chains(const struct run *run)
     return run->hidden != NULL || run->eval_float != NULL;
 }
 
-/* The chains as the block before `first_block` left them; ERR_SOURCE_CORRUPT: they are not on disk, or damaged. */
+/* The chains as the block before `first_block` left them; ERR_NOT_FOUND: they are not on disk; ERR_SOURCE_CORRUPT: they
+ * are damaged. */
 static int load_chains(struct run *run, const json_t *chains)
 {
     struct saved list[CHAIN_COUNT];
@@ -123,7 +124,8 @@ static int load_chains(struct run *run, const json_t *chains)
     return rc;
 }
 
-/* Damaged chains are like none: an earlier block has some, or the first one begins with the embeddings. */
+/* Damaged chains are like none: an earlier block has some, or the first one begins with the embeddings. Missing ones
+ * are no sign of damage: they were removed when a later block was committed, and that block was then dropped. */
 int checkpoint_resume(struct run *run)
 {
     const struct pipeline_hooks *hooks = &run->p->hooks;
@@ -143,10 +145,10 @@ int checkpoint_resume(struct run *run)
             continue;
         }
         rc = load_chains(run, chains);
-        if (rc != ERR_SOURCE_CORRUPT) {
+        if (rc != ERR_SOURCE_CORRUPT && rc != ERR_NOT_FOUND) {
             break;
         }
-        damaged = true;
+        damaged = damaged || rc == ERR_SOURCE_CORRUPT;
     }
     rc = run->first_block == 0 ? embed_all(run) : rc;
     if (rc != 0 || !damaged) {

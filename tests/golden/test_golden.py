@@ -12,14 +12,11 @@ Left out of digests, since it names a time, a place or a build: seconds, rates a
 manifest the daemon's version, the device's name, and the sizes and digests of the other files (these are checked, and digested by
 themselves); "quantd <version>" inside the files.
 
-The kernels of the daemon give the same bits at every level (QUANTD_CPU_LEVEL), so the level is the machine's. Products are OpenBLAS's
-and logarithms the C library's, which differ from processor to processor: both are held to what every x86-64 has. Another version of
-either, or another architecture, is a skip.
+OpenBLAS and the C library are held to what every x86-64 has (portable.py). Another version of either, or another architecture, is a skip.
 """
 
 import argparse
 import concurrent.futures
-import ctypes
 import hashlib
 import json
 import os
@@ -35,24 +32,11 @@ sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 import cases  # noqa: E402
 import families  # noqa: E402
 from harness import JOBS, NDJSON, Daemon, Failure, equal, ids_records, true, wait_job  # noqa: E402
+from portable import PORTABLE, made_with  # noqa: E402
 
 DIGESTS = os.path.join(HERE, "digests.txt")
-PORTABLE = {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_L2_SIZE": "512", "OPENBLAS_NUM_THREADS": "1",
-            "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4"}
 TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_bytes", "gpu_peak_bytes", "artifact_bytes",
          "compression_ratio", "environment", "job_id", "model", "file_id", "created_at"}
-
-
-def made_with():
-    """What bits depend on outside of the project."""
-    blas = "no OpenBLAS"
-    try:
-        library = ctypes.CDLL("libopenblas.so.0")
-        library.openblas_get_config.restype = ctypes.c_char_p
-        blas = " ".join(library.openblas_get_config().decode().split()[:2])
-    except (OSError, AttributeError):
-        pass
-    return "%s, %s %s, %s %s" % ((platform.machine(),) + platform.libc_ver() + (blas, PORTABLE["OPENBLAS_CORETYPE"]))
 
 
 def without(value, keys):
