@@ -1,9 +1,10 @@
 #pragma once
-/* The compute face: devices, memory, streams, and about forty coarse operations.
+/* Public header of the compute layer: devices, memory, streams, and about forty coarse operations (gpu/ops.def).
  *
- * The CPU backend is linked in (gpu/cpu) and is the truth; others are modules opened at run time, checked by
- * GPU_ABI and ranked by probe score. Callers see only this header. No caller meets a NULL operation: a backend
- * that lacks one gets a stub that raises ERR_UNSUPPORTED (gpu_complete).
+ * The CPU backend is linked in (gpu/cpu) and is the reference; others are modules opened at run time, checked by
+ * GPU_ABI and the signature of their operations, and ranked by probe score. Callers see only this header, and call
+ * through the front door (gpu/front.c): arguments are checked there, once for all backends, and an operation that a
+ * backend lacks raises ERR_UNSUPPORTED.
  *
  * Conventions: X is [tokens, in], W is [out, in], Y = X W^T; all matrices dense row-major. Activations, Hessians
  * and weights under solution are F32; stored weights may be F32, F16 or BF16. Pointers in tensors belong to the
@@ -13,13 +14,15 @@
  * Determinism: same inputs and device give the same bits, whatever the thread count: work is cut into tiles by
  * shape alone, each sum has one fixed order. */
 
+#include "gpu/ops.h"
 #include "gpu/tensor.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define GPU_ABI 16u
+/* Raised when a struct below changes; the rows of ops.def are compared by themselves. */
+#define GPU_ABI 17u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -141,183 +144,16 @@ struct gpu_nll {
     int64_t count;
 };
 
+/* The rows of gpu/ops.def, which says what each does. `signature` is made of them: a module that was built from other
+ * rows is refused. */
 struct gpu_ops {
-    uint32_t abi;
-    const char *name;     /* "cpu", "cuda" */
-    bool lost_until_exit; /* a device that was lost can be used again only by a new process */
-    /* > 0: usable here, higher wins; 0: not here, why in `reason` (one line). */
-    int (*probe)(char *reason, size_t size);
-    int (*device_count)(void);
-    /* threads: worker threads a CPU device may use (0 = all cores); others ignore it. */
-    int (*device_open)(int index, int threads, struct gpu_device **device);
-    void (*device_close)(struct gpu_device *device);
-    int (*device_info)(struct gpu_device *device, struct gpu_info *info);
-    int (*stream_new)(struct gpu_device *device, struct gpu_stream **stream);
-    void (*stream_free)(struct gpu_stream *stream);
-    int (*stream_sync)(struct gpu_stream *stream);
-    /* What is queued on `stream` from now on comes after all that is queued on `first` by now. Both of one device, and
-     * neither used by another thread meanwhile. The host does not wait. */
-    int (*stream_follow)(struct gpu_stream *stream, struct gpu_stream *first);
-
-    /* Bytes of the device's memory that this process had in use at most since the last reset, as far as the backend
-     * counts them: tensors, scratch, what the device keeps for itself does not count. reset: begin from what is in use
-     * now. */
-    int (*memory_peak)(struct gpu_device *device, bool reset, int64_t *bytes);
-
-    /* memory: 64-byte aligned; of any content unless zeroed */
-    int (*alloc)(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer);
-    void (*free)(struct gpu_device *device, void *pointer);
-    int (*upload)(struct gpu_stream *stream, void *to, const void *host, size_t bytes);     /* host is free on return */
-    int (*download)(struct gpu_stream *stream, void *host, const void *from, size_t bytes); /* waits */
-    int (*fill_zero)(struct gpu_stream *stream, void *to, size_t bytes);
-    /* Memory of the host that the device copies from by itself: 64-byte aligned, of any content. */
-    int (*host_alloc)(struct gpu_device *device, size_t bytes, void **pointer);
-    void (*host_free)(struct gpu_device *device, void *pointer);
-    /* From such memory, which must stay as it is until the stream has been waited for. */
-    int (*upload_pinned)(struct gpu_stream *stream, void *to, const void *pinned, size_t bytes);
-
-    /* 1. y = x in y's type (F32, F16, BF16 either way). Same element count. */
-    int (*convert)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
-    /* 2. y[T,N] = x[T,K] w[N,K]^T + bias[N]; w F32, F16 or BF16; bias F32 or NULL; fp32 sums. */
-    int (*linear)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
-                  const struct tensor *bias);
-    /* 2b. The same without bias for solves: all F32, products in F32 whatever `linear` rounds its operands to. */
-    int (*multiply)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w);
-    /* 3. h[n,n] += x[T,n]^T x: upper triangle only; symmetrize when done. */
-    int (*gram)(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
-    /* 4. h = scale * h, lower triangle copied from the upper. */
-    int (*symmetrize)(struct gpu_stream *stream, const struct tensor *h, double scale);
-    /* 5. y[T,h] = table[ids[t]]; ids host I32, each in [0, rows). */
-    int (*embed)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids);
-    /* 6. y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight F32 [d]. x may be y.
-     *    x is [T, d], or [T, heads*d] when weight is shorter: each run of d is normed by itself (q/k norm). */
-    int (*rmsnorm)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                   const struct tensor *weight, float eps);
-    /* 7. rotate x [B*S, heads*d] in place, half-split convention; cos, sin F32 [>=S, d/2]; position t mod S. */
-    int (*rope)(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine,
-                const struct tensor *sine, int64_t length, int64_t head_dim);
-    /* 8. o = softmax(q k^T * scale, causal) v, per head; kv head = head / (heads/kv_heads). */
-    int (*attention)(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
-                     const struct tensor *v, const struct gpu_attention *spec);
-    /* 9. y = silu(gate) * up; y may be gate. */
-    int (*swiglu)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate,
-                  const struct tensor *up);
-    /* 10. y += x. */
-    int (*add)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
-    /* 11. Per column of x[T,n]: absmax[n] = max(absmax, |x|), abssum[n] += |x| (F32; either may be NULL). */
-    int (*column_stats)(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
-                        const struct tensor *x);
-    /* 12. Choose scale and zero F32 [N, K/group_size] for w F32 [N,K]; importance F32 [K] weights the search, or NULL.
-     *     All-zero group: scale 1 (codes = zero, exact). methods.md §1 steps 2-4. */
-    int (*grid)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero,
-                const struct tensor *w, const struct tensor *importance, const struct gpu_grid *spec);
-    /* 13. codes U8 [N,K] = clamp(rne(w/scale) + zero, 0, 2^bits-1). */
-    int (*round)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
-                 const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
-    /* 14. w F32 [N,K] = scale * (codes - zero). */
-    int (*dequantize)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
-                      const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
-    /* 15. u[n,n] upper with (P(H + damp*mean(diag)*I)P^T)^-1 = u^T u, P = spec->order; dead columns (H_jj = 0) get
-     *     diagonal 1 before damping. h is kept. ERR_NOT_POSITIVE_DEFINITE when the factorisation fails (waits). */
-    int (*factor)(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
-                  const struct gpu_factor *spec);
-    /* 16. GPTQ sweep over columns in `order` (host I32 or NULL): codes U8 [N,K] in original column order from w F32
-     * [N,K] (overwritten), the group's scale and zero looked up by original column; *loss = sum of e^2 (waits). */
-    int (*sweep)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
-                 const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
-                 const struct gpu_grid *spec, double *loss);
-    /* 17. What wq lost against w; the clip split needs scale, zero and spec, else pass NULL for all three (waits). */
-    int (*residual)(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w,
-                    const struct tensor *wq, const struct tensor *scale, const struct tensor *zero,
-                    const struct gpu_grid *spec);
-    /* 18. error = tr((w-wq) H (w-wq)^T) and, unless NULL, signal = tr(w H w^T); H symmetric, fp32 products, double sums
-     *     (waits). */
-    int (*output_error)(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
-                        const struct tensor *wq, const struct tensor *h);
-    /* 19. Log-softmax loss of logits[T,V] at host targets (-1 = skip); with reference[T,V] also KL (NULL: 0). Adds to
-     * *out (waits). */
-    int (*nll)(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
-               const struct tensor *reference, const int32_t *targets);
-    /* 20. First non-finite element of x: index, or -1 (waits). */
-    int (*find_nonfinite)(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
-    /* 21. Zero the columns of w F32 [N,K] whose H_jj is 0; *dead = how many (waits). methods.md §4 step 2. */
-    int (*zero_dead)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
-    /* 22. diag[n] F32 of h[n,n] to the host (waits). */
-    int (*diagonal)(struct gpu_stream *stream, float *host, const struct tensor *h);
-    /* 23. w[n,k] *= rows[n] * cols[k]; w F32, rows F32 [N] and cols F32 [K], either NULL. */
-    int (*scale)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows,
-                 const struct tensor *cols);
-    /* 24. y = x as it is after quantization and back; y may be x. keep: F32 [K], columns where it is not 0 pass as they
-     *     are and count for no scale; or NULL. A run of zeros stays zeros. */
-    int (*quantize_input)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                          const struct tensor *keep, const struct gpu_input *spec);
-    /* 25. blocks U8 [N, bytes of a row] = w F32 [N,K] in blocks along K; importance F32 [K], none negative, weighs the
-     *     errors of a search, or NULL. */
-    int (*encode_blocks)(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
-                         const struct tensor *importance, const struct gpu_blocks *spec);
-    /* 26. y = x as a cache of that kind gives it back; y may be x. */
-    int (*quantize_cache)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                          const struct gpu_cache *spec);
-    /* 27. Add to *out what attention on kq and vq loses against k and v. recent: query t finds keys before
-     *     floor(t/recent)*recent and values before t-recent quantized and newer ones as they are; 0: all quantized
-     *     (waits). */
-    int (*attention_error)(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
-                           const struct tensor *k, const struct tensor *v, const struct tensor *kq,
-                           const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
-    /* 28. Scale and zero as in `grid`, the range cut at p times the group's absmax where d H_gg d^T, d = w - wq, is
-     *     least: H_gg is the group's diagonal block of h F32 [K,K]. steps and max_shrink of spec count; p = 1 is the
-     * first candidate. */
-    int (*clip)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero,
-                const struct tensor *w, const struct tensor *h, const struct gpu_grid *spec);
-    /* 29. Refine an asymmetric grid's scale and zero in place (half-quadratic, mean |w - wq| never grows). */
-    int (*hqq)(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-               const struct gpu_grid *spec);
-    /* 30. Each row of w F32 [N,K] to 2^bits values that lose least in sum importance_k err^2 (exactly: methods.md §6):
-     *     table F32 [N, 2^bits] ascending and rounded to `stored`, codes U8 [N,K] the nearest of them, the lower of
-     *     equals. importance F32 [K], or NULL; apart U8 [N,K], or NULL: weights where it is not 0 count for nothing. */
-    int (*cluster_rows)(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
-                        const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
-                        enum dtype stored);
-    /* 31. Better entries for d F32 [N,K] = w - what they stand for, which follows them, one sweep over all groups:
-     *     tr(d h d^T) falls by *gain >= 0. With h NULL it is sum importance_k d^2 (NULL: ones) (waits). */
-    int (*code_search)(struct gpu_stream *stream, const struct tensor *entries, const struct tensor *d,
-                       const struct tensor *scale, const struct tensor *table, const struct tensor *h,
-                       const struct tensor *importance, const struct gpu_codebook *spec, double *gain);
-    /* 32. y F32 [N,K] = alpha * what the entries stand for, or y += that. */
-    int (*code_expand)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *entries,
-                       const struct tensor *scale, const struct tensor *table, const struct gpu_codebook *spec,
-                       float alpha, bool add);
-    /* 33. The adjoint: out, shaped like the table, = for each vector the sum of scale[n] * p over its uses; double
-     *     sums. */
-    int (*code_reduce)(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
-                       const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec);
-    /* 34. out F32 [N] = sum over k of a[n,k] * b[n,k]; double sums. */
-    int (*row_dot)(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b);
-    /* 35. most F32 [ceil(N/rows), ceil(K/cols)] = the largest magnitude of each tile of w F32 [N,K]. */
-    int (*tile_range)(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
-                      const struct gpu_tiles *spec);
-    /* 36. codes U8 [N,K] = the element nearest to w / scale; scale shaped like `most`. NF4: to w * (1/scale), ties to
-     * the lower level, and the level 0 where scale is 0. */
-    int (*tile_encode)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
-                       const struct tensor *scale, const struct gpu_tiles *spec);
-    /* 37. w = scale * the code's element. */
-    int (*tile_decode)(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
-                       const struct tensor *scale, const struct gpu_tiles *spec);
-    /* 38. Lower tr(D H D^T), D = target - wq [N,K], by moving one code at a time, and scales and zero points between:
-     *     codes U8 [N,K], scale and zero F32 [N,K/g] in place, scales rounded to the grid's scale_dtype. h F32 [K,K]
-     *     symmetric, both triangles. *before, *after: the error, as far as it was followed (waits). */
-    int (*descend)(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
-                   const struct tensor *zero, const struct tensor *target, const struct tensor *h,
-                   const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
-    /* 39. y = alpha * a + beta * b, F32 of one shape; y may be a or b. b NULL: y = alpha * a. */
-    int (*combine)(struct gpu_stream *stream, const struct tensor *y, double alpha, const struct tensor *a, double beta,
-                   const struct tensor *b);
-    /* 40. c[M,K] += a[T,M]^T b[T,K], F32; sums as in `gram`. */
-    int (*cross)(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b);
-    /* 41. y[N,K] = g[N,K] (H + damp)^-1, the inverse as the u and the order of `factor` have it; products in F32. y may
-     *     be g. */
-    int (*solve)(struct gpu_stream *stream, const struct tensor *y, const struct tensor *g, const struct tensor *u,
-                 const int32_t *order);
+    uint32_t abi;                 /* GPU_ABI; this and the name keep their places */
+    const char *name;             /* "cpu", "cuda" */
+    const char *const *signature; /* gpu_signature of gpu/backend.h */
+    bool lost_until_exit;         /* a device that was lost can be used again only by a new process */
+#define GPU_CALL(name, result, parameters, does) result(*name) parameters;
+#define GPU_OP(group, name, does, ...) int (*name)(struct gpu_stream * stream GPU_PARAMETERS(__VA_ARGS__));
+#include "gpu/ops.def"
 };
 
 /* A device in use: its table and handle. Plain; copied freely. */
@@ -326,16 +162,6 @@ struct gpu {
     struct gpu_device *device;
     struct gpu_info info;
 };
-
-/* What a module needs of the daemon: it links nothing of base, so errors go through here and land in the caller's
- * record (raise and pass return code). */
-struct gpu_host {
-    uint32_t abi;
-    int (*raise)(const char *file, int line, int code, const char *message);
-    int (*pass)(const char *file, int line, int code, const char *message);
-    const char *cache_folder; /* where what is compiled for a device may be kept from one start to the next; or NULL */
-};
-typedef const struct gpu_ops *gpu_module_entry(const struct gpu_host *host);
 
 /* Before gpu_load_backends: a folder that backends may create and keep compiled code in. Copied; longer than 1023
  * bytes: none. */
@@ -355,12 +181,6 @@ int gpu_describe(const char *want, struct gpu_info *out);
 /* Why each backend that is not usable is not: "cuda: no module quantd_gpu_cuda.so in: /usr/lib/quantd\n"... Static
  * text. */
 const char *gpu_backend_notes(void);
-/* Fill every NULL operation of a table with a stub that raises ERR_UNSUPPORTED. */
-void gpu_complete(struct gpu_ops *ops);
-
-/* The table linked in. */
-const struct gpu_ops *gpu_cpu_ops(void);
-
 /* Allocate a tensor of zeros of the given shape on gpu; release with gpu_tensor_free. Sets *out on success only. */
 int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out);
 /* The same of any content, for what is overwritten whole. */

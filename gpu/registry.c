@@ -5,7 +5,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
-#include "gpu/gpu.h"
+#include "gpu/backend.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -22,7 +22,7 @@
 #define MODULE_SUFFIX ".so"
 
 struct backend {
-    struct gpu_ops ops; /* a copy, completed with stubs */
+    struct gpu_ops ops; /* as callers see it: the front door */
     int score;
 };
 
@@ -71,6 +71,16 @@ static void note(const char *name, const char *reason)
     }
 }
 
+static bool same_signature(const char *const *other)
+{
+    size_t i = 0;
+
+    while (gpu_signature[i] != NULL && other[i] != NULL && strcmp(gpu_signature[i], other[i]) == 0) {
+        i++;
+    }
+    return gpu_signature[i] == NULL && other[i] == NULL;
+}
+
 static void add_backend(const struct gpu_ops *ops)
 {
     char reason[256] = "";
@@ -80,14 +90,23 @@ static void add_backend(const struct gpu_ops *ops)
         note(ops->name != NULL ? ops->name : "?", reason);
         return;
     }
+    if (!same_signature(ops->signature)) {
+        note(ops->name, "built for other operations than this daemon: build both from the same sources");
+        return;
+    }
+    const char *missing = gpu_missing_call(ops);
+    if (missing != NULL) {
+        snprintf(reason, sizeof(reason), "it has no '%s', which every backend needs", missing);
+        note(ops->name, reason);
+        return;
+    }
     if (backend_count == BACKENDS_MAX) {
         note(ops->name, "there are too many backends");
         return;
     }
     struct backend *backend = &backends[backend_count];
-    backend->ops = *ops;
-    gpu_complete(&backend->ops);
-    backend->score = backend->ops.probe(reason, sizeof(reason));
+    gpu_front(ops, &backend->ops);
+    backend->score = ops->probe(reason, sizeof(reason));
     if (backend->score <= 0) {
         note(ops->name, reason[0] != '\0' ? reason : "it gave no reason");
         return;

@@ -54,6 +54,20 @@ size_t tensor_bytes(const struct tensor *tensor)
     return (size_t)tensor_count(tensor) * dtype_rows[tensor->dtype].bytes;
 }
 
+int64_t matrix_cols(const struct tensor *tensor)
+{
+    return tensor->rank > 0 ? tensor->shape[tensor->rank - 1] : 1;
+}
+
+int64_t matrix_rows(const struct tensor *tensor)
+{
+    int64_t rows = 1;
+    for (int i = 0; i + 1 < tensor->rank; i++) {
+        rows *= tensor->shape[i];
+    }
+    return rows;
+}
+
 struct tensor tensor_rows(const struct tensor *tensor, int64_t begin, int64_t count)
 {
     assert(tensor->rank == 2 && begin >= 0 && count >= 0 && begin + count <= tensor->shape[0]);

@@ -49,6 +49,9 @@ struct tensor tensor_1d(void *data, enum dtype dtype, int64_t n);
 struct tensor tensor_2d(void *data, enum dtype dtype, int64_t rows, int64_t cols);
 int64_t tensor_count(const struct tensor *tensor);
 size_t tensor_bytes(const struct tensor *tensor);
+/* A tensor as a matrix: the last dimension against all before it. */
+int64_t matrix_cols(const struct tensor *tensor);
+int64_t matrix_rows(const struct tensor *tensor);
 /* Rows [begin, begin+count) of a rank-2 tensor, as a view. */
 struct tensor tensor_rows(const struct tensor *tensor, int64_t begin, int64_t count);
 

@@ -6,7 +6,7 @@
  *                    float (Liu et al. 2024, KIVI, arXiv 2402.02750)
  *
  * The errors are ||x - xq||^2 / ||x||^2 of keys, values, scores q k^T, weights softmax(q k^T / sqrt(d)) and attention's
- * output. They are measured on the CPU backend whatever the device, so that a report means the same everywhere. */
+ * output, measured on the job's device, in F32 on each. */
 
 #include "quantizers/common.h"
 
@@ -55,10 +55,9 @@ struct analysis {
     const struct rewrite_context *context;
     const struct analysis_params *params;
     const struct model_config *config;
-    struct gpu own; /* when the context's device is not the CPU */
     const struct gpu *gpu;
     struct gpu_stream *stream;
-    struct tensor q, k, v, kq, vq; /* on gpu; q, k and v only when it is `own` */
+    struct tensor kq, vq;
     struct trial trials[CANDIDATES];
     int64_t tokens; /* measured */
 };
@@ -70,38 +69,11 @@ static void analysis_deinit(struct analysis *a)
         gpu_tensor_free(a->gpu, &a->trials[i].key_scale);
         gpu_tensor_free(a->gpu, &a->trials[i].value_scale);
     }
-    struct tensor *const tensors[] = {&a->q, &a->k, &a->v, &a->kq, &a->vq};
-    for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]); i++) {
-        gpu_tensor_free(a->gpu, tensors[i]);
-    }
-    if (a->gpu == &a->own) {
-        if (a->stream != NULL) {
-            a->own.ops->stream_free(a->stream);
-        }
-        gpu_close(&a->own);
-    }
+    gpu_tensor_free(a->gpu, &a->kq);
+    gpu_tensor_free(a->gpu, &a->vq);
 }
 
-static int analysis_init(const struct rewrite_context *context, struct analysis *a)
-{
-    *a = (struct analysis){.context = context,
-                           .params = context->params,
-                           .config = context->block->config,
-                           .gpu = context->gpu,
-                           .stream = context->stream};
-    if (context->gpu->ops == gpu_cpu_ops()) {
-        return 0;
-    }
-    int rc = gpu_open("cpu", 0, &a->own);
-    if (rc != 0) {
-        return rc;
-    }
-    a->gpu = &a->own;
-    a->stream = NULL;
-    return a->own.ops->stream_new(a->own.device, &a->stream);
-}
-
-/* Queries, keys and values of micro-batch i, on the context's device. */
+/* Queries, keys and values of micro-batch i. */
 static int batch_heads(const struct analysis *a, int64_t i, struct block_heads *heads)
 {
     struct block_scratch *scratch;
@@ -164,24 +136,6 @@ static int set_up_all(struct analysis *a)
     return rc;
 }
 
-/* x where it is measured. */
-static int fetch(struct analysis *a, struct tensor *here, struct tensor *x)
-{
-    if (a->gpu != &a->own) {
-        return 0;
-    }
-    if (here->data == NULL || tensor_count(here) < tensor_count(x)) {
-        gpu_tensor_free(a->gpu, here);
-        int rc = gpu_tensor_new(a->gpu, DTYPE_F32, 2, x->shape, here);
-        if (rc != 0) {
-            return rc;
-        }
-    }
-    int rc = a->context->gpu->ops->download(a->context->stream, here->data, x->data, tensor_bytes(x));
-    x->data = here->data;
-    return rc;
-}
-
 static void add_squares(struct gpu_residual *sum, const struct gpu_residual *part)
 {
     sum->error_sq += part->error_sq;
@@ -216,9 +170,6 @@ static int measure_batch(struct analysis *a, int64_t i)
     struct block_heads heads;
 
     int rc = batch_heads(a, i, &heads);
-    rc = rc != 0 ? rc : fetch(a, &a->q, &heads.q);
-    rc = rc != 0 ? rc : fetch(a, &a->k, &heads.k);
-    rc = rc != 0 ? rc : fetch(a, &a->v, &heads.v);
     if (rc == 0 && a->kq.data == NULL) { /* the first micro-batch is the largest */
         rc = gpu_tensor_new(a->gpu, DTYPE_F32, 2, heads.k.shape, &a->kq);
         rc = rc != 0 ? rc : gpu_tensor_new(a->gpu, DTYPE_F32, 2, heads.v.shape, &a->vq);
@@ -274,10 +225,13 @@ static json_t *row_of(const struct analysis *a, size_t c)
 
 static int analyse(const struct rewrite_context *context, json_t *rows)
 {
-    struct analysis a;
+    struct analysis a = {.context = context,
+                         .params = context->params,
+                         .config = context->block->config,
+                         .gpu = context->gpu,
+                         .stream = context->stream};
+    int rc = set_up_all(&a);
 
-    int rc = analysis_init(context, &a);
-    rc = rc != 0 ? rc : set_up_all(&a);
     for (int64_t i = 0; rc == 0 && i < context->batches && (i == 0 || a.tokens < a.params->max_tokens); i++) {
         rc = measure_batch(&a, i);
     }

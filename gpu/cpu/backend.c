@@ -1,4 +1,4 @@
-/* The CPU backend's table: device, streams and memory. It is the truth that other backends are held to.
+/* The CPU backend's table: device, streams and memory. It is the reference that other backends are held to.
  *
  * A stream here is only scratch memory: operations run on the caller's thread and the device's pool, and have ended
  * when they return. Two streams may run at once; the pool lets one through at a time. */
@@ -68,6 +68,7 @@ static int cpu_stream_new(struct gpu_device *device, struct gpu_stream **stream)
     if (opened == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a stream");
     }
+    opened->head.ops = gpu_cpu_ops();
     opened->device = device;
     *stream = opened;
     return 0;
@@ -133,6 +134,7 @@ static int cpu_fill_zero(struct gpu_stream *stream, void *to, size_t bytes)
 static const struct gpu_ops cpu_ops = {
     .abi = GPU_ABI,
     .name = "cpu",
+    .signature = gpu_signature,
     .probe = cpu_probe,
     .device_count = cpu_device_count,
     .device_open = cpu_device_open,
@@ -151,48 +153,8 @@ static const struct gpu_ops cpu_ops = {
     .host_alloc = cpu_host_alloc,
     .host_free = cpu_free,
     .upload_pinned = cpu_upload,
-    .convert = cpu_convert,
-    .linear = cpu_linear,
-    .multiply = cpu_multiply,
-    .gram = cpu_gram,
-    .symmetrize = cpu_symmetrize,
-    .embed = cpu_embed,
-    .rmsnorm = cpu_rmsnorm,
-    .rope = cpu_rope,
-    .attention = cpu_attention,
-    .swiglu = cpu_swiglu,
-    .add = cpu_add,
-    .column_stats = cpu_column_stats,
-    .grid = cpu_grid,
-    .round = cpu_round,
-    .dequantize = cpu_dequantize,
-    .factor = cpu_factor,
-    .sweep = cpu_sweep,
-    .residual = cpu_residual,
-    .output_error = cpu_output_error,
-    .nll = cpu_nll,
-    .find_nonfinite = cpu_find_nonfinite,
-    .zero_dead = cpu_zero_dead,
-    .diagonal = cpu_diagonal,
-    .scale = cpu_scale,
-    .quantize_input = cpu_quantize_input,
-    .cluster_rows = cpu_cluster_rows,
-    .code_search = cpu_code_search,
-    .code_expand = cpu_code_expand,
-    .code_reduce = cpu_code_reduce,
-    .row_dot = cpu_row_dot,
-    .tile_range = cpu_tile_range,
-    .tile_encode = cpu_tile_encode,
-    .tile_decode = cpu_tile_decode,
-    .encode_blocks = cpu_encode_blocks,
-    .quantize_cache = cpu_quantize_cache,
-    .attention_error = cpu_attention_error,
-    .clip = cpu_clip,
-    .hqq = cpu_hqq,
-    .descend = cpu_descend,
-    .combine = cpu_combine,
-    .cross = cpu_cross,
-    .solve = cpu_solve,
+#define GPU_OP(group, name, does, ...) .name = cpu_##name,
+#include "gpu/ops.def"
 };
 
 const struct gpu_ops *gpu_cpu_ops(void)

@@ -216,9 +216,8 @@ int cpu_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, co
                            .importance = importance != NULL ? importance->data : NULL,
                            .cols = matrix_cols(w),
                            .out = blocks->data};
-    int rc = check_blocks(blocks, w, importance, spec);
 
-    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(BLOCK_MAX, sizeof(float)), 0);
+    int rc = scratch_reserve(stream, scratch_size(BLOCK_MAX, sizeof(float)), 0);
     if (rc != 0) {
         return err_pass(rc, "encode_blocks");
     }

@@ -110,18 +110,13 @@ int cpu_clip(struct gpu_stream *stream, const struct tensor *scale, const struct
                        .h = h->data,
                        .rows = matrix_rows(w),
                        .cols = matrix_cols(w),
-                       .top = (float)((1 << (spec->bits & 15)) - 1)};
-    int rc = check_clip(scale, zero, w, h, spec);
-
-    if (rc != 0) {
-        return rc;
-    }
+                       .top = (float)((1 << spec->bits) - 1)};
     job.groups = job.cols / spec->group_size;
     job.tiles = tiles_of(job.rows, ROWS);
     job.candidates = (int64_t)(spec->max_shrink * spec->steps + 1e-9);
     job.candidates = (job.candidates > 0 ? job.candidates : 1) * (spec->signs ? 2 : 1);
     size_t slice = scratch_size(2 * ROWS * spec->group_size, sizeof(float)) + scratch_size(spec->group_size, 1);
-    rc = scratch_reserve(stream, 0, slice);
+    int rc = scratch_reserve(stream, 0, slice);
     if (rc != 0) {
         return err_pass(rc, "clip");
     }

@@ -237,10 +237,8 @@ int cpu_cluster_rows(struct gpu_stream *stream, const struct tensor *table, cons
                           .rows = matrix_rows(w),
                           .cols = matrix_cols(w),
                           .stored = stored};
-    int rc = check_cluster(table, codes, w, importance, apart, bits, stored);
-
-    job.values = (int64_t)1 << (bits & 15);
-    rc = rc != 0 ? rc : scratch_reserve(stream, 0, slice_bytes(&job));
+    job.values = (int64_t)1 << bits;
+    int rc = scratch_reserve(stream, 0, slice_bytes(&job));
     if (rc != 0) {
         return err_pass(rc, "cluster_rows");
     }

@@ -343,18 +343,11 @@ int cpu_code_search(struct gpu_stream *stream, const struct tensor *entries, con
                          .g = spec->group_size,
                          .books = spec->codebooks,
                          .beam = spec->beam > 0 ? spec->beam : 1};
-    int rc = check_codebook("code_search", entries, d, scale, table, spec);
-
-    rc = rc != 0 || h == NULL ? rc : check_matrix("code_search", "h", h, DTYPE_F32, job.cols, job.cols);
-    rc = rc != 0 || importance == NULL ? rc : check_vector("code_search", "importance", importance, job.cols);
-    if (rc != 0) {
-        return rc;
-    }
     job.groups = job.cols / job.g;
     job.codes = (int64_t)1 << spec->bits;
     job.stride = padded(job.codes);
     int64_t block = BLOCK_COLUMNS / job.g < job.groups ? BLOCK_COLUMNS / job.g : job.groups;
-    rc = prepare(&job, block);
+    int rc = prepare(&job, block);
     for (int64_t first = 0; rc == 0 && first < job.groups; first += block) {
         job.first_group = first;
         job.group_count = job.groups - first < block ? job.groups - first : block;

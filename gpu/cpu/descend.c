@@ -267,10 +267,6 @@ int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const str
                 const struct tensor *zero, const struct tensor *target, const struct tensor *h,
                 const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after)
 {
-    int rc = check_descend(codes, scale, zero, target, h, grid, spec);
-    if (rc != 0) {
-        return rc;
-    }
     struct descend job = {.stream = stream,
                           .spec = spec,
                           .grid = grid,
@@ -286,7 +282,7 @@ int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const str
                           .top = (float)((1 << grid->bits) - 1)};
     int64_t tasks = tiles_of(job.n, ROWS);
     size_t sums = scratch_size(tasks, sizeof(double));
-    rc = scratch_reserve(stream, 2 * sums + scratch_size(job.k, sizeof(float)), descend_slice(&job));
+    int rc = scratch_reserve(stream, 2 * sums + scratch_size(job.k, sizeof(float)), descend_slice(&job));
     if (rc != 0) {
         return err_pass(rc, "descend");
     }

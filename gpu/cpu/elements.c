@@ -84,13 +84,9 @@ static void range_part(void *ctx, int64_t task)
 int cpu_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
                    const struct gpu_tiles *spec)
 {
-    int rc = check_tiles("tile_range", NULL, w, most, spec);
-    struct tiles job = {0};
+    struct tiles job = tiles_job(w, spec);
+    int rc = scratch_reserve(stream, scratch_size(job.rows * job.groups, sizeof(float)), 0);
 
-    if (rc == 0) {
-        job = tiles_job(w, spec);
-        rc = scratch_reserve(stream, scratch_size(job.rows * job.groups, sizeof(float)), 0);
-    }
     if (rc != 0) {
         return rc;
     }
@@ -182,15 +178,12 @@ static void decode_part(void *ctx, int64_t task)
 static int run_tiles(const char *op, struct gpu_stream *stream, void (*fn)(void *, int64_t), const struct tensor *codes,
                      const struct tensor *w, const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    int rc = check_tiles(op, codes, w, scale, spec);
 
-    if (rc == 0) {
-        struct tiles job = tiles_job(w, spec);
-        job.codes = codes->data;
-        job.scale = scale->data;
-        stream_run(stream, job.rows * job.chunks, fn, &job);
-    }
-    return rc;
+    struct tiles job = tiles_job(w, spec);
+    job.codes = codes->data;
+    job.scale = scale->data;
+    stream_run(stream, job.rows * job.chunks, fn, &job);
+    return 0;
 }
 
 int cpu_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,

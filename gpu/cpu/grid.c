@@ -194,22 +194,13 @@ int cpu_grid(struct gpu_stream *stream, const struct tensor *scale, const struct
                        .w = w->data,
                        .importance = importance != NULL ? importance->data : NULL,
                        .cols = matrix_cols(w),
-                       .top = (float)((1 << (spec->bits & 15)) - 1)};
+                       .top = (float)((1 << spec->bits) - 1)};
     int64_t rows = matrix_rows(w);
-    int rc = check_matrix("grid", "w", w, DTYPE_F32, -1, -1);
-
-    rc = rc != 0 ? rc : check_grid("grid", spec, job.cols);
-    rc = rc != 0 ? rc : check_search(spec);
-    rc = rc != 0 ? rc : check_matrix("grid", "scale", scale, DTYPE_F32, rows, job.cols / spec->group_size);
-    rc = rc != 0 ? rc : check_matrix("grid", "zero", zero, DTYPE_F32, rows, job.cols / spec->group_size);
-    rc = rc != 0 || importance == NULL ? rc : check_vector("grid", "importance", importance, job.cols);
-    if (rc != 0) {
-        return rc;
-    }
     job.groups = job.cols / spec->group_size;
     job.padded = tiles_of(spec->group_size, LANES) * LANES;
     job.candidates = spec->mse ? (int64_t)(spec->max_shrink * spec->steps + 1e-9) * (spec->signs ? 2 : 1) : 1;
-    rc = scratch_reserve(stream, scratch_size(job.padded, sizeof(float)), scratch_size(2 * job.padded, sizeof(float)));
+    int rc =
+        scratch_reserve(stream, scratch_size(job.padded, sizeof(float)), scratch_size(2 * job.padded, sizeof(float)));
     if (rc != 0) {
         return err_pass(rc, "grid");
     }

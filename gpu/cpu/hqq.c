@@ -118,12 +118,10 @@ int cpu_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct 
                       .zero = zero->data,
                       .w = w->data,
                       .cols = matrix_cols(w),
-                      .top = (float)((1 << (spec->bits & 15)) - 1)};
-    int rc = check_hqq(scale, zero, w, spec);
+                      .top = (float)((1 << spec->bits) - 1)};
 
-    rc = rc != 0 ? rc
-                 : scratch_reserve(stream, 0,
-                                   scratch_size(spec->group_size, sizeof(float)) + scratch_size(spec->group_size, 1));
+    int rc =
+        scratch_reserve(stream, 0, scratch_size(spec->group_size, sizeof(float)) + scratch_size(spec->group_size, 1));
     if (rc != 0) {
         return err_pass(rc, "hqq");
     }

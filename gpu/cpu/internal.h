@@ -1,15 +1,15 @@
 #pragma once
-/* What the files of the CPU backend share: its device and stream, scratch memory, checks, and the operations.
+/* What the files of the CPU backend share: its device and stream, scratch memory, and the operations.
  *
- * An operation checks its tensors, reserves scratch, and runs numbered tasks on the device's pool. Tasks cannot fail;
+ * An operation reserves scratch and runs numbered tasks on the device's pool. Tasks cannot fail;
  * whatever can fail happens before they start. A task's result depends on its number and the shapes alone. */
 
 #include "base/err.h"
 #include "base/pool.h"
-#include "gpu/check.h"
+#include "gpu/backend.h"
 #include "gpu/cpu/blas.h"
 #include "gpu/cpu/kernels.h"
-#include "gpu/gpu.h"
+#include "gpu/shared/tiles.h"
 
 #include <pthread.h>
 
@@ -31,6 +31,7 @@ struct gpu_device {
 };
 
 struct gpu_stream {
+    struct gpu_stream_head head;
     struct gpu_device *device;
     char *scratch; /* one slice of slice_bytes for each worker, behind shared_bytes for all */
     size_t shared_bytes, slice_bytes, capacity;
@@ -59,66 +60,9 @@ int64_t memory_idle(struct gpu_device *device);             /* bytes kept */
 int64_t memory_peak(struct gpu_device *device, bool reset); /* bytes in use at most, small blocks included */
 int info_read(struct gpu_device *device, struct gpu_info *info);
 
-/* The operations of struct gpu_ops, in its order. */
-int cpu_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
-int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
-               const struct tensor *bias);
-int cpu_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w);
-int cpu_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
-int cpu_symmetrize(struct gpu_stream *stream, const struct tensor *h, double scale);
-int cpu_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids);
-int cpu_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
-                float eps);
-int cpu_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
-             int64_t length, int64_t head_dim);
-int cpu_attention(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
-                  const struct tensor *v, const struct gpu_attention *spec);
-int cpu_swiglu(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up);
-int cpu_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
-int cpu_column_stats(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
-                     const struct tensor *x);
-int cpu_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-             const struct tensor *importance, const struct gpu_grid *spec);
-int cpu_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
-              const struct tensor *zero, const struct gpu_grid *spec);
-int cpu_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
-                   const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
-int cpu_factor(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
-               const struct gpu_factor *spec);
-int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
-              const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
-              const struct gpu_grid *spec, double *loss);
-int cpu_residual(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
-                 const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
-int cpu_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
-                     const struct tensor *wq, const struct tensor *h);
-int cpu_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits, const struct tensor *reference,
-            const int32_t *targets);
-int cpu_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
-int cpu_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
-int cpu_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h);
-int cpu_scale(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows, const struct tensor *cols);
-int cpu_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                       const struct tensor *keep, const struct gpu_input *spec);
-int cpu_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
-                      const struct tensor *importance, const struct gpu_blocks *spec);
-int cpu_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                       const struct gpu_cache *spec);
-int cpu_attention_error(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
-                        const struct tensor *k, const struct tensor *v, const struct tensor *kq,
-                        const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
-int cpu_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-             const struct tensor *h, const struct gpu_grid *spec);
-int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
-                const struct tensor *zero, const struct tensor *target, const struct tensor *h,
-                const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
-int cpu_combine(struct gpu_stream *stream, const struct tensor *y, double alpha, const struct tensor *a, double beta,
-                const struct tensor *b);
-int cpu_cross(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b);
-int cpu_solve(struct gpu_stream *stream, const struct tensor *y, const struct tensor *g, const struct tensor *u,
-              const int32_t *order);
-int cpu_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-            const struct gpu_grid *spec);
+/* The operations; their arguments have been checked (gpu/front.c). */
+#define GPU_OP(group, name, does, ...) int cpu_##name(struct gpu_stream *stream GPU_PARAMETERS(__VA_ARGS__));
+#include "gpu/ops.def"
 
 /* One group's grid over the range [low, high], low <= 0 <= high: the scale as it is stored, the zero answering it. */
 struct grid_point {
@@ -128,21 +72,3 @@ struct grid_point grid_point(const struct gpu_grid *spec, float low, float high)
 
 /* x / scale as INT8 or E4M3 keeps it, times scale. */
 float scaling_round(float x, float scale, enum gpu_number number);
-int cpu_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
-                     const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
-                     enum dtype stored);
-int cpu_code_search(struct gpu_stream *stream, const struct tensor *entries, const struct tensor *d,
-                    const struct tensor *scale, const struct tensor *table, const struct tensor *h,
-                    const struct tensor *importance, const struct gpu_codebook *spec, double *gain);
-int cpu_code_expand(struct gpu_stream *stream, const struct tensor *y, const struct tensor *entries,
-                    const struct tensor *scale, const struct tensor *table, const struct gpu_codebook *spec,
-                    float alpha, bool add);
-int cpu_code_reduce(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
-                    const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec);
-int cpu_row_dot(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b);
-int cpu_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
-                   const struct gpu_tiles *spec);
-int cpu_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
-                    const struct tensor *scale, const struct gpu_tiles *spec);
-int cpu_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
-                    const struct tensor *scale, const struct gpu_tiles *spec);

@@ -40,10 +40,6 @@ static int run_rounding(const char *op, struct gpu_stream *stream, void (*fn)(vo
                         const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
                         const struct tensor *zero, const struct gpu_grid *spec)
 {
-    int rc = check_rounding(op, codes, w, scale, zero, spec);
-    if (rc != 0) {
-        return rc;
-    }
     struct rounding job = {.stream = stream,
                            .codes = codes->data,
                            .w = w->data,
@@ -133,23 +129,14 @@ int cpu_residual(struct gpu_stream *stream, struct gpu_residual *out, const stru
     int64_t rows = matrix_rows(w), cols = matrix_cols(w);
     struct residual job = {
         .kernels = stream->device->kernels, .w = w->data, .wq = wq->data, .cols = cols, .group = cols};
-    int rc = check_matrix("residual", "w", w, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 ? rc : check_matrix("residual", "wq", wq, DTYPE_F32, rows, cols);
-    if (rc == 0 && (scale == NULL) != (zero == NULL)) {
-        rc = err_raise(ERR_INTERNAL, "residual: scale and zero come together");
-    }
-    if (rc == 0 && scale != NULL && spec == NULL) {
-        rc = err_raise(ERR_INTERNAL, "residual: scale without its grid");
-    }
-    if (rc == 0 && scale != NULL) {
-        rc = check_rounding("residual", NULL, w, scale, zero, spec);
+    if (scale != NULL) {
         job.scale = scale->data;
         job.zero = zero->data;
         job.group = spec->group_size;
-        job.top = (float)((1 << (spec->bits & 15)) - 1);
+        job.top = (float)((1 << spec->bits) - 1);
     }
-    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(rows, sizeof(struct gpu_residual)), 0);
+    int rc = scratch_reserve(stream, scratch_size(rows, sizeof(struct gpu_residual)), 0);
     if (rc != 0) {
         return err_pass(rc, "residual");
     }

@@ -138,10 +138,6 @@ int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struc
               const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
               const struct gpu_grid *spec, double *loss)
 {
-    int rc = check_sweep(codes, w, u, scale, zero, order, block_size, spec);
-    if (rc != 0) {
-        return rc;
-    }
     struct sweep job = {.stream = stream,
                         .codes = codes->data,
                         .w = w->data,
@@ -159,7 +155,7 @@ int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struc
                         .top = (float)((1 << spec->bits) - 1)};
     int64_t tasks = tiles_of(job.n, job.rows);
     size_t loss_bytes = scratch_size(tasks, sizeof(double));
-    rc = scratch_reserve(stream, loss_bytes + scratch_size(job.k, sizeof(int32_t)), slice_bytes(&job));
+    int rc = scratch_reserve(stream, loss_bytes + scratch_size(job.k, sizeof(int32_t)), slice_bytes(&job));
     if (rc != 0) {
         return err_pass(rc, "sweep");
     }

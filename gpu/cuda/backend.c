@@ -258,6 +258,8 @@ static void cuda_stream_free(struct gpu_stream *stream)
     free(stream);
 }
 
+static const struct gpu_ops cuda_ops;
+
 /* What products and copies need beyond this comes with the first of each: some streams only copy. */
 static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream)
 {
@@ -267,6 +269,7 @@ static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream
     if (opened == NULL) {
         return rc != 0 ? rc : err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a stream");
     }
+    opened->head.ops = &cuda_ops;
     opened->device = device;
     rc = gemm_cache_new(&opened->cache);
     rc = rc != 0 ? rc : cuda_ok(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking), "a stream");
@@ -304,6 +307,7 @@ static int cuda_stream_follow(struct gpu_stream *stream, struct gpu_stream *firs
 static const struct gpu_ops cuda_ops = {
     .abi = GPU_ABI,
     .name = "cuda",
+    .signature = gpu_signature,
     .lost_until_exit = true,
     .probe = cuda_probe,
     .device_count = cuda_device_count,
@@ -323,48 +327,8 @@ static const struct gpu_ops cuda_ops = {
     .host_alloc = memory_host_alloc,
     .host_free = memory_host_free,
     .upload_pinned = memory_upload_pinned,
-    .convert = cuda_convert,
-    .linear = cuda_linear,
-    .multiply = cuda_multiply,
-    .gram = cuda_gram,
-    .symmetrize = cuda_symmetrize,
-    .embed = cuda_embed,
-    .rmsnorm = cuda_rmsnorm,
-    .rope = cuda_rope,
-    .attention = cuda_attention,
-    .swiglu = cuda_swiglu,
-    .add = cuda_add,
-    .column_stats = cuda_column_stats,
-    .grid = cuda_grid,
-    .round = cuda_round,
-    .dequantize = cuda_dequantize,
-    .factor = cuda_factor,
-    .sweep = cuda_sweep,
-    .residual = cuda_residual,
-    .output_error = cuda_output_error,
-    .nll = cuda_nll,
-    .find_nonfinite = cuda_find_nonfinite,
-    .zero_dead = cuda_zero_dead,
-    .diagonal = cuda_diagonal,
-    .scale = cuda_scale,
-    .quantize_input = cuda_quantize_input,
-    .encode_blocks = cuda_encode_blocks,
-    .quantize_cache = cuda_quantize_cache,
-    .attention_error = cuda_attention_error,
-    .clip = cuda_clip,
-    .hqq = cuda_hqq,
-    .descend = cuda_descend,
-    .combine = cuda_combine,
-    .cross = cuda_cross,
-    .solve = cuda_solve,
-    .cluster_rows = cuda_cluster_rows,
-    .code_search = cuda_code_search,
-    .code_expand = cuda_code_expand,
-    .code_reduce = cuda_code_reduce,
-    .row_dot = cuda_row_dot,
-    .tile_range = cuda_tile_range,
-    .tile_encode = cuda_tile_encode,
-    .tile_decode = cuda_tile_decode,
+#define GPU_OP(group, name, does, ...) .name = cuda_##name,
+#include "gpu/ops.def"
 };
 
 __attribute__((visibility("default"))) gpu_module_entry quantd_gpu_ops;

@@ -7,9 +7,8 @@ int cuda_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, c
                        const struct tensor *importance, const struct gpu_blocks *spec)
 {
     const struct ggml_block *block = ggml_block_find(spec->type);
-    int rc = check_blocks(blocks, w, importance, spec);
 
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }

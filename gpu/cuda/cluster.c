@@ -11,12 +11,11 @@ int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, con
                       enum dtype stored)
 {
     SCRATCH_SCOPE(stream);
-    int rc = check_cluster(table, codes, w, importance, apart, bits, stored);
 
-    if (rc == 0 && matrix_cols(w) > COLS_MAX) {
-        rc = err_raise(ERR_INTERNAL, "cluster_rows: rows of %lld", (long long)matrix_cols(w));
+    if (matrix_cols(w) > COLS_MAX) {
+        return err_raise(ERR_INTERNAL, "cluster_rows: rows of %lld", (long long)matrix_cols(w));
     }
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0 || matrix_rows(w) == 0) {
         return rc;
     }

@@ -11,7 +11,7 @@ static struct launch_code describe(const struct tensor *w, const struct gpu_code
     return (struct launch_code){.rows = matrix_rows(w),
                                 .cols = matrix_cols(w),
                                 .group = spec->group_size,
-                                .codes = (int64_t)1 << (spec->bits & 31),
+                                .codes = (int64_t)1 << spec->bits,
                                 .books = spec->codebooks};
 }
 
@@ -25,9 +25,8 @@ int cuda_code_expand(struct gpu_stream *stream, const struct tensor *y, const st
                      float alpha, bool add)
 {
     const struct launch_code code = describe(y, spec);
-    int rc = check_codebook("code_expand", entries, y, scale, table, spec);
 
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     return rc != 0 ? rc
                    : cuda_ok(stream->device,
                              launch_code_expand(y->data, entries->data, data_of(scale), table->data, &code, alpha, add,
@@ -41,9 +40,8 @@ int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const 
     SCRATCH_SCOPE(stream);
     const struct launch_code code = describe(p, spec);
     int64_t parts = LAUNCH_REDUCE_SLICES * code.books * code.codes * code.group;
-    int rc = check_codebook("code_reduce", entries, p, scale, out, spec);
 
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(parts, sizeof(double)));
     if (rc != 0) {
         return err_pass(rc, "code_reduce");
@@ -142,11 +140,8 @@ int cuda_code_search(struct gpu_stream *stream, const struct tensor *entries, co
                                         .h = data_of(h),
                                         .importance = data_of(importance),
                                         .beam = spec->beam > 0 ? spec->beam : 1};
-    int rc = check_codebook("code_search", entries, d, scale, table, spec);
 
-    rc = rc != 0 || h == NULL ? rc : check_matrix("code_search", "h", h, DTYPE_F32, search.spec.cols, search.spec.cols);
-    rc = rc != 0 || importance == NULL ? rc : check_vector("code_search", "importance", importance, search.spec.cols);
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     rc = rc != 0 ? rc : run_search(stream, &search, gain);
     return rc != 0 ? err_pass(rc, "code_search") : 0;
 }

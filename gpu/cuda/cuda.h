@@ -5,9 +5,9 @@
  * without waiting. Operations that answer the host wait for it. */
 
 #include "base/err.h"
-#include "gpu/check.h"
+#include "gpu/backend.h"
 #include "gpu/cuda/launch.h"
-#include "gpu/gpu.h"
+#include "gpu/shared/tiles.h"
 
 #include <cublasLt.h>
 #include <pthread.h>
@@ -31,6 +31,7 @@ struct gpu_device {
 struct gemm_cache;
 
 struct gpu_stream {
+    struct gpu_stream_head head;
     struct gpu_device *device;
     struct gpu_stream *next; /* of the device */
     cudaStream_t stream;
@@ -117,81 +118,8 @@ bool operand_bf16(const struct gpu_stream *stream);
 /* An order of columns from the host, in scratch that the caller reserved: [n] int32; NULL stays NULL. */
 int order_upload(struct gpu_stream *stream, const int32_t *order, int64_t n, const int32_t **on_device);
 
-/* The operations of struct gpu_ops. */
-int cuda_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
-int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w,
-                const struct tensor *bias);
-int cuda_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w);
-int cuda_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x);
-int cuda_symmetrize(struct gpu_stream *stream, const struct tensor *h, double scale);
-int cuda_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids);
-int cuda_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
-                 float eps);
-int cuda_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
-              int64_t length, int64_t head_dim);
-int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
-                   const struct tensor *v, const struct gpu_attention *spec);
-int cuda_swiglu(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up);
-int cuda_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x);
-int cuda_column_stats(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
-                      const struct tensor *x);
-int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-              const struct tensor *importance, const struct gpu_grid *spec);
-int cuda_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
-               const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
-int cuda_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
-                    const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
-int cuda_factor(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
-                const struct gpu_factor *spec);
-int cuda_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
-               const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
-               const struct gpu_grid *spec, double *loss);
-int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
-                  const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec);
-int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
-                      const struct tensor *wq, const struct tensor *h);
-int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
-             const struct tensor *reference, const int32_t *targets);
-int cuda_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct tensor *x);
-int cuda_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead);
-int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h);
-int cuda_scale(struct gpu_stream *stream, const struct tensor *w, const struct tensor *rows, const struct tensor *cols);
-int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                        const struct tensor *keep, const struct gpu_input *spec);
-int cuda_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, const struct tensor *w,
-                       const struct tensor *importance, const struct gpu_blocks *spec);
-int cuda_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                        const struct gpu_cache *spec);
-int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *out, const struct tensor *q,
-                         const struct tensor *k, const struct tensor *v, const struct tensor *kq,
-                         const struct tensor *vq, const struct gpu_attention *spec, int64_t recent);
-int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-              const struct tensor *h, const struct gpu_grid *spec);
-int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
-             const struct gpu_grid *spec);
-int cuda_descend(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
-                 const struct tensor *zero, const struct tensor *target, const struct tensor *h,
-                 const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after);
-int cuda_combine(struct gpu_stream *stream, const struct tensor *y, double alpha, const struct tensor *a, double beta,
-                 const struct tensor *b);
-int cuda_cross(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b);
-int cuda_solve(struct gpu_stream *stream, const struct tensor *y, const struct tensor *g, const struct tensor *u,
-               const int32_t *order);
-int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
-                      const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
-                      enum dtype stored);
-int cuda_code_search(struct gpu_stream *stream, const struct tensor *entries, const struct tensor *d,
-                     const struct tensor *scale, const struct tensor *table, const struct tensor *h,
-                     const struct tensor *importance, const struct gpu_codebook *spec, double *gain);
-int cuda_code_expand(struct gpu_stream *stream, const struct tensor *y, const struct tensor *entries,
-                     const struct tensor *scale, const struct tensor *table, const struct gpu_codebook *spec,
-                     float alpha, bool add);
-int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
-                     const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec);
-int cuda_row_dot(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b);
-int cuda_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
-                    const struct gpu_tiles *spec);
-int cuda_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
-                     const struct tensor *scale, const struct gpu_tiles *spec);
-int cuda_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
-                     const struct tensor *scale, const struct gpu_tiles *spec);
+/* The operations; their arguments have been checked (gpu/front.c). One without a function here is not there (weak): the
+ * daemon refuses it by name. */
+#define GPU_OP(group, name, does, ...) \
+    __attribute__((weak)) int cuda_##name(struct gpu_stream *stream GPU_PARAMETERS(__VA_ARGS__));
+#include "gpu/ops.def"

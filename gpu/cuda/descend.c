@@ -175,9 +175,7 @@ int cuda_descend(struct gpu_stream *stream, const struct tensor *codes, const st
                  const struct tensor *zero, const struct tensor *target, const struct tensor *h,
                  const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after)
 {
-    int rc = check_descend(codes, scale, zero, target, h, grid, spec);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }

@@ -24,9 +24,7 @@ static struct launch_tiles tiles_of_spec(const struct tensor *w, const struct gp
 int cuda_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
                     const struct gpu_tiles *spec)
 {
-    int rc = check_tiles("tile_range", NULL, w, most, spec);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }
@@ -37,9 +35,7 @@ int cuda_tile_range(struct gpu_stream *stream, const struct tensor *most, const 
 int cuda_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
                      const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    int rc = check_tiles("tile_encode", codes, w, scale, spec);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }
@@ -51,9 +47,7 @@ int cuda_tile_encode(struct gpu_stream *stream, const struct tensor *codes, cons
 int cuda_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
                      const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    int rc = check_tiles("tile_decode", codes, w, scale, spec);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }

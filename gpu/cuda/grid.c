@@ -21,11 +21,7 @@ static struct launch_grid describe(const struct tensor *w, const struct gpu_grid
 int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
               const struct tensor *importance, const struct gpu_grid *spec)
 {
-    int rc = check_search(spec);
-
-    rc = rc != 0 ? rc : check_rounding("grid", NULL, w, scale, zero, spec);
-    rc = rc != 0 || importance == NULL ? rc : check_vector("grid", "importance", importance, matrix_cols(w));
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }
@@ -39,9 +35,7 @@ int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struc
 int cuda_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
                const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
-    int rc = check_rounding("round", codes, w, scale, zero, spec);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }
@@ -53,9 +47,7 @@ int cuda_round(struct gpu_stream *stream, const struct tensor *codes, const stru
 int cuda_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
                     const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
-    int rc = check_rounding("dequantize", codes, w, scale, zero, spec);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }

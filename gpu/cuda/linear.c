@@ -42,12 +42,8 @@ int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct 
 {
     SCRATCH_SCOPE(stream);
     struct gemm gemm = {.trans_b = true, .m = matrix_rows(x), .n = matrix_rows(w), .k = matrix_cols(x), .alpha = 1.0f};
-    int rc = check_matrix("linear", "x", x, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 ? rc : check_weight("linear", "w", w, -1, gemm.k);
-    rc = rc != 0 ? rc : check_matrix("linear", "y", y, DTYPE_F32, gemm.m, gemm.n);
-    rc = rc != 0 || bias == NULL ? rc : check_vector("linear", "bias", bias, gemm.n);
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     rc = rc != 0 ? rc : scratch_reserve(stream, operand_size(stream, x) + operand_size(stream, w));
     rc = rc != 0 ? rc : operand_of(stream, x, &gemm.a);
     rc = rc != 0 ? rc : operand_of(stream, w, &gemm.b);
@@ -68,11 +64,8 @@ int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct 
 int cuda_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w)
 {
     struct gemm gemm = {.trans_b = true, .m = matrix_rows(x), .n = matrix_rows(w), .k = matrix_cols(x), .alpha = 1.0f};
-    int rc = check_matrix("multiply", "x", x, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 ? rc : check_matrix("multiply", "w", w, DTYPE_F32, -1, gemm.k);
-    rc = rc != 0 ? rc : check_matrix("multiply", "y", y, DTYPE_F32, gemm.m, gemm.n);
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }
@@ -90,10 +83,8 @@ int cuda_gram(struct gpu_stream *stream, const struct tensor *h, const struct te
     SCRATCH_SCOPE(stream);
     int64_t n = matrix_cols(x), rows = matrix_rows(x);
     const void *operand = NULL;
-    int rc = check_matrix("gram", "x", x, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 ? rc : check_matrix("gram", "h", h, DTYPE_F32, n, n);
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     rc = rc != 0 ? rc : scratch_reserve(stream, operand_size(stream, x));
     rc = rc != 0 ? rc : operand_of(stream, x, &operand);
     size_t element = operand_bf16(stream) ? 2 : sizeof(float);

@@ -42,18 +42,12 @@ int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const str
     SCRATCH_SCOPE(stream);
     struct launch_grid grid = {.bits = 2, .rows = matrix_rows(w), .cols = matrix_cols(w), .group = matrix_cols(w)};
     void *host = NULL;
-    int rc = check_matrix("residual", "w", w, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 ? rc : check_matrix("residual", "wq", wq, DTYPE_F32, grid.rows, grid.cols);
-    if (rc == 0 && ((scale == NULL) != (zero == NULL) || (scale != NULL && spec == NULL))) {
-        rc = err_raise(ERR_INTERNAL, "residual: scale, zero and grid come together");
-    }
-    if (rc == 0 && scale != NULL) {
-        rc = check_rounding("residual", NULL, w, scale, zero, spec);
+    if (scale != NULL) {
         grid.bits = spec->bits;
         grid.group = spec->group_size;
     }
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(grid.rows, sizeof(struct launch_residual_row)));
     if (rc != 0) {
         return err_pass(rc, "residual");
@@ -185,11 +179,8 @@ int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, 
         .stream = stream, .rows = matrix_rows(w), .n = matrix_cols(w), .h = h->data, .split = operand_bf16(stream)};
     double error_sum = 0, signal_sum = 0;
     float *d = NULL;
-    int rc = check_matrix("output_error", "w", w, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 ? rc : check_matrix("output_error", "wq", wq, DTYPE_F32, job.rows, job.n);
-    rc = rc != 0 ? rc : check_matrix("output_error", "h", h, DTYPE_F32, job.n, job.n);
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     rc = rc != 0 ? rc : quadratic_init(&job, &d);
     rc = rc != 0 ? rc
                  : cuda_ok(stream->device, launch_subtract(d, w->data, wq->data, job.rows * job.n, stream->stream),
@@ -211,25 +202,11 @@ int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, 
 int cuda_row_dot(struct gpu_stream *stream, const struct tensor *out, const struct tensor *a, const struct tensor *b)
 {
     int64_t rows = matrix_rows(a), cols = matrix_cols(a);
-    int rc = check_matrix("row_dot", "a", a, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 ? rc : check_matrix("row_dot", "b", b, DTYPE_F32, rows, cols);
-    rc = rc != 0 ? rc : check_vector("row_dot", "out", out, rows);
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     return rc != 0 ? rc
                    : cuda_ok(stream->device,
                              launch_row_dot_narrow(out->data, a->data, b->data, rows, cols, stream->stream), "row_dot");
-}
-
-static int check_targets(const int32_t *targets, int64_t tokens, int64_t vocabulary)
-{
-    for (int64_t t = 0; t < tokens; t++) {
-        if (targets[t] < -1 || targets[t] >= vocabulary) {
-            return err_raise(ERR_INVALID_MODEL, "target %d at position %lld is outside the vocabulary of %lld",
-                             (int)targets[t], (long long)t, (long long)vocabulary);
-        }
-    }
-    return 0;
 }
 
 int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
@@ -238,11 +215,8 @@ int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor
     SCRATCH_SCOPE(stream);
     int64_t tokens = matrix_rows(logits), vocabulary = matrix_cols(logits);
     void *host = NULL;
-    int rc = check_matrix("nll", "logits", logits, DTYPE_F32, -1, -1);
 
-    rc = rc != 0 || reference == NULL ? rc : check_matrix("nll", "reference", reference, DTYPE_F32, tokens, vocabulary);
-    rc = rc != 0 ? rc : check_targets(targets, tokens, vocabulary);
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     rc = rc != 0 ? rc
                  : scratch_reserve(stream, scratch_size(tokens, sizeof(int32_t)) +
                                                scratch_size(tokens, sizeof(struct launch_nll_row)));
@@ -274,14 +248,12 @@ int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor
 int cuda_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead)
 {
     int64_t n = matrix_cols(w), count = 0;
-    int rc = check_matrix("zero_dead", "w", w, DTYPE_F32, -1, -1);
+    float *diagonal = malloc((size_t)(n > 0 ? n : 1) * sizeof(float));
 
-    rc = rc != 0 ? rc : check_matrix("zero_dead", "h", h, DTYPE_F32, n, n);
-    float *diagonal = rc == 0 ? malloc((size_t)(n > 0 ? n : 1) * sizeof(float)) : NULL;
-    if (rc == 0 && diagonal == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a diagonal of %lld", (long long)n);
+    if (diagonal == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a diagonal of %lld", (long long)n);
     }
-    rc = rc != 0 ? rc : cuda_diagonal(stream, diagonal, h);
+    int rc = cuda_diagonal(stream, diagonal, h);
     for (int64_t j = 0; rc == 0 && j < n; j++) {
         count += diagonal[j] == 0.0f;
     }

@@ -80,9 +80,8 @@ int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struc
               const struct tensor *h, const struct gpu_grid *spec)
 {
     SCRATCH_SCOPE(stream);
-    int rc = check_clip(scale, zero, w, h, spec);
 
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0 || tensor_count(w) == 0) {
         return rc;
     }
@@ -111,9 +110,7 @@ int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struc
 int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
              const struct gpu_grid *spec)
 {
-    int rc = check_hqq(scale, zero, w, spec);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }

@@ -140,9 +140,7 @@ int cuda_sweep(struct gpu_stream *stream, const struct tensor *codes, const stru
                const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
                const struct gpu_grid *spec, double *loss)
 {
-    int rc = check_sweep(codes, w, u, scale, zero, order, block_size, spec);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0) {
         return rc;
     }

@@ -11,9 +11,7 @@
 int cuda_combine(struct gpu_stream *stream, const struct tensor *y, double alpha, const struct tensor *a, double beta,
                  const struct tensor *b)
 {
-    int rc = check_combine(y, a, b);
-
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     return rc != 0 ? rc
                    : cuda_ok(stream->device,
                              launch_combine(y->data, (float)alpha, a->data, (float)beta, b != NULL ? b->data : NULL,
@@ -35,9 +33,8 @@ int cuda_cross(struct gpu_stream *stream, const struct tensor *c, const struct t
                         .ldb = matrix_cols(b),
                         .ldc = matrix_cols(b),
                         .bf16 = operand_bf16(stream)};
-    int rc = check_cross(c, a, b);
 
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     rc = rc != 0 ? rc : scratch_reserve(stream, operand_size(stream, a) + operand_size(stream, b));
     rc = rc != 0 ? rc : operand_of(stream, a, &gemm.a);
     rc = rc != 0 ? rc : operand_of(stream, b, &gemm.b);
@@ -145,9 +142,8 @@ int cuda_solve(struct gpu_stream *stream, const struct tensor *y, const struct t
 {
     struct solve job = {.stream = stream, .u = u->data, .host_order = order, .k = matrix_cols(g)};
     int64_t rows = matrix_rows(g);
-    int rc = check_solve(y, g, u, order);
 
-    rc = rc != 0 ? rc : cuda_begin(stream->device);
+    int rc = cuda_begin(stream->device);
     if (rc != 0 || rows == 0 || job.k == 0) {
         return rc;
     }

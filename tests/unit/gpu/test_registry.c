@@ -5,16 +5,21 @@
 START_TEST(modules_are_ranked_and_the_rest_explained)
 {
     struct gpu gpu;
+    struct gpu_stream *stream;
 
     ck_assert_rc_ok(gpu_load_backends(MODULE_DIR));
     ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "old: built for interface 999"));
     ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "absent: no such device"));
+    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "other: built for other operations"));
+    ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "partial: it has no 'upload'"));
     ck_assert_ptr_nonnull(strstr(gpu_backend_notes(), "cuda: no module"));
     ck_assert_ptr_null(strstr(gpu_backend_notes(), "fake"));
 
     ck_assert_rc_ok(gpu_open("auto", 0, &gpu));
     ck_assert_str_eq(gpu.ops->name, "fake"); /* it scores above the CPU */
-    ck_assert_int_eq(gpu.ops->stream_sync(NULL), ERR_UNSUPPORTED);
+    ck_assert_rc_ok(gpu.ops->stream_new(gpu.device, &stream));
+    ck_assert_int_eq(gpu.ops->add(stream, NULL, NULL), ERR_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "'fake' has no operation 'add'"));
     gpu_close(&gpu);
     ck_assert_rc_ok(gpu_open("fake:1", 0, &gpu));
     gpu_close(&gpu);

@@ -313,23 +313,53 @@ START_TEST(blas_uses_the_widest_kernels)
 }
 END_TEST
 
-START_TEST(incomplete_table_is_completed)
+/* A backend without operations: callers find each of them in the front door, where it raises its name. */
+START_TEST(missing_operations_are_refused_by_name)
 {
-    struct gpu_ops ops = {.abi = GPU_ABI, .name = "half"};
+    struct gpu_ops ops = *gpu_cpu_ops(), front;
+    struct gpu_stream_head head = {&ops};
+    struct gpu_stream *stream = (struct gpu_stream *)(void *)&head;
     double loss;
-    char reason[64] = "";
 
-    gpu_complete(&ops);
-    const void *slots[(sizeof(ops) - offsetof(struct gpu_ops, probe)) / sizeof(void *)];
-    memcpy(slots, (const char *)&ops + offsetof(struct gpu_ops, probe), sizeof(slots));
-    for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
-        ck_assert_ptr_nonnull(slots[i]);
-    }
-    ck_assert_int_eq(ops.sweep(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 128, NULL, &loss), ERR_UNSUPPORTED);
-    ck_assert_ptr_nonnull(strstr(err_last()->message, "sweep"));
-    ck_assert_int_eq(ops.probe(reason, sizeof(reason)), 0);
-    ck_assert_str_ne(reason, "");
-    ops.stream_free(NULL);
+#define GPU_OP(group, name, does, ...) ops.name = NULL;
+#include "gpu/ops.def"
+    gpu_front(&ops, &front);
+    ck_assert_int_eq(front.sweep(stream, NULL, NULL, NULL, NULL, NULL, NULL, 128, NULL, &loss), ERR_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "'cpu' has no operation 'sweep'"));
+    ck_assert_int_eq(front.add(stream, NULL, NULL), ERR_UNSUPPORTED);
+#define GPU_OP(group, name, does, ...) ck_assert(front.name != NULL);
+#include "gpu/ops.def"
+    ck_assert_ptr_null(gpu_missing_call(&ops));
+    ops.upload = NULL;
+    ck_assert_str_eq(gpu_missing_call(&ops), "upload");
+}
+END_TEST
+
+/* Memory that an output shares with an input, or that is not aligned, is refused before a backend sees it. */
+START_TEST(front_door_looks_at_memory)
+{
+    struct rig rig;
+
+    rig_open(&rig, 1);
+    struct tensor x = rig_random(&rig, 8, 8, 1), w = rig_random(&rig, 8, 8, 2), y = rig_random(&rig, 8, 8, 3);
+    struct tensor odd = w, inside = tensor_rows(&x, 4, 4), h = rig_random(&rig, 4, 4, 4);
+    odd.data = (char *)w.data + 2;
+    odd.shape[0] = 7;
+    ck_assert_rc_ok(rig.ops->linear(rig.stream, &y, &x, &w, NULL));
+    ck_assert_int_eq(rig.ops->linear(rig.stream, &x, &x, &w, NULL), ERR_INTERNAL);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "linear: y and x share memory"));
+    ck_assert_int_eq(rig.ops->gram(rig.stream, &w, &w), ERR_INTERNAL);
+    ck_assert_int_eq(rig.ops->add(rig.stream, &odd, &odd), ERR_INTERNAL);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "aligned"));
+    inside.shape[1] = 4;
+    inside.shape[0] = 8;
+    ck_assert_int_eq(rig.ops->multiply(rig.stream, &inside, &x, &h), ERR_INTERNAL); /* shape */
+    ck_assert_int_eq(rig.ops->multiply(rig.stream, &inside, &inside, &h), ERR_INTERNAL);
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &w);
+    gpu_tensor_free(&rig.gpu, &y);
+    gpu_tensor_free(&rig.gpu, &h);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -351,4 +381,4 @@ END_TEST
 UNIT_MAIN("gpu/tensor", names_round_trip, views, every_half_round_trips, f16_is_nearest_even, conversion_edges,
           rounding_down_stays_below, packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite,
           find_nonfinite_stored, memory_is_used_again, memory_that_is_not_there, registry, blas_uses_the_widest_kernels,
-          incomplete_table_is_completed)
+          missing_operations_are_refused_by_name, front_door_looks_at_memory)
