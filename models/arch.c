@@ -5,6 +5,8 @@
 
 #include "models/arch.h"
 
+#include "models/families/families.h"
+
 #include <math.h>
 #include <stddef.h>
 
@@ -24,6 +26,7 @@ const enum site arch_linear_site[LINEAR_COUNT] = {
 
 static const struct arch llama = {
     .name = "LlamaForCausalLM",
+    .plan = family_llama_plan,
     .linears = LLAMA_LINEARS,
     .norms = {LLAMA_NORMS},
     .attention_bias = true,
@@ -34,6 +37,7 @@ static const struct arch llama = {
 
 static const struct arch mistral = {
     .name = "MistralForCausalLM",
+    .plan = family_llama_plan,
     .linears = LLAMA_LINEARS,
     .norms = {LLAMA_NORMS},
     .window = WINDOW_ALL,
@@ -44,6 +48,7 @@ static const struct arch mistral = {
 
 static const struct arch qwen2 = {
     .name = "Qwen2ForCausalLM",
+    .plan = family_llama_plan,
     .linears = LLAMA_LINEARS,
     .norms = {LLAMA_NORMS},
     .qkv_bias = true,
@@ -55,6 +60,7 @@ static const struct arch qwen2 = {
 
 static const struct arch qwen3 = {
     .name = "Qwen3ForCausalLM",
+    .plan = family_qwen3_plan,
     .linears = LLAMA_LINEARS,
     .norms = {LLAMA_NORMS, [NORM_Q] = "self_attn.q_norm", [NORM_K] = "self_attn.k_norm"},
     .attention_bias = true,

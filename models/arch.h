@@ -22,8 +22,13 @@ enum window_rule {
     WINDOW_OPTIONAL, /* only with use_sliding_window; from max_window_layers on, or as layer_types says */
 };
 
+struct model_config;
+struct plan_builder; /* plan.h */
+
 struct arch {
-    const char *name;                  /* "LlamaForCausalLM" */
+    const char *name; /* "LlamaForCausalLM" */
+    /* The plan of a layer (plan.h); returns the value that is its output. */
+    int (*plan)(const struct model_config *config, int64_t layer, struct plan_builder *builder);
     const char *linears[LINEAR_COUNT]; /* "self_attn.q_proj", below "model.layers.<i>." */
     const char *norms[NORM_COUNT];     /* "input_layernorm", ..., NULL = none */
     bool qkv_bias;                     /* q, k and v always have biases */

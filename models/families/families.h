@@ -1,0 +1,13 @@
+#pragma once
+/* The families' own parts. Inside models/ only. */
+
+#include "models/plan.h"
+
+/* What several families share: attention and MLP on `in`, under Llama's names. Each returns what is to be added to the
+ * residual stream. */
+int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in, bool head_norms);
+int families_mlp(struct plan_builder *b, const struct model_config *c, int in);
+
+/* The plan of a layer; returns its output. */
+int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_qwen3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);

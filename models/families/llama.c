@@ -1,0 +1,47 @@
+/* Llama and Mistral (Touvron et al. 2023, arXiv 2307.09288; Jiang et al. 2023, arXiv 2310.06825): RMS norms before
+ * attention and MLP, rotary positions, grouped key heads, a gated SiLU. Qwen's layers are these with additions. */
+
+#include "models/families/families.h"
+
+#include <math.h>
+
+int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in, bool head_norms)
+{
+    const struct plan_attention attention = {.heads = c->num_heads,
+                                             .kv_heads = c->num_kv_heads,
+                                             .head_dim = c->head_dim,
+                                             .window = arch_window(c, layer),
+                                             .scale = 1.0 / sqrt((double)c->head_dim)};
+    int64_t width = c->num_heads * c->head_dim, kv_width = c->num_kv_heads * c->head_dim;
+    int q = plan_linear(b, in, "self_attn.q_proj", "attn_q", width, c->qkv_bias);
+    int k = plan_linear(b, in, "self_attn.k_proj", "attn_k", kv_width, c->qkv_bias);
+    int v = plan_linear(b, in, "self_attn.v_proj", "attn_v", kv_width, c->qkv_bias);
+
+    plan_fuse(b, "q, k and v", (int[]){q, k, v}, 3);
+    if (head_norms) {
+        q = plan_head_norm(b, q, "self_attn.q_norm", "attn_q_norm", c->head_dim);
+        k = plan_head_norm(b, k, "self_attn.k_norm", "attn_k_norm", c->head_dim);
+    }
+    q = plan_rope(b, q, c->head_dim);
+    k = plan_rope(b, k, c->head_dim);
+    int out = plan_attend(b, q, k, v, &attention);
+    return plan_linear(b, out, "self_attn.o_proj", "attn_output", c->hidden_size, c->o_bias);
+}
+
+int families_mlp(struct plan_builder *b, const struct model_config *c, int in)
+{
+    int gate = plan_linear(b, in, "mlp.gate_proj", "ffn_gate", c->intermediate_size, c->mlp_bias);
+    int up = plan_linear(b, in, "mlp.up_proj", "ffn_up", c->intermediate_size, c->mlp_bias);
+
+    plan_fuse(b, "gate and up", (int[]){gate, up}, 2);
+    int product = plan_activate(b, ACTIVATION_SILU, gate, up);
+    return plan_linear(b, product, "mlp.down_proj", "ffn_down", c->hidden_size, c->mlp_bias);
+}
+
+int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
+{
+    int in = plan_row_norm(b, 0, "input_layernorm", "attn_norm");
+    int x = plan_add(b, 0, families_attention(b, c, layer, in, false));
+    in = plan_row_norm(b, x, "post_attention_layernorm", "ffn_norm");
+    return plan_add(b, x, families_mlp(b, c, in));
+}

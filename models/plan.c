@@ -1,0 +1,511 @@
+/* Plans as families write them, a model's plans, and questions to them. What is derived: plan_derive.c. */
+
+#include "models/plan_internal.h"
+
+#include "base/err.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PLANS_MEMORY_MAX ((size_t)256 << 20)
+#define MODULES_MAX (1 << 20) /* of a layer */
+
+static int fail(struct plan_builder *b, int rc)
+{
+    if (b->rc == 0) {
+        b->rc = rc;
+    }
+    return 0;
+}
+
+/* Room for one more of a list that the arena holds; the old one stays there. */
+static void *grow(struct plan_builder *b, void *list, int count, int *room, size_t size)
+{
+    if (count < *room) {
+        return list;
+    }
+    int more = *room > 0 ? 2 * *room : 16;
+    void *grown = count < MODULES_MAX ? arena_alloc(b->arena, (size_t)more * size) : NULL;
+    if (grown == NULL) {
+        (void)fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a plan of %d modules", more));
+        return NULL;
+    }
+    if (count > 0) {
+        memcpy(grown, list, (size_t)count * size);
+    }
+    *room = more;
+    return grown;
+}
+
+static struct plan_builder *builder_new(struct arena *arena, int64_t width)
+{
+    struct plan_builder *b = arena_alloc(arena, sizeof(*b));
+
+    if (b != NULL) {
+        b->arena = arena;
+        b->values[0] = (struct plan_value){.width = width, .producer = -1, .last = -1};
+        b->plan.value_count = 1;
+    }
+    return b;
+}
+
+static int64_t width_of(const struct plan_builder *b, int value)
+{
+    return value >= 0 && value < b->plan.value_count ? b->values[value].width : 0;
+}
+
+static int add_step(struct plan_builder *b, const struct plan_step *step, int64_t width)
+{
+    struct plan *plan = &b->plan;
+
+    if (b->rc != 0) {
+        return 0;
+    }
+    for (int i = 0; i < step->inputs; i++) {
+        if (step->in[i] < 0 || step->in[i] >= plan->value_count) {
+            return fail(b, err_raise(ERR_INTERNAL, "step %d of a plan reads value %d, which nothing has made",
+                                     plan->step_count, step->in[i]));
+        }
+    }
+    if (plan->step_count == PLAN_STEPS_MAX || plan->value_count == PLAN_VALUES_MAX) {
+        return fail(b, err_raise(ERR_INTERNAL, "a plan has more than %d steps", PLAN_STEPS_MAX));
+    }
+    b->steps[plan->step_count] = *step;
+    b->steps[plan->step_count].out = plan->value_count;
+    b->values[plan->value_count] = (struct plan_value){.width = width, .producer = plan->step_count++, .last = -1};
+    return plan->value_count++;
+}
+
+static int add_module(struct plan_builder *b, const struct plan_module *module)
+{
+    struct plan_module *grown = grow(b, b->modules, b->plan.module_count, &b->module_room, sizeof(*grown));
+
+    if (grown == NULL) {
+        return -1;
+    }
+    b->modules = grown;
+    b->modules[b->plan.module_count] = *module;
+    return b->plan.module_count++;
+}
+
+static int add_linear(struct plan_builder *b, int in, const struct plan_module *module)
+{
+    int index = add_module(b, module);
+    struct plan_step step = {.kind = STEP_LINEAR, .in = {in}, .inputs = 1, .module = index, .norm = -1};
+
+    return index < 0 ? 0 : add_step(b, &step, module->rows);
+}
+
+int plan_linear(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias)
+{
+    return add_linear(
+        b, in,
+        &(struct plan_module){
+            .path = path, .gguf = gguf, .rows = rows, .cols = width_of(b, in), .bias = bias, .expert = -1});
+}
+
+int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows)
+{
+    return add_linear(
+        b, in,
+        &(struct plan_module){
+            .path = path, .gguf = gguf, .rows = rows, .cols = width_of(b, in), .fixed = true, .expert = -1});
+}
+
+int plan_head_norm(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t head_dim)
+{
+    struct plan_step step = {.kind = STEP_NORM, .in = {in}, .inputs = 1, .module = -1, .norm = b->plan.norm_count};
+
+    if (b->plan.norm_count < PLAN_STEPS_MAX) {
+        b->norms[b->plan.norm_count++] = (struct plan_norm){.path = path, .gguf = gguf, .size = head_dim};
+    }
+    return add_step(b, &step, width_of(b, in));
+}
+
+int plan_row_norm(struct plan_builder *b, int in, const char *path, const char *gguf)
+{
+    return plan_head_norm(b, in, path, gguf, width_of(b, in));
+}
+
+int plan_rope(struct plan_builder *b, int in, int64_t head_dim)
+{
+    struct plan_step step = {
+        .kind = STEP_ROPE, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .head_dim = head_dim};
+
+    return add_step(b, &step, width_of(b, in));
+}
+
+int plan_attend(struct plan_builder *b, int q, int k, int v, const struct plan_attention *attention)
+{
+    struct plan_step step = {
+        .kind = STEP_ATTENTION, .in = {q, k, v}, .inputs = 3, .module = -1, .norm = -1, .attention = *attention};
+
+    return add_step(b, &step, attention->heads * attention->head_dim);
+}
+
+int plan_activate(struct plan_builder *b, enum plan_activation activation, int gate, int up)
+{
+    struct plan_step step = {
+        .kind = STEP_ACTIVATE, .in = {gate, up}, .inputs = 2, .module = -1, .norm = -1, .activation = activation};
+
+    return add_step(b, &step, width_of(b, gate));
+}
+
+int plan_add(struct plan_builder *b, int to, int what)
+{
+    struct plan_step step = {.kind = STEP_ADD, .in = {to, what}, .inputs = 2, .module = -1, .norm = -1};
+
+    return add_step(b, &step, width_of(b, to));
+}
+
+int plan_scale(struct plan_builder *b, int in, double factor)
+{
+    struct plan_step step = {.kind = STEP_SCALE, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .factor = factor};
+
+    return add_step(b, &step, width_of(b, in));
+}
+
+void plan_fuse(struct plan_builder *b, const char *title, const int *values, int count)
+{
+    struct plan_fused *grown = grow(b, b->fused, b->plan.fused_count, &b->fused_room, sizeof(*grown));
+    int *modules = arena_alloc(b->arena, (size_t)count * sizeof(*modules));
+
+    if (grown == NULL || modules == NULL || b->rc != 0) {
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        modules[i] = b->steps[b->values[values[i]].producer].module;
+    }
+    b->fused = grown;
+    b->fused[b->plan.fused_count++] = (struct plan_fused){.title = title, .modules = modules, .count = count};
+}
+
+struct plan_builder *plan_expert(struct plan_builder *b, int64_t width)
+{
+    struct plan_builder *expert = builder_new(b->arena, width);
+
+    if (expert == NULL) {
+        (void)fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plan of an expert"));
+        return b; /* which has failed: what is added to it goes nowhere */
+    }
+    expert->expert = true;
+    return expert;
+}
+
+/* The modules of every expert, and what of them is fused, by their paths in the layer. */
+static void add_expert_modules(struct plan_builder *b, const struct plan_experts *experts)
+{
+    const struct plan *plan = experts->plan;
+    char path[PLAN_NAME_MAX];
+
+    for (int64_t e = 0; e < experts->count && b->rc == 0; e++) {
+        int first = b->plan.module_count;
+        for (int m = 0; m < plan->module_count && b->rc == 0; m++) {
+            struct plan_module module = plan->modules[m];
+            int length = snprintf(path, sizeof(path), "%s.%lld.%s", experts->path, (long long)e, plan->modules[m].path);
+            module.path = arena_strndup(b->arena, path, (size_t)length);
+            module.expert = (int)e;
+            (void)add_module(b, &module);
+        }
+        for (int f = 0; f < plan->fused_count && b->rc == 0; f++) {
+            struct plan_fused *grown = grow(b, b->fused, b->plan.fused_count, &b->fused_room, sizeof(*grown));
+            int *modules = arena_alloc(b->arena, (size_t)plan->fused[f].count * sizeof(*modules));
+            if (grown == NULL || modules == NULL) {
+                return;
+            }
+            for (int i = 0; i < plan->fused[f].count; i++) {
+                modules[i] = first + plan->fused[f].modules[i];
+            }
+            b->fused = grown;
+            b->fused[b->plan.fused_count++] =
+                (struct plan_fused){.title = plan->fused[f].title, .modules = modules, .count = plan->fused[f].count};
+        }
+    }
+}
+
+int plan_experts(struct plan_builder *b, int in, int logits, const struct plan_experts *experts,
+                 struct plan_builder *expert, int output)
+{
+    struct plan_experts *copy = arena_alloc(b->arena, sizeof(*copy));
+    struct plan_step step = {
+        .kind = STEP_EXPERTS, .in = {in, logits}, .inputs = 2, .module = -1, .norm = -1, .experts = copy};
+
+    if (b->rc != 0) {
+        return 0;
+    }
+    if (copy == NULL) {
+        return fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plan of experts"));
+    }
+    int rc = plan_derive(expert, output);
+    if (rc == 0 && (experts->count < 1 || experts->top_k < 1 || experts->top_k > experts->count ||
+                    experts->count * expert->plan.module_count > MODULES_MAX || width_of(b, logits) != experts->count ||
+                    width_of(b, in) != expert->values[0].width)) {
+        rc = err_raise(ERR_INTERNAL, "%lld experts of which %lld are taken, by a router of %lld",
+                       (long long)experts->count, (long long)experts->top_k, (long long)width_of(b, logits));
+    }
+    if (rc != 0) {
+        return fail(b, rc);
+    }
+    *copy = *experts;
+    copy->plan = &expert->plan;
+    copy->first_module = b->plan.module_count;
+    add_expert_modules(b, copy);
+    return add_step(b, &step, expert->values[output].width);
+}
+
+/* --- the plans of a model */
+
+struct plans {
+    struct model_config config;
+    struct arena arena;
+    const struct plan **kinds;
+    int kind_count;
+    int *kind_of;         /* [layers] */
+    size_t *first_module; /* [layers + 1] */
+};
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+static bool same_experts(const struct plan_experts *a, const struct plan_experts *b);
+
+static bool same_step(const struct plan_step *a, const struct plan_step *b)
+{
+    return a->kind == b->kind && memcmp(a->in, b->in, sizeof(a->in)) == 0 && a->module == b->module &&
+           a->norm == b->norm && a->head_dim == b->head_dim && a->factor == b->factor &&
+           a->activation == b->activation && a->attention.heads == b->attention.heads &&
+           a->attention.kv_heads == b->attention.kv_heads && a->attention.head_dim == b->attention.head_dim &&
+           a->attention.window == b->attention.window && a->attention.scale == b->attention.scale &&
+           same_experts(a->experts, b->experts);
+}
+
+/* As they were written: what is derived follows. */
+static bool same_plan(const struct plan *a, const struct plan *b)
+{
+    bool same = a->step_count == b->step_count && a->module_count == b->module_count &&
+                a->norm_count == b->norm_count && a->fused_count == b->fused_count && a->output == b->output;
+
+    for (int i = 0; same && i < a->step_count; i++) {
+        same = same_step(&a->steps[i], &b->steps[i]);
+    }
+    for (int i = 0; same && i < a->module_count; i++) {
+        const struct plan_module *m = &a->modules[i], *n = &b->modules[i];
+        same = same_text(m->path, n->path) && same_text(m->gguf, n->gguf) && m->rows == n->rows && m->cols == n->cols &&
+               m->bias == n->bias && m->fixed == n->fixed && m->expert == n->expert;
+    }
+    for (int i = 0; same && i < a->norm_count; i++) {
+        same = same_text(a->norms[i].path, b->norms[i].path) && a->norms[i].size == b->norms[i].size;
+    }
+    for (int i = 0; same && i < a->fused_count; i++) {
+        same = a->fused[i].count == b->fused[i].count &&
+               memcmp(a->fused[i].modules, b->fused[i].modules, (size_t)a->fused[i].count * sizeof(int)) == 0;
+    }
+    return same;
+}
+
+static bool same_experts(const struct plan_experts *a, const struct plan_experts *b)
+{
+    return a == b ||
+           (a != NULL && b != NULL && a->count == b->count && a->top_k == b->top_k && a->scores == b->scores &&
+            a->normalize == b->normalize && a->factor == b->factor && same_plan(a->plan, b->plan));
+}
+
+static int build_layer(const struct model_config *config, int64_t layer, struct arena *arena, const struct plan **out)
+{
+    struct plan_builder *b = builder_new(arena, config->hidden_size);
+
+    if (b == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a plan");
+    }
+    int output = config->arch->plan(config, layer, b);
+    int rc = plan_derive(b, output);
+    *out = &b->plan;
+    return rc;
+}
+
+/* The plan of one layer: one that there is already, or a new kind. */
+static int add_layer(struct plans *plans, int64_t layer)
+{
+    const struct plan *plan = NULL;
+    struct arena trial;
+
+    arena_init(&trial, PLANS_MEMORY_MAX);
+    int rc = build_layer(&plans->config, layer, &trial, &plan);
+    for (int kind = plans->kind_count - 1; rc == 0 && kind >= 0; kind--) {
+        if (same_plan(plan, plans->kinds[kind])) {
+            arena_deinit(&trial);
+            plans->kind_of[layer] = kind;
+            return 0;
+        }
+    }
+    arena_deinit(&trial);
+    rc = rc != 0 ? rc : build_layer(&plans->config, layer, &plans->arena, &plan);
+    if (rc == 0) {
+        plans->kind_of[layer] = plans->kind_count;
+        plans->kinds[plans->kind_count++] = plan;
+    }
+    return rc;
+}
+
+int plans_new(const struct model_config *config, struct plans **out)
+{
+    struct plans *plans = calloc(1, sizeof(*plans));
+    size_t layers = (size_t)config->num_layers;
+
+    if (plans == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for plans");
+    }
+    plans->config = *config;
+    arena_init(&plans->arena, PLANS_MEMORY_MAX);
+    plans->kinds = calloc(layers, sizeof(const struct plan *));
+    plans->kind_of = calloc(layers, sizeof(*plans->kind_of));
+    plans->first_module = calloc(layers + 1, sizeof(*plans->first_module));
+    int rc = plans->kinds != NULL && plans->kind_of != NULL && plans->first_module != NULL
+                 ? 0
+                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plans of %zu layers", layers);
+    for (size_t layer = 0; rc == 0 && layer < layers; layer++) {
+        rc = add_layer(plans, (int64_t)layer);
+        if (rc == 0) {
+            plans->first_module[layer + 1] =
+                plans->first_module[layer] + (size_t)plans->kinds[plans->kind_of[layer]]->module_count;
+        }
+    }
+    if (rc != 0) {
+        plans_free(plans);
+        return err_pass(rc, "plan the layers of a %s", config->arch->name);
+    }
+    *out = plans;
+    return 0;
+}
+
+void plans_free(struct plans *plans)
+{
+    if (plans != NULL) {
+        arena_deinit(&plans->arena);
+        free(plans->kinds);
+        free(plans->kind_of);
+        free(plans->first_module);
+        free(plans);
+    }
+}
+
+const struct model_config *plans_config(const struct plans *plans)
+{
+    return &plans->config;
+}
+
+int plans_kinds(const struct plans *plans)
+{
+    return plans->kind_count;
+}
+
+const struct plan *plans_kind(const struct plans *plans, int kind)
+{
+    return plans->kinds[kind];
+}
+
+const struct plan *plans_layer(const struct plans *plans, int64_t layer)
+{
+    return plans->kinds[plans->kind_of[layer]];
+}
+
+size_t plans_modules(const struct plans *plans)
+{
+    return plans->first_module[plans->config.num_layers];
+}
+
+size_t plans_first_module(const struct plans *plans, int64_t layer)
+{
+    return plans->first_module[layer];
+}
+
+int64_t plans_module_at(const struct plans *plans, size_t index, int *module)
+{
+    int64_t low = 0, high = plans->config.num_layers - 1;
+
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (plans->first_module[middle] <= index) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    *module = (int)(index - plans->first_module[low]);
+    return low;
+}
+
+/* --- questions */
+
+bool plan_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *steps, plan_set *used)
+{
+    plan_set needed = want, run = 0;
+
+    for (int s = plan->step_count - 1; s >= 0; s--) {
+        const struct plan_step *step = &plan->steps[s];
+        if ((needed & ~have & PLAN_BIT(step->out)) == 0) {
+            continue;
+        }
+        needed &= ~PLAN_BIT(step->out);
+        run |= PLAN_BIT(s);
+        for (int i = 0; i < step->inputs; i++) {
+            needed |= PLAN_BIT(step->in[i]);
+        }
+    }
+    *steps = run;
+    *used = needed & have;
+    return (needed & ~have) == 0;
+}
+
+int plan_find_module(const struct plan *plan, const char *path)
+{
+    for (int i = 0; i < plan->module_count; i++) {
+        if (strcmp(plan->modules[i].path, path) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+int plan_find_step(const struct plan *plan, enum plan_step_kind kind)
+{
+    for (int i = 0; i < plan->step_count; i++) {
+        if (plan->steps[i].kind == kind) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+double plan_flops(const struct plan *plan, plan_set steps, int64_t rows, int64_t length)
+{
+    double flops = 0;
+
+    for (int s = 0; s < plan->step_count; s++) {
+        const struct plan_step *step = &plan->steps[s];
+        if ((steps & PLAN_BIT(s)) == 0) {
+            continue;
+        }
+        if (step->kind == STEP_LINEAR) {
+            const struct plan_module *m = &plan->modules[step->module];
+            flops += 2.0 * (double)rows * (double)m->rows * (double)m->cols;
+        } else if (step->kind == STEP_ATTENTION) {
+            const struct plan_attention *a = &step->attention;
+            flops += 2.0 * (double)rows * (double)length * (double)(a->heads * a->head_dim);
+        } else if (step->kind == STEP_EXPERTS) {
+            const struct plan_experts *e = step->experts;
+            flops += plan_flops(e->plan, ~(plan_set)0, rows * e->top_k, length);
+        }
+    }
+    return flops;
+}
+
+const char *plan_short_path(const char *path)
+{
+    const char *dot = strrchr(path, '.');
+
+    return dot != NULL ? dot + 1 : path;
+}

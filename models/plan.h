@@ -1,0 +1,223 @@
+#pragma once
+/* The plan of a decoder layer: which activations there are, which modules and norms make them, step by step. A family
+ * (families/<name>.c) writes it from the configuration; the rest is derived here, once, and never changes. Knows no
+ * device and reads no weight.
+ *
+ * value         an activation [tokens, width], numbered; value 0 is the layer's input
+ * module        a linear: its path below the layer, its shape
+ * step          what makes one value of others
+ * input group   the modules that read the same value, in program order: solved together from one set of statistics
+ * kept          the values that are stored between the pass for one group and the pass for the next
+ *
+ * With experts, a step EXPERTS holds the plan of one expert, whose values are the rows gathered for it; its modules
+ * stand among the layer's, once for each expert. */
+
+#include "base/arena.h"
+#include "models/arch.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PLAN_VALUES_MAX 64 /* of a layer, or of an expert: sets of values and of steps are bits of 64 */
+#define PLAN_STEPS_MAX 64
+#define PLAN_INPUTS_MAX 3
+#define PLAN_NAME_MAX 128 /* a module's full name, with its NUL */
+
+typedef uint64_t plan_set; /* of values, or of steps, by number */
+#define PLAN_BIT(number) ((plan_set)1 << (number))
+
+enum plan_step_kind {
+    STEP_LINEAR,    /* out = in W^T + b */
+    STEP_NORM,      /* out = in / rms(in) * w, over the row or over each head of it */
+    STEP_ROPE,      /* rotates each head by its position, halves against each other */
+    STEP_ATTENTION, /* causal; in: queries, keys, values */
+    STEP_ACTIVATE,  /* out = act(in 0) * in 1 */
+    STEP_ADD,       /* out = in 0 + in 1 */
+    STEP_SCALE,     /* out = factor * in */
+    STEP_EXPERTS,   /* in: the tokens, the router's logits */
+};
+
+enum plan_activation { ACTIVATION_SILU };
+
+struct plan_attention {
+    int64_t heads, kv_heads, head_dim;
+    int64_t window; /* 0: sees everything before it */
+    double scale;   /* of the scores */
+};
+
+enum plan_scores {
+    SCORES_SOFTMAX_ALL,    /* softmax over all experts, then the choice */
+    SCORES_SOFTMAX_CHOSEN, /* the choice by logits, then softmax over the chosen */
+};
+
+/* A token goes to the top_k experts of the largest scores; out = factor * sum of score * expert(token). A shared expert
+ * is ordinary steps of the layer and an ADD. */
+struct plan_experts {
+    const char *path; /* "mlp.experts": expert e's modules are "mlp.experts.<e>.<path in the expert's plan>" */
+    int64_t count, top_k;
+    enum plan_scores scores;
+    bool normalize; /* the chosen scores are divided by their sum */
+    double factor;
+    /* Derived. The plan of one expert: value 0 is the rows gathered for it, `output` what it makes of them. Module m of
+     * expert e is module first_module + e * plan->module_count + m of the layer. */
+    const struct plan *plan;
+    int first_module;
+};
+
+struct plan_step {
+    enum plan_step_kind kind;
+    int in[PLAN_INPUTS_MAX], inputs;
+    int out;
+    int module;       /* LINEAR; of the plan that the step is in */
+    int norm;         /* NORM */
+    int64_t head_dim; /* ROPE */
+    double factor;    /* SCALE */
+    enum plan_activation activation;
+    struct plan_attention attention;
+    const struct plan_experts *experts;
+};
+
+struct plan_module {
+    const char *path;   /* "self_attn.q_proj", below the layer */
+    const char *gguf;   /* what GGUF calls it, "attn_q"; NULL: nothing */
+    int64_t rows, cols; /* outputs, inputs */
+    bool bias;
+    bool fixed; /* stays in float whatever the request says: a router */
+    int expert; /* whose it is, or -1 */
+    /* Derived: */
+    int step;     /* LINEAR; of the expert's plan where it is an expert's */
+    int group;    /* of the plan that it stands in */
+    bool rotated; /* its outputs are rotated by position */
+    bool scores;  /* its outputs are attention's queries or keys: multiplied with another module's */
+};
+
+struct plan_norm {
+    const char *path; /* "input_layernorm" */
+    const char *gguf;
+    int64_t size; /* of its weight: the row's width, or a head's */
+};
+
+/* Where a factor for each column of a value can be taken up, so that dividing there and multiplying the columns of all
+ * readers leaves the layer's output as it is. */
+enum plan_fold_kind {
+    FOLD_NONE,
+    FOLD_NORM, /* by the norm's weight */
+    FOLD_ROWS, /* by the rows of a module: up's under a gate, or v's under attention */
+};
+struct plan_fold {
+    enum plan_fold_kind kind;
+    int norm, module; /* -1: none */
+    /* Rows of `module` feed the value through attention; `shared`: each feeds several columns, since key heads are
+     * grouped, and kind is NONE. */
+    bool attention, shared;
+};
+
+struct plan_group {
+    int input;  /* the value that its modules read; of the expert's plan where it is an expert's */
+    int expert; /* or -1 */
+    const int *modules;
+    int count;
+    int64_t columns; /* of the value */
+    int step;        /* the first that reads the value, in the layer's plan */
+    struct plan_fold fold;
+    /* What these modules end in: the value that is next added to the residual stream, -1 where it does not follow from
+     * `input` alone. */
+    int branch;
+    /* The one module whose output is that value itself; -1 where there is none. */
+    int residual;
+    plan_set kept; /* values that are stored when all before `step` is done: enough for what comes after it */
+};
+
+/* Modules that runtimes load as one linear. */
+struct plan_fused {
+    const char *title; /* "q, k and v" */
+    const int *modules;
+    int count;
+};
+
+enum plan_region {
+    REGION_KEPT, /* values that outlive a pass, or that a search runs from several times: the micro-batch's own */
+    REGION_WORK, /* the others */
+};
+
+/* Memory that values share one after another, where a step works in place. */
+struct plan_storage {
+    enum plan_region region;
+    int64_t offset, width; /* in columns of the region */
+    int store;             /* number of the activation store that keeps its values between passes; -1: none */
+};
+
+struct plan_value {
+    int64_t width;
+    int producer; /* step; -1: the layer's input */
+    int last;     /* step that reads it last; -1: none */
+    int storage;
+    bool residual; /* the layer's input, or the sum that took its place */
+};
+
+struct plan {
+    const struct plan_module *modules;
+    const struct plan_norm *norms;
+    const struct plan_step *steps;
+    const struct plan_fused *fused;
+    int module_count, norm_count, step_count, fused_count;
+    /* Derived: */
+    const struct plan_value *values;
+    const struct plan_group *groups;
+    const struct plan_storage *storages;
+    int value_count, group_count, storage_count;
+    int output;
+    int store_count;                  /* store 0 keeps the residual stream */
+    int64_t columns[REGION_WORK + 1]; /* of each region */
+    int64_t widest_input, tallest;    /* inputs and outputs of a linear */
+    int64_t store_columns[PLAN_VALUES_MAX];
+};
+
+/* --- Used by the families: each adds a step and returns the number of the value that it makes. What fails is kept by
+ * the builder and raised at the end. Strings are copied where they are not literals: they must outlive the plan. */
+struct plan_builder;
+int plan_linear(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias);
+/* A linear that no method quantizes. */
+int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows);
+int plan_row_norm(struct plan_builder *b, int in, const char *path, const char *gguf);
+int plan_head_norm(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t head_dim);
+int plan_rope(struct plan_builder *b, int in, int64_t head_dim);
+int plan_attend(struct plan_builder *b, int q, int k, int v, const struct plan_attention *attention);
+int plan_activate(struct plan_builder *b, enum plan_activation activation, int gate, int up);
+int plan_add(struct plan_builder *b, int to, int what);
+int plan_scale(struct plan_builder *b, int in, double factor);
+/* Say that runtimes load the linears that made these values as one. */
+void plan_fuse(struct plan_builder *b, const char *title, const int *values, int count);
+/* Begin the plan of one expert, whose value 0 is `width` wide; add its steps to the builder that is returned, and give
+ * both to plan_experts. Never NULL. */
+struct plan_builder *plan_expert(struct plan_builder *b, int64_t width);
+int plan_experts(struct plan_builder *b, int in, int logits, const struct plan_experts *experts,
+                 struct plan_builder *expert, int output);
+
+/* --- The plans of a model: one for each distinct kind of layer. Immutable, any thread. */
+struct plans;
+int plans_new(const struct model_config *config, struct plans **out);
+void plans_free(struct plans *plans); /* NULL is fine */
+const struct model_config *plans_config(const struct plans *plans);
+int plans_kinds(const struct plans *plans);
+const struct plan *plans_kind(const struct plans *plans, int kind);
+const struct plan *plans_layer(const struct plans *plans, int64_t layer);
+/* The modules of all layers in order, as one list: their number, and where a layer's begin. */
+size_t plans_modules(const struct plans *plans);
+size_t plans_first_module(const struct plans *plans, int64_t layer);
+/* The layer that module `index` of that list is in; *module its number there. */
+int64_t plans_module_at(const struct plans *plans, size_t index, int *module);
+
+/* --- Questions to a plan. */
+/* The steps that make the values `want` from the values `have`, no more than needed; *used gets those of `have` that
+ * they, or `want` itself, take. False when some of them do not follow. */
+bool plan_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *steps, plan_set *used);
+/* The module of this path, or -1. */
+int plan_find_module(const struct plan *plan, const char *path);
+/* The first step of a kind, or -1. */
+int plan_find_step(const struct plan *plan, enum plan_step_kind kind);
+/* What `steps` compute for `rows` tokens of sequences of `length`: products of linears and of attention. */
+double plan_flops(const struct plan *plan, plan_set steps, int64_t rows, int64_t length);
+/* "q_proj" of "self_attn.q_proj". */
+const char *plan_short_path(const char *path);

@@ -1,0 +1,20 @@
+#pragma once
+/* A plan as it is made. Shared by the files of models/plan*.c only. */
+
+#include "models/plan.h"
+
+struct plan_builder {
+    struct arena *arena;
+    struct plan plan; /* its lists are these: */
+    struct plan_value values[PLAN_VALUES_MAX];
+    struct plan_step steps[PLAN_STEPS_MAX];
+    struct plan_module *modules;
+    struct plan_norm norms[PLAN_STEPS_MAX];
+    struct plan_fused *fused;
+    int module_room, fused_room;
+    bool expert; /* the plan of one */
+    int rc;      /* the first failure */
+};
+
+/* plan_derive.c: what follows from the steps, into builder->plan; its lists are the arena's afterwards. */
+int plan_derive(struct plan_builder *b, int output);
