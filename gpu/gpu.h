@@ -177,7 +177,7 @@ int gpu_find(const char *want);
 void gpu_close(struct gpu *gpu);
 /* The same words for what a device is, without opening it when some gpu_open or gpu_describe has: memory_free and what
  * else changes is as it was then. Any thread. */
-int gpu_describe(const char *want, struct gpu_info *out);
+int gpu_describe(const char *want, int threads, struct gpu_info *out);
 /* Why each backend that is not usable is not: "cuda: no module quantd_gpu_cuda.so in: /usr/lib/quantd\n"... Static
  * text. */
 const char *gpu_backend_notes(void);

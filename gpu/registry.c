@@ -374,7 +374,7 @@ int gpu_open(const char *want, int threads, struct gpu *out)
     return 0;
 }
 
-int gpu_describe(const char *want, struct gpu_info *out)
+int gpu_describe(const char *want, int threads, struct gpu_info *out)
 {
     struct gpu gpu = {.ops = NULL};
     int index;
@@ -384,7 +384,7 @@ int gpu_describe(const char *want, struct gpu_info *out)
     if (backend != NULL && recall(backend, index, out)) {
         return 0;
     }
-    int rc = gpu_open(want, 1, &gpu);
+    int rc = gpu_open(want, threads, &gpu);
     if (rc == 0) {
         *out = gpu.info;
         gpu_close(&gpu);

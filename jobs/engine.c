@@ -128,7 +128,6 @@ int engine_open(const struct engine_config *config, struct engine **out)
         return err_pass(rc, "open the engine");
     }
     engine->device_info = engine->gpu.info;
-    engine->device_kind = engine->gpu.ops->name;
     log_info("device opened", LOG_S("device", engine->gpu.info.id), LOG_S("name", engine->gpu.info.name),
              LOG_I("threads", engine->gpu.info.threads));
     *out = engine;
@@ -216,7 +215,12 @@ int engine_device_of(const struct engine *engine, const char *want, struct gpu_i
         *out = engine->device_info;
         return 0;
     }
-    return gpu_describe(want, out);
+    return gpu_describe(want, engine->threads, out);
+}
+
+void engine_device_kind(const struct gpu_info *device, char out[32])
+{
+    snprintf(out, 32, "%.*s", (int)strcspn(device->id, ":"), device->id);
 }
 
 int engine_job_path(const struct engine *engine, const char *job, const char *file, char out[ENGINE_PATH_MAX])

@@ -6,9 +6,9 @@
  * store. */
 
 #include "jobs/jobs.h"
+#include "jobs/spec.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
-#include "pipeline/spec.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -29,7 +29,7 @@ struct engine {
     size_t root_count;
     struct gpu gpu;              /* the runner's; opened once and kept */
     struct gpu_info device_info; /* as first opened, for others to read */
-    const char *device_kind;     /* "cpu" */
+    bool lost_until_exit;        /* a device like the one that the last job ran on, once lost, needs a new process */
     void (*restart)(void *data); /* as in the configuration */
     void *restart_data;
 
@@ -61,6 +61,8 @@ void engine_job_remove_artifact(const struct engine *engine, const char *job);
 /* What the device is that runs a job which asks for `want`: the engine's for "auto" and "", as it was when it was first
  * opened, else the one of that name. Any thread; opens none that was opened before. */
 int engine_device_of(const struct engine *engine, const char *want, struct gpu_info *out);
+/* "cpu", "cuda": of "cpu", "cuda:0". */
+void engine_device_kind(const struct gpu_info *device, char out[32]);
 /* The data of a "status" event; reason may be NULL. New reference. */
 json_t *engine_status_event(const char *status, const char *from, const char *reason);
 /* Collect blobs that nothing refers to; failures are logged. */

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "jobs/job.h"
 #include "jobs/task.h"
+#include "pipeline/check.h"
 
 #include <string.h>
 
@@ -76,7 +77,7 @@ static void check_model(struct engine *engine, struct job_spec *spec, json_t *wa
     }
     bool known = check_device(engine, spec, &device, faults);
     if (spec_check(spec, model, known ? &device : NULL, faults) == 0) {
-        rc = spec_warnings(spec, model, warnings);
+        rc = recipe_warnings(&spec->recipe, spec->format, model, warnings);
     }
     if (rc != 0) {
         faults_add(faults, rc, "", "%s", err_last()->message);

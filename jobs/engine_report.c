@@ -6,9 +6,8 @@
 
 #include "base/err.h"
 #include "jobs/analysis.h"
+#include "jobs/rows.h"
 #include "jobs/task.h"
-#include "pipeline/pipeline.h"
-#include "pipeline/report.h"
 
 #include <string.h>
 
@@ -16,7 +15,7 @@
 
 const char *const *engine_layer_columns(void)
 {
-    return report_columns;
+    return rows_columns();
 }
 
 static json_t *member_or_null(const json_t *object, const char *name)
@@ -42,7 +41,7 @@ static json_t *report_phases(const json_t *row)
 
 static json_t *totals_of(const json_t *row, const json_t *layers)
 {
-    json_t *totals = report_totals(layers);
+    json_t *totals = rows_totals(layers);
 
     if (totals == NULL) {
         return NULL;
@@ -79,8 +78,11 @@ static json_t *environment_of(const struct engine *engine, const json_t *row)
         return json_incref(made);
     }
     const struct gpu_info *info = &engine->device_info;
+    char kind[32];
+
+    engine_device_kind(info, kind);
     return json_pack("{s:s, s:{s:s, s:s, s:s, s:s}, s:i}", "version", QUANTD_VERSION, "device", "id", info->id, "kind",
-                     engine->device_kind, "name", info->name, "detail", info->detail, "threads", info->threads);
+                     kind, "name", info->name, "detail", info->detail, "threads", info->threads);
 }
 
 static json_t *compose(const struct engine *engine, const json_t *row, const json_t *layers, const json_t *blocks)

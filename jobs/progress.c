@@ -6,10 +6,10 @@
 #include "jobs/task.h"
 
 #include "base/err.h"
+#include "jobs/blocks.h"
+#include "jobs/rows.h"
 #include "pipeline/memory_plan.h"
-#include "pipeline/report.h"
 
-#include <malloc.h>
 #include <math.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -65,33 +65,19 @@ json_t *task_progress_json(const struct task *task)
                      known ? json_integer(clock_unix_seconds() + (json_int_t)ceil(left)) : json_null());
 }
 
-/* Null on the CPU, whose memory is the host's, and where a backend does not count. */
-static json_t *gpu_peak_json(const struct task *task)
-{
-    struct err_record record;
-    int64_t peak = 0;
-
-    if (task->gpu == NULL || task->gpu->info.host_memory) {
-        return json_null();
-    }
-    err_take(&record); /* what the caller has to say is not lost to this */
-    int rc = task->gpu->ops->memory_peak(task->gpu->device, false, &peak);
-    err_restore(&record);
-    peak = rc == 0 && peak > task->gpu_peak_before ? peak : task->gpu_peak_before;
-    return peak > 0 ? json_integer(peak) : json_null();
-}
-
 json_t *task_memory_json(const struct task *task, int64_t artifact_bytes)
 {
+    const struct memory_load load = spec_load(&task->spec, model_config(task->model));
+    const struct memory_plan plan = memory_plan(&load, task->model, &task->device, task->device.batch_tokens);
     struct rusage usage = {0};
-    struct memory_plan plan;
 
     (void)getrusage(RUSAGE_SELF, &usage);
-    memory_plan_of(&task->spec, task->model, &task->gpu->info, task->gpu->info.batch_tokens, &plan);
+    int64_t host = (int64_t)usage.ru_maxrss * 1024;
     return json_pack("{s:I, s:o, s:o, s:I, s:I}", "source_bytes", (json_int_t)model_bytes(task->model),
                      "artifact_bytes", artifact_bytes > 0 ? json_integer(artifact_bytes) : json_null(),
-                     "gpu_peak_bytes", gpu_peak_json(task), "host_peak_bytes", (json_int_t)usage.ru_maxrss * 1024,
-                     "estimated_gpu_bytes", (json_int_t)memory_plan_usual(&plan));
+                     "gpu_peak_bytes", task->device_peak > 0 ? json_integer(task->device_peak) : json_null(),
+                     "host_peak_bytes", (json_int_t)(host > task->host_peak ? host : task->host_peak),
+                     "estimated_gpu_bytes", (json_int_t)memory_plan_max(&plan));
 }
 
 json_t *task_times_json(const struct pipeline_times *times)
@@ -116,9 +102,9 @@ void task_times_load(const json_t *json, struct pipeline_times *times)
 
 void task_device(const struct task *task, char *out, size_t size)
 {
-    const struct gpu_info *info = task->gpu != NULL ? &task->gpu->info : NULL;
+    const struct gpu_info *info = &task->device;
 
-    if (info == NULL) { /* it was never chosen */
+    if (info->id[0] == '\0') { /* it was never chosen */
         snprintf(out, size, "%s", task->device_before);
         return;
     }
@@ -192,15 +178,14 @@ int task_tick_phase(struct task *task, double fraction, const char *phase)
     return tick(task, fraction);
 }
 
-int task_tick(void *data, double fraction, int64_t block, const char *step)
+static int progress(struct task *task, const struct message_progress *progress)
 {
-    struct task *task = data;
-    bool over = block >= task->layers_total;
+    bool over = progress->block >= task->layers_total;
 
     task->phase = over ? "evaluating" : "quantizing";
-    task->step = step;
-    task->block = over ? 0 : block + 1;
-    return tick(task, fraction);
+    task->step = progress->step;
+    task->block = over ? 0 : progress->block + 1;
+    return tick(task, progress->fraction);
 }
 
 /* What a watcher wants of a finished block: its modules with their errors. */
@@ -223,25 +208,23 @@ static json_t *layer_event(const struct task *task, int64_t index, const json_t 
                      "modules", modules);
 }
 
-int task_block_done(void *data, int64_t index, const char *file, const char *sha256, const json_t *chains,
-                    const json_t *notes, const json_t *rows)
+static int block_done(struct task *task, const struct message_block *done)
 {
-    struct task *task = data;
-    int64_t charged = task->charged, moved_forward = task->moved_forward;
+    int64_t charged = task->charged, moved_forward = task->moved_forward, index = done->saved.index;
 
     task->charged = 0;
     task->moved_forward = task->attempt;
     task->layers_done = index + 1;
-    task->modules_done += (int64_t)json_array_size(rows);
+    task->modules_done += done->row_count;
     task->last_layer_saved_at = clock_unix_seconds();
-    json_t *block = json_pack("{s:I, s:i, s:s, s:s, s:O, s:O}", "index", (json_int_t)index, "version",
-                              CHECKPOINT_VERSION, "file", file, "sha256", sha256, "chains", chains, "notes", notes);
+    json_t *rows = rows_json(done->rows, done->row_count), *block = blocks_json(done);
     json_t *patch = json_pack("{s:o, s:o, s:o}", "progress", task_progress_json(task), "checkpoint",
                               task_checkpoint_json(task), "memory", task_memory_json(task, 0));
     json_t *event = layer_event(task, index, rows);
-    int rc = block == NULL || patch == NULL || event == NULL
+    int rc = rows == NULL || block == NULL || patch == NULL || event == NULL
                  ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block's row")
                  : store_block_commit(task->engine->store, task->id, task->fence, block, rows, patch, event);
+    json_decref(rows);
     json_decref(block);
     json_decref(patch);
     json_decref(event);
@@ -249,10 +232,9 @@ int task_block_done(void *data, int64_t index, const char *file, const char *sha
         task->charged = charged;
         task->moved_forward = moved_forward;
         task->layers_done = index;
-        task->modules_done -= (int64_t)json_array_size(rows);
+        task->modules_done -= done->row_count;
         return err_pass(rc, "commit block %lld", (long long)index);
     }
-    (void)malloc_trim(0); /* a block's worth of freed memory goes back, so that peaks do not add up */
     return engine_draining(task->engine) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
 }
 
@@ -271,10 +253,9 @@ static bool is_known(const json_t *warnings, const json_t *warning)
 }
 
 /* One transaction: among the job's warnings, which the report shows as well, and an event. */
-int task_notice(void *data, const char *code, const char *message)
+int task_warn(struct task *task, const char *code, const char *text)
 {
-    struct task *task = data;
-    json_t *warning = json_pack("{s:s, s:s}", "code", code, "message", message);
+    json_t *warning = json_pack("{s:s, s:s}", "code", code, "message", text);
 
     if (warning != NULL && is_known(task->warnings, warning)) { /* of one module after another */
         json_decref(warning);
@@ -288,4 +269,44 @@ int task_notice(void *data, const char *code, const char *message)
     json_decref(patch);
     json_decref(warning);
     return rc != 0 ? err_pass(rc, "tell %s", code) : 0;
+}
+
+static void add_times(const struct pipeline_times *before, const struct pipeline_times *run, struct pipeline_times *out)
+{
+    for (int i = 0; i < PHASE_COUNT; i++) {
+        out->seconds[i] = before->seconds[i] + run->seconds[i];
+        out->flops[i] = before->flops[i] + run->flops[i];
+    }
+}
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+int task_receive(void *data, const struct message *message)
+{
+    struct task *task = data;
+
+    add_times(&task->times_before, &message->times, &task->times);
+    task->device_peak = larger(task->device_peak, message->device_peak_bytes);
+    task->host_peak = larger(task->host_peak, message->host_peak_bytes);
+    switch (message->kind) {
+    case MESSAGE_PROGRESS:
+        return progress(task, &message->progress);
+    case MESSAGE_BLOCK_DONE:
+        return block_done(task, &message->block);
+    case MESSAGE_WARNING:
+        return task_warn(task, message->warning.code, message->warning.text);
+    case MESSAGE_DONE:
+        task->result = message->done;
+        task->times_before = task->times;
+        return 0;
+    case MESSAGE_FAILED: /* the worker gives its code back */
+        task->times_before = task->times;
+        return 0;
+    case MESSAGE_COUNT:
+        break;
+    }
+    return err_raise(ERR_INTERNAL, "a message of kind %d", (int)message->kind);
 }

@@ -8,7 +8,8 @@
 
 #include "base/err.h"
 #include "base/fs.h"
-#include "pipeline/report.h"
+#include "jobs/rows.h"
+#include "pipeline/check.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,15 +29,17 @@ static json_t *provenance(const struct task *task)
     bool calibrated = task->calibration.sequences > 0;
     bool evaluated = task->evaluation.sequences > 0;
 
-    const struct gpu_info *info = &task->gpu->info;
+    const struct gpu_info *info = &task->device;
+    char kind[32];
 
+    engine_device_kind(info, kind);
     return json_pack("{s:s?, s:I, s:I, s:b, s:b, s:s?, s:I, s:s, s:s, s:s, s:s, s:I}", "calibration_digest",
                      calibrated ? task->calibration.digest : NULL, "calibration_sequences",
                      (json_int_t)task->calibration.sequences, "sequence_length", (json_int_t)task->calibration.length,
                      "packing", (int)c->packing, "shuffle", (int)c->shuffle, "evaluation_digest",
-                     evaluated ? task->evaluation.digest : NULL, "seed", (json_int_t)task->spec.seed, "device",
-                     task->gpu->ops->name, "device_name", info->name, "device_detail", info->detail, "libraries",
-                     info->libraries, "micro_batch_tokens", (json_int_t)info->batch_tokens);
+                     evaluated ? task->evaluation.digest : NULL, "seed", (json_int_t)task->spec.seed, "device", kind,
+                     "device_name", info->name, "device_detail", info->detail, "libraries", info->libraries,
+                     "micro_batch_tokens", (json_int_t)info->batch_tokens);
 }
 
 static int export_tick(void *data, double fraction)
@@ -97,7 +100,7 @@ static int export_files(struct task *task, const char *directory, json_t **files
     rc = rc != 0 ? rc : fs_remove_tree(directory);
     rc = rc != 0 ? rc : store_blocks_list(task->engine->store, task->id, &blocks);
     rc = rc != 0 ? rc : paths_init(task, blocks, &paths);
-    rc = rc != 0 ? rc : spec_modules(&task->spec, task->model, &modules, &count);
+    rc = rc != 0 ? rc : recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count);
     if (rc == 0) {
         const struct format_export request = {
             .format = task->spec.format,
@@ -208,10 +211,12 @@ static json_t *evaluation_json(const struct evaluation_result *e)
 
 static json_t *environment_json(const struct task *task)
 {
-    const struct gpu_info *info = &task->gpu->info;
+    const struct gpu_info *info = &task->device;
+    char kind[32];
 
+    engine_device_kind(info, kind);
     return json_pack("{s:s, s:{s:s, s:s, s:s, s:s}, s:i}", "version", QUANTD_VERSION, "device", "id", info->id, "kind",
-                     task->gpu->ops->name, "name", info->name, "detail", info->detail, "threads", info->threads);
+                     kind, "name", info->name, "detail", info->detail, "threads", info->threads);
 }
 
 static json_t *result_json(const struct task *task, const char *artifact, const json_t *rows, double bits, double ratio,
@@ -222,8 +227,8 @@ static json_t *result_json(const struct task *task, const char *artifact, const 
                      number_or_null(bits), "compression_ratio", number_or_null(ratio), "perplexity_before",
                      e->done ? number_or_null(e->perplexity_before) : json_null(), "perplexity_after",
                      e->done ? number_or_null(e->perplexity_after) : json_null(), "kl_divergence_mean",
-                     e->done ? number_or_null(e->kl_mean) : json_null(), "worst_layers", report_worst(rows),
-                     "evaluation", evaluation_json(e), "environment", environment_json(task));
+                     e->done ? number_or_null(e->kl_mean) : json_null(), "worst_layers", rows_worst(rows), "evaluation",
+                     evaluation_json(e), "environment", environment_json(task));
 }
 
 /* The job's last columns. artifact: its id, or NULL when there is none. New reference. */
@@ -239,7 +244,7 @@ static int publish(struct task *task, const json_t *files, const json_t *rows,
                    const struct evaluation_result *evaluation)
 {
     const struct sizes sizes = add_up(files);
-    json_t *totals = report_totals(rows);
+    json_t *totals = rows_totals(rows);
     bool any = json_array_size(rows) > 0; /* else weights are what they were */
     double bits = any ? json_number_value(json_object_get(totals, "bits_per_weight"))
                       : 8.0 * dtype_rows[model_dtype(task->model)].bytes;
@@ -293,8 +298,9 @@ static void tell_metrics(struct task *task, const struct evaluation_result *eval
     }
 }
 
-int task_publish(struct task *task, const struct evaluation_result *evaluation)
+int task_publish(struct task *task)
 {
+    const struct evaluation_result *evaluation = &task->result;
     char directory[ENGINE_PATH_MAX];
     json_t *files = NULL;
     json_t *rows = NULL;

@@ -231,7 +231,7 @@ static void run_job(struct engine *engine, json_t *row)
         log_info("job succeeded", LOG_S("job", task.id), LOG_F("seconds", clock_monotonic_seconds() - task.started));
     }
     bool lost = rc != 0 && err_group(rc) == ERR_GROUP_DEVICE;
-    bool in_new_process = task.gpu != NULL && task.gpu->ops->lost_until_exit;
+    bool in_new_process = engine->lost_until_exit;
     task_deinit(&task);
     if (lost) {
         renew_device(engine, in_new_process);

@@ -8,7 +8,10 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "jobs/blocks.h"
 #include "jobs/records.h"
+#include "jobs/worker.h"
+#include "pipeline/check.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -41,8 +44,9 @@ static int read_row(struct task *task, const json_t *row)
     snprintf(task->device_before, sizeof(task->device_before), "%s", device != NULL ? device : "");
     task->last_layer_saved_at = json_integer_value(json_object_get(checkpoint, "saved_at"));
     task->elapsed_before = json_number_value(json_object_get(progress, "elapsed_seconds"));
-    task->gpu_peak_before = json_integer_value(json_object_get(json_object_get(row, "memory"), "gpu_peak_bytes"));
+    task->device_peak = json_integer_value(json_object_get(json_object_get(row, "memory"), "gpu_peak_bytes"));
     task_times_load(json_object_get(checkpoint, "phases"), &task->times);
+    task->times_before = task->times;
     task->warnings = json_is_array(warnings) ? json_deep_copy(warnings) : json_array();
     task->calibration_column = json_is_object(column) ? json_deep_copy(column) : json_object();
     if (task->warnings == NULL || task->calibration_column == NULL) {
@@ -51,47 +55,32 @@ static int read_row(struct task *task, const json_t *row)
     return spec_parse(json_object_get(row, "request"), &faults, &task->spec);
 }
 
-static int choose_device(struct task *task)
-{
-    const char *want = task->spec.resources.device;
-    bool own = want[0] != '\0' && strcmp(want, "auto") != 0;
-    struct gpu_info info;
-
-    int rc = engine_device_of(task->engine, want, &info); /* "cuda" may be the daemon's "cuda:0" */
-    own = own && rc == 0 && strcmp(info.id, task->engine->gpu.info.id) != 0;
-    if (rc == 0 && own) {
-        rc = gpu_open(want, task->engine->threads, &task->own_gpu);
-    }
-    if (rc == 0) {
-        int64_t before;
-        task->gpu = own ? &task->own_gpu : &task->engine->gpu;
-        (void)task->gpu->ops->memory_peak(task->gpu->device, true, &before); /* counted from here */
-    }
-    return rc;
-}
-
 static int look_up_blocks(struct task *task)
 {
     struct format_module *modules;
-    json_t *rows;
+    json_t *blocks, *rows;
     int count;
 
-    int rc = spec_bind(&task->spec, task->model);
+    int rc = recipe_bind(&task->spec.recipe, task->model);
     rc = rc != 0 ? rc : patterns_settled(task->spec.recipe.patterns);
-    rc = rc != 0 ? rc : spec_modules(&task->spec, task->model, &modules, &count);
+    rc = rc != 0 ? rc : recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count);
     if (rc != 0) {
         return rc;
     }
     free(modules);
-    json_decref(task->blocks);
+    free(task->blocks);
     task->blocks = NULL;
-    rc = store_blocks_list(task->engine->store, task->id, &task->blocks);
+    rc = store_blocks_list(task->engine->store, task->id, &blocks);
+    if (rc == 0) {
+        rc = blocks_read(blocks, &task->blocks, &task->block_count);
+        json_decref(blocks);
+    }
     rc = rc != 0 ? rc : store_layers_list(task->engine->store, task->id, &rows);
     if (rc != 0) {
         return rc;
     }
     task->layers_total = model_config(task->model)->num_layers;
-    task->layers_done = (int64_t)json_array_size(task->blocks);
+    task->layers_done = task->block_count;
     task->modules_total = count;
     task->modules_done = (int64_t)json_array_size(rows);
     json_decref(rows);
@@ -281,7 +270,7 @@ static int say_device_changed(struct task *task)
     snprintf(message, sizeof(message),
              "the first %lld blocks were made on %s; the job goes on with %s, which may round otherwise",
              (long long)task->layers_done, task->device_before, device);
-    return task_notice(task, "device_changed", message);
+    return task_warn(task, "device_changed", message);
 }
 
 int task_prepare(struct task *task, struct engine *engine, const json_t *row)
@@ -292,7 +281,7 @@ int task_prepare(struct task *task, struct engine *engine, const json_t *row)
     int rc = read_row(task, row);
     rc = rc != 0 ? rc : engine_job_path(engine, task->id, NULL, task->directory);
     rc = rc != 0 ? rc : fs_make_dirs(task->directory);
-    rc = rc != 0 ? rc : choose_device(task);
+    rc = rc != 0 ? rc : engine_device_of(engine, task->spec.resources.device, &task->device);
     rc = rc != 0 ? rc : engine_model_open_object(engine, task->spec.model, &task->model);
     rc = rc != 0 ? rc : look_up_blocks(task);
     if (rc != 0) {
@@ -313,58 +302,60 @@ int task_prepare(struct task *task, struct engine *engine, const json_t *row)
     return rc != 0 ? err_pass(rc, "prepare") : 0;
 }
 
-static int run_pipeline(struct task *task, struct evaluation_result *evaluation)
+static int run_pipeline(struct task *task)
 {
-    int64_t asked = task->spec.resources.host_memory_bytes;
+    int64_t budget = task->spec.resources.host_memory_bytes;
     const struct pipeline pipeline = {
-        .spec = &task->spec,
+        .recipe = &task->spec.recipe,
+        .format = task->spec.format,
         .model = task->model,
-        .gpu = task->gpu,
         .directory = task->directory,
         .calibration = task->calibration.sequences > 0 ? &task->calibration : NULL,
         .evaluation = task->evaluation.sequences > 0 ? &task->evaluation : NULL,
-        .host_memory_bytes = asked > 0 ? asked : task->engine->host_memory_bytes,
+        .seed = (uint64_t)task->spec.seed,
+        .host_memory_bytes = budget > 0 ? budget : task->engine->host_memory_bytes,
         .blocks = task->blocks,
-        .layers_before = task->modules_done,
-        .hooks = {.data = task, .tick = task_tick, .block_done = task_block_done, .notice = task_notice},
-        .times = &task->times,
+        .block_count = task->block_count,
+        .rows_before = task->modules_done,
+        .receive = task_receive,
+        .receiver = task,
     };
-    return pipeline_run(&pipeline, evaluation);
+    return worker_run(task->engine, &task->device, &pipeline);
 }
 
 /* Blocks from `from` on are no longer what was committed, or of another build: they are solved again. */
-static int go_back(struct task *task, size_t from, const char *code, const char *why)
+static int go_back(struct task *task, int64_t from, const char *code, const char *why)
 {
     char message[400];
 
-    int rc = store_blocks_clear(task->engine->store, task->id, (int64_t)from);
+    int rc = store_blocks_clear(task->engine->store, task->id, from);
     rc = rc != 0 ? rc : look_up_blocks(task);
     if (rc != 0) {
         return rc;
     }
     if (from == 0) {
-        memset(&task->times, 0, sizeof(task->times));
+        task->times = task->times_before = (struct pipeline_times){0};
         snprintf(message, sizeof(message), "%s; the job started over from its first block", why);
     } else {
-        snprintf(message, sizeof(message), "%s; the job went on after block %zu", why, from - 1);
+        snprintf(message, sizeof(message), "%s; the job went on after block %lld", why, (long long)from - 1);
     }
-    rc = task_notice(task, code, message);
+    rc = task_warn(task, code, message);
     return rc != 0 ? rc : save_preparation(task);
 }
 
 /* What an earlier attempt left is looked at before anything builds on it. */
 static int keep_usable(struct task *task)
 {
-    size_t usable;
+    int64_t usable;
     char why[256];
 
-    int rc = checkpoint_usable(task->directory, task->blocks, &usable);
+    int rc = checkpoint_usable(task->directory, task->blocks, task->block_count, &usable);
     if (rc != ERR_SOURCE_CORRUPT && rc != ERR_UNSUPPORTED) {
         return rc;
     }
     log_err(LOG_WARN, "checkpoint not usable", task->id);
     if (rc == ERR_SOURCE_CORRUPT) {
-        snprintf(why, sizeof(why), "the file of block %zu was damaged or gone", usable);
+        snprintf(why, sizeof(why), "the file of block %lld was damaged or gone", (long long)usable);
     } else {
         snprintf(why, sizeof(why), "%.250s", err_last()->message);
     }
@@ -380,19 +371,17 @@ static int tick_outside(void *data)
 
 int task_run(struct task *task)
 {
-    struct evaluation_result evaluation = {0};
-
     /* What is only copied would be found out by the export; that is hours after what can be said at once. */
     int rc = task->layers_done == 0 ? model_check_outside(task->model, tick_outside, task) : 0;
 
     rc = rc != 0 ? rc : keep_usable(task);
-    rc = rc != 0 ? rc : run_pipeline(task, &evaluation);
-    if (rc == ERR_SOURCE_CORRUPT && json_array_size(task->blocks) > 0) {
+    rc = rc != 0 ? rc : run_pipeline(task);
+    if (rc == ERR_SOURCE_CORRUPT && task->block_count > 0) {
         log_err(LOG_WARN, "checkpoint damaged, starting over", task->id);
         rc = go_back(task, 0, "checkpoint_damaged", "a checkpoint file was damaged while the job ran");
-        rc = rc != 0 ? rc : run_pipeline(task, &evaluation);
+        rc = rc != 0 ? rc : run_pipeline(task);
     }
-    return rc != 0 ? rc : task_publish(task, &evaluation);
+    return rc != 0 ? rc : task_publish(task);
 }
 
 void task_deinit(struct task *task)
@@ -403,8 +392,7 @@ void task_deinit(struct task *task)
     if (task->spec.recipe.count > 0) {
         spec_deinit(&task->spec);
     }
-    gpu_close(&task->own_gpu);
     json_decref(task->calibration_column);
     json_decref(task->warnings);
-    json_decref(task->blocks);
+    free(task->blocks);
 }

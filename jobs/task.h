@@ -1,7 +1,7 @@
 #pragma once
 /* One attempt at one job, from the claimed row to the published artifact. Owned by the runner's thread; only
- * `cancelled` is written by others. task.c prepares and runs, ingest.c turns files into token logs, progress.c is the
- * pipeline's ear, publish.c makes the artifact. */
+ * `cancelled` is written by others. task.c prepares and runs, ingest.c turns files into token logs, progress.c takes
+ * the pipeline's messages, publish.c makes the artifact. */
 
 #include "jobs/engine.h"
 #include "pipeline/pipeline.h"
@@ -11,8 +11,7 @@
 
 struct task {
     struct engine *engine;
-    const struct gpu *gpu;
-    struct gpu own_gpu; /* when the job asks for another device than the daemon's */
+    struct gpu_info device; /* that the job runs on; id "": not chosen yet */
     char id[ID_SIZE];
     int64_t fence;
     int64_t attempt;
@@ -23,11 +22,13 @@ struct task {
     char directory[ENGINE_PATH_MAX];
     json_t *calibration_column; /* of the job's row: records, tokens, bytes, digest, ... */
     json_t *warnings;
-    json_t *blocks;                                 /* committed ones, by index */
+    struct saved_block *blocks; /* committed ones, by index */
+    int64_t block_count;
     struct calibration_set calibration, evaluation; /* sequences == 0: none */
-    struct pipeline_times times;
-    char device_before[384]; /* of the attempt that finished blocks, "" = none or unknown */
-    int64_t gpu_peak_before; /* bytes of the device, of earlier attempts */
+    struct pipeline_times times, times_before;      /* of all attempts; without the run that goes on */
+    struct evaluation_result result;
+    char device_before[384];        /* of the attempt that finished blocks, "" = none or unknown */
+    int64_t device_peak, host_peak; /* bytes at most, by the messages of all attempts and of this one */
 
     /* progress */
     double fraction, first_fraction; /* of the whole job; where this attempt began */
@@ -63,13 +64,12 @@ int task_ingest(struct task *task, const struct task_records *records, json_t *c
 /* --- progress.c */
 /* Why the task should stop now: ERR_CANCELLED, ERR_INTERRUPTED, ERR_TIMEOUT; 0 = go on. */
 int task_check_stop(struct task *task);
-/* Hooks of struct pipeline_hooks; data is the task. */
-int task_tick(void *task, double fraction, int64_t block, const char *step);
+/* What the pipeline says; data is the task. */
+int task_receive(void *task, const struct message *message);
 /* Outside the loop over blocks. */
 int task_tick_phase(struct task *task, double fraction, const char *phase);
-int task_block_done(void *task, int64_t index, const char *file, const char *sha256, const json_t *chains,
-                    const json_t *notes, const json_t *rows);
-int task_notice(void *task, const char *code, const char *message);
+/* A warning of the job. */
+int task_warn(struct task *task, const char *code, const char *text);
 /* New references. */
 json_t *task_progress_json(const struct task *task);
 json_t *task_memory_json(const struct task *task, int64_t artifact_bytes);
@@ -82,4 +82,4 @@ json_t *task_times_json(const struct pipeline_times *times);
 void task_times_load(const json_t *json, struct pipeline_times *times);
 
 /* --- publish.c */
-int task_publish(struct task *task, const struct evaluation_result *evaluation);
+int task_publish(struct task *task);

@@ -172,7 +172,8 @@ unsigned site_wants(struct run *run, enum site site)
     return wants;
 }
 
-static int site_run(struct run *run, struct block *block, enum site site, struct block_items *items, json_t *rows)
+static int site_run(struct run *run, struct block *block, enum site site, struct block_items *items,
+                    struct report_rows *rows)
 {
     struct layer_stats stats = {0};
     bool calibrated = run->calibration.set != NULL;
@@ -206,7 +207,7 @@ static void release_passed(struct run *run, enum site site)
     }
 }
 
-int sites_solve(struct run *run, struct block *block, struct block_items *items, json_t *rows)
+int sites_solve(struct run *run, struct block *block, struct block_items *items, struct report_rows *rows)
 {
     int rc = 0;
 

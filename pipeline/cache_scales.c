@@ -52,31 +52,11 @@ static int keep_scales(struct run *run, const char *tensor, const float *scales,
     return rc;
 }
 
-static json_t *list_of(const float *values, int64_t count)
-{
-    json_t *list = json_array();
-
-    for (int64_t i = 0; i < count; i++) {
-        json_array_append_new(list, json_real((double)values[i]));
-    }
-    return list;
-}
-
-static int note_scales(struct run *run, const struct cache_scales *scales)
-{
-    json_t *note =
-        json_pack("{s:I, s:o, s:o}", "layer", (json_int_t)run->block_index, "key_scales",
-                  list_of(scales->keys, scales->count), "value_scales", list_of(scales->values, scales->count));
-    return json_object_set_new(run->notes, "kv_cache", note) == 0
-               ? 0
-               : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the scales of a cache");
-}
-
 int site_cache(struct run *run, struct block *block, struct block_items *items)
 {
-    const struct cache_scheme *scheme = &run->p->spec->recipe.cache;
+    const struct cache_scheme *scheme = &run->p->recipe->cache;
     const struct gpu *gpu = run->p->gpu;
-    enum dtype dtype = run->p->spec->format->scale_dtype(model_dtype(run->p->model));
+    enum dtype dtype = run->p->format->scale_dtype(model_dtype(run->p->model));
     struct cache_ranges ranges = {0};
     struct cache_scales scales = {0};
     double mark = clock_monotonic_seconds();
@@ -90,8 +70,8 @@ int site_cache(struct run *run, struct block *block, struct block_items *items)
     rc = rc != 0 ? rc : cache_place(block, scheme, &scales, gpu, run->stream);
     rc = rc != 0 ? rc : keep_scales(run, "k_scale", scales.keys, scales.count, dtype, items);
     rc = rc != 0 ? rc : keep_scales(run, "v_scale", scales.values, scales.count, dtype, items);
-    rc = rc != 0 ? rc : note_scales(run, &scales);
-    cache_scales_deinit(&scales);
+    cache_scales_deinit(&run->cache);
+    run->cache = scales;
     cache_ranges_deinit(&ranges, gpu);
     run_charge(run, PHASE_STATISTICS, &mark, 0);
     return rc != 0 ? err_pass(rc, "cache of block %lld", (long long)run->block_index) : 0;
@@ -128,7 +108,7 @@ static const struct qscheme *analysis_scheme(void *data, enum linear_role role)
 
 int sites_analyse(struct run *run, struct block *block)
 {
-    const struct recipe_stage *stage = &run->p->spec->recipe.stages[0];
+    const struct recipe_stage *stage = &run->p->recipe->stages[0];
     struct analysis_data data = {run, block};
     const struct rewrite_context context = {
         .gpu = run->p->gpu,
@@ -146,15 +126,10 @@ int sites_analyse(struct run *run, struct block *block)
     };
     double mark = clock_monotonic_seconds();
 
-    if (!recipe_analyses(&run->p->spec->recipe)) {
+    if (!recipe_analyses(run->p->recipe)) {
         return 0;
     }
-    json_t *rows = json_array();
-    int rc = rows != NULL ? stage->quantizer->analyse(&context, rows)
-                          : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the rows of an analysis");
-    if (json_object_set_new(run->notes, "analysis", rows) != 0 && rc == 0) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the rows of an analysis");
-    }
+    int rc = stage->quantizer->analyse(&context, &run->analysis);
     run_charge(run, PHASE_MEASURE, &mark, 0);
     return rc != 0 ? err_pass(rc, "analysis of block %lld", (long long)run->block_index) : 0;
 }

@@ -1,15 +1,14 @@
-/* A request held against its model, from headers alone: a job that cannot finish is refused before it is accepted. */
+/* What a recipe does with a model's modules, from headers alone. */
 
-#include "pipeline/spec.h"
+#include "pipeline/check.h"
 
 #include "base/err.h"
-#include "pipeline/check.h"
-#include "pipeline/memory_plan.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count)
+int recipe_modules(const struct recipe *recipe, const struct format *format, const struct model *model,
+                   struct format_module **modules, int *count)
 {
     const struct model_config *config = model_config(model);
     struct format_module *list = calloc((size_t)config->num_layers * LINEAR_COUNT, sizeof(*list));
@@ -22,18 +21,18 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
         for (int role = 0; role < LINEAR_COUNT; role++) {
             struct format_module *m = &list[n];
             model_linear_name(model, layer, (enum linear_role)role, m->name);
-            const struct recipe_stage *solver = recipe_solver(&spec->recipe, m->name);
+            const struct recipe_stage *solver = recipe_solver(recipe, m->name);
             if (solver == NULL) {
                 continue;
             }
             arch_linear_shape(config, (enum linear_role)role, &m->rows, &m->cols);
-            int rc = recipe_scheme(&spec->recipe, solver, m->name, m->rows, m->cols, &m->scheme);
+            int rc = recipe_scheme(recipe, solver, m->name, m->rows, m->cols, &m->scheme);
             if (rc != 0) {
                 free(list);
                 return err_pass(rc, "scheme of %s", m->name);
             }
-            if (spec->format != NULL) {
-                m->scheme.scale_dtype = spec->format->scale_dtype(model_dtype(model));
+            if (format != NULL) {
+                m->scheme.scale_dtype = format->scale_dtype(model_dtype(model));
             }
             m->scheme.weight_dtype = model_dtype(model);
             n++;
@@ -44,111 +43,20 @@ int spec_modules(const struct job_spec *spec, const struct model *model, struct 
     return 0;
 }
 
-/* Refused is what cannot run at all: with one sequence at a time, nothing read ahead, activations elsewhere. */
-static void check_memory(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
-                         struct faults *faults)
-{
-    struct memory_plan plan;
-
-    memory_plan_of(spec, model, device, 0, &plan);
-    int64_t need = memory_plan_least(&plan);
-    if (device->memory_total > 0 && need > device->memory_total) {
-        faults_add(faults, ERR_INSUFFICIENT_MEMORY, "/resources/device",
-                   "this model's blocks need about %lld MiB at a time and %s has %lld MiB", (long long)(need >> 20),
-                   device->id, (long long)(device->memory_total >> 20));
-    }
-}
-
-static void refuse_length(const char *pointer, int64_t length, int64_t positions, struct faults *faults)
-{
-    faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, pointer,
-               "\"sequence_length\" is %lld; the model has %lld positions, and no sequence can be longer",
-               (long long)length, (long long)positions);
-    faults_hint(faults, "%lld or less; 0 = the smaller of 2048 and the model's positions", (long long)positions);
-}
-
-/* Lengths that were left to the model are filled in, so that the job says what it uses. */
-static void check_lengths(struct job_spec *spec, const struct model *model, struct faults *faults)
-{
-    const struct model_config *config = model_config(model);
-
-    spec->calibration.sequence_length = spec_sequence_length(spec, config);
-    if (spec->evaluation.sequence_length == 0 && spec->evaluation.file_id[0] != '\0') {
-        spec->evaluation.sequence_length = spec->calibration.sequence_length;
-    }
-    if (config->max_position > 0 && spec->calibration.sequence_length > config->max_position) {
-        refuse_length("/calibration/sequence_length", spec->calibration.sequence_length, config->max_position, faults);
-    }
-    if (config->max_position > 0 && spec->evaluation.sequence_length > config->max_position) {
-        refuse_length("/evaluation/sequence_length", spec->evaluation.sequence_length, config->max_position, faults);
-    }
-}
-
-/* A static input scale is what the calibration set reached. */
-static void check_inputs(const struct job_spec *spec, const struct format_module *modules, int count,
-                         struct faults *faults)
-{
-    for (int i = 0; i < count; i++) {
-        const struct gpu_input *input = &modules[i].scheme.input;
-        if (input->number != GPU_NUMBER_NONE && !input->dynamic && !spec_has_calibration(spec)) {
-            faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
-                       "\"calibration\" is required: static input scales are measured on it");
-            faults_hint(faults, "calibration.file_id, or calibration.stream = true");
-            return;
-        }
-    }
-}
-
-int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device, struct faults *faults)
-{
-    struct format_module *modules = NULL;
-    int count = 0;
-    size_t before = faults->count;
-
-    if (!check_costs(spec, model, faults)) {
-        return faults_raise(faults);
-    }
-    check_patterns(spec, model, faults);
-    check_lengths(spec, model, faults);
-    check_shapes(spec, model, faults);
-    if (device != NULL) {
-        check_memory(spec, model, device, faults);
-    }
-    if (faults->count > before) {
-        return faults_raise(faults);
-    }
-    int rc = spec_modules(spec, model, &modules, &count);
-    if (rc != 0) {
-        faults_add(faults, rc, "/quantization", "%s", err_last()->message);
-        return faults_raise(faults);
-    }
-    if (count == 0 && !recipe_analyses(&spec->recipe) && spec->recipe.cache.number == GPU_NUMBER_NONE) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert",
-                   "\"modules_to_not_convert\" and the overrides leave no module to quantize");
-    } else {
-        check_format(spec, model, modules, count, faults);
-        check_inputs(spec, modules, count, faults);
-    }
-    free(modules);
-    return faults->count > before ? faults_raise(faults) : 0;
-}
-
-int spec_warnings(const struct job_spec *spec, const struct model *model, json_t *warnings)
+int recipe_warnings(const struct recipe *recipe, const struct format *format, const struct model *model,
+                    json_t *warnings)
 {
     struct format_module *modules = NULL;
     int count = 0;
 
-    if (recipe_analyses(&spec->recipe)) {
+    if (recipe_analyses(recipe)) {
         return 0;
     }
-    int rc = spec_modules(spec, model, &modules, &count);
+    int rc = recipe_modules(recipe, format, model, &modules, &count);
     if (rc == 0) {
-        const struct format_config config = {.modules = modules,
-                                             .count = count,
-                                             .model = model,
-                                             .method = spec->recipe.name,
-                                             .cache = spec->recipe.cache};
-        rc = format_warnings(spec->format, &config, warnings);
+        const struct format_config config = {
+            .modules = modules, .count = count, .model = model, .method = recipe->name, .cache = recipe->cache};
+        rc = format_warnings(format, &config, warnings);
     }
     free(modules);
     return rc != 0 ? err_pass(rc, "warnings") : 0;

@@ -1,16 +1,26 @@
 #pragma once
-/* Parts of spec_check. Inside the jobs floor only; any thread. */
+/* A recipe held against its model, from headers alone: parts of what admission checks. Any thread. */
 
-#include "pipeline/spec.h"
+#include "formats/format.h"
+#include "pipeline/recipe.h"
 
-/* Match the request's patterns (spec_bind). False, with the faults, when they cost too much to say what each module
- * would get. */
-bool check_costs(struct job_spec *spec, const struct model *model, struct faults *faults);
+/* Match the recipe's patterns against the model's modules, once for all that ask later. */
+int recipe_bind(struct recipe *recipe, const struct model *model);
+/* The linears that will be quantized, in model order, with the scheme each gets, scales as the format stores them
+ * (NULL: it is not chosen yet); malloc'ed array. */
+int recipe_modules(const struct recipe *recipe, const struct format *format, const struct model *model,
+                   struct format_module **modules, int *count);
+/* What the format's runtimes will not do with the result: {"code", "message"} each. */
+int recipe_warnings(const struct recipe *recipe, const struct format *format, const struct model *model,
+                    json_t *warnings);
+/* Binds. False, with the faults, when the patterns cost too much to say what each module would get. */
+bool check_costs(struct recipe *recipe, const struct model *model, struct faults *faults);
 /* Every pattern of the request, and every switch that a method has for some modules, changes something on this model:
  * one that does not is a typo or a misunderstanding, which would cost what it was meant to do. */
-void check_patterns(const struct job_spec *spec, const struct model *model, struct faults *faults);
+void check_patterns(const struct recipe *recipe, const struct model *model, struct faults *faults);
 /* The shape of every module takes its parameters. */
-void check_shapes(const struct job_spec *spec, const struct model *model, struct faults *faults);
-/* The format carries the modules and the cache; the first that does is chosen where the request names none. */
-void check_format(struct job_spec *spec, const struct model *model, struct format_module *modules, int count,
-                  struct faults *faults);
+void check_shapes(const struct recipe *recipe, const struct model *model, struct faults *faults);
+/* The format carries the modules and the cache. *format: NULL where the request names none; the first that does is
+ * chosen then. */
+void check_format(const struct recipe *recipe, const struct format **format, const struct model *model,
+                  struct format_module *modules, int count, struct faults *faults);

@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-int spec_bind(struct job_spec *spec, const struct model *model)
+int recipe_bind(struct recipe *recipe, const struct model *model)
 {
     static const char *const outside[] = {"lm_head", "model.embed_tokens"};
     const size_t extra = sizeof(outside) / sizeof(outside[0]);
@@ -26,7 +26,7 @@ int spec_bind(struct job_spec *spec, const struct model *model)
             model_linear_name(model, layer, (enum linear_role)role, modules[count++]);
         }
     }
-    int rc = patterns_bind(spec->recipe.patterns, modules, count);
+    int rc = patterns_bind(recipe->patterns, modules, count);
     free(modules);
     return rc;
 }
@@ -87,13 +87,12 @@ static bool check_overrides(const struct recipe *recipe, struct faults *faults)
     return more;
 }
 
-bool check_costs(struct job_spec *spec, const struct model *model, struct faults *faults)
+bool check_costs(struct recipe *recipe, const struct model *model, struct faults *faults)
 {
-    const struct recipe *recipe = &spec->recipe;
     const json_t *float_inputs = NULL;
     size_t before = faults->count;
 
-    int rc = spec_bind(spec, model);
+    int rc = recipe_bind(recipe, model);
     if (rc != 0) {
         faults_add(faults, rc, "/quantization", "%s", err_last()->message);
         return false;

@@ -27,11 +27,11 @@ struct search {
     struct faults *faults;
 };
 
-static int gather(const struct job_spec *spec, const struct model *model, struct search *search)
+static int gather(const struct recipe *recipe, const struct model *model, struct search *search)
 {
     const struct model_config *config = model_config(model);
 
-    search->recipe = &spec->recipe;
+    search->recipe = recipe;
     search->linears = calloc((size_t)config->num_layers * LINEAR_COUNT, sizeof(*search->linears));
     if (search->linears == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of modules");
@@ -43,16 +43,16 @@ static int gather(const struct job_spec *spec, const struct model *model, struct
             int64_t rows, cols;
             model_linear_name(model, layer, (enum linear_role)role, linear->name);
             linear->role = role;
-            linear->decider = recipe_override_of(&spec->recipe, linear->name);
-            const struct recipe_stage *solver = recipe_solver(&spec->recipe, linear->name);
+            linear->decider = recipe_override_of(recipe, linear->name);
+            const struct recipe_stage *solver = recipe_solver(recipe, linear->name);
             arch_linear_shape(config, (enum linear_role)role, &rows, &cols);
             if (solver == NULL) {
                 continue;
             }
             /* Where there is no scheme, its shape is refused elsewhere, and nothing is held against a pattern. */
-            linear->quantizes_input = recipe_amended_scheme(&spec->recipe, solver, rows, cols, &scheme) != 0 ||
+            linear->quantizes_input = recipe_amended_scheme(recipe, solver, rows, cols, &scheme) != 0 ||
                                       scheme.input.number != GPU_NUMBER_NONE;
-            linear->quantized_input = recipe_scheme(&spec->recipe, solver, linear->name, rows, cols, &scheme) != 0 ||
+            linear->quantized_input = recipe_scheme(recipe, solver, linear->name, rows, cols, &scheme) != 0 ||
                                       scheme.input.number != GPU_NUMBER_NONE;
         }
     }
@@ -190,13 +190,12 @@ static unsigned quantized_inputs(const struct search *search)
     return roles;
 }
 
-void check_patterns(const struct job_spec *spec, const struct model *model, struct faults *faults)
+void check_patterns(const struct recipe *recipe, const struct model *model, struct faults *faults)
 {
     struct search search = {.faults = faults};
-    const struct recipe *recipe = &spec->recipe;
     const json_t *float_inputs = NULL;
 
-    int rc = gather(spec, model, &search);
+    int rc = gather(recipe, model, &search);
     if (rc != 0) {
         faults_add(faults, rc, "", "%s", err_last()->message);
         return;

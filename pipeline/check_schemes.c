@@ -57,7 +57,7 @@ static bool is_new(struct reasons *reasons, const char *pointer, const char *mes
     return true;
 }
 
-static void check_shape(const struct job_spec *spec, const struct model *model, int64_t layer, enum linear_role role,
+static void check_shape(const struct recipe *recipe, const struct model *model, int64_t layer, enum linear_role role,
                         struct reasons *reasons, struct faults *faults)
 {
     struct qscheme scheme;
@@ -66,12 +66,12 @@ static void check_shape(const struct job_spec *spec, const struct model *model, 
 
     model_linear_name(model, layer, role, name);
     arch_linear_shape(model_config(model), role, &rows, &cols);
-    const struct recipe_stage *solver = recipe_solver(&spec->recipe, name);
-    if (solver == NULL || recipe_scheme(&spec->recipe, solver, name, rows, cols, &scheme) == 0) {
+    const struct recipe_stage *solver = recipe_solver(recipe, name);
+    if (solver == NULL || recipe_scheme(recipe, solver, name, rows, cols, &scheme) == 0) {
         return;
     }
     const struct err_record why = *err_last();
-    locate(&spec->recipe, solver, name, why.param, pointer);
+    locate(recipe, solver, name, why.param, pointer);
     if (is_new(reasons, pointer, why.message)) {
         faults_add(faults, why.code, pointer, "%s (%s, [%lld, %lld])", why.message, name, (long long)rows,
                    (long long)cols);
@@ -80,13 +80,13 @@ static void check_shape(const struct job_spec *spec, const struct model *model, 
 }
 
 /* Shapes repeat in every block: each reason is said once, with the first module that has it. */
-void check_shapes(const struct job_spec *spec, const struct model *model, struct faults *faults)
+void check_shapes(const struct recipe *recipe, const struct model *model, struct faults *faults)
 {
     struct reasons reasons = {.count = 0};
 
     for (int64_t layer = 0; layer < model_config(model)->num_layers; layer++) {
         for (int role = 0; role < LINEAR_COUNT; role++) {
-            check_shape(spec, model, layer, (enum linear_role)role, &reasons, faults);
+            check_shape(recipe, model, layer, (enum linear_role)role, &reasons, faults);
         }
     }
 }
@@ -131,23 +131,22 @@ static const struct format *choose_format(const struct format_config *config, st
     return own != NULL ? own : lost ? format_list()[0] : plain;
 }
 
-void check_format(struct job_spec *spec, const struct model *model, struct format_module *modules, int count,
-                  struct faults *faults)
+void check_format(const struct recipe *recipe, const struct format **format, const struct model *model,
+                  struct format_module *modules, int count, struct faults *faults)
 {
-    json_t *parameters = recipe_parameters_json(&spec->recipe);
+    json_t *parameters = recipe_parameters_json(recipe);
     const struct format_config config = {.modules = modules,
                                          .count = count,
                                          .model = model,
-                                         .method = spec->recipe.name,
+                                         .method = recipe->name,
                                          .parameters = parameters,
-                                         .cache = spec->recipe.cache};
-    bool given = spec->format != NULL;
+                                         .cache = recipe->cache};
+    bool given = *format != NULL;
 
     if (!given) {
-        spec->format = choose_format(&config, modules);
-        snprintf(spec->output.format, sizeof(spec->output.format), "%s", spec->format->name);
+        *format = choose_format(&config, modules);
     }
-    set_scales(spec->format, model, modules, count);
-    (void)format_check(spec->format, &config, given ? "/output/format" : "/quantization", faults);
+    set_scales(*format, model, modules, count);
+    (void)format_check(*format, &config, given ? "/output/format" : "/quantization", faults);
     json_decref(parameters);
 }

@@ -36,57 +36,61 @@ static int embed_all(struct run *run)
     return rc;
 }
 
-static int load_chain(struct chain *chain, const char *name, const json_t *chains)
+static const struct saved_activations *find_saved(const struct saved_block *block, const char *store)
 {
+    for (int i = 0; i < block->activation_count; i++) {
+        if (strcmp(block->activations[i].store, store) == 0) {
+            return &block->activations[i];
+        }
+    }
+    return NULL;
+}
+
+static int load_chain(struct chain *chain, const char *name, const struct saved_block *block)
+{
+    const struct saved_activations *saved = find_saved(block, name);
+
     if (chain == NULL) {
         return 0;
     }
-    const json_t *entry = json_object_get(chains, name);
-    const char *file = json_string_value(json_object_get(entry, "file"));
-    const char *sha256 = json_string_value(json_object_get(entry, "sha256"));
-    if (file == NULL || sha256 == NULL) {
-        return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint has no %s activations", name);
-    }
-    return chain_load(chain, file, sha256);
+    return saved != NULL ? chain_load(chain, saved->file, saved->sha256)
+                         : err_raise(ERR_SOURCE_CORRUPT, "the checkpoint has no %s activations", name);
 }
 
-static int check_block(const char *directory, const json_t *block, size_t index)
+static int check_block(const char *directory, const struct saved_block *block, int64_t index)
 {
     struct qtensor_file *file;
     char path[600];
-    const char *name = json_string_value(json_object_get(block, "file"));
-    const char *sha256 = json_string_value(json_object_get(block, "sha256"));
-    json_int_t version = json_integer_value(json_object_get(block, "version"));
 
-    if (version != CHECKPOINT_VERSION) {
-        return err_raise(ERR_UNSUPPORTED, "block %zu was saved in version %lld, and this build reads %d", index,
-                         (long long)version, CHECKPOINT_VERSION);
+    if (block->version != CHECKPOINT_VERSION) {
+        return err_raise(ERR_UNSUPPORTED, "block %lld was saved in version %lld, and this build reads %d",
+                         (long long)index, (long long)block->version, CHECKPOINT_VERSION);
     }
-    if (json_integer_value(json_object_get(block, "index")) != (json_int_t)index || name == NULL || sha256 == NULL) {
-        return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint skips block %zu", index);
+    if (block->index != index || block->file[0] == '\0' || block->sha256[0] == '\0') {
+        return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint skips block %lld", (long long)index);
     }
-    int rc = fs_path(path, sizeof(path), "%s/%s", directory, name);
-    rc = rc != 0 ? rc : qtensor_file_open(path, sha256, &file);
+    int rc = fs_path(path, sizeof(path), "%s/%s", directory, block->file);
+    rc = rc != 0 ? rc : qtensor_file_open(path, block->sha256, &file);
     if (rc == 0) {
         qtensor_file_close(file);
     }
     return rc;
 }
 
-int checkpoint_usable(const char *directory, const json_t *blocks, size_t *usable)
+int checkpoint_usable(const char *directory, const struct saved_block *blocks, int64_t count, int64_t *usable)
 {
     int rc = 0;
 
     *usable = 0;
-    while (rc == 0 && *usable < json_array_size(blocks)) {
-        rc = check_block(directory, json_array_get(blocks, *usable), *usable);
+    while (rc == 0 && *usable < count) {
+        rc = check_block(directory, &blocks[*usable], *usable);
         *usable += rc == 0 ? 1 : 0;
     }
     return rc;
 }
 
 /* The chains that a resume needs. */
-#define CHAIN_COUNT 4
+#define CHAIN_COUNT SAVED_ACTIVATIONS_MAX
 struct saved {
     const char *name;
     struct chain *chain; /* NULL: the run has none */
@@ -111,7 +115,7 @@ static bool has_chains(const struct run *run)
 
 /* The chains as the block before `first_block` left them; ERR_NOT_FOUND: they are not on disk; ERR_SOURCE_CORRUPT: they
  * are damaged. */
-static int load_chains(struct run *run, const json_t *chains)
+static int load_chains(struct run *run, const struct saved_block *block)
 {
     struct saved list[CHAIN_COUNT];
     bool more = run->first_block < run->config->num_layers;
@@ -119,7 +123,7 @@ static int load_chains(struct run *run, const json_t *chains)
 
     list_chains(run, list);
     for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
-        rc = more || list[i].evaluation ? load_chain(list[i].chain, list[i].name, chains) : 0;
+        rc = more || list[i].evaluation ? load_chain(list[i].chain, list[i].name, block) : 0;
     }
     return rc;
 }
@@ -128,23 +132,21 @@ static int load_chains(struct run *run, const json_t *chains)
  * are no sign of damage: they were removed when a later block was committed, and that block was then dropped. */
 int checkpoint_resume(struct run *run)
 {
-    const struct pipeline_hooks *hooks = &run->p->hooks;
     char message[160];
     bool damaged = false;
     int rc = 0;
 
-    run->committed = (int64_t)json_array_size(run->blocks);
     run->first_block = run->committed;
     run->chains_saved_at = clock_monotonic_seconds();
     if (!has_chains(run)) {
         return 0;
     }
     for (; run->first_block > 0; run->first_block--) {
-        const json_t *chains = json_object_get(json_array_get(run->blocks, (size_t)run->first_block - 1), "chains");
-        if (json_object_size(chains) == 0) {
+        const struct saved_block *block = &run->blocks[run->first_block - 1];
+        if (block->activation_count == 0) {
             continue;
         }
-        rc = load_chains(run, chains);
+        rc = load_chains(run, block);
         if (rc != ERR_SOURCE_CORRUPT && rc != ERR_NOT_FOUND) {
             break;
         }
@@ -157,29 +159,29 @@ int checkpoint_resume(struct run *run)
     snprintf(message, sizeof(message),
              "saved activations were damaged; blocks %lld to %lld run again, with the same result",
              (long long)run->first_block, (long long)run->committed - 1);
-    return hooks->notice(hooks->data, "checkpoint_damaged", message);
+    return run_warn(run, "checkpoint_damaged", message);
 }
 
-static int commit_chain(struct chain *chain, const char *name, int64_t block, json_t *chains)
+static int commit_chain(struct chain *chain, const char *name, struct saved_block *block)
 {
-    char file[64];
-    char sha256[DIGEST_HEX_SIZE];
+    struct saved_activations *saved = &block->activations[block->activation_count];
 
     if (chain == NULL) {
         return 0;
     }
-    int rc = chain_commit(chain, block, file, sha256);
-    if (rc == 0 && json_object_set_new(chains, name, json_pack("{s:s, s:s}", "file", file, "sha256", sha256)) != 0) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the checkpoint row");
+    int rc = chain_commit(chain, block->index, saved->file, saved->sha256);
+    if (rc == 0) {
+        snprintf(saved->store, sizeof(saved->store), "%s", name);
+        block->activation_count++;
     }
     return rc;
 }
 
-static void sweep_chain(struct chain *chain, const char *name, const json_t *chains)
+static void sweep_chain(struct chain *chain, const char *name, const struct saved_block *block)
 {
     if (chain != NULL) {
-        const char *keep = json_string_value(json_object_get(json_object_get(chains, name), "file"));
-        (void)chain_sweep(chain, keep);
+        const struct saved_activations *saved = find_saved(block, name);
+        (void)chain_sweep(chain, saved != NULL ? saved->file : NULL);
     }
 }
 
@@ -206,15 +208,15 @@ static bool chains_due(const struct run *run, int64_t index)
     return last || cost < CHAIN_FREE_SECONDS || clock_monotonic_seconds() - run->chains_saved_at > cost / CHAIN_SHARE;
 }
 
-static int save_chains(struct run *run, int64_t index, json_t *chains)
+static int save_chains(struct run *run, struct saved_block *block)
 {
     struct saved list[CHAIN_COUNT];
-    bool more = index + 1 < run->config->num_layers;
+    bool more = block->index + 1 < run->config->num_layers;
     int rc = 0;
 
     list_chains(run, list);
     for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
-        rc = more || list[i].evaluation ? commit_chain(list[i].chain, list[i].name, index, chains) : 0;
+        rc = more || list[i].evaluation ? commit_chain(list[i].chain, list[i].name, block) : 0;
     }
     run->chains_saved_at = clock_monotonic_seconds();
     return rc;
@@ -232,53 +234,46 @@ static int turn_chains(struct run *run)
     return rc;
 }
 
-static void sweep_chains(struct run *run, const json_t *chains)
+static void sweep_chains(struct run *run, const struct saved_block *block)
 {
     struct saved list[CHAIN_COUNT];
 
     list_chains(run, list);
     for (int i = 0; i < CHAIN_COUNT; i++) {
-        sweep_chain(list[i].chain, list[i].name, chains);
+        sweep_chain(list[i].chain, list[i].name, block);
     }
-}
-
-/* The row counts: what this run knows of it is what another would read. */
-static int note_block(struct run *run, int64_t index, const char *file, const char *sha256, json_t *chains)
-{
-    json_t *block =
-        json_pack("{s:I, s:s, s:s, s:O}", "index", (json_int_t)index, "file", file, "sha256", sha256, "chains", chains);
-
-    if (json_array_append_new(run->blocks, block) != 0) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the checkpoint row");
-    }
-    run->committed = index + 1;
-    return 0;
 }
 
 static void close_pending(struct run *run)
 {
-    json_decref(run->pending.chains);
-    json_decref(run->pending.notes);
-    json_decref(run->pending.rows);
+    report_rows_deinit(&run->pending.rows);
+    analysis_rows_deinit(&run->pending.analysis);
+    cache_scales_deinit(&run->pending.cache);
     run->pending = (struct pending){.open = false};
 }
 
-/* Files first, then the row that makes them count, then the chain files that it replaces go. */
+/* Files first, then the row that makes them count, then the chain files that it replaces go. What this run knows of the
+ * block is what another would read. */
 static int commit_pending(struct run *run)
 {
     struct pending *pending = &run->pending;
-    char sha256[DIGEST_HEX_SIZE];
 
-    int rc = results_wait(run->results, sha256);
+    int rc = results_wait(run->results, pending->saved.sha256);
     if (rc == 0) {
-        rc = run->p->hooks.block_done(run->p->hooks.data, pending->index, pending->file, sha256, pending->chains,
-                                      pending->notes, pending->rows);
+        const struct message_block block = {.saved = pending->saved,
+                                            .rows = pending->rows.list,
+                                            .row_count = pending->rows.count,
+                                            .cache = &pending->cache,
+                                            .analysis = pending->analysis.list,
+                                            .analysis_count = pending->analysis.count};
+        rc = run_block_done(run, &block);
     }
     if (rc == 0) {
-        rc = note_block(run, pending->index, pending->file, sha256, pending->chains);
+        run->blocks[pending->saved.index] = pending->saved;
+        run->committed = pending->saved.index + 1;
     }
-    if (pending->chains_saved && (rc == 0 || rc == ERR_INTERRUPTED)) {
-        sweep_chains(run, pending->chains);
+    if (pending->activations_saved && (rc == 0 || rc == ERR_INTERRUPTED)) {
+        sweep_chains(run, &pending->saved);
     }
     run->first_row = rc == 0 ? run->first_row : pending->first_row; /* its rows do not count either */
     close_pending(run);
@@ -297,7 +292,7 @@ void checkpoint_drop(struct run *run)
     }
 }
 
-int checkpoint_block(struct run *run, int64_t index, struct block_items *items, json_t *rows)
+int checkpoint_block(struct run *run, int64_t index, struct block_items *items, struct report_rows *rows)
 {
     char path[600];
 
@@ -308,18 +303,23 @@ int checkpoint_block(struct run *run, int64_t index, struct block_items *items, 
     if (rc != 0) {
         return rc;
     }
-    struct pending pending = {.open = true, .index = index, .first_row = run->first_row, .chains = json_object()};
-    snprintf(pending.file, sizeof(pending.file), "block-%05lld.safetensors", (long long)index);
-    pending.chains_saved = chains_due(run, index);
-    rc = pending.chains_saved ? save_chains(run, index, pending.chains) : turn_chains(run);
-    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", run->p->directory, pending.file);
+    struct pending pending = {.open = true,
+                              .activations_saved = chains_due(run, index),
+                              .first_row = run->first_row,
+                              .saved = {.index = index, .version = CHECKPOINT_VERSION}};
+    snprintf(pending.saved.file, sizeof(pending.saved.file), "block-%05lld.safetensors", (long long)index);
+    rc = pending.activations_saved ? save_chains(run, &pending.saved) : turn_chains(run);
+    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", run->p->directory, pending.saved.file);
     rc = rc != 0 ? rc : results_start(run->results, path, run->stream, items);
     if (rc != 0) {
-        json_decref(pending.chains);
         return rc;
     }
-    pending.notes = json_incref(run->notes);
-    pending.rows = json_incref(rows);
+    pending.rows = *rows;
+    pending.cache = run->cache;
+    pending.analysis = run->analysis;
+    *rows = (struct report_rows){0};
+    run->cache = (struct cache_scales){0};
+    run->analysis = (struct analysis_rows){0};
     run->pending = pending;
     /* A device that ran out of memory keeps no codes beside the next block: whether it runs out again must not depend
      * on how fast a disk is. */

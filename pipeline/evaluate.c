@@ -114,10 +114,8 @@ int evaluate_finish(struct run *run, struct evaluation_result *out)
         .length = set->length,
     };
     if (!isfinite(after.nll_sum)) {
-        const struct pipeline_hooks *hooks = &run->p->hooks;
-        rc = hooks->notice(
-            hooks->data, "evaluation_not_finite",
-            "the quantized model's logits on the evaluation set are not finite: do not use this artifact");
+        rc = run_warn(run, "evaluation_not_finite",
+                      "the quantized model's logits on the evaluation set are not finite: do not use this artifact");
     }
     return rc;
 }

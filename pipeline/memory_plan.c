@@ -88,12 +88,11 @@ static void add_targets(const struct model_config *c, const struct sizes *s, int
 }
 
 /* Some linear may take its target from the float model; how many sequences there are may not be known yet. */
-static bool has_targets(const struct job_spec *spec, const struct model_config *c, const struct sizes *s)
+static bool has_targets(const struct memory_load *load, const struct sizes *s)
 {
-    int64_t samples = spec->calibration.num_samples, length = spec_sequence_length(spec, c);
+    int64_t tokens = load->sequences > 0 ? load->sequences * load->sequence_length : INT64_MAX;
 
-    return spec_has_calibration(spec) &&
-           recipe_has_targets(&spec->recipe, samples > 0 ? samples * length : INT64_MAX, s->narrowest);
+    return load->calibrates && recipe_has_targets(load->recipe, tokens, s->narrowest);
 }
 
 static bool searches_inputs(const struct recipe *recipe, const struct recipe_stage *solver,
@@ -108,9 +107,8 @@ static bool searches_inputs(const struct recipe *recipe, const struct recipe_sta
 }
 
 /* What a search for static inputs' ranges takes: a sample of inputs, one more of its size, and their outputs. */
-static int64_t range_bytes(const struct job_spec *spec, const struct model_config *config, const struct sizes *s)
+static int64_t range_bytes(const struct recipe *recipe, const struct model_config *config, const struct sizes *s)
 {
-    const struct recipe *recipe = &spec->recipe;
     bool any = searches_inputs(recipe, &recipe->stages[recipe->count - 1], config);
 
     for (int i = 0; !any && i < recipe->override_count; i++) {
@@ -119,42 +117,43 @@ static int64_t range_bytes(const struct job_spec *spec, const struct model_confi
     return any ? INPUT_SAMPLE_ROWS * (2 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
 }
 
-void memory_plan_of(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
-                    int64_t tokens, struct memory_plan *out)
+struct memory_plan memory_plan(const struct memory_load *load, const struct model *model, const struct gpu_info *device,
+                               int64_t tokens)
 {
     const struct model_config *c = model_config(model);
     const struct sizes s = sizes_of(c);
-    bool runs = spec_has_calibration(spec) || spec->evaluation.file_id[0] != '\0';
-    int64_t length = larger(spec_sequence_length(spec, c), spec->evaluation.sequence_length);
+    bool runs = load->calibrates || load->evaluates;
+    int64_t batch = larger(tokens, load->longest);
     int64_t square = s.widest * s.widest * (int64_t)sizeof(float);
-    int64_t copy = s.largest * (int64_t)sizeof(float), flow = runs ? flow_bytes(c, larger(tokens, length)) : 0;
-    bool least = tokens == 0;
+    int64_t copy = s.largest * (int64_t)sizeof(float), flow = runs ? flow_bytes(c, batch) : 0;
+    bool single = tokens == 0;
 
-    *out = (struct memory_plan){
-        .blocks = least ? 5 * s.weights : 9 * s.weights,
-        .solve = (spec_has_calibration(spec) ? 3 * square + range_bytes(spec, c, &s) : 0) + 5 * copy,
-        .flows = least ? flow : 2 * flow,
-        .reader = least || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
+    struct memory_plan plan = {
+        .blocks = single ? 5 * s.weights : 9 * s.weights,
+        .solve = (load->calibrates ? 3 * square + range_bytes(load->recipe, c, &s) : 0) + 5 * copy,
+        .flows = single ? flow : 2 * flow,
+        .reader = single || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
         .head = runs ? head_bytes(model, device->host_memory) : 0,
-        .reserve = least || device->host_memory ? 0 : device->memory_total / RESERVE_SHARE,
+        .reserve = single || device->host_memory ? 0 : device->memory_total / RESERVE_SHARE,
     };
-    if (has_targets(spec, c, &s)) {
-        add_targets(c, &s, larger(tokens, length), out);
+    if (has_targets(load, &s)) {
+        add_targets(c, &s, batch, &plan);
     }
+    return plan;
 }
 
-int64_t memory_plan_left(const struct memory_plan *plan)
+int64_t memory_plan_rest(const struct memory_plan *plan)
 {
     return plan->blocks + plan->solve + plan->reserve;
 }
 
-int64_t memory_plan_usual(const struct memory_plan *plan)
+int64_t memory_plan_max(const struct memory_plan *plan)
 {
     int64_t with_head = plan->head + plan->flows + plan->reader + plan->reserve;
-    return larger(memory_plan_left(plan) + plan->flows + plan->reader, with_head);
+    return larger(memory_plan_rest(plan) + plan->flows + plan->reader, with_head);
 }
 
-int64_t memory_plan_least(const struct memory_plan *plan)
+int64_t memory_plan_min(const struct memory_plan *plan)
 {
     return larger(plan->blocks + plan->solve + plan->flows, plan->head + plan->flows);
 }

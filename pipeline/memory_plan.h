@@ -1,9 +1,19 @@
 #pragma once
-/* What a job takes of its device: one reckoning, by which admission refuses, the pipeline divides what there is, and
- * the job says what it expects. Bytes; activations between blocks come on top, where there is room (chain.c). Any
+/* What a run takes of its device: one estimate, by which admission refuses, the run divides what there is, and the job
+ * says what it expects. Bytes; activations between blocks come on top, where there is capacity (activations.c). Any
  * thread. */
 
-#include "pipeline/spec.h"
+#include "formats/format.h"
+#include "pipeline/recipe.h"
+
+/* What passes through the model. */
+struct memory_load {
+    const struct recipe *recipe;
+    bool calibrates, evaluates;
+    int64_t sequences;       /* of the calibration set; 0: not known yet */
+    int64_t sequence_length; /* of the calibration set */
+    int64_t longest;         /* sequence of either set */
+};
 
 struct memory_plan {
     int64_t blocks; /* the open block in F32, its codes, and the next one as one goes when the other comes; with targets
@@ -17,13 +27,13 @@ struct memory_plan {
 };
 
 /* tokens: of a micro-batch, from gpu_info.batch_tokens, or 0 for a single sequence. */
-void memory_plan_of(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
-                    int64_t tokens, struct memory_plan *out);
-/* Taken at once at most, when nothing is short. */
-int64_t memory_plan_usual(const struct memory_plan *plan);
-/* Of that what a run still takes when its reader and its flows have theirs. */
-int64_t memory_plan_left(const struct memory_plan *plan);
+struct memory_plan memory_plan(const struct memory_load *load, const struct model *model, const struct gpu_info *device,
+                               int64_t tokens);
+/* Taken at once, when nothing is short. */
+int64_t memory_plan_max(const struct memory_plan *plan);
+/* Of that what a run still takes when its reader and its micro-batches have theirs. */
+int64_t memory_plan_rest(const struct memory_plan *plan);
 /* What the job cannot do without: of a plan for 0 tokens. */
-int64_t memory_plan_least(const struct memory_plan *plan);
+int64_t memory_plan_min(const struct memory_plan *plan);
 /* Positions whose logits are there at once, of both models. */
 int64_t memory_plan_logits(const struct model_config *config, bool host_memory);

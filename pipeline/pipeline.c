@@ -18,43 +18,78 @@
 #include "base/log.h"
 #include "models/block_reader.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define BATCH_TOKENS 2048 /* of a backend that has no wish */
 
-const char *const pipeline_phase_names[PHASE_COUNT] = {
-    [PHASE_LOAD] = "load",
-    [PHASE_FORWARD] = "forward",
-    [PHASE_STATISTICS] = "hessian",
-    [PHASE_SOLVE] = "solve",
-    [PHASE_MEASURE] = "measure",
-    [PHASE_EVALUATE] = "evaluate",
-    [PHASE_CHECKPOINT] = "checkpoint",
-    [PHASE_EXPORT] = "export",
-};
+/* What every message says beside its own. */
+static void fill_message(const struct run *run, struct message *message)
+{
+    const struct gpu *gpu = run->p->gpu;
+    struct err_record record; /* what the caller has to say is not lost to this */
+    struct rusage usage = {0};
+
+    message->times = run->times;
+    err_take(&record);
+    if (gpu->ops->memory_peak(gpu->device, false, &message->device_peak_bytes) != 0) {
+        message->device_peak_bytes = 0;
+    }
+    err_restore(&record);
+    (void)getrusage(RUSAGE_SELF, &usage);
+    message->host_peak_bytes = (int64_t)usage.ru_maxrss * 1024;
+}
+
+static int send(const struct run *run, struct message *message)
+{
+    fill_message(run, message);
+    return run->p->receive(run->p->receiver, message);
+}
 
 int run_tick(struct run *run, double share, const char *step)
 {
     run->block_fraction = share;
     double blocks = (double)run->config->num_layers;
     double done = ((double)run->block_index + share) / blocks;
+    struct message message = {.kind = MESSAGE_PROGRESS,
+                              .progress = {.fraction = 0.95 * done, .block = run->block_index, .step = step}};
+
     int rc = checkpoint_commit(run, false);
-    return rc != 0 ? rc : run->p->hooks.tick(run->p->hooks.data, 0.95 * done, run->block_index, step);
+    return rc != 0 ? rc : send(run, &message);
+}
+
+int run_warn(struct run *run, const char *code, const char *text)
+{
+    struct message message = {.kind = MESSAGE_WARNING};
+
+    snprintf(message.warning.code, sizeof(message.warning.code), "%s", code);
+    snprintf(message.warning.text, sizeof(message.warning.text), "%s", text);
+    return send(run, &message);
+}
+
+int run_block_done(struct run *run, const struct message_block *block)
+{
+    struct message message = {.kind = MESSAGE_BLOCK_DONE, .block = *block};
+
+    int rc = send(run, &message);
+    (void)malloc_trim(0); /* a block's worth of freed memory goes back, so that peaks do not add up */
+    return rc;
 }
 
 void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops)
 {
-    struct err_record record; /* of a phase that failed: what comes behind it says less */
+    struct err_record record; /* of a phase that failed: what comes after it says less */
 
     /* A device works on its own: what it was told in a phase belongs to that phase. An error shows at the next call. */
     err_take(&record);
     (void)run->p->gpu->ops->stream_sync(run->stream);
     err_restore(&record);
     double now = clock_monotonic_seconds();
-    run->p->times->seconds[phase] += now - *mark;
-    run->p->times->flops[phase] += flops;
+    run->times.seconds[phase] += now - *mark;
+    run->times.flops[phase] += flops;
     *mark = now;
 }
 
@@ -114,7 +149,7 @@ static void read_ahead(struct run *run, int64_t index)
  * codes depend on nothing that the file does not say. The block is not used again. */
 static int evaluate_quantized(struct run *run, struct block *block)
 {
-    const struct format *format = run->p->spec->format;
+    const struct format *format = run->p->format;
 
     for (int role = 0; format->runtime_input != NULL && role < LINEAR_COUNT; role++) {
         struct qscheme scheme;
@@ -129,15 +164,13 @@ static int run_block(struct run *run, int64_t index)
 {
     struct block_items items = {.count = 0};
     struct block block = {0};
-    json_t *rows = json_array();
+    struct report_rows rows = {0};
     double mark = clock_monotonic_seconds();
 
     bool again = index < run->committed; /* its rows are, too */
     run->first_row = run->next_row;
     run->block_index = index;
-    run->notes = json_object();
-    int rc = run->notes != NULL && rows != NULL ? run_tick(run, 0.0, "loading")
-                                                : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block's rows");
+    int rc = run_tick(run, 0.0, "loading");
     rc = rc != 0 ? rc : block_load_read(run->p->model, index, run->p->gpu, run->stream, run->reader, &block);
     if (rc == 0) {
         read_ahead(run, index + 1);
@@ -149,7 +182,7 @@ static int run_block(struct run *run, int64_t index)
     }
     rc = rc != 0 ? rc : sites_analyse(run, &block);
     rc = rc != 0 ? rc : sites_rewrite(run, &block);
-    rc = rc != 0 ? rc : sites_solve(run, &block, &items, rows);
+    rc = rc != 0 ? rc : sites_solve(run, &block, &items, &rows);
     rc = rc != 0 ? rc : sites_keep_changes(run, &block, &items);
     mark = clock_monotonic_seconds();
     if (rc == 0 && run->eval_quant != NULL) {
@@ -158,30 +191,44 @@ static int run_block(struct run *run, int64_t index)
     }
     block_deinit(&block, run->p->gpu);
     if (rc == 0) {
-        rc = checkpoint_block(run, index, &items, rows);
+        rc = checkpoint_block(run, index, &items, &rows);
         run_charge(run, PHASE_CHECKPOINT, &mark, 0);
     }
     run->next_row = again ? run->first_row : run->next_row;
     run->first_row = rc == 0 ? run->next_row : run->first_row;
     block_items_deinit(&items, run->p->gpu);
-    json_decref(rows);
-    json_decref(run->notes);
-    run->notes = NULL;
+    report_rows_deinit(&rows);
+    cache_scales_deinit(&run->cache);
+    analysis_rows_deinit(&run->analysis);
     return rc;
+}
+
+static int64_t longest(const struct pipeline *p)
+{
+    int64_t calibration = p->calibration != NULL ? p->calibration->length : 1;
+    int64_t evaluation = p->evaluation != NULL ? p->evaluation->length : 1;
+    return calibration > evaluation ? calibration : evaluation;
 }
 
 /* What is left for activations once a block and its solve have their place. */
 static int64_t device_activations(const struct run *run)
 {
-    const struct gpu *gpu = run->p->gpu;
-    struct memory_plan plan;
+    const struct pipeline *p = run->p;
+    const struct memory_load load = {
+        .recipe = p->recipe,
+        .calibrates = p->calibration != NULL,
+        .evaluates = p->evaluation != NULL,
+        .sequences = p->calibration != NULL ? p->calibration->sequences : 0,
+        .sequence_length = p->calibration != NULL ? p->calibration->length : 0,
+        .longest = longest(p),
+    };
     struct gpu_info info;
 
-    if (gpu->info.host_memory || gpu->ops->device_info(gpu->device, &info) != 0) {
+    if (p->gpu->info.host_memory || p->gpu->ops->device_info(p->gpu->device, &info) != 0) {
         return 0;
     }
-    memory_plan_of(run->p->spec, run->p->model, &info, run->batch_tokens, &plan);
-    int64_t left = info.memory_free - memory_plan_left(&plan);
+    const struct memory_plan plan = memory_plan(&load, p->model, &info, run->batch_tokens);
+    int64_t left = info.memory_free - memory_plan_rest(&plan);
     return left > 0 ? left : 0;
 }
 
@@ -259,17 +306,9 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
     return rc;
 }
 
-static int64_t longest(const struct pipeline *p)
-{
-    int64_t calibration = p->calibration != NULL ? p->calibration->length : 1;
-    int64_t evaluation = p->evaluation != NULL ? p->evaluation->length : 1;
-    return calibration > evaluation ? calibration : evaluation;
-}
-
 /* Ask less of a device that ran out of memory. ERR_GPU_OUT_OF_MEMORY when there is nothing left to give up. */
 static int ask_less(struct run *run)
 {
-    const struct pipeline_hooks *hooks = &run->p->hooks;
     const char *device = run->p->gpu->info.id;
     char message[160];
 
@@ -282,7 +321,7 @@ static int ask_less(struct run *run)
         log_warn("device out of memory, activations move to the host", LOG_S("device", device));
         snprintf(message, sizeof(message), "%s ran out of memory; activations moved to the host, with the same results",
                  device);
-        return hooks->notice(hooks->data, "activations_on_host", message);
+        return run_warn(run, "activations_on_host", message);
     }
     if (run->batch_tokens / 2 < longest(run->p)) {
         return ERR_GPU_OUT_OF_MEMORY;
@@ -293,28 +332,59 @@ static int ask_less(struct run *run)
     snprintf(message, sizeof(message),
              "%s ran out of memory; from block %lld on the micro-batch has %lld tokens, which may round otherwise",
              device, (long long)run->committed, (long long)run->batch_tokens);
-    return hooks->notice(hooks->data, "micro_batch_halved", message);
+    return run_warn(run, "micro_batch_halved", message);
 }
 
-int pipeline_run(const struct pipeline *pipeline, struct evaluation_result *evaluation)
+/* The last message. */
+static int end_run(struct run *run, int rc, const struct evaluation_result *result)
 {
-    int64_t batch_tokens = pipeline->gpu->info.batch_tokens;
+    struct message message = {.kind = MESSAGE_DONE, .done = *result};
+
+    if (rc != 0) {
+        message.kind = MESSAGE_FAILED;
+        message.failure = *err_last();
+        message.failure.code = rc;
+    }
+    (void)send(run, &message);
+    if (rc != 0) {
+        err_restore(&message.failure);
+    }
+    return rc;
+}
+
+static int open_blocks(const struct pipeline *pipeline, struct run *run)
+{
+    size_t count =
+        (size_t)(run->config->num_layers > pipeline->block_count ? run->config->num_layers : pipeline->block_count);
+    run->blocks = calloc(count, sizeof(*run->blocks));
+    if (run->blocks == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of blocks");
+    }
+    for (int64_t i = 0; i < pipeline->block_count; i++) {
+        run->blocks[i] = pipeline->blocks[i];
+    }
+    run->committed = pipeline->block_count;
+    return 0;
+}
+
+int pipeline_run(const struct pipeline *pipeline)
+{
+    int64_t batch_tokens = pipeline->gpu->info.batch_tokens, before;
+    struct evaluation_result result = {0};
     struct run next = {
         .p = pipeline,
         .config = model_config(pipeline->model),
         .batch_tokens = batch_tokens > 0 ? batch_tokens : BATCH_TOKENS,
         .keep_on_device = true,
         .budget = {.limit = pipeline->host_memory_bytes, .gpu = pipeline->gpu},
-        .blocks = json_deep_copy(pipeline->blocks),
-        .next_row = pipeline->layers_before,
-        .first_row = pipeline->layers_before,
+        .next_row = pipeline->rows_before,
+        .first_row = pipeline->rows_before,
     };
-    int rc;
-    bool more;
+    int rc = open_blocks(pipeline, &next);
+    bool more = rc == 0;
 
-    next.blocks = next.blocks != NULL ? next.blocks : json_array();
-    do {
-        struct evaluation_result result = {0};
+    (void)pipeline->gpu->ops->memory_peak(pipeline->gpu->device, true, &before); /* counted from here */
+    while (more) {
         struct run run = next;
         rc = run_blocks(&run, &result);
         close_run(&run);
@@ -326,10 +396,10 @@ int pipeline_run(const struct pipeline *pipeline, struct evaluation_result *eval
         next.next_row = next.first_row = run.first_row; /* of the block that did not end */
         next.keep_on_device = run.keep_on_device;
         next.batch_tokens = run.batch_tokens;
-        if (rc == 0 && !more) {
-            *evaluation = result;
-        }
-    } while (more);
-    json_decref(next.blocks);
+        next.committed = run.committed;
+        next.times = run.times;
+    }
+    rc = end_run(&next, rc, &result);
+    free(next.blocks);
     return rc;
 }

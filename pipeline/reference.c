@@ -32,7 +32,7 @@ int reference_open(struct run *run)
         int64_t columns = block_site_columns(run->config, (enum site)site);
         narrowest = columns < narrowest ? columns : narrowest;
     }
-    return recipe_has_targets(&run->p->spec->recipe, set->sequences * set->length, narrowest)
+    return recipe_has_targets(run->p->recipe, set->sequences * set->length, narrowest)
                ? flow_init_second(&run->reference, &run->calibration, run)
                : 0;
 }

@@ -1,15 +1,57 @@
 #pragma once
-/* Per-layer rows and job totals. One row per quantized linear; not finite = null plus nonfinite:true. */
+/* Report rows: one per quantized linear. A number that does not exist or is not finite is NAN; `nonfinite` tells the
+ * two apart for the row as a whole. */
 
 #include "gpu/gpu.h"
 #include "quantizers/input_range.h"
 #include "quantizers/quantizer.h"
 
-#include <jansson.h>
+#include <stddef.h>
 #include <stdint.h>
 
-/* Column names in report order (version 1), NULL-terminated. */
-extern const char *const report_columns[];
+struct report_row {
+    int64_t index; /* running number of the row */
+    int64_t layer;
+    char module[128];
+    int64_t rows, cols, parameters;
+    char method[32];
+    int64_t bits, group_size; /* -1: one group a row */
+    int64_t sym;
+    double bits_per_weight, loss, unrefined_loss, refined_loss;
+    char target[16]; /* "weight", "float_model" */
+    double mse, rounding_mse, clipping_mse, clipped_fraction, relative_mse, sqnr_db, max_abs_error, cosine_similarity;
+    double output_relative_mse, weight_absmax;
+    double input_scale, input_range, input_error, input_error_absmax, input_absmax_to_rms;
+    int64_t input_outlier; /* -1: there are no static inputs */
+    double damp_percent_used;
+    int64_t dead_columns, samples, tokens;
+    char fallback[96], note[128]; /* "": null */
+    int64_t nonfinite;
+    double seconds;
+};
+
+enum report_type {
+    REPORT_INT,
+    REPORT_REAL, /* double; NAN: null */
+    REPORT_TEXT, /* char[]; "": null */
+    REPORT_FLAG, /* int64_t: 0, 1; -1: null */
+};
+struct report_column {
+    const char *name;
+    enum report_type type;
+    size_t offset, size; /* in struct report_row */
+};
+
+/* In report order (version 1); the last has no name. */
+extern const struct report_column report_columns[];
+
+struct report_rows {
+    struct report_row *list;
+    int count;
+};
+/* At the end; ERR_HOST_OUT_OF_MEMORY. */
+int report_rows_add(struct report_rows *rows, const struct report_row *row);
+void report_rows_deinit(struct report_rows *rows); /* zeroed is fine */
 
 /* Static inputs of a linear. */
 struct report_input {
@@ -31,10 +73,4 @@ struct report_facts {
     struct report_input input;
 };
 
-/* New reference. */
-json_t *report_row(const struct report_facts *facts);
-
-/* Sums over rows for the report's "totals": weighted relative errors, bits per weight, counts. New reference. */
-json_t *report_totals(const json_t *rows);
-/* The five rows with the largest output_relative_mse (relative_mse where that is null): module and value. */
-json_t *report_worst(const json_t *rows);
+void report_row_of(const struct report_facts *facts, struct report_row *out);

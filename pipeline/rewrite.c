@@ -153,7 +153,7 @@ static int rewrite_stage(struct run *run, const struct recipe_stage *stage, stru
 /* Statistics are gathered anew for each stage: the one before it changed them. */
 static int rewrite_site(struct run *run, struct block *block, struct rewrite_data *data)
 {
-    const struct recipe *recipe = &run->p->spec->recipe;
+    const struct recipe *recipe = run->p->recipe;
     int rc = 0;
 
     for (int i = 0; rc == 0 && i < recipe->count; i++) {
@@ -176,7 +176,7 @@ int sites_rewrite(struct run *run, struct block *block)
     struct rewrite_data data = {.run = run, .block = block};
     int rc = 0;
 
-    if (!recipe_rewrites(&run->p->spec->recipe) || run->calibration.set == NULL) {
+    if (!recipe_rewrites(run->p->recipe) || run->calibration.set == NULL) {
         return 0;
     }
     for (int role = 0; role < LINEAR_COUNT; role++) {

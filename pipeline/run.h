@@ -1,5 +1,6 @@
 #pragma once
-/* The inside of one pipeline run, shared by pipeline.c (the order of things), sites.c (one block) and evaluate.c. */
+/* The inside of one pipeline run, shared by pipeline.c (the order of things), block_pass.c (one block) and evaluate.c.
+ */
 
 #include "models/block.h"
 #include "pipeline/activations.h"
@@ -18,10 +19,12 @@ struct flow {
 /* What is committed once a block's file is there. */
 struct pending {
     bool open;
-    int64_t index, first_row;
-    char file[64];
-    json_t *chains, *notes, *rows;
-    bool chains_saved;
+    bool activations_saved;
+    int64_t first_row;
+    struct saved_block saved; /* its digest comes with the file */
+    struct report_rows rows;
+    struct cache_scales cache;
+    struct analysis_rows analysis;
 };
 
 struct run {
@@ -41,14 +44,16 @@ struct run {
     struct chain *reference_hidden;      /* its residual stream */
     struct tensor float_linears[LINEAR_COUNT]; /* of the open block: solved, and still in use there */
     struct chain *eval_float, *eval_quant;     /* evaluation activations on both paths */
-    json_t *blocks;                            /* committed ones, by index: file, digest, chains */
+    struct saved_block *blocks;                /* committed ones, by index; room for all of the model's */
     int64_t committed;                         /* their number */
     int64_t first_block;                       /* first one to run: behind the last whose chains are on disk */
     double chains_saved_at;                    /* monotonic seconds */
     int64_t block_index;                       /* the open one */
     double block_fraction;                     /* of the open block */
     int64_t next_row, first_row;               /* number of the next report row; and at the open block's begin */
-    json_t *notes;                             /* what else the report says of the open block */
+    struct cache_scales cache;                 /* of the open block's keys and values; count 0: none */
+    struct analysis_rows analysis;             /* of the open block */
+    struct pipeline_times times;
 };
 
 /* One micro-batch: rows [first, first+rows) and tensors cut to it. */
@@ -74,6 +79,10 @@ int flow_forward(const struct flow *flow, struct chain *chain, const struct bloc
 
 /* Say where the run is; nonzero stops it. share: how much of the open block is done, 0..1. */
 int run_tick(struct run *run, double share, const char *step);
+/* Say something to whoever submitted the job; nonzero stops the run. */
+int run_warn(struct run *run, const char *code, const char *text);
+/* A block is on disk; nonzero as message_receiver has it. */
+int run_block_done(struct run *run, const struct message_block *block);
 /* Charge the time since *mark to a phase and move the mark. */
 void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops);
 
@@ -93,7 +102,7 @@ int checkpoint_resume(struct run *run);
 /* The open block is done: its chains go to disk when it is time, and its items, which are taken over, on a thread of
  * their own. The block before is committed first. A block that was committed by an earlier attempt and only ran again
  * for its chains is not committed again. */
-int checkpoint_block(struct run *run, int64_t index, struct block_items *items, json_t *rows);
+int checkpoint_block(struct run *run, int64_t index, struct block_items *items, struct report_rows *rows);
 /* Commit the block that is on its way to disk if its file is there; wait: as soon as it is. */
 int checkpoint_commit(struct run *run, bool wait);
 /* Let go of a block that is on its way: it was never done. */
@@ -112,7 +121,7 @@ int results_wait(struct results *results, char sha256[DIGEST_HEX_SIZE]);
 /* --- sites.c: the calibration set through the open block */
 /* Quantize every linear of the open block in true-sequential order; results go to items, report rows to rows. The
  * block's weights are the dequantized ones afterwards, and its inputs are quantized where the scheme says so. */
-int sites_solve(struct run *run, struct block *block, struct block_items *items, json_t *rows);
+int sites_solve(struct run *run, struct block *block, struct block_items *items, struct report_rows *rows);
 /* What a site needs of its statistics (STATS_*) to be solved; 0 when nothing of it is. */
 unsigned site_wants(struct run *run, enum site site);
 
@@ -134,7 +143,7 @@ void reference_release(struct run *run, enum site site);
 /* --- site_solve.c */
 /* Solve the site's linears from its statistics (NULL = no calibration), put the results in place and measure them. */
 int site_solve(struct run *run, struct block *block, enum site site, const struct layer_stats *stats,
-               struct block_items *items, json_t *rows);
+               struct block_items *items, struct report_rows *rows);
 /* The stage that solves a linear of the open block and the scheme it gets; NULL: it stays in float. */
 const struct recipe_stage *site_solver(struct run *run, enum linear_role role, struct qscheme *scheme);
 
@@ -163,7 +172,7 @@ int sites_keep_changes(struct run *run, const struct block *block, struct block_
 /* Behind the solved SITE_ATTENTION: measure the scales of a cache that is to be quantized, keep them among the items,
  * and let the block read keys and values through it. */
 int site_cache(struct run *run, struct block *block, struct block_items *items);
-/* What an analysing recipe has to say of the open block goes to run->notes. */
+/* What an analysing recipe has to say of the open block goes to run->analysis. */
 int sites_analyse(struct run *run, struct block *block);
 
 /* Head and losses over both evaluation chains. */

@@ -25,17 +25,17 @@ struct site_jobs {
 
 const struct recipe_stage *site_solver(struct run *run, enum linear_role role, struct qscheme *scheme)
 {
-    const struct job_spec *spec = run->p->spec;
+    const struct recipe *recipe = run->p->recipe;
     char name[128];
     int64_t rows, cols;
 
     model_linear_name(run->p->model, run->block_index, role, name);
-    const struct recipe_stage *solver = recipe_solver(&spec->recipe, name);
+    const struct recipe_stage *solver = recipe_solver(recipe, name);
     arch_linear_shape(run->config, role, &rows, &cols);
-    if (solver == NULL || recipe_scheme(&spec->recipe, solver, name, rows, cols, scheme) != 0) {
+    if (solver == NULL || recipe_scheme(recipe, solver, name, rows, cols, scheme) != 0) {
         return NULL; /* a scheme that cannot be was refused before the job was accepted */
     }
-    scheme->scale_dtype = spec->format->scale_dtype(model_dtype(run->p->model));
+    scheme->scale_dtype = run->p->format->scale_dtype(model_dtype(run->p->model));
     scheme->weight_dtype = model_dtype(run->p->model);
     return solver;
 }
@@ -201,18 +201,18 @@ static int place_input(struct run *run, struct block *block, enum linear_role ro
     return rc;
 }
 
-static int add_row(struct run *run, const struct report_facts *facts, json_t *rows)
+static int add_row(struct run *run, const struct report_facts *facts, struct report_rows *rows)
 {
     if (facts->residual.nonfinite > 0) {
         int rc = err_raise(ERR_NON_FINITE_VALUE, "the quantized %s has %lld values that are not finite",
                            facts->job->name, (long long)facts->residual.nonfinite);
         return err_set_module(rc, facts->job->name);
     }
-    if (json_array_append_new(rows, report_row(facts)) != 0) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the report row of %s", facts->job->name);
-    }
-    run->next_row++;
-    return 0;
+    struct report_row row;
+    report_row_of(facts, &row);
+    int rc = report_rows_add(rows, &row);
+    run->next_row += rc == 0 ? 1 : 0;
+    return rc;
 }
 
 /* The quantized weight in the float one's place, which the reference path may still need. */
@@ -229,7 +229,7 @@ static void take_weight(struct run *run, enum linear_role role, struct tensor *w
 
 /* Measure what the linear lost, write its row, and put the quantized weight in the float one's place. */
 static int take_result(struct run *run, struct block *block, struct site_jobs *site, int i,
-                       const struct layer_stats *stats, json_t *rows)
+                       const struct layer_stats *stats, struct report_rows *rows)
 {
     struct linear_job *job = &site->jobs[i];
     struct qtensor *q = &job->result;
@@ -307,8 +307,8 @@ static int solve_all(struct run *run, const struct layer_stats *stats, enum site
     const struct solve_context context = {
         .gpu = run->p->gpu,
         .stream = run->stream,
-        .scale_dtype = run->p->spec->format->scale_dtype(model_dtype(run->p->model)),
-        .seed = (uint64_t)run->p->spec->seed,
+        .scale_dtype = run->p->format->scale_dtype(model_dtype(run->p->model)),
+        .seed = run->p->seed,
         .on_device = true,
         .tick = solve_tick,
         .tick_data = &tick,
@@ -345,7 +345,7 @@ static int keep_result(struct run *run, struct linear_job *job, struct block_ite
 }
 
 int site_solve(struct run *run, struct block *block, enum site site, const struct layer_stats *stats,
-               struct block_items *items, json_t *rows)
+               struct block_items *items, struct report_rows *rows)
 {
     struct site_jobs jobs;
     double mark = clock_monotonic_seconds();

@@ -69,17 +69,12 @@ static bool is_outliers(const struct report_input *in, enum gpu_number number)
 
 static int warn(struct run *run)
 {
-    const struct pipeline_hooks *hooks = &run->p->hooks;
-
-    return hooks->notice == NULL
-               ? 0
-               : hooks->notice(
-                     hooks->data, "input_outliers",
-                     "a few inputs of some modules reach so far that one static scale cannot suit them and the others: "
-                     "\"input_outlier\" in the report's rows; smooth these inputs first (method \"smoothquant\", alone "
-                     "or before the one that solves, with \"smooth_down\" and \"smooth_output\"), give each token its "
-                     "own scale (\"activation_dynamic\": true, or \"activation_scheme\": \"dynamic\"), or list the "
-                     "modules in \"float_inputs\"");
+    return run_warn(run, "input_outliers",
+                    "a few inputs of some modules reach so far that one static scale cannot suit them and the others: "
+                    "\"input_outlier\" in the report's rows; smooth these inputs first (method \"smoothquant\", alone "
+                    "or before the one that solves, with \"smooth_down\" and \"smooth_output\"), give each token its "
+                    "own scale (\"activation_dynamic\": true, or \"activation_scheme\": \"dynamic\"), or list the "
+                    "modules in \"float_inputs\"");
 }
 
 /* One range for linears that read the same input alike. */

@@ -143,21 +143,17 @@ static int64_t table_count(const struct qtensor *q)
 
 static int say(struct run *run, struct linear_job *job, const struct scales *scales)
 {
-    const struct pipeline_hooks *hooks = &run->p->hooks;
     const char *type =
         dtype_rows[job->result.scheme.kind == QTENSOR_BLOCKS ? DTYPE_F16 : job->result.scheme.scale_dtype].name;
     char message[256];
 
     snprintf(job->fallback, sizeof(job->fallback), "scales of %lld: %lld beyond %s and clamped, %lld too small for it",
              (long long)scales->count, (long long)scales->beyond, type, (long long)scales->below);
-    if (hooks->notice == NULL) {
-        return 0;
-    }
     snprintf(message, sizeof(message),
              "format %s stores scales as %s, which cannot hold those of some modules; they were clamped and these "
              "modules lost more than others: \"fallback\" in the report's rows",
-             run->p->spec->format->name, type);
-    return hooks->notice(hooks->data, "scales_clamped", message);
+             run->p->format->name, type);
+    return run_warn(run, "scales_clamped", message);
 }
 
 int site_scales(struct run *run, const struct tensor *weight, struct linear_job *job)

@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "models/cache.h"
+#include "quantizers/analysis.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -181,20 +182,10 @@ static int measure_batch(struct analysis *a, int64_t i)
     return rc;
 }
 
-static json_t *ratio(double error, double signal)
+static double ratio(double error, double signal)
 {
     double value = signal > 0 ? error / signal : error > 0 ? NAN : 0.0;
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
-static json_t *scale_list(const float *scales, int64_t count)
-{
-    json_t *list = count > 0 ? json_array() : json_null();
-
-    for (int64_t i = 0; i < count; i++) {
-        json_array_append_new(list, json_real((double)scales[i]));
-    }
-    return list;
+    return isfinite(value) ? value : NAN;
 }
 
 /* Bits of a key or value with its share of what its grid needs, the float window left out. */
@@ -208,22 +199,32 @@ static double stored_bits(const struct trial *t)
     return 0.5 * (k->bits + 32.0 / (double)(k->run * k->tokens) + v->bits + 32.0 / (double)(v->run * v->tokens));
 }
 
-static json_t *row_of(const struct analysis *a, size_t c)
+static int add_row(struct analysis *a, size_t c, struct analysis_rows *rows)
 {
-    const struct trial *t = &a->trials[c];
+    struct trial *t = &a->trials[c];
     const struct gpu_attention_error *e = &t->error;
+    struct analysis_row *row = analysis_rows_add(rows);
 
-    return json_pack(
-        "{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "layer", (json_int_t)a->context->block->index,
-        "scheme", candidates[c].name, "bits_per_value", stored_bits(t), "key_relative_mse",
-        ratio(t->key.error_sq, t->key.weight_sq), "value_relative_mse", ratio(t->value.error_sq, t->value.weight_sq),
-        "score_relative_mse", ratio(e->score_error, e->score_signal), "weight_relative_mse",
-        ratio(e->weight_error, e->weight_signal), "output_relative_mse", ratio(e->output_error, e->output_signal),
-        "tokens", (json_int_t)a->tokens, "key_scales", scale_list(t->scales.keys, t->scales.count), "value_scales",
-        scale_list(t->scales.values, t->scales.count));
+    if (row == NULL) {
+        return ERR_HOST_OUT_OF_MEMORY;
+    }
+    *row = (struct analysis_row){
+        .layer = a->context->block->index,
+        .bits_per_value = stored_bits(t),
+        .key_relative_mse = ratio(t->key.error_sq, t->key.weight_sq),
+        .value_relative_mse = ratio(t->value.error_sq, t->value.weight_sq),
+        .score_relative_mse = ratio(e->score_error, e->score_signal),
+        .weight_relative_mse = ratio(e->weight_error, e->weight_signal),
+        .output_relative_mse = ratio(e->output_error, e->output_signal),
+        .tokens = a->tokens,
+        .scales = t->scales,
+    };
+    t->scales = (struct cache_scales){0}; /* the row's now */
+    snprintf(row->scheme, sizeof(row->scheme), "%s", candidates[c].name);
+    return 0;
 }
 
-static int analyse(const struct rewrite_context *context, json_t *rows)
+static int analyse(const struct rewrite_context *context, struct analysis_rows *rows)
 {
     struct analysis a = {.context = context,
                          .params = context->params,
@@ -236,9 +237,7 @@ static int analyse(const struct rewrite_context *context, json_t *rows)
         rc = measure_batch(&a, i);
     }
     for (size_t c = 0; rc == 0 && c < CANDIDATES; c++) {
-        if (json_array_append_new(rows, row_of(&a, c)) != 0) {
-            rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the rows of an analysis");
-        }
+        rc = add_row(&a, c, rows);
     }
     analysis_deinit(&a);
     return rc;

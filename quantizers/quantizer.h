@@ -140,6 +140,8 @@ struct quant_targets {
                               is to make up for; 0..1 */
 };
 
+struct analysis_rows;
+
 struct quantizer {
     const char *name;                      /* "gptq" */
     const char *title;                     /* "GPTQ" */
@@ -172,7 +174,7 @@ struct quantizer {
     int (*rewrite)(const struct rewrite_context *context);
     /* Optional: look at a block in float at SITE_ATTENTION, before anything else is done to it, and append rows to the
      * report's "analysis". Such a method comes alone and makes no artifact. */
-    int (*analyse)(const struct rewrite_context *context, json_t *rows);
+    int (*analyse)(const struct rewrite_context *context, struct analysis_rows *rows);
     /* Solve linears that share stats (stats->columns == K of each). stats may be NULL when the method asks for none.
      * NULL, and `scheme` with it: the method leaves weights alone. */
     int (*solve)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,

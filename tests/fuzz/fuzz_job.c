@@ -1,7 +1,7 @@
 /* Job requests: JSON text -> json_parse -> spec_parse. What is accepted must read back to itself. */
 
 #include "base/json.h"
-#include "pipeline/spec.h"
+#include "jobs/spec.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -2,8 +2,8 @@
 
 #include "base/json.h"
 #include "jobs/analysis.h"
+#include "jobs/spec.h"
 #include "pipeline/kv_cache.h"
-#include "pipeline/spec.h"
 #include "tests/unit/jobs/support.h"
 
 #define CALIBRATION "\"calibration\":{\"stream\":true,\"num_samples\":8,\"sequence_length\":64}"

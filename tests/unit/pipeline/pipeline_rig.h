@@ -1,30 +1,35 @@
 #pragma once
-/* A world around pipeline_run: the bundled checkpoint, token sets, and hooks that remember and interrupt. */
+/* A world around pipeline_run: the bundled checkpoint, token sets, and a receiver that remembers and interrupts. */
 
 #include "base/err.h"
 #include "pipeline/pipeline.h"
 #include "tests/unit/gpu/support.h"
 #include "tests/unit/scratch.h"
 
-#include "base/json.h"
-
 #include <fcntl.h>
 #include <unistd.h>
 
-enum { SEQUENCES = 5, LENGTH = 64, EVAL_SEQUENCES = 2 };
+enum { SEQUENCES = 5, LENGTH = 64, EVAL_SEQUENCES = 2, BLOCKS = 4 };
 
 struct world {
     char directory[256];
     struct gpu gpu;
     struct model *model;
-    struct job_spec spec;
+    struct recipe recipe;
+    const struct format *format;
     int32_t ids[(SEQUENCES + EVAL_SEQUENCES) * LENGTH];
     struct calibration_set calibration, evaluation;
     struct pipeline_times times;
     struct evaluation_result result;
-    json_t *blocks; /* committed */
-    json_t *rows;
-    int64_t stop_at;   /* block after which block_done interrupts; -1 = never */
+    struct saved_block blocks[BLOCKS]; /* committed */
+    int64_t block_count;
+    struct report_rows rows;
+    struct cache_scales caches[BLOCKS]; /* what messages said of them */
+    struct analysis_rows analyses[BLOCKS];
+    struct err_record failure;
+    int ended; /* last messages of the last run */
+    int64_t device_peak;
+    int64_t stop_at;   /* block after which the receiver interrupts; -1 = never */
     int64_t cancel_in; /* ticks until one refuses; -1 = never */
     int refusal;       /* what it says; 0 = ERR_CANCELLED */
     double fraction;
@@ -32,59 +37,106 @@ struct world {
     int moved, halved, damaged; /* notices */
 };
 
-static inline int on_tick(void *data, double fraction, int64_t block, const char *step)
+static inline int on_progress(struct world *world, const struct message_progress *progress)
 {
-    struct world *world = data;
-    ck_assert_ptr_nonnull(step);
-    ck_assert(block >= 0 && block <= model_config(world->model)->num_layers);
-    ck_assert(fraction >= 0);
-    world->fraction = fraction;
-    world->begun += strcmp(step, "loading") == 0;
+    ck_assert_ptr_nonnull(progress->step);
+    ck_assert(progress->block >= 0 && progress->block <= model_config(world->model)->num_layers);
+    ck_assert(progress->fraction >= 0);
+    world->fraction = progress->fraction;
+    world->begun += strcmp(progress->step, "loading") == 0;
     if (world->cancel_in >= 0 && world->cancel_in-- == 0) {
         return err_raise(world->refusal != 0 ? world->refusal : ERR_CANCELLED, "refused by the test");
     }
     return 0;
 }
 
-static inline int on_block(void *data, int64_t index, const char *file, const char *sha256, const json_t *chains,
-                           const json_t *notes, const json_t *rows)
+static inline float *copy_floats(const float *from, int64_t count)
 {
-    struct world *world = data;
-    ck_assert_int_eq(index, (int64_t)json_array_size(world->blocks));
-    json_array_append_new(world->blocks, json_pack("{s:I, s:i, s:s, s:s, s:O, s:O}", "index", (json_int_t)index,
-                                                   "version", CHECKPOINT_VERSION, "file", file, "sha256", sha256,
-                                                   "chains", chains, "notes", notes));
-    json_array_extend(world->rows, (json_t *)rows);
+    float *copy = malloc((size_t)(count + 1) * sizeof(*copy));
+    ck_assert_ptr_nonnull(copy);
+    for (int64_t i = 0; i < count; i++) {
+        copy[i] = from[i];
+    }
+    return copy;
+}
+
+static inline struct cache_scales copy_scales(const struct cache_scales *from)
+{
+    return (struct cache_scales){.count = from->count,
+                                 .keys = copy_floats(from->keys, from->count),
+                                 .values = copy_floats(from->values, from->count)};
+}
+
+static inline int on_block(struct world *world, const struct message_block *block)
+{
+    int64_t index = block->saved.index;
+    ck_assert_int_eq(index, world->block_count);
+    ck_assert_int_lt(index, BLOCKS);
+    world->blocks[world->block_count++] = block->saved;
+    for (int i = 0; i < block->row_count; i++) {
+        ck_assert_rc_ok(report_rows_add(&world->rows, &block->rows[i]));
+    }
+    world->caches[index] = copy_scales(block->cache);
+    for (int i = 0; i < block->analysis_count; i++) {
+        struct analysis_row *row = analysis_rows_add(&world->analyses[index]);
+        ck_assert_ptr_nonnull(row);
+        *row = block->analysis[i];
+        row->scales = copy_scales(&block->analysis[i].scales);
+    }
     return index == world->stop_at ? err_raise(ERR_INTERRUPTED, "interrupted by the test") : 0;
 }
 
-static inline int on_notice(void *data, const char *code, const char *message)
+static inline int on_warning(struct world *world, const struct message_warning *warning)
 {
-    struct world *world = data;
-    if (strcmp(code, "checkpoint_damaged") == 0) {
+    if (strcmp(warning->code, "checkpoint_damaged") == 0) {
         world->damaged++;
         return 0;
     }
-    ck_assert_ptr_nonnull(strstr(message, "out of memory"));
-    bool moved = strcmp(code, "activations_on_host") == 0;
-    ck_assert(moved || strcmp(code, "micro_batch_halved") == 0);
+    ck_assert_ptr_nonnull(strstr(warning->text, "out of memory"));
+    bool moved = strcmp(warning->code, "activations_on_host") == 0;
+    ck_assert(moved || strcmp(warning->code, "micro_batch_halved") == 0);
     world->moved += moved;
     world->halved += !moved;
     return 0;
 }
 
+static inline int on_message(void *data, const struct message *message)
+{
+    struct world *world = data;
+    ck_assert_int_eq(world->ended, 0);
+    ck_assert_int_gt(message->host_peak_bytes, 0);
+    world->times = message->times;
+    world->device_peak = message->device_peak_bytes;
+    switch (message->kind) {
+    case MESSAGE_PROGRESS:
+        return on_progress(world, &message->progress);
+    case MESSAGE_BLOCK_DONE:
+        return on_block(world, &message->block);
+    case MESSAGE_WARNING:
+        return on_warning(world, &message->warning);
+    case MESSAGE_FAILED:
+        world->failure = message->failure;
+        world->ended++;
+        return 0;
+    default:
+        ck_assert_int_eq(message->kind, MESSAGE_DONE);
+        world->result = message->done;
+        world->ended++;
+        return 0;
+    }
+}
+
 /* Both as JSON. */
-static inline void read_spec(struct world *world, const char *method, const char *quantization)
+static inline void read_recipe(struct world *world, const char *method, const char *quantization)
 {
     struct faults faults = {0};
     json_t *name = json_loads(method, JSON_DECODE_ANY, NULL), *options = json_loads(quantization, 0, NULL);
     ck_assert(name != NULL && options != NULL);
-    json_t *body = json_pack("{s:s, s:o, s:o, s:{s:b}, s:i, s:{s:s}}", "model", "mdl_01J00000000000000000000000",
-                             "method", name, "quantization", options, "calibration", "stream", 1, "seed", 3, "output",
-                             "format", "compressed-tensors");
-    int rc = spec_parse(body, &faults, &world->spec);
+    recipe_deinit(&world->recipe);
+    int rc = recipe_parse(name, options, "/method", "/quantization", &faults, &world->recipe);
     ck_assert_msg(rc == 0, "%s: %s %s", quantization, faults.items[0].param, faults.items[0].detail);
-    json_decref(body);
+    json_decref(name);
+    json_decref(options);
 }
 
 /* quantization: its parameters, as JSON. */
@@ -99,15 +151,14 @@ static inline void world_open_with(struct world *world, const char *method, cons
     ck_assert_rc_ok(model_open(root, "tiny-llama", &world->model));
     close(root);
     snprintf(name, sizeof(name), "\"%s\"", method);
-    read_spec(world, name, quantization);
+    read_recipe(world, name, quantization);
+    world->format = format_find("compressed-tensors");
     for (size_t i = 0; i < sizeof(world->ids) / sizeof(world->ids[0]); i++) {
         world->ids[i] = (int32_t)(random_bits(&seed) % 2048);
     }
     world->calibration = (struct calibration_set){.ids = world->ids, .sequences = SEQUENCES, .length = LENGTH};
     world->evaluation =
         (struct calibration_set){.ids = world->ids + SEQUENCES * LENGTH, .sequences = EVAL_SEQUENCES, .length = LENGTH};
-    world->blocks = json_array();
-    world->rows = json_array();
     world->stop_at = -1;
     world->cancel_in = -1;
 }
@@ -119,52 +170,88 @@ static inline void world_open(struct world *world, const char *method, int threa
 
 static inline void world_close(struct world *world)
 {
-    json_decref(world->blocks);
-    json_decref(world->rows);
-    spec_deinit(&world->spec);
+    for (int i = 0; i < BLOCKS; i++) {
+        cache_scales_deinit(&world->caches[i]);
+        analysis_rows_deinit(&world->analyses[i]);
+    }
+    report_rows_deinit(&world->rows);
+    recipe_deinit(&world->recipe);
     model_close(world->model);
     gpu_close(&world->gpu);
     scratch_remove(world->directory);
 }
 
+/* One that ends as its last message says, and says so once. */
 static inline int run(struct world *world, int64_t memory)
 {
-    json_t *done = json_copy(world->blocks);
+    struct saved_block done[BLOCKS];
+    memcpy(done, world->blocks, sizeof(done));
     const struct pipeline pipeline = {
-        .spec = &world->spec,
+        .recipe = &world->recipe,
+        .format = world->format,
         .model = world->model,
         .gpu = &world->gpu,
         .directory = world->directory,
         .calibration = world->calibration.sequences > 0 ? &world->calibration : NULL,
         .evaluation = world->evaluation.sequences > 0 ? &world->evaluation : NULL,
+        .seed = 3,
         .host_memory_bytes = memory,
         .blocks = done,
-        .layers_before = (int64_t)json_array_size(world->rows),
-        .hooks = {.data = world, .tick = on_tick, .block_done = on_block, .notice = on_notice},
-        .times = &world->times,
+        .block_count = world->block_count,
+        .rows_before = world->rows.count,
+        .receive = on_message,
+        .receiver = world,
     };
-    int rc = pipeline_run(&pipeline, &world->result);
-    json_decref(done);
+    world->ended = 0;
+    world->failure.code = 0;
+    int rc = pipeline_run(&pipeline);
+    ck_assert_int_eq(world->ended, 1);
+    ck_assert_int_eq(world->failure.code, rc);
+    ck_assert(rc == 0 || strcmp(world->failure.message, err_last()->message) == 0);
     return rc;
 }
 
 #define MEMORY ((int64_t)1 << 30)
 
+static inline void expect_same_row(const struct report_row *a, const struct report_row *b)
+{
+    for (const struct report_column *column = report_columns; column->name != NULL; column++) {
+        const char *x = (const char *)a + column->offset, *y = (const char *)b + column->offset;
+        bool same = column->type == REPORT_TEXT ? strcmp(x, y) == 0 : memcmp(x, y, column->size) == 0;
+        ck_assert_msg(same || strcmp(column->name, "seconds") == 0, "%s of row %lld", column->name,
+                      (long long)a->index);
+    }
+}
+
+static inline const struct saved_activations *saved_of(const struct saved_block *block, const char *store)
+{
+    for (int i = 0; i < block->activation_count; i++) {
+        if (strcmp(block->activations[i].store, store) == 0) {
+            return &block->activations[i];
+        }
+    }
+    return NULL;
+}
+
+static inline bool same_scales(const struct cache_scales *a, const struct cache_scales *b)
+{
+    size_t bytes = (size_t)a->count * sizeof(float);
+    return a->count == b->count &&
+           (bytes == 0 || (memcmp(a->keys, b->keys, bytes) == 0 && memcmp(a->values, b->values, bytes) == 0));
+}
+
 static inline void expect_same(struct world *a, struct world *b)
 {
-    ck_assert_uint_eq(json_array_size(a->blocks), 4);
-    ck_assert_uint_eq(json_array_size(b->blocks), 4);
-    for (size_t i = 0; i < 4; i++) {
-        ck_assert_str_eq(json_get_string(json_array_get(a->blocks, i), "sha256"),
-                         json_get_string(json_array_get(b->blocks, i), "sha256"));
+    ck_assert_int_eq(a->block_count, BLOCKS);
+    ck_assert_int_eq(b->block_count, BLOCKS);
+    for (size_t i = 0; i < BLOCKS; i++) {
+        ck_assert_str_eq(a->blocks[i].sha256, b->blocks[i].sha256);
     }
     ck_assert_double_eq(a->result.perplexity_before, b->result.perplexity_before);
     ck_assert_double_eq(a->result.perplexity_after, b->result.perplexity_after);
     ck_assert_double_eq(a->result.kl_mean, b->result.kl_mean);
-    ck_assert_uint_eq(json_array_size(a->rows), json_array_size(b->rows));
-    for (size_t i = 0; i < json_array_size(a->rows); i++) {
-        json_object_del(json_array_get(a->rows, i), "seconds");
-        json_object_del(json_array_get(b->rows, i), "seconds");
-        ck_assert(json_equal(json_array_get(a->rows, i), json_array_get(b->rows, i)));
+    ck_assert_int_eq(a->rows.count, b->rows.count);
+    for (int i = 0; i < a->rows.count; i++) {
+        expect_same_row(&a->rows.list[i], &b->rows.list[i]);
     }
 }

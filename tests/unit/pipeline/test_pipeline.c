@@ -9,14 +9,14 @@ START_TEST(test_rows_and_losses)
     struct world w;
     world_open(&w, "gptq", 1);
     ck_assert_rc_ok(run(&w, MEMORY));
-    ck_assert_uint_eq(json_array_size(w.rows), 28);
+    ck_assert_uint_eq((size_t)w.rows.count, 28);
     for (size_t i = 0; i < 28; i++) {
-        const json_t *row = json_array_get(w.rows, i);
-        ck_assert_int_eq(json_integer_value(json_object_get(row, "index")), (json_int_t)i);
-        ck_assert_int_eq(json_integer_value(json_object_get(row, "layer")), (json_int_t)i / 7);
-        ck_assert_int_eq(json_integer_value(json_object_get(row, "tokens")), SEQUENCES * LENGTH);
-        double relative = json_number_value(json_object_get(row, "relative_mse"));
-        double output = json_number_value(json_object_get(row, "output_relative_mse"));
+        const struct report_row *row = &w.rows.list[i];
+        ck_assert_int_eq(row->index, (int64_t)i);
+        ck_assert_int_eq(row->layer, (int64_t)i / 7);
+        ck_assert_int_eq(row->tokens, SEQUENCES * LENGTH);
+        double relative = row->relative_mse;
+        double output = row->output_relative_mse;
         ck_assert_msg(relative > 0 && relative < 0.1, "row %zu loses %g of its weights", i, relative);
         ck_assert_msg(output > 0 && output < 0.1, "row %zu loses %g of its output", i, output);
     }
@@ -71,14 +71,14 @@ START_TEST(test_resumed_is_the_same)
         world_open(&w, "gptq", 2);
         w.stop_at = 0;
         ck_assert_int_eq(run(&w, memory), ERR_INTERRUPTED);
-        ck_assert_uint_eq(json_array_size(w.blocks), 1);
+        ck_assert_int_eq(w.block_count, (int64_t)1);
         w.stop_at = -1;
         w.cancel_in = 15;
         ck_assert_int_eq(run(&w, memory), ERR_CANCELLED);
         w.cancel_in = -1;
         w.stop_at = 3;
         ck_assert_int_eq(run(&w, MEMORY - memory), ERR_INTERRUPTED);
-        ck_assert_uint_eq(json_array_size(w.blocks), 4);
+        ck_assert_int_eq(w.block_count, (int64_t)4);
         w.stop_at = -1;
         ck_assert_rc_ok(run(&w, memory));
         expect_same(&whole, &w);
@@ -103,7 +103,7 @@ START_TEST(test_finished_blocks_survive)
         int rc = run(&w, MEMORY);
         ck_assert_int_eq(rc, ERR_INTERRUPTED);
         ck_assert_str_eq(err_last()->message, "refused by the test");
-        ck_assert_uint_eq(json_array_size(w.blocks), w.begun - 1);
+        ck_assert_int_eq(w.block_count, (int64_t)w.begun - 1);
         w.cancel_in = -1;
         ck_assert_rc_ok(run(&w, MEMORY));
         expect_same(&whole, &w);
@@ -123,10 +123,10 @@ START_TEST(test_block_that_cannot_be_written)
     ck_assert_int_eq(mkdir(path, 0700), 0);
     ck_assert_int_eq(run(&w, MEMORY), ERR_STORAGE);
     ck_assert_ptr_nonnull(strstr(err_last()->message, "block-00002.safetensors.tmp"));
-    ck_assert_uint_eq(json_array_size(w.blocks), 2);
+    ck_assert_int_eq(w.block_count, (int64_t)2);
     ck_assert_int_eq(rmdir(path), 0);
     ck_assert_rc_ok(run(&w, MEMORY));
-    ck_assert_uint_eq(json_array_size(w.rows), 28);
+    ck_assert_uint_eq((size_t)w.rows.count, 28);
     world_close(&w);
 }
 END_TEST
@@ -138,7 +138,7 @@ START_TEST(test_cache_is_resumed)
     world_open(&whole, "gptq", 1);
     world_open(&w, "gptq", 2);
     world_open(&plain, "gptq", 2);
-    whole.spec.recipe.cache = w.spec.recipe.cache = (struct cache_scheme){GPU_NUMBER_E4M3, true};
+    whole.recipe.cache = w.recipe.cache = (struct cache_scheme){GPU_NUMBER_E4M3, true};
     ck_assert_rc_ok(run(&whole, MEMORY));
     ck_assert_rc_ok(run(&plain, MEMORY));
     w.stop_at = 1;
@@ -147,10 +147,9 @@ START_TEST(test_cache_is_resumed)
     ck_assert_rc_ok(run(&w, MEMORY));
     expect_same(&whole, &w);
     for (size_t i = 0; i < 4; i++) {
-        const json_t *ours = json_object_get(json_array_get(w.blocks, i), "notes");
-        ck_assert(json_equal(ours, json_object_get(json_array_get(whole.blocks, i), "notes")));
-        ck_assert_uint_eq(json_array_size(json_object_get(json_object_get(ours, "kv_cache"), "value_scales")), 2);
-        ck_assert_uint_eq(json_object_size(json_object_get(json_array_get(plain.blocks, i), "notes")), 0);
+        ck_assert(same_scales(&w.caches[i], &whole.caches[i]));
+        ck_assert_int_eq(w.caches[i].count, 2);
+        ck_assert_int_eq(plain.caches[i].count, 0);
     }
     ck_assert_double_ne(plain.result.kl_mean, whole.result.kl_mean);
     world_close(&whole);
@@ -166,13 +165,13 @@ START_TEST(test_damaged_checkpoint_is_said)
     world_open(&w, "rtn", 1);
     w.stop_at = 1;
     ck_assert_int_eq(run(&w, MEMORY), ERR_INTERRUPTED);
-    snprintf(path, sizeof(path), "%s/%s", w.directory, json_get_string(json_array_get(w.blocks, 0), "file"));
+    snprintf(path, sizeof(path), "%s/%s", w.directory, w.blocks[0].file);
     int fd = open(path, O_WRONLY);
     ck_assert_int_eq(pwrite(fd, "?", 1, 5000), 1);
     close(fd);
-    size_t usable = 9;
-    ck_assert_int_eq(checkpoint_usable(w.directory, w.blocks, &usable), ERR_SOURCE_CORRUPT);
-    ck_assert_uint_eq(usable, 0);
+    int64_t usable = 9;
+    ck_assert_int_eq(checkpoint_usable(w.directory, w.blocks, w.block_count, &usable), ERR_SOURCE_CORRUPT);
+    ck_assert_int_eq(usable, 0);
     world_close(&w);
 }
 END_TEST
@@ -184,8 +183,8 @@ START_TEST(test_without_any_data)
     w.calibration.sequences = 0;
     w.evaluation.sequences = 0;
     ck_assert_rc_ok(run(&w, MEMORY));
-    ck_assert_uint_eq(json_array_size(w.rows), 28);
-    ck_assert(json_is_null(json_object_get(json_array_get(w.rows, 0), "output_relative_mse")));
+    ck_assert_uint_eq((size_t)w.rows.count, 28);
+    ck_assert(isnan(w.rows.list[0].output_relative_mse));
     ck_assert(!w.result.done);
     world_close(&w);
 }
@@ -203,8 +202,8 @@ START_TEST(test_blocks_without_chains_run_again)
         w.stop_at = stop;
         ck_assert_int_eq(run(&w, MEMORY), ERR_INTERRUPTED);
         w.stop_at = -1;
-        for (size_t i = 0; i < json_array_size(w.blocks); i++) {
-            json_object_set_new(json_array_get(w.blocks, i), "chains", json_object());
+        for (int64_t i = 0; i < w.block_count; i++) {
+            w.blocks[i].activation_count = 0;
         }
         ck_assert_rc_ok(run(&w, MEMORY));
         expect_same(&whole, &w);
@@ -216,15 +215,9 @@ END_TEST
 
 static void open_for_format(struct world *w, const char *format)
 {
-    struct faults faults = {0};
-    world_open(w, "gptq", 2);
-    spec_deinit(&w->spec);
-    json_t *body =
-        json_pack("{s:s, s:s, s:{s:i, s:i, s:b}, s:{s:b}, s:{s:s}, s:i}", "model", "mdl_01J00000000000000000000000",
-                  "method", "gptq", "quantization", "bits", 4, "group_size", 32, "sym", 1, "calibration", "stream", 1,
-                  "output", "format", format, "seed", 3);
-    ck_assert_rc_ok(spec_parse(body, &faults, &w->spec));
-    json_decref(body);
+    world_open_with(w, "gptq", "{\"bits\":4,\"group_size\":32,\"sym\":true}", 2);
+    w->format = format_find(format);
+    ck_assert_ptr_nonnull(w->format);
 }
 
 /* A runtime that rounds inputs of its own accord is measured so; what is written stays the same. */
@@ -236,8 +229,7 @@ START_TEST(test_inputs_as_the_runtime_rounds_them)
     ck_assert_rc_ok(run(&plain, MEMORY));
     ck_assert_rc_ok(run(&rounded, MEMORY));
     for (size_t i = 0; i < 4; i++) {
-        ck_assert_str_eq(json_get_string(json_array_get(plain.blocks, i), "sha256"),
-                         json_get_string(json_array_get(rounded.blocks, i), "sha256"));
+        ck_assert_str_eq(plain.blocks[i].sha256, rounded.blocks[i].sha256);
     }
     ck_assert_double_eq(plain.result.perplexity_before, rounded.result.perplexity_before);
     ck_assert(plain.result.perplexity_after != rounded.result.perplexity_after);

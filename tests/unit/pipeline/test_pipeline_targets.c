@@ -22,8 +22,8 @@ static void open_aimed(struct world *w, const char *quantization, int threads)
 
 static const char *chain_sha256(const struct world *w, size_t block, const char *name)
 {
-    const json_t *chains = json_object_get(json_array_get(w->blocks, block), "chains");
-    return json_get_string(json_object_get(chains, name), "sha256");
+    const struct saved_activations *saved = saved_of(&w->blocks[block], name);
+    return saved != NULL ? saved->sha256 : NULL;
 }
 
 /* On one and the same set, the float path is what the evaluation of the float model computes, bit for bit, and the
@@ -55,7 +55,7 @@ START_TEST(test_targets_come_nearer)
     aimed.evaluation = aimed.calibration;
     ck_assert_rc_ok(run(&plain, MEMORY));
     ck_assert_rc_ok(run(&aimed, MEMORY));
-    ck_assert_ptr_null(json_object_get(json_object_get(json_array_get(plain.blocks, 0), "chains"), "reference"));
+    ck_assert_ptr_null(chain_sha256(&plain, 0, "reference"));
     ck_assert_msg(aimed.result.kl_mean < 0.8 * plain.result.kl_mean, "KL %g with targets, %g without",
                   aimed.result.kl_mean, plain.result.kl_mean);
     ck_assert_double_eq(aimed.result.perplexity_before, plain.result.perplexity_before);
@@ -97,7 +97,7 @@ START_TEST(test_resumed_inside_a_block_is_the_same)
         w.cancel_in = ticks;
         w.refusal = attempt % 3 == 0 ? ERR_CANCELLED : ERR_INTERRUPTED;
         int rc = run(&w, memory);
-        reached = (int64_t)json_array_size(w.blocks);
+        reached = w.block_count;
         ck_assert_int_eq(rc, w.cancel_in >= 0 ? 0 : w.refusal);
         w.cancel_in = -1;
         ck_assert_rc_ok(run(&w, MEMORY - memory));
@@ -123,15 +123,15 @@ START_TEST(test_without_its_chain_blocks_run_again)
         w.stop_at = 1;
         ck_assert_int_eq(run(&w, MEMORY), ERR_INTERRUPTED);
         w.stop_at = -1;
-        json_t *chains = json_object_get(json_array_get(w.blocks, 1), "chains");
+        struct saved_activations *saved = (struct saved_activations *)saved_of(&w.blocks[1], "reference");
+        ck_assert_ptr_nonnull(saved);
         if (damaged) {
-            snprintf(path, sizeof(path), "%s/%s", w.directory,
-                     json_get_string(json_object_get(chains, "reference"), "file"));
+            snprintf(path, sizeof(path), "%s/%s", w.directory, saved->file);
             int fd = open(path, O_WRONLY);
             ck_assert_int_eq(pwrite(fd, "?", 1, 1000), 1);
             close(fd);
         } else {
-            json_object_del(chains, "reference");
+            saved->store[0] = '\0';
         }
         ck_assert_rc_ok(run(&w, MEMORY));
         ck_assert_int_eq(w.damaged, 1);
@@ -166,9 +166,8 @@ START_TEST(test_with_other_stages)
         for (int k = 0; k < 2; k++) {
             struct world *w = &worlds[k];
             open_aimed(w, "{}", k + 1);
-            spec_deinit(&w->spec);
-            read_spec(w, rows[i].method, rows[i].quantization);
-            w->spec.recipe.cache = rows[i].cache ? (struct cache_scheme){GPU_NUMBER_E4M3, true} : w->spec.recipe.cache;
+            read_recipe(w, rows[i].method, rows[i].quantization);
+            w->recipe.cache = rows[i].cache ? (struct cache_scheme){GPU_NUMBER_E4M3, true} : w->recipe.cache;
             w->stop_at = k == 1 ? 2 : -1;
             ck_assert_int_eq(run(w, k == 0 ? MEMORY : 0), k == 1 ? ERR_INTERRUPTED : 0);
             w->stop_at = -1;

@@ -8,11 +8,12 @@
 
 static int notices;
 
-static int on_notice(void *data, const char *code, const char *message)
+static int on_message(void *data, const struct message *message)
 {
     (void)data;
-    ck_assert_str_eq(code, "scales_clamped");
-    ck_assert_ptr_nonnull(strstr(message, "F16"));
+    ck_assert_int_eq(message->kind, MESSAGE_WARNING);
+    ck_assert_str_eq(message->warning.code, "scales_clamped");
+    ck_assert_ptr_nonnull(strstr(message->warning.text, "F16"));
     notices++;
     return 0;
 }
@@ -41,9 +42,8 @@ static const struct {
 START_TEST(what_does_not_fit_is_named)
 {
     struct rig rig;
-    struct job_spec spec = {.format = format_find("gguf")};
     rig_open(&rig, 2);
-    const struct pipeline pipeline = {.spec = &spec, .gpu = &rig.gpu, .hooks = {.notice = on_notice}};
+    const struct pipeline pipeline = {.format = format_find("gguf"), .gpu = &rig.gpu, .receive = on_message};
     struct run run = {.p = &pipeline, .stream = rig.stream};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {

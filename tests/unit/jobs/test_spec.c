@@ -2,7 +2,7 @@
  */
 
 #include "base/json.h"
-#include "pipeline/spec.h"
+#include "jobs/spec.h"
 #include "tests/unit/unit.h"
 
 #include <string.h>

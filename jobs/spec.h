@@ -4,6 +4,7 @@
 #include "base/faults.h"
 #include "base/ids.h"
 #include "formats/format.h"
+#include "pipeline/memory_plan.h"
 #include "pipeline/recipe.h"
 
 #include <jansson.h>
@@ -66,13 +67,9 @@ int64_t spec_sequence_length(const struct job_spec *spec, const struct model_con
 json_t *spec_quantization_schema(const struct quantizer *quantizer);
 
 /* --- against the model */
-/* Match the recipe's patterns against the model's modules, once for all that ask later. */
-int spec_bind(struct job_spec *spec, const struct model *model);
-/* The linears that will be quantized, in model order, with the scheme each gets; malloc'ed array. */
-int spec_modules(const struct job_spec *spec, const struct model *model, struct format_module **modules, int *count);
+/* What passes through the model, for memory_plan. */
+struct memory_load spec_load(const struct job_spec *spec, const struct model_config *config);
 /* Everything that a job of this spec on this model would run into, from headers alone. Defaults that depend on the
  * model (format, sequence lengths) are filled in. device: the one that will run it, or NULL when there is none (which
  * is the caller's to refuse). 0 or faults filled. */
 int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device, struct faults *faults);
-/* What the format's runtimes will not do with the result of an accepted spec: {"code", "message"} each. */
-int spec_warnings(const struct job_spec *spec, const struct model *model, json_t *warnings);

@@ -3,7 +3,7 @@
  * The same parser reads a client's body and, later, the stored canonical request, so a job runs exactly what was
  * accepted. Unknown members are faults: a typo in group_size must not cost hours. */
 
-#include "pipeline/spec.h"
+#include "jobs/spec.h"
 
 #include "base/err.h"
 #include "pipeline/names.h"

@@ -1,7 +1,8 @@
 /* Requests held against a model: patterns, shapes, lengths, formats. */
 
 #include "base/json.h"
-#include "pipeline/spec.h"
+#include "jobs/spec.h"
+#include "pipeline/check.h"
 #include "tests/unit/unit.h"
 
 #include <fcntl.h>
@@ -231,7 +232,7 @@ START_TEST(test_the_device_that_runs_is_judged)
 {
     struct gpu_info large, small;
     open_model();
-    ck_assert_rc_ok(gpu_describe("cpu:0", &large));
+    ck_assert_rc_ok(gpu_describe("cpu:0", 1, &large));
     ck_assert_str_eq(large.id, "cpu");
     small = large;
     small.memory_total = 1 << 20;
@@ -241,7 +242,7 @@ START_TEST(test_the_device_that_runs_is_judged)
     ck_assert_rc_ok(gpu_find("cpu"));
     ck_assert_int_eq(gpu_find("gpu"), ERR_CONFIG);
     ck_assert_int_eq(gpu_find("cpu:1"), ERR_CONFIG);
-    ck_assert_int_eq(gpu_describe("cpu:1", &large), ERR_CONFIG);
+    ck_assert_int_eq(gpu_describe("cpu:1", 1, &large), ERR_CONFIG);
     model_close(model);
 }
 END_TEST
@@ -253,7 +254,7 @@ START_TEST(test_modules_in_order)
     int count;
     struct job_spec spec = spec_of("\"quantization\":{\"bits\":3,\"modules_to_not_convert\":[\"o_proj\"]}");
 
-    ck_assert_rc_ok(spec_modules(&spec, model, &modules, &count));
+    ck_assert_rc_ok(recipe_modules(&spec.recipe, spec.format, model, &modules, &count));
     ck_assert_int_eq(count, 4 * (LINEAR_COUNT - 1));
     ck_assert_str_eq(modules[0].name, "model.layers.0.self_attn.q_proj");
     ck_assert_int_eq(modules[0].scheme.bits, 3);
@@ -296,7 +297,7 @@ START_TEST(test_warnings)
         bool said = false;
         struct faults faults = {0};
         ck_assert_rc_ok(spec_check(&spec, model, NULL, &faults)); /* which chooses the format */
-        ck_assert_rc_ok(spec_warnings(&spec, model, warnings));
+        ck_assert_rc_ok(recipe_warnings(&spec.recipe, spec.format, model, warnings));
         json_array_foreach(warnings, k, warning)
         {
             const char *text = json_string_value(json_object_get(warning, "message"));

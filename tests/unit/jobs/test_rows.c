@@ -1,6 +1,6 @@
 /* Report rows: fixed columns, ratios where they exist, null where they do not; totals and the worst five. */
 
-#include "pipeline/report.h"
+#include "jobs/rows.h"
 #include "tests/unit/unit.h"
 
 #include <math.h>
@@ -38,6 +38,16 @@ static struct linear_job job_of(const char *name)
     return job;
 }
 
+static json_t *row_json(const struct report_facts *facts)
+{
+    struct report_row row;
+    report_row_of(facts, &row);
+    json_t *list = rows_json(&row, 1);
+    json_t *first = json_incref(json_array_get(list, 0));
+    json_decref(list);
+    return first;
+}
+
 static double number(const json_t *row, const char *name)
 {
     ck_assert_msg(json_is_number(json_object_get(row, name)), "%s is no number", name);
@@ -48,11 +58,12 @@ START_TEST(test_row_has_every_column)
 {
     struct linear_job job = job_of("model.layers.1.mlp.up_proj");
     struct report_facts facts = facts_of(&job);
-    json_t *row = report_row(&facts);
+    json_t *row = row_json(&facts);
     size_t count = 0;
 
-    for (; report_columns[count] != NULL; count++) {
-        ck_assert_msg(json_object_get(row, report_columns[count]) != NULL, "%s is missing", report_columns[count]);
+    const char *const *columns = rows_columns();
+    for (; columns[count] != NULL; count++) {
+        ck_assert_msg(json_object_get(row, columns[count]) != NULL, "%s is missing", columns[count]);
     }
     ck_assert_uint_eq(json_object_size(row), count);
     ck_assert_double_eq_tol(number(row, "relative_mse"), 0.01, 1e-12);
@@ -74,7 +85,7 @@ START_TEST(test_static_inputs_are_told)
                                           "input_error_absmax", "input_absmax_to_rms", "input_outlier"};
     struct linear_job job = job_of("model.layers.1.mlp.up_proj");
     struct report_facts facts = facts_of(&job);
-    json_t *row = report_row(&facts);
+    json_t *row = row_json(&facts);
 
     for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++) { /* none there are */
         ck_assert_msg(json_is_null(json_object_get(row, columns[i])), "%s", columns[i]);
@@ -86,7 +97,7 @@ START_TEST(test_static_inputs_are_told)
                                         .absmax = 254,
                                         .rms = 2,
                                         .outlier = true};
-    row = report_row(&facts);
+    row = row_json(&facts);
     ck_assert_double_eq(number(row, "input_scale"), 0.5);
     ck_assert_double_eq(number(row, "input_range"), 0.25);
     ck_assert_double_eq(number(row, "input_error"), 0.01);
@@ -96,7 +107,7 @@ START_TEST(test_static_inputs_are_told)
     json_decref(row);
     facts.input.range.error = facts.input.range.error_whole = NAN; /* nothing measured it */
     facts.input.outlier = false;
-    row = report_row(&facts);
+    row = row_json(&facts);
     ck_assert(json_is_null(json_object_get(row, "input_error")));
     ck_assert(json_is_null(json_object_get(row, "input_error_absmax")));
     ck_assert(json_is_false(json_object_get(row, "input_outlier")));
@@ -111,7 +122,7 @@ START_TEST(test_not_finite_is_null_and_said)
     struct linear_job job = job_of("model.layers.1.mlp.up_proj");
     struct report_facts facts = facts_of(&job);
     facts.residual.max_abs = INFINITY;
-    json_t *row = report_row(&facts);
+    json_t *row = row_json(&facts);
 
     ck_assert(json_is_null(json_object_get(row, "max_abs_error")));
     ck_assert(json_is_true(json_object_get(row, "nonfinite")));
@@ -128,7 +139,7 @@ START_TEST(test_zero_layer_is_exact)
     facts.output_error = 0;
     facts.output_signal = 0;
     job.loss = NAN;
-    json_t *row = report_row(&facts);
+    json_t *row = row_json(&facts);
 
     ck_assert_double_eq(number(row, "relative_mse"), 0);
     ck_assert_double_eq(number(row, "output_relative_mse"), 0);
@@ -146,7 +157,7 @@ START_TEST(test_no_inputs_no_output_error)
     struct linear_job job = job_of("model.layers.1.mlp.up_proj");
     struct report_facts facts = facts_of(&job);
     facts.has_output = false;
-    json_t *row = report_row(&facts);
+    json_t *row = row_json(&facts);
 
     ck_assert(json_is_null(json_object_get(row, "output_relative_mse")));
     json_decref(row);
@@ -166,7 +177,7 @@ START_TEST(test_totals_weigh_by_parameters)
     json_t *rows = json_array();
     json_array_append_new(rows, made_row("a", 100, 4, 0.1, json_real(0.2)));
     json_array_append_new(rows, made_row("b", 300, 8, 0.3, json_real(0.6)));
-    json_t *totals = report_totals(rows);
+    json_t *totals = rows_totals(rows);
 
     ck_assert_int_eq(json_integer_value(json_object_get(totals, "parameters_quantized")), 400);
     ck_assert_double_eq_tol(number(totals, "bits_per_weight"), 7, 1e-12);
@@ -174,7 +185,7 @@ START_TEST(test_totals_weigh_by_parameters)
     ck_assert_double_eq_tol(number(totals, "mean_output_relative_mse"), 0.5, 1e-12);
     json_decref(totals);
     json_array_clear(rows);
-    totals = report_totals(rows); /* nothing done yet */
+    totals = rows_totals(rows); /* nothing done yet */
     ck_assert(json_is_null(json_object_get(totals, "bits_per_weight")));
     json_decref(totals);
     json_decref(rows);
@@ -188,7 +199,7 @@ START_TEST(test_worst_five_by_output)
     for (int i = 0; i < 7; i++) {
         json_array_append_new(rows, made_row(names[i], 1, 4, 0.5, i == 6 ? json_null() : json_real(0.1 * i)));
     }
-    json_t *worst = report_worst(rows);
+    json_t *worst = rows_worst(rows);
 
     ck_assert_uint_eq(json_array_size(worst), 5);
     const char *first = json_string_value(json_object_get(json_array_get(worst, 0), "module"));
@@ -199,6 +210,6 @@ START_TEST(test_worst_five_by_output)
 }
 END_TEST
 
-UNIT_MAIN("report", test_static_inputs_are_told, test_row_has_every_column, test_not_finite_is_null_and_said,
+UNIT_MAIN("rows", test_static_inputs_are_told, test_row_has_every_column, test_not_finite_is_null_and_said,
           test_zero_layer_is_exact, test_no_inputs_no_output_error, test_totals_weigh_by_parameters,
           test_worst_five_by_output)

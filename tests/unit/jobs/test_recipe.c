@@ -1,7 +1,7 @@
 /* Recipes: lists of methods, overrides of some modules, and the place and reason of everything that is refused. */
 
 #include "base/json.h"
-#include "pipeline/spec.h"
+#include "jobs/spec.h"
 #include "tests/unit/unit.h"
 
 #include <fcntl.h>

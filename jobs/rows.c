@@ -1,0 +1,141 @@
+/* Report rows as JSON: as they are stored and shown, and what they add up to. */
+
+#include "jobs/rows.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COLUMNS_MAX 63
+
+static const char *columns[COLUMNS_MAX + 1];
+static pthread_once_t columns_once = PTHREAD_ONCE_INIT;
+
+static void list_columns(void)
+{
+    for (size_t i = 0; report_columns[i].name != NULL && i < COLUMNS_MAX; i++) {
+        columns[i] = report_columns[i].name;
+    }
+}
+
+const char *const *rows_columns(void)
+{
+    (void)pthread_once(&columns_once, list_columns);
+    return columns;
+}
+
+static json_t *value_of(const struct report_row *row, const struct report_column *column)
+{
+    const char *at = (const char *)row + column->offset;
+    int64_t whole;
+    double real;
+
+    switch (column->type) {
+    case REPORT_TEXT:
+        return at[0] != '\0' ? json_string(at) : json_null();
+    case REPORT_REAL:
+        memcpy(&real, at, sizeof(real));
+        return isfinite(real) ? json_real(real) : json_null();
+    case REPORT_INT:
+    case REPORT_FLAG:
+        break;
+    }
+    memcpy(&whole, at, sizeof(whole));
+    return column->type == REPORT_INT ? json_integer((json_int_t)whole)
+           : whole < 0                ? json_null()
+                                      : json_boolean(whole != 0);
+}
+
+json_t *rows_json(const struct report_row *rows, int count)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; list != NULL && i < count; i++) {
+        json_t *row = json_object();
+        for (const struct report_column *column = report_columns; column->name != NULL; column++) {
+            json_object_set_new(row, column->name, value_of(&rows[i], column));
+        }
+        if (json_array_append_new(list, row) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static double member(const json_t *row, const char *key)
+{
+    return json_number_value(json_object_get(row, key));
+}
+
+json_t *rows_totals(const json_t *rows)
+{
+    double parameters = 0;
+    double bits = 0;
+    double relative = 0;
+    double output = 0;
+    double seconds = 0;
+    int fallbacks = 0;
+    size_t i;
+    json_t *row;
+
+    json_array_foreach((json_t *)rows, i, row)
+    {
+        double n = member(row, "parameters");
+        parameters += n;
+        bits += n * member(row, "bits_per_weight");
+        relative += n * member(row, "relative_mse");
+        output += n * member(row, "output_relative_mse");
+        seconds += member(row, "seconds");
+        fallbacks += json_is_string(json_object_get(row, "fallback"));
+    }
+    double whole = parameters > 0 ? parameters : 1;
+    json_t *totals = json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "modules", (json_int_t)json_array_size(rows),
+                               "parameters_quantized", (json_int_t)parameters, "bits_per_weight", bits / whole,
+                               "mean_relative_mse", relative / whole, "mean_output_relative_mse", output / whole,
+                               "solve_seconds", seconds, "fallbacks", fallbacks);
+    if (parameters == 0) { /* means over nothing */
+        static const char *const means[] = {"bits_per_weight", "mean_relative_mse", "mean_output_relative_mse"};
+        for (size_t k = 0; k < sizeof(means) / sizeof(means[0]); k++) {
+            json_object_set_new(totals, means[k], json_null());
+        }
+    }
+    return totals;
+}
+
+static double badness(const json_t *row)
+{
+    const json_t *output = json_object_get(row, "output_relative_mse");
+    return json_is_number(output) ? json_number_value(output) : member(row, "relative_mse");
+}
+
+static int worse(const void *a, const void *b)
+{
+    double x = badness(*(json_t *const *)a);
+    double y = badness(*(json_t *const *)b);
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+json_t *rows_worst(const json_t *rows)
+{
+    size_t count = json_array_size(rows);
+    json_t **sorted = calloc(count + 1, sizeof(*sorted));
+    json_t *worst = json_array();
+
+    for (size_t i = 0; sorted != NULL && i < count; i++) {
+        sorted[i] = json_array_get(rows, i);
+    }
+    if (sorted != NULL) {
+        qsort(sorted, count, sizeof(*sorted), worse);
+    }
+    for (size_t i = 0; sorted != NULL && i < count && i < 5; i++) {
+        json_array_append_new(worst,
+                              json_pack("{s:O, s:O, s:O}", "module", json_object_get(sorted[i], "module"),
+                                        "relative_mse", json_object_get(sorted[i], "relative_mse"),
+                                        "output_relative_mse", json_object_get(sorted[i], "output_relative_mse")));
+    }
+    free(sorted);
+    return worst;
+}

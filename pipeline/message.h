@@ -1,0 +1,106 @@
+#pragma once
+/* What a run says while it goes: one stream of messages to one receiver. Plain data; what a message points to lives as
+ * long as the call that it is handed to. */
+
+#include "base/digest.h"
+#include "base/err.h"
+#include "pipeline/report.h"
+#include "quantizers/analysis.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum pipeline_phase {
+    PHASE_LOAD,
+    PHASE_FORWARD,
+    PHASE_STATISTICS,
+    PHASE_SOLVE,
+    PHASE_MEASURE,
+    PHASE_EVALUATE,
+    PHASE_CHECKPOINT,
+    PHASE_EXPORT,
+    PHASE_COUNT
+};
+extern const char *const pipeline_phase_names[PHASE_COUNT];
+
+/* Seconds spent and floating point operations done, per phase. */
+struct pipeline_times {
+    double seconds[PHASE_COUNT];
+    double flops[PHASE_COUNT];
+};
+
+struct evaluation_result {
+    bool done;
+    double perplexity_before, perplexity_after, kl_mean;
+    int64_t tokens; /* predicted positions */
+    int64_t sequences, length;
+};
+
+/* Activations between blocks as they were saved after a block. */
+struct saved_activations {
+    char store[16]; /* "calibration", "reference", "eval_float", "eval_quant" */
+    char file[64], sha256[DIGEST_HEX_SIZE];
+};
+#define SAVED_ACTIVATIONS_MAX 4
+
+/* The version of a block's row with the files that it names. Raised when one of them changes its meaning. */
+#define CHECKPOINT_VERSION 1
+
+/* A finished block on disk, in the run's folder. */
+struct saved_block {
+    int64_t index, version;
+    char file[64], sha256[DIGEST_HEX_SIZE];
+    struct saved_activations activations[SAVED_ACTIVATIONS_MAX];
+    int activation_count; /* 0: they were not saved after this block */
+};
+
+enum message_kind {
+    MESSAGE_PROGRESS,   /* often */
+    MESSAGE_BLOCK_DONE, /* a block is on disk: what commits it makes it count */
+    MESSAGE_WARNING,    /* something that whoever submitted the job should know, and that the run has dealt with */
+    MESSAGE_FAILED,     /* the last one of a run that failed or was stopped */
+    MESSAGE_DONE,       /* the last one of a run that did all it was to do */
+    MESSAGE_COUNT
+};
+
+struct message_progress {
+    double fraction;  /* of the run, 0..1 */
+    int64_t block;    /* the open one; the number of blocks once all are done */
+    const char *step; /* one of message_steps */
+};
+
+struct message_block {
+    struct saved_block saved;
+    const struct report_row *rows;
+    int row_count;
+    const struct cache_scales *cache; /* of keys and values; count 0: there are none */
+    const struct analysis_row *analysis;
+    int analysis_count;
+};
+
+struct message_warning {
+    char code[32];
+    char text[992];
+};
+
+struct message {
+    enum message_kind kind;
+    struct pipeline_times times; /* of this run so far */
+    int64_t device_peak_bytes;   /* of the device at once, at most, in this run so far; 0: it does not count */
+    int64_t host_peak_bytes;     /* of the process that runs, at most, since it began */
+    union {
+        struct message_progress progress;
+        struct message_block block;
+        struct message_warning warning;
+        struct err_record failure;
+        struct evaluation_result done;
+    };
+};
+
+/* NULL-terminated: "loading", "calibrating", "quantizing", "evaluating". */
+extern const char *const message_steps[];
+
+/* Takes a message. Nonzero stops the run, which ends with that code as its own failure. After a block is done,
+ * ERR_INTERRUPTED means that it was committed and the run is to stop at this boundary; any other code that it was not.
+ * What is returned for the last message counts for nothing. */
+typedef int (*message_receiver)(void *data, const struct message *message);
