@@ -2,6 +2,8 @@
 /* Bump memory with one owner: many small allocations, one free. Overflow is sticky, so that a
  * long construction needs one check at its end. Not for sharing between threads. */
 
+#include "base/cleanup.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -19,3 +21,5 @@ void *arena_alloc(struct arena *arena, size_t size);
 char *arena_strndup(struct arena *arena, const char *text, size_t size);
 /* 0, or raises ERR_HOST_OUT_OF_MEMORY when anything failed. */
 int arena_check(const struct arena *arena);
+
+CLEANUP_DEINIT(arena, struct arena, arena_deinit)

@@ -1,6 +1,8 @@
 #pragma once
 /* SHA-256 (OpenSSL EVP), streaming and one-shot, as lower-case hex. */
 
+#include "base/cleanup.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,3 +16,5 @@ void digest_free(struct digest *digest);
 void digest_bytes(const void *data, size_t size, char hex[DIGEST_HEX_SIZE]);
 /* Hash an open file from its first to its last byte; size may be NULL. 0 or a raised code. */
 int digest_file(int fd, char hex[DIGEST_HEX_SIZE], int64_t *size);
+
+CLEANUP_FREE(digest, struct digest, digest_free)

@@ -52,6 +52,17 @@ int err_raise_errno_at(const char *file, int line, int saved_errno, const char *
 #endif
 #define err_raise_errno(saved_errno, ...) err_raise_errno_at(__FILE__, __LINE__, (saved_errno), __VA_ARGS__)
 
+/* Return from the calling function what the expression returns, unless that is 0. For functions that own nothing at
+ * that point, or whose scopes release it (base/cleanup.h). Not for functions whose positive results are not failures.
+ */
+#define TRY(expression)             \
+    do {                            \
+        int try_rc_ = (expression); \
+        if (try_rc_ != 0) {         \
+            return try_rc_;         \
+        }                           \
+    } while (0)
+
 /* Attach a JSON Pointer or a hint to this thread's record. Both return code, for use in return statements. */
 int err_set_param(int code, const char *pointer);
 /* Name the module that failed, by its path or that of its weight or bias. One that is named already stays: whoever was

@@ -2,6 +2,8 @@
 /* A pull parser for JSON text in memory: no tree, no recursion, bounded depth. For large or hostile documents
  * (safetensors headers, tokenizer.json vocabularies) where a DOM would cost a multiple of the text. */
 
+#include "base/cleanup.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,3 +47,5 @@ enum json_token json_stream_next(struct json_stream *stream);
 bool json_stream_skip(struct json_stream *stream, enum json_token first);
 /* The last NUMBER as a non-negative integer. False when it has a sign, fraction, exponent or does not fit. */
 bool json_stream_u64(const struct json_stream *stream, uint64_t *out);
+
+CLEANUP_DEINIT(json_stream, struct json_stream, json_stream_deinit)

@@ -3,6 +3,8 @@
  * once, and returns when all are done. The caller's thread works too. Which thread takes which task is free, so a
  * task's result may depend on its number alone: that is what keeps results equal for any thread count. */
 
+#include "base/cleanup.h"
+
 #include <stdint.h>
 
 struct pool;
@@ -15,3 +17,5 @@ int pool_threads(const struct pool *pool);
 void pool_run(struct pool *pool, int64_t tasks, void (*fn)(void *ctx, int64_t task), void *ctx);
 /* In a task: this thread's number in [0, pool_threads), for scratch memory. 0 outside of any pool. */
 int pool_worker(void);
+
+CLEANUP_FREE(pool, struct pool, pool_free)

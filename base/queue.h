@@ -1,6 +1,8 @@
 #pragma once
 /* A bounded mailbox of pointers between threads: many producers, many consumers, first in first out. */
 
+#include "base/cleanup.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -18,3 +20,5 @@ bool queue_try_push(struct queue *queue, void *item);
 void *queue_pop(struct queue *queue, int timeout_ms);
 /* Wakes everybody; pushes fail from now on, pops drain what is left. */
 void queue_close(struct queue *queue);
+
+CLEANUP_FREE(queue, struct queue, queue_free)

@@ -1,16 +1,8 @@
 #pragma once
-/* The bodies behind the rows of ops_cases. `variant` is the number in the row; each body says what it means. */
+/* The bodies of the rows of ops_cases. `variant` is the number in the row; each body says what it means. */
 
 #include "base/err.h"
 #include "tests/conformance/ops.h"
-
-#define TRY(call)             \
-    do {                      \
-        int try_rc_ = (call); \
-        if (try_rc_ != 0) {   \
-            return try_rc_;   \
-        }                     \
-    } while (0)
 
 /* --- ops_forward.c: what a decoder block is made of */
 int body_copies(struct ops_rig *rig, int variant, struct ops_output *out);
