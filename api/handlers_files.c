@@ -26,9 +26,9 @@ struct file_facts {
 static int file_open(struct request *request, void **state)
 {
     if (query_text(&request->scratch->query, "purpose") == NULL) {
-        faults_add(&request->scratch->faults, ERR_MISSING_PARAMETER, "?purpose",
-                   "the query parameter \"purpose\" is required: calibration or evaluation");
-        return faults_raise(&request->scratch->faults);
+        validation_add(&request->scratch->errors, ERR_MISSING_PARAMETER, "?purpose",
+                       "the query parameter \"purpose\" is required: calibration or evaluation");
+        return validation_raise(&request->scratch->errors);
     }
     struct file_sink *sink = calloc(1, sizeof(*sink));
     if (sink == NULL) {

@@ -19,7 +19,7 @@ int handlers_job_create(struct request *request)
 {
     json_t *job = NULL;
     int rc = engine_job_create(request->context->engine, request->json, request_once_key(request),
-                               &request->scratch->faults, &job);
+                               &request->scratch->errors, &job);
     return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
 }
 
@@ -122,7 +122,7 @@ int handlers_job_delete(struct request *request)
 /* {"mode":"now"} or {"mode":"layer"}: both are accepted, a cancellation always acts within seconds. */
 static int check_cancel(struct request *request)
 {
-    struct faults *faults = &request->scratch->faults;
+    struct validation_errors *errors = &request->scratch->errors;
     const char *key;
     json_t *value;
     json_object_foreach(request->json, key, value)
@@ -131,15 +131,15 @@ static int check_cancel(struct request *request)
         (void)snprintf(pointer, sizeof(pointer), "/%s", key);
         const char *mode = json_string_value(value);
         if (strcmp(key, "mode") != 0) {
-            faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer,
-                       "\"%.80s\" is not a member of this request; the only one is \"mode\"", key);
+            validation_add(errors, ERR_UNKNOWN_PARAMETER, pointer,
+                           "\"%.80s\" is not a member of this request; the only one is \"mode\"", key);
         } else if (mode == NULL || (strcmp(mode, "now") != 0 && strcmp(mode, "layer") != 0)) {
             char text[PARAMS_VALUE_SIZE];
-            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"mode\" is %s; it must be now or layer",
-                       params_value_text(value, text));
+            validation_add(errors, ERR_INVALID_PARAMETER, pointer, "\"mode\" is %s; it must be now or layer",
+                           params_value_text(value, text));
         }
     }
-    return faults_raise(faults);
+    return validation_raise(errors);
 }
 
 int handlers_job_cancel(struct request *request)
@@ -187,18 +187,18 @@ static int compare_layers(const void *left, const void *right, void *data)
 
 static void refuse_sort(struct request *request, const char *column)
 {
-    struct faults *faults = &request->scratch->faults;
+    struct validation_errors *errors = &request->scratch->errors;
     struct text_guess guess = {.word = column};
     char columns[320];
     for (const char *const *known = engine_layer_columns(); *known != NULL; known++) {
         text_guess_offer(&guess, *known);
     }
-    faults_add(faults, ERR_INVALID_PARAMETER, "?sort", "\"%.60s\" is not a column of the report", column);
+    validation_add(errors, ERR_INVALID_PARAMETER, "?sort", "\"%.60s\" is not a column of the report", column);
     if (guess.name != NULL) {
-        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+        validation_hint(errors, "did you mean \"%s\"?", guess.name);
     } else {
         params_join(engine_layer_columns(), columns, sizeof(columns));
-        faults_hint(faults, "the columns are %s", columns);
+        validation_hint(errors, "the columns are %s", columns);
     }
 }
 
@@ -214,7 +214,7 @@ static int select_layers(struct request *request, const json_t *all, json_t **ou
     }
     if (!known) {
         refuse_sort(request, order.column);
-        return faults_raise(&request->scratch->faults);
+        return validation_raise(&request->scratch->errors);
     }
     size_t count = 0;
     json_t **rows = calloc(json_array_size(all) + 1, sizeof(*rows));

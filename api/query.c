@@ -43,26 +43,26 @@ static const struct query_row *find_row(const struct query_row *rows, const char
     return NULL;
 }
 
-static bool check_int(struct query_item *item, const char *pointer, struct faults *faults)
+static bool check_int(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     const struct query_row *row = item->row;
     const char *digits = item->text[0] == '-' ? item->text + 1 : item->text;
     if (!header_parse_u63(digits, strlen(digits), &item->number)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "the query parameter \"%s\" is \"%.60s\"; it must be an integer", row->name, item->text);
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                       "the query parameter \"%s\" is \"%.60s\"; it must be an integer", row->name, item->text);
         return false;
     }
     item->number = digits == item->text ? item->number : -item->number;
     if (item->number < row->min || item->number > row->max) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "the query parameter \"%s\" is %lld; it must be from %lld to %lld", row->name,
-                   (long long)item->number, (long long)row->min, (long long)row->max);
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                       "the query parameter \"%s\" is %lld; it must be from %lld to %lld", row->name,
+                       (long long)item->number, (long long)row->min, (long long)row->max);
         return false;
     }
     return true;
 }
 
-static bool check_enum(struct query_item *item, const char *pointer, struct faults *faults)
+static bool check_enum(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     struct text_guess guess = {.word = item->text};
     char names[256] = "";
@@ -75,59 +75,59 @@ static bool check_enum(struct query_item *item, const char *pointer, struct faul
         size_t used = strlen(names);
         snprintf(names + used, sizeof(names) - used, "%s%s", i > 0 ? ", " : "", item->row->choices[i]);
     }
-    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "the query parameter \"%s\" is \"%.60s\"; it must be one of %s",
-               item->row->name, item->text, names);
+    validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                   "the query parameter \"%s\" is \"%.60s\"; it must be one of %s", item->row->name, item->text, names);
     if (guess.name != NULL) {
-        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+        validation_hint(errors, "did you mean \"%s\"?", guess.name);
     }
     return false;
 }
 
 /* Ids are opaque here but for their alphabet; whether one belongs to the list is the store's to say. */
-static bool check_cursor(struct query_item *item, const char *pointer, struct faults *faults)
+static bool check_cursor(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     size_t size = strlen(item->text);
     if (size == 0 || size >= ID_SIZE ||
         strspn(item->text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != size) {
-        faults_add(faults, ERR_INVALID_CURSOR, pointer,
-                   "the query parameter \"%s\" is \"%.60s\"; it must be the id of an object of this list",
-                   item->row->name, item->text);
+        validation_add(errors, ERR_INVALID_CURSOR, pointer,
+                       "the query parameter \"%s\" is \"%.60s\"; it must be the id of an object of this list",
+                       item->row->name, item->text);
         return false;
     }
     return true;
 }
 
-static bool check_flag(struct query_item *item, const char *pointer, struct faults *faults)
+static bool check_flag(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     bool on = strcmp(item->text, "1") == 0 || strcmp(item->text, "true") == 0;
     if (!on && strcmp(item->text, "0") != 0 && strcmp(item->text, "false") != 0) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "the query parameter \"%s\" is \"%.60s\"; it must be 1, true, 0 or false", item->row->name,
-                   item->text);
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                       "the query parameter \"%s\" is \"%.60s\"; it must be 1, true, 0 or false", item->row->name,
+                       item->text);
         return false;
     }
     item->number = on;
     return true;
 }
 
-static bool check_item(struct query_item *item, const char *pointer, struct faults *faults)
+static bool check_item(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     switch (item->row->type) {
     case QUERY_INT:
-        return check_int(item, pointer, faults);
+        return check_int(item, pointer, errors);
     case QUERY_FLAG:
-        return check_flag(item, pointer, faults);
+        return check_flag(item, pointer, errors);
     case QUERY_ENUM:
-        return check_enum(item, pointer, faults);
+        return check_enum(item, pointer, errors);
     case QUERY_CURSOR:
-        return check_cursor(item, pointer, faults);
+        return check_cursor(item, pointer, errors);
     case QUERY_STRING:
     case QUERY_METADATA:
         break;
     }
     if (item->text[0] == '\0' || strlen(item->text) > 255 || !is_utf8(item->text)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "the query parameter \"%s\" must be 1 to 255 bytes of UTF-8",
-                   item->row->name);
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                       "the query parameter \"%s\" must be 1 to 255 bytes of UTF-8", item->row->name);
         return false;
     }
     return true;
@@ -143,7 +143,8 @@ static bool is_repeated(const struct query *query, const struct query_item *item
     return false;
 }
 
-static void refuse_name(const struct query_row *rows, const char *name, const char *pointer, struct faults *faults)
+static void refuse_name(const struct query_row *rows, const char *name, const char *pointer,
+                        struct validation_errors *errors)
 {
     struct text_guess guess = {.word = name};
     char names[256] = "";
@@ -152,63 +153,64 @@ static void refuse_name(const struct query_row *rows, const char *name, const ch
         snprintf(names + used, sizeof(names) - used, "%s%s", used > 0 ? ", " : "", row->name);
         text_guess_offer(&guess, row->name);
     }
-    faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a query parameter of this route", name);
+    validation_add(errors, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a query parameter of this route", name);
     if (guess.name != NULL) {
-        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+        validation_hint(errors, "did you mean \"%s\"?", guess.name);
     } else if (names[0] != '\0') {
-        faults_hint(faults, "the query parameters are %s", names);
+        validation_hint(errors, "the query parameters are %s", names);
     } else {
-        faults_hint(faults, "this route takes none");
+        validation_hint(errors, "this route takes none");
     }
 }
 
 static void parse_pair(const struct query_row *rows, const char *pair, size_t size, struct query *out,
-                       struct faults *faults)
+                       struct validation_errors *errors)
 {
     char name[160], pointer[170];
     const char *equals = memchr(pair, '=', size);
     size_t name_size = equals != NULL ? (size_t)(equals - pair) : size;
     if (!header_percent_decode(pair, name_size, true, name, sizeof(name)) || !is_utf8(name)) {
-        faults_add(faults, ERR_UNKNOWN_PARAMETER, "?",
-                   "a query parameter's name is not percent-encoded UTF-8 of at most 159 bytes");
+        validation_add(errors, ERR_UNKNOWN_PARAMETER, "?",
+                       "a query parameter's name is not percent-encoded UTF-8 of at most 159 bytes");
         return;
     }
     snprintf(pointer, sizeof(pointer), "?%s", name);
     struct query_item item = {0};
     item.row = find_row(rows, name, item.key);
     if (item.row == NULL) {
-        refuse_name(rows, name, pointer, faults);
+        refuse_name(rows, name, pointer, errors);
         return;
     }
     const char *value = equals != NULL ? equals + 1 : pair + size;
     size_t value_size = size - (size_t)(value - pair);
     if (!header_percent_decode(value, value_size, true, item.text, sizeof(item.text))) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "the value of the query parameter \"%.80s\" is not percent-encoded text of at most 255 bytes", name);
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                       "the value of the query parameter \"%.80s\" is not percent-encoded text of at most 255 bytes",
+                       name);
     } else if (is_repeated(out, &item)) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "the query parameter \"%.80s\" is given more than once",
-                   name);
-    } else if (check_item(&item, pointer, faults) && out->count < QUERY_ITEMS_MAX) {
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer, "the query parameter \"%.80s\" is given more than once",
+                       name);
+    } else if (check_item(&item, pointer, errors) && out->count < QUERY_ITEMS_MAX) {
         out->items[out->count++] = item;
     }
 }
 
-int query_parse(const struct query_row *rows, const char *raw, struct query *out, struct faults *faults)
+int query_parse(const struct query_row *rows, const char *raw, struct query *out, struct validation_errors *errors)
 {
     out->count = 0;
-    size_t before = faults->count;
+    size_t before = errors->count;
     for (const char *at = raw; at != NULL && *at != '\0';) {
         size_t size = strcspn(at, "&");
         if (size > 0) {
-            parse_pair(rows, at, size, out, faults);
+            parse_pair(rows, at, size, out, errors);
         }
         at += size + (at[size] == '&');
     }
     if (query_find(out, "after") != NULL && query_find(out, "before") != NULL) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "?before",
-                   "the query parameters \"before\" and \"after\" exclude each other");
+        validation_add(errors, ERR_INVALID_PARAMETER, "?before",
+                       "the query parameters \"before\" and \"after\" exclude each other");
     }
-    return faults->count > before ? faults_raise(faults) : 0;
+    return errors->count > before ? validation_raise(errors) : 0;
 }
 
 const struct query_item *query_find(const struct query *query, const char *name)

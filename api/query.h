@@ -1,7 +1,7 @@
 #pragma once
-/* Query parameters against a row table: what a route does not name is refused, and every fault is reported. */
+/* Query parameters against a row table: what a route does not name is refused, and every error is reported. */
 
-#include "base/faults.h"
+#include "base/validation.h"
 #include "storage/storage.h"
 
 #include <stdbool.h>
@@ -40,9 +40,9 @@ struct query {
     struct query_item items[QUERY_ITEMS_MAX];
 };
 
-/* Parse what stands behind '?' (NULL = nothing). rows may be NULL: then nothing is allowed. A fault's param is "?name".
- * 0 or the first fault's code. Any thread. */
-int query_parse(const struct query_row *rows, const char *raw, struct query *out, struct faults *faults);
+/* Parse what stands behind '?' (NULL = nothing). rows may be NULL: then nothing is allowed. An error's param is
+ * "?name". 0 or the first error's code. Any thread. */
+int query_parse(const struct query_row *rows, const char *raw, struct query *out, struct validation_errors *errors);
 /* NULL when not given. */
 const struct query_item *query_find(const struct query *query, const char *name);
 const char *query_text(const struct query *query, const char *name);

@@ -154,18 +154,18 @@ static bool is_public(int code)
     return err_http_status(code) < 500 || code == ERR_DRAINING || code == ERR_QUEUE_FULL || hinted;
 }
 
-static json_t *fault_list(const struct faults *faults)
+static json_t *error_list(const struct validation_errors *errors)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < faults->count; i++) {
-        const struct fault *fault = &faults->items[i];
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s?}", "code", err_api_code(fault->code), "param",
-                                              fault->param, "detail", fault->detail, "hint",
-                                              fault->hint[0] != '\0' ? fault->hint : NULL));
+    for (size_t i = 0; i < errors->count; i++) {
+        const struct validation_error *error = &errors->items[i];
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s?}", "code", err_api_code(error->code), "param",
+                                              error->param, "detail", error->detail, "hint",
+                                              error->hint[0] != '\0' ? error->hint : NULL));
     }
-    if (faults->dropped > 0) {
+    if (errors->dropped > 0) {
         json_array_append_new(list, json_pack("{s:s, s:n, s:s, s:n}", "code", "invalid_parameter", "param", "detail",
-                                              "more faults were found than are listed", "hint"));
+                                              "more errors were found than are listed", "hint"));
     }
     return list;
 }
@@ -187,8 +187,8 @@ static json_t *problem_document(const struct request *request, int code, int sta
         problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", type, "title", err_sentence(code), "status", status,
                             "code", err_api_code(code), "request_id", request->id);
     }
-    if (request->scratch != NULL && request->scratch->faults.count > 0) {
-        json_object_set_new(problem, "errors", fault_list(&request->scratch->faults));
+    if (request->scratch != NULL && request->scratch->errors.count > 0) {
+        json_object_set_new(problem, "errors", error_list(&request->scratch->errors));
     }
     if (request->extra != NULL) {
         json_object_update_missing(problem, request->extra);

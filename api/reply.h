@@ -24,5 +24,5 @@ int reply_text_take(struct request *request, int status, const char *content_typ
 int reply_stream_take(struct request *request, int status, const char *content_type, const struct reply_stream *stream,
                       void *state, int64_t length);
 /* Replace whatever reply there is by the problem document of `code`: this thread's error record gives the detail when
- * it is of that code, request->scratch->faults the list, request->extra more members. status 0 = the code's own. */
+ * it is of that code, request->scratch->errors the list, request->extra more members. status 0 = the code's own. */
 void reply_problem(struct request *request, int code, int status);

@@ -8,8 +8,8 @@
 #include "api/hub.h"
 #include "api/query.h"
 #include "base/err.h"
-#include "base/faults.h"
 #include "base/ids.h"
+#include "base/validation.h"
 #include "jobs/jobs.h"
 #include "storage/storage.h"
 
@@ -78,7 +78,7 @@ struct request_sink {
 /* Kept only until the reply starts: a stream that lasts for hours should not hold it. */
 struct request_scratch {
     struct query query;
-    struct faults faults;
+    struct validation_errors errors;
 };
 
 enum request_step { REQUEST_OPEN, REQUEST_FEED, REQUEST_HANDLE, REQUEST_FILL, REQUEST_DISPOSE };

@@ -218,7 +218,7 @@ static int admit(struct request *request, char **allow)
     if ((expected || request->body_length != 0) && !takes_type(request)) {
         return refuse_type(request);
     }
-    rc = query_parse(route->query, query, &request->scratch->query, &request->scratch->faults);
+    rc = query_parse(route->query, query, &request->scratch->query, &request->scratch->errors);
     return rc == 0 && (route->flags & ROUTE_STREAMS) != 0 ? request_stream(request) : rc;
 }
 

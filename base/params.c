@@ -1,5 +1,5 @@
-/* Option rows read and echoed. Every fault of an object is found in one pass; nothing is half-applied, because the
- * caller gets the struct only when the list of faults did not grow. */
+/* Option rows read and echoed. Every error of an object is found in one pass; nothing is half-applied, because the
+ * caller gets the struct only when the list of errors did not grow. */
 
 #include "base/params.h"
 
@@ -13,7 +13,7 @@
 
 struct reader {
     const char *pointer; /* of the object */
-    struct faults *faults;
+    struct validation_errors *errors;
     char *out;
     const char *name; /* of the member that is read, as the object spells it */
 };
@@ -38,13 +38,13 @@ const char *params_value_text(const json_t *value, char out[PARAMS_VALUE_SIZE])
 }
 
 /* name + " is " + value + "; it must be " + what + fact */
-static void fault(struct reader *reader, const json_t *value, const char *what, const char *fact)
+static void refuse(struct reader *reader, const json_t *value, const char *what, const char *fact)
 {
     char pointer[192], text[PARAMS_VALUE_SIZE];
 
     text_pointer(pointer, sizeof(pointer), reader->pointer, reader->name);
-    faults_add(reader->faults, ERR_INVALID_PARAMETER, pointer, "\"%.80s\" is %s; it must be %s%s", reader->name,
-               params_value_text(value, text), what, fact);
+    validation_add(reader->errors, ERR_INVALID_PARAMETER, pointer, "\"%.80s\" is %s; it must be %s%s", reader->name,
+                   params_value_text(value, text), what, fact);
 }
 
 void params_join(const char *const *list, char *out, size_t size)
@@ -91,11 +91,11 @@ static void read_int(struct reader *reader, const struct params_row *row, const 
         } else if (bounded(row)) {
             range_text(row, fact, sizeof(fact));
         }
-        fault(reader, value,
-              row->choices != NULL ? "an integer, one of "
-              : bounded(row)       ? "an integer "
-                                   : "an integer",
-              row->choices != NULL || bounded(row) ? fact : "");
+        refuse(reader, value,
+               row->choices != NULL ? "an integer, one of "
+               : bounded(row)       ? "an integer "
+                                    : "an integer",
+               row->choices != NULL || bounded(row) ? fact : "");
         return;
     }
     int64_t n = json_integer_value(value);
@@ -104,12 +104,12 @@ static void read_int(struct reader *reader, const struct params_row *row, const 
         snprintf(text, sizeof(text), "%lld", (long long)n);
         if (choice_of(row, text) < 0) {
             params_join(row->choices, fact, sizeof(fact));
-            fault(reader, value, "one of ", fact);
+            refuse(reader, value, "one of ", fact);
             return;
         }
     } else if (bounded(row) && ((double)n < row->min || (double)n > row->max)) {
         range_text(row, fact, sizeof(fact));
-        fault(reader, value, "an integer ", fact);
+        refuse(reader, value, "an integer ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &n, sizeof(n));
@@ -123,14 +123,14 @@ static void read_number(struct reader *reader, const struct params_row *row, con
         if (bounded(row)) {
             range_text(row, fact, sizeof(fact));
         }
-        fault(reader, value, bounded(row) ? "a number " : "a number", bounded(row) ? fact : "");
+        refuse(reader, value, bounded(row) ? "a number " : "a number", bounded(row) ? fact : "");
         return;
     }
     double x = json_number_value(value);
     bool outside = row->exclusive ? x <= row->min || x >= row->max : x < row->min || x > row->max;
     if (bounded(row) && outside) { /* JSON has no infinity, and the parser refuses what overflows */
         range_text(row, fact, sizeof(fact));
-        fault(reader, value, "a number ", fact);
+        refuse(reader, value, "a number ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &x, sizeof(x));
@@ -143,7 +143,7 @@ static void read_string(struct reader *reader, const struct params_row *row, con
     snprintf(fact, sizeof(fact), "%zu bytes", row->size - 1);
     if (!json_is_string(value) || json_string_length(value) >= row->size ||
         strlen(json_string_value(value)) != json_string_length(value)) {
-        fault(reader, value, "a string of at most ", fact);
+        refuse(reader, value, "a string of at most ", fact);
         return;
     }
     memcpy(reader->out + row->offset, json_string_value(value), json_string_length(value) + 1);
@@ -156,14 +156,14 @@ static void read_enum(struct reader *reader, const struct params_row *row, const
     if (choice < 0) {
         char fact[192];
         params_join(row->choices, fact, sizeof(fact));
-        fault(reader, value, "one of ", fact);
+        refuse(reader, value, "one of ", fact);
         if (json_is_string(value)) {
             struct text_guess guess = {.word = json_string_value(value)};
             for (size_t i = 0; row->choices[i] != NULL; i++) {
                 text_guess_offer(&guess, row->choices[i]);
             }
             if (guess.name != NULL) {
-                faults_hint(reader->faults, "did you mean \"%s\"?", guess.name);
+                validation_hint(reader->errors, "did you mean \"%s\"?", guess.name);
             }
         }
         return;
@@ -177,14 +177,14 @@ static void read_strings(struct reader *reader, const struct params_row *row, co
     json_t *item;
 
     if (!json_is_array(value) || json_array_size(value) > 1024) {
-        fault(reader, value, "a list of at most 1024 strings", "");
+        refuse(reader, value, "a list of at most 1024 strings", "");
         return;
     }
     json_array_foreach(value, i, item)
     {
         if (!json_is_string(item) || json_string_length(item) > 512 ||
             strlen(json_string_value(item)) != json_string_length(item)) {
-            fault(reader, value, "a list of strings of at most 512 bytes each", "");
+            refuse(reader, value, "a list of strings of at most 512 bytes each", "");
             return;
         }
     }
@@ -197,7 +197,7 @@ static void read_switch(struct reader *reader, const struct params_row *row, con
     int state = json_is_true(value) ? PARAMS_ON : PARAMS_OFF;
 
     if (!json_is_boolean(value)) {
-        fault(reader, value, "true, false or null", "");
+        refuse(reader, value, "true, false or null", "");
         return;
     }
     memcpy(reader->out + row->offset, &state, sizeof(state));
@@ -208,7 +208,7 @@ static void read_value(struct reader *reader, const struct params_row *row, cons
     switch (row->type) {
     case PARAMS_BOOL:
         if (!json_is_boolean(value)) {
-            fault(reader, value, "true or false", "");
+            refuse(reader, value, "true or false", "");
             return;
         }
         *(bool *)(reader->out + row->offset) = json_is_true(value);
@@ -244,7 +244,7 @@ static void read_fallback(struct reader *reader, const struct params_row *row)
     json_t *value = json_loads(row->fallback, JSON_DECODE_ANY, NULL);
 
     if (value == NULL) {
-        faults_add(reader->faults, ERR_INTERNAL, "", "the default of %s is not JSON", row->name);
+        validation_add(reader->errors, ERR_INTERNAL, "", "the default of %s is not JSON", row->name);
         return;
     }
     if (!json_is_null(value)) {
@@ -343,22 +343,22 @@ static void refuse_unknown(struct reader *reader, const struct params_row *const
         if (row != NULL) {
             (void)params_member(row, object, &first);
             if (strcmp(first, key) != 0) {
-                faults_add(reader->faults, ERR_INVALID_PARAMETER, pointer,
-                           "\"%.80s\" is another name of \"%s\", which is there too", key, first);
-                faults_hint(reader->faults, "give one of them");
+                validation_add(reader->errors, ERR_INVALID_PARAMETER, pointer,
+                               "\"%.80s\" is another name of \"%s\", which is there too", key, first);
+                validation_hint(reader->errors, "give one of them");
             }
             continue;
         }
         struct text_guess guess = {.word = key};
         params_offer(tables, &guess);
-        faults_add(reader->faults, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a member of %s%s%s", key,
-                   reader->pointer[0] != '\0' ? "\"" : "the request",
-                   reader->pointer[0] != '\0' ? reader->pointer + 1 : "", reader->pointer[0] != '\0' ? "\"" : "");
+        validation_add(reader->errors, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a member of %s%s%s", key,
+                       reader->pointer[0] != '\0' ? "\"" : "the request",
+                       reader->pointer[0] != '\0' ? reader->pointer + 1 : "", reader->pointer[0] != '\0' ? "\"" : "");
         if (guess.name != NULL) {
-            faults_hint(reader->faults, "did you mean \"%s\"?", guess.name);
+            validation_hint(reader->errors, "did you mean \"%s\"?", guess.name);
         } else {
             list_members(tables, members, sizeof(members));
-            faults_hint(reader->faults, "the members are %s", members);
+            validation_hint(reader->errors, "the members are %s", members);
         }
     }
 }
@@ -377,8 +377,8 @@ static void read_row(struct reader *reader, const struct params_row *row, const 
     } else if (value == NULL && row->fallback == NULL) {
         char member[192];
         text_pointer(member, sizeof(member), reader->pointer, row->name);
-        faults_add(reader->faults, ERR_MISSING_PARAMETER, member, "\"%s\" is required", row->name);
-        faults_hint(reader->faults, "%s", row->help != NULL ? row->help : "");
+        validation_add(reader->errors, ERR_MISSING_PARAMETER, member, "\"%s\" is required", row->name);
+        validation_hint(reader->errors, "%s", row->help != NULL ? row->help : "");
     } else {
         reader->name = row->name;
         read_fallback(reader, row);
@@ -386,16 +386,16 @@ static void read_row(struct reader *reader, const struct params_row *row, const 
 }
 
 int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
-                 struct faults *faults)
+                 struct validation_errors *errors)
 {
-    struct reader reader = {.pointer = pointer, .faults = faults, .out = out};
-    size_t before = faults->count + faults->dropped;
+    struct reader reader = {.pointer = pointer, .errors = errors, .out = out};
+    size_t before = errors->count + errors->dropped;
 
     if (object != NULL && !json_is_object(object)) {
         char text[PARAMS_VALUE_SIZE];
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "%s%s%s is %s; it must be an object",
-                   pointer[0] != '\0' ? "\"" : "the body", pointer[0] != '\0' ? pointer + 1 : "",
-                   pointer[0] != '\0' ? "\"" : "", params_value_text(object, text));
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer, "%s%s%s is %s; it must be an object",
+                       pointer[0] != '\0' ? "\"" : "the body", pointer[0] != '\0' ? pointer + 1 : "",
+                       pointer[0] != '\0' ? "\"" : "", params_value_text(object, text));
         return ERR_INVALID_PARAMETER;
     }
     for (size_t t = 0; tables[t] != NULL; t++) {
@@ -404,12 +404,12 @@ int params_parse(const struct params_row *const *tables, const json_t *object, c
         }
     }
     refuse_unknown(&reader, tables, object);
-    if (faults->count + faults->dropped == before) {
+    if (errors->count + errors->dropped == before) {
         return 0;
     }
     params_release(tables, out);
-    /* The list was full before when the first fault of this object was dropped. */
-    return before < faults->count ? faults->items[before].code : ERR_INVALID_PARAMETER;
+    /* The list was full before when the first error of this object was dropped. */
+    return before < errors->count ? errors->items[before].code : ERR_INVALID_PARAMETER;
 }
 
 void params_release(const struct params_row *const *tables, void *values)

@@ -4,8 +4,8 @@
  * A struct of plain members is described by rows; params_parse fills it from a JSON object,
  * params_schema prints the rows as JSON Schema (draft 2020-12), params_json echoes a filled struct. */
 
-#include "base/faults.h"
 #include "base/text.h"
+#include "base/validation.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -43,11 +43,11 @@ struct params_row {
 
 /* A table ends with a row whose name is NULL. A table may be given as several, in order. */
 
-/* Fill `out` (zeroed) from `object` (NULL = all defaults; anything but an object is a fault). Every fault goes to
- * `faults` under `pointer` + "/" + name, unknown members included. 0, or the first fault's code; on failure `out` is
+/* Fill `out` (zeroed) from `object` (NULL = all defaults; anything but an object is an error). Every error goes to
+ * `errors` under `pointer` + "/" + name, unknown members included. 0, or the first error's code; on failure `out` is
  * released. `tables` is NULL-terminated. Any thread. */
 int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
-                 struct faults *faults);
+                 struct validation_errors *errors);
 /* The row of a member by its name or one of its aliases, or NULL. */
 const struct params_row *params_find(const struct params_row *const *tables, const char *name);
 /* The value that `object` has under the row's name or an alias, and *name, as it is spelled there; or NULL. */

@@ -3,7 +3,7 @@
  * quantized linear becomes, packs them, and words its quantization_config. It never knows which method made the codes.
  */
 
-#include "base/faults.h"
+#include "base/validation.h"
 #include "models/cache.h"
 #include "models/model.h"
 #include "models/qtensor.h"
@@ -83,9 +83,9 @@ const struct format *const *format_list(void); /* NULL-terminated; the first is 
 const struct format *format_find(const char *name);
 /* How many of the modules can be carried, each taken by itself? */
 int format_count_taken(const struct format *format, const struct format_config *config);
-/* Why a result cannot be carried, with the formats that can, as one fault list. 0 when it can. */
+/* Why a result cannot be carried, with the formats that can, as one error list. 0 when it can. */
 int format_check(const struct format *format, const struct format_config *config, const char *pointer,
-                 struct faults *faults);
+                 struct validation_errors *errors);
 
 /* Append what the format's runtimes will not do with an accepted result. */
 int format_warnings(const struct format *format, const struct format_config *config, json_t *warnings);

@@ -208,16 +208,16 @@ static void name_others(const struct format_config *config, char *out, size_t si
     }
 }
 
-static void add_fault(struct faults *faults, const char *pointer, const char *module, const char *others)
+static void add_error(struct validation_errors *errors, const char *pointer, const char *module, const char *others)
 {
     const struct err_record record = *err_last(), *why = &record;
 
-    faults_add(faults, why->code, pointer, "%s%s%s", module, module[0] != '\0' ? ": " : "", why->message);
-    faults_hint(faults, "%s%s%s", why->hint, why->hint[0] != '\0' ? "; " : "", others);
+    validation_add(errors, why->code, pointer, "%s%s%s", module, module[0] != '\0' ? ": " : "", why->message);
+    validation_hint(errors, "%s%s%s", why->hint, why->hint[0] != '\0' ? "; " : "", others);
 }
 
 int format_check(const struct format *format, const struct format_config *config, const char *pointer,
-                 struct faults *faults)
+                 struct validation_errors *errors)
 {
     enum { SEEN_MAX = 8 };
     char seen[SEEN_MAX][128];
@@ -237,11 +237,11 @@ int format_check(const struct format *format, const struct format_config *config
         /* Blocks repeat their shapes: each reason once, with the first module that it is true of. */
         if (!known && count < SEEN_MAX) {
             snprintf(seen[count++], sizeof(seen[0]), "%s", err_last()->message);
-            add_fault(faults, pointer, m->name, others);
+            add_error(errors, pointer, m->name, others);
         }
     }
     if (count == 0 && judge(format, config) != 0) {
-        add_fault(faults, pointer, "", others);
+        add_error(errors, pointer, "", others);
     }
-    return faults_raise(faults);
+    return validation_raise(errors);
 }

@@ -15,7 +15,7 @@
 #define CANCEL_TRIES 8 /* the status may move between looking and acting; it can do so only a few times */
 
 static void check_file(struct engine *engine, const char *id, const char *purpose, const char *pointer,
-                       struct faults *faults)
+                       struct validation_errors *errors)
 {
     json_t *file;
 
@@ -25,40 +25,41 @@ static void check_file(struct engine *engine, const char *id, const char *purpos
     int rc = store_object_get(engine->store, "file", id, &file);
     if (rc != 0) {
         if (rc == ERR_NOT_FOUND) {
-            faults_add(faults, ERR_INVALID_PARAMETER, pointer, "there is no file %s", id);
-            faults_hint(faults, "GET /v1/files?purpose=%s lists them", purpose);
+            validation_add(errors, ERR_INVALID_PARAMETER, pointer, "there is no file %s", id);
+            validation_hint(errors, "GET /v1/files?purpose=%s lists them", purpose);
         } else {
-            faults_add(faults, rc, pointer, "%s", err_last()->message);
+            validation_add(errors, rc, pointer, "%s", err_last()->message);
         }
         return;
     }
     const char *found = json_string_value(json_object_get(file, "purpose"));
     if (found == NULL || strcmp(found, purpose) != 0) {
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "\"file_id\" names a file of purpose %s; it must be one of purpose %s",
-                   found != NULL ? found : "none", purpose);
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                       "\"file_id\" names a file of purpose %s; it must be one of purpose %s",
+                       found != NULL ? found : "none", purpose);
     }
     json_decref(file);
 }
 
-static void check_files(struct engine *engine, const struct job_spec *spec, struct faults *faults)
+static void check_files(struct engine *engine, const struct job_spec *spec, struct validation_errors *errors)
 {
-    check_file(engine, spec->calibration.file_id, "calibration", "/calibration/file_id", faults);
-    check_file(engine, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", faults);
+    check_file(engine, spec->calibration.file_id, "calibration", "/calibration/file_id", errors);
+    check_file(engine, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", errors);
 }
 
-/* The device that would run the job, which judges it; false, with the fault: there is no such device. */
+/* The device that would run the job, which judges it; false, with the error: there is no such device. */
 static bool check_device(const struct engine *engine, const struct job_spec *spec, struct gpu_info *out,
-                         struct faults *faults)
+                         struct validation_errors *errors)
 {
     if (engine_device_of(engine, spec->resources.device, out) != 0) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/resources/device", "%s", err_last()->message);
+        validation_add(errors, ERR_INVALID_PARAMETER, "/resources/device", "%s", err_last()->message);
         return false;
     }
     return true;
 }
 
-static void check_model(struct engine *engine, struct job_spec *spec, json_t *warnings, struct faults *faults)
+static void check_model(struct engine *engine, struct job_spec *spec, json_t *warnings,
+                        struct validation_errors *errors)
 {
     struct gpu_info device;
     struct model *model;
@@ -67,34 +68,34 @@ static void check_model(struct engine *engine, struct job_spec *spec, json_t *wa
     if (rc != 0) {
         const struct err_record why = *err_last();
         bool ours = rc == ERR_NOT_FOUND;
-        faults_add(faults,
-                   ours                       ? ERR_INVALID_PARAMETER
-                   : rc == ERR_SOURCE_CHANGED ? ERR_DIGEST_MISMATCH
-                                              : rc,
-                   "/model", "%s", ours ? "there is no model with this id" : why.message);
-        faults_hint(faults, "%s", ours ? "GET /v1/models lists the models" : why.hint);
+        validation_add(errors,
+                       ours                       ? ERR_INVALID_PARAMETER
+                       : rc == ERR_SOURCE_CHANGED ? ERR_DIGEST_MISMATCH
+                                                  : rc,
+                       "/model", "%s", ours ? "there is no model with this id" : why.message);
+        validation_hint(errors, "%s", ours ? "GET /v1/models lists the models" : why.hint);
         return;
     }
-    bool known = check_device(engine, spec, &device, faults);
-    if (spec_check(spec, model, known ? &device : NULL, faults) == 0) {
+    bool known = check_device(engine, spec, &device, errors);
+    if (spec_check(spec, model, known ? &device : NULL, errors) == 0) {
         rc = recipe_warnings(&spec->recipe, spec->format, model, warnings);
     }
     if (rc != 0) {
-        faults_add(faults, rc, "", "%s", err_last()->message);
+        validation_add(errors, rc, "", "%s", err_last()->message);
     }
     model_close(model);
 }
 
 /* What the request refers to is there now, and stays while admission is held. */
-static void check_references(struct engine *engine, const struct job_spec *spec, struct faults *faults)
+static void check_references(struct engine *engine, const struct job_spec *spec, struct validation_errors *errors)
 {
     json_t *model = NULL;
 
-    check_files(engine, spec, faults);
+    check_files(engine, spec, errors);
     int rc = store_object_get(engine->store, "mdl", spec->model, &model);
     if (rc != 0) {
-        faults_add(faults, rc == ERR_NOT_FOUND ? ERR_INVALID_PARAMETER : rc, "/model", "%s",
-                   rc == ERR_NOT_FOUND ? "there is no model with this id" : err_last()->message);
+        validation_add(errors, rc == ERR_NOT_FOUND ? ERR_INVALID_PARAMETER : rc, "/model", "%s",
+                       rc == ERR_NOT_FOUND ? "there is no model with this id" : err_last()->message);
     }
     json_decref(model);
 }
@@ -136,15 +137,15 @@ static int store_new(struct engine *engine, const struct job_spec *spec, const j
     return rc != 0 ? rc : engine_job_get(engine, id, job);
 }
 
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once, struct faults *faults,
-                      json_t **job)
+int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once,
+                      struct validation_errors *errors, json_t **job)
 {
     struct job_spec spec;
 
     if (engine_draining(engine)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
-    int rc = spec_parse(body, faults, &spec);
+    int rc = spec_parse(body, errors, &spec);
     if (rc != 0) {
         return rc;
     }
@@ -154,17 +155,17 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
     /* The long look goes without the lock; under it comes only what another request could change. */
-    check_files(engine, &spec, faults);
-    check_model(engine, &spec, warnings, faults);
-    rc = faults_raise(faults);
+    check_files(engine, &spec, errors);
+    check_model(engine, &spec, warnings, errors);
+    rc = validation_raise(errors);
     if (rc != 0) {
         spec_deinit(&spec);
         json_decref(warnings);
         return rc;
     }
     pthread_mutex_lock(&engine->admission);
-    check_references(engine, &spec, faults);
-    rc = faults_raise(faults);
+    check_references(engine, &spec, errors);
+    rc = validation_raise(errors);
     rc = rc != 0 ? rc : check_room(engine);
     rc = rc != 0 ? rc : store_new(engine, &spec, warnings, once, job);
     pthread_mutex_unlock(&engine->admission);

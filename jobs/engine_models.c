@@ -262,42 +262,42 @@ static int request_code(int rc)
     }
 }
 
-int engine_model_register(struct engine *engine, const json_t *body, struct faults *faults, json_t **model)
+int engine_model_register(struct engine *engine, const json_t *body, struct validation_errors *errors, json_t **model)
 {
     struct registration request = {0};
     struct model *opened;
 
     if (!json_is_object(body)) {
         char text[PARAMS_VALUE_SIZE];
-        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
-                   params_value_text(body, text));
-        return faults_raise(faults);
+        validation_add(errors, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
+                       params_value_text(body, text));
+        return validation_raise(errors);
     }
-    int rc = params_parse(registration_tables, body, "", &request, faults);
+    int rc = params_parse(registration_tables, body, "", &request, errors);
     if (rc != 0) {
-        return faults_raise(faults);
+        return validation_raise(errors);
     }
     rc = engine_model_open(engine, request.uri, &opened);
     if (rc != 0) {
         int code = request_code(rc);
         const struct err_record why = *err_last();
-        faults_add(faults, code, "/uri", "%s", why.message);
-        faults_hint(faults, "%s", why.hint);
-        return faults_raise(faults);
+        validation_add(errors, code, "/uri", "%s", why.message);
+        validation_hint(errors, "%s", why.hint);
+        return validation_raise(errors);
     }
     if (request.expected_sha256[0] != '\0' && strcasecmp(request.expected_sha256, model_digest(opened)) != 0) {
-        faults_add(faults, ERR_DIGEST_MISMATCH, "/expected_sha256",
-                   "\"expected_sha256\" is another digest than the checkpoint's, %s", model_digest(opened));
+        validation_add(errors, ERR_DIGEST_MISMATCH, "/expected_sha256",
+                       "\"expected_sha256\" is another digest than the checkpoint's, %s", model_digest(opened));
         model_close(opened);
-        return faults_raise(faults);
+        return validation_raise(errors);
     }
     bool tied = true;
     rc = model_tied(opened, &tied);
     json_t *object = rc == 0 ? describe(opened, tied, &request) : NULL;
     model_close(opened);
     if (rc != 0) {
-        faults_add(faults, request_code(rc), "/uri", "%s", err_last()->message);
-        return faults_raise(faults);
+        validation_add(errors, request_code(rc), "/uri", "%s", err_last()->message);
+        return validation_raise(errors);
     }
     if (object == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model object");

@@ -5,7 +5,7 @@
  * engine keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the
  * store). */
 
-#include "base/faults.h"
+#include "base/validation.h"
 #include "storage/storage.h"
 
 #include <jansson.h>
@@ -46,12 +46,12 @@ json_t *engine_methods(struct engine *engine);
 int engine_method(struct engine *engine, const char *name, json_t **method);
 
 /* POST /v1/models: {"name","uri":"file:REL or file:/ABS below a root","expected_sha256"?}. Reads headers only. */
-int engine_model_register(struct engine *engine, const json_t *body, struct faults *faults, json_t **model);
+int engine_model_register(struct engine *engine, const json_t *body, struct validation_errors *errors, json_t **model);
 int engine_model_delete(struct engine *engine, const char *id);
 
-/* POST /v1/quantization/jobs. Negative with faults filled when refused; every reason is named. */
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once, struct faults *faults,
-                      json_t **job);
+/* POST /v1/quantization/jobs. Negative with errors filled when refused; every reason is named. */
+int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once,
+                      struct validation_errors *errors, json_t **job);
 int engine_job_get(struct engine *engine, const char *id, json_t **job); /* as api.md §4 */
 /* A stored job row as the API shows it; new reference. For lists: the store's rows go through this. */
 json_t *engine_job_view(struct engine *engine, const json_t *row);

@@ -34,7 +34,7 @@ static void add(json_t *warnings, const char *code, char *message, bool again)
 
 void records_warn_rejected(json_t *warnings, const char *what, const struct calibration_writer *writer)
 {
-    const struct calibration_fault *faults = calibration_writer_faults(writer);
+    const struct calibration_error *errors = calibration_writer_errors(writer);
     struct calibration_counts counts;
     char message[768];
 
@@ -44,9 +44,9 @@ void records_warn_rejected(json_t *warnings, const char *what, const struct cali
     }
     int used = snprintf(message, sizeof(message), "%lld of %lld lines of the %s file were not taken",
                         (long long)counts.rejected, (long long)(counts.accepted + counts.rejected), what);
-    for (size_t i = 0; i < counts.fault_count && i < LINES_NAMED && (size_t)used < sizeof(message); i++) {
-        used += snprintf(message + used, sizeof(message) - (size_t)used, "; line %lld: %s", (long long)faults[i].line,
-                         faults[i].detail);
+    for (size_t i = 0; i < counts.error_count && i < LINES_NAMED && (size_t)used < sizeof(message); i++) {
+        used += snprintf(message + used, sizeof(message) - (size_t)used, "; line %lld: %s", (long long)errors[i].line,
+                         errors[i].detail);
     }
     add(warnings, REJECTED, message, false);
 }

@@ -1,7 +1,7 @@
 /* Request bodies: option rows for each part, then the cross-field rules that rows cannot say.
  *
  * The same parser reads a client's body and, later, the stored canonical request, so a job runs exactly what was
- * accepted. Unknown members are faults: a typo in group_size must not cost hours. */
+ * accepted. Unknown members are errors: a typo in group_size must not cost hours. */
 
 #include "jobs/spec.h"
 
@@ -100,12 +100,12 @@ static const struct params_row *const output_tables[] = {output_rows, NULL};
 static const struct params_row *const resources_tables[] = {resources_rows, NULL};
 
 static void parse_part(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
-                       struct faults *faults)
+                       struct validation_errors *errors)
 {
-    (void)params_parse(tables, object, pointer, out, faults);
+    (void)params_parse(tables, object, pointer, out, errors);
 }
 
-static void check_metadata(const json_t *metadata, struct faults *faults)
+static void check_metadata(const json_t *metadata, struct validation_errors *errors)
 {
     const char *key;
     json_t *value;
@@ -114,71 +114,76 @@ static void check_metadata(const json_t *metadata, struct faults *faults)
         return;
     }
     if (!json_is_object(metadata) || json_object_size(metadata) > 16) {
-        faults_add(faults, ERR_INVALID_PARAMETER, "/metadata", "\"metadata\" must be an object of at most 16 members");
+        validation_add(errors, ERR_INVALID_PARAMETER, "/metadata",
+                       "\"metadata\" must be an object of at most 16 members");
         return;
     }
     json_object_foreach((json_t *)metadata, key, value)
     {
         if (!json_is_string(value) || strlen(key) > 64 || json_string_length(value) > 512) {
-            faults_add(faults, ERR_INVALID_PARAMETER, "/metadata",
-                       "\"%.64s\" must be a string of at most 512 bytes under a name of at most 64", key);
+            validation_add(errors, ERR_INVALID_PARAMETER, "/metadata",
+                           "\"%.64s\" must be a string of at most 512 bytes under a name of at most 64", key);
         }
     }
 }
 
-static void refuse_file_id(const char *pointer, const char *id, struct faults *faults)
+static void refuse_file_id(const char *pointer, const char *id, struct validation_errors *errors)
 {
-    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"file_id\" is \"%s\"; it must be the id of a file (file_...)",
-               id);
-    faults_hint(faults, "POST /v1/files stores a file and answers its id");
+    validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                   "\"file_id\" is \"%s\"; it must be the id of a file (file_...)", id);
+    validation_hint(errors, "POST /v1/files stores a file and answers its id");
 }
 
-static void refuse_length(const char *pointer, struct faults *faults)
+static void refuse_length(const char *pointer, struct validation_errors *errors)
 {
-    faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-               "\"sequence_length\" is 1; it must be 0 (choose for me) or at least 2, since a token is predicted from "
-               "those before it");
+    validation_add(
+        errors, ERR_INVALID_PARAMETER, pointer,
+        "\"sequence_length\" is 1; it must be 0 (choose for me) or at least 2, since a token is predicted from "
+        "those before it");
 }
 
-static void check_data(const struct job_spec *spec, struct faults *faults)
+static void check_data(const struct job_spec *spec, struct validation_errors *errors)
 {
     const struct spec_calibration *c = &spec->calibration;
 
     if (c->stream && c->file_id[0] != '\0') {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream",
-                   "\"stream\" is true and \"file_id\" is given: records come from one of them");
-        faults_hint(faults, "leave out file_id or stream");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/calibration/stream",
+                       "\"stream\" is true and \"file_id\" is given: records come from one of them");
+        validation_hint(errors, "leave out file_id or stream");
     }
     if (spec->recipe.count > 0 && recipe_needs_calibration(&spec->recipe) && !spec_has_calibration(spec)) {
-        faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
-                   "\"calibration\" is required: %s learns from the inputs of the model's linears", spec->recipe.name);
-        faults_hint(faults, "\"calibration\": {\"file_id\": a file of purpose calibration}, or {\"stream\": true} and "
-                            "POST the records to the job");
+        validation_add(errors, ERR_MISSING_PARAMETER, "/calibration",
+                       "\"calibration\" is required: %s learns from the inputs of the model's linears",
+                       spec->recipe.name);
+        validation_hint(errors,
+                        "\"calibration\": {\"file_id\": a file of purpose calibration}, or {\"stream\": true} and "
+                        "POST the records to the job");
     }
     if (c->file_id[0] != '\0' && !id_valid(c->file_id, "file")) {
-        refuse_file_id("/calibration/file_id", c->file_id, faults);
+        refuse_file_id("/calibration/file_id", c->file_id, errors);
     }
     if (spec->evaluation.file_id[0] != '\0' && !id_valid(spec->evaluation.file_id, "file")) {
-        refuse_file_id("/evaluation/file_id", spec->evaluation.file_id, faults);
+        refuse_file_id("/evaluation/file_id", spec->evaluation.file_id, errors);
     }
     if (spec->evaluation.file_id[0] != '\0' && spec->recipe.count > 0 && recipe_analyses(&spec->recipe)) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/file_id",
-                   "\"file_id\" does nothing: %s changes no model that could be evaluated", spec->recipe.name);
-        faults_hint(faults, "leave \"evaluation\" out");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/file_id",
+                       "\"file_id\" does nothing: %s changes no model that could be evaluated", spec->recipe.name);
+        validation_hint(errors, "leave \"evaluation\" out");
     }
     if (spec->evaluation.file_id[0] == '\0' && spec->evaluation.sequence_length > 0) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length",
-                   "\"sequence_length\" needs an evaluation.file_id: a held-back tail has the calibration's length");
+        validation_add(
+            errors, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length",
+            "\"sequence_length\" needs an evaluation.file_id: a held-back tail has the calibration's length");
     }
     if (c->sequence_length == 1) {
-        refuse_length("/calibration/sequence_length", faults);
+        refuse_length("/calibration/sequence_length", errors);
     }
     if (spec->evaluation.sequence_length == 1) {
-        refuse_length("/evaluation/sequence_length", faults);
+        refuse_length("/evaluation/sequence_length", errors);
     }
 }
 
-static void parse_model(const struct top *top, struct job_spec *spec, struct faults *faults)
+static void parse_model(const struct top *top, struct job_spec *spec, struct validation_errors *errors)
 {
     if (top->model == NULL) {
         return; /* reported as missing by its row */
@@ -186,15 +191,15 @@ static void parse_model(const struct top *top, struct job_spec *spec, struct fau
     const char *id = json_string_value(top->model);
     if (id == NULL || !id_valid(id, "mdl")) {
         char text[PARAMS_VALUE_SIZE];
-        faults_add(faults, ERR_INVALID_PARAMETER, "/model", "\"model\" is %s; it must be the id of a model (mdl_...)",
-                   params_value_text(top->model, text));
-        faults_hint(faults, "POST /v1/models registers a checkpoint and answers its id");
+        validation_add(errors, ERR_INVALID_PARAMETER, "/model",
+                       "\"model\" is %s; it must be the id of a model (mdl_...)", params_value_text(top->model, text));
+        validation_hint(errors, "POST /v1/models registers a checkpoint and answers its id");
         return;
     }
     snprintf(spec->model, sizeof(spec->model), "%s", id);
 }
 
-int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
+int spec_parse(const json_t *body, struct validation_errors *errors, struct job_spec *out)
 {
     struct job_spec spec = {0};
     struct top top = {0};
@@ -202,18 +207,18 @@ int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
 
     if (!json_is_object(body)) {
         char text[PARAMS_VALUE_SIZE];
-        faults_add(faults, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
-                   params_value_text(body, text));
-        return faults_raise(faults);
+        validation_add(errors, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
+                       params_value_text(body, text));
+        return validation_raise(errors);
     }
-    if (params_parse(top_tables, body, "", &top, faults) == 0) {
+    if (params_parse(top_tables, body, "", &top, errors) == 0) {
         snprintf(spec.name, sizeof(spec.name), "%s", top.name);
         spec.seed = top.seed;
         spec.priority = top.priority;
         spec.max_attempts = top.max_attempts;
         spec.timeout_seconds = top.timeout_seconds;
     } else {
-        /* The rows gave nothing back; look at the parts all the same, to name every fault at once. */
+        /* The rows gave nothing back; look at the parts all the same, to name every error at once. */
         top.model = json_incref(json_object_get(body, "model"));
         top.quantization = json_incref(params_member(params_find(top_tables, "quantization"), body, &name));
         top.calibration = json_incref(json_object_get(body, "calibration"));
@@ -222,25 +227,25 @@ int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out)
         top.resources = json_incref(json_object_get(body, "resources"));
         top.method = json_incref(json_object_get(body, "method"));
     }
-    parse_model(&top, &spec, faults);
+    parse_model(&top, &spec, errors);
     if (top.method != NULL) { /* its absence is reported by its row */
-        (void)recipe_parse(top.method, top.quantization, "/method", "/quantization", faults, &spec.recipe);
+        (void)recipe_parse(top.method, top.quantization, "/method", "/quantization", errors, &spec.recipe);
     }
-    parse_part(calibration_tables, top.calibration, "/calibration", &spec.calibration, faults);
-    parse_part(evaluation_tables, top.evaluation, "/evaluation", &spec.evaluation, faults);
-    parse_part(output_tables, top.output, "/output", &spec.output, faults);
-    parse_part(resources_tables, top.resources, "/resources", &spec.resources, faults);
-    check_metadata(top.metadata, faults);
+    parse_part(calibration_tables, top.calibration, "/calibration", &spec.calibration, errors);
+    parse_part(evaluation_tables, top.evaluation, "/evaluation", &spec.evaluation, errors);
+    parse_part(output_tables, top.output, "/output", &spec.output, errors);
+    parse_part(resources_tables, top.resources, "/resources", &spec.resources, errors);
+    check_metadata(top.metadata, errors);
     spec.metadata = json_incref(top.metadata);
     if (spec.output.format[0] != '\0') {
-        spec.format = names_format(spec.output.format, "/output/format", faults);
+        spec.format = names_format(spec.output.format, "/output/format", errors);
         snprintf(spec.output.format, sizeof(spec.output.format), "%s", spec.format != NULL ? spec.format->name : "");
     }
-    check_data(&spec, faults);
+    check_data(&spec, errors);
     params_release(top_tables, &top);
-    if (faults->count > 0) {
+    if (errors->count > 0) {
         spec_deinit(&spec);
-        return faults_raise(faults);
+        return validation_raise(errors);
     }
     *out = spec;
     return 0;

@@ -1,8 +1,8 @@
 #pragma once
 /* A job's request, checked: JSON in, plain struct out, and back to JSON with every default filled in. */
 
-#include "base/faults.h"
 #include "base/ids.h"
+#include "base/validation.h"
 #include "formats/format.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/recipe.h"
@@ -53,8 +53,8 @@ struct job_spec {
     json_t *metadata; /* object or NULL */
 };
 
-/* Parse everything that can be judged without the model; every fault is named. *out is set on success only. */
-int spec_parse(const json_t *body, struct faults *faults, struct job_spec *out);
+/* Parse everything that can be judged without the model; every error is named. *out is set on success only. */
+int spec_parse(const json_t *body, struct validation_errors *errors, struct job_spec *out);
 void spec_deinit(struct job_spec *spec);
 /* The request with defaults filled in, in canonical member order. New reference. */
 json_t *spec_json(const struct job_spec *spec);
@@ -71,5 +71,6 @@ json_t *spec_quantization_schema(const struct quantizer *quantizer);
 struct memory_load spec_load(const struct job_spec *spec, const struct model_config *config);
 /* Everything that a job of this spec on this model would run into, from headers alone. Defaults that depend on the
  * model (format, sequence lengths) are filled in. device: the one that will run it, or NULL when there is none (which
- * is the caller's to refuse). 0 or faults filled. */
-int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device, struct faults *faults);
+ * is the caller's to refuse). 0 or errors filled. */
+int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device,
+               struct validation_errors *errors);

@@ -24,29 +24,29 @@ struct memory_load spec_load(const struct job_spec *spec, const struct model_con
 
 /* Refused is what cannot run at all: with one sequence at a time, nothing read ahead, activations elsewhere. */
 static void check_memory(const struct job_spec *spec, const struct model *model, const struct gpu_info *device,
-                         struct faults *faults)
+                         struct validation_errors *errors)
 {
     const struct memory_load load = spec_load(spec, model_config(model));
     const struct memory_plan plan = memory_plan(&load, model, device, 0);
     int64_t need = memory_plan_min(&plan);
 
     if (device->memory_total > 0 && need > device->memory_total) {
-        faults_add(faults, ERR_INSUFFICIENT_MEMORY, "/resources/device",
-                   "this model's blocks need about %lld MiB at a time and %s has %lld MiB", (long long)(need >> 20),
-                   device->id, (long long)(device->memory_total >> 20));
+        validation_add(errors, ERR_INSUFFICIENT_MEMORY, "/resources/device",
+                       "this model's blocks need about %lld MiB at a time and %s has %lld MiB", (long long)(need >> 20),
+                       device->id, (long long)(device->memory_total >> 20));
     }
 }
 
-static void refuse_length(const char *pointer, int64_t length, int64_t positions, struct faults *faults)
+static void refuse_length(const char *pointer, int64_t length, int64_t positions, struct validation_errors *errors)
 {
-    faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, pointer,
-               "\"sequence_length\" is %lld; the model has %lld positions, and no sequence can be longer",
-               (long long)length, (long long)positions);
-    faults_hint(faults, "%lld or less; 0 = the smaller of 2048 and the model's positions", (long long)positions);
+    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, pointer,
+                   "\"sequence_length\" is %lld; the model has %lld positions, and no sequence can be longer",
+                   (long long)length, (long long)positions);
+    validation_hint(errors, "%lld or less; 0 = the smaller of 2048 and the model's positions", (long long)positions);
 }
 
 /* Lengths that were left to the model are filled in, so that the job says what it uses. */
-static void check_lengths(struct job_spec *spec, const struct model *model, struct faults *faults)
+static void check_lengths(struct job_spec *spec, const struct model *model, struct validation_errors *errors)
 {
     const struct model_config *config = model_config(model);
 
@@ -55,59 +55,60 @@ static void check_lengths(struct job_spec *spec, const struct model *model, stru
         spec->evaluation.sequence_length = spec->calibration.sequence_length;
     }
     if (config->max_position > 0 && spec->calibration.sequence_length > config->max_position) {
-        refuse_length("/calibration/sequence_length", spec->calibration.sequence_length, config->max_position, faults);
+        refuse_length("/calibration/sequence_length", spec->calibration.sequence_length, config->max_position, errors);
     }
     if (config->max_position > 0 && spec->evaluation.sequence_length > config->max_position) {
-        refuse_length("/evaluation/sequence_length", spec->evaluation.sequence_length, config->max_position, faults);
+        refuse_length("/evaluation/sequence_length", spec->evaluation.sequence_length, config->max_position, errors);
     }
 }
 
 /* A static input scale is what the calibration set reached. */
 static void check_inputs(const struct job_spec *spec, const struct format_module *modules, int count,
-                         struct faults *faults)
+                         struct validation_errors *errors)
 {
     for (int i = 0; i < count; i++) {
         const struct gpu_input *input = &modules[i].scheme.input;
         if (input->number != GPU_NUMBER_NONE && !input->dynamic && !spec_has_calibration(spec)) {
-            faults_add(faults, ERR_MISSING_PARAMETER, "/calibration",
-                       "\"calibration\" is required: static input scales are measured on it");
-            faults_hint(faults, "calibration.file_id, or calibration.stream = true");
+            validation_add(errors, ERR_MISSING_PARAMETER, "/calibration",
+                           "\"calibration\" is required: static input scales are measured on it");
+            validation_hint(errors, "calibration.file_id, or calibration.stream = true");
             return;
         }
     }
 }
 
-int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device, struct faults *faults)
+int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device,
+               struct validation_errors *errors)
 {
     struct format_module *modules = NULL;
     int count = 0;
-    size_t before = faults->count;
+    size_t before = errors->count;
 
-    if (!check_costs(&spec->recipe, model, faults)) {
-        return faults_raise(faults);
+    if (!check_costs(&spec->recipe, model, errors)) {
+        return validation_raise(errors);
     }
-    check_patterns(&spec->recipe, model, faults);
-    check_lengths(spec, model, faults);
-    check_shapes(&spec->recipe, model, faults);
+    check_patterns(&spec->recipe, model, errors);
+    check_lengths(spec, model, errors);
+    check_shapes(&spec->recipe, model, errors);
     if (device != NULL) {
-        check_memory(spec, model, device, faults);
+        check_memory(spec, model, device, errors);
     }
-    if (faults->count > before) {
-        return faults_raise(faults);
+    if (errors->count > before) {
+        return validation_raise(errors);
     }
     int rc = recipe_modules(&spec->recipe, spec->format, model, &modules, &count);
     if (rc != 0) {
-        faults_add(faults, rc, "/quantization", "%s", err_last()->message);
-        return faults_raise(faults);
+        validation_add(errors, rc, "/quantization", "%s", err_last()->message);
+        return validation_raise(errors);
     }
     if (count == 0 && !recipe_analyses(&spec->recipe) && spec->recipe.cache.number == GPU_NUMBER_NONE) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert",
-                   "\"modules_to_not_convert\" and the overrides leave no module to quantize");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert",
+                       "\"modules_to_not_convert\" and the overrides leave no module to quantize");
     } else {
-        check_format(&spec->recipe, &spec->format, model, modules, count, faults);
+        check_format(&spec->recipe, &spec->format, model, modules, count, errors);
         snprintf(spec->output.format, sizeof(spec->output.format), "%s", spec->format->name);
-        check_inputs(spec, modules, count, faults);
+        check_inputs(spec, modules, count, errors);
     }
     free(modules);
-    return faults->count > before ? faults_raise(faults) : 0;
+    return errors->count > before ? validation_raise(errors) : 0;
 }

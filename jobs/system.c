@@ -69,11 +69,11 @@ static void add_formats(const struct quantizer *quantizer, json_t *method)
     const int64_t side = 4096;
     json_t *formats = json_array();
     json_t *runtimes = json_object();
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     struct qscheme scheme;
     max_align_t params[64] = {{0}};
 
-    if (quantizer->params_size <= sizeof(params) && params_parse(quantizer->params, NULL, "", params, &faults) == 0) {
+    if (quantizer->params_size <= sizeof(params) && params_parse(quantizer->params, NULL, "", params, &errors) == 0) {
         if (quantizer->analyse == NULL &&
             (quantizer->scheme == NULL || quantizer->scheme(params, side, side, &scheme) == 0)) {
             for (const struct format *const *f = format_list(); *f != NULL; f++) {

@@ -24,7 +24,7 @@ static void warn(struct task *task, const char *code, const char *message)
 
 static int read_row(struct task *task, const json_t *row)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     const json_t *checkpoint = json_object_get(row, "checkpoint");
     const json_t *last = json_object_get(checkpoint, "layer");
     const json_t *progress = json_object_get(row, "progress");
@@ -52,7 +52,7 @@ static int read_row(struct task *task, const json_t *row)
     if (task->warnings == NULL || task->calibration_column == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
-    return spec_parse(json_object_get(row, "request"), &faults, &task->spec);
+    return spec_parse(json_object_get(row, "request"), &errors, &task->spec);
 }
 
 static int look_up_blocks(struct task *task)

@@ -135,7 +135,7 @@ static int open_writer(struct engine_upload *upload, const json_t *row)
 int engine_upload_open(struct engine *engine, const char *job, int64_t offset, struct engine_upload **out)
 {
     struct engine_upload *upload;
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *row;
 
     if (engine_draining(engine)) {
@@ -155,7 +155,7 @@ int engine_upload_open(struct engine *engine, const char *job, int64_t offset, s
     rc = store_job_get(engine->store, job, &row);
     if (rc == 0) {
         rc = check_status(row, offset);
-        rc = rc != 0 ? rc : spec_parse(json_object_get(row, "request"), &faults, &upload->spec);
+        rc = rc != 0 ? rc : spec_parse(json_object_get(row, "request"), &errors, &upload->spec);
         rc = rc != 0 ? rc : open_writer(upload, row);
         json_decref(row);
     }
@@ -202,14 +202,14 @@ static int64_t needed(const struct engine_upload *upload, const struct calibrati
     return counts->tokens < wanted ? wanted - counts->tokens : 0;
 }
 
-static json_t *fault_list(const struct engine_upload *upload, const struct calibration_counts *counts)
+static json_t *error_list(const struct engine_upload *upload, const struct calibration_counts *counts)
 {
-    const struct calibration_fault *faults = calibration_writer_faults(upload->writer);
+    const struct calibration_error *errors = calibration_writer_errors(upload->writer);
     json_t *list = json_array();
 
-    for (size_t i = 0; i < counts->fault_count; i++) {
-        json_array_append_new(list, json_pack("{s:I, s:s, s:s}", "line", (json_int_t)faults[i].line, "code",
-                                              err_api_code(faults[i].code), "detail", faults[i].detail));
+    for (size_t i = 0; i < counts->error_count; i++) {
+        json_array_append_new(list, json_pack("{s:I, s:s, s:s}", "line", (json_int_t)errors[i].line, "code",
+                                              err_api_code(errors[i].code), "detail", errors[i].detail));
     }
     return list;
 }
@@ -220,7 +220,7 @@ static json_t *answer_of(const struct engine_upload *upload, const struct calibr
     return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:O, s:s}", "object", "quantization.calibration", "accepted",
                      (json_int_t)counts->accepted, "rejected", (json_int_t)counts->rejected, "tokens",
                      (json_int_t)counts->tokens, "next_offset", (json_int_t)counts->records, "needed",
-                     (json_int_t)needed(upload, counts), "errors", fault_list(upload, counts), "warnings",
+                     (json_int_t)needed(upload, counts), "errors", error_list(upload, counts), "warnings",
                      upload->warnings, "status", status);
 }
 

@@ -19,7 +19,7 @@
 #define VOCAB_MAX ((int64_t)1 << 24)
 #define POSITION_MAX ((int64_t)1 << 31)
 
-/* A fault found by base's getters, which speak of request members, as one of the checkpoint. */
+/* An error found by base's getters, which speak of request members, as one of the checkpoint. */
 static int in_config(int rc)
 {
     return rc >= 0 ? rc : err_raise(ERR_INVALID_MODEL, "config.json: %s", err_last()->message);

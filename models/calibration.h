@@ -14,9 +14,9 @@
 
 #define CALIBRATION_LINE_MAX (4u << 20) /* bytes of one NDJSON line */
 #define CALIBRATION_RECORD_TOKENS_MAX (1u << 20)
-#define CALIBRATION_FAULTS_MAX 100
+#define CALIBRATION_ERRORS_MAX 100
 
-struct calibration_fault {
+struct calibration_error {
     int64_t line;
     int code;
     char detail[160];
@@ -25,7 +25,7 @@ struct calibration_fault {
 #define CALIBRATION_UNKNOWN_MAX 8    /* names that are kept */
 #define CALIBRATION_UNKNOWN_BYTES 64 /* of such a name, with its NUL */
 
-/* How lines become ids. tokenizer may be NULL: then only input_ids are accepted and {"text"} is a fault. vocab_size
+/* How lines become ids. tokenizer may be NULL: then only input_ids are accepted and {"text"} is an error. vocab_size
  * bounds ids. text_field: usually "text". add_special_tokens: run the tokenizer's template over texts (BOS). watch,
  * unless NULL, is asked every few milliseconds of long work: what is negative ends it. Borrowed while the writer lives.
  */
@@ -54,19 +54,19 @@ struct calibration_writer;
 struct calibration_counts {
     int64_t records, tokens, bytes; /* of the whole log, so far */
     int64_t accepted, rejected;     /* since begin */
-    size_t fault_count;             /* kept in calibration_writer_faults */
+    size_t error_count;             /* kept in calibration_writer_errors */
 };
 
 /* Open or create the log at path, cut it back to (records, tokens, bytes). */
 int calibration_writer_open(const char *path, int64_t records, int64_t tokens, int64_t bytes,
                             const struct calibration_reading *reading, struct calibration_writer **out);
-/* Feed bytes; lines may straddle calls. Broken lines become faults and are skipped. Negative only when the log
+/* Feed bytes; lines may straddle calls. Broken lines become errors and are skipped. Negative only when the log
  * itself cannot be written, or as `watch` said. first line fed is line 1. */
 int calibration_writer_feed(struct calibration_writer *writer, const char *data, size_t size);
 /* The stream ended: take a last line without newline, flush and fsync. After 0 the counts are durable. */
 int calibration_writer_sync(struct calibration_writer *writer, bool end_of_stream);
 void calibration_writer_counts(const struct calibration_writer *writer, struct calibration_counts *out);
-const struct calibration_fault *calibration_writer_faults(const struct calibration_writer *writer);
+const struct calibration_error *calibration_writer_errors(const struct calibration_writer *writer);
 const struct calibration_notes *calibration_writer_notes(const struct calibration_writer *writer);
 void calibration_writer_free(struct calibration_writer *writer); /* unsynced records are lost, by contract */
 

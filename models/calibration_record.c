@@ -65,7 +65,7 @@ __attribute__((format(printf, 3, 4))) static void refuse(struct line *line, int 
 {
     va_list arguments;
 
-    if (line->record->code == 0) { /* the first fault of a line is told */
+    if (line->record->code == 0) { /* the first error of a line is told */
         line->record->code = code;
         va_start(arguments, format);
         vsnprintf(line->record->detail, sizeof(line->record->detail), format, arguments);

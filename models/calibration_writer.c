@@ -1,6 +1,6 @@
 /* NDJSON in, token log out.
  *
- * Lines are cut here and read in calibration_record.c. Blank ones are skipped; what is wrong with one becomes a fault
+ * Lines are cut here and read in calibration_record.c. Blank ones are skipped; what is wrong with one becomes an error
  * with its line number.
  *
  * The log grows behind the committed bytes only. Records gather in one buffer; counts speak of whole records, so that
@@ -30,7 +30,7 @@ struct calibration_writer {
     int failed; /* code of the write that failed, sticky */
     struct calibration_reader reader;
     struct calibration_counts counts;
-    struct calibration_fault faults[CALIBRATION_FAULTS_MAX];
+    struct calibration_error errors[CALIBRATION_ERRORS_MAX];
     int64_t line;  /* lines ended so far */
     char *pending; /* the start of a line that has not ended */
     size_t pending_size, pending_capacity;
@@ -154,16 +154,16 @@ static int append_record(struct calibration_writer *writer, const int32_t *ids, 
     return rc;
 }
 
-__attribute__((format(printf, 3, 4))) static void fault(struct calibration_writer *writer, int code, const char *format,
-                                                        ...)
+__attribute__((format(printf, 3, 4))) static void refuse(struct calibration_writer *writer, int code,
+                                                         const char *format, ...)
 {
     va_list arguments;
 
     writer->counts.rejected++;
-    if (writer->counts.fault_count == CALIBRATION_FAULTS_MAX) {
+    if (writer->counts.error_count == CALIBRATION_ERRORS_MAX) {
         return;
     }
-    struct calibration_fault *entry = &writer->faults[writer->counts.fault_count++];
+    struct calibration_error *entry = &writer->errors[writer->counts.error_count++];
     entry->line = writer->line;
     entry->code = code;
     va_start(arguments, format);
@@ -194,7 +194,7 @@ static int take_line(struct calibration_writer *writer, const char *line, size_t
         return rc;
     }
     if (record.code != 0) {
-        fault(writer, record.code, "%s", record.detail);
+        refuse(writer, record.code, "%s", record.detail);
         return 0;
     }
     return append_record(writer, record.ids, record.count);
@@ -248,7 +248,7 @@ static int end_line(struct calibration_writer *writer, const char *data, size_t 
     if (writer->pending_size == 0 && !writer->overlong && size <= CALIBRATION_LINE_MAX) {
         rc = take_line(writer, data, size);
     } else if ((rc = keep(writer, data, size)) == 0 && writer->overlong) {
-        fault(writer, ERR_PAYLOAD_TOO_LARGE, "the line is longer than %u bytes", CALIBRATION_LINE_MAX);
+        refuse(writer, ERR_PAYLOAD_TOO_LARGE, "the line is longer than %u bytes", CALIBRATION_LINE_MAX);
     } else if (rc == 0) {
         rc = take_line(writer, writer->pending, writer->pending_size);
     }
@@ -295,9 +295,9 @@ void calibration_writer_counts(const struct calibration_writer *writer, struct c
     *out = writer->counts;
 }
 
-const struct calibration_fault *calibration_writer_faults(const struct calibration_writer *writer)
+const struct calibration_error *calibration_writer_errors(const struct calibration_writer *writer)
 {
-    return writer->faults;
+    return writer->errors;
 }
 
 const struct calibration_notes *calibration_writer_notes(const struct calibration_writer *writer)

@@ -13,14 +13,14 @@ int recipe_modules(const struct recipe *recipe, const struct format *format, con
 /* What the format's runtimes will not do with the result: {"code", "message"} each. */
 int recipe_warnings(const struct recipe *recipe, const struct format *format, const struct model *model,
                     json_t *warnings);
-/* Binds. False, with the faults, when the patterns cost too much to say what each module would get. */
-bool check_costs(struct recipe *recipe, const struct model *model, struct faults *faults);
+/* Binds. False, with the errors, when the patterns cost too much to say what each module would get. */
+bool check_costs(struct recipe *recipe, const struct model *model, struct validation_errors *errors);
 /* Every pattern of the request, and every switch that a method has for some modules, changes something on this model:
  * one that does not is a typo or a misunderstanding, which would cost what it was meant to do. */
-void check_patterns(const struct recipe *recipe, const struct model *model, struct faults *faults);
+void check_patterns(const struct recipe *recipe, const struct model *model, struct validation_errors *errors);
 /* The shape of every module takes its parameters. */
-void check_shapes(const struct recipe *recipe, const struct model *model, struct faults *faults);
+void check_shapes(const struct recipe *recipe, const struct model *model, struct validation_errors *errors);
 /* The format carries the modules and the cache. *format: NULL where the request names none; the first that does is
  * chosen then. */
 void check_format(const struct recipe *recipe, const struct format **format, const struct model *model,
-                  struct format_module *modules, int count, struct faults *faults);
+                  struct format_module *modules, int count, struct validation_errors *errors);

@@ -31,29 +31,32 @@ int recipe_bind(struct recipe *recipe, const struct model *model)
     return rc;
 }
 
-/* What comes after a pattern that used up the request's steps was not looked at either: one fault says it. */
-static bool check_cost(const struct recipe *recipe, const char *text, const char *pointer, struct faults *faults)
+/* What comes after a pattern that used up the request's steps was not looked at either: one error says it. */
+static bool check_cost(const struct recipe *recipe, const char *text, const char *pointer,
+                       struct validation_errors *errors)
 {
     const char *module;
 
     switch (patterns_verdict(recipe->patterns, text, &module)) {
     case PATTERN_GAVE_UP:
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "\"%.100s\" needs more than %d steps on %.100s: repeat nothing that repeats, or write a glob", text,
-                   PATTERN_STEPS_MAX, module);
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                       "\"%.100s\" needs more than %d steps on %.100s: repeat nothing that repeats, or write a glob",
+                       text, PATTERN_STEPS_MAX, module);
         return true;
     case PATTERN_UNJUDGED:
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "with \"%.100s\" the request's patterns need more than %d steps on the modules of this model: use"
-                   " fewer or simpler ones",
-                   text, PATTERNS_STEPS_MAX);
+        validation_add(
+            errors, ERR_INVALID_PARAMETER, pointer,
+            "with \"%.100s\" the request's patterns need more than %d steps on the modules of this model: use"
+            " fewer or simpler ones",
+            text, PATTERNS_STEPS_MAX);
         return false;
     default:
         return true;
     }
 }
 
-static bool check_list(const struct recipe *recipe, const json_t *patterns, const char *pointer, struct faults *faults)
+static bool check_list(const struct recipe *recipe, const json_t *patterns, const char *pointer,
+                       struct validation_errors *errors)
 {
     char at[128];
     size_t i;
@@ -62,14 +65,14 @@ static bool check_list(const struct recipe *recipe, const json_t *patterns, cons
     json_array_foreach(patterns, i, pattern)
     {
         snprintf(at, sizeof(at), "%s/%zu", pointer, i);
-        if (!check_cost(recipe, json_string_value(pattern), at, faults)) {
+        if (!check_cost(recipe, json_string_value(pattern), at, errors)) {
             return false;
         }
     }
     return true;
 }
 
-static bool check_overrides(const struct recipe *recipe, struct faults *faults)
+static bool check_overrides(const struct recipe *recipe, struct validation_errors *errors)
 {
     bool more = true;
     char at[96];
@@ -78,30 +81,30 @@ static bool check_overrides(const struct recipe *recipe, struct faults *faults)
         const struct recipe_override *override = &recipe->overrides[k];
         const json_t *item = json_array_get(recipe_base(recipe)->overrides, (size_t)k);
         snprintf(at, sizeof(at), "/quantization/overrides/%d/match", k);
-        more = check_cost(recipe, override->match, at, faults);
+        more = check_cost(recipe, override->match, at, errors);
         if (more) {
             snprintf(at, sizeof(at), "/quantization/overrides/%d/float_inputs", k);
-            more = check_list(recipe, json_object_get(item, "float_inputs"), at, faults);
+            more = check_list(recipe, json_object_get(item, "float_inputs"), at, errors);
         }
     }
     return more;
 }
 
-bool check_costs(struct recipe *recipe, const struct model *model, struct faults *faults)
+bool check_costs(struct recipe *recipe, const struct model *model, struct validation_errors *errors)
 {
     const json_t *float_inputs = NULL;
-    size_t before = faults->count;
+    size_t before = errors->count;
 
     int rc = recipe_bind(recipe, model);
     if (rc != 0) {
-        faults_add(faults, rc, "/quantization", "%s", err_last()->message);
+        validation_add(errors, rc, "/quantization", "%s", err_last()->message);
         return false;
     }
     for (int i = 0; i < recipe->count && float_inputs == NULL; i++) { /* every stage that has the list has the same */
         float_inputs = ((const struct quant_base *)recipe->stages[i].params)->float_inputs;
     }
     (void)(check_list(recipe, recipe_base(recipe)->modules_to_not_convert, "/quantization/modules_to_not_convert",
-                      faults) &&
-           check_list(recipe, float_inputs, "/quantization/float_inputs", faults) && check_overrides(recipe, faults));
-    return faults->count == before;
+                      errors) &&
+           check_list(recipe, float_inputs, "/quantization/float_inputs", errors) && check_overrides(recipe, errors));
+    return errors->count == before;
 }

@@ -24,7 +24,7 @@ struct search {
     const struct recipe *recipe;
     struct linear *linears;
     int count;
-    struct faults *faults;
+    struct validation_errors *errors;
 };
 
 static int gather(const struct recipe *recipe, const struct model *model, struct search *search)
@@ -82,8 +82,8 @@ static const char *outside_hit(const struct search *search, const char *pattern)
 
 static void refuse_miss(const struct search *search, const char *pointer, const char *pattern)
 {
-    faults_add(search->faults, ERR_INVALID_PARAMETER, pointer,
-               "\"%.100s\" matches no module of the model; its first one is %s", pattern, search->linears[0].name);
+    validation_add(search->errors, ERR_INVALID_PARAMETER, pointer,
+                   "\"%.100s\" matches no module of the model; its first one is %s", pattern, search->linears[0].name);
 }
 
 static void check_skips(const struct search *search, const json_t *patterns)
@@ -122,12 +122,13 @@ static void check_override(const struct search *search, int index)
     if (hit == NULL && other == NULL) {
         refuse_miss(search, pointer, override->match);
     } else if (hit == NULL && !override->skip) {
-        faults_add(search->faults, ERR_INCOMPATIBLE_OPTIONS, pointer,
-                   "\"%.100s\" matches only %s, which is never quantized: an override of it can say nothing but skip",
-                   override->match, other);
+        validation_add(
+            search->errors, ERR_INCOMPATIBLE_OPTIONS, pointer,
+            "\"%.100s\" matches only %s, which is never quantized: an override of it can say nothing but skip",
+            override->match, other);
     } else if (hit != NULL && !(override->skip && listed)) {
-        faults_add(
-            search->faults, ERR_INCOMPATIBLE_OPTIONS, pointer,
+        validation_add(
+            search->errors, ERR_INCOMPATIBLE_OPTIONS, pointer,
             "\"%.100s\" decides nothing: %s and whatever else it matches is taken by %s", override->match, hit->name,
             hit->decider == RECIPE_LISTED ? "modules_to_not_convert" : "a later override, and the last match wins");
     }
@@ -155,11 +156,11 @@ static void check_float_inputs(const struct search *search, const json_t *patter
             continue;
         }
         if (hits || outside_hit(search, text) != NULL) {
-            faults_add(search->faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "\"%.100s\" does nothing: the inputs of what it matches are not quantized anyway", text);
+            validation_add(search->errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                           "\"%.100s\" does nothing: the inputs of what it matches are not quantized anyway", text);
         } else if (owner != RECIPE_USUAL && first_hit(search, text) != NULL) {
-            faults_add(search->faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "\"%.100s\" matches none of the modules that this override decides about", text);
+            validation_add(search->errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                           "\"%.100s\" matches none of the modules that this override decides about", text);
         } else {
             refuse_miss(search, at, text);
         }
@@ -190,14 +191,14 @@ static unsigned quantized_inputs(const struct search *search)
     return roles;
 }
 
-void check_patterns(const struct recipe *recipe, const struct model *model, struct faults *faults)
+void check_patterns(const struct recipe *recipe, const struct model *model, struct validation_errors *errors)
 {
-    struct search search = {.faults = faults};
+    struct search search = {.errors = errors};
     const json_t *float_inputs = NULL;
 
     int rc = gather(recipe, model, &search);
     if (rc != 0) {
-        faults_add(faults, rc, "", "%s", err_last()->message);
+        validation_add(errors, rc, "", "%s", err_last()->message);
         return;
     }
     check_skips(&search, recipe_base(recipe)->modules_to_not_convert);
@@ -214,7 +215,7 @@ void check_patterns(const struct recipe *recipe, const struct model *model, stru
         const struct recipe_stage *stage = &recipe->stages[i];
         if (stage->quantizer->check_model != NULL) {
             stage->quantizer->check_model(stage->params, model_config(model), quantized_inputs(&search),
-                                          "/quantization", faults);
+                                          "/quantization", errors);
         }
     }
     free(search.linears);

@@ -37,7 +37,7 @@ static void locate(const struct recipe *recipe, const struct recipe_stage *solve
 
 /* Reasons that were said already. */
 struct reasons {
-    char texts[FAULTS_MAX][160];
+    char texts[VALIDATION_ERRORS_MAX][160];
     int count;
 };
 
@@ -51,14 +51,14 @@ static bool is_new(struct reasons *reasons, const char *pointer, const char *mes
             return false;
         }
     }
-    if (reasons->count < FAULTS_MAX) {
+    if (reasons->count < VALIDATION_ERRORS_MAX) {
         memcpy(reasons->texts[reasons->count++], text, sizeof(text));
     }
     return true;
 }
 
 static void check_shape(const struct recipe *recipe, const struct model *model, int64_t layer, enum linear_role role,
-                        struct reasons *reasons, struct faults *faults)
+                        struct reasons *reasons, struct validation_errors *errors)
 {
     struct qscheme scheme;
     int64_t rows, cols;
@@ -73,20 +73,20 @@ static void check_shape(const struct recipe *recipe, const struct model *model, 
     const struct err_record why = *err_last();
     locate(recipe, solver, name, why.param, pointer);
     if (is_new(reasons, pointer, why.message)) {
-        faults_add(faults, why.code, pointer, "%s (%s, [%lld, %lld])", why.message, name, (long long)rows,
-                   (long long)cols);
-        faults_hint(faults, "%s", why.hint);
+        validation_add(errors, why.code, pointer, "%s (%s, [%lld, %lld])", why.message, name, (long long)rows,
+                       (long long)cols);
+        validation_hint(errors, "%s", why.hint);
     }
 }
 
 /* Shapes repeat in every block: each reason is said once, with the first module that has it. */
-void check_shapes(const struct recipe *recipe, const struct model *model, struct faults *faults)
+void check_shapes(const struct recipe *recipe, const struct model *model, struct validation_errors *errors)
 {
     struct reasons reasons = {.count = 0};
 
     for (int64_t layer = 0; layer < model_config(model)->num_layers; layer++) {
         for (int role = 0; role < LINEAR_COUNT; role++) {
-            check_shape(recipe, model, layer, (enum linear_role)role, &reasons, faults);
+            check_shape(recipe, model, layer, (enum linear_role)role, &reasons, errors);
         }
     }
 }
@@ -132,7 +132,7 @@ static const struct format *choose_format(const struct format_config *config, st
 }
 
 void check_format(const struct recipe *recipe, const struct format **format, const struct model *model,
-                  struct format_module *modules, int count, struct faults *faults)
+                  struct format_module *modules, int count, struct validation_errors *errors)
 {
     json_t *parameters = recipe_parameters_json(recipe);
     const struct format_config config = {.modules = modules,
@@ -147,6 +147,6 @@ void check_format(const struct recipe *recipe, const struct format **format, con
         *format = choose_format(&config, modules);
     }
     set_scales(*format, model, modules, count);
-    (void)format_check(*format, &config, given ? "/output/format" : "/quantization", faults);
+    (void)format_check(*format, &config, given ? "/output/format" : "/quantization", errors);
     json_decref(parameters);
 }

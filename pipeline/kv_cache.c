@@ -33,7 +33,8 @@ static const struct params_row rows[] = {
 };
 static const struct params_row *const tables[] = {rows, NULL};
 
-int kv_cache_parse(const json_t *object, const char *pointer, struct faults *faults, struct cache_scheme *out)
+int kv_cache_parse(const json_t *object, const char *pointer, struct validation_errors *errors,
+                   struct cache_scheme *out)
 {
     struct member member = {0};
 
@@ -41,7 +42,7 @@ int kv_cache_parse(const json_t *object, const char *pointer, struct faults *fau
         *out = (struct cache_scheme){.number = GPU_NUMBER_NONE};
         return 0;
     }
-    int rc = params_parse(tables, object, pointer, &member, faults);
+    int rc = params_parse(tables, object, pointer, &member, errors);
     if (rc == 0) {
         out->number = member.dtype == DTYPE_CHOICE_INT8 ? GPU_NUMBER_INT8 : GPU_NUMBER_E4M3;
         out->per_head = member.granularity == 1;

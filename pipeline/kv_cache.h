@@ -1,13 +1,14 @@
 #pragma once
 /* The "kv_cache" member of a request's parameters. */
 
-#include "base/faults.h"
+#include "base/validation.h"
 #include "models/cache.h"
 
 #include <jansson.h>
 
 /* object: {"dtype","granularity"} or NULL, which is number NONE. Faults go to pointer and below; *out is set on success
  * only. */
-int kv_cache_parse(const json_t *object, const char *pointer, struct faults *faults, struct cache_scheme *out);
+int kv_cache_parse(const json_t *object, const char *pointer, struct validation_errors *errors,
+                   struct cache_scheme *out);
 /* The member with every default filled in, null for none. New reference. */
 json_t *kv_cache_json(const struct cache_scheme *scheme);

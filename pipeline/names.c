@@ -94,7 +94,7 @@ static void add_name(const char *name, char *out, size_t size)
     snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", name);
 }
 
-const struct quantizer *names_method(const json_t *value, const char *pointer, struct faults *faults)
+const struct quantizer *names_method(const json_t *value, const char *pointer, struct validation_errors *errors)
 {
     const char *name = json_string_value(value);
     struct text_guess guess = {.word = name != NULL ? name : ""};
@@ -108,12 +108,12 @@ const struct quantizer *names_method(const json_t *value, const char *pointer, s
         text_guess_offer(&guess, (*q)->name);
     }
     const char *hint = peer_hint(peer_methods, COUNT(peer_methods), guess.word);
-    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "%s is not a method; the methods are %s",
-               params_value_text(value, text), known);
+    validation_add(errors, ERR_INVALID_PARAMETER, pointer, "%s is not a method; the methods are %s",
+                   params_value_text(value, text), known);
     if (hint != NULL) {
-        faults_hint(faults, "%s", hint);
+        validation_hint(errors, "%s", hint);
     } else if (guess.name != NULL) {
-        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+        validation_hint(errors, "did you mean \"%s\"?", guess.name);
     }
     return NULL;
 }
@@ -126,7 +126,7 @@ void names_list_formats(char *out, size_t size)
     }
 }
 
-const struct format *names_format(const char *name, const char *pointer, struct faults *faults)
+const struct format *names_format(const char *name, const char *pointer, struct validation_errors *errors)
 {
     struct text_guess guess = {.word = name};
     char known[256];
@@ -139,11 +139,12 @@ const struct format *names_format(const char *name, const char *pointer, struct 
     }
     const char *hint = peer_hint(peer_formats, COUNT(peer_formats), name);
     names_list_formats(known, sizeof(known));
-    faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"%.60s\" is not a format; the formats are %s", name, known);
+    validation_add(errors, ERR_INVALID_PARAMETER, pointer, "\"%.60s\" is not a format; the formats are %s", name,
+                   known);
     if (hint != NULL) {
-        faults_hint(faults, "%s", hint);
+        validation_hint(errors, "%s", hint);
     } else if (guess.name != NULL) {
-        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+        validation_hint(errors, "did you mean \"%s\"?", guess.name);
     }
     return NULL;
 }
@@ -160,7 +161,7 @@ static void list_owners(const char *key, char *out, size_t size)
 }
 
 void names_refuse_member(const struct quantizer *const *methods, int count, const char *owner, const char *key,
-                         const char *pointer, struct faults *faults)
+                         const char *pointer, struct validation_errors *errors)
 {
     struct text_guess guess = {.word = key};
     char owners[256];
@@ -170,14 +171,14 @@ void names_refuse_member(const struct quantizer *const *methods, int count, cons
     }
     const char *hint = peer_hint(peer_members, COUNT(peer_members), key);
     list_owners(key, owners, sizeof(owners));
-    faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a parameter of %s", key, owner);
+    validation_add(errors, ERR_UNKNOWN_PARAMETER, pointer, "\"%.80s\" is not a parameter of %s", key, owner);
     if (hint != NULL) {
-        faults_hint(faults, "%s", hint);
+        validation_hint(errors, "%s", hint);
     } else if (owners[0] != '\0') {
-        faults_hint(faults, "it is a parameter of %s", owners);
+        validation_hint(errors, "it is a parameter of %s", owners);
     } else if (guess.name != NULL) {
-        faults_hint(faults, "did you mean \"%s\"?", guess.name);
+        validation_hint(errors, "did you mean \"%s\"?", guess.name);
     } else {
-        faults_hint(faults, "GET /v1/methods/%s lists the parameters", methods[count - 1]->name);
+        validation_hint(errors, "GET /v1/methods/%s lists the parameters", methods[count - 1]->name);
     }
 }

@@ -2,17 +2,17 @@
 /* Methods, formats and parameters by the names that clients give them. A known name is taken however its letters are
  * cased; what is not known is refused with the names there are and the one that was probably meant. Any thread. */
 
-#include "base/faults.h"
+#include "base/validation.h"
 #include "formats/format.h"
 #include "quantizers/quantizer.h"
 
 #include <jansson.h>
 
-/* NULL with a fault at pointer. */
-const struct quantizer *names_method(const json_t *value, const char *pointer, struct faults *faults);
-const struct format *names_format(const char *name, const char *pointer, struct faults *faults);
-/* The fault of a member that none of these methods has. owner: how the sentence names them. */
+/* NULL with an error at pointer. */
+const struct quantizer *names_method(const json_t *value, const char *pointer, struct validation_errors *errors);
+const struct format *names_format(const char *name, const char *pointer, struct validation_errors *errors);
+/* The error of a member that none of these methods has. owner: how the sentence names them. */
 void names_refuse_member(const struct quantizer *const *methods, int count, const char *owner, const char *key,
-                         const char *pointer, struct faults *faults);
+                         const char *pointer, struct validation_errors *errors);
 /* Every format's name, "a, b, c". */
 void names_list_formats(char *out, size_t size);

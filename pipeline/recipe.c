@@ -42,7 +42,7 @@ static void stage_deinit(struct recipe_stage *stage)
 }
 
 /* Members that the stage's preset sets and the request does not, and the parameters again with them. */
-static void apply_preset(struct recipe_stage *stage, json_t *own, const char *pointer, struct faults *faults)
+static void apply_preset(struct recipe_stage *stage, json_t *own, const char *pointer, struct validation_errors *errors)
 {
     const struct quantizer *quantizer = stage->quantizer;
     const char *text = quantizer->preset != NULL ? quantizer->preset(stage->params) : NULL;
@@ -63,32 +63,32 @@ static void apply_preset(struct recipe_stage *stage, json_t *own, const char *po
     json_decref(preset);
     params_release(quantizer->params, stage->params);
     memset(stage->params, 0, quantizer->params_size);
-    (void)params_parse(quantizer->params, own, pointer, stage->params, faults);
+    (void)params_parse(quantizer->params, own, pointer, stage->params, errors);
 }
 
 void recipe_parse_stage(const struct quantizer *quantizer, const json_t *object, bool solves, const char *pointer,
-                        struct faults *faults, struct recipe_stage *out)
+                        struct validation_errors *errors, struct recipe_stage *out)
 {
-    size_t before = faults->count + faults->dropped;
+    size_t before = errors->count + errors->dropped;
     json_t *own = own_members(quantizer, object);
 
     *out = (struct recipe_stage){.quantizer = quantizer, .params = calloc(1, quantizer->params_size)};
     if (out->params == NULL || own == NULL) {
         json_decref(own);
-        faults_add(faults, ERR_HOST_OUT_OF_MEMORY, "", "no memory for the parameters");
+        validation_add(errors, ERR_HOST_OUT_OF_MEMORY, "", "no memory for the parameters");
         return;
     }
-    if (params_parse(quantizer->params, own, pointer, out->params, faults) == 0) {
-        apply_preset(out, own, pointer, faults);
+    if (params_parse(quantizer->params, own, pointer, out->params, errors) == 0) {
+        apply_preset(out, own, pointer, errors);
     }
     json_decref(own);
-    if (solves && faults->count + faults->dropped == before && quantizer->check != NULL) {
-        quantizer->check(out->params, pointer, faults);
+    if (solves && errors->count + errors->dropped == before && quantizer->check != NULL) {
+        quantizer->check(out->params, pointer, errors);
     }
 }
 
 static void refuse_unknown(const struct recipe *recipe, const json_t *object, const char *pointer,
-                           struct faults *faults)
+                           struct validation_errors *errors)
 {
     const struct quantizer *methods[RECIPE_STAGES_MAX];
     const char *key;
@@ -106,7 +106,7 @@ static void refuse_unknown(const struct recipe *recipe, const json_t *object, co
         if (!known) {
             char at[192];
             text_pointer(at, sizeof(at), pointer, key);
-            names_refuse_member(methods, recipe->count, recipe->name, key, at, faults);
+            names_refuse_member(methods, recipe->count, recipe->name, key, at, errors);
         }
     }
 }
@@ -122,23 +122,23 @@ static void list_rewriters(char *out, size_t size)
     }
 }
 
-static bool parse_names(const json_t *method, const char *pointer, struct faults *faults, struct recipe *out)
+static bool parse_names(const json_t *method, const char *pointer, struct validation_errors *errors, struct recipe *out)
 {
     size_t count = json_is_array(method) ? json_array_size(method) : 1;
-    size_t before = faults->count + faults->dropped;
+    size_t before = errors->count + errors->dropped;
 
     if ((!json_is_string(method) && !json_is_array(method)) || count < 1 || count > RECIPE_STAGES_MAX) {
         char text[PARAMS_VALUE_SIZE];
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer,
-                   "\"method\" is %s; it must be a method's name, or a list of 1 to %d of them",
-                   params_value_text(method, text), RECIPE_STAGES_MAX);
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
+                       "\"method\" is %s; it must be a method's name, or a list of 1 to %d of them",
+                       params_value_text(method, text), RECIPE_STAGES_MAX);
         return false;
     }
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_is_array(method) ? json_array_get(method, i) : method;
         char at[192];
         snprintf(at, sizeof(at), json_is_array(method) ? "%.100s/%zu" : "%.100s", pointer, i);
-        const struct quantizer *quantizer = names_method(item, at, faults);
+        const struct quantizer *quantizer = names_method(item, at, errors);
         out->stages[i].quantizer = quantizer;
         if (quantizer == NULL) {
             continue;
@@ -146,25 +146,25 @@ static bool parse_names(const json_t *method, const char *pointer, struct faults
         size_t used = strlen(out->name);
         snprintf(out->name + used, sizeof(out->name) - used, "%s%s", used > 0 ? "+" : "", quantizer->name);
         if (count > 1 && quantizer->solve == NULL && quantizer->rewrite == NULL) {
-            faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "%s leaves weights as they are, so it cannot be part of a list", quantizer->name);
-            faults_hint(faults, "%s",
-                        quantizer->analyse == NULL ? "the last method of a list takes the parameter \"kv_cache\""
-                                                   : "make a job of its own for it");
+            validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                           "%s leaves weights as they are, so it cannot be part of a list", quantizer->name);
+            validation_hint(errors, "%s",
+                            quantizer->analyse == NULL ? "the last method of a list takes the parameter \"kv_cache\""
+                                                       : "make a job of its own for it");
         } else if (i + 1 < count && quantizer->rewrite == NULL) {
-            faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "%s quantizes weights, so it must come last in a list",
-                       quantizer->name);
+            validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s quantizes weights, so it must come last in a list",
+                           quantizer->name);
             char rewriters[128];
             list_rewriters(rewriters, sizeof(rewriters));
-            faults_hint(faults, "before another method can come %s", rewriters);
+            validation_hint(errors, "before another method can come %s", rewriters);
         }
     }
     out->count = (int)count;
-    return faults->count + faults->dropped == before;
+    return errors->count + errors->dropped == before;
 }
 
 /* A method that only keeps the cache does so even when it is not told how. */
-static void parse_cache(const char *pointer, struct faults *faults, struct recipe *recipe)
+static void parse_cache(const char *pointer, struct validation_errors *errors, struct recipe *recipe)
 {
     const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
     const struct quant_base *base = last->params;
@@ -173,7 +173,7 @@ static void parse_cache(const char *pointer, struct faults *faults, struct recip
 
     text_pointer(at, sizeof(at), pointer, "kv_cache");
     if (base != NULL && last->quantizer->analyse == NULL) {
-        (void)kv_cache_parse(base->kv_cache, at, faults, &recipe->cache);
+        (void)kv_cache_parse(base->kv_cache, at, errors, &recipe->cache);
         if (only && recipe->cache.number == GPU_NUMBER_NONE) {
             recipe->cache.number = GPU_NUMBER_E4M3;
         }
@@ -209,34 +209,34 @@ static void add_defaults(const struct recipe_stage *stage, const struct quantize
 }
 
 int recipe_parse(const json_t *method, const json_t *quantization, const char *pointer_method, const char *pointer,
-                 struct faults *faults, struct recipe *out)
+                 struct validation_errors *errors, struct recipe *out)
 {
     struct recipe recipe = {0};
-    size_t before = faults->count + faults->dropped;
+    size_t before = errors->count + errors->dropped;
 
     if (quantization != NULL && !json_is_object(quantization)) {
         char text[PARAMS_VALUE_SIZE];
-        faults_add(faults, ERR_INVALID_PARAMETER, pointer, "\"quantization\" is %s; it must be an object",
-                   params_value_text(quantization, text));
-    } else if (parse_names(method, pointer_method, faults, &recipe)) {
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer, "\"quantization\" is %s; it must be an object",
+                       params_value_text(quantization, text));
+    } else if (parse_names(method, pointer_method, errors, &recipe)) {
         json_t *filled = quantization != NULL ? json_copy((json_t *)quantization) : json_object();
         for (int i = 0; i < recipe.count; i++) {
-            recipe_parse_stage(recipe.stages[i].quantizer, filled, i + 1 == recipe.count, pointer, faults,
+            recipe_parse_stage(recipe.stages[i].quantizer, filled, i + 1 == recipe.count, pointer, errors,
                                &recipe.stages[i]);
             if (i + 1 < recipe.count) {
                 add_defaults(&recipe.stages[i], recipe.stages[recipe.count - 1].quantizer, filled);
             }
         }
-        refuse_unknown(&recipe, quantization, pointer, faults);
-        bool sound = faults->count + faults->dropped == before;
-        recipe_parse_overrides(filled, sound, pointer, faults, &recipe);
-        recipe_collect_patterns(quantization, pointer, faults, &recipe);
-        parse_cache(pointer, faults, &recipe);
+        refuse_unknown(&recipe, quantization, pointer, errors);
+        bool sound = errors->count + errors->dropped == before;
+        recipe_parse_overrides(filled, sound, pointer, errors, &recipe);
+        recipe_collect_patterns(quantization, pointer, errors, &recipe);
+        parse_cache(pointer, errors, &recipe);
         json_decref(filled);
     }
-    if (faults->count + faults->dropped != before) {
+    if (errors->count + errors->dropped != before) {
         recipe_deinit(&recipe);
-        return faults_raise(faults);
+        return validation_raise(errors);
     }
     *out = recipe;
     return 0;

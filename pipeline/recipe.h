@@ -3,9 +3,9 @@
  * rewrite (["smoothquant", "gptq"]); and overrides that give some modules other parameters, another solver, or none.
  *
  * The "quantization" object of a request holds the parameters of all stages together; each stage reads its own rows,
- * and a member that no stage knows is a fault. */
+ * and a member that no stage knows is an error. */
 
-#include "base/faults.h"
+#include "base/validation.h"
 #include "models/cache.h"
 #include "pipeline/pattern.h"
 #include "quantizers/quantizer.h"
@@ -37,10 +37,10 @@ struct recipe {
     struct cache_scheme cache; /* how keys and values are kept; number NONE: as they are */
 };
 
-/* method: a name or a list of names. Every fault is named under pointer_method and pointer. *out is set on success
+/* method: a name or a list of names. Every error is named under pointer_method and pointer. *out is set on success
  * only. */
 int recipe_parse(const json_t *method, const json_t *quantization, const char *pointer_method, const char *pointer,
-                 struct faults *faults, struct recipe *out);
+                 struct validation_errors *errors, struct recipe *out);
 void recipe_deinit(struct recipe *recipe); /* zeroed is fine */
 /* "method" and "quantization" with every default filled in. New references. */
 json_t *recipe_method_json(const struct recipe *recipe);

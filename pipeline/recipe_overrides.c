@@ -36,7 +36,7 @@ static json_t *overridden(const struct quantizer *solver, const json_t *quantiza
     {
         drop_member(solver, merged, key);
     }
-    json_object_update(merged, own); /* what it says under two names is its own fault */
+    json_object_update(merged, own); /* what it says under two names is its own error */
     json_decref(own);
     return merged;
 }
@@ -51,7 +51,7 @@ static bool is_whole(const struct quantizer *solver, const char *key)
 }
 
 static void check_override_members(const struct quantizer *solver, const json_t *item, const char *pointer,
-                                   struct faults *faults)
+                                   struct validation_errors *errors)
 {
     const char *key;
     json_t *value;
@@ -62,18 +62,18 @@ static void check_override_members(const struct quantizer *solver, const json_t 
         char at[192];
         text_pointer(at, sizeof(at), pointer, key);
         if (!own && params_find(solver->params, key) == NULL) {
-            names_refuse_member(&solver, 1, solver->name, key, at, faults);
+            names_refuse_member(&solver, 1, solver->name, key, at, errors);
         } else if (!own && is_whole(solver, key)) {
-            faults_add(faults, ERR_UNKNOWN_PARAMETER, at,
-                       "\"%.80s\" holds for the whole model and cannot be part of an override", key);
-            faults_hint(faults, "give it in \"quantization\" itself");
+            validation_add(errors, ERR_UNKNOWN_PARAMETER, at,
+                           "\"%.80s\" holds for the whole model and cannot be part of an override", key);
+            validation_hint(errors, "give it in \"quantization\" itself");
         }
     }
 }
 
-/* "match", "skip" and "method" of an override; NULL when nothing solves what it matches, or when there is a fault. */
+/* "match", "skip" and "method" of an override; NULL when nothing solves what it matches, or when there is an error. */
 static const struct quantizer *override_solver(const struct quantizer *usual, const json_t *item, const char *pointer,
-                                               struct faults *faults, struct recipe_override *out)
+                                               struct validation_errors *errors, struct recipe_override *out)
 {
     const json_t *skip = json_object_get(item, "skip"), *method = json_object_get(item, "method");
     const char *match = json_string_value(json_object_get(item, "match"));
@@ -82,8 +82,9 @@ static const struct quantizer *override_solver(const struct quantizer *usual, co
 
     if (match == NULL) {
         text_pointer(at, sizeof(at), pointer, "match");
-        faults_add(faults, ERR_INVALID_PARAMETER, at,
-                   "\"match\" must be a module's path, the end of one, a glob, or a regular expression after \"re:\"");
+        validation_add(
+            errors, ERR_INVALID_PARAMETER, at,
+            "\"match\" must be a module's path, the end of one, a glob, or a regular expression after \"re:\"");
         return NULL;
     }
     if (strlen(match) >= sizeof(out->match)) {
@@ -93,26 +94,26 @@ static const struct quantizer *override_solver(const struct quantizer *usual, co
     text_pointer(at, sizeof(at), pointer, "skip");
     if (skip != NULL && !json_is_boolean(skip)) {
         char text[PARAMS_VALUE_SIZE];
-        faults_add(faults, ERR_INVALID_PARAMETER, at, "\"skip\" is %s; it must be true or false",
-                   params_value_text(skip, text));
+        validation_add(errors, ERR_INVALID_PARAMETER, at, "\"skip\" is %s; it must be true or false",
+                       params_value_text(skip, text));
         return NULL;
     }
     out->skip = json_is_true(skip);
     if (out->skip && json_object_size(item) > 2) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "what is skipped stays in float: \"skip\" goes with \"match\" alone");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "what is skipped stays in float: \"skip\" goes with \"match\" alone");
     }
     if (out->skip) {
         return NULL;
     }
     text_pointer(at, sizeof(at), pointer, "method");
     if (method != NULL) {
-        solver = names_method(method, at, faults);
+        solver = names_method(method, at, errors);
     }
     if (solver != NULL && solver->solve == NULL) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "%s quantizes no weights, so it cannot be overridden",
-                   solver->name);
-        faults_hint(faults, "give the override a \"method\" that does, or \"skip\": true");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s quantizes no weights, so it cannot be overridden",
+                       solver->name);
+        validation_hint(errors, "give the override a \"method\" that does, or \"skip\": true");
         return NULL;
     }
     return solver;
@@ -120,24 +121,24 @@ static const struct quantizer *override_solver(const struct quantizer *usual, co
 
 /* sound: the request's own parameters are; else they would be faulted here again. */
 static void parse_override(const struct recipe *recipe, const json_t *quantization, const json_t *item, bool sound,
-                           const char *pointer, struct faults *faults, struct recipe_override *out)
+                           const char *pointer, struct validation_errors *errors, struct recipe_override *out)
 {
     const struct quantizer *usual = recipe->stages[recipe->count - 1].quantizer;
-    const struct quantizer *solver = override_solver(usual, item, pointer, faults, out);
+    const struct quantizer *solver = override_solver(usual, item, pointer, errors, out);
 
     if (solver == NULL) {
         return;
     }
-    check_override_members(solver, item, pointer, faults);
+    check_override_members(solver, item, pointer, errors);
     if (sound) {
         json_t *merged = overridden(solver, quantization, item);
-        recipe_parse_stage(solver, merged, true, pointer, faults, &out->solver);
+        recipe_parse_stage(solver, merged, true, pointer, errors, &out->solver);
         json_decref(merged);
     }
 }
 
-void recipe_parse_overrides(const json_t *quantization, bool sound, const char *pointer, struct faults *faults,
-                            struct recipe *recipe)
+void recipe_parse_overrides(const json_t *quantization, bool sound, const char *pointer,
+                            struct validation_errors *errors, struct recipe *recipe)
 {
     const json_t *list = json_object_get(quantization, "overrides");
     size_t i;
@@ -149,24 +150,24 @@ void recipe_parse_overrides(const json_t *quantization, bool sound, const char *
     }
     snprintf(at, sizeof(at), "%.100s/overrides", pointer);
     if (!json_is_array(list) || json_array_size(list) > RECIPE_OVERRIDES_MAX) {
-        faults_add(faults, ERR_INVALID_PARAMETER, at, "\"overrides\" must be a list of at most %d objects",
-                   RECIPE_OVERRIDES_MAX);
+        validation_add(errors, ERR_INVALID_PARAMETER, at, "\"overrides\" must be a list of at most %d objects",
+                       RECIPE_OVERRIDES_MAX);
         return;
     }
     recipe->overrides = calloc(json_array_size(list) + 1, sizeof(*recipe->overrides));
     if (recipe->overrides == NULL) {
-        faults_add(faults, ERR_HOST_OUT_OF_MEMORY, "", "no memory for overrides");
+        validation_add(errors, ERR_HOST_OUT_OF_MEMORY, "", "no memory for overrides");
         return;
     }
     json_array_foreach((json_t *)list, i, item)
     {
         snprintf(at, sizeof(at), "%.100s/overrides/%zu", pointer, i);
         if (!json_is_object(item)) {
-            faults_add(faults, ERR_INVALID_PARAMETER, at,
-                       "an override must be an object with \"match\" and \"skip\", \"method\" or parameters");
+            validation_add(errors, ERR_INVALID_PARAMETER, at,
+                           "an override must be an object with \"match\" and \"skip\", \"method\" or parameters");
             continue;
         }
-        parse_override(recipe, quantization, item, sound, at, faults, &recipe->overrides[recipe->override_count++]);
+        parse_override(recipe, quantization, item, sound, at, errors, &recipe->overrides[recipe->override_count++]);
     }
 }
 
@@ -206,11 +207,12 @@ json_t *recipe_overrides_json(const struct recipe *recipe, const json_t *all)
     return list;
 }
 
-static void collect_pattern(struct recipe *recipe, const char *text, const char *pointer, struct faults *faults)
+static void collect_pattern(struct recipe *recipe, const char *text, const char *pointer,
+                            struct validation_errors *errors)
 {
     int rc = patterns_add(recipe->patterns, text);
     if (rc != 0) {
-        faults_add(faults, rc, pointer, "%s", err_last()->message);
+        validation_add(errors, rc, pointer, "%s", err_last()->message);
     }
 }
 
@@ -227,7 +229,8 @@ static bool is_pattern_list(const char *key)
 }
 
 /* Strings of an object's lists of patterns; what is not a string has been named before. */
-static void collect_lists(struct recipe *recipe, const json_t *object, const char *pointer, struct faults *faults)
+static void collect_lists(struct recipe *recipe, const json_t *object, const char *pointer,
+                          struct validation_errors *errors)
 {
     char list[192], at[224];
     const char *key;
@@ -241,13 +244,13 @@ static void collect_lists(struct recipe *recipe, const json_t *object, const cha
         {
             if (json_string_length(item) > 0) {
                 snprintf(at, sizeof(at), "%s/%zu", list, i);
-                collect_pattern(recipe, json_string_value(item), at, faults);
+                collect_pattern(recipe, json_string_value(item), at, errors);
             }
         }
     }
 }
 
-void recipe_collect_patterns(const json_t *quantization, const char *pointer, struct faults *faults,
+void recipe_collect_patterns(const json_t *quantization, const char *pointer, struct validation_errors *errors,
                              struct recipe *recipe)
 {
     char at[192];
@@ -255,18 +258,18 @@ void recipe_collect_patterns(const json_t *quantization, const char *pointer, st
     json_t *item;
 
     if (patterns_new(&recipe->patterns) != 0) {
-        faults_add(faults, ERR_HOST_OUT_OF_MEMORY, "", "no memory for patterns");
+        validation_add(errors, ERR_HOST_OUT_OF_MEMORY, "", "no memory for patterns");
         return;
     }
-    collect_lists(recipe, quantization, pointer, faults);
+    collect_lists(recipe, quantization, pointer, errors);
     json_array_foreach(json_object_get(quantization, "overrides"), i, item)
     {
         const json_t *match = json_object_get(item, "match");
         if (json_is_string(match)) {
             snprintf(at, sizeof(at), "%.100s/overrides/%zu/match", pointer, i);
-            collect_pattern(recipe, json_string_value(match), at, faults);
+            collect_pattern(recipe, json_string_value(match), at, errors);
         }
         snprintf(at, sizeof(at), "%.100s/overrides/%zu", pointer, i);
-        collect_lists(recipe, item, at, faults);
+        collect_lists(recipe, item, at, errors);
     }
 }

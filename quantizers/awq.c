@@ -468,10 +468,10 @@ static int amend(const void *params, struct qscheme *scheme)
     return 0;
 }
 
-static void check(const void *params, const char *pointer, struct faults *faults)
+static void check(const void *params, const char *pointer, struct validation_errors *errors)
 {
-    quant_common_check(params, pointer, faults);
-    search_check(params, false, pointer, faults);
+    quant_common_check(params, pointer, errors);
+    search_check(params, false, pointer, errors);
 }
 
 static const struct params_row awq_rows[] = {

@@ -75,7 +75,7 @@ int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct q
     return 0;
 }
 
-void quant_base_check(const void *params, const char *pointer, struct faults *faults)
+void quant_base_check(const void *params, const char *pointer, struct validation_errors *errors)
 {
     const struct quant_base *common = params;
     size_t i;
@@ -86,14 +86,14 @@ void quant_base_check(const void *params, const char *pointer, struct faults *fa
         if (json_string_length(pattern) == 0) {
             char at[192];
             snprintf(at, sizeof(at), "%.140s/modules_to_not_convert/%zu", pointer, i);
-            faults_add(faults, ERR_INVALID_PARAMETER, at, "an empty pattern names no module");
+            validation_add(errors, ERR_INVALID_PARAMETER, at, "an empty pattern names no module");
         }
     }
 }
 
-void quant_common_check(const void *params, const char *pointer, struct faults *faults)
+void quant_common_check(const void *params, const char *pointer, struct validation_errors *errors)
 {
-    quant_base_check(params, pointer, faults);
+    quant_base_check(params, pointer, errors);
 }
 
 struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t cols, enum dtype scale_dtype)

@@ -32,21 +32,21 @@ static const char *const granularity_names[] = {"per_tensor", "per_channel", "bl
 static const char *const activation_names[] = {"none", "dynamic", "static", NULL};
 static const char *const block_choices[] = {"64", "128", NULL};
 
-static void check(const void *params, const char *pointer, struct faults *faults)
+static void check(const void *params, const char *pointer, struct validation_errors *errors)
 {
     const struct fp8_params *p = params;
     char at[192];
 
-    quant_base_check(params, pointer, faults);
+    quant_base_check(params, pointer, errors);
     snprintf(at, sizeof(at), "%.140s/activation_scheme", pointer);
     if (p->fmt == FP8_E5M2 && p->activation_scheme != FP8_NONE) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "no runtime multiplies E5M2 weights by quantized inputs");
-        faults_hint(faults, "activation_scheme none, or fmt e4m3");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "no runtime multiplies E5M2 weights by quantized inputs");
+        validation_hint(errors, "activation_scheme none, or fmt e4m3");
     }
     if (p->granularity == FP8_BLOCK && p->activation_scheme == FP8_STATIC) {
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "weights in blocks go with inputs in runs of the same width, which have no static scale");
-        faults_hint(faults, "activation_scheme dynamic or none, or another granularity");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "weights in blocks go with inputs in runs of the same width, which have no static scale");
+        validation_hint(errors, "activation_scheme dynamic or none, or another granularity");
     }
 }
 

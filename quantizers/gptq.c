@@ -302,34 +302,34 @@ static int solve(const struct solve_context *context, const struct layer_stats *
     return rc;
 }
 
-static void refuse(struct faults *faults, const char *pointer, const char *name, const char *why)
+static void refuse(struct validation_errors *errors, const char *pointer, const char *name, const char *why)
 {
     char at[192];
     snprintf(at, sizeof(at), "%.150s/%s", pointer, name);
-    faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
+    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
 }
 
-static void check(const void *values, const char *pointer, struct faults *faults)
+static void check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct gptq_params *params = values;
 
-    quant_common_check(values, pointer, faults);
-    search_check(&params->common, true, pointer, faults);
+    quant_common_check(values, pointer, errors);
+    search_check(&params->common, true, pointer, errors);
     if (params->resweep > 0 && params->common.refine_rounds == 0) {
-        refuse(faults, pointer, "resweep",
+        refuse(errors, pointer, "resweep",
                "\"resweep\" sweeps over the grid that refinement left: it needs \"refine_rounds\" of 1 or more");
     }
     if (params->desc_act) {
-        refuse(faults, pointer, "desc_act",
+        refuse(errors, pointer, "desc_act",
                "\"desc_act\" is not offered: it regroups columns and needs an index (g_idx) that runtimes drop; "
                "\"act_order\" visits columns in the same order and leaves groups in place");
     }
     if (!params->static_groups) {
-        refuse(faults, pointer, "static_groups",
+        refuse(errors, pointer, "static_groups",
                "\"static_groups\" can only be true: scales are always chosen before the sweep");
     }
     if (!params->true_sequential) {
-        refuse(faults, pointer, "true_sequential",
+        refuse(errors, pointer, "true_sequential",
                "\"true_sequential\" can only be true: each linear always sees what the quantized ones before it make");
     }
 }

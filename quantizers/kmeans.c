@@ -69,32 +69,32 @@ static int scheme(const void *values, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-static void fault(struct faults *faults, const char *pointer, const char *name, const char *why)
+static void error(struct validation_errors *errors, const char *pointer, const char *name, const char *why)
 {
     char at[192];
 
     snprintf(at, sizeof(at), "%.150s/%s", pointer, name);
-    faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
+    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
 }
 
-static void check(const void *values, const char *pointer, struct faults *faults)
+static void check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct kmeans_params *params = values;
     int64_t bits = params->bits * params->in_group_size;
 
-    quant_base_check(values, pointer, faults);
+    quant_base_check(values, pointer, errors);
     if (params->in_group_size == 1) {
         if (params->num_codebooks != 1) {
-            fault(faults, pointer, "num_codebooks", "\"num_codebooks\" above 1 needs an in_group_size above 1");
+            error(errors, pointer, "num_codebooks", "\"num_codebooks\" above 1 needs an in_group_size above 1");
         }
         return;
     }
     if (params->outlier_fraction != 0) {
-        fault(faults, pointer, "outlier_fraction",
+        error(errors, pointer, "outlier_fraction",
               "\"outlier_fraction\" needs in_group_size 1: only tables of values keep weights apart");
     }
     if (bits % params->num_codebooks != 0 || bits / params->num_codebooks > 16) {
-        fault(faults, pointer, "bits",
+        error(errors, pointer, "bits",
               "\"bits\" * in_group_size / num_codebooks are the bits of a code and must be a whole number up to 16");
     }
 }

@@ -243,7 +243,7 @@ static int analyse(const struct rewrite_context *context, struct analysis_rows *
     return rc;
 }
 
-static void check(const void *values, const char *pointer, struct faults *faults)
+static void check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct analysis_params *params = values;
     const struct {
@@ -257,16 +257,16 @@ static void check(const void *values, const char *pointer, struct faults *faults
     for (size_t i = 0; i < sizeof(idle) / sizeof(idle[0]); i++) {
         if (idle[i].value != NULL && !json_is_null(idle[i].value)) {
             snprintf(at, sizeof(at), "%.140s/%s", pointer, idle[i].name);
-            faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "\"%s\" does nothing here: an analysis looks at every block and changes none", idle[i].name);
-            faults_hint(faults, "leave it out");
+            validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                           "\"%s\" does nothing here: an analysis looks at every block and changes none", idle[i].name);
+            validation_hint(errors, "leave it out");
         }
     }
     if (params->residual_length % params->group_size != 0) {
         snprintf(at, sizeof(at), "%.140s/residual_length", pointer);
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "\"residual_length\" is %lld; it must be a multiple of group_size, %lld",
-                   (long long)params->residual_length, (long long)params->group_size);
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"residual_length\" is %lld; it must be a multiple of group_size, %lld",
+                       (long long)params->residual_length, (long long)params->group_size);
     }
 }
 

@@ -155,12 +155,12 @@ struct quantizer {
     const char *(*preset)(const void *params);
     const struct params_row *const *params; /* NULL-terminated list of tables */
     size_t params_size;
-    /* Optional cross-field check; adds faults under pointer. */
-    void (*check)(const void *params, const char *pointer, struct faults *faults);
-    /* Optional: faults between the parameters and the model they are for. quantized_inputs: bit 1 << role (enum
+    /* Optional cross-field check; adds errors under pointer. */
+    void (*check)(const void *params, const char *pointer, struct validation_errors *errors);
+    /* Optional: errors between the parameters and the model they are for. quantized_inputs: bit 1 << role (enum
      * linear_role) for each linear whose inputs are quantized in some block. */
     void (*check_model)(const void *params, const struct model_config *config, unsigned quantized_inputs,
-                        const char *pointer, struct faults *faults);
+                        const char *pointer, struct validation_errors *errors);
     /* The scheme a linear of this shape gets under params (for format checks before any work). */
     int (*scheme)(const void *params, int64_t rows, int64_t cols, struct qscheme *out);
     /* For a recipe's earlier stages, optional: what the method adds to the scheme of whatever solves (how inputs are
@@ -187,7 +187,7 @@ unsigned quantizer_stats(const struct quantizer *quantizer, const void *params);
 const struct quantizer *const *quantizer_list(void);
 const struct quantizer *quantizer_find(const char *name); /* or NULL */
 /* Shared: scheme of a plain integer grid; gpu_grid from common params. */
-void quant_base_check(const void *params, const char *pointer, struct faults *faults);
+void quant_base_check(const void *params, const char *pointer, struct validation_errors *errors);
 int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out);
-void quant_common_check(const void *params, const char *pointer, struct faults *faults);
+void quant_common_check(const void *params, const char *pointer, struct validation_errors *errors);
 struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t cols, enum dtype scale_dtype);

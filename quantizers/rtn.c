@@ -32,10 +32,10 @@ static int solve(const struct solve_context *context, const struct layer_stats *
     return quant_each(context, stats, jobs, count, solve_linear);
 }
 
-static void check(const void *params, const char *pointer, struct faults *faults)
+static void check(const void *params, const char *pointer, struct validation_errors *errors)
 {
-    quant_common_check(params, pointer, faults);
-    search_check(params, false, pointer, faults);
+    quant_common_check(params, pointer, errors);
+    search_check(params, false, pointer, errors);
 }
 
 static const struct params_row rtn_rows[] = {

@@ -38,28 +38,30 @@ enum quant_search search_of(const struct quant_common *common, enum quant_search
     return common->mse_search ? searched : SEARCH_MINMAX;
 }
 
-void search_check(const struct quant_common *common, bool mse_default, const char *pointer, struct faults *faults)
+void search_check(const struct quant_common *common, bool mse_default, const char *pointer,
+                  struct validation_errors *errors)
 {
     bool searches = common->scale_search != SEARCH_MINMAX;
     char at[192];
 
     if (common->scale_search == SEARCH_HQQ && common->sym) {
         snprintf(at, sizeof(at), "%.150s/scale_search", pointer);
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "\"scale_search\" hqq moves zero points, which a symmetric grid does not have");
-        faults_hint(faults, "sym false, or another scale_search");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"scale_search\" hqq moves zero points, which a symmetric grid does not have");
+        validation_hint(errors, "sym false, or another scale_search");
     }
     if (common->signed_scales && (!common->sym || search_of(common, SEARCH_MSE) == SEARCH_MINMAX)) {
         snprintf(at, sizeof(at), "%.150s/signed_scales", pointer);
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "scales of either sign are found by a search on a symmetric grid: sym true and scale_search mse or "
-                   "imatrix");
+        validation_add(
+            errors, ERR_INCOMPATIBLE_OPTIONS, at,
+            "scales of either sign are found by a search on a symmetric grid: sym true and scale_search mse or "
+            "imatrix");
     }
     if (common->scale_search != SEARCH_AUTO && common->mse_search != mse_default && common->mse_search != searches) {
         snprintf(at, sizeof(at), "%.150s/mse_search", pointer);
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "\"mse_search\" contradicts \"scale_search\", which is \"%s\"; give one of them",
-                   choices[common->scale_search]);
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"mse_search\" contradicts \"scale_search\", which is \"%s\"; give one of them",
+                       choices[common->scale_search]);
     }
 }
 

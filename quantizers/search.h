@@ -36,7 +36,8 @@ extern const struct params_row quant_search_rows[];
 /* What the parameters ask for; `searched` is what mse_search stands for in this method. */
 enum quant_search search_of(const struct quant_common *common, enum quant_search searched);
 /* Contradictions: hqq on a symmetric grid, scale_search against an mse_search that is not its default. */
-void search_check(const struct quant_common *common, bool mse_default, const char *pointer, struct faults *faults);
+void search_check(const struct quant_common *common, bool mse_default, const char *pointer,
+                  struct validation_errors *errors);
 /* STATS_HESSIAN where diag H weighs the search or the result is refined. A quantizer's `needs`. */
 unsigned search_needs(const void *params);
 

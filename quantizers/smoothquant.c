@@ -387,27 +387,27 @@ static int rewrite(const struct rewrite_context *context)
 
 /* A site that cannot be smoothed, or need not be, is left alone in silence only where nobody asked for it. */
 static void check_model(const void *params, const struct model_config *config, unsigned quantized_inputs,
-                        const char *pointer, struct faults *faults)
+                        const char *pointer, struct validation_errors *errors)
 {
     const struct smoothquant_params *p = params;
     char at[192];
 
     if (p->smooth_output == PARAMS_ON && config->num_heads != config->num_kv_heads) {
         text_pointer(at, sizeof(at), pointer, "smooth_output");
-        faults_add(
-            faults, ERR_INCOMPATIBLE_OPTIONS, at,
+        validation_add(
+            errors, ERR_INCOMPATIBLE_OPTIONS, at,
             "\"smooth_output\" cannot be true: the model shares %lld key heads among %lld query heads, so that no "
             "row of v_proj feeds one input of o_proj alone",
             (long long)config->num_kv_heads, (long long)config->num_heads);
     } else if (p->smooth_output == PARAMS_ON && (quantized_inputs & 1U << LINEAR_O) == 0) {
         text_pointer(at, sizeof(at), pointer, "smooth_output");
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "\"smooth_output\" does nothing: the inputs of o_proj are not quantized in any block");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"smooth_output\" does nothing: the inputs of o_proj are not quantized in any block");
     }
     if (p->smooth_down == PARAMS_ON && (quantized_inputs & 1U << LINEAR_DOWN) == 0) {
         text_pointer(at, sizeof(at), pointer, "smooth_down");
-        faults_add(faults, ERR_INCOMPATIBLE_OPTIONS, at,
-                   "\"smooth_down\" does nothing: the inputs of down_proj are not quantized in any block");
+        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                       "\"smooth_down\" does nothing: the inputs of down_proj are not quantized in any block");
     }
 }
 

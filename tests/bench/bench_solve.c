@@ -207,14 +207,14 @@ static void measure_solve(struct bench *bench, bool search, double *seconds)
 {
     const struct quantizer *gptq = quantizer_find("gptq");
     struct solve_context context = {.gpu = &bench->gpu, .stream = bench->stream, .scale_dtype = DTYPE_BF16, .seed = 0};
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     void *params = calloc(1, gptq->params_size);
     json_t *given = json_pack("{s:b}", "mse_search", (int)search);
 
     if (params == NULL || given == NULL) {
         exit(EXIT_FAILURE);
     }
-    must(params_parse(gptq->params, given, "", params, &faults));
+    must(params_parse(gptq->params, given, "", params, &errors));
     json_decref(given);
     for (int i = 0; i < bench->repeats; i++) {
         struct linear_job job = {.name = "bench", .weight = &bench->w, .params = params};

@@ -144,7 +144,7 @@ START_TEST(rows_say_what_they_are)
 }
 END_TEST
 
-/* Whole models of one geometry: the answer of format_check, its fault and the formats that it names. */
+/* Whole models of one geometry: the answer of format_check, its error and the formats that it names. */
 START_TEST(refusals_name_who_can)
 {
     struct model *model = checkpoint_open(TEST_DATA, "tiny-llama");
@@ -154,22 +154,22 @@ START_TEST(refusals_name_who_can)
             struct format_module *modules;
             int count = checkpoint_modules(model, bits, 128, sym, DTYPE_BF16, &modules), able = 0;
             const struct format_config config = {.modules = modules, .count = count, .model = model, .method = "rtn"};
-            struct faults faults[16] = {0};
+            struct validation_errors errors[16] = {0};
             size_t rows = 0;
             for (; format_list()[rows] != NULL; rows++) {
-                ck_assert_uint_lt(rows, COUNT(faults));
-                int rc = format_check(format_list()[rows], &config, "/output/format", &faults[rows]);
+                ck_assert_uint_lt(rows, COUNT(errors));
+                int rc = format_check(format_list()[rows], &config, "/output/format", &errors[rows]);
                 able += rc == 0;
                 ck_assert(rc == 0 || rc == ERR_INCOMPATIBLE_OPTIONS);
-                ck_assert((rc == 0) == (faults[rows].count == 0));
+                ck_assert((rc == 0) == (errors[rows].count == 0));
             }
             for (size_t i = 0; i < rows; i++) {
-                for (size_t f = 0; f < faults[i].count; f++) {
-                    const struct fault *fault = &faults[i].items[f];
-                    ck_assert_str_eq(fault->param, "/output/format");
-                    ck_assert((strstr(fault->hint, "no format carries it") != NULL) == (able == 0));
+                for (size_t f = 0; f < errors[i].count; f++) {
+                    const struct validation_error *error = &errors[i].items[f];
+                    ck_assert_str_eq(error->param, "/output/format");
+                    ck_assert((strstr(error->hint, "no format carries it") != NULL) == (able == 0));
                     for (size_t k = 0; k < rows; k++) { /* by its name as a word of the list */
-                        const char *list = strstr(fault->hint, "formats that carry it: ");
+                        const char *list = strstr(error->hint, "formats that carry it: ");
                         bool named = false;
                         char words[128];
                         snprintf(words, sizeof(words), "%s",
@@ -178,10 +178,10 @@ START_TEST(refusals_name_who_can)
                              word = strtok_r(NULL, ", ", &save)) {
                             named = named || strcmp(word, format_list()[k]->name) == 0;
                         }
-                        ck_assert(named == (faults[k].count == 0));
+                        ck_assert(named == (errors[k].count == 0));
                     }
                 }
-                if (faults[i].count == 0) { /* what is accepted has a config that loaders find their way by */
+                if (errors[i].count == 0) { /* what is accepted has a config that loaders find their way by */
                     json_t *object = format_list()[i]->config != NULL ? format_list()[i]->config(&config) : NULL;
                     ck_assert(object == NULL || json_is_string(json_object_get(object, "quant_method")));
                     json_decref(object);

@@ -169,7 +169,7 @@ START_TEST(row_is_complete)
 {
     const struct quantizer *method = quantizer_list()[_i];
     json_t *schema = params_schema(method->params);
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
 
     ck_assert(method->name[0] != '\0' && method->title[0] != '\0' && strlen(method->help) > 40);
     ck_assert_uint_ge(method->params_size, sizeof(struct quant_base));
@@ -190,9 +190,9 @@ START_TEST(row_is_complete)
     /* the defaults pass the method's own check, and their echo is read back as the same */
     void *params = params_new(method, "{}");
     if (method->check != NULL) {
-        method->check(params, "", &faults);
+        method->check(params, "", &errors);
     }
-    ck_assert_uint_eq(faults.count, 0);
+    ck_assert_uint_eq(errors.count, 0);
     json_t *echo = params_json(method->params, params);
     char *text = json_dumps(echo, 0);
     void *again = params_new(method, text);

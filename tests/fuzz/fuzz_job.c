@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     struct job_spec spec;
     struct job_spec again;
     json_t *body;
@@ -19,9 +19,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (json_parse((const char *)data, size, 32, &body) != 0) {
         return 0;
     }
-    if (spec_parse(body, &faults, &spec) == 0) {
+    if (spec_parse(body, &errors, &spec) == 0) {
         json_t *canonical = spec_json(&spec);
-        if (canonical == NULL || spec_parse(canonical, &faults, &again) != 0) {
+        if (canonical == NULL || spec_parse(canonical, &errors, &again) != 0) {
             abort();
         }
         json_t *twice = spec_json(&again);
@@ -32,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         json_decref(twice);
         spec_deinit(&again);
         spec_deinit(&spec);
-    } else if (faults.count == 0) {
+    } else if (errors.count == 0) {
         abort(); /* a refusal names its reason */
     }
     json_decref(body);

@@ -1,5 +1,5 @@
 /* JSON parameters against rows: the first byte chooses a method, the rest is its "quantization" object -> params_parse.
- * What is accepted passes through params_json and back to itself; what is refused is a fault with a pointer into the
+ * What is accepted passes through params_json and back to itself; what is refused is an error with a pointer into the
  * object. */
 
 #include "base/json.h"
@@ -23,14 +23,14 @@ static const struct quantizer *choose(uint8_t byte)
     return list[byte % count];
 }
 
-static void check_faults(const struct faults *faults)
+static void check_errors(const struct validation_errors *errors)
 {
-    if (faults->count == 0) {
+    if (errors->count == 0) {
         abort();
     }
-    for (size_t i = 0; i < faults->count; i++) {
-        if (faults->items[i].detail[0] == '\0' ||
-            strncmp(faults->items[i].param, "/quantization", strlen("/quantization")) != 0) {
+    for (size_t i = 0; i < errors->count; i++) {
+        if (errors->items[i].detail[0] == '\0' ||
+            strncmp(errors->items[i].param, "/quantization", strlen("/quantization")) != 0) {
             abort();
         }
     }
@@ -38,10 +38,10 @@ static void check_faults(const struct faults *faults)
 
 static void check_again(const struct quantizer *quantizer, const json_t *first)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     void *values = calloc(1, quantizer->params_size);
 
-    if (values == NULL || params_parse(quantizer->params, first, "/quantization", values, &faults) != 0) {
+    if (values == NULL || params_parse(quantizer->params, first, "/quantization", values, &errors) != 0) {
         abort();
     }
     json_t *second = params_json(quantizer->params, values);
@@ -55,7 +55,7 @@ static void check_again(const struct quantizer *quantizer, const json_t *first)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *object;
 
     if (size == 0 || json_parse((const char *)data + 1, size - 1, 32, &object) != 0) {
@@ -66,14 +66,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (values == NULL) {
         abort();
     }
-    if (params_parse(quantizer->params, object, "/quantization", values, &faults) != 0) {
-        check_faults(&faults);
+    if (params_parse(quantizer->params, object, "/quantization", values, &errors) != 0) {
+        check_errors(&errors);
     } else {
         if (quantizer->check != NULL) {
-            quantizer->check(values, "/quantization", &faults);
+            quantizer->check(values, "/quantization", &errors);
         }
-        if (faults.count > 0) {
-            check_faults(&faults);
+        if (errors.count > 0) {
+            check_errors(&errors);
         }
         json_t *echo = params_json(quantizer->params, values);
         if (echo == NULL) {

@@ -1,5 +1,5 @@
 /* What stands behind '?', and where an event stream goes on: query_parse over rows of every type -> store_page, and
- * Last-Event-ID. Every value that is taken lies within its row, no name is taken twice, and what is refused is a fault
+ * Last-Event-ID. Every value that is taken lies within its row, no name is taken twice, and what is refused is an error
  * that names its parameter. */
 
 #include "api/header.h"
@@ -49,21 +49,21 @@ static void check_item(const struct query *query, const struct query_item *item)
 static void parse(const struct query_row *table, const char *text)
 {
     struct query query = {0};
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     struct store_page page = {0};
 
-    if (query_parse(table, text, &query, &faults) != 0) {
-        for (size_t i = 0; i < faults.count; i++) {
-            if (faults.items[i].code >= 0 || faults.items[i].detail[0] == '\0') {
+    if (query_parse(table, text, &query, &errors) != 0) {
+        for (size_t i = 0; i < errors.count; i++) {
+            if (errors.items[i].code >= 0 || errors.items[i].detail[0] == '\0') {
                 abort();
             }
         }
-        if (faults.count == 0) {
+        if (errors.count == 0) {
             abort();
         }
         return;
     }
-    if (query.count > QUERY_ITEMS_MAX || faults.count > 0) {
+    if (query.count > QUERY_ITEMS_MAX || errors.count > 0) {
         abort();
     }
     for (size_t i = 0; i < query.count; i++) {

@@ -44,7 +44,8 @@ int engine_method(struct engine *engine, const char *name, json_t **method)
     return 0;
 }
 
-static void check_members(const json_t *body, const char *const *names, size_t required, struct faults *faults)
+static void check_members(const json_t *body, const char *const *names, size_t required,
+                          struct validation_errors *errors)
 {
     const char *key;
     json_t *value;
@@ -52,7 +53,7 @@ static void check_members(const json_t *body, const char *const *names, size_t r
     for (size_t i = 0; i < required; i++) {
         if (!json_is_string(json_object_get(body, names[i]))) {
             (void)snprintf(pointer, sizeof(pointer), "/%s", names[i]);
-            faults_add(faults, ERR_MISSING_PARAMETER, pointer, "is required");
+            validation_add(errors, ERR_MISSING_PARAMETER, pointer, "is required");
         }
     }
     json_object_foreach((json_t *)body, key, value)
@@ -63,16 +64,16 @@ static void check_members(const json_t *body, const char *const *names, size_t r
         }
         if (names[at] == NULL) {
             (void)snprintf(pointer, sizeof(pointer), "/%s", key);
-            faults_add(faults, ERR_UNKNOWN_PARAMETER, pointer, "is not a member of this request");
+            validation_add(errors, ERR_UNKNOWN_PARAMETER, pointer, "is not a member of this request");
         }
     }
 }
 
-int engine_model_register(struct engine *engine, const json_t *body, struct faults *faults, json_t **model)
+int engine_model_register(struct engine *engine, const json_t *body, struct validation_errors *errors, json_t **model)
 {
     static const char *const names[] = {"name", "uri", "expected_sha256", NULL};
-    check_members(body, names, 2, faults);
-    int rc = faults_raise(faults);
+    check_members(body, names, 2, errors);
+    int rc = validation_raise(errors);
     if (rc < 0) {
         return rc;
     }
@@ -131,12 +132,12 @@ void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE]
     json_decref(body);
 }
 
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once, struct faults *faults,
-                      json_t **job)
+int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once,
+                      struct validation_errors *errors, json_t **job)
 {
     static const char *const names[] = {"model", "method", "name", "calibration", "metadata", NULL};
-    check_members(body, names, 2, faults);
-    int rc = faults_raise(faults);
+    check_members(body, names, 2, errors);
+    int rc = validation_raise(errors);
     if (rc < 0) {
         return rc;
     }

@@ -1,4 +1,4 @@
-/* Query strings against rows: values, limits, and every fault named. */
+/* Query strings against rows: values, limits, and every error named. */
 
 #include "../unit.h"
 #include "api/query.h"
@@ -19,11 +19,11 @@ static const struct query_row rows[] = {
 START_TEST(test_query_values)
 {
     struct query query;
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     ck_assert_rc_ok(query_parse(rows,
                                 "limit=7&order=asc&after=job_01&metadata%5Bteam%5D=se+ar%26ch&colour=blue&flag=true"
                                 "&from=-5&&name=%C3%A4",
-                                &query, &faults));
+                                &query, &errors));
     struct store_page page;
     query_page(&query, &page);
     ck_assert_int_eq(page.limit, 7);
@@ -35,15 +35,15 @@ START_TEST(test_query_values)
     ck_assert_int_eq(query_int(&query, "flag", 0), 1);
     ck_assert_int_eq(query_int(&query, "from", 0), -5);
     ck_assert_str_eq(query_text(&query, "name"), "\xc3\xa4");
-    ck_assert_rc_ok(query_parse(rows, NULL, &query, &faults));
+    ck_assert_rc_ok(query_parse(rows, NULL, &query, &errors));
     query_page(&query, &page);
     ck_assert_int_eq(page.limit, 20);
     ck_assert(!page.ascending);
-    ck_assert_rc_ok(query_parse(NULL, "", &query, &faults));
+    ck_assert_rc_ok(query_parse(NULL, "", &query, &errors));
 }
 END_TEST
 
-START_TEST(test_query_faults)
+START_TEST(test_query_errors)
 {
     static const struct {
         const char *text, *param;
@@ -70,22 +70,22 @@ START_TEST(test_query_faults)
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct query query;
-        struct faults faults = {0};
-        ck_assert_msg(query_parse(rows, bad[i].text, &query, &faults) == bad[i].code, "%s", bad[i].text);
-        ck_assert_uint_eq(faults.count, 1);
-        ck_assert_str_eq(faults.items[0].param, bad[i].param);
+        struct validation_errors errors = {0};
+        ck_assert_msg(query_parse(rows, bad[i].text, &query, &errors) == bad[i].code, "%s", bad[i].text);
+        ck_assert_uint_eq(errors.count, 1);
+        ck_assert_str_eq(errors.items[0].param, bad[i].param);
     }
     struct query query;
-    struct faults faults = {0};
-    ck_assert_int_eq(query_parse(rows, "limit=x&colour=green&nope=1", &query, &faults), ERR_INVALID_PARAMETER);
-    ck_assert_uint_eq(faults.count, 3);
+    struct validation_errors errors = {0};
+    ck_assert_int_eq(query_parse(rows, "limit=x&colour=green&nope=1", &query, &errors), ERR_INVALID_PARAMETER);
+    ck_assert_uint_eq(errors.count, 3);
     char text[2048];
     memset(text, 'a', sizeof(text));
     memcpy(text, "name=", 5);
     text[sizeof(text) - 1] = '\0';
-    faults.count = 0;
-    ck_assert_int_eq(query_parse(rows, text, &query, &faults), ERR_INVALID_PARAMETER);
+    errors.count = 0;
+    ck_assert_int_eq(query_parse(rows, text, &query, &errors), ERR_INVALID_PARAMETER);
 }
 END_TEST
 
-UNIT_MAIN("query", test_query_values, test_query_faults)
+UNIT_MAIN("query", test_query_values, test_query_errors)

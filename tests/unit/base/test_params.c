@@ -1,4 +1,4 @@
-/* Option rows: every type read, every fault kind with its pointer, the schema and the echo. */
+/* Option rows: every type read, every error kind with its pointer, the schema and the echo. */
 
 #include "tests/unit/unit.h"
 
@@ -46,15 +46,15 @@ static const struct params_row second_rows[] = {
 };
 static const struct params_row *const tables[] = {first_rows, second_rows, NULL};
 
-static int parse(const char *text, struct options *out, struct faults *faults)
+static int parse(const char *text, struct options *out, struct validation_errors *errors)
 {
     json_error_t error;
     json_t *object = json_loads(text, JSON_DECODE_ANY, &error);
 
     ck_assert_msg(object != NULL, "%s", error.text);
     memset(out, 0, sizeof(*out));
-    memset(faults, 0, sizeof(*faults));
-    int rc = params_parse(tables, object, "/quantization", out, faults);
+    memset(errors, 0, sizeof(*errors));
+    int rc = params_parse(tables, object, "/quantization", out, errors);
     json_decref(object);
     return rc;
 }
@@ -62,9 +62,9 @@ static int parse(const char *text, struct options *out, struct faults *faults)
 START_TEST(defaults_fill_what_is_absent)
 {
     struct options options;
-    struct faults faults;
+    struct validation_errors errors;
 
-    ck_assert_rc_ok(parse("{\"bits\": 4}", &options, &faults));
+    ck_assert_rc_ok(parse("{\"bits\": 4}", &options, &errors));
     ck_assert(options.sym);
     ck_assert_int_eq(options.bits, 4);
     ck_assert_int_eq(options.count, 5);
@@ -91,13 +91,13 @@ END_TEST
 START_TEST(given_values_are_read)
 {
     struct options options;
-    struct faults faults;
+    struct validation_errors errors;
 
     ck_assert_rc_ok(parse("{\"sym\": false, \"bits\": 3, \"count\": 10, \"damp\": 1e-3, \"ratio\": -1, \"name\": "
                           "\"sevenxx\", \"kind\": \"gemv\", \"extra\": [1], \"modules\": [], \"note\": null,"
                           " \"share\": 0.25, \"wanted\": true, \"needed\": false,"
                           " \"wide\": 9223372036854775807}",
-                          &options, &faults));
+                          &options, &errors));
     ck_assert(!options.sym);
     ck_assert_int_eq(options.bits, 3);
     ck_assert_int_eq(options.count, 10);
@@ -122,7 +122,7 @@ START_TEST(given_values_are_read)
 }
 END_TEST
 
-START_TEST(each_fault_names_its_member)
+START_TEST(each_error_names_its_member)
 {
     static const struct {
         const char *text, *param, *detail;
@@ -173,12 +173,12 @@ START_TEST(each_fault_names_its_member)
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct options options;
-        struct faults faults;
-        ck_assert_int_eq(parse(rows[i].text, &options, &faults), rows[i].code);
-        ck_assert_uint_eq(faults.count, 1);
-        ck_assert_int_eq(faults.items[0].code, rows[i].code);
-        ck_assert_str_eq(faults.items[0].param, rows[i].param);
-        ck_assert_str_eq(faults.items[0].detail, rows[i].detail);
+        struct validation_errors errors;
+        ck_assert_int_eq(parse(rows[i].text, &options, &errors), rows[i].code);
+        ck_assert_uint_eq(errors.count, 1);
+        ck_assert_int_eq(errors.items[0].code, rows[i].code);
+        ck_assert_str_eq(errors.items[0].param, rows[i].param);
+        ck_assert_str_eq(errors.items[0].detail, rows[i].detail);
         ck_assert_ptr_null(options.modules); /* released */
     }
 }
@@ -220,10 +220,10 @@ START_TEST(other_spellings)
         {"{\"num_bitz\": 4}", "/q/num_bitz", "\"num_bitz\" is not a member of \"q\"", "did you mean \"bits\"?"},
         {"{\"colour\": 4}", "/q/colour", "\"colour\" is not a member of \"q\"", "the members are bits, sym"},
     };
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *object = json_loads("{\"w_bit\": 3, \"zero_point\": true}", 0, NULL);
 
-    ck_assert_rc_ok(params_parse(small_tables, object, "/q", &small, &faults));
+    ck_assert_rc_ok(params_parse(small_tables, object, "/q", &small, &errors));
     ck_assert_int_eq(small.bits, 3);
     ck_assert(!small.sym);
     json_decref(object);
@@ -232,26 +232,26 @@ START_TEST(other_spellings)
     ck_assert_str_eq(json_string_value(json_array_get(names, 1)), "zero_point");
     json_decref(schema);
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
-        faults = (struct faults){0};
+        errors = (struct validation_errors){0};
         object = json_loads(refused[i].text, 0, NULL);
-        ck_assert_int_lt(params_parse(small_tables, object, "/q", &small, &faults), 0);
+        ck_assert_int_lt(params_parse(small_tables, object, "/q", &small, &errors), 0);
         json_decref(object);
-        ck_assert_uint_eq(faults.count, 1);
-        ck_assert_str_eq(faults.items[0].param, refused[i].param);
-        ck_assert_str_eq(faults.items[0].detail, refused[i].detail);
-        ck_assert_str_eq(faults.items[0].hint, refused[i].hint);
+        ck_assert_uint_eq(errors.count, 1);
+        ck_assert_str_eq(errors.items[0].param, refused[i].param);
+        ck_assert_str_eq(errors.items[0].detail, refused[i].detail);
+        ck_assert_str_eq(errors.items[0].hint, refused[i].hint);
     }
 }
 END_TEST
 
-START_TEST(all_faults_come_at_once)
+START_TEST(all_errors_are_reported_at_once)
 {
     struct options options;
-    struct faults faults;
+    struct validation_errors errors;
 
-    ck_assert_int_eq(parse("{\"count\": 99, \"damp\": 2, \"kind\": 7, \"x\": 1, \"y\": 1}", &options, &faults),
+    ck_assert_int_eq(parse("{\"count\": 99, \"damp\": 2, \"kind\": 7, \"x\": 1, \"y\": 1}", &options, &errors),
                      ERR_MISSING_PARAMETER);
-    ck_assert_uint_eq(faults.count, 6);
+    ck_assert_uint_eq(errors.count, 6);
 }
 END_TEST
 
@@ -259,15 +259,15 @@ END_TEST
 START_TEST(a_full_list_is_no_success)
 {
     struct options options = {0};
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *object = json_object();
 
-    for (int i = 0; i < FAULTS_MAX; i++) {
-        faults_add(&faults, ERR_TIMEOUT, "/before", "x");
+    for (int i = 0; i < VALIDATION_ERRORS_MAX; i++) {
+        validation_add(&errors, ERR_TIMEOUT, "/before", "x");
     }
-    ck_assert_int_lt(params_parse(tables, object, "", &options, &faults), 0);
-    ck_assert_uint_eq(faults.count, FAULTS_MAX);
-    ck_assert_uint_eq(faults.dropped, 1);
+    ck_assert_int_lt(params_parse(tables, object, "", &options, &errors), 0);
+    ck_assert_uint_eq(errors.count, VALIDATION_ERRORS_MAX);
+    ck_assert_uint_eq(errors.dropped, 1);
     json_decref(object);
 }
 END_TEST
@@ -275,15 +275,15 @@ END_TEST
 START_TEST(a_long_unknown_name_stays_valid_text)
 {
     struct options options;
-    struct faults faults;
+    struct validation_errors errors;
     char text[1024] = "{\"bits\": 4, \"x";
 
     for (int i = 0; i < 200; i++) {
         strcat(text, "\xc3\xa9");
     }
     strcat(text, "\": 1}");
-    ck_assert_int_eq(parse(text, &options, &faults), ERR_UNKNOWN_PARAMETER);
-    json_t *pointer = json_string(faults.items[0].param);
+    ck_assert_int_eq(parse(text, &options, &errors), ERR_UNKNOWN_PARAMETER);
+    json_t *pointer = json_string(errors.items[0].param);
     ck_assert_ptr_nonnull(pointer);
     json_decref(pointer);
 }
@@ -332,6 +332,6 @@ START_TEST(schema_tells_the_rows)
 }
 END_TEST
 
-UNIT_MAIN("params", defaults_fill_what_is_absent, given_values_are_read, each_fault_names_its_member, other_spellings,
-          all_faults_come_at_once, a_full_list_is_no_success, a_long_unknown_name_stays_valid_text,
+UNIT_MAIN("params", defaults_fill_what_is_absent, given_values_are_read, each_error_names_its_member, other_spellings,
+          all_errors_are_reported_at_once, a_full_list_is_no_success, a_long_unknown_name_stays_valid_text,
           schema_tells_the_rows)

@@ -42,11 +42,11 @@ static int modules_of(const struct model *model, struct qscheme a, struct qschem
 static json_t *config_of(const struct model *model, struct qscheme a, struct qscheme b)
 {
     struct format_module *modules;
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     int count = modules_of(model, a, b, &modules);
     const struct format_config config = {.modules = modules, .count = count, .model = model};
 
-    ck_assert_rc_ok(format_check(row(), &config, "", &faults));
+    ck_assert_rc_ok(format_check(row(), &config, "", &errors));
     json_t *object = row()->config(&config);
     free(modules);
     return object;

@@ -276,7 +276,7 @@ START_TEST(modules_left_in_float)
     struct model *model = tiny();
     struct format_module *all, some[28];
     int count = checkpoint_modules(model, 4, 128, true, DTYPE_BF16, &all), kept = 0;
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
 
     for (int i = 0; i < count; i++) {
         if (i % LINEAR_COUNT != LINEAR_DOWN) {
@@ -302,14 +302,14 @@ START_TEST(modules_left_in_float)
     assert_json_take(json_incref(json_object_get(object, "dynamic")), dynamic_without_down);
     json_decref(object);
     config.count = kept - 1; /* up_proj of the last block is missing */
-    ck_assert_int_eq(format_check(row("compressed-tensors"), &config, "/output/format", &faults),
+    ck_assert_int_eq(format_check(row("compressed-tensors"), &config, "/output/format", &errors),
                      ERR_INCOMPATIBLE_OPTIONS);
-    ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "gate and up of block 3"));
+    ck_assert_ptr_nonnull(strstr(errors.items[0].detail, "gate and up of block 3"));
     config.count = kept - 3; /* o, gate and up of the last block: alike, but gptq cannot say it */
-    faults = (struct faults){0};
-    ck_assert_rc_ok(format_check(row("compressed-tensors"), &config, "/output/format", &faults));
-    ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &faults), ERR_INCOMPATIBLE_OPTIONS);
-    ck_assert_ptr_nonnull(strstr(faults.items[0].hint, "formats that carry it: compressed-tensors"));
+    errors = (struct validation_errors){0};
+    ck_assert_rc_ok(format_check(row("compressed-tensors"), &config, "/output/format", &errors));
+    ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &errors), ERR_INCOMPATIBLE_OPTIONS);
+    ck_assert_ptr_nonnull(strstr(errors.items[0].hint, "formats that carry it: compressed-tensors"));
     free(all);
     model_close(model);
 }
@@ -320,16 +320,16 @@ START_TEST(several_geometries)
     struct model *model = tiny();
     struct format_module *modules;
     int count = checkpoint_modules(model, 4, 128, true, DTYPE_BF16, &modules);
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
 
     for (int i = LINEAR_DOWN; i < count; i += LINEAR_COUNT) {
         modules[i].scheme.bits = 8;
     }
     const struct format_config config = {.modules = modules, .count = count, .model = model};
-    ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &faults), ERR_INCOMPATIBLE_OPTIONS);
-    ck_assert_str_eq(faults.items[0].param, "/output/format");
-    faults = (struct faults){0};
-    ck_assert_rc_ok(format_check(row("compressed-tensors"), &config, "", &faults));
+    ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &errors), ERR_INCOMPATIBLE_OPTIONS);
+    ck_assert_str_eq(errors.items[0].param, "/output/format");
+    errors = (struct validation_errors){0};
+    ck_assert_rc_ok(format_check(row("compressed-tensors"), &config, "", &errors));
     json_t *object = row("compressed-tensors")->config(&config);
     const json_t *groups = json_object_get(object, "config_groups");
     ck_assert_uint_eq(json_object_size(groups), 2);
@@ -341,7 +341,7 @@ START_TEST(several_geometries)
     ck_assert_uint_eq(json_array_size(json_object_get(json_object_get(groups, "group_0"), "targets")), 24);
     json_decref(object);
     modules[LINEAR_K].scheme.group_size = 64; /* k unlike q and v */
-    ck_assert_int_eq(format_check(row("compressed-tensors"), &config, "", &faults), ERR_INCOMPATIBLE_OPTIONS);
+    ck_assert_int_eq(format_check(row("compressed-tensors"), &config, "", &errors), ERR_INCOMPATIBLE_OPTIONS);
     free(modules);
     model_close(model);
 }
@@ -353,12 +353,12 @@ START_TEST(each_reason_is_told_once)
     struct format_module *modules;
     int count = checkpoint_modules(model, 5, 128, false, DTYPE_BF16, &modules);
     const struct format_config config = {.modules = modules, .count = count, .model = model};
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
 
-    ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &faults), ERR_INCOMPATIBLE_OPTIONS);
-    ck_assert_uint_eq(faults.count, 1);
-    ck_assert_ptr_nonnull(strstr(faults.items[0].detail, "2, 3, 4 or 8 bits and not 5"));
-    ck_assert_ptr_nonnull(strstr(faults.items[0].hint, "formats that carry it: dense"));
+    ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &errors), ERR_INCOMPATIBLE_OPTIONS);
+    ck_assert_uint_eq(errors.count, 1);
+    ck_assert_ptr_nonnull(strstr(errors.items[0].detail, "2, 3, 4 or 8 bits and not 5"));
+    ck_assert_ptr_nonnull(strstr(errors.items[0].hint, "formats that carry it: dense"));
     free(modules);
     model_close(model);
 }

@@ -95,11 +95,11 @@ START_TEST(config_names_what_is_left)
 {
     struct model *model = tiny();
     struct format_module *modules;
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     int count = modules_of(model, codebooks(2, 8, 8), &modules);
     struct format_config config = {.modules = modules, .count = count, .model = model};
 
-    ck_assert_rc_ok(format_check(format_find("aqlm"), &config, "", &faults));
+    ck_assert_rc_ok(format_check(format_find("aqlm"), &config, "", &errors));
     assert_json_take(format_find("aqlm")->config(&config),
                      "{'quant_method': 'aqlm', 'num_codebooks': 2, 'nbits_per_codebook': 8, 'in_group_size': 8,"
                      " 'out_group_size': 1, 'linear_weights_not_to_quantize': ['lm_head.weight', 'lm_head']}");
@@ -111,8 +111,8 @@ START_TEST(config_names_what_is_left)
     json_decref(object);
     config.count = count;
     modules[3].scheme.codebooks = 4;
-    ck_assert_int_eq(format_check(format_find("aqlm"), &config, "/output/format", &faults), ERR_INCOMPATIBLE_OPTIONS);
-    ck_assert_ptr_nonnull(strstr(faults.items[0].hint, "formats that carry it: dense"));
+    ck_assert_int_eq(format_check(format_find("aqlm"), &config, "/output/format", &errors), ERR_INCOMPATIBLE_OPTIONS);
+    ck_assert_ptr_nonnull(strstr(errors.items[0].hint, "formats that carry it: dense"));
     free(modules);
     model_close(model);
 }

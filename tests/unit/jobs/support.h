@@ -39,12 +39,12 @@ static inline void house_stop(struct house *house, int64_t timeout_ms)
 /* A fresh directory with the bundled model registered. */
 static inline void house_open(struct house *house)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *model;
     scratch_make(house->directory);
     house_start(house);
     json_t *body = json_pack("{s:s, s:s}", "name", "tiny", "uri", "file:tiny-llama");
-    ck_assert_rc_ok(engine_model_register(house->engine, body, &faults, &model));
+    ck_assert_rc_ok(engine_model_register(house->engine, body, &errors, &model));
     snprintf(house->model, sizeof(house->model), "%s", json_get_string(model, "id"));
     json_decref(model);
     json_decref(body);
@@ -68,10 +68,10 @@ static inline json_t *house_body(const struct house *house, const char *members)
 
 static inline void house_create(struct house *house, const char *members, char id[ID_SIZE])
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *job;
     json_t *body = house_body(house, members);
-    int rc = engine_job_create(house->engine, body, NULL, &faults, &job);
+    int rc = engine_job_create(house->engine, body, NULL, &errors, &job);
     ck_assert_msg(rc == 0, "%s: %s", members, err_last()->message);
     snprintf(id, ID_SIZE, "%s", json_get_string(job, "id"));
     json_decref(job);

@@ -23,28 +23,28 @@ static void open_model(void)
 static struct job_spec spec_of(const char *members)
 {
     struct job_spec spec;
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     char text[1024];
     json_t *body;
     snprintf(text, sizeof(text), "{\"model\":\"mdl_01J00000000000000000000000\",%s%s}",
              strstr(members, "\"method\":") == members ? "" : "\"method\":\"rtn\",", members);
     ck_assert_rc_ok(json_parse(text, strlen(text), 32, &body));
-    int rc = spec_parse(body, &faults, &spec);
-    ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
+    int rc = spec_parse(body, &errors, &spec);
+    ck_assert_msg(rc == 0, "%s: %s %s", text, errors.items[0].param, errors.items[0].detail);
     json_decref(body);
     return spec;
 }
 
 static void expect(const char *members, int code, const char *pointer)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     struct job_spec spec = spec_of(members);
-    int rc = spec_check(&spec, model, NULL, &faults);
+    int rc = spec_check(&spec, model, NULL, &errors);
     if (code == 0) {
-        ck_assert_msg(rc == 0, "%s: %s %s", members, faults.items[0].param, faults.items[0].detail);
+        ck_assert_msg(rc == 0, "%s: %s %s", members, errors.items[0].param, errors.items[0].detail);
     } else {
         ck_assert_msg(rc == code, "%s: %s", members, err_api_code(rc));
-        ck_assert_str_eq(faults.items[0].param, pointer);
+        ck_assert_str_eq(errors.items[0].param, pointer);
     }
     spec_deinit(&spec);
 }
@@ -157,12 +157,12 @@ START_TEST(test_defaults_start)
     ck_assert_uint_eq(singles + 3, sizeof(methods) / sizeof(methods[0]));
     open_model();
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         char members[256];
         snprintf(members, sizeof(members), "\"method\":%s,\"calibration\":{\"stream\":true}", methods[i][0]);
         struct job_spec spec = spec_of(members);
-        int rc = spec_check(&spec, model, NULL, &faults);
-        ck_assert_msg(rc == 0, "%s: %s %s", members, faults.items[0].param, faults.items[0].detail);
+        int rc = spec_check(&spec, model, NULL, &errors);
+        ck_assert_msg(rc == 0, "%s: %s %s", members, errors.items[0].param, errors.items[0].detail);
         ck_assert_str_eq(spec.format->name, methods[i][1]);
         ck_assert_str_eq(spec.output.format, methods[i][1]);
         ck_assert_int_eq(spec.calibration.sequence_length, 256);
@@ -219,10 +219,10 @@ END_TEST
 
 static int check_on(const struct gpu_info *device)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     struct job_spec spec = spec_of("\"quantization\":{\"group_size\":64}");
-    int rc = spec_check(&spec, model, device, &faults);
-    ck_assert(rc == 0 || strcmp(faults.items[0].param, "/resources/device") == 0);
+    int rc = spec_check(&spec, model, device, &errors);
+    ck_assert(rc == 0 || strcmp(errors.items[0].param, "/resources/device") == 0);
     spec_deinit(&spec);
     return rc;
 }
@@ -295,8 +295,8 @@ START_TEST(test_warnings)
         size_t k;
         json_t *warning;
         bool said = false;
-        struct faults faults = {0};
-        ck_assert_rc_ok(spec_check(&spec, model, NULL, &faults)); /* which chooses the format */
+        struct validation_errors errors = {0};
+        ck_assert_rc_ok(spec_check(&spec, model, NULL, &errors)); /* which chooses the format */
         ck_assert_rc_ok(recipe_warnings(&spec.recipe, spec.format, model, warnings));
         json_array_foreach(warnings, k, warning)
         {

@@ -258,16 +258,16 @@ START_TEST(test_refusals_name_their_reasons)
 {
     house_open(&house);
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         json_t *job = NULL;
         json_t *body = house_body(&house, refused[i].members);
-        ck_assert_int_lt(engine_job_create(house.engine, body, NULL, &faults, &job), 0);
+        ck_assert_int_lt(engine_job_create(house.engine, body, NULL, &errors, &job), 0);
         bool found = false;
-        for (size_t n = 0; n < faults.count; n++) {
+        for (size_t n = 0; n < errors.count; n++) {
             found = found ||
-                    (strcmp(faults.items[n].param, refused[i].pointer) == 0 && faults.items[n].code == refused[i].code);
+                    (strcmp(errors.items[n].param, refused[i].pointer) == 0 && errors.items[n].code == refused[i].code);
         }
-        ck_assert_msg(found, "%s: %s %s", refused[i].members, faults.items[0].param, faults.items[0].detail);
+        ck_assert_msg(found, "%s: %s %s", refused[i].members, errors.items[0].param, errors.items[0].detail);
         json_decref(body);
     }
     house_close(&house);
@@ -278,7 +278,7 @@ START_TEST(test_wrong_purpose_and_unknown_model)
 {
     char file[ID_SIZE];
     char members[256];
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *job = NULL;
     house_open(&house);
     put_records("evaluation", 0, 3, "", file);
@@ -286,20 +286,20 @@ START_TEST(test_wrong_purpose_and_unknown_model)
              "\"method\":\"rtn\",\"quantization\":{\"group_size\":64},\"calibration\":{\"file_id\":\"%s\"}", file);
     snprintf(house.model, sizeof(house.model), "mdl_01J00000000000000000000000");
     json_t *body = house_body(&house, members);
-    ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &faults, &job), ERR_INVALID_PARAMETER);
-    ck_assert_uint_eq(faults.count, 2);
-    ck_assert_str_eq(faults.items[0].param, "/calibration/file_id");
-    ck_assert_str_eq(faults.items[1].param, "/model");
+    ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &errors, &job), ERR_INVALID_PARAMETER);
+    ck_assert_uint_eq(errors.count, 2);
+    ck_assert_str_eq(errors.items[0].param, "/calibration/file_id");
+    ck_assert_str_eq(errors.items[1].param, "/model");
     json_decref(body);
     house_close(&house);
 }
 END_TEST
 
-static int register_uri(const char *uri, const char *expected, struct faults *faults, json_t **model)
+static int register_uri(const char *uri, const char *expected, struct validation_errors *errors, json_t **model)
 {
-    memset(faults, 0, sizeof(*faults));
+    memset(errors, 0, sizeof(*errors));
     json_t *body = json_pack("{s:s, s:s*}", "uri", uri, "expected_sha256", expected);
-    int rc = engine_model_register(house.engine, body, faults, model);
+    int rc = engine_model_register(house.engine, body, errors, model);
     json_decref(body);
     return rc;
 }
@@ -322,27 +322,27 @@ START_TEST(test_models)
                                       "file://example.org/tiny-llama",
                                       "file://tiny-llama"};
     static const char *const good[] = {"file:tiny%2Dllama", "FILE:%74iny%2dllam%61", "file:tiny-llama"};
-    struct faults faults;
+    struct validation_errors errors;
     json_t *model;
     char uri[600];
     house_open(&house);
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        int rc = register_uri(bad[i], NULL, &faults, &model);
+        int rc = register_uri(bad[i], NULL, &errors, &model);
         ck_assert_msg(err_http_status(rc) / 100 == 4, "%s: %s", bad[i], err_api_code(rc));
-        ck_assert_str_eq(faults.items[0].param, "/uri");
+        ck_assert_str_eq(errors.items[0].param, "/uri");
     }
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
-        ck_assert_msg(register_uri(good[i], NULL, &faults, &model) == 0, "%s: %s", good[i], faults.items[0].detail);
+        ck_assert_msg(register_uri(good[i], NULL, &errors, &model) == 0, "%s: %s", good[i], errors.items[0].detail);
         ck_assert_str_eq(json_get_string(model, "uri"), good[i]); /* as it was given */
         json_decref(model);
     }
     snprintf(uri, sizeof(uri), "file://localhost%s/tiny%%2Dllama", MODEL_ROOT);
-    ck_assert_rc_ok(register_uri(uri, NULL, &faults, &model));
+    ck_assert_rc_ok(register_uri(uri, NULL, &errors, &model));
     json_decref(model);
-    ck_assert_int_eq(register_uri("file:tiny-llama", "00", &faults, &model), ERR_DIGEST_MISMATCH);
-    ck_assert_str_eq(faults.items[0].param, "/expected_sha256");
+    ck_assert_int_eq(register_uri("file:tiny-llama", "00", &errors, &model), ERR_DIGEST_MISMATCH);
+    ck_assert_str_eq(errors.items[0].param, "/expected_sha256");
     snprintf(uri, sizeof(uri), "file://%s/tiny-llama", MODEL_ROOT);
-    ck_assert_rc_ok(register_uri(uri, NULL, &faults, &model));
+    ck_assert_rc_ok(register_uri(uri, NULL, &errors, &model));
     ck_assert_str_eq(json_get_string(model, "architecture"), "LlamaForCausalLM");
     ck_assert_str_eq(json_get_string(model, "dtype"), "BF16");
     ck_assert_int_eq(json_integer_value(json_object_get(model, "num_layers")), 4);
@@ -409,14 +409,14 @@ END_TEST
 START_TEST(test_queue_has_an_end)
 {
     char id[ID_SIZE];
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *job;
     house_open(&house);
     for (int i = 0; i < 4; i++) {
         house_create(&house, HOUSE_GPTQ, id);
     }
     json_t *body = house_body(&house, HOUSE_GPTQ);
-    ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &faults, &job), ERR_QUEUE_FULL);
+    ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &errors, &job), ERR_QUEUE_FULL);
     json_decref(body);
     house_close(&house);
 }

@@ -16,11 +16,11 @@ static json_t *json_of(const char *text)
     return json;
 }
 
-static int parse(const char *text, struct faults *faults, struct job_spec *spec)
+static int parse(const char *text, struct validation_errors *errors, struct job_spec *spec)
 {
     json_t *body = json_of(text);
-    memset(faults, 0, sizeof(*faults));
-    int rc = spec_parse(body, faults, spec);
+    memset(errors, 0, sizeof(*errors));
+    int rc = spec_parse(body, errors, spec);
     json_decref(body);
     return rc;
 }
@@ -37,12 +37,12 @@ START_TEST(members_are_read_and_written_back)
          {GPU_NUMBER_E4M3, true}},
         {"{\"dtype\":\"int8\"}", "{\"dtype\":\"int8\",\"granularity\":\"per_tensor\"}", {GPU_NUMBER_INT8, false}},
     };
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     struct cache_scheme scheme = {.number = GPU_NUMBER_INT8};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         json_t *object = json_of(rows[i].text);
-        ck_assert_rc_ok(kv_cache_parse(object, "/q/kv_cache", &faults, &scheme));
+        ck_assert_rc_ok(kv_cache_parse(object, "/q/kv_cache", &errors, &scheme));
         ck_assert(scheme.number == rows[i].scheme.number && scheme.per_head == rows[i].scheme.per_head);
         json_t *echo = kv_cache_json(&scheme), *wanted = json_of(rows[i].echo);
         ck_assert(json_equal(echo, wanted));
@@ -50,7 +50,7 @@ START_TEST(members_are_read_and_written_back)
         json_decref(echo);
         json_decref(wanted);
     }
-    ck_assert_rc_ok(kv_cache_parse(NULL, "/q/kv_cache", &faults, &scheme));
+    ck_assert_rc_ok(kv_cache_parse(NULL, "/q/kv_cache", &errors, &scheme));
     ck_assert_int_eq(scheme.number, GPU_NUMBER_NONE);
     json_t *none = kv_cache_json(&scheme);
     ck_assert(json_is_null(none));
@@ -86,20 +86,20 @@ static const struct {
 
 START_TEST(unsound_requests_are_refused_at_their_place)
 {
-    struct faults faults;
+    struct validation_errors errors;
     struct job_spec spec;
     char text[512];
 
     bool bare = strstr(refused[_i].members, "\"calibration\"") != NULL;
     snprintf(text, sizeof(text), "%s%s}", bare ? "{\"model\":\"mdl_01J00000000000000000000000\"," : MODEL,
              refused[_i].members);
-    ck_assert_int_lt(parse(text, &faults, &spec), 0);
+    ck_assert_int_lt(parse(text, &errors, &spec), 0);
     bool found = false;
-    for (size_t i = 0; i < faults.count; i++) {
+    for (size_t i = 0; i < errors.count; i++) {
         found = found ||
-                (strcmp(faults.items[i].param, refused[_i].pointer) == 0 && faults.items[i].code == refused[_i].code);
+                (strcmp(errors.items[i].param, refused[_i].pointer) == 0 && errors.items[i].code == refused[_i].code);
     }
-    ck_assert_msg(found, "%s: first at %s", text, faults.items[0].param);
+    ck_assert_msg(found, "%s: first at %s", text, errors.items[0].param);
 }
 END_TEST
 
@@ -107,12 +107,12 @@ END_TEST
  * overrides name who does. */
 START_TEST(the_cache_alone)
 {
-    struct faults faults;
+    struct validation_errors errors;
     struct job_spec spec;
 
     ck_assert_rc_ok(parse(MODEL "\"method\":\"kv_cache\",\"quantization\":{\"overrides\":[{\"match\":\"*.up_proj\","
                                 "\"method\":\"rtn\"}]}}",
-                          &faults, &spec));
+                          &errors, &spec));
     ck_assert(spec.recipe.cache.number == GPU_NUMBER_E4M3 && !spec.recipe.cache.per_head);
     ck_assert_ptr_null(recipe_solver(&spec.recipe, "model.layers.0.mlp.gate_proj"));
     const struct recipe_stage *solver = recipe_solver(&spec.recipe, "model.layers.0.mlp.up_proj");
@@ -122,7 +122,7 @@ START_TEST(the_cache_alone)
     ck_assert_str_eq(json_get_string(json_object_get(json_object_get(echo, "quantization"), "kv_cache"), "dtype"),
                      "fp8_e4m3");
     struct job_spec again;
-    ck_assert_rc_ok(spec_parse(echo, &faults, &again));
+    ck_assert_rc_ok(spec_parse(echo, &errors, &again));
     ck_assert_int_eq(again.recipe.cache.number, GPU_NUMBER_E4M3);
     json_decref(echo);
     spec_deinit(&again);
@@ -263,12 +263,12 @@ START_TEST(what_no_artifact_can_say)
     char members[512];
     house_open(&house);
     for (size_t i = 0; i < 2; i++) {
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         json_t *job;
         snprintf(members, sizeof(members), "%s,%s", rows[i].members, CALIBRATION);
         json_t *body = house_body(&house, members);
-        ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &faults, &job), ERR_INCOMPATIBLE_OPTIONS);
-        ck_assert_msg(strstr(faults.items[0].hint, rows[i].says) != NULL, "%s", faults.items[0].hint);
+        ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &errors, &job), ERR_INCOMPATIBLE_OPTIONS);
+        ck_assert_msg(strstr(errors.items[0].hint, rows[i].says) != NULL, "%s", errors.items[0].hint);
         json_decref(body);
     }
     house_close(&house);

@@ -23,11 +23,11 @@ static json_t *json_of(const char *text)
     return value;
 }
 
-static int parse(const char *method, const char *quantization, struct faults *faults, struct recipe *out)
+static int parse(const char *method, const char *quantization, struct validation_errors *errors, struct recipe *out)
 {
     json_t *names = json_of(method), *object = quantization != NULL ? json_of(quantization) : NULL;
-    memset(faults, 0, sizeof(*faults));
-    int rc = recipe_parse(names, object, "/method", "/quantization", faults, out);
+    memset(errors, 0, sizeof(*errors));
+    int rc = recipe_parse(names, object, "/method", "/quantization", errors, out);
     json_decref(names);
     json_decref(object);
     return rc;
@@ -36,10 +36,10 @@ static int parse(const char *method, const char *quantization, struct faults *fa
 static struct recipe recipe_of(const char *method, const char *quantization)
 {
     struct recipe recipe;
-    struct faults faults;
-    int rc = parse(method, quantization, &faults, &recipe);
-    ck_assert_msg(rc == 0, "%s %s: %s %s", method, quantization != NULL ? quantization : "{}", faults.items[0].param,
-                  faults.items[0].detail);
+    struct validation_errors errors;
+    int rc = parse(method, quantization, &errors, &recipe);
+    ck_assert_msg(rc == 0, "%s %s: %s %s", method, quantization != NULL ? quantization : "{}", errors.items[0].param,
+                  errors.items[0].detail);
     return recipe;
 }
 
@@ -65,9 +65,9 @@ START_TEST(names_and_lists)
     ck_assert_int_eq(json_integer_value(json_object_get(parameters, "n_grid")), 7);
     ck_assert_int_eq(json_integer_value(json_object_get(parameters, "bits")), 3);
     ck_assert(json_is_true(json_object_get(parameters, "sym")));
-    struct faults faults = {0}; /* what is said back reads as the same */
+    struct validation_errors errors = {0}; /* what is said back reads as the same */
     struct recipe again;
-    ck_assert_rc_ok(recipe_parse(method, parameters, "", "", &faults, &again));
+    ck_assert_rc_ok(recipe_parse(method, parameters, "", "", &errors, &again));
     json_t *echo = recipe_parameters_json(&again);
     ck_assert(json_equal(echo, parameters));
     json_decref(echo);
@@ -87,13 +87,13 @@ START_TEST(echoes_are_read_back)
     static const char *const searches[] = {"minmax", "mse", "imatrix", "hqq"};
     for (int i = 0; i < 5 * 4; i++) {
         char text[128];
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         struct recipe again;
         snprintf(text, sizeof(text), "{'sym':false,'scale_search':'%s'}", searches[i % 4]);
         struct recipe recipe = recipe_of(methods[i / 4], text);
         json_t *method = recipe_method_json(&recipe), *parameters = recipe_parameters_json(&recipe);
-        int rc = recipe_parse(method, parameters, "", "", &faults, &again);
-        ck_assert_msg(rc == 0, "%s %s: %s %s", methods[i / 4], text, faults.items[0].param, faults.items[0].detail);
+        int rc = recipe_parse(method, parameters, "", "", &errors, &again);
+        ck_assert_msg(rc == 0, "%s %s: %s %s", methods[i / 4], text, errors.items[0].param, errors.items[0].detail);
         recipe_deinit(&again);
         recipe_deinit(&recipe);
         json_decref(method);
@@ -118,12 +118,12 @@ START_TEST(echoed_overrides_are_read_back)
         {"['awq','gptq']", "{'overrides':[{'match':'*','quality':'fast','num_bits':8}]}"},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         struct recipe recipe = recipe_of(rows[i].method, rows[i].quantization), again;
         json_t *method = recipe_method_json(&recipe), *parameters = recipe_parameters_json(&recipe);
-        int rc = recipe_parse(method, parameters, "", "", &faults, &again);
-        ck_assert_msg(rc == 0, "%s %s: %s %s", rows[i].method, rows[i].quantization, faults.items[0].param,
-                      faults.items[0].detail);
+        int rc = recipe_parse(method, parameters, "", "", &errors, &again);
+        ck_assert_msg(rc == 0, "%s %s: %s %s", rows[i].method, rows[i].quantization, errors.items[0].param,
+                      errors.items[0].detail);
         for (int k = 0; k < recipe.override_count; k++) {
             const struct recipe_stage *had = &recipe.overrides[k].solver, *has = &again.overrides[k].solver;
             ck_assert_ptr_eq(had->quantizer, has->quantizer);
@@ -186,38 +186,38 @@ static const struct {
      "/quantization/overrides/0/modules_to_not_convert", ERR_UNKNOWN_PARAMETER},
     {"'rtn'", "{'sym':false,'scale_search':'hqq','overrides':[{'match':'*','sym':true}]}",
      "/quantization/overrides/0/scale_search", ERR_INCOMPATIBLE_OPTIONS},
-    /* the request's own fault is told once, not again for each override */
+    /* the request's own error is told once, not again for each override */
     {"'rtn'", "{'bits':5,'overrides':[{'match':'*','group_size':64}]}", "/quantization/bits", ERR_INVALID_PARAMETER},
 };
 
-START_TEST(every_fault_has_its_place)
+START_TEST(every_error_has_its_pointer)
 {
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         struct recipe recipe = {.count = -1};
-        struct faults faults;
-        int rc = parse(refused[i].method, refused[i].quantization, &faults, &recipe);
-        ck_assert_msg(rc == refused[i].code && faults.count == 1, "%s %s: %d, %zu faults, the first %s %s",
-                      refused[i].method, refused[i].quantization, rc, faults.count, faults.items[0].param,
-                      faults.items[0].detail);
-        ck_assert_str_eq(faults.items[0].param, refused[i].pointer);
+        struct validation_errors errors;
+        int rc = parse(refused[i].method, refused[i].quantization, &errors, &recipe);
+        ck_assert_msg(rc == refused[i].code && errors.count == 1, "%s %s: %d, %zu errors, the first %s %s",
+                      refused[i].method, refused[i].quantization, rc, errors.count, errors.items[0].param,
+                      errors.items[0].detail);
+        ck_assert_str_eq(errors.items[0].param, refused[i].pointer);
         ck_assert_int_eq(recipe.count, -1); /* set on success only */
     }
 }
 END_TEST
 
-START_TEST(several_faults_at_once)
+START_TEST(several_errors_at_once)
 {
     struct recipe recipe;
-    struct faults faults;
+    struct validation_errors errors;
 
     ck_assert_int_lt(parse("'rtn'",
                            "{'colour':1,'bits':5,'overrides':[{'match':'*','n_grid':1},{'match':7},{'match':'a',"
                            "'skip':'no'}]}",
-                           &faults, &recipe),
+                           &errors, &recipe),
                      0);
-    ck_assert_uint_eq(faults.count, 5);
-    ck_assert_int_lt(parse("['gptq','alchemy','rtn','magic']", NULL, &faults, &recipe), 0);
-    ck_assert_uint_eq(faults.count, 4);
+    ck_assert_uint_eq(errors.count, 5);
+    ck_assert_int_lt(parse("['gptq','alchemy','rtn','magic']", NULL, &errors, &recipe), 0);
+    ck_assert_uint_eq(errors.count, 4);
 }
 END_TEST
 
@@ -284,10 +284,10 @@ START_TEST(who_needs_calibration)
 }
 END_TEST
 
-/* A request with these members, held against a model: 0, or the first fault's place and a word of its reason. */
+/* A request with these members, held against a model: 0, or the first error's place and a word of its reason. */
 static void expect(const char *members, int code, const char *pointer, const char *reason)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     struct job_spec spec;
     struct model *model;
     char text[1024];
@@ -299,14 +299,14 @@ static void expect(const char *members, int code, const char *pointer, const cha
              "{'model':'mdl_01J00000000000000000000000','calibration':{'stream':true,'sequence_length':32},%s}",
              members);
     json_t *body = json_of(text);
-    int rc = spec_parse(body, &faults, &spec);
-    ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
-    rc = spec_check(&spec, model, NULL, &faults);
-    ck_assert_msg(rc == code, "%s: %d %s %s", members, rc, faults.items[0].param, faults.items[0].detail);
+    int rc = spec_parse(body, &errors, &spec);
+    ck_assert_msg(rc == 0, "%s: %s %s", text, errors.items[0].param, errors.items[0].detail);
+    rc = spec_check(&spec, model, NULL, &errors);
+    ck_assert_msg(rc == code, "%s: %d %s %s", members, rc, errors.items[0].param, errors.items[0].detail);
     if (code != 0) {
-        ck_assert_str_eq(faults.items[0].param, pointer);
-        ck_assert_msg(strstr(faults.items[0].detail, reason) != NULL || strstr(faults.items[0].hint, reason) != NULL,
-                      "%s: %s", faults.items[0].detail, faults.items[0].hint);
+        ck_assert_str_eq(errors.items[0].param, pointer);
+        ck_assert_msg(strstr(errors.items[0].detail, reason) != NULL || strstr(errors.items[0].hint, reason) != NULL,
+                      "%s: %s", errors.items[0].detail, errors.items[0].hint);
     }
     json_decref(body);
     spec_deinit(&spec);
@@ -342,5 +342,5 @@ START_TEST(held_against_a_model)
 END_TEST
 
 UNIT_MAIN("jobs/recipe", names_and_lists, echoes_are_read_back, echoed_overrides_are_read_back,
-          every_fault_has_its_place, several_faults_at_once, overrides_in_order, who_needs_calibration,
+          every_error_has_its_pointer, several_errors_at_once, overrides_in_order, who_needs_calibration,
           held_against_a_model)

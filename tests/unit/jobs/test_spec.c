@@ -1,4 +1,4 @@
-/* Requests: every fault with its code and pointer, several at once, and the canonical form that reads back to itself.
+/* Requests: every error with its code and pointer, several at once, and the canonical form that reads back to itself.
  */
 
 #include "base/json.h"
@@ -9,21 +9,21 @@
 
 #define MODEL "\"model\":\"mdl_01J00000000000000000000000\""
 
-static int parse(const char *text, struct faults *faults, struct job_spec *spec)
+static int parse(const char *text, struct validation_errors *errors, struct job_spec *spec)
 {
     json_t *body;
-    memset(faults, 0, sizeof(*faults));
+    memset(errors, 0, sizeof(*errors));
     ck_assert_rc_ok(json_parse(text, strlen(text), 32, &body));
-    int rc = spec_parse(body, faults, spec);
+    int rc = spec_parse(body, errors, spec);
     json_decref(body);
     return rc;
 }
 
-static const struct fault *find(const struct faults *faults, const char *pointer)
+static const struct validation_error *find(const struct validation_errors *errors, const char *pointer)
 {
-    for (size_t i = 0; i < faults->count; i++) {
-        if (strcmp(faults->items[i].param, pointer) == 0) {
-            return &faults->items[i];
+    for (size_t i = 0; i < errors->count; i++) {
+        if (strcmp(errors->items[i].param, pointer) == 0) {
+            return &errors->items[i];
         }
     }
     return NULL;
@@ -69,16 +69,16 @@ static const struct {
     {"{" MODEL ",\"method\":\"rtn\",\"timeout_seconds\":0}", "/timeout_seconds", ERR_INVALID_PARAMETER},
 };
 
-START_TEST(test_every_fault_is_named)
+START_TEST(test_every_error_is_reported)
 {
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         struct job_spec spec;
-        struct faults faults;
-        ck_assert_int_lt(parse(refused[i].body, &faults, &spec), 0);
-        const struct fault *fault = find(&faults, refused[i].pointer);
-        ck_assert_msg(fault != NULL, "%s: no fault at \"%s\", the first is %s %s", refused[i].body, refused[i].pointer,
-                      faults.items[0].param, faults.items[0].detail);
-        ck_assert_msg(fault->code == refused[i].code, "%s: %s", refused[i].body, err_api_code(fault->code));
+        struct validation_errors errors;
+        ck_assert_int_lt(parse(refused[i].body, &errors, &spec), 0);
+        const struct validation_error *error = find(&errors, refused[i].pointer);
+        ck_assert_msg(error != NULL, "%s: no error at \"%s\", the first is %s %s", refused[i].body, refused[i].pointer,
+                      errors.items[0].param, errors.items[0].detail);
+        ck_assert_msg(error->code == refused[i].code, "%s: %s", refused[i].body, err_api_code(error->code));
     }
 }
 END_TEST
@@ -86,18 +86,18 @@ END_TEST
 START_TEST(test_all_at_once)
 {
     struct job_spec spec;
-    struct faults faults;
+    struct validation_errors errors;
 
     ck_assert_int_lt(parse("{\"method\":\"gptq\",\"quantization\":{\"bits\":5,\"zip\":1},\"output\":{\"format\":\"x\"},"
                            "\"calibration\":{\"strem\":true},\"resources\":7}",
-                           &faults, &spec),
+                           &errors, &spec),
                      0);
-    ck_assert_ptr_nonnull(find(&faults, "/model"));
-    ck_assert_ptr_nonnull(find(&faults, "/quantization/bits"));
-    ck_assert_ptr_nonnull(find(&faults, "/quantization/zip"));
-    ck_assert_ptr_nonnull(find(&faults, "/output/format"));
-    ck_assert_ptr_nonnull(find(&faults, "/calibration/strem"));
-    ck_assert_ptr_nonnull(find(&faults, "/resources"));
+    ck_assert_ptr_nonnull(find(&errors, "/model"));
+    ck_assert_ptr_nonnull(find(&errors, "/quantization/bits"));
+    ck_assert_ptr_nonnull(find(&errors, "/quantization/zip"));
+    ck_assert_ptr_nonnull(find(&errors, "/output/format"));
+    ck_assert_ptr_nonnull(find(&errors, "/calibration/strem"));
+    ck_assert_ptr_nonnull(find(&errors, "/resources"));
 }
 END_TEST
 
@@ -116,12 +116,12 @@ START_TEST(test_canonical_form_reads_back)
     for (size_t i = 0; i < sizeof(accepted) / sizeof(accepted[0]); i++) {
         struct job_spec spec;
         struct job_spec again;
-        struct faults faults;
-        int rc = parse(accepted[i], &faults, &spec);
-        ck_assert_msg(rc == 0, "%s: %s %s", accepted[i], faults.items[0].param, faults.items[0].detail);
+        struct validation_errors errors;
+        int rc = parse(accepted[i], &errors, &spec);
+        ck_assert_msg(rc == 0, "%s: %s %s", accepted[i], errors.items[0].param, errors.items[0].detail);
         json_t *canonical = spec_json(&spec);
         ck_assert_ptr_nonnull(canonical);
-        ck_assert_rc_ok(spec_parse(canonical, &faults, &again));
+        ck_assert_rc_ok(spec_parse(canonical, &errors, &again));
         json_t *twice = spec_json(&again);
         ck_assert(json_equal(canonical, twice));
         ck_assert_str_eq(again.recipe.name, spec.recipe.name);
@@ -138,9 +138,9 @@ END_TEST
 START_TEST(test_defaults)
 {
     struct job_spec spec;
-    struct faults faults;
+    struct validation_errors errors;
 
-    ck_assert_rc_ok(parse(accepted[0], &faults, &spec));
+    ck_assert_rc_ok(parse(accepted[0], &errors, &spec));
     ck_assert_ptr_null(spec.format); /* chosen against the model */
     ck_assert_str_eq(spec.resources.device, "auto");
     ck_assert_int_eq(spec.calibration.num_samples, 128);
@@ -171,5 +171,5 @@ START_TEST(test_schema_lists_parameters)
 }
 END_TEST
 
-UNIT_MAIN("spec", test_every_fault_is_named, test_all_at_once, test_canonical_form_reads_back, test_defaults,
+UNIT_MAIN("spec", test_every_error_is_reported, test_all_at_once, test_canonical_form_reads_back, test_defaults,
           test_schema_lists_parameters)

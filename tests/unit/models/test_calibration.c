@@ -1,4 +1,4 @@
-/* The token log and the sets drawn from it: lines cut anywhere, every fault with its line, cutting back, determinism.
+/* The token log and the sets drawn from it: lines cut anywhere, every error with its line, cutting back, determinism.
  */
 
 #include "base/digest.h"
@@ -139,23 +139,23 @@ static const struct {
     {"{\"messages\": [{\"role\": \"user\"}]}", ERR_MISSING_PARAMETER},
 };
 
-START_TEST(test_faults_have_lines)
+START_TEST(test_errors_have_lines)
 {
     struct tokenizer *tokenizer = tiny_tokenizer();
     struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, tokenizer);
     struct calibration_counts counts;
-    size_t fault = 0;
+    size_t error = 0;
 
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
         feed(writer, lines[i].line);
         feed(writer, "\n");
         calibration_writer_counts(writer, &counts);
         if (lines[i].code >= 0) {
-            ck_assert_uint_eq(counts.fault_count, fault);
+            ck_assert_uint_eq(counts.error_count, error);
             continue;
         }
-        ck_assert_msg(counts.fault_count == ++fault, "line %zu was taken: %s", i + 1, lines[i].line);
-        const struct calibration_fault *entry = &calibration_writer_faults(writer)[fault - 1];
+        ck_assert_msg(counts.error_count == ++error, "line %zu was taken: %s", i + 1, lines[i].line);
+        const struct calibration_error *entry = &calibration_writer_errors(writer)[error - 1];
         ck_assert_int_eq(entry->line, (int64_t)i + 1);
         ck_assert_msg(entry->code == lines[i].code, "%s: %s", lines[i].line, entry->detail);
         ck_assert_uint_gt(strlen(entry->detail), 0);
@@ -207,7 +207,7 @@ START_TEST(test_unknown_members_are_named)
     ck_assert_str_eq(notes->unknown[0], "labels");
     ck_assert_str_eq(notes->unknown[1], "meta");
     feed(writer, "{\"messages\": []}\n");
-    ck_assert_ptr_nonnull(strstr(calibration_writer_faults(writer)[0].detail, "\"messages\""));
+    ck_assert_ptr_nonnull(strstr(calibration_writer_errors(writer)[0].detail, "\"messages\""));
     ck_assert_int_eq(notes->unknown_records, 2);
     for (int i = 0; i < 20; i++) { /* long ones, too, and no more than are kept */
         snprintf(line, sizeof(line), "{\"input_ids\": [1], \"%d%s\\n\\u0000\": 1}\n", i,
@@ -291,8 +291,8 @@ START_TEST(test_hostile_tokenizer)
     calibration_writer_counts(writer, &counts);
     ck_assert_int_eq(counts.rejected, 1000);
     ck_assert_int_eq(counts.accepted, 1);
-    ck_assert_ptr_nonnull(strstr(calibration_writer_faults(writer)[0].detail, "give up"));
-    ck_assert_ptr_nonnull(strstr(calibration_writer_faults(writer)[99].detail, "not tried"));
+    ck_assert_ptr_nonnull(strstr(calibration_writer_errors(writer)[0].detail, "give up"));
+    ck_assert_ptr_nonnull(strstr(calibration_writer_errors(writer)[99].detail, "not tried"));
     calibration_writer_free(writer);
     cancelled = 1;
     ck_assert_rc_ok(calibration_writer_open(log_path(), 0, 0, 0, &reading, &writer));
@@ -307,7 +307,7 @@ START_TEST(test_hostile_tokenizer)
 }
 END_TEST
 
-START_TEST(test_faults_are_counted_beyond_the_list)
+START_TEST(test_errors_are_counted_beyond_the_list)
 {
     struct calibration_writer *writer = open_writer(&(struct calibration_counts){0}, NULL);
     for (int i = 0; i < 500; i++) {
@@ -315,7 +315,7 @@ START_TEST(test_faults_are_counted_beyond_the_list)
     }
     struct calibration_counts counts = finish(writer);
     ck_assert_int_eq(counts.rejected, 500);
-    ck_assert_uint_eq(counts.fault_count, CALIBRATION_FAULTS_MAX);
+    ck_assert_uint_eq(counts.error_count, CALIBRATION_ERRORS_MAX);
     clean();
 }
 END_TEST
@@ -340,8 +340,8 @@ START_TEST(test_long_lines)
     feed(writer, "{\"input_ids\":[2]}\n");
     ck_assert_rc_ok(calibration_writer_feed(writer, line, size)); /* ends without newline */
     ck_assert_rc_ok(calibration_writer_feed(writer, line, 1));
-    ck_assert_int_eq(calibration_writer_faults(writer)[1].code, ERR_PAYLOAD_TOO_LARGE);
-    ck_assert_int_eq(calibration_writer_faults(writer)[1].line, 3);
+    ck_assert_int_eq(calibration_writer_errors(writer)[1].code, ERR_PAYLOAD_TOO_LARGE);
+    ck_assert_int_eq(calibration_writer_errors(writer)[1].line, 3);
     struct calibration_counts counts = finish(writer);
     ck_assert_int_eq(counts.records, 2);
     ck_assert_int_eq(counts.rejected, 3);
@@ -562,8 +562,8 @@ START_TEST(test_damaged_log)
 }
 END_TEST
 
-UNIT_MAIN("calibration", test_lines_straddle_feeds, test_faults_have_lines, test_masked_tokens_are_left_out,
+UNIT_MAIN("calibration", test_lines_straddle_feeds, test_errors_have_lines, test_masked_tokens_are_left_out,
           test_unknown_members_are_named, test_double_bos, test_hostile_tokenizer,
-          test_faults_are_counted_beyond_the_list, test_long_lines, test_record_token_limit, test_log_is_cut_back,
+          test_errors_are_counted_beyond_the_list, test_long_lines, test_record_token_limit, test_log_is_cut_back,
           test_packed_sets, test_windows, test_shuffle_is_seeded, test_shuffle_is_pinned, test_split_moves_the_tail,
           test_too_few_tokens, test_damaged_log)

@@ -129,12 +129,12 @@ static inline int on_message(void *data, const struct message *message)
 /* Both as JSON. */
 static inline void read_recipe(struct world *world, const char *method, const char *quantization)
 {
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     json_t *name = json_loads(method, JSON_DECODE_ANY, NULL), *options = json_loads(quantization, 0, NULL);
     ck_assert(name != NULL && options != NULL);
     recipe_deinit(&world->recipe);
-    int rc = recipe_parse(name, options, "/method", "/quantization", &faults, &world->recipe);
-    ck_assert_msg(rc == 0, "%s: %s %s", quantization, faults.items[0].param, faults.items[0].detail);
+    int rc = recipe_parse(name, options, "/method", "/quantization", &errors, &world->recipe);
+    ck_assert_msg(rc == 0, "%s: %s %s", quantization, errors.items[0].param, errors.items[0].detail);
     json_decref(name);
     json_decref(options);
 }

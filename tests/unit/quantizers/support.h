@@ -27,12 +27,12 @@ static inline void *params_new(const struct quantizer *quantizer, const char *te
     void *params = calloc(1, quantizer->params_size);
     ck_assert_ptr_nonnull(params);
     for (int pass = 0; pass < 2; pass++) { /* a preset depends on the parameters without it */
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         json_t *object = params_members(quantizer, text, pass > 0 ? params : NULL);
         params_release(quantizer->params, params);
         memset(params, 0, quantizer->params_size);
-        int rc = params_parse(quantizer->params, object, "", params, &faults);
-        ck_assert_msg(rc == 0, "%s: %s %s", text, faults.items[0].param, faults.items[0].detail);
+        int rc = params_parse(quantizer->params, object, "", params, &errors);
+        ck_assert_msg(rc == 0, "%s: %s %s", text, errors.items[0].param, errors.items[0].detail);
         json_decref(object);
     }
     return params;

@@ -30,7 +30,7 @@ START_TEST(defaults)
 }
 END_TEST
 
-START_TEST(values_outside_the_table_are_faults)
+START_TEST(values_outside_the_table_are_errors)
 {
     static const struct {
         const char *text, *pointer;
@@ -47,26 +47,26 @@ START_TEST(values_outside_the_table_are_faults)
     };
     const struct quantizer *rtn = quantizer_find("rtn");
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         struct quant_common common = {0};
         json_t *object = json_loads(wrong[i].text, 0, NULL);
-        ck_assert_int_ne(params_parse(rtn->params, object, "/q", &common, &faults), 0);
-        ck_assert_uint_eq(faults.count, 1);
-        ck_assert_str_eq(faults.items[0].param, wrong[i].pointer);
+        ck_assert_int_ne(params_parse(rtn->params, object, "/q", &common, &errors), 0);
+        ck_assert_uint_eq(errors.count, 1);
+        ck_assert_str_eq(errors.items[0].param, wrong[i].pointer);
         json_decref(object);
     }
 }
 END_TEST
 
-START_TEST(an_empty_pattern_is_a_fault)
+START_TEST(an_empty_pattern_is_an_error)
 {
     const struct quantizer *rtn = quantizer_find("rtn");
-    struct faults faults = {0};
+    struct validation_errors errors = {0};
     struct quant_common *common = params_new(rtn, "{\"modules_to_not_convert\":[\"lm_head\",\"\"]}");
-    quant_common_check(common, "/quantization", &faults);
-    ck_assert_uint_eq(faults.count, 1);
-    ck_assert_int_eq(faults.items[0].code, ERR_INVALID_PARAMETER);
-    ck_assert_str_eq(faults.items[0].param, "/quantization/modules_to_not_convert/1");
+    quant_common_check(common, "/quantization", &errors);
+    ck_assert_uint_eq(errors.count, 1);
+    ck_assert_int_eq(errors.items[0].code, ERR_INVALID_PARAMETER);
+    ck_assert_str_eq(errors.items[0].param, "/quantization/modules_to_not_convert/1");
     params_free(rtn, common);
 }
 END_TEST
@@ -112,5 +112,5 @@ START_TEST(grid_follows_the_parameters)
 }
 END_TEST
 
-UNIT_MAIN("quantizers/common", registry_finds_its_rows, defaults, values_outside_the_table_are_faults,
-          an_empty_pattern_is_a_fault, scheme_follows_the_shape, grid_follows_the_parameters)
+UNIT_MAIN("quantizers/common", registry_finds_its_rows, defaults, values_outside_the_table_are_errors,
+          an_empty_pattern_is_an_error, scheme_follows_the_shape, grid_follows_the_parameters)

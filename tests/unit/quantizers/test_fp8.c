@@ -111,11 +111,11 @@ START_TEST(contradictions_are_refused)
     struct qscheme scheme;
 
     for (int i = 0; i < 2; i++) {
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         void *params = params_new(method, texts[i]);
-        method->check(params, "/quantization", &faults);
-        ck_assert_uint_eq(faults.count, 1);
-        ck_assert_str_eq(faults.items[0].param, "/quantization/activation_scheme");
+        method->check(params, "/quantization", &errors);
+        ck_assert_uint_eq(errors.count, 1);
+        ck_assert_str_eq(errors.items[0].param, "/quantization/activation_scheme");
         params_free(method, params);
     }
     void *block = params_new(method, "{\"granularity\":\"block\"}");

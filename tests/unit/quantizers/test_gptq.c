@@ -496,12 +496,12 @@ START_TEST(what_is_not_offered_is_refused_with_its_reason)
                  {"{\"true_sequential\":false}", "/quantization/true_sequential"}};
     const struct quantizer *method = quantizer_find("gptq");
     for (size_t i = 0; i < 3; i++) {
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         void *params = params_new(method, cases[i].text);
-        method->check(params, "/quantization", &faults);
-        ck_assert_uint_eq(faults.count, 1);
-        ck_assert_int_eq(faults.items[0].code, ERR_INCOMPATIBLE_OPTIONS);
-        ck_assert_str_eq(faults.items[0].param, cases[i].pointer);
+        method->check(params, "/quantization", &errors);
+        ck_assert_uint_eq(errors.count, 1);
+        ck_assert_int_eq(errors.items[0].code, ERR_INCOMPATIBLE_OPTIONS);
+        ck_assert_str_eq(errors.items[0].param, cases[i].pointer);
         params_free(method, params);
     }
 }

@@ -144,11 +144,11 @@ START_TEST(contradictions_are_refused_by_name)
     const struct quantizer *kmeans = quantizer_find("kmeans");
     struct qscheme scheme;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        struct faults faults = {0};
+        struct validation_errors errors = {0};
         void *params = params_new(kmeans, cases[i].text);
-        kmeans->check(params, "/q", &faults);
-        ck_assert_uint_eq(faults.count, 1);
-        ck_assert_str_eq(faults.items[0].param, cases[i].at);
+        kmeans->check(params, "/q", &errors);
+        ck_assert_uint_eq(errors.count, 1);
+        ck_assert_str_eq(errors.items[0].param, cases[i].at);
         params_free(kmeans, params);
     }
     void *params = params_new(kmeans, "{\"in_group_size\": 16, \"bits\": 2, \"num_codebooks\": 4}");

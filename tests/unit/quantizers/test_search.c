@@ -131,13 +131,13 @@ START_TEST(contradictions_are_named)
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         const struct quantizer *method = quantizer_find(rows[i].method);
         void *params = params_new(method, rows[i].text);
-        struct faults faults = {0};
-        method->check(params, "/q", &faults);
-        ck_assert_msg(faults.count == (rows[i].pointer != NULL ? 1 : 0), "%s %s: %zu faults", rows[i].method,
-                      rows[i].text, faults.count);
+        struct validation_errors errors = {0};
+        method->check(params, "/q", &errors);
+        ck_assert_msg(errors.count == (rows[i].pointer != NULL ? 1 : 0), "%s %s: %zu errors", rows[i].method,
+                      rows[i].text, errors.count);
         if (rows[i].pointer != NULL) {
-            ck_assert_str_eq(faults.items[0].param, rows[i].pointer);
-            ck_assert_int_eq(faults.items[0].code, ERR_INCOMPATIBLE_OPTIONS);
+            ck_assert_str_eq(errors.items[0].param, rows[i].pointer);
+            ck_assert_int_eq(errors.items[0].code, ERR_INCOMPATIBLE_OPTIONS);
         }
         params_free(method, params);
     }

@@ -18,7 +18,7 @@ extern "C" {
 
 /* What tests reach through dlsym("shim_get"). */
 struct shim {
-    void (*reset)(void); /* no faults, counters at 0; what is still allocated stays */
+    void (*reset)(void); /* no errors, counters at 0; what is still allocated stays */
     /* From the k-th allocation on, `times` of them fail; k counts from 1. */
     void (*fail_allocation)(int64_t k, int64_t times);
     /* From the k-th call on every call fails with this error, as after a crashed kernel. */

@@ -34,7 +34,7 @@ static void open_device(struct gpu *gpu)
     ck_assert_rc_ok(gpu_open("cuda:0", 0, gpu));
 }
 
-/* Long inputs prove nothing more about faults, nor do more kinds of one search: its kernels are emulated here. */
+/* Long inputs prove nothing more about errors, nor do more kinds of one search: its kernels are emulated here. */
 static bool is_long(const struct ops_case *row)
 {
     static const char *const parts[] = {"past",          "order",     "encode_blocks q",
@@ -48,7 +48,7 @@ static bool is_long(const struct ops_case *row)
     return false;
 }
 
-/* What kernels find is no matter to faults, but for a body that looks at it before it is done. */
+/* What kernels find is no matter to errors, but for a body that looks at it before it is done. */
 static bool needs_results(const struct ops_case *row)
 {
     return strncmp(row->name, "codebook", strlen("codebook")) == 0;
