@@ -75,6 +75,11 @@ int check_diagonal(const char *op, float *host, const struct tensor *h)
     return check_f32(op, "h", h, matrix_cols(h), matrix_cols(h));
 }
 
+int check_floor_diagonal(const char *op, const struct tensor *h, float least)
+{
+    return check_f32(op, "h", h, matrix_cols(h), matrix_cols(h));
+}
+
 int check_row_dot(const char *op, const struct tensor *out, const struct tensor *a, const struct tensor *b)
 {
     CHECK(check_f32(op, "a", a, -1, -1));

@@ -26,6 +26,7 @@
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
+struct gpu_event;  /* a point in the work of a stream, and when it was reached */
 
 struct gpu_info {
     char id[32];          /* "cpu", "cuda:0" */
@@ -183,6 +184,12 @@ int gpu_describe(const char *want, int threads, struct gpu_info *out);
 const char *gpu_backend_notes(void);
 /* Allocate a tensor of zeros of the given shape on gpu; release with gpu_tensor_free. Sets *out on success only. */
 int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out);
-/* The same of any content, for what is overwritten whole. */
-int gpu_tensor_raw(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out);
+/* The same of any content, for what is overwritten completely. */
+int gpu_tensor_uninitialized(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape,
+                             struct tensor *out);
+/* The same with the host's elements, which are free on return. */
+int gpu_tensor_from_host(const struct gpu *gpu, struct gpu_stream *stream, enum dtype dtype, int rank,
+                         const int64_t *shape, const void *host, struct tensor *out);
+/* Overwrite a dense tensor with the host's elements, which are free on return. */
+int gpu_tensor_upload(const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *to, const void *host);
 void gpu_tensor_free(const struct gpu *gpu, struct tensor *tensor); /* NULL data is fine; zeroes the view */

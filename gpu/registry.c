@@ -132,14 +132,14 @@ static int host_pass(const char *file, int line, int code, const char *message)
 }
 
 static char cache_folder[1024];
-static struct gpu_host host = {GPU_ABI, host_raise, host_pass, NULL};
+static struct gpu_host module_host = {GPU_ABI, host_raise, host_pass, NULL};
 
 void gpu_cache_folder(const char *path)
 {
     bool fits = strlen(path) < sizeof(cache_folder);
 
     snprintf(cache_folder, sizeof(cache_folder), "%s", fits ? path : "");
-    host.cache_folder = fits ? cache_folder : NULL;
+    module_host.cache_folder = fits ? cache_folder : NULL;
 }
 
 static void load_module(const char *folder, const char *file, const char *name)
@@ -155,7 +155,7 @@ static void load_module(const char *folder, const char *file, const char *name)
         return;
     }
     *(void **)&entry = dlsym(module, "quantd_gpu_ops");
-    const struct gpu_ops *ops = entry != NULL ? entry(&host) : NULL;
+    const struct gpu_ops *ops = entry != NULL ? entry(&module_host) : NULL;
     if (ops == NULL || ops->name == NULL) {
         note(name, "the module does not export quantd_gpu_ops");
         dlclose(module);
@@ -428,9 +428,33 @@ int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int6
     return new_tensor(gpu, dtype, rank, shape, true, out);
 }
 
-int gpu_tensor_raw(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out)
+int gpu_tensor_uninitialized(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape,
+                             struct tensor *out)
 {
     return new_tensor(gpu, dtype, rank, shape, false, out);
+}
+
+int gpu_tensor_upload(const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *to, const void *host)
+{
+    return gpu->ops->upload(stream, to->data, host, tensor_bytes(to));
+}
+
+int gpu_tensor_from_host(const struct gpu *gpu, struct gpu_stream *stream, enum dtype dtype, int rank,
+                         const int64_t *shape, const void *host, struct tensor *out)
+{
+    struct tensor made;
+    int rc = gpu_tensor_uninitialized(gpu, dtype, rank, shape, &made);
+
+    if (rc != 0) {
+        return rc;
+    }
+    rc = gpu_tensor_upload(gpu, stream, &made, host);
+    if (rc != 0) {
+        gpu_tensor_free(gpu, &made);
+        return rc;
+    }
+    *out = made;
+    return 0;
 }
 
 void gpu_tensor_free(const struct gpu *gpu, struct tensor *tensor)

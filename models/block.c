@@ -164,7 +164,6 @@ void block_deinit(struct block *block, const struct gpu *gpu)
 
 static int upload_tables(struct block_scratch *s)
 {
-    const struct gpu_ops *ops = s->gpu->ops;
     int64_t half = s->config->head_dim / 2;
     const int64_t shape[2] = {s->length, half};
     size_t count = (size_t)s->length * (size_t)half;
@@ -174,11 +173,8 @@ static int upload_tables(struct block_scratch *s)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for rotary tables");
     }
     arch_rope_tables(s->config, s->length, host, host + count);
-    int rc = gpu_tensor_new(s->gpu, DTYPE_F32, 2, shape, &s->cosine);
-    rc = rc != 0 ? rc : gpu_tensor_new(s->gpu, DTYPE_F32, 2, shape, &s->sine);
-    rc = rc != 0 ? rc : ops->upload(s->stream, s->cosine.data, host, count * sizeof(float));
-    rc = rc != 0 ? rc : ops->upload(s->stream, s->sine.data, host + count, count * sizeof(float));
-    rc = rc != 0 ? rc : ops->stream_sync(s->stream);
+    int rc = gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host, &s->cosine);
+    rc = rc != 0 ? rc : gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host + count, &s->sine);
     free(host);
     return rc;
 }

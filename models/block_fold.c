@@ -25,16 +25,6 @@ bool block_can_fold(const struct block *block, enum site site)
     return site != SITE_OUTPUT || block->config->num_heads == block->config->num_kv_heads;
 }
 
-/* A host vector on the device as a tensor that the caller frees. */
-static int upload(const struct gpu *gpu, struct gpu_stream *stream, const float *host, int64_t count,
-                  struct tensor *out)
-{
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &count, out);
-
-    rc = rc != 0 ? rc : gpu->ops->upload(stream, out->data, host, (size_t)count * sizeof(float));
-    return rc != 0 ? rc : gpu->ops->stream_sync(stream);
-}
-
 /* norm = round(norm / factor); factors become what was really taken out. */
 static int fold_norm(struct block *block, enum norm_role role, float *factors, int64_t count, enum dtype dtype,
                      const struct gpu *gpu, struct gpu_stream *stream)
@@ -52,8 +42,7 @@ static int fold_norm(struct block *block, enum norm_role role, float *factors, i
         factors[j] = usable ? weight[j] / stored : 1.0f;
         weight[j] = usable ? stored : weight[j];
     }
-    rc = rc != 0 ? rc : gpu->ops->upload(stream, norm->data, weight, (size_t)count * sizeof(*weight));
-    rc = rc != 0 ? rc : gpu->ops->stream_sync(stream);
+    rc = rc != 0 ? rc : gpu_tensor_upload(gpu, stream, norm, weight);
     free(weight);
     block->changed_norms[role] = true;
     return rc;
@@ -72,7 +61,7 @@ static int fold_rows(struct block *block, enum linear_role role, const float *fa
     for (int64_t j = 0; j < count; j++) {
         inverse[j] = 1.0f / factors[j];
     }
-    int rc = upload(gpu, stream, inverse, count, &rows);
+    int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, inverse, &rows);
     rc = rc != 0 ? rc : gpu->ops->scale(stream, &block->linears[role], &rows, NULL);
     if (rc == 0 && block->biases[role].data != NULL) {
         struct tensor bias = tensor_2d(block->biases[role].data, DTYPE_F32, 1, count);
@@ -88,7 +77,7 @@ static int scale_consumers(struct block *block, enum site site, const float *fac
                            const struct gpu *gpu, struct gpu_stream *stream)
 {
     struct tensor cols = {0};
-    int rc = upload(gpu, stream, factors, count, &cols);
+    int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, factors, &cols);
 
     for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
         if (arch_linear_site[role] == site) {

@@ -99,8 +99,7 @@ static int place(struct tensor *tensor, struct gpu_cache *cache, const float *sc
                  enum gpu_number number, const struct gpu *gpu, struct gpu_stream *stream)
 {
     gpu_tensor_free(gpu, tensor);
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &count, tensor);
-    rc = rc != 0 ? rc : gpu->ops->upload(stream, tensor->data, scales, (size_t)count * sizeof(float));
+    int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, scales, tensor);
     if (rc == 0) {
         *cache = (struct gpu_cache){.number = number, .scale = tensor, .run = columns / count};
     }

@@ -103,7 +103,8 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
     }
     const struct safetensors_entry *entry = source.entry;
     struct piece piece = {.gpu = gpu, .stream = stream, .source = &source};
-    int rc = gpu_tensor_raw(gpu, dtype == DTYPE_COUNT ? entry->dtype : dtype, entry->rank, entry->shape, &tensor);
+    int rc =
+        gpu_tensor_uninitialized(gpu, dtype == DTYPE_COUNT ? entry->dtype : dtype, entry->rank, entry->shape, &tensor);
 
     if (rc == 0 && bytes != NULL) {
         struct tensor stored = tensor;

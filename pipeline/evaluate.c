@@ -33,10 +33,10 @@ static int slices_init(struct run *run, struct slices *s)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for targets");
     }
     int rc = head_load_output(run->p->model, gpu, run->stream, &s->head);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &s->float_x);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &s->quant_x);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, logits, &s->float_logits);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, logits, &s->quant_logits);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, hidden, &s->float_x);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, hidden, &s->quant_x);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, logits, &s->float_logits);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, logits, &s->quant_logits);
     return rc;
 }
 

@@ -27,9 +27,9 @@ static int flow_tensors(struct flow *flow, struct run *run)
     const int64_t hidden[2] = {tokens, c->hidden_size};
     const int64_t wide[2] = {tokens, widest(c)};
 
-    int rc = gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &flow->x);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, hidden, &flow->in);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, wide, &flow->wide);
+    int rc = gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, hidden, &flow->x);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, hidden, &flow->in);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, wide, &flow->wide);
     return rc != 0 ? err_pass(rc, "scratch for %lld tokens", (long long)tokens) : 0;
 }
 

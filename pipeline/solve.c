@@ -59,7 +59,7 @@ static void list_jobs(struct run *run, struct block *block, enum site site, stru
     }
 }
 
-static int upload_zeros(struct run *run, const struct qtensor *q, const struct tensor *zero)
+static int upload_zeros(struct run *run, const struct qtensor *q, struct tensor *zero)
 {
     int64_t count = q->rows * q->groups;
     float *zeros = malloc((size_t)count * sizeof(float));
@@ -70,8 +70,8 @@ static int upload_zeros(struct run *run, const struct qtensor *q, const struct t
     for (int64_t i = 0; i < count; i++) {
         zeros[i] = q->zeros[i];
     }
-    int rc = run->p->gpu->ops->upload(run->stream, zero->data, zeros, (size_t)count * sizeof(float));
-    rc = rc != 0 ? rc : run->p->gpu->ops->stream_sync(run->stream);
+    int rc = gpu_tensor_from_host(run->p->gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->rows, q->groups}, zeros,
+                                  zero);
     free(zeros);
     return rc;
 }
@@ -84,11 +84,8 @@ static int solve_on_grid(struct run *run, const struct gpu_grid *grid, struct li
     const int64_t groups[2] = {q->rows, q->groups};
     struct tensor codes = {0};
 
-    int rc = gpu_tensor_raw(gpu, DTYPE_U8, 2, shape, &codes);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, groups, &job->scale);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, groups, &job->zero);
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, codes.data, q->codes, tensor_bytes(&codes));
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, job->scale.data, q->scales, tensor_bytes(&job->scale));
+    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, shape, q->codes, &codes);
+    rc = rc != 0 ? rc : gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, groups, q->scales, &job->scale);
     rc = rc != 0 ? rc : upload_zeros(run, q, &job->zero);
     rc = rc != 0 ? rc : gpu->ops->dequantize(run->stream, &job->dequantized, &codes, &job->scale, &job->zero, grid);
     gpu_tensor_free(gpu, &codes);
@@ -105,10 +102,10 @@ static int solve_on_tiles(struct run *run, struct linear_job *job)
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
     struct tensor w = tensor_2d(job->dequantized.data, DTYPE_F32, rows, cols), codes = {0}, scale = {0};
 
-    int rc = gpu_tensor_raw(gpu, DTYPE_U8, 2, (const int64_t[]){rows, cols}, &codes);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &scale);
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, codes.data, q->codes, tensor_bytes(&codes));
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, scale.data, q->scales, tensor_bytes(&scale));
+    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, (const int64_t[]){rows, cols}, q->codes, &codes);
+    rc = rc != 0 ? rc
+                 : gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups},
+                                        q->scales, &scale);
     rc = rc != 0 ? rc : gpu->ops->tile_decode(run->stream, &w, &codes, &scale, &tiles);
     gpu_tensor_free(gpu, &codes);
     gpu_tensor_free(gpu, &scale);
@@ -123,8 +120,7 @@ static int solve_on_host(struct run *run, struct linear_job *job)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", job->name);
     }
     qtensor_dequantize(&job->result, w);
-    int rc = run->p->gpu->ops->upload(run->stream, job->dequantized.data, w, tensor_bytes(&job->dequantized));
-    rc = rc != 0 ? rc : run->p->gpu->ops->stream_sync(run->stream);
+    int rc = gpu_tensor_upload(run->p->gpu, run->stream, &job->dequantized, w);
     free(w);
     return rc;
 }
@@ -143,7 +139,8 @@ static int dequantize(struct run *run, const struct gpu_grid *grid, struct linea
     if (job->dequantized.data != NULL) {
         return 0;
     }
-    int rc = gpu_tensor_raw(run->p->gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &job->dequantized);
+    int rc =
+        gpu_tensor_uninitialized(run->p->gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &job->dequantized);
     return rc != 0                                                             ? rc
            : is_grid(q)                                                        ? solve_on_grid(run, grid, job)
            : q->scheme.kind == QTENSOR_FLOAT8 || q->scheme.kind == QTENSOR_NF4 ? solve_on_tiles(run, job)
@@ -194,9 +191,7 @@ static int place_input(struct run *run, struct block *block, enum linear_role ro
     for (int64_t i = 0; i < q->index_count; i++) {
         keep[q->index[i]] = 1.0f;
     }
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &q->cols, &block->kept[role]);
-    rc = rc != 0 ? rc : gpu->ops->upload(run->stream, block->kept[role].data, keep, (size_t)q->cols * sizeof(*keep));
-    rc = rc != 0 ? rc : gpu->ops->stream_sync(run->stream);
+    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 1, &q->cols, keep, &block->kept[role]);
     free(keep);
     return rc;
 }

@@ -175,8 +175,7 @@ static int upload_column(struct search *search, bool inverse)
     for (int64_t j = 0; j < search->columns; j++) {
         column[j] = inverse ? 1.0f / search->factors[j] : search->factors[j];
     }
-    int rc = context->gpu->ops->upload(context->stream, search->column.data, column, tensor_bytes(&search->column));
-    rc = rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
+    int rc = gpu_tensor_upload(context->gpu, context->stream, &search->column, column);
     free(column);
     return rc;
 }

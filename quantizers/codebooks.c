@@ -29,10 +29,7 @@ int codebooks_out_of_memory(const struct codebooks *c)
 
 int codebooks_upload(const struct codebooks *c, const struct tensor *to, const void *host)
 {
-    const struct gpu_ops *ops = c->context->gpu->ops;
-    int rc = ops->upload(c->context->stream, to->data, host, tensor_bytes(to));
-
-    return rc != 0 ? rc : ops->stream_sync(c->context->stream);
+    return gpu_tensor_upload(c->context->gpu, c->context->stream, to, host);
 }
 
 int codebooks_download(const struct codebooks *c, void *host, const struct tensor *from)

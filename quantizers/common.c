@@ -176,9 +176,9 @@ int quant_tile_encode(const struct solve_context *context, const struct tensor *
     const struct gpu *gpu = context->gpu;
     struct tensor scale = {0}, codes = {0};
 
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &scale);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_U8, 2, w->shape, &codes);
-    rc = rc != 0 ? rc : gpu->ops->upload(context->stream, scale.data, q->scales, tensor_bytes(&scale));
+    int rc = gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups},
+                                  q->scales, &scale);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, w->shape, &codes);
     rc = rc != 0 ? rc : gpu->ops->tile_encode(context->stream, &codes, w, &scale, spec);
     rc = rc != 0 ? rc : gpu->ops->download(context->stream, q->codes, codes.data, tensor_bytes(&codes));
     gpu_tensor_free(gpu, &scale);
@@ -200,10 +200,10 @@ int quant_work_init(const struct solve_context *context, const struct linear_job
     made.scheme.scale_dtype = context->scale_dtype;
     const int64_t shape[2] = {rows, cols}, groups[2] = {rows, cols / made.scheme.group_size};
     rc = quant_check_finite(context, job);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, shape, &made.w);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_U8, 2, shape, &made.codes);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, groups, &made.scale);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, groups, &made.zero);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &made.w);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, shape, &made.codes);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, groups, &made.scale);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, groups, &made.zero);
     rc = rc != 0 ? rc : gpu->ops->convert(context->stream, &made.w, job->weight);
     *work = made;
     return rc;

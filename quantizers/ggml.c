@@ -67,10 +67,8 @@ static int importance_new(const struct solve_context *context, const struct laye
     if (diagonal == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld importances", (long long)stats->columns);
     }
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &stats->columns, out);
-    rc = rc != 0 ? rc : gpu->ops->diagonal(context->stream, diagonal, &stats->hessian);
-    rc = rc != 0 ? rc : gpu->ops->upload(context->stream, out->data, diagonal, tensor_bytes(out));
-    rc = rc != 0 ? rc : gpu->ops->stream_sync(context->stream);
+    int rc = gpu->ops->diagonal(context->stream, diagonal, &stats->hessian);
+    rc = rc != 0 ? rc : gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 1, &stats->columns, diagonal, out);
     free(diagonal);
     return rc;
 }

@@ -61,23 +61,7 @@ static int input_try(struct gptq_input *input, const struct tensor *h, double da
     return rc;
 }
 
-/* Raise the diagonal elements of h below least; dead columns stay dead. */
-static int raise_diagonal(const struct gptq_input *input, const struct tensor *h, float least)
-{
-    const struct solve_context *context = input->context;
-    int64_t n = input->stats->columns;
-    int rc = 0;
-
-    for (int64_t j = 0; rc == 0 && j < n; j++) {
-        if (input->diagonal[j] != 0 && input->diagonal[j] < least) {
-            float *at = (float *)h->data + j * (n + 1);
-            rc = context->gpu->ops->upload(context->stream, at, &least, sizeof(least));
-        }
-    }
-    return rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
-}
-
-/* The last resort: full damping over a floored diagonal of a copy of h. */
+/* The last resort: full damping over a floored diagonal of a copy of h; dead columns stay dead. */
 static int input_floor(struct gptq_input *input)
 {
     const struct solve_context *context = input->context;
@@ -93,7 +77,7 @@ static int input_floor(struct gptq_input *input)
     double share = FLOOR_FIRST;
     bool climbing = rc == 0;
     for (int i = 0; climbing && i < FLOOR_TRIES; i++) {
-        rc = raise_diagonal(input, &h, (float)(share * (double)top));
+        rc = context->gpu->ops->floor_diagonal(context->stream, &h, (float)(share * (double)top));
         rc = rc != 0 ? rc : input_try(input, &h, 1.0);
         climbing = rc == ERR_NOT_POSITIVE_DEFINITE;
         if (rc == 0) {
@@ -112,7 +96,7 @@ static int input_factor(struct gptq_input *input, double damp_percent)
     int64_t n = input->stats->columns;
     double damp = damp_percent;
 
-    int rc = gpu_tensor_raw(gpu, DTYPE_F32, 2, (const int64_t[]){n, n}, &input->u);
+    int rc = gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, (const int64_t[]){n, n}, &input->u);
     if (rc != 0) {
         return rc;
     }

@@ -40,7 +40,6 @@ static void trial_deinit(struct trial *t)
 /* The root of what each row stands for. */
 static int fill_share(struct trial *t)
 {
-    const struct gpu_ops *ops = t->context->gpu->ops;
     int64_t rows = t->sample->rows.shape[0];
     float *values = malloc((size_t)rows * sizeof(*values));
 
@@ -51,7 +50,7 @@ static int fill_share(struct trial *t)
     for (int64_t i = 0; i < rows; i++) {
         values[i] = sqrtf(values[i]);
     }
-    int rc = ops->upload(t->context->stream, t->share.data, values, tensor_bytes(&t->share));
+    int rc = gpu_tensor_upload(t->context->gpu, t->context->stream, &t->share, values);
     free(values);
     return rc;
 }
@@ -94,9 +93,9 @@ static int trial_init(struct trial *t)
     }
     t->signals = calloc((size_t)t->count, sizeof(*t->signals));
     int rc = t->signals == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d sums", t->count)
-                                : gpu_tensor_raw(gpu, DTYPE_F32, 1, &rows, &t->share);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, t->sample->rows.shape, &t->lost);
-    rc = rc != 0 ? rc : gpu_tensor_raw(gpu, DTYPE_F32, 2, (const int64_t[]){rows, widest}, &t->product);
+                                : gpu_tensor_uninitialized(gpu, DTYPE_F32, 1, &rows, &t->share);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, t->sample->rows.shape, &t->lost);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, (const int64_t[]){rows, widest}, &t->product);
     rc = rc != 0 ? rc : fill_share(t);
     return rc != 0 ? rc : measure_signals(t);
 }

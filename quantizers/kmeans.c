@@ -188,9 +188,7 @@ static int choose_outliers(const struct solve_context *context, const struct lin
     mark(t->weight, count, cols, diagonal, sensitive, scores, t->outlier);
     mark(t->weight, count, cols, NULL, t->outliers - sensitive, scores, t->outlier);
     free(scores);
-    int rc = gpu_tensor_new(context->gpu, DTYPE_U8, 2, job->weight->shape, &t->apart);
-    rc = rc != 0 ? rc : context->gpu->ops->upload(context->stream, t->apart.data, t->outlier, tensor_bytes(&t->apart));
-    return rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
+    return gpu_tensor_from_host(context->gpu, context->stream, DTYPE_U8, 2, job->weight->shape, t->outlier, &t->apart);
 }
 
 static int tables_init(const struct solve_context *context, const struct linear_job *job, const float *diagonal,
@@ -210,10 +208,7 @@ static int tables_init(const struct solve_context *context, const struct linear_
                                   &t->table);
     rc = rc != 0 ? rc : gpu->ops->download(context->stream, t->weight, job->weight->data, tensor_bytes(job->weight));
     if (rc == 0 && diagonal != NULL) {
-        rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &cols, &t->importance);
-        rc = rc != 0 ? rc
-                     : gpu->ops->upload(context->stream, t->importance.data, diagonal, tensor_bytes(&t->importance));
-        rc = rc != 0 ? rc : gpu->ops->stream_sync(context->stream);
+        rc = gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 1, &cols, diagonal, &t->importance);
     }
     return rc != 0 ? rc : choose_outliers(context, job, diagonal, t);
 }

@@ -90,9 +90,8 @@ static int place_scales(struct analysis *a, struct tensor *tensor, struct gpu_ca
 {
     int64_t columns = a->config->num_kv_heads * a->config->head_dim;
 
-    int rc = gpu_tensor_new(a->gpu, DTYPE_F32, 1, &count, tensor);
     *cache = (struct gpu_cache){.number = number, .scale = tensor, .run = columns / count};
-    return rc != 0 ? rc : a->gpu->ops->upload(a->stream, tensor->data, scales, (size_t)count * sizeof(float));
+    return gpu_tensor_from_host(a->gpu, a->stream, DTYPE_F32, 1, &count, scales, tensor);
 }
 
 static int set_up(struct analysis *a, const struct candidate *c, const struct cache_ranges *ranges, struct trial *t)

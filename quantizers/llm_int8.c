@@ -103,8 +103,7 @@ static int upload_weight(const struct solve_context *context, const struct qtens
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", q->name);
     }
     qtensor_dequantize(q, w);
-    int rc = context->gpu->ops->upload(context->stream, to->data, w, tensor_bytes(to));
-    rc = rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
+    int rc = gpu_tensor_upload(context->gpu, context->stream, to, w);
     free(w);
     return rc;
 }
@@ -119,8 +118,7 @@ static int upload_keep(const struct solve_context *context, const struct qtensor
     for (int64_t i = 0; i < q->index_count; i++) {
         keep[q->index[i]] = 1.0f;
     }
-    int rc = context->gpu->ops->upload(context->stream, to->data, keep, tensor_bytes(to));
-    rc = rc != 0 ? rc : context->gpu->ops->stream_sync(context->stream);
+    int rc = gpu_tensor_upload(context->gpu, context->stream, to, keep);
     free(keep);
     return rc;
 }

@@ -92,23 +92,16 @@ int search_refine(const struct solve_context *context, const struct tensor *h, s
 int search_importance(const struct solve_context *context, const struct layer_stats *stats, struct tensor *out)
 {
     const struct gpu_ops *ops = context->gpu->ops;
-    struct tensor made = {0};
     float *diagonal = malloc((size_t)stats->columns * sizeof(*diagonal));
 
     if (diagonal == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a diagonal of %lld", (long long)stats->columns);
     }
     int rc = ops->diagonal(context->stream, diagonal, &stats->hessian);
-    rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_F32, 1, &stats->columns, &made);
-    rc = rc != 0 ? rc : ops->upload(context->stream, made.data, diagonal, tensor_bytes(&made));
-    rc = rc != 0 ? rc : ops->stream_sync(context->stream);
+    rc = rc != 0 ? rc
+                 : gpu_tensor_from_host(context->gpu, context->stream, DTYPE_F32, 1, &stats->columns, diagonal, out);
     free(diagonal);
-    if (rc != 0) {
-        gpu_tensor_free(context->gpu, &made);
-        return rc;
-    }
-    *out = made;
-    return 0;
+    return rc;
 }
 
 int search_grid(const struct solve_context *context, struct quant_work *work, enum quant_search search,

@@ -295,9 +295,8 @@ static int try_factors(const struct smoothing *s, struct search *f)
     for (int64_t j = 0; rc == 0 && j < s->columns; j++) {
         inverse[j] = 1.0f / s->factors[j];
     }
-    rc = rc != 0 ? rc : c->gpu->ops->upload(c->stream, f->inverse.data, inverse, bytes);
-    rc = rc != 0 ? rc : c->gpu->ops->upload(c->stream, f->factor.data, s->factors, bytes);
-    rc = rc != 0 ? rc : c->gpu->ops->stream_sync(c->stream);
+    rc = rc != 0 ? rc : gpu_tensor_upload(c->gpu, c->stream, &f->inverse, inverse);
+    rc = rc != 0 ? rc : gpu_tensor_upload(c->gpu, c->stream, &f->factor, s->factors);
     free(inverse);
     for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
         rc = is_consumer(c, role) ? round_weight(s, f, role) : 0;

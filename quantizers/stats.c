@@ -118,8 +118,7 @@ static int finish_means(struct layer_stats *stats, const struct gpu *gpu, struct
     for (int64_t i = 0; rc == 0 && i < stats->columns; i++) {
         means[i] /= (float)stats->tokens;
     }
-    rc = rc != 0 ? rc : gpu->ops->upload(stream, stats->absmean.data, means, tensor_bytes(&stats->absmean));
-    rc = rc != 0 ? rc : gpu->ops->stream_sync(stream);
+    rc = rc != 0 ? rc : gpu_tensor_upload(gpu, stream, &stats->absmean, means);
     free(means);
     return rc;
 }

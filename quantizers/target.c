@@ -46,7 +46,7 @@ int target_new(const struct solve_context *context, const struct layer_stats *st
     if ((stats->flags & STATS_TARGET) == 0 || !(share > 0)) {
         return 0;
     }
-    int rc = gpu_tensor_raw(gpu, DTYPE_F32, 2, job->weight->shape, &target);
+    int rc = gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, job->weight->shape, &target);
     rc = rc != 0 ? rc : correction(context, stats, u, order, job, &target);
     rc = rc != 0 ? rc : gpu->ops->combine(context->stream, &target, share, &target, 1, job->weight);
     rc = rc != 0 ? rc : gpu->ops->find_nonfinite(context->stream, &nonfinite, &target);

@@ -5,6 +5,8 @@
 
 #include "gpu/cpu/internal.h"
 
+#include "base/ids.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +96,39 @@ static int cpu_stream_follow(struct gpu_stream *stream, struct gpu_stream *first
     return 0;
 }
 
+static int cpu_event_new(struct gpu_device *device, struct gpu_event **event)
+{
+    struct gpu_event *made = calloc(1, sizeof(*made));
+
+    if (made == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate an event");
+    }
+    *event = made;
+    return 0;
+}
+
+static void cpu_event_free(struct gpu_event *event)
+{
+    free(event);
+}
+
+static int cpu_event_record(struct gpu_stream *stream, struct gpu_event *event)
+{
+    event->seconds = clock_monotonic_seconds();
+    return 0;
+}
+
+static int cpu_event_wait(struct gpu_stream *stream, struct gpu_event *event)
+{
+    return 0;
+}
+
+static int cpu_event_elapsed(struct gpu_event *first, struct gpu_event *last, double *seconds)
+{
+    *seconds = last->seconds - first->seconds;
+    return 0;
+}
+
 static int cpu_memory_peak(struct gpu_device *device, bool reset, int64_t *bytes)
 {
     *bytes = memory_peak(device, reset);
@@ -144,6 +179,11 @@ static const struct gpu_ops cpu_ops = {
     .stream_free = cpu_stream_free,
     .stream_sync = cpu_stream_sync,
     .stream_follow = cpu_stream_follow,
+    .event_new = cpu_event_new,
+    .event_free = cpu_event_free,
+    .event_record = cpu_event_record,
+    .event_wait = cpu_event_wait,
+    .event_elapsed = cpu_event_elapsed,
     .memory_peak = cpu_memory_peak,
     .alloc = cpu_alloc,
     .free = cpu_free,

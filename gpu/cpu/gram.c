@@ -103,6 +103,17 @@ int cpu_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h)
     return 0;
 }
 
+int cpu_floor_diagonal(struct gpu_stream *stream, const struct tensor *h, float least)
+{
+    int64_t n = matrix_cols(h);
+
+    for (int64_t i = 0; i < n; i++) {
+        float *at = (float *)h->data + i * (n + 1);
+        *at = *at != 0.0f && *at < least ? least : *at;
+    }
+    return 0;
+}
+
 struct dead {
     float *w;
     const float *h;

@@ -37,6 +37,10 @@ struct gpu_stream {
     size_t shared_bytes, slice_bytes, capacity;
 };
 
+struct gpu_event {
+    double seconds; /* of the monotonic clock, when it was recorded: what came before had ended */
+};
+
 /* Make room: `shared` bytes that all tasks see, `slice` bytes for each worker. Contents are undefined. */
 int scratch_reserve(struct gpu_stream *stream, size_t shared, size_t slice);
 void *scratch_shared(const struct gpu_stream *stream);

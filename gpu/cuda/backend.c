@@ -304,6 +304,64 @@ static int cuda_stream_follow(struct gpu_stream *stream, struct gpu_stream *firs
     return rc;
 }
 
+static int cuda_event_new(struct gpu_device *device, struct gpu_event **event)
+{
+    int rc = cuda_begin(device);
+    struct gpu_event *made = rc == 0 ? calloc(1, sizeof(*made)) : NULL;
+
+    if (made == NULL) {
+        return rc != 0 ? rc : err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate an event");
+    }
+    made->device = device;
+    rc = cuda_ok(device, cudaEventCreateWithFlags(&made->event, cudaEventDefault), "an event");
+    if (rc != 0) {
+        free(made);
+        return rc;
+    }
+    *event = made;
+    return 0;
+}
+
+static void cuda_event_free(struct gpu_event *event)
+{
+    if (event != NULL) {
+        (void)cuda_failed(event->device, cudaSetDevice(event->device->index));
+        (void)cuda_failed(event->device, cudaEventDestroy(event->event));
+        free(event);
+    }
+}
+
+static int cuda_event_record(struct gpu_stream *stream, struct gpu_event *event)
+{
+    int rc = cuda_begin(stream->device);
+    return rc != 0 ? rc : cuda_ok(stream->device, cudaEventRecord(event->event, stream->stream), "recording an event");
+}
+
+static int cuda_event_wait(struct gpu_stream *stream, struct gpu_event *event)
+{
+    int rc = cuda_begin(stream->device);
+    return rc != 0
+               ? rc
+               : cuda_ok(stream->device, cudaStreamWaitEvent(stream->stream, event->event, 0), "following an event");
+}
+
+static int cuda_event_elapsed(struct gpu_event *first, struct gpu_event *last, double *seconds)
+{
+    struct gpu_device *device = last->device;
+    float milliseconds = 0;
+    int rc = cuda_begin(device);
+
+    rc = rc != 0 ? rc : cuda_ok(device, cudaEventSynchronize(first->event), "waiting for an event");
+    rc = rc != 0 ? rc : cuda_ok(device, cudaEventSynchronize(last->event), "waiting for an event");
+    rc = rc != 0 ? rc
+                 : cuda_ok(device, cudaEventElapsedTime(&milliseconds, first->event, last->event),
+                           "the time between two events");
+    if (rc == 0) {
+        *seconds = (double)milliseconds / 1000.0;
+    }
+    return rc;
+}
+
 static const struct gpu_ops cuda_ops = {
     .abi = GPU_ABI,
     .name = "cuda",
@@ -318,6 +376,11 @@ static const struct gpu_ops cuda_ops = {
     .stream_free = cuda_stream_free,
     .stream_sync = cuda_stream_sync,
     .stream_follow = cuda_stream_follow,
+    .event_new = cuda_event_new,
+    .event_free = cuda_event_free,
+    .event_record = cuda_event_record,
+    .event_wait = cuda_event_wait,
+    .event_elapsed = cuda_event_elapsed,
     .memory_peak = memory_peak,
     .alloc = memory_alloc,
     .free = memory_free,

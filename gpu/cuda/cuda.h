@@ -46,6 +46,11 @@ struct gpu_stream {
     int ring_next;
 };
 
+struct gpu_event {
+    struct gpu_device *device;
+    cudaEvent_t event;
+};
+
 #define GEMM_WORKSPACE ((size_t)64 << 20)
 
 /* 0, or raises: out of memory is ERR_GPU_OUT_OF_MEMORY and leaves the device usable; what CUDA says is sticky is

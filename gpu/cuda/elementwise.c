@@ -148,3 +148,11 @@ int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h
     rc = cuda_ok(stream->device, launch_diagonal(diagonal, h->data, n, stream->stream), "diagonal");
     return rc != 0 ? rc : memory_download(stream, host, diagonal, (size_t)n * sizeof(float));
 }
+
+int cuda_floor_diagonal(struct gpu_stream *stream, const struct tensor *h, float least)
+{
+    int rc = cuda_begin(stream->device);
+    return rc != 0 ? rc
+                   : cuda_ok(stream->device, launch_floor_diagonal(h->data, matrix_cols(h), least, stream->stream),
+                             "floor_diagonal");
+}

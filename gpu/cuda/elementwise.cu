@@ -251,3 +251,19 @@ int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t str
     }
     return (int)cudaGetLastError();
 }
+
+static __global__ void floor_diagonal_kernel(float *h, int64_t n, float least)
+{
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n && h[i * n + i] != 0.0f && h[i * n + i] < least) {
+        h[i * n + i] = least;
+    }
+}
+
+int launch_floor_diagonal(float *h, int64_t n, float least, cudaStream_t stream)
+{
+    if (n > 0) {
+        launch(floor_diagonal_kernel, blocks_of(n, THREADS), THREADS, 0, stream, h, n, least);
+    }
+    return (int)cudaGetLastError();
+}

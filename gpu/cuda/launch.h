@@ -36,6 +36,7 @@ int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t ro
 int launch_symmetrize(float *h, int64_t n, float scale, cudaStream_t stream);
 int launch_zero_dead(float *w, const float *h, int64_t rows, int64_t n, cudaStream_t stream);
 int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t stream);
+int launch_floor_diagonal(float *h, int64_t n, float least, cudaStream_t stream);
 int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream);
 
 /* scaling.cu */

@@ -6,6 +6,7 @@
 
 /* --- ops_forward.c: what a decoder block is made of */
 int body_copies(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_events(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_convert(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_linear(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_embed(struct ops_rig *rig, int variant, struct ops_output *out);

@@ -2,6 +2,8 @@
 
 #include "tests/conformance/ops_bodies.h"
 
+#include "base/ids.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +33,44 @@ int body_copies(struct ops_rig *rig, int variant, struct ops_output *out)
     }
     free(host);
     return rc != 0 ? rc : ops_put_number(out, (double)wrong);
+}
+
+static int timed_copies(struct ops_rig *rig, struct gpu_stream *second, struct gpu_event *const events[2],
+                        double *seconds)
+{
+    const struct gpu_ops *ops = rig->gpu.ops;
+    struct tensor x, y;
+
+    TRY(ops_random(rig, DTYPE_F32, 64, 64, 5, &x));
+    TRY(ops_new(rig, DTYPE_F32, 64, 64, &y));
+    TRY(ops->event_record(rig->stream, events[0]));
+    TRY(ops->combine(rig->stream, &y, 2, &x, 0, NULL));
+    TRY(ops->event_record(rig->stream, events[1]));
+    TRY(ops->event_wait(second, events[1]));
+    TRY(ops->add(second, &y, &x));
+    TRY(ops->event_record(second, events[1]));
+    TRY(ops->event_wait(rig->stream, events[1]));
+    TRY(ops->event_elapsed(events[0], events[1], seconds));
+    return ops->stream_sync(second);
+}
+
+/* Two streams that follow each other by events. What comes back: whether time went forward and no more than it did. */
+int body_events(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_ops *ops = rig->gpu.ops;
+    struct gpu_event *events[2] = {NULL, NULL};
+    struct gpu_stream *second = NULL;
+    double seconds = -1, begun = clock_monotonic_seconds();
+
+    int rc = ops->stream_new(rig->gpu.device, &second);
+    for (int i = 0; rc == 0 && i < 2; i++) {
+        rc = ops->event_new(rig->gpu.device, &events[i]);
+    }
+    rc = rc != 0 ? rc : timed_copies(rig, second, events, &seconds);
+    ops->event_free(events[0]);
+    ops->event_free(events[1]);
+    ops->stream_free(second);
+    return rc != 0 ? rc : ops_put_number(out, seconds >= 0 && seconds <= clock_monotonic_seconds() - begun + 1e-3);
 }
 
 /* variant: from * 3 + to, in the order F32, F16, BF16. An odd count, so that vectors have a tail. */

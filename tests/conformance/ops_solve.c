@@ -35,7 +35,7 @@ int body_gram(struct ops_rig *rig, int variant, struct ops_output *out)
     return put_upper(rig, out, &h);
 }
 
-/* variant: n. The diagonal comes along. */
+/* variant: n. The diagonal comes along, before and after it was raised to what about half of it reaches. */
 int body_symmetrize(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     float *diagonal = malloc((size_t)variant * sizeof(float));
@@ -49,6 +49,8 @@ int body_symmetrize(struct ops_rig *rig, int variant, struct ops_output *out)
         rc = ops_put_number(out, (double)diagonal[i]);
     }
     free(diagonal);
+    rc = rc != 0 ? rc : ops_put(rig, out, &h);
+    rc = rc != 0 ? rc : rig->gpu.ops->floor_diagonal(rig->stream, &h, 0.01f);
     return rc != 0 ? rc : ops_put(rig, out, &h);
 }
 

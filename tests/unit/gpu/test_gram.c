@@ -88,4 +88,30 @@ START_TEST(dead_columns_are_zeroed)
 }
 END_TEST
 
-UNIT_MAIN("gpu/gram", gram_is_right, gram_is_equal_for_any_threads, dead_columns_are_zeroed)
+START_TEST(small_diagonal_elements_are_raised)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct tensor h = rig_random(&rig, 6, 6, 3), w = rig_random(&rig, 2, 6, 4);
+    float before[36];
+
+    floats(&h)[0] = 0;
+    floats(&h)[7] = 0.5f;
+    floats(&h)[14] = 2;
+    memcpy(before, h.data, sizeof(before));
+    ck_assert_rc_ok(rig.ops->floor_diagonal(rig.stream, &h, 1.0f));
+    ck_assert_float_eq(floats(&h)[0], 0.0f);
+    ck_assert_float_eq(floats(&h)[7], 1.0f);
+    ck_assert_float_eq(floats(&h)[14], 2.0f);
+    for (int i = 0; i < 36; i++) {
+        ck_assert(i % 7 == 0 || floats(&h)[i] == before[i]);
+    }
+    ck_assert_int_eq(rig.ops->floor_diagonal(rig.stream, &w, 1.0f), ERR_INTERNAL);
+    gpu_tensor_free(&rig.gpu, &h);
+    gpu_tensor_free(&rig.gpu, &w);
+    rig_close(&rig);
+}
+END_TEST
+
+UNIT_MAIN("gpu/gram", small_diagonal_elements_are_raised, gram_is_right, gram_is_equal_for_any_threads,
+          dead_columns_are_zeroed)

@@ -1,5 +1,6 @@
 /* Element types, views, scalar conversions, the registry, and conversions of whole tensors against the scalar ones. */
 
+#include "base/ids.h"
 #include "gpu/cpu/internal.h"
 #include "tests/unit/gpu/support.h"
 
@@ -335,6 +336,59 @@ START_TEST(missing_operations_are_refused_by_name)
 }
 END_TEST
 
+/* Time passes from one event to the next, and the second one may be moved. */
+START_TEST(events_tell_time)
+{
+    struct rig rig;
+    struct gpu_event *first, *last;
+    double once = -1, twice = -1, none = -1;
+
+    rig_open(&rig, 1);
+    struct tensor x = rig_random(&rig, 64, 64, 1), y = rig_tensor(&rig, DTYPE_F32, 64, 64);
+    ck_assert_rc_ok(rig.ops->event_new(rig.gpu.device, &first));
+    ck_assert_rc_ok(rig.ops->event_new(rig.gpu.device, &last));
+    double begun = clock_monotonic_seconds();
+    ck_assert_rc_ok(rig.ops->event_record(rig.stream, first));
+    ck_assert_rc_ok(rig.ops->multiply(rig.stream, &y, &x, &x));
+    ck_assert_rc_ok(rig.ops->event_record(rig.stream, last));
+    ck_assert_rc_ok(rig.ops->event_elapsed(first, last, &once));
+    ck_assert_rc_ok(rig.ops->multiply(rig.stream, &y, &x, &x));
+    ck_assert_rc_ok(rig.ops->event_wait(rig.stream, last));
+    ck_assert_rc_ok(rig.ops->event_record(rig.stream, last));
+    ck_assert_rc_ok(rig.ops->event_elapsed(first, last, &twice));
+    ck_assert_rc_ok(rig.ops->event_elapsed(last, last, &none));
+    ck_assert(once > 0 && twice > once && twice <= clock_monotonic_seconds() - begun);
+    ck_assert_double_eq(none, 0);
+    rig.ops->event_free(first);
+    rig.ops->event_free(last);
+    rig.ops->event_free(NULL);
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &y);
+    rig_close(&rig);
+}
+END_TEST
+
+START_TEST(tensors_from_the_host)
+{
+    struct rig rig;
+    struct tensor made;
+    float host[6] = {1, 2, 3, 4, 5, 6};
+
+    rig_open(&rig, 1);
+    ck_assert_rc_ok(gpu_tensor_from_host(&rig.gpu, rig.stream, DTYPE_F32, 2, (const int64_t[]){2, 3}, host, &made));
+    memset(host, 0, sizeof(host)); /* it is free */
+    ck_assert_float_eq(floats(&made)[5], 6.0f);
+    ck_assert_int_eq(made.shape[1], 3);
+    ck_assert_rc_ok(gpu_tensor_upload(&rig.gpu, rig.stream, &made, host));
+    ck_assert_float_eq(floats(&made)[5], 0.0f);
+    gpu_tensor_free(&rig.gpu, &made);
+    ck_assert_int_eq(gpu_tensor_from_host(&rig.gpu, rig.stream, DTYPE_F32, 1, (const int64_t[]){-1}, host, &made),
+                     ERR_INTERNAL);
+    ck_assert_ptr_null(made.data);
+    rig_close(&rig);
+}
+END_TEST
+
 /* Memory that an output shares with an input, or that is not aligned, is refused before a backend sees it. */
 START_TEST(front_door_looks_at_memory)
 {
@@ -381,4 +435,4 @@ END_TEST
 UNIT_MAIN("gpu/tensor", names_round_trip, views, every_half_round_trips, f16_is_nearest_even, conversion_edges,
           rounding_down_stays_below, packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite,
           find_nonfinite_stored, memory_is_used_again, memory_that_is_not_there, registry, blas_uses_the_widest_kernels,
-          missing_operations_are_refused_by_name, front_door_looks_at_memory)
+          missing_operations_are_refused_by_name, events_tell_time, tensors_from_the_host, front_door_looks_at_memory)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define BLOCKS_MAX 4096
 #define COPIES_MAX 256
@@ -19,6 +20,12 @@ struct block {
     void *pointer;
     size_t bytes;
     bool pooled;
+};
+
+/* A stream's handle has its room, too. */
+struct event {
+    uint64_t copies; /* that were queued before it */
+    double milliseconds;
 };
 
 struct copy {
@@ -483,8 +490,8 @@ static cudaError_t handle_new(void **handle)
     cudaError_t status = shim_enter_allocation();
 
     if (status == cudaSuccess) {
-        *handle = shim_take(sizeof(uint64_t));
-        memset(*handle, 0, sizeof(uint64_t));
+        *handle = shim_take(sizeof(struct event));
+        memset(*handle, 0, sizeof(struct event));
     }
     return status;
 }
@@ -533,7 +540,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     cudaError_t status = shim_enter();
 
     if (status == cudaSuccess) {
-        *(uint64_t *)(void *)event = shim.copied + (uint64_t)shim.copy_count;
+        struct event *at = (struct event *)(void *)event;
+        struct timespec now;
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        at->copies = shim.copied + (uint64_t)shim.copy_count;
+        at->milliseconds = (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
         shim.records++;
     }
     return status;
@@ -544,7 +555,18 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     cudaError_t status = shim_enter();
 
     if (status == cudaSuccess) {
-        copy_until(*(uint64_t *)(void *)event);
+        copy_until(((struct event *)(void *)event)->copies);
+    }
+    return status;
+}
+
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t first, cudaEvent_t last)
+{
+    cudaError_t status = shim_enter();
+    const struct event *from = (const struct event *)(void *)first, *to = (const struct event *)(void *)last;
+
+    if (status == cudaSuccess) {
+        *milliseconds = (float)(to->milliseconds - from->milliseconds);
     }
     return status;
 }

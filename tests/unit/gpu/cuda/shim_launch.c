@@ -196,6 +196,15 @@ int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t str
     return 0;
 }
 
+int launch_floor_diagonal(float *h, int64_t n, float least, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < n; i++) {
+        h[i * n + i] = h[i * n + i] != 0.0f && h[i * n + i] < least ? least : h[i * n + i];
+    }
+    return 0;
+}
+
 int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream)
 {
     ENTER();
