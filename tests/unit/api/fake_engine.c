@@ -141,7 +141,10 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
     if (rc < 0) {
         return rc;
     }
-    pause_ms(atomic_load(&engine->create_delay_ms));
+    atomic_fetch_add(&engine->creating, 1);
+    while (atomic_load(&engine->hold_create)) {
+        pause_ms(1);
+    }
     char id[ID_SIZE];
     bool stream = json_is_true(json_object_get(json_object_get(body, "calibration"), "stream"));
     rc = put_job(engine, stream ? "awaiting_calibration" : "queued", body, once, id);

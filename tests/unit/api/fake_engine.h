@@ -13,7 +13,8 @@ struct engine {
     atomic_llong fed;                 /* bytes */
     atomic_int largest;               /* bytes of one feed */
     atomic_int feed_delay_ms;         /* each feed sleeps so long */
-    atomic_int create_delay_ms;       /* each job creation, too */
+    atomic_int creating;              /* job creations begun */
+    atomic_bool hold_create;          /* they do not go on while this is set */
     atomic_llong fail_after;          /* a feed beyond so many bytes fails; 0 = never */
 };
 

@@ -16,12 +16,26 @@
 #include <time.h>
 #include <unistd.h>
 
-#define READ_TIMEOUT_MS 20000
-
-void rig_sleep(int ms)
+void rig_pause(void)
 {
-    const struct timespec time = {ms / 1000, (long)(ms % 1000) * 1000000L};
+    const struct timespec time = {0, 1000000L};
     (void)nanosleep(&time, NULL);
+}
+
+void rig_wait_text(int fd, const char *text)
+{
+    char seen[16384];
+    ssize_t size = 0;
+    RIG_WAIT((size = recv(fd, seen, sizeof(seen), MSG_PEEK | MSG_DONTWAIT)) == 0 ||
+             (size > 0 && memmem(seen, (size_t)size, text, strlen(text)) != NULL));
+    ck_assert_msg(size > 0, "the connection ended before \"%s\"", text);
+}
+
+void rig_wait_turn(const struct rig *rig)
+{
+    struct answer *answer = rig_call(rig, "GET", "/livez", "", NULL);
+    check_status(answer, 200);
+    answer_free(answer);
 }
 
 static void wake(void *data)
@@ -93,10 +107,7 @@ void rig_cut(struct rig *rig)
 
 void rig_close(struct rig *rig)
 {
-    for (int i = 0; i < 500 && !api_idle(rig->api); i++) {
-        rig_sleep(10);
-    }
-    ck_assert_msg(api_idle(rig->api), "requests are left open");
+    RIG_WAIT(api_idle(rig->api));
     rig_cut(rig);
 }
 
@@ -137,7 +148,7 @@ void rig_print(int fd, const char *format, ...)
 static bool get(int fd, char *byte)
 {
     struct pollfd wait = {fd, POLLIN, 0};
-    if (poll(&wait, 1, READ_TIMEOUT_MS) <= 0) {
+    if (poll(&wait, 1, RIG_WAIT_MS) <= 0) {
         return false;
     }
     return recv(fd, byte, 1, 0) == 1;
@@ -147,7 +158,7 @@ static bool get_block(int fd, char *data, size_t size)
 {
     while (size > 0) {
         struct pollfd wait = {fd, POLLIN, 0};
-        ssize_t got = poll(&wait, 1, READ_TIMEOUT_MS) > 0 ? recv(fd, data, size, 0) : -1;
+        ssize_t got = poll(&wait, 1, RIG_WAIT_MS) > 0 ? recv(fd, data, size, 0) : -1;
         if (got <= 0) {
             return false;
         }

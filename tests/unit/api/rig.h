@@ -46,7 +46,20 @@ struct answer *rig_call(const struct rig *rig, const char *method, const char *t
                         const char *body);
 /* True when the peer has closed (nothing but the end is readable within ms). */
 bool rig_closed(int fd, int ms);
-void rig_sleep(int ms);
+/* Wait for what a test needs before it goes on; that it never comes is a failure. */
+void rig_pause(void); /* a millisecond */
+#define RIG_WAIT_MS 20000
+#define RIG_WAIT(condition)                                                       \
+    do {                                                                          \
+        for (int waited_ = 0; waited_ < RIG_WAIT_MS && !(condition); waited_++) { \
+            rig_pause();                                                          \
+        }                                                                         \
+        ck_assert_msg(condition, "waited in vain for %s", #condition);            \
+    } while (0)
+/* `text` is among what can be read; nothing is taken. */
+void rig_wait_text(int fd, const char *text);
+/* All that was sent on other connections has been read: the loop has come round since. */
+void rig_wait_turn(const struct rig *rig);
 
 #define JSON_TYPE "Content-Type: application/json\r\n"
 #define RECORDS_TYPE "Content-Type: application/x-ndjson\r\n"

@@ -153,7 +153,7 @@ START_TEST(test_hostile_pieces)
     for (size_t i = 0; i < sizeof(text) - 1; i++) {
         rig_send(fd, text + i, 1);
         if (i % 16 == 0) {
-            rig_sleep(1);
+            rig_wait_turn(&rig);
         }
     }
     check_problem(rig_read(fd, false), 400, "missing_parameter");

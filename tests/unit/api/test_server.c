@@ -211,12 +211,14 @@ START_TEST(test_server_idempotency)
     answer_free(first);
 
     pthread_t thread;
-    atomic_store(&rig.engine.create_delay_ms, 500);
+    int begun = atomic_load(&rig.engine.creating);
+    atomic_store(&rig.engine.hold_create, true);
     pthread_create(&thread, NULL, create_slowly, &rig);
-    rig_sleep(200);
+    RIG_WAIT(atomic_load(&rig.engine.creating) > begun);
     second = create_slowly(&rig);
     check_header(second, "Retry-After", "2");
     check_problem(second, 409, "idempotency_in_progress");
+    atomic_store(&rig.engine.hold_create, false);
     void *slow;
     pthread_join(thread, &slow);
     check_status(slow, 201);
@@ -326,7 +328,7 @@ START_TEST(test_server_large_file)
     ck_assert_int_eq(memcmp(answer->body, bytes, size), 0);
     answer_free(answer);
     rig_print(fd, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", target); /* and one who does not stay for it */
-    rig_sleep(20);
+    rig_wait_text(fd, "HTTP/1.1 200");
     close(fd);
     free(bytes);
     rig_close(&rig);

@@ -95,12 +95,11 @@ START_TEST(test_server_slow_source)
     rig_open(&rig);
     fake_engine_job(&rig.engine, "awaiting_calibration", job);
     int fd = upload_start(&rig, job, "");
-    for (int i = 0; i < 4; i++) {
-        rig_sleep(250);
+    for (int i = 0; i < RIG_WAIT_MS && atomic_load(&rig.engine.fed) == 0; i++) {
         send_records(fd, 1);
+        rig_pause();
     }
-    rig_sleep(100);
-    ck_assert_int_gt(atomic_load(&rig.engine.fed), 200);
+    ck_assert_int_gt(atomic_load(&rig.engine.fed), 0);
     rig_print(fd, "0\r\n\r\n");
     struct answer *answer = rig_read(fd, false);
     check_status(answer, 200);
@@ -124,7 +123,10 @@ START_TEST(test_server_upload_aborted)
             const struct linger reset = {1, 0};
             setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
         }
-        rig_sleep(i * 10);
+        if (i > 3) { /* the others are gone before the engine hears of them */
+            RIG_WAIT(atomic_load(&rig.engine.uploads) > 0);
+            rig_wait_turn(&rig);
+        }
         close(fd);
     }
     rig_close(&rig); /* waits until all are gone */
@@ -143,9 +145,8 @@ START_TEST(test_server_upload_dies)
     atomic_store(&rig.engine.fail_after, 100000);
     int fd = upload_start(&rig, job, "");
     struct pollfd wait = {fd, POLLIN, 0};
-    for (int i = 0; i < 1000 && poll(&wait, 1, 0) == 0; i++) {
+    for (int i = 0; i < 1000 && poll(&wait, 1, 1) == 0; i++) {
         send_records(fd, 200);
-        rig_sleep(1);
     }
     struct answer *answer = rig_read(fd, false);
     ck_assert_ptr_nonnull(answer);
@@ -190,9 +191,13 @@ START_TEST(test_server_events)
     int all = open_events(&rig, job, "Accept: text/event-stream\r\n");
     int later = open_events(&rig, job, "Accept: text/event-stream\r\nLast-Event-ID: 2\r\n");
     int lines = open_events(&rig, job, "Accept: application/x-ndjson\r\n");
-    rig_sleep(100);
+    rig_wait_text(all, "id: 2\n");
+    rig_wait_text(later, "retry: 3000\n");
+    rig_wait_text(lines, "\"seq\":2,");
     add_event(&rig, job, 2);
-    rig_sleep(100);
+    rig_wait_text(all, "id: 3\n");
+    rig_wait_text(later, "id: 3\n");
+    rig_wait_text(lines, "\"seq\":3,");
     cancel(&rig, job);
     struct answer *answer = rig_read(all, false); /* it ends with the job */
     check_status(answer, 200);
@@ -251,7 +256,7 @@ START_TEST(test_server_long_poll)
 
     int fd = rig_connect(&rig);
     rig_print(fd, "GET %s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", target);
-    rig_sleep(100);
+    rig_wait_turn(&rig);
     cancel(&rig, job);
     answer = rig_read(fd, false);
     check_status(answer, 200);
@@ -284,7 +289,10 @@ START_TEST(test_server_many)
             answer_free(answer);
         }
     }
-    rig_sleep(200);
+    for (int i = 0; i < MANY; i++) {
+        rig_wait_text(streams[i], "id: 1\n");
+    }
+    rig_wait_turn(&rig);
     int64_t start = clock_monotonic_ms();
     cancel(&rig, job);
     for (int i = 0; i < MANY; i++) {
@@ -317,7 +325,8 @@ START_TEST(test_server_drain)
     int stream = open_events(&rig, job, "Accept: text/event-stream\r\n");
     int poll_fd = rig_connect(&rig);
     rig_print(poll_fd, "GET /v1/quantization/jobs/%s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", job);
-    rig_sleep(200);
+    rig_wait_text(stream, "id: 1\n");
+    rig_wait_turn(&rig);
     atomic_store(&rig.drain, true);
     struct answer *answer = rig_read(stream, false);
     ck_assert_ptr_nonnull(answer);
@@ -353,7 +362,9 @@ START_TEST(test_server_closed_early)
     send_records(fds[2], 1);
     rig_print(fds[3], "GET /v1/quantization/jobs/%s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", job);
     rig_print(fds[4], "GET /livez HTTP/1.1\r\nHost: lo");
-    rig_sleep(250);
+    RIG_WAIT(atomic_load(&rig.engine.uploads) == 2);
+    rig_wait_text(fds[0], "id: 1\n");
+    rig_wait_turn(&rig);
     rig_cut(&rig);
     ck_assert_int_eq(atomic_load(&rig.engine.aborts), 2);
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
@@ -372,10 +383,14 @@ START_TEST(test_server_slow_clients)
     int header = rig_connect(&rig), body = upload_start(&rig, job, ""), silent = rig_connect(&rig);
     int stream = open_events(&rig, job, "Accept: text/event-stream\r\n");
     rig_print(header, "GET /livez HTTP/1.1\r\nHost: localhost\r\n");
-    for (int i = 0; i < 26; i++) {
+    for (int i = 0; i < 60; i++) { /* until both are answered */
+        struct pollfd first = {header, POLLIN, 0};
+        struct pollfd next = {poll(&first, 1, 0) == 0 ? header : body, POLLIN, 0};
         rig_print(header, "X");
         rig_print(body, "1\r\nx\r\n");
-        rig_sleep(500);
+        if (poll(&next, 1, 500) > 0 && next.fd == body) {
+            break;
+        }
     }
     check_problem(rig_read(header, false), 408, "request_timeout");
     check_problem(rig_read(body, false), 408, "request_timeout");
