@@ -1,6 +1,6 @@
-/* Activation chains: device and host memory within stated budgets, files beyond them, durable between blocks.
+/* Activation stores: device and host memory within stated budgets, files beyond them, durable between blocks.
  *
- * A chain on the device is copied there by `convert` from F32 to F32, and passes through the staging buffer when it is
+ * A store on the device is copied there by `convert` from F32 to F32, and passes through the staging buffer when it is
  * written to a file or read from one.
  *
  * Files hold raw little-endian F32 rows. Reads and writes use pread and pwrite, never a mapping, so spilled activations
@@ -20,14 +20,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define CHAIN_PIECE (4 << 20) /* bytes hashed or copied at a time */
+#define ACTIVATIONS_PIECE (4 << 20) /* bytes hashed or copied at a time */
 
-struct chain {
+struct activations {
     char directory[512];
     char name[32];
     int64_t rows, width;
     size_t bytes;
-    struct chain_budget *budget;
+    struct activations_budget *budget;
     float *device; /* not NULL: on the device */
     float *memory; /* not NULL: in host memory; else on disk */
     int in, out;   /* descriptors when on disk, -1 = none */
@@ -35,23 +35,23 @@ struct chain {
     size_t bounce_bytes;
 };
 
-static bool on_disk(const struct chain *chain)
+static bool on_disk(const struct activations *store)
 {
-    return chain->device == NULL && chain->memory == NULL;
+    return store->device == NULL && store->memory == NULL;
 }
 
-static int chain_path(const struct chain *chain, const char *file, char *out, size_t size)
+static int activations_path(const struct activations *store, const char *file, char *out, size_t size)
 {
-    return fs_path(out, size, "%s/%s", chain->directory, file);
+    return fs_path(out, size, "%s/%s", store->directory, file);
 }
 
-static int open_work_file(const struct chain *chain, const char *suffix, int *fd)
+static int open_work_file(const struct activations *store, const char *suffix, int *fd)
 {
     char file[64];
     char path[600];
 
-    snprintf(file, sizeof(file), "%s.%s.tmp", chain->name, suffix);
-    int rc = chain_path(chain, file, path, sizeof(path));
+    snprintf(file, sizeof(file), "%s.%s.tmp", store->name, suffix);
+    int rc = activations_path(store, file, path, sizeof(path));
     if (rc != 0) {
         return rc;
     }
@@ -59,17 +59,17 @@ static int open_work_file(const struct chain *chain, const char *suffix, int *fd
     if (opened < 0) {
         return err_raise_errno(errno, "cannot create %s", path);
     }
-    if (ftruncate(opened, (off_t)chain->bytes) != 0) {
+    if (ftruncate(opened, (off_t)store->bytes) != 0) {
         int saved = errno;
         close(opened);
-        return err_raise_errno(saved, "cannot size %s to %zu bytes", path, chain->bytes);
+        return err_raise_errno(saved, "cannot size %s to %zu bytes", path, store->bytes);
     }
     *fd = opened;
     return 0;
 }
 
-int chain_new(const char *directory, const char *name, int64_t rows, int64_t width, struct chain_budget *budget,
-              struct chain **out)
+int activations_new(const char *directory, const char *name, int64_t rows, int64_t width,
+                    struct activations_budget *budget, struct activations **out)
 {
     int64_t bytes;
 
@@ -77,191 +77,196 @@ int chain_new(const char *directory, const char *name, int64_t rows, int64_t wid
         return err_raise(ERR_INSUFFICIENT_MEMORY, "activations of %lld x %lld overflow", (long long)rows,
                          (long long)width);
     }
-    struct chain *chain = calloc(1, sizeof(*chain));
-    if (chain == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a chain");
+    struct activations *store = calloc(1, sizeof(*store));
+    if (store == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a store");
     }
-    snprintf(chain->directory, sizeof(chain->directory), "%s", directory);
-    snprintf(chain->name, sizeof(chain->name), "%s", name);
-    chain->rows = rows;
-    chain->width = width;
-    chain->bytes = (size_t)bytes;
-    chain->budget = budget;
-    chain->in = -1;
-    chain->out = -1;
+    snprintf(store->directory, sizeof(store->directory), "%s", directory);
+    snprintf(store->name, sizeof(store->name), "%s", name);
+    store->rows = rows;
+    store->width = width;
+    store->bytes = (size_t)bytes;
+    store->budget = budget;
+    store->in = -1;
+    store->out = -1;
     if (bytes > 0 && budget->device_used + bytes <= budget->device_limit) {
         void *device;
-        if (budget->gpu->ops->alloc(budget->gpu->device, chain->bytes, false, &device) == 0) {
-            chain->device = device;
+        if (budget->gpu->ops->alloc(budget->gpu->device, store->bytes, false, &device) == 0) {
+            store->device = device;
             budget->device_used += bytes;
         }
     }
-    if (chain->device == NULL && bytes > 0 && budget->used + bytes <= budget->limit) {
-        void *memory = mmap(NULL, chain->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (store->device == NULL && bytes > 0 && budget->used + bytes <= budget->limit) {
+        void *memory = mmap(NULL, store->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory != MAP_FAILED) {
-            chain->memory = memory;
+            store->memory = memory;
             budget->used += bytes;
         }
     }
-    if (on_disk(chain)) {
-        int rc = open_work_file(chain, "out", &chain->out);
+    if (on_disk(store)) {
+        int rc = open_work_file(store, "out", &store->out);
         if (rc != 0) {
-            chain_free(chain);
+            activations_free(store);
             return rc;
         }
     }
-    *out = chain;
+    *out = store;
     return 0;
 }
 
-static void remove_work_file(const struct chain *chain, const char *suffix)
+static void remove_work_file(const struct activations *store, const char *suffix)
 {
     char file[64];
     char path[600];
-    snprintf(file, sizeof(file), "%s.%s.tmp", chain->name, suffix);
-    if (chain_path(chain, file, path, sizeof(path)) == 0) {
+    snprintf(file, sizeof(file), "%s.%s.tmp", store->name, suffix);
+    if (activations_path(store, file, path, sizeof(path)) == 0) {
         (void)unlink(path);
     }
 }
 
-void chain_free(struct chain *chain)
+size_t activations_bytes(const struct activations *store)
 {
-    if (chain == NULL) {
-        return;
-    }
-    if (chain->device != NULL) {
-        chain->budget->gpu->ops->free(chain->budget->gpu->device, chain->device);
-        chain->budget->device_used -= (int64_t)chain->bytes;
-    }
-    if (chain->memory != NULL) {
-        munmap(chain->memory, chain->bytes);
-        chain->budget->used -= (int64_t)chain->bytes;
-    }
-    if (chain->in >= 0) {
-        close(chain->in);
-    }
-    if (chain->out >= 0) {
-        close(chain->out);
-        remove_work_file(chain, "out");
-    }
-    free(chain->bounce);
-    free(chain);
+    return store->bytes;
 }
 
-static int bounce_reserve(struct chain *chain, size_t bytes)
+void activations_free(struct activations *store)
 {
-    if (chain->bounce_bytes >= bytes) {
+    if (store == NULL) {
+        return;
+    }
+    if (store->device != NULL) {
+        store->budget->gpu->ops->free(store->budget->gpu->device, store->device);
+        store->budget->device_used -= (int64_t)store->bytes;
+    }
+    if (store->memory != NULL) {
+        munmap(store->memory, store->bytes);
+        store->budget->used -= (int64_t)store->bytes;
+    }
+    if (store->in >= 0) {
+        close(store->in);
+    }
+    if (store->out >= 0) {
+        close(store->out);
+        remove_work_file(store, "out");
+    }
+    free(store->bounce);
+    free(store);
+}
+
+static int bounce_reserve(struct activations *store, size_t bytes)
+{
+    if (store->bounce_bytes >= bytes) {
         return 0;
     }
-    float *grown = realloc(chain->bounce, bytes);
+    float *grown = realloc(store->bounce, bytes);
     if (grown == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu bytes of activations", bytes);
     }
-    chain->bounce = grown;
-    chain->bounce_bytes = bytes;
+    store->bounce = grown;
+    store->bounce_bytes = bytes;
     return 0;
 }
 
-/* As many elements as `tensor` has, from row `first` of the chain on the device. */
-static struct tensor device_view(const struct chain *chain, int64_t first, const struct tensor *tensor)
+/* As many elements as `tensor` has, from row `first` of the store on the device. */
+static struct tensor device_view(const struct activations *store, int64_t first, const struct tensor *tensor)
 {
-    return tensor_1d(chain->device + first * chain->width, DTYPE_F32, tensor_count(tensor));
+    return tensor_1d(store->device + first * store->width, DTYPE_F32, tensor_count(tensor));
 }
 
 /* Row `first` where the device can work on it; NULL: it cannot. */
-static float *in_place(const struct chain *chain, int64_t first, const struct gpu *gpu)
+static float *in_place(const struct activations *store, int64_t first, const struct gpu *gpu)
 {
-    float *held = chain->device != NULL ? chain->device : gpu->info.host_memory ? chain->memory : NULL;
-    return held != NULL ? held + first * chain->width : NULL;
+    float *held = store->device != NULL ? store->device : gpu->info.host_memory ? store->memory : NULL;
+    return held != NULL ? held + first * store->width : NULL;
 }
 
-void chain_place(const struct chain *chain, int64_t first, struct tensor *rows, const struct gpu *gpu)
+void activations_place(const struct activations *store, int64_t first, struct tensor *rows, const struct gpu *gpu)
 {
-    float *place = in_place(chain, first, gpu);
+    float *place = in_place(store, first, gpu);
 
     rows->data = place != NULL ? place : rows->data;
 }
 
-int chain_open(struct chain *chain, enum chain_side side, int64_t first, struct tensor *rows, const struct gpu *gpu,
-               struct gpu_stream *stream)
+int activations_open(struct activations *store, enum activations_side side, int64_t first, struct tensor *rows,
+                     const struct gpu *gpu, struct gpu_stream *stream)
 {
-    if (in_place(chain, first, gpu) != NULL) {
-        chain_place(chain, first, rows, gpu);
+    if (in_place(store, first, gpu) != NULL) {
+        activations_place(store, first, rows, gpu);
         return 0;
     }
-    return chain_read(chain, side, first, rows, gpu, stream);
+    return activations_read(store, side, first, rows, gpu, stream);
 }
 
-int chain_read(struct chain *chain, enum chain_side side, int64_t first, const struct tensor *to, const struct gpu *gpu,
-               struct gpu_stream *stream)
+int activations_read(struct activations *store, enum activations_side side, int64_t first, const struct tensor *to,
+                     const struct gpu *gpu, struct gpu_stream *stream)
 {
     size_t bytes = tensor_bytes(to);
-    size_t offset = (size_t)first * (size_t)chain->width * sizeof(float);
+    size_t offset = (size_t)first * (size_t)store->width * sizeof(float);
 
-    if (chain->device != NULL) {
-        struct tensor from = device_view(chain, first, to);
+    if (store->device != NULL) {
+        struct tensor from = device_view(store, first, to);
         return gpu->ops->convert(stream, to, &from);
     }
-    if (chain->memory != NULL) {
-        return gpu->ops->upload(stream, to->data, (const char *)chain->memory + offset, bytes);
+    if (store->memory != NULL) {
+        return gpu->ops->upload(stream, to->data, (const char *)store->memory + offset, bytes);
     }
-    int fd = side == CHAIN_IN ? chain->in : chain->out;
-    int rc = bounce_reserve(chain, bytes);
+    int fd = side == ACTIVATIONS_IN ? store->in : store->out;
+    int rc = bounce_reserve(store, bytes);
     if (rc == 0) {
-        rc = fs_pread_full(fd, chain->bounce, bytes, (int64_t)offset);
+        rc = fs_pread_full(fd, store->bounce, bytes, (int64_t)offset);
     }
     if (rc == 0) {
-        rc = gpu->ops->upload(stream, to->data, chain->bounce, bytes);
+        rc = gpu->ops->upload(stream, to->data, store->bounce, bytes);
     }
-    return rc != 0 ? err_pass(rc, "read %s rows at %lld", chain->name, (long long)first) : 0;
+    return rc != 0 ? err_pass(rc, "read %s rows at %lld", store->name, (long long)first) : 0;
 }
 
-int chain_write(struct chain *chain, int64_t first, const struct tensor *from, const struct gpu *gpu,
-                struct gpu_stream *stream)
+int activations_write(struct activations *store, int64_t first, const struct tensor *from, const struct gpu *gpu,
+                      struct gpu_stream *stream)
 {
     size_t bytes = tensor_bytes(from);
-    size_t offset = (size_t)first * (size_t)chain->width * sizeof(float);
+    size_t offset = (size_t)first * (size_t)store->width * sizeof(float);
 
-    if (from->data == in_place(chain, first, gpu)) {
+    if (from->data == in_place(store, first, gpu)) {
         return 0;
     }
-    if (chain->device != NULL) {
-        struct tensor to = device_view(chain, first, from);
+    if (store->device != NULL) {
+        struct tensor to = device_view(store, first, from);
         return gpu->ops->convert(stream, &to, from);
     }
-    if (chain->memory != NULL) {
-        return gpu->ops->download(stream, (char *)chain->memory + offset, from->data, bytes);
+    if (store->memory != NULL) {
+        return gpu->ops->download(stream, (char *)store->memory + offset, from->data, bytes);
     }
-    int rc = bounce_reserve(chain, bytes);
+    int rc = bounce_reserve(store, bytes);
     if (rc == 0) {
-        rc = gpu->ops->download(stream, chain->bounce, from->data, bytes);
+        rc = gpu->ops->download(stream, store->bounce, from->data, bytes);
     }
     if (rc == 0) {
-        rc = fs_pwrite_full(chain->out, chain->bounce, bytes, (int64_t)offset);
+        rc = fs_pwrite_full(store->out, store->bounce, bytes, (int64_t)offset);
     }
-    return rc != 0 ? err_pass(rc, "write %s rows at %lld", chain->name, (long long)first) : 0;
+    return rc != 0 ? err_pass(rc, "write %s rows at %lld", store->name, (long long)first) : 0;
 }
 
-/* Bytes [at, at + size) of a chain in memory, on the host. */
-static int memory_piece(struct chain *chain, size_t at, size_t size, const void **piece)
+/* Bytes [at, at + size) of a store in memory, on the host. */
+static int memory_piece(struct activations *store, size_t at, size_t size, const void **piece)
 {
-    if (chain->memory != NULL) {
-        *piece = (const char *)chain->memory + at;
+    if (store->memory != NULL) {
+        *piece = (const char *)store->memory + at;
         return 0;
     }
-    *piece = chain->bounce;
-    return chain->budget->gpu->ops->download(chain->budget->stream, chain->bounce, (const char *)chain->device + at,
+    *piece = store->bounce;
+    return store->budget->gpu->ops->download(store->budget->stream, store->bounce, (const char *)store->device + at,
                                              size);
 }
 
-static int write_pieces(struct chain *chain, int fd, struct digest *digest)
+static int write_pieces(struct activations *store, int fd, struct digest *digest)
 {
-    int rc = chain->device != NULL ? bounce_reserve(chain, CHAIN_PIECE) : 0;
+    int rc = store->device != NULL ? bounce_reserve(store, ACTIVATIONS_PIECE) : 0;
 
-    for (size_t at = 0; rc == 0 && at < chain->bytes; at += CHAIN_PIECE) {
-        size_t size = chain->bytes - at < CHAIN_PIECE ? chain->bytes - at : CHAIN_PIECE;
+    for (size_t at = 0; rc == 0 && at < store->bytes; at += ACTIVATIONS_PIECE) {
+        size_t size = store->bytes - at < ACTIVATIONS_PIECE ? store->bytes - at : ACTIVATIONS_PIECE;
         const void *piece;
-        rc = memory_piece(chain, at, size, &piece);
+        rc = memory_piece(store, at, size, &piece);
         if (rc == 0) {
             digest_update(digest, piece, size);
             rc = fs_pwrite_full(fd, piece, size, (int64_t)at);
@@ -270,7 +275,7 @@ static int write_pieces(struct chain *chain, int fd, struct digest *digest)
     return rc;
 }
 
-static int write_memory(struct chain *chain, const char *path, char sha256[DIGEST_HEX_SIZE])
+static int write_memory(struct activations *store, const char *path, char sha256[DIGEST_HEX_SIZE])
 {
     struct digest *digest = digest_new();
     if (digest == NULL) {
@@ -282,7 +287,7 @@ static int write_memory(struct chain *chain, const char *path, char sha256[DIGES
         digest_free(digest);
         return err_raise_errno(saved, "cannot create %s", path);
     }
-    int rc = write_pieces(chain, fd, digest);
+    int rc = write_pieces(store, fd, digest);
     rc = rc != 0 ? rc : fs_sync(fd);
     close(fd);
     if (rc != 0) {
@@ -293,7 +298,7 @@ static int write_memory(struct chain *chain, const char *path, char sha256[DIGES
     return 0;
 }
 
-int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[DIGEST_HEX_SIZE])
+int activations_commit(struct activations *store, int64_t block, char file[64], char sha256[DIGEST_HEX_SIZE])
 {
     char work[64];
     char from[600];
@@ -301,74 +306,74 @@ int chain_commit(struct chain *chain, int64_t block, char file[64], char sha256[
     int64_t size;
     int rc;
 
-    snprintf(work, sizeof(work), "%s.out.tmp", chain->name);
-    snprintf(file, 64, "%s-%05lld.act", chain->name, (long long)block);
-    if ((rc = chain_path(chain, work, from, sizeof(from))) != 0 ||
-        (rc = chain_path(chain, file, to, sizeof(to))) != 0) {
+    snprintf(work, sizeof(work), "%s.out.tmp", store->name);
+    snprintf(file, 64, "%s-%05lld.act", store->name, (long long)block);
+    if ((rc = activations_path(store, work, from, sizeof(from))) != 0 ||
+        (rc = activations_path(store, file, to, sizeof(to))) != 0) {
         return rc;
     }
-    if (!on_disk(chain)) {
-        rc = write_memory(chain, from, sha256);
+    if (!on_disk(store)) {
+        rc = write_memory(store, from, sha256);
     } else {
-        rc = digest_file(chain->out, sha256, &size);
-        rc = rc == 0 ? fs_sync(chain->out) : rc;
+        rc = digest_file(store->out, sha256, &size);
+        rc = rc == 0 ? fs_sync(store->out) : rc;
     }
     if (rc != 0) {
-        return err_pass(rc, "save %s after block %lld", chain->name, (long long)block);
+        return err_pass(rc, "save %s after block %lld", store->name, (long long)block);
     }
     if (rename(from, to) != 0) {
         return err_raise_errno(errno, "cannot rename to %s", to);
     }
-    if ((rc = fs_sync_dir(chain->directory)) != 0) {
+    if ((rc = fs_sync_dir(store->directory)) != 0) {
         return rc;
     }
-    if (on_disk(chain)) {
-        if (chain->in >= 0) {
-            close(chain->in);
+    if (on_disk(store)) {
+        if (store->in >= 0) {
+            close(store->in);
         }
-        chain->in = chain->out;
-        chain->out = -1;
-        return open_work_file(chain, "out", &chain->out);
+        store->in = store->out;
+        store->out = -1;
+        return open_work_file(store, "out", &store->out);
     }
     return 0;
 }
 
-int chain_turn(struct chain *chain)
+int activations_turn(struct activations *store)
 {
-    if (!on_disk(chain)) {
+    if (!on_disk(store)) {
         return 0;
     }
-    if (chain->in >= 0) {
-        close(chain->in);
+    if (store->in >= 0) {
+        close(store->in);
     }
-    chain->in = chain->out; /* lives on without a name for as long as its descriptor */
-    chain->out = -1;
-    remove_work_file(chain, "out");
-    return open_work_file(chain, "out", &chain->out);
+    store->in = store->out; /* lives on without a name for as long as its descriptor */
+    store->out = -1;
+    remove_work_file(store, "out");
+    return open_work_file(store, "out", &store->out);
 }
 
 /* Read the file in pieces into memory (when kept there), hashing on the way. */
-static int load_and_hash(struct chain *chain, int fd, char sha256[DIGEST_HEX_SIZE])
+static int load_and_hash(struct activations *store, int fd, char sha256[DIGEST_HEX_SIZE])
 {
-    size_t piece = CHAIN_PIECE;
+    size_t piece = ACTIVATIONS_PIECE;
     struct digest *digest = digest_new();
-    int rc = bounce_reserve(chain, piece);
+    int rc = bounce_reserve(store, piece);
 
     if (digest == NULL || rc != 0) {
         digest_free(digest);
         return rc != 0 ? rc : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
-    for (size_t done = 0; rc == 0 && done < chain->bytes; done += piece) {
-        if (piece > chain->bytes - done) {
-            piece = chain->bytes - done;
+    for (size_t done = 0; rc == 0 && done < store->bytes; done += piece) {
+        if (piece > store->bytes - done) {
+            piece = store->bytes - done;
         }
-        char *into = chain->memory != NULL ? (char *)chain->memory + done : (char *)chain->bounce;
+        char *into = store->memory != NULL ? (char *)store->memory + done : (char *)store->bounce;
         rc = fs_pread_full(fd, into, piece, (int64_t)done);
         if (rc == 0) {
             digest_update(digest, into, piece);
         }
-        if (rc == 0 && chain->device != NULL) {
-            rc = chain->budget->gpu->ops->upload(chain->budget->stream, (char *)chain->device + done, into, piece);
+        if (rc == 0 && store->device != NULL) {
+            rc = store->budget->gpu->ops->upload(store->budget->stream, (char *)store->device + done, into, piece);
         }
     }
     if (rc != 0) {
@@ -379,12 +384,12 @@ static int load_and_hash(struct chain *chain, int fd, char sha256[DIGEST_HEX_SIZ
     return 0;
 }
 
-int chain_load(struct chain *chain, const char *file, const char *sha256)
+int activations_load(struct activations *store, const char *file, const char *sha256)
 {
     char path[600];
     char found[DIGEST_HEX_SIZE];
 
-    int rc = chain_path(chain, file, path, sizeof(path));
+    int rc = activations_path(store, file, path, sizeof(path));
     if (rc != 0) {
         return rc;
     }
@@ -393,32 +398,32 @@ int chain_load(struct chain *chain, const char *file, const char *sha256)
         return errno == ENOENT ? err_raise(ERR_NOT_FOUND, "checkpoint file %s is missing", file)
                                : err_raise_errno(errno, "cannot open checkpoint file %s", file);
     }
-    rc = load_and_hash(chain, fd, found);
+    rc = load_and_hash(store, fd, found);
     if (rc == 0 && strcmp(found, sha256) != 0) {
         rc = err_raise(ERR_SOURCE_CORRUPT, "checkpoint file %s does not have its digest", file);
     }
-    if (rc != 0 || !on_disk(chain)) {
+    if (rc != 0 || !on_disk(store)) {
         close(fd);
         return rc;
     }
-    if (chain->in >= 0) {
-        close(chain->in);
+    if (store->in >= 0) {
+        close(store->in);
     }
-    chain->in = fd;
+    store->in = fd;
     return 0;
 }
 
-int chain_sweep(struct chain *chain, const char *keep)
+int activations_sweep(struct activations *store, const char *keep)
 {
-    size_t stem = strlen(chain->name);
-    DIR *directory = opendir(chain->directory);
+    size_t stem = strlen(store->name);
+    DIR *directory = opendir(store->directory);
 
     if (directory == NULL) {
-        return err_raise_errno(errno, "cannot list %s", chain->directory);
+        return err_raise_errno(errno, "cannot list %s", store->directory);
     }
     for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
         size_t length = strlen(entry->d_name);
-        bool ours = length > stem + 5 && strncmp(entry->d_name, chain->name, stem) == 0 && entry->d_name[stem] == '-' &&
+        bool ours = length > stem + 5 && strncmp(entry->d_name, store->name, stem) == 0 && entry->d_name[stem] == '-' &&
                     strcmp(entry->d_name + length - 4, ".act") == 0;
         if (ours && (keep == NULL || strcmp(entry->d_name, keep) != 0)) {
             (void)unlinkat(dirfd(directory), entry->d_name, 0);

@@ -9,11 +9,15 @@
  * Each linear sees inputs that the already quantized ones before it made, and every product is computed once. Where a
  * method takes its targets from the float model, the reference path (reference.c) keeps step with these passes. */
 
-#include "pipeline/run.h"
+#include "pipeline/block_pass.h"
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "pipeline/cache_scales.h"
+#include "pipeline/reference.h"
 #include "pipeline/report.h"
+#include "pipeline/solve.h"
+#include "pipeline/static_inputs.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -33,8 +37,8 @@ static int observe(struct run *run, struct layer_stats *stats, const struct tens
     double mark = clock_monotonic_seconds();
     int rc = stats_add(stats, run->p->gpu, run->stream, x);
     double n = (double)stats->columns;
-    run_charge(run, PHASE_STATISTICS, &mark,
-               (stats->flags & STATS_HESSIAN) != 0 ? (double)x->shape[0] * n * (n + 1) : 0);
+    run_add_time(run, PHASE_STATISTICS, &mark,
+                 (stats->flags & STATS_HESSIAN) != 0 ? (double)x->shape[0] * n * (n + 1) : 0);
     return rc;
 }
 
@@ -43,9 +47,9 @@ static int observe(struct run *run, struct layer_stats *stats, const struct tens
 static int pass_attention(struct run *run, struct block *block, struct batch *b, struct tensor *in)
 {
     double mark = clock_monotonic_seconds();
-    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    int rc = activations_open(run->hidden, ACTIVATIONS_IN, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
-    run_charge(run, PHASE_FORWARD, &mark, 0);
+    run_add_time(run, PHASE_FORWARD, &mark, 0);
     *in = b->in;
     return rc;
 }
@@ -54,18 +58,18 @@ static int pass_output(struct run *run, struct block *block, struct batch *b, st
 {
     double mark = clock_monotonic_seconds();
     const struct model_config *c = run->config;
-    struct tensor out = flow_wide(&run->calibration, b, c->num_heads * c->head_dim);
+    struct tensor out = microbatches_wide(&run->calibration, b, c->num_heads * c->head_dim);
     double length = (double)run->calibration.set->length;
 
-    chain_place(run->attention, b->first, &out, run->p->gpu);
-    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    activations_place(run->attention, b->first, &out, run->p->gpu);
+    int rc = activations_open(run->hidden, ACTIVATIONS_IN, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
     rc = rc != 0 ? rc : block_attention(block, b->scratch, &b->in, &out);
-    rc = rc != 0 ? rc : chain_write(run->attention, b->first, &out, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : activations_write(run->attention, b->first, &out, run->p->gpu, run->stream);
     double flops = linear_flops(run, LINEAR_Q, b->rows) + linear_flops(run, LINEAR_K, b->rows) +
                    linear_flops(run, LINEAR_V, b->rows) +
                    2.0 * (double)b->rows * length * (double)(c->num_heads * c->head_dim);
-    run_charge(run, PHASE_FORWARD, &mark, flops);
+    run_add_time(run, PHASE_FORWARD, &mark, flops);
     *in = out;
     return rc;
 }
@@ -73,14 +77,14 @@ static int pass_output(struct run *run, struct block *block, struct batch *b, st
 static int pass_mlp(struct run *run, struct block *block, struct batch *b, struct tensor *in)
 {
     double mark = clock_monotonic_seconds();
-    struct tensor out = flow_wide(&run->calibration, b, run->config->num_heads * run->config->head_dim);
+    struct tensor out = microbatches_wide(&run->calibration, b, run->config->num_heads * run->config->head_dim);
 
-    int rc = chain_open(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
-    rc = rc != 0 ? rc : chain_open(run->attention, CHAIN_OUT, b->first, &out, run->p->gpu, run->stream);
+    int rc = activations_open(run->hidden, ACTIVATIONS_IN, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : activations_open(run->attention, ACTIVATIONS_OUT, b->first, &out, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_attention_output(block, b->scratch, &out, &b->x);
-    rc = rc != 0 ? rc : chain_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : activations_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
-    run_charge(run, PHASE_FORWARD, &mark, linear_flops(run, LINEAR_O, b->rows));
+    run_add_time(run, PHASE_FORWARD, &mark, linear_flops(run, LINEAR_O, b->rows));
     *in = b->in;
     return rc;
 }
@@ -88,15 +92,15 @@ static int pass_mlp(struct run *run, struct block *block, struct batch *b, struc
 static int pass_down(struct run *run, struct block *block, struct batch *b, struct tensor *in)
 {
     double mark = clock_monotonic_seconds();
-    struct tensor act = flow_wide(&run->calibration, b, run->config->intermediate_size);
+    struct tensor act = microbatches_wide(&run->calibration, b, run->config->intermediate_size);
 
-    chain_place(run->mlp, b->first, &act, run->p->gpu);
-    int rc = chain_open(run->hidden, CHAIN_OUT, b->first, &b->x, run->p->gpu, run->stream);
+    activations_place(run->mlp, b->first, &act, run->p->gpu);
+    int rc = activations_open(run->hidden, ACTIVATIONS_OUT, b->first, &b->x, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
     rc = rc != 0 ? rc : block_mlp(block, b->scratch, &b->in, &act);
-    rc = rc != 0 ? rc : chain_write(run->mlp, b->first, &act, run->p->gpu, run->stream);
-    run_charge(run, PHASE_FORWARD, &mark,
-               linear_flops(run, LINEAR_GATE, b->rows) + linear_flops(run, LINEAR_UP, b->rows));
+    rc = rc != 0 ? rc : activations_write(run->mlp, b->first, &act, run->p->gpu, run->stream);
+    run_add_time(run, PHASE_FORWARD, &mark,
+                 linear_flops(run, LINEAR_GATE, b->rows) + linear_flops(run, LINEAR_UP, b->rows));
     *in = act;
     return rc;
 }
@@ -104,13 +108,13 @@ static int pass_down(struct run *run, struct block *block, struct batch *b, stru
 static int pass_end(struct run *run, struct block *block, struct batch *b)
 {
     double mark = clock_monotonic_seconds();
-    struct tensor act = flow_wide(&run->calibration, b, run->config->intermediate_size);
+    struct tensor act = microbatches_wide(&run->calibration, b, run->config->intermediate_size);
 
-    int rc = chain_open(run->hidden, CHAIN_OUT, b->first, &b->x, run->p->gpu, run->stream);
-    rc = rc != 0 ? rc : chain_open(run->mlp, CHAIN_OUT, b->first, &act, run->p->gpu, run->stream);
+    int rc = activations_open(run->hidden, ACTIVATIONS_OUT, b->first, &b->x, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : activations_open(run->mlp, ACTIVATIONS_OUT, b->first, &act, run->p->gpu, run->stream);
     rc = rc != 0 ? rc : block_mlp_output(block, b->scratch, &act, &b->x);
-    rc = rc != 0 ? rc : chain_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
-    run_charge(run, PHASE_FORWARD, &mark, linear_flops(run, LINEAR_DOWN, b->rows));
+    rc = rc != 0 ? rc : activations_write(run->hidden, b->first, &b->x, run->p->gpu, run->stream);
+    run_add_time(run, PHASE_FORWARD, &mark, linear_flops(run, LINEAR_DOWN, b->rows));
     return rc;
 }
 
@@ -125,18 +129,18 @@ static const site_pass site_passes[SITE_COUNT] = {
 /* All micro-batches of the calibration set through one site; stats NULL = nobody looks. */
 static int site_gather(struct run *run, struct block *block, enum site site, struct layer_stats *stats)
 {
-    int64_t batches = flow_batches(&run->calibration);
+    int64_t batches = microbatches_count(&run->calibration);
     const struct block reference = reference_block(run, block);
     int rc = 0;
 
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
-        struct batch b = flow_batch(&run->calibration, i);
+        struct batch b = microbatches_at(&run->calibration, i);
         struct tensor in = {0};
         double share = ((double)site + 0.5 * (double)i / (double)batches) / (double)SITE_COUNT;
         rc = run_tick(run, share, "calibrating");
         rc = rc != 0 ? rc : site_passes[site](run, block, &b, &in);
         rc = rc != 0 || stats == NULL ? rc : observe(run, stats, &in);
-        if (rc == 0 && run->reference_hidden != NULL) {
+        if (rc == 0 && run->reference.hidden != NULL) {
             rc = reference_pass(run, &reference, site, i, &b, &in, stats);
         }
     }
@@ -144,11 +148,12 @@ static int site_gather(struct run *run, struct block *block, enum site site, str
     if (rc == 0 && stats != NULL) {
         rc = stats_finish(stats, run->p->gpu, run->stream);
     }
-    run_charge(run, PHASE_STATISTICS, &mark, 0);
+    run_add_time(run, PHASE_STATISTICS, &mark, 0);
     return rc;
 }
 
-unsigned site_wants(struct run *run, enum site site)
+/* What a site needs of its statistics (STATS_*) to be solved; 0 when nothing of it is. */
+static unsigned site_needs(struct run *run, enum site site)
 {
     unsigned wants = 0;
     struct qscheme scheme;
@@ -162,8 +167,9 @@ unsigned site_wants(struct run *run, enum site site)
                                                              : STATS_RANGE;
             /* The Hessian is what output error is measured with, so every method gets it when there are inputs. */
             wants |= quantizer_stats(solver->quantizer, solver->params) | STATS_HESSIAN | ranges;
-            if (run->reference_hidden != NULL &&
-                recipe_stage_has_targets(solver, run->reference.set->sequences * run->reference.set->length,
+            if (run->reference.hidden != NULL &&
+                recipe_stage_has_targets(solver,
+                                         run->reference.batches.set->sequences * run->reference.batches.set->length,
                                          block_site_columns(run->config, site))) {
                 wants |= STATS_TARGET;
             }
@@ -172,12 +178,12 @@ unsigned site_wants(struct run *run, enum site site)
     return wants;
 }
 
-static int site_run(struct run *run, struct block *block, enum site site, struct block_items *items,
+static int site_run(struct run *run, struct block *block, enum site site, struct block_outputs *outputs,
                     struct report_rows *rows)
 {
     struct layer_stats stats = {0};
     bool calibrated = run->calibration.set != NULL;
-    unsigned wants = site_wants(run, site);
+    unsigned wants = site_needs(run, site);
     int rc = 0;
 
     if (calibrated && wants != 0) {
@@ -192,7 +198,7 @@ static int site_run(struct run *run, struct block *block, enum site site, struct
         rc = site_gather(run, block, site, wants != 0 ? &stats : NULL);
     }
     if (rc == 0 && wants != 0) {
-        rc = site_solve(run, block, site, calibrated ? &stats : NULL, items, rows);
+        rc = site_solve(run, block, site, calibrated ? &stats : NULL, outputs, rows);
     }
     stats_deinit(&stats, run->p->gpu);
     return rc;
@@ -207,14 +213,14 @@ static void release_passed(struct run *run, enum site site)
     }
 }
 
-int sites_solve(struct run *run, struct block *block, struct block_items *items, struct report_rows *rows)
+int sites_solve(struct run *run, struct block *block, struct block_outputs *outputs, struct report_rows *rows)
 {
     int rc = 0;
 
     for (int site = 0; rc == 0 && site < SITE_COUNT; site++) {
-        rc = site_run(run, block, (enum site)site, items, rows);
+        rc = site_run(run, block, (enum site)site, outputs, rows);
         release_passed(run, (enum site)site);
-        rc = rc != 0 || site != SITE_ATTENTION ? rc : site_cache(run, block, items);
+        rc = rc != 0 || site != SITE_ATTENTION ? rc : site_cache(run, block, outputs);
     }
     for (int site = 0; site < SITE_COUNT; site++) { /* what a failure left */
         reference_release(run, (enum site)site);
@@ -223,8 +229,8 @@ int sites_solve(struct run *run, struct block *block, struct block_items *items,
     if (rc != 0 || run->calibration.set == NULL || last) {
         return rc;
     }
-    for (int64_t i = 0; rc == 0 && i < flow_batches(&run->calibration); i++) {
-        struct batch b = flow_batch(&run->calibration, i);
+    for (int64_t i = 0; rc == 0 && i < microbatches_count(&run->calibration); i++) {
+        struct batch b = microbatches_at(&run->calibration, i);
         rc = run_tick(run, 1.0, "calibrating");
         rc = rc != 0 ? rc : pass_end(run, block, &b);
     }

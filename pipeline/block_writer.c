@@ -2,9 +2,8 @@
  * are packed, written, synced and hashed. One block at a time, by a thread that lives as long as that takes. The rows
  * that make the file count are the run's business (checkpoint.c). */
 
-#include "pipeline/run.h"
+#include "pipeline/block_writer.h"
 
-#include "base/digest.h"
 #include "base/err.h"
 #include "base/fs.h"
 
@@ -13,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct results {
+struct block_writer {
     const struct gpu *gpu;
     struct gpu_stream *stream;
-    struct block_items items;
+    struct block_outputs outputs;
     char path[600], sha256[DIGEST_HEX_SIZE];
     bool open, threaded; /* a block is under way; by a thread */
     pthread_t thread;
@@ -25,50 +24,59 @@ struct results {
     struct err_record error;
 };
 
-int results_new(const struct gpu *gpu, struct results **out)
+void block_outputs_deinit(struct block_outputs *outputs, const struct gpu *gpu)
 {
-    struct results *results = calloc(1, sizeof(*results));
+    for (int i = 0; i < outputs->count; i++) {
+        qtensor_deinit(&outputs->list[i]);
+        gpu_tensor_free(gpu, &outputs->codes[i]);
+    }
+    outputs->count = 0;
+}
 
-    if (results == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for results");
+int block_writer_new(const struct gpu *gpu, struct block_writer **out)
+{
+    struct block_writer *writer = calloc(1, sizeof(*writer));
+
+    if (writer == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for writer");
     }
-    int rc = gpu->ops->stream_new(gpu->device, &results->stream);
+    int rc = gpu->ops->stream_new(gpu->device, &writer->stream);
     if (rc != 0) {
-        free(results);
-        return err_pass(rc, "a stream for results");
+        free(writer);
+        return err_pass(rc, "a stream for writer");
     }
-    results->gpu = gpu;
-    *out = results;
+    writer->gpu = gpu;
+    *out = writer;
     return 0;
 }
 
-static void join(struct results *results)
+static void join(struct block_writer *writer)
 {
-    if (results->open && results->threaded) {
-        (void)pthread_join(results->thread, NULL);
+    if (writer->open && writer->threaded) {
+        (void)pthread_join(writer->thread, NULL);
     }
-    results->open = false;
+    writer->open = false;
 }
 
-void results_free(struct results *results)
+void block_writer_free(struct block_writer *writer)
 {
-    if (results != NULL) {
-        join(results); /* whatever became of it: nobody asks, and what ended the run is the caller's error */
-        results->gpu->ops->stream_free(results->stream);
-        free(results);
+    if (writer != NULL) {
+        join(writer); /* whatever became of it: nobody asks, and what ended the run is the caller's error */
+        writer->gpu->ops->stream_free(writer->stream);
+        free(writer);
     }
 }
 
-static int bring_codes(struct results *results)
+static int bring_codes(struct block_writer *writer)
 {
-    const struct gpu *gpu = results->gpu;
-    struct block_items *items = &results->items;
+    const struct gpu *gpu = writer->gpu;
+    struct block_outputs *outputs = &writer->outputs;
     int rc = 0;
 
-    for (int i = 0; i < items->count; i++) {
-        struct tensor *codes = &items->codes[i];
+    for (int i = 0; i < outputs->count; i++) {
+        struct tensor *codes = &outputs->codes[i];
         if (rc == 0 && codes->data != NULL) {
-            rc = gpu->ops->download(results->stream, items->list[i].codes, codes->data, tensor_bytes(codes));
+            rc = gpu->ops->download(writer->stream, outputs->list[i].codes, codes->data, tensor_bytes(codes));
         }
         gpu_tensor_free(gpu, codes);
     }
@@ -77,50 +85,51 @@ static int bring_codes(struct results *results)
 
 static void *save(void *data)
 {
-    struct results *results = data;
+    struct block_writer *writer = data;
 
-    int rc = bring_codes(results);
-    rc = rc != 0 ? rc : qtensor_save(results->path, results->items.list, results->items.count, results->sha256);
-    results->rc = rc;
-    err_take(&results->error);
-    block_items_deinit(&results->items, results->gpu);
-    atomic_store(&results->ready, true);
+    int rc = bring_codes(writer);
+    rc = rc != 0 ? rc : qtensor_save(writer->path, writer->outputs.list, writer->outputs.count, writer->sha256);
+    writer->rc = rc;
+    err_take(&writer->error);
+    block_outputs_deinit(&writer->outputs, writer->gpu);
+    atomic_store(&writer->ready, true);
     return NULL;
 }
 
-int results_start(struct results *results, const char *path, struct gpu_stream *maker, struct block_items *items)
+int block_writer_start(struct block_writer *writer, const char *path, struct gpu_stream *maker,
+                       struct block_outputs *outputs)
 {
-    int rc = fs_path(results->path, sizeof(results->path), "%s", path);
+    int rc = fs_path(writer->path, sizeof(writer->path), "%s", path);
 
-    rc = rc != 0 ? rc : results->gpu->ops->stream_follow(results->stream, maker);
+    rc = rc != 0 ? rc : writer->gpu->ops->stream_follow(writer->stream, maker);
     if (rc != 0) {
         return rc;
     }
-    results->items = *items;
-    *items = (struct block_items){.count = 0};
-    results->open = true;
-    atomic_store(&results->ready, false);
-    results->threaded = pthread_create(&results->thread, NULL, save, results) == 0;
-    if (!results->threaded) {
-        (void)save(results);
+    writer->outputs = *outputs;
+    *outputs = (struct block_outputs){.count = 0};
+    writer->open = true;
+    atomic_store(&writer->ready, false);
+    writer->threaded = pthread_create(&writer->thread, NULL, save, writer) == 0;
+    if (!writer->threaded) {
+        (void)save(writer);
     }
     return 0;
 }
 
-bool results_ready(const struct results *results)
+bool block_writer_ready(const struct block_writer *writer)
 {
-    return results->open && atomic_load(&results->ready);
+    return writer->open && atomic_load(&writer->ready);
 }
 
-int results_wait(struct results *results, char sha256[DIGEST_HEX_SIZE])
+int block_writer_wait(struct block_writer *writer, char sha256[DIGEST_HEX_SIZE])
 {
-    if (!results->open) {
+    if (!writer->open) {
         return 0;
     }
-    join(results);
-    memcpy(sha256, results->sha256, DIGEST_HEX_SIZE);
-    if (results->rc != 0) {
-        err_restore(&results->error);
+    join(writer);
+    memcpy(sha256, writer->sha256, DIGEST_HEX_SIZE);
+    if (writer->rc != 0) {
+        err_restore(&writer->error);
     }
-    return results->rc;
+    return writer->rc;
 }

@@ -3,7 +3,7 @@
  * Scales are measured behind the solved q, k and v, on the keys and values that the artifact's user will have, and from
  * then on the block reads both through the cache: what is solved and evaluated behind them sees its error. */
 
-#include "pipeline/run.h"
+#include "pipeline/cache_scales.h"
 
 #include "base/err.h"
 #include "base/ids.h"
@@ -12,17 +12,17 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Input i of the attention, in the flow's scratch. */
+/* Input i of the attention, in the micro-batches' scratch. */
 static int attention_input(struct run *run, const struct block *block, int64_t i, struct batch *b)
 {
-    *b = flow_batch(&run->calibration, i);
-    int rc = chain_read(run->hidden, CHAIN_IN, b->first, &b->x, run->p->gpu, run->stream);
+    *b = microbatches_at(&run->calibration, i);
+    int rc = activations_read(run->hidden, ACTIVATIONS_IN, b->first, &b->x, run->p->gpu, run->stream);
     return rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
 }
 
 static int gather(struct run *run, const struct block *block, struct cache_ranges *ranges)
 {
-    int64_t batches = flow_batches(&run->calibration);
+    int64_t batches = microbatches_count(&run->calibration);
     int rc = 0;
 
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
@@ -38,21 +38,21 @@ static int gather(struct run *run, const struct block *block, struct cache_range
 
 /* A float tensor of the attention that holds scales. */
 static int keep_scales(struct run *run, const char *tensor, const float *scales, int64_t count, enum dtype dtype,
-                       struct block_items *items)
+                       struct block_outputs *outputs)
 {
     const struct qscheme scheme = {
         .kind = QTENSOR_DENSE, .bits = dtype_rows[dtype].bytes * 8, .group_size = 1, .scale_dtype = dtype};
     char name[128];
 
     snprintf(name, sizeof(name), "model.layers.%lld.self_attn.%s", (long long)run->block_index, tensor);
-    int rc = qtensor_new(name, &scheme, count, 1, &items->list[items->count]);
+    int rc = qtensor_new(name, &scheme, count, 1, &outputs->list[outputs->count]);
     if (rc == 0) {
-        memcpy(items->list[items->count++].tables, scales, (size_t)count * sizeof(*scales));
+        memcpy(outputs->list[outputs->count++].tables, scales, (size_t)count * sizeof(*scales));
     }
     return rc;
 }
 
-int site_cache(struct run *run, struct block *block, struct block_items *items)
+int site_cache(struct run *run, struct block *block, struct block_outputs *outputs)
 {
     const struct cache_scheme *scheme = &run->p->recipe->cache;
     const struct gpu *gpu = run->p->gpu;
@@ -68,12 +68,12 @@ int site_cache(struct run *run, struct block *block, struct block_items *items)
     rc = rc != 0 ? rc : gather(run, block, &ranges);
     rc = rc != 0 ? rc : cache_scales_make(&ranges, run->config, scheme, dtype, gpu, run->stream, &scales);
     rc = rc != 0 ? rc : cache_place(block, scheme, &scales, gpu, run->stream);
-    rc = rc != 0 ? rc : keep_scales(run, "k_scale", scales.keys, scales.count, dtype, items);
-    rc = rc != 0 ? rc : keep_scales(run, "v_scale", scales.values, scales.count, dtype, items);
+    rc = rc != 0 ? rc : keep_scales(run, "k_scale", scales.keys, scales.count, dtype, outputs);
+    rc = rc != 0 ? rc : keep_scales(run, "v_scale", scales.values, scales.count, dtype, outputs);
     cache_scales_deinit(&run->cache);
     run->cache = scales;
     cache_ranges_deinit(&ranges, gpu);
-    run_charge(run, PHASE_STATISTICS, &mark, 0);
+    run_add_time(run, PHASE_STATISTICS, &mark, 0);
     return rc != 0 ? err_pass(rc, "cache of block %lld", (long long)run->block_index) : 0;
 }
 
@@ -117,7 +117,7 @@ int sites_analyse(struct run *run, struct block *block)
         .weight_dtype = model_dtype(run->p->model),
         .site = SITE_ATTENTION,
         .block = block,
-        .batches = run->calibration.set != NULL ? flow_batches(&run->calibration) : 0,
+        .batches = run->calibration.set != NULL ? microbatches_count(&run->calibration) : 0,
         .input = analysis_input,
         .input_data = &data,
         .scheme = analysis_scheme,
@@ -130,6 +130,6 @@ int sites_analyse(struct run *run, struct block *block)
         return 0;
     }
     int rc = stage->quantizer->analyse(&context, &run->analysis);
-    run_charge(run, PHASE_MEASURE, &mark, 0);
+    run_add_time(run, PHASE_MEASURE, &mark, 0);
     return rc != 0 ? err_pass(rc, "analysis of block %lld", (long long)run->block_index) : 0;
 }

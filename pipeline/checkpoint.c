@@ -1,11 +1,10 @@
-/* What a run leaves on disk between blocks, and how another goes on from it.
- *
- * A block's results go to disk while the next one computes, and are committed as soon as they are there. Its chains are
- * written only when that costs little beside the time since they were last written: on a fast device with many tokens
- * they are far larger than the results, and a disk would set the pace. A resume therefore goes back to the last block
- * with chains and runs the blocks behind it again, which ends in the same bytes, without committing them twice. */
+/* A block's outputs go to disk while the next one computes, and are committed as soon as they are there. Activations
+ * are written only when that costs little next to the time since they were last written: on a fast device with many
+ * tokens they are far larger than the outputs, and a disk would set the pace. A resume therefore goes back to the last
+ * block with activations and runs the blocks after it again, which ends in the same bytes, without committing them
+ * twice. */
 
-#include "pipeline/run.h"
+#include "pipeline/checkpoint.h"
 
 #include "base/err.h"
 #include "base/fs.h"
@@ -15,25 +14,52 @@
 #include <string.h>
 
 /* Writing, hashing and syncing together; slower disks only make the share larger. */
-#define CHAIN_BYTES_PER_SECOND 1e9
-#define CHAIN_SHARE 0.1        /* of the time may go into chains */
-#define CHAIN_FREE_SECONDS 0.1 /* what costs less is written after each block */
+#define SAVE_BYTES_PER_SECOND 1e9
+#define SAVE_SHARE 0.1        /* of the time may go into activations */
+#define SAVE_FREE_SECONDS 0.1 /* what costs less is written after each block */
 
-static int embed_all(struct run *run)
+int checkpoint_init(struct checkpoint *checkpoint, const struct news *news, int64_t block_count)
 {
-    int rc = 0;
+    const struct pipeline *p = news->p;
+    size_t count = (size_t)(block_count > p->block_count ? block_count : p->block_count);
 
-    if (run->hidden != NULL) {
-        rc = flow_embed(&run->calibration, run->hidden, run);
+    *checkpoint = (struct checkpoint){
+        .news = news, .block_count = block_count, .committed = p->block_count, .rows = p->rows_before};
+    checkpoint->blocks = calloc(count, sizeof(*checkpoint->blocks));
+    if (checkpoint->blocks == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of blocks");
     }
-    if (rc == 0 && run->reference_hidden != NULL) {
-        rc = flow_embed(&run->reference, run->reference_hidden, run);
+    for (int64_t i = 0; i < p->block_count; i++) {
+        checkpoint->blocks[i] = p->blocks[i];
     }
-    if (rc == 0 && run->eval_float != NULL) {
-        rc = flow_embed(&run->evaluation, run->eval_float, run);
-        rc = rc != 0 ? rc : flow_embed(&run->evaluation, run->eval_quant, run);
+    return 0;
+}
+
+void checkpoint_deinit(struct checkpoint *checkpoint)
+{
+    free(checkpoint->blocks);
+    checkpoint->blocks = NULL;
+}
+
+int checkpoint_open(struct checkpoint *checkpoint, const struct gpu *gpu, bool waits)
+{
+    checkpoint->waits = waits;
+    checkpoint->store_count = 0;
+    checkpoint->saved_at = clock_monotonic_seconds();
+    return block_writer_new(gpu, &checkpoint->writer);
+}
+
+void checkpoint_close(struct checkpoint *checkpoint)
+{
+    block_writer_free(checkpoint->writer);
+    checkpoint->writer = NULL;
+}
+
+void checkpoint_add(struct checkpoint *checkpoint, const char *name, struct activations *store, bool evaluation)
+{
+    if (store != NULL) {
+        checkpoint->stores[checkpoint->store_count++] = (struct checkpoint_store){name, store, evaluation};
     }
-    return rc;
 }
 
 static const struct saved_activations *find_saved(const struct saved_block *block, const char *store)
@@ -44,17 +70,6 @@ static const struct saved_activations *find_saved(const struct saved_block *bloc
         }
     }
     return NULL;
-}
-
-static int load_chain(struct chain *chain, const char *name, const struct saved_block *block)
-{
-    const struct saved_activations *saved = find_saved(block, name);
-
-    if (chain == NULL) {
-        return 0;
-    }
-    return saved != NULL ? chain_load(chain, saved->file, saved->sha256)
-                         : err_raise(ERR_SOURCE_CORRUPT, "the checkpoint has no %s activations", name);
 }
 
 static int check_block(const char *directory, const struct saved_block *block, int64_t index)
@@ -89,176 +104,130 @@ int checkpoint_usable(const char *directory, const struct saved_block *blocks, i
     return rc;
 }
 
-/* The chains that a resume needs. */
-#define CHAIN_COUNT SAVED_ACTIVATIONS_MAX
-struct saved {
-    const char *name;
-    struct chain *chain; /* NULL: the run has none */
-    bool evaluation;     /* still wanted after the last block */
-};
-
-static void list_chains(const struct run *run, struct saved list[CHAIN_COUNT])
+/* The stores as that block left them; ERR_NOT_FOUND: they are not on disk; ERR_SOURCE_CORRUPT: they are damaged. */
+static int load_stores(struct checkpoint *checkpoint, const struct saved_block *block)
 {
-    const struct saved all[CHAIN_COUNT] = {
-        {"calibration", run->hidden, false},
-        {"reference", run->reference_hidden, false},
-        {"eval_float", run->eval_float, true},
-        {"eval_quant", run->eval_quant, true},
-    };
-    memcpy(list, all, sizeof(all));
-}
-
-static bool has_chains(const struct run *run)
-{
-    return run->hidden != NULL || run->eval_float != NULL;
-}
-
-/* The chains as the block before `first_block` left them; ERR_NOT_FOUND: they are not on disk; ERR_SOURCE_CORRUPT: they
- * are damaged. */
-static int load_chains(struct run *run, const struct saved_block *block)
-{
-    struct saved list[CHAIN_COUNT];
-    bool more = run->first_block < run->config->num_layers;
+    bool more = block->index + 1 < checkpoint->block_count;
     int rc = 0;
 
-    list_chains(run, list);
-    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
-        rc = more || list[i].evaluation ? load_chain(list[i].chain, list[i].name, block) : 0;
+    for (int i = 0; rc == 0 && i < checkpoint->store_count; i++) {
+        const struct checkpoint_store *store = &checkpoint->stores[i];
+        const struct saved_activations *saved = find_saved(block, store->name);
+        if (!more && !store->evaluation) {
+            continue;
+        }
+        rc = saved != NULL ? activations_load(store->store, saved->file, saved->sha256)
+                           : err_raise(ERR_SOURCE_CORRUPT, "the checkpoint has no %s activations", store->name);
     }
     return rc;
 }
 
-/* Damaged chains are like none: an earlier block has some, or the first one begins with the embeddings. Missing ones
- * are no sign of damage: they were removed when a later block was committed, and that block was then dropped. */
-int checkpoint_resume(struct run *run)
+/* Damaged activations are like none: an earlier block has some, or the first one begins with the embeddings. Missing
+ * ones are no sign of damage: they were removed when a later block was committed, and that block was then dropped. */
+int checkpoint_resume(struct checkpoint *checkpoint, int64_t *first_block)
 {
+    int64_t first = checkpoint->committed;
     char message[160];
     bool damaged = false;
     int rc = 0;
 
-    run->first_block = run->committed;
-    run->chains_saved_at = clock_monotonic_seconds();
-    if (!has_chains(run)) {
-        return 0;
-    }
-    for (; run->first_block > 0; run->first_block--) {
-        const struct saved_block *block = &run->blocks[run->first_block - 1];
+    for (; checkpoint->store_count > 0 && first > 0; first--) {
+        const struct saved_block *block = &checkpoint->blocks[first - 1];
         if (block->activation_count == 0) {
             continue;
         }
-        rc = load_chains(run, block);
+        rc = load_stores(checkpoint, block);
         if (rc != ERR_SOURCE_CORRUPT && rc != ERR_NOT_FOUND) {
             break;
         }
         damaged = damaged || rc == ERR_SOURCE_CORRUPT;
     }
-    rc = run->first_block == 0 ? embed_all(run) : rc;
-    if (rc != 0 || !damaged) {
+    rc = first == 0 ? 0 : rc;
+    if (rc != 0) {
         return rc;
     }
-    snprintf(message, sizeof(message),
-             "saved activations were damaged; blocks %lld to %lld run again, with the same result",
-             (long long)run->first_block, (long long)run->committed - 1);
-    return run_warn(run, "checkpoint_damaged", message);
-}
-
-static int commit_chain(struct chain *chain, const char *name, struct saved_block *block)
-{
-    struct saved_activations *saved = &block->activations[block->activation_count];
-
-    if (chain == NULL) {
+    *first_block = first;
+    if (!damaged) {
         return 0;
     }
-    int rc = chain_commit(chain, block->index, saved->file, saved->sha256);
-    if (rc == 0) {
-        snprintf(saved->store, sizeof(saved->store), "%s", name);
-        block->activation_count++;
-    }
-    return rc;
+    snprintf(message, sizeof(message),
+             "saved activations were damaged; blocks %lld to %lld run again, with the same result", (long long)first,
+             (long long)checkpoint->committed - 1);
+    return news_warn(checkpoint->news, "checkpoint_damaged", message);
 }
 
-static void sweep_chain(struct chain *chain, const char *name, const struct saved_block *block)
+static double save_cost(const struct checkpoint *checkpoint)
 {
-    if (chain != NULL) {
-        const struct saved_activations *saved = find_saved(block, name);
-        (void)chain_sweep(chain, saved != NULL ? saved->file : NULL);
+    double bytes = 0;
+
+    for (int i = 0; i < checkpoint->store_count; i++) {
+        bytes += (double)activations_bytes(checkpoint->stores[i].store);
     }
+    return bytes / SAVE_BYTES_PER_SECOND;
 }
 
-static double chains_cost(const struct run *run)
+static bool save_due(const struct checkpoint *checkpoint, int64_t index)
 {
-    const struct model_config *c = run->config;
-    double rows = 0;
+    double cost = save_cost(checkpoint);
+    bool last = index + 1 == checkpoint->block_count;
 
-    if (run->calibration.set != NULL) {
-        double paths = run->reference_hidden != NULL ? 2 : 1;
-        rows += paths * (double)(run->calibration.set->sequences * run->calibration.set->length);
-    }
-    if (run->eval_float != NULL) {
-        rows += 2 * (double)(run->evaluation.set->sequences * run->evaluation.set->length);
-    }
-    return rows * (double)c->hidden_size * sizeof(float) / CHAIN_BYTES_PER_SECOND;
+    return last || cost < SAVE_FREE_SECONDS || clock_monotonic_seconds() - checkpoint->saved_at > cost / SAVE_SHARE;
 }
 
-static bool chains_due(const struct run *run, int64_t index)
+static int save_stores(struct checkpoint *checkpoint, struct saved_block *block)
 {
-    double cost = chains_cost(run);
-    bool last = index + 1 == run->config->num_layers;
-
-    return last || cost < CHAIN_FREE_SECONDS || clock_monotonic_seconds() - run->chains_saved_at > cost / CHAIN_SHARE;
-}
-
-static int save_chains(struct run *run, struct saved_block *block)
-{
-    struct saved list[CHAIN_COUNT];
-    bool more = block->index + 1 < run->config->num_layers;
+    bool more = block->index + 1 < checkpoint->block_count;
     int rc = 0;
 
-    list_chains(run, list);
-    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
-        rc = more || list[i].evaluation ? commit_chain(list[i].chain, list[i].name, block) : 0;
+    for (int i = 0; rc == 0 && i < checkpoint->store_count; i++) {
+        const struct checkpoint_store *store = &checkpoint->stores[i];
+        struct saved_activations *saved = &block->activations[block->activation_count];
+        if (!more && !store->evaluation) {
+            continue;
+        }
+        rc = activations_commit(store->store, block->index, saved->file, saved->sha256);
+        if (rc == 0) {
+            snprintf(saved->store, sizeof(saved->store), "%s", store->name);
+            block->activation_count++;
+        }
     }
-    run->chains_saved_at = clock_monotonic_seconds();
+    checkpoint->saved_at = clock_monotonic_seconds();
     return rc;
 }
 
-static int turn_chains(struct run *run)
+static int turn_stores(struct checkpoint *checkpoint)
 {
-    struct saved list[CHAIN_COUNT];
     int rc = 0;
 
-    list_chains(run, list);
-    for (int i = 0; rc == 0 && i < CHAIN_COUNT; i++) {
-        rc = list[i].chain != NULL ? chain_turn(list[i].chain) : 0;
+    for (int i = 0; rc == 0 && i < checkpoint->store_count; i++) {
+        rc = activations_turn(checkpoint->stores[i].store);
     }
     return rc;
 }
 
-static void sweep_chains(struct run *run, const struct saved_block *block)
+static void sweep_stores(struct checkpoint *checkpoint, const struct saved_block *block)
 {
-    struct saved list[CHAIN_COUNT];
-
-    list_chains(run, list);
-    for (int i = 0; i < CHAIN_COUNT; i++) {
-        sweep_chain(list[i].chain, list[i].name, block);
+    for (int i = 0; i < checkpoint->store_count; i++) {
+        const struct saved_activations *saved = find_saved(block, checkpoint->stores[i].name);
+        (void)activations_sweep(checkpoint->stores[i].store, saved != NULL ? saved->file : NULL);
     }
 }
 
-static void close_pending(struct run *run)
+static void close_pending(struct pending *pending)
 {
-    report_rows_deinit(&run->pending.rows);
-    analysis_rows_deinit(&run->pending.analysis);
-    cache_scales_deinit(&run->pending.cache);
-    run->pending = (struct pending){.open = false};
+    report_rows_deinit(&pending->rows);
+    analysis_rows_deinit(&pending->analysis);
+    cache_scales_deinit(&pending->cache);
+    *pending = (struct pending){.open = false};
 }
 
-/* Files first, then the row that makes them count, then the chain files that it replaces go. What this run knows of the
- * block is what another would read. */
-static int commit_pending(struct run *run)
+/* Files first, then the row that makes them count, then the files of activations that it replaces go. What this run
+ * knows of the block is what another would read. */
+static int commit_pending(struct checkpoint *checkpoint)
 {
-    struct pending *pending = &run->pending;
+    struct pending *pending = &checkpoint->pending;
 
-    int rc = results_wait(run->results, pending->saved.sha256);
+    int rc = block_writer_wait(checkpoint->writer, pending->saved.sha256);
     if (rc == 0) {
         const struct message_block block = {.saved = pending->saved,
                                             .rows = pending->rows.list,
@@ -266,62 +235,61 @@ static int commit_pending(struct run *run)
                                             .cache = &pending->cache,
                                             .analysis = pending->analysis.list,
                                             .analysis_count = pending->analysis.count};
-        rc = run_block_done(run, &block);
+        rc = news_block_done(checkpoint->news, &block);
     }
     if (rc == 0) {
-        run->blocks[pending->saved.index] = pending->saved;
-        run->committed = pending->saved.index + 1;
+        checkpoint->blocks[pending->saved.index] = pending->saved;
+        checkpoint->committed = pending->saved.index + 1;
+        checkpoint->rows += pending->rows.count;
     }
     if (pending->activations_saved && (rc == 0 || rc == ERR_INTERRUPTED)) {
-        sweep_chains(run, &pending->saved);
+        sweep_stores(checkpoint, &pending->saved);
     }
-    run->first_row = rc == 0 ? run->first_row : pending->first_row; /* its rows do not count either */
-    close_pending(run);
+    close_pending(pending);
     return rc;
 }
 
-int checkpoint_commit(struct run *run, bool wait)
+int checkpoint_commit(struct checkpoint *checkpoint, bool wait)
 {
-    return run->pending.open && (wait || results_ready(run->results)) ? commit_pending(run) : 0;
+    return checkpoint->pending.open && (wait || block_writer_ready(checkpoint->writer)) ? commit_pending(checkpoint)
+                                                                                        : 0;
 }
 
-void checkpoint_drop(struct run *run)
+void checkpoint_drop(struct checkpoint *checkpoint)
 {
-    if (run->pending.open) {
-        close_pending(run);
+    if (checkpoint->pending.open) {
+        close_pending(&checkpoint->pending);
     }
 }
 
-int checkpoint_block(struct run *run, int64_t index, struct block_items *items, struct report_rows *rows)
+int checkpoint_block(struct checkpoint *checkpoint, int64_t index, const struct checkpoint_made *made,
+                     struct gpu_stream *maker)
 {
     char path[600];
 
-    if (index < run->committed) {
-        return turn_chains(run);
+    if (index < checkpoint->committed) {
+        return turn_stores(checkpoint);
     }
-    int rc = checkpoint_commit(run, true);
+    int rc = checkpoint_commit(checkpoint, true);
     if (rc != 0) {
         return rc;
     }
     struct pending pending = {.open = true,
-                              .activations_saved = chains_due(run, index),
-                              .first_row = run->first_row,
+                              .activations_saved = save_due(checkpoint, index),
                               .saved = {.index = index, .version = CHECKPOINT_VERSION}};
     snprintf(pending.saved.file, sizeof(pending.saved.file), "block-%05lld.safetensors", (long long)index);
-    rc = pending.activations_saved ? save_chains(run, &pending.saved) : turn_chains(run);
-    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", run->p->directory, pending.saved.file);
-    rc = rc != 0 ? rc : results_start(run->results, path, run->stream, items);
+    rc = pending.activations_saved ? save_stores(checkpoint, &pending.saved) : turn_stores(checkpoint);
+    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", checkpoint->news->p->directory, pending.saved.file);
+    rc = rc != 0 ? rc : block_writer_start(checkpoint->writer, path, maker, made->outputs);
     if (rc != 0) {
         return rc;
     }
-    pending.rows = *rows;
-    pending.cache = run->cache;
-    pending.analysis = run->analysis;
-    *rows = (struct report_rows){0};
-    run->cache = (struct cache_scales){0};
-    run->analysis = (struct analysis_rows){0};
-    run->pending = pending;
-    /* A device that ran out of memory keeps no codes beside the next block: whether it runs out again must not depend
-     * on how fast a disk is. */
-    return run->keep_on_device ? 0 : checkpoint_commit(run, true);
+    pending.rows = *made->rows;
+    pending.cache = *made->cache;
+    pending.analysis = *made->analysis;
+    *made->rows = (struct report_rows){0};
+    *made->cache = (struct cache_scales){0};
+    *made->analysis = (struct analysis_rows){0};
+    checkpoint->pending = pending;
+    return checkpoint->waits ? checkpoint_commit(checkpoint, true) : 0;
 }

@@ -1,15 +1,13 @@
 /* Losses of both paths on the evaluation set: perplexity = exp(mean -log p) over positions 1..S-1 of every window, and
  * the mean KL(float || quantized) over the same positions, in nats. Logits exist for a bounded slice of rows only. */
 
-#include "pipeline/memory_plan.h"
-#include "pipeline/run.h"
+#include "pipeline/evaluate.h"
 
 #include "base/err.h"
+#include "pipeline/memory_plan.h"
 
 #include <math.h>
 #include <stdlib.h>
-
-/* For both paths' logits together. A device of its own memory is fast on large products only. */
 
 struct slices {
     struct head head;
@@ -22,7 +20,7 @@ static int slices_init(struct run *run, struct slices *s)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct model_config *c = run->config;
-    int64_t total = run->evaluation.set->sequences * run->evaluation.set->length;
+    int64_t total = run->evaluation.batches.set->sequences * run->evaluation.batches.set->length;
 
     s->rows = memory_plan_logits(c, gpu->info.host_memory);
     s->rows = s->rows > total ? total : s->rows;
@@ -69,9 +67,9 @@ static int slice_losses(struct run *run, struct slices *s, int64_t first, int64_
     struct tensor fl = tensor_rows(&s->float_logits, 0, rows);
     struct tensor ql = tensor_rows(&s->quant_logits, 0, rows);
 
-    set_targets(run->evaluation.set, first, rows, s->targets);
-    int rc = chain_read(run->eval_float, CHAIN_IN, first, &fx, gpu, run->stream);
-    rc = rc != 0 ? rc : chain_read(run->eval_quant, CHAIN_IN, first, &qx, gpu, run->stream);
+    set_targets(run->evaluation.batches.set, first, rows, s->targets);
+    int rc = activations_read(run->evaluation.float_model, ACTIVATIONS_IN, first, &fx, gpu, run->stream);
+    rc = rc != 0 ? rc : activations_read(run->evaluation.quantized, ACTIVATIONS_IN, first, &qx, gpu, run->stream);
     rc = rc != 0 ? rc : head_logits(&s->head, run->config, gpu, run->stream, &fx, &fl);
     rc = rc != 0 ? rc : head_logits(&s->head, run->config, gpu, run->stream, &qx, &ql);
     rc = rc != 0 ? rc : gpu->ops->nll(run->stream, before, &fl, NULL, s->targets);
@@ -79,9 +77,25 @@ static int slice_losses(struct run *run, struct slices *s, int64_t first, int64_
     return rc;
 }
 
+int evaluate_block(struct run *run, struct activations *store, const struct block *block)
+{
+    const struct gpu *gpu = run->p->gpu;
+    const struct microbatches *batches = &run->evaluation.batches;
+    int rc = 0;
+
+    for (int64_t i = 0; rc == 0 && i < microbatches_count(batches); i++) {
+        struct batch b = microbatches_at(batches, i);
+        rc = run_tick(run, run->block_fraction, "evaluating");
+        rc = rc != 0 ? rc : activations_open(store, ACTIVATIONS_IN, b.first, &b.x, gpu, run->stream);
+        rc = rc != 0 ? rc : block_forward(block, b.scratch, &b.x);
+        rc = rc != 0 ? rc : activations_write(store, b.first, &b.x, gpu, run->stream);
+    }
+    return rc;
+}
+
 int evaluate_finish(struct run *run, struct evaluation_result *out)
 {
-    const struct calibration_set *set = run->evaluation.set;
+    const struct calibration_set *set = run->evaluation.batches.set;
     int64_t total = set->sequences * set->length;
     struct slices slices = {0};
     struct gpu_nll before = {0};
@@ -114,8 +128,8 @@ int evaluate_finish(struct run *run, struct evaluation_result *out)
         .length = set->length,
     };
     if (!isfinite(after.nll_sum)) {
-        rc = run_warn(run, "evaluation_not_finite",
-                      "the quantized model's logits on the evaluation set are not finite: do not use this artifact");
+        rc = news_warn(run->news, "evaluation_not_finite",
+                       "the quantized model's logits on the evaluation set are not finite: do not use this artifact");
     }
     return rc;
 }

@@ -1,7 +1,7 @@
 /* The block loop (methods.md §0, true-sequential, one incremental pass):
  *
  *   embed -> for each block: load -> evaluation forward (float) -> rewrite -> solve -> evaluation forward (quantized)
- *         -> checkpoint (qtensors, chains) -> commit -> ... -> head -> perplexity and KL
+ *         -> checkpoint (qtensors, activations) -> commit -> ... -> head -> perplexity and KL
  *
  * Memory is one block of F32 weights, the stored bytes of the next, one Hessian and the activation budget; nothing
  * grows with the number of blocks. Every result depends on the request, the seed and the micro-batch (a function of
@@ -9,131 +9,95 @@
  * is said aloud: a device that runs out of memory first gives up keeping activations, which changes nothing, and then
  * halves the micro-batch. */
 
-#include "pipeline/memory_plan.h"
-#include "pipeline/run.h"
+#include "pipeline/pipeline.h"
 
 #include "base/err.h"
-#include "base/fs.h"
 #include "base/ids.h"
 #include "base/log.h"
 #include "models/block_reader.h"
+#include "pipeline/block_pass.h"
+#include "pipeline/cache_scales.h"
+#include "pipeline/evaluate.h"
+#include "pipeline/memory_plan.h"
+#include "pipeline/reference.h"
+#include "pipeline/rewrite.h"
+#include "pipeline/solve.h"
 
-#include <malloc.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
-#define BATCH_TOKENS 2048 /* of a backend that has no wish */
+#define BATCH_TOKENS 2048 /* default when the backend states no preference */
 
-/* What every message says beside its own. */
-static void fill_message(const struct run *run, struct message *message)
+static int new_store(struct run *run, const char *name, const struct microbatches *batches, int64_t width,
+                     struct activations **out)
 {
-    const struct gpu *gpu = run->p->gpu;
-    struct err_record record; /* what the caller has to say is not lost to this */
-    struct rusage usage = {0};
-
-    message->times = run->times;
-    err_take(&record);
-    if (gpu->ops->memory_peak(gpu->device, false, &message->device_peak_bytes) != 0) {
-        message->device_peak_bytes = 0;
-    }
-    err_restore(&record);
-    (void)getrusage(RUSAGE_SELF, &usage);
-    message->host_peak_bytes = (int64_t)usage.ru_maxrss * 1024;
+    return activations_new(run->p->directory, name, batches->set->sequences * batches->set->length, width, &run->budget,
+                           out);
 }
 
-static int send(const struct run *run, struct message *message)
-{
-    fill_message(run, message);
-    return run->p->receive(run->p->receiver, message);
-}
-
-int run_tick(struct run *run, double share, const char *step)
-{
-    run->block_fraction = share;
-    double blocks = (double)run->config->num_layers;
-    double done = ((double)run->block_index + share) / blocks;
-    struct message message = {.kind = MESSAGE_PROGRESS,
-                              .progress = {.fraction = 0.95 * done, .block = run->block_index, .step = step}};
-
-    int rc = checkpoint_commit(run, false);
-    return rc != 0 ? rc : send(run, &message);
-}
-
-int run_warn(struct run *run, const char *code, const char *text)
-{
-    struct message message = {.kind = MESSAGE_WARNING};
-
-    snprintf(message.warning.code, sizeof(message.warning.code), "%s", code);
-    snprintf(message.warning.text, sizeof(message.warning.text), "%s", text);
-    return send(run, &message);
-}
-
-int run_block_done(struct run *run, const struct message_block *block)
-{
-    struct message message = {.kind = MESSAGE_BLOCK_DONE, .block = *block};
-
-    int rc = send(run, &message);
-    (void)malloc_trim(0); /* a block's worth of freed memory goes back, so that peaks do not add up */
-    return rc;
-}
-
-void run_charge(struct run *run, enum pipeline_phase phase, double *mark, double flops)
-{
-    struct err_record record; /* of a phase that failed: what comes after it says less */
-
-    /* A device works on its own: what it was told in a phase belongs to that phase. An error shows at the next call. */
-    err_take(&record);
-    (void)run->p->gpu->ops->stream_sync(run->stream);
-    err_restore(&record);
-    double now = clock_monotonic_seconds();
-    run->times.seconds[phase] += now - *mark;
-    run->times.flops[phase] += flops;
-    *mark = now;
-}
-
-static int new_chain(struct run *run, const char *name, const struct flow *flow, int64_t width, struct chain **out)
-{
-    return chain_new(run->p->directory, name, flow->set->sequences * flow->set->length, width, &run->budget, out);
-}
-
-static int open_chains(struct run *run)
+static int open_stores(struct run *run)
 {
     const struct model_config *c = run->config;
+    struct checkpoint *checkpoint = run->checkpoint;
     int rc = 0;
 
     if (run->calibration.set != NULL) {
-        rc = new_chain(run, "calibration", &run->calibration, c->hidden_size, &run->hidden);
-        rc = rc != 0 ? rc : new_chain(run, "attention", &run->calibration, c->num_heads * c->head_dim, &run->attention);
-        rc = rc != 0 ? rc : new_chain(run, "mlp", &run->calibration, c->intermediate_size, &run->mlp);
+        rc = new_store(run, "calibration", &run->calibration, c->hidden_size, &run->hidden);
+        rc = rc != 0 ? rc : new_store(run, "attention", &run->calibration, c->num_heads * c->head_dim, &run->attention);
+        rc = rc != 0 ? rc : new_store(run, "mlp", &run->calibration, c->intermediate_size, &run->mlp);
     }
-    if (rc == 0 && run->reference.set != NULL) {
-        rc = new_chain(run, "reference", &run->reference, c->hidden_size, &run->reference_hidden);
+    if (rc == 0 && run->reference.batches.set != NULL) {
+        rc = new_store(run, "reference", &run->reference.batches, c->hidden_size, &run->reference.hidden);
     }
-    if (rc == 0 && run->evaluation.set != NULL) {
-        rc = new_chain(run, "eval_float", &run->evaluation, c->hidden_size, &run->eval_float);
-        rc = rc != 0 ? rc : new_chain(run, "eval_quant", &run->evaluation, c->hidden_size, &run->eval_quant);
+    if (rc == 0 && run->evaluation.batches.set != NULL) {
+        struct evaluation *e = &run->evaluation;
+        rc = new_store(run, "eval_float", &e->batches, c->hidden_size, &e->float_model);
+        rc = rc != 0 ? rc : new_store(run, "eval_quant", &e->batches, c->hidden_size, &e->quantized);
     }
+    checkpoint_add(checkpoint, "calibration", run->hidden, false);
+    checkpoint_add(checkpoint, "reference", run->reference.hidden, false);
+    checkpoint_add(checkpoint, "eval_float", run->evaluation.float_model, true);
+    checkpoint_add(checkpoint, "eval_quant", run->evaluation.quantized, true);
     return rc;
 }
 
 static void close_run(struct run *run)
 {
-    chain_free(run->hidden);
-    chain_free(run->attention);
-    chain_free(run->mlp);
-    chain_free(run->reference_hidden);
-    chain_free(run->eval_float);
-    chain_free(run->eval_quant);
-    flow_deinit(&run->reference, run->p->gpu);
-    flow_deinit(&run->calibration, run->p->gpu);
-    flow_deinit(&run->evaluation, run->p->gpu);
+    const struct gpu *gpu = run->p->gpu;
+
+    activations_free(run->hidden);
+    activations_free(run->attention);
+    activations_free(run->mlp);
+    activations_free(run->reference.hidden);
+    activations_free(run->evaluation.float_model);
+    activations_free(run->evaluation.quantized);
+    microbatches_deinit(&run->reference.batches, gpu);
+    microbatches_deinit(&run->calibration, gpu);
+    microbatches_deinit(&run->evaluation.batches, gpu);
     block_reader_free(run->reader);
-    results_free(run->results);
+    checkpoint_close(run->checkpoint);
     if (run->stream != NULL) {
-        run->p->gpu->ops->stream_free(run->stream);
+        gpu->ops->stream_free(run->stream);
     }
+}
+
+/* The stores of the first block. */
+static int embed_all(struct run *run)
+{
+    const struct pipeline *p = run->p;
+    const struct {
+        const struct microbatches *batches;
+        struct activations *store;
+    } all[] = {{&run->calibration, run->hidden},
+               {&run->reference.batches, run->reference.hidden},
+               {&run->evaluation.batches, run->evaluation.float_model},
+               {&run->evaluation.batches, run->evaluation.quantized}};
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < sizeof(all) / sizeof(all[0]); i++) {
+        rc = all[i].store == NULL ? 0 : microbatches_embed(all[i].batches, all[i].store, p->model, p->gpu, run->stream);
+    }
+    return rc;
 }
 
 static void read_ahead(struct run *run, int64_t index)
@@ -157,46 +121,46 @@ static int evaluate_quantized(struct run *run, struct block *block)
             block->inputs[role] = format->runtime_input(&scheme);
         }
     }
-    return flow_forward(&run->evaluation, run->eval_quant, block, run);
+    return evaluate_block(run, run->evaluation.quantized, block);
 }
 
 static int run_block(struct run *run, int64_t index)
 {
-    struct block_items items = {.count = 0};
+    struct block_outputs outputs = {.count = 0};
     struct block block = {0};
     struct report_rows rows = {0};
     double mark = clock_monotonic_seconds();
 
-    bool again = index < run->committed; /* its rows are, too */
-    run->first_row = run->next_row;
+    bool again = index < run->checkpoint->committed; /* its rows are, too */
+    int64_t first_row = run->next_row;
     run->block_index = index;
     int rc = run_tick(run, 0.0, "loading");
     rc = rc != 0 ? rc : block_load_read(run->p->model, index, run->p->gpu, run->stream, run->reader, &block);
     if (rc == 0) {
         read_ahead(run, index + 1);
     }
-    run_charge(run, PHASE_LOAD, &mark, 0);
-    if (rc == 0 && run->eval_float != NULL) {
-        rc = flow_forward(&run->evaluation, run->eval_float, &block, run);
-        run_charge(run, PHASE_EVALUATE, &mark, 0);
+    run_add_time(run, PHASE_LOAD, &mark, 0);
+    if (rc == 0 && run->evaluation.float_model != NULL) {
+        rc = evaluate_block(run, run->evaluation.float_model, &block);
+        run_add_time(run, PHASE_EVALUATE, &mark, 0);
     }
     rc = rc != 0 ? rc : sites_analyse(run, &block);
     rc = rc != 0 ? rc : sites_rewrite(run, &block);
-    rc = rc != 0 ? rc : sites_solve(run, &block, &items, &rows);
-    rc = rc != 0 ? rc : sites_keep_changes(run, &block, &items);
+    rc = rc != 0 ? rc : sites_solve(run, &block, &outputs, &rows);
+    rc = rc != 0 ? rc : sites_keep_changes(run, &block, &outputs);
     mark = clock_monotonic_seconds();
-    if (rc == 0 && run->eval_quant != NULL) {
+    if (rc == 0 && run->evaluation.quantized != NULL) {
         rc = evaluate_quantized(run, &block);
-        run_charge(run, PHASE_EVALUATE, &mark, 0);
+        run_add_time(run, PHASE_EVALUATE, &mark, 0);
     }
     block_deinit(&block, run->p->gpu);
     if (rc == 0) {
-        rc = checkpoint_block(run, index, &items, &rows);
-        run_charge(run, PHASE_CHECKPOINT, &mark, 0);
+        const struct checkpoint_made made = {&outputs, &rows, &run->cache, &run->analysis};
+        rc = checkpoint_block(run->checkpoint, index, &made, run->stream);
+        run_add_time(run, PHASE_CHECKPOINT, &mark, 0);
     }
-    run->next_row = again ? run->first_row : run->next_row;
-    run->first_row = rc == 0 ? run->next_row : run->first_row;
-    block_items_deinit(&items, run->p->gpu);
+    run->next_row = again ? first_row : run->next_row;
+    block_outputs_deinit(&outputs, run->p->gpu);
     report_rows_deinit(&rows);
     cache_scales_deinit(&run->cache);
     analysis_rows_deinit(&run->analysis);
@@ -243,30 +207,32 @@ static void open_reader(struct run *run)
     }
 }
 
-static int open_run(struct run *run)
+static int open_run(struct run *run, int64_t *first_block)
 {
     const struct pipeline *p = run->p;
     int rc = p->gpu->ops->stream_new(p->gpu->device, &run->stream);
 
     run->budget.stream = run->stream;
-    rc = rc != 0 ? rc : results_new(p->gpu, &run->results);
+    rc = rc != 0 ? rc : checkpoint_open(run->checkpoint, p->gpu, !run->keep_on_device);
     if (rc == 0) {
         open_reader(run);
     }
     if (rc == 0 && p->calibration != NULL) {
-        rc = flow_init(&run->calibration, p->calibration, run);
+        rc = microbatches_init(&run->calibration, p->calibration, run->config, run->batch_tokens, p->gpu, run->stream);
     }
     if (rc == 0 && p->calibration != NULL) {
         rc = reference_open(run);
     }
     if (rc == 0 && p->evaluation != NULL) {
-        rc = flow_init(&run->evaluation, p->evaluation, run);
+        rc = microbatches_init(&run->evaluation.batches, p->evaluation, run->config, run->batch_tokens, p->gpu,
+                               run->stream);
     }
     if (rc == 0 && run->keep_on_device) {
         run->budget.device_limit = device_activations(run);
     }
-    rc = rc != 0 ? rc : open_chains(run);
-    return rc != 0 ? rc : checkpoint_resume(run);
+    rc = rc != 0 ? rc : open_stores(run);
+    rc = rc != 0 ? rc : checkpoint_resume(run->checkpoint, first_block);
+    return rc != 0 || *first_block > 0 ? rc : embed_all(run);
 }
 
 /* A block that is on its way to disk is done, whatever became of the next one; unless nobody wants it any more. */
@@ -275,13 +241,13 @@ static int end_blocks(struct run *run, int rc)
     struct err_record record;
 
     if (rc == 0) {
-        return checkpoint_commit(run, true);
+        return checkpoint_commit(run->checkpoint, true);
     }
     err_take(&record);
     if (rc == ERR_CANCELLED) {
-        checkpoint_drop(run);
+        checkpoint_drop(run->checkpoint);
     }
-    int last = checkpoint_commit(run, true);
+    int last = checkpoint_commit(run->checkpoint, true);
     if (rc == ERR_GPU_OUT_OF_MEMORY && last != 0 && last != ERR_GPU_OUT_OF_MEMORY) {
         return last; /* asking for less would not help */
     }
@@ -291,17 +257,18 @@ static int end_blocks(struct run *run, int rc)
 
 static int run_blocks(struct run *run, struct evaluation_result *result)
 {
-    int rc = open_run(run);
+    int64_t first_block = 0;
+    int rc = open_run(run, &first_block);
 
-    for (int64_t i = run->first_block; rc == 0 && i < run->config->num_layers; i++) {
+    for (int64_t i = first_block; rc == 0 && i < run->config->num_layers; i++) {
         rc = run_block(run, i);
     }
     rc = end_blocks(run, rc);
-    if (rc == 0 && run->eval_quant != NULL) {
+    if (rc == 0 && run->evaluation.quantized != NULL) {
         double mark = clock_monotonic_seconds();
         run->block_index = run->config->num_layers;
         rc = evaluate_finish(run, result);
-        run_charge(run, PHASE_EVALUATE, &mark, 0);
+        run_add_time(run, PHASE_EVALUATE, &mark, 0);
     }
     return rc;
 }
@@ -321,7 +288,7 @@ static int ask_less(struct run *run)
         log_warn("device out of memory, activations move to the host", LOG_S("device", device));
         snprintf(message, sizeof(message), "%s ran out of memory; activations moved to the host, with the same results",
                  device);
-        return run_warn(run, "activations_on_host", message);
+        return news_warn(run->news, "activations_on_host", message);
     }
     if (run->batch_tokens / 2 < longest(run->p)) {
         return ERR_GPU_OUT_OF_MEMORY;
@@ -331,61 +298,32 @@ static int ask_less(struct run *run)
              LOG_I("tokens", run->batch_tokens));
     snprintf(message, sizeof(message),
              "%s ran out of memory; from block %lld on the micro-batch has %lld tokens, which may round otherwise",
-             device, (long long)run->committed, (long long)run->batch_tokens);
-    return run_warn(run, "micro_batch_halved", message);
-}
-
-/* The last message. */
-static int end_run(struct run *run, int rc, const struct evaluation_result *result)
-{
-    struct message message = {.kind = MESSAGE_DONE, .done = *result};
-
-    if (rc != 0) {
-        message.kind = MESSAGE_FAILED;
-        message.failure = *err_last();
-        message.failure.code = rc;
-    }
-    (void)send(run, &message);
-    if (rc != 0) {
-        err_restore(&message.failure);
-    }
-    return rc;
-}
-
-static int open_blocks(const struct pipeline *pipeline, struct run *run)
-{
-    size_t count =
-        (size_t)(run->config->num_layers > pipeline->block_count ? run->config->num_layers : pipeline->block_count);
-    run->blocks = calloc(count, sizeof(*run->blocks));
-    if (run->blocks == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of blocks");
-    }
-    for (int64_t i = 0; i < pipeline->block_count; i++) {
-        run->blocks[i] = pipeline->blocks[i];
-    }
-    run->committed = pipeline->block_count;
-    return 0;
+             device, (long long)run->checkpoint->committed, (long long)run->batch_tokens);
+    return news_warn(run->news, "micro_batch_halved", message);
 }
 
 int pipeline_run(const struct pipeline *pipeline)
 {
     int64_t batch_tokens = pipeline->gpu->info.batch_tokens, before;
     struct evaluation_result result = {0};
+    struct news news = {.p = pipeline};
+    struct checkpoint checkpoint;
     struct run next = {
         .p = pipeline,
         .config = model_config(pipeline->model),
+        .news = &news,
+        .checkpoint = &checkpoint,
         .batch_tokens = batch_tokens > 0 ? batch_tokens : BATCH_TOKENS,
         .keep_on_device = true,
         .budget = {.limit = pipeline->host_memory_bytes, .gpu = pipeline->gpu},
-        .next_row = pipeline->rows_before,
-        .first_row = pipeline->rows_before,
     };
-    int rc = open_blocks(pipeline, &next);
+    int rc = checkpoint_init(&checkpoint, &news, next.config->num_layers);
     bool more = rc == 0;
 
     (void)pipeline->gpu->ops->memory_peak(pipeline->gpu->device, true, &before); /* counted from here */
     while (more) {
         struct run run = next;
+        run.next_row = checkpoint.rows;
         rc = run_blocks(&run, &result);
         close_run(&run);
         more = false;
@@ -393,13 +331,10 @@ int pipeline_run(const struct pipeline *pipeline)
             rc = ask_less(&run);
             more = rc == 0;
         }
-        next.next_row = next.first_row = run.first_row; /* of the block that did not end */
         next.keep_on_device = run.keep_on_device;
         next.batch_tokens = run.batch_tokens;
-        next.committed = run.committed;
-        next.times = run.times;
     }
-    rc = end_run(&next, rc, &result);
-    free(next.blocks);
+    rc = news_end(&news, rc, &result);
+    checkpoint_deinit(&checkpoint);
     return rc;
 }

@@ -11,9 +11,10 @@
  * what they read, so nothing but the stream is kept, and float linears only from the site that solves them to the next
  * one. */
 
-#include "pipeline/run.h"
+#include "pipeline/reference.h"
 
 #include "base/ids.h"
+#include "pipeline/solve.h"
 
 /* The linear that adds a site's part to the residual stream; LINEAR_COUNT: none. */
 static const enum linear_role writers[SITE_COUNT] = {
@@ -33,7 +34,7 @@ int reference_open(struct run *run)
         narrowest = columns < narrowest ? columns : narrowest;
     }
     return recipe_has_targets(run->p->recipe, set->sequences * set->length, narrowest)
-               ? flow_init_second(&run->reference, &run->calibration, run)
+               ? microbatches_init_second(&run->reference.batches, &run->calibration, run->config, run->p->gpu)
                : 0;
 }
 
@@ -52,8 +53,8 @@ struct block reference_block(const struct run *run, const struct block *block)
     struct block reference = *block;
 
     for (int role = 0; role < LINEAR_COUNT; role++) {
-        if (run->float_linears[role].data != NULL) {
-            reference.linears[role] = run->float_linears[role];
+        if (run->reference.float_linears[role].data != NULL) {
+            reference.linears[role] = run->reference.float_linears[role];
         }
         reference.inputs[role] = (struct gpu_input){.number = GPU_NUMBER_NONE};
         reference.kept[role] = (struct tensor){0};
@@ -66,7 +67,7 @@ void reference_release(struct run *run, enum site site)
 {
     for (int role = 0; role < LINEAR_COUNT; role++) {
         if (arch_linear_site[role] == site) {
-            gpu_tensor_free(run->p->gpu, &run->float_linears[role]);
+            gpu_tensor_free(run->p->gpu, &run->reference.float_linears[role]);
         }
     }
 }
@@ -76,21 +77,21 @@ static int reference_input(struct run *run, const struct block *block, enum site
                            struct tensor *in)
 {
     const struct model_config *c = run->config;
-    enum chain_side side = site == SITE_ATTENTION || site == SITE_OUTPUT ? CHAIN_IN : CHAIN_OUT;
-    int rc = chain_open(run->reference_hidden, side, b->first, &b->x, run->p->gpu, run->stream);
+    enum activations_side side = site == SITE_ATTENTION || site == SITE_OUTPUT ? ACTIVATIONS_IN : ACTIVATIONS_OUT;
+    int rc = activations_open(run->reference.hidden, side, b->first, &b->x, run->p->gpu, run->stream);
 
     *in = b->in;
     switch (site) {
     case SITE_ATTENTION:
         return rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, in);
     case SITE_OUTPUT:
-        *in = flow_wide(&run->reference, b, c->num_heads * c->head_dim);
+        *in = microbatches_wide(&run->reference.batches, b, c->num_heads * c->head_dim);
         rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
         return rc != 0 ? rc : block_attention(block, b->scratch, &b->in, in);
     case SITE_MLP:
         return rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, in);
     default:
-        *in = flow_wide(&run->reference, b, c->intermediate_size);
+        *in = microbatches_wide(&run->reference.batches, b, c->intermediate_size);
         rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
         return rc != 0 ? rc : block_mlp(block, b->scratch, &b->in, in);
     }
@@ -105,7 +106,7 @@ static int reference_advance(struct run *run, const struct block *block, enum li
 
     int rc = gpu->ops->linear(run->stream, scratch, in, &block->linears[role], bias);
     rc = rc != 0 ? rc : gpu->ops->add(run->stream, &b->x, scratch);
-    return rc != 0 ? rc : chain_write(run->reference_hidden, b->first, &b->x, gpu, run->stream);
+    return rc != 0 ? rc : activations_write(run->reference.hidden, b->first, &b->x, gpu, run->stream);
 }
 
 /* The share of the residual stream's loss that the site's linear is to make up for. */
@@ -127,7 +128,7 @@ int reference_pass(struct run *run, const struct block *block, enum site site, i
     const struct gpu *gpu = run->p->gpu;
     enum linear_role role = writers[site];
     bool targets = stats != NULL && (stats->flags & STATS_TARGET) != 0;
-    struct batch b = flow_batch(&run->reference, i);
+    struct batch b = microbatches_at(&run->reference.batches, i);
     struct tensor reference, *lacks = &quantized->in; /* [T, hidden]: nobody reads that batch's norm any more */
     double mark = clock_monotonic_seconds();
 
@@ -143,7 +144,7 @@ int reference_pass(struct run *run, const struct block *block, enum site site, i
     if (rc == 0 && role != LINEAR_COUNT && !last) {
         rc = reference_advance(run, block, role, &reference, &b.in, &b);
     }
-    run_charge(run, PHASE_FORWARD, &mark, 0);
+    run_add_time(run, PHASE_FORWARD, &mark, 0);
     if (rc != 0 || !targets) {
         return rc;
     }
@@ -155,6 +156,6 @@ int reference_pass(struct run *run, const struct block *block, enum site site, i
         rc = rc != 0 ? rc : gpu->ops->add(run->stream, lacks, &b.in);
         rc = rc != 0 ? rc : stats_add_target(stats, gpu, run->stream, in, lacks);
     }
-    run_charge(run, PHASE_STATISTICS, &mark, 2.0 * (double)b.rows * (double)tensor_count(&stats->target));
+    run_add_time(run, PHASE_STATISTICS, &mark, 2.0 * (double)b.rows * (double)tensor_count(&stats->target));
     return rc;
 }

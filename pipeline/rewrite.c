@@ -2,24 +2,25 @@
  * sees the inputs that the sites already rewritten make, in float, and changes the block without changing its output.
  *
  * The passes here leave the hidden activations alone: the solving passes that follow start from them again. What a site
- * reads is made anew from the hidden activations and the work chains of attention and MLP. */
+ * reads is made anew from the hidden activations and the work stores of attention and MLP. */
 
-#include "pipeline/run.h"
+#include "pipeline/rewrite.h"
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "pipeline/solve.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Input i of a site, in the flow's scratch. */
+/* Input i of a site, in the micro-batches' scratch. */
 static int site_input(struct run *run, struct block *block, enum site site, const struct batch *b, struct tensor *in)
 {
     const struct gpu *gpu = run->p->gpu;
-    struct tensor attention = flow_wide(&run->calibration, b, run->config->num_heads * run->config->head_dim);
-    int rc = chain_read(run->hidden, CHAIN_IN, b->first, (struct tensor *)&b->x, gpu, run->stream);
+    struct tensor attention = microbatches_wide(&run->calibration, b, run->config->num_heads * run->config->head_dim);
+    int rc = activations_read(run->hidden, ACTIVATIONS_IN, b->first, (struct tensor *)&b->x, gpu, run->stream);
 
     if (site == SITE_ATTENTION) {
         *in = b->in;
@@ -27,31 +28,32 @@ static int site_input(struct run *run, struct block *block, enum site site, cons
     }
     if (site == SITE_OUTPUT) {
         *in = attention;
-        return rc != 0 ? rc : chain_read(run->attention, CHAIN_OUT, b->first, &attention, gpu, run->stream);
+        return rc != 0 ? rc : activations_read(run->attention, ACTIVATIONS_OUT, b->first, &attention, gpu, run->stream);
     }
     if (site == SITE_DOWN) {
-        *in = flow_wide(&run->calibration, b, run->config->intermediate_size);
-        return rc != 0 ? rc : chain_read(run->mlp, CHAIN_OUT, b->first, in, gpu, run->stream);
+        *in = microbatches_wide(&run->calibration, b, run->config->intermediate_size);
+        return rc != 0 ? rc : activations_read(run->mlp, ACTIVATIONS_OUT, b->first, in, gpu, run->stream);
     }
     *in = b->in;
-    rc = rc != 0 ? rc : chain_read(run->attention, CHAIN_OUT, b->first, &attention, gpu, run->stream);
+    rc = rc != 0 ? rc : activations_read(run->attention, ACTIVATIONS_OUT, b->first, &attention, gpu, run->stream);
     rc = rc != 0 ? rc : block_attention_output(block, b->scratch, &attention, &b->x);
     return rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
 }
 
-/* Attention's output or the MLP's product of one micro-batch into its work chain: the next site's input. */
+/* Attention's output or the MLP's product of one micro-batch into its work store: the next site's input. */
 static int keep_output(struct run *run, struct block *block, enum site site, const struct batch *b,
                        const struct tensor *in)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct model_config *c = run->config;
-    struct tensor out =
-        flow_wide(&run->calibration, b, site == SITE_ATTENTION ? c->num_heads * c->head_dim : c->intermediate_size);
+    struct tensor out = microbatches_wide(&run->calibration, b,
+                                          site == SITE_ATTENTION ? c->num_heads * c->head_dim : c->intermediate_size);
 
     int rc =
         site == SITE_ATTENTION ? block_attention(block, b->scratch, in, &out) : block_mlp(block, b->scratch, in, &out);
     return rc != 0 ? rc
-                   : chain_write(site == SITE_ATTENTION ? run->attention : run->mlp, b->first, &out, gpu, run->stream);
+                   : activations_write(site == SITE_ATTENTION ? run->attention : run->mlp, b->first, &out, gpu,
+                                       run->stream);
 }
 
 static double share_of(enum site site, double part)
@@ -61,18 +63,18 @@ static double share_of(enum site site, double part)
 
 static int gather(struct run *run, struct block *block, enum site site, struct layer_stats *stats)
 {
-    int64_t batches = flow_batches(&run->calibration);
+    int64_t batches = microbatches_count(&run->calibration);
     double mark = clock_monotonic_seconds();
     int rc = 0;
 
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
-        struct batch b = flow_batch(&run->calibration, i);
+        struct batch b = microbatches_at(&run->calibration, i);
         struct tensor in;
         rc = run_tick(run, share_of(site, 0.5 * (double)i / (double)batches), "calibrating");
         rc = rc != 0 ? rc : site_input(run, block, site, &b, &in);
-        run_charge(run, PHASE_FORWARD, &mark, 0);
+        run_add_time(run, PHASE_FORWARD, &mark, 0);
         rc = rc != 0 ? rc : stats_add(stats, run->p->gpu, run->stream, &in);
-        run_charge(run, PHASE_STATISTICS, &mark, 0);
+        run_add_time(run, PHASE_STATISTICS, &mark, 0);
     }
     return rc != 0 ? rc : stats_finish(stats, run->p->gpu, run->stream);
 }
@@ -85,8 +87,8 @@ static int advance(struct run *run, struct block *block, enum site site)
     if (site != SITE_ATTENTION && site != SITE_MLP) {
         return 0;
     }
-    for (int64_t i = 0; rc == 0 && i < flow_batches(&run->calibration); i++) {
-        struct batch b = flow_batch(&run->calibration, i);
+    for (int64_t i = 0; rc == 0 && i < microbatches_count(&run->calibration); i++) {
+        struct batch b = microbatches_at(&run->calibration, i);
         struct tensor in;
         rc = run_tick(run, share_of(site, 0.9), "calibrating");
         rc = rc != 0 ? rc : site_input(run, block, site, &b, &in);
@@ -106,7 +108,7 @@ struct rewrite_data {
 static int rewrite_input(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch)
 {
     struct rewrite_data *d = data;
-    struct batch b = flow_batch(&d->run->calibration, i);
+    struct batch b = microbatches_at(&d->run->calibration, i);
 
     *scratch = b.scratch;
     return site_input(d->run, d->block, d->site, &b, in);
@@ -135,7 +137,7 @@ static int rewrite_stage(struct run *run, const struct recipe_stage *stage, stru
         .site = data->site,
         .block = data->block,
         .stats = stats,
-        .batches = flow_batches(&run->calibration),
+        .batches = microbatches_count(&run->calibration),
         .input = rewrite_input,
         .input_data = data,
         .scheme = rewrite_scheme,
@@ -146,7 +148,7 @@ static int rewrite_stage(struct run *run, const struct recipe_stage *stage, stru
     double mark = clock_monotonic_seconds();
     int rc = stage->quantizer->rewrite(&context);
 
-    run_charge(run, PHASE_SOLVE, &mark, 0);
+    run_add_time(run, PHASE_SOLVE, &mark, 0);
     return rc != 0 ? err_pass(rc, "%s at site %d", stage->quantizer->name, (int)data->site) : 0;
 }
 
@@ -190,18 +192,18 @@ int sites_rewrite(struct run *run, struct block *block)
 }
 
 /* A float tensor under its full name, [rows, cols]. */
-static int keep_tensor(struct run *run, const char *name, const struct tensor *tensor, struct block_items *items)
+static int keep_tensor(struct run *run, const char *name, const struct tensor *tensor, struct block_outputs *outputs)
 {
     const struct qscheme scheme = {
         .kind = QTENSOR_DENSE, .bits = 16, .group_size = 1, .scale_dtype = model_dtype(run->p->model)};
     int64_t rows = tensor->rank == 2 ? tensor->shape[0] : 1, cols = tensor_count(tensor) / rows;
-    struct qtensor *q = &items->list[items->count];
+    struct qtensor *q = &outputs->list[outputs->count];
 
     int rc = qtensor_new(name, &scheme, rows, cols, q);
     if (rc != 0) {
         return rc;
     }
-    items->count++;
+    outputs->count++;
     rc = run->p->gpu->ops->download(run->stream, q->tables, tensor->data, tensor_bytes(tensor));
     for (int64_t i = 0; rc == 0 && i < rows * cols; i++) {
         q->tables[i] = dtype_round(q->tables[i], scheme.scale_dtype);
@@ -214,7 +216,7 @@ static int keep_tensor(struct run *run, const char *name, const struct tensor *t
     return rc;
 }
 
-int sites_keep_changes(struct run *run, const struct block *block, struct block_items *items)
+int sites_keep_changes(struct run *run, const struct block *block, struct block_outputs *outputs)
 {
     char module[128], name[160];
     struct qscheme unused;
@@ -227,18 +229,18 @@ int sites_keep_changes(struct run *run, const struct block *block, struct block_
         model_linear_name(run->p->model, run->block_index, (enum linear_role)role, module);
         if (site_solver(run, (enum linear_role)role, &unused) == NULL) {
             snprintf(name, sizeof(name), "%s.weight", module);
-            rc = keep_tensor(run, name, &block->linears[role], items);
+            rc = keep_tensor(run, name, &block->linears[role], outputs);
         }
         if (rc == 0 && block->biases[role].data != NULL) {
             snprintf(name, sizeof(name), "%s.bias", module);
-            rc = keep_tensor(run, name, &block->biases[role], items);
+            rc = keep_tensor(run, name, &block->biases[role], outputs);
         }
     }
     for (int role = 0; rc == 0 && role < NORM_COUNT; role++) {
         if (block->changed_norms[role]) {
             snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)run->block_index,
                      run->config->arch->norms[role]);
-            rc = keep_tensor(run, name, &block->norms[role], items);
+            rc = keep_tensor(run, name, &block->norms[role], outputs);
         }
     }
     return rc;

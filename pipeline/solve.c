@@ -2,11 +2,13 @@
  * put in the float ones' place with their inputs quantized as the runtime will do it, so that whatever comes behind
  * sees what the artifact's user will see. */
 
-#include "pipeline/run.h"
+#include "pipeline/solve.h"
 
 #include "base/err.h"
 #include "base/ids.h"
 #include "pipeline/report.h"
+#include "pipeline/static_inputs.h"
+#include "pipeline/stored_scales.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -213,8 +215,8 @@ static int add_row(struct run *run, const struct report_facts *facts, struct rep
 /* The quantized weight in the float one's place, which the reference path may still need. */
 static void take_weight(struct run *run, enum linear_role role, struct tensor *weight, struct tensor *dequantized)
 {
-    if (run->reference_hidden != NULL) {
-        run->float_linears[role] = *weight;
+    if (run->reference.hidden != NULL) {
+        run->reference.float_linears[role] = *weight;
     } else {
         gpu_tensor_free(run->p->gpu, weight);
     }
@@ -317,9 +319,9 @@ static int solve_all(struct run *run, const struct layer_stats *stats, enum site
     return rc;
 }
 
-/* A job's result goes to the block's items. Codes that the device keeps in memory of its own leave it when the block is
- * done. */
-static int keep_result(struct run *run, struct linear_job *job, struct block_items *items)
+/* A job's result goes to the block's outputs. Codes that the device keeps in memory of its own leave it when the block
+ * is done. */
+static int keep_result(struct run *run, struct linear_job *job, struct block_outputs *outputs)
 {
     const struct gpu *gpu = run->p->gpu;
     int rc = 0;
@@ -334,13 +336,13 @@ static int keep_result(struct run *run, struct linear_job *job, struct block_ite
         rc = gpu->ops->download(run->stream, job->result.codes, job->codes.data, tensor_bytes(&job->codes));
         gpu_tensor_free(gpu, &job->codes);
     }
-    items->list[items->count] = job->result;
-    items->codes[items->count++] = job->codes;
+    outputs->list[outputs->count] = job->result;
+    outputs->codes[outputs->count++] = job->codes;
     return rc;
 }
 
 int site_solve(struct run *run, struct block *block, enum site site, const struct layer_stats *stats,
-               struct block_items *items, struct report_rows *rows)
+               struct block_outputs *outputs, struct report_rows *rows)
 {
     struct site_jobs jobs;
     double mark = clock_monotonic_seconds();
@@ -348,21 +350,12 @@ int site_solve(struct run *run, struct block *block, enum site site, const struc
     list_jobs(run, block, site, &jobs);
     int rc = solve_all(run, stats, site, &jobs);
     rc = rc != 0 ? rc : site_inputs(run, site, stats, jobs.schemes, jobs.jobs, jobs.count, jobs.inputs);
-    run_charge(run, PHASE_SOLVE, &mark, rc == 0 && jobs.count > 0 ? solve_flops(&jobs) : 0);
+    run_add_time(run, PHASE_SOLVE, &mark, rc == 0 && jobs.count > 0 ? solve_flops(&jobs) : 0);
     for (int i = 0; i < jobs.count; i++) {
         rc = rc != 0 ? rc : take_result(run, block, &jobs, i, stats, rows);
-        int kept = keep_result(run, &jobs.jobs[i], items);
+        int kept = keep_result(run, &jobs.jobs[i], outputs);
         rc = rc != 0 ? rc : kept;
     }
-    run_charge(run, PHASE_MEASURE, &mark, 0);
+    run_add_time(run, PHASE_MEASURE, &mark, 0);
     return rc != 0 ? err_pass(rc, "block %lld site %d", (long long)run->block_index, (int)site) : 0;
-}
-
-void block_items_deinit(struct block_items *items, const struct gpu *gpu)
-{
-    for (int i = 0; i < items->count; i++) {
-        qtensor_deinit(&items->list[i]);
-        gpu_tensor_free(gpu, &items->codes[i]);
-    }
-    items->count = 0;
 }

@@ -1,10 +1,11 @@
 /* Static scales of inputs: one for all linears that read the same input, since runtimes load q, k and v as one linear,
  * and gate and up, and take the largest scale of their parts. */
 
-#include "pipeline/run.h"
+#include "pipeline/static_inputs.h"
 
 #include "base/err.h"
 #include "pipeline/report.h"
+#include "pipeline/stored_scales.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -69,12 +70,12 @@ static bool is_outliers(const struct report_input *in, enum gpu_number number)
 
 static int warn(struct run *run)
 {
-    return run_warn(run, "input_outliers",
-                    "a few inputs of some modules reach so far that one static scale cannot suit them and the others: "
-                    "\"input_outlier\" in the report's rows; smooth these inputs first (method \"smoothquant\", alone "
-                    "or before the one that solves, with \"smooth_down\" and \"smooth_output\"), give each token its "
-                    "own scale (\"activation_dynamic\": true, or \"activation_scheme\": \"dynamic\"), or list the "
-                    "modules in \"float_inputs\"");
+    return news_warn(run->news, "input_outliers",
+                     "a few inputs of some modules reach so far that one static scale cannot suit them and the others: "
+                     "\"input_outlier\" in the report's rows; smooth these inputs first (method \"smoothquant\", alone "
+                     "or before the one that solves, with \"smooth_down\" and \"smooth_output\"), give each token its "
+                     "own scale (\"activation_dynamic\": true, or \"activation_scheme\": \"dynamic\"), or list the "
+                     "modules in \"float_inputs\"");
 }
 
 /* One range for linears that read the same input alike. */

@@ -2,7 +2,7 @@
  * shares that scale may lose nearly all of its energy: half precision ends at 65504 and has steps of 2^-24 near zero.
  * Such a result is named in its row and among the job's warnings. */
 
-#include "pipeline/run.h"
+#include "pipeline/stored_scales.h"
 
 #include "base/err.h"
 #include "gpu/ggml_blocks.h"
@@ -153,7 +153,7 @@ static int say(struct run *run, struct linear_job *job, const struct scales *sca
              "format %s stores scales as %s, which cannot hold those of some modules; they were clamped and these "
              "modules lost more than others: \"fallback\" in the report's rows",
              run->p->format->name, type);
-    return run_warn(run, "scales_clamped", message);
+    return news_warn(run->news, "scales_clamped", message);
 }
 
 int site_scales(struct run *run, const struct tensor *weight, struct linear_job *job)

@@ -9,10 +9,10 @@
 
 enum { ROWS = 96, WIDTH = 40, BATCH = 32 };
 
-static struct chain *open_chain(const char *directory, struct chain_budget *budget)
+static struct activations *open_chain(const char *directory, struct activations_budget *budget)
 {
-    struct chain *chain;
-    ck_assert_rc_ok(chain_new(directory, "hidden", ROWS, WIDTH, budget, &chain));
+    struct activations *chain;
+    ck_assert_rc_ok(activations_new(directory, "hidden", ROWS, WIDTH, budget, &chain));
     return chain;
 }
 
@@ -22,23 +22,23 @@ static float value(int step, int64_t r, int64_t c)
     return (float)(1000 * step) + (float)r + (float)c / 64;
 }
 
-static void write_step(struct rig *rig, struct chain *chain, int step)
+static void write_step(struct rig *rig, struct activations *chain, int step)
 {
     struct tensor batch = rig_tensor(rig, DTYPE_F32, BATCH, WIDTH);
     for (int64_t first = 0; first < ROWS; first += BATCH) {
         for (int64_t i = 0; i < BATCH * WIDTH; i++) {
             floats(&batch)[i] = value(step, first + i / WIDTH, i % WIDTH);
         }
-        ck_assert_rc_ok(chain_write(chain, first, &batch, &rig->gpu, rig->stream));
+        ck_assert_rc_ok(activations_write(chain, first, &batch, &rig->gpu, rig->stream));
     }
     gpu_tensor_free(&rig->gpu, &batch);
 }
 
-static void check_step(struct rig *rig, struct chain *chain, enum chain_side side, int step)
+static void check_step(struct rig *rig, struct activations *chain, enum activations_side side, int step)
 {
     struct tensor batch = rig_tensor(rig, DTYPE_F32, BATCH, WIDTH);
     for (int64_t first = 0; first < ROWS; first += BATCH) {
-        ck_assert_rc_ok(chain_read(chain, side, first, &batch, &rig->gpu, rig->stream));
+        ck_assert_rc_ok(activations_read(chain, side, first, &batch, &rig->gpu, rig->stream));
         ck_assert_rc_ok(rig->ops->stream_sync(rig->stream));
         for (int64_t i = 0; i < BATCH * WIDTH; i++) {
             ck_assert_float_eq(floats(&batch)[i], value(step, first + i / WIDTH, i % WIDTH));
@@ -48,32 +48,32 @@ static void check_step(struct rig *rig, struct chain *chain, enum chain_side sid
 }
 
 /* Work in place: rows that the device works on are the chain's own or come back by a write, with the same outcome. */
-static void work_in_place(struct rig *rig, struct chain *chain, bool own)
+static void work_in_place(struct rig *rig, struct activations *chain, bool own)
 {
     struct tensor batch = rig_tensor(rig, DTYPE_F32, BATCH, WIDTH);
 
     for (int64_t first = 0; first < ROWS; first += BATCH) {
         struct tensor rows = batch;
-        ck_assert_rc_ok(chain_open(chain, CHAIN_OUT, first, &rows, &rig->gpu, rig->stream));
+        ck_assert_rc_ok(activations_open(chain, ACTIVATIONS_OUT, first, &rows, &rig->gpu, rig->stream));
         ck_assert((rows.data != batch.data) == own);
         ck_assert_rc_ok(rig->ops->stream_sync(rig->stream));
         for (int64_t i = 0; i < BATCH * WIDTH; i++) {
             ck_assert_float_eq(floats(&rows)[i], value(1, first + i / WIDTH, i % WIDTH));
             floats(&rows)[i] = value(2, first + i / WIDTH, i % WIDTH);
         }
-        ck_assert_rc_ok(chain_write(chain, first, &rows, &rig->gpu, rig->stream));
+        ck_assert_rc_ok(activations_write(chain, first, &rows, &rig->gpu, rig->stream));
     }
-    check_step(rig, chain, CHAIN_OUT, 2);
+    check_step(rig, chain, ACTIVATIONS_OUT, 2);
     for (int64_t first = 0; first < ROWS; first += BATCH) {
         struct tensor rows = batch;
-        chain_place(chain, first, &rows, &rig->gpu);
+        activations_place(chain, first, &rows, &rig->gpu);
         ck_assert((rows.data != batch.data) == own);
         for (int64_t i = 0; i < BATCH * WIDTH; i++) {
             floats(&rows)[i] = value(1, first + i / WIDTH, i % WIDTH);
         }
-        ck_assert_rc_ok(chain_write(chain, first, &rows, &rig->gpu, rig->stream));
+        ck_assert_rc_ok(activations_write(chain, first, &rows, &rig->gpu, rig->stream));
     }
-    check_step(rig, chain, CHAIN_OUT, 1);
+    check_step(rig, chain, ACTIVATIONS_OUT, 1);
     gpu_tensor_free(&rig->gpu, &batch);
 }
 
@@ -82,34 +82,34 @@ static void live(struct rig *rig, int64_t limit, bool on_device, char sha256[DIG
 {
     char directory[256];
     char file[64];
-    struct chain_budget budget = {
+    struct activations_budget budget = {
         .limit = limit, .device_limit = on_device ? 1 << 20 : 0, .gpu = &rig->gpu, .stream = rig->stream};
 
     scratch_make(directory);
-    struct chain *chain = open_chain(directory, &budget);
+    struct activations *chain = open_chain(directory, &budget);
     ck_assert_int_eq(budget.used > 0, limit > 0);
     write_step(rig, chain, 1);
     work_in_place(rig, chain, limit > 0 || on_device);
-    ck_assert_rc_ok(chain_turn(chain));
-    check_step(rig, chain, CHAIN_IN, 1);
+    ck_assert_rc_ok(activations_turn(chain));
+    check_step(rig, chain, ACTIVATIONS_IN, 1);
     write_step(rig, chain, 2);
-    check_step(rig, chain, CHAIN_OUT, 2);
-    ck_assert_rc_ok(chain_commit(chain, 0, file, sha256));
-    check_step(rig, chain, CHAIN_IN, 2);
+    check_step(rig, chain, ACTIVATIONS_OUT, 2);
+    ck_assert_rc_ok(activations_commit(chain, 0, file, sha256));
+    check_step(rig, chain, ACTIVATIONS_IN, 2);
     write_step(rig, chain, 3);
-    ck_assert_rc_ok(chain_commit(chain, 1, file, sha256));
+    ck_assert_rc_ok(activations_commit(chain, 1, file, sha256));
     ck_assert_str_eq(file, "hidden-00001.act");
-    ck_assert_rc_ok(chain_sweep(chain, file));
+    ck_assert_rc_ok(activations_sweep(chain, file));
     write_step(rig, chain, 9); /* an open block that is dropped */
-    chain_free(chain);
+    activations_free(chain);
     ck_assert_int_eq(budget.used, 0);
     ck_assert_int_eq(budget.device_used, 0);
 
     chain = open_chain(directory, &budget);
-    ck_assert_int_eq(chain_load(chain, "hidden-00000.act", sha256), ERR_NOT_FOUND); /* swept */
-    ck_assert_rc_ok(chain_load(chain, file, sha256));
-    check_step(rig, chain, CHAIN_IN, 3);
-    chain_free(chain);
+    ck_assert_int_eq(activations_load(chain, "hidden-00000.act", sha256), ERR_NOT_FOUND); /* swept */
+    ck_assert_rc_ok(activations_load(chain, file, sha256));
+    check_step(rig, chain, ACTIVATIONS_IN, 3);
+    activations_free(chain);
     scratch_remove(directory);
 }
 
@@ -140,21 +140,21 @@ START_TEST(test_damage_is_found)
 
     rig_open(&rig, 1);
     for (int on_disk = 0; on_disk < 2; on_disk++) {
-        struct chain_budget budget = {.limit = on_disk ? 0 : 1 << 20};
+        struct activations_budget budget = {.limit = on_disk ? 0 : 1 << 20};
         scratch_make(directory);
-        struct chain *chain = open_chain(directory, &budget);
+        struct activations *chain = open_chain(directory, &budget);
         write_step(&rig, chain, 1);
-        ck_assert_rc_ok(chain_commit(chain, 0, file, sha256));
-        chain_free(chain);
+        ck_assert_rc_ok(activations_commit(chain, 0, file, sha256));
+        activations_free(chain);
         snprintf(path, sizeof(path), "%s/%s", directory, file);
         int fd = open(path, O_WRONLY);
         ck_assert_int_eq(pwrite(fd, "x", 1, 77), 1);
         chain = open_chain(directory, &budget);
-        ck_assert_int_eq(chain_load(chain, file, sha256), ERR_SOURCE_CORRUPT);
+        ck_assert_int_eq(activations_load(chain, file, sha256), ERR_SOURCE_CORRUPT);
         ck_assert_int_eq(ftruncate(fd, 100), 0);
         close(fd);
-        ck_assert_int_eq(chain_load(chain, file, sha256), ERR_SOURCE_CORRUPT);
-        chain_free(chain);
+        ck_assert_int_eq(activations_load(chain, file, sha256), ERR_SOURCE_CORRUPT);
+        activations_free(chain);
         scratch_remove(directory);
     }
     rig_close(&rig);
@@ -163,11 +163,11 @@ END_TEST
 
 START_TEST(test_absurd_sizes_are_refused)
 {
-    struct chain_budget budget = {.limit = 1 << 20};
-    struct chain *chain;
+    struct activations_budget budget = {.limit = 1 << 20};
+    struct activations *chain;
 
-    ck_assert_int_eq(chain_new("/", "x", INT64_MAX / 2, 8, &budget, &chain), ERR_INSUFFICIENT_MEMORY);
-    ck_assert_int_lt(chain_new("/nonexistent", "x", 8, 1 << 20, &budget, &chain), 0);
+    ck_assert_int_eq(activations_new("/", "x", INT64_MAX / 2, 8, &budget, &chain), ERR_INSUFFICIENT_MEMORY);
+    ck_assert_int_lt(activations_new("/nonexistent", "x", 8, 1 << 20, &budget, &chain), 0);
     ck_assert_int_eq(budget.used, 0);
 }
 END_TEST

@@ -2,8 +2,8 @@
  * order, and that its results do not show it. */
 
 #include "models/block_reader.h"
+#include "pipeline/block_writer.h"
 #include "pipeline/memory_plan.h"
-#include "pipeline/run.h"
 #include "tests/unit/pipeline/pipeline_rig.h"
 
 #include <pthread.h>
@@ -306,17 +306,17 @@ END_TEST
 /* Nobody waits for a block that was given up: what went wrong with it does not hide what the run says. */
 START_TEST(test_abandoned_results_are_silent)
 {
-    struct block_items items = {.count = 0};
-    struct results *results = NULL;
+    struct block_outputs outputs = {.count = 0};
+    struct block_writer *writer = NULL;
     struct world w;
     char path[400];
 
     world_open(&w, "rtn", 1);
-    ck_assert_rc_ok(results_new(&w.gpu, &results));
+    ck_assert_rc_ok(block_writer_new(&w.gpu, &writer));
     snprintf(path, sizeof(path), "%s/missing/block", w.directory);
-    ck_assert_rc_ok(results_start(results, path, NULL, &items));
+    ck_assert_rc_ok(block_writer_start(writer, path, NULL, &outputs));
     (void)err_raise(ERR_CANCELLED, "cancelled by the test");
-    results_free(results);
+    block_writer_free(writer);
     ck_assert_str_eq(err_last()->message, "cancelled by the test");
     world_close(&w);
 }

@@ -1,6 +1,6 @@
 /* Scales that their stored type does not hold are named, whatever the method; others are not. */
 
-#include "pipeline/run.h"
+#include "pipeline/stored_scales.h"
 #include "tests/unit/quantizers/support.h"
 
 #define N 8
@@ -44,7 +44,8 @@ START_TEST(what_does_not_fit_is_named)
     struct rig rig;
     rig_open(&rig, 2);
     const struct pipeline pipeline = {.format = format_find("gguf"), .gpu = &rig.gpu, .receive = on_message};
-    struct run run = {.p = &pipeline, .stream = rig.stream};
+    struct news news = {.p = &pipeline};
+    struct run run = {.p = &pipeline, .news = &news, .stream = rig.stream};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         for (int kind = 0; kind < WEIGHTS_COUNT; kind++) {

@@ -1,0 +1,65 @@
+#pragma once
+/* What a run leaves on disk between blocks, and how another goes on from it. Knows blocks by their files and
+ * activations by their stores, and nothing of what is computed. Thread of the run. */
+
+#include "pipeline/activations.h"
+#include "pipeline/block_writer.h"
+#include "pipeline/news.h"
+
+/* A finished block that is on its way to disk: what is committed once its file is there. */
+struct pending {
+    bool open;
+    bool activations_saved;
+    struct saved_block saved; /* its digest comes with the file */
+    struct report_rows rows;
+    struct cache_scales cache;
+    struct analysis_rows analysis;
+};
+
+struct checkpoint {
+    const struct news *news;
+    int64_t block_count; /* of the model */
+    struct saved_block *blocks;
+    int64_t committed; /* blocks, from the first on */
+    int64_t rows;      /* report rows of these */
+
+    /* of an attempt at the run */
+    bool waits; /* a block is on disk before the next one begins */
+    struct block_writer *writer;
+    struct pending pending;
+    double saved_at; /* monotonic seconds: when activations were saved */
+    struct checkpoint_store {
+        const char *name;
+        struct activations *store;
+        bool evaluation; /* used after the last block */
+    } stores[SAVED_ACTIVATIONS_MAX];
+    int store_count;
+};
+
+/* With what an earlier attempt at the job has committed. */
+int checkpoint_init(struct checkpoint *checkpoint, const struct news *news, int64_t block_count);
+void checkpoint_deinit(struct checkpoint *checkpoint);
+/* An attempt at the run begins: it has no stores yet; and it is over, whatever is on its way to disk. */
+int checkpoint_open(struct checkpoint *checkpoint, const struct gpu *gpu, bool waits);
+void checkpoint_close(struct checkpoint *checkpoint);
+/* A store that a resume needs; name: static text. */
+void checkpoint_add(struct checkpoint *checkpoint, const char *name, struct activations *store, bool evaluation);
+/* Bring the stores to where the committed blocks left them, or nearest before. *first_block: the first one to run,
+ * after the last whose activations are on disk; 0: there are none, and the stores are as they were. */
+int checkpoint_resume(struct checkpoint *checkpoint, int64_t *first_block);
+/* A block is done, `made` after its rows, cache and analysis, which are taken over with its outputs: its stores go to
+ * disk when it is time, and the outputs on a thread of their own, after all that is queued on `maker`. The block before
+ * is committed first. A block that was committed by an earlier attempt and only ran again for its activations is not
+ * committed again. */
+struct checkpoint_made {
+    struct block_outputs *outputs;
+    struct report_rows *rows;
+    struct cache_scales *cache;
+    struct analysis_rows *analysis;
+};
+int checkpoint_block(struct checkpoint *checkpoint, int64_t index, const struct checkpoint_made *made,
+                     struct gpu_stream *maker);
+/* Commit the block that is on its way to disk if its file is there; wait: as soon as it is. */
+int checkpoint_commit(struct checkpoint *checkpoint, bool wait);
+/* Let go of a block that is on its way: it was never done. */
+void checkpoint_drop(struct checkpoint *checkpoint);

@@ -1,0 +1,10 @@
+#pragma once
+/* The open block, changed before anything is solved. */
+
+#include "pipeline/block_writer.h"
+#include "pipeline/run.h"
+
+/* Let every stage that rewrites change the open block, site by site. */
+int sites_rewrite(struct run *run, struct block *block);
+/* The float tensors that were changed and are stored as such. */
+int sites_keep_changes(struct run *run, const struct block *block, struct block_outputs *outputs);
