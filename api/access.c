@@ -11,7 +11,7 @@
 
 #define PATH_MAX_LOGGED 256
 
-void access_client(const struct sockaddr *address, char out[LINK_CLIENT_SIZE])
+void access_client(const struct sockaddr *address, char out[CONNECTION_CLIENT_SIZE])
 {
     char host[INET6_ADDRSTRLEN] = "";
     bool six = address->sa_family == AF_INET6;
@@ -21,26 +21,25 @@ void access_client(const struct sockaddr *address, char out[LINK_CLIENT_SIZE])
     if ((six || address->sa_family == AF_INET) &&
         inet_ntop(address->sa_family, six ? (const void *)&v6->sin6_addr : (const void *)&v4->sin_addr, host,
                   sizeof(host)) != NULL) {
-        (void)snprintf(out, LINK_CLIENT_SIZE, "%s%s%s:%u", six ? "[" : "", host, six ? "]" : "",
+        (void)snprintf(out, CONNECTION_CLIENT_SIZE, "%s%s%s:%u", six ? "[" : "", host, six ? "]" : "",
                        ntohs(six ? v6->sin6_port : v4->sin_port));
     }
 }
 
-void access_log(const struct link *link, bool complete)
+void access_log(const struct connection *connection, bool complete)
 {
-    const struct request *request = link->request;
+    const struct request *request = connection->request;
     char path[PATH_MAX_LOGGED];
     int status = request->reply.status;
     const union MHD_ConnectionInfo *info =
-        request->connection != NULL ? MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_HTTP_STATUS)
-                                    : NULL;
+        request->mhd != NULL ? MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_HTTP_STATUS) : NULL;
 
     if (status == 0 && info != NULL) { /* the library refused by itself */
         status = (int)info->http_status;
     }
     (void)snprintf(path, sizeof(path), "%.*s", (int)strcspn(request->path, "?"), request->path);
-    log_info("request", LOG_S("request", request->id), LOG_S("client", link->client), LOG_S("method", request->method),
-             LOG_S("route", request->route != NULL ? request->route->path : NULL),
+    log_info("request", LOG_S("request", request->id), LOG_S("client", connection->client),
+             LOG_S("method", request->method), LOG_S("route", request->route != NULL ? request->route->path : NULL),
              LOG_S("object", request->captures[0]), LOG_S("path", path), LOG_I("status", status),
              LOG_I("bytes_in", request->body_seen), LOG_I("bytes_out", request->bytes_out),
              LOG_I("ms", clock_monotonic_ms() - request->started_ms), LOG_S("end", complete ? "complete" : "aborted"));

@@ -34,9 +34,9 @@
 static void post(struct api *api, struct request *request)
 {
     pthread_mutex_lock(&api->lock);
-    bool first = api->mail == NULL;
-    request->next = api->mail;
-    api->mail = request;
+    bool first = api->returned == NULL;
+    request->next = api->returned;
+    api->returned = request;
     pthread_mutex_unlock(&api->lock);
     if (first && api->wake != NULL) {
         api->wake(api->wake_data);
@@ -67,17 +67,19 @@ static void work(void *data, void *item)
     }
 }
 
-/* The team for a request: work that may take long must not keep the others waiting. */
-static struct worker_team *team_of(const struct api *api, const struct request *request)
+/* The pool for a request: work that may take long must not keep the others waiting. */
+static struct worker_pool *workers_of(const struct api *api, const struct request *request)
 {
     unsigned flags = request->route != NULL ? request->route->flags : 0;
-    return (flags & ROUTE_HEAVY) != 0 ? api->heavy_team : (flags & ROUTE_ADMITS) != 0 ? api->admit_team : api->team;
+    return (flags & ROUTE_HEAVY) != 0    ? api->heavy_workers
+           : (flags & ROUTE_ADMITS) != 0 ? api->admit_workers
+                                         : api->workers;
 }
 
 static void dispatch(struct api *api, struct request *request)
 {
     request->next = NULL;
-    if (api->backlog == NULL && worker_team_push(team_of(api, request), request)) {
+    if (api->backlog == NULL && worker_pool_push(workers_of(api, request), request)) {
         return;
     }
     *api->backlog_end = request;
@@ -88,7 +90,7 @@ static void work_off_backlog(struct api *api)
 {
     while (api->backlog != NULL) {
         struct request *request = api->backlog, *next = request->next;
-        if (!worker_team_push(team_of(api, request), request)) {
+        if (!worker_pool_push(workers_of(api, request), request)) {
             return;
         }
         api->backlog = next;
@@ -98,18 +100,18 @@ static void work_off_backlog(struct api *api)
     }
 }
 
-void api_hand_over(struct link *link, enum request_step step)
+void api_hand_over(struct connection *connection, enum request_step step)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     request->step = step;
-    sweeper_set(link, LINK_BUSY);
-    MHD_suspend_connection(request->connection);
-    dispatch(link->api, request);
+    sweeper_set(connection, CONNECTION_BUSY);
+    MHD_suspend_connection(request->mhd);
+    dispatch(connection->api, request);
 }
 
 void api_release(struct api *api, struct request *request)
 {
-    hub_unwatch(api->context.hub, &request->waiter);
+    notifier_unwatch(api->context.notifier, &request->waiter);
     if (request_holds_resources(request) && !api->closing) {
         request->step = REQUEST_DISPOSE;
         dispatch(api, request);
@@ -120,37 +122,37 @@ void api_release(struct api *api, struct request *request)
 }
 
 /* A request is back from a worker or from a wait. */
-static void settle(struct api *api, struct request *request)
+static void finish_step(struct api *api, struct request *request)
 {
     if (!api->closing && request->result == SERVER_AGAIN) {
         dispatch(api, request);
         return;
     }
     if (!api->closing && request->result == REQUEST_WAIT) {
-        if (!hub_park(api->context.hub, &request->waiter)) {
+        if (!notifier_park(api->context.notifier, &request->waiter)) {
             dispatch(api, request);
         }
         return;
     }
-    server_after_step(request->link);
-    MHD_resume_connection(request->connection);
+    server_after_step(request->connection);
+    MHD_resume_connection(request->mhd);
 }
 
-static void read_mail(struct api *api)
+static void take_returned(struct api *api)
 {
     pthread_mutex_lock(&api->lock);
-    struct request *mail = api->mail, *ordered = NULL;
-    api->mail = NULL;
+    struct request *returned = api->returned, *ordered = NULL;
+    api->returned = NULL;
     pthread_mutex_unlock(&api->lock);
-    while (mail != NULL) { /* oldest first */
-        struct request *next = mail->next;
-        mail->next = ordered;
-        ordered = mail;
-        mail = next;
+    while (returned != NULL) { /* oldest first */
+        struct request *next = returned->next;
+        returned->next = ordered;
+        ordered = returned;
+        returned = next;
     }
     while (ordered != NULL) {
         struct request *next = ordered->next;
-        settle(api, ordered);
+        finish_step(api, ordered);
         ordered = next;
     }
 }
@@ -158,7 +160,7 @@ static void read_mail(struct api *api)
 void api_run(struct api *api)
 {
     int64_t now = clock_monotonic_ms();
-    read_mail(api);
+    take_returned(api);
     work_off_backlog(api);
     MHD_UNSIGNED_LONG_LONG timeout;
     for (int round = 0; round < ROUNDS_MAX; round++) {
@@ -171,7 +173,7 @@ void api_run(struct api *api)
     if (now >= api->sweep_ms) {
         api->sweep_ms = sweeper_run(api, now);
     }
-    api->deadline_ms = hub_expire(api->context.hub, now);
+    api->deadline_ms = notifier_expire(api->context.notifier, now);
 }
 
 int64_t api_timeout_ms(struct api *api)
@@ -188,8 +190,8 @@ int64_t api_timeout_ms(struct api *api)
     if (api->deadline_ms >= 0 && (next < 0 || api->deadline_ms < next)) {
         next = api->deadline_ms;
     }
-    if (api->relays.waiting != NULL && api->relays.call_ms < next) {
-        next = api->relays.call_ms;
+    if (api->relays.waiting != NULL && api->relays.admit_ms < next) {
+        next = api->relays.admit_ms;
     }
     if (next >= 0) {
         int64_t left = next > now ? next - now : 0;
@@ -200,13 +202,13 @@ int64_t api_timeout_ms(struct api *api)
 
 void api_job_event(struct api *api, const char *job_id)
 {
-    hub_notify(api->context.hub, job_id);
+    notifier_notify(api->context.notifier, job_id);
 }
 
 void api_drain(struct api *api)
 {
     atomic_store(&api->context.draining, true);
-    hub_notify(api->context.hub, NULL);
+    notifier_notify(api->context.notifier, NULL);
 }
 
 bool api_idle(struct api *api)
@@ -313,7 +315,7 @@ static int copy_hosts(struct api *api, const struct api_config *config)
 }
 
 /* Escapes are undone by the matcher, from the raw target. */
-static size_t keep_escapes(void *data, struct MHD_Connection *connection, char *text)
+static size_t keep_escapes(void *data, struct MHD_Connection *mhd, char *text)
 {
     return strlen(text);
 }
@@ -340,16 +342,16 @@ static int open_parts(struct api *api, const struct api_config *config)
     struct limits limits;
     limits_find(config, &limits);
     api->context.streams_max = (int)limits.streams;
-    api->context.hub = hub_new(on_wait_over, api);
-    if (api->context.hub == NULL) {
+    api->context.notifier = notifier_new(on_wait_over, api);
+    if (api->context.notifier == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
     }
     int workers = config->workers > 0 ? config->workers : WORKERS;
     int rc = copy_hosts(api, config);
     rc = rc < 0 ? rc : listen_on(api, config);
-    rc = rc < 0 ? rc : worker_team_new(workers, (size_t)limits.connections, work, api, &api->team);
-    rc = rc < 0 ? rc : worker_team_new(ADMIT_WORKERS, (size_t)limits.connections, work, api, &api->admit_team);
-    rc = rc < 0 ? rc : worker_team_new(HEAVY_WORKERS, (size_t)limits.connections, work, api, &api->heavy_team);
+    rc = rc < 0 ? rc : worker_pool_new(workers, (size_t)limits.connections, work, api, &api->workers);
+    rc = rc < 0 ? rc : worker_pool_new(ADMIT_WORKERS, (size_t)limits.connections, work, api, &api->admit_workers);
+    rc = rc < 0 ? rc : worker_pool_new(HEAVY_WORKERS, (size_t)limits.connections, work, api, &api->heavy_workers);
     return rc < 0 ? rc : start_library(api, &limits);
 }
 
@@ -378,20 +380,20 @@ int api_open(const struct api_config *config, struct api **out)
 
 /* Everything that is suspended must run again before the library stops: workers finish, waits end, the rest of the
  * backlog is given up. */
-static void bring_back(struct api *api)
+static void resume_all(struct api *api)
 {
     api_drain(api);
-    worker_team_free(api->team);
-    worker_team_free(api->admit_team);
-    worker_team_free(api->heavy_team);
-    api->team = api->admit_team = api->heavy_team = NULL;
+    worker_pool_free(api->workers);
+    worker_pool_free(api->admit_workers);
+    worker_pool_free(api->heavy_workers);
+    api->workers = api->admit_workers = api->heavy_workers = NULL;
     api->closing = true;
-    read_mail(api);
+    take_returned(api);
     while (api->backlog != NULL) {
         struct request *request = api->backlog;
         api->backlog = request->next;
-        if (request->connection != NULL) {
-            MHD_resume_connection(request->connection);
+        if (request->mhd != NULL) {
+            MHD_resume_connection(request->mhd);
         } else {
             request_free(request);
         }
@@ -404,17 +406,17 @@ void api_close(struct api *api)
         return;
     }
     if (api->daemon != NULL) {
-        bring_back(api);
+        resume_all(api);
         MHD_stop_daemon(api->daemon);
     }
     relays_close(api);
     if (api->fd >= 0) {
         close(api->fd);
     }
-    worker_team_free(api->team);
-    worker_team_free(api->admit_team);
-    worker_team_free(api->heavy_team);
-    hub_free(api->context.hub);
+    worker_pool_free(api->workers);
+    worker_pool_free(api->admit_workers);
+    worker_pool_free(api->heavy_workers);
+    notifier_free(api->context.notifier);
     for (size_t i = 0; api->allowed != NULL && api->allowed[i] != NULL; i++) {
         free(api->allowed[i]);
     }

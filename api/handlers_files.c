@@ -107,7 +107,7 @@ static int file_once(struct request *request, const struct file_facts *facts)
     int size = snprintf(input, sizeof(input), "%s %s %s", facts->sha256, query_text(query, "purpose"),
                         name != NULL ? name : "");
     digest_bytes(input, (size_t)size, digest);
-    return request_once(request, digest, file_create);
+    return request_idempotent(request, digest, file_create);
 }
 
 static int file_finish_take(struct request *request, void *state)

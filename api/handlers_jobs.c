@@ -18,7 +18,7 @@
 int handlers_job_create(struct request *request)
 {
     json_t *job = NULL;
-    int rc = engine_job_create(request->context->engine, request->json, request_once_key(request),
+    int rc = engine_job_create(request->context->engine, request->json, request_idempotency_key(request),
                                &request->scratch->errors, &job);
     return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
 }
@@ -99,7 +99,7 @@ int handlers_job_get(struct request *request)
         }
         wait->seconds = seconds;
         wait->deadline_ms = clock_monotonic_ms() + seconds * 1000;
-        hub_watch(request->context->hub, &request->waiter, id);
+        notifier_watch(request->context->notifier, &request->waiter, id);
     }
     json_t *job = NULL;
     int rc = engine_job_get(request->context->engine, id, &job);

@@ -15,7 +15,7 @@
 #define RESERVE 512 /* jobs, the database, devices and what is open from the start */
 #define RESERVE_LEAST 96
 #define FILES_OF_CONNECTION 3
-#define CROWD 256
+#define UNATTACHED 256
 
 static rlim_t raise_to(rlim_t need)
 {
@@ -35,8 +35,8 @@ void limits_find(const struct api_config *config, struct limits *out)
 {
     rlim_t connections = config->max_connections > 0 ? (rlim_t)config->max_connections : CONNECTIONS;
     rlim_t streams = config->max_streams > 0 ? (rlim_t)config->max_streams : STREAMS;
-    rlim_t crowd = connections < CROWD ? connections : CROWD;
-    rlim_t need = RESERVE + connections * FILES_OF_CONNECTION + crowd + streams;
+    rlim_t unattached = connections < UNATTACHED ? connections : UNATTACHED;
+    rlim_t need = RESERVE + connections * FILES_OF_CONNECTION + unattached + streams;
     rlim_t have = raise_to(need);
 
     if (have < need) {
@@ -44,7 +44,7 @@ void limits_find(const struct api_config *config, struct limits *out)
         rlim_t room = have > reserve ? have - reserve : 0;
         rlim_t most = room / (FILES_OF_CONNECTION + 2) > 0 ? room / (FILES_OF_CONNECTION + 2) : 1;
         connections = connections < most ? connections : most;
-        crowd = crowd < connections ? crowd : connections;
+        unattached = unattached < connections ? unattached : connections;
         /* A quarter of the connections, and half of what one address may have: it can ask for other things meanwhile.
          */
         rlim_t most_streams = connections / 4 > 0 ? connections / 4 : 1;
@@ -54,7 +54,7 @@ void limits_find(const struct api_config *config, struct limits *out)
     }
     out->connections = (unsigned)connections;
     out->streams = (unsigned)streams;
-    out->crowd = (unsigned)crowd;
+    out->unattached = (unsigned)unattached;
     rlim_t half = connections / 2 > 0 ? connections / 2 : 1;
     rlim_t an_address = config->max_connections_per_address > 0 ? (rlim_t)config->max_connections_per_address : half;
     out->an_address = (unsigned)(an_address < connections ? an_address : connections);

@@ -6,7 +6,7 @@
 struct limits {
     unsigned connections; /* at once */
     unsigned an_address;  /* of these, from one address */
-    unsigned crowd;       /* with a socket alone: they wait to be let in, or linger at their end */
+    unsigned unattached;  /* with a socket alone: they wait to be let in, or linger at their end */
     unsigned streams;     /* files sent or taken at once */
 };
 

@@ -40,19 +40,19 @@ static void set_blocked(struct relay *relay, bool blocked)
 }
 
 /* The library's side is over: of three descriptors one is left. */
-static void unlink_inner(struct relay *relay)
+static void close_inner(struct relay *relay)
 {
     struct relays *relays = &relay->api->relays;
 
-    if (relay->link != NULL) {
-        relay->link->relay = NULL;
-        relay->link = NULL;
+    if (relay->connection != NULL) {
+        relay->connection->relay = NULL;
+        relay->connection = NULL;
     }
     if (relay->inner >= 0) {
         close(relay->inner);
         relay->inner = -1;
-        relays->linked--;
-        relays->crowd++;
+        relays->attached--;
+        relays->unattached++;
         relays->freed = true;
     }
 }
@@ -72,8 +72,8 @@ void relay_drop(struct relay *relay)
     struct relays *relays = &relay->api->relays;
 
     set_blocked(relay, false);
-    unlink_inner(relay);
-    relays->crowd--;
+    close_inner(relay);
+    relays->unattached--;
     if (relay->previous != NULL) {
         relay->previous->next = relay->next;
     } else {
@@ -96,17 +96,17 @@ void relay_end(struct relay *relay)
 {
     (void)shutdown(relay->client, SHUT_WR);
     relay->ended_ms = clock_monotonic_ms();
-    relay->deaf = relay->inner_ended = true;
-    unlink_inner(relay);
+    relay->input_stopped = relay->inner_ended = true;
+    close_inner(relay);
     relay_kick(relay);
 }
 
 /* --- one way and the other */
 
 /* No request is taken any more, and the library sees the end of its input. */
-static void deafen(struct relay *relay)
+static void stop_input(struct relay *relay)
 {
-    relay->deaf = true;
+    relay->input_stopped = true;
     (void)shutdown(relay->inner, SHUT_WR);
     relay_kick(relay);
 }
@@ -117,14 +117,14 @@ void relay_next(struct relay *relay)
         frame_next(&relay->frame);
         relay_kick(relay);
     } else {
-        deafen(relay); /* answered ahead of its end: what follows is the rest of it */
+        stop_input(relay); /* answered ahead of its end: what follows is the rest of it */
     }
 }
 
-void relay_unlink(struct relay *relay)
+void relay_detach(struct relay *relay)
 {
-    relay->link = NULL;
-    relay->deaf = true;
+    relay->connection = NULL;
+    relay->input_stopped = true;
     relay_kick(relay);
 }
 
@@ -144,7 +144,7 @@ static enum step take(struct relay *relay, size_t size)
 /* One piece from the client. */
 static enum step move_in(struct relay *relay, size_t *moved)
 {
-    if (relay->client_ended || (!relay->deaf && relay->frame.state == FRAME_DONE)) {
+    if (relay->client_ended || (!relay->input_stopped && relay->frame.state == FRAME_DONE)) {
         return STEP_WAIT;
     }
     char *piece = relay->api->relays.scratch;
@@ -158,14 +158,14 @@ static enum step move_in(struct relay *relay, size_t *moved)
         return STEP_WAIT;
     }
     *moved += (size_t)got;
-    if (relay->deaf) {
+    if (relay->input_stopped) {
         return take(relay, (size_t)got);
     }
     struct frame ahead = relay->frame;
     size_t passed = frame_feed(&ahead, piece, (size_t)got);
     if (ahead.state == FRAME_REFUSED) {
         relay->frame = ahead;
-        relay->deaf = relay->refused = true;
+        relay->input_stopped = relay->refused = true;
         return STEP_MORE;
     }
     ssize_t sent = send(relay->inner, piece, passed, MSG_NOSIGNAL);
@@ -173,7 +173,7 @@ static enum step move_in(struct relay *relay, size_t *moved)
         return STEP_WAIT;
     }
     if (sent < 0) { /* the library has closed its side; what it said comes yet */
-        relay->deaf = true;
+        relay->input_stopped = true;
         return STEP_MORE;
     }
     if ((size_t)sent < passed) {
@@ -222,7 +222,8 @@ bool relay_pump(struct relay *relay)
 
     while ((step = move_in(relay, &in)) == STEP_MORE && in < SHARE) {
     }
-    if (relay->refused && relay->link != NULL && server_refuse(relay->link, relay->frame.status, relay->frame.detail)) {
+    if (relay->refused && relay->connection != NULL &&
+        server_refuse(relay->connection, relay->frame.status, relay->frame.detail)) {
         relay->refused = false;
     }
     bool more = step == STEP_MORE;

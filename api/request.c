@@ -84,9 +84,9 @@ static int parse_body(struct request *request)
     return json_is_object(request->json) ? 0 : err_raise(ERR_INVALID_JSON, "the body must be a JSON object");
 }
 
-const struct store_once *request_once_key(const struct request *request)
+const struct store_idempotency *request_idempotency_key(const struct request *request)
 {
-    return request->once.key != NULL ? &request->once : NULL;
+    return request->idempotency.key != NULL ? &request->idempotency : NULL;
 }
 
 /* What was made under the key, when the daemon died before it had answered. */
@@ -141,7 +141,7 @@ static void remember(struct request *request, const char *scope, const char *key
     json_decref(response);
 }
 
-int request_once(struct request *request, const char *digest, int (*create)(struct request *request))
+int request_idempotent(struct request *request, const char *digest, int (*create)(struct request *request))
 {
     const char *key = request_header(request, "Idempotency-Key");
     if (key == NULL) {
@@ -164,9 +164,9 @@ int request_once(struct request *request, const char *digest, int (*create)(stru
     if (rc != 0) {
         return rc < 0 ? rc : replay_take(request, response);
     }
-    request->once = (struct store_once){scope, key};
+    request->idempotency = (struct store_idempotency){scope, key};
     rc = create(request);
-    request->once = (struct store_once){NULL, NULL};
+    request->idempotency = (struct store_idempotency){NULL, NULL};
     if (rc < 0) {
         struct err_record record;
         err_take(&record);
@@ -209,7 +209,7 @@ static int handle(struct request *request)
     }
     char digest[DIGEST_HEX_SIZE];
     digest_bytes(request->body, request->body_size, digest);
-    return request_once(request, digest, request->route->handle);
+    return request_idempotent(request, digest, request->route->handle);
 }
 
 static int feed(struct request *request)

@@ -5,7 +5,7 @@
  * hand-over is the worker queue one way and the resume the other, so no member needs a lock. Handlers see this header
  * and know no HTTP library. */
 
-#include "api/hub.h"
+#include "api/notifier.h"
 #include "api/query.h"
 #include "base/err.h"
 #include "base/ids.h"
@@ -33,7 +33,7 @@ struct route;
 struct request_context {
     struct engine *engine;
     struct store *store;
-    struct hub *hub;
+    struct notifier *notifier;
     atomic_bool draining;
     atomic_int streams; /* files that are sent or taken now */
     int streams_max;
@@ -85,8 +85,8 @@ enum request_step { REQUEST_OPEN, REQUEST_FEED, REQUEST_HANDLE, REQUEST_FILL, RE
 
 struct request {
     struct request_context *context;
-    void *connection; /* the HTTP library's */
-    void *link;       /* the server's record of the connection */
+    void *mhd;        /* the HTTP library's connection */
+    void *connection; /* the server\'s: struct connection */
     const struct route *route;
     char id[REQUEST_ID_SIZE];
     char *method;
@@ -99,7 +99,7 @@ struct request {
     void *state;   /* a handler's, between waits; freed with free() */
     struct waiter waiter;
 
-    struct store_once once; /* while create runs under a key */
+    struct store_idempotency idempotency; /* while create runs under a key */
 
     enum request_step step;
     int phase;            /* the server's, as the next two */
@@ -139,6 +139,6 @@ int request_offer(const struct request *request);
 int request_work(struct request *request);
 /* Run create at most once per Idempotency-Key of the request: a repeat with the same digest of the input is answered
  * with the first answer. Without a key: plain create. Worker thread. */
-int request_once(struct request *request, const char *digest, int (*create)(struct request *request));
+int request_idempotent(struct request *request, const char *digest, int (*create)(struct request *request));
 /* The key under which create runs, for a store that can tie it to what is made; NULL without one. */
-const struct store_once *request_once_key(const struct request *request);
+const struct store_idempotency *request_idempotency_key(const struct request *request);

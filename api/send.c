@@ -19,7 +19,7 @@
 
 const char *request_header(const struct request *request, const char *name)
 {
-    return request->connection != NULL ? MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name) : NULL;
+    return request->mhd != NULL ? MHD_lookup_connection_value(request->mhd, MHD_HEADER_KIND, name) : NULL;
 }
 
 /* Every header of the reply but those of framing. */
@@ -55,8 +55,8 @@ static void put_header(void *out, const char *name, const char *value)
 static ssize_t pull(void *data, uint64_t position, char *buffer, size_t capacity)
 {
     struct request *request = data;
-    struct link *link = request->link;
-    link->since_ms = clock_monotonic_ms();
+    struct connection *connection = request->connection;
+    connection->since_ms = clock_monotonic_ms();
     size_t left = request->out_size - request->out_used;
     if (left > 0) {
         size_t part = left < capacity ? left : capacity;
@@ -71,7 +71,7 @@ static ssize_t pull(void *data, uint64_t position, char *buffer, size_t capacity
     if (request->out_rc < 0) {
         return MHD_CONTENT_READER_END_WITH_ERROR;
     }
-    api_hand_over(link, REQUEST_FILL);
+    api_hand_over(connection, REQUEST_FILL);
     return 0;
 }
 
@@ -87,9 +87,9 @@ static void drop_input(struct request *request)
     request->json = NULL;
 }
 
-enum MHD_Result send_reply(struct link *link)
+enum MHD_Result send_reply(struct connection *connection)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     const struct reply *reply = &request->reply;
     struct MHD_Response *response =
         reply->stream != NULL
@@ -101,11 +101,11 @@ enum MHD_Result send_reply(struct link *link)
     }
     each_header(request, put_header, response);
     request->phase = SERVER_SENDING;
-    sweeper_set(link, LINK_REPLY);
+    sweeper_set(connection, CONNECTION_REPLY);
     if (reply->stream == NULL && strcmp(request->method, "HEAD") != 0) {
         request->bytes_out = (int64_t)reply->size;
     }
-    enum MHD_Result queued = MHD_queue_response(request->connection, (unsigned)reply->status, response);
+    enum MHD_Result queued = MHD_queue_response(request->mhd, (unsigned)reply->status, response);
     MHD_destroy_response(response);
     drop_input(request);
     return queued;
@@ -118,9 +118,9 @@ static void print_header(void *out, const char *name, const char *value)
     }
 }
 
-void send_early(struct link *link)
+void send_early(struct connection *connection)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     const struct reply *reply = &request->reply;
     char *text = NULL;
     size_t size = 0;
@@ -131,13 +131,13 @@ void send_early(struct link *link)
         (void)fprintf(out, "Content-Length: %zu\r\nConnection: close\r\n\r\n", reply->size);
         (void)fwrite(reply->body != NULL ? reply->body : "", 1, reply->size, out);
         if (fclose(out) == 0) {
-            (void)send(link->fd, text, size, MSG_DONTWAIT | MSG_NOSIGNAL); /* a few KiB into an empty buffer */
+            (void)send(connection->fd, text, size, MSG_DONTWAIT | MSG_NOSIGNAL); /* a few KiB into an empty buffer */
             request->bytes_out = (int64_t)reply->size;
         }
     }
     free(text);
-    (void)shutdown(link->fd, SHUT_WR);
+    (void)shutdown(connection->fd, SHUT_WR);
     request->phase = SERVER_LINGER;
-    sweeper_set(link, LINK_LINGER);
+    sweeper_set(connection, CONNECTION_LINGER);
     drop_input(request);
 }

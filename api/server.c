@@ -4,7 +4,7 @@
  * complete; a reply may be queued in the first call (then the connection closes) or in the last. request->phase says
  * where we are. Nothing here waits: whatever may is handed to a worker, and the connection is suspended meanwhile, so
  * that the library calls nothing. (For chunked bodies it may still offer the next chunk that it has already read:
- * LINK_BUSY declines it.)
+ * CONNECTION_BUSY declines it.)
  *
  * The guard looks at every request first, on the raw target: the library undoes escapes before it calls us. */
 
@@ -24,71 +24,71 @@
 #define BODY_FIRST ((size_t)4 << 10)
 
 /* The library gave a request up before anybody was asked about it, as where its memory for a connection ran out. */
-static void drop_unseen(struct link *link)
+static void drop_unseen(struct connection *connection)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
 
     if (request == NULL) {
         return;
     }
+    request->mhd = NULL;
+    access_log(connection, false);
+    connection->request = NULL;
     request->connection = NULL;
-    access_log(link, false);
-    link->request = NULL;
-    request->link = NULL;
-    api_release(link->api, request);
+    api_release(connection->api, request);
 }
 
-void server_on_connection(void *data, struct MHD_Connection *connection, void **socket_context,
+void server_on_connection(void *data, struct MHD_Connection *mhd, void **socket_context,
                           enum MHD_ConnectionNotificationCode what)
 {
     struct api *api = data;
-    struct link *link = *socket_context;
+    struct connection *connection = *socket_context;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
-        const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-        link = calloc(1, sizeof(*link));
-        if (link == NULL || info == NULL) {
-            free(link);
-            return; /* no link: its first request line closes it */
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+        connection = calloc(1, sizeof(*connection));
+        if (connection == NULL || info == NULL) {
+            free(connection);
+            return; /* no connection: its first request line closes it */
         }
-        link->api = api;
-        link->relay = api->arriving;
-        if (link->relay != NULL) {
-            link->relay->link = link;
+        connection->api = api;
+        connection->relay = api->attaching;
+        if (connection->relay != NULL) {
+            connection->relay->connection = connection;
         }
-        link->fd = info->connect_fd;
-        info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        connection->fd = info->connect_fd;
+        info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
         if (info != NULL) {
-            access_client(info->client_addr, link->client);
+            access_client(info->client_addr, connection->client);
         }
-        sweeper_set(link, LINK_FRESH);
-        link->next = api->links;
-        if (api->links != NULL) {
-            api->links->previous = link;
+        sweeper_set(connection, CONNECTION_FRESH);
+        connection->next = api->connections;
+        if (api->connections != NULL) {
+            api->connections->previous = connection;
         }
-        api->links = link;
-        *socket_context = link;
-    } else if (link != NULL) {
-        drop_unseen(link);
-        if (link->previous != NULL) {
-            link->previous->next = link->next;
+        api->connections = connection;
+        *socket_context = connection;
+    } else if (connection != NULL) {
+        drop_unseen(connection);
+        if (connection->previous != NULL) {
+            connection->previous->next = connection->next;
         } else {
-            api->links = link->next;
+            api->connections = connection->next;
         }
-        if (link->next != NULL) {
-            link->next->previous = link->previous;
+        if (connection->next != NULL) {
+            connection->next->previous = connection->previous;
         }
         *socket_context = NULL;
-        if (link->relay != NULL) {
-            relay_unlink(link->relay);
+        if (connection->relay != NULL) {
+            relay_detach(connection->relay);
         }
-        free(link);
+        free(connection);
     }
 }
 
-/* A new request on the link; NULL when out of memory. */
-static struct request *start(struct link *link, const char *path)
+/* A new request on the connection; NULL when out of memory. */
+static struct request *start(struct connection *connection, const char *path)
 {
-    struct request *request = request_new(&link->api->context);
+    struct request *request = request_new(&connection->api->context);
     if (request == NULL) {
         return NULL;
     }
@@ -98,20 +98,20 @@ static struct request *start(struct link *link, const char *path)
         return NULL;
     }
     id_new("req", request->id);
-    request->link = link;
-    link->request = request;
-    atomic_fetch_add(&link->api->open, 1);
+    request->connection = connection;
+    connection->request = request;
+    atomic_fetch_add(&connection->api->open, 1);
     return request;
 }
 
-void *server_on_target(void *data, const char *uri, struct MHD_Connection *connection)
+void *server_on_target(void *data, const char *uri, struct MHD_Connection *mhd)
 {
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct link *link = info != NULL ? info->socket_context : NULL;
-    struct request *request = link != NULL ? start(link, uri != NULL ? uri : "") : NULL;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct connection *connection = info != NULL ? info->socket_context : NULL;
+    struct request *request = connection != NULL ? start(connection, uri != NULL ? uri : "") : NULL;
     if (request != NULL) {
-        request->connection = connection;
-        sweeper_set(link, LINK_HEAD);
+        request->mhd = mhd;
+        sweeper_set(connection, CONNECTION_HEAD);
     }
     return request;
 }
@@ -142,13 +142,13 @@ static void take_id(struct request *request)
     }
 }
 
-static int guard(struct link *link, const char *version)
+static int guard(struct connection *connection, const char *version)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     struct guard_request facts = {.method = request->method, .version = version, .uri = request->path};
     struct guard_verdict verdict;
-    (void)MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, gather, &facts);
-    int rc = guard_check(&facts, &link->api->hosts, &verdict);
+    (void)MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, gather, &facts);
+    int rc = guard_check(&facts, &connection->api->hosts, &verdict);
     request->body_length = verdict.length;
     request->declared = verdict.declared;
     request->expects = verdict.expects;
@@ -223,33 +223,33 @@ static int admit(struct request *request, char **allow)
 }
 
 /* The reply stands before the body has ended. */
-static enum MHD_Result refuse(struct link *link, bool first)
+static enum MHD_Result refuse(struct connection *connection, bool first)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     int64_t left = request->body_length < 0 ? INT64_MAX : request->body_length - request->body_seen;
     request->discard = true;
     request->phase = SERVER_ANSWER;
     if (first && (request->reply.close || (request->expects && left > 0))) {
-        return send_reply(link);
+        return send_reply(connection);
     }
-    if (left > SERVER_SWALLOW_MAX) {
-        send_early(link);
+    if (left > SERVER_DISCARD_MAX) {
+        send_early(connection);
     }
     return MHD_YES;
 }
 
-static enum MHD_Result begin(struct link *link, const char *method, const char *version)
+static enum MHD_Result begin(struct connection *connection, const char *method, const char *version)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     request->method = strdup(method);
     if (request->method == NULL) {
         return MHD_NO;
     }
     take_id(request);
     request->body_since_ms = request->body_fed_ms = clock_monotonic_ms();
-    sweeper_set(link, LINK_BODY);
-    if (guard(link, version) < 0) {
-        return refuse(link, true);
+    sweeper_set(connection, CONNECTION_BODY);
+    if (guard(connection, version) < 0) {
+        return refuse(connection, true);
     }
     char *allow = NULL;
     int rc = admit(request, &allow);
@@ -259,12 +259,12 @@ static enum MHD_Result begin(struct link *link, const char *method, const char *
             reply_header(&request->reply, "Allow", "%s", allow);
             free(allow);
         }
-        return refuse(link, true);
+        return refuse(connection, true);
     }
     request->phase = SERVER_BODY;
     if (request->route->body == ROUTE_BODY_SINK) {
         request->phase = SERVER_OPENING;
-        api_hand_over(link, REQUEST_OPEN);
+        api_hand_over(connection, REQUEST_OPEN);
     }
     return MHD_YES;
 }
@@ -291,9 +291,9 @@ static bool reserve(struct request *request, size_t more)
     return body != NULL;
 }
 
-static enum MHD_Result take_body(struct link *link, const char *data, size_t *size)
+static enum MHD_Result take_body(struct connection *connection, const char *data, size_t *size)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     const struct route *route = request->route;
     bool sink = route->body == ROUTE_BODY_SINK;
     size_t part = *size;
@@ -308,7 +308,7 @@ static enum MHD_Result take_body(struct link *link, const char *data, size_t *si
     }
     if (rc < 0) {
         reply_problem(request, rc, 0);
-        return refuse(link, false);
+        return refuse(connection, false);
     }
     memcpy(request->body + request->body_size, data, part);
     request->body_size += part;
@@ -317,94 +317,94 @@ static enum MHD_Result take_body(struct link *link, const char *data, size_t *si
     int64_t now = clock_monotonic_ms();
     if (sink && (request->body_size == REQUEST_BUFFER_SIZE || now - request->body_fed_ms >= FEED_AFTER_MS)) {
         request->body_fed_ms = now;
-        api_hand_over(link, REQUEST_FEED);
+        api_hand_over(connection, REQUEST_FEED);
     }
     return MHD_YES;
 }
 
 /* The whole body is here. */
-static enum MHD_Result run(struct link *link)
+static enum MHD_Result run(struct connection *connection)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     request->phase = SERVER_ANSWER;
     if ((request->route->flags & ROUTE_INLINE) == 0) {
-        api_hand_over(link, REQUEST_HANDLE);
+        api_hand_over(connection, REQUEST_HANDLE);
         return MHD_YES;
     }
     request->step = REQUEST_HANDLE;
     (void)request_work(request);
-    return send_reply(link);
+    return send_reply(connection);
 }
 
 /* More of a body whose answer is known already. */
-static enum MHD_Result swallow(struct link *link, size_t *size)
+static enum MHD_Result discard_body(struct connection *connection, size_t *size)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     request->body_seen += (int64_t)*size;
     *size = 0;
-    if (request->phase == SERVER_ANSWER && request->body_length < 0 && request->body_seen > SERVER_SWALLOW_MAX) {
-        send_early(link);
+    if (request->phase == SERVER_ANSWER && request->body_length < 0 && request->body_seen > SERVER_DISCARD_MAX) {
+        send_early(connection);
     }
     return MHD_YES;
 }
 
-enum MHD_Result server_on_request(void *data, struct MHD_Connection *connection, const char *url, const char *method,
+enum MHD_Result server_on_request(void *data, struct MHD_Connection *mhd, const char *url, const char *method,
                                   const char *version, const char *upload, size_t *upload_size, void **context)
 {
     struct request *request = *context;
     if (request == NULL) {
         return MHD_NO; /* there was no memory for it */
     }
-    struct link *link = request->link;
-    if (link->state == LINK_BUSY) {
+    struct connection *connection = request->connection;
+    if (connection->state == CONNECTION_BUSY) {
         return MHD_YES;
     }
     switch ((enum server_phase)request->phase) {
     case SERVER_HEAD:
-        return begin(link, method, version);
+        return begin(connection, method, version);
     case SERVER_OPENING:
         if (request->discard) {
-            return refuse(link, true);
+            return refuse(connection, true);
         }
         request->phase = SERVER_BODY;
         return MHD_YES;
     case SERVER_BODY:
-        return *upload_size > 0 ? take_body(link, upload, upload_size) : run(link);
+        return *upload_size > 0 ? take_body(connection, upload, upload_size) : run(connection);
     case SERVER_ANSWER:
-        return *upload_size > 0 ? swallow(link, upload_size) : send_reply(link);
+        return *upload_size > 0 ? discard_body(connection, upload_size) : send_reply(connection);
     case SERVER_LINGER:
-        return *upload_size > 0 ? swallow(link, upload_size) : MHD_NO;
+        return *upload_size > 0 ? discard_body(connection, upload_size) : MHD_NO;
     case SERVER_SENDING:
         break;
     }
     return MHD_YES;
 }
 
-void server_after_step(struct link *link)
+void server_after_step(struct connection *connection)
 {
-    struct request *request = link->request;
-    int64_t paused = clock_monotonic_ms() - link->since_ms;
+    struct request *request = connection->request;
+    int64_t paused = clock_monotonic_ms() - connection->since_ms;
     bool body = request->phase == SERVER_OPENING || request->phase == SERVER_BODY;
     if (body) {
         request->body_paused_ms += paused;
     }
-    sweeper_set(link, body ? LINK_BODY : LINK_REPLY);
+    sweeper_set(connection, body ? CONNECTION_BODY : CONNECTION_REPLY);
     if (request->phase == SERVER_BODY && request->discard) {
-        (void)refuse(link, false);
+        (void)refuse(connection, false);
     }
-    if (link->relay != NULL && link->relay->refused) {
-        relay_kick(link->relay);
+    if (connection->relay != NULL && connection->relay->refused) {
+        relay_kick(connection->relay);
     }
 }
 
-bool server_refuse(struct link *link, int status, const char *detail)
+bool server_refuse(struct connection *connection, int status, const char *detail)
 {
-    if (link->state == LINK_BUSY) {
+    if (connection->state == CONNECTION_BUSY) {
         return false;
     }
-    struct request *request = link->request;
+    struct request *request = connection->request;
     bool unknown = request == NULL; /* not even a request line came */
-    request = unknown ? start(link, "") : request;
+    request = unknown ? start(connection, "") : request;
     if (request != NULL && request->phase != SERVER_SENDING && request->phase != SERVER_LINGER) {
         if (request->reply.status == 0) {
             int code = status == 413 ? ERR_PAYLOAD_TOO_LARGE : ERR_BAD_REQUEST;
@@ -412,36 +412,35 @@ bool server_refuse(struct link *link, int status, const char *detail)
             request->reply.close = true;
             reply_problem(request, err_raise(code, "%s", detail), status);
         }
-        send_early(link);
+        send_early(connection);
     }
     if (request != NULL && unknown) {
-        access_log(link, true);
-        link->request = NULL;
-        api_release(link->api, request);
+        access_log(connection, true);
+        connection->request = NULL;
+        api_release(connection->api, request);
     }
-    link->cut = true;
-    (void)shutdown(link->fd, SHUT_RDWR);
+    connection->cut = true;
+    (void)shutdown(connection->fd, SHUT_RDWR);
     return true;
 }
 
-void server_on_completed(void *data, struct MHD_Connection *connection, void **context,
-                         enum MHD_RequestTerminationCode how)
+void server_on_completed(void *data, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode how)
 {
     struct api *api = data;
     struct request *request = *context;
     if (request == NULL) {
         return;
     }
-    struct link *link = request->link;
-    assert(link->state != LINK_BUSY || api->closing);
+    struct connection *connection = request->connection;
+    assert(connection->state != CONNECTION_BUSY || api->closing);
     *context = NULL;
-    access_log(link, how == MHD_REQUEST_TERMINATED_COMPLETED_OK || request->phase == SERVER_LINGER);
-    link->request = NULL;
-    sweeper_set(link, LINK_IDLE);
-    if (link->relay != NULL) {
-        relay_next(link->relay);
+    access_log(connection, how == MHD_REQUEST_TERMINATED_COMPLETED_OK || request->phase == SERVER_LINGER);
+    connection->request = NULL;
+    sweeper_set(connection, CONNECTION_IDLE);
+    if (connection->relay != NULL) {
+        relay_next(connection->relay);
     }
+    request->mhd = NULL;
     request->connection = NULL;
-    request->link = NULL;
     api_release(api, request);
 }

@@ -12,31 +12,31 @@
 #include <pthread.h>
 
 /* A body that is refused but no longer than this is read to its end, so that the connection lives on. */
-#define SERVER_SWALLOW_MAX ((int64_t)1 << 20)
+#define SERVER_DISCARD_MAX ((int64_t)1 << 20)
 
-enum link_state {
-    LINK_FRESH,  /* accepted, no request line yet */
-    LINK_IDLE,   /* kept alive, no request line yet */
-    LINK_HEAD,   /* header lines are arriving */
-    LINK_BODY,   /* the body is arriving */
-    LINK_BUSY,   /* suspended: a worker has the request, or it is parked */
-    LINK_REPLY,  /* the reply goes out */
-    LINK_LINGER, /* the reply is out ahead of the body: what still comes is dropped for a moment */
+enum connection_state {
+    CONNECTION_FRESH,  /* accepted, no request line yet */
+    CONNECTION_IDLE,   /* kept alive, no request line yet */
+    CONNECTION_HEAD,   /* header lines are arriving */
+    CONNECTION_BODY,   /* the body is arriving */
+    CONNECTION_BUSY,   /* suspended: a worker has the request, or it is parked */
+    CONNECTION_REPLY,  /* the reply goes out */
+    CONNECTION_LINGER, /* the reply is out ahead of the body: what still comes is dropped for a moment */
 };
 
-#define LINK_CLIENT_SIZE 56 /* "[address]:port" */
+#define CONNECTION_CLIENT_SIZE 56 /* "[address]:port" */
 
 /* One TCP connection. */
-struct link {
-    struct link *next, *previous;
+struct connection {
+    struct connection *next, *previous;
     struct api *api;
     struct request *request; /* the one on it now, or NULL */
     struct relay *relay;     /* the client's side; NULL when it is gone */
     int fd;                  /* the HTTP library's */
-    enum link_state state;
-    int64_t since_ms;              /* when it got there; in LINK_REPLY: when the client last took something */
-    char client[LINK_CLIENT_SIZE]; /* its address and port, for the log */
-    bool cut;                      /* shut down by us; the library closes it soon */
+    enum connection_state state;
+    int64_t since_ms; /* when it got there; in CONNECTION_REPLY: when the client last took something */
+    char client[CONNECTION_CLIENT_SIZE]; /* its address and port, for the log */
+    bool cut;                            /* shut down by us; the library closes it soon */
 };
 
 enum server_phase {
@@ -54,20 +54,20 @@ enum server_phase {
 struct api {
     struct request_context context;
     struct MHD_Daemon *daemon;
-    struct worker_team *team, *admit_team, *heavy_team; /* of ROUTE_ADMITS and ROUTE_HEAVY */
+    struct worker_pool *workers, *admit_workers, *heavy_workers; /* of ROUTE_ADMITS and ROUTE_HEAVY */
     struct guard_hosts hosts;
     char *host;
     char **allowed;
-    struct link *links;
+    struct connection *connections;
     struct relays relays;
-    struct relay *arriving;                 /* while the HTTP library is given a connection: its relay */
+    struct relay *attaching;                /* while the HTTP library is given a connection: its relay */
     atomic_int unsent;                      /* relays that hold something the client does not take; any thread */
     struct request *backlog, **backlog_end; /* handed over when the workers have room */
     pthread_mutex_t lock;
-    struct request *mail; /* under lock: back from workers and waits, newest first */
-    atomic_int open;      /* requests that live; any thread */
-    int64_t sweep_ms;     /* next look at the deadlines */
-    int64_t deadline_ms;  /* of the waiters; -1 = none */
+    struct request *returned; /* under lock: back from workers and waits, newest first */
+    atomic_int open;          /* requests that live; any thread */
+    int64_t sweep_ms;         /* next look at the deadlines */
+    int64_t deadline_ms;      /* of the waiters; -1 = none */
     bool closing;
     int fd;
     uint16_t port;
@@ -76,32 +76,31 @@ struct api {
 };
 
 /* api.c: suspend the connection and let a worker run the step. */
-void api_hand_over(struct link *link, enum request_step step);
+void api_hand_over(struct connection *connection, enum request_step step);
 /* api.c: the connection is done with the request. */
 void api_release(struct api *api, struct request *request);
 
 /* server.c: what the HTTP library calls, and what follows a step that failed while the body arrives. */
-void *server_on_target(void *data, const char *uri, struct MHD_Connection *connection);
-enum MHD_Result server_on_request(void *data, struct MHD_Connection *connection, const char *url, const char *method,
+void *server_on_target(void *data, const char *uri, struct MHD_Connection *mhd);
+enum MHD_Result server_on_request(void *data, struct MHD_Connection *mhd, const char *url, const char *method,
                                   const char *version, const char *upload, size_t *upload_size, void **context);
-void server_on_completed(void *data, struct MHD_Connection *connection, void **context,
-                         enum MHD_RequestTerminationCode how);
-void server_on_connection(void *data, struct MHD_Connection *connection, void **socket_context,
+void server_on_completed(void *data, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode how);
+void server_on_connection(void *data, struct MHD_Connection *mhd, void **socket_context,
                           enum MHD_ConnectionNotificationCode what);
-void server_after_step(struct link *link);
+void server_after_step(struct connection *connection);
 /* The bytes of the request that is arriving are no HTTP: answer so, once, and end the connection. False: not now, a
  * worker has the request; server_after_step comes back to it. */
-bool server_refuse(struct link *link, int status, const char *detail);
+bool server_refuse(struct connection *connection, int status, const char *detail);
 
-/* access.c: a peer's address as the log has it; the line of link->request, which is over. */
-void access_client(const struct sockaddr *address, char out[LINK_CLIENT_SIZE]);
-void access_log(const struct link *link, bool complete);
+/* access.c: a peer's address as the log has it; the line of connection->request, which is over. */
+void access_client(const struct sockaddr *address, char out[CONNECTION_CLIENT_SIZE]);
+void access_log(const struct connection *connection, bool complete);
 
 /* send.c: give the finished reply to the HTTP library. MHD_NO: the connection must close. */
-enum MHD_Result send_reply(struct link *link);
+enum MHD_Result send_reply(struct connection *connection);
 /* send.c: write the reply to the socket by ourselves, ahead of the rest of the body, and end our direction. */
-void send_early(struct link *link);
+void send_early(struct connection *connection);
 
 /* sweeper.c: cut connections that are past their deadlines; the time of the next look. */
 int64_t sweeper_run(struct api *api, int64_t now_ms);
-void sweeper_set(struct link *link, enum link_state state);
+void sweeper_set(struct connection *connection, enum connection_state state);

@@ -272,7 +272,7 @@ int stream_events(struct request *request, const char *job, int64_t after, enum 
     stream->after = after;
     stream->format = format;
     stream->heartbeat_ms = clock_monotonic_ms() + HEARTBEAT_MS;
-    hub_watch(request->context->hub, &request->waiter, job);
+    notifier_watch(request->context->notifier, &request->waiter, job);
     reply_stream_take(request, 200, format == STREAM_SSE ? "text/event-stream" : "application/x-ndjson", &event_ops,
                       stream, -1);
     reply_header(&request->reply, "Cache-Control", "no-store");

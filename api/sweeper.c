@@ -20,10 +20,10 @@
 #define BODY_WINDOW_MS 10000
 #define BYTES_A_SECOND 1024 /* the least that a body may bring, on average */
 
-void sweeper_set(struct link *link, enum link_state state)
+void sweeper_set(struct connection *connection, enum connection_state state)
 {
-    link->state = state;
-    link->since_ms = clock_monotonic_ms();
+    connection->state = state;
+    connection->since_ms = clock_monotonic_ms();
 }
 
 /* Windows of our own time with the client: each must bring its share. */
@@ -41,62 +41,64 @@ static bool body_is_late(struct request *request, int64_t now_ms)
 
 /* The library reads what an edge of its epoll announced until a read is short. An end of input that came along with the
  * last bytes is then announced to nobody, and the connection would hang until it is late. */
-static bool is_gone(const struct link *link, int64_t now_ms)
+static bool is_gone(const struct connection *connection, int64_t now_ms)
 {
     char byte;
-    bool reading = link->state == LINK_HEAD || link->state == LINK_BODY || link->state == LINK_LINGER;
-    return reading && now_ms - link->since_ms > SWEEP_MS && recv(link->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+    bool reading = connection->state == CONNECTION_HEAD || connection->state == CONNECTION_BODY ||
+                   connection->state == CONNECTION_LINGER;
+    return reading && now_ms - connection->since_ms > SWEEP_MS &&
+           recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-static bool is_late(const struct link *link, int64_t now_ms)
+static bool is_late(const struct connection *connection, int64_t now_ms)
 {
-    int64_t spent = now_ms - link->since_ms;
-    bool taking =
-        link->state == LINK_IDLE || link->state == LINK_REPLY; /* what is out already counts until it is taken */
-    if (taking && link->relay != NULL && link->relay->moved_ms > link->since_ms) {
-        spent = now_ms - link->relay->moved_ms;
+    int64_t spent = now_ms - connection->since_ms;
+    bool taking = connection->state == CONNECTION_IDLE ||
+                  connection->state == CONNECTION_REPLY; /* what is out already counts until it is taken */
+    if (taking && connection->relay != NULL && connection->relay->moved_ms > connection->since_ms) {
+        spent = now_ms - connection->relay->moved_ms;
     }
-    switch (link->state) {
-    case LINK_FRESH:
-    case LINK_HEAD:
+    switch (connection->state) {
+    case CONNECTION_FRESH:
+    case CONNECTION_HEAD:
         return spent > HEAD_MS;
-    case LINK_IDLE:
+    case CONNECTION_IDLE:
         return spent > IDLE_MS;
-    case LINK_BODY:
-        return body_is_late(link->request, now_ms);
-    case LINK_REPLY:
-        return spent > STALL_MS + (int64_t)(link->request->reply.size / BYTES_A_SECOND) * 1000;
-    case LINK_LINGER:
+    case CONNECTION_BODY:
+        return body_is_late(connection->request, now_ms);
+    case CONNECTION_REPLY:
+        return spent > STALL_MS + (int64_t)(connection->request->reply.size / BYTES_A_SECOND) * 1000;
+    case CONNECTION_LINGER:
         return spent > LINGER_MS;
-    case LINK_BUSY:
+    case CONNECTION_BUSY:
         break;
     }
     return false;
 }
 
 /* Say why before the end comes, unless something has been said already. */
-static void answer_late(struct link *link)
+static void answer_late(struct connection *connection)
 {
-    struct request *request = link->request;
+    struct request *request = connection->request;
     request->path[strcspn(request->path, "?")] = '\0';
     if (request->reply.status == 0) {
         reply_problem(request, err_raise(ERR_REQUEST_TIMEOUT, "the request arrives too slowly"), 0);
     }
-    send_early(link);
+    send_early(connection);
 }
 
 int64_t sweeper_run(struct api *api, int64_t now_ms)
 {
-    for (struct link *link = api->links; link != NULL; link = link->next) {
-        bool gone = !link->cut && is_gone(link, now_ms);
-        if (link->cut || (!gone && !is_late(link, now_ms))) {
+    for (struct connection *connection = api->connections; connection != NULL; connection = connection->next) {
+        bool gone = !connection->cut && is_gone(connection, now_ms);
+        if (connection->cut || (!gone && !is_late(connection, now_ms))) {
             continue;
         }
-        if (!gone && (link->state == LINK_HEAD || link->state == LINK_BODY)) {
-            answer_late(link);
+        if (!gone && (connection->state == CONNECTION_HEAD || connection->state == CONNECTION_BODY)) {
+            answer_late(connection);
         }
-        link->cut = true;
-        (void)shutdown(link->fd, SHUT_RDWR);
+        connection->cut = true;
+        (void)shutdown(connection->fd, SHUT_RDWR);
     }
     relays_sweep(api, now_ms);
     return now_ms + SWEEP_MS;

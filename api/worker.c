@@ -1,4 +1,4 @@
-/* The team behind the handlers. Stacks are a fixed megabyte: JSON of the allowed depth fits several times over. Signals
+/* The pool behind the handlers. Stacks are a fixed megabyte: JSON of the allowed depth fits several times over. Signals
  * are blocked, so that they go to the loop thread. */
 
 #include "api/worker.h"
@@ -12,7 +12,7 @@
 
 #define WORKER_STACK ((size_t)1 << 20)
 
-struct worker_team {
+struct worker_pool {
     struct queue *queue;
     void (*work)(void *data, void *item);
     void *data;
@@ -22,14 +22,14 @@ struct worker_team {
 
 static void *worker_main(void *argument)
 {
-    struct worker_team *team = argument;
-    for (void *item = queue_pop(team->queue, -1); item != NULL; item = queue_pop(team->queue, -1)) {
-        team->work(team->data, item);
+    struct worker_pool *pool = argument;
+    for (void *item = queue_pop(pool->queue, -1); item != NULL; item = queue_pop(pool->queue, -1)) {
+        pool->work(pool->data, item);
     }
     return NULL;
 }
 
-static int start_threads(struct worker_team *team, int threads)
+static int start_threads(struct worker_pool *pool, int threads)
 {
     pthread_attr_t attributes;
     sigset_t all, old;
@@ -38,51 +38,51 @@ static int start_threads(struct worker_team *team, int threads)
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, WORKER_STACK);
     int failed = 0;
-    while (team->count < threads && failed == 0) {
-        failed = pthread_create(&team->threads[team->count], &attributes, worker_main, team);
-        team->count += failed == 0;
+    while (pool->count < threads && failed == 0) {
+        failed = pthread_create(&pool->threads[pool->count], &attributes, worker_main, pool);
+        pool->count += failed == 0;
     }
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return failed == 0 ? 0 : err_raise_errno(failed, "cannot start a worker thread");
 }
 
-int worker_team_new(int threads, size_t capacity, void (*work)(void *data, void *item), void *data,
-                    struct worker_team **out)
+int worker_pool_new(int threads, size_t capacity, void (*work)(void *data, void *item), void *data,
+                    struct worker_pool **out)
 {
-    struct worker_team *team = calloc(1, sizeof(*team) + (size_t)threads * sizeof(pthread_t));
+    struct worker_pool *pool = calloc(1, sizeof(*pool) + (size_t)threads * sizeof(pthread_t));
     struct queue *queue = queue_new(capacity);
-    if (team == NULL || queue == NULL) {
+    if (pool == NULL || queue == NULL) {
         queue_free(queue);
-        free(team);
+        free(pool);
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the workers");
     }
-    team->queue = queue;
-    team->work = work;
-    team->data = data;
-    int rc = start_threads(team, threads);
+    pool->queue = queue;
+    pool->work = work;
+    pool->data = data;
+    int rc = start_threads(pool, threads);
     if (rc < 0) {
-        worker_team_free(team);
+        worker_pool_free(pool);
         return rc;
     }
-    *out = team;
+    *out = pool;
     return 0;
 }
 
-bool worker_team_push(struct worker_team *team, void *item)
+bool worker_pool_push(struct worker_pool *pool, void *item)
 {
-    return queue_try_push(team->queue, item);
+    return queue_try_push(pool->queue, item);
 }
 
-void worker_team_free(struct worker_team *team)
+void worker_pool_free(struct worker_pool *pool)
 {
-    if (team == NULL) {
+    if (pool == NULL) {
         return;
     }
-    queue_close(team->queue);
-    for (int i = 0; i < team->count; i++) {
-        pthread_join(team->threads[i], NULL);
+    queue_close(pool->queue);
+    for (int i = 0; i < pool->count; i++) {
+        pthread_join(pool->threads[i], NULL);
     }
-    queue_free(team->queue);
-    free(team);
+    queue_free(pool->queue);
+    free(pool);
 }

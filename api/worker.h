@@ -4,11 +4,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-struct worker_team;
+struct worker_pool;
 
-int worker_team_new(int threads, size_t capacity, void (*work)(void *data, void *item), void *data,
-                    struct worker_team **out);
+int worker_pool_new(int threads, size_t capacity, void (*work)(void *data, void *item), void *data,
+                    struct worker_pool **out);
 /* Any thread, never waits. False when full or closed. */
-bool worker_team_push(struct worker_team *team, void *item);
+bool worker_pool_push(struct worker_pool *pool, void *item);
 /* No more items; what is queued is still worked off. Joins and frees. NULL is fine. */
-void worker_team_free(struct worker_team *team);
+void worker_pool_free(struct worker_pool *pool);

@@ -117,7 +117,7 @@ static int check_room(struct engine *engine)
 }
 
 static int store_new(struct engine *engine, const struct job_spec *spec, const json_t *warnings,
-                     const struct store_once *once, json_t **job)
+                     const struct store_idempotency *idempotency, json_t **job)
 {
     const char *status = spec->calibration.stream ? "awaiting_calibration" : "queued";
     json_int_t now = clock_unix_seconds();
@@ -131,13 +131,13 @@ static int store_new(struct engine *engine, const struct job_spec *spec, const j
                   0, "created_at", now, "queued_at", spec->calibration.stream ? json_null() : json_integer(now));
     json_t *event = engine_status_event(status, NULL, NULL);
     int rc = row == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
-                                          : store_job_create(engine->store, row, "status", event, once);
+                                          : store_job_create(engine->store, row, "status", event, idempotency);
     json_decref(row);
     json_decref(event);
     return rc != 0 ? rc : engine_job_get(engine, id, job);
 }
 
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once,
+int engine_job_create(struct engine *engine, const json_t *body, const struct store_idempotency *idempotency,
                       struct validation_errors *errors, json_t **job)
 {
     struct job_spec spec;
@@ -167,7 +167,7 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
     check_references(engine, &spec, errors);
     rc = validation_raise(errors);
     rc = rc != 0 ? rc : check_room(engine);
-    rc = rc != 0 ? rc : store_new(engine, &spec, warnings, once, job);
+    rc = rc != 0 ? rc : store_new(engine, &spec, warnings, idempotency, job);
     pthread_mutex_unlock(&engine->admission);
     spec_deinit(&spec);
     json_decref(warnings);

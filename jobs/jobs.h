@@ -50,7 +50,7 @@ int engine_model_register(struct engine *engine, const json_t *body, struct vali
 int engine_model_delete(struct engine *engine, const char *id);
 
 /* POST /v1/quantization/jobs. Negative with errors filled when refused; every reason is named. */
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once,
+int engine_job_create(struct engine *engine, const json_t *body, const struct store_idempotency *idempotency,
                       struct validation_errors *errors, json_t **job);
 int engine_job_get(struct engine *engine, const char *id, json_t **job); /* as api.md §4 */
 /* A stored job row as the API shows it; new reference. For lists: the store's rows go through this. */

@@ -61,12 +61,12 @@ int store_object_list(struct store *store, const char *kind, const struct store_
  * warnings checkpoint calibration worker attempt fence seq created_at queued_at started_at finished_at cancelled_at.
  * request, progress, memory, result, error, warnings, checkpoint, calibration hold JSON values. seq = last event's
  * number. */
-/* once (may be NULL): a reserved Idempotency-Key, which from the same commit on answers {"id": the job's}. */
-struct store_once {
+/* idempotency (may be NULL): a reserved Idempotency-Key, which from the same commit on answers {"id": the job's}. */
+struct store_idempotency {
     const char *scope, *key;
 };
 int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
-                     const struct store_once *once);
+                     const struct store_idempotency *idempotency);
 int store_job_get(struct store *store, const char *id, json_t **job);
 int store_job_list(struct store *store, const struct store_page *page, json_t **list);
 /* Set the columns in patch WHERE id AND status = from (NULL = any) AND fence = fence (-1 = any), and append the event

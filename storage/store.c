@@ -273,14 +273,14 @@ int store_object_list(struct store *store, const char *kind, const struct store_
 }
 
 int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
-                     const struct store_once *once)
+                     const struct store_idempotency *idempotency)
 {
     return run_op(store, store->state_ops->job_create,
                   (struct state_args){.body = job,
                                       .event = event,
                                       .event_data = event_data,
-                                      .scope = once != NULL ? once->scope : NULL,
-                                      .key = once != NULL ? once->key : NULL});
+                                      .scope = idempotency != NULL ? idempotency->scope : NULL,
+                                      .key = idempotency != NULL ? idempotency->key : NULL});
 }
 
 int store_job_get(struct store *store, const char *id, json_t **job)

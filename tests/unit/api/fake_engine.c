@@ -108,8 +108,8 @@ int engine_file_delete(struct engine *engine, const char *id)
     return store_object_delete(engine->store, "file", id);
 }
 
-static int put_job(struct engine *engine, const char *status, const json_t *body, const struct store_once *once,
-                   char id[ID_SIZE])
+static int put_job(struct engine *engine, const char *status, const json_t *body,
+                   const struct store_idempotency *idempotency, char id[ID_SIZE])
 {
     id_new("job", id);
     const char *model = json_string_value(json_object_get(body, "model"));
@@ -117,7 +117,7 @@ static int put_job(struct engine *engine, const char *status, const json_t *body
     json_t *job = json_pack("{s:s, s:s, s:s?, s:s?, s:O, s:{s:i}}", "id", id, "status", status, "model", model,
                             "method", method != NULL ? method : "rtn", "request", body, "calibration", "records", 0);
     json_t *data = json_pack("{s:s, s:n}", "status", status, "from");
-    int rc = store_job_create(engine->store, job, "status", data, once);
+    int rc = store_job_create(engine->store, job, "status", data, idempotency);
     json_decref(data);
     json_decref(job);
     return rc;
@@ -132,7 +132,7 @@ void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE]
     json_decref(body);
 }
 
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_once *once,
+int engine_job_create(struct engine *engine, const json_t *body, const struct store_idempotency *idempotency,
                       struct validation_errors *errors, json_t **job)
 {
     static const char *const names[] = {"model", "method", "name", "calibration", "metadata", NULL};
@@ -147,7 +147,7 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
     }
     char id[ID_SIZE];
     bool stream = json_is_true(json_object_get(json_object_get(body, "calibration"), "stream"));
-    rc = put_job(engine, stream ? "awaiting_calibration" : "queued", body, once, id);
+    rc = put_job(engine, stream ? "awaiting_calibration" : "queued", body, idempotency, id);
     if (rc == 0) {
         atomic_fetch_add(&engine->jobs, 1);
     }

@@ -392,17 +392,17 @@ END_TEST
 START_TEST(a_key_knows_its_job_from_the_commit_on)
 {
     struct bench bench;
-    const struct store_once once = {"POST /a", "k"};
+    const struct store_idempotency idempotency = {"POST /a", "k"};
     char id[ID_SIZE];
     json_t *got = NULL;
 
     bench_init(&bench);
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, once.scope, once.key, "d1", &got), 0);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, idempotency.scope, idempotency.key, "d1", &got), 0);
     id_new("job", id);
     json_t *job = json_pack("{s:s, s:s}", "id", id, "status", "queued");
-    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, &once));
+    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, &idempotency));
     bench_reopen(&bench); /* died before it answered: the key is not free, and says what it made */
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, once.scope, once.key, "d1", &got), 1);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, idempotency.scope, idempotency.key, "d1", &got), 1);
     ck_assert_str_eq(text_at(got, "id"), id);
     json_decref(got);
     json_decref(job);

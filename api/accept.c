@@ -2,7 +2,7 @@
  *
  * A connection beyond the limits waits a moment, with its own socket alone: in a flood of requests that are refused,
  * room is made every millisecond. One that has idled for longest is given up for it. Whoever still waits after a second
- * is told to come again. Those that wait and those that linger at their end are a crowd of bounded size. */
+ * is told to come again. Those that wait and those that linger at their end are a unattached of bounded size. */
 
 #include "api/limits.h"
 #include "api/server.h"
@@ -24,7 +24,7 @@
 #define STALL_MS 60000 /* the library is done, and the client takes nothing of the rest */
 #define FRESH_MS 1000  /* one that has sent no request yet is not given up for another before, */
 #define IDLE_MS 100    /* nor one that was answered */
-#define CALL_MS 50     /* between looks for idle ones on behalf of those that wait */
+#define ADMIT_MS 50    /* between looks for idle ones on behalf of those that wait */
 #define LOOK_AT 32     /* of those that wait, at once */
 
 static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
@@ -43,12 +43,12 @@ static bool same_address(const struct sockaddr_storage *a, const struct sockaddr
 /* Is it there for nothing? One without a request that has been so for a moment, and that is owed nothing. */
 static bool is_idle(const struct relay *relay, int64_t now_ms)
 {
-    const struct link *link = relay->link;
-    if (link == NULL || relay->blocked || relay->frame.state != FRAME_START) {
+    const struct connection *connection = relay->connection;
+    if (connection == NULL || relay->blocked || relay->frame.state != FRAME_START) {
         return false;
     }
-    return (link->state == LINK_IDLE && now_ms - link->since_ms > IDLE_MS) ||
-           (link->state == LINK_FRESH && now_ms - link->since_ms > FRESH_MS);
+    return (connection->state == CONNECTION_IDLE && now_ms - connection->since_ms > IDLE_MS) ||
+           (connection->state == CONNECTION_FRESH && now_ms - connection->since_ms > FRESH_MS);
 }
 
 /* Give up the one that has been idle for longest, of that address or (NULL) of any. */
@@ -59,7 +59,7 @@ static bool evict(struct relays *relays, const struct sockaddr_storage *address)
 
     for (struct relay *relay = relays->all; relay != NULL; relay = relay->next) {
         if (is_idle(relay, now_ms) && (address == NULL || same_address(&relay->address, address)) &&
-            (oldest == NULL || relay->link->since_ms < oldest->link->since_ms)) {
+            (oldest == NULL || relay->connection->since_ms < oldest->connection->since_ms)) {
             oldest = relay;
         }
     }
@@ -69,14 +69,14 @@ static bool evict(struct relays *relays, const struct sockaddr_storage *address)
     return oldest != NULL;
 }
 
-static bool has_room(struct relays *relays, const struct sockaddr_storage *address)
+static bool has_capacity(struct relays *relays, const struct sockaddr_storage *address)
 {
     unsigned same = 0;
     for (const struct relay *relay = relays->all; relay != NULL; relay = relay->next) {
         same += relay->inner >= 0 && same_address(&relay->address, address);
     }
     return (same < relays->address_max || evict(relays, address)) &&
-           (relays->linked < relays->linked_max || evict(relays, NULL));
+           (relays->attached < relays->attached_max || evict(relays, NULL));
 }
 
 static bool watch(struct relays *relays, int fd, uint32_t events, void *data)
@@ -88,7 +88,7 @@ static bool watch(struct relays *relays, int fd, uint32_t events, void *data)
 /* --- in, or away */
 
 /* Say so, without the library. */
-static void turn_away(struct relay *relay)
+static void reject(struct relay *relay)
 {
     static const char body[] =
         "{\"type\":\"urn:quantd:error:queue_full\",\"title\":\"The daemon has as much work as it takes at once.\","
@@ -106,7 +106,7 @@ static void turn_away(struct relay *relay)
 }
 
 /* Take it out of the list of those that wait. */
-static void called(struct relay *relay)
+static void stop_waiting(struct relay *relay)
 {
     struct relay **at = &relay->api->relays.waiting;
     while (*at != relay) {
@@ -117,56 +117,56 @@ static void called(struct relay *relay)
 }
 
 /* Link it to the library; server_on_connection ties both sides. */
-static void let_in(struct relay *relay)
+static void attach(struct relay *relay)
 {
     struct api *api = relay->api;
     struct relays *relays = &api->relays;
     const int room = PAIR_BUFFER;
     int pair[2];
 
-    called(relay);
+    stop_waiting(relay);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
-        turn_away(relay);
+        reject(relay);
         return;
     }
     if (!watch(relays, pair[0], EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, relay)) {
         close(pair[0]);
         close(pair[1]);
-        turn_away(relay);
+        reject(relay);
         return;
     }
     (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
     (void)setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
     relay->inner = pair[0];
-    relays->linked++;
-    relays->crowd--;
-    api->arriving = relay;
+    relays->attached++;
+    relays->unattached--;
+    api->attaching = relay;
     (void)MHD_add_connection(api->daemon, pair[1], (const struct sockaddr *)&relay->address, relay->address_size);
-    api->arriving = NULL;
-    if (relay->link == NULL) { /* it did not take it, and has closed its end */
-        turn_away(relay);
+    api->attaching = NULL;
+    if (relay->connection == NULL) { /* it did not take it, and has closed its end */
+        reject(relay);
         return;
     }
     relay_kick(relay);
 }
 
-static void call_waiting(struct relays *relays)
+static void admit_waiting(struct relays *relays)
 {
     struct relay *relay = relays->waiting;
 
     relays->freed = false;
-    relays->call_ms = clock_monotonic_ms() + CALL_MS;
+    relays->admit_ms = clock_monotonic_ms() + ADMIT_MS;
     for (int i = 0; i < LOOK_AT && relay != NULL; i++) {
         struct relay *next = relay->waiting_next;
-        if (has_room(relays, &relay->address)) {
-            let_in(relay);
+        if (has_capacity(relays, &relay->address)) {
+            attach(relay);
         }
         relay = next;
     }
 }
 
 /* There are as many as there may be: the one that has lingered for longest goes, else the one that has waited so. */
-static void thin_crowd(struct relays *relays)
+static void drop_unattached(struct relays *relays)
 {
     struct relay *oldest = NULL;
 
@@ -177,8 +177,8 @@ static void thin_crowd(struct relays *relays)
     }
     if (oldest == NULL && relays->waiting != NULL) {
         oldest = relays->waiting;
-        called(oldest);
-        turn_away(oldest);
+        stop_waiting(oldest);
+        reject(oldest);
     }
     if (oldest != NULL) {
         relay_drop(oldest);
@@ -186,7 +186,7 @@ static void thin_crowd(struct relays *relays)
 }
 
 /* It waits; with room, not for long. Owns the socket. */
-static void arrive(struct api *api, int client, const struct sockaddr_storage *address, socklen_t size)
+static void add_client(struct api *api, int client, const struct sockaddr_storage *address, socklen_t size)
 {
     struct relays *relays = &api->relays;
     const int one = 1, ahead = SEND_AHEAD;
@@ -197,8 +197,8 @@ static void arrive(struct api *api, int client, const struct sockaddr_storage *a
         close(client);
         return;
     }
-    if (relays->crowd >= relays->crowd_max) {
-        thin_crowd(relays);
+    if (relays->unattached >= relays->unattached_max) {
+        drop_unattached(relays);
     }
     *relay = (struct relay){.api = api, .client = client, .inner = -1, .address = *address, .address_size = size};
     relay->since_ms = relay->moved_ms = clock_monotonic_ms();
@@ -209,15 +209,15 @@ static void arrive(struct api *api, int client, const struct sockaddr_storage *a
         relays->all->previous = relay;
     }
     relays->all = relay;
-    relays->crowd++;
+    relays->unattached++;
     struct relay **end = &relays->waiting;
     while (*end != NULL) {
         end = &(*end)->waiting_next;
     }
     *end = relay;
     relay->waits = true;
-    if (has_room(relays, address)) {
-        let_in(relay);
+    if (has_capacity(relays, address)) {
+        attach(relay);
     }
 }
 
@@ -239,12 +239,12 @@ static void accept_all(struct api *api)
         memset(&address, 0, sizeof(address));
         int client = accept4(relays->listener, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (client >= 0) {
-            arrive(api, client, &address, size);
+            add_client(api, client, &address, size);
             continue;
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             log_warn("cannot accept a connection, waiting", LOG_S("reason", strerror(errno)),
-                     LOG_I("connections", relays->linked));
+                     LOG_I("connections", relays->attached));
             if (!evict(relays, NULL)) {
                 listen_again(relays, false);
             }
@@ -259,9 +259,9 @@ int relays_open(struct api *api, int listener, int library, const struct limits 
 {
     struct relays *relays = &api->relays;
 
-    relays->linked_max = limits->connections;
+    relays->attached_max = limits->connections;
     relays->address_max = limits->an_address;
-    relays->crowd_max = limits->crowd;
+    relays->unattached_max = limits->unattached;
     relays->listener = listener;
     relays->library = library;
     relays->scratch = malloc(RELAY_PIECE);
@@ -301,8 +301,8 @@ bool relays_run(struct api *api)
     if (relays->freed ||
         (relays->waiting != NULL &&
          clock_monotonic_ms() >=
-             relays->call_ms)) { /* from here on some may be given up: events that name them have been taken */
-        call_waiting(relays);
+             relays->admit_ms)) { /* from here on some may be given up: events that name them have been taken */
+        admit_waiting(relays);
     }
     if (arrivals) {
         accept_all(api);
@@ -317,17 +317,17 @@ void relays_sweep(struct api *api, int64_t now_ms)
     if (relays->paused) {
         listen_again(relays, true);
     }
-    call_waiting(relays);
+    admit_waiting(relays);
     for (struct relay *relay = relays->all, *next; relay != NULL; relay = next) {
         next = relay->next;
-        bool cut = relay->link == NULL || relay->link->cut;
+        bool cut = relay->connection == NULL || relay->connection->cut;
         bool lingers = relay->ended_ms != 0 && now_ms - relay->ended_ms > LINGER_MS;
         bool stalls = cut && relay->ended_ms == 0 && !relay->waits && now_ms - relay->moved_ms > STALL_MS;
         if (lingers || stalls) {
             relay_drop(relay);
         } else if (relay->waits && now_ms - relay->since_ms > WAIT_MS) {
-            called(relay);
-            turn_away(relay);
+            stop_waiting(relay);
+            reject(relay);
         }
     }
 }
