@@ -21,16 +21,16 @@ int format_check_one_geometry(const struct format_config *config, const char *na
 int format_check_fused(const struct format_config *config);
 /* The modules as a table [layer * LINEAR_COUNT + role], NULL = left in float; malloc'ed. */
 int format_module_table(const struct format_config *config, const struct format_module ***table);
-/* format_warn.c: append {"code", "message"}. */
+/* warn.c: append {"code", "message"}. */
 void format_warn(json_t *warnings, const char *code, const char *text, ...) __attribute__((format(printf, 3, 4)));
-/* format_skips.c: the config's "dynamic", naming each linear left in float; NULL when there is none. New reference. */
+/* skips.c: the config's "dynamic", naming each linear left in float; NULL when there is none. New reference. */
 json_t *format_dynamic_skips(const struct format_config *config, const struct format_module *const *table);
 /* count scales, read at the given stride, as dtype (F32, F16 or BF16). ERR_NON_FINITE_VALUE when one is not a positive
  * number of it; ERR_INTERNAL when one would be rounded, since its codes were made for the exact value. */
 int format_encode_scales(const float *scales, int64_t stride, int64_t count, enum dtype dtype, void *out);
 /* Floats rounded to what dtype (F32, F16 or BF16) stores. */
 void format_narrow(const float *values, int64_t count, enum dtype dtype, void *out);
-/* format_cache.c: for formats whose runtimes read scales of keys and values. */
+/* kv_cache.c: for formats whose runtimes read scales of keys and values. */
 int format_accepts_cache(const struct cache_scheme *scheme);
 /* The config's "kv_cache_scheme"; null for none. New reference. */
 json_t *format_cache_config(const struct cache_scheme *scheme);

@@ -1,10 +1,10 @@
 /* compressed-tensors: what transformers and vLLM load in tree. One container, several ways to store a weight, each in a
  * file of its own:
  *
- *   integers, inputs as they are   pack-quantized    ct_pack.c
- *   INT8, INT8 inputs              int-quantized     ct_int.c
- *   E4M3, E4M3 inputs              float-quantized   ct_float.c
- *   E4M3, inputs as they are       naive-quantized   ct_float.c
+ *   integers, inputs as they are   pack-quantized    compressed_tensors_pack.c
+ *   INT8, INT8 inputs              int-quantized     compressed_tensors_int.c
+ *   E4M3, E4M3 inputs              float-quantized   compressed_tensors_float.c
+ *   E4M3, inputs as they are       naive-quantized   compressed_tensors_float.c
  *
  * Modules that are stored in different ways make a "mixed-precision" config whose groups name their own, which
  * libraries read from 0.18 on. Until that version the library also left padding bits in packed words of 3, 5, 6 and 7

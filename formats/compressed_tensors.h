@@ -17,7 +17,7 @@ struct ct_form {
 /* Integers without quantized inputs; integers with; FP8 with; FP8 without. */
 extern const struct ct_form ct_pack, ct_int, ct_float, ct_naive;
 
-/* ct_warn.c */
+/* compressed_tensors_warn.c */
 int ct_warn(const struct format_config *config, json_t *warnings);
 
 /* The tensor with one static input scale, when the scheme has one; returns their number (0 or 1). */

@@ -52,7 +52,7 @@ int engine_model_delete(struct engine *engine, const char *id);
 /* POST /v1/quantization/jobs. Negative with errors filled when refused; every reason is named. */
 int engine_job_create(struct engine *engine, const json_t *body, const struct store_idempotency *idempotency,
                       struct validation_errors *errors, json_t **job);
-int engine_job_get(struct engine *engine, const char *id, json_t **job); /* as api.md §4 */
+int engine_job_get(struct engine *engine, const char *id, json_t **job); /* as the API shows it */
 /* A stored job row as the API shows it; new reference. For lists: the store's rows go through this. */
 json_t *engine_job_view(struct engine *engine, const json_t *row);
 int engine_job_cancel(struct engine *engine, const char *id, json_t **job); /* idempotent */
@@ -68,8 +68,9 @@ struct engine_upload;
 int engine_upload_open(struct engine *engine, const char *job, int64_t offset, struct engine_upload **out);
 /* Bytes of NDJSON, in order; durable only after end. Negative: the upload is dead, abort it. */
 int engine_upload_feed(struct engine_upload *upload, const char *data, size_t size);
-/* fsync, commit, and queue the job when complete. Frees upload. *answer = api.md §5 object. When complete was asked but
- * there are too few tokens: ERR_INSUFFICIENT_CALIBRATION, the good records stay and *answer is set all the same. */
+/* fsync, commit, and queue the job when complete. Frees upload. *answer: what the route answers. When complete was
+ * asked but there are too few tokens: ERR_INSUFFICIENT_CALIBRATION, the good records stay and *answer is set all the
+ * same. */
 int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t **answer);
 /* The connection broke: what was not acknowledged may be lost. Frees upload. */
 void engine_upload_abort(struct engine_upload *upload);

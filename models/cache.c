@@ -1,4 +1,4 @@
-/* Static scales of a key and value cache (methods.md §10): s = absmax / 448 for E4M3 or / 127 for INT8, over all
+/* Static scales of a key and value cache: s = absmax / 448 for E4M3 or / 127 for INT8, over all
  * calibration tokens, of keys behind their rotation and of values, for a block's heads together or one by one. */
 
 #include "models/cache.h"

@@ -88,9 +88,9 @@ int store_events_list(struct store *store, const char *job, int64_t after, int l
 int store_event_append(struct store *store, const char *job, const char *type, const json_t *data);
 
 /* --- finished blocks: one transaction of block row, its layer rows, the job's checkpoint/progress columns (patch) and
- * the event, fenced. block = {"index","file","sha256","chains":{...}}; layers = array of report rows (column "index"
- * etc. as api.md §4; kept as JSON, listed in insertion order). The event's type is "layer". A block that is there
- * already is ERR_JOB_STATE_CONFLICT. */
+ * the event, fenced. block = {"index","file","sha256","chains":{...}}; layers = array of report rows
+ * ("index" and the report's other columns; kept as JSON, listed in insertion order). The event's type is "layer". A
+ * block that is there already is ERR_JOB_STATE_CONFLICT. */
 int store_block_commit(struct store *store, const char *job, int64_t fence, const json_t *block, const json_t *layers,
                        const json_t *patch, const json_t *event_data);
 int store_blocks_list(struct store *store, const char *job, json_t **blocks); /* by index */

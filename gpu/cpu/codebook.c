@@ -101,7 +101,7 @@ static void keep(struct found *best, int *count, int beam, struct found one)
     best[at] = one;
 }
 
-/* All codes of one codebook in a state's place: score(c) = base + s^2 cost(c) + q.c */
+/* All codes of one codebook in a state's place: score(c) = base + s^2 cost(c) + q c^T */
 static void scan(const struct search *job, const float *costs, const float *turned, float weight, const float *query,
                  float base, int parent, struct found *best, int *count)
 {

@@ -105,7 +105,8 @@ static void read_back(const struct rig *rig, const char *folder, struct gguf_fil
     gguf_read((unsigned char *)data, size, file);
 }
 
-/* Row of the file that holds a checkpoint's row n: formats.md, h d + 2 i + j from h d + j d/2 + i. */
+/* Row of the file that holds a checkpoint's row n: h d + 2 i + j from h d + j d/2 + i, as
+ * llama.cpp's converter turns q and k. */
 static int64_t turned(int64_t n, int64_t d)
 {
     return n / d * d + 2 * (n % d % (d / 2)) + n % d / (d / 2);

@@ -126,7 +126,7 @@ START_TEST(factor_is_right)
 }
 END_TEST
 
-/* methods.md's toy, by hand: H' = [[2,1],[1,2]]. */
+/* Worked out by hand: H' = [[2,1],[1,2]]. */
 START_TEST(factor_of_two_by_two)
 {
     struct rig rig;

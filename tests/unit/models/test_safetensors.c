@@ -153,7 +153,7 @@ START_TEST(test_bad_files)
 }
 END_TEST
 
-/* formats.md's example: 88 bytes of header, 112 of file. */
+/* Worked out by hand: 88 bytes of header, 112 of file. */
 START_TEST(test_writes_the_reference_bytes)
 {
     static const char header[] =

@@ -6,7 +6,7 @@
 
 #define NESTED "{\"bnb_4bit_use_double_quant\":true}"
 
-/* formats.md's example: 2, -2, 0, 1, .5, -.25. */
+/* Worked out by hand: 2, -2, 0, 1, .5, -.25. */
 START_TEST(documented_codes)
 {
     static const float values[8] = {2, -2, 0, 1, 0.5f, -0.25f, 0, 0};
