@@ -219,13 +219,3 @@ bool err_retryable(int code)
 {
     return row_of(code)->retryable;
 }
-
-int err_from_api_code(const char *api_code)
-{
-    for (int i = 0; i < ROW_COUNT; i++) {
-        if (strcmp(rows[i].api_code, api_code) == 0) {
-            return -(i + (int)ERR_BASE_ + 1);
-        }
-    }
-    return ERR_INTERNAL;
-}

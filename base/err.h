@@ -81,5 +81,3 @@ const char *err_sentence(int code);
 int err_http_status(int code);
 enum err_group err_group(int code);
 bool err_retryable(int code);
-/* The negative code of an api code name, or ERR_INTERNAL. */
-int err_from_api_code(const char *api_code);

@@ -170,11 +170,6 @@ const json_t *model_config_json(const struct model *model)
     return model->json;
 }
 
-int model_dir_fd(const struct model *model)
-{
-    return model->dir_fd;
-}
-
 int model_open_file(const struct model *model, const char *name, int *fd)
 {
     size_t folder = strlen(MODEL_TEMPLATES_FOLDER "/");

@@ -160,28 +160,6 @@ void pack_stream(const uint8_t *codes, int64_t count, int64_t code_stride, int b
     }
 }
 
-void pack_unstream(const uint32_t *words, int64_t count, int64_t word_stride, int bits, uint8_t *codes,
-                   int64_t code_stride)
-{
-    uint8_t near[CHUNK];
-    uint32_t packed[8];
-
-    if (code_stride == 1 && word_stride == 1) {
-        pack_uncodes((const uint8_t *)words, count, bits, codes);
-        return;
-    }
-    for (int64_t at = 0; at < count; at += CHUNK) {
-        int64_t part = count - at < CHUNK ? count - at : CHUNK;
-        for (int64_t w = 0; w < pack_words(part, bits); w++) {
-            packed[w] = words[(at / CHUNK * bits + w) * word_stride];
-        }
-        pack_uncodes((const uint8_t *)packed, part, bits, near);
-        for (int64_t i = 0; i < part; i++) {
-            codes[(at + i) * code_stride] = near[i];
-        }
-    }
-}
-
 #define TILE_ROWS 32
 #define TILE_WORDS 64
 

@@ -15,8 +15,5 @@ void pack_uncodes(const uint8_t *packed, int64_t count, int bits, uint8_t *codes
  * codes fill three words). Fastest with both strides 1. */
 void pack_stream(const uint8_t *codes, int64_t count, int64_t code_stride, int bits, uint32_t *words,
                  int64_t word_stride);
-/* The inverse. */
-void pack_unstream(const uint32_t *words, int64_t count, int64_t word_stride, int bits, uint8_t *codes,
-                   int64_t code_stride);
 /* codes [rows, cols], every row a stream down a column of words [pack_words(cols), rows]. */
 void pack_down(const uint8_t *codes, int64_t rows, int64_t cols, int bits, uint32_t *words);

@@ -112,27 +112,6 @@ void safetensors_close(struct safetensors *file)
     free(file);
 }
 
-int safetensors_check_header(const char *header, size_t size, uint64_t file_size)
-{
-    if (size > SAFETENSORS_HEADER_MAX || file_size > INT64_MAX || file_size < SAFETENSORS_PREFIX ||
-        size > file_size - SAFETENSORS_PREFIX) {
-        return err_raise(ERR_INVALID_MODEL, "a header of %zu bytes does not fit in a file of %llu", size,
-                         (unsigned long long)file_size);
-    }
-    struct safetensors *file = calloc(1, sizeof(*file));
-    if (file == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a header");
-    }
-    char label[] = "header";
-    file->fd = -1;
-    file->label = label;
-    file->size = (int64_t)file_size;
-    arena_init(&file->arena, NAMES_MAX);
-    int rc = safetensors_header_load(file, header, size);
-    safetensors_close(file);
-    return rc;
-}
-
 size_t safetensors_count(const struct safetensors *file)
 {
     return file->count;

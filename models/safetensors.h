@@ -37,9 +37,6 @@ size_t safetensors_header_bytes(const struct safetensors *file);
 const char *safetensors_header_digest(const struct safetensors *file);
 int safetensors_fd(const struct safetensors *file); /* borrowed */
 
-/* Check a header held in memory, for tests and the fuzzer: header = N bytes of JSON, file_size as if on disk. */
-int safetensors_check_header(const char *header, size_t size, uint64_t file_size);
-
 /* Writing: declare every tensor, begin (header), write the data in any order, finish. */
 struct safetensors_writer;
 /* Creates path (truncated). */

@@ -6,7 +6,6 @@
  * here. Memory of a scratch follows the largest text since the last trim: buffers that outgrew KEEP_BYTES are given
  * back. */
 
-#include "base/digest.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "base/json_stream.h"
@@ -148,7 +147,6 @@ int tokenizer_new(const char *json, size_t size, struct tokenizer **out)
     if (tokenizer == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a tokenizer");
     }
-    digest_bytes(json, size, tokenizer->digest);
     int rc = load(tokenizer, json, size);
     if (rc != 0) {
         tokenizer_free(tokenizer);
@@ -178,11 +176,6 @@ void tokenizer_free(struct tokenizer *tokenizer)
     free(tokenizer);
 }
 
-int64_t tokenizer_vocab_size(const struct tokenizer *tokenizer)
-{
-    return tokenizer->vocab_size;
-}
-
 void tokenizer_template(const struct tokenizer *tokenizer, const int32_t **before, size_t *before_count,
                         const int32_t **after, size_t *after_count)
 {
@@ -190,11 +183,6 @@ void tokenizer_template(const struct tokenizer *tokenizer, const int32_t **befor
     *before_count = (size_t)tokenizer->prefix_count;
     *after = tokenizer->suffix;
     *after_count = (size_t)tokenizer->suffix_count;
-}
-
-const char *tokenizer_digest(const struct tokenizer *tokenizer)
-{
-    return tokenizer->digest;
 }
 
 int tokenizer_scratch_init(struct tokenizer_scratch *scratch)

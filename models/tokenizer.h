@@ -11,12 +11,9 @@ struct tokenizer; /* immutable once open */
 /* Parse the text of a tokenizer.json. ERR_INVALID_TOKENIZER names what is damaged or not supported. */
 int tokenizer_new(const char *json, size_t size, struct tokenizer **out);
 void tokenizer_free(struct tokenizer *tokenizer);
-int64_t tokenizer_vocab_size(const struct tokenizer *tokenizer); /* highest id + 1 */
 /* What the post-processor's template puts before and after a text. Borrowed. */
 void tokenizer_template(const struct tokenizer *tokenizer, const int32_t **before, size_t *before_count,
                         const int32_t **after, size_t *after_count);
-/* Lower-case hex sha256 of the file's bytes. */
-const char *tokenizer_digest(const struct tokenizer *tokenizer);
 
 /* Scratch of one thread: match data, caches, output. Reused over many calls. */
 struct tokenizer_scratch;

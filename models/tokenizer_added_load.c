@@ -66,9 +66,6 @@ static int id_of(struct tokenizer *tokenizer, struct list *list, const char *con
         entry->id = id >= 0 ? id : (int32_t)list->next_id++;
     }
     *out = entry->id;
-    if (*out >= tokenizer->vocab_size) {
-        tokenizer->vocab_size = (int64_t)*out + 1;
-    }
     return 0;
 }
 

@@ -154,10 +154,8 @@ struct tokenizer_added_set {
 };
 
 struct tokenizer {
-    char digest[65];
     struct tokenizer_vocab vocab;
     struct tokenizer_merges merges;
-    int64_t vocab_size;
     int32_t char_ids[1024]; /* ids of one-character tokens below U+0400, -1 = none */
     int32_t byte_ids[256];  /* of "<0xNN>", -1 = none */
     char *unk_token;        /* NULL = none */

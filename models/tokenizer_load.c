@@ -163,9 +163,6 @@ static int read_vocab(struct tokenizer *tokenizer, struct part part)
             break;
         }
         entry->id = (int32_t)value;
-        if ((int64_t)value >= tokenizer->vocab_size) {
-            tokenizer->vocab_size = (int64_t)value + 1;
-        }
     }
     json_stream_deinit(&stream);
     return rc;

@@ -80,8 +80,3 @@ void blob_reader_close(struct blob_reader *reader)
         reader->ops->reader_close(reader);
     }
 }
-
-const char *blob_reader_path(const struct blob_reader *reader)
-{
-    return reader->ops->reader_path(reader);
-}

@@ -18,7 +18,6 @@ struct blob_ops {
     int (*reader_open)(struct blobs *blobs, const char *sha256, struct blob_reader **out, int64_t *size);
     int (*reader_read)(struct blob_reader *reader, int64_t offset, void *buffer, size_t size);
     void (*reader_close)(struct blob_reader *reader);
-    const char *(*reader_path)(const struct blob_reader *reader);
     /* commit_take and adopt hold their blob; this gives one hold up. */
     void (*let_go)(struct blobs *blobs, const char *sha256);
     /* Delete what nobody holds and for which referenced() says 0. */

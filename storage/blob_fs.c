@@ -428,11 +428,6 @@ static void reader_close(struct blob_reader *base)
     free(reader);
 }
 
-static const char *reader_path(const struct blob_reader *base)
-{
-    return ((const struct fs_reader *)base)->path;
-}
-
 /* Delete one blob unless it is held now, with writers held off. */
 static int delete_loose(struct blobs *blobs, int folder, const char *name, bool *deleted)
 {
@@ -507,7 +502,6 @@ const struct blob_ops blob_fs = {
     .reader_open = reader_open,
     .reader_read = reader_read,
     .reader_close = reader_close,
-    .reader_path = reader_path,
     .let_go = let_go,
     .collect = collect,
 };

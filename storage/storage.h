@@ -132,7 +132,5 @@ int blob_reader_open(struct store *store, const char *sha256, struct blob_reader
                      int64_t *size);                                                         /* ERR_NOT_FOUND */
 int blob_reader_read(struct blob_reader *reader, int64_t offset, void *buffer, size_t size); /* exactly size */
 void blob_reader_close(struct blob_reader *reader);
-/* Local path when the store has one (blob_fs), else NULL: for readers that need a file. */
-const char *blob_reader_path(const struct blob_reader *reader);
 /* Delete blobs that no object refers to (files[].sha256 / sha256 in bodies) and that nobody holds. */
 int store_collect_garbage(struct store *store, int64_t *removed);

@@ -130,7 +130,9 @@ START_TEST(every_row_is_whole)
     int count = 0;
     for (int ordinal = ERR_BASE_ + 1; ordinal < ERR_END_; ordinal++, count++) {
         int code = -ordinal;
-        ck_assert_int_eq(err_from_api_code(err_api_code(code)), code); /* so no api code is there twice */
+        for (int other = ERR_BASE_ + 1; other < ordinal; other++) {
+            ck_assert_str_ne(err_api_code(code), err_api_code(-other));
+        }
         ck_assert_int_ge(err_http_status(code), 400);
         ck_assert_int_le(err_http_status(code), 599);
         ck_assert_uint_gt(strlen(err_sentence(code)), 10);
@@ -140,7 +142,6 @@ START_TEST(every_row_is_whole)
     ck_assert_str_eq(err_api_code(-1), "internal");
     ck_assert_str_eq(err_api_code(0), "internal");
     ck_assert_str_eq(err_api_code(7), "internal");
-    ck_assert_int_eq(err_from_api_code("no_such_code"), ERR_INTERNAL);
     ck_assert(err_retryable(ERR_DISK_FULL) && !err_retryable(ERR_NOT_FOUND));
     ck_assert_int_eq(err_group(ERR_STORAGE), ERR_GROUP_PROCESS);
 }

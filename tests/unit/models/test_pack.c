@@ -7,6 +7,31 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The definition: one bit after another. */
+static void pack_naive(const uint8_t *codes, int64_t count, int64_t code_stride, int bits, uint32_t *words,
+                       int64_t word_stride)
+{
+    for (int64_t w = 0; w < pack_words(count, bits); w++) {
+        words[w * word_stride] = 0;
+    }
+    for (int64_t bit = 0; bit < count * bits; bit++) {
+        uint32_t set = codes[bit / bits * code_stride] >> (bit % bits) & 1u;
+        words[bit / 32 * word_stride] |= set << (bit % 32);
+    }
+}
+
+static void unpack_naive(const uint32_t *words, int64_t count, int64_t word_stride, int bits, uint8_t *codes,
+                         int64_t code_stride)
+{
+    for (int64_t i = 0; i < count; i++) {
+        codes[i * code_stride] = 0;
+    }
+    for (int64_t bit = 0; bit < count * bits; bit++) {
+        uint32_t set = words[bit / 32 * word_stride] >> (bit % 32) & 1u;
+        codes[bit / bits * code_stride] |= (uint8_t)(set << (bit % bits));
+    }
+}
+
 static void check_words(int bits, const uint8_t *codes, int count, const uint32_t *wanted, int words)
 {
     uint32_t got[8] = {0};
@@ -17,7 +42,7 @@ static void check_words(int bits, const uint8_t *codes, int count, const uint32_
     for (int i = 0; i < words; i++) {
         ck_assert_uint_eq(got[i], wanted[i]);
     }
-    pack_unstream(got, count, 1, bits, back, 1);
+    unpack_naive(got, count, 1, bits, back, 1);
     ck_assert_int_eq(memcmp(back, codes, (size_t)count), 0);
 }
 
@@ -114,7 +139,7 @@ START_TEST(the_stream_by_definition)
             for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
                 ck_assert(((int64_t)i < n * STRIDE && i % STRIDE == 0) || words[i] == 0xA5A5A5A5u);
             }
-            pack_unstream(words, count, STRIDE, bits, back, STRIDE);
+            unpack_naive(words, count, STRIDE, bits, back, STRIDE);
             for (int i = 0; i < count; i++) {
                 ck_assert_uint_eq(back[i * STRIDE], codes[i * STRIDE]);
                 ck_assert_uint_eq(back[i * STRIDE + 1], 0xEE);
@@ -123,19 +148,6 @@ START_TEST(the_stream_by_definition)
     }
 }
 END_TEST
-
-/* The definition: one bit after another. */
-static void pack_naive(const uint8_t *codes, int64_t count, int64_t code_stride, int bits, uint32_t *words,
-                       int64_t word_stride)
-{
-    for (int64_t w = 0; w < pack_words(count, bits); w++) {
-        words[w * word_stride] = 0;
-    }
-    for (int64_t bit = 0; bit < count * bits; bit++) {
-        uint32_t set = codes[bit / bits * code_stride] >> (bit % bits) & 1u;
-        words[bit / 32 * word_stride] |= set << (bit % 32);
-    }
-}
 
 /* Bytes of any value: codes beyond their bits are part of the contract. */
 static uint8_t *noise(size_t size, uint32_t seed)
@@ -179,7 +191,7 @@ START_TEST(codes_that_lie_together)
             ck_assert_int_eq(memcmp(stream, wanted, (size_t)bytes), 0);
             ck_assert_uint_eq(stream[bytes], 0xA5);
             back[count] = 0xEE;
-            pack_unstream(got, count, 1, bits, back, 1);
+            unpack_naive(got, count, 1, bits, back, 1);
             check_codes_back(codes, back, count, bits);
             stream = realloc(stream, bytes > 0 ? (size_t)bytes : 1);
             memset(back, 0, (size_t)count);
@@ -211,7 +223,7 @@ START_TEST(one_stride)
                 pack_naive(codes, count, near, bits, wanted, far);
                 pack_stream(codes, count, near, bits, got, far);
                 ck_assert_int_eq(memcmp(got, wanted, sizeof(got)), 0);
-                pack_unstream(got, count, far, bits, back, near);
+                unpack_naive(got, count, far, bits, back, near);
                 for (int i = 0; i < count; i++) {
                     ck_assert_uint_eq(back[i * near], codes[i * near] & ((1u << bits) - 1));
                 }

@@ -92,9 +92,6 @@ START_TEST(test_added_tokens)
     ck_assert_ids(ADDED(TOKEN(10, "!", "") "," TOKEN(11, "!!", "")), "a!!!b", "0 11 10 1");
     ck_assert_ids(ADDED(TOKEN(10, "!", ",\"lstrip\":true,\"rstrip\":true")), "a  ! b!", "0 10 1 10");
     ck_assert_ids(ADDED(TOKEN(10, "ab", ",\"single_word\":true")), "ab abc cab a-ab", "3 7 5 7 2 3 7 0 3");
-    struct tokenizer *tokenizer = open_json(ADDED(TOKEN(10, "!", "") "," TOKEN(11, "?", "")));
-    ck_assert_int_eq(tokenizer_vocab_size(tokenizer), 12);
-    tokenizer_free(tokenizer);
 }
 END_TEST
 
@@ -354,8 +351,6 @@ START_TEST(test_bundled_file)
 
     ck_assert_rc_ok(fs_read_file(TEST_DATA "/tiny-llama/tokenizer.json", 1 << 20, &json, &size));
     ck_assert_rc_ok(tokenizer_new(json, size, &tokenizer));
-    ck_assert_int_eq(tokenizer_vocab_size(tokenizer), 2048);
-    ck_assert_uint_eq(strlen(tokenizer_digest(tokenizer)), 64);
     ck_assert_rc_ok(tokenizer_scratch_new(tokenizer, &scratch));
     for (int round = 0; round < 2; round++) { /* the second time from the cache */
         ck_assert_rc_ok(tokenizer_encode(tokenizer, scratch, "hi<|pad|>hi", 11, true, &ids, &count));

@@ -51,12 +51,17 @@ static int files_in(const struct bench *bench, const char *folder)
     return count;
 }
 
+static void path_of(const struct bench *bench, const char *sha256, char path[512])
+{
+    snprintf(path, 512, "%s/blobs/sha256/%.2s/%s", bench->dir, sha256, sha256);
+}
+
 START_TEST(what_is_written_is_read)
 {
     struct bench bench;
     struct blob_reader *reader;
     struct stat info;
-    char sha256[DIGEST_HEX_SIZE], buffer[4] = "";
+    char sha256[DIGEST_HEX_SIZE], buffer[4] = "", path[512];
     int64_t size;
 
     bench_init(&bench);
@@ -72,9 +77,9 @@ START_TEST(what_is_written_is_read)
     ck_assert_int_eq(blob_reader_read(reader, 2, buffer, 2), ERR_RANGE_NOT_SATISFIABLE);
     ck_assert_int_eq(blob_reader_read(reader, -1, buffer, 1), ERR_RANGE_NOT_SATISFIABLE);
     ck_assert_int_eq(blob_reader_read(reader, INT64_MAX, buffer, SIZE_MAX), ERR_RANGE_NOT_SATISFIABLE);
-    ck_assert_int_eq(stat(blob_reader_path(reader), &info), 0);
+    path_of(&bench, abc, path);
+    ck_assert_int_eq(stat(path, &info), 0);
     ck_assert_uint_eq(info.st_mode & 0777, 0444);
-    ck_assert_ptr_nonnull(strstr(blob_reader_path(reader), "/blobs/sha256/ba/ba7816bf"));
     blob_reader_close(reader);
     blob_reader_close(NULL);
     put(bench.store, "abc", sha256); /* again is fine */
@@ -202,13 +207,13 @@ START_TEST(a_short_blob_is_replaced)
 {
     struct bench bench;
     struct blob_reader *reader;
-    char sha256[DIGEST_HEX_SIZE], path[4096];
+    char sha256[DIGEST_HEX_SIZE], path[512];
     int64_t size;
 
     bench_init(&bench);
     put(bench.store, "abc", sha256);
     ck_assert_rc_ok(blob_reader_open(bench.store, abc, &reader, NULL));
-    snprintf(path, sizeof(path), "%s", blob_reader_path(reader));
+    path_of(&bench, abc, path);
     blob_reader_close(reader);
     ck_assert_int_eq(chmod(path, 0600), 0);
     ck_assert_int_eq(truncate(path, 1), 0);
