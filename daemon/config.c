@@ -1,13 +1,14 @@
 /* The option table and what its text means.
  *
- * A row is an option everywhere: --data-dir, QUANTD_DATA_DIR and data_dir: in the file. Every source gives text
- * (daemon/source.h); the first one that names an option wins and one parser per row type judges it, so that a value
- * means the same wherever it stands and a message says where that was. */
+ * Each row is one option in every source: --data-dir, QUANTD_DATA_DIR and data_dir: in the file. Every source yields
+ * text (daemon/source.h). The first source that sets an option takes precedence, and one parser per row type reads it,
+ * so that a value means the same in every source and error messages name the source. */
 
 #include "daemon/config.h"
 
 #include "base/err.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "daemon/source.h"
 
 #include <argp.h>
@@ -54,39 +55,41 @@ struct row {
 enum { ROW_CONFIG_FILE = 3 };
 
 static const struct row rows[] = {
-    {"data-dir", "DIR", ROW_PATH, AT(data_dir), .help = "Where jobs, artifacts and the database live; required"},
+    {"data-dir", "DIR", ROW_PATH, AT(data_dir), .help = "Directory for jobs, artifacts and the database; required"},
     {"model-root", "PATH", ROW_FOLDERS, AT(model_roots), .separator = ':',
-     .help = "A directory below which checkpoints may be registered; repeatable"},
-    {"listen", "HOST:PORT", ROW_ADDRESS, 0, "127.0.0.1:8080", .help = "Address to serve on; port 0 takes a free one"},
-    [ROW_CONFIG_FILE] = {"config", "FILE", ROW_FILE, 0, .help = "A YAML file of these options"},
+     .help = "Directory below which checkpoints may be registered; repeatable"},
+    {"listen", "HOST:PORT", ROW_ADDRESS, 0, "127.0.0.1:8080", .help = "Address to listen on; port 0 picks a free port"},
+    [ROW_CONFIG_FILE] = {"config", "FILE", ROW_FILE, 0, .help = "YAML file with these options"},
     {"allow-remote", NULL, ROW_FLAG, AT(allow_remote), "false",
-     .help = "Bind beyond loopback although there is no authentication"},
+     .help = "Allow a listen address other than loopback, although there is no authentication"},
     {"allowed-host", "NAME", ROW_TEXTS, AT(allowed_hosts), .separator = ',',
-     .help = "A Host header to accept besides loopback names; repeatable"},
-    {"device", "NAME", ROW_TEXT, AT(device), "auto", .help = "auto, cpu or cuda:N"},
-    {"threads", "N", ROW_INT, AT(threads), "0", 0, 4096, .help = "CPU threads for compute; 0 takes every core"},
+     .help = "Host header to accept in addition to the loopback names; repeatable"},
+    {"device", "NAME", ROW_TEXT, AT(device), "auto", .help = "Device to run jobs on: auto, cpu or cuda:N"},
+    {"threads", "N", ROW_INT, AT(threads), "0", 0, 4096, .help = "CPU threads for computation; 0 = all cores"},
     {"host-memory-bytes", "BYTES", ROW_BYTES, AT(host_memory_bytes), "0", 0, INT64_MAX,
-     .help = "Activations kept in memory before they spill to disk (K, M, G, T allowed); 0 = a quarter of free memory"},
-    {"max-queued", "N", ROW_INT, AT(max_queued), "0", 0, 1000000, .help = "Jobs that may wait at once; 0 = 1000"},
-    {"max-connections", "N", ROW_INT, AT(max_connections), "0", 0, 100000, .help = "Connections at once; 0 = 4096"},
+     .help = "Host memory for activations, beyond which they spill to disk (suffix K, M, G or T); 0 = a quarter of "
+             "free memory"},
+    {"max-queued", "N", ROW_INT, AT(max_queued), "0", 0, 1000000, .help = "Maximum number of queued jobs; 0 = 1000"},
+    {"max-connections", "N", ROW_INT, AT(max_connections), "0", 0, 100000,
+     .help = "Maximum number of open connections; 0 = 4096"},
     {"max-connections-per-address", "N", ROW_INT, AT(max_connections_per_address), "0", 0, 100000,
-     .help = "Of these, from one address; 0 = half of them"},
+     .help = "Maximum number of connections from one address; 0 = half of max-connections"},
     {"max-streams", "N", ROW_INT, AT(max_streams), "0", 0, 100000,
-     .help = "Files that are sent or taken at once; 0 = 256"},
-    {"drain-seconds", "N", ROW_INT, AT(drain_seconds), "25", 1, 3600, .help = "Time for a shutdown"},
+     .help = "Maximum number of concurrent file uploads and downloads; 0 = 256"},
+    {"drain-seconds", "N", ROW_INT, AT(drain_seconds), "25", 1, 3600, .help = "Time limit of a shutdown, in seconds"},
     {"module-dir", "DIR", ROW_PATH, AT(module_dir),
-     .help = "The folder of backend modules (default: beside the executable, then " QUANTD_MODULE_DIR ")"},
-    {"log-level", "LEVEL", ROW_LEVEL, AT(log_level), "info", .help = "error, warn, info, debug or trace"},
+     .help = "Directory of backend modules (default: next to the executable, then " QUANTD_MODULE_DIR ")"},
+    {"log-level", "LEVEL", ROW_LEVEL, AT(log_level), "info", .help = "Log level: error, warn, info, debug or trace"},
 };
 #define ROW_COUNT (sizeof(rows) / sizeof(rows[0]))
-_Static_assert(ROW_COUNT <= SOURCE_ROWS_MAX, "a source holds every option");
+_Static_assert(ROW_COUNT <= SOURCE_ROWS_MAX, "SOURCE_ROWS_MAX is too small for the option table");
 
 static bool is_list(enum row_type type)
 {
     return type == ROW_TEXTS || type == ROW_FOLDERS;
 }
 
-/* --- names of a row in each source */
+/* --- the name of each option in each source */
 
 static void make_keys(struct source_key *keys, const char *prefix, int (*letter)(int))
 {
@@ -140,13 +143,15 @@ static int read_line(int argc, char **argv, struct source *source)
     const struct argp argp = {
         .options = options,
         .parser = take_option,
-        .doc = "Quantizes language model checkpoints as a network service.\v"
-               "Every option can also be set by an environment variable (--data-dir: QUANTD_DATA_DIR; lists of paths "
-               "with ':', of names with ',') and in the file that --config names (data_dir: ...). The command line "
-               "wins over the environment, the environment over the file.\n\n"
-               "Example, with checkpoints below /models:\n\n"
-               "  quantd --data-dir /var/lib/quantd --model-root /models\n\n"
-               "The first line of its output says where it listens; GET /v1/system there says what it can do.",
+        .doc =
+            "Network service that quantizes language model checkpoints.\v"
+            "Every option can also be set by an environment variable (--data-dir: QUANTD_DATA_DIR; lists of paths "
+            "with ':', of names with ',') and in the file that --config names (data_dir: ...). The command line "
+            "takes precedence over the environment, and the environment over the file.\n\n"
+            "Example, with checkpoints below /models:\n\n"
+            "  quantd --data-dir /var/lib/quantd --model-root /models\n\n"
+            "The first line of output shows the address it listens on; GET /v1/system describes the devices, methods "
+            "and formats available there.",
     };
     argp_program_version = "quantd " QUANTD_VERSION;
     argp_err_exit_status = 2;
@@ -189,25 +194,25 @@ static int parse_flag(const char *where, const char *text, bool *out)
             return 0;
         }
     }
-    return err_raise(ERR_CONFIG, "%s: \"%.80s\" is neither true nor false", where, text);
+    return err_raise(ERR_CONFIG, "%s: \"%.80s\" is not a boolean; use true or false", where, text);
 }
 
 static int parse_level(const char *where, const char *text, int *out)
 {
     int level = log_level_parse(text);
     if (level < 0) {
-        return err_raise(ERR_CONFIG, "%s: \"%.80s\" is not error, warn, info, debug or trace", where, text);
+        return err_raise(ERR_CONFIG, "%s: \"%.80s\" is not a log level; use error, warn, info, debug or trace", where,
+                         text);
     }
     *out = level;
     return 0;
 }
 
-static int take_copy(const char *text, char **out)
+static int replace_text(const char *text, char **out)
 {
-    char *copy = strdup(text);
-    if (copy == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
-    }
+    char *copy;
+
+    TRY(mem_strdup(&copy, text));
     free(*out);
     *out = copy;
     return 0;
@@ -239,10 +244,11 @@ static int parse_address(const char *where, const char *text, struct config *con
     }
     bool six = inet_pton(AF_INET6, host, address) == 1;
     if ((!six && inet_pton(AF_INET, host, address) != 1) || six != (start != text)) {
-        return err_raise(ERR_CONFIG, "%s: \"%.60s\" is not an address (127.0.0.1, [::1], 0.0.0.0)", where, host);
+        return err_raise(ERR_CONFIG, "%s: \"%.60s\" is not an IP address (such as 127.0.0.1, [::1] or 0.0.0.0)", where,
+                         host);
     }
     config->listen_port = (uint16_t)port;
-    return take_copy(host, &config->listen_host);
+    return replace_text(host, &config->listen_host);
 }
 
 static int parse_path(const char *where, const char *text, char **out)
@@ -250,45 +256,46 @@ static int parse_path(const char *where, const char *text, char **out)
     char path[PATH_SIZE], here[PATH_SIZE];
 
     if (text[0] == '/') {
-        return take_copy(text, out);
+        return replace_text(text, out);
     }
     if (getcwd(here, sizeof(here)) == NULL || snprintf(path, sizeof(path), "%s/%s", here, text) >= (int)sizeof(path) ||
         text[0] == '\0') {
         return err_raise(ERR_CONFIG, "%s: \"%.200s\" is not a usable path", where, text);
     }
-    return take_copy(path, out);
+    return replace_text(path, out);
 }
 
-/* The list with symbolic links resolved, so that two roots cannot be the same place under two names. */
+/* Symbolic links are resolved, so that two roots cannot be the same directory under two names. */
+static void free_list(char **list)
+{
+    for (size_t i = 0; list != NULL && list[i] != NULL; i++) {
+        free(list[i]);
+    }
+    free((void *)list);
+}
+
+CLEANUP_FREE(list, char *, free_list)
+
 static int parse_list(const struct row *row, const char *where, const struct source_item *item, char ***out)
 {
-    char **list = calloc((size_t)item->count + 1, sizeof(*list));
+    AUTO(list) char **list = NULL;
     struct stat info;
-    int rc = 0;
 
-    if (list == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
-    }
-    for (unsigned i = 0; i < item->count && rc == 0; i++) {
+    TRY(mem_array(&list, (size_t)item->count + 1));
+    for (unsigned i = 0; i < item->count; i++) {
         if (row->type == ROW_TEXTS) {
-            rc = take_copy(item->list[i], &list[i]);
+            TRY(mem_strdup(&list[i], item->list[i]));
             continue;
         }
         list[i] = realpath(item->list[i], NULL);
         if (list[i] == NULL) {
-            rc = err_raise(ERR_CONFIG, "%s: %.300s: %s", where, item->list[i], strerror(errno));
-        } else if (stat(list[i], &info) != 0 || !S_ISDIR(info.st_mode)) {
-            rc = err_raise(ERR_CONFIG, "%s: %.300s is not a directory", where, item->list[i]);
+            return err_raise(ERR_CONFIG, "%s: %.300s: %s", where, item->list[i], strerror(errno));
+        }
+        if (stat(list[i], &info) != 0 || !S_ISDIR(info.st_mode)) {
+            return err_raise(ERR_CONFIG, "%s: %.300s is not a directory", where, item->list[i]);
         }
     }
-    if (rc != 0) {
-        for (unsigned i = 0; i < item->count; i++) {
-            free(list[i]);
-        }
-        free((void *)list);
-        return rc;
-    }
-    *out = list;
+    *out = MOVE(list);
     return 0;
 }
 
@@ -298,7 +305,7 @@ static int apply(const struct row *row, const char *where, const struct source_i
 
     switch (row->type) {
     case ROW_TEXT:
-        return take_copy(item->scalar, to);
+        return replace_text(item->scalar, to);
     case ROW_TEXTS:
     case ROW_FOLDERS:
         return parse_list(row, where, item, to);
@@ -314,7 +321,7 @@ static int apply(const struct row *row, const char *where, const struct source_i
     case ROW_LEVEL:
         return parse_level(where, item->scalar, to);
     case ROW_FILE:
-        break; /* it was read already */
+        break; /* has been read before */
     }
     return 0;
 }
@@ -323,7 +330,7 @@ static int apply(const struct row *row, const char *where, const struct source_i
 
 enum { SOURCE_LINE, SOURCE_ENVIRONMENT, SOURCE_FILE, SOURCE_COUNT };
 
-static int read_sources(int argc, char **argv, struct source *sources,
+static int read_sources(int argc, char **argv, struct source *const *sources,
                         struct source_key keys[SOURCE_COUNT][SOURCE_ROWS_MAX])
 {
     make_keys(keys[SOURCE_LINE], "--", tolower);
@@ -332,26 +339,23 @@ static int read_sources(int argc, char **argv, struct source *sources,
     for (size_t i = 0; i < ROW_COUNT; i++) {
         snprintf(keys[SOURCE_LINE][i].name, sizeof(keys[SOURCE_LINE][i].name), "--%s", rows[i].name);
     }
-    int rc = read_line(argc, argv, &sources[SOURCE_LINE]);
-    rc = rc != 0 ? rc : source_read_environment(&sources[SOURCE_ENVIRONMENT], keys[SOURCE_ENVIRONMENT], ROW_COUNT);
-    if (rc != 0) {
-        return rc;
-    }
-    const char *path = sources[SOURCE_LINE].items[ROW_CONFIG_FILE].scalar;
-    path = path != NULL ? path : sources[SOURCE_ENVIRONMENT].items[ROW_CONFIG_FILE].scalar;
+    TRY(read_line(argc, argv, sources[SOURCE_LINE]));
+    TRY(source_read_environment(sources[SOURCE_ENVIRONMENT], keys[SOURCE_ENVIRONMENT], ROW_COUNT));
+    const char *path = sources[SOURCE_LINE]->items[ROW_CONFIG_FILE].scalar;
+    path = path != NULL ? path : sources[SOURCE_ENVIRONMENT]->items[ROW_CONFIG_FILE].scalar;
     if (path == NULL) {
         return 0;
     }
-    sources[SOURCE_FILE].name = path;
-    return source_read_yaml(&sources[SOURCE_FILE], path, keys[SOURCE_FILE], ROW_COUNT);
+    sources[SOURCE_FILE]->name = path;
+    return source_read_yaml(sources[SOURCE_FILE], path, keys[SOURCE_FILE], ROW_COUNT);
 }
 
-/* No option means anything with a control character in it, and a message that quotes one would break its line. */
+/* No option has a meaning with a control character in it, and a message that quotes one would break its line. */
 static int check_text(const char *where, const char *text)
 {
     for (const unsigned char *at = (const unsigned char *)text; *at != '\0'; at++) {
         if (*at < 0x20 || *at == 0x7f) {
-            return err_raise(ERR_CONFIG, "%s: the value has a control character (0x%02x) in it", where, *at);
+            return err_raise(ERR_CONFIG, "%s: the value contains the control character 0x%02x", where, *at);
         }
     }
     return 0;
@@ -359,46 +363,46 @@ static int check_text(const char *where, const char *text)
 
 static int check_item(const char *where, const struct source_item *item)
 {
-    int rc = item->scalar != NULL ? check_text(where, item->scalar) : 0;
-
-    for (unsigned i = 0; i < item->count && rc == 0; i++) {
-        rc = check_text(where, item->list[i]);
+    if (item->scalar != NULL) {
+        TRY(check_text(where, item->scalar));
     }
-    return rc;
+    for (unsigned i = 0; i < item->count; i++) {
+        TRY(check_text(where, item->list[i]));
+    }
+    return 0;
 }
 
-static int apply_rows(const struct source *sources, struct source_key keys[SOURCE_COUNT][SOURCE_ROWS_MAX],
+static int apply_rows(struct source *const *sources, struct source_key keys[SOURCE_COUNT][SOURCE_ROWS_MAX],
                       struct config *config)
 {
-    int rc = 0;
-
-    for (size_t i = 0; i < ROW_COUNT && rc == 0; i++) {
+    for (size_t i = 0; i < ROW_COUNT; i++) {
         struct source_item item = {.scalar = (char *)rows[i].fallback};
         char where[PATH_SIZE + 64] = "default";
         bool found = false;
         for (int s = 0; s < SOURCE_COUNT && !found; s++) {
-            if (sources[s].items[i].scalar != NULL || sources[s].items[i].count > 0) {
-                item = sources[s].items[i];
+            if (sources[s]->items[i].scalar != NULL || sources[s]->items[i].count > 0) {
+                item = sources[s]->items[i];
                 found = true;
-                snprintf(where, sizeof(where), "%s%s%s", s == SOURCE_FILE ? sources[s].name : "",
+                snprintf(where, sizeof(where), "%s%s%s", s == SOURCE_FILE ? sources[s]->name : "",
                          s == SOURCE_FILE ? ": " : "", keys[s][i].name);
             }
         }
         if (item.scalar != NULL || is_list(rows[i].type)) {
-            rc = check_item(where, &item);
-            rc = rc != 0 ? rc : apply(&rows[i], where, &item, config);
+            TRY(check_item(where, &item));
+            TRY(apply(&rows[i], where, &item, config));
         }
     }
-    return rc;
+    return 0;
 }
 
 int config_check_address(const struct config *config)
 {
     if (!config_is_loopback(config->listen_host) && !config->allow_remote) {
-        return err_raise(ERR_CONFIG,
-                         "refusing to listen on %s: there is no authentication yet, so everybody who reaches this "
-                         "address controls the daemon; bind 127.0.0.1 behind a proxy, or say --allow-remote",
-                         config->listen_host);
+        return err_raise(
+            ERR_CONFIG,
+            "refusing to listen on %s: there is no authentication yet, so anyone who can reach this address "
+            "controls the daemon; listen on 127.0.0.1 behind a reverse proxy, or pass --allow-remote",
+            config->listen_host);
     }
     return 0;
 }
@@ -406,37 +410,26 @@ int config_check_address(const struct config *config)
 static int check(const struct config *config)
 {
     if (config->data_dir == NULL) {
-        return err_raise(ERR_CONFIG, "say where the data lives: --data-dir DIR or QUANTD_DATA_DIR");
+        return err_raise(ERR_CONFIG, "no data directory is set; pass --data-dir DIR or set QUANTD_DATA_DIR");
     }
     return config_check_address(config);
 }
 
 int config_load(int argc, char **argv, struct config *out)
 {
-    struct source sources[SOURCE_COUNT] = {{.name = "command line"}, {.name = "environment"}, {.name = "file"}};
+    AUTO(source) struct source line = {.name = "command line"};
+    AUTO(source) struct source environment = {.name = "environment"};
+    AUTO(source) struct source file = {.name = "file"};
+    struct source *const sources[SOURCE_COUNT] = {&line, &environment, &file};
     struct source_key keys[SOURCE_COUNT][SOURCE_ROWS_MAX];
-    struct config config = {0};
+    AUTO(config) struct config config = {0};
 
-    int rc = read_sources(argc, argv, sources, keys);
-    rc = rc != 0 ? rc : apply_rows(sources, keys, &config);
-    rc = rc != 0 ? rc : check(&config);
-    for (int s = 0; s < SOURCE_COUNT; s++) {
-        source_deinit(&sources[s]);
-    }
-    if (rc != 0) {
-        config_deinit(&config);
-        return rc;
-    }
+    TRY(read_sources(argc, argv, sources, keys));
+    TRY(apply_rows(sources, keys, &config));
+    TRY(check(&config));
     *out = config;
+    config = (struct config){0};
     return 0;
-}
-
-static void free_list(char **list)
-{
-    for (size_t i = 0; list != NULL && list[i] != NULL; i++) {
-        free(list[i]);
-    }
-    free((void *)list);
 }
 
 void config_deinit(struct config *config)

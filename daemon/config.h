@@ -1,8 +1,10 @@
 #pragma once
-/* What the daemon was told: one table of options, read from the command line, QUANTD_* variables and a YAML file.
+/* The daemon's configuration: one table of options, read from the command line, QUANTD_* variables and a YAML file.
  *
- * Precedence, option by option: command line > environment > file > default. A list (model roots, hosts) comes whole
- * from the first place that names it. */
+ * Precedence, option by option: command line > environment > file > default. A list (model roots, hosts) is
+ * taken from the first source that sets it and not merged. */
+
+#include "base/cleanup.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,10 +14,10 @@ struct config {
     char **model_roots; /* absolute, existing directories; NULL-terminated, never NULL */
     char *listen_host;  /* address without brackets */
     uint16_t listen_port;
-    bool allow_remote;    /* an address beyond loopback may be bound though there is no authentication */
+    bool allow_remote;    /* an address other than loopback is allowed, although there is no authentication */
     char **allowed_hosts; /* NULL-terminated, never NULL */
     char *device;
-    char *module_dir;          /* NULL = the usual places (daemon/modules.h) */
+    char *module_dir;          /* NULL = the default directories (daemon/modules.h) */
     int64_t threads;           /* 0 = all cores */
     int64_t host_memory_bytes; /* 0 = the engine's choice */
     int64_t max_queued;        /* 0 = the engine's choice */
@@ -26,11 +28,12 @@ struct config {
     int log_level; /* enum log_level */
 };
 
-/* Reads every source; call before threads start. --help and --version print and exit 0. ERR_CONFIG with one sentence
- * for the user in the error record. *out is set on success only. */
+/* Reads every source; call before threads start. --help and --version print and exit 0. Raises ERR_CONFIG with one
+ * sentence for the user. *out is set on success only. */
 int config_load(int argc, char **argv, struct config *out);
 void config_deinit(struct config *config);
-/* ERR_CONFIG when the address may not be served as things are. */
+CLEANUP_DEINIT(config, struct config, config_deinit)
+/* ERR_CONFIG when this configuration does not allow the address. */
 int config_check_address(const struct config *config);
-/* An address that only this machine reaches. */
+/* True for an address that can only be reached from this machine. */
 bool config_is_loopback(const char *host);

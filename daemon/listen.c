@@ -1,9 +1,10 @@
-/* Socket activation: LISTEN_PID names the process that is meant, LISTEN_FDS says how many descriptors begin at 3. The
- * words are for this process alone and are taken out of the environment. */
+/* Socket activation: LISTEN_PID names the process that is meant, LISTEN_FDS the number of descriptors, starting at 3.
+ * The variables are for this process only and are removed from the environment. */
 
 #include "daemon/listen.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -14,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define SOCKET_AT 3
+#define FIRST_INHERITED 3
 
 static long number_of(const char *name)
 {
@@ -34,8 +35,8 @@ static bool listens(int fd)
            getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepts, &size) == 0 && accepts != 0;
 }
 
-/* The socket's address as the configuration would have it. */
-static int take_address(int fd, struct config *config)
+/* Replace the configured address by that of the socket. */
+static int use_address_of(int fd, struct config *config)
 {
     struct sockaddr_storage bound = {0};
     socklen_t size = sizeof(bound);
@@ -44,18 +45,16 @@ static int take_address(int fd, struct config *config)
     const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)&bound;
 
     if (getsockname(fd, (struct sockaddr *)&bound, &size) != 0) {
-        return err_raise_errno(errno, "cannot ask the inherited socket for its address");
+        return err_raise_errno(errno, "cannot get the address of the inherited socket");
     }
     bool is_six = bound.ss_family == AF_INET6;
     if ((!is_six && bound.ss_family != AF_INET) ||
         inet_ntop(bound.ss_family, is_six ? (const void *)&six->sin6_addr : (const void *)&four->sin_addr, host,
                   sizeof(host)) == NULL) {
-        return err_raise(ERR_CONFIG, "the inherited socket is not one of TCP");
+        return err_raise(ERR_CONFIG, "the inherited socket is not a TCP socket");
     }
-    char *copy = strdup(host);
-    if (copy == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an address");
-    }
+    char *copy;
+    TRY(mem_strdup(&copy, host));
     free(config->listen_host);
     config->listen_host = copy;
     config->listen_port = ntohs(is_six ? six->sin6_port : four->sin_port);
@@ -74,16 +73,15 @@ int listen_inherited(struct config *config, int *socket)
         *socket = -1;
         return 0;
     }
-    int flags = fcntl(SOCKET_AT, F_GETFL);
-    if (count != 1 || flags < 0 || !listens(SOCKET_AT)) {
-        return err_raise(ERR_CONFIG, "LISTEN_FDS must pass one TCP socket that listens, as descriptor %d", SOCKET_AT);
+    int flags = fcntl(FIRST_INHERITED, F_GETFL);
+    if (count != 1 || flags < 0 || !listens(FIRST_INHERITED)) {
+        return err_raise(ERR_CONFIG, "LISTEN_FDS must pass exactly one listening TCP socket, as descriptor %d",
+                         FIRST_INHERITED);
     }
-    if (fcntl(SOCKET_AT, F_SETFD, FD_CLOEXEC) != 0 || fcntl(SOCKET_AT, F_SETFL, flags | O_NONBLOCK) != 0) {
+    if (fcntl(FIRST_INHERITED, F_SETFD, FD_CLOEXEC) != 0 || fcntl(FIRST_INHERITED, F_SETFL, flags | O_NONBLOCK) != 0) {
         return err_raise_errno(errno, "cannot use the inherited socket");
     }
-    int rc = take_address(SOCKET_AT, config);
-    if (rc == 0) {
-        *socket = SOCKET_AT;
-    }
-    return rc;
+    TRY(use_address_of(FIRST_INHERITED, config));
+    *socket = FIRST_INHERITED;
+    return 0;
 }

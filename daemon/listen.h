@@ -1,8 +1,9 @@
 #pragma once
-/* A listening socket from whoever started the daemon: a service manager, or itself before a restart. */
+/* A listening socket inherited from the process that started the daemon: a service manager, or the daemon itself
+ * before a restart. */
 
 #include "daemon/config.h"
 
-/* Before threads start. *socket = that socket, with its address in place of the configured one, or -1 when there is
- * none. ERR_CONFIG when it is of no use or its address may not be served. */
+/* Call before threads start. Sets *socket to that socket and replaces the configured address by its own, or sets -1
+ * when there is none. ERR_CONFIG when it cannot be used or this configuration does not allow its address. */
 int listen_inherited(struct config *config, int *socket);

@@ -1,6 +1,6 @@
-/* quantd: parse, set up, run, one exit.
+/* quantd: read the configuration, open, run, close.
  *
- * Exit status: 0 after a shutdown that was asked for, 2 for a configuration that cannot be used, 1 for the rest. */
+ * Exit status: 0 after a requested shutdown, 2 for an invalid configuration, 1 for any other failure. */
 
 #include "base/err.h"
 #include "base/log.h"
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int complain(int rc)
+static int print_error(int rc)
 {
     const struct err_record *record = err_last();
     fprintf(stderr, "quantd: %s%s%s\n", record->message[0] != '\0' ? record->message : err_sentence(rc),
@@ -21,21 +21,25 @@ static int complain(int rc)
     return rc == ERR_CONFIG ? 2 : 1;
 }
 
+static int run(int argc, char **argv, struct config *config, struct quantd **quantd)
+{
+    int socket = -1;
+
+    TRY(config_load(argc, argv, config));
+    TRY(listen_inherited(config, &socket));
+    log_set_level((enum log_level)config->log_level);
+    TRY(quantd_open(config, socket, quantd));
+    return quantd_run(*quantd);
+}
+
 int main(int argc, char **argv)
 {
     struct config config = {0};
     struct quantd *quantd = NULL;
-    int socket = -1;
 
     restart_remember(argv);
-    int rc = config_load(argc, argv, &config);
-    rc = rc != 0 ? rc : listen_inherited(&config, &socket);
-    if (rc == 0) {
-        log_set_level((enum log_level)config.log_level);
-        rc = quantd_open(&config, socket, &quantd);
-    }
-    rc = rc != 0 ? rc : quantd_run(quantd);
-    int status = rc != 0 ? complain(rc) : EXIT_SUCCESS;
+    int rc = run(argc, argv, &config, &quantd);
+    int status = rc != 0 ? print_error(rc) : EXIT_SUCCESS;
     quantd_close(quantd);
     config_deinit(&config);
     int failed = restart_now();

@@ -1,4 +1,4 @@
-/* The module of a GPU must be found where a build and an installation put it, without an option. */
+/* Backend modules are found without an option both in a build tree and in an installation. */
 
 #include "daemon/modules.h"
 
@@ -11,12 +11,12 @@
 
 #define PATH_SIZE 4096
 
-/* From the executable's folder: itself, the build tree's, and the installation's. */
-static const char *const beside[] = {"", "/../gpu/cuda", ("/../" QUANTD_MODULE_LIBDIR)};
-#define BESIDE_COUNT (sizeof(beside) / sizeof(beside[0]))
+/* Relative to the executable's directory: itself, that of a build tree, and that of an installation. */
+static const char *const relative[] = {"", "/../gpu/cuda", ("/../" QUANTD_MODULE_LIBDIR)};
+#define RELATIVE_COUNT (sizeof(relative) / sizeof(relative[0]))
 
-/* Adds a folder unless it is there already; an existing one under its real name, so that one place is searched once. */
-static int add(const char *folder, char *out, size_t size)
+/* Append a directory unless it is in the list. Symbolic links are resolved, so that no directory is searched twice. */
+static int modules_add(const char *folder, char *out, size_t size)
 {
     char real[PATH_SIZE];
     size_t used = strlen(out), length;
@@ -24,8 +24,10 @@ static int add(const char *folder, char *out, size_t size)
     if (realpath(folder, real) == NULL) {
         snprintf(real, sizeof(real), "%s", folder);
     }
-    if (strchr(real, ':') != NULL) { /* it cannot stand in the list */
-        return err_raise(ERR_CONFIG, "the module folder \"%.300s\" has a ':' in its path; move it", real);
+    if (strchr(real, ':') != NULL) { /* the separator of the list */
+        return err_raise(
+            ERR_CONFIG,
+            "the path of the module directory \"%.300s\" contains a ':', which separates directories; move it", real);
     }
     length = strlen(real);
     for (const char *at = out; (at = strstr(at, real)) != NULL; at += length) {
@@ -34,7 +36,7 @@ static int add(const char *folder, char *out, size_t size)
         }
     }
     if (snprintf(out + used, size - used, "%s%s", used > 0 ? ":" : "", real) >= (int)(size - used)) {
-        return err_raise(ERR_CONFIG, "the paths of the module folders are too long; name one with --module-dir");
+        return err_raise(ERR_CONFIG, "the paths of the module directories are too long; set one with --module-dir");
     }
     return 0;
 }
@@ -42,11 +44,9 @@ static int add(const char *folder, char *out, size_t size)
 int modules_folders(const char *given, char *out, size_t size)
 {
     char executable[PATH_SIZE], folder[PATH_SIZE + 64];
-    int rc = 0;
-
     out[0] = '\0';
     if (given != NULL) {
-        return add(given, out, size);
+        return modules_add(given, out, size);
     }
     ssize_t length = readlink("/proc/self/exe", executable, sizeof(executable) - 1);
     char *slash = NULL;
@@ -54,12 +54,12 @@ int modules_folders(const char *given, char *out, size_t size)
         executable[length] = '\0';
         slash = strrchr(executable, '/');
     }
-    for (size_t i = 0; slash != NULL && i < BESIDE_COUNT && rc == 0; i++) {
+    for (size_t i = 0; slash != NULL && i < RELATIVE_COUNT; i++) {
         *slash = '\0';
-        snprintf(folder, sizeof(folder), "%s%s", executable, beside[i]);
+        snprintf(folder, sizeof(folder), "%s%s", executable, relative[i]);
         if (i == 0 || access(folder, F_OK) == 0) {
-            rc = add(folder, out, size);
+            TRY(modules_add(folder, out, size));
         }
     }
-    return rc != 0 ? rc : add(QUANTD_MODULE_DIR, out, size);
+    return modules_add(QUANTD_MODULE_DIR, out, size);
 }

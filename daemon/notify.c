@@ -1,6 +1,6 @@
 /* The protocol is a datagram of KEY=VALUE lines to a Unix socket; a name that begins with '@' is in the abstract
- * namespace. Few enough lines that a library for it would be the larger cost. Best effort: a lost word is the manager's
- * timeout, not our failure. */
+ * namespace. Too little to depend on a library for. Best effort: a lost notification is the manager's timeout and
+ * not a failure of the daemon. */
 
 #include "daemon/notify.h"
 
@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-void notify_send(const char *words)
+void notify_send(const char *state)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = getenv("NOTIFY_SOCKET");
@@ -31,15 +31,15 @@ void notify_send(const char *words)
     if (fd < 0) {
         return;
     }
-    (void)sendto(fd, words, strlen(words), MSG_NOSIGNAL, (const struct sockaddr *)&address,
+    (void)sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&address,
                  (socklen_t)(offsetof(struct sockaddr_un, sun_path) + size));
     close(fd);
 }
 
 void notify_restart(void)
 {
-    char words[80];
+    char state[80];
 
-    snprintf(words, sizeof(words), "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)clock_monotonic_ms() * 1000);
-    notify_send(words);
+    snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)clock_monotonic_ms() * 1000);
+    notify_send(state);
 }

@@ -1,7 +1,7 @@
 #pragma once
-/* Words to the service manager (sd_notify's protocol): one datagram to $NOTIFY_SOCKET. */
+/* Notifications to the service manager (sd_notify's protocol): one datagram to $NOTIFY_SOCKET. */
 
-/* "READY=1", "STOPPING=1", "STATUS=..."; does nothing when nobody listens. Any thread. */
-void notify_send(const char *words);
-/* Not ready for a moment; READY=1 ends it. */
+/* "READY=1", "STOPPING=1", "STATUS=..."; does nothing when $NOTIFY_SOCKET is not set. Any thread. */
+void notify_send(const char *state);
+/* RELOADING=1: not ready until the next READY=1. */
 void notify_restart(void);

@@ -1,15 +1,15 @@
-/* Builds the house from the ground up, turns the loop, takes it down.
+/* Opens the layers, lowest first, runs the event loop, and closes them.
  *
- * The loop is libuv's and serves one descriptor: libmicrohttpd's epoll, seen only through api_fd and api_timeout_ms.
- * After each turn the timer is set to what the API asks next; other threads end a wait through the wake handle.
+ * The loop is libuv's and polls one descriptor, which belongs to the API (api_fd, api_timeout_ms). After each iteration
+ * the timer is set to the API's next timeout; other threads wake the loop through the wake handle.
  *
- * A shutdown has one way: the signal stops admission (api_drain) and starts a helper thread in engine_drain, which may
- * block for as long as a layer takes; when it is done and open requests have ended, the loop stops and everything is
- * closed. Whatever happens on that way, an alarm ends the process when its time is over: finished blocks are on disk,
- * so leaving then costs the open block and nothing else. A second signal leaves at once, for the same reason.
+ * There is one way to shut down: the signal stops admission (api_drain) and starts a helper thread that calls
+ * engine_drain, which may block for as long as a block of the model takes. When it has returned and open requests have
+ * ended, the loop stops and everything is closed. An alarm ends the process when the time limit passes first: finished
+ * blocks are on disk, so only the unfinished block is lost. For the same reason a second signal exits immediately.
  *
- * A device that only a new process can open again asks for a restart, which is a shutdown with an exec behind it
- * (restart.c). A signal on the way makes it a plain shutdown. */
+ * A lost device that only a new process can open again requests a restart, which is a shutdown followed by exec
+ * (restart.c). A signal during it turns it into a plain shutdown. */
 
 #include "daemon/quantd.h"
 
@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/ids.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "daemon/modules.h"
 #include "daemon/notify.h"
 #include "daemon/report.h"
@@ -40,13 +41,13 @@ struct quantd {
     struct engine *engine;
     struct api *api;
     uv_loop_t loop;
-    bool looped; /* loop and handles are initialised */
+    bool loop_open; /* loop and handles are initialised */
     uv_poll_t poll;
     uv_timer_t timer, linger;
     uv_async_t wake, drained, lost;
     uv_signal_t term, interrupt, cpu;
     struct signals signals;
-    const char *reason; /* why it ends; NULL = it never ran */
+    const char *reason; /* for the end; NULL = it never ran */
     bool cut_off;       /* requests were open at the end */
     double started;
     uv_thread_t drainer;
@@ -60,7 +61,7 @@ static int raise_uv(int status, const char *what)
     return err_raise(ERR_INTERNAL, "%s: %s", what, uv_strerror(status));
 }
 
-/* --- the loop's turns */
+/* --- iterations of the loop */
 
 static void on_timer(uv_timer_t *timer);
 
@@ -71,9 +72,9 @@ static void stop_if_done(struct quantd *quantd)
     }
 }
 
-static void turn(struct quantd *quantd)
+static void run_once(struct quantd *quantd)
 {
-    if (quantd->api == NULL) { /* the loop's last turn */
+    if (quantd->api == NULL) { /* closed: the loop's last iteration */
         return;
     }
     api_run(quantd->api);
@@ -88,19 +89,19 @@ static void turn(struct quantd *quantd)
 
 static void on_timer(uv_timer_t *timer)
 {
-    turn(timer->data);
+    run_once(timer->data);
 }
 
 static void on_readable(uv_poll_t *poll, int status, int events)
 {
     (void)status;
     (void)events;
-    turn(poll->data);
+    run_once(poll->data);
 }
 
 static void on_wake(uv_async_t *wake)
 {
-    turn(wake->data);
+    run_once(wake->data);
 }
 
 static void wake_loop(void *data)
@@ -129,17 +130,18 @@ static void announce(struct quantd *quantd, bool announced)
 
 /* --- shutdown */
 
-static void leave(int signal_number)
+static void exit_late(int signal_number)
 {
-    static const char words[] = "{\"level\":\"warn\",\"message\":\"shutdown time is over, leaving the open block\"}\n";
+    static const char line[] =
+        "{\"level\":\"warn\",\"message\":\"shutdown time limit reached, abandoning the unfinished block\"}\n";
     (void)signal_number;
-    (void)!write(STDERR_FILENO, words, sizeof(words) - 1);
+    (void)!write(STDERR_FILENO, line, sizeof(line) - 1);
     _exit(restart_now() == 0 ? 0 : 1);
 }
 
 static void arm_alarm(int64_t seconds)
 {
-    struct sigaction action = {.sa_handler = leave};
+    struct sigaction action = {.sa_handler = exit_late};
     sigemptyset(&action.sa_mask);
     (void)sigaction(SIGALRM, &action, NULL);
     alarm((unsigned)seconds);
@@ -168,7 +170,7 @@ static void on_drained(uv_async_t *drained)
     struct quantd *quantd = drained->data;
     quantd->engine_drained = true;
     (void)uv_timer_start(&quantd->linger, on_linger, LINGER_MS, 0);
-    turn(quantd);
+    run_once(quantd);
 }
 
 static void shut_down(struct quantd *quantd)
@@ -179,9 +181,9 @@ static void shut_down(struct quantd *quantd)
     int status = uv_thread_create(&quantd->drainer, drain_engine, quantd);
     if (status != 0) {
         log_error("cannot start the drain thread", LOG_S("reason", uv_strerror(status)));
-        _exit(restart_now() == 0 ? 0 : 1); /* what is finished is on disk */
+        _exit(restart_now() == 0 ? 0 : 1); /* finished blocks are on disk */
     }
-    turn(quantd);
+    run_once(quantd);
 }
 
 static void on_signal(uv_signal_t *handle, int signal_number)
@@ -189,7 +191,7 @@ static void on_signal(uv_signal_t *handle, int signal_number)
     struct quantd *quantd = handle->data;
 
     if (quantd->draining && !quantd->restarting) {
-        log_warn("second signal, leaving at once", LOG_S("signal", signals_name(signal_number)));
+        log_warn("second signal, exiting immediately", LOG_S("signal", signals_name(signal_number)));
         _exit(1);
     }
     quantd->reason = signals_name(signal_number);
@@ -204,7 +206,7 @@ static void on_signal(uv_signal_t *handle, int signal_number)
 }
 
 /* Runner thread. */
-static void ask_restart(void *data)
+static void request_restart(void *data)
 {
     struct quantd *quantd = data;
     (void)uv_async_send(&quantd->lost);
@@ -219,7 +221,7 @@ static void on_lost(uv_async_t *lost)
     }
     int rc = restart_prepare(api_socket(quantd->api));
     if (rc != 0) {
-        log_err(LOG_ERROR, "cannot restart, leaving for the service manager to start anew", NULL);
+        log_err(LOG_ERROR, "cannot restart in place, exiting so that the service manager starts a new process", NULL);
         _exit(1);
     }
     log_error("device lost, restarting in place", LOG_I("pid", getpid()));
@@ -229,7 +231,7 @@ static void on_lost(uv_async_t *lost)
     shut_down(quantd);
 }
 
-/* --- building */
+/* --- opening and closing */
 
 static int open_loop(struct quantd *quantd)
 {
@@ -237,9 +239,9 @@ static int open_loop(struct quantd *quantd)
 
     int status = uv_loop_init(loop);
     if (status != 0) {
-        return raise_uv(status, "cannot make the event loop");
+        return raise_uv(status, "cannot create the event loop");
     }
-    quantd->looped = true;
+    quantd->loop_open = true;
     (void)uv_timer_init(loop, &quantd->timer);
     (void)uv_timer_init(loop, &quantd->linger);
     (void)uv_signal_init(loop, &quantd->term);
@@ -249,7 +251,7 @@ static int open_loop(struct quantd *quantd)
     status = status != 0 ? status : uv_async_init(loop, &quantd->drained, on_drained);
     status = status != 0 ? status : uv_async_init(loop, &quantd->lost, on_lost);
     if (status != 0) {
-        return raise_uv(status, "cannot make the loop's handles");
+        return raise_uv(status, "cannot create the handles of the event loop");
     }
     quantd->timer.data = quantd->linger.data = quantd->wake.data = quantd->drained.data = quantd;
     quantd->lost.data = quantd;
@@ -286,17 +288,14 @@ static int open_api(struct quantd *quantd, int socket)
     return 0;
 }
 
-static int open_floors(struct quantd *quantd, int socket)
+static int open_layers(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
     const struct store_config store = {.data_dir = config->data_dir, .state = "sqlite", .blobs = "fs"};
 
-    int rc = modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders));
-    rc = rc != 0 ? rc : engine_load_devices(config->data_dir, quantd->module_folders, config->device);
-    rc = rc != 0 ? rc : store_open(&store, &quantd->store); /* nothing is written before the options are known good */
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders)));
+    TRY(engine_load_devices(config->data_dir, quantd->module_folders, config->device));
+    TRY(store_open(&store, &quantd->store)); /* last: nothing is written before the options are validated */
     store_on_event(quantd->store, forward_event, quantd);
     const struct engine_config engine = {
         .store = quantd->store,
@@ -305,25 +304,23 @@ static int open_floors(struct quantd *quantd, int socket)
         .threads = (int)config->threads,
         .host_memory_bytes = config->host_memory_bytes,
         .max_queued = (int)config->max_queued,
-        .restart = ask_restart,
+        .restart = request_restart,
         .restart_data = quantd,
     };
-    rc = engine_open(&engine, &quantd->engine);
-    rc = rc != 0 ? rc : open_loop(quantd);
-    rc = rc != 0 ? rc : open_api(quantd, socket);
-    return rc != 0 ? rc : engine_start(quantd->engine);
+    TRY(engine_open(&engine, &quantd->engine));
+    TRY(open_loop(quantd));
+    TRY(open_api(quantd, socket));
+    return engine_start(quantd->engine);
 }
 
 int quantd_open(const struct config *config, int socket, struct quantd **out)
 {
-    struct quantd *quantd = calloc(1, sizeof(*quantd));
-    if (quantd == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the daemon");
-    }
+    struct quantd *quantd;
+    TRY(mem_new(&quantd));
     quantd->config = config;
     (void)pthread_mutex_init(&quantd->announce_lock, NULL);
     signals_shield();
-    int rc = open_floors(quantd, socket);
+    int rc = open_layers(quantd, socket);
     if (rc != 0) {
         struct err_record record;
         err_take(&record);
@@ -346,18 +343,18 @@ int quantd_run(struct quantd *quantd)
     status = status != 0 ? status : uv_signal_start(&quantd->cpu, on_signal, SIGXCPU);
     status = status != 0 ? status : signals_watch(&quantd->loop, &quantd->signals);
     if (status != 0) {
-        return raise_uv(status, "cannot start the loop");
+        return raise_uv(status, "cannot start the event loop");
     }
     if (quantd->config->model_roots[0] == NULL) {
-        log_warn("no model root is given, so no checkpoint can be registered");
+        log_warn("no --model-root is set, so no checkpoint can be registered");
     }
     quantd->started = clock_monotonic_seconds();
-    quantd->reason = "the loop ended by itself";
+    quantd->reason = "the loop ended";
     report_start(quantd->config, quantd->module_folders, api_port(quantd->api));
     printf("listening on http://%s%s%s:%u\n", six ? "[" : "", host, six ? "]" : "", api_port(quantd->api));
     (void)fflush(stdout);
     notify_send("READY=1");
-    turn(quantd);
+    run_once(quantd);
     (void)uv_run(&quantd->loop, UV_RUN_DEFAULT);
     return 0;
 }
@@ -380,7 +377,7 @@ void quantd_close(struct quantd *quantd)
     } else if (quantd->engine != NULL) {
         engine_drain(quantd->engine, 0);
     }
-    announce(quantd, false); /* an engine that drains late must not speak to an API that is gone */
+    announce(quantd, false); /* events must not reach the API once it is closed */
     if (quantd->api != NULL) {
         api_close(quantd->api);
         quantd->api = NULL;
@@ -389,14 +386,14 @@ void quantd_close(struct quantd *quantd)
         engine_close(quantd->engine);
     }
     store_close(quantd->store);
-    if (quantd->looped) { /* last: until here other threads may have woken it */
+    if (quantd->loop_open) { /* last: until now other threads may have woken it */
         if (quantd->restarting) {
-            (void)uv_run(&quantd->loop, UV_RUN_NOWAIT); /* a signal that came meanwhile */
+            (void)uv_run(&quantd->loop, UV_RUN_NOWAIT); /* a signal that arrived in the meantime */
         }
         uv_walk(&quantd->loop, close_handle, NULL);
         (void)uv_run(&quantd->loop, UV_RUN_DEFAULT);
         (void)uv_loop_close(&quantd->loop);
-        signals_shield(); /* the loop has put the defaults back */
+        signals_shield(); /* the loop has restored the default actions */
     }
     if (quantd->reason != NULL) {
         report_end(quantd->reason, clock_monotonic_seconds() - quantd->started, !quantd->cut_off);

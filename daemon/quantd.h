@@ -1,14 +1,16 @@
 #pragma once
-/* The house, built and lived in. One instance a process; the thread that calls quantd_run is the loop thread. */
+/* The daemon: opens all layers and runs the event loop. One instance per process; the thread that calls quantd_run is
+ * the loop thread. */
 
 #include "daemon/config.h"
 
 struct quantd;
 
-/* Opens everything from the ground up; serves from quantd_run on. The config must outlive it. socket: one that listens
- * already, taken over, or -1. */
+/* Opens the layers, lowest first; requests are served from quantd_run on. The config must outlive it. Takes over
+ * `socket`, a listening socket, unless it is -1. */
 int quantd_open(const struct config *config, int socket, struct quantd **out);
-/* Prints the address, serves until a signal asks to stop or a lost device to restart (restart.h), drains. */
+/* Prints the address and serves until a signal asks for a shutdown or a lost device for a restart (restart.h), then
+ * drains. */
 int quantd_run(struct quantd *quantd);
-/* Closes what is open, top down; NULL is fine. */
+/* Closes the layers, highest first. NULL is accepted. */
 void quantd_close(struct quantd *quantd);

@@ -1,4 +1,4 @@
-/* What a reader of the log needs to know of the process: which build serves what, where, under which options. */
+/* What a reader of the log needs to know about the process: its version, address and options, and how it ended. */
 
 #include "daemon/report.h"
 
@@ -44,6 +44,6 @@ void report_start(const struct config *config, const char *module_folders, uint1
 
 void report_end(const char *reason, double seconds, bool clean)
 {
-    log_info("stopped", LOG_S("reason", reason), LOG_S("jobs", "a job that ran goes on at the next start"),
-             LOG_S("requests", clean ? "all were answered" : "some were cut off"), LOG_F("seconds", seconds));
+    log_info("stopped", LOG_S("reason", reason), LOG_S("jobs", "a job that was running resumes at the next start"),
+             LOG_S("requests", clean ? "all were answered" : "some were aborted"), LOG_F("seconds", seconds));
 }

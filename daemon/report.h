@@ -3,7 +3,7 @@
 
 #include "daemon/config.h"
 
-/* Version, libraries, address and everything that was set. module_folders: those that were searched. */
+/* Version, libraries, address and every option. module_folders: those that are searched. */
 void report_start(const struct config *config, const char *module_folders, uint16_t port);
-/* reason: why it ends; clean: everything was drained and closed in time. */
+/* clean: every request was answered before the end. */
 void report_end(const char *reason, double seconds, bool clean);

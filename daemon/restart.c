@@ -1,14 +1,16 @@
-/* Becoming a fresh process by exec.
+/* Restart by exec.
  *
- * The listening socket goes along as service managers pass theirs (LISTEN_FDS, LISTEN_PID): the kernel keeps queueing
- * connections while nobody accepts them, so clients see no refusal and the port stays. Everything else is closed:
- * descriptors of libraries and drivers, too, which may not be marked for it.
+ * The listening socket is passed on as service managers pass theirs (LISTEN_FDS, LISTEN_PID): the kernel queues
+ * connections while nothing accepts them, so that no client is refused and the port stays bound. Every other descriptor
+ * is closed, including those of libraries and drivers, which may lack the close-on-exec flag.
  *
- * All that needs memory is made beforehand, since the shutdown's alarm may have to do the rest in its handler. */
+ * Everything that needs memory is prepared in advance, because the alarm's handler may have to do the rest. */
 
 #include "daemon/restart.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SOCKET_AT 3 /* by convention */
+#define FIRST_INHERITED 3 /* by sd_listen_fds' convention */
 
 static struct {
     char path[4096];
@@ -27,7 +29,7 @@ static struct {
     char **environment;
     char pid[32];
     int socket;
-    volatile sig_atomic_t due;
+    volatile sig_atomic_t prepared;
 } image = {.socket = -1};
 
 void restart_remember(char **argv)
@@ -45,15 +47,12 @@ int restart_prepare(int socket)
     while (environ[count] != NULL) {
         count++;
     }
-    int copy = fcntl(socket, F_DUPFD_CLOEXEC, SOCKET_AT + 1);
+    AUTO_CLOSE int copy = fcntl(socket, F_DUPFD_CLOEXEC, FIRST_INHERITED + 1);
     if (copy < 0) {
-        return err_raise_errno(errno, "cannot keep the listening socket");
+        return err_raise_errno(errno, "cannot duplicate the listening socket");
     }
-    char **environment = calloc(count + 3, sizeof(*environment));
-    if (environment == NULL) {
-        close(copy);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a restart");
-    }
+    char **environment;
+    TRY(mem_array(&environment, count + 3));
     for (size_t i = 0; i < count; i++) {
         if (strncmp(environ[i], "LISTEN_", strlen("LISTEN_")) != 0) {
             environment[kept++] = environ[i];
@@ -63,15 +62,15 @@ int restart_prepare(int socket)
     environment[kept++] = image.pid;
     environment[kept] = "LISTEN_FDS=1";
     image.environment = environment;
-    image.socket = copy;
-    image.due = 1;
+    image.socket = cleanup_move_fd(&copy);
+    image.prepared = 1;
     return 0;
 }
 
 void restart_forget(void)
 {
-    if (image.due) {
-        image.due = 0;
+    if (image.prepared) {
+        image.prepared = 0;
         close(image.socket);
         free(image.environment);
     }
@@ -81,17 +80,17 @@ int restart_now(void)
 {
     sigset_t none;
 
-    if (!image.due) {
+    if (!image.prepared) {
         return 0;
     }
     alarm(0);
     (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL); /* a mask outlives exec, and a handler has one */
-    if (dup2(image.socket, SOCKET_AT) < 0) {
+    (void)sigprocmask(SIG_SETMASK, &none, NULL); /* the mask of a signal handler would survive exec */
+    if (dup2(image.socket, FIRST_INHERITED) < 0) {
         return errno;
     }
-    (void)close_range(SOCKET_AT + 1, ~0U, CLOSE_RANGE_CLOEXEC);
-    if (image.path[0] != '\0') { /* the file that has this name now, as any other restart would take it */
+    (void)close_range(FIRST_INHERITED + 1, ~0U, CLOSE_RANGE_CLOEXEC);
+    if (image.path[0] != '\0') { /* the file that has this name now, as in any other restart */
         (void)execve(image.path, image.argv, image.environment);
     }
     (void)execve("/proc/self/exe", image.argv, image.environment);

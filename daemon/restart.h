@@ -1,12 +1,11 @@
 #pragma once
-/* Restart in place: the process becomes a fresh one with the same PID, arguments and listening socket. Loop thread, but
- * for restart_now. */
+/* Restart in place: exec with the same PID, arguments and listening socket. Loop thread, except for restart_now. */
 
-/* First of all: what this process was started with. argv must stay. */
+/* Call first in main. Remembers how this process was started; argv must stay valid. */
 void restart_remember(char **argv);
-/* One is due, and will listen on a copy of this socket. */
+/* Prepare a restart that will listen on a copy of this socket. */
 int restart_prepare(int socket);
-/* It is not due any more. */
+/* Cancel the prepared restart. */
 void restart_forget(void);
-/* Does what is due; safe in a signal handler. Comes back with 0 when nothing is, else with what errno says. */
+/* Restart if one is prepared; async-signal-safe. Returns 0 when none is, or errno when exec failed. */
 int restart_now(void);

@@ -1,13 +1,12 @@
 /* What each signal does.
  *
  *   SIGTERM, SIGINT, SIGXCPU     a shutdown (quantd.c)
- *   SIGQUIT, SIGABRT, faults     the default: a core of a daemon that somebody wants to look at
- *   SIGHUP, SIGUSR1, SIGUSR2,
- *   SIGIO, SIGPWR, SIGSTKFLT     noted in the log and ignored: the log goes to standard error, which whoever collects
- * it reopens, and options are read once, at start SIGPIPE, SIGXFSZ, SIGALRM    ignored: the write that fails says so
- * itself; the alarm is armed by a shutdown alone
+ *   SIGQUIT, SIGABRT, SIGSEGV    the default action, which dumps core
+ *   SIGHUP, SIGUSR1, SIGUSR2,    logged and ignored: there is no log file to reopen (the log goes to standard error),
+ * and SIGIO, SIGPWR, SIGSTKFLT     options are read at startup only SIGPIPE, SIGXFSZ             ignored: the write
+ * that fails returns an error SIGALRM                      ignored, except during a shutdown
  *
- * Ignoring goes through exec, so a restart in place has no moment at which one of them kills. */
+ * Ignored signals stay ignored across exec, so a restart in place has no moment at which one of them kills. */
 
 #include "daemon/signals.h"
 
@@ -16,13 +15,13 @@
 #include <signal.h>
 #include <string.h>
 
-static const int noted[SIGNALS_NOTED] = {SIGHUP, SIGUSR1, SIGUSR2, SIGIO, SIGPWR, SIGSTKFLT};
+static const int logged[SIGNALS_LOGGED] = {SIGHUP, SIGUSR1, SIGUSR2, SIGIO, SIGPWR, SIGSTKFLT};
 static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGALRM};
 
 void signals_shield(void)
 {
-    for (size_t i = 0; i < SIGNALS_NOTED; i++) {
-        (void)signal(noted[i], SIG_IGN);
+    for (size_t i = 0; i < SIGNALS_LOGGED; i++) {
+        (void)signal(logged[i], SIG_IGN);
     }
     for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++) {
         (void)signal(ignored[i], SIG_IGN);
@@ -46,13 +45,14 @@ const char *signals_name(int number)
     return "a signal";
 }
 
-static void note(uv_signal_t *handle, int number)
+static void on_ignored(uv_signal_t *handle, int number)
 {
     (void)handle;
     if (number == SIGHUP) {
         log_info(
             "signal ignored", LOG_S("signal", signals_name(number)),
-            LOG_S("reason", "the log goes to standard error and options are read at start; restart to apply others"));
+            LOG_S("reason",
+                  "the log goes to standard error and options are read at startup; restart the daemon to change them"));
         return;
     }
     log_warn("signal ignored", LOG_S("signal", signals_name(number)));
@@ -62,9 +62,9 @@ int signals_watch(uv_loop_t *loop, struct signals *signals)
 {
     int status = 0;
 
-    for (size_t i = 0; i < SIGNALS_NOTED && status == 0; i++) {
+    for (size_t i = 0; i < SIGNALS_LOGGED && status == 0; i++) {
         status = uv_signal_init(loop, &signals->handles[i]);
-        status = status != 0 ? status : uv_signal_start(&signals->handles[i], note, noted[i]);
+        status = status != 0 ? status : uv_signal_start(&signals->handles[i], on_ignored, logged[i]);
     }
     return status;
 }

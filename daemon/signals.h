@@ -1,18 +1,17 @@
 #pragma once
-/* Signals that ask for nothing the daemon has: it stays, and says so in the log. Those that end it are the loop owner's
- * (quantd.c). */
+/* Signals that the daemon ignores and logs. Those that end it are handled in quantd.c. */
 
 #include <uv.h>
 
-#define SIGNALS_NOTED 6
+#define SIGNALS_LOGGED 6
 
 struct signals {
-    uv_signal_t handles[SIGNALS_NOTED];
+    uv_signal_t handles[SIGNALS_LOGGED];
 };
 
-/* First thing in the process, and again when a loop has let go of them: none of them kills. */
+/* Ignore them: at startup, and again once a closed loop has restored the default actions, which would kill. */
 void signals_shield(void);
-/* Note them in the log from now on; the handles are closed with the loop. 0 or what libuv says. */
+/* Log them from now on; the handles are closed with the loop. Returns 0 or libuv's error. */
 int signals_watch(uv_loop_t *loop, struct signals *signals);
 /* "SIGTERM"; static text. */
 const char *signals_name(int number);

@@ -1,13 +1,14 @@
-/* The environment and the YAML file as option text.
+/* Option text from the environment and from the YAML file.
  *
- * The YAML schema is made from the same keys as everything else: each option is an optional scalar or a sequence of
- * scalars, so libcyaml judges structure and names (with line numbers) and one parser judges values whatever their
- * source. libcyaml speaks through a log callback; its first sentence and the first line it names become our message.
- */
+ * The YAML schema is made from the option table: each option is an optional scalar or a sequence of scalars, so
+ * libcyaml checks structure and names (with line numbers), and the values are parsed by the code that parses every
+ * source's. libcyaml reports errors through a log callback; its first sentence and the first line number become our
+ * message. */
 
 #include "daemon/source.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <cyaml/cyaml.h>
 #include <stdarg.h>
@@ -42,61 +43,54 @@ int source_set(struct source *source, size_t row, const char *text, bool list)
     if (strlen(text) > SOURCE_TEXT_MAX || item->count >= SOURCE_VALUES_MAX) {
         return err_raise(ERR_CONFIG, "%s: a value is too long or given too often", source->name);
     }
-    char *copy = strdup(text);
-    char **grown = copy != NULL && list ? realloc((void *)item->list, (item->count + 1) * sizeof(*grown)) : NULL;
-    if (copy == NULL || (list && grown == NULL)) {
-        free(copy);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
-    }
+    AUTO_FREE char *copy = NULL;
+    TRY(mem_strdup(&copy, text));
     if (list) {
-        item->list = grown;
-        item->list[item->count++] = copy;
+        TRY(mem_resize(&item->list, item->count + 1));
+        item->list[item->count++] = MOVE(copy);
     } else {
         free(item->scalar);
-        item->scalar = copy;
+        item->scalar = MOVE(copy);
     }
     return 0;
 }
 
-static int set_parts(struct source *source, size_t row, const char *text, char separator)
+static int set_items(struct source *source, size_t row, const char *text, char separator)
 {
-    char *copy = strdup(text);
-    if (copy == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the options");
-    }
-    int rc = 0;
-    char *rest = copy;
+    AUTO_FREE char *copy = NULL;
     const char separators[2] = {separator, '\0'};
-    for (char *part = strsep(&rest, separators); part != NULL && rc == 0; part = strsep(&rest, separators)) {
-        rc = part[0] != '\0' ? source_set(source, row, part, true) : 0;
+
+    TRY(mem_strdup(&copy, text));
+    char *rest = copy;
+    for (char *item = strsep(&rest, separators); item != NULL; item = strsep(&rest, separators)) {
+        if (item[0] != '\0') {
+            TRY(source_set(source, row, item, true));
+        }
     }
-    free(copy);
-    return rc;
+    return 0;
 }
 
 int source_read_environment(struct source *source, const struct source_key *keys, size_t count)
 {
-    int rc = 0;
-
-    for (size_t i = 0; i < count && rc == 0; i++) {
+    for (size_t i = 0; i < count; i++) {
         const char *text = getenv(keys[i].name);
         if (text != NULL && text[0] != '\0') {
-            rc = keys[i].list ? set_parts(source, i, text, keys[i].separator) : source_set(source, i, text, false);
+            TRY(keys[i].list ? set_items(source, i, text, keys[i].separator) : source_set(source, i, text, false));
         }
     }
-    return rc;
+    return 0;
 }
 
-/* What libcyaml said: the first sentence, and the line of the last thing it had understood. */
-struct complaint {
+/* libcyaml's error: the first sentence, and the line of the last item that it had read. */
+struct yaml_error {
     char sentence[256];
-    long line; /* 0 = it named none */
+    long line; /* 0 = unknown */
 };
 
 static void __attribute__((format(printf, 3, 0)))
-hear(cyaml_log_t level, void *context, const char *format, va_list arguments)
+on_yaml_log(cyaml_log_t level, void *context, const char *format, va_list arguments)
 {
-    struct complaint *complaint = context;
+    struct yaml_error *error = context;
     char text[256];
 
     if (level < CYAML_LOG_WARNING) {
@@ -104,51 +98,48 @@ hear(cyaml_log_t level, void *context, const char *format, va_list arguments)
     }
     vsnprintf(text, sizeof(text), format, arguments);
     text[strcspn(text, "\n")] = '\0';
-    for (char *at = text; *at != '\0'; at++) { /* it may quote the file */
+    for (char *at = text; *at != '\0'; at++) { /* it may quote bytes of the file */
         *at = (unsigned char)*at < 0x20 || *at == 0x7f ? '?' : *at;
     }
     const char *place = strstr(text, "(line: ");
-    if (place != NULL && complaint->line == 0) {
-        complaint->line = strtol(place + 7, NULL, 10);
+    if (place != NULL && error->line == 0) {
+        error->line = strtol(place + 7, NULL, 10);
     }
-    if (complaint->sentence[0] == '\0') {
+    if (error->sentence[0] == '\0') {
         const char *sentence = strncmp(text, "Load: ", 6) == 0 ? text + 6 : text;
-        snprintf(complaint->sentence, sizeof(complaint->sentence), "%s", sentence);
+        snprintf(error->sentence, sizeof(error->sentence), "%s", sentence);
     }
 }
 
-/* The line on which an unknown key stands: libcyaml names the one before it. Keeps its answer when nothing fits. */
-static void find_key(const char *path, struct complaint *complaint)
+/* Find the line of an unknown key, because libcyaml reports the line before it. Left alone when the key is not found.
+ */
+static void find_key(const char *path, struct yaml_error *error)
 {
     static const char words[] = "Unexpected key: ";
-    char *line = NULL;
+    AUTO_FREE char *line = NULL;
     size_t capacity = 0;
 
-    FILE *file = strncmp(complaint->sentence, words, sizeof(words) - 1) == 0 ? fopen(path, "re") : NULL;
-    const char *key = complaint->sentence + sizeof(words) - 1;
+    AUTO_FILE FILE *file = strncmp(error->sentence, words, sizeof(words) - 1) == 0 ? fopen(path, "re") : NULL;
+    const char *key = error->sentence + sizeof(words) - 1;
     for (long number = 1; file != NULL && getline(&line, &capacity, file) > 0; number++) {
         const char *at = line + strspn(line, " \"'");
         if (strncmp(at, key, strlen(key)) == 0 && strchr(" :\"'", at[strlen(key)]) != NULL) {
-            complaint->line = number;
+            error->line = number;
             break;
         }
     }
-    free(line);
-    if (file != NULL) {
-        (void)fclose(file);
-    }
 }
 
-static int refuse(const char *path, cyaml_err_t outcome, struct complaint *complaint)
+static int raise_yaml_error(const char *path, cyaml_err_t outcome, struct yaml_error *error)
 {
-    const char *sentence = complaint->sentence[0] != '\0' ? complaint->sentence : cyaml_strerror(outcome);
+    const char *sentence = error->sentence[0] != '\0' ? error->sentence : cyaml_strerror(outcome);
 
     if (outcome == CYAML_ERR_FILE_OPEN) {
         return err_raise(ERR_CONFIG, "%s: the file cannot be opened", path);
     }
-    find_key(path, complaint);
-    return complaint->line > 0 ? err_raise(ERR_CONFIG, "%s:%ld: %s", path, complaint->line, sentence)
-                               : err_raise(ERR_CONFIG, "%s: %s", path, sentence);
+    find_key(path, error);
+    return error->line > 0 ? err_raise(ERR_CONFIG, "%s:%ld: %s", path, error->line, sentence)
+                           : err_raise(ERR_CONFIG, "%s: %s", path, sentence);
 }
 
 static const cyaml_schema_value_t text_value = {
@@ -184,23 +175,21 @@ static void make_fields(const struct source_key *keys, size_t count, cyaml_schem
 static int copy_items(struct source *source, const struct source_item *items, const struct source_key *keys,
                       size_t count)
 {
-    int rc = 0;
-
-    for (size_t i = 0; i < count && rc == 0; i++) {
+    for (size_t i = 0; i < count; i++) {
         if (!keys[i].list && items[i].scalar != NULL) {
-            rc = source_set(source, i, items[i].scalar, false);
+            TRY(source_set(source, i, items[i].scalar, false));
         }
-        for (unsigned k = 0; keys[i].list && k < items[i].count && rc == 0; k++) {
-            rc = source_set(source, i, items[i].list[k], true);
+        for (unsigned k = 0; keys[i].list && k < items[i].count; k++) {
+            TRY(source_set(source, i, items[i].list[k], true));
         }
     }
-    return rc;
+    return 0;
 }
 
 int source_read_yaml(struct source *source, const char *path, const struct source_key *keys, size_t count)
 {
     cyaml_schema_field_t fields[SOURCE_ROWS_MAX + 1] = {{0}};
-    struct complaint complaint = {{0}, 0};
+    struct yaml_error error = {{0}, 0};
     struct source_item *items = NULL;
 
     make_fields(keys, count, fields);
@@ -211,15 +200,15 @@ int source_read_yaml(struct source *source, const char *path, const struct sourc
         .mapping = {.fields = fields},
     };
     const cyaml_config_t cyaml = {
-        .log_fn = hear,
-        .log_ctx = &complaint,
+        .log_fn = on_yaml_log,
+        .log_ctx = &error,
         .mem_fn = cyaml_mem,
         .log_level = CYAML_LOG_WARNING,
         .flags = CYAML_CFG_NO_ALIAS,
     };
     cyaml_err_t outcome = cyaml_load_file(path, &cyaml, &top, (cyaml_data_t **)&items, NULL);
     if (outcome != CYAML_OK) {
-        return refuse(path, outcome, &complaint);
+        return raise_yaml_error(path, outcome, &error);
     }
     int rc = items != NULL ? copy_items(source, items, keys, count) : 0;
     cyaml_free(&cyaml, &top, items, 0);

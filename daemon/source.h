@@ -1,5 +1,7 @@
 #pragma once
-/* Options as text, before they mean anything: what one place (command line, environment, file) said. */
+/* Options as text, before they are parsed: what one source (command line, environment, file) sets. */
+
+#include "base/cleanup.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -7,7 +9,7 @@
 #define SOURCE_ROWS_MAX 24
 #define SOURCE_VALUES_MAX 64
 
-/* One option's text. A list option uses list and count, any other scalar; NULL and 0 = not named. */
+/* One option's text. A list option uses list and count, any other option scalar; NULL and 0 = not set. */
 struct source_item {
     char *scalar;
     char **list;
@@ -15,21 +17,22 @@ struct source_item {
 };
 
 struct source {
-    const char *name; /* as messages call it: "command line", a file's path */
+    const char *name; /* in messages: "command line", or a file's path */
     struct source_item items[SOURCE_ROWS_MAX];
 };
 
-/* What a source needs to know of an option. */
+/* How a source names an option. */
 struct source_key {
-    char name[40]; /* as it stands in this source */
+    char name[40]; /* in this source */
     bool list;
-    char separator; /* environment: between a list's parts */
+    char separator; /* environment: between the items of a list */
 };
 
 void source_deinit(struct source *source);
-/* Copies; a scalar replaces what was there, a list grows. ERR_CONFIG past SOURCE_VALUES_MAX. */
+CLEANUP_DEINIT(source, struct source, source_deinit)
+/* Copies text; a scalar replaces the previous one, a list gets one more item. ERR_CONFIG past SOURCE_VALUES_MAX. */
 int source_set(struct source *source, size_t row, const char *text, bool list);
 /* Variables named by keys[i].name. */
 int source_read_environment(struct source *source, const struct source_key *keys, size_t count);
-/* A YAML mapping; keys that are not in the table are errors with their line. */
+/* A YAML mapping; an unknown key is an error that names its line. */
 int source_read_yaml(struct source *source, const char *path, const struct source_key *keys, size_t count);

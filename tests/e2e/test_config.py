@@ -46,12 +46,12 @@ def bad_options_are_refused():
     refused("QUANTD_MAX_QUEUED", "--data-dir", "d", env={"QUANTD_MAX_QUEUED": "1x"})
     refused("HOST:PORT", "--data-dir", "d", "--listen", "8080")
     refused("HOST:PORT", "--data-dir", "d", "--listen", "127.0.0.1:65536")
-    refused("not an address", "--data-dir", "d", "--listen", "::1:80")
+    refused("not an IP address", "--data-dir", "d", "--listen", "::1:80")
     refused("--model-root", "--data-dir", "d", "--model-root", "/no/such/place")
     refused("is not a directory", "--data-dir", "d", "--model-root", "/dev/null")
     refused("--log-level", "--data-dir", "d", "--log-level", "loud")
-    refused("--threads: the value has a control character (0x0a)", "--data-dir", "d", "--threads", "\n1")
-    refused("QUANTD_LISTEN: the value has a control character (0x1b)", "--data-dir", "d",
+    refused("--threads: the value contains the control character 0x0a", "--data-dir", "d", "--threads", "\n1")
+    refused("QUANTD_LISTEN: the value contains the control character 0x1b", "--data-dir", "d",
             env={"QUANTD_LISTEN": "\033[2J:1"})
     with tempfile.TemporaryDirectory() as folder:
         data = os.path.join(folder, "data")
