@@ -1,4 +1,5 @@
-/* One block, site by site (methods.md §0.3; performance.md §3.1, the incremental true-sequential block):
+/* One block, site by site, each product computed once (true-sequential, as in Frantar et al. 2022, GPTQ's released
+ * code):
  *
  *   A  x -> norm            -> statistics -> solve q, k, v
  *   B  quantized q,k,v      -> attention  -> statistics -> solve o          keeps the attention output

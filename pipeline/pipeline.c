@@ -1,4 +1,4 @@
-/* The block loop (methods.md §0, true-sequential, one incremental pass):
+/* The block loop, true-sequential, in one incremental pass:
  *
  *   embed -> for each block: load -> evaluation forward (float) -> rewrite -> solve -> evaluation forward (quantized)
  *         -> checkpoint (qtensors, activations) -> commit -> ... -> head -> perplexity and KL

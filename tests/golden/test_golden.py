@@ -101,7 +101,7 @@ class Bench:
         self.daemon.__enter__()
         self.files = [post(self.daemon, "/v1/files?purpose=%s" % purpose, headers={"Content-Type": NDJSON},
                            body=ids_records(records, 72, families.VOCABULARY, seed))
-                      for purpose, records, seed in (("calibration", 20, 1), ("evaluation", 6, 2))]
+                      for purpose, records, seed in (("calibration", 10, 1), ("evaluation", 4, 2))]
         return self
 
     def __exit__(self, *what):
@@ -111,8 +111,8 @@ class Bench:
         if folder not in self.models:
             self.models[folder] = post(self.daemon, "/v1/models", json={"uri": "file:" + folder})
         body = dict(body, model=self.models[folder],
-                    calibration={"file_id": self.files[0], "num_samples": 16, "sequence_length": 64},
-                    evaluation={"file_id": self.files[1], "sequence_length": 64, "max_tokens": 256}, **more)
+                    calibration={"file_id": self.files[0], "num_samples": 8, "sequence_length": 64},
+                    evaluation={"file_id": self.files[1], "sequence_length": 64, "max_tokens": 192}, **more)
         if body["method"] == "kv_analysis":
             del body["evaluation"]
         return post(self.daemon, JOBS, json=body)

@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Knowledge that has one place stays there. Usage: gates.py ROOT
+
+Each row: a pattern, the paths that may have it (by their beginning), and why the others must not.
+"""
+
+import re
+import sys
+
+import tree
+
+CODE = (".c", ".h", ".cu", ".cuh", ".inc", ".def")
+GATES = [
+    (r"\b(?:nano|u)?sleep\(|\brig_sleep\(", ("tests/unit/api/",), ("tests/unit/api/rig.c", "tests/unit/api/fake_engine.c"),
+     "a fixed sleep is too long or too short: wait for the condition (RIG_WAIT, rig_wait_text, rig_wait_turn)"),
+]
+
+
+def faults(name, text):
+    for pattern, folders, allowed, why in GATES:
+        if (folders and not name.startswith(folders)) or name.startswith(allowed):
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if re.search(pattern, line):
+                yield number, why
+
+
+def self_test():
+    assert list(faults("tests/unit/api/test_a.c", "    rig_sleep(20);"))
+    assert not list(faults("tests/unit/api/rig.c", "    (void)nanosleep(&time, NULL);"))
+
+
+def main():
+    self_test()
+    root = sys.argv[1]
+    count = failed = 0
+    for name in tree.tracked(root):
+        if name.endswith(CODE):
+            count += 1
+            for number, why in faults(name, tree.read(root, name)):
+                print(f"{name}:{number}: {why}")
+                failed += 1
+    print(f"{count} files, {failed} faults")
+    return 1 if failed or count == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
