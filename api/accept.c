@@ -1,8 +1,9 @@
-/* Who is let in.
+/* Admission of connections.
  *
- * A connection beyond the limits waits a moment, with its own socket alone: in a flood of requests that are refused,
- * room is made every millisecond. One that has idled for longest is given up for it. Whoever still waits after a second
- * is told to come again. Those that wait and those that linger at their end are a unattached of bounded size. */
+ * A connection beyond the limits waits for up to a second, holding only its own socket: in a flood of requests that are
+ * refused, capacity becomes free every millisecond. The connection that has been idle for longest is closed to make
+ * room. After a second without capacity the client gets 503. Connections that wait and those that linger after their
+ * end are not attached to the HTTP library, and their number is limited. */
 
 #include "api/limits.h"
 #include "api/server.h"
@@ -17,22 +18,22 @@
 #include <unistd.h>
 
 #define EVENTS 128
-#define PAIR_BUFFER (64 << 10) /* what the kernel keeps between us and the library, each way */
-#define SEND_AHEAD (128 << 10) /* what the kernel takes beyond the client's window: a slow one costs no megabytes */
+#define PAIR_BUFFER (64 << 10) /* kernel buffer between us and the library, per direction */
+#define SEND_AHEAD (128 << 10) /* unsent bytes in the kernel, so that a slow client does not hold megabytes */
 #define WAIT_MS 1000
 #define LINGER_MS 2000
-#define STALL_MS 60000 /* the library is done, and the client takes nothing of the rest */
-#define FRESH_MS 1000  /* one that has sent no request yet is not given up for another before, */
-#define IDLE_MS 100    /* nor one that was answered */
-#define ADMIT_MS 50    /* between looks for idle ones on behalf of those that wait */
-#define LOOK_AT 32     /* of those that wait, at once */
+#define STALL_MS 60000 /* the library has finished, and the client does not read the rest */
+#define FRESH_MS 1000  /* a connection without a request yet is not closed for another before this, */
+#define IDLE_MS 100    /* and an idle one after a response not before this */
+#define ADMIT_MS 50    /* interval at which idle connections are searched for waiting ones */
+#define ADMIT_BATCH 32 /* waiting connections examined at a time */
 
 static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
 {
     if (a->ss_family != b->ss_family) {
         return false;
     }
-    if (a->ss_family == AF_INET6) { /* a /64 is one customer */
+    if (a->ss_family == AF_INET6) { /* a /64 usually belongs to one customer */
         return memcmp(&((const struct sockaddr_in6 *)a)->sin6_addr, &((const struct sockaddr_in6 *)b)->sin6_addr, 8) ==
                0;
     }
@@ -40,7 +41,7 @@ static bool same_address(const struct sockaddr_storage *a, const struct sockaddr
            ((const struct sockaddr_in *)a)->sin_addr.s_addr == ((const struct sockaddr_in *)b)->sin_addr.s_addr;
 }
 
-/* Is it there for nothing? One without a request that has been so for a moment, and that is owed nothing. */
+/* Whether it can be closed for another: it has no request, has had none for a moment, and all responses were sent. */
 static bool is_idle(const struct relay *relay, int64_t now_ms)
 {
     const struct connection *connection = relay->connection;
@@ -51,7 +52,7 @@ static bool is_idle(const struct relay *relay, int64_t now_ms)
            (connection->state == CONNECTION_FRESH && now_ms - connection->since_ms > FRESH_MS);
 }
 
-/* Give up the one that has been idle for longest, of that address or (NULL) of any. */
+/* Close the connection that has been idle for longest, of that address or (NULL) of any. */
 static bool evict(struct relays *relays, const struct sockaddr_storage *address)
 {
     struct relay *oldest = NULL;
@@ -85,27 +86,28 @@ static bool watch(struct relays *relays, int fd, uint32_t events, void *data)
     return epoll_ctl(relays->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-/* --- in, or away */
+/* --- admit or reject */
 
-/* Say so, without the library. */
+/* Respond 503 without involving the library. */
 static void reject(struct relay *relay)
 {
-    static const char body[] =
-        "{\"type\":\"urn:quantd:error:queue_full\",\"title\":\"The daemon has as much work as it takes at once.\","
-        "\"status\":503,\"detail\":\"There are too many connections.\",\"instance\":null,\"code\":\"queue_full\","
-        "\"param\":null,\"hint\":null,\"request_id\":null,\"retryable\":true,\"errors\":[]}\n";
-    char words[1024];
+    char body[512], response[1024];
+    int size = snprintf(body, sizeof(body),
+                        "{\"type\":\"urn:quantd:error:queue_full\",\"title\":\"%s\",\"status\":503,"
+                        "\"detail\":\"There are too many connections.\",\"instance\":null,\"code\":\"queue_full\","
+                        "\"param\":null,\"hint\":null,\"request_id\":null,\"retryable\":true,\"errors\":[]}\n",
+                        err_sentence(ERR_QUEUE_FULL));
     int length =
-        snprintf(words, sizeof(words),
+        snprintf(response, sizeof(response),
                  "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 5\r\n"
-                 "Connection: close\r\nCache-Control: no-store\r\nContent-Length: %zu\r\n\r\n%s",
-                 sizeof(body) - 1, body);
+                 "Connection: close\r\nCache-Control: no-store\r\nContent-Length: %d\r\n\r\n%s",
+                 size, body);
 
-    (void)send(relay->client, words, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)send(relay->client, response, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT);
     relay_end(relay);
 }
 
-/* Take it out of the list of those that wait. */
+/* Remove it from the list of waiting connections. */
 static void stop_waiting(struct relay *relay)
 {
     struct relay **at = &relay->api->relays.waiting;
@@ -121,7 +123,7 @@ static void attach(struct relay *relay)
 {
     struct api *api = relay->api;
     struct relays *relays = &api->relays;
-    const int room = PAIR_BUFFER;
+    const int buffer = PAIR_BUFFER;
     int pair[2];
 
     stop_waiting(relay);
@@ -135,15 +137,15 @@ static void attach(struct relay *relay)
         reject(relay);
         return;
     }
-    (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
-    (void)setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+    (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+    (void)setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
     relay->inner = pair[0];
     relays->attached++;
     relays->unattached--;
     api->attaching = relay;
     (void)MHD_add_connection(api->daemon, pair[1], (const struct sockaddr *)&relay->address, relay->address_size);
     api->attaching = NULL;
-    if (relay->connection == NULL) { /* it did not take it, and has closed its end */
+    if (relay->connection == NULL) { /* the library did not accept it and has closed its end */
         reject(relay);
         return;
     }
@@ -156,7 +158,7 @@ static void admit_waiting(struct relays *relays)
 
     relays->freed = false;
     relays->admit_ms = clock_monotonic_ms() + ADMIT_MS;
-    for (int i = 0; i < LOOK_AT && relay != NULL; i++) {
+    for (int i = 0; i < ADMIT_BATCH && relay != NULL; i++) {
         struct relay *next = relay->waiting_next;
         if (has_capacity(relays, &relay->address)) {
             attach(relay);
@@ -165,7 +167,7 @@ static void admit_waiting(struct relays *relays)
     }
 }
 
-/* There are as many as there may be: the one that has lingered for longest goes, else the one that has waited so. */
+/* At the limit: close the connection that has lingered for longest, or else reject the one that has waited longest. */
 static void drop_unattached(struct relays *relays)
 {
     struct relay *oldest = NULL;
@@ -185,7 +187,7 @@ static void drop_unattached(struct relays *relays)
     }
 }
 
-/* It waits; with room, not for long. Owns the socket. */
+/* Add an accepted socket, which is owned from here: it is attached at once when there is capacity, or waits. */
 static void add_client(struct api *api, int client, const struct sockaddr_storage *address, socklen_t size)
 {
     struct relays *relays = &api->relays;
@@ -253,14 +255,14 @@ static void accept_all(struct api *api)
     }
 }
 
-/* --- turns */
+/* --- the event loop */
 
 int relays_open(struct api *api, int listener, int library, const struct limits *limits)
 {
     struct relays *relays = &api->relays;
 
     relays->attached_max = limits->connections;
-    relays->address_max = limits->an_address;
+    relays->address_max = limits->per_address;
     relays->unattached_max = limits->unattached;
     relays->listener = listener;
     relays->library = library;
@@ -277,12 +279,12 @@ bool relays_run(struct api *api)
 {
     struct relays *relays = &api->relays;
     struct epoll_event events[EVENTS];
-    bool arrivals = false, other = false;
+    bool incoming = false, other = false;
 
     int count = epoll_wait(relays->epoll, events, EVENTS, 0);
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == &relays->listener) {
-            arrivals = true;
+            incoming = true;
         } else if (events[i].data.ptr != &relays->library) {
             relay_kick(events[i].data.ptr);
         }
@@ -298,13 +300,12 @@ bool relays_run(struct api *api)
             relay_drop(relay);
         }
     }
-    if (relays->freed ||
-        (relays->waiting != NULL &&
-         clock_monotonic_ms() >=
-             relays->admit_ms)) { /* from here on some may be given up: events that name them have been taken */
+    if (relays->freed || (relays->waiting != NULL &&
+                          clock_monotonic_ms() >= relays->admit_ms)) { /* connections may be closed from here on: the
+                                                                          events that refer to them have been handled */
         admit_waiting(relays);
     }
-    if (arrivals) {
+    if (incoming) {
         accept_all(api);
     }
     return other || relays->ready != NULL;

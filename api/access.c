@@ -1,5 +1,5 @@
-/* The line that each request leaves in the log, when it is over: who asked for what, how it was answered, how many
- * bytes went either way, and how long it took. The query is left out: it is the caller's and may be long. */
+/* The access log: one line per completed request with the client, the route, the status, the bytes received and sent,
+ * and the duration. The query is left out: it is the client's and may be long. */
 
 #include "api/server.h"
 #include "base/log.h"
@@ -34,7 +34,7 @@ void access_log(const struct connection *connection, bool complete)
     const union MHD_ConnectionInfo *info =
         request->mhd != NULL ? MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_HTTP_STATUS) : NULL;
 
-    if (status == 0 && info != NULL) { /* the library refused by itself */
+    if (status == 0 && info != NULL) { /* the library itself refused it */
         status = (int)info->http_status;
     }
     (void)snprintf(path, sizeof(path), "%.*s", (int)strcspn(request->path, "?"), request->path);

@@ -1,8 +1,8 @@
-/* The server's frame: the listening socket, the HTTP library driven from outside, the workers and the way back.
+/* The server: the listening socket, the HTTP library, which runs without threads of its own, and the worker pools.
  *
- * A request goes to the workers through their mailbox and comes back through ours, which the loop thread empties at
- * every api_run; so do requests whose wait has ended. Only the loop thread resumes connections. The workers' mailbox is
- * bounded and the loop thread must not wait: what does not fit stands in the backlog until the next request comes back.
+ * A request goes to the workers through their queue and comes back through the list `returned`, which the loop thread
+ * takes at every api_run; so do requests whose wait has ended. Only the loop thread resumes connections. The workers'
+ * queue is bounded and the loop thread must not block: what does not fit waits in the backlog.
  *
  * The library may leave ready connections for its next round while it resumes others, so it is run until it has nothing
  * left to do at once, a bounded number of times. */
@@ -11,6 +11,7 @@
 
 #include "api/limits.h"
 #include "api/server.h"
+#include "base/mem.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -23,15 +24,15 @@
 #include <unistd.h>
 
 #define WORKERS 4
-#define ADMIT_WORKERS 4                      /* for models and jobs that are judged */
-#define HEAVY_WORKERS 2                      /* for what computes: records on their way into a job */
-#define CONNECTION_MEMORY ((size_t)24 << 10) /* headers, and pieces of bodies either way */
+#define ADMIT_WORKERS 4                      /* for requests that check checkpoints */
+#define HEAVY_WORKERS 2                      /* for requests that compute: uploads of calibration records */
+#define CONNECTION_MEMORY ((size_t)24 << 10) /* headers, and parts of bodies in either direction */
 #define LISTEN_BACKLOG 1024
 #define ROUNDS_MAX 64
-#define EVENTS_LATE 256
+#define RELEASED_LATE 256
 
-/* Any thread: put what is not the loop thread's any more into its mailbox. */
-static void post(struct api *api, struct request *request)
+/* Any thread: give a request back to the loop thread. */
+static void give_back(struct api *api, struct request *request)
 {
     pthread_mutex_lock(&api->lock);
     bool first = api->returned == NULL;
@@ -47,7 +48,7 @@ static void on_wait_over(void *data, struct waiter *waiter)
 {
     struct request *request = (void *)((char *)waiter - offsetof(struct request, waiter));
     request->result = SERVER_AGAIN;
-    post(data, request);
+    give_back(data, request);
 }
 
 /* Worker thread. */
@@ -57,17 +58,17 @@ static void work(void *data, void *item)
     struct request *request = item;
     if (request->step != REQUEST_DISPOSE) {
         request->result = request_work(request);
-        post(api, request);
+        give_back(api, request);
         return;
     }
     (void)request_work(request); /* frees it */
     atomic_fetch_sub(&api->open, 1);
-    if (api->wake != NULL) { /* there is room for the backlog now */
+    if (api->wake != NULL) { /* the queue has capacity for the backlog now */
         api->wake(api->wake_data);
     }
 }
 
-/* The pool for a request: work that may take long must not keep the others waiting. */
+/* The pool for a request: long requests must not delay the others. */
 static struct worker_pool *workers_of(const struct api *api, const struct request *request)
 {
     unsigned flags = request->route != NULL ? request->route->flags : 0;
@@ -86,7 +87,7 @@ static void dispatch(struct api *api, struct request *request)
     api->backlog_end = &request->next;
 }
 
-static void work_off_backlog(struct api *api)
+static void drain_backlog(struct api *api)
 {
     while (api->backlog != NULL) {
         struct request *request = api->backlog, *next = request->next;
@@ -161,7 +162,7 @@ void api_run(struct api *api)
 {
     int64_t now = clock_monotonic_ms();
     take_returned(api);
-    work_off_backlog(api);
+    drain_backlog(api);
     MHD_UNSIGNED_LONG_LONG timeout;
     for (int round = 0; round < ROUNDS_MAX; round++) {
         bool more = relays_run(api);
@@ -261,7 +262,7 @@ static int make_socket(const struct api_config *config)
     (void)snprintf(service, sizeof(service), "%u", config->port);
     int failed = getaddrinfo(config->host, service, &hints, &found);
     if (failed != 0) {
-        return err_raise(ERR_CONFIG, "%s is no address to listen on: %s", config->host, gai_strerror(failed));
+        return err_raise(ERR_CONFIG, "%s is not an address to listen on: %s", config->host, gai_strerror(failed));
     }
     int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
@@ -277,7 +278,7 @@ static int make_socket(const struct api_config *config)
     return fd;
 }
 
-/* Have a socket that listens; sets fd, port and what the guard must know of the address. */
+/* Open or take over the listening socket; sets fd, port and the facts that the guard needs about the address. */
 static int listen_on(struct api *api, const struct api_config *config)
 {
     struct sockaddr_storage bound = {0};
@@ -289,7 +290,7 @@ static int listen_on(struct api *api, const struct api_config *config)
     }
     api->fd = fd;
     if (getsockname(fd, (struct sockaddr *)&bound, &size) != 0) {
-        return err_raise_errno(errno, "cannot ask the listening socket for its address");
+        return err_raise_errno(errno, "cannot get the address of the listening socket");
     }
     api->port = port_of(&bound);
     api->hosts.any_address = !is_loopback(&bound);
@@ -302,31 +303,29 @@ static int copy_hosts(struct api *api, const struct api_config *config)
     while (config->allowed_hosts != NULL && config->allowed_hosts[count] != NULL) {
         count++;
     }
-    api->host = strdup(config->host);
-    api->allowed = calloc(count + 1, sizeof(*api->allowed));
-    bool whole = api->host != NULL && api->allowed != NULL;
-    for (size_t i = 0; i < count && whole; i++) {
-        api->allowed[i] = strdup(config->allowed_hosts[i]);
-        whole = api->allowed[i] != NULL;
+    TRY(mem_strdup(&api->host, config->host));
+    TRY(mem_array(&api->allowed, count + 1));
+    for (size_t i = 0; i < count; i++) {
+        TRY(mem_strdup(&api->allowed[i], config->allowed_hosts[i]));
     }
     api->hosts.listen = api->host;
     api->hosts.allowed = (const char *const *)api->allowed;
-    return whole ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
+    return 0;
 }
 
-/* Escapes are undone by the matcher, from the raw target. */
+/* Escapes are decoded by the matcher, from the raw target. */
 static size_t keep_escapes(void *data, struct MHD_Connection *mhd, char *text)
 {
     return strlen(text);
 }
 
-/* It has no listening socket: connections are handed to it (relay.c). A few more than there can be, as it forgets those
- * that ended a little later than we do. */
+/* It has no listening socket: connections are handed to it (relay.c). A few more than our limit, because it releases
+ * ended connections a little later than we do. */
 static int start_library(struct api *api, const struct limits *limits)
 {
     api->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL, server_on_request, api,
-        MHD_OPTION_CONNECTION_LIMIT, limits->connections + EVENTS_LATE, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        MHD_OPTION_CONNECTION_LIMIT, limits->connections + RELEASED_LATE, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, server_on_target, api,
         MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_NOTIFY_COMPLETED, server_on_completed, api,
         MHD_OPTION_NOTIFY_CONNECTION, server_on_connection, api, MHD_OPTION_END);
@@ -344,23 +343,21 @@ static int open_parts(struct api *api, const struct api_config *config)
     api->context.streams_max = (int)limits.streams;
     api->context.notifier = notifier_new(on_wait_over, api);
     if (api->context.notifier == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the server");
     }
     int workers = config->workers > 0 ? config->workers : WORKERS;
-    int rc = copy_hosts(api, config);
-    rc = rc < 0 ? rc : listen_on(api, config);
-    rc = rc < 0 ? rc : worker_pool_new(workers, (size_t)limits.connections, work, api, &api->workers);
-    rc = rc < 0 ? rc : worker_pool_new(ADMIT_WORKERS, (size_t)limits.connections, work, api, &api->admit_workers);
-    rc = rc < 0 ? rc : worker_pool_new(HEAVY_WORKERS, (size_t)limits.connections, work, api, &api->heavy_workers);
-    return rc < 0 ? rc : start_library(api, &limits);
+    TRY(copy_hosts(api, config));
+    TRY(listen_on(api, config));
+    TRY(worker_pool_new(workers, (size_t)limits.connections, work, api, &api->workers));
+    TRY(worker_pool_new(ADMIT_WORKERS, (size_t)limits.connections, work, api, &api->admit_workers));
+    TRY(worker_pool_new(HEAVY_WORKERS, (size_t)limits.connections, work, api, &api->heavy_workers));
+    return start_library(api, &limits);
 }
 
 int api_open(const struct api_config *config, struct api **out)
 {
-    struct api *api = calloc(1, sizeof(*api));
-    if (api == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the server");
-    }
+    struct api *api;
+    TRY(mem_new(&api));
     api->context.engine = config->engine;
     api->context.store = config->store;
     api->backlog_end = &api->backlog;

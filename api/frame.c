@@ -1,13 +1,12 @@
 /* Where requests begin and end.
  *
- * libmicrohttpd 0.9 reads more than HTTP allows: it takes a bare LF for a line end in the header and behind a chunk's
- * size, cuts a value at a NUL, glues folded lines to a name. Each of these lets two readers of one stream see different
- * requests, so that a part of one, already refused, is run as the next. Here nothing is tolerated: CRLF ends lines,
- * names are tokens, numbers are digits, and what is left over has no meaning but a refusal.
+ * libmicrohttpd 0.9 reads more than HTTP allows: it accepts a bare LF as a line end in the header and after a chunk's
+ * size, truncates a value at a NUL, and joins folded lines to a name. Each of these lets two readers of one stream see
+ * different requests, so that a part of a refused request may be executed as the next one. Here nothing is tolerated:
+ * CRLF ends lines, names are tokens, numbers are digits, and everything else is refused.
  *
- * The library still reads everything by itself. That it sees the same ends of requests as we do follows from the one
- * form that we let through, and does not matter much: the relay passes no byte of a request before the answer to the
- * one ahead of it is complete. */
+ * The library still parses everything itself. It finds the same ends of requests because only one form is let through;
+ * besides, the relay passes no byte of a request on before the response to the previous one is complete. */
 
 #include "api/frame.h"
 
@@ -32,7 +31,7 @@ static bool is_token(unsigned char c)
     return header_is_token((const char *)&c, 1);
 }
 
-/* What may stand in a value, an extension or a trailer: no control byte but tab. */
+/* Allowed in a value, an extension or a trailer: no control character except tab. */
 static bool is_text(unsigned char c)
 {
     return c == '\t' || (c >= 0x20 && c != 0x7f);
@@ -41,8 +40,8 @@ static bool is_text(unsigned char c)
 static const char *bad_byte(unsigned char c, const char *otherwise)
 {
     return c == '\n'   ? "A line ends in LF without CR."
-           : c == '\0' ? "The request holds a NUL byte."
-           : c == '\r' ? "A CR stands without LF."
+           : c == '\0' ? "The request contains a NUL byte."
+           : c == '\r' ? "A CR is not followed by LF."
                        : otherwise;
 }
 
@@ -59,7 +58,7 @@ static void keep(char *buffer, size_t capacity, unsigned *size, unsigned char c)
 
 static void take_start(struct frame *frame, unsigned char c)
 {
-    if (c == '\r' && !frame->blank_line) { /* some clients send an empty line behind a body */
+    if (c == '\r' && !frame->blank_line) { /* some clients send an empty line after a body */
         frame->blank_line = true;
         frame->state = FRAME_BLANK;
     } else if (is_token(c)) {
@@ -91,7 +90,7 @@ static void take_target(struct frame *frame, unsigned char c)
         frame->value_size = 0;
         frame->parts = 0;
     } else if (c < 0x21 || c > 0x7e) {
-        refuse(frame, 400, bad_byte(c, "The request target holds a byte that must be escaped."));
+        refuse(frame, 400, bad_byte(c, "The request target contains a byte that must be percent-encoded."));
     }
 }
 
@@ -104,7 +103,7 @@ static void end_version(struct frame *frame)
     if (!shaped) {
         refuse(frame, 400, "The request line does not end in HTTP/1.1 or HTTP/1.0.");
     } else if (version[5] != '1' || version[7] > '1') {
-        refuse(frame, 505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.");
+        refuse(frame, 505, "Only HTTP/1.0 and HTTP/1.1 are supported.");
     } else {
         frame->old = version[7] == '0';
         frame->state = FRAME_LINE_END;
@@ -119,7 +118,7 @@ static void take_version(struct frame *frame, unsigned char c)
     } else if (c < 0x21 || c > 0x7e || frame->value_size == VERSION_SIZE) {
         refuse(frame, 400, bad_byte(c, "The request line does not end in HTTP/1.1 or HTTP/1.0."));
     } else {
-        frame->value[frame->value_size++] = (char)c; /* as it stands: "http/1.1" is not a version */
+        frame->value[frame->value_size++] = (char)c; /* in its original case: "http/1.1" is not a version */
     }
 }
 
@@ -157,7 +156,7 @@ static void take_name(struct frame *frame, unsigned char c)
         frame->value_ended = false;
         frame->state = FRAME_VALUE;
         if (frame->trailer && (frame->framing_line || is_name(frame, "host"))) {
-            refuse(frame, 400, "The trailer holds a header that belongs ahead of the body.");
+            refuse(frame, 400, "The trailer contains a header that must come before the body.");
         }
     } else if (is_token(c)) {
         keep(frame->name, sizeof(frame->name), &frame->name_size, c);
@@ -171,13 +170,13 @@ static void take_value(struct frame *frame, unsigned char c)
     if (c == '\r') {
         frame->state = FRAME_VALUE_END;
     } else if (!is_text(c)) {
-        refuse(frame, 400, bad_byte(c, "A header value holds a control byte."));
+        refuse(frame, 400, bad_byte(c, "A header value contains a control character."));
     } else if (frame->cookie_line && c == ';' && ++frame->parts > FRAME_PARTS_MAX) {
         refuse(frame, 431, "The cookies have more than 100 parts.");
     } else if (c == ' ' || c == '\t') {
         frame->value_ended = frame->value_size > 0;
     } else if (frame->framing_line) {
-        if (frame->value_ended) { /* a blank within is kept, so that the value is seen to be none */
+        if (frame->value_ended) { /* whitespace inside is stored, so that the value is found invalid */
             keep(frame->value, sizeof(frame->value), &frame->value_size, ' ');
             frame->value_ended = false;
         }
@@ -188,9 +187,9 @@ static void take_value(struct frame *frame, unsigned char c)
 static void end_framing_line(struct frame *frame)
 {
     if (frame->has_length || frame->chunked) {
-        refuse(frame, 400, "Content-Length and Transfer-Encoding may stand there once, and not both.");
-    } else if (frame->value_ended) { /* HTTP allows it; the library does not, and says so twice */
-        refuse(frame, 400, "A header that frames the body ends in a blank.");
+        refuse(frame, 400, "Only one Content-Length or Transfer-Encoding header is allowed, and not both.");
+    } else if (frame->value_ended) { /* HTTP allows it; the library does not, and would respond twice */
+        refuse(frame, 400, "A Content-Length or Transfer-Encoding header ends in whitespace.");
     } else if (is_name(frame, "content-length")) {
         frame->has_length = true;
         if (frame->value_size == 0 || frame->value_size >= sizeof(frame->value) ||
@@ -199,7 +198,7 @@ static void end_framing_line(struct frame *frame)
         }
     } else if (frame->old || frame->value_size != strlen("chunked") ||
                memcmp(frame->value, "chunked", strlen("chunked")) != 0) {
-        refuse(frame, 400, "The only transfer coding is chunked, in HTTP/1.1.");
+        refuse(frame, 400, "The only supported transfer coding is chunked, in HTTP/1.1.");
     } else {
         frame->chunked = true;
     }
@@ -208,7 +207,7 @@ static void end_framing_line(struct frame *frame)
 static void end_line(struct frame *frame, unsigned char c)
 {
     if (c != '\n') {
-        refuse(frame, 400, "A CR stands without LF.");
+        refuse(frame, 400, "A CR is not followed by LF.");
         return;
     }
     bool framing = frame->state == FRAME_VALUE_END && frame->framing_line;
@@ -221,8 +220,8 @@ static void end_line(struct frame *frame, unsigned char c)
 static void end_head(struct frame *frame, unsigned char c)
 {
     if (c != '\n') {
-        refuse(frame, 400, "A CR stands without LF.");
-    } else if (frame->hosts != 1) { /* the library would say so twice */
+        refuse(frame, 400, "A CR is not followed by LF.");
+    } else if (frame->hosts != 1) { /* the library would respond twice */
         refuse(frame, 400, "A request needs exactly one Host header.");
     } else if (frame->trailer || (!frame->chunked && frame->left == 0)) {
         frame->state = FRAME_DONE;
@@ -252,7 +251,7 @@ static void take_size(struct frame *frame, unsigned char c)
         if (++frame->used > SIZE_DIGITS_MAX) {
             refuse(frame, 400, "A chunk's size has more than 16 digits.");
         } else if (frame->left > (FRAME_CHUNK_MAX - digit) / 16) {
-            refuse(frame, 413, "A chunk is larger than any body may be.");
+            refuse(frame, 413, "A chunk is larger than the largest body allowed.");
         } else {
             frame->left = frame->left * 16 + digit;
         }
@@ -270,7 +269,7 @@ static void take_extension(struct frame *frame, unsigned char c)
     if (c == '\r') {
         frame->state = FRAME_SIZE_END;
     } else if (!is_text(c)) {
-        refuse(frame, 400, bad_byte(c, "A chunk's extension holds a control byte."));
+        refuse(frame, 400, bad_byte(c, "A chunk's extension contains a control character."));
     } else if (++frame->used > FRAME_EXTENSION_MAX) {
         refuse(frame, 400, "A chunk's extension is too long.");
     }
@@ -279,7 +278,7 @@ static void take_extension(struct frame *frame, unsigned char c)
 static void end_size(struct frame *frame, unsigned char c)
 {
     if (c != '\n') {
-        refuse(frame, 400, "A CR stands without LF.");
+        refuse(frame, 400, "A CR is not followed by LF.");
     } else if (frame->left > 0) {
         frame->state = FRAME_CHUNK;
     } else {
@@ -325,7 +324,7 @@ static void take_byte(struct frame *frame, unsigned char c)
     case FRAME_BLANK:
         frame->state = FRAME_START;
         if (c != '\n') {
-            refuse(frame, 400, "A CR stands without LF.");
+            refuse(frame, 400, "A CR is not followed by LF.");
         }
         break;
     case FRAME_METHOD:
@@ -367,7 +366,7 @@ static void take_byte(struct frame *frame, unsigned char c)
     case FRAME_CHUNK:
     case FRAME_DONE:
     case FRAME_REFUSED:
-        break; /* not byte by byte */
+        break; /* not handled byte by byte */
     }
 }
 

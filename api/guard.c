@@ -1,12 +1,12 @@
-/* The guard in front of every route.
+/* Checks that precede routing.
  *
- * libmicrohttpd 0.9 is lenient where leniency is dangerous: it takes the first of two Content-Length lines, keeps a
- * connection alive that sent both Content-Length and Transfer-Encoding, and decodes %2F before anyone routes. Whatever
- * leaves the end of a request in doubt is therefore refused here and closes the connection, so that no byte behind it
- * can be taken for a request of its own.
+ * libmicrohttpd 0.9 is lenient where that is dangerous: it uses the first of two Content-Length headers, keeps a
+ * connection alive that sent both Content-Length and Transfer-Encoding, and decodes %2F before routing. Anything that
+ * makes the end of a request ambiguous is therefore refused here and closes the connection, so that no later byte can
+ * be taken for another request.
  *
- * Two checks are against browsers: a Host that we do not serve (DNS rebinding) and a state-changing request whose
- * Origin is another site (cross-site forms). Framing is checked first, because all else assumes it. */
+ * Two checks protect against attacks through browsers: a Host that is not served (DNS rebinding), and a state-changing
+ * request whose Origin is another site (cross-site forms). Framing is checked first, because the rest relies on it. */
 
 #include "api/guard.h"
 
@@ -31,7 +31,7 @@ static int too_large(struct guard_verdict *verdict, int status, const char *deta
     return refuse(verdict, ERR_BAD_REQUEST, true, detail);
 }
 
-/* The only header of that name; *count says how often it stands there. */
+/* The last header of that name; *count is the number of them. */
 static const struct guard_header *find(const struct guard_request *request, const char *name, int *count)
 {
     const struct guard_header *found = NULL;
@@ -45,8 +45,8 @@ static const struct guard_header *find(const struct guard_request *request, cons
     return found;
 }
 
-/* The library glues a folded line to the name: "Content-Length:", then " 5", becomes "Content-Length5" without a value,
- * and a length that only others have seen is a request smuggled. No honest name begins so. */
+/* The library joins a folded line to the name: "Content-Length:", then " 5", becomes "Content-Length5" without a value.
+ * A length that only other parsers see allows request smuggling. No legitimate name starts this way. */
 static bool is_folded_framing(const char *name)
 {
     static const char *const framing[] = {"Content-Length", "Transfer-Encoding"};
@@ -69,10 +69,10 @@ static int check_headers(const struct guard_request *request, struct guard_verdi
             return refuse(verdict, ERR_BAD_REQUEST, true, "A header name is not a token.");
         }
         if (is_folded_framing(header->name)) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "A header that frames the body is folded.");
+            return refuse(verdict, ERR_BAD_REQUEST, true, "A Content-Length or Transfer-Encoding header is folded.");
         }
         if (strlen(header->value) != header->value_size || !header_is_value(header->value, header->value_size)) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "A header value holds a control byte.");
+            return refuse(verdict, ERR_BAD_REQUEST, true, "A header value contains a control character.");
         }
     }
     if (request->overflow || bytes > GUARD_HEADER_BYTES) {
@@ -86,17 +86,19 @@ static int check_framing(const struct guard_request *request, struct guard_verdi
     bool old = strcmp(request->version, "HTTP/1.0") == 0;
     if (!old && strcmp(request->version, "HTTP/1.1") != 0) {
         verdict->status = 505;
-        return refuse(verdict, ERR_BAD_REQUEST, true, "Only HTTP/1.0 and HTTP/1.1 are spoken here.");
+        return refuse(verdict, ERR_BAD_REQUEST, true, "Only HTTP/1.0 and HTTP/1.1 are supported.");
     }
     int lengths, encodings;
     const struct guard_header *length = find(request, "Content-Length", &lengths);
     const struct guard_header *encoding = find(request, "Transfer-Encoding", &encodings);
     if (lengths > 1 || encodings > 1 || (lengths > 0 && encodings > 0)) {
-        return refuse(verdict, ERR_BAD_REQUEST, true, "Content-Length and Transfer-Encoding contradict each other.");
+        return refuse(verdict, ERR_BAD_REQUEST, true,
+                      "Only one Content-Length or Transfer-Encoding header is allowed, and not both.");
     }
     if (encodings == 1) {
         if (old || strcasecmp(encoding->value, "chunked") != 0) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "The only transfer coding is chunked, in HTTP/1.1.");
+            return refuse(verdict, ERR_BAD_REQUEST, true,
+                          "The only supported transfer coding is chunked, in HTTP/1.1.");
         }
         verdict->length = -1;
     }
@@ -107,24 +109,24 @@ static int check_framing(const struct guard_request *request, struct guard_verdi
     bool body = strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
     verdict->declared = lengths + encodings > 0;
     if (!body && verdict->length != 0) {
-        return refuse(verdict, ERR_BAD_REQUEST, true, "This method takes no body.");
+        return refuse(verdict, ERR_BAD_REQUEST, true, "This method does not allow a body.");
     }
     int expectations, codings;
     const struct guard_header *expect = find(request, "Expect", &expectations);
     if (expectations > 0 && strcasecmp(expect->value, "100-continue") != 0) {
         verdict->status = 417;
-        return refuse(verdict, ERR_BAD_REQUEST, true, "The expectation is not known.");
+        return refuse(verdict, ERR_BAD_REQUEST, true, "The only supported expectation is 100-continue.");
     }
     verdict->expects = expectations > 0;
     const struct guard_header *coding = find(request, "Content-Encoding", &codings);
     if (codings > 0 && strcasecmp(coding->value, "identity") != 0) {
         return refuse(verdict, ERR_UNSUPPORTED_MEDIA_TYPE, true,
-                      "Encoded bodies are not taken: send them as they are.");
+                      "Content-Encoding is not supported; send the body unencoded.");
     }
     return 0;
 }
 
-/* One raw path segment: decodes to text without separators and is neither "." nor "..". */
+/* Whether an undecoded path segment decodes to text without separators and is neither "." nor "..". */
 static bool segment_is_fine(const char *text, size_t size)
 {
     char plain[GUARD_SEGMENT_MAX];
@@ -146,21 +148,23 @@ static int check_target(const char *uri, struct guard_verdict *verdict)
     for (size_t i = 0; i < size; i++) {
         unsigned char c = (unsigned char)uri[i];
         if (c <= 0x20 || c >= 0x7f || strchr("#\\\"<>^`{|}", c) != NULL) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "The request target holds a byte that must be escaped.");
+            return refuse(verdict, ERR_BAD_REQUEST, true,
+                          "The request target contains a byte that must be percent-encoded.");
         }
     }
     size_t path = strcspn(uri, "?");
     for (size_t at = 1; at <= path;) {
         size_t length = strcspn(uri + at, "/?");
         if (!segment_is_fine(uri + at, length)) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "The path holds a segment that is not allowed.");
+            return refuse(verdict, ERR_BAD_REQUEST, true,
+                          "The path contains a segment that is not allowed, such as .. or an encoded slash.");
         }
         at += length + 1;
     }
     for (const char *at = uri + path; *at != '\0'; at++) {
         char plain[2];
         if (*at == '%' && !header_percent_decode(at, strnlen(at, 3), false, plain, sizeof(plain))) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "The query holds a bad escape.");
+            return refuse(verdict, ERR_BAD_REQUEST, true, "The query contains an invalid percent-encoding.");
         }
     }
     return 0;
@@ -190,7 +194,7 @@ static bool split_host(const char *value, char *host, size_t capacity)
     memcpy(host, value + bracket, size - 2 * (size_t)bracket);
     host[size - 2 * (size_t)bracket] = '\0';
     unsigned char address[16];
-    return !bracket || inet_pton(AF_INET6, host, address) == 1; /* brackets are for IPv6 alone */
+    return !bracket || inet_pton(AF_INET6, host, address) == 1; /* brackets are for IPv6 only */
 }
 
 static bool is_address(const char *host)
@@ -223,8 +227,8 @@ bool guard_host_allowed(const struct guard_hosts *hosts, const char *value, bool
     return false;
 }
 
-static int check_site(const struct guard_request *request, const struct guard_hosts *hosts,
-                      struct guard_verdict *verdict)
+static int check_origin(const struct guard_request *request, const struct guard_hosts *hosts,
+                        struct guard_verdict *verdict)
 {
     int count;
     bool malformed;
@@ -233,7 +237,7 @@ static int check_site(const struct guard_request *request, const struct guard_ho
         return refuse(verdict, ERR_BAD_REQUEST, true, "A request needs exactly one Host header.");
     }
     if (!guard_host_allowed(hosts, host->value, &malformed)) {
-        return malformed ? refuse(verdict, ERR_BAD_REQUEST, true, "The Host header names no host.")
+        return malformed ? refuse(verdict, ERR_BAD_REQUEST, true, "The Host header is not a valid host.")
                          : refuse(verdict, ERR_FORBIDDEN_HOST, true,
                                   "The Host header names a host that this daemon does not serve; see --allowed-host.");
     }
@@ -251,8 +255,8 @@ static int check_site(const struct guard_request *request, const struct guard_ho
 int guard_check(const struct guard_request *request, const struct guard_hosts *hosts, struct guard_verdict *verdict)
 {
     *verdict = (struct guard_verdict){0};
-    int rc = check_headers(request, verdict);
-    rc = rc < 0 ? rc : check_framing(request, verdict);
-    rc = rc < 0 ? rc : check_site(request, hosts, verdict);
-    return rc < 0 ? rc : check_target(request->uri, verdict);
+    TRY(check_headers(request, verdict));
+    TRY(check_framing(request, verdict));
+    TRY(check_origin(request, hosts, verdict));
+    return check_target(request->uri, verdict);
 }

@@ -1,5 +1,5 @@
 #pragma once
-/* What a request must be before anything routes it: well-framed, for this host, from no other site, of bounded size.
+/* Checks of every request before it is routed: framing, host, origin and sizes.
  * Pure functions over the request's own text: any thread. */
 
 #include <stdbool.h>
@@ -17,30 +17,30 @@ struct guard_header {
 };
 
 struct guard_request {
-    const char *method, *version, *uri; /* uri: raw, as it stood on the request line */
+    const char *method, *version, *uri; /* uri: as on the request line, undecoded */
     struct guard_header headers[GUARD_HEADERS_MAX];
     size_t header_count;
     bool overflow; /* more header lines than fit above */
 };
 
 struct guard_hosts {
-    bool any_address;           /* bound beyond loopback: IP literals are fine, they cannot be rebound */
-    const char *listen;         /* the address that is bound */
+    bool any_address;           /* not bound to loopback: IP literals are allowed, since they cannot be rebound */
+    const char *listen;         /* the bound address */
     const char *const *allowed; /* NULL-terminated or NULL */
 };
 
 struct guard_verdict {
     int code;           /* negative err code; 0 = passed */
     int status;         /* HTTP status, when it is not the code's own; else 0 */
-    bool framing;       /* the end of the request is in doubt: the connection must close */
+    bool framing;       /* the end of the request is ambiguous: the connection must be closed */
     const char *detail; /* static text */
     /* when passed: */
     int64_t length; /* Content-Length; -1 = chunked; 0 = none or empty */
-    bool declared;  /* there was a length or a coding at all */
+    bool declared;  /* the request has a Content-Length or a Transfer-Encoding */
     bool expects;   /* Expect: 100-continue */
 };
 
 /* Framing, header syntax, target syntax, sizes, Host, Origin. Returns verdict->code. */
 int guard_check(const struct guard_request *request, const struct guard_hosts *hosts, struct guard_verdict *verdict);
-/* Is this Host (or Origin authority) value one that we serve? Sets *malformed for a value that is no host at all. */
+/* Whether a Host header (or the authority of an Origin) is served. Sets *malformed when it is not a valid host. */
 bool guard_host_allowed(const struct guard_hosts *hosts, const char *value, bool *malformed);

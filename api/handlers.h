@@ -1,5 +1,5 @@
 #pragma once
-/* The handlers of the route table, by resource. Each runs on a worker unless its row says ROUTE_INLINE; each sets
+/* The handlers of the route table, by resource. Each runs on a worker unless its row has ROUTE_INLINE. It sets
  * request->reply and returns 0, or returns a raised code, or REQUEST_WAIT. */
 
 #include "api/request.h"

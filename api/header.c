@@ -1,8 +1,7 @@
 /* HTTP header values (RFC 9110 fields, RFC 7240 Prefer, RFC 3986 escapes).
  *
- * Every function takes hostile text. None allocates, none trusts a length that it did not count, and a value that is
- * not understood has one defined meaning: absent for optional negotiation (Range, Prefer), refused for identity
- * (tokens, escapes). */
+ * Every function accepts hostile text. None allocates or trusts a length that it did not count, and an invalid value
+ * has a defined meaning: absent for optional negotiation (Range, Prefer), refused for identity (tokens, escapes). */
 
 #include "api/header.h"
 
@@ -117,7 +116,7 @@ static int quality(const char *parameters, const char *end)
     return 1000;
 }
 
-/* How exactly an Accept range names the offer: 3 whole, 2 "type/" + star, 1 any, 0 not. */
+/* How specifically an Accept range matches the offer: 3 exactly, 2 by "type/" + star, 1 by any, 0 not at all. */
 static int specificity(const char *range, size_t size, const char *offer)
 {
     size_t slash = strcspn(offer, "/");

@@ -7,12 +7,11 @@
 
 /* RFC 9110 token characters only, and at least one. */
 bool header_is_token(const char *text, size_t size);
-/* No control byte but tab. */
+/* No control character except tab. */
 bool header_is_value(const char *text, size_t size);
-/* Content-Type `value` names `type` ("application/json"), whatever its parameters; a charset other than UTF-8 is a no.
- */
+/* Content-Type `value` names `type` ("application/json"), with any parameters except a charset other than UTF-8. */
 bool header_media_type_is(const char *value, const char *type);
-/* Index of the offer that Accept likes best (the earlier one on a tie), -1 when it takes none. NULL or "" takes all. */
+/* Index of the offer that Accept prefers (the first of equals), or -1 when it accepts none. NULL or "" accepts all. */
 int header_negotiate(const char *accept, const char *const *offers);
 /* If-None-Match / If-Match list against a quoted strong tag; weak: W/ is ignored (RFC 9110 §8.8.3.2). */
 bool header_etag_matches(const char *list, const char *etag, bool weak);

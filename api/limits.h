@@ -1,15 +1,15 @@
 #pragma once
-/* How many descriptors there are, and who may have them. */
+/* How file descriptors are divided among connections, streams and jobs. */
 
 #include "api/api.h"
 
 struct limits {
     unsigned connections; /* at once */
-    unsigned an_address;  /* of these, from one address */
-    unsigned unattached;  /* with a socket alone: they wait to be let in, or linger at their end */
-    unsigned streams;     /* files sent or taken at once */
+    unsigned per_address; /* of these, from one address */
+    unsigned unattached;  /* not attached to the HTTP library: waiting to be admitted, or lingering after their end */
+    unsigned streams;     /* concurrent uploads and downloads of files */
 };
 
-/* Raise the soft limit of open files as far as the wanted limits need it, and lower them where the hard limit does not
- * allow that: jobs, the database and what libraries open keep a part of their own. */
+/* Raise the soft limit of open files as far as the configured limits require, and lower these where the hard limit does
+ * not allow it: some descriptors stay reserved for jobs, the database and libraries. */
 void limits_find(const struct api_config *config, struct limits *out);

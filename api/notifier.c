@@ -1,8 +1,8 @@
 /* Waiters in one list under one mutex.
  *
- * A notification walks the list: a few thousand waiters cost microseconds, and events are at most a few a second per
- * job. Woken waiters are gathered under the lock and woken after it, because waking pushes into another mailbox. A
- * woken waiter stays linked; only its owner unlinks it. */
+ * A notification searches the list: a few thousand waiters cost microseconds, and a job has at most a few events per
+ * second. Waiters to wake are collected under the lock and woken without it, because waking takes another lock. A woken
+ * waiter stays in the list; only its owner removes it. */
 
 #include "api/notifier.h"
 
@@ -14,7 +14,7 @@
 struct notifier {
     pthread_mutex_t lock;
     struct waiter *first;
-    bool closed; /* everybody was told to go: nobody parks any more */
+    bool closed; /* everyone was woken for good: no one can park any more */
     void (*wake)(void *data, struct waiter *waiter);
     void *data;
 };
@@ -82,8 +82,7 @@ bool notifier_park(struct notifier *notifier, struct waiter *waiter)
     return parked;
 }
 
-/* Unpark those past now_ms, or (now_ms 0) those of the job; a bounded batch a round, because wake runs without the
- * lock. */
+/* Wake those past now_ms, or (now_ms 0) those of the job, in batches, because wake is called without the lock. */
 static void wake_all(struct notifier *notifier, const char *job, int64_t now_ms)
 {
     struct waiter *batch[64];

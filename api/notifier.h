@@ -1,5 +1,5 @@
 #pragma once
-/* Who waits for which job's events: SSE streams and long polls. Any thread.
+/* Wakes requests that wait for events of a job: SSE streams and long polls. Any thread.
  *
  * A waiter watches before it reads the store, so that an event between the read and the parking is not lost: parking
  * fails when something happened since the watch or the last park. */
@@ -18,14 +18,14 @@ struct waiter {
     bool watching, notified, parked;
 };
 
-/* wake is called with the notifier unlocked, on the thread that caused it; the waiter is parked no more. */
+/* wake is called without the lock, on the thread that notifies; the waiter is no longer parked. */
 struct notifier *notifier_new(void (*wake)(void *data, struct waiter *waiter), void *data);
 void notifier_free(struct notifier *notifier);
 void notifier_watch(struct notifier *notifier, struct waiter *waiter, const char *job);
 void notifier_unwatch(struct notifier *notifier, struct waiter *waiter); /* not while parked */
-/* False: something happened, go on at once. After true another thread may own the waiter. */
+/* False when something has happened since: continue at once. After true another thread may own the waiter. */
 bool notifier_park(struct notifier *notifier, struct waiter *waiter);
 void notifier_notify(struct notifier *notifier,
-                     const char *job); /* NULL = everybody, for good: nobody parks after it */
-/* Wake those whose deadline is past; the next deadline, or -1. */
+                     const char *job); /* NULL = all waiters, for good: no one can park afterwards */
+/* Wake the waiters whose deadline has passed; returns the next deadline, or -1. */
 int64_t notifier_expire(struct notifier *notifier, int64_t now_ms);

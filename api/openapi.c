@@ -1,7 +1,7 @@
-/* OpenAPI 3.1 from the rows that route and validate: what the document says is what the server does.
+/* OpenAPI 3.1, generated from the table that also routes and validates, so that the document matches the server.
  *
- * Bodies of methods and formats have their schemas at /v1/methods and /v1/system, which come from the parameter rows;
- * the document points there instead of repeating them. */
+ * The schemas of methods' parameters are at /v1/methods, generated from the parameter tables; they are not repeated
+ * here. */
 
 #include "api/openapi.h"
 
@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* 64-bit ends say "unbounded": JavaScript could not read them anyway. */
+/* A maximum of INT64_MAX means unbounded, and JavaScript could not represent it. */
 static json_t *int_schema(const struct query_row *row)
 {
     json_t *schema = json_pack("{s:s, s:I}", "type", "integer", "minimum", (json_int_t)row->min);
@@ -58,7 +58,7 @@ static void add_query(json_t *parameters, const struct query_row *rows)
     }
 }
 
-/* "{path*}" is written "{path}": OpenAPI has no word for the rest of a path. Each capture becomes a parameter. */
+/* "{path*}" is written "{path}": OpenAPI has no notation for the rest of a path. Each capture becomes a parameter. */
 static void add_captures(json_t *parameters, const char *pattern, char *path, size_t capacity)
 {
     size_t used = 0;
@@ -80,7 +80,8 @@ static void add_headers(json_t *parameters, const struct route *route)
     if ((route->flags & ROUTE_IDEMPOTENT) != 0) {
         json_array_append_new(parameters,
                               json_pack("{s:s, s:s, s:s, s:{s:s, s:i, s:i}}", "name", "Idempotency-Key", "in", "header",
-                                        "description", "A repeat with the same key and body gets the first answer.",
+                                        "description",
+                                        "A repeated request with the same key and body gets the response of the first.",
                                         "schema", "type", "string", "minLength", 1, "maxLength", 255));
     }
 }
@@ -103,7 +104,7 @@ static json_t *operation_of(const struct route *route, char *path, size_t capaci
     add_query(parameters, route->query);
     add_headers(parameters, route);
     json_t *operation = json_pack("{s:s, s:o, s:{s:{s:s}, s:{s:s, s:{s:{s:{s:s}}}}}}", "summary", route->summary,
-                                  "parameters", parameters, "responses", "2XX", "description", "Done.", "default",
+                                  "parameters", parameters, "responses", "2XX", "description", "Success.", "default",
                                   "description", "A problem document.", "content", "application/problem+json", "schema",
                                   "$ref", "#/components/schemas/Problem");
     if (operation != NULL && route->body != ROUTE_BODY_NONE) {

@@ -1,7 +1,7 @@
 /* The query string, parsed once for every route from its rows.
  *
- * application/x-www-form-urlencoded, UTF-8, names exact, each at most once: a misspelt filter that is dropped would
- * answer with the wrong objects. Escapes are undone after the split at '&' and '='. */
+ * application/x-www-form-urlencoded, UTF-8, exact names, each at most once: ignoring a misspelt filter would return
+ * the wrong objects. Escapes are decoded after the text is split at '&' and '='. */
 
 #include "api/query.h"
 
@@ -22,7 +22,7 @@ static bool is_utf8(const char *text)
     return probe != NULL;
 }
 
-/* The row that `name` belongs to; for name[key] the key is copied. */
+/* The row of the parameter `name`; for name[key] the key is copied. */
 static const struct query_row *find_row(const struct query_row *rows, const char *name, char key[64])
 {
     for (const struct query_row *row = rows; row != NULL && row->name != NULL; row++) {
@@ -83,7 +83,7 @@ static bool check_enum(struct query_item *item, const char *pointer, struct vali
     return false;
 }
 
-/* Ids are opaque here but for their alphabet; whether one belongs to the list is the store's to say. */
+/* Ids are opaque here except for their alphabet; the store checks whether one belongs to the list. */
 static bool check_cursor(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     size_t size = strlen(item->text);
@@ -159,7 +159,7 @@ static void refuse_name(const struct query_row *rows, const char *name, const ch
     } else if (names[0] != '\0') {
         validation_hint(errors, "the query parameters are %s", names);
     } else {
-        validation_hint(errors, "this route takes none");
+        validation_hint(errors, "this route has no query parameters");
     }
 }
 
@@ -208,7 +208,7 @@ int query_parse(const struct query_row *rows, const char *raw, struct query *out
     }
     if (query_find(out, "after") != NULL && query_find(out, "before") != NULL) {
         validation_add(errors, ERR_INVALID_PARAMETER, "?before",
-                       "the query parameters \"before\" and \"after\" exclude each other");
+                       "the query parameters \"before\" and \"after\" cannot be combined");
     }
     return errors->count > before ? validation_raise(errors) : 0;
 }

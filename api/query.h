@@ -1,5 +1,5 @@
 #pragma once
-/* Query parameters against a row table: what a route does not name is refused, and every error is reported. */
+/* Query parameters, checked against a table: unknown parameters are refused, and every error is reported. */
 
 #include "base/validation.h"
 #include "storage/storage.h"
@@ -40,22 +40,22 @@ struct query {
     struct query_item items[QUERY_ITEMS_MAX];
 };
 
-/* Parse what stands behind '?' (NULL = nothing). rows may be NULL: then nothing is allowed. An error's param is
+/* Parse the text after '?' (NULL = none). rows may be NULL: then no parameter is allowed. An error's param is
  * "?name". 0 or the first error's code. Any thread. */
 int query_parse(const struct query_row *rows, const char *raw, struct query *out, struct validation_errors *errors);
 /* NULL when not given. */
 const struct query_item *query_find(const struct query *query, const char *name);
 const char *query_text(const struct query *query, const char *name);
 int64_t query_int(const struct query *query, const char *name, int64_t fallback);
-/* limit, after, before, order and the filters that the table has, as the store takes them. */
+/* limit, after, before, order and the filters of the table, in the store's form. */
 void query_page(const struct query *query, struct store_page *page);
 
 /* The parameters of every list. */
-#define QUERY_PAGE_ROWS                                                                       \
-    {"limit", QUERY_INT, 1, 100, NULL, "Objects a page; 20 when not given."},                 \
-        {"after", QUERY_CURSOR, 0, 0, NULL, "Objects behind this id, in the order asked."},   \
-        {"before", QUERY_CURSOR, 0, 0, NULL, "Objects ahead of this id."},                    \
-    {                                                                                         \
-        "order", QUERY_ENUM, 0, 0, query_orders, "Newest first (desc) or oldest first (asc)." \
+#define QUERY_PAGE_ROWS                                                                                    \
+    {"limit", QUERY_INT, 1, 100, NULL, "Maximum number of objects in the page; 20 by default."},           \
+        {"after", QUERY_CURSOR, 0, 0, NULL, "Objects after this id, in the requested order."},             \
+        {"before", QUERY_CURSOR, 0, 0, NULL, "Objects before this id, in the requested order."},           \
+    {                                                                                                      \
+        "order", QUERY_ENUM, 0, 0, query_orders, "Newest first (desc, the default) or oldest first (asc)." \
     }
 extern const char *const query_orders[];

@@ -1,15 +1,15 @@
-/* Bytes between a client's socket and one end of a socket pair, whose other end is all that the HTTP library has.
+/* Moves bytes between a client's socket and one end of a socket pair, whose other end the HTTP library has.
  *
- * Nothing is kept here. A piece is looked at where it lies (MSG_PEEK), as much as the other side has room for is passed
- * on, and only that is taken out: so the client is held back by TCP, and thousands of idle or slow connections cost no
- * memory of ours. Into the library go only bytes that the frame passed, and of the next request none before the answer
- * to the one ahead is complete: when that answer ends the connection, what follows is dropped, whatever it is.
+ * Nothing is buffered here. Bytes are examined in the kernel's buffer (MSG_PEEK), as many as the other side accepts are
+ * passed on, and only those are removed: backpressure is left to TCP, and thousands of idle or slow connections need no
+ * memory here. The library only gets bytes that the frame has accepted, and none of the next request before the
+ * response to the previous one is complete: when that response ends the connection, whatever follows is discarded.
  *
- * Both sockets are watched for edges. Any event makes the connection ready, and a ready one is moved both ways until
- * the kernel says EAGAIN or its share of the turn is over.
+ * Both sockets are polled edge-triggered. Any event makes the relay ready, and bytes of a ready one are moved in both
+ * directions until the kernel returns EAGAIN or its share of the iteration is used up.
  *
- * The end: when the library has closed its side and its last byte is out, our direction is shut, and what the client
- * still sends is dropped for a moment, because a reset could overtake the answer. */
+ * At the end, when the library has closed its side and its last byte was sent, our direction is shut down, and what the
+ * client still sends is discarded for a moment, because a reset could overtake the response. */
 
 #include "api/relay.h"
 
@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define SHARE ((size_t)512 << 10) /* of one connection in one turn, each way */
+#define SHARE ((size_t)512 << 10) /* of one connection in one iteration, per direction */
 
 void relay_kick(struct relay *relay)
 {
@@ -39,7 +39,7 @@ static void set_blocked(struct relay *relay, bool blocked)
     }
 }
 
-/* The library's side is over: of three descriptors one is left. */
+/* The library's side has ended: one of three descriptors is left. */
 static void close_inner(struct relay *relay)
 {
     struct relays *relays = &relay->api->relays;
@@ -101,9 +101,9 @@ void relay_end(struct relay *relay)
     relay_kick(relay);
 }
 
-/* --- one way and the other */
+/* --- both directions */
 
-/* No request is taken any more, and the library sees the end of its input. */
+/* No further request is accepted, and the library sees the end of its input. */
 static void stop_input(struct relay *relay)
 {
     relay->input_stopped = true;
@@ -117,7 +117,7 @@ void relay_next(struct relay *relay)
         frame_next(&relay->frame);
         relay_kick(relay);
     } else {
-        stop_input(relay); /* answered ahead of its end: what follows is the rest of it */
+        stop_input(relay); /* answered before its end: what follows is the rest of it */
     }
 }
 
@@ -137,11 +137,11 @@ static enum step failed(void)
 
 static enum step take(struct relay *relay, size_t size)
 {
-    /* Of TCP, MSG_TRUNC takes out without copying. */
+    /* For TCP, MSG_TRUNC removes bytes without copying them. */
     return recv(relay->client, NULL, size, MSG_TRUNC) < 0 ? failed() : STEP_MORE;
 }
 
-/* One piece from the client. */
+/* One part from the client. */
 static enum step move_in(struct relay *relay, size_t *moved)
 {
     if (relay->client_ended || (!relay->input_stopped && relay->frame.state == FRAME_DONE)) {
@@ -172,7 +172,7 @@ static enum step move_in(struct relay *relay, size_t *moved)
     if (sent < 0 && failed() == STEP_WAIT) {
         return STEP_WAIT;
     }
-    if (sent < 0) { /* the library has closed its side; what it said comes yet */
+    if (sent < 0) { /* the library has closed its side; its last bytes are still to be sent */
         relay->input_stopped = true;
         return STEP_MORE;
     }
@@ -184,7 +184,7 @@ static enum step move_in(struct relay *relay, size_t *moved)
     return take(relay, (size_t)sent);
 }
 
-/* One piece from the library. */
+/* One part from the library. */
 static enum step move_out(struct relay *relay, size_t *moved)
 {
     if (relay->inner_ended) {
@@ -196,7 +196,7 @@ static enum step move_out(struct relay *relay, size_t *moved)
         set_blocked(relay, false);
         return STEP_WAIT;
     }
-    if (got <= 0) { /* an error: it closed with something of the client's unread */
+    if (got <= 0) { /* an error: it closed with unread input */
         set_blocked(relay, false);
         relay->inner_ended = true;
         return STEP_WAIT;

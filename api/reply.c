@@ -1,9 +1,8 @@
 /* Replies.
  *
- * One function per shape of answer, so that the rules of every answer stand in one place: UTF-8 JSON with a final
- * newline, a strong ETag over exactly the bytes sent, `application/problem+json` for every refusal. A problem of the
- * daemon's own (storage, internal) shows its sentence and the request's id alone: file names and SQL belong into the
- * log. */
+ * One function per kind of response, so that the rules for all responses are in one place: UTF-8 JSON with a final
+ * newline, a strong ETag of exactly the bytes sent, `application/problem+json` for every error. An error of the daemon
+ * itself (storage, internal) shows only its sentence and the request's id: file names and SQL belong in the log. */
 
 #include "api/reply.h"
 
@@ -46,7 +45,7 @@ void reply_header(struct reply *reply, const char *name, const char *format, ...
     reply->headers[reply->header_count++].value = value;
 }
 
-/* JSON text with a newline behind it; malloc'ed. NULL when out of memory. */
+/* JSON text followed by a newline; malloc'ed. NULL when out of memory. */
 static char *dump(const json_t *value, size_t *size)
 {
     size_t length = json_dumpb(value, NULL, 0, JSON_COMPACT | JSON_ENCODE_ANY);
@@ -77,7 +76,7 @@ int reply_json_take(struct request *request, int status, json_t *value)
     char *text = value != NULL ? dump(value, &size) : NULL;
     json_decref(value);
     if (text == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the reply");
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the response");
     }
     return reply_text_take(request, status, "application/json", text, size);
 }
@@ -144,8 +143,8 @@ int reply_stream_take(struct request *request, int status, const char *content_t
     return 0;
 }
 
-/* Is the record's message for the user, or does it speak of the daemon's inside (files, SQL)? One with a hint is: a
- * hint is only given to whoever can act on it. */
+/* Whether the record's message is meant for the client, rather than about internals (files, SQL). A message with a hint
+ * is: hints are only given to those who can act on them. */
 static bool is_public(int code)
 {
     const struct err_record *record = err_last();
@@ -165,7 +164,7 @@ static json_t *error_list(const struct validation_errors *errors)
     }
     if (errors->dropped > 0) {
         json_array_append_new(list, json_pack("{s:s, s:n, s:s, s:n}", "code", "invalid_parameter", "param", "detail",
-                                              "more errors were found than are listed", "hint"));
+                                              "there are more errors than are listed here", "hint"));
     }
     return list;
 }
@@ -183,7 +182,7 @@ static json_t *problem_document(const struct request *request, int code, int sta
                   known && record.param[0] != '\0' ? json_string(record.param) : json_null(), "hint",
                   known && record.hint[0] != '\0' ? record.hint : NULL, "request_id", request->id, "retryable",
                   err_retryable(code));
-    if (problem == NULL) { /* text that is no UTF-8 */
+    if (problem == NULL) { /* some text is not valid UTF-8 */
         problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", type, "title", err_sentence(code), "status", status,
                             "code", err_api_code(code), "request_id", request->id);
     }

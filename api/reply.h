@@ -1,11 +1,12 @@
 #pragma once
-/* Making replies: JSON objects with validators, problem documents (RFC 9457), streams. Whoever owns the request. */
+/* Replies: JSON objects with validators, problem documents (RFC 9457), streams. For the thread that owns the request.
+ */
 
 #include "api/request.h"
 
 #include <jansson.h>
 
-/* Drop what the reply holds; it is none again. */
+/* Free the reply, which is unset afterwards. */
 void reply_clear(struct reply *reply);
 /* Adds a header; the value is printed. name must be static text. */
 void reply_header(struct reply *reply, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -18,11 +19,12 @@ bool reply_etag(const json_t *value, char etag[80]);
 /* 201 with Location: prefix/id. */
 int reply_created_take(struct request *request, const char *prefix, json_t *value);
 int reply_empty(struct request *request, int status);
-/* Text of any type; body is taken. */
+/* Text of any type; takes ownership of body. */
 int reply_text_take(struct request *request, int status, const char *content_type, char *body, size_t size);
-/* Stream of `length` bytes (-1 unknown); state is the stream's from here. */
+/* Stream of `length` bytes (-1 unknown); takes ownership of state. */
 int reply_stream_take(struct request *request, int status, const char *content_type, const struct reply_stream *stream,
                       void *state, int64_t length);
-/* Replace whatever reply there is by the problem document of `code`: this thread's error record gives the detail when
- * it is of that code, request->scratch->errors the list, request->extra more members. status 0 = the code's own. */
+/* Replace the reply by the problem document of `code`. The detail comes from this thread's error record when it has
+ * that code, the list of errors from request->scratch->errors, additional members from request->extra. status 0 = the
+ * code's own. */
 void reply_problem(struct request *request, int code, int status);

@@ -1,15 +1,17 @@
 /* A request's steps as plain sequential code on a worker.
  *
- * open, feed* and finish for streamed bodies; parse, replay-or-run and answer for the others; fill for streamed
- * replies. Whatever fails becomes the problem document here, in one place, and a body that is still arriving is then
- * swallowed by the server before the answer goes out. */
+ * open, feed* and finish for streamed bodies; parse, then replay or run for the others; fill for streamed replies.
+ * Failures become problem documents here, in one place, and the server then discards the rest of a body that is still
+ * arriving before it sends the reply. */
 
 #include "api/header.h"
 #include "api/reply.h"
 #include "api/routes.h"
+#include "base/cleanup.h"
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/mem.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,17 +21,15 @@
 
 struct request *request_new(struct request_context *context)
 {
-    struct request *request = calloc(1, sizeof(*request));
-    struct request_scratch *scratch = calloc(1, sizeof(*scratch));
+    AUTO_FREE struct request *request = calloc(1, sizeof(*request));
+    AUTO_FREE struct request_scratch *scratch = calloc(1, sizeof(*scratch));
     if (request == NULL || scratch == NULL) {
-        free(scratch);
-        free(request);
         return NULL;
     }
     request->context = context;
-    request->scratch = scratch;
+    request->scratch = MOVE(scratch);
     request->started_ms = clock_monotonic_ms();
-    return request;
+    return MOVE(request);
 }
 
 bool request_holds_resources(const struct request *request)
@@ -44,8 +44,8 @@ int request_stream(struct request *request)
     if (atomic_fetch_add(&context->streams, 1) < context->streams_max) {
         return 0;
     }
-    request->reply.close = true; /* it waits somewhere else, and not on a connection */
-    return err_raise(ERR_QUEUE_FULL, "%d files are sent and taken at once, which is the most; try again",
+    request->reply.close = true; /* the client should not hold a connection while it waits */
+    return err_raise(ERR_QUEUE_FULL, "%d uploads and downloads are in progress, which is the limit; try again later",
                      context->streams_max);
 }
 
@@ -77,10 +77,7 @@ static int parse_body(struct request *request)
     if (request->route->body == ROUTE_BODY_NONE || (request->route->body == ROUTE_BODY_MAYBE && !request->body_size)) {
         return 0;
     }
-    int rc = json_parse(request->body, request->body_size, JSON_DEPTH_MAX, &request->json);
-    if (rc < 0) {
-        return rc;
-    }
+    TRY(json_parse(request->body, request->body_size, JSON_DEPTH_MAX, &request->json));
     return json_is_object(request->json) ? 0 : err_raise(ERR_INVALID_JSON, "the body must be a JSON object");
 }
 
@@ -89,42 +86,35 @@ const struct store_idempotency *request_idempotency_key(const struct request *re
     return request->idempotency.key != NULL ? &request->idempotency : NULL;
 }
 
-/* What was made under the key, when the daemon died before it had answered. */
+/* Respond with the object that was created under the key when the daemon crashed before it had responded. */
 static int replay_made(struct request *request, const char *id)
 {
     json_t *job = NULL;
-    int rc = engine_job_get(request->context->engine, id, &job);
-    rc = rc < 0 ? rc : reply_created_take(request, request->route->path, job);
-    if (rc == 0) {
-        reply_header(&request->reply, "Idempotency-Replayed", "true");
-    }
-    return rc;
+    TRY(engine_job_get(request->context->engine, id, &job));
+    TRY(reply_created_take(request, request->route->path, job));
+    reply_header(&request->reply, "Idempotency-Replayed", "true");
+    return 0;
 }
 
-/* Answer with what the first request with this key was answered. */
-static int replay_take(struct request *request, json_t *response)
+/* Send the response of the first request with this key. */
+static int replay(struct request *request, const json_t *response)
 {
     const char *made = json_string_value(json_object_get(response, "id"));
     if (made != NULL) {
-        int again = replay_made(request, made);
-        json_decref(response);
-        return again;
+        return replay_made(request, made);
     }
     const char *location = json_string_value(json_object_get(response, "location"));
     int status = (int)json_integer_value(json_object_get(response, "status"));
-    int rc = reply_json_take(request, status, json_incref(json_object_get(response, "body")));
-    if (rc == 0 && location != NULL) {
+    TRY(reply_json_take(request, status, json_incref(json_object_get(response, "body"))));
+    if (location != NULL) {
         reply_header(&request->reply, "Location", "%s", location);
     }
-    if (rc == 0) {
-        reply_header(&request->reply, "Idempotency-Replayed", "true");
-    }
-    json_decref(response);
-    return rc;
+    reply_header(&request->reply, "Idempotency-Replayed", "true");
+    return 0;
 }
 
-/* Keep the answer under the key. The object exists by now: when this fails, the answer is still the right one. */
-static void remember(struct request *request, const char *scope, const char *key, const char *digest)
+/* Store the response under the key. The object exists by now: the response is valid even when this fails. */
+static void store_response(struct request *request, const char *scope, const char *key, const char *digest)
 {
     const char *location = NULL;
     for (int i = 0; i < request->reply.header_count; i++) {
@@ -133,12 +123,11 @@ static void remember(struct request *request, const char *scope, const char *key
         }
     }
     json_t *body = json_loadb(request->reply.body, request->reply.size, 0, NULL);
-    json_t *response = json_pack("{s:s, s:i, s:o?, s:s?}", "digest", digest, "status", request->reply.status, "body",
-                                 body, "location", location);
+    AUTO_JSON json_t *response = json_pack("{s:s, s:i, s:o?, s:s?}", "digest", digest, "status", request->reply.status,
+                                           "body", body, "location", location);
     if (store_idempotency_finish(request->context->store, scope, key, response) < 0) {
-        log_err(LOG_WARN, "idempotency key not kept", NULL);
+        log_err(LOG_WARN, "cannot store the response of an idempotency key", NULL);
     }
-    json_decref(response);
 }
 
 int request_idempotent(struct request *request, const char *digest, int (*create)(struct request *request))
@@ -158,11 +147,11 @@ int request_idempotent(struct request *request, const char *digest, int (*create
     }
     char scope[128];
     (void)snprintf(scope, sizeof(scope), "%s %s", request->route->method, request->route->path);
-    json_t *response = NULL;
+    AUTO_JSON json_t *response = NULL;
     struct store *store = request->context->store;
     int rc = store_idempotency_reserve(store, scope, key, digest, &response);
     if (rc != 0) {
-        return rc < 0 ? rc : replay_take(request, response);
+        return rc < 0 ? rc : replay(request, response);
     }
     request->idempotency = (struct store_idempotency){scope, key};
     rc = create(request);
@@ -174,7 +163,7 @@ int request_idempotent(struct request *request, const char *digest, int (*create
         err_restore(&record);
         return rc;
     }
-    remember(request, scope, key, digest);
+    store_response(request, scope, key, digest);
     return 0;
 }
 
@@ -190,20 +179,18 @@ int request_offer(const struct request *request)
         size_t used = strlen(types);
         (void)snprintf(types + used, sizeof(types) - used, "%s%s", used > 0 ? ", " : "", *type);
     }
-    return err_raise(ERR_NOT_ACCEPTABLE, "Accept takes nothing that this route sends: %s", types);
+    return err_raise(ERR_NOT_ACCEPTABLE,
+                     "none of the content types of this route is acceptable according to Accept: %s", types);
 }
 
 static int handle(struct request *request)
 {
     if (request->json == NULL) {
-        int rc = parse_body(request);
-        if (rc < 0) {
-            return rc;
-        }
+        TRY(parse_body(request));
     }
     if ((request->route->flags & ROUTE_IDEMPOTENT) == 0) {
         int rc = request->route->handle(request);
-        /* What was only read may be refused now, so that an object that is absent is 404 whatever Accept says. */
+        /* GET changes nothing and may still be refused now, so that an absent object is 404 for any Accept. */
         bool offers = rc == 0 && request->reply.status == 200 && strcmp(request->route->method, "GET") == 0;
         return offers && request_offer(request) < 0 ? ERR_NOT_ACCEPTABLE : rc;
     }
@@ -228,10 +215,7 @@ static int feed(struct request *request)
 
 static int finish(struct request *request)
 {
-    int rc = feed(request);
-    if (rc < 0) {
-        return rc;
-    }
+    TRY(feed(request));
     void *sink = request->sink;
     request->sink = NULL;
     return request->route->sink->finish_take(request, sink);
@@ -240,10 +224,7 @@ static int finish(struct request *request)
 static int fill(struct request *request)
 {
     if (request->out == NULL) {
-        request->out = malloc(REQUEST_BUFFER_SIZE);
-        if (request->out == NULL) {
-            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a stream");
-        }
+        TRY(mem_buffer(&request->out, REQUEST_BUFFER_SIZE));
     }
     request->out_used = request->out_size = 0;
     return request->reply.stream->fill(request, request->reply.state, request->out, REQUEST_BUFFER_SIZE,
@@ -252,7 +233,8 @@ static int fill(struct request *request)
 
 int request_work(struct request *request)
 {
-    struct err_record earlier; /* what a request before this one met is not shown for a code without a record */
+    struct err_record
+        earlier; /* clear the record of an earlier request, so that it is not used for a code without a record */
     int rc = 0;
     err_take(&earlier);
     switch (request->step) {
@@ -269,7 +251,7 @@ int request_work(struct request *request)
         rc = fill(request);
         request->out_rc = rc;
         if (rc < 0) {
-            log_err(LOG_WARN, "reply stream broken", NULL);
+            log_err(LOG_WARN, "streaming a response failed", NULL);
         }
         return rc == REQUEST_WAIT ? REQUEST_WAIT : 0;
     case REQUEST_DISPOSE:

@@ -1,9 +1,9 @@
 #pragma once
-/* One request on its way through the floor, and the reply that it gets.
+/* A request and its reply.
  *
- * A request has one owner at any time: the loop thread while its connection runs, a worker while it is suspended. The
- * hand-over is the worker queue one way and the resume the other, so no member needs a lock. Handlers see this header
- * and know no HTTP library. */
+ * A request has one owner at any time: the loop thread while its connection runs, a worker while it is suspended. It is
+ * handed over by the workers' queue and given back by the list of returned requests, so no member needs a lock.
+ * Handlers use this header and do not depend on the HTTP library. */
 
 #include "api/notifier.h"
 #include "api/query.h"
@@ -29,19 +29,19 @@
 struct request;
 struct route;
 
-/* What handlers share. */
+/* Shared by all handlers. */
 struct request_context {
     struct engine *engine;
     struct store *store;
     struct notifier *notifier;
     atomic_bool draining;
-    atomic_int streams; /* files that are sent or taken now */
+    atomic_int streams; /* uploads and downloads of files in progress */
     int streams_max;
 };
 
-/* A handler or fill says so instead of 0: suspend until the watched job has an event or request->waiter.deadline_ms. */
+/* Returned by a handler or fill: suspend until the watched job has an event, or until request->waiter.deadline_ms. */
 #define REQUEST_WAIT 1
-/* A fill says so when nothing follows. */
+/* Returned by a fill when nothing follows. */
 #define REQUEST_END 2
 
 struct reply_stream {
@@ -66,7 +66,7 @@ struct reply {
     bool close;                        /* the connection ends with this reply */
 };
 
-/* Where a streamed request body goes. All on workers, one call at a time. */
+/* Receiver of a streamed request body. Called on workers, one call at a time. */
 struct request_sink {
     int (*open)(struct request *request, void **state);
     int (*feed)(void *state, const char *data, size_t size);
@@ -75,7 +75,7 @@ struct request_sink {
     void (*abort)(void *state);
 };
 
-/* Kept only until the reply starts: a stream that lasts for hours should not hold it. */
+/* Freed when the reply starts: a stream that lasts for hours should not hold it. */
 struct request_scratch {
     struct query query;
     struct validation_errors errors;
@@ -103,42 +103,42 @@ struct request {
 
     enum request_step step;
     int phase;            /* the server's, as the next two */
-    int result;           /* what the last step said */
+    int result;           /* of the last step */
     struct request *next; /* in a list of the server */
     int64_t started_ms;
     int64_t body_length; /* announced; -1 = chunked */
     int64_t body_seen, body_fed_ms;
     int64_t bytes_out;                                  /* of the reply's body, handed to the HTTP library */
     int64_t body_since_ms, body_paused_ms, body_marked; /* the window in which its speed is measured */
-    char *body;                                         /* what has arrived and is not fed */
+    char *body;                                         /* received and not fed yet */
     size_t body_size, body_capacity;
-    bool declared; /* the request says how long its body is */
+    bool declared; /* the request states the length or coding of its body */
     bool streams;  /* counts among context->streams */
-    bool discard;  /* the reply stands already: swallow the rest of the body */
+    bool discard;  /* the reply is known already: discard the rest of the body */
     bool expects;  /* the client waits for 100 or a final status before it sends its body */
     void *sink;    /* state of route->sink */
-    char *out;     /* what fill made and the loop has not sent */
+    char *out;     /* made by fill and not sent yet */
     size_t out_size, out_used;
-    int out_rc; /* last word of fill */
+    int out_rc; /* of the last fill */
 };
 
 struct request *request_new(struct request_context *context);
-/* Closes what is open (may block: workers, or after they ended). */
+/* Closes what is open, which may block: on a worker, or once they have ended. */
 void request_free(struct request *request);
 /* True when request_free would do more than free memory. */
 bool request_holds_resources(const struct request *request);
 /* A header of the request, or NULL. Provided by the server; worker or loop, whoever owns the request. */
 const char *request_header(const struct request *request, const char *name);
-/* A file is to be sent or taken: ERR_QUEUE_FULL, and the connection ends, when as many are under way as may be. Counted
- * until the request is freed. Loop thread, so that a flood of downloads does not even reach the workers. */
+/* Count the request as an upload or download of a file, until it is freed. At the limit: ERR_QUEUE_FULL, and the
+ * connection ends. Loop thread, so that a flood of downloads does not even reach the workers. */
 int request_stream(struct request *request);
-/* Which of the route's content types Accept likes best; 0 when the route names none, ERR_NOT_ACCEPTABLE. As
+/* Index of the route's content type that Accept prefers; 0 when the route has none; ERR_NOT_ACCEPTABLE. Threads as for
  * request_header. */
 int request_offer(const struct request *request);
-/* Run the step that request->step names; worker thread. 0, or REQUEST_WAIT: it wants to be parked. */
+/* Run the step in request->step; worker thread. Returns 0, or REQUEST_WAIT to be parked. */
 int request_work(struct request *request);
-/* Run create at most once per Idempotency-Key of the request: a repeat with the same digest of the input is answered
- * with the first answer. Without a key: plain create. Worker thread. */
+/* Run create at most once per Idempotency-Key of the request: a repeat with the same digest of the input gets
+ * the response of the first. Without a key it only calls create. Worker thread. */
 int request_idempotent(struct request *request, const char *digest, int (*create)(struct request *request));
-/* The key under which create runs, for a store that can tie it to what is made; NULL without one. */
+/* The key under which create runs, so that the store can tie it to the new object; NULL without one. */
 const struct store_idempotency *request_idempotency_key(const struct request *request);

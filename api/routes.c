@@ -1,13 +1,14 @@
 /* Every route of the API, in the order of the documentation, and the matcher.
  *
- * Matching is a walk: the table is short and hostile paths cannot make it slow. Fixed segments are compared as they
- * stand, captured ones are decoded once; the guard has already refused escapes that could change the structure. */
+ * Matching is a linear search: the table is short, and hostile paths cannot make it slow. Fixed segments are compared
+ * undecoded, captured ones are decoded once; the guard has already refused escapes that could change the structure. */
 
 #include "api/routes.h"
 
 #include "api/guard.h"
 #include "api/handlers.h"
 #include "api/header.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 
 #include <stdio.h>
@@ -32,47 +33,48 @@ static const struct query_row page_query[] = {QUERY_PAGE_ROWS, {0}};
 
 static const struct query_row file_list_query[] = {
     QUERY_PAGE_ROWS,
-    {"purpose", QUERY_ENUM, 0, 0, purposes, "Only files of this purpose."},
+    {"purpose", QUERY_ENUM, 0, 0, purposes, "Only files with this purpose."},
     {0},
 };
 
 static const struct query_row file_create_query[] = {
-    {"purpose", QUERY_ENUM, 0, 0, purposes, "What the file is for; required."},
-    {"name", QUERY_STRING, 0, 0, NULL, "A name to know it by."},
+    {"purpose", QUERY_ENUM, 0, 0, purposes, "Purpose of the file; required."},
+    {"name", QUERY_STRING, 0, 0, NULL, "Name of the file, for display."},
     {0},
 };
 
 static const struct query_row job_list_query[] = {
     QUERY_PAGE_ROWS,
-    {"status", QUERY_ENUM, 0, 0, statuses, "Only jobs in this status."},
-    {"method", QUERY_STRING, 0, 0, NULL, "Only jobs of this method."},
-    {"model_id", QUERY_STRING, 0, 0, NULL, "Only jobs on this model."},
-    {"metadata", QUERY_METADATA, 0, 0, NULL, "Only jobs whose metadata has this value: metadata[key]=value."},
-    {"created_after", QUERY_INT, 0, INT64_MAX, NULL, "Only jobs created after this Unix second."},
+    {"status", QUERY_ENUM, 0, 0, statuses, "Only jobs with this status."},
+    {"method", QUERY_STRING, 0, 0, NULL, "Only jobs with this quantization method."},
+    {"model_id", QUERY_STRING, 0, 0, NULL, "Only jobs for this model."},
+    {"metadata", QUERY_METADATA, 0, 0, NULL, "Only jobs with this metadata value: metadata[key]=value."},
+    {"created_after", QUERY_INT, 0, INT64_MAX, NULL, "Only jobs created after this Unix time, in seconds."},
     {0},
 };
 
 static const struct query_row calibration_query[] = {
-    {"offset", QUERY_INT, 0, INT64_MAX, NULL, "Records accepted so far; a wrong one is refused."},
-    {"complete", QUERY_FLAG, 0, 0, NULL, "This is the last upload: queue the job."},
+    {"offset", QUERY_INT, 0, INT64_MAX, NULL, "Number of records accepted so far; a different number is refused."},
+    {"complete", QUERY_FLAG, 0, 0, NULL, "Whether this is the last upload, after which the job is queued."},
     {0},
 };
 
 static const struct query_row event_query[] = {
-    {"after", QUERY_INT, 0, INT64_MAX, NULL, "Events after this sequence number."},
-    {"limit", QUERY_INT, 1, 100, NULL, "Events a page of the JSON list; 20 when not given."},
+    {"after", QUERY_INT, 0, INT64_MAX, NULL, "Only events after this sequence number."},
+    {"limit", QUERY_INT, 1, 100, NULL, "Maximum number of events in a page of the JSON list; 20 by default."},
     {0},
 };
 
 static const struct query_row layer_query[] = {
-    {"sort", QUERY_STRING, 0, 0, NULL, "A column; -column sorts in falling order. Report order when not given."},
+    {"sort", QUERY_STRING, 0, 0, NULL,
+     "Column to sort by, or -column for descending order. In report order by default."},
     {"module", QUERY_STRING, 0, 0, NULL, "Only the row of this module."},
     {0},
 };
 
 static const struct query_row artifact_list_query[] = {
     QUERY_PAGE_ROWS,
-    {"job_id", QUERY_STRING, 0, 0, NULL, "Only what this job made."},
+    {"job_id", QUERY_STRING, 0, 0, NULL, "Only artifacts of this job."},
     {0},
 };
 
@@ -99,33 +101,38 @@ static const struct query_row artifact_list_query[] = {
     }
 
 const struct route routes_table[] = {
-    GET_AS("/livez", handlers_live, NULL, NULL, ROUTE_INLINE, "The event loop ticks."),
-    GET_AS("/readyz", handlers_ready, NULL, NULL, 0, "The store answers, the disk has room, no shutdown is under way."),
-    GET("/openapi.json", handlers_openapi, NULL, 0, "This description of the API."),
-    GET("/v1/system", handlers_system, NULL, 0, "Version, build, devices, limits, formats."),
-    GET("/v1/methods", handlers_methods, NULL, 0, "Every method with the JSON Schema of its parameters."),
-    GET("/v1/methods/{name}", handlers_method, NULL, 0, "One method."),
+    GET_AS("/livez", handlers_live, NULL, NULL, ROUTE_INLINE, "Liveness: the event loop is running."),
+    GET_AS("/readyz", handlers_ready, NULL, NULL, 0,
+           "Readiness: the store responds, the disk has free space, and no shutdown is in progress."),
+    GET("/openapi.json", handlers_openapi, NULL, 0, "This OpenAPI document."),
+    GET("/v1/system", handlers_system, NULL, 0, "Version, build, devices, limits and artifact formats."),
+    GET("/v1/methods", handlers_methods, NULL, 0,
+        "List the quantization methods, with the JSON Schema of their parameters."),
+    GET("/v1/methods/{name}", handlers_method, NULL, 0, "Get one quantization method."),
 
     POST_JSON("/v1/models", handlers_model_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK | ROUTE_ADMITS,
               "Register a checkpoint."),
-    GET("/v1/models", handlers_model_list, page_query, 0, "Registered checkpoints."),
-    GET("/v1/models/{id}", handlers_model_get, NULL, 0, "One checkpoint: architecture, layers, bytes, digest."),
-    DELETE("/v1/models/{id}", handlers_model_delete, "Forget a checkpoint; its files stay."),
+    GET("/v1/models", handlers_model_list, page_query, 0, "List the registered checkpoints."),
+    GET("/v1/models/{id}", handlers_model_get, NULL, 0,
+        "Get a checkpoint: architecture, number of layers, size and digest."),
+    DELETE("/v1/models/{id}", handlers_model_delete, "Unregister a checkpoint; its files are not deleted."),
 
     POST_SINK("/v1/files", &handlers_file_sink, accepts_file, file_create_query, 0,
-              "Store a data set from the raw body."),
-    GET("/v1/files", handlers_file_list, file_list_query, 0, "Stored data sets."),
-    GET("/v1/files/{id}", handlers_file_get, NULL, 0, "One data set's description."),
-    GET_AS("/v1/files/{id}/content", handlers_file_content, NULL, NULL, ROUTE_STREAMS, "A data set's bytes; ranges."),
-    DELETE("/v1/files/{id}", handlers_file_delete, "Delete a data set that no open job needs."),
+              "Store the request body as a data set."),
+    GET("/v1/files", handlers_file_list, file_list_query, 0, "List the stored data sets."),
+    GET("/v1/files/{id}", handlers_file_get, NULL, 0, "Get the description of a data set."),
+    GET_AS("/v1/files/{id}/content", handlers_file_content, NULL, NULL, ROUTE_STREAMS,
+           "Download a data set; supports range requests."),
+    DELETE("/v1/files/{id}", handlers_file_delete, "Delete a data set that no unfinished job uses."),
 
     POST_JSON("/v1/quantization/jobs", handlers_job_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK | ROUTE_ADMITS,
-              "Create a job."),
-    GET("/v1/quantization/jobs", handlers_job_list, job_list_query, 0, "Jobs, newest first."),
-    GET("/v1/quantization/jobs/{id}", handlers_job_get, NULL, 0, "One job; Prefer: wait=N holds until it changes."),
+              "Create a quantization job."),
+    GET("/v1/quantization/jobs", handlers_job_list, job_list_query, 0, "List jobs, newest first."),
+    GET("/v1/quantization/jobs/{id}", handlers_job_get, NULL, 0,
+        "Get a job; with Prefer: wait=N, wait up to N seconds for it to change."),
     DELETE("/v1/quantization/jobs/{id}", handlers_job_delete, "Delete a job that has ended."),
     POST_SINK("/v1/quantization/jobs/{id}/calibration", &handlers_calibration_sink, accepts_records, calibration_query,
-              ROUTE_HEAVY, "Stream calibration records into a job."),
+              ROUTE_HEAVY, "Upload calibration records to a job."),
     {.method = "POST",
      .path = "/v1/quantization/jobs/{id}/cancel",
      .handle = handlers_job_cancel,
@@ -135,16 +142,16 @@ const struct route routes_table[] = {
      .produces = accepts_json,
      .summary = "Cancel a job."},
     GET_AS("/v1/quantization/jobs/{id}/events", handlers_job_events, event_types, event_query, 0,
-           "Events as a list, server-sent events or NDJSON, by Accept."),
+           "Get the events of a job, as a JSON list, server-sent events or NDJSON depending on Accept."),
     GET_AS("/v1/quantization/jobs/{id}/layers", handlers_job_layers, layer_types, layer_query, 0,
-           "Report rows as JSON, CSV or NDJSON, by Accept."),
-    GET("/v1/quantization/jobs/{id}/report", handlers_job_report, NULL, 0, "The whole report."),
+           "Get the report's rows per module, as JSON, CSV or NDJSON depending on Accept."),
+    GET("/v1/quantization/jobs/{id}/report", handlers_job_report, NULL, 0, "Get the complete report of a job."),
 
-    GET("/v1/artifacts", handlers_artifact_list, artifact_list_query, 0, "Published artifacts."),
-    GET("/v1/artifacts/{id}", handlers_artifact_get, NULL, 0, "One artifact's manifest."),
+    GET("/v1/artifacts", handlers_artifact_list, artifact_list_query, 0, "List the published artifacts."),
+    GET("/v1/artifacts/{id}", handlers_artifact_get, NULL, 0, "Get the manifest of an artifact."),
     DELETE("/v1/artifacts/{id}", handlers_artifact_delete, "Delete an artifact."),
     GET_AS("/v1/artifacts/{id}/files/{path*}", handlers_artifact_file, NULL, NULL, ROUTE_STREAMS,
-           "A file's bytes; ranges."),
+           "Download a file of an artifact; supports range requests."),
     {0},
 };
 
@@ -158,15 +165,11 @@ static void drop_captures(char *captures[REQUEST_CAPTURES])
 
 static char *decode(const char *text, size_t size)
 {
-    char *plain = malloc(size + 1);
-    if (plain != NULL && !header_percent_decode(text, size, false, plain, size + 1)) {
-        free(plain);
-        return NULL;
-    }
-    return plain;
+    AUTO_FREE char *plain = malloc(size + 1);
+    return plain != NULL && header_percent_decode(text, size, false, plain, size + 1) ? MOVE(plain) : NULL;
 }
 
-/* Does the raw path fit the pattern? Captures are filled on the way and dropped on a mismatch. */
+/* Whether the undecoded path matches the pattern. Captures are filled in, and freed again on a mismatch. */
 static bool match_path(const char *pattern, const char *path, char *captures[REQUEST_CAPTURES])
 {
     int count = 0;
@@ -211,8 +214,8 @@ int routes_match(const char *method, const char *path, const struct route **rout
                  strcmp(row->method, "GET") == 0 ? ", HEAD" : "");
     }
     if (methods[0] == '\0') {
-        return err_raise(ERR_NOT_FOUND, "there is no such path");
+        return err_raise(ERR_NOT_FOUND, "this path does not exist; GET /openapi.json lists the paths");
     }
     *allow = strdup(methods);
-    return err_raise(ERR_METHOD_NOT_ALLOWED, "this path takes %s", methods);
+    return err_raise(ERR_METHOD_NOT_ALLOWED, "this path allows %s", methods);
 }

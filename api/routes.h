@@ -1,5 +1,5 @@
 #pragma once
-/* The route table: what routes, validates and documents. One row, one truth. */
+/* The route table: routing, validation and documentation come from the same row. */
 
 #include "api/query.h"
 #include "api/request.h"
@@ -11,22 +11,23 @@ enum route_body {
     ROUTE_BODY_SINK, /* streamed into route->sink */
 };
 
-#define ROUTE_INLINE 1u     /* answered on the loop thread: touches nothing that may wait */
-#define ROUTE_IDEMPOTENT 2u /* takes Idempotency-Key */
+#define ROUTE_INLINE 1u     /* handled on the loop thread: uses nothing that may block */
+#define ROUTE_IDEMPOTENT 2u /* accepts Idempotency-Key */
 #define ROUTE_NEW_WORK 4u   /* refused while draining */
-#define ROUTE_HEAVY 8u      /* computes: by workers of its own, which leave the others free */
-#define ROUTE_ADMITS 32u    /* may read and judge a whole checkpoint: likewise, by others than ROUTE_HEAVY */
-#define ROUTE_STREAMS 16u   /* sends or takes a file: as many at once as there are descriptors for */
+#define ROUTE_HEAVY 8u      /* computes: has workers of its own, so that the others stay available */
+#define ROUTE_ADMITS 32u    /* may read and check a complete checkpoint: has workers of its own, too */
+#define ROUTE_STREAMS 16u   /* sends or receives a file: their number is limited by descriptors */
 
 struct route {
     const char *method; /* GET rows answer HEAD too */
-    const char *path;   /* "/v1/x/{id}"; a last "{path*}" takes the rest, slashes included */
+    const char *path;   /* "/v1/x/{id}"; a final "{path*}" matches the rest, slashes included */
     int (*handle)(struct request *request);
     enum route_body body;
     int64_t body_max; /* bytes */
     const struct request_sink *sink;
-    const char *const *accepts;    /* content types of the body */
-    const char *const *produces;   /* content types of the answer, the first by default; NULL = no body, or any bytes */
+    const char *const *accepts; /* content types of the body */
+    const char *const
+        *produces; /* content types of the response, the default first; NULL = no body, or arbitrary bytes */
     const struct query_row *query; /* NULL = no parameters */
     unsigned flags;
     const char *summary;

@@ -1,12 +1,12 @@
-/* Replies on their way out.
+/* Sending replies.
  *
- * A whole body is lent to the HTTP library until the request ends; a stream is pulled: what a fill made is copied out,
- * and when there is none, the connection is suspended and a worker fills again.
+ * A body in memory is lent to the HTTP library until the request ends. A stream is pulled: what a fill has made is
+ * copied, and when nothing is left, the connection is suspended and a worker fills again.
  *
- * The library can not answer before a body has ended. A client that would go on for hours with an upload that is dead
- * is therefore answered past the library: nothing of this request's reply has been written at that time, so the socket
- * is ours to write one. Our direction then ends, and what the client still sends is read and dropped for a moment,
- * because a reset could overtake the answer. */
+ * The library cannot respond before a body has ended. A client that would continue a failed upload for hours therefore
+ * gets a response past the library: nothing of this request's reply has been written by then, so we can write to the
+ * socket. Our direction is then shut down, and what the client still sends is discarded for a moment, because a reset
+ * could overtake the response. */
 
 #include "api/server.h"
 
@@ -22,7 +22,7 @@ const char *request_header(const struct request *request, const char *name)
     return request->mhd != NULL ? MHD_lookup_connection_value(request->mhd, MHD_HEADER_KIND, name) : NULL;
 }
 
-/* Every header of the reply but those of framing. */
+/* Every header of the reply except those that frame it. */
 static void each_header(const struct request *request, void (*put)(void *out, const char *name, const char *value),
                         void *out)
 {
@@ -75,7 +75,7 @@ static ssize_t pull(void *data, uint64_t position, char *buffer, size_t capacity
     return 0;
 }
 
-/* What only the making of the reply needed; a stream may last for hours. */
+/* Free what was only needed to make the reply: a stream may last for hours. */
 static void drop_input(struct request *request)
 {
     free(request->scratch);

@@ -1,12 +1,12 @@
-/* A request from its first line to the end of its reply, as the HTTP library tells of it.
+/* A request from its first line to the end of its reply: the callbacks of the HTTP library.
  *
  * The library calls on_request when the header is complete, for each piece of the body, and once more when the body is
- * complete; a reply may be queued in the first call (then the connection closes) or in the last. request->phase says
- * where we are. Nothing here waits: whatever may is handed to a worker, and the connection is suspended meanwhile, so
- * that the library calls nothing. (For chunked bodies it may still offer the next chunk that it has already read:
- * CONNECTION_BUSY declines it.)
+ * complete; a reply may be queued in the first call (then the connection closes) or in the last. request->phase is
+ * the current state. Nothing here blocks: work that may is handed to a worker, and the connection is suspended until it
+ * is done, so that the library calls nothing. (For chunked bodies it may still offer the next chunk that it has already
+ * read: CONNECTION_BUSY declines it.)
  *
- * The guard looks at every request first, on the raw target: the library undoes escapes before it calls us. */
+ * The guard checks every request first, on the undecoded target: the library decodes escapes before it calls us. */
 
 #include "api/server.h"
 
@@ -20,10 +20,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define FEED_AFTER_MS 200 /* a slow body is fed as it comes, a fast one by full buffers */
+#define FEED_AFTER_MS 200 /* a slow body is fed as it arrives, a fast one in full buffers */
 #define BODY_FIRST ((size_t)4 << 10)
 
-/* The library gave a request up before anybody was asked about it, as where its memory for a connection ran out. */
+/* The library dropped a request before on_request, such as when its memory for the connection ran out. */
 static void drop_unseen(struct connection *connection)
 {
     struct request *request = connection->request;
@@ -48,7 +48,7 @@ void server_on_connection(void *data, struct MHD_Connection *mhd, void **socket_
         connection = calloc(1, sizeof(*connection));
         if (connection == NULL || info == NULL) {
             free(connection);
-            return; /* no connection: its first request line closes it */
+            return; /* without a record, its first request line closes it */
         }
         connection->api = api;
         connection->relay = api->attaching;
@@ -131,8 +131,8 @@ static enum MHD_Result gather(void *data, enum MHD_ValueKind kind, const char *n
     return MHD_YES;
 }
 
-/* Take the client's X-Request-Id when it is short and plain. */
-static void take_id(struct request *request)
+/* Use the client's X-Request-Id when it is short and consists of safe characters. */
+static void use_client_id(struct request *request)
 {
     const char *given = request_header(request, "X-Request-Id");
     size_t size = given != NULL ? strlen(given) : 0;
@@ -174,8 +174,7 @@ static bool takes_type(const struct request *request)
     return request->route->accepts == NULL;
 }
 
-/* Route, and whatever the table says about the request's shape. */
-/* The types that the route takes, each by its name. */
+/* Refuse the Content-Type, listing those that the route supports. */
 static int refuse_type(const struct request *request)
 {
     const char *const *accepts = request->route->accepts;
@@ -184,11 +183,12 @@ static int refuse_type(const struct request *request)
     if (accepts != NULL) {
         params_join(accepts, types, sizeof(types));
     }
-    int rc = err_raise(ERR_UNSUPPORTED_MEDIA_TYPE, "the Content-Type is %s%.80s%s; this route takes %s",
+    int rc = err_raise(ERR_UNSUPPORTED_MEDIA_TYPE, "the Content-Type is %s%.80s%s; this route supports %s",
                        given != NULL ? "\"" : "missing", given != NULL ? given : "", given != NULL ? "\"" : "", types);
     return err_set_hint(rc, "send the header Content-Type: %s", accepts != NULL ? accepts[0] : types);
 }
 
+/* Find the route and check the request against its row. */
 static int admit(struct request *request, char **allow)
 {
     char *query = strchr(request->path, '?');
@@ -201,13 +201,14 @@ static int admit(struct request *request, char **allow)
     }
     const struct route *route = request->route;
     if ((route->flags & ROUTE_NEW_WORK) != 0 && atomic_load(&request->context->draining)) {
-        return err_raise(ERR_DRAINING, "the daemon is shutting down and takes no new work");
+        return err_raise(ERR_DRAINING, "the daemon is shutting down and accepts no new work");
     }
     if (request->body_length > route->body_max) {
-        return err_raise(ERR_PAYLOAD_TOO_LARGE, "this route takes at most %lld bytes", (long long)route->body_max);
+        return err_raise(ERR_PAYLOAD_TOO_LARGE, "the body is larger than the %lld bytes that this route allows",
+                         (long long)route->body_max);
     }
     bool expected = route->body == ROUTE_BODY_JSON || route->body == ROUTE_BODY_SINK;
-    if (expected && !request->declared) { /* a client that sent one all the same would see it taken for a request */
+    if (expected && !request->declared) { /* a body sent anyway would be taken for a request */
         request->reply.close = true;
         return err_raise(ERR_LENGTH_REQUIRED,
                          "this route needs a body: send Content-Length or Transfer-Encoding: chunked");
@@ -222,7 +223,7 @@ static int admit(struct request *request, char **allow)
     return rc == 0 && (route->flags & ROUTE_STREAMS) != 0 ? request_stream(request) : rc;
 }
 
-/* The reply stands before the body has ended. */
+/* The reply is known before the body has ended. */
 static enum MHD_Result refuse(struct connection *connection, bool first)
 {
     struct request *request = connection->request;
@@ -245,7 +246,7 @@ static enum MHD_Result begin(struct connection *connection, const char *method, 
     if (request->method == NULL) {
         return MHD_NO;
     }
-    take_id(request);
+    use_client_id(request);
     request->body_since_ms = request->body_fed_ms = clock_monotonic_ms();
     sweeper_set(connection, CONNECTION_BODY);
     if (guard(connection, version) < 0) {
@@ -269,7 +270,7 @@ static enum MHD_Result begin(struct connection *connection, const char *method, 
     return MHD_YES;
 }
 
-/* Room for `more` bytes behind what is kept; false when out of memory. */
+/* Grow the buffer for `more` bytes; false when out of memory. */
 static bool reserve(struct request *request, size_t more)
 {
     size_t need = request->body_size + more;
@@ -302,9 +303,10 @@ static enum MHD_Result take_body(struct connection *connection, const char *data
     }
     int rc = 0;
     if ((int64_t)part > route->body_max - request->body_seen) {
-        rc = err_raise(ERR_PAYLOAD_TOO_LARGE, "this route takes at most %lld bytes", (long long)route->body_max);
+        rc = err_raise(ERR_PAYLOAD_TOO_LARGE, "the body is larger than the %lld bytes that this route allows",
+                       (long long)route->body_max);
     } else if (!reserve(request, part)) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a body");
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the body");
     }
     if (rc < 0) {
         reply_problem(request, rc, 0);
@@ -322,7 +324,7 @@ static enum MHD_Result take_body(struct connection *connection, const char *data
     return MHD_YES;
 }
 
-/* The whole body is here. */
+/* The body is complete. */
 static enum MHD_Result run(struct connection *connection)
 {
     struct request *request = connection->request;
@@ -336,7 +338,7 @@ static enum MHD_Result run(struct connection *connection)
     return send_reply(connection);
 }
 
-/* More of a body whose answer is known already. */
+/* More of a body whose reply is known already. */
 static enum MHD_Result discard_body(struct connection *connection, size_t *size)
 {
     struct request *request = connection->request;
@@ -353,7 +355,7 @@ enum MHD_Result server_on_request(void *data, struct MHD_Connection *mhd, const 
 {
     struct request *request = *context;
     if (request == NULL) {
-        return MHD_NO; /* there was no memory for it */
+        return MHD_NO; /* there was not enough memory for it */
     }
     struct connection *connection = request->connection;
     if (connection->state == CONNECTION_BUSY) {
@@ -403,7 +405,7 @@ bool server_refuse(struct connection *connection, int status, const char *detail
         return false;
     }
     struct request *request = connection->request;
-    bool unknown = request == NULL; /* not even a request line came */
+    bool unknown = request == NULL; /* there was not even a request line */
     request = unknown ? start(connection, "") : request;
     if (request != NULL && request->phase != SERVER_SENDING && request->phase != SERVER_LINGER) {
         if (request->reply.status == 0) {

@@ -1,6 +1,6 @@
 #pragma once
-/* The server's own view of connections and requests; inside the api floor only, and with the HTTP library in sight.
- * Loop thread unless a line says otherwise. */
+/* The server's view of connections and requests, for use within api/ only; depends on the HTTP library. Loop thread
+ * unless stated otherwise. */
 
 #include "api/guard.h"
 #include "api/relay.h"
@@ -11,7 +11,7 @@
 #include <microhttpd.h>
 #include <pthread.h>
 
-/* A body that is refused but no longer than this is read to its end, so that the connection lives on. */
+/* The rest of a refused body is read and discarded up to this size, so that the connection can be used again. */
 #define SERVER_DISCARD_MAX ((int64_t)1 << 20)
 
 enum connection_state {
@@ -20,8 +20,8 @@ enum connection_state {
     CONNECTION_HEAD,   /* header lines are arriving */
     CONNECTION_BODY,   /* the body is arriving */
     CONNECTION_BUSY,   /* suspended: a worker has the request, or it is parked */
-    CONNECTION_REPLY,  /* the reply goes out */
-    CONNECTION_LINGER, /* the reply is out ahead of the body: what still comes is dropped for a moment */
+    CONNECTION_REPLY,  /* the reply is being sent */
+    CONNECTION_LINGER, /* the reply was sent before the end of the body, whose rest is discarded for a moment */
 };
 
 #define CONNECTION_CLIENT_SIZE 56 /* "[address]:port" */
@@ -30,25 +30,25 @@ enum connection_state {
 struct connection {
     struct connection *next, *previous;
     struct api *api;
-    struct request *request; /* the one on it now, or NULL */
-    struct relay *relay;     /* the client's side; NULL when it is gone */
+    struct request *request; /* the current one, or NULL */
+    struct relay *relay;     /* the client's side; NULL once it has ended */
     int fd;                  /* the HTTP library's */
     enum connection_state state;
-    int64_t since_ms; /* when it got there; in CONNECTION_REPLY: when the client last took something */
+    int64_t since_ms; /* when it entered the state; in CONNECTION_REPLY: when the client last received something */
     char client[CONNECTION_CLIENT_SIZE]; /* its address and port, for the log */
     bool cut;                            /* shut down by us; the library closes it soon */
 };
 
 enum server_phase {
-    SERVER_HEAD,    /* nothing looked at yet */
+    SERVER_HEAD,    /* not examined yet */
     SERVER_OPENING, /* the sink is being opened */
-    SERVER_BODY,    /* taking the body */
-    SERVER_ANSWER,  /* the reply stands, or is in the making */
+    SERVER_BODY,    /* receiving the body */
+    SERVER_ANSWER,  /* the reply is known, or being made */
     SERVER_SENDING, /* the HTTP library has the reply */
-    SERVER_LINGER,  /* the reply went out by itself, see send_early */
+    SERVER_LINGER,  /* the reply was sent past the library, see send_early */
 };
 
-/* The last step ended a wait: run it again. Beside REQUEST_WAIT and REQUEST_END. */
+/* A wait has ended: run the step again. A result in addition to REQUEST_WAIT and REQUEST_END. */
 #define SERVER_AGAIN 3
 
 struct api {
@@ -60,13 +60,13 @@ struct api {
     char **allowed;
     struct connection *connections;
     struct relays relays;
-    struct relay *attaching;                /* while the HTTP library is given a connection: its relay */
-    atomic_int unsent;                      /* relays that hold something the client does not take; any thread */
-    struct request *backlog, **backlog_end; /* handed over when the workers have room */
+    struct relay *attaching;                /* the relay of the connection that is being attached */
+    atomic_int unsent;                      /* relays with bytes that the client does not read; any thread */
+    struct request *backlog, **backlog_end; /* handed over when the workers' queue has capacity */
     pthread_mutex_t lock;
     struct request *returned; /* under lock: back from workers and waits, newest first */
-    atomic_int open;          /* requests that live; any thread */
-    int64_t sweep_ms;         /* next look at the deadlines */
+    atomic_int open;          /* requests that exist; any thread */
+    int64_t sweep_ms;         /* next check of the deadlines */
     int64_t deadline_ms;      /* of the waiters; -1 = none */
     bool closing;
     int fd;
@@ -88,19 +88,19 @@ void server_on_completed(void *data, struct MHD_Connection *mhd, void **context,
 void server_on_connection(void *data, struct MHD_Connection *mhd, void **socket_context,
                           enum MHD_ConnectionNotificationCode what);
 void server_after_step(struct connection *connection);
-/* The bytes of the request that is arriving are no HTTP: answer so, once, and end the connection. False: not now, a
- * worker has the request; server_after_step comes back to it. */
+/* The request that is arriving is not well-formed: send one response and end the connection. False when a worker has
+ * the request: server_after_step will try again. */
 bool server_refuse(struct connection *connection, int status, const char *detail);
 
-/* access.c: a peer's address as the log has it; the line of connection->request, which is over. */
+/* access.c: a client's address for the log; the access log line of connection->request, which has ended. */
 void access_client(const struct sockaddr *address, char out[CONNECTION_CLIENT_SIZE]);
 void access_log(const struct connection *connection, bool complete);
 
 /* send.c: give the finished reply to the HTTP library. MHD_NO: the connection must close. */
 enum MHD_Result send_reply(struct connection *connection);
-/* send.c: write the reply to the socket by ourselves, ahead of the rest of the body, and end our direction. */
+/* send.c: write the reply directly to the socket, before the rest of the body, and shut down our direction. */
 void send_early(struct connection *connection);
 
-/* sweeper.c: cut connections that are past their deadlines; the time of the next look. */
+/* sweeper.c: cut connections that are past their deadlines; returns the time of the next check. */
 int64_t sweeper_run(struct api *api, int64_t now_ms);
 void sweeper_set(struct connection *connection, enum connection_state state);

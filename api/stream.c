@@ -1,13 +1,15 @@
-/* Streams are read again from where they come, never buffered: a slow client costs one buffer and a place in a list.
+/* Streams are read from their source as they are sent: a slow client costs one buffer and an entry in a list.
  *
- * A blob has one strong validator, its SHA-256, so If-Range compares that alone. The event stream reads the event table
- * behind the last number that it sent; it ends when the job's status is terminal and its last event is out. A comment
- * every 15 seconds tells proxies that the stream lives, and tells us when the client does not. */
+ * A blob has one strong validator, its SHA-256, so If-Range compares only that. The event stream reads the event table
+ * after the last number that it sent, and ends when the job's status is terminal and its last event was sent. A comment
+ * every 15 seconds keeps proxies from closing the stream, and detects clients that are gone. */
 
 #include "api/stream.h"
 
 #include "api/header.h"
 #include "api/reply.h"
+#include "base/cleanup.h"
+#include "base/mem.h"
 #include "jobs/job.h"
 
 #include <openssl/evp.h>
@@ -112,8 +114,8 @@ int stream_blob(struct request *request, const char *sha256, const char *content
 {
     char etag[80];
     (void)snprintf(etag, sizeof(etag), "\"%s\"", sha256);
-    const char *wanted = request_header(request, "If-Match");
-    if (wanted != NULL && !header_etag_matches(wanted, etag, false)) {
+    const char *expected = request_header(request, "If-Match");
+    if (expected != NULL && !header_etag_matches(expected, etag, false)) {
         return err_raise(ERR_PRECONDITION_FAILED, "the file's entity tag is %s", etag);
     }
     if (header_etag_matches(request_header(request, "If-None-Match"), etag, true)) {
@@ -122,21 +124,15 @@ int stream_blob(struct request *request, const char *sha256, const char *content
         reply_header(&request->reply, "Cache-Control", BLOB_CACHING);
         return 0;
     }
-    struct blob_stream *stream = calloc(1, sizeof(*stream));
-    if (stream == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a stream");
-    }
+    AUTO_FREE struct blob_stream *stream = NULL;
     int64_t size = 0;
-    int rc = blob_reader_open(request->context->store, sha256, &stream->reader, &size);
-    if (rc < 0) {
-        free(stream);
-        return rc;
-    }
-    rc = reply_blob_take(request, stream, etag, content_type, size);
-    if (rc == 0 && request->reply.status < 300) {
+    TRY(mem_new(&stream));
+    TRY(blob_reader_open(request->context->store, sha256, &stream->reader, &size));
+    TRY(reply_blob_take(request, MOVE(stream), etag, content_type, size));
+    if (request->reply.status < 300) {
         blob_headers(request, sha256, name);
     }
-    return rc;
+    return 0;
 }
 
 struct event_stream {
@@ -172,7 +168,7 @@ char *stream_frame_event(const json_t *event, enum stream_format format, size_t 
     return text;
 }
 
-/* Put the next page behind stream->after into stream->page. 0, or REQUEST_WAIT, REQUEST_END, negative. */
+/* Read the next page after stream->after into stream->page. 0, or REQUEST_WAIT, REQUEST_END, or negative. */
 static int next_page(struct request *request, struct event_stream *stream)
 {
     struct store *store = request->context->store;
@@ -186,7 +182,7 @@ static int next_page(struct request *request, struct event_stream *stream)
     json_t *job = NULL;
     rc = rc < 0 ? rc : store_job_get(store, stream->job, &job);
     if (rc < 0) {
-        return rc == ERR_NOT_FOUND ? REQUEST_END : rc; /* deleted while we watched */
+        return rc == ERR_NOT_FOUND ? REQUEST_END : rc; /* deleted in the meantime */
     }
     const char *status = json_string_value(json_object_get(job, "status"));
     bool over =
@@ -209,7 +205,7 @@ static int next_frame(struct request *request, struct event_stream *stream)
     free(stream->frame);
     stream->frame_used = 0;
     stream->frame = stream_frame_event(event, stream->format, &stream->frame_size);
-    return stream->frame != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an event");
+    return stream->frame != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for an event");
 }
 
 static size_t put_text(char *buffer, const char *text)
@@ -243,7 +239,7 @@ static int event_fill(struct request *request, void *state, char *buffer, size_t
     if (used == 0 && rc == REQUEST_WAIT && now >= stream->heartbeat_ms) {
         used = put_text(buffer, stream->format == STREAM_SSE ? ":\n\n" : "\n");
     }
-    if (used > 0 && rc >= 0) { /* what stopped us is met again at the next call */
+    if (used > 0 && rc >= 0) { /* the next call returns the rc that stopped us */
         stream->heartbeat_ms = now + HEARTBEAT_MS;
         *size = used;
         return 0;
@@ -264,10 +260,8 @@ static const struct reply_stream event_ops = {event_fill, event_close};
 
 int stream_events(struct request *request, const char *job, int64_t after, enum stream_format format)
 {
-    struct event_stream *stream = calloc(1, sizeof(*stream));
-    if (stream == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a stream");
-    }
+    struct event_stream *stream;
+    TRY(mem_new(&stream));
     (void)snprintf(stream->job, sizeof(stream->job), "%s", job);
     stream->after = after;
     stream->format = format;

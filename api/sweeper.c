@@ -1,9 +1,9 @@
 /* Deadlines of connections.
  *
- * The HTTP library's own timeout counts idleness, which a client that drips a byte every second never reaches. So every
- * connection has a state with a time limit of its own, and once a second all are looked at; one that is late is shut
- * down, which the library then notices as the end of its input. Time that we keep a client waiting (suspended for
- * backpressure, or for an answer) does not count against it. */
+ * The HTTP library's own timeout counts idleness, which a client that sends one byte per second never reaches. Every
+ * connection therefore has a state with a time limit of its own, and all are checked once a second; one that is late is
+ * shut down, which the library notices as the end of its input. The time for which the client waits for us (suspended
+ * for backpressure, or for a response) does not count. */
 
 #include "api/server.h"
 
@@ -16,9 +16,9 @@
 #define HEAD_MS 10000
 #define IDLE_MS 60000
 #define LINGER_MS 2000
-#define STALL_MS 60000 /* a reply of which the client takes nothing */
+#define STALL_MS 60000 /* a reply of which the client reads nothing */
 #define BODY_WINDOW_MS 10000
-#define BYTES_A_SECOND 1024 /* the least that a body may bring, on average */
+#define BYTES_PER_SECOND_MIN 1024 /* of a body, on average over a window */
 
 void sweeper_set(struct connection *connection, enum connection_state state)
 {
@@ -26,21 +26,21 @@ void sweeper_set(struct connection *connection, enum connection_state state)
     connection->since_ms = clock_monotonic_ms();
 }
 
-/* Windows of our own time with the client: each must bring its share. */
+/* Time is divided into windows, without pauses of ours; each must bring the minimum. */
 static bool body_is_late(struct request *request, int64_t now_ms)
 {
     if (now_ms - request->body_since_ms - request->body_paused_ms < BODY_WINDOW_MS) {
         return false;
     }
-    bool late = request->body_seen - request->body_marked < BODY_WINDOW_MS / 1000 * BYTES_A_SECOND;
+    bool late = request->body_seen - request->body_marked < BODY_WINDOW_MS / 1000 * BYTES_PER_SECOND_MIN;
     request->body_since_ms = now_ms;
     request->body_paused_ms = 0;
     request->body_marked = request->body_seen;
     return late;
 }
 
-/* The library reads what an edge of its epoll announced until a read is short. An end of input that came along with the
- * last bytes is then announced to nobody, and the connection would hang until it is late. */
+/* The library reads after an edge of epoll until a read is short. When the end of the input arrives together with the
+ * last bytes, no further edge follows, and the connection would hang until it is late. */
 static bool is_gone(const struct connection *connection, int64_t now_ms)
 {
     char byte;
@@ -54,7 +54,7 @@ static bool is_late(const struct connection *connection, int64_t now_ms)
 {
     int64_t spent = now_ms - connection->since_ms;
     bool taking = connection->state == CONNECTION_IDLE ||
-                  connection->state == CONNECTION_REPLY; /* what is out already counts until it is taken */
+                  connection->state == CONNECTION_REPLY; /* what was sent counts until the client has read it */
     if (taking && connection->relay != NULL && connection->relay->moved_ms > connection->since_ms) {
         spent = now_ms - connection->relay->moved_ms;
     }
@@ -67,7 +67,7 @@ static bool is_late(const struct connection *connection, int64_t now_ms)
     case CONNECTION_BODY:
         return body_is_late(connection->request, now_ms);
     case CONNECTION_REPLY:
-        return spent > STALL_MS + (int64_t)(connection->request->reply.size / BYTES_A_SECOND) * 1000;
+        return spent > STALL_MS + (int64_t)(connection->request->reply.size / BYTES_PER_SECOND_MIN) * 1000;
     case CONNECTION_LINGER:
         return spent > LINGER_MS;
     case CONNECTION_BUSY:
@@ -76,7 +76,7 @@ static bool is_late(const struct connection *connection, int64_t now_ms)
     return false;
 }
 
-/* Say why before the end comes, unless something has been said already. */
+/* Send a response before the connection is cut, unless one is known already. */
 static void answer_late(struct connection *connection)
 {
     struct request *request = connection->request;

@@ -1,5 +1,5 @@
-/* The pool behind the handlers. Stacks are a fixed megabyte: JSON of the allowed depth fits several times over. Signals
- * are blocked, so that they go to the loop thread. */
+/* The threads that run handlers. Their stacks have a fixed size of 1 MiB: JSON of the allowed depth fits several times
+ * over. Signals are blocked, so that they go to the loop thread. */
 
 #include "api/worker.h"
 
@@ -55,7 +55,7 @@ int worker_pool_new(int threads, size_t capacity, void (*work)(void *data, void 
     if (pool == NULL || queue == NULL) {
         queue_free(queue);
         free(pool);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the workers");
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the worker threads");
     }
     pool->queue = queue;
     pool->work = work;
