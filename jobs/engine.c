@@ -251,11 +251,6 @@ void engine_job_remove_artifact(const struct engine *engine, const char *job)
     }
 }
 
-json_t *engine_status_event(const char *status, const char *from, const char *reason)
-{
-    return json_pack("{s:s, s:s?, s:s?}", "status", status, "from", from, "reason", reason);
-}
-
 void engine_collect_garbage(struct engine *engine)
 {
     int64_t removed = 0;

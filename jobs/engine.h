@@ -63,8 +63,6 @@ void engine_job_remove_artifact(const struct engine *engine, const char *job);
 int engine_device_of(const struct engine *engine, const char *want, struct gpu_info *out);
 /* "cpu", "cuda": of "cpu", "cuda:0". */
 void engine_device_kind(const struct gpu_info *device, char out[32]);
-/* The data of a "status" event; reason may be NULL. New reference. */
-json_t *engine_status_event(const char *status, const char *from, const char *reason);
 /* Collect blobs that nothing refers to; failures are logged. */
 void engine_collect_garbage(struct engine *engine);
 

@@ -12,8 +12,6 @@
 
 #include <string.h>
 
-#define CANCEL_TRIES 8 /* the status may move between looking and acting; it can do so only a few times */
-
 static void check_file(struct engine *engine, const char *id, const char *purpose, const char *pointer,
                        struct validation_errors *errors)
 {
@@ -119,21 +117,17 @@ static int check_room(struct engine *engine)
 static int store_new(struct engine *engine, const struct job_spec *spec, const json_t *warnings,
                      const struct store_idempotency *idempotency, json_t **job)
 {
-    const char *status = spec->calibration.stream ? "awaiting_calibration" : "queued";
     json_int_t now = clock_unix_seconds();
     char id[ID_SIZE];
 
     id_new("job", id);
     json_t *row =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:O, s:{s:i, s:i, s:i}, s:I, s:o}", "id", id, "status", status,
-                  "name", spec->name, "project", "default", "model", spec->model, "method", spec->recipe.name,
-                  "request", spec_json(spec), "warnings", warnings, "calibration", "records", 0, "tokens", 0, "bytes",
-                  0, "created_at", now, "queued_at", spec->calibration.stream ? json_null() : json_integer(now));
-    json_t *event = engine_status_event(status, NULL, NULL);
-    int rc = row == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
-                                          : store_job_create(engine->store, row, "status", event, idempotency);
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:O, s:{s:i, s:i, s:i}, s:I}", "id", id, "name", spec->name,
+                  "project", "default", "model", spec->model, "method", spec->recipe.name, "request", spec_json(spec),
+                  "warnings", warnings, "calibration", "records", 0, "tokens", 0, "bytes", 0, "created_at", now);
+    int rc = row == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
+                         : job_create(engine->store, row, spec->calibration.stream, idempotency);
     json_decref(row);
-    json_decref(event);
     return rc != 0 ? rc : engine_job_get(engine, id, job);
 }
 
@@ -204,58 +198,27 @@ static void signal_cancel(struct engine *engine, const char *id)
     pthread_mutex_unlock(&engine->lock);
 }
 
-static int move_to_cancel(struct engine *engine, const char *id, const char *from, const char *to, json_t **row)
-{
-    json_int_t now = clock_unix_seconds();
-    bool over = job_is_terminal(to);
-    json_t *patch =
-        over ? json_pack("{s:s, s:s, s:n, s:I, s:I}", "status", to, "status_reason", "cancelled by request", "phase",
-                         "finished_at", now, "cancelled_at", now)
-             : json_pack("{s:s, s:s, s:I}", "status", to, "status_reason", "cancelled by request", "cancelled_at", now);
-    json_t *event = engine_status_event(to, from, "cancelled by request");
-    int rc = store_job_update(engine->store, id, from, -1, patch, "status", event, row);
-    json_decref(patch);
-    json_decref(event);
-    if (rc == 0) {
-        over ? engine_job_remove_files(engine, id) : signal_cancel(engine, id);
-    }
-    return rc;
-}
-
-/* One look and one move; ERR_JOB_STATE_CONFLICT with *again set when the status moved in between. */
-static int try_cancel(struct engine *engine, const char *id, json_t **row, bool *again)
-{
-    json_t *found;
-
-    int rc = store_job_get(engine->store, id, &found);
-    if (rc != 0) {
-        return rc;
-    }
-    char from[32];
-    snprintf(from, sizeof(from), "%s", json_string_value(json_object_get(found, "status")));
-    if (strcmp(from, "cancelled") == 0 || strcmp(from, "cancelling") == 0) {
-        *row = found;
-        return 0;
-    }
-    json_decref(found);
-    const char *to = job_next(from, JOB_CANCEL);
-    if (to == NULL) {
-        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s", from);
-    }
-    rc = move_to_cancel(engine, id, from, to, row);
-    *again = rc == ERR_JOB_STATE_CONFLICT;
-    return rc;
-}
-
 int engine_job_cancel(struct engine *engine, const char *id, json_t **job)
 {
+    static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
     json_t *row = NULL;
-    bool again = true;
-    int rc = 0;
 
-    for (int i = 0; again && i < CANCEL_TRIES; i++) {
-        again = false;
-        rc = try_cancel(engine, id, &row, &again);
+    int rc = job_move(engine->store, id, JOB_CANCEL, &change, &row);
+    if (rc == ERR_JOB_STATE_CONFLICT) { /* asked for again: it is on its way, or there */
+        const struct err_record conflict = *err_last();
+        rc = store_job_get(engine->store, id, &row);
+        if (rc != 0) {
+            return rc;
+        }
+        const char *status = json_string_value(json_object_get(row, "status"));
+        if (strcmp(status, "cancelled") != 0 && strcmp(status, "cancelling") != 0) {
+            json_decref(row);
+            err_restore(&conflict);
+            return ERR_JOB_STATE_CONFLICT;
+        }
+    } else if (rc == 0) {
+        bool over = job_is_terminal(json_string_value(json_object_get(row, "status")));
+        over ? engine_job_remove_files(engine, id) : signal_cancel(engine, id);
     }
     if (rc != 0) {
         return rc;

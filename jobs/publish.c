@@ -6,6 +6,8 @@
 
 #include "jobs/task.h"
 
+#include "jobs/job.h"
+
 #include "base/err.h"
 #include "base/fs.h"
 #include "jobs/rows.h"
@@ -232,11 +234,23 @@ static json_t *result_json(const struct task *task, const char *artifact, const 
 }
 
 /* The job's last columns. artifact: its id, or NULL when there is none. New reference. */
-static json_t *succeeded(const struct task *task, json_int_t now, int64_t bytes, json_t *result)
+static json_t *succeeded(const struct task *task, int64_t bytes, json_t *result)
 {
-    return json_pack("{s:s, s:n, s:n, s:I, s:o, s:o, s:o, s:o}", "status", "succeeded", "status_reason", "phase",
-                     "finished_at", now, "progress", task_progress_json(task), "checkpoint", task_checkpoint_json(task),
-                     "memory", task_memory_json(task, bytes), "result", result);
+    return json_pack("{s:o, s:o, s:o, s:o}", "progress", task_progress_json(task), "checkpoint",
+                     task_checkpoint_json(task), "memory", task_memory_json(task, bytes), "result", result);
+}
+
+/* columns and made are taken; artifact: NULL where there is none. */
+static int succeed(struct task *task, json_t *columns, json_t *made, const json_t *artifact)
+{
+    const struct job_change change = {.fence = task->fence, .columns = columns, .made = made, .artifact = artifact};
+
+    if (columns == NULL || made == NULL) {
+        json_decref(columns);
+        json_decref(made);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a result");
+    }
+    return job_move(task->engine->store, task->id, JOB_SUCCEED, &change, NULL);
 }
 
 /* The artifact object, the job's last columns and its last event, committed together. */
@@ -260,14 +274,17 @@ static int publish(struct task *task, const json_t *files, const json_t *rows,
                                  task->spec.name, "method", task->spec.recipe.name, "format", task->spec.format->name,
                                  "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256", sizes.manifest,
                                  "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
-    json_t *patch = succeeded(task, now, sizes.bytes, result_json(task, id, rows, bits, ratio, evaluation));
-    json_t *event = json_pack("{s:s, s:s, s:s}", "status", "succeeded", "from", "running", "artifact_id", id);
-    int rc = artifact == NULL || patch == NULL || event == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an artifact")
-                 : store_artifact_publish(task->engine->store, task->id, task->fence, artifact, patch, "status", event);
+    json_t *columns = succeeded(task, sizes.bytes, result_json(task, id, rows, bits, ratio, evaluation));
+    json_t *data = json_pack("{s:s}", "artifact_id", id);
+    int rc = 0;
+    if (artifact == NULL) {
+        json_decref(columns);
+        json_decref(data);
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an artifact");
+    } else {
+        rc = succeed(task, columns, data, artifact);
+    }
     json_decref(artifact);
-    json_decref(patch);
-    json_decref(event);
     return rc;
 }
 
@@ -278,14 +295,9 @@ static int publish_report(struct task *task)
     json_t *rows = json_array();
 
     task->fraction = 1;
-    json_t *patch = succeeded(task, clock_unix_seconds(), 0, result_json(task, NULL, rows, NAN, NAN, &none));
-    json_t *event = json_pack("{s:s, s:s, s:n}", "status", "succeeded", "from", "running", "artifact_id");
-    int rc = patch == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a result")
-                                            : store_job_update(task->engine->store, task->id, "running", task->fence,
-                                                               patch, "status", event, NULL);
+    json_t *columns = succeeded(task, 0, result_json(task, NULL, rows, NAN, NAN, &none));
+    int rc = succeed(task, columns, json_pack("{s:n}", "artifact_id"), NULL);
     json_decref(rows);
-    json_decref(patch);
-    json_decref(event);
     return rc;
 }
 

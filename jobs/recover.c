@@ -47,36 +47,23 @@ static int recover_running(struct engine *engine, const json_t *row)
     int64_t charged = json_integer_value(json_object_get(checkpoint, "charged")) + (moved_forward ? 0 : 1);
     int64_t most = json_integer_value(json_object_get(json_object_get(row, "request"), "max_attempts"));
     bool over = !moved_forward && charged >= most;
-    const char *to = over ? "failed" : "queued";
     const char *reason = over ? "worker_lost" : "the daemon stopped without warning";
 
     json_object_set_new(checkpoint, "charged", json_integer(charged));
-    json_t *patch =
-        json_pack("{s:s, s:s, s:n, s:o}", "status", to, "status_reason", reason, "phase", "checkpoint", checkpoint);
+    json_t *columns = json_pack("{s:o}", "checkpoint", checkpoint);
     if (over) {
-        json_object_set_new(patch, "error", lost_error(row, charged));
-        json_object_set_new(patch, "finished_at", json_integer(clock_unix_seconds()));
-    } else {
-        json_object_set_new(patch, "worker", json_null());
+        json_object_set_new(columns, "error", lost_error(row, charged));
     }
-    json_t *event = engine_status_event(to, "running", reason);
-    int rc = store_job_update(engine->store, json_string_value(json_object_get(row, "id")), "running", -1, patch,
-                              "status", event, NULL);
-    json_decref(patch);
-    json_decref(event);
-    return rc;
+    const struct job_change change = {.fence = -1, .reason = reason, .columns = columns};
+    return job_move(engine->store, json_string_value(json_object_get(row, "id")), over ? JOB_FAIL : JOB_REQUEUE,
+                    &change, NULL);
 }
 
 static int recover_cancelling(struct engine *engine, const json_t *row)
 {
-    json_t *patch =
-        json_pack("{s:s, s:n, s:I}", "status", "cancelled", "phase", "finished_at", (json_int_t)clock_unix_seconds());
-    json_t *event = engine_status_event("cancelled", "cancelling", "cancelled by request");
-    int rc = store_job_update(engine->store, json_string_value(json_object_get(row, "id")), "cancelling", -1, patch,
-                              "status", event, NULL);
-    json_decref(patch);
-    json_decref(event);
-    return rc;
+    static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
+
+    return job_move(engine->store, json_string_value(json_object_get(row, "id")), JOB_STOPPED, &change, NULL);
 }
 
 /* All jobs of one status leave it, so the first page is always the next one. */

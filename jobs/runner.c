@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "jobs/failure.h"
+#include "jobs/job.h"
 #include "jobs/task.h"
 
 #include <string.h>
@@ -56,22 +57,16 @@ static void set_task(struct engine *engine, struct task *task)
     pthread_mutex_unlock(&engine->lock);
 }
 
-static int move(struct task *task, const char *from, json_t *patch, const char *to, const char *reason)
+static int move(struct task *task, enum job_event event, const char *reason, json_t *columns)
 {
-    json_t *event = engine_status_event(to, from, reason);
-    int rc = patch == NULL || event == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to end a job")
-                 : store_job_update(task->engine->store, task->id, from, task->fence, patch, "status", event, NULL);
-    json_decref(patch);
-    json_decref(event);
-    return rc;
+    const struct job_change change = {.fence = task->fence, .reason = reason, .columns = columns};
+
+    return job_move(task->engine->store, task->id, event, &change, NULL);
 }
 
 static int end_cancelled(struct task *task)
 {
-    json_t *patch =
-        json_pack("{s:s, s:n, s:I}", "status", "cancelled", "phase", "finished_at", (json_int_t)clock_unix_seconds());
-    int rc = move(task, "cancelling", patch, "cancelled", "cancelled by request");
+    int rc = move(task, JOB_STOPPED, "cancelled by request", NULL);
     if (rc == 0) {
         engine_job_remove_files(task->engine, task->id);
         log_info("job cancelled", LOG_S("job", task->id));
@@ -81,9 +76,9 @@ static int end_cancelled(struct task *task)
 
 static int end_requeued(struct task *task, const char *reason)
 {
-    json_t *patch = json_pack("{s:s, s:s, s:n, s:n, s:o, s:o}", "status", "queued", "status_reason", reason, "phase",
-                              "worker", "progress", task_progress_json(task), "checkpoint", task_checkpoint_json(task));
-    int rc = move(task, "running", patch, "queued", reason);
+    json_t *columns =
+        json_pack("{s:o, s:o}", "progress", task_progress_json(task), "checkpoint", task_checkpoint_json(task));
+    int rc = move(task, JOB_REQUEUE, reason, columns);
     if (rc == 0) {
         log_info("job requeued", LOG_S("job", task->id), LOG_S("reason", reason));
     }
@@ -95,13 +90,13 @@ static int end_failed(struct task *task, const struct err_record *record)
     bool open = task->layers_total > 0 && task->layers_done < task->layers_total;
     json_t *error = failure_json(record, open ? task->layers_done : -1);
     const char *code = failure_code(record->code);
-    json_t *patch = json_pack("{s:s, s:s, s:n, s:I, s:o, s:o, s:o}", "status", "failed", "status_reason", code, "phase",
-                              "finished_at", (json_int_t)clock_unix_seconds(), "error", error, "checkpoint",
-                              task_checkpoint_json(task), "progress", task_progress_json(task));
-    int rc = move(task, "running", patch, "failed", code);
+    json_t *columns = json_pack("{s:o, s:o, s:o}", "error", error, "checkpoint", task_checkpoint_json(task), "progress",
+                                task_progress_json(task));
+    int rc = columns == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to end a job")
+                             : move(task, JOB_FAIL, code, columns);
     if (rc == 0) {
         engine_job_remove_files(task->engine, task->id);
-        log_warn("job failed", LOG_S("job", task->id), LOG_S("code", code), LOG_S("message", record->message));
+        log_warn("job failed", LOG_S("job", task->id), LOG_S("code", code), LOG_S("error", record->message));
     }
     return rc;
 }
@@ -252,7 +247,7 @@ void *runner_main(void *data)
             back_off(engine, POLL_MS);
             continue;
         }
-        int rc = store_job_claim(engine->store, engine->gpu.info.id, &row);
+        int rc = job_claim(engine->store, engine->gpu.info.id, &row);
         if (rc == 0) {
             run_job(engine, row);
             json_decref(row);

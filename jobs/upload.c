@@ -227,24 +227,21 @@ static json_t *answer_of(const struct engine_upload *upload, const struct calibr
 /* The counts and, when complete, the move into the queue: one transaction. */
 static int commit(struct engine_upload *upload, const struct calibration_counts *counts, bool complete)
 {
-    json_t *patch =
+    struct store *store = upload->engine->store;
+    json_t *columns =
         json_pack("{s:{s:I, s:I, s:I}, s:O}", "calibration", "records", (json_int_t)counts->records, "tokens",
                   (json_int_t)counts->tokens, "bytes", (json_int_t)counts->bytes, "warnings", upload->warnings);
-    json_t *event;
 
-    if (complete) {
-        json_object_set_new(patch, "status", json_string("queued"));
-        json_object_set_new(patch, "queued_at", json_integer(clock_unix_seconds()));
-        event = engine_status_event("queued", "awaiting_calibration", NULL);
-    } else {
-        event = json_pack("{s:s, s:I, s:I}", "message", "calibration records accepted", "records",
-                          (json_int_t)counts->records, "tokens", (json_int_t)counts->tokens);
+    if (columns != NULL && complete) {
+        const struct job_change change = {.fence = -1, .columns = columns};
+        return job_move(store, upload->job, JOB_COMPLETE, &change, NULL);
     }
-    int rc = patch == NULL || event == NULL
+    json_t *event = json_pack("{s:s, s:I, s:I}", "message", "calibration records accepted", "records",
+                              (json_int_t)counts->records, "tokens", (json_int_t)counts->tokens);
+    int rc = columns == NULL || event == NULL
                  ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload's counts")
-                 : store_job_update(upload->engine->store, upload->job, "awaiting_calibration", -1, patch,
-                                    complete ? "status" : "log", event, NULL);
-    json_decref(patch);
+                 : store_job_update(store, upload->job, job_first_state(true), -1, columns, "log", event, NULL);
+    json_decref(columns);
     json_decref(event);
     return rc;
 }
@@ -269,7 +266,8 @@ int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t *
         rc = commit(upload, &counts, complete);
     }
     if (rc == 0) {
-        *answer = answer_of(upload, &counts, complete ? "queued" : "awaiting_calibration");
+        *answer = answer_of(upload, &counts,
+                            complete ? job_next(job_first_state(true), JOB_COMPLETE) : job_first_state(true));
         rc = *answer != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an answer");
     }
     struct engine *engine = upload->engine;

@@ -205,8 +205,8 @@ int sqlite_artifact_publish(struct state *state, struct state_args *args)
     if (rc != 0) {
         return rc;
     }
-    /* From running only: a cancellation that came first wins, whatever the fence says. */
-    rc = sqlite_job_patch(state, args->id, "running", args->fence, args->patch);
+    /* From the status named alone: a cancellation that came first wins, whatever the fence says. */
+    rc = sqlite_job_patch(state, args->id, args->from, args->fence, args->patch);
     rc = rc != 0 ? rc : sqlite_object_store(state, "art", args->body);
     if (rc == 0 && args->event != NULL) {
         rc = sqlite_event_add(state, args, args->id, args->event, args->event_data);

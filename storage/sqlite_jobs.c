@@ -1,7 +1,7 @@
 /* Jobs as rows. One list of columns words the INSERT, the SELECT, what a patch may set, and how each becomes JSON.
  *
  * Every change names the status and the fence that it expects; a change that matches no row is a conflict and changes
- * nothing. The statuses are opaque here but for claiming (queued -> running), which must be one transaction. */
+ * nothing. What a status means, and which follows on which, is the callers' business. */
 
 #include "storage/sqlite.h"
 
@@ -264,18 +264,18 @@ int sqlite_job_update(struct state *state, struct state_args *args)
 static int claim(struct state *state, struct state_args *args, json_t **job)
 {
     static const char next[] =
-        "UPDATE jobs SET status = 'running', status_reason = NULL, attempt = attempt + 1, fence = fence + 1,"
-        " started_at = COALESCE(started_at, ?), worker = ? WHERE id = (SELECT id FROM jobs WHERE status = 'queued'"
+        "UPDATE jobs SET status = ?, status_reason = NULL, attempt = attempt + 1, fence = fence + 1,"
+        " started_at = COALESCE(started_at, ?), worker = ? WHERE id = (SELECT id FROM jobs WHERE status = ?"
         " ORDER BY priority DESC, queued_at, id LIMIT 1) RETURNING id, attempt, fence";
     sqlite3_stmt *row;
     char id[ID_SIZE];
 
-    int rc = sqlite_first(state, &row, next, "it", clock_unix_seconds(), args->worker);
+    int rc = sqlite_first(state, &row, next, "titt", args->to, clock_unix_seconds(), args->worker, args->from);
     if (rc <= 0) {
         return rc < 0 ? rc : err_raise(ERR_NOT_FOUND, "no job waits");
     }
     snprintf(id, sizeof(id), "%s", (const char *)sqlite3_column_text(row, 0));
-    json_t *data = json_pack("{s:s, s:s, s:I, s:I, s:s?}", "status", "running", "from", "queued", "attempt",
+    json_t *data = json_pack("{s:s, s:s, s:I, s:I, s:s?}", "status", args->to, "from", args->from, "attempt",
                              (json_int_t)sqlite3_column_int64(row, 1), "fence",
                              (json_int_t)sqlite3_column_int64(row, 2), "worker", args->worker);
     /* Stepped to its end: RETURNING has made the change already, but an open statement would hold the commit up. */

@@ -10,7 +10,7 @@
 struct state; /* an open database; the implementation's own */
 
 struct state_args {
-    const char *kind, *id, *from, *worker, *event;
+    const char *kind, *id, *from, *to, *worker, *event;
     int64_t fence, after; /* after: of events; of blocks, the first one meant */
     int limit;
     const struct store_page *page;

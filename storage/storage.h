@@ -74,9 +74,10 @@ int store_job_list(struct store *store, const struct store_page *page, json_t **
  * *job (may be NULL) is the row after the change. */
 int store_job_update(struct store *store, const char *id, const char *from, int64_t fence, const json_t *patch,
                      const char *event, const json_t *event_data, json_t **job);
-/* Oldest queued job of the highest request.priority -> running, attempt+1, fence+1, started_at kept if set, column
- * worker set, with a "status" event {"status","from","attempt","fence","worker"}. ERR_NOT_FOUND when none waits. */
-int store_job_claim(struct store *store, const char *worker, json_t **job);
+/* The oldest job of status `from` of the highest request.priority gets status `to`, attempt+1, fence+1, started_at if
+ * it has none, no status_reason, and column worker, with a "status" event {"status","from","attempt","fence","worker"}.
+ * ERR_NOT_FOUND when none waits. */
+int store_job_claim(struct store *store, const char *from, const char *to, const char *worker, json_t **job);
 /* Terminal jobs only (caller checks); events, layers and blocks go with it. */
 int store_job_delete(struct store *store, const char *id);
 /* Counts by status: {"queued":1,...}. */
@@ -99,9 +100,10 @@ int store_layers_list(struct store *store, const char *job, json_t **layers);
 int store_blocks_clear(struct store *store, const char *job, int64_t from);
 
 /* --- publication: artifact object, blob references and the job's last move, one transaction, fenced. The job must be
- * "running": a cancellation that came first wins (ERR_JOB_STATE_CONFLICT). */
-int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,
-                           const json_t *job_patch, const char *event, const json_t *event_data);
+ * of status `from`: a cancellation that came first wins (ERR_JOB_STATE_CONFLICT). */
+int store_artifact_publish(struct store *store, const char *job, const char *from, int64_t fence,
+                           const json_t *artifact, const json_t *job_patch, const char *event,
+                           const json_t *event_data);
 
 /* Delete an artifact. Its job, if it is still there, says so from the same commit on: result.artifact_id is null,
  * result.artifact_deleted_at the time, with an event "artifact" {"artifact_id","deleted_at"}. */

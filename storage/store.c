@@ -308,9 +308,10 @@ int store_job_update(struct store *store, const char *id, const char *from, int6
                                                              .out = job});
 }
 
-int store_job_claim(struct store *store, const char *worker, json_t **job)
+int store_job_claim(struct store *store, const char *from, const char *to, const char *worker, json_t **job)
 {
-    return run_ending(store, store->state_ops->job_claim, (struct state_args){.worker = worker, .out = job});
+    return run_ending(store, store->state_ops->job_claim,
+                      (struct state_args){.from = from, .to = to, .worker = worker, .out = job});
 }
 
 int store_job_delete(struct store *store, const char *id)
@@ -363,13 +364,17 @@ int store_blocks_clear(struct store *store, const char *job, int64_t from)
     return run_ending(store, store->state_ops->blocks_clear, (struct state_args){.id = job, .after = from});
 }
 
-int store_artifact_publish(struct store *store, const char *job, int64_t fence, const json_t *artifact,
-                           const json_t *job_patch, const char *event, const json_t *event_data)
+int store_artifact_publish(struct store *store, const char *job, const char *from, int64_t fence,
+                           const json_t *artifact, const json_t *job_patch, const char *event, const json_t *event_data)
 {
-    return run_op(
-        store, store->state_ops->artifact_publish,
-        (struct state_args){
-            .id = job, .fence = fence, .body = artifact, .patch = job_patch, .event = event, .event_data = event_data});
+    return run_op(store, store->state_ops->artifact_publish,
+                  (struct state_args){.id = job,
+                                      .from = from,
+                                      .fence = fence,
+                                      .body = artifact,
+                                      .patch = job_patch,
+                                      .event = event,
+                                      .event_data = event_data});
 }
 
 int store_artifact_delete(struct store *store, const char *id)

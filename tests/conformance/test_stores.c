@@ -36,16 +36,16 @@ static void job_life(struct bench *bench, const struct store_config *config)
 
     add_job(bench->store, 1, 5, id);
     again(bench, config);
-    ck_assert_rc_ok(store_job_claim(bench->store, "w", &job));
+    ck_assert_rc_ok(store_job_claim(bench->store, "queued", "running", "w", &job));
     ck_assert_str_eq(text_at(job, "id"), id);
     json_decref(job);
     again(bench, config); /* as after a crash: the claim stands until somebody takes it back */
-    ck_assert_int_eq(store_job_claim(bench->store, "w", &job), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_claim(bench->store, "queued", "running", "w", &job), ERR_NOT_FOUND);
     ck_assert_rc_ok(store_block_commit(bench->store, id, 1, block, layers, patch, patch));
     ck_assert_int_eq(store_block_commit(bench->store, id, 1, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
     ck_assert_int_eq(store_block_commit(bench->store, id, 0, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
-    ck_assert_rc_ok(store_artifact_publish(bench->store, id, 1, artifact, done, "status", done));
-    ck_assert_int_eq(store_artifact_publish(bench->store, id, 1, artifact, done, "status", done),
+    ck_assert_rc_ok(store_artifact_publish(bench->store, id, "running", 1, artifact, done, "status", done));
+    ck_assert_int_eq(store_artifact_publish(bench->store, id, "running", 1, artifact, done, "status", done),
                      ERR_JOB_STATE_CONFLICT);
     again(bench, config);
     ck_assert_int_eq(check_events(bench->store, id), 4);

@@ -10,7 +10,7 @@ static void make_layers(struct rig *rig, char job[ID_SIZE])
 {
     json_t *row = NULL;
     fake_engine_job(&rig->engine, "queued", job);
-    ck_assert_rc_ok(store_job_claim(rig->store, "test", &row));
+    ck_assert_rc_ok(store_job_claim(rig->store, "queued", "running", "test", &row));
     json_t *block = json_pack("{s:i, s:s, s:s}", "index", 0, "file", "block-0", "sha256", "00");
     json_t *layers =
         json_pack("[{s:i, s:s, s:f, s:n}, {s:i, s:s, s:f, s:s}]", "index", 0, "module", "m.q", "relative_mse", 0.25,

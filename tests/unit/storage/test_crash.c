@@ -55,7 +55,7 @@ static void work(struct store *store, int fd)
     ck_assert_rc_ok(store_idempotency_finish(store, "POST", id, response));
     tell(fd, 'K', id, "", 0);
     /* Earlier rounds left jobs behind: take those up first, as a daemon would. */
-    ck_assert_rc_ok(store_job_claim(store, "w", &job));
+    ck_assert_rc_ok(store_job_claim(store, "queued", "running", "w", &job));
     snprintf(id, sizeof(id), "%s", text_at(job, "id"));
     int64_t fence = int_at(job, "fence"), seq = int_at(job, "seq");
     json_decref(job);
@@ -75,7 +75,7 @@ static void work(struct store *store, int fd)
     json_t *artifact =
         json_pack("{s:s, s:i, s:s, s:[{s:s}]}", "id", art, "created_at", 1, "job_id", id, "files", "sha256", sha256);
     json_t *done = json_pack("{s:s, s:{s:s}}", "status", "succeeded", "result", "artifact_id", art);
-    ck_assert_rc_ok(store_artifact_publish(store, id, fence, artifact, done, "status", done));
+    ck_assert_rc_ok(store_artifact_publish(store, id, "running", fence, artifact, done, "status", done));
     tell(fd, 'A', art, sha256, 0);
     json_decref(artifact);
     json_decref(done);

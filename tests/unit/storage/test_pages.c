@@ -89,7 +89,7 @@ START_TEST(filters_narrow_lists)
     for (int i = 0; i < 7; i++) { /* 4 gptq/search, 3 rtn/ads */
         add_job(store, i, 10 + i, id);
     }
-    ck_assert_rc_ok(store_job_claim(store, "w", &job));
+    ck_assert_rc_ok(store_job_claim(store, "queued", "running", "w", &job));
     json_decref(job);
     ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .status = "queued"}), 6);
     ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .method = "rtn"}), 3);

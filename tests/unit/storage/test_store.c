@@ -91,7 +91,7 @@ START_TEST(claims_go_by_priority_then_age)
         add_job(bench.store, rows[i].priority, rows[i].queued_at, ids[i]);
     }
     for (int i = 0; i < 6; i++) {
-        ck_assert_rc_ok(store_job_claim(bench.store, "worker-1", &job));
+        ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "worker-1", &job));
         ck_assert_str_eq(text_at(job, "id"), ids[order[i]]);
         ck_assert_str_eq(text_at(job, "status"), "running");
         ck_assert_str_eq(text_at(job, "worker"), "worker-1");
@@ -100,7 +100,7 @@ START_TEST(claims_go_by_priority_then_age)
         ck_assert_int_gt(int_at(job, "started_at"), 0);
         json_decref(job);
     }
-    ck_assert_int_eq(store_job_claim(bench.store, "worker-1", &job), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_claim(bench.store, "queued", "running", "worker-1", &job), ERR_NOT_FOUND);
     bench_deinit(&bench);
 }
 END_TEST
@@ -113,11 +113,11 @@ START_TEST(a_second_claim_fences_the_first)
 
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
-    ck_assert_rc_ok(store_job_claim(bench.store, "a", &job));
+    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "a", &job));
     int64_t started_at = int_at(job, "started_at");
     json_decref(job);
     ck_assert_rc_ok(store_job_update(bench.store, id, "running", 1, patch, "status", NULL, NULL));
-    ck_assert_rc_ok(store_job_claim(bench.store, "b", &job));
+    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "b", &job));
     ck_assert_int_eq(int_at(job, "attempt"), 2);
     ck_assert_int_eq(int_at(job, "fence"), 2);
     ck_assert_int_eq(int_at(job, "started_at"), started_at);
@@ -144,7 +144,7 @@ START_TEST(counts_follow_every_move)
     add_job(bench.store, 0, 1, a);
     add_job(bench.store, 0, 2, b);
     add_job(bench.store, 0, 3, c);
-    ck_assert_rc_ok(store_job_claim(bench.store, "w", &job));
+    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
     json_decref(job);
     ck_assert_rc_ok(store_job_counts(bench.store, &counts));
     assert_json_take(counts, "{'queued': 2, 'running': 1}");
@@ -213,7 +213,7 @@ START_TEST(the_subscriber_hears_commits_only)
     ck_assert_int_eq(store_job_update(bench.store, id, "x", -1, patch, "status", NULL, NULL), ERR_JOB_STATE_CONFLICT);
     ck_assert_int_eq(heard.count, 1);
     heard.last[0] = '\0';
-    ck_assert_rc_ok(store_job_claim(bench.store, "w", &job));
+    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
     json_decref(job);
     ck_assert_int_eq(heard.count, 2);
     ck_assert_str_eq(heard.last, id);
@@ -233,7 +233,7 @@ START_TEST(blocks_are_one_transaction)
 
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
-    ck_assert_rc_ok(store_job_claim(bench.store, "w", &job));
+    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
     json_decref(job);
     ck_assert_int_eq(store_block_commit(bench.store, id, 2, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
     ck_assert_rc_ok(store_block_commit(bench.store, id, 1, block, layers, patch, patch));
@@ -282,19 +282,19 @@ START_TEST(publication_happens_once)
 
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, 0, artifact, done, "status", done),
+    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done),
                      ERR_JOB_STATE_CONFLICT); /* not running */
-    ck_assert_rc_ok(store_job_claim(bench.store, "w", &job));
+    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
     json_decref(job);
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, 0, artifact, done, "status", done),
+    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done),
                      ERR_JOB_STATE_CONFLICT); /* an old fence */
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, 1, bad, done, "status", done), ERR_INTERNAL);
+    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, bad, done, "status", done), ERR_INTERNAL);
     ck_assert_rc_ok(store_job_get(bench.store, id, &job));
     ck_assert_str_eq(text_at(job, "status"), "running"); /* undone with the artifact */
     json_decref(job);
     ck_assert_int_eq(store_object_get(bench.store, "art", "art_1", &got), ERR_NOT_FOUND);
-    ck_assert_rc_ok(store_artifact_publish(bench.store, id, 1, artifact, done, "status", done));
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, 1, artifact, done, "status", done),
+    ck_assert_rc_ok(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done));
+    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done),
                      ERR_JOB_STATE_CONFLICT);
     ck_assert_rc_ok(store_object_get(bench.store, "art", "art_1", &got));
     ck_assert(json_equal(got, artifact));
@@ -317,7 +317,8 @@ struct race {
 static void *publish(void *data)
 {
     struct race *race = data;
-    race->rc = store_artifact_publish(race->store, race->id, 1, race->artifact, race->done, "status", race->done);
+    race->rc =
+        store_artifact_publish(race->store, race->id, "running", 1, race->artifact, race->done, "status", race->done);
     return NULL;
 }
 
@@ -334,7 +335,7 @@ START_TEST(cancellation_races_publication)
         id_new("art", art);
         json_t *artifact = json_pack("{s:s, s:i}", "id", art, "created_at", 1);
         add_job(bench.store, 0, 1, id);
-        ck_assert_rc_ok(store_job_claim(bench.store, "w", &job));
+        ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
         json_decref(job);
         struct race race = {bench.store, id, done, artifact, 0};
         pthread_create(&thread, NULL, publish, &race);
@@ -448,7 +449,7 @@ static void *hammer(void *data)
         char id[ID_SIZE];
         add_job(shared->store, i % 3, i, id);
         ck_assert_rc_ok(store_event_append(shared->store, id, "log", NULL));
-        int rc = store_job_claim(shared->store, "w", &job);
+        int rc = store_job_claim(shared->store, "queued", "running", "w", &job);
         if (rc == 0) {
             ck_assert_int_eq(int_at(job, "fence"), 1); /* nobody else got it */
             ck_assert_rc_ok(
