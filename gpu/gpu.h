@@ -22,7 +22,7 @@
 #include <stdint.h>
 
 /* Raised when a struct below changes; the rows of ops.def are compared by themselves. */
-#define GPU_ABI 17u
+#define GPU_ABI 18u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -48,6 +48,15 @@ struct gpu_attention {
     int64_t window; /* > 0: position t sees (t-window, t]; 0: all up to t */
     float scale;    /* 1/sqrt(head_dim) */
 };
+
+/* Which experts a token goes to, and with what weights: factor * softmax of its logits. */
+struct gpu_route {
+    int64_t top_k;  /* 1..GPU_ROUTE_MAX */
+    bool all;       /* softmax over all experts, else over the chosen ones */
+    bool normalize; /* the chosen scores are divided by their sum before `factor` */
+    float factor;
+};
+#define GPU_ROUTE_MAX 64
 
 /* An integer grid: w = scale * (code - zero), code in [0, 2^bits - 1], one scale and zero per group of
  * group_size inputs of a row. Symmetric: zero = 2^(bits-1). */

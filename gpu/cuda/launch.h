@@ -39,6 +39,17 @@ int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t str
 int launch_floor_diagonal(float *h, int64_t n, float least, cudaStream_t stream);
 int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream);
 
+/* experts.cu */
+int launch_route(int32_t *ids, float *weights, const float *logits, int64_t tokens, int64_t experts, int64_t top_k,
+                 int all, int normalize, float factor, cudaStream_t stream);
+/* offsets [experts + 1] */
+int launch_group_places(int32_t *places, int64_t *offsets, const int32_t *ids, int64_t count, int64_t experts,
+                        cudaStream_t stream);
+int launch_gather_rows(float *y, const float *x, const int32_t *places, int64_t rows, int64_t cols, int64_t k,
+                       cudaStream_t stream);
+int launch_scatter_rows(float *y, const float *x, const int32_t *places, const float *weights, int64_t rows,
+                        int64_t cols, int64_t k, cudaStream_t stream);
+
 /* scaling.cu */
 /* w[n, k] *= rows[n] * cols[k]; either may be NULL. */
 int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream);

@@ -120,7 +120,12 @@ static double element(const void *host, enum dtype dtype, size_t i)
 {
     uint16_t half = 0;
     float value = 0;
+    int32_t number = 0;
 
+    if (dtype == DTYPE_I32) {
+        memcpy(&number, (const char *)host + i * sizeof(number), sizeof(number));
+        return number;
+    }
     if (dtype == DTYPE_U8) {
         return ((const uint8_t *)host)[i];
     }

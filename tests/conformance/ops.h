@@ -53,7 +53,7 @@ int ops_new(struct ops_rig *rig, enum dtype dtype, int64_t rows, int64_t cols, s
 int ops_upload(struct ops_rig *rig, const float *values, int64_t rows, int64_t cols, struct tensor *out);
 /* Normal numbers from a seed; dtype F32, F16 or BF16. */
 int ops_random(struct ops_rig *rig, enum dtype dtype, int64_t rows, int64_t cols, uint64_t seed, struct tensor *out);
-/* Append a tensor's elements (F32, F16, BF16, U8), or single numbers. */
+/* Append a tensor's elements (F32, F16, BF16, U8, I32), or single numbers. */
 int ops_put(struct ops_rig *rig, struct ops_output *out, const struct tensor *tensor);
 int ops_put_number(struct ops_output *out, double value);
 float ops_normal(uint64_t *state);

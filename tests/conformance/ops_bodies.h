@@ -58,3 +58,7 @@ int body_codebook_nonfinite(struct ops_rig *rig, int variant, struct ops_output 
 int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_cache(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_attention_error(struct ops_rig *rig, int variant, struct ops_output *out);
+
+/* --- ops_experts.c */
+int body_route(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_experts(struct ops_rig *rig, int variant, struct ops_output *out);
