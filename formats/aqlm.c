@@ -29,10 +29,10 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     int64_t group_rows = scheme->group_rows > 0 ? scheme->group_rows : 1;
 
-    if (scheme->kind != QTENSOR_CODEBOOKS || scheme->input.number != GPU_NUMBER_NONE) {
+    if (scheme->kind != QTENSOR_CODEBOOKS || scheme->input.element != DTYPE_F32) {
         int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "aqlm carries sums of codebook vectors alone, not %s%s",
                            qtensor_kind_names[scheme->kind],
-                           scheme->input.number != GPU_NUMBER_NONE ? " with quantized inputs" : "");
+                           scheme->input.element != DTYPE_F32 ? " with quantized inputs" : "");
         return err_set_hint(rc, "method aqlm, or kmeans with an in_group_size above 1");
     }
     if (rows < 1 || cols < 1 || scheme->group_size < 1 || scheme->codebooks < 1 || scheme->bits < 1 ||

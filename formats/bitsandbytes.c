@@ -35,7 +35,7 @@ static int accepts_nf4(const struct qscheme *scheme)
 {
     int64_t size = scheme->group_size;
 
-    if (scheme->input.number != GPU_NUMBER_NONE) {
+    if (scheme->input.element != DTYPE_F32) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "no runtime multiplies NF4 weights by quantized inputs");
     }
     if (size < 32 || size > 4096 || (size & (size - 1)) != 0) {
@@ -48,7 +48,7 @@ static int accepts_nf4(const struct qscheme *scheme)
 
 static int accepts_int8(const struct qscheme *scheme, int64_t cols)
 {
-    if (scheme->input.number != GPU_NUMBER_INT8 || !scheme->input.dynamic || scheme->input.run > 0) {
+    if (scheme->input.element != DTYPE_I8 || !scheme->input.dynamic || scheme->input.group_size > 0) {
         return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS,
                                       "bitsandbytes quantizes the inputs of INT8 weights, with one scale a token"),
                             "method llm_int8, or another output.format");

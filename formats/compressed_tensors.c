@@ -31,7 +31,7 @@ static enum dtype scale_dtype(enum dtype model_dtype)
 /* How a weight of this scheme is stored. */
 static const struct ct_form *form_of(const struct qscheme *scheme)
 {
-    bool inputs = scheme->input.number != GPU_NUMBER_NONE;
+    bool inputs = scheme->input.element != DTYPE_F32;
 
     if (scheme->kind == QTENSOR_FLOAT8) {
         return inputs ? &ct_float : &ct_naive;
@@ -88,7 +88,7 @@ static int encode(const struct qtensor *q, int index, void *out)
 int ct_input_tensor(const struct qscheme *scheme, struct format_tensor *out)
 {
     *out = (struct format_tensor){".input_scale", scheme->scale_dtype, 1, {1}};
-    return scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic;
+    return scheme->input.element != DTYPE_F32 && !scheme->input.dynamic;
 }
 
 int ct_encode_input(const struct qtensor *q, void *out)
@@ -111,12 +111,12 @@ json_t *ct_arguments(int bits, bool is_float, bool sym, const char *strategy, in
 
 static json_t *inputs_object(const struct gpu_input *input)
 {
-    const char *strategy = !input->dynamic ? "tensor" : input->run > 0 ? "group" : "token";
+    const char *strategy = !input->dynamic ? "tensor" : input->group_size > 0 ? "group" : "token";
 
-    if (input->number == GPU_NUMBER_NONE) {
+    if (input->element == DTYPE_F32) {
         return json_null();
     }
-    return ct_arguments(8, input->number == GPU_NUMBER_E4M3, true, strategy, input->run, 0, input->dynamic);
+    return ct_arguments(8, input->element == DTYPE_F8_E4M3, true, strategy, input->group_size, 0, input->dynamic);
 }
 
 /* Exact names of every linear left in float, and the head. */

@@ -54,8 +54,8 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
     int64_t run = is_block(scheme) ? scheme->group_size : 0;
     int rc = accepts_weights(scheme, rows, cols);
 
-    if (rc == 0 &&
-        (scheme->input.number != GPU_NUMBER_E4M3 || scheme->input.run != run || (run > 0 && !scheme->input.dynamic))) {
+    if (rc == 0 && (scheme->input.element != DTYPE_F8_E4M3 || scheme->input.group_size != run ||
+                    (run > 0 && !scheme->input.dynamic))) {
         rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "FP8 weights go with FP8 inputs, in runs as wide as the blocks");
     }
     return rc;

@@ -16,7 +16,7 @@ enum int_tensor { INT_CODES, INT_SCALE, INT_INPUT };
 
 static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
-    if (scheme->kind != QTENSOR_INT || scheme->input.number != GPU_NUMBER_INT8 || scheme->input.run > 0 || rows <= 0 ||
+    if (scheme->kind != QTENSOR_INT || scheme->input.element != DTYPE_I8 || scheme->input.group_size > 0 || rows <= 0 ||
         cols <= 0) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS,
                          "integer weights go with INT8 inputs, one scale a token or one in all");

@@ -17,7 +17,7 @@ static void warn_form(const struct format_config *config, json_t *warnings)
 
     for (int i = 0; i < config->count; i++) {
         if (is_block(&config->modules[i])) {
-            weights_alone = weights_alone || config->modules[i].scheme.input.number == GPU_NUMBER_NONE;
+            weights_alone = weights_alone || config->modules[i].scheme.input.element == DTYPE_F32;
             other_side = other_side || config->modules[i].scheme.group_size != VLLM_BLOCK;
         }
     }
@@ -62,9 +62,9 @@ static int warn_edges(const struct format_config *config, json_t *warnings)
 int ct_warn(const struct format_config *config, json_t *warnings)
 {
     warn_form(config, warnings);
-    if (config->cache.number != GPU_NUMBER_NONE) {
+    if (config->cache.element != DTYPE_F32) {
         format_warn(warnings, "cache_scales",
-                    config->cache.number == GPU_NUMBER_INT8
+                    config->cache.element == DTYPE_I8
                         ? "vLLM refuses INT8 cache scales, and transformers 5.24 with compressed-tensors 0.20 drops "
                           "them and keeps a float cache; transformers 5.20 with 0.17 reads them"
                         : "transformers 5.24 with compressed-tensors 0.20 drops the cache scales and keeps a float "

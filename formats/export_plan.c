@@ -313,7 +313,7 @@ static int place_modules(const struct format_export *request, const struct named
 
 int export_plan_make(const struct format_export *request, struct export_plan *plan)
 {
-    if (request->config.count < 0 || (request->config.count == 0 && request->config.cache.number == GPU_NUMBER_NONE)) {
+    if (request->config.count < 0 || (request->config.count == 0 && request->config.cache.element == DTYPE_F32)) {
         return err_raise(ERR_INTERNAL, "an export without quantized modules");
     }
     struct named *sorted = sort_modules(&request->config);

@@ -35,7 +35,7 @@ int gguf_block_type(const struct qscheme *scheme)
 
 static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
-    if (scheme->input.number != GPU_NUMBER_NONE) {
+    if (scheme->input.element != DTYPE_F32) {
         return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf carries weights alone, not quantized inputs"),
                             "another output.format");
     }
@@ -382,7 +382,7 @@ static struct gpu_input runtime_input(const struct qscheme *scheme)
 {
     int64_t elements = ggml_block_find(gguf_block_type(scheme))->elements;
 
-    return (struct gpu_input){.number = GPU_NUMBER_INT8, .dynamic = true, .run = elements, .half = elements == 32};
+    return (struct gpu_input){.element = DTYPE_I8, .dynamic = true, .group_size = elements, .half = elements == 32};
 }
 
 static const char *const runtimes[] = {"llama.cpp", "transformers", NULL};

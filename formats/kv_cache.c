@@ -10,7 +10,7 @@
 
 int format_accepts_cache(const struct cache_scheme *scheme)
 {
-    if (scheme->number != GPU_NUMBER_E4M3 && scheme->number != GPU_NUMBER_INT8) {
+    if (scheme->element != DTYPE_F8_E4M3 && scheme->element != DTYPE_I8) {
         return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "no runtime reads scales of such a cache"),
                             "kv_cache.dtype fp8_e4m3 or int8");
     }
@@ -19,12 +19,11 @@ int format_accepts_cache(const struct cache_scheme *scheme)
 
 json_t *format_cache_config(const struct cache_scheme *scheme)
 {
-    if (scheme->number == GPU_NUMBER_NONE) {
+    if (scheme->element == DTYPE_F32) {
         return json_null();
     }
-    return json_pack("{s:i, s:s, s:s, s:b, s:b}", "num_bits", 8, "type",
-                     scheme->number == GPU_NUMBER_INT8 ? "int" : "float", "strategy",
-                     scheme->per_head ? "attn_head" : "tensor", "dynamic", 0, "symmetric", 1);
+    return json_pack("{s:i, s:s, s:s, s:b, s:b}", "num_bits", 8, "type", scheme->element == DTYPE_I8 ? "int" : "float",
+                     "strategy", scheme->per_head ? "attn_head" : "tensor", "dynamic", 0, "symmetric", 1);
 }
 
 static bool ends_with(const char *name, const char *ending)
@@ -36,7 +35,7 @@ static bool ends_with(const char *name, const char *ending)
 int format_cache_shape(const struct cache_scheme *scheme, const char *name, int64_t count,
                        int64_t shape[TENSOR_RANK_MAX])
 {
-    if (scheme->number == GPU_NUMBER_NONE ||
+    if (scheme->element == DTYPE_F32 ||
         (!ends_with(name, ".self_attn.k_scale") && !ends_with(name, ".self_attn.v_scale"))) {
         return 0;
     }

@@ -37,10 +37,10 @@ const struct format *format_find(const char *name)
 
 int format_check_shape(const struct qscheme *scheme, int64_t rows_count, int64_t cols)
 {
-    if (scheme->kind != QTENSOR_INT || scheme->input.number != GPU_NUMBER_NONE) {
+    if (scheme->kind != QTENSOR_INT || scheme->input.element != DTYPE_F32) {
         int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "this format carries integer weights alone, not %s%s",
                            qtensor_kind_names[scheme->kind],
-                           scheme->input.number != GPU_NUMBER_NONE ? " with quantized inputs" : "");
+                           scheme->input.element != DTYPE_F32 ? " with quantized inputs" : "");
         return err_set_hint(rc, "another output.format");
     }
     if (scheme->group_rows > 1 || rows_count <= 0 || cols <= 0 || scheme->group_size <= 0 ||
@@ -56,8 +56,9 @@ bool format_same_geometry(const struct qscheme *a, const struct qscheme *b)
     return a->kind == b->kind && a->bits == b->bits && a->sym == b->sym && a->per_channel == b->per_channel &&
            (a->per_channel || a->group_size == b->group_size) && a->nested == b->nested &&
            a->codebooks == b->codebooks && a->block_type == b->block_type && a->element == b->element &&
-           a->input.number == b->input.number && a->input.dynamic == b->input.dynamic && a->input.run == b->input.run &&
-           a->input_threshold == b->input_threshold && (a->group_rows > 1) == (b->group_rows > 1);
+           a->input.element == b->input.element && a->input.dynamic == b->input.dynamic &&
+           a->input.group_size == b->input.group_size && a->input_threshold == b->input_threshold &&
+           (a->group_rows > 1) == (b->group_rows > 1);
 }
 
 int format_check_one_geometry(const struct format_config *config, const char *name, const char *hint)
@@ -168,7 +169,7 @@ static int judge(const struct format *format, const struct format_config *config
             return rc;
         }
     }
-    if (config->cache.number != GPU_NUMBER_NONE) {
+    if (config->cache.element != DTYPE_F32) {
         int rc = format->accepts_cache != NULL
                      ? format->accepts_cache(&config->cache)
                      : err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS,

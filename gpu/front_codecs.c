@@ -3,15 +3,21 @@
 #include "gpu/front.h"
 #include "gpu/ggml_blocks.h"
 
+static bool is_element(enum dtype dtype)
+{
+    return dtype == DTYPE_F8_E4M3 || dtype == DTYPE_F8_E5M2 || dtype == DTYPE_NF4 || dtype == DTYPE_F4_E2M1 ||
+           dtype == DTYPE_I8;
+}
+
 static int check_tiles(const char *op, const struct tensor *w, const struct tensor *scale, const struct gpu_tiles *spec)
 {
     int64_t rows = matrix_rows(w), cols = matrix_cols(w);
 
     CHECK(check_f32(op, "w", w, -1, -1));
-    if (spec->rows < 1 || spec->cols < 1 || rows < 1 || cols < 1 || spec->element > GPU_ELEMENT_INT8) {
-        return err_raise(ERR_INTERNAL, "%s: tiles of [%lld, %lld] in [%lld, %lld], element %d", op,
+    if (spec->rows < 1 || spec->cols < 1 || rows < 1 || cols < 1 || !is_element(spec->element)) {
+        return err_raise(ERR_INTERNAL, "%s: tiles of [%lld, %lld] in [%lld, %lld], element %s", op,
                          (long long)spec->rows, (long long)spec->cols, (long long)rows, (long long)cols,
-                         (int)spec->element);
+                         dtype_rows[spec->element].name);
     }
     return check_f32(op, "scale", scale, (rows + spec->rows - 1) / spec->rows, (cols + spec->cols - 1) / spec->cols);
 }

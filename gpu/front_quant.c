@@ -140,15 +140,15 @@ int check_solve(const char *op, const struct tensor *y, const struct tensor *g, 
 int check_quantize_input(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *keep,
                          const struct gpu_input *spec)
 {
-    int64_t cols = matrix_cols(x), run = spec->dynamic && spec->run > 0 ? spec->run : cols;
+    int64_t cols = matrix_cols(x), run = spec->dynamic && spec->group_size > 0 ? spec->group_size : cols;
 
     CHECK(check_f32(op, "x", x, -1, -1));
     CHECK(check_f32(op, "y", y, matrix_rows(x), cols));
     CHECK(check_optional(op, "keep", keep, cols));
-    if ((spec->number != GPU_NUMBER_INT8 && spec->number != GPU_NUMBER_E4M3) || run < 1 ||
-        (spec->half && !spec->dynamic) || (!spec->dynamic && !(spec->scale > 0))) {
-        return err_raise(ERR_INTERNAL, "%s: number %d, runs of %lld in rows of %lld, scale %g", op, (int)spec->number,
-                         (long long)run, (long long)cols, (double)spec->scale);
+    if ((spec->element != DTYPE_I8 && spec->element != DTYPE_F8_E4M3) || run < 1 || (spec->half && !spec->dynamic) ||
+        (!spec->dynamic && !(spec->scale > 0))) {
+        return err_raise(ERR_INTERNAL, "%s: to %s, groups of %lld in rows of %lld, scale %g", op,
+                         dtype_rows[spec->element].name, (long long)run, (long long)cols, (double)spec->scale);
     }
     return 0;
 }
@@ -159,14 +159,15 @@ int check_quantize_cache(const char *op, const struct tensor *y, const struct te
 
     CHECK(check_f32(op, "x", x, -1, -1));
     CHECK(check_f32(op, "y", y, rows, cols));
-    if (spec->run < 1 || cols % spec->run != 0) {
-        return err_raise(ERR_INTERNAL, "%s: runs of %lld in rows of %lld", op, (long long)spec->run, (long long)cols);
+    if (spec->group_size < 1 || cols % spec->group_size != 0) {
+        return err_raise(ERR_INTERNAL, "%s: groups of %lld in rows of %lld", op, (long long)spec->group_size,
+                         (long long)cols);
     }
-    if (spec->number != GPU_NUMBER_NONE) {
-        if (spec->scale == NULL || (spec->number != GPU_NUMBER_INT8 && spec->number != GPU_NUMBER_E4M3)) {
-            return err_raise(ERR_INTERNAL, "%s: number %d without a scale", op, (int)spec->number);
+    if (spec->element != DTYPE_U8) {
+        if (spec->scale == NULL || (spec->element != DTYPE_I8 && spec->element != DTYPE_F8_E4M3)) {
+            return err_raise(ERR_INTERNAL, "%s: to %s, or without a scale", op, dtype_rows[spec->element].name);
         }
-        return check_vector(op, "scale", spec->scale, cols / spec->run);
+        return check_vector(op, "scale", spec->scale, cols / spec->group_size);
     }
     if (spec->bits < 1 || spec->bits > 8 || spec->tokens < 1 || spec->length < 1 || rows % spec->length != 0) {
         return err_raise(ERR_INTERNAL, "%s: %d bits, groups of %lld in %lld rows of sequences of %lld", op, spec->bits,

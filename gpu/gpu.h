@@ -96,14 +96,13 @@ struct gpu_factor {
     const int32_t *order; /* host, n entries: column visited i-th; NULL = 0..n-1 */
 };
 
-/* How a linear's input is quantized where the runtime quantizes it: to INT8 (-127..127) or E4M3, symmetric. */
-enum gpu_number { GPU_NUMBER_NONE, GPU_NUMBER_INT8, GPU_NUMBER_E4M3 };
+/* How a linear's input is quantized where the runtime quantizes it: to I8 (-127..127) or F8_E4M3, symmetric. */
 struct gpu_input {
-    enum gpu_number number;
-    bool dynamic; /* scale = absmax / largest of each token's run; else `scale` for all */
-    int64_t run;  /* dynamic: columns that share a scale, the last ones of a row maybe fewer; 0 = the whole row */
-    bool half;    /* dynamic: codes are multiplied by the scale as F16 holds it */
-    float scale;  /* static */
+    enum dtype element; /* F32: it stays as it is */
+    bool dynamic;       /* scale = absmax / largest of each group of a token; else `scale` for all */
+    int64_t group_size; /* dynamic: columns that share a scale, the last ones of a row maybe fewer; 0 = all of a row */
+    bool half;          /* dynamic: codes are multiplied by the scale as F16 holds it */
+    float scale;        /* static */
 };
 
 /* How weights become GGUF blocks. */
@@ -112,11 +111,11 @@ struct gpu_blocks {
     bool search; /* scales that minimise sum importance_j err^2, which never lose to those that reach the extremes */
 };
 
-/* How a cache keeps keys or values, one run of columns like the next. */
+/* How a cache keeps keys or values, one group of columns like the next. */
 struct gpu_cache {
-    enum gpu_number number;     /* INT8 or E4M3: symmetric, by `scale`; NONE: asymmetric codes of `bits` */
-    const struct tensor *scale; /* symmetric: F32 [columns / run], positive */
-    int64_t run;                /* columns that share a scale */
+    enum dtype element;         /* I8 or F8_E4M3: symmetric, by `scale`; U8: asymmetric codes of `bits` */
+    const struct tensor *scale; /* symmetric: F32 [columns / group_size], positive */
+    int64_t group_size;         /* columns that share a scale */
     int bits;                   /* asymmetric: 1..8, on the range of what shares a grid, kept in half precision */
     int64_t tokens, length;     /* asymmetric: consecutive tokens of a sequence of `length` that share a grid */
 };
@@ -128,11 +127,10 @@ struct gpu_attention_error {
     double output_error, output_signal; /* of softmax(q k^T * scale) v */
 };
 
-/* Weights as scale * an element of a fixed set, a scale for each tile of rows x cols weights; tiles at the right and
- * lower edges may be smaller. INT8: -127..127, as codes from 1. */
-enum gpu_element { GPU_ELEMENT_E4M3, GPU_ELEMENT_E5M2, GPU_ELEMENT_NF4, GPU_ELEMENT_INT8 };
+/* Weights as scale * an element of a fixed set (F8_E4M3, F8_E5M2, NF4, F4_E2M1 or I8), a scale for each tile of rows x
+ * cols weights; tiles at the right and lower edges may be smaller. I8: -127..127, as codes from 1. */
 struct gpu_tiles {
-    enum gpu_element element;
+    enum dtype element;
     int64_t rows, cols;
 };
 

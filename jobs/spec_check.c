@@ -68,7 +68,7 @@ static void check_inputs(const struct job_spec *spec, const struct format_module
 {
     for (int i = 0; i < count; i++) {
         const struct gpu_input *input = &modules[i].scheme.input;
-        if (input->number != GPU_NUMBER_NONE && !input->dynamic && !spec_has_calibration(spec)) {
+        if (input->element != DTYPE_F32 && !input->dynamic && !spec_has_calibration(spec)) {
             validation_add(errors, ERR_MISSING_PARAMETER, "/calibration",
                            "\"calibration\" is required: static input scales are measured on it");
             validation_hint(errors, "calibration.file_id, or calibration.stream = true");
@@ -101,7 +101,7 @@ int spec_check(struct job_spec *spec, const struct model *model, const struct gp
         validation_add(errors, rc, "/quantization", "%s", err_last()->message);
         return validation_raise(errors);
     }
-    if (count == 0 && !recipe_analyses(&spec->recipe) && spec->recipe.cache.number == GPU_NUMBER_NONE) {
+    if (count == 0 && !recipe_analyses(&spec->recipe) && spec->recipe.cache.element == DTYPE_F32) {
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, "/quantization/modules_to_not_convert",
                        "\"modules_to_not_convert\" and the overrides leave no module to quantize");
     } else {

@@ -248,7 +248,7 @@ static int apply(const struct block *block, struct block_scratch *s, enum linear
     struct tensor input = *x;
     int rc = 0;
 
-    if (block->inputs[role].number != GPU_NUMBER_NONE) {
+    if (block->inputs[role].element != DTYPE_F32) {
         rc = round_input(block, s, role, x, &input);
     }
     return rc != 0 ? rc : s->gpu->ops->linear(s->stream, y, &input, &block->linears[role], bias);
@@ -304,8 +304,11 @@ int block_attention(const struct block *block, struct block_scratch *s, const st
     struct block_heads h;
 
     int rc = block_attention_heads(block, s, in, &h);
-    rc = rc != 0 || block->key_cache.run == 0 ? rc : ops->quantize_cache(s->stream, &h.k, &h.k, &block->key_cache);
-    rc = rc != 0 || block->value_cache.run == 0 ? rc : ops->quantize_cache(s->stream, &h.v, &h.v, &block->value_cache);
+    rc = rc != 0 || block->key_cache.group_size == 0 ? rc
+                                                     : ops->quantize_cache(s->stream, &h.k, &h.k, &block->key_cache);
+    rc = rc != 0 || block->value_cache.group_size == 0
+             ? rc
+             : ops->quantize_cache(s->stream, &h.v, &h.v, &block->value_cache);
     rc = rc != 0 ? rc : ops->attention(s->stream, out, &h.q, &h.k, &h.v, &h.spec);
     return rc != 0 ? err_pass(rc, "attention of block %lld", (long long)block->index) : 0;
 }

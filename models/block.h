@@ -18,7 +18,7 @@ struct block {
     struct tensor biases[LINEAR_COUNT];  /* data NULL when there is none */
     struct tensor norms[NORM_COUNT];     /* F32; data NULL when there is none */
     /* What quantization made of it: */
-    struct gpu_input inputs[LINEAR_COUNT];   /* how the runtime quantizes a linear's input; number NONE: not at all */
+    struct gpu_input inputs[LINEAR_COUNT];   /* how the runtime quantizes a linear's input; F32: not at all */
     struct tensor kept[LINEAR_COUNT];        /* F32 [in]: columns that it leaves alone; data NULL = none */
     struct gpu_cache key_cache, value_cache; /* how the runtime keeps keys and values; run 0: as they are */
     struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */

@@ -41,7 +41,7 @@ int cache_ranges_add(struct cache_ranges *ranges, const struct block_heads *head
 static int make_scales(const float *absmax, int64_t count, int64_t width, const struct cache_scheme *scheme,
                        enum dtype dtype, float *scales)
 {
-    float largest = scheme->number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f;
+    float largest = (float)dtype_rows[scheme->element].max;
 
     for (int64_t i = 0; i < count; i++) {
         float most = 0;
@@ -55,7 +55,7 @@ static int make_scales(const float *absmax, int64_t count, int64_t width, const 
                              dtype_rows[dtype].name);
         }
         /* Values too small for any scale get the least there is, not one that rounds them all to zero. */
-        float least = dtype == DTYPE_F16 ? 0x1p-24f : 0x1p-126f;
+        float least = dtype_least_scale(dtype);
         scales[i] = scales[i] > 0 ? scales[i] : most > 0 ? least : 1.0f;
     }
     return 0;
@@ -96,12 +96,12 @@ void cache_scales_deinit(struct cache_scales *scales)
 }
 
 static int place(struct tensor *tensor, struct gpu_cache *cache, const float *scales, int64_t count, int64_t columns,
-                 enum gpu_number number, const struct gpu *gpu, struct gpu_stream *stream)
+                 enum dtype element, const struct gpu *gpu, struct gpu_stream *stream)
 {
     gpu_tensor_free(gpu, tensor);
     int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, scales, tensor);
     if (rc == 0) {
-        *cache = (struct gpu_cache){.number = number, .scale = tensor, .run = columns / count};
+        *cache = (struct gpu_cache){.element = element, .scale = tensor, .group_size = columns / count};
     }
     return rc;
 }
@@ -112,8 +112,8 @@ int cache_place(struct block *block, const struct cache_scheme *scheme, const st
     int64_t columns = block->config->num_kv_heads * block->config->head_dim;
 
     int rc =
-        place(&block->key_scale, &block->key_cache, scales->keys, scales->count, columns, scheme->number, gpu, stream);
+        place(&block->key_scale, &block->key_cache, scales->keys, scales->count, columns, scheme->element, gpu, stream);
     return rc != 0 ? rc
                    : place(&block->value_scale, &block->value_cache, scales->values, scales->count, columns,
-                           scheme->number, gpu, stream);
+                           scheme->element, gpu, stream);
 }

@@ -4,9 +4,9 @@
 
 #include "models/block.h"
 
-/* How a runtime keeps keys and values; number NONE: as they are. */
+/* How a runtime keeps keys and values; F32: as they are. */
 struct cache_scheme {
-    enum gpu_number number; /* INT8 or E4M3 */
+    enum dtype element; /* I8 or F8_E4M3 */
     bool per_head;
 };
 

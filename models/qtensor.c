@@ -291,9 +291,7 @@ struct gpu_tiles qtensor_tiles(const struct qscheme *scheme)
 {
     bool flat = scheme->kind == QTENSOR_NF4;
 
-    return (struct gpu_tiles){.element = flat                               ? GPU_ELEMENT_NF4
-                                         : scheme->element == DTYPE_F8_E5M2 ? GPU_ELEMENT_E5M2
-                                                                            : GPU_ELEMENT_E4M3,
+    return (struct gpu_tiles){.element = flat ? DTYPE_NF4 : scheme->element,
                               .rows = flat ? 1 : scheme->group_rows,
                               .cols = scheme->group_size};
 }

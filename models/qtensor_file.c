@@ -67,11 +67,31 @@ static int corrupt(const char *name, const char *what)
     return err_raise(ERR_SOURCE_CORRUPT, "checkpoint of %.127s: %s", name, what);
 }
 
-const char *const qtensor_number_names[QTENSOR_NUMBERS] = {
-    [GPU_NUMBER_NONE] = "none",
-    [GPU_NUMBER_INT8] = "int8",
-    [GPU_NUMBER_E4M3] = "e4m3",
-};
+static const struct input_name {
+    enum dtype element;
+    const char *name;
+} input_names[] = {{DTYPE_F32, "none"}, {DTYPE_I8, "int8"}, {DTYPE_F8_E4M3, "e4m3"}};
+#define INPUT_NAMES (sizeof(input_names) / sizeof(input_names[0]))
+
+const char *qtensor_input_name(enum dtype element)
+{
+    for (size_t i = 0; i < INPUT_NAMES; i++) {
+        if (input_names[i].element == element) {
+            return input_names[i].name;
+        }
+    }
+    return NULL;
+}
+
+static const struct input_name *find_input(const char *name)
+{
+    for (size_t i = 0; name != NULL && i < INPUT_NAMES; i++) {
+        if (strcmp(input_names[i].name, name) == 0) {
+            return &input_names[i];
+        }
+    }
+    return NULL;
+}
 
 /* -1: none of them. */
 static int place_of(const char *name, const char *const *names, int count)
@@ -114,17 +134,17 @@ static bool get_int(const json_t *row, const char *key, int64_t max, int64_t *ou
 
 static bool parse_input(const json_t *row, struct qtensor *q)
 {
-    int number = place_of(json_get_string(row, "input_number"), qtensor_number_names, QTENSOR_NUMBERS);
-    int64_t run = 0;
+    const struct input_name *input = find_input(json_get_string(row, "input_number"));
+    int64_t group = 0;
     _Bool dynamic = false;
     double scale = 0, threshold = 0;
 
-    if (number < 0 || !get_int(row, "input_run", INT32_MAX, &run) ||
+    if (input == NULL || !get_int(row, "input_run", INT32_MAX, &group) ||
         json_get_bool(row, "input_dynamic", &dynamic) != 1 || json_get_number(row, "input_scale", &scale) != 1 ||
         json_get_number(row, "input_threshold", &threshold) != 1) {
         return false;
     }
-    q->scheme.input = (struct gpu_input){.number = (enum gpu_number)number, .dynamic = dynamic, .run = run};
+    q->scheme.input = (struct gpu_input){.element = input->element, .dynamic = dynamic, .group_size = group};
     q->scheme.input_threshold = (float)threshold;
     q->input_scale = (float)scale;
     return true;

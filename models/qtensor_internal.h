@@ -11,9 +11,8 @@
 #define QTENSOR_VERSION "1"
 #define QTENSOR_ITEMS_MAX 4096
 
-/* Kinds of numbers are stored by name: "none", "int8", "e4m3". */
-#define QTENSOR_NUMBERS 3
-extern const char *const qtensor_number_names[QTENSOR_NUMBERS]; /* by enum gpu_number */
+/* What inputs are quantized to goes by its name: "none" (DTYPE_F32), "int8", "e4m3"; NULL for no such thing. */
+const char *qtensor_input_name(enum dtype element);
 
 /* qtensor_new without room for codes and entries, which stay NULL. */
 int qtensor_new_beside(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out);

@@ -32,8 +32,8 @@ static json_t *scheme_json(const struct qtensor *q)
         "group_rows", (json_int_t)s->group_rows, "per_channel", (int)s->per_channel, "sym", (int)s->sym, "nested",
         (int)s->nested, "codebooks", s->codebooks, "block_type", block != NULL ? block->name : NULL, "element",
         dtype_rows[s->element].name, "scale_dtype", dtype_rows[s->scale_dtype].name, "weight_dtype",
-        dtype_rows[s->weight_dtype].name, "input_number", qtensor_number_names[s->input.number], "input_dynamic",
-        (int)s->input.dynamic, "input_run", (json_int_t)s->input.run, "input_scale", (double)q->input_scale,
+        dtype_rows[s->weight_dtype].name, "input_number", qtensor_input_name(s->input.element), "input_dynamic",
+        (int)s->input.dynamic, "input_run", (json_int_t)s->input.group_size, "input_scale", (double)q->input_scale,
         "input_threshold", (double)s->input_threshold, "rows", (json_int_t)q->rows, "cols", (json_int_t)q->cols,
         "index_count", (json_int_t)q->index_count);
 }

@@ -61,7 +61,7 @@ int site_cache(struct run *run, struct block *block, struct block_outputs *outpu
     struct cache_scales scales = {0};
     double mark = clock_monotonic_seconds();
 
-    if (scheme->number == GPU_NUMBER_NONE || run->calibration.set == NULL) {
+    if (scheme->element == DTYPE_F32 || run->calibration.set == NULL) {
         return 0;
     }
     int rc = cache_ranges_init(&ranges, run->config, gpu);

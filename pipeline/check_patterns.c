@@ -50,10 +50,10 @@ static int gather(const struct recipe *recipe, const struct model *model, struct
                 continue;
             }
             /* Where there is no scheme, its shape is refused elsewhere, and nothing is held against a pattern. */
-            linear->quantizes_input = recipe_amended_scheme(recipe, solver, rows, cols, &scheme) != 0 ||
-                                      scheme.input.number != GPU_NUMBER_NONE;
+            linear->quantizes_input =
+                recipe_amended_scheme(recipe, solver, rows, cols, &scheme) != 0 || scheme.input.element != DTYPE_F32;
             linear->quantized_input = recipe_scheme(recipe, solver, linear->name, rows, cols, &scheme) != 0 ||
-                                      scheme.input.number != GPU_NUMBER_NONE;
+                                      scheme.input.element != DTYPE_F32;
         }
     }
     return 0;

@@ -101,7 +101,7 @@ static void set_scales(const struct format *format, const struct model *model, s
 static bool quantizes_inputs(const struct format_module *modules, int count)
 {
     for (int i = 0; i < count; i++) {
-        if (modules[i].scheme.input.number != GPU_NUMBER_NONE) {
+        if (modules[i].scheme.input.element != DTYPE_F32) {
             return true;
         }
     }

@@ -39,12 +39,12 @@ int kv_cache_parse(const json_t *object, const char *pointer, struct validation_
     struct member member = {0};
 
     if (object == NULL || json_is_null(object)) {
-        *out = (struct cache_scheme){.number = GPU_NUMBER_NONE};
+        *out = (struct cache_scheme){.element = DTYPE_F32};
         return 0;
     }
     int rc = params_parse(tables, object, pointer, &member, errors);
     if (rc == 0) {
-        out->number = member.dtype == DTYPE_CHOICE_INT8 ? GPU_NUMBER_INT8 : GPU_NUMBER_E4M3;
+        out->element = member.dtype == DTYPE_CHOICE_INT8 ? DTYPE_I8 : DTYPE_F8_E4M3;
         out->per_head = member.granularity == 1;
     }
     return rc;
@@ -52,8 +52,8 @@ int kv_cache_parse(const json_t *object, const char *pointer, struct validation_
 
 json_t *kv_cache_json(const struct cache_scheme *scheme)
 {
-    const struct member member = {.dtype = scheme->number == GPU_NUMBER_INT8 ? DTYPE_CHOICE_INT8 : DTYPE_CHOICE_E4M3,
+    const struct member member = {.dtype = scheme->element == DTYPE_I8 ? DTYPE_CHOICE_INT8 : DTYPE_CHOICE_E4M3,
                                   .granularity = scheme->per_head};
 
-    return scheme->number == GPU_NUMBER_NONE ? json_null() : params_json(tables, &member);
+    return scheme->element == DTYPE_F32 ? json_null() : params_json(tables, &member);
 }

@@ -174,8 +174,8 @@ static void parse_cache(const char *pointer, struct validation_errors *errors, s
     text_pointer(at, sizeof(at), pointer, "kv_cache");
     if (base != NULL && last->quantizer->analyse == NULL) {
         (void)kv_cache_parse(base->kv_cache, at, errors, &recipe->cache);
-        if (only && recipe->cache.number == GPU_NUMBER_NONE) {
-            recipe->cache.number = GPU_NUMBER_E4M3;
+        if (only && recipe->cache.element == DTYPE_F32) {
+            recipe->cache.element = DTYPE_F8_E4M3;
         }
     }
 }
@@ -359,7 +359,7 @@ int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver
     int rc = recipe_amended_scheme(recipe, solver, rows, cols, out);
 
     if (rc == 0 && has_float_input(recipe, solver, module)) {
-        out->input = (struct gpu_input){.number = GPU_NUMBER_NONE};
+        out->input = (struct gpu_input){.element = DTYPE_F32};
         out->input_search = false;
         out->input_threshold = 0;
     }
@@ -401,7 +401,7 @@ bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t col
 
 bool recipe_needs_calibration(const struct recipe *recipe)
 {
-    bool needs = recipe_rewrites(recipe) || recipe->cache.number != GPU_NUMBER_NONE;
+    bool needs = recipe_rewrites(recipe) || recipe->cache.element != DTYPE_F32;
 
     for (int i = 0; i < recipe->count && !needs; i++) {
         needs = quantizer_stats(recipe->stages[i].quantizer, recipe->stages[i].params) != STATS_NONE;

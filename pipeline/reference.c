@@ -56,7 +56,7 @@ struct block reference_block(const struct run *run, const struct block *block)
         if (run->reference.float_linears[role].data != NULL) {
             reference.linears[role] = run->reference.float_linears[role];
         }
-        reference.inputs[role] = (struct gpu_input){.number = GPU_NUMBER_NONE};
+        reference.inputs[role] = (struct gpu_input){.element = DTYPE_F32};
         reference.kept[role] = (struct tensor){0};
     }
     reference.key_cache = reference.value_cache = (struct gpu_cache){0};

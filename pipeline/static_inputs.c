@@ -29,7 +29,7 @@ static int tick(void *data)
 
 bool site_input_is_static(const struct qscheme *scheme)
 {
-    return scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic;
+    return scheme->input.element != DTYPE_F32 && !scheme->input.dynamic;
 }
 
 /* The largest input, and the root of their mean square. */
@@ -58,10 +58,10 @@ static int measure(struct run *run, const struct layer_stats *stats, float *absm
     return rc;
 }
 
-static bool is_outliers(const struct report_input *in, enum gpu_number number)
+static bool is_outliers(const struct report_input *in, enum dtype element)
 {
     /* E4M3 has its smallest steps, 2^-9, near zero. */
-    double steps = number == GPU_NUMBER_E4M3 ? (double)DTYPE_E4M3_MAX * 0x1p9 : 127.0;
+    double steps = dtype_rows[element].max / dtype_rows[element].min;
     double most = (double)in->absmax, usual = (double)in->rms;
 
     return (usual > 0 && most * STEPS_MIN > usual * steps) ||
@@ -97,14 +97,14 @@ static int choose(struct run *run, enum site site, const struct layer_stats *sta
     if (rc != 0) {
         return rc;
     }
-    made.outlier = is_outliers(&made, scheme->input.number);
+    made.outlier = is_outliers(&made, scheme->input.element);
     *out = made;
     return made.outlier ? warn(run) : 0;
 }
 
 static bool are_alike(const struct qscheme *a, const struct qscheme *b)
 {
-    return site_input_is_static(a) && site_input_is_static(b) && a->input.number == b->input.number &&
+    return site_input_is_static(a) && site_input_is_static(b) && a->input.element == b->input.element &&
            a->input_search == b->input_search;
 }
 
@@ -136,7 +136,7 @@ int site_inputs(struct run *run, enum site site, const struct layer_stats *stats
             if (are_alike(&schemes[first], &schemes[i])) {
                 out[i] = made;
                 jobs[i].result.input_scale =
-                    site_input_scale((float)((double)made.absmax * made.range.share), schemes[i].input.number,
+                    site_input_scale((float)((double)made.absmax * made.range.share), schemes[i].input.element,
                                      schemes[i].scale_dtype, &jobs[i]);
             }
         }

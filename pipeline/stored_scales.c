@@ -23,11 +23,11 @@ static struct bounds bounds_of(enum dtype dtype)
 {
     switch (dtype) {
     case DTYPE_F16:
-        return (struct bounds){STEPS_MIN * 0x1p-24f, 65504.0f};
+        return (struct bounds){STEPS_MIN * 0x1p-24f, (float)dtype_rows[DTYPE_F16].max};
     case DTYPE_BF16:
-        return (struct bounds){0x1p-126f, 0x1.fep127f};
+        return (struct bounds){0x1p-126f, (float)dtype_rows[DTYPE_BF16].max};
     default:
-        return (struct bounds){0x1p-126f, 0x1.fffffep127f};
+        return (struct bounds){0x1p-126f, (float)dtype_rows[DTYPE_F32].max};
     }
 }
 
@@ -75,7 +75,7 @@ static int take_scales(const struct qtensor *q, struct scales *out)
 {
     bool flat = q->scheme.kind == QTENSOR_NF4, whole_rows = q->scheme.kind == QTENSOR_CODEBOOKS;
 
-    out->tiles = (struct gpu_tiles){.element = GPU_ELEMENT_INT8, .rows = 1};
+    out->tiles = (struct gpu_tiles){.element = DTYPE_I8, .rows = 1};
     out->rows = flat ? 1 : q->rows;
     out->cols = flat ? q->rows * q->cols : q->cols;
     out->bounds = bounds_of(q->scheme.kind == QTENSOR_BLOCKS ? DTYPE_F16 : q->scheme.scale_dtype);
@@ -177,13 +177,13 @@ int site_scales(struct run *run, const struct tensor *weight, struct linear_job 
     return rc;
 }
 
-float site_input_scale(float most, enum gpu_number number, enum dtype dtype, struct linear_job *job)
+float site_input_scale(float most, enum dtype element, enum dtype dtype, struct linear_job *job)
 {
     struct bounds bounds = bounds_of(dtype);
-    float scale = input_range_scale(most, number, dtype);
+    float scale = input_range_scale(most, element, dtype);
 
     if (most > 0 && (scale >= bounds.largest || scale <= bounds.smallest)) {
-        float wanted = most / (number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f);
+        float wanted = most / ((float)dtype_rows[element].max);
         snprintf(job->fallback, sizeof(job->fallback), "input scale %.3g does not fit %s", (double)wanted,
                  dtype_rows[dtype].name);
     }

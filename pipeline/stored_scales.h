@@ -7,4 +7,4 @@
  * on the device, what the result stands for. */
 int site_scales(struct run *run, const struct tensor *weight, struct linear_job *job);
 /* The stored scale of static inputs whose range ends at `most`; named likewise where it does not fit. */
-float site_input_scale(float most, enum gpu_number number, enum dtype dtype, struct linear_job *job);
+float site_input_scale(float most, enum dtype element, enum dtype dtype, struct linear_job *job);

@@ -11,14 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const float largest[] = {[DTYPE_F32] = 0x1.fffffep127f, [DTYPE_F16] = 65504.0f, [DTYPE_BF16] = 0x1.fep127f};
-static const float smallest[] = {[DTYPE_F32] = 0x1p-126f, [DTYPE_F16] = 0x1p-24f, [DTYPE_BF16] = 0x1p-126f};
-
 float codebooks_stored(float value, enum dtype dtype)
 {
-    float stored = dtype_round(value, dtype);
-
-    return isfinite(stored) ? stored : copysignf(largest[dtype], value);
+    return dtype_round_finite(value, dtype);
 }
 
 int codebooks_out_of_memory(const struct codebooks *c)
@@ -86,12 +81,13 @@ static int set_importance(struct codebooks *c, const float *importance)
 static int set_scales(struct codebooks *c)
 {
     enum dtype dtype = c->context->scale_dtype;
+    float least = dtype_least_scale(dtype);
     int rc = c->context->gpu->ops->row_dot(c->context->stream, &c->scale, c->weight, c->weight);
 
     rc = rc != 0 ? rc : codebooks_download(c, c->host_rows, &c->scale);
     for (int64_t n = 0; rc == 0 && n < c->rows; n++) {
         float norm = sqrtf(c->host_rows[n] / (float)c->cols), stored = codebooks_stored(norm, dtype);
-        c->host_rows[n] = norm > 0 && stored < smallest[dtype] ? smallest[dtype] : stored;
+        c->host_rows[n] = norm > 0 && stored < least ? least : stored;
     }
     return rc != 0 ? rc : codebooks_upload(c, &c->scale, c->host_rows);
 }

@@ -113,11 +113,9 @@ struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t col
 
 float quant_store_scale(float scale, enum dtype dtype)
 {
-    static const float largest[] = {[DTYPE_F32] = 0x1.fffffep127f, [DTYPE_F16] = 65504.0f, [DTYPE_BF16] = 0x1.fep127f};
-    static const float smallest[] = {[DTYPE_F32] = 0x1p-149f, [DTYPE_F16] = 0x1p-24f, [DTYPE_BF16] = 0x1p-133f};
     float stored = dtype_round(scale, dtype);
 
-    return !isfinite(stored) ? largest[dtype] : stored > 0 ? stored : smallest[dtype];
+    return !isfinite(stored) ? (float)dtype_rows[dtype].max : stored > 0 ? stored : (float)dtype_rows[dtype].min;
 }
 
 int quant_tick(const struct solve_context *context)

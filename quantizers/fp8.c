@@ -70,9 +70,9 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
         .sym = true,
         .element = p->fmt == FP8_E5M2 ? DTYPE_F8_E5M2 : DTYPE_F8_E4M3,
         .scale_dtype = DTYPE_F32,
-        .input = {.number = p->activation_scheme == FP8_NONE ? GPU_NUMBER_NONE : GPU_NUMBER_E4M3,
+        .input = {.element = p->activation_scheme == FP8_NONE ? DTYPE_F32 : DTYPE_F8_E4M3,
                   .dynamic = p->activation_scheme == FP8_DYNAMIC,
-                  .run = block && p->activation_scheme == FP8_DYNAMIC ? size : 0},
+                  .group_size = block && p->activation_scheme == FP8_DYNAMIC ? size : 0},
         .input_search = p->activation_scheme == FP8_STATIC && p->input_range == INPUT_RANGE_OUTPUT_ERROR,
     };
     return 0;
@@ -94,7 +94,7 @@ static int range_linear(const struct solve_context *context, const struct linear
 static int encode_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
-    float largest = q->scheme.element == DTYPE_F8_E5M2 ? DTYPE_E5M2_MAX : DTYPE_E4M3_MAX;
+    float largest = (float)dtype_rows[q->scheme.element].max;
 
     for (int64_t i = 0; i < q->row_groups * q->groups; i++) {
         q->scales[i] = q->scales[i] == 0 ? 1.0f : quant_store_scale(q->scales[i] / largest, q->scheme.scale_dtype);

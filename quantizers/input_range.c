@@ -131,7 +131,7 @@ static int try_share(struct trial *t, float absmax, double share, struct candida
 {
     double error;
 
-    t->input.scale = input_range_scale((float)((double)absmax * share), t->input.number, t->context->scale_dtype);
+    t->input.scale = input_range_scale((float)((double)absmax * share), t->input.element, t->context->scale_dtype);
     int rc = try_scale(t, &error);
     if (rc == 0) {
         *out = (struct candidate){t->input.scale, share, error};
@@ -155,9 +155,9 @@ static const struct candidate *choose(const struct candidate *candidates, int co
     return widest != NULL ? widest : candidates;
 }
 
-float input_range_scale(float most, enum gpu_number number, enum dtype dtype)
+float input_range_scale(float most, enum dtype element, enum dtype dtype)
 {
-    float largest = number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f;
+    float largest = (float)dtype_rows[element].max;
 
     return most > 0 ? quant_store_scale(most / largest, dtype) : 1.0f; /* no input there was */
 }

@@ -18,4 +18,4 @@ int input_range_search(const struct solve_context *context, const struct input_s
                        const struct tensor *const *weights, int count, const struct gpu_input *input, float absmax,
                        struct input_range *out);
 /* The scale that reaches `most`, as stored: never zero, never infinite. */
-float input_range_scale(float most, enum gpu_number number, enum dtype dtype);
+float input_range_scale(float most, enum dtype element, enum dtype dtype);

@@ -113,7 +113,7 @@ static int add_part(struct input_sample *sample, const struct gpu *gpu, struct g
 static int add_some(struct input_sample *sample, const struct gpu *gpu, struct gpu_stream *stream,
                     const struct tensor *x)
 {
-    const struct gpu_tiles rows = {.element = GPU_ELEMENT_INT8, .rows = 1, .cols = sample->columns};
+    const struct gpu_tiles rows = {.element = DTYPE_I8, .rows = 1, .cols = sample->columns};
     const struct tensor most = tensor_rows(&sample->reach, 0, x->shape[0]);
     float reach[INPUT_SAMPLE_ROWS];
 

@@ -25,20 +25,20 @@ struct analysis_params {
 
 struct candidate {
     const char *name;
-    enum gpu_number number; /* static scales, or NONE */
+    enum dtype element; /* with static scales; U8: asymmetric */
     bool per_head;
     int bits;  /* asymmetric */
     bool kivi; /* else each head of each token has its own grid */
 };
 
 static const struct candidate candidates[] = {
-    {"fp8_e4m3_per_tensor", GPU_NUMBER_E4M3, false, 8, false},
-    {"fp8_e4m3_per_head", GPU_NUMBER_E4M3, true, 8, false},
-    {"int8_per_tensor", GPU_NUMBER_INT8, false, 8, false},
-    {"int8_per_head", GPU_NUMBER_INT8, true, 8, false},
-    {"int4_per_token", GPU_NUMBER_NONE, false, 4, false},
-    {"kivi4", GPU_NUMBER_NONE, false, 4, true},
-    {"kivi2", GPU_NUMBER_NONE, false, 2, true},
+    {"fp8_e4m3_per_tensor", DTYPE_F8_E4M3, false, 8, false},
+    {"fp8_e4m3_per_head", DTYPE_F8_E4M3, true, 8, false},
+    {"int8_per_tensor", DTYPE_I8, false, 8, false},
+    {"int8_per_head", DTYPE_I8, true, 8, false},
+    {"int4_per_token", DTYPE_U8, false, 4, false},
+    {"kivi4", DTYPE_U8, false, 4, true},
+    {"kivi2", DTYPE_U8, false, 2, true},
 };
 #define CANDIDATES (sizeof(candidates) / sizeof(candidates[0]))
 
@@ -86,32 +86,34 @@ static int batch_heads(const struct analysis *a, int64_t i, struct block_heads *
 }
 
 static int place_scales(struct analysis *a, struct tensor *tensor, struct gpu_cache *cache, const float *scales,
-                        int64_t count, enum gpu_number number)
+                        int64_t count, enum dtype element)
 {
     int64_t columns = a->config->num_kv_heads * a->config->head_dim;
 
-    *cache = (struct gpu_cache){.number = number, .scale = tensor, .run = columns / count};
+    *cache = (struct gpu_cache){.element = element, .scale = tensor, .group_size = columns / count};
     return gpu_tensor_from_host(a->gpu, a->stream, DTYPE_F32, 1, &count, scales, tensor);
 }
 
 static int set_up(struct analysis *a, const struct candidate *c, const struct cache_ranges *ranges, struct trial *t)
 {
     const struct rewrite_context *context = a->context;
-    const struct cache_scheme scheme = {c->number, c->per_head};
+    const struct cache_scheme scheme = {c->element, c->per_head};
     int64_t dim = a->config->head_dim, group = a->params->group_size;
 
-    if (c->number != GPU_NUMBER_NONE) {
+    if (c->element != DTYPE_U8) {
         int rc = cache_scales_make(ranges, a->config, &scheme, context->weight_dtype, context->gpu, context->stream,
                                    &t->scales);
-        rc = rc != 0 ? rc : place_scales(a, &t->key_scale, &t->keys, t->scales.keys, t->scales.count, scheme.number);
-        return rc != 0 ? rc
-                       : place_scales(a, &t->value_scale, &t->values, t->scales.values, t->scales.count, scheme.number);
+        rc = rc != 0 ? rc : place_scales(a, &t->key_scale, &t->keys, t->scales.keys, t->scales.count, scheme.element);
+        return rc != 0
+                   ? rc
+                   : place_scales(a, &t->value_scale, &t->values, t->scales.values, t->scales.count, scheme.element);
     }
-    t->keys = t->values = (struct gpu_cache){.run = dim, .bits = c->bits, .tokens = 1, .length = 1};
+    t->keys = t->values =
+        (struct gpu_cache){.element = DTYPE_U8, .group_size = dim, .bits = c->bits, .tokens = 1, .length = 1};
     if (c->kivi) {
-        t->keys.run = 1;
+        t->keys.group_size = 1;
         t->keys.tokens = group;
-        t->values.run = dim % group == 0 ? group : dim;
+        t->values.group_size = dim % group == 0 ? group : dim;
         t->recent = a->params->residual_length;
     }
     return 0;
@@ -192,10 +194,11 @@ static double stored_bits(const struct trial *t)
 {
     const struct gpu_cache *k = &t->keys, *v = &t->values;
 
-    if (k->number != GPU_NUMBER_NONE) {
+    if (k->element != DTYPE_U8) {
         return 8;
     }
-    return 0.5 * (k->bits + 32.0 / (double)(k->run * k->tokens) + v->bits + 32.0 / (double)(v->run * v->tokens));
+    return 0.5 * (k->bits + 32.0 / (double)(k->group_size * k->tokens) + v->bits +
+                  32.0 / (double)(v->group_size * v->tokens));
 }
 
 static int add_row(struct analysis *a, size_t c, struct analysis_rows *rows)

@@ -38,14 +38,14 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
                             .per_channel = true,
                             .sym = true,
                             .scale_dtype = DTYPE_F32,
-                            .input = {.number = GPU_NUMBER_INT8, .dynamic = true},
+                            .input = {.element = DTYPE_I8, .dynamic = true},
                             .input_threshold = (float)p->llm_int8_threshold};
     return 0;
 }
 
 static int encode(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
-    const struct gpu_tiles tiles = {GPU_ELEMENT_INT8, 1, q->cols};
+    const struct gpu_tiles tiles = {DTYPE_I8, 1, q->cols};
     int rc = quant_tile_range(context, job->weight, &tiles, q);
 
     for (int64_t n = 0; rc == 0 && n < q->rows; n++) {

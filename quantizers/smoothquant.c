@@ -55,7 +55,7 @@ static int amend(const void *params, struct qscheme *scheme)
         (void)err_set_param(rc, grid ? "sym" : "/method");
         return err_set_hint(rc, "%s", grid ? "sym true, or activation_bits 16" : "activation_bits 16, or rtn or gptq");
     }
-    scheme->input = (struct gpu_input){.number = GPU_NUMBER_INT8, .dynamic = p->activation_dynamic};
+    scheme->input = (struct gpu_input){.element = DTYPE_I8, .dynamic = p->activation_dynamic};
     scheme->input_search = !p->activation_dynamic && p->input_range == INPUT_RANGE_OUTPUT_ERROR;
     return 0;
 }
@@ -117,7 +117,7 @@ static bool is_worth_it(const struct rewrite_context *c)
 
     for (int role = 0; role < LINEAR_COUNT; role++) {
         const struct qscheme *scheme = is_consumer(c, role) ? c->scheme(c->scheme_data, (enum linear_role)role) : NULL;
-        any = any || (scheme != NULL && scheme->input.number != GPU_NUMBER_NONE);
+        any = any || (scheme != NULL && scheme->input.element != DTYPE_F32);
     }
     return any;
 }
@@ -238,7 +238,7 @@ static int round_weight(const struct smoothing *s, struct search *f, int role)
 /* How this linear's input will be quantized, the static scale being what the calibration set reaches over s. */
 static struct gpu_input input_of(const struct smoothing *s, const struct qscheme *scheme)
 {
-    struct gpu_input input = scheme != NULL ? scheme->input : (struct gpu_input){.number = GPU_NUMBER_NONE};
+    struct gpu_input input = scheme != NULL ? scheme->input : (struct gpu_input){.element = DTYPE_F32};
     float most = 0;
 
     for (int64_t j = 0; j < s->columns; j++) {
@@ -270,7 +270,7 @@ static int try_batch(const struct smoothing *s, struct search *f, const struct t
         struct gpu_input input = input_of(s, scheme);
         rc = ops->convert(c->stream, &x, &from);
         rc = rc != 0 ? rc : ops->scale(c->stream, &x, NULL, &f->inverse);
-        if (input.number != GPU_NUMBER_NONE) {
+        if (input.element != DTYPE_F32) {
             rc = rc != 0 ? rc : ops->quantize_input(c->stream, &x, &x, NULL, &input);
         }
         rc = rc != 0 ? rc : ops->linear(c->stream, &wanted, &from, &c->block->linears[role], NULL);

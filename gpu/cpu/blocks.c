@@ -78,7 +78,7 @@ static float consider(const struct block_task *task, const float *x, const float
 /* As stored, and finite. */
 static float storable(float scale, enum dtype store)
 {
-    float most = store == DTYPE_F16 ? 65504.0f : 0x1p127f;
+    float most = store == DTYPE_F16 ? (float)dtype_max(DTYPE_F16) : 0x1p127f;
 
     scale = scale < most ? scale : most;
     scale = scale > -most ? scale : -most;

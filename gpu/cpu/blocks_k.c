@@ -122,8 +122,7 @@ static void measure(const struct block_task *task, const struct shape *shape, st
 
 static float half(float value)
 {
-    value = value < 65504.0f ? value : 65504.0f;
-    return dtype_round(value > -65504.0f ? value : -65504.0f, DTYPE_F16);
+    return dtype_round_finite(value, DTYPE_F16);
 }
 
 static int nearest(float value, int low, int high)

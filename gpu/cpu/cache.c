@@ -16,7 +16,6 @@
 
 #define Q_TILE 64
 #define ROW_TILE 16
-#define HALF_MAX 65504.0f
 
 struct cache {
     const struct gpu_cache *spec;
@@ -33,13 +32,13 @@ static void symmetric_tile(void *ctx, int64_t task)
     int64_t first = task * ROW_TILE * job->cols, count = tile_size(job->rows, ROW_TILE, task) * job->cols;
 
     for (int64_t at = first; at < first + count; at++) {
-        job->y[at] = scaling_round(job->x[at], scales[at % job->cols / spec->run], spec->number);
+        job->y[at] = scaling_round(job->x[at], scales[at % job->cols / spec->group_size], spec->element);
     }
 }
 
 static float half(float x)
 {
-    return dtype_round(fminf(fmaxf(x, -HALF_MAX), HALF_MAX), DTYPE_F16);
+    return dtype_round_finite(x, DTYPE_F16);
 }
 
 /* One group: `tokens` rows of `run` columns at x. */
@@ -49,7 +48,7 @@ static void round_group(const struct cache *job, int64_t at, int64_t tokens)
 
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = job->x + at + t * job->cols;
-        for (int64_t i = 0; i < job->spec->run; i++) {
+        for (int64_t i = 0; i < job->spec->group_size; i++) {
             least = fminf(least, x[i]);
             most = fmaxf(most, x[i]);
         }
@@ -58,7 +57,7 @@ static void round_group(const struct cache *job, int64_t at, int64_t tokens)
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = job->x + at + t * job->cols;
         float *y = job->y + at + t * job->cols;
-        for (int64_t i = 0; i < job->spec->run; i++) {
+        for (int64_t i = 0; i < job->spec->group_size; i++) {
             float code = step > 0 ? fminf(fmaxf(rintf((x[i] - low) / step), 0.0f), top) : 0.0f;
             y[i] = code * step + low;
         }
@@ -73,7 +72,7 @@ static void asymmetric_tile(void *ctx, int64_t task)
     int64_t first = sequence * spec->length + tile * spec->tokens;
     int64_t tokens = tile_size(spec->length, spec->tokens, tile);
 
-    for (int64_t col = 0; col < job->cols; col += spec->run) {
+    for (int64_t col = 0; col < job->cols; col += spec->group_size) {
         round_group(job, first * job->cols + col, tokens);
     }
 }
@@ -82,7 +81,7 @@ int cpu_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const 
                        const struct gpu_cache *spec)
 {
     struct cache job = {.spec = spec, .y = y->data, .x = x->data, .rows = matrix_rows(x), .cols = matrix_cols(x)};
-    if (spec->number != GPU_NUMBER_NONE) {
+    if (spec->element != DTYPE_U8) {
         stream_run(stream, tiles_of(job.rows, ROW_TILE), symmetric_tile, &job);
         return 0;
     }

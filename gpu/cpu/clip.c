@@ -37,7 +37,7 @@ static struct grid_point cut(const struct clip *job, const struct tile *tile, in
 {
     float p = (float)(1.0 - (double)(job->spec->signs ? candidate / 2 : candidate) / job->spec->steps);
     float low = tile->low[row], high = tile->high[row], bound = p * (-low > high ? -low : high);
-    struct grid_point point = grid_point(job->spec, low < -bound ? -bound : low, high > bound ? bound : high);
+    struct grid_point point = grid_of(job->spec, low < -bound ? -bound : low, high > bound ? bound : high);
 
     if (job->spec->signs && candidate % 2 != 0) {
         point.scale = -point.scale;

@@ -170,14 +170,6 @@ static void split(const struct cluster *job, struct row *row, float *table)
     }
 }
 
-static float store_value(float value, enum dtype dtype)
-{
-    static const float largest[] = {[DTYPE_F32] = 0x1.fffffep127f, [DTYPE_F16] = 65504.0f, [DTYPE_BF16] = 0x1.fep127f};
-    float stored = dtype_round(value, dtype);
-
-    return isfinite(stored) ? stored : copysignf(largest[dtype], value);
-}
-
 /* The nearest value of an ascending table, the lower of equals. */
 static uint8_t nearest(const float *table, int64_t count, float w)
 {
@@ -217,7 +209,7 @@ static void cluster_row(void *ctx, int64_t n)
         }
     }
     for (int64_t i = 0; i < job->values; i++) {
-        table[i] = store_value(table[i], job->stored);
+        table[i] = dtype_round_finite(table[i], job->stored);
     }
     for (int64_t k = 0; k < job->cols; k++) {
         job->codes[n * job->cols + k] = nearest(table, job->values, job->w[n * job->cols + k]);

@@ -34,14 +34,16 @@ static struct part part_of(const struct tiles *job, int64_t task)
                          first + job->width < job->groups ? first + job->width : job->groups};
 }
 
-static float value_of(enum gpu_element element, int code)
+static float value_of(enum dtype element, int code)
 {
     switch (element) {
-    case GPU_ELEMENT_NF4:
+    case DTYPE_NF4:
         return dtype_nf4_levels[code & 15];
-    case GPU_ELEMENT_E5M2:
+    case DTYPE_F8_E5M2:
         return dtype_e5m2_to_f32((uint8_t)code);
-    case GPU_ELEMENT_INT8:
+    case DTYPE_F4_E2M1:
+        return dtype_e2m1_to_f32((uint8_t)(code & 15));
+    case DTYPE_I8:
         return (float)(code - INT8_ZERO);
     default:
         return dtype_e4m3_to_f32((uint8_t)code);
@@ -129,17 +131,22 @@ static void encode_nf4(uint8_t *codes, const float *w, int64_t count, float scal
 static void encode_run(uint8_t *codes, const float *w, int64_t count, float scale, const struct tiles *job)
 {
     switch (job->spec->element) {
-    case GPU_ELEMENT_NF4:
+    case DTYPE_NF4:
         encode_nf4(codes, w, count, scale, job->middles);
         break;
-    case GPU_ELEMENT_INT8:
+    case DTYPE_I8:
         for (int64_t i = 0; i < count; i++) {
             codes[i] = (uint8_t)(INT8_ZERO + (int)fminf(fmaxf(rintf(w[i] / scale), -127.0f), 127.0f));
         }
         break;
-    case GPU_ELEMENT_E5M2:
+    case DTYPE_F8_E5M2:
         for (int64_t i = 0; i < count; i++) {
             codes[i] = dtype_f32_to_e5m2(w[i] / scale);
+        }
+        break;
+    case DTYPE_F4_E2M1:
+        for (int64_t i = 0; i < count; i++) {
+            codes[i] = dtype_f32_to_e2m1(w[i] / scale);
         }
         break;
     default:

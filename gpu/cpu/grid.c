@@ -28,38 +28,6 @@ struct grid {
     float top;
 };
 
-/* The scale as stored, positive and finite, so that weights near zero or beyond the type still get a grid. Where it
- * must be rounded it is rounded down: a symmetric grid's extremes lie halfway between two codes, and a scale that is a
- * trifle too large would move half of them inwards (at 2 bits they are most of the range). */
-static float storable(float scale, enum dtype dtype)
-{
-    float stored = dtype_round_down(scale, dtype);
-    if (!(stored > 0.0f)) {
-        return dtype == DTYPE_F16 ? 0x1p-24f : 0x1p-126f;
-    }
-    if (isinf(stored)) {
-        return dtype == DTYPE_F16 ? 65504.0f : 0x1.fep127f;
-    }
-    return dtype == DTYPE_F16 || stored > 0x1p-126f ? stored : 0x1p-126f;
-}
-
-struct grid_point grid_point(const struct gpu_grid *spec, float low, float high)
-{
-    float top = (float)((1 << spec->bits) - 1);
-    struct grid_point point;
-
-    if (spec->sym) {
-        float absmax = -low > high ? -low : high;
-        point.scale = storable(2.0f * absmax / top, spec->scale_dtype);
-        point.zero = (float)(1 << (spec->bits - 1));
-        return point;
-    }
-    point.scale = storable((high - low) / top, spec->scale_dtype);
-    float zero = rintf(-low / point.scale);
-    point.zero = zero < top ? zero : top;
-    return point;
-}
-
 /* The power of two that brings a scale into [1, 2). Errors so near 1 keep their powers in range, and weights lose
  * nothing by it. */
 static float unit_of(float scale)
@@ -87,7 +55,7 @@ static float shrink_of(const struct grid *job, int64_t candidate)
 static struct grid_point shrunk(const struct grid *job, const struct group *group, int64_t candidate)
 {
     float p = shrink_of(job, candidate);
-    struct grid_point point = grid_point(job->spec, p * group->low, p * group->high);
+    struct grid_point point = grid_of(job->spec, p * group->low, p * group->high);
 
     if (job->spec->signs && candidate % 2 != 0) {
         point.scale = -point.scale;
@@ -152,7 +120,7 @@ static struct grid_point search_group(const struct grid *job, const float *w, in
     int64_t size = job->spec->group_size;
     const float *weight = job->importance != NULL ? job->importance + col : job->ones;
     float *copy = scratch_slice(job->stream), *weight_copy = copy + job->padded;
-    float unit = unit_of(grid_point(job->spec, low, high).scale);
+    float unit = unit_of(grid_of(job->spec, low, high).scale);
 
     for (int64_t i = 0; i < size; i++) {
         copy[i] = w[i] * unit;
@@ -177,7 +145,7 @@ static void grid_row(void *ctx, int64_t row)
         float low, high;
         job->stream->device->kernels->range(w, size, &low, &high);
         if (low < 0.0f || high > 0.0f) {
-            point = job->spec->mse ? search_group(job, w, g * size, low, high) : grid_point(job->spec, low, high);
+            point = job->spec->mse ? search_group(job, w, g * size, low, high) : grid_of(job->spec, low, high);
         }
         job->scale[row * job->groups + g] = point.scale;
         job->zero[row * job->groups + g] = point.zero;

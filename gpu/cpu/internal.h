@@ -9,6 +9,7 @@
 #include "gpu/backend.h"
 #include "gpu/cpu/blas.h"
 #include "gpu/cpu/kernels.h"
+#include "gpu/shared/grid.h"
 #include "gpu/shared/tiles.h"
 
 #include <pthread.h>
@@ -68,11 +69,10 @@ int info_read(struct gpu_device *device, struct gpu_info *info);
 #define GPU_OP(group, name, does, ...) int cpu_##name(struct gpu_stream *stream GPU_PARAMETERS(__VA_ARGS__));
 #include "gpu/ops.def"
 
-/* One group's grid over the range [low, high], low <= 0 <= high: the scale as it is stored, the zero answering it. */
-struct grid_point {
-    float scale, zero;
-};
-struct grid_point grid_point(const struct gpu_grid *spec, float low, float high);
+static inline struct grid_point grid_of(const struct gpu_grid *spec, float low, float high)
+{
+    return grid_point(spec->bits, spec->sym, spec->scale_dtype, low, high);
+}
 
 /* x / scale as INT8 or E4M3 keeps it, times scale. */
-float scaling_round(float x, float scale, enum gpu_number number);
+float scaling_round(float x, float scale, enum dtype element);

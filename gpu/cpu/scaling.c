@@ -42,26 +42,26 @@ struct input {
     float *y;
     const float *x, *keep;
     const struct gpu_input *spec;
-    int64_t rows, cols, run;
+    int64_t rows, cols, group_size;
 };
 
 /* The code of x as a number. */
-static float code_of(float x, float scale, enum gpu_number number)
+static float code_of(float x, float scale, enum dtype element)
 {
-    if (number == GPU_NUMBER_E4M3) {
+    if (element == DTYPE_F8_E4M3) {
         return dtype_e4m3_to_f32(dtype_f32_to_e4m3(x / scale));
     }
     return fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f);
 }
 
-float scaling_round(float x, float scale, enum gpu_number number)
+float scaling_round(float x, float scale, enum dtype element)
 {
-    return code_of(x, scale, number) * scale;
+    return code_of(x, scale, element) * scale;
 }
 
 static float run_scale(const struct gpu_input *spec, const float *x, const float *keep, int64_t count)
 {
-    float most = 0, largest = spec->number == GPU_NUMBER_E4M3 ? DTYPE_E4M3_MAX : 127.0f;
+    float most = 0, largest = (float)dtype_max(spec->element);
 
     if (!spec->dynamic) {
         return spec->scale;
@@ -77,17 +77,18 @@ static void input_tile(void *ctx, int64_t task)
 {
     const struct input *job = ctx;
     int64_t first = task * ROW_TILE, end = first + tile_size(job->rows, ROW_TILE, task);
-    int64_t runs = tiles_of(job->cols, job->run);
+    int64_t runs = tiles_of(job->cols, job->group_size);
 
     for (int64_t k = first * runs; k < end * runs; k++) {
-        int64_t at = k / runs * job->cols + k % runs * job->run, count = tile_size(job->cols, job->run, k % runs);
+        int64_t at = k / runs * job->cols + k % runs * job->group_size,
+                count = tile_size(job->cols, job->group_size, k % runs);
         const float *keep = job->keep != NULL ? job->keep + at % job->cols : NULL;
         float scale = run_scale(job->spec, job->x + at, keep, count);
         float kept = job->spec->half ? dtype_round(scale, DTYPE_F16) : scale;
         for (int64_t i = 0; i < count; i++) {
             float x = job->x[at + i];
             bool passes = (keep != NULL && keep[i] != 0.0f) || scale == 0.0f;
-            job->y[at + i] = passes ? x : code_of(x, scale, job->spec->number) * kept;
+            job->y[at + i] = passes ? x : code_of(x, scale, job->spec->element) * kept;
         }
     }
 }
@@ -102,7 +103,7 @@ int cpu_quantize_input(struct gpu_stream *stream, const struct tensor *y, const 
                         .rows = matrix_rows(x),
                         .cols = matrix_cols(x)};
 
-    job.run = spec->dynamic && spec->run > 0 ? spec->run : job.cols;
+    job.group_size = spec->dynamic && spec->group_size > 0 ? spec->group_size : job.cols;
     stream_run(stream, tiles_of(job.rows, ROW_TILE), input_tile, &job);
     return 0;
 }

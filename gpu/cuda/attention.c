@@ -69,7 +69,7 @@ static int run_tile(const struct attention *job, int64_t sequence, const struct 
     int rc = gemm_run(job->stream, &scores);
     rc = rc != 0 ? rc
                  : cuda_ok(job->stream->device,
-                           launch_softmax(job->weights, bf16 ? LAUNCH_BF16 : LAUNCH_F32, job->scores, &softmax,
+                           launch_softmax(job->weights, bf16 ? DTYPE_BF16 : DTYPE_F32, job->scores, &softmax,
                                           job->stream->stream),
                            "softmax");
     return rc != 0 ? rc : gemm_run(job->stream, &output);

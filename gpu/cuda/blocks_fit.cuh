@@ -76,7 +76,7 @@ static __device__ struct block_sums block_fit(const struct block_task &task, int
 
 static __device__ float half_of(float value)
 {
-    return __half2float(__float2half_rn(clamped(value, -65504.0f, 65504.0f)));
+    return dtype_round_finite(value, DTYPE_F16);
 }
 
 /* As stored, and finite. */

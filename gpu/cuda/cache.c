@@ -13,14 +13,14 @@ int cuda_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const
     if (rc != 0) {
         return rc;
     }
-    const struct launch_cache cache = {.e4m3 = spec->number == GPU_NUMBER_E4M3,
+    const struct launch_cache cache = {.element = spec->element,
                                        .bits = spec->bits,
                                        .rows = matrix_rows(x),
                                        .cols = matrix_cols(x),
-                                       .run = spec->run,
+                                       .group_size = spec->group_size,
                                        .tokens = spec->tokens,
                                        .length = spec->length};
-    int status = spec->number != GPU_NUMBER_NONE
+    int status = spec->element != DTYPE_U8
                      ? launch_cache_symmetric(y->data, x->data, spec->scale->data, &cache, stream->stream)
                      : launch_cache_asymmetric(y->data, x->data, &cache, stream->stream);
     return cuda_ok(stream->device, status, "quantize_cache");

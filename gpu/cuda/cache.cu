@@ -5,14 +5,13 @@
 #include "gpu/cuda/number.cuh"
 
 #define THREADS 256
-#define HALF_MAX 65504.0f
 
 static __global__ void symmetric_kernel(float *y, const float *x, const float *scale, struct launch_cache spec)
 {
     int64_t stride = (int64_t)gridDim.x * blockDim.x, count = spec.rows * spec.cols;
 
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
-        y[i] = rounded(x[i], scale[i % spec.cols / spec.run], spec.e4m3);
+        y[i] = rounded(x[i], scale[i % spec.cols / spec.group_size], spec.element);
     }
 }
 
@@ -23,27 +22,22 @@ int launch_cache_symmetric(float *y, const float *x, const float *scale, const s
     return (int)cudaGetLastError();
 }
 
-static __device__ float half_of(float x)
-{
-    return __half2float(__float2half_rn(fminf(fmaxf(x, -HALF_MAX), HALF_MAX)));
-}
-
 /* `team` threads a group, 1 or a warp: groups of few columns side by side share what is read. */
 static __global__ void asymmetric_kernel(float *y, const float *x, struct launch_cache spec, int team)
 {
-    int64_t runs = spec.cols / spec.run, tiles = (spec.length + spec.tokens - 1) / spec.tokens;
+    int64_t runs = spec.cols / spec.group_size, tiles = (spec.length + spec.tokens - 1) / spec.tokens;
     int64_t task = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / team, tile = task / runs;
     int64_t first = tile / tiles * spec.length + tile % tiles * spec.tokens; /* row */
     int64_t left = spec.length - tile % tiles * spec.tokens;
-    int64_t count = (left < spec.tokens ? left : spec.tokens) * spec.run;
-    int64_t at = first * spec.cols + task % runs * spec.run;
+    int64_t count = (left < spec.tokens ? left : spec.tokens) * spec.group_size;
+    int64_t at = first * spec.cols + task % runs * spec.group_size;
     float least = INFINITY, most = -INFINITY, top = (float)((1 << spec.bits) - 1);
 
     if (first >= spec.rows) { /* a whole warp, or a thread without company */
         return;
     }
     for (int64_t i = threadIdx.x % team; i < count; i += team) {
-        float value = x[at + i / spec.run * spec.cols + i % spec.run];
+        float value = x[at + i / spec.group_size * spec.cols + i % spec.group_size];
         least = fminf(least, value);
         most = fmaxf(most, value);
     }
@@ -51,9 +45,9 @@ static __global__ void asymmetric_kernel(float *y, const float *x, struct launch
         least = -warp_max(-least);
         most = warp_max(most);
     }
-    float low = half_of(least), step = half_of((most - low) / top);
+    float low = dtype_round_finite(least, DTYPE_F16), step = dtype_round_finite((most - low) / top, DTYPE_F16);
     for (int64_t i = threadIdx.x % team; i < count; i += team) {
-        int64_t place = at + i / spec.run * spec.cols + i % spec.run;
+        int64_t place = at + i / spec.group_size * spec.cols + i % spec.group_size;
         float code = step > 0 ? fminf(fmaxf(rintf((x[place] - low) / step), 0.0f), top) : 0.0f;
         y[place] = code * step + low;
     }
@@ -61,9 +55,9 @@ static __global__ void asymmetric_kernel(float *y, const float *x, struct launch
 
 int launch_cache_asymmetric(float *y, const float *x, const struct launch_cache *spec, cudaStream_t stream)
 {
-    int team = spec->run < WARP ? 1 : WARP;
+    int team = spec->group_size < WARP ? 1 : WARP;
     int64_t tiles = (spec->length + spec->tokens - 1) / spec->tokens;
-    int64_t tasks = spec->rows / spec->length * tiles * (spec->cols / spec->run);
+    int64_t tasks = spec->rows / spec->length * tiles * (spec->cols / spec->group_size);
 
     if (tasks > 0) {
         launch(asymmetric_kernel, blocks_of(tasks, THREADS / team), THREADS, 0, stream, y, x, *spec, team);

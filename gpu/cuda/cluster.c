@@ -27,7 +27,7 @@ int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, con
                                  .rows = matrix_rows(w),
                                  .cols = matrix_cols(w),
                                  .values = 1 << bits,
-                                 .stored = (int)launch_dtype_of(stored)};
+                                 .stored = stored};
     job.slice = launch_cluster_bytes(job.cols, job.values);
     job.slices = SCRATCH_BYTES / job.slice;
     job.slices = job.slices < 1 ? 1 : job.slices < SLICES_MAX ? job.slices : SLICES_MAX;

@@ -285,20 +285,6 @@ static __device__ void split(const struct launch_cluster &job, struct row *row, 
     }
 }
 
-static __device__ float store_value(float value, int dtype)
-{
-    float stored = value, most = 0x1.fffffep127f;
-
-    if (dtype == LAUNCH_F16) {
-        stored = __half2float(__float2half_rn(value));
-        most = 65504.0f;
-    } else if (dtype == LAUNCH_BF16) {
-        stored = __bfloat162float(__float2bfloat16_rn(value));
-        most = 0x1.fep127f;
-    }
-    return isfinite(stored) ? stored : copysignf(most, value);
-}
-
 /* The nearest value of an ascending table, the lower of equals. */
 static __device__ uint8_t nearest(const float *table, int count, float w)
 {
@@ -336,7 +322,7 @@ static __device__ void cluster_row(const struct launch_cluster &job, int64_t n, 
     }
     __syncthreads();
     for (int i = threadIdx.x; i < job.values; i += THREADS) {
-        shared->table[i] = store_value(shared->table[i], job.stored);
+        shared->table[i] = dtype_round_finite(shared->table[i], job.stored);
         job.table[n * job.values + i] = shared->table[i];
     }
     __syncthreads();

@@ -5,7 +5,7 @@
 
 #define THREADS 256
 
-static __global__ void convert_kernel(void *y, int y_dtype, const void *x, int x_dtype, int64_t count)
+static __global__ void convert_kernel(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count)
 {
     int64_t stride = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
@@ -27,13 +27,13 @@ static __global__ void narrow_kernel(uint2 *y, const float4 *x, int64_t count)
     }
 }
 
-int launch_convert(void *y, int y_dtype, const void *x, int x_dtype, int64_t count, cudaStream_t stream)
+int launch_convert(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count, cudaStream_t stream)
 {
     if (count == 0) {
         return 0;
     }
     bool aligned = ((uintptr_t)x % sizeof(float4) | (uintptr_t)y % sizeof(uint2)) == 0;
-    if (x_dtype == LAUNCH_F32 && y_dtype == LAUNCH_BF16 && count % 4 == 0 && aligned) {
+    if (x_dtype == DTYPE_F32 && y_dtype == DTYPE_BF16 && count % 4 == 0 && aligned) {
         launch(narrow_kernel, flat_blocks(count / 4, THREADS), THREADS, 0, stream, (uint2 *)y, (const float4 *)x,
                count / 4);
     } else {
@@ -42,7 +42,7 @@ int launch_convert(void *y, int y_dtype, const void *x, int x_dtype, int64_t cou
     return (int)cudaGetLastError();
 }
 
-static __global__ void nonfinite_kernel(long long *index, const void *x, int dtype, int64_t count)
+static __global__ void nonfinite_kernel(long long *index, const void *x, enum dtype dtype, int64_t count)
 {
     int64_t stride = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
@@ -58,7 +58,7 @@ static __global__ void set_index_kernel(long long *index)
     *index = INT64_MAX;
 }
 
-int launch_find_nonfinite(int64_t *index, const void *x, int dtype, int64_t count, cudaStream_t stream)
+int launch_find_nonfinite(int64_t *index, const void *x, enum dtype dtype, int64_t count, cudaStream_t stream)
 {
     launch(set_index_kernel, 1, 1, 0, stream, (long long *)index);
     if (count > 0) {

@@ -114,7 +114,6 @@ int gemm_run(struct gpu_stream *stream, const struct gemm *gemm);
 int gemm_cache_new(struct gemm_cache **cache);
 void gemm_cache_free(struct gemm_cache *cache);
 
-enum launch_dtype launch_dtype_of(enum dtype dtype);
 /* x as an operand of a product: itself when F32 products are wanted or it is BF16 already, else converted into scratch
  * that the caller reserved (operand_size). */
 size_t operand_size(const struct gpu_stream *stream, const struct tensor *x);

@@ -191,7 +191,7 @@ int cuda_descend(struct gpu_stream *stream, const struct tensor *codes, const st
                                      .groups = matrix_cols(target) / grid->group_size,
                                      .top = (float)((1 << grid->bits) - 1),
                                      .sym = grid->sym,
-                                     .scale_dtype = (int)launch_dtype_of(grid->scale_dtype)},
+                                     .scale_dtype = grid->scale_dtype},
                           .target = target->data};
     int64_t rows = STRIP_ELEMENTS / (job.launch.k > 0 ? job.launch.k : 1);
     rows = rows < 1 ? 1 : rows < job.launch.rows ? rows : job.launch.rows;

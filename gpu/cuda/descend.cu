@@ -7,13 +7,6 @@
 #define THREADS 128
 #define HELD (LAUNCH_DESCEND_COLS / WARP)
 
-static __device__ float stored(float value, int dtype)
-{
-    return dtype == LAUNCH_F16    ? __half2float(__float2half_rn(value))
-           : dtype == LAUNCH_BF16 ? __bfloat162float(__float2bfloat16_rn(value))
-                                  : value;
-}
-
 static __device__ int64_t row_of_warp(void)
 {
     return (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
@@ -75,7 +68,7 @@ static __device__ double move_scale(const struct launch_descend &job, int64_t ro
     }
     curve = warp_sum(curve);
     slope = warp_sum(slope);
-    float best = curve > 0 ? stored((float)((double)scale + slope / curve), job.scale_dtype) : 0.0f;
+    float best = curve > 0 ? dtype_round((float)((double)scale + slope / curve), job.scale_dtype) : 0.0f;
     double t = (double)best - (double)scale, gain = t * (2 * slope - t * curve);
     if (!isfinite(best) || best == 0.0f || (best > 0.0f) != (scale > 0.0f) || !(gain > 0)) {
         return 0;

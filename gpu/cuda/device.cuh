@@ -109,25 +109,25 @@ __device__ inline int block_rank(bool wanted, int *counts, int *total)
     return at + rank - 1;
 }
 
-__device__ inline float load_float(const void *x, int dtype, int64_t i)
+__device__ inline float load_float(const void *x, enum dtype dtype, int64_t i)
 {
     switch (dtype) {
-    case LAUNCH_F16:
+    case DTYPE_F16:
         return __half2float(((const __half *)x)[i]);
-    case LAUNCH_BF16:
+    case DTYPE_BF16:
         return __bfloat162float(((const __nv_bfloat16 *)x)[i]);
     default:
         return ((const float *)x)[i];
     }
 }
 
-__device__ inline void store_float(void *y, int dtype, int64_t i, float value)
+__device__ inline void store_float(void *y, enum dtype dtype, int64_t i, float value)
 {
     switch (dtype) {
-    case LAUNCH_F16:
+    case DTYPE_F16:
         ((__half *)y)[i] = __float2half_rn(value);
         break;
-    case LAUNCH_BF16:
+    case DTYPE_BF16:
         ((__nv_bfloat16 *)y)[i] = __float2bfloat16_rn(value);
         break;
     default:

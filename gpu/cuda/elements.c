@@ -6,11 +6,7 @@
 
 static struct launch_tiles tiles_of_spec(const struct tensor *w, const struct gpu_tiles *spec)
 {
-    static const int elements[] = {[GPU_ELEMENT_E4M3] = LAUNCH_E4M3,
-                                   [GPU_ELEMENT_E5M2] = LAUNCH_E5M2,
-                                   [GPU_ELEMENT_NF4] = LAUNCH_NF4,
-                                   [GPU_ELEMENT_INT8] = LAUNCH_INT8};
-    struct launch_tiles tiles = {.element = elements[spec->element],
+    struct launch_tiles tiles = {.element = spec->element,
                                  .rows = matrix_rows(w),
                                  .cols = matrix_cols(w),
                                  .tile_rows = spec->rows,

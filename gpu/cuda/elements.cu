@@ -43,7 +43,7 @@ static __device__ float scale_at(const float *scale, const struct launch_tiles &
 /* The intrinsics saturate and round to nearest even, as the CPU's conversions do. */
 static __device__ uint8_t code_of(float w, float scale, const struct launch_tiles &spec)
 {
-    if (spec.element == LAUNCH_NF4) {
+    if (spec.element == DTYPE_NF4) {
         float inverse = 1.0f / scale;
         float x = isfinite(inverse) ? w * inverse : scale != 0 ? w / scale : 0.0f;
         int code = 0;
@@ -52,10 +52,13 @@ static __device__ uint8_t code_of(float w, float scale, const struct launch_tile
         }
         return (uint8_t)code;
     }
-    if (spec.element == LAUNCH_INT8) {
+    if (spec.element == DTYPE_I8) {
         return (uint8_t)(128 + (int)fminf(fmaxf(rintf(w / scale), -127.0f), 127.0f));
     }
-    return spec.element == LAUNCH_E5M2 ? (uint8_t)__nv_cvt_float_to_fp8(w / scale, __NV_SATFINITE, __NV_E5M2)
+    if (spec.element == DTYPE_F4_E2M1) {
+        return dtype_f32_to_e2m1(w / scale);
+    }
+    return spec.element == DTYPE_F8_E5M2 ? (uint8_t)__nv_cvt_float_to_fp8(w / scale, __NV_SATFINITE, __NV_E5M2)
                                        : (uint8_t)__nv_cvt_float_to_fp8(w / scale, __NV_SATFINITE, __NV_E4M3);
 }
 
@@ -77,11 +80,13 @@ int launch_tile_encode(uint8_t *codes, const float *w, const float *scale, const
 static __device__ float value_of(uint8_t code, const struct launch_tiles &spec)
 {
     switch (spec.element) {
-    case LAUNCH_NF4:
+    case DTYPE_NF4:
         return spec.levels[code & 15];
-    case LAUNCH_INT8:
+    case DTYPE_I8:
         return (float)((int)code - 128);
-    case LAUNCH_E5M2: {
+    case DTYPE_F4_E2M1:
+        return dtype_e2m1_to_f32(code & 15);
+    case DTYPE_F8_E5M2: {
         __nv_fp8_e5m2 value;
         value.__x = code;
         return (float)value;

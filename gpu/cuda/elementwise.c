@@ -4,20 +4,13 @@
 
 #include <limits.h>
 
-enum launch_dtype launch_dtype_of(enum dtype dtype)
-{
-    return dtype == DTYPE_F16 ? LAUNCH_F16 : dtype == DTYPE_BF16 ? LAUNCH_BF16 : LAUNCH_F32;
-}
-
 int cuda_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x)
 {
     int64_t count = tensor_count(x);
     int rc = cuda_begin(stream->device);
     return rc != 0 ? rc
                    : cuda_ok(stream->device,
-                             launch_convert(y->data, launch_dtype_of(y->dtype), x->data, launch_dtype_of(x->dtype),
-                                            count, stream->stream),
-                             "convert");
+                             launch_convert(y->data, y->dtype, x->data, x->dtype, count, stream->stream), "convert");
 }
 
 int cuda_symmetrize(struct gpu_stream *stream, const struct tensor *h, double scale)
@@ -43,8 +36,8 @@ int cuda_embed(struct gpu_stream *stream, const struct tensor *y, const struct t
     rc = memory_upload(stream, device_ids, ids, (size_t)count * sizeof(int32_t));
     return rc != 0 ? rc
                    : cuda_ok(stream->device,
-                             launch_embed(y->data, table->data, launch_dtype_of(table->dtype), device_ids, count,
-                                          matrix_cols(table), stream->stream),
+                             launch_embed(y->data, table->data, table->dtype, device_ids, count, matrix_cols(table),
+                                          stream->stream),
                              "embed");
 }
 
@@ -124,8 +117,7 @@ int cuda_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct 
         return rc;
     }
     int64_t *least = scratch_take(stream, 1, sizeof(int64_t));
-    rc = cuda_ok(stream->device,
-                 launch_find_nonfinite(least, x->data, launch_dtype_of(x->dtype), tensor_count(x), stream->stream),
+    rc = cuda_ok(stream->device, launch_find_nonfinite(least, x->data, x->dtype, tensor_count(x), stream->stream),
                  "find_nonfinite");
     rc = rc != 0 ? rc : memory_download(stream, &found, least, sizeof(found));
     if (rc == 0) {

@@ -5,7 +5,7 @@
 #define THREADS 256
 #define TILE 32
 
-static __global__ void embed_kernel(float *y, const void *table, int dtype, const int32_t *ids, int64_t width)
+static __global__ void embed_kernel(float *y, const void *table, enum dtype dtype, const int32_t *ids, int64_t width)
 {
     int64_t token = blockIdx.x, from = (int64_t)ids[token] * width;
     for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
@@ -13,7 +13,7 @@ static __global__ void embed_kernel(float *y, const void *table, int dtype, cons
     }
 }
 
-int launch_embed(float *y, const void *table, int dtype, const int32_t *ids, int64_t tokens, int64_t width,
+int launch_embed(float *y, const void *table, enum dtype dtype, const int32_t *ids, int64_t tokens, int64_t width,
                  cudaStream_t stream)
 {
     if (tokens > 0) {

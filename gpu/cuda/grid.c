@@ -11,7 +11,7 @@ static struct launch_grid describe(const struct tensor *w, const struct gpu_grid
         .mse = spec->mse,
         .steps = spec->steps,
         .candidates = spec->mse ? (int)(spec->max_shrink * spec->steps + 1e-9) * (spec->signs ? 2 : 1) : 1,
-        .scale_dtype = (int)launch_dtype_of(spec->scale_dtype),
+        .scale_dtype = spec->scale_dtype,
         .rows = matrix_rows(w),
         .cols = matrix_cols(w),
         .group = spec->group_size,

@@ -112,10 +112,10 @@ static __device__ float error_of_mine(const struct launch_grid &spec, const stru
     return sum_of_mine(sum, lane);
 }
 
-static __device__ struct point shrunk(const struct launch_grid &spec, int candidate, float low, float high)
+static __device__ struct grid_point shrunk(const struct launch_grid &spec, int candidate, float low, float high)
 {
     float p = (float)(1.0 - (double)(spec.signs ? candidate / 2 : candidate) / spec.steps);
-    struct point point = grid_point(spec, p * low, p * high);
+    struct grid_point point = grid_of(spec, p * low, p * high);
     point.scale = spec.signs && candidate % 2 != 0 ? -point.scale : point.scale;
     return point;
 }
@@ -123,7 +123,7 @@ static __device__ struct point shrunk(const struct launch_grid &spec, int candid
 /* Each lane works out the point of one candidate in LANES, and has the error of one in TOGETHER. Candidates past the
  * last repeat it, which never wins. */
 template <int HELD, int NORM>
-static __device__ struct point search(const struct launch_grid &spec, struct part<HELD> &part, int lane, float low,
+static __device__ struct grid_point search(const struct launch_grid &spec, struct part<HELD> &part, int lane, float low,
                                       float high)
 {
     float top = (float)((1 << spec.bits) - 1), least = INFINITY;
@@ -132,7 +132,7 @@ static __device__ struct point search(const struct launch_grid &spec, struct par
     part.unit = unit_of(shrunk(spec, 0, low, high).scale);
     hold(part, lane);
     for (int first = 0; first <= last; first += LANES) {
-        struct point point = shrunk(spec, first + lane < last ? first + lane : last, low, high);
+        struct grid_point point = shrunk(spec, first + lane < last ? first + lane : last, low, high);
         float scale = point.scale * part.unit, inverse = 1.0f / scale;
 #pragma unroll 1
         for (int at = 0; at < LANES && first + at <= last; at += TOGETHER) {
@@ -184,13 +184,13 @@ static __global__ void __launch_bounds__(THREADS)
     }
     low = -lanes_max(-low);
     high = lanes_max(high);
-    struct point best = {1.0f, spec.sym ? (float)(1 << (spec.bits - 1)) : 0.0f};
+    struct grid_point best = {1.0f, spec.sym ? (float)(1 << (spec.bits - 1)) : 0.0f};
     bool any = low < 0.0f || high > 0.0f;
     if (spec.mse) { /* a group of zeros searches too, since its neighbour may */
-        struct point found = search<HELD, NORM>(spec, part, lane, low, high);
+        struct grid_point found = search<HELD, NORM>(spec, part, lane, low, high);
         best = any ? found : best;
     } else if (any) {
-        best = grid_point(spec, low, high);
+        best = grid_of(spec, low, high);
     }
     if (live && lane == 0) {
         scale[task] = best.scale;
@@ -233,8 +233,7 @@ static __global__ void round_kernel(uint8_t *codes, const float *w, const float 
     float top = (float)((1 << spec.bits) - 1);
     int64_t stride = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
-        float z = zero[i / spec.group];
-        codes[i] = (uint8_t)(round_clamped(w[i] / scale[i / spec.group], -z, top - z) + z);
+        codes[i] = grid_code(w[i], scale[i / spec.group], zero[i / spec.group], top);
     }
 }
 
@@ -251,7 +250,7 @@ static __global__ void dequantize_kernel(float *w, const uint8_t *codes, const f
 {
     int64_t stride = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
-        w[i] = scale[i / group] * ((float)codes[i] - zero[i / group]);
+        w[i] = grid_weight(codes[i], scale[i / group], zero[i / group]);
     }
 }
 

@@ -3,6 +3,8 @@
  * fine); pointers are device memory unless named host. Shapes as in gpu.h. Results repeat: sums have one order, and no
  * float is added atomically. */
 
+#include "gpu/shared/dtype.h"
+
 #include <cuda_runtime_api.h>
 #include <stdint.h>
 
@@ -10,15 +12,13 @@
 extern "C" {
 #endif
 
-enum launch_dtype { LAUNCH_F32, LAUNCH_F16, LAUNCH_BF16 };
-
 /* convert.cu */
-int launch_convert(void *y, int y_dtype, const void *x, int x_dtype, int64_t count, cudaStream_t stream);
+int launch_convert(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count, cudaStream_t stream);
 /* *index = least index of a non-finite element, or INT64_MAX. */
-int launch_find_nonfinite(int64_t *index, const void *x, int dtype, int64_t count, cudaStream_t stream);
+int launch_find_nonfinite(int64_t *index, const void *x, enum dtype dtype, int64_t count, cudaStream_t stream);
 
 /* elementwise.cu */
-int launch_embed(float *y, const void *table, int dtype, const int32_t *ids, int64_t tokens, int64_t width,
+int launch_embed(float *y, const void *table, enum dtype dtype, const int32_t *ids, int64_t tokens, int64_t width,
                  cudaStream_t stream);
 int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t runs, int64_t size, float eps,
                    cudaStream_t stream);
@@ -54,8 +54,9 @@ int launch_scatter_rows(float *y, const float *x, const int32_t *places, const f
 /* w[n, k] *= rows[n] * cols[k]; either may be NULL. */
 int launch_scale(float *w, const float *rows, const float *cols, int64_t count, int64_t width, cudaStream_t stream);
 struct launch_input {
-    int e4m3, dynamic, half; /* half: codes are multiplied by the scale as F16 holds it */
-    int64_t rows, cols, run; /* run: columns that share a scale; the last ones of a row may be fewer */
+    enum dtype element;
+    int dynamic, half;              /* half: codes are multiplied by the scale as F16 holds it */
+    int64_t rows, cols, group_size; /* columns that share a scale; the last ones of a row may be fewer */
     float scale;
 };
 /* keep may be NULL, y may be x. */
@@ -63,9 +64,8 @@ int launch_quantize_input(float *y, const float *x, const float *keep, const str
                           cudaStream_t stream);
 
 /* elements.cu: tiles as in gpu.h; groups: tiles side by side. */
-enum launch_element { LAUNCH_E4M3, LAUNCH_E5M2, LAUNCH_NF4, LAUNCH_INT8 };
 struct launch_tiles {
-    int element;
+    enum dtype element;
     int64_t rows, cols, tile_rows, tile_cols, groups;
     float levels[16]; /* of NF4 */
 };
@@ -81,12 +81,13 @@ struct launch_softmax {
     int64_t heads, queries, keys, first, window;
     float scale;
 };
-int launch_softmax(void *out, int out_dtype, const float *scores, const struct launch_softmax *spec,
+int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const struct launch_softmax *spec,
                    cudaStream_t stream);
 
 /* grid.cu */
 struct launch_grid {
-    int bits, sym, signs, mse, steps, candidates, scale_dtype; /* scale_dtype: enum launch_dtype */
+    int bits, sym, signs, mse, steps, candidates;
+    enum dtype scale_dtype;
     int64_t rows, cols, group;
     float norm;
 };
@@ -123,7 +124,8 @@ struct launch_descend {
     double *gain;                  /* [rows]: by how much the error has fallen */
     int64_t rows, k, size, groups; /* size: columns of a group */
     float top;
-    int sym, scale_dtype;
+    int sym;
+    enum dtype scale_dtype;
 };
 int launch_descend_ones(float *ones, const float *h, int64_t k, int64_t size, cudaStream_t stream);
 int launch_descend_open(const struct launch_descend *job, int64_t group, cudaStream_t stream);
@@ -233,8 +235,9 @@ struct launch_cluster {
     const float *w, *importance; /* importance: or NULL */
     const uint8_t *apart;        /* or NULL */
     int64_t rows, cols;
-    int values, stored; /* stored: enum launch_dtype */
-    char *scratch;      /* slices of `slice` bytes, one for each row at work */
+    int values;
+    enum dtype stored;
+    char *scratch; /* slices of `slice` bytes, one for each row at work */
     int64_t slice, slices;
 };
 /* Bytes of a slice. */
@@ -243,8 +246,9 @@ int launch_cluster(const struct launch_cluster *cluster, cudaStream_t stream);
 
 /* cache.cu: as in struct gpu_cache; y may be x. */
 struct launch_cache {
-    int e4m3, bits;
-    int64_t rows, cols, run, tokens, length;
+    enum dtype element;
+    int bits;
+    int64_t rows, cols, group_size, tokens, length;
 };
 int launch_cache_symmetric(float *y, const float *x, const float *scale, const struct launch_cache *spec,
                            cudaStream_t stream);

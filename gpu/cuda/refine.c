@@ -10,7 +10,7 @@ static struct launch_grid describe(const struct tensor *w, const struct gpu_grid
     return (struct launch_grid){.bits = spec->bits,
                                 .sym = spec->sym,
                                 .signs = spec->signs,
-                                .scale_dtype = (int)launch_dtype_of(spec->scale_dtype),
+                                .scale_dtype = spec->scale_dtype,
                                 .rows = matrix_rows(w),
                                 .cols = matrix_cols(w),
                                 .group = spec->group_size};

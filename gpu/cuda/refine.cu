@@ -27,10 +27,10 @@ static __global__ void cut_kernel(float *scale, float *zero, float *error, const
     }
     low = -lanes_max(-low);
     high = lanes_max(high);
-    struct point point = {1.0f, spec.sym ? (float)(1 << (spec.bits - 1)) : 0.0f};
+    struct grid_point point = {1.0f, spec.sym ? (float)(1 << (spec.bits - 1)) : 0.0f};
     if (low < 0.0f || high > 0.0f) {
         float bound = p * (-low > high ? -low : high);
-        point = grid_point(spec, low < -bound ? -bound : low, high > bound ? bound : high);
+        point = grid_of(spec, low < -bound ? -bound : low, high > bound ? bound : high);
         point.scale = negative ? -point.scale : point.scale;
     }
     for (int64_t i = lane; i < spec.group && live; i += LANES) {
@@ -100,34 +100,28 @@ static __device__ float kept_error(float d, float beta)
     return rest > 0.0f ? copysignf(rest, d) : 0.0f;
 }
 
-static __device__ float stored(float value, int dtype)
-{
-    return dtype == LAUNCH_F16    ? __half2float(__float2half_rn(value))
-           : dtype == LAUNCH_BF16 ? __bfloat162float(__float2bfloat16_rn(value))
-                                  : value;
-}
-
 /* A group's weights on a grid. */
 struct refined {
     const float *w;
     int64_t count;
     float top, unit, beta;
-    int lane, scale_dtype;
+    int lane;
+    enum dtype scale_dtype;
 };
 
-static __device__ float code_of(const struct refined &job, float w, struct point point)
+static __device__ float code_of(const struct refined &job, float w, struct grid_point point)
 {
     return round_clamped(w / point.scale, -point.zero, job.top - point.zero) + point.zero;
 }
 
 /* What the code of w should stand for. */
-static __device__ float target_of(const struct refined &job, float w, float code, struct point point)
+static __device__ float target_of(const struct refined &job, float w, float code, struct grid_point point)
 {
     float d = w - point.scale * (code - point.zero);
     return w - kept_error(d / job.unit, job.beta) * job.unit;
 }
 
-static __device__ double lost_of(const struct refined &job, struct point point)
+static __device__ double lost_of(const struct refined &job, struct grid_point point)
 {
     double lost = 0;
 
@@ -139,7 +133,7 @@ static __device__ double lost_of(const struct refined &job, struct point point)
 }
 
 /* The next grid from the codes of this one; false when there is none. */
-static __device__ bool advance(const struct refined &job, struct point *point)
+static __device__ bool advance(const struct refined &job, struct grid_point *point)
 {
     double mean = 0, dot = 0, square = 0;
 
@@ -157,7 +151,7 @@ static __device__ bool advance(const struct refined &job, struct point *point)
     }
     dot = warp_sum(dot);
     square = warp_sum(square);
-    float scale = square > 0 ? stored((float)(dot / square), job.scale_dtype) : 0.0f;
+    float scale = square > 0 ? dtype_round((float)(dot / square), job.scale_dtype) : 0.0f;
     if (!(scale > 0.0f) || isinf(scale) || (scale == point->scale && zero == point->zero)) {
         return false;
     }
@@ -173,7 +167,7 @@ static __global__ void hqq_kernel(float *scale, float *zero, const float *w, str
     if (task >= tasks) { /* a whole warp */
         return;
     }
-    struct point point = {scale[task], zero[task]}, best = point;
+    struct grid_point point = {scale[task], zero[task]}, best = point;
     struct refined job = {w + task * spec.group,     spec.group,      (float)((1 << spec.bits) - 1), point.scale, BETA,
                           (int)(threadIdx.x % WARP), spec.scale_dtype};
     double least = INFINITY;

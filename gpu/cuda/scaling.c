@@ -23,12 +23,12 @@ int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const
     if (rc != 0) {
         return rc;
     }
-    const struct launch_input input = {.e4m3 = spec->number == GPU_NUMBER_E4M3,
+    const struct launch_input input = {.element = spec->element,
                                        .dynamic = spec->dynamic,
                                        .half = spec->half,
                                        .rows = matrix_rows(x),
                                        .cols = cols,
-                                       .run = spec->dynamic && spec->run > 0 ? spec->run : cols,
+                                       .group_size = spec->dynamic && spec->group_size > 0 ? spec->group_size : cols,
                                        .scale = spec->scale};
     return cuda_ok(stream->device,
                    launch_quantize_input(y->data, x->data, keep != NULL ? keep->data : NULL, &input, stream->stream),

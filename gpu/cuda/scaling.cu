@@ -23,9 +23,9 @@ int launch_scale(float *w, const float *rows, const float *cols, int64_t count, 
 static __global__ void input_kernel(float *y, const float *x, const float *keep, struct launch_input spec)
 {
     __shared__ float shared[WARP];
-    int64_t runs = (spec.cols + spec.run - 1) / spec.run, col = (int64_t)blockIdx.x % runs * spec.run;
+    int64_t runs = (spec.cols + spec.group_size - 1) / spec.group_size, col = (int64_t)blockIdx.x % runs * spec.group_size;
     int64_t at = (int64_t)blockIdx.x / runs * spec.cols + col;
-    int64_t count = spec.cols - col < spec.run ? spec.cols - col : spec.run;
+    int64_t count = spec.cols - col < spec.group_size ? spec.cols - col : spec.group_size;
     const float *kept = keep != NULL ? keep + col : NULL;
     float scale = spec.scale;
 
@@ -34,21 +34,21 @@ static __global__ void input_kernel(float *y, const float *x, const float *keep,
         for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
             most = kept == NULL || kept[i] == 0.0f ? fmaxf(most, fabsf(x[at + i])) : most;
         }
-        scale = block_max(most, shared) / (spec.e4m3 ? 448.0f : 127.0f);
+        scale = block_max(most, shared) / (float)dtype_max(spec.element);
     }
     float multiplier = spec.half ? __half2float(__float2half_rn(scale)) : scale;
     for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
         bool passes = (kept != NULL && kept[i] != 0.0f) || scale == 0.0f;
-        y[at + i] = passes ? x[at + i] : code_of_number(x[at + i], scale, spec.e4m3) * multiplier;
+        y[at + i] = passes ? x[at + i] : code_of_number(x[at + i], scale, spec.element) * multiplier;
     }
 }
 
 int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
                           cudaStream_t stream)
 {
-    int64_t runs = spec->rows * ((spec->cols + spec->run - 1) / spec->run);
+    int64_t runs = spec->rows * ((spec->cols + spec->group_size - 1) / spec->group_size);
     if (runs > 0) {
-        launch(input_kernel, (unsigned)runs, spec->run <= 128 ? 64 : THREADS, 0, stream, y, x, keep, *spec);
+        launch(input_kernel, (unsigned)runs, spec->group_size <= 128 ? 64 : THREADS, 0, stream, y, x, keep, *spec);
     }
     return (int)cudaGetLastError();
 }

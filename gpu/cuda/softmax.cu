@@ -13,7 +13,7 @@ struct row {
 
 /* Of a row that fits the registers of a block, HELD scores a thread: each is read once. */
 template <int HELD>
-static __device__ void short_row(void *out, int dtype, int64_t at, const struct row &row, float *shared)
+static __device__ void short_row(void *out, enum dtype dtype, int64_t at, const struct row &row, float *shared)
 {
     float x[HELD], most = -INFINITY, sum = 0;
 
@@ -39,7 +39,7 @@ static __device__ void short_row(void *out, int dtype, int64_t at, const struct 
     }
 }
 
-static __device__ void long_row(void *out, int dtype, int64_t at, const struct row &row, float *shared)
+static __device__ void long_row(void *out, enum dtype dtype, int64_t at, const struct row &row, float *shared)
 {
     float most = -INFINITY, sum = 0;
 
@@ -58,7 +58,7 @@ static __device__ void long_row(void *out, int dtype, int64_t at, const struct r
 
 /* HELD 0: rows of any length. */
 template <int HELD>
-static __global__ void softmax_kernel(void *out, int dtype, const float *scores, struct launch_softmax spec)
+static __global__ void softmax_kernel(void *out, enum dtype dtype, const float *scores, struct launch_softmax spec)
 {
     __shared__ float shared[WARP];
     int64_t at = (int64_t)blockIdx.x * spec.keys, query = spec.first + blockIdx.x % spec.queries;
@@ -79,14 +79,14 @@ static __global__ void softmax_kernel(void *out, int dtype, const float *scores,
 }
 
 template <int HELD>
-static void launch_rows(void *out, int dtype, const float *scores, const struct launch_softmax *spec,
+static void launch_rows(void *out, enum dtype dtype, const float *scores, const struct launch_softmax *spec,
                         cudaStream_t stream)
 {
     launch(softmax_kernel<HELD>, (unsigned)(spec->heads * spec->queries), THREADS, 0, stream, out, dtype, scores,
            *spec);
 }
 
-int launch_softmax(void *out, int out_dtype, const float *scores, const struct launch_softmax *spec,
+int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const struct launch_softmax *spec,
                    cudaStream_t stream)
 {
     if (spec->heads == 0 || spec->queries == 0) {

@@ -120,6 +120,7 @@ const struct ops_case ops_cases[] = {
     {"tiles int8 rows", body_tiles, 4, OPS_EXACT, 0, 0},
     {"tiles nf4 flat", body_tiles, 5, OPS_EXACT, 0, 0},
     {"tiles nf4 odd", body_tiles, 6, OPS_EXACT, 0, 0},
+    {"tiles e2m1 rows", body_tiles, 7, OPS_EXACT, 0, 0},
     {"encode_blocks q4_0", body_encode_blocks, -GGML_TYPE_Q4_0, OPS_EXACT, 0, 0},
     {"encode_blocks q8_0", body_encode_blocks, GGML_TYPE_Q8_0, OPS_EXACT, 0, 0},
     {"encode_blocks iq4_nl", body_encode_blocks, GGML_TYPE_IQ4_NL, OPS_EXACT, 0, 0},

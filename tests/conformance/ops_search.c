@@ -197,9 +197,12 @@ static int quantize_both(struct ops_rig *rig, int variant, const struct tensor *
 
     TRY(ops_upload(rig, scales, 1, 2, &scale));
     const struct gpu_cache keys = {
-        .number = variant == 0 ? GPU_NUMBER_INT8 : GPU_NUMBER_E4M3, .scale = &scale, .run = 16};
-    const struct gpu_cache values = {
-        .bits = variant == 0 ? 4 : 2, .run = variant == 0 ? 32 : 1, .tokens = variant == 0 ? 8 : 10, .length = 24};
+        .element = variant == 0 ? DTYPE_I8 : DTYPE_F8_E4M3, .scale = &scale, .group_size = 16};
+    const struct gpu_cache values = {.element = DTYPE_U8,
+                                     .bits = variant == 0 ? 4 : 2,
+                                     .group_size = variant == 0 ? 32 : 1,
+                                     .tokens = variant == 0 ? 8 : 10,
+                                     .length = 24};
     TRY(ops_new(rig, DTYPE_F32, 48, 32, kq));
     TRY(ops_new(rig, DTYPE_F32, 48, 32, vq));
     TRY(rig->gpu.ops->quantize_cache(rig->stream, kq, k, &keys));

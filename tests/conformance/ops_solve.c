@@ -433,12 +433,12 @@ int body_scale(struct ops_rig *rig, int variant, struct ops_output *out)
 }
 
 static const struct gpu_input inputs[] = {
-    {.number = GPU_NUMBER_INT8, .dynamic = true},
-    {.number = GPU_NUMBER_INT8, .scale = 0.02f},
-    {.number = GPU_NUMBER_E4M3, .dynamic = true, .run = 32},
-    {.number = GPU_NUMBER_E4M3, .scale = 0.004f},
-    {.number = GPU_NUMBER_INT8, .dynamic = true, .run = 32, .half = true},
-    {.number = GPU_NUMBER_E4M3, .dynamic = true, .run = 48}, /* the last run of a row has 32 */
+    {.element = DTYPE_I8, .dynamic = true},
+    {.element = DTYPE_I8, .scale = 0.02f},
+    {.element = DTYPE_F8_E4M3, .dynamic = true, .group_size = 32},
+    {.element = DTYPE_F8_E4M3, .scale = 0.004f},
+    {.element = DTYPE_I8, .dynamic = true, .group_size = 32, .half = true},
+    {.element = DTYPE_F8_E4M3, .dynamic = true, .group_size = 48}, /* the last run of a row has 32 */
 };
 
 /* variant: a row of inputs, and 8 more for columns that are kept. */
@@ -460,9 +460,10 @@ int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out
 #define TILED_K 300
 
 static const struct gpu_tiles tiles[] = {
-    {GPU_ELEMENT_E4M3, 1, TILED_K}, {GPU_ELEMENT_E4M3, TILED_N, TILED_K}, {GPU_ELEMENT_E4M3, 16, 64},
-    {GPU_ELEMENT_E5M2, 1, TILED_K}, {GPU_ELEMENT_INT8, 1, TILED_K},       {GPU_ELEMENT_NF4, 1, 64},
-    {GPU_ELEMENT_NF4, 5, 7},
+    {DTYPE_F8_E4M3, 1, TILED_K}, {DTYPE_F8_E4M3, TILED_N, TILED_K},
+    {DTYPE_F8_E4M3, 16, 64},     {DTYPE_F8_E5M2, 1, TILED_K},
+    {DTYPE_I8, 1, TILED_K},      {DTYPE_NF4, 1, 64},
+    {DTYPE_NF4, 5, 7},           {DTYPE_F4_E2M1, 1, 32},
 };
 
 /* variant: a row of tiles; number 5 takes the weight as one row. The last scale is zero for NF4, too small else. */
@@ -482,12 +483,12 @@ int body_tiles(struct ops_rig *rig, int variant, struct ops_output *out)
     TRY(ops->tile_range(rig->stream, &most, &w, spec));
     TRY(ops->download(rig->stream, host, most.data, tensor_bytes(&most)));
     for (int64_t t = 0; t < bands * groups; t++) {
-        host[t] = spec->element == GPU_ELEMENT_NF4    ? host[t]
-                  : spec->element == GPU_ELEMENT_INT8 ? host[t] / 127.0f
-                                                      : host[t] / 448.0f;
+        host[t] = spec->element == DTYPE_NF4       ? host[t]
+                  : spec->element == DTYPE_I8      ? host[t] / 127.0f
+                  : spec->element == DTYPE_F4_E2M1 ? host[t] / 6.0f
+                                                   : host[t] / 448.0f;
     }
-    host[bands * groups - 1] =
-        spec->element == GPU_ELEMENT_NF4 ? 0.0f : host[bands * groups - 1] / 2.0f; /* saturates */
+    host[bands * groups - 1] = spec->element == DTYPE_NF4 ? 0.0f : host[bands * groups - 1] / 2.0f; /* saturates */
     TRY(ops_upload(rig, host, bands, groups, &scale));
     TRY(ops->tile_encode(rig->stream, &codes, &w, &scale, spec));
     TRY(ops->tile_decode(rig->stream, &back, &codes, &scale, spec));

@@ -92,7 +92,7 @@ static inline void decode_packed(const struct stored *stored, const struct qsche
 /* The one scale of a static input is there, or there is none. */
 static inline void check_input_scale(const struct stored *stored, const struct qscheme *scheme)
 {
-    bool wanted = scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic;
+    bool wanted = scheme->input.element != DTYPE_F32 && !scheme->input.dynamic;
     ck_assert_int_eq(stored->count, wanted ? 3 : 2);
     if (wanted) {
         const void *scale = stored_data(stored, ".input_scale", scheme->scale_dtype, 1, -1);
@@ -354,7 +354,7 @@ static inline void qtensor_random(const char *name, const struct qscheme *scheme
         gguf_random(seed, q);
         return;
     }
-    q->input_scale = scheme->input.number != GPU_NUMBER_NONE && !scheme->input.dynamic ? 0.125f : 0;
+    q->input_scale = scheme->input.element != DTYPE_F32 && !scheme->input.dynamic ? 0.125f : 0;
     for (int64_t i = 0; scheme->kind == QTENSOR_CODEBOOKS && i < q->row_groups * q->groups * scheme->codebooks; i++) {
         seed = seed * 1664525u + 1013904223u;
         q->entries[i] = (uint16_t)(seed >> 16 & ((1u << scheme->bits) - 1));

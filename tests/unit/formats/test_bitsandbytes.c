@@ -90,7 +90,7 @@ START_TEST(config)
                                  .bits = 8,
                                  .per_channel = true,
                                  .sym = true,
-                                 .input = {GPU_NUMBER_INT8, true, 0, 0},
+                                 .input = {DTYPE_I8, true, 0, 0},
                                  .input_threshold = 4};
     static const char *const rest = "'bnb_4bit_compute_dtype': 'bfloat16', 'bnb_4bit_quant_storage': 'uint8',"
                                     " 'llm_int8_skip_modules': ['lm_head', 'model.layers.3.mlp.down_proj'],"
@@ -123,7 +123,7 @@ START_TEST(refusals)
     scheme.group_size = 16;
     ck_assert_int_eq(row()->accepts(&scheme, 10, 10), ERR_INCOMPATIBLE_OPTIONS);
     scheme = nf4;
-    scheme.input.number = GPU_NUMBER_INT8;
+    scheme.input.element = DTYPE_I8;
     ck_assert_int_eq(row()->accepts(&scheme, 10, 10), ERR_INCOMPATIBLE_OPTIONS);
     const struct qscheme alone = {.kind = QTENSOR_INT, .bits = 8, .group_size = 10, .per_channel = true, .sym = true};
     ck_assert_int_eq(row()->accepts(&alone, 10, 10), ERR_INCOMPATIBLE_OPTIONS);

@@ -15,7 +15,7 @@ static const struct qscheme int8 = {.kind = QTENSOR_INT,
                                     .per_channel = true,
                                     .sym = true,
                                     .scale_dtype = DTYPE_BF16,
-                                    .input = {GPU_NUMBER_INT8, true, 0, 0}};
+                                    .input = {DTYPE_I8, true, 0, 0}};
 static const struct qscheme fp8 = {.kind = QTENSOR_FLOAT8,
                                    .bits = 8,
                                    .per_channel = true,
@@ -23,7 +23,7 @@ static const struct qscheme fp8 = {.kind = QTENSOR_FLOAT8,
                                    .sym = true,
                                    .element = DTYPE_F8_E4M3,
                                    .scale_dtype = DTYPE_BF16,
-                                   .input = {GPU_NUMBER_E4M3, true, 0, 0}};
+                                   .input = {DTYPE_F8_E4M3, true, 0, 0}};
 
 /* All linears with scheme a, down_proj with b. Caller frees. */
 static int modules_of(const struct model *model, struct qscheme a, struct qscheme b, struct format_module **out)
@@ -89,12 +89,12 @@ START_TEST(config_groups)
                  ARGUMENTS("float", "tensor", "null", "false", "null", "'minmax'"));
     scheme = fp8;
     scheme.per_channel = false;
-    scheme.group_size = scheme.group_rows = scheme.input.run = 128;
+    scheme.group_size = scheme.group_rows = scheme.input.group_size = 128;
     assert_group(model, scheme, "float-quantized",
                  ARGUMENTS("float", "block", "null", "false", "[128, 128]", "'minmax'"),
                  ARGUMENTS("float", "group", "128", "true", "null", "null"));
     scheme = fp8;
-    scheme.input.number = GPU_NUMBER_NONE;
+    scheme.input.element = DTYPE_F32;
     assert_group(model, scheme, "naive-quantized", ARGUMENTS("float", "channel", "null", "false", "null", "'minmax'"),
                  "null");
     model_close(model);
@@ -107,7 +107,7 @@ START_TEST(mixtures)
     struct model *model = checkpoint_open(TEST_DATA, "tiny-llama");
     struct qscheme floats = int8;
 
-    floats.input.number = GPU_NUMBER_NONE;
+    floats.input.element = DTYPE_F32;
     json_t *object = config_of(model, int8, floats);
     const json_t *groups = json_object_get(object, "config_groups");
     ck_assert_str_eq(json_string_value(json_object_get(object, "format")), "mixed-precision");
@@ -187,7 +187,7 @@ START_TEST(blocks_at_edges)
 
     block.per_channel = false;
     block.group_size = block.group_rows = 128;
-    block.input.run = 128;
+    block.input.group_size = 128;
     int count = modules_of(model, block, block, &modules);
     const struct format_config config = {.modules = modules, .count = count, .model = model};
     for (int role = 0; role < LINEAR_COUNT; role++) {

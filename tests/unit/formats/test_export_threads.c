@@ -85,7 +85,7 @@ START_TEST(ranges_ahead_of_codes)
 
     rig_init(&rig, NULL, "bitsandbytes", 8, -1, true);
     for (int i = 0; i < rig.count; i++) {
-        rig.modules[i].scheme.input = (struct gpu_input){.number = GPU_NUMBER_INT8, .dynamic = true};
+        rig.modules[i].scheme.input = (struct gpu_input){.element = DTYPE_I8, .dynamic = true};
     }
     make_blocks(&rig);
     for (int threads = 1; threads <= 5; threads += 4) {

@@ -268,7 +268,7 @@ START_TEST(what_cannot_be_said_is_refused)
     s[1].group_size = 64;
     s[2].sym = false;
     s[3].bits = 3;
-    s[4].input.number = GPU_NUMBER_INT8;
+    s[4].input.element = DTYPE_I8;
     s[5].kind = QTENSOR_NF4;
     s[6] = (struct qscheme){.kind = QTENSOR_BLOCKS, .block_type = GGML_TYPE_Q4_K, .scale_dtype = DTYPE_F16};
     s[7] = (struct qscheme){.kind = QTENSOR_BLOCKS, .block_type = 99, .scale_dtype = DTYPE_F16};

@@ -5,8 +5,8 @@
 
 #include <string.h>
 
-static const struct cache_scheme none = {GPU_NUMBER_NONE, false}, whole = {GPU_NUMBER_E4M3, false},
-                                 heads = {GPU_NUMBER_E4M3, true}, integer = {GPU_NUMBER_INT8, false};
+static const struct cache_scheme none = {DTYPE_F32, false}, whole = {DTYPE_F8_E4M3, false},
+                                 heads = {DTYPE_F8_E4M3, true}, integer = {DTYPE_I8, false};
 
 START_TEST(config_object)
 {

@@ -6,7 +6,7 @@
 
 static struct gpu_cache tokens_of(int bits, int64_t run, int64_t tokens, int64_t length)
 {
-    return (struct gpu_cache){.run = run, .bits = bits, .tokens = tokens, .length = length};
+    return (struct gpu_cache){.element = DTYPE_U8, .group_size = run, .bits = bits, .tokens = tokens, .length = length};
 }
 
 START_TEST(symmetric_scales_belong_to_their_runs)
@@ -18,9 +18,9 @@ START_TEST(symmetric_scales_belong_to_their_runs)
     for (int i = 0; i < 3; i++) {
         floats(&scale)[i] = 0.001f * (float)(i + 1);
     }
-    const enum gpu_number numbers[] = {GPU_NUMBER_INT8, GPU_NUMBER_E4M3};
+    const enum dtype elements[] = {DTYPE_I8, DTYPE_F8_E4M3};
     for (int n = 0; n < 2; n++) {
-        const struct gpu_cache spec = {.number = numbers[n], .scale = &scale, .run = 8};
+        const struct gpu_cache spec = {.element = elements[n], .scale = &scale, .group_size = 8};
         ck_assert_rc_ok(rig.ops->quantize_cache(rig.stream, &y, &x, &spec));
         for (int i = 0; i < 50 * 24; i++) {
             float s = floats(&scale)[i % 24 / 8], code = floats(&x)[i] / s;
@@ -41,14 +41,14 @@ START_TEST(asymmetric_groups_have_their_own_range)
 {
     enum { LENGTH = 37, COLS = 16, SEQUENCES = 3 };
     const struct {
-        int64_t run, tokens;
+        int64_t group_size, tokens;
     } shapes[] = {{1, 8}, {8, 1}, {16, 1}, {4, 5}};
     struct rig rig;
     rig_open(&rig, 2);
     struct tensor x = rig_random(&rig, SEQUENCES * LENGTH, COLS, 5);
     struct tensor y = rig_tensor(&rig, DTYPE_F32, SEQUENCES * LENGTH, COLS);
     for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++) {
-        const struct gpu_cache spec = tokens_of(4, shapes[s].run, shapes[s].tokens, LENGTH);
+        const struct gpu_cache spec = tokens_of(4, shapes[s].group_size, shapes[s].tokens, LENGTH);
         ck_assert_rc_ok(rig.ops->quantize_cache(rig.stream, &y, &x, &spec));
         for (int64_t t = 0; t < SEQUENCES * LENGTH; t++) {
             for (int64_t c = 0; c < COLS; c++) {
@@ -56,7 +56,8 @@ START_TEST(asymmetric_groups_have_their_own_range)
                 int64_t first = t - t % LENGTH % shapes[s].tokens, last = first + shapes[s].tokens;
                 last = last < (t / LENGTH + 1) * LENGTH ? last : (t / LENGTH + 1) * LENGTH;
                 for (int64_t i = first; i < last; i++) {
-                    for (int64_t k = c - c % shapes[s].run; k < c - c % shapes[s].run + shapes[s].run; k++) {
+                    for (int64_t k = c - c % shapes[s].group_size;
+                         k < c - c % shapes[s].group_size + shapes[s].group_size; k++) {
                         low = fminf(low, floats(&x)[i * COLS + k]);
                         high = fmaxf(high, floats(&x)[i * COLS + k]);
                     }
@@ -359,15 +360,15 @@ START_TEST(unsound_arguments_are_refused)
     rig_open(&rig, 1);
     struct tensor x = rig_tensor(&rig, DTYPE_F32, 8, 6), scale = rig_tensor(&rig, DTYPE_F32, 1, 2);
     const struct gpu_cache bad[] = {
-        {.run = 0, .bits = 4, .tokens = 1, .length = 8},
-        {.run = 4, .bits = 4, .tokens = 1, .length = 8},
-        {.run = 3, .bits = 0, .tokens = 1, .length = 8},
-        {.run = 3, .bits = 9, .tokens = 1, .length = 8},
-        {.run = 3, .bits = 4, .tokens = 0, .length = 8},
-        {.run = 3, .bits = 4, .tokens = 1, .length = 3},
-        {.run = 3, .number = GPU_NUMBER_INT8},
-        {.run = 6, .number = GPU_NUMBER_INT8, .scale = &scale},
-        {.run = 3, .number = (enum gpu_number)9, .scale = &scale},
+        {.element = DTYPE_U8, .group_size = 0, .bits = 4, .tokens = 1, .length = 8},
+        {.element = DTYPE_U8, .group_size = 4, .bits = 4, .tokens = 1, .length = 8},
+        {.element = DTYPE_U8, .group_size = 3, .bits = 0, .tokens = 1, .length = 8},
+        {.element = DTYPE_U8, .group_size = 3, .bits = 9, .tokens = 1, .length = 8},
+        {.element = DTYPE_U8, .group_size = 3, .bits = 4, .tokens = 0, .length = 8},
+        {.element = DTYPE_U8, .group_size = 3, .bits = 4, .tokens = 1, .length = 3},
+        {.group_size = 3, .element = DTYPE_I8},
+        {.group_size = 6, .element = DTYPE_I8, .scale = &scale},
+        {.group_size = 3, .element = DTYPE_F64, .scale = &scale},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         ck_assert_int_eq(rig.ops->quantize_cache(rig.stream, &x, &x, &bad[i]), ERR_INTERNAL);

@@ -7,8 +7,8 @@
 #define K 200
 
 static const struct gpu_tiles all[] = {
-    {GPU_ELEMENT_E4M3, 1, K}, {GPU_ELEMENT_E4M3, N, K}, {GPU_ELEMENT_E4M3, 16, 64}, {GPU_ELEMENT_E5M2, 1, K},
-    {GPU_ELEMENT_INT8, 1, K}, {GPU_ELEMENT_NF4, 1, 64}, {GPU_ELEMENT_NF4, 3, 7},
+    {DTYPE_F8_E4M3, 1, K}, {DTYPE_F8_E4M3, N, K}, {DTYPE_F8_E4M3, 16, 64}, {DTYPE_F8_E5M2, 1, K},
+    {DTYPE_I8, 1, K},      {DTYPE_NF4, 1, 64},    {DTYPE_NF4, 3, 7},       {DTYPE_F4_E2M1, 1, 32},
 };
 
 static int64_t above(int64_t count, int64_t size)
@@ -18,16 +18,17 @@ static int64_t above(int64_t count, int64_t size)
 
 static float element(const struct gpu_tiles *spec, uint8_t code)
 {
-    return spec->element == GPU_ELEMENT_NF4    ? dtype_nf4_levels[code]
-           : spec->element == GPU_ELEMENT_INT8 ? (float)code - 128.0f
-           : spec->element == GPU_ELEMENT_E5M2 ? dtype_e5m2_to_f32(code)
-                                               : dtype_e4m3_to_f32(code);
+    return spec->element == DTYPE_NF4       ? dtype_nf4_levels[code]
+           : spec->element == DTYPE_I8      ? (float)code - 128.0f
+           : spec->element == DTYPE_F8_E5M2 ? dtype_e5m2_to_f32(code)
+           : spec->element == DTYPE_F4_E2M1 ? dtype_e2m1_to_f32(code)
+                                            : dtype_e4m3_to_f32(code);
 }
 
 /* The distance of x to the nearest element. */
 static double least_distance(const struct gpu_tiles *spec, double x)
 {
-    int first = spec->element == GPU_ELEMENT_INT8 ? 1 : 0, count = spec->element == GPU_ELEMENT_NF4 ? 16 : 256;
+    int first = spec->element == DTYPE_I8 ? 1 : 0, count = 1 << dtype_rows[spec->element].bits;
     double least = INFINITY;
 
     for (int code = first; code < count; code++) {
@@ -40,7 +41,6 @@ static double least_distance(const struct gpu_tiles *spec, double x)
 static void check_kind(const struct gpu_tiles *spec)
 {
     int64_t groups = above(K, spec->cols), bands = above(N, spec->rows);
-    const float largest[] = {448.0f, 57344.0f, 1.0f, 127.0f};
     struct rig rig;
     rig_open(&rig, 3);
     struct tensor w = rig_random(&rig, N, K, 71), codes = rig_tensor(&rig, DTYPE_U8, N, K);
@@ -54,7 +54,7 @@ static void check_kind(const struct gpu_tiles *spec)
             most = inside ? fmaxf(most, fabsf(floats(&w)[i])) : most;
         }
         ck_assert(floats(&scale)[t] == most);
-        floats(&scale)[t] = most / largest[spec->element];
+        floats(&scale)[t] = most / (float)dtype_rows[spec->element].max;
     }
     ck_assert_rc_ok(rig.gpu.ops->tile_encode(rig.stream, &codes, &w, &scale, spec));
     ck_assert_rc_ok(rig.gpu.ops->tile_decode(rig.stream, &back, &codes, &scale, spec));
@@ -81,10 +81,83 @@ START_TEST(ranges_codes_and_values)
 }
 END_TEST
 
+/* The eight magnitudes of E2M1 and the ties between them; powers of two as E8M0 keeps them. */
+START_TEST(microscaling_types)
+{
+    static const float levels[] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+    static const float ties[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
+    static const uint8_t even[] = {0, 2, 2, 4, 4, 6, 6};
+
+    for (uint8_t i = 0; i < 8; i++) {
+        ck_assert_float_eq(dtype_e2m1_to_f32(i), levels[i]);
+        ck_assert_float_eq(dtype_e2m1_to_f32(i | 8), -levels[i]);
+        ck_assert_uint_eq(dtype_f32_to_e2m1(levels[i]), i);
+        ck_assert_uint_eq(dtype_f32_to_e2m1(-levels[i]), i | 8);
+    }
+    for (int i = 0; i < 7; i++) {
+        ck_assert_uint_eq(dtype_f32_to_e2m1(ties[i]), even[i]);
+        ck_assert_uint_eq(dtype_f32_to_e2m1(nextafterf(ties[i], 9)), i + 1);
+        ck_assert_uint_eq(dtype_f32_to_e2m1(nextafterf(ties[i], 0)), i);
+    }
+    ck_assert_uint_eq(dtype_f32_to_e2m1(INFINITY), 7);
+    ck_assert_uint_eq(dtype_f32_to_e2m1(-1e30f), 15);
+    ck_assert_uint_eq(dtype_f32_to_e2m1(NAN), 0);
+    for (int i = 0; i < 255; i++) {
+        float value = dtype_e8m0_to_f32((uint8_t)i);
+        ck_assert_double_eq(value, ldexp(1, i - 127));
+        ck_assert_uint_eq(dtype_f32_to_e8m0(value), i);
+        ck_assert_uint_eq(dtype_f32_to_e8m0(nextafterf(value, 0)), i > 0 ? i - 1 : 0);
+        ck_assert_uint_eq(dtype_f32_to_e8m0(value * 1.99f), i);
+    }
+    ck_assert(isnan(dtype_e8m0_to_f32(255)));
+    ck_assert_uint_eq(dtype_f32_to_e8m0(NAN), 255);
+    ck_assert_uint_eq(dtype_f32_to_e8m0(-1), 255);
+    ck_assert_uint_eq(dtype_f32_to_e8m0(0), 0);
+    ck_assert_uint_eq(dtype_f32_to_e8m0(INFINITY), 254);
+}
+END_TEST
+
+/* What the table says of a type is what its conversions do. */
+START_TEST(limits_are_those_of_the_conversions)
+{
+    static const struct {
+        enum dtype dtype;
+        float (*back)(uint8_t);
+        int first, last; /* codes of the least and the largest */
+    } small[] = {{DTYPE_F8_E4M3, dtype_e4m3_to_f32, 1, 0x7e},
+                 {DTYPE_F8_E5M2, dtype_e5m2_to_f32, 1, 0x7b},
+                 {DTYPE_F8_E8M0, dtype_e8m0_to_f32, 0, 254},
+                 {DTYPE_F4_E2M1, dtype_e2m1_to_f32, 1, 7}};
+
+    for (size_t i = 0; i < sizeof(small) / sizeof(small[0]); i++) {
+        const struct dtype_row *row = &dtype_rows[small[i].dtype];
+        ck_assert_double_eq(row->min, (double)small[i].back((uint8_t)small[i].first));
+        ck_assert_double_eq(row->max, (double)small[i].back((uint8_t)small[i].last));
+        ck_assert_double_eq(row->max, dtype_max(small[i].dtype));
+        ck_assert(small[i].dtype == DTYPE_F8_E8M0 || row->min == ldexp(row->min_normal, -row->mantissa_bits));
+    }
+    for (enum dtype dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        const struct dtype_row *row = &dtype_rows[dtype];
+        ck_assert_double_eq((double)dtype_round((float)row->max, dtype), row->max);
+        ck_assert_double_eq((double)dtype_round((float)row->min, dtype), row->min);
+        ck_assert_float_eq(dtype_round((float)(row->min / 4), dtype), dtype == DTYPE_F32 ? (float)(row->min / 4) : 0);
+        ck_assert_float_eq(dtype_round_finite(INFINITY, dtype), (float)row->max);
+        ck_assert_float_eq(dtype_round_finite(-INFINITY, dtype), -(float)row->max);
+        ck_assert_double_eq(row->min, ldexp(row->min_normal, -row->mantissa_bits));
+        ck_assert_double_eq(2 - row->max / exp2(floor(log2(row->max))), exp2(-row->mantissa_bits));
+    }
+    ck_assert_double_eq(dtype_rows[DTYPE_NF4].max, (double)dtype_nf4_levels[15]);
+    ck_assert_double_eq(dtype_rows[DTYPE_NF4].min, (double)dtype_nf4_levels[8]);
+    ck_assert_int_eq(dtype_from_name("NF4"), -1); /* no checkpoint holds these */
+    ck_assert_int_eq(dtype_from_name("F4_E2M1"), -1);
+    ck_assert_int_eq(dtype_from_name("F8_E8M0"), DTYPE_F8_E8M0);
+}
+END_TEST
+
 START_TEST(packed_codes_of_nf4_are_the_scalar_ones)
 {
     enum { COUNT = 40000 };
-    const struct gpu_tiles spec = {GPU_ELEMENT_NF4, 1, 64};
+    const struct gpu_tiles spec = {DTYPE_NF4, 1, 64};
     struct rig rig;
     rig_open(&rig, 2);
     struct tensor w = rig_random(&rig, 1, COUNT, 72), codes = rig_tensor(&rig, DTYPE_U8, 1, COUNT);
@@ -122,8 +195,7 @@ START_TEST(what_does_not_fit_is_refused)
     rig_open(&rig, 1);
     struct tensor w = rig_random(&rig, 4, 8, 73), scale = rig_tensor(&rig, DTYPE_F32, 1, 1),
                   codes = rig_tensor(&rig, DTYPE_U8, 4, 7);
-    const struct gpu_tiles whole = {GPU_ELEMENT_E4M3, 4, 8}, rows = {GPU_ELEMENT_E4M3, 1, 8},
-                           none = {GPU_ELEMENT_E4M3, 0, 8};
+    const struct gpu_tiles whole = {DTYPE_F8_E4M3, 4, 8}, rows = {DTYPE_F8_E4M3, 1, 8}, none = {DTYPE_F8_E4M3, 0, 8};
 
     ck_assert_rc_ok(rig.gpu.ops->tile_range(rig.stream, &scale, &w, &whole));
     ck_assert_int_eq(rig.gpu.ops->tile_range(rig.stream, &scale, &w, &rows), ERR_INTERNAL);
@@ -137,5 +209,5 @@ START_TEST(what_does_not_fit_is_refused)
 }
 END_TEST
 
-UNIT_MAIN("gpu/elements", ranges_codes_and_values, packed_codes_of_nf4_are_the_scalar_ones,
-          what_does_not_fit_is_refused)
+UNIT_MAIN("gpu/elements", ranges_codes_and_values, microscaling_types, limits_are_those_of_the_conversions,
+          packed_codes_of_nf4_are_the_scalar_ones, what_does_not_fit_is_refused)

@@ -101,8 +101,8 @@ START_TEST(inputs_are_within_half_a_step_and_kept_columns_pass)
         floats(&x)[i] = i < 64 ? 0.0f : random_unit(&state) * (i % 64 == 7 ? 60.0f : 1.0f);
     }
     floats(&keep)[7] = 1.0f;
-    const struct gpu_input dynamic = {.number = GPU_NUMBER_INT8, .dynamic = true};
-    const struct gpu_input fixed = {.number = GPU_NUMBER_E4M3, .scale = 1.0f / 448.0f};
+    const struct gpu_input dynamic = {.element = DTYPE_I8, .dynamic = true};
+    const struct gpu_input fixed = {.element = DTYPE_F8_E4M3, .scale = 1.0f / 448.0f};
     ck_assert_rc_ok(rig.ops->quantize_input(rig.stream, &y, &x, &keep, &dynamic));
     for (int i = 0; i < 21 * 64; i++) {
         float error = fabsf(floats(&y)[i] - floats(&x)[i]);
@@ -132,7 +132,7 @@ START_TEST(runs_have_a_scale_each_and_the_last_may_be_shorter)
         floats(&x)[i] = random_unit(&state) * (float)(1 + i % 80 / 32 * 100) * (i % 80 == 3 ? 0.0f : 1.0f);
     }
     for (int half = 0; half < 2; half++) {
-        const struct gpu_input spec = {.number = GPU_NUMBER_INT8, .dynamic = true, .run = 32, .half = half == 1};
+        const struct gpu_input spec = {.element = DTYPE_I8, .dynamic = true, .group_size = 32, .half = half == 1};
         ck_assert_rc_ok(rig.ops->quantize_input(rig.stream, &y, &x, NULL, &spec));
         for (int i = 0; i < 3 * 80; i++) {
             int first = i / 80 * 80 + i % 80 / 32 * 32, end = i % 80 < 64 ? first + 32 : i / 80 * 80 + 80;

@@ -31,19 +31,19 @@ START_TEST(members_are_read_and_written_back)
         const char *text, *echo;
         struct cache_scheme scheme;
     } rows[] = {
-        {"{}", "{\"dtype\":\"fp8_e4m3\",\"granularity\":\"per_tensor\"}", {GPU_NUMBER_E4M3, false}},
+        {"{}", "{\"dtype\":\"fp8_e4m3\",\"granularity\":\"per_tensor\"}", {DTYPE_F8_E4M3, false}},
         {"{\"granularity\":\"per_head\"}",
          "{\"dtype\":\"fp8_e4m3\",\"granularity\":\"per_head\"}",
-         {GPU_NUMBER_E4M3, true}},
-        {"{\"dtype\":\"int8\"}", "{\"dtype\":\"int8\",\"granularity\":\"per_tensor\"}", {GPU_NUMBER_INT8, false}},
+         {DTYPE_F8_E4M3, true}},
+        {"{\"dtype\":\"int8\"}", "{\"dtype\":\"int8\",\"granularity\":\"per_tensor\"}", {DTYPE_I8, false}},
     };
     struct validation_errors errors = {0};
-    struct cache_scheme scheme = {.number = GPU_NUMBER_INT8};
+    struct cache_scheme scheme = {.element = DTYPE_I8};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         json_t *object = json_of(rows[i].text);
         ck_assert_rc_ok(kv_cache_parse(object, "/q/kv_cache", &errors, &scheme));
-        ck_assert(scheme.number == rows[i].scheme.number && scheme.per_head == rows[i].scheme.per_head);
+        ck_assert(scheme.element == rows[i].scheme.element && scheme.per_head == rows[i].scheme.per_head);
         json_t *echo = kv_cache_json(&scheme), *wanted = json_of(rows[i].echo);
         ck_assert(json_equal(echo, wanted));
         json_decref(object);
@@ -51,7 +51,7 @@ START_TEST(members_are_read_and_written_back)
         json_decref(wanted);
     }
     ck_assert_rc_ok(kv_cache_parse(NULL, "/q/kv_cache", &errors, &scheme));
-    ck_assert_int_eq(scheme.number, GPU_NUMBER_NONE);
+    ck_assert_int_eq(scheme.element, DTYPE_F32);
     json_t *none = kv_cache_json(&scheme);
     ck_assert(json_is_null(none));
     json_decref(none);
@@ -113,7 +113,7 @@ START_TEST(the_cache_alone)
     ck_assert_rc_ok(parse(MODEL "\"method\":\"kv_cache\",\"quantization\":{\"overrides\":[{\"match\":\"*.up_proj\","
                                 "\"method\":\"rtn\"}]}}",
                           &errors, &spec));
-    ck_assert(spec.recipe.cache.number == GPU_NUMBER_E4M3 && !spec.recipe.cache.per_head);
+    ck_assert(spec.recipe.cache.element == DTYPE_F8_E4M3 && !spec.recipe.cache.per_head);
     ck_assert_ptr_null(recipe_solver(&spec.recipe, "model.layers.0.mlp.gate_proj"));
     const struct recipe_stage *solver = recipe_solver(&spec.recipe, "model.layers.0.mlp.up_proj");
     ck_assert_ptr_nonnull(solver);
@@ -123,7 +123,7 @@ START_TEST(the_cache_alone)
                      "fp8_e4m3");
     struct job_spec again;
     ck_assert_rc_ok(spec_parse(echo, &errors, &again));
-    ck_assert_int_eq(again.recipe.cache.number, GPU_NUMBER_E4M3);
+    ck_assert_int_eq(again.recipe.cache.element, DTYPE_F8_E4M3);
     json_decref(echo);
     spec_deinit(&again);
     spec_deinit(&spec);

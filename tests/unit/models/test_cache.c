@@ -86,7 +86,7 @@ START_TEST(scales_are_what_was_reached)
     ck_assert_rc_ok(block_attention_heads(&rig.block, rig.scratch, &rig.in, &heads));
     ck_assert_rc_ok(cache_ranges_add(&rig.ranges, &heads, &rig.gpu, rig.stream));
     for (int i = 0; i < 12; i++) {
-        const struct cache_scheme scheme = {i % 2 == 0 ? GPU_NUMBER_E4M3 : GPU_NUMBER_INT8, i / 2 % 2 == 1};
+        const struct cache_scheme scheme = {i % 2 == 0 ? DTYPE_F8_E4M3 : DTYPE_I8, i / 2 % 2 == 1};
         enum dtype dtype = dtypes[i / 4];
         float largest = i % 2 == 0 ? 448.0f : 127.0f;
         struct cache_scales scales;
@@ -109,7 +109,7 @@ START_TEST(attention_reads_through_the_cache)
     struct rig rig;
     rig_open(&rig);
     struct tensor plain = tensor_new(&rig), scale[2];
-    const struct cache_scheme scheme = {GPU_NUMBER_E4M3, true};
+    const struct cache_scheme scheme = {DTYPE_F8_E4M3, true};
     struct cache_scales scales;
     ck_assert_rc_ok(block_attention(&rig.block, rig.scratch, &rig.in, &plain));
     ck_assert_rc_ok(block_attention_heads(&rig.block, rig.scratch, &rig.in, &heads));
@@ -127,7 +127,7 @@ START_TEST(attention_reads_through_the_cache)
     struct tensor *const parts[] = {&heads.k, &heads.v};
     for (int i = 0; i < 2; i++) {
         scale[i] = tensor_2d(lists[i], DTYPE_F32, 1, KV);
-        const struct gpu_cache cache = {.number = GPU_NUMBER_E4M3, .scale = &scale[i], .run = DIM};
+        const struct gpu_cache cache = {.element = DTYPE_F8_E4M3, .scale = &scale[i], .group_size = DIM};
         ck_assert_rc_ok(rig.gpu.ops->quantize_cache(rig.stream, parts[i], parts[i], &cache));
     }
     ck_assert_rc_ok(rig.gpu.ops->attention(rig.stream, &plain, &heads.q, &heads.k, &heads.v, &heads.spec));
@@ -141,7 +141,7 @@ END_TEST
 /* Nothing seen but zeros gives scale 1; what is not finite, or beyond the stored type, is said. */
 START_TEST(ranges_without_a_scale)
 {
-    const struct cache_scheme scheme = {GPU_NUMBER_INT8, true};
+    const struct cache_scheme scheme = {DTYPE_I8, true};
     struct cache_scales scales;
     struct rig rig;
     rig_open(&rig);

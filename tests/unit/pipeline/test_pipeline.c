@@ -138,7 +138,7 @@ START_TEST(test_cache_is_resumed)
     world_open(&whole, "gptq", 1);
     world_open(&w, "gptq", 2);
     world_open(&plain, "gptq", 2);
-    whole.recipe.cache = w.recipe.cache = (struct cache_scheme){GPU_NUMBER_E4M3, true};
+    whole.recipe.cache = w.recipe.cache = (struct cache_scheme){DTYPE_F8_E4M3, true};
     ck_assert_rc_ok(run(&whole, MEMORY));
     ck_assert_rc_ok(run(&plain, MEMORY));
     w.stop_at = 1;

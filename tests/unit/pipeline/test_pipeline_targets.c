@@ -167,7 +167,7 @@ START_TEST(test_with_other_stages)
             struct world *w = &worlds[k];
             open_aimed(w, "{}", k + 1);
             read_recipe(w, rows[i].method, rows[i].quantization);
-            w->recipe.cache = rows[i].cache ? (struct cache_scheme){GPU_NUMBER_E4M3, true} : w->recipe.cache;
+            w->recipe.cache = rows[i].cache ? (struct cache_scheme){DTYPE_F8_E4M3, true} : w->recipe.cache;
             w->stop_at = k == 1 ? 2 : -1;
             ck_assert_int_eq(run(w, k == 0 ? MEMORY : 0), k == 1 ? ERR_INTERRUPTED : 0);
             w->stop_at = -1;

@@ -120,7 +120,7 @@ START_TEST(contradictions_are_refused)
     }
     void *block = params_new(method, "{\"granularity\":\"block\"}");
     ck_assert_rc_ok(method->scheme(block, 200, 256, &scheme));
-    ck_assert_int_eq(scheme.input.run, 128);
+    ck_assert_int_eq(scheme.input.group_size, 128);
     params_free(method, block);
 }
 END_TEST

@@ -78,11 +78,11 @@ static void fill(struct rig *rig, enum shape shape, struct tensor *x, struct ten
 }
 
 static struct input_range search(struct rig *rig, const struct tensor *x, const struct tensor *w, int count,
-                                 enum gpu_number number, enum dtype dtype)
+                                 enum dtype element, enum dtype dtype)
 {
     const struct solve_context context = context_of(rig, dtype);
     const struct tensor *weights[2] = {&w[0], &w[count - 1]};
-    const struct gpu_input input = {.number = number};
+    const struct gpu_input input = {.element = element};
     struct input_sample sample = sample_of(rig, x, x->shape[0]);
     struct input_range range;
 
@@ -93,7 +93,7 @@ static struct input_range search(struct rig *rig, const struct tensor *x, const 
 
 START_TEST(no_range_of_the_grid_is_better)
 {
-    static const enum gpu_number numbers[] = {GPU_NUMBER_INT8, GPU_NUMBER_E4M3};
+    static const enum dtype elements[] = {DTYPE_I8, DTYPE_F8_E4M3};
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
     struct rig rig;
     rig_open(&rig, 2);
@@ -104,12 +104,12 @@ START_TEST(no_range_of_the_grid_is_better)
         const struct tensor *const weights[2] = {&w[0], &w[1]};
         float absmax = absmax_of(&x);
         for (int i = 0; i < 6; i++) {
-            const struct gpu_input input = {.number = numbers[i % 2]};
-            struct input_range range = search(&rig, &x, w, 2, input.number, dtypes[i / 2]);
+            const struct gpu_input input = {.element = elements[i % 2]};
+            struct input_range range = search(&rig, &x, w, 2, input.element, dtypes[i / 2]);
             double least = INFINITY;
             for (int half = 0; half <= 20; half++) {
                 float most = (float)((double)absmax * exp2(-0.5 * half));
-                float scale = input_range_scale(most, input.number, dtypes[i / 2]);
+                float scale = input_range_scale(most, input.element, dtypes[i / 2]);
                 double error = error_of(&rig, &x, weights, 2, input, scale);
                 least = error < least ? error : least;
                 ck_assert(half > 0 || fabs(error - range.error_whole) <= 1e-4 * error);
@@ -119,9 +119,9 @@ START_TEST(no_range_of_the_grid_is_better)
             ck_assert_msg(error <= 1.0201 * least, "%d %d: %g above %g", shape, i, error, least);
             ck_assert(range.error <= range.error_whole);
             ck_assert_float_eq(range.scale,
-                               input_range_scale((float)((double)absmax * range.share), input.number, dtypes[i / 2]));
+                               input_range_scale((float)((double)absmax * range.share), input.element, dtypes[i / 2]));
             ck_assert_float_eq(range.scale, dtype_round(range.scale, dtypes[i / 2]));
-            if (shape != EVEN && input.number == GPU_NUMBER_INT8) {
+            if (shape != EVEN && input.element == DTYPE_I8) {
                 ck_assert_msg(range.share < 0.1 && range.error < 0.05 * range.error_whole, "%d %d: %g of %g at %g",
                               shape, i, range.error, range.error_whole, range.share);
             }
@@ -144,7 +144,7 @@ START_TEST(a_range_that_outputs_need_is_kept)
         floats(&w[0])[n * K + 3] *= 1e4f; /* now the column is what its output is made of */
     }
 
-    struct input_range range = search(&rig, &x, w, 1, GPU_NUMBER_INT8, DTYPE_F32);
+    struct input_range range = search(&rig, &x, w, 1, DTYPE_I8, DTYPE_F32);
     ck_assert_msg(range.share > 0.5, "%g", range.share);
     gpu_tensor_free(&rig.gpu, &x);
     gpu_tensor_free(&rig.gpu, &w[0]);
@@ -159,17 +159,17 @@ START_TEST(nothing_to_compare_keeps_the_whole_range)
     rig_open(&rig, 2);
     struct tensor x = rig_tensor(&rig, DTYPE_F32, TOKENS, K), w = rig_random(&rig, N, K, 8);
 
-    struct input_range range = search(&rig, &x, &w, 1, GPU_NUMBER_INT8, DTYPE_F16);
+    struct input_range range = search(&rig, &x, &w, 1, DTYPE_I8, DTYPE_F16);
     ck_assert_float_eq(range.scale, 1.0f); /* no input there was */
     ck_assert_double_eq(range.share, 1);
     ck_assert_double_eq(range.error, 0);
     for (int64_t i = 0; i < TOKENS * K; i++) {
         floats(&x)[i] = 3e38f; /* products that are not finite */
     }
-    range = search(&rig, &x, &w, 1, GPU_NUMBER_INT8, DTYPE_F32);
+    range = search(&rig, &x, &w, 1, DTYPE_I8, DTYPE_F32);
     ck_assert_double_eq(range.share, 1);
     memset(w.data, 0, tensor_bytes(&w)); /* outputs that are nothing */
-    range = search(&rig, &x, &w, 1, GPU_NUMBER_E4M3, DTYPE_BF16);
+    range = search(&rig, &x, &w, 1, DTYPE_F8_E4M3, DTYPE_BF16);
     ck_assert_double_eq(range.share, 1);
     gpu_tensor_free(&rig.gpu, &x);
     gpu_tensor_free(&rig.gpu, &w);
@@ -186,7 +186,7 @@ START_TEST(threads_make_no_difference)
         rig_open(&rig, threads);
         struct tensor x = rig_correlated(&rig, 4 * INPUT_SAMPLE_ROWS, 96, 9), w = rig_random(&rig, 200, 96, 10);
         memset(&ranges[threads - 1], 0, sizeof(ranges[0]));
-        ranges[threads - 1] = search(&rig, &x, &w, 1, GPU_NUMBER_INT8, DTYPE_BF16);
+        ranges[threads - 1] = search(&rig, &x, &w, 1, DTYPE_I8, DTYPE_BF16);
         gpu_tensor_free(&rig.gpu, &x);
         gpu_tensor_free(&rig.gpu, &w);
         rig_close(&rig);

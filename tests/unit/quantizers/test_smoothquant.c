@@ -169,7 +169,7 @@ static const struct qscheme int8_inputs = {.kind = QTENSOR_INT,
                                            .per_channel = true,
                                            .sym = true,
                                            .scale_dtype = DTYPE_F32,
-                                           .input = {GPU_NUMBER_INT8, false, 0, 0}};
+                                           .input = {DTYPE_I8, false, 0, 0}};
 
 static void keeps_function(bool grouped)
 {
@@ -258,7 +258,7 @@ START_TEST(what_is_left_alone)
     rewrite(&b, SITE_OUTPUT, "{\"smooth_output\":true}"); /* grouped key heads */
     rewrite(&b, SITE_OUTPUT, "{}");
     ck_assert(!b.block.changed_linears[LINEAR_DOWN] && !b.block.changed_linears[LINEAR_O]);
-    b.scheme.input.number = GPU_NUMBER_NONE;
+    b.scheme.input.element = DTYPE_F32;
     rewrite(&b, SITE_MLP, "{}");
     rewrite(&b, SITE_DOWN, "{}");
     b.scheme.bits = 0;
@@ -363,11 +363,11 @@ START_TEST(schemes_are_amended)
     asym.sym = false;
     nf4.kind = QTENSOR_NF4;
     ck_assert_rc_ok(method->amend(fixed, &grid));
-    ck_assert(grid.input.number == GPU_NUMBER_INT8 && !grid.input.dynamic && grid.bits == 4);
+    ck_assert(grid.input.element == DTYPE_I8 && !grid.input.dynamic && grid.bits == 4);
     ck_assert_int_eq(method->amend(fixed, &asym), ERR_INCOMPATIBLE_OPTIONS);
     ck_assert_int_eq(method->amend(fixed, &nf4), ERR_INCOMPATIBLE_OPTIONS);
     ck_assert_rc_ok(method->amend(none, &asym));
-    ck_assert_int_eq(asym.input.number, GPU_NUMBER_NONE);
+    ck_assert_int_eq(asym.input.element, DTYPE_F32);
     params_free(method, fixed);
     params_free(method, none);
 }

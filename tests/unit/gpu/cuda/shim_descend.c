@@ -41,11 +41,6 @@ int launch_descend_open(const struct launch_descend *job, int64_t group, cudaStr
     return 0;
 }
 
-static float stored(float value, int dtype)
-{
-    return dtype_round(value, dtype == LAUNCH_F16 ? DTYPE_F16 : dtype == LAUNCH_BF16 ? DTYPE_BF16 : DTYPE_F32);
-}
-
 static double move_scale(const struct launch_descend *job, int64_t row, int64_t group)
 {
     const float *levels = job->levels + row * job->size, *curves = job->curves + row * job->size;
@@ -57,7 +52,7 @@ static double move_scale(const struct launch_descend *job, int64_t row, int64_t 
         curve += (double)levels[j] * (double)curves[j];
         slope += (double)levels[j] * (double)g[j];
     }
-    float best = curve > 0 ? stored((float)((double)*scale + slope / curve), job->scale_dtype) : 0.0f;
+    float best = curve > 0 ? dtype_round((float)((double)*scale + slope / curve), job->scale_dtype) : 0.0f;
     double t = (double)best - (double)*scale, gain = t * (2 * slope - t * curve);
     if (!isfinite(best) || best == 0.0f || (best > 0.0f) != (*scale > 0.0f) || !(gain > 0)) {
         return 0;

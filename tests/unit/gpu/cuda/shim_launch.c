@@ -11,19 +11,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static float load(const void *x, int dtype, int64_t i)
+static float load(const void *x, enum dtype dtype, int64_t i)
 {
-    return dtype == LAUNCH_F32   ? ((const float *)x)[i]
-           : dtype == LAUNCH_F16 ? dtype_f16_to_f32(((const uint16_t *)x)[i])
-                                 : dtype_bf16_to_f32(((const uint16_t *)x)[i]);
+    return dtype == DTYPE_F32   ? ((const float *)x)[i]
+           : dtype == DTYPE_F16 ? dtype_f16_to_f32(((const uint16_t *)x)[i])
+                                : dtype_bf16_to_f32(((const uint16_t *)x)[i]);
 }
 
-static void store(void *y, int dtype, int64_t i, float value)
+static void store(void *y, enum dtype dtype, int64_t i, float value)
 {
-    if (dtype == LAUNCH_F32) {
+    if (dtype == DTYPE_F32) {
         ((float *)y)[i] = value;
     } else {
-        ((uint16_t *)y)[i] = dtype == LAUNCH_F16 ? dtype_f32_to_f16(value) : dtype_f32_to_bf16(value);
+        ((uint16_t *)y)[i] = dtype == DTYPE_F16 ? dtype_f32_to_f16(value) : dtype_f32_to_bf16(value);
     }
 }
 
@@ -36,7 +36,7 @@ static void store(void *y, int dtype, int64_t i, float value)
         shim_flush();                   \
     } while (0)
 
-int launch_convert(void *y, int y_dtype, const void *x, int x_dtype, int64_t count, cudaStream_t stream)
+int launch_convert(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count, cudaStream_t stream)
 {
     ENTER();
     for (int64_t i = 0; i < count; i++) {
@@ -45,7 +45,7 @@ int launch_convert(void *y, int y_dtype, const void *x, int x_dtype, int64_t cou
     return 0;
 }
 
-int launch_find_nonfinite(int64_t *index, const void *x, int dtype, int64_t count, cudaStream_t stream)
+int launch_find_nonfinite(int64_t *index, const void *x, enum dtype dtype, int64_t count, cudaStream_t stream)
 {
     ENTER();
     *index = INT64_MAX;
@@ -55,7 +55,7 @@ int launch_find_nonfinite(int64_t *index, const void *x, int dtype, int64_t coun
     return 0;
 }
 
-int launch_embed(float *y, const void *table, int dtype, const int32_t *ids, int64_t tokens, int64_t width,
+int launch_embed(float *y, const void *table, enum dtype dtype, const int32_t *ids, int64_t tokens, int64_t width,
                  cudaStream_t stream)
 {
     ENTER();
@@ -219,28 +219,28 @@ int launch_quantize_input(float *y, const float *x, const float *keep, const str
                           cudaStream_t stream)
 {
     ENTER();
-    int64_t runs = (spec->cols + spec->run - 1) / spec->run;
+    int64_t runs = (spec->cols + spec->group_size - 1) / spec->group_size;
     for (int64_t k = 0; k < spec->rows * runs; k++) {
-        int64_t col = k % runs * spec->run, at = k / runs * spec->cols + col;
-        int64_t count = spec->cols - col < spec->run ? spec->cols - col : spec->run;
+        int64_t col = k % runs * spec->group_size, at = k / runs * spec->cols + col;
+        int64_t count = spec->cols - col < spec->group_size ? spec->cols - col : spec->group_size;
         const float *kept = keep != NULL ? keep + col : NULL;
         float most = 0, scale = spec->scale;
         for (int64_t i = 0; i < count; i++) {
             most = kept == NULL || kept[i] == 0.0f ? fmaxf(most, fabsf(x[at + i])) : most;
         }
-        scale = spec->dynamic ? most / (spec->e4m3 ? 448.0f : 127.0f) : scale;
+        scale = spec->dynamic ? most / ((float)dtype_max(spec->element)) : scale;
         float multiplier = spec->half ? dtype_round(scale, DTYPE_F16) : scale;
         for (int64_t i = 0; i < count; i++) {
             float value = x[at + i];
-            float code = spec->e4m3 ? dtype_e4m3_to_f32(dtype_f32_to_e4m3(value / scale))
-                                    : fminf(fmaxf(rintf(value / scale), -127.0f), 127.0f);
+            float code = spec->element == DTYPE_F8_E4M3 ? dtype_e4m3_to_f32(dtype_f32_to_e4m3(value / scale))
+                                                        : fminf(fmaxf(rintf(value / scale), -127.0f), 127.0f);
             y[at + i] = scale == 0.0f || (kept != NULL && kept[i] != 0.0f) ? value : code * multiplier;
         }
     }
     return 0;
 }
 
-int launch_softmax(void *out, int out_dtype, const float *scores, const struct launch_softmax *spec,
+int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const struct launch_softmax *spec,
                    cudaStream_t stream)
 {
     ENTER();

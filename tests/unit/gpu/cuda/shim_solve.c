@@ -4,6 +4,7 @@
 #include "tests/unit/gpu/cuda/shim.h"
 
 #include "gpu/cuda/launch.h"
+#include "gpu/shared/grid.h"
 #include "gpu/tensor.h"
 
 #include <math.h>
@@ -23,36 +24,9 @@
 #define LANES 16
 #define MAGIC 0x1.8p23f
 
-struct point {
-    float scale, zero;
-};
-
-static enum dtype dtype_of(int launch)
+static struct grid_point grid_of(const struct launch_grid *spec, float low, float high)
 {
-    return launch == LAUNCH_F16 ? DTYPE_F16 : launch == LAUNCH_BF16 ? DTYPE_BF16 : DTYPE_F32;
-}
-
-static float storable(float scale, int dtype)
-{
-    float stored = dtype_round_down(scale, dtype_of(dtype));
-    float least = dtype == LAUNCH_F16 ? 0x1p-24f : 0x1p-126f;
-
-    if (!(stored > 0.0f)) {
-        return least;
-    }
-    return isinf(stored) ? (dtype == LAUNCH_F16 ? 65504.0f : 0x1.fep127f) : fmaxf(stored, least);
-}
-
-static struct point grid_point(const struct launch_grid *spec, float low, float high)
-{
-    float top = (float)((1 << spec->bits) - 1);
-
-    if (spec->sym) {
-        return (struct point){storable(2.0f * fmaxf(-low, high) / top, spec->scale_dtype),
-                              (float)(1 << (spec->bits - 1))};
-    }
-    float scale = storable((high - low) / top, spec->scale_dtype);
-    return (struct point){scale, fminf(rintf(-low / scale), top)};
+    return grid_point(spec->bits, spec->sym, spec->scale_dtype, low, high);
 }
 
 static float power(float a, float p)
@@ -86,8 +60,8 @@ static float unit_of(float scale)
     return ldexpf(1.0f, exponent < 127 ? 1 - exponent : -126);
 }
 
-static float grid_error(const struct launch_grid *spec, const float *w, const float *importance, struct point point,
-                        float unit)
+static float grid_error(const struct launch_grid *spec, const float *w, const float *importance,
+                        struct grid_point point, float unit)
 {
     float top = (float)((1 << spec->bits) - 1), scale = point.scale * unit, inverse = 1.0f / scale;
     float lanes[LANES] = {0}, next[LANES];
@@ -108,7 +82,7 @@ static float grid_error(const struct launch_grid *spec, const float *w, const fl
     return lanes[0];
 }
 
-static struct point choose(const struct launch_grid *spec, const float *w, const float *importance)
+static struct grid_point choose(const struct launch_grid *spec, const float *w, const float *importance)
 {
     float low = 0, high = 0;
 
@@ -117,13 +91,13 @@ static struct point choose(const struct launch_grid *spec, const float *w, const
         high = fmaxf(high, w[i]);
     }
     if (low == 0.0f && high == 0.0f) {
-        return (struct point){1.0f, spec->sym ? (float)(1 << (spec->bits - 1)) : 0.0f};
+        return (struct grid_point){1.0f, spec->sym ? (float)(1 << (spec->bits - 1)) : 0.0f};
     }
-    struct point best = grid_point(spec, low, high);
+    struct grid_point best = grid_of(spec, low, high);
     float unit = unit_of(best.scale), least = spec->mse ? grid_error(spec, w, importance, best, unit) : 0;
     for (int i = 1; spec->mse && i < spec->candidates; i++) {
         float p = (float)(1.0 - (double)(spec->signs ? i / 2 : i) / spec->steps);
-        struct point point = grid_point(spec, p * low, p * high);
+        struct grid_point point = grid_of(spec, p * low, p * high);
         point.scale = spec->signs && i % 2 != 0 ? -point.scale : point.scale;
         float error = grid_error(spec, w, importance, point, unit);
         if (error < least) {
@@ -141,7 +115,7 @@ int launch_grid(float *scale, float *zero, const float *w, const float *importan
 
     ENTER();
     for (int64_t i = 0; i < spec->rows * groups; i++) {
-        struct point point =
+        struct grid_point point =
             choose(spec, w + i * spec->group, importance != NULL ? importance + i % groups * spec->group : NULL);
         scale[i] = point.scale;
         zero[i] = point.zero;
