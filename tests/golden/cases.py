@@ -76,6 +76,17 @@ GRID = {
 }
 
 
+# Of these on the emulated device, whose kernels take their time.
+DEVICE = ("rtn-4/ct", "gptq-4/ct", "gptq-2-asym/gptq_v2", "awq/awq", "smoothquant-absmax/ct", "llm_int8/bnb", "nf4-double/bnb", "fp8/ct",
+          "smoothquant+rtn-w8a16/gptq", "overrides/ct")
+
+
+def device_jobs():
+    """The same as jobs(), named apart."""
+    return [("emulated/" + name, family, body) for name, family, body in jobs(False)
+            if family == "mistral" and name.partition("/")[2] in DEVICE]
+
+
 def jobs(quick):
     """(name, folder of the checkpoint, body without model and files), in order."""
     for family in FAMILIES:
