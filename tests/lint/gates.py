@@ -13,6 +13,10 @@ CODE = (".c", ".h", ".cu", ".cuh", ".inc", ".def")
 GATES = [
     (r"\b(?:nano|u)?sleep\(|\brig_sleep\(", ("tests/unit/api/",), ("tests/unit/api/rig.c", "tests/unit/api/fake_engine.c"),
      "a fixed sleep is too long or too short: wait for the condition (RIG_WAIT, rig_wait_text, rig_wait_turn)"),
+    (r"\bstore_(?:job_create|job_claim|artifact_publish)\(|json_object_set(?:_new)?\([^;]*\"status\"", ("jobs/", "api/", "daemon/", "pipeline/"),
+     ("jobs/job.c",), "a job's status is written by jobs/job.c alone: job_move and its like"),
+    (r"\bINSERT INTO jobs\b|\bUPDATE jobs SET status\b", ("base/", "jobs/", "api/", "daemon/", "pipeline/", "storage/"), ("storage/sqlite_jobs.c",),
+     "the column is written in storage/sqlite_jobs.c alone"),
 ]
 
 
@@ -27,6 +31,9 @@ def faults(name, text):
 
 def self_test():
     assert list(faults("tests/unit/api/test_a.c", "    rig_sleep(20);"))
+    assert list(faults("jobs/task.c", "    rc = store_job_claim(store, a, b, c, d);"))
+    assert list(faults("jobs/task.c", '    json_object_set_new(patch, "status", json_string("queued"));'))
+    assert not list(faults("jobs/task.c", "    rc = store_job_update(store, id, NULL, fence, patch, NULL, NULL, NULL);"))
     assert not list(faults("tests/unit/api/rig.c", "    (void)nanosleep(&time, NULL);"))
 
 
