@@ -76,6 +76,7 @@ static void close_run(struct run *run)
     microbatches_deinit(&run->evaluation.batches, gpu);
     block_reader_free(run->reader);
     checkpoint_close(run->checkpoint);
+    phase_clock_close(&run->clock);
     if (run->stream != NULL) {
         gpu->ops->stream_free(run->stream);
     }
@@ -159,6 +160,7 @@ static int run_block(struct run *run, int64_t index)
         rc = checkpoint_block(run->checkpoint, index, &made, run->stream);
         run_add_time(run, PHASE_CHECKPOINT, &mark, 0);
     }
+    phase_clock_settle(&run->clock, &run->news->times); /* a block's times are complete when it is said to be done */
     run->next_row = again ? first_row : run->next_row;
     block_outputs_deinit(&outputs, run->p->gpu);
     report_rows_deinit(&rows);
@@ -213,6 +215,9 @@ static int open_run(struct run *run, int64_t *first_block)
     int rc = p->gpu->ops->stream_new(p->gpu->device, &run->stream);
 
     run->budget.stream = run->stream;
+    if (rc == 0 && !p->gpu->info.host_memory) {
+        rc = phase_clock_open(&run->clock, p->gpu, run->stream);
+    }
     rc = rc != 0 ? rc : checkpoint_open(run->checkpoint, p->gpu, !run->keep_on_device);
     if (rc == 0) {
         open_reader(run);
@@ -269,6 +274,7 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
         run->block_index = run->config->num_layers;
         rc = evaluate_finish(run, result);
         run_add_time(run, PHASE_EVALUATE, &mark, 0);
+        phase_clock_settle(&run->clock, &run->news->times);
     }
     return rc;
 }

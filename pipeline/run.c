@@ -15,14 +15,13 @@ int run_tick(struct run *run, double share, const char *step)
 
 void run_add_time(struct run *run, enum pipeline_phase phase, double *mark, double flops)
 {
-    struct err_record record; /* of a phase that failed: what comes after it says less */
-
-    /* A device works on its own: what it was told in a phase belongs to that phase. An error shows at the next call. */
-    err_take(&record);
-    (void)run->p->gpu->ops->stream_sync(run->stream);
-    err_restore(&record);
     double now = clock_monotonic_seconds();
-    run->news->times.seconds[phase] += now - *mark;
+
+    if (run->p->gpu->info.host_memory) { /* what was queued has ended */
+        run->news->times.seconds[phase] += now - *mark;
+    } else {
+        phase_clock_end(&run->clock, phase, &run->news->times);
+    }
     run->news->times.flops[phase] += flops;
     *mark = now;
 }

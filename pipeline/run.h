@@ -6,6 +6,7 @@
 #include "pipeline/checkpoint.h"
 #include "pipeline/microbatches.h"
 #include "pipeline/news.h"
+#include "pipeline/phase_clock.h"
 
 /* The calibration set in float, where targets come from it. */
 struct reference {
@@ -26,6 +27,7 @@ struct run {
     struct news *news;
     struct checkpoint *checkpoint;
     struct gpu_stream *stream;
+    struct phase_clock clock;    /* of a device that works by itself */
     struct block_reader *reader; /* of the next block; NULL: the system reads ahead */
     int64_t batch_tokens;        /* of a micro-batch */
     bool keep_on_device;         /* activations, where they fit */
@@ -48,5 +50,6 @@ struct run {
 /* Commit what is on disk, and say where the run is; nonzero stops it. share: how much of the open block is done, 0..1.
  */
 int run_tick(struct run *run, double share, const char *step);
-/* Add the time since *mark to a phase and move the mark. */
+/* Add the time since *mark to a phase and move the mark. A device that works by itself is not waited for: the phase
+ * gets the device's time for what was queued since the last one, when it is known (phase_clock_settle). */
 void run_add_time(struct run *run, enum pipeline_phase phase, double *mark, double flops);

@@ -1,6 +1,7 @@
 /* The block loop on a device with memory of its own, of which there is enough, or not: what a job gives up, in which
  * order, and that its results do not show it. */
 
+#include "base/ids.h"
 #include "models/block_reader.h"
 #include "pipeline/block_writer.h"
 #include "pipeline/memory_plan.h"
@@ -59,7 +60,15 @@ static int small_info(struct gpu_device *device, struct gpu_info *info)
     return rc;
 }
 
-static int small_follows;
+static int small_follows, small_syncs;
+static pthread_t small_thread; /* the run's */
+
+/* The run's own stream alone: another thread waits for what it has read ahead. */
+static int small_sync(struct gpu_stream *stream)
+{
+    small_syncs += pthread_equal(pthread_self(), small_thread) ? 1 : 0;
+    return cpu_ops->stream_sync(stream);
+}
 
 static int small_follow(struct gpu_stream *stream, struct gpu_stream *first)
 {
@@ -76,7 +85,9 @@ static void world_shrink(struct world *world, size_t limit)
     small_ops.free = small_free;
     small_ops.device_info = small_info;
     small_ops.stream_follow = small_follow;
-    small_follows = 0;
+    small_ops.stream_sync = small_sync;
+    small_thread = pthread_self();
+    small_follows = small_syncs = 0;
     small_limit = limit;
     small_promise = (int64_t)1 << 30;
     small_used = small_most = 0;
@@ -97,7 +108,7 @@ static void analyse(struct world *world, bool on_device)
     ck_assert_rc_ok(run(world, MEMORY));
 }
 
-/* An analysis measures on the CPU whatever the device, and finds the same there. */
+/* An analysis measures on the job's device, with its memory, and finds the same there. */
 START_TEST(test_analysis_is_measured_alike)
 {
     struct world host, device;
@@ -120,6 +131,30 @@ START_TEST(test_analysis_is_measured_alike)
     ck_assert_int_eq(host.rows.count, 0);
     world_close(&host);
     world_close(&device);
+}
+END_TEST
+
+/* A device that works by itself is not waited for to learn what it spent on a phase, and each phase has its time. */
+START_TEST(test_phases_are_timed_by_events)
+{
+    const enum pipeline_phase phases[] = {PHASE_LOAD,  PHASE_FORWARD, PHASE_STATISTICS,
+                                          PHASE_SOLVE, PHASE_MEASURE, PHASE_EVALUATE};
+    struct world w;
+    double sum = 0;
+
+    world_open(&w, "gptq", 1);
+    world_shrink(&w, MEMORY);
+    double begun = clock_monotonic_seconds();
+    ck_assert_rc_ok(run(&w, MEMORY));
+    double took = clock_monotonic_seconds() - begun;
+    ck_assert_int_eq(small_syncs, 0);
+    for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
+        ck_assert_msg(w.times.seconds[phases[i]] > 0, "no time for %s", pipeline_phase_names[phases[i]]);
+        sum += w.times.seconds[phases[i]];
+    }
+    ck_assert_double_le(sum, took);
+    ck_assert_double_gt(sum, took / 4);
+    world_close(&w);
 }
 END_TEST
 
@@ -322,6 +357,6 @@ START_TEST(test_abandoned_results_are_silent)
 }
 END_TEST
 
-UNIT_MAIN("pipeline_device", test_analysis_is_measured_alike, test_device_memory_is_the_same, test_small_device_goes_on,
-          test_codes_that_cannot_leave, test_reading_ahead_goes_first, test_plan_is_what_is_taken,
-          test_abandoned_results_are_silent)
+UNIT_MAIN("pipeline_device", test_phases_are_timed_by_events, test_analysis_is_measured_alike,
+          test_device_memory_is_the_same, test_small_device_goes_on, test_codes_that_cannot_leave,
+          test_reading_ahead_goes_first, test_plan_is_what_is_taken, test_abandoned_results_are_silent)

@@ -1,0 +1,66 @@
+/* Phases by the device's own clock. */
+
+#include "pipeline/phase_clock.h"
+
+#include "base/err.h"
+
+int phase_clock_open(struct phase_clock *clock, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    int rc = 0;
+
+    *clock = (struct phase_clock){.gpu = gpu, .stream = stream};
+    for (int i = 0; rc == 0 && i < PHASE_CLOCK_EVENTS; i++) {
+        rc = gpu->ops->event_new(gpu->device, &clock->events[i]);
+    }
+    return rc != 0 ? rc : gpu->ops->event_record(stream, clock->events[0]);
+}
+
+/* The oldest phase has a time; this waits for it to end. */
+static void settle_first(struct phase_clock *clock, struct pipeline_times *times)
+{
+    int last = (clock->first + 1) % PHASE_CLOCK_EVENTS;
+    double seconds = 0;
+
+    if (clock->gpu->ops->event_elapsed(clock->events[clock->first], clock->events[last], &seconds) == 0) {
+        times->seconds[clock->phases[clock->first]] += seconds;
+    }
+    clock->first = last;
+    clock->count--;
+}
+
+void phase_clock_end(struct phase_clock *clock, enum pipeline_phase phase, struct pipeline_times *times)
+{
+    struct err_record record;
+
+    err_take(&record);
+    if (clock->count == PHASE_CLOCK_EVENTS - 1) { /* all other events are in use */
+        settle_first(clock, times);
+    }
+    int last = (clock->first + clock->count) % PHASE_CLOCK_EVENTS;
+    if (clock->gpu->ops->event_record(clock->stream, clock->events[(last + 1) % PHASE_CLOCK_EVENTS]) == 0) {
+        clock->phases[last] = phase;
+        clock->count++;
+    }
+    err_restore(&record);
+}
+
+void phase_clock_settle(struct phase_clock *clock, struct pipeline_times *times)
+{
+    struct err_record record;
+
+    err_take(&record);
+    while (clock->count > 0) {
+        settle_first(clock, times);
+    }
+    err_restore(&record);
+}
+
+void phase_clock_close(struct phase_clock *clock)
+{
+    for (int i = 0; clock->gpu != NULL && i < PHASE_CLOCK_EVENTS; i++) {
+        if (clock->events[i] != NULL) {
+            clock->gpu->ops->event_free(clock->events[i]);
+        }
+    }
+    *clock = (struct phase_clock){.gpu = NULL};
+}
