@@ -24,6 +24,11 @@ void log_set_level(enum log_level level)
     atomic_store_explicit(&current_level, (int)level, memory_order_relaxed);
 }
 
+enum log_level log_get_level(void)
+{
+    return (enum log_level)atomic_load_explicit(&current_level, memory_order_relaxed);
+}
+
 int log_level_parse(const char *name)
 {
     for (int i = 0; i < LEVEL_COUNT; i++) {

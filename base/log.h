@@ -20,6 +20,7 @@ struct log_field {
 #define LOG_F(k, v) ((struct log_field){.key = (k), .kind = LOG_FIELD_NUMBER, .number = (double)(v)})
 
 void log_set_level(enum log_level level);
+enum log_level log_get_level(void);
 /* "error" .. "trace" -> level; -1 when unknown. */
 int log_level_parse(const char *name);
 void log_write(enum log_level level, const char *message, const struct log_field *fields);

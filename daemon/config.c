@@ -36,7 +36,8 @@ enum row_type {
     ROW_FLAG,
     ROW_INT,
     ROW_BYTES,
-    ROW_LEVEL
+    ROW_LEVEL,
+    ROW_WORKER
 };
 
 struct row {
@@ -65,6 +66,8 @@ static const struct row rows[] = {
     {"allowed-host", "NAME", ROW_TEXTS, AT(allowed_hosts), .separator = ',',
      .help = "Host header to accept in addition to the loopback names; repeatable"},
     {"device", "NAME", ROW_TEXT, AT(device), "auto", .help = "Device to run jobs on: auto, cpu or cuda:N"},
+    {"worker", "KIND", ROW_WORKER, AT(worker), "thread",
+     .help = "Where jobs run: thread (in the daemon) or process (each in a process of its own)"},
     {"threads", "N", ROW_INT, AT(threads), "0", 0, 4096, .help = "CPU threads for computation; 0 = all cores"},
     {"host-memory-bytes", "BYTES", ROW_BYTES, AT(host_memory_bytes), "0", 0, INT64_MAX,
      .help = "Host memory for activations, beyond which they spill to disk (suffix K, M, G or T); 0 = a quarter of "
@@ -208,6 +211,15 @@ static int parse_level(const char *where, const char *text, int *out)
     return 0;
 }
 
+static int parse_worker(const char *where, const char *text, int *out)
+{
+    if (strcmp(text, "thread") != 0 && strcmp(text, "process") != 0) {
+        return err_raise(ERR_CONFIG, "%s: \"%.80s\" is neither thread nor process", where, text);
+    }
+    *out = text[0] == 't' ? CONFIG_WORKER_THREAD : CONFIG_WORKER_PROCESS;
+    return 0;
+}
+
 static int replace_text(const char *text, char **out)
 {
     char *copy;
@@ -320,6 +332,8 @@ static int apply(const struct row *row, const char *where, const struct source_i
         return parse_int(row, where, item->scalar, to);
     case ROW_LEVEL:
         return parse_level(where, item->scalar, to);
+    case ROW_WORKER:
+        return parse_worker(where, item->scalar, to);
     case ROW_FILE:
         break; /* has been read before */
     }

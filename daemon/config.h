@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum config_worker { CONFIG_WORKER_THREAD, CONFIG_WORKER_PROCESS };
+
 struct config {
     char *data_dir;     /* absolute */
     char **model_roots; /* absolute, existing directories; NULL-terminated, never NULL */
@@ -17,6 +19,7 @@ struct config {
     bool allow_remote;    /* an address other than loopback is allowed, although there is no authentication */
     char **allowed_hosts; /* NULL-terminated, never NULL */
     char *device;
+    int worker;                /* enum config_worker */
     char *module_dir;          /* NULL = the default directories (daemon/modules.h) */
     int64_t threads;           /* 0 = all cores */
     int64_t host_memory_bytes; /* 0 = the engine's choice */

@@ -8,6 +8,7 @@
 #include "daemon/listen.h"
 #include "daemon/quantd.h"
 #include "daemon/restart.h"
+#include "pipeline/child.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,9 @@ int main(int argc, char **argv)
     struct config config = {0};
     struct quantd *quantd = NULL;
 
+    if (argc == 3 && strcmp(argv[1], CHILD_COMMAND) == 0) {
+        return child_main(argv[2]);
+    }
     restart_remember(argv);
     int rc = run(argc, argv, &config, &quantd);
     int status = rc != 0 ? print_error(rc) : EXIT_SUCCESS;

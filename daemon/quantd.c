@@ -301,6 +301,8 @@ static int open_layers(struct quantd *quantd, int socket)
         .store = quantd->store,
         .model_roots = (const char *const *)config->model_roots,
         .device = config->device,
+        .worker_process = config->worker == CONFIG_WORKER_PROCESS,
+        .module_folders = quantd->module_folders,
         .threads = (int)config->threads,
         .host_memory_bytes = config->host_memory_bytes,
         .max_queued = (int)config->max_queued,

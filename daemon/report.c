@@ -33,6 +33,7 @@ void report_start(const struct config *config, const char *module_folders, uint1
     log_info(
         "started", LOG_S("version", QUANTD_VERSION), LOG_S("address", address), LOG_S("data_dir", config->data_dir),
         LOG_S("model_root", join(config->model_roots, roots)), LOG_S("device", config->device),
+        LOG_S("worker", config->worker == CONFIG_WORKER_PROCESS ? "process" : "thread"),
         LOG_I("threads", config->threads), LOG_I("host_memory_bytes", config->host_memory_bytes),
         LOG_I("max_queued", config->max_queued), LOG_I("max_connections", config->max_connections),
         LOG_I("max_connections_per_address", config->max_connections_per_address),

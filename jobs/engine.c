@@ -93,11 +93,16 @@ static void init_locks(struct engine *engine)
     pthread_mutex_init(&engine->admission, NULL);
 }
 
+int engine_cache_folder(const char *data_dir, char out[ENGINE_PATH_MAX])
+{
+    return fs_path(out, ENGINE_PATH_MAX, "%s/device-cache", data_dir);
+}
+
 int engine_load_devices(const char *data_dir, const char *module_folders, const char *device)
 {
     char path[ENGINE_PATH_MAX];
 
-    if (fs_path(path, sizeof(path), "%s/device-cache", data_dir) == 0) {
+    if (engine_cache_folder(data_dir, path) == 0) {
         gpu_cache_folder(path);
     }
     int rc = gpu_load_backends(module_folders);
@@ -114,6 +119,8 @@ int engine_open(const struct engine_config *config, struct engine **out)
     init_locks(engine);
     engine->store = config->store;
     engine->threads = config->threads;
+    engine->worker_process = config->worker_process;
+    engine->module_folders = strdup(config->module_folders != NULL ? config->module_folders : "");
     engine->restart = config->restart;
     engine->restart_data = config->restart_data;
     engine->max_queued = config->max_queued > 0 ? config->max_queued : ENGINE_MAX_QUEUED;
@@ -122,14 +129,20 @@ int engine_open(const struct engine_config *config, struct engine **out)
     int rc = strlen(store_data_dir(config->store)) > ENGINE_DATA_DIR_MAX
                  ? err_raise(ERR_CONFIG, "the data directory's path is longer than %d bytes", ENGINE_DATA_DIR_MAX)
                  : open_roots(engine, config->model_roots);
+    if (rc == 0 && engine->module_folders == NULL) {
+        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the engine");
+    }
     rc = rc != 0 ? rc : gpu_open(engine->device, engine->threads, &engine->gpu);
     if (rc != 0) {
         engine_close(engine);
         return err_pass(rc, "open the engine");
     }
     engine->device_info = engine->gpu.info;
-    log_info("device opened", LOG_S("device", engine->gpu.info.id), LOG_S("name", engine->gpu.info.name),
-             LOG_I("threads", engine->gpu.info.threads));
+    if (engine->worker_process) {
+        gpu_close(&engine->gpu); /* the processes open it */
+    }
+    log_info("device opened", LOG_S("device", engine->device_info.id), LOG_S("name", engine->device_info.name),
+             LOG_I("threads", engine->device_info.threads));
     *out = engine;
     return 0;
 }
@@ -200,6 +213,7 @@ void engine_close(struct engine *engine)
         }
         free(engine->roots[i]);
     }
+    free(engine->module_folders);
     free(engine->roots);
     free(engine->root_fds);
     pthread_mutex_destroy(&engine->admission);

@@ -29,6 +29,8 @@ struct engine {
     size_t root_count;
     struct gpu gpu;              /* the runner's; opened once and kept */
     struct gpu_info device_info; /* as first opened, for others to read */
+    bool worker_process;         /* jobs run in processes of their own; `gpu` is not open then */
+    char *module_folders;        /* for these */
     bool lost_until_exit;        /* a device like the one that the last job ran on, once lost, needs a new process */
     void (*restart)(void *data); /* as in the configuration */
     void *restart_data;
@@ -61,6 +63,8 @@ void engine_job_remove_artifact(const struct engine *engine, const char *job);
 /* What the device is that runs a job which asks for `want`: the engine's for "auto" and "", as it was when it was first
  * opened, else the one of that name. Any thread; opens none that was opened before. */
 int engine_device_of(const struct engine *engine, const char *want, struct gpu_info *out);
+/* Where backends keep what they compile. */
+int engine_cache_folder(const char *data_dir, char out[ENGINE_PATH_MAX]);
 /* "cpu", "cuda": of "cpu", "cuda:0". */
 void engine_device_kind(const struct gpu_info *device, char out[32]);
 /* Collect blobs that nothing refers to; failures are logged. */

@@ -26,6 +26,7 @@ static const struct hint_row {
     {ERR_DEVICE_LOST, "the device failed each time that the job was tried: look for it in the kernel's log, then "
                       "submit the job again, or"
                       " with resources.device \"cpu\""},
+    {ERR_WORKER_LOST, "look at the daemon's log and the host's memory; submit the job again with fewer samples"},
     {ERR_NOT_FOUND, "the model or a file that the job needs is gone; register or upload it again"},
 };
 

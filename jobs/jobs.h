@@ -18,6 +18,8 @@ struct engine_config {
     struct store *store;
     const char *const *model_roots; /* absolute directories; NULL-terminated */
     const char *device;             /* "auto", "cpu", "cuda:N" */
+    bool worker_process;            /* each job runs in a process of its own, which is this executable again */
+    const char *module_folders;     /* for that: as engine_load_devices got them; NULL: none */
     int threads;                    /* CPU threads; 0 = all */
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */

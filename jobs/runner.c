@@ -85,6 +85,20 @@ static int end_requeued(struct task *task, const char *reason)
     return rc;
 }
 
+/* A process that crashed each time is not the last crash's matter alone. */
+static void word_crashes(const struct task *task, struct err_record *record)
+{
+    char last[sizeof(record->message)];
+
+    if (record->code == ERR_WORKER_LOST && task->charged > 1) {
+        snprintf(last, sizeof(last), "%s", record->message);
+        snprintf(record->message, sizeof(record->message),
+                 "the worker crashed repeatedly while running this job: %lld attempts in a row finished no block; the "
+                 "last time, %.900s",
+                 (long long)task->charged, last);
+    }
+}
+
 static int end_failed(struct task *task, const struct err_record *record)
 {
     bool open = task->layers_total > 0 && task->layers_done < task->layers_total;
@@ -125,7 +139,9 @@ static int end_attempt(struct task *task, const struct err_record *record)
     } else if (record->code != ERR_JOB_STATE_CONFLICT && may_retry(task, record->code)) {
         rc = end_requeued(task, record->message[0] != '\0' ? record->message : err_sentence(record->code));
     } else if (record->code != ERR_JOB_STATE_CONFLICT) {
-        rc = end_failed(task, record);
+        struct err_record worded = *record;
+        word_crashes(task, &worded);
+        rc = end_failed(task, &worded);
     }
     return rc == ERR_JOB_STATE_CONFLICT ? end_cancelled(task) : rc;
 }
@@ -225,7 +241,7 @@ static void run_job(struct engine *engine, json_t *row)
         engine_job_remove_files(engine, task.id);
         log_info("job succeeded", LOG_S("job", task.id), LOG_F("seconds", clock_monotonic_seconds() - task.started));
     }
-    bool lost = rc != 0 && err_group(rc) == ERR_GROUP_DEVICE;
+    bool lost = rc != 0 && err_group(rc) == ERR_GROUP_DEVICE && !engine->worker_process;
     bool in_new_process = engine->lost_until_exit;
     task_deinit(&task);
     if (lost) {
@@ -247,7 +263,7 @@ void *runner_main(void *data)
             back_off(engine, POLL_MS);
             continue;
         }
-        int rc = job_claim(engine->store, engine->gpu.info.id, &row);
+        int rc = job_claim(engine->store, engine->device_info.id, &row);
         if (rc == 0) {
             run_job(engine, row);
             json_decref(row);

@@ -1,4 +1,5 @@
-/* The worker of a job in the runner's own thread, on the engine's device or on another one that the job asked for. */
+/* Which worker runs a job; and the one in the runner's own thread, on the engine's device or on another that the job
+ * asked for. */
 
 #include "jobs/worker.h"
 
@@ -6,7 +7,7 @@
 
 #include <string.h>
 
-int worker_run(struct engine *engine, const struct gpu_info *device, const struct pipeline *pipeline)
+static int run_thread(struct engine *engine, const struct gpu_info *device, const struct pipeline *pipeline)
 {
     bool own = strcmp(device->id, engine->gpu.info.id) != 0;
     struct pipeline told = *pipeline;
@@ -23,4 +24,9 @@ int worker_run(struct engine *engine, const struct gpu_info *device, const struc
         gpu_close(&other);
     }
     return rc;
+}
+
+int worker_run(struct engine *engine, const struct gpu_info *device, const struct pipeline *pipeline)
+{
+    return engine->worker_process ? worker_run_process(engine, device, pipeline) : run_thread(engine, device, pipeline);
 }

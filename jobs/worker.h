@@ -4,6 +4,9 @@
 #include "jobs/engine.h"
 #include "pipeline/pipeline.h"
 
-/* Run it on that device (as engine_device_of says it) and come back when it has ended, as pipeline_run does; `gpu` of
- * the pipeline is the worker's to set. Messages come on the caller's thread. Runner thread. */
+/* Run it, in a thread or a process as the engine was told, on that device (as engine_device_of says it) and come back
+ * when it has ended, as pipeline_run does; `gpu` of the pipeline is the worker's to set. Messages come on the caller's
+ * thread. Runner thread. */
 int worker_run(struct engine *engine, const struct gpu_info *device, const struct pipeline *pipeline);
+/* The same in a process of its own. ERR_WORKER_LOST: it crashed. */
+int worker_run_process(struct engine *engine, const struct gpu_info *device, const struct pipeline *pipeline);

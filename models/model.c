@@ -170,6 +170,16 @@ const json_t *model_config_json(const struct model *model)
     return model->json;
 }
 
+int model_root_fd(const struct model *model)
+{
+    return model->root_fd;
+}
+
+const char *model_relative(const struct model *model)
+{
+    return model->relative;
+}
+
 int model_open_file(const struct model *model, const char *name, int *fd)
 {
     size_t folder = strlen(MODEL_TEMPLATES_FOLDER "/");

@@ -26,6 +26,9 @@ int model_open(int root_fd, const char *relative, struct model **out);
 void model_close(struct model *model);
 const struct model_config *model_config(const struct model *model);
 const json_t *model_config_json(const struct model *model); /* borrowed */
+/* As it was opened, for another to open it again: the root (borrowed), and the directory below it. */
+int model_root_fd(const struct model *model);
+const char *model_relative(const struct model *model);
 /* Open a file of the checkpoint for reading, beneath the model root: symlinks may leave the checkpoint's directory, not
  * the root. ERR_NOT_FOUND. */
 int model_open_file(const struct model *model, const char *name, int *fd);

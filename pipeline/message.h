@@ -64,7 +64,7 @@ enum message_kind {
 };
 
 struct message_progress {
-    double fraction;  /* of the run, 0..1 */
+    double fraction;  /* of the run; beyond 1 where its end takes longer than blocks do */
     int64_t block;    /* the open one; the number of blocks once all are done */
     const char *step; /* one of message_steps */
 };

@@ -1,0 +1,66 @@
+#pragma once
+/* Frames between a run's process and its parent: a header, then a body of plain fields. Both ends are one executable,
+ * so fields are as the host has them; the version in the header tells a peer that is not. Nothing that arrives is
+ * trusted: a body is bounded, and a field that does not fit makes the frame bad. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WIRE_VERSION 1
+#define WIRE_FRAME_MAX ((size_t)64 << 20)
+
+enum wire_kind {
+    /* to the run's process */
+    WIRE_ORDER,  /* order.h: what to run */
+    WIRE_IDS,    /* a piece of its sets' tokens */
+    WIRE_STOP,   /* a code: end with it at the next chance */
+    WIRE_ANSWER, /* a code, or 0: to a message that waits for one */
+    /* from it */
+    WIRE_MESSAGE, /* message.h */
+    WIRE_KIND_COUNT
+};
+
+/* A body that is being written. Zeroed at first; free(data). */
+struct wire_out {
+    unsigned char *data;
+    size_t size, capacity;
+    bool failed; /* no memory, or beyond WIRE_FRAME_MAX */
+};
+void wire_put_bytes(struct wire_out *out, const void *bytes, size_t size);
+void wire_put_int(struct wire_out *out, int64_t value);
+void wire_put_real(struct wire_out *out, double value);
+void wire_put_text(struct wire_out *out, const char *text);
+
+/* A body that is being read. Once bad, every value is 0. */
+struct wire_in {
+    const unsigned char *at;
+    size_t left;
+    bool bad;
+};
+/* NULL when there are not that many left. */
+const void *wire_get_bytes(struct wire_in *in, size_t size);
+int64_t wire_get_int(struct wire_in *in);
+double wire_get_real(struct wire_in *in);
+/* Bad when it does not fit with its end, or has a NUL in it. */
+void wire_get_text(struct wire_in *in, char *out, size_t size);
+/* The same into memory of its own, of at most max bytes; caller frees. NULL: bad, or no memory. */
+char *wire_get_long_text(struct wire_in *in, size_t max);
+/* A number of things that take at least `size` bytes each; bad when there is not so much left. */
+int64_t wire_get_count(struct wire_in *in, size_t size);
+
+/* Send a frame on a stream socket; waits. ERR_WORKER_LOST: the peer is gone. */
+int wire_send(int socket, enum wire_kind kind, const struct wire_out *body);
+/* A frame that holds one code. */
+int wire_send_code(int socket, enum wire_kind kind, int code);
+
+/* What has come of the next frame. Zeroed at first; wire_receiver_deinit. */
+struct wire_receiver {
+    unsigned char *data;
+    size_t size, capacity;
+};
+/* Take what there is; wait: until the frame is complete. *got: it is, and *kind and *body tell of it until the next
+ * call. ERR_WORKER_LOST: the peer is gone, or what came is no frame of this version. */
+int wire_receive(int socket, struct wire_receiver *receiver, bool wait, bool *got, enum wire_kind *kind,
+                 struct wire_in *body);
+void wire_receiver_deinit(struct wire_receiver *receiver);

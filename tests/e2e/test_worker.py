@@ -1,0 +1,211 @@
+"""Jobs in processes of their own (--worker process): the same bytes and reports as in the daemon's thread, and a process that dies,
+hangs or outlives its daemon costs an attempt at most.
+"""
+
+import functools
+import os
+import signal
+import time
+
+from harness import (JOBS, SANITIZED, TERMINAL, Daemon, Failure, artifact_digests, equal, ids_records, main, new_job, succeed, true,
+                     wait_job)
+
+RECORDS = ids_records(96 if SANITIZED else 200, 256, 2048)
+BODY = {"calibration": {"stream": True, "num_samples": 80 if SANITIZED else 160, "sequence_length": 256}}
+SMALL = ids_records(48, 160, 2048)
+SMALL_BODY = {"calibration": {"stream": True, "num_samples": 32, "sequence_length": 128}}
+WAIT_SECONDS = 120
+TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_bytes", "artifact_bytes", "job_id", "model", "created_at",
+         "threads"}
+
+
+def process_daemon(*options, **more):
+    return Daemon("--threads", "1", "--worker", "process", *options, **more)
+
+
+def wait_for(what, look, seconds=WAIT_SECONDS):
+    """What `look` gives as soon as it is not None."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found is not None:
+            return found
+        if time.monotonic() > deadline:
+            raise Failure("%s did not come" % what)
+        time.sleep(0.005)
+
+
+def child_of(pid):
+    """The process of the run, once it has become quantd; None: there is none."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open("/proc/%s/stat" % name) as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            with open("/proc/%s/cmdline" % name, "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z" and b"pipeline-process" in words:
+            return int(name)
+    return None
+
+
+def is_gone(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return True if file.read().rsplit(")", 1)[1].split()[0] == "Z" else None
+    except OSError:
+        return True
+
+
+def state_of(daemon, job):
+    return daemon.get("%s/%s" % (JOBS, job))
+
+
+def running_child(daemon, job, attempt=1, layers=0):
+    """The process of this attempt, once so many blocks are finished."""
+    def look():
+        state = state_of(daemon, job)
+        if state["status"] in TERMINAL:
+            raise Failure("attempt %d with %d blocks did not come: %r" % (attempt, layers, state))
+        done = (state["progress"] or {}).get("layers_done", 0)
+        if state["status"] != "running" or state["attempt"] != attempt or done < layers:
+            return None
+        return child_of(daemon.process.pid)
+    return wait_for("the process of attempt %d" % attempt, look)
+
+
+def without(value):
+    if isinstance(value, dict):
+        return {key: without(member) for key, member in value.items() if key not in TIMED}
+    if isinstance(value, list):
+        return [without(member) for member in value]
+    return value
+
+
+def outcome(daemon, job):
+    state = succeed(daemon, job)
+    digests = artifact_digests(daemon, state) if state["result"]["artifact_id"] else None
+    return digests, without(daemon.get("%s/%s/report" % (JOBS, job)))
+
+
+REQUESTS = [
+    dict(SMALL_BODY),
+    dict(SMALL_BODY, method=["smoothquant", "gptq"], quantization={"bits": 8, "kv_cache": {"granularity": "per_head"}}),
+    dict(SMALL_BODY, method="rtn", quantization={"bits": 4, "group_size": 64, "overrides": [
+        {"match": "*.down_proj", "skip": True}, {"match": "*layers.1*", "bits": 8}]}),
+    dict(SMALL_BODY, method="kv_analysis", quantization={}),
+]
+
+
+def jobs_of(daemon):
+    return [outcome(daemon, new_job(daemon, SMALL, **request)) for request in REQUESTS]
+
+
+def the_same_bytes_and_reports():
+    with Daemon("--threads", "1") as daemon:
+        expected = jobs_of(daemon)
+        true(child_of(daemon.process.pid) is None, "a thread needs no process")
+    with process_daemon() as daemon:
+        found = jobs_of(daemon)
+    for number, (one, other) in enumerate(zip(expected, found)):
+        equal(other[0], one[0], "files of job %d" % number)
+        equal(other[1], one[1], "report of job %d" % number)
+
+
+@functools.cache
+def undisturbed():
+    with Daemon("--threads", "1") as daemon:
+        return artifact_digests(daemon, succeed(daemon, new_job(daemon, RECORDS, **BODY)))
+
+
+def a_killed_process_is_an_attempt():
+    expected = undisturbed()
+    with process_daemon() as daemon:
+        job = new_job(daemon, RECORDS, **BODY)
+        child = running_child(daemon, job, 1, 1)
+        os.kill(child, signal.SIGTERM)  # as a service manager or a terminal would, to every process: not the run's business
+        os.kill(child, signal.SIGKILL)
+        child = running_child(daemon, job, 2, 2)
+        os.kill(child, signal.SIGSEGV)
+        state = succeed(daemon, job)
+        equal(state["attempt"], 3, "attempts")
+        equal(artifact_digests(daemon, state), expected, "files")
+        true(state["memory"]["gpu_peak_bytes"] > 0, "the device's peak is known")
+
+
+def one_that_always_crashes_is_given_up():
+    with process_daemon() as daemon:
+        job = new_job(daemon, RECORDS, max_attempts=2, **BODY)
+        for attempt in (1, 2):
+            os.kill(running_child(daemon, job, attempt), signal.SIGKILL)
+        state = wait_job(daemon, job)
+        equal(state["status"], "failed", "status")
+        error = state["error"]
+        equal(error["code"], "worker_lost", "code")
+        true("crashed repeatedly" in error["message"] and "signal 9" in error["message"], "the message says what: %r" % error)
+        true(error["hint"], "there is a hint")
+        equal(error["retryable"], True, "retryable")
+        succeed(daemon, new_job(daemon, SMALL, **SMALL_BODY))
+
+
+def a_cancelled_run_ends():
+    with process_daemon() as daemon:
+        for stopped in (False, True):
+            job = new_job(daemon, RECORDS, **BODY)
+            child = running_child(daemon, job)
+            if stopped:
+                os.kill(child, signal.SIGSTOP)  # it hears nothing
+            equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, job)).status, 202, "status of the cancellation")
+            equal(wait_job(daemon, job, 30)["status"], "cancelled", "status")
+            wait_for("the end of the process", lambda: is_gone(child), 10)
+        succeed(daemon, new_job(daemon, SMALL, **SMALL_BODY))
+
+
+def a_shutdown_leaves_nothing_and_resumes():
+    expected = undisturbed()
+    with process_daemon() as daemon:
+        job = new_job(daemon, RECORDS, **BODY)
+        child = running_child(daemon, job, 1, 1)
+        equal(daemon.stop(), 0, "exit status of the daemon")
+        true(is_gone(child), "the process ended before the daemon")
+        daemon.start()
+        child = running_child(daemon, job, 2)
+        daemon.kill()
+        wait_for("the end of the process", lambda: is_gone(child), 10)
+        daemon.start()
+        state = succeed(daemon, job)
+        equal(artifact_digests(daemon, state), expected, "files")
+
+
+def the_process_has_what_it_needs_alone():
+    with process_daemon() as daemon:
+        job = new_job(daemon, RECORDS, **BODY)
+        child = running_child(daemon, job, 1, 1)
+        os.kill(child, signal.SIGSTOP)
+        names = {}
+        for name in os.listdir("/proc/%d/fd" % child):
+            names[int(name)] = os.readlink("/proc/%d/fd/%s" % (child, name))
+        with open("/proc/%d/oom_score_adj" % child) as file:
+            equal(file.read().strip(), "500", "score of the process where memory runs out")
+        os.kill(child, signal.SIGCONT)
+        equal([number for number, name in names.items() if name.startswith("socket:")], [3], "sockets of the process")
+        true(not any("quantd.db" in name or ".sqlite" in name or "/jobs/" not in name and daemon.data in name
+                     for name in names.values()), "the process has no file of the store: %r" % names)
+        succeed(daemon, job)
+
+
+def an_unknown_worker_is_refused():
+    import subprocess
+    from harness import BINARY
+    refused = subprocess.run([BINARY, "--data-dir", "d", "--worker", "fork"], capture_output=True, text=True, timeout=60)
+    equal(refused.returncode, 2, "exit status")
+    true("--worker: \"fork\"" in refused.stderr and "thread" in refused.stderr, "the message names the values: %r" % refused.stderr)
+    stray = subprocess.run([BINARY, "pipeline-process", "1"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    equal(stray.returncode, 1, "exit status of a process that nobody started")
+
+
+main([the_same_bytes_and_reports, a_killed_process_is_an_attempt, one_that_always_crashes_is_given_up, a_cancelled_run_ends,
+      a_shutdown_leaves_nothing_and_resumes, the_process_has_what_it_needs_alone, an_unknown_worker_is_refused])
