@@ -31,6 +31,10 @@ static int accepts_weights(const struct qscheme *scheme, int64_t rows, int64_t c
     if (scheme->kind != QTENSOR_FLOAT8 || rows <= 0 || cols <= 0 || scheme->group_size <= 0) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "FP8 weights were expected");
     }
+    if (scheme->scale_dtype == DTYPE_F8_E4M3 || scheme->scale_dtype == DTYPE_F8_E8M0) {
+        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "FP8 weights have scales of F32, F16 or BF16, not %s",
+                         dtype_rows[scheme->scale_dtype].name);
+    }
     if (scheme->element != DTYPE_F8_E4M3) {
         return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "compressed-tensors has no E5M2"), "fmt e4m3");
     }

@@ -13,30 +13,74 @@
 const char *const qtensor_kind_names[QTENSOR_KIND_COUNT] = {
     [QTENSOR_INT] = "int",     [QTENSOR_FLOAT8] = "float8",       [QTENSOR_NF4] = "nf4",
     [QTENSOR_TABLE] = "table", [QTENSOR_CODEBOOKS] = "codebooks", [QTENSOR_BLOCKS] = "blocks",
-    [QTENSOR_DENSE] = "dense",
+    [QTENSOR_DENSE] = "dense", [QTENSOR_FLOAT4] = "float4",
 };
+
+static const struct qtensor_scaling scalings[QTENSOR_KIND_COUNT] = {
+    [QTENSOR_INT] = {.bits_min = 2, .bits_max = 8, .zeros = true},
+    [QTENSOR_FLOAT8] = {.bits_min = 8, .bits_max = 8, .ragged = true, .small_scales = true},
+    [QTENSOR_FLOAT4] = {.bits_min = 4, .bits_max = 4, .ragged = true, .small_scales = true},
+    [QTENSOR_NF4] = {.bits_min = 4, .bits_max = 4, .flat = true, .ragged = true},
+};
+
+const struct qtensor_scaling *qtensor_scaling(enum qtensor_kind kind)
+{
+    return kind < QTENSOR_KIND_COUNT && scalings[kind].bits_max > 0 ? &scalings[kind] : NULL;
+}
+
+enum dtype qscheme_element(const struct qscheme *scheme)
+{
+    switch (scheme->kind) {
+    case QTENSOR_NF4:
+        return DTYPE_NF4;
+    case QTENSOR_FLOAT4:
+        return DTYPE_F4_E2M1;
+    case QTENSOR_FLOAT8:
+        return scheme->element;
+    default:
+        return DTYPE_U8;
+    }
+}
+
+void qscheme_levels(const struct qscheme *scheme, float out[256])
+{
+    enum dtype element = qscheme_element(scheme);
+
+    for (int code = 0; code < 256; code++) {
+        out[code] = element == DTYPE_NF4       ? dtype_nf4_levels[code & 15]
+                    : element == DTYPE_F4_E2M1 ? dtype_e2m1_to_f32((uint8_t)(code & 15))
+                    : element == DTYPE_F8_E5M2 ? dtype_e5m2_to_f32((uint8_t)code)
+                    : element == DTYPE_F8_E4M3 ? dtype_e4m3_to_f32((uint8_t)code)
+                                               : (float)code;
+    }
+}
 
 static int64_t ceil_div(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
 }
 
-static bool is_real(enum dtype dtype)
+static bool scales_fit(const struct qscheme *s)
 {
-    return dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+    const struct qtensor_scaling *scaling = qtensor_scaling(s->kind);
+
+    return s->scale_dtype == DTYPE_F32 || s->scale_dtype == DTYPE_F16 || s->scale_dtype == DTYPE_BF16 ||
+           (scaling != NULL && scaling->small_scales &&
+            (s->scale_dtype == DTYPE_F8_E4M3 || s->scale_dtype == DTYPE_F8_E8M0));
 }
 
 /* What the arrays' shapes rest on. */
 static bool bits_fit(const struct qscheme *s)
 {
+    const struct qtensor_scaling *scaling = qtensor_scaling(s->kind);
+
+    if (scaling != NULL) {
+        return s->bits >= scaling->bits_min && s->bits <= scaling->bits_max &&
+               (s->kind != QTENSOR_FLOAT8 || s->element == DTYPE_F8_E4M3 || s->element == DTYPE_F8_E5M2);
+    }
     switch (s->kind) {
-    case QTENSOR_INT:
     case QTENSOR_TABLE:
         return s->bits >= 2 && s->bits <= 8;
-    case QTENSOR_FLOAT8:
-        return s->bits == 8 && (s->element == DTYPE_F8_E4M3 || s->element == DTYPE_F8_E5M2);
-    case QTENSOR_NF4:
-        return s->bits == 4;
     case QTENSOR_CODEBOOKS:
         return s->bits >= 1 && s->bits <= 16 && s->codebooks >= 1 && s->codebooks <= 64;
     case QTENSOR_BLOCKS:
@@ -61,12 +105,13 @@ static int check_groups(const char *name, const struct qscheme *s, int64_t rows,
     if (s->kind == QTENSOR_TABLE || s->kind == QTENSOR_DENSE) {
         return 0;
     }
-    bool flat = s->kind == QTENSOR_NF4, ragged = s->kind == QTENSOR_FLOAT8;
-    if (s->group_size < 1 || (!flat && !ragged && (s->group_size > cols || cols % s->group_size != 0))) {
+    const struct qtensor_scaling *scaling = qtensor_scaling(s->kind);
+    bool ragged = scaling != NULL && scaling->ragged;
+    if (s->group_size < 1 || (!ragged && (s->group_size > cols || cols % s->group_size != 0))) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: group_size %lld does not divide its %lld inputs", name,
                          (long long)s->group_size, (long long)cols);
     }
-    if ((group_rows > rows && !ragged) || (s->kind == QTENSOR_CODEBOOKS && rows % group_rows != 0)) {
+    if ((group_rows > rows && (!ragged || scaling->flat)) || (s->kind == QTENSOR_CODEBOOKS && rows % group_rows != 0)) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: groups of %lld rows do not fit its %lld", name,
                          (long long)group_rows, (long long)rows);
     }
@@ -82,7 +127,7 @@ static int check_scheme(const char *name, const struct qscheme *scheme, int64_t 
         return err_raise(ERR_INVALID_MODEL, "%s: a quantized tensor of [%lld, %lld]", name, (long long)rows,
                          (long long)cols);
     }
-    if (!bits_fit(scheme) || !is_real(scheme->scale_dtype)) {
+    if (!bits_fit(scheme) || !scales_fit(scheme)) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: no scheme of kind %d, %d bits, %s scales", name,
                          (int)scheme->kind, scheme->bits,
                          scheme->scale_dtype < DTYPE_COUNT ? dtype_rows[scheme->scale_dtype].name : "unknown");
@@ -94,12 +139,15 @@ static void set_groups(struct qtensor *q)
 {
     struct qscheme *s = &q->scheme;
 
+    const struct qtensor_scaling *scaling = qtensor_scaling(s->kind);
+
     s->group_rows = s->group_rows > 0 ? s->group_rows : 1;
-    switch (s->kind) {
-    case QTENSOR_NF4:
+    if (scaling != NULL && scaling->flat) {
         q->row_groups = 1;
         q->groups = ceil_div(q->rows * q->cols, s->group_size);
-        break;
+        return;
+    }
+    switch (s->kind) {
     case QTENSOR_TABLE:
     case QTENSOR_BLOCKS:
     case QTENSOR_DENSE:
@@ -143,7 +191,8 @@ int qtensor_parts(const struct qtensor *q, struct qtensor_part out[QTENSOR_PARTS
 {
     const struct qscheme *s = &q->scheme;
     bool coded = s->kind != QTENSOR_CODEBOOKS && s->kind != QTENSOR_DENSE;
-    bool zeroed = s->kind == QTENSOR_INT || (s->kind == QTENSOR_NF4 && s->nested);
+    const struct qtensor_scaling *scaling = qtensor_scaling(s->kind);
+    bool zeroed = scaling != NULL && (scaling->zeros || (scaling->flat && s->nested));
     int64_t width = s->kind == QTENSOR_BLOCKS ? ggml_row_bytes(s->block_type, q->cols) : q->cols;
     int64_t scales = s->kind == QTENSOR_CODEBOOKS ? 1 : q->groups;
     int count = add_part(out, 0, "codes", DTYPE_U8, coded ? q->rows : 0, width, q->codes);
@@ -283,15 +332,14 @@ double qtensor_bits_per_weight(const struct qtensor *q)
     case QTENSOR_DENSE:
         return scale;
     default:
-        return s->bits + scales;
+        return s->bits + scales + (q->tensor_scale != 0 ? 32.0 / weights : 0);
     }
 }
 
 struct gpu_tiles qtensor_tiles(const struct qscheme *scheme)
 {
-    bool flat = scheme->kind == QTENSOR_NF4;
+    bool flat = qtensor_scaling(scheme->kind)->flat;
 
-    return (struct gpu_tiles){.element = flat ? DTYPE_NF4 : scheme->element,
-                              .rows = flat ? 1 : scheme->group_rows,
-                              .cols = scheme->group_size};
+    return (struct gpu_tiles){
+        .element = qscheme_element(scheme), .rows = flat ? 1 : scheme->group_rows, .cols = scheme->group_size};
 }

@@ -4,9 +4,12 @@
  * One struct for every kind; which arrays a kind has, and their shapes, is qtensor_parts' business. Codes are one byte
  * each: formats pack. N = rows (out), K = cols (in).
  *
- *   INT        w[n,k] = scale[n/r, k/g] * (code[n,k] - zero[n/r, k/g])
- *   FLOAT8     w[n,k] = scale[n/r, k/g] * value(code[n,k])                    value: of `element`
- *   NF4        w[i] = scale[i/g] * level[code[i]], i = n*K + k             nested: the scales are quantized, too
+ *   block-scaled: w = tensor_scale * scale[block] * (level[code] - zero[block]), qtensor_scaling has a row for each:
+ *   INT        levels 0..2^bits-1, with zeros; block [n/r, k/g]
+ *   FLOAT8     levels of `element`, F8_E4M3 or F8_E5M2; block [n/r, k/g], the last of a row or column maybe smaller
+ *   FLOAT4     levels of E2M1, the same blocks: those of the microscaling formats
+ *   NF4        its 16 levels; block i/g, i = n*K + k. nested: the scales are quantized, too
+ *
  *   TABLE      w[n,k] = table[n, code[n,k]], but values[j] at flat position index[j]
  *   CODEBOOKS  w[n,k] = scale[n/r] * sum over m of table[m, entry[n/r, k/g, m], n%r, k%g]
  *   BLOCKS     rows of GGUF blocks of `block_type`, as bytes
@@ -27,6 +30,7 @@ enum qtensor_kind {
     QTENSOR_CODEBOOKS,
     QTENSOR_BLOCKS,
     QTENSOR_DENSE,
+    QTENSOR_FLOAT4,
     QTENSOR_KIND_COUNT
 };
 extern const char *const qtensor_kind_names[QTENSOR_KIND_COUNT]; /* "int", "float8", ... */
@@ -44,12 +48,27 @@ struct qscheme {
     int codebooks;           /* CODEBOOKS: M */
     int block_type;          /* BLOCKS: GGUF tensor type */
     enum dtype element;      /* FLOAT8: F8_E4M3 or F8_E5M2 */
-    enum dtype scale_dtype;  /* F32, F16 or BF16 */
+    enum dtype scale_dtype;  /* F32, F16 or BF16; where scales may be small also F8_E4M3 or F8_E8M0 */
     enum dtype weight_dtype; /* F32, F16 or BF16: the source's, which a reader may give the weight back in */
     struct gpu_input input;  /* how the runtime quantizes this linear's input; a static scale is in the tensor */
     bool input_search;       /* static: its scale is chosen by what outputs lose, not by the largest input */
     float input_threshold;   /* INT8 inputs: columns that reach it pass as they are (index); 0 = none ever does */
 };
+
+/* What a block-scaled kind is made of. */
+struct qtensor_scaling {
+    int bits_min, bits_max; /* of a code */
+    bool zeros;             /* blocks have a zero point */
+    bool flat;              /* blocks lie along the weight as one row, else in its rows and columns */
+    bool ragged;            /* the last blocks may be smaller */
+    bool small_scales;      /* scales may be F8_E4M3 or F8_E8M0, and there may be one of the tensor */
+};
+/* NULL for a kind that is not block-scaled. */
+const struct qtensor_scaling *qtensor_scaling(enum qtensor_kind kind);
+/* The element type of a block-scaled scheme's codes: U8, F8_E4M3, F8_E5M2, F4_E2M1 or NF4. */
+enum dtype qscheme_element(const struct qscheme *scheme);
+/* The values of a block-scaled scheme's codes, before zero and scale; those beyond its bits are of no matter. */
+void qscheme_levels(const struct qscheme *scheme, float out[256]);
 
 struct qtensor {
     char name[128]; /* module path: "model.layers.0.self_attn.q_proj"; DENSE: of the tensor itself */
@@ -65,7 +84,8 @@ struct qtensor {
     int32_t *index; /* [index_count]: TABLE: flat positions, ascending; INT: columns kept apart, ascending */
     float *values;  /* TABLE: [index_count] */
     int64_t index_count;
-    float input_scale; /* static inputs; 0 = none */
+    float input_scale;  /* static inputs; 0 = none */
+    float tensor_scale; /* block-scaled, where scales may be small: a factor of all of them; 0 = none */
 };
 
 /* One array of a tensor. */
@@ -91,7 +111,7 @@ int qtensor_reserve_index(struct qtensor *q, int64_t count);
 void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
 /* out [rows, cols] F32, in fp32 arithmetic as runtimes do it. */
 void qtensor_dequantize(const struct qtensor *q, float *out);
-/* FLOAT8 and NF4: the tiles that share a scale. NF4's are runs of the weight as one row. */
+/* FLOAT8, FLOAT4 and NF4: the tiles that share a scale. NF4's lie along the weight as one row. */
 struct gpu_tiles qtensor_tiles(const struct qscheme *scheme);
 /* Bits per weight with all that is stored beside the codes. */
 double qtensor_bits_per_weight(const struct qtensor *q);

@@ -1,6 +1,7 @@
-/* From codes back to weights, kind by kind; the truth that formats' loaders are held to. */
+/* From codes back to weights, kind by kind; the reference that formats' loaders are held to. */
 
 #include "gpu/ggml_blocks.h"
+#include "gpu/shared/grid.h"
 #include "models/qtensor.h"
 
 #include <stdlib.h>
@@ -34,44 +35,38 @@ void qtensor_nested_levels(float out[256])
     qsort(out, (size_t)count, sizeof(*out), compare_floats);
 }
 
-static void dequantize_int(const struct qtensor *q, float *out)
+static int64_t least(int64_t a, int64_t b)
 {
-    int64_t size = q->scheme.group_size;
+    return a < b ? a : b;
+}
 
-    for (int64_t n = 0; n < q->rows; n++) {
+/* A stretch of one block. levels NULL: those of integers, which need no table. */
+static void dequantize_stretch(const uint8_t *codes, int64_t count, const float *levels, float scale, float zero,
+                               float *w)
+{
+    for (int64_t i = 0; levels == NULL && i < count; i++) {
+        w[i] = grid_weight(codes[i], scale, zero);
+    }
+    for (int64_t i = 0; levels != NULL && i < count; i++) {
+        w[i] = scale * (levels[codes[i]] - zero);
+    }
+}
+
+/* Blocks lie in rows and columns, or along the weight as one row. */
+static void dequantize_scaled(const struct qtensor *q, float *out)
+{
+    const struct qtensor_scaling *scaling = qtensor_scaling(q->scheme.kind);
+    int64_t size = q->scheme.group_size, rows = scaling->flat ? 1 : q->rows, cols = q->rows * q->cols / rows;
+    float levels[256], *table = qscheme_element(&q->scheme) == DTYPE_U8 ? NULL : levels;
+
+    qscheme_levels(&q->scheme, levels);
+    for (int64_t n = 0; n < rows; n++) {
         for (int64_t g = 0; g < q->groups; g++) {
-            int64_t point = n / q->scheme.group_rows * q->groups + g;
-            float scale = q->scales[point];
-            int zero = q->zeros[point];
-            const uint8_t *codes = q->codes + n * q->cols + g * size;
-            float *w = out + n * q->cols + g * size;
-            for (int64_t k = 0; k < size; k++) {
-                w[k] = scale * (float)((int)codes[k] - zero);
-            }
+            int64_t block = n / q->scheme.group_rows * q->groups + g, at = n * cols + g * size;
+            float scale = q->tensor_scale != 0 ? q->tensor_scale * q->scales[block] : q->scales[block];
+            float zero = scaling->zeros ? (float)q->zeros[block] : 0.0f;
+            dequantize_stretch(q->codes + at, least(size, cols - g * size), table, scale, zero, out + at);
         }
-    }
-}
-
-static void dequantize_float8(const struct qtensor *q, float *out)
-{
-    float values[256];
-
-    for (int code = 0; code < 256; code++) {
-        values[code] =
-            q->scheme.element == DTYPE_F8_E5M2 ? dtype_e5m2_to_f32((uint8_t)code) : dtype_e4m3_to_f32((uint8_t)code);
-    }
-    for (int64_t n = 0; n < q->rows; n++) {
-        const float *scales = q->scales + n / q->scheme.group_rows * q->groups;
-        for (int64_t k = 0; k < q->cols; k++) {
-            out[n * q->cols + k] = values[q->codes[n * q->cols + k]] * scales[k / q->scheme.group_size];
-        }
-    }
-}
-
-static void dequantize_nf4(const struct qtensor *q, float *out)
-{
-    for (int64_t i = 0; i < q->rows * q->cols; i++) {
-        out[i] = q->scales[i / q->scheme.group_size] * dtype_nf4_levels[q->codes[i] & 15];
     }
 }
 
@@ -122,13 +117,10 @@ void qtensor_dequantize(const struct qtensor *q, float *out)
 {
     switch (q->scheme.kind) {
     case QTENSOR_INT:
-        dequantize_int(q, out);
-        break;
     case QTENSOR_FLOAT8:
-        dequantize_float8(q, out);
-        break;
+    case QTENSOR_FLOAT4:
     case QTENSOR_NF4:
-        dequantize_nf4(q, out);
+        dequantize_scaled(q, out);
         break;
     case QTENSOR_TABLE:
         dequantize_table(q, out);

@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +41,7 @@ bool qtensor_is_packed(const struct qtensor *q, const struct qtensor_part *part)
 {
     enum qtensor_kind kind = q->scheme.kind;
 
-    return (kind == QTENSOR_INT || kind == QTENSOR_NF4 || kind == QTENSOR_TABLE) && q->scheme.bits < 8 &&
+    return (qtensor_scaling(kind) != NULL || kind == QTENSOR_TABLE) && q->scheme.bits < 8 &&
            strcmp(part->suffix, "codes") == 0;
 }
 
@@ -137,17 +138,26 @@ static bool parse_input(const json_t *row, struct qtensor *q)
     const struct input_name *input = find_input(json_get_string(row, "input_number"));
     int64_t group = 0;
     _Bool dynamic = false;
-    double scale = 0, threshold = 0;
+    double scale = 0, threshold = 0, tensor_scale = 0;
 
     if (input == NULL || !get_int(row, "input_run", INT32_MAX, &group) ||
         json_get_bool(row, "input_dynamic", &dynamic) != 1 || json_get_number(row, "input_scale", &scale) != 1 ||
-        json_get_number(row, "input_threshold", &threshold) != 1) {
+        json_get_number(row, "input_threshold", &threshold) != 1 ||
+        json_get_number(row, "tensor_scale", &tensor_scale) < 0 || !(tensor_scale >= 0 && tensor_scale <= FLT_MAX)) {
         return false;
     }
     q->scheme.input = (struct gpu_input){.element = input->element, .dynamic = dynamic, .group_size = group};
     q->scheme.input_threshold = (float)threshold;
     q->input_scale = (float)scale;
+    q->tensor_scale = (float)tensor_scale;
     return true;
+}
+
+static bool has_small_scales(enum qtensor_kind kind)
+{
+    const struct qtensor_scaling *scaling = qtensor_scaling(kind);
+
+    return scaling != NULL && scaling->small_scales;
 }
 
 static bool parse_scheme(const json_t *row, struct qscheme *out)
@@ -190,10 +200,12 @@ static int parse_item(const json_t *row, struct qtensor *out)
     if (name == NULL || !parse_scheme(row, &q.scheme) || !parse_input(row, &q) ||
         !get_int(row, "rows", INT32_MAX, &rows) || !get_int(row, "cols", INT32_MAX, &cols) || rows < 1 || cols < 1 ||
         !get_int(row, "index_count", rows * cols, &index_count) ||
-        qtensor_describe(name, &q.scheme, rows, cols, index_count, out) != 0) {
+        qtensor_describe(name, &q.scheme, rows, cols, index_count, out) != 0 ||
+        (q.tensor_scale != 0 && !has_small_scales(q.scheme.kind))) {
         return corrupt(name != NULL ? name : "a block", "its scheme is damaged");
     }
     out->input_scale = q.input_scale;
+    out->tensor_scale = q.tensor_scale;
     return 0;
 }
 
@@ -331,6 +343,17 @@ static bool all_finite(const float *x, int64_t count)
     return true;
 }
 
+/* Small types have few numbers: another one was never a scale. */
+static bool all_stored(const float *scales, int64_t count, enum dtype dtype)
+{
+    for (int64_t i = 0; i < count && (dtype == DTYPE_F8_E4M3 || dtype == DTYPE_F8_E8M0); i++) {
+        if (dtype_round_scale(scales[i], dtype) != scales[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static unsigned largest_byte(const uint8_t *bytes, size_t count)
 {
     unsigned most = 0;
@@ -359,7 +382,8 @@ static bool part_fits(const struct qtensor *q, const struct qtensor_part *part)
     int64_t count = part->rows * part->cols, most = most_of(q, part->suffix);
 
     if (part->dtype == DTYPE_F32) {
-        return all_finite(part->data, count);
+        return all_finite(part->data, count) &&
+               (strcmp(part->suffix, "scales") != 0 || all_stored(part->data, count, q->scheme.scale_dtype));
     }
     if (part->dtype == DTYPE_U8) {
         return (int64_t)largest_byte(part->data, (size_t)count) <= most;
@@ -381,8 +405,8 @@ static int check_values(const struct qtensor *q)
 
     for (int i = 0; i < count; i++) {
         if (parts[i].data != NULL && !part_fits(q, &parts[i])) {
-            return corrupt(q->name,
-                           parts[i].dtype == DTYPE_F32 ? "a scale is not finite" : "a code is outside its grid");
+            return corrupt(q->name, parts[i].dtype == DTYPE_F32 ? "a scale is not finite, or not of its type"
+                                                                : "a code is outside its grid");
         }
     }
     return 0;
@@ -455,6 +479,7 @@ static int read_item(const struct qtensor_file *file, int i, bool codes, struct 
         return err_pass(rc, "read %s", meta->name);
     }
     q.input_scale = meta->input_scale;
+    q.tensor_scale = meta->tensor_scale;
     *out = q;
     return 0;
 }

@@ -26,7 +26,7 @@ static json_t *scheme_json(const struct qtensor *q)
     const struct qscheme *s = &q->scheme;
     const struct ggml_block *block = s->kind == QTENSOR_BLOCKS ? ggml_block_find(s->block_type) : NULL;
 
-    return json_pack(
+    json_t *row = json_pack(
         "{s:s, s:s, s:i, s:I, s:I, s:b, s:b, s:b, s:i, s:s?, s:s, s:s, s:s, s:s, s:b, s:I, s:f, s:f, s:I, s:I, s:I}",
         "name", q->name, "kind", qtensor_kind_names[s->kind], "bits", s->bits, "group_size", (json_int_t)s->group_size,
         "group_rows", (json_int_t)s->group_rows, "per_channel", (int)s->per_channel, "sym", (int)s->sym, "nested",
@@ -36,6 +36,12 @@ static json_t *scheme_json(const struct qtensor *q)
         (int)s->input.dynamic, "input_run", (json_int_t)s->input.group_size, "input_scale", (double)q->input_scale,
         "input_threshold", (double)s->input_threshold, "rows", (json_int_t)q->rows, "cols", (json_int_t)q->cols,
         "index_count", (json_int_t)q->index_count);
+    if (row != NULL && q->tensor_scale != 0 &&
+        json_object_set_new(row, "tensor_scale", json_real((double)q->tensor_scale)) != 0) {
+        json_decref(row);
+        row = NULL;
+    }
+    return row;
 }
 
 static int add_schemes(struct safetensors_writer *writer, const struct qtensor *items, int count)

@@ -143,10 +143,11 @@ static int dequantize(struct run *run, const struct gpu_grid *grid, struct linea
     }
     int rc =
         gpu_tensor_uninitialized(run->p->gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &job->dequantized);
-    return rc != 0                                                             ? rc
-           : is_grid(q)                                                        ? solve_on_grid(run, grid, job)
-           : q->scheme.kind == QTENSOR_FLOAT8 || q->scheme.kind == QTENSOR_NF4 ? solve_on_tiles(run, job)
-                                                                               : solve_on_host(run, job);
+    return rc != 0      ? rc
+           : is_grid(q) ? solve_on_grid(run, grid, job)
+           : qtensor_scaling(q->scheme.kind) != NULL && q->scheme.kind != QTENSOR_INT && q->tensor_scale == 0
+               ? solve_on_tiles(run, job)
+               : solve_on_host(run, job);
 }
 
 /* What the codes stand for, and what they lost. */

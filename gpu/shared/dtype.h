@@ -280,3 +280,16 @@ GPU_SHARED float dtype_e8m0_to_f32(uint8_t bits)
 {
     return bits == 0xffu ? NAN : ldexpf(1.0f, (int)bits - 127);
 }
+
+/* A scale as `dtype` stores it: as dtype_round, and F8_E4M3 and F8_E8M0 as well. */
+GPU_SHARED float dtype_round_scale(float value, enum dtype dtype)
+{
+    switch (dtype) {
+    case DTYPE_F8_E4M3:
+        return dtype_e4m3_to_f32(dtype_f32_to_e4m3(value));
+    case DTYPE_F8_E8M0:
+        return dtype_e8m0_to_f32(dtype_f32_to_e8m0(value));
+    default:
+        return dtype_round(value, dtype);
+    }
+}

@@ -77,6 +77,156 @@ START_TEST(test_dequantize)
 }
 END_TEST
 
+/* Block-scaled kinds of every element, block and scale type that there is room for. */
+static const struct qscheme scaled[] = {
+    {.kind = QTENSOR_INT, .bits = 4, .group_size = 8, .scale_dtype = DTYPE_F16},
+    {.kind = QTENSOR_INT, .bits = 8, .group_size = 24, .group_rows = 2, .sym = true, .scale_dtype = DTYPE_BF16},
+    {.kind = QTENSOR_NF4, .bits = 4, .group_size = 7, .scale_dtype = DTYPE_F32},
+    {.kind = QTENSOR_FLOAT8, .bits = 8, .group_size = 16, .group_rows = 3, .element = DTYPE_F8_E4M3},
+    {.kind = QTENSOR_FLOAT8, .bits = 8, .group_size = 24, .element = DTYPE_F8_E5M2, .scale_dtype = DTYPE_F8_E8M0},
+    {.kind = QTENSOR_FLOAT8, .bits = 8, .group_size = 32, .element = DTYPE_F8_E4M3, .scale_dtype = DTYPE_F8_E8M0},
+    {.kind = QTENSOR_FLOAT4, .bits = 4, .group_size = 32, .scale_dtype = DTYPE_F8_E8M0}, /* MXFP4 */
+    {.kind = QTENSOR_FLOAT4, .bits = 4, .group_size = 16, .scale_dtype = DTYPE_F8_E4M3}, /* NVFP4 */
+    {.kind = QTENSOR_FLOAT4, .bits = 4, .group_size = 5, .group_rows = 2, .scale_dtype = DTYPE_F32},
+};
+#define SCALED_COUNT (sizeof(scaled) / sizeof(scaled[0]))
+enum { SCALED_ROWS = 5, SCALED_COLS = 24 };
+
+static bool has_tensor_scale(const struct qscheme *scheme)
+{
+    return scheme->kind == QTENSOR_FLOAT4 && scheme->scale_dtype == DTYPE_F8_E4M3;
+}
+
+static void make_scaled(struct qtensor *q, const struct qscheme *scheme)
+{
+    uint32_t seed = 5;
+
+    ck_assert_rc_ok(qtensor_new("model.layers.0.m", scheme, SCALED_ROWS, SCALED_COLS, q));
+    for (int i = 0; i < SCALED_ROWS * SCALED_COLS; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        q->codes[i] = (uint8_t)(seed >> 24 & (scheme->kind == QTENSOR_FLOAT8 ? 0xbbu : (1u << scheme->bits) - 1));
+    }
+    for (int64_t i = 0; i < q->row_groups * q->groups; i++) {
+        q->scales[i] = dtype_round_scale(0.3f * (float)(i + 1), scheme->scale_dtype);
+        if (q->zeros != NULL) {
+            q->zeros[i] = (uint8_t)(scheme->sym ? 1 << (scheme->bits - 1) : i % 8);
+        }
+    }
+    q->tensor_scale = has_tensor_scale(scheme) ? 0.0123f : 0;
+}
+
+/* The value of a code by the element's definition, in double. */
+static double level_of(const struct qscheme *scheme, uint8_t code)
+{
+    static const double e2m1[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+    int mantissa = scheme->element == DTYPE_F8_E5M2 ? 2 : 3, bias = scheme->element == DTYPE_F8_E5M2 ? 15 : 7;
+    int exponent = (code & 0x7f) >> mantissa;
+    double fraction = (double)(code & ((1 << mantissa) - 1)) / (1 << mantissa);
+
+    switch (scheme->kind) {
+    case QTENSOR_NF4:
+        return (double)dtype_nf4_levels[code];
+    case QTENSOR_FLOAT4:
+        return (code & 8) != 0 ? -e2m1[code & 7] : e2m1[code & 7];
+    case QTENSOR_FLOAT8:
+        return (code & 0x80 ? -1 : 1) *
+               (exponent > 0 ? ldexp(1 + fraction, exponent - bias) : ldexp(fraction, 1 - bias));
+    default:
+        return code;
+    }
+}
+
+START_TEST(test_scaled_values)
+{
+    float w[SCALED_ROWS * SCALED_COLS];
+
+    for (size_t s = 0; s < SCALED_COUNT; s++) {
+        struct qtensor q;
+        make_scaled(&q, &scaled[s]);
+        qtensor_dequantize(&q, w);
+        int64_t size = q.scheme.group_size, bits = dtype_rows[q.scheme.scale_dtype].bits;
+        for (int64_t i = 0; i < SCALED_ROWS * SCALED_COLS; i++) {
+            int64_t n = i / SCALED_COLS, k = i % SCALED_COLS;
+            int64_t block = q.scheme.kind == QTENSOR_NF4 ? i / size : n / q.scheme.group_rows * q.groups + k / size;
+            double zero = q.scheme.kind == QTENSOR_INT ? q.zeros[block] : 0;
+            double wanted = (double)q.scales[block] * (level_of(&q.scheme, q.codes[i]) - zero);
+            wanted *= q.tensor_scale != 0 ? (double)q.tensor_scale : 1;
+            ck_assert_double_le(fabs((double)w[i] - wanted), 1e-6 * fabs(wanted));
+        }
+        double zeros = q.scheme.kind == QTENSOR_INT && !q.scheme.sym ? q.scheme.bits : 0;
+        double blocks = (double)(q.row_groups * q.groups) / (SCALED_ROWS * SCALED_COLS);
+        double more = q.tensor_scale != 0 ? 32.0 / (SCALED_ROWS * SCALED_COLS) : 0;
+        ck_assert_double_eq_tol(qtensor_bits_per_weight(&q), q.scheme.bits + blocks * ((double)bits + zeros) + more,
+                                1e-9);
+        qtensor_deinit(&q);
+    }
+}
+END_TEST
+
+START_TEST(test_scaled_round_trip)
+{
+    char folder[256], path[300], hex[65], *text;
+    struct qtensor_file *file;
+    struct qtensor q, read;
+    size_t size;
+
+    scratch_make(folder);
+    snprintf(path, sizeof(path), "%s/block", folder);
+    for (size_t s = 0; s < SCALED_COUNT; s++) {
+        make_scaled(&q, &scaled[s]);
+        ck_assert_rc_ok(qtensor_save(path, &q, 1, hex));
+        ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
+        ck_assert_rc_ok(qtensor_file_read(file, 0, &read));
+        ck_assert_int_eq(memcmp(read.codes, q.codes, SCALED_ROWS * SCALED_COLS), 0);
+        ck_assert_int_eq(memcmp(read.scales, q.scales, (size_t)(q.row_groups * q.groups) * sizeof(float)), 0);
+        ck_assert_float_eq(read.tensor_scale, q.tensor_scale);
+        ck_assert_float_eq(qtensor_file_meta(file, 0)->tensor_scale, q.tensor_scale);
+        ck_assert_int_eq(read.scheme.scale_dtype, scaled[s].scale_dtype);
+        ck_assert_int_eq(qscheme_element(&read.scheme), qscheme_element(&scaled[s]));
+        qtensor_deinit(&read);
+        qtensor_file_close(file);
+        qtensor_deinit(&q);
+    }
+    make_scaled(&q, &scaled[7]);
+    q.scales[0] = 0.33f; /* nothing that E4M3 holds */
+    ck_assert_rc_ok(qtensor_save(path, &q, 1, hex));
+    ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
+    ck_assert_int_eq(qtensor_file_read(file, 0, &read), ERR_SOURCE_CORRUPT);
+    qtensor_file_close(file);
+    ck_assert_rc_ok(fs_read_file(path, 1 << 20, &text, &size));
+    char *at = memmem(text, size, "\\\"tensor_scale\\\":0", 18);
+    ck_assert_ptr_nonnull(at);
+    at[17] = '-'; /* not a number any more */
+    ck_assert_rc_ok(fs_write_atomic(path, text, size));
+    ck_assert_int_eq(qtensor_file_open(path, NULL, &file), ERR_SOURCE_CORRUPT);
+    free(text);
+    qtensor_deinit(&q);
+    scratch_remove(folder);
+}
+END_TEST
+
+/* Small scales are for the kinds that have them, and a file cannot give others a scale of the tensor. */
+START_TEST(test_scaled_limits)
+{
+    struct qtensor q = {0};
+    struct qscheme bad = scaled[0];
+
+    bad.scale_dtype = DTYPE_F8_E4M3;
+    ck_assert_int_eq(qtensor_new("m", &bad, 4, 24, &q), ERR_INCOMPATIBLE_OPTIONS);
+    bad = scaled[2];
+    bad.scale_dtype = DTYPE_F8_E8M0;
+    ck_assert_int_eq(qtensor_new("m", &bad, 4, 24, &q), ERR_INCOMPATIBLE_OPTIONS);
+    bad = scaled[6];
+    bad.bits = 5;
+    ck_assert_int_eq(qtensor_new("m", &bad, 4, 24, &q), ERR_INCOMPATIBLE_OPTIONS);
+    bad = scaled[6];
+    bad.scale_dtype = DTYPE_F8_E5M2;
+    ck_assert_int_eq(qtensor_new("m", &bad, 4, 24, &q), ERR_INCOMPATIBLE_OPTIONS);
+    ck_assert_ptr_null(qtensor_scaling(QTENSOR_TABLE));
+    ck_assert_ptr_null(qtensor_scaling(QTENSOR_KIND_COUNT));
+}
+END_TEST
+
 static void save_two(const char *path, char hex[65])
 {
     struct qtensor items[2];
@@ -277,5 +427,5 @@ START_TEST(test_save_fails)
 }
 END_TEST
 
-UNIT_MAIN("qtensor", test_new, test_dequantize, test_round_trip, test_damage, test_packed_codes, test_packed_damage,
-          test_save_fails)
+UNIT_MAIN("qtensor", test_scaled_values, test_scaled_round_trip, test_scaled_limits, test_new, test_dequantize,
+          test_round_trip, test_damage, test_packed_codes, test_packed_damage, test_save_fails)
