@@ -21,12 +21,12 @@ with open(os.path.join(DATA, "..", "..", "deploy", "calibration.ndjson"), "rb") 
 
 
 class ShimDaemon(Daemon):
-    def __init__(self):
+    def __init__(self, *options):
         if not os.path.exists(os.path.join(SHIM, "quantd_gpu_cuda.so")):
             raise Skip("the shim was not built")
         self.orders = tempfile.mkdtemp(prefix="quantd-orders-")
         self.order_file = os.path.join(self.orders, "order")
-        super().__init__("--module-dir", SHIM, "--device", "cuda:0", env={"QUANTD_SHIM_ORDERS": self.order_file})
+        super().__init__("--module-dir", SHIM, "--device", "cuda:0", *options, env={"QUANTD_SHIM_ORDERS": self.order_file})
 
     def __exit__(self, *what):
         super().__exit__(*what)
@@ -113,6 +113,27 @@ def a_lost_device_costs_a_restart():
         equal(daemon.process.stdout.readline().decode(), "listening on http://127.0.0.1:%d\n" % port, "the second address")
         equal(sequence, list(range(1, len(sequence) + 1)), "numbers of the events")
         true(connections >= 2, "the stream was taken up again")
+        reasons = [event["data"].get("reason") or "" for event in
+                   daemon.get("%s/%s/events?limit=100" % (JOBS, job))["data"] if event["type"] == "status"]
+        true(any("an error of the shim (719)" in reason for reason in reasons), "an event says what happened: %r" % reasons)
+
+
+def a_process_loses_its_device_alone():
+    """The next attempt opens the device in another process; nobody who is connected notices."""
+    with ShimDaemon() as whole:
+        expected = artifact_digests(whole, succeed(whole, new_job(whole, RECORDS, method="rtn", calibration=CALIBRATION)))
+    with ShimDaemon("--worker", "process") as daemon:
+        job = new_job(daemon, RECORDS, method="rtn", calibration=CALIBRATION)
+        state = daemon.wait_job_through(job, lambda state: layers_done(state) >= 1 or state["status"] in TERMINAL)
+        equal(state["status"], "running", "status when the device is lost")
+        daemon.order("lose %d" % UNSPECIFIED_LAUNCH_FAILURE)
+        sequence, connections = follow(daemon, job)
+        state = daemon.get("%s/%s" % (JOBS, job))
+        equal(state["status"], "succeeded", "status of the job (error %r)" % state["error"])
+        equal(state["attempt"], 2, "attempts")
+        equal(artifact_digests(daemon, state), expected, "files after the loss")
+        equal(daemon.restarts(), 0, "restarts")
+        equal(connections, 1, "connections of the stream")
         reasons = [event["data"].get("reason") or "" for event in
                    daemon.get("%s/%s/events?limit=100" % (JOBS, job))["data"] if event["type"] == "status"]
         true(any("an error of the shim (719)" in reason for reason in reasons), "an event says what happened: %r" % reasons)
@@ -222,6 +243,6 @@ def an_inherited_socket_is_held_to_the_rules():
         true("LISTEN_FDS" in words, "the reason: %r" % words)
 
 
-main([a_lost_device_costs_a_restart, a_device_that_is_always_lost_fails_its_job,
+main([a_lost_device_costs_a_restart, a_process_loses_its_device_alone, a_device_that_is_always_lost_fails_its_job,
       a_signal_makes_a_restart_a_shutdown, a_device_without_memory_is_told, a_socket_is_inherited,
       an_inherited_socket_is_held_to_the_rules])
