@@ -26,6 +26,7 @@ void signals_shield(void)
     for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++) {
         (void)signal(ignored[i], SIG_IGN);
     }
+    (void)signal(SIGCHLD, SIG_DFL); /* whoever started the daemon may ignore it, and then no process's end is known */
 }
 
 const char *signals_name(int number)

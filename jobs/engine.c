@@ -1,4 +1,4 @@
-/* The engine's own life: open, start, drain, close. One runner thread stands behind it, for the one device that the
+/* The engine's own life: open, start, drain, close. One runner thread serves it, for the one device that the
  * daemon was given; a second device would be a second runner, since all that they share lies in the store. */
 
 #include "jobs/engine.h"

@@ -47,9 +47,9 @@ static json_t *provenance(const struct task *task)
 static int export_tick(void *data, double fraction)
 {
     struct task *task = data;
-    double whole = FRACTION_EXPORT + (0.999 - FRACTION_EXPORT) * fraction;
+    double total = FRACTION_EXPORT + (0.999 - FRACTION_EXPORT) * fraction;
 
-    task->fraction = whole > task->fraction ? whole : task->fraction;
+    task->fraction = total > task->fraction ? total : task->fraction;
     return task_tick_phase(task, 0, "exporting");
 }
 

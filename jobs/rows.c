@@ -29,7 +29,7 @@ const char *const *rows_columns(void)
 static json_t *value_of(const struct report_row *row, const struct report_column *column)
 {
     const char *at = (const char *)row + column->offset;
-    int64_t whole;
+    int64_t number;
     double real;
 
     switch (column->type) {
@@ -42,10 +42,10 @@ static json_t *value_of(const struct report_row *row, const struct report_column
     case REPORT_FLAG:
         break;
     }
-    memcpy(&whole, at, sizeof(whole));
-    return column->type == REPORT_INT ? json_integer((json_int_t)whole)
-           : whole < 0                ? json_null()
-                                      : json_boolean(whole != 0);
+    memcpy(&number, at, sizeof(number));
+    return column->type == REPORT_INT ? json_integer((json_int_t)number)
+           : number < 0               ? json_null()
+                                      : json_boolean(number != 0);
 }
 
 json_t *rows_json(const struct report_row *rows, int count)
@@ -91,10 +91,10 @@ json_t *rows_totals(const json_t *rows)
         seconds += member(row, "seconds");
         fallbacks += json_is_string(json_object_get(row, "fallback"));
     }
-    double whole = parameters > 0 ? parameters : 1;
+    double weight = parameters > 0 ? parameters : 1;
     json_t *totals = json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "modules", (json_int_t)json_array_size(rows),
-                               "parameters_quantized", (json_int_t)parameters, "bits_per_weight", bits / whole,
-                               "mean_relative_mse", relative / whole, "mean_output_relative_mse", output / whole,
+                               "parameters_quantized", (json_int_t)parameters, "bits_per_weight", bits / weight,
+                               "mean_relative_mse", relative / weight, "mean_output_relative_mse", output / weight,
                                "solve_seconds", seconds, "fallbacks", fallbacks);
     if (parameters == 0) { /* means over nothing */
         static const char *const means[] = {"bits_per_weight", "mean_relative_mse", "mean_output_relative_mse"};

@@ -85,7 +85,7 @@ static int end_requeued(struct task *task, const char *reason)
     return rc;
 }
 
-/* A process that crashed each time is not the last crash's matter alone. */
+/* Several crashes in a row are said as such; the last one alone would look like an accident. */
 static void word_crashes(const struct task *task, struct err_record *record)
 {
     char last[sizeof(record->message)];
@@ -115,7 +115,7 @@ static int end_failed(struct task *task, const struct err_record *record)
     return rc;
 }
 
-/* The job cannot do anything about it, and it passes: it waits, however often, and is charged nothing. */
+/* The job cannot do anything about it, and it passes: it waits, however often, and is not counted. */
 static bool is_shortage(int code)
 {
     return code == ERR_NO_DESCRIPTORS;
@@ -146,8 +146,9 @@ static int end_attempt(struct task *task, const struct err_record *record)
     return rc == ERR_JOB_STATE_CONFLICT ? end_cancelled(task) : rc;
 }
 
-/* What the attempt wrote and no other can use. On a full disk this is the room in which the job's end is told. */
-static void give_back(struct task *task, int code)
+/* What the attempt wrote and no other can use. On a full disk this makes the space in which the job's end is written.
+ */
+static void release_space(struct task *task, int code)
 {
     engine_job_remove_artifact(task->engine, task->id);
     if (code == ERR_DISK_FULL) {
@@ -156,7 +157,7 @@ static void give_back(struct task *task, int code)
 }
 
 /* Not even the reserve was enough to tell how the attempt ended. The job ends then, and its files make room: one that
- * holds a full disk and waits would wait for ever. */
+ * holds a full disk and waits would wait forever. */
 static void end_without_files(struct task *task, struct err_record *record)
 {
     if (record->code != ERR_CANCELLED) {
@@ -166,16 +167,16 @@ static void end_without_files(struct task *task, struct err_record *record)
     engine_job_remove_files(task->engine, task->id);
 }
 
-/* Not over before the store knows: a job that looks as if it ran while nobody runs it would wait for a restart. Answers
- * how long to wait before the next try. */
-static int64_t settle(struct task *task, int code)
+/* Does not return before the store has it: a job whose row says that it runs while no worker runs it would wait for a
+ * restart. Returns how long to wait before the next attempt at anything. */
+static int64_t finish_attempt(struct task *task, int code)
 {
     struct engine *engine = task->engine;
     struct err_record record;
 
     err_take(&record);
     record.code = code;
-    give_back(task, code);
+    release_space(task, code);
     if (code != ERR_INTERRUPTED && code != ERR_CANCELLED && !is_shortage(code) &&
         task->moved_forward != task->attempt) {
         task->charged++;
@@ -204,7 +205,7 @@ static int64_t settle(struct task *task, int code)
     return pause_ms < BACKOFF_MS_MAX ? pause_ms : BACKOFF_MS_MAX;
 }
 
-/* The device has failed under us: take it anew before the next job, in a new process where that alone helps. */
+/* The device has failed: open it again before the next job, in a new process where nothing else helps. */
 static void renew_device(struct engine *engine, bool in_new_process)
 {
     if (in_new_process && engine->restart != NULL) {
@@ -214,7 +215,7 @@ static void renew_device(struct engine *engine, bool in_new_process)
         }
         return;
     }
-    log_err(LOG_ERROR, "device lost, opening it anew", NULL);
+    log_err(LOG_ERROR, "device lost, opening it again", NULL);
     gpu_close(&engine->gpu);
     while (gpu_open(engine->device, engine->threads, &engine->gpu) != 0 && !engine_draining(engine)) {
         log_err(LOG_ERROR, "device does not open", NULL);
@@ -236,7 +237,7 @@ static void run_job(struct engine *engine, json_t *row)
     set_task(engine, NULL);
     if (rc != 0) {
         log_err(LOG_DEBUG, "attempt ended", task.id);
-        pause_ms = settle(&task, rc);
+        pause_ms = finish_attempt(&task, rc);
     } else {
         engine_job_remove_files(engine, task.id);
         log_info("job succeeded", LOG_S("job", task.id), LOG_F("seconds", clock_monotonic_seconds() - task.started));

@@ -1,7 +1,7 @@
 /* One attempt: what must be there before the first block, the run itself, and the way around a damaged checkpoint.
  *
  * Everything that the result depends on comes from the request, the model and the token logs; an attempt that goes on
- * behind another's blocks therefore ends in the same bytes. */
+ * after another's blocks therefore ends in the same bytes. */
 
 #include "jobs/task.h"
 
@@ -165,14 +165,14 @@ static int hold_back(struct task *task)
 {
     const struct spec_evaluation *e = &task->spec.evaluation;
     struct calibration_set *set = &task->calibration;
-    int64_t most = e->max_tokens / set->length;
+    int64_t max = e->max_tokens / set->length;
     int64_t count = (int64_t)llround(e->hold_back * (double)set->sequences);
 
     if (e->hold_back == 0) {
         return 0;
     }
     count = count < 1 ? 1 : count;
-    count = count > most ? most : count;
+    count = count > max ? max : count;
     if (count < 1 || count >= set->sequences) {
         warn(task, "no_evaluation", "the calibration set is too small to hold a tail back for evaluation");
         return 0;
@@ -183,7 +183,7 @@ static int hold_back(struct task *task)
 static int load_calibration(struct task *task)
 {
     const struct spec_calibration *c = &task->spec.calibration;
-    const struct calibration_spec wanted = {
+    const struct calibration_spec rules = {
         .num_samples = c->num_samples,
         .sequence_length = spec_sequence_length(&task->spec, model_config(task->model)),
         .packing = c->packing,
@@ -191,9 +191,9 @@ static int load_calibration(struct task *task)
         .seed = (uint64_t)task->spec.seed,
     };
 
-    int rc = load_set(task, TASK_CALIBRATION_LOG, task->calibration_column, &wanted, &task->calibration);
+    int rc = load_set(task, TASK_CALIBRATION_LOG, task->calibration_column, &rules, &task->calibration);
     if (rc == ERR_INSUFFICIENT_CALIBRATION && has_file(c->file_id)) {
-        return explain_shortage(task, "calibration", wanted.sequence_length);
+        return explain_shortage(task, "calibration", rules.sequence_length);
     }
     if (rc != 0) {
         return rc;
@@ -201,7 +201,7 @@ static int load_calibration(struct task *task)
     if (c->num_samples > 0 && task->calibration.sequences < c->num_samples) {
         char message[160];
         snprintf(message, sizeof(message), "the records make %lld sequences of %lld tokens, %lld were asked for",
-                 (long long)task->calibration.sequences, (long long)wanted.sequence_length, (long long)c->num_samples);
+                 (long long)task->calibration.sequences, (long long)rules.sequence_length, (long long)c->num_samples);
         warn(task, "few_samples", message);
     }
     if (!has_file(task->spec.evaluation.file_id) && !recipe_analyses(&task->spec.recipe)) {
@@ -218,10 +218,10 @@ static int load_evaluation(struct task *task)
     int64_t length =
         e->sequence_length > 0 ? e->sequence_length : spec_sequence_length(&task->spec, model_config(task->model));
     int64_t windows = e->max_tokens / length;
-    const struct calibration_spec wanted = {
+    const struct calibration_spec rules = {
         .num_samples = windows > 0 ? windows : 1, .sequence_length = length, .packing = true};
 
-    int rc = load_set(task, TASK_EVALUATION_LOG, counts, &wanted, &task->evaluation);
+    int rc = load_set(task, TASK_EVALUATION_LOG, counts, &rules, &task->evaluation);
     return rc == ERR_INSUFFICIENT_CALIBRATION ? explain_shortage(task, "evaluation", length) : rc;
 }
 

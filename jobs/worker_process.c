@@ -323,7 +323,11 @@ static bool wait_for(const struct process *process, int64_t timeout_ms, int *sta
         if (found == process->pid) {
             return true;
         }
-        if ((found < 0 && errno != EINTR) || clock_monotonic_ms() >= until) {
+        if (found < 0 && errno == ECHILD) { /* nobody's child any more: another process may have its id */
+            *status = 0;
+            return true;
+        }
+        if (clock_monotonic_ms() >= until) {
             return false;
         }
         struct pollfd poll_fd = {.fd = process->socket, .events = 0}; /* hung up when the process is gone */

@@ -25,7 +25,7 @@ struct activations_budget {
 
 enum activations_side { ACTIVATIONS_IN, ACTIVATIONS_OUT };
 
-/* directory: where files go ("jobs/<id>"); name: file stem. Memory where a budget has room, else disk. */
+/* directory: where files go ("jobs/<id>"); name: file stem. Memory within the budgets, else disk. */
 int activations_new(const char *directory, const char *name, int64_t rows, int64_t width,
                     struct activations_budget *budget, struct activations **out);
 size_t activations_bytes(const struct activations *store);

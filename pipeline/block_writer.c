@@ -1,4 +1,4 @@
-/* A finished block's way to its file, beside the block that computes: codes leave the device on a stream of their own,
+/* A finished block's way to its file, while the next block computes: codes leave the device on a stream of their own,
  * are packed, written, synced and hashed. One block at a time, by a thread that lives as long as that takes. The rows
  * that make the file count are the run's business (checkpoint.c). */
 

@@ -114,13 +114,13 @@ static int child_receive(void *data, const struct message *message)
 
 /* --- the order */
 
-static int receive_frame(struct child *child, enum wire_kind wanted, struct wire_in *body)
+static int receive_frame(struct child *child, enum wire_kind expected, struct wire_in *body)
 {
     enum wire_kind kind;
     bool got;
 
     int rc = wire_receive(CHILD_SOCKET, &child->receiver, true, &got, &kind, body);
-    return rc != 0 ? rc : kind == wanted ? 0 : err_raise(ERR_WORKER_LOST, "the parent sends out of order");
+    return rc != 0 ? rc : kind == expected ? 0 : err_raise(ERR_WORKER_LOST, "the parent sends out of order");
 }
 
 static int receive_set(struct child *child, const struct order_set *told, struct calibration_set *out)

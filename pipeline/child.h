@@ -3,7 +3,7 @@
 
 /* The first argument of such a process, and the second: its parent's id. */
 #define CHILD_COMMAND "pipeline-process"
-/* Descriptors that it starts with, beside the standard ones. */
+/* Descriptors that it starts with, in addition to the standard ones. */
 enum { CHILD_SOCKET = 3, CHILD_MODEL_ROOT = 4 };
 
 /* Take an order, run it, and say by messages how that goes. Main thread, before any other starts. parent: as on the

@@ -49,7 +49,7 @@ static void slices_deinit(struct run *run, struct slices *s)
     free(s->targets);
 }
 
-/* The token behind each row; -1 at the end of a window, which predicts nothing. */
+/* The token after each row; -1 at the end of a window, which predicts nothing. */
 static void set_targets(const struct calibration_set *set, int64_t first, int64_t rows, int32_t *targets)
 {
     for (int64_t i = 0; i < rows; i++) {

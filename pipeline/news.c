@@ -1,4 +1,4 @@
-/* What every message says beside its own, and the hand-over. */
+/* What every message has in addition to its own, and handing it over. */
 
 #include "pipeline/news.h"
 

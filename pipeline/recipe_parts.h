@@ -1,5 +1,5 @@
 #pragma once
-/* Parts of recipe_parse. Inside the jobs floor only; any thread. */
+/* Parts of recipe_parse. Inside this folder only; any thread. */
 
 #include "pipeline/recipe.h"
 

@@ -5,6 +5,7 @@ hangs or outlives its daemon costs an attempt at most.
 import functools
 import os
 import signal
+import sys
 import time
 
 from harness import (JOBS, SANITIZED, TERMINAL, Daemon, Failure, artifact_digests, equal, ids_records, main, new_job, succeed, true,
@@ -151,6 +152,23 @@ def one_that_always_crashes_is_given_up():
         succeed(daemon, new_job(daemon, SMALL, **SMALL_BODY))
 
 
+class CarelesslyStarted(Daemon):
+    """By a program that ignores the ends of its children, which a new program inherits."""
+
+    def command(self):
+        return [sys.executable, "-c", "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+                "os.execv(sys.argv[1], sys.argv[1:])"] + super().command()
+
+
+def a_crash_is_seen_whoever_started_the_daemon():
+    with CarelesslyStarted("--threads", "1", "--worker", "process") as daemon:
+        job = new_job(daemon, RECORDS, max_attempts=1, **BODY)
+        os.kill(running_child(daemon, job), signal.SIGKILL)
+        error = wait_job(daemon, job)["error"]
+        equal(error["code"], "worker_lost", "code")
+        true("signal 9" in error["message"], "the message says what: %r" % error)
+
+
 def a_cancelled_run_ends():
     with process_daemon() as daemon:
         for stopped in (False, True):
@@ -207,5 +225,6 @@ def an_unknown_worker_is_refused():
     equal(stray.returncode, 1, "exit status of a process that nobody started")
 
 
-main([the_same_bytes_and_reports, a_killed_process_is_an_attempt, one_that_always_crashes_is_given_up, a_cancelled_run_ends,
+main([the_same_bytes_and_reports, a_killed_process_is_an_attempt, one_that_always_crashes_is_given_up,
+      a_crash_is_seen_whoever_started_the_daemon, a_cancelled_run_ends,
       a_shutdown_leaves_nothing_and_resumes, the_process_has_what_it_needs_alone, an_unknown_worker_is_refused])
