@@ -95,14 +95,12 @@ int check_factor(const char *op, const struct tensor *u, const struct tensor *h,
     return check_separate(op, "u", u, "h", h);
 }
 
-int check_sweep(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
-                const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
-                const struct gpu_grid *spec, double *loss)
+/* The factor and the columns' order of a sweep. */
+static int check_visits(const char *op, const struct tensor *w, const struct tensor *u, const int32_t *order,
+                        int64_t block_size)
 {
     int64_t k = matrix_cols(w);
 
-    CHECK(check_points(op, w, scale, zero, spec));
-    CHECK(check_codes(op, codes, w));
     CHECK(check_f32(op, "u", u, k, k));
     CHECK(check_order(op, order, k));
     if (block_size < 1 || block_size > SWEEP_BLOCK_MAX) {
@@ -110,6 +108,31 @@ int check_sweep(const char *op, const struct tensor *codes, const struct tensor 
                          SWEEP_BLOCK_MAX);
     }
     return check_separate(op, "w", w, "u", u);
+}
+
+int check_sweep(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
+                const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
+                const struct gpu_grid *spec, double *loss)
+{
+    CHECK(check_points(op, w, scale, zero, spec));
+    CHECK(check_codes(op, codes, w));
+    return check_visits(op, w, u, order, block_size);
+}
+
+int check_sweep_levels(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
+                       const struct tensor *scale, const int32_t *order, int64_t block_size,
+                       const struct gpu_levels *levels, double *loss)
+{
+    int64_t k = matrix_cols(w);
+
+    CHECK(check_f32(op, "w", w, -1, -1));
+    if (levels->count < 1 || levels->count > 256 || levels->group_size < 1 || k % levels->group_size != 0) {
+        return err_raise(ERR_INTERNAL, "%s: %d levels, groups of %lld of %lld inputs", op, levels->count,
+                         (long long)levels->group_size, (long long)k);
+    }
+    CHECK(check_f32(op, "scale", scale, matrix_rows(w), k / levels->group_size));
+    CHECK(check_codes(op, codes, w));
+    return check_visits(op, w, u, order, block_size);
 }
 
 int check_descend(const char *op, const struct tensor *codes, const struct tensor *scale, const struct tensor *zero,

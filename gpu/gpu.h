@@ -72,6 +72,14 @@ struct gpu_grid {
     enum dtype scale_dtype; /* scales are rounded to this before any code is computed */
 };
 
+/* A table of what codes stand for, in any order, such as qscheme_levels gives: w = scale * values[code], one scale for
+ * each group of group_size inputs of a row. A level that is a NaN is no code's. */
+struct gpu_levels {
+    const float *values; /* on the host */
+    int count;           /* 1..256 */
+    int64_t group_size;  /* divides in */
+};
+
 /* How rounded weights are refined. */
 struct gpu_descend {
     int passes;  /* over all columns, 1 or more */

@@ -24,8 +24,9 @@ struct sweep {
     int64_t n, k, block, groups;
     int64_t rows, stride; /* of a tile */
     float top;
-    int32_t *group; /* [K]: group of the column visited i-th */
-    double *losses; /* [tasks] */
+    const struct gpu_levels *levels; /* instead of zeros up to top; or NULL */
+    int32_t *group;                  /* [K]: group of the column visited i-th */
+    double *losses;                  /* [tasks] */
 };
 
 /* Tall tiles share each packed piece of u among more rows; short ones keep more threads busy when rows are few. */
@@ -85,7 +86,7 @@ static void load_grid(const struct sweep *job, const struct sweep_tile *tile)
             int64_t to = (r / LANES * job->groups + g) * LANES + r % LANES;
             int64_t from = (tile->first + r) * job->groups + g;
             tile->scale[to] = present ? job->scale[from] : 1.0f;
-            tile->zero[to] = present ? job->zero[from] : 0.0f;
+            tile->zero[to] = present && job->zero != NULL ? job->zero[from] : 0.0f;
         }
     }
 }
@@ -99,6 +100,31 @@ static void store_codes(const struct sweep *job, const struct sweep_tile *tile, 
         uint8_t *to = job->codes + (tile->first + r0 + r) * job->k;
         for (int64_t i = 0; i < cols; i++) {
             to[column_of(job, i0 + i)] = tile->codes[i * LANES + r];
+        }
+    }
+}
+
+/* The kernel's work over a table of levels: LANES rows through the columns of a block. */
+static void sweep_block(const struct sweep *job, float *t, int64_t cols, const float *u, const float *scale,
+                        const int32_t *group, uint8_t *codes, double *loss)
+{
+    const float *values = job->levels->values;
+
+    for (int64_t i = 0; i < cols; i++) {
+        const float *row = u + i * job->k, *s = scale + (int64_t)group[i] * LANES;
+        float error[LANES];
+        for (int r = 0; r < LANES; r++) {
+            float x = t[i * job->stride + r];
+            int code = grid_nearest(x / s[r], values, job->levels->count);
+            codes[i * LANES + r] = (uint8_t)code;
+            error[r] = (x - s[r] * values[code]) / row[i];
+            loss[r] += (double)error[r] * (double)error[r];
+        }
+        memcpy(t + i * job->stride, error, sizeof(error));
+        for (int64_t j = i + 1; j < cols; j++) {
+            for (int r = 0; r < LANES; r++) {
+                t[j * job->stride + r] -= error[r] * row[j];
+            }
         }
     }
 }
@@ -123,8 +149,13 @@ static void sweep_rows(void *ctx, int64_t task)
         }
         for (int64_t r0 = 0; r0 < lanes_end; r0 += LANES) {
             int64_t grid = r0 * job->groups;
-            kernels->sweep(t + r0, job->stride, cols, job->u + i0 * job->k + i0, job->k, tile.scale + grid,
-                           tile.zero + grid, job->group + i0, job->top, tile.codes, loss + r0);
+            const float *u = job->u + i0 * job->k + i0;
+            if (job->levels != NULL) {
+                sweep_block(job, t + r0, cols, u, tile.scale + grid, job->group + i0, tile.codes, loss + r0);
+            } else {
+                kernels->sweep(t + r0, job->stride, cols, u, job->k, tile.scale + grid, tile.zero + grid,
+                               job->group + i0, job->top, tile.codes, loss + r0);
+            }
             store_codes(job, &tile, i0, cols, r0);
         }
     }
@@ -132,6 +163,33 @@ static void sweep_rows(void *ctx, int64_t task)
     for (int64_t r = 0; r < tile.rows; r++) {
         job->losses[task] += loss[r];
     }
+}
+
+static int sweep_run(struct sweep *job, int64_t group_size, double *loss)
+{
+    int64_t tasks;
+
+    job->rows = tile_rows(job->n);
+    job->stride =
+        job->rows + LANES; /* not a power of two, so that a column of cache lines spreads over the cache's sets */
+    job->groups = job->k / group_size;
+    tasks = tiles_of(job->n, job->rows);
+    size_t loss_bytes = scratch_size(tasks, sizeof(double));
+    int rc = scratch_reserve(job->stream, loss_bytes + scratch_size(job->k, sizeof(int32_t)), slice_bytes(job));
+    if (rc != 0) {
+        return err_pass(rc, "sweep");
+    }
+    job->losses = scratch_shared(job->stream);
+    job->group = (int32_t *)(void *)((char *)scratch_shared(job->stream) + loss_bytes);
+    for (int64_t i = 0; i < job->k; i++) {
+        job->group[i] = (int32_t)(column_of(job, i) / group_size);
+    }
+    stream_run(job->stream, tasks, sweep_rows, job);
+    *loss = 0;
+    for (int64_t i = 0; i < tasks; i++) {
+        *loss += job->losses[i];
+    }
+    return 0;
 }
 
 int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
@@ -148,26 +206,23 @@ int cpu_sweep(struct gpu_stream *stream, const struct tensor *codes, const struc
                         .n = matrix_rows(w),
                         .k = matrix_cols(w),
                         .block = block_size,
-                        .groups = matrix_cols(w) / spec->group_size,
-                        .rows = tile_rows(matrix_rows(w)),
-                        /* not a power of two, so that a column of cache lines spreads over the cache's sets */
-                        .stride = tile_rows(matrix_rows(w)) + LANES,
                         .top = (float)((1 << spec->bits) - 1)};
-    int64_t tasks = tiles_of(job.n, job.rows);
-    size_t loss_bytes = scratch_size(tasks, sizeof(double));
-    int rc = scratch_reserve(stream, loss_bytes + scratch_size(job.k, sizeof(int32_t)), slice_bytes(&job));
-    if (rc != 0) {
-        return err_pass(rc, "sweep");
-    }
-    job.losses = scratch_shared(stream);
-    job.group = (int32_t *)(void *)((char *)scratch_shared(stream) + loss_bytes);
-    for (int64_t i = 0; i < job.k; i++) {
-        job.group[i] = (int32_t)(column_of(&job, i) / spec->group_size);
-    }
-    stream_run(stream, tasks, sweep_rows, &job);
-    *loss = 0;
-    for (int64_t i = 0; i < tasks; i++) {
-        *loss += job.losses[i];
-    }
-    return 0;
+    return sweep_run(&job, spec->group_size, loss);
+}
+
+int cpu_sweep_levels(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                     const struct tensor *u, const struct tensor *scale, const int32_t *order, int64_t block_size,
+                     const struct gpu_levels *levels, double *loss)
+{
+    struct sweep job = {.stream = stream,
+                        .codes = codes->data,
+                        .w = w->data,
+                        .u = u->data,
+                        .scale = scale->data,
+                        .order = order,
+                        .n = matrix_rows(w),
+                        .k = matrix_cols(w),
+                        .block = block_size,
+                        .levels = levels};
+    return sweep_run(&job, levels->group_size, loss);
 }

@@ -177,6 +177,8 @@ struct launch_sweep {
     int cols;
     int only_group; /* that of all columns of this block, or -1: not one */
     float top;
+    const float *levels; /* [level_count], instead of a grid with zeros; or NULL */
+    int level_count;
 };
 int launch_sweep(const struct launch_sweep *sweep, cudaStream_t stream);
 

@@ -14,7 +14,8 @@ struct sweep {
     struct gpu_stream *stream;
     float *error; /* [rows, PANEL]: of the columns of a panel */
     struct launch_sweep launch;
-    int32_t *group; /* host, [k] */
+    int32_t *group;                  /* host, [k] */
+    const struct gpu_levels *levels; /* or NULL: a grid */
 };
 
 /* The group of all columns, or -1 when there are several. */
@@ -100,12 +101,13 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
     struct gpu_stream *stream = job->stream;
     struct launch_sweep *launch = &job->launch;
     int64_t rows = launch->rows, k = launch->k;
+    int64_t levels = job->levels != NULL ? job->levels->count : 0;
     size_t permuted = order != NULL ? scratch_size(k, sizeof(int32_t)) + scratch_size(rows * k, sizeof(float)) +
                                           scratch_size(rows * k, 1)
                                     : 0;
 
     int rc =
-        scratch_reserve(stream, permuted + scratch_size(k, sizeof(int32_t)) +
+        scratch_reserve(stream, permuted + scratch_size(levels, sizeof(float)) + scratch_size(k, sizeof(int32_t)) +
                                     scratch_size(rows * PANEL, sizeof(float)) + scratch_size(rows, sizeof(double)));
     if (rc != 0) {
         return rc;
@@ -119,6 +121,12 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
     launch->w = w->data;
     launch->codes = codes->data;
     rc = memory_upload(stream, group, job->group, (size_t)k * sizeof(int32_t));
+    if (rc == 0 && levels > 0) {
+        float *values = scratch_take(stream, levels, sizeof(float));
+        launch->levels = values;
+        launch->level_count = (int)levels;
+        rc = memory_upload(stream, values, job->levels->values, (size_t)levels * sizeof(float));
+    }
     rc = rc != 0 ? rc : memory_fill_zero(stream, launch->loss, (size_t)rows * sizeof(double));
     if (order != NULL) {
         launch->w = scratch_take(stream, rows * k, sizeof(float));
@@ -136,30 +144,47 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
     return rc != 0 ? rc : sum_losses(job, loss);
 }
 
+/* All of a sweep but what it rounds to. */
+static int sweep_all(struct sweep *job, const struct tensor *codes, const struct tensor *w, const int32_t *order,
+                     int64_t group_size, double *loss)
+{
+    int rc = cuda_begin(job->stream->device);
+    if (rc != 0) {
+        return rc;
+    }
+    job->launch.groups = job->launch.k / group_size;
+    job->group = malloc((size_t)(job->launch.k > 0 ? job->launch.k : 1) * sizeof(int32_t));
+    if (job->group == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld group numbers", (long long)job->launch.k);
+    }
+    for (int64_t i = 0; i < job->launch.k; i++) {
+        job->group[i] = (int32_t)((order != NULL ? order[i] : i) / group_size);
+    }
+    rc = run_sweep(job, codes, w, order, loss);
+    free(job->group);
+    return rc != 0 ? err_pass(rc, "sweep") : 0;
+}
+
 int cuda_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,
                const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
                const struct gpu_grid *spec, double *loss)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
     struct sweep job = {.stream = stream,
                         .launch = {.u = u->data,
                                    .scale = scale->data,
                                    .zero = zero->data,
                                    .rows = matrix_rows(w),
                                    .k = matrix_cols(w),
-                                   .groups = matrix_cols(w) / spec->group_size,
                                    .top = (float)((1 << spec->bits) - 1)}};
-    job.group = malloc((size_t)(job.launch.k > 0 ? job.launch.k : 1) * sizeof(int32_t));
-    if (job.group == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld group numbers", (long long)job.launch.k);
-    }
-    for (int64_t i = 0; i < job.launch.k; i++) {
-        job.group[i] = (int32_t)((order != NULL ? order[i] : i) / spec->group_size);
-    }
-    rc = run_sweep(&job, codes, w, order, loss);
-    free(job.group);
-    return rc != 0 ? err_pass(rc, "sweep") : 0;
+    return sweep_all(&job, codes, w, order, spec->group_size, loss);
+}
+
+int cuda_sweep_levels(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
+                      const struct tensor *u, const struct tensor *scale, const int32_t *order, int64_t block_size,
+                      const struct gpu_levels *levels, double *loss)
+{
+    struct sweep job = {.stream = stream,
+                        .launch = {.u = u->data, .scale = scale->data, .rows = matrix_rows(w), .k = matrix_cols(w)},
+                        .levels = levels};
+    return sweep_all(&job, codes, w, order, levels->group_size, loss);
 }

@@ -14,6 +14,7 @@
  * neither weights nor a factor: their errors are zero. */
 
 #include "gpu/cuda/device.cuh"
+#include "gpu/shared/grid.h"
 
 #define COLS LAUNCH_SWEEP_COLS
 #define LANES_PER_ROW 4
@@ -31,6 +32,7 @@
 #define IN_FLIGHT 12
 #define MAGIC 0x1.8p23f /* x + it - it rounds x < 2^22 to even */
 #define GATHER_THREADS 256
+#define LEVEL_THREADS 64
 
 static_assert(THREADS == STRIP * LANES_PER_ROW, "four threads load a row of a strip of U");
 static_assert(FETCHES % IN_FLIGHT == 0, "rounds of loads are alike");
@@ -334,8 +336,42 @@ static bool is_whole(const struct launch_sweep *sweep)
            (sweep->k | sweep->first | sweep->error_stride) % QUAD == 0;
 }
 
+/* Over a table of levels, a thread a row: there is no chain of lanes, since no method that runs often needs it yet. The
+ * errors replace weights in the row's place of `error`. */
+static __global__ void levels_kernel(struct launch_sweep job)
+{
+    int64_t row = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row >= job.rows) {
+        return;
+    }
+    float *x = job.error + row * job.error_stride;
+    const float *scale = job.scale + row * job.groups;
+    double loss = 0;
+
+    for (int i = 0; i < job.cols; i++) {
+        x[i] = job.w[row * job.k + job.first + i];
+    }
+    for (int i = 0; i < job.cols; i++) {
+        const float *u = job.u + (job.first + i) * job.k + job.first;
+        float s = scale[job.group[job.first + i]];
+        int code = grid_nearest(x[i] / s, job.levels, job.level_count);
+        float error = (x[i] - s * job.levels[code]) / u[i];
+        job.codes[row * job.k + job.first + i] = (uint8_t)code;
+        x[i] = error;
+        loss += (double)error * (double)error;
+        for (int j = i + 1; j < job.cols; j++) {
+            x[j] -= error * u[j];
+        }
+    }
+    job.loss[row] += loss;
+}
+
 int launch_sweep(const struct launch_sweep *sweep, cudaStream_t stream)
 {
+    if (sweep->levels != NULL && sweep->rows > 0) {
+        launch(levels_kernel, blocks_of(sweep->rows, LEVEL_THREADS), LEVEL_THREADS, 0, stream, *sweep);
+        return (int)cudaGetLastError();
+    }
     void (*const kernels[2][2])(struct launch_sweep) = {{sweep_kernel<false, false>, sweep_kernel<false, true>},
                                                         {sweep_kernel<true, false>, sweep_kernel<true, true>}};
 

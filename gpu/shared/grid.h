@@ -41,6 +41,21 @@ GPU_SHARED struct grid_point grid_point(int bits, bool sym, enum dtype dtype, fl
     return point;
 }
 
+/* The code of the level nearest to x, the lower of two at one distance; levels that are NaN are no code's. */
+GPU_SHARED int grid_nearest(float x, const float *levels, int count)
+{
+    float least = INFINITY;
+    int found = 0;
+
+    for (int code = 0; code < count; code++) {
+        float distance = fabsf(x - levels[code]);
+        bool nearer = distance < least || (distance == least && levels[code] < levels[found]);
+        least = nearer ? distance : least;
+        found = nearer ? code : found;
+    }
+    return found;
+}
+
 /* The code of the grid's point nearest to w; top is the largest code. */
 GPU_SHARED uint8_t grid_code(float w, float scale, float zero, float top)
 {

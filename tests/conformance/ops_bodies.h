@@ -33,6 +33,7 @@ int body_grid(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_round(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_factor(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_factor_refuses(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_sweep_levels(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_descend(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_residual(struct ops_rig *rig, int variant, struct ops_output *out);

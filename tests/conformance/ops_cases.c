@@ -75,6 +75,8 @@ const struct ops_case ops_cases[] = {
     {"sweep, order", body_sweep, 2, OPS_CODES, TIES, TIES},
     {"sweep, less than a block", body_sweep, 3, OPS_CODES, TIES, TIES},
     {"sweep, 8 bit", body_sweep, 4, OPS_CODES, TIES, TIES},
+    {"sweep_levels, nf4", body_sweep_levels, 0, OPS_CODES, TIES, TIES},
+    {"sweep_levels, e2m1, order", body_sweep_levels, 1, OPS_CODES, TIES, TIES},
     {"sweep, past a panel, odd", body_sweep, 5, OPS_CODES, TIES, TIES},
     {"sweep, past a panel", body_sweep, 6, OPS_CODES, TIES, TIES},
     {"descend", body_descend, 0, OPS_NMSE, 1e-9, 1e-4},

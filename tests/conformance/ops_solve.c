@@ -274,6 +274,34 @@ int ops_upper(struct ops_rig *rig, int64_t n, struct tensor *u)
     return rc;
 }
 
+/* variant: 0 NF4 in order of the columns, 1 E2M1 in another. The scale of a group is its range. */
+int body_sweep_levels(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    enum { ROWS = 13, COLS = 320, GROUP = 32 };
+    const struct gpu_tiles tiles = {variant == 0 ? DTYPE_NF4 : DTYPE_F4_E2M1, 1, GROUP};
+    float values[16];
+    const struct gpu_levels levels = {values, 16, GROUP};
+    int32_t order[COLS];
+    struct tensor w, u, scale, codes;
+    double loss = -1;
+
+    for (int i = 0; i < 16; i++) {
+        values[i] = variant == 0 ? dtype_nf4_levels[i] : dtype_e2m1_to_f32((uint8_t)i) / 6.0f;
+    }
+    ops_shuffle(order, COLS);
+    TRY(ops_random(rig, DTYPE_F32, ROWS, COLS, 41, &w));
+    TRY(ops_upper(rig, COLS, &u));
+    TRY(ops_new(rig, DTYPE_F32, ROWS, COLS / GROUP, &scale));
+    TRY(ops_new(rig, DTYPE_U8, ROWS, COLS, &codes));
+    TRY(rig->gpu.ops->tile_range(rig->stream, &scale, &w, &tiles));
+    TRY(rig->gpu.ops->sweep_levels(rig->stream, &codes, &w, &u, &scale, variant == 0 ? NULL : order, 128, &levels,
+                                   &loss));
+    if (!(loss > 0)) {
+        return err_raise(ERR_INTERNAL, "a sweep that lost %g", loss);
+    }
+    return ops_put(rig, out, &codes);
+}
+
 /* variant: a row of sweeps: one group a block, one a row, many with an order, less than a block, all together; more
  * columns than a panel of CUDA, in rows that are whole quads and not. Codes only: the loss is measured by
  * body_residual's kin. */

@@ -210,7 +210,7 @@ int launch_scatter_columns(float *y, const float *from, const int32_t *order, in
 static void sweep_row(const struct launch_sweep *s, int64_t row)
 {
     float x[LAUNCH_SWEEP_COLS];
-    const float *scale = s->scale + row * s->groups, *zero = s->zero + row * s->groups;
+    const float *scale = s->scale + row * s->groups, *zero = s->levels == NULL ? s->zero + row * s->groups : NULL;
     double loss = 0;
 
     for (int i = 0; i < s->cols; i++) {
@@ -219,12 +219,14 @@ static void sweep_row(const struct launch_sweep *s, int64_t row)
     for (int i = 0; i < s->cols; i++) {
         const float *u = s->u + (s->first + i) * s->k + s->first;
         int32_t group = s->only_group >= 0 ? s->only_group : s->group[s->first + i];
-        float r = rounded(x[i] / scale[group], -zero[group], s->top - zero[group]);
+        int level = s->levels != NULL ? grid_nearest(x[i] / scale[group], s->levels, s->level_count) : 0;
+        float r =
+            s->levels != NULL ? s->levels[level] : rounded(x[i] / scale[group], -zero[group], s->top - zero[group]);
         float e = (x[i] - scale[group] * r) / u[i];
         for (int j = i + 1; j < s->cols; j++) {
             x[j] -= e * u[j];
         }
-        s->codes[row * s->k + s->first + i] = (uint8_t)(r + zero[group]);
+        s->codes[row * s->k + s->first + i] = (uint8_t)(s->levels != NULL ? (float)level : r + zero[group]);
         s->error[row * s->error_stride + i] = e;
         loss += (double)e * (double)e;
     }
