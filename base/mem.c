@@ -4,9 +4,7 @@
 
 #include "base/err.h"
 
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,15 +51,4 @@ int mem_resized(void *out, size_t count, size_t size)
 int mem_strdup(char **out, const char *text)
 {
     return mem_store(out, strdup(text), strlen(text) + 1, 1);
-}
-
-int mem_printf(char **out, const char *format, ...)
-{
-    char *text = NULL;
-    va_list arguments;
-
-    va_start(arguments, format);
-    int length = vasprintf(&text, format, arguments);
-    va_end(arguments);
-    return mem_store(out, length < 0 ? NULL : text, 1, length < 0 ? 0 : (size_t)length + 1);
 }

@@ -24,5 +24,3 @@ int mem_uninitialized(void *out, size_t count, size_t size);
 int mem_resized(void *out, size_t count, size_t size);
 /* A copy of text. */
 int mem_strdup(char **out, const char *text);
-/* printf into memory of its own. */
-int mem_printf(char **out, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -5,7 +5,7 @@ that a CPU oracle never calls. This script reads from the installed torch which 
 functions torch refers to, and builds a stand-in for each, in which every function returns 100, cudaErrorNoDevice. So torch
 loads, asks for its devices, hears that there are none, and works on the CPU. A library that is present is left alone.
 
-    python cpu_torch.py SITE_PACKAGES/torch/lib
+    python cpu_torch.py FOLDER/torch/lib
 """
 
 import collections
