@@ -28,12 +28,3 @@ int check_order(const char *op, const int32_t *order, int64_t n);
 /* ERR_INTERNAL when an output shares memory with an input that is still read while it is written. */
 int check_separate(const char *op, const char *name, const struct tensor *out, const char *other,
                    const struct tensor *in);
-
-/* The first failure of a list of checks is the answer. */
-#define CHECK(check)          \
-    do {                      \
-        int check_ = (check); \
-        if (check_ != 0) {    \
-            return check_;    \
-        }                     \
-    } while (0)

@@ -13,7 +13,7 @@ static int check_tiles(const char *op, const struct tensor *w, const struct tens
 {
     int64_t rows = matrix_rows(w), cols = matrix_cols(w);
 
-    CHECK(check_f32(op, "w", w, -1, -1));
+    TRY(check_f32(op, "w", w, -1, -1));
     if (spec->rows < 1 || spec->cols < 1 || rows < 1 || cols < 1 || !is_element(spec->element)) {
         return err_raise(ERR_INTERNAL, "%s: tiles of [%lld, %lld] in [%lld, %lld], element %s", op,
                          (long long)spec->rows, (long long)spec->cols, (long long)rows, (long long)cols,
@@ -30,7 +30,7 @@ int check_tile_range(const char *op, const struct tensor *max, const struct tens
 int check_tile_encode(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
                       const struct gpu_tiles *spec)
 {
-    CHECK(check_tiles(op, w, scale, spec));
+    TRY(check_tiles(op, w, scale, spec));
     return check_matrix(op, "codes", codes, DTYPE_U8, matrix_rows(w), matrix_cols(w));
 }
 
@@ -45,11 +45,11 @@ int check_encode_blocks(const char *op, const struct tensor *blocks, const struc
 {
     int64_t cols = matrix_cols(w), bytes = ggml_row_bytes(spec->type, cols);
 
-    CHECK(check_f32(op, "w", w, -1, -1));
+    TRY(check_f32(op, "w", w, -1, -1));
     if (bytes == 0) {
         return err_raise(ERR_INTERNAL, "%s: no blocks of type %d along %lld inputs", op, spec->type, (long long)cols);
     }
-    CHECK(check_matrix(op, "blocks", blocks, DTYPE_U8, matrix_rows(w), bytes));
+    TRY(check_matrix(op, "blocks", blocks, DTYPE_U8, matrix_rows(w), bytes));
     return check_optional(op, "importance", importance, cols);
 }
 
@@ -65,9 +65,9 @@ static int check_codebook(const char *op, const struct tensor *entries, const st
         return err_raise(ERR_INTERNAL, "%s: %d codebooks of %d bits for groups of %lld of %lld inputs, beam %d", op,
                          spec->codebooks, spec->bits, (long long)spec->group_size, (long long)cols, spec->beam);
     }
-    CHECK(check_f32(op, "w", w, -1, -1));
-    CHECK(check_matrix(op, "entries", entries, DTYPE_U16, rows, cols / spec->group_size * spec->codebooks));
-    CHECK(check_f32(op, "table", table, (int64_t)spec->codebooks << spec->bits, spec->group_size));
+    TRY(check_f32(op, "w", w, -1, -1));
+    TRY(check_matrix(op, "entries", entries, DTYPE_U16, rows, cols / spec->group_size * spec->codebooks));
+    TRY(check_f32(op, "table", table, (int64_t)spec->codebooks << spec->bits, spec->group_size));
     return check_optional(op, "scale", scale, rows);
 }
 
@@ -75,9 +75,9 @@ int check_code_search(const char *op, const struct tensor *entries, const struct
                       const struct tensor *table, const struct tensor *h, const struct tensor *importance,
                       const struct gpu_codebook *spec, double *gain)
 {
-    CHECK(check_codebook(op, entries, d, scale, table, spec));
+    TRY(check_codebook(op, entries, d, scale, table, spec));
     if (h != NULL) {
-        CHECK(check_f32(op, "h", h, matrix_cols(d), matrix_cols(d)));
+        TRY(check_f32(op, "h", h, matrix_cols(d), matrix_cols(d)));
     }
     return check_optional(op, "importance", importance, matrix_cols(d));
 }
@@ -91,6 +91,6 @@ int check_code_expand(const char *op, const struct tensor *y, const struct tenso
 int check_code_reduce(const char *op, const struct tensor *out, const struct tensor *p, const struct tensor *entries,
                       const struct tensor *scale, const struct gpu_codebook *spec)
 {
-    CHECK(check_codebook(op, entries, p, scale, out, spec));
+    TRY(check_codebook(op, entries, p, scale, out, spec));
     return check_separate(op, "out", out, "p", p);
 }

@@ -17,13 +17,13 @@ int check_route(const char *op, const struct tensor *ids, const struct tensor *w
 {
     int64_t tokens = matrix_rows(logits), experts = matrix_cols(logits);
 
-    CHECK(check_f32(op, "logits", logits, -1, -1));
+    TRY(check_f32(op, "logits", logits, -1, -1));
     if (spec->top_k < 1 || spec->top_k > experts || spec->top_k > GPU_ROUTE_MAX) {
         return err_raise(ERR_INTERNAL, "%s: the first %lld of %lld experts", op, (long long)spec->top_k,
                          (long long)experts);
     }
-    CHECK(check_matrix(op, "ids", ids, DTYPE_I32, tokens, spec->top_k));
-    CHECK(check_f32(op, "weights", weights, tokens, spec->top_k));
+    TRY(check_matrix(op, "ids", ids, DTYPE_I32, tokens, spec->top_k));
+    TRY(check_f32(op, "weights", weights, tokens, spec->top_k));
     return check_separate(op, "weights", weights, "logits", logits);
 }
 
@@ -35,28 +35,28 @@ int check_group_places(const char *op, const struct tensor *places, int64_t *off
         return err_raise(ERR_INTERNAL, "%s: %lld choices of %lld experts", op, (long long)tensor_count(ids),
                          (long long)experts);
     }
-    CHECK(check_numbers(op, "ids", ids, tensor_count(ids)));
-    CHECK(check_numbers(op, "places", places, tensor_count(ids)));
+    TRY(check_numbers(op, "ids", ids, tensor_count(ids)));
+    TRY(check_numbers(op, "places", places, tensor_count(ids)));
     return check_separate(op, "places", places, "ids", ids);
 }
 
 int check_gather_rows(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *places,
                       int64_t k)
 {
-    CHECK(check_f32(op, "x", x, -1, -1));
-    CHECK(check_f32(op, "y", y, -1, matrix_cols(x)));
-    CHECK(check_numbers(op, "places", places, matrix_rows(y)));
-    CHECK(check_separate(op, "y", y, "x", x));
+    TRY(check_f32(op, "x", x, -1, -1));
+    TRY(check_f32(op, "y", y, -1, matrix_cols(x)));
+    TRY(check_numbers(op, "places", places, matrix_rows(y)));
+    TRY(check_separate(op, "y", y, "x", x));
     return k >= 1 ? 0 : err_raise(ERR_INTERNAL, "%s: %lld choices of a token", op, (long long)k);
 }
 
 int check_scatter_rows(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *places,
                        const struct tensor *weights)
 {
-    CHECK(check_f32(op, "y", y, -1, -1));
-    CHECK(check_f32(op, "x", x, -1, matrix_cols(y)));
-    CHECK(check_numbers(op, "places", places, matrix_rows(x)));
-    CHECK(check_f32(op, "weights", weights, matrix_rows(y), -1));
+    TRY(check_f32(op, "y", y, -1, -1));
+    TRY(check_f32(op, "x", x, -1, matrix_cols(y)));
+    TRY(check_numbers(op, "places", places, matrix_rows(x)));
+    TRY(check_f32(op, "weights", weights, matrix_rows(y), -1));
     if (matrix_rows(x) > matrix_rows(y)) {
         return err_raise(ERR_INTERNAL, "%s: %lld rows into %lld", op, (long long)matrix_rows(x),
                          (long long)matrix_rows(y));

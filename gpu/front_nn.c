@@ -12,24 +12,24 @@ int check_convert(const char *op, const struct tensor *y, const struct tensor *x
     if (tensor_count(y) != count) {
         return err_raise(ERR_INTERNAL, "%s: %lld elements into %lld", op, (long long)count, (long long)tensor_count(y));
     }
-    CHECK(check_data(op, "x", x));
+    TRY(check_data(op, "x", x));
     return check_data(op, "y", y);
 }
 
 int check_linear(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *w,
                  const struct tensor *bias)
 {
-    CHECK(check_f32(op, "x", x, -1, -1));
-    CHECK(check_weight(op, "w", w, -1, matrix_cols(x)));
-    CHECK(check_f32(op, "y", y, matrix_rows(x), matrix_rows(w)));
-    CHECK(check_optional(op, "bias", bias, matrix_rows(w)));
-    CHECK(check_separate(op, "y", y, "w", w));
+    TRY(check_f32(op, "x", x, -1, -1));
+    TRY(check_weight(op, "w", w, -1, matrix_cols(x)));
+    TRY(check_f32(op, "y", y, matrix_rows(x), matrix_rows(w)));
+    TRY(check_optional(op, "bias", bias, matrix_rows(w)));
+    TRY(check_separate(op, "y", y, "w", w));
     return check_separate(op, "y", y, "x", x);
 }
 
 int check_multiply(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *w)
 {
-    CHECK(check_f32(op, "w", w, -1, -1));
+    TRY(check_f32(op, "w", w, -1, -1));
     return check_linear(op, y, x, w, NULL);
 }
 
@@ -37,9 +37,9 @@ int check_embed(const char *op, const struct tensor *y, const struct tensor *tab
 {
     int64_t entries = matrix_rows(table);
 
-    CHECK(check_weight(op, "table", table, -1, -1));
-    CHECK(check_f32(op, "y", y, -1, matrix_cols(table)));
-    CHECK(check_separate(op, "y", y, "table", table));
+    TRY(check_weight(op, "table", table, -1, -1));
+    TRY(check_f32(op, "y", y, -1, matrix_cols(table)));
+    TRY(check_separate(op, "y", y, "table", table));
     for (int64_t t = 0; t < matrix_rows(y); t++) {
         if (ids[t] < 0 || ids[t] >= entries) {
             return err_raise(ERR_INVALID_MODEL, "token %lld has id %d, but the embedding has %lld rows", (long long)t,
@@ -54,9 +54,9 @@ int check_rmsnorm(const char *op, const struct tensor *y, const struct tensor *x
 {
     int64_t cols = matrix_cols(x), size = tensor_count(weight);
 
-    CHECK(check_f32(op, "x", x, -1, -1));
-    CHECK(check_vector(op, "weight", weight, size));
-    CHECK(check_f32(op, "y", y, matrix_rows(x), cols));
+    TRY(check_f32(op, "x", x, -1, -1));
+    TRY(check_vector(op, "weight", weight, size));
+    TRY(check_f32(op, "y", y, matrix_rows(x), cols));
     if (size < 1 || cols % size != 0) {
         return err_raise(ERR_INTERNAL, "%s: a weight of %lld over rows of %lld", op, (long long)size, (long long)cols);
     }
@@ -66,13 +66,13 @@ int check_rmsnorm(const char *op, const struct tensor *y, const struct tensor *x
 int check_rope(const char *op, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
                int64_t length, int64_t head_dim)
 {
-    CHECK(check_f32(op, "x", x, -1, -1));
+    TRY(check_f32(op, "x", x, -1, -1));
     if (length < 1 || head_dim < 2 || head_dim % 2 != 0 || matrix_cols(x) % head_dim != 0) {
         return err_raise(ERR_INTERNAL, "%s: rows of %lld in heads of %lld, length %lld", op, (long long)matrix_cols(x),
                          (long long)head_dim, (long long)length);
     }
-    CHECK(check_f32(op, "cosine", cosine, -1, head_dim / 2));
-    CHECK(check_f32(op, "sine", sine, matrix_rows(cosine), head_dim / 2));
+    TRY(check_f32(op, "cosine", cosine, -1, head_dim / 2));
+    TRY(check_f32(op, "sine", sine, matrix_rows(cosine), head_dim / 2));
     if (matrix_rows(cosine) < length) {
         return err_raise(ERR_INTERNAL, "%s: a table of %lld positions for %lld", op, (long long)matrix_rows(cosine),
                          (long long)length);
@@ -90,18 +90,18 @@ static int check_heads(const char *op, const struct tensor *out, const struct te
                          (long long)spec->kv_heads, (long long)spec->head_dim);
     }
     int64_t rows = spec->sequences * spec->length;
-    CHECK(check_f32(op, "q", q, rows, spec->heads * spec->head_dim));
-    CHECK(check_f32(op, "o", out, rows, spec->heads * spec->head_dim));
-    CHECK(check_f32(op, "k", k, rows, spec->kv_heads * spec->head_dim));
+    TRY(check_f32(op, "q", q, rows, spec->heads * spec->head_dim));
+    TRY(check_f32(op, "o", out, rows, spec->heads * spec->head_dim));
+    TRY(check_f32(op, "k", k, rows, spec->kv_heads * spec->head_dim));
     return check_f32(op, "v", v, rows, spec->kv_heads * spec->head_dim);
 }
 
 int check_attention(const char *op, const struct tensor *o, const struct tensor *q, const struct tensor *k,
                     const struct tensor *v, const struct gpu_attention *spec)
 {
-    CHECK(check_heads(op, o, q, k, v, spec));
-    CHECK(check_separate(op, "o", o, "q", q));
-    CHECK(check_separate(op, "o", o, "k", k));
+    TRY(check_heads(op, o, q, k, v, spec));
+    TRY(check_separate(op, "o", o, "q", q));
+    TRY(check_separate(op, "o", o, "k", k));
     return check_separate(op, "o", o, "v", v);
 }
 
@@ -109,9 +109,9 @@ int check_attention_error(const char *op, struct gpu_attention_error *out, const
                           const struct tensor *k, const struct tensor *v, const struct tensor *kq,
                           const struct tensor *vq, const struct gpu_attention *spec, int64_t recent)
 {
-    CHECK(check_heads(op, q, q, k, v, spec));
-    CHECK(check_f32(op, "kq", kq, matrix_rows(k), matrix_cols(k)));
-    CHECK(check_f32(op, "vq", vq, matrix_rows(v), matrix_cols(v)));
+    TRY(check_heads(op, q, q, k, v, spec));
+    TRY(check_f32(op, "kq", kq, matrix_rows(k), matrix_cols(k)));
+    TRY(check_f32(op, "vq", vq, matrix_rows(v), matrix_cols(v)));
     return recent >= 0 ? 0 : err_raise(ERR_INTERNAL, "%s: a recent window of %lld", op, (long long)recent);
 }
 
@@ -119,28 +119,28 @@ int check_swiglu(const char *op, const struct tensor *y, const struct tensor *ga
 {
     int64_t count = tensor_count(gate);
 
-    CHECK(check_vector(op, "gate", gate, count));
-    CHECK(check_vector(op, "up", up, count));
+    TRY(check_vector(op, "gate", gate, count));
+    TRY(check_vector(op, "up", up, count));
     return check_vector(op, "y", y, count);
 }
 
 int check_add(const char *op, const struct tensor *y, const struct tensor *x)
 {
-    CHECK(check_vector(op, "x", x, tensor_count(x)));
+    TRY(check_vector(op, "x", x, tensor_count(x)));
     return check_vector(op, "y", y, tensor_count(x));
 }
 
 int check_combine(const char *op, const struct tensor *y, double alpha, const struct tensor *a, double beta,
                   const struct tensor *b)
 {
-    CHECK(check_f32(op, "y", y, -1, -1));
-    CHECK(check_f32(op, "a", a, matrix_rows(y), matrix_cols(y)));
+    TRY(check_f32(op, "y", y, -1, -1));
+    TRY(check_f32(op, "a", a, matrix_rows(y), matrix_cols(y)));
     return b == NULL ? 0 : check_f32(op, "b", b, matrix_rows(y), matrix_cols(y));
 }
 
 int check_scale(const char *op, const struct tensor *w, const struct tensor *rows, const struct tensor *cols)
 {
-    CHECK(check_f32(op, "w", w, -1, -1));
-    CHECK(check_optional(op, "rows", rows, matrix_rows(w)));
+    TRY(check_f32(op, "w", w, -1, -1));
+    TRY(check_optional(op, "rows", rows, matrix_rows(w)));
     return check_optional(op, "cols", cols, matrix_cols(w));
 }

@@ -20,9 +20,9 @@ static int check_group(const char *op, const struct gpu_grid *spec, int64_t cols
 static int check_points(const char *op, const struct tensor *w, const struct tensor *scale, const struct tensor *zero,
                         const struct gpu_grid *spec)
 {
-    CHECK(check_f32(op, "w", w, -1, -1));
-    CHECK(check_group(op, spec, matrix_cols(w)));
-    CHECK(check_f32(op, "scale", scale, matrix_rows(w), matrix_cols(w) / spec->group_size));
+    TRY(check_f32(op, "w", w, -1, -1));
+    TRY(check_group(op, spec, matrix_cols(w)));
+    TRY(check_f32(op, "scale", scale, matrix_rows(w), matrix_cols(w) / spec->group_size));
     return check_f32(op, "zero", zero, matrix_rows(w), matrix_cols(w) / spec->group_size);
 }
 
@@ -51,15 +51,15 @@ static int check_search(const char *op, const struct gpu_grid *spec, bool always
 int check_grid(const char *op, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
                const struct tensor *importance, const struct gpu_grid *spec)
 {
-    CHECK(check_points(op, w, scale, zero, spec));
-    CHECK(check_search(op, spec, false));
+    TRY(check_points(op, w, scale, zero, spec));
+    TRY(check_search(op, spec, false));
     return check_optional(op, "importance", importance, matrix_cols(w));
 }
 
 int check_round(const char *op, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
                 const struct tensor *zero, const struct gpu_grid *spec)
 {
-    CHECK(check_points(op, w, scale, zero, spec));
+    TRY(check_points(op, w, scale, zero, spec));
     return check_codes(op, codes, w);
 }
 
@@ -72,16 +72,16 @@ int check_dequantize(const char *op, const struct tensor *w, const struct tensor
 int check_clip(const char *op, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
                const struct tensor *h, const struct gpu_grid *spec)
 {
-    CHECK(check_points(op, w, scale, zero, spec));
-    CHECK(check_search(op, spec, true));
+    TRY(check_points(op, w, scale, zero, spec));
+    TRY(check_search(op, spec, true));
     return check_f32(op, "h", h, matrix_cols(w), matrix_cols(w));
 }
 
 int check_hqq(const char *op, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
               const struct gpu_grid *spec)
 {
-    CHECK(check_points(op, w, scale, zero, spec));
-    CHECK(check_search(op, spec, false));
+    TRY(check_points(op, w, scale, zero, spec));
+    TRY(check_search(op, spec, false));
     return spec->sym ? err_raise(ERR_INTERNAL, "%s: a symmetric grid has no zero point to move", op) : 0;
 }
 
@@ -89,9 +89,9 @@ int check_factor(const char *op, const struct tensor *u, const struct tensor *h,
 {
     int64_t n = matrix_cols(h);
 
-    CHECK(check_f32(op, "h", h, n, n));
-    CHECK(check_f32(op, "u", u, n, n));
-    CHECK(check_order(op, spec->order, n));
+    TRY(check_f32(op, "h", h, n, n));
+    TRY(check_f32(op, "u", u, n, n));
+    TRY(check_order(op, spec->order, n));
     return check_separate(op, "u", u, "h", h);
 }
 
@@ -101,8 +101,8 @@ static int check_visits(const char *op, const struct tensor *w, const struct ten
 {
     int64_t k = matrix_cols(w);
 
-    CHECK(check_f32(op, "u", u, k, k));
-    CHECK(check_order(op, order, k));
+    TRY(check_f32(op, "u", u, k, k));
+    TRY(check_order(op, order, k));
     if (block_size < 1 || block_size > SWEEP_BLOCK_MAX) {
         return err_raise(ERR_INTERNAL, "%s: blocks of %lld columns, expected 1 to %d", op, (long long)block_size,
                          SWEEP_BLOCK_MAX);
@@ -114,8 +114,8 @@ int check_sweep(const char *op, const struct tensor *codes, const struct tensor 
                 const struct tensor *scale, const struct tensor *zero, const int32_t *order, int64_t block_size,
                 const struct gpu_grid *spec, double *loss)
 {
-    CHECK(check_points(op, w, scale, zero, spec));
-    CHECK(check_codes(op, codes, w));
+    TRY(check_points(op, w, scale, zero, spec));
+    TRY(check_codes(op, codes, w));
     return check_visits(op, w, u, order, block_size);
 }
 
@@ -125,13 +125,13 @@ int check_sweep_levels(const char *op, const struct tensor *codes, const struct 
 {
     int64_t k = matrix_cols(w);
 
-    CHECK(check_f32(op, "w", w, -1, -1));
+    TRY(check_f32(op, "w", w, -1, -1));
     if (levels->count < 1 || levels->count > 256 || levels->group_size < 1 || k % levels->group_size != 0) {
         return err_raise(ERR_INTERNAL, "%s: %d levels, groups of %lld of %lld inputs", op, levels->count,
                          (long long)levels->group_size, (long long)k);
     }
-    CHECK(check_f32(op, "scale", scale, matrix_rows(w), k / levels->group_size));
-    CHECK(check_codes(op, codes, w));
+    TRY(check_f32(op, "scale", scale, matrix_rows(w), k / levels->group_size));
+    TRY(check_codes(op, codes, w));
     return check_visits(op, w, u, order, block_size);
 }
 
@@ -141,10 +141,10 @@ int check_descend(const char *op, const struct tensor *codes, const struct tenso
 {
     int64_t k = matrix_cols(target);
 
-    CHECK(check_points(op, target, scale, zero, grid));
-    CHECK(check_codes(op, codes, target));
-    CHECK(check_search(op, grid, false));
-    CHECK(check_f32(op, "h", h, k, k));
+    TRY(check_points(op, target, scale, zero, grid));
+    TRY(check_codes(op, codes, target));
+    TRY(check_search(op, grid, false));
+    TRY(check_f32(op, "h", h, k, k));
     return spec->passes >= 1 ? 0 : err_raise(ERR_INTERNAL, "%s: %d passes", op, spec->passes);
 }
 
@@ -153,10 +153,10 @@ int check_solve(const char *op, const struct tensor *y, const struct tensor *g, 
 {
     int64_t k = matrix_cols(g);
 
-    CHECK(check_f32(op, "g", g, -1, -1));
-    CHECK(check_f32(op, "y", y, matrix_rows(g), k));
-    CHECK(check_f32(op, "u", u, k, k));
-    CHECK(check_order(op, order, k));
+    TRY(check_f32(op, "g", g, -1, -1));
+    TRY(check_f32(op, "y", y, matrix_rows(g), k));
+    TRY(check_f32(op, "u", u, k, k));
+    TRY(check_order(op, order, k));
     return check_separate(op, "y", y, "u", u);
 }
 
@@ -165,9 +165,9 @@ int check_quantize_input(const char *op, const struct tensor *y, const struct te
 {
     int64_t cols = matrix_cols(x), run = spec->dynamic && spec->group_size > 0 ? spec->group_size : cols;
 
-    CHECK(check_f32(op, "x", x, -1, -1));
-    CHECK(check_f32(op, "y", y, matrix_rows(x), cols));
-    CHECK(check_optional(op, "keep", keep, cols));
+    TRY(check_f32(op, "x", x, -1, -1));
+    TRY(check_f32(op, "y", y, matrix_rows(x), cols));
+    TRY(check_optional(op, "keep", keep, cols));
     if ((spec->element != DTYPE_I8 && spec->element != DTYPE_F8_E4M3) || run < 1 || (spec->half && !spec->dynamic) ||
         (!spec->dynamic && !(spec->scale > 0))) {
         return err_raise(ERR_INTERNAL, "%s: to %s, groups of %lld in rows of %lld, scale %g", op,
@@ -180,8 +180,8 @@ int check_quantize_cache(const char *op, const struct tensor *y, const struct te
 {
     int64_t rows = matrix_rows(x), cols = matrix_cols(x);
 
-    CHECK(check_f32(op, "x", x, -1, -1));
-    CHECK(check_f32(op, "y", y, rows, cols));
+    TRY(check_f32(op, "x", x, -1, -1));
+    TRY(check_f32(op, "y", y, rows, cols));
     if (spec->group_size < 1 || cols % spec->group_size != 0) {
         return err_raise(ERR_INTERNAL, "%s: groups of %lld in rows of %lld", op, (long long)spec->group_size,
                          (long long)cols);
@@ -205,18 +205,18 @@ int check_cluster_rows(const char *op, const struct tensor *table, const struct 
     if (bits < 1 || bits > 8 || !check_is_plain(stored)) {
         return err_raise(ERR_INTERNAL, "%s: %d bits of %s", op, bits, dtype_rows[stored].name);
     }
-    CHECK(check_f32(op, "w", w, -1, -1));
-    CHECK(check_f32(op, "table", table, matrix_rows(w), (int64_t)1 << bits));
-    CHECK(check_codes(op, codes, w));
-    CHECK(check_optional(op, "importance", importance, matrix_cols(w)));
+    TRY(check_f32(op, "w", w, -1, -1));
+    TRY(check_f32(op, "table", table, matrix_rows(w), (int64_t)1 << bits));
+    TRY(check_codes(op, codes, w));
+    TRY(check_optional(op, "importance", importance, matrix_cols(w)));
     return apart == NULL ? 0 : check_matrix(op, "apart", apart, DTYPE_U8, matrix_rows(w), matrix_cols(w));
 }
 
 int check_residual(const char *op, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,
                    const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
-    CHECK(check_f32(op, "w", w, -1, -1));
-    CHECK(check_f32(op, "wq", wq, matrix_rows(w), matrix_cols(w)));
+    TRY(check_f32(op, "w", w, -1, -1));
+    TRY(check_f32(op, "wq", wq, matrix_rows(w), matrix_cols(w)));
     if ((scale == NULL) != (zero == NULL) || (scale != NULL && spec == NULL)) {
         return err_raise(ERR_INTERNAL, "%s: scale, zero and grid come together", op);
     }

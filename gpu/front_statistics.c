@@ -4,8 +4,8 @@
 
 int check_gram(const char *op, const struct tensor *h, const struct tensor *x)
 {
-    CHECK(check_f32(op, "x", x, -1, -1));
-    CHECK(check_f32(op, "h", h, matrix_cols(x), matrix_cols(x)));
+    TRY(check_f32(op, "x", x, -1, -1));
+    TRY(check_f32(op, "h", h, matrix_cols(x), matrix_cols(x)));
     return check_separate(op, "h", h, "x", x);
 }
 
@@ -16,25 +16,25 @@ int check_symmetrize(const char *op, const struct tensor *h, double scale)
 
 int check_cross(const char *op, const struct tensor *c, const struct tensor *a, const struct tensor *b)
 {
-    CHECK(check_f32(op, "a", a, -1, -1));
-    CHECK(check_f32(op, "b", b, matrix_rows(a), -1));
-    CHECK(check_f32(op, "c", c, matrix_cols(a), matrix_cols(b)));
-    CHECK(check_separate(op, "c", c, "a", a));
+    TRY(check_f32(op, "a", a, -1, -1));
+    TRY(check_f32(op, "b", b, matrix_rows(a), -1));
+    TRY(check_f32(op, "c", c, matrix_cols(a), matrix_cols(b)));
+    TRY(check_separate(op, "c", c, "a", a));
     return check_separate(op, "c", c, "b", b);
 }
 
 int check_column_stats(const char *op, const struct tensor *absmax, const struct tensor *abssum, const struct tensor *x)
 {
-    CHECK(check_f32(op, "x", x, -1, -1));
-    CHECK(check_optional(op, "absmax", absmax, matrix_cols(x)));
+    TRY(check_f32(op, "x", x, -1, -1));
+    TRY(check_optional(op, "absmax", absmax, matrix_cols(x)));
     return check_optional(op, "abssum", abssum, matrix_cols(x));
 }
 
 int check_output_error(const char *op, double *error, double *signal, const struct tensor *w, const struct tensor *wq,
                        const struct tensor *h)
 {
-    CHECK(check_f32(op, "w", w, -1, -1));
-    CHECK(check_f32(op, "wq", wq, matrix_rows(w), matrix_cols(w)));
+    TRY(check_f32(op, "w", w, -1, -1));
+    TRY(check_f32(op, "wq", wq, matrix_rows(w), matrix_cols(w)));
     return check_f32(op, "h", h, matrix_cols(w), matrix_cols(w));
 }
 
@@ -43,9 +43,9 @@ int check_nll(const char *op, struct gpu_nll *out, const struct tensor *logits, 
 {
     int64_t tokens = matrix_rows(logits), vocabulary = matrix_cols(logits);
 
-    CHECK(check_f32(op, "logits", logits, -1, -1));
+    TRY(check_f32(op, "logits", logits, -1, -1));
     if (reference != NULL) {
-        CHECK(check_f32(op, "reference", reference, tokens, vocabulary));
+        TRY(check_f32(op, "reference", reference, tokens, vocabulary));
     }
     for (int64_t t = 0; t < tokens; t++) {
         if (targets[t] < -1 || targets[t] >= vocabulary) {
@@ -66,7 +66,7 @@ int check_find_nonfinite(const char *op, int64_t *index, const struct tensor *x)
 
 int check_zero_dead(const char *op, const struct tensor *w, const struct tensor *h, int64_t *dead)
 {
-    CHECK(check_f32(op, "w", w, -1, -1));
+    TRY(check_f32(op, "w", w, -1, -1));
     return check_f32(op, "h", h, matrix_cols(w), matrix_cols(w));
 }
 
@@ -82,7 +82,7 @@ int check_floor_diagonal(const char *op, const struct tensor *h, float least)
 
 int check_row_dot(const char *op, const struct tensor *out, const struct tensor *a, const struct tensor *b)
 {
-    CHECK(check_f32(op, "a", a, -1, -1));
-    CHECK(check_f32(op, "b", b, matrix_rows(a), matrix_cols(a)));
+    TRY(check_f32(op, "a", a, -1, -1));
+    TRY(check_f32(op, "b", b, matrix_rows(a), matrix_cols(a)));
     return check_vector(op, "out", out, matrix_rows(a));
 }

@@ -1,9 +1,9 @@
 /* Keys and values as a quantized cache gives them back, and what that does to attention.
  *
- * Symmetric: code = x / scale to INT8 or E4M3, the scale given for each run of columns. Asymmetric: a tile of `tokens`
- * positions by `run` columns has its own least value and step, step = (max - min) / (2^b - 1), both kept in half
- * precision; a tile of one value has step 0 and gives its least value back (Liu et al. 2024, KIVI, arXiv 2402.02750,
- * §3: keys by channel, run = 1; values by token, tokens = 1).
+ * Symmetric: code = x / scale to I8 or F8_E4M3, the scale given for each group of columns. Asymmetric: a tile of
+ * `tokens` positions by `run` columns has its own least value and step, step = (max - min) / (2^b - 1), both kept in
+ * half precision; a tile of one value has step 0 and gives its least value back (Liu et al. 2024, KIVI, arXiv
+ * 2402.02750, §3: keys by channel, run = 1; values by token, tokens = 1).
  *
  * The error of attention is measured as decoding meets it. Query t finds the keys before floor(t/R)*R and the values
  * before t-R quantized and everything newer in float, R being the recent window; with R = 0 all are quantized. Sums are
@@ -163,7 +163,7 @@ static void compare(const float *a, const float *b, int64_t count, double *error
     *signal += s;
 }
 
-/* Scores of row i to weights on both sides; behind the frontier the quantized side has the float keys' scores. */
+/* Scores of row i to weights on both sides; after the frontier the quantized side has the float keys' scores. */
 static void weigh_row(const struct comparison *job, const struct tile *t, int64_t i, struct gpu_attention_error *sum)
 {
     int64_t position = t->begin + i, low = first_seen(job->spec, position) - t->key0, high = position + 1 - t->key0;

@@ -156,7 +156,7 @@ static void make_query(const struct group_work *work, int64_t g, const float *u,
     }
 }
 
-/* One codebook's code anew in each state; states becomes the best of what comes out. */
+/* One codebook's code chosen again in each state; states becomes the best of what comes out. */
 static void advance(const struct search *job, const struct group_work *work, int book, struct state *states, int *count)
 {
     struct found best[GPU_CODE_BEAM_MAX];

@@ -83,7 +83,7 @@ static void range_part(void *ctx, int64_t task)
     }
 }
 
-int cpu_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
+int cpu_tile_range(struct gpu_stream *stream, const struct tensor *max, const struct tensor *w,
                    const struct gpu_tiles *spec)
 {
     struct tiles job = tiles_job(w, spec);
@@ -92,10 +92,10 @@ int cpu_tile_range(struct gpu_stream *stream, const struct tensor *most, const s
     if (rc != 0) {
         return rc;
     }
-    float *out = most->data;
+    float *out = max->data;
     job.scale = scratch_shared(stream);
     stream_run(stream, job.rows * job.chunks, range_part, &job);
-    for (int64_t i = 0; i < tensor_count(most); i++) {
+    for (int64_t i = 0; i < tensor_count(max); i++) {
         out[i] = 0;
     }
     for (int64_t n = 0; n < job.rows; n++) {

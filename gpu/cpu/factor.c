@@ -69,7 +69,7 @@ static void solve_panel(void *ctx, int64_t task)
                      at(job, row, from), (int)job->n);
 }
 
-/* The task-th tile of the lower triangle behind step k. */
+/* The task-th tile of the lower triangle after step k. */
 static void update_tile(void *ctx, int64_t task)
 {
     const struct factor *job = ctx;
@@ -107,14 +107,14 @@ static int factor_diagonal(struct factor *job)
 static int factor_cholesky(struct factor *job)
 {
     for (job->k = 0; job->k < job->blocks; job->k++) {
-        int64_t behind = job->blocks - job->k - 1;
+        int64_t after = job->blocks - job->k - 1;
         int rc = factor_diagonal(job);
         if (rc != 0) {
             return rc;
         }
-        if (behind > 0) {
+        if (after > 0) {
             stream_run(job->stream, tiles_of(job->n - (job->k + 1) * BLOCK, PANEL_ROWS), solve_panel, job);
-            stream_run(job->stream, behind * (behind + 1) / 2, update_tile, job);
+            stream_run(job->stream, after * (after + 1) / 2, update_tile, job);
         }
     }
     return 0;

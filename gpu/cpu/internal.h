@@ -14,7 +14,7 @@
 
 #include <pthread.h>
 
-/* Large blocks that were freed, to be had again: pages that the system zeroes anew cost more than much of what is done
+/* Large blocks that were freed, to be had again: pages that the system zeroes again cost more than much of what is done
  * with them. Never more than what was in use at once, together with what is. */
 #define MEMORY_KEPT_MAX 32
 struct memory {
@@ -34,7 +34,7 @@ struct gpu_device {
 struct gpu_stream {
     struct gpu_stream_head head;
     struct gpu_device *device;
-    char *scratch; /* one slice of slice_bytes for each worker, behind shared_bytes for all */
+    char *scratch; /* one slice of slice_bytes for each worker, after shared_bytes for all */
     size_t shared_bytes, slice_bytes, capacity;
 };
 

@@ -83,7 +83,7 @@ static int cuda_probe(char *reason, size_t size)
 }
 
 /* After these every call of the process fails, or the device is not there any more. All others concern one call: a
- * mistake of ours, or something that is missing, which a restart would not mend. */
+ * mistake of ours, or something that is missing, which a restart would not repair. */
 static bool is_sticky(cudaError_t error)
 {
     switch (error) {

@@ -22,11 +22,11 @@ int launch_cache_symmetric(float *y, const float *x, const float *scale, const s
     return (int)cudaGetLastError();
 }
 
-/* `team` threads a group, 1 or a warp: groups of few columns side by side share what is read. */
-static __global__ void asymmetric_kernel(float *y, const float *x, struct launch_cache spec, int team)
+/* `threads` of them for a group, 1 or a warp: groups of few columns side by side share what is read. */
+static __global__ void asymmetric_kernel(float *y, const float *x, struct launch_cache spec, int threads)
 {
     int64_t runs = spec.cols / spec.group_size, tiles = (spec.length + spec.tokens - 1) / spec.tokens;
-    int64_t task = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / team, tile = task / runs;
+    int64_t task = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / threads, tile = task / runs;
     int64_t first = tile / tiles * spec.length + tile % tiles * spec.tokens; /* row */
     int64_t left = spec.length - tile % tiles * spec.tokens;
     int64_t count = (left < spec.tokens ? left : spec.tokens) * spec.group_size;
@@ -36,17 +36,17 @@ static __global__ void asymmetric_kernel(float *y, const float *x, struct launch
     if (first >= spec.rows) { /* a whole warp, or a thread without company */
         return;
     }
-    for (int64_t i = threadIdx.x % team; i < count; i += team) {
+    for (int64_t i = threadIdx.x % threads; i < count; i += threads) {
         float value = x[at + i / spec.group_size * spec.cols + i % spec.group_size];
         least = fminf(least, value);
         most = fmaxf(most, value);
     }
-    if (team > 1) {
+    if (threads > 1) {
         least = -warp_max(-least);
         most = warp_max(most);
     }
     float low = dtype_round_finite(least, DTYPE_F16), step = dtype_round_finite((most - low) / top, DTYPE_F16);
-    for (int64_t i = threadIdx.x % team; i < count; i += team) {
+    for (int64_t i = threadIdx.x % threads; i < count; i += threads) {
         int64_t place = at + i / spec.group_size * spec.cols + i % spec.group_size;
         float code = step > 0 ? fminf(fmaxf(rintf((x[place] - low) / step), 0.0f), top) : 0.0f;
         y[place] = code * step + low;
@@ -55,12 +55,12 @@ static __global__ void asymmetric_kernel(float *y, const float *x, struct launch
 
 int launch_cache_asymmetric(float *y, const float *x, const struct launch_cache *spec, cudaStream_t stream)
 {
-    int team = spec->group_size < WARP ? 1 : WARP;
+    int threads = spec->group_size < WARP ? 1 : WARP;
     int64_t tiles = (spec->length + spec->tokens - 1) / spec->tokens;
     int64_t tasks = spec->rows / spec->length * tiles * (spec->cols / spec->group_size);
 
     if (tasks > 0) {
-        launch(asymmetric_kernel, blocks_of(tasks, THREADS / team), THREADS, 0, stream, y, x, *spec, team);
+        launch(asymmetric_kernel, blocks_of(tasks, THREADS / threads), THREADS, 0, stream, y, x, *spec, threads);
     }
     return (int)cudaGetLastError();
 }

@@ -221,7 +221,7 @@ static __device__ void score_chunk(struct search_shared *shared, const float *tu
     }
 }
 
-/* One codebook's code anew in each of `count` ways, of which the row has the first *ways; returns how many ways there
+/* One codebook's code chosen again in each of `count` ways, of which the row has the first *ways; returns how many ways there
  * are then for all rows, and in *ways for this one: fewer, or none, where its scores are no numbers. A row without ways
  * keeps the codes that it has. */
 static __device__ int advance(struct search_shared *shared, struct row *row, const struct launch_code_search &job,

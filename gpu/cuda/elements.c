@@ -17,7 +17,7 @@ static struct launch_tiles tiles_of_spec(const struct tensor *w, const struct gp
     return tiles;
 }
 
-int cuda_tile_range(struct gpu_stream *stream, const struct tensor *most, const struct tensor *w,
+int cuda_tile_range(struct gpu_stream *stream, const struct tensor *max, const struct tensor *w,
                     const struct gpu_tiles *spec)
 {
     int rc = cuda_begin(stream->device);
@@ -25,7 +25,7 @@ int cuda_tile_range(struct gpu_stream *stream, const struct tensor *most, const 
         return rc;
     }
     const struct launch_tiles tiles = tiles_of_spec(w, spec);
-    return cuda_ok(stream->device, launch_tile_range(most->data, w->data, &tiles, stream->stream), "tile_range");
+    return cuda_ok(stream->device, launch_tile_range(max->data, w->data, &tiles, stream->stream), "tile_range");
 }
 
 int cuda_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,

@@ -1,4 +1,4 @@
-/* Operations that are one kernel and its checks. */
+/* Operations that are one kernel each. */
 
 #include "gpu/cuda/cuda.h"
 

@@ -33,7 +33,7 @@ struct gemm_entry {
 };
 
 struct gemm_cache {
-    struct gemm_entry entries[CACHE_SIZE]; /* by hash, the next free one behind it */
+    struct gemm_entry entries[CACHE_SIZE]; /* by hash, the next free one after it */
     int count;
 };
 

@@ -1,5 +1,5 @@
 /* The GPTQ sweep: blocks of 128 columns go through the fused kernel of sweep.cu. F32 products take the errors of a
- * block to the rest of its panel of 512 columns, and those of a panel to all columns behind it: products over 512
+ * block to the rest of its panel of 512 columns, and those of a panel to all columns after it: products over 512
  * columns run nearer to a device's roof than those over 128, and read and write the weights a quarter as often. Weights
  * are gathered in visiting order first; the caller's are overwritten as on the CPU. The block size of the request is
  * the CPU's business: results depend on it by rounding only. */
@@ -53,13 +53,13 @@ static int run_panel(struct sweep *job, int64_t panel, int64_t end)
     int rc = 0;
 
     for (int64_t first = panel; rc == 0 && first < end; first += LAUNCH_SWEEP_COLS) {
-        int64_t behind = end - first < LAUNCH_SWEEP_COLS ? end : first + LAUNCH_SWEEP_COLS;
+        int64_t after = end - first < LAUNCH_SWEEP_COLS ? end : first + LAUNCH_SWEEP_COLS;
         launch->first = first;
-        launch->cols = (int)(behind - first);
+        launch->cols = (int)(after - first);
         launch->error = job->error + (first - panel);
         launch->only_group = only_group(job->group + first, launch->cols);
         rc = cuda_ok(job->stream->device, launch_sweep(launch, job->stream->stream), "sweep");
-        rc = rc != 0 ? rc : update(job, panel, first, launch->cols, behind, end);
+        rc = rc != 0 ? rc : update(job, panel, first, launch->cols, after, end);
     }
     return rc != 0 ? rc : update(job, panel, panel, end - panel, end, launch->k);
 }

@@ -10,7 +10,7 @@
  * Strips are unrolled, so that every register index is a constant; turns of the lanes within a strip are not, which
  * keeps the code within the instruction cache.
  *
- * Errors replace weights and leave for the products that update the columns behind the block. Padding columns have
+ * Errors replace weights and leave for the products that update the columns after the block. Padding columns have
  * neither weights nor a factor: their errors are zero. */
 
 #include "gpu/cuda/device.cuh"

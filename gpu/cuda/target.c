@@ -73,7 +73,7 @@ static int solve_lower(const struct solve *job, float *to, const float *from, in
     return rc;
 }
 
-/* to = from U: column j of U has zeros behind row j. */
+/* to = from U: column j of U has zeros after row j. */
 static int solve_upper(const struct solve *job, float *to, const float *from, int64_t rows)
 {
     int64_t k = job->k;

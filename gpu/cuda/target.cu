@@ -1,4 +1,4 @@
-/* What targets are made of beside products: weighted sums of two tensors, and columns put back where an order took them
+/* What targets are made of besides products: weighted sums of two tensors, and columns put back where an order took them
  * from. Compiled without contraction. CPU twin: gpu/cpu/target.c. */
 
 #include "gpu/cuda/device.cuh"
