@@ -118,24 +118,24 @@ static void add_both(json_t *list, const char *module)
     json_array_append_new(list, json_string(module));
 }
 
-/* lm_head and the linears that were left in float, as `M.weight` and as `M`. */
+/* The head and the linears that were left in float, as `M.weight` and as `M`. */
 static json_t *left_in_float(const struct format_config *config)
 {
     const struct format_module **table;
-    json_t *list = json_array();
-    char name[128];
+    json_t *list = json_array(), *names, *name;
+    size_t i;
 
     if (list == NULL || format_module_table(config, &table) != 0) {
         json_decref(list);
         return NULL;
     }
-    add_both(list, "lm_head");
-    for (int64_t i = 0; i < model_config(config->model)->num_layers * LINEAR_COUNT; i++) {
-        if (table[i] == NULL) {
-            model_linear_name(config->model, i / LINEAR_COUNT, (enum linear_role)(i % LINEAR_COUNT), name);
-            add_both(list, name);
-        }
+    add_both(list, model_config(config->model)->arch->head);
+    names = format_left_in_float(config, (const struct format_module *const *)table);
+    json_array_foreach(names, i, name)
+    {
+        add_both(list, json_string_value(name));
     }
+    json_decref(names);
     free(table);
     return list;
 }

@@ -113,21 +113,13 @@ static int encode(const struct qtensor *q, int index, void *out)
 /* Every linear in float by its path, the head among them; NULL when only the head is. */
 static json_t *in_float(const struct format_config *config, const struct format_module *const *table)
 {
-    int64_t layers = model_config(config->model)->num_layers;
-    json_t *names = json_array();
-    char name[128];
+    json_t *names = format_left_in_float(config, table);
 
-    for (int64_t i = 0; i < layers * LINEAR_COUNT; i++) {
-        if (table[i] == NULL) {
-            model_linear_name(config->model, i / LINEAR_COUNT, (enum linear_role)(i % LINEAR_COUNT), name);
-            json_array_append_new(names, json_string(name));
-        }
-    }
     if (json_array_size(names) == 0) {
         json_decref(names);
         return NULL;
     }
-    json_array_insert_new(names, 0, json_string("lm_head"));
+    json_array_insert_new(names, 0, json_string(model_config(config->model)->arch->head));
     return names;
 }
 

@@ -200,23 +200,16 @@ static int encode(const struct qtensor *q, int index, void *out)
                                          : encode_nf4(q, (enum nf4_tensor)index, out);
 }
 
-/* lm_head and the linears left in float. */
+/* The head and the linears left in float. */
 static json_t *skipped(const struct format_config *config)
 {
     const struct format_module **table;
-    int64_t layers = model_config(config->model)->num_layers;
-    char name[128];
 
     if (format_module_table(config, &table) != 0) {
         return NULL;
     }
-    json_t *list = json_pack("[s]", "lm_head");
-    for (int64_t i = 0; i < layers * LINEAR_COUNT; i++) {
-        if (table[i] == NULL) {
-            model_linear_name(config->model, i / LINEAR_COUNT, (enum linear_role)(i % LINEAR_COUNT), name);
-            json_array_append_new(list, json_string(name));
-        }
-    }
+    json_t *list = format_left_in_float(config, (const struct format_module *const *)table);
+    json_array_insert_new(list, 0, json_string(model_config(config->model)->arch->head));
     free(table);
     return list;
 }

@@ -2,7 +2,6 @@
 /* What format rows share. Inside the storage floor only. */
 
 #include "formats/format.h"
-#include "models/arch.h"
 
 #define FORMAT_CONFIG_FILE "config.json"
 
@@ -19,8 +18,10 @@ bool format_same_geometry(const struct qscheme *a, const struct qscheme *b);
 int format_check_one_geometry(const struct format_config *config, const char *name, const char *hint);
 /* What runtimes fuse (q/k/v, gate/up) must be quantized alike or not at all. ERR_INCOMPATIBLE_OPTIONS. */
 int format_check_fused(const struct format_config *config);
-/* The modules as a table [layer * LINEAR_COUNT + role], NULL = left in float; malloc'ed. */
+/* The modules as a table [plans_modules], NULL = left in float; malloc'ed. */
 int format_module_table(const struct format_config *config, const struct format_module ***table);
+/* The names of all modules that are left in float, in order. New reference. */
+json_t *format_left_in_float(const struct format_config *config, const struct format_module *const *table);
 /* warn.c: append {"code", "message"}. */
 void format_warn(json_t *warnings, const char *code, const char *text, ...) __attribute__((format(printf, 3, 4)));
 /* skips.c: the config's "dynamic", naming each linear left in float; NULL when there is none. New reference. */

@@ -122,19 +122,9 @@ static json_t *inputs_object(const struct gpu_input *input)
 /* Exact names of every linear left in float, and the head. */
 static json_t *ignore_list(const struct format_config *config, const struct format_module *const *table)
 {
-    json_t *list = json_array();
-    int64_t layers = model_config(config->model)->num_layers;
-    char name[128];
+    json_t *list = format_left_in_float(config, table);
 
-    json_array_append_new(list, json_string("lm_head"));
-    for (int64_t layer = 0; layer < layers; layer++) {
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            if (table[layer * LINEAR_COUNT + role] == NULL) {
-                model_linear_name(config->model, layer, (enum linear_role)role, name);
-                json_array_append_new(list, json_string(name));
-            }
-        }
-    }
+    json_array_insert_new(list, 0, json_string(model_config(config->model)->arch->head));
     return list;
 }
 

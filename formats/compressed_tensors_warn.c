@@ -37,16 +37,19 @@ static void warn_form(const struct format_config *config, json_t *warnings)
 /* vLLM lays fused linears on top of each other: all but the last must end where a block ends. */
 static int warn_edges(const struct format_config *config, json_t *warnings)
 {
-    static const enum linear_role inner[] = {LINEAR_Q, LINEAR_K, LINEAR_GATE};
     const struct format_module **table = NULL;
-    int64_t layers = model_config(config->model)->num_layers;
+    const struct plans *plans = model_plans(config->model);
     int rc = format_module_table(config, &table);
     const struct format_module *found = NULL;
 
-    for (int64_t i = 0; rc == 0 && found == NULL && i < layers; i++) {
-        for (size_t k = 0; found == NULL && k < sizeof(inner) / sizeof(inner[0]); k++) {
-            const struct format_module *m = table[i * LINEAR_COUNT + inner[k]];
-            found = is_block(m) && m->rows % m->scheme.group_rows != 0 ? m : NULL;
+    for (int64_t layer = 0; rc == 0 && found == NULL && layer < plans_config(plans)->num_layers; layer++) {
+        const struct plan *plan = plans_layer(plans, layer);
+        for (int f = 0; f < plan->fused_count; f++) {
+            for (int i = 0; found == NULL && i < plan->fused[f].count - 1; i++) {
+                const struct format_module *m =
+                    table[plans_first_module(plans, layer) + (size_t)plan->fused[f].modules[i]];
+                found = is_block(m) && m->rows % m->scheme.group_rows != 0 ? m : NULL;
+            }
         }
     }
     if (found != NULL) {

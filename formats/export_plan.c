@@ -213,7 +213,7 @@ static int list_pieces(const struct format_export *request, const struct named *
         if (module >= 0) {
             rc = add_module(request, module, &capacity, plan);
             modules++;
-        } else if (!tied || strcmp(name, "lm_head.weight") != 0) {
+        } else if (!tied || strcmp(name, model_head_name(model)) != 0) {
             rc = add_copy(request, i, &capacity, plan);
         }
         if (rc != 0) {

@@ -125,7 +125,8 @@ static int encode(const struct qtensor *q, int index, void *out)
 struct entry {
     const struct export_piece *piece; /* NULL: the rotary factors */
     char name[GGUF_NAME_MAX];
-    int role, type;
+    const struct plan_module *module; /* that it belongs to; NULL: none */
+    int type;
     int64_t dims[2]; /* fastest first; dims[1] 0: a vector */
     uint64_t offset; /* of the data section */
     int64_t bytes;
@@ -156,7 +157,7 @@ static int describe(const struct writer *writer, const struct export_piece *piec
     const struct format_config *config = &writer->request->config;
 
     *entry = (struct entry){.piece = piece};
-    int rc = gguf_tensor_name(config->model, piece->name, entry->name, &entry->role);
+    int rc = gguf_tensor_name(config->model, piece->name, entry->name, &entry->module);
     if (rc != 0) {
         return rc;
     }
@@ -188,7 +189,7 @@ static int list_entries(struct writer *writer)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu tensors", plan->count);
     }
     for (size_t i = 0; i < plan->count; i++) {
-        if (!model_is_rotary_table(plan->pieces[i].name)) { /* no GGUF file has one */
+        if (!model_is_rotary_table(writer->request->config.model, plan->pieces[i].name)) { /* no GGUF file has one */
             writer->of_piece[i] = &writer->entries[writer->count];
             int rc = describe(writer, &plan->pieces[i], &writer->entries[writer->count++]);
             if (rc != 0) {
@@ -199,7 +200,6 @@ static int list_entries(struct writer *writer)
     if (config->rope_type == ROPE_LLAMA3) {
         int64_t half = config->head_dim / 2;
         writer->entries[writer->count++] = (struct entry){.name = "rope_freqs.weight",
-                                                          .role = -1,
                                                           .type = GGML_TYPE_F32,
                                                           .dims = {half, 0},
                                                           .bytes = half * (int64_t)sizeof(float)};
@@ -275,7 +275,7 @@ static int put_rows(const struct writer *writer, const struct entry *entry, uint
     for (size_t done = 0; done < size;) {
         uint64_t row = (at + done) / unit, within = (at + done) % unit;
         size_t part = unit - within < size - done ? (size_t)(unit - within) : size - done;
-        uint64_t to = (uint64_t)gguf_row(config, entry->role, (int64_t)row) * unit + within;
+        uint64_t to = (uint64_t)gguf_row(config, entry->module, (int64_t)row) * unit + within;
         int rc = put_at(writer, entry, to, bytes + done, part);
         if (rc != 0) {
             return rc;
@@ -317,8 +317,9 @@ static int put(void *data, const struct export_piece *piece, uint64_t at, const 
     if (entry->dims[1] == 0) {
         return put_vector(writer, entry, at, bytes, size);
     }
-    return entry->role == LINEAR_Q || entry->role == LINEAR_K ? put_rows(writer, entry, at, bytes, size)
-                                                              : put_at(writer, entry, at, bytes, size);
+    return gguf_turns(model_config(writer->request->config.model), entry->module)
+               ? put_rows(writer, entry, at, bytes, size)
+               : put_at(writer, entry, at, bytes, size);
 }
 
 /* Behind all others, when there are any. */

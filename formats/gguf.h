@@ -34,12 +34,14 @@ void gguf_key_array(struct gguf_buffer *buffer, const char *key, enum gguf_type 
 /* gguf_names.c: how the runtime calls things. */
 /* "llama", "qwen2", "qwen3", or NULL where it has no such architecture. */
 const char *gguf_architecture(const struct model_config *config);
-/* The name of a tensor of the model; *role is the linear it belongs to, or -1. ERR_INCOMPATIBLE_OPTIONS when the
- * runtime has none. */
-int gguf_tensor_name(const struct model *model, const char *name, char out[GGUF_NAME_MAX], int *role);
-/* Where row `row` of a linear's weight or bias goes: the runtime's llama rotates neighbours, so q and k rows of a head
- * alternate between its halves. */
-int64_t gguf_row(const struct model_config *config, int role, int64_t row);
+/* The name of a tensor of the model; *module is what it belongs to, or NULL. ERR_INCOMPATIBLE_OPTIONS when the runtime
+ * has none. */
+int gguf_tensor_name(const struct model *model, const char *name, char out[GGUF_NAME_MAX],
+                     const struct plan_module **module);
+/* Where row `row` of a module's weight or bias goes, and whether any goes elsewhere: where the runtime rotates
+ * neighbours, rows of a head of queries or keys alternate between its halves. module NULL: none. */
+int64_t gguf_row(const struct model_config *config, const struct plan_module *module, int64_t row);
+bool gguf_turns(const struct model_config *config, const struct plan_module *module);
 /* Divisors of the rotary frequencies, [head_dim / 2], for ROPE_LLAMA3. */
 void gguf_rope_factors(const struct model_config *config, float *out);
 

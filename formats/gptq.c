@@ -60,18 +60,37 @@ static int accepts_v1(const struct qscheme *scheme, int64_t rows, int64_t cols)
     return rc;
 }
 
-/* A role is quantized in every block or in none. */
-static int check_roles(const struct format_config *config)
+/* Whether a module of this path is quantized in a layer; *there: the layer has one. */
+static bool is_quantized(const struct format_config *config, const struct format_module *const *table, int64_t layer,
+                         const char *path, bool *there)
+{
+    const struct plans *plans = model_plans(config->model);
+    int module = plan_find_module(plans_layer(plans, layer), path);
+
+    *there = module >= 0;
+    return *there && table[plans_first_module(plans, layer) + (size_t)module] != NULL;
+}
+
+/* What has one path in a layer is quantized in every layer or in none. */
+static int check_paths(const struct format_config *config)
 {
     const struct format_module **table = NULL;
-    int64_t layers = model_config(config->model)->num_layers;
-
+    const struct plans *plans = model_plans(config->model);
     int rc = format_module_table(config, &table);
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        for (int64_t layer = 1; rc == 0 && layer < layers; layer++) {
-            if ((table[layer * LINEAR_COUNT + role] == NULL) != (table[role] == NULL)) {
+
+    for (int kind = 0; rc == 0 && kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int i = 0; rc == 0 && i < plan->module_count; i++) {
+            const char *path = plan->modules[i].path;
+            bool any = false, all = true, there;
+            for (int64_t layer = 0; layer < plans_config(plans)->num_layers; layer++) {
+                bool quantized = is_quantized(config, (const struct format_module *const *)table, layer, path, &there);
+                any = any || quantized;
+                all = all && (quantized || !there);
+            }
+            if (any && !all) {
                 rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s is quantized in some blocks only, which gptq cannot say",
-                               model_config(config->model)->arch->linears[role]);
+                               path);
                 (void)err_set_hint(rc, "leave it out everywhere, or format compressed-tensors");
             }
         }
@@ -83,7 +102,7 @@ static int check_roles(const struct format_config *config)
 static int accepts_all(const struct format_config *config)
 {
     int rc = format_check_one_geometry(config, "gptq", "format compressed-tensors takes several");
-    rc = rc != 0 ? rc : check_roles(config);
+    rc = rc != 0 ? rc : check_paths(config);
     return rc != 0 ? rc : format_check_fused(config);
 }
 
@@ -155,31 +174,56 @@ static int encode_v2(const struct qtensor *q, int index, void *out)
     return encode(q, index, 0, out);
 }
 
-/* Suffixes of the quantized linears by shared input, when some are left in float: loaders replace every linear else. */
+static bool lists_path(const json_t *groups, const char *path)
+{
+    size_t i, k;
+    json_t *names, *name;
+
+    json_array_foreach((json_t *)groups, i, names)
+    {
+        json_array_foreach(names, k, name)
+        {
+            if (strcmp(json_string_value(name), path) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Paths of the quantized modules by shared input, when some are left in float: loaders replace every linear else. */
 static json_t *inside_blocks(const struct format_config *config, const struct format_module *const *table)
 {
-    const struct arch *arch = model_config(config->model)->arch;
-    json_t *sites = json_array();
+    const struct plans *plans = model_plans(config->model);
+    const struct plan *listed = NULL; /* the last kind of layer that was looked at */
+    json_t *groups = json_array();
     bool all = true;
 
-    for (int site = 0; site < SITE_COUNT; site++) {
-        json_t *names = json_array();
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            if (arch_linear_site[role] == (enum site)site && table[role] != NULL) {
-                json_array_append_new(names, json_string(arch->linears[role]));
+    for (int64_t layer = 0; layer < plans_config(plans)->num_layers; layer++) {
+        const struct plan *plan = plans_layer(plans, layer);
+        const struct format_module *const *modules = table + plans_first_module(plans, layer);
+        for (int g = 0; plan != listed && g < plan->group_count; g++) {
+            json_t *names = json_array();
+            for (int i = 0; i < plan->groups[g].count; i++) {
+                const char *path = plan->modules[plan->groups[g].modules[i]].path;
+                bool quantized = modules[plan->groups[g].modules[i]] != NULL;
+                if (quantized && !lists_path(groups, path)) {
+                    json_array_append_new(names, json_string(path));
+                }
+                all = all && quantized;
             }
-            all = all && table[role] != NULL;
+            if (json_array_size(names) > 0) {
+                json_array_append(groups, names);
+            }
+            json_decref(names);
         }
-        if (json_array_size(names) > 0) {
-            json_array_append(sites, names);
-        }
-        json_decref(names);
+        listed = plan;
     }
     if (all) {
-        json_decref(sites);
+        json_decref(groups);
         return NULL;
     }
-    return sites;
+    return groups;
 }
 
 /* The job's parameter, or what loaders expect where the method has none. They refuse a damp_percent that is not

@@ -75,50 +75,69 @@ int format_check_one_geometry(const struct format_config *config, const char *na
 
 int format_module_table(const struct format_config *config, const struct format_module ***out)
 {
-    int64_t layers = model_config(config->model)->num_layers;
-    const struct format_module **table = calloc((size_t)layers * LINEAR_COUNT, sizeof(*table));
+    const struct plans *plans = model_plans(config->model);
+    const struct format_module **table = calloc(plans_modules(plans), sizeof(*table));
 
     if (table == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the table of modules");
     }
     for (int i = 0; i < config->count; i++) {
         int64_t layer;
-        int role = model_linear_role(config->model, config->modules[i].name, &layer);
-        if (role < 0 || layer < 0 || layer >= layers) {
+        int module = model_find_module(config->model, config->modules[i].name, &layer);
+        if (module < 0) {
             free(table);
-            return err_raise(ERR_INTERNAL, "%.100s is no linear of this model", config->modules[i].name);
+            return err_raise(ERR_INTERNAL, "%.100s is not a linear of this model", config->modules[i].name);
         }
-        table[layer * LINEAR_COUNT + role] = &config->modules[i];
+        table[plans_first_module(plans, layer) + (size_t)module] = &config->modules[i];
     }
     *out = table;
     return 0;
 }
 
-/* Linears that runtimes load as one: all or none, and alike. */
-static const struct {
-    enum linear_role first, last;
-    const char *title;
-} fused[] = {{LINEAR_Q, LINEAR_V, "q, k and v"}, {LINEAR_GATE, LINEAR_UP, "gate and up"}};
+json_t *format_left_in_float(const struct format_config *config, const struct format_module *const *table)
+{
+    const struct plans *plans = model_plans(config->model);
+    json_t *names = json_array();
+    char name[PLAN_NAME_MAX];
+
+    for (size_t i = 0; i < plans_modules(plans); i++) {
+        if (table[i] == NULL) {
+            int module;
+            int64_t layer = plans_module_at(plans, i, &module);
+            model_module_name(config->model, layer, module, name);
+            json_array_append_new(names, json_string(name));
+        }
+    }
+    return names;
+}
+
+/* Modules that runtimes load as one: all or none, and alike. */
+static int check_fused(const struct plan_fused *fused, const struct format_module *const *modules, int64_t layer)
+{
+    const struct format_module *a = modules[fused->modules[0]];
+
+    for (int i = 1; i < fused->count; i++) {
+        const struct format_module *b = modules[fused->modules[i]];
+        if ((a == NULL) != (b == NULL) || (a != NULL && b != NULL && !format_same_geometry(&a->scheme, &b->scheme))) {
+            int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s of block %lld are not quantized alike", fused->title,
+                               (long long)layer);
+            return err_set_hint(rc, "runtimes load them as one linear: quantize all of them, or none");
+        }
+    }
+    return 0;
+}
 
 int format_check_fused(const struct format_config *config)
 {
     const struct format_module **table = NULL;
-    int64_t layers = model_config(config->model)->num_layers;
+    const struct plans *plans = model_plans(config->model);
 
     int rc = format_module_table(config, &table);
-    for (int64_t layer = 0; rc == 0 && layer < layers; layer++) {
-        for (size_t i = 0; rc == 0 && i < sizeof(fused) / sizeof(fused[0]); i++) {
-            const struct format_module *const *block = table + layer * LINEAR_COUNT;
-            const struct format_module *a = block[fused[i].first];
-            for (int role = (int)fused[i].first + 1; rc == 0 && role <= (int)fused[i].last; role++) {
-                const struct format_module *b = block[role];
-                if ((a == NULL) != (b == NULL) ||
-                    (a != NULL && b != NULL && !format_same_geometry(&a->scheme, &b->scheme))) {
-                    rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s of block %lld are not quantized alike", fused[i].title,
-                                   (long long)layer);
-                    (void)err_set_hint(rc, "runtimes load them as one linear: quantize all of them, or none");
-                }
-            }
+    for (int64_t layer = 0; rc == 0 && layer < plans_config(plans)->num_layers; layer++) {
+        const struct plan *plan = plans_layer(plans, layer);
+        for (int i = 0; rc == 0 && i < plan->fused_count; i++) {
+            rc = check_fused(&plan->fused[i],
+                             (const struct format_module *const *)table + plans_first_module(plans, layer), layer);
         }
     }
     free(table);

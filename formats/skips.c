@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* "model.layers.1" as "-:^model\.layers\.1$". */
+/* "a.1" as "-:^a\.1$". */
 static void expression(const char *name, char *out, size_t size)
 {
     size_t used = (size_t)snprintf(out, size, "-:^");
@@ -23,17 +23,16 @@ static void expression(const char *name, char *out, size_t size)
 
 json_t *format_dynamic_skips(const struct format_config *config, const struct format_module *const *table)
 {
-    int64_t count = model_config(config->model)->num_layers * LINEAR_COUNT;
-    json_t *skips = NULL;
-    char name[128], pattern[2 * sizeof(name) + 8];
+    json_t *names = format_left_in_float(config, table), *name, *skips = NULL;
+    char pattern[2 * PLAN_NAME_MAX + 8];
+    size_t i;
 
-    for (int64_t i = 0; i < count; i++) {
-        if (table[i] == NULL) {
-            skips = skips != NULL ? skips : json_object();
-            model_linear_name(config->model, i / LINEAR_COUNT, (enum linear_role)(i % LINEAR_COUNT), name);
-            expression(name, pattern, sizeof(pattern));
-            json_object_set_new(skips, pattern, json_object());
-        }
+    json_array_foreach(names, i, name)
+    {
+        skips = skips != NULL ? skips : json_object();
+        expression(json_string_value(name), pattern, sizeof(pattern));
+        json_object_set_new(skips, pattern, json_object());
     }
+    json_decref(names);
     return skips;
 }

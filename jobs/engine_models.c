@@ -212,19 +212,17 @@ int engine_tokenizer_open(const struct model *model, struct tokenizer **out)
     return rc != 0 ? err_pass(rc, "open the tokenizer") : 0;
 }
 
-/* The linears of a block, which all blocks share. */
+/* The modules of the first block. */
 static json_t *describe_layers(const struct model *model)
 {
-    const struct model_config *config = model_config(model);
+    const struct plan *plan = plans_layer(model_plans(model), 0);
     json_t *layers = json_array();
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        int64_t rows;
-        int64_t cols;
-        arch_linear_shape(config, (enum linear_role)role, &rows, &cols);
-        json_array_append_new(layers, json_pack("{s:s, s:I, s:I, s:b}", "module", config->arch->linears[role], "rows",
-                                                (json_int_t)rows, "cols", (json_int_t)cols, "bias",
-                                                (int)arch_linear_bias(config, (enum linear_role)role)));
+    for (int i = 0; i < plan->module_count; i++) {
+        const struct plan_module *module = &plan->modules[i];
+        json_array_append_new(layers, json_pack("{s:s, s:I, s:I, s:b}", "module", module->path, "rows",
+                                                (json_int_t)module->rows, "cols", (json_int_t)module->cols, "bias",
+                                                (int)module->bias));
     }
     return layers;
 }

@@ -10,25 +10,17 @@
 #include <math.h>
 #include <stddef.h>
 
-const enum site arch_linear_site[LINEAR_COUNT] = {
-    [LINEAR_Q] = SITE_ATTENTION, [LINEAR_K] = SITE_ATTENTION, [LINEAR_V] = SITE_ATTENTION, [LINEAR_O] = SITE_OUTPUT,
-    [LINEAR_GATE] = SITE_MLP,    [LINEAR_UP] = SITE_MLP,      [LINEAR_DOWN] = SITE_DOWN,
-};
-
 /* The names that the families share. */
-#define LLAMA_LINEARS                                                                                      \
-    {                                                                                                      \
-        [LINEAR_Q] = "self_attn.q_proj", [LINEAR_K] = "self_attn.k_proj", [LINEAR_V] = "self_attn.v_proj", \
-        [LINEAR_O] = "self_attn.o_proj", [LINEAR_GATE] = "mlp.gate_proj", [LINEAR_UP] = "mlp.up_proj",     \
-        [LINEAR_DOWN] = "mlp.down_proj",                                                                   \
-    }
-#define LLAMA_NORMS [NORM_ATTENTION] = "input_layernorm", [NORM_MLP] = "post_attention_layernorm"
+#define LLAMA_NAMES                                                                                               \
+    .layers = "model.layers.", .attention = "self_attn", .embedding = "model.embed_tokens", .norm = "model.norm", \
+    .head = "lm_head"
 
 static const struct arch llama = {
     .name = "LlamaForCausalLM",
+    .gguf = "llama",
+    .gguf_neighbours = true,
     .plan = family_llama_plan,
-    .linears = LLAMA_LINEARS,
-    .norms = {LLAMA_NORMS},
+    LLAMA_NAMES,
     .attention_bias = true,
     .mlp_bias = true,
     .window = WINDOW_NEVER,
@@ -37,9 +29,10 @@ static const struct arch llama = {
 
 static const struct arch mistral = {
     .name = "MistralForCausalLM",
+    .gguf = "llama",
+    .gguf_neighbours = true,
     .plan = family_llama_plan,
-    .linears = LLAMA_LINEARS,
-    .norms = {LLAMA_NORMS},
+    LLAMA_NAMES,
     .window = WINDOW_ALL,
     .default_kv_heads = 8,
     .default_window = 4096,
@@ -48,9 +41,9 @@ static const struct arch mistral = {
 
 static const struct arch qwen2 = {
     .name = "Qwen2ForCausalLM",
+    .gguf = "qwen2",
     .plan = family_llama_plan,
-    .linears = LLAMA_LINEARS,
-    .norms = {LLAMA_NORMS},
+    LLAMA_NAMES,
     .qkv_bias = true,
     .window = WINDOW_OPTIONAL,
     .default_kv_heads = 32,
@@ -60,11 +53,10 @@ static const struct arch qwen2 = {
 
 static const struct arch qwen3 = {
     .name = "Qwen3ForCausalLM",
+    .gguf = "qwen3",
     .plan = family_qwen3_plan,
-    .linears = LLAMA_LINEARS,
-    .norms = {LLAMA_NORMS, [NORM_Q] = "self_attn.q_norm", [NORM_K] = "self_attn.k_norm"},
+    LLAMA_NAMES,
     .attention_bias = true,
-    .qk_norm = true,
     .window = WINDOW_OPTIONAL,
     .default_kv_heads = 32,
     .default_head_dim = 128,
@@ -77,32 +69,6 @@ static const struct arch *const rows[] = {&llama, &mistral, &qwen2, &qwen3, NULL
 const struct arch *const *arch_list(void)
 {
     return rows;
-}
-
-void arch_linear_shape(const struct model_config *config, enum linear_role role, int64_t *out_rows, int64_t *out_cols)
-{
-    int64_t attention = config->num_heads * config->head_dim, kv = config->num_kv_heads * config->head_dim;
-    int64_t hidden = config->hidden_size, wide = config->intermediate_size;
-    const int64_t shapes[LINEAR_COUNT][2] = {
-        [LINEAR_Q] = {attention, hidden}, [LINEAR_K] = {kv, hidden},      [LINEAR_V] = {kv, hidden},
-        [LINEAR_O] = {hidden, attention}, [LINEAR_GATE] = {wide, hidden}, [LINEAR_UP] = {wide, hidden},
-        [LINEAR_DOWN] = {hidden, wide},
-    };
-
-    *out_rows = shapes[role][0];
-    *out_cols = shapes[role][1];
-}
-
-bool arch_linear_bias(const struct model_config *config, enum linear_role role)
-{
-    switch (arch_linear_site[role]) {
-    case SITE_ATTENTION:
-        return config->qkv_bias;
-    case SITE_OUTPUT:
-        return config->o_bias;
-    default:
-        return config->mlp_bias;
-    }
 }
 
 int64_t arch_window(const struct model_config *config, int64_t layer)

@@ -6,15 +6,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The linears of a block, in true-sequential order. */
-enum linear_role { LINEAR_Q, LINEAR_K, LINEAR_V, LINEAR_O, LINEAR_GATE, LINEAR_UP, LINEAR_DOWN, LINEAR_COUNT };
-/* The distinct inputs those linears read: one set of statistics each. */
-enum site { SITE_ATTENTION, SITE_OUTPUT, SITE_MLP, SITE_DOWN, SITE_COUNT };
-/* Norms of a block; Q and K norms only where the family has them. */
-enum norm_role { NORM_ATTENTION, NORM_MLP, NORM_Q, NORM_K, NORM_COUNT };
-
-extern const enum site arch_linear_site[LINEAR_COUNT];
-
 /* Which layers attend through a window. */
 enum window_rule {
     WINDOW_NEVER,    /* config.json's sliding_window is not read */
@@ -29,12 +20,17 @@ struct arch {
     const char *name; /* "LlamaForCausalLM" */
     /* The plan of a layer (plan.h); returns the value that is its output. */
     int (*plan)(const struct model_config *config, int64_t layer, struct plan_builder *builder);
-    const char *linears[LINEAR_COUNT]; /* "self_attn.q_proj", below "model.layers.<i>." */
-    const char *norms[NORM_COUNT];     /* "input_layernorm", ..., NULL = none */
-    bool qkv_bias;                     /* q, k and v always have biases */
-    bool attention_bias;               /* config.json's attention_bias applies: q, k, v and o */
-    bool mlp_bias;                     /* config.json's mlp_bias applies */
-    bool qk_norm;
+    const char *layers;    /* what a layer's number comes after in names: "model.layers." */
+    const char *attention; /* the module of a layer that scales of keys and values, and old exports' rotary tables, are
+                            * named after: "self_attn" */
+    const char *embedding; /* "model.embed_tokens" */
+    const char *norm;      /* "model.norm" */
+    const char *head;      /* "lm_head" */
+    const char *gguf;      /* what GGUF calls the architecture; NULL: nothing */
+    bool gguf_neighbours;  /* its runtime rotates a head's neighbouring elements, where the checkpoint rotates halves */
+    bool qkv_bias;         /* q, k and v always have biases */
+    bool attention_bias;   /* config.json's attention_bias applies: q, k, v and o */
+    bool mlp_bias;         /* config.json's mlp_bias applies */
     enum window_rule window;
     /* What a member means that config.json lacks. 0: as many as heads; hidden_size / heads; no window. */
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
@@ -60,9 +56,6 @@ const struct arch *const *arch_list(void);
 /* ERR_UNSUPPORTED_ARCHITECTURE with the reason; ERR_ALREADY_QUANTIZED; ERR_INVALID_MODEL on absurd values.
  * Accepts rope_scaling (transformers 4) and rope_parameters (5). */
 int arch_parse_config(const json_t *config, struct model_config *out);
-/* [rows, cols] of a role. */
-void arch_linear_shape(const struct model_config *config, enum linear_role role, int64_t *rows, int64_t *cols);
-bool arch_linear_bias(const struct model_config *config, enum linear_role role);
 /* The attention window of a layer; 0 = sees everything before it. */
 int64_t arch_window(const struct model_config *config, int64_t layer);
 /* cos and sin tables [length, head_dim/2], computed in double, stored as float. */

@@ -1,170 +1,54 @@
-/* One decoder block, stage by stage.
+/* The steps of a layer's plan over explicit activations.
  *
- * T = sequences * length rows. Scratch is two regions: `work`, whose life ends with a stage (q|k|v in attention, up in
- * the MLP, the addend of a residual), and the two site inputs that block_forward needs when its caller brings none; the
- * latter are made on first use, since a pipeline brings its own. */
+ * T = sequences * length rows. A step reads its inputs and writes its output where block_values says that they lie; one
+ * that works in place (plan_derive.c) has both in one place. Values that a pass keeps are the caller's; the others are
+ * in the scratch, whose size is what lives there at once at most. */
 
 #include "models/block.h"
 
 #include "base/err.h"
-#include "models/block_reader.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+
+#define TOKENS_ALIGN 16 /* places begin at multiples of as many rows */
 
 struct block_scratch {
-    const struct model_config *config;
+    const struct plans *plans;
     const struct gpu *gpu;
     struct gpu_stream *stream;
     int64_t sequences, length, tokens;
-    struct tensor work;         /* F32 [T * widest stage] */
+    struct tensor work;         /* F32: REGION_WORK of the widest layer */
+    struct tensor kept;         /* F32: REGION_KEPT likewise, where the caller brings none */
+    struct tensor rounded;      /* F32 [T * widest input]: an input as the runtime quantizes it; made on first use */
     struct tensor cosine, sine; /* F32 [length, head_dim / 2] */
-    struct tensor narrow, wide; /* F32 [T, hidden] and [T * widest site]; block_forward's */
-    struct tensor rounded;      /* F32 [T * widest site]: an input as the runtime quantizes it */
 };
 
-static int64_t larger(int64_t a, int64_t b)
+static int64_t padded(int64_t tokens)
 {
-    return a > b ? a : b;
+    return (tokens + TOKENS_ALIGN - 1) / TOKENS_ALIGN * TOKENS_ALIGN;
 }
 
-/* What loads a tensor: where from, where to. */
-struct source {
-    const struct model *model;
-    const struct gpu *gpu;
-    struct gpu_stream *stream;
-    struct block_reader *reader;
-};
-
-static int load_tensor(const struct source *source, const char *name, struct tensor *out)
+static int64_t region_elements(const struct plans *plans, enum plan_region region, int64_t tokens)
 {
-    const void *bytes = source->reader != NULL ? block_reader_find(source->reader, name) : NULL;
-    return model_load_bytes(source->model, name, bytes, DTYPE_F32, source->gpu, source->stream, out);
-}
+    int64_t columns = 1;
 
-static void norm_name(const struct model *model, int64_t index, int role, char name[160])
-{
-    snprintf(name, 160, "model.layers.%lld.%s.weight", (long long)index, model_config(model)->arch->norms[role]);
-}
-
-static int load_linears(const struct source *source, struct block *block)
-{
-    char module[128], name[160];
-    int rc = 0;
-
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        model_linear_name(source->model, block->index, (enum linear_role)role, module);
-        snprintf(name, sizeof(name), "%s.weight", module);
-        rc = load_tensor(source, name, &block->linears[role]);
-        if (rc == 0 && arch_linear_bias(block->config, (enum linear_role)role)) {
-            snprintf(name, sizeof(name), "%s.bias", module);
-            rc = load_tensor(source, name, &block->biases[role]);
-        }
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        int64_t own = plans_kind(plans, kind)->columns[region];
+        columns = own > columns ? own : columns;
     }
-    return rc;
+    return padded(tokens) * columns;
 }
 
-static int load_norms(const struct source *source, struct block *block)
+int64_t block_kept_elements(const struct plans *plans, int64_t tokens)
 {
-    char name[160];
-    int rc = 0;
-
-    for (int role = 0; rc == 0 && role < NORM_COUNT; role++) {
-        if (block->config->arch->norms[role] != NULL) {
-            norm_name(source->model, block->index, role, name);
-            rc = load_tensor(source, name, &block->norms[role]);
-        }
-    }
-    return rc;
-}
-
-int block_load_read(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
-                    struct block_reader *reader, struct block *out)
-{
-    const struct source source = {.model = model, .gpu = gpu, .stream = stream, .reader = reader};
-    struct block block = {.index = index, .config = model_config(model)};
-    int rc = load_linears(&source, &block);
-
-    rc = rc != 0 ? rc : load_norms(&source, &block);
-    if (rc != 0) {
-        block_deinit(&block, gpu);
-        return err_pass(rc, "load block %lld", (long long)index);
-    }
-    *out = block;
-    return 0;
-}
-
-int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
-               struct block *out)
-{
-    return block_load_read(model, index, gpu, stream, NULL, out);
-}
-
-static int add_tensor(const struct model *model, const char *name, struct model_tensor *list, int count)
-{
-    list[count] = model_find(model, name);
-    if (list[count].file == NULL) { /* loading it says so */
-        return count;
-    }
-    list[count].name = list[count].entry->name;
-    return count + 1;
-}
-
-int block_tensors(const struct model *model, int64_t index, struct model_tensor list[BLOCK_TENSORS_MAX])
-{
-    const struct model_config *config = model_config(model);
-    char module[128], name[160];
-    int count = 0;
-
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        model_linear_name(model, index, (enum linear_role)role, module);
-        snprintf(name, sizeof(name), "%s.weight", module);
-        count = add_tensor(model, name, list, count);
-        if (arch_linear_bias(config, (enum linear_role)role)) {
-            snprintf(name, sizeof(name), "%s.bias", module);
-            count = add_tensor(model, name, list, count);
-        }
-    }
-    for (int role = 0; role < NORM_COUNT; role++) {
-        if (config->arch->norms[role] != NULL) {
-            norm_name(model, index, role, name);
-            count = add_tensor(model, name, list, count);
-        }
-    }
-    return count;
-}
-
-void block_prefetch(const struct model *model, int64_t index)
-{
-    struct model_tensor list[BLOCK_TENSORS_MAX];
-
-    if (index < model_config(model)->num_layers) {
-        int count = block_tensors(model, index, list);
-        for (int i = 0; i < count; i++) {
-            model_prefetch_tensor(model, list[i].name);
-        }
-    }
-}
-
-void block_deinit(struct block *block, const struct gpu *gpu)
-{
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        gpu_tensor_free(gpu, &block->linears[role]);
-        gpu_tensor_free(gpu, &block->biases[role]);
-        gpu_tensor_free(gpu, &block->kept[role]);
-    }
-    for (int role = 0; role < NORM_COUNT; role++) {
-        gpu_tensor_free(gpu, &block->norms[role]);
-    }
-    gpu_tensor_free(gpu, &block->key_scale);
-    gpu_tensor_free(gpu, &block->value_scale);
+    return region_elements(plans, REGION_KEPT, tokens);
 }
 
 static int upload_tables(struct block_scratch *s)
 {
-    int64_t half = s->config->head_dim / 2;
+    const struct model_config *config = plans_config(s->plans);
+    int64_t half = config->head_dim / 2;
     const int64_t shape[2] = {s->length, half};
     size_t count = (size_t)s->length * (size_t)half;
     float *host = calloc(count, 2 * sizeof(float));
@@ -172,18 +56,16 @@ static int upload_tables(struct block_scratch *s)
     if (host == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for rotary tables");
     }
-    arch_rope_tables(s->config, s->length, host, host + count);
+    arch_rope_tables(config, s->length, host, host + count);
     int rc = gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host, &s->cosine);
     rc = rc != 0 ? rc : gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host + count, &s->sine);
     free(host);
     return rc;
 }
 
-int block_scratch_new(const struct model_config *config, int64_t sequences, int64_t length, const struct gpu *gpu,
+int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
                       struct gpu_stream *stream, struct block_scratch **out)
 {
-    int64_t heads = config->num_heads * config->head_dim, kv = config->num_kv_heads * config->head_dim;
-    int64_t widest = larger(heads + 2 * kv, larger(config->intermediate_size, config->hidden_size));
     int64_t tokens;
 
     if (sequences < 1 || length < 1 || __builtin_mul_overflow(sequences, length, &tokens) || tokens > INT32_MAX) {
@@ -194,8 +76,9 @@ int block_scratch_new(const struct model_config *config, int64_t sequences, int6
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for block scratch");
     }
     *s = (struct block_scratch){
-        .config = config, .gpu = gpu, .stream = stream, .sequences = sequences, .length = length, .tokens = tokens};
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){tokens, widest}, &s->work);
+        .plans = plans, .gpu = gpu, .stream = stream, .sequences = sequences, .length = length, .tokens = tokens};
+    int64_t elements = region_elements(plans, REGION_WORK, tokens);
+    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &elements, &s->work);
     rc = rc != 0 ? rc : upload_tables(s);
     if (rc != 0) {
         block_scratch_free(s);
@@ -211,174 +94,211 @@ void block_scratch_free(struct block_scratch *s)
         return;
     }
     gpu_tensor_free(s->gpu, &s->work);
+    gpu_tensor_free(s->gpu, &s->kept);
+    gpu_tensor_free(s->gpu, &s->rounded);
     gpu_tensor_free(s->gpu, &s->cosine);
     gpu_tensor_free(s->gpu, &s->sine);
-    gpu_tensor_free(s->gpu, &s->narrow);
-    gpu_tensor_free(s->gpu, &s->wide);
-    gpu_tensor_free(s->gpu, &s->rounded);
     free(s);
 }
 
-/* [T, cols] inside a region, `skip` columns' worth of rows in. */
-static struct tensor view(const struct block_scratch *s, const struct tensor *region, int64_t skip, int64_t cols)
+int block_values_init(struct block_values *values, const struct plan *plan, struct block_scratch *scratch,
+                      const struct tensor *kept)
 {
-    return tensor_2d((float *)region->data + s->tokens * skip, DTYPE_F32, s->tokens, cols);
+    if (kept == NULL && scratch->kept.data == NULL) {
+        int64_t elements = block_kept_elements(scratch->plans, scratch->tokens);
+        int rc = gpu_tensor_new(scratch->gpu, DTYPE_F32, 1, &elements, &scratch->kept);
+        if (rc != 0) {
+            return err_pass(rc, "values of %lld tokens", (long long)scratch->tokens);
+        }
+    }
+    *values = (struct block_values){.plan = plan, .scratch = scratch};
+    for (int i = 0; i < plan->storage_count; i++) {
+        const struct plan_storage *storage = &plan->storages[i];
+        float *base = storage->region == REGION_WORK ? scratch->work.data
+                      : kept != NULL                 ? kept->data
+                                                     : scratch->kept.data;
+        values->at[i] = base + padded(scratch->tokens) * storage->offset;
+    }
+    return 0;
 }
 
-/* x as the linear's runtime would quantize it, in s->rounded. */
-static int round_input(const struct block *block, struct block_scratch *s, enum linear_role role,
-                       const struct tensor *x, struct tensor *rounded)
+struct tensor block_value(const struct block_values *values, int value)
 {
-    const struct model_config *c = block->config;
-    int64_t widest = larger(larger(c->num_heads * c->head_dim, c->intermediate_size), c->hidden_size);
-    const struct tensor *kept = block->kept[role].data != NULL ? &block->kept[role] : NULL;
+    const struct plan_value *v = &values->plan->values[value];
+
+    return tensor_2d(values->at[v->storage], DTYPE_F32, values->scratch->tokens, v->width);
+}
+
+void block_value_bind(struct block_values *values, int value, void *data)
+{
+    values->at[values->plan->values[value].storage] = data;
+}
+
+/* --- steps: each makes `out` of in[], and knows nothing of the others */
+
+struct run {
+    const struct block *block;
+    struct block_scratch *s;
+    const struct plan_step *step;
+};
+
+/* x as the module's runtime would quantize it, in s->rounded. */
+static int round_input(const struct run *r, const struct block_module *module, const struct tensor *x,
+                       struct tensor *rounded)
+{
+    struct block_scratch *s = r->s;
+    const struct tensor *outliers = module->outliers.data != NULL ? &module->outliers : NULL;
     int rc = 0;
 
     if (s->rounded.data == NULL) {
+        int64_t widest = 0;
+        for (int kind = 0; kind < plans_kinds(s->plans); kind++) {
+            int64_t own = plans_kind(s->plans, kind)->widest_input;
+            widest = own > widest ? own : widest;
+        }
         rc = gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, widest}, &s->rounded);
     }
-    *rounded = view(s, &s->rounded, 0, x->shape[1]);
-    return rc != 0 ? rc : s->gpu->ops->quantize_input(s->stream, rounded, x, kept, &block->inputs[role]);
+    *rounded = tensor_2d(s->rounded.data, DTYPE_F32, x->shape[0], x->shape[1]);
+    return rc != 0 ? rc : s->gpu->ops->quantize_input(s->stream, rounded, x, outliers, &module->input);
 }
 
-static int apply(const struct block *block, struct block_scratch *s, enum linear_role role, const struct tensor *y,
-                 const struct tensor *x)
+static int step_linear(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    const struct tensor *bias = block->biases[role].data != NULL ? &block->biases[role] : NULL;
-    struct tensor input = *x;
+    const struct block_module *module = &r->block->modules[r->step->module];
+    struct tensor input = in[0];
     int rc = 0;
 
-    if (block->inputs[role].element != DTYPE_F32) {
-        rc = round_input(block, s, role, x, &input);
+    if (module->input.element != DTYPE_F32) {
+        rc = round_input(r, module, &in[0], &input);
     }
-    return rc != 0 ? rc : s->gpu->ops->linear(s->stream, y, &input, &block->linears[role], bias);
+    return rc != 0 ? rc
+                   : r->s->gpu->ops->linear(r->s->stream, out, &input, &module->weight,
+                                            module->bias.data != NULL ? &module->bias : NULL);
 }
 
-static int norm(const struct block *block, struct block_scratch *s, enum norm_role role, const struct tensor *y,
-                const struct tensor *x)
+static int step_norm(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    return s->gpu->ops->rmsnorm(s->stream, y, x, &block->norms[role], (float)block->config->rms_norm_eps);
+    return r->s->gpu->ops->rmsnorm(r->s->stream, out, &in[0], &r->block->norms[r->step->norm].weight,
+                                   (float)r->block->config->rms_norm_eps);
 }
 
-int block_attention_input(const struct block *block, struct block_scratch *s, const struct tensor *x,
-                          const struct tensor *in)
+/* Bring the first input to where a step that works in place has its output. */
+static int copy_first(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    return norm(block, s, NORM_ATTENTION, in, x);
+    return out->data == in[0].data ? 0 : r->s->gpu->ops->convert(r->s->stream, out, &in[0]);
 }
 
-int block_attention_heads(const struct block *block, struct block_scratch *s, const struct tensor *in,
-                          struct block_heads *out)
+static int step_rope(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    const struct model_config *c = block->config;
-    const struct gpu_ops *ops = s->gpu->ops;
-    int64_t heads = c->num_heads * c->head_dim, kv = c->num_kv_heads * c->head_dim;
-    struct tensor q = view(s, &s->work, 0, heads), k = view(s, &s->work, heads, kv);
-    struct tensor v = view(s, &s->work, heads + kv, kv);
+    struct block_scratch *s = r->s;
+    int rc = copy_first(r, out, in);
 
-    int rc = apply(block, s, LINEAR_Q, &q, in);
-    rc = rc != 0 ? rc : apply(block, s, LINEAR_K, &k, in);
-    rc = rc != 0 ? rc : apply(block, s, LINEAR_V, &v, in);
-    rc = rc != 0 || block->norms[NORM_Q].data == NULL ? rc : norm(block, s, NORM_Q, &q, &q);
-    rc = rc != 0 || block->norms[NORM_K].data == NULL ? rc : norm(block, s, NORM_K, &k, &k);
-    rc = rc != 0 ? rc : ops->rope(s->stream, &q, &s->cosine, &s->sine, s->length, c->head_dim);
-    rc = rc != 0 ? rc : ops->rope(s->stream, &k, &s->cosine, &s->sine, s->length, c->head_dim);
-    if (rc == 0) {
-        *out = (struct block_heads){.q = q,
-                                    .k = k,
-                                    .v = v,
-                                    .spec = {.sequences = s->sequences,
-                                             .length = s->length,
-                                             .heads = c->num_heads,
-                                             .kv_heads = c->num_kv_heads,
-                                             .head_dim = c->head_dim,
-                                             .window = arch_window(c, block->index),
-                                             .scale = (float)(1.0 / sqrt((double)c->head_dim))}};
-    }
-    return rc;
+    return rc != 0 ? rc : s->gpu->ops->rope(s->stream, out, &s->cosine, &s->sine, s->length, r->step->head_dim);
 }
 
-int block_attention(const struct block *block, struct block_scratch *s, const struct tensor *in,
-                    const struct tensor *out)
+static struct gpu_attention attention_spec(const struct run *r)
 {
-    const struct gpu_ops *ops = s->gpu->ops;
-    struct block_heads h;
+    const struct plan_attention *a = &r->step->attention;
 
-    int rc = block_attention_heads(block, s, in, &h);
-    rc = rc != 0 || block->key_cache.group_size == 0 ? rc
-                                                     : ops->quantize_cache(s->stream, &h.k, &h.k, &block->key_cache);
+    return (struct gpu_attention){.sequences = r->s->sequences,
+                                  .length = r->s->length,
+                                  .heads = a->heads,
+                                  .kv_heads = a->kv_heads,
+                                  .head_dim = a->head_dim,
+                                  .window = a->window,
+                                  .scale = (float)a->scale};
+}
+
+/* Keys and values go through the block's cache where they lie: nothing else reads them. */
+static int step_attention(const struct run *r, const struct tensor *out, const struct tensor *in)
+{
+    const struct gpu_ops *ops = r->s->gpu->ops;
+    const struct gpu_attention spec = attention_spec(r);
+    const struct block *block = r->block;
+
+    int rc =
+        block->key_cache.group_size == 0 ? 0 : ops->quantize_cache(r->s->stream, &in[1], &in[1], &block->key_cache);
     rc = rc != 0 || block->value_cache.group_size == 0
              ? rc
-             : ops->quantize_cache(s->stream, &h.v, &h.v, &block->value_cache);
-    rc = rc != 0 ? rc : ops->attention(s->stream, out, &h.q, &h.k, &h.v, &h.spec);
-    return rc != 0 ? err_pass(rc, "attention of block %lld", (long long)block->index) : 0;
+             : ops->quantize_cache(r->s->stream, &in[2], &in[2], &block->value_cache);
+    return rc != 0 ? rc : ops->attention(r->s->stream, out, &in[0], &in[1], &in[2], &spec);
 }
 
-/* x += linear(in). */
-static int residual(const struct block *block, struct block_scratch *s, enum linear_role role, const struct tensor *in,
-                    const struct tensor *x)
+static int step_activate(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    struct tensor addend = view(s, &s->work, 0, block->config->hidden_size);
-    int rc = apply(block, s, role, &addend, in);
-
-    return rc != 0 ? rc : s->gpu->ops->add(s->stream, x, &addend);
+    return r->s->gpu->ops->swiglu(r->s->stream, out, &in[0], &in[1]);
 }
 
-int block_attention_output(const struct block *block, struct block_scratch *s, const struct tensor *out,
-                           const struct tensor *x)
+static int step_add(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    return residual(block, s, LINEAR_O, out, x);
+    int rc = copy_first(r, out, in);
+
+    return rc != 0 ? rc : r->s->gpu->ops->add(r->s->stream, out, &in[1]);
 }
 
-int block_mlp_input(const struct block *block, struct block_scratch *s, const struct tensor *x, const struct tensor *in)
+static int step_scale(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    return norm(block, s, NORM_MLP, in, x);
+    return r->s->gpu->ops->combine(r->s->stream, out, r->step->factor, &in[0], 0, NULL);
 }
 
-int block_mlp(const struct block *block, struct block_scratch *s, const struct tensor *in, const struct tensor *act)
-{
-    struct tensor up = view(s, &s->work, 0, block->config->intermediate_size);
-    int rc = apply(block, s, LINEAR_GATE, act, in);
+static int (*const forwards[])(const struct run *, const struct tensor *out, const struct tensor *in) = {
+    [STEP_LINEAR] = step_linear,       [STEP_NORM] = step_norm,         [STEP_ROPE] = step_rope,
+    [STEP_ATTENTION] = step_attention, [STEP_ACTIVATE] = step_activate, [STEP_ADD] = step_add,
+    [STEP_SCALE] = step_scale,
+};
 
-    rc = rc != 0 ? rc : apply(block, s, LINEAR_UP, &up, in);
-    return rc != 0 ? rc : s->gpu->ops->swiglu(s->stream, act, act, &up);
+static int run_step(const struct block *block, const struct block_values *values, int s)
+{
+    const struct plan_step *step = &values->plan->steps[s];
+    const struct run run = {.block = block, .s = values->scratch, .step = step};
+    struct tensor in[PLAN_INPUTS_MAX], out = block_value(values, step->out);
+
+    for (int i = 0; i < step->inputs; i++) {
+        in[i] = block_value(values, step->in[i]);
+    }
+    if ((size_t)step->kind >= sizeof(forwards) / sizeof(forwards[0])) {
+        return err_raise(ERR_INTERNAL, "step %d of block %lld has no forward pass", s, (long long)block->index);
+    }
+    return forwards[step->kind](&run, &out, in);
 }
 
-int block_mlp_output(const struct block *block, struct block_scratch *s, const struct tensor *act,
-                     const struct tensor *x)
+int block_run(const struct block *block, const struct block_values *values, plan_set steps)
 {
-    return residual(block, s, LINEAR_DOWN, act, x);
-}
-
-static int reserve_sites(struct block_scratch *s)
-{
-    const struct model_config *c = s->config;
-    int64_t widest = larger(c->num_heads * c->head_dim, c->intermediate_size);
     int rc = 0;
 
-    if (s->narrow.data == NULL) {
-        rc = gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, c->hidden_size}, &s->narrow);
+    for (int s = 0; rc == 0 && s < values->plan->step_count; s++) {
+        rc = (steps & PLAN_BIT(s)) != 0 ? run_step(block, values, s) : 0;
     }
-    if (rc == 0 && s->wide.data == NULL) {
-        rc = gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, widest}, &s->wide);
-    }
-    return rc;
+    return rc != 0 ? err_pass(rc, "forward of block %lld", (long long)block->index) : 0;
 }
 
-int block_forward(const struct block *block, struct block_scratch *s, const struct tensor *x)
+int block_forward(const struct block *block, const struct block_values *values)
 {
-    const struct model_config *c = block->config;
-    int rc = reserve_sites(s);
+    return block_run(block, values, ~(plan_set)0);
+}
 
-    if (rc != 0) {
-        return err_pass(rc, "forward of block %lld", (long long)block->index);
+int block_attention_heads(const struct block *block, const struct block_values *values, plan_set have,
+                          struct block_heads *out)
+{
+    const struct plan *plan = values->plan;
+    int s = plan_find_step(plan, STEP_ATTENTION);
+    plan_set steps, used;
+
+    if (s < 0) {
+        return err_raise(ERR_INTERNAL, "block %lld has no attention", (long long)block->index);
     }
-    struct tensor out = view(s, &s->wide, 0, c->num_heads * c->head_dim);
-    struct tensor act = view(s, &s->wide, 0, c->intermediate_size);
-    rc = block_attention_input(block, s, x, &s->narrow);
-    rc = rc != 0 ? rc : block_attention(block, s, &s->narrow, &out);
-    rc = rc != 0 ? rc : block_attention_output(block, s, &out, x);
-    rc = rc != 0 ? rc : block_mlp_input(block, s, x, &s->narrow);
-    rc = rc != 0 ? rc : block_mlp(block, s, &s->narrow, &act);
-    rc = rc != 0 ? rc : block_mlp_output(block, s, &act, x);
-    return rc != 0 ? err_pass(rc, "forward of block %lld", (long long)block->index) : 0;
+    const int *in = plan->steps[s].in;
+    if (!plan_steps(plan, have, PLAN_BIT(in[0]) | PLAN_BIT(in[1]) | PLAN_BIT(in[2]), &steps, &used)) {
+        return err_raise(ERR_INTERNAL, "the attention of block %lld needs more than it is given",
+                         (long long)block->index);
+    }
+    const struct run run = {.block = block, .s = values->scratch, .step = &plan->steps[s]};
+    int rc = block_run(block, values, steps);
+    if (rc == 0) {
+        *out = (struct block_heads){.q = block_value(values, in[0]),
+                                    .k = block_value(values, in[1]),
+                                    .v = block_value(values, in[2]),
+                                    .spec = attention_spec(&run)};
+    }
+    return rc;
 }

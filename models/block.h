@@ -1,89 +1,100 @@
 #pragma once
-/* One decoder block on a device, cut at its sites so that a pipeline can look at each distinct input
- * and replace each linear before the next site is computed (true-sequential):
- *
- *   x --norm--> [SITE_ATTENTION] q,k,v -> rope -> attention -> [SITE_OUTPUT] o -> + x = m
- *   m --norm--> [SITE_MLP] gate,up -> silu*mul -> [SITE_DOWN] down -> + m = x'                        */
+/* One decoder block on a device: its tensors by the plan of its layer (plan.h), and the plan's steps over explicit
+ * activations, any of them at a time, so that a pipeline can look at each group's input and replace the group's modules
+ * before what comes after them is computed (true-sequential). */
 
 #include "models/model.h"
+#include "models/plan.h"
 
 #include <stdbool.h>
 
 struct block_reader; /* block_reader.h */
 
+struct block_module {
+    struct tensor weight; /* F32 [out, in], on the device */
+    struct tensor bias;   /* data NULL when there is none */
+    bool changed;         /* by block_fold, its bias with it */
+    /* What quantization made of it: */
+    struct gpu_input input; /* how the runtime quantizes its input; F32: not at all */
+    struct tensor outliers; /* F32 [in]: columns of the input that stay as they are; data NULL = none */
+};
+
+struct block_norm {
+    struct tensor weight; /* F32 */
+    bool changed;
+};
+
 struct block {
     int64_t index;
     const struct model_config *config;
-    struct tensor linears[LINEAR_COUNT]; /* F32 [out, in], on the device */
-    struct tensor biases[LINEAR_COUNT];  /* data NULL when there is none */
-    struct tensor norms[NORM_COUNT];     /* F32; data NULL when there is none */
-    /* What quantization made of it: */
-    struct gpu_input inputs[LINEAR_COUNT];   /* how the runtime quantizes a linear's input; F32: not at all */
-    struct tensor kept[LINEAR_COUNT];        /* F32 [in]: columns that it leaves alone; data NULL = none */
-    struct gpu_cache key_cache, value_cache; /* how the runtime keeps keys and values; run 0: as they are */
+    const struct plan *plan;
+    struct block_module *modules;            /* [plan->module_count] */
+    struct block_norm *norms;                /* [plan->norm_count] */
+    struct gpu_cache key_cache, value_cache; /* how the runtime keeps keys and values; group_size 0: as they are */
     struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */
-    bool changed_linears[LINEAR_COUNT], changed_norms[NORM_COUNT]; /* by block_fold; biases go with their linears */
 };
 
-/* Read block `index`, weights as F32. On failure nothing is held. */
+/* Read block `index`, weights as F32, by what a reader has of it; reader may be NULL. The device has done with the
+ * reader's bytes on return. On failure nothing is held. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
-               struct block *out);
-/* The same, by what a reader has of it; reader may be NULL. The device has done with the reader's bytes on return. */
-int block_load_read(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
-                    struct block_reader *reader, struct block *out);
-/* The stored tensors of block `index` that block_load reads; returns how many. Their names live as the model does. */
-#define BLOCK_TENSORS_MAX (2 * LINEAR_COUNT + NORM_COUNT)
-int block_tensors(const struct model *model, int64_t index, struct model_tensor list[BLOCK_TENSORS_MAX]);
+               struct block_reader *reader, struct block *out);
+void block_deinit(struct block *block, const struct gpu *gpu); /* zeroed is fine */
+/* A block that sees the tensors of another one, to have some of them replaced: neither what it sees nor what replaces
+ * that is its own. */
+int block_view(const struct block *block, struct block *out);
+void block_view_deinit(struct block *view);
+/* The stored tensors of block `index` that block_load reads, at most block_tensors_max(model); returns how many. Their
+ * names live as the model does. */
+size_t block_tensors_max(const struct model *model);
+size_t block_tensors(const struct model *model, int64_t index, struct model_tensor *list);
 /* Ask the system to have the bytes of block `index` in memory by the time they are loaded. Returns at once; a block
  * that there is not, or a system that cannot, is no error. */
 void block_prefetch(const struct model *model, int64_t index);
-void block_deinit(struct block *block, const struct gpu *gpu);
 
-/* Move a factor for each input of a site from the linears that read it to what produces it, so that the output stays
- * the same: producer[j] /= factors[j], column j of each consumer *= what the producer lost. Producers: the norms for
- * SITE_ATTENTION and SITE_MLP, rounded to `dtype` as they will be stored; v's rows for SITE_OUTPUT, up's rows for
- * SITE_DOWN. factors: host, one for each input, positive and finite. */
-int block_fold(struct block *block, enum site site, const float *factors, enum dtype dtype, const struct gpu *gpu,
-               struct gpu_stream *stream);
-/* False where the site's inputs have no producer of their own: with grouped key heads, one row of v feeds several. */
-bool block_can_fold(const struct block *block, enum site site);
-/* Inputs of a site. */
-int64_t block_site_columns(const struct model_config *config, enum site site);
+/* Move a factor for each column of a group's input from the modules that read it to what produces it (group->fold), so
+ * that the output stays the same: producer[j] /= factors[j], column j of each reader *= what the producer lost. A norm
+ * is rounded to `dtype` as it will be stored. factors: host, one for each column, positive and finite. ERR_INTERNAL
+ * where the group has no fold. */
+int block_fold(struct block *block, const struct plan_group *group, const float *factors, enum dtype dtype,
+               const struct gpu *gpu, struct gpu_stream *stream);
 
-/* Device scratch for `tokens` = sequences*length rows, and the rotary tables for `length`. */
+/* Device scratch for `tokens` = sequences*length rows of any layer, and the rotary tables for `length`. The plans
+ * outlive it. */
 struct block_scratch;
-int block_scratch_new(const struct model_config *config, int64_t sequences, int64_t length, const struct gpu *gpu,
+int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
                       struct gpu_stream *stream, struct block_scratch **out);
 void block_scratch_free(struct block_scratch *scratch);
+/* F32 elements of the values that `tokens` rows keep beyond the scratch (REGION_KEPT), of any layer. */
+int64_t block_kept_elements(const struct plans *plans, int64_t tokens);
 
-/* The four stages; each works on all `sequences` of the scratch at once. Tensors are [sequences*length, ...]. */
-/* in = rmsnorm(x), the SITE_ATTENTION input. */
-int block_attention_input(const struct block *block, struct block_scratch *s, const struct tensor *x,
-                          const struct tensor *in);
-/* Queries, keys (both rotated) and values [T, heads or kv_heads * head_dim] of the block in the scratch, as they come,
- * before any cache: valid until the next stage. */
+/* Where the values of one micro-batch lie. */
+struct block_values {
+    const struct plan *plan;
+    struct block_scratch *scratch;
+    float *at[PLAN_VALUES_MAX]; /* by storage */
+};
+/* Each in its place: in `kept` (block_kept_elements, the caller's) or in the scratch. kept NULL: the scratch has a
+ * place for them too, made on first use. */
+int block_values_init(struct block_values *values, const struct plan *plan, struct block_scratch *scratch,
+                      const struct tensor *kept);
+/* The value [tokens, width] as it lies. */
+struct tensor block_value(const struct block_values *values, int value);
+/* Let it lie elsewhere from now on, and with it all that share its storage. */
+void block_value_bind(struct block_values *values, int value, void *data);
+
+/* Run some of the plan's steps, in order (plan_steps tells which). */
+int block_run(const struct block *block, const struct block_values *values, plan_set steps);
+/* All of them: the layer's input becomes its output, in place. */
+int block_forward(const struct block *block, const struct block_values *values);
+/* Queries, keys (both rotated) and values [T, heads or kv_heads * head_dim] as they come to the block's attention,
+ * before any cache, from the values `have`: valid until the next run. ERR_INTERNAL where there is no attention or it
+ * does not follow from them. */
 struct block_heads {
     struct tensor q, k, v;
     struct gpu_attention spec;
 };
-int block_attention_heads(const struct block *block, struct block_scratch *s, const struct tensor *in,
+int block_attention_heads(const struct block *block, const struct block_values *values, plan_set have,
                           struct block_heads *out);
-/* out [T, heads*head_dim] = attention(q,k,v of in), the SITE_OUTPUT input. */
-int block_attention(const struct block *block, struct block_scratch *s, const struct tensor *in,
-                    const struct tensor *out);
-/* x += o(out): x is now m. */
-int block_attention_output(const struct block *block, struct block_scratch *s, const struct tensor *out,
-                           const struct tensor *x);
-/* in = rmsnorm(x), the SITE_MLP input. */
-int block_mlp_input(const struct block *block, struct block_scratch *s, const struct tensor *x,
-                    const struct tensor *in);
-/* act [T, intermediate] = silu(gate(in)) * up(in), the SITE_DOWN input. */
-int block_mlp(const struct block *block, struct block_scratch *s, const struct tensor *in, const struct tensor *act);
-/* x += down(act). */
-int block_mlp_output(const struct block *block, struct block_scratch *s, const struct tensor *act,
-                     const struct tensor *x);
-/* All of the above: x becomes the block's output. */
-int block_forward(const struct block *block, struct block_scratch *s, const struct tensor *x);
 
 /* What surrounds the blocks. */
 struct head {

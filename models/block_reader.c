@@ -20,12 +20,12 @@
 struct block_reader {
     const struct model *model;
     const struct gpu *gpu;
-    struct gpu_stream *stream;                   /* uploads wait for no computation */
-    char *pinned[2];                             /* host, PIECE_BYTES each */
-    int half;                                    /* the one to read into */
-    char *bytes;                                 /* device */
-    struct model_tensor list[BLOCK_TENSORS_MAX]; /* of the open block; in this order in `bytes` */
-    int count;
+    struct gpu_stream *stream; /* uploads wait for no computation */
+    char *pinned[2];           /* host, PIECE_BYTES each */
+    int half;                  /* the one to read into */
+    char *bytes;               /* device */
+    struct model_tensor *list; /* of the open block; in this order in `bytes` */
+    size_t count;
     bool running, whole;
     pthread_t thread;
     atomic_bool stop;
@@ -41,36 +41,45 @@ static uint64_t padded(uint64_t bytes)
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-int64_t block_reader_bytes(const struct model *model)
+int block_reader_bytes(const struct model *model, int64_t *bytes)
 {
-    struct model_tensor list[BLOCK_TENSORS_MAX];
-    uint64_t most = 0;
+    struct model_tensor *list = calloc(block_tensors_max(model), sizeof(*list));
+    uint64_t max = 0;
 
+    if (list == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of tensors");
+    }
     for (int64_t i = 0; i < model_config(model)->num_layers; i++) {
         uint64_t sum = 0;
-        int count = block_tensors(model, i, list);
-        for (int k = 0; k < count; k++) {
+        size_t count = block_tensors(model, i, list);
+        for (size_t k = 0; k < count; k++) {
             sum += padded(stored_bytes(&list[k])); /* no more than the files are long */
         }
-        most = sum > most ? sum : most;
+        max = sum > max ? sum : max;
     }
-    return (int64_t)most;
+    free(list);
+    *bytes = (int64_t)max;
+    return 0;
 }
 
 int block_reader_new(const struct model *model, const struct gpu *gpu, struct block_reader **out)
 {
     struct block_reader *reader = calloc(1, sizeof(*reader));
     void *pinned = NULL, *bytes = NULL;
+    int64_t size = 0;
 
     if (reader == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a reader");
     }
     reader->model = model;
     reader->gpu = gpu;
-    int rc = gpu->ops->stream_new(gpu->device, &reader->stream);
+    reader->list = calloc(block_tensors_max(model), sizeof(*reader->list));
+    int rc = reader->list != NULL ? gpu->ops->stream_new(gpu->device, &reader->stream)
+                                  : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of tensors");
     rc = rc != 0 ? rc : gpu->ops->host_alloc(gpu->device, 2 * PIECE_BYTES, &pinned);
     reader->pinned[0] = pinned;
-    rc = rc != 0 ? rc : gpu->ops->alloc(gpu->device, (size_t)block_reader_bytes(model), false, &bytes);
+    rc = rc != 0 ? rc : block_reader_bytes(model, &size);
+    rc = rc != 0 ? rc : gpu->ops->alloc(gpu->device, (size_t)size, false, &bytes);
     reader->bytes = bytes;
     if (rc != 0) {
         block_reader_free(reader);
@@ -100,6 +109,7 @@ void block_reader_free(struct block_reader *reader)
         }
         gpu->ops->host_free(gpu->device, reader->pinned[0]);
         gpu->ops->free(gpu->device, reader->bytes);
+        free(reader->list);
         free(reader);
     }
 }
@@ -136,7 +146,7 @@ static void *read_block(void *data)
     char *to = reader->bytes;
     int rc = 0;
 
-    for (int i = 0; rc == 0 && i < reader->count; i++) {
+    for (size_t i = 0; rc == 0 && i < reader->count; i++) {
         rc = read_tensor(reader, &reader->list[i], to);
         to += padded(stored_bytes(&reader->list[i]));
     }
@@ -165,7 +175,7 @@ const void *block_reader_find(struct block_reader *reader, const char *name)
     const char *at = reader->bytes;
 
     join(reader);
-    for (int i = 0; reader->whole && i < reader->count; i++) {
+    for (size_t i = 0; reader->whole && i < reader->count; i++) {
         if (strcmp(reader->list[i].name, name) == 0) {
             return at;
         }

@@ -10,7 +10,7 @@ struct block_reader;
 int block_reader_new(const struct model *model, const struct gpu *gpu, struct block_reader **out);
 void block_reader_free(struct block_reader *reader); /* waits for a piece at most; NULL is fine */
 /* What it takes of the device, whatever block. */
-int64_t block_reader_bytes(const struct model *model);
+int block_reader_bytes(const struct model *model, int64_t *bytes);
 
 /* Drop what is there and begin to read block `index`; one that there is not is no error. The bytes of the last one stay
  * until the device has done all that is queued on `user` by now. */

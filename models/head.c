@@ -4,14 +4,12 @@
 #include "base/err.h"
 #include "models/block.h"
 
-#define EMBEDDING "model.embed_tokens.weight"
-
 int head_load_embedding(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
 {
     if (out->embedding.data != NULL) {
         return 0;
     }
-    return model_load_tensor(model, EMBEDDING, DTYPE_COUNT, gpu, stream, &out->embedding);
+    return model_load_tensor(model, model_embedding_name(model), DTYPE_COUNT, gpu, stream, &out->embedding);
 }
 
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
@@ -20,10 +18,10 @@ int head_load_output(const struct model *model, const struct gpu *gpu, struct gp
     bool tied = false;
 
     int rc = model_tied(model, &tied);
-    rc = rc != 0 ? rc : model_load_tensor(model, "model.norm.weight", DTYPE_F32, gpu, stream, &weight);
+    rc = rc != 0 ? rc : model_load_tensor(model, model_norm_name(model), DTYPE_F32, gpu, stream, &weight);
     if (rc == 0) {
         rc = tied ? head_load_embedding(model, gpu, stream, out)
-                  : model_load_tensor(model, "lm_head.weight", DTYPE_COUNT, gpu, stream, &lm_head);
+                  : model_load_tensor(model, model_head_name(model), DTYPE_COUNT, gpu, stream, &lm_head);
     }
     if (rc != 0) {
         gpu_tensor_free(gpu, &weight);

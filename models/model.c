@@ -55,7 +55,15 @@ static int load_config(struct model *model, struct digest *digest)
     }
     digest_update(digest, text, size);
     free(text);
-    return rc != 0 ? rc : arch_parse_config(model->json, &model->config);
+    rc = rc != 0 ? rc : arch_parse_config(model->json, &model->config);
+    rc = rc != 0 ? rc : plans_new(&model->config, &model->plans);
+    if (rc == 0) {
+        const struct arch *arch = model->config.arch;
+        snprintf(model->embedding, sizeof(model->embedding), "%s.weight", arch->embedding);
+        snprintf(model->norm, sizeof(model->norm), "%s.weight", arch->norm);
+        snprintf(model->head, sizeof(model->head), "%s.weight", arch->head);
+    }
+    return rc;
 }
 
 static int64_t count_of(const struct safetensors_entry *entry)
@@ -67,8 +75,8 @@ static void measure(struct model *model)
 {
     for (size_t i = 0; i < model->tensor_count; i++) {
         const struct model_tensor *tensor = &model->tensors[i];
-        bool spare = model->config.tie_word_embeddings && strcmp(tensor->name, "lm_head.weight") == 0;
-        bool table = model_is_rotary_table(tensor->name);
+        bool spare = model->config.tie_word_embeddings && strcmp(tensor->name, model->head) == 0;
+        bool table = model_is_rotary_table(model, tensor->name);
         model->bytes += (int64_t)(tensor->entry->end - tensor->entry->begin);
         model->parameters += spare || table ? 0 : count_of(tensor->entry);
     }
@@ -149,6 +157,7 @@ void model_close(struct model *model)
     free(model->by_name);
     free(model->side_files);
     free(model->lazy);
+    plans_free(model->plans);
     json_decref(model->json);
     if (model->dir_fd >= 0) {
         close(model->dir_fd);
@@ -203,7 +212,7 @@ int64_t model_bytes(const struct model *model)
 
 int64_t model_parameters(const struct model *model)
 {
-    const struct model_tensor head = model_find(model, "lm_head.weight");
+    const struct model_tensor head = model_find(model, model->head);
     bool own = atomic_load(&model->lazy->head) == MODEL_HEAD_OWN;
 
     return model->parameters + (own ? count_of(head.entry) : 0);
@@ -211,10 +220,9 @@ int64_t model_parameters(const struct model *model)
 
 enum dtype model_dtype(const struct model *model)
 {
-    char name[160], module[128];
+    char name[MODEL_NAME_MAX];
 
-    model_linear_name(model, 0, LINEAR_Q, module);
-    snprintf(name, sizeof(name), "%s.weight", module);
+    model_tensor_name(model, 0, plans_layer(model->plans, 0)->modules[0].path, "weight", name);
     return model_find(model, name).entry->dtype; /* model_check_tensors saw it */
 }
 
@@ -267,32 +275,6 @@ int model_check_unchanged(const struct model *model)
         }
     }
     return 0;
-}
-
-void model_linear_name(const struct model *model, int64_t layer, enum linear_role role, char out[128])
-{
-    snprintf(out, 128, MODEL_LAYER_PREFIX "%lld.%s", (long long)layer, model->config.arch->linears[role]);
-}
-
-int model_linear_role(const struct model *model, const char *module, int64_t *layer)
-{
-    size_t prefix = strlen(MODEL_LAYER_PREFIX);
-
-    if (strncmp(module, MODEL_LAYER_PREFIX, prefix) != 0 || module[prefix] < '0' || module[prefix] > '9') {
-        return -1;
-    }
-    char *end;
-    long long index = strtoll(module + prefix, &end, 10);
-    if (*end != '.' || index >= model->config.num_layers) {
-        return -1;
-    }
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        if (strcmp(end + 1, model->config.arch->linears[role]) == 0) {
-            *layer = index;
-            return role;
-        }
-    }
-    return -1;
 }
 
 int model_read_tokenizer(const struct model *model, char **json, size_t *size)

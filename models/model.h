@@ -3,6 +3,7 @@
 
 #include "gpu/gpu.h"
 #include "models/arch.h"
+#include "models/plan.h"
 #include "models/safetensors.h"
 
 #include <stdbool.h>
@@ -36,12 +37,12 @@ int model_open_file(const struct model *model, const char *name, int *fd);
 const char *model_digest(const struct model *model);
 int64_t model_bytes(const struct model *model);      /* of all tensors */
 int64_t model_parameters(const struct model *model); /* a tied head counts once, see model_tied */
-enum dtype model_dtype(const struct model *model);   /* of the first block's q_proj */
+enum dtype model_dtype(const struct model *model);   /* of the first module's weight */
 size_t model_tensor_count(const struct model *model);
 struct model_tensor model_tensor_at(const struct model *model, size_t i); /* in checkpoint order: shard, offset */
 /* file == NULL when absent. */
 struct model_tensor model_find(const struct model *model, const char *name);
-/* Whether the head is the embedding: config.json says so, and there is no lm_head.weight or one with the same values
+/* Whether the head is the embedding: config.json says so, and there is no head or one with the same values
  * (told in bounded memory, once for each opened model; where they differ, nearly always at the first piece). Where they
  * differ, the head is the model's own, whatever config.json says. */
 int model_tied(const struct model *model, bool *tied);
@@ -54,17 +55,30 @@ int model_check_outside(const struct model *model, model_tick tick, void *data);
 int model_raise_nonfinite(const char *name, int64_t index);
 /* Whether this names a table of the rotary embedding (frequencies, cosines, sines), which old exports keep, of each
  * layer or of the model. It follows from config.json: nothing reads it. */
-bool model_is_rotary_table(const char *name);
+bool model_is_rotary_table(const struct model *model, const char *name);
 /* Files of the checkpoint that are neither weights nor index: NULL-terminated names, to copy into artifacts. Those of
  * MODEL_TEMPLATES_FOLDER, the one folder that loaders look into, have it in their names. */
 #define MODEL_TEMPLATES_FOLDER "additional_chat_templates"
 const char *const *model_side_files(const struct model *model);
 /* Raises ERR_SOURCE_CHANGED when a shard's (dev, ino, size, mtime, ctime) differ from when it was opened. */
 int model_check_unchanged(const struct model *model);
-/* "model.layers.3.self_attn.q_proj" */
-void model_linear_name(const struct model *model, int64_t layer, enum linear_role role, char out[128]);
-/* The role of a module path, or -1. Sets *layer. */
-int model_linear_role(const struct model *model, const char *module, int64_t *layer);
+/* The plans of its layers; they live as the model does. */
+const struct plans *model_plans(const struct model *model);
+/* Names. "<layers>3.self_attn.q_proj", <layers> being what the family puts before a layer's number. */
+void model_module_name(const struct model *model, int64_t layer, int module, char out[PLAN_NAME_MAX]);
+/* The module of this name in its layer's plan, or -1. Sets *layer. */
+int model_find_module(const struct model *model, const char *name, int64_t *layer);
+/* The layer of a name and, in *path, what follows its number: "self_attn.q_proj.weight"; -1 when it names no layer of
+ * the model. */
+int64_t model_find_layer(const struct model *model, const char *name, const char **path);
+/* A tensor of a layer, "<layers>3.<path>.<member>". */
+#define MODEL_NAME_MAX 192
+void model_tensor_name(const struct model *model, int64_t layer, const char *path, const char *member,
+                       char out[MODEL_NAME_MAX]);
+/* What lies outside the layers. */
+const char *model_embedding_name(const struct model *model); /* "model.embed_tokens.weight" */
+const char *model_norm_name(const struct model *model);
+const char *model_head_name(const struct model *model); /* whether or not there is such a tensor */
 /* tokenizer.json text or ERR_NOT_FOUND. Caller frees. */
 int model_read_tokenizer(const struct model *model, char **json, size_t *size);
 

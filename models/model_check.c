@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_MAX_BYTES 192
-
 static void shape_text(char *out, size_t size, const int64_t *shape, int rank)
 {
     size_t used = (size_t)snprintf(out, size, "[");
@@ -48,78 +46,73 @@ static int want(const struct model *model, const char *name, int64_t rows, int64
     return 0;
 }
 
-static int64_t norm_size(const struct model_config *config, enum norm_role role)
-{
-    return role == NORM_Q || role == NORM_K ? config->head_dim : config->hidden_size;
-}
-
 static int check_layer(const struct model *model, int64_t layer)
 {
-    const struct model_config *config = &model->config;
-    char module[128], name[NAME_MAX_BYTES];
+    const struct plan *plan = plans_layer(model->plans, layer);
+    char name[MODEL_NAME_MAX];
     int rc = 0;
 
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        int64_t rows, cols;
-        arch_linear_shape(config, (enum linear_role)role, &rows, &cols);
-        model_linear_name(model, layer, (enum linear_role)role, module);
-        snprintf(name, sizeof(name), "%s.weight", module);
-        rc = want(model, name, rows, cols);
-        if (rc == 0 && arch_linear_bias(config, (enum linear_role)role)) {
-            snprintf(name, sizeof(name), "%s.bias", module);
-            rc = want(model, name, rows, 0);
+    for (int i = 0; rc == 0 && i < plan->module_count; i++) {
+        const struct plan_module *module = &plan->modules[i];
+        model_tensor_name(model, layer, module->path, "weight", name);
+        rc = want(model, name, module->rows, module->cols);
+        if (rc == 0 && module->bias) {
+            model_tensor_name(model, layer, module->path, "bias", name);
+            rc = want(model, name, module->rows, 0);
         }
     }
-    for (int role = 0; rc == 0 && role < NORM_COUNT; role++) {
-        if (config->arch->norms[role] != NULL) {
-            snprintf(name, sizeof(name), MODEL_LAYER_PREFIX "%lld.%s.weight", (long long)layer,
-                     config->arch->norms[role]);
-            rc = want(model, name, norm_size(config, (enum norm_role)role), 0);
-        }
+    for (int i = 0; rc == 0 && i < plan->norm_count; i++) {
+        model_tensor_name(model, layer, plan->norms[i].path, "weight", name);
+        rc = want(model, name, plan->norms[i].size, 0);
     }
     return rc;
 }
 
-/* Whether "q_proj.weight" and the like, behind the layer number, is one that check_layer wants. */
-static bool is_layer_tensor(const struct model_config *config, const char *path)
+/* What follows `module` and a dot in path, or NULL. */
+static const char *member_of(const char *path, const char *module)
 {
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        size_t length = strlen(config->arch->linears[role]);
-        if (strncmp(path, config->arch->linears[role], length) == 0) {
-            return strcmp(path + length, ".weight") == 0 ||
-                   (strcmp(path + length, ".bias") == 0 && arch_linear_bias(config, (enum linear_role)role));
+    size_t length = strlen(module);
+
+    return strncmp(path, module, length) == 0 && path[length] == '.' ? path + length + 1 : NULL;
+}
+
+/* Whether "self_attn.q_proj.weight" and the like, after the layer number, is one that check_layer wants. */
+static bool is_layer_tensor(const struct plan *plan, const char *path)
+{
+    for (int i = 0; i < plan->module_count; i++) {
+        const char *member = member_of(path, plan->modules[i].path);
+        if (member != NULL) {
+            return strcmp(member, "weight") == 0 || (strcmp(member, "bias") == 0 && plan->modules[i].bias);
         }
     }
-    for (int role = 0; role < NORM_COUNT; role++) {
-        const char *norm = config->arch->norms[role];
-        if (norm != NULL && strncmp(path, norm, strlen(norm)) == 0 && strcmp(path + strlen(norm), ".weight") == 0) {
+    for (int i = 0; i < plan->norm_count; i++) {
+        const char *member = member_of(path, plan->norms[i].path);
+        if (member != NULL && strcmp(member, "weight") == 0) {
             return true;
         }
     }
     return false;
 }
 
-/* The end of a name behind "model.", or behind "model.layers.N.self_attn.", whatever N is; else NULL. */
-static const char *behind_rotary_owner(const char *name)
+/* The end of a name after "model.", or after "<layers>N.self_attn.", whatever N is; else NULL. */
+static const char *after_rotary_owner(const struct arch *arch, const char *name)
 {
-    static const char model[] = "model.", layers[] = "layers.", attention[] = ".self_attn.";
+    static const char model[] = "model.";
+    size_t layers = strlen(arch->layers), owner = strlen(arch->attention);
 
-    if (strncmp(name, model, sizeof(model) - 1) != 0) {
-        return NULL;
+    if (strncmp(name, arch->layers, layers) != 0) {
+        return strncmp(name, model, sizeof(model) - 1) == 0 ? name + sizeof(model) - 1 : NULL;
     }
-    name += sizeof(model) - 1;
-    if (strncmp(name, layers, sizeof(layers) - 1) != 0) {
-        return name;
-    }
-    name += sizeof(layers) - 1;
+    name += layers;
     name += strspn(name, "0123456789");
-    return strncmp(name, attention, sizeof(attention) - 1) == 0 ? name + sizeof(attention) - 1 : NULL;
+    return name[0] == '.' && strncmp(name + 1, arch->attention, owner) == 0 && name[1 + owner] == '.' ? name + 2 + owner
+                                                                                                      : NULL;
 }
 
-bool model_is_rotary_table(const char *name)
+bool model_is_rotary_table(const struct model *model, const char *name)
 {
     static const char *const tables[] = {"rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"};
-    const char *end = behind_rotary_owner(name);
+    const char *end = after_rotary_owner(model->config.arch, name);
 
     for (size_t i = 0; end != NULL && i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (strcmp(end, tables[i]) == 0) {
@@ -129,44 +122,32 @@ bool model_is_rotary_table(const char *name)
     return false;
 }
 
-static bool is_known(const struct model_config *config, const char *name)
+static bool is_known(const struct model *model, const char *name)
 {
-    static const char *const outside[] = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"};
-    size_t prefix = strlen(MODEL_LAYER_PREFIX);
+    const char *path;
+    int64_t layer = model_find_layer(model, name, &path);
 
-    for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
-        if (strcmp(name, outside[i]) == 0) {
-            return true;
-        }
-    }
-    if (model_is_rotary_table(name)) {
+    if (strcmp(name, model->embedding) == 0 || strcmp(name, model->norm) == 0 || strcmp(name, model->head) == 0 ||
+        model_is_rotary_table(model, name)) {
         return true;
     }
-    if (strncmp(name, MODEL_LAYER_PREFIX, prefix) != 0 || name[prefix] < '0' || name[prefix] > '9') {
-        return false;
-    }
-    char *end;
-    long long layer = strtoll(name + prefix, &end, 10);
-    if (name[prefix] == '0' && end != name + prefix + 1) {
-        return false; /* "layers.00": nothing asks for a tensor of that name, so its shape was never looked at */
-    }
-    return layer < config->num_layers && *end == '.' && is_layer_tensor(config, end + 1);
+    return layer >= 0 && is_layer_tensor(plans_layer(model->plans, layer), path);
 }
 
 int model_check_tensors(const struct model *model)
 {
     const struct model_config *config = &model->config;
-    int rc = want(model, "model.embed_tokens.weight", config->vocab_size, config->hidden_size);
+    int rc = want(model, model->embedding, config->vocab_size, config->hidden_size);
 
-    rc = rc != 0 ? rc : want(model, "model.norm.weight", config->hidden_size, 0);
-    if (rc == 0 && (!config->tie_word_embeddings || model_find(model, "lm_head.weight").file != NULL)) {
-        rc = want(model, "lm_head.weight", config->vocab_size, config->hidden_size);
+    rc = rc != 0 ? rc : want(model, model->norm, config->hidden_size, 0);
+    if (rc == 0 && (!config->tie_word_embeddings || model_find(model, model->head).file != NULL)) {
+        rc = want(model, model->head, config->vocab_size, config->hidden_size);
     }
     for (int64_t layer = 0; rc == 0 && layer < config->num_layers; layer++) {
         rc = check_layer(model, layer);
     }
     for (size_t i = 0; rc == 0 && i < model->tensor_count; i++) {
-        if (!is_known(config, model->tensors[i].name)) {
+        if (!is_known(model, model->tensors[i].name)) {
             rc = err_raise(ERR_INVALID_MODEL, "tensor %.160s is not part of a %s with this config.json",
                            model->tensors[i].name, config->arch->name);
         }

@@ -9,7 +9,6 @@
 #include <sys/stat.h>
 
 #define MODEL_PATH_MAX 4096
-#define MODEL_LAYER_PREFIX "model.layers."
 
 struct model_shard {
     const char *name;
@@ -30,6 +29,8 @@ struct model {
     struct arena arena; /* every string */
     json_t *json;
     struct model_config config;
+    struct plans *plans;
+    char embedding[MODEL_NAME_MAX], norm[MODEL_NAME_MAX], head[MODEL_NAME_MAX]; /* tensors outside the layers */
     struct model_lazy *lazy;
     struct model_shard *shards; /* by name */
     size_t shard_count;

@@ -11,9 +11,6 @@
 
 #define PIECE_ELEMENTS ((uint64_t)1 << 20)
 
-#define EMBEDDING "model.embed_tokens.weight"
-#define HEAD "lm_head.weight"
-
 static uint64_t count_of(const struct safetensors_entry *entry)
 {
     return (entry->end - entry->begin) / dtype_rows[entry->dtype].bytes;
@@ -72,7 +69,7 @@ static int compare(const struct model_tensor tensors[2], struct pair *pair, bool
 
 int model_tied(const struct model *model, bool *tied)
 {
-    const struct model_tensor tensors[2] = {model_find(model, EMBEDDING), model_find(model, HEAD)};
+    const struct model_tensor tensors[2] = {model_find(model, model->embedding), model_find(model, model->head)};
     bool equal = false;
 
     if (!model->config.tie_word_embeddings || tensors[1].file == NULL) {
@@ -86,7 +83,7 @@ int model_tied(const struct model *model, bool *tied)
                               : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to compare head and embedding");
         free(pair);
         if (rc != 0) {
-            return err_pass(rc, "compare " HEAD " with the embedding");
+            return err_pass(rc, "compare %s with the embedding", model->head);
         }
         known = equal ? MODEL_HEAD_TIED : MODEL_HEAD_OWN;
         atomic_store(&model->lazy->head, known);
@@ -125,7 +122,7 @@ static int check_tensor(const struct model_tensor *tensor, void *buffer, model_t
 
 int model_check_outside(const struct model *model, model_tick tick, void *data)
 {
-    static const char *const names[] = {"model.norm.weight", EMBEDDING, HEAD};
+    const char *const names[] = {model->norm, model->embedding, model->head};
     bool tied = true;
 
     int rc = model_tied(model, &tied);

@@ -470,6 +470,47 @@ int plan_find_module(const struct plan *plan, const char *path)
     return -1;
 }
 
+bool plan_reads(const struct plan *plan, const struct plan_group *group, int module)
+{
+    const struct plan_module *m = &plan->modules[module];
+
+    if (m->expert == group->expert) {
+        return m->group == (int)(group - plan->groups);
+    }
+    for (int s = 0; group->expert < 0 && s < plan->step_count; s++) {
+        const struct plan_experts *experts = plan->steps[s].experts;
+        int own = experts != NULL ? module - experts->first_module : -1;
+        if (own >= 0 && own < experts->count * experts->plan->module_count && plan->steps[s].in[0] == group->input) {
+            const struct plan_module *of_expert = &experts->plan->modules[own % experts->plan->module_count];
+            return experts->plan->steps[of_expert->step].in[0] == 0;
+        }
+    }
+    return false;
+}
+
+int plan_residual_before(const struct plan *plan, int group)
+{
+    int value = 0;
+
+    if (group >= plan->group_count) {
+        return plan->output;
+    }
+    for (int v = 0; v < plan->value_count; v++) {
+        value = plan->values[v].residual && plan->values[v].producer < plan->groups[group].step ? v : value;
+    }
+    return value;
+}
+
+int plan_attention_group(const struct plan *plan)
+{
+    int step = plan_find_step(plan, STEP_ATTENTION), found = -1;
+
+    for (int g = 0; g < plan->group_count; g++) {
+        found = plan->groups[g].step < step ? g : found;
+    }
+    return found;
+}
+
 int plan_find_step(const struct plan *plan, enum plan_step_kind kind)
 {
     for (int i = 0; i < plan->step_count; i++) {

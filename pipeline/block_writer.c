@@ -30,7 +30,29 @@ void block_outputs_deinit(struct block_outputs *outputs, const struct gpu *gpu)
         qtensor_deinit(&outputs->list[i]);
         gpu_tensor_free(gpu, &outputs->codes[i]);
     }
-    outputs->count = 0;
+    free(outputs->list);
+    free(outputs->codes);
+    *outputs = (struct block_outputs){.count = 0};
+}
+
+int block_outputs_reserve(struct block_outputs *outputs)
+{
+    int capacity = outputs->count < outputs->capacity ? outputs->capacity : 2 * outputs->capacity + 16;
+    struct qtensor *list = realloc(outputs->list, (size_t)capacity * sizeof(*list));
+    outputs->list = list != NULL ? list : outputs->list;
+    struct tensor *codes = realloc(outputs->codes, (size_t)capacity * sizeof(*codes));
+    outputs->codes = codes != NULL ? codes : outputs->codes;
+    if (list == NULL || codes == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d outputs of a block", capacity);
+    }
+    outputs->capacity = capacity;
+    return 0;
+}
+
+void block_outputs_add_take(struct block_outputs *outputs, const struct qtensor *result, const struct tensor *codes)
+{
+    outputs->list[outputs->count] = *result;
+    outputs->codes[outputs->count++] = *codes;
 }
 
 int block_writer_new(const struct gpu *gpu, struct block_writer **out)

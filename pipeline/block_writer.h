@@ -2,16 +2,18 @@
 /* What a finished block leaves, and one block at a time on its way to its file, next to the run that goes on. */
 
 #include "base/digest.h"
-#include "models/arch.h"
 #include "models/qtensor.h"
 
 /* A block's quantized linears, then float tensors that a rewrite changed, and the scales of keys and values. */
-#define BLOCK_OUTPUTS_MAX (2 * LINEAR_COUNT + LINEAR_COUNT + NORM_COUNT + 2)
 struct block_outputs {
-    struct qtensor list[BLOCK_OUTPUTS_MAX];
-    struct tensor codes[BLOCK_OUTPUTS_MAX]; /* on the device: what list[i].codes waits for; data NULL: it does not */
-    int count;
+    struct qtensor *list;
+    struct tensor *codes; /* on the device: what list[i].codes waits for; data NULL: it does not */
+    int count, capacity;
 };
+/* Capacity for one more; zeroed is empty. */
+int block_outputs_reserve(struct block_outputs *outputs);
+/* Take over a result and its codes, for which there is capacity. */
+void block_outputs_add_take(struct block_outputs *outputs, const struct qtensor *result, const struct tensor *codes);
 void block_outputs_deinit(struct block_outputs *outputs, const struct gpu *gpu);
 
 struct block_writer;

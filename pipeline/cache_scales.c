@@ -1,36 +1,37 @@
 /* The open block's key and value cache: scales for one that is to be quantized, and what an analysis has to say of it.
  *
- * Scales are measured behind the solved q, k and v, on the keys and values that the artifact's user will have, and from
- * then on the block reads both through the cache: what is solved and evaluated behind them sees its error. */
+ * Scales are measured once queries, keys and values are solved, on the keys and values that the artifact's user will
+ * have, and from then on the block reads both through the cache: what is solved and evaluated after them sees its
+ * error. */
 
 #include "pipeline/cache_scales.h"
 
 #include "base/err.h"
 #include "base/ids.h"
 #include "models/cache.h"
+#include "pipeline/pass.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* Input i of the attention, in the micro-batches' scratch. */
-static int attention_input(struct run *run, const struct block *block, int64_t i, struct batch *b)
+static int gather(struct run *run, const struct block *block, int group, struct cache_ranges *ranges)
 {
-    *b = microbatches_at(&run->calibration, i);
-    int rc = activations_read(run->hidden, ACTIVATIONS_IN, b->first, &b->x, run->p->gpu, run->stream);
-    return rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
-}
-
-static int gather(struct run *run, const struct block *block, struct cache_ranges *ranges)
-{
+    const struct plan *plan = block->plan;
+    const int *heads_in = plan->steps[plan_find_step(plan, STEP_ATTENTION)].in;
+    plan_set have = plan->groups[group].kept, want = 0, steps, used = 0;
     int64_t batches = microbatches_count(&run->calibration);
-    int rc = 0;
 
+    for (int i = 0; i < 3; i++) {
+        want |= PLAN_BIT(heads_in[i]);
+    }
+    int rc = pass_steps(plan, have, want, &steps, &used);
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
+        double done = (double)group + 0.9 + 0.1 * (double)i / (double)batches;
         struct block_heads heads;
-        struct batch b;
-        rc = run_tick(run, (0.9 + 0.1 * (double)i / (double)batches) / (double)SITE_COUNT, "calibrating");
-        rc = rc != 0 ? rc : attention_input(run, block, i, &b);
-        rc = rc != 0 ? rc : block_attention_heads(block, b.scratch, &b.in, &heads);
+        struct microbatch b = microbatches_at(&run->calibration, plan, i);
+        rc = run_tick(run, done / (double)plan->group_count, "calibrating");
+        rc = rc != 0 ? rc : pass_open(run, &b, used);
+        rc = rc != 0 ? rc : block_attention_heads(block, &b.values, have, &heads);
         rc = rc != 0 ? rc : cache_ranges_add(ranges, &heads, run->p->gpu, run->stream);
     }
     return rc;
@@ -42,17 +43,21 @@ static int keep_scales(struct run *run, const char *tensor, const float *scales,
 {
     const struct qscheme scheme = {
         .kind = QTENSOR_DENSE, .bits = dtype_rows[dtype].bytes * 8, .group_size = 1, .scale_dtype = dtype};
-    char name[128];
+    const struct tensor no_codes = {.data = NULL};
+    char name[MODEL_NAME_MAX];
+    struct qtensor q;
 
-    snprintf(name, sizeof(name), "model.layers.%lld.self_attn.%s", (long long)run->block_index, tensor);
-    int rc = qtensor_new(name, &scheme, count, 1, &outputs->list[outputs->count]);
+    model_tensor_name(run->p->model, run->block_index, run->config->arch->attention, tensor, name);
+    int rc = block_outputs_reserve(outputs);
+    rc = rc != 0 ? rc : qtensor_new(name, &scheme, count, 1, &q);
     if (rc == 0) {
-        memcpy(outputs->list[outputs->count++].tables, scales, (size_t)count * sizeof(*scales));
+        memcpy(q.tables, scales, (size_t)count * sizeof(*scales));
+        block_outputs_add_take(outputs, &q, &no_codes);
     }
     return rc;
 }
 
-int site_cache(struct run *run, struct block *block, struct block_outputs *outputs)
+int group_cache(struct run *run, struct block *block, int group, struct block_outputs *outputs)
 {
     const struct cache_scheme *scheme = &run->p->recipe->cache;
     const struct gpu *gpu = run->p->gpu;
@@ -61,11 +66,11 @@ int site_cache(struct run *run, struct block *block, struct block_outputs *outpu
     struct cache_scales scales = {0};
     double mark = clock_monotonic_seconds();
 
-    if (scheme->element == DTYPE_F32 || run->calibration.set == NULL) {
+    if (scheme->element == DTYPE_F32 || run->calibration.set == NULL || group != plan_attention_group(block->plan)) {
         return 0;
     }
     int rc = cache_ranges_init(&ranges, run->config, gpu);
-    rc = rc != 0 ? rc : gather(run, block, &ranges);
+    rc = rc != 0 ? rc : gather(run, block, group, &ranges);
     rc = rc != 0 ? rc : cache_scales_make(&ranges, run->config, scheme, dtype, gpu, run->stream, &scales);
     rc = rc != 0 ? rc : cache_place(block, scheme, &scales, gpu, run->stream);
     rc = rc != 0 ? rc : keep_scales(run, "k_scale", scales.keys, scales.count, dtype, outputs);
@@ -80,16 +85,21 @@ int site_cache(struct run *run, struct block *block, struct block_outputs *outpu
 struct analysis_data {
     struct run *run;
     struct block *block;
+    const struct plan_group *group;
 };
 
-static int analysis_input(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch)
+static int analysis_input(void *data, int64_t i, struct block_values *values)
 {
     const struct analysis_data *d = data;
-    struct batch b;
+    const struct plan *plan = d->block->plan;
+    struct run *run = d->run;
+    struct microbatch b = microbatches_at(&run->calibration, plan, i);
+    plan_set steps, used;
 
-    int rc = attention_input(d->run, d->block, i, &b);
-    *in = b.in;
-    *scratch = b.scratch;
+    int rc = pass_steps(plan, PLAN_BIT(0), PLAN_BIT(d->group->input), &steps, &used);
+    rc = rc != 0 ? rc : microbatch_read(&b, 0, run->stores[0], ACTIVATIONS_IN, run->p->gpu, run->stream);
+    rc = rc != 0 ? rc : block_run(d->block, &b.values, steps);
+    *values = b.values;
     return rc;
 }
 
@@ -99,23 +109,24 @@ static int analysis_tick(void *data)
     return run_tick(d->run, 0.1, "calibrating");
 }
 
-static const struct qscheme *analysis_scheme(void *data, enum linear_role role)
+static const struct qscheme *analysis_scheme(void *data, int module)
 {
     (void)data;
-    (void)role;
+    (void)module;
     return NULL;
 }
 
-int sites_analyse(struct run *run, struct block *block)
+int block_analyse(struct run *run, struct block *block)
 {
     const struct recipe_stage *stage = &run->p->recipe->stages[0];
-    struct analysis_data data = {run, block};
+    int group = plan_attention_group(block->plan);
+    struct analysis_data data = {run, block, group >= 0 ? &block->plan->groups[group] : NULL};
     const struct rewrite_context context = {
         .gpu = run->p->gpu,
         .stream = run->stream,
         .params = stage->params,
         .weight_dtype = model_dtype(run->p->model),
-        .site = SITE_ATTENTION,
+        .group = data.group,
         .block = block,
         .batches = run->calibration.set != NULL ? microbatches_count(&run->calibration) : 0,
         .input = analysis_input,
@@ -126,7 +137,7 @@ int sites_analyse(struct run *run, struct block *block)
     };
     double mark = clock_monotonic_seconds();
 
-    if (!recipe_analyses(run->p->recipe)) {
+    if (!recipe_analyses(run->p->recipe) || data.group == NULL) {
         return 0;
     }
     int rc = stage->quantizer->analyse(&context, &run->analysis);

@@ -10,33 +10,36 @@
 int recipe_modules(const struct recipe *recipe, const struct format *format, const struct model *model,
                    struct format_module **modules, int *count)
 {
-    const struct model_config *config = model_config(model);
-    struct format_module *list = calloc((size_t)config->num_layers * LINEAR_COUNT, sizeof(*list));
+    const struct plans *plans = model_plans(model);
+    size_t total = plans_modules(plans);
+    struct format_module *list = calloc(total, sizeof(*list));
     int n = 0;
 
     if (list == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of modules");
     }
-    for (int64_t layer = 0; layer < config->num_layers; layer++) {
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            struct format_module *m = &list[n];
-            model_linear_name(model, layer, (enum linear_role)role, m->name);
-            const struct recipe_stage *solver = recipe_solver(recipe, m->name);
-            if (solver == NULL) {
-                continue;
-            }
-            arch_linear_shape(config, (enum linear_role)role, &m->rows, &m->cols);
-            int rc = recipe_scheme(recipe, solver, m->name, m->rows, m->cols, &m->scheme);
-            if (rc != 0) {
-                free(list);
-                return err_pass(rc, "scheme of %s", m->name);
-            }
-            if (format != NULL) {
-                m->scheme.scale_dtype = format->scale_dtype(model_dtype(model));
-            }
-            m->scheme.weight_dtype = model_dtype(model);
-            n++;
+    for (size_t i = 0; i < total; i++) {
+        struct format_module *m = &list[n];
+        int number;
+        int64_t layer = plans_module_at(plans, i, &number);
+        const struct plan_module *module = &plans_layer(plans, layer)->modules[number];
+        model_module_name(model, layer, number, m->name);
+        const struct recipe_stage *solver = module->fixed ? NULL : recipe_solver(recipe, m->name);
+        if (solver == NULL) {
+            continue;
         }
+        m->rows = module->rows;
+        m->cols = module->cols;
+        int rc = recipe_scheme(recipe, solver, m->name, m->rows, m->cols, &m->scheme);
+        if (rc != 0) {
+            free(list);
+            return err_pass(rc, "scheme of %s", m->name);
+        }
+        if (format != NULL) {
+            m->scheme.scale_dtype = format->scale_dtype(model_dtype(model));
+        }
+        m->scheme.weight_dtype = model_dtype(model);
+        n++;
     }
     *modules = list;
     *count = n;

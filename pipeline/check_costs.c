@@ -9,22 +9,20 @@
 
 int recipe_bind(struct recipe *recipe, const struct model *model)
 {
-    static const char *const outside[] = {"lm_head", "model.embed_tokens"};
-    const size_t extra = sizeof(outside) / sizeof(outside[0]);
-    int64_t layers = model_config(model)->num_layers;
-    char(*modules)[PATTERN_MODULE_SIZE] = calloc((size_t)layers * LINEAR_COUNT + extra, sizeof(*modules));
-    size_t count = 0;
+    const struct model_config *config = model_config(model);
+    const struct plans *plans = model_plans(model);
+    size_t total = plans_modules(plans), count = 0;
+    char(*modules)[PATTERN_MODULE_SIZE] = calloc(total + 2, sizeof(*modules));
 
     if (modules == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of modules");
     }
-    for (size_t i = 0; i < extra; i++) {
-        snprintf(modules[count++], sizeof(modules[0]), "%s", outside[i]);
-    }
-    for (int64_t layer = 0; layer < layers; layer++) {
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            model_linear_name(model, layer, (enum linear_role)role, modules[count++]);
-        }
+    snprintf(modules[count++], sizeof(modules[0]), "%s", config->arch->head);
+    snprintf(modules[count++], sizeof(modules[0]), "%s", config->arch->embedding);
+    for (size_t i = 0; i < total; i++) {
+        int module;
+        int64_t layer = plans_module_at(plans, i, &module);
+        model_module_name(model, layer, module, modules[count++]);
     }
     int rc = patterns_bind(recipe->patterns, modules, count);
     free(modules);

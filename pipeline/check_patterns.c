@@ -9,12 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Never quantized: they can be named to be left alone. */
-static const char *const outside[] = {"lm_head", "model.embed_tokens"};
-
 struct linear {
-    char name[128];
-    int role;
+    char name[PLAN_NAME_MAX];
+    bool fixed;           /* never quantized: it can be named to be left alone */
     int decider;          /* recipe_override_of */
     bool quantizes_input; /* but for float_inputs */
     bool quantized_input; /* float_inputs heeded */
@@ -22,39 +19,40 @@ struct linear {
 
 struct search {
     const struct recipe *recipe;
-    struct linear *linears;
+    const struct model *model;
+    struct linear *linears; /* every module of the model */
     int count;
     struct validation_errors *errors;
 };
 
 static int gather(const struct recipe *recipe, const struct model *model, struct search *search)
 {
-    const struct model_config *config = model_config(model);
+    const struct plans *plans = model_plans(model);
 
     search->recipe = recipe;
-    search->linears = calloc((size_t)config->num_layers * LINEAR_COUNT, sizeof(*search->linears));
+    search->model = model;
+    search->linears = calloc(plans_modules(plans), sizeof(*search->linears));
     if (search->linears == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of modules");
     }
-    for (int64_t layer = 0; layer < config->num_layers; layer++) {
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            struct linear *linear = &search->linears[search->count++];
-            struct qscheme scheme;
-            int64_t rows, cols;
-            model_linear_name(model, layer, (enum linear_role)role, linear->name);
-            linear->role = role;
-            linear->decider = recipe_override_of(recipe, linear->name);
-            const struct recipe_stage *solver = recipe_solver(recipe, linear->name);
-            arch_linear_shape(config, (enum linear_role)role, &rows, &cols);
-            if (solver == NULL) {
-                continue;
-            }
-            /* Where there is no scheme, its shape is refused elsewhere, and nothing is held against a pattern. */
-            linear->quantizes_input =
-                recipe_amended_scheme(recipe, solver, rows, cols, &scheme) != 0 || scheme.input.element != DTYPE_F32;
-            linear->quantized_input = recipe_scheme(recipe, solver, linear->name, rows, cols, &scheme) != 0 ||
-                                      scheme.input.element != DTYPE_F32;
+    for (size_t i = 0; i < plans_modules(plans); i++) {
+        struct linear *linear = &search->linears[search->count++];
+        struct qscheme scheme;
+        int number;
+        int64_t layer = plans_module_at(plans, i, &number);
+        const struct plan_module *m = &plans_layer(plans, layer)->modules[number];
+        model_module_name(model, layer, number, linear->name);
+        linear->fixed = m->fixed;
+        linear->decider = recipe_override_of(recipe, linear->name);
+        const struct recipe_stage *solver = m->fixed ? NULL : recipe_solver(recipe, linear->name);
+        if (solver == NULL) {
+            continue;
         }
+        /* Where there is no scheme, its shape is refused elsewhere, and nothing is held against a pattern. */
+        linear->quantizes_input =
+            recipe_amended_scheme(recipe, solver, m->rows, m->cols, &scheme) != 0 || scheme.input.element != DTYPE_F32;
+        linear->quantized_input = recipe_scheme(recipe, solver, linear->name, m->rows, m->cols, &scheme) != 0 ||
+                                  scheme.input.element != DTYPE_F32;
     }
     return 0;
 }
@@ -62,28 +60,43 @@ static int gather(const struct recipe *recipe, const struct model *model, struct
 static const struct linear *first_hit(const struct search *search, const char *pattern)
 {
     for (int i = 0; i < search->count; i++) {
-        if (patterns_match(search->recipe->patterns, pattern, search->linears[i].name)) {
+        if (!search->linears[i].fixed && patterns_match(search->recipe->patterns, pattern, search->linears[i].name)) {
             return &search->linears[i];
         }
     }
     return NULL;
 }
 
-/* lm_head or the embedding, when the pattern hits it; else NULL. */
+/* The head, the embedding or a router, when the pattern hits it; else NULL. */
 static const char *outside_hit(const struct search *search, const char *pattern)
 {
-    for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
-        if (patterns_match(search->recipe->patterns, pattern, outside[i])) {
-            return outside[i];
+    const struct arch *arch = model_config(search->model)->arch;
+
+    for (int i = 0; i < search->count; i++) {
+        if (search->linears[i].fixed && patterns_match(search->recipe->patterns, pattern, search->linears[i].name)) {
+            return search->linears[i].name;
         }
     }
-    return NULL;
+    return patterns_match(search->recipe->patterns, pattern, arch->head)        ? arch->head
+           : patterns_match(search->recipe->patterns, pattern, arch->embedding) ? arch->embedding
+                                                                                : NULL;
+}
+
+/* The first module that a request can say something of. */
+static const char *first_name(const struct search *search)
+{
+    int i = 0;
+
+    while (i + 1 < search->count && search->linears[i].fixed) {
+        i++;
+    }
+    return search->linears[i].name;
 }
 
 static void refuse_miss(const struct search *search, const char *pointer, const char *pattern)
 {
     validation_add(search->errors, ERR_INVALID_PARAMETER, pointer,
-                   "\"%.100s\" matches no module of the model; its first one is %s", pattern, search->linears[0].name);
+                   "\"%.100s\" matches no module of the model; its first one is %s", pattern, first_name(search));
 }
 
 static void check_skips(const struct search *search, const json_t *patterns)
@@ -112,6 +125,9 @@ static void check_override(const struct search *search, int index)
 
     for (int i = 0; i < search->count; i++) {
         const struct linear *linear = &search->linears[i];
+        if (linear->fixed) {
+            continue;
+        }
         if (linear->decider == index) {
             return;
         }
@@ -147,7 +163,7 @@ static void check_float_inputs(const struct search *search, const json_t *patter
         bool hits = false, works = false;
         for (int k = 0; k < search->count && !works; k++) {
             const struct linear *linear = &search->linears[k];
-            bool mine = owner == RECIPE_USUAL || linear->decider == owner;
+            bool mine = !linear->fixed && (owner == RECIPE_USUAL || linear->decider == owner);
             hits = mine && patterns_match(search->recipe->patterns, text, linear->name) ? true : hits;
             works = mine && linear->quantizes_input && patterns_match(search->recipe->patterns, text, linear->name);
         }
@@ -181,14 +197,27 @@ static void check_own_float_inputs(const struct search *search, int index)
     }
 }
 
-static unsigned quantized_inputs(const struct search *search)
+/* What only the model can say against a stage's parameters. */
+static void check_stages(const struct search *search)
 {
-    unsigned roles = 0;
+    bool *quantized = calloc((size_t)search->count, sizeof(*quantized));
 
-    for (int i = 0; i < search->count; i++) {
-        roles |= search->linears[i].quantized_input ? 1U << search->linears[i].role : 0;
+    if (quantized == NULL) {
+        int rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of %d modules", search->count);
+        validation_add(search->errors, rc, "", "%s", err_last()->message);
+        return;
     }
-    return roles;
+    for (int i = 0; i < search->count; i++) {
+        quantized[i] = search->linears[i].quantized_input;
+    }
+    for (int i = 0; i < search->recipe->count; i++) {
+        const struct recipe_stage *stage = &search->recipe->stages[i];
+        if (stage->quantizer->check_model != NULL) {
+            stage->quantizer->check_model(stage->params, model_plans(search->model), quantized, "/quantization",
+                                          search->errors);
+        }
+    }
+    free(quantized);
 }
 
 void check_patterns(const struct recipe *recipe, const struct model *model, struct validation_errors *errors)
@@ -211,12 +240,6 @@ void check_patterns(const struct recipe *recipe, const struct model *model, stru
         float_inputs = float_inputs != NULL ? float_inputs : base->float_inputs;
     }
     check_float_inputs(&search, float_inputs, RECIPE_USUAL, "/quantization");
-    for (int i = 0; i < recipe->count; i++) {
-        const struct recipe_stage *stage = &recipe->stages[i];
-        if (stage->quantizer->check_model != NULL) {
-            stage->quantizer->check_model(stage->params, model_config(model), quantized_inputs(&search),
-                                          "/quantization", errors);
-        }
-    }
+    check_stages(&search);
     free(search.linears);
 }

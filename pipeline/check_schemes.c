@@ -57,24 +57,23 @@ static bool is_new(struct reasons *reasons, const char *pointer, const char *mes
     return true;
 }
 
-static void check_shape(const struct recipe *recipe, const struct model *model, int64_t layer, enum linear_role role,
+static void check_shape(const struct recipe *recipe, const struct model *model, int64_t layer, int number,
                         struct reasons *reasons, struct validation_errors *errors)
 {
+    const struct plan_module *m = &plans_layer(model_plans(model), layer)->modules[number];
     struct qscheme scheme;
-    int64_t rows, cols;
-    char name[128], pointer[192];
+    char name[PLAN_NAME_MAX], pointer[192];
 
-    model_linear_name(model, layer, role, name);
-    arch_linear_shape(model_config(model), role, &rows, &cols);
-    const struct recipe_stage *solver = recipe_solver(recipe, name);
-    if (solver == NULL || recipe_scheme(recipe, solver, name, rows, cols, &scheme) == 0) {
+    model_module_name(model, layer, number, name);
+    const struct recipe_stage *solver = m->fixed ? NULL : recipe_solver(recipe, name);
+    if (solver == NULL || recipe_scheme(recipe, solver, name, m->rows, m->cols, &scheme) == 0) {
         return;
     }
     const struct err_record why = *err_last();
     locate(recipe, solver, name, why.param, pointer);
     if (is_new(reasons, pointer, why.message)) {
-        validation_add(errors, why.code, pointer, "%s (%s, [%lld, %lld])", why.message, name, (long long)rows,
-                       (long long)cols);
+        validation_add(errors, why.code, pointer, "%s (%s, [%lld, %lld])", why.message, name, (long long)m->rows,
+                       (long long)m->cols);
         validation_hint(errors, "%s", why.hint);
     }
 }
@@ -85,8 +84,8 @@ void check_shapes(const struct recipe *recipe, const struct model *model, struct
     struct reasons reasons = {.count = 0};
 
     for (int64_t layer = 0; layer < model_config(model)->num_layers; layer++) {
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            check_shape(recipe, model, layer, (enum linear_role)role, &reasons, errors);
+        for (int i = 0; i < plans_layer(model_plans(model), layer)->module_count; i++) {
+            check_shape(recipe, model, layer, i, &reasons, errors);
         }
     }
 }

@@ -84,11 +84,11 @@ int evaluate_block(struct run *run, struct activations *store, const struct bloc
     int rc = 0;
 
     for (int64_t i = 0; rc == 0 && i < microbatches_count(batches); i++) {
-        struct batch b = microbatches_at(batches, i);
+        struct microbatch b = microbatches_at(batches, block->plan, i);
         rc = run_tick(run, run->block_fraction, "evaluating");
-        rc = rc != 0 ? rc : activations_open(store, ACTIVATIONS_IN, b.first, &b.x, gpu, run->stream);
-        rc = rc != 0 ? rc : block_forward(block, b.scratch, &b.x);
-        rc = rc != 0 ? rc : activations_write(store, b.first, &b.x, gpu, run->stream);
+        rc = rc != 0 ? rc : microbatch_open(&b, 0, store, ACTIVATIONS_IN, gpu, run->stream);
+        rc = rc != 0 ? rc : block_forward(block, &b.values);
+        rc = rc != 0 ? rc : microbatch_write(&b, 0, store, gpu, run->stream);
     }
     return rc;
 }

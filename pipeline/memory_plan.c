@@ -1,5 +1,5 @@
-/* Sizes of what run_block, a site's solve, a flow and evaluate_finish allocate, from the model's shapes alone. The test
- * of the block loop on a small device holds what is measured against it. */
+/* Sizes of what run_block, a group's solve, a micro-batch and evaluate_finish allocate, from the model's shapes alone.
+ * The test of the block loop on a small device holds what is measured against it. */
 
 #include "pipeline/memory_plan.h"
 
@@ -8,11 +8,14 @@
 #define LOGITS_ROWS 2048 /* at most */
 #define RESERVE_SHARE 16 /* of the device's memory */
 
+/* The largest of any layer. */
 struct sizes {
-    int64_t weights, largest;  /* elements of a block, of a linear */
-    int64_t widest, narrowest; /* inputs of a linear */
-    int64_t tallest;           /* outputs of a linear */
-    int64_t half;              /* elements of the larger of attention and MLP */
+    int64_t weights, largest;  /* elements of a block, of a module */
+    int64_t widest, narrowest; /* inputs of a module */
+    int64_t tallest;           /* outputs of a module */
+    int64_t branch;            /* elements of the modules between two sums of the residual stream */
+    int64_t moments;           /* elements of an input's or an output's target */
+    int64_t kept, work;        /* columns of a micro-batch's values */
 };
 
 static int64_t larger(int64_t a, int64_t b)
@@ -20,43 +23,48 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static struct sizes sizes_of(const struct model_config *config)
+static void add_plan(const struct plan *plan, struct sizes *s)
+{
+    int64_t weights = 0, branch = 0;
+
+    for (int g = 0; g < plan->group_count; g++) {
+        const struct plan_group *group = &plan->groups[g];
+        for (int i = 0; i < group->count; i++) {
+            const struct plan_module *module = &plan->modules[group->modules[i]];
+            weights += module->rows * module->cols;
+            branch += module->rows * module->cols;
+            s->largest = larger(s->largest, module->rows * module->cols);
+        }
+        s->narrowest = group->columns < s->narrowest ? group->columns : s->narrowest;
+        s->moments = larger(s->moments, group->residual >= 0 ? 0 : group->columns * group->columns);
+        s->branch = larger(s->branch, branch);
+        branch = plan_residual_before(plan, g) != plan_residual_before(plan, g + 1) ? 0 : branch;
+    }
+    s->weights = larger(s->weights, weights);
+    s->widest = larger(s->widest, plan->widest_input);
+    s->tallest = larger(s->tallest, plan->tallest);
+    s->kept = larger(s->kept, plan->columns[REGION_KEPT]);
+    s->work = larger(s->work, plan->columns[REGION_WORK]);
+}
+
+static struct sizes sizes_of(const struct plans *plans)
 {
     struct sizes s = {.narrowest = INT64_MAX};
-    int64_t attention = 0;
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        int64_t rows, cols;
-        arch_linear_shape(config, (enum linear_role)role, &rows, &cols);
-        s.weights += rows * cols;
-        s.largest = larger(s.largest, rows * cols);
-        s.widest = larger(s.widest, cols);
-        s.narrowest = cols < s.narrowest ? cols : s.narrowest;
-        bool in_mlp = arch_linear_site[role] == SITE_MLP || arch_linear_site[role] == SITE_DOWN;
-        attention += in_mlp ? 0 : rows * cols;
-        s.tallest = larger(s.tallest, rows);
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        add_plan(plans_kind(plans, kind), &s);
     }
-    s.half = larger(attention, s.weights - attention);
+    s.moments = larger(s.moments, s.largest);
     return s;
 }
 
-/* One flow's tensors. */
-static int64_t flow_tensor_bytes(const struct model_config *c, int64_t tokens)
+/* The values of one micro-batch, scratch also for a last one that is shorter, and what operations take for themselves:
+ * as much as the values beside the residual stream. */
+static int64_t microbatch_bytes(const struct sizes *s, const struct model_config *c, int64_t tokens)
 {
-    int64_t wide = larger(c->num_heads * c->head_dim, c->intermediate_size);
+    int64_t scratch = s->work + s->widest + c->head_dim, operations = s->kept - c->hidden_size;
 
-    return tokens * (2 * c->hidden_size + wide) * (int64_t)sizeof(float);
-}
-
-/* The same, with scratch, also for a last batch that is shorter. */
-static int64_t flow_bytes(const struct model_config *c, int64_t tokens)
-{
-    int64_t heads = c->num_heads * c->head_dim, kv = c->num_kv_heads * c->head_dim;
-    int64_t wide = larger(heads, c->intermediate_size);
-    int64_t work = larger(heads + 2 * kv, larger(c->intermediate_size, c->hidden_size));
-    int64_t scratch = work + 2 * wide + c->hidden_size + c->head_dim;
-
-    return flow_tensor_bytes(c, tokens) + 2 * tokens * scratch * (int64_t)sizeof(float);
+    return tokens * (s->kept + 2 * scratch + operations) * (int64_t)sizeof(float);
 }
 
 int64_t memory_plan_logits(const struct model_config *config, bool host_memory)
@@ -76,15 +84,13 @@ static int64_t head_bytes(const struct model *model, bool host_memory)
     return 2 * table + memory_plan_logits(c, host_memory) * row;
 }
 
-/* What targets from the float model add (reference.c): the float linears of the half of a block that is being solved,
- * the moments and the target of a linear, and a second flow by the scratch of the first. */
+/* What targets from the float model add (reference.c): the float weights between two sums of the residual stream, the
+ * moments and the target of a module, and the path's own values by the scratch of the calibration set. */
 static void add_targets(const struct model_config *c, const struct sizes *s, int64_t tokens, struct memory_plan *plan)
 {
-    int64_t moments = larger(s->largest, c->hidden_size * c->hidden_size);
-
-    plan->blocks += s->half * (int64_t)sizeof(float);
-    plan->solve += (moments + s->largest) * (int64_t)sizeof(float);
-    plan->flows += flow_tensor_bytes(c, tokens);
+    plan->blocks += s->branch * (int64_t)sizeof(float);
+    plan->solve += (s->moments + s->largest) * (int64_t)sizeof(float);
+    plan->flows += tokens * (s->kept + c->hidden_size) * (int64_t)sizeof(float);
 }
 
 /* Some linear may take its target from the float model; how many sequences there are may not be known yet. */
@@ -96,23 +102,22 @@ static bool has_targets(const struct memory_load *load, const struct sizes *s)
 }
 
 static bool searches_inputs(const struct recipe *recipe, const struct recipe_stage *solver,
-                            const struct model_config *config)
+                            const struct plan_module *module)
 {
     struct qscheme scheme;
-    int64_t rows, cols;
 
-    arch_linear_shape(config, LINEAR_Q, &rows, &cols);
     return solver->quantizer != NULL && solver->quantizer->solve != NULL &&
-           recipe_amended_scheme(recipe, solver, rows, cols, &scheme) == 0 && scheme.input_search;
+           recipe_amended_scheme(recipe, solver, module->rows, module->cols, &scheme) == 0 && scheme.input_search;
 }
 
 /* What a search for static inputs' ranges takes: a sample of inputs, one more of its size, and their outputs. */
-static int64_t range_bytes(const struct recipe *recipe, const struct model_config *config, const struct sizes *s)
+static int64_t range_bytes(const struct recipe *recipe, const struct plans *plans, const struct sizes *s)
 {
-    bool any = searches_inputs(recipe, &recipe->stages[recipe->count - 1], config);
+    const struct plan_module *module = &plans_kind(plans, 0)->modules[0];
+    bool any = searches_inputs(recipe, &recipe->stages[recipe->count - 1], module);
 
     for (int i = 0; !any && i < recipe->override_count; i++) {
-        any = searches_inputs(recipe, &recipe->overrides[i].solver, config);
+        any = searches_inputs(recipe, &recipe->overrides[i].solver, module);
     }
     return any ? INPUT_SAMPLE_ROWS * (2 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
 }
@@ -121,16 +126,16 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
                                int64_t tokens)
 {
     const struct model_config *c = model_config(model);
-    const struct sizes s = sizes_of(c);
+    const struct sizes s = sizes_of(model_plans(model));
     bool runs = load->calibrates || load->evaluates;
     int64_t batch = larger(tokens, load->longest);
     int64_t square = s.widest * s.widest * (int64_t)sizeof(float);
-    int64_t copy = s.largest * (int64_t)sizeof(float), flow = runs ? flow_bytes(c, batch) : 0;
+    int64_t copy = s.largest * (int64_t)sizeof(float), flow = runs ? microbatch_bytes(&s, c, batch) : 0;
     bool single = tokens == 0;
 
     struct memory_plan plan = {
         .blocks = single ? 5 * s.weights : 9 * s.weights,
-        .solve = (load->calibrates ? 3 * square + range_bytes(load->recipe, c, &s) : 0) + 5 * copy,
+        .solve = (load->calibrates ? 3 * square + range_bytes(load->recipe, model_plans(model), &s) : 0) + 5 * copy,
         .flows = single ? flow : 2 * flow,
         .reader = single || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
         .head = runs ? head_bytes(model, device->host_memory) : 0,

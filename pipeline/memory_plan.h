@@ -17,8 +17,8 @@ struct memory_load {
 
 struct memory_plan {
     int64_t blocks; /* the open block in F32, its codes, and the next one as one goes when the other comes; with targets
-                     * from the float model, also the float linears of half a block */
-    int64_t solve;  /* statistics of the widest site, their factor and a copy, five copies of the largest linear; with
+                     * from the float model, also the float weights between two sums of the residual stream */
+    int64_t solve;  /* statistics of the widest input, their factor and a copy, five copies of the largest linear; with
                      * targets, two more */
     int64_t flows;  /* one micro-batch on its way through a block, for calibration, evaluation and the float path */
     int64_t reader; /* a block as stored, read ahead */

@@ -35,17 +35,33 @@ static int new_store(struct run *run, const char *name, const struct microbatche
                            out);
 }
 
+/* Those of the calibration set: as wide as what any layer keeps there. */
+static int open_calibration_stores(struct run *run)
+{
+    const struct plans *plans = model_plans(run->p->model);
+    int64_t columns[PLAN_VALUES_MAX] = {0};
+    char name[32] = "calibration";
+    int rc = 0;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int i = 0; i < plan->store_count; i++) {
+            columns[i] = plan->store_columns[i] > columns[i] ? plan->store_columns[i] : columns[i];
+        }
+    }
+    for (int i = 0; rc == 0 && i < PLAN_VALUES_MAX && columns[i] > 0; i++) {
+        rc = new_store(run, name, &run->calibration, columns[i], &run->stores[i]);
+        snprintf(name, sizeof(name), "values-%d", i + 1);
+    }
+    return rc;
+}
+
 static int open_stores(struct run *run)
 {
     const struct model_config *c = run->config;
     struct checkpoint *checkpoint = run->checkpoint;
-    int rc = 0;
+    int rc = run->calibration.set != NULL ? open_calibration_stores(run) : 0;
 
-    if (run->calibration.set != NULL) {
-        rc = new_store(run, "calibration", &run->calibration, c->hidden_size, &run->hidden);
-        rc = rc != 0 ? rc : new_store(run, "attention", &run->calibration, c->num_heads * c->head_dim, &run->attention);
-        rc = rc != 0 ? rc : new_store(run, "mlp", &run->calibration, c->intermediate_size, &run->mlp);
-    }
     if (rc == 0 && run->reference.batches.set != NULL) {
         rc = new_store(run, "reference", &run->reference.batches, c->hidden_size, &run->reference.hidden);
     }
@@ -54,7 +70,7 @@ static int open_stores(struct run *run)
         rc = new_store(run, "eval_float", &e->batches, c->hidden_size, &e->float_model);
         rc = rc != 0 ? rc : new_store(run, "eval_quant", &e->batches, c->hidden_size, &e->quantized);
     }
-    checkpoint_add(checkpoint, "calibration", run->hidden, false);
+    checkpoint_add(checkpoint, "calibration", run->stores[0], false);
     checkpoint_add(checkpoint, "reference", run->reference.hidden, false);
     checkpoint_add(checkpoint, "eval_float", run->evaluation.float_model, true);
     checkpoint_add(checkpoint, "eval_quant", run->evaluation.quantized, true);
@@ -65,13 +81,13 @@ static void close_run(struct run *run)
 {
     const struct gpu *gpu = run->p->gpu;
 
-    activations_free(run->hidden);
-    activations_free(run->attention);
-    activations_free(run->mlp);
+    for (int i = 0; i < PLAN_VALUES_MAX; i++) {
+        activations_free(run->stores[i]);
+    }
     activations_free(run->reference.hidden);
     activations_free(run->evaluation.float_model);
     activations_free(run->evaluation.quantized);
-    microbatches_deinit(&run->reference.batches, gpu);
+    reference_close(run);
     microbatches_deinit(&run->calibration, gpu);
     microbatches_deinit(&run->evaluation.batches, gpu);
     block_reader_free(run->reader);
@@ -89,7 +105,7 @@ static int embed_all(struct run *run)
     const struct {
         const struct microbatches *batches;
         struct activations *store;
-    } all[] = {{&run->calibration, run->hidden},
+    } all[] = {{&run->calibration, run->stores[0]},
                {&run->reference.batches, run->reference.hidden},
                {&run->evaluation.batches, run->evaluation.float_model},
                {&run->evaluation.batches, run->evaluation.quantized}};
@@ -116,10 +132,10 @@ static int evaluate_quantized(struct run *run, struct block *block)
 {
     const struct format *format = run->p->format;
 
-    for (int role = 0; format->runtime_input != NULL && role < LINEAR_COUNT; role++) {
+    for (int i = 0; format->runtime_input != NULL && i < block->plan->module_count; i++) {
         struct qscheme scheme;
-        if (site_solver(run, (enum linear_role)role, &scheme) != NULL) {
-            block->inputs[role] = format->runtime_input(&scheme);
+        if (module_solver(run, i, &scheme) != NULL) {
+            block->modules[i].input = format->runtime_input(&scheme);
         }
     }
     return evaluate_block(run, run->evaluation.quantized, block);
@@ -136,7 +152,7 @@ static int run_block(struct run *run, int64_t index)
     int64_t first_row = run->next_row;
     run->block_index = index;
     int rc = run_tick(run, 0.0, "loading");
-    rc = rc != 0 ? rc : block_load_read(run->p->model, index, run->p->gpu, run->stream, run->reader, &block);
+    rc = rc != 0 ? rc : block_load(run->p->model, index, run->p->gpu, run->stream, run->reader, &block);
     if (rc == 0) {
         read_ahead(run, index + 1);
     }
@@ -145,10 +161,10 @@ static int run_block(struct run *run, int64_t index)
         rc = evaluate_block(run, run->evaluation.float_model, &block);
         run_add_time(run, PHASE_EVALUATE, &mark, 0);
     }
-    rc = rc != 0 ? rc : sites_analyse(run, &block);
-    rc = rc != 0 ? rc : sites_rewrite(run, &block);
-    rc = rc != 0 ? rc : sites_solve(run, &block, &outputs, &rows);
-    rc = rc != 0 ? rc : sites_keep_changes(run, &block, &outputs);
+    rc = rc != 0 ? rc : block_analyse(run, &block);
+    rc = rc != 0 ? rc : block_rewrite(run, &block);
+    rc = rc != 0 ? rc : block_solve(run, &block, &outputs, &rows);
+    rc = rc != 0 ? rc : block_keep_changes(run, &block, &outputs);
     mark = clock_monotonic_seconds();
     if (rc == 0 && run->evaluation.quantized != NULL) {
         rc = evaluate_quantized(run, &block);
@@ -223,14 +239,15 @@ static int open_run(struct run *run, int64_t *first_block)
         open_reader(run);
     }
     if (rc == 0 && p->calibration != NULL) {
-        rc = microbatches_init(&run->calibration, p->calibration, run->config, run->batch_tokens, p->gpu, run->stream);
+        rc = microbatches_init(&run->calibration, p->calibration, model_plans(p->model), run->batch_tokens, p->gpu,
+                               run->stream);
     }
     if (rc == 0 && p->calibration != NULL) {
         rc = reference_open(run);
     }
     if (rc == 0 && p->evaluation != NULL) {
-        rc = microbatches_init(&run->evaluation.batches, p->evaluation, run->config, run->batch_tokens, p->gpu,
-                               run->stream);
+        rc = microbatches_init(&run->evaluation.batches, p->evaluation, model_plans(p->model), run->batch_tokens,
+                               p->gpu, run->stream);
     }
     if (rc == 0 && run->keep_on_device) {
         run->budget.device_limit = device_activations(run);

@@ -3,118 +3,100 @@
  * The weight that comes nearest, T = W + W (X_f - X)^T X (X^T X)^-1, is for the method to find; its numerator is summed
  * here, over micro-batches.
  *
- * o_proj and down_proj are alone in reading their inputs, and they add to the residual stream. For these the numerator
- * is what their output lacks, (X_f - X) W^T, and with it a share of what the stream has lost before the addition, which
- * they can make up for in part. Elsewhere several linears read the inputs, and what those lack serves all of them.
+ * A module that is alone in reading its input, and whose output is added to the residual stream as it is (o and down of
+ * Llama), has for numerator what its output lacks, (X_f - X) W^T, and with it a share of what the stream has lost
+ * before the addition, which it can make up for in part. Elsewhere several modules read the input, and what that lacks
+ * serves all of them.
  *
  * The path is always a step ahead: attention and MLP are added to its stream as soon as the quantized path has reached
- * what they read, so nothing but the stream is kept, and float linears only from the site that solves them to the next
- * one. */
+ * what they read, so nothing but the stream is kept, and float weights only from the group that solves them to
+ * the next addition. */
 
 #include "pipeline/reference.h"
 
+#include "base/err.h"
 #include "base/ids.h"
 #include "pipeline/solve.h"
 
-/* The linear that adds a site's part to the residual stream; LINEAR_COUNT: none. */
-static const enum linear_role writers[SITE_COUNT] = {
-    [SITE_ATTENTION] = LINEAR_COUNT,
-    [SITE_OUTPUT] = LINEAR_O,
-    [SITE_MLP] = LINEAR_COUNT,
-    [SITE_DOWN] = LINEAR_DOWN,
-};
+#include <stdlib.h>
 
 int reference_open(struct run *run)
 {
     const struct calibration_set *set = run->calibration.set;
-    int64_t narrowest = INT64_MAX;
-
-    for (int site = 0; site < SITE_COUNT; site++) {
-        int64_t columns = block_site_columns(run->config, (enum site)site);
-        narrowest = columns < narrowest ? columns : narrowest;
-    }
-    return recipe_has_targets(run->p->recipe, set->sequences * set->length, narrowest)
-               ? microbatches_init_second(&run->reference.batches, &run->calibration, run->config, run->p->gpu)
-               : 0;
-}
-
-int reference_init(struct run *run, enum site site, struct layer_stats *stats)
-{
-    int64_t outputs = 0, inputs;
-
-    if (writers[site] != LINEAR_COUNT) {
-        arch_linear_shape(run->config, writers[site], &outputs, &inputs);
-    }
-    return stats_init_target(stats, outputs, run->p->gpu);
-}
-
-struct block reference_block(const struct run *run, const struct block *block)
-{
-    struct block reference = *block;
-
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        if (run->reference.float_linears[role].data != NULL) {
-            reference.linears[role] = run->reference.float_linears[role];
-        }
-        reference.inputs[role] = (struct gpu_input){.element = DTYPE_F32};
-        reference.kept[role] = (struct tensor){0};
-    }
-    reference.key_cache = reference.value_cache = (struct gpu_cache){0};
-    return reference;
-}
-
-void reference_release(struct run *run, enum site site)
-{
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        if (arch_linear_site[role] == site) {
-            gpu_tensor_free(run->p->gpu, &run->reference.float_linears[role]);
-        }
-    }
-}
-
-/* The site's input on this path, and in b->x its residual stream. */
-static int reference_input(struct run *run, const struct block *block, enum site site, struct batch *b,
-                           struct tensor *in)
-{
-    const struct model_config *c = run->config;
-    enum activations_side side = site == SITE_ATTENTION || site == SITE_OUTPUT ? ACTIVATIONS_IN : ACTIVATIONS_OUT;
-    int rc = activations_open(run->reference.hidden, side, b->first, &b->x, run->p->gpu, run->stream);
-
-    *in = b->in;
-    switch (site) {
-    case SITE_ATTENTION:
-        return rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, in);
-    case SITE_OUTPUT:
-        *in = microbatches_wide(&run->reference.batches, b, c->num_heads * c->head_dim);
-        rc = rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
-        return rc != 0 ? rc : block_attention(block, b->scratch, &b->in, in);
-    case SITE_MLP:
-        return rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, in);
-    default:
-        *in = microbatches_wide(&run->reference.batches, b, c->intermediate_size);
-        rc = rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
-        return rc != 0 ? rc : block_mlp(block, b->scratch, &b->in, in);
-    }
-}
-
-/* x += the writer's output, by way of scratch [T, hidden]. */
-static int reference_advance(struct run *run, const struct block *block, enum linear_role role, const struct tensor *in,
-                             const struct tensor *scratch, struct batch *b)
-{
+    const struct plans *plans = model_plans(run->p->model);
     const struct gpu *gpu = run->p->gpu;
-    const struct tensor *bias = block->biases[role].data != NULL ? &block->biases[role] : NULL;
+    struct reference *reference = &run->reference;
+    int64_t narrowest = INT64_MAX;
+    int modules = 0;
 
-    int rc = gpu->ops->linear(run->stream, scratch, in, &block->linears[role], bias);
-    rc = rc != 0 ? rc : gpu->ops->add(run->stream, &b->x, scratch);
-    return rc != 0 ? rc : activations_write(run->reference.hidden, b->first, &b->x, gpu, run->stream);
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int g = 0; g < plan->group_count; g++) {
+            narrowest = plan->groups[g].columns < narrowest ? plan->groups[g].columns : narrowest;
+        }
+        modules = plan->module_count > modules ? plan->module_count : modules;
+    }
+    if (!recipe_has_targets(run->p->recipe, set->sequences * set->length, narrowest)) {
+        return 0;
+    }
+    const int64_t shape[2] = {run->calibration.batch * set->length, run->config->hidden_size};
+    reference->float_weights = calloc((size_t)modules, sizeof(*reference->float_weights));
+    int rc = reference->float_weights != NULL
+                 ? microbatches_init_second(&reference->batches, &run->calibration, plans, gpu)
+                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of %d weights", modules);
+    return rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &reference->lacks);
 }
 
-/* The share of the residual stream's loss that the site's linear is to make up for. */
-static double residual_share(struct run *run, enum linear_role role)
+void reference_close(struct run *run)
+{
+    microbatches_deinit(&run->reference.batches, run->p->gpu);
+    gpu_tensor_free(run->p->gpu, &run->reference.lacks);
+    free(run->reference.float_weights);
+}
+
+int reference_init(struct run *run, const struct plan *plan, int group, struct layer_stats *stats)
+{
+    int module = plan->groups[group].residual;
+
+    return stats_init_target(stats, module >= 0 ? plan->modules[module].rows : 0, run->p->gpu);
+}
+
+int reference_view(const struct run *run, const struct block *block, struct block *out)
+{
+    int rc = block_view(block, out);
+
+    for (int i = 0; rc == 0 && i < block->plan->module_count; i++) {
+        struct block_module *module = &out->modules[i];
+        if (run->reference.float_weights[i].data != NULL) {
+            module->weight = run->reference.float_weights[i];
+        }
+        module->input = (struct gpu_input){.element = DTYPE_F32};
+        module->outliers = (struct tensor){0};
+    }
+    if (rc == 0) {
+        out->key_cache = out->value_cache = (struct gpu_cache){0};
+    }
+    return rc;
+}
+
+void reference_release(struct run *run, const struct plan *plan, int group)
+{
+    bool all = group == plan->group_count;
+    bool passed = all || plan_residual_before(plan, group + 1) != plan_residual_before(plan, group);
+
+    for (int i = 0; run->reference.float_weights != NULL && passed && i < plan->module_count; i++) {
+        if (all || plan->modules[i].group <= group) {
+            gpu_tensor_free(run->p->gpu, &run->reference.float_weights[i]);
+        }
+    }
+}
+
+/* The share of the residual stream's loss that a module is to make up for. */
+static double residual_share(struct run *run, int module)
 {
     struct qscheme scheme;
     struct quant_targets targets = {.residual_share = 0};
-    const struct recipe_stage *solver = site_solver(run, role, &scheme);
+    const struct recipe_stage *solver = module_solver(run, module, &scheme);
 
     if (solver != NULL && solver->quantizer->targets != NULL) {
         (void)solver->quantizer->targets(solver->params, &targets);
@@ -122,40 +104,71 @@ static double residual_share(struct run *run, enum linear_role role)
     return targets.residual_share;
 }
 
-int reference_pass(struct run *run, const struct block *block, enum site site, int64_t i, struct batch *quantized,
-                   const struct tensor *in, struct layer_stats *stats)
+/* Some steps of the path. */
+static int run_steps(const struct block *reference, struct microbatch *b, plan_set have, int want)
+{
+    plan_set steps, used;
+
+    if (!plan_steps(reference->plan, have, PLAN_BIT(want), &steps, &used)) {
+        return err_raise(ERR_INTERNAL, "value %d does not follow from the residual stream", want);
+    }
+    return block_run(reference, &b->values, steps);
+}
+
+/* What the group's modules lack, to their statistics: their inputs, or where one of them adds to the residual stream
+ * its output, with `lacks` of the stream. b: this path at the group's input. */
+static int add_targets(struct run *run, const struct block *reference, const struct plan_group *group,
+                       struct microbatch *b, const struct tensor *in, const struct tensor *lacks,
+                       struct layer_stats *stats)
 {
     const struct gpu *gpu = run->p->gpu;
-    enum linear_role role = writers[site];
+    const struct tensor missing = block_value(&b->values, group->input);
+    int rc = gpu->ops->combine(run->stream, &missing, 1, &missing, -1, in);
+
+    if (rc != 0 || group->residual < 0) {
+        return rc != 0 ? rc : stats_add_target(stats, gpu, run->stream, in, &missing);
+    }
+    const struct tensor product = block_value(&b->values, group->branch);
+    rc = gpu->ops->linear(run->stream, &product, &missing, &reference->modules[group->residual].weight, NULL);
+    rc = rc != 0 ? rc : gpu->ops->add(run->stream, lacks, &product);
+    return rc != 0 ? rc : stats_add_target(stats, gpu, run->stream, in, lacks);
+}
+
+int reference_pass(struct run *run, const struct block *reference, int g, int64_t i, const struct microbatch *quantized,
+                   struct layer_stats *stats)
+{
+    const struct gpu *gpu = run->p->gpu;
+    const struct plan *plan = reference->plan;
+    const struct plan_group *group = &plan->groups[g];
+    int stream = plan_residual_before(plan, g), next = plan_residual_before(plan, g + 1);
     bool targets = stats != NULL && (stats->flags & STATS_TARGET) != 0;
-    struct batch b = microbatches_at(&run->reference.batches, i);
-    struct tensor reference, *lacks = &quantized->in; /* [T, hidden]: nobody reads that batch's norm any more */
+    bool last = next == plan->output && run->block_index + 1 == run->config->num_layers; /* nobody reads its output */
+    bool advances = next != stream && !last;
+    struct microbatch b = microbatches_at(&run->reference.batches, plan, i);
+    const struct tensor in = block_value(&quantized->values, group->input);
+    const struct tensor lacks = tensor_2d(run->reference.lacks.data, DTYPE_F32, b.rows, run->config->hidden_size);
     double mark = clock_monotonic_seconds();
 
-    if (role == LINEAR_COUNT && !targets) {
+    if (!advances && !targets) {
         return 0;
     }
-    int rc = reference_input(run, block, site, &b, &reference);
-    if (rc == 0 && role != LINEAR_COUNT && targets) {
-        double share = residual_share(run, role);
-        rc = gpu->ops->combine(run->stream, lacks, share, &b.x, -share, &quantized->x);
+    int rc = microbatch_open(&b, stream, run->reference.hidden, stream == 0 ? ACTIVATIONS_IN : ACTIVATIONS_OUT, gpu,
+                             run->stream);
+    rc = rc != 0 ? rc : run_steps(reference, &b, PLAN_BIT(stream), group->input);
+    if (rc == 0 && group->residual >= 0 && targets) {
+        double share = residual_share(run, group->residual);
+        const struct tensor x = block_value(&b.values, stream), y = block_value(&quantized->values, stream);
+        rc = gpu->ops->combine(run->stream, &lacks, share, &x, -share, &y);
     }
-    bool last = site == SITE_DOWN && run->block_index + 1 == run->config->num_layers; /* nobody reads its output */
-    if (rc == 0 && role != LINEAR_COUNT && !last) {
-        rc = reference_advance(run, block, role, &reference, &b.in, &b);
+    if (rc == 0 && advances) {
+        rc = run_steps(reference, &b, PLAN_BIT(stream) | PLAN_BIT(group->input), next);
+        rc = rc != 0 ? rc : microbatch_write(&b, next, run->reference.hidden, gpu, run->stream);
     }
     run_add_time(run, PHASE_FORWARD, &mark, 0);
     if (rc != 0 || !targets) {
         return rc;
     }
-    rc = gpu->ops->combine(run->stream, &reference, 1, &reference, -1, in);
-    if (role == LINEAR_COUNT) {
-        rc = rc != 0 ? rc : stats_add_target(stats, gpu, run->stream, in, &reference);
-    } else {
-        rc = rc != 0 ? rc : gpu->ops->linear(run->stream, &b.in, &reference, &block->linears[role], NULL);
-        rc = rc != 0 ? rc : gpu->ops->add(run->stream, lacks, &b.in);
-        rc = rc != 0 ? rc : stats_add_target(stats, gpu, run->stream, in, lacks);
-    }
+    rc = add_targets(run, reference, group, &b, &in, &lacks, stats);
     run_add_time(run, PHASE_STATISTICS, &mark, 2.0 * (double)b.rows * (double)tensor_count(&stats->target));
     return rc;
 }

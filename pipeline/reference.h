@@ -7,14 +7,16 @@
 /* The micro-batches of the path, where some linear takes its target from the float model: then the one of fewest inputs
  * does. */
 int reference_open(struct run *run);
-/* Capacity in stats for a site's targets. */
-int reference_init(struct run *run, enum site site, struct layer_stats *stats);
-/* The block as the reference path sees it: linears that were solved, as they were. */
-struct block reference_block(const struct run *run, const struct block *block);
-/* One micro-batch of the reference path through the site's half of the block. Where stats ask for targets (NULL: they
- * do not), what the float model has beyond the quantized path's inputs `in` goes to them. quantized: the batch that
- * gave `in`, its x the residual stream before the site adds to it; its own `in` is overwritten where the site adds. */
-int reference_pass(struct run *run, const struct block *block, enum site site, int64_t i, struct batch *quantized,
-                   const struct tensor *in, struct layer_stats *stats);
-/* Let go of the float linears of a site. */
-void reference_release(struct run *run, enum site site);
+void reference_close(struct run *run);
+/* Capacity in stats for a group's targets. */
+int reference_init(struct run *run, const struct plan *plan, int group, struct layer_stats *stats);
+/* The block as the reference path sees it: modules that were solved, as they were. A view (block_view_deinit). */
+int reference_view(const struct run *run, const struct block *block, struct block *out);
+/* One micro-batch of the reference path to a group's input, and on to the next sum of the residual stream where no
+ * other group comes before it. Where stats ask for targets (NULL: they do not), what the float model has beyond the
+ * quantized path goes to them. quantized: the same micro-batch there, with the group's input and the residual stream
+ * before it. */
+int reference_pass(struct run *run, const struct block *reference, int group, int64_t i,
+                   const struct microbatch *quantized, struct layer_stats *stats);
+/* After a group: let go of the float weights that the path has passed; behind the last one, of all. */
+void reference_release(struct run *run, const struct plan *plan, int group);

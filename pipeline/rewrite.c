@@ -1,13 +1,15 @@
-/* Rewriting stages over the open block (SmoothQuant, AWQ): site by site in the order of the forward pass, each stage
- * sees the inputs that the sites already rewritten make, in float, and changes the block without changing its output.
+/* Rewriting stages over the open block (SmoothQuant, AWQ): one input group after the other in the order of the forward
+ * pass, each stage sees the inputs that the groups already rewritten make, in float, and changes the block without
+ * changing its output.
  *
- * The passes here leave the hidden activations alone: the solving passes that follow start from them again. What a site
- * reads is made anew from the hidden activations and the work stores of attention and MLP. */
+ * The passes here leave the residual stream alone: the solving passes that follow start from it again. What a group
+ * reads is made from the layer's input and from what else is kept between passes. */
 
 #include "pipeline/rewrite.h"
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "pipeline/pass.h"
 #include "pipeline/solve.h"
 
 #include <math.h>
@@ -15,115 +17,103 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Input i of a site, in the micro-batches' scratch. */
-static int site_input(struct run *run, struct block *block, enum site site, const struct batch *b, struct tensor *in)
-{
-    const struct gpu *gpu = run->p->gpu;
-    struct tensor attention = microbatches_wide(&run->calibration, b, run->config->num_heads * run->config->head_dim);
-    int rc = activations_read(run->hidden, ACTIVATIONS_IN, b->first, (struct tensor *)&b->x, gpu, run->stream);
+struct rewrite_data {
+    struct run *run;
+    struct block *block;
+    const struct plan_group *group; /* at hand */
+    plan_set have;                  /* values that are there: the layer's input, and what the stores hold */
+    struct qscheme *schemes;        /* [modules] */
+    bool *quantized;
+};
 
-    if (site == SITE_ATTENTION) {
-        *in = b->in;
-        return rc != 0 ? rc : block_attention_input(block, b->scratch, &b->x, &b->in);
+/* Micro-batch i with the values `want`. The layer's input is a copy, since additions work in its place. */
+static int make_values(const struct rewrite_data *d, int64_t i, plan_set want, struct microbatch *b)
+{
+    struct run *run = d->run;
+    plan_set steps, used;
+
+    *b = microbatches_at(&run->calibration, d->block->plan, i);
+    int rc = pass_steps(d->block->plan, d->have, want, &steps, &used);
+    if (rc == 0 && (used & PLAN_BIT(0)) != 0) {
+        rc = microbatch_read(b, 0, run->stores[0], ACTIVATIONS_IN, run->p->gpu, run->stream);
     }
-    if (site == SITE_OUTPUT) {
-        *in = attention;
-        return rc != 0 ? rc : activations_read(run->attention, ACTIVATIONS_OUT, b->first, &attention, gpu, run->stream);
+    rc = rc != 0 ? rc : pass_open(run, b, used & ~PLAN_BIT(0));
+    if (rc == 0) {
+        pass_place(run, b, want & ~used & ~PLAN_BIT(d->group->input));
+        rc = block_run(d->block, &b->values, steps);
     }
-    if (site == SITE_DOWN) {
-        *in = microbatches_wide(&run->calibration, b, run->config->intermediate_size);
-        return rc != 0 ? rc : activations_read(run->mlp, ACTIVATIONS_OUT, b->first, in, gpu, run->stream);
-    }
-    *in = b->in;
-    rc = rc != 0 ? rc : activations_read(run->attention, ACTIVATIONS_OUT, b->first, &attention, gpu, run->stream);
-    rc = rc != 0 ? rc : block_attention_output(block, b->scratch, &attention, &b->x);
-    return rc != 0 ? rc : block_mlp_input(block, b->scratch, &b->x, &b->in);
+    return rc;
 }
 
-/* Attention's output or the MLP's product of one micro-batch into its work store: the next site's input. */
-static int keep_output(struct run *run, struct block *block, enum site site, const struct batch *b,
-                       const struct tensor *in)
+static double share_of(const struct rewrite_data *d, double part)
 {
-    const struct gpu *gpu = run->p->gpu;
-    const struct model_config *c = run->config;
-    struct tensor out = microbatches_wide(&run->calibration, b,
-                                          site == SITE_ATTENTION ? c->num_heads * c->head_dim : c->intermediate_size);
-
-    int rc =
-        site == SITE_ATTENTION ? block_attention(block, b->scratch, in, &out) : block_mlp(block, b->scratch, in, &out);
-    return rc != 0 ? rc
-                   : activations_write(site == SITE_ATTENTION ? run->attention : run->mlp, b->first, &out, gpu,
-                                       run->stream);
+    int64_t group = d->group - d->block->plan->groups;
+    return 0.25 * ((double)group + part) / (double)d->block->plan->group_count;
 }
 
-static double share_of(enum site site, double part)
+static int gather(const struct rewrite_data *d, struct layer_stats *stats)
 {
-    return 0.25 * ((double)site + part) / (double)SITE_COUNT;
-}
-
-static int gather(struct run *run, struct block *block, enum site site, struct layer_stats *stats)
-{
+    struct run *run = d->run;
     int64_t batches = microbatches_count(&run->calibration);
     double mark = clock_monotonic_seconds();
     int rc = 0;
 
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
-        struct batch b = microbatches_at(&run->calibration, i);
-        struct tensor in;
-        rc = run_tick(run, share_of(site, 0.5 * (double)i / (double)batches), "calibrating");
-        rc = rc != 0 ? rc : site_input(run, block, site, &b, &in);
+        struct microbatch b;
+        rc = run_tick(run, share_of(d, 0.5 * (double)i / (double)batches), "calibrating");
+        rc = rc != 0 ? rc : make_values(d, i, PLAN_BIT(d->group->input), &b);
         run_add_time(run, PHASE_FORWARD, &mark, 0);
-        rc = rc != 0 ? rc : stats_add(stats, run->p->gpu, run->stream, &in);
+        if (rc == 0) {
+            const struct tensor in = block_value(&b.values, d->group->input);
+            rc = stats_add(stats, run->p->gpu, run->stream, &in);
+        }
         run_add_time(run, PHASE_STATISTICS, &mark, 0);
     }
     return rc != 0 ? rc : stats_finish(stats, run->p->gpu, run->stream);
 }
 
-/* Behind a rewritten site: what the next one reads. */
-static int advance(struct run *run, struct block *block, enum site site)
+/* After a rewritten group: what is kept for the next one beside the residual stream. */
+static int advance(struct rewrite_data *d)
 {
+    const struct plan *plan = d->block->plan;
+    int next = (int)(d->group - plan->groups) + 1;
+    struct run *run = d->run;
+    plan_set keep = next < plan->group_count ? plan->groups[next].kept & ~d->have : 0;
     int rc = 0;
 
-    if (site != SITE_ATTENTION && site != SITE_MLP) {
-        return 0;
+    for (int v = 0; v < plan->value_count; v++) {
+        keep &= plan->values[v].residual ? ~PLAN_BIT(v) : ~(plan_set)0;
     }
-    for (int64_t i = 0; rc == 0 && i < microbatches_count(&run->calibration); i++) {
-        struct batch b = microbatches_at(&run->calibration, i);
-        struct tensor in;
-        rc = run_tick(run, share_of(site, 0.9), "calibrating");
-        rc = rc != 0 ? rc : site_input(run, block, site, &b, &in);
-        rc = rc != 0 ? rc : keep_output(run, block, site, &b, &in);
+    for (int64_t i = 0; rc == 0 && keep != 0 && i < microbatches_count(&run->calibration); i++) {
+        struct microbatch b;
+        rc = run_tick(run, share_of(d, 0.9), "calibrating");
+        rc = rc != 0 ? rc : make_values(d, i, keep, &b);
+        rc = rc != 0 ? rc : pass_write(run, &b, keep);
     }
+    d->have |= keep;
     return rc;
 }
 
-struct rewrite_data {
-    struct run *run;
-    struct block *block;
-    enum site site;
-    struct qscheme schemes[LINEAR_COUNT];
-    bool quantized[LINEAR_COUNT];
-};
-
-static int rewrite_input(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch)
+static int rewrite_input(void *data, int64_t i, struct block_values *values)
 {
-    struct rewrite_data *d = data;
-    struct batch b = microbatches_at(&d->run->calibration, i);
+    const struct rewrite_data *d = data;
+    struct microbatch b;
+    int rc = make_values(d, i, PLAN_BIT(d->group->input), &b);
 
-    *scratch = b.scratch;
-    return site_input(d->run, d->block, d->site, &b, in);
+    *values = b.values;
+    return rc;
 }
 
-static const struct qscheme *rewrite_scheme(void *data, enum linear_role role)
+static const struct qscheme *rewrite_scheme(void *data, int module)
 {
-    struct rewrite_data *d = data;
-    return d->quantized[role] ? &d->schemes[role] : NULL;
+    const struct rewrite_data *d = data;
+    return d->quantized[module] ? &d->schemes[module] : NULL;
 }
 
 static int rewrite_tick(void *data)
 {
-    struct rewrite_data *d = data;
-    return run_tick(d->run, share_of(d->site, 0.7), "quantizing");
+    const struct rewrite_data *d = data;
+    return run_tick(d->run, share_of(d, 0.7), "quantizing");
 }
 
 static int rewrite_stage(struct run *run, const struct recipe_stage *stage, struct rewrite_data *data,
@@ -134,7 +124,7 @@ static int rewrite_stage(struct run *run, const struct recipe_stage *stage, stru
         .stream = run->stream,
         .params = stage->params,
         .weight_dtype = model_dtype(run->p->model),
-        .site = data->site,
+        .group = data->group,
         .block = data->block,
         .stats = stats,
         .batches = microbatches_count(&run->calibration),
@@ -149,12 +139,13 @@ static int rewrite_stage(struct run *run, const struct recipe_stage *stage, stru
     int rc = stage->quantizer->rewrite(&context);
 
     run_add_time(run, PHASE_SOLVE, &mark, 0);
-    return rc != 0 ? err_pass(rc, "%s at site %d", stage->quantizer->name, (int)data->site) : 0;
+    return rc != 0 ? err_pass(rc, "%s of value %d", stage->quantizer->name, data->group->input) : 0;
 }
 
-/* Statistics are gathered anew for each stage: the one before it changed them. */
-static int rewrite_site(struct run *run, struct block *block, struct rewrite_data *data)
+/* Statistics are gathered again for each stage: the one before it changed them. */
+static int rewrite_group(struct rewrite_data *data)
 {
+    struct run *run = data->run;
     const struct recipe *recipe = run->p->recipe;
     int rc = 0;
 
@@ -164,30 +155,36 @@ static int rewrite_site(struct run *run, struct block *block, struct rewrite_dat
         if (stage->quantizer->rewrite == NULL) {
             continue;
         }
-        rc = stats_init(&stats, stage->quantizer->rewrite_stats, block_site_columns(run->config, data->site),
-                        run->p->gpu);
-        rc = rc != 0 ? rc : gather(run, block, data->site, &stats);
+        rc = stats_init(&stats, stage->quantizer->rewrite_stats, data->group->columns, run->p->gpu);
+        rc = rc != 0 ? rc : gather(data, &stats);
         rc = rc != 0 ? rc : rewrite_stage(run, stage, data, &stats);
         stats_deinit(&stats, run->p->gpu);
     }
-    return rc != 0 ? rc : advance(run, block, data->site);
+    return rc != 0 ? rc : advance(data);
 }
 
-int sites_rewrite(struct run *run, struct block *block)
+int block_rewrite(struct run *run, struct block *block)
 {
-    struct rewrite_data data = {.run = run, .block = block};
-    int rc = 0;
+    const struct plan *plan = block->plan;
+    struct rewrite_data data = {.run = run, .block = block, .have = PLAN_BIT(0)};
 
     if (!recipe_rewrites(run->p->recipe) || run->calibration.set == NULL) {
         return 0;
     }
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        data.quantized[role] = site_solver(run, (enum linear_role)role, &data.schemes[role]) != NULL;
+    data.schemes = calloc((size_t)plan->module_count, sizeof(*data.schemes));
+    data.quantized = calloc((size_t)plan->module_count, sizeof(*data.quantized));
+    int rc = data.schemes != NULL && data.quantized != NULL
+                 ? 0
+                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d schemes", plan->module_count);
+    for (int i = 0; rc == 0 && i < plan->module_count; i++) {
+        data.quantized[i] = module_solver(run, i, &data.schemes[i]) != NULL;
     }
-    for (int site = 0; rc == 0 && site < SITE_COUNT; site++) {
-        data.site = (enum site)site;
-        rc = rewrite_site(run, block, &data);
+    for (int g = 0; rc == 0 && g < plan->group_count; g++) {
+        data.group = &plan->groups[g];
+        rc = rewrite_group(&data);
     }
+    free(data.schemes);
+    free(data.quantized);
     return rc != 0 ? err_pass(rc, "rewrite block %lld", (long long)run->block_index) : 0;
 }
 
@@ -197,13 +194,16 @@ static int keep_tensor(struct run *run, const char *name, const struct tensor *t
     const struct qscheme scheme = {
         .kind = QTENSOR_DENSE, .bits = 16, .group_size = 1, .scale_dtype = model_dtype(run->p->model)};
     int64_t rows = tensor->rank == 2 ? tensor->shape[0] : 1, cols = tensor_count(tensor) / rows;
-    struct qtensor *q = &outputs->list[outputs->count];
+    const struct tensor no_codes = {.data = NULL};
+    struct qtensor made, *q = &made;
 
-    int rc = qtensor_new(name, &scheme, rows, cols, q);
+    int rc = block_outputs_reserve(outputs);
+    rc = rc != 0 ? rc : qtensor_new(name, &scheme, rows, cols, q);
     if (rc != 0) {
         return rc;
     }
-    outputs->count++;
+    block_outputs_add_take(outputs, q, &no_codes);
+    q = &outputs->list[outputs->count - 1];
     rc = run->p->gpu->ops->download(run->stream, q->tables, tensor->data, tensor_bytes(tensor));
     for (int64_t i = 0; rc == 0 && i < rows * cols; i++) {
         q->tables[i] = dtype_round(q->tables[i], scheme.scale_dtype);
@@ -216,31 +216,30 @@ static int keep_tensor(struct run *run, const char *name, const struct tensor *t
     return rc;
 }
 
-int sites_keep_changes(struct run *run, const struct block *block, struct block_outputs *outputs)
+int block_keep_changes(struct run *run, const struct block *block, struct block_outputs *outputs)
 {
-    char module[128], name[160];
+    const struct plan *plan = block->plan;
+    char name[MODEL_NAME_MAX];
     struct qscheme unused;
     int rc = 0;
 
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        if (!block->changed_linears[role]) {
+    for (int i = 0; rc == 0 && i < plan->module_count; i++) {
+        if (!block->modules[i].changed) {
             continue;
         }
-        model_linear_name(run->p->model, run->block_index, (enum linear_role)role, module);
-        if (site_solver(run, (enum linear_role)role, &unused) == NULL) {
-            snprintf(name, sizeof(name), "%s.weight", module);
-            rc = keep_tensor(run, name, &block->linears[role], outputs);
+        if (module_solver(run, i, &unused) == NULL) {
+            model_tensor_name(run->p->model, run->block_index, plan->modules[i].path, "weight", name);
+            rc = keep_tensor(run, name, &block->modules[i].weight, outputs);
         }
-        if (rc == 0 && block->biases[role].data != NULL) {
-            snprintf(name, sizeof(name), "%s.bias", module);
-            rc = keep_tensor(run, name, &block->biases[role], outputs);
+        if (rc == 0 && block->modules[i].bias.data != NULL) {
+            model_tensor_name(run->p->model, run->block_index, plan->modules[i].path, "bias", name);
+            rc = keep_tensor(run, name, &block->modules[i].bias, outputs);
         }
     }
-    for (int role = 0; rc == 0 && role < NORM_COUNT; role++) {
-        if (block->changed_norms[role]) {
-            snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)run->block_index,
-                     run->config->arch->norms[role]);
-            rc = keep_tensor(run, name, &block->norms[role], outputs);
+    for (int i = 0; rc == 0 && i < plan->norm_count; i++) {
+        if (block->norms[i].changed) {
+            model_tensor_name(run->p->model, run->block_index, plan->norms[i].path, "weight", name);
+            rc = keep_tensor(run, name, &block->norms[i].weight, outputs);
         }
     }
     return rc;

@@ -10,9 +10,10 @@
 
 /* The calibration set in float, where targets come from it. */
 struct reference {
-    struct microbatches batches;               /* set NULL: there is no such path */
-    struct activations *hidden;                /* its residual stream; NULL: the same */
-    struct tensor float_linears[LINEAR_COUNT]; /* of the open block: solved, and still in use there */
+    struct microbatches batches;  /* set NULL: there is no such path */
+    struct activations *hidden;   /* its residual stream; NULL: the same */
+    struct tensor *float_weights; /* of the open block's modules: solved, and still in use there; data NULL: not so */
+    struct tensor lacks;          /* F32 [a micro-batch, hidden]: what an output lacks of the float model's */
 };
 
 /* The evaluation set on both paths. */
@@ -33,9 +34,9 @@ struct run {
     bool keep_on_device;         /* activations, where they fit */
     struct activations_budget budget;
 
-    struct microbatches calibration;     /* set NULL: there is none */
-    struct activations *hidden;          /* calibration activations, quantized path */
-    struct activations *attention, *mlp; /* work: SITE_OUTPUT and SITE_DOWN inputs of the open block */
+    struct microbatches calibration;             /* set NULL: there is none */
+    struct activations *stores[PLAN_VALUES_MAX]; /* what is kept of it between passes, on the quantized path, by number
+                                                  * (plan_storage.store); 0: the residual stream; NULL: none */
     struct reference reference;
     struct evaluation evaluation;
 

@@ -1,9 +1,10 @@
-/* The linears of one site on their way to codes: solved together where one method solves them, measured one by one, and
- * put in the float ones' place with their inputs quantized as the runtime will do it, so that whatever comes behind
- * sees what the artifact's user will see. */
+/* The modules of one input group on their way to codes: solved together where one method solves them, measured one by
+ * one, and put in the float ones' place with their inputs quantized as the runtime will do it, so that whatever comes
+ * after them sees what the artifact's user will see. */
 
 #include "pipeline/solve.h"
 
+#include "base/arena.h"
 #include "base/err.h"
 #include "base/ids.h"
 #include "pipeline/report.h"
@@ -14,27 +15,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The linears of a site that are to be quantized, in order of their roles. */
-struct site_jobs {
-    struct linear_job jobs[LINEAR_COUNT];
-    struct qscheme schemes[LINEAR_COUNT];
-    const struct recipe_stage *solvers[LINEAR_COUNT];
-    struct report_input inputs[LINEAR_COUNT];
-    enum linear_role roles[LINEAR_COUNT];
-    char names[LINEAR_COUNT][128];
+/* The modules of a group that are to be quantized, in program order; each list has `count`. */
+struct group_jobs {
     int count;
+    struct linear_job *jobs;
+    struct qscheme *schemes;
+    const struct recipe_stage **solvers;
+    struct report_input *inputs;
+    int *modules;
+    char (*names)[PLAN_NAME_MAX];
+    struct arena arena; /* that they are in */
 };
 
-const struct recipe_stage *site_solver(struct run *run, enum linear_role role, struct qscheme *scheme)
+const struct recipe_stage *module_solver(struct run *run, int module, struct qscheme *scheme)
 {
     const struct recipe *recipe = run->p->recipe;
-    char name[128];
-    int64_t rows, cols;
+    const struct plan_module *m = &plans_layer(model_plans(run->p->model), run->block_index)->modules[module];
+    char name[PLAN_NAME_MAX];
 
-    model_linear_name(run->p->model, run->block_index, role, name);
-    const struct recipe_stage *solver = recipe_solver(recipe, name);
-    arch_linear_shape(run->config, role, &rows, &cols);
-    if (solver == NULL || recipe_scheme(recipe, solver, name, rows, cols, scheme) != 0) {
+    model_module_name(run->p->model, run->block_index, module, name);
+    const struct recipe_stage *solver = m->fixed ? NULL : recipe_solver(recipe, name);
+    if (solver == NULL || recipe_scheme(recipe, solver, name, m->rows, m->cols, scheme) != 0) {
         return NULL; /* a scheme that cannot be was refused before the job was accepted */
     }
     scheme->scale_dtype = run->p->format->scale_dtype(model_dtype(run->p->model));
@@ -42,23 +43,34 @@ const struct recipe_stage *site_solver(struct run *run, enum linear_role role, s
     return solver;
 }
 
-static void list_jobs(struct run *run, struct block *block, enum site site, struct site_jobs *out)
+static int list_jobs(struct run *run, struct block *block, const struct plan_group *group, struct group_jobs *out)
 {
-    out->count = 0;
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        int i = out->count;
-        if (arch_linear_site[role] != site) {
-            continue;
-        }
-        out->solvers[i] = site_solver(run, (enum linear_role)role, &out->schemes[i]);
+    size_t count = (size_t)group->count;
+
+    *out = (struct group_jobs){.count = 0};
+    arena_init(&out->arena, 0);
+    out->jobs = arena_alloc(&out->arena, count * sizeof(*out->jobs));
+    out->schemes = arena_alloc(&out->arena, count * sizeof(*out->schemes));
+    out->solvers = arena_alloc(&out->arena, count * sizeof(const struct recipe_stage *));
+    out->inputs = arena_alloc(&out->arena, count * sizeof(*out->inputs));
+    out->modules = arena_alloc(&out->arena, count * sizeof(*out->modules));
+    out->names = arena_alloc(&out->arena, count * sizeof(*out->names));
+    int rc = arena_check(&out->arena);
+    for (int k = 0; rc == 0 && k < group->count; k++) {
+        int i = out->count, module = group->modules[k];
+        out->solvers[i] = module_solver(run, module, &out->schemes[i]);
         if (out->solvers[i] != NULL) {
-            model_linear_name(run->p->model, run->block_index, (enum linear_role)role, out->names[i]);
-            out->jobs[i] = (struct linear_job){
-                .name = out->names[i], .weight = &block->linears[role], .params = out->solvers[i]->params, .loss = NAN};
-            out->roles[i] = (enum linear_role)role;
+            model_module_name(run->p->model, run->block_index, module, out->names[i]);
+            out->jobs[i] = (struct linear_job){.name = out->names[i],
+                                               .weight = &block->modules[module].weight,
+                                               .params = out->solvers[i]->params,
+                                               .scores = block->plan->modules[module].scores,
+                                               .loss = NAN};
+            out->modules[i] = module;
             out->count++;
         }
     }
+    return rc;
 }
 
 static int upload_zeros(struct run *run, const struct qtensor *q, struct tensor *zero)
@@ -177,13 +189,13 @@ static int measure(struct run *run, const struct tensor *weight, struct linear_j
     return rc;
 }
 
-/* From here on the block sees this linear's input as the runtime quantizes it. */
-static int place_input(struct run *run, struct block *block, enum linear_role role, const struct qtensor *q)
+/* From here on the block sees this module's input as the runtime quantizes it. */
+static int place_input(struct run *run, struct block_module *module, const struct qtensor *q)
 {
     const struct gpu *gpu = run->p->gpu;
 
-    block->inputs[role] = q->scheme.input;
-    block->inputs[role].scale = q->input_scale;
+    module->input = q->scheme.input;
+    module->input.scale = q->input_scale;
     if (q->scheme.kind != QTENSOR_INT || q->index_count == 0) {
         return 0;
     }
@@ -194,7 +206,7 @@ static int place_input(struct run *run, struct block *block, enum linear_role ro
     for (int64_t i = 0; i < q->index_count; i++) {
         keep[q->index[i]] = 1.0f;
     }
-    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 1, &q->cols, keep, &block->kept[role]);
+    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 1, &q->cols, keep, &module->outliers);
     free(keep);
     return rc;
 }
@@ -214,10 +226,10 @@ static int add_row(struct run *run, const struct report_facts *facts, struct rep
 }
 
 /* The quantized weight in the float one's place, which the reference path may still need. */
-static void take_weight(struct run *run, enum linear_role role, struct tensor *weight, struct tensor *dequantized)
+static void take_weight(struct run *run, int module, struct tensor *weight, struct tensor *dequantized)
 {
     if (run->reference.hidden != NULL) {
-        run->reference.float_linears[role] = *weight;
+        run->reference.float_weights[module] = *weight;
     } else {
         gpu_tensor_free(run->p->gpu, weight);
     }
@@ -226,28 +238,29 @@ static void take_weight(struct run *run, enum linear_role role, struct tensor *w
 }
 
 /* Measure what the linear lost, write its row, and put the quantized weight in the float one's place. */
-static int take_result(struct run *run, struct block *block, struct site_jobs *site, int i,
+static int take_result(struct run *run, struct block *block, struct group_jobs *group, int i,
                        const struct layer_stats *stats, struct report_rows *rows)
 {
-    struct linear_job *job = &site->jobs[i];
+    struct linear_job *job = &group->jobs[i];
     struct qtensor *q = &job->result;
-    enum linear_role role = site->roles[i];
+    int module = group->modules[i];
+    struct tensor *weight = &block->modules[module].weight;
     struct report_facts facts = {.index = run->next_row,
                                  .layer = run->block_index,
-                                 .method = site->solvers[i]->quantizer->name,
+                                 .method = group->solvers[i]->quantizer->name,
                                  .job = job,
-                                 .input = site->inputs[i]};
+                                 .input = group->inputs[i]};
 
-    q->scheme.input = site->schemes[i].input;
-    q->scheme.input_threshold = site->schemes[i].input_threshold;
-    q->scheme.weight_dtype = site->schemes[i].weight_dtype;
-    int rc = site_scales(run, &block->linears[role], job);
-    rc = rc != 0 ? rc : measure(run, &block->linears[role], job, stats, &facts);
-    rc = rc != 0 ? rc : place_input(run, block, role, q);
+    q->scheme.input = group->schemes[i].input;
+    q->scheme.input_threshold = group->schemes[i].input_threshold;
+    q->scheme.weight_dtype = group->schemes[i].weight_dtype;
+    int rc = check_stored_scales(run, weight, job);
+    rc = rc != 0 ? rc : measure(run, weight, job, stats, &facts);
+    rc = rc != 0 ? rc : place_input(run, &block->modules[module], q);
     if (rc != 0) {
         return err_set_module(err_pass(rc, "measure %s", q->name), q->name);
     }
-    take_weight(run, role, &block->linears[role], &job->dequantized);
+    take_weight(run, module, weight, &job->dequantized);
     return add_row(run, &facts, rows);
 }
 
@@ -262,30 +275,33 @@ static int solve_tick(void *data)
     return run_tick(context->run, context->share, "quantizing");
 }
 
-static double solve_flops(const struct site_jobs *site)
+static double solve_flops(const struct group_jobs *group)
 {
-    double n = (double)site->jobs[0].weight->shape[1], flops = 0;
+    double n = (double)group->jobs[0].weight->shape[1], flops = 0;
 
-    for (int i = 0; i < site->count; i++) {
-        if ((site->solvers[i]->quantizer->stats & STATS_HESSIAN) != 0) {
-            flops += (flops == 0 ? 2.0 / 3.0 * n * n * n : 0) + (double)site->jobs[i].weight->shape[0] * n * n;
+    for (int i = 0; i < group->count; i++) {
+        if ((group->solvers[i]->quantizer->stats & STATS_HESSIAN) != 0) {
+            flops += (flops == 0 ? 2.0 / 3.0 * n * n * n : 0) + (double)group->jobs[i].weight->shape[0] * n * n;
         }
     }
     return flops;
 }
 
 /* The jobs from `first` on that its method solves, in one call, so that they share what depends on the input alone. */
-static int solve_alike(const struct solve_context *context, const struct layer_stats *stats, struct site_jobs *site,
-                       int first, bool done[LINEAR_COUNT])
+static int solve_alike(const struct solve_context *context, const struct layer_stats *stats, struct group_jobs *group,
+                       int first, bool *done)
 {
-    const struct quantizer *quantizer = site->solvers[first]->quantizer;
-    struct linear_job jobs[LINEAR_COUNT];
-    int places[LINEAR_COUNT], count = 0;
+    const struct quantizer *quantizer = group->solvers[first]->quantizer;
+    struct linear_job *jobs = arena_alloc(&group->arena, (size_t)group->count * sizeof(*jobs));
+    int *places = arena_alloc(&group->arena, (size_t)group->count * sizeof(*places)), count = 0;
 
-    for (int i = first; i < site->count; i++) {
-        if (!done[i] && site->solvers[i]->quantizer == quantizer) {
+    if (jobs == NULL || places == NULL) {
+        return arena_check(&group->arena);
+    }
+    for (int i = first; i < group->count; i++) {
+        if (!done[i] && group->solvers[i]->quantizer == quantizer) {
             places[count] = i;
-            jobs[count++] = site->jobs[i];
+            jobs[count++] = group->jobs[i];
             done[i] = true;
         }
     }
@@ -294,14 +310,14 @@ static int solve_alike(const struct solve_context *context, const struct layer_s
         rc = err_set_module(rc, jobs[0].name); /* of several it names its own, where it can tell */
     }
     for (int i = 0; i < count; i++) {
-        site->jobs[places[i]] = jobs[i];
+        group->jobs[places[i]] = jobs[i];
     }
     return rc;
 }
 
-static int solve_all(struct run *run, const struct layer_stats *stats, enum site number, struct site_jobs *site)
+static int solve_all(struct run *run, const struct layer_stats *stats, double share, struct group_jobs *group)
 {
-    struct tick_context tick = {run, ((double)number + 0.5) / (double)SITE_COUNT};
+    struct tick_context tick = {run, share};
     const struct solve_context context = {
         .gpu = run->p->gpu,
         .stream = run->stream,
@@ -311,11 +327,11 @@ static int solve_all(struct run *run, const struct layer_stats *stats, enum site
         .tick = solve_tick,
         .tick_data = &tick,
     };
-    bool done[LINEAR_COUNT] = {false};
-    int rc = 0;
+    bool *done = arena_alloc(&group->arena, (size_t)group->count + 1);
+    int rc = done != NULL ? 0 : arena_check(&group->arena);
 
-    for (int i = 0; rc == 0 && i < site->count; i++) {
-        rc = done[i] ? 0 : solve_alike(&context, stats, site, i, done);
+    for (int i = 0; rc == 0 && i < group->count; i++) {
+        rc = done[i] ? 0 : solve_alike(&context, stats, group, i, done);
     }
     return rc;
 }
@@ -325,7 +341,7 @@ static int solve_all(struct run *run, const struct layer_stats *stats, enum site
 static int keep_result(struct run *run, struct linear_job *job, struct block_outputs *outputs)
 {
     const struct gpu *gpu = run->p->gpu;
-    int rc = 0;
+    int rc = 0, room;
 
     gpu_tensor_free(gpu, &job->scale);
     gpu_tensor_free(gpu, &job->zero);
@@ -337,26 +353,33 @@ static int keep_result(struct run *run, struct linear_job *job, struct block_out
         rc = gpu->ops->download(run->stream, job->result.codes, job->codes.data, tensor_bytes(&job->codes));
         gpu_tensor_free(gpu, &job->codes);
     }
-    outputs->list[outputs->count] = job->result;
-    outputs->codes[outputs->count++] = job->codes;
+    room = block_outputs_reserve(outputs);
+    if (room != 0) {
+        qtensor_deinit(&job->result);
+        gpu_tensor_free(gpu, &job->codes);
+        return room;
+    }
+    block_outputs_add_take(outputs, &job->result, &job->codes);
     return rc;
 }
 
-int site_solve(struct run *run, struct block *block, enum site site, const struct layer_stats *stats,
-               struct block_outputs *outputs, struct report_rows *rows)
+int group_solve(struct run *run, struct block *block, int g, const struct layer_stats *stats,
+                struct block_outputs *outputs, struct report_rows *rows)
 {
-    struct site_jobs jobs;
+    double share = ((double)g + 0.5) / (double)block->plan->group_count;
+    struct group_jobs jobs;
     double mark = clock_monotonic_seconds();
 
-    list_jobs(run, block, site, &jobs);
-    int rc = solve_all(run, stats, site, &jobs);
-    rc = rc != 0 ? rc : site_inputs(run, site, stats, jobs.schemes, jobs.jobs, jobs.count, jobs.inputs);
+    int rc = list_jobs(run, block, &block->plan->groups[g], &jobs);
+    rc = rc != 0 ? rc : solve_all(run, stats, share, &jobs);
+    rc = rc != 0 ? rc : group_inputs(run, share, stats, jobs.schemes, jobs.jobs, jobs.count, jobs.inputs);
     run_add_time(run, PHASE_SOLVE, &mark, rc == 0 && jobs.count > 0 ? solve_flops(&jobs) : 0);
     for (int i = 0; i < jobs.count; i++) {
         rc = rc != 0 ? rc : take_result(run, block, &jobs, i, stats, rows);
         int kept = keep_result(run, &jobs.jobs[i], outputs);
         rc = rc != 0 ? rc : kept;
     }
+    arena_deinit(&jobs.arena);
     run_add_time(run, PHASE_MEASURE, &mark, 0);
-    return rc != 0 ? err_pass(rc, "block %lld site %d", (long long)run->block_index, (int)site) : 0;
+    return rc != 0 ? err_pass(rc, "block %lld, input group %d", (long long)run->block_index, g) : 0;
 }

@@ -27,7 +27,7 @@ static int tick(void *data)
     return run_tick(context->run, context->share, "quantizing");
 }
 
-bool site_input_is_static(const struct qscheme *scheme)
+bool input_is_static(const struct qscheme *scheme)
 {
     return scheme->input.element != DTYPE_F32 && !scheme->input.dynamic;
 }
@@ -79,10 +79,10 @@ static int warn(struct run *run)
 }
 
 /* One range for linears that read the same input alike. */
-static int choose(struct run *run, enum site site, const struct layer_stats *stats, const struct qscheme *scheme,
+static int choose(struct run *run, double share, const struct layer_stats *stats, const struct qscheme *scheme,
                   const struct tensor *const *weights, int count, struct report_input *out)
 {
-    struct tick_context data = {run, ((double)site + 0.5) / (double)SITE_COUNT};
+    struct tick_context data = {run, share};
     const struct solve_context context = {.gpu = run->p->gpu,
                                           .stream = run->stream,
                                           .scale_dtype = scheme->scale_dtype,
@@ -104,23 +104,23 @@ static int choose(struct run *run, enum site site, const struct layer_stats *sta
 
 static bool are_alike(const struct qscheme *a, const struct qscheme *b)
 {
-    return site_input_is_static(a) && site_input_is_static(b) && a->input.element == b->input.element &&
+    return input_is_static(a) && input_is_static(b) && a->input.element == b->input.element &&
            a->input_search == b->input_search;
 }
 
-int site_inputs(struct run *run, enum site site, const struct layer_stats *stats, const struct qscheme *schemes,
-                struct linear_job *jobs, int count, struct report_input *out)
+int group_inputs(struct run *run, double share, const struct layer_stats *stats, const struct qscheme *schemes,
+                 struct linear_job *jobs, int count, struct report_input *out)
 {
-    int rc = 0;
+    const struct tensor **weights = calloc((size_t)count + 1, sizeof(const struct tensor *));
+    int rc = weights != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of %d weights", count);
 
     for (int i = 0; i < count; i++) {
         out[i] = (struct report_input){0};
     }
     for (int first = 0; rc == 0 && first < count; first++) {
-        const struct tensor *weights[LINEAR_COUNT];
         struct report_input made;
         int found = 0;
-        if (!site_input_is_static(&schemes[first]) || out[first].known) {
+        if (!input_is_static(&schemes[first]) || out[first].known) {
             continue;
         }
         for (int i = first; i < count; i++) {
@@ -131,16 +131,17 @@ int site_inputs(struct run *run, enum site site, const struct layer_stats *stats
         rc = stats == NULL || (stats->flags & STATS_RANGE) == 0
                  ? err_raise(ERR_INSUFFICIENT_CALIBRATION, "a static input scale of %s needs calibration inputs",
                              jobs[first].name)
-                 : choose(run, site, stats, &schemes[first], weights, found, &made);
+                 : choose(run, share, stats, &schemes[first], weights, found, &made);
         for (int i = first; rc == 0 && i < count; i++) {
             if (are_alike(&schemes[first], &schemes[i])) {
                 out[i] = made;
                 jobs[i].result.input_scale =
-                    site_input_scale((float)((double)made.absmax * made.range.share), schemes[i].input.element,
-                                     schemes[i].scale_dtype, &jobs[i]);
+                    stored_input_scale((float)((double)made.absmax * made.range.share), schemes[i].input.element,
+                                       schemes[i].scale_dtype, &jobs[i]);
             }
         }
         rc = rc != 0 ? err_set_module(err_pass(rc, "inputs of %s", jobs[first].name), jobs[first].name) : 0;
     }
+    free(weights);
     return rc;
 }

@@ -156,7 +156,7 @@ static int say(struct run *run, struct linear_job *job, const struct scales *sca
     return news_warn(run->news, "scales_clamped", message);
 }
 
-int site_scales(struct run *run, const struct tensor *weight, struct linear_job *job)
+int check_stored_scales(struct run *run, const struct tensor *weight, struct linear_job *job)
 {
     struct scales scales = {0};
     bool small = false;
@@ -177,7 +177,7 @@ int site_scales(struct run *run, const struct tensor *weight, struct linear_job 
     return rc;
 }
 
-float site_input_scale(float most, enum dtype element, enum dtype dtype, struct linear_job *job)
+float stored_input_scale(float most, enum dtype element, enum dtype dtype, struct linear_job *job)
 {
     struct bounds bounds = bounds_of(dtype);
     float scale = input_range_scale(most, element, dtype);

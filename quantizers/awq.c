@@ -12,12 +12,12 @@
  * factors that are not finite. Each candidate is Q(W s) / s, on the grid that the solver will use, in the block itself:
  * the output of attention with o_proj (for q, k, v), of the MLP (gate, up), of the linear (o, down) is held against
  * the float block's, and the least sum of squares wins, ties to the earlier. A candidate whose output is not finite is
- * out. s = 1 is always in, so no site loses to rounding on what is scored.
+ * out. s = 1 is always in, so no group loses to rounding on what is scored.
  *
  * Scored on SCORE_TOKENS inputs at most, in whole micro-batches (at least one), spread evenly over the calibration set:
  * the same ones in every run. Every candidate meets the first; the SHORTLIST best of it and s = 1 meet the others too,
  * and the least sum over all wins. Neighbours lose nearly the same, so what the first misorders costs little. The
- * winner is folded before the next site is looked at, so that its statistics and float outputs are those of the folded
+ * winner is folded before the next group is looked at, so that its statistics and float outputs are those of the folded
  * block.
  *
  * The clip search is per row and group, in solve: see gpu/cpu/clip.c. It needs the second moments of the inputs alone,
@@ -52,30 +52,33 @@ struct awq_params {
     int version;
 };
 
-/* The search at one site. Candidate 0 is the block as it is. */
+/* The search at one group. Candidate 0 is the block as it is. */
 struct search {
     const struct rewrite_context *context;
     const struct awq_params *params;
     int64_t columns;
     int candidates;
-    double *losses;     /* [candidates]; infinite: out */
-    float *inputs;      /* x_j */
-    float *weights;     /* w_j */
-    float *factors;     /* s_j of the candidate at hand */
-    struct block trial; /* the block with readers in place that are quantized; owns nothing */
-    struct tensor readers[LINEAR_COUNT];
+    double *losses;                           /* [candidates]; infinite: out */
+    float *inputs;                            /* x_j */
+    float *weights;                           /* w_j */
+    float *factors;                           /* s_j of the candidate at hand */
+    struct block trial;                       /* the block with readers in place that are quantized; owns nothing */
+    struct tensor *readers;                   /* of each of the group's modules; data NULL: it stays in float */
+    plan_set steps;                           /* from the input to what the group is judged by */
     struct tensor codes, scale, zero, column; /* of the widest reader; F32 [columns] */
-    struct tensor target, output, middle;     /* [tokens, hidden] twice, [tokens, between] */
+    struct tensor target, output;             /* what it is judged by, [tokens, width] */
 };
 
-/* The scheme of a role that this site reads and that is rounded to an integer grid, or NULL. */
-static const struct qscheme *reader(const struct rewrite_context *context, int role)
+/* The scheme of the group's module i if it is rounded to an integer grid, or NULL. */
+static const struct qscheme *reader(const struct rewrite_context *context, int i)
 {
-    if (arch_linear_site[role] != context->site) {
-        return NULL;
-    }
-    const struct qscheme *scheme = context->scheme(context->scheme_data, (enum linear_role)role);
+    const struct qscheme *scheme = context->scheme(context->scheme_data, context->group->modules[i]);
     return scheme != NULL && scheme->kind == QTENSOR_INT && scheme->group_rows <= 1 ? scheme : NULL;
+}
+
+static const struct tensor *weight_of(const struct rewrite_context *context, int i)
+{
+    return &context->block->modules[context->group->modules[i]].weight;
 }
 
 /* Add |w| over its group's largest to the columns' sums. */
@@ -92,10 +95,10 @@ static void add_weights(const float *w, int64_t rows, int64_t cols, int64_t grou
     }
 }
 
-static int weigh_reader(struct search *search, int role, const struct qscheme *scheme, double *sums)
+static int weigh_reader(struct search *search, int i, const struct qscheme *scheme, double *sums)
 {
     const struct rewrite_context *context = search->context;
-    const struct tensor *weight = &context->block->linears[role];
+    const struct tensor *weight = weight_of(context, i);
     float *host = malloc(tensor_bytes(weight));
 
     if (host == NULL) {
@@ -121,11 +124,11 @@ static int search_observe(struct search *search)
     }
     int rc = context->gpu->ops->download(context->stream, search->inputs, context->stats->absmean.data,
                                          (size_t)search->columns * sizeof(float));
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        const struct qscheme *scheme = reader(context, role);
+    for (int i = 0; rc == 0 && i < context->group->count; i++) {
+        const struct qscheme *scheme = reader(context, i);
         if (scheme != NULL) {
-            rc = weigh_reader(search, role, scheme, sums);
-            rows += context->block->linears[role].shape[0];
+            rc = weigh_reader(search, i, scheme, sums);
+            rows += weight_of(context, i)->shape[0];
         }
     }
     for (int64_t j = 0; rc == 0 && j < search->columns; j++) {
@@ -181,11 +184,11 @@ static int upload_column(struct search *search, bool inverse)
 }
 
 /* A reader's grid, over buffers that are wide enough for any. */
-static int round_reader(struct search *search, int role, const struct qscheme *scheme)
+static int round_reader(struct search *search, int i, const struct qscheme *scheme)
 {
     const struct rewrite_context *context = search->context;
     const struct gpu_ops *ops = context->gpu->ops;
-    struct tensor *w = &search->readers[role];
+    struct tensor *w = &search->readers[i];
     int64_t rows = w->shape[0], groups = w->shape[1] / scheme->group_size;
     struct tensor codes = tensor_2d(search->codes.data, DTYPE_U8, rows, w->shape[1]);
     struct tensor scale = tensor_2d(search->scale.data, DTYPE_F32, rows, groups);
@@ -208,78 +211,56 @@ static int place_candidate(struct search *search, int candidate)
     set_factors(search, candidate);
     for (int pass = 0; rc == 0 && pass < 2; pass++) {
         rc = upload_column(search, pass == 1);
-        for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-            const struct qscheme *scheme = reader(context, role);
+        for (int i = 0; rc == 0 && i < context->group->count; i++) {
+            const struct qscheme *scheme = reader(context, i);
             if (scheme == NULL) {
                 continue;
             }
             if (pass == 0) {
-                rc = ops->convert(context->stream, &search->readers[role], &context->block->linears[role]);
+                rc = ops->convert(context->stream, &search->readers[i], weight_of(context, i));
             }
-            rc = rc != 0 ? rc : ops->scale(context->stream, &search->readers[role], NULL, &search->column);
+            rc = rc != 0 ? rc : ops->scale(context->stream, &search->readers[i], NULL, &search->column);
             if (rc == 0 && pass == 0) {
-                rc = round_reader(search, role, scheme);
+                rc = round_reader(search, i, scheme);
             }
         }
     }
     return rc;
 }
 
-/* What the site is judged by: the output of attention with o_proj, of the MLP, or of the linear itself. */
-static int parent_output(struct search *search, const struct block *block, struct block_scratch *scratch,
-                         const struct tensor *in, const struct tensor *out)
+/* What the group is judged by (plan_group.branch), to `out`: the output of attention with its last module, of the MLP,
+ * or of the module itself. */
+static int branch_output(const struct search *search, const struct block *block, const struct block_values *values,
+                         const struct tensor *out)
 {
-    const struct rewrite_context *context = search->context;
-    struct tensor middle = *in;
-    int rc = context->gpu->ops->fill_zero(context->stream, out->data, tensor_bytes(out));
+    struct block_values own = *values;
 
-    if (rc == 0 && context->site == SITE_ATTENTION) {
-        middle = tensor_rows(&search->middle, 0, in->shape[0]);
-        rc = block_attention(block, scratch, in, &middle);
-    } else if (rc == 0 && context->site == SITE_MLP) {
-        middle = tensor_rows(&search->middle, 0, in->shape[0]);
-        rc = block_mlp(block, scratch, in, &middle);
-    }
-    if (rc != 0) {
-        return rc;
-    }
-    return context->site == SITE_ATTENTION || context->site == SITE_OUTPUT
-               ? block_attention_output(block, scratch, &middle, out)
-               : block_mlp_output(block, scratch, &middle, out);
-}
-
-static int tensors_for(struct search *search, int64_t tokens)
-{
-    const struct rewrite_context *context = search->context;
-    const struct model_config *c = context->block->config;
-    int64_t between = context->site == SITE_ATTENTION ? c->num_heads * c->head_dim : c->intermediate_size;
-    const int64_t whole[] = {tokens, c->hidden_size}, part[] = {tokens, between};
-
-    int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, whole, &search->target);
-    rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_F32, 2, whole, &search->output);
-    if (rc == 0 && (context->site == SITE_ATTENTION || context->site == SITE_MLP)) {
-        rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, part, &search->middle);
-    }
-    return rc;
+    block_value_bind(&own, search->context->group->branch, out->data);
+    return block_run(block, &own, search->steps);
 }
 
 /* One micro-batch through every candidate that is still in. */
 static int score_batch(struct search *search, int64_t i)
 {
     const struct rewrite_context *context = search->context;
-    struct block_scratch *scratch;
-    struct tensor in;
+    struct block_values values;
+    int64_t tokens = 0, width = context->block->plan->values[context->group->branch].width;
 
-    int rc = context->input(context->input_data, i, &in, &scratch);
-    if (rc == 0 && search->target.data == NULL) {
-        rc = tensors_for(search, in.shape[0]); /* the first batch is a full one */
+    int rc = context->input(context->input_data, i, &values);
+    if (rc == 0) {
+        tokens = block_value(&values, context->group->input).shape[0];
+    }
+    if (rc == 0 && search->target.data == NULL) { /* the first batch is a full one */
+        const int64_t shape[] = {tokens, width};
+        rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, shape, &search->target);
+        rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_F32, 2, shape, &search->output);
     }
     if (rc != 0) {
         return rc;
     }
-    struct tensor target = tensor_rows(&search->target, 0, in.shape[0]);
-    struct tensor output = tensor_rows(&search->output, 0, in.shape[0]);
-    rc = parent_output(search, context->block, scratch, &in, &target);
+    struct tensor target = tensor_rows(&search->target, 0, tokens);
+    struct tensor output = tensor_rows(&search->output, 0, tokens);
+    rc = branch_output(search, context->block, &values, &target);
     for (int candidate = 0; rc == 0 && candidate < search->candidates; candidate++) {
         struct gpu_residual residual = {0};
         if (!isfinite(search->losses[candidate])) {
@@ -287,7 +268,7 @@ static int score_batch(struct search *search, int64_t i)
         }
         rc = context->tick != NULL ? context->tick(context->tick_data) : 0;
         rc = rc != 0 ? rc : place_candidate(search, candidate);
-        rc = rc != 0 ? rc : parent_output(search, &search->trial, scratch, &in, &output);
+        rc = rc != 0 ? rc : branch_output(search, &search->trial, &values, &output);
         rc = rc != 0 ? rc : context->gpu->ops->residual(context->stream, &residual, &target, &output, NULL, NULL, NULL);
         search->losses[candidate] += residual.nonfinite > 0 ? INFINITY : residual.error_sq;
     }
@@ -339,17 +320,17 @@ static int search_place(struct search *search)
     int64_t widest = 0, groups = 0;
     int rc = gpu_tensor_new(context->gpu, DTYPE_F32, 1, &search->columns, &search->column);
 
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        const struct qscheme *scheme = reader(context, role);
+    for (int i = 0; rc == 0 && i < context->group->count; i++) {
+        const struct qscheme *scheme = reader(context, i);
         if (scheme == NULL) {
             continue;
         }
-        const struct tensor *w = &context->block->linears[role];
+        const struct tensor *w = weight_of(context, i);
         int64_t count = tensor_count(w);
         widest = count > widest ? count : widest;
         groups = count / scheme->group_size > groups ? count / scheme->group_size : groups;
-        rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, w->shape, &search->readers[role]);
-        search->trial.linears[role] = search->readers[role];
+        rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, w->shape, &search->readers[i]);
+        search->trial.modules[context->group->modules[i]].weight = search->readers[i];
     }
     rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_U8, 1, &widest, &search->codes);
     rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_F32, 1, &groups, &search->scale);
@@ -358,32 +339,41 @@ static int search_place(struct search *search)
 
 static int search_init(struct search *search, const struct rewrite_context *context)
 {
-    *search = (struct search){
-        .context = context, .params = context->params, .columns = context->stats->columns, .trial = *context->block};
+    *search = (struct search){.context = context, .params = context->params, .columns = context->stats->columns};
     search->candidates = (int)search->params->n_grid + (search->params->duo_scaling ? 1 : 0);
     search->losses = calloc((size_t)search->candidates, sizeof(*search->losses));
     search->inputs = calloc((size_t)search->columns, sizeof(*search->inputs));
     search->weights = calloc((size_t)search->columns, sizeof(*search->weights));
     search->factors = calloc((size_t)search->columns, sizeof(*search->factors));
-    if (search->losses == NULL || search->inputs == NULL || search->weights == NULL || search->factors == NULL) {
+    search->readers = calloc((size_t)context->group->count, sizeof(*search->readers));
+    if (search->losses == NULL || search->inputs == NULL || search->weights == NULL || search->factors == NULL ||
+        search->readers == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a search over %lld columns",
                          (long long)search->columns);
     }
-    return search_place(search);
+    plan_set used;
+    if (!plan_steps(context->block->plan, PLAN_BIT(context->group->input), PLAN_BIT(context->group->branch),
+                    &search->steps, &used)) {
+        return err_raise(ERR_INTERNAL, "the branch of value %d does not follow from it", context->group->input);
+    }
+    int rc = block_view(context->block, &search->trial);
+    return rc != 0 ? rc : search_place(search);
 }
 
 static void search_deinit(struct search *search)
 {
     const struct gpu *gpu = search->context->gpu;
-    struct tensor *const all[] = {&search->codes,  &search->scale,  &search->zero,  &search->column,
-                                  &search->target, &search->output, &search->middle};
+    struct tensor *const all[] = {&search->codes,  &search->scale,  &search->zero,
+                                  &search->column, &search->target, &search->output};
 
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         gpu_tensor_free(gpu, all[i]);
     }
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        gpu_tensor_free(gpu, &search->readers[role]);
+    for (int i = 0; search->readers != NULL && i < search->context->group->count; i++) {
+        gpu_tensor_free(gpu, &search->readers[i]);
     }
+    block_view_deinit(&search->trial);
+    free(search->readers);
     free(search->losses);
     free(search->inputs);
     free(search->weights);
@@ -405,10 +395,10 @@ static int rewrite(const struct rewrite_context *context)
     struct search search;
     bool any = false;
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        any = any || reader(context, role) != NULL;
+    for (int i = 0; i < context->group->count; i++) {
+        any = any || reader(context, i) != NULL;
     }
-    if (!any || !block_can_fold(context->block, context->site)) {
+    if (!any || context->group->fold.kind == FOLD_NONE || context->group->branch < 0) {
         return 0;
     }
     int rc = search_init(&search, context);
@@ -417,19 +407,11 @@ static int rewrite(const struct rewrite_context *context)
     int best = rc == 0 ? best_of(&search) : 0;
     if (best > 0) {
         set_factors(&search, best);
-        rc = block_fold(context->block, context->site, search.factors, context->weight_dtype, context->gpu,
+        rc = block_fold(context->block, context->group, search.factors, context->weight_dtype, context->gpu,
                         context->stream);
     }
     search_deinit(&search);
     return rc;
-}
-
-/* Attention multiplies what q and k give. */
-static bool may_clip(const char *name)
-{
-    size_t length = strlen(name);
-
-    return length < 6 || (strcmp(name + length - 6, "q_proj") != 0 && strcmp(name + length - 6, "k_proj") != 0);
 }
 
 static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
@@ -441,7 +423,7 @@ static int solve_linear(const struct solve_context *context, const struct layer_
     if (asked != SEARCH_MINMAX) {
         searches[tries++] = asked;
     }
-    if (params->clip && may_clip(job->name)) {
+    if (params->clip && !job->scores) {
         searches[tries++] = SEARCH_CLIP;
     }
     return search_solve(context, stats, job, searches, tries);

@@ -1,5 +1,5 @@
 #pragma once
-/* A sample of a site's inputs that stands for all of them, those that reach farthest included. */
+/* A sample of a group's inputs that stands for all of them, those that reach farthest included. */
 
 #include "gpu/gpu.h"
 

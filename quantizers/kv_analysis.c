@@ -77,12 +77,11 @@ static void analysis_deinit(struct analysis *a)
 /* Queries, keys and values of micro-batch i. */
 static int batch_heads(const struct analysis *a, int64_t i, struct block_heads *heads)
 {
-    struct block_scratch *scratch;
-    struct tensor in;
+    struct block_values values;
 
     int rc = a->context->tick != NULL ? a->context->tick(a->context->tick_data) : 0;
-    rc = rc != 0 ? rc : a->context->input(a->context->input_data, i, &in, &scratch);
-    return rc != 0 ? rc : block_attention_heads(a->context->block, scratch, &in, heads);
+    rc = rc != 0 ? rc : a->context->input(a->context->input_data, i, &values);
+    return rc != 0 ? rc : block_attention_heads(a->context->block, &values, PLAN_BIT(a->context->group->input), heads);
 }
 
 static int place_scales(struct analysis *a, struct tensor *tensor, struct gpu_cache *cache, const float *scales,

@@ -21,7 +21,7 @@ enum stats_flag {
 };
 #define STATS_SAMPLE_TOKENS 512
 
-/* Statistics of one site. Device memory; owned by stats_*. */
+/* Statistics of one input. Device memory; owned by stats_*. */
 struct layer_stats {
     unsigned flags;
     int64_t columns, tokens;
@@ -89,22 +89,22 @@ struct solve_context {
     void *tick_data;
 };
 
-/* A block's site on its way to easier weights, before any of the block's linears is solved. */
+/* An input group of a block on its way to easier weights, before any of the block's modules is solved. */
 struct rewrite_context {
     const struct gpu *gpu;
     struct gpu_stream *stream;
     const void *params;
-    enum dtype weight_dtype; /* what the artifact stores norms in: for block_fold */
-    enum site site;
-    struct block *block;             /* float, sites before this one rewritten */
-    const struct layer_stats *stats; /* of the site's input, as rewrite_stats asked */
-    /* Micro-batches of the calibration set: input i of the site, in memory that the next call overwrites, and scratch
-     * of its size to run the block's stages with. */
+    enum dtype weight_dtype;         /* what the artifact stores norms in: for block_fold */
+    const struct plan_group *group;  /* of the block's plan */
+    struct block *block;             /* float, groups before this one rewritten */
+    const struct layer_stats *stats; /* of the group's input, as rewrite_stats asked */
+    /* Micro-batches of the calibration set: number i with the group's input, in memory that the next call overwrites;
+     * what the input leads to can be run from there, several times. */
     int64_t batches;
-    int (*input)(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch);
+    int (*input)(void *data, int64_t i, struct block_values *values);
     void *input_data;
-    /* Shapes of solutions to come: the scheme of a linear of the block, NULL when it stays in float. */
-    const struct qscheme *(*scheme)(void *data, enum linear_role role);
+    /* Shapes of solutions to come: the scheme of a module of the block, NULL when it stays in float. */
+    const struct qscheme *(*scheme)(void *data, int module);
     void *scheme_data;
     int (*tick)(void *data);
     void *tick_data;
@@ -115,6 +115,7 @@ struct linear_job {
     const char *name;            /* module path */
     const struct tensor *weight; /* F32 [N,K] on the device; the method may not change it */
     const void *params;          /* the method's params struct, overrides applied */
+    bool scores;                 /* its outputs are multiplied with another module's: attention's queries and keys */
     struct qtensor result;       /* set on success */
     /* Where context->on_device is set and the result is an integer grid that the device solved: its codes U8 [N,K],
      * which result.codes waits for, its grid F32 [N,K/g], which the result has too, and the weight that they stand
@@ -157,9 +158,9 @@ struct quantizer {
     size_t params_size;
     /* Optional cross-field check; adds errors under pointer. */
     void (*check)(const void *params, const char *pointer, struct validation_errors *errors);
-    /* Optional: errors between the parameters and the model they are for. quantized_inputs: bit 1 << role (enum
-     * linear_role) for each linear whose inputs are quantized in some block. */
-    void (*check_model)(const void *params, const struct model_config *config, unsigned quantized_inputs,
+    /* Optional: errors between the parameters and the model they are for. quantized_inputs [plans_modules]: whether
+     * a module's inputs are quantized. */
+    void (*check_model)(const void *params, const struct plans *plans, const bool *quantized_inputs,
                         const char *pointer, struct validation_errors *errors);
     /* The scheme a linear of this shape gets under params (for format checks before any work). */
     int (*scheme)(const void *params, int64_t rows, int64_t cols, struct qscheme *out);
@@ -169,11 +170,11 @@ struct quantizer {
     /* Likewise, optional: a JSON object of defaults for the parameters of the method that solves, without which `amend`
      * could not be carried by any format; NULL when it asks for nothing. */
     const char *(*defaults_after)(const void *params);
-    /* Optional: change the block at one site without changing its output (block_fold). */
+    /* Optional: change the block at one input group without changing its output (block_fold). */
     unsigned rewrite_stats; /* statistics that rewrite needs */
     int (*rewrite)(const struct rewrite_context *context);
-    /* Optional: look at a block in float at SITE_ATTENTION, before anything else is done to it, and append rows to the
-     * report's "analysis". Such a method comes alone and makes no artifact. */
+    /* Optional: look at a block in float at the group before its attention, before anything else is done to it, and
+     * append rows to the report's "analysis". Such a method comes alone and makes no artifact. */
     int (*analyse)(const struct rewrite_context *context, struct analysis_rows *rows);
     /* Solve linears that share stats (stats->columns == K of each). stats may be NULL when the method asks for none.
      * NULL, and `scheme` with it: the method leaves weights alone. */

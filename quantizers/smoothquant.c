@@ -3,12 +3,12 @@
  *
  * Y = (X / s) (W s)^T for any positive s, so large input columns can be made small at the price of larger weight
  * columns: s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (eq. 4), over all linears that read the input. 1/s goes into the
- * norm before them (block_fold), so nothing is left to do at run time. Two more sites have a producer: up's rows for
+ * norm before them (block_fold), so nothing is left to do at run time. Two more groups have a producer: up's rows for
  * down's inputs (the product of gate and up is linear in up), and v's rows for o's when every key head feeds one query
  * head. Both producers have a scale of their own for each row, so there the move costs the producer nothing.
  *
- * alpha is searched for each site unless it is given: whichever of 0.3 .. 0.9, or leaving the site alone, gives the
- * least output error with weights and inputs quantized as they will be. All four sites are smoothed where they can be
+ * alpha is searched for each input group unless it is given: whichever of 0.3 .. 0.9, or leaving the group alone, gives
+ * the least output error with weights and inputs quantized as they will be. All groups are smoothed where they can be
  * and their inputs are quantized. Columns that never carried anything keep s = 1.
  *
  * In a recipe the last method solves on the smoothed weights and this one adds how inputs are quantized (amend). */
@@ -97,7 +97,7 @@ static int solve(const struct solve_context *context, const struct layer_stats *
     return rc;
 }
 
-/* One site's linears and what they read. */
+/* One group's modules and what they read. */
 struct smoothing {
     const struct rewrite_context *context;
     const struct smoothquant_params *params;
@@ -105,18 +105,23 @@ struct smoothing {
     float *inputs, *weights, *factors, *best; /* host [columns]: max |X_j|, max |W_j|, s */
 };
 
-static bool is_consumer(const struct rewrite_context *c, int role)
+static const struct tensor *weight_of(const struct rewrite_context *c, int i)
 {
-    return arch_linear_site[role] == c->site;
+    return &c->block->modules[c->group->modules[i]].weight;
 }
 
-/* Some linear here gets its inputs quantized. */
+static const struct qscheme *scheme_of(const struct rewrite_context *c, int i)
+{
+    return c->scheme(c->scheme_data, c->group->modules[i]);
+}
+
+/* Some module here gets its inputs quantized. */
 static bool is_worth_it(const struct rewrite_context *c)
 {
     bool any = false;
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        const struct qscheme *scheme = is_consumer(c, role) ? c->scheme(c->scheme_data, (enum linear_role)role) : NULL;
+    for (int i = 0; i < c->group->count; i++) {
+        const struct qscheme *scheme = scheme_of(c, i);
         any = any || (scheme != NULL && scheme->input.element != DTYPE_F32);
     }
     return any;
@@ -125,15 +130,17 @@ static bool is_worth_it(const struct rewrite_context *c)
 static bool is_wanted(const struct rewrite_context *c)
 {
     const struct smoothquant_params *p = c->params;
+    const struct plan_fold *fold = &c->group->fold;
 
-    switch (c->site) {
-    case SITE_OUTPUT:
-        return p->smooth_output != PARAMS_OFF && block_can_fold(c->block, c->site);
-    case SITE_DOWN:
-        return p->smooth_down != PARAMS_OFF;
-    default:
+    switch (fold->kind) {
+    case FOLD_NORM:
         return true;
+    case FOLD_ROWS:
+        return (fold->attention ? p->smooth_output : p->smooth_down) != PARAMS_OFF;
+    case FOLD_NONE:
+        break;
     }
+    return false;
 }
 
 /* max over all linears and rows, for each column. */
@@ -143,10 +150,8 @@ static int measure_weights(struct smoothing *s)
     struct tensor most = {0};
 
     int rc = gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &most);
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        if (is_consumer(c, role)) {
-            rc = c->gpu->ops->column_stats(c->stream, &most, NULL, &c->block->linears[role]);
-        }
+    for (int i = 0; rc == 0 && i < c->group->count; i++) {
+        rc = c->gpu->ops->column_stats(c->stream, &most, NULL, weight_of(c, i));
     }
     size_t bytes = (size_t)s->columns * sizeof(float);
     rc = rc != 0 ? rc : c->gpu->ops->download(c->stream, s->weights, most.data, bytes);
@@ -164,24 +169,27 @@ static void set_factors(struct smoothing *s, double alpha)
     }
 }
 
-/* Device memory of a search over one site. */
+/* Device memory of a search over one group. */
 struct search {
-    struct tensor inverse, factor;       /* F32 [K] */
-    struct tensor x;                     /* F32 [T,K], smoothed and rounded */
-    struct tensor weights[LINEAR_COUNT]; /* F32 [N,K], smoothed and rounded; data NULL = no consumer */
-    struct tensor wanted, gotten;        /* F32 [T * widest N] */
-    int64_t tokens;                      /* room of x */
+    struct tensor inverse, factor; /* F32 [K] */
+    struct tensor x;               /* F32 [T,K], smoothed and rounded */
+    struct tensor *weights;        /* F32 [N,K] of each module, smoothed and rounded */
+    struct tensor wanted, gotten;  /* F32 [T * widest N] */
+    int64_t tokens;                /* room of x */
     double error;
 };
 
-static void search_deinit(struct search *f, const struct gpu *gpu)
+static void search_deinit(const struct smoothing *s, struct search *f)
 {
+    const struct gpu *gpu = s->context->gpu;
+
     gpu_tensor_free(gpu, &f->inverse);
     gpu_tensor_free(gpu, &f->factor);
     gpu_tensor_free(gpu, &f->x);
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        gpu_tensor_free(gpu, &f->weights[role]);
+    for (int i = 0; f->weights != NULL && i < s->context->group->count; i++) {
+        gpu_tensor_free(gpu, &f->weights[i]);
     }
+    free(f->weights);
     gpu_tensor_free(gpu, &f->wanted);
     gpu_tensor_free(gpu, &f->gotten);
 }
@@ -190,15 +198,14 @@ static int search_init(const struct smoothing *s, int64_t tokens, struct search 
 {
     const struct rewrite_context *c = s->context;
     int64_t widest = 1;
-    int rc = 0;
 
     f->tokens = tokens;
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        if (is_consumer(c, role)) {
-            const struct tensor *w = &c->block->linears[role];
-            widest = w->shape[0] > widest ? w->shape[0] : widest;
-            rc = gpu_tensor_new(c->gpu, DTYPE_F32, 2, w->shape, &f->weights[role]);
-        }
+    f->weights = calloc((size_t)c->group->count, sizeof(*f->weights));
+    int rc = f->weights != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of weights");
+    for (int i = 0; rc == 0 && i < c->group->count; i++) {
+        const struct tensor *w = weight_of(c, i);
+        widest = w->shape[0] > widest ? w->shape[0] : widest;
+        rc = gpu_tensor_new(c->gpu, DTYPE_F32, 2, w->shape, &f->weights[i]);
     }
     rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &f->inverse);
     rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &f->factor);
@@ -207,15 +214,15 @@ static int search_init(const struct smoothing *s, int64_t tokens, struct search 
     return rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, widest}, &f->gotten);
 }
 
-/* Wq = Q(W s) for one consumer, as its scheme says, to nearest. */
-static int round_weight(const struct smoothing *s, struct search *f, int role)
+/* Wq = Q(W s) for one reader, as its scheme says, to nearest. */
+static int round_weight(const struct smoothing *s, struct search *f, int i)
 {
     const struct rewrite_context *c = s->context;
     const struct gpu_ops *ops = c->gpu->ops;
-    const struct qscheme *scheme = c->scheme(c->scheme_data, (enum linear_role)role);
-    struct tensor *w = &f->weights[role], codes = {0}, scale = {0}, zero = {0};
+    const struct qscheme *scheme = scheme_of(c, i);
+    struct tensor *w = &f->weights[i], codes = {0}, scale = {0}, zero = {0};
 
-    int rc = ops->convert(c->stream, w, &c->block->linears[role]);
+    int rc = ops->convert(c->stream, w, weight_of(c, i));
     rc = rc != 0 ? rc : ops->scale(c->stream, w, NULL, &f->factor);
     if (rc != 0 || scheme == NULL || scheme->kind != QTENSOR_INT) {
         return rc;
@@ -249,7 +256,7 @@ static struct gpu_input input_of(const struct smoothing *s, const struct qscheme
     return input;
 }
 
-/* Relative output error of the site's linears on one micro-batch, added up. */
+/* Relative output error of the group's modules on one micro-batch, added up. */
 static int try_batch(const struct smoothing *s, struct search *f, const struct tensor *in)
 {
     const struct rewrite_context *c = s->context;
@@ -259,12 +266,12 @@ static int try_batch(const struct smoothing *s, struct search *f, const struct t
     struct gpu_residual lost;
     int rc = 0;
 
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        const struct qscheme *scheme = is_consumer(c, role) ? c->scheme(c->scheme_data, (enum linear_role)role) : NULL;
+    for (int i = 0; rc == 0 && i < c->group->count; i++) {
+        const struct qscheme *scheme = scheme_of(c, i);
         if (scheme == NULL) {
             continue;
         }
-        int64_t rows = f->weights[role].shape[0];
+        int64_t rows = f->weights[i].shape[0];
         struct tensor wanted = tensor_2d(f->wanted.data, DTYPE_F32, x.shape[0], rows);
         struct tensor gotten = tensor_2d(f->gotten.data, DTYPE_F32, x.shape[0], rows);
         struct gpu_input input = input_of(s, scheme);
@@ -273,8 +280,8 @@ static int try_batch(const struct smoothing *s, struct search *f, const struct t
         if (input.element != DTYPE_F32) {
             rc = rc != 0 ? rc : ops->quantize_input(c->stream, &x, &x, NULL, &input);
         }
-        rc = rc != 0 ? rc : ops->linear(c->stream, &wanted, &from, &c->block->linears[role], NULL);
-        rc = rc != 0 ? rc : ops->linear(c->stream, &gotten, &x, &f->weights[role], NULL);
+        rc = rc != 0 ? rc : ops->linear(c->stream, &wanted, &from, weight_of(c, i), NULL);
+        rc = rc != 0 ? rc : ops->linear(c->stream, &gotten, &x, &f->weights[i], NULL);
         rc = rc != 0 ? rc : ops->residual(c->stream, &lost, &wanted, &gotten, NULL, NULL, NULL);
         if (rc == 0) {
             f->error += lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
@@ -298,32 +305,36 @@ static int try_factors(const struct smoothing *s, struct search *f)
     rc = rc != 0 ? rc : gpu_tensor_upload(c->gpu, c->stream, &f->inverse, inverse);
     rc = rc != 0 ? rc : gpu_tensor_upload(c->gpu, c->stream, &f->factor, s->factors);
     free(inverse);
-    for (int role = 0; rc == 0 && role < LINEAR_COUNT; role++) {
-        rc = is_consumer(c, role) ? round_weight(s, f, role) : 0;
+    for (int i = 0; rc == 0 && i < c->group->count; i++) {
+        rc = round_weight(s, f, i);
     }
     int64_t wanted = (SEARCH_TOKENS + f->tokens - 1) / f->tokens;
     int64_t stride = c->batches > wanted ? c->batches / wanted : 1;
     f->error = 0;
     for (int64_t i = 0; rc == 0 && i < c->batches && i / stride < wanted; i += stride) {
-        struct block_scratch *scratch;
-        struct tensor in;
-        rc = c->input(c->input_data, i, &in, &scratch);
-        rc = rc != 0 ? rc : try_batch(s, f, &in);
+        struct block_values values;
+        rc = c->input(c->input_data, i, &values);
+        if (rc == 0) {
+            const struct tensor in = block_value(&values, c->group->input);
+            rc = try_batch(s, f, &in);
+        }
     }
     return rc;
 }
 
-/* s->best = the factors of the least error; *gain false when leaving the site alone is as good as any. */
+/* s->best = the factors of the least error; *gain false when leaving the group alone is as good as any. */
 static int search_alpha(struct smoothing *s, bool *gain)
 {
     const struct rewrite_context *c = s->context;
     struct search f = {0};
-    struct block_scratch *scratch;
-    struct tensor in;
+    struct block_values values;
     double least = INFINITY;
 
-    int rc = c->input(c->input_data, 0, &in, &scratch);
-    rc = rc != 0 ? rc : search_init(s, in.shape[0] < SEARCH_TOKENS ? in.shape[0] : SEARCH_TOKENS, &f);
+    int rc = c->input(c->input_data, 0, &values);
+    if (rc == 0) {
+        int64_t tokens = block_value(&values, c->group->input).shape[0];
+        rc = search_init(s, tokens < SEARCH_TOKENS ? tokens : SEARCH_TOKENS, &f);
+    }
     for (int i = -1; rc == 0 && i < SEARCH_STEPS; i++) {
         if (i < 0) {
             for (int64_t j = 0; j < s->columns; j++) {
@@ -339,7 +350,7 @@ static int search_alpha(struct smoothing *s, bool *gain)
             memcpy(s->best, s->factors, (size_t)s->columns * sizeof(float));
         }
     }
-    search_deinit(&f, c->gpu);
+    search_deinit(s, &f);
     return rc;
 }
 
@@ -357,7 +368,7 @@ static int smooth(struct smoothing *s)
         set_factors(s, alpha);
         memcpy(s->best, s->factors, (size_t)s->columns * sizeof(float));
     }
-    return rc != 0 || !gain ? rc : block_fold(c->block, c->site, s->best, c->weight_dtype, c->gpu, c->stream);
+    return rc != 0 || !gain ? rc : block_fold(c->block, c->group, s->best, c->weight_dtype, c->gpu, c->stream);
 }
 
 static int rewrite(const struct rewrite_context *context)
@@ -365,7 +376,7 @@ static int rewrite(const struct rewrite_context *context)
     struct smoothing s = {
         .context = context,
         .params = context->params,
-        .columns = block_site_columns(context->block->config, context->site),
+        .columns = context->group->columns,
     };
 
     if (!is_wanted(context) || !is_worth_it(context)) {
@@ -384,29 +395,67 @@ static int rewrite(const struct rewrite_context *context)
     return rc;
 }
 
-/* A site that cannot be smoothed, or need not be, is left alone in silence only where nobody asked for it. */
-static void check_model(const void *params, const struct model_config *config, unsigned quantized_inputs,
+/* Of the groups whose factors go through rows, by attention or not: the first that there is, in a plan that goes to
+ * *plan, and whether any module of such a group has its inputs quantized. */
+static const struct plan_group *find_rows(const struct plans *plans, const bool *quantized_inputs, bool attention,
+                                          const struct plan **plan, bool *quantized)
+{
+    const struct plan_group *found = NULL;
+
+    *quantized = false;
+    for (int64_t layer = 0; layer < plans_config(plans)->num_layers; layer++) {
+        const struct plan *own = plans_layer(plans, layer);
+        for (int g = 0; g < own->group_count; g++) {
+            const struct plan_group *group = &own->groups[g];
+            if (group->fold.module < 0 || group->fold.attention != attention) {
+                continue;
+            }
+            *plan = found == NULL ? own : *plan;
+            found = found == NULL ? group : found;
+            for (int i = 0; i < group->count; i++) {
+                *quantized =
+                    *quantized || quantized_inputs[plans_first_module(plans, layer) + (size_t)group->modules[i]];
+            }
+        }
+    }
+    return found;
+}
+
+static void refuse_idle(const char *member, const char *pointer, const char *module, struct validation_errors *errors)
+{
+    char at[192];
+
+    text_pointer(at, sizeof(at), pointer, member);
+    validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
+                   "\"%s\" does nothing: the inputs of %s are not quantized in any block", member, module);
+}
+
+/* What cannot be smoothed, or need not be, is left alone in silence only where nobody asked for it. */
+static void check_model(const void *params, const struct plans *plans, const bool *quantized_inputs,
                         const char *pointer, struct validation_errors *errors)
 {
     const struct smoothquant_params *p = params;
+    const struct plan *plan = NULL;
+    const struct plan_group *group;
+    bool quantized;
     char at[192];
 
-    if (p->smooth_output == PARAMS_ON && config->num_heads != config->num_kv_heads) {
-        text_pointer(at, sizeof(at), pointer, "smooth_output");
-        validation_add(
-            errors, ERR_INCOMPATIBLE_OPTIONS, at,
-            "\"smooth_output\" cannot be true: the model shares %lld key heads among %lld query heads, so that no "
-            "row of v_proj feeds one input of o_proj alone",
-            (long long)config->num_kv_heads, (long long)config->num_heads);
-    } else if (p->smooth_output == PARAMS_ON && (quantized_inputs & 1U << LINEAR_O) == 0) {
+    group = p->smooth_output == PARAMS_ON ? find_rows(plans, quantized_inputs, true, &plan, &quantized) : NULL;
+    if (group != NULL && group->fold.shared) {
+        const struct plan_attention *a = &plan->steps[plan_find_step(plan, STEP_ATTENTION)].attention;
         text_pointer(at, sizeof(at), pointer, "smooth_output");
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "\"smooth_output\" does nothing: the inputs of o_proj are not quantized in any block");
+                       "\"smooth_output\" cannot be true: the model shares %lld key heads among %lld query heads, so "
+                       "that no row of %s feeds one input of %s alone",
+                       (long long)a->kv_heads, (long long)a->heads,
+                       plan_short_path(plan->modules[group->fold.module].path),
+                       plan_short_path(plan->modules[group->modules[0]].path));
+    } else if (group != NULL && !quantized) {
+        refuse_idle("smooth_output", pointer, plan_short_path(plan->modules[group->modules[0]].path), errors);
     }
-    if (p->smooth_down == PARAMS_ON && (quantized_inputs & 1U << LINEAR_DOWN) == 0) {
-        text_pointer(at, sizeof(at), pointer, "smooth_down");
-        validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "\"smooth_down\" does nothing: the inputs of down_proj are not quantized in any block");
+    group = p->smooth_down == PARAMS_ON ? find_rows(plans, quantized_inputs, false, &plan, &quantized) : NULL;
+    if (group != NULL && !quantized) {
+        refuse_idle("smooth_down", pointer, plan_short_path(plan->modules[group->modules[0]].path), errors);
     }
 }
 
@@ -417,9 +466,11 @@ static const struct params_row smoothquant_rows[] = {
               .aliases = strength_names,
               .help = "alpha: 0 moves all difficulty into the inputs, 1 all into the weights; null: searched, or 0.5 "
                       "where alpha_search is false."),
-    QUANT_ROW(PARAMS_SWITCH, smoothquant_params, alpha_search, "null",
-              .help = "Choose alpha for each site from 0.3 to 0.9, or leave the site alone, by its output error; null: "
-                      "unless smoothing_strength is given."),
+    QUANT_ROW(
+        PARAMS_SWITCH, smoothquant_params, alpha_search, "null",
+        .help =
+            "Choose alpha for each input group from 0.3 to 0.9, or leave the group alone, by its output error; null: "
+            "unless smoothing_strength is given."),
     QUANT_ROW(PARAMS_SWITCH, smoothquant_params, smooth_down, "null",
               .help = "Also smooth what down_proj reads, through the rows of up_proj; null: where these inputs are "
                       "quantized."),

@@ -1,4 +1,4 @@
-/* What methods know of a site's inputs: H = (2/T) sum x x^T, per column max |x| and mean |x|, and a few inputs.
+/* What methods know of a group's inputs: H = (2/T) sum x x^T, per column max |x| and mean |x|, and a few inputs.
  *
  * Sums are single precision. Inputs are added in chunks of a fixed number of tokens, so that the order of a sum depends
  * on the inputs and the backend alone. Only the upper triangle of H grows; finish scales it and mirrors it once. */

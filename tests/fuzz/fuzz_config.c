@@ -2,7 +2,7 @@
  * what is accepted has shapes that no later product wraps. */
 
 #include "base/json.h"
-#include "models/arch.h"
+#include "models/plan.h"
 
 #include <malloc.h>
 #include <stddef.h>
@@ -58,13 +58,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (arch_parse_config(json, &config) == 0) {
         float cosine[2048], sine[2048];
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            int64_t rows, cols;
-            arch_linear_shape(&config, (enum linear_role)role, &rows, &cols);
-            if (rows < 1 || cols < 1 || rows > INT32_MAX || cols > INT32_MAX) {
+        struct plans *plans;
+        if (plans_new(&config, &plans) != 0) {
+            abort(); /* what a configuration may say, a plan can be made of */
+        }
+        for (size_t i = 0; i < plans_modules(plans); i++) {
+            int number;
+            int64_t layer = plans_module_at(plans, i, &number);
+            const struct plan_module *m = &plans_layer(plans, layer)->modules[number];
+            if (m->rows < 1 || m->cols < 1 || m->rows > INT32_MAX || m->cols > INT32_MAX) {
                 abort();
             }
         }
+        plans_free(plans);
         if (config.head_dim < 2 || config.head_dim % 2 != 0 || config.num_heads % config.num_kv_heads != 0 ||
             arch_window(&config, 0) < 0 || config.num_layers < 1) {
             abort();

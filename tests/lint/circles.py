@@ -27,7 +27,7 @@ SHARED = {
 ALLOWED = {
     ("api/handlers_system.c", "api/openapi.h"): "one route shows the table of routes, which names the handlers",
     ("api/relay.c", "api/server.h"): "two ends of one connection: each tells the other when it is over",
-    ("models/block.c", "models/block_reader.h"): "a block that is loaded at once is one that is read and then taken",
+    ("models/block_load.c", "models/block_reader.h"): "a block that is loaded at once is one that is read and then taken",
     ("models/arch.c", "models/families/families.h"): "the registry names its rows, which are made of plans",
     ("storage/state_sqlite.c", "storage/sqlite.h"): "a row of the table of state.h, named after it; sqlite.h has its parts",
 }

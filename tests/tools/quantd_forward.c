@@ -67,11 +67,16 @@ static int run_blocks(struct forward *f)
     rc = rc != 0 ? rc : head_load_embedding(f->model, &f->gpu, f->stream, &head);
     rc = rc != 0 ? rc : f->gpu.ops->embed(f->stream, &f->x, &head.embedding, f->ids);
     head_deinit(&head, &f->gpu);
-    rc = rc != 0 ? rc : block_scratch_new(config, f->sequences, f->length, &f->gpu, f->stream, &scratch);
+    rc = rc != 0 ? rc : block_scratch_new(model_plans(f->model), f->sequences, f->length, &f->gpu, f->stream, &scratch);
     for (int64_t i = 0; rc == 0 && i < config->num_layers; i++) {
+        struct block_values values;
         struct block block = {0};
-        rc = block_load(f->model, i, &f->gpu, f->stream, &block);
-        rc = rc != 0 ? rc : block_forward(&block, scratch, &f->x);
+        rc = block_load(f->model, i, &f->gpu, f->stream, NULL, &block);
+        rc = rc != 0 ? rc : block_values_init(&values, block.plan, scratch, NULL);
+        if (rc == 0) {
+            block_value_bind(&values, 0, f->x.data);
+            rc = block_forward(&block, &values);
+        }
         block_deinit(&block, &f->gpu);
     }
     block_scratch_free(scratch);

@@ -4,6 +4,7 @@
 #include "formats/format.h"
 #include "models/model.h"
 #include "tests/unit/formats/decode.h"
+#include "tests/unit/llama_layer.h"
 #include "tests/unit/scratch.h"
 
 #include <fcntl.h>
@@ -129,14 +130,16 @@ static inline struct model *checkpoint_open(const char *parent, const char *rela
 static inline int checkpoint_modules(const struct model *model, int bits, int64_t group_size, bool sym,
                                      enum dtype scale_dtype, struct format_module **out)
 {
-    const struct model_config *config = model_config(model);
-    int count = (int)config->num_layers * LINEAR_COUNT;
+    const struct plans *plans = model_plans(model);
+    int count = (int)plans_modules(plans);
     struct format_module *modules = calloc((size_t)count, sizeof(*modules));
 
     for (int i = 0; i < count; i++) {
         struct format_module *m = &modules[i];
-        model_linear_name(model, i / LINEAR_COUNT, (enum linear_role)(i % LINEAR_COUNT), m->name);
-        arch_linear_shape(config, (enum linear_role)(i % LINEAR_COUNT), &m->rows, &m->cols);
+        const struct plan_module *module = &plans_layer(plans, i / LLAMA_MODULES)->modules[i % LLAMA_MODULES];
+        model_module_name(model, i / LLAMA_MODULES, i % LLAMA_MODULES, m->name);
+        m->rows = module->rows;
+        m->cols = module->cols;
         m->scheme = (struct qscheme){.bits = bits,
                                      .group_size = group_size < 0 ? m->cols : group_size,
                                      .per_channel = group_size < 0,

@@ -19,18 +19,18 @@ struct rig {
 
 static inline void make_blocks(struct rig *rig)
 {
-    rig->blocks = rig->count / LINEAR_COUNT;
+    rig->blocks = rig->count / LLAMA_MODULES;
     for (int b = 0; b < rig->blocks; b++) {
-        struct qtensor items[LINEAR_COUNT];
+        struct qtensor items[LLAMA_MODULES];
         char hex[65];
-        for (int i = 0; i < LINEAR_COUNT; i++) {
-            const struct format_module *m = &rig->modules[b * LINEAR_COUNT + i];
+        for (int i = 0; i < LLAMA_MODULES; i++) {
+            const struct format_module *m = &rig->modules[b * LLAMA_MODULES + i];
             qtensor_random(m->name, &m->scheme, m->rows, m->cols, (uint32_t)(b * 100 + i), &items[i]);
         }
         snprintf(rig->paths[b], sizeof(rig->paths[b]), "%s/block-%d", rig->dir, b);
         rig->files[b] = rig->paths[b];
-        ck_assert_rc_ok(qtensor_save(rig->paths[b], items, LINEAR_COUNT, hex));
-        for (int i = 0; i < LINEAR_COUNT; i++) {
+        ck_assert_rc_ok(qtensor_save(rig->paths[b], items, LLAMA_MODULES, hex));
+        for (int i = 0; i < LLAMA_MODULES; i++) {
             qtensor_deinit(&items[i]);
         }
     }

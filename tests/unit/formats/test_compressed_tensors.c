@@ -32,7 +32,7 @@ static int modules_of(const struct model *model, struct qscheme a, struct qschem
 
     for (int i = 0; i < count; i++) {
         struct format_module *m = &(*out)[i];
-        m->scheme = i % LINEAR_COUNT == LINEAR_DOWN ? b : a;
+        m->scheme = i % LLAMA_MODULES == LLAMA_DOWN ? b : a;
         m->scheme.group_size = m->scheme.per_channel ? m->cols : m->scheme.group_size;
         m->scheme.group_rows = m->scheme.group_rows < 0 ? m->rows : m->scheme.group_rows;
     }
@@ -190,9 +190,9 @@ START_TEST(blocks_at_edges)
     block.input.group_size = 128;
     int count = modules_of(model, block, block, &modules);
     const struct format_config config = {.modules = modules, .count = count, .model = model};
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        bool inner = role == LINEAR_Q || role == LINEAR_K || role == LINEAR_GATE;
-        struct format_module *m = &modules[LINEAR_COUNT + role];
+    for (int role = 0; role < LLAMA_MODULES; role++) {
+        bool inner = role == LLAMA_Q || role == LLAMA_K || role == LLAMA_GATE;
+        struct format_module *m = &modules[LLAMA_MODULES + role];
         json_t *warnings = json_array();
         int64_t rows = m->rows;
         m->rows = 200;

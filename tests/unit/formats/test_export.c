@@ -38,7 +38,7 @@ static void check_modules(const struct rig *rig, const char *format, struct safe
 
         load_module(shards, count, m->name, &stored);
         decoder_of(format)(&stored, &m->scheme, m->rows, m->cols, w);
-        qtensor_random(m->name, &m->scheme, m->rows, m->cols, (uint32_t)(i / LINEAR_COUNT * 100 + i % LINEAR_COUNT),
+        qtensor_random(m->name, &m->scheme, m->rows, m->cols, (uint32_t)(i / LLAMA_MODULES * 100 + i % LLAMA_MODULES),
                        &q);
         assert_same_weights(w, &q);
         qtensor_deinit(&q);

@@ -279,7 +279,7 @@ START_TEST(modules_left_in_float)
     struct validation_errors errors = {0};
 
     for (int i = 0; i < count; i++) {
-        if (i % LINEAR_COUNT != LINEAR_DOWN) {
+        if (i % LLAMA_MODULES != LLAMA_DOWN) {
             some[kept++] = all[i];
         }
     }
@@ -322,7 +322,7 @@ START_TEST(several_geometries)
     int count = checkpoint_modules(model, 4, 128, true, DTYPE_BF16, &modules);
     struct validation_errors errors = {0};
 
-    for (int i = LINEAR_DOWN; i < count; i += LINEAR_COUNT) {
+    for (int i = LLAMA_DOWN; i < count; i += LLAMA_MODULES) {
         modules[i].scheme.bits = 8;
     }
     const struct format_config config = {.modules = modules, .count = count, .model = model};
@@ -340,7 +340,7 @@ START_TEST(several_geometries)
                      " 'model.layers.3.mlp.down_proj']");
     ck_assert_uint_eq(json_array_size(json_object_get(json_object_get(groups, "group_0"), "targets")), 24);
     json_decref(object);
-    modules[LINEAR_K].scheme.group_size = 64; /* k unlike q and v */
+    modules[LLAMA_K].scheme.group_size = 64; /* k unlike q and v */
     ck_assert_int_eq(format_check(row("compressed-tensors"), &config, "", &errors), ERR_INCOMPATIBLE_OPTIONS);
     free(modules);
     model_close(model);

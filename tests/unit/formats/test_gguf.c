@@ -54,16 +54,16 @@ static void rig_init(struct rig *rig, const char *source, int bits)
         rig->modules[i].scheme =
             (struct qscheme){.kind = QTENSOR_BLOCKS, .block_type = types[i % TYPES], .scale_dtype = DTYPE_F16};
     }
-    rig->blocks = rig->count / LINEAR_COUNT;
+    rig->blocks = rig->count / LLAMA_MODULES;
     for (int b = 0; b < rig->blocks; b++) {
-        struct qtensor items[LINEAR_COUNT];
-        for (int i = 0; i < LINEAR_COUNT; i++) {
-            make_module(rig, b * LINEAR_COUNT + i, &items[i]);
+        struct qtensor items[LLAMA_MODULES];
+        for (int i = 0; i < LLAMA_MODULES; i++) {
+            make_module(rig, b * LLAMA_MODULES + i, &items[i]);
         }
         snprintf(rig->paths[b], sizeof(rig->paths[b]), "%s/block-%d", rig->dir, b);
         rig->files[b] = rig->paths[b];
-        ck_assert_rc_ok(qtensor_save(rig->paths[b], items, LINEAR_COUNT, hex));
-        for (int i = 0; i < LINEAR_COUNT; i++) {
+        ck_assert_rc_ok(qtensor_save(rig->paths[b], items, LLAMA_MODULES, hex));
+        for (int i = 0; i < LLAMA_MODULES; i++) {
             qtensor_deinit(&items[i]);
         }
     }
@@ -114,13 +114,13 @@ static int64_t turned(int64_t n, int64_t d)
 
 static void check_module(const struct rig *rig, const struct gguf_file *file, int i)
 {
-    static const char *const names[LINEAR_COUNT] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
-                                                    "ffn_gate", "ffn_up", "ffn_down"};
+    static const char *const names[LLAMA_MODULES] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
+                                                     "ffn_gate", "ffn_up", "ffn_down"};
     const struct format_module *m = &rig->modules[i];
     struct qtensor q;
     char name[64];
 
-    snprintf(name, sizeof(name), "blk.%d.%s.weight", i / LINEAR_COUNT, names[i % LINEAR_COUNT]);
+    snprintf(name, sizeof(name), "blk.%d.%s.weight", i / LLAMA_MODULES, names[i % LLAMA_MODULES]);
     const struct gguf_info *info = gguf_find_tensor(file, name);
     ck_assert_msg(info != NULL, "no tensor %s", name);
     ck_assert(info->rank == 2 && info->dims[0] == (uint64_t)m->cols && info->dims[1] == (uint64_t)m->rows);
@@ -131,7 +131,7 @@ static void check_module(const struct rig *rig, const struct gguf_file *file, in
     float *wanted = malloc((size_t)(m->rows * m->cols) * sizeof(float)), *row = malloc((size_t)m->cols * sizeof(float));
     qtensor_dequantize(&q, wanted);
     for (int64_t n = 0; n < m->rows; n++) {
-        int64_t to = i % LINEAR_COUNT <= LINEAR_K ? turned(n, model_config(rig->model)->head_dim) : n;
+        int64_t to = i % LLAMA_MODULES <= LLAMA_K ? turned(n, model_config(rig->model)->head_dim) : n;
         gguf_decode((int)info->type, file->data + file->start + info->offset + to * bytes, m->cols, row);
         if (memcmp(row, wanted + n * m->cols, (size_t)m->cols * sizeof(float)) != 0) {
             ck_abort_msg("%s: row %lld differs", name, (long long)n);

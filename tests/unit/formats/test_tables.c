@@ -160,16 +160,16 @@ static void export_open(struct export *e, struct qscheme scheme, int64_t outlier
             q->values[k] = (float)(k + 8);
         }
     }
-    for (int b = 0; b < e->count / LINEAR_COUNT; b++) {
+    for (int b = 0; b < e->count / LLAMA_MODULES; b++) {
         snprintf(paths[b], sizeof(paths[b]), "%s/block-%d", e->dir, b);
         files[b] = paths[b];
-        ck_assert_rc_ok(qtensor_save(paths[b], &e->items[b * LINEAR_COUNT], LINEAR_COUNT, hex));
+        ck_assert_rc_ok(qtensor_save(paths[b], &e->items[b * LLAMA_MODULES], LLAMA_MODULES, hex));
     }
     const struct format_export request = {
         .format = format_find("dense"),
         .config = {.modules = e->modules, .count = e->count, .model = e->model, .method = "kmeans"},
         .block_files = files,
-        .block_count = e->count / LINEAR_COUNT,
+        .block_count = e->count / LLAMA_MODULES,
         .directory = e->artifact};
     ck_assert_rc_ok(format_export(&request, &list));
     json_decref(list);

@@ -59,25 +59,23 @@ static inline struct support_tensor *support_find(struct support *s, const char 
     return NULL;
 }
 
-static inline void support_add_layer(struct support *s, const struct model_config *c, int64_t layer)
+static inline void support_add_layer(struct support *s, const struct plans *plans, int64_t layer)
 {
+    const struct plan *plan = plans_layer(plans, layer);
     char name[128];
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        int64_t rows, cols;
-        arch_linear_shape(c, (enum linear_role)role, &rows, &cols);
-        snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)layer, c->arch->linears[role]);
-        support_add(s, name, rows, cols);
-        if (arch_linear_bias(c, (enum linear_role)role)) {
-            snprintf(name, sizeof(name), "model.layers.%lld.%s.bias", (long long)layer, c->arch->linears[role]);
-            support_add(s, name, rows, 0);
+    for (int i = 0; i < plan->module_count; i++) {
+        const struct plan_module *m = &plan->modules[i];
+        snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)layer, m->path);
+        support_add(s, name, m->rows, m->cols);
+        if (m->bias) {
+            snprintf(name, sizeof(name), "model.layers.%lld.%s.bias", (long long)layer, m->path);
+            support_add(s, name, m->rows, 0);
         }
     }
-    for (int role = 0; role < NORM_COUNT; role++) {
-        if (c->arch->norms[role] != NULL) {
-            snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)layer, c->arch->norms[role]);
-            support_add(s, name, role == NORM_Q || role == NORM_K ? c->head_dim : c->hidden_size, 0);
-        }
+    for (int i = 0; i < plan->norm_count; i++) {
+        snprintf(name, sizeof(name), "model.layers.%lld.%s.weight", (long long)layer, plan->norms[i].path);
+        support_add(s, name, plan->norms[i].size, 0);
     }
 }
 
@@ -85,6 +83,7 @@ static inline void support_add_layer(struct support *s, const struct model_confi
 static inline void support_init(struct support *s, const char *config)
 {
     struct model_config c;
+    struct plans *plans;
     json_t *json = json_loads(config, 0, NULL);
 
     memset(s, 0, sizeof(*s));
@@ -97,9 +96,11 @@ static inline void support_init(struct support *s, const char *config)
     if (!c.tie_word_embeddings) {
         support_add(s, "lm_head.weight", c.vocab_size, c.hidden_size);
     }
+    ck_assert_rc_ok(plans_new(&c, &plans));
     for (int64_t layer = 0; layer < c.num_layers; layer++) {
-        support_add_layer(s, &c, layer);
+        support_add_layer(s, plans, layer);
     }
+    plans_free(plans);
 }
 
 static inline void support_deinit(struct support *s)

@@ -40,15 +40,14 @@ static const float *weights(const struct reference *r, const char *path, const c
     return out;
 }
 
-static void linear(const struct reference *r, enum linear_role role, double (*x)[WIDE], double (*y)[WIDE])
+static void linear(const struct reference *r, const char *path, bool has_bias, int64_t rows, int64_t cols,
+                   double (*x)[WIDE], double (*y)[WIDE])
 {
     float w[WIDE * WIDE], bias[WIDE] = {0};
-    int64_t rows, cols;
 
-    arch_linear_shape(r->c, role, &rows, &cols);
-    weights(r, r->c->arch->linears[role], "weight", w);
-    if (arch_linear_bias(r->c, role)) {
-        weights(r, r->c->arch->linears[role], "bias", bias);
+    weights(r, path, "weight", w);
+    if (has_bias) {
+        weights(r, path, "bias", bias);
     }
     for (int t = 0; t < TOKENS; t++) {
         for (int64_t n = 0; n < rows; n++) {
@@ -61,12 +60,12 @@ static void linear(const struct reference *r, enum linear_role role, double (*x)
 }
 
 /* Each run of `size` columns by itself. */
-static void norm(const struct reference *r, enum norm_role role, int64_t cols, int64_t size, double (*x)[WIDE],
+static void norm(const struct reference *r, const char *path, int64_t cols, int64_t size, double (*x)[WIDE],
                  double (*y)[WIDE])
 {
     float w[WIDE];
 
-    weights(r, r->c->arch->norms[role], "weight", w);
+    weights(r, path, "weight", w);
     for (int t = 0; t < TOKENS; t++) {
         for (int64_t at = 0; at < cols; at += size) {
             double mean = 0;
@@ -139,15 +138,17 @@ static void forward(const struct reference *r, double (*x)[WIDE])
     static double in[TOKENS][WIDE], q[TOKENS][WIDE], k[TOKENS][WIDE], v[TOKENS][WIDE], o[TOKENS][WIDE],
         up[TOKENS][WIDE];
     const struct model_config *c = r->c;
-    int64_t hidden = c->hidden_size;
+    int64_t hidden = c->hidden_size, wide = c->intermediate_size;
+    int64_t heads = c->num_heads * c->head_dim, kv = c->num_kv_heads * c->head_dim;
+    bool head_norms = strcmp(c->arch->name, "Qwen3ForCausalLM") == 0;
 
-    norm(r, NORM_ATTENTION, hidden, hidden, x, in);
-    linear(r, LINEAR_Q, in, q);
-    linear(r, LINEAR_K, in, k);
-    linear(r, LINEAR_V, in, v);
-    if (c->arch->qk_norm) {
-        norm(r, NORM_Q, c->num_heads * c->head_dim, c->head_dim, q, q);
-        norm(r, NORM_K, c->num_kv_heads * c->head_dim, c->head_dim, k, k);
+    norm(r, "input_layernorm", hidden, hidden, x, in);
+    linear(r, "self_attn.q_proj", c->qkv_bias, heads, hidden, in, q);
+    linear(r, "self_attn.k_proj", c->qkv_bias, kv, hidden, in, k);
+    linear(r, "self_attn.v_proj", c->qkv_bias, kv, hidden, in, v);
+    if (head_norms) {
+        norm(r, "self_attn.q_norm", c->num_heads * c->head_dim, c->head_dim, q, q);
+        norm(r, "self_attn.k_norm", c->num_kv_heads * c->head_dim, c->head_dim, k, k);
     }
     rotate(r, c->num_heads, q);
     rotate(r, c->num_kv_heads, k);
@@ -156,17 +157,17 @@ static void forward(const struct reference *r, double (*x)[WIDE])
             attend(r, head, t, q, k, v, o[t]);
         }
     }
-    linear(r, LINEAR_O, o, in);
+    linear(r, "self_attn.o_proj", c->o_bias, hidden, heads, o, in);
     add(x, in, hidden);
-    norm(r, NORM_MLP, hidden, hidden, x, in);
-    linear(r, LINEAR_GATE, in, q);
-    linear(r, LINEAR_UP, in, up);
+    norm(r, "post_attention_layernorm", hidden, hidden, x, in);
+    linear(r, "mlp.gate_proj", c->mlp_bias, wide, hidden, in, q);
+    linear(r, "mlp.up_proj", c->mlp_bias, wide, hidden, in, up);
     for (int t = 0; t < TOKENS; t++) {
         for (int64_t i = 0; i < c->intermediate_size; i++) {
             q[t][i] = q[t][i] / (1 + exp(-q[t][i])) * up[t][i];
         }
     }
-    linear(r, LINEAR_DOWN, q, in);
+    linear(r, "mlp.down_proj", c->mlp_bias, hidden, wide, q, in);
     add(x, in, hidden);
 }
 
@@ -222,6 +223,16 @@ static void compare(const struct tensor *x, double (*wanted)[WIDE])
     }
 }
 
+/* x becomes the block's output. */
+static void run_all(const struct block *block, struct block_scratch *scratch, const struct tensor *x)
+{
+    struct block_values values;
+
+    ck_assert_rc_ok(block_values_init(&values, block->plan, scratch, NULL));
+    block_value_bind(&values, 0, x->data);
+    ck_assert_rc_ok(block_forward(block, &values));
+}
+
 START_TEST(test_forward)
 {
     static double wanted[TOKENS][WIDE];
@@ -239,13 +250,13 @@ START_TEST(test_forward)
             wanted[t][i] = (double)value;
         }
     }
-    ck_assert_rc_ok(block_scratch_new(c, SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
+    ck_assert_rc_ok(block_scratch_new(model_plans(rig.model), SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
     for (int64_t layer = 0; layer < 2; layer++) {
         struct reference reference = {&rig.s, c, layer};
         struct block block;
         forward(&reference, wanted);
-        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, &block));
-        ck_assert_rc_ok(block_forward(&block, scratch, &x));
+        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, NULL, &block));
+        run_all(&block, scratch, &x);
         compare(&x, wanted);
         block_deinit(&block, &rig.gpu);
     }
@@ -271,7 +282,9 @@ START_TEST(test_read_ahead)
     struct rig rig;
 
     rig_open(&rig, configs[_i], _i % 2 == 0 ? DTYPE_BF16 : DTYPE_F32);
-    ck_assert_int_gt(block_reader_bytes(rig.model), 0);
+    int64_t bytes = 0;
+    ck_assert_rc_ok(block_reader_bytes(rig.model, &bytes));
+    ck_assert_int_gt(bytes, 0);
     ck_assert_rc_ok(block_reader_new(rig.model, &rig.gpu, &reader));
     for (size_t k = 0; k < sizeof(started) / sizeof(started[0]); k++) {
         int64_t layer = (int64_t)k % 2;
@@ -279,19 +292,20 @@ START_TEST(test_read_ahead)
         if (started[k] >= 0) {
             block_reader_start(reader, started[k], rig.stream);
         }
-        struct model_tensor list[BLOCK_TENSORS_MAX];
-        int count = block_tensors(rig.model, layer, list);
-        ck_assert_int_ge(count, LINEAR_COUNT);
-        const void *bytes = block_reader_find(reader, list[count - 1].name);
-        ck_assert((bytes != NULL) == (started[k] == layer));
-        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, &plain));
-        ck_assert_rc_ok(block_load_read(rig.model, layer, &rig.gpu, rig.stream, reader, &read));
-        for (int role = 0; role < LINEAR_COUNT; role++) {
-            expect_same_tensor(&plain.linears[role], &read.linears[role]);
-            expect_same_tensor(&plain.biases[role], &read.biases[role]);
+        struct model_tensor list[32];
+        ck_assert_uint_le(block_tensors_max(rig.model), 32);
+        size_t count = block_tensors(rig.model, layer, list);
+        ck_assert_uint_ge(count, 7);
+        const void *there = block_reader_find(reader, list[count - 1].name);
+        ck_assert((there != NULL) == (started[k] == layer));
+        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, NULL, &plain));
+        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, reader, &read));
+        for (int i = 0; i < plain.plan->module_count; i++) {
+            expect_same_tensor(&plain.modules[i].weight, &read.modules[i].weight);
+            expect_same_tensor(&plain.modules[i].bias, &read.modules[i].bias);
         }
-        for (int role = 0; role < NORM_COUNT; role++) {
-            expect_same_tensor(&plain.norms[role], &read.norms[role]);
+        for (int i = 0; i < plain.plan->norm_count; i++) {
+            expect_same_tensor(&plain.norms[i].weight, &read.norms[i].weight);
         }
         block_deinit(&plain, &rig.gpu);
         block_deinit(&read, &rig.gpu);
@@ -303,41 +317,54 @@ START_TEST(test_read_ahead)
 }
 END_TEST
 
-/* The stages in a row, over the caller's own site tensors, are the forward to the bit. */
-START_TEST(test_stages)
+/* The passes in a row, each from what the one before it kept, over the caller's own memory, are the forward to the bit.
+ */
+START_TEST(test_passes)
 {
     struct block_scratch *scratch;
     struct block block;
     struct rig rig;
-
-    rig_open(&rig, configs[4], DTYPE_BF16);
-    const struct model_config *c = model_config(rig.model);
-    struct tensor x = new_tensor(&rig, c->hidden_size), y = new_tensor(&rig, c->hidden_size);
-    struct tensor in = new_tensor(&rig, c->hidden_size), out = new_tensor(&rig, c->num_heads * c->head_dim);
-    struct tensor act = new_tensor(&rig, c->intermediate_size);
     uint64_t seed = 3;
+
+    rig_open(&rig, configs[_i], DTYPE_BF16);
+    const struct model_config *c = model_config(rig.model);
+    struct tensor x = new_tensor(&rig, c->hidden_size), y = new_tensor(&rig, c->hidden_size), kept[PLAN_VALUES_MAX];
     for (int64_t i = 0; i < tensor_count(&x); i++) {
         ((float *)x.data)[i] = support_unit(&seed);
     }
     memcpy(y.data, x.data, tensor_bytes(&x));
-    ck_assert_rc_ok(block_scratch_new(c, SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
-    ck_assert_rc_ok(block_load(rig.model, 1, &rig.gpu, rig.stream, &block));
-    ck_assert_rc_ok(block_forward(&block, scratch, &x));
-    ck_assert_rc_ok(block_attention_input(&block, scratch, &y, &in));
-    ck_assert_rc_ok(block_attention(&block, scratch, &in, &out));
-    ck_assert_rc_ok(block_attention_output(&block, scratch, &out, &y));
-    ck_assert_rc_ok(block_mlp_input(&block, scratch, &y, &in));
-    ck_assert_rc_ok(block_mlp(&block, scratch, &in, &act));
-    ck_assert_rc_ok(block_mlp_output(&block, scratch, &act, &y));
+    ck_assert_rc_ok(block_scratch_new(model_plans(rig.model), SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
+    ck_assert_rc_ok(block_load(rig.model, 1, &rig.gpu, rig.stream, NULL, &block));
+    const struct plan *plan = block.plan;
+    run_all(&block, scratch, &x);
+    for (int i = 0; i < plan->store_count; i++) {
+        kept[i] = i == 0 ? y : new_tensor(&rig, plan->store_columns[i]);
+    }
+    plan_set have = PLAN_BIT(0), steps, used;
+    for (int g = 0; g <= plan->group_count; g++) {
+        bool end = g == plan->group_count;
+        plan_set keep = end ? PLAN_BIT(plan->output) : plan->groups[g].kept;
+        plan_set want = keep | (end ? 0 : PLAN_BIT(plan->groups[g].input));
+        struct block_values values;
+        ck_assert(plan_steps(plan, have, want, &steps, &used));
+        ck_assert_rc_ok(block_values_init(&values, plan, scratch, NULL));
+        for (int v = 0; v < plan->value_count; v++) {
+            int store = plan->storages[plan->values[v].storage].store;
+            if (store >= 0 && ((have | keep) & PLAN_BIT(v)) != 0) {
+                block_value_bind(&values, v, kept[store].data);
+            }
+        }
+        ck_assert_rc_ok(block_run(&block, &values, steps));
+        have = keep;
+    }
     ck_assert_int_eq(memcmp(x.data, y.data, tensor_bytes(&x)), 0);
     block_deinit(&block, &rig.gpu);
-    block_deinit(&block, &rig.gpu); /* zeroed is fine */
+    block_deinit(&block, &rig.gpu); /* again is fine */
     block_scratch_free(scratch);
     gpu_tensor_free(&rig.gpu, &x);
-    gpu_tensor_free(&rig.gpu, &y);
-    gpu_tensor_free(&rig.gpu, &in);
-    gpu_tensor_free(&rig.gpu, &out);
-    gpu_tensor_free(&rig.gpu, &act);
+    for (int i = 0; i < plan->store_count; i++) {
+        gpu_tensor_free(&rig.gpu, &kept[i]);
+    }
     rig_close(&rig);
 }
 END_TEST
@@ -399,7 +426,7 @@ START_TEST(test_nan_in_a_block)
     ck_assert_rc_ok(support_open(&rig.s, ".", &rig.model));
     ck_assert_rc_ok(gpu_open("cpu", 1, &rig.gpu));
     ck_assert_rc_ok(rig.gpu.ops->stream_new(rig.gpu.device, &rig.stream));
-    ck_assert_int_eq(block_load(rig.model, 1, &rig.gpu, rig.stream, &block), ERR_NON_FINITE_VALUE);
+    ck_assert_int_eq(block_load(rig.model, 1, &rig.gpu, rig.stream, NULL, &block), ERR_NON_FINITE_VALUE);
     ck_assert_ptr_nonnull(strstr(err_last()->message, "model.layers.1.mlp.down_proj.bias"));
     ck_assert_int_eq(block.index, 77);
     rig_close(&rig);
@@ -412,9 +439,9 @@ START_TEST(test_scratch_refuses)
     struct rig rig;
 
     rig_open(&rig, configs[0], DTYPE_F16);
-    const struct model_config *c = model_config(rig.model);
-    ck_assert_int_eq(block_scratch_new(c, 0, 8, &rig.gpu, rig.stream, &scratch), ERR_INTERNAL);
-    ck_assert_int_eq(block_scratch_new(c, INT64_MAX, 8, &rig.gpu, rig.stream, &scratch), ERR_INTERNAL);
+    const struct plans *plans = model_plans(rig.model);
+    ck_assert_int_eq(block_scratch_new(plans, 0, 8, &rig.gpu, rig.stream, &scratch), ERR_INTERNAL);
+    ck_assert_int_eq(block_scratch_new(plans, INT64_MAX, 8, &rig.gpu, rig.stream, &scratch), ERR_INTERNAL);
     ck_assert_ptr_null(scratch);
     block_scratch_free(NULL);
     rig_close(&rig);
@@ -428,7 +455,7 @@ int main(void)
 
     tcase_add_loop_test(tcase, test_forward, 0, (int)(sizeof(configs) / sizeof(configs[0])));
     tcase_add_loop_test(tcase, test_read_ahead, 0, (int)(sizeof(configs) / sizeof(configs[0])));
-    tcase_add_test(tcase, test_stages);
+    tcase_add_loop_test(tcase, test_passes, 0, (int)(sizeof(configs) / sizeof(configs[0])));
     tcase_add_loop_test(tcase, test_head, 0, 4);
     tcase_add_test(tcase, test_nan_in_a_block);
     tcase_add_test(tcase, test_scratch_refuses);

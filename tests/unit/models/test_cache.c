@@ -20,7 +20,8 @@ struct rig {
     struct gpu_stream *stream;
     struct block block;
     struct block_scratch *scratch;
-    struct tensor in, out;
+    struct block_values values; /* with the attention group's input */
+    struct tensor out;
     struct cache_ranges ranges;
 };
 
@@ -41,13 +42,15 @@ static void rig_open(struct rig *rig)
     ck_assert_rc_ok(gpu_open("cpu", 2, &rig->gpu));
     ck_assert_rc_ok(rig->gpu.ops->stream_new(rig->gpu.device, &rig->stream));
     const struct model_config *c = model_config(rig->model);
-    ck_assert_rc_ok(block_load(rig->model, 0, &rig->gpu, rig->stream, &rig->block));
-    ck_assert_rc_ok(block_scratch_new(c, SEQUENCES, LENGTH, &rig->gpu, rig->stream, &rig->scratch));
+    ck_assert_rc_ok(block_load(rig->model, 0, &rig->gpu, rig->stream, NULL, &rig->block));
+    ck_assert_rc_ok(
+        block_scratch_new(model_plans(rig->model), SEQUENCES, LENGTH, &rig->gpu, rig->stream, &rig->scratch));
     ck_assert_rc_ok(cache_ranges_init(&rig->ranges, c, &rig->gpu));
-    rig->in = tensor_new(rig);
     rig->out = tensor_new(rig);
+    ck_assert_rc_ok(block_values_init(&rig->values, rig->block.plan, rig->scratch, NULL));
+    float *in = block_value(&rig->values, rig->block.plan->groups[0].input).data;
     for (int i = 0; i < TOKENS * 24; i++) {
-        ((float *)rig->in.data)[i] = support_unit(&seed);
+        in[i] = support_unit(&seed);
     }
 }
 
@@ -55,7 +58,6 @@ static void rig_close(struct rig *rig)
 {
     cache_ranges_deinit(&rig->ranges, &rig->gpu);
     cache_ranges_deinit(&rig->ranges, &rig->gpu); /* zeroed is fine */
-    gpu_tensor_free(&rig->gpu, &rig->in);
     gpu_tensor_free(&rig->gpu, &rig->out);
     block_scratch_free(rig->scratch);
     block_deinit(&rig->block, &rig->gpu);
@@ -83,7 +85,7 @@ START_TEST(scales_are_what_was_reached)
     struct rig rig;
     rig_open(&rig);
     const struct model_config *c = model_config(rig.model);
-    ck_assert_rc_ok(block_attention_heads(&rig.block, rig.scratch, &rig.in, &heads));
+    ck_assert_rc_ok(block_attention_heads(&rig.block, &rig.values, PLAN_BIT(rig.block.plan->groups[0].input), &heads));
     ck_assert_rc_ok(cache_ranges_add(&rig.ranges, &heads, &rig.gpu, rig.stream));
     for (int i = 0; i < 12; i++) {
         const struct cache_scheme scheme = {i % 2 == 0 ? DTYPE_F8_E4M3 : DTYPE_I8, i / 2 % 2 == 1};
@@ -103,6 +105,18 @@ START_TEST(scales_are_what_was_reached)
 }
 END_TEST
 
+/* The attention's output, of the input that the values have. */
+static void attend(struct rig *rig, const struct tensor *out)
+{
+    const struct plan *plan = rig->block.plan;
+    int to = plan->groups[1].input;
+    plan_set steps, used;
+
+    ck_assert(plan_steps(plan, PLAN_BIT(plan->groups[0].input), PLAN_BIT(to), &steps, &used));
+    block_value_bind(&rig->values, to, out->data);
+    ck_assert_rc_ok(block_run(&rig->block, &rig->values, steps));
+}
+
 START_TEST(attention_reads_through_the_cache)
 {
     struct block_heads heads;
@@ -111,18 +125,18 @@ START_TEST(attention_reads_through_the_cache)
     struct tensor plain = tensor_new(&rig), scale[2];
     const struct cache_scheme scheme = {DTYPE_F8_E4M3, true};
     struct cache_scales scales;
-    ck_assert_rc_ok(block_attention(&rig.block, rig.scratch, &rig.in, &plain));
-    ck_assert_rc_ok(block_attention_heads(&rig.block, rig.scratch, &rig.in, &heads));
+    attend(&rig, &plain);
+    ck_assert_rc_ok(block_attention_heads(&rig.block, &rig.values, PLAN_BIT(rig.block.plan->groups[0].input), &heads));
     ck_assert_rc_ok(cache_ranges_add(&rig.ranges, &heads, &rig.gpu, rig.stream));
     ck_assert_rc_ok(
         cache_scales_make(&rig.ranges, rig.block.config, &scheme, DTYPE_F32, &rig.gpu, rig.stream, &scales));
     ck_assert_rc_ok(cache_place(&rig.block, &scheme, &scales, &rig.gpu, rig.stream));
     ck_assert_rc_ok(cache_place(&rig.block, &scheme, &scales, &rig.gpu, rig.stream)); /* replaces the first */
-    ck_assert_rc_ok(block_attention(&rig.block, rig.scratch, &rig.in, &rig.out));
+    attend(&rig, &rig.out);
     ck_assert_int_ne(memcmp(plain.data, rig.out.data, tensor_bytes(&plain)), 0);
 
     /* by hand, from the heads as they come */
-    ck_assert_rc_ok(block_attention_heads(&rig.block, rig.scratch, &rig.in, &heads));
+    ck_assert_rc_ok(block_attention_heads(&rig.block, &rig.values, PLAN_BIT(rig.block.plan->groups[0].input), &heads));
     float *const lists[] = {scales.keys, scales.values};
     struct tensor *const parts[] = {&heads.k, &heads.v};
     for (int i = 0; i < 2; i++) {

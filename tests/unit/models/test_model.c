@@ -56,14 +56,15 @@ START_TEST(test_opens)
     ck_assert_uint_eq(strlen(model_digest(model)), 64);
     ck_assert_ptr_nonnull(json_object_get(model_config_json(model), "architectures"));
 
-    model_linear_name(model, 1, LINEAR_GATE, name);
+    int gate = plan_find_module(plans_layer(model_plans(model), 1), "mlp.gate_proj");
+    model_module_name(model, 1, gate, name);
     ck_assert_str_eq(name, "model.layers.1.mlp.gate_proj");
-    ck_assert_int_eq(model_linear_role(model, name, &layer), LINEAR_GATE);
+    ck_assert_int_eq(model_find_module(model, name, &layer), gate);
     ck_assert_int_eq(layer, 1);
-    ck_assert_int_eq(model_linear_role(model, "model.layers.2.mlp.gate_proj", &layer), -1);
-    ck_assert_int_eq(model_linear_role(model, "model.layers.-1.mlp.gate_proj", &layer), -1);
-    ck_assert_int_eq(model_linear_role(model, "model.layers.0.mlp.gate_proj.weight", &layer), -1);
-    ck_assert_int_eq(model_linear_role(model, "lm_head", &layer), -1);
+    ck_assert_int_eq(model_find_module(model, "model.layers.2.mlp.gate_proj", &layer), -1);
+    ck_assert_int_eq(model_find_module(model, "model.layers.-1.mlp.gate_proj", &layer), -1);
+    ck_assert_int_eq(model_find_module(model, "model.layers.0.mlp.gate_proj.weight", &layer), -1);
+    ck_assert_int_eq(model_find_module(model, "lm_head", &layer), -1);
 
     char *json;
     size_t size;

@@ -57,7 +57,7 @@ START_TEST(what_does_not_fit_is_named)
             struct linear_job job = solve_one(&rig, rows[i].method, rows[i].text, rows[i].dtype, NULL, &w);
             bool wanted = (kind == A_LARGE_ROW && rows[i].large) || (kind == A_SMALL_ROW && rows[i].small);
             notices = 0;
-            ck_assert_rc_ok(site_scales(&run, &w, &job));
+            ck_assert_rc_ok(check_stored_scales(&run, &w, &job));
             ck_assert_msg((job.fallback[0] != '\0') == wanted, "%s %s %d: \"%s\"", rows[i].method, rows[i].text, kind,
                           job.fallback);
             ck_assert_int_eq(notices, wanted);
@@ -75,15 +75,15 @@ START_TEST(input_scales_stay_in_their_type)
 {
     struct linear_job job = {.fallback = ""};
 
-    ck_assert_float_eq(site_input_scale(0, DTYPE_I8, DTYPE_F16, &job), 1.0f);
-    ck_assert_float_eq(site_input_scale(254, DTYPE_I8, DTYPE_F16, &job), 2.0f);
+    ck_assert_float_eq(stored_input_scale(0, DTYPE_I8, DTYPE_F16, &job), 1.0f);
+    ck_assert_float_eq(stored_input_scale(254, DTYPE_I8, DTYPE_F16, &job), 2.0f);
     ck_assert_str_eq(job.fallback, "");
-    ck_assert_float_eq(site_input_scale(1e9f, DTYPE_I8, DTYPE_F16, &job), 65504.0f);
+    ck_assert_float_eq(stored_input_scale(1e9f, DTYPE_I8, DTYPE_F16, &job), 65504.0f);
     ck_assert_ptr_nonnull(strstr(job.fallback, "does not fit F16"));
     job.fallback[0] = '\0';
-    ck_assert_float_eq(site_input_scale(1e9f, DTYPE_I8, DTYPE_BF16, &job), dtype_round(1e9f / 127, DTYPE_BF16));
+    ck_assert_float_eq(stored_input_scale(1e9f, DTYPE_I8, DTYPE_BF16, &job), dtype_round(1e9f / 127, DTYPE_BF16));
     ck_assert_str_eq(job.fallback, "");
-    ck_assert(site_input_scale(1e-9f, DTYPE_I8, DTYPE_F16, &job) < 1e-6f);
+    ck_assert(stored_input_scale(1e-9f, DTYPE_I8, DTYPE_F16, &job) < 1e-6f);
     ck_assert_ptr_nonnull(strstr(job.fallback, "does not fit F16"));
 }
 END_TEST

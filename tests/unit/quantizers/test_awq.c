@@ -1,6 +1,7 @@
 /* AWQ in a block: the function stays, what is scored never gets worse, and what cannot be moved is left alone; the
  * clip search in solve. */
 
+#include "tests/unit/llama_layer.h"
 #include "tests/unit/models/support.h"
 #include "tests/unit/quantizers/support.h"
 
@@ -23,10 +24,10 @@ struct house {
     struct model *model;
     struct block block, kept; /* the second as it was */
     struct block_scratch *scratch;
-    struct tensor x[BATCHES], in, wide, m;
-    enum site site;
+    struct tensor x[BATCHES], m;
+    int group;
     struct qscheme scheme;
-    int skipped; /* role that stays in float, -1 = none, LINEAR_COUNT = all */
+    int skipped; /* module that stays in float, -1 = none, LLAMA_MODULES = all */
     int ticks, stop_at;
 };
 
@@ -38,19 +39,17 @@ static void house_open(struct house *h, const char *config, int bits, int thread
     support_write(&h->support);
     ck_assert_rc_ok(support_open(&h->support, ".", &h->model));
     rig_open(&h->rig, threads);
-    ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, &h->block));
-    ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, &h->kept));
+    ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, NULL, &h->block));
+    ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, NULL, &h->kept));
     ck_assert_rc_ok(
-        block_scratch_new(model_config(h->model), SEQUENCES, LENGTH, &h->rig.gpu, h->rig.stream, &h->scratch));
+        block_scratch_new(model_plans(h->model), SEQUENCES, LENGTH, &h->rig.gpu, h->rig.stream, &h->scratch));
     for (int b = 0; b < BATCHES; b++) {
         h->x[b] = rig_random(&h->rig, TOKENS, 64, 100 + (uint64_t)b);
         for (int64_t i = 0; i < TOKENS * 64; i++) { /* a few large inputs, as trained models have */
             floats(&h->x[b])[i] *= i % 64 == 5 || i % 64 == 40 ? 25.0f : 1.0f;
         }
     }
-    h->in = rig_tensor(&h->rig, DTYPE_F32, TOKENS, 64);
     h->m = rig_tensor(&h->rig, DTYPE_F32, TOKENS, 64);
-    h->wide = rig_tensor(&h->rig, DTYPE_F32, TOKENS, 96);
     h->scheme = (struct qscheme){.kind = QTENSOR_INT, .bits = bits, .group_size = 32, .scale_dtype = DTYPE_F16};
     h->skipped = -1;
     h->stop_at = -1;
@@ -61,9 +60,7 @@ static void house_close(struct house *h)
     for (int b = 0; b < BATCHES; b++) {
         gpu_tensor_free(&h->rig.gpu, &h->x[b]);
     }
-    gpu_tensor_free(&h->rig.gpu, &h->in);
     gpu_tensor_free(&h->rig.gpu, &h->m);
-    gpu_tensor_free(&h->rig.gpu, &h->wide);
     block_scratch_free(h->scratch);
     block_deinit(&h->block, &h->rig.gpu);
     block_deinit(&h->kept, &h->rig.gpu);
@@ -72,42 +69,32 @@ static void house_close(struct house *h)
     support_deinit(&h->support);
 }
 
-/* Input i of a site of this block. */
-static struct tensor site_input(struct house *h, const struct block *block, enum site site, int64_t i)
+/* Values up to `want` of this block, from what comes to it; valid until the next call. */
+static struct block_values values_to(struct house *h, const struct block *block, int64_t i, int want)
 {
-    struct tensor attention = tensor_2d(h->wide.data, DTYPE_F32, TOKENS, 64), act = h->wide;
+    struct block_values values;
+    plan_set steps, used;
 
     memcpy(h->m.data, h->x[i].data, tensor_bytes(&h->m));
-    ck_assert_rc_ok(block_attention_input(block, h->scratch, &h->m, &h->in));
-    if (site == SITE_ATTENTION) {
-        return h->in;
-    }
-    ck_assert_rc_ok(block_attention(block, h->scratch, &h->in, &attention));
-    if (site == SITE_OUTPUT) {
-        return attention;
-    }
-    ck_assert_rc_ok(block_attention_output(block, h->scratch, &attention, &h->m));
-    ck_assert_rc_ok(block_mlp_input(block, h->scratch, &h->m, &h->in));
-    if (site == SITE_MLP) {
-        return h->in;
-    }
-    ck_assert_rc_ok(block_mlp(block, h->scratch, &h->in, &act));
-    return act;
+    ck_assert_rc_ok(block_values_init(&values, block->plan, h->scratch, NULL));
+    block_value_bind(&values, 0, h->m.data);
+    ck_assert(plan_steps(block->plan, PLAN_BIT(0), PLAN_BIT(want), &steps, &used));
+    ck_assert_rc_ok(block_run(block, &values, steps));
+    return values;
 }
 
-static int give_input(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch)
+static int give_input(void *data, int64_t i, struct block_values *values)
 {
     struct house *h = data;
     ck_assert(i >= 0 && i < BATCHES);
-    *in = site_input(h, &h->block, h->site, i);
-    *scratch = h->scratch;
+    *values = values_to(h, &h->block, i, h->block.plan->groups[h->group].input);
     return 0;
 }
 
-static const struct qscheme *give_scheme(void *data, enum linear_role role)
+static const struct qscheme *give_scheme(void *data, int module)
 {
     struct house *h = data;
-    return h->skipped == LINEAR_COUNT || h->skipped == (int)role ? NULL : &h->scheme;
+    return h->skipped == LLAMA_MODULES || h->skipped == module ? NULL : &h->scheme;
 }
 
 static int count_tick(void *data)
@@ -116,17 +103,18 @@ static int count_tick(void *data)
     return h->ticks++ == h->stop_at ? ERR_CANCELLED : 0;
 }
 
-static int rewrite(struct house *h, enum site site, const char *text)
+static int rewrite(struct house *h, int number, const char *text)
 {
     const struct quantizer *awq = quantizer_find("awq");
     void *params = params_new(awq, text);
     struct layer_stats stats;
 
-    h->site = site;
-    ck_assert_rc_ok(
-        stats_init(&stats, awq->rewrite_stats, block_site_columns(model_config(h->model), site), &h->rig.gpu));
+    const struct plan_group *group = &h->block.plan->groups[number];
+    h->group = number;
+    ck_assert_rc_ok(stats_init(&stats, awq->rewrite_stats, group->columns, &h->rig.gpu));
     for (int b = 0; b < BATCHES; b++) {
-        struct tensor in = site_input(h, &h->block, site, b);
+        struct block_values values = values_to(h, &h->block, b, group->input);
+        struct tensor in = block_value(&values, group->input);
         ck_assert_rc_ok(stats_add(&stats, &h->rig.gpu, h->rig.stream, &in));
     }
     ck_assert_rc_ok(stats_finish(&stats, &h->rig.gpu, h->rig.stream));
@@ -134,7 +122,7 @@ static int rewrite(struct house *h, enum site site, const char *text)
                                             .stream = h->rig.stream,
                                             .params = params,
                                             .weight_dtype = DTYPE_BF16,
-                                            .site = site,
+                                            .group = group,
                                             .block = &h->block,
                                             .stats = &stats,
                                             .batches = BATCHES,
@@ -152,8 +140,7 @@ static int rewrite(struct house *h, enum site site, const char *text)
 
 static void block_output(struct house *h, const struct block *block, int b, float *out)
 {
-    memcpy(h->m.data, h->x[b].data, tensor_bytes(&h->m));
-    ck_assert_rc_ok(block_forward(block, h->scratch, &h->m));
+    (void)values_to(h, block, b, block->plan->output);
     memcpy(out, h->m.data, tensor_bytes(&h->m));
 }
 
@@ -167,70 +154,60 @@ static double distance(const float *a, const float *b, int64_t count)
     return sqrt(error / signal);
 }
 
-/* What the site's parent loses against the float block when the site's linears are rounded to nearest. */
-static double scored_loss(struct house *h, const struct block *block, enum site site)
+/* What the group's branch loses against the float block when the group's modules are rounded to nearest. */
+static double scored_loss(struct house *h, const struct block *block, int number)
 {
-    struct block rounded = *block;
-    struct tensor copies[LINEAR_COUNT] = {0};
+    const struct plan_group *group = &block->plan->groups[number];
+    struct tensor copies[LLAMA_MODULES] = {0};
+    struct block rounded;
+    plan_set steps, used;
     double lost = 0;
 
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        if (arch_linear_site[role] == site) {
-            struct linear_job job = solve_one(&h->rig, "rtn",
-                                              h->scheme.bits == 3 ? "{\"bits\":3,\"group_size\":32,\"sym\":false}"
-                                                                  : "{\"bits\":4,\"group_size\":32,\"sym\":false}",
-                                              DTYPE_F16, NULL, &block->linears[role]);
-            copies[role] = rig_tensor(&h->rig, DTYPE_F32, job.result.rows, job.result.cols);
-            qtensor_dequantize(&job.result, copies[role].data);
-            rounded.linears[role] = copies[role];
-            qtensor_deinit(&job.result);
-        }
+    ck_assert_rc_ok(block_view(block, &rounded));
+    ck_assert(plan_steps(block->plan, PLAN_BIT(group->input), PLAN_BIT(group->branch), &steps, &used));
+    for (int i = 0; i < group->count; i++) {
+        int module = group->modules[i];
+        struct linear_job job = solve_one(&h->rig, "rtn",
+                                          h->scheme.bits == 3 ? "{\"bits\":3,\"group_size\":32,\"sym\":false}"
+                                                              : "{\"bits\":4,\"group_size\":32,\"sym\":false}",
+                                          DTYPE_F16, NULL, &block->modules[module].weight);
+        copies[module] = rig_tensor(&h->rig, DTYPE_F32, job.result.rows, job.result.cols);
+        qtensor_dequantize(&job.result, copies[module].data);
+        rounded.modules[module].weight = copies[module];
+        qtensor_deinit(&job.result);
     }
     for (int b = 0; b < BATCHES; b++) {
         float wanted[TOKENS * 64], got[TOKENS * 64];
-        struct tensor in = site_input(h, &h->kept, site, b), out = h->m;
-        const struct block *blocks[] = {&h->kept, &rounded};
         for (int i = 0; i < 2; i++) {
-            struct tensor middle = rig_tensor(&h->rig, DTYPE_F32, TOKENS, site == SITE_ATTENTION ? 64 : 96);
-            in = site_input(h, i == 0 ? &h->kept : block, site, b); /* the float block's own inputs */
-            memset(out.data, 0, tensor_bytes(&out));
-            if (site == SITE_ATTENTION) {
-                ck_assert_rc_ok(block_attention(blocks[i], h->scratch, &in, &middle));
-                ck_assert_rc_ok(block_attention_output(blocks[i], h->scratch, &middle, &out));
-            } else if (site == SITE_OUTPUT) {
-                ck_assert_rc_ok(block_attention_output(blocks[i], h->scratch, &in, &out));
-            } else if (site == SITE_MLP) {
-                ck_assert_rc_ok(block_mlp(blocks[i], h->scratch, &in, &middle));
-                ck_assert_rc_ok(block_mlp_output(blocks[i], h->scratch, &middle, &out));
-            } else {
-                ck_assert_rc_ok(block_mlp_output(blocks[i], h->scratch, &in, &out));
-            }
-            memcpy(i == 0 ? wanted : got, out.data, sizeof(wanted));
-            gpu_tensor_free(&h->rig.gpu, &middle);
+            /* the float block's own inputs */
+            struct block_values values = values_to(h, i == 0 ? &h->kept : block, b, group->input);
+            ck_assert_rc_ok(block_run(i == 0 ? &h->kept : &rounded, &values, steps));
+            memcpy(i == 0 ? wanted : got, block_value(&values, group->branch).data, sizeof(wanted));
         }
         lost += pow(distance(got, wanted, TOKENS * 64), 2);
     }
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        gpu_tensor_free(&h->rig.gpu, &copies[role]);
+    for (int i = 0; i < LLAMA_MODULES; i++) {
+        gpu_tensor_free(&h->rig.gpu, &copies[i]);
     }
+    block_view_deinit(&rounded);
     return lost;
 }
 
 static const char *const settings[] = {"{}", "{\"duo_scaling\":false}", "{\"n_grid\":1}",
                                        "{\"n_grid\":7,\"duo_scaling\":false}"};
 
-/* One site after the other: the block's function stays, and each scored loss is at most what rounding alone loses. */
+/* One group after the other: the block's function stays, and each scored loss is at most what rounding alone loses. */
 START_TEST(function_stays_and_loss_falls)
 {
     struct house h;
     double before = 0, after = 0;
 
     house_open(&h, _i / 4 == 0 ? llama : grouped, 3 + _i % 2, 2);
-    for (int site = 0; site < SITE_COUNT; site++) {
-        double plain = scored_loss(&h, &h.kept, (enum site)site);
-        ck_assert_rc_ok(rewrite(&h, (enum site)site, settings[_i % 4]));
-        double found = scored_loss(&h, &h.block, (enum site)site);
-        ck_assert_msg(found <= plain * 1.05, "site %d: %g, rounding %g", site, found, plain); /* stored norms round */
+    for (int group = 0; group < LLAMA_GROUPS; group++) {
+        double plain = scored_loss(&h, &h.kept, group);
+        ck_assert_rc_ok(rewrite(&h, group, settings[_i % 4]));
+        double found = scored_loss(&h, &h.block, group);
+        ck_assert_msg(found <= plain * 1.05, "group %d: %g, rounding %g", group, found, plain); /* stored norms round */
         before += plain;
         after += found;
     }
@@ -253,11 +230,11 @@ static bool same(const struct tensor *a, const struct tensor *b)
 
 static void check_untouched(struct house *h)
 {
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        ck_assert(same(&h->block.linears[role], &h->kept.linears[role]) && !h->block.changed_linears[role]);
+    for (int i = 0; i < LLAMA_MODULES; i++) {
+        ck_assert(same(&h->block.modules[i].weight, &h->kept.modules[i].weight) && !h->block.modules[i].changed);
     }
-    ck_assert(same(&h->block.norms[NORM_ATTENTION], &h->kept.norms[NORM_ATTENTION]));
-    ck_assert(same(&h->block.norms[NORM_MLP], &h->kept.norms[NORM_MLP]));
+    ck_assert(same(&h->block.norms[INPUT_NORM].weight, &h->kept.norms[INPUT_NORM].weight));
+    ck_assert(same(&h->block.norms[POST_ATTENTION_NORM].weight, &h->kept.norms[POST_ATTENTION_NORM].weight));
 }
 
 START_TEST(what_cannot_move_is_left_alone)
@@ -265,15 +242,15 @@ START_TEST(what_cannot_move_is_left_alone)
     struct house h;
 
     house_open(&h, grouped, 4, 1); /* a row of v feeds two inputs of o */
-    ck_assert_rc_ok(rewrite(&h, SITE_OUTPUT, "{}"));
+    ck_assert_rc_ok(rewrite(&h, READ_BY_O, "{}"));
     check_untouched(&h);
-    h.skipped = LINEAR_COUNT; /* nothing of the block is rounded */
-    for (int site = 0; site < SITE_COUNT; site++) {
-        ck_assert_rc_ok(rewrite(&h, (enum site)site, "{}"));
+    h.skipped = LLAMA_MODULES; /* nothing of the block is rounded */
+    for (int group = 0; group < LLAMA_GROUPS; group++) {
+        ck_assert_rc_ok(rewrite(&h, group, "{}"));
     }
     h.skipped = -1;
     h.scheme.kind = QTENSOR_FLOAT8; /* or not to an integer grid */
-    ck_assert_rc_ok(rewrite(&h, SITE_MLP, "{}"));
+    ck_assert_rc_ok(rewrite(&h, READ_BY_GATE_UP, "{}"));
     check_untouched(&h);
     ck_assert_int_eq(h.ticks, 0);
     house_close(&h);
@@ -287,9 +264,9 @@ START_TEST(a_reader_in_float_keeps_the_function)
     float was[TOKENS * 64], is[TOKENS * 64];
 
     house_open(&h, llama, 3, 1);
-    h.skipped = LINEAR_GATE;
-    ck_assert_rc_ok(rewrite(&h, SITE_MLP, "{}"));
-    ck_assert(h.block.changed_linears[LINEAR_GATE] && h.block.changed_linears[LINEAR_UP]);
+    h.skipped = LLAMA_GATE;
+    ck_assert_rc_ok(rewrite(&h, READ_BY_GATE_UP, "{}"));
+    ck_assert(h.block.modules[LLAMA_GATE].changed && h.block.modules[LLAMA_UP].changed);
     block_output(&h, &h.kept, 0, was);
     block_output(&h, &h.block, 0, is);
     ck_assert_double_lt(distance(is, was, TOKENS * 64), 1e-5);
@@ -303,13 +280,13 @@ START_TEST(dead_inputs_keep_their_weights)
     struct house h;
 
     house_open(&h, llama, 3, 1);
-    floats(&h.block.norms[NORM_MLP])[9] = 0;
-    ck_assert_rc_ok(rewrite(&h, SITE_MLP, "{}"));
-    ck_assert(h.block.changed_norms[NORM_MLP]);
-    ck_assert_float_eq(floats(&h.block.norms[NORM_MLP])[9], 0);
+    floats(&h.block.norms[POST_ATTENTION_NORM].weight)[9] = 0;
+    ck_assert_rc_ok(rewrite(&h, READ_BY_GATE_UP, "{}"));
+    ck_assert(h.block.norms[POST_ATTENTION_NORM].changed);
+    ck_assert_float_eq(floats(&h.block.norms[POST_ATTENTION_NORM].weight)[9], 0);
     for (int64_t n = 0; n < 96; n++) {
-        ck_assert_float_eq(floats(&h.block.linears[LINEAR_UP])[n * 64 + 9],
-                           floats(&h.kept.linears[LINEAR_UP])[n * 64 + 9]);
+        ck_assert_float_eq(floats(&h.block.modules[LLAMA_UP].weight)[n * 64 + 9],
+                           floats(&h.kept.modules[LLAMA_UP].weight)[n * 64 + 9]);
     }
     house_close(&h);
 }
@@ -321,9 +298,9 @@ START_TEST(nothing_finite_means_nothing_done)
     struct house h;
 
     house_open(&h, llama, 4, 1);
-    floats(&h.block.linears[LINEAR_DOWN])[3] = INFINITY;
-    floats(&h.kept.linears[LINEAR_DOWN])[3] = INFINITY;
-    ck_assert_rc_ok(rewrite(&h, SITE_MLP, "{}"));
+    floats(&h.block.modules[LLAMA_DOWN].weight)[3] = INFINITY;
+    floats(&h.kept.modules[LLAMA_DOWN].weight)[3] = INFINITY;
+    ck_assert_rc_ok(rewrite(&h, READ_BY_GATE_UP, "{}"));
     check_untouched(&h);
     house_close(&h);
 }
@@ -335,16 +312,16 @@ START_TEST(threads_and_runs_agree)
 
     house_open(&a, llama, 4, 1);
     house_open(&b, llama, 4, 2);
-    for (int site = 0; site < SITE_COUNT; site++) {
-        ck_assert_rc_ok(rewrite(&a, (enum site)site, "{}"));
-        ck_assert_rc_ok(rewrite(&b, (enum site)site, "{}"));
+    for (int group = 0; group < LLAMA_GROUPS; group++) {
+        ck_assert_rc_ok(rewrite(&a, group, "{}"));
+        ck_assert_rc_ok(rewrite(&b, group, "{}"));
     }
-    for (int role = 0; role < LINEAR_COUNT; role++) {
-        ck_assert(same(&a.block.linears[role], &b.block.linears[role]));
+    for (int i = 0; i < LLAMA_MODULES; i++) {
+        ck_assert(same(&a.block.modules[i].weight, &b.block.modules[i].weight));
     }
-    ck_assert(same(&a.block.norms[NORM_MLP], &b.block.norms[NORM_MLP]));
+    ck_assert(same(&a.block.norms[POST_ATTENTION_NORM].weight, &b.block.norms[POST_ATTENTION_NORM].weight));
     b.stop_at = b.ticks + 2;
-    ck_assert_int_eq(rewrite(&b, SITE_MLP, "{}"), ERR_CANCELLED);
+    ck_assert_int_eq(rewrite(&b, READ_BY_GATE_UP, "{}"), ERR_CANCELLED);
     house_close(&a);
     house_close(&b);
 }
@@ -375,7 +352,7 @@ START_TEST(clip_in_solve)
 
     void *params = params_new(awq, on);
     struct linear_job q = job_of(&w, params);
-    q.name = "model.layers.0.self_attn.k_proj";
+    q.scores = true;
     ck_assert_rc_ok(awq->solve(&context, &stats, &q, 1));
     ck_assert_same_codes(&q.result, &rtn.result);
     ck_assert_int_eq(

@@ -1,6 +1,7 @@
 /* SmoothQuant on a block of the small trained model: the function stays, ranges move as alpha says, the search does not
  * lose. */
 
+#include "tests/unit/llama_layer.h"
 #include "tests/unit/quantizers/support.h"
 
 #include "models/block.h"
@@ -15,12 +16,13 @@ struct bench {
     struct rig rig;
     struct model *model;
     struct model_config config;
+    struct plans *plans; /* of config */
     struct block block;
     struct block_scratch *scratch;
-    struct tensor x, in;
+    struct tensor x;
     struct layer_stats stats;
     struct qscheme scheme; /* of every linear; bits 0 = all stay in float */
-    enum site site;
+    int group;
 };
 
 /* k and v of its own for each query head. */
@@ -28,8 +30,9 @@ static void ungroup(struct bench *b)
 {
     int64_t size = b->config.head_dim, heads = b->config.num_heads, group = heads / b->config.num_kv_heads;
 
-    for (int role = LINEAR_K; role <= LINEAR_V; role++) {
-        struct tensor *w = &b->block.linears[role], more = rig_tensor(&b->rig, DTYPE_F32, heads * size, w->shape[1]);
+    for (int module = LLAMA_K; module <= LLAMA_V; module++) {
+        struct tensor *w = &b->block.modules[module].weight,
+                      more = rig_tensor(&b->rig, DTYPE_F32, heads * size, w->shape[1]);
         size_t bytes = (size_t)(size * w->shape[1]) * sizeof(float);
         for (int64_t head = 0; head < heads; head++) {
             memcpy(floats(&more) + head * size * w->shape[1], floats(w) + head / group * size * w->shape[1], bytes);
@@ -49,16 +52,17 @@ static void bench_open_heads(struct bench *b, bool grouped)
     ck_assert_int_ge(root, 0);
     ck_assert_rc_ok(model_open(root, "tiny-llama", &b->model));
     close(root);
-    ck_assert_rc_ok(block_load(b->model, 1, &b->rig.gpu, b->rig.stream, &b->block));
+    ck_assert_rc_ok(block_load(b->model, 1, &b->rig.gpu, b->rig.stream, NULL, &b->block));
     b->config = *model_config(b->model);
     b->block.config = &b->config;
     if (!grouped) {
         ungroup(b);
     }
-    ck_assert_rc_ok(block_scratch_new(&b->config, 1, LENGTH, &b->rig.gpu, b->rig.stream, &b->scratch));
-    int64_t hidden = model_config(b->model)->hidden_size, wide = model_config(b->model)->intermediate_size;
+    ck_assert_rc_ok(plans_new(&b->config, &b->plans));
+    b->block.plan = plans_layer(b->plans, 1);
+    ck_assert_rc_ok(block_scratch_new(b->plans, 1, LENGTH, &b->rig.gpu, b->rig.stream, &b->scratch));
+    int64_t hidden = model_config(b->model)->hidden_size;
     b->x = rig_random(&b->rig, LENGTH, hidden, 3);
-    b->in = rig_tensor(&b->rig, DTYPE_F32, LENGTH, wide);
     for (int64_t t = 0; t < LENGTH; t++) { /* channels as large models have them */
         floats(&b->x)[t * hidden + 7] *= 60;
         floats(&b->x)[t * hidden + 100] *= 30;
@@ -74,51 +78,49 @@ static void bench_close(struct bench *b)
 {
     stats_deinit(&b->stats, &b->rig.gpu);
     gpu_tensor_free(&b->rig.gpu, &b->x);
-    gpu_tensor_free(&b->rig.gpu, &b->in);
     block_scratch_free(b->scratch);
     block_deinit(&b->block, &b->rig.gpu);
+    plans_free(b->plans);
     model_close(b->model);
     rig_close(&b->rig);
 }
 
-/* What a site reads, from x. */
-static int site_input(void *data, int64_t i, struct tensor *in, struct block_scratch **scratch)
+/* What a group reads, from x as the residual stream before it, and after attention, too. */
+static int group_input(void *data, int64_t i, struct block_values *values)
 {
     struct bench *b = data;
-    struct tensor hidden = tensor_2d(b->in.data, DTYPE_F32, LENGTH, b->x.shape[1]),
-                  norm = rig_tensor(&b->rig, DTYPE_F32, LENGTH, b->x.shape[1]);
-    int rc = 0;
+    const struct plan *plan = b->block.plan;
+    int stream = plan_residual_before(plan, b->group);
+    plan_set steps, used;
 
     ck_assert_int_eq(i, 0);
-    *scratch = b->scratch;
-    *in = hidden;
-    if (b->site == SITE_ATTENTION) {
-        rc = block_attention_input(&b->block, b->scratch, &b->x, &hidden);
-    } else if (b->site == SITE_MLP) {
-        rc = block_mlp_input(&b->block, b->scratch, &b->x, &hidden);
-    } else if (b->site == SITE_OUTPUT) {
-        rc = block_attention_input(&b->block, b->scratch, &b->x, &norm);
-        rc = rc != 0 ? rc : block_attention(&b->block, b->scratch, &norm, &hidden);
-    } else {
-        *in = b->in;
-        rc = block_mlp_input(&b->block, b->scratch, &b->x, &norm);
-        rc = rc != 0 ? rc : block_mlp(&b->block, b->scratch, &norm, &b->in);
-    }
-    gpu_tensor_free(&b->rig.gpu, &norm);
-    return rc;
+    ck_assert(plan_steps(plan, PLAN_BIT(stream), PLAN_BIT(plan->groups[b->group].input), &steps, &used));
+    ck_assert_rc_ok(block_values_init(values, plan, b->scratch, NULL));
+    block_value_bind(values, stream, b->x.data);
+    return block_run(&b->block, values, steps);
 }
 
-static const struct qscheme *scheme_of(void *data, enum linear_role role)
+/* x becomes the block's output. */
+static void run_all(struct bench *b, const struct tensor *x)
+{
+    struct block_values values;
+
+    ck_assert_rc_ok(block_values_init(&values, b->block.plan, b->scratch, NULL));
+    block_value_bind(&values, 0, x->data);
+    ck_assert_rc_ok(block_forward(&b->block, &values));
+}
+
+static const struct qscheme *scheme_of(void *data, int module)
 {
     struct bench *b = data;
-    static struct qscheme schemes[LINEAR_COUNT];
+    static struct qscheme schemes[LLAMA_MODULES];
 
     if (b->scheme.bits == 0) {
         return NULL;
     }
-    schemes[role] = b->scheme;
-    schemes[role].group_size = b->block.linears[role].shape[1];
-    return &schemes[role];
+    schemes[module] = b->scheme;
+    schemes[module].group_size = b->block.modules[module].weight.shape[1];
+    return &schemes[module];
 }
 
 static int go_on(void *data)
@@ -129,32 +131,33 @@ static int go_on(void *data)
 
 static void observe(struct bench *b, struct tensor *in)
 {
-    struct block_scratch *scratch;
+    struct block_values values;
 
     stats_deinit(&b->stats, &b->rig.gpu);
-    ck_assert_rc_ok(site_input(b, 0, in, &scratch));
+    ck_assert_rc_ok(group_input(b, 0, &values));
+    *in = block_value(&values, b->block.plan->groups[b->group].input);
     ck_assert_rc_ok(stats_init(&b->stats, STATS_RANGE, in->shape[1], &b->rig.gpu));
     ck_assert_rc_ok(stats_add(&b->stats, &b->rig.gpu, b->rig.stream, in));
     ck_assert_rc_ok(stats_finish(&b->stats, &b->rig.gpu, b->rig.stream));
 }
 
-static void rewrite(struct bench *b, enum site site, const char *text)
+static void rewrite(struct bench *b, int group, const char *text)
 {
     const struct quantizer *method = quantizer_find("smoothquant");
     void *params = params_new(method, text);
     struct tensor in;
 
-    b->site = site;
+    b->group = group;
     observe(b, &in);
     const struct rewrite_context context = {.gpu = &b->rig.gpu,
                                             .stream = b->rig.stream,
                                             .params = params,
                                             .weight_dtype = DTYPE_F32,
-                                            .site = site,
+                                            .group = &b->block.plan->groups[group],
                                             .block = &b->block,
                                             .stats = &b->stats,
                                             .batches = 1,
-                                            .input = site_input,
+                                            .input = group_input,
                                             .input_data = b,
                                             .scheme = scheme_of,
                                             .scheme_data = b,
@@ -188,16 +191,16 @@ static void keeps_function(bool grouped)
     int64_t count = tensor_count(&before);
 
     memcpy(before.data, b.x.data, tensor_bytes(&before));
-    ck_assert_rc_ok(block_forward(&b.block, b.scratch, &before));
+    run_all(&b, &before);
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
-        for (int site = 0; site < SITE_COUNT; site++) {
-            rewrite(&b, (enum site)site, texts[i]);
+        for (int group = 0; group < LLAMA_GROUPS; group++) {
+            rewrite(&b, group, texts[i]);
         }
-        ck_assert(b.block.changed_norms[NORM_ATTENTION] && b.block.changed_linears[LINEAR_UP]);
-        ck_assert_int_eq(b.block.changed_linears[LINEAR_O], !grouped);
+        ck_assert(b.block.norms[INPUT_NORM].changed && b.block.modules[LLAMA_UP].changed);
+        ck_assert_int_eq(b.block.modules[LLAMA_O].changed, !grouped);
         double error = 0, signal = 0;
         memcpy(after.data, b.x.data, tensor_bytes(&after));
-        ck_assert_rc_ok(block_forward(&b.block, b.scratch, &after));
+        run_all(&b, &after);
         for (int64_t k = 0; k < count; k++) {
             double d = (double)floats(&after)[k] - (double)floats(&before)[k];
             error += d * d;
@@ -210,7 +213,7 @@ static void keeps_function(bool grouped)
     bench_close(&b);
 }
 
-/* Every site that can be folded, every kind of alpha: the block's output is what it was. */
+/* Every group that can be folded, every kind of alpha: the block's output is what it was. */
 START_TEST(function_is_kept)
 {
     keeps_function(true);
@@ -224,15 +227,15 @@ START_TEST(ranges_follow_alpha)
     struct bench b;
     bench_open(&b);
     b.scheme = int8_inputs;
-    rewrite(&b, SITE_ATTENTION, "{\"smoothing_strength\":1}");
+    rewrite(&b, READ_BY_QKV, "{\"smoothing_strength\":1}");
     for (int64_t j = 0; j < b.stats.columns; j++) {
         ck_assert_near((double)floats(&b.stats.absmax)[j], 1, 1e-4);
     }
-    rewrite(&b, SITE_ATTENTION, "{\"smoothing_strength\":0}");
+    rewrite(&b, READ_BY_QKV, "{\"smoothing_strength\":0}");
     for (int64_t j = 0; j < b.stats.columns; j++) {
         double most = 0;
-        for (int role = LINEAR_Q; role <= LINEAR_V; role++) {
-            const struct tensor *w = &b.block.linears[role];
+        for (int module = LLAMA_Q; module <= LLAMA_V; module++) {
+            const struct tensor *w = &b.block.modules[module].weight;
             for (int64_t n = 0; n < w->shape[0]; n++) {
                 most = fmax(most, fabs((double)floats(w)[n * w->shape[1] + j]));
             }
@@ -243,27 +246,27 @@ START_TEST(ranges_follow_alpha)
 }
 END_TEST
 
-/* Dead columns keep their factor, sites of float inputs and sites not asked for stay as they are. */
+/* Dead columns keep their factor, groups of float inputs and groups not asked for stay as they are. */
 START_TEST(what_is_left_alone)
 {
     struct bench b;
     bench_open(&b);
     b.scheme = int8_inputs;
-    floats(&b.block.norms[NORM_ATTENTION])[9] = 0;
-    float before = floats(&b.block.linears[LINEAR_Q])[9];
-    rewrite(&b, SITE_ATTENTION, "{}");
-    ck_assert(floats(&b.block.linears[LINEAR_Q])[9] == before);
-    ck_assert(b.block.changed_norms[NORM_ATTENTION]);
-    rewrite(&b, SITE_DOWN, "{\"smooth_down\":false}");
-    rewrite(&b, SITE_OUTPUT, "{\"smooth_output\":true}"); /* grouped key heads */
-    rewrite(&b, SITE_OUTPUT, "{}");
-    ck_assert(!b.block.changed_linears[LINEAR_DOWN] && !b.block.changed_linears[LINEAR_O]);
+    floats(&b.block.norms[INPUT_NORM].weight)[9] = 0;
+    float before = floats(&b.block.modules[LLAMA_Q].weight)[9];
+    rewrite(&b, READ_BY_QKV, "{}");
+    ck_assert(floats(&b.block.modules[LLAMA_Q].weight)[9] == before);
+    ck_assert(b.block.norms[INPUT_NORM].changed);
+    rewrite(&b, READ_BY_DOWN, "{\"smooth_down\":false}");
+    rewrite(&b, READ_BY_O, "{\"smooth_output\":true}"); /* grouped key heads */
+    rewrite(&b, READ_BY_O, "{}");
+    ck_assert(!b.block.modules[LLAMA_DOWN].changed && !b.block.modules[LLAMA_O].changed);
     b.scheme.input.element = DTYPE_F32;
-    rewrite(&b, SITE_MLP, "{}");
-    rewrite(&b, SITE_DOWN, "{}");
+    rewrite(&b, READ_BY_GATE_UP, "{}");
+    rewrite(&b, READ_BY_DOWN, "{}");
     b.scheme.bits = 0;
-    rewrite(&b, SITE_MLP, "{}");
-    ck_assert(!b.block.changed_norms[NORM_MLP] && !b.block.changed_linears[LINEAR_DOWN]);
+    rewrite(&b, READ_BY_GATE_UP, "{}");
+    ck_assert(!b.block.norms[POST_ATTENTION_NORM].changed && !b.block.modules[LLAMA_DOWN].changed);
     bench_close(&b);
 }
 END_TEST
@@ -271,7 +274,7 @@ END_TEST
 /* Error of q's output with its weight and input rounded, one scale for all inputs. */
 static double rounded_error(struct bench *b, const struct tensor *in)
 {
-    const struct tensor *w = &b->block.linears[LINEAR_Q];
+    const struct tensor *w = &b->block.modules[LLAMA_Q].weight;
     struct linear_job job = solve_one(&b->rig, "rtn", "{\"bits\":8,\"group_size\":-1}", DTYPE_F32, NULL, w);
     float *wq = dequantized(&job.result);
     double scale = 0, error = 0, signal = 0;
@@ -309,9 +312,9 @@ START_TEST(search_wins)
         bench_open(&b);
         b.scheme = int8_inputs;
         if (i < 3) {
-            rewrite(&b, SITE_ATTENTION, texts[i]);
+            rewrite(&b, READ_BY_QKV, texts[i]);
         }
-        b.site = SITE_ATTENTION;
+        b.group = READ_BY_QKV;
         observe(&b, &in);
         errors[i] = rounded_error(&b, &in);
         bench_close(&b);
@@ -321,14 +324,14 @@ START_TEST(search_wins)
 }
 END_TEST
 
-static float first_factor(const char *text, enum site site, int role)
+static float first_factor(const char *text, int group, int module)
 {
     struct bench b;
     bench_open(&b);
     b.scheme = int8_inputs;
-    float before = floats(&b.block.linears[role])[7];
-    rewrite(&b, site, text);
-    float factor = floats(&b.block.linears[role])[7] / before;
+    float before = floats(&b.block.modules[module].weight)[7];
+    rewrite(&b, group, text);
+    float factor = floats(&b.block.modules[module].weight)[7] / before;
     bench_close(&b);
     return factor;
 }
@@ -336,18 +339,18 @@ static float first_factor(const char *text, enum site site, int role)
 /* All that can be smoothed is, by a searched alpha, unless the request says otherwise. */
 START_TEST(defaults)
 {
-    static const enum site sites[] = {SITE_ATTENTION, SITE_DOWN};
-    static const int roles[] = {LINEAR_Q, LINEAR_DOWN};
+    static const int groups[] = {READ_BY_QKV, READ_BY_DOWN};
+    static const int modules[] = {LLAMA_Q, LLAMA_DOWN};
 
     for (int i = 0; i < 2; i++) {
-        float usual = first_factor("{}", sites[i], roles[i]);
-        float half = first_factor("{\"smoothing_strength\":0.5}", sites[i], roles[i]);
+        float usual = first_factor("{}", groups[i], modules[i]);
+        float half = first_factor("{\"smoothing_strength\":0.5}", groups[i], modules[i]);
         ck_assert_float_ne(usual, 1.0f);
         ck_assert_float_ne(half, 1.0f);
         ck_assert_float_ne(usual, half);
-        ck_assert_float_eq(usual, first_factor("{\"alpha_search\":true,\"smooth_down\":true}", sites[i], roles[i]));
-        ck_assert_float_eq(usual, first_factor("{\"alpha_search\":true,\"alpha\":0.5}", sites[i], roles[i]));
-        ck_assert_float_eq(half, first_factor("{\"alpha_search\":false}", sites[i], roles[i]));
+        ck_assert_float_eq(usual, first_factor("{\"alpha_search\":true,\"smooth_down\":true}", groups[i], modules[i]));
+        ck_assert_float_eq(usual, first_factor("{\"alpha_search\":true,\"alpha\":0.5}", groups[i], modules[i]));
+        ck_assert_float_eq(half, first_factor("{\"alpha_search\":false}", groups[i], modules[i]));
     }
 }
 END_TEST

@@ -1,0 +1,168 @@
+/* The tensors of a block, by the plan of its layer: loaded, listed, seen. */
+
+#include "models/block.h"
+
+#include "base/err.h"
+#include "models/block_reader.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What loads a tensor: where from, where to. */
+struct source {
+    const struct model *model;
+    const struct gpu *gpu;
+    struct gpu_stream *stream;
+    struct block_reader *reader;
+};
+
+static int load_tensor(const struct source *source, const char *name, struct tensor *out)
+{
+    const void *bytes = source->reader != NULL ? block_reader_find(source->reader, name) : NULL;
+    return model_load_bytes(source->model, name, bytes, DTYPE_F32, source->gpu, source->stream, out);
+}
+
+static int load_tensors(const struct source *source, struct block *block)
+{
+    char name[MODEL_NAME_MAX];
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < block->plan->module_count; i++) {
+        const struct plan_module *module = &block->plan->modules[i];
+        model_tensor_name(source->model, block->index, module->path, "weight", name);
+        rc = load_tensor(source, name, &block->modules[i].weight);
+        if (rc == 0 && module->bias) {
+            model_tensor_name(source->model, block->index, module->path, "bias", name);
+            rc = load_tensor(source, name, &block->modules[i].bias);
+        }
+    }
+    for (int i = 0; rc == 0 && i < block->plan->norm_count; i++) {
+        model_tensor_name(source->model, block->index, block->plan->norms[i].path, "weight", name);
+        rc = load_tensor(source, name, &block->norms[i].weight);
+    }
+    return rc;
+}
+
+/* The lists of a block, zeroed. */
+static int new_lists(struct block *block)
+{
+    const struct plan *plan = block->plan;
+
+    block->modules = calloc((size_t)plan->module_count, sizeof(*block->modules));
+    block->norms = calloc((size_t)plan->norm_count + 1, sizeof(*block->norms));
+    if (block->modules == NULL || block->norms == NULL) {
+        block_view_deinit(block);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block of %d modules", plan->module_count);
+    }
+    return 0;
+}
+
+int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
+               struct block_reader *reader, struct block *out)
+{
+    const struct source source = {.model = model, .gpu = gpu, .stream = stream, .reader = reader};
+    struct block block = {
+        .index = index, .config = model_config(model), .plan = plans_layer(model_plans(model), index)};
+    int rc = new_lists(&block);
+
+    rc = rc != 0 ? rc : load_tensors(&source, &block);
+    if (rc != 0) {
+        block_deinit(&block, gpu);
+        return err_pass(rc, "load block %lld", (long long)index);
+    }
+    *out = block;
+    return 0;
+}
+
+void block_deinit(struct block *block, const struct gpu *gpu)
+{
+    for (int i = 0; block->modules != NULL && i < block->plan->module_count; i++) {
+        gpu_tensor_free(gpu, &block->modules[i].weight);
+        gpu_tensor_free(gpu, &block->modules[i].bias);
+        gpu_tensor_free(gpu, &block->modules[i].outliers);
+    }
+    for (int i = 0; block->norms != NULL && i < block->plan->norm_count; i++) {
+        gpu_tensor_free(gpu, &block->norms[i].weight);
+    }
+    gpu_tensor_free(gpu, &block->key_scale);
+    gpu_tensor_free(gpu, &block->value_scale);
+    block_view_deinit(block);
+}
+
+int block_view(const struct block *block, struct block *out)
+{
+    struct block view = *block;
+    int rc = new_lists(&view);
+
+    if (rc == 0) {
+        memcpy(view.modules, block->modules, (size_t)block->plan->module_count * sizeof(*view.modules));
+        memcpy(view.norms, block->norms, (size_t)block->plan->norm_count * sizeof(*view.norms));
+        *out = view;
+    }
+    return rc;
+}
+
+void block_view_deinit(struct block *view)
+{
+    free(view->modules);
+    free(view->norms);
+    view->modules = NULL;
+    view->norms = NULL;
+}
+
+size_t block_tensors_max(const struct model *model)
+{
+    const struct plans *plans = model_plans(model);
+    size_t max = 0;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        size_t count = 2 * (size_t)plan->module_count + (size_t)plan->norm_count;
+        max = count > max ? count : max;
+    }
+    return max;
+}
+
+/* One that is missing is left out: loading it says so. */
+static size_t add_tensor(const struct model *model, int64_t index, const char *path, const char *member,
+                         struct model_tensor *list, size_t count)
+{
+    char name[MODEL_NAME_MAX];
+
+    model_tensor_name(model, index, path, member, name);
+    list[count] = model_find(model, name);
+    if (list[count].file == NULL) {
+        return count;
+    }
+    list[count].name = list[count].entry->name;
+    return count + 1;
+}
+
+size_t block_tensors(const struct model *model, int64_t index, struct model_tensor *list)
+{
+    const struct plan *plan = plans_layer(model_plans(model), index);
+    size_t count = 0;
+
+    for (int i = 0; i < plan->module_count; i++) {
+        count = add_tensor(model, index, plan->modules[i].path, "weight", list, count);
+        if (plan->modules[i].bias) {
+            count = add_tensor(model, index, plan->modules[i].path, "bias", list, count);
+        }
+    }
+    for (int i = 0; i < plan->norm_count; i++) {
+        count = add_tensor(model, index, plan->norms[i].path, "weight", list, count);
+    }
+    return count;
+}
+
+void block_prefetch(const struct model *model, int64_t index)
+{
+    struct model_tensor *list =
+        index < model_config(model)->num_layers ? calloc(block_tensors_max(model), sizeof(*list)) : NULL;
+    size_t count = list != NULL ? block_tensors(model, index, list) : 0;
+
+    for (size_t i = 0; i < count; i++) {
+        model_prefetch_tensor(model, list[i].name);
+    }
+    free(list);
+}
