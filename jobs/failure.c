@@ -53,7 +53,7 @@ static const char *hint_of(const struct err_record *record)
     return "";
 }
 
-/* N of "model.layers.N.mlp.up_proj": a module inside a block; -1 for one outside. */
+/* N of "layers.N." in the name of a module inside a block; -1 for one outside. */
 static int64_t layer_of(const char *module)
 {
     const char *at = strstr(module, "layers.");

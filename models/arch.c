@@ -10,11 +10,6 @@
 #include <math.h>
 #include <stddef.h>
 
-/* The names that the families share. */
-#define LLAMA_NAMES                                                                                               \
-    .layers = "model.layers.", .attention = "self_attn", .embedding = "model.embed_tokens", .norm = "model.norm", \
-    .head = "lm_head"
-
 static const struct arch llama = {
     .name = "LlamaForCausalLM",
     .gguf = "llama",

@@ -1,6 +1,6 @@
 #pragma once
-/* Architectures as data: which tensor plays which role, and what a config.json may say.
- * Adding one = one row in arch.c (or one arch_<family>.c with a config hook). */
+/* Architectures as data: the plan of a layer, names outside of it, and what a config.json may say.
+ * Adding one = one file in families/ and one row in arch.c. */
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -20,12 +20,12 @@ struct arch {
     const char *name; /* "LlamaForCausalLM" */
     /* The plan of a layer (plan.h); returns the value that is its output. */
     int (*plan)(const struct model_config *config, int64_t layer, struct plan_builder *builder);
-    const char *layers;    /* what a layer's number comes after in names: "model.layers." */
+    const char *layers;    /* what a layer's number comes after in names */
     const char *attention; /* the module of a layer that scales of keys and values, and old exports' rotary tables, are
                             * named after: "self_attn" */
-    const char *embedding; /* "model.embed_tokens" */
-    const char *norm;      /* "model.norm" */
-    const char *head;      /* "lm_head" */
+    const char *embedding; /* the modules outside the layers: embedding, */
+    const char *norm;      /* last norm, */
+    const char *head;      /* output head */
     const char *gguf;      /* what GGUF calls the architecture; NULL: nothing */
     bool gguf_neighbours;  /* its runtime rotates a head's neighbouring elements, where the checkpoint rotates halves */
     bool qkv_bias;         /* q, k and v always have biases */

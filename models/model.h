@@ -64,11 +64,11 @@ const char *const *model_side_files(const struct model *model);
 int model_check_unchanged(const struct model *model);
 /* The plans of its layers; they live as the model does. */
 const struct plans *model_plans(const struct model *model);
-/* Names. "<layers>3.self_attn.q_proj", <layers> being what the family puts before a layer's number. */
+/* Names. "<layers>3.<path>", <layers> being what the family puts before a layer's number. */
 void model_module_name(const struct model *model, int64_t layer, int module, char out[PLAN_NAME_MAX]);
 /* The module of this name in its layer's plan, or -1. Sets *layer. */
 int model_find_module(const struct model *model, const char *name, int64_t *layer);
-/* The layer of a name and, in *path, what follows its number: "self_attn.q_proj.weight"; -1 when it names no layer of
+/* The layer of a name and, in *path, what follows its number, "<path>.weight"; -1 when it names no layer of
  * the model. */
 int64_t model_find_layer(const struct model *model, const char *name, const char **path);
 /* A tensor of a layer, "<layers>3.<path>.<member>". */

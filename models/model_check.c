@@ -76,7 +76,7 @@ static const char *member_of(const char *path, const char *module)
     return strncmp(path, module, length) == 0 && path[length] == '.' ? path + length + 1 : NULL;
 }
 
-/* Whether "self_attn.q_proj.weight" and the like, after the layer number, is one that check_layer wants. */
+/* Whether "<module>.weight" and the like, after the layer number, is one that check_layer wants. */
 static bool is_layer_tensor(const struct plan *plan, const char *path)
 {
     for (int i = 0; i < plan->module_count; i++) {

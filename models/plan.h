@@ -79,8 +79,8 @@ struct plan_step {
 };
 
 struct plan_module {
-    const char *path;   /* "self_attn.q_proj", below the layer */
-    const char *gguf;   /* what GGUF calls it, "attn_q"; NULL: nothing */
+    const char *path;   /* below the layer: "self_attn.o_proj" */
+    const char *gguf;   /* what GGUF calls it, "attn_output"; NULL: nothing */
     int64_t rows, cols; /* outputs, inputs */
     bool bias;
     bool fixed; /* stays in float whatever the request says: a router */
@@ -225,5 +225,5 @@ int plan_attention_group(const struct plan *plan);
 int plan_find_step(const struct plan *plan, enum plan_step_kind kind);
 /* What `steps` compute for `rows` tokens of sequences of `length`: products of linears and of attention. */
 double plan_flops(const struct plan *plan, plan_set steps, int64_t rows, int64_t length);
-/* "q_proj" of "self_attn.q_proj". */
+/* "o_proj" of "self_attn.o_proj". */
 const char *plan_short_path(const char *path);

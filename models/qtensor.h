@@ -71,7 +71,7 @@ enum dtype qscheme_element(const struct qscheme *scheme);
 void qscheme_levels(const struct qscheme *scheme, float out[256]);
 
 struct qtensor {
-    char name[128]; /* module path: "model.layers.0.self_attn.q_proj"; DENSE: of the tensor itself */
+    char name[128]; /* of the module, in full; DENSE: of the tensor itself */
     struct qscheme scheme;
     int64_t rows, cols;
     int64_t groups, row_groups; /* scales are [row_groups, groups] */

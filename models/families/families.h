@@ -3,6 +3,11 @@
 
 #include "models/plan.h"
 
+/* For the row of a family whose tensors have Llama's names. */
+#define LLAMA_NAMES                                                                                               \
+    .layers = "model.layers.", .attention = "self_attn", .embedding = "model.embed_tokens", .norm = "model.norm", \
+    .head = "lm_head"
+
 /* What several families share: attention and MLP on `in`, under Llama's names. Each returns what is to be added to the
  * residual stream. */
 int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in, bool head_norms);
