@@ -2,6 +2,7 @@
 processor. The daemon's own give the same bits at every level (QUANTD_CPU_LEVEL)."""
 
 import ctypes
+import os
 import platform
 
 # For the daemon's environment.
@@ -12,10 +13,11 @@ PORTABLE = {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_L2_SIZE": "512", "OPENBLA
 def made_with():
     """What bits still depend on outside of the project: "x86_64, glibc 2.36, OpenBLAS 0.3.21 Prescott"."""
     blas = "no OpenBLAS"
+    os.environ.update(PORTABLE)  # read when the library is loaded; one that was built for a single processor goes by its own
     try:
         library = ctypes.CDLL("libopenblas.so.0")
-        library.openblas_get_config.restype = ctypes.c_char_p
-        blas = " ".join(library.openblas_get_config().decode().split()[:2])
+        library.openblas_get_config.restype = library.openblas_get_corename.restype = ctypes.c_char_p
+        blas = " ".join(library.openblas_get_config().decode().split()[:2] + [library.openblas_get_corename().decode()])
     except (OSError, AttributeError):
         pass
-    return "%s, %s %s, %s %s" % ((platform.machine(),) + platform.libc_ver() + (blas, PORTABLE["OPENBLAS_CORETYPE"]))
+    return "%s, %s %s, %s" % ((platform.machine(),) + platform.libc_ver() + (blas,))
