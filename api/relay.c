@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #define SHARE ((size_t)512 << 10) /* of one connection in one iteration, per direction */
@@ -39,6 +40,14 @@ static void set_blocked(struct relay *relay, bool blocked)
     }
 }
 
+/* Closing alone would not end the events of a socket: a process that is being started has copies of all descriptors for
+ * a moment, and they keep it watched. */
+static void close_watched(struct relays *relays, int fd)
+{
+    (void)epoll_ctl(relays->epoll, EPOLL_CTL_DEL, fd, NULL);
+    close(fd);
+}
+
 /* The library's side has ended: one of three descriptors is left. */
 static void close_inner(struct relay *relay)
 {
@@ -49,7 +58,7 @@ static void close_inner(struct relay *relay)
         relay->connection = NULL;
     }
     if (relay->inner >= 0) {
-        close(relay->inner);
+        close_watched(relays, relay->inner);
         relay->inner = -1;
         relays->attached--;
         relays->unattached++;
@@ -88,7 +97,7 @@ void relay_drop(struct relay *relay)
     if (relay->waits) {
         forget(&relays->waiting, relay, true);
     }
-    close(relay->client);
+    close_watched(relays, relay->client);
     free(relay);
 }
 

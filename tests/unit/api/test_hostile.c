@@ -3,6 +3,7 @@
 
 #include "rig.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -186,4 +187,45 @@ START_TEST(test_hostile_pieces)
 }
 END_TEST
 
-UNIT_MAIN("hostile", test_hostile_attacks, test_hostile_targets, test_hostile_pieces)
+/* The server's end of a client's connection; -1: there is none. */
+static int server_end(int client)
+{
+    struct sockaddr_storage ours, theirs;
+    socklen_t size = sizeof(ours);
+    ck_assert_int_eq(getsockname(client, (struct sockaddr *)&ours, &size), 0);
+    for (int fd = 3; fd < 256; fd++) {
+        socklen_t length = sizeof(theirs);
+        if (getpeername(fd, (struct sockaddr *)&theirs, &length) == 0 && length == size &&
+            memcmp(&ours, &theirs, size) == 0) {
+            return fd;
+        }
+    }
+    return -1;
+}
+
+/* A process that is being started has copies of all descriptors for a moment, and what happens on a socket that the
+ * server has closed in that moment is still told to who watched it. */
+START_TEST(test_hostile_copies)
+{
+    struct rig rig;
+    rig_open(&rig);
+    int client = rig_connect(&rig);
+    rig_print(client, "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    int server;
+    RIG_WAIT((server = server_end(client)) >= 0);
+    int copy = dup(server);
+    ck_assert_int_ge(copy, 0);
+    answer_free(rig_read(client, false));
+    RIG_WAIT(fcntl(server, F_GETFD) < 0); /* it lingers first */
+    close(client);                        /* which the copy hears */
+    for (int i = 0; i < 3; i++) {
+        struct answer *answer = rig_call(&rig, "GET", "/livez", "", NULL);
+        check_status(answer, 200);
+        answer_free(answer);
+    }
+    close(copy);
+    rig_close(&rig);
+}
+END_TEST
+
+UNIT_MAIN("hostile", test_hostile_attacks, test_hostile_targets, test_hostile_pieces, test_hostile_copies)
