@@ -381,7 +381,7 @@ static void find_branches(struct plan_builder *b, struct plan_group *groups)
             group->branch = branch;
         }
         bool alone = group->count == 1 && b->steps[b->modules[group->modules[0]].step].out == branch;
-        if (alone && addition >= 0 && only_reader(b, branch) == addition) {
+        if (alone && addition >= 0 && only_reader(b, branch) == addition && !b->values[group->input].residual) {
             group->residual = group->modules[0];
         }
     }

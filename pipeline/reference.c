@@ -122,8 +122,9 @@ static int add_targets(struct run *run, const struct block *reference, const str
                        struct layer_stats *stats)
 {
     const struct gpu *gpu = run->p->gpu;
-    const struct tensor missing = block_value(&b->values, group->input);
-    int rc = gpu->ops->combine(run->stream, &missing, 1, &missing, -1, in);
+    bool in_stream = reference->plan->values[group->input].residual; /* which stays: nothing may be written there */
+    const struct tensor input = block_value(&b->values, group->input), missing = in_stream ? *lacks : input;
+    int rc = gpu->ops->combine(run->stream, &missing, 1, &input, -1, in);
 
     if (rc != 0 || group->residual < 0) {
         return rc != 0 ? rc : stats_add_target(stats, gpu, run->stream, in, &missing);
