@@ -37,6 +37,7 @@ struct params_row {
     bool exclusive;             /* NUMBER: the ends are excluded */
     const char *const *choices; /* ENUM: names; INT: decimal strings of the allowed values; NULL-terminated, or NULL */
     const char *help;           /* one sentence, shown in the schema */
+    bool quiet; /* params_json leaves it out while it has its fallback: a member that few requests are about */
     const char *const *aliases; /* names that other programs give the member, accepted in its place; NULL-terminated, or
                                  * NULL. "!name" of a BOOL: the opposite of it */
 };

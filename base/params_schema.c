@@ -48,7 +48,14 @@ json_t *params_json(const struct params_row *const *tables, const void *values)
 
     for (size_t t = 0; object != NULL && tables[t] != NULL; t++) {
         for (const struct params_row *row = tables[t]; row->name != NULL; row++) {
-            json_object_set_new(object, row->name, value_json(row, (const char *)values + row->offset));
+            json_t *value = value_json(row, (const char *)values + row->offset);
+            json_t *fallback = row->quiet ? json_loads(row->fallback, JSON_DECODE_ANY, NULL) : NULL;
+            if (fallback != NULL && json_equal(value, fallback)) {
+                json_decref(value);
+            } else {
+                json_object_set_new(object, row->name, value);
+            }
+            json_decref(fallback);
         }
     }
     return object;

@@ -1,7 +1,7 @@
 /* The rows, and what follows from a parsed configuration: shapes, biases, windows, rotary tables.
  *
- * All four families are one decoder block (RMSNorm, rotary attention with grouped keys, SwiGLU) under the same tensor
- * names; a row says where they differ. Defaults are those that the families' reference implementation assumes. */
+ * All families are one decoder block (RMSNorm, rotary attention with grouped keys, SwiGLU) under the same tensor names;
+ * a row says where they differ. Defaults are those that the families' reference implementation assumes. */
 
 #include "models/arch.h"
 
@@ -59,7 +59,35 @@ static const struct arch qwen3 = {
     .default_max_position = 32768,
 };
 
-static const struct arch *const rows[] = {&llama, &mistral, &qwen2, &qwen3, NULL};
+static const struct arch mixtral = {
+    .name = "MixtralForCausalLM",
+    .plan = family_mixtral_plan,
+    LLAMA_NAMES,
+    .window = WINDOW_ALL,
+    .experts = EXPERTS_ALL,
+    .default_kv_heads = 8,
+    .default_max_position = 131072,
+    .default_experts = 8,
+    .default_experts_per_token = 2,
+    .default_rope_theta = 1e6,
+};
+
+static const struct arch qwen3_moe = {
+    .name = "Qwen3MoeForCausalLM",
+    .plan = family_qwen3_moe_plan,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .window = WINDOW_OPTIONAL,
+    .experts = EXPERTS_SPARSE,
+    .default_kv_heads = 4,
+    .default_window = 4096,
+    .default_max_position = 32768,
+    .default_experts = 128,
+    .default_experts_per_token = 8,
+    .default_expert_size = 768,
+};
+
+static const struct arch *const rows[] = {&llama, &mistral, &mixtral, &qwen2, &qwen3, &qwen3_moe, NULL};
 
 const struct arch *const *arch_list(void)
 {
@@ -69,6 +97,13 @@ const struct arch *const *arch_list(void)
 int64_t arch_window(const struct model_config *config, int64_t layer)
 {
     return layer >= config->sliding_from_layer ? config->sliding_window : 0;
+}
+
+bool arch_has_experts(const struct model_config *config, int64_t layer)
+{
+    bool dense = (config->dense_layers[layer / 64] >> (layer % 64) & 1) != 0;
+
+    return config->num_experts > 0 && !dense && (layer + 1) % config->sparse_step == 0;
 }
 
 /* Llama 3's stretch: long wavelengths are divided by the factor, short ones kept, those between blended. */

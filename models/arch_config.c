@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/json.h"
+#include "gpu/gpu.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,11 +14,12 @@
 
 #define HIDDEN_MAX ((int64_t)1 << 20)
 #define WIDE_MAX ((int64_t)1 << 22)
-#define LAYERS_MAX 4096
+#define LAYERS_MAX ARCH_LAYERS_MAX
 #define HEADS_MAX 8192
 #define HEAD_DIM_MAX 4096
 #define VOCAB_MAX ((int64_t)1 << 24)
 #define POSITION_MAX ((int64_t)1 << 31)
+#define EXPERTS_MAX 4096
 
 /* An error found by base's getters, which speak of request members, as one of the checkpoint. */
 static int in_config(int rc)
@@ -313,7 +315,7 @@ static int parse_rope(const json_t *config, struct model_config *c)
     enum rope_type scaling_type = ROPE_DEFAULT, parameters_type = ROPE_DEFAULT;
     double partial = 1, other;
 
-    c->rope_theta = 10000;
+    c->rope_theta = c->arch->default_rope_theta > 0 ? c->arch->default_rope_theta : 10000;
     int rc = read_positive(config, "rope_theta", 1e15, &c->rope_theta);
     rc = rc != 0 ? rc : read_positive(config, "partial_rotary_factor", 1, &partial);
     rc = rc != 0 ? rc : read_rope(config, "rope_scaling", &scaling, &scaling_type);
@@ -340,6 +342,95 @@ static int parse_rope(const json_t *config, struct model_config *c)
         return err_raise(ERR_INVALID_MODEL, "config.json: rope_theta = %g is below 1", c->rope_theta);
     }
     return rc == 0 && partial < 1 ? unsupported("rope with", "partial_rotary_factor below 1") : rc;
+}
+
+/* How many experts there are, in either spelling: transformers 5 writes num_local_experts for every family. */
+static int read_experts(const json_t *config, struct model_config *c)
+{
+    int64_t local = 0;
+    int rc = read_int(config, "num_experts", EXPERTS_MAX, c->arch->default_experts, &c->num_experts);
+
+    rc = rc != 0 ? rc : read_int(config, "num_local_experts", EXPERTS_MAX, c->num_experts, &local);
+    if (rc == 0 && local != c->num_experts && json_is_integer(json_object_get(config, "num_experts"))) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: num_experts %lld and num_local_experts %lld differ",
+                         (long long)c->num_experts, (long long)local);
+    }
+    c->num_experts = local;
+    return rc;
+}
+
+static int parse_dense_layers(const json_t *config, struct model_config *c)
+{
+    const json_t *list = json_object_get(config, "mlp_only_layers");
+
+    if (list != NULL && !json_is_null(list) && !json_is_array(list)) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: mlp_only_layers is not a list");
+    }
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *entry = json_array_get(list, i);
+        json_int_t layer = json_integer_value(entry);
+        if (!json_is_integer(entry) || layer < 0 || layer >= c->num_layers) {
+            return err_raise(ERR_INVALID_MODEL,
+                             "config.json: mlp_only_layers[%zu] is not the number of a layer, 0 to %lld", i,
+                             (long long)c->num_layers - 1);
+        }
+        c->dense_layers[layer / 64] |= (uint64_t)1 << (layer % 64);
+    }
+    return read_int(config, "decoder_sparse_step", LAYERS_MAX, 1, &c->sparse_step);
+}
+
+/* Members of other families of experts, which would change what is computed. */
+static int refuse_routing(const json_t *config)
+{
+    static const char *const shared[] = {"n_shared_experts", "shared_expert_intermediate_size"};
+    const char *scores = json_string_value(json_object_get(config, "scoring_func"));
+    char value[64];
+
+    for (size_t i = 0; i < sizeof(shared) / sizeof(shared[0]); i++) {
+        json_int_t count = json_integer_value(json_object_get(config, shared[i]));
+        if (count != 0) {
+            snprintf(value, sizeof(value), "%s = %lld", shared[i], (long long)count);
+            return unsupported("a layer of experts with", value);
+        }
+    }
+    double factor = json_number_value(json_object_get(config, "routed_scaling_factor"));
+    if (factor != 0 && factor != 1) {
+        snprintf(value, sizeof(value), "routed_scaling_factor = %g", factor);
+        return unsupported("a layer of experts with", value);
+    }
+    return scores != NULL && strcmp(scores, "softmax") != 0 ? unsupported("scoring_func", scores) : 0;
+}
+
+static int parse_experts(const json_t *config, struct model_config *c)
+{
+    const struct arch *arch = c->arch;
+
+    c->sparse_step = 1;
+    if (arch->experts == EXPERTS_NEVER) {
+        return 0;
+    }
+    int rc = read_experts(config, c);
+    rc = rc != 0 ? rc
+                 : read_int(config, "num_experts_per_tok", EXPERTS_MAX, arch->default_experts_per_token,
+                            &c->experts_per_token);
+    if (rc == 0 && (c->experts_per_token > c->num_experts || c->experts_per_token > GPU_ROUTE_MAX)) {
+        return err_raise(ERR_INVALID_MODEL,
+                         "config.json: num_experts_per_tok %lld is not in [1, %lld]: there are %lld experts, and at "
+                         "most %d for each token are supported",
+                         (long long)c->experts_per_token,
+                         (long long)(c->num_experts < GPU_ROUTE_MAX ? c->num_experts : GPU_ROUTE_MAX),
+                         (long long)c->num_experts, GPU_ROUTE_MAX);
+    }
+    c->expert_size = c->intermediate_size;
+    c->normalize_experts = true;
+    if (rc == 0 && arch->experts == EXPERTS_SPARSE) {
+        c->normalize_experts = false;
+        rc = read_flag(config, "norm_topk_prob", &c->normalize_experts);
+        rc = rc != 0 ? rc
+                     : read_int(config, "moe_intermediate_size", WIDE_MAX, arch->default_expert_size, &c->expert_size);
+        rc = rc != 0 ? rc : parse_dense_layers(config, c);
+    }
+    return rc != 0 ? rc : refuse_routing(config);
 }
 
 static int parse_flags(const json_t *config, struct model_config *c)
@@ -380,6 +471,7 @@ int arch_parse_config(const json_t *config, struct model_config *out)
     rc = rc != 0 ? rc : parse_flags(config, &c);
     rc = rc != 0 ? rc : parse_rope(config, &c);
     rc = rc != 0 ? rc : parse_window(config, &c);
+    rc = rc != 0 ? rc : parse_experts(config, &c);
     if (rc == 0) {
         *out = c;
     }

@@ -13,7 +13,18 @@
 
 #define TOKENS_ALIGN 16 /* places begin at multiples of as many rows */
 
+/* What the experts of a layer are computed in, made on first use: of the largest. */
+struct expert_scratch {
+    struct tensor ids, places; /* I32 [T, k] */
+    struct tensor weights;     /* F32 [T, k] */
+    struct tensor memory;      /* F32: both regions of the widest expert's plan, for T rows */
+    int64_t *offsets;          /* [experts + 1] */
+};
+
 struct block_scratch {
+    struct block_scratch *owner; /* of the scratch that rows of an expert have: of the layer's; else NULL */
+    struct expert_scratch experts;
+    struct block_scratch *rows; /* of an expert's rows; made on first use */
     const struct plans *plans;
     const struct gpu *gpu;
     struct gpu_stream *stream;
@@ -63,6 +74,18 @@ static int upload_tables(struct block_scratch *s)
     return rc;
 }
 
+static void free_experts(struct block_scratch *s)
+{
+    struct expert_scratch *e = &s->experts;
+
+    gpu_tensor_free(s->gpu, &e->ids);
+    gpu_tensor_free(s->gpu, &e->places);
+    gpu_tensor_free(s->gpu, &e->weights);
+    gpu_tensor_free(s->gpu, &e->memory);
+    free(e->offsets);
+    free(s->rows);
+}
+
 int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
                       struct gpu_stream *stream, struct block_scratch **out)
 {
@@ -93,6 +116,7 @@ void block_scratch_free(struct block_scratch *s)
     if (s == NULL) {
         return;
     }
+    free_experts(s);
     gpu_tensor_free(s->gpu, &s->work);
     gpu_tensor_free(s->gpu, &s->kept);
     gpu_tensor_free(s->gpu, &s->rounded);
@@ -138,15 +162,17 @@ void block_value_bind(struct block_values *values, int value, void *data)
 
 struct run {
     const struct block *block;
+    const struct block_values *values;
     struct block_scratch *s;
     const struct plan_step *step;
+    int number; /* the step's */
 };
 
 /* x as the module's runtime would quantize it, in s->rounded. */
 static int round_input(const struct run *r, const struct block_module *module, const struct tensor *x,
                        struct tensor *rounded)
 {
-    struct block_scratch *s = r->s;
+    struct block_scratch *s = r->s->owner != NULL ? r->s->owner : r->s;
     const struct tensor *outliers = module->outliers.data != NULL ? &module->outliers : NULL;
     int rc = 0;
 
@@ -164,7 +190,7 @@ static int round_input(const struct run *r, const struct block_module *module, c
 
 static int step_linear(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    const struct block_module *module = &r->block->modules[r->step->module];
+    const struct block_module *module = &r->block->modules[r->values->first_module + r->step->module];
     struct tensor input = in[0];
     int rc = 0;
 
@@ -241,16 +267,40 @@ static int step_scale(const struct run *r, const struct tensor *out, const struc
     return r->s->gpu->ops->combine(r->s->stream, out, r->step->factor, &in[0], 0, NULL);
 }
 
+/* Each expert's weighted outputs are added in the order of the experts. */
+static int step_experts(const struct run *r, const struct tensor *out, const struct tensor *in)
+{
+    const struct plan_experts *experts = r->step->experts;
+    const struct gpu_ops *ops = r->s->gpu->ops;
+    struct expert_scratch *e = &r->s->experts;
+    int rc = block_route(r->values, r->number);
+
+    (void)in;
+    rc = rc != 0 ? rc : ops->fill_zero(r->s->stream, out->data, tensor_bytes(out));
+    for (int64_t i = 0; rc == 0 && i < experts->count; i++) {
+        struct block_values rows;
+        rc = block_expert(r->block, r->values, r->number, i, false, ~(plan_set)0, &rows);
+        if (rc == 0 && block_values_rows(&rows) > 0) {
+            const struct tensor places =
+                tensor_1d((int32_t *)e->places.data + e->offsets[i], DTYPE_I32, block_values_rows(&rows));
+            const struct tensor made = block_value(&rows, experts->plan->output);
+            const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, r->s->tokens, experts->top_k);
+            rc = ops->scatter_rows(r->s->stream, out, &made, &places, &weights);
+        }
+    }
+    return rc;
+}
+
 static int (*const forwards[])(const struct run *, const struct tensor *out, const struct tensor *in) = {
     [STEP_LINEAR] = step_linear,       [STEP_NORM] = step_norm,         [STEP_ROPE] = step_rope,
     [STEP_ATTENTION] = step_attention, [STEP_ACTIVATE] = step_activate, [STEP_ADD] = step_add,
-    [STEP_SCALE] = step_scale,
+    [STEP_SCALE] = step_scale,         [STEP_EXPERTS] = step_experts,
 };
 
 static int run_step(const struct block *block, const struct block_values *values, int s)
 {
     const struct plan_step *step = &values->plan->steps[s];
-    const struct run run = {.block = block, .s = values->scratch, .step = step};
+    const struct run run = {.block = block, .values = values, .s = values->scratch, .step = step, .number = s};
     struct tensor in[PLAN_INPUTS_MAX], out = block_value(values, step->out);
 
     for (int i = 0; i < step->inputs; i++) {
@@ -270,6 +320,148 @@ int block_run(const struct block *block, const struct block_values *values, plan
         rc = (steps & PLAN_BIT(s)) != 0 ? run_step(block, values, s) : 0;
     }
     return rc != 0 ? err_pass(rc, "forward of block %lld", (long long)block->index) : 0;
+}
+
+/* --- experts */
+
+struct expert_sizes {
+    int64_t count, top_k, columns;
+};
+
+static struct expert_sizes largest_experts(const struct plans *plans)
+{
+    struct expert_sizes sizes = {0};
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int s = 0; s < plan->step_count; s++) {
+            const struct plan_experts *e = plan->steps[s].experts;
+            int64_t columns = e != NULL ? e->plan->columns[REGION_KEPT] + e->plan->columns[REGION_WORK] : 0;
+            sizes.count = e != NULL && e->count > sizes.count ? e->count : sizes.count;
+            sizes.top_k = e != NULL && e->top_k > sizes.top_k ? e->top_k : sizes.top_k;
+            sizes.columns = columns > sizes.columns ? columns : sizes.columns;
+        }
+    }
+    return sizes;
+}
+
+static int make_experts(struct block_scratch *s)
+{
+    struct expert_scratch *e = &s->experts;
+
+    if (s->rows != NULL) {
+        return 0;
+    }
+    const struct expert_sizes sizes = largest_experts(s->plans);
+    const int64_t choices = s->tokens * sizes.top_k, elements = padded(s->tokens) * sizes.columns;
+    int rc = gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->ids);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->places);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &choices, &e->weights);
+    rc = rc != 0 ? rc : gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &elements, &e->memory);
+    e->offsets = rc == 0 ? calloc((size_t)sizes.count + 1, sizeof(*e->offsets)) : NULL;
+    s->rows = e->offsets != NULL ? calloc(1, sizeof(*s->rows)) : NULL;
+    if (s->rows == NULL) {
+        rc = rc != 0
+                 ? rc
+                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the experts of %lld tokens", (long long)s->tokens);
+        free_experts(s);
+        *e = (struct expert_scratch){0};
+        return rc;
+    }
+    return 0;
+}
+
+int block_route(const struct block_values *values, int step)
+{
+    const struct plan_step *of = &values->plan->steps[step];
+    const struct plan_experts *experts = of->experts;
+    struct block_scratch *s = values->scratch;
+    const struct gpu_ops *ops = s->gpu->ops;
+    const struct gpu_route spec = {.top_k = experts->top_k,
+                                   .all = experts->scores == SCORES_SOFTMAX_ALL,
+                                   .normalize = experts->normalize,
+                                   .factor = (float)experts->factor};
+    int rc = make_experts(s);
+
+    if (rc != 0) {
+        return rc;
+    }
+    const struct expert_scratch *e = &s->experts;
+    const struct tensor ids = tensor_2d(e->ids.data, DTYPE_I32, s->tokens, spec.top_k);
+    const struct tensor places = tensor_2d(e->places.data, DTYPE_I32, s->tokens, spec.top_k);
+    const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, spec.top_k);
+    const struct tensor logits = block_value(values, of->in[1]);
+    rc = ops->route(s->stream, &ids, &weights, &logits, &spec);
+    return rc != 0 ? rc : ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
+}
+
+/* The scratch of `count` rows of an expert: its values lie in the memory for experts. */
+static void place_rows(struct block_scratch *s, const struct plan_experts *experts, int64_t expert, int64_t count,
+                       struct block_values *rows)
+{
+    const struct plan *plan = experts->plan;
+    float *memory = s->experts.memory.data;
+
+    *s->rows = (struct block_scratch){.owner = s,
+                                      .plans = s->plans,
+                                      .gpu = s->gpu,
+                                      .stream = s->stream,
+                                      .sequences = 1,
+                                      .length = count,
+                                      .tokens = count};
+    *rows = (struct block_values){
+        .plan = plan, .scratch = s->rows, .first_module = experts->first_module + (int)expert * plan->module_count};
+    for (int i = 0; i < plan->storage_count; i++) {
+        const struct plan_storage *storage = &plan->storages[i];
+        int64_t first = storage->region == REGION_WORK ? plan->columns[REGION_KEPT] : 0;
+        rows->at[i] = memory + padded(s->tokens) * (first + storage->offset);
+    }
+}
+
+int block_expert(const struct block *block, const struct block_values *values, int step, int64_t expert, bool all,
+                 plan_set steps, struct block_values *rows)
+{
+    const struct plan_experts *experts = values->plan->steps[step].experts;
+    struct block_scratch *s = values->scratch;
+    const struct tensor tokens = block_value(values, values->plan->steps[step].in[0]);
+    int rc = make_experts(s);
+
+    if (rc != 0) {
+        return rc;
+    }
+    const int64_t *offsets = s->experts.offsets;
+    int64_t count = all ? s->tokens : offsets[expert + 1] - offsets[expert];
+    place_rows(s, experts, expert, count, rows);
+    if (count == 0) {
+        return 0;
+    }
+    const struct tensor in = block_value(rows, 0);
+    const struct tensor places = tensor_1d((int32_t *)s->experts.places.data + offsets[expert], DTYPE_I32, count);
+    rc = all ? s->gpu->ops->convert(s->stream, &in, &tokens)
+             : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->top_k);
+    return rc != 0 ? rc : block_run(block, rows, steps);
+}
+
+int64_t block_values_rows(const struct block_values *values)
+{
+    return values->scratch->tokens;
+}
+
+int block_group_input(const struct block *block, const struct block_values *values, const struct plan_group *group,
+                      bool all, struct block_values *rows)
+{
+    plan_set steps, used;
+
+    if (group->expert < 0) {
+        *rows = *values;
+        return 0;
+    }
+    const struct plan_experts *experts = values->plan->steps[group->step].experts;
+    if (!plan_steps(experts->plan, PLAN_BIT(0), PLAN_BIT(group->input), &steps, &used)) {
+        return err_raise(ERR_INTERNAL, "value %d of an expert does not follow from its rows", group->input);
+    }
+    int rc = all ? 0 : block_route(values, group->step);
+    return rc != 0 ? rc : block_expert(block, values, group->step, group->expert, all, steps, rows);
 }
 
 int block_forward(const struct block *block, const struct block_values *values)
@@ -292,7 +484,7 @@ int block_attention_heads(const struct block *block, const struct block_values *
         return err_raise(ERR_INTERNAL, "the attention of block %lld needs more than it is given",
                          (long long)block->index);
     }
-    const struct run run = {.block = block, .s = values->scratch, .step = &plan->steps[s]};
+    const struct run run = {.block = block, .values = values, .s = values->scratch, .step = &plan->steps[s]};
     int rc = block_run(block, values, steps);
     if (rc == 0) {
         *out = (struct block_heads){.q = block_value(values, in[0]),

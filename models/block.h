@@ -72,6 +72,7 @@ struct block_values {
     const struct plan *plan;
     struct block_scratch *scratch;
     float *at[PLAN_VALUES_MAX]; /* by storage */
+    int first_module;           /* of the block's: what the plan's modules are numbered from; an expert's own */
 };
 /* Each in its place: in `kept` (block_kept_elements, the caller's) or in the scratch. kept NULL: the scratch has a
  * place for them too, made on first use. */
@@ -84,6 +85,18 @@ void block_value_bind(struct block_values *values, int value, void *data);
 
 /* Run some of the plan's steps, in order (plan_steps tells which). */
 int block_run(const struct block *block, const struct block_values *values, plan_set steps);
+/* A step EXPERTS, one expert at a time: who goes where, of the values that the step reads; then for each expert the
+ * rows of the tokens that went to it (`all`: of every token) and some steps of its plan over them. `rows` has their
+ * values, by the numbers of the expert's plan; no token: block_values_rows is 0 and nothing is computed. Both are valid
+ * until the next call of theirs with the same scratch. */
+int block_route(const struct block_values *values, int step);
+int block_expert(const struct block *block, const struct block_values *values, int step, int64_t expert, bool all,
+                 plan_set steps, struct block_values *rows);
+int64_t block_values_rows(const struct block_values *values);
+/* The input of a group from the values that it is made of (plan_sources): of a group of the layer `values` themselves,
+ * of an expert's the rows that it gets, with the group's input among their values. */
+int block_group_input(const struct block *block, const struct block_values *values, const struct plan_group *group,
+                      bool all, struct block_values *rows);
 /* All of them: the layer's input becomes its output, in place. */
 int block_forward(const struct block *block, const struct block_values *values);
 /* Queries, keys (both rotated) and values [T, heads or kv_heads * head_dim] as they come to the block's attention,

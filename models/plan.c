@@ -511,6 +511,18 @@ int plan_attention_group(const struct plan *plan)
     return found;
 }
 
+plan_set plan_sources(const struct plan *plan, const struct plan_group *group)
+{
+    const struct plan_step *step = &plan->steps[group->step];
+
+    return group->expert < 0 ? PLAN_BIT(group->input) : PLAN_BIT(step->in[0]) | PLAN_BIT(step->in[1]);
+}
+
+const struct plan *plan_of_group(const struct plan *plan, const struct plan_group *group)
+{
+    return group->expert < 0 ? plan : plan->steps[group->step].experts->plan;
+}
+
 int plan_find_step(const struct plan *plan, enum plan_step_kind kind)
 {
     for (int i = 0; i < plan->step_count; i++) {

@@ -221,6 +221,10 @@ bool plan_reads(const struct plan *plan, const struct plan_group *group, int mod
 int plan_residual_before(const struct plan *plan, int group);
 /* The group after whose modules the layer's attention comes, before those of any other; -1: none. */
 int plan_attention_group(const struct plan *plan);
+/* The values of the layer that a group's input is made of: itself, or what a step EXPERTS reads. */
+plan_set plan_sources(const struct plan *plan, const struct plan_group *group);
+/* The plan whose values a group's input and branch are: the layer's or an expert's. */
+const struct plan *plan_of_group(const struct plan *plan, const struct plan_group *group);
 /* The first step of a kind, or -1. */
 int plan_find_step(const struct plan *plan, enum plan_step_kind kind);
 /* What `steps` compute for `rows` tokens of sequences of `length`: products of linears and of attention. */

@@ -25,6 +25,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* How the experts of a group see the calibration set. */
+struct expert_options {
+    bool all;           /* every token, whether it goes there or not */
+    int64_t min_tokens; /* with fewer, an expert's statistics are shrunk to those of all tokens */
+};
+
 /* Statistics of x, charged to their own phase. */
 static int observe(struct run *run, struct layer_stats *stats, const struct tensor *x)
 {
@@ -36,14 +42,13 @@ static int observe(struct run *run, struct layer_stats *stats, const struct tens
     return rc;
 }
 
-/* One micro-batch from the values `have`, which are kept, to `input` (-1: none) and the values `keep`, which are to be.
- */
-static int pass_batch(struct run *run, const struct block *block, plan_set have, plan_set keep, int input,
+/* One micro-batch from the values `have`, which are kept, to the values `want`, and `keep`, which are to be kept. */
+static int pass_batch(struct run *run, const struct block *block, plan_set have, plan_set keep, plan_set want,
                       struct microbatch *b)
 {
     plan_set steps = 0, used = 0, made = keep & ~have;
     double mark = clock_monotonic_seconds();
-    int rc = pass_steps(block->plan, have, made | (input >= 0 ? PLAN_BIT(input) : 0), &steps, &used);
+    int rc = pass_steps(block->plan, have, made | want, &steps, &used);
 
     rc = rc != 0 ? rc : pass_open(run, b, used);
     if (rc == 0) {
@@ -55,8 +60,9 @@ static int pass_batch(struct run *run, const struct block *block, plan_set have,
     return rc;
 }
 
-/* All micro-batches of the calibration set to the input of a group; stats NULL = nobody looks. */
-static int group_gather(struct run *run, struct block *block, int g, struct layer_stats *stats)
+/* All micro-batches of the calibration set to the input of a group; stats NULL = nobody looks. all: an expert sees the
+ * tokens that went to others too. */
+static int group_gather(struct run *run, struct block *block, int g, bool all, struct layer_stats *stats)
 {
     const struct plan *plan = block->plan;
     const struct plan_group *group = &plan->groups[g];
@@ -68,20 +74,52 @@ static int group_gather(struct run *run, struct block *block, int g, struct laye
         struct microbatch b = microbatches_at(&run->calibration, plan, i);
         double share = ((double)g + 0.5 * (double)i / (double)batches) / (double)plan->group_count;
         rc = run_tick(run, share, "calibrating");
-        rc = rc != 0 ? rc : pass_batch(run, block, pass_kept_before(plan, g), group->kept, group->input, &b);
-        const struct tensor in = block_value(&b.values, group->input);
-        rc = rc != 0 || stats == NULL ? rc : observe(run, stats, &in);
+        rc = rc != 0 ? rc
+                     : pass_batch(run, block, pass_kept_before(plan, g), group->kept, plan_sources(plan, group), &b);
+        struct block_values values;
+        rc = rc != 0 || stats == NULL ? rc : block_group_input(block, &b.values, group, all, &values);
+        if (rc == 0 && stats != NULL && block_values_rows(&values) > 0) {
+            const struct tensor in = block_value(&values, group->input);
+            rc = observe(run, stats, &in);
+        }
         if (rc == 0 && run->reference.hidden != NULL) {
             rc = reference_pass(run, &reference, g, i, &b, stats);
         }
     }
     block_view_deinit(&reference);
     double mark = clock_monotonic_seconds();
-    if (rc == 0 && stats != NULL) {
+    if (rc == 0 && stats != NULL && (stats->tokens > 0 || group->expert < 0)) {
         rc = stats_finish(stats, run->p->gpu, run->stream);
     }
     run_add_time(run, PHASE_STATISTICS, &mark, 0);
     return rc;
+}
+
+static int group_stats_init(struct run *run, const struct plan *plan, int g, unsigned wants, struct layer_stats *stats)
+{
+    const struct calibration_set *set = run->calibration.set;
+    int rc = stats_init(stats, wants, plan->groups[g].columns, run->p->gpu);
+
+    rc = rc != 0 || (wants & STATS_SPREAD) == 0 ? rc
+                                                : stats_init_spread(stats, set->sequences * set->length, run->p->gpu);
+    return rc != 0 || (wants & STATS_TARGET) == 0 ? rc : reference_init(run, plan, g, stats);
+}
+
+/* Statistics of an expert that fewer tokens came to than it is to have: those of all tokens, gathered in another look
+ * at them, with its own as far as they go. */
+static int relieve(struct run *run, struct block *block, int g, unsigned wants, const struct expert_options *options,
+                   struct layer_stats *stats)
+{
+    struct layer_stats pooled = {0};
+
+    if (block->plan->groups[g].expert < 0 || stats->tokens >= options->min_tokens) {
+        return 0;
+    }
+    int rc = group_stats_init(run, block->plan, g, wants, &pooled);
+    rc = rc != 0 ? rc : group_gather(run, block, g, true, &pooled);
+    rc = rc != 0 ? rc : stats_shrink(stats, &pooled, options->min_tokens, run->p->gpu, run->stream);
+    stats_deinit(&pooled, run->p->gpu);
+    return rc != 0 ? err_pass(rc, "statistics of expert %d", block->plan->groups[g].expert) : 0;
 }
 
 /* What a group needs of its statistics (STATS_*) to be solved; 0 when nothing of it is. */
@@ -98,7 +136,7 @@ static unsigned group_needs(struct run *run, const struct plan_group *group)
                                                         : STATS_RANGE;
             /* The Hessian is what output error is measured with, so every method gets it when there are inputs. */
             wants |= quantizer_stats(solver->quantizer, solver->params) | STATS_HESSIAN | ranges;
-            if (run->reference.hidden != NULL &&
+            if (run->reference.hidden != NULL && group->expert < 0 &&
                 recipe_stage_has_targets(solver,
                                          run->reference.batches.set->sequences * run->reference.batches.set->length,
                                          group->columns)) {
@@ -107,6 +145,23 @@ static unsigned group_needs(struct run *run, const struct plan_group *group)
         }
     }
     return wants;
+}
+
+/* How the experts of a group are calibrated: as the method that solves its first module has it. */
+static struct expert_options expert_options(struct run *run, const struct plan_group *group)
+{
+    struct expert_options options = {.min_tokens = 1};
+    struct qscheme scheme;
+
+    for (int i = group->count - 1; i >= 0; i--) {
+        const struct recipe_stage *solver = module_solver(run, group->modules[i], &scheme);
+        if (solver != NULL) {
+            const struct quant_base *base = solver->params;
+            options.all = base->calibrate_all_experts;
+            options.min_tokens = base->expert_min_tokens > 1 ? base->expert_min_tokens : 1;
+        }
+    }
+    return options;
 }
 
 static int group_run(struct run *run, struct block *block, int g, struct block_outputs *outputs,
@@ -118,16 +173,13 @@ static int group_run(struct run *run, struct block *block, int g, struct block_o
     unsigned wants = group_needs(run, group);
     int rc = 0;
 
-    if (calibrated && wants != 0) {
-        const struct calibration_set *set = run->calibration.set;
-        rc = stats_init(&stats, wants, group->columns, run->p->gpu);
-        rc = rc != 0 || (wants & STATS_SPREAD) == 0
-                 ? rc
-                 : stats_init_spread(&stats, set->sequences * set->length, run->p->gpu);
-        rc = rc != 0 || (wants & STATS_TARGET) == 0 ? rc : reference_init(run, block->plan, g, &stats);
-    }
+    const struct expert_options options = expert_options(run, group);
+    rc = calibrated && wants != 0 ? group_stats_init(run, block->plan, g, wants, &stats) : 0;
     if (rc == 0 && calibrated) {
-        rc = group_gather(run, block, g, wants != 0 ? &stats : NULL);
+        rc = group_gather(run, block, g, options.all, wants != 0 ? &stats : NULL);
+    }
+    if (rc == 0 && calibrated && wants != 0) {
+        rc = relieve(run, block, g, wants, &options, &stats);
     }
     if (rc == 0 && wants != 0) {
         rc = group_solve(run, block, g, calibrated ? &stats : NULL, outputs, rows);
@@ -154,9 +206,8 @@ int block_solve(struct run *run, struct block *block, struct block_outputs *outp
     for (int64_t i = 0; rc == 0 && i < microbatches_count(&run->calibration); i++) {
         struct microbatch b = microbatches_at(&run->calibration, plan, i);
         rc = run_tick(run, 1.0, "calibrating");
-        rc = rc != 0
-                 ? rc
-                 : pass_batch(run, block, pass_kept_before(plan, plan->group_count), PLAN_BIT(plan->output), -1, &b);
+        rc = rc != 0 ? rc
+                     : pass_batch(run, block, pass_kept_before(plan, plan->group_count), PLAN_BIT(plan->output), 0, &b);
     }
     return rc;
 }

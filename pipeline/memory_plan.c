@@ -15,7 +15,8 @@ struct sizes {
     int64_t tallest;           /* outputs of a module */
     int64_t branch;            /* elements of the modules between two sums of the residual stream */
     int64_t moments;           /* elements of an input's or an output's target */
-    int64_t kept, work;        /* columns of a micro-batch's values */
+    int64_t kept, work;        /* columns of a micro-batch's values, an expert's rows among them */
+    bool pools;                /* there are experts, whose statistics may need those of all tokens */
 };
 
 static int64_t larger(int64_t a, int64_t b)
@@ -25,7 +26,7 @@ static int64_t larger(int64_t a, int64_t b)
 
 static void add_plan(const struct plan *plan, struct sizes *s)
 {
-    int64_t weights = 0, branch = 0;
+    int64_t weights = 0, branch = 0, experts = 0;
 
     for (int g = 0; g < plan->group_count; g++) {
         const struct plan_group *group = &plan->groups[g];
@@ -40,11 +41,18 @@ static void add_plan(const struct plan *plan, struct sizes *s)
         s->branch = larger(s->branch, branch);
         branch = plan_residual_before(plan, g) != plan_residual_before(plan, g + 1) ? 0 : branch;
     }
+    for (int i = 0; i < plan->step_count; i++) {
+        const struct plan_experts *e = plan->steps[i].experts;
+        experts = e == NULL ? experts
+                            : larger(experts, e->plan->columns[REGION_KEPT] + e->plan->columns[REGION_WORK] +
+                                                  3 * e->top_k); /* who goes where */
+    }
+    s->pools = s->pools || experts > 0;
     s->weights = larger(s->weights, weights);
     s->widest = larger(s->widest, plan->widest_input);
     s->tallest = larger(s->tallest, plan->tallest);
     s->kept = larger(s->kept, plan->columns[REGION_KEPT]);
-    s->work = larger(s->work, plan->columns[REGION_WORK]);
+    s->work = larger(s->work, plan->columns[REGION_WORK] + experts);
 }
 
 static struct sizes sizes_of(const struct plans *plans)
@@ -135,7 +143,9 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
 
     struct memory_plan plan = {
         .blocks = single ? 5 * s.weights : 9 * s.weights,
-        .solve = (load->calibrates ? 3 * square + range_bytes(load->recipe, model_plans(model), &s) : 0) + 5 * copy,
+        .solve =
+            (load->calibrates ? (s.pools ? 4 : 3) * square + range_bytes(load->recipe, model_plans(model), &s) : 0) +
+            5 * copy,
         .flows = single ? flow : 2 * flow,
         .reader = single || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
         .head = runs ? head_bytes(model, device->host_memory) : 0,

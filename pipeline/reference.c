@@ -105,12 +105,12 @@ static double residual_share(struct run *run, int module)
 }
 
 /* Some steps of the path. */
-static int run_steps(const struct block *reference, struct microbatch *b, plan_set have, int want)
+static int run_steps(const struct block *reference, struct microbatch *b, plan_set have, plan_set want)
 {
     plan_set steps, used;
 
-    if (!plan_steps(reference->plan, have, PLAN_BIT(want), &steps, &used)) {
-        return err_raise(ERR_INTERNAL, "value %d does not follow from the residual stream", want);
+    if (!plan_steps(reference->plan, have, want, &steps, &used)) {
+        return err_raise(ERR_INTERNAL, "values %llx do not follow from the residual stream", (unsigned long long)want);
     }
     return block_run(reference, &b->values, steps);
 }
@@ -146,7 +146,7 @@ int reference_pass(struct run *run, const struct block *reference, int g, int64_
     bool last = next == plan->output && run->block_index + 1 == run->config->num_layers; /* nobody reads its output */
     bool advances = next != stream && !last;
     struct microbatch b = microbatches_at(&run->reference.batches, plan, i);
-    const struct tensor in = block_value(&quantized->values, group->input);
+    const struct tensor in = targets ? block_value(&quantized->values, group->input) : (struct tensor){0};
     const struct tensor lacks = tensor_2d(run->reference.lacks.data, DTYPE_F32, b.rows, run->config->hidden_size);
     double mark = clock_monotonic_seconds();
 
@@ -155,14 +155,14 @@ int reference_pass(struct run *run, const struct block *reference, int g, int64_
     }
     int rc = microbatch_open(&b, stream, run->reference.hidden, stream == 0 ? ACTIVATIONS_IN : ACTIVATIONS_OUT, gpu,
                              run->stream);
-    rc = rc != 0 ? rc : run_steps(reference, &b, PLAN_BIT(stream), group->input);
+    rc = rc != 0 ? rc : run_steps(reference, &b, PLAN_BIT(stream), plan_sources(plan, group));
     if (rc == 0 && group->residual >= 0 && targets) {
         double share = residual_share(run, group->residual);
         const struct tensor x = block_value(&b.values, stream), y = block_value(&quantized->values, stream);
         rc = gpu->ops->combine(run->stream, &lacks, share, &x, -share, &y);
     }
     if (rc == 0 && advances) {
-        rc = run_steps(reference, &b, PLAN_BIT(stream) | PLAN_BIT(group->input), next);
+        rc = run_steps(reference, &b, PLAN_BIT(stream) | plan_sources(plan, group), PLAN_BIT(next));
         rc = rc != 0 ? rc : microbatch_write(&b, next, run->reference.hidden, gpu, run->stream);
     }
     run_add_time(run, PHASE_FORWARD, &mark, 0);

@@ -17,10 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define STARVED_TOKENS 256 /* an expert that fewer tokens went to is rewritten for all of them */
+
 struct rewrite_data {
     struct run *run;
     struct block *block;
     const struct plan_group *group; /* at hand */
+    bool all;                       /* an expert sees all tokens: too few went to it */
     plan_set have;                  /* values that are there: the layer's input, and what the stores hold */
     struct qscheme *schemes;        /* [modules] */
     bool *quantized;
@@ -39,10 +42,20 @@ static int make_values(const struct rewrite_data *d, int64_t i, plan_set want, s
     }
     rc = rc != 0 ? rc : pass_open(run, b, used & ~PLAN_BIT(0));
     if (rc == 0) {
-        pass_place(run, b, want & ~used & ~PLAN_BIT(d->group->input));
+        pass_place(run, b, want & ~used & ~plan_sources(d->block->plan, d->group));
         rc = block_run(d->block, &b->values, steps);
     }
     return rc;
+}
+
+/* Micro-batch i with the input of the group at hand: an expert's are the rows that went to it, or, where too few did,
+ * those of all tokens. */
+static int make_input(const struct rewrite_data *d, int64_t i, struct block_values *values)
+{
+    struct microbatch b;
+    int rc = make_values(d, i, plan_sources(d->block->plan, d->group), &b);
+
+    return rc != 0 ? rc : block_group_input(d->block, &b.values, d->group, d->all, values);
 }
 
 static double share_of(const struct rewrite_data *d, double part)
@@ -61,15 +74,15 @@ static int gather(const struct rewrite_data *d, struct layer_stats *stats)
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
         struct microbatch b;
         rc = run_tick(run, share_of(d, 0.5 * (double)i / (double)batches), "calibrating");
-        rc = rc != 0 ? rc : make_values(d, i, PLAN_BIT(d->group->input), &b);
+        rc = rc != 0 ? rc : make_input(d, i, &b.values);
         run_add_time(run, PHASE_FORWARD, &mark, 0);
-        if (rc == 0) {
+        if (rc == 0 && block_values_rows(&b.values) > 0) {
             const struct tensor in = block_value(&b.values, d->group->input);
             rc = stats_add(stats, run->p->gpu, run->stream, &in);
         }
         run_add_time(run, PHASE_STATISTICS, &mark, 0);
     }
-    return rc != 0 ? rc : stats_finish(stats, run->p->gpu, run->stream);
+    return rc;
 }
 
 /* After a rewritten group: what is kept for the next one beside the residual stream. */
@@ -97,11 +110,8 @@ static int advance(struct rewrite_data *d)
 static int rewrite_input(void *data, int64_t i, struct block_values *values)
 {
     const struct rewrite_data *d = data;
-    struct microbatch b;
-    int rc = make_values(d, i, PLAN_BIT(d->group->input), &b);
 
-    *values = b.values;
-    return rc;
+    return make_input(d, i, values);
 }
 
 static const struct qscheme *rewrite_scheme(void *data, int module)
@@ -156,7 +166,15 @@ static int rewrite_group(struct rewrite_data *data)
             continue;
         }
         rc = stats_init(&stats, stage->quantizer->rewrite_stats, data->group->columns, run->p->gpu);
+        data->all = false;
         rc = rc != 0 ? rc : gather(data, &stats);
+        if (rc == 0 && stats.tokens < STARVED_TOKENS && data->group->expert >= 0) {
+            stats_deinit(&stats, run->p->gpu);
+            data->all = true;
+            rc = stats_init(&stats, stage->quantizer->rewrite_stats, data->group->columns, run->p->gpu);
+            rc = rc != 0 ? rc : gather(data, &stats);
+        }
+        rc = rc != 0 ? rc : stats_finish(&stats, run->p->gpu, run->stream);
         rc = rc != 0 ? rc : rewrite_stage(run, stage, data, &stats);
         stats_deinit(&stats, run->p->gpu);
     }

@@ -12,6 +12,7 @@
 #include "pipeline/stored_scales.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -179,9 +180,11 @@ static int measure(struct run *run, const struct tensor *weight, struct linear_j
                  : gpu->ops->residual(run->stream, &facts->residual, weight, &job->dequantized,
                                       on_grid ? &job->scale : NULL, on_grid ? &job->zero : NULL, &grid);
     if (rc == 0 && stats != NULL && (stats->flags & STATS_HESSIAN) != 0) {
-        facts->has_output = true;
+        facts->has_output = stats->tokens > 0;
         facts->samples = run->calibration.set->sequences;
         facts->tokens = stats->tokens;
+    }
+    if (rc == 0 && facts->has_output) {
         rc = gpu->ops->output_error(run->stream, &facts->output_error, &facts->output_signal, weight, &job->dequantized,
                                     &stats->hessian);
         facts->output_error = job->aimed ? job->aimed_error : facts->output_error;
@@ -237,6 +240,22 @@ static void take_weight(struct run *run, int module, struct tensor *weight, stru
     *dequantized = (struct tensor){0};
 }
 
+/* An expert that too few tokens came to says so. */
+static void describe_starved(const struct layer_stats *stats, struct linear_job *job)
+{
+    size_t used = strlen(job->note);
+
+    if (stats == NULL || stats->wanted_tokens == 0) {
+        return;
+    }
+    if (stats->tokens == 0) {
+        snprintf(job->fallback, sizeof(job->fallback), "rtn: no calibration token was routed to this expert");
+        return;
+    }
+    snprintf(job->note + used, sizeof(job->note) - used, "%sstarved: %lld of %lld tokens, Hessian shrunk",
+             used > 0 ? "; " : "", (long long)stats->tokens, (long long)stats->wanted_tokens);
+}
+
 /* Measure what the linear lost, write its row, and put the quantized weight in the float one's place. */
 static int take_result(struct run *run, struct block *block, struct group_jobs *group, int i,
                        const struct layer_stats *stats, struct report_rows *rows)
@@ -251,6 +270,7 @@ static int take_result(struct run *run, struct block *block, struct group_jobs *
                                  .job = job,
                                  .input = group->inputs[i]};
 
+    describe_starved(stats, job);
     q->scheme.input = group->schemes[i].input;
     q->scheme.input_threshold = group->schemes[i].input_threshold;
     q->scheme.weight_dtype = group->schemes[i].weight_dtype;

@@ -244,13 +244,19 @@ static int score_batch(struct search *search, int64_t i)
 {
     const struct rewrite_context *context = search->context;
     struct block_values values;
-    int64_t tokens = 0, width = context->block->plan->values[context->group->branch].width;
+    const struct plan *plan = plan_of_group(context->block->plan, context->group);
+    int64_t tokens = 0, width = plan->values[context->group->branch].width;
 
     int rc = context->input(context->input_data, i, &values);
     if (rc == 0) {
         tokens = block_value(&values, context->group->input).shape[0];
     }
-    if (rc == 0 && search->target.data == NULL) { /* the first batch is a full one */
+    if (rc != 0 || tokens == 0) {
+        return rc;
+    }
+    if (search->target.shape[0] < tokens) { /* of a layer the first batch is a full one; an expert's differ */
+        gpu_tensor_free(context->gpu, &search->target);
+        gpu_tensor_free(context->gpu, &search->output);
         const int64_t shape[] = {tokens, width};
         rc = gpu_tensor_new(context->gpu, DTYPE_F32, 2, shape, &search->target);
         rc = rc != 0 ? rc : gpu_tensor_new(context->gpu, DTYPE_F32, 2, shape, &search->output);
@@ -352,8 +358,8 @@ static int search_init(struct search *search, const struct rewrite_context *cont
                          (long long)search->columns);
     }
     plan_set used;
-    if (!plan_steps(context->block->plan, PLAN_BIT(context->group->input), PLAN_BIT(context->group->branch),
-                    &search->steps, &used)) {
+    if (!plan_steps(plan_of_group(context->block->plan, context->group), PLAN_BIT(context->group->input),
+                    PLAN_BIT(context->group->branch), &search->steps, &used)) {
         return err_raise(ERR_INTERNAL, "the branch of value %d does not follow from it", context->group->input);
     }
     int rc = block_view(context->block, &search->trial);

@@ -29,6 +29,12 @@ const struct params_row quant_base_rows[] = {
     QUANT_ROW(PARAMS_JSON, quant_base, kv_cache, "null",
               .help = "Calibrated scales for a quantized key and value cache: {\"dtype\": \"fp8_e4m3\" or \"int8\", "
                       "\"granularity\": \"per_tensor\" or \"per_head\"}."),
+    QUANT_ROW(PARAMS_BOOL, quant_base, calibrate_all_experts, "false", .quiet = true,
+              .help = "In models with experts, calibrate each expert with every token rather than with those that are "
+                      "routed to it."),
+    QUANT_ROW(PARAMS_INT, quant_base, expert_min_tokens, "256", .quiet = true, .min = 0, .max = 1e9,
+              .help = "An expert that fewer calibration tokens are routed to gets statistics shrunk to those of all "
+                      "tokens; its row of the report says so."),
     {.name = NULL},
 };
 

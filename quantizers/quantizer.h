@@ -25,6 +25,7 @@ enum stats_flag {
 struct layer_stats {
     unsigned flags;
     int64_t columns, tokens;
+    int64_t wanted_tokens; /* of an expert that too few came to: what its Hessian was shrunk for; else 0 */
     struct tensor hessian; /* F32 [n,n]; valid after stats_finish */
     struct tensor absmax;  /* F32 [n] */
     struct tensor absmean; /* F32 [n] */
@@ -49,6 +50,12 @@ int stats_add_target(struct layer_stats *stats, const struct gpu *gpu, struct gp
                      const struct tensor *x, const struct tensor *missing);
 /* Scale and mirror. */
 int stats_finish(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream);
+/* Statistics of an expert that too few tokens came to, by those of all the layer's tokens, both finished (without a
+ * token `stats` need not be): Hessians are mixed as if `pooled` had brought the tokens that lack to `min_tokens`,
+ * ranges and samples are pooled's. Without any token of its own the Hessian is the identity, by which methods round to
+ * nearest. stats->tokens stays what the expert saw; pooled is used up. */
+int stats_shrink(struct layer_stats *stats, struct layer_stats *pooled, int64_t min_tokens, const struct gpu *gpu,
+                 struct gpu_stream *stream);
 void stats_deinit(struct layer_stats *stats, const struct gpu *gpu);
 
 /* What every method takes; a method's params struct begins with it, and its tables with quant_base_rows. */
@@ -57,6 +64,8 @@ struct quant_base {
     json_t *overrides;              /* [{"match":...,...}]: the jobs floor's business; NULL = none */
     json_t *kv_cache;               /* {"dtype","granularity"}: likewise; NULL = the cache stays as it is */
     json_t *float_inputs;           /* patterns of modules whose inputs stay as they are; NULL = none */
+    bool calibrate_all_experts;     /* experts see every token */
+    int64_t expert_min_tokens;      /* with fewer, an expert's statistics are shrunk to those of all tokens */
 };
 extern const struct params_row quant_base_rows[];
 /* float_inputs, for methods that quantize inputs. */

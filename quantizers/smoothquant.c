@@ -266,7 +266,7 @@ static int try_batch(const struct smoothing *s, struct search *f, const struct t
     struct gpu_residual lost;
     int rc = 0;
 
-    for (int i = 0; rc == 0 && i < c->group->count; i++) {
+    for (int i = 0; rc == 0 && x.shape[0] > 0 && i < c->group->count; i++) {
         const struct qscheme *scheme = scheme_of(c, i);
         if (scheme == NULL) {
             continue;
@@ -332,7 +332,8 @@ static int search_alpha(struct smoothing *s, bool *gain)
 
     int rc = c->input(c->input_data, 0, &values);
     if (rc == 0) {
-        int64_t tokens = block_value(&values, c->group->input).shape[0];
+        /* An expert's batches differ, and some have no tokens. */
+        int64_t tokens = c->group->expert < 0 ? block_value(&values, c->group->input).shape[0] : c->stats->tokens;
         rc = search_init(s, tokens < SEARCH_TOKENS ? tokens : SEARCH_TOKENS, &f);
     }
     for (int i = -1; rc == 0 && i < SEARCH_STEPS; i++) {

@@ -143,6 +143,49 @@ int stats_finish(struct layer_stats *stats, const struct gpu *gpu, struct gpu_st
     return rc;
 }
 
+#define IDENTITY_ROWS 64 /* that are uploaded at once */
+
+static int set_identity(const struct tensor *h, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    int64_t n = h->shape[1];
+    float *rows = calloc(IDENTITY_ROWS * (size_t)n, sizeof(*rows));
+    int rc = rows != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d rows", IDENTITY_ROWS);
+
+    for (int64_t first = 0; rc == 0 && first < n; first += IDENTITY_ROWS) {
+        struct tensor part = tensor_rows(h, first, n - first < IDENTITY_ROWS ? n - first : IDENTITY_ROWS);
+        for (int64_t i = 0; i < part.shape[0]; i++) {
+            rows[i * n + first + i] = 1.0f;
+        }
+        rc = gpu_tensor_upload(gpu, stream, &part, rows);
+        for (int64_t i = 0; i < part.shape[0]; i++) {
+            rows[i * n + first + i] = 0.0f;
+        }
+    }
+    free(rows);
+    return rc;
+}
+
+int stats_shrink(struct layer_stats *stats, struct layer_stats *pooled, int64_t min_tokens, const struct gpu *gpu,
+                 struct gpu_stream *stream)
+{
+    double own = (double)stats->tokens / (double)min_tokens;
+    int rc = 0;
+
+    if ((stats->flags & STATS_HESSIAN) != 0) {
+        rc = stats->tokens == 0
+                 ? set_identity(&pooled->hessian, gpu, stream)
+                 : gpu->ops->combine(stream, &pooled->hessian, own, &stats->hessian, 1 - own, &pooled->hessian);
+    }
+    if (rc == 0) {
+        struct layer_stats made = *pooled;
+        made.tokens = stats->tokens;
+        made.wanted_tokens = min_tokens;
+        *pooled = *stats;
+        *stats = made;
+    }
+    return rc;
+}
+
 void stats_deinit(struct layer_stats *stats, const struct gpu *gpu)
 {
     gpu_tensor_free(gpu, &stats->hessian);

@@ -13,6 +13,15 @@
 int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in, bool head_norms);
 int families_mlp(struct plan_builder *b, const struct model_config *c, int in);
 
+/* What families of experts call their modules: the router, the list, and an expert's three linears. */
+struct family_experts {
+    const char *router, *path, *gate, *up, *down, *fused;
+};
+/* A choice of experts in an MLP's place, each a gated SiLU. */
+int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names);
+
 /* The plan of a layer; returns its output. */
 int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_qwen3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_mixtral_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_qwen3_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);

@@ -28,6 +28,14 @@ FAMILIES = {
                               "tie_word_embeddings": True}),
     "qwen3": ("float32", 1, {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 1000000.0, "head_dim": 64}),
 }
+# Layers of experts: in every layer, and in all but the layers that the config leaves out.
+EXPERTS = {
+    "mixtral": ("bfloat16", 1, {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "rope_theta": 1000000.0,
+                                "num_local_experts": 8, "num_experts_per_tok": 2}),
+    "qwen3_moe": ("float32", 1, {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "rope_theta": 1000000.0,
+                                 "head_dim": 64, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128,
+                                 "norm_topk_prob": True, "mlp_only_layers": [0]}),
+}
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -37,22 +45,30 @@ def tensors(config):
     hidden, mlp = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim", hidden // config["num_attention_heads"])
     q, kv = head * config["num_attention_heads"], head * config["num_key_value_heads"]
-    linears = (("self_attn.q_proj", q, hidden, kind == "qwen2" or config.get("attention_bias")),
+    experts = config.get("num_experts", config.get("num_local_experts", 0))
+    linears = [("self_attn.q_proj", q, hidden, kind == "qwen2" or config.get("attention_bias")),
                ("self_attn.k_proj", kv, hidden, kind == "qwen2" or config.get("attention_bias")),
                ("self_attn.v_proj", kv, hidden, kind == "qwen2" or config.get("attention_bias")),
-               ("self_attn.o_proj", hidden, q, config.get("attention_bias")),
-               ("mlp.gate_proj", mlp, hidden, config.get("mlp_bias")),
-               ("mlp.up_proj", mlp, hidden, config.get("mlp_bias")),
-               ("mlp.down_proj", hidden, mlp, config.get("mlp_bias")))
+               ("self_attn.o_proj", hidden, q, config.get("attention_bias"))]
+    dense = [("mlp.gate_proj", mlp, hidden, config.get("mlp_bias")),
+             ("mlp.up_proj", mlp, hidden, config.get("mlp_bias")),
+             ("mlp.down_proj", hidden, mlp, config.get("mlp_bias"))]
+    owner, size = ("block_sparse_moe", mlp) if kind == "mixtral" else ("mlp", config.get("moe_intermediate_size"))
+    names = ("w1", "w3", "w2") if kind == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    sparse = [(owner + ".gate", experts, hidden, False)]
+    for expert in range(experts):
+        prefix = "%s.experts.%d." % (owner, expert)
+        sparse += [(prefix + names[0], size, hidden, False), (prefix + names[1], size, hidden, False),
+                   (prefix + names[2], hidden, size, False)]
     yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
     for layer in range(config["num_hidden_layers"]):
         prefix = "model.layers.%d." % layer
         yield prefix + "input_layernorm.weight", (hidden,)
-        for name, rows, cols, bias in linears:
+        for name, rows, cols, bias in linears + (sparse if experts and layer not in config.get("mlp_only_layers", ()) else dense):
             yield prefix + name + ".weight", (rows, cols)
             if bias:
                 yield prefix + name + ".bias", (rows,)
-        if kind == "qwen3":
+        if kind.startswith("qwen3"):
             yield prefix + "self_attn.q_norm.weight", (head,)
             yield prefix + "self_attn.k_norm.weight", (head,)
         yield prefix + "post_attention_layernorm.weight", (hidden,)
@@ -96,7 +112,7 @@ def encode(numbers, dtype):
 
 def write(folder, family, **more):
     """The whole checkpoint of a family; `more` goes into its config."""
-    dtype, files, extra = FAMILIES[family]
+    dtype, files, extra = {**FAMILIES, **EXPERTS}[family]
     config = {**SHAPE, "tie_word_embeddings": False, "torch_dtype": dtype, **extra, **more}
     os.makedirs(folder)
     with open(os.path.join(folder, "config.json"), "w") as file:

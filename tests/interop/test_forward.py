@@ -42,6 +42,15 @@ def qwen3(**more):
     return transformers.Qwen3Config(**{**SHAPE, "head_dim": 24, **more})
 
 
+def mixtral(**more):
+    return transformers.MixtralConfig(**{**SHAPE, "num_local_experts": 8, "num_experts_per_tok": 2, **more})
+
+
+def qwen3_moe(**more):
+    return transformers.Qwen3MoeConfig(**{**SHAPE, "head_dim": 24, "num_experts": 8, "num_experts_per_tok": 2,
+                                          "moe_intermediate_size": 40, **more})
+
+
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}
 
@@ -60,6 +69,12 @@ CASES = {
     "qwen3": (qwen3, {}),
     "qwen3-window": (qwen3, {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2,
                              "attention_bias": True}),
+    "mixtral": (mixtral, {}),
+    "mixtral-window": (mixtral, {"sliding_window": 11, "num_experts_per_tok": 3, "num_local_experts": 5}),
+    "qwen3-moe": (qwen3_moe, {"norm_topk_prob": True}),
+    "qwen3-moe-scores": (qwen3_moe, {"num_experts": 64, "num_experts_per_tok": 6, "moe_intermediate_size": 16}),
+    "qwen3-moe-sparse": (qwen3_moe, {"decoder_sparse_step": 2, "num_hidden_layers": 4, "mlp_only_layers": [3]}),
+    "qwen3-moe-one": (qwen3_moe, {"num_experts": 1, "num_experts_per_tok": 1}),
 }
 
 
