@@ -332,6 +332,24 @@ START_TEST(schema_tells_the_rows)
 }
 END_TEST
 
+/* A quiet member is shown once it differs from its fallback. */
+START_TEST(quiet_members_are_left_out)
+{
+    static const struct params_row rows[] = {ROW(PARAMS_INT, count, "5", .min = 1, .max = 10, .quiet = true),
+                                             {.name = NULL}};
+    static const struct params_row *const quiet[] = {rows, NULL};
+    struct options options = {.count = 5};
+    json_t *echo = params_json(quiet, &options);
+
+    ck_assert_uint_eq(json_object_size(echo), 0);
+    json_decref(echo);
+    options.count = 6;
+    echo = params_json(quiet, &options);
+    ck_assert_int_eq(json_integer_value(json_object_get(echo, "count")), 6);
+    json_decref(echo);
+}
+END_TEST
+
 UNIT_MAIN("params", defaults_fill_what_is_absent, given_values_are_read, each_error_names_its_member, other_spellings,
           all_errors_are_reported_at_once, a_full_list_is_no_success, a_long_unknown_name_stays_valid_text,
-          schema_tells_the_rows)
+          schema_tells_the_rows, quiet_members_are_left_out)
