@@ -359,7 +359,6 @@ int api_open(const struct api_config *config, struct api **out)
     struct api *api;
     TRY(mem_new(&api));
     api->context.engine = config->engine;
-    api->context.store = config->store;
     api->backlog_end = &api->backlog;
     api->deadline_ms = -1;
     api->fd = -1;

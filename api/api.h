@@ -14,7 +14,6 @@ struct api;
 
 struct api_config {
     struct engine *engine;
-    struct store *store;
     const char *host;                 /* listen address: "127.0.0.1", "::1", ... */
     uint16_t port;                    /* 0 = any free one */
     int socket;                       /* > 0: a listening TCP socket, which is taken over; otherwise one is created */

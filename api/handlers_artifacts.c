@@ -52,7 +52,8 @@ int handlers_artifact_file(struct request *request)
     const char *id = handlers_object_id(request, "art");
     const char *path = request->captures[1];
     json_t *artifact = NULL;
-    int rc = id != NULL ? store_object_get(request->context->store, "art", id, &artifact) : ERR_NOT_FOUND;
+    int rc =
+        id != NULL ? engine_object_get(request->context->engine, request->who, "art", id, &artifact) : ERR_NOT_FOUND;
     if (rc < 0) {
         return rc;
     }

@@ -20,7 +20,7 @@ static void add_next_offset(struct request *request, const char *id)
     struct err_record record;
     err_take(&record);
     json_t *job = NULL;
-    if (store_job_get(request->context->store, id, &job) == 0) {
+    if (engine_job_row(request->context->engine, request->who, id, &job) == 0) {
         const json_t *records = json_object_get(json_object_get(job, "calibration"), "records");
         request->extra = json_pack("{s:I}", "next_offset", json_integer_value(records));
         json_decref(job);
@@ -40,7 +40,8 @@ static int calibration_open(struct request *request, void **state)
     }
     const struct query *query = &request->scratch->query;
     sink->complete = query_int(query, "complete", 0) == 1;
-    int rc = engine_upload_open(request->context->engine, id, query_int(query, "offset", -1), &sink->upload);
+    int rc =
+        engine_upload_open(request->context->engine, request->who, id, query_int(query, "offset", -1), &sink->upload);
     if (rc < 0) {
         free(sink);
         if (rc == ERR_OFFSET_MISMATCH) {

@@ -24,7 +24,7 @@ static int reply_page(struct request *request, const char *job, int64_t after)
 {
     int limit = (int)query_int(&request->scratch->query, "limit", 20);
     json_t *events = NULL;
-    int rc = store_events_list(request->context->store, job, after, limit + 1, &events);
+    int rc = engine_job_events(request->context->engine, request->who, job, after, limit + 1, &events);
     if (rc < 0) {
         return rc;
     }
@@ -48,7 +48,7 @@ int handlers_job_events(struct request *request)
         return rc;
     }
     json_t *job = NULL;
-    rc = store_job_get(request->context->store, id, &job);
+    rc = engine_job_row(request->context->engine, request->who, id, &job);
     json_decref(job);
     int offer = rc < 0 ? rc : request_offer(request);
     if (offer < 0) {

@@ -34,7 +34,7 @@ static int file_open(struct request *request, void **state)
     if (sink == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
-    int rc = blob_writer_new(request->context->store, &sink->writer);
+    int rc = engine_file_writer(request->context->engine, &sink->writer);
     if (rc < 0) {
         free(sink);
         return rc;
@@ -88,7 +88,7 @@ static int file_create(struct request *request)
     json_t *file = json_pack("{s:s, s:s, s:s, s:s?, s:I, s:s, s:I}", "id", id, "object", "file", "purpose",
                              query_text(query, "purpose"), "name", name, "bytes", (json_int_t)facts->bytes, "sha256",
                              facts->sha256, "created_at", (json_int_t)clock_unix_seconds());
-    int rc = file != NULL ? store_object_put(request->context->store, "file", file)
+    int rc = file != NULL ? engine_file_create(request->context->engine, request->who, file)
                           : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a file object");
     if (rc < 0) {
         json_decref(file);
@@ -126,7 +126,7 @@ static int file_finish_take(struct request *request, void *state)
     }
     rc = check_digest(request, facts->sha256);
     rc = rc < 0 ? rc : file_once(request, facts);
-    blob_let_go(request->context->store, facts->sha256); /* its object refers to it now, or there is none */
+    engine_file_let_go(request->context->engine, facts->sha256); /* its object refers to it now, or there is none */
     return rc;
 }
 
@@ -146,7 +146,7 @@ int handlers_file_content(struct request *request)
 {
     const char *id = handlers_object_id(request, "file");
     json_t *file = NULL;
-    int rc = id != NULL ? store_object_get(request->context->store, "file", id, &file) : ERR_NOT_FOUND;
+    int rc = id != NULL ? engine_object_get(request->context->engine, request->who, "file", id, &file) : ERR_NOT_FOUND;
     if (rc < 0) {
         return rc;
     }

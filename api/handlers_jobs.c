@@ -18,7 +18,7 @@
 int handlers_job_create(struct request *request)
 {
     json_t *job = NULL;
-    int rc = engine_job_create(request->context->engine, request->json, request_idempotency_key(request),
+    int rc = engine_job_create(request->context->engine, request->who, request->json, request_idempotency_key(request),
                                &request->scratch->errors, &job);
     return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
 }
@@ -28,13 +28,9 @@ int handlers_job_list(struct request *request)
     struct store_page page;
     json_t *list = NULL;
     query_page(&request->scratch->query, &page);
-    int rc = store_job_list(request->context->store, &page, &list);
+    int rc = engine_job_list(request->context->engine, request->who, &page, &list);
     if (rc < 0) {
         return rc;
-    }
-    json_t *rows = json_object_get(list, "data");
-    for (size_t i = 0; i < json_array_size(rows); i++) {
-        json_array_set_new(rows, i, engine_job_view(request->context->engine, json_array_get(rows, i)));
     }
     return reply_object_take(request, list);
 }
@@ -102,7 +98,7 @@ int handlers_job_get(struct request *request)
         notifier_watch(request->context->notifier, &request->waiter, id);
     }
     json_t *job = NULL;
-    int rc = engine_job_get(request->context->engine, id, &job);
+    int rc = engine_job_get(request->context->engine, request->who, id, &job);
     if (rc < 0) {
         return rc;
     }
@@ -147,7 +143,7 @@ int handlers_job_cancel(struct request *request)
     const char *id = handlers_object_id(request, "job");
     int rc = id != NULL ? check_cancel(request) : ERR_NOT_FOUND;
     json_t *job = NULL;
-    rc = rc < 0 ? rc : engine_job_cancel(request->context->engine, id, &job);
+    rc = rc < 0 ? rc : engine_job_cancel(request->context->engine, request->who, id, &job);
     return rc < 0 ? rc : reply_json_take(request, 202, job);
 }
 
@@ -155,7 +151,7 @@ int handlers_job_report(struct request *request)
 {
     const char *id = handlers_object_id(request, "job");
     json_t *report = NULL;
-    int rc = id != NULL ? engine_job_report(request->context->engine, id, &report) : ERR_NOT_FOUND;
+    int rc = id != NULL ? engine_job_report(request->context->engine, request->who, id, &report) : ERR_NOT_FOUND;
     return rc < 0 ? rc : reply_object_take(request, report);
 }
 
@@ -283,12 +279,11 @@ int handlers_job_layers(struct request *request)
     if (id == NULL) {
         return ERR_NOT_FOUND;
     }
-    struct store *store = request->context->store;
     json_t *job = NULL, *all = NULL, *rows = NULL;
-    int rc = store_job_get(store, id, &job);
+    int rc = engine_job_row(request->context->engine, request->who, id, &job);
     json_decref(job);
     int offer = rc < 0 ? rc : request_offer(request);
-    rc = offer < 0 ? offer : store_layers_list(store, id, &all);
+    rc = offer < 0 ? offer : engine_job_layers(request->context->engine, request->who, id, &all);
     rc = rc < 0 ? rc : select_layers(request, all, &rows);
     json_decref(all);
     return rc < 0 ? rc : reply_layers_take(request, (enum layer_format)offer, rows);

@@ -8,7 +8,8 @@
 int handlers_model_create(struct request *request)
 {
     json_t *model = NULL;
-    int rc = engine_model_register(request->context->engine, request->json, &request->scratch->errors, &model);
+    int rc =
+        engine_model_register(request->context->engine, request->who, request->json, &request->scratch->errors, &model);
     return rc < 0 ? rc : reply_created_take(request, "/v1/models", model);
 }
 

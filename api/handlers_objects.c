@@ -18,7 +18,7 @@ int handlers_object_get(struct request *request, const char *kind)
 {
     const char *id = handlers_object_id(request, kind);
     json_t *body = NULL;
-    int rc = id != NULL ? store_object_get(request->context->store, kind, id, &body) : ERR_NOT_FOUND;
+    int rc = id != NULL ? engine_object_get(request->context->engine, request->who, kind, id, &body) : ERR_NOT_FOUND;
     return rc < 0 ? rc : reply_object_take(request, body);
 }
 
@@ -27,14 +27,14 @@ int handlers_object_list(struct request *request, const char *kind)
     struct store_page page;
     json_t *list = NULL;
     query_page(&request->scratch->query, &page);
-    int rc = store_object_list(request->context->store, kind, &page, &list);
+    int rc = engine_object_list(request->context->engine, request->who, kind, &page, &list);
     return rc < 0 ? rc : reply_object_take(request, list);
 }
 
 int handlers_object_delete(struct request *request, const char *kind,
-                           int (*delete_object)(struct engine *engine, const char *id))
+                           int (*delete_object)(struct engine *engine, const struct principal *who, const char *id))
 {
     const char *id = handlers_object_id(request, kind);
-    int rc = id != NULL ? delete_object(request->context->engine, id) : ERR_NOT_FOUND;
+    int rc = id != NULL ? delete_object(request->context->engine, request->who, id) : ERR_NOT_FOUND;
     return rc < 0 ? rc : reply_empty(request, 204);
 }

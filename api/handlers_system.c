@@ -15,7 +15,7 @@ int handlers_ready(struct request *request)
     if (atomic_load(&request->context->draining)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
-    int rc = store_ready(request->context->store);
+    int rc = engine_ready(request->context->engine);
     if (rc < 0) {
         reply_problem(request, rc, 503);
         return 0;

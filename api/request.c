@@ -27,6 +27,7 @@ struct request *request_new(struct request_context *context)
         return NULL;
     }
     request->context = context;
+    request->who = &principal_local;
     request->scratch = MOVE(scratch);
     request->started_ms = clock_monotonic_ms();
     return MOVE(request);
@@ -90,7 +91,7 @@ const struct store_idempotency *request_idempotency_key(const struct request *re
 static int replay_made(struct request *request, const char *id)
 {
     json_t *job = NULL;
-    TRY(engine_job_get(request->context->engine, id, &job));
+    TRY(engine_job_get(request->context->engine, request->who, id, &job));
     TRY(reply_created_take(request, request->route->path, job));
     reply_header(&request->reply, "Idempotency-Replayed", "true");
     return 0;
@@ -114,7 +115,7 @@ static int replay(struct request *request, const json_t *response)
 }
 
 /* Store the response under the key. The object exists by now: the response is valid even when this fails. */
-static void store_response(struct request *request, const char *scope, const char *key, const char *digest)
+static void store_response(struct request *request, const struct store_idempotency *key, const char *digest)
 {
     const char *location = NULL;
     for (int i = 0; i < request->reply.header_count; i++) {
@@ -125,7 +126,7 @@ static void store_response(struct request *request, const char *scope, const cha
     json_t *body = json_loadb(request->reply.body, request->reply.size, 0, NULL);
     AUTO_JSON json_t *response = json_pack("{s:s, s:i, s:o?, s:s?}", "digest", digest, "status", request->reply.status,
                                            "body", body, "location", location);
-    if (store_idempotency_finish(request->context->store, scope, key, response) < 0) {
+    if (engine_idempotency_finish(request->context->engine, key, response) < 0) {
         log_err(LOG_WARN, "cannot store the response of an idempotency key", NULL);
     }
 }
@@ -148,22 +149,23 @@ int request_idempotent(struct request *request, const char *digest, int (*create
     char scope[128];
     (void)snprintf(scope, sizeof(scope), "%s %s", request->route->method, request->route->path);
     AUTO_JSON json_t *response = NULL;
-    struct store *store = request->context->store;
-    int rc = store_idempotency_reserve(store, scope, key, digest, &response);
+    struct engine *engine = request->context->engine;
+    const struct store_idempotency scoped = {request->who->project, scope, key};
+    int rc = engine_idempotency_reserve(engine, &scoped, digest, &response);
     if (rc != 0) {
         return rc < 0 ? rc : replay(request, response);
     }
-    request->idempotency = (struct store_idempotency){scope, key};
+    request->idempotency = scoped;
     rc = create(request);
-    request->idempotency = (struct store_idempotency){NULL, NULL};
+    request->idempotency = (struct store_idempotency){0};
     if (rc < 0) {
         struct err_record record;
         err_take(&record);
-        (void)store_idempotency_release(store, scope, key);
+        (void)engine_idempotency_release(engine, &scoped);
         err_restore(&record);
         return rc;
     }
-    store_response(request, scope, key, digest);
+    store_response(request, &scoped, digest);
     return 0;
 }
 

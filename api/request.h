@@ -11,7 +11,6 @@
 #include "base/ids.h"
 #include "base/validation.h"
 #include "jobs/jobs.h"
-#include "storage/storage.h"
 
 #include <jansson.h>
 #include <stdatomic.h>
@@ -32,7 +31,6 @@ struct route;
 /* Shared by all handlers. */
 struct request_context {
     struct engine *engine;
-    struct store *store;
     struct notifier *notifier;
     atomic_bool draining;
     atomic_int streams; /* uploads and downloads of files in progress */
@@ -85,6 +83,7 @@ enum request_step { REQUEST_OPEN, REQUEST_FEED, REQUEST_HANDLE, REQUEST_FILL, RE
 
 struct request {
     struct request_context *context;
+    const struct principal *who;
     void *mhd;        /* the HTTP library's connection */
     void *connection; /* the server\'s: struct connection */
     const struct route *route;

@@ -127,7 +127,7 @@ int stream_blob(struct request *request, const char *sha256, const char *content
     AUTO_FREE struct blob_stream *stream = NULL;
     int64_t size = 0;
     TRY(mem_new(&stream));
-    TRY(blob_reader_open(request->context->store, sha256, &stream->reader, &size));
+    TRY(engine_blob_open(request->context->engine, sha256, &stream->reader, &size));
     TRY(reply_blob_take(request, MOVE(stream), etag, content_type, size));
     if (request->reply.status < 300) {
         blob_headers(request, sha256, name);
@@ -171,16 +171,16 @@ char *stream_frame_event(const json_t *event, enum stream_format format, size_t 
 /* Read the next page after stream->after into stream->page. 0, or REQUEST_WAIT, REQUEST_END, or negative. */
 static int next_page(struct request *request, struct event_stream *stream)
 {
-    struct store *store = request->context->store;
+    struct engine *engine = request->context->engine;
     json_decref(stream->page);
     stream->page = NULL;
     stream->next = 0;
-    int rc = store_events_list(store, stream->job, stream->after, EVENTS_PAGE, &stream->page);
+    int rc = engine_job_events(engine, request->who, stream->job, stream->after, EVENTS_PAGE, &stream->page);
     if (rc == 0 && json_array_size(stream->page) > 0) {
         return 0;
     }
     json_t *job = NULL;
-    rc = rc < 0 ? rc : store_job_get(store, stream->job, &job);
+    rc = rc < 0 ? rc : engine_job_row(engine, request->who, stream->job, &job);
     if (rc < 0) {
         return rc == ERR_NOT_FOUND ? REQUEST_END : rc; /* deleted in the meantime */
     }

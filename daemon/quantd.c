@@ -264,7 +264,6 @@ static int open_api(struct quantd *quantd, int socket)
     const struct config *config = quantd->config;
     const struct api_config api = {
         .engine = quantd->engine,
-        .store = quantd->store,
         .host = config->listen_host,
         .port = config->listen_port,
         .socket = socket,

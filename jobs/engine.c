@@ -3,6 +3,8 @@
 
 #include "jobs/engine.h"
 
+#include "jobs/access.h"
+
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/log.h"
@@ -161,6 +163,11 @@ int engine_start(struct engine *engine)
     }
     engine->runner_started = true;
     return 0;
+}
+
+struct store *engine_store(const struct engine *engine)
+{
+    return engine->store;
 }
 
 void engine_wake(struct engine *engine)

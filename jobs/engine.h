@@ -73,8 +73,9 @@ void engine_collect_garbage(struct engine *engine);
 /* --- engine_models.c */
 /* Open the checkpoint that a uri names below one of the roots. */
 int engine_model_open(const struct engine *engine, const char *uri, struct model **out);
-/* The same for a stored model object, whose digest must still be the one it was registered with: ERR_SOURCE_CHANGED. */
-int engine_model_open_object(const struct engine *engine, const char *id, struct model **out);
+/* The same for a stored model object of a project (NULL: of any), whose digest must still be the one it was registered
+ * with: ERR_SOURCE_CHANGED. */
+int engine_model_open_object(const struct engine *engine, const char *project, const char *id, struct model **out);
 /* The checkpoint's tokenizer; *out = NULL when it has none. */
 int engine_tokenizer_open(const struct model *model, struct tokenizer **out);
 

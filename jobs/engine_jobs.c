@@ -5,6 +5,8 @@
 
 #include "jobs/engine.h"
 
+#include "jobs/access.h"
+
 #include "base/err.h"
 #include "jobs/job.h"
 #include "jobs/task.h"
@@ -12,15 +14,15 @@
 
 #include <string.h>
 
-static void check_file(struct engine *engine, const char *id, const char *purpose, const char *pointer,
-                       struct validation_errors *errors)
+static void check_file(struct engine *engine, const struct principal *who, const char *id, const char *purpose,
+                       const char *pointer, struct validation_errors *errors)
 {
     json_t *file;
 
     if (id[0] == '\0') {
         return;
     }
-    int rc = store_object_get(engine->store, "file", id, &file);
+    int rc = store_object_get(engine->store, who->project, "file", id, &file);
     if (rc != 0) {
         if (rc == ERR_NOT_FOUND) {
             validation_add(errors, ERR_INVALID_PARAMETER, pointer, "there is no file %s", id);
@@ -39,10 +41,11 @@ static void check_file(struct engine *engine, const char *id, const char *purpos
     json_decref(file);
 }
 
-static void check_files(struct engine *engine, const struct job_spec *spec, struct validation_errors *errors)
+static void check_files(struct engine *engine, const struct principal *who, const struct job_spec *spec,
+                        struct validation_errors *errors)
 {
-    check_file(engine, spec->calibration.file_id, "calibration", "/calibration/file_id", errors);
-    check_file(engine, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", errors);
+    check_file(engine, who, spec->calibration.file_id, "calibration", "/calibration/file_id", errors);
+    check_file(engine, who, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", errors);
 }
 
 /* The device that would run the job, which judges it; false, with the error: there is no such device. */
@@ -56,13 +59,13 @@ static bool check_device(const struct engine *engine, const struct job_spec *spe
     return true;
 }
 
-static void check_model(struct engine *engine, struct job_spec *spec, json_t *warnings,
+static void check_model(struct engine *engine, const struct principal *who, struct job_spec *spec, json_t *warnings,
                         struct validation_errors *errors)
 {
     struct gpu_info device;
     struct model *model;
 
-    int rc = engine_model_open_object(engine, spec->model, &model);
+    int rc = engine_model_open_object(engine, who->project, spec->model, &model);
     if (rc != 0) {
         const struct err_record why = *err_last();
         bool ours = rc == ERR_NOT_FOUND;
@@ -85,12 +88,13 @@ static void check_model(struct engine *engine, struct job_spec *spec, json_t *wa
 }
 
 /* What the request refers to is there now, and stays while admission is held. */
-static void check_references(struct engine *engine, const struct job_spec *spec, struct validation_errors *errors)
+static void check_references(struct engine *engine, const struct principal *who, const struct job_spec *spec,
+                             struct validation_errors *errors)
 {
     json_t *model = NULL;
 
-    check_files(engine, spec, errors);
-    int rc = store_object_get(engine->store, "mdl", spec->model, &model);
+    check_files(engine, who, spec, errors);
+    int rc = store_object_get(engine->store, who->project, "mdl", spec->model, &model);
     if (rc != 0) {
         validation_add(errors, rc == ERR_NOT_FOUND ? ERR_INVALID_PARAMETER : rc, "/model", "%s",
                        rc == ERR_NOT_FOUND ? "there is no model with this id" : err_last()->message);
@@ -114,25 +118,25 @@ static int check_room(struct engine *engine)
     return waiting < engine->max_queued ? 0 : err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
 }
 
-static int store_new(struct engine *engine, const struct job_spec *spec, const json_t *warnings,
-                     const struct store_idempotency *idempotency, json_t **job)
+static int store_new(struct engine *engine, const struct principal *who, const struct job_spec *spec,
+                     const json_t *warnings, const struct store_idempotency *idempotency, json_t **job)
 {
     json_int_t now = clock_unix_seconds();
     char id[ID_SIZE];
 
     id_new("job", id);
-    json_t *row =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:O, s:{s:i, s:i, s:i}, s:I}", "id", id, "name", spec->name,
-                  "project", "default", "model", spec->model, "method", spec->recipe.name, "request", spec_json(spec),
-                  "warnings", warnings, "calibration", "records", 0, "tokens", 0, "bytes", 0, "created_at", now);
+    json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:O, s:{s:i, s:i, s:i}, s:I}", "id", id, "name", spec->name,
+                            "project", who->project, "model", spec->model, "method", spec->recipe.name, "request",
+                            spec_json(spec), "warnings", warnings, "calibration", "records", 0, "tokens", 0, "bytes", 0,
+                            "created_at", now);
     int rc = row == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
                          : job_create(engine->store, row, spec->calibration.stream, idempotency);
     json_decref(row);
-    return rc != 0 ? rc : engine_job_get(engine, id, job);
+    return rc != 0 ? rc : engine_job_get(engine, who, id, job);
 }
 
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_idempotency *idempotency,
-                      struct validation_errors *errors, json_t **job)
+int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
+                      const struct store_idempotency *idempotency, struct validation_errors *errors, json_t **job)
 {
     struct job_spec spec;
 
@@ -149,8 +153,8 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
     /* The long look goes without the lock; under it comes only what another request could change. */
-    check_files(engine, &spec, errors);
-    check_model(engine, &spec, warnings, errors);
+    check_files(engine, who, &spec, errors);
+    check_model(engine, who, &spec, warnings, errors);
     rc = validation_raise(errors);
     if (rc != 0) {
         spec_deinit(&spec);
@@ -158,10 +162,10 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
         return rc;
     }
     pthread_mutex_lock(&engine->admission);
-    check_references(engine, &spec, errors);
+    check_references(engine, who, &spec, errors);
     rc = validation_raise(errors);
     rc = rc != 0 ? rc : check_room(engine);
-    rc = rc != 0 ? rc : store_new(engine, &spec, warnings, idempotency, job);
+    rc = rc != 0 ? rc : store_new(engine, who, &spec, warnings, idempotency, job);
     pthread_mutex_unlock(&engine->admission);
     spec_deinit(&spec);
     json_decref(warnings);
@@ -171,11 +175,11 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
     return rc;
 }
 
-int engine_job_get(struct engine *engine, const char *id, json_t **job)
+int engine_job_get(struct engine *engine, const struct principal *who, const char *id, json_t **job)
 {
     json_t *row;
 
-    int rc = store_job_get(engine->store, id, &row);
+    int rc = access_job(engine->store, who, id, &row);
     if (rc != 0) {
         return rc;
     }
@@ -198,15 +202,18 @@ static void signal_cancel(struct engine *engine, const char *id)
     pthread_mutex_unlock(&engine->lock);
 }
 
-int engine_job_cancel(struct engine *engine, const char *id, json_t **job)
+int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id, json_t **job)
 {
     static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
     json_t *row = NULL;
 
+    TRY(access_job(engine->store, who, id, &row));
+    json_decref(row);
+    row = NULL;
     int rc = job_move(engine->store, id, JOB_CANCEL, &change, &row);
     if (rc == ERR_JOB_STATE_CONFLICT) { /* asked for again: it is on its way, or there */
         const struct err_record conflict = *err_last();
-        rc = store_job_get(engine->store, id, &row);
+        rc = access_job(engine->store, who, id, &row);
         if (rc != 0) {
             return rc;
         }
@@ -228,11 +235,11 @@ int engine_job_cancel(struct engine *engine, const char *id, json_t **job)
     return *job != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job object");
 }
 
-int engine_job_delete(struct engine *engine, const char *id)
+int engine_job_delete(struct engine *engine, const struct principal *who, const char *id)
 {
     json_t *row;
 
-    int rc = store_job_get(engine->store, id, &row);
+    int rc = access_job(engine->store, who, id, &row);
     if (rc != 0) {
         return rc;
     }

@@ -5,6 +5,8 @@
 
 #include "jobs/engine.h"
 
+#include "jobs/access.h"
+
 #include "base/err.h"
 #include "base/params.h"
 
@@ -165,12 +167,12 @@ int engine_model_open(const struct engine *engine, const char *uri, struct model
     return refuse_path(engine, path);
 }
 
-int engine_model_open_object(const struct engine *engine, const char *id, struct model **out)
+int engine_model_open_object(const struct engine *engine, const char *project, const char *id, struct model **out)
 {
     struct model *model;
     json_t *object;
 
-    int rc = store_object_get(engine->store, "mdl", id, &object);
+    int rc = store_object_get(engine->store, project, "mdl", id, &object);
     if (rc != 0) {
         return rc;
     }
@@ -260,7 +262,8 @@ static int request_code(int rc)
     }
 }
 
-int engine_model_register(struct engine *engine, const json_t *body, struct validation_errors *errors, json_t **model)
+int engine_model_register(struct engine *engine, const struct principal *who, const json_t *body,
+                          struct validation_errors *errors, json_t **model)
 {
     struct registration request = {0};
     struct model *opened;
@@ -300,7 +303,7 @@ int engine_model_register(struct engine *engine, const json_t *body, struct vali
     if (object == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model object");
     }
-    rc = store_object_put(engine->store, "mdl", object);
+    rc = store_object_put(engine->store, who->project, "mdl", object);
     if (rc != 0) {
         json_decref(object);
         return rc;
@@ -309,11 +312,12 @@ int engine_model_register(struct engine *engine, const json_t *body, struct vali
     return 0;
 }
 
-int engine_model_delete(struct engine *engine, const char *id)
+int engine_model_delete(struct engine *engine, const struct principal *who, const char *id)
 {
     pthread_mutex_lock(&engine->admission);
-    int rc = engine_model_unused(engine, id);
-    rc = rc != 0 ? rc : store_object_delete(engine->store, "mdl", id);
+    int rc = access_object(engine->store, who, "mdl", id);
+    rc = rc != 0 ? rc : engine_model_unused(engine, id);
+    rc = rc != 0 ? rc : store_object_delete(engine->store, who->project, "mdl", id);
     pthread_mutex_unlock(&engine->admission);
     return rc;
 }

@@ -2,6 +2,8 @@
 
 #include "jobs/engine.h"
 
+#include "jobs/access.h"
+
 #include "base/err.h"
 
 #include <string.h>
@@ -89,11 +91,12 @@ int engine_file_unused(struct engine *engine, const char *id)
     return rc;
 }
 
-int engine_file_delete(struct engine *engine, const char *id)
+int engine_file_delete(struct engine *engine, const struct principal *who, const char *id)
 {
     pthread_mutex_lock(&engine->admission);
-    int rc = engine_file_unused(engine, id);
-    rc = rc != 0 ? rc : store_object_delete(engine->store, "file", id);
+    int rc = access_object(engine->store, who, "file", id);
+    rc = rc != 0 ? rc : engine_file_unused(engine, id);
+    rc = rc != 0 ? rc : store_object_delete(engine->store, who->project, "file", id);
     pthread_mutex_unlock(&engine->admission);
     if (rc == 0) {
         engine_collect_garbage(engine);
@@ -101,9 +104,9 @@ int engine_file_delete(struct engine *engine, const char *id)
     return rc;
 }
 
-int engine_artifact_delete(struct engine *engine, const char *id)
+int engine_artifact_delete(struct engine *engine, const struct principal *who, const char *id)
 {
-    int rc = store_artifact_delete(engine->store, id);
+    int rc = store_artifact_delete(engine->store, who->project, id);
 
     if (rc == 0) {
         engine_collect_garbage(engine);

@@ -4,6 +4,8 @@
 
 #include "jobs/engine.h"
 
+#include "jobs/access.h"
+
 #include "base/err.h"
 #include "jobs/analysis.h"
 #include "jobs/rows.h"
@@ -97,13 +99,13 @@ static json_t *compose(const struct engine *engine, const json_t *row, const jso
                      json_object_get(row, "error"), "layers", layers);
 }
 
-int engine_job_report(struct engine *engine, const char *id, json_t **report)
+int engine_job_report(struct engine *engine, const struct principal *who, const char *id, json_t **report)
 {
     json_t *row;
     json_t *layers = NULL;
     json_t *blocks = NULL;
 
-    int rc = store_job_get(engine->store, id, &row);
+    int rc = access_job(engine->store, who, id, &row);
     if (rc != 0) {
         return rc;
     }

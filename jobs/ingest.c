@@ -39,7 +39,7 @@ static int open_blob(struct task *task, const char *id, struct blob_reader **rea
 {
     json_t *file;
 
-    int rc = store_object_get(task->engine->store, "file", id, &file);
+    int rc = store_object_get(task->engine->store, NULL, "file", id, &file);
     if (rc != 0) {
         return err_pass(rc, "look up file %s", id);
     }

@@ -14,6 +14,14 @@
 
 struct engine;
 
+/* Who asks. Models, files, jobs, artifacts and idempotency keys belong to a project; what belongs to another project is
+ * ERR_NOT_FOUND, as if it were not there. */
+struct principal {
+    const char *project;
+    const char *name;
+};
+extern const struct principal principal_local; /* of a daemon that knows no keys: project "default" */
+
 struct engine_config {
     struct store *store;
     const char *const *model_roots; /* absolute directories; NULL-terminated */
@@ -48,26 +56,58 @@ json_t *engine_methods(struct engine *engine);
 int engine_method(struct engine *engine, const char *name, json_t **method);
 
 /* POST /v1/models: {"name","uri":"file:REL or file:/ABS below a root","expected_sha256"?}. Reads headers only. */
-int engine_model_register(struct engine *engine, const json_t *body, struct validation_errors *errors, json_t **model);
-int engine_model_delete(struct engine *engine, const char *id);
+int engine_model_register(struct engine *engine, const struct principal *who, const json_t *body,
+                          struct validation_errors *errors, json_t **model);
+int engine_model_delete(struct engine *engine, const struct principal *who, const char *id);
 
 /* POST /v1/quantization/jobs. Negative with errors filled when refused; every reason is named. */
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_idempotency *idempotency,
-                      struct validation_errors *errors, json_t **job);
-int engine_job_get(struct engine *engine, const char *id, json_t **job); /* as the API shows it */
-/* A stored job row as the API shows it; new reference. For lists: the store's rows go through this. */
+int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
+                      const struct store_idempotency *idempotency, struct validation_errors *errors, json_t **job);
+int engine_job_get(struct engine *engine, const struct principal *who, const char *id,
+                   json_t **job); /* as the API shows it */
+/* A stored job row as the API shows it; new reference. */
 json_t *engine_job_view(struct engine *engine, const json_t *row);
-int engine_job_cancel(struct engine *engine, const char *id, json_t **job); /* idempotent */
-int engine_job_delete(struct engine *engine, const char *id);
-int engine_job_report(struct engine *engine, const char *id, json_t **report);
+int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id,
+                      json_t **job); /* idempotent */
+int engine_job_delete(struct engine *engine, const struct principal *who, const char *id);
+int engine_job_report(struct engine *engine, const struct principal *who, const char *id, json_t **report);
 /* Column names of layer rows, NULL-terminated, in report order. */
 const char *const *engine_layer_columns(void);
-int engine_artifact_delete(struct engine *engine, const char *id);
-int engine_file_delete(struct engine *engine, const char *id);
+int engine_artifact_delete(struct engine *engine, const struct principal *who, const char *id);
+int engine_file_delete(struct engine *engine, const struct principal *who, const char *id);
+
+/* --- access.c: what is stored, as the principal may see it */
+/* 0 when new work can be taken; else the reason raised (store_ready). */
+int engine_ready(struct engine *engine);
+/* Rows of kind "mdl", "file", "art"; page->project is set here. */
+int engine_object_get(struct engine *engine, const struct principal *who, const char *kind, const char *id,
+                      json_t **body);
+int engine_object_list(struct engine *engine, const struct principal *who, const char *kind, struct store_page *page,
+                       json_t **list);
+/* Jobs as the API shows them. */
+int engine_job_list(struct engine *engine, const struct principal *who, struct store_page *page, json_t **list);
+/* The stored row of a job, without the view that is made of it. */
+int engine_job_row(struct engine *engine, const struct principal *who, const char *id, json_t **row);
+int engine_job_events(struct engine *engine, const struct principal *who, const char *id, int64_t after, int limit,
+                      json_t **events);
+int engine_job_layers(struct engine *engine, const struct principal *who, const char *id, json_t **rows);
+/* A file's bytes on their way in, and the object that refers to them once they are a blob. */
+int engine_file_writer(struct engine *engine, struct blob_writer **out);
+int engine_file_create(struct engine *engine, const struct principal *who, const json_t *file);
+/* The blob is not held for its file any longer: an object refers to it, or there is none. */
+void engine_file_let_go(struct engine *engine, const char *sha256);
+/* The bytes of a file of an object that the principal has been shown. */
+int engine_blob_open(struct engine *engine, const char *sha256, struct blob_reader **out, int64_t *size);
+/* As store_idempotency_*; key->project is the principal's. */
+int engine_idempotency_reserve(struct engine *engine, const struct store_idempotency *key, const char *digest,
+                               json_t **response);
+int engine_idempotency_finish(struct engine *engine, const struct store_idempotency *key, const json_t *response);
+int engine_idempotency_release(struct engine *engine, const struct store_idempotency *key);
 
 /* POST .../calibration: one upload at a time per job (ERR_JOB_STATE_CONFLICT else). offset -1 = not given. */
 struct engine_upload;
-int engine_upload_open(struct engine *engine, const char *job, int64_t offset, struct engine_upload **out);
+int engine_upload_open(struct engine *engine, const struct principal *who, const char *job, int64_t offset,
+                       struct engine_upload **out);
 /* Bytes of NDJSON, in order; durable only after end. Negative: the upload is dead, abort it. */
 int engine_upload_feed(struct engine_upload *upload, const char *data, size_t size);
 /* fsync, commit, and queue the job when complete. Frees upload. *answer: what the route answers. When complete was

@@ -282,7 +282,7 @@ int task_prepare(struct task *task, struct engine *engine, const json_t *row)
     rc = rc != 0 ? rc : engine_job_path(engine, task->id, NULL, task->directory);
     rc = rc != 0 ? rc : fs_make_dirs(task->directory);
     rc = rc != 0 ? rc : engine_device_of(engine, task->spec.resources.device, &task->device);
-    rc = rc != 0 ? rc : engine_model_open_object(engine, task->spec.model, &task->model);
+    rc = rc != 0 ? rc : engine_model_open_object(engine, NULL, task->spec.model, &task->model);
     rc = rc != 0 ? rc : look_up_blocks(task);
     if (rc != 0) {
         return err_pass(rc, "prepare");

@@ -6,6 +6,8 @@
 
 #include "jobs/engine.h"
 
+#include "jobs/access.h"
+
 #include "base/err.h"
 #include "base/fs.h"
 #include "jobs/job.h"
@@ -101,7 +103,7 @@ static int open_writer(struct engine_upload *upload, const json_t *row)
     struct model *model;
     char folder[ENGINE_PATH_MAX];
 
-    int rc = engine_model_open_object(upload->engine, upload->spec.model, &model);
+    int rc = engine_model_open_object(upload->engine, NULL, upload->spec.model, &model);
     if (rc != 0) {
         return rc;
     }
@@ -132,7 +134,8 @@ static int open_writer(struct engine_upload *upload, const json_t *row)
     return rc;
 }
 
-int engine_upload_open(struct engine *engine, const char *job, int64_t offset, struct engine_upload **out)
+int engine_upload_open(struct engine *engine, const struct principal *who, const char *job, int64_t offset,
+                       struct engine_upload **out)
 {
     struct engine_upload *upload;
     struct validation_errors errors = {0};
@@ -152,7 +155,7 @@ int engine_upload_open(struct engine *engine, const char *job, int64_t offset, s
         free(upload);
         return rc;
     }
-    rc = store_job_get(engine->store, job, &row);
+    rc = access_job(engine->store, who, job, &row);
     if (rc == 0) {
         rc = check_status(row, offset);
         rc = rc != 0 ? rc : spec_parse(json_object_get(row, "request"), &errors, &upload->spec);

@@ -49,6 +49,19 @@ static const char *const steps[] = {
     " scope TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, created_at INTEGER NOT NULL, response TEXT,"
     " PRIMARY KEY (scope, key)) STRICT, WITHOUT ROWID;"
     "CREATE INDEX idempotency_age ON idempotency(created_at);",
+    /* Every job, object and key belongs to a project. */
+    "UPDATE jobs SET project = 'default' WHERE project IS NULL;"
+    "CREATE INDEX jobs_project ON jobs(project, id);"
+    "CREATE INDEX jobs_project_status ON jobs(project, status, id);"
+    "ALTER TABLE objects ADD COLUMN project TEXT NOT NULL DEFAULT 'default';"
+    "CREATE INDEX objects_project ON objects(project, kind, id);"
+    "ALTER TABLE idempotency RENAME TO idempotency_of_all;"
+    "CREATE TABLE idempotency ("
+    " project TEXT NOT NULL, scope TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, created_at INTEGER NOT NULL,"
+    " response TEXT, PRIMARY KEY (project, scope, key)) STRICT, WITHOUT ROWID;"
+    "INSERT INTO idempotency SELECT 'default', scope, key, digest, created_at, response FROM idempotency_of_all;"
+    "DROP TABLE idempotency_of_all;"
+    "CREATE INDEX idempotency_age ON idempotency(created_at);",
 };
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))

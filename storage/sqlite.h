@@ -70,7 +70,7 @@ int sqlite_object_delete(struct state *state, struct state_args *args);
 int sqlite_object_list(struct state *state, struct state_args *args);
 int sqlite_blob_referenced(struct state *state, const char *sha256);
 /* Insert or replace with its blob references, inside the caller's transaction. */
-int sqlite_object_store(struct state *state, const char *kind, const json_t *body);
+int sqlite_object_store(struct state *state, const char *project, const char *kind, const json_t *body);
 
 /* sqlite_jobs.c */
 int sqlite_job_create(struct state *state, struct state_args *args);
@@ -106,6 +106,6 @@ int sqlite_list(struct state *state, const char *kind, const char *columns, cons
 /* sqlite_idempotency.c */
 int sqlite_idempotency_reserve(struct state *state, struct state_args *args);
 /* Inside the transaction that made the object: the key answers {"id"} from now on. */
-int sqlite_idempotency_made(struct state *state, const char *scope, const char *key, const char *id);
+int sqlite_idempotency_made(struct state *state, const struct store_idempotency *key, const char *id);
 int sqlite_idempotency_finish(struct state *state, struct state_args *args);
 int sqlite_idempotency_release(struct state *state, struct state_args *args);

@@ -180,7 +180,7 @@ static int tell_job(struct state *state, struct state_args *args, const json_t *
 static int delete_artifact(struct state *state, struct state_args *args)
 {
     json_t *artifact;
-    struct state_args get = {.kind = "art", .id = args->id, .out = &artifact};
+    struct state_args get = {.project = args->project, .kind = "art", .id = args->id, .out = &artifact};
 
     int rc = sqlite_object_get(state, &get);
     if (rc != 0) {
@@ -198,6 +198,19 @@ int sqlite_artifact_delete(struct state *state, struct state_args *args)
     return rc != 0 ? rc : sqlite_end(state, delete_artifact(state, args));
 }
 
+/* The artifact belongs to its job's project. */
+static int store_artifact(struct state *state, struct state_args *args)
+{
+    json_t *job;
+
+    int rc = sqlite_job_select(state, args->id, &job);
+    if (rc == 0) {
+        rc = sqlite_object_store(state, json_get_string(job, "project"), "art", args->body);
+        json_decref(job);
+    }
+    return rc;
+}
+
 int sqlite_artifact_publish(struct state *state, struct state_args *args)
 {
     int rc = sqlite_begin(state);
@@ -207,7 +220,7 @@ int sqlite_artifact_publish(struct state *state, struct state_args *args)
     }
     /* From the status named alone: a cancellation that came first wins, whatever the fence says. */
     rc = sqlite_job_patch(state, args->id, args->from, args->fence, args->patch);
-    rc = rc != 0 ? rc : sqlite_object_store(state, "art", args->body);
+    rc = rc != 0 ? rc : store_artifact(state, args);
     if (rc == 0 && args->event != NULL) {
         rc = sqlite_event_add(state, args, args->id, args->event, args->event_data);
     }

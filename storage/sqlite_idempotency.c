@@ -26,13 +26,15 @@ static int judge(sqlite3_stmt *row, const char *digest, json_t **response)
 
 static int reserve(struct state *state, struct state_args *args, json_t **response)
 {
+    const struct store_idempotency *key = args->key;
     sqlite3_stmt *row;
     int64_t now = clock_unix_seconds();
 
     int rc = sqlite_run(state, NULL, "DELETE FROM idempotency WHERE created_at < ?", "i", now - IDEMPOTENCY_SECONDS);
     rc = rc != 0 ? rc
-                 : sqlite_first(state, &row, "SELECT digest, response FROM idempotency WHERE scope = ? AND key = ?",
-                                "tt", args->scope, args->key);
+                 : sqlite_first(state, &row,
+                                "SELECT digest, response FROM idempotency WHERE project = ? AND scope = ? AND key = ?",
+                                "ttt", key->project, key->scope, key->key);
     if (rc > 0) {
         rc = judge(row, args->digest, response);
         sqlite_done(row);
@@ -40,8 +42,9 @@ static int reserve(struct state *state, struct state_args *args, json_t **respon
     }
     return rc != 0
                ? rc
-               : sqlite_run(state, NULL, "INSERT INTO idempotency (scope, key, digest, created_at) VALUES (?, ?, ?, ?)",
-                            "ttti", args->scope, args->key, args->digest, now);
+               : sqlite_run(state, NULL,
+                            "INSERT INTO idempotency (project, scope, key, digest, created_at) VALUES (?, ?, ?, ?, ?)",
+                            "tttti", key->project, key->scope, key->key, args->digest, now);
 }
 
 int sqlite_idempotency_reserve(struct state *state, struct state_args *args)
@@ -61,28 +64,34 @@ int sqlite_idempotency_reserve(struct state *state, struct state_args *args)
     return rc;
 }
 
-int sqlite_idempotency_made(struct state *state, const char *scope, const char *key, const char *id)
+int sqlite_idempotency_made(struct state *state, const struct store_idempotency *key, const char *id)
 {
     json_t *response = json_pack("{s:s}", "id", id);
-    int rc = response == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a response")
-                 : sqlite_run(state, NULL, "UPDATE idempotency SET response = ? WHERE scope = ? AND key = ?", "jtt",
-                              response, scope, key);
+    int rc =
+        response == NULL
+            ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a response")
+            : sqlite_run(state, NULL, "UPDATE idempotency SET response = ? WHERE project = ? AND scope = ? AND key = ?",
+                         "jttt", response, key->project, key->scope, key->key);
     json_decref(response);
     return rc;
 }
 
 int sqlite_idempotency_finish(struct state *state, struct state_args *args)
 {
+    const struct store_idempotency *key = args->key;
     int64_t changes = 0;
 
-    int rc = sqlite_run(state, &changes, "UPDATE idempotency SET response = ? WHERE scope = ? AND key = ?", "jtt",
-                        args->body, args->scope, args->key);
+    int rc =
+        sqlite_run(state, &changes, "UPDATE idempotency SET response = ? WHERE project = ? AND scope = ? AND key = ?",
+                   "jttt", args->body, key->project, key->scope, key->key);
     return rc != 0 || changes > 0 ? rc : err_raise(ERR_NOT_FOUND, "this key was not reserved");
 }
 
 int sqlite_idempotency_release(struct state *state, struct state_args *args)
 {
-    return sqlite_run(state, NULL, "DELETE FROM idempotency WHERE scope = ? AND key = ? AND response IS NULL", "tt",
-                      args->scope, args->key);
+    const struct store_idempotency *key = args->key;
+
+    return sqlite_run(state, NULL,
+                      "DELETE FROM idempotency WHERE project = ? AND scope = ? AND key = ? AND response IS NULL", "ttt",
+                      key->project, key->scope, key->key);
 }

@@ -143,8 +143,8 @@ int sqlite_job_create(struct state *state, struct state_args *args)
 {
     const char *id = json_get_string(args->body, "id");
 
-    if (id == NULL || json_get_string(args->body, "status") == NULL) {
-        return err_raise(ERR_INTERNAL, "a job without id or status cannot be stored");
+    if (id == NULL || json_get_string(args->body, "status") == NULL || json_get_string(args->body, "project") == NULL) {
+        return err_raise(ERR_INTERNAL, "a job without id, status or project cannot be stored");
     }
     int rc = sqlite_begin(state);
     if (rc != 0) {
@@ -155,7 +155,7 @@ int sqlite_job_create(struct state *state, struct state_args *args)
         rc = sqlite_event_add(state, args, id, args->event, args->event_data);
     }
     if (rc == 0 && args->key != NULL) {
-        rc = sqlite_idempotency_made(state, args->scope, args->key, id);
+        rc = sqlite_idempotency_made(state, args->key, id);
     }
     return sqlite_end(state, rc);
 }

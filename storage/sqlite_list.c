@@ -27,6 +27,7 @@ static void add_equal(struct sqlite_query *query, const char *condition, const c
 
 static void add_filters(struct sqlite_query *query, const char *kind, const struct store_page *page)
 {
+    add_equal(query, " AND project = ?", page->project);
     add_equal(query, " AND status = ?", page->status);
     add_equal(query, " AND method = ?", page->method);
     add_equal(query, " AND model = ?", page->model);

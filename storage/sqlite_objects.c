@@ -25,7 +25,7 @@ static const char *either(const json_t *body, const char *name, const char *othe
     return value != NULL ? value : json_get_string(body, other);
 }
 
-int sqlite_object_store(struct state *state, const char *kind, const json_t *body)
+int sqlite_object_store(struct state *state, const char *project, const char *kind, const json_t *body)
 {
     const char *id = json_get_string(body, "id");
     int64_t created_at = 0;
@@ -36,17 +36,18 @@ int sqlite_object_store(struct state *state, const char *kind, const json_t *bod
     if (rc < 0) {
         return rc;
     }
-    if (id == NULL || kind == NULL || rc == 0) {
-        return err_raise(ERR_INTERNAL, "an object without kind, id or created_at cannot be stored");
+    if (id == NULL || kind == NULL || project == NULL || rc == 0) {
+        return err_raise(ERR_INTERNAL, "an object without project, kind, id or created_at cannot be stored");
     }
-    rc = sqlite_run(state, NULL,
-                    "INSERT INTO objects (kind, id, status, method, model, purpose, job, created_at, body)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET status = excluded.status,"
-                    " method = excluded.method, model = excluded.model, purpose = excluded.purpose, job = excluded.job,"
-                    " created_at = excluded.created_at, body = excluded.body",
-                    "tttttttij", kind, id, json_get_string(body, "status"), json_get_string(body, "method"),
-                    either(body, "model", "model_id"), json_get_string(body, "purpose"), either(body, "job", "job_id"),
-                    created_at, body);
+    rc = sqlite_run(
+        state, NULL,
+        "INSERT INTO objects (project, kind, id, status, method, model, purpose, job, created_at, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET status = excluded.status,"
+        " method = excluded.method, model = excluded.model, purpose = excluded.purpose, job = excluded.job,"
+        " created_at = excluded.created_at, body = excluded.body",
+        "ttttttttij", project, kind, id, json_get_string(body, "status"), json_get_string(body, "method"),
+        either(body, "model", "model_id"), json_get_string(body, "purpose"), either(body, "job", "job_id"), created_at,
+        body);
     rc = rc != 0 ? rc : sqlite_run(state, NULL, "DELETE FROM blob_refs WHERE kind = ? AND id = ?", "tt", kind, id);
     rc = rc != 0 ? rc : add_reference(state, kind, id, body);
     json_array_foreach(json_object_get(body, "files"), i, file)
@@ -60,7 +61,7 @@ int sqlite_object_put(struct state *state, struct state_args *args)
 {
     int rc = sqlite_begin(state);
 
-    return rc != 0 ? rc : sqlite_end(state, sqlite_object_store(state, args->kind, args->body));
+    return rc != 0 ? rc : sqlite_end(state, sqlite_object_store(state, args->project, args->kind, args->body));
 }
 
 static int body_to_json(sqlite3_stmt *row, json_t **out)
@@ -72,8 +73,9 @@ int sqlite_object_get(struct state *state, struct state_args *args)
 {
     sqlite3_stmt *row;
 
-    int rc =
-        sqlite_first(state, &row, "SELECT body FROM objects WHERE kind = ? AND id = ?", "tt", args->kind, args->id);
+    int rc = sqlite_first(state, &row,
+                          "SELECT body FROM objects WHERE kind = ? AND id = ? AND project = COALESCE(?, project)",
+                          "ttt", args->kind, args->id, args->project);
     if (rc > 0) {
         rc = body_to_json(row, args->out);
         sqlite_done(row);
@@ -86,7 +88,9 @@ int sqlite_object_delete(struct state *state, struct state_args *args)
 {
     int64_t changes = 0;
 
-    int rc = sqlite_run(state, &changes, "DELETE FROM objects WHERE kind = ? AND id = ?", "tt", args->kind, args->id);
+    int rc =
+        sqlite_run(state, &changes, "DELETE FROM objects WHERE kind = ? AND id = ? AND project = COALESCE(?, project)",
+                   "ttt", args->kind, args->id, args->project);
     return rc != 0 || changes > 0 ? rc : err_raise(ERR_NOT_FOUND, "there is no \"%.80s\"", args->id);
 }
 

@@ -10,12 +10,13 @@
 struct state; /* an open database; the implementation's own */
 
 struct state_args {
-    const char *kind, *id, *from, *to, *worker, *event;
+    const char *project, *kind, *id, *from, *to, *worker, *event;
     int64_t fence, after; /* after: of events; of blocks, the first one meant */
     int limit;
     const struct store_page *page;
     const json_t *body, *patch, *block, *layers, *event_data;
-    const char *scope, *key, *digest;
+    const struct store_idempotency *key;
+    const char *digest;
     json_t **out;
     /* Out: an event was added to this job; room for an id that the operation chose. */
     bool announced;

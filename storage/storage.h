@@ -39,9 +39,11 @@ void store_on_event(struct store *store, void (*fn)(void *data, const char *job_
 
 /* --- objects: models, files, artifacts. kind is the id prefix: "mdl", "file", "art". body has at least id and
  * created_at. */
-int store_object_put(struct store *store, const char *kind, const json_t *body);            /* insert or replace */
-int store_object_get(struct store *store, const char *kind, const char *id, json_t **body); /* ERR_NOT_FOUND */
-int store_object_delete(struct store *store, const char *kind, const char *id);
+/* Insert or replace. */
+int store_object_put(struct store *store, const char *project, const char *kind, const json_t *body);
+/* Both: project NULL = of any; one of another project is ERR_NOT_FOUND. */
+int store_object_get(struct store *store, const char *project, const char *kind, const char *id, json_t **body);
+int store_object_delete(struct store *store, const char *project, const char *kind, const char *id);
 
 struct store_page {
     int limit;          /* 1..100 */
@@ -49,7 +51,7 @@ struct store_page {
     const char *before; /* id or NULL: rows on its other side */
     bool ascending;
     /* filters: equal when not NULL/0 */
-    const char *status, *method, *model, *purpose, *job;
+    const char *project, *status, *method, *model, *purpose, *job;
     const char *metadata_key, *metadata_value;
     int64_t created_after;
 };
@@ -63,7 +65,7 @@ int store_object_list(struct store *store, const char *kind, const struct store_
  * number. */
 /* idempotency (may be NULL): a reserved Idempotency-Key, which from the same commit on answers {"id": the job's}. */
 struct store_idempotency {
-    const char *scope, *key;
+    const char *project, *scope, *key;
 };
 int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
                      const struct store_idempotency *idempotency);
@@ -107,14 +109,14 @@ int store_artifact_publish(struct store *store, const char *job, const char *fro
 
 /* Delete an artifact. Its job, if it is still there, says so from the same commit on: result.artifact_id is null,
  * result.artifact_deleted_at the time, with an event "artifact" {"artifact_id","deleted_at"}. */
-int store_artifact_delete(struct store *store, const char *id);
+int store_artifact_delete(struct store *store, const char *project, const char *id);
 
 /* --- Idempotency-Key: scope = route. Reserve: 0 = new, go on; 1 = *response holds the first answer,
  * {"digest","status","body","location"}; ERR_IDEMPOTENCY_IN_PROGRESS; ERR_IDEMPOTENCY_KEY_REUSED. Kept 24 h. */
-int store_idempotency_reserve(struct store *store, const char *scope, const char *key, const char *body_digest,
+int store_idempotency_reserve(struct store *store, const struct store_idempotency *key, const char *body_digest,
                               json_t **response);
-int store_idempotency_finish(struct store *store, const char *scope, const char *key, const json_t *response);
-int store_idempotency_release(struct store *store, const char *scope, const char *key); /* the request failed */
+int store_idempotency_finish(struct store *store, const struct store_idempotency *key, const json_t *response);
+int store_idempotency_release(struct store *store, const struct store_idempotency *key); /* the request failed */
 
 /* --- blobs: written once, found by SHA-256. Callable from any thread but the loop; no hop. */
 struct blob_writer;

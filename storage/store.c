@@ -252,19 +252,22 @@ const struct blob_ops *store_blob_ops(struct store *store, struct blobs **blobs)
     return store->blob_ops;
 }
 
-int store_object_put(struct store *store, const char *kind, const json_t *body)
+int store_object_put(struct store *store, const char *project, const char *kind, const json_t *body)
 {
-    return run_op(store, store->state_ops->object_put, (struct state_args){.kind = kind, .body = body});
+    return run_op(store, store->state_ops->object_put,
+                  (struct state_args){.project = project, .kind = kind, .body = body});
 }
 
-int store_object_get(struct store *store, const char *kind, const char *id, json_t **body)
+int store_object_get(struct store *store, const char *project, const char *kind, const char *id, json_t **body)
 {
-    return run_op(store, store->state_ops->object_get, (struct state_args){.kind = kind, .id = id, .out = body});
+    return run_op(store, store->state_ops->object_get,
+                  (struct state_args){.project = project, .kind = kind, .id = id, .out = body});
 }
 
-int store_object_delete(struct store *store, const char *kind, const char *id)
+int store_object_delete(struct store *store, const char *project, const char *kind, const char *id)
 {
-    return run_ending(store, store->state_ops->object_delete, (struct state_args){.kind = kind, .id = id});
+    return run_ending(store, store->state_ops->object_delete,
+                      (struct state_args){.project = project, .kind = kind, .id = id});
 }
 
 int store_object_list(struct store *store, const char *kind, const struct store_page *page, json_t **list)
@@ -276,11 +279,7 @@ int store_job_create(struct store *store, const json_t *job, const char *event, 
                      const struct store_idempotency *idempotency)
 {
     return run_op(store, store->state_ops->job_create,
-                  (struct state_args){.body = job,
-                                      .event = event,
-                                      .event_data = event_data,
-                                      .scope = idempotency != NULL ? idempotency->scope : NULL,
-                                      .key = idempotency != NULL ? idempotency->key : NULL});
+                  (struct state_args){.body = job, .event = event, .event_data = event_data, .key = idempotency});
 }
 
 int store_job_get(struct store *store, const char *id, json_t **job)
@@ -377,27 +376,26 @@ int store_artifact_publish(struct store *store, const char *job, const char *fro
                                       .event_data = event_data});
 }
 
-int store_artifact_delete(struct store *store, const char *id)
+int store_artifact_delete(struct store *store, const char *project, const char *id)
 {
-    return run_ending(store, store->state_ops->artifact_delete, (struct state_args){.id = id});
+    return run_ending(store, store->state_ops->artifact_delete, (struct state_args){.project = project, .id = id});
 }
 
-int store_idempotency_reserve(struct store *store, const char *scope, const char *key, const char *body_digest,
+int store_idempotency_reserve(struct store *store, const struct store_idempotency *key, const char *body_digest,
                               json_t **response)
 {
     return run_op(store, store->state_ops->idempotency_reserve,
-                  (struct state_args){.scope = scope, .key = key, .digest = body_digest, .out = response});
+                  (struct state_args){.key = key, .digest = body_digest, .out = response});
 }
 
-int store_idempotency_finish(struct store *store, const char *scope, const char *key, const json_t *response)
+int store_idempotency_finish(struct store *store, const struct store_idempotency *key, const json_t *response)
 {
-    return run_ending(store, store->state_ops->idempotency_finish,
-                      (struct state_args){.scope = scope, .key = key, .body = response});
+    return run_ending(store, store->state_ops->idempotency_finish, (struct state_args){.key = key, .body = response});
 }
 
-int store_idempotency_release(struct store *store, const char *scope, const char *key)
+int store_idempotency_release(struct store *store, const struct store_idempotency *key)
 {
-    return run_ending(store, store->state_ops->idempotency_release, (struct state_args){.scope = scope, .key = key});
+    return run_ending(store, store->state_ops->idempotency_release, (struct state_args){.key = key});
 }
 
 static int blob_referenced(void *data, const char *sha256)

@@ -51,7 +51,7 @@ static void job_life(struct bench *bench, const struct store_config *config)
     ck_assert_int_eq(check_events(bench->store, id), 4);
     ck_assert_rc_ok(store_layers_list(bench->store, id, &list));
     assert_json_take(list, "[{'module': 'q'}]");
-    ck_assert_rc_ok(store_object_get(bench->store, "art", "art_1", &list));
+    ck_assert_rc_ok(store_object_get(bench->store, "default", "art", "art_1", &list));
     ck_assert(json_equal(list, artifact));
     json_decref(list);
     ck_assert_rc_ok(store_job_counts(bench->store, &list));
@@ -91,7 +91,7 @@ static void blob_life(struct bench *bench, const struct store_config *config)
     ck_assert_int_eq(blob_reader_read(reader, 99001, back, sizeof(back)), ERR_RANGE_NOT_SATISFIABLE);
     blob_reader_close(reader);
     json_t *file = json_pack("{s:s, s:i, s:s}", "id", "file_1", "created_at", 1, "sha256", sha256);
-    ck_assert_rc_ok(store_object_put(bench->store, "file", file));
+    ck_assert_rc_ok(store_object_put(bench->store, "default", "file", file));
     ck_assert_rc_ok(store_collect_garbage(bench->store, &removed));
     ck_assert_int_eq(removed, 0);
     ck_assert_rc_ok(blob_writer_new(bench->store, &writer));
@@ -102,7 +102,7 @@ static void blob_life(struct bench *bench, const struct store_config *config)
     blob_let_go(bench->store, held);
     ck_assert_rc_ok(store_collect_garbage(bench->store, &removed));
     ck_assert_int_eq(removed, 1);
-    ck_assert_rc_ok(store_object_delete(bench->store, "file", "file_1"));
+    ck_assert_rc_ok(store_object_delete(bench->store, "default", "file", "file_1"));
     ck_assert_rc_ok(store_collect_garbage(bench->store, &removed));
     ck_assert_int_eq(removed, 1);
     ck_assert_int_eq(blob_reader_open(bench->store, sha256, &reader, &size), ERR_NOT_FOUND);

@@ -3,6 +3,7 @@
 #include "fake_engine.h"
 
 #include "base/err.h"
+#include "jobs/access.h"
 #include "jobs/job.h"
 
 #include <stdio.h>
@@ -22,6 +23,11 @@ static void pause_ms(int ms)
     if (ms > 0) {
         (void)nanosleep(&time, NULL);
     }
+}
+
+struct store *engine_store(const struct engine *engine)
+{
+    return engine->store;
 }
 
 json_t *engine_system(struct engine *engine)
@@ -69,7 +75,8 @@ static void check_members(const json_t *body, const char *const *names, size_t r
     }
 }
 
-int engine_model_register(struct engine *engine, const json_t *body, struct validation_errors *errors, json_t **model)
+int engine_model_register(struct engine *engine, const struct principal *who, const json_t *body,
+                          struct validation_errors *errors, json_t **model)
 {
     static const char *const names[] = {"name", "uri", "expected_sha256", NULL};
     check_members(body, names, 2, errors);
@@ -83,7 +90,7 @@ int engine_model_register(struct engine *engine, const json_t *body, struct vali
         json_pack("{s:s, s:s, s:s, s:s, s:I}", "id", id, "object", "model", "name",
                   json_string_value(json_object_get(body, "name")), "uri",
                   json_string_value(json_object_get(body, "uri")), "created_at", (json_int_t)clock_unix_seconds());
-    rc = store_object_put(engine->store, "mdl", made);
+    rc = store_object_put(engine->store, "default", "mdl", made);
     if (rc < 0) {
         json_decref(made);
         return rc;
@@ -93,19 +100,19 @@ int engine_model_register(struct engine *engine, const json_t *body, struct vali
     return 0;
 }
 
-int engine_model_delete(struct engine *engine, const char *id)
+int engine_model_delete(struct engine *engine, const struct principal *who, const char *id)
 {
-    return store_object_delete(engine->store, "mdl", id);
+    return store_object_delete(engine->store, "default", "mdl", id);
 }
 
-int engine_artifact_delete(struct engine *engine, const char *id)
+int engine_artifact_delete(struct engine *engine, const struct principal *who, const char *id)
 {
-    return store_object_delete(engine->store, "art", id);
+    return store_object_delete(engine->store, "default", "art", id);
 }
 
-int engine_file_delete(struct engine *engine, const char *id)
+int engine_file_delete(struct engine *engine, const struct principal *who, const char *id)
 {
-    return store_object_delete(engine->store, "file", id);
+    return store_object_delete(engine->store, "default", "file", id);
 }
 
 static int put_job(struct engine *engine, const char *status, const json_t *body,
@@ -114,8 +121,9 @@ static int put_job(struct engine *engine, const char *status, const json_t *body
     id_new("job", id);
     const char *model = json_string_value(json_object_get(body, "model"));
     const char *method = json_string_value(json_object_get(body, "method"));
-    json_t *job = json_pack("{s:s, s:s, s:s?, s:s?, s:O, s:{s:i}}", "id", id, "status", status, "model", model,
-                            "method", method != NULL ? method : "rtn", "request", body, "calibration", "records", 0);
+    json_t *job = json_pack("{s:s, s:s, s:s, s:s?, s:s?, s:O, s:{s:i}}", "id", id, "project", "default", "status",
+                            status, "model", model, "method", method != NULL ? method : "rtn", "request", body,
+                            "calibration", "records", 0);
     json_t *data = json_pack("{s:s, s:n}", "status", status, "from");
     int rc = store_job_create(engine->store, job, "status", data, idempotency);
     json_decref(data);
@@ -132,8 +140,8 @@ void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE]
     json_decref(body);
 }
 
-int engine_job_create(struct engine *engine, const json_t *body, const struct store_idempotency *idempotency,
-                      struct validation_errors *errors, json_t **job)
+int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
+                      const struct store_idempotency *idempotency, struct validation_errors *errors, json_t **job)
 {
     static const char *const names[] = {"model", "method", "name", "calibration", "metadata", NULL};
     check_members(body, names, 2, errors);
@@ -151,7 +159,7 @@ int engine_job_create(struct engine *engine, const json_t *body, const struct st
     if (rc == 0) {
         atomic_fetch_add(&engine->jobs, 1);
     }
-    return rc < 0 ? rc : engine_job_get(engine, id, job);
+    return rc < 0 ? rc : engine_job_get(engine, who, id, job);
 }
 
 json_t *engine_job_view(struct engine *engine, const json_t *row)
@@ -161,7 +169,7 @@ json_t *engine_job_view(struct engine *engine, const json_t *row)
     return view;
 }
 
-int engine_job_get(struct engine *engine, const char *id, json_t **job)
+int engine_job_get(struct engine *engine, const struct principal *who, const char *id, json_t **job)
 {
     json_t *row = NULL;
     int rc = store_job_get(engine->store, id, &row);
@@ -172,15 +180,15 @@ int engine_job_get(struct engine *engine, const char *id, json_t **job)
     return rc;
 }
 
-int engine_job_cancel(struct engine *engine, const char *id, json_t **job)
+int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id, json_t **job)
 {
     json_t *patch = json_pack("{s:s}", "status", "cancelled");
     int rc = store_job_update(engine->store, id, "queued", -1, patch, "status", patch, NULL);
     json_decref(patch);
-    return rc < 0 && rc != ERR_JOB_STATE_CONFLICT ? rc : engine_job_get(engine, id, job);
+    return rc < 0 && rc != ERR_JOB_STATE_CONFLICT ? rc : engine_job_get(engine, who, id, job);
 }
 
-int engine_job_delete(struct engine *engine, const char *id)
+int engine_job_delete(struct engine *engine, const struct principal *who, const char *id)
 {
     json_t *job = NULL;
     int rc = store_job_get(engine->store, id, &job);
@@ -192,7 +200,7 @@ int engine_job_delete(struct engine *engine, const char *id)
     return over ? store_job_delete(engine->store, id) : err_raise(ERR_JOB_STATE_CONFLICT, "the job has not ended");
 }
 
-int engine_job_report(struct engine *engine, const char *id, json_t **report)
+int engine_job_report(struct engine *engine, const struct principal *who, const char *id, json_t **report)
 {
     json_t *job = NULL;
     int rc = store_job_get(engine->store, id, &job);
@@ -221,7 +229,8 @@ static int64_t records_of(struct engine *engine, const char *job)
     return records;
 }
 
-int engine_upload_open(struct engine *engine, const char *job, int64_t offset, struct engine_upload **out)
+int engine_upload_open(struct engine *engine, const struct principal *who, const char *job, int64_t offset,
+                       struct engine_upload **out)
 {
     int64_t records = records_of(engine, job);
     if (records < 0) {

@@ -111,7 +111,7 @@ START_TEST(test_server_artifact)
     json_t *artifact =
         json_pack("{s:s, s:s, s:I, s:[{s:s, s:s, s:I}]}", "id", id, "object", "artifact", "created_at", (json_int_t)1,
                   "files", "path", "sub dir/config.json", "sha256", sha256, "bytes", (json_int_t)size);
-    ck_assert_rc_ok(store_object_put(rig.store, "art", artifact));
+    ck_assert_rc_ok(store_object_put(rig.store, "default", "art", artifact));
     json_decref(artifact);
     (void)snprintf(target, sizeof(target), "/v1/artifacts/%s/files/sub%%20dir/config.json", id);
     struct answer *answer = rig_call(&rig, "GET", target, "", NULL);

@@ -44,7 +44,7 @@ static inline void house_open(struct house *house)
     scratch_make(house->directory);
     house_start(house);
     json_t *body = json_pack("{s:s, s:s}", "name", "tiny", "uri", "file:tiny-llama");
-    ck_assert_rc_ok(engine_model_register(house->engine, body, &errors, &model));
+    ck_assert_rc_ok(engine_model_register(house->engine, &principal_local, body, &errors, &model));
     snprintf(house->model, sizeof(house->model), "%s", json_get_string(model, "id"));
     json_decref(model);
     json_decref(body);
@@ -71,7 +71,7 @@ static inline void house_create(struct house *house, const char *members, char i
     struct validation_errors errors = {0};
     json_t *job;
     json_t *body = house_body(house, members);
-    int rc = engine_job_create(house->engine, body, NULL, &errors, &job);
+    int rc = engine_job_create(house->engine, &principal_local, body, NULL, &errors, &job);
     ck_assert_msg(rc == 0, "%s: %s", members, err_last()->message);
     snprintf(id, ID_SIZE, "%s", json_get_string(job, "id"));
     json_decref(job);
@@ -102,7 +102,7 @@ static inline void house_upload(struct house *house, const char *id, int first, 
     struct engine_upload *upload;
     char line[512];
     json_t *answer;
-    ck_assert_rc_ok(engine_upload_open(house->engine, id, first, &upload));
+    ck_assert_rc_ok(engine_upload_open(house->engine, &principal_local, id, first, &upload));
     for (int i = first; i < first + count; i++) {
         int length = house_record(i, line, sizeof(line));
         ck_assert_rc_ok(engine_upload_feed(upload, line, (size_t)length / 2));
@@ -119,7 +119,7 @@ static inline void house_upload(struct house *house, const char *id, int first, 
 static inline json_t *house_job(struct house *house, const char *id)
 {
     json_t *job;
-    ck_assert_rc_ok(engine_job_get(house->engine, id, &job));
+    ck_assert_rc_ok(engine_job_get(house->engine, &principal_local, id, &job));
     return job;
 }
 
@@ -158,7 +158,7 @@ static inline json_t *house_files(struct house *house, const json_t *job)
     json_t *artifact;
     const char *id = json_get_string(json_object_get(job, "result"), "artifact_id");
     ck_assert_ptr_nonnull(id);
-    ck_assert_rc_ok(store_object_get(house->store, "art", id, &artifact));
+    ck_assert_rc_ok(store_object_get(house->store, "default", "art", id, &artifact));
     json_t *files = json_incref(json_object_get(artifact, "files"));
     json_decref(artifact);
     return files;

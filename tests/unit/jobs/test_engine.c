@@ -55,7 +55,7 @@ static void expect_members(const json_t *job)
 static void expect_report(const char *id)
 {
     json_t *report;
-    ck_assert_rc_ok(engine_job_report(house.engine, id, &report));
+    ck_assert_rc_ok(engine_job_report(house.engine, &principal_local, id, &report));
     const json_t *totals = json_object_get(report, "totals");
     ck_assert_uint_eq(json_array_size(json_object_get(report, "layers")), 28);
     ck_assert_double_gt(json_number_value(json_object_get(totals, "bits_per_weight")), 4);
@@ -153,14 +153,14 @@ START_TEST(test_job_from_request_to_artifact)
     }
     ck_assert_int_ne(stat(folder, &info), 0); /* working files are gone */
     json_t *again = NULL;
-    ck_assert_int_eq(engine_job_cancel(house.engine, id, &again), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(engine_job_cancel(house.engine, &principal_local, id, &again), ERR_JOB_STATE_CONFLICT);
     char artifact[ID_SIZE];
     snprintf(artifact, sizeof(artifact), "%s", json_get_string(result, "artifact_id"));
-    ck_assert_rc_ok(engine_artifact_delete(house.engine, artifact));
-    ck_assert_int_eq(engine_artifact_delete(house.engine, artifact), ERR_NOT_FOUND);
-    ck_assert_rc_ok(engine_job_delete(house.engine, id));
-    ck_assert_int_eq(engine_job_get(house.engine, id, &again), ERR_NOT_FOUND);
-    ck_assert_rc_ok(engine_model_delete(house.engine, house.model));
+    ck_assert_rc_ok(engine_artifact_delete(house.engine, &principal_local, artifact));
+    ck_assert_int_eq(engine_artifact_delete(house.engine, &principal_local, artifact), ERR_NOT_FOUND);
+    ck_assert_rc_ok(engine_job_delete(house.engine, &principal_local, id));
+    ck_assert_int_eq(engine_job_get(house.engine, &principal_local, id, &again), ERR_NOT_FOUND);
+    ck_assert_rc_ok(engine_model_delete(house.engine, &principal_local, house.model));
     json_decref(job);
     house_close(&house);
 }
@@ -177,7 +177,7 @@ static void put_file(const char *purpose, const char *text, size_t size, char id
     id_new("file", id);
     json_t *file = json_pack("{s:s, s:s, s:s, s:I, s:s, s:i}", "id", id, "object", "file", "purpose", purpose, "bytes",
                              (json_int_t)bytes, "sha256", sha256, "created_at", 1);
-    ck_assert_rc_ok(store_object_put(house.store, "file", file));
+    ck_assert_rc_ok(store_object_put(house.store, "default", "file", file));
     json_decref(file);
 }
 
@@ -214,7 +214,7 @@ START_TEST(test_job_from_files)
     ck_assert_ptr_nonnull(strstr(json_get_string(json_array_get(warnings, 0), "message"), "line 61"));
     ck_assert_double_gt(json_number_value(json_object_get(json_object_get(job, "result"), "perplexity_after")), 1);
     json_decref(job);
-    ck_assert_rc_ok(engine_file_delete(house.engine, calibration));
+    ck_assert_rc_ok(engine_file_delete(house.engine, &principal_local, calibration));
     house_close(&house);
 }
 END_TEST
@@ -261,7 +261,7 @@ START_TEST(test_refusals_name_their_reasons)
         struct validation_errors errors = {0};
         json_t *job = NULL;
         json_t *body = house_body(&house, refused[i].members);
-        ck_assert_int_lt(engine_job_create(house.engine, body, NULL, &errors, &job), 0);
+        ck_assert_int_lt(engine_job_create(house.engine, &principal_local, body, NULL, &errors, &job), 0);
         bool found = false;
         for (size_t n = 0; n < errors.count; n++) {
             found = found ||
@@ -286,7 +286,8 @@ START_TEST(test_wrong_purpose_and_unknown_model)
              "\"method\":\"rtn\",\"quantization\":{\"group_size\":64},\"calibration\":{\"file_id\":\"%s\"}", file);
     snprintf(house.model, sizeof(house.model), "mdl_01J00000000000000000000000");
     json_t *body = house_body(&house, members);
-    ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &errors, &job), ERR_INVALID_PARAMETER);
+    ck_assert_int_eq(engine_job_create(house.engine, &principal_local, body, NULL, &errors, &job),
+                     ERR_INVALID_PARAMETER);
     ck_assert_uint_eq(errors.count, 2);
     ck_assert_str_eq(errors.items[0].param, "/calibration/file_id");
     ck_assert_str_eq(errors.items[1].param, "/model");
@@ -299,7 +300,7 @@ static int register_uri(const char *uri, const char *expected, struct validation
 {
     memset(errors, 0, sizeof(*errors));
     json_t *body = json_pack("{s:s, s:s*}", "uri", uri, "expected_sha256", expected);
-    int rc = engine_model_register(house.engine, body, errors, model);
+    int rc = engine_model_register(house.engine, &principal_local, body, errors, model);
     json_decref(body);
     return rc;
 }
@@ -359,17 +360,17 @@ START_TEST(test_cancel_and_delete)
     json_t *job;
     house_open(&house);
     house_create(&house, HOUSE_GPTQ, id);
-    ck_assert_int_eq(engine_job_delete(house.engine, id), ERR_JOB_STATE_CONFLICT);
-    ck_assert_int_eq(engine_model_delete(house.engine, house.model), ERR_IN_USE);
-    ck_assert_rc_ok(engine_job_cancel(house.engine, id, &job));
+    ck_assert_int_eq(engine_job_delete(house.engine, &principal_local, id), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(engine_model_delete(house.engine, &principal_local, house.model), ERR_IN_USE);
+    ck_assert_rc_ok(engine_job_cancel(house.engine, &principal_local, id, &job));
     house_expect_status(job, "cancelled");
     json_decref(job);
-    ck_assert_rc_ok(engine_job_cancel(house.engine, id, &job)); /* idempotent */
+    ck_assert_rc_ok(engine_job_cancel(house.engine, &principal_local, id, &job)); /* idempotent */
     json_decref(job);
     struct engine_upload *upload;
-    ck_assert_int_eq(engine_upload_open(house.engine, id, -1, &upload), ERR_JOB_STATE_CONFLICT);
-    ck_assert_rc_ok(engine_job_delete(house.engine, id));
-    ck_assert_int_eq(engine_job_cancel(house.engine, id, &job), ERR_NOT_FOUND);
+    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, -1, &upload), ERR_JOB_STATE_CONFLICT);
+    ck_assert_rc_ok(engine_job_delete(house.engine, &principal_local, id));
+    ck_assert_int_eq(engine_job_cancel(house.engine, &principal_local, id, &job), ERR_NOT_FOUND);
     house_close(&house);
 }
 END_TEST
@@ -393,7 +394,7 @@ START_TEST(test_cancel_while_it_runs)
         }
         house_sleep(5);
     }
-    ck_assert_rc_ok(engine_job_cancel(house.engine, id, &job));
+    ck_assert_rc_ok(engine_job_cancel(house.engine, &principal_local, id, &job));
     const char *status = json_get_string(job, "status");
     ck_assert(strcmp(status, "cancelling") == 0 || strcmp(status, "cancelled") == 0);
     json_decref(job);
@@ -416,7 +417,7 @@ START_TEST(test_queue_has_an_end)
         house_create(&house, HOUSE_GPTQ, id);
     }
     json_t *body = house_body(&house, HOUSE_GPTQ);
-    ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &errors, &job), ERR_QUEUE_FULL);
+    ck_assert_int_eq(engine_job_create(house.engine, &principal_local, body, NULL, &errors, &job), ERR_QUEUE_FULL);
     json_decref(body);
     house_close(&house);
 }

@@ -126,7 +126,7 @@ START_TEST(test_checkpoint_changed_while_waiting)
     int64_t size = lseek(fd, 0, SEEK_END);
     ck_assert_int_eq(ftruncate(fd, size - 2), 0);
     struct engine_upload *upload;
-    ck_assert_int_eq(engine_upload_open(house.engine, id, 40, &upload), ERR_SOURCE_CHANGED);
+    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, 40, &upload), ERR_SOURCE_CHANGED);
     /* Past the upload's own check, as if it had changed later. */
     json_t *patch = json_pack("{s:s, s:i}", "status", "queued", "queued_at", 1);
     ck_assert_rc_ok(store_job_update(house.store, id, NULL, -1, patch, NULL, NULL, NULL));

@@ -41,7 +41,7 @@ static void expect_end(const char *id, const json_t *files)
     free(found_text);
     json_decref(found);
     json_t *report;
-    ck_assert_rc_ok(engine_job_report(house.engine, id, &report));
+    ck_assert_rc_ok(engine_job_report(house.engine, &principal_local, id, &report));
     const json_t *layers = json_object_get(report, "layers");
     ck_assert_uint_eq(json_array_size(layers), 28);
     for (size_t i = 0; i < 28; i++) {

@@ -17,7 +17,7 @@ START_TEST(test_broken_lines_are_named)
     json_t *answer;
     house_open(&house);
     house_create(&house, HOUSE_GPTQ, id);
-    ck_assert_rc_ok(engine_upload_open(house.engine, id, -1, &upload));
+    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, -1, &upload));
     ck_assert_rc_ok(feed(upload, "{\"text\":\"one good line\"}\nnot json\n{\"input_ids\":[1,2,3]}\n"
                                  "{\"input_ids\":[99999999]}\n{\"text\":\"last, without a newline\"}"));
     ck_assert_rc_ok(engine_upload_end_take(upload, false, &answer));
@@ -39,12 +39,12 @@ START_TEST(test_offsets)
     struct engine_upload *upload;
     house_open(&house);
     house_create(&house, HOUSE_GPTQ, id);
-    ck_assert_int_eq(engine_upload_open(house.engine, id, 1, &upload), ERR_OFFSET_MISMATCH);
+    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, 1, &upload), ERR_OFFSET_MISMATCH);
     house_upload(&house, id, 0, 5, false);
-    ck_assert_int_eq(engine_upload_open(house.engine, id, 0, &upload), ERR_OFFSET_MISMATCH);
-    ck_assert_rc_ok(engine_upload_open(house.engine, id, 5, &upload));
+    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, 0, &upload), ERR_OFFSET_MISMATCH);
+    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 5, &upload));
     struct engine_upload *second;
-    ck_assert_int_eq(engine_upload_open(house.engine, id, 5, &second), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, 5, &second), ERR_JOB_STATE_CONFLICT);
     engine_upload_abort(upload);
     house_upload(&house, id, 5, 1, false);
     house_close(&house);
@@ -59,7 +59,7 @@ START_TEST(test_unacknowledged_is_lost_and_nothing_else)
     house_open(&house);
     house_create(&house, HOUSE_GPTQ, id);
     house_upload(&house, id, 0, 10, false);
-    ck_assert_rc_ok(engine_upload_open(house.engine, id, 10, &upload));
+    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 10, &upload));
     for (int i = 10; i < 3000; i++) { /* enough to be partly written */
         ck_assert_rc_ok(engine_upload_feed(upload, line, (size_t)house_record(i, line, sizeof(line))));
     }
@@ -82,7 +82,7 @@ START_TEST(test_complete_too_early)
     json_t *answer = NULL;
     house_open(&house);
     house_create(&house, HOUSE_GPTQ, id);
-    ck_assert_rc_ok(engine_upload_open(house.engine, id, 0, &upload));
+    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 0, &upload));
     ck_assert_rc_ok(feed(upload, "{\"text\":\"too short\"}\n"));
     ck_assert_int_eq(engine_upload_end_take(upload, true, &answer), ERR_INSUFFICIENT_CALIBRATION);
     ck_assert_int_eq(json_integer_value(json_object_get(answer, "next_offset")), 1);
@@ -106,13 +106,13 @@ START_TEST(test_whole_records_without_packing)
                  "\"method\":\"gptq\",\"quantization\":{\"group_size\":64},"
                  "\"calibration\":{\"stream\":true,\"sequence_length\":8,\"packing\":false}",
                  id);
-    ck_assert_rc_ok(engine_upload_open(house.engine, id, 0, &upload));
+    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 0, &upload));
     for (int i = 0; i < 50; i++) { /* many tokens, no record of eight */
         ck_assert_rc_ok(feed(upload, "{\"input_ids\":[5,6,7]}\n"));
     }
     ck_assert_int_eq(engine_upload_end_take(upload, true, &answer), ERR_INSUFFICIENT_CALIBRATION);
     json_decref(answer);
-    ck_assert_rc_ok(engine_upload_open(house.engine, id, 50, &upload));
+    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 50, &upload));
     ck_assert_rc_ok(feed(upload, "{\"input_ids\":[1,2,3,4,5,6,7,8]}\n{\"input_ids\":[1,2,3,4,5,6,7,9]}\n"));
     ck_assert_rc_ok(engine_upload_end_take(upload, true, &answer));
     json_decref(answer);

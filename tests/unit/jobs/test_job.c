@@ -86,8 +86,8 @@ static int move(struct store *store, const char *id, enum job_event event, json_
 static void make(struct store *store, size_t way, char id[ID_SIZE])
 {
     id_new("job", id);
-    json_t *row =
-        json_pack("{s:s, s:s, s:{}, s:I}", "id", id, "method", "rtn", "request", "created_at", (json_int_t)1000);
+    json_t *row = json_pack("{s:s, s:s, s:s, s:{}, s:I}", "id", id, "project", "default", "method", "rtn", "request",
+                            "created_at", (json_int_t)1000);
     ck_assert_rc_ok(job_create(store, row, ways[way].streams, NULL));
     json_decref(row);
     for (int i = 0; i < ways[way].length; i++) {

@@ -138,7 +138,7 @@ static json_t *finish(const char *members, json_t **report, char id[ID_SIZE])
     house_upload(&house, id, 0, 40, true);
     json_t *job = house_wait(&house, id);
     house_expect_status(job, "succeeded");
-    ck_assert_rc_ok(engine_job_report(house.engine, id, report));
+    ck_assert_rc_ok(engine_job_report(house.engine, &principal_local, id, report));
     return job;
 }
 
@@ -242,7 +242,7 @@ START_TEST(an_analysis_ends_with_its_report)
         double error = json_number_value(json_object_get(row, "output_relative_mse"));
         ck_assert(error > 0 && error < 1);
     }
-    ck_assert_rc_ok(engine_job_delete(house.engine, id));
+    ck_assert_rc_ok(engine_job_delete(house.engine, &principal_local, id));
     json_decref(job);
     json_decref(report);
     house_close(&house);
@@ -267,7 +267,8 @@ START_TEST(what_no_artifact_can_say)
         json_t *job;
         snprintf(members, sizeof(members), "%s,%s", rows[i].members, CALIBRATION);
         json_t *body = house_body(&house, members);
-        ck_assert_int_eq(engine_job_create(house.engine, body, NULL, &errors, &job), ERR_INCOMPATIBLE_OPTIONS);
+        ck_assert_int_eq(engine_job_create(house.engine, &principal_local, body, NULL, &errors, &job),
+                         ERR_INCOMPATIBLE_OPTIONS);
         ck_assert_msg(strstr(errors.items[0].hint, rows[i].says) != NULL, "%s", errors.items[0].hint);
         json_decref(body);
     }

@@ -39,10 +39,10 @@ static inline void bench_deinit(struct bench *bench)
 static inline void add_job(struct store *store, int priority, int64_t queued_at, char out[ID_SIZE])
 {
     id_new("job", out);
-    json_t *job = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:{s:i, s:{s:s}}}", "id", out, "status", "queued", "method",
-                            priority % 2 == 0 ? "gptq" : "rtn", "model", "mdl_x", "created_at", (json_int_t)queued_at,
-                            "queued_at", (json_int_t)queued_at, "request", "priority", priority, "metadata", "team",
-                            priority % 2 == 0 ? "search" : "ads");
+    json_t *job = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:{s:i, s:{s:s}}}", "id", out, "project", "default",
+                            "status", "queued", "method", priority % 2 == 0 ? "gptq" : "rtn", "model", "mdl_x",
+                            "created_at", (json_int_t)queued_at, "queued_at", (json_int_t)queued_at, "request",
+                            "priority", priority, "metadata", "team", priority % 2 == 0 ? "search" : "ads");
     json_t *data = json_pack("{s:s}", "status", "queued");
     ck_assert_rc_ok(store_job_create(store, job, "status", data, NULL));
     json_decref(data);

@@ -239,23 +239,24 @@ START_TEST(garbage_is_unreferenced_and_not_held)
     blob_let_go(bench.store, loose);
     json_t *file = json_pack("{s:s, s:i, s:s}", "id", "file_1", "created_at", 1, "sha256", named);
     json_t *artifact = json_pack("{s:s, s:i, s:[{s:s}]}", "id", "art_1", "created_at", 1, "files", "sha256", listed);
-    ck_assert_rc_ok(store_object_put(bench.store, "file", file));
-    ck_assert_rc_ok(store_object_put(bench.store, "art", artifact));
+    ck_assert_rc_ok(store_object_put(bench.store, "default", "file", file));
+    ck_assert_rc_ok(store_object_put(bench.store, "default", "art", artifact));
     blob_let_go(bench.store, named);
     blob_let_go(bench.store, listed);
     ck_assert_rc_ok(store_collect_garbage(bench.store, &removed));
     ck_assert_int_eq(removed, 1);
     ck_assert(there(bench.store, named) && there(bench.store, listed) && there(bench.store, held));
     ck_assert(!there(bench.store, loose));
-    ck_assert_rc_ok(store_object_delete(bench.store, "art", "art_1")); /* its references go with it */
-    put(bench.store, "listed", listed);                                /* found there by two writers */
+    ck_assert_rc_ok(store_object_delete(bench.store, "default", "art", "art_1")); /* its references go with it */
+    put(bench.store, "listed", listed);                                           /* found there by two writers */
     put(bench.store, "listed", listed);
     blob_let_go(bench.store, listed);
     ck_assert_rc_ok(store_collect_garbage(bench.store, &removed));
     ck_assert_int_eq(removed, 0);
     blob_let_go(bench.store, listed);
     json_object_del(file, "sha256");
-    ck_assert_rc_ok(store_object_put(bench.store, "file", file)); /* a changed body names what it names now */
+    ck_assert_rc_ok(
+        store_object_put(bench.store, "default", "file", file)); /* a changed body names what it names now */
     ck_assert_rc_ok(store_collect_garbage(bench.store, NULL));
     ck_assert(!there(bench.store, named) && !there(bench.store, listed) && there(bench.store, held));
     bench_reopen(&bench); /* holds are a process's */

@@ -50,9 +50,10 @@ static void work(struct store *store, int fd)
 
     add_job(store, 0, 1, id);
     tell(fd, 'J', id, "", 1);
-    ck_assert_int_eq(store_idempotency_reserve(store, "POST", id, "d", &reply), 0);
+    ck_assert_int_eq(store_idempotency_reserve(store, &(struct store_idempotency){"default", "POST", id}, "d", &reply),
+                     0);
     json_t *response = json_pack("{s:s}", "id", id);
-    ck_assert_rc_ok(store_idempotency_finish(store, "POST", id, response));
+    ck_assert_rc_ok(store_idempotency_finish(store, &(struct store_idempotency){"default", "POST", id}, response));
     tell(fd, 'K', id, "", 0);
     /* Earlier rounds left jobs behind: take those up first, as a daemon would. */
     ck_assert_rc_ok(store_job_claim(store, "queued", "running", "w", &job));
@@ -99,11 +100,12 @@ static void check_note(struct store *store, const struct note *note)
         blob_reader_close(reader);
         break;
     case 'A':
-        ck_assert_rc_ok(store_object_get(store, "art", note->id, &got));
+        ck_assert_rc_ok(store_object_get(store, "default", "art", note->id, &got));
         json_decref(got);
         break;
     default:
-        ck_assert_int_eq(store_idempotency_reserve(store, "POST", note->id, "d", &got), 1);
+        ck_assert_int_eq(
+            store_idempotency_reserve(store, &(struct store_idempotency){"default", "POST", note->id}, "d", &got), 1);
         json_decref(got);
         break;
     }
@@ -125,8 +127,8 @@ static void check_jobs(struct store *store)
         ck_assert_rc_ok(store_layers_list(store, id, &layers));
         ck_assert_uint_eq(json_array_size(layers), 2 * json_array_size(blocks));
         if (strcmp(status, "succeeded") == 0) {
-            ck_assert_rc_ok(
-                store_object_get(store, "art", text_at(json_object_get(job, "result"), "artifact_id"), &got));
+            ck_assert_rc_ok(store_object_get(store, "default", "art",
+                                             text_at(json_object_get(job, "result"), "artifact_id"), &got));
             json_decref(got);
             ck_assert_uint_eq(json_array_size(blocks), 3);
         } else if (strcmp(status, "running") == 0) {

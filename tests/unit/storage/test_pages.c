@@ -54,7 +54,7 @@ START_TEST(pages_cover_every_row_once)
         add_job(bench.store, i, i, jobs[i]);
         id_new("file", files[i]);
         json_t *file = json_pack("{s:s, s:i}", "id", files[i], "created_at", i);
-        ck_assert_rc_ok(store_object_put(bench.store, "file", file));
+        ck_assert_rc_ok(store_object_put(bench.store, "default", "file", file));
         json_decref(file);
     }
     for (int limit = 1; limit <= 30; limit += 4) {
@@ -107,7 +107,7 @@ START_TEST(filters_narrow_lists)
         id_new("file", id);
         file = json_pack("{s:s, s:i, s:s, s:s, s:s}", "id", id, "created_at", i, "purpose",
                          i == 0 ? "evaluation" : "calibration", "job_id", "job_x", "model_id", "mdl_z");
-        ck_assert_rc_ok(store_object_put(store, "file", file));
+        ck_assert_rc_ok(store_object_put(store, "default", "file", file));
         json_decref(file);
     }
     ck_assert_uint_eq(count_of(store, "file", &(struct store_page){.limit = 100, .purpose = "calibration"}), 2);

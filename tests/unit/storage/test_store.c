@@ -5,6 +5,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+static const struct store_idempotency key_a = {"default", "POST /a", "k"}, key_b = {"default", "POST /b", "k"},
+                                      key_c = {"default", "POST /c", "k"};
+
 START_TEST(jobs_come_back_whole)
 {
     struct bench bench;
@@ -13,7 +16,7 @@ START_TEST(jobs_come_back_whole)
 
     bench_init(&bench);
     id_new("job", id);
-    job = json_of("{'status': 'queued', 'status_reason': null, 'phase': 'loading', 'name': 'n', 'project': null,"
+    job = json_of("{'status': 'queued', 'status_reason': null, 'phase': 'loading', 'name': 'n', 'project': 'p',"
                   " 'model': 'mdl_1', 'method': 'gptq', 'request': {'priority': 3, 'x': [1, 2.5, '\\u00e9']},"
                   " 'progress': {'fraction': 0.1}, 'memory': null, 'result': null, 'error': {'code': 'x'},"
                   " 'warnings': [], 'checkpoint': null, 'calibration': {'records': 0}, 'worker': null, 'attempt': 2,"
@@ -292,11 +295,11 @@ START_TEST(publication_happens_once)
     ck_assert_rc_ok(store_job_get(bench.store, id, &job));
     ck_assert_str_eq(text_at(job, "status"), "running"); /* undone with the artifact */
     json_decref(job);
-    ck_assert_int_eq(store_object_get(bench.store, "art", "art_1", &got), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_object_get(bench.store, "default", "art", "art_1", &got), ERR_NOT_FOUND);
     ck_assert_rc_ok(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done));
     ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done),
                      ERR_JOB_STATE_CONFLICT);
-    ck_assert_rc_ok(store_object_get(bench.store, "art", "art_1", &got));
+    ck_assert_rc_ok(store_object_get(bench.store, "default", "art", "art_1", &got));
     ck_assert(json_equal(got, artifact));
     json_decref(got);
     ck_assert_int_eq(check_events(bench.store, id), 3);
@@ -343,7 +346,7 @@ START_TEST(cancellation_races_publication)
         pthread_join(thread, NULL);
         ck_assert((rc == 0) != (race.rc == 0));
         ck_assert_int_eq(rc + race.rc, ERR_JOB_STATE_CONFLICT);
-        int found = store_object_get(bench.store, "art", art, &got);
+        int found = store_object_get(bench.store, "default", "art", art, &got);
         ck_assert_int_eq(found, race.rc == 0 ? 0 : ERR_NOT_FOUND);
         if (found == 0) {
             json_decref(got);
@@ -364,27 +367,27 @@ START_TEST(idempotency_keys_replay)
     json_t *got = NULL;
 
     bench_init(&bench);
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /a", "k", "d1", &got), 0);
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /a", "k", "d1", &got), ERR_IDEMPOTENCY_IN_PROGRESS);
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /a", "k", "d2", &got), ERR_IDEMPOTENCY_KEY_REUSED);
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /b", "k", "d2", &got), 0); /* another route */
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), 0);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), ERR_IDEMPOTENCY_IN_PROGRESS);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d2", &got), ERR_IDEMPOTENCY_KEY_REUSED);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_b, "d2", &got), 0); /* another route */
     ck_assert_ptr_null(got);
-    ck_assert_rc_ok(store_idempotency_finish(bench.store, "POST /a", "k", response));
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /a", "k", "d1", &got), 1);
+    ck_assert_rc_ok(store_idempotency_finish(bench.store, &key_a, response));
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), 1);
     ck_assert(json_equal(got, response));
     json_decref(got);
     got = NULL;
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /a", "k", "d2", &got), ERR_IDEMPOTENCY_KEY_REUSED);
-    ck_assert_rc_ok(store_idempotency_release(bench.store, "POST /a", "k")); /* an answered key stays */
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /a", "k", "d1", &got), 1);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d2", &got), ERR_IDEMPOTENCY_KEY_REUSED);
+    ck_assert_rc_ok(store_idempotency_release(bench.store, &key_a)); /* an answered key stays */
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), 1);
     json_decref(got);
-    ck_assert_rc_ok(store_idempotency_release(bench.store, "POST /b", "k"));
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /b", "k", "d3", &got), 0);
-    ck_assert_int_eq(store_idempotency_finish(bench.store, "POST /c", "k", response), ERR_NOT_FOUND);
+    ck_assert_rc_ok(store_idempotency_release(bench.store, &key_b));
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_b, "d3", &got), 0);
+    ck_assert_int_eq(store_idempotency_finish(bench.store, &key_c, response), ERR_NOT_FOUND);
     bench_reopen(&bench); /* what was answered lasts, what was not is free again */
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /a", "k", "d1", &got), 1);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), 1);
     json_decref(got);
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, "POST /b", "k", "d4", &got), 0);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_b, "d4", &got), 0);
     json_decref(response);
     bench_deinit(&bench);
 }
@@ -393,17 +396,16 @@ END_TEST
 START_TEST(a_key_knows_its_job_from_the_commit_on)
 {
     struct bench bench;
-    const struct store_idempotency idempotency = {"POST /a", "k"};
     char id[ID_SIZE];
     json_t *got = NULL;
 
     bench_init(&bench);
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, idempotency.scope, idempotency.key, "d1", &got), 0);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), 0);
     id_new("job", id);
-    json_t *job = json_pack("{s:s, s:s}", "id", id, "status", "queued");
-    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, &idempotency));
+    json_t *job = json_pack("{s:s, s:s, s:s}", "id", id, "status", "queued", "project", "default");
+    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, &key_a));
     bench_reopen(&bench); /* died before it answered: the key is not free, and says what it made */
-    ck_assert_int_eq(store_idempotency_reserve(bench.store, idempotency.scope, idempotency.key, "d1", &got), 1);
+    ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), 1);
     ck_assert_str_eq(text_at(got, "id"), id);
     json_decref(got);
     json_decref(job);
@@ -417,17 +419,17 @@ START_TEST(objects_are_replaced_and_deleted)
     json_t *got, *body = json_of("{'id': 'mdl_1', 'created_at': 0, 'name': 'a'}");
 
     bench_init(&bench);
-    ck_assert_rc_ok(store_object_put(bench.store, "mdl", body));
+    ck_assert_rc_ok(store_object_put(bench.store, "default", "mdl", body));
     json_object_set_new(body, "name", json_string("b"));
-    ck_assert_rc_ok(store_object_put(bench.store, "mdl", body));
-    ck_assert_rc_ok(store_object_get(bench.store, "mdl", "mdl_1", &got));
+    ck_assert_rc_ok(store_object_put(bench.store, "default", "mdl", body));
+    ck_assert_rc_ok(store_object_get(bench.store, "default", "mdl", "mdl_1", &got));
     ck_assert(json_equal(got, body));
     json_decref(got);
-    ck_assert_int_eq(store_object_get(bench.store, "art", "mdl_1", &got), ERR_NOT_FOUND);
-    ck_assert_rc_ok(store_object_delete(bench.store, "mdl", "mdl_1"));
-    ck_assert_int_eq(store_object_delete(bench.store, "mdl", "mdl_1"), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_object_get(bench.store, "default", "art", "mdl_1", &got), ERR_NOT_FOUND);
+    ck_assert_rc_ok(store_object_delete(bench.store, "default", "mdl", "mdl_1"));
+    ck_assert_int_eq(store_object_delete(bench.store, "default", "mdl", "mdl_1"), ERR_NOT_FOUND);
     json_object_del(body, "created_at");
-    ck_assert_int_eq(store_object_put(bench.store, "mdl", body), ERR_INTERNAL);
+    ck_assert_int_eq(store_object_put(bench.store, "default", "mdl", body), ERR_INTERNAL);
     json_decref(body);
     bench_deinit(&bench);
 }

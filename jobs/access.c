@@ -1,0 +1,132 @@
+/* What a principal may see. Lists and objects are filtered by the store, which knows the project of each row; a job's
+ * own rows (events, modules) are its job's, so the job is looked at first. */
+
+#include "jobs/access.h"
+
+#include "base/err.h"
+
+#include <string.h>
+
+const struct principal principal_local = {.project = "default", .name = "local"};
+
+int access_job(struct store *store, const struct principal *who, const char *id, json_t **row)
+{
+    json_t *found;
+
+    TRY(store_job_get(store, id, &found));
+    const char *project = json_string_value(json_object_get(found, "project"));
+    if (project == NULL || strcmp(project, who->project) != 0) {
+        json_decref(found);
+        return err_raise(ERR_NOT_FOUND, "there is no job \"%.80s\"", id);
+    }
+    *row = found;
+    return 0;
+}
+
+int access_object(struct store *store, const struct principal *who, const char *kind, const char *id)
+{
+    json_t *body;
+
+    TRY(store_object_get(store, who->project, kind, id, &body));
+    json_decref(body);
+    return 0;
+}
+
+int engine_ready(struct engine *engine)
+{
+    return store_ready(engine_store(engine));
+}
+
+int engine_object_get(struct engine *engine, const struct principal *who, const char *kind, const char *id,
+                      json_t **body)
+{
+    return store_object_get(engine_store(engine), who->project, kind, id, body);
+}
+
+int engine_object_list(struct engine *engine, const struct principal *who, const char *kind, struct store_page *page,
+                       json_t **list)
+{
+    page->project = who->project;
+    return store_object_list(engine_store(engine), kind, page, list);
+}
+
+int engine_job_list(struct engine *engine, const struct principal *who, struct store_page *page, json_t **list)
+{
+    json_t *found;
+
+    page->project = who->project;
+    TRY(store_job_list(engine_store(engine), page, &found));
+    json_t *rows = json_object_get(found, "data");
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        json_t *view = engine_job_view(engine, json_array_get(rows, i));
+        if (view == NULL || json_array_set_new(rows, i, view) != 0) {
+            json_decref(found);
+            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of jobs");
+        }
+    }
+    *list = found;
+    return 0;
+}
+
+int engine_job_row(struct engine *engine, const struct principal *who, const char *id, json_t **row)
+{
+    return access_job(engine_store(engine), who, id, row);
+}
+
+static int access_check(struct engine *engine, const struct principal *who, const char *id)
+{
+    json_t *row;
+
+    TRY(access_job(engine_store(engine), who, id, &row));
+    json_decref(row);
+    return 0;
+}
+
+int engine_job_events(struct engine *engine, const struct principal *who, const char *id, int64_t after, int limit,
+                      json_t **events)
+{
+    TRY(access_check(engine, who, id));
+    return store_events_list(engine_store(engine), id, after, limit, events);
+}
+
+int engine_job_layers(struct engine *engine, const struct principal *who, const char *id, json_t **rows)
+{
+    TRY(access_check(engine, who, id));
+    return store_layers_list(engine_store(engine), id, rows);
+}
+
+int engine_file_writer(struct engine *engine, struct blob_writer **out)
+{
+    return blob_writer_new(engine_store(engine), out);
+}
+
+int engine_file_create(struct engine *engine, const struct principal *who, const json_t *file)
+{
+    return store_object_put(engine_store(engine), who->project, "file", file);
+}
+
+void engine_file_let_go(struct engine *engine, const char *sha256)
+{
+    blob_let_go(engine_store(engine), sha256);
+}
+
+int engine_blob_open(struct engine *engine, const char *sha256, struct blob_reader **out, int64_t *size)
+{
+    return blob_reader_open(engine_store(engine), sha256, out, size);
+}
+
+int engine_idempotency_reserve(struct engine *engine, const struct store_idempotency *key, const char *digest,
+                               json_t **response)
+{
+    return store_idempotency_reserve(engine_store(engine), key, digest, response);
+}
+
+int engine_idempotency_finish(struct engine *engine, const struct store_idempotency *key, const json_t *response)
+{
+    return store_idempotency_finish(engine_store(engine), key, response);
+}
+
+int engine_idempotency_release(struct engine *engine, const struct store_idempotency *key)
+{
+    return store_idempotency_release(engine_store(engine), key);
+}
