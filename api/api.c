@@ -336,7 +336,7 @@ static int start_library(struct api *api, const struct limits *limits)
     return relays_open(api, api->fd, library, limits);
 }
 
-static int open_parts(struct api *api, const struct api_config *config)
+static int api_open_parts(struct api *api, const struct api_config *config)
 {
     struct limits limits;
     limits_find(config, &limits);
@@ -365,7 +365,7 @@ int api_open(const struct api_config *config, struct api **out)
     api->wake = config->wake;
     api->wake_data = config->wake_data;
     pthread_mutex_init(&api->lock, NULL);
-    int rc = open_parts(api, config);
+    int rc = api_open_parts(api, config);
     if (rc < 0) {
         api_close(api);
         return err_pass(rc, "opening the server");

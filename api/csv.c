@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void put_text(FILE *out, const char *text)
+static void csv_put_text(FILE *out, const char *text)
 {
     bool formula = text[0] != '\0' && strchr("=+-@\t\r", text[0]) != NULL;
     if (!formula && strpbrk(text, ",\"\r\n") == NULL) {
@@ -31,7 +31,7 @@ static void put_json(FILE *out, const json_t *value)
 {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
     if (text != NULL && (json_is_object(value) || json_is_array(value))) {
-        put_text(out, text);
+        csv_put_text(out, text);
     } else if (text != NULL) {
         fputs(text, out);
     }
@@ -59,7 +59,7 @@ char *csv_write(const char *const *columns, const json_t *rows, size_t *size)
                 fputc(',', out);
             }
             if (json_is_string(value)) {
-                put_text(out, json_string_value(value));
+                csv_put_text(out, json_string_value(value));
             } else if (value != NULL && !json_is_null(value)) {
                 put_json(out, value);
             }

@@ -11,6 +11,7 @@
 #include "api/frame.h"
 
 #include "api/header.h"
+#include "base/text.h"
 
 #include <string.h>
 #include <strings.h>
@@ -19,7 +20,7 @@
 #define VERSION_SIZE 8
 #define SIZE_DIGITS_MAX 16
 
-static void refuse(struct frame *frame, int status, const char *detail)
+static void frame_refuse(struct frame *frame, int status, const char *detail)
 {
     frame->state = FRAME_REFUSED;
     frame->status = status;
@@ -65,7 +66,7 @@ static void take_start(struct frame *frame, unsigned char c)
         frame->state = FRAME_METHOD;
         frame->used = 1;
     } else {
-        refuse(frame, 400, bad_byte(c, "The request line does not begin with a method."));
+        frame_refuse(frame, 400, bad_byte(c, "The request line does not begin with a method."));
     }
 }
 
@@ -75,22 +76,22 @@ static void take_method(struct frame *frame, unsigned char c)
     if (c == ' ') {
         frame->state = FRAME_TARGET;
     } else if (!is_token(c) || frame->used > METHOD_MAX) {
-        refuse(frame, 400, bad_byte(c, "The method is not a token of at most 31 characters."));
+        frame_refuse(frame, 400, bad_byte(c, "The method is not a token of at most 31 characters."));
     }
 }
 
 static void take_target(struct frame *frame, unsigned char c)
 {
     if (++frame->used > FRAME_LINE_MAX) {
-        refuse(frame, 414, "The request target is too long.");
+        frame_refuse(frame, 414, "The request target is too long.");
     } else if (c == '&' && ++frame->parts > FRAME_PARTS_MAX) {
-        refuse(frame, 414, "The query has more than 100 parts.");
+        frame_refuse(frame, 414, "The query has more than 100 parts.");
     } else if (c == ' ') {
         frame->state = FRAME_VERSION;
         frame->value_size = 0;
         frame->parts = 0;
     } else if (c < 0x21 || c > 0x7e) {
-        refuse(frame, 400, bad_byte(c, "The request target contains a byte that must be percent-encoded."));
+        frame_refuse(frame, 400, bad_byte(c, "The request target contains a byte that must be percent-encoded."));
     }
 }
 
@@ -101,9 +102,9 @@ static void end_version(struct frame *frame)
                   version[5] <= '9' && version[6] == '.' && version[7] >= '0' && version[7] <= '9';
 
     if (!shaped) {
-        refuse(frame, 400, "The request line does not end in HTTP/1.1 or HTTP/1.0.");
+        frame_refuse(frame, 400, "The request line does not end in HTTP/1.1 or HTTP/1.0.");
     } else if (version[5] != '1' || version[7] > '1') {
-        refuse(frame, 505, "Only HTTP/1.0 and HTTP/1.1 are supported.");
+        frame_refuse(frame, 505, "Only HTTP/1.0 and HTTP/1.1 are supported.");
     } else {
         frame->old = version[7] == '0';
         frame->state = FRAME_LINE_END;
@@ -116,7 +117,7 @@ static void take_version(struct frame *frame, unsigned char c)
     if (c == '\r') {
         end_version(frame);
     } else if (c < 0x21 || c > 0x7e || frame->value_size == VERSION_SIZE) {
-        refuse(frame, 400, bad_byte(c, "The request line does not end in HTTP/1.1 or HTTP/1.0."));
+        frame_refuse(frame, 400, bad_byte(c, "The request line does not end in HTTP/1.1 or HTTP/1.0."));
     } else {
         frame->value[frame->value_size++] = (char)c; /* in its original case: "http/1.1" is not a version */
     }
@@ -134,11 +135,11 @@ static void take_name_first(struct frame *frame, unsigned char c)
     if (c == '\r') {
         frame->state = FRAME_HEAD_END;
     } else if (c == ' ' || c == '\t') {
-        refuse(frame, 400, "A header line is folded.");
+        frame_refuse(frame, 400, "A header line is folded.");
     } else if (!is_token(c)) {
-        refuse(frame, 400, bad_byte(c, c == ':' ? "A header has no name." : "A header name is not a token."));
+        frame_refuse(frame, 400, bad_byte(c, c == ':' ? "A header has no name." : "A header name is not a token."));
     } else if (++frame->lines > FRAME_LINES_MAX) {
-        refuse(frame, 431, "The header section has too many lines.");
+        frame_refuse(frame, 431, "The header section has too many lines.");
     } else {
         frame->name_size = 0;
         keep(frame->name, sizeof(frame->name), &frame->name_size, c);
@@ -156,12 +157,12 @@ static void take_name(struct frame *frame, unsigned char c)
         frame->value_ended = false;
         frame->state = FRAME_VALUE;
         if (frame->trailer && (frame->framing_line || is_name(frame, "host"))) {
-            refuse(frame, 400, "The trailer contains a header that must come before the body.");
+            frame_refuse(frame, 400, "The trailer contains a header that must come before the body.");
         }
     } else if (is_token(c)) {
         keep(frame->name, sizeof(frame->name), &frame->name_size, c);
     } else {
-        refuse(frame, 400, bad_byte(c, "A header name is not a token."));
+        frame_refuse(frame, 400, bad_byte(c, "A header name is not a token."));
     }
 }
 
@@ -170,9 +171,9 @@ static void take_value(struct frame *frame, unsigned char c)
     if (c == '\r') {
         frame->state = FRAME_VALUE_END;
     } else if (!is_text(c)) {
-        refuse(frame, 400, bad_byte(c, "A header value contains a control character."));
+        frame_refuse(frame, 400, bad_byte(c, "A header value contains a control character."));
     } else if (frame->cookie_line && c == ';' && ++frame->parts > FRAME_PARTS_MAX) {
-        refuse(frame, 431, "The cookies have more than 100 parts.");
+        frame_refuse(frame, 431, "The cookies have more than 100 parts.");
     } else if (c == ' ' || c == '\t') {
         frame->value_ended = frame->value_size > 0;
     } else if (frame->framing_line) {
@@ -187,18 +188,18 @@ static void take_value(struct frame *frame, unsigned char c)
 static void end_framing_line(struct frame *frame)
 {
     if (frame->has_length || frame->chunked) {
-        refuse(frame, 400, "Only one Content-Length or Transfer-Encoding header is allowed, and not both.");
+        frame_refuse(frame, 400, "Only one Content-Length or Transfer-Encoding header is allowed, and not both.");
     } else if (frame->value_ended) { /* HTTP allows it; the library does not, and would respond twice */
-        refuse(frame, 400, "A Content-Length or Transfer-Encoding header ends in whitespace.");
+        frame_refuse(frame, 400, "A Content-Length or Transfer-Encoding header ends in whitespace.");
     } else if (is_name(frame, "content-length")) {
         frame->has_length = true;
         if (frame->value_size == 0 || frame->value_size >= sizeof(frame->value) ||
             !header_parse_u63(frame->value, frame->value_size, &frame->left)) {
-            refuse(frame, 400, "Content-Length is not a number.");
+            frame_refuse(frame, 400, "Content-Length is not a number.");
         }
     } else if (frame->old || frame->value_size != strlen("chunked") ||
                memcmp(frame->value, "chunked", strlen("chunked")) != 0) {
-        refuse(frame, 400, "The only supported transfer coding is chunked, in HTTP/1.1.");
+        frame_refuse(frame, 400, "The only supported transfer coding is chunked, in HTTP/1.1.");
     } else {
         frame->chunked = true;
     }
@@ -207,7 +208,7 @@ static void end_framing_line(struct frame *frame)
 static void end_line(struct frame *frame, unsigned char c)
 {
     if (c != '\n') {
-        refuse(frame, 400, "A CR is not followed by LF.");
+        frame_refuse(frame, 400, "A CR is not followed by LF.");
         return;
     }
     bool framing = frame->state == FRAME_VALUE_END && frame->framing_line;
@@ -220,9 +221,9 @@ static void end_line(struct frame *frame, unsigned char c)
 static void end_head(struct frame *frame, unsigned char c)
 {
     if (c != '\n') {
-        refuse(frame, 400, "A CR is not followed by LF.");
+        frame_refuse(frame, 400, "A CR is not followed by LF.");
     } else if (frame->hosts != 1) { /* the library would respond twice */
-        refuse(frame, 400, "A request needs exactly one Host header.");
+        frame_refuse(frame, 400, "A request needs exactly one Host header.");
     } else if (frame->trailer || (!frame->chunked && frame->left == 0)) {
         frame->state = FRAME_DONE;
     } else {
@@ -232,14 +233,9 @@ static void end_head(struct frame *frame, unsigned char c)
 
 /* --- chunks */
 
-static int hex_value(unsigned char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : -1;
-}
-
 static void take_size(struct frame *frame, unsigned char c)
 {
-    int digit = hex_value(c);
+    int digit = text_hex_value((char)c);
     bool first = frame->state == FRAME_SIZE_FIRST;
 
     if (first) {
@@ -249,9 +245,9 @@ static void take_size(struct frame *frame, unsigned char c)
     if (digit >= 0) {
         frame->state = FRAME_SIZE;
         if (++frame->used > SIZE_DIGITS_MAX) {
-            refuse(frame, 400, "A chunk's size has more than 16 digits.");
+            frame_refuse(frame, 400, "A chunk's size has more than 16 digits.");
         } else if (frame->left > (FRAME_CHUNK_MAX - digit) / 16) {
-            refuse(frame, 413, "A chunk is larger than the largest body allowed.");
+            frame_refuse(frame, 413, "A chunk is larger than the largest body allowed.");
         } else {
             frame->left = frame->left * 16 + digit;
         }
@@ -260,7 +256,7 @@ static void take_size(struct frame *frame, unsigned char c)
     } else if (!first && c == '\r') {
         frame->state = FRAME_SIZE_END;
     } else {
-        refuse(frame, 400, bad_byte(c, "A chunk's size is not a hexadecimal number."));
+        frame_refuse(frame, 400, bad_byte(c, "A chunk's size is not a hexadecimal number."));
     }
 }
 
@@ -269,16 +265,16 @@ static void take_extension(struct frame *frame, unsigned char c)
     if (c == '\r') {
         frame->state = FRAME_SIZE_END;
     } else if (!is_text(c)) {
-        refuse(frame, 400, bad_byte(c, "A chunk's extension contains a control character."));
+        frame_refuse(frame, 400, bad_byte(c, "A chunk's extension contains a control character."));
     } else if (++frame->used > FRAME_EXTENSION_MAX) {
-        refuse(frame, 400, "A chunk's extension is too long.");
+        frame_refuse(frame, 400, "A chunk's extension is too long.");
     }
 }
 
 static void end_size(struct frame *frame, unsigned char c)
 {
     if (c != '\n') {
-        refuse(frame, 400, "A CR is not followed by LF.");
+        frame_refuse(frame, 400, "A CR is not followed by LF.");
     } else if (frame->left > 0) {
         frame->state = FRAME_CHUNK;
     } else {
@@ -294,7 +290,7 @@ static void end_chunk(struct frame *frame, unsigned char c)
     bool first = frame->state == FRAME_CHUNK_CR;
 
     if (c != (first ? '\r' : '\n')) {
-        refuse(frame, 400, "A chunk's data does not end in CRLF.");
+        frame_refuse(frame, 400, "A chunk's data does not end in CRLF.");
     } else {
         frame->state = first ? FRAME_CHUNK_LF : FRAME_SIZE_FIRST;
     }
@@ -305,7 +301,7 @@ static void end_chunk(struct frame *frame, unsigned char c)
 static void take_header_byte(struct frame *frame, unsigned char c)
 {
     if (++frame->used > (frame->trailer ? FRAME_TRAILER_MAX : FRAME_HEAD_MAX)) {
-        refuse(frame, 431, "The header section is too large.");
+        frame_refuse(frame, 431, "The header section is too large.");
     } else if (frame->state == FRAME_NAME_FIRST) {
         take_name_first(frame, c);
     } else if (frame->state == FRAME_NAME) {
@@ -324,7 +320,7 @@ static void take_byte(struct frame *frame, unsigned char c)
     case FRAME_BLANK:
         frame->state = FRAME_START;
         if (c != '\n') {
-            refuse(frame, 400, "A CR is not followed by LF.");
+            frame_refuse(frame, 400, "A CR is not followed by LF.");
         }
         break;
     case FRAME_METHOD:

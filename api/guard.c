@@ -17,7 +17,7 @@
 #include <string.h>
 #include <strings.h>
 
-static int refuse(struct guard_verdict *verdict, int code, bool framing, const char *detail)
+static int guard_refuse(struct guard_verdict *verdict, int code, bool framing, const char *detail)
 {
     verdict->code = code;
     verdict->framing = framing;
@@ -28,7 +28,7 @@ static int refuse(struct guard_verdict *verdict, int code, bool framing, const c
 static int too_large(struct guard_verdict *verdict, int status, const char *detail)
 {
     verdict->status = status;
-    return refuse(verdict, ERR_BAD_REQUEST, true, detail);
+    return guard_refuse(verdict, ERR_BAD_REQUEST, true, detail);
 }
 
 /* The last header of that name; *count is the number of them. */
@@ -66,13 +66,14 @@ static int check_headers(const struct guard_request *request, struct guard_verdi
         const struct guard_header *header = &request->headers[i];
         bytes += header->name_size + header->value_size;
         if (strlen(header->name) != header->name_size || !header_is_token(header->name, header->name_size)) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "A header name is not a token.");
+            return guard_refuse(verdict, ERR_BAD_REQUEST, true, "A header name is not a token.");
         }
         if (is_folded_framing(header->name)) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "A Content-Length or Transfer-Encoding header is folded.");
+            return guard_refuse(verdict, ERR_BAD_REQUEST, true,
+                                "A Content-Length or Transfer-Encoding header is folded.");
         }
         if (strlen(header->value) != header->value_size || !header_is_value(header->value, header->value_size)) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "A header value contains a control character.");
+            return guard_refuse(verdict, ERR_BAD_REQUEST, true, "A header value contains a control character.");
         }
     }
     if (request->overflow || bytes > GUARD_HEADER_BYTES) {
@@ -86,42 +87,42 @@ static int check_framing(const struct guard_request *request, struct guard_verdi
     bool old = strcmp(request->version, "HTTP/1.0") == 0;
     if (!old && strcmp(request->version, "HTTP/1.1") != 0) {
         verdict->status = 505;
-        return refuse(verdict, ERR_BAD_REQUEST, true, "Only HTTP/1.0 and HTTP/1.1 are supported.");
+        return guard_refuse(verdict, ERR_BAD_REQUEST, true, "Only HTTP/1.0 and HTTP/1.1 are supported.");
     }
     int lengths, encodings;
     const struct guard_header *length = find(request, "Content-Length", &lengths);
     const struct guard_header *encoding = find(request, "Transfer-Encoding", &encodings);
     if (lengths > 1 || encodings > 1 || (lengths > 0 && encodings > 0)) {
-        return refuse(verdict, ERR_BAD_REQUEST, true,
-                      "Only one Content-Length or Transfer-Encoding header is allowed, and not both.");
+        return guard_refuse(verdict, ERR_BAD_REQUEST, true,
+                            "Only one Content-Length or Transfer-Encoding header is allowed, and not both.");
     }
     if (encodings == 1) {
         if (old || strcasecmp(encoding->value, "chunked") != 0) {
-            return refuse(verdict, ERR_BAD_REQUEST, true,
-                          "The only supported transfer coding is chunked, in HTTP/1.1.");
+            return guard_refuse(verdict, ERR_BAD_REQUEST, true,
+                                "The only supported transfer coding is chunked, in HTTP/1.1.");
         }
         verdict->length = -1;
     }
     if (lengths == 1 && !header_parse_u63(length->value, length->value_size, &verdict->length)) {
-        return refuse(verdict, ERR_BAD_REQUEST, true, "Content-Length is not a number.");
+        return guard_refuse(verdict, ERR_BAD_REQUEST, true, "Content-Length is not a number.");
     }
     const char *method = request->method;
     bool body = strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
     verdict->declared = lengths + encodings > 0;
     if (!body && verdict->length != 0) {
-        return refuse(verdict, ERR_BAD_REQUEST, true, "This method does not allow a body.");
+        return guard_refuse(verdict, ERR_BAD_REQUEST, true, "This method does not allow a body.");
     }
     int expectations, codings;
     const struct guard_header *expect = find(request, "Expect", &expectations);
     if (expectations > 0 && strcasecmp(expect->value, "100-continue") != 0) {
         verdict->status = 417;
-        return refuse(verdict, ERR_BAD_REQUEST, true, "The only supported expectation is 100-continue.");
+        return guard_refuse(verdict, ERR_BAD_REQUEST, true, "The only supported expectation is 100-continue.");
     }
     verdict->expects = expectations > 0;
     const struct guard_header *coding = find(request, "Content-Encoding", &codings);
     if (codings > 0 && strcasecmp(coding->value, "identity") != 0) {
-        return refuse(verdict, ERR_UNSUPPORTED_MEDIA_TYPE, true,
-                      "Content-Encoding is not supported; send the body unencoded.");
+        return guard_refuse(verdict, ERR_UNSUPPORTED_MEDIA_TYPE, true,
+                            "Content-Encoding is not supported; send the body unencoded.");
     }
     return 0;
 }
@@ -143,28 +144,28 @@ static int check_target(const char *uri, struct guard_verdict *verdict)
         return too_large(verdict, 414, "The request target is too long.");
     }
     if (uri[0] != '/') {
-        return refuse(verdict, ERR_BAD_REQUEST, true, "The request target is not a path.");
+        return guard_refuse(verdict, ERR_BAD_REQUEST, true, "The request target is not a path.");
     }
     for (size_t i = 0; i < size; i++) {
         unsigned char c = (unsigned char)uri[i];
         if (c <= 0x20 || c >= 0x7f || strchr("#\\\"<>^`{|}", c) != NULL) {
-            return refuse(verdict, ERR_BAD_REQUEST, true,
-                          "The request target contains a byte that must be percent-encoded.");
+            return guard_refuse(verdict, ERR_BAD_REQUEST, true,
+                                "The request target contains a byte that must be percent-encoded.");
         }
     }
     size_t path = strcspn(uri, "?");
     for (size_t at = 1; at <= path;) {
         size_t length = strcspn(uri + at, "/?");
         if (!segment_is_fine(uri + at, length)) {
-            return refuse(verdict, ERR_BAD_REQUEST, true,
-                          "The path contains a segment that is not allowed, such as .. or an encoded slash.");
+            return guard_refuse(verdict, ERR_BAD_REQUEST, true,
+                                "The path contains a segment that is not allowed, such as .. or an encoded slash.");
         }
         at += length + 1;
     }
     for (const char *at = uri + path; *at != '\0'; at++) {
         char plain[2];
         if (*at == '%' && !header_percent_decode(at, strnlen(at, 3), false, plain, sizeof(plain))) {
-            return refuse(verdict, ERR_BAD_REQUEST, true, "The query contains an invalid percent-encoding.");
+            return guard_refuse(verdict, ERR_BAD_REQUEST, true, "The query contains an invalid percent-encoding.");
         }
     }
     return 0;
@@ -234,11 +235,12 @@ static int check_origin(const struct guard_request *request, const struct guard_
     bool malformed;
     const struct guard_header *host = find(request, "Host", &count);
     if (count != 1) {
-        return refuse(verdict, ERR_BAD_REQUEST, true, "A request needs exactly one Host header.");
+        return guard_refuse(verdict, ERR_BAD_REQUEST, true, "A request needs exactly one Host header.");
     }
     if (!guard_host_allowed(hosts, host->value, &malformed)) {
-        return malformed ? refuse(verdict, ERR_BAD_REQUEST, true, "The Host header is not a valid host.")
-                         : refuse(verdict, ERR_FORBIDDEN_HOST, true,
+        return malformed
+                   ? guard_refuse(verdict, ERR_BAD_REQUEST, true, "The Host header is not a valid host.")
+                   : guard_refuse(verdict, ERR_FORBIDDEN_HOST, true,
                                   "The Host header names a host that this daemon does not serve; see --allowed-host.");
     }
     const struct guard_header *origin = find(request, "Origin", &count);
@@ -246,7 +248,7 @@ static int check_origin(const struct guard_request *request, const struct guard_
     if (changes && count > 0) {
         const char *authority = strstr(origin->value, "://");
         if (count > 1 || authority == NULL || !guard_host_allowed(hosts, authority + 3, &malformed)) {
-            return refuse(verdict, ERR_FORBIDDEN_HOST, true, "The Origin header names another site.");
+            return guard_refuse(verdict, ERR_FORBIDDEN_HOST, true, "The Origin header names another site.");
         }
     }
     return 0;

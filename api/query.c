@@ -84,7 +84,7 @@ static bool check_enum(struct query_item *item, const char *pointer, struct vali
 }
 
 /* Ids are opaque here except for their alphabet; the store checks whether one belongs to the list. */
-static bool check_cursor(struct query_item *item, const char *pointer, struct validation_errors *errors)
+static bool query_check_cursor(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     size_t size = strlen(item->text);
     if (size == 0 || size >= ID_SIZE ||
@@ -110,7 +110,7 @@ static bool check_flag(struct query_item *item, const char *pointer, struct vali
     return true;
 }
 
-static bool check_item(struct query_item *item, const char *pointer, struct validation_errors *errors)
+static bool query_check_item(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     switch (item->row->type) {
     case QUERY_INT:
@@ -120,7 +120,7 @@ static bool check_item(struct query_item *item, const char *pointer, struct vali
     case QUERY_ENUM:
         return check_enum(item, pointer, errors);
     case QUERY_CURSOR:
-        return check_cursor(item, pointer, errors);
+        return query_check_cursor(item, pointer, errors);
     case QUERY_STRING:
     case QUERY_METADATA:
         break;
@@ -190,7 +190,7 @@ static void parse_pair(const struct query_row *rows, const char *pair, size_t si
     } else if (is_repeated(out, &item)) {
         validation_add(errors, ERR_INVALID_PARAMETER, pointer, "the query parameter \"%.80s\" is given more than once",
                        name);
-    } else if (check_item(&item, pointer, errors) && out->count < QUERY_ITEMS_MAX) {
+    } else if (query_check_item(&item, pointer, errors) && out->count < QUERY_ITEMS_MAX) {
         out->items[out->count++] = item;
     }
 }

@@ -144,7 +144,7 @@ static enum step failed(void)
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? STEP_WAIT : STEP_BROKEN;
 }
 
-static enum step take(struct relay *relay, size_t size)
+static enum step relay_consume(struct relay *relay, size_t size)
 {
     /* For TCP, MSG_TRUNC removes bytes without copying them. */
     return recv(relay->client, NULL, size, MSG_TRUNC) < 0 ? failed() : STEP_MORE;
@@ -168,7 +168,7 @@ static enum step move_in(struct relay *relay, size_t *moved)
     }
     *moved += (size_t)got;
     if (relay->input_stopped) {
-        return take(relay, (size_t)got);
+        return relay_consume(relay, (size_t)got);
     }
     struct frame ahead = relay->frame;
     size_t passed = frame_feed(&ahead, piece, (size_t)got);
@@ -190,7 +190,7 @@ static enum step move_in(struct relay *relay, size_t *moved)
     } else {
         relay->frame = ahead;
     }
-    return take(relay, (size_t)sent);
+    return relay_consume(relay, (size_t)sent);
 }
 
 /* One part from the library. */

@@ -46,7 +46,7 @@ void reply_header(struct reply *reply, const char *name, const char *format, ...
 }
 
 /* JSON text followed by a newline; malloc'ed. NULL when out of memory. */
-static char *dump(const json_t *value, size_t *size)
+static char *reply_dump(const json_t *value, size_t *size)
 {
     size_t length = json_dumpb(value, NULL, 0, JSON_COMPACT | JSON_ENCODE_ANY);
     char *text = length > 0 ? malloc(length + 2) : NULL;
@@ -73,7 +73,7 @@ int reply_text_take(struct request *request, int status, const char *content_typ
 int reply_json_take(struct request *request, int status, json_t *value)
 {
     size_t size = 0;
-    char *text = value != NULL ? dump(value, &size) : NULL;
+    char *text = value != NULL ? reply_dump(value, &size) : NULL;
     json_decref(value);
     if (text == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the response");
@@ -96,7 +96,7 @@ static void tag_bytes(const char *text, size_t size, char etag[80])
 bool reply_etag(const json_t *value, char etag[80])
 {
     size_t size;
-    char *text = dump(value, &size);
+    char *text = reply_dump(value, &size);
     if (text != NULL) {
         tag_bytes(text, size, etag);
     }

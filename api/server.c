@@ -224,7 +224,7 @@ static int admit(struct request *request, char **allow)
 }
 
 /* The reply is known before the body has ended. */
-static enum MHD_Result refuse(struct connection *connection, bool first)
+static enum MHD_Result server_reply_early(struct connection *connection, bool first)
 {
     struct request *request = connection->request;
     int64_t left = request->body_length < 0 ? INT64_MAX : request->body_length - request->body_seen;
@@ -250,7 +250,7 @@ static enum MHD_Result begin(struct connection *connection, const char *method, 
     request->body_since_ms = request->body_fed_ms = clock_monotonic_ms();
     sweeper_set(connection, CONNECTION_BODY);
     if (guard(connection, version) < 0) {
-        return refuse(connection, true);
+        return server_reply_early(connection, true);
     }
     char *allow = NULL;
     int rc = admit(request, &allow);
@@ -260,7 +260,7 @@ static enum MHD_Result begin(struct connection *connection, const char *method, 
             reply_header(&request->reply, "Allow", "%s", allow);
             free(allow);
         }
-        return refuse(connection, true);
+        return server_reply_early(connection, true);
     }
     request->phase = SERVER_BODY;
     if (request->route->body == ROUTE_BODY_SINK) {
@@ -271,7 +271,7 @@ static enum MHD_Result begin(struct connection *connection, const char *method, 
 }
 
 /* Grow the buffer for `more` bytes; false when out of memory. */
-static bool reserve(struct request *request, size_t more)
+static bool server_reserve_body(struct request *request, size_t more)
 {
     size_t need = request->body_size + more;
     size_t capacity = request->body_capacity > 0 ? request->body_capacity : BODY_FIRST;
@@ -305,12 +305,12 @@ static enum MHD_Result take_body(struct connection *connection, const char *data
     if ((int64_t)part > route->body_max - request->body_seen) {
         rc = err_raise(ERR_PAYLOAD_TOO_LARGE, "the body is larger than the %lld bytes that this route allows",
                        (long long)route->body_max);
-    } else if (!reserve(request, part)) {
+    } else if (!server_reserve_body(request, part)) {
         rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the body");
     }
     if (rc < 0) {
         reply_problem(request, rc, 0);
-        return refuse(connection, false);
+        return server_reply_early(connection, false);
     }
     memcpy(request->body + request->body_size, data, part);
     request->body_size += part;
@@ -325,7 +325,7 @@ static enum MHD_Result take_body(struct connection *connection, const char *data
 }
 
 /* The body is complete. */
-static enum MHD_Result run(struct connection *connection)
+static enum MHD_Result server_run_handler(struct connection *connection)
 {
     struct request *request = connection->request;
     request->phase = SERVER_ANSWER;
@@ -366,12 +366,12 @@ enum MHD_Result server_on_request(void *data, struct MHD_Connection *mhd, const 
         return begin(connection, method, version);
     case SERVER_OPENING:
         if (request->discard) {
-            return refuse(connection, true);
+            return server_reply_early(connection, true);
         }
         request->phase = SERVER_BODY;
         return MHD_YES;
     case SERVER_BODY:
-        return *upload_size > 0 ? take_body(connection, upload, upload_size) : run(connection);
+        return *upload_size > 0 ? take_body(connection, upload, upload_size) : server_run_handler(connection);
     case SERVER_ANSWER:
         return *upload_size > 0 ? discard_body(connection, upload_size) : send_reply(connection);
     case SERVER_LINGER:
@@ -392,7 +392,7 @@ void server_after_step(struct connection *connection)
     }
     sweeper_set(connection, body ? CONNECTION_BODY : CONNECTION_REPLY);
     if (request->phase == SERVER_BODY && request->discard) {
-        (void)refuse(connection, false);
+        (void)server_reply_early(connection, false);
     }
     if (connection->relay != NULL && connection->relay->refused) {
         relay_kick(connection->relay);

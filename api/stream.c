@@ -208,7 +208,7 @@ static int next_frame(struct request *request, struct event_stream *stream)
     return stream->frame != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for an event");
 }
 
-static size_t put_text(char *buffer, const char *text)
+static size_t stream_put_text(char *buffer, const char *text)
 {
     size_t size = strlen(text);
     memcpy(buffer, text, size);
@@ -222,7 +222,7 @@ static int event_fill(struct request *request, void *state, char *buffer, size_t
     int rc = 0;
     if (!stream->started) {
         stream->started = true;
-        used = stream->format == STREAM_SSE ? put_text(buffer, "retry: 3000\n\n") : 0;
+        used = stream->format == STREAM_SSE ? stream_put_text(buffer, "retry: 3000\n\n") : 0;
     }
     while (rc == 0 && used < capacity) {
         size_t left = stream->frame != NULL ? stream->frame_size - stream->frame_used : 0;
@@ -237,7 +237,7 @@ static int event_fill(struct request *request, void *state, char *buffer, size_t
     }
     int64_t now = clock_monotonic_ms();
     if (used == 0 && rc == REQUEST_WAIT && now >= stream->heartbeat_ms) {
-        used = put_text(buffer, stream->format == STREAM_SSE ? ":\n\n" : "\n");
+        used = stream_put_text(buffer, stream->format == STREAM_SSE ? ":\n\n" : "\n");
     }
     if (used > 0 && rc >= 0) { /* the next call returns the rc that stopped us */
         stream->heartbeat_ms = now + HEARTBEAT_MS;

@@ -20,7 +20,7 @@ struct worker_pool {
     pthread_t threads[];
 };
 
-static void *worker_main(void *argument)
+static void *worker_worker_main(void *argument)
 {
     struct worker_pool *pool = argument;
     for (void *item = queue_pop(pool->queue, -1); item != NULL; item = queue_pop(pool->queue, -1)) {
@@ -39,7 +39,7 @@ static int start_threads(struct worker_pool *pool, int threads)
     pthread_attr_setstacksize(&attributes, WORKER_STACK);
     int failed = 0;
     while (pool->count < threads && failed == 0) {
-        failed = pthread_create(&pool->threads[pool->count], &attributes, worker_main, pool);
+        failed = pthread_create(&pool->threads[pool->count], &attributes, worker_worker_main, pool);
         pool->count += failed == 0;
     }
     pthread_attr_destroy(&attributes);

@@ -34,7 +34,7 @@ void arena_deinit(struct arena *arena)
     *arena = (struct arena){.limit = arena->limit};
 }
 
-static struct arena_chunk *grow(struct arena *arena, size_t size)
+static struct arena_chunk *arena_grow(struct arena *arena, size_t size)
 {
     size_t last = arena->chunks == NULL ? 0 : arena->chunks->size;
     size_t next = last == 0 ? FIRST_CHUNK : last > LAST_CHUNK / 2 ? LAST_CHUNK : last * 2;
@@ -58,7 +58,7 @@ void *arena_alloc(struct arena *arena, size_t size)
     size_t rounded = (size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
     struct arena_chunk *chunk = arena->chunks;
     if (chunk == NULL || chunk->size - chunk->used < rounded) {
-        chunk = grow(arena, rounded);
+        chunk = arena_grow(arena, rounded);
         if (chunk == NULL) {
             arena->failed = true;
             return NULL;

@@ -82,7 +82,7 @@ int err_raise_at(const char *file, int line, int code, const char *format, ...)
 }
 
 /* The callee may have given a code without a record. */
-static void adopt(int code)
+static void err_adopt(int code)
 {
     if (current.code != code) {
         memset(&current, 0, sizeof(current));
@@ -96,7 +96,7 @@ int err_pass_at(const char *file, int line, int code, const char *format, ...)
     int saved = errno;
     va_list arguments;
 
-    adopt(code);
+    err_adopt(code);
     va_start(arguments, format);
     add_trace(file, line, format, arguments);
     va_end(arguments);
@@ -151,7 +151,7 @@ int err_set_module(int code, const char *name)
     size_t length = strlen(name);
     char module[sizeof(current.module)];
 
-    adopt(code);
+    err_adopt(code);
     if (current.module[0] != '\0') {
         return code;
     }

@@ -43,7 +43,7 @@ static bool is_structure(char c)
     return is_between(c) || c == '"' || c == '[' || c == '{' || c == ']' || c == '}';
 }
 
-static struct measure measure(const char *text, size_t size)
+static struct measure json_measure_text(const char *text, size_t size)
 {
     struct measure m = {0};
 
@@ -69,7 +69,7 @@ static struct measure measure(const char *text, size_t size)
 
 int json_parse_within(const char *text, size_t size, const struct json_budget *budget, json_t **out)
 {
-    const struct measure m = measure(text, size);
+    const struct measure m = json_measure_text(text, size);
     json_error_t error;
 
     if (m.deepest > budget->depth) {

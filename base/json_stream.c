@@ -6,6 +6,8 @@
 
 #include "base/json_stream.h"
 
+#include "base/text.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +33,7 @@ void json_stream_deinit(struct json_stream *stream)
     *stream = (struct json_stream){0};
 }
 
-static enum json_token fail(struct json_stream *stream, const char *error)
+static enum json_token json_stream_fail(struct json_stream *stream, const char *error)
 {
     if (stream->error == NULL) {
         stream->error = error;
@@ -96,12 +98,12 @@ static bool scan_string(struct json_stream *stream, size_t *end, bool *escapes)
             return true;
         }
         if (*p < 0x20) {
-            fail(stream, "a control character in a string");
+            json_stream_fail(stream, "a control character in a string");
             return false;
         }
         size_t length = *p == '\\' ? 2 : utf8_length(p, stream->size - stream->at);
         if (length == 0) {
-            fail(stream, "a string is not valid UTF-8");
+            json_stream_fail(stream, "a string is not valid UTF-8");
             return false;
         }
         if (*p == '\\') {
@@ -113,17 +115,8 @@ static bool scan_string(struct json_stream *stream, size_t *end, bool *escapes)
         }
         stream->at += length;
     }
-    fail(stream, "a string does not end");
+    json_stream_fail(stream, "a string does not end");
     return false;
-}
-
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 /* Four hex digits at p, or -1. */
@@ -135,7 +128,7 @@ static int32_t hex_unit(const char *p, const char *end)
         return -1;
     }
     for (int i = 0; i < 4; i++) {
-        int digit = hex_value(p[i]);
+        int digit = text_hex_value(p[i]);
         if (digit < 0) {
             return -1;
         }
@@ -189,14 +182,14 @@ static bool unescape_unicode(const char **in, const char *end, char **out)
     return true;
 }
 
-static bool reserve(struct json_stream *stream, size_t size)
+static bool json_stream_reserve(struct json_stream *stream, size_t size)
 {
     if (size <= stream->scratch_size) {
         return true;
     }
     char *larger = realloc(stream->scratch, size);
     if (larger == NULL) {
-        fail(stream, "out of memory");
+        json_stream_fail(stream, "out of memory");
         return false;
     }
     stream->scratch = larger;
@@ -209,7 +202,7 @@ static bool unescape(struct json_stream *stream, const char *in, const char *end
     static const char letters[] = "\"\\/bfnrt";
     static const char values[] = "\"\\/\b\f\n\r\t";
 
-    if (!reserve(stream, (size_t)(end - in))) {
+    if (!json_stream_reserve(stream, (size_t)(end - in))) {
         return false;
     }
     char *out = stream->scratch;
@@ -224,7 +217,7 @@ static bool unescape(struct json_stream *stream, const char *in, const char *end
         if (found != NULL) {
             *out++ = values[found - letters];
         } else if (letter != 'u' || !unescape_unicode(&in, end, &out)) {
-            fail(stream, "a string holds an escape that is not valid");
+            json_stream_fail(stream, "a string holds an escape that is not valid");
             return false;
         }
     }
@@ -234,7 +227,7 @@ static bool unescape(struct json_stream *stream, const char *in, const char *end
 }
 
 /* Read a string at its opening quote. */
-static bool read_string(struct json_stream *stream)
+static bool json_stream_read_string(struct json_stream *stream)
 {
     bool escapes;
     size_t begin = ++stream->at, end;
@@ -257,7 +250,7 @@ static size_t digits(struct json_stream *stream)
     return stream->at - begin;
 }
 
-static bool take(struct json_stream *stream, const char *any_of)
+static bool json_stream_take_byte(struct json_stream *stream, const char *any_of)
 {
     if (stream->at < stream->size && stream->data[stream->at] != '\0' &&
         strchr(any_of, stream->data[stream->at]) != NULL) {
@@ -267,23 +260,23 @@ static bool take(struct json_stream *stream, const char *any_of)
     return false;
 }
 
-static enum json_token read_number(struct json_stream *stream)
+static enum json_token json_stream_read_number(struct json_stream *stream)
 {
     size_t begin = stream->at;
 
-    take(stream, "-");
+    json_stream_take_byte(stream, "-");
     size_t first = stream->at;
     size_t count = digits(stream);
     bool good = count == 1 || (count > 1 && stream->data[first] != '0');
-    if (good && take(stream, ".")) {
+    if (good && json_stream_take_byte(stream, ".")) {
         good = digits(stream) > 0;
     }
-    if (good && take(stream, "eE")) {
-        take(stream, "+-");
+    if (good && json_stream_take_byte(stream, "eE")) {
+        json_stream_take_byte(stream, "+-");
         good = digits(stream) > 0;
     }
     if (!good) {
-        return fail(stream, "a number is malformed");
+        return json_stream_fail(stream, "a number is malformed");
     }
     stream->text = stream->data + begin;
     stream->length = stream->at - begin;
@@ -295,7 +288,7 @@ static enum json_token read_word(struct json_stream *stream, const char *word, e
     size_t length = strlen(word);
 
     if (stream->size - stream->at < length || memcmp(stream->data + stream->at, word, length) != 0) {
-        return fail(stream, "a value is malformed");
+        return json_stream_fail(stream, "a value is malformed");
     }
     stream->at += length;
     return token;
@@ -304,7 +297,7 @@ static enum json_token read_word(struct json_stream *stream, const char *word, e
 static enum json_token open_level(struct json_stream *stream, enum state state, enum json_token token)
 {
     if (stream->depth == JSON_STREAM_DEPTH_MAX) {
-        return fail(stream, "nested too deeply");
+        return json_stream_fail(stream, "nested too deeply");
     }
     stream->at++;
     stream->state[++stream->depth] = (uint8_t)state;
@@ -319,7 +312,7 @@ static enum json_token close_level(struct json_stream *stream, enum json_token t
 }
 
 /* A value begins at `at`. The level's state moves on first, so that it is right once the value is over. */
-static enum json_token read_value(struct json_stream *stream, int c)
+static enum json_token json_stream_read_value(struct json_stream *stream, int c)
 {
     uint8_t *state = &stream->state[stream->depth];
 
@@ -331,7 +324,7 @@ static enum json_token read_value(struct json_stream *stream, int c)
     case '[':
         return open_level(stream, STATE_ARRAY_FIRST, JSON_TOKEN_ARRAY_BEGIN);
     case '"':
-        return read_string(stream) ? JSON_TOKEN_STRING : JSON_TOKEN_ERROR;
+        return json_stream_read_string(stream) ? JSON_TOKEN_STRING : JSON_TOKEN_ERROR;
     case 't':
         return read_word(stream, "true", JSON_TOKEN_TRUE);
     case 'f':
@@ -339,22 +332,23 @@ static enum json_token read_value(struct json_stream *stream, int c)
     case 'n':
         return read_word(stream, "null", JSON_TOKEN_NULL);
     case -1:
-        return fail(stream, "the text ends early");
+        return json_stream_fail(stream, "the text ends early");
     default:
-        return c == '-' || (c >= '0' && c <= '9') ? read_number(stream) : fail(stream, "a value is malformed");
+        return c == '-' || (c >= '0' && c <= '9') ? json_stream_read_number(stream)
+                                                  : json_stream_fail(stream, "a value is malformed");
     }
 }
 
 static enum json_token read_key(struct json_stream *stream, int c)
 {
     if (c != '"') {
-        return fail(stream, c < 0 ? "the text ends early" : "a member must start with its name");
+        return json_stream_fail(stream, c < 0 ? "the text ends early" : "a member must start with its name");
     }
-    if (!read_string(stream)) {
+    if (!json_stream_read_string(stream)) {
         return JSON_TOKEN_ERROR;
     }
     if (peek(stream) != ':') {
-        return fail(stream, "a member's name must be followed by a colon");
+        return json_stream_fail(stream, "a member's name must be followed by a colon");
     }
     stream->at++;
     stream->state[stream->depth] = STATE_OBJECT_VALUE;
@@ -369,18 +363,18 @@ enum json_token json_stream_next(struct json_stream *stream)
     int c = peek(stream);
     switch ((enum state)stream->state[stream->depth]) {
     case STATE_DONE:
-        return c < 0 ? JSON_TOKEN_END : fail(stream, "text follows the value");
+        return c < 0 ? JSON_TOKEN_END : json_stream_fail(stream, "text follows the value");
     case STATE_ARRAY_FIRST:
-        return c == ']' ? close_level(stream, JSON_TOKEN_ARRAY_END) : read_value(stream, c);
+        return c == ']' ? close_level(stream, JSON_TOKEN_ARRAY_END) : json_stream_read_value(stream, c);
     case STATE_ARRAY_NEXT:
         if (c == ']') {
             return close_level(stream, JSON_TOKEN_ARRAY_END);
         }
         if (c != ',') {
-            return fail(stream, c < 0 ? "the text ends early" : "array elements must be parted by commas");
+            return json_stream_fail(stream, c < 0 ? "the text ends early" : "array elements must be parted by commas");
         }
         stream->at++;
-        return read_value(stream, peek(stream));
+        return json_stream_read_value(stream, peek(stream));
     case STATE_OBJECT_FIRST:
         return c == '}' ? close_level(stream, JSON_TOKEN_OBJECT_END) : read_key(stream, c);
     case STATE_OBJECT_NEXT:
@@ -388,7 +382,7 @@ enum json_token json_stream_next(struct json_stream *stream)
             return close_level(stream, JSON_TOKEN_OBJECT_END);
         }
         if (c != ',') {
-            return fail(stream, c < 0 ? "the text ends early" : "members must be parted by commas");
+            return json_stream_fail(stream, c < 0 ? "the text ends early" : "members must be parted by commas");
         }
         stream->at++;
         return read_key(stream, peek(stream));
@@ -396,7 +390,7 @@ enum json_token json_stream_next(struct json_stream *stream)
     case STATE_OBJECT_VALUE:
         break;
     }
-    return read_value(stream, c);
+    return json_stream_read_value(stream, c);
 }
 
 bool json_stream_skip(struct json_stream *stream, enum json_token first)

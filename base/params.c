@@ -38,7 +38,7 @@ const char *params_value_text(const json_t *value, char out[PARAMS_VALUE_SIZE])
 }
 
 /* name + " is " + value + "; it must be " + what + fact */
-static void refuse(struct reader *reader, const json_t *value, const char *what, const char *fact)
+static void params_refuse(struct reader *reader, const json_t *value, const char *what, const char *fact)
 {
     char pointer[192], text[PARAMS_VALUE_SIZE];
 
@@ -91,11 +91,11 @@ static void read_int(struct reader *reader, const struct params_row *row, const 
         } else if (bounded(row)) {
             range_text(row, fact, sizeof(fact));
         }
-        refuse(reader, value,
-               row->choices != NULL ? "an integer, one of "
-               : bounded(row)       ? "an integer "
-                                    : "an integer",
-               row->choices != NULL || bounded(row) ? fact : "");
+        params_refuse(reader, value,
+                      row->choices != NULL ? "an integer, one of "
+                      : bounded(row)       ? "an integer "
+                                           : "an integer",
+                      row->choices != NULL || bounded(row) ? fact : "");
         return;
     }
     int64_t n = json_integer_value(value);
@@ -104,18 +104,18 @@ static void read_int(struct reader *reader, const struct params_row *row, const 
         snprintf(text, sizeof(text), "%lld", (long long)n);
         if (choice_of(row, text) < 0) {
             params_join(row->choices, fact, sizeof(fact));
-            refuse(reader, value, "one of ", fact);
+            params_refuse(reader, value, "one of ", fact);
             return;
         }
     } else if (bounded(row) && ((double)n < row->min || (double)n > row->max)) {
         range_text(row, fact, sizeof(fact));
-        refuse(reader, value, "an integer ", fact);
+        params_refuse(reader, value, "an integer ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &n, sizeof(n));
 }
 
-static void read_number(struct reader *reader, const struct params_row *row, const json_t *value)
+static void params_read_number(struct reader *reader, const struct params_row *row, const json_t *value)
 {
     char fact[128];
 
@@ -123,27 +123,27 @@ static void read_number(struct reader *reader, const struct params_row *row, con
         if (bounded(row)) {
             range_text(row, fact, sizeof(fact));
         }
-        refuse(reader, value, bounded(row) ? "a number " : "a number", bounded(row) ? fact : "");
+        params_refuse(reader, value, bounded(row) ? "a number " : "a number", bounded(row) ? fact : "");
         return;
     }
     double x = json_number_value(value);
     bool outside = row->exclusive ? x <= row->min || x >= row->max : x < row->min || x > row->max;
     if (bounded(row) && outside) { /* JSON has no infinity, and the parser refuses what overflows */
         range_text(row, fact, sizeof(fact));
-        refuse(reader, value, "a number ", fact);
+        params_refuse(reader, value, "a number ", fact);
         return;
     }
     memcpy(reader->out + row->offset, &x, sizeof(x));
 }
 
-static void read_string(struct reader *reader, const struct params_row *row, const json_t *value)
+static void params_read_string(struct reader *reader, const struct params_row *row, const json_t *value)
 {
     char fact[32];
 
     snprintf(fact, sizeof(fact), "%zu bytes", row->size - 1);
     if (!json_is_string(value) || json_string_length(value) >= row->size ||
         strlen(json_string_value(value)) != json_string_length(value)) {
-        refuse(reader, value, "a string of at most ", fact);
+        params_refuse(reader, value, "a string of at most ", fact);
         return;
     }
     memcpy(reader->out + row->offset, json_string_value(value), json_string_length(value) + 1);
@@ -156,7 +156,7 @@ static void read_enum(struct reader *reader, const struct params_row *row, const
     if (choice < 0) {
         char fact[192];
         params_join(row->choices, fact, sizeof(fact));
-        refuse(reader, value, "one of ", fact);
+        params_refuse(reader, value, "one of ", fact);
         if (json_is_string(value)) {
             struct text_guess guess = {.word = json_string_value(value)};
             for (size_t i = 0; row->choices[i] != NULL; i++) {
@@ -177,14 +177,14 @@ static void read_strings(struct reader *reader, const struct params_row *row, co
     json_t *item;
 
     if (!json_is_array(value) || json_array_size(value) > 1024) {
-        refuse(reader, value, "a list of at most 1024 strings", "");
+        params_refuse(reader, value, "a list of at most 1024 strings", "");
         return;
     }
     json_array_foreach(value, i, item)
     {
         if (!json_is_string(item) || json_string_length(item) > 512 ||
             strlen(json_string_value(item)) != json_string_length(item)) {
-            refuse(reader, value, "a list of strings of at most 512 bytes each", "");
+            params_refuse(reader, value, "a list of strings of at most 512 bytes each", "");
             return;
         }
     }
@@ -197,18 +197,18 @@ static void read_switch(struct reader *reader, const struct params_row *row, con
     int state = json_is_true(value) ? PARAMS_ON : PARAMS_OFF;
 
     if (!json_is_boolean(value)) {
-        refuse(reader, value, "true, false or null", "");
+        params_refuse(reader, value, "true, false or null", "");
         return;
     }
     memcpy(reader->out + row->offset, &state, sizeof(state));
 }
 
-static void read_value(struct reader *reader, const struct params_row *row, const json_t *value)
+static void params_read_value(struct reader *reader, const struct params_row *row, const json_t *value)
 {
     switch (row->type) {
     case PARAMS_BOOL:
         if (!json_is_boolean(value)) {
-            refuse(reader, value, "true or false", "");
+            params_refuse(reader, value, "true or false", "");
             return;
         }
         *(bool *)(reader->out + row->offset) = json_is_true(value);
@@ -217,10 +217,10 @@ static void read_value(struct reader *reader, const struct params_row *row, cons
         read_int(reader, row, value);
         return;
     case PARAMS_NUMBER:
-        read_number(reader, row, value);
+        params_read_number(reader, row, value);
         return;
     case PARAMS_STRING:
-        read_string(reader, row, value);
+        params_read_string(reader, row, value);
         return;
     case PARAMS_ENUM:
         read_enum(reader, row, value);
@@ -248,7 +248,7 @@ static void read_fallback(struct reader *reader, const struct params_row *row)
         return;
     }
     if (!json_is_null(value)) {
-        read_value(reader, row, value);
+        params_read_value(reader, row, value);
     } else if (row->type == PARAMS_NUMBER) {
         const double none = NAN;
         memcpy(reader->out + row->offset, &none, sizeof(none));
@@ -256,7 +256,7 @@ static void read_fallback(struct reader *reader, const struct params_row *row)
     json_decref(value);
 }
 
-static bool nullable(const struct params_row *row)
+bool params_nullable(const struct params_row *row)
 {
     return row->fallback != NULL && strcmp(row->fallback, "null") == 0;
 }
@@ -368,12 +368,12 @@ static void read_row(struct reader *reader, const struct params_row *row, const 
     const json_t *value = params_member(row, object, &reader->name);
     bool opposite = false;
 
-    if (value != NULL && !(json_is_null(value) && nullable(row))) {
+    if (value != NULL && !(json_is_null(value) && params_nullable(row))) {
         (void)names_row(row, reader->name, &opposite);
         if (opposite && json_is_boolean(value)) {
             value = json_is_true(value) ? json_false() : json_true();
         }
-        read_value(reader, row, value);
+        params_read_value(reader, row, value);
     } else if (value == NULL && row->fallback == NULL) {
         char member[192];
         text_pointer(member, sizeof(member), reader->pointer, row->name);

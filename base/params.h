@@ -49,6 +49,8 @@ struct params_row {
  * released. `tables` is NULL-terminated. Any thread. */
 int params_parse(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
                  struct validation_errors *errors);
+/* Whether the member may be absent or null. */
+bool params_nullable(const struct params_row *row);
 /* The row of a member by its name or one of its aliases, or NULL. */
 const struct params_row *params_find(const struct params_row *const *tables, const char *name);
 /* The value that `object` has under the row's name or an alias, and *name, as it is spelled there; or NULL. */

@@ -6,12 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* May the member be absent? */
-static bool nullable(const struct params_row *row)
-{
-    return row->fallback != NULL && strcmp(row->fallback, "null") == 0;
-}
-
 static json_t *value_json(const struct params_row *row, const char *at)
 {
     int64_t integer;
@@ -29,7 +23,7 @@ static json_t *value_json(const struct params_row *row, const char *at)
         memcpy(&number, at, sizeof(number));
         return isnan(number) ? json_null() : json_real(number);
     case PARAMS_STRING:
-        return nullable(row) && at[0] == '\0' ? json_null() : json_string(at);
+        return params_nullable(row) && at[0] == '\0' ? json_null() : json_string(at);
     case PARAMS_ENUM:
         memcpy(&choice, at, sizeof(choice));
         return json_string(row->choices[choice]);
@@ -78,7 +72,7 @@ static void set_choices(json_t *schema, const struct params_row *row)
         json_array_append_new(list, row->type == PARAMS_INT ? json_integer(strtoll(row->choices[i], NULL, 10))
                                                             : json_string(row->choices[i]));
     }
-    if (nullable(row)) {
+    if (params_nullable(row)) {
         json_array_append_new(list, json_null());
     }
     json_object_set_new(schema, "enum", list);
@@ -99,7 +93,8 @@ static json_t *row_schema(const struct params_row *row)
     const char *type = type_name(row);
 
     if (type != NULL) {
-        json_object_set_new(schema, "type", nullable(row) ? json_pack("[s, s]", type, "null") : json_string(type));
+        json_object_set_new(schema, "type",
+                            params_nullable(row) ? json_pack("[s, s]", type, "null") : json_string(type));
     }
     if (row->type == PARAMS_STRINGS) {
         json_object_set_new(schema, "items", json_pack("{s:s}", "type", "string"));

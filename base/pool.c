@@ -48,7 +48,7 @@ static void take_tasks(struct pool *pool)
     }
 }
 
-static void *worker_main(void *argument)
+static void *pool_worker_main(void *argument)
 {
     struct member member = *(struct member *)argument;
     struct pool *pool = member.pool;
@@ -102,7 +102,7 @@ struct pool *pool_new(int threads)
             break;
         }
         *member = (struct member){pool, i};
-        if (pthread_create(&pool->workers[i - 1], NULL, worker_main, member) != 0) {
+        if (pthread_create(&pool->workers[i - 1], NULL, pool_worker_main, member) != 0) {
             free(member);
             break; /* fewer threads give the same results, later */
         }

@@ -50,7 +50,7 @@ void queue_free(struct queue *queue)
 }
 
 /* With the lock held and room for one. */
-static void put(struct queue *queue, void *item)
+static void queue_put(struct queue *queue, void *item)
 {
     queue->items[(queue->first + queue->count) % queue->capacity] = item;
     queue->count++;
@@ -65,7 +65,7 @@ bool queue_push(struct queue *queue, void *item)
     }
     bool taken = !queue->closed;
     if (taken) {
-        put(queue, item);
+        queue_put(queue, item);
     }
     pthread_mutex_unlock(&queue->lock);
     return taken;
@@ -76,7 +76,7 @@ bool queue_try_push(struct queue *queue, void *item)
     pthread_mutex_lock(&queue->lock);
     bool taken = !queue->closed && queue->count < queue->capacity;
     if (taken) {
-        put(queue, item);
+        queue_put(queue, item);
     }
     pthread_mutex_unlock(&queue->lock);
     return taken;

@@ -140,3 +140,12 @@ bool text_is_lfs_pointer(const char *text, size_t size)
 
     return size >= sizeof(first) - 1 && memcmp(text, first, sizeof(first) - 1) == 0;
 }
+
+int text_hex_value(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    char lower = (char)(c | 0x20);
+    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}

@@ -18,6 +18,8 @@ struct text_guess {
 void text_guess_offer(struct text_guess *guess, const char *name);
 /* The same for another spelling of a name. */
 void text_guess_offer_as(struct text_guess *guess, const char *spelling, const char *name);
+/* The value of a hexadecimal digit, or -1. */
+int text_hex_value(char c);
 /* Is this the beginning of a pointer file of git-lfs, which stands where a large file was not downloaded? */
 bool text_is_lfs_pointer(const char *text, size_t size);
 /* out = base + "/" + member as a JSON Pointer (RFC 6901: ~ is ~0, / is ~1), cut to size, valid UTF-8. */

@@ -311,7 +311,8 @@ static int parse_list(const struct row *row, const char *where, const struct sou
     return 0;
 }
 
-static int apply(const struct row *row, const char *where, const struct source_item *item, struct config *config)
+static int config_apply_row(const struct row *row, const char *where, const struct source_item *item,
+                            struct config *config)
 {
     void *to = (char *)config + row->offset;
 
@@ -375,7 +376,7 @@ static int check_text(const char *where, const char *text)
     return 0;
 }
 
-static int check_item(const char *where, const struct source_item *item)
+static int config_check_item(const char *where, const struct source_item *item)
 {
     if (item->scalar != NULL) {
         TRY(check_text(where, item->scalar));
@@ -402,8 +403,8 @@ static int apply_rows(struct source *const *sources, struct source_key keys[SOUR
             }
         }
         if (item.scalar != NULL || is_list(rows[i].type)) {
-            TRY(check_item(where, &item));
-            TRY(apply(&rows[i], where, &item, config));
+            TRY(config_check_item(where, &item));
+            TRY(config_apply_row(&rows[i], where, &item, config));
         }
     }
     return 0;

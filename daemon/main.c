@@ -22,7 +22,7 @@ static int print_error(int rc)
     return rc == ERR_CONFIG ? 2 : 1;
 }
 
-static int run(int argc, char **argv, struct config *config, struct quantd **quantd)
+static int main_run(int argc, char **argv, struct config *config, struct quantd **quantd)
 {
     int socket = -1;
 
@@ -42,7 +42,7 @@ int main(int argc, char **argv)
         return child_main(argv[2]);
     }
     restart_remember(argv);
-    int rc = run(argc, argv, &config, &quantd);
+    int rc = main_run(argc, argv, &config, &quantd);
     int status = rc != 0 ? print_error(rc) : EXIT_SUCCESS;
     quantd_close(quantd);
     config_deinit(&config);

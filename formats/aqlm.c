@@ -19,13 +19,7 @@
 
 enum aqlm_tensor { AQLM_CODES, AQLM_CODEBOOKS, AQLM_SCALES, AQLM_COUNT };
 
-static enum dtype scale_dtype(enum dtype model_dtype)
-{
-    (void)model_dtype;
-    return DTYPE_F16;
-}
-
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int aqlm_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     int64_t group_rows = scheme->group_rows > 0 ? scheme->group_rows : 1;
 
@@ -43,13 +37,13 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
     return 0;
 }
 
-static int accepts_all(const struct format_config *config)
+static int aqlm_accepts_all(const struct format_config *config)
 {
     return format_check_one_geometry(config, "aqlm", "format dense takes several");
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int aqlm_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                        struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     int64_t group_rows = scheme->group_rows > 0 ? scheme->group_rows : 1;
     int64_t outputs = rows / group_rows, inputs = cols / scheme->group_size;
@@ -62,7 +56,7 @@ static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
     return AQLM_COUNT;
 }
 
-static void encode_codes(const struct qtensor *q, void *out)
+static void aqlm_encode_codes(const struct qtensor *q, void *out)
 {
     int32_t codes = (int32_t)1 << q->scheme.bits;
 
@@ -89,13 +83,13 @@ static int encode_halves(const char *name, const float *values, int64_t count, v
     return 0;
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int aqlm_encode(const struct qtensor *q, int index, void *out)
 {
     int64_t codes = (int64_t)1 << q->scheme.bits;
 
     switch ((enum aqlm_tensor)index) {
     case AQLM_CODES:
-        encode_codes(q, out);
+        aqlm_encode_codes(q, out);
         return 0;
     case AQLM_CODEBOOKS:
         return encode_halves("codebooks", q->tables,
@@ -140,7 +134,7 @@ static json_t *left_in_float(const struct format_config *config)
     return list;
 }
 
-static json_t *config_object(const struct format_config *config)
+static json_t *aqlm_config_object(const struct format_config *config)
 {
     json_t *left = config->count > 0 ? left_in_float(config) : NULL;
 
@@ -175,11 +169,11 @@ const struct format format_aqlm = {
         "the aqlm package; kernels are fast for 1 codebook of 16 bits and 2 of 8, groups of 8, and on the CPU for "
         "codebooks of 8 bits.",
     .runtimes = runtimes,
-    .scale_dtype = scale_dtype,
-    .accepts = accepts,
-    .accepts_all = accepts_all,
+    .scale_dtype = format_scale_f16,
+    .accepts = aqlm_accepts,
+    .accepts_all = aqlm_accepts_all,
     .warn = warn,
-    .tensors = tensors,
-    .encode = encode,
-    .config = config_object,
+    .tensors = aqlm_tensors,
+    .encode = aqlm_encode,
+    .config = aqlm_config_object,
 };

@@ -26,13 +26,7 @@ enum awq_tensor { AWQ_QWEIGHT, AWQ_QZEROS, AWQ_SCALES, AWQ_COUNT };
 
 static const int order[AWQ_PACK] = {0, 2, 4, 6, 1, 3, 5, 7};
 
-static enum dtype scale_dtype(enum dtype model_dtype)
-{
-    (void)model_dtype;
-    return DTYPE_F16;
-}
-
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int awq_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     int rc = format_check_shape(scheme, rows, cols);
 
@@ -52,14 +46,14 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
     return 0;
 }
 
-static int accepts_all(const struct format_config *config)
+static int awq_accepts_all(const struct format_config *config)
 {
     int rc = format_check_one_geometry(config, "awq", "format compressed-tensors takes several");
     return rc != 0 ? rc : format_check_fused(config);
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int awq_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                       struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     int64_t groups = cols / scheme->group_size;
 
@@ -86,7 +80,7 @@ static void pack(const uint8_t *codes, int64_t rows, int64_t cols, uint32_t *wor
     }
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int awq_encode(const struct qtensor *q, int index, void *out)
 {
     switch ((enum awq_tensor)index) {
     case AWQ_QWEIGHT:
@@ -123,7 +117,7 @@ static json_t *in_float(const struct format_config *config, const struct format_
     return names;
 }
 
-static json_t *config_object(const struct format_config *config)
+static json_t *awq_config_object(const struct format_config *config)
 {
     const struct format_module **table;
 
@@ -152,10 +146,10 @@ const struct format format_awq = {
         "4 bits, symmetric or asymmetric, one geometry for the model. Loads in transformers (with gptqmodel) and in "
         "vLLM.",
     .runtimes = runtimes,
-    .scale_dtype = scale_dtype,
-    .accepts = accepts,
-    .accepts_all = accepts_all,
-    .tensors = tensors,
-    .encode = encode,
-    .config = config_object,
+    .scale_dtype = format_scale_f16,
+    .accepts = awq_accepts,
+    .accepts_all = awq_accepts_all,
+    .tensors = awq_tensors,
+    .encode = awq_encode,
+    .config = awq_config_object,
 };

@@ -25,7 +25,7 @@
 enum nf4_tensor { NF4_CODES, NF4_ABSMAX, NF4_MAP, NF4_STATE, NF4_NESTED_ABSMAX, NF4_NESTED_MAP };
 enum int8_tensor { INT8_CODES, INT8_RANGE, INT8_LAYOUT };
 
-static enum dtype scale_dtype(enum dtype model_dtype)
+static enum dtype bnb_scale_dtype(enum dtype model_dtype)
 {
     (void)model_dtype;
     return DTYPE_F32;
@@ -61,7 +61,7 @@ static int accepts_int8(const struct qscheme *scheme, int64_t cols)
     return 0;
 }
 
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int bnb_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     if (rows <= 0 || cols <= 0 || scheme->group_size <= 0) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "a [%lld, %lld] weight cannot have groups of %lld", (long long)rows,
@@ -80,7 +80,7 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 }
 
 /* One config says of all modules which kind they are. */
-static int accepts_all(const struct format_config *config)
+static int bnb_accepts_all(const struct format_config *config)
 {
     return format_check_one_geometry(config, "bitsandbytes", "format dense takes several");
 }
@@ -108,8 +108,8 @@ static int state_text(const struct qscheme *scheme, int64_t rows, int64_t cols, 
     return length;
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int bnb_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                       struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     int64_t blocks = (rows * cols + scheme->group_size - 1) / scheme->group_size;
     int64_t nested = (blocks + QTENSOR_NESTED_BLOCK - 1) / QTENSOR_NESTED_BLOCK;
@@ -131,7 +131,7 @@ static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
     return scheme->nested ? NF4_NESTED_MAP + 1 : NF4_STATE + 1;
 }
 
-static void encode_codes(const struct qtensor *q, uint8_t *out)
+static void bnb_encode_codes(const struct qtensor *q, uint8_t *out)
 {
     int64_t count = q->rows * q->cols;
 
@@ -148,7 +148,7 @@ static int encode_nf4(const struct qtensor *q, enum nf4_tensor index, void *out)
 
     switch (index) {
     case NF4_CODES:
-        encode_codes(q, out);
+        bnb_encode_codes(q, out);
         return 0;
     case NF4_ABSMAX:
         memcpy(out, q->scheme.nested ? (const void *)q->zeros : q->scales,
@@ -194,7 +194,7 @@ static int encode_int8(const struct qtensor *q, enum int8_tensor index, void *ou
     return ERR_INTERNAL;
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int bnb_encode(const struct qtensor *q, int index, void *out)
 {
     return q->scheme.kind == QTENSOR_INT ? encode_int8(q, (enum int8_tensor)index, out)
                                          : encode_nf4(q, (enum nf4_tensor)index, out);
@@ -214,7 +214,7 @@ static json_t *skipped(const struct format_config *config)
     return list;
 }
 
-static json_t *config_object(const struct format_config *config)
+static json_t *bnb_config_object(const struct format_config *config)
 {
     const struct qscheme *scheme = &config->modules[0].scheme;
     bool four = scheme->kind == QTENSOR_NF4;
@@ -240,10 +240,10 @@ const struct format format_bitsandbytes = {
         "NF4, plain or with double quantization, and LLM.int8(), as the bitsandbytes library serializes them. Loads in "
         "transformers, and in vLLM with the vllm-bnb-plugin package.",
     .runtimes = runtimes,
-    .scale_dtype = scale_dtype,
-    .accepts = accepts,
-    .accepts_all = accepts_all,
-    .tensors = tensors,
-    .encode = encode,
-    .config = config_object,
+    .scale_dtype = bnb_scale_dtype,
+    .accepts = bnb_accepts,
+    .accepts_all = bnb_accepts_all,
+    .tensors = bnb_tensors,
+    .encode = bnb_encode,
+    .config = bnb_config_object,
 };

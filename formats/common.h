@@ -29,6 +29,8 @@ json_t *format_dynamic_skips(const struct format_config *config, const struct fo
 /* count scales, read at the given stride, as dtype (F32, F16 or BF16). ERR_NON_FINITE_VALUE when one is not a positive
  * number of it; ERR_INTERNAL when one would be rounded, since its codes were made for the exact value. */
 int format_encode_scales(const float *scales, int64_t stride, int64_t count, enum dtype dtype, void *out);
+/* scale_dtype of formats that store scales as F16 whatever the model's type. */
+enum dtype format_scale_f16(enum dtype model_dtype);
 /* Floats rounded to what dtype (F32, F16 or BF16) stores. */
 void format_narrow(const float *values, int64_t count, enum dtype dtype, void *out);
 /* kv_cache.c: for formats whose runtimes read scales of keys and values. */

@@ -23,7 +23,7 @@
 #define CT_VERSION_MIXED "0.18.0"
 #define CT_GROUPS_MAX 64
 
-static enum dtype scale_dtype(enum dtype model_dtype)
+static enum dtype ct_scale_dtype(enum dtype model_dtype)
 {
     return model_dtype;
 }
@@ -39,7 +39,7 @@ static const struct ct_form *form_of(const struct qscheme *scheme)
     return scheme->kind == QTENSOR_INT && inputs ? &ct_int : &ct_pack;
 }
 
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int ct_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     return form_of(scheme)->accepts(scheme, rows, cols);
 }
@@ -64,7 +64,7 @@ static int geometries(const struct format_config *config, const struct qscheme *
     return count;
 }
 
-static int accepts_all(const struct format_config *config)
+static int ct_accepts_all(const struct format_config *config)
 {
     const struct qscheme *schemes[CT_GROUPS_MAX];
 
@@ -74,13 +74,13 @@ static int accepts_all(const struct format_config *config)
     return format_check_fused(config);
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int ct_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                      struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     return form_of(scheme)->tensors(scheme, rows, cols, out);
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int ct_encode(const struct qtensor *q, int index, void *out)
 {
     return form_of(&q->scheme)->encode(q, index, out);
 }
@@ -188,7 +188,7 @@ static const char *version(const struct format_config *config)
     return CT_VERSION;
 }
 
-static json_t *config_object(const struct format_config *config)
+static json_t *ct_config_object(const struct format_config *config)
 {
     const struct format_module **table;
     const char *form = common_form(config);
@@ -216,12 +216,12 @@ const struct format format_compressed_tensors = {
         "3, 5, 6 and 7 bits and mixtures need 0.18 or newer) and in vLLM (4 and 8 bits on every device, the other "
         "widths on CUDA).",
     .runtimes = runtimes,
-    .scale_dtype = scale_dtype,
-    .accepts = accepts,
-    .accepts_all = accepts_all,
+    .scale_dtype = ct_scale_dtype,
+    .accepts = ct_accepts,
+    .accepts_all = ct_accepts_all,
     .accepts_cache = format_accepts_cache,
     .warn = ct_warn,
-    .tensors = tensors,
-    .encode = encode,
-    .config = config_object,
+    .tensors = ct_tensors,
+    .encode = ct_encode,
+    .config = ct_config_object,
 };

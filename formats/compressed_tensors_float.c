@@ -16,7 +16,7 @@
 
 enum float_tensor { FLOAT_CODES, FLOAT_SCALE, FLOAT_INPUT };
 
-static bool is_block(const struct qscheme *scheme)
+static bool ct_float_is_block(const struct qscheme *scheme)
 {
     return !scheme->per_channel;
 }
@@ -38,11 +38,12 @@ static int accepts_weights(const struct qscheme *scheme, int64_t rows, int64_t c
     if (scheme->element != DTYPE_F8_E4M3) {
         return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "compressed-tensors has no E5M2"), "fmt e4m3");
     }
-    if (is_block(scheme) && scheme->group_rows != scheme->group_size) {
+    if (ct_float_is_block(scheme) && scheme->group_rows != scheme->group_size) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "blocks of %lld x %lld are not square",
                          (long long)scheme->group_rows, (long long)scheme->group_size);
     }
-    if (!is_block(scheme) && (scheme->group_size != cols || (is_whole(scheme) && scheme->group_rows != rows))) {
+    if (!ct_float_is_block(scheme) &&
+        (scheme->group_size != cols || (is_whole(scheme) && scheme->group_rows != rows))) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "FP8 scales are for a channel, a whole weight or square blocks");
     }
     return 0;
@@ -53,9 +54,9 @@ static int accepts_naive(const struct qscheme *scheme, int64_t rows, int64_t col
     return accepts_weights(scheme, rows, cols);
 }
 
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int ct_float_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
-    int64_t run = is_block(scheme) ? scheme->group_size : 0;
+    int64_t run = ct_float_is_block(scheme) ? scheme->group_size : 0;
     int rc = accepts_weights(scheme, rows, cols);
 
     if (rc == 0 && (scheme->input.element != DTYPE_F8_E4M3 || scheme->input.group_size != run ||
@@ -65,8 +66,8 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
     return rc;
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int ct_float_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                            struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     int64_t down = (rows + scheme->group_rows - 1) / (scheme->group_rows > 0 ? scheme->group_rows : 1);
     int64_t across = (cols + scheme->group_size - 1) / scheme->group_size;
@@ -78,7 +79,7 @@ static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
     return FLOAT_INPUT + ct_input_tensor(scheme, &out[FLOAT_INPUT]);
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int ct_float_encode(const struct qtensor *q, int index, void *out)
 {
     switch ((enum float_tensor)index) {
     case FLOAT_CODES:
@@ -93,15 +94,21 @@ static int encode(const struct qtensor *q, int index, void *out)
     return ERR_INTERNAL;
 }
 
-static json_t *weights(const struct qscheme *scheme)
+static json_t *ct_float_weights(const struct qscheme *scheme)
 {
-    const char *strategy = is_block(scheme) ? "block" : is_whole(scheme) ? "tensor" : "channel";
+    const char *strategy = ct_float_is_block(scheme) ? "block" : is_whole(scheme) ? "tensor" : "channel";
 
-    return ct_arguments(8, true, true, strategy, 0, is_block(scheme) ? scheme->group_size : 0, false);
+    return ct_arguments(8, true, true, strategy, 0, ct_float_is_block(scheme) ? scheme->group_size : 0, false);
 }
 
-const struct ct_form ct_float = {
-    .name = "float-quantized", .accepts = accepts, .tensors = tensors, .encode = encode, .weights = weights};
+const struct ct_form ct_float = {.name = "float-quantized",
+                                 .accepts = ct_float_accepts,
+                                 .tensors = ct_float_tensors,
+                                 .encode = ct_float_encode,
+                                 .weights = ct_float_weights};
 
-const struct ct_form ct_naive = {
-    .name = "naive-quantized", .accepts = accepts_naive, .tensors = tensors, .encode = encode, .weights = weights};
+const struct ct_form ct_naive = {.name = "naive-quantized",
+                                 .accepts = accepts_naive,
+                                 .tensors = ct_float_tensors,
+                                 .encode = ct_float_encode,
+                                 .weights = ct_float_weights};

@@ -14,7 +14,7 @@
 
 enum int_tensor { INT_CODES, INT_SCALE, INT_INPUT };
 
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int ct_int_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     if (scheme->kind != QTENSOR_INT || scheme->input.element != DTYPE_I8 || scheme->input.group_size > 0 || rows <= 0 ||
         cols <= 0) {
@@ -36,15 +36,15 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
     return 0;
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int ct_int_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                          struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     out[INT_CODES] = (struct format_tensor){".weight", DTYPE_I8, 2, {rows, cols}};
     out[INT_SCALE] = (struct format_tensor){".weight_scale", scheme->scale_dtype, 2, {rows, 1}};
     return INT_INPUT + ct_input_tensor(scheme, &out[INT_INPUT]);
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int ct_int_encode(const struct qtensor *q, int index, void *out)
 {
     switch ((enum int_tensor)index) {
     case INT_CODES:
@@ -61,10 +61,13 @@ static int encode(const struct qtensor *q, int index, void *out)
     return ERR_INTERNAL;
 }
 
-static json_t *weights(const struct qscheme *scheme)
+static json_t *ct_int_weights(const struct qscheme *scheme)
 {
     return ct_arguments(scheme->bits, false, true, "channel", 0, 0, false);
 }
 
-const struct ct_form ct_int = {
-    .name = "int-quantized", .accepts = accepts, .tensors = tensors, .encode = encode, .weights = weights};
+const struct ct_form ct_int = {.name = "int-quantized",
+                               .accepts = ct_int_accepts,
+                               .tensors = ct_int_tensors,
+                               .encode = ct_int_encode,
+                               .weights = ct_int_weights};

@@ -18,7 +18,7 @@
 
 enum pack_tensor { PACK_CODES, PACK_SCALE, PACK_SHAPE, PACK_ZERO };
 
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int ct_pack_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     int rc = format_check_shape(scheme, rows, cols);
 
@@ -39,8 +39,8 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
     return 0;
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int ct_pack_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                           struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     int64_t groups = cols / scheme->group_size;
 
@@ -52,7 +52,7 @@ static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
     return scheme->sym ? PACK_ZERO : PACK_ZERO + 1;
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int ct_pack_encode(const struct qtensor *q, int index, void *out)
 {
     int64_t words = pack_words(q->cols, q->scheme.bits);
     const int64_t shape[2] = {q->rows, q->cols};
@@ -78,11 +78,14 @@ static int encode(const struct qtensor *q, int index, void *out)
     return ERR_INTERNAL;
 }
 
-static json_t *weights(const struct qscheme *scheme)
+static json_t *ct_pack_weights(const struct qscheme *scheme)
 {
     return ct_arguments(scheme->bits, false, scheme->sym, scheme->per_channel ? "channel" : "group",
                         scheme->per_channel ? 0 : scheme->group_size, 0, false);
 }
 
-const struct ct_form ct_pack = {
-    .name = "pack-quantized", .accepts = accepts, .tensors = tensors, .encode = encode, .weights = weights};
+const struct ct_form ct_pack = {.name = "pack-quantized",
+                                .accepts = ct_pack_accepts,
+                                .tensors = ct_pack_tensors,
+                                .encode = ct_pack_encode,
+                                .weights = ct_pack_weights};

@@ -6,7 +6,7 @@
 
 #define VLLM_BLOCK 128
 
-static bool is_block(const struct format_module *m)
+static bool ct_warn_is_block(const struct format_module *m)
 {
     return m != NULL && m->scheme.kind == QTENSOR_FLOAT8 && !m->scheme.per_channel;
 }
@@ -16,7 +16,7 @@ static void warn_form(const struct format_config *config, json_t *warnings)
     bool weights_alone = false, other_side = false;
 
     for (int i = 0; i < config->count; i++) {
-        if (is_block(&config->modules[i])) {
+        if (ct_warn_is_block(&config->modules[i])) {
             weights_alone = weights_alone || config->modules[i].scheme.input.element == DTYPE_F32;
             other_side = other_side || config->modules[i].scheme.group_size != VLLM_BLOCK;
         }
@@ -48,7 +48,7 @@ static int warn_edges(const struct format_config *config, json_t *warnings)
             for (int i = 0; found == NULL && i < plan->fused[f].count - 1; i++) {
                 const struct format_module *m =
                     table[plans_first_module(plans, layer) + (size_t)plan->fused[f].modules[i]];
-                found = is_block(m) && m->rows % m->scheme.group_rows != 0 ? m : NULL;
+                found = ct_warn_is_block(m) && m->rows % m->scheme.group_rows != 0 ? m : NULL;
             }
         }
     }

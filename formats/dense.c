@@ -22,26 +22,26 @@
 
 #define TABLES_FILE "quantd-tables.bin"
 
-static enum dtype scale_dtype(enum dtype model_dtype)
+static enum dtype dense_scale_dtype(enum dtype model_dtype)
 {
     return model_dtype == DTYPE_F16 || model_dtype == DTYPE_BF16 ? model_dtype : DTYPE_F32;
 }
 
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int dense_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     struct qtensor q;
 
     return qtensor_describe("weight", scheme, rows, cols, 0, &q);
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int dense_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                         struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     out[0] = (struct format_tensor){".weight", scheme->scale_dtype, 2, {rows, cols}};
     return 1;
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int dense_encode(const struct qtensor *q, int index, void *out)
 {
     int64_t count = q->rows * q->cols;
     float *w = malloc((size_t)count * sizeof(*w));
@@ -234,9 +234,9 @@ const struct format format_dense = {
             "Tables of values are in quantd-tables.bin as well.",
     .runtimes = runtimes,
     .plain = true,
-    .scale_dtype = scale_dtype,
-    .accepts = accepts,
-    .tensors = tensors,
-    .encode = encode,
+    .scale_dtype = dense_scale_dtype,
+    .accepts = dense_accepts,
+    .tensors = dense_tensors,
+    .encode = dense_encode,
     .extra = write_tables,
 };

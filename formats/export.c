@@ -18,7 +18,7 @@ struct exporter {
     struct export_sum *sums;    /* [shards] */
 };
 
-static int put(void *data, const struct export_piece *piece, uint64_t at, const void *bytes, size_t size)
+static int export_put(void *data, const struct export_piece *piece, uint64_t at, const void *bytes, size_t size)
 {
     struct export_seal *seal = data;
 
@@ -98,7 +98,7 @@ static int write_shard(struct exporter *exporter, size_t begin, size_t end)
     rc = rc != 0 ? rc : open_shard(exporter, begin, end, &exporter->seals[shard]);
     rc = rc != 0 ? rc : export_units_list(exporter->plan, begin, end, &units, &count);
     rc = rc != 0 ? rc : place_units(exporter->plan, export_seal_writer(exporter->seals[shard]), units, count);
-    rc = rc != 0 ? rc : export_team_write(exporter->team, units, count, put, exporter->seals[shard]);
+    rc = rc != 0 ? rc : export_team_write(exporter->team, units, count, export_put, exporter->seals[shard]);
     free(units);
     if (rc == 0) {
         export_seal_whole(exporter->seals[shard]);

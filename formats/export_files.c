@@ -21,7 +21,7 @@
 
 /* As text with the fewest digits that read back to the same numbers: jansson's 17 turn 1e-05
  * into 1.0000000000000001e-05. */
-static char *dump(const json_t *object)
+static char *export_files_dump(const json_t *object)
 {
     for (int digits = 15; digits < 17; digits++) {
         json_error_t error;
@@ -45,7 +45,7 @@ static int write_json(const struct format_export *request, const char *name, con
     if (rc != 0) {
         return rc;
     }
-    char *text = object == NULL ? NULL : dump(object);
+    char *text = object == NULL ? NULL : export_files_dump(object);
     if (text == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s", name);
     }
@@ -224,7 +224,7 @@ static int hash_file(const struct format_export *request, const char *name, stru
     return rc;
 }
 
-static int describe(const char *name, const struct export_sum *sum, json_t *files)
+static int export_files_describe(const char *name, const struct export_sum *sum, json_t *files)
 {
     json_t *file = json_pack("{s:s, s:I, s:s}", "path", name, "bytes", (json_int_t)sum->bytes, "sha256", sum->sha256);
 
@@ -254,7 +254,7 @@ static int describe_file(const struct format_export *request, const char *name, 
     struct export_sum sum = {0};
     int rc = known == NULL ? hash_file(request, name, &sum) : 0;
 
-    return rc != 0 ? rc : describe(name, known != NULL ? known : &sum, files);
+    return rc != 0 ? rc : export_files_describe(name, known != NULL ? known : &sum, files);
 }
 
 static int is_file(const struct dirent *entry)

@@ -98,7 +98,7 @@ void export_hash_feed(struct export_hash *hash, size_t size)
 }
 
 /* Have the thread leave off, after all that was fed or at once. */
-static void end_thread(struct export_hash *hash, bool *how)
+static void export_hash_end_thread(struct export_hash *hash, bool *how)
 {
     pthread_mutex_lock(&hash->lock);
     *how = true;
@@ -112,7 +112,7 @@ static void end_thread(struct export_hash *hash, bool *how)
 
 void export_hash_finish_take(struct export_hash *hash, char sha256[DIGEST_HEX_SIZE])
 {
-    end_thread(hash, &hash->ended);
+    export_hash_end_thread(hash, &hash->ended);
     digest_finish(hash->digest, sha256);
     hash->digest = NULL;
     export_hash_free(hash);
@@ -123,7 +123,7 @@ void export_hash_free(struct export_hash *hash)
     if (hash == NULL) {
         return;
     }
-    end_thread(hash, &hash->stop);
+    export_hash_end_thread(hash, &hash->stop);
     digest_free(hash->digest);
     free(hash->ring);
     pthread_cond_destroy(&hash->changed);

@@ -59,7 +59,7 @@ static int module_of(const struct named *sorted, int count, const char *tensor)
     return find_module(sorted, count, name);
 }
 
-static int measure(struct export_piece *piece)
+static int export_plan_measure(struct export_piece *piece)
 {
     int64_t bytes = dtype_rows[piece->dtype].bytes;
 
@@ -73,7 +73,7 @@ static int measure(struct export_piece *piece)
 }
 
 /* Room for n more pieces. */
-static struct export_piece *grow(struct export_plan *plan, size_t *capacity, size_t n)
+static struct export_piece *export_plan_grow(struct export_plan *plan, size_t *capacity, size_t n)
 {
     if (plan->count + n > *capacity) {
         size_t wanted = (*capacity + n) * 2;
@@ -100,7 +100,7 @@ static int add_module(const struct format_export *request, int index, size_t *ca
     const struct format_module *module = &request->config.modules[index];
     struct format_tensor tensors[FORMAT_TENSORS_MAX];
     int n = request->format->tensors(&module->scheme, module->rows, module->cols, tensors);
-    struct export_piece *pieces = grow(plan, capacity, (size_t)n);
+    struct export_piece *pieces = export_plan_grow(plan, capacity, (size_t)n);
 
     if (pieces == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
@@ -114,7 +114,7 @@ static int add_module(const struct format_export *request, int index, size_t *ca
         pieces[i].index = i;
         pieces[i].ahead = dtype_rows[tensors[i].dtype].bytes > dtype_rows[tensors[0].dtype].bytes;
         int rc = name_piece(&pieces[i], module->name, tensors[i].suffix);
-        rc = rc != 0 ? rc : measure(&pieces[i]);
+        rc = rc != 0 ? rc : export_plan_measure(&pieces[i]);
         if (rc != 0) {
             return rc;
         }
@@ -141,7 +141,7 @@ static int find_dense(const struct export_plan *plan, const char *name)
 static int add_copy(const struct format_export *request, size_t source, size_t *capacity, struct export_plan *plan)
 {
     const struct model_tensor tensor = model_tensor_at(request->config.model, source);
-    struct export_piece *piece = grow(plan, capacity, 1);
+    struct export_piece *piece = export_plan_grow(plan, capacity, 1);
 
     if (piece == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
@@ -170,7 +170,7 @@ static int add_new(const struct format_export *request, struct export_plan *plan
 {
     for (size_t i = 0; i < plan->dense_count; i++) {
         const struct export_dense *dense = &plan->dense[i];
-        struct export_piece *piece = dense->placed ? NULL : grow(plan, capacity, 1);
+        struct export_piece *piece = dense->placed ? NULL : export_plan_grow(plan, capacity, 1);
         if (dense->placed) {
             continue;
         }
@@ -188,7 +188,7 @@ static int add_new(const struct format_export *request, struct export_plan *plan
         piece->dense = (int)i;
         plan->count++;
         int rc = name_piece(piece, dense->name, "");
-        rc = rc != 0 ? rc : measure(piece);
+        rc = rc != 0 ? rc : export_plan_measure(piece);
         if (rc != 0) {
             return rc;
         }

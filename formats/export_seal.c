@@ -147,7 +147,7 @@ void export_seal_whole(struct export_seal *seal)
     tell(seal, &seal->whole);
 }
 
-static void end_thread(struct export_seal *seal)
+static void export_seal_end_thread(struct export_seal *seal)
 {
     if (seal->threaded) {
         (void)pthread_join(seal->thread, NULL);
@@ -160,7 +160,7 @@ int export_seal_finish_take(struct export_seal *seal, struct export_sum *sum)
     if (!seal->threaded) {
         (void)seal_main(seal);
     }
-    end_thread(seal);
+    export_seal_end_thread(seal);
     int rc = seal->rc;
     if (rc == 0) {
         export_hash_finish_take(seal->hash, sum->sha256);
@@ -179,7 +179,7 @@ void export_seal_free(struct export_seal *seal)
         return;
     }
     tell(seal, &seal->stop);
-    end_thread(seal);
+    export_seal_end_thread(seal);
     if (seal->fd >= 0) {
         close(seal->fd);
     }

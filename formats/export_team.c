@@ -164,7 +164,7 @@ void export_team_free(struct export_team *team)
     free(team);
 }
 
-static void fail(struct export_team *team, int rc)
+static void export_team_fail(struct export_team *team, int rc)
 {
     pthread_mutex_lock(&team->lock);
     if (team->rc == 0) {
@@ -184,7 +184,7 @@ static void take_unit(void *ctx, int64_t task)
     }
     int rc = export_read_unit(&team->readers[pool_worker()], &team->units[task], team->sink, team->data);
     if (rc != 0) {
-        fail(team, rc);
+        export_team_fail(team, rc);
     }
 }
 

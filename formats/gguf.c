@@ -22,18 +22,12 @@
 #define GGUF_FILE "model.gguf"
 #define GGUF_VERSION 3
 
-static enum dtype scale_dtype(enum dtype model_dtype)
-{
-    (void)model_dtype;
-    return DTYPE_F16;
-}
-
 int gguf_block_type(const struct qscheme *scheme)
 {
     return scheme->kind == QTENSOR_BLOCKS ? scheme->block_type : scheme->bits == 4 ? GGML_TYPE_Q4_0 : GGML_TYPE_Q8_0;
 }
 
-static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
+static int gguf_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     if (scheme->input.element != DTYPE_F32) {
         return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf carries weights alone, not quantized inputs"),
@@ -61,7 +55,7 @@ static int accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 }
 
 /* What only the model can say. */
-static int accepts_all(const struct format_config *config)
+static int gguf_accepts_all(const struct format_config *config)
 {
     const struct model_config *c = model_config(config->model);
     const json_t *cache = json_object_get(config->parameters, "kv_cache");
@@ -79,8 +73,8 @@ static int accepts_all(const struct format_config *config)
     return rc;
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int gguf_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                        struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     out[0] = (struct format_tensor){".weight", DTYPE_U8, 2, {rows, ggml_row_bytes(gguf_block_type(scheme), cols)}};
     return 1;
@@ -102,7 +96,7 @@ static int encode_group(const struct qtensor *q, int64_t group, uint8_t *out)
     return rc;
 }
 
-static int encode(const struct qtensor *q, int index, void *out)
+static int gguf_encode(const struct qtensor *q, int index, void *out)
 {
     int64_t block = q->scheme.bits == 8 ? 34 : 18;
     int rc = 0;
@@ -147,12 +141,12 @@ static uint64_t align(uint64_t at)
     return (at + GGUF_ALIGNMENT - 1) / GGUF_ALIGNMENT * GGUF_ALIGNMENT;
 }
 
-static int type_of(enum dtype dtype)
+static int gguf_type_of(enum dtype dtype)
 {
     return dtype == DTYPE_F16 ? GGML_TYPE_F16 : dtype == DTYPE_BF16 ? GGML_TYPE_BF16 : GGML_TYPE_F32;
 }
 
-static int describe(const struct writer *writer, const struct export_piece *piece, struct entry *entry)
+static int gguf_describe(const struct writer *writer, const struct export_piece *piece, struct entry *entry)
 {
     const struct format_config *config = &writer->request->config;
 
@@ -169,7 +163,7 @@ static int describe(const struct writer *writer, const struct export_piece *piec
         entry->bytes = piece->bytes;
     } else {
         bool vector = piece->rank == 1;
-        entry->type = vector ? GGML_TYPE_F32 : type_of(piece->dtype);
+        entry->type = vector ? GGML_TYPE_F32 : gguf_type_of(piece->dtype);
         entry->dims[0] = piece->shape[vector ? 0 : 1];
         entry->dims[1] = vector ? 0 : piece->shape[0];
         entry->bytes = vector ? piece->shape[0] * (int64_t)sizeof(float) : piece->bytes;
@@ -191,7 +185,7 @@ static int list_entries(struct writer *writer)
     for (size_t i = 0; i < plan->count; i++) {
         if (!model_is_rotary_table(writer->request->config.model, plan->pieces[i].name)) { /* no GGUF file has one */
             writer->of_piece[i] = &writer->entries[writer->count];
-            int rc = describe(writer, &plan->pieces[i], &writer->entries[writer->count++]);
+            int rc = gguf_describe(writer, &plan->pieces[i], &writer->entries[writer->count++]);
             if (rc != 0) {
                 return rc;
             }
@@ -306,7 +300,7 @@ static int put_vector(const struct writer *writer, const struct entry *entry, ui
     return rc;
 }
 
-static int put(void *data, const struct export_piece *piece, uint64_t at, const void *bytes, size_t size)
+static int gguf_write_at(void *data, const struct export_piece *piece, uint64_t at, const void *bytes, size_t size)
 {
     const struct writer *writer = data;
     const struct entry *entry = writer->of_piece[piece - writer->plan->pieces];
@@ -349,7 +343,7 @@ static int write_entries(struct writer *writer)
     int rc = export_team_new(writer->request, writer->plan, &team);
     rc = rc != 0 ? rc : export_units_list(writer->plan, 0, writer->plan->count, &units, &count);
     rc = rc != 0 ? rc : put_rope_factors(writer);
-    rc = rc != 0 ? rc : export_team_write(team, units, count, put, writer);
+    rc = rc != 0 ? rc : export_team_write(team, units, count, gguf_write_at, writer);
     export_team_free(team);
     free(units);
     return rc;
@@ -395,11 +389,11 @@ const struct format format_gguf = {
             "ggml, and integers of 4 or 8 bits that are symmetric in groups of 32. Attention windows are not in the "
             "file: a model with one gets its window as context length. Embeddings and head stay in float.",
     .runtimes = runtimes,
-    .scale_dtype = scale_dtype,
-    .accepts = accepts,
-    .accepts_all = accepts_all,
+    .scale_dtype = format_scale_f16,
+    .accepts = gguf_accepts,
+    .accepts_all = gguf_accepts_all,
     .runtime_input = runtime_input,
-    .tensors = tensors,
-    .encode = encode,
+    .tensors = gguf_tensors,
+    .encode = gguf_encode,
     .write = write_file,
 };

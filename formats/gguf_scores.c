@@ -17,7 +17,7 @@
 
 #define SPLIT_BYTES_MAX ((int64_t)1 << 30) /* looked at; a real vocabulary needs a hundredth of it */
 
-static int refuse(const char *what, const struct tokenizer_token *token)
+static int gguf_scores_refuse(const char *what, const struct tokenizer_token *token)
 {
     int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS,
                        "gguf wants scores for this tokenizer, and its merges have none: %s \"%.*s\"", what,
@@ -49,10 +49,10 @@ static int check_splits(const struct tokenizer *tokenizer, const struct tokenize
             continue;
         }
         if (token->size > 1 << 15 || (left -= (int64_t)(token->size * token->size)) < 0) {
-            return refuse("its tokens are too long to look for pairs, as is", token);
+            return gguf_scores_refuse("its tokens are too long to look for pairs, as is", token);
         }
         if (count_splits(tokenizer, token) != made[i]) {
-            return refuse("not every pair is there that makes", token);
+            return gguf_scores_refuse("not every pair is there that makes", token);
         }
     }
     return 0;
@@ -68,7 +68,7 @@ int gguf_derive_scores(const struct tokenizer *tokenizer, const struct tokenizer
     for (size_t i = 0; rc == 0 && i < view->merge_count; i++) {
         int32_t id = view->merged[i]; /* within count, as all ids of the vocabulary */
         if (id != last && made[id] > 0) {
-            rc = refuse("they are not in the order of the tokens that they make, as with", tokens[id]);
+            rc = gguf_scores_refuse("they are not in the order of the tokens that they make, as with", tokens[id]);
         }
         place += id != last;
         last = id;

@@ -89,7 +89,8 @@ static bool has_default(const struct list *list)
     return i < list->count;
 }
 
-static int collect(const struct gguf_tokenizer_files *files, const json_t *config, json_t **parsed, struct list *list)
+static int templates_collect(const struct gguf_tokenizer_files *files, const json_t *config, json_t **parsed,
+                             struct list *list)
 {
     static const char *const names[] = {"chat_template", NULL};
     int rc = add(list, "default", files->jinja.data, files->jinja.size);
@@ -114,7 +115,7 @@ int gguf_put_templates(struct gguf_buffer *buffer, const struct gguf_tokenizer_f
     uint64_t named = 0;
 
     int rc = list == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for chat templates")
-                          : collect(files, config, &parsed, list);
+                          : templates_collect(files, config, &parsed, list);
     for (size_t i = 0; rc == 0 && i < list->count; i++) {
         char key[GGUF_TEMPLATE_NAME_MAX + 32] = "tokenizer.chat_template";
         if (strcmp(list->items[i].name, "default") != 0) {

@@ -103,7 +103,7 @@ static int place_tokens(struct source *source)
     return 0;
 }
 
-static int32_t type_of(const struct tokenizer_token *token)
+static int32_t gguf_tokens_type_of(const struct tokenizer_token *token)
 {
     return token == NULL    ? TOKEN_UNUSED
            : token->byte    ? TOKEN_BYTE
@@ -138,7 +138,7 @@ static void put_tokens(struct gguf_buffer *buffer, const struct source *source)
     }
     gguf_key_array(buffer, "tokenizer.ggml.token_type", GGUF_I32, (uint64_t)source->count);
     for (int64_t i = 0; i < source->count; i++) {
-        gguf_put_u32(buffer, (uint32_t)type_of(source->tokens[i]));
+        gguf_put_u32(buffer, (uint32_t)gguf_tokens_type_of(source->tokens[i]));
     }
 }
 

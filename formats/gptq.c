@@ -20,12 +20,6 @@
 
 enum gptq_tensor { GPTQ_QWEIGHT, GPTQ_QZEROS, GPTQ_SCALES, GPTQ_G_IDX, GPTQ_COUNT };
 
-static enum dtype scale_dtype(enum dtype model_dtype)
-{
-    (void)model_dtype;
-    return DTYPE_F16;
-}
-
 static int accepts_v2(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
     int rc = format_check_shape(scheme, rows, cols);
@@ -99,15 +93,15 @@ static int check_paths(const struct format_config *config)
     return rc;
 }
 
-static int accepts_all(const struct format_config *config)
+static int gptq_accepts_all(const struct format_config *config)
 {
     int rc = format_check_one_geometry(config, "gptq", "format compressed-tensors takes several");
     rc = rc != 0 ? rc : check_paths(config);
     return rc != 0 ? rc : format_check_fused(config);
 }
 
-static int tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
-                   struct format_tensor out[FORMAT_TENSORS_MAX])
+static int gptq_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
+                        struct format_tensor out[FORMAT_TENSORS_MAX])
 {
     int64_t groups = cols / scheme->group_size;
 
@@ -136,7 +130,7 @@ static int encode_zeros(const struct qtensor *q, int subtract, uint32_t *out)
     return 0;
 }
 
-static int encode(const struct qtensor *q, int index, int subtract, void *out)
+static int gptq_encode(const struct qtensor *q, int index, int subtract, void *out)
 {
     switch ((enum gptq_tensor)index) {
     case GPTQ_QWEIGHT:
@@ -166,12 +160,12 @@ static int encode(const struct qtensor *q, int index, int subtract, void *out)
 
 static int encode_v1(const struct qtensor *q, int index, void *out)
 {
-    return encode(q, index, 1, out);
+    return gptq_encode(q, index, 1, out);
 }
 
 static int encode_v2(const struct qtensor *q, int index, void *out)
 {
-    return encode(q, index, 0, out);
+    return gptq_encode(q, index, 0, out);
 }
 
 static bool lists_path(const json_t *groups, const char *path)
@@ -242,7 +236,7 @@ static double damp_percent(const struct format_config *config)
     return value > 0 && value < 1 ? value : 0.01;
 }
 
-static json_t *config_object(const struct format_config *config, const char *checkpoint_format)
+static json_t *gptq_config_object(const struct format_config *config, const char *checkpoint_format)
 {
     const struct format_module **table;
 
@@ -270,12 +264,12 @@ static json_t *config_object(const struct format_config *config, const char *che
 
 static json_t *config_v1(const struct format_config *config)
 {
-    return config_object(config, "gptq");
+    return gptq_config_object(config, "gptq");
 }
 
 static json_t *config_v2(const struct format_config *config)
 {
-    return config_object(config, "gptq_v2");
+    return gptq_config_object(config, "gptq_v2");
 }
 
 static const char *const runtimes_v1[] = {"transformers", "vllm", NULL};
@@ -289,10 +283,10 @@ const struct format format_gptq = {
             "and 8 bits).",
     .runtimes = runtimes_v1,
     .side_file = "quantize_config.json",
-    .scale_dtype = scale_dtype,
+    .scale_dtype = format_scale_f16,
     .accepts = accepts_v1,
-    .accepts_all = accepts_all,
-    .tensors = tensors,
+    .accepts_all = gptq_accepts_all,
+    .tensors = gptq_tensors,
     .encode = encode_v1,
     .config = config_v1,
 };
@@ -304,10 +298,10 @@ const struct format format_gptq_v2 = {
             "gptqmodel) and, symmetric with 4 or 8 bits, in vLLM.",
     .runtimes = runtimes_v2,
     .side_file = "quantize_config.json",
-    .scale_dtype = scale_dtype,
+    .scale_dtype = format_scale_f16,
     .accepts = accepts_v2,
-    .accepts_all = accepts_all,
-    .tensors = tensors,
+    .accepts_all = gptq_accepts_all,
+    .tensors = gptq_tensors,
     .encode = encode_v2,
     .config = config_v2,
 };

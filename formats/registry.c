@@ -179,7 +179,7 @@ void format_narrow(const float *values, int64_t count, enum dtype dtype, void *o
 }
 
 /* The first reason why not, or 0. */
-static int judge(const struct format *format, const struct format_config *config)
+static int formats_judge(const struct format *format, const struct format_config *config)
 {
     for (int i = 0; i < config->count; i++) {
         const struct format_module *m = &config->modules[i];
@@ -218,7 +218,7 @@ static void name_others(const struct format_config *config, char *out, size_t si
 
     out[0] = '\0';
     for (const struct format *const *row = rows; *row != NULL && used < size; row++) {
-        if (judge(*row, config) == 0) {
+        if (formats_judge(*row, config) == 0) {
             used += (size_t)snprintf(out + used, size - used, "%s%s", used == 0 ? "formats that carry it: " : ", ",
                                      (*row)->name);
         }
@@ -244,7 +244,7 @@ int format_check(const struct format *format, const struct format_config *config
     char others[256];
     int count = 0;
 
-    if (judge(format, config) == 0) {
+    if (formats_judge(format, config) == 0) {
         return 0;
     }
     name_others(config, others, sizeof(others));
@@ -260,8 +260,14 @@ int format_check(const struct format *format, const struct format_config *config
             add_error(errors, pointer, m->name, others);
         }
     }
-    if (count == 0 && judge(format, config) != 0) {
+    if (count == 0 && formats_judge(format, config) != 0) {
         add_error(errors, pointer, "", others);
     }
     return validation_raise(errors);
+}
+
+enum dtype format_scale_f16(enum dtype model_dtype)
+{
+    (void)model_dtype;
+    return DTYPE_F16;
 }

@@ -76,7 +76,7 @@ static int sync_folder(const struct blobs *blobs, const char *sha256)
 }
 
 /* All 256 folders at once, so that a commit needs to sync only its own. */
-static int make_folders(const char *data_dir)
+static int blob_fs_make_folders(const char *data_dir)
 {
     char path[BLOB_PATH_MAX];
     bool made = false;
@@ -130,7 +130,7 @@ static int blobs_open(const char *data_dir, struct blobs **out)
     }
     pthread_mutex_init(&blobs->lock, NULL);
     pthread_cond_init(&blobs->closed, NULL);
-    int rc = make_folders(data_dir);
+    int rc = blob_fs_make_folders(data_dir);
     if (rc != 0) {
         blobs_close(blobs);
         return rc;
@@ -344,8 +344,8 @@ static int writer_commit_take(struct blob_writer *base, char sha256[DIGEST_HEX_S
     return 0;
 }
 
-static int adopt(struct blobs *blobs, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
-                 int64_t *size)
+static int blob_fs_adopt(struct blobs *blobs, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
+                         int64_t *size)
 {
     char hex[DIGEST_HEX_SIZE];
     struct stat info;
@@ -466,7 +466,8 @@ static int sweep_folder(struct blobs *blobs, DIR *folder, int (*referenced)(void
     return 0;
 }
 
-static int collect(struct blobs *blobs, int (*referenced)(void *data, const char *sha256), void *data, int64_t *removed)
+static int blob_fs_collect(struct blobs *blobs, int (*referenced)(void *data, const char *sha256), void *data,
+                           int64_t *removed)
 {
     char path[BLOB_PATH_MAX];
     int64_t count = 0;
@@ -498,10 +499,10 @@ const struct blob_ops blob_fs = {
     .writer_write = writer_write,
     .writer_commit_take = writer_commit_take,
     .writer_abort = writer_abort,
-    .adopt = adopt,
+    .adopt = blob_fs_adopt,
     .reader_open = reader_open,
     .reader_read = reader_read,
     .reader_close = reader_close,
     .let_go = let_go,
-    .collect = collect,
+    .collect = blob_fs_collect,
 };

@@ -79,7 +79,7 @@ static int read_version(struct state *state, int64_t *version)
     return rc;
 }
 
-static int apply(struct state *state, int64_t step)
+static int migration_apply(struct state *state, int64_t step)
 {
     int rc = sqlite_begin(state);
 
@@ -106,7 +106,7 @@ int migrations_apply(struct state *state)
                          (long long)version, (long long)STEP_COUNT);
     }
     for (; rc == 0 && version < STEP_COUNT; version++) {
-        rc = apply(state, version);
+        rc = migration_apply(state, version);
         if (rc != 0) {
             rc = err_pass(rc, "migrate the database to schema %lld", (long long)version + 1);
         }

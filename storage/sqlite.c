@@ -216,7 +216,7 @@ void sqlite_query_add(struct sqlite_query *query, const char *fixed_text)
     query->length += size;
 }
 
-static void add_value(struct sqlite_query *query, char type, const void *pointer, int64_t number)
+static void sqlite_add_value(struct sqlite_query *query, char type, const void *pointer, int64_t number)
 {
     if (query->count == SQLITE_QUERY_VALUES) {
         query->overflow = true;
@@ -230,17 +230,17 @@ static void add_value(struct sqlite_query *query, char type, const void *pointer
 
 void sqlite_query_text(struct sqlite_query *query, const char *value)
 {
-    add_value(query, 't', value, 0);
+    sqlite_add_value(query, 't', value, 0);
 }
 
 void sqlite_query_int(struct sqlite_query *query, int64_t value)
 {
-    add_value(query, 'i', NULL, value);
+    sqlite_add_value(query, 'i', NULL, value);
 }
 
 void sqlite_query_json(struct sqlite_query *query, const json_t *value)
 {
-    add_value(query, 'j', value, 0);
+    sqlite_add_value(query, 'j', value, 0);
 }
 
 int sqlite_query_first(struct state *state, const struct sqlite_query *query, sqlite3_stmt **row)
@@ -308,4 +308,9 @@ int sqlite_column_json(sqlite3_stmt *row, int column, json_t **out)
 int sqlite_append_take(json_t *array, json_t *value)
 {
     return json_array_append_new(array, value) == 0 ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list");
+}
+
+int sqlite_first_json(sqlite3_stmt *row, json_t **out)
+{
+    return sqlite_column_json(row, 0, out);
 }

@@ -57,6 +57,8 @@ int sqlite_query_run(struct state *state, const struct sqlite_query *query, int6
 json_t *sqlite_column_text_json(sqlite3_stmt *row, int column);
 json_t *sqlite_column_int_json(sqlite3_stmt *row, int column);
 int sqlite_column_json(sqlite3_stmt *row, int column, json_t **out);
+/* The first column, for rows that hold one JSON value. */
+int sqlite_first_json(sqlite3_stmt *row, json_t **out);
 /* Append a new reference to an array, or raise. Takes value. */
 int sqlite_append_take(json_t *array, json_t *value);
 

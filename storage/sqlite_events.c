@@ -42,8 +42,8 @@ int sqlite_event_append(struct state *state, struct state_args *args)
 }
 
 /* Every row through to_json into a new array. Takes over from a sqlite_first that answered rc. */
-static int collect(struct state *state, int rc, sqlite3_stmt *row, int (*to_json)(sqlite3_stmt *row, json_t **out),
-                   json_t **out)
+static int sqlite_events_collect(struct state *state, int rc, sqlite3_stmt *row,
+                                 int (*to_json)(sqlite3_stmt *row, json_t **out), json_t **out)
 {
     json_t *list = json_array();
 
@@ -84,7 +84,7 @@ int sqlite_events_list(struct state *state, struct state_args *args)
     int rc = sqlite_first(
         state, &row, "SELECT seq, type, created_at, data FROM events WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?",
         "tii", args->id, args->after, args->limit > 0 ? (int64_t)args->limit : (int64_t)-1);
-    return collect(state, rc, row, event_to_json, args->out);
+    return sqlite_events_collect(state, rc, row, event_to_json, args->out);
 }
 
 static int add_block(struct state *state, struct state_args *args, int64_t number)
@@ -121,17 +121,12 @@ int sqlite_block_commit(struct state *state, struct state_args *args)
     return sqlite_end(state, rc);
 }
 
-static int body_to_json(sqlite3_stmt *row, json_t **out)
-{
-    return sqlite_column_json(row, 0, out);
-}
-
 int sqlite_blocks_list(struct state *state, struct state_args *args)
 {
     sqlite3_stmt *row;
 
     int rc = sqlite_first(state, &row, "SELECT body FROM blocks WHERE job = ? ORDER BY number", "t", args->id);
-    return collect(state, rc, row, body_to_json, args->out);
+    return sqlite_events_collect(state, rc, row, sqlite_first_json, args->out);
 }
 
 int sqlite_layers_list(struct state *state, struct state_args *args)
@@ -139,7 +134,7 @@ int sqlite_layers_list(struct state *state, struct state_args *args)
     sqlite3_stmt *row;
 
     int rc = sqlite_first(state, &row, "SELECT body FROM layers WHERE job = ? ORDER BY n", "t", args->id);
-    return collect(state, rc, row, body_to_json, args->out);
+    return sqlite_events_collect(state, rc, row, sqlite_first_json, args->out);
 }
 
 int sqlite_blocks_clear(struct state *state, struct state_args *args)

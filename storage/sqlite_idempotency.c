@@ -12,7 +12,7 @@
 #define IDEMPOTENCY_SECONDS ((int64_t)24 * 3600)
 
 /* 1 = *response set. */
-static int judge(sqlite3_stmt *row, const char *digest, json_t **response)
+static int sqlite_key_judge(sqlite3_stmt *row, const char *digest, json_t **response)
 {
     if (strcmp((const char *)sqlite3_column_text(row, 0), digest) != 0) {
         return err_raise(ERR_IDEMPOTENCY_KEY_REUSED, "this key came with another body before");
@@ -24,7 +24,7 @@ static int judge(sqlite3_stmt *row, const char *digest, json_t **response)
     return rc != 0 ? rc : 1;
 }
 
-static int reserve(struct state *state, struct state_args *args, json_t **response)
+static int sqlite_key_reserve(struct state *state, struct state_args *args, json_t **response)
 {
     const struct store_idempotency *key = args->key;
     sqlite3_stmt *row;
@@ -36,7 +36,7 @@ static int reserve(struct state *state, struct state_args *args, json_t **respon
                                 "SELECT digest, response FROM idempotency WHERE project = ? AND scope = ? AND key = ?",
                                 "ttt", key->project, key->scope, key->key);
     if (rc > 0) {
-        rc = judge(row, args->digest, response);
+        rc = sqlite_key_judge(row, args->digest, response);
         sqlite_done(row);
         return rc;
     }
@@ -55,7 +55,7 @@ int sqlite_idempotency_reserve(struct state *state, struct state_args *args)
     if (rc != 0) {
         return rc;
     }
-    rc = sqlite_end(state, reserve(state, args, &response));
+    rc = sqlite_end(state, sqlite_key_reserve(state, args, &response));
     if (rc == 1) {
         *args->out = response;
     } else {

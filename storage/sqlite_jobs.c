@@ -66,7 +66,7 @@ static int job_to_json(sqlite3_stmt *row, json_t **out)
 }
 
 /* Add one column's value, checked against its type. */
-static int add_value(struct sqlite_query *query, const struct column *column, const json_t *value)
+static int sqlite_jobs_add_value(struct sqlite_query *query, const struct column *column, const json_t *value)
 {
     if (value == NULL || json_is_null(value)) {
         sqlite_query_text(query, NULL);
@@ -129,7 +129,7 @@ static int insert_job(struct state *state, const json_t *job)
         } else if (missing && (strcmp(column->name, "attempt") == 0 || strcmp(column->name, "fence") == 0)) {
             sqlite_query_int(&query, zero);
         } else {
-            int rc = add_value(&query, column, value);
+            int rc = sqlite_jobs_add_value(&query, column, value);
             if (rc != 0) {
                 return rc;
             }
@@ -214,7 +214,7 @@ int sqlite_job_patch(struct state *state, const char *id, const char *from, int6
             return err_raise(ERR_INTERNAL, "\"%.64s\" is no job column that can be set", name);
         }
         sqlite_query_add(&query, column->assignment);
-        int rc = add_value(&query, column, value);
+        int rc = sqlite_jobs_add_value(&query, column, value);
         if (rc != 0) {
             return rc;
         }

@@ -9,7 +9,7 @@
 #define LIST_LIMIT_MAX 100
 
 /* A cursor is a place in the order, not a row: the page goes on where it was also when that object has been deleted. */
-static int check_cursor(const char *kind, const char *id, const char *name)
+static int sqlite_list_check_cursor(const char *kind, const char *id, const char *name)
 {
     if (id == NULL || id_valid(id, kind != NULL ? kind : "job")) {
         return 0;
@@ -67,8 +67,9 @@ static void build(struct sqlite_query *query, const char *kind, const char *colu
     sqlite_query_int(query, (int64_t)page->limit + 1);
 }
 
-static int collect(struct state *state, const struct sqlite_query *query, const struct store_page *page, bool backwards,
-                   int (*to_json)(sqlite3_stmt *row, json_t **out), json_t *data, bool *more)
+static int sqlite_list_collect(struct state *state, const struct sqlite_query *query, const struct store_page *page,
+                               bool backwards, int (*to_json)(sqlite3_stmt *row, json_t **out), json_t *data,
+                               bool *more)
 {
     sqlite3_stmt *row;
     int rc = sqlite_query_first(state, query, &row);
@@ -109,14 +110,14 @@ int sqlite_list(struct state *state, const char *kind, const char *columns, cons
     if (page->limit < 1 || page->limit > LIST_LIMIT_MAX) {
         return err_raise(ERR_INVALID_PARAMETER, "limit is %d; it may be 1 to %d", page->limit, LIST_LIMIT_MAX);
     }
-    int rc = check_cursor(kind, page->after, "after");
-    rc = rc != 0 ? rc : check_cursor(kind, page->before, "before");
+    int rc = sqlite_list_check_cursor(kind, page->after, "after");
+    rc = rc != 0 ? rc : sqlite_list_check_cursor(kind, page->before, "before");
     if (rc != 0) {
         return rc;
     }
     json_t *data = json_array();
     build(&query, kind, columns, page, backwards ? !page->ascending : page->ascending);
-    rc = collect(state, &query, page, backwards, to_json, data, &more);
+    rc = sqlite_list_collect(state, &query, page, backwards, to_json, data, &more);
     json_t *answer = NULL;
     if (rc == 0) {
         size_t count = json_array_size(data);

@@ -64,11 +64,6 @@ int sqlite_object_put(struct state *state, struct state_args *args)
     return rc != 0 ? rc : sqlite_end(state, sqlite_object_store(state, args->project, args->kind, args->body));
 }
 
-static int body_to_json(sqlite3_stmt *row, json_t **out)
-{
-    return sqlite_column_json(row, 0, out);
-}
-
 int sqlite_object_get(struct state *state, struct state_args *args)
 {
     sqlite3_stmt *row;
@@ -77,7 +72,7 @@ int sqlite_object_get(struct state *state, struct state_args *args)
                           "SELECT body FROM objects WHERE kind = ? AND id = ? AND project = COALESCE(?, project)",
                           "ttt", args->kind, args->id, args->project);
     if (rc > 0) {
-        rc = body_to_json(row, args->out);
+        rc = sqlite_first_json(row, args->out);
         sqlite_done(row);
         return rc;
     }
@@ -96,7 +91,7 @@ int sqlite_object_delete(struct state *state, struct state_args *args)
 
 int sqlite_object_list(struct state *state, struct state_args *args)
 {
-    return sqlite_list(state, args->kind, "body", args->page, body_to_json, args->out);
+    return sqlite_list(state, args->kind, "body", args->page, sqlite_first_json, args->out);
 }
 
 int sqlite_blob_referenced(struct state *state, const char *sha256)

@@ -149,7 +149,7 @@ static const struct blob_ops *find_blobs(const char *name)
 }
 
 /* Everything but the thread; the caller releases what is open when this fails. */
-static int open_parts(const struct store_config *config, struct store *store)
+static int store_open_parts(const struct store_config *config, struct store *store)
 {
     const char *state = config->state != NULL ? config->state : state_rows[0]->name;
     const char *blobs = config->blobs != NULL ? config->blobs : blob_rows[0]->name;
@@ -198,7 +198,7 @@ int store_open(const struct store_config *config, struct store **out)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the store");
     }
     store->lock_fd = -1;
-    int rc = open_parts(config, store);
+    int rc = store_open_parts(config, store);
     if (rc == 0 && pthread_create(&store->thread, NULL, storage_thread, store) != 0) {
         rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot start the storage thread");
     }

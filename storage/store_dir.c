@@ -70,7 +70,7 @@ static int take_lock(const char *data_dir, int *lock_fd)
     return 0;
 }
 
-static int make_folders(const char *data_dir)
+static int store_dir_make_folders(const char *data_dir)
 {
     static const char *const folders[] = {"blobs/sha256", "jobs", "tmp"};
     char path[DIR_PATH_MAX];
@@ -95,7 +95,7 @@ int store_dir_open(const char *data_dir, int *lock_fd)
     int rc = fs_make_dirs(data_dir);
     rc = rc != 0 ? rc : refuse_network(data_dir);
     rc = rc != 0 ? rc : take_lock(data_dir, &fd);
-    rc = rc != 0 ? rc : make_folders(data_dir);
+    rc = rc != 0 ? rc : store_dir_make_folders(data_dir);
     if (rc != 0) {
         if (fd >= 0) {
             close(fd);
