@@ -115,7 +115,7 @@ static int replay(struct request *request, const json_t *response)
 }
 
 /* Store the response under the key. The object exists by now: the response is valid even when this fails. */
-static void store_response(struct request *request, const struct store_idempotency *key, const char *digest)
+static void request_store_response(struct request *request, const struct store_idempotency *key, const char *digest)
 {
     const char *location = NULL;
     for (int i = 0; i < request->reply.header_count; i++) {
@@ -165,7 +165,7 @@ int request_idempotent(struct request *request, const char *digest, int (*create
         err_restore(&record);
         return rc;
     }
-    store_response(request, &scoped, digest);
+    request_store_response(request, &scoped, digest);
     return 0;
 }
 

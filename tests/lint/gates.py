@@ -24,6 +24,8 @@ GATES = [
      ("jobs/job.c",), "a job's status is written by jobs/job.c alone: job_move and its like"),
     (r"\bINSERT INTO jobs\b|\bUPDATE jobs SET status\b", FOLDERS, ("storage/sqlite_jobs.c",),
      "the column is written in storage/sqlite_jobs.c alone"),
+    (r"\bstore_[a-z_]+\(", ("api/",), (),
+     "the API asks the jobs service (jobs/jobs.h) on behalf of a principal: jobs/access.c is the one place that knows what it may see"),
 ]
 
 
@@ -40,6 +42,7 @@ def self_test():
     assert list(faults("formats/gguf.c", "    names[LINEAR" "_Q]")) and list(faults("README.md", "q" "_proj"))
     assert not list(faults("models/families/llama.c", '    "model.layers' '.", "q' '_proj"'))
     assert list(faults("tests/unit/api/test_a.c", "    rig_sleep(20);"))
+    assert list(faults("api/a.c", "    rc = store_job_get(store, id, &job);"))
     assert list(faults("jobs/task.c", "    rc = store_job_claim(store, a, b, c, d);"))
     assert list(faults("jobs/task.c", '    json_object_set_new(patch, "status", json_string("queued"));'))
     assert not list(faults("jobs/task.c", "    rc = store_job_update(store, id, NULL, fence, patch, NULL, NULL, NULL);"))
