@@ -11,7 +11,7 @@ const struct principal principal_local = {.project = "default", .name = "local"}
 
 int access_job(struct store *store, const struct principal *who, const char *id, json_t **row)
 {
-    json_t *found;
+    json_t *found = NULL;
 
     TRY(store_job_get(store, id, &found));
     const char *project = json_string_value(json_object_get(found, "project"));
@@ -25,7 +25,7 @@ int access_job(struct store *store, const struct principal *who, const char *id,
 
 int access_object(struct store *store, const struct principal *who, const char *kind, const char *id)
 {
-    json_t *body;
+    json_t *body = NULL;
 
     TRY(store_object_get(store, who->project, kind, id, &body));
     json_decref(body);
@@ -52,7 +52,7 @@ int engine_object_list(struct engine *engine, const struct principal *who, const
 
 int engine_job_list(struct engine *engine, const struct principal *who, struct store_page *page, json_t **list)
 {
-    json_t *found;
+    json_t *found = NULL;
 
     page->project = who->project;
     TRY(store_job_list(engine_store(engine), page, &found));
@@ -75,7 +75,7 @@ int engine_job_row(struct engine *engine, const struct principal *who, const cha
 
 static int access_check(struct engine *engine, const struct principal *who, const char *id)
 {
-    json_t *row;
+    json_t *row = NULL;
 
     TRY(access_job(engine_store(engine), who, id, &row));
     json_decref(row);
