@@ -1,7 +1,7 @@
 /* The rows, and what follows from a parsed configuration: shapes, biases, windows, rotary tables.
  *
- * All families are one decoder block (RMSNorm, rotary attention with grouped keys, SwiGLU) under the same tensor names;
- * a row says where they differ. Defaults are those that the families' reference implementation assumes. */
+ * A row says which members of config.json count and what those mean that it lacks. Defaults are those that the
+ * families' reference implementation assumes. */
 
 #include "models/arch.h"
 
@@ -70,6 +70,7 @@ static const struct arch mixtral = {
     .default_experts = 8,
     .default_experts_per_token = 2,
     .default_rope_theta = 1e6,
+    .default_norm_eps = 1e-5,
 };
 
 static const struct arch qwen3_moe = {
@@ -87,7 +88,18 @@ static const struct arch qwen3_moe = {
     .default_expert_size = 768,
 };
 
-static const struct arch *const rows[] = {&llama, &mistral, &mixtral, &qwen2, &qwen3, &qwen3_moe, NULL};
+static const struct arch olmo2 = {
+    .name = "Olmo2ForCausalLM",
+    .gguf = "olmo2",
+    .plan = family_olmo2_plan,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .window = WINDOW_NEVER,
+    .default_max_position = 2048,
+    .default_norm_eps = 1e-5,
+};
+
+static const struct arch *const rows[] = {&llama, &mistral, &mixtral, &olmo2, &qwen2, &qwen3, &qwen3_moe, NULL};
 
 const struct arch *const *arch_list(void)
 {

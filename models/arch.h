@@ -45,6 +45,7 @@ struct arch {
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
     int64_t default_experts, default_experts_per_token, default_expert_size;
     double default_rope_theta; /* 0: 10000 */
+    double default_norm_eps;   /* 0: 1e-6 */
 };
 
 #define ARCH_LAYERS_MAX 4096

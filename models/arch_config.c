@@ -454,7 +454,7 @@ static int parse_flags(const json_t *config, struct model_config *c)
     if (act != NULL && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0) {
         return unsupported("hidden_act", act);
     }
-    c->rms_norm_eps = 1e-6;
+    c->rms_norm_eps = c->arch->default_norm_eps > 0 ? c->arch->default_norm_eps : 1e-6;
     return read_positive(config, "rms_norm_eps", 1, &c->rms_norm_eps);
 }
 

@@ -8,9 +8,17 @@
     .layers = "model.layers.", .attention = "self_attn", .embedding = "model.embed_tokens", .norm = "model.norm", \
     .head = "lm_head"
 
-/* What several families share: attention and MLP on `in`, under Llama's names. Each returns what is to be added to the
- * residual stream. */
-int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in, bool head_norms);
+/* What the norms of queries and keys, before their rotation, are over. */
+enum family_norms {
+    FAMILY_NORMS_NONE,
+    FAMILY_NORMS_HEAD, /* each head by itself */
+    FAMILY_NORMS_ROW,  /* all heads together */
+};
+
+/* What several families share: attention and MLP on `in`, under Llama's names. Each returns what its last linear makes,
+ * which is to be added to the residual stream, through a norm where a family has one there. */
+int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
+                       enum family_norms norms);
 int families_mlp(struct plan_builder *b, const struct model_config *c, int in);
 
 /* What families of experts call their modules: the router, the list, and an expert's three linears. */
@@ -25,3 +33,4 @@ int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_b
 int family_qwen3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_mixtral_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_qwen3_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);

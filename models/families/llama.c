@@ -5,7 +5,8 @@
 
 #include <math.h>
 
-int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in, bool head_norms)
+int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
+                       enum family_norms norms)
 {
     const struct plan_attention attention = {.heads = c->num_heads,
                                              .kv_heads = c->num_kv_heads,
@@ -18,9 +19,10 @@ int families_attention(struct plan_builder *b, const struct model_config *c, int
     int v = plan_linear(b, in, "self_attn.v_proj", "attn_v", kv_width, c->qkv_bias);
 
     plan_fuse(b, "q, k and v", (int[]){q, k, v}, 3);
-    if (head_norms) {
-        q = plan_head_norm(b, q, "self_attn.q_norm", "attn_q_norm", c->head_dim);
-        k = plan_head_norm(b, k, "self_attn.k_norm", "attn_k_norm", c->head_dim);
+    if (norms != FAMILY_NORMS_NONE) {
+        bool row = norms == FAMILY_NORMS_ROW;
+        q = plan_head_norm(b, q, "self_attn.q_norm", "attn_q_norm", row ? width : c->head_dim);
+        k = plan_head_norm(b, k, "self_attn.k_norm", "attn_k_norm", row ? kv_width : c->head_dim);
     }
     q = plan_rope(b, q, c->head_dim);
     k = plan_rope(b, k, c->head_dim);
@@ -41,7 +43,7 @@ int families_mlp(struct plan_builder *b, const struct model_config *c, int in)
 int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
 {
     int in = plan_row_norm(b, 0, "input_layernorm", "attn_norm");
-    int x = plan_add(b, 0, families_attention(b, c, layer, in, false));
+    int x = plan_add(b, 0, families_attention(b, c, layer, in, FAMILY_NORMS_NONE));
     in = plan_row_norm(b, x, "post_attention_layernorm", "ffn_norm");
     return plan_add(b, x, families_mlp(b, c, in));
 }

@@ -27,7 +27,7 @@ int family_mixtral_plan(const struct model_config *c, int64_t layer, struct plan
     static const struct family_experts names = {
         "block_sparse_moe.gate", "block_sparse_moe.experts", "w1", "w3", "w2", "w1 and w3"};
     int in = plan_row_norm(b, 0, "input_layernorm", "attn_norm");
-    int x = plan_add(b, 0, families_attention(b, c, layer, in, false));
+    int x = plan_add(b, 0, families_attention(b, c, layer, in, FAMILY_NORMS_NONE));
 
     in = plan_row_norm(b, x, "post_attention_layernorm", "ffn_norm");
     return plan_add(b, x, families_experts(b, c, in, &names));
@@ -38,7 +38,7 @@ int family_qwen3_moe_plan(const struct model_config *c, int64_t layer, struct pl
     static const struct family_experts names = {"mlp.gate", "mlp.experts", "gate_proj",
                                                 "up_proj",  "down_proj",   "gate and up"};
     int in = plan_row_norm(b, 0, "input_layernorm", "attn_norm");
-    int x = plan_add(b, 0, families_attention(b, c, layer, in, true));
+    int x = plan_add(b, 0, families_attention(b, c, layer, in, FAMILY_NORMS_HEAD));
 
     in = plan_row_norm(b, x, "post_attention_layernorm", "ffn_norm");
     return plan_add(b, x, arch_has_experts(c, layer) ? families_experts(b, c, in, &names) : families_mlp(b, c, in));

@@ -6,7 +6,7 @@
 int family_qwen3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
 {
     int in = plan_row_norm(b, 0, "input_layernorm", "attn_norm");
-    int x = plan_add(b, 0, families_attention(b, c, layer, in, true));
+    int x = plan_add(b, 0, families_attention(b, c, layer, in, FAMILY_NORMS_HEAD));
     in = plan_row_norm(b, x, "post_attention_layernorm", "ffn_norm");
     return plan_add(b, x, families_mlp(b, c, in));
 }

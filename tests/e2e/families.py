@@ -36,6 +36,11 @@ EXPERTS = {
                                  "head_dim": 64, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128,
                                  "norm_topk_prob": True, "mlp_only_layers": [0]}),
 }
+# Norms after attention and MLP, none before.
+POST_NORMS = {
+    "olmo2": ("bfloat16", 1, {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "rope_theta": 500000.0,
+                              "num_key_value_heads": 4}),
+}
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -63,7 +68,8 @@ def tensors(config):
     yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
     for layer in range(config["num_hidden_layers"]):
         prefix = "model.layers.%d." % layer
-        yield prefix + "input_layernorm.weight", (hidden,)
+        if kind != "olmo2":
+            yield prefix + "input_layernorm.weight", (hidden,)
         for name, rows, cols, bias in linears + (sparse if experts and layer not in config.get("mlp_only_layers", ()) else dense):
             yield prefix + name + ".weight", (rows, cols)
             if bias:
@@ -71,6 +77,10 @@ def tensors(config):
         if kind.startswith("qwen3"):
             yield prefix + "self_attn.q_norm.weight", (head,)
             yield prefix + "self_attn.k_norm.weight", (head,)
+        if kind == "olmo2":
+            yield prefix + "self_attn.q_norm.weight", (q,)
+            yield prefix + "self_attn.k_norm.weight", (kv,)
+            yield prefix + "post_feedforward_layernorm.weight", (hidden,)
         yield prefix + "post_attention_layernorm.weight", (hidden,)
     yield "model.norm.weight", (hidden,)
     if not config.get("tie_word_embeddings"):
@@ -112,7 +122,7 @@ def encode(numbers, dtype):
 
 def write(folder, family, **more):
     """The whole checkpoint of a family; `more` goes into its config."""
-    dtype, files, extra = {**FAMILIES, **EXPERTS}[family]
+    dtype, files, extra = {**FAMILIES, **EXPERTS, **POST_NORMS}[family]
     config = {**SHAPE, "tie_word_embeddings": False, "torch_dtype": dtype, **extra, **more}
     os.makedirs(folder)
     with open(os.path.join(folder, "config.json"), "w") as file:

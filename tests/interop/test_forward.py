@@ -51,6 +51,10 @@ def qwen3_moe(**more):
                                           "moe_intermediate_size": 40, **more})
 
 
+def olmo2(**more):
+    return transformers.Olmo2Config(**{**SHAPE, **more})
+
+
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}
 
@@ -74,6 +78,8 @@ CASES = {
     "qwen3-moe": (qwen3_moe, {"norm_topk_prob": True}),
     "qwen3-moe-scores": (qwen3_moe, {"num_experts": 64, "num_experts_per_tok": 6, "moe_intermediate_size": 16}),
     "qwen3-moe-sparse": (qwen3_moe, {"decoder_sparse_step": 2, "num_hidden_layers": 4, "mlp_only_layers": [3]}),
+    "olmo2": (olmo2, {}),
+    "olmo2-all-heads": (olmo2, {"num_key_value_heads": 4, "attention_bias": True, "tie_word_embeddings": True}),
     "qwen3-moe-one": (qwen3_moe, {"num_experts": 1, "num_experts_per_tok": 1}),
 }
 

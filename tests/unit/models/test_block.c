@@ -22,6 +22,8 @@ static const char *const configs[] = {
     "{\"architectures\":[\"Qwen3ForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":2,"
     "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":10,\"head_dim\":12,\"use_sliding_window\":true,"
     "\"sliding_window\":4,\"max_window_layers\":1}",
+    "{\"architectures\":[\"Olmo2ForCausalLM\"],\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":10,\"attention_bias\":true}",
 };
 
 struct reference {
@@ -141,14 +143,18 @@ static void forward(const struct reference *r, double (*x)[WIDE])
     int64_t hidden = c->hidden_size, wide = c->intermediate_size;
     int64_t heads = c->num_heads * c->head_dim, kv = c->num_kv_heads * c->head_dim;
     bool head_norms = strcmp(c->arch->name, "Qwen3ForCausalLM") == 0;
+    bool post_norms = strcmp(c->arch->name, "Olmo2ForCausalLM") == 0; /* and norms of q and k over all heads */
 
-    norm(r, "input_layernorm", hidden, hidden, x, in);
+    memcpy(in, x, sizeof(in));
+    if (!post_norms) {
+        norm(r, "input_layernorm", hidden, hidden, x, in);
+    }
     linear(r, "self_attn.q_proj", c->qkv_bias, heads, hidden, in, q);
     linear(r, "self_attn.k_proj", c->qkv_bias, kv, hidden, in, k);
     linear(r, "self_attn.v_proj", c->qkv_bias, kv, hidden, in, v);
-    if (head_norms) {
-        norm(r, "self_attn.q_norm", c->num_heads * c->head_dim, c->head_dim, q, q);
-        norm(r, "self_attn.k_norm", c->num_kv_heads * c->head_dim, c->head_dim, k, k);
+    if (head_norms || post_norms) {
+        norm(r, "self_attn.q_norm", heads, post_norms ? heads : c->head_dim, q, q);
+        norm(r, "self_attn.k_norm", kv, post_norms ? kv : c->head_dim, k, k);
     }
     rotate(r, c->num_heads, q);
     rotate(r, c->num_kv_heads, k);
@@ -158,8 +164,14 @@ static void forward(const struct reference *r, double (*x)[WIDE])
         }
     }
     linear(r, "self_attn.o_proj", c->o_bias, hidden, heads, o, in);
+    if (post_norms) {
+        norm(r, "post_attention_layernorm", hidden, hidden, in, in);
+    }
     add(x, in, hidden);
-    norm(r, "post_attention_layernorm", hidden, hidden, x, in);
+    memcpy(in, x, sizeof(in));
+    if (!post_norms) {
+        norm(r, "post_attention_layernorm", hidden, hidden, x, in);
+    }
     linear(r, "mlp.gate_proj", c->mlp_bias, wide, hidden, in, q);
     linear(r, "mlp.up_proj", c->mlp_bias, wide, hidden, in, up);
     for (int t = 0; t < TOKENS; t++) {
@@ -168,6 +180,9 @@ static void forward(const struct reference *r, double (*x)[WIDE])
         }
     }
     linear(r, "mlp.down_proj", c->mlp_bias, hidden, wide, q, in);
+    if (post_norms) {
+        norm(r, "post_feedforward_layernorm", hidden, hidden, in, in);
+    }
     add(x, in, hidden);
 }
 

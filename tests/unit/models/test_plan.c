@@ -170,6 +170,52 @@ START_TEST(test_families)
 }
 END_TEST
 
+START_TEST(test_norms_after)
+{
+    struct plans *plans = plans_of("Olmo2ForCausalLM", "{\"num_key_value_heads\":4}");
+    const struct plan *plan = plans_layer(plans, 0);
+    const struct plan_group *groups = plan->groups;
+    int sum = groups[2].input;
+
+    ck_assert_int_eq(plans_kinds(plans), 1);
+    ck_assert_int_eq(plan->group_count, 4);
+    has_modules(plan, &groups[0], q_k_v, 3);
+    has_modules(plan, &groups[1], o, 1);
+    has_modules(plan, &groups[2], gate_up, 2);
+    has_modules(plan, &groups[3], down, 1);
+    ck_assert(groups[0].input == 0 && plan->values[sum].residual);
+    ck_assert_uint_eq(groups[1].kept, PLAN_BIT(0) | PLAN_BIT(groups[1].input));
+    ck_assert_uint_eq(groups[2].kept, PLAN_BIT(sum));
+    ck_assert_uint_eq(groups[3].kept, PLAN_BIT(sum) | PLAN_BIT(groups[3].input));
+    /* Nothing makes the stream by itself that could take up factors; v and up do. */
+    ck_assert(groups[0].fold.kind == FOLD_NONE && groups[2].fold.kind == FOLD_NONE);
+    ck_assert(groups[1].fold.kind == FOLD_ROWS && groups[1].fold.attention && groups[3].fold.kind == FOLD_ROWS);
+    /* What is added to the stream is a norm's, not a module's. */
+    for (int g = 0; g < 4; g++) {
+        const struct plan_step *last = &plan->steps[plan->values[groups[g].branch].producer];
+        ck_assert_int_eq(groups[g].residual, -1);
+        ck_assert_int_eq(last->kind, STEP_NORM);
+        ck_assert_str_eq(plan->norms[last->norm].path,
+                         g < 2 ? "post_attention_layernorm" : "post_feedforward_layernorm");
+    }
+    for (int i = 0; i < plan->module_count; i++) {
+        ck_assert(plan->modules[i].rotated == (i < 2) && plan->modules[i].scores == (i < 2));
+    }
+    plans_free(plans);
+
+    /* Norms of queries and keys over all heads. */
+    plans = plans_of("Olmo2ForCausalLM", "{\"attention_bias\":true}");
+    plan = plans_layer(plans, 0);
+    ck_assert_int_eq(plan->norm_count, 4);
+    ck_assert_str_eq(plan->norms[1].path, "self_attn.k_norm");
+    ck_assert(plan->norms[0].size == 64 && plan->norms[1].size == 32);
+    ck_assert(plan->modules[0].bias && plan->modules[3].bias && !plan->modules[4].bias);
+    ck_assert(plan->groups[1].fold.kind == FOLD_NONE && plan->groups[1].fold.shared);
+    ck_assert_double_eq(plans_config(plans)->rms_norm_eps, 1e-5);
+    plans_free(plans);
+}
+END_TEST
+
 /* --- layers made up for the test */
 
 /* Llama's attention, and an MLP of three experts, two for each token, with a shared one. */
@@ -286,4 +332,4 @@ START_TEST(test_made_up)
 }
 END_TEST
 
-UNIT_MAIN("plan", test_groups, test_passes, test_folds, test_families, test_experts, test_made_up)
+UNIT_MAIN("plan", test_groups, test_passes, test_folds, test_families, test_norms_after, test_experts, test_made_up)
