@@ -1,4 +1,5 @@
-"""Models with experts load back: transformers gives for an artifact what quantd's own forward pass gives for the same codes, dense."""
+"""Models with experts, and one whose norms follow attention and MLP, load back: transformers gives for an artifact what quantd's own
+forward pass gives for the same codes, dense."""
 
 import json
 
@@ -8,12 +9,13 @@ import torch
 import transformers
 
 from daemon import Daemon
-from test_forward import LENGTH, SEQUENCES, SHAPE, forward, make, mixtral, qwen3_moe
+from test_forward import LENGTH, SEQUENCES, SHAPE, forward, make, mixtral, olmo2, qwen3_moe
 
 TOLERANCE = 1e-4  # largest difference over largest logit
 CASES = {"mixtral": (mixtral, {"intermediate_size": 128}),
          "qwen3-moe": (qwen3_moe, {"moe_intermediate_size": 64, "norm_topk_prob": True, "mlp_only_layers": [1],
-                                   "intermediate_size": 128, "head_dim": 32})}
+                                   "intermediate_size": 128, "head_dim": 32}),
+         "olmo2": (olmo2, {"intermediate_size": 128})}
 
 
 @pytest.fixture(scope="module", params=CASES)
