@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Includes point down the house only. Usage: layers.py ROOT
+"""Includes point to lower layers only. Usage: layers.py ROOT
 
 base <- gpu <- models <- { quantizers | formats } <- pipeline <- jobs <- api <- daemon, and base <- storage <- jobs:
 quantizers, formats and storage never see each other, and pipeline sees no storage.
-Inside gpu, cpu/ and cuda/ see the face and not each other.
+Inside gpu, cpu/ and cuda/ see the public header and not each other.
 """
 
 import re
@@ -27,7 +27,7 @@ SOURCES = (".c", ".h", ".inc", ".cu", ".cuh", ".def")
 
 
 def faults(name, text):
-    floor = name.split("/")[0]
+    layer = name.split("/")[0]
     for match in INCLUDE.finditer(text):
         target = match.group(1)
         line = text.count("\n", 0, match.start()) + 1
@@ -35,11 +35,11 @@ def faults(name, text):
         if ".." in target.split("/"):
             yield line, f'"{target}" climbs out of its folder'
         elif "/" not in target:
-            yield line, f'"{target}" does not name its floor'
-        elif to != floor and to in BELOW and to not in BELOW[floor]:
-            yield line, f'"{target}" is above {floor}'
-        elif to != floor and to not in BELOW:
-            yield line, f'"{target}" belongs to no floor'
+            yield line, f'"{target}" does not name its layer'
+        elif to != layer and to in BELOW and to not in BELOW[layer]:
+            yield line, f'"{target}" is above {layer}'
+        elif to != layer and to not in BELOW:
+            yield line, f'"{target}" does not belong to a layer'
         elif name.startswith("gpu/cpu/") and target.startswith("gpu/cuda/"):
             yield line, f'"{target}" belongs to another backend'
         elif name.startswith("gpu/cuda/") and target.startswith("gpu/cpu/"):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Documentation uses the words of the field. Usage: words.py ROOT
 
-Looks for words that mean something else, or nothing, to readers of other projects, in docs/, README.md, CONTRIBUTING.md and the README.md of
-each layer, and names the word to use. Code (fenced blocks, `code`), targets of links and lists made from sources are not looked at.
+Looks for words that mean something else, or nothing, to readers of other projects, in docs/, README.md, CONTRIBUTING.md, CHANGELOG.md and
+each layer's README.md, and names the word to use. Code (fenced blocks, `code`), targets of links and lists made from sources are not looked at.
 """
 
 import re
@@ -11,7 +11,7 @@ import sys
 import tree
 
 LAYERS = ("api", "base", "daemon", "deploy", "formats", "gpu", "jobs", "models", "pipeline", "quantizers", "storage")
-PAGES = re.compile(r"README\.md|CONTRIBUTING\.md|docs/[^/]+\.md|(?:%s)/README\.md" % "|".join(LAYERS))
+PAGES = re.compile(r"CHANGELOG\.md|README\.md|CONTRIBUTING\.md|docs/[^/]+\.md|(?:%s)/README\.md" % "|".join(LAYERS))
 
 WORDS = {
     r"whole": "complete, per-tensor",
@@ -87,7 +87,7 @@ def self_test():
     assert faults("```\nroom\n```\n\n`room`\nroom\n")[0][0] == 6
     for page in ["README.md", "docs/api.md", "gpu/README.md"]:
         assert PAGES.fullmatch(page), page
-    for page in ["tests/bench/RESULTS.md", "CHANGELOG.md", "docs/a/b.md"]:
+    for page in ["tests/bench/RESULTS.md", "docs/a/b.md"]:
         assert not PAGES.fullmatch(page), page
 
 
