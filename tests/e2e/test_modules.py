@@ -10,6 +10,7 @@ from harness import BINARY, DATA, JOBS, Daemon, Failure, Skip, equal, main, new_
 
 MODULES = os.environ.get("QUANTD_CUDA_MODULE_DIR", "")
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
+SANITIZED = os.environ.get("QUANTD_E2E_SANITIZED") == "1"
 LIBDIR = os.environ.get("QUANTD_LIBDIR", "lib")
 NEEDY = os.environ.get("QUANTD_NEEDY_MODULE", "")
 
@@ -120,7 +121,7 @@ def small_job(directory, device, **quantization):
         memory = state["memory"]
         true(memory["estimated_gpu_bytes"] > 0, "an estimate: %r" % memory)
         peak = memory["gpu_peak_bytes"]
-        true(peak is None if device == "cpu" else peak > 0, "what was measured of %s: %r" % (device, memory))
+        true(peak is not None and peak > 0, "what was measured of %s: %r" % (device, memory))
         report = daemon.get("%s/%s/report" % (JOBS, job))
         manifest = daemon.get("/v1/artifacts/%s" % state["result"]["artifact_id"])
     losses = [row["output_relative_mse"] for row in report["layers"]]
@@ -136,7 +137,8 @@ def device_of_its_own():
     few tokens held back, which a single code can move by per cents either way."""
     if not os.path.exists(os.path.join(SHIM, "quantd_gpu_cuda.so")):
         raise Skip("the shim was not built")
-    compare_jobs(float_targets=False)
+    if not SANITIZED:  # the second comparison goes the way of the first, and each takes minutes there
+        compare_jobs(float_targets=False)
     compare_jobs(float_targets=True, refine_rounds=1)
 
 

@@ -213,7 +213,7 @@ START_TEST(test_hostile_copies)
     rig_print(client, "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     int server;
     RIG_WAIT((server = server_end(client)) >= 0);
-    int copy = dup(server);
+    int copy = fcntl(server, F_DUPFD_CLOEXEC, 0);
     ck_assert_int_ge(copy, 0);
     answer_free(rig_read(client, false));
     RIG_WAIT(fcntl(server, F_GETFD) < 0); /* it lingers first */
