@@ -34,7 +34,7 @@ static int file_open(struct request *request, void **state)
     if (sink == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
-    int rc = engine_file_writer(request->context->engine, &sink->writer);
+    int rc = engine_file_open(request->context->engine, &sink->writer);
     if (rc < 0) {
         free(sink);
         return rc;
@@ -46,13 +46,13 @@ static int file_open(struct request *request, void **state)
 static int file_feed(void *state, const char *data, size_t size)
 {
     struct file_sink *sink = state;
-    return blob_writer_write(sink->writer, data, size);
+    return engine_file_write(sink->writer, data, size);
 }
 
 static void file_abort(void *state)
 {
     struct file_sink *sink = state;
-    blob_writer_abort(sink->writer);
+    engine_file_abort(sink->writer);
     free(sink);
 }
 
@@ -119,7 +119,7 @@ static int file_finish_take(struct request *request, void *state)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
     request->state = facts;
-    int rc = blob_writer_commit_take(sink->writer, facts->sha256, &facts->bytes);
+    int rc = engine_file_commit_take(sink->writer, facts->sha256, &facts->bytes);
     free(sink);
     if (rc < 0) {
         return rc;

@@ -7,7 +7,6 @@
 #include "api/header.h"
 #include "api/reply.h"
 #include "base/params.h"
-#include "jobs/job.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +24,7 @@ int handlers_job_create(struct request *request)
 
 int handlers_job_list(struct request *request)
 {
-    struct store_page page;
+    struct page page;
     json_t *list = NULL;
     query_page(&request->scratch->query, &page);
     int rc = engine_job_list(request->context->engine, request->who, &page, &list);

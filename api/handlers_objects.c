@@ -24,7 +24,7 @@ int handlers_object_get(struct request *request, const char *kind)
 
 int handlers_object_list(struct request *request, const char *kind)
 {
-    struct store_page page;
+    struct page page;
     json_t *list = NULL;
     query_page(&request->scratch->query, &page);
     int rc = engine_object_list(request->context->engine, request->who, kind, &page, &list);

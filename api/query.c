@@ -7,6 +7,7 @@
 
 #include "api/header.h"
 #include "base/err.h"
+#include "base/ids.h"
 #include "base/text.h"
 
 #include <jansson.h>
@@ -235,10 +236,10 @@ int64_t query_int(const struct query *query, const char *name, int64_t fallback)
     return item != NULL ? item->number : fallback;
 }
 
-void query_page(const struct query *query, struct store_page *page)
+void query_page(const struct query *query, struct page *page)
 {
     const struct query_item *metadata = query_find(query, "metadata");
-    *page = (struct store_page){
+    *page = (struct page){
         .limit = (int)query_int(query, "limit", 20),
         .after = query_text(query, "after"),
         .before = query_text(query, "before"),

@@ -1,8 +1,8 @@
 #pragma once
 /* Query parameters, checked against a table: unknown parameters are refused, and every error is reported. */
 
+#include "base/page.h"
 #include "base/validation.h"
-#include "storage/storage.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -47,8 +47,8 @@ int query_parse(const struct query_row *rows, const char *raw, struct query *out
 const struct query_item *query_find(const struct query *query, const char *name);
 const char *query_text(const struct query *query, const char *name);
 int64_t query_int(const struct query *query, const char *name, int64_t fallback);
-/* limit, after, before, order and the filters of the table, in the store's form. */
-void query_page(const struct query *query, struct store_page *page);
+/* limit, after, before, order and the filters of the table. */
+void query_page(const struct query *query, struct page *page);
 
 /* The parameters of every list. */
 #define QUERY_PAGE_ROWS                                                                                    \

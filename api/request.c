@@ -82,7 +82,7 @@ static int parse_body(struct request *request)
     return json_is_object(request->json) ? 0 : err_raise(ERR_INVALID_JSON, "the body must be a JSON object");
 }
 
-const struct store_idempotency *request_idempotency_key(const struct request *request)
+const struct idempotency_key *request_idempotency_key(const struct request *request)
 {
     return request->idempotency.key != NULL ? &request->idempotency : NULL;
 }
@@ -115,7 +115,7 @@ static int replay(struct request *request, const json_t *response)
 }
 
 /* Store the response under the key. The object exists by now: the response is valid even when this fails. */
-static void request_store_response(struct request *request, const struct store_idempotency *key, const char *digest)
+static void request_store_response(struct request *request, const struct idempotency_key *key, const char *digest)
 {
     const char *location = NULL;
     for (int i = 0; i < request->reply.header_count; i++) {
@@ -150,14 +150,14 @@ int request_idempotent(struct request *request, const char *digest, int (*create
     (void)snprintf(scope, sizeof(scope), "%s %s", request->route->method, request->route->path);
     AUTO_JSON json_t *response = NULL;
     struct engine *engine = request->context->engine;
-    const struct store_idempotency scoped = {request->who->project, scope, key};
+    const struct idempotency_key scoped = {request->who->project, scope, key};
     int rc = engine_idempotency_reserve(engine, &scoped, digest, &response);
     if (rc != 0) {
         return rc < 0 ? rc : replay(request, response);
     }
     request->idempotency = scoped;
     rc = create(request);
-    request->idempotency = (struct store_idempotency){0};
+    request->idempotency = (struct idempotency_key){0};
     if (rc < 0) {
         struct err_record record;
         err_take(&record);

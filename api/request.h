@@ -98,7 +98,7 @@ struct request {
     void *state;   /* a handler's, between waits; freed with free() */
     struct waiter waiter;
 
-    struct store_idempotency idempotency; /* while create runs under a key */
+    struct idempotency_key idempotency; /* while create runs under a key */
 
     enum request_step step;
     int phase;            /* the server's, as the next two */
@@ -140,4 +140,4 @@ int request_work(struct request *request);
  * the response of the first. Without a key it only calls create. Worker thread. */
 int request_idempotent(struct request *request, const char *digest, int (*create)(struct request *request));
 /* The key under which create runs, so that the store can tie it to the new object; NULL without one. */
-const struct store_idempotency *request_idempotency_key(const struct request *request);
+const struct idempotency_key *request_idempotency_key(const struct request *request);

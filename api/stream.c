@@ -10,7 +10,6 @@
 #include "api/reply.h"
 #include "base/cleanup.h"
 #include "base/mem.h"
-#include "jobs/job.h"
 
 #include <openssl/evp.h>
 #include <stdio.h>
@@ -34,7 +33,7 @@ static int blob_fill(struct request *request, void *state, char *buffer, size_t 
         return REQUEST_END;
     }
     size_t part = left < (int64_t)capacity ? (size_t)left : capacity;
-    int rc = blob_reader_read(stream->reader, stream->offset, buffer, part);
+    int rc = engine_blob_read(stream->reader, stream->offset, buffer, part);
     if (rc < 0) {
         return err_pass(rc, "sending a blob");
     }
@@ -46,7 +45,7 @@ static int blob_fill(struct request *request, void *state, char *buffer, size_t 
 static void blob_close(void *state)
 {
     struct blob_stream *stream = state;
-    blob_reader_close(stream->reader);
+    engine_blob_close(stream->reader);
     free(stream);
 }
 

@@ -11,6 +11,11 @@ void id_new(const char *prefix, char out[ID_SIZE]);
 /* Right prefix, '_', 26 Crockford digits. */
 bool id_valid(const char *id, const char *prefix);
 
+/* An Idempotency-Key as a client sent it: the same key of another project or for another scope is another key. */
+struct idempotency_key {
+    const char *project, *scope, *key;
+};
+
 int64_t clock_unix_seconds(void);
 int64_t clock_unix_ms(void);
 int64_t clock_monotonic_ms(void);

@@ -23,6 +23,7 @@
 #include "daemon/report.h"
 #include "daemon/restart.h"
 #include "daemon/signals.h"
+#include "storage/storage.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -4,6 +4,7 @@
 #include "jobs/access.h"
 
 #include "base/err.h"
+#include "storage/storage.h"
 
 #include <string.h>
 
@@ -43,19 +44,22 @@ int engine_object_get(struct engine *engine, const struct principal *who, const 
     return store_object_get(engine_store(engine), who->project, kind, id, body);
 }
 
-int engine_object_list(struct engine *engine, const struct principal *who, const char *kind, struct store_page *page,
+int engine_object_list(struct engine *engine, const struct principal *who, const char *kind, const struct page *page,
                        json_t **list)
 {
-    page->project = who->project;
-    return store_object_list(engine_store(engine), kind, page, list);
+    struct page own = *page;
+
+    own.project = who->project;
+    return store_object_list(engine_store(engine), kind, &own, list);
 }
 
-int engine_job_list(struct engine *engine, const struct principal *who, struct store_page *page, json_t **list)
+int engine_job_list(struct engine *engine, const struct principal *who, const struct page *page, json_t **list)
 {
+    struct page own = *page;
     json_t *found = NULL;
 
-    page->project = who->project;
-    TRY(store_job_list(engine_store(engine), page, &found));
+    own.project = who->project;
+    TRY(store_job_list(engine_store(engine), &own, &found));
     json_t *rows = json_object_get(found, "data");
     for (size_t i = 0; i < json_array_size(rows); i++) {
         json_t *view = engine_job_view(engine, json_array_get(rows, i));
@@ -95,9 +99,24 @@ int engine_job_layers(struct engine *engine, const struct principal *who, const 
     return store_layers_list(engine_store(engine), id, rows);
 }
 
-int engine_file_writer(struct engine *engine, struct blob_writer **out)
+int engine_file_open(struct engine *engine, struct blob_writer **out)
 {
     return blob_writer_new(engine_store(engine), out);
+}
+
+int engine_file_write(struct blob_writer *writer, const void *data, size_t size)
+{
+    return blob_writer_write(writer, data, size);
+}
+
+int engine_file_commit_take(struct blob_writer *writer, char sha256[DIGEST_HEX_SIZE], int64_t *size)
+{
+    return blob_writer_commit_take(writer, sha256, size);
+}
+
+void engine_file_abort(struct blob_writer *writer)
+{
+    blob_writer_abort(writer);
 }
 
 int engine_file_create(struct engine *engine, const struct principal *who, const json_t *file)
@@ -115,18 +134,28 @@ int engine_blob_open(struct engine *engine, const char *sha256, struct blob_read
     return blob_reader_open(engine_store(engine), sha256, out, size);
 }
 
-int engine_idempotency_reserve(struct engine *engine, const struct store_idempotency *key, const char *digest,
+int engine_blob_read(struct blob_reader *reader, int64_t offset, void *buffer, size_t size)
+{
+    return blob_reader_read(reader, offset, buffer, size);
+}
+
+void engine_blob_close(struct blob_reader *reader)
+{
+    blob_reader_close(reader);
+}
+
+int engine_idempotency_reserve(struct engine *engine, const struct idempotency_key *key, const char *digest,
                                json_t **response)
 {
     return store_idempotency_reserve(engine_store(engine), key, digest, response);
 }
 
-int engine_idempotency_finish(struct engine *engine, const struct store_idempotency *key, const json_t *response)
+int engine_idempotency_finish(struct engine *engine, const struct idempotency_key *key, const json_t *response)
 {
     return store_idempotency_finish(engine_store(engine), key, response);
 }
 
-int engine_idempotency_release(struct engine *engine, const struct store_idempotency *key)
+int engine_idempotency_release(struct engine *engine, const struct idempotency_key *key)
 {
     return store_idempotency_release(engine_store(engine), key);
 }

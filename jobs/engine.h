@@ -9,6 +9,7 @@
 #include "jobs/spec.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
+#include "storage/storage.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

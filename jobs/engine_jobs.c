@@ -119,7 +119,7 @@ static int check_room(struct engine *engine)
 }
 
 static int store_new(struct engine *engine, const struct principal *who, const struct job_spec *spec,
-                     const json_t *warnings, const struct store_idempotency *idempotency, json_t **job)
+                     const json_t *warnings, const struct idempotency_key *idempotency, json_t **job)
 {
     json_int_t now = clock_unix_seconds();
     char id[ID_SIZE];
@@ -136,7 +136,7 @@ static int store_new(struct engine *engine, const struct principal *who, const s
 }
 
 int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
-                      const struct store_idempotency *idempotency, struct validation_errors *errors, json_t **job)
+                      const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
 {
     struct job_spec spec;
 

@@ -15,7 +15,7 @@ static const char *const open_statuses[] = {"awaiting_calibration", "queued", "r
 int engine_model_unused(struct engine *engine, const char *id)
 {
     for (size_t i = 0; i < OPEN_COUNT; i++) {
-        const struct store_page page = {.limit = 1, .status = open_statuses[i], .model = id};
+        const struct page page = {.limit = 1, .status = open_statuses[i], .model = id};
         json_t *list;
         int rc = store_job_list(engine->store, &page, &list);
         if (rc != 0) {
@@ -62,7 +62,7 @@ static int file_unused_in(struct engine *engine, const char *status, const char 
     bool more = true;
 
     while (more) {
-        const struct store_page page = {
+        const struct page page = {
             .limit = 100, .status = status, .ascending = true, .after = after[0] != '\0' ? after : NULL};
         json_t *list;
         int rc = store_job_list(engine->store, &page, &list);

@@ -8,7 +8,8 @@
 #include "jobs/job.h"
 
 #include "base/err.h"
-#include "base/ids.h"
+#include "jobs/jobs.h"
+#include "storage/storage.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -172,7 +173,7 @@ int job_claim(struct store *store, const char *worker, json_t **row)
     return store_job_claim(store, from, job_next(from, JOB_CLAIM), worker, row);
 }
 
-int job_create(struct store *store, json_t *row, bool streams_calibration, const struct store_idempotency *idempotency)
+int job_create(struct store *store, json_t *row, bool streams_calibration, const struct idempotency_key *idempotency)
 {
     const char *status = job_first_state(streams_calibration);
     json_t *data = job_status_data(status, NULL, NULL, NULL);

@@ -1,9 +1,13 @@
 #pragma once
 /* A job's life as one table: its states, the events that move it between them, and the one function that moves it. */
 
-#include "storage/storage.h"
+#include "base/ids.h"
 
+#include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
+
+struct store;
 
 enum job_event {
     JOB_COMPLETE, /* calibration is complete */
@@ -28,8 +32,6 @@ extern const struct job_transition job_transitions[];
 const char *job_first_state(bool streams_calibration);
 /* The state that `event` leads to, or NULL when it is not legal from there. */
 const char *job_next(const char *from, enum job_event event);
-/* succeeded, failed, cancelled. */
-bool job_is_terminal(const char *status);
 
 /* What goes with a move. */
 struct job_change {
@@ -41,7 +43,7 @@ struct job_change {
 };
 
 /* Store a new job, whose columns are in `row` but for its status, with its first event. */
-int job_create(struct store *store, json_t *row, bool streams_calibration, const struct store_idempotency *idempotency);
+int job_create(struct store *store, json_t *row, bool streams_calibration, const struct idempotency_key *idempotency);
 /* Make one move: its state, the times and columns that follow from it, and its "status" event, in one transaction. Only
  * this function and job_claim change the status of a job that is there. columns and made are taken, also on failure.
  * *row (may be NULL) is the job after it. ERR_JOB_STATE_CONFLICT when the move is not legal from where the job is, or

@@ -1,18 +1,21 @@
 #pragma once
-/* Jobs: from a request body to a published artifact. The face that the api floor sees.
+/* Jobs: from a request body to a published artifact. The public header of this layer.
  *
  * The engine owns admission, the runner thread of each device, uploads and recovery. State lives in the store; the
  * engine keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the
  * store). */
 
+#include "base/digest.h"
+#include "base/ids.h"
+#include "base/page.h"
 #include "base/validation.h"
-#include "storage/storage.h"
 
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 struct engine;
+struct store;
 
 /* Who asks. Models, files, jobs, artifacts and idempotency keys belong to a project; what belongs to another project is
  * ERR_NOT_FOUND, as if it were not there. */
@@ -62,9 +65,11 @@ int engine_model_delete(struct engine *engine, const struct principal *who, cons
 
 /* POST /v1/quantization/jobs. Negative with errors filled when refused; every reason is named. */
 int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
-                      const struct store_idempotency *idempotency, struct validation_errors *errors, json_t **job);
+                      const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job);
 int engine_job_get(struct engine *engine, const struct principal *who, const char *id,
                    json_t **job); /* as the API shows it */
+/* succeeded, failed, cancelled. */
+bool job_is_terminal(const char *status);
 /* A stored job row as the API shows it; new reference. */
 json_t *engine_job_view(struct engine *engine, const json_t *row);
 int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id,
@@ -79,30 +84,41 @@ int engine_file_delete(struct engine *engine, const struct principal *who, const
 /* --- access.c: what is stored, as the principal may see it */
 /* 0 when new work can be taken; else the reason raised (store_ready). */
 int engine_ready(struct engine *engine);
-/* Rows of kind "mdl", "file", "art"; page->project is set here. */
+/* Rows of kind "mdl", "file", "art". page->project is ignored: the page is of the principal's project. */
 int engine_object_get(struct engine *engine, const struct principal *who, const char *kind, const char *id,
                       json_t **body);
-int engine_object_list(struct engine *engine, const struct principal *who, const char *kind, struct store_page *page,
+int engine_object_list(struct engine *engine, const struct principal *who, const char *kind, const struct page *page,
                        json_t **list);
-/* Jobs as the API shows them. */
-int engine_job_list(struct engine *engine, const struct principal *who, struct store_page *page, json_t **list);
+/* Jobs as the API shows them. page as above. */
+int engine_job_list(struct engine *engine, const struct principal *who, const struct page *page, json_t **list);
 /* The stored row of a job, without the view that is made of it. */
 int engine_job_row(struct engine *engine, const struct principal *who, const char *id, json_t **row);
 int engine_job_events(struct engine *engine, const struct principal *who, const char *id, int64_t after, int limit,
                       json_t **events);
 int engine_job_layers(struct engine *engine, const struct principal *who, const char *id, json_t **rows);
-/* A file's bytes on their way in, and the object that refers to them once they are a blob. */
-int engine_file_writer(struct engine *engine, struct blob_writer **out);
+/* A file's bytes on their way in. */
+struct blob_writer;
+int engine_file_open(struct engine *engine, struct blob_writer **out);
+int engine_file_write(struct blob_writer *writer, const void *data, size_t size);
+/* Durable, and a blob. Frees writer. The blob is held until engine_file_let_go. */
+int engine_file_commit_take(struct blob_writer *writer, char sha256[DIGEST_HEX_SIZE], int64_t *size);
+void engine_file_abort(struct blob_writer *writer);
+/* The object that refers to a file's bytes. */
 int engine_file_create(struct engine *engine, const struct principal *who, const json_t *file);
 /* The blob is not held for its file any longer: an object refers to it, or there is none. */
 void engine_file_let_go(struct engine *engine, const char *sha256);
 /* The bytes of a file of an object that the principal has been shown. */
+struct blob_reader;
 int engine_blob_open(struct engine *engine, const char *sha256, struct blob_reader **out, int64_t *size);
-/* As store_idempotency_*; key->project is the principal's. */
-int engine_idempotency_reserve(struct engine *engine, const struct store_idempotency *key, const char *digest,
+int engine_blob_read(struct blob_reader *reader, int64_t offset, void *buffer, size_t size); /* exactly size */
+void engine_blob_close(struct blob_reader *reader);
+/* The first request with a key reserves it: 0 = new, go on; 1 = *response holds the first answer; raised codes:
+ * ERR_IDEMPOTENCY_IN_PROGRESS, ERR_IDEMPOTENCY_KEY_REUSED for another digest. Then it finishes the key with its answer,
+ * or releases it. key->project is the principal's. */
+int engine_idempotency_reserve(struct engine *engine, const struct idempotency_key *key, const char *digest,
                                json_t **response);
-int engine_idempotency_finish(struct engine *engine, const struct store_idempotency *key, const json_t *response);
-int engine_idempotency_release(struct engine *engine, const struct store_idempotency *key);
+int engine_idempotency_finish(struct engine *engine, const struct idempotency_key *key, const json_t *response);
+int engine_idempotency_release(struct engine *engine, const struct idempotency_key *key);
 
 /* POST .../calibration: one upload at a time per job (ERR_JOB_STATE_CONFLICT else). offset -1 = not given. */
 struct engine_upload;

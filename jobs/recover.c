@@ -69,7 +69,7 @@ static int recover_cancelling(struct engine *engine, const json_t *row)
 /* All jobs of one status leave it, so the first page is always the next one. */
 static int recover_all(struct engine *engine, const char *status, int (*one)(struct engine *, const json_t *))
 {
-    const struct store_page page = {.limit = 100, .status = status, .ascending = true};
+    const struct page page = {.limit = 100, .status = status, .ascending = true};
     size_t count = 1;
     int rc = 0;
 

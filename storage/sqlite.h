@@ -102,12 +102,12 @@ int sqlite_event_add(struct state *state, struct state_args *args, const char *j
 
 /* sqlite_list.c */
 /* Keyset pages over table `from` (its key column is id), filtered by page; kind NULL = the jobs table. */
-int sqlite_list(struct state *state, const char *kind, const char *columns, const struct store_page *page,
+int sqlite_list(struct state *state, const char *kind, const char *columns, const struct page *page,
                 int (*to_json)(sqlite3_stmt *row, json_t **out), json_t **list);
 
 /* sqlite_idempotency.c */
 int sqlite_idempotency_reserve(struct state *state, struct state_args *args);
 /* Inside the transaction that made the object: the key answers {"id"} from now on. */
-int sqlite_idempotency_made(struct state *state, const struct store_idempotency *key, const char *id);
+int sqlite_idempotency_made(struct state *state, const struct idempotency_key *key, const char *id);
 int sqlite_idempotency_finish(struct state *state, struct state_args *args);
 int sqlite_idempotency_release(struct state *state, struct state_args *args);

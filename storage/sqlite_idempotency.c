@@ -26,7 +26,7 @@ static int sqlite_key_judge(sqlite3_stmt *row, const char *digest, json_t **resp
 
 static int sqlite_key_reserve(struct state *state, struct state_args *args, json_t **response)
 {
-    const struct store_idempotency *key = args->key;
+    const struct idempotency_key *key = args->key;
     sqlite3_stmt *row;
     int64_t now = clock_unix_seconds();
 
@@ -64,7 +64,7 @@ int sqlite_idempotency_reserve(struct state *state, struct state_args *args)
     return rc;
 }
 
-int sqlite_idempotency_made(struct state *state, const struct store_idempotency *key, const char *id)
+int sqlite_idempotency_made(struct state *state, const struct idempotency_key *key, const char *id)
 {
     json_t *response = json_pack("{s:s}", "id", id);
     int rc =
@@ -78,7 +78,7 @@ int sqlite_idempotency_made(struct state *state, const struct store_idempotency 
 
 int sqlite_idempotency_finish(struct state *state, struct state_args *args)
 {
-    const struct store_idempotency *key = args->key;
+    const struct idempotency_key *key = args->key;
     int64_t changes = 0;
 
     int rc =
@@ -89,7 +89,7 @@ int sqlite_idempotency_finish(struct state *state, struct state_args *args)
 
 int sqlite_idempotency_release(struct state *state, struct state_args *args)
 {
-    const struct store_idempotency *key = args->key;
+    const struct idempotency_key *key = args->key;
 
     return sqlite_run(state, NULL,
                       "DELETE FROM idempotency WHERE project = ? AND scope = ? AND key = ? AND response IS NULL", "ttt",

@@ -25,7 +25,7 @@ static void add_equal(struct sqlite_query *query, const char *condition, const c
     }
 }
 
-static void add_filters(struct sqlite_query *query, const char *kind, const struct store_page *page)
+static void add_filters(struct sqlite_query *query, const char *kind, const struct page *page)
 {
     add_equal(query, " AND project = ?", page->project);
     add_equal(query, " AND status = ?", page->status);
@@ -49,7 +49,7 @@ static void add_filters(struct sqlite_query *query, const char *kind, const stru
 }
 
 /* One row more than asked, to know whether there are more. */
-static void build(struct sqlite_query *query, const char *kind, const char *columns, const struct store_page *page,
+static void build(struct sqlite_query *query, const char *kind, const char *columns, const struct page *page,
                   bool ascending)
 {
     sqlite_query_add(query, "SELECT ");
@@ -67,7 +67,7 @@ static void build(struct sqlite_query *query, const char *kind, const char *colu
     sqlite_query_int(query, (int64_t)page->limit + 1);
 }
 
-static int sqlite_list_collect(struct state *state, const struct sqlite_query *query, const struct store_page *page,
+static int sqlite_list_collect(struct state *state, const struct sqlite_query *query, const struct page *page,
                                bool backwards, int (*to_json)(sqlite3_stmt *row, json_t **out), json_t *data,
                                bool *more)
 {
@@ -100,7 +100,7 @@ static json_t *id_at(const json_t *data, size_t index)
     return id == NULL ? json_null() : json_incref(id);
 }
 
-int sqlite_list(struct state *state, const char *kind, const char *columns, const struct store_page *page,
+int sqlite_list(struct state *state, const char *kind, const char *columns, const struct page *page,
                 int (*to_json)(sqlite3_stmt *row, json_t **out), json_t **list)
 {
     struct sqlite_query query = {0};

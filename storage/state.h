@@ -13,9 +13,9 @@ struct state_args {
     const char *project, *kind, *id, *from, *to, *worker, *event;
     int64_t fence, after; /* after: of events; of blocks, the first one meant */
     int limit;
-    const struct store_page *page;
+    const struct page *page;
     const json_t *body, *patch, *block, *layers, *event_data;
-    const struct store_idempotency *key;
+    const struct idempotency_key *key;
     const char *digest;
     json_t **out;
     /* Out: an event was added to this job; room for an id that the operation chose. */

@@ -10,6 +10,7 @@
 
 #include "base/digest.h"
 #include "base/ids.h"
+#include "base/page.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -45,32 +46,19 @@ int store_object_put(struct store *store, const char *project, const char *kind,
 int store_object_get(struct store *store, const char *project, const char *kind, const char *id, json_t **body);
 int store_object_delete(struct store *store, const char *project, const char *kind, const char *id);
 
-struct store_page {
-    int limit;          /* 1..100 */
-    const char *after;  /* id or NULL: rows beyond it in the order asked */
-    const char *before; /* id or NULL: rows on its other side */
-    bool ascending;
-    /* filters: equal when not NULL/0 */
-    const char *project, *status, *method, *model, *purpose, *job;
-    const char *metadata_key, *metadata_value;
-    int64_t created_after;
-};
 /* {"object":"list","data":[...],"first_id","last_id","has_more"}; keyset pages (no OFFSET). A cursor
  * may name an object that is gone; ERR_INVALID_CURSOR when it is no id of this kind. */
-int store_object_list(struct store *store, const char *kind, const struct store_page *page, json_t **list);
+int store_object_list(struct store *store, const char *kind, const struct page *page, json_t **list);
 
 /* --- jobs. Columns: id status status_reason phase name project model method request progress memory result error
  * warnings checkpoint calibration worker attempt fence seq created_at queued_at started_at finished_at cancelled_at.
  * request, progress, memory, result, error, warnings, checkpoint, calibration hold JSON values. seq = last event's
  * number. */
 /* idempotency (may be NULL): a reserved Idempotency-Key, which from the same commit on answers {"id": the job's}. */
-struct store_idempotency {
-    const char *project, *scope, *key;
-};
 int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
-                     const struct store_idempotency *idempotency);
+                     const struct idempotency_key *idempotency);
 int store_job_get(struct store *store, const char *id, json_t **job);
-int store_job_list(struct store *store, const struct store_page *page, json_t **list);
+int store_job_list(struct store *store, const struct page *page, json_t **list);
 /* Set the columns in patch WHERE id AND status = from (NULL = any) AND fence = fence (-1 = any), and append the event
  * (NULL = none), in one transaction. ERR_JOB_STATE_CONFLICT when no row matched, ERR_NOT_FOUND when there is no job.
  * *job (may be NULL) is the row after the change. */
@@ -113,10 +101,10 @@ int store_artifact_delete(struct store *store, const char *project, const char *
 
 /* --- Idempotency-Key: scope = route. Reserve: 0 = new, go on; 1 = *response holds the first answer,
  * {"digest","status","body","location"}; ERR_IDEMPOTENCY_IN_PROGRESS; ERR_IDEMPOTENCY_KEY_REUSED. Kept 24 h. */
-int store_idempotency_reserve(struct store *store, const struct store_idempotency *key, const char *body_digest,
+int store_idempotency_reserve(struct store *store, const struct idempotency_key *key, const char *body_digest,
                               json_t **response);
-int store_idempotency_finish(struct store *store, const struct store_idempotency *key, const json_t *response);
-int store_idempotency_release(struct store *store, const struct store_idempotency *key); /* the request failed */
+int store_idempotency_finish(struct store *store, const struct idempotency_key *key, const json_t *response);
+int store_idempotency_release(struct store *store, const struct idempotency_key *key); /* the request failed */
 
 /* --- blobs: written once, found by SHA-256. Callable from any thread but the loop; no hop. */
 struct blob_writer;

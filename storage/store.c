@@ -270,13 +270,13 @@ int store_object_delete(struct store *store, const char *project, const char *ki
                       (struct state_args){.project = project, .kind = kind, .id = id});
 }
 
-int store_object_list(struct store *store, const char *kind, const struct store_page *page, json_t **list)
+int store_object_list(struct store *store, const char *kind, const struct page *page, json_t **list)
 {
     return run_op(store, store->state_ops->object_list, (struct state_args){.kind = kind, .page = page, .out = list});
 }
 
 int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
-                     const struct store_idempotency *idempotency)
+                     const struct idempotency_key *idempotency)
 {
     return run_op(store, store->state_ops->job_create,
                   (struct state_args){.body = job, .event = event, .event_data = event_data, .key = idempotency});
@@ -287,7 +287,7 @@ int store_job_get(struct store *store, const char *id, json_t **job)
     return run_op(store, store->state_ops->job_get, (struct state_args){.id = id, .out = job});
 }
 
-int store_job_list(struct store *store, const struct store_page *page, json_t **list)
+int store_job_list(struct store *store, const struct page *page, json_t **list)
 {
     return run_op(store, store->state_ops->job_list, (struct state_args){.page = page, .out = list});
 }
@@ -381,19 +381,19 @@ int store_artifact_delete(struct store *store, const char *project, const char *
     return run_ending(store, store->state_ops->artifact_delete, (struct state_args){.project = project, .id = id});
 }
 
-int store_idempotency_reserve(struct store *store, const struct store_idempotency *key, const char *body_digest,
+int store_idempotency_reserve(struct store *store, const struct idempotency_key *key, const char *body_digest,
                               json_t **response)
 {
     return run_op(store, store->state_ops->idempotency_reserve,
                   (struct state_args){.key = key, .digest = body_digest, .out = response});
 }
 
-int store_idempotency_finish(struct store *store, const struct store_idempotency *key, const json_t *response)
+int store_idempotency_finish(struct store *store, const struct idempotency_key *key, const json_t *response)
 {
     return run_ending(store, store->state_ops->idempotency_finish, (struct state_args){.key = key, .body = response});
 }
 
-int store_idempotency_release(struct store *store, const struct store_idempotency *key)
+int store_idempotency_release(struct store *store, const struct idempotency_key *key)
 {
     return run_ending(store, store->state_ops->idempotency_release, (struct state_args){.key = key});
 }

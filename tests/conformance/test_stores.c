@@ -118,7 +118,7 @@ static void list_life(struct bench *bench, const struct store_config *config)
         add_job(bench->store, i, i, ids[i]);
     }
     again(bench, config);
-    struct store_page page = {.limit = 4, .after = ids[6], .status = "queued"};
+    struct page page = {.limit = 4, .after = ids[6], .status = "queued"};
     ck_assert_rc_ok(store_job_list(bench->store, &page, &list));
     const json_t *data = json_object_get(list, "data");
     ck_assert_uint_eq(json_array_size(data), 4);
@@ -127,7 +127,7 @@ static void list_life(struct bench *bench, const struct store_config *config)
     }
     ck_assert(json_is_true(json_object_get(list, "has_more")));
     json_decref(list);
-    page = (struct store_page){.limit = 4, .before = ids[7], .method = "gptq", .ascending = true};
+    page = (struct page){.limit = 4, .before = ids[7], .method = "gptq", .ascending = true};
     ck_assert_rc_ok(store_job_list(bench->store, &page, &list));
     assert_json_take(json_incref(json_object_get(list, "has_more")), "false");
     ck_assert_str_eq(text_at(list, "first_id"), ids[0]);

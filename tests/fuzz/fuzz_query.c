@@ -1,4 +1,4 @@
-/* What stands behind '?', and where an event stream goes on: query_parse over rows of every type -> store_page, and
+/* What stands behind '?', and where an event stream goes on: query_parse over rows of every type -> struct page, and
  * Last-Event-ID. Every value that is taken lies within its row, no name is taken twice, and what is refused is an error
  * that names its parameter. */
 
@@ -50,7 +50,7 @@ static void parse(const struct query_row *table, const char *text)
 {
     struct query query = {0};
     struct validation_errors errors = {0};
-    struct store_page page = {0};
+    struct page page = {0};
 
     if (query_parse(table, text, &query, &errors) != 0) {
         for (size_t i = 0; i < errors.count; i++) {

@@ -2,8 +2,9 @@
 """Includes point to lower layers only. Usage: layers.py ROOT
 
 base <- gpu <- models <- { quantizers | formats } <- pipeline <- jobs <- api <- daemon, and base <- storage <- jobs:
-quantizers, formats and storage never see each other, and pipeline sees no storage.
-Inside gpu, cpu/ and cuda/ see the public header and not each other.
+quantizers, formats and storage never see each other, and pipeline sees no storage. Of jobs, api sees the public header
+alone, and no header that api includes leads to storage. Inside gpu, cpu/ and cuda/ see the public header and not each
+other.
 """
 
 import re
@@ -19,8 +20,8 @@ BELOW["formats"] = BELOW["models"] + ["models"]
 BELOW["pipeline"] = BELOW["models"] + ["models", "quantizers", "formats"]
 BELOW["storage"] = ["base"]
 BELOW["jobs"] = BELOW["pipeline"] + ["pipeline", "storage"]
-BELOW["api"] = BELOW["jobs"] + ["jobs"]
-BELOW["daemon"] = BELOW["api"] + ["api"]
+BELOW["api"] = BELOW["pipeline"] + ["pipeline", "jobs"]
+BELOW["daemon"] = BELOW["api"] + ["storage", "api"]
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
 SOURCES = (".c", ".h", ".inc", ".cu", ".cuh", ".def")
@@ -40,10 +41,23 @@ def faults(name, text):
             yield line, f'"{target}" is above {layer}'
         elif to != layer and to not in BELOW:
             yield line, f'"{target}" does not belong to a layer'
+        elif layer == "api" and to == "jobs" and target != "jobs/jobs.h":
+            yield line, f'"{target}" is not the public header of jobs'
         elif name.startswith("gpu/cpu/") and target.startswith("gpu/cuda/"):
             yield line, f'"{target}" belongs to another backend'
         elif name.startswith("gpu/cuda/") and target.startswith("gpu/cpu/"):
             yield line, f'"{target}" belongs to another backend'
+
+
+def leads(includes, name, layer, seen=()):
+    """The chain of headers by which a file of another layer sees one of `layer`, or None. includes: of each header."""
+    for target in includes.get(name, []):
+        if target.split("/")[0] == layer:
+            return [name, target]
+        chain = None if target in seen else leads(includes, target, layer, (*seen, target))
+        if chain:
+            return [name, *chain]
+    return None
 
 
 def self_test():
@@ -53,28 +67,40 @@ def self_test():
         "quantizers/a.c": ["formats/format.h", "jobs/jobs.h"],
         "pipeline/a.c": ["storage/storage.h", "jobs/jobs.h"],
         "storage/a.c": ["models/model.h", "formats/format.h", "../base/err.h", "store.h", "tests/unit/unit.h"],
-        "api/a.c": ["daemon/config.h"],
+        "api/a.c": ["daemon/config.h", "storage/storage.h", "jobs/job.h"],
         "gpu/cpu/a.c": ["gpu/cuda/b.h"],
     }
-    good = {"jobs/a.c": ["quantizers/quantizer.h", "storage/storage.h", "jobs/job.h"], "base/a.c": ["base/err.h"]}
+    good = {"jobs/a.c": ["quantizers/quantizer.h", "storage/storage.h", "jobs/job.h"], "base/a.c": ["base/err.h"],
+            "api/a.c": ["jobs/jobs.h"], "daemon/a.c": ["storage/storage.h"]}
     for name, targets in bad.items():
         for target in targets:
             assert list(faults(name, f'#include "{target}"\n')), (name, target)
     for name, targets in good.items():
         for target in targets:
             assert not list(faults(name, f'#include "{target}"\n')), (name, target)
+    chain = {"jobs/jobs.h": ["base/a.h", "jobs/b.h"], "jobs/b.h": ["jobs/jobs.h", "storage/storage.h"]}
+    assert leads({"api/a.c": ["jobs/jobs.h"], **chain}, "api/a.c", "storage")[-1] == "storage/storage.h"
+    assert leads({"api/a.c": ["base/a.h"], **chain}, "api/a.c", "storage") is None
 
 
 def main():
     self_test()
     root = sys.argv[1]
     count = failed = 0
+    includes = {}
     for name in tree.tracked(root):
         if name.split("/")[0] in BELOW and name.endswith(SOURCES):
             count += 1
-            for line, why in faults(name, tree.read(root, name)):
+            text = tree.read(root, name)
+            includes[name] = INCLUDE.findall(text)
+            for line, why in faults(name, text):
                 print(f"{name}:{line}: {why}")
                 failed += 1
+    for name in includes:
+        chain = leads(includes, name, "storage") if name.startswith("api/") else None
+        if chain:
+            print(f"{name}: sees storage by {' -> '.join(chain[1:])}")
+            failed += 1
     print(f"{count} files, {failed} includes that point the wrong way")
     return 1 if failed or count == 0 else 0
 

@@ -116,7 +116,7 @@ int engine_file_delete(struct engine *engine, const struct principal *who, const
 }
 
 static int put_job(struct engine *engine, const char *status, const json_t *body,
-                   const struct store_idempotency *idempotency, char id[ID_SIZE])
+                   const struct idempotency_key *idempotency, char id[ID_SIZE])
 {
     id_new("job", id);
     const char *model = json_string_value(json_object_get(body, "model"));
@@ -141,7 +141,7 @@ void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE]
 }
 
 int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
-                      const struct store_idempotency *idempotency, struct validation_errors *errors, json_t **job)
+                      const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
 {
     static const char *const names[] = {"model", "method", "name", "calibration", "metadata", NULL};
     check_members(body, names, 2, errors);

@@ -3,6 +3,7 @@
  * it down, break it and count what reached it. */
 
 #include "jobs/jobs.h"
+#include "storage/storage.h"
 
 #include <stdatomic.h>
 

@@ -24,7 +24,7 @@ START_TEST(test_query_values)
                                 "limit=7&order=asc&after=job_01&metadata%5Bteam%5D=se+ar%26ch&colour=blue&flag=true"
                                 "&from=-5&&name=%C3%A4",
                                 &query, &errors));
-    struct store_page page;
+    struct page page;
     query_page(&query, &page);
     ck_assert_int_eq(page.limit, 7);
     ck_assert(page.ascending);

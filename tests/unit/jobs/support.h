@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "jobs/job.h"
 #include "jobs/jobs.h"
+#include "storage/storage.h"
 #include "tests/unit/scratch.h"
 #include "tests/unit/unit.h"
 

@@ -39,11 +39,11 @@ START_TEST(a_job_of_another_project)
     assert_hidden(engine_upload_open(house.engine, &other, id, -1, &upload));
     assert_hidden(engine_job_cancel(house.engine, &other, id, &got));
     assert_hidden(engine_job_delete(house.engine, &other, id));
-    struct store_page page = {.limit = 10};
+    struct page page = {.limit = 10};
     ck_assert_rc_ok(engine_job_list(house.engine, &other, &page, &got));
     ck_assert_uint_eq(list_size(got), 0);
 
-    struct store_page own = {.limit = 10};
+    struct page own = {.limit = 10};
     ck_assert_rc_ok(engine_job_list(house.engine, &principal_local, &own, &got));
     ck_assert_uint_eq(list_size(got), 1);
     ck_assert_rc_ok(engine_job_events(house.engine, &principal_local, id, 0, 10, &got));
@@ -68,7 +68,7 @@ START_TEST(a_model_of_another_project)
 
     assert_hidden(engine_object_get(house.engine, &other, "mdl", house.model, &got));
     assert_hidden(engine_model_delete(house.engine, &other, house.model));
-    struct store_page page = {.limit = 10};
+    struct page page = {.limit = 10};
     ck_assert_rc_ok(engine_object_list(house.engine, &other, "mdl", &page, &got));
     ck_assert_uint_eq(list_size(got), 0);
     json_t *body = house_body(&house, "\"method\":\"rtn\"");
@@ -110,8 +110,8 @@ START_TEST(idempotency_keys_of_two_projects)
 {
     struct house house = {0};
     json_t *got = NULL;
-    const struct store_idempotency mine = {principal_local.project, "POST /a", "k"},
-                                   theirs = {other.project, "POST /a", "k"};
+    const struct idempotency_key mine = {principal_local.project, "POST /a", "k"},
+                                 theirs = {other.project, "POST /a", "k"};
     house_open(&house);
 
     ck_assert_int_eq(engine_idempotency_reserve(house.engine, &mine, "d1", &got), 0);

@@ -3,6 +3,8 @@
 
 #include "base/ids.h"
 #include "jobs/job.h"
+#include "jobs/jobs.h"
+#include "storage/storage.h"
 #include "tests/unit/json.h"
 #include "tests/unit/scratch.h"
 

@@ -50,10 +50,10 @@ static void work(struct store *store, int fd)
 
     add_job(store, 0, 1, id);
     tell(fd, 'J', id, "", 1);
-    ck_assert_int_eq(store_idempotency_reserve(store, &(struct store_idempotency){"default", "POST", id}, "d", &reply),
+    ck_assert_int_eq(store_idempotency_reserve(store, &(struct idempotency_key){"default", "POST", id}, "d", &reply),
                      0);
     json_t *response = json_pack("{s:s}", "id", id);
-    ck_assert_rc_ok(store_idempotency_finish(store, &(struct store_idempotency){"default", "POST", id}, response));
+    ck_assert_rc_ok(store_idempotency_finish(store, &(struct idempotency_key){"default", "POST", id}, response));
     tell(fd, 'K', id, "", 0);
     /* Earlier rounds left jobs behind: take those up first, as a daemon would. */
     ck_assert_rc_ok(store_job_claim(store, "queued", "running", "w", &job));
@@ -105,7 +105,7 @@ static void check_note(struct store *store, const struct note *note)
         break;
     default:
         ck_assert_int_eq(
-            store_idempotency_reserve(store, &(struct store_idempotency){"default", "POST", note->id}, "d", &got), 1);
+            store_idempotency_reserve(store, &(struct idempotency_key){"default", "POST", note->id}, "d", &got), 1);
         json_decref(got);
         break;
     }
@@ -118,7 +118,7 @@ static void check_jobs(struct store *store)
     json_t *list, *blocks, *layers, *job, *got, *again = json_of("{'status': 'queued'}");
     size_t i;
 
-    ck_assert_rc_ok(store_job_list(store, &(struct store_page){.limit = 100}, &list));
+    ck_assert_rc_ok(store_job_list(store, &(struct page){.limit = 100}, &list));
     json_array_foreach(json_object_get(list, "data"), i, job)
     {
         const char *id = text_at(job, "id"), *status = text_at(job, "status");

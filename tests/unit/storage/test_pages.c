@@ -10,7 +10,7 @@ static void walk(struct store *store, const char *kind, char (*ids)[ID_SIZE], in
     int seen = 0;
 
     for (bool more = true; more;) {
-        struct store_page page = {.limit = limit, .after = cursor[0] ? cursor : NULL, .ascending = ascending};
+        struct page page = {.limit = limit, .after = cursor[0] ? cursor : NULL, .ascending = ascending};
         ck_assert_rc_ok(kind != NULL ? store_object_list(store, kind, &page, &list)
                                      : store_job_list(store, &page, &list));
         const json_t *data = json_object_get(list, "data");
@@ -27,7 +27,7 @@ static void walk(struct store *store, const char *kind, char (*ids)[ID_SIZE], in
     }
     ck_assert_int_eq(seen, count);
     for (bool more = true; more;) { /* back: pages end where the last began */
-        struct store_page page = {.limit = limit, .before = cursor, .ascending = ascending};
+        struct page page = {.limit = limit, .before = cursor, .ascending = ascending};
         ck_assert_rc_ok(kind != NULL ? store_object_list(store, kind, &page, &list)
                                      : store_job_list(store, &page, &list));
         const json_t *data = json_object_get(list, "data");
@@ -67,7 +67,7 @@ START_TEST(pages_cover_every_row_once)
 }
 END_TEST
 
-static size_t count_of(struct store *store, const char *kind, const struct store_page *page)
+static size_t count_of(struct store *store, const char *kind, const struct page *page)
 {
     json_t *list;
 
@@ -91,18 +91,16 @@ START_TEST(filters_narrow_lists)
     }
     ck_assert_rc_ok(store_job_claim(store, "queued", "running", "w", &job));
     json_decref(job);
-    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .status = "queued"}), 6);
-    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .method = "rtn"}), 3);
-    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .model = "mdl_x"}), 7);
-    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .model = "mdl_y"}), 0);
-    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .created_after = 14}), 2);
-    ck_assert_uint_eq(count_of(store, NULL, &(struct store_page){.limit = 100, .status = "queued", .method = "gptq"}),
-                      3);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct page){.limit = 100, .status = "queued"}), 6);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct page){.limit = 100, .method = "rtn"}), 3);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct page){.limit = 100, .model = "mdl_x"}), 7);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct page){.limit = 100, .model = "mdl_y"}), 0);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct page){.limit = 100, .created_after = 14}), 2);
+    ck_assert_uint_eq(count_of(store, NULL, &(struct page){.limit = 100, .status = "queued", .method = "gptq"}), 3);
     ck_assert_uint_eq(
-        count_of(store, NULL, &(struct store_page){.limit = 100, .metadata_key = "team", .metadata_value = "search"}),
-        4);
+        count_of(store, NULL, &(struct page){.limit = 100, .metadata_key = "team", .metadata_value = "search"}), 4);
     ck_assert_uint_eq(
-        count_of(store, NULL, &(struct store_page){.limit = 100, .metadata_key = "t'eam", .metadata_value = "\"]"}), 0);
+        count_of(store, NULL, &(struct page){.limit = 100, .metadata_key = "t'eam", .metadata_value = "\"]"}), 0);
     for (int i = 0; i < 3; i++) {
         id_new("file", id);
         file = json_pack("{s:s, s:i, s:s, s:s, s:s}", "id", id, "created_at", i, "purpose",
@@ -110,10 +108,10 @@ START_TEST(filters_narrow_lists)
         ck_assert_rc_ok(store_object_put(store, "default", "file", file));
         json_decref(file);
     }
-    ck_assert_uint_eq(count_of(store, "file", &(struct store_page){.limit = 100, .purpose = "calibration"}), 2);
-    ck_assert_uint_eq(count_of(store, "file", &(struct store_page){.limit = 100, .job = "job_x"}), 3);
-    ck_assert_uint_eq(count_of(store, "file", &(struct store_page){.limit = 100, .model = "mdl_z"}), 3);
-    ck_assert_uint_eq(count_of(store, "mdl", &(struct store_page){.limit = 100}), 0);
+    ck_assert_uint_eq(count_of(store, "file", &(struct page){.limit = 100, .purpose = "calibration"}), 2);
+    ck_assert_uint_eq(count_of(store, "file", &(struct page){.limit = 100, .job = "job_x"}), 3);
+    ck_assert_uint_eq(count_of(store, "file", &(struct page){.limit = 100, .model = "mdl_z"}), 3);
+    ck_assert_uint_eq(count_of(store, "mdl", &(struct page){.limit = 100}), 0);
     bench_deinit(&bench);
 }
 END_TEST
@@ -129,18 +127,17 @@ START_TEST(cursors_and_limits_are_checked)
     add_job(bench.store, 0, 1, b);
     static const int limits[] = {0, -1, 101};
     for (int i = 0; i < 3; i++) {
-        ck_assert_int_eq(store_job_list(bench.store, &(struct store_page){.limit = limits[i]}, &list),
-                         ERR_INVALID_PARAMETER);
+        ck_assert_int_eq(store_job_list(bench.store, &(struct page){.limit = limits[i]}, &list), ERR_INVALID_PARAMETER);
     }
-    ck_assert_int_eq(store_job_list(bench.store, &(struct store_page){.limit = 5, .after = "job_1"}, &list),
+    ck_assert_int_eq(store_job_list(bench.store, &(struct page){.limit = 5, .after = "job_1"}, &list),
                      ERR_INVALID_CURSOR);
-    ck_assert_int_eq(store_object_list(bench.store, "file", &(struct store_page){.limit = 5, .before = a}, &list),
+    ck_assert_int_eq(store_object_list(bench.store, "file", &(struct page){.limit = 5, .before = a}, &list),
                      ERR_INVALID_CURSOR);
     ck_assert_ptr_null(list);
     ck_assert_rc_ok(store_job_delete(bench.store, a)); /* its place in the order is still one */
-    ck_assert_uint_eq(count_of(bench.store, NULL, &(struct store_page){.limit = 5, .after = a, .ascending = true}), 1);
+    ck_assert_uint_eq(count_of(bench.store, NULL, &(struct page){.limit = 5, .after = a, .ascending = true}), 1);
     ck_assert_rc_ok(store_job_delete(bench.store, b));
-    ck_assert_rc_ok(store_job_list(bench.store, &(struct store_page){.limit = 5}, &list));
+    ck_assert_rc_ok(store_job_list(bench.store, &(struct page){.limit = 5}, &list));
     assert_json_take(list, "{'object': 'list', 'data': [], 'first_id': null, 'last_id': null, 'has_more': false}");
     bench_deinit(&bench);
 }

@@ -131,7 +131,7 @@ START_TEST(damaged_rows_are_an_error_and_no_crash)
     add_job(bench.store, 0, 1, id);
     run_raw(&bench, "UPDATE jobs SET progress = '{broken'");
     ck_assert_int_eq(store_job_get(bench.store, id, &job), ERR_STORAGE);
-    ck_assert_int_eq(store_job_list(bench.store, &(struct store_page){.limit = 5}, &list), ERR_STORAGE);
+    ck_assert_int_eq(store_job_list(bench.store, &(struct page){.limit = 5}, &list), ERR_STORAGE);
     ck_assert_ptr_null(job);
     ck_assert_ptr_null(list);
     run_raw(&bench, "UPDATE jobs SET progress = NULL"); /* statements were given back: the store goes on */

@@ -5,8 +5,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-static const struct store_idempotency key_a = {"default", "POST /a", "k"}, key_b = {"default", "POST /b", "k"},
-                                      key_c = {"default", "POST /c", "k"};
+static const struct idempotency_key key_a = {"default", "POST /a", "k"}, key_b = {"default", "POST /b", "k"},
+                                    key_c = {"default", "POST /c", "k"};
 
 START_TEST(jobs_come_back_whole)
 {
@@ -463,7 +463,7 @@ static void *hammer(void *data)
         }
         ck_assert_int_eq(store_job_update(shared->store, "job_none", NULL, -1, patch, NULL, NULL, NULL), ERR_NOT_FOUND);
         ck_assert_ptr_nonnull(strstr(err_last()->message, "job_none")); /* each thread its own record */
-        ck_assert_rc_ok(store_job_list(shared->store, &(struct store_page){.limit = 10}, &list));
+        ck_assert_rc_ok(store_job_list(shared->store, &(struct page){.limit = 10}, &list));
         json_decref(list);
     }
     json_decref(patch);
