@@ -20,7 +20,7 @@ static void add_next_offset(struct request *request, const char *id)
     struct err_record record;
     err_take(&record);
     json_t *job = NULL;
-    if (engine_job_row(request->context->engine, request->who, id, &job) == 0) {
+    if (engine_job_get(request->context->engine, request->who, id, &job) == 0) {
         const json_t *records = json_object_get(json_object_get(job, "calibration"), "records");
         request->extra = json_pack("{s:I}", "next_offset", json_integer_value(records));
         json_decref(job);

@@ -24,7 +24,7 @@ static int reply_page(struct request *request, const char *job, int64_t after)
 {
     int limit = (int)query_int(&request->scratch->query, "limit", 20);
     json_t *events = NULL;
-    int rc = engine_job_events(request->context->engine, request->who, job, after, limit + 1, &events);
+    int rc = engine_job_events(request->context->engine, request->who, job, after, limit + 1, &events, NULL);
     if (rc < 0) {
         return rc;
     }
@@ -47,9 +47,7 @@ int handlers_job_events(struct request *request)
     if (rc < 0) {
         return rc;
     }
-    json_t *job = NULL;
-    rc = engine_job_row(request->context->engine, request->who, id, &job);
-    json_decref(job);
+    rc = engine_job_check(request->context->engine, request->who, id);
     int offer = rc < 0 ? rc : request_offer(request);
     if (offer < 0) {
         return offer;

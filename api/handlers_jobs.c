@@ -278,12 +278,10 @@ int handlers_job_layers(struct request *request)
     if (id == NULL) {
         return ERR_NOT_FOUND;
     }
-    json_t *job = NULL, *all = NULL, *rows = NULL;
-    int rc = engine_job_row(request->context->engine, request->who, id, &job);
-    json_decref(job);
-    int offer = rc < 0 ? rc : request_offer(request);
-    rc = offer < 0 ? offer : engine_job_layers(request->context->engine, request->who, id, &all);
-    rc = rc < 0 ? rc : select_layers(request, all, &rows);
-    json_decref(all);
+    AUTO_JSON json_t *all = NULL;
+    json_t *rows = NULL;
+    TRY(engine_job_layers(request->context->engine, request->who, id, &all));
+    int offer = request_offer(request);
+    int rc = offer < 0 ? offer : select_layers(request, all, &rows);
     return rc < 0 ? rc : reply_layers_take(request, (enum layer_format)offer, rows);
 }

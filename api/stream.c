@@ -144,6 +144,7 @@ struct event_stream {
     size_t frame_size, frame_used;
     int64_t heartbeat_ms;
     bool started;
+    bool last; /* the job has ended, and no event follows those of the page */
 };
 
 char *stream_frame_event(const json_t *event, enum stream_format format, size_t *size)
@@ -170,24 +171,21 @@ char *stream_frame_event(const json_t *event, enum stream_format format, size_t 
 /* Read the next page after stream->after into stream->page. 0, or REQUEST_WAIT, REQUEST_END, or negative. */
 static int next_page(struct request *request, struct event_stream *stream)
 {
-    struct engine *engine = request->context->engine;
     json_decref(stream->page);
     stream->page = NULL;
     stream->next = 0;
-    int rc = engine_job_events(engine, request->who, stream->job, stream->after, EVENTS_PAGE, &stream->page);
-    if (rc == 0 && json_array_size(stream->page) > 0) {
-        return 0;
+    if (stream->last) {
+        return REQUEST_END;
     }
-    json_t *job = NULL;
-    rc = rc < 0 ? rc : engine_job_row(engine, request->who, stream->job, &job);
+    int rc = engine_job_events(request->context->engine, request->who, stream->job, stream->after, EVENTS_PAGE,
+                               &stream->page, &stream->last);
     if (rc < 0) {
         return rc == ERR_NOT_FOUND ? REQUEST_END : rc; /* deleted in the meantime */
     }
-    const char *status = json_string_value(json_object_get(job, "status"));
-    bool over =
-        status != NULL && job_is_terminal(status) && json_integer_value(json_object_get(job, "seq")) <= stream->after;
-    json_decref(job);
-    return over || atomic_load(&request->context->draining) ? REQUEST_END : REQUEST_WAIT;
+    if (json_array_size(stream->page) > 0) {
+        return 0;
+    }
+    return stream->last || atomic_load(&request->context->draining) ? REQUEST_END : REQUEST_WAIT;
 }
 
 /* The next event's frame. As next_page. */

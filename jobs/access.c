@@ -1,5 +1,5 @@
-/* What a principal may see. Lists and objects are filtered by the store, which knows the project of each row; a job's
- * own rows (events, modules) are its job's, so the job is looked at first. */
+/* What a principal may see. Lists, jobs and objects are filtered by the store, which knows the project of each row; a
+ * job's own rows (events, modules) are its job's, so the job is looked at first. */
 
 #include "jobs/access.h"
 
@@ -9,20 +9,6 @@
 #include <string.h>
 
 const struct principal principal_local = {.project = "default", .name = "local"};
-
-int access_job(struct store *store, const struct principal *who, const char *id, json_t **row)
-{
-    json_t *found = NULL;
-
-    TRY(store_job_get(store, id, &found));
-    const char *project = json_string_value(json_object_get(found, "project"));
-    if (project == NULL || strcmp(project, who->project) != 0) {
-        json_decref(found);
-        return err_raise(ERR_NOT_FOUND, "there is no job \"%.80s\"", id);
-    }
-    *row = found;
-    return 0;
-}
 
 int access_object(struct store *store, const struct principal *who, const char *kind, const char *id)
 {
@@ -72,30 +58,29 @@ int engine_job_list(struct engine *engine, const struct principal *who, const st
     return 0;
 }
 
-int engine_job_row(struct engine *engine, const struct principal *who, const char *id, json_t **row)
+int engine_job_check(struct engine *engine, const struct principal *who, const char *id)
 {
-    return access_job(engine_store(engine), who, id, row);
-}
+    struct store_status found;
 
-static int access_check(struct engine *engine, const struct principal *who, const char *id)
-{
-    json_t *row = NULL;
-
-    TRY(access_job(engine_store(engine), who, id, &row));
-    json_decref(row);
-    return 0;
+    return store_job_status(engine_store(engine), who->project, id, &found);
 }
 
 int engine_job_events(struct engine *engine, const struct principal *who, const char *id, int64_t after, int limit,
-                      json_t **events)
+                      json_t **events, bool *last)
 {
-    TRY(access_check(engine, who, id));
-    return store_events_list(engine_store(engine), id, after, limit, events);
+    struct store_status found;
+
+    TRY(store_job_status(engine_store(engine), who->project, id, &found));
+    TRY(store_events_list(engine_store(engine), id, after, limit, events));
+    if (last != NULL) {
+        *last = job_is_terminal(found.status) && found.seq - (int64_t)json_array_size(*events) <= after;
+    }
+    return 0;
 }
 
 int engine_job_layers(struct engine *engine, const struct principal *who, const char *id, json_t **rows)
 {
-    TRY(access_check(engine, who, id));
+    TRY(engine_job_check(engine, who, id));
     return store_layers_list(engine_store(engine), id, rows);
 }
 

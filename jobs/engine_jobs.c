@@ -5,8 +5,6 @@
 
 #include "jobs/engine.h"
 
-#include "jobs/access.h"
-
 #include "base/err.h"
 #include "jobs/job.h"
 #include "jobs/task.h"
@@ -179,10 +177,7 @@ int engine_job_get(struct engine *engine, const struct principal *who, const cha
 {
     json_t *row;
 
-    int rc = access_job(engine->store, who, id, &row);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(store_job_get(engine->store, who->project, id, &row));
     json_t *view = engine_job_view(engine, row);
     json_decref(row);
     if (view == NULL) {
@@ -207,13 +202,11 @@ int engine_job_cancel(struct engine *engine, const struct principal *who, const 
     static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
     json_t *row = NULL;
 
-    TRY(access_job(engine->store, who, id, &row));
-    json_decref(row);
-    row = NULL;
+    TRY(engine_job_check(engine, who, id));
     int rc = job_move(engine->store, id, JOB_CANCEL, &change, &row);
     if (rc == ERR_JOB_STATE_CONFLICT) { /* asked for again: it is on its way, or there */
         const struct err_record conflict = *err_last();
-        rc = access_job(engine->store, who, id, &row);
+        rc = store_job_get(engine->store, who->project, id, &row);
         if (rc != 0) {
             return rc;
         }
@@ -237,20 +230,13 @@ int engine_job_cancel(struct engine *engine, const struct principal *who, const 
 
 int engine_job_delete(struct engine *engine, const struct principal *who, const char *id)
 {
-    json_t *row;
+    struct store_status found;
 
-    int rc = access_job(engine->store, who, id, &row);
-    if (rc != 0) {
-        return rc;
+    TRY(store_job_status(engine->store, who->project, id, &found));
+    if (!job_is_terminal(found.status)) {
+        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s; cancel it first", found.status);
     }
-    const char *status = json_string_value(json_object_get(row, "status"));
-    if (!job_is_terminal(status)) {
-        rc = err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s; cancel it first", status);
-    }
-    json_decref(row);
-    rc = rc != 0 ? rc : store_job_delete(engine->store, id);
-    if (rc == 0) {
-        engine_job_remove_files(engine, id);
-    }
-    return rc;
+    TRY(store_job_delete(engine->store, id));
+    engine_job_remove_files(engine, id);
+    return 0;
 }

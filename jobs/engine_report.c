@@ -4,8 +4,6 @@
 
 #include "jobs/engine.h"
 
-#include "jobs/access.h"
-
 #include "base/err.h"
 #include "jobs/analysis.h"
 #include "jobs/rows.h"
@@ -105,7 +103,7 @@ int engine_job_report(struct engine *engine, const struct principal *who, const 
     json_t *layers = NULL;
     json_t *blocks = NULL;
 
-    int rc = access_job(engine->store, who, id, &row);
+    int rc = store_job_get(engine->store, who->project, id, &row);
     if (rc != 0) {
         return rc;
     }

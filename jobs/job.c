@@ -136,18 +136,12 @@ static int job_move_any(struct store *store, const char *id, enum job_event even
     int rc = 0;
 
     for (int i = 0; i < MOVE_TRIES; i++) {
-        char from[32];
-        json_t *found;
-        rc = store_job_get(store, id, &found);
-        if (rc != 0) {
-            return rc;
+        struct store_status found;
+        TRY(store_job_status(store, NULL, id, &found));
+        if (job_next(found.status, event) == NULL) {
+            return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s", found.status);
         }
-        snprintf(from, sizeof(from), "%s", json_string_value(json_object_get(found, "status")));
-        json_decref(found);
-        if (job_next(from, event) == NULL) {
-            return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s", from);
-        }
-        rc = job_move_from(store, id, from, event, change, row);
+        rc = job_move_from(store, id, found.status, event, change, row);
         if (rc != ERR_JOB_STATE_CONFLICT) {
             return rc;
         }

@@ -91,10 +91,12 @@ int engine_object_list(struct engine *engine, const struct principal *who, const
                        json_t **list);
 /* Jobs as the API shows them. page as above. */
 int engine_job_list(struct engine *engine, const struct principal *who, const struct page *page, json_t **list);
-/* The stored row of a job, without the view that is made of it. */
-int engine_job_row(struct engine *engine, const struct principal *who, const char *id, json_t **row);
+/* 0, or ERR_NOT_FOUND: the principal has no such job. */
+int engine_job_check(struct engine *engine, const struct principal *who, const char *id);
+/* Its events after number `after`, at most `limit`, ascending. *last (may be NULL): it has
+ * ended, and none follows them. */
 int engine_job_events(struct engine *engine, const struct principal *who, const char *id, int64_t after, int limit,
-                      json_t **events);
+                      json_t **events, bool *last);
 int engine_job_layers(struct engine *engine, const struct principal *who, const char *id, json_t **rows);
 /* A file's bytes on their way in. */
 struct blob_writer;

@@ -95,18 +95,13 @@ static int recover_all(struct engine *engine, const char *status, int (*one)(str
 /* Is this the folder of a job that may still need it? */
 static bool wanted(struct engine *engine, const char *name)
 {
-    json_t *row;
+    struct store_status found;
 
     if (!id_valid(name, "job")) {
         return false;
     }
-    int rc = store_job_get(engine->store, name, &row);
-    if (rc != 0) {
-        return rc != ERR_NOT_FOUND;
-    }
-    bool over = job_is_terminal(json_string_value(json_object_get(row, "status")));
-    json_decref(row);
-    return !over;
+    int rc = store_job_status(engine->store, NULL, name, &found);
+    return rc != 0 ? rc != ERR_NOT_FOUND : !job_is_terminal(found.status);
 }
 
 static int sweep_folders(struct engine *engine)

@@ -6,8 +6,6 @@
 
 #include "jobs/engine.h"
 
-#include "jobs/access.h"
-
 #include "base/err.h"
 #include "base/fs.h"
 #include "jobs/job.h"
@@ -155,7 +153,7 @@ int engine_upload_open(struct engine *engine, const struct principal *who, const
         free(upload);
         return rc;
     }
-    rc = access_job(engine->store, who, job, &row);
+    rc = store_job_get(engine->store, who->project, job, &row);
     if (rc == 0) {
         rc = check_status(row, offset);
         rc = rc != 0 ? rc : spec_parse(json_object_get(row, "request"), &errors, &upload->spec);

@@ -77,13 +77,14 @@ int sqlite_object_store(struct state *state, const char *project, const char *ki
 /* sqlite_jobs.c */
 int sqlite_job_create(struct state *state, struct state_args *args);
 int sqlite_job_get(struct state *state, struct state_args *args);
+int sqlite_job_status(struct state *state, struct state_args *args);
 int sqlite_job_list(struct state *state, struct state_args *args);
 int sqlite_job_update(struct state *state, struct state_args *args);
 int sqlite_job_claim(struct state *state, struct state_args *args);
 int sqlite_job_delete(struct state *state, struct state_args *args);
 int sqlite_job_counts(struct state *state, struct state_args *args);
-/* The row; ERR_NOT_FOUND when there is no such job. */
-int sqlite_job_select(struct state *state, const char *id, json_t **job);
+/* ERR_NOT_FOUND when there is no such job of the project (NULL = of any). */
+int sqlite_job_missing(const char *id);
 /* Set patch's columns where id, status (NULL = any) and fence (-1 = any) match, inside the caller's transaction. */
 int sqlite_job_patch(struct state *state, const char *id, const char *from, int64_t fence, const json_t *patch);
 

@@ -19,7 +19,7 @@ int sqlite_event_add(struct state *state, struct state_args *args, const char *j
 
     int rc = sqlite_first(state, &row, "UPDATE jobs SET seq = seq + 1 WHERE id = ? RETURNING seq", "t", job);
     if (rc <= 0) {
-        return rc < 0 ? rc : err_raise(ERR_NOT_FOUND, "there is no job \"%.80s\"", job);
+        return rc < 0 ? rc : sqlite_job_missing(job);
     }
     int64_t seq = sqlite3_column_int64(row, 0);
     rc = sqlite_next(state, row);
@@ -142,19 +142,31 @@ int sqlite_blocks_clear(struct state *state, struct state_args *args)
     return sqlite_run(state, NULL, "DELETE FROM blocks WHERE job = ? AND number >= ?", "ti", args->id, args->after);
 }
 
+/* A job's result; ERR_NOT_FOUND when there is no such job. */
+static int select_result(struct state *state, const char *id, json_t **result)
+{
+    sqlite3_stmt *row;
+
+    int rc = sqlite_first(state, &row, "SELECT result FROM jobs WHERE id = ?", "t", id);
+    if (rc <= 0) {
+        return rc < 0 ? rc : sqlite_job_missing(id);
+    }
+    rc = sqlite_first_json(row, result);
+    sqlite_done(row);
+    return rc;
+}
+
 /* The job that made an artifact says that it is gone. A job that is gone itself has nothing to say. */
 static int tell_job(struct state *state, struct state_args *args, const json_t *artifact)
 {
     const char *id = json_get_string(artifact, "job_id");
     json_int_t now = clock_unix_seconds();
-    json_t *job;
+    json_t *result;
 
-    int rc = id != NULL ? sqlite_job_select(state, id, &job) : ERR_NOT_FOUND;
+    int rc = id != NULL ? select_result(state, id, &result) : ERR_NOT_FOUND;
     if (rc != 0) {
         return rc == ERR_NOT_FOUND ? 0 : rc;
     }
-    json_t *result = json_incref(json_object_get(job, "result"));
-    json_decref(job);
     const char *made = json_get_string(result, "artifact_id");
     if (made == NULL || strcmp(made, args->id) != 0) {
         json_decref(result);
@@ -196,13 +208,14 @@ int sqlite_artifact_delete(struct state *state, struct state_args *args)
 /* The artifact belongs to its job's project. */
 static int store_artifact(struct state *state, struct state_args *args)
 {
-    json_t *job;
+    sqlite3_stmt *row;
 
-    int rc = sqlite_job_select(state, args->id, &job);
-    if (rc == 0) {
-        rc = sqlite_object_store(state, json_get_string(job, "project"), "art", args->body);
-        json_decref(job);
+    int rc = sqlite_first(state, &row, "SELECT project FROM jobs WHERE id = ?", "t", args->id);
+    if (rc <= 0) {
+        return rc < 0 ? rc : sqlite_job_missing(args->id);
     }
+    rc = sqlite_object_store(state, (const char *)sqlite3_column_text(row, 0), "art", args->body);
+    sqlite_done(row);
     return rc;
 }
 

@@ -90,22 +90,46 @@ static int64_t priority_of(const json_t *request)
     return json_integer_value(json_object_get(request, "priority"));
 }
 
-int sqlite_job_select(struct state *state, const char *id, json_t **job)
+int sqlite_job_missing(const char *id)
+{
+    return err_raise(ERR_NOT_FOUND, "there is no job \"%.80s\"", id);
+}
+
+/* The row of a job of the project; NULL = of any. */
+static int select_job(struct state *state, const char *project, const char *id, json_t **job)
 {
     struct sqlite_query query = {0};
     sqlite3_stmt *row;
 
     sqlite_query_add(&query, "SELECT ");
     sqlite_query_add(&query, select_list);
-    sqlite_query_add(&query, " FROM jobs WHERE id = ?");
+    sqlite_query_add(&query, " FROM jobs WHERE id = ? AND project = COALESCE(?, project)");
     sqlite_query_text(&query, id);
+    sqlite_query_text(&query, project);
     int rc = sqlite_query_first(state, &query, &row);
     if (rc > 0) {
         rc = job_to_json(row, job);
         sqlite_done(row);
         return rc;
     }
-    return rc < 0 ? rc : err_raise(ERR_NOT_FOUND, "there is no job \"%.80s\"", id);
+    return rc < 0 ? rc : sqlite_job_missing(id);
+}
+
+static int select_status(struct state *state, const char *project, const char *id, struct store_status *out)
+{
+    sqlite3_stmt *row;
+
+    int rc =
+        sqlite_first(state, &row, "SELECT status, fence, seq FROM jobs WHERE id = ? AND project = COALESCE(?, project)",
+                     "tt", id, project);
+    if (rc <= 0) {
+        return rc < 0 ? rc : sqlite_job_missing(id);
+    }
+    snprintf(out->status, sizeof(out->status), "%s", (const char *)sqlite3_column_text(row, 0));
+    out->fence = sqlite3_column_int64(row, 1);
+    out->seq = sqlite3_column_int64(row, 2);
+    sqlite_done(row);
+    return 0;
 }
 
 static int insert_job(struct state *state, const json_t *job)
@@ -162,7 +186,12 @@ int sqlite_job_create(struct state *state, struct state_args *args)
 
 int sqlite_job_get(struct state *state, struct state_args *args)
 {
-    return sqlite_job_select(state, args->id, args->out);
+    return select_job(state, args->project, args->id, args->out);
+}
+
+int sqlite_job_status(struct state *state, struct state_args *args)
+{
+    return select_status(state, args->project, args->id, args->status);
 }
 
 int sqlite_job_list(struct state *state, struct state_args *args)
@@ -183,20 +212,16 @@ static const struct column *find_patchable(const char *name)
 /* No row matched: say whether that is because there is no such job or because it has moved on. */
 static int conflict(struct state *state, const char *id, const char *from, int64_t fence)
 {
-    json_t *job;
+    struct store_status found;
 
-    int rc = sqlite_job_select(state, id, &job);
+    int rc = select_status(state, NULL, id, &found);
     if (rc != 0) {
         return rc;
     }
-    const char *status = json_get_string(job, "status");
-    int64_t held = json_integer_value(json_object_get(job, "fence"));
-    rc = from != NULL && strcmp(status, from) != 0
-             ? err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s and not %s", status, from)
-             : err_raise(ERR_JOB_STATE_CONFLICT, "the job is at fence %lld and not %lld", (long long)held,
-                         (long long)fence);
-    json_decref(job);
-    return rc;
+    return from != NULL && strcmp(found.status, from) != 0
+               ? err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s and not %s", found.status, from)
+               : err_raise(ERR_JOB_STATE_CONFLICT, "the job is at fence %lld and not %lld", (long long)found.fence,
+                           (long long)fence);
 }
 
 int sqlite_job_patch(struct state *state, const char *id, const char *from, int64_t fence, const json_t *patch)
@@ -250,7 +275,7 @@ int sqlite_job_update(struct state *state, struct state_args *args)
         rc = sqlite_event_add(state, args, args->id, args->event, args->event_data);
     }
     if (rc == 0 && args->out != NULL) {
-        rc = sqlite_job_select(state, args->id, &job);
+        rc = select_job(state, NULL, args->id, &job);
     }
     rc = sqlite_end(state, rc);
     if (rc != 0) {
@@ -282,7 +307,7 @@ static int claim(struct state *state, struct state_args *args, json_t **job)
     rc = sqlite_next(state, row);
     rc = rc < 0 ? rc : sqlite_event_add(state, args, id, "status", data);
     json_decref(data);
-    return rc != 0 ? rc : sqlite_job_select(state, id, job);
+    return rc != 0 ? rc : select_job(state, NULL, id, job);
 }
 
 int sqlite_job_claim(struct state *state, struct state_args *args)
@@ -307,7 +332,7 @@ int sqlite_job_delete(struct state *state, struct state_args *args)
     int64_t changes = 0;
 
     int rc = sqlite_run(state, &changes, "DELETE FROM jobs WHERE id = ?", "t", args->id);
-    return rc != 0 || changes > 0 ? rc : err_raise(ERR_NOT_FOUND, "there is no job \"%.80s\"", args->id);
+    return rc != 0 || changes > 0 ? rc : sqlite_job_missing(args->id);
 }
 
 int sqlite_job_counts(struct state *state, struct state_args *args)

@@ -18,6 +18,7 @@ struct state_args {
     const struct idempotency_key *key;
     const char *digest;
     json_t **out;
+    struct store_status *status;
     /* Out: an event was added to this job; room for an id that the operation chose. */
     bool announced;
     char job[ID_SIZE];
@@ -31,9 +32,10 @@ struct state_ops {
     void (*close)(struct state *state);
     /* 1 when an object refers to the blob, 0 when none does. */
     int (*blob_referenced)(struct state *state, const char *sha256);
-    state_op ready, object_put, object_get, object_delete, object_list, job_create, job_get, job_list, job_update,
-        job_claim, job_delete, job_counts, events_list, event_append, block_commit, blocks_list, layers_list,
-        blocks_clear, artifact_publish, artifact_delete, idempotency_reserve, idempotency_finish, idempotency_release;
+    state_op ready, object_put, object_get, object_delete, object_list, job_create, job_get, job_status, job_list,
+        job_update, job_claim, job_delete, job_counts, events_list, event_append, block_commit, blocks_list,
+        layers_list, blocks_clear, artifact_publish, artifact_delete, idempotency_reserve, idempotency_finish,
+        idempotency_release;
 };
 
 extern const struct state_ops state_sqlite;

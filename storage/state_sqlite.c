@@ -107,6 +107,7 @@ const struct state_ops state_sqlite = {
     .object_list = sqlite_object_list,
     .job_create = sqlite_job_create,
     .job_get = sqlite_job_get,
+    .job_status = sqlite_job_status,
     .job_list = sqlite_job_list,
     .job_update = sqlite_job_update,
     .job_claim = sqlite_job_claim,

@@ -57,7 +57,14 @@ int store_object_list(struct store *store, const char *kind, const struct page *
 /* idempotency (may be NULL): a reserved Idempotency-Key, which from the same commit on answers {"id": the job's}. */
 int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
                      const struct idempotency_key *idempotency);
-int store_job_get(struct store *store, const char *id, json_t **job);
+/* The next two: project NULL = of any; one of another project is ERR_NOT_FOUND. */
+int store_job_get(struct store *store, const char *project, const char *id, json_t **job);
+/* Where a job is, without reading the columns that hold JSON. */
+struct store_status {
+    char status[32];
+    int64_t fence, seq;
+};
+int store_job_status(struct store *store, const char *project, const char *id, struct store_status *out);
 int store_job_list(struct store *store, const struct page *page, json_t **list);
 /* Set the columns in patch WHERE id AND status = from (NULL = any) AND fence = fence (-1 = any), and append the event
  * (NULL = none), in one transaction. ERR_JOB_STATE_CONFLICT when no row matched, ERR_NOT_FOUND when there is no job.

@@ -282,9 +282,15 @@ int store_job_create(struct store *store, const json_t *job, const char *event, 
                   (struct state_args){.body = job, .event = event, .event_data = event_data, .key = idempotency});
 }
 
-int store_job_get(struct store *store, const char *id, json_t **job)
+int store_job_get(struct store *store, const char *project, const char *id, json_t **job)
 {
-    return run_op(store, store->state_ops->job_get, (struct state_args){.id = id, .out = job});
+    return run_op(store, store->state_ops->job_get, (struct state_args){.project = project, .id = id, .out = job});
+}
+
+int store_job_status(struct store *store, const char *project, const char *id, struct store_status *out)
+{
+    return run_op(store, store->state_ops->job_status,
+                  (struct state_args){.project = project, .id = id, .status = out});
 }
 
 int store_job_list(struct store *store, const struct page *page, json_t **list)

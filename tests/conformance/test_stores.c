@@ -57,7 +57,7 @@ static void job_life(struct bench *bench, const struct store_config *config)
     ck_assert_rc_ok(store_job_counts(bench->store, &list));
     assert_json_take(list, "{'succeeded': 1}");
     ck_assert_rc_ok(store_job_delete(bench->store, id));
-    ck_assert_int_eq(store_job_get(bench->store, id, &job), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_get(bench->store, NULL, id, &job), ERR_NOT_FOUND);
     json_decref(patch);
     json_decref(block);
     json_decref(layers);

@@ -42,7 +42,7 @@ def self_test():
     assert list(faults("formats/gguf.c", "    names[LINEAR" "_Q]")) and list(faults("README.md", "q" "_proj"))
     assert not list(faults("models/families/llama.c", '    "model.layers' '.", "q' '_proj"'))
     assert list(faults("tests/unit/api/test_a.c", "    rig_sleep(20);"))
-    assert list(faults("api/a.c", "    rc = store_job_get(store, id, &job);"))
+    assert list(faults("api/a.c", "    rc = store_job_get(store, NULL, id, &job);"))
     assert list(faults("jobs/task.c", "    rc = store_job_claim(store, a, b, c, d);"))
     assert list(faults("jobs/task.c", '    json_object_set_new(patch, "status", json_string("queued"));'))
     assert not list(faults("jobs/task.c", "    rc = store_job_update(store, id, NULL, fence, patch, NULL, NULL, NULL);"))

@@ -172,7 +172,7 @@ json_t *engine_job_view(struct engine *engine, const json_t *row)
 int engine_job_get(struct engine *engine, const struct principal *who, const char *id, json_t **job)
 {
     json_t *row = NULL;
-    int rc = store_job_get(engine->store, id, &row);
+    int rc = store_job_get(engine->store, NULL, id, &row);
     if (rc == 0) {
         *job = engine_job_view(engine, row);
         json_decref(row);
@@ -191,7 +191,7 @@ int engine_job_cancel(struct engine *engine, const struct principal *who, const 
 int engine_job_delete(struct engine *engine, const struct principal *who, const char *id)
 {
     json_t *job = NULL;
-    int rc = store_job_get(engine->store, id, &job);
+    int rc = store_job_get(engine->store, NULL, id, &job);
     if (rc < 0) {
         return rc;
     }
@@ -203,7 +203,7 @@ int engine_job_delete(struct engine *engine, const struct principal *who, const 
 int engine_job_report(struct engine *engine, const struct principal *who, const char *id, json_t **report)
 {
     json_t *job = NULL;
-    int rc = store_job_get(engine->store, id, &job);
+    int rc = store_job_get(engine->store, NULL, id, &job);
     if (rc < 0) {
         return rc;
     }
@@ -221,7 +221,7 @@ const char *const *engine_layer_columns(void)
 static int64_t records_of(struct engine *engine, const char *job)
 {
     json_t *row = NULL;
-    if (store_job_get(engine->store, job, &row) < 0) {
+    if (store_job_get(engine->store, NULL, job, &row) < 0) {
         return -1;
     }
     int64_t records = json_integer_value(json_object_get(json_object_get(row, "calibration"), "records"));

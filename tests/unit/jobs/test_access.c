@@ -21,6 +21,7 @@ START_TEST(a_job_of_another_project)
     struct house house = {0};
     json_t *got = NULL, *job;
     struct engine_upload *upload = NULL;
+    bool last = false;
     struct validation_errors errors = {0};
     char id[ID_SIZE];
     house_open(&house);
@@ -32,8 +33,8 @@ START_TEST(a_job_of_another_project)
     json_decref(job);
 
     assert_hidden(engine_job_get(house.engine, &other, id, &got));
-    assert_hidden(engine_job_row(house.engine, &other, id, &got));
-    assert_hidden(engine_job_events(house.engine, &other, id, 0, 10, &got));
+    assert_hidden(engine_job_check(house.engine, &other, id));
+    assert_hidden(engine_job_events(house.engine, &other, id, 0, 10, &got, &last));
     assert_hidden(engine_job_layers(house.engine, &other, id, &got));
     assert_hidden(engine_job_report(house.engine, &other, id, &got));
     assert_hidden(engine_upload_open(house.engine, &other, id, -1, &upload));
@@ -46,12 +47,19 @@ START_TEST(a_job_of_another_project)
     struct page own = {.limit = 10};
     ck_assert_rc_ok(engine_job_list(house.engine, &principal_local, &own, &got));
     ck_assert_uint_eq(list_size(got), 1);
-    ck_assert_rc_ok(engine_job_events(house.engine, &principal_local, id, 0, 10, &got));
+    ck_assert_rc_ok(engine_job_events(house.engine, &principal_local, id, 0, 10, &got, &last));
+    ck_assert(!last);
     json_decref(got);
     ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, -1, &upload));
     engine_upload_abort(upload);
     ck_assert_rc_ok(engine_job_cancel(house.engine, &principal_local, id, &got));
     ck_assert_str_eq(json_get_string(got, "status"), "cancelled");
+    json_decref(got);
+    ck_assert_rc_ok(engine_job_events(house.engine, &principal_local, id, 0, 1, &got, &last));
+    ck_assert(!last); /* a page that does not reach the end */
+    json_decref(got);
+    ck_assert_rc_ok(engine_job_events(house.engine, &principal_local, id, 1, 10, &got, &last));
+    ck_assert(last);
     json_decref(got);
     ck_assert_rc_ok(engine_job_delete(house.engine, &principal_local, id));
     json_decref(body);

@@ -171,7 +171,7 @@ static void rewrite_as_version_2(const char *id, int64_t index)
     free(data);
     ck_assert_rc_ok(store_blocks_list(house.store, id, &blocks));
     ck_assert_rc_ok(store_layers_list(house.store, id, &layers));
-    ck_assert_rc_ok(store_job_get(house.store, id, &job));
+    ck_assert_rc_ok(store_job_get(house.store, NULL, id, &job));
     json_t *block = json_array_get(blocks, (size_t)index);
     json_object_set_new(block, "sha256", json_string(sha256));
     json_t *rows = json_array();
@@ -252,7 +252,7 @@ START_TEST(test_another_device_is_said)
     ck_assert(wait_for_layers(id, 1));
     engine_drain(house.engine, 0);
     engine_close(house.engine);
-    ck_assert_rc_ok(store_job_get(house.store, id, &row));
+    ck_assert_rc_ok(store_job_get(house.store, NULL, id, &row));
     json_t *checkpoint = json_object_get(row, "checkpoint");
     ck_assert_ptr_nonnull(json_get_string(checkpoint, "device"));
     json_object_set_new(checkpoint, "device", json_string("an abacus (wood)"));

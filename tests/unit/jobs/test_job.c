@@ -122,7 +122,7 @@ START_TEST(test_each_event_in_each_state)
             char id[ID_SIZE];
             json_t *before, *row = NULL, *events;
             make(store, way, id);
-            ck_assert_rc_ok(store_job_get(store, id, &before));
+            ck_assert_rc_ok(store_job_get(store, NULL, id, &before));
             ck_assert_str_eq(text_at(before, "status"), from);
 
             int rc = move(store, id, event, &row);
@@ -131,7 +131,7 @@ START_TEST(test_each_event_in_each_state)
             if (to == NULL) {
                 json_t *after;
                 ck_assert_int_eq(rc, ERR_JOB_STATE_CONFLICT);
-                ck_assert_rc_ok(store_job_get(store, id, &after));
+                ck_assert_rc_ok(store_job_get(store, NULL, id, &after));
                 ck_assert_msg(json_equal(before, after), "a refused event %d changed a job that is %s", e, from);
                 json_decref(after);
             } else {

@@ -56,7 +56,7 @@ static inline int64_t check_events(struct store *store, const char *id)
     size_t i;
 
     ck_assert_rc_ok(store_events_list(store, id, 0, 0, &events));
-    ck_assert_rc_ok(store_job_get(store, id, &job));
+    ck_assert_rc_ok(store_job_get(store, NULL, id, &job));
     json_array_foreach(events, i, event)
     {
         ck_assert_int_eq(int_at(event, "seq"), (int64_t)i + 1);

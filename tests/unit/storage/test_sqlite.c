@@ -130,12 +130,12 @@ START_TEST(damaged_rows_are_an_error_and_no_crash)
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
     run_raw(&bench, "UPDATE jobs SET progress = '{broken'");
-    ck_assert_int_eq(store_job_get(bench.store, id, &job), ERR_STORAGE);
+    ck_assert_int_eq(store_job_get(bench.store, NULL, id, &job), ERR_STORAGE);
     ck_assert_int_eq(store_job_list(bench.store, &(struct page){.limit = 5}, &list), ERR_STORAGE);
     ck_assert_ptr_null(job);
     ck_assert_ptr_null(list);
     run_raw(&bench, "UPDATE jobs SET progress = NULL"); /* statements were given back: the store goes on */
-    ck_assert_rc_ok(store_job_get(bench.store, id, &job));
+    ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
     json_decref(job);
     bench_deinit(&bench);
 }
@@ -205,7 +205,7 @@ START_TEST(the_statement_cache_turns_over)
         ck_assert_rc_ok(store_job_update(bench.store, id, NULL, -1, patch, "log", patch, NULL));
         json_decref(patch);
     }
-    ck_assert_rc_ok(store_job_get(bench.store, id, &job));
+    ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
     ck_assert_str_eq(text_at(job, "worker"), "127");
     json_decref(job);
     ck_assert_int_eq(check_events(bench.store, id), 129);

@@ -12,6 +12,7 @@ START_TEST(jobs_come_back_whole)
 {
     struct bench bench;
     json_t *job, *got;
+    struct store_status status;
     char id[ID_SIZE];
 
     bench_init(&bench);
@@ -24,18 +25,26 @@ START_TEST(jobs_come_back_whole)
                   " 'cancelled_at': null}");
     json_object_set_new(job, "id", json_string(id));
     ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, NULL));
-    ck_assert_rc_ok(store_job_get(bench.store, id, &got));
+    ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &got));
     ck_assert(json_equal(job, got));
     json_decref(got);
     ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_JOB_STATE_CONFLICT); /* twice */
-    ck_assert_int_eq(store_job_get(bench.store, "job_none", &got), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_get(bench.store, NULL, "job_none", &got), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_get(bench.store, "q", id, &got), ERR_NOT_FOUND); /* of another project */
+    ck_assert_rc_ok(store_job_status(bench.store, "p", id, &status));
+    ck_assert_str_eq(status.status, "queued");
+    ck_assert_int_eq(status.fence, 7);
+    ck_assert_int_eq(status.seq, 0);
+    ck_assert_rc_ok(store_job_status(bench.store, NULL, id, &status));
+    ck_assert_int_eq(store_job_status(bench.store, "q", id, &status), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_status(bench.store, NULL, "job_none", &status), ERR_NOT_FOUND);
     json_object_set_new(job, "id", json_integer(1));
     ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_INTERNAL);
     json_object_set_new(job, "id", json_string("job_2"));
     json_object_set_new(job, "attempt", json_string("two"));
     ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_INTERNAL);
     bench_reopen(&bench);
-    ck_assert_rc_ok(store_job_get(bench.store, id, &got));
+    ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &got));
     ck_assert_int_eq(int_at(got, "fence"), 7);
     json_decref(got);
     json_decref(job);
@@ -247,7 +256,7 @@ START_TEST(blocks_are_one_transaction)
     assert_json_take(list, "[{'index': 0, 'file': 'b0', 'sha256': 'x', 'chains': {'float': 'y'}}]");
     ck_assert_rc_ok(store_layers_list(bench.store, id, &list));
     assert_json_take(list, "[{'index': 1, 'module': 'q'}, {'index': 0, 'module': 'k'}]"); /* as given */
-    ck_assert_rc_ok(store_job_get(bench.store, id, &job));
+    ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
     ck_assert_int_eq(int_at(json_object_get(job, "checkpoint"), "layer"), 0);
     json_decref(job);
     json_object_del(block, "index");
@@ -292,7 +301,7 @@ START_TEST(publication_happens_once)
     ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done),
                      ERR_JOB_STATE_CONFLICT); /* an old fence */
     ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, bad, done, "status", done), ERR_INTERNAL);
-    ck_assert_rc_ok(store_job_get(bench.store, id, &job));
+    ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
     ck_assert_str_eq(text_at(job, "status"), "running"); /* undone with the artifact */
     json_decref(job);
     ck_assert_int_eq(store_object_get(bench.store, "default", "art", "art_1", &got), ERR_NOT_FOUND);
