@@ -41,6 +41,7 @@ POST_NORMS = {
     "olmo2": ("bfloat16", 1, {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "rope_theta": 500000.0,
                               "num_key_value_heads": 4}),
 }
+ALL = {**FAMILIES, **EXPERTS, **POST_NORMS}
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -122,7 +123,7 @@ def encode(numbers, dtype):
 
 def write(folder, family, **more):
     """The whole checkpoint of a family; `more` goes into its config."""
-    dtype, files, extra = {**FAMILIES, **EXPERTS, **POST_NORMS}[family]
+    dtype, files, extra = ALL[family]
     config = {**SHAPE, "tie_word_embeddings": False, "torch_dtype": dtype, **extra, **more}
     os.makedirs(folder)
     with open(os.path.join(folder, "config.json"), "w") as file:

@@ -1,6 +1,6 @@
 """The jobs whose results are held: every method in every format that carries it, and what jobs can say besides."""
 
-from families import FAMILIES
+from families import ALL, EXPERTS
 
 CT, GPTQ, GPTQ2, AWQ, BNB, AQLM, GGUF, DENSE = "compressed-tensors", "gptq", "gptq_v2", "awq", "bitsandbytes", "aqlm", "gguf", "dense"
 DOWN = "re:.*down_proj$"
@@ -76,6 +76,22 @@ GRID = {
 }
 
 
+# What is smaller in the checkpoints of some families: each expert is three more linears to solve.
+SMALLER = {"mixtral": {"num_local_experts": 4, "intermediate_size": 128},
+           "qwen3_moe": {"num_experts": 4}}
+# Mixtral's names for what the patterns above mean.
+RENAMED = {"mixtral": {DOWN: "re:.*w2$", "model.layers.0.mlp.*": "model.layers.0.block_sparse_moe.*"}}
+
+
+def renamed(value, names):
+    """The parameters with other patterns."""
+    if isinstance(value, dict):
+        return {key: renamed(member, names) for key, member in value.items()}
+    if isinstance(value, list):
+        return [renamed(member, names) for member in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
 # Of these on the emulated device, whose kernels take their time.
 DEVICE = ("rtn-4/ct", "gptq-4/ct", "gptq-2-asym/gptq_v2", "awq/awq", "smoothquant-absmax/ct", "llm_int8/bnb", "nf4-double/bnb", "fp8/ct",
           "smoothquant+rtn-w8a16/gptq", "overrides/ct")
@@ -90,11 +106,13 @@ def device_jobs():
 def jobs(quick):
     """(name, folder of the checkpoint, body without model and files), in order."""
     small_ones = [name for name, row in GRID.items() if row[3]]
-    for family in FAMILIES:
+    for family in ALL:
         for name, (method, form, params, small) in GRID.items():
+            if form == GGUF and family in EXPERTS:  # which it does not carry
+                continue
             if quick and (not small or family != ("llama-bias", "qwen3")[small_ones.index(name) % 2]):
                 continue
-            body = {"method": method, "quantization": params}
+            body = {"method": method, "quantization": renamed(params, RENAMED.get(family, {}))}
             if form is not None:
                 body["output"] = {"format": form}
             if form == DENSE:

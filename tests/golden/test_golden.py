@@ -195,8 +195,10 @@ def resumed_jobs(quick):
                "smoothquant+gptq": {"method": ["smoothquant", "gptq"], "quantization": {"smoothing_strength": 0.5, "activation_dynamic": False, "input_range": "absmax"},
                                     "output": {"format": "compressed-tensors"}},
                "awq": {"method": "awq", "quantization": {"group_size": 64, "n_grid": 4}, "output": {"format": "awq"}}}
-    for family in families.FAMILIES:
+    for family in families.ALL:
         for name, body in recipes.items():
+            if family not in families.FAMILIES and name != "gptq":
+                continue
             if not quick or (family, name) == ("qwen3", "gptq"):
                 yield "%s/resumed/%s" % (family, name), family + "-long", body
 
@@ -262,10 +264,9 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="quantd-golden-") as root:
         for folder in sorted({job[1] for job in jobs + long_jobs + device_jobs}):
-            if folder.endswith("-long"):
-                families.write(os.path.join(root, folder), folder[:-5], num_hidden_layers=LONG)
-            else:
-                families.write(os.path.join(root, folder), folder)
+            family = folder.removesuffix("-long")
+            more = {"num_hidden_layers": LONG} if family != folder else {}
+            families.write(os.path.join(root, folder), family, **cases.SMALLER.get(family, {}), **more)
         found = told("one thread", halves(run_all, root, jobs, "--threads", "1"))
         found.update(told("killed and resumed", halves(resumed, root, long_jobs, "--threads", "1")))
         if device_jobs:
