@@ -25,10 +25,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How the experts of a group see the calibration set. */
-struct expert_options {
-    bool all;           /* every token, whether it goes there or not */
-    int64_t min_tokens; /* with fewer, an expert's statistics are shrunk to those of all tokens */
+/* Statistics of all tokens that a step EXPERTS reads: the same for every expert whose modules read them themselves. */
+struct expert_pool {
+    struct layer_stats stats;
+    unsigned wants; /* 0: there are none */
+    int step;
 };
 
 /* Statistics of x, charged to their own phase. */
@@ -60,39 +61,57 @@ static int pass_batch(struct run *run, const struct block *block, plan_set have,
     return rc;
 }
 
-/* All micro-batches of the calibration set to the input of a group; stats NULL = nobody looks. all: an expert sees the
- * tokens that went to others too. */
-static int group_gather(struct run *run, struct block *block, int g, bool all, struct layer_stats *stats)
+/* Statistics of a group's input in one micro-batch. all: an expert sees the tokens that went to others too. */
+static int observe_group(struct run *run, const struct block *block, const struct plan_group *group, bool all,
+                         const struct microbatch *b, struct layer_stats *stats)
+{
+    struct block_values values;
+    int rc = block_group_input(block, &b->values, group, all, &values);
+
+    if (rc != 0 || block_values_rows(&values) == 0) {
+        return rc;
+    }
+    const struct tensor in = block_value(&values, group->input);
+    return observe(run, stats, &in);
+}
+
+static double gather_share(const struct plan *plan, int g, int64_t i, int64_t batches)
+{
+    return ((double)g + 0.5 * (double)i / (double)batches) / (double)plan->group_count;
+}
+
+static int group_finish(struct run *run, struct layer_stats *stats)
+{
+    double mark = clock_monotonic_seconds();
+    int rc = stats_finish(stats, run->p->gpu, run->stream);
+
+    run_add_time(run, PHASE_STATISTICS, &mark, 0);
+    return rc;
+}
+
+/* All micro-batches of the calibration set to the input of a group, and the reference path with them; stats NULL =
+ * nobody looks. */
+static int group_gather(struct run *run, struct block *block, int g, struct layer_stats *stats)
 {
     const struct plan *plan = block->plan;
     const struct plan_group *group = &plan->groups[g];
+    plan_set want = stats != NULL ? plan_sources(plan, group) : 0;
     int64_t batches = microbatches_count(&run->calibration);
     struct block reference = {0};
     int rc = run->reference.hidden != NULL ? reference_view(run, block, &reference) : 0;
 
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
         struct microbatch b = microbatches_at(&run->calibration, plan, i);
-        double share = ((double)g + 0.5 * (double)i / (double)batches) / (double)plan->group_count;
-        rc = run_tick(run, share, "calibrating");
-        rc = rc != 0 ? rc
-                     : pass_batch(run, block, pass_kept_before(plan, g), group->kept, plan_sources(plan, group), &b);
-        struct block_values values;
-        rc = rc != 0 || stats == NULL ? rc : block_group_input(block, &b.values, group, all, &values);
-        if (rc == 0 && stats != NULL && block_values_rows(&values) > 0) {
-            const struct tensor in = block_value(&values, group->input);
-            rc = observe(run, stats, &in);
-        }
+        rc = run_tick(run, gather_share(plan, g, i, batches), "calibrating");
+        rc = rc != 0 ? rc : pass_batch(run, block, pass_kept_before(plan, g), group->kept, want, &b);
+        rc = rc != 0 || stats == NULL ? rc : observe_group(run, block, group, false, &b, stats);
         if (rc == 0 && run->reference.hidden != NULL) {
             rc = reference_pass(run, &reference, g, i, &b, stats);
         }
     }
     block_view_deinit(&reference);
-    double mark = clock_monotonic_seconds();
-    if (rc == 0 && stats != NULL && (stats->tokens > 0 || group->expert < 0)) {
-        rc = stats_finish(stats, run->p->gpu, run->stream);
-    }
-    run_add_time(run, PHASE_STATISTICS, &mark, 0);
-    return rc;
+    bool any = stats != NULL && (stats->tokens > 0 || group->expert < 0);
+    return rc == 0 && any ? group_finish(run, stats) : rc;
 }
 
 static int group_stats_init(struct run *run, const struct plan *plan, int g, unsigned wants, struct layer_stats *stats)
@@ -105,19 +124,63 @@ static int group_stats_init(struct run *run, const struct plan *plan, int g, uns
     return rc != 0 || (wants & STATS_TARGET) == 0 ? rc : reference_init(run, plan, g, stats);
 }
 
+/* What all tokens are to an expert's group, from what group_gather kept: the reference path has gone on already. */
+static int gather_all(struct run *run, struct block *block, int g, unsigned wants, struct layer_stats *stats)
+{
+    const struct plan *plan = block->plan;
+    const struct plan_group *group = &plan->groups[g];
+    int64_t batches = microbatches_count(&run->calibration);
+    int rc = group_stats_init(run, plan, g, wants, stats);
+
+    for (int64_t i = 0; rc == 0 && i < batches; i++) {
+        struct microbatch b = microbatches_at(&run->calibration, plan, i);
+        rc = run_tick(run, gather_share(plan, g, i, batches), "calibrating");
+        rc = rc != 0 ? rc : pass_batch(run, block, group->kept, 0, plan_sources(plan, group), &b);
+        rc = rc != 0 ? rc : observe_group(run, block, group, true, &b, stats);
+    }
+    return rc != 0 ? rc : group_finish(run, stats);
+}
+
+static void pool_drop(struct run *run, struct expert_pool *pool)
+{
+    stats_deinit(&pool->stats, run->p->gpu);
+    pool->wants = 0;
+}
+
+/* Statistics of all tokens for an expert's group: the pool's where the group reads the tokens themselves, else its own.
+ */
+static int pool_gather(struct run *run, struct block *block, int g, unsigned wants, struct expert_pool *pool,
+                       struct layer_stats *own, const struct layer_stats **stats)
+{
+    const struct plan_group *group = &block->plan->groups[g];
+    int rc = 0;
+
+    if (group->input != 0) {
+        *stats = own;
+        return gather_all(run, block, g, wants, own);
+    }
+    if (pool->wants != wants || pool->step != group->step) {
+        pool_drop(run, pool);
+        rc = gather_all(run, block, g, wants, &pool->stats);
+        pool->wants = rc == 0 ? wants : 0;
+        pool->step = group->step;
+    }
+    *stats = &pool->stats;
+    return rc;
+}
+
 /* Statistics of an expert that fewer tokens came to than it is to have: those of all tokens, gathered in another look
  * at them, with its own as far as they go. */
-static int relieve(struct run *run, struct block *block, int g, unsigned wants, const struct expert_options *options,
+static int relieve(struct run *run, struct block *block, int g, unsigned wants, int64_t min_tokens,
                    struct layer_stats *stats)
 {
     struct layer_stats pooled = {0};
 
-    if (block->plan->groups[g].expert < 0 || stats->tokens >= options->min_tokens) {
+    if (block->plan->groups[g].expert < 0 || stats->tokens >= min_tokens) {
         return 0;
     }
-    int rc = group_stats_init(run, block->plan, g, wants, &pooled);
-    rc = rc != 0 ? rc : group_gather(run, block, g, true, &pooled);
-    rc = rc != 0 ? rc : stats_shrink(stats, &pooled, options->min_tokens, run->p->gpu, run->stream);
+    int rc = gather_all(run, block, g, wants, &pooled);
+    rc = rc != 0 ? rc : stats_shrink(stats, &pooled, min_tokens, run->p->gpu, run->stream);
     stats_deinit(&pooled, run->p->gpu);
     return rc != 0 ? err_pass(rc, "statistics of expert %d", block->plan->groups[g].expert) : 0;
 }
@@ -147,57 +210,71 @@ static unsigned group_needs(struct run *run, const struct plan_group *group)
     return wants;
 }
 
-/* How the experts of a group are calibrated: as the method that solves its first module has it. */
-static struct expert_options expert_options(struct run *run, const struct plan_group *group)
+/* How an expert's group is calibrated: as the method that solves its first module has it. */
+static struct expert_calibration group_experts(struct run *run, const struct plan_group *group)
 {
-    struct expert_options options = {.min_tokens = 1};
     struct qscheme scheme;
 
-    for (int i = group->count - 1; i >= 0; i--) {
+    for (int i = 0; i < group->count; i++) {
         const struct recipe_stage *solver = module_solver(run, group->modules[i], &scheme);
         if (solver != NULL) {
-            const struct quant_base *base = solver->params;
-            options.all = base->calibrate_all_experts;
-            options.min_tokens = base->expert_min_tokens > 1 ? base->expert_min_tokens : 1;
+            return quant_experts(solver->params);
         }
     }
-    return options;
+    return (struct expert_calibration){.min_tokens = 1};
 }
 
-static int group_run(struct run *run, struct block *block, int g, struct block_outputs *outputs,
-                     struct report_rows *rows)
+/* Where the group's input comes to: its statistics, if anything wants them. */
+static int group_calibrate(struct run *run, struct block *block, int g, unsigned wants, struct expert_pool *pool,
+                           struct layer_stats *own, const struct layer_stats **stats)
 {
     const struct plan_group *group = &block->plan->groups[g];
-    struct layer_stats stats = {0};
-    bool calibrated = run->calibration.set != NULL;
-    unsigned wants = group_needs(run, group);
+    const struct expert_calibration experts = group_experts(run, group);
+
+    if (wants == 0) {
+        return group_gather(run, block, g, NULL);
+    }
+    if (experts.all && group->expert >= 0) {
+        int rc = group_gather(run, block, g, NULL);
+        return rc != 0 ? rc : pool_gather(run, block, g, wants, pool, own, stats);
+    }
+    pool_drop(run, pool);
+    int rc = group_stats_init(run, block->plan, g, wants, own);
+    rc = rc != 0 ? rc : group_gather(run, block, g, own);
+    *stats = own;
+    return rc != 0 ? rc : relieve(run, block, g, wants, experts.min_tokens, own);
+}
+
+static int group_run(struct run *run, struct block *block, int g, struct expert_pool *pool,
+                     struct block_outputs *outputs, struct report_rows *rows)
+{
+    unsigned wants = group_needs(run, &block->plan->groups[g]);
+    const struct layer_stats *stats = NULL;
+    struct layer_stats own = {0};
     int rc = 0;
 
-    const struct expert_options options = expert_options(run, group);
-    rc = calibrated && wants != 0 ? group_stats_init(run, block->plan, g, wants, &stats) : 0;
-    if (rc == 0 && calibrated) {
-        rc = group_gather(run, block, g, options.all, wants != 0 ? &stats : NULL);
-    }
-    if (rc == 0 && calibrated && wants != 0) {
-        rc = relieve(run, block, g, wants, &options, &stats);
+    if (run->calibration.set != NULL) {
+        rc = group_calibrate(run, block, g, wants, pool, &own, &stats);
     }
     if (rc == 0 && wants != 0) {
-        rc = group_solve(run, block, g, calibrated ? &stats : NULL, outputs, rows);
+        rc = group_solve(run, block, g, stats, outputs, rows);
     }
-    stats_deinit(&stats, run->p->gpu);
+    stats_deinit(&own, run->p->gpu);
     return rc;
 }
 
 int block_solve(struct run *run, struct block *block, struct block_outputs *outputs, struct report_rows *rows)
 {
     const struct plan *plan = block->plan;
+    struct expert_pool pool = {.wants = 0};
     int rc = 0;
 
     for (int g = 0; rc == 0 && g < plan->group_count; g++) {
-        rc = group_run(run, block, g, outputs, rows);
+        rc = group_run(run, block, g, &pool, outputs, rows);
         reference_release(run, plan, g);
         rc = rc != 0 ? rc : group_cache(run, block, g, outputs);
     }
+    pool_drop(run, &pool);
     reference_release(run, plan, plan->group_count);             /* what a failure left */
     bool last = run->block_index + 1 == run->config->num_layers; /* nobody reads what it would give */
     if (rc != 0 || run->calibration.set == NULL || last) {

@@ -57,6 +57,14 @@ const struct params_row quant_common_rows[] = {
     {.name = NULL},
 };
 
+struct expert_calibration quant_experts(const void *params)
+{
+    const struct quant_base *base = params;
+
+    return (struct expert_calibration){.all = base->calibrate_all_experts,
+                                       .min_tokens = base->expert_min_tokens > 1 ? base->expert_min_tokens : 1};
+}
+
 int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
 {
     const struct quant_common *common = params;

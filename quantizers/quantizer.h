@@ -68,6 +68,12 @@ struct quant_base {
     int64_t expert_min_tokens;      /* with fewer, an expert's statistics are shrunk to those of all tokens */
 };
 extern const struct params_row quant_base_rows[];
+/* How a method's params want experts to see the calibration set. */
+struct expert_calibration {
+    bool all;           /* every token, whether it goes there or not */
+    int64_t min_tokens; /* with fewer an expert is starved; 1 or more */
+};
+struct expert_calibration quant_experts(const void *params);
 /* float_inputs, for methods that quantize inputs. */
 extern const struct params_row quant_input_rows[];
 /* How the range of static inputs is chosen: "input_range" of methods that can have them. */

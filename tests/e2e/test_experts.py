@@ -45,12 +45,12 @@ class Bench:
     def register(self):
         return self.daemon.request("POST", "/v1/models", json={"uri": "file:model"})
 
-    def ready(self):
+    def ready(self, records=8):
         answer = self.register()
         equal(answer.status, 201, "status of the model (%r)" % answer)
         self.model = answer.json["id"]
         answer = self.daemon.request("POST", "/v1/files?purpose=calibration", headers={"Content-Type": NDJSON},
-                                     body=ids_records(8, 40, families.VOCABULARY, 1))
+                                     body=ids_records(records, 40, families.VOCABULARY, 1))
         self.tokens = answer.json["id"]
 
     def submit(self, method, format, parameters, samples=8):
@@ -109,6 +109,21 @@ def starved_experts():
         true(all(row["tokens"] == 32 for row in rows if ".experts." in row["module"]), "every expert sees every token")
 
 
+def float_stream():
+    """Looking at all tokens for starved experts leaves the float model's activations alone: what the next layer's attention aims at is the
+    same as without, where experts are rounded to nearest and so come out the same."""
+    experts = [{"match": "*.experts.*", "method": "rtn"}]
+    with Bench("mixtral") as bench:
+        bench.ready(records=64)
+        rows = [bench.report("gptq", "compressed-tensors", {"group_size": 64, "target_tokens": 0, "overrides": experts,
+                                                            "expert_min_tokens": min_tokens}, samples=64)
+                for min_tokens in (0, 1000000)]
+    starved = [row for row in rows[1] if "starved" in (row["note"] or "")]
+    true(any(".experts.7.w2" in row["module"] for row in starved), "the last expert is starved")
+    attention = [[(row["module"], row["output_relative_mse"]) for row in part if ".self_attn." in row["module"]] for part in rows]
+    equal(attention[1], attention[0], "output errors of attention")
+
+
 def refuse(family, change, words, **more):
     with Bench(family, **more) as bench:
         if change is not None:
@@ -147,4 +162,4 @@ def bad_configs():
 
 
 if __name__ == "__main__":
-    main([mixtral, qwen3_moe, starved_experts, bad_checkpoints, bad_configs])
+    main([mixtral, qwen3_moe, starved_experts, float_stream, bad_checkpoints, bad_configs])
