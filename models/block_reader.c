@@ -21,6 +21,7 @@ struct block_reader {
     const struct model *model;
     const struct gpu *gpu;
     struct gpu_stream *stream; /* uploads wait for no computation */
+    struct gpu_event *used;    /* the user's work on the block before has ended */
     char *pinned[2];           /* host, PIECE_BYTES each */
     int half;                  /* the one to read into */
     char *bytes;               /* device */
@@ -76,6 +77,7 @@ int block_reader_new(const struct model *model, const struct gpu *gpu, struct bl
     reader->list = calloc(block_tensors_max(model), sizeof(*reader->list));
     int rc = reader->list != NULL ? gpu->ops->stream_new(gpu->device, &reader->stream)
                                   : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of tensors");
+    rc = rc != 0 ? rc : gpu->ops->event_new(gpu->device, &reader->used);
     rc = rc != 0 ? rc : gpu->ops->host_alloc(gpu->device, 2 * PIECE_BYTES, &pinned);
     reader->pinned[0] = pinned;
     rc = rc != 0 ? rc : block_reader_bytes(model, &size);
@@ -107,6 +109,7 @@ void block_reader_free(struct block_reader *reader)
         if (reader->stream != NULL) {
             gpu->ops->stream_free(reader->stream); /* waits for what is on its way */
         }
+        gpu->ops->event_free(reader->used);
         gpu->ops->host_free(gpu->device, reader->pinned[0]);
         gpu->ops->free(gpu->device, reader->bytes);
         free(reader->list);
@@ -163,8 +166,8 @@ void block_reader_start(struct block_reader *reader, int64_t index, struct gpu_s
     join(reader);
     reader->whole = false;
     reader->count = 0;
-    if (index < model_config(reader->model)->num_layers &&
-        reader->gpu->ops->stream_follow(reader->stream, user) == 0) { /* else the block is read when it is wanted */
+    if (index < model_config(reader->model)->num_layers && reader->gpu->ops->event_record(user, reader->used) == 0 &&
+        reader->gpu->ops->event_wait(reader->stream, reader->used) == 0) { /* else it is read when it is wanted */
         reader->count = block_tensors(reader->model, index, reader->list);
         reader->running = pthread_create(&reader->thread, NULL, read_block, reader) == 0;
     }

@@ -15,6 +15,7 @@
 struct block_writer {
     const struct gpu *gpu;
     struct gpu_stream *stream;
+    struct gpu_event *made; /* the codes of the block under way are there */
     struct block_outputs outputs;
     char path[600], sha256[DIGEST_HEX_SIZE];
     bool open, threaded; /* a block is under way; by a thread */
@@ -55,23 +56,6 @@ void block_outputs_add_take(struct block_outputs *outputs, const struct qtensor 
     outputs->codes[outputs->count++] = *codes;
 }
 
-int block_writer_new(const struct gpu *gpu, struct block_writer **out)
-{
-    struct block_writer *writer = calloc(1, sizeof(*writer));
-
-    if (writer == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for writer");
-    }
-    int rc = gpu->ops->stream_new(gpu->device, &writer->stream);
-    if (rc != 0) {
-        free(writer);
-        return err_pass(rc, "a stream for writer");
-    }
-    writer->gpu = gpu;
-    *out = writer;
-    return 0;
-}
-
 static void join(struct block_writer *writer)
 {
     if (writer->open && writer->threaded) {
@@ -85,8 +69,27 @@ void block_writer_free(struct block_writer *writer)
     if (writer != NULL) {
         join(writer); /* whatever became of it: nobody asks, and what ended the run is the caller's error */
         writer->gpu->ops->stream_free(writer->stream);
+        writer->gpu->ops->event_free(writer->made);
         free(writer);
     }
+}
+
+int block_writer_new(const struct gpu *gpu, struct block_writer **out)
+{
+    struct block_writer *writer = calloc(1, sizeof(*writer));
+
+    if (writer == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for writer");
+    }
+    writer->gpu = gpu;
+    int rc = gpu->ops->stream_new(gpu->device, &writer->stream);
+    rc = rc != 0 ? rc : gpu->ops->event_new(gpu->device, &writer->made);
+    if (rc != 0) {
+        block_writer_free(writer);
+        return err_pass(rc, "a stream for writer");
+    }
+    *out = writer;
+    return 0;
 }
 
 static int bring_codes(struct block_writer *writer)
@@ -123,7 +126,8 @@ int block_writer_start(struct block_writer *writer, const char *path, struct gpu
 {
     int rc = fs_path(writer->path, sizeof(writer->path), "%s", path);
 
-    rc = rc != 0 ? rc : writer->gpu->ops->stream_follow(writer->stream, maker);
+    rc = rc != 0 ? rc : writer->gpu->ops->event_record(maker, writer->made);
+    rc = rc != 0 ? rc : writer->gpu->ops->event_wait(writer->stream, writer->made);
     if (rc != 0) {
         return rc;
     }

@@ -91,11 +91,6 @@ static int cpu_stream_sync(struct gpu_stream *stream)
 }
 
 /* Operations have ended when they return. */
-static int cpu_stream_follow(struct gpu_stream *stream, struct gpu_stream *first)
-{
-    return 0;
-}
-
 static int cpu_event_new(struct gpu_device *device, struct gpu_event **event)
 {
     struct gpu_event *made = calloc(1, sizeof(*made));
@@ -178,7 +173,6 @@ static const struct gpu_ops cpu_ops = {
     .stream_new = cpu_stream_new,
     .stream_free = cpu_stream_free,
     .stream_sync = cpu_stream_sync,
-    .stream_follow = cpu_stream_follow,
     .event_new = cpu_event_new,
     .event_free = cpu_event_free,
     .event_record = cpu_event_record,

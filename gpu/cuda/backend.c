@@ -289,21 +289,6 @@ static int cuda_stream_sync(struct gpu_stream *stream)
     return rc != 0 ? rc : cuda_ok(stream->device, cudaStreamSynchronize(stream->stream), "waiting for the stream");
 }
 
-static int cuda_stream_follow(struct gpu_stream *stream, struct gpu_stream *first)
-{
-    struct gpu_device *device = stream->device;
-    int rc = cuda_begin(device);
-
-    if (rc != 0 || stream == first) {
-        return rc;
-    }
-    pthread_mutex_lock(&device->lock); /* memory that another thread frees takes the same mark */
-    rc = cuda_ok(device, cudaEventRecord(first->mark, first->stream), "the end of a stream");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamWaitEvent(stream->stream, first->mark, 0), "following a stream");
-    pthread_mutex_unlock(&device->lock);
-    return rc;
-}
-
 static int cuda_event_new(struct gpu_device *device, struct gpu_event **event)
 {
     int rc = cuda_begin(device);
@@ -375,7 +360,6 @@ static const struct gpu_ops cuda_ops = {
     .stream_new = cuda_stream_new,
     .stream_free = cuda_stream_free,
     .stream_sync = cuda_stream_sync,
-    .stream_follow = cuda_stream_follow,
     .event_new = cuda_event_new,
     .event_free = cuda_event_free,
     .event_record = cuda_event_record,

@@ -70,11 +70,19 @@ static int small_sync(struct gpu_stream *stream)
     return cpu_ops->stream_sync(stream);
 }
 
-static int small_follow(struct gpu_stream *stream, struct gpu_stream *first)
+static struct gpu_stream *small_recorded; /* the last event's */
+
+static int small_record(struct gpu_stream *stream, struct gpu_event *event)
 {
-    ck_assert_ptr_ne(stream, first);
+    small_recorded = stream;
+    return cpu_ops->event_record(stream, event);
+}
+
+static int small_wait(struct gpu_stream *stream, struct gpu_event *event)
+{
+    ck_assert_ptr_ne(stream, small_recorded);
     small_follows++;
-    return 0;
+    return cpu_ops->event_wait(stream, event);
 }
 
 static void world_shrink(struct world *world, size_t limit)
@@ -84,7 +92,8 @@ static void world_shrink(struct world *world, size_t limit)
     small_ops.alloc = small_alloc;
     small_ops.free = small_free;
     small_ops.device_info = small_info;
-    small_ops.stream_follow = small_follow;
+    small_ops.event_record = small_record;
+    small_ops.event_wait = small_wait;
     small_ops.stream_sync = small_sync;
     small_thread = pthread_self();
     small_follows = small_syncs = 0;

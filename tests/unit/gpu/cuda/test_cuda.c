@@ -350,19 +350,23 @@ END_TEST
 START_TEST(streams_follow_by_events)
 {
     struct gpu_stream *first, *second;
+    struct gpu_event *event;
     struct gpu gpu;
 
     open_device(&gpu);
     ck_assert_rc_ok(gpu.ops->stream_new(gpu.device, &first));
     ck_assert_rc_ok(gpu.ops->stream_new(gpu.device, &second));
+    ck_assert_rc_ok(gpu.ops->event_new(gpu.device, &event));
     int64_t records = shim->records(), waits = shim->waits();
-    ck_assert_rc_ok(gpu.ops->stream_follow(second, first));
+    ck_assert_rc_ok(gpu.ops->event_record(first, event));
+    ck_assert_rc_ok(gpu.ops->event_wait(second, event));
     ck_assert_int_eq(shim->records() - records, 1);
     ck_assert_int_eq(shim->waits() - waits, 1);
-    ck_assert_rc_ok(gpu.ops->stream_follow(first, first)); /* it does anyway */
-    ck_assert_int_eq(shim->waits() - waits, 1);
-    shim->fail_once(3, cudaErrorInvalidResourceHandle);
-    ck_assert_int_eq(gpu.ops->stream_follow(second, first), ERR_INTERNAL);
+    shim->fail_once(2, cudaErrorInvalidResourceHandle);
+    ck_assert_int_eq(gpu.ops->event_record(first, event), ERR_INTERNAL);
+    shim->fail_once(2, cudaErrorInvalidResourceHandle);
+    ck_assert_int_eq(gpu.ops->event_wait(second, event), ERR_INTERNAL);
+    gpu.ops->event_free(event);
     gpu.ops->stream_free(first);
     gpu.ops->stream_free(second);
     gpu_close(&gpu);
