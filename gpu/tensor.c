@@ -97,6 +97,24 @@ uint8_t dtype_f32_to_nf4(float value)
     return (uint8_t)code;
 }
 
+float dtype_decode(enum dtype element, uint8_t code)
+{
+    switch (element) {
+    case DTYPE_NF4:
+        return dtype_nf4_levels[code & 15];
+    case DTYPE_F4_E2M1:
+        return dtype_e2m1_to_f32(code);
+    case DTYPE_F8_E4M3:
+        return dtype_e4m3_to_f32(code);
+    case DTYPE_F8_E5M2:
+        return dtype_e5m2_to_f32(code);
+    case DTYPE_I8:
+        return (float)code - 128.0f;
+    default:
+        return (float)code;
+    }
+}
+
 /* Whether element i is a NaN or Inf: all bits of the exponent, or of whatever a type without one sets aside. */
 static bool is_nonfinite(enum dtype dtype, const void *data, int64_t i)
 {

@@ -47,3 +47,6 @@ int64_t dtype_find_nonfinite(enum dtype dtype, const void *data, int64_t count);
  * the lower of equals. */
 extern const float dtype_nf4_levels[16];
 uint8_t dtype_f32_to_nf4(float value);
+/* What a code stands for: of U8 the code, of I8 code - 128, of E4M3, E5M2, E2M1 and NF4 their element; where that has
+ * four bits, the code's upper four are of no matter. */
+float dtype_decode(enum dtype element, uint8_t code);

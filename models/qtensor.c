@@ -47,11 +47,7 @@ void qscheme_levels(const struct qscheme *scheme, float out[256])
     enum dtype element = qscheme_element(scheme);
 
     for (int code = 0; code < 256; code++) {
-        out[code] = element == DTYPE_NF4       ? dtype_nf4_levels[code & 15]
-                    : element == DTYPE_F4_E2M1 ? dtype_e2m1_to_f32((uint8_t)(code & 15))
-                    : element == DTYPE_F8_E5M2 ? dtype_e5m2_to_f32((uint8_t)code)
-                    : element == DTYPE_F8_E4M3 ? dtype_e4m3_to_f32((uint8_t)code)
-                                               : (float)code;
+        out[code] = dtype_decode(element, (uint8_t)code);
     }
 }
 

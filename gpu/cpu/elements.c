@@ -34,22 +34,6 @@ static struct part part_of(const struct tiles *job, int64_t task)
                          first + job->width < job->groups ? first + job->width : job->groups};
 }
 
-static float value_of(enum dtype element, int code)
-{
-    switch (element) {
-    case DTYPE_NF4:
-        return dtype_nf4_levels[code & 15];
-    case DTYPE_F8_E5M2:
-        return dtype_e5m2_to_f32((uint8_t)code);
-    case DTYPE_F4_E2M1:
-        return dtype_e2m1_to_f32((uint8_t)(code & 15));
-    case DTYPE_I8:
-        return (float)(code - INT8_ZERO);
-    default:
-        return dtype_e4m3_to_f32((uint8_t)code);
-    }
-}
-
 static struct tiles tiles_job(const struct tensor *w, const struct gpu_tiles *spec)
 {
     struct tiles job = {.w = w->data, .spec = spec, .rows = matrix_rows(w), .cols = matrix_cols(w)};
@@ -61,7 +45,7 @@ static struct tiles tiles_job(const struct tensor *w, const struct gpu_tiles *sp
         job.middles[i] = (dtype_nf4_levels[i] + dtype_nf4_levels[i + 1]) / 2.0f;
     }
     for (int code = 0; code < 256; code++) {
-        job.values[code] = value_of(spec->element, code);
+        job.values[code] = dtype_decode(spec->element, (uint8_t)code);
     }
     return job;
 }
@@ -182,11 +166,11 @@ static void decode_part(void *ctx, int64_t task)
     }
 }
 
-static int run_tiles(const char *op, struct gpu_stream *stream, void (*fn)(void *, int64_t), const struct tensor *codes,
+static int run_tiles(struct gpu_stream *stream, void (*fn)(void *, int64_t), const struct tensor *codes,
                      const struct tensor *w, const struct tensor *scale, const struct gpu_tiles *spec)
 {
-
     struct tiles job = tiles_job(w, spec);
+
     job.codes = codes->data;
     job.scale = scale->data;
     stream_run(stream, job.rows * job.chunks, fn, &job);
@@ -196,11 +180,11 @@ static int run_tiles(const char *op, struct gpu_stream *stream, void (*fn)(void 
 int cpu_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
                     const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    return run_tiles("tile_encode", stream, encode_part, codes, w, scale, spec);
+    return run_tiles(stream, encode_part, codes, w, scale, spec);
 }
 
 int cpu_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
                     const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    return run_tiles("tile_decode", stream, decode_part, codes, w, scale, spec);
+    return run_tiles(stream, decode_part, codes, w, scale, spec);
 }
