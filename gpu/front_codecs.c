@@ -2,6 +2,7 @@
 
 #include "gpu/front.h"
 #include "gpu/ggml_blocks.h"
+#include "gpu/shared/tiles.h"
 
 static bool is_element(enum dtype dtype)
 {
@@ -19,7 +20,7 @@ static int check_tiles(const char *op, const struct tensor *w, const struct tens
                          (long long)spec->rows, (long long)spec->cols, (long long)rows, (long long)cols,
                          dtype_rows[spec->element].name);
     }
-    return check_f32(op, "scale", scale, (rows + spec->rows - 1) / spec->rows, (cols + spec->cols - 1) / spec->cols);
+    return check_f32(op, "scale", scale, tiles_of(rows, spec->rows), tiles_of(cols, spec->cols));
 }
 
 int check_tile_range(const char *op, const struct tensor *max, const struct tensor *w, const struct gpu_tiles *spec)

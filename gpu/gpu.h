@@ -1,5 +1,5 @@
 #pragma once
-/* Public header of the compute layer: devices, memory, streams, and about forty coarse operations (gpu/ops.def).
+/* Public header of the compute layer: devices, memory, streams, and about fifty coarse operations (gpu/ops.def).
  *
  * The CPU backend is linked in (gpu/cpu) and is the reference; others are modules opened at run time, checked by
  * GPU_ABI and the signature of their operations, and ranked by probe score. Callers see only this header, and call

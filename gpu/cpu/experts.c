@@ -43,7 +43,8 @@ static int32_t next_expert(const float *logits, int64_t experts, int32_t last)
 static void route_token(const struct route *job, const float *logits, int32_t *ids, float *weights)
 {
     const struct gpu_route *spec = job->spec;
-    double largest, sum = 0, chosen = 0;
+    bool all = spec->all && !spec->normalize; /* of all that is divided by its own sum, the sum over all has gone */
+    double largest, sum = 0;
     int32_t last = -1;
 
     for (int64_t i = 0; i < spec->top_k; i++) {
@@ -51,14 +52,9 @@ static void route_token(const struct route *job, const float *logits, int32_t *i
         ids[i] = last;
     }
     largest = (double)logits[ids[0]];
-    for (int64_t e = 0; spec->all && e < job->experts; e++) {
-        sum += exp((double)logits[e] - largest);
+    for (int64_t i = 0; i < (all ? job->experts : spec->top_k); i++) {
+        sum += exp((double)logits[all ? i : ids[i]] - largest);
     }
-    for (int64_t i = 0; i < spec->top_k; i++) {
-        chosen += exp((double)logits[ids[i]] - largest);
-    }
-    /* of all that is divided by its own sum, the sum over all has gone */
-    sum = spec->all && !spec->normalize ? sum : chosen;
     for (int64_t i = 0; i < spec->top_k; i++) {
         weights[i] = (float)(exp((double)logits[ids[i]] - largest) / sum * (double)spec->factor);
     }

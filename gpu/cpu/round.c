@@ -36,9 +36,9 @@ static void dequantize_row(void *ctx, int64_t row)
     }
 }
 
-static int run_rounding(const char *op, struct gpu_stream *stream, void (*fn)(void *, int64_t),
-                        const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
-                        const struct tensor *zero, const struct gpu_grid *spec)
+static int run_rounding(struct gpu_stream *stream, void (*fn)(void *, int64_t), const struct tensor *codes,
+                        const struct tensor *w, const struct tensor *scale, const struct tensor *zero,
+                        const struct gpu_grid *spec)
 {
     struct rounding job = {.stream = stream,
                            .codes = codes->data,
@@ -56,13 +56,13 @@ static int run_rounding(const char *op, struct gpu_stream *stream, void (*fn)(vo
 int cpu_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *scale,
               const struct tensor *zero, const struct gpu_grid *spec)
 {
-    return run_rounding("round", stream, round_row, codes, w, scale, zero, spec);
+    return run_rounding(stream, round_row, codes, w, scale, zero, spec);
 }
 
 int cpu_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
                    const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
-    return run_rounding("dequantize", stream, dequantize_row, codes, w, scale, zero, spec);
+    return run_rounding(stream, dequantize_row, codes, w, scale, zero, spec);
 }
 
 static void residual_add(struct gpu_residual *sum, const struct gpu_residual *row)

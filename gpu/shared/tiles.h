@@ -1,5 +1,6 @@
 #pragma once
-/* The small arithmetic of work that is cut into tiles. Plain C, for hosts and devices. */
+/* The small arithmetic of work that is cut into tiles. Plain C, for the host sides of all
+ * backends. */
 
 #include <stdint.h>
 
