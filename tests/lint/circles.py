@@ -12,8 +12,6 @@ import sys
 
 import tree
 
-FOLDERS = ("base", "gpu", "models", "quantizers", "formats", "pipeline", "storage", "jobs", "api", "daemon")
-SOURCES = (".c", ".h", ".inc", ".cu", ".cuh", ".def")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
 
 # Headers of types that a folder's files share: apart from the source of the same name, which uses these files.
@@ -102,7 +100,7 @@ def main():
     self_test()
     root = sys.argv[1]
     sys.setrecursionlimit(10000)
-    files = {name: tree.read(root, name) for name in tree.tracked(root) if name.split("/")[0] in FOLDERS and name.endswith(SOURCES)}
+    files = tree.sources(root)
     graph, met = graph_of(files)
     failed = 0
     while True:

@@ -12,7 +12,6 @@ import tree
 
 # Files of other programs.
 FOREIGN = {"ggml-common.h", "cublasLt.h", "stub.c"}
-SOURCES = (".c", ".h", ".cu", ".cuh", ".inc", ".def")
 NAME = re.compile(r"(?<![\w/.{$<>*%@-])((?:[\w-]+/)*[\w-]+\.(?:c|h|cu|cuh|inc|def|md|py|build))(?![\w*(]|\.\w)")
 SECTION = re.compile(r"[\w-]+\.md(?:'s)? §")
 COMMENT = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:[^"\\\n]|\\.)*"', re.S)
@@ -24,7 +23,7 @@ def prose(name, text):
     """What of a file is written for readers; the rest is blank, so that lines keep their numbers."""
     if name.endswith(".md"):
         return text
-    spans = COMMENT if name.endswith(SOURCES) else PYTHON
+    spans = COMMENT if name.endswith(tree.SOURCES) else PYTHON
     out, at = [], 0
     for match in spans.finditer(text):
         out.append("\n" * text.count("\n", at, match.start()))
@@ -60,7 +59,7 @@ def main():
     known = {"/".join(name.split("/")[i:]) for name in names for i in range(name.count("/") + 1)}
     count = failed = 0
     for name in names:
-        if name.startswith(SKIP) or not name.endswith(SOURCES + (".md", ".py", ".build")):
+        if name.startswith(SKIP) or not name.endswith(tree.SOURCES + (".md", ".py", ".build")):
             continue
         count += 1
         for number, why in faults(prose(name, tree.read(root, name)), known):

@@ -1,33 +1,32 @@
 #!/usr/bin/env python3
 """Every route, error, method and format that a client can meet stands in docs/ by its name. Usage: docs.py ROOT"""
 
-import pathlib
 import re
 import sys
+
+import tree
 
 # Codes that never leave the daemon: a job of that state says so in its status, a bad configuration on standard error.
 INTERNAL = {"cancelled", "interrupted", "invalid_configuration"}
 
 
-def names(root, folder, pattern):
-    found = set()
-    for path in sorted((root / folder).glob("*.c")):
-        found.update(re.findall(pattern, path.read_text(), re.MULTILINE))
-    return found
+def names(sources, folder, pattern):
+    return {found for name, text in sources.items() if name.startswith(folder) and name.endswith(".c")
+            for found in re.findall(pattern, text, re.MULTILINE)}
 
 
 def main():
-    root = pathlib.Path(sys.argv[1])
-    routes = (root / "api" / "routes.c").read_text()
+    root = sys.argv[1]
+    sources = tree.sources(root)
     wanted = {
-        "api.md": set(re.findall(r'"(/(?:v1/)?[a-z][^" ]*)"', routes)) | set(
-            re.findall(r'^ERR\(\w+, "(\w+)"', (root / "base" / "err.def").read_text(), re.MULTILINE)) - INTERNAL,
-        "methods.md": names(root, "quantizers", r'^    \.name = "(\w+)"'),
-        "formats.md": names(root, "formats", r'^    \.name = "([\w-]+)",\n    \.title'),
+        "api.md": set(re.findall(r'"(/(?:v1/)?[a-z][^" ]*)"', sources["api/routes.c"])) | set(
+            re.findall(r'^ERR\(\w+, "(\w+)"', sources["base/err.def"], re.MULTILINE)) - INTERNAL,
+        "methods.md": names(sources, "quantizers/", r'^    \.name = "(\w+)"'),
+        "formats.md": names(sources, "formats/", r'^    \.name = "([\w-]+)",\n    \.title'),
     }
     missing = 0
     for page, expected in wanted.items():
-        text = (root / "docs" / page).read_text()
+        text = tree.read(root, f"docs/{page}")
         if not expected:
             print(f"docs/{page}: nothing found to look for; has the table moved?")
             missing += 1

@@ -11,8 +11,7 @@ import sys
 import tree
 
 TEXT = (".md", ".py", ".build", ".yml", ".json", ".txt")
-CODE = (".c", ".h", ".cu", ".cuh", ".inc", ".def")
-FOLDERS = ("base/", "gpu/", "models/", "quantizers/", "formats/", "pipeline/", "storage/", "jobs/", "api/", "daemon/")
+FOLDERS = tuple(layer + "/" for layer in tree.LAYERS)
 SHAPE = "the shape of a block is in its plan (models/plan.h), which models/families makes: ask the plan"
 GATES = [
     (r"LINEAR[_](?:Q|K|V|O|GATE|UP|DOWN)|SITE[_]|NORM[_]Q", (), (), SHAPE),
@@ -54,7 +53,7 @@ def main():
     root = sys.argv[1]
     count = failed = 0
     for name in tree.tracked(root):
-        if name.endswith(CODE + TEXT):
+        if name.endswith(tree.SOURCES + TEXT):
             count += 1
             for number, why in faults(name, tree.read(root, name)):
                 print(f"{name}:{number}: {why}")

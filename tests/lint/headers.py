@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tree
 
-FLOORS = ("base", "gpu", "models", "quantizers", "formats", "pipeline", "storage", "jobs", "api", "daemon")
 PACKAGES = ("jansson", "libcrypto", "libpcre2-8", "libutf8proc", "sqlite3", "libmicrohttpd", "libuv")
 FLAGS = ["-std=gnu17", "-D_GNU_SOURCE", '-DQUANTD_VERSION="0"', "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
          "-fsyntax-only", "-x", "c"]
@@ -40,7 +39,7 @@ def check(root, compiler, flags, name):
 def main():
     root, compiler = sys.argv[1], sys.argv[2:]
     flags = package_flags() + CUDA
-    names = [n for n in tree.tracked(root) if n.endswith(".h") and n.split("/")[0] in FLOORS]
+    names = [n for n in tree.tracked(root) if n.endswith(".h") and n.split("/")[0] in tree.LAYERS]
     failed = left_out = 0
     if check(root, compiler, flags, "<cuda_runtime_api.h>"):
         left_out = len([n for n in names if n.startswith("gpu/cuda/")])

@@ -24,7 +24,6 @@ BELOW["api"] = BELOW["pipeline"] + ["pipeline", "jobs"]
 BELOW["daemon"] = BELOW["api"] + ["storage", "api"]
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
-SOURCES = (".c", ".h", ".inc", ".cu", ".cuh", ".def")
 
 
 def faults(name, text):
@@ -88,14 +87,12 @@ def main():
     root = sys.argv[1]
     count = failed = 0
     includes = {}
-    for name in tree.tracked(root):
-        if name.split("/")[0] in BELOW and name.endswith(SOURCES):
-            count += 1
-            text = tree.read(root, name)
-            includes[name] = INCLUDE.findall(text)
-            for line, why in faults(name, text):
-                print(f"{name}:{line}: {why}")
-                failed += 1
+    for name, text in tree.sources(root).items():
+        count += 1
+        includes[name] = INCLUDE.findall(text)
+        for line, why in faults(name, text):
+            print(f"{name}:{line}: {why}")
+            failed += 1
     for name in includes:
         chain = leads(includes, name, "storage") if name.startswith("api/") else None
         if chain:

@@ -3,6 +3,9 @@
 import os
 import subprocess
 
+LAYERS = ("base", "gpu", "models", "quantizers", "formats", "pipeline", "storage", "jobs", "api", "daemon")
+SOURCES = (".c", ".h", ".inc", ".cu", ".cuh", ".def")
+
 
 def tracked(root):
     """Paths relative to root, sorted; files that are deleted in the work tree are left out."""
@@ -17,6 +20,11 @@ def tracked(root):
             folders[:] = [f for f in folders if not f.startswith((".", "build"))]
             names += [os.path.relpath(os.path.join(folder, f), root) for f in files]
     return sorted({n for n in names if os.path.isfile(os.path.join(root, n)) and not os.path.islink(os.path.join(root, n))})
+
+
+def sources(root):
+    """{path: text} of the program's sources."""
+    return {name: read(root, name) for name in tracked(root) if name.split("/")[0] in LAYERS and name.endswith(SOURCES)}
 
 
 def read(root, name):

@@ -10,8 +10,7 @@ import sys
 
 import tree
 
-LAYERS = ("api", "base", "daemon", "deploy", "formats", "gpu", "jobs", "models", "pipeline", "quantizers", "storage")
-PAGES = re.compile(r"CHANGELOG\.md|README\.md|CONTRIBUTING\.md|docs/[^/]+\.md|(?:%s)/README\.md" % "|".join(LAYERS))
+PAGES = re.compile(r"CHANGELOG\.md|README\.md|CONTRIBUTING\.md|docs/[^/]+\.md|(?:%s)/README\.md" % "|".join((*tree.LAYERS, "deploy")))
 
 WORDS = {
     r"whole": "complete, per-tensor",
