@@ -10,7 +10,7 @@ import os
 import random
 import struct
 
-from checkpoint import write_safetensors
+from checkpoint import count, write_safetensors
 
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
          "vocab_size": 320, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
@@ -86,13 +86,6 @@ def tensors(config):
     yield "model.norm.weight", (hidden,)
     if not config.get("tie_word_embeddings"):
         yield "lm_head.weight", (config["vocab_size"], hidden)
-
-
-def count(shape):
-    product = 1
-    for dimension in shape:
-        product *= dimension
-    return product
 
 
 def values(source, name, shape):

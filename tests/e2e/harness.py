@@ -261,6 +261,13 @@ def gptq_body(model_id, **more):
     return body
 
 
+def post(daemon, path, **more):
+    """The id of what is made."""
+    answer = daemon.request("POST", path, **more)
+    equal(answer.status, 201, "status of POST %s (%r)" % (path, answer))
+    return answer.json["id"]
+
+
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 
@@ -276,14 +283,12 @@ def wait_job(daemon, job, seconds=240, until=TERMINAL):
 
 def new_job(daemon, records, uri="file:tiny-llama", **more):
     """A registered model, a job and its whole calibration; the job's id."""
-    model = daemon.request("POST", "/v1/models", json={"uri": uri})
-    equal(model.status, 201, "status of the registration (%r)" % model)
-    job = daemon.request("POST", JOBS, json=gptq_body(model.json["id"], **more))
-    equal(job.status, 201, "status of the job (%r)" % job)
-    answer = daemon.request("POST", "%s/%s/calibration?offset=0&complete=1" % (JOBS, job.json["id"]), body=records,
+    model = post(daemon, "/v1/models", json={"uri": uri})
+    job = post(daemon, JOBS, json=gptq_body(model, **more))
+    answer = daemon.request("POST", "%s/%s/calibration?offset=0&complete=1" % (JOBS, job), body=records,
                             headers={"Content-Type": NDJSON})
     equal(answer.status, 200, "status of the calibration (%r)" % answer)
-    return job.json["id"]
+    return job
 
 
 def succeed(daemon, job, seconds=240):
@@ -296,6 +301,15 @@ def artifact_digests(daemon, state):
     """{path: sha256} of what a job made, as its manifest says."""
     manifest = daemon.get("/v1/artifacts/%s" % state["result"]["artifact_id"])
     return {file["path"]: file["sha256"] for file in manifest["files"]}
+
+
+def without(value, keys):
+    """JSON without the members of these names, at any depth."""
+    if isinstance(value, dict):
+        return {key: without(member, keys) for key, member in value.items() if key not in keys}
+    if isinstance(value, list):
+        return [without(member, keys) for member in value]
+    return value
 
 
 def sha256(data):

@@ -6,9 +6,8 @@ import tempfile
 
 import families
 from checkpoint import rewrite_header
-from harness import JOBS, Daemon, equal, ids_records, main, true, wait_job
+from harness import JOBS, NDJSON, Daemon, equal, ids_records, main, true, wait_job
 
-NDJSON = "application/x-ndjson"
 METHODS = [
     ("rtn", "compressed-tensors", {"bits": 4, "group_size": 64}),
     ("gptq", "compressed-tensors", {"bits": 4, "group_size": 64, "target_tokens": 0}),

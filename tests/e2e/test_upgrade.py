@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 
 import families
-from harness import DATA, JOBS, NDJSON, Daemon, Failure, artifact_digests, equal, ids_records, main, succeed, true, wait_job
+from harness import DATA, JOBS, NDJSON, Daemon, Failure, artifact_digests, equal, ids_records, main, post, succeed, true, wait_job
 from portable import PORTABLE, made_with
 
 ARCHIVE = os.path.join(DATA, "data-dir-0.1.0.tar.xz")
@@ -51,12 +51,6 @@ def answers(daemon, job):
     if result and result["artifact_id"] and not result["artifact_deleted_at"]:
         said["artifact"] = daemon.get("/v1/artifacts/%s" % result["artifact_id"])
     return said
-
-
-def post(daemon, path, **more):
-    answer = daemon.request("POST", path, **more)
-    equal(answer.status, 201, "status of POST %s (%r)" % (path, answer))
-    return answer.json["id"]
 
 
 def events(daemon, job, after=0):

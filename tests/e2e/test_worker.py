@@ -9,7 +9,7 @@ import sys
 import time
 
 from harness import (JOBS, SANITIZED, TERMINAL, Daemon, Failure, artifact_digests, equal, ids_records, main, new_job, succeed, true,
-                     wait_job)
+                     wait_job, without)
 
 RECORDS = ids_records(96 if SANITIZED else 200, 256, 2048)
 BODY = {"calibration": {"stream": True, "num_samples": 80 if SANITIZED else 160, "sequence_length": 256}}
@@ -78,18 +78,10 @@ def running_child(daemon, job, attempt=1, layers=0):
     return wait_for("the process of attempt %d" % attempt, look)
 
 
-def without(value):
-    if isinstance(value, dict):
-        return {key: without(member) for key, member in value.items() if key not in TIMED}
-    if isinstance(value, list):
-        return [without(member) for member in value]
-    return value
-
-
 def outcome(daemon, job):
     state = succeed(daemon, job)
     digests = artifact_digests(daemon, state) if state["result"]["artifact_id"] else None
-    return digests, without(daemon.get("%s/%s/report" % (JOBS, job)))
+    return digests, without(daemon.get("%s/%s/report" % (JOBS, job)), TIMED)
 
 
 REQUESTS = [

@@ -34,21 +34,13 @@ sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 
 import cases  # noqa: E402
 import families  # noqa: E402
-from harness import JOBS, NDJSON, Daemon, Failure, equal, ids_records, true, wait_job  # noqa: E402
+from harness import JOBS, NDJSON, Daemon, Failure, equal, ids_records, post, true, wait_job, without  # noqa: E402
 from portable import PORTABLE, made_with  # noqa: E402
 
 DIGESTS = os.path.join(HERE, "digests.txt")
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
 TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_bytes", "gpu_peak_bytes", "artifact_bytes",
          "compression_ratio", "environment", "job_id", "model", "file_id", "created_at"}
-
-
-def without(value, keys):
-    if isinstance(value, dict):
-        return {key: without(member, keys) for key, member in value.items() if key not in keys}
-    if isinstance(value, list):
-        return [without(member, keys) for member in value]
-    return value
 
 
 def digest_json(value):
@@ -85,12 +77,6 @@ def digests_of(daemon, job):
         found[path] = (digest_manifest(answer.body, files) if path == "quantd_manifest.json"
                        else hashlib.sha256(VERSION.sub(b"quantd", answer.body)).hexdigest())
     return found
-
-
-def post(daemon, path, **more):
-    answer = daemon.request("POST", path, **more)
-    equal(answer.status, 201, "status of POST %s (%r)" % (path, answer))
-    return answer.json["id"]
 
 
 class Bench:

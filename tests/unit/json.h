@@ -20,15 +20,21 @@ static inline json_t *json_of(const char *text)
     return value;
 }
 
-/* value equals JSON text with ' for "; takes value. */
-static inline void assert_json_take(json_t *value, const char *text)
+/* value equals JSON text with ' for ". */
+static inline void assert_json(const json_t *value, const char *text)
 {
-    json_t *wanted = json_of(text);
-    if (!json_equal(value, wanted)) {
+    json_t *expected = json_of(text);
+    if (!json_equal(value, expected)) {
         char *got = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
         ck_abort_msg("%s is not %s", got, text);
     }
-    json_decref(wanted);
+    json_decref(expected);
+}
+
+/* The same; takes value. */
+static inline void assert_json_take(json_t *value, const char *text)
+{
+    assert_json(value, text);
     json_decref(value);
 }
 

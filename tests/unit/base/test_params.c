@@ -1,6 +1,6 @@
 /* Option rows: every type read, every error kind with its pointer, the schema and the echo. */
 
-#include "tests/unit/unit.h"
+#include "tests/unit/json.h"
 
 #include "base/params.h"
 
@@ -289,45 +289,33 @@ START_TEST(a_long_unknown_name_stays_valid_text)
 }
 END_TEST
 
-static void assert_equal_json(const json_t *value, const char *text)
-{
-    json_t *wanted = json_loads(text, JSON_DECODE_ANY, NULL);
-    ck_assert_ptr_nonnull(wanted);
-    if (!json_equal(value, wanted)) {
-        char *got = json_dumps(value, JSON_ENCODE_ANY);
-        ck_abort_msg("%s is not %s", got, text);
-    }
-    json_decref(wanted);
-}
-
 START_TEST(schema_tells_the_rows)
 {
     json_t *schema = params_schema(tables);
     const json_t *properties = json_object_get(schema, "properties");
 
-    assert_equal_json(json_object_get(schema, "required"), "[\"bits\"]");
+    assert_json(json_object_get(schema, "required"), "[\"bits\"]");
     ck_assert(json_is_false(json_object_get(schema, "additionalProperties")));
-    assert_equal_json(json_object_get(properties, "sym"),
-                      "{\"type\": \"boolean\", \"default\": true, \"description\": \"Symmetric.\"}");
-    assert_equal_json(json_object_get(properties, "bits"), "{\"type\": \"integer\", \"enum\": [2, 3, 4, 8]}");
-    assert_equal_json(json_object_get(properties, "count"),
-                      "{\"type\": \"integer\", \"minimum\": 1, \"maximum\": 10, \"default\": 5}");
-    assert_equal_json(json_object_get(properties, "wide"),
-                      "{\"type\": \"integer\", \"minimum\": -9223372036854775808, \"maximum\": 9223372036854775807,"
-                      " \"default\": 0}");
-    assert_equal_json(
-        json_object_get(properties, "damp"),
-        "{\"type\": \"number\", \"exclusiveMinimum\": 0.0, \"exclusiveMaximum\": 1.0, \"default\": 0.01}");
-    assert_equal_json(json_object_get(properties, "note"),
-                      "{\"type\": [\"string\", \"null\"], \"maxLength\": 7, \"default\": null}");
-    assert_equal_json(json_object_get(properties, "share"),
-                      "{\"type\": [\"number\", \"null\"], \"minimum\": 0.0, \"maximum\": 1.0, \"default\": null}");
-    assert_equal_json(json_object_get(properties, "wanted"), "{\"type\": [\"boolean\", \"null\"], \"default\": null}");
-    assert_equal_json(json_object_get(properties, "kind"),
-                      "{\"type\": \"string\", \"enum\": [\"gemm\", \"gemv\"], \"default\": \"gemm\"}");
-    assert_equal_json(json_object_get(properties, "extra"), "{\"default\": null}");
-    assert_equal_json(json_object_get(properties, "modules"),
-                      "{\"type\": \"array\", \"items\": {\"type\": \"string\"}, \"default\": [\"lm_head\"]}");
+    assert_json(json_object_get(properties, "sym"),
+                "{\"type\": \"boolean\", \"default\": true, \"description\": \"Symmetric.\"}");
+    assert_json(json_object_get(properties, "bits"), "{\"type\": \"integer\", \"enum\": [2, 3, 4, 8]}");
+    assert_json(json_object_get(properties, "count"),
+                "{\"type\": \"integer\", \"minimum\": 1, \"maximum\": 10, \"default\": 5}");
+    assert_json(json_object_get(properties, "wide"),
+                "{\"type\": \"integer\", \"minimum\": -9223372036854775808, \"maximum\": 9223372036854775807,"
+                " \"default\": 0}");
+    assert_json(json_object_get(properties, "damp"),
+                "{\"type\": \"number\", \"exclusiveMinimum\": 0.0, \"exclusiveMaximum\": 1.0, \"default\": 0.01}");
+    assert_json(json_object_get(properties, "note"),
+                "{\"type\": [\"string\", \"null\"], \"maxLength\": 7, \"default\": null}");
+    assert_json(json_object_get(properties, "share"),
+                "{\"type\": [\"number\", \"null\"], \"minimum\": 0.0, \"maximum\": 1.0, \"default\": null}");
+    assert_json(json_object_get(properties, "wanted"), "{\"type\": [\"boolean\", \"null\"], \"default\": null}");
+    assert_json(json_object_get(properties, "kind"),
+                "{\"type\": \"string\", \"enum\": [\"gemm\", \"gemv\"], \"default\": \"gemm\"}");
+    assert_json(json_object_get(properties, "extra"), "{\"default\": null}");
+    assert_json(json_object_get(properties, "modules"),
+                "{\"type\": \"array\", \"items\": {\"type\": \"string\"}, \"default\": [\"lm_head\"]}");
     json_decref(schema);
 }
 END_TEST

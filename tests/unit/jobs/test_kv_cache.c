@@ -5,16 +5,10 @@
 #include "jobs/spec.h"
 #include "pipeline/kv_cache.h"
 #include "tests/unit/jobs/support.h"
+#include "tests/unit/json.h"
 
 #define CALIBRATION "\"calibration\":{\"stream\":true,\"num_samples\":8,\"sequence_length\":64}"
 #define MODEL "{\"model\":\"mdl_01J00000000000000000000000\"," CALIBRATION ","
-
-static json_t *json_of(const char *text)
-{
-    json_t *json;
-    ck_assert_rc_ok(json_parse(text, strlen(text), 32, &json));
-    return json;
-}
 
 static int parse(const char *text, struct validation_errors *errors, struct job_spec *spec)
 {

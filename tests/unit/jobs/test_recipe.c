@@ -2,26 +2,11 @@
 
 #include "base/json.h"
 #include "jobs/spec.h"
-#include "tests/unit/unit.h"
+#include "tests/unit/json.h"
 
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
-
-/* JSON with ' for ". */
-static json_t *json_of(const char *text)
-{
-    char copy[1024];
-    json_t *value;
-    ck_assert_uint_lt(strlen(text), sizeof(copy));
-    snprintf(copy, sizeof(copy), "%s", text);
-    for (char *at = copy; *at != '\0'; at++) {
-        *at = *at == '\'' ? '"' : *at;
-    }
-    value = json_loads(copy, JSON_DECODE_ANY, NULL);
-    ck_assert_msg(value != NULL, "%s", copy);
-    return value;
-}
 
 static int parse(const char *method, const char *quantization, struct validation_errors *errors, struct recipe *out)
 {

@@ -1,26 +1,11 @@
 /* config.json: what each family's file means, and what is refused with which words. */
 
 #include "models/plan.h"
+#include "tests/unit/models/small_config.h"
 #include "tests/unit/unit.h"
 
 #include <math.h>
 #include <string.h>
-
-/* The smallest config of a family, with members added or (null) taken back by `more`. */
-static int parse(const char *architecture, const char *more, struct model_config *out)
-{
-    json_t *config = json_pack("{s:[s], s:i, s:i, s:i, s:i, s:i, s:i}", "architectures", architecture, "hidden_size",
-                               64, "intermediate_size", 96, "num_hidden_layers", 4, "num_attention_heads", 4,
-                               "num_key_value_heads", 2, "vocab_size", 100);
-    json_t *extra = json_loads(more, 0, NULL);
-
-    ck_assert_ptr_nonnull(extra);
-    json_object_update(config, extra);
-    int rc = arch_parse_config(config, out);
-    json_decref(extra);
-    json_decref(config);
-    return rc;
-}
 
 static bool has_module(const struct model_config *c, const char *path, int64_t rows, int64_t cols, bool bias)
 {
@@ -39,7 +24,7 @@ START_TEST(test_llama)
 {
     struct model_config c;
 
-    ck_assert_rc_ok(parse("LlamaForCausalLM", "{}", &c));
+    ck_assert_rc_ok(small_config("LlamaForCausalLM", "{}", &c));
     ck_assert_int_eq(c.head_dim, 16);
     ck_assert_int_eq(c.max_position, 2048);
     ck_assert(!c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.tie_word_embeddings);
@@ -50,10 +35,11 @@ START_TEST(test_llama)
     ck_assert(has_module(&c, "self_attn.k_proj", 32, 64, false));
     ck_assert(has_module(&c, "mlp.down_proj", 64, 96, false));
 
-    ck_assert_rc_ok(parse("LlamaForCausalLM",
-                          "{\"attention_bias\":true,\"mlp_bias\":true,\"head_dim\":24,\"tie_word_embeddings\":true,"
-                          "\"num_key_value_heads\":null,\"rms_norm_eps\":1e-5,\"sliding_window\":7}",
-                          &c));
+    ck_assert_rc_ok(
+        small_config("LlamaForCausalLM",
+                     "{\"attention_bias\":true,\"mlp_bias\":true,\"head_dim\":24,\"tie_word_embeddings\":true,"
+                     "\"num_key_value_heads\":null,\"rms_norm_eps\":1e-5,\"sliding_window\":7}",
+                     &c));
     ck_assert(c.qkv_bias && c.o_bias && c.mlp_bias && c.tie_word_embeddings);
     ck_assert_int_eq(c.num_kv_heads, 4);
     ck_assert_int_eq(arch_window(&c, 0), 0);
@@ -66,17 +52,17 @@ START_TEST(test_windows)
 {
     struct model_config c;
 
-    ck_assert_rc_ok(parse("MistralForCausalLM", "{\"sliding_window\":11}", &c));
+    ck_assert_rc_ok(small_config("MistralForCausalLM", "{\"sliding_window\":11}", &c));
     ck_assert_int_eq(arch_window(&c, 0), 11);
-    ck_assert_rc_ok(parse("MistralForCausalLM", "{\"sliding_window\":null}", &c));
+    ck_assert_rc_ok(small_config("MistralForCausalLM", "{\"sliding_window\":null}", &c));
     ck_assert_int_eq(arch_window(&c, 0), 0);
-    ck_assert_rc_ok(parse("MistralForCausalLM", "{}", &c));
+    ck_assert_rc_ok(small_config("MistralForCausalLM", "{}", &c));
     ck_assert_int_eq(arch_window(&c, 0), 4096);
 
-    ck_assert_rc_ok(parse("Qwen2ForCausalLM", "{\"sliding_window\":9,\"max_window_layers\":2}", &c));
+    ck_assert_rc_ok(small_config("Qwen2ForCausalLM", "{\"sliding_window\":9,\"max_window_layers\":2}", &c));
     ck_assert_int_eq(arch_window(&c, 3), 0);
-    ck_assert_rc_ok(
-        parse("Qwen2ForCausalLM", "{\"sliding_window\":9,\"max_window_layers\":2,\"use_sliding_window\":true}", &c));
+    ck_assert_rc_ok(small_config("Qwen2ForCausalLM",
+                                 "{\"sliding_window\":9,\"max_window_layers\":2,\"use_sliding_window\":true}", &c));
     ck_assert_int_eq(arch_window(&c, 1), 0);
     ck_assert_int_eq(arch_window(&c, 2), 9);
     ck_assert(c.qkv_bias && !c.o_bias && !c.mlp_bias);
@@ -84,12 +70,12 @@ START_TEST(test_windows)
     static const char types[] =
         "{\"sliding_window\":9,\"max_window_layers\":0,\"use_sliding_window\":true,\"layer_types\":[\"full_attention\","
         "\"full_attention\",\"full_attention\",\"sliding_attention\"]}";
-    ck_assert_rc_ok(parse("Qwen3ForCausalLM", types, &c));
+    ck_assert_rc_ok(small_config("Qwen3ForCausalLM", types, &c));
     ck_assert_int_eq(arch_window(&c, 2), 0);
     ck_assert_int_eq(arch_window(&c, 3), 9);
-    ck_assert_rc_ok(parse("Qwen3ForCausalLM", "{\"head_dim\":24}", &c));
+    ck_assert_rc_ok(small_config("Qwen3ForCausalLM", "{\"head_dim\":24}", &c));
     ck_assert(c.head_dim == 24 && !c.qkv_bias);
-    ck_assert_rc_ok(parse("Qwen3ForCausalLM", "{}", &c));
+    ck_assert_rc_ok(small_config("Qwen3ForCausalLM", "{}", &c));
     ck_assert_int_eq(c.head_dim, 128);
 }
 END_TEST
@@ -98,16 +84,16 @@ START_TEST(test_rope)
 {
     struct model_config c;
 
-    ck_assert_rc_ok(parse("LlamaForCausalLM", "{\"rope_theta\":500000,\"rope_scaling\":null}", &c));
+    ck_assert_rc_ok(small_config("LlamaForCausalLM", "{\"rope_theta\":500000,\"rope_scaling\":null}", &c));
     ck_assert_double_eq(c.rope_theta, 500000);
-    ck_assert_rc_ok(parse("LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}}", &c));
+    ck_assert_rc_ok(small_config("LlamaForCausalLM", "{\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}}", &c));
     ck_assert_int_eq(c.rope_type, ROPE_LINEAR);
     ck_assert_double_eq(c.rope_factor, 4);
     ck_assert_rc_ok(
-        parse("LlamaForCausalLM",
-              "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":5e5,\"factor\":8.0,"
-              "\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}}",
-              &c));
+        small_config("LlamaForCausalLM",
+                     "{\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":5e5,\"factor\":8.0,"
+                     "\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}}",
+                     &c));
     ck_assert_int_eq(c.rope_type, ROPE_LLAMA3);
     ck_assert_double_eq(c.rope_theta, 5e5);
     ck_assert_double_eq(c.rope_original_max, 8192);
@@ -145,32 +131,33 @@ START_TEST(test_two_ropes)
 {
     struct model_config c;
 
-    ck_assert_rc_ok(parse("LlamaForCausalLM",
-                          "{\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":10000.0},"
-                          "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4}}",
-                          &c));
+    ck_assert_rc_ok(small_config("LlamaForCausalLM",
+                                 "{\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":10000.0},"
+                                 "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4}}",
+                                 &c));
     ck_assert_int_eq(c.rope_type, ROPE_LINEAR);
     ck_assert_double_eq(c.rope_factor, 4);
-    ck_assert_rc_ok(parse("LlamaForCausalLM",
-                          "{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4,\"rope_theta\":5e5},"
-                          "\"rope_scaling\":{\"rope_type\":\"default\",\"rope_theta\":5e5}}",
-                          &c));
+    ck_assert_rc_ok(small_config("LlamaForCausalLM",
+                                 "{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4,\"rope_theta\":5e5},"
+                                 "\"rope_scaling\":{\"rope_type\":\"default\",\"rope_theta\":5e5}}",
+                                 &c));
     ck_assert_int_eq(c.rope_type, ROPE_DEFAULT);
     ck_assert_double_eq(c.rope_theta, 5e5);
     /* What is empty is not there. */
-    ck_assert_rc_ok(
-        parse("LlamaForCausalLM",
-              "{\"rope_parameters\":{\"type\":\"linear\",\"factor\":2,\"rope_theta\":7000},\"rope_scaling\":{}}", &c));
+    ck_assert_rc_ok(small_config(
+        "LlamaForCausalLM",
+        "{\"rope_parameters\":{\"type\":\"linear\",\"factor\":2,\"rope_theta\":7000},\"rope_scaling\":{}}", &c));
     ck_assert_int_eq(c.rope_type, ROPE_LINEAR);
     ck_assert_double_eq(c.rope_theta, 7000);
-    ck_assert_rc_ok(
-        parse("LlamaForCausalLM", "{\"rope_parameters\":{},\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", &c));
+    ck_assert_rc_ok(small_config("LlamaForCausalLM",
+                                 "{\"rope_parameters\":{},\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", &c));
     ck_assert_int_eq(c.rope_type, ROPE_LINEAR);
     /* The theta of either place is fine where both mean the same. */
-    ck_assert_rc_ok(parse("LlamaForCausalLM",
-                          "{\"rope_theta\":5e5,\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":5e5},"
-                          "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4}}",
-                          &c));
+    ck_assert_rc_ok(
+        small_config("LlamaForCausalLM",
+                     "{\"rope_theta\":5e5,\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":5e5},"
+                     "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4}}",
+                     &c));
     ck_assert_double_eq(c.rope_theta, 5e5);
 }
 END_TEST
@@ -258,7 +245,7 @@ START_TEST(test_refused)
 {
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         struct model_config c = {.num_layers = -7};
-        int rc = parse(refused[i].architecture, refused[i].more, &c);
+        int rc = small_config(refused[i].architecture, refused[i].more, &c);
         ck_assert_msg(rc == refused[i].code, "row %zu: %d for %s: %s", i, rc, refused[i].more, err_last()->message);
         ck_assert_msg(strstr(err_last()->message, refused[i].word) != NULL, "row %zu says: %s", i, err_last()->message);
         ck_assert_int_eq(c.num_layers, -7);

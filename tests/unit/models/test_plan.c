@@ -1,29 +1,17 @@
 /* The plan of a layer: what follows from the steps of the families that there are, and of layers made up for it. */
 
 #include "models/plan.h"
+#include "tests/unit/models/small_config.h"
 #include "tests/unit/unit.h"
 
 #include <string.h>
-
-static void parse(const char *architecture, const char *more, struct model_config *out)
-{
-    json_t *config = json_pack("{s:[s], s:i, s:i, s:i, s:i, s:i, s:i}", "architectures", architecture, "hidden_size",
-                               64, "intermediate_size", 96, "num_hidden_layers", 4, "num_attention_heads", 4,
-                               "num_key_value_heads", 2, "vocab_size", 100);
-    json_t *extra = json_loads(more, 0, NULL);
-
-    json_object_update(config, extra);
-    ck_assert_rc_ok(arch_parse_config(config, out));
-    json_decref(extra);
-    json_decref(config);
-}
 
 static struct plans *plans_of(const char *architecture, const char *more)
 {
     struct model_config c;
     struct plans *plans;
 
-    parse(architecture, more, &c);
+    ck_assert_rc_ok(small_config(architecture, more, &c));
     ck_assert_rc_ok(plans_new(&c, &plans));
     return plans;
 }
@@ -268,7 +256,7 @@ static int made_up(int (*plan)(const struct model_config *, int64_t, struct plan
     struct model_config c;
     struct arch arch;
 
-    parse("LlamaForCausalLM", "{}", &c);
+    ck_assert_rc_ok(small_config("LlamaForCausalLM", "{}", &c));
     arch = *c.arch;
     arch.plan = plan;
     c.arch = &arch;

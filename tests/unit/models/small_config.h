@@ -1,0 +1,19 @@
+#pragma once
+/* The smallest config.json of a family, with members added or (null) taken back by `more`. */
+
+#include "models/arch.h"
+#include "tests/unit/json.h"
+
+static inline int small_config(const char *architecture, const char *more, struct model_config *out)
+{
+    json_t *config = json_pack("{s:[s], s:i, s:i, s:i, s:i, s:i, s:i}", "architectures", architecture, "hidden_size",
+                               64, "intermediate_size", 96, "num_hidden_layers", 4, "num_attention_heads", 4,
+                               "num_key_value_heads", 2, "vocab_size", 100);
+    json_t *extra = json_of(more);
+
+    json_object_update(config, extra);
+    int rc = arch_parse_config(config, out);
+    json_decref(extra);
+    json_decref(config);
+    return rc;
+}
