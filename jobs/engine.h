@@ -81,9 +81,8 @@ int engine_model_open_object(const struct engine *engine, const char *project, c
 int engine_tokenizer_open(const struct model *model, struct tokenizer **out);
 
 /* --- engine_references.c: what may not be deleted yet */
-/* ERR_IN_USE when a job that has not ended refers to the model / the file. Call under admission. */
-int engine_model_unused(struct engine *engine, const char *id);
-int engine_file_unused(struct engine *engine, const char *id);
+/* ERR_IN_USE when a job of the project that has not ended refers to the model. Call under admission. */
+int engine_model_unused(struct engine *engine, const struct principal *who, const char *id);
 
 /* --- recover.c */
 /* What an earlier process left: stray folders go, running jobs go back into the queue, cancelling ones end. A disk that

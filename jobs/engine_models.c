@@ -316,7 +316,7 @@ int engine_model_delete(struct engine *engine, const struct principal *who, cons
 {
     pthread_mutex_lock(&engine->admission);
     int rc = access_object(engine->store, who, "mdl", id);
-    rc = rc != 0 ? rc : engine_model_unused(engine, id);
+    rc = rc != 0 ? rc : engine_model_unused(engine, who, id);
     rc = rc != 0 ? rc : store_object_delete(engine->store, who->project, "mdl", id);
     pthread_mutex_unlock(&engine->admission);
     return rc;

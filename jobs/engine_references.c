@@ -12,10 +12,10 @@ static const char *const open_statuses[] = {"awaiting_calibration", "queued", "r
 
 #define OPEN_COUNT (sizeof(open_statuses) / sizeof(open_statuses[0]))
 
-int engine_model_unused(struct engine *engine, const char *id)
+int engine_model_unused(struct engine *engine, const struct principal *who, const char *id)
 {
     for (size_t i = 0; i < OPEN_COUNT; i++) {
-        const struct page page = {.limit = 1, .status = open_statuses[i], .model = id};
+        const struct page page = {.limit = 1, .project = who->project, .status = open_statuses[i], .model = id};
         json_t *list;
         int rc = store_job_list(engine->store, &page, &list);
         if (rc != 0) {
@@ -56,14 +56,17 @@ static int check_page(const json_t *jobs, const char *file)
     return 0;
 }
 
-static int file_unused_in(struct engine *engine, const char *status, const char *file)
+static int file_unused_in(struct engine *engine, const char *project, const char *status, const char *file)
 {
     char after[ID_SIZE] = "";
     bool more = true;
 
     while (more) {
-        const struct page page = {
-            .limit = 100, .status = status, .ascending = true, .after = after[0] != '\0' ? after : NULL};
+        const struct page page = {.limit = 100,
+                                  .project = project,
+                                  .status = status,
+                                  .ascending = true,
+                                  .after = after[0] != '\0' ? after : NULL};
         json_t *list;
         int rc = store_job_list(engine->store, &page, &list);
         if (rc != 0) {
@@ -81,12 +84,12 @@ static int file_unused_in(struct engine *engine, const char *status, const char 
     return 0;
 }
 
-int engine_file_unused(struct engine *engine, const char *id)
+static int file_unused(struct engine *engine, const struct principal *who, const char *id)
 {
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < OPEN_COUNT; i++) {
-        rc = file_unused_in(engine, open_statuses[i], id);
+        rc = file_unused_in(engine, who->project, open_statuses[i], id);
     }
     return rc;
 }
@@ -95,7 +98,7 @@ int engine_file_delete(struct engine *engine, const struct principal *who, const
 {
     pthread_mutex_lock(&engine->admission);
     int rc = access_object(engine->store, who, "file", id);
-    rc = rc != 0 ? rc : engine_file_unused(engine, id);
+    rc = rc != 0 ? rc : file_unused(engine, who, id);
     rc = rc != 0 ? rc : store_object_delete(engine->store, who->project, "file", id);
     pthread_mutex_unlock(&engine->admission);
     if (rc == 0) {

@@ -62,6 +62,12 @@ static const char *const steps[] = {
     "INSERT INTO idempotency SELECT 'default', scope, key, digest, created_at, response FROM idempotency_of_all;"
     "DROP TABLE idempotency_of_all;"
     "CREATE INDEX idempotency_age ON idempotency(created_at);",
+    /* Lists are of a project, so the indexes of their filters begin with it. */
+    "DROP INDEX jobs_status;"
+    "DROP INDEX jobs_model;"
+    "DROP INDEX jobs_method;"
+    "CREATE INDEX jobs_project_model ON jobs(project, model, id);"
+    "CREATE INDEX jobs_project_method ON jobs(project, method, id);",
 };
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))

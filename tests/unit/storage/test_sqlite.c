@@ -121,6 +121,44 @@ START_TEST(the_database_is_in_wal_mode)
 }
 END_TEST
 
+/* How the database finds the rows of a query, in its words. */
+static void plan_of(sqlite3 *db, const char *table, const char *filter, char *out, size_t size)
+{
+    char sql[256];
+    sqlite3_stmt *row;
+
+    snprintf(sql, sizeof(sql), "EXPLAIN QUERY PLAN SELECT * FROM %s WHERE %s ORDER BY id DESC LIMIT 21", table, filter);
+    ck_assert_int_eq(sqlite3_prepare_v2(db, sql, -1, &row, NULL), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_step(row), SQLITE_ROW);
+    snprintf(out, size, "%s", (const char *)sqlite3_column_text(row, 3));
+    ck_assert_int_eq(sqlite3_step(row), SQLITE_DONE); /* nothing is sorted */
+    sqlite3_finalize(row);
+}
+
+START_TEST(lists_of_a_project_have_an_index_for_each_filter)
+{
+    static const char *const filters[][2] = {
+        {"jobs", "project=?"},
+        {"jobs", "project=? AND status=?"},
+        {"jobs", "project=? AND model=?"},
+        {"jobs", "project=? AND method=?"},
+        {"objects", "project=? AND kind=?"},
+    };
+    struct bench bench;
+    char plan[256], expected[128];
+
+    bench_init(&bench);
+    sqlite3 *db = open_raw(&bench);
+    for (size_t i = 0; i < sizeof(filters) / sizeof(filters[0]); i++) {
+        plan_of(db, filters[i][0], filters[i][1], plan, sizeof(plan));
+        snprintf(expected, sizeof(expected), "(%s)", filters[i][1]);
+        ck_assert_ptr_nonnull(strstr(plan, expected));
+    }
+    sqlite3_close(db);
+    bench_deinit(&bench);
+}
+END_TEST
+
 START_TEST(damaged_rows_are_an_error_and_no_crash)
 {
     struct bench bench;
@@ -215,4 +253,5 @@ END_TEST
 
 UNIT_MAIN("sqlite", a_second_open_fails_at_once, a_newer_schema_is_refused, a_damaged_database_is_refused,
           unknown_rows_and_relative_paths_are_refused, the_database_is_in_wal_mode,
-          damaged_rows_are_an_error_and_no_crash, a_full_disk_is_survived, the_statement_cache_turns_over)
+          lists_of_a_project_have_an_index_for_each_filter, damaged_rows_are_an_error_and_no_crash,
+          a_full_disk_is_survived, the_statement_cache_turns_over)
