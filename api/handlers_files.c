@@ -8,7 +8,6 @@
 #include "api/reply.h"
 #include "api/stream.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,15 +63,11 @@ static int check_digest(struct request *request, const char *sha256)
     if (stated == NULL) {
         return 0;
     }
-    unsigned char bytes[32], text[48];
-    for (int i = 0; i < 32; i++) {
-        unsigned byte = 0;
-        (void)sscanf(sha256 + 2 * i, "%2x", &byte);
-        bytes[i] = (unsigned char)byte;
-    }
-    int length = EVP_EncodeBlock(text, bytes, sizeof(bytes));
+    char digest[DIGEST_BASE64_SIZE];
+    digest_base64(sha256, digest);
+    size_t length = strlen(digest);
     stated += strlen("sha-256=:");
-    if (strncmp(stated, (const char *)text, (size_t)length) != 0 || stated[length] != ':') {
+    if (strncmp(stated, digest, length) != 0 || stated[length] != ':') {
         return err_raise(ERR_DIGEST_MISMATCH, "the body's SHA-256 is %s, not what Content-Digest states", sha256);
     }
     return 0;

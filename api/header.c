@@ -5,6 +5,8 @@
 
 #include "api/header.h"
 
+#include "base/text.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -243,23 +245,14 @@ int64_t header_prefer_wait(const char *value, int64_t max)
     return 0;
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 bool header_percent_decode(const char *text, size_t size, bool plus, char *out, size_t capacity)
 {
     size_t used = 0;
     for (size_t i = 0; i < size; i++) {
         int c = (unsigned char)text[i];
         if (c == '%') {
-            int high = i + 2 < size ? hex_digit(text[i + 1]) : -1;
-            int low = high >= 0 ? hex_digit(text[i + 2]) : -1;
+            int high = i + 2 < size ? text_hex_value(text[i + 1]) : -1;
+            int low = high >= 0 ? text_hex_value(text[i + 2]) : -1;
             if (low < 0) {
                 return false;
             }

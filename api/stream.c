@@ -11,7 +11,6 @@
 #include "base/cleanup.h"
 #include "base/mem.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,27 +50,13 @@ static void blob_close(void *state)
 
 static const struct reply_stream blob_ops = {blob_fill, blob_close};
 
-/* sha-256=:base64: of a hex digest (RFC 9530). */
-static void repr_digest(const char *hex, char out[64])
-{
-    unsigned char bytes[32];
-    unsigned char text[48];
-    for (int i = 0; i < 32; i++) {
-        unsigned value = 0;
-        (void)sscanf(hex + 2 * i, "%2x", &value);
-        bytes[i] = (unsigned char)value;
-    }
-    (void)EVP_EncodeBlock(text, bytes, sizeof(bytes));
-    (void)snprintf(out, 64, "sha-256=:%s:", (const char *)text);
-}
-
 static void blob_headers(struct request *request, const char *sha256, const char *name)
 {
     struct reply *reply = &request->reply;
-    char digest[64];
-    repr_digest(sha256, digest);
+    char digest[DIGEST_BASE64_SIZE];
+    digest_base64(sha256, digest);
     reply_header(reply, "ETag", "\"%s\"", sha256);
-    reply_header(reply, "Repr-Digest", "%s", digest);
+    reply_header(reply, "Repr-Digest", "sha-256=:%s:", digest);
     reply_header(reply, "Accept-Ranges", "bytes");
     reply_header(reply, "Cache-Control", BLOB_CACHING);
     if (name != NULL && strpbrk(name, "\"\\") == NULL) {

@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/text.h"
 
 #include <errno.h>
 #include <openssl/evp.h>
@@ -103,4 +104,14 @@ int digest_file(int fd, char hex[DIGEST_HEX_SIZE], int64_t *size)
     }
     digest_finish(digest, hex);
     return 0;
+}
+
+void digest_base64(const char hex[DIGEST_HEX_SIZE], char out[DIGEST_BASE64_SIZE])
+{
+    unsigned char bytes[DIGEST_HEX_SIZE / 2];
+
+    for (size_t i = 0; i < sizeof(bytes); i++) {
+        bytes[i] = (unsigned char)(text_hex_value(hex[2 * i]) * 16 + text_hex_value(hex[2 * i + 1]));
+    }
+    (void)EVP_EncodeBlock((unsigned char *)out, bytes, sizeof(bytes));
 }

@@ -1,6 +1,6 @@
 /* Registered checkpoints: a uri below a model root, read by its headers.
  *
- * The object holds nothing but what it shows; a uri is resolved anew at each use, always beneath a root's descriptor,
+ * The object holds nothing but what it shows; a uri is resolved again at each use, always beneath a root's descriptor,
  * and the digest says whether it still names the same checkpoint. */
 
 #include "jobs/engine.h"
@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "base/params.h"
+#include "base/text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -58,15 +59,6 @@ static const char *below_root(const char *path, const char *root)
     return *path != '\0' ? path : ".";
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    c = (char)(c | 0x20);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Undo percent-encoding (RFC 3986, 2.1) in place. A byte that cannot be part of a file's name is refused, so that an
  * escape never becomes a separator or an end. */
 static int decode_percent(char *text)
@@ -78,7 +70,7 @@ static int decode_percent(char *text)
             *out++ = *in;
             continue;
         }
-        int high = hex_value(in[1]), low = high >= 0 ? hex_value(in[2]) : -1;
+        int high = text_hex_value(in[1]), low = high >= 0 ? text_hex_value(in[2]) : -1;
         if (low < 0) {
             return err_raise(
                 ERR_INVALID_PARAMETER,

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "jobs/failure.h"
 #include "jobs/job.h"
 
 #include <dirent.h>
@@ -20,7 +21,8 @@ static json_t *lost_error(const json_t *row, int64_t deaths)
     const json_t *last = json_object_get(json_object_get(row, "checkpoint"), "layer");
     int64_t total = json_integer_value(json_object_get(json_object_get(row, "progress"), "layers_total"));
     int64_t open = json_is_integer(last) ? json_integer_value(last) + 1 : 0;
-    char message[256], where[96];
+    struct err_record record = {.code = ERR_WORKER_LOST};
+    char where[96];
 
     if (total == 0) {
         snprintf(where, sizeof(where), "before its first block");
@@ -29,12 +31,9 @@ static json_t *lost_error(const json_t *row, int64_t deaths)
     } else {
         snprintf(where, sizeof(where), "after its last block");
     }
-    snprintf(message, sizeof(message), "the daemon died %lld %s while this job was %s", (long long)deaths,
+    snprintf(record.message, sizeof(record.message), "the daemon died %lld %s while this job was %s", (long long)deaths,
              deaths == 1 ? "time" : "times", where);
-    return json_pack("{s:s, s:s, s:n, s:o, s:n, s:s, s:b}", "code", "worker_lost", "message", message, "param", "layer",
-                     open < total ? json_integer(open) : json_null(), "module", "hint",
-                     "look at the daemon's log and the host's memory; submit the job again with fewer samples",
-                     "retryable", 1);
+    return failure_json(&record, open < total ? open : -1);
 }
 
 /* running -> queued, or failed when it has used up its attempts. */
@@ -128,7 +127,7 @@ static int sweep_folders(struct engine *engine)
     return 0;
 }
 
-/* Room first: what is not needed goes before anything is written. */
+/* Space first: what is not needed goes before anything is written. */
 int engine_recover(struct engine *engine)
 {
     int rc = sweep_folders(engine);

@@ -68,4 +68,14 @@ START_TEST(files_are_hashed_whole)
 }
 END_TEST
 
-UNIT_MAIN("digest", known_answers, pieces_make_the_whole, files_are_hashed_whole)
+START_TEST(base64_of_a_known_digest)
+{
+    char hex[DIGEST_HEX_SIZE], text[DIGEST_BASE64_SIZE];
+
+    digest_bytes("", 0, hex);
+    digest_base64(hex, text);
+    ck_assert_str_eq(text, "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+}
+END_TEST
+
+UNIT_MAIN("digest", known_answers, pieces_make_the_whole, files_are_hashed_whole, base64_of_a_known_digest)
