@@ -101,7 +101,7 @@ static void check_references(struct engine *engine, const struct principal *who,
 }
 
 /* On the disk, and in the queue: as many as wait, not those that run. */
-static int check_room(struct engine *engine)
+static int check_capacity(struct engine *engine)
 {
     json_t *counts;
 
@@ -162,7 +162,7 @@ int engine_job_create(struct engine *engine, const struct principal *who, const 
     pthread_mutex_lock(&engine->admission);
     check_references(engine, who, &spec, errors);
     rc = validation_raise(errors);
-    rc = rc != 0 ? rc : check_room(engine);
+    rc = rc != 0 ? rc : check_capacity(engine);
     rc = rc != 0 ? rc : store_new(engine, who, &spec, warnings, idempotency, job);
     pthread_mutex_unlock(&engine->admission);
     spec_deinit(&spec);

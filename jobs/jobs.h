@@ -35,7 +35,7 @@ struct engine_config {
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */
     /* Runner thread: a device is lost that only a new process can open. Its job is back in the queue, no other is
-     * claimed until engine_drain is called, which should be soon. NULL: the device is opened anew in place. */
+     * claimed until engine_drain is called, which should be soon. NULL: the device is opened again in place. */
     void (*restart)(void *data);
     void *restart_data;
 };

@@ -44,8 +44,8 @@ static int recover_running(struct engine *engine, const json_t *row)
     int64_t attempt = json_integer_value(json_object_get(row, "attempt"));
     bool moved_forward = attempt > 0 && json_integer_value(json_object_get(checkpoint, "attempt")) == attempt;
     int64_t charged = json_integer_value(json_object_get(checkpoint, "charged")) + (moved_forward ? 0 : 1);
-    int64_t most = json_integer_value(json_object_get(json_object_get(row, "request"), "max_attempts"));
-    bool over = !moved_forward && charged >= most;
+    int64_t max = json_integer_value(json_object_get(json_object_get(row, "request"), "max_attempts"));
+    bool over = !moved_forward && charged >= max;
     const char *reason = over ? "worker_lost" : "the daemon stopped without warning";
 
     json_object_set_new(checkpoint, "charged", json_integer(charged));
@@ -92,7 +92,7 @@ static int recover_all(struct engine *engine, const char *status, int (*one)(str
 }
 
 /* Is this the folder of a job that may still need it? */
-static bool wanted(struct engine *engine, const char *name)
+static bool is_needed(struct engine *engine, const char *name)
 {
     struct store_status found;
 
@@ -120,8 +120,8 @@ static int sweep_folders(struct engine *engine)
         if (self) {
             continue;
         }
-        wanted(engine, entry->d_name) ? engine_job_remove_artifact(engine, entry->d_name)
-                                      : engine_job_remove_files(engine, entry->d_name);
+        is_needed(engine, entry->d_name) ? engine_job_remove_artifact(engine, entry->d_name)
+                                         : engine_job_remove_files(engine, entry->d_name);
     }
     closedir(folder);
     return 0;

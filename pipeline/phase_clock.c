@@ -16,7 +16,7 @@ int phase_clock_open(struct phase_clock *clock, const struct gpu *gpu, struct gp
 }
 
 /* The oldest phase has a time; this waits for it to end. */
-static void settle_first(struct phase_clock *clock, struct pipeline_times *times)
+static void finish_first(struct phase_clock *clock, struct pipeline_times *times)
 {
     int last = (clock->first + 1) % PHASE_CLOCK_EVENTS;
     double seconds = 0;
@@ -34,7 +34,7 @@ void phase_clock_end(struct phase_clock *clock, enum pipeline_phase phase, struc
 
     err_take(&record);
     if (clock->count == PHASE_CLOCK_EVENTS - 1) { /* all other events are in use */
-        settle_first(clock, times);
+        finish_first(clock, times);
     }
     int last = (clock->first + clock->count) % PHASE_CLOCK_EVENTS;
     if (clock->gpu->ops->event_record(clock->stream, clock->events[(last + 1) % PHASE_CLOCK_EVENTS]) == 0) {
@@ -44,13 +44,13 @@ void phase_clock_end(struct phase_clock *clock, enum pipeline_phase phase, struc
     err_restore(&record);
 }
 
-void phase_clock_settle(struct phase_clock *clock, struct pipeline_times *times)
+void phase_clock_finish(struct phase_clock *clock, struct pipeline_times *times)
 {
     struct err_record record;
 
     err_take(&record);
     while (clock->count > 0) {
-        settle_first(clock, times);
+        finish_first(clock, times);
     }
     err_restore(&record);
 }

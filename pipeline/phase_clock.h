@@ -23,5 +23,5 @@ int phase_clock_open(struct phase_clock *clock, const struct gpu *gpu, struct gp
  * that cannot tell is not asked again: its error shows at the next call. This thread's error record stays. */
 void phase_clock_end(struct phase_clock *clock, enum pipeline_phase phase, struct pipeline_times *times);
 /* Wait for all phases that were ended, and add them to *times. This thread's error record stays. */
-void phase_clock_settle(struct phase_clock *clock, struct pipeline_times *times);
+void phase_clock_finish(struct phase_clock *clock, struct pipeline_times *times);
 void phase_clock_close(struct phase_clock *clock);

@@ -176,7 +176,7 @@ static int run_block(struct run *run, int64_t index)
         rc = checkpoint_block(run->checkpoint, index, &made, run->stream);
         run_add_time(run, PHASE_CHECKPOINT, &mark, 0);
     }
-    phase_clock_settle(&run->clock, &run->news->times); /* a block's times are complete when it is said to be done */
+    phase_clock_finish(&run->clock, &run->news->times); /* a block's times are complete when it is said to be done */
     run->next_row = again ? first_row : run->next_row;
     block_outputs_deinit(&outputs, run->p->gpu);
     report_rows_deinit(&rows);
@@ -291,7 +291,7 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
         run->block_index = run->config->num_layers;
         rc = evaluate_finish(run, result);
         run_add_time(run, PHASE_EVALUATE, &mark, 0);
-        phase_clock_settle(&run->clock, &run->news->times);
+        phase_clock_finish(&run->clock, &run->news->times);
     }
     return rc;
 }

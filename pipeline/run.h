@@ -52,5 +52,5 @@ struct run {
  */
 int run_tick(struct run *run, double share, const char *step);
 /* Add the time since *mark to a phase and move the mark. A device that works by itself is not waited for: the phase
- * gets the device's time for what was queued since the last one, when it is known (phase_clock_settle). */
+ * gets the device's time for what was queued since the last one, when it is known (phase_clock_finish). */
 void run_add_time(struct run *run, enum pipeline_phase phase, double *mark, double flops);

@@ -1,5 +1,5 @@
-/* The public blob calls: each goes to the store's blob row. No hop: blobs are files or objects that any thread may
- * reach. */
+/* The public blob calls: each goes to the store's blob row. Not dispatched: blobs are files or objects that any thread
+ * may reach. */
 
 #include "storage/blob.h"
 

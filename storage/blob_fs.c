@@ -1,6 +1,6 @@
 /* Blobs on the local disk: blobs/sha256/ab/<digest>, mode 0444, written once.
  *
- * Writing is temp -> fsync -> rename -> fsync directory, so a blob that has a name is whole and survives power loss.
+ * Writing is temp -> fsync -> rename -> fsync directory, so a blob that has a name is complete and survives power loss.
  * Between a blob and the object row that refers to it nothing in the database says that it is wanted; its writer holds
  * it for that time. Holds are counted in memory: the directory belongs to one process, and those of a process that died
  * went with it. Taking a hold and deleting happen under one lock, so that a writer who found its blob there cannot lose
@@ -157,7 +157,7 @@ static void *close_main(void *data)
     return NULL;
 }
 
-static bool close_behind(struct blobs *blobs, int fd)
+static bool close_in_thread(struct blobs *blobs, int fd)
 {
     struct closing *closing = malloc(sizeof(*closing));
     pthread_t thread;
@@ -182,7 +182,7 @@ static void close_dropped(struct blobs *blobs, int fd)
     struct stat info;
     bool large = fstat(fd, &info) == 0 && info.st_nlink == 0 && info.st_size >= LARGE_BYTES;
 
-    if (!large || !close_behind(blobs, fd)) {
+    if (!large || !close_in_thread(blobs, fd)) {
         close(fd);
     }
 }

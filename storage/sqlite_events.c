@@ -1,7 +1,7 @@
 /* What a job leaves behind: events, finished blocks with their report rows, and the published artifact.
  *
  * An event's number comes from its job's row in the same transaction as the change it tells, so numbers are gapless and
- * a stream that resumes behind number n misses nothing. */
+ * a stream that resumes after number n misses nothing. */
 
 #include "storage/sqlite.h"
 

@@ -1,8 +1,9 @@
 #pragma once
-/* The table behind which a database stands. Inside the storage floor only.
+/* The table behind which a database stands. Within storage only.
  *
  * Every operation runs on the storage thread, is one transaction, and takes its arguments by name in one struct, so
- * that the hop from the caller's thread is one function for all of them. What an argument means is said in storage.h.
+ * that dispatching from the caller's thread is one function for all of them. What an argument means is said in
+ * storage.h.
  */
 
 #include "storage/storage.h"
@@ -19,7 +20,7 @@ struct state_args {
     const char *digest;
     json_t **out;
     struct store_status *status;
-    /* Out: an event was added to this job; room for an id that the operation chose. */
+    /* Out: an event was added to this job; also where the operation chose the job. */
     bool announced;
     char job[ID_SIZE];
 };

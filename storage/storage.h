@@ -3,7 +3,7 @@
  *
  * Both stand behind small tables (struct state_ops, struct blob_ops), so that SQLite and the local disk are one row
  * each and PostgreSQL and S3 become others. store_* functions may be called from any thread but the loop thread: each
- * hops to the storage thread, which alone owns the database connection, and waits for the committed answer.
+ * is dispatched to the storage thread, which alone owns the database connection, and waits for the committed answer.
  *
  * Rows travel as JSON objects whose members are the columns. A function that returns json_t ** gives a new reference.
  * Every change of a job is one transaction with its event; a 0 means it survives power loss (synchronous=FULL). */
@@ -31,8 +31,8 @@ struct store_config {
  */
 int store_open(const struct store_config *config, struct store **out);
 void store_close(struct store *store);
-/* 0 when the database answers and the disk has room for new work, beside the reserve; else the reason raised. On a full
- * disk (ERR_DISK_FULL) deletions and moves of jobs still work: they may use the reserve. */
+/* 0 when the database answers and the disk has space for new work in addition to the reserve; else the reason raised.
+ * On a full disk (ERR_DISK_FULL) deletions and moves of jobs still work: they may use the reserve. */
 int store_ready(struct store *store);
 const char *store_data_dir(const struct store *store);
 /* Called on the storage thread after each commit that added an event to a job. One subscriber; set before use. */
@@ -113,7 +113,7 @@ int store_idempotency_reserve(struct store *store, const struct idempotency_key 
 int store_idempotency_finish(struct store *store, const struct idempotency_key *key, const json_t *response);
 int store_idempotency_release(struct store *store, const struct idempotency_key *key); /* the request failed */
 
-/* --- blobs: written once, found by SHA-256. Callable from any thread but the loop; no hop. */
+/* --- blobs: written once, found by SHA-256. Callable from any thread but the loop; not dispatched. */
 struct blob_writer;
 int blob_writer_new(struct store *store, struct blob_writer **out); /* temp file in the store */
 int blob_writer_write(struct blob_writer *writer, const void *data, size_t size);

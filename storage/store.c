@@ -91,7 +91,7 @@ static void *storage_thread(void *data)
     }
 }
 
-static int hop(struct store *store, struct call *call)
+static int store_dispatch(struct store *store, struct call *call)
 {
     sem_init(&call->done, 0, 0);
     if (!queue_push(store->calls, call)) {
@@ -117,7 +117,7 @@ static int run_op(struct store *store, state_op op, struct state_args args)
 {
     struct call call = {.fn = perform_op, .op = op, .args = &args};
 
-    return hop(store, &call);
+    return store_dispatch(store, &call);
 }
 
 /* The same of what ends a job or removes something: a full disk does not stop it. */
@@ -125,7 +125,7 @@ static int run_ending(struct store *store, state_op op, struct state_args args)
 {
     struct call call = {.fn = perform_op, .op = op, .args = &args, .ends = true};
 
-    return hop(store, &call);
+    return store_dispatch(store, &call);
 }
 
 static const struct state_ops *find_state(const char *name)
@@ -232,7 +232,7 @@ int store_ready(struct store *store)
     struct state_args args = {0};
     struct call call = {.fn = perform_ready, .args = &args};
 
-    return hop(store, &call);
+    return store_dispatch(store, &call);
 }
 
 const char *store_data_dir(const struct store *store)
@@ -421,7 +421,7 @@ int store_collect_garbage(struct store *store, int64_t *removed)
 {
     struct call call = {.fn = perform_collect};
 
-    int rc = hop(store, &call);
+    int rc = store_dispatch(store, &call);
     if (rc == 0 && removed != NULL) {
         *removed = call.number;
     }
