@@ -58,14 +58,14 @@ static int listen_to_parent(struct child *child, bool wait)
         if (!got) {
             return 0;
         }
-        int code = (int)wire_get_int(&body);
-        if (kind == WIRE_STOP) {
-            child->stop = code;
-        } else if (kind == WIRE_ANSWER) {
-            return code;
-        } else {
+        int code = wire_get_code(&body);
+        if (body.bad || body.left > 0 || (kind != WIRE_STOP && kind != WIRE_ANSWER)) {
             leave();
         }
+        if (kind == WIRE_ANSWER) {
+            return code;
+        }
+        child->stop = code;
     }
 }
 

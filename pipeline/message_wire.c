@@ -61,7 +61,7 @@ void saved_block_decode(struct wire_in *in, struct saved_block *out)
     wire_get_text(in, out->file, sizeof(out->file));
     wire_get_text(in, out->sha256, sizeof(out->sha256));
     int64_t count = wire_get_count(in, 3 * FIELD_BYTES);
-    in->bad = in->bad || out->index < 0 || count > SAVED_ACTIVATIONS_MAX;
+    in->bad = in->bad || out->index < 0 || out->index > INT32_MAX || count > SAVED_ACTIVATIONS_MAX;
     for (int i = 0; !in->bad && i < (int)count; i++) {
         struct saved_activations *saved = &out->activations[out->activation_count++];
         wire_get_text(in, saved->store, sizeof(saved->store));
@@ -194,10 +194,8 @@ static void put_failure(struct wire_out *out, const struct err_record *record)
 
 static void get_failure(struct wire_in *in, struct err_record *record)
 {
-    int64_t code = wire_get_int(in);
-
-    in->bad = in->bad || code >= -ERR_BASE_ || code <= -ERR_END_;
-    record->code = in->bad ? 0 : (int)code;
+    record->code = wire_get_code(in);
+    in->bad = in->bad || record->code == 0;
     wire_get_text(in, record->message, sizeof(record->message));
     wire_get_text(in, record->param, sizeof(record->param));
     wire_get_text(in, record->hint, sizeof(record->hint));

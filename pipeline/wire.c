@@ -78,6 +78,14 @@ int64_t wire_get_int(struct wire_in *in)
     return value;
 }
 
+int wire_get_code(struct wire_in *in)
+{
+    int64_t code = wire_get_int(in);
+
+    in->bad = in->bad || (code != 0 && (code >= -ERR_BASE_ || code <= -ERR_END_));
+    return in->bad ? 0 : (int)code;
+}
+
 double wire_get_real(struct wire_in *in)
 {
     const void *bytes = wire_get_bytes(in, sizeof(double));

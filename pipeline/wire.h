@@ -42,6 +42,8 @@ struct wire_in {
 const void *wire_get_bytes(struct wire_in *in, size_t size);
 int64_t wire_get_int(struct wire_in *in);
 double wire_get_real(struct wire_in *in);
+/* A code of base/err.def, or 0; bad when it is another number. */
+int wire_get_code(struct wire_in *in);
 /* Bad when it does not fit with its end, or has a NUL in it. */
 void wire_get_text(struct wire_in *in, char *out, size_t size);
 /* The same into memory of its own, of at most max bytes; caller frees. NULL: bad, or no memory. */

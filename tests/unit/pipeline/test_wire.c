@@ -230,6 +230,21 @@ START_TEST(test_frames)
 }
 END_TEST
 
+START_TEST(test_codes_that_are_none)
+{
+    static const int64_t codes[] = {ERR_CANCELLED, 0, 1, -ERR_BASE_, -ERR_END_, INT64_MIN, INT64_MAX};
+
+    for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
+        struct wire_out out = {.data = NULL};
+        wire_put_int(&out, codes[i]);
+        struct wire_in in = {.at = out.data, .left = out.size};
+        ck_assert_int_eq(wire_get_code(&in), i == 0 ? ERR_CANCELLED : 0);
+        ck_assert(in.bad == (i > 1));
+        free(out.data);
+    }
+}
+END_TEST
+
 START_TEST(test_a_block_without_rows)
 {
     struct message back, message = {.kind = MESSAGE_BLOCK_DONE, .block = {.saved = saved, .cache = &none}};
@@ -244,4 +259,4 @@ START_TEST(test_a_block_without_rows)
 END_TEST
 
 UNIT_MAIN("wire", test_messages_arrive_as_they_were, test_broken_messages_are_refused, test_orders_arrive_as_they_were,
-          test_frames, test_a_block_without_rows)
+          test_frames, test_codes_that_are_none, test_a_block_without_rows)
