@@ -277,7 +277,6 @@ static int parse_path(const char *where, const char *text, char **out)
     return replace_text(path, out);
 }
 
-/* Symbolic links are resolved, so that two roots cannot be the same directory under two names. */
 static void free_list(char **list)
 {
     for (size_t i = 0; list != NULL && list[i] != NULL; i++) {
@@ -288,6 +287,7 @@ static void free_list(char **list)
 
 CLEANUP_FREE(list, char *, free_list)
 
+/* Symbolic links are resolved, so that two roots cannot be the same directory under two names. */
 static int parse_list(const struct row *row, const char *where, const struct source_item *item, char ***out)
 {
     AUTO(list) char **list = NULL;

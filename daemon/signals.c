@@ -1,10 +1,7 @@
-/* What each signal does.
- *
- *   SIGTERM, SIGINT, SIGXCPU     a shutdown (quantd.c)
- *   SIGQUIT, SIGABRT, SIGSEGV    the default action, which dumps core
- *   SIGHUP, SIGUSR1, SIGUSR2,    logged and ignored: there is no log file to reopen (the log goes to standard error),
- * and SIGIO, SIGPWR, SIGSTKFLT     options are read at startup only SIGPIPE, SIGXFSZ             ignored: the write
- * that fails returns an error SIGALRM                      ignored, except during a shutdown
+/* What each signal does: SIGTERM, SIGINT and SIGXCPU shut the daemon down (quantd.c). SIGQUIT, SIGABRT and SIGSEGV have
+ * their default action, which dumps core. SIGHUP, SIGUSR1, SIGUSR2, SIGIO, SIGPWR and SIGSTKFLT are logged and ignored:
+ * the log goes to standard error, so there is no file to reopen, and options are read at startup only. SIGPIPE and
+ * SIGXFSZ are ignored, because the write that fails returns an error; so is SIGALRM, except during a shutdown.
  *
  * Ignored signals stay ignored across exec, so a restart in place has no moment at which one of them kills. */
 
