@@ -17,13 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STARVED_TOKENS 256 /* an expert that fewer tokens went to is rewritten for all of them */
-
 struct rewrite_data {
     struct run *run;
     struct block *block;
     const struct plan_group *group; /* at hand */
-    bool all;                       /* an expert sees all tokens: too few went to it */
+    bool all;                       /* an expert sees all tokens: as asked, or since too few went to it */
     plan_set have;                  /* values that are there: the layer's input, and what the stores hold */
     struct qscheme *schemes;        /* [modules] */
     bool *quantized;
@@ -152,6 +150,43 @@ static int rewrite_stage(struct run *run, const struct recipe_stage *stage, stru
     return rc != 0 ? err_pass(rc, "%s of value %d", stage->quantizer->name, data->group->input) : 0;
 }
 
+static int gather_finished(const struct rewrite_data *d, unsigned wants, struct layer_stats *stats)
+{
+    struct run *run = d->run;
+    int rc = stats_init(stats, wants, d->group->columns, run->p->gpu);
+
+    rc = rc != 0 ? rc : gather(d, stats);
+    return rc != 0 || (d->group->expert >= 0 && stats->tokens == 0) ? rc
+                                                                    : stats_finish(stats, run->p->gpu, run->stream);
+}
+
+/* Statistics for one stage; of all tokens where a starved expert's own say too little. */
+static int stage_stats(struct rewrite_data *d, const struct recipe_stage *stage, struct layer_stats *stats)
+{
+    const struct expert_calibration experts = quant_experts(stage->params);
+    bool expert = d->group->expert >= 0;
+
+    d->all = expert && experts.all;
+    int rc = gather_finished(d, stage->quantizer->rewrite_stats, stats);
+    if (rc == 0 && expert && !d->all && stats->tokens < experts.min_tokens) {
+        stats_deinit(stats, d->run->p->gpu);
+        d->all = true;
+        rc = gather_finished(d, stage->quantizer->rewrite_stats, stats);
+    }
+    return rc;
+}
+
+/* Something takes up factors of the group's input, and some module that reads it is going to be quantized. */
+static bool can_rewrite(const struct rewrite_data *d)
+{
+    bool any = false;
+
+    for (int i = 0; i < d->group->count; i++) {
+        any = any || d->quantized[d->group->modules[i]];
+    }
+    return any && d->group->fold.kind != FOLD_NONE;
+}
+
 /* Statistics are gathered again for each stage: the one before it changed them. */
 static int rewrite_group(struct rewrite_data *data)
 {
@@ -159,22 +194,13 @@ static int rewrite_group(struct rewrite_data *data)
     const struct recipe *recipe = run->p->recipe;
     int rc = 0;
 
-    for (int i = 0; rc == 0 && i < recipe->count; i++) {
+    for (int i = 0; rc == 0 && i < recipe->count && can_rewrite(data); i++) {
         const struct recipe_stage *stage = &recipe->stages[i];
         struct layer_stats stats = {0};
         if (stage->quantizer->rewrite == NULL) {
             continue;
         }
-        rc = stats_init(&stats, stage->quantizer->rewrite_stats, data->group->columns, run->p->gpu);
-        data->all = false;
-        rc = rc != 0 ? rc : gather(data, &stats);
-        if (rc == 0 && stats.tokens < STARVED_TOKENS && data->group->expert >= 0) {
-            stats_deinit(&stats, run->p->gpu);
-            data->all = true;
-            rc = stats_init(&stats, stage->quantizer->rewrite_stats, data->group->columns, run->p->gpu);
-            rc = rc != 0 ? rc : gather(data, &stats);
-        }
-        rc = rc != 0 ? rc : stats_finish(&stats, run->p->gpu, run->stream);
+        rc = stage_stats(data, stage, &stats);
         rc = rc != 0 ? rc : rewrite_stage(run, stage, data, &stats);
         stats_deinit(&stats, run->p->gpu);
     }

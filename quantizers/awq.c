@@ -15,10 +15,10 @@
  * out. s = 1 is always in, so no group loses to rounding on what is scored.
  *
  * Scored on SCORE_TOKENS inputs at most, in whole micro-batches (at least one), spread evenly over the calibration set:
- * the same ones in every run. Every candidate meets the first; the SHORTLIST best of it and s = 1 meet the others too,
- * and the least sum over all wins. Neighbours lose nearly the same, so what the first misorders costs little. The
- * winner is folded before the next group is looked at, so that its statistics and float outputs are those of the folded
- * block.
+ * the same ones in every run. Every candidate meets the first that has inputs; the SHORTLIST best of it and s = 1 meet
+ * the others too, and the least sum over all wins. Neighbours lose nearly the same, so what the first misorders costs
+ * little. The winner is folded before the next group is looked at, so that its statistics and float outputs are those
+ * of the folded block.
  *
  * The clip search is per row and group, in solve: see gpu/cpu/clip.c. It needs the second moments of the inputs alone,
  * of which it takes the group's diagonal block; over the whole calibration set that is the reference's objective, the
@@ -239,8 +239,8 @@ static int branch_output(const struct search *search, const struct block *block,
     return block_run(block, &own, search->steps);
 }
 
-/* One micro-batch through every candidate that is still in. */
-static int score_batch(struct search *search, int64_t i)
+/* One micro-batch through every candidate that is still in; *met: it has tokens. */
+static int score_batch(struct search *search, int64_t i, bool *met)
 {
     const struct rewrite_context *context = search->context;
     struct block_values values;
@@ -251,6 +251,7 @@ static int score_batch(struct search *search, int64_t i)
     if (rc == 0) {
         tokens = block_value(&values, context->group->input).shape[0];
     }
+    *met = tokens > 0;
     if (rc != 0 || tokens == 0) {
         return rc;
     }
@@ -307,13 +308,16 @@ static int score(struct search *search)
     const struct rewrite_context *context = search->context;
     int64_t tokens = context->stats->tokens, batches = context->batches;
     int64_t count = tokens > 0 ? batches * SCORE_TOKENS / tokens : 1;
+    bool shortened = false;
     int rc = 0;
 
     count = count < 1 ? 1 : count > batches ? batches : count;
     for (int64_t k = 0; rc == 0 && k < count; k++) {
-        rc = score_batch(search, k * batches / count);
-        if (rc == 0 && k == 0) {
+        bool met = false;
+        rc = score_batch(search, k * batches / count, &met);
+        if (rc == 0 && met && !shortened) {
             shorten_list(search);
+            shortened = true;
         }
     }
     return rc;

@@ -123,6 +123,17 @@ def float_stream():
     equal(attention[1], attention[0], "output errors of attention")
 
 
+def rewritten_experts():
+    """Methods that rewrite look at an expert's own tokens or at all of them as the solving ones do."""
+    with Bench("mixtral") as bench:
+        bench.ready()
+        own, starved, asked = ([row["relative_mse"] for row in bench.report("smoothquant", "compressed-tensors", parameters)
+                                if row["module"].endswith(".w2")]
+                               for parameters in ({"expert_min_tokens": 0}, {"expert_min_tokens": 1000000}, {"calibrate_all_experts": True}))
+        equal(asked, starved, "weight errors with all tokens")
+        true(own != starved, "an expert's own tokens give other factors")
+
+
 def refuse(family, change, words, **more):
     with Bench(family, **more) as bench:
         if change is not None:
@@ -161,4 +172,4 @@ def bad_configs():
 
 
 if __name__ == "__main__":
-    main([mixtral, qwen3_moe, starved_experts, float_stream, bad_checkpoints, bad_configs])
+    main([mixtral, qwen3_moe, starved_experts, float_stream, rewritten_experts, bad_checkpoints, bad_configs])
