@@ -1,14 +1,12 @@
-/* Plans as families write them, a model's plans, and questions to them. What is derived: plan_derive.c. */
+/* Plans as families write them, and questions to them. What is derived: plan_derive.c; a model's: plans.c. */
 
 #include "models/plan_internal.h"
 
 #include "base/err.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define PLANS_MEMORY_MAX ((size_t)256 << 20)
 #define MODULES_MAX (1 << 20) /* of a layer */
 
 static int fail(struct plan_builder *b, int rc)
@@ -38,7 +36,7 @@ static void *grow(struct plan_builder *b, void *list, int count, int *room, size
     return grown;
 }
 
-static struct plan_builder *builder_new(struct arena *arena, int64_t width)
+struct plan_builder *plan_builder_new(struct arena *arena, int64_t width)
 {
     struct plan_builder *b = arena_alloc(arena, sizeof(*b));
 
@@ -166,24 +164,30 @@ int plan_scale(struct plan_builder *b, int in, double factor)
     return add_step(b, &step, width_of(b, in));
 }
 
-void plan_fuse(struct plan_builder *b, const char *title, const int *values, int count)
+/* modules: the arena's; NULL where it has no memory left. */
+static void add_fused(struct plan_builder *b, const char *title, const int *modules, int count)
 {
     struct plan_fused *grown = grow(b, b->fused, b->plan.fused_count, &b->fused_room, sizeof(*grown));
+
+    if (grown != NULL && modules != NULL) {
+        b->fused = grown;
+        b->fused[b->plan.fused_count++] = (struct plan_fused){.title = title, .modules = modules, .count = count};
+    }
+}
+
+void plan_fuse(struct plan_builder *b, const char *title, const int *values, int count)
+{
     int *modules = arena_alloc(b->arena, (size_t)count * sizeof(*modules));
 
-    if (grown == NULL || modules == NULL || b->rc != 0) {
-        return;
-    }
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; modules != NULL && b->rc == 0 && i < count; i++) {
         modules[i] = b->steps[b->values[values[i]].producer].module;
     }
-    b->fused = grown;
-    b->fused[b->plan.fused_count++] = (struct plan_fused){.title = title, .modules = modules, .count = count};
+    add_fused(b, title, modules, count);
 }
 
 struct plan_builder *plan_expert(struct plan_builder *b, int64_t width)
 {
-    struct plan_builder *expert = builder_new(b->arena, width);
+    struct plan_builder *expert = plan_builder_new(b->arena, width);
 
     if (expert == NULL) {
         (void)fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plan of an expert"));
@@ -209,17 +213,11 @@ static void add_expert_modules(struct plan_builder *b, const struct plan_experts
             (void)add_module(b, &module);
         }
         for (int f = 0; f < plan->fused_count && b->rc == 0; f++) {
-            struct plan_fused *grown = grow(b, b->fused, b->plan.fused_count, &b->fused_room, sizeof(*grown));
-            int *modules = arena_alloc(b->arena, (size_t)plan->fused[f].count * sizeof(*modules));
-            if (grown == NULL || modules == NULL) {
-                return;
-            }
-            for (int i = 0; i < plan->fused[f].count; i++) {
+            int count = plan->fused[f].count, *modules = arena_alloc(b->arena, (size_t)count * sizeof(*modules));
+            for (int i = 0; modules != NULL && i < count; i++) {
                 modules[i] = first + plan->fused[f].modules[i];
             }
-            b->fused = grown;
-            b->fused[b->plan.fused_count++] =
-                (struct plan_fused){.title = plan->fused[f].title, .modules = modules, .count = plan->fused[f].count};
+            add_fused(b, plan->fused[f].title, modules, count);
         }
     }
 }
@@ -252,190 +250,6 @@ int plan_experts(struct plan_builder *b, int in, int logits, const struct plan_e
     copy->first_module = b->plan.module_count;
     add_expert_modules(b, copy);
     return add_step(b, &step, expert->values[output].width);
-}
-
-/* --- the plans of a model */
-
-struct plans {
-    struct model_config config;
-    struct arena arena;
-    const struct plan **kinds;
-    int kind_count;
-    int *kind_of;         /* [layers] */
-    size_t *first_module; /* [layers + 1] */
-};
-
-static bool same_text(const char *a, const char *b)
-{
-    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
-}
-
-static bool same_experts(const struct plan_experts *a, const struct plan_experts *b);
-
-static bool same_step(const struct plan_step *a, const struct plan_step *b)
-{
-    return a->kind == b->kind && memcmp(a->in, b->in, sizeof(a->in)) == 0 && a->module == b->module &&
-           a->norm == b->norm && a->head_dim == b->head_dim && a->factor == b->factor &&
-           a->activation == b->activation && a->attention.heads == b->attention.heads &&
-           a->attention.kv_heads == b->attention.kv_heads && a->attention.head_dim == b->attention.head_dim &&
-           a->attention.window == b->attention.window && a->attention.scale == b->attention.scale &&
-           same_experts(a->experts, b->experts);
-}
-
-/* As they were written: what is derived follows. */
-static bool same_plan(const struct plan *a, const struct plan *b)
-{
-    bool same = a->step_count == b->step_count && a->module_count == b->module_count &&
-                a->norm_count == b->norm_count && a->fused_count == b->fused_count && a->output == b->output;
-
-    for (int i = 0; same && i < a->step_count; i++) {
-        same = same_step(&a->steps[i], &b->steps[i]);
-    }
-    for (int i = 0; same && i < a->module_count; i++) {
-        const struct plan_module *m = &a->modules[i], *n = &b->modules[i];
-        same = same_text(m->path, n->path) && same_text(m->gguf, n->gguf) && m->rows == n->rows && m->cols == n->cols &&
-               m->bias == n->bias && m->fixed == n->fixed && m->expert == n->expert;
-    }
-    for (int i = 0; same && i < a->norm_count; i++) {
-        same = same_text(a->norms[i].path, b->norms[i].path) && a->norms[i].size == b->norms[i].size;
-    }
-    for (int i = 0; same && i < a->fused_count; i++) {
-        same = a->fused[i].count == b->fused[i].count &&
-               memcmp(a->fused[i].modules, b->fused[i].modules, (size_t)a->fused[i].count * sizeof(int)) == 0;
-    }
-    return same;
-}
-
-static bool same_experts(const struct plan_experts *a, const struct plan_experts *b)
-{
-    return a == b ||
-           (a != NULL && b != NULL && a->count == b->count && a->top_k == b->top_k && a->scores == b->scores &&
-            a->normalize == b->normalize && a->factor == b->factor && same_plan(a->plan, b->plan));
-}
-
-static int build_layer(const struct model_config *config, int64_t layer, struct arena *arena, const struct plan **out)
-{
-    struct plan_builder *b = builder_new(arena, config->hidden_size);
-
-    if (b == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a plan");
-    }
-    int output = config->arch->plan(config, layer, b);
-    int rc = plan_derive(b, output);
-    *out = &b->plan;
-    return rc;
-}
-
-/* The plan of one layer: one that there is already, or a new kind. */
-static int add_layer(struct plans *plans, int64_t layer)
-{
-    const struct plan *plan = NULL;
-    struct arena trial;
-
-    arena_init(&trial, PLANS_MEMORY_MAX);
-    int rc = build_layer(&plans->config, layer, &trial, &plan);
-    for (int kind = plans->kind_count - 1; rc == 0 && kind >= 0; kind--) {
-        if (same_plan(plan, plans->kinds[kind])) {
-            arena_deinit(&trial);
-            plans->kind_of[layer] = kind;
-            return 0;
-        }
-    }
-    arena_deinit(&trial);
-    rc = rc != 0 ? rc : build_layer(&plans->config, layer, &plans->arena, &plan);
-    if (rc == 0) {
-        plans->kind_of[layer] = plans->kind_count;
-        plans->kinds[plans->kind_count++] = plan;
-    }
-    return rc;
-}
-
-int plans_new(const struct model_config *config, struct plans **out)
-{
-    struct plans *plans = calloc(1, sizeof(*plans));
-    size_t layers = (size_t)config->num_layers;
-
-    if (plans == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for plans");
-    }
-    plans->config = *config;
-    arena_init(&plans->arena, PLANS_MEMORY_MAX);
-    plans->kinds = calloc(layers, sizeof(const struct plan *));
-    plans->kind_of = calloc(layers, sizeof(*plans->kind_of));
-    plans->first_module = calloc(layers + 1, sizeof(*plans->first_module));
-    int rc = plans->kinds != NULL && plans->kind_of != NULL && plans->first_module != NULL
-                 ? 0
-                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plans of %zu layers", layers);
-    for (size_t layer = 0; rc == 0 && layer < layers; layer++) {
-        rc = add_layer(plans, (int64_t)layer);
-        if (rc == 0) {
-            plans->first_module[layer + 1] =
-                plans->first_module[layer] + (size_t)plans->kinds[plans->kind_of[layer]]->module_count;
-        }
-    }
-    if (rc != 0) {
-        plans_free(plans);
-        return err_pass(rc, "plan the layers of a %s", config->arch->name);
-    }
-    *out = plans;
-    return 0;
-}
-
-void plans_free(struct plans *plans)
-{
-    if (plans != NULL) {
-        arena_deinit(&plans->arena);
-        free(plans->kinds);
-        free(plans->kind_of);
-        free(plans->first_module);
-        free(plans);
-    }
-}
-
-const struct model_config *plans_config(const struct plans *plans)
-{
-    return &plans->config;
-}
-
-int plans_kinds(const struct plans *plans)
-{
-    return plans->kind_count;
-}
-
-const struct plan *plans_kind(const struct plans *plans, int kind)
-{
-    return plans->kinds[kind];
-}
-
-const struct plan *plans_layer(const struct plans *plans, int64_t layer)
-{
-    return plans->kinds[plans->kind_of[layer]];
-}
-
-size_t plans_modules(const struct plans *plans)
-{
-    return plans->first_module[plans->config.num_layers];
-}
-
-size_t plans_first_module(const struct plans *plans, int64_t layer)
-{
-    return plans->first_module[layer];
-}
-
-int64_t plans_module_at(const struct plans *plans, size_t index, int *module)
-{
-    int64_t low = 0, high = plans->config.num_layers - 1;
-
-    while (low < high) {
-        int64_t middle = (low + high + 1) / 2;
-        if (plans->first_module[middle] <= index) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    *module = (int)(index - plans->first_module[low]);
-    return low;
 }
 
 /* --- questions */

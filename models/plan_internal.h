@@ -16,5 +16,7 @@ struct plan_builder {
     int rc;      /* the first failure */
 };
 
+/* Value 0 is `width` wide. NULL: no memory. */
+struct plan_builder *plan_builder_new(struct arena *arena, int64_t width);
 /* plan_derive.c: what follows from the steps, into builder->plan; its lists are the arena's afterwards. */
 int plan_derive(struct plan_builder *b, int output);
