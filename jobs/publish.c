@@ -224,7 +224,6 @@ static json_t *environment_json(const struct task *task)
 static json_t *result_json(const struct task *task, const char *artifact, const json_t *rows, double bits, double ratio,
                            const struct evaluation_result *e)
 {
-    (void)task;
     return json_pack("{s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "artifact_id", artifact, "bits_per_weight",
                      number_or_null(bits), "compression_ratio", number_or_null(ratio), "perplexity_before",
                      e->done ? number_or_null(e->perplexity_before) : json_null(), "perplexity_after",

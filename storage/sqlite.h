@@ -83,7 +83,7 @@ int sqlite_job_update(struct state *state, struct state_args *args);
 int sqlite_job_claim(struct state *state, struct state_args *args);
 int sqlite_job_delete(struct state *state, struct state_args *args);
 int sqlite_job_counts(struct state *state, struct state_args *args);
-/* ERR_NOT_FOUND when there is no such job of the project (NULL = of any). */
+/* Raise ERR_NOT_FOUND: there is no job of this id. */
 int sqlite_job_missing(const char *id);
 /* Set patch's columns where id, status (NULL = any) and fence (-1 = any) match, inside the caller's transaction. */
 int sqlite_job_patch(struct state *state, const char *id, const char *from, int64_t fence, const json_t *patch);
