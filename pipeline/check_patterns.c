@@ -197,6 +197,24 @@ static void check_own_float_inputs(const struct search *search, int index)
     }
 }
 
+/* A switch for experts, where there are none. */
+static void check_experts(const struct search *search)
+{
+    const struct plans *plans = model_plans(search->model);
+
+    if (!recipe_base(search->recipe)->calibrate_all_experts) {
+        return;
+    }
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        if (plan_find_step(plans_kind(plans, kind), STEP_EXPERTS) >= 0) {
+            return;
+        }
+    }
+    validation_add(search->errors, ERR_INCOMPATIBLE_OPTIONS, "/quantization/calibrate_all_experts",
+                   "\"calibrate_all_experts\" does nothing: the model has no experts");
+    validation_hint(search->errors, "leave it out");
+}
+
 /* What only the model can say against a stage's parameters. */
 static void check_stages(const struct search *search)
 {
@@ -240,6 +258,7 @@ void check_patterns(const struct recipe *recipe, const struct model *model, stru
         float_inputs = float_inputs != NULL ? float_inputs : base->float_inputs;
     }
     check_float_inputs(&search, float_inputs, RECIPE_USUAL, "/quantization");
+    check_experts(&search);
     check_stages(&search);
     free(search.linears);
 }

@@ -134,6 +134,14 @@ def rewritten_experts():
         true(own != starved, "an expert's own tokens give other factors")
 
 
+def no_experts():
+    with Bench("llama") as bench:
+        bench.ready()
+        answer = bench.submit("rtn", "compressed-tensors", {"calibrate_all_experts": True})
+        equal(answer.status, 422, "status of a switch for experts that there are not")
+        true("/quantization/calibrate_all_experts" in repr(answer.json), "%r names the member" % answer.json)
+
+
 def refuse(family, change, words, **more):
     with Bench(family, **more) as bench:
         if change is not None:
@@ -172,4 +180,4 @@ def bad_configs():
 
 
 if __name__ == "__main__":
-    main([mixtral, qwen3_moe, starved_experts, float_stream, rewritten_experts, bad_checkpoints, bad_configs])
+    main([mixtral, qwen3_moe, starved_experts, float_stream, rewritten_experts, no_experts, bad_checkpoints, bad_configs])
