@@ -1,5 +1,5 @@
 #pragma once
-/* What format rows share. Inside the storage floor only. */
+/* What format rows share. Private to formats/. */
 
 #include "formats/format.h"
 

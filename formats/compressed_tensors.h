@@ -1,6 +1,6 @@
 #pragma once
-/* compressed-tensors knows several ways to store a weight; each is one file (ct_*.c) and one row here. Inside the
- * storage floor only. */
+/* compressed-tensors knows several ways to store a weight; each is a row here, in a file of its own
+ * (compressed_tensors_*.c). Private to formats/. */
 
 #include "formats/common.h"
 

@@ -1,5 +1,5 @@
 #pragma once
-/* The parts of an export. Inside the storage floor only. */
+/* The parts of an export. Private to formats/. */
 
 #include "base/digest.h"
 #include "formats/common.h"

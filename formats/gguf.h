@@ -1,5 +1,5 @@
 #pragma once
-/* The parts of a GGUF file, version 3. Inside the storage floor only. */
+/* The parts of a GGUF file, version 3. Private to formats/. */
 
 #include "formats/export.h"
 #include "models/tokenizer_view.h"

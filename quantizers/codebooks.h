@@ -1,6 +1,6 @@
 #pragma once
-/* Weights on their way to sums of codebook vectors: what vector k-means and AQLM share. Inside the quantizers floor
- * only; one thread at a time, the one that owns the context's stream. */
+/* Weights on their way to sums of codebook vectors: what vector k-means and AQLM share. Private to quantizers/.
+ * One thread at a time, the one that owns the context's stream. */
 
 #include "quantizers/common.h"
 

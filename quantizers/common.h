@@ -1,6 +1,6 @@
 #pragma once
-/* What method files share: rows, device memory of one linear, the way of a solution to the host. Inside the quantizers
- * floor only. One thread at a time, the one that owns the context's stream. */
+/* What method files share: rows, device memory of one linear, the way of a solution to the host. Private to
+ * quantizers/. One thread at a time, the one that owns the context's stream. */
 
 #include "quantizers/quantizer.h"
 

@@ -1,5 +1,5 @@
 /* The key and value cache alone: no weight changes; the artifact says how its user keeps keys and values, with scales
- * that calibration measured. The scales are the jobs floor's work, as they are beside every other method. */
+ * that calibration measured. The scales are the pipeline's work, as they are with every other method. */
 
 #include "quantizers/common.h"
 

@@ -61,7 +61,7 @@ void stats_deinit(struct layer_stats *stats, const struct gpu *gpu);
 /* What every method takes; a method's params struct begins with it, and its tables with quant_base_rows. */
 struct quant_base {
     json_t *modules_to_not_convert; /* module paths, globs or "re:" patterns left in float; NULL = none */
-    json_t *overrides;              /* [{"match":...,...}]: the jobs floor's business; NULL = none */
+    json_t *overrides;              /* [{"match":...,...}]: the pipeline's business; NULL = none */
     json_t *kv_cache;               /* {"dtype","granularity"}: likewise; NULL = the cache stays as it is */
     json_t *float_inputs;           /* patterns of modules whose inputs stay as they are; NULL = none */
     bool calibrate_all_experts;     /* experts see every token */

@@ -1,6 +1,6 @@
 #pragma once
 /* How the scales of an integer grid are chosen: an option of every method on one, and the keeping of the best of
- * several choices. Inside the quantizers floor only. */
+ * several choices. Private to quantizers/. */
 
 #include "quantizers/common.h"
 

@@ -1,4 +1,4 @@
-/* The functions of jobs/jobs.h, as thin as the api floor's tests allow. */
+/* The functions of jobs/jobs.h, as thin as the tests of api/ allow. */
 
 #include "fake_engine.h"
 

@@ -1,5 +1,5 @@
 #pragma once
-/* What the tests of the compute floor share: a CPU device with a stream, tensors filled from a seed. Tests of the CPU
+/* What the tests of gpu/ share: a CPU device with a stream, tensors filled from a seed. Tests of the CPU
  * backend read and write tensor memory directly. */
 
 #include "gpu/gpu.h"

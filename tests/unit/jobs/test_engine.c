@@ -1,4 +1,4 @@
-/* The engine as the api floor meets it: models, jobs from request to artifact, refusals, cancellation, deletion. */
+/* The engine as api/ meets it: models, jobs from request to artifact, refusals, cancellation, deletion. */
 
 #include "pipeline/report.h"
 #include "tests/unit/jobs/support.h"
