@@ -7,8 +7,8 @@
 #include <string.h>
 
 const struct dtype_row dtype_rows[DTYPE_COUNT] = {
-#define DTYPE_ROW(symbol, name, bytes, bits, stored, is_float, max, min_normal, min, mantissa) \
-    [DTYPE_##symbol] = {name, bytes, bits, stored, is_float, max, min_normal, min, mantissa},
+#define DTYPE_ROW(symbol, name, bytes, bits, stored, is_float, max, min_normal, min) \
+    [DTYPE_##symbol] = {name, bytes, bits, stored, is_float, max, min_normal, min},
     DTYPE_ROWS(DTYPE_ROW)
 #undef DTYPE_ROW
 };

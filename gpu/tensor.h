@@ -13,7 +13,6 @@ struct dtype_row {
     bool stored;         /* checkpoints hold tensors of it */
     bool is_float;
     double max, min_normal, min; /* largest finite magnitude, least normal and least positive one */
-    int mantissa_bits;
 };
 
 /* dtype_rows[DTYPE_F32].name == "F32", ... */

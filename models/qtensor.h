@@ -7,7 +7,7 @@
  *   block-scaled: w = tensor_scale * scale[block] * (level[code] - zero[block]), qtensor_scaling has a row for each:
  *   INT        levels 0..2^bits-1, with zeros; block [n/r, k/g]
  *   FLOAT8     levels of `element`, F8_E4M3 or F8_E5M2; block [n/r, k/g], the last of a row or column maybe smaller
- *   FLOAT4     levels of E2M1, the same blocks: those of the microscaling formats
+ *   FLOAT4     levels of E2M1, the same blocks: those of the microscaling formats. No method makes it yet
  *   NF4        its 16 levels; block i/g, i = n*K + k. nested: the scales are quantized, too
  *
  *   TABLE      w[n,k] = table[n, code[n,k]], but values[j] at flat position index[j]

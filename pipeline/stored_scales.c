@@ -21,14 +21,9 @@ struct bounds {
 
 static struct bounds bounds_of(enum dtype dtype)
 {
-    switch (dtype) {
-    case DTYPE_F16:
-        return (struct bounds){STEPS_MIN * 0x1p-24f, (float)dtype_rows[DTYPE_F16].max};
-    case DTYPE_BF16:
-        return (struct bounds){0x1p-126f, (float)dtype_rows[DTYPE_BF16].max};
-    default:
-        return (struct bounds){0x1p-126f, (float)dtype_rows[DTYPE_F32].max};
-    }
+    const struct dtype_row *row = &dtype_rows[dtype == DTYPE_F16 || dtype == DTYPE_BF16 ? dtype : DTYPE_F32];
+
+    return (struct bounds){(float)(dtype == DTYPE_F16 ? STEPS_MIN * row->min : row->min_normal), (float)row->max};
 }
 
 /* What shares scale i is tile i of the weight. */

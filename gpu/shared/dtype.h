@@ -17,30 +17,30 @@
 #endif
 
 /* symbol, name, bytes of an element in memory, bits of its code, whether checkpoints hold it (and the name is
- * safetensors'), whether it is a float; largest finite magnitude, least normal and least positive one, and bits of the
- * fraction that are stored. NF4's levels are those of its codes; its least is the one next to 0. */
-#define DTYPE_ROWS(ROW)                                                                  \
-    ROW(F32, "F32", 4, 32, true, true, 0x1.fffffep127, 0x1p-126, 0x1p-149, 23)           \
-    ROW(F16, "F16", 2, 16, true, true, 65504.0, 0x1p-14, 0x1p-24, 10)                    \
-    ROW(BF16, "BF16", 2, 16, true, true, 0x1.fep127, 0x1p-126, 0x1p-133, 7)              \
-    ROW(F64, "F64", 8, 64, true, true, 0x1.fffffffffffffp1023, 0x1p-1022, 0x1p-1074, 52) \
-    ROW(BOOL, "BOOL", 1, 8, true, false, 1.0, 1.0, 1.0, 0)                               \
-    ROW(U8, "U8", 1, 8, true, false, 255.0, 1.0, 1.0, 8)                                 \
-    ROW(I8, "I8", 1, 8, true, false, 127.0, 1.0, 1.0, 7)                                 \
-    ROW(I16, "I16", 2, 16, true, false, 32767.0, 1.0, 1.0, 15)                           \
-    ROW(U16, "U16", 2, 16, true, false, 65535.0, 1.0, 1.0, 16)                           \
-    ROW(I32, "I32", 4, 32, true, false, 2147483647.0, 1.0, 1.0, 31)                      \
-    ROW(U32, "U32", 4, 32, true, false, 4294967295.0, 1.0, 1.0, 32)                      \
-    ROW(I64, "I64", 8, 64, true, false, 0x1p63, 1.0, 1.0, 63)                            \
-    ROW(U64, "U64", 8, 64, true, false, 0x1p64, 1.0, 1.0, 64)                            \
-    ROW(F8_E4M3, "F8_E4M3", 1, 8, true, true, 448.0, 0x1p-6, 0x1p-9, 3)                  \
-    ROW(F8_E5M2, "F8_E5M2", 1, 8, true, true, 57344.0, 0x1p-14, 0x1p-16, 2)              \
-    ROW(F8_E8M0, "F8_E8M0", 1, 8, true, true, 0x1p127, 0x1p-127, 0x1p-127, 0)            \
-    ROW(NF4, "NF4", 1, 4, false, true, 1.0, 0.07958029955625534, 0.07958029955625534, 0) \
-    ROW(F4_E2M1, "F4_E2M1", 1, 4, false, true, 6.0, 1.0, 0.5, 1)
+ * safetensors'), whether it is a float; largest finite magnitude, least normal and least positive one. NF4's levels are
+ * those of its codes; its least is the one next to 0. */
+#define DTYPE_ROWS(ROW)                                                               \
+    ROW(F32, "F32", 4, 32, true, true, 0x1.fffffep127, 0x1p-126, 0x1p-149)            \
+    ROW(F16, "F16", 2, 16, true, true, 65504.0, 0x1p-14, 0x1p-24)                     \
+    ROW(BF16, "BF16", 2, 16, true, true, 0x1.fep127, 0x1p-126, 0x1p-133)              \
+    ROW(F64, "F64", 8, 64, true, true, 0x1.fffffffffffffp1023, 0x1p-1022, 0x1p-1074)  \
+    ROW(BOOL, "BOOL", 1, 8, true, false, 1.0, 1.0, 1.0)                               \
+    ROW(U8, "U8", 1, 8, true, false, 255.0, 1.0, 1.0)                                 \
+    ROW(I8, "I8", 1, 8, true, false, 127.0, 1.0, 1.0)                                 \
+    ROW(I16, "I16", 2, 16, true, false, 32767.0, 1.0, 1.0)                            \
+    ROW(U16, "U16", 2, 16, true, false, 65535.0, 1.0, 1.0)                            \
+    ROW(I32, "I32", 4, 32, true, false, 2147483647.0, 1.0, 1.0)                       \
+    ROW(U32, "U32", 4, 32, true, false, 4294967295.0, 1.0, 1.0)                       \
+    ROW(I64, "I64", 8, 64, true, false, 0x1p63, 1.0, 1.0)                             \
+    ROW(U64, "U64", 8, 64, true, false, 0x1p64, 1.0, 1.0)                             \
+    ROW(F8_E4M3, "F8_E4M3", 1, 8, true, true, 448.0, 0x1p-6, 0x1p-9)                  \
+    ROW(F8_E5M2, "F8_E5M2", 1, 8, true, true, 57344.0, 0x1p-14, 0x1p-16)              \
+    ROW(F8_E8M0, "F8_E8M0", 1, 8, true, true, 0x1p127, 0x1p-127, 0x1p-127)            \
+    ROW(NF4, "NF4", 1, 4, false, true, 1.0, 0.07958029955625534, 0.07958029955625534) \
+    ROW(F4_E2M1, "F4_E2M1", 1, 4, false, true, 6.0, 1.0, 0.5)
 
 enum dtype {
-#define DTYPE_SYMBOL(symbol, name, bytes, bits, stored, is_float, max, min_normal, min, mantissa) DTYPE_##symbol,
+#define DTYPE_SYMBOL(symbol, name, bytes, bits, stored, is_float, max, min_normal, min) DTYPE_##symbol,
     DTYPE_ROWS(DTYPE_SYMBOL)
 #undef DTYPE_SYMBOL
         DTYPE_COUNT
@@ -50,8 +50,8 @@ enum dtype {
 GPU_SHARED double dtype_max(enum dtype dtype)
 {
     switch (dtype) {
-#define DTYPE_MAX(symbol, name, bytes, bits, stored, is_float, max, min_normal, min, mantissa) \
-    case DTYPE_##symbol:                                                                       \
+#define DTYPE_MAX(symbol, name, bytes, bits, stored, is_float, max, min_normal, min) \
+    case DTYPE_##symbol:                                                             \
         return max;
         DTYPE_ROWS(DTYPE_MAX)
 #undef DTYPE_MAX
