@@ -12,9 +12,10 @@ from harness import (JOBS, SANITIZED, TERMINAL, Daemon, Failure, artifact_digest
                      wait_job, without)
 
 RECORDS = ids_records(96 if SANITIZED else 200, 256, 2048)
-BODY = {"calibration": {"stream": True, "num_samples": 80 if SANITIZED else 160, "sequence_length": 256}}
+BODY = {"quantization": {"bits": 4, "group_size": 64, "quality": "fast"},
+        "calibration": {"stream": True, "num_samples": 80 if SANITIZED else 160, "sequence_length": 256}}
 SMALL = ids_records(48, 160, 2048)
-SMALL_BODY = {"calibration": {"stream": True, "num_samples": 32, "sequence_length": 128}}
+SMALL_BODY = {"calibration": {"stream": True, "num_samples": 18 if SANITIZED else 32, "sequence_length": 128}}
 WAIT_SECONDS = 120
 TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_bytes", "artifact_bytes", "job_id", "model", "created_at",
          "threads"}
@@ -204,7 +205,8 @@ def the_process_has_what_it_needs_alone():
         equal([number for number, name in names.items() if name.startswith("socket:")], [3], "sockets of the process")
         true(not any("quantd.db" in name or ".sqlite" in name or "/jobs/" not in name and daemon.data in name
                      for name in names.values()), "the process has no file of the store: %r" % names)
-        succeed(daemon, job)
+        equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, job)).status, 202, "status of the cancellation")
+        equal(wait_job(daemon, job, 30)["status"], "cancelled", "status")
 
 
 def an_unknown_worker_is_refused():

@@ -1,18 +1,22 @@
 #pragma once
-/* What every unit test program shares: `UNIT_MAIN("name", test_a, test_b)` runs libcheck tests as one suite. */
+/* What every unit test program shares: `UNIT_MAIN("name", test_a, test_b)` runs libcheck tests as one suite, and
+ * `UNIT_MAIN_AFTER(set_up, ...)` calls a function once before them, whose results each test's process inherits. */
 
 #include "base/err.h"
 
 #include <check.h>
 #include <stdlib.h>
 
-#define UNIT_MAIN(suite_name, ...)                                      \
+#define UNIT_MAIN(suite_name, ...) UNIT_MAIN_AFTER(NULL, suite_name, __VA_ARGS__)
+
+#define UNIT_MAIN_AFTER(set_up, suite_name, ...)                        \
     int main(void)                                                      \
     {                                                                   \
         const TTest *const tests[] = {__VA_ARGS__};                     \
         Suite *suite = suite_create(suite_name);                        \
         TCase *tcase = tcase_create("all");                             \
         tcase_set_timeout(tcase, 120);                                  \
+        tcase_add_unchecked_fixture(tcase, set_up, NULL);               \
         for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) { \
             tcase_add_test(tcase, tests[i]);                            \
         }                                                               \
