@@ -87,7 +87,8 @@ def outcome(daemon, job):
 
 REQUESTS = [
     dict(SMALL_BODY),
-    dict(SMALL_BODY, method=["smoothquant", "gptq"], quantization={"bits": 8, "kv_cache": {"granularity": "per_head"}}),
+    dict(SMALL_BODY, method=["smoothquant", "gptq"], quantization={
+        "bits": 8, "smoothing_strength": 0.5, "input_range": "absmax", "kv_cache": {"granularity": "per_head"}}),
     dict(SMALL_BODY, method="rtn", quantization={"bits": 4, "group_size": 64, "overrides": [
         {"match": "*.down_proj", "skip": True}, {"match": "*layers.1*", "bits": 8}]}),
     dict(SMALL_BODY, method="kv_analysis", quantization={}),
