@@ -120,9 +120,9 @@ static int job_move_from(struct store *store, const char *id, const char *from, 
     int rc = columns == NULL || data == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to move a job")
                                              : job_set_columns(columns, to, event, change->reason);
     if (rc == 0) {
-        rc = change->artifact != NULL
-                 ? store_artifact_publish(store, id, from, change->fence, change->artifact, columns, "status", data)
-                 : store_job_update(store, id, from, change->fence, columns, "status", data, row);
+        rc = change->artifact != NULL ? store_artifact_publish(store, id, from, change->fence, change->artifact,
+                                                               columns, "status", data, row)
+                                      : store_job_update(store, id, from, change->fence, columns, "status", data, row);
     }
     json_decref(columns);
     json_decref(data);

@@ -95,7 +95,6 @@ int sqlite_block_commit(struct state *state, struct state_args *args);
 int sqlite_blocks_list(struct state *state, struct state_args *args);
 int sqlite_layers_list(struct state *state, struct state_args *args);
 int sqlite_blocks_clear(struct state *state, struct state_args *args);
-int sqlite_artifact_publish(struct state *state, struct state_args *args);
 int sqlite_artifact_delete(struct state *state, struct state_args *args);
 /* Next event of a job, inside the caller's transaction; args remembers it for the subscriber. */
 int sqlite_event_add(struct state *state, struct state_args *args, const char *job, const char *type,

@@ -1,4 +1,5 @@
-/* What a job leaves behind: events, finished blocks with their report rows, and the published artifact.
+/* What a job leaves behind: events, finished blocks with their report rows, and what it says once its artifact is
+ * deleted.
  *
  * An event's number comes from its job's row in the same transaction as the change it tells, so numbers are gapless and
  * a stream that resumes after number n misses nothing. */
@@ -203,34 +204,4 @@ int sqlite_artifact_delete(struct state *state, struct state_args *args)
     int rc = sqlite_begin(state);
 
     return rc != 0 ? rc : sqlite_end(state, delete_artifact(state, args));
-}
-
-/* The artifact belongs to its job's project. */
-static int store_artifact(struct state *state, struct state_args *args)
-{
-    sqlite3_stmt *row;
-
-    int rc = sqlite_first(state, &row, "SELECT project FROM jobs WHERE id = ?", "t", args->id);
-    if (rc <= 0) {
-        return rc < 0 ? rc : sqlite_job_missing(args->id);
-    }
-    rc = sqlite_object_store(state, (const char *)sqlite3_column_text(row, 0), "art", args->body);
-    sqlite_done(row);
-    return rc;
-}
-
-int sqlite_artifact_publish(struct state *state, struct state_args *args)
-{
-    int rc = sqlite_begin(state);
-
-    if (rc != 0) {
-        return rc;
-    }
-    /* From the status named alone: a cancellation that came first wins, whatever the fence says. */
-    rc = sqlite_job_patch(state, args->id, args->from, args->fence, args->patch);
-    rc = rc != 0 ? rc : store_artifact(state, args);
-    if (rc == 0 && args->event != NULL) {
-        rc = sqlite_event_add(state, args, args->id, args->event, args->event_data);
-    }
-    return sqlite_end(state, rc);
 }

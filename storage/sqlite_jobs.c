@@ -262,6 +262,20 @@ int sqlite_job_patch(struct state *state, const char *id, const char *from, int6
     return rc != 0 || changes > 0 ? rc : conflict(state, id, from, fence);
 }
 
+/* The artifact belongs to its job's project. */
+static int store_artifact(struct state *state, struct state_args *args)
+{
+    sqlite3_stmt *row;
+
+    int rc = sqlite_first(state, &row, "SELECT project FROM jobs WHERE id = ?", "t", args->id);
+    if (rc <= 0) {
+        return rc < 0 ? rc : sqlite_job_missing(args->id);
+    }
+    rc = sqlite_object_store(state, (const char *)sqlite3_column_text(row, 0), "art", args->body);
+    sqlite_done(row);
+    return rc;
+}
+
 int sqlite_job_update(struct state *state, struct state_args *args)
 {
     json_t *job = NULL;
@@ -271,6 +285,9 @@ int sqlite_job_update(struct state *state, struct state_args *args)
         return rc;
     }
     rc = sqlite_job_patch(state, args->id, args->from, args->fence, args->patch);
+    if (rc == 0 && args->body != NULL) {
+        rc = store_artifact(state, args);
+    }
     if (rc == 0 && args->event != NULL) {
         rc = sqlite_event_add(state, args, args->id, args->event, args->event_data);
     }

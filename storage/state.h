@@ -35,8 +35,7 @@ struct state_ops {
     int (*blob_referenced)(struct state *state, const char *sha256);
     state_op ready, object_put, object_get, object_delete, object_list, job_create, job_get, job_status, job_list,
         job_update, job_claim, job_delete, job_counts, events_list, event_append, block_commit, blocks_list,
-        layers_list, blocks_clear, artifact_publish, artifact_delete, idempotency_reserve, idempotency_finish,
-        idempotency_release;
+        layers_list, blocks_clear, artifact_delete, idempotency_reserve, idempotency_finish, idempotency_release;
 };
 
 extern const struct state_ops state_sqlite;

@@ -119,7 +119,6 @@ const struct state_ops state_sqlite = {
     .blocks_list = sqlite_blocks_list,
     .layers_list = sqlite_layers_list,
     .blocks_clear = sqlite_blocks_clear,
-    .artifact_publish = sqlite_artifact_publish,
     .artifact_delete = sqlite_artifact_delete,
     .idempotency_reserve = sqlite_idempotency_reserve,
     .idempotency_finish = sqlite_idempotency_finish,

@@ -96,11 +96,11 @@ int store_layers_list(struct store *store, const char *job, json_t **layers);
 /* Drop the blocks from number `from` on with their layers: they cannot be used, or the job starts over. */
 int store_blocks_clear(struct store *store, const char *job, int64_t from);
 
-/* --- publication: artifact object, blob references and the job's last move, one transaction, fenced. The job must be
- * of status `from`: a cancellation that came first wins (ERR_JOB_STATE_CONFLICT). */
+/* --- publication: store_job_update with the artifact object and its blob references in the same transaction. The job
+ * must be of status `from`: a cancellation that came first wins (ERR_JOB_STATE_CONFLICT). */
 int store_artifact_publish(struct store *store, const char *job, const char *from, int64_t fence,
-                           const json_t *artifact, const json_t *job_patch, const char *event,
-                           const json_t *event_data);
+                           const json_t *artifact, const json_t *patch, const char *event, const json_t *event_data,
+                           json_t **row);
 
 /* Delete an artifact. Its job, if it is still there, says so from the same commit on: result.artifact_id is null,
  * result.artifact_deleted_at the time, with an event "artifact" {"artifact_id","deleted_at"}. */

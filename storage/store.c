@@ -370,16 +370,18 @@ int store_blocks_clear(struct store *store, const char *job, int64_t from)
 }
 
 int store_artifact_publish(struct store *store, const char *job, const char *from, int64_t fence,
-                           const json_t *artifact, const json_t *job_patch, const char *event, const json_t *event_data)
+                           const json_t *artifact, const json_t *patch, const char *event, const json_t *event_data,
+                           json_t **row)
 {
-    return run_op(store, store->state_ops->artifact_publish,
+    return run_op(store, store->state_ops->job_update,
                   (struct state_args){.id = job,
                                       .from = from,
                                       .fence = fence,
                                       .body = artifact,
-                                      .patch = job_patch,
+                                      .patch = patch,
                                       .event = event,
-                                      .event_data = event_data});
+                                      .event_data = event_data,
+                                      .out = row});
 }
 
 int store_artifact_delete(struct store *store, const char *project, const char *id)

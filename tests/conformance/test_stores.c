@@ -44,8 +44,8 @@ static void job_life(struct bench *bench, const struct store_config *config)
     ck_assert_rc_ok(store_block_commit(bench->store, id, 1, block, layers, patch, patch));
     ck_assert_int_eq(store_block_commit(bench->store, id, 1, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
     ck_assert_int_eq(store_block_commit(bench->store, id, 0, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
-    ck_assert_rc_ok(store_artifact_publish(bench->store, id, "running", 1, artifact, done, "status", done));
-    ck_assert_int_eq(store_artifact_publish(bench->store, id, "running", 1, artifact, done, "status", done),
+    ck_assert_rc_ok(store_artifact_publish(bench->store, id, "running", 1, artifact, done, "status", done, NULL));
+    ck_assert_int_eq(store_artifact_publish(bench->store, id, "running", 1, artifact, done, "status", done, NULL),
                      ERR_JOB_STATE_CONFLICT);
     again(bench, config);
     ck_assert_int_eq(check_events(bench->store, id), 4);

@@ -76,7 +76,7 @@ static void work(struct store *store, int fd)
     json_t *artifact =
         json_pack("{s:s, s:i, s:s, s:[{s:s}]}", "id", art, "created_at", 1, "job_id", id, "files", "sha256", sha256);
     json_t *done = json_pack("{s:s, s:{s:s}}", "status", "succeeded", "result", "artifact_id", art);
-    ck_assert_rc_ok(store_artifact_publish(store, id, "running", fence, artifact, done, "status", done));
+    ck_assert_rc_ok(store_artifact_publish(store, id, "running", fence, artifact, done, "status", done, NULL));
     tell(fd, 'A', art, sha256, 0);
     json_decref(artifact);
     json_decref(done);

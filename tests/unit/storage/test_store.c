@@ -294,19 +294,20 @@ START_TEST(publication_happens_once)
 
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done),
+    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done, NULL),
                      ERR_JOB_STATE_CONFLICT); /* not running */
     ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
     json_decref(job);
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done),
+    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done, NULL),
                      ERR_JOB_STATE_CONFLICT); /* an old fence */
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, bad, done, "status", done), ERR_INTERNAL);
+    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, bad, done, "status", done, NULL),
+                     ERR_INTERNAL);
     ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
     ck_assert_str_eq(text_at(job, "status"), "running"); /* undone with the artifact */
     json_decref(job);
     ck_assert_int_eq(store_object_get(bench.store, "default", "art", "art_1", &got), ERR_NOT_FOUND);
-    ck_assert_rc_ok(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done));
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done),
+    ck_assert_rc_ok(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done, NULL));
+    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done, NULL),
                      ERR_JOB_STATE_CONFLICT);
     ck_assert_rc_ok(store_object_get(bench.store, "default", "art", "art_1", &got));
     ck_assert(json_equal(got, artifact));
@@ -329,8 +330,8 @@ struct race {
 static void *publish(void *data)
 {
     struct race *race = data;
-    race->rc =
-        store_artifact_publish(race->store, race->id, "running", 1, race->artifact, race->done, "status", race->done);
+    race->rc = store_artifact_publish(race->store, race->id, "running", 1, race->artifact, race->done, "status",
+                                      race->done, NULL);
     return NULL;
 }
 
