@@ -62,7 +62,7 @@ static int look_up_blocks(struct task *task)
     int count;
 
     int rc = recipe_bind(&task->spec.recipe, task->model);
-    rc = rc != 0 ? rc : patterns_settled(task->spec.recipe.patterns);
+    rc = rc != 0 ? rc : patterns_check(task->spec.recipe.patterns);
     rc = rc != 0 ? rc : recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count);
     if (rc != 0) {
         return rc;

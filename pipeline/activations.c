@@ -8,6 +8,7 @@
 
 #include "pipeline/activations.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
 
@@ -79,7 +80,7 @@ int activations_new(const char *directory, const char *name, int64_t rows, int64
     }
     struct activations *store = calloc(1, sizeof(*store));
     if (store == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a store");
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an activation store");
     }
     snprintf(store->directory, sizeof(store->directory), "%s", directory);
     snprintf(store->name, sizeof(store->name), "%s", name);
@@ -261,40 +262,33 @@ static int memory_piece(struct activations *store, size_t at, size_t size, const
 
 static int write_pieces(struct activations *store, int fd, struct digest *digest)
 {
-    int rc = store->device != NULL ? bounce_reserve(store, ACTIVATIONS_PIECE) : 0;
-
-    for (size_t at = 0; rc == 0 && at < store->bytes; at += ACTIVATIONS_PIECE) {
+    if (store->device != NULL) {
+        TRY(bounce_reserve(store, ACTIVATIONS_PIECE));
+    }
+    for (size_t at = 0; at < store->bytes; at += ACTIVATIONS_PIECE) {
         size_t size = store->bytes - at < ACTIVATIONS_PIECE ? store->bytes - at : ACTIVATIONS_PIECE;
         const void *piece;
-        rc = memory_piece(store, at, size, &piece);
-        if (rc == 0) {
-            digest_update(digest, piece, size);
-            rc = fs_pwrite_full(fd, piece, size, (int64_t)at);
-        }
+        TRY(memory_piece(store, at, size, &piece));
+        digest_update(digest, piece, size);
+        TRY(fs_pwrite_full(fd, piece, size, (int64_t)at));
     }
-    return rc;
+    return 0;
 }
 
 static int write_memory(struct activations *store, const char *path, char sha256[DIGEST_HEX_SIZE])
 {
-    struct digest *digest = digest_new();
+    AUTO(digest) struct digest *digest = digest_new();
+    AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    if (fd < 0) {
+        return err_raise_errno(errno, "cannot create %s", path);
+    }
     if (digest == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) {
-        int saved = errno;
-        digest_free(digest);
-        return err_raise_errno(saved, "cannot create %s", path);
-    }
-    int rc = write_pieces(store, fd, digest);
-    rc = rc != 0 ? rc : fs_sync(fd);
-    close(fd);
-    if (rc != 0) {
-        digest_free(digest);
-        return rc;
-    }
-    digest_finish(digest, sha256);
+    TRY(write_pieces(store, fd, digest));
+    TRY(fs_sync(fd));
+    digest_finish(MOVE(digest), sha256);
     return 0;
 }
 
@@ -346,41 +340,34 @@ int activations_turn(struct activations *store)
     if (store->in >= 0) {
         close(store->in);
     }
-    store->in = store->out; /* lives on without a name for as long as its descriptor */
+    store->in = store->out; /* without a name it exists as long as its descriptor */
     store->out = -1;
     remove_work_file(store, "out");
     return open_work_file(store, "out", &store->out);
 }
 
-/* Read the file in pieces into memory (when kept there), hashing on the way. */
+/* Read the file in pieces, into memory where the store lives there, and hash it. */
 static int load_and_hash(struct activations *store, int fd, char sha256[DIGEST_HEX_SIZE])
 {
     size_t piece = ACTIVATIONS_PIECE;
-    struct digest *digest = digest_new();
-    int rc = bounce_reserve(store, piece);
+    AUTO(digest) struct digest *digest = digest_new();
 
-    if (digest == NULL || rc != 0) {
-        digest_free(digest);
-        return rc != 0 ? rc : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
+    if (digest == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
-    for (size_t done = 0; rc == 0 && done < store->bytes; done += piece) {
+    TRY(bounce_reserve(store, piece));
+    for (size_t done = 0; done < store->bytes; done += piece) {
         if (piece > store->bytes - done) {
             piece = store->bytes - done;
         }
         char *into = store->memory != NULL ? (char *)store->memory + done : (char *)store->bounce;
-        rc = fs_pread_full(fd, into, piece, (int64_t)done);
-        if (rc == 0) {
-            digest_update(digest, into, piece);
-        }
-        if (rc == 0 && store->device != NULL) {
-            rc = store->budget->gpu->ops->upload(store->budget->stream, (char *)store->device + done, into, piece);
+        TRY(fs_pread_full(fd, into, piece, (int64_t)done));
+        digest_update(digest, into, piece);
+        if (store->device != NULL) {
+            TRY(store->budget->gpu->ops->upload(store->budget->stream, (char *)store->device + done, into, piece));
         }
     }
-    if (rc != 0) {
-        digest_free(digest);
-        return rc;
-    }
-    digest_finish(digest, sha256);
+    digest_finish(MOVE(digest), sha256);
     return 0;
 }
 

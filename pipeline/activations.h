@@ -1,6 +1,6 @@
 #pragma once
-/* Activations of a whole token set between blocks: [rows, width] F32, kept on the device within a budget, else in host
- * memory within another, else on disk. Where they are changes no bit of them.
+/* Activations of a complete token set between blocks: [rows, width] F32, kept on the device within a budget, else in
+ * host memory within another, else on disk. Their values do not depend on the place.
  *
  * A store has an IN side (what the open block reads: the last block's committed output) and an OUT side (what it
  * writes). In memory both are one buffer; on disk they are two files, so that a block dropped halfway costs nothing.

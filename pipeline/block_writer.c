@@ -1,6 +1,6 @@
-/* A finished block's way to its file, while the next block computes: codes leave the device on a stream of their own,
+/* Writes a finished block to its file while the next block computes: codes leave the device on a stream of their own,
  * are packed, written, synced and hashed. One block at a time, by a thread that lives as long as that takes. The rows
- * that make the file count are the run's business (checkpoint.c). */
+ * that commit the file are checkpoint.c's. */
 
 #include "pipeline/block_writer.h"
 
@@ -15,10 +15,10 @@
 struct block_writer {
     const struct gpu *gpu;
     struct gpu_stream *stream;
-    struct gpu_event *made; /* the codes of the block under way are there */
+    struct gpu_event *made; /* the codes of the block being written are computed */
     struct block_outputs outputs;
     char path[600], sha256[DIGEST_HEX_SIZE];
-    bool open, threaded; /* a block is under way; by a thread */
+    bool open, threaded; /* a block is being written; by a thread */
     pthread_t thread;
     atomic_bool ready;
     int rc; /* with `error`: of the block, once it is ready */
@@ -56,7 +56,7 @@ void block_outputs_add_take(struct block_outputs *outputs, const struct qtensor 
     outputs->codes[outputs->count++] = *codes;
 }
 
-static void join(struct block_writer *writer)
+static void writer_join(struct block_writer *writer)
 {
     if (writer->open && writer->threaded) {
         (void)pthread_join(writer->thread, NULL);
@@ -67,7 +67,7 @@ static void join(struct block_writer *writer)
 void block_writer_free(struct block_writer *writer)
 {
     if (writer != NULL) {
-        join(writer); /* whatever became of it: nobody asks, and what ended the run is the caller's error */
+        writer_join(writer); /* its failure, too, is dropped: what ended the run is the caller's error */
         writer->gpu->ops->stream_free(writer->stream);
         writer->gpu->ops->event_free(writer->made);
         free(writer);
@@ -79,20 +79,22 @@ int block_writer_new(const struct gpu *gpu, struct block_writer **out)
     struct block_writer *writer = calloc(1, sizeof(*writer));
 
     if (writer == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for writer");
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the block writer");
     }
     writer->gpu = gpu;
     int rc = gpu->ops->stream_new(gpu->device, &writer->stream);
-    rc = rc != 0 ? rc : gpu->ops->event_new(gpu->device, &writer->made);
+    if (rc == 0) {
+        rc = gpu->ops->event_new(gpu->device, &writer->made);
+    }
     if (rc != 0) {
         block_writer_free(writer);
-        return err_pass(rc, "a stream for writer");
+        return err_pass(rc, "the block writer's stream");
     }
     *out = writer;
     return 0;
 }
 
-static int bring_codes(struct block_writer *writer)
+static int writer_download(struct block_writer *writer)
 {
     const struct gpu *gpu = writer->gpu;
     struct block_outputs *outputs = &writer->outputs;
@@ -108,13 +110,17 @@ static int bring_codes(struct block_writer *writer)
     return rc;
 }
 
-static void *save(void *data)
+static int writer_save(struct block_writer *writer)
+{
+    TRY(writer_download(writer));
+    return qtensor_save(writer->path, writer->outputs.list, writer->outputs.count, writer->sha256);
+}
+
+static void *writer_main(void *data)
 {
     struct block_writer *writer = data;
 
-    int rc = bring_codes(writer);
-    rc = rc != 0 ? rc : qtensor_save(writer->path, writer->outputs.list, writer->outputs.count, writer->sha256);
-    writer->rc = rc;
+    writer->rc = writer_save(writer);
     err_take(&writer->error);
     block_outputs_deinit(&writer->outputs, writer->gpu);
     atomic_store(&writer->ready, true);
@@ -124,20 +130,16 @@ static void *save(void *data)
 int block_writer_start(struct block_writer *writer, const char *path, struct gpu_stream *maker,
                        struct block_outputs *outputs)
 {
-    int rc = fs_path(writer->path, sizeof(writer->path), "%s", path);
-
-    rc = rc != 0 ? rc : writer->gpu->ops->event_record(maker, writer->made);
-    rc = rc != 0 ? rc : writer->gpu->ops->event_wait(writer->stream, writer->made);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(fs_path(writer->path, sizeof(writer->path), "%s", path));
+    TRY(writer->gpu->ops->event_record(maker, writer->made));
+    TRY(writer->gpu->ops->event_wait(writer->stream, writer->made));
     writer->outputs = *outputs;
     *outputs = (struct block_outputs){.count = 0};
     writer->open = true;
     atomic_store(&writer->ready, false);
-    writer->threaded = pthread_create(&writer->thread, NULL, save, writer) == 0;
+    writer->threaded = pthread_create(&writer->thread, NULL, writer_main, writer) == 0;
     if (!writer->threaded) {
-        (void)save(writer);
+        (void)writer_main(writer);
     }
     return 0;
 }
@@ -152,7 +154,7 @@ int block_writer_wait(struct block_writer *writer, char sha256[DIGEST_HEX_SIZE])
     if (!writer->open) {
         return 0;
     }
-    join(writer);
+    writer_join(writer);
     memcpy(sha256, writer->sha256, DIGEST_HEX_SIZE);
     if (writer->rc != 0) {
         err_restore(&writer->error);

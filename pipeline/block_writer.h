@@ -1,5 +1,5 @@
 #pragma once
-/* What a finished block leaves, and one block at a time on its way to its file, next to the run that goes on. */
+/* The outputs of a block, and the writer that saves those of one block at a time while the run continues. */
 
 #include "base/digest.h"
 #include "models/qtensor.h"
@@ -7,7 +7,7 @@
 /* A block's quantized linears, then float tensors that a rewrite changed, and the scales of keys and values. */
 struct block_outputs {
     struct qtensor *list;
-    struct tensor *codes; /* on the device: what list[i].codes waits for; data NULL: it does not */
+    struct tensor *codes; /* on the device, not yet in list[i].codes; data NULL: list[i].codes has them */
     int count, capacity;
 };
 /* Capacity for one more; zeroed is empty. */
@@ -18,9 +18,9 @@ void block_outputs_deinit(struct block_outputs *outputs, const struct gpu *gpu);
 
 struct block_writer;
 int block_writer_new(const struct gpu *gpu, struct block_writer **out);
-void block_writer_free(struct block_writer *writer); /* waits and says nothing of how it went; NULL is fine */
-/* Takes the outputs over; codes on the device are read after all that is queued on `maker` by now. None may be on its
- * way. */
+void block_writer_free(struct block_writer *writer); /* waits; a failure is dropped; NULL is fine */
+/* Takes the outputs over; codes on the device are read after all that is queued on `maker` by now. No other block may
+ * be under way. */
 int block_writer_start(struct block_writer *writer, const char *path, struct gpu_stream *maker,
                        struct block_outputs *outputs);
 bool block_writer_ready(const struct block_writer *writer); /* block_writer_wait will not wait */

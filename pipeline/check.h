@@ -1,22 +1,22 @@
 #pragma once
-/* A recipe held against its model, from headers alone: parts of what admission checks. Any thread. */
+/* A recipe checked against its model, from headers alone: part of admission. Any thread. */
 
 #include "formats/format.h"
 #include "pipeline/recipe.h"
 
-/* Match the recipe's patterns against the model's modules, once for all that ask later. */
+/* Match the recipe's patterns against the model's modules; later look-ups use these answers. */
 int recipe_bind(struct recipe *recipe, const struct model *model);
 /* The linears that will be quantized, in model order, with the scheme each gets, scales as the format stores them
- * (NULL: it is not chosen yet); malloc'ed array. */
+ * (NULL: it is not chosen yet). The caller frees the array. */
 int recipe_modules(const struct recipe *recipe, const struct format *format, const struct model *model,
                    struct format_module **modules, int *count);
 /* What the format's runtimes will not do with the result: {"code", "message"} each. */
 int recipe_warnings(const struct recipe *recipe, const struct format *format, const struct model *model,
                     json_t *warnings);
-/* Binds. False, with the errors, when the patterns cost too much to say what each module would get. */
+/* Binds. False, with the errors, when matching the patterns costs too much. */
 bool check_costs(struct recipe *recipe, const struct model *model, struct validation_errors *errors);
 /* Every pattern of the request, and every switch that a method has for some modules, changes something on this model:
- * one that does not is a typo or a misunderstanding, which would cost what it was meant to do. */
+ * one that does not is a typo or a misunderstanding. */
 void check_patterns(const struct recipe *recipe, const struct model *model, struct validation_errors *errors);
 /* The shape of every module takes its parameters. */
 void check_shapes(const struct recipe *recipe, const struct model *model, struct validation_errors *errors);

@@ -29,19 +29,20 @@ int recipe_bind(struct recipe *recipe, const struct model *model)
     return rc;
 }
 
-/* What comes after a pattern that used up the request's steps was not looked at either: one error says it. */
+/* False: the request's steps are used up, so later patterns were not matched either, and one error is enough. */
 static bool check_cost(const struct recipe *recipe, const char *text, const char *pointer,
                        struct validation_errors *errors)
 {
     const char *module;
 
     switch (patterns_verdict(recipe->patterns, text, &module)) {
-    case PATTERN_GAVE_UP:
-        validation_add(errors, ERR_INVALID_PARAMETER, pointer,
-                       "\"%.100s\" needs more than %d steps on %.100s: repeat nothing that repeats, or write a glob",
-                       text, PATTERN_STEPS_MAX, module);
+    case PATTERN_TOO_COSTLY:
+        validation_add(
+            errors, ERR_INVALID_PARAMETER, pointer,
+            "\"%.100s\" needs more than %d steps on %.100s: do not repeat what already repeats, or use a glob", text,
+            PATTERN_STEPS_MAX, module);
         return true;
-    case PATTERN_UNJUDGED:
+    case PATTERN_UNDECIDED:
         validation_add(
             errors, ERR_INVALID_PARAMETER, pointer,
             "with \"%.100s\" the request's patterns need more than %d steps on the modules of this model: use"

@@ -1,6 +1,6 @@
-/* What can do nothing is refused by name: patterns that match no module, overrides of modules that are never quantized
- * or that later ones take over, inputs left in float that are not quantized anyway. What asks for a module to stay as
- * it is (modules_to_not_convert, skip) is kept also where it would have stayed so. */
+/* What has no effect is refused: patterns that match no module, overrides of modules that are never quantized or that
+ * later overrides decide, float_inputs of inputs that are not quantized anyway. A pattern that leaves a module in float
+ * (modules_to_not_convert, skip) is accepted also where the module would not have been quantized. */
 
 #include "pipeline/check.h"
 
@@ -11,10 +11,10 @@
 
 struct linear {
     char name[PLAN_NAME_MAX];
-    bool fixed;           /* never quantized: it can be named to be left alone */
+    bool fixed;           /* never quantized; patterns may name it to skip it */
     int decider;          /* recipe_override_of */
-    bool quantizes_input; /* but for float_inputs */
-    bool quantized_input; /* float_inputs heeded */
+    bool quantizes_input; /* without regard to float_inputs */
+    bool quantized_input; /* with regard to float_inputs */
 };
 
 struct search {
@@ -25,7 +25,7 @@ struct search {
     struct validation_errors *errors;
 };
 
-static int gather(const struct recipe *recipe, const struct model *model, struct search *search)
+static int check_gather(const struct recipe *recipe, const struct model *model, struct search *search)
 {
     const struct plans *plans = model_plans(model);
 
@@ -48,7 +48,7 @@ static int gather(const struct recipe *recipe, const struct model *model, struct
         if (solver == NULL) {
             continue;
         }
-        /* Where there is no scheme, its shape is refused elsewhere, and nothing is held against a pattern. */
+        /* Where there is no scheme, check_shapes refuses the shape, and no pattern is refused for it. */
         linear->quantizes_input =
             recipe_amended_scheme(recipe, solver, m->rows, m->cols, &scheme) != 0 || scheme.input.element != DTYPE_F32;
         linear->quantized_input = recipe_scheme(recipe, solver, linear->name, m->rows, m->cols, &scheme) != 0 ||
@@ -82,7 +82,7 @@ static const char *outside_hit(const struct search *search, const char *pattern)
                                                                                 : NULL;
 }
 
-/* The first module that a request can say something of. */
+/* The first module that a request can quantize. */
 static const char *first_name(const struct search *search)
 {
     int i = 0;
@@ -138,10 +138,9 @@ static void check_override(const struct search *search, int index)
     if (hit == NULL && other == NULL) {
         refuse_miss(search, pointer, override->match);
     } else if (hit == NULL && !override->skip) {
-        validation_add(
-            search->errors, ERR_INCOMPATIBLE_OPTIONS, pointer,
-            "\"%.100s\" matches only %s, which is never quantized: an override of it can say nothing but skip",
-            override->match, other);
+        validation_add(search->errors, ERR_INCOMPATIBLE_OPTIONS, pointer,
+                       "\"%.100s\" matches only %s, which is never quantized: an override of it can only skip it",
+                       override->match, other);
     } else if (hit != NULL && !(override->skip && listed)) {
         validation_add(
             search->errors, ERR_INCOMPATIBLE_OPTIONS, pointer,
@@ -150,7 +149,7 @@ static void check_override(const struct search *search, int index)
     }
 }
 
-/* owner: the override whose own list it is, or RECIPE_USUAL for the request's, which holds for every module. */
+/* owner: the override that has the list, or RECIPE_USUAL for the request's, which applies to every module. */
 static void check_float_inputs(const struct search *search, const json_t *patterns, int owner, const char *pointer)
 {
     size_t i;
@@ -183,7 +182,7 @@ static void check_float_inputs(const struct search *search, const json_t *patter
     }
 }
 
-/* An override has a list of its own where its object says so; else it holds a copy of the request's. */
+/* An override has a list of its own where its object has the member; else it has a copy of the request's. */
 static void check_own_float_inputs(const struct search *search, int index)
 {
     const struct recipe_override *override = &search->recipe->overrides[index];
@@ -215,7 +214,7 @@ static void check_experts(const struct search *search)
     validation_hint(search->errors, "leave it out");
 }
 
-/* What only the model can say against a stage's parameters. */
+/* A stage's parameters against the model. */
 static void check_stages(const struct search *search)
 {
     bool *quantized = calloc((size_t)search->count, sizeof(*quantized));
@@ -243,7 +242,7 @@ void check_patterns(const struct recipe *recipe, const struct model *model, stru
     struct search search = {.errors = errors};
     const json_t *float_inputs = NULL;
 
-    int rc = gather(recipe, model, &search);
+    int rc = check_gather(recipe, model, &search);
     if (rc != 0) {
         validation_add(errors, rc, "", "%s", err_last()->message);
         return;

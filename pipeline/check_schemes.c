@@ -1,4 +1,4 @@
-/* What each module becomes: does its shape take the parameters, and which format carries the whole. */
+/* What each module becomes: whether its shape takes the parameters, and which format carries the modules. */
 
 #include "pipeline/check.h"
 
@@ -78,7 +78,7 @@ static void check_shape(const struct recipe *recipe, const struct model *model, 
     }
 }
 
-/* Shapes repeat in every block: each reason is said once, with the first module that has it. */
+/* Shapes repeat in every block: each reason is reported once, with the first module that has it. */
 void check_shapes(const struct recipe *recipe, const struct model *model, struct validation_errors *errors)
 {
     struct reasons reasons = {.count = 0};
@@ -90,7 +90,8 @@ void check_shapes(const struct recipe *recipe, const struct model *model, struct
     }
 }
 
-static void set_scales(const struct format *format, const struct model *model, struct format_module *modules, int count)
+static void check_set_scales(const struct format *format, const struct model *model, struct format_module *modules,
+                             int count)
 {
     for (int i = 0; i < count; i++) {
         modules[i].scheme.scale_dtype = format->scale_dtype(model_dtype(model));
@@ -108,14 +109,15 @@ static bool quantizes_inputs(const struct format_module *modules, int count)
 }
 
 /* The first format that takes each of the modules; whether it carries them together is checked after that, because
- * where it does not the request contradicts itself. Float weights are no answer to a request that some format would
- * carry in part, nor where quantized inputs would be lost: there the reasons of another one say what is wrong. */
+ * where it does not the request contradicts itself. The format of float weights is not chosen where another format
+ * would carry some of the modules, nor where quantized inputs would be lost: there the other format's reasons are
+ * reported. */
 static const struct format *choose_format(const struct format_config *config, struct format_module *modules)
 {
     const struct format *own = NULL, *plain = NULL;
 
     for (const struct format *const *at = format_list(); *at != NULL; at++) {
-        set_scales(*at, config->model, modules, config->count);
+        check_set_scales(*at, config->model, modules, config->count);
         int taken = format_count_taken(*at, config);
         if (taken == config->count && !(*at)->plain) {
             return *at;
@@ -126,8 +128,8 @@ static const struct format *choose_format(const struct format_config *config, st
             own = *at;
         }
     }
-    bool lost = plain == NULL || quantizes_inputs(modules, config->count);
-    return own != NULL ? own : lost ? format_list()[0] : plain;
+    bool loses = plain == NULL || quantizes_inputs(modules, config->count);
+    return own != NULL ? own : loses ? format_list()[0] : plain;
 }
 
 void check_format(const struct recipe *recipe, const struct format **format, const struct model *model,
@@ -145,7 +147,7 @@ void check_format(const struct recipe *recipe, const struct format **format, con
     if (!given) {
         *format = choose_format(&config, modules);
     }
-    set_scales(*format, model, modules, count);
+    check_set_scales(*format, model, modules, count);
     (void)format_check(*format, &config, given ? "/output/format" : "/quantization", errors);
     json_decref(parameters);
 }

@@ -18,13 +18,13 @@
 #define SAVE_SHARE 0.1        /* of the time may go into activations */
 #define SAVE_FREE_SECONDS 0.1 /* what costs less is written after each block */
 
-int checkpoint_init(struct checkpoint *checkpoint, const struct news *news, int64_t block_count)
+int checkpoint_init(struct checkpoint *checkpoint, const struct message_sender *sender, int64_t block_count)
 {
-    const struct pipeline *p = news->p;
+    const struct pipeline *p = sender->p;
     size_t count = (size_t)(block_count > p->block_count ? block_count : p->block_count);
 
     *checkpoint = (struct checkpoint){
-        .news = news, .block_count = block_count, .committed = p->block_count, .rows = p->rows_before};
+        .sender = sender, .block_count = block_count, .committed = p->block_count, .rows = p->rows_before};
     checkpoint->blocks = calloc(count, sizeof(*checkpoint->blocks));
     if (checkpoint->blocks == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of blocks");
@@ -84,12 +84,10 @@ static int check_block(const char *directory, const struct saved_block *block, i
     if (block->index != index || block->file[0] == '\0' || block->sha256[0] == '\0') {
         return err_raise(ERR_SOURCE_CORRUPT, "the checkpoint skips block %lld", (long long)index);
     }
-    int rc = fs_path(path, sizeof(path), "%s/%s", directory, block->file);
-    rc = rc != 0 ? rc : qtensor_file_open(path, block->sha256, &file);
-    if (rc == 0) {
-        qtensor_file_close(file);
-    }
-    return rc;
+    TRY(fs_path(path, sizeof(path), "%s/%s", directory, block->file));
+    TRY(qtensor_file_open(path, block->sha256, &file));
+    qtensor_file_close(file);
+    return 0;
 }
 
 int checkpoint_usable(const char *directory, const struct saved_block *blocks, int64_t count, int64_t *usable)
@@ -122,8 +120,9 @@ static int load_stores(struct checkpoint *checkpoint, const struct saved_block *
     return rc;
 }
 
-/* Damaged activations are like none: an earlier block has some, or the first one begins with the embeddings. Missing
- * ones are no sign of damage: they were removed when a later block was committed, and that block was then dropped. */
+/* Damaged activations count as missing: the run resumes after an earlier block that has some, or begins with the
+ * embeddings. Missing ones do not indicate damage: they were removed when a later block was committed, and that block
+ * was then dropped. */
 int checkpoint_resume(struct checkpoint *checkpoint, int64_t *first_block)
 {
     int64_t first = checkpoint->committed;
@@ -153,7 +152,7 @@ int checkpoint_resume(struct checkpoint *checkpoint, int64_t *first_block)
     snprintf(message, sizeof(message),
              "saved activations were damaged; blocks %lld to %lld run again, with the same result", (long long)first,
              (long long)checkpoint->committed - 1);
-    return news_warn(checkpoint->news, "checkpoint_damaged", message);
+    return message_send_warning(checkpoint->sender, "checkpoint_damaged", message);
 }
 
 static double save_cost(const struct checkpoint *checkpoint)
@@ -197,12 +196,10 @@ static int save_stores(struct checkpoint *checkpoint, struct saved_block *block)
 
 static int turn_stores(struct checkpoint *checkpoint)
 {
-    int rc = 0;
-
-    for (int i = 0; rc == 0 && i < checkpoint->store_count; i++) {
-        rc = activations_turn(checkpoint->stores[i].store);
+    for (int i = 0; i < checkpoint->store_count; i++) {
+        TRY(activations_turn(checkpoint->stores[i].store));
     }
-    return rc;
+    return 0;
 }
 
 static void sweep_stores(struct checkpoint *checkpoint, const struct saved_block *block)
@@ -221,8 +218,7 @@ static void close_pending(struct pending *pending)
     *pending = (struct pending){.open = false};
 }
 
-/* Files first, then the row that makes them count, then the files of activations that it replaces go. What this run
- * knows of the block is what another would read. */
+/* Files first, then the row that commits them, then the files of activations that they replace are removed. */
 static int commit_pending(struct checkpoint *checkpoint)
 {
     struct pending *pending = &checkpoint->pending;
@@ -235,7 +231,7 @@ static int commit_pending(struct checkpoint *checkpoint)
                                             .cache = &pending->cache,
                                             .analysis = pending->analysis.list,
                                             .analysis_count = pending->analysis.count};
-        rc = news_block_done(checkpoint->news, &block);
+        rc = message_send_block_done(checkpoint->sender, &block);
     }
     if (rc == 0) {
         checkpoint->blocks[pending->saved.index] = pending->saved;
@@ -270,20 +266,14 @@ int checkpoint_block(struct checkpoint *checkpoint, int64_t index, const struct 
     if (index < checkpoint->committed) {
         return turn_stores(checkpoint);
     }
-    int rc = checkpoint_commit(checkpoint, true);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(checkpoint_commit(checkpoint, true));
     struct pending pending = {.open = true,
                               .activations_saved = save_due(checkpoint, index),
                               .saved = {.index = index, .version = CHECKPOINT_VERSION}};
     snprintf(pending.saved.file, sizeof(pending.saved.file), "block-%05lld.safetensors", (long long)index);
-    rc = pending.activations_saved ? save_stores(checkpoint, &pending.saved) : turn_stores(checkpoint);
-    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", checkpoint->news->p->directory, pending.saved.file);
-    rc = rc != 0 ? rc : block_writer_start(checkpoint->writer, path, maker, made->outputs);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(pending.activations_saved ? save_stores(checkpoint, &pending.saved) : turn_stores(checkpoint));
+    TRY(fs_path(path, sizeof(path), "%s/%s", checkpoint->sender->p->directory, pending.saved.file));
+    TRY(block_writer_start(checkpoint->writer, path, maker, made->outputs));
     pending.rows = *made->rows;
     pending.cache = *made->cache;
     pending.analysis = *made->analysis;

@@ -1,23 +1,23 @@
 #pragma once
-/* What a run leaves on disk between blocks, and how another goes on from it. Knows blocks by their files and
+/* What a run saves on disk between blocks, and how another resumes from it. Knows blocks by their files and
  * activations by their stores, and nothing of what is computed. Thread of the run. */
 
 #include "pipeline/activations.h"
 #include "pipeline/block_writer.h"
-#include "pipeline/news.h"
+#include "pipeline/message_sender.h"
 
-/* A finished block that is on its way to disk: what is committed once its file is there. */
+/* A finished block that is being written: what is committed once its file is complete. */
 struct pending {
     bool open;
     bool activations_saved;
-    struct saved_block saved; /* its digest comes with the file */
+    struct saved_block saved; /* without its digest until then */
     struct report_rows rows;
     struct cache_scales cache;
     struct analysis_rows analysis;
 };
 
 struct checkpoint {
-    const struct news *news;
+    const struct message_sender *sender;
     int64_t block_count; /* of the model */
     struct saved_block *blocks;
     int64_t committed; /* blocks, from the first on */
@@ -37,14 +37,14 @@ struct checkpoint {
 };
 
 /* With what an earlier attempt at the job has committed. */
-int checkpoint_init(struct checkpoint *checkpoint, const struct news *news, int64_t block_count);
+int checkpoint_init(struct checkpoint *checkpoint, const struct message_sender *sender, int64_t block_count);
 void checkpoint_deinit(struct checkpoint *checkpoint);
-/* An attempt at the run begins: it has no stores yet; and it is over, whatever is on its way to disk. */
+/* Begin an attempt at the run, without stores; end it, dropping a block that is being written. */
 int checkpoint_open(struct checkpoint *checkpoint, const struct gpu *gpu, bool waits);
 void checkpoint_close(struct checkpoint *checkpoint);
 /* A store that a resume needs; name: static text. */
 void checkpoint_add(struct checkpoint *checkpoint, const char *name, struct activations *store, bool evaluation);
-/* Bring the stores to where the committed blocks left them, or nearest before. *first_block: the first one to run,
+/* Load the stores as the committed blocks left them, or an earlier block. *first_block: the first one to run,
  * after the last whose activations are on disk; 0: there are none, and the stores are as they were. */
 int checkpoint_resume(struct checkpoint *checkpoint, int64_t *first_block);
 /* A block is done, `made` after its rows, cache and analysis, which are taken over with its outputs: its stores go to
@@ -59,7 +59,7 @@ struct checkpoint_made {
 };
 int checkpoint_block(struct checkpoint *checkpoint, int64_t index, const struct checkpoint_made *made,
                      struct gpu_stream *maker);
-/* Commit the block that is on its way to disk if its file is there; wait: as soon as it is. */
+/* Commit the block that is being written if its file is complete; wait: once it is. */
 int checkpoint_commit(struct checkpoint *checkpoint, bool wait);
-/* Let go of a block that is on its way: it was never done. */
+/* Drop the block that is being written. */
 void checkpoint_drop(struct checkpoint *checkpoint);

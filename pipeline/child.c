@@ -1,8 +1,8 @@
-/* The other end of a process worker: an order and its sets in, messages out.
+/* The child of a process worker: receives an order and its sets, runs it, sends messages.
  *
  * Nothing outlives the parent: the kernel kills this process with it, and an end of file on the socket ends it too. It
- * takes no signal that is meant for the daemon, whose word comes by the socket; and where memory runs out, the kernel
- * is asked to take this process before the daemon. */
+ * ignores the signals meant for the daemon, which stops it by the socket; and where memory runs out, the kernel is
+ * asked to end this process before the daemon. */
 
 #include "pipeline/child.h"
 
@@ -32,18 +32,18 @@ struct child {
     struct model *model;
     struct gpu gpu;
     struct calibration_set calibration, evaluation;
-    int stop;         /* the code that the parent asked for; 0: go on */
+    int stop;         /* the code to stop with, from the parent; 0: none */
     const char *step; /* as last sent */
     int64_t block, sent_ms;
 };
 
-/* The parent is gone: nobody reads what this process would say. */
-static void leave(void)
+/* The parent is gone: nobody would read a message. */
+static void child_exit(void)
 {
     _exit(1);
 }
 
-/* What the parent says between messages; wait: until it has answered. */
+/* Read what the parent sent; wait: until its answer. Returns the answer's code. */
 static int listen_to_parent(struct child *child, bool wait)
 {
     enum wire_kind kind;
@@ -53,14 +53,14 @@ static int listen_to_parent(struct child *child, bool wait)
     for (;;) {
         int rc = wire_receive(CHILD_SOCKET, &child->receiver, wait, &got, &kind, &body);
         if (rc != 0) {
-            leave();
+            child_exit();
         }
         if (!got) {
             return 0;
         }
         int code = wire_get_code(&body);
         if (body.bad || body.left > 0 || (kind != WIRE_STOP && kind != WIRE_ANSWER)) {
-            leave();
+            child_exit();
         }
         if (kind == WIRE_ANSWER) {
             return code;
@@ -103,7 +103,7 @@ static int child_receive(void *data, const struct message *message)
     int rc = wire_send(CHILD_SOCKET, WIRE_MESSAGE, &body);
     free(body.data);
     if (rc == ERR_WORKER_LOST) {
-        leave();
+        child_exit();
     }
     if (rc != 0 || !answered) {
         return rc;
@@ -141,7 +141,7 @@ static int receive_set(struct child *child, const struct order_set *told, struct
     while (left > 0) {
         TRY(receive_frame(child, WIRE_IDS, &body));
         if (body.left == 0 || body.left > left) {
-            return err_raise(ERR_WORKER_LOST, "the parent sends tokens of no set");
+            return err_raise(ERR_WORKER_LOST, "the parent sends tokens that belong to no set");
         }
         memcpy(at, body.at, body.left);
         at += body.left;
@@ -164,7 +164,7 @@ static int open_device(struct child *child)
 {
     const struct order *order = &child->order;
 
-    log_set_level(LOG_ERROR); /* what the daemon has said of the same backends */
+    log_set_level(LOG_ERROR); /* the daemon has already logged what it says of these backends */
     if (order->cache_folder[0] != '\0') {
         gpu_cache_folder(order->cache_folder);
     }
@@ -193,7 +193,7 @@ static int read_recipe(struct child *child)
     json_decref(quantization);
     TRY(rc);
     TRY(recipe_bind(&child->recipe, child->model));
-    return patterns_settled(child->recipe.patterns);
+    return patterns_check(child->recipe.patterns);
 }
 
 static int run_order(struct child *child)
@@ -224,7 +224,7 @@ static int run_order(struct child *child)
         .receive = child_receive,
         .receiver = child,
     };
-    (void)pipeline_run(&pipeline); /* its last message has said how it ended */
+    (void)pipeline_run(&pipeline); /* its last message says how it ended */
     return 0;
 }
 
@@ -254,7 +254,7 @@ static void set_up_process(const char *parent)
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != (pid_t)strtol(parent, NULL, 10)) { /* it died before that */
-        leave();
+        child_exit();
     }
     for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++) {
         (void)signal(ignored[i], SIG_IGN);

@@ -16,6 +16,7 @@ struct slices {
     int64_t rows; /* of a slice */
 };
 
+/* After a failure slices_deinit is due, too. */
 static int slices_init(struct run *run, struct slices *s)
 {
     const struct gpu *gpu = run->p->gpu;
@@ -30,12 +31,11 @@ static int slices_init(struct run *run, struct slices *s)
     if (s->targets == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for targets");
     }
-    int rc = head_load_output(run->p->model, gpu, run->stream, &s->head);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, hidden, &s->float_x);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, hidden, &s->quant_x);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, logits, &s->float_logits);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, logits, &s->quant_logits);
-    return rc;
+    TRY(head_load_output(run->p->model, gpu, run->stream, &s->head));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, hidden, &s->float_x));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, hidden, &s->quant_x));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, logits, &s->float_logits));
+    return gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, logits, &s->quant_logits);
 }
 
 static void slices_deinit(struct run *run, struct slices *s)
@@ -68,45 +68,51 @@ static int slice_losses(struct run *run, struct slices *s, int64_t first, int64_
     struct tensor ql = tensor_rows(&s->quant_logits, 0, rows);
 
     set_targets(run->evaluation.batches.set, first, rows, s->targets);
-    int rc = activations_read(run->evaluation.float_model, ACTIVATIONS_IN, first, &fx, gpu, run->stream);
-    rc = rc != 0 ? rc : activations_read(run->evaluation.quantized, ACTIVATIONS_IN, first, &qx, gpu, run->stream);
-    rc = rc != 0 ? rc : head_logits(&s->head, run->config, gpu, run->stream, &fx, &fl);
-    rc = rc != 0 ? rc : head_logits(&s->head, run->config, gpu, run->stream, &qx, &ql);
-    rc = rc != 0 ? rc : gpu->ops->nll(run->stream, before, &fl, NULL, s->targets);
-    rc = rc != 0 ? rc : gpu->ops->nll(run->stream, after, &ql, &fl, s->targets);
-    return rc;
+    TRY(activations_read(run->evaluation.float_model, ACTIVATIONS_IN, first, &fx, gpu, run->stream));
+    TRY(activations_read(run->evaluation.quantized, ACTIVATIONS_IN, first, &qx, gpu, run->stream));
+    TRY(head_logits(&s->head, run->config, gpu, run->stream, &fx, &fl));
+    TRY(head_logits(&s->head, run->config, gpu, run->stream, &qx, &ql));
+    TRY(gpu->ops->nll(run->stream, before, &fl, NULL, s->targets));
+    return gpu->ops->nll(run->stream, after, &ql, &fl, s->targets);
 }
 
 int evaluate_block(struct run *run, struct activations *store, const struct block *block)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct microbatches *batches = &run->evaluation.batches;
-    int rc = 0;
 
-    for (int64_t i = 0; rc == 0 && i < microbatches_count(batches); i++) {
+    for (int64_t i = 0; i < microbatches_count(batches); i++) {
         struct microbatch b = microbatches_at(batches, block->plan, i);
-        rc = run_tick(run, run->block_fraction, "evaluating");
-        rc = rc != 0 ? rc : microbatch_open(&b, 0, store, ACTIVATIONS_IN, gpu, run->stream);
-        rc = rc != 0 ? rc : block_forward(block, &b.values);
-        rc = rc != 0 ? rc : microbatch_write(&b, 0, store, gpu, run->stream);
+        TRY(run_tick(run, run->block_fraction, "evaluating"));
+        TRY(microbatch_open(&b, 0, store, ACTIVATIONS_IN, gpu, run->stream));
+        TRY(block_forward(block, &b.values));
+        TRY(microbatch_write(&b, 0, store, gpu, run->stream));
     }
-    return rc;
+    return 0;
+}
+
+static int all_losses(struct run *run, struct slices *s, struct gpu_nll *before, struct gpu_nll *after)
+{
+    const struct calibration_set *set = run->evaluation.batches.set;
+    int64_t total = set->sequences * set->length;
+
+    TRY(slices_init(run, s));
+    for (int64_t first = 0; first < total; first += s->rows) {
+        int64_t rows = total - first < s->rows ? total - first : s->rows;
+        TRY(run_tick(run, 0.3 * (double)first / (double)total, "evaluating"));
+        TRY(slice_losses(run, s, first, rows, before, after));
+    }
+    return 0;
 }
 
 int evaluate_finish(struct run *run, struct evaluation_result *out)
 {
     const struct calibration_set *set = run->evaluation.batches.set;
-    int64_t total = set->sequences * set->length;
     struct slices slices = {0};
     struct gpu_nll before = {0};
     struct gpu_nll after = {0};
 
-    int rc = slices_init(run, &slices);
-    for (int64_t first = 0; rc == 0 && first < total; first += slices.rows) {
-        int64_t rows = total - first < slices.rows ? total - first : slices.rows;
-        rc = run_tick(run, 0.3 * (double)first / (double)total, "evaluating");
-        rc = rc != 0 ? rc : slice_losses(run, &slices, first, rows, &before, &after);
-    }
+    int rc = all_losses(run, &slices, &before, &after);
     slices_deinit(run, &slices);
     if (rc != 0) {
         return err_pass(rc, "evaluate");
@@ -128,8 +134,9 @@ int evaluate_finish(struct run *run, struct evaluation_result *out)
         .length = set->length,
     };
     if (!isfinite(after.nll_sum)) {
-        rc = news_warn(run->news, "evaluation_not_finite",
-                       "the quantized model's logits on the evaluation set are not finite: do not use this artifact");
+        rc = message_send_warning(
+            run->sender, "evaluation_not_finite",
+            "the quantized model's logits on the evaluation set are not finite: do not use this artifact");
     }
     return rc;
 }

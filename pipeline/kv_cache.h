@@ -6,8 +6,8 @@
 
 #include <jansson.h>
 
-/* object: {"dtype","granularity"} or NULL, which is number NONE. Faults go to pointer and below; *out is set on success
- * only. */
+/* object: {"dtype","granularity"}, or NULL for an unquantized cache (element F32). Errors name pointer or a member
+ * below it; *out is set on success only. */
 int kv_cache_parse(const json_t *object, const char *pointer, struct validation_errors *errors,
                    struct cache_scheme *out);
 /* The member with every default filled in, null for none. New reference. */

@@ -19,7 +19,7 @@ struct sizes {
     bool pools;                /* there are experts, whose statistics may need those of all tokens */
 };
 
-static int64_t larger(int64_t a, int64_t b)
+static int64_t plan_larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
 }
@@ -34,25 +34,25 @@ static void add_plan(const struct plan *plan, struct sizes *s)
             const struct plan_module *module = &plan->modules[group->modules[i]];
             weights += module->rows * module->cols;
             branch += module->rows * module->cols;
-            s->largest = larger(s->largest, module->rows * module->cols);
+            s->largest = plan_larger(s->largest, module->rows * module->cols);
         }
         s->narrowest = group->columns < s->narrowest ? group->columns : s->narrowest;
-        s->moments = larger(s->moments, group->residual >= 0 ? 0 : group->columns * group->columns);
-        s->branch = larger(s->branch, branch);
+        s->moments = plan_larger(s->moments, group->residual >= 0 ? 0 : group->columns * group->columns);
+        s->branch = plan_larger(s->branch, branch);
         branch = plan_residual_before(plan, g) != plan_residual_before(plan, g + 1) ? 0 : branch;
     }
     for (int i = 0; i < plan->step_count; i++) {
         const struct plan_experts *e = plan->steps[i].experts;
         experts = e == NULL ? experts
-                            : larger(experts, e->plan->columns[REGION_KEPT] + e->plan->columns[REGION_WORK] +
-                                                  3 * e->top_k); /* who goes where */
+                            : plan_larger(experts, e->plan->columns[REGION_KEPT] + e->plan->columns[REGION_WORK] +
+                                                       3 * e->top_k); /* who goes where */
     }
     s->pools = s->pools || experts > 0;
-    s->weights = larger(s->weights, weights);
-    s->widest = larger(s->widest, plan->widest_input);
-    s->tallest = larger(s->tallest, plan->tallest);
-    s->kept = larger(s->kept, plan->columns[REGION_KEPT]);
-    s->work = larger(s->work, plan->columns[REGION_WORK] + experts);
+    s->weights = plan_larger(s->weights, weights);
+    s->widest = plan_larger(s->widest, plan->widest_input);
+    s->tallest = plan_larger(s->tallest, plan->tallest);
+    s->kept = plan_larger(s->kept, plan->columns[REGION_KEPT]);
+    s->work = plan_larger(s->work, plan->columns[REGION_WORK] + experts);
 }
 
 static struct sizes sizes_of(const struct plans *plans)
@@ -62,7 +62,7 @@ static struct sizes sizes_of(const struct plans *plans)
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         add_plan(plans_kind(plans, kind), &s);
     }
-    s.moments = larger(s.moments, s.largest);
+    s.moments = plan_larger(s.moments, s.largest);
     return s;
 }
 
@@ -94,11 +94,11 @@ static int64_t head_bytes(const struct model *model, bool host_memory)
 
 /* What targets from the float model add (reference.c): the float weights between two sums of the residual stream, the
  * moments and the target of a module, and the path's own values by the scratch of the calibration set. */
-static void add_targets(const struct model_config *c, const struct sizes *s, int64_t tokens, struct memory_plan *plan)
+static void plan_targets(const struct model_config *c, const struct sizes *s, int64_t tokens, struct memory_plan *plan)
 {
     plan->blocks += s->branch * (int64_t)sizeof(float);
     plan->solve += (s->moments + s->largest) * (int64_t)sizeof(float);
-    plan->flows += tokens * (s->kept + c->hidden_size) * (int64_t)sizeof(float);
+    plan->microbatches += tokens * (s->kept + c->hidden_size) * (int64_t)sizeof(float);
 }
 
 /* Some linear may take its target from the float model; how many sequences there are may not be known yet. */
@@ -136,9 +136,9 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
     const struct model_config *c = model_config(model);
     const struct sizes s = sizes_of(model_plans(model));
     bool runs = load->calibrates || load->evaluates;
-    int64_t batch = larger(tokens, load->longest);
+    int64_t batch = plan_larger(tokens, load->longest);
     int64_t square = s.widest * s.widest * (int64_t)sizeof(float);
-    int64_t copy = s.largest * (int64_t)sizeof(float), flow = runs ? microbatch_bytes(&s, c, batch) : 0;
+    int64_t copy = s.largest * (int64_t)sizeof(float), microbatch = runs ? microbatch_bytes(&s, c, batch) : 0;
     bool single = tokens == 0;
 
     struct memory_plan plan = {
@@ -146,13 +146,13 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
         .solve =
             (load->calibrates ? (s.pools ? 4 : 3) * square + range_bytes(load->recipe, model_plans(model), &s) : 0) +
             5 * copy,
-        .flows = single ? flow : 2 * flow,
+        .microbatches = single ? microbatch : 2 * microbatch,
         .reader = single || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
         .head = runs ? head_bytes(model, device->host_memory) : 0,
         .reserve = single || device->host_memory ? 0 : device->memory_total / RESERVE_SHARE,
     };
     if (has_targets(load, &s)) {
-        add_targets(c, &s, batch, &plan);
+        plan_targets(c, &s, batch, &plan);
     }
     return plan;
 }
@@ -164,11 +164,11 @@ int64_t memory_plan_rest(const struct memory_plan *plan)
 
 int64_t memory_plan_max(const struct memory_plan *plan)
 {
-    int64_t with_head = plan->head + plan->flows + plan->reader + plan->reserve;
-    return larger(memory_plan_rest(plan) + plan->flows + plan->reader, with_head);
+    int64_t with_head = plan->head + plan->microbatches + plan->reader + plan->reserve;
+    return plan_larger(memory_plan_rest(plan) + plan->microbatches + plan->reader, with_head);
 }
 
 int64_t memory_plan_min(const struct memory_plan *plan)
 {
-    return larger(plan->blocks + plan->solve + plan->flows, plan->head + plan->flows);
+    return plan_larger(plan->blocks + plan->solve + plan->microbatches, plan->head + plan->microbatches);
 }

@@ -20,10 +20,10 @@ struct memory_plan {
                      * from the float model, also the float weights between two sums of the residual stream */
     int64_t solve;  /* statistics of the widest input, their factor and a copy, five copies of the largest linear; with
                      * targets, two more */
-    int64_t flows;  /* one micro-batch on its way through a block, for calibration, evaluation and the float path */
-    int64_t reader; /* a block as stored, read ahead */
-    int64_t head;   /* embedding, head and logits: when there is no block */
-    int64_t reserve; /* scratch of operations, and what an allocator cannot use */
+    int64_t microbatches; /* values of one micro-batch: of calibration, evaluation and the float path */
+    int64_t reader;       /* a block as stored, read ahead */
+    int64_t head;         /* embedding, head and logits: when there is no block */
+    int64_t reserve;      /* scratch of operations, and what an allocator cannot use */
 };
 
 /* tokens: of a micro-batch, from gpu_info.batch_tokens, or 0 for a single sequence. */

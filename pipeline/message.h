@@ -1,6 +1,5 @@
 #pragma once
-/* What a run says while it goes: one stream of messages to one receiver. Plain data; what a message points to lives as
- * long as the call that it is handed to. */
+/* Messages of a run to its receiver. Plain data; what a message points to is valid during the receiver's call only. */
 
 #include "base/digest.h"
 #include "base/err.h"
@@ -36,7 +35,7 @@ struct evaluation_result {
     int64_t sequences, length;
 };
 
-/* Activations between blocks as they were saved after a block. */
+/* Activations that were saved after a block. */
 struct saved_activations {
     char store[16]; /* "calibration", "reference", "eval_float", "eval_quant" */
     char file[64], sha256[DIGEST_HEX_SIZE];
@@ -56,15 +55,15 @@ struct saved_block {
 
 enum message_kind {
     MESSAGE_PROGRESS,   /* often */
-    MESSAGE_BLOCK_DONE, /* a block is on disk: what commits it makes it count */
-    MESSAGE_WARNING,    /* something that whoever submitted the job should know, and that the run has dealt with */
+    MESSAGE_BLOCK_DONE, /* a block's files are on disk; the receiver commits it */
+    MESSAGE_WARNING,    /* for whoever submitted the job; the run continues */
     MESSAGE_FAILED,     /* the last one of a run that failed or was stopped */
-    MESSAGE_DONE,       /* the last one of a run that did all it was to do */
+    MESSAGE_DONE,       /* the last one of a run that succeeded */
     MESSAGE_COUNT
 };
 
 struct message_progress {
-    double fraction;  /* of the run; beyond 1 where its end takes longer than blocks do */
+    double fraction;  /* of the blocks; beyond 1 during the evaluation at the end */
     int64_t block;    /* the open one; the number of blocks once all are done */
     const char *step; /* one of message_steps */
 };
@@ -86,8 +85,8 @@ struct message_warning {
 struct message {
     enum message_kind kind;
     struct pipeline_times times; /* of this run so far */
-    int64_t device_peak_bytes;   /* of the device at once, at most, in this run so far; 0: it does not count */
-    int64_t host_peak_bytes;     /* of the process that runs, at most, since it began */
+    int64_t device_peak_bytes;   /* the maximum of the device's memory in this run so far; 0: not counted */
+    int64_t host_peak_bytes;     /* the maximum resident set of the process that runs, since it began */
     union {
         struct message_progress progress;
         struct message_block block;
@@ -101,6 +100,6 @@ struct message {
 extern const char *const message_steps[];
 
 /* Takes a message. Nonzero stops the run, which ends with that code as its own failure. After a block is done,
- * ERR_INTERRUPTED means that it was committed and the run is to stop at this boundary; any other code that it was not.
- * What is returned for the last message counts for nothing. */
+ * ERR_INTERRUPTED means that it was committed and the run must stop at this boundary; any other code that it was not.
+ * What is returned for the last message is ignored. */
 typedef int (*message_receiver)(void *data, const struct message *message);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIELD_BYTES sizeof(int64_t) /* the least that a number or a text takes */
+#define FIELD_BYTES sizeof(int64_t) /* the minimum size of a number or a text */
 
 static void put_floats(struct wire_out *out, const float *values, int64_t count)
 {
@@ -97,7 +97,7 @@ static void get_row(struct wire_in *in, struct report_row *row)
     }
 }
 
-/* The least that a row takes. */
+/* The minimum size of a row. */
 static size_t row_bytes(void)
 {
     size_t columns = 0;
@@ -256,7 +256,7 @@ void message_encode(const struct message *message, struct wire_out *out)
     }
 }
 
-/* The static text of that name; NULL, and bad: there is no such step. */
+/* The static text of that name; NULL, and bad, when no step has it. */
 static const char *get_step(struct wire_in *in)
 {
     char text[32];

@@ -1,9 +1,7 @@
 /* Token sets in micro-batches.
  *
- * A micro-batch is as many whole sequences as fit in the tokens that the device wants at once, at least one: a function
- * of the device and the sequence length alone, so that every run over a set does the same arithmetic in the same
- * order.
- */
+ * A micro-batch is as many complete sequences as fit into the device's number of tokens, at least one: a function of
+ * the device and the sequence length alone, so that every run over a set does the same arithmetic in the same order. */
 
 #include "pipeline/microbatches.h"
 
@@ -11,8 +9,8 @@
 
 #include <string.h>
 
-/* What micro-batches are computed in, its scratch aside. Not zeroed: where activations are in memory that the device
- * works on itself, most of it is never touched. */
+/* The memory of a micro-batch's values, without scratch. Not zeroed: where the device computes in the stores
+ * themselves, nearly all of it is never touched. */
 static int new_kept(struct microbatches *batches, const struct plans *plans, const struct gpu *gpu)
 {
     int64_t tokens = batches->batch * batches->set->length, elements = block_kept_elements(plans, tokens);
@@ -111,20 +109,28 @@ int microbatch_write(const struct microbatch *batch, int value, struct activatio
     return activations_write(store, batch->first, &rows, gpu, stream);
 }
 
+static int embed_batches(const struct microbatches *batches, struct activations *store, const struct plan *plan,
+                         const struct tensor *embedding, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    for (int64_t i = 0; i < microbatches_count(batches); i++) {
+        struct microbatch b = microbatches_at(batches, plan, i);
+        microbatch_place(&b, 0, store, gpu);
+        const struct tensor x = block_value(&b.values, 0);
+        TRY(gpu->ops->embed(stream, &x, embedding, batches->set->ids + b.first));
+        TRY(microbatch_write(&b, 0, store, gpu, stream));
+    }
+    return activations_turn(store);
+}
+
 int microbatches_embed(const struct microbatches *batches, struct activations *store, const struct model *model,
                        const struct gpu *gpu, struct gpu_stream *stream)
 {
     struct head head = {0};
 
     int rc = head_load_embedding(model, gpu, stream, &head);
-    for (int64_t i = 0; rc == 0 && i < microbatches_count(batches); i++) {
-        struct microbatch b = microbatches_at(batches, plans_layer(model_plans(model), 0), i);
-        microbatch_place(&b, 0, store, gpu);
-        const struct tensor x = block_value(&b.values, 0);
-        rc = gpu->ops->embed(stream, &x, &head.embedding, batches->set->ids + b.first);
-        rc = rc != 0 ? rc : microbatch_write(&b, 0, store, gpu, stream);
+    if (rc == 0) {
+        rc = embed_batches(batches, store, plans_layer(model_plans(model), 0), &head.embedding, gpu, stream);
     }
     head_deinit(&head, gpu);
-    rc = rc != 0 ? rc : activations_turn(store);
     return rc != 0 ? err_pass(rc, "embed") : 0;
 }

@@ -1,5 +1,5 @@
 /* Names: exact first, then without regard to case and punctuation, then what other programs call it, then the nearest
- * one. Only the first two are taken; the others are said in the hint. */
+ * one. Only the first two are accepted; the others go into the hint. */
 
 #include "pipeline/names.h"
 

@@ -1,6 +1,6 @@
 #pragma once
-/* Methods, formats and parameters by the names that clients give them. A known name is taken however its letters are
- * cased; what is not known is refused with the names there are and the one that was probably meant. Any thread. */
+/* Methods, formats and parameters by the names that clients give them. Known names are accepted without regard to
+ * case; unknown ones are refused with the list of names and the one that was probably meant. Any thread. */
 
 #include "base/validation.h"
 #include "formats/format.h"

@@ -1,6 +1,6 @@
 #pragma once
-/* A run as it is told to another process: everything of struct pipeline, by name where it cannot travel. The model's
- * root goes along as a descriptor. */
+/* What another process needs to run a struct pipeline: its members, by name where they are pointers. The model root is
+ * passed as a descriptor (child.h). */
 
 #include "pipeline/pipeline.h"
 #include "pipeline/wire.h"
@@ -27,6 +27,6 @@ struct order {
 };
 
 void order_encode(const struct order *order, struct wire_out *out);
-/* *out is set on success only; order_deinit. ERR_WORKER_LOST: it is no order. */
+/* *out is set on success only; order_deinit. ERR_WORKER_LOST: it is not an order. */
 int order_decode(struct wire_in *in, struct order *out);
 void order_deinit(struct order *order);

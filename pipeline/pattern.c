@@ -12,20 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MATCH_LIMIT 100000u /* also bounds what has no callout inside */
+#define MATCH_LIMIT 100000u /* also bounds parts without a callout */
 #define MATCH_DEPTH 2000u
 #define MATCH_HEAP_KIB 1024u
-#define CALL_STEPS 8       /* a call of the matcher before its first item, and later looks at the answer */
+#define CALL_STEPS 8       /* a call of the matcher before its first item, and later look-ups of the answer */
 #define COMPILED_BYTES 64u /* of compiled code cost about a step */
-#define GAVE_UP (-1)
+#define TOO_COSTLY (-1)
 
 struct pattern {
     char *text;
     pcre2_code *regex; /* NULL: a glob */
-    int uses;          /* how often the request says it */
+    int uses;          /* how often the request has it */
     uint64_t *hits;    /* a bit for each module; NULL: not bound */
     size_t hit_count;
-    size_t stuck_on; /* module, with GAVE_UP */
+    size_t costly_module; /* module, with TOO_COSTLY */
     enum patterns_verdict verdict;
 };
 
@@ -44,7 +44,7 @@ static bool is_regex(const char *text)
     return strncmp(text, "re:", 3) == 0;
 }
 
-static int compile(const char *text, pcre2_code **out)
+static int pattern_compile(const char *text, pcre2_code **out)
 {
     PCRE2_UCHAR reason[128];
     PCRE2_SIZE at;
@@ -77,7 +77,7 @@ static int count_step(pcre2_callout_block *block, void *left)
     return --*(int64_t *)left < 0 ? PCRE2_ERROR_CALLOUT : 0;
 }
 
-/* 1, 0 or GAVE_UP; takes from *left, which ends below 0 with GAVE_UP. */
+/* 1, 0 or TOO_COSTLY; takes from *left, which ends below 0 with TOO_COSTLY. */
 static int match_regex(const pcre2_code *regex, const char *module, int64_t *left)
 {
     pcre2_match_data *data = pcre2_match_data_create_from_pattern(regex, NULL);
@@ -96,7 +96,7 @@ static int match_regex(const pcre2_code *regex, const char *module, int64_t *lef
     if (found < 0 && found != PCRE2_ERROR_NOMATCH) {
         *left = *left < 0 ? *left : -1;
     }
-    return found >= 0 ? 1 : found == PCRE2_ERROR_NOMATCH ? 0 : GAVE_UP;
+    return found >= 0 ? 1 : found == PCRE2_ERROR_NOMATCH ? 0 : TOO_COSTLY;
 }
 
 /* Length of the glob's item at p: a set, an escaped character, a character. */
@@ -132,7 +132,7 @@ static bool item_matches(const char *item, size_t length, char c)
     return fnmatch(glob, text, 0) == 0;
 }
 
-/* fnmatch without its recursion: only the last * is ever gone back to, so the work is at most pattern times path. */
+/* fnmatch without its recursion: only the last * is retried, so the work is at most pattern times path. */
 static int match_glob(const char *glob, const char *module, int64_t *left)
 {
     const char *star = NULL, *from = NULL;
@@ -140,7 +140,7 @@ static int match_glob(const char *glob, const char *module, int64_t *left)
     while (*module != '\0') {
         size_t length = item_length(glob);
         if (--*left < 0) {
-            return GAVE_UP;
+            return TOO_COSTLY;
         }
         if (*glob == '*') {
             star = ++glob;
@@ -167,7 +167,7 @@ static bool is_end_of(const char *text, const char *module)
     return p > 0 && p < m && strcmp(module + m - p, text) == 0 && module[m - p - 1] == '.';
 }
 
-static int match(const char *text, const pcre2_code *regex, const char *module, int64_t *left)
+static int pattern_try(const char *text, const pcre2_code *regex, const char *module, int64_t *left)
 {
     *left -= CALL_STEPS;
     if (regex != NULL) {
@@ -198,7 +198,7 @@ static void unbind(struct patterns *patterns)
         free(patterns->list[i].hits);
         patterns->list[i].hits = NULL;
         patterns->list[i].hit_count = 0;
-        patterns->list[i].verdict = PATTERN_UNJUDGED;
+        patterns->list[i].verdict = PATTERN_UNDECIDED;
     }
     json_decref(patterns->module_index);
     free(patterns->modules);
@@ -221,7 +221,7 @@ void patterns_free(struct patterns *patterns)
     free(patterns);
 }
 
-static struct pattern *find(const struct patterns *patterns, const char *text)
+static struct pattern *pattern_find(const struct patterns *patterns, const char *text)
 {
     const json_t *place = patterns != NULL ? json_object_get(patterns->index, text) : NULL;
     return place != NULL ? &patterns->list[json_integer_value(place)] : NULL;
@@ -231,22 +231,22 @@ int patterns_add(struct patterns *patterns, const char *text)
 {
     pcre2_code *regex = NULL;
 
-    struct pattern *known = find(patterns, text);
+    struct pattern *known = pattern_find(patterns, text);
 
     if (patterns->uses == PATTERNS_MAX) {
         return err_raise(ERR_INVALID_PARAMETER,
-                         "one pattern too many: a request has at most %u; let one say what several do", PATTERNS_MAX);
+                         "one pattern too many: a request has at most %u; combine several into one", PATTERNS_MAX);
     }
     if (known != NULL) {
         known->uses++;
         patterns->uses++;
         return 0;
     }
-    int rc = compile(text, &regex);
+    int rc = pattern_compile(text, &regex);
     if (rc != 0) {
         return rc;
     }
-    struct pattern added = {.text = strdup(text), .regex = regex, .uses = 1, .verdict = PATTERN_UNJUDGED};
+    struct pattern added = {.text = strdup(text), .regex = regex, .uses = 1, .verdict = PATTERN_UNDECIDED};
     if (added.text == NULL ||
         json_object_set_new_nocheck(patterns->index, text, json_integer((json_int_t)patterns->count)) != 0) {
         free(added.text);
@@ -258,7 +258,7 @@ int patterns_add(struct patterns *patterns, const char *text)
     return 0;
 }
 
-static void judge(struct patterns *patterns, struct pattern *pattern, size_t count)
+static void pattern_match_all(struct patterns *patterns, struct pattern *pattern, size_t count)
 {
     size_t compiled = 0;
 
@@ -268,15 +268,15 @@ static void judge(struct patterns *patterns, struct pattern *pattern, size_t cou
     patterns->steps_left -= (int64_t)(compiled / COMPILED_BYTES);
     for (size_t i = 0; i < count; i++) {
         if (patterns->steps_left <= 0) {
-            pattern->verdict = PATTERN_UNJUDGED;
+            pattern->verdict = PATTERN_UNDECIDED;
             return;
         }
         int64_t left = PATTERN_STEPS_MAX;
-        int found = match(pattern->text, pattern->regex, patterns->modules[i], &left);
+        int found = pattern_try(pattern->text, pattern->regex, patterns->modules[i], &left);
         patterns->steps_left -= (PATTERN_STEPS_MAX - left) * pattern->uses;
-        if (found == GAVE_UP) {
-            pattern->verdict = PATTERN_GAVE_UP;
-            pattern->stuck_on = i;
+        if (found == TOO_COSTLY) {
+            pattern->verdict = PATTERN_TOO_COSTLY;
+            pattern->costly_module = i;
             return;
         }
         if (found == 1) {
@@ -287,33 +287,33 @@ static void judge(struct patterns *patterns, struct pattern *pattern, size_t cou
     pattern->verdict = pattern->hit_count > 0 ? PATTERN_HITS : PATTERN_MISSES;
 }
 
-static int keep_modules(struct patterns *patterns, char (*modules)[PATTERN_MODULE_SIZE], size_t count)
+static int copy_modules(struct patterns *patterns, char (*modules)[PATTERN_MODULE_SIZE], size_t count)
 {
     patterns->modules = calloc(count + 1, sizeof(*patterns->modules));
     patterns->module_index = json_object();
-    bool kept = patterns->modules != NULL && patterns->module_index != NULL;
+    bool ok = patterns->modules != NULL && patterns->module_index != NULL;
 
-    for (size_t i = 0; kept && i < count; i++) {
+    for (size_t i = 0; ok && i < count; i++) {
         memcpy(patterns->modules[i], modules[i], PATTERN_MODULE_SIZE);
         patterns->modules[i][PATTERN_MODULE_SIZE - 1] = '\0';
-        kept =
+        ok =
             json_object_set_new_nocheck(patterns->module_index, patterns->modules[i], json_integer((json_int_t)i)) == 0;
     }
-    return kept ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu modules", count);
+    return ok ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu modules", count);
 }
 
 int patterns_bind(struct patterns *patterns, char (*modules)[PATTERN_MODULE_SIZE], size_t count)
 {
     unbind(patterns);
     patterns->steps_left = PATTERNS_STEPS_MAX;
-    int rc = keep_modules(patterns, modules, count);
+    int rc = copy_modules(patterns, modules, count);
     for (size_t k = 0; rc == 0 && k < patterns->count; k++) {
         struct pattern *pattern = &patterns->list[k];
         pattern->hits = calloc(count / 64 + 1, sizeof(*pattern->hits));
         if (pattern->hits == NULL) {
             rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for patterns");
         } else {
-            judge(patterns, pattern, count);
+            pattern_match_all(patterns, pattern, count);
         }
     }
     if (rc != 0) {
@@ -324,20 +324,20 @@ int patterns_bind(struct patterns *patterns, char (*modules)[PATTERN_MODULE_SIZE
 
 enum patterns_verdict patterns_verdict(const struct patterns *patterns, const char *text, const char **module)
 {
-    const struct pattern *pattern = find(patterns, text);
+    const struct pattern *pattern = pattern_find(patterns, text);
 
     *module = NULL;
-    if (pattern != NULL && pattern->verdict == PATTERN_GAVE_UP) {
-        *module = patterns->modules[pattern->stuck_on];
+    if (pattern != NULL && pattern->verdict == PATTERN_TOO_COSTLY) {
+        *module = patterns->modules[pattern->costly_module];
     }
-    return pattern != NULL ? pattern->verdict : PATTERN_UNJUDGED;
+    return pattern != NULL ? pattern->verdict : PATTERN_UNDECIDED;
 }
 
-int patterns_settled(const struct patterns *patterns)
+int patterns_check(const struct patterns *patterns)
 {
     for (size_t i = 0; i < patterns->count; i++) {
         const struct pattern *pattern = &patterns->list[i];
-        if (pattern->verdict == PATTERN_GAVE_UP || pattern->verdict == PATTERN_UNJUDGED) {
+        if (pattern->verdict == PATTERN_TOO_COSTLY || pattern->verdict == PATTERN_UNDECIDED) {
             return err_raise(ERR_INVALID_PARAMETER, "\"%.100s\" needs too many steps on the modules of this model",
                              pattern->text);
         }
@@ -347,7 +347,7 @@ int patterns_settled(const struct patterns *patterns)
 
 bool patterns_match(const struct patterns *patterns, const char *text, const char *module)
 {
-    const struct pattern *pattern = find(patterns, text);
+    const struct pattern *pattern = pattern_find(patterns, text);
     int64_t left = PATTERN_STEPS_MAX;
 
     if (pattern == NULL) {
@@ -355,7 +355,7 @@ bool patterns_match(const struct patterns *patterns, const char *text, const cha
     }
     const json_t *place = pattern->hits != NULL ? json_object_get(patterns->module_index, module) : NULL;
     if (place == NULL) {
-        return match(text, pattern->regex, module, &left) == 1;
+        return pattern_try(text, pattern->regex, module, &left) == 1;
     }
     size_t i = (size_t)json_integer_value(place);
     return (pattern->hits[i / 64] >> (i % 64) & 1) != 0;
@@ -366,13 +366,13 @@ int pattern_match(const char *text, const char *module)
     pcre2_code *regex = NULL;
     int64_t left = PATTERN_STEPS_MAX;
 
-    int rc = compile(text, &regex);
+    int rc = pattern_compile(text, &regex);
     if (rc != 0) {
         return rc;
     }
-    int found = match(text, regex, module, &left);
+    int found = pattern_try(text, regex, module, &left);
     pcre2_code_free(regex);
-    return found != GAVE_UP ? found
-                            : err_raise(ERR_INVALID_PARAMETER, "\"%.100s\" needs more than %d steps on %.100s", text,
-                                        PATTERN_STEPS_MAX, module);
+    return found != TOO_COSTLY ? found
+                               : err_raise(ERR_INVALID_PARAMETER, "\"%.100s\" needs more than %d steps on %.100s", text,
+                                           PATTERN_STEPS_MAX, module);
 }

@@ -5,9 +5,9 @@
  *
  * Memory is one block of F32 weights, the stored bytes of the next, one Hessian and the activation budget; nothing
  * grows with the number of blocks. Every result depends on the request, the seed and the micro-batch (a function of
- * device and sequence length), never on memory or threads, so a resumed run ends in the same bytes. The one exception
- * is said aloud: a device that runs out of memory first gives up keeping activations, which changes nothing, and then
- * halves the micro-batch. */
+ * device and sequence length), never on memory or threads, so a resumed run ends in the same bytes. There is one
+ * exception, of which the job warns: when a device runs out of memory, activations first move to the host, which
+ * changes nothing, and then the micro-batch is halved. */
 
 #include "pipeline/pipeline.h"
 
@@ -41,7 +41,6 @@ static int open_calibration_stores(struct run *run)
     const struct plans *plans = model_plans(run->p->model);
     int64_t columns[PLAN_VALUES_MAX] = {0};
     char name[32] = "calibration";
-    int rc = 0;
 
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         const struct plan *plan = plans_kind(plans, kind);
@@ -49,32 +48,34 @@ static int open_calibration_stores(struct run *run)
             columns[i] = plan->store_columns[i] > columns[i] ? plan->store_columns[i] : columns[i];
         }
     }
-    for (int i = 0; rc == 0 && i < PLAN_VALUES_MAX && columns[i] > 0; i++) {
-        rc = new_store(run, name, &run->calibration, columns[i], &run->stores[i]);
+    for (int i = 0; i < PLAN_VALUES_MAX && columns[i] > 0; i++) {
+        TRY(new_store(run, name, &run->calibration, columns[i], &run->stores[i]));
         snprintf(name, sizeof(name), "values-%d", i + 1);
     }
-    return rc;
+    return 0;
 }
 
 static int open_stores(struct run *run)
 {
     const struct model_config *c = run->config;
     struct checkpoint *checkpoint = run->checkpoint;
-    int rc = run->calibration.set != NULL ? open_calibration_stores(run) : 0;
 
-    if (rc == 0 && run->reference.batches.set != NULL) {
-        rc = new_store(run, "reference", &run->reference.batches, c->hidden_size, &run->reference.hidden);
+    if (run->calibration.set != NULL) {
+        TRY(open_calibration_stores(run));
     }
-    if (rc == 0 && run->evaluation.batches.set != NULL) {
+    if (run->reference.batches.set != NULL) {
+        TRY(new_store(run, "reference", &run->reference.batches, c->hidden_size, &run->reference.hidden));
+    }
+    if (run->evaluation.batches.set != NULL) {
         struct evaluation *e = &run->evaluation;
-        rc = new_store(run, "eval_float", &e->batches, c->hidden_size, &e->float_model);
-        rc = rc != 0 ? rc : new_store(run, "eval_quant", &e->batches, c->hidden_size, &e->quantized);
+        TRY(new_store(run, "eval_float", &e->batches, c->hidden_size, &e->float_model));
+        TRY(new_store(run, "eval_quant", &e->batches, c->hidden_size, &e->quantized));
     }
     checkpoint_add(checkpoint, "calibration", run->stores[0], false);
     checkpoint_add(checkpoint, "reference", run->reference.hidden, false);
     checkpoint_add(checkpoint, "eval_float", run->evaluation.float_model, true);
     checkpoint_add(checkpoint, "eval_quant", run->evaluation.quantized, true);
-    return rc;
+    return 0;
 }
 
 static void close_run(struct run *run)
@@ -109,12 +110,13 @@ static int embed_all(struct run *run)
                {&run->reference.batches, run->reference.hidden},
                {&run->evaluation.batches, run->evaluation.float_model},
                {&run->evaluation.batches, run->evaluation.quantized}};
-    int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < sizeof(all) / sizeof(all[0]); i++) {
-        rc = all[i].store == NULL ? 0 : microbatches_embed(all[i].batches, all[i].store, p->model, p->gpu, run->stream);
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i].store != NULL) {
+            TRY(microbatches_embed(all[i].batches, all[i].store, p->model, p->gpu, run->stream));
+        }
     }
-    return rc;
+    return 0;
 }
 
 static void read_ahead(struct run *run, int64_t index)
@@ -126,8 +128,8 @@ static void read_ahead(struct run *run, int64_t index)
     }
 }
 
-/* The evaluation set sees inputs as the runtime rounds them of its own accord; the calibration set does not, so that
- * codes depend on nothing that the file does not say. The block is not used again. */
+/* Inputs that the runtime rounds although the file does not say so are rounded for the evaluation set only: codes
+ * depend on the file alone. The block is not used again. */
 static int evaluate_quantized(struct run *run, struct block *block)
 {
     const struct format *format = run->p->format;
@@ -141,42 +143,51 @@ static int evaluate_quantized(struct run *run, struct block *block)
     return evaluate_block(run, run->evaluation.quantized, block);
 }
 
+/* Block `index` from its weights to its outputs, which are the caller's to release, like the block, also after a
+ * failure. */
+static int compute_block(struct run *run, int64_t index, struct block *block, struct block_outputs *outputs,
+                         struct report_rows *rows)
+{
+    double mark = clock_monotonic_seconds();
+
+    TRY(run_tick(run, 0.0, "loading"));
+    TRY(block_load(run->p->model, index, run->p->gpu, run->stream, run->reader, block));
+    read_ahead(run, index + 1);
+    run_add_time(run, PHASE_LOAD, &mark, 0);
+    if (run->evaluation.float_model != NULL) {
+        TRY(evaluate_block(run, run->evaluation.float_model, block));
+        run_add_time(run, PHASE_EVALUATE, &mark, 0);
+    }
+    TRY(block_analyse(run, block));
+    TRY(block_rewrite(run, block));
+    TRY(block_solve(run, block, outputs, rows));
+    TRY(block_keep_changes(run, block, outputs));
+    mark = clock_monotonic_seconds();
+    if (run->evaluation.quantized != NULL) {
+        TRY(evaluate_quantized(run, block));
+        run_add_time(run, PHASE_EVALUATE, &mark, 0);
+    }
+    return 0;
+}
+
 static int run_block(struct run *run, int64_t index)
 {
     struct block_outputs outputs = {.count = 0};
     struct block block = {0};
     struct report_rows rows = {0};
-    double mark = clock_monotonic_seconds();
-
     bool again = index < run->checkpoint->committed; /* its rows are, too */
     int64_t first_row = run->next_row;
+
     run->block_index = index;
-    int rc = run_tick(run, 0.0, "loading");
-    rc = rc != 0 ? rc : block_load(run->p->model, index, run->p->gpu, run->stream, run->reader, &block);
-    if (rc == 0) {
-        read_ahead(run, index + 1);
-    }
-    run_add_time(run, PHASE_LOAD, &mark, 0);
-    if (rc == 0 && run->evaluation.float_model != NULL) {
-        rc = evaluate_block(run, run->evaluation.float_model, &block);
-        run_add_time(run, PHASE_EVALUATE, &mark, 0);
-    }
-    rc = rc != 0 ? rc : block_analyse(run, &block);
-    rc = rc != 0 ? rc : block_rewrite(run, &block);
-    rc = rc != 0 ? rc : block_solve(run, &block, &outputs, &rows);
-    rc = rc != 0 ? rc : block_keep_changes(run, &block, &outputs);
-    mark = clock_monotonic_seconds();
-    if (rc == 0 && run->evaluation.quantized != NULL) {
-        rc = evaluate_quantized(run, &block);
-        run_add_time(run, PHASE_EVALUATE, &mark, 0);
-    }
+    int rc = compute_block(run, index, &block, &outputs, &rows);
     block_deinit(&block, run->p->gpu);
     if (rc == 0) {
         const struct checkpoint_made made = {&outputs, &rows, &run->cache, &run->analysis};
+        double mark = clock_monotonic_seconds();
         rc = checkpoint_block(run->checkpoint, index, &made, run->stream);
         run_add_time(run, PHASE_CHECKPOINT, &mark, 0);
     }
-    phase_clock_finish(&run->clock, &run->news->times); /* a block's times are complete when it is said to be done */
+    phase_clock_finish(&run->clock, &run->sender->times); /* a block's times are complete when it is said to be done */
     run->next_row = again ? first_row : run->next_row;
     block_outputs_deinit(&outputs, run->p->gpu);
     report_rows_deinit(&rows);
@@ -192,7 +203,7 @@ static int64_t longest(const struct pipeline *p)
     return calibration > evaluation ? calibration : evaluation;
 }
 
-/* What is left for activations once a block and its solve have their place. */
+/* What is left for activations after a block and its solve. */
 static int64_t device_activations(const struct run *run)
 {
     const struct pipeline *p = run->p;
@@ -214,8 +225,8 @@ static int64_t device_activations(const struct run *run)
     return left > 0 ? left : 0;
 }
 
-/* A thread of its own reads the next block where the device computes by itself; where it would take cores from the
- * computation, the system reads ahead. A device that ran out of memory keeps nothing that it could do without. */
+/* A thread of its own reads the next block where the device does not compute on the host's cores; elsewhere the
+ * operating system reads ahead. A device that ran out of memory reads nothing ahead. */
 static void open_reader(struct run *run)
 {
     const struct pipeline *p = run->p;
@@ -225,39 +236,33 @@ static void open_reader(struct run *run)
     }
 }
 
+/* After a failure close_run is due, too. */
 static int open_run(struct run *run, int64_t *first_block)
 {
     const struct pipeline *p = run->p;
-    int rc = p->gpu->ops->stream_new(p->gpu->device, &run->stream);
+    const struct plans *plans = model_plans(p->model);
 
+    TRY(p->gpu->ops->stream_new(p->gpu->device, &run->stream));
     run->budget.stream = run->stream;
-    if (rc == 0 && !p->gpu->info.host_memory) {
-        rc = phase_clock_open(&run->clock, p->gpu, run->stream);
+    if (!p->gpu->info.host_memory) {
+        TRY(phase_clock_open(&run->clock, p->gpu, run->stream));
     }
-    rc = rc != 0 ? rc : checkpoint_open(run->checkpoint, p->gpu, !run->keep_on_device);
-    if (rc == 0) {
-        open_reader(run);
+    TRY(checkpoint_open(run->checkpoint, p->gpu, !run->keep_on_device));
+    open_reader(run);
+    if (p->calibration != NULL) {
+        TRY(microbatches_init(&run->calibration, p->calibration, plans, run->batch_tokens, p->gpu, run->stream));
+        TRY(reference_open(run));
     }
-    if (rc == 0 && p->calibration != NULL) {
-        rc = microbatches_init(&run->calibration, p->calibration, model_plans(p->model), run->batch_tokens, p->gpu,
-                               run->stream);
+    if (p->evaluation != NULL) {
+        TRY(microbatches_init(&run->evaluation.batches, p->evaluation, plans, run->batch_tokens, p->gpu, run->stream));
     }
-    if (rc == 0 && p->calibration != NULL) {
-        rc = reference_open(run);
-    }
-    if (rc == 0 && p->evaluation != NULL) {
-        rc = microbatches_init(&run->evaluation.batches, p->evaluation, model_plans(p->model), run->batch_tokens,
-                               p->gpu, run->stream);
-    }
-    if (rc == 0 && run->keep_on_device) {
-        run->budget.device_limit = device_activations(run);
-    }
-    rc = rc != 0 ? rc : open_stores(run);
-    rc = rc != 0 ? rc : checkpoint_resume(run->checkpoint, first_block);
-    return rc != 0 || *first_block > 0 ? rc : embed_all(run);
+    run->budget.device_limit = run->keep_on_device ? device_activations(run) : 0;
+    TRY(open_stores(run));
+    TRY(checkpoint_resume(run->checkpoint, first_block));
+    return *first_block > 0 ? 0 : embed_all(run);
 }
 
-/* A block that is on its way to disk is done, whatever became of the next one; unless nobody wants it any more. */
+/* A block that is being written is finished, even if the next one failed, unless the job was cancelled. */
 static int end_blocks(struct run *run, int rc)
 {
     struct err_record record;
@@ -271,7 +276,7 @@ static int end_blocks(struct run *run, int rc)
     }
     int last = checkpoint_commit(run->checkpoint, true);
     if (rc == ERR_GPU_OUT_OF_MEMORY && last != 0 && last != ERR_GPU_OUT_OF_MEMORY) {
-        return last; /* asking for less would not help */
+        return last; /* using less memory would not help */
     }
     err_restore(&record);
     return rc;
@@ -291,13 +296,13 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
         run->block_index = run->config->num_layers;
         rc = evaluate_finish(run, result);
         run_add_time(run, PHASE_EVALUATE, &mark, 0);
-        phase_clock_finish(&run->clock, &run->news->times);
+        phase_clock_finish(&run->clock, &run->sender->times);
     }
     return rc;
 }
 
-/* Ask less of a device that ran out of memory. ERR_GPU_OUT_OF_MEMORY when there is nothing left to give up. */
-static int ask_less(struct run *run)
+/* Use less memory of a device that ran out of it. ERR_GPU_OUT_OF_MEMORY when nothing is left to reduce. */
+static int reduce_memory(struct run *run)
 {
     const char *device = run->p->gpu->info.id;
     char message[160];
@@ -311,7 +316,7 @@ static int ask_less(struct run *run)
         log_warn("device out of memory, activations move to the host", LOG_S("device", device));
         snprintf(message, sizeof(message), "%s ran out of memory; activations moved to the host, with the same results",
                  device);
-        return news_warn(run->news, "activations_on_host", message);
+        return message_send_warning(run->sender, "activations_on_host", message);
     }
     if (run->batch_tokens / 2 < longest(run->p)) {
         return ERR_GPU_OUT_OF_MEMORY;
@@ -322,25 +327,25 @@ static int ask_less(struct run *run)
     snprintf(message, sizeof(message),
              "%s ran out of memory; from block %lld on the micro-batch has %lld tokens, which may round otherwise",
              device, (long long)run->checkpoint->committed, (long long)run->batch_tokens);
-    return news_warn(run->news, "micro_batch_halved", message);
+    return message_send_warning(run->sender, "micro_batch_halved", message);
 }
 
 int pipeline_run(const struct pipeline *pipeline)
 {
     int64_t batch_tokens = pipeline->gpu->info.batch_tokens, before;
     struct evaluation_result result = {0};
-    struct news news = {.p = pipeline};
+    struct message_sender sender = {.p = pipeline};
     struct checkpoint checkpoint;
     struct run next = {
         .p = pipeline,
         .config = model_config(pipeline->model),
-        .news = &news,
+        .sender = &sender,
         .checkpoint = &checkpoint,
         .batch_tokens = batch_tokens > 0 ? batch_tokens : BATCH_TOKENS,
         .keep_on_device = true,
         .budget = {.limit = pipeline->host_memory_bytes, .gpu = pipeline->gpu},
     };
-    int rc = checkpoint_init(&checkpoint, &news, next.config->num_layers);
+    int rc = checkpoint_init(&checkpoint, &sender, next.config->num_layers);
     bool more = rc == 0;
 
     (void)pipeline->gpu->ops->memory_peak(pipeline->gpu->device, true, &before); /* counted from here */
@@ -351,13 +356,13 @@ int pipeline_run(const struct pipeline *pipeline)
         close_run(&run);
         more = false;
         if (rc == ERR_GPU_OUT_OF_MEMORY) {
-            rc = ask_less(&run);
+            rc = reduce_memory(&run);
             more = rc == 0;
         }
         next.keep_on_device = run.keep_on_device;
         next.batch_tokens = run.batch_tokens;
     }
-    rc = news_end(&news, rc, &result);
+    rc = message_send_end(&sender, rc, &result);
     checkpoint_deinit(&checkpoint);
     return rc;
 }

@@ -20,7 +20,7 @@ struct pipeline {
     int64_t host_memory_bytes;                 /* activation budget */
     const struct saved_block *blocks;          /* committed ones of an earlier attempt, by index, all of them usable */
     int64_t block_count;
-    int64_t rows_before; /* report rows already committed: numbering goes on from here */
+    int64_t rows_before; /* report rows already committed: numbering continues from here */
     message_receiver receive;
     void *receiver;
 };

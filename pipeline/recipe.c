@@ -32,7 +32,7 @@ static json_t *own_members(const struct quantizer *quantizer, const json_t *obje
     return own;
 }
 
-static void stage_deinit(struct recipe_stage *stage)
+static void recipe_stage_deinit(struct recipe_stage *stage)
 {
     if (stage->params != NULL) {
         params_release(stage->quantizer->params, stage->params);
@@ -87,8 +87,8 @@ void recipe_parse_stage(const struct quantizer *quantizer, const json_t *object,
     }
 }
 
-static void refuse_unknown(const struct recipe *recipe, const json_t *object, const char *pointer,
-                           struct validation_errors *errors)
+static void recipe_refuse_unknown(const struct recipe *recipe, const json_t *object, const char *pointer,
+                                  struct validation_errors *errors)
 {
     const struct quantizer *methods[RECIPE_STAGES_MAX];
     const char *key;
@@ -163,7 +163,7 @@ static bool parse_names(const json_t *method, const char *pointer, struct valida
     return errors->count + errors->dropped == before;
 }
 
-/* A method that only keeps the cache does so even when it is not told how. */
+/* A method that only quantizes the cache uses FP8 E4M3 by default. */
 static void parse_cache(const char *pointer, struct validation_errors *errors, struct recipe *recipe)
 {
     const struct recipe_stage *last = &recipe->stages[recipe->count - 1];
@@ -180,8 +180,8 @@ static void parse_cache(const char *pointer, struct validation_errors *errors, s
     }
 }
 
-/* What an earlier stage takes for granted of the solver's parameters becomes their default, unless the request says
- * otherwise in one of them. */
+/* What an earlier stage expects of the solver's parameters becomes their default, unless the request sets one of them
+ * to another value. */
 static void add_defaults(const struct recipe_stage *stage, const struct quantizer *solver, json_t *object)
 {
     const char *text = stage->quantizer->defaults_after != NULL && stage->params != NULL
@@ -227,9 +227,9 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
                 add_defaults(&recipe.stages[i], recipe.stages[recipe.count - 1].quantizer, filled);
             }
         }
-        refuse_unknown(&recipe, quantization, pointer, errors);
-        bool sound = errors->count + errors->dropped == before;
-        recipe_parse_overrides(filled, sound, pointer, errors, &recipe);
+        recipe_refuse_unknown(&recipe, quantization, pointer, errors);
+        bool valid = errors->count + errors->dropped == before;
+        recipe_parse_overrides(filled, valid, pointer, errors, &recipe);
         recipe_collect_patterns(quantization, pointer, errors, &recipe);
         parse_cache(pointer, errors, &recipe);
         json_decref(filled);
@@ -245,10 +245,10 @@ int recipe_parse(const json_t *method, const json_t *quantization, const char *p
 void recipe_deinit(struct recipe *recipe)
 {
     for (int i = 0; i < recipe->count; i++) {
-        stage_deinit(&recipe->stages[i]);
+        recipe_stage_deinit(&recipe->stages[i]);
     }
     for (int i = 0; i < recipe->override_count; i++) {
-        stage_deinit(&recipe->overrides[i].solver);
+        recipe_stage_deinit(&recipe->overrides[i].solver);
     }
     free(recipe->overrides);
     patterns_free(recipe->patterns);

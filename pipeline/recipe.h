@@ -34,7 +34,7 @@ struct recipe {
     struct recipe_override *overrides;
     int override_count;
     struct patterns *patterns; /* every pattern of the request */
-    struct cache_scheme cache; /* how keys and values are kept; number NONE: as they are */
+    struct cache_scheme cache; /* of keys and values; element F32: unquantized */
 };
 
 /* method: a name or a list of names. Every error is named under pointer_method and pointer. *out is set on success
@@ -45,21 +45,22 @@ void recipe_deinit(struct recipe *recipe); /* zeroed is fine */
 /* "method" and "quantization" with every default filled in. New references. */
 json_t *recipe_method_json(const struct recipe *recipe);
 json_t *recipe_parameters_json(const struct recipe *recipe);
-/* The rows that all stages have in common to say of the recipe as a whole. */
+/* The parameters that all methods have in common, as the solving stage has them. */
 const struct quant_base *recipe_base(const struct recipe *recipe);
 /* The override that decides about this module, which is the last one that matches; RECIPE_USUAL when none does, and
- * RECIPE_LISTED when modules_to_not_convert names it, which no override undoes. */
+ * RECIPE_LISTED when modules_to_not_convert names it, which no override changes. */
 enum { RECIPE_USUAL = -1, RECIPE_LISTED = -2 };
 int recipe_override_of(const struct recipe *recipe, const char *module);
-/* Who solves this module, and with what; NULL: it stays in float. */
+/* The stage that solves this module, with its parameters; NULL: it stays in float. */
 const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module);
-/* The scheme of a module of that shape under its solver, amended by the earlier stages, float_inputs aside. */
+/* The scheme of a module of that shape under its solver, amended by the earlier stages, without regard to float_inputs.
+ */
 int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,
                           struct qscheme *out);
-/* The same, with the module's input as it is where a stage says so (float_inputs). */
+/* The same, with an unquantized input where a stage's float_inputs names the module. */
 int recipe_scheme(const struct recipe *recipe, const struct recipe_stage *solver, const char *module, int64_t rows,
                   int64_t cols, struct qscheme *out);
-/* The recipe looks and makes no artifact. */
+/* The recipe analyses and makes no artifact. */
 bool recipe_analyses(const struct recipe *recipe);
 /* Some stage rewrites blocks. */
 bool recipe_rewrites(const struct recipe *recipe);
@@ -67,5 +68,5 @@ bool recipe_rewrites(const struct recipe *recipe);
 bool recipe_stage_has_targets(const struct recipe_stage *stage, int64_t tokens, int64_t columns);
 /* Some solver does. */
 bool recipe_has_targets(const struct recipe *recipe, int64_t tokens, int64_t columns);
-/* Some stage or override learns from inputs. */
+/* Some stage or override needs statistics of inputs. */
 bool recipe_needs_calibration(const struct recipe *recipe);

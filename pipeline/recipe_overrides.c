@@ -36,13 +36,13 @@ static json_t *overridden(const struct quantizer *solver, const json_t *quantiza
     {
         drop_member(solver, merged, key);
     }
-    json_object_update(merged, own); /* what it says under two names is its own error */
+    json_object_update(merged, own); /* a member under two names is refused when it is parsed */
     json_decref(own);
     return merged;
 }
 
 /* A parameter of the model and not of a module, by any of its names. */
-static bool is_whole(const struct quantizer *solver, const char *key)
+static bool is_model_wide(const struct quantizer *solver, const char *key)
 {
     const struct params_row *row = params_find(solver->params, key);
 
@@ -63,15 +63,16 @@ static void check_override_members(const struct quantizer *solver, const json_t 
         text_pointer(at, sizeof(at), pointer, key);
         if (!own && params_find(solver->params, key) == NULL) {
             names_refuse_member(&solver, 1, solver->name, key, at, errors);
-        } else if (!own && is_whole(solver, key)) {
+        } else if (!own && is_model_wide(solver, key)) {
             validation_add(errors, ERR_UNKNOWN_PARAMETER, at,
-                           "\"%.80s\" holds for the whole model and cannot be part of an override", key);
+                           "\"%.80s\" applies to the entire model and cannot be part of an override", key);
             validation_hint(errors, "give it in \"quantization\" itself");
         }
     }
 }
 
-/* "match", "skip" and "method" of an override; NULL when nothing solves what it matches, or when there is an error. */
+/* "match", "skip" and "method" of an override. Returns what solves the modules; NULL: they are skipped, or there is an
+ * error. */
 static const struct quantizer *override_solver(const struct quantizer *usual, const json_t *item, const char *pointer,
                                                struct validation_errors *errors, struct recipe_override *out)
 {
@@ -88,7 +89,7 @@ static const struct quantizer *override_solver(const struct quantizer *usual, co
         return NULL;
     }
     if (strlen(match) >= sizeof(out->match)) {
-        return NULL; /* named with the patterns */
+        return NULL; /* refused with the patterns */
     }
     snprintf(out->match, sizeof(out->match), "%s", match);
     text_pointer(at, sizeof(at), pointer, "skip");
@@ -101,7 +102,7 @@ static const struct quantizer *override_solver(const struct quantizer *usual, co
     out->skip = json_is_true(skip);
     if (out->skip && json_object_size(item) > 2) {
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "what is skipped stays in float: \"skip\" goes with \"match\" alone");
+                       "a skipped module stays in float: \"skip\": true takes no member but \"match\"");
     }
     if (out->skip) {
         return NULL;
@@ -119,8 +120,8 @@ static const struct quantizer *override_solver(const struct quantizer *usual, co
     return solver;
 }
 
-/* sound: the request's own parameters are; else they would be faulted here again. */
-static void parse_override(const struct recipe *recipe, const json_t *quantization, const json_t *item, bool sound,
+/* valid: the request's own parameters are; else their errors would be reported again here. */
+static void parse_override(const struct recipe *recipe, const json_t *quantization, const json_t *item, bool valid,
                            const char *pointer, struct validation_errors *errors, struct recipe_override *out)
 {
     const struct quantizer *usual = recipe->stages[recipe->count - 1].quantizer;
@@ -130,14 +131,14 @@ static void parse_override(const struct recipe *recipe, const json_t *quantizati
         return;
     }
     check_override_members(solver, item, pointer, errors);
-    if (sound) {
+    if (valid) {
         json_t *merged = overridden(solver, quantization, item);
         recipe_parse_stage(solver, merged, true, pointer, errors, &out->solver);
         json_decref(merged);
     }
 }
 
-void recipe_parse_overrides(const json_t *quantization, bool sound, const char *pointer,
+void recipe_parse_overrides(const json_t *quantization, bool valid, const char *pointer,
                             struct validation_errors *errors, struct recipe *recipe)
 {
     const json_t *list = json_object_get(quantization, "overrides");
@@ -167,17 +168,17 @@ void recipe_parse_overrides(const json_t *quantization, bool sound, const char *
                            "an override must be an object with \"match\" and \"skip\", \"method\" or parameters");
             continue;
         }
-        parse_override(recipe, quantization, item, sound, at, errors, &recipe->overrides[recipe->override_count++]);
+        parse_override(recipe, quantization, item, valid, at, errors, &recipe->overrides[recipe->override_count++]);
     }
 }
 
-/* Lists belong to the model, or hold for an override as they hold for the rest. */
+/* Lists apply to the entire model, or to an override as to the rest. */
 static bool is_scalar(const struct params_row *row)
 {
     return row->type != PARAMS_STRINGS && row->type != PARAMS_JSON;
 }
 
-/* Say in `item` what the override's parameters are and would not be, were they read next to `all`. */
+/* Add to `item` the override's parameters that differ from those of `all`. */
 static void fill_override(const struct recipe_stage *solver, const json_t *all, json_t *item)
 {
     json_t *own = params_json(solver->quantizer->params, solver->params);
@@ -216,7 +217,7 @@ static void collect_pattern(struct recipe *recipe, const char *text, const char 
     }
 }
 
-/* Does some method take a list of patterns under this name? All lists of strings are patterns. */
+/* Some method takes a list of patterns under this name. All lists of strings are patterns. */
 static bool is_pattern_list(const char *key)
 {
     for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
@@ -228,7 +229,7 @@ static bool is_pattern_list(const char *key)
     return false;
 }
 
-/* Strings of an object's lists of patterns; what is not a string has been named before. */
+/* Strings of an object's lists of patterns; other items have been refused before. */
 static void collect_lists(struct recipe *recipe, const json_t *object, const char *pointer,
                           struct validation_errors *errors)
 {

@@ -1,6 +1,6 @@
 /* Report rows. relative_mse = |W-Wq|^2 / |W|^2; output_relative_mse = tr(dW H dW^T) / tr(W H W^T) on the calibration
- * inputs of the module, H their second moment, so both are free of units and comparable between modules. dW is what the
- * codes lack of what they stand for: of W, or of the target of the float model, which is not W.
+ * inputs of the module, H their second moment, so both are free of units and comparable between modules. dW is the
+ * difference of the codes' values from what was approximated: W, or the target from the float model.
  * rounding_mse + clipping_mse = mse: the part lost inside the grid's range and the part lost beyond its ends. */
 
 #include "pipeline/report.h"
@@ -61,7 +61,7 @@ const struct report_column report_columns[] = {
     {.name = NULL},
 };
 
-/* NAN for what is not finite, which the row says. */
+/* NAN for what is not finite, which sets the row's `nonfinite`. */
 static double finite_or_null(double value, struct report_row *row)
 {
     if (!isfinite(value)) {
@@ -82,7 +82,7 @@ static void set_errors(struct report_row *row, const struct report_facts *f)
     row->rounding_mse = finite_or_null((r->error_sq - r->clipped_sq) / count, row);
     row->clipping_mse = finite_or_null(r->clipped_sq / count, row);
     row->clipped_fraction = finite_or_null((double)r->clipped / count, row);
-    /* An all-zero weight is reproduced exactly: its relative error is 0, its other ratios do not exist. */
+    /* An all-zero weight is reproduced exactly: its relative error is 0, its other ratios are null. */
     row->relative_mse = zero ? 0 : finite_or_null(r->error_sq / r->weight_sq, row);
     row->sqnr_db = zero || r->error_sq == 0 ? NAN : finite_or_null(10.0 * log10(r->weight_sq / r->error_sq), row);
     row->max_abs_error = finite_or_null(r->max_abs, row);

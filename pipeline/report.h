@@ -55,10 +55,10 @@ void report_rows_deinit(struct report_rows *rows); /* zeroed is fine */
 
 /* Static inputs of a linear. */
 struct report_input {
-    bool known; /* there are such */
+    bool known; /* there are some */
     struct input_range range;
     float absmax, rms;
-    bool outlier; /* few inputs reach far beyond the others */
+    bool outlier; /* a few inputs are far larger than the others */
 };
 
 struct report_facts {

@@ -62,7 +62,7 @@ static double share_of(const struct rewrite_data *d, double part)
     return 0.25 * ((double)group + part) / (double)d->block->plan->group_count;
 }
 
-static int gather(const struct rewrite_data *d, struct layer_stats *stats)
+static int rewrite_gather(const struct rewrite_data *d, struct layer_stats *stats)
 {
     struct run *run = d->run;
     int64_t batches = microbatches_count(&run->calibration);
@@ -84,7 +84,7 @@ static int gather(const struct rewrite_data *d, struct layer_stats *stats)
 }
 
 /* After a rewritten group: what is kept for the next one beside the residual stream. */
-static int advance(struct rewrite_data *d)
+static int rewrite_advance(struct rewrite_data *d)
 {
     const struct plan *plan = d->block->plan;
     int next = (int)(d->group - plan->groups) + 1;
@@ -155,7 +155,7 @@ static int gather_finished(const struct rewrite_data *d, unsigned wants, struct 
     struct run *run = d->run;
     int rc = stats_init(stats, wants, d->group->columns, run->p->gpu);
 
-    rc = rc != 0 ? rc : gather(d, stats);
+    rc = rc != 0 ? rc : rewrite_gather(d, stats);
     return rc != 0 || (d->group->expert >= 0 && stats->tokens == 0) ? rc
                                                                     : stats_finish(stats, run->p->gpu, run->stream);
 }
@@ -204,7 +204,7 @@ static int rewrite_group(struct rewrite_data *data)
         rc = rc != 0 ? rc : rewrite_stage(run, stage, data, &stats);
         stats_deinit(&stats, run->p->gpu);
     }
-    return rc != 0 ? rc : advance(data);
+    return rc != 0 ? rc : rewrite_advance(data);
 }
 
 int block_rewrite(struct run *run, struct block *block)

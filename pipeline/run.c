@@ -10,7 +10,7 @@ int run_tick(struct run *run, double share, const char *step)
 
     run->block_fraction = share;
     int rc = checkpoint_commit(run->checkpoint, false);
-    return rc != 0 ? rc : news_progress(run->news, 0.95 * done, run->block_index, step);
+    return rc != 0 ? rc : message_send_progress(run->sender, 0.95 * done, run->block_index, step);
 }
 
 void run_add_time(struct run *run, enum pipeline_phase phase, double *mark, double flops)
@@ -18,10 +18,10 @@ void run_add_time(struct run *run, enum pipeline_phase phase, double *mark, doub
     double now = clock_monotonic_seconds();
 
     if (run->p->gpu->info.host_memory) { /* what was queued has ended */
-        run->news->times.seconds[phase] += now - *mark;
+        run->sender->times.seconds[phase] += now - *mark;
     } else {
-        phase_clock_end(&run->clock, phase, &run->news->times);
+        phase_clock_end(&run->clock, phase, &run->sender->times);
     }
-    run->news->times.flops[phase] += flops;
+    run->sender->times.flops[phase] += flops;
     *mark = now;
 }

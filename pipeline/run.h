@@ -4,8 +4,8 @@
 
 #include "models/block.h"
 #include "pipeline/checkpoint.h"
+#include "pipeline/message_sender.h"
 #include "pipeline/microbatches.h"
-#include "pipeline/news.h"
 #include "pipeline/phase_clock.h"
 
 /* The calibration set in float, where targets come from it. */
@@ -25,7 +25,7 @@ struct evaluation {
 struct run {
     const struct pipeline *p;
     const struct model_config *config;
-    struct news *news;
+    struct message_sender *sender;
     struct checkpoint *checkpoint;
     struct gpu_stream *stream;
     struct phase_clock clock;    /* of a device that works by itself */

@@ -10,20 +10,20 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* The whole range is an outlier's where it leaves the root mean square fewer steps than this, or where the one that is
- * taken is no more than this share of it and loses no more than half. */
+/* The full range is that of an outlier where the root mean square has fewer steps in it than STEPS_MIN, or where the
+ * chosen range is at most SHARE_MAX of it and divides the error by at least GAIN_MIN. */
 #define STEPS_MIN 2
 #define SHARE_MAX 0.25
 #define GAIN_MIN 2.0
 
-struct tick_context {
+struct input_tick_context {
     struct run *run;
     double share;
 };
 
-static int tick(void *data)
+static int input_tick(void *data)
 {
-    struct tick_context *context = data;
+    struct input_tick_context *context = data;
     return run_tick(context->run, context->share, "quantizing");
 }
 
@@ -33,26 +33,28 @@ bool input_is_static(const struct qscheme *scheme)
 }
 
 /* The largest input, and the root of their mean square. */
-static int measure(struct run *run, const struct layer_stats *stats, float *absmax, float *rms)
+static int input_moments(struct run *run, const struct layer_stats *stats, float *absmax, float *rms)
 {
     float *columns = malloc((size_t)stats->columns * sizeof(*columns));
     double squares = 0;
-    float most = 0;
+    float max = 0;
 
     if (columns == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld ranges", (long long)stats->columns);
     }
     int rc = run->p->gpu->ops->download(run->stream, columns, stats->absmax.data, tensor_bytes(&stats->absmax));
     for (int64_t i = 0; rc == 0 && i < stats->columns; i++) {
-        most = columns[i] > most ? columns[i] : most;
+        max = columns[i] > max ? columns[i] : max;
     }
-    rc = rc != 0 ? rc : run->p->gpu->ops->diagonal(run->stream, columns, &stats->hessian);
+    if (rc == 0) {
+        rc = run->p->gpu->ops->diagonal(run->stream, columns, &stats->hessian);
+    }
     for (int64_t i = 0; rc == 0 && i < stats->columns; i++) {
         squares += 0.5 * (double)columns[i]; /* H = (2/T) sum x x^T */
     }
     free(columns);
     if (rc == 0) {
-        *absmax = most;
+        *absmax = max;
         *rms = (float)sqrt(squares / (double)stats->columns);
     }
     return rc;
@@ -62,35 +64,36 @@ static bool is_outliers(const struct report_input *in, enum dtype element)
 {
     /* E4M3 has its smallest steps, 2^-9, near zero. */
     double steps = dtype_rows[element].max / dtype_rows[element].min;
-    double most = (double)in->absmax, usual = (double)in->rms;
+    double max = (double)in->absmax, usual = (double)in->rms;
 
-    return (usual > 0 && most * STEPS_MIN > usual * steps) ||
+    return (usual > 0 && max * STEPS_MIN > usual * steps) ||
            (in->range.share <= SHARE_MAX && in->range.error * GAIN_MIN <= in->range.error_whole);
 }
 
-static int warn(struct run *run)
+static int input_warn(struct run *run)
 {
-    return news_warn(run->news, "input_outliers",
-                     "a few inputs of some modules reach so far that one static scale cannot suit them and the others: "
-                     "\"input_outlier\" in the report's rows; smooth these inputs first (method \"smoothquant\", alone "
-                     "or before the one that solves, with \"smooth_down\" and \"smooth_output\"), give each token its "
-                     "own scale (\"activation_dynamic\": true, or \"activation_scheme\": \"dynamic\"), or list the "
-                     "modules in \"float_inputs\"");
+    return message_send_warning(
+        run->sender, "input_outliers",
+        "some modules have a few inputs so large that one static scale cannot represent both them and the others: "
+        "\"input_outlier\" in the report's rows; smooth these inputs first (method \"smoothquant\", alone "
+        "or before the one that solves, with \"smooth_down\" and \"smooth_output\"), give each token its "
+        "own scale (\"activation_dynamic\": true, or \"activation_scheme\": \"dynamic\"), or list the "
+        "modules in \"float_inputs\"");
 }
 
 /* One range for linears that read the same input alike. */
-static int choose(struct run *run, double share, const struct layer_stats *stats, const struct qscheme *scheme,
-                  const struct tensor *const *weights, int count, struct report_input *out)
+static int input_choose(struct run *run, double share, const struct layer_stats *stats, const struct qscheme *scheme,
+                        const struct tensor *const *weights, int count, struct report_input *out)
 {
-    struct tick_context data = {run, share};
+    struct input_tick_context data = {run, share};
     const struct solve_context context = {.gpu = run->p->gpu,
                                           .stream = run->stream,
                                           .scale_dtype = scheme->scale_dtype,
-                                          .tick = tick,
+                                          .tick = input_tick,
                                           .tick_data = &data};
     struct report_input made = {.known = true, .range = {.share = 1, .error = NAN, .error_whole = NAN}};
 
-    int rc = measure(run, stats, &made.absmax, &made.rms);
+    int rc = input_moments(run, stats, &made.absmax, &made.rms);
     if (rc == 0 && scheme->input_search && made.absmax > 0) {
         rc = input_range_search(&context, &stats->spread, weights, count, &scheme->input, made.absmax, &made.range);
     }
@@ -99,10 +102,10 @@ static int choose(struct run *run, double share, const struct layer_stats *stats
     }
     made.outlier = is_outliers(&made, scheme->input.element);
     *out = made;
-    return made.outlier ? warn(run) : 0;
+    return made.outlier ? input_warn(run) : 0;
 }
 
-static bool are_alike(const struct qscheme *a, const struct qscheme *b)
+static bool inputs_alike(const struct qscheme *a, const struct qscheme *b)
 {
     return input_is_static(a) && input_is_static(b) && a->input.element == b->input.element &&
            a->input_search == b->input_search;
@@ -124,16 +127,16 @@ int group_inputs(struct run *run, double share, const struct layer_stats *stats,
             continue;
         }
         for (int i = first; i < count; i++) {
-            if (are_alike(&schemes[first], &schemes[i])) {
+            if (inputs_alike(&schemes[first], &schemes[i])) {
                 weights[found++] = jobs[i].weight;
             }
         }
         rc = stats == NULL || (stats->flags & STATS_RANGE) == 0
                  ? err_raise(ERR_INSUFFICIENT_CALIBRATION, "a static input scale of %s needs calibration inputs",
                              jobs[first].name)
-                 : choose(run, share, stats, &schemes[first], weights, found, &made);
+                 : input_choose(run, share, stats, &schemes[first], weights, found, &made);
         for (int i = first; rc == 0 && i < count; i++) {
-            if (are_alike(&schemes[first], &schemes[i])) {
+            if (inputs_alike(&schemes[first], &schemes[i])) {
                 out[i] = made;
                 jobs[i].result.input_scale =
                     stored_input_scale((float)((double)made.absmax * made.range.share), schemes[i].input.element,

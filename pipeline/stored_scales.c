@@ -1,9 +1,10 @@
-/* Scales that the type they are stored in does not hold. A method that meets one stores the nearest there is, and what
- * shares that scale may lose nearly all of its energy: half precision ends at 65504 and has steps of 2^-24 near zero.
- * Such a result is named in its row and among the job's warnings. */
+/* Scales outside the range of the type that stores them. They are clamped, and the weights that share such a scale may
+ * lose nearly all of their energy: half precision ends at 65504 and has steps of 2^-24 near zero. The report row of
+ * such a module says so, and so does a warning of the job. */
 
 #include "pipeline/stored_scales.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "gpu/ggml_blocks.h"
 #include "quantizers/input_range.h"
@@ -44,7 +45,7 @@ static float half_at(const uint8_t *bytes)
     return fabsf(dtype_f16_to_f32(half));
 }
 
-/* The largest of a block's own scales: Q4_K has two, and Q6_K's is behind its codes. */
+/* The largest of a block's own scales: Q4_K has two, and Q6_K stores its scale after its codes. */
 static float block_scale(int type, const uint8_t *block)
 {
     if (type == GGML_TYPE_Q4_K) {
@@ -53,7 +54,7 @@ static float block_scale(int type, const uint8_t *block)
     return half_at(type == GGML_TYPE_Q6_K ? block + 208 : block);
 }
 
-static int take_blocks(const struct qtensor *q, struct scales *out)
+static int scales_of_blocks(const struct qtensor *q, struct scales *out)
 {
     const struct ggml_block *block = ggml_block_find(q->scheme.block_type);
 
@@ -66,23 +67,23 @@ static int take_blocks(const struct qtensor *q, struct scales *out)
     return out->values != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for scales");
 }
 
-static int take_scales(const struct qtensor *q, struct scales *out)
+static int scales_of(const struct qtensor *q, struct scales *out)
 {
-    bool flat = q->scheme.kind == QTENSOR_NF4, whole_rows = q->scheme.kind == QTENSOR_CODEBOOKS;
+    bool flat = q->scheme.kind == QTENSOR_NF4, per_row = q->scheme.kind == QTENSOR_CODEBOOKS;
 
     out->tiles = (struct gpu_tiles){.element = DTYPE_I8, .rows = 1};
     out->rows = flat ? 1 : q->rows;
     out->cols = flat ? q->rows * q->cols : q->cols;
     out->bounds = bounds_of(q->scheme.kind == QTENSOR_BLOCKS ? DTYPE_F16 : q->scheme.scale_dtype);
     if (q->scheme.kind == QTENSOR_BLOCKS) {
-        return take_blocks(q, out);
+        return scales_of_blocks(q, out);
     }
     if (q->scales == NULL || (flat && q->scheme.nested)) { /* nested scales are codes of singles */
         return 0;
     }
     out->tiles.rows = flat || q->scheme.group_rows < 1 ? 1 : q->scheme.group_rows;
-    out->tiles.cols = whole_rows ? q->cols : q->scheme.group_size;
-    out->count = q->row_groups * (whole_rows ? 1 : q->groups);
+    out->tiles.cols = per_row ? q->cols : q->scheme.group_size;
+    out->count = q->row_groups * (per_row ? 1 : q->groups);
     out->values = malloc((size_t)out->count * sizeof(*out->values));
     if (out->values == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for scales");
@@ -93,27 +94,30 @@ static int take_scales(const struct qtensor *q, struct scales *out)
     return 0;
 }
 
-/* A scale is small for weights that are zero, too; the weights tell. */
+/* Scales that are too small, but for those of weights that are all zero. */
 static int count_below(struct run *run, const struct tensor *weight, struct scales *scales)
 {
     const struct gpu *gpu = run->p->gpu;
     const int64_t down = (scales->rows + scales->tiles.rows - 1) / scales->tiles.rows;
     const int64_t across = (scales->cols + scales->tiles.cols - 1) / scales->tiles.cols;
     const struct tensor w = tensor_2d(weight->data, DTYPE_F32, scales->rows, scales->cols);
-    struct tensor most = {0};
-    float *host = malloc((size_t)(down * across) * sizeof(*host));
+    AUTO_FREE float *host = malloc((size_t)(down * across) * sizeof(*host));
+    struct tensor range = {0};
 
-    int rc = host == NULL || down * across != scales->count
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld ranges", (long long)scales->count)
-                 : gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){down, across}, &most);
-    rc = rc != 0 ? rc : gpu->ops->tile_range(run->stream, &most, &w, &scales->tiles);
-    rc = rc != 0 ? rc : gpu->ops->download(run->stream, host, most.data, tensor_bytes(&most));
-    for (int64_t i = 0; rc == 0 && i < scales->count; i++) {
+    if (host == NULL || down * across != scales->count) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld ranges", (long long)scales->count);
+    }
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){down, across}, &range));
+    int rc = gpu->ops->tile_range(run->stream, &range, &w, &scales->tiles);
+    if (rc == 0) {
+        rc = gpu->ops->download(run->stream, host, range.data, tensor_bytes(&range));
+    }
+    gpu_tensor_free(gpu, &range);
+    TRY(rc);
+    for (int64_t i = 0; i < scales->count; i++) {
         scales->below += scales->values[i] <= scales->bounds.smallest && host[i] > 0;
     }
-    gpu_tensor_free(gpu, &most);
-    free(host);
-    return rc;
+    return 0;
 }
 
 static int64_t count_beyond(const float *values, int64_t count, float largest)
@@ -136,7 +140,7 @@ static int64_t table_count(const struct qtensor *q)
                : 0;
 }
 
-static int say(struct run *run, struct linear_job *job, const struct scales *scales)
+static int scales_warn(struct run *run, struct linear_job *job, const struct scales *scales)
 {
     const char *type =
         dtype_rows[job->result.scheme.kind == QTENSOR_BLOCKS ? DTYPE_F16 : job->result.scheme.scale_dtype].name;
@@ -148,14 +152,14 @@ static int say(struct run *run, struct linear_job *job, const struct scales *sca
              "format %s stores scales as %s, which cannot hold those of some modules; they were clamped and these "
              "modules lost more than others: \"fallback\" in the report's rows",
              run->p->format->name, type);
-    return news_warn(run->news, "scales_clamped", message);
+    return message_send_warning(run->sender, "scales_clamped", message);
 }
 
 int check_stored_scales(struct run *run, const struct tensor *weight, struct linear_job *job)
 {
     struct scales scales = {0};
     bool small = false;
-    int rc = take_scales(&job->result, &scales);
+    int rc = scales_of(&job->result, &scales);
 
     scales.beyond = rc == 0 ? count_beyond(scales.values, scales.count, scales.bounds.largest) : 0;
     if (rc == 0 && job->result.tables != NULL) {
@@ -167,19 +171,19 @@ int check_stored_scales(struct run *run, const struct tensor *weight, struct lin
     rc = small ? count_below(run, weight, &scales) : rc;
     free(scales.values);
     if (rc == 0 && (scales.beyond > 0 || scales.below > 0)) {
-        rc = say(run, job, &scales);
+        rc = scales_warn(run, job, &scales);
     }
     return rc;
 }
 
-float stored_input_scale(float most, enum dtype element, enum dtype dtype, struct linear_job *job)
+float stored_input_scale(float max, enum dtype element, enum dtype dtype, struct linear_job *job)
 {
     struct bounds bounds = bounds_of(dtype);
-    float scale = input_range_scale(most, element, dtype);
+    float scale = input_range_scale(max, element, dtype);
 
-    if (most > 0 && (scale >= bounds.largest || scale <= bounds.smallest)) {
-        float wanted = most / ((float)dtype_rows[element].max);
-        snprintf(job->fallback, sizeof(job->fallback), "input scale %.3g does not fit %s", (double)wanted,
+    if (max > 0 && (scale >= bounds.largest || scale <= bounds.smallest)) {
+        float exact = max / ((float)dtype_rows[element].max);
+        snprintf(job->fallback, sizeof(job->fallback), "input scale %.3g does not fit %s", (double)exact,
                  dtype_rows[dtype].name);
     }
     return scale;

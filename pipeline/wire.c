@@ -147,7 +147,7 @@ int64_t wire_get_count(struct wire_in *in, size_t size)
 
 static int raise_gone(int saved_errno)
 {
-    return err_raise(ERR_WORKER_LOST, "the other end of a run's messages is gone: %s", strerror(saved_errno));
+    return err_raise(ERR_WORKER_LOST, "the peer of a run's messages is gone: %s", strerror(saved_errno));
 }
 
 static int send_all(int socket, const void *data, size_t size)
@@ -189,7 +189,7 @@ int wire_send_code(int socket, enum wire_kind kind, int code)
     return wire_send(socket, kind, &body);
 }
 
-/* Bytes that the frame which has begun to come still lacks; its header first. */
+/* The number of bytes that are still missing: of the header first, then of the frame. */
 static int missing(const struct wire_receiver *receiver, size_t *bytes)
 {
     struct header header;
@@ -201,7 +201,7 @@ static int missing(const struct wire_receiver *receiver, size_t *bytes)
     memcpy(&header, receiver->data, sizeof(header));
     if (header.magic != MAGIC || header.version != WIRE_VERSION || header.kind >= WIRE_KIND_COUNT ||
         header.size > WIRE_FRAME_MAX) {
-        return err_raise(ERR_WORKER_LOST, "a run's message has a header that version %d does not know", WIRE_VERSION);
+        return err_raise(ERR_WORKER_LOST, "a run's message has a header that is not of version %d", WIRE_VERSION);
     }
     *bytes = sizeof(header) + header.size - receiver->size;
     return 0;

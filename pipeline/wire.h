@@ -1,7 +1,7 @@
 #pragma once
 /* Frames between a run's process and its parent: a header, then a body of plain fields. Both ends are one executable,
- * so fields are as the host has them; the version in the header tells a peer that is not. Nothing that arrives is
- * trusted: a body is bounded, and a field that does not fit makes the frame bad. */
+ * so fields are in the host's representation; the version in the header detects another build. Input is not trusted: a
+ * body is bounded, and a field that does not fit makes the frame bad. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,7 +14,7 @@ enum wire_kind {
     /* to the run's process */
     WIRE_ORDER,  /* order.h: what to run */
     WIRE_IDS,    /* a piece of its sets' tokens */
-    WIRE_STOP,   /* a code: end with it at the next chance */
+    WIRE_STOP,   /* a code: end with it as soon as possible */
     WIRE_ANSWER, /* a code, or 0: to a message that waits for one */
     /* from it */
     WIRE_MESSAGE, /* message.h */
@@ -48,7 +48,7 @@ int wire_get_code(struct wire_in *in);
 void wire_get_text(struct wire_in *in, char *out, size_t size);
 /* The same into memory of its own, of at most max bytes; caller frees. NULL: bad, or no memory. */
 char *wire_get_long_text(struct wire_in *in, size_t max);
-/* A number of things that take at least `size` bytes each; bad when there is not so much left. */
+/* A count of items of at least `size` bytes each; bad when there are fewer bytes left. */
 int64_t wire_get_count(struct wire_in *in, size_t size);
 
 /* Send a frame on a stream socket; waits. ERR_WORKER_LOST: the peer is gone. */
@@ -56,13 +56,13 @@ int wire_send(int socket, enum wire_kind kind, const struct wire_out *body);
 /* A frame that holds one code. */
 int wire_send_code(int socket, enum wire_kind kind, int code);
 
-/* What has come of the next frame. Zeroed at first; wire_receiver_deinit. */
+/* The received part of the next frame. Zeroed at first; wire_receiver_deinit. */
 struct wire_receiver {
     unsigned char *data;
     size_t size, capacity;
 };
-/* Take what there is; wait: until the frame is complete. *got: it is, and *kind and *body tell of it until the next
- * call. ERR_WORKER_LOST: the peer is gone, or what came is no frame of this version. */
+/* Receive what has arrived; wait: until a frame is complete. *got: it is, and *kind and *body describe it until the
+ * next call. ERR_WORKER_LOST: the peer is gone, or the bytes are not a frame of this version. */
 int wire_receive(int socket, struct wire_receiver *receiver, bool wait, bool *got, enum wire_kind *kind,
                  struct wire_in *body);
 void wire_receiver_deinit(struct wire_receiver *receiver);

@@ -33,7 +33,7 @@ static void judge(struct patterns *patterns, char (*modules)[PATTERN_MODULE_SIZE
         }
         for (size_t i = 0; i < count; i++) {
             enum patterns_verdict verdict = patterns_verdict(patterns, lines[i], &module);
-            if ((module != NULL) != (verdict == PATTERN_GAVE_UP) || (round == 1 && verdict != before[i])) {
+            if ((module != NULL) != (verdict == PATTERN_TOO_COSTLY) || (round == 1 && verdict != before[i])) {
                 abort();
             }
             before[i] = verdict;

@@ -44,8 +44,8 @@ START_TEST(what_does_not_fit_is_named)
     struct rig rig;
     rig_open(&rig, 2);
     const struct pipeline pipeline = {.format = format_find("gguf"), .gpu = &rig.gpu, .receive = on_message};
-    struct news news = {.p = &pipeline};
-    struct run run = {.p = &pipeline, .news = &news, .stream = rig.stream};
+    struct message_sender sender = {.p = &pipeline};
+    struct run run = {.p = &pipeline, .sender = &sender, .stream = rig.stream};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         for (int kind = 0; kind < WEIGHTS_COUNT; kind++) {

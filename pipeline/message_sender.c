@@ -1,18 +1,18 @@
-/* What every message has in addition to its own, and handing it over. */
+/* Adds times and peaks of memory to a message, and hands it to the receiver. */
 
-#include "pipeline/news.h"
+#include "pipeline/message_sender.h"
 
 #include <malloc.h>
 #include <stdio.h>
 #include <sys/resource.h>
 
-static int send_message(const struct news *news, struct message *message)
+static int send_message(const struct message_sender *sender, struct message *message)
 {
-    const struct gpu *gpu = news->p->gpu;
-    struct err_record record; /* what the caller has to say is not lost to this */
+    const struct gpu *gpu = sender->p->gpu;
+    struct err_record record; /* the caller's, which this must not replace */
     struct rusage usage = {0};
 
-    message->times = news->times;
+    message->times = sender->times;
     err_take(&record);
     if (gpu->ops->memory_peak(gpu->device, false, &message->device_peak_bytes) != 0) {
         message->device_peak_bytes = 0; /* a backend that does not count, or a device that was lost */
@@ -20,36 +20,36 @@ static int send_message(const struct news *news, struct message *message)
     err_restore(&record);
     (void)getrusage(RUSAGE_SELF, &usage);
     message->host_peak_bytes = (int64_t)usage.ru_maxrss * 1024;
-    return news->p->receive(news->p->receiver, message);
+    return sender->p->receive(sender->p->receiver, message);
 }
 
-int news_progress(const struct news *news, double fraction, int64_t block, const char *step)
+int message_send_progress(const struct message_sender *sender, double fraction, int64_t block, const char *step)
 {
     struct message message = {.kind = MESSAGE_PROGRESS,
                               .progress = {.fraction = fraction, .block = block, .step = step}};
 
-    return send_message(news, &message);
+    return send_message(sender, &message);
 }
 
-int news_warn(const struct news *news, const char *code, const char *text)
+int message_send_warning(const struct message_sender *sender, const char *code, const char *text)
 {
     struct message message = {.kind = MESSAGE_WARNING};
 
     snprintf(message.warning.code, sizeof(message.warning.code), "%s", code);
     snprintf(message.warning.text, sizeof(message.warning.text), "%s", text);
-    return send_message(news, &message);
+    return send_message(sender, &message);
 }
 
-int news_block_done(const struct news *news, const struct message_block *block)
+int message_send_block_done(const struct message_sender *sender, const struct message_block *block)
 {
     struct message message = {.kind = MESSAGE_BLOCK_DONE, .block = *block};
 
-    int rc = send_message(news, &message);
+    int rc = send_message(sender, &message);
     (void)malloc_trim(0); /* a block's worth of freed memory goes back, so that peaks do not add up */
     return rc;
 }
 
-int news_end(const struct news *news, int rc, const struct evaluation_result *result)
+int message_send_end(const struct message_sender *sender, int rc, const struct evaluation_result *result)
 {
     struct message message = {.kind = MESSAGE_DONE, .done = *result};
 
@@ -58,7 +58,7 @@ int news_end(const struct news *news, int rc, const struct evaluation_result *re
         message.failure = *err_last();
         message.failure.code = rc;
     }
-    (void)send_message(news, &message);
+    (void)send_message(sender, &message);
     if (rc != 0) {
         err_restore(&message.failure);
     }
