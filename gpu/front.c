@@ -3,10 +3,11 @@
 
 #include "gpu/front.h"
 
+#include "base/cleanup.h"
+#include "base/mem.h"
 #include "gpu/backend.h"
 
 #include <limits.h>
-#include <stdlib.h>
 
 static const struct gpu_ops *backend_of(const struct gpu_stream *stream)
 {
@@ -25,8 +26,9 @@ static const char *backend_name(const struct gpu_ops *backend)
         if (backend->name == NULL) {                                                                                   \
             return err_raise(ERR_UNSUPPORTED, "the backend '%s' has no operation '%s'", backend_name(backend), #name); \
         }                                                                                                              \
-        int rc = check_##name(#name GPU_ARGUMENTS(__VA_ARGS__));                                                       \
-        return rc != 0 ? rc : backend->name(stream GPU_ARGUMENTS(__VA_ARGS__));                                        \
+        TRY(check_##name(#name GPU_ARGUMENTS(__VA_ARGS__)));                                                           \
+        int rc = backend->name(stream GPU_ARGUMENTS(__VA_ARGS__));                                                     \
+        return rc != 0 ? err_pass(rc, #name) : 0;                                                                      \
     }
 #include "gpu/ops.def"
 
@@ -114,21 +116,16 @@ int check_order(const char *op, const int32_t *order, int64_t n)
     if (order == NULL) {
         return 0;
     }
-    unsigned char *seen = calloc((size_t)(n > 0 ? n : 1), 1);
-    if (seen == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld bytes", (long long)n);
-    }
-    int rc = 0;
-    for (int64_t i = 0; i < n && rc == 0; i++) {
+    AUTO_FREE bool *seen = NULL;
+    TRY(mem_array(&seen, (size_t)n));
+    for (int64_t i = 0; i < n; i++) {
         if (order[i] < 0 || order[i] >= n || seen[order[i]]) {
-            rc = err_raise(ERR_INTERNAL, "%s: the order is not a permutation: entry %lld is %d", op, (long long)i,
-                           (int)order[i]);
-        } else {
-            seen[order[i]] = 1;
+            return err_raise(ERR_INTERNAL, "%s: the order is not a permutation: entry %lld is %d", op, (long long)i,
+                             (int)order[i]);
         }
+        seen[order[i]] = true;
     }
-    free(seen);
-    return rc;
+    return 0;
 }
 
 int check_separate(const char *op, const char *name, const struct tensor *out, const char *other,

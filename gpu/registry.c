@@ -3,8 +3,10 @@
  * The CPU is always row 0. Modules are opened once and stay open: a device library that has started threads cannot be
  * unloaded safely. The table is written before other threads start (gpu_load_backends) and only read after that. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "gpu/backend.h"
 
 #include <dirent.h>
@@ -231,26 +233,24 @@ int gpu_load_backends(const char *module_folders)
 {
     struct search search = {.count = 0};
     char reason[SEARCHED_SIZE + 128];
-    int rc = 0;
+    AUTO_FREE char *folders = NULL;
 
     pthread_once(&cpu_once, add_cpu);
-    char *folders = strdup(module_folders != NULL ? module_folders : "");
-    if (folders == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the module folders");
-    }
+    TRY(mem_strdup(&folders, module_folders != NULL ? module_folders : ""));
     char *rest = folders;
-    for (const char *folder; rc == 0 && (folder = strsep(&rest, ":")) != NULL;) {
-        rc = folder[0] != '\0' ? load_folder(folder, &search) : 0;
+    for (const char *folder; (folder = strsep(&rest, ":")) != NULL;) {
+        if (folder[0] != '\0') {
+            TRY(load_folder(folder, &search));
+        }
     }
-    free(folders);
-    for (size_t i = 0; i < KNOWN_COUNT && rc == 0; i++) {
+    for (size_t i = 0; i < KNOWN_COUNT; i++) {
         if (!found(&search, known_modules[i].name)) {
             snprintf(reason, sizeof(reason), "no module " MODULE_PREFIX "%s" MODULE_SUFFIX " in: %s",
                      known_modules[i].name, search.searched[0] != '\0' ? search.searched : "no folder was searched");
             note(known_modules[i].name, reason);
         }
     }
-    return rc != 0 ? err_pass(rc, "loading backends") : 0;
+    return 0;
 }
 
 const char *gpu_backend_notes(void)
@@ -355,12 +355,9 @@ int gpu_open(const char *want, int threads, struct gpu *out)
     struct gpu gpu = {0};
     int index;
 
-    int rc = find_device(want, &backend, &index);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(find_device(want, &backend, &index));
     gpu.ops = &backend->ops;
-    rc = gpu.ops->device_open(index, threads, &gpu.device);
+    int rc = gpu.ops->device_open(index, threads, &gpu.device);
     if (rc != 0) {
         return err_pass(rc, "opening device '%s'", want);
     }
@@ -384,12 +381,10 @@ int gpu_describe(const char *want, int threads, struct gpu_info *out)
     if (backend != NULL && recall(backend, index, out)) {
         return 0;
     }
-    int rc = gpu_open(want, threads, &gpu);
-    if (rc == 0) {
-        *out = gpu.info;
-        gpu_close(&gpu);
-    }
-    return rc;
+    TRY(gpu_open(want, threads, &gpu));
+    *out = gpu.info;
+    gpu_close(&gpu);
+    return 0;
 }
 
 void gpu_close(struct gpu *gpu)
@@ -443,12 +438,9 @@ int gpu_tensor_from_host(const struct gpu *gpu, struct gpu_stream *stream, enum 
                          const int64_t *shape, const void *host, struct tensor *out)
 {
     struct tensor made;
-    int rc = gpu_tensor_uninitialized(gpu, dtype, rank, shape, &made);
 
-    if (rc != 0) {
-        return rc;
-    }
-    rc = gpu_tensor_upload(gpu, stream, &made, host);
+    TRY(gpu_tensor_uninitialized(gpu, dtype, rank, shape, &made));
+    int rc = gpu_tensor_upload(gpu, stream, &made, host);
     if (rc != 0) {
         gpu_tensor_free(gpu, &made);
         return rc;

@@ -65,10 +65,7 @@ int cpu_attention(struct gpu_stream *stream, const struct tensor *o, const struc
     if (spec->window > 0 && spec->window < spec->length - Q_TILE) {
         job.span = spec->window + Q_TILE;
     }
-    int rc = scratch_reserve(stream, 0, scratch_size(job.span * Q_TILE, sizeof(float)));
-    if (rc != 0) {
-        return err_pass(rc, "attention");
-    }
+    TRY(scratch_reserve(stream, 0, scratch_size(job.span * Q_TILE, sizeof(float))));
     stream_run(stream, spec->sequences * spec->heads * job.tiles, attention_tile, &job);
     return 0;
 }

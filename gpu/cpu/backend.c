@@ -5,7 +5,9 @@
 
 #include "gpu/cpu/internal.h"
 
+#include "base/cleanup.h"
 #include "base/ids.h"
+#include "base/mem.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,31 +27,6 @@ static int cpu_device_count(void)
     return 1;
 }
 
-static int cpu_device_open(int index, int threads, struct gpu_device **device)
-{
-    if (index != 0) {
-        return err_raise(ERR_CONFIG, "there is one CPU device, not number %d", index);
-    }
-    int rc = blas_load();
-    if (rc != 0) {
-        return err_pass(rc, "opening the CPU device");
-    }
-    struct gpu_device *opened = calloc(1, sizeof(*opened));
-    if (opened == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a CPU device");
-    }
-    memory_open(opened);
-    opened->kernels = kernels_choose();
-    opened->pool = pool_new(threads);
-    if (opened->pool == NULL) {
-        memory_close(opened);
-        free(opened);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot start %d threads", threads);
-    }
-    *device = opened;
-    return 0;
-}
-
 static void cpu_device_close(struct gpu_device *device)
 {
     if (device != NULL) {
@@ -59,6 +36,27 @@ static void cpu_device_close(struct gpu_device *device)
     }
 }
 
+CLEANUP_FREE(cpu_device, struct gpu_device, cpu_device_close)
+
+static int cpu_device_open(int index, int threads, struct gpu_device **device)
+{
+    if (index != 0) {
+        return err_raise(ERR_CONFIG, "there is one CPU device, not number %d", index);
+    }
+    AUTO(cpu_device) struct gpu_device *opened = NULL;
+
+    TRY(blas_load());
+    TRY(mem_new(&opened));
+    memory_open(opened);
+    opened->kernels = kernels_choose();
+    opened->pool = pool_new(threads);
+    if (opened->pool == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot start %d threads", threads);
+    }
+    *device = MOVE(opened);
+    return 0;
+}
+
 static int cpu_device_info(struct gpu_device *device, struct gpu_info *info)
 {
     return info_read(device, info);
@@ -66,10 +64,9 @@ static int cpu_device_info(struct gpu_device *device, struct gpu_info *info)
 
 static int cpu_stream_new(struct gpu_device *device, struct gpu_stream **stream)
 {
-    struct gpu_stream *opened = calloc(1, sizeof(*opened));
-    if (opened == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a stream");
-    }
+    struct gpu_stream *opened = NULL;
+
+    TRY(mem_new(&opened));
     opened->head.ops = gpu_cpu_ops();
     opened->device = device;
     *stream = opened;
@@ -93,13 +90,7 @@ static int cpu_stream_sync(struct gpu_stream *stream)
 /* Operations have ended when they return. */
 static int cpu_event_new(struct gpu_device *device, struct gpu_event **event)
 {
-    struct gpu_event *made = calloc(1, sizeof(*made));
-
-    if (made == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate an event");
-    }
-    *event = made;
-    return 0;
+    return mem_new(event);
 }
 
 static void cpu_event_free(struct gpu_event *event)

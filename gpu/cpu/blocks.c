@@ -217,10 +217,7 @@ int cpu_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, co
                            .cols = matrix_cols(w),
                            .out = blocks->data};
 
-    int rc = scratch_reserve(stream, scratch_size(BLOCK_MAX, sizeof(float)), 0);
-    if (rc != 0) {
-        return err_pass(rc, "encode_blocks");
-    }
+    TRY(scratch_reserve(stream, scratch_size(BLOCK_MAX, sizeof(float)), 0));
     float *ones = scratch_shared(stream);
     for (int i = 0; i < BLOCK_MAX; i++) {
         ones[i] = 1.0f;

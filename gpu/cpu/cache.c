@@ -236,11 +236,8 @@ int cpu_attention_error(struct gpu_stream *stream, struct gpu_attention_error *o
         job.span = spec->window + Q_TILE;
     }
     int64_t tasks = spec->sequences * spec->heads * job.tiles;
-    int rc = scratch_reserve(stream, scratch_size(tasks, sizeof(*job.parts)),
-                             scratch_size((3 * job.span + 2 * spec->head_dim) * Q_TILE, sizeof(float)));
-    if (rc != 0) {
-        return err_pass(rc, "attention_error");
-    }
+    TRY(scratch_reserve(stream, scratch_size(tasks, sizeof(*job.parts)),
+                        scratch_size((3 * job.span + 2 * spec->head_dim) * Q_TILE, sizeof(float))));
     job.parts = scratch_shared(stream);
     stream_run(stream, tasks, comparison_tile, &job);
     for (int64_t i = 0; i < tasks; i++) {

@@ -116,10 +116,7 @@ int cpu_clip(struct gpu_stream *stream, const struct tensor *scale, const struct
     job.candidates = (int64_t)(spec->max_shrink * spec->steps + 1e-9);
     job.candidates = (job.candidates > 0 ? job.candidates : 1) * (spec->signs ? 2 : 1);
     size_t slice = scratch_size(2 * ROWS * spec->group_size, sizeof(float)) + scratch_size(spec->group_size, 1);
-    int rc = scratch_reserve(stream, 0, slice);
-    if (rc != 0) {
-        return err_pass(rc, "clip");
-    }
+    TRY(scratch_reserve(stream, 0, slice));
     stream_run(stream, job.groups * job.tiles, clip_tile, &job);
     return 0;
 }

@@ -230,10 +230,7 @@ int cpu_cluster_rows(struct gpu_stream *stream, const struct tensor *table, cons
                           .cols = matrix_cols(w),
                           .stored = stored};
     job.values = (int64_t)1 << bits;
-    int rc = scratch_reserve(stream, 0, slice_bytes(&job));
-    if (rc != 0) {
-        return err_pass(rc, "cluster_rows");
-    }
+    TRY(scratch_reserve(stream, 0, slice_bytes(&job)));
     stream_run(stream, job.rows, cluster_row, &job);
     return 0;
 }

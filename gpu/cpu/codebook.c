@@ -314,10 +314,7 @@ static int prepare(struct search *job, int64_t block)
     size_t gains = scratch_size(tiles_of(job->rows, ROW_TILE), sizeof(double));
     int64_t width = block * job->g;
 
-    int rc = scratch_reserve(job->stream, turned + costs + gains, scratch_size(ROW_TILE * width, sizeof(float)));
-    if (rc != 0) {
-        return err_pass(rc, "code_search");
-    }
+    TRY(scratch_reserve(job->stream, turned + costs + gains, scratch_size(ROW_TILE * width, sizeof(float))));
     char *shared = scratch_shared(job->stream);
     job->turned = (float *)(void *)shared;
     job->costs = (float *)(void *)(shared + turned);
@@ -347,19 +344,17 @@ int cpu_code_search(struct gpu_stream *stream, const struct tensor *entries, con
     job.codes = (int64_t)1 << spec->bits;
     job.stride = padded(job.codes);
     int64_t block = BLOCK_COLUMNS / job.g < job.groups ? BLOCK_COLUMNS / job.g : job.groups;
-    int rc = prepare(&job, block);
-    for (int64_t first = 0; rc == 0 && first < job.groups; first += block) {
+    TRY(prepare(&job, block));
+    for (int64_t first = 0; first < job.groups; first += block) {
         job.first_group = first;
         job.group_count = job.groups - first < block ? job.groups - first : block;
         stream_run(stream, job.group_count * job.books, cost_task, &job);
         stream_run(stream, tiles_of(job.rows, ROW_TILE), search_tile, &job);
     }
     double sum = 0;
-    for (int64_t i = 0; rc == 0 && i < tiles_of(job.rows, ROW_TILE); i++) {
+    for (int64_t i = 0; i < tiles_of(job.rows, ROW_TILE); i++) {
         sum += job.gains[i];
     }
-    if (rc == 0) {
-        *gain = sum;
-    }
-    return rc;
+    *gain = sum;
+    return 0;
 }

@@ -129,13 +129,11 @@ int cpu_code_reduce(struct gpu_stream *stream, const struct tensor *out, const s
     job.codes = (int64_t)1 << spec->bits;
     job.size = job.books * job.codes * job.g;
     job.slice = tiles_of(job.rows, REDUCE_SLICES);
-    int rc = scratch_reserve(stream, scratch_size(REDUCE_SLICES * job.size, sizeof(double)), 0);
-    if (rc == 0) {
-        job.parts = scratch_shared(stream);
-        stream_run(stream, REDUCE_SLICES, reduce_slice, &job);
-        stream_run(stream, tiles_of(job.size, CHUNK), reduce_sum, &job);
-    }
-    return rc != 0 ? err_pass(rc, "code_reduce") : 0;
+    TRY(scratch_reserve(stream, scratch_size(REDUCE_SLICES * job.size, sizeof(double)), 0));
+    job.parts = scratch_shared(stream);
+    stream_run(stream, REDUCE_SLICES, reduce_slice, &job);
+    stream_run(stream, tiles_of(job.size, CHUNK), reduce_sum, &job);
+    return 0;
 }
 
 struct row_dot {

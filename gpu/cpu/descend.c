@@ -282,10 +282,7 @@ int cpu_descend(struct gpu_stream *stream, const struct tensor *codes, const str
                           .top = (float)((1 << grid->bits) - 1)};
     int64_t tasks = tiles_of(job.n, ROWS);
     size_t sums = scratch_size(tasks, sizeof(double));
-    int rc = scratch_reserve(stream, 2 * sums + scratch_size(job.k, sizeof(float)), descend_slice(&job));
-    if (rc != 0) {
-        return err_pass(rc, "descend");
-    }
+    TRY(scratch_reserve(stream, 2 * sums + scratch_size(job.k, sizeof(float)), descend_slice(&job)));
     char *shared = scratch_shared(stream);
     job.before = (double *)(void *)shared;
     job.after = (double *)(void *)(shared + sums);

@@ -71,11 +71,7 @@ int cpu_tile_range(struct gpu_stream *stream, const struct tensor *max, const st
                    const struct gpu_tiles *spec)
 {
     struct tiles job = tiles_job(w, spec);
-    int rc = scratch_reserve(stream, scratch_size(job.rows * job.groups, sizeof(float)), 0);
-
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(stream, scratch_size(job.rows * job.groups, sizeof(float)), 0));
     float *out = max->data;
     job.scale = scratch_shared(stream);
     stream_run(stream, job.rows * job.chunks, range_part, &job);

@@ -86,11 +86,7 @@ int cpu_group_places(struct gpu_stream *stream, const struct tensor *places, int
     const int32_t *id = ids->data;
     int32_t *place = places->data;
     int64_t count = tensor_count(ids);
-    int rc = scratch_reserve(stream, scratch_size(experts, sizeof(int64_t)), 0);
-
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(stream, scratch_size(experts, sizeof(int64_t)), 0));
     int64_t *next = scratch_shared(stream);
     for (int64_t e = 0; e <= experts; e++) {
         offsets[e] = 0;

@@ -108,10 +108,7 @@ static int factor_cholesky(struct factor *job)
 {
     for (job->k = 0; job->k < job->blocks; job->k++) {
         int64_t after = job->blocks - job->k - 1;
-        int rc = factor_diagonal(job);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(factor_diagonal(job));
         if (after > 0) {
             stream_run(job->stream, tiles_of(job->n - (job->k + 1) * BLOCK, PANEL_ROWS), solve_panel, job);
             stream_run(job->stream, after * (after + 1) / 2, update_tile, job);
@@ -186,19 +183,13 @@ int cpu_factor(struct gpu_stream *stream, const struct tensor *u, const struct t
     if (job.n == 0) {
         return 0;
     }
-    int rc = scratch_reserve(stream, scratch_size(BLOCK * job.n, sizeof(float)),
-                             scratch_size(BLOCK * INVERSE_COLS, sizeof(float)));
-    if (rc != 0) {
-        return err_pass(rc, "factor");
-    }
+    TRY(scratch_reserve(stream, scratch_size(BLOCK * job.n, sizeof(float)),
+                        scratch_size(BLOCK * INVERSE_COLS, sizeof(float))));
     job.panel = scratch_shared(stream);
     job.blocks = tiles_of(job.n, BLOCK);
     job.damp = (float)damping(&job, spec->damp_percent);
     stream_run(stream, tiles_of(job.n, GATHER_ROWS), gather_rows, &job);
-    rc = factor_cholesky(&job);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(factor_cholesky(&job));
     factor_invert(&job);
     stream_run(stream, tiles_of(job.n * job.n / 2, REVERSE_TILE), reverse_tile, &job);
     return 0;

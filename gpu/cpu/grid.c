@@ -167,11 +167,7 @@ int cpu_grid(struct gpu_stream *stream, const struct tensor *scale, const struct
     job.groups = job.cols / spec->group_size;
     job.padded = tiles_of(spec->group_size, LANES) * LANES;
     job.candidates = spec->mse ? (int64_t)(spec->max_shrink * spec->steps + 1e-9) * (spec->signs ? 2 : 1) : 1;
-    int rc =
-        scratch_reserve(stream, scratch_size(job.padded, sizeof(float)), scratch_size(2 * job.padded, sizeof(float)));
-    if (rc != 0) {
-        return err_pass(rc, "grid");
-    }
+    TRY(scratch_reserve(stream, scratch_size(job.padded, sizeof(float)), scratch_size(2 * job.padded, sizeof(float))));
     float *ones = scratch_shared(stream);
     for (int64_t i = 0; i < job.padded; i++) {
         ones[i] = 1.0f;

@@ -120,11 +120,7 @@ int cpu_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct 
                       .cols = matrix_cols(w),
                       .top = (float)((1 << spec->bits) - 1)};
 
-    int rc =
-        scratch_reserve(stream, 0, scratch_size(spec->group_size, sizeof(float)) + scratch_size(spec->group_size, 1));
-    if (rc != 0) {
-        return err_pass(rc, "hqq");
-    }
+    TRY(scratch_reserve(stream, 0, scratch_size(spec->group_size, sizeof(float)) + scratch_size(spec->group_size, 1)));
     job.groups = job.cols / spec->group_size;
     stream_run(stream, matrix_rows(w), hqq_row, &job);
     return 0;

@@ -55,10 +55,7 @@ int cpu_linear(struct gpu_stream *stream, const struct tensor *y, const struct t
                          .rows = matrix_rows(x),
                          .in = matrix_cols(x),
                          .out = matrix_rows(w)};
-    int rc = scratch_reserve(stream, 0, w->dtype == DTYPE_F32 ? 0 : scratch_size(N_TILE * job.in, sizeof(float)));
-    if (rc != 0) {
-        return err_pass(rc, "linear");
-    }
+    TRY(scratch_reserve(stream, 0, w->dtype == DTYPE_F32 ? 0 : scratch_size(N_TILE * job.in, sizeof(float))));
     job.out_tiles = tiles_of(job.out, N_TILE);
     stream_run(stream, tiles_of(job.rows, T_TILE) * job.out_tiles, linear_tile, &job);
     return 0;

@@ -60,11 +60,8 @@ int cpu_output_error(struct gpu_stream *stream, double *error, double *signal, c
         .stream = stream, .w = w->data, .wq = wq->data, .h = h->data, .rows = matrix_rows(w), .n = matrix_cols(w)};
     int64_t tasks = tiles_of(job.rows, ROW_TILE);
 
-    int rc = scratch_reserve(stream, scratch_size(2 * tasks, sizeof(double)),
-                             scratch_size(ROW_TILE * (COLUMN_TILE + job.n), sizeof(float)));
-    if (rc != 0) {
-        return err_pass(rc, "output_error");
-    }
+    TRY(scratch_reserve(stream, scratch_size(2 * tasks, sizeof(double)),
+                        scratch_size(ROW_TILE * (COLUMN_TILE + job.n), sizeof(float))));
     job.error = scratch_shared(stream);
     job.signal = signal != NULL ? job.error + tasks : NULL;
     stream_run(stream, tasks, output_error_tile, &job);
@@ -128,10 +125,7 @@ int cpu_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor 
                       .targets = targets,
                       .tokens = matrix_rows(logits),
                       .vocabulary = matrix_cols(logits)};
-    int rc = scratch_reserve(stream, scratch_size(job.tokens, sizeof(struct gpu_nll)), 0);
-    if (rc != 0) {
-        return err_pass(rc, "nll");
-    }
+    TRY(scratch_reserve(stream, scratch_size(job.tokens, sizeof(struct gpu_nll)), 0));
     job.parts = scratch_shared(stream);
     stream_run(stream, tiles_of(job.tokens, TOKEN_TILE), nll_tile, &job);
     for (int64_t t = 0; t < job.tokens; t++) {

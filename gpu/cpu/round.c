@@ -136,10 +136,7 @@ int cpu_residual(struct gpu_stream *stream, struct gpu_residual *out, const stru
         job.group = spec->group_size;
         job.top = (float)((1 << spec->bits) - 1);
     }
-    int rc = scratch_reserve(stream, scratch_size(rows, sizeof(struct gpu_residual)), 0);
-    if (rc != 0) {
-        return err_pass(rc, "residual");
-    }
+    TRY(scratch_reserve(stream, scratch_size(rows, sizeof(struct gpu_residual)), 0));
     job.rows = scratch_shared(stream);
     stream_run(stream, rows, residual_row, &job);
     struct gpu_residual sum = {0};

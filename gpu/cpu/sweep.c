@@ -175,10 +175,7 @@ static int sweep_run(struct sweep *job, int64_t group_size, double *loss)
     job->groups = job->k / group_size;
     tasks = tiles_of(job->n, job->rows);
     size_t loss_bytes = scratch_size(tasks, sizeof(double));
-    int rc = scratch_reserve(job->stream, loss_bytes + scratch_size(job->k, sizeof(int32_t)), slice_bytes(job));
-    if (rc != 0) {
-        return err_pass(rc, "sweep");
-    }
+    TRY(scratch_reserve(job->stream, loss_bytes + scratch_size(job->k, sizeof(int32_t)), slice_bytes(job)));
     job->losses = scratch_shared(job->stream);
     job->group = (int32_t *)(void *)((char *)scratch_shared(job->stream) + loss_bytes);
     for (int64_t i = 0; i < job->k; i++) {

@@ -98,9 +98,7 @@ int cpu_solve(struct gpu_stream *stream, const struct tensor *y, const struct te
 {
     struct solve job = {stream, y->data, g->data, u->data, order, matrix_rows(g), matrix_cols(g)};
 
-    int rc = scratch_reserve(stream, 0, scratch_size(SOLVE_ROWS * job.k, sizeof(float)));
-    if (rc == 0) {
-        stream_run(stream, tiles_of(job.n, SOLVE_ROWS), solve_tile, &job);
-    }
-    return rc;
+    TRY(scratch_reserve(stream, 0, scratch_size(SOLVE_ROWS * job.k, sizeof(float))));
+    stream_run(stream, tiles_of(job.n, SOLVE_ROWS), solve_tile, &job);
+    return 0;
 }

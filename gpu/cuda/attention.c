@@ -66,24 +66,20 @@ static int run_tile(const struct attention *job, int64_t sequence, const struct 
                           .stride_a = queries * keys,
                           .stride_b = heads->kv_step * dim,
                           .stride_c = heads->step * dim};
-    int rc = gemm_run(job->stream, &scores);
-    rc = rc != 0 ? rc
-                 : cuda_ok(job->stream->device,
-                           launch_softmax(job->weights, bf16 ? DTYPE_BF16 : DTYPE_F32, job->scores, &softmax,
-                                          job->stream->stream),
-                           "softmax");
-    return rc != 0 ? rc : gemm_run(job->stream, &output);
+    TRY(gemm_run(job->stream, &scores));
+    TRY(cuda_ok(job->stream->device,
+                launch_softmax(job->weights, bf16 ? DTYPE_BF16 : DTYPE_F32, job->scores, &softmax, job->stream->stream),
+                "softmax"));
+    return gemm_run(job->stream, &output);
 }
 
 static int run_heads(const struct attention *job, int64_t sequence, const struct heads *heads)
 {
-    int rc = 0;
-
-    for (int64_t first = 0; rc == 0 && first < job->spec->length; first += QUERY_TILE) {
+    for (int64_t first = 0; first < job->spec->length; first += QUERY_TILE) {
         int64_t left = job->spec->length - first;
-        rc = run_tile(job, sequence, heads, first, left < QUERY_TILE ? left : QUERY_TILE);
+        TRY(run_tile(job, sequence, heads, first, left < QUERY_TILE ? left : QUERY_TILE));
     }
-    return rc;
+    return 0;
 }
 
 /* The inner number of a head runs within a batch: over groups, or over the heads of one group. */
@@ -93,17 +89,16 @@ static int run_sequence(const struct attention *job, int64_t sequence)
     bool across = groups >= shared;
     int64_t outer = across ? shared : groups, inner = across ? groups : shared;
     int64_t batch = tiles_of(inner, tiles_of(inner, job->most)); /* even ones */
-    int rc = 0;
 
-    for (int64_t i = 0; rc == 0 && i < outer; i++) {
-        for (int64_t j = 0; rc == 0 && j < inner; j += batch) {
+    for (int64_t i = 0; i < outer; i++) {
+        for (int64_t j = 0; j < inner; j += batch) {
             int64_t count = inner - j < batch ? inner - j : batch;
             const struct heads heads = across ? (struct heads){j * shared + i, shared, j, 1, count}
                                               : (struct heads){i * shared + j, 1, i, 0, count};
-            rc = run_heads(job, sequence, &heads);
+            TRY(run_heads(job, sequence, &heads));
         }
     }
-    return rc;
+    return 0;
 }
 
 int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const struct tensor *q, const struct tensor *k,
@@ -113,9 +108,9 @@ int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const stru
     struct attention job = {.stream = stream, .spec = spec, .o = o->data};
     const void *operands[3] = {NULL, NULL, NULL};
 
-    int rc = cuda_begin(stream->device);
-    if (rc != 0 || spec->length == 0) {
-        return rc;
+    TRY(cuda_begin(stream->device));
+    if (spec->length == 0) {
+        return 0;
     }
     job.element = operand_bf16(stream) ? 2 : sizeof(float);
     int64_t tile = spec->length < QUERY_TILE ? spec->length : QUERY_TILE, count = tile * spec->length;
@@ -123,21 +118,18 @@ int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const stru
     job.most = most < 1 ? 1 : most > spec->heads ? spec->heads : most;
     count *= job.most;
     size_t weights = operand_bf16(stream) ? scratch_size(count, 2) : 0;
-    rc = scratch_reserve(stream, operand_size(stream, q) + operand_size(stream, k) + operand_size(stream, v) +
-                                     scratch_size(count, sizeof(float)) + weights);
-    rc = rc != 0 ? rc : operand_of(stream, q, &operands[0]);
-    rc = rc != 0 ? rc : operand_of(stream, k, &operands[1]);
-    rc = rc != 0 ? rc : operand_of(stream, v, &operands[2]);
-    if (rc != 0) {
-        return err_pass(rc, "attention");
-    }
+    TRY(scratch_reserve(stream, operand_size(stream, q) + operand_size(stream, k) + operand_size(stream, v) +
+                                    scratch_size(count, sizeof(float)) + weights));
+    TRY(operand_of(stream, q, &operands[0]));
+    TRY(operand_of(stream, k, &operands[1]));
+    TRY(operand_of(stream, v, &operands[2]));
     job.q = operands[0];
     job.k = operands[1];
     job.v = operands[2];
     job.scores = scratch_take(stream, count, sizeof(float));
     job.weights = weights > 0 ? scratch_take(stream, count, 2) : job.scores;
-    for (int64_t s = 0; rc == 0 && s < spec->sequences; s++) {
-        rc = run_sequence(&job, s);
+    for (int64_t s = 0; s < spec->sequences; s++) {
+        TRY(run_sequence(&job, s));
     }
-    return rc != 0 ? err_pass(rc, "attention") : 0;
+    return 0;
 }

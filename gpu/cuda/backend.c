@@ -158,6 +158,20 @@ int cuda_begin(struct gpu_device *device)
     return cuda_ok(device, cudaSetDevice(device->index), "cudaSetDevice");
 }
 
+static void cuda_device_close(struct gpu_device *device)
+{
+    if (device != NULL) {
+        (void)cudaSetDevice(device->index);
+        if (device->blas != NULL) {
+            (void)cublasLtDestroy(device->blas);
+        }
+        memory_close(device);
+        free(device);
+    }
+}
+
+CLEANUP_FREE(cuda_device, struct gpu_device, cuda_device_close)
+
 static int cuda_device_open(int index, int threads, struct gpu_device **device)
 {
     int has = capability(index);
@@ -165,38 +179,18 @@ static int cuda_device_open(int index, int threads, struct gpu_device **device)
         return err_raise(ERR_CONFIG, "cuda:%d has compute capability %d.%d, and 8.0 is needed", index, has / 10,
                          has % 10);
     }
-    struct gpu_device *opened = calloc(1, sizeof(*opened));
+    AUTO(cuda_device) struct gpu_device *opened = NULL;
     const char *math = getenv("QUANTD_CUDA_MATH");
 
-    if (opened == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a CUDA device");
-    }
+    TRY(mem_new(&opened));
     opened->index = index;
     opened->fp32 = math != NULL && strcmp(math, "fp32") == 0;
-    int rc = cuda_begin(opened);
-    if (rc != 0) {
-        free(opened);
-        return rc;
-    }
-    rc = memory_open(opened);
-    rc = rc != 0 ? rc : cublas_ok(opened, cublasLtCreate(&opened->blas), "cublasLtCreate");
-    if (rc != 0) {
-        memory_close(opened);
-        free(opened);
-        return rc;
-    }
-    *device = opened;
+    memory_init(opened);
+    TRY(cuda_begin(opened));
+    TRY(memory_open(opened));
+    TRY(cublas_ok(opened, cublasLtCreate(&opened->blas), "cublasLtCreate"));
+    *device = MOVE(opened);
     return 0;
-}
-
-static void cuda_device_close(struct gpu_device *device)
-{
-    if (device != NULL) {
-        (void)cudaSetDevice(device->index);
-        (void)cublasLtDestroy(device->blas);
-        memory_close(device);
-        free(device);
-    }
 }
 
 static int cuda_device_info(struct gpu_device *device, struct gpu_info *info)
@@ -206,14 +200,11 @@ static int cuda_device_info(struct gpu_device *device, struct gpu_info *info)
     int driver = 0, runtime = 0;
     size_t lt = cublasLtGetVersion();
 
-    int rc = cuda_begin(device);
-    rc = rc != 0 ? rc : cuda_ok(device, cudaGetDeviceProperties(&properties, device->index), "device properties");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaMemGetInfo(&left, &total), "device memory");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaDriverGetVersion(&driver), "driver version");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaRuntimeGetVersion(&runtime), "runtime version");
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(device));
+    TRY(cuda_ok(device, cudaGetDeviceProperties(&properties, device->index), "device properties"));
+    TRY(cuda_ok(device, cudaMemGetInfo(&left, &total), "device memory"));
+    TRY(cuda_ok(device, cudaDriverGetVersion(&driver), "driver version"));
+    TRY(cuda_ok(device, cudaRuntimeGetVersion(&runtime), "runtime version"));
     *info = (struct gpu_info){.memory_total = (int64_t)total,
                               .memory_free = (int64_t)(left + memory_idle(device)),
                               .batch_tokens = total >= LARGE_MEMORY ? LARGE_BATCH_TOKENS : BATCH_TOKENS};
@@ -258,52 +249,42 @@ static void cuda_stream_free(struct gpu_stream *stream)
     free(stream);
 }
 
+CLEANUP_FREE(cuda_stream, struct gpu_stream, cuda_stream_free)
+
 static const struct gpu_ops cuda_ops;
 
 /* What products and copies need beyond this comes with the first of each: some streams only copy. */
 static int cuda_stream_new(struct gpu_device *device, struct gpu_stream **stream)
 {
-    int rc = cuda_begin(device);
-    struct gpu_stream *opened = rc == 0 ? calloc(1, sizeof(*opened)) : NULL;
+    AUTO(cuda_stream) struct gpu_stream *opened = NULL;
 
-    if (opened == NULL) {
-        return rc != 0 ? rc : err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a stream");
-    }
+    TRY(cuda_begin(device));
+    TRY(mem_new(&opened));
     opened->head.ops = &cuda_ops;
     opened->device = device;
-    rc = gemm_cache_new(&opened->cache);
-    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking), "a stream");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaEventCreateWithFlags(&opened->mark, cudaEventDisableTiming), "an event");
-    if (rc != 0) {
-        cuda_stream_free(opened);
-        return err_pass(rc, "opening a stream on cuda:%d", device->index);
-    }
+    TRY(gemm_cache_new(&opened->cache));
+    TRY(cuda_ok(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking), "a stream"));
+    TRY(cuda_ok(device, cudaEventCreateWithFlags(&opened->mark, cudaEventDisableTiming), "an event"));
     memory_join(opened);
-    *stream = opened;
+    *stream = MOVE(opened);
     return 0;
 }
 
 static int cuda_stream_sync(struct gpu_stream *stream)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc : cuda_ok(stream->device, cudaStreamSynchronize(stream->stream), "waiting for the stream");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, cudaStreamSynchronize(stream->stream), "waiting for the stream");
 }
 
 static int cuda_event_new(struct gpu_device *device, struct gpu_event **event)
 {
-    int rc = cuda_begin(device);
-    struct gpu_event *made = rc == 0 ? calloc(1, sizeof(*made)) : NULL;
+    AUTO_FREE struct gpu_event *opened = NULL;
 
-    if (made == NULL) {
-        return rc != 0 ? rc : err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate an event");
-    }
-    made->device = device;
-    rc = cuda_ok(device, cudaEventCreateWithFlags(&made->event, cudaEventDefault), "an event");
-    if (rc != 0) {
-        free(made);
-        return rc;
-    }
-    *event = made;
+    TRY(cuda_begin(device));
+    TRY(mem_new(&opened));
+    opened->device = device;
+    TRY(cuda_ok(device, cudaEventCreateWithFlags(&opened->event, cudaEventDefault), "an event"));
+    *event = MOVE(opened);
     return 0;
 }
 
@@ -318,33 +299,27 @@ static void cuda_event_free(struct gpu_event *event)
 
 static int cuda_event_record(struct gpu_stream *stream, struct gpu_event *event)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc : cuda_ok(stream->device, cudaEventRecord(event->event, stream->stream), "recording an event");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, cudaEventRecord(event->event, stream->stream), "recording an event");
 }
 
 static int cuda_event_wait(struct gpu_stream *stream, struct gpu_event *event)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0
-               ? rc
-               : cuda_ok(stream->device, cudaStreamWaitEvent(stream->stream, event->event, 0), "following an event");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, cudaStreamWaitEvent(stream->stream, event->event, 0), "following an event");
 }
 
 static int cuda_event_elapsed(struct gpu_event *first, struct gpu_event *last, double *seconds)
 {
     struct gpu_device *device = last->device;
     float milliseconds = 0;
-    int rc = cuda_begin(device);
 
-    rc = rc != 0 ? rc : cuda_ok(device, cudaEventSynchronize(first->event), "waiting for an event");
-    rc = rc != 0 ? rc : cuda_ok(device, cudaEventSynchronize(last->event), "waiting for an event");
-    rc = rc != 0 ? rc
-                 : cuda_ok(device, cudaEventElapsedTime(&milliseconds, first->event, last->event),
-                           "the time between two events");
-    if (rc == 0) {
-        *seconds = (double)milliseconds / 1000.0;
-    }
-    return rc;
+    TRY(cuda_begin(device));
+    TRY(cuda_ok(device, cudaEventSynchronize(first->event), "waiting for an event"));
+    TRY(cuda_ok(device, cudaEventSynchronize(last->event), "waiting for an event"));
+    TRY(cuda_ok(device, cudaEventElapsedTime(&milliseconds, first->event, last->event), "the time between two events"));
+    *seconds = (double)milliseconds / 1000.0;
+    return 0;
 }
 
 static const struct gpu_ops cuda_ops = {

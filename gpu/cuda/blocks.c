@@ -8,10 +8,7 @@ int cuda_encode_blocks(struct gpu_stream *stream, const struct tensor *blocks, c
 {
     const struct ggml_block *block = ggml_block_find(spec->type);
 
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     struct launch_blocks job = {.out = blocks->data,
                                 .w = w->data,
                                 .importance = importance != NULL ? importance->data : NULL,

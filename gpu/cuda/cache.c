@@ -9,10 +9,7 @@
 int cuda_quantize_cache(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
                         const struct gpu_cache *spec)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     const struct launch_cache cache = {.element = spec->element,
                                        .bits = spec->bits,
                                        .rows = matrix_rows(x),
@@ -87,24 +84,23 @@ static int compare_tile(const struct comparison *job, int64_t q_at, int64_t kv_a
 {
     cudaStream_t on = job->stream->stream;
     int64_t rows = tile->heads * tile->queries;
-    int rc = 0;
 
-    for (int side = 0; rc == 0 && side < 2; side++) {
-        rc = score(job, side, q_at, kv_at, tile);
+    for (int side = 0; side < 2; side++) {
+        TRY(score(job, side, q_at, kv_at, tile));
     }
-    rc = rc != 0 ? rc
-                 : cuda_ok(job->stream->device,
-                           launch_attention_weigh(job->parts, job->scores[0], job->scores[1], job->split, tile, on),
-                           "attention_error");
-    for (int side = 0; rc == 0 && side < 2; side++) {
-        rc = apply(job, job->scores[side], job->v[side] + kv_at, job->out[side], 0.0f, tile);
+    TRY(cuda_ok(job->stream->device,
+                launch_attention_weigh(job->parts, job->scores[0], job->scores[1], job->split, tile, on),
+                "attention_error"));
+    for (int side = 0; side < 2; side++) {
+        TRY(apply(job, job->scores[side], job->v[side] + kv_at, job->out[side], 0.0f, tile));
     }
-    rc = rc != 0 || job->recent == 0 ? rc : apply(job, job->split, job->v[0] + kv_at, job->out[1], 1.0f, tile);
-    return rc != 0 ? rc
-                   : cuda_ok(job->stream->device,
-                             launch_attention_outputs(job->total, job->parts, job->out[0], job->out[1], rows,
-                                                      job->spec->head_dim, on),
-                             "attention_error");
+    if (job->recent != 0) {
+        TRY(apply(job, job->split, job->v[0] + kv_at, job->out[1], 1.0f, tile));
+    }
+    return cuda_ok(
+        job->stream->device,
+        launch_attention_outputs(job->total, job->parts, job->out[0], job->out[1], rows, job->spec->head_dim, on),
+        "attention_error");
 }
 
 /* The heads of one key head, `most` at once. */
@@ -113,10 +109,9 @@ static int compare_heads(const struct comparison *job, int64_t sequence, int64_t
     const struct gpu_attention *spec = job->spec;
     int64_t shared = spec->heads / spec->kv_heads, dim = spec->head_dim;
     int64_t kv_at = (sequence * spec->length * spec->kv_heads + kv_head) * dim;
-    int rc = 0;
 
-    for (int64_t head = 0; rc == 0 && head < shared; head += most) {
-        for (int64_t first = 0; rc == 0 && first < spec->length; first += QUERY_TILE) {
+    for (int64_t head = 0; head < shared; head += most) {
+        for (int64_t first = 0; first < spec->length; first += QUERY_TILE) {
             int64_t left = spec->length - first;
             struct launch_attention_error tile = {.heads = shared - head < most ? shared - head : most,
                                                   .queries = left < QUERY_TILE ? left : QUERY_TILE,
@@ -126,10 +121,10 @@ static int compare_heads(const struct comparison *job, int64_t sequence, int64_t
                                                   .scale = spec->scale};
             tile.keys = first + tile.queries;
             int64_t q_at = ((sequence * spec->length + first) * spec->heads + kv_head * shared + head) * dim;
-            rc = compare_tile(job, q_at, kv_at, &tile);
+            TRY(compare_tile(job, q_at, kv_at, &tile));
         }
     }
-    return rc;
+    return 0;
 }
 
 /* Scratch for `heads` heads at once, and a total of nothing. */
@@ -139,12 +134,8 @@ static int prepare(struct comparison *job, int64_t heads)
     int64_t tile = job->spec->length < QUERY_TILE ? job->spec->length : QUERY_TILE, rows = heads * tile;
     int64_t scores = rows * job->spec->length, out = rows * job->spec->head_dim;
 
-    int rc =
-        scratch_reserve(stream, 3 * scratch_size(scores, sizeof(float)) + 2 * scratch_size(out, sizeof(float)) +
-                                    scratch_size(rows, sizeof(*job->parts)) + scratch_size(1, sizeof(*job->total)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(stream, 3 * scratch_size(scores, sizeof(float)) + 2 * scratch_size(out, sizeof(float)) +
+                                    scratch_size(rows, sizeof(*job->parts)) + scratch_size(1, sizeof(*job->total))));
     job->scores[0] = scratch_take(stream, scores, sizeof(float));
     job->scores[1] = scratch_take(stream, scores, sizeof(float));
     job->split = scratch_take(stream, scores, sizeof(float));
@@ -168,21 +159,18 @@ int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *
                              .recent = recent};
     struct launch_attention_part total;
 
-    int rc = cuda_begin(stream->device);
-    if (rc != 0 || spec->length == 0) {
-        return rc;
+    TRY(cuda_begin(stream->device));
+    if (spec->length == 0) {
+        return 0;
     }
     int64_t tile = spec->length < QUERY_TILE ? spec->length : QUERY_TILE, shared = spec->heads / spec->kv_heads;
     int64_t most = SCORES_BYTES / (3 * tile * spec->length * (int64_t)sizeof(float));
     most = most < 1 ? 1 : most < shared ? most : shared;
-    rc = prepare(&job, most);
-    for (int64_t i = 0; rc == 0 && i < spec->sequences * spec->kv_heads; i++) {
-        rc = compare_heads(&job, i / spec->kv_heads, i % spec->kv_heads, most);
+    TRY(prepare(&job, most));
+    for (int64_t i = 0; i < spec->sequences * spec->kv_heads; i++) {
+        TRY(compare_heads(&job, i / spec->kv_heads, i % spec->kv_heads, most));
     }
-    rc = rc != 0 ? rc : memory_download(stream, &total, job.total, sizeof(total));
-    if (rc != 0) {
-        return err_pass(rc, "attention_error");
-    }
+    TRY(memory_download(stream, &total, job.total, sizeof(total)));
     out->score_error += total.score_error;
     out->score_signal += total.score_signal;
     out->weight_error += total.weight_error;

@@ -15,9 +15,9 @@ int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, con
     if (matrix_cols(w) > COLS_MAX) {
         return err_raise(ERR_INTERNAL, "cluster_rows: rows of %lld", (long long)matrix_cols(w));
     }
-    int rc = cuda_begin(stream->device);
-    if (rc != 0 || matrix_rows(w) == 0) {
-        return rc;
+    TRY(cuda_begin(stream->device));
+    if (matrix_rows(w) == 0) {
+        return 0;
     }
     struct launch_cluster job = {.table = table->data,
                                  .codes = codes->data,
@@ -32,10 +32,7 @@ int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, con
     job.slices = SCRATCH_BYTES / job.slice;
     job.slices = job.slices < 1 ? 1 : job.slices < SLICES_MAX ? job.slices : SLICES_MAX;
     job.slices = job.slices < job.rows ? job.slices : job.rows;
-    rc = scratch_reserve(stream, scratch_size(job.slices, (size_t)job.slice));
-    if (rc != 0) {
-        return err_pass(rc, "cluster_rows");
-    }
+    TRY(scratch_reserve(stream, scratch_size(job.slices, (size_t)job.slice)));
     job.scratch = scratch_take(stream, job.slices, (size_t)job.slice);
     return cuda_ok(stream->device, launch_cluster(&job, stream->stream), "cluster_rows");
 }

@@ -4,8 +4,6 @@
 
 #include "gpu/cuda/cuda.h"
 
-#include <stdlib.h>
-
 static struct launch_code describe(const struct tensor *w, const struct gpu_codebook *spec)
 {
     return (struct launch_code){.rows = matrix_rows(w),
@@ -26,12 +24,11 @@ int cuda_code_expand(struct gpu_stream *stream, const struct tensor *y, const st
 {
     const struct launch_code code = describe(y, spec);
 
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_code_expand(y->data, entries->data, data_of(scale), table->data, &code, alpha, add,
-                                                stream->stream),
-                             "code_expand");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(
+        stream->device,
+        launch_code_expand(y->data, entries->data, data_of(scale), table->data, &code, alpha, add, stream->stream),
+        "code_expand");
 }
 
 int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const struct tensor *p,
@@ -41,11 +38,8 @@ int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const 
     const struct launch_code code = describe(p, spec);
     int64_t parts = LAUNCH_REDUCE_SLICES * code.books * code.codes * code.group;
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(parts, sizeof(double)));
-    if (rc != 0) {
-        return err_pass(rc, "code_reduce");
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, scratch_size(parts, sizeof(double))));
     return cuda_ok(stream->device,
                    launch_code_reduce(out->data, scratch_take(stream, parts, sizeof(double)), p->data, entries->data,
                                       data_of(scale), &code, stream->stream),
@@ -73,34 +67,32 @@ static int multiply(struct gpu_stream *stream, const struct launch_code_search *
 static int search_blocks(struct gpu_stream *stream, struct launch_code_search *search, float *product, int64_t block)
 {
     int64_t groups = search->spec.cols / search->spec.group;
-    int rc = cuda_ok(stream->device, launch_code_turn(search->turned, search->table, &search->spec, stream->stream),
-                     "code_search");
 
-    for (int64_t first = 0; rc == 0 && first < groups; first += block) {
+    TRY(cuda_ok(stream->device, launch_code_turn(search->turned, search->table, &search->spec, stream->stream),
+                "code_search"));
+    for (int64_t first = 0; first < groups; first += block) {
         search->first = first;
         search->count = groups - first < block ? groups - first : block;
-        rc = search->h != NULL ? multiply(stream, search, product) : 0;
-        rc = rc != 0 ? rc : cuda_ok(stream->device, launch_code_search(search, stream->stream), "code_search");
+        if (search->h != NULL) {
+            TRY(multiply(stream, search, product));
+        }
+        TRY(cuda_ok(stream->device, launch_code_search(search, stream->stream), "code_search"));
     }
-    return rc;
+    return 0;
 }
 
 static int sum_gains(struct gpu_stream *stream, const double *gains, int64_t rows, double *gain)
 {
-    double *host = malloc((size_t)(rows > 0 ? rows : 1) * sizeof(double)), sum = 0;
+    AUTO_FREE double *host = NULL;
+    double sum = 0;
 
-    if (host == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld gains", (long long)rows);
-    }
-    int rc = memory_download(stream, host, gains, (size_t)rows * sizeof(double));
-    for (int64_t r = 0; rc == 0 && r < rows; r++) {
+    TRY(mem_buffer(&host, (size_t)rows));
+    TRY(memory_download(stream, host, gains, (size_t)rows * sizeof(double)));
+    for (int64_t r = 0; r < rows; r++) {
         sum += host[r];
     }
-    free(host);
-    if (rc == 0) {
-        *gain = sum;
-    }
-    return rc;
+    *gain = sum;
+    return 0;
 }
 
 static int run_search(struct gpu_stream *stream, struct launch_code_search *search, double *gain)
@@ -112,20 +104,17 @@ static int run_search(struct gpu_stream *stream, struct launch_code_search *sear
 
     block = block < groups ? block : groups;
     int64_t product = search->h != NULL ? spec->rows * block * spec->group : 0;
-    int rc = scratch_reserve(
-        stream, scratch_size(vectors * spec->group, sizeof(float)) + scratch_size(block * vectors, sizeof(float)) +
-                    scratch_size(product, sizeof(float)) + scratch_size(spec->rows, sizeof(double)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(stream, scratch_size(vectors * spec->group, sizeof(float)) +
+                                    scratch_size(block * vectors, sizeof(float)) +
+                                    scratch_size(product, sizeof(float)) + scratch_size(spec->rows, sizeof(double))));
     search->turned = scratch_take(stream, vectors * spec->group, sizeof(float));
     search->costs = scratch_take(stream, block * vectors, sizeof(float));
     float *products = scratch_take(stream, product, sizeof(float));
     search->product = products;
     search->gains = scratch_take(stream, spec->rows, sizeof(double));
-    rc = memory_fill_zero(stream, search->gains, (size_t)spec->rows * sizeof(double));
-    rc = rc != 0 ? rc : search_blocks(stream, search, products, block);
-    return rc != 0 ? rc : sum_gains(stream, search->gains, spec->rows, gain);
+    TRY(memory_fill_zero(stream, search->gains, (size_t)spec->rows * sizeof(double)));
+    TRY(search_blocks(stream, search, products, block));
+    return sum_gains(stream, search->gains, spec->rows, gain);
 }
 
 int cuda_code_search(struct gpu_stream *stream, const struct tensor *entries, const struct tensor *d,
@@ -141,7 +130,6 @@ int cuda_code_search(struct gpu_stream *stream, const struct tensor *entries, co
                                         .importance = data_of(importance),
                                         .beam = spec->beam > 0 ? spec->beam : 1};
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc : run_search(stream, &search, gain);
-    return rc != 0 ? err_pass(rc, "code_search") : 0;
+    TRY(cuda_begin(stream->device));
+    return run_search(stream, &search, gain);
 }

@@ -4,7 +4,9 @@
  * Everything is queued on the stream's one CUDA stream, so scratch memory that one operation used is free for the next
  * without waiting. Operations that answer the host wait for it. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "gpu/backend.h"
 #include "gpu/cuda/launch.h"
 #include "gpu/shared/tiles.h"
@@ -76,7 +78,9 @@ size_t scratch_size(int64_t count, size_t element);
 int scratch_reserve(struct gpu_stream *stream, size_t bytes);
 void *scratch_take(struct gpu_stream *stream, int64_t count, size_t element);
 
-/* memory.c: after memory_open, memory_close is due. Streams that may use the device's memory join it. */
+/* memory.c: memory_close is due after memory_init, whether memory_open succeeded or not. Streams that may use the
+ * device's memory join it. */
+void memory_init(struct gpu_device *device);
 int memory_open(struct gpu_device *device);
 void memory_close(struct gpu_device *device);
 void memory_join(struct gpu_stream *stream);

@@ -3,8 +3,6 @@
 
 #include "gpu/cuda/cuda.h"
 
-#include <stdlib.h>
-
 #define STRIP_ELEMENTS ((int64_t)64 << 20) /* weights of a strip of rows */
 
 struct descend {
@@ -51,9 +49,8 @@ static int descend_points(const struct descend *job, int64_t group)
                               .ldb = launch->k,
                               .ldc = launch->size};
 
-    int rc = gemm_run(job->stream, &gemm);
-    return rc != 0 ? rc
-                   : cuda_ok(job->stream->device, launch_descend_points(launch, group, job->stream->stream), "descend");
+    TRY(gemm_run(job->stream, &gemm));
+    return cuda_ok(job->stream->device, launch_descend_points(launch, group, job->stream->stream), "descend");
 }
 
 static int descend_group(const struct descend *job, int64_t group)
@@ -62,30 +59,29 @@ static int descend_group(const struct descend *job, int64_t group)
     struct gpu_device *device = job->stream->device;
     int64_t start = group * launch->size, end = start + launch->size;
 
-    int rc = cuda_ok(device, launch_descend_open(launch, group, job->stream->stream), "descend");
-    if (rc == 0 && job->spec->scales) {
-        rc = descend_points(job, group);
+    TRY(cuda_ok(device, launch_descend_open(launch, group, job->stream->stream), "descend"));
+    if (job->spec->scales) {
+        TRY(descend_points(job, group));
     }
-    for (int64_t first = start; rc == 0 && first < end; first += LAUNCH_DESCEND_COLS) {
+    for (int64_t first = start; first < end; first += LAUNCH_DESCEND_COLS) {
         int64_t cols = end - first < LAUNCH_DESCEND_COLS ? end - first : LAUNCH_DESCEND_COLS;
         float *steps = launch->levels; /* not needed any more */
-        rc = cuda_ok(device, launch_descend_codes(launch, steps, first, (int)cols, job->stream->stream), "descend");
-        rc = rc != 0 ? rc : descend_follow(job, steps, cols, first, cols, start, first - start);
-        rc = rc != 0 ? rc : descend_follow(job, steps, cols, first, cols, first + cols, end - first - cols);
+        TRY(cuda_ok(device, launch_descend_codes(launch, steps, first, (int)cols, job->stream->stream), "descend"));
+        TRY(descend_follow(job, steps, cols, first, cols, start, first - start));
+        TRY(descend_follow(job, steps, cols, first, cols, first + cols, end - first - cols));
     }
-    rc = rc != 0 ? rc : descend_follow(job, launch->moves + start, launch->k, start, launch->size, 0, start);
-    return rc != 0 ? rc
-                   : descend_follow(job, launch->moves + start, launch->k, start, launch->size, end, launch->k - end);
+    TRY(descend_follow(job, launch->moves + start, launch->k, start, launch->size, 0, start));
+    return descend_follow(job, launch->moves + start, launch->k, start, launch->size, end, launch->k - end);
 }
 
 static int descend_sum(const struct descend *job, const double *rows, double *sum)
 {
-    int rc = memory_download(job->stream, job->host, rows, (size_t)job->launch.rows * sizeof(double));
+    TRY(memory_download(job->stream, job->host, rows, (size_t)job->launch.rows * sizeof(double)));
 
-    for (int64_t r = 0; rc == 0 && r < job->launch.rows; r++) {
+    for (int64_t r = 0; r < job->launch.rows; r++) {
         *sum += job->host[r];
     }
-    return rc;
+    return 0;
 }
 
 /* D, G and the error of the strip's rows. */
@@ -106,41 +102,37 @@ static int descend_start(struct descend *job)
                               .ldc = launch->k};
     int64_t count = launch->rows * launch->k;
 
-    int rc = cuda_ok(
-        stream->device,
-        launch_dequantize(launch->moves, launch->codes, launch->scale, launch->zero, &grid, stream->stream), "descend");
-    rc = rc != 0
-             ? rc
-             : cuda_ok(stream->device,
-                       launch_subtract(launch->moves, job->target, launch->moves, count, stream->stream), "descend");
-    rc = rc != 0 ? rc : gemm_run(stream, &gemm);
-    rc = rc != 0 ? rc
-                 : cuda_ok(stream->device,
-                           launch_row_dot(job->sums, launch->moves, launch->g, launch->rows, launch->k, stream->stream),
-                           "descend");
-    rc = rc != 0 ? rc : descend_sum(job, job->sums, &job->before);
-    return rc != 0 ? rc : memory_fill_zero(stream, launch->gain, (size_t)launch->rows * sizeof(double));
+    TRY(cuda_ok(stream->device,
+                launch_dequantize(launch->moves, launch->codes, launch->scale, launch->zero, &grid, stream->stream),
+                "descend"));
+    TRY(cuda_ok(stream->device, launch_subtract(launch->moves, job->target, launch->moves, count, stream->stream),
+                "descend"));
+    TRY(gemm_run(stream, &gemm));
+    TRY(cuda_ok(stream->device,
+                launch_row_dot(job->sums, launch->moves, launch->g, launch->rows, launch->k, stream->stream),
+                "descend"));
+    TRY(descend_sum(job, job->sums, &job->before));
+    return memory_fill_zero(stream, launch->gain, (size_t)launch->rows * sizeof(double));
 }
 
 static int descend_strips(struct descend *job, int64_t rows)
 {
     struct launch_descend *launch = &job->launch;
     int64_t all = launch->rows;
-    int rc = 0;
 
-    for (int64_t first = 0; rc == 0 && first < all; first += rows) {
+    for (int64_t first = 0; first < all; first += rows) {
         launch->rows = all - first < rows ? all - first : rows;
-        rc = descend_start(job);
-        for (int64_t i = 0; rc == 0 && i < job->spec->passes * launch->groups; i++) {
-            rc = descend_group(job, i % launch->groups);
+        TRY(descend_start(job));
+        for (int64_t i = 0; i < job->spec->passes * launch->groups; i++) {
+            TRY(descend_group(job, i % launch->groups));
         }
-        rc = rc != 0 ? rc : descend_sum(job, launch->gain, &job->gained);
+        TRY(descend_sum(job, launch->gain, &job->gained));
         launch->codes += rows * launch->k;
         launch->scale += rows * launch->groups;
         launch->zero += rows * launch->groups;
         job->target += rows * launch->k;
     }
-    return rc;
+    return 0;
 }
 
 static int descend_run(struct descend *job, int64_t rows)
@@ -150,12 +142,9 @@ static int descend_run(struct descend *job, int64_t rows)
     int64_t cols = launch->size < LAUNCH_DESCEND_COLS ? LAUNCH_DESCEND_COLS : launch->size; /* of levels: steps, too */
 
     SCRATCH_SCOPE(stream);
-    int rc = scratch_reserve(
-        stream, 2 * scratch_size(rows * launch->k, sizeof(float)) + 2 * scratch_size(rows * cols, sizeof(float)) +
-                    scratch_size(launch->k, sizeof(float)) + 2 * scratch_size(rows, sizeof(double)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(stream, 2 * scratch_size(rows * launch->k, sizeof(float)) +
+                                    2 * scratch_size(rows * cols, sizeof(float)) +
+                                    scratch_size(launch->k, sizeof(float)) + 2 * scratch_size(rows, sizeof(double))));
     launch->g = scratch_take(stream, rows * launch->k, sizeof(float));
     launch->moves = scratch_take(stream, rows * launch->k, sizeof(float));
     launch->levels = scratch_take(stream, rows * cols, sizeof(float));
@@ -165,20 +154,19 @@ static int descend_run(struct descend *job, int64_t rows)
     launch->gain = scratch_take(stream, rows, sizeof(double));
     job->sums = scratch_take(stream, rows, sizeof(double));
     if (!launch->sym && job->spec->scales) {
-        rc = cuda_ok(stream->device, launch_descend_ones(ones, launch->h, launch->k, launch->size, stream->stream),
-                     "descend");
+        TRY(cuda_ok(stream->device, launch_descend_ones(ones, launch->h, launch->k, launch->size, stream->stream),
+                    "descend"));
     }
-    return rc != 0 ? rc : descend_strips(job, rows);
+    return descend_strips(job, rows);
 }
 
 int cuda_descend(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *scale,
                  const struct tensor *zero, const struct tensor *target, const struct tensor *h,
                  const struct gpu_grid *grid, const struct gpu_descend *spec, double *before, double *after)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    AUTO_FREE double *host = NULL;
+
+    TRY(cuda_begin(stream->device));
     struct descend job = {.stream = stream,
                           .spec = spec,
                           .launch = {.codes = codes->data,
@@ -195,14 +183,10 @@ int cuda_descend(struct gpu_stream *stream, const struct tensor *codes, const st
                           .target = target->data};
     int64_t rows = STRIP_ELEMENTS / (job.launch.k > 0 ? job.launch.k : 1);
     rows = rows < 1 ? 1 : rows < job.launch.rows ? rows : job.launch.rows;
-    job.host = malloc((size_t)(rows > 0 ? rows : 1) * sizeof(double));
-    if (job.host == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld errors", (long long)rows);
-    }
-    rc = rows > 0 ? descend_run(&job, rows) : 0;
-    free(job.host);
-    if (rc != 0) {
-        return err_pass(rc, "descend");
+    TRY(mem_buffer(&host, (size_t)rows));
+    job.host = host;
+    if (rows > 0) {
+        TRY(descend_run(&job, rows));
     }
     *before = job.before;
     *after = job.before - job.gained;

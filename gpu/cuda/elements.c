@@ -20,10 +20,7 @@ static struct launch_tiles tiles_of_spec(const struct tensor *w, const struct gp
 int cuda_tile_range(struct gpu_stream *stream, const struct tensor *max, const struct tensor *w,
                     const struct gpu_tiles *spec)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     const struct launch_tiles tiles = tiles_of_spec(w, spec);
     return cuda_ok(stream->device, launch_tile_range(max->data, w->data, &tiles, stream->stream), "tile_range");
 }
@@ -31,10 +28,7 @@ int cuda_tile_range(struct gpu_stream *stream, const struct tensor *max, const s
 int cuda_tile_encode(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
                      const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     const struct launch_tiles tiles = tiles_of_spec(w, spec);
     return cuda_ok(stream->device, launch_tile_encode(codes->data, w->data, scale->data, &tiles, stream->stream),
                    "tile_encode");
@@ -43,10 +37,7 @@ int cuda_tile_encode(struct gpu_stream *stream, const struct tensor *codes, cons
 int cuda_tile_decode(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
                      const struct tensor *scale, const struct gpu_tiles *spec)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     const struct launch_tiles tiles = tiles_of_spec(w, spec);
     return cuda_ok(stream->device, launch_tile_decode(w->data, codes->data, scale->data, &tiles, stream->stream),
                    "tile_decode");

@@ -7,82 +7,71 @@
 int cuda_convert(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x)
 {
     int64_t count = tensor_count(x);
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_convert(y->data, y->dtype, x->data, x->dtype, count, stream->stream), "convert");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, launch_convert(y->data, y->dtype, x->data, x->dtype, count, stream->stream),
+                   "convert");
 }
 
 int cuda_symmetrize(struct gpu_stream *stream, const struct tensor *h, double scale)
 {
     int64_t n = matrix_cols(h);
 
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device, launch_symmetrize(h->data, n, (float)scale, stream->stream), "symmetrize");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, launch_symmetrize(h->data, n, (float)scale, stream->stream), "symmetrize");
 }
 
 int cuda_embed(struct gpu_stream *stream, const struct tensor *y, const struct tensor *table, const int32_t *ids)
 {
     SCRATCH_SCOPE(stream);
     int64_t count = matrix_rows(y);
-    int rc = cuda_begin(stream->device);
 
-    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(count, sizeof(int32_t)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, scratch_size(count, sizeof(int32_t))));
     int32_t *device_ids = scratch_take(stream, count, sizeof(int32_t));
-    rc = memory_upload(stream, device_ids, ids, (size_t)count * sizeof(int32_t));
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_embed(y->data, table->data, table->dtype, device_ids, count, matrix_cols(table),
-                                          stream->stream),
-                             "embed");
+    TRY(memory_upload(stream, device_ids, ids, (size_t)count * sizeof(int32_t)));
+    return cuda_ok(
+        stream->device,
+        launch_embed(y->data, table->data, table->dtype, device_ids, count, matrix_cols(table), stream->stream),
+        "embed");
 }
 
 int cuda_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
                  float eps)
 {
     int64_t cols = matrix_cols(x), size = tensor_count(weight);
-    int rc = cuda_begin(stream->device);
 
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_rmsnorm(y->data, x->data, weight->data, matrix_rows(x) * (cols / size), size, eps,
-                                            stream->stream),
-                             "rmsnorm");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(
+        stream->device,
+        launch_rmsnorm(y->data, x->data, weight->data, matrix_rows(x) * (cols / size), size, eps, stream->stream),
+        "rmsnorm");
 }
 
 int cuda_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
               int64_t length, int64_t head_dim)
 {
     int64_t cols = matrix_cols(x), half = head_dim / 2;
-    int rc = cuda_begin(stream->device);
 
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_rope(x->data, cosine->data, sine->data, matrix_rows(x), cols, length, half,
-                                         stream->stream),
-                             "rope");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device,
+                   launch_rope(x->data, cosine->data, sine->data, matrix_rows(x), cols, length, half, stream->stream),
+                   "rope");
 }
 
 int cuda_swiglu(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up)
 {
     int64_t count = tensor_count(gate);
 
-    int rc = cuda_begin(stream->device);
-    return rc != 0
-               ? rc
-               : cuda_ok(stream->device, launch_swiglu(y->data, gate->data, up->data, count, stream->stream), "swiglu");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, launch_swiglu(y->data, gate->data, up->data, count, stream->stream), "swiglu");
 }
 
 int cuda_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x)
 {
     int64_t count = tensor_count(x);
 
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc : cuda_ok(stream->device, launch_add(y->data, x->data, count, stream->stream), "add");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, launch_add(y->data, x->data, count, stream->stream), "add");
 }
 
 int cuda_column_stats(struct gpu_stream *stream, const struct tensor *absmax, const struct tensor *abssum,
@@ -91,13 +80,9 @@ int cuda_column_stats(struct gpu_stream *stream, const struct tensor *absmax, co
     SCRATCH_SCOPE(stream);
     int64_t rows = matrix_rows(x), cols = matrix_cols(x), chunks = tiles_of(rows, LAUNCH_STATS_ROWS);
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc
-                 : scratch_reserve(stream, scratch_size(chunks * cols, sizeof(float)) +
-                                               scratch_size(chunks * cols, sizeof(double)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream,
+                        scratch_size(chunks * cols, sizeof(float)) + scratch_size(chunks * cols, sizeof(double))));
     float *most = scratch_take(stream, chunks * cols, sizeof(float));
     double *sum = scratch_take(stream, chunks * cols, sizeof(double));
     return cuda_ok(stream->device,
@@ -110,20 +95,15 @@ int cuda_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct 
 {
     SCRATCH_SCOPE(stream);
     int64_t found = 0;
-    int rc = cuda_begin(stream->device);
 
-    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(1, sizeof(int64_t)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, scratch_size(1, sizeof(int64_t))));
     int64_t *least = scratch_take(stream, 1, sizeof(int64_t));
-    rc = cuda_ok(stream->device, launch_find_nonfinite(least, x->data, x->dtype, tensor_count(x), stream->stream),
-                 "find_nonfinite");
-    rc = rc != 0 ? rc : memory_download(stream, &found, least, sizeof(found));
-    if (rc == 0) {
-        *index = found == INT64_MAX ? -1 : found;
-    }
-    return rc;
+    TRY(cuda_ok(stream->device, launch_find_nonfinite(least, x->data, x->dtype, tensor_count(x), stream->stream),
+                "find_nonfinite"));
+    TRY(memory_download(stream, &found, least, sizeof(found)));
+    *index = found == INT64_MAX ? -1 : found;
+    return 0;
 }
 
 int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h)
@@ -131,20 +111,16 @@ int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h
     SCRATCH_SCOPE(stream);
     int64_t n = matrix_cols(h);
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(n, sizeof(float)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, scratch_size(n, sizeof(float))));
     float *diagonal = scratch_take(stream, n, sizeof(float));
-    rc = cuda_ok(stream->device, launch_diagonal(diagonal, h->data, n, stream->stream), "diagonal");
-    return rc != 0 ? rc : memory_download(stream, host, diagonal, (size_t)n * sizeof(float));
+    TRY(cuda_ok(stream->device, launch_diagonal(diagonal, h->data, n, stream->stream), "diagonal"));
+    return memory_download(stream, host, diagonal, (size_t)n * sizeof(float));
 }
 
 int cuda_floor_diagonal(struct gpu_stream *stream, const struct tensor *h, float least)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device, launch_floor_diagonal(h->data, matrix_cols(h), least, stream->stream),
-                             "floor_diagonal");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, launch_floor_diagonal(h->data, matrix_cols(h), least, stream->stream),
+                   "floor_diagonal");
 }

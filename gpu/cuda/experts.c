@@ -5,50 +5,43 @@
 int cuda_route(struct gpu_stream *stream, const struct tensor *ids, const struct tensor *weights,
                const struct tensor *logits, const struct gpu_route *spec)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0
-               ? rc
-               : cuda_ok(stream->device,
-                         launch_route(ids->data, weights->data, logits->data, matrix_rows(logits), matrix_cols(logits),
-                                      spec->top_k, spec->all, spec->normalize, spec->factor, stream->stream),
-                         "route");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device,
+                   launch_route(ids->data, weights->data, logits->data, matrix_rows(logits), matrix_cols(logits),
+                                spec->top_k, spec->all, spec->normalize, spec->factor, stream->stream),
+                   "route");
 }
 
 int cuda_group_places(struct gpu_stream *stream, const struct tensor *places, int64_t *offsets,
                       const struct tensor *ids, int64_t experts)
 {
     SCRATCH_SCOPE(stream);
-    int rc = cuda_begin(stream->device);
 
-    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(experts + 1, sizeof(int64_t)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, scratch_size(experts + 1, sizeof(int64_t))));
     int64_t *on_device = scratch_take(stream, experts + 1, sizeof(int64_t));
-    rc = cuda_ok(stream->device,
-                 launch_group_places(places->data, on_device, ids->data, tensor_count(ids), experts, stream->stream),
-                 "group_places");
-    return rc != 0 ? rc : memory_download(stream, offsets, on_device, (size_t)(experts + 1) * sizeof(int64_t));
+    TRY(cuda_ok(stream->device,
+                launch_group_places(places->data, on_device, ids->data, tensor_count(ids), experts, stream->stream),
+                "group_places"));
+    return memory_download(stream, offsets, on_device, (size_t)(experts + 1) * sizeof(int64_t));
 }
 
 int cuda_gather_rows(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
                      const struct tensor *places, int64_t k)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_gather_rows(y->data, x->data, places->data, matrix_rows(y), matrix_cols(y), k,
-                                                stream->stream),
-                             "gather_rows");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(
+        stream->device,
+        launch_gather_rows(y->data, x->data, places->data, matrix_rows(y), matrix_cols(y), k, stream->stream),
+        "gather_rows");
 }
 
 int cuda_scatter_rows(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
                       const struct tensor *places, const struct tensor *weights)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_scatter_rows(y->data, x->data, places->data, weights->data, matrix_rows(x),
-                                                 matrix_cols(x), matrix_cols(weights), stream->stream),
-                             "scatter_rows");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device,
+                   launch_scatter_rows(y->data, x->data, places->data, weights->data, matrix_rows(x), matrix_cols(x),
+                                       matrix_cols(weights), stream->stream),
+                   "scatter_rows");
 }

@@ -11,8 +11,6 @@
 
 #include "gpu/cuda/cuda.h"
 
-#include <stdlib.h>
-
 #define ORDER_MAX 65535 /* a launch's second side */
 #define LEAF 256        /* columns whose inverse is good enough to multiply with */
 #define STRIPS 8        /* into which products with triangles are cut, to leave out zeros */
@@ -21,19 +19,16 @@
 static int damping(struct gpu_stream *stream, const struct tensor *h, double percent, float *damp)
 {
     int64_t n = matrix_cols(h);
-    float *diagonal = malloc((size_t)n * sizeof(float));
+    AUTO_FREE float *diagonal = NULL;
     double sum = 0;
 
-    if (diagonal == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a diagonal of %lld", (long long)n);
-    }
-    int rc = cuda_diagonal(stream, diagonal, h);
-    for (int64_t j = 0; rc == 0 && j < n; j++) {
+    TRY(mem_buffer(&diagonal, (size_t)n));
+    TRY(cuda_diagonal(stream, diagonal, h));
+    for (int64_t j = 0; j < n; j++) {
         sum += diagonal[j] == 0.0f ? 1.0 : (double)diagonal[j];
     }
-    free(diagonal);
     *damp = (float)(percent * sum / (double)n);
-    return rc;
+    return 0;
 }
 
 /* A in the lower triangle of a, L21 blocks in its place as they come, X in the lower triangle of x, zeros above. */
@@ -87,89 +82,85 @@ static int solve_rows(const struct triangle *t, int64_t row, int64_t rows, int64
     float *a = place(t, t->a, row, col);
 
     if (cols <= LEAF) {
-        int rc = cuda_ok(t->stream->device,
-                         cudaMemcpy2DAsync(t->room, (size_t)cols * sizeof(float), a, (size_t)t->n * sizeof(float),
-                                           (size_t)cols * sizeof(float), (size_t)rows, cudaMemcpyDeviceToDevice,
-                                           t->stream->stream),
-                         "factor");
-        return rc != 0 ? rc
-                       : multiply(t, (struct gemm){.trans_b = true,
-                                                   .m = rows,
-                                                   .n = cols,
-                                                   .k = cols,
-                                                   .alpha = 1.0f,
-                                                   .a = t->room,
-                                                   .b = place(t, t->x, col, col),
-                                                   .c = a,
-                                                   .lda = cols});
+        TRY(cuda_ok(t->stream->device,
+                    cudaMemcpy2DAsync(t->room, (size_t)cols * sizeof(float), a, (size_t)t->n * sizeof(float),
+                                      (size_t)cols * sizeof(float), (size_t)rows, cudaMemcpyDeviceToDevice,
+                                      t->stream->stream),
+                    "factor"));
+        return multiply(t, (struct gemm){.trans_b = true,
+                                         .m = rows,
+                                         .n = cols,
+                                         .k = cols,
+                                         .alpha = 1.0f,
+                                         .a = t->room,
+                                         .b = place(t, t->x, col, col),
+                                         .c = a,
+                                         .lda = cols});
     }
     int64_t first = half_of(cols);
-    int rc = solve_rows(t, row, rows, col, first);
-    rc = rc != 0 ? rc
-                 : multiply(t, (struct gemm){.trans_b = true,
-                                             .m = rows,
-                                             .n = cols - first,
-                                             .k = first,
-                                             .alpha = -1.0f,
-                                             .beta = 1.0f,
-                                             .a = a,
-                                             .b = place(t, t->a, col + first, col),
-                                             .c = a + first});
-    return rc != 0 ? rc : solve_rows(t, row, rows, col + first, cols - first);
+    TRY(solve_rows(t, row, rows, col, first));
+    TRY(multiply(t, (struct gemm){.trans_b = true,
+                                  .m = rows,
+                                  .n = cols - first,
+                                  .k = first,
+                                  .alpha = -1.0f,
+                                  .beta = 1.0f,
+                                  .a = a,
+                                  .b = place(t, t->a, col + first, col),
+                                  .c = a + first}));
+    return solve_rows(t, row, rows, col + first, cols - first);
 }
 
 /* A22 -= L21 L21^T, from the diagonal down. */
 static int subtract_square(const struct triangle *t, int64_t at, int64_t size, int64_t col, int64_t cols)
 {
     int64_t strip = strip_of(size);
-    int rc = 0;
 
-    for (int64_t first = at; rc == 0 && first < at + size; first += strip) {
+    for (int64_t first = at; first < at + size; first += strip) {
         int64_t left = at + size - first;
         float *l = place(t, t->a, first, col);
-        rc = multiply(t, (struct gemm){.trans_b = true,
-                                       .m = left,
-                                       .n = left < strip ? left : strip,
-                                       .k = cols,
-                                       .alpha = -1.0f,
-                                       .beta = 1.0f,
-                                       .a = l,
-                                       .b = l,
-                                       .c = place(t, t->a, first, first)});
+        TRY(multiply(t, (struct gemm){.trans_b = true,
+                                      .m = left,
+                                      .n = left < strip ? left : strip,
+                                      .k = cols,
+                                      .alpha = -1.0f,
+                                      .beta = 1.0f,
+                                      .a = l,
+                                      .b = l,
+                                      .c = place(t, t->a, first, first)}));
     }
-    return rc;
+    return 0;
 }
 
 /* X21 = -X22 (L21 X11), leaving out what X11 and X22 have above their diagonals. */
 static int invert_below(const struct triangle *t, int64_t at, int64_t upper, int64_t lower)
 {
     int64_t strip = strip_of(upper), below = at + upper;
-    int rc = 0;
 
-    for (int64_t first = 0; rc == 0 && first < upper; first += strip) {
+    for (int64_t first = 0; first < upper; first += strip) {
         int64_t left = upper - first;
-        rc = multiply(t, (struct gemm){.m = lower,
-                                       .n = left < strip ? left : strip,
-                                       .k = left,
-                                       .alpha = 1.0f,
-                                       .a = place(t, t->a, below, at + first),
-                                       .b = place(t, t->x, at + first, at + first),
-                                       .c = t->room + first,
-                                       .ldc = upper});
+        TRY(multiply(t, (struct gemm){.m = lower,
+                                      .n = left < strip ? left : strip,
+                                      .k = left,
+                                      .alpha = 1.0f,
+                                      .a = place(t, t->a, below, at + first),
+                                      .b = place(t, t->x, at + first, at + first),
+                                      .c = t->room + first,
+                                      .ldc = upper}));
     }
     strip = strip_of(lower);
-    for (int64_t first = 0; rc == 0 && first < lower; first += strip) {
+    for (int64_t first = 0; first < lower; first += strip) {
         int64_t rows = lower - first < strip ? lower - first : strip;
-        rc = multiply(t, (struct gemm){.m = rows,
-                                       .n = upper,
-                                       .k = first + rows,
-                                       .alpha = -1.0f,
-                                       .a = place(t, t->x, below + first, below),
-                                       .b = t->room,
-                                       .c = place(t, t->x, below + first, at),
-                                       .ldb = upper});
+        TRY(multiply(t, (struct gemm){.m = rows,
+                                      .n = upper,
+                                      .k = first + rows,
+                                      .alpha = -1.0f,
+                                      .a = place(t, t->x, below + first, below),
+                                      .b = t->room,
+                                      .c = place(t, t->x, below + first, at),
+                                      .ldb = upper}));
     }
-    return rc;
+    return 0;
 }
 
 static int invert(const struct triangle *t, int64_t at, int64_t size)
@@ -179,24 +170,24 @@ static int invert(const struct triangle *t, int64_t at, int64_t size)
                        "factor");
     }
     int64_t upper = half_of(size), lower = size - upper;
-    int rc = invert(t, at, upper);
-    rc = rc != 0 ? rc : solve_rows(t, at + upper, lower, at, upper);
-    rc = rc != 0 ? rc : subtract_square(t, at + upper, lower, at, upper);
-    rc = rc != 0 ? rc : invert(t, at + upper, lower);
-    return rc != 0 ? rc : invert_below(t, at, upper, lower);
+    TRY(invert(t, at, upper));
+    TRY(solve_rows(t, at + upper, lower, at, upper));
+    TRY(subtract_square(t, at + upper, lower, at, upper));
+    TRY(invert(t, at + upper, lower));
+    return invert_below(t, at, upper, lower);
 }
 
 /* Waits. */
 static int check_pivots(const struct triangle *t)
 {
     int info = 0;
-    int rc = memory_download(t->stream, &info, t->info, sizeof(info));
 
-    if (rc == 0 && info != 0) {
-        rc = err_raise(ERR_NOT_POSITIVE_DEFINITE, "the Hessian [%lld, %lld] is not positive definite (step %d)",
-                       (long long)t->n, (long long)t->n, info);
+    TRY(memory_download(t->stream, &info, t->info, sizeof(info)));
+    if (info != 0) {
+        return err_raise(ERR_NOT_POSITIVE_DEFINITE, "the Hessian [%lld, %lld] is not positive definite (step %d)",
+                         (long long)t->n, (long long)t->n, info);
     }
-    return rc;
+    return 0;
 }
 
 int order_upload(struct gpu_stream *stream, const int32_t *order, int64_t n, const int32_t **on_device)
@@ -217,34 +208,28 @@ static int run_factor(struct triangle *t, const struct tensor *h, const struct g
     int64_t n = t->n, room = room_of(n);
     const int32_t *order = NULL;
 
-    int rc = scratch_reserve(stream, scratch_size(n * n, sizeof(float)) + scratch_size(room, sizeof(float)) +
-                                         scratch_size(n, sizeof(int32_t)) + scratch_size(1, sizeof(int)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(stream, scratch_size(n * n, sizeof(float)) + scratch_size(room, sizeof(float)) +
+                                    scratch_size(n, sizeof(int32_t)) + scratch_size(1, sizeof(int))));
     t->a = scratch_take(stream, n * n, sizeof(float));
     t->room = scratch_take(stream, room, sizeof(float));
     t->info = scratch_take(stream, 1, sizeof(int));
-    rc = order_upload(stream, spec->order, n, &order);
-    rc = rc != 0 ? rc : memory_fill_zero(stream, t->info, sizeof(int));
-    rc = rc != 0 ? rc : memory_fill_zero(stream, t->x, (size_t)(n * n) * sizeof(float));
-    rc = rc != 0
-             ? rc
-             : cuda_ok(stream->device, launch_factor_gather(t->a, h->data, order, n, damp, stream->stream), "factor");
-    rc = rc != 0 ? rc : invert(t, 0, n);
-    rc = rc != 0 ? rc : check_pivots(t);
-    return rc != 0 ? rc : cuda_ok(stream->device, launch_reverse(t->x, n * n, stream->stream), "factor");
+    TRY(order_upload(stream, spec->order, n, &order));
+    TRY(memory_fill_zero(stream, t->info, sizeof(int)));
+    TRY(memory_fill_zero(stream, t->x, (size_t)(n * n) * sizeof(float)));
+    TRY(cuda_ok(stream->device, launch_factor_gather(t->a, h->data, order, n, damp, stream->stream), "factor"));
+    TRY(invert(t, 0, n));
+    TRY(check_pivots(t));
+    return cuda_ok(stream->device, launch_reverse(t->x, n * n, stream->stream), "factor");
 }
 
 static int check_factor(struct gpu_stream *stream, const struct tensor *u)
 {
     int64_t n = matrix_cols(u), bad = -1;
 
-    int rc = cuda_find_nonfinite(stream, &bad, u);
-    return rc != 0 || bad < 0
-               ? rc
-               : err_raise(ERR_NOT_POSITIVE_DEFINITE, "the factor of the Hessian [%lld, %lld] is not finite",
-                           (long long)n, (long long)n);
+    TRY(cuda_find_nonfinite(stream, &bad, u));
+    return bad < 0 ? 0
+                   : err_raise(ERR_NOT_POSITIVE_DEFINITE, "the factor of the Hessian [%lld, %lld] is not finite",
+                               (long long)n, (long long)n);
 }
 
 int cuda_factor(struct gpu_stream *stream, const struct tensor *u, const struct tensor *h,
@@ -256,12 +241,11 @@ int cuda_factor(struct gpu_stream *stream, const struct tensor *u, const struct 
     if (t.n > ORDER_MAX) {
         return err_raise(ERR_INTERNAL, "factor: n = %lld is too large", (long long)t.n);
     }
-    int rc = cuda_begin(stream->device);
-    if (rc != 0 || t.n == 0) {
-        return rc;
+    TRY(cuda_begin(stream->device));
+    if (t.n == 0) {
+        return 0;
     }
-    rc = damping(stream, h, spec->damp_percent, &damp);
-    rc = rc != 0 ? rc : run_factor(&t, h, spec, damp);
-    rc = rc != 0 ? rc : check_factor(stream, u);
-    return rc != 0 ? err_pass(rc, "factor") : 0;
+    TRY(damping(stream, h, spec->damp_percent, &damp));
+    TRY(run_factor(&t, h, spec, damp));
+    return check_factor(stream, u);
 }

@@ -39,8 +39,7 @@ struct gemm_cache {
 
 int gemm_cache_new(struct gemm_cache **cache)
 {
-    *cache = calloc(1, sizeof(**cache));
-    return *cache != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a cache of algorithms");
+    return mem_new(cache);
 }
 
 int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what)
@@ -51,8 +50,8 @@ int cublas_ok(struct gpu_device *device, cublasStatus_t status, const char *what
     if (status == CUBLAS_STATUS_ALLOC_FAILED) {
         return err_raise(ERR_GPU_OUT_OF_MEMORY, "%s: %s", what, cublasLtGetStatusString(status));
     }
-    int rc = cuda_ok(device, cudaPeekAtLastError(), what); /* the runtime knows more, when it was its error */
-    return rc != 0 ? rc : err_raise(ERR_INTERNAL, "%s: %s", what, cublasLtGetStatusString(status));
+    TRY(cuda_ok(device, cudaPeekAtLastError(), what)); /* the runtime knows more, when it was its error */
+    return err_raise(ERR_INTERNAL, "%s: %s", what, cublasLtGetStatusString(status));
 }
 
 static void problem_deinit(struct problem *problem)
@@ -158,10 +157,7 @@ static int choose(struct gpu_stream *stream, struct gemm_entry *entry)
     uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     int found = 0;
 
-    int rc = cublas_ok(device, cublasLtMatmulPreferenceCreate(&preference), "choosing a product");
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cublas_ok(device, cublasLtMatmulPreferenceCreate(&preference), "choosing a product"));
     cublasStatus_t status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                                  &limit, sizeof(limit));
     if (status == CUBLAS_STATUS_SUCCESS) {
@@ -176,15 +172,13 @@ static int choose(struct gpu_stream *stream, struct gemm_entry *entry)
                                                 problem->c, preference, 1, &result, &found);
     }
     (void)cublasLtMatmulPreferenceDestroy(preference);
-    rc = cublas_ok(device, status, "choosing a product");
-    if (rc == 0 && found == 0) {
-        rc = err_raise(ERR_INTERNAL, "cuBLASLt has no algorithm for this product");
+    TRY(cublas_ok(device, status, "choosing a product"));
+    if (found == 0) {
+        return err_raise(ERR_INTERNAL, "cuBLASLt has no algorithm for this product");
     }
-    if (rc == 0) {
-        entry->algo = result.algo;
-        entry->workspace = result.workspaceSize;
-    }
-    return rc;
+    entry->algo = result.algo;
+    entry->workspace = result.workspaceSize;
+    return 0;
 }
 
 /* Memory comes in 256 bytes, so the alignment of a piece follows from its place: a function of the shape. */
@@ -241,6 +235,12 @@ static struct gemm_entry *look_up(struct gemm_cache *cache, const struct gemm_ke
     return &cache->entries[at];
 }
 
+static int describe_and_choose(struct gpu_stream *stream, const struct gemm *g, struct gemm_entry *entry)
+{
+    TRY(cublas_ok(stream->device, problem_init(&entry->problem, g), "describing a product"));
+    return choose(stream, entry);
+}
+
 static int find_entry(struct gpu_stream *stream, const struct gemm *g, const struct gemm_entry **found)
 {
     struct gemm_cache *cache = stream->cache;
@@ -253,8 +253,7 @@ static int find_entry(struct gpu_stream *stream, const struct gemm *g, const str
             entry = look_up(cache, &key);
         }
         memcpy(&entry->key, &key, sizeof(key));
-        int rc = cublas_ok(stream->device, problem_init(&entry->problem, g), "describing a product");
-        rc = rc != 0 ? rc : choose(stream, entry);
+        int rc = describe_and_choose(stream, g, entry);
         if (rc != 0) {
             problem_deinit(&entry->problem);
             entry->problem = (struct problem){0};
@@ -271,15 +270,14 @@ static int find_entry(struct gpu_stream *stream, const struct gemm *g, const str
 static int run_empty(struct gpu_stream *stream, const struct gemm *g)
 {
     int64_t count = g->count > 1 ? g->count : 1;
-    int rc = 0;
 
-    for (int64_t i = 0; rc == 0 && g->beta == 0 && i < count; i++) {
-        rc = cuda_ok(stream->device,
-                     cudaMemset2DAsync(g->c + i * g->stride_c, (size_t)g->ldc * sizeof(float), 0,
-                                       (size_t)g->n * sizeof(float), (size_t)g->m, stream->stream),
-                     "an empty product");
+    for (int64_t i = 0; g->beta == 0 && i < count; i++) {
+        TRY(cuda_ok(stream->device,
+                    cudaMemset2DAsync(g->c + i * g->stride_c, (size_t)g->ldc * sizeof(float), 0,
+                                      (size_t)g->n * sizeof(float), (size_t)g->m, stream->stream),
+                    "an empty product"));
     }
-    return rc;
+    return 0;
 }
 
 int gemm_run(struct gpu_stream *stream, const struct gemm *gemm)
@@ -292,11 +290,10 @@ int gemm_run(struct gpu_stream *stream, const struct gemm *gemm)
     if (gemm->k == 0) {
         return run_empty(stream, gemm);
     }
-    int rc = stream->workspace != NULL ? 0 : memory_raw(stream->device, GEMM_WORKSPACE, &stream->workspace);
-    rc = rc != 0 ? rc : find_entry(stream, gemm, &entry);
-    if (rc != 0) {
-        return rc;
+    if (stream->workspace == NULL) {
+        TRY(memory_raw(stream->device, GEMM_WORKSPACE, &stream->workspace));
     }
+    TRY(find_entry(stream, gemm, &entry));
     const struct problem *problem = &entry->problem;
     return cublas_ok(stream->device,
                      cublasLtMatmul(stream->device->blas, problem->matmul, &gemm->alpha, gemm->b, problem->a, gemm->a,

@@ -21,10 +21,7 @@ static struct launch_grid describe(const struct tensor *w, const struct gpu_grid
 int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
               const struct tensor *importance, const struct gpu_grid *spec)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     struct launch_grid grid = describe(w, spec);
     return cuda_ok(stream->device,
                    launch_grid(scale->data, zero->data, w->data, importance != NULL ? importance->data : NULL, &grid,
@@ -35,10 +32,7 @@ int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struc
 int cuda_round(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w,
                const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     struct launch_grid grid = describe(w, spec);
     return cuda_ok(stream->device, launch_round(codes->data, w->data, scale->data, zero->data, &grid, stream->stream),
                    "round");
@@ -47,10 +41,7 @@ int cuda_round(struct gpu_stream *stream, const struct tensor *codes, const stru
 int cuda_dequantize(struct gpu_stream *stream, const struct tensor *w, const struct tensor *codes,
                     const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     struct launch_grid grid = describe(w, spec);
     return cuda_ok(stream->device,
                    launch_dequantize(w->data, codes->data, scale->data, zero->data, &grid, stream->stream),

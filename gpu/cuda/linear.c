@@ -43,39 +43,32 @@ int cuda_linear(struct gpu_stream *stream, const struct tensor *y, const struct 
     SCRATCH_SCOPE(stream);
     struct gemm gemm = {.trans_b = true, .m = matrix_rows(x), .n = matrix_rows(w), .k = matrix_cols(x), .alpha = 1.0f};
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc : scratch_reserve(stream, operand_size(stream, x) + operand_size(stream, w));
-    rc = rc != 0 ? rc : operand_of(stream, x, &gemm.a);
-    rc = rc != 0 ? rc : operand_of(stream, w, &gemm.b);
-    if (rc != 0) {
-        return err_pass(rc, "linear");
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, operand_size(stream, x) + operand_size(stream, w)));
+    TRY(operand_of(stream, x, &gemm.a));
+    TRY(operand_of(stream, w, &gemm.b));
     gemm.c = y->data;
     gemm.lda = gemm.ldb = gemm.k;
     gemm.ldc = gemm.n;
     gemm.bf16 = operand_bf16(stream);
-    rc = gemm_run(stream, &gemm);
-    if (rc == 0 && bias != NULL) {
-        rc = cuda_ok(stream->device, launch_add_rows(y->data, bias->data, gemm.m, gemm.n, stream->stream), "bias");
+    TRY(gemm_run(stream, &gemm));
+    if (bias != NULL) {
+        TRY(cuda_ok(stream->device, launch_add_rows(y->data, bias->data, gemm.m, gemm.n, stream->stream), "bias"));
     }
-    return rc != 0 ? err_pass(rc, "linear") : 0;
+    return 0;
 }
 
 int cuda_multiply(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *w)
 {
     struct gemm gemm = {.trans_b = true, .m = matrix_rows(x), .n = matrix_rows(w), .k = matrix_cols(x), .alpha = 1.0f};
 
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     gemm.a = x->data;
     gemm.b = w->data;
     gemm.c = y->data;
     gemm.lda = gemm.ldb = gemm.k;
     gemm.ldc = gemm.n;
-    rc = gemm_run(stream, &gemm);
-    return rc != 0 ? err_pass(rc, "multiply") : 0;
+    return gemm_run(stream, &gemm);
 }
 
 int cuda_gram(struct gpu_stream *stream, const struct tensor *h, const struct tensor *x)
@@ -84,11 +77,11 @@ int cuda_gram(struct gpu_stream *stream, const struct tensor *h, const struct te
     int64_t n = matrix_cols(x), rows = matrix_rows(x);
     const void *operand = NULL;
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc : scratch_reserve(stream, operand_size(stream, x));
-    rc = rc != 0 ? rc : operand_of(stream, x, &operand);
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, operand_size(stream, x)));
+    TRY(operand_of(stream, x, &operand));
     size_t element = operand_bf16(stream) ? 2 : sizeof(float);
-    for (int64_t first = 0; rc == 0 && rows > 0 && first < n; first += GRAM_STRIP) {
+    for (int64_t first = 0; rows > 0 && first < n; first += GRAM_STRIP) {
         const char *from = (const char *)operand + (size_t)first * element;
         struct gemm strip = {.trans_a = true,
                              .m = n - first < GRAM_STRIP ? n - first : GRAM_STRIP,
@@ -103,7 +96,7 @@ int cuda_gram(struct gpu_stream *stream, const struct tensor *h, const struct te
                              .ldb = n,
                              .ldc = n,
                              .bf16 = operand_bf16(stream)};
-        rc = gemm_run(stream, &strip);
+        TRY(gemm_run(stream, &strip));
     }
-    return rc != 0 ? err_pass(rc, "gram") : 0;
+    return 0;
 }

@@ -2,24 +2,19 @@
 
 #include "gpu/cuda/cuda.h"
 
-#include <stdlib.h>
+#include <string.h>
 
 #define ERROR_STRIP 1024 /* columns of H in one product of the output error */
 
-/* Rows of size `element` from the device; malloc'ed. */
-static int fetch_rows(struct gpu_stream *stream, const void *from, int64_t rows, size_t element, void **out)
+/* Rows of size `element` from the device. *out is the address of a pointer; the caller frees what it points to. */
+static int fetch_rows(struct gpu_stream *stream, const void *from, int64_t rows, size_t element, void *out)
 {
-    void *host = malloc((size_t)(rows > 0 ? rows : 1) * element);
+    AUTO_FREE void *host = NULL;
 
-    if (host == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld partial results", (long long)rows);
-    }
-    int rc = memory_download(stream, host, from, (size_t)rows * element);
-    if (rc != 0) {
-        free(host);
-        return rc;
-    }
-    *out = host;
+    TRY(mem_uninitialized(&host, (size_t)rows, element));
+    TRY(memory_download(stream, host, from, (size_t)rows * element));
+    memcpy(out, &host, sizeof(host));
+    host = NULL;
     return 0;
 }
 
@@ -41,31 +36,24 @@ int cuda_residual(struct gpu_stream *stream, struct gpu_residual *out, const str
 {
     SCRATCH_SCOPE(stream);
     struct launch_grid grid = {.bits = 2, .rows = matrix_rows(w), .cols = matrix_cols(w), .group = matrix_cols(w)};
-    void *host = NULL;
+    AUTO_FREE struct launch_residual_row *host = NULL;
 
     if (scale != NULL) {
         grid.bits = spec->bits;
         grid.group = spec->group_size;
     }
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc : scratch_reserve(stream, scratch_size(grid.rows, sizeof(struct launch_residual_row)));
-    if (rc != 0) {
-        return err_pass(rc, "residual");
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, scratch_size(grid.rows, sizeof(*host))));
     struct launch_residual_row *rows = scratch_take(stream, grid.rows, sizeof(*rows));
-    rc = cuda_ok(stream->device,
-                 launch_residual(rows, w->data, wq->data, scale != NULL ? scale->data : NULL,
-                                 zero != NULL ? zero->data : NULL, &grid, stream->stream),
-                 "residual");
-    rc = rc != 0 ? rc : fetch_rows(stream, rows, grid.rows, sizeof(*rows), &host);
-    if (rc != 0) {
-        return err_pass(rc, "residual");
-    }
+    TRY(cuda_ok(stream->device,
+                launch_residual(rows, w->data, wq->data, scale != NULL ? scale->data : NULL,
+                                zero != NULL ? zero->data : NULL, &grid, stream->stream),
+                "residual"));
+    TRY(fetch_rows(stream, rows, grid.rows, sizeof(*rows), &host));
     struct gpu_residual sum = {0};
     for (int64_t r = 0; r < grid.rows; r++) {
-        add_residual(&sum, (const struct launch_residual_row *)host + r);
+        add_residual(&sum, &host[r]);
     }
-    free(host);
     *out = sum;
     return 0;
 }
@@ -87,20 +75,19 @@ static int multiply(const struct quadratic *job, const float *d, int64_t a_at, i
 {
     static const int terms[3][2] = {{0, 0}, {0, 1}, {1, 0}};
     size_t element = job->split ? 2 : sizeof(float);
-    int rc = 0;
 
     gemm.m = job->rows;
     gemm.lda = gemm.ldb = gemm.ldc = job->n;
     gemm.bf16 = job->split;
-    for (int i = 0; rc == 0 && i < (job->split ? 3 : 1); i++) {
+    for (int i = 0; i < (job->split ? 3 : 1); i++) {
         const char *a = job->split ? job->left[terms[i][0]] : (const void *)d;
         const char *b = job->split ? job->right[terms[i][1]] : (const void *)job->h;
         gemm.a = a + (size_t)a_at * element;
         gemm.b = b + (size_t)b_at * element;
-        rc = gemm_run(job->stream, &gemm);
+        TRY(gemm_run(job->stream, &gemm));
         gemm.beta = 1.0f;
     }
-    return rc;
+    return 0;
 }
 
 /* product = d times the part of H on and above the diagonal strips, with what lies above them counted twice: H is
@@ -108,42 +95,35 @@ static int multiply(const struct quadratic *job, const float *d, int64_t a_at, i
 static int half_product(const struct quadratic *job, const float *d)
 {
     int64_t n = job->n;
-    int rc = 0;
 
-    for (int64_t first = 0; rc == 0 && first < n; first += ERROR_STRIP) {
+    for (int64_t first = 0; first < n; first += ERROR_STRIP) {
         int64_t cols = n - first < ERROR_STRIP ? n - first : ERROR_STRIP;
         float *c = job->product + first;
-        rc = multiply(job, d, first, first * n + first, (struct gemm){.n = cols, .k = cols, .alpha = 1.0f, .c = c});
-        if (rc == 0 && first > 0) {
-            rc = multiply(job, d, 0, first, (struct gemm){.n = cols, .k = first, .alpha = 2.0f, .beta = 1.0f, .c = c});
+        TRY(multiply(job, d, first, first * n + first, (struct gemm){.n = cols, .k = cols, .alpha = 1.0f, .c = c}));
+        if (first > 0) {
+            TRY(multiply(job, d, 0, first, (struct gemm){.n = cols, .k = first, .alpha = 2.0f, .beta = 1.0f, .c = c}));
         }
     }
-    return rc;
+    return 0;
 }
 
 static int quadratic_form(const struct quadratic *job, const float *d, double *out)
 {
     struct gpu_stream *stream = job->stream;
-    void *host = NULL;
-    int rc = 0;
+    AUTO_FREE double *host = NULL;
 
     if (job->split) {
-        rc = cuda_ok(stream->device, launch_split(job->left[0], job->left[1], d, job->rows * job->n, stream->stream),
-                     "output_error");
+        TRY(cuda_ok(stream->device, launch_split(job->left[0], job->left[1], d, job->rows * job->n, stream->stream),
+                    "output_error"));
     }
-    rc = rc != 0 ? rc : half_product(job, d);
-    rc = rc != 0 ? rc
-                 : cuda_ok(stream->device,
-                           launch_row_dot(job->sums, job->product, d, job->rows, job->n, stream->stream), "row sums");
-    rc = rc != 0 ? rc : fetch_rows(stream, job->sums, job->rows, sizeof(double), &host);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(half_product(job, d));
+    TRY(cuda_ok(stream->device, launch_row_dot(job->sums, job->product, d, job->rows, job->n, stream->stream),
+                "row sums"));
+    TRY(fetch_rows(stream, job->sums, job->rows, sizeof(double), &host));
     *out = 0;
     for (int64_t r = 0; r < job->rows; r++) {
-        *out += ((const double *)host)[r];
+        *out += host[r];
     }
-    free(host);
     return 0;
 }
 
@@ -153,11 +133,8 @@ static int quadratic_init(struct quadratic *job, float **d)
     int64_t weights = job->rows * job->n, square = job->n * job->n;
     size_t pairs = job->split ? 2 * (scratch_size(weights, 2) + scratch_size(square, 2)) : 0;
 
-    int rc = scratch_reserve(job->stream, 2 * scratch_size(weights, sizeof(float)) +
-                                              scratch_size(job->rows, sizeof(double)) + pairs);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(job->stream,
+                        2 * scratch_size(weights, sizeof(float)) + scratch_size(job->rows, sizeof(double)) + pairs));
     *d = scratch_take(job->stream, weights, sizeof(float));
     job->product = scratch_take(job->stream, weights, sizeof(float));
     job->sums = scratch_take(job->stream, job->rows, sizeof(double));
@@ -165,10 +142,11 @@ static int quadratic_init(struct quadratic *job, float **d)
         job->left[i] = scratch_take(job->stream, weights, 2);
         job->right[i] = scratch_take(job->stream, square, 2);
     }
-    return !job->split ? 0
-                       : cuda_ok(job->stream->device,
-                                 launch_split(job->right[0], job->right[1], job->h, square, job->stream->stream),
-                                 "output_error");
+    if (!job->split) {
+        return 0;
+    }
+    return cuda_ok(job->stream->device, launch_split(job->right[0], job->right[1], job->h, square, job->stream->stream),
+                   "output_error");
 }
 
 int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, const struct tensor *w,
@@ -180,17 +158,13 @@ int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, 
     double error_sum = 0, signal_sum = 0;
     float *d = NULL;
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc : quadratic_init(&job, &d);
-    rc = rc != 0 ? rc
-                 : cuda_ok(stream->device, launch_subtract(d, w->data, wq->data, job.rows * job.n, stream->stream),
-                           "output_error");
-    rc = rc != 0 ? rc : quadratic_form(&job, d, &error_sum);
+    TRY(cuda_begin(stream->device));
+    TRY(quadratic_init(&job, &d));
+    TRY(cuda_ok(stream->device, launch_subtract(d, w->data, wq->data, job.rows * job.n, stream->stream),
+                "output_error"));
+    TRY(quadratic_form(&job, d, &error_sum));
     if (signal != NULL) {
-        rc = rc != 0 ? rc : quadratic_form(&job, w->data, &signal_sum);
-    }
-    if (rc != 0) {
-        return err_pass(rc, "output_error");
+        TRY(quadratic_form(&job, w->data, &signal_sum));
     }
     *error = error_sum;
     if (signal != NULL) {
@@ -203,10 +177,9 @@ int cuda_row_dot(struct gpu_stream *stream, const struct tensor *out, const stru
 {
     int64_t rows = matrix_rows(a), cols = matrix_cols(a);
 
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_row_dot_narrow(out->data, a->data, b->data, rows, cols, stream->stream), "row_dot");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, launch_row_dot_narrow(out->data, a->data, b->data, rows, cols, stream->stream),
+                   "row_dot");
 }
 
 int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor *logits,
@@ -214,56 +187,40 @@ int cuda_nll(struct gpu_stream *stream, struct gpu_nll *out, const struct tensor
 {
     SCRATCH_SCOPE(stream);
     int64_t tokens = matrix_rows(logits), vocabulary = matrix_cols(logits);
-    void *host = NULL;
+    AUTO_FREE struct launch_nll_row *host = NULL;
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc
-                 : scratch_reserve(stream, scratch_size(tokens, sizeof(int32_t)) +
-                                               scratch_size(tokens, sizeof(struct launch_nll_row)));
-    if (rc != 0) {
-        return err_pass(rc, "nll");
-    }
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, scratch_size(tokens, sizeof(int32_t)) + scratch_size(tokens, sizeof(*host))));
     int32_t *on_device = scratch_take(stream, tokens, sizeof(int32_t));
     struct launch_nll_row *rows = scratch_take(stream, tokens, sizeof(*rows));
-    rc = memory_upload(stream, on_device, targets, (size_t)tokens * sizeof(int32_t));
-    rc = rc != 0 ? rc
-                 : cuda_ok(stream->device,
-                           launch_nll(rows, logits->data, reference != NULL ? reference->data : NULL, on_device, tokens,
-                                      vocabulary, stream->stream),
-                           "nll");
-    rc = rc != 0 ? rc : fetch_rows(stream, rows, tokens, sizeof(*rows), &host);
-    if (rc != 0) {
-        return err_pass(rc, "nll");
-    }
+    TRY(memory_upload(stream, on_device, targets, (size_t)tokens * sizeof(int32_t)));
+    TRY(cuda_ok(stream->device,
+                launch_nll(rows, logits->data, reference != NULL ? reference->data : NULL, on_device, tokens,
+                           vocabulary, stream->stream),
+                "nll"));
+    TRY(fetch_rows(stream, rows, tokens, sizeof(*rows), &host));
     for (int64_t t = 0; t < tokens; t++) {
-        const struct launch_nll_row *row = (const struct launch_nll_row *)host + t;
-        out->nll_sum += row->nll;
-        out->kl_sum += row->kl;
+        out->nll_sum += host[t].nll;
+        out->kl_sum += host[t].kl;
         out->count += targets[t] >= 0;
     }
-    free(host);
     return 0;
 }
 
 int cuda_zero_dead(struct gpu_stream *stream, const struct tensor *w, const struct tensor *h, int64_t *dead)
 {
     int64_t n = matrix_cols(w), count = 0;
-    float *diagonal = malloc((size_t)(n > 0 ? n : 1) * sizeof(float));
+    AUTO_FREE float *diagonal = NULL;
 
-    if (diagonal == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate a diagonal of %lld", (long long)n);
-    }
-    int rc = cuda_diagonal(stream, diagonal, h);
-    for (int64_t j = 0; rc == 0 && j < n; j++) {
+    TRY(mem_buffer(&diagonal, (size_t)n));
+    TRY(cuda_diagonal(stream, diagonal, h));
+    for (int64_t j = 0; j < n; j++) {
         count += diagonal[j] == 0.0f;
     }
-    free(diagonal);
-    if (rc == 0 && count > 0) {
-        rc =
-            cuda_ok(stream->device, launch_zero_dead(w->data, h->data, matrix_rows(w), n, stream->stream), "zero_dead");
+    if (count > 0) {
+        TRY(cuda_ok(stream->device, launch_zero_dead(w->data, h->data, matrix_rows(w), n, stream->stream),
+                    "zero_dead"));
     }
-    if (rc == 0) {
-        *dead = count;
-    }
-    return rc;
+    *dead = count;
+    return 0;
 }

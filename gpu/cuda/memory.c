@@ -12,23 +12,25 @@
 
 #define ALIGNMENT 256
 
+void memory_init(struct gpu_device *device)
+{
+    pthread_mutex_init(&device->lock, NULL);
+}
+
 int memory_open(struct gpu_device *device)
 {
     int pools = 0;
     uint64_t keep = UINT64_MAX; /* what is freed stays with us until it is trimmed */
 
-    pthread_mutex_init(&device->lock, NULL);
-    int rc = cuda_ok(device, cudaStreamCreateWithFlags(&device->memory, cudaStreamNonBlocking), "a stream for memory");
-    rc = rc != 0 ? rc
-                 : cuda_ok(device, cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device->index),
-                           "memory pools");
-    if (rc == 0 && pools != 0) {
-        rc = cuda_ok(device, cudaDeviceGetDefaultMemPool(&device->pool, device->index), "memory pool");
-        rc = rc != 0 ? rc
-                     : cuda_ok(device, cudaMemPoolSetAttribute(device->pool, cudaMemPoolAttrReleaseThreshold, &keep),
-                               "memory pool");
+    TRY(cuda_ok(device, cudaStreamCreateWithFlags(&device->memory, cudaStreamNonBlocking), "a stream for memory"));
+    TRY(cuda_ok(device, cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device->index),
+                "memory pools"));
+    if (pools != 0) {
+        TRY(cuda_ok(device, cudaDeviceGetDefaultMemPool(&device->pool, device->index), "memory pool"));
+        TRY(cuda_ok(device, cudaMemPoolSetAttribute(device->pool, cudaMemPoolAttrReleaseThreshold, &keep),
+                    "memory pool"));
     }
-    return rc;
+    return 0;
 }
 
 void memory_close(struct gpu_device *device)
@@ -87,11 +89,8 @@ static int allocate_or_trim(struct gpu_device *device, size_t bytes, bool pooled
 
     if (status == cudaErrorMemoryAllocation && device->pool != NULL) {
         (void)cudaGetLastError();
-        int rc = cuda_ok(device, cudaStreamSynchronize(device->memory), "waiting for freed memory");
-        rc = rc != 0 ? rc : cuda_ok(device, cudaMemPoolTrimTo(device->pool, 0), "trimming the memory pool");
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(cuda_ok(device, cudaStreamSynchronize(device->memory), "waiting for freed memory"));
+        TRY(cuda_ok(device, cudaMemPoolTrimTo(device->pool, 0), "trimming the memory pool"));
         status = allocate(device, bytes, pooled, block);
     }
     return cuda_ok(device, status, "device memory");
@@ -99,15 +98,12 @@ static int allocate_or_trim(struct gpu_device *device, size_t bytes, bool pooled
 
 int memory_raw(struct gpu_device *device, size_t bytes, void **pointer)
 {
-    int rc = allocate_or_trim(device, bytes, false, pointer);
-
-    if (rc == 0) {
-        pthread_mutex_lock(&device->lock);
-        device->raw += bytes;
-        device->raw_peak = device->raw > device->raw_peak ? device->raw : device->raw_peak;
-        pthread_mutex_unlock(&device->lock);
-    }
-    return rc;
+    TRY(allocate_or_trim(device, bytes, false, pointer));
+    pthread_mutex_lock(&device->lock);
+    device->raw += bytes;
+    device->raw_peak = device->raw > device->raw_peak ? device->raw : device->raw_peak;
+    pthread_mutex_unlock(&device->lock);
+    return 0;
 }
 
 int memory_raw_free(struct gpu_device *device, void *pointer, size_t bytes)
@@ -125,19 +121,14 @@ int memory_raw_free(struct gpu_device *device, void *pointer, size_t bytes)
 int memory_peak(struct gpu_device *device, bool reset, int64_t *bytes)
 {
     uint64_t pooled = 0, none = 0;
-    int rc = cuda_begin(device);
 
-    if (rc == 0 && device->pool == NULL) {
+    TRY(cuda_begin(device));
+    if (device->pool == NULL) {
         return err_raise(ERR_UNSUPPORTED, "cuda:%d has no memory pool that counts", device->index);
     }
-    rc = rc != 0 ? rc
-                 : cuda_ok(device, cudaMemPoolGetAttribute(device->pool, cudaMemPoolAttrUsedMemHigh, &pooled),
-                           "memory in use");
-    if (rc == 0 && reset) {
-        rc = cuda_ok(device, cudaMemPoolSetAttribute(device->pool, cudaMemPoolAttrUsedMemHigh, &none), "memory in use");
-    }
-    if (rc != 0) {
-        return rc;
+    TRY(cuda_ok(device, cudaMemPoolGetAttribute(device->pool, cudaMemPoolAttrUsedMemHigh, &pooled), "memory in use"));
+    if (reset) {
+        TRY(cuda_ok(device, cudaMemPoolSetAttribute(device->pool, cudaMemPoolAttrUsedMemHigh, &none), "memory in use"));
     }
     pthread_mutex_lock(&device->lock);
     *bytes = (int64_t)(pooled + device->raw_peak);
@@ -178,20 +169,22 @@ static void release(struct gpu_device *device, void *block)
     pthread_mutex_unlock(&device->lock);
 }
 
+/* The first `bytes` of a block as zeros, and the block ready for any stream. */
+static int prepare(struct gpu_device *device, void *block, size_t bytes)
+{
+    if (bytes > 0) {
+        TRY(cuda_ok(device, cudaMemsetAsync(block, 0, bytes, device->memory), "zeroing memory"));
+    }
+    return cuda_ok(device, cudaStreamSynchronize(device->memory), "waiting for memory");
+}
+
 int memory_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **pointer)
 {
     void *block = NULL;
-    int rc = cuda_begin(device);
 
-    rc = rc != 0 ? rc : allocate_or_trim(device, bytes > 0 ? bytes : 1, device->pool != NULL, &block);
-    if (rc != 0) {
-        return err_pass(rc, "%zu bytes on cuda:%d", bytes, device->index);
-    }
-    if (zeroed) {
-        rc = cuda_ok(device, cudaMemsetAsync(block, 0, bytes, device->memory), "zeroing memory");
-    }
-    /* Waited for: the memory may be used from any stream. */
-    rc = rc != 0 ? rc : cuda_ok(device, cudaStreamSynchronize(device->memory), "waiting for memory");
+    TRY(cuda_begin(device));
+    TRY(allocate_or_trim(device, bytes > 0 ? bytes : 1, device->pool != NULL, &block));
+    int rc = prepare(device, block, zeroed ? bytes : 0);
     if (rc != 0) {
         release(device, block);
         return rc;
@@ -232,11 +225,12 @@ int scratch_reserve(struct gpu_stream *stream, size_t bytes)
     if (bytes <= stream->capacity) {
         return 0;
     }
-    int rc = cuda_ok(stream->device, memory_raw_free(stream->device, stream->scratch, stream->capacity),
-                     "giving scratch back");
+    void *smaller = stream->scratch;
+    size_t capacity = stream->capacity;
     stream->scratch = NULL;
     stream->capacity = 0;
-    rc = rc != 0 ? rc : memory_raw(stream->device, bytes, &block);
+    TRY(cuda_ok(stream->device, memory_raw_free(stream->device, smaller, capacity), "freeing scratch"));
+    int rc = memory_raw(stream->device, bytes, &block);
     if (rc != 0) {
         return err_pass(rc, "%zu bytes of scratch", bytes);
     }
@@ -256,86 +250,77 @@ void *scratch_take(struct gpu_stream *stream, int64_t count, size_t element)
 
 static int open_ring(struct gpu_stream *stream)
 {
-    int rc = cuda_begin(stream->device);
+    TRY(cuda_begin(stream->device));
 
-    for (int i = 0; i < RING_SLOTS && rc == 0 && stream->ring_free[RING_SLOTS - 1] == NULL; i++) {
+    for (int i = 0; i < RING_SLOTS && stream->ring_free[RING_SLOTS - 1] == NULL; i++) {
         if (stream->ring[i] == NULL) {
-            rc = cuda_ok(stream->device, cudaMallocHost(&stream->ring[i], RING_BYTES), "pinned memory");
+            TRY(cuda_ok(stream->device, cudaMallocHost(&stream->ring[i], RING_BYTES), "pinned memory"));
         }
-        if (rc == 0 && stream->ring_free[i] == NULL) {
-            rc = cuda_ok(stream->device, cudaEventCreateWithFlags(&stream->ring_free[i], cudaEventDisableTiming),
-                         "cudaEventCreate");
+        if (stream->ring_free[i] == NULL) {
+            TRY(cuda_ok(stream->device, cudaEventCreateWithFlags(&stream->ring_free[i], cudaEventDisableTiming),
+                        "cudaEventCreate"));
         }
     }
-    return rc;
+    return 0;
 }
 
 int memory_upload(struct gpu_stream *stream, void *to, const void *host, size_t bytes)
 {
-    int rc = open_ring(stream);
+    TRY(open_ring(stream));
 
-    for (size_t done = 0; rc == 0 && done < bytes;) {
+    for (size_t done = 0; done < bytes;) {
         int slot = stream->ring_next;
         size_t piece = bytes - done < RING_BYTES ? bytes - done : RING_BYTES;
-        rc = cuda_ok(stream->device, cudaEventSynchronize(stream->ring_free[slot]), "waiting for a pinned buffer");
-        if (rc != 0) {
-            break;
-        }
+        TRY(cuda_ok(stream->device, cudaEventSynchronize(stream->ring_free[slot]), "waiting for a pinned buffer"));
         memcpy(stream->ring[slot], (const char *)host + done, piece);
-        rc = cuda_ok(
+        TRY(cuda_ok(
             stream->device,
             cudaMemcpyAsync((char *)to + done, stream->ring[slot], piece, cudaMemcpyHostToDevice, stream->stream),
-            "upload");
-        rc = rc != 0 ? rc : cuda_ok(stream->device, cudaEventRecord(stream->ring_free[slot], stream->stream), "upload");
+            "upload"));
+        TRY(cuda_ok(stream->device, cudaEventRecord(stream->ring_free[slot], stream->stream), "upload"));
         stream->ring_next = (slot + 1) % RING_SLOTS;
         done += piece;
     }
-    return rc;
+    return 0;
 }
 
 /* Copy out piece i while piece i + 1 is on the wire. */
 int memory_download(struct gpu_stream *stream, void *host, const void *from, size_t bytes)
 {
     size_t pieces = (bytes + RING_BYTES - 1) / RING_BYTES;
-    int first = stream->ring_next, rc = open_ring(stream);
+    int first = stream->ring_next;
 
-    for (size_t i = 0; rc == 0 && i < pieces + 1; i++) {
+    TRY(open_ring(stream));
+    stream->ring_next = (int)((first + pieces) % RING_SLOTS);
+    for (size_t i = 0; i < pieces + 1; i++) {
         if (i < pieces) {
             int slot = (int)((first + i) % RING_SLOTS);
             size_t at = i * RING_BYTES, piece = bytes - at < RING_BYTES ? bytes - at : RING_BYTES;
-            rc = cuda_ok(stream->device, cudaEventSynchronize(stream->ring_free[slot]), "waiting for a pinned buffer");
-            rc = rc != 0 ? rc
-                         : cuda_ok(stream->device,
-                                   cudaMemcpyAsync(stream->ring[slot], (const char *)from + at, piece,
-                                                   cudaMemcpyDeviceToHost, stream->stream),
-                                   "download");
-            rc = rc != 0
-                     ? rc
-                     : cuda_ok(stream->device, cudaEventRecord(stream->ring_free[slot], stream->stream), "download");
+            TRY(cuda_ok(stream->device, cudaEventSynchronize(stream->ring_free[slot]), "waiting for a pinned buffer"));
+            TRY(cuda_ok(stream->device,
+                        cudaMemcpyAsync(stream->ring[slot], (const char *)from + at, piece, cudaMemcpyDeviceToHost,
+                                        stream->stream),
+                        "download"));
+            TRY(cuda_ok(stream->device, cudaEventRecord(stream->ring_free[slot], stream->stream), "download"));
         }
-        if (rc == 0 && i > 0) {
+        if (i > 0) {
             int slot = (int)((first + i - 1) % RING_SLOTS);
             size_t at = (i - 1) * RING_BYTES, piece = bytes - at < RING_BYTES ? bytes - at : RING_BYTES;
-            rc = cuda_ok(stream->device, cudaEventSynchronize(stream->ring_free[slot]), "download");
-            if (rc == 0) {
-                memcpy((char *)host + at, stream->ring[slot], piece);
-            }
+            TRY(cuda_ok(stream->device, cudaEventSynchronize(stream->ring_free[slot]), "download"));
+            memcpy((char *)host + at, stream->ring[slot], piece);
         }
     }
-    stream->ring_next = (int)((first + pieces) % RING_SLOTS);
-    return rc;
+    return 0;
 }
 
 int memory_host_alloc(struct gpu_device *device, size_t bytes, void **pointer)
 {
     void *block = NULL;
-    int rc = cuda_begin(device);
 
-    rc = rc != 0 ? rc : cuda_ok(device, cudaMallocHost(&block, bytes > 0 ? bytes : 1), "pinned memory");
-    if (rc == 0) {
-        *pointer = block;
-    }
-    return rc;
+    TRY(cuda_begin(device));
+    TRY(cuda_ok(device, cudaMallocHost(&block, bytes > 0 ? bytes : 1), "pinned memory"));
+    *pointer = block;
+    return 0;
 }
 
 void memory_host_free(struct gpu_device *device, void *pointer)
@@ -347,15 +332,14 @@ void memory_host_free(struct gpu_device *device, void *pointer)
 
 int memory_upload_pinned(struct gpu_stream *stream, void *to, const void *pinned, size_t bytes)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0 || bytes == 0
-               ? rc
-               : cuda_ok(stream->device, cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, stream->stream),
-                         "upload");
+    TRY(cuda_begin(stream->device));
+    return bytes == 0 ? 0
+                      : cuda_ok(stream->device,
+                                cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, stream->stream), "upload");
 }
 
 int memory_fill_zero(struct gpu_stream *stream, void *to, size_t bytes)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0 || bytes == 0 ? rc : cuda_ok(stream->device, cudaMemsetAsync(to, 0, bytes, stream->stream), "zeros");
+    TRY(cuda_begin(stream->device));
+    return bytes == 0 ? 0 : cuda_ok(stream->device, cudaMemsetAsync(to, 0, bytes, stream->stream), "zeros");
 }

@@ -44,15 +44,13 @@ static int judge(struct clip *job, float p, bool negative, bool first)
                               .stride_b = grid->group * (grid->cols + 1), /* along H's diagonal */
                               .stride_c = grid->group};
 
-    int rc =
-        cuda_ok(stream->device,
-                launch_clip_cut(job->scale, job->zero, job->error, job->w, grid, p, negative, stream->stream), "clip");
-    rc = rc != 0 ? rc : gemm_run(stream, &gemm);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_clip_judge(&job->best, job->scale, job->zero, job->error, job->product, grid, first,
-                                               stream->stream),
-                             "clip");
+    TRY(cuda_ok(stream->device,
+                launch_clip_cut(job->scale, job->zero, job->error, job->w, grid, p, negative, stream->stream), "clip"));
+    TRY(gemm_run(stream, &gemm));
+    return cuda_ok(
+        stream->device,
+        launch_clip_judge(&job->best, job->scale, job->zero, job->error, job->product, grid, first, stream->stream),
+        "clip");
 }
 
 /* Strips of rows; `rows` of them at most in each. */
@@ -60,20 +58,21 @@ static int clip_strips(struct clip *job, int64_t rows, const struct gpu_grid *sp
 {
     int64_t candidates = (int64_t)(spec->max_shrink * spec->steps + 1e-9), all = job->grid.rows;
     int64_t groups = job->grid.cols / job->grid.group;
-    int rc = 0;
 
-    for (int64_t first = 0; rc == 0 && first < all; first += rows) {
+    for (int64_t first = 0; first < all; first += rows) {
         job->grid.rows = all - first < rows ? all - first : rows;
-        for (int64_t i = 0; rc == 0 && (i == 0 || i < candidates); i++) {
+        for (int64_t i = 0; i == 0 || i < candidates; i++) {
             float p = (float)(1.0 - (double)i / spec->steps);
-            rc = judge(job, p, false, i == 0);
-            rc = rc != 0 || !spec->signs ? rc : judge(job, p, true, false);
+            TRY(judge(job, p, false, i == 0));
+            if (spec->signs) {
+                TRY(judge(job, p, true, false));
+            }
         }
         job->w += rows * job->grid.cols;
         job->best.scale += rows * groups;
         job->best.zero += rows * groups;
     }
-    return rc;
+    return 0;
 }
 
 int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
@@ -81,9 +80,9 @@ int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struc
 {
     SCRATCH_SCOPE(stream);
 
-    int rc = cuda_begin(stream->device);
-    if (rc != 0 || tensor_count(w) == 0) {
-        return rc;
+    TRY(cuda_begin(stream->device));
+    if (tensor_count(w) == 0) {
+        return 0;
     }
     struct clip job = {.stream = stream,
                        .grid = describe(w, spec),
@@ -92,28 +91,21 @@ int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struc
                        .best = {.scale = scale->data, .zero = zero->data}};
     int64_t rows = STRIP_ELEMENTS / job.grid.cols, cols = job.grid.cols, groups = cols / spec->group_size;
     rows = rows < 1 ? 1 : rows < job.grid.rows ? rows : job.grid.rows;
-    rc = scratch_reserve(stream, 2 * scratch_size(rows * cols, sizeof(float)) +
-                                     2 * scratch_size(rows * groups, sizeof(float)) +
-                                     scratch_size(rows * groups, sizeof(double)));
-    if (rc != 0) {
-        return err_pass(rc, "clip");
-    }
+    TRY(scratch_reserve(stream, 2 * scratch_size(rows * cols, sizeof(float)) +
+                                    2 * scratch_size(rows * groups, sizeof(float)) +
+                                    scratch_size(rows * groups, sizeof(double))));
     job.error = scratch_take(stream, rows * cols, sizeof(float));
     job.product = scratch_take(stream, rows * cols, sizeof(float));
     job.scale = scratch_take(stream, rows * groups, sizeof(float));
     job.zero = scratch_take(stream, rows * groups, sizeof(float));
     job.best.lost = scratch_take(stream, rows * groups, sizeof(double));
-    rc = clip_strips(&job, rows, spec);
-    return rc != 0 ? err_pass(rc, "clip") : 0;
+    return clip_strips(&job, rows, spec);
 }
 
 int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct tensor *zero, const struct tensor *w,
              const struct gpu_grid *spec)
 {
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     const struct launch_grid grid = describe(w, spec);
     return cuda_ok(stream->device, launch_hqq(scale->data, zero->data, w->data, &grid, stream->stream), "hqq");
 }

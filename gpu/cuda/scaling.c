@@ -6,12 +6,11 @@ int cuda_scale(struct gpu_stream *stream, const struct tensor *w, const struct t
 {
     int64_t count = matrix_rows(w), width = matrix_cols(w);
 
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_scale(w->data, rows != NULL ? rows->data : NULL, cols != NULL ? cols->data : NULL,
-                                          count, width, stream->stream),
-                             "scale");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device,
+                   launch_scale(w->data, rows != NULL ? rows->data : NULL, cols != NULL ? cols->data : NULL, count,
+                                width, stream->stream),
+                   "scale");
 }
 
 int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
@@ -19,10 +18,7 @@ int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const
 {
     int64_t cols = matrix_cols(x);
 
-    int rc = cuda_begin(stream->device);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(cuda_begin(stream->device));
     const struct launch_input input = {.element = spec->element,
                                        .dynamic = spec->dynamic,
                                        .half = spec->half,

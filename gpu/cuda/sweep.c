@@ -6,15 +6,13 @@
 
 #include "gpu/cuda/cuda.h"
 
-#include <stdlib.h>
-
 #define PANEL (4 * LAUNCH_SWEEP_COLS)
 
 struct sweep {
     struct gpu_stream *stream;
     float *error; /* [rows, PANEL]: of the columns of a panel */
     struct launch_sweep launch;
-    int32_t *group;                  /* host, [k] */
+    const int32_t *group;            /* host, [k] */
     const struct gpu_levels *levels; /* or NULL: a grid */
 };
 
@@ -50,48 +48,41 @@ static int update(const struct sweep *job, int64_t panel, int64_t from, int64_t 
 static int run_panel(struct sweep *job, int64_t panel, int64_t end)
 {
     struct launch_sweep *launch = &job->launch;
-    int rc = 0;
 
-    for (int64_t first = panel; rc == 0 && first < end; first += LAUNCH_SWEEP_COLS) {
+    for (int64_t first = panel; first < end; first += LAUNCH_SWEEP_COLS) {
         int64_t after = end - first < LAUNCH_SWEEP_COLS ? end : first + LAUNCH_SWEEP_COLS;
         launch->first = first;
         launch->cols = (int)(after - first);
         launch->error = job->error + (first - panel);
         launch->only_group = only_group(job->group + first, launch->cols);
-        rc = cuda_ok(job->stream->device, launch_sweep(launch, job->stream->stream), "sweep");
-        rc = rc != 0 ? rc : update(job, panel, first, launch->cols, after, end);
+        TRY(cuda_ok(job->stream->device, launch_sweep(launch, job->stream->stream), "sweep"));
+        TRY(update(job, panel, first, launch->cols, after, end));
     }
-    return rc != 0 ? rc : update(job, panel, panel, end - panel, end, launch->k);
+    return update(job, panel, panel, end - panel, end, launch->k);
 }
 
 static int run_panels(struct sweep *job)
 {
     int64_t k = job->launch.k;
-    int rc = 0;
 
-    for (int64_t panel = 0; rc == 0 && panel < k; panel += PANEL) {
-        rc = run_panel(job, panel, k - panel < PANEL ? k : panel + PANEL);
+    for (int64_t panel = 0; panel < k; panel += PANEL) {
+        TRY(run_panel(job, panel, k - panel < PANEL ? k : panel + PANEL));
     }
-    return rc;
+    return 0;
 }
 
 static int sum_losses(struct sweep *job, double *loss)
 {
-    double *rows = malloc((size_t)(job->launch.rows > 0 ? job->launch.rows : 1) * sizeof(double));
+    AUTO_FREE double *rows = NULL;
     double sum = 0;
 
-    if (rows == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld losses", (long long)job->launch.rows);
-    }
-    int rc = memory_download(job->stream, rows, job->launch.loss, (size_t)job->launch.rows * sizeof(double));
-    for (int64_t r = 0; rc == 0 && r < job->launch.rows; r++) {
+    TRY(mem_buffer(&rows, (size_t)job->launch.rows));
+    TRY(memory_download(job->stream, rows, job->launch.loss, (size_t)job->launch.rows * sizeof(double)));
+    for (int64_t r = 0; r < job->launch.rows; r++) {
         sum += rows[r];
     }
-    free(rows);
-    if (rc == 0) {
-        *loss = sum;
-    }
-    return rc;
+    *loss = sum;
+    return 0;
 }
 
 static int run_sweep(struct sweep *job, const struct tensor *codes, const struct tensor *w, const int32_t *order,
@@ -106,12 +97,8 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
                                           scratch_size(rows * k, 1)
                                     : 0;
 
-    int rc =
-        scratch_reserve(stream, permuted + scratch_size(levels, sizeof(float)) + scratch_size(k, sizeof(int32_t)) +
-                                    scratch_size(rows * PANEL, sizeof(float)) + scratch_size(rows, sizeof(double)));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(stream, permuted + scratch_size(levels, sizeof(float)) + scratch_size(k, sizeof(int32_t)) +
+                                    scratch_size(rows * PANEL, sizeof(float)) + scratch_size(rows, sizeof(double))));
     int32_t *group = scratch_take(stream, k, sizeof(int32_t));
     const int32_t *visits = NULL;
     launch->group = group;
@@ -120,49 +107,43 @@ static int run_sweep(struct sweep *job, const struct tensor *codes, const struct
     launch->loss = scratch_take(stream, rows, sizeof(double));
     launch->w = w->data;
     launch->codes = codes->data;
-    rc = memory_upload(stream, group, job->group, (size_t)k * sizeof(int32_t));
-    if (rc == 0 && levels > 0) {
+    TRY(memory_upload(stream, group, job->group, (size_t)k * sizeof(int32_t)));
+    if (levels > 0) {
         float *values = scratch_take(stream, levels, sizeof(float));
         launch->levels = values;
         launch->level_count = (int)levels;
-        rc = memory_upload(stream, values, job->levels->values, (size_t)levels * sizeof(float));
+        TRY(memory_upload(stream, values, job->levels->values, (size_t)levels * sizeof(float)));
     }
-    rc = rc != 0 ? rc : memory_fill_zero(stream, launch->loss, (size_t)rows * sizeof(double));
+    TRY(memory_fill_zero(stream, launch->loss, (size_t)rows * sizeof(double)));
     if (order != NULL) {
         launch->w = scratch_take(stream, rows * k, sizeof(float));
         launch->codes = scratch_take(stream, rows * k, 1);
-        rc = rc != 0 ? rc : order_upload(stream, order, k, &visits);
-        rc = rc != 0 ? rc
-                     : cuda_ok(stream->device,
-                               launch_gather_columns(launch->w, w->data, visits, rows, k, stream->stream), "sweep");
+        TRY(order_upload(stream, order, k, &visits));
+        TRY(cuda_ok(stream->device, launch_gather_columns(launch->w, w->data, visits, rows, k, stream->stream),
+                    "sweep"));
     }
-    rc = rc != 0 ? rc : run_panels(job);
-    if (order != NULL && rc == 0) {
-        rc = cuda_ok(stream->device, launch_scatter_codes(codes->data, launch->codes, visits, rows, k, stream->stream),
-                     "sweep");
+    TRY(run_panels(job));
+    if (order != NULL) {
+        TRY(cuda_ok(stream->device, launch_scatter_codes(codes->data, launch->codes, visits, rows, k, stream->stream),
+                    "sweep"));
     }
-    return rc != 0 ? rc : sum_losses(job, loss);
+    return sum_losses(job, loss);
 }
 
 /* All of a sweep but what it rounds to. */
 static int sweep_all(struct sweep *job, const struct tensor *codes, const struct tensor *w, const int32_t *order,
                      int64_t group_size, double *loss)
 {
-    int rc = cuda_begin(job->stream->device);
-    if (rc != 0) {
-        return rc;
+    AUTO_FREE int32_t *group = NULL;
+
+    TRY(cuda_begin(job->stream->device));
+    TRY(mem_buffer(&group, (size_t)job->launch.k));
+    for (int64_t i = 0; i < job->launch.k; i++) {
+        group[i] = (int32_t)((order != NULL ? order[i] : i) / group_size);
     }
     job->launch.groups = job->launch.k / group_size;
-    job->group = malloc((size_t)(job->launch.k > 0 ? job->launch.k : 1) * sizeof(int32_t));
-    if (job->group == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot allocate %lld group numbers", (long long)job->launch.k);
-    }
-    for (int64_t i = 0; i < job->launch.k; i++) {
-        job->group[i] = (int32_t)((order != NULL ? order[i] : i) / group_size);
-    }
-    rc = run_sweep(job, codes, w, order, loss);
-    free(job->group);
-    return rc != 0 ? err_pass(rc, "sweep") : 0;
+    job->group = group;
+    return run_sweep(job, codes, w, order, loss);
 }
 
 int cuda_sweep(struct gpu_stream *stream, const struct tensor *codes, const struct tensor *w, const struct tensor *u,

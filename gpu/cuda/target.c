@@ -11,12 +11,11 @@
 int cuda_combine(struct gpu_stream *stream, const struct tensor *y, double alpha, const struct tensor *a, double beta,
                  const struct tensor *b)
 {
-    int rc = cuda_begin(stream->device);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_combine(y->data, (float)alpha, a->data, (float)beta, b != NULL ? b->data : NULL,
-                                            tensor_count(y), stream->stream),
-                             "combine");
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device,
+                   launch_combine(y->data, (float)alpha, a->data, (float)beta, b != NULL ? b->data : NULL,
+                                  tensor_count(y), stream->stream),
+                   "combine");
 }
 
 int cuda_cross(struct gpu_stream *stream, const struct tensor *c, const struct tensor *a, const struct tensor *b)
@@ -34,12 +33,11 @@ int cuda_cross(struct gpu_stream *stream, const struct tensor *c, const struct t
                         .ldc = matrix_cols(b),
                         .bf16 = operand_bf16(stream)};
 
-    int rc = cuda_begin(stream->device);
-    rc = rc != 0 ? rc : scratch_reserve(stream, operand_size(stream, a) + operand_size(stream, b));
-    rc = rc != 0 ? rc : operand_of(stream, a, &gemm.a);
-    rc = rc != 0 ? rc : operand_of(stream, b, &gemm.b);
-    rc = rc != 0 ? rc : gemm_run(stream, &gemm);
-    return rc != 0 ? err_pass(rc, "cross") : 0;
+    TRY(cuda_begin(stream->device));
+    TRY(scratch_reserve(stream, operand_size(stream, a) + operand_size(stream, b)));
+    TRY(operand_of(stream, a, &gemm.a));
+    TRY(operand_of(stream, b, &gemm.b));
+    return gemm_run(stream, &gemm);
 }
 
 struct solve {
@@ -54,9 +52,8 @@ struct solve {
 static int solve_lower(const struct solve *job, float *to, const float *from, int64_t rows)
 {
     int64_t k = job->k;
-    int rc = 0;
 
-    for (int64_t first = 0; rc == 0 && first < k; first += job->strip) {
+    for (int64_t first = 0; first < k; first += job->strip) {
         const struct gemm gemm = {.trans_b = true,
                                   .m = rows,
                                   .n = k - first < job->strip ? k - first : job->strip,
@@ -68,18 +65,17 @@ static int solve_lower(const struct solve *job, float *to, const float *from, in
                                   .lda = k,
                                   .ldb = k,
                                   .ldc = k};
-        rc = gemm_run(job->stream, &gemm);
+        TRY(gemm_run(job->stream, &gemm));
     }
-    return rc;
+    return 0;
 }
 
 /* to = from U: column j of U has zeros after row j. */
 static int solve_upper(const struct solve *job, float *to, const float *from, int64_t rows)
 {
     int64_t k = job->k;
-    int rc = 0;
 
-    for (int64_t first = 0; rc == 0 && first < k; first += job->strip) {
+    for (int64_t first = 0; first < k; first += job->strip) {
         int64_t cols = k - first < job->strip ? k - first : job->strip;
         const struct gemm gemm = {.m = rows,
                                   .n = cols,
@@ -91,9 +87,9 @@ static int solve_upper(const struct solve *job, float *to, const float *from, in
                                   .lda = k,
                                   .ldb = k,
                                   .ldc = k};
-        rc = gemm_run(job->stream, &gemm);
+        TRY(gemm_run(job->stream, &gemm));
     }
-    return rc;
+    return 0;
 }
 
 /* y may be g: without an order the first product has read it before the second one writes. */
@@ -102,16 +98,15 @@ static int solve_rows(const struct solve *job, float *y, const float *g, int64_t
     struct gpu_stream *stream = job->stream;
 
     if (job->order == NULL) {
-        int rc = solve_lower(job, job->half, g, rows);
-        return rc != 0 ? rc : solve_upper(job, y, job->half, rows);
+        TRY(solve_lower(job, job->half, g, rows));
+        return solve_upper(job, y, job->half, rows);
     }
-    int rc = cuda_ok(stream->device, launch_gather_columns(job->moved, g, job->order, rows, job->k, stream->stream),
-                     "solve");
-    rc = rc != 0 ? rc : solve_lower(job, job->half, job->moved, rows);
-    rc = rc != 0 ? rc : solve_upper(job, job->moved, job->half, rows);
-    return rc != 0 ? rc
-                   : cuda_ok(stream->device,
-                             launch_scatter_columns(y, job->moved, job->order, rows, job->k, stream->stream), "solve");
+    TRY(cuda_ok(stream->device, launch_gather_columns(job->moved, g, job->order, rows, job->k, stream->stream),
+                "solve"));
+    TRY(solve_lower(job, job->half, job->moved, rows));
+    TRY(solve_upper(job, job->moved, job->half, rows));
+    return cuda_ok(stream->device, launch_scatter_columns(y, job->moved, job->order, rows, job->k, stream->stream),
+                   "solve");
 }
 
 static int solve_run(struct solve *job, float *y, const float *g, int64_t rows)
@@ -122,19 +117,16 @@ static int solve_run(struct solve *job, float *y, const float *g, int64_t rows)
     most = most < 1 ? 1 : most < rows ? most : rows;
     size_t strip = scratch_size(most * k, sizeof(float));
 
-    int rc = scratch_reserve(stream, job->host_order != NULL ? 2 * strip + scratch_size(k, sizeof(int32_t)) : strip);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(scratch_reserve(stream, job->host_order != NULL ? 2 * strip + scratch_size(k, sizeof(int32_t)) : strip));
     job->half = scratch_take(stream, most * k, sizeof(float));
     if (job->host_order != NULL) {
         job->moved = scratch_take(stream, most * k, sizeof(float));
     }
-    rc = order_upload(stream, job->host_order, k, &job->order);
-    for (int64_t first = 0; rc == 0 && first < rows; first += most) {
-        rc = solve_rows(job, y + first * k, g + first * k, rows - first < most ? rows - first : most);
+    TRY(order_upload(stream, job->host_order, k, &job->order));
+    for (int64_t first = 0; first < rows; first += most) {
+        TRY(solve_rows(job, y + first * k, g + first * k, rows - first < most ? rows - first : most));
     }
-    return rc;
+    return 0;
 }
 
 int cuda_solve(struct gpu_stream *stream, const struct tensor *y, const struct tensor *g, const struct tensor *u,
@@ -143,11 +135,10 @@ int cuda_solve(struct gpu_stream *stream, const struct tensor *y, const struct t
     struct solve job = {.stream = stream, .u = u->data, .host_order = order, .k = matrix_cols(g)};
     int64_t rows = matrix_rows(g);
 
-    int rc = cuda_begin(stream->device);
-    if (rc != 0 || rows == 0 || job.k == 0) {
-        return rc;
+    TRY(cuda_begin(stream->device));
+    if (rows == 0 || job.k == 0) {
+        return 0;
     }
     job.strip = tiles_of(job.k, STRIPS * STRIP_COLS) * STRIP_COLS;
-    rc = solve_run(&job, y->data, g->data, rows);
-    return rc != 0 ? err_pass(rc, "solve") : 0;
+    return solve_run(&job, y->data, g->data, rows);
 }
