@@ -1,8 +1,8 @@
 /* Admission of connections.
  *
  * A connection beyond the limits waits for up to a second, holding only its own socket: in a flood of requests that are
- * refused, capacity becomes free every millisecond. The connection that has been idle for longest is closed to make
- * room. After a second without capacity the client gets 503. Connections that wait and those that linger after their
+ * refused, capacity becomes free every millisecond. The connection that has been idle for longest is closed to free
+ * capacity. After a second without it the client gets 503. Connections that wait and those that linger after their
  * end are not attached to the HTTP library, and their number is limited. */
 
 #include "api/limits.h"
@@ -118,7 +118,7 @@ static void stop_waiting(struct relay *relay)
     relay->waits = false;
 }
 
-/* Link it to the library; server_on_connection ties both sides. */
+/* Attach it to the library; server_on_connection connects both sides. */
 static void attach(struct relay *relay)
 {
     struct api *api = relay->api;

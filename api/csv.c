@@ -1,7 +1,7 @@
-/* CSV from the same column list that makes the rows, so a title never stands over another column's value.
+/* CSV from the same column list that makes the rows, so that titles and values match.
  *
- * Text that a spreadsheet would run as a formula (it begins with = + - @ or a control byte) is written behind an
- * apostrophe: module names come out of checkpoints and are hostile. Numbers are not touched. */
+ * Text that a spreadsheet would run as a formula (it begins with = + - @ or a control byte) gets an apostrophe
+ * in front: module names come from checkpoints, which are not trusted. Numbers are unchanged. */
 
 #include "api/csv.h"
 

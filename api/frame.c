@@ -5,8 +5,8 @@
  * different requests, so that a part of a refused request may be executed as the next one. Here nothing is tolerated:
  * CRLF ends lines, names are tokens, numbers are digits, and everything else is refused.
  *
- * The library still parses everything itself. It finds the same ends of requests because only one form is let through;
- * besides, the relay passes no byte of a request on before the response to the previous one is complete. */
+ * The library still parses everything itself. It finds the same ends of requests because only one form is let through,
+ * and the relay passes no byte of a request on before the response to the previous one is complete. */
 
 #include "api/frame.h"
 

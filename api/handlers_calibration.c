@@ -1,6 +1,6 @@
-/* Calibration records streamed into a job. The engine tokenizes and stores them as they come; this file only carries
- * bytes and turns the engine's words into answers: 409 with next_offset when the client counts otherwise, 422 with the
- * counts when the set was declared complete too early. */
+/* Calibration records streamed into a job. The engine tokenizes and stores them as they arrive; this file passes bytes
+ * on and makes replies from the engine's results: 409 with next_offset when the client's offset is another one, 422
+ * with the counts when the set was declared complete too early. */
 
 #include "api/handlers.h"
 
@@ -14,7 +14,7 @@ struct calibration_sink {
     bool complete;
 };
 
-/* Let the 409 say where to go on. */
+/* Add the offset to continue at to a 409. */
 static void add_next_offset(struct request *request, const char *id)
 {
     struct err_record record;

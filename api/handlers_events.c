@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-/* Where to go on: Last-Event-ID (what a browser sends by itself) or ?after=. */
+/* The event to continue after: Last-Event-ID (which browsers send when they reconnect) or ?after=. */
 static int start_after(struct request *request, int64_t *after)
 {
     const char *last = request_header(request, "Last-Event-ID");

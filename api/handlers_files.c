@@ -1,6 +1,7 @@
 /* Data sets: a raw body goes into the blob store as it arrives and becomes an object when its last byte is durable.
  *
- * A Content-Digest that disagrees, or a broken connection, leaves no object; the blob, if any, is collected later. */
+ * After a Content-Digest that does not match, or a broken connection, there is no object; the blob, if any, is
+ * collected later. */
 
 #include "api/handlers.h"
 
@@ -55,7 +56,7 @@ static void file_abort(void *state)
     free(sink);
 }
 
-/* Content-Digest: sha-256=:base64: must agree when it is sent (RFC 9530); other algorithms are not looked at. */
+/* Content-Digest: sha-256=:base64: must match when it is sent (RFC 9530); other algorithms are ignored. */
 static int check_digest(struct request *request, const char *sha256)
 {
     const char *value = request_header(request, "Content-Digest");
@@ -92,7 +93,7 @@ static int file_create(struct request *request)
     return reply_created_take(request, "/v1/files", file);
 }
 
-/* One object a key: the same body under the same name and purpose. */
+/* One object for each key: the same body under the same name and purpose. */
 static int file_once(struct request *request, const struct file_facts *facts)
 {
     const struct query *query = &request->scratch->query;

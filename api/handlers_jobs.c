@@ -1,4 +1,4 @@
-/* Jobs: create, look at, wait for, cancel, delete, and their report. */
+/* Jobs: create, get, wait for, cancel, delete, and their report. */
 
 #include "api/handlers.h"
 
@@ -34,7 +34,7 @@ int handlers_job_list(struct request *request)
     return reply_object_take(request, list);
 }
 
-/* What a held GET remembers between its reads; request->state. */
+/* State of a waiting GET between its reads; request->state. */
 struct job_wait {
     char etag[80]; /* what the client has seen */
     int64_t deadline_ms;
@@ -61,7 +61,7 @@ static int reply_job_take(struct request *request, json_t *job)
     return rc;
 }
 
-/* Is there a reason to answer now instead of waiting on? Fills wait->etag at the first read. */
+/* Whether to answer now instead of waiting further. Fills wait->etag at the first read. */
 static bool job_has_news(struct request *request, struct job_wait *wait, const json_t *job)
 {
     char etag[80];
@@ -197,7 +197,7 @@ static void refuse_sort(struct request *request, const char *column)
     }
 }
 
-/* A new array of the rows that were asked for, in the order asked. */
+/* A new array of the requested rows, in the requested order. */
 static int select_layers(struct request *request, const json_t *all, json_t **out)
 {
     const char *sort = query_text(&request->scratch->query, "sort");
@@ -237,7 +237,7 @@ static int select_layers(struct request *request, const json_t *all, json_t **ou
     return 0;
 }
 
-/* One row a line. malloc'ed; NULL when out of memory. */
+/* One line for each row. The caller frees it; NULL when out of memory. */
 static char *lines_of(const json_t *rows, size_t *size)
 {
     char *text = NULL;

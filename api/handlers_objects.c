@@ -1,4 +1,4 @@
-/* Objects that are stored as they are shown. */
+/* Objects whose stored JSON is what clients get. */
 
 #include "api/handlers_objects.h"
 

@@ -1,5 +1,5 @@
 #pragma once
-/* What the resources share: ids out of the path, objects and pages out of the store. */
+/* Shared by the resources: ids from the path, objects and pages from the store. */
 
 #include "api/request.h"
 

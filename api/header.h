@@ -17,7 +17,7 @@ int header_negotiate(const char *accept, const char *const *offers);
 bool header_etag_matches(const char *list, const char *etag, bool weak);
 
 enum header_range {
-    HEADER_RANGE_NONE, /* none, malformed, another unit or several parts: the whole is sent */
+    HEADER_RANGE_NONE, /* none, malformed, another unit or several parts: the complete body is sent */
     HEADER_RANGE_ONE,
     HEADER_RANGE_UNSATISFIABLE,
 };
@@ -25,8 +25,8 @@ enum header_range {
 enum header_range header_range_parse(const char *value, int64_t size, int64_t *first, int64_t *last);
 /* Seconds of "wait=N" in a Prefer header (RFC 7240), at most max; 0 when there is none. */
 int64_t header_prefer_wait(const char *value, int64_t max);
-/* Undo percent-encoding into out[capacity], NUL-terminated. False: bad escape, control byte or NUL, no room. plus: '+'
- * is a blank (query strings). */
+/* Undo percent-encoding into out[capacity], NUL-terminated. False: bad escape, control byte or NUL, no capacity. plus:
+ * '+' is a blank (query strings). */
 bool header_percent_decode(const char *text, size_t size, bool plus, char *out, size_t capacity);
-/* Decimal digits only, the whole text, no overflow. */
+/* Decimal digits only, to the end of the text, no overflow. */
 bool header_parse_u63(const char *text, size_t size, int64_t *out);

@@ -14,7 +14,7 @@
 struct notifier {
     pthread_mutex_t lock;
     struct waiter *first;
-    bool closed; /* everyone was woken for good: no one can park any more */
+    bool closed; /* all waiters were woken for the last time: parking fails from now on */
     void (*wake)(void *data, struct waiter *waiter);
     void *data;
 };

@@ -26,6 +26,6 @@ void notifier_unwatch(struct notifier *notifier, struct waiter *waiter); /* not 
 /* False when something has happened since: continue at once. After true another thread may own the waiter. */
 bool notifier_park(struct notifier *notifier, struct waiter *waiter);
 void notifier_notify(struct notifier *notifier,
-                     const char *job); /* NULL = all waiters, for good: no one can park afterwards */
+                     const char *job); /* NULL = all waiters, for the last time: parking fails afterwards */
 /* Wake the waiters whose deadline has passed; returns the next deadline, or -1. */
 int64_t notifier_expire(struct notifier *notifier, int64_t now_ms);

@@ -33,7 +33,7 @@ struct route {
     const char *summary;
 };
 
-/* The whole table; ends with a row whose method is NULL. */
+/* The complete table; ends with a row whose method is NULL. */
 extern const struct route routes_table[];
 
 /* Find the row of method and raw path. 0; ERR_NOT_FOUND when no row has the path; ERR_METHOD_NOT_ALLOWED with *allow

@@ -49,14 +49,14 @@ __attribute__((format(printf, 3, 0))) static void add_trace(const char *file, in
                                                             va_list arguments)
 {
     size_t used = strlen(current.trace);
-    size_t room = sizeof(current.trace) - used;
+    size_t capacity = sizeof(current.trace) - used;
 
-    if (room < 32) {
+    if (capacity < 32) {
         return;
     }
-    int n = snprintf(current.trace + used, room, "%s%s:%d ", used > 0 ? "; " : "", base_name(file), line);
-    if (n > 0 && (size_t)n < room) {
-        (void)vsnprintf(current.trace + used + n, room - (size_t)n, format, arguments);
+    int n = snprintf(current.trace + used, capacity, "%s%s:%d ", used > 0 ? "; " : "", base_name(file), line);
+    if (n > 0 && (size_t)n < capacity) {
+        (void)vsnprintf(current.trace + used + n, capacity - (size_t)n, format, arguments);
     }
     text_repair(current.trace + used);
 }

@@ -1,5 +1,5 @@
 #pragma once
-/* Errors as values: a negative code is returned, the story behind it lies in a thread-local record.
+/* Errors as values: a negative code is returned, the details are in a thread-local record.
  *
  * A function that fails returns err_raise(ERR_X, "what, with the facts"). A caller that cannot help
  * returns err_pass(rc, "what it was doing"), which adds a line to the trace. The record crosses
@@ -65,8 +65,8 @@ int err_raise_errno_at(const char *file, int line, int saved_errno, const char *
 
 /* Attach a JSON Pointer or a hint to this thread's record. Both return code, for use in return statements. */
 int err_set_param(int code, const char *pointer);
-/* Name the module that failed, by its path or that of its weight or bias. One that is named already stays: whoever was
- * nearest knew best. Returns code. */
+/* Name the module that failed, by its path or that of its weight or bias. A name that is already set stays, because it
+ * was set closer to the failure. Returns code. */
 int err_set_module(int code, const char *name);
 int err_set_hint(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -143,7 +143,9 @@ static int write_temp(const char *temp, const void *data, size_t size)
         return err_raise_errno(errno, "cannot create %s", temp);
     }
     int rc = fs_pwrite_full(fd, data, size, 0);
-    rc = rc != 0 ? rc : fs_sync(fd);
+    if (rc == 0) {
+        rc = fs_sync(fd);
+    }
     if (close(fd) != 0 && rc == 0) {
         rc = err_raise_errno(errno, "cannot close %s", temp);
     }
@@ -157,11 +159,8 @@ int fs_write_atomic(const char *path, const void *data, size_t size)
 {
     char temp[FS_PATH_MAX];
 
-    int rc = fs_path(temp, sizeof(temp), "%s.tmp", path);
-    rc = rc != 0 ? rc : write_temp(temp, data, size);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(fs_path(temp, sizeof(temp), "%s.tmp", path));
+    TRY(write_temp(temp, data, size));
     if (rename(temp, path) != 0) {
         int saved = errno;
         (void)unlink(temp);
@@ -201,7 +200,7 @@ int fs_read_fd(int fd, size_t max, char **data, size_t *size)
 
 int fs_read_file(const char *path, size_t max, char **data, size_t *size)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold the caller up */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block the caller */
     if (fd < 0) {
         return err_raise_errno(errno, "cannot open %s", path);
     }
@@ -219,7 +218,7 @@ int fs_open_beneath(int root_fd, const char *relative, int flags, int *fd)
     };
     long opened = -1;
 
-    /* EAGAIN: a rename elsewhere raced with the walk, so that the kernel could not tell. */
+    /* EAGAIN: a rename elsewhere raced with the walk, and the kernel could not decide. */
     for (int attempt = 0; attempt < FS_OPEN_ATTEMPTS; attempt++) {
         opened = syscall(SYS_openat2, root_fd, relative, &how, sizeof(how));
         if (opened >= 0 || (errno != EINTR && errno != EAGAIN)) {

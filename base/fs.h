@@ -1,5 +1,5 @@
 #pragma once
-/* Files: whole reads and writes over EINTR and short counts, durable replacement, paths that stay beneath a root.
+/* Files: complete reads and writes over EINTR and short counts, durable replacement, paths that stay below a root.
  * All functions return 0 or raise; any thread; all may block, so never call them on the loop thread. */
 
 #include <stddef.h>
@@ -10,13 +10,13 @@ int fs_pread_full(int fd, void *buffer, size_t size, int64_t offset); /* short f
 int fs_pwrite_full(int fd, const void *buffer, size_t size, int64_t offset);
 int fs_sync(int fd); /* fsync; raises ERR_STORAGE on EIO */
 int fs_sync_dir(const char *path);
-int fs_sync_parent(const char *path); /* the directory that holds path: what makes its name last */
+int fs_sync_parent(const char *path); /* the directory that holds path: makes its name durable */
 /* Create every missing directory of path, mode 0700, and fsync what each was made in. ERR_INVALID_PARAMETER when
  * something else stands there. */
 int fs_make_dirs(const char *path);
 /* Write path.tmp, fsync, rename over path, fsync the directory. One writer a path at a time. */
 int fs_write_atomic(const char *path, const void *data, size_t size);
-/* Read a whole file of at most max bytes into fresh memory, NUL-terminated behind *size bytes. Caller frees. */
+/* Read a complete file of at most max bytes into new memory, NUL-terminated after *size bytes. Caller frees. */
 int fs_read_file(const char *path, size_t max, char **data, size_t *size);
 /* As above, from an open descriptor. */
 int fs_read_fd(int fd, size_t max, char **data, size_t *size);
@@ -24,7 +24,7 @@ int fs_read_fd(int fd, size_t max, char **data, size_t *size);
  * flags as open(2), O_CLOEXEC is added. Sets *fd; ERR_NOT_FOUND when absent, ERR_INVALID_PARAMETER when it would leave.
  */
 int fs_open_beneath(int root_fd, const char *relative, int flags, int *fd);
-/* Remove a file or a whole tree; absent is success. Does not follow symlinks. */
+/* Remove a file or a directory tree; absent is success. Does not follow symlinks. */
 int fs_remove_tree(const char *path);
 /* printf into a path buffer; raises ERR_INVALID_PARAMETER when it does not fit. */
 int fs_path(char *out, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -14,7 +14,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int64_t last_ms;
 static unsigned char last_random[10];
 
-/* Within a millisecond the random part counts up, so ids of one process never go back. */
+/* Within a millisecond the random part counts up, so ids of one process always increase. */
 static void next(int64_t *ms, unsigned char random[10])
 {
     pthread_mutex_lock(&lock);
@@ -24,7 +24,7 @@ static void next(int64_t *ms, unsigned char random[10])
         if (getrandom(last_random, sizeof(last_random), 0) != (ssize_t)sizeof(last_random)) {
             last_random[0] ^= (unsigned char)now;
         }
-        last_random[0] &= 0x7f; /* room to count */
+        last_random[0] &= 0x7f; /* leaves a range to count up in */
     } else {
         for (int i = 9; i >= 0 && ++last_random[i] == 0; i--) {
         }

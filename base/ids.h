@@ -11,7 +11,7 @@ void id_new(const char *prefix, char out[ID_SIZE]);
 /* Right prefix, '_', 26 Crockford digits. */
 bool id_valid(const char *id, const char *prefix);
 
-/* An Idempotency-Key as a client sent it: the same key of another project or for another scope is another key. */
+/* An Idempotency-Key as a client sent it. Keys are distinct by project and scope. */
 struct idempotency_key {
     const char *project, *scope, *key;
 };

@@ -1,5 +1,5 @@
-/* The guard before the parser: one pass over the text outside strings tells how deep it nests and how much memory its
- * tree takes at most. Bytes alone bound nothing: of three bytes, "{},", the parser makes an object of 264. */
+/* Budgets are checked before parsing: one pass over the text outside strings gives its depth and an upper bound of the
+ * memory of its tree. The size of the text is not a bound: of three bytes, "{},", the parser makes an object of 264. */
 
 #include "base/json.h"
 
@@ -8,11 +8,11 @@
 #include <math.h>
 #include <stdbool.h>
 
-/* What jansson's values cost on a 64-bit machine at most, allocator's rounding and growth of the container that holds
- * them included; tests/unit/base/test_json.c holds real trees against it. */
+/* The maximum size of jansson's values on a 64-bit machine, including the allocator's rounding and the growth of the
+ * container that holds them; tests/unit/base/test_json.c compares real trees with it. */
 #define OBJECT_BYTES 264
 #define ARRAY_BYTES 152
-#define STRING_BYTES 128 /* a value or a member's name, beside its text */
+#define STRING_BYTES 128 /* a value or a member's name, without its text */
 #define SCALAR_BYTES 56
 
 struct measure {
@@ -20,7 +20,7 @@ struct measure {
     size_t bytes;
 };
 
-/* From behind the opening quote to behind the closing one, or to the end. */
+/* From the character after the opening quote to the one after the closing quote, or to the end. */
 static size_t measure_string(const char *text, size_t size, size_t at, struct measure *m)
 {
     size_t begin = at;

@@ -12,11 +12,11 @@
 
 struct json_budget {
     int depth;
-    size_t memory; /* bytes of the tree, as estimated from above */
+    size_t memory; /* bytes of the tree: an upper bound */
     size_t flags;  /* jansson's, of decoding */
 };
 
-/* Parse text into a new reference. ERR_INVALID_JSON with line and column in the message, or with what is over budget.
+/* Parse text into a new reference. ERR_INVALID_JSON with line and column in the message, or what exceeds the budget.
  */
 int json_parse_within(const char *text, size_t size, const struct json_budget *budget, json_t **out);
 /* The same within JSON_MEMORY_MAX; any value, names once each. */

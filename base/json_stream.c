@@ -1,7 +1,7 @@
 /* The pull parser: one state per open level, no recursion, so that hostile depth costs nothing but an error.
  *
  * state[depth] says what the innermost container awaits. Strings without escapes are handed out in place; those with
- * escapes are unescaped into scratch, which never needs more room than their raw text had. An error is sticky: every
+ * escapes are unescaped into scratch, which never needs more space than their raw text. An error is sticky: every
  * later call returns it again. */
 
 #include "base/json_stream.h"
@@ -87,7 +87,7 @@ static size_t utf8_length(const unsigned char *p, size_t left)
     return length;
 }
 
-/* Check the raw text behind an opening quote. Leaves `at` behind the closing one; *end is that quote's place. */
+/* Check the raw text after an opening quote. Leaves `at` after the closing one; *end is that quote's offset. */
 static bool scan_string(struct json_stream *stream, size_t *end, bool *escapes)
 {
     *escapes = false;
@@ -111,7 +111,7 @@ static bool scan_string(struct json_stream *stream, size_t *end, bool *escapes)
             if (stream->size - stream->at < 2) {
                 break;
             }
-            length = (unsigned char)p[1] < 0x80 ? 2 : 1; /* what follows is judged when unescaping */
+            length = (unsigned char)p[1] < 0x80 ? 2 : 1; /* the rest is checked when unescaping */
         }
         stream->at += length;
     }
@@ -157,7 +157,7 @@ static char *put_utf8(char *out, uint32_t point)
     return out;
 }
 
-/* Decode \uXXXX (and its partner) whose digits start at *in. False when it is no scalar value. */
+/* Decode \uXXXX (and its partner) whose digits start at *in. False when it is not a scalar value. */
 static bool unescape_unicode(const char **in, const char *end, char **out)
 {
     int32_t high = hex_unit(*in, end);
@@ -211,7 +211,7 @@ static bool unescape(struct json_stream *stream, const char *in, const char *end
             *out++ = *in++;
             continue;
         }
-        char letter = in[1]; /* scan_string saw that it is there */
+        char letter = in[1]; /* scan_string has checked that it exists */
         in += 2;
         const char *found = letter != '\0' ? strchr(letters, letter) : NULL;
         if (found != NULL) {

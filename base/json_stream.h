@@ -43,7 +43,7 @@ void json_stream_init(struct json_stream *stream, const char *data, size_t size)
 void json_stream_deinit(struct json_stream *stream);
 /* The next token. Strict RFC 8259: valid UTF-8, escapes and surrogate pairs checked, no trailing commas, one value. */
 enum json_token json_stream_next(struct json_stream *stream);
-/* Consume the whole value whose first token was just returned (scalars: nothing left to do). False on an error. */
+/* Consume the complete value whose first token was just returned (scalars: nothing left to do). False on an error. */
 bool json_stream_skip(struct json_stream *stream, enum json_token first);
 /* The last NUMBER as a non-negative integer. False when it has a sign, fraction, exponent or does not fit. */
 bool json_stream_u64(const struct json_stream *stream, uint64_t *out);

@@ -1,4 +1,4 @@
-/* JSON lines through jansson, so that escaping is not ours; a level check comes first, so that silence is cheap. */
+/* JSON lines, escaped by jansson; the level is checked first, so that suppressed lines cost little. */
 
 #include "base/log.h"
 
@@ -51,7 +51,7 @@ static void time_text(char *out, size_t size)
     snprintf(out, size, "%s.%03dZ", head, (int)(ms % 1000));
 }
 
-/* Names come from outside and may be no UTF-8; a line says what can be said of them. */
+/* Names come from outside and may not be valid UTF-8; the line has them repaired. */
 static json_t *string_value(const char *string)
 {
     json_t *value = json_string(string);
@@ -84,17 +84,17 @@ static void write_line(const json_t *line)
         return;
     }
     size_t length = strlen(text);
-    char *whole = realloc(text, length + 2);
-    if (whole == NULL) {
+    char *line_text = realloc(text, length + 2);
+    if (line_text == NULL) {
         free(text);
         return;
     }
-    whole[length] = '\n';
+    line_text[length] = '\n';
     ssize_t written;
     do {
-        written = write(STDERR_FILENO, whole, length + 1);
+        written = write(STDERR_FILENO, line_text, length + 1);
     } while (written < 0 && errno == EINTR);
-    free(whole);
+    free(line_text);
 }
 
 void log_write(enum log_level level, const char *message, const struct log_field *fields)

@@ -1,5 +1,5 @@
 #pragma once
-/* Heap memory that is checked once, here: sizes are multiplied without overflow, and what cannot be had raises
+/* Checked heap memory: sizes are multiplied without overflow, and a failure raises
  * ERR_HOST_OUT_OF_MEMORY. Released by free(). Any thread.
  *
  *     AUTO_FREE double *sums = NULL;
@@ -13,9 +13,9 @@
 #define mem_new(out) mem_array((out), 1)
 /* `count` zeroed elements; a count of 0 gives memory that may be freed and not read. */
 #define mem_array(out, count) mem_zeroed((out), (count), sizeof(**(out)))
-/* `count` elements that hold whatever was there. For buffers that are written before they are read. */
+/* `count` uninitialized elements, for buffers that are written before they are read. */
 #define mem_buffer(out, count) mem_uninitialized((out), (count), sizeof(**(out)))
-/* Change the size of *out (NULL: none yet) to `count` elements; those that are new are not set. It stays as it is on
+/* Change the size of *out (NULL: none yet) to `count` elements; new ones are uninitialized. Unchanged on
  * failure. */
 #define mem_resize(out, count) mem_resized((out), (count), sizeof(**(out)))
 

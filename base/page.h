@@ -6,8 +6,8 @@
 
 struct page {
     int limit;          /* 1..100 */
-    const char *after;  /* id or NULL: rows beyond it in the requested order */
-    const char *before; /* id or NULL: rows on its other side */
+    const char *after;  /* id or NULL: rows after it in the requested order */
+    const char *before; /* id or NULL: rows before it */
     bool ascending;
     /* filters: equal when not NULL/0 */
     const char *project, *status, *method, *model, *purpose, *job;

@@ -1,4 +1,4 @@
-/* Option rows read and echoed. Every error of an object is found in one pass; nothing is half-applied, because the
+/* Option rows read and echoed. Every error of an object is found in one pass; nothing is applied partly, because the
  * caller gets the struct only when the list of errors did not grow. */
 
 #include "base/params.h"
@@ -261,7 +261,7 @@ bool params_nullable(const struct params_row *row)
     return row->fallback != NULL && strcmp(row->fallback, "null") == 0;
 }
 
-/* Is it the row's name, or one of its aliases? *opposite: an alias for the opposite. */
+/* Whether it is the row's name or one of its aliases. *opposite: an alias for the opposite. */
 static bool names_row(const struct params_row *row, const char *name, bool *opposite)
 {
     *opposite = false;

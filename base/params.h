@@ -23,7 +23,7 @@ enum params_type {
     PARAMS_SWITCH,  /* int, enum params_switch */
 };
 
-/* true, false, or null, where whoever reads it decides. */
+/* true, false, or null: the reader of the struct decides. */
 enum params_switch { PARAMS_AUTO, PARAMS_OFF, PARAMS_ON };
 
 struct params_row {
@@ -37,7 +37,7 @@ struct params_row {
     bool exclusive;             /* NUMBER: the ends are excluded */
     const char *const *choices; /* ENUM: names; INT: decimal strings of the allowed values; NULL-terminated, or NULL */
     const char *help;           /* one sentence, shown in the schema */
-    bool quiet; /* params_json leaves it out while it has its fallback: a member that few requests are about */
+    bool quiet; /* params_json leaves it out while it has its fallback: a member that few requests use */
     const char *const *aliases; /* names that other programs give the member, accepted in its place; NULL-terminated, or
                                  * NULL. "!name" of a BOOL: the opposite of it */
 };
@@ -55,9 +55,9 @@ bool params_nullable(const struct params_row *row);
 const struct params_row *params_find(const struct params_row *const *tables, const char *name);
 /* The value that `object` has under the row's name or an alias, and *name, as it is spelled there; or NULL. */
 json_t *params_member(const struct params_row *row, const json_t *object, const char **name);
-/* Offer every name and alias as what an unknown member was meant to be. */
+/* Offer every name and alias to the guess of what an unknown member was meant to be. */
 void params_offer(const struct params_row *const *tables, struct text_guess *guess);
-/* A JSON value as a refusal says it: short values as they are, others by their kind. */
+/* A JSON value for an error message: short values as they are, others by their kind. */
 #define PARAMS_VALUE_SIZE 96
 const char *params_value_text(const json_t *value, char out[PARAMS_VALUE_SIZE]);
 /* "a, b, c" from a NULL-terminated list. */

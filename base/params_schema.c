@@ -83,7 +83,7 @@ static json_t *bound(const struct params_row *row, double value)
     if (row->type != PARAMS_INT) {
         return json_real(value);
     }
-    /* 2^63 is a double and no int64_t. */
+    /* 2^63 is a double, but not an int64_t. */
     return json_integer(value >= 0x1p63 ? INT64_MAX : value < -0x1p63 ? INT64_MIN : (json_int_t)value);
 }
 

@@ -1,4 +1,4 @@
-/* The team of threads behind pool.h: a mutex for starting and ending a run, an atomic counter for tasks inside one.
+/* The thread pool: a mutex for starting and ending a run, an atomic counter for tasks inside one.
  *
  * Workers sleep on a condition between runs: a daemon that waits for jobs must cost nothing. */
 
@@ -161,7 +161,7 @@ static void run_together(struct pool *pool, int64_t tasks, void (*fn)(void *ctx,
 
 void pool_run(struct pool *pool, int64_t tasks, void (*fn)(void *ctx, int64_t task), void *ctx)
 {
-    /* The caller is worker 0 here, whatever it is in a pool whose task it may be. */
+    /* The caller is worker 0 here, whatever its number in a pool whose task it may be running. */
     int outside = worker_number;
 
     worker_number = 0;

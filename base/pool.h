@@ -1,5 +1,5 @@
 #pragma once
-/* A fixed team of threads that works through numbered tasks: pool_run(pool, n, fn, ctx) calls fn(ctx, 0..n-1), each
+/* A thread pool of fixed size that runs numbered tasks: pool_run(pool, n, fn, ctx) calls fn(ctx, 0..n-1), each
  * once, and returns when all are done. The caller's thread works too. Which thread takes which task is free, so a
  * task's result may depend on its number alone: that is what keeps results equal for any thread count. */
 

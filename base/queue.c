@@ -49,7 +49,7 @@ void queue_free(struct queue *queue)
     free(queue);
 }
 
-/* With the lock held and room for one. */
+/* With the lock held and capacity for one. */
 static void queue_put(struct queue *queue, void *item)
 {
     queue->items[(queue->first + queue->count) % queue->capacity] = item;

@@ -12,7 +12,7 @@ struct queue;
 struct queue *queue_new(size_t capacity);
 /* Items still inside are not freed: close and pop them first. NULL is accepted. */
 void queue_free(struct queue *queue);
-/* Waits for room. False once closed: the item was not taken. */
+/* Waits for capacity. False once closed: the item was not taken. */
 bool queue_push(struct queue *queue, void *item);
 /* False at once when full or closed. */
 bool queue_try_push(struct queue *queue, void *item);

@@ -62,7 +62,7 @@ void text_pointer(char *out, size_t size, const char *base, const char *member)
     text_repair(out);
 }
 
-/* Letters and digits in lower case; returns their number. What is longer is cut: such names are not near to any. */
+/* Letters and digits in lower case; returns their number. Longer names are cut: they are similar to none. */
 static int fold(const char *name, char out[NAME_MAX_FOLDED])
 {
     int n = 0;
@@ -96,13 +96,13 @@ static int distance(const char *x, int n, const char *y, int m)
         const int *before = rows[(i + 2) % 3], *earlier = rows[(i + 1) % 3];
         this[0] = i;
         for (int j = 1; j <= m; j++) {
-            int least = before[j - 1] + (x[i - 1] != y[j - 1]);
-            least = before[j] + 1 < least ? before[j] + 1 : least;
-            least = this[j - 1] + 1 < least ? this[j - 1] + 1 : least;
-            if (i > 1 && j > 1 && x[i - 1] == y[j - 2] && x[i - 2] == y[j - 1] && earlier[j - 2] + 1 < least) {
-                least = earlier[j - 2] + 1;
+            int min = before[j - 1] + (x[i - 1] != y[j - 1]);
+            min = before[j] + 1 < min ? before[j] + 1 : min;
+            min = this[j - 1] + 1 < min ? this[j - 1] + 1 : min;
+            if (i > 1 && j > 1 && x[i - 1] == y[j - 2] && x[i - 2] == y[j - 1] && earlier[j - 2] + 1 < min) {
+                min = earlier[j - 2] + 1;
             }
-            this[j] = least;
+            this[j] = min;
         }
     }
     return rows[n % 3][m];

@@ -21,7 +21,7 @@ struct validation_errors {
 
 void validation_add(struct validation_errors *errors, int code, const char *pointer, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
-/* Say what to change to avoid the error that was added last (no effect when that one was dropped). */
+/* Add a hint: what to change to avoid the error that was added last (no effect when that one was dropped). */
 void validation_hint(struct validation_errors *errors, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* 0 when empty; otherwise raises the first error's code with its detail, pointer and hint, and returns it. */
 int validation_raise(const struct validation_errors *errors);

@@ -42,7 +42,7 @@ void restart_remember(char **argv)
 
 int restart_prepare(int socket)
 {
-    size_t count = 0, kept = 0;
+    size_t count = 0, used = 0;
 
     while (environ[count] != NULL) {
         count++;
@@ -55,12 +55,12 @@ int restart_prepare(int socket)
     TRY(mem_array(&environment, count + 3));
     for (size_t i = 0; i < count; i++) {
         if (strncmp(environ[i], "LISTEN_", strlen("LISTEN_")) != 0) {
-            environment[kept++] = environ[i];
+            environment[used++] = environ[i];
         }
     }
     (void)snprintf(image.pid, sizeof(image.pid), "LISTEN_PID=%ld", (long)getpid());
-    environment[kept++] = image.pid;
-    environment[kept] = "LISTEN_FDS=1";
+    environment[used++] = image.pid;
+    environment[used] = "LISTEN_FDS=1";
     image.environment = environment;
     image.socket = cleanup_move_fd(&copy);
     image.prepared = 1;
@@ -90,7 +90,7 @@ int restart_now(void)
         return errno;
     }
     (void)close_range(FIRST_INHERITED + 1, ~0U, CLOSE_RANGE_CLOEXEC);
-    if (image.path[0] != '\0') { /* the file that has this name now, as in any other restart */
+    if (image.path[0] != '\0') { /* the file that has this name now: possibly an upgraded one */
         (void)execve(image.path, image.argv, image.environment);
     }
     (void)execve("/proc/self/exe", image.argv, image.environment);
