@@ -83,39 +83,41 @@ static bool same_signature(const char *const *other)
     return gpu_signature[i] == NULL && other[i] == NULL;
 }
 
-static void add_backend(const struct gpu_ops *ops)
+/* True when it was added; else the notes say why not, and nothing refers to it. */
+static bool add_backend(const struct gpu_ops *ops)
 {
     char reason[256] = "";
 
     if (ops->abi != GPU_ABI) {
         snprintf(reason, sizeof(reason), "built for interface %u, this daemon has %u", ops->abi, GPU_ABI);
         note(ops->name != NULL ? ops->name : "?", reason);
-        return;
+        return false;
     }
     if (!same_signature(ops->signature)) {
         note(ops->name, "built for other operations than this daemon: build both from the same sources");
-        return;
+        return false;
     }
     const char *missing = gpu_missing_call(ops);
     if (missing != NULL) {
         snprintf(reason, sizeof(reason), "it has no '%s', which every backend needs", missing);
         note(ops->name, reason);
-        return;
+        return false;
     }
     if (backend_count == BACKENDS_MAX) {
         note(ops->name, "there are too many backends");
-        return;
+        return false;
     }
     struct backend *backend = &backends[backend_count];
     gpu_front(ops, &backend->ops);
     backend->score = ops->probe(reason, sizeof(reason));
     if (backend->score <= 0) {
         note(ops->name, reason[0] != '\0' ? reason : "it gave no reason");
-        return;
+        return false;
     }
     backend_count++;
     log_info("backend ready", LOG_S("backend", ops->name), LOG_I("score", backend->score),
              LOG_I("devices", backend->ops.device_count()));
+    return true;
 }
 
 static void add_cpu(void)
@@ -164,7 +166,9 @@ static void load_module(const char *folder, const char *file, const char *name)
         return;
     }
     log_info("module opened", LOG_S("backend", ops->name), LOG_S("file", path));
-    add_backend(ops);
+    if (!add_backend(ops)) {
+        dlclose(module); /* with the libraries that it brought: 150 MiB of cuBLAS on a host without a device */
+    }
 }
 
 /* Copies the middle of "quantd_gpu_<name>.so" to name; false when the file is called otherwise. */

@@ -2,6 +2,8 @@
 
 #include "tests/unit/gpu/support.h"
 
+#include <dlfcn.h>
+
 START_TEST(modules_are_ranked_and_the_rest_explained)
 {
     struct gpu gpu;
@@ -32,6 +34,16 @@ START_TEST(modules_are_ranked_and_the_rest_explained)
 }
 END_TEST
 
+/* The libraries of a module that is refused leave memory with it. */
+START_TEST(refused_modules_are_closed)
+{
+    ck_assert_rc_ok(gpu_load_backends(MODULE_DIR));
+    ck_assert_ptr_null(dlopen(MODULE_DIR "/quantd_gpu_absent.so", RTLD_NOW | RTLD_NOLOAD));
+    ck_assert_ptr_null(dlopen(MODULE_DIR "/quantd_gpu_old.so", RTLD_NOW | RTLD_NOLOAD));
+    ck_assert_ptr_nonnull(dlopen(MODULE_DIR "/quantd_gpu_fake.so", RTLD_NOW | RTLD_NOLOAD));
+}
+END_TEST
+
 START_TEST(a_missing_folder_is_no_error)
 {
     ck_assert_rc_ok(gpu_load_backends(MODULE_DIR "/none"));
@@ -51,5 +63,5 @@ START_TEST(the_first_folder_with_a_module_wins)
 }
 END_TEST
 
-UNIT_MAIN("gpu/registry", modules_are_ranked_and_the_rest_explained, a_missing_folder_is_no_error,
-          the_first_folder_with_a_module_wins)
+UNIT_MAIN("gpu/registry", modules_are_ranked_and_the_rest_explained, refused_modules_are_closed,
+          a_missing_folder_is_no_error, the_first_folder_with_a_module_wins)
