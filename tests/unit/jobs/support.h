@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-struct house {
+struct rig {
     char directory[256];
     const char *root; /* of models; NULL = the bundled ones */
     struct store *store;
@@ -19,72 +19,72 @@ struct house {
     char model[ID_SIZE];
 };
 
-static inline void house_start(struct house *house)
+static inline void rig_start(struct rig *rig)
 {
-    const char *const roots[] = {house->root != NULL ? house->root : MODEL_ROOT, NULL};
-    const struct store_config store = {.data_dir = house->directory, .state = "sqlite", .blobs = "fs"};
-    ck_assert_rc_ok(store_open(&store, &house->store));
+    const char *const roots[] = {rig->root != NULL ? rig->root : MODEL_ROOT, NULL};
+    const struct store_config store = {.data_dir = rig->directory, .state = "sqlite", .blobs = "fs"};
+    ck_assert_rc_ok(store_open(&store, &rig->store));
     const struct engine_config config = {
-        .store = house->store, .model_roots = roots, .device = "cpu", .threads = 2, .max_queued = 4};
-    ck_assert_rc_ok(engine_open(&config, &house->engine));
-    ck_assert_rc_ok(engine_start(house->engine));
+        .store = rig->store, .model_roots = roots, .device = "cpu", .threads = 2, .max_queued = 4};
+    ck_assert_rc_ok(engine_open(&config, &rig->engine));
+    ck_assert_rc_ok(engine_start(rig->engine));
 }
 
-static inline void house_stop(struct house *house, int64_t timeout_ms)
+static inline void rig_stop(struct rig *rig, int64_t timeout_ms)
 {
-    engine_drain(house->engine, timeout_ms);
-    engine_close(house->engine);
-    store_close(house->store);
+    engine_drain(rig->engine, timeout_ms);
+    engine_close(rig->engine);
+    store_close(rig->store);
 }
 
 /* A fresh directory with the bundled model registered. */
-static inline void house_open(struct house *house)
+static inline void rig_open(struct rig *rig)
 {
     struct validation_errors errors = {0};
     json_t *model;
-    scratch_make(house->directory);
-    house_start(house);
+    scratch_make(rig->directory);
+    rig_start(rig);
     json_t *body = json_pack("{s:s, s:s}", "name", "tiny", "uri", "file:tiny-llama");
-    ck_assert_rc_ok(engine_model_register(house->engine, &principal_local, body, &errors, &model));
-    snprintf(house->model, sizeof(house->model), "%s", json_get_string(model, "id"));
+    ck_assert_rc_ok(engine_model_register(rig->engine, &principal_local, body, &errors, &model));
+    snprintf(rig->model, sizeof(rig->model), "%s", json_get_string(model, "id"));
     json_decref(model);
     json_decref(body);
 }
 
-static inline void house_close(struct house *house)
+static inline void rig_close(struct rig *rig)
 {
-    house_stop(house, 0);
-    scratch_remove(house->directory);
+    rig_stop(rig, 0);
+    scratch_remove(rig->directory);
 }
 
-/* A request with these members beside the model; sequences of 32 tokens, so that little text makes many. */
-static inline json_t *house_body(const struct house *house, const char *members)
+/* A request with these members in addition to the model; sequences of 32 tokens, so that little text makes many. */
+static inline json_t *rig_body(const struct rig *rig, const char *members)
 {
     char text[1024];
     json_t *body;
-    snprintf(text, sizeof(text), "{\"model\":\"%s\",%s}", house->model, members);
+    snprintf(text, sizeof(text), "{\"model\":\"%s\",%s}", rig->model, members);
     ck_assert_rc_ok(json_parse(text, strlen(text), 32, &body));
     return body;
 }
 
-static inline void house_create(struct house *house, const char *members, char id[ID_SIZE])
+static inline void rig_create(struct rig *rig, const char *members, char id[ID_SIZE])
 {
     struct validation_errors errors = {0};
     json_t *job;
-    json_t *body = house_body(house, members);
-    int rc = engine_job_create(house->engine, &principal_local, body, NULL, &errors, &job);
+    json_t *body = rig_body(rig, members);
+    int rc = engine_job_create(rig->engine, &principal_local, body, NULL, &errors, &job);
     ck_assert_msg(rc == 0, "%s: %s", members, err_last()->message);
     snprintf(id, ID_SIZE, "%s", json_get_string(job, "id"));
     json_decref(job);
     json_decref(body);
 }
 
-#define HOUSE_GPTQ                                                         \
+#define RIG_GPTQ                                                           \
     "\"method\":\"gptq\",\"quantization\":{\"bits\":4,\"group_size\":64}," \
     "\"calibration\":{\"stream\":true,\"num_samples\":16,\"sequence_length\":64},\"evaluation\":{\"hold_back\":0.25}"
 
 /* One made-up record: the i-th of an endless, unvaried supply. Returns its length. */
-static inline int house_record(int i, char *out, size_t size)
+static inline int rig_record(int i, char *out, size_t size)
 {
     static const char *const who[] = {"the miller", "a traveller", "my neighbour", "the old teacher", "a young pilot"};
     static const char *const did[] = {"carried", "measured", "forgot", "painted", "sold", "repaired", "counted"};
@@ -98,14 +98,14 @@ static inline int house_record(int i, char *out, size_t size)
 }
 
 /* Post records [first, first+count); asserts that all are taken. The answer's status goes to *status (static text). */
-static inline void house_upload(struct house *house, const char *id, int first, int count, bool complete)
+static inline void rig_upload(struct rig *rig, const char *id, int first, int count, bool complete)
 {
     struct engine_upload *upload;
     char line[512];
     json_t *answer;
-    ck_assert_rc_ok(engine_upload_open(house->engine, &principal_local, id, first, &upload));
+    ck_assert_rc_ok(engine_upload_open(rig->engine, &principal_local, id, first, &upload));
     for (int i = first; i < first + count; i++) {
-        int length = house_record(i, line, sizeof(line));
+        int length = rig_record(i, line, sizeof(line));
         ck_assert_rc_ok(engine_upload_feed(upload, line, (size_t)length / 2));
         ck_assert_rc_ok(engine_upload_feed(upload, line + length / 2, (size_t)(length - length / 2)));
     }
@@ -117,35 +117,35 @@ static inline void house_upload(struct house *house, const char *id, int first, 
     json_decref(answer);
 }
 
-static inline json_t *house_job(struct house *house, const char *id)
+static inline json_t *rig_job(struct rig *rig, const char *id)
 {
     json_t *job;
-    ck_assert_rc_ok(engine_job_get(house->engine, &principal_local, id, &job));
+    ck_assert_rc_ok(engine_job_get(rig->engine, &principal_local, id, &job));
     return job;
 }
 
-static inline void house_sleep(int ms)
+static inline void rig_sleep(int ms)
 {
     const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
     (void)nanosleep(&pause, NULL);
 }
 
 /* Until the job is over; its object. */
-static inline json_t *house_wait(struct house *house, const char *id)
+static inline json_t *rig_wait(struct rig *rig, const char *id)
 {
     for (int i = 0; i < 5500; i++) {
-        json_t *job = house_job(house, id);
+        json_t *job = rig_job(rig, id);
         if (job_is_terminal(json_get_string(job, "status"))) {
             return job;
         }
         json_decref(job);
-        house_sleep(20);
+        rig_sleep(20);
     }
     ck_abort_msg("job %s did not end", id);
     return NULL;
 }
 
-static inline void house_expect_status(const json_t *job, const char *status)
+static inline void rig_expect_status(const json_t *job, const char *status)
 {
     char *error = json_dumps(json_object_get(job, "error"), JSON_ENCODE_ANY);
     ck_assert_msg(strcmp(json_get_string(job, "status"), status) == 0, "the job is %s and not %s: %s",
@@ -154,12 +154,12 @@ static inline void house_expect_status(const json_t *job, const char *status)
 }
 
 /* The files of a succeeded job's artifact: [{path, bytes, sha256}...]. New reference. */
-static inline json_t *house_files(struct house *house, const json_t *job)
+static inline json_t *rig_files(struct rig *rig, const json_t *job)
 {
     json_t *artifact;
     const char *id = json_get_string(json_object_get(job, "result"), "artifact_id");
     ck_assert_ptr_nonnull(id);
-    ck_assert_rc_ok(store_object_get(house->store, "default", "art", id, &artifact));
+    ck_assert_rc_ok(store_object_get(rig->store, "default", "art", id, &artifact));
     json_t *files = json_incref(json_object_get(artifact, "files"));
     json_decref(artifact);
     return files;

@@ -19,7 +19,7 @@ static void open_model(void)
     close(root);
 }
 
-/* A request with these members beside model and, unless they say it, method. */
+/* A request with these members in addition to model and, unless they have it, method. */
 static struct job_spec spec_of(const char *members)
 {
     struct job_spec spec;
@@ -86,7 +86,7 @@ START_TEST(test_a_pattern_must_hit)
 }
 END_TEST
 
-/* What can do nothing is refused by name; what asks for a module to stay as it is, is kept. */
+/* What has no effect is refused by name; what leaves a module in float is accepted. */
 START_TEST(test_what_does_nothing)
 {
 #define OVERRIDES(list) "\"quantization\":{\"group_size\":64,\"overrides\":[" list "]}"

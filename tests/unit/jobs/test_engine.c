@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static struct house house;
+static struct rig rig;
 
 static const char *const job_members[] = {
     "id",
@@ -55,7 +55,7 @@ static void expect_members(const json_t *job)
 static void expect_report(const char *id)
 {
     json_t *report;
-    ck_assert_rc_ok(engine_job_report(house.engine, &principal_local, id, &report));
+    ck_assert_rc_ok(engine_job_report(rig.engine, &principal_local, id, &report));
     const json_t *totals = json_object_get(report, "totals");
     ck_assert_uint_eq(json_array_size(json_object_get(report, "layers")), 28);
     ck_assert_double_gt(json_number_value(json_object_get(totals, "bits_per_weight")), 4);
@@ -71,7 +71,7 @@ static void expect_report(const char *id)
 
 static void expect_artifact(const json_t *job)
 {
-    json_t *files = house_files(&house, job);
+    json_t *files = rig_files(&rig, job);
     size_t i;
     json_t *file;
     bool weights = false;
@@ -80,7 +80,7 @@ static void expect_artifact(const json_t *job)
         struct blob_reader *reader;
         int64_t size;
         weights = weights || strcmp(json_get_string(file, "path"), "model.safetensors") == 0;
-        ck_assert_rc_ok(blob_reader_open(house.store, json_get_string(file, "sha256"), &reader, &size));
+        ck_assert_rc_ok(blob_reader_open(rig.store, json_get_string(file, "sha256"), &reader, &size));
         ck_assert_int_eq(size, json_integer_value(json_object_get(file, "bytes")));
         blob_reader_close(reader);
     }
@@ -98,7 +98,7 @@ static void expect_events(const char *id)
     size_t moves = 0;
     int layers = 0;
     double fraction = 0;
-    ck_assert_rc_ok(store_events_list(house.store, id, 0, 0, &events));
+    ck_assert_rc_ok(store_events_list(rig.store, id, 0, 0, &events));
     json_array_foreach(events, i, event)
     {
         const char *type = json_get_string(event, "type");
@@ -126,16 +126,16 @@ START_TEST(test_job_from_request_to_artifact)
     char id[ID_SIZE];
     char folder[400];
     struct stat info;
-    house_open(&house);
-    house_create(&house, HOUSE_GPTQ ",\"name\":\"first\",\"metadata\":{\"a\":\"b\"}", id);
-    json_t *job = house_job(&house, id);
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ ",\"name\":\"first\",\"metadata\":{\"a\":\"b\"}", id);
+    json_t *job = rig_job(&rig, id);
     expect_members(job);
-    house_expect_status(job, "awaiting_calibration");
+    rig_expect_status(job, "awaiting_calibration");
     json_decref(job);
-    house_upload(&house, id, 0, 30, false);
-    house_upload(&house, id, 30, 30, true);
-    job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
+    rig_upload(&rig, id, 0, 30, false);
+    rig_upload(&rig, id, 30, 30, true);
+    job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
     expect_members(job);
     const json_t *result = json_object_get(job, "result");
     ck_assert_uint_eq(json_array_size(json_object_get(result, "worst_layers")), 5);
@@ -147,22 +147,22 @@ START_TEST(test_job_from_request_to_artifact)
     expect_report(id);
     expect_artifact(job);
     expect_events(id);
-    snprintf(folder, sizeof(folder), "%s/jobs/%s", house.directory, id);
+    snprintf(folder, sizeof(folder), "%s/jobs/%s", rig.directory, id);
     for (int i = 0; i < 3000 && stat(folder, &info) == 0; i++) { /* they go after the job's last state is told */
-        house_sleep(10);
+        rig_sleep(10);
     }
     ck_assert_int_ne(stat(folder, &info), 0); /* working files are gone */
     json_t *again = NULL;
-    ck_assert_int_eq(engine_job_cancel(house.engine, &principal_local, id, &again), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(engine_job_cancel(rig.engine, &principal_local, id, &again), ERR_JOB_STATE_CONFLICT);
     char artifact[ID_SIZE];
     snprintf(artifact, sizeof(artifact), "%s", json_get_string(result, "artifact_id"));
-    ck_assert_rc_ok(engine_artifact_delete(house.engine, &principal_local, artifact));
-    ck_assert_int_eq(engine_artifact_delete(house.engine, &principal_local, artifact), ERR_NOT_FOUND);
-    ck_assert_rc_ok(engine_job_delete(house.engine, &principal_local, id));
-    ck_assert_int_eq(engine_job_get(house.engine, &principal_local, id, &again), ERR_NOT_FOUND);
-    ck_assert_rc_ok(engine_model_delete(house.engine, &principal_local, house.model));
+    ck_assert_rc_ok(engine_artifact_delete(rig.engine, &principal_local, artifact));
+    ck_assert_int_eq(engine_artifact_delete(rig.engine, &principal_local, artifact), ERR_NOT_FOUND);
+    ck_assert_rc_ok(engine_job_delete(rig.engine, &principal_local, id));
+    ck_assert_int_eq(engine_job_get(rig.engine, &principal_local, id, &again), ERR_NOT_FOUND);
+    ck_assert_rc_ok(engine_model_delete(rig.engine, &principal_local, rig.model));
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -171,13 +171,13 @@ static void put_file(const char *purpose, const char *text, size_t size, char id
     struct blob_writer *writer;
     char sha256[DIGEST_HEX_SIZE];
     int64_t bytes;
-    ck_assert_rc_ok(blob_writer_new(house.store, &writer));
+    ck_assert_rc_ok(blob_writer_new(rig.store, &writer));
     ck_assert_rc_ok(blob_writer_write(writer, text, size));
     ck_assert_rc_ok(blob_writer_commit_take(writer, sha256, &bytes));
     id_new("file", id);
     json_t *file = json_pack("{s:s, s:s, s:s, s:I, s:s, s:i}", "id", id, "object", "file", "purpose", purpose, "bytes",
                              (json_int_t)bytes, "sha256", sha256, "created_at", 1);
-    ck_assert_rc_ok(store_object_put(house.store, "default", "file", file));
+    ck_assert_rc_ok(store_object_put(rig.store, "default", "file", file));
     json_decref(file);
 }
 
@@ -186,7 +186,7 @@ static void put_records(const char *purpose, int first, int count, const char *t
     size_t used = 0;
     char *text = malloc((size_t)count * 512 + 512);
     for (int i = first; i < first + count; i++) {
-        used += (size_t)house_record(i, text + used, 512);
+        used += (size_t)rig_record(i, text + used, 512);
     }
     used += (size_t)sprintf(text + used, "%s", tail);
     put_file(purpose, text, used, id);
@@ -199,23 +199,23 @@ START_TEST(test_job_from_files)
     char calibration[ID_SIZE];
     char evaluation[ID_SIZE];
     char members[512];
-    house_open(&house);
+    rig_open(&rig);
     put_records("calibration", 0, 60, "this is no record\n{\"words\":1}\n", calibration);
     put_records("evaluation", 500, 20, "", evaluation);
     snprintf(members, sizeof(members),
              "\"method\":\"rtn\",\"quantization\":{\"group_size\":64},\"output\":{\"format\":\"gptq\"},"
              "\"calibration\":{\"file_id\":\"%s\",\"sequence_length\":64},\"evaluation\":{\"file_id\":\"%s\"}",
              calibration, evaluation);
-    house_create(&house, members, id);
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
+    rig_create(&rig, members, id);
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
     const json_t *warnings = json_object_get(job, "warnings");
     ck_assert_uint_eq(json_array_size(warnings), 2); /* two broken lines; fewer sequences than 128 */
     ck_assert_ptr_nonnull(strstr(json_get_string(json_array_get(warnings, 0), "message"), "line 61"));
     ck_assert_double_gt(json_number_value(json_object_get(json_object_get(job, "result"), "perplexity_after")), 1);
     json_decref(job);
-    ck_assert_rc_ok(engine_file_delete(house.engine, &principal_local, calibration));
-    house_close(&house);
+    ck_assert_rc_ok(engine_file_delete(rig.engine, &principal_local, calibration));
+    rig_close(&rig);
 }
 END_TEST
 
@@ -224,19 +224,19 @@ START_TEST(test_file_with_too_little)
     char id[ID_SIZE];
     char file[ID_SIZE];
     char members[256];
-    house_open(&house);
+    rig_open(&rig);
     put_records("calibration", 0, 1, "", file);
     snprintf(members, sizeof(members),
              "\"method\":\"gptq\",\"quantization\":{\"group_size\":64},\"calibration\":{\"file_id\":\"%s\"}", file);
-    house_create(&house, members, id);
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "failed");
+    rig_create(&rig, members, id);
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "failed");
     const json_t *error = json_object_get(job, "error");
     ck_assert_str_eq(json_get_string(error, "code"), "insufficient_calibration");
     ck_assert_ptr_nonnull(json_get_string(error, "hint"));
     ck_assert(json_is_false(json_object_get(error, "retryable")));
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -256,12 +256,12 @@ static const struct {
 
 START_TEST(test_refusals_name_their_reasons)
 {
-    house_open(&house);
+    rig_open(&rig);
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         struct validation_errors errors = {0};
         json_t *job = NULL;
-        json_t *body = house_body(&house, refused[i].members);
-        ck_assert_int_lt(engine_job_create(house.engine, &principal_local, body, NULL, &errors, &job), 0);
+        json_t *body = rig_body(&rig, refused[i].members);
+        ck_assert_int_lt(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job), 0);
         bool found = false;
         for (size_t n = 0; n < errors.count; n++) {
             found = found ||
@@ -270,7 +270,7 @@ START_TEST(test_refusals_name_their_reasons)
         ck_assert_msg(found, "%s: %s %s", refused[i].members, errors.items[0].param, errors.items[0].detail);
         json_decref(body);
     }
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -280,19 +280,18 @@ START_TEST(test_wrong_purpose_and_unknown_model)
     char members[256];
     struct validation_errors errors = {0};
     json_t *job = NULL;
-    house_open(&house);
+    rig_open(&rig);
     put_records("evaluation", 0, 3, "", file);
     snprintf(members, sizeof(members),
              "\"method\":\"rtn\",\"quantization\":{\"group_size\":64},\"calibration\":{\"file_id\":\"%s\"}", file);
-    snprintf(house.model, sizeof(house.model), "mdl_01J00000000000000000000000");
-    json_t *body = house_body(&house, members);
-    ck_assert_int_eq(engine_job_create(house.engine, &principal_local, body, NULL, &errors, &job),
-                     ERR_INVALID_PARAMETER);
+    snprintf(rig.model, sizeof(rig.model), "mdl_01J00000000000000000000000");
+    json_t *body = rig_body(&rig, members);
+    ck_assert_int_eq(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job), ERR_INVALID_PARAMETER);
     ck_assert_uint_eq(errors.count, 2);
     ck_assert_str_eq(errors.items[0].param, "/calibration/file_id");
     ck_assert_str_eq(errors.items[1].param, "/model");
     json_decref(body);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -300,7 +299,7 @@ static int register_uri(const char *uri, const char *expected, struct validation
 {
     memset(errors, 0, sizeof(*errors));
     json_t *body = json_pack("{s:s, s:s*}", "uri", uri, "expected_sha256", expected);
-    int rc = engine_model_register(house.engine, &principal_local, body, errors, model);
+    int rc = engine_model_register(rig.engine, &principal_local, body, errors, model);
     json_decref(body);
     return rc;
 }
@@ -326,7 +325,7 @@ START_TEST(test_models)
     struct validation_errors errors;
     json_t *model;
     char uri[600];
-    house_open(&house);
+    rig_open(&rig);
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         int rc = register_uri(bad[i], NULL, &errors, &model);
         ck_assert_msg(err_http_status(rc) / 100 == 4, "%s: %s", bad[i], err_api_code(rc));
@@ -350,7 +349,7 @@ START_TEST(test_models)
     ck_assert_uint_eq(json_array_size(json_object_get(model, "layers")), 7);
     ck_assert(json_is_true(json_object_get(model, "supported")));
     json_decref(model);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -358,20 +357,20 @@ START_TEST(test_cancel_and_delete)
 {
     char id[ID_SIZE];
     json_t *job;
-    house_open(&house);
-    house_create(&house, HOUSE_GPTQ, id);
-    ck_assert_int_eq(engine_job_delete(house.engine, &principal_local, id), ERR_JOB_STATE_CONFLICT);
-    ck_assert_int_eq(engine_model_delete(house.engine, &principal_local, house.model), ERR_IN_USE);
-    ck_assert_rc_ok(engine_job_cancel(house.engine, &principal_local, id, &job));
-    house_expect_status(job, "cancelled");
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ, id);
+    ck_assert_int_eq(engine_job_delete(rig.engine, &principal_local, id), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(engine_model_delete(rig.engine, &principal_local, rig.model), ERR_IN_USE);
+    ck_assert_rc_ok(engine_job_cancel(rig.engine, &principal_local, id, &job));
+    rig_expect_status(job, "cancelled");
     json_decref(job);
-    ck_assert_rc_ok(engine_job_cancel(house.engine, &principal_local, id, &job)); /* idempotent */
+    ck_assert_rc_ok(engine_job_cancel(rig.engine, &principal_local, id, &job)); /* idempotent */
     json_decref(job);
     struct engine_upload *upload;
-    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, -1, &upload), ERR_JOB_STATE_CONFLICT);
-    ck_assert_rc_ok(engine_job_delete(house.engine, &principal_local, id));
-    ck_assert_int_eq(engine_job_cancel(house.engine, &principal_local, id, &job), ERR_NOT_FOUND);
-    house_close(&house);
+    ck_assert_int_eq(engine_upload_open(rig.engine, &principal_local, id, -1, &upload), ERR_JOB_STATE_CONFLICT);
+    ck_assert_rc_ok(engine_job_delete(rig.engine, &principal_local, id));
+    ck_assert_int_eq(engine_job_cancel(rig.engine, &principal_local, id, &job), ERR_NOT_FOUND);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -379,31 +378,31 @@ START_TEST(test_cancel_while_it_runs)
 {
     char id[ID_SIZE];
     json_t *job;
-    house_open(&house);
-    house_create(&house,
-                 "\"method\":\"gptq\",\"quantization\":{\"group_size\":64},"
-                 "\"calibration\":{\"stream\":true,\"num_samples\":0,\"sequence_length\":256}",
-                 id);
-    house_upload(&house, id, 0, 400, true);
+    rig_open(&rig);
+    rig_create(&rig,
+               "\"method\":\"gptq\",\"quantization\":{\"group_size\":64},"
+               "\"calibration\":{\"stream\":true,\"num_samples\":0,\"sequence_length\":256}",
+               id);
+    rig_upload(&rig, id, 0, 400, true);
     for (;;) {
-        job = house_job(&house, id);
+        job = rig_job(&rig, id);
         bool runs = strcmp(json_get_string(job, "status"), "running") == 0;
         json_decref(job);
         if (runs) {
             break;
         }
-        house_sleep(5);
+        rig_sleep(5);
     }
-    ck_assert_rc_ok(engine_job_cancel(house.engine, &principal_local, id, &job));
+    ck_assert_rc_ok(engine_job_cancel(rig.engine, &principal_local, id, &job));
     const char *status = json_get_string(job, "status");
     ck_assert(strcmp(status, "cancelling") == 0 || strcmp(status, "cancelled") == 0);
     json_decref(job);
-    job = house_wait(&house, id);
-    house_expect_status(job, "cancelled");
+    job = rig_wait(&rig, id);
+    rig_expect_status(job, "cancelled");
     ck_assert(json_is_integer(json_object_get(job, "cancelled_at")));
     ck_assert(json_is_integer(json_object_get(job, "finished_at")));
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -412,35 +411,35 @@ START_TEST(test_queue_has_an_end)
     char id[ID_SIZE];
     struct validation_errors errors = {0};
     json_t *job;
-    house_open(&house);
+    rig_open(&rig);
     for (int i = 0; i < 4; i++) {
-        house_create(&house, HOUSE_GPTQ, id);
+        rig_create(&rig, RIG_GPTQ, id);
     }
-    json_t *body = house_body(&house, HOUSE_GPTQ);
-    ck_assert_int_eq(engine_job_create(house.engine, &principal_local, body, NULL, &errors, &job), ERR_QUEUE_FULL);
+    json_t *body = rig_body(&rig, RIG_GPTQ);
+    ck_assert_int_eq(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job), ERR_QUEUE_FULL);
     json_decref(body);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
 START_TEST(test_system_and_methods)
 {
     json_t *method;
-    house_open(&house);
-    json_t *system = engine_system(house.engine);
+    rig_open(&rig);
+    json_t *system = engine_system(rig.engine);
     ck_assert_str_eq(json_get_string(json_array_get(json_object_get(system, "devices"), 0), "id"), "cpu");
     ck_assert_uint_ge(json_array_size(json_object_get(system, "formats")), 2);
     json_decref(system);
-    json_t *methods = engine_methods(house.engine);
+    json_t *methods = engine_methods(rig.engine);
     ck_assert_uint_ge(json_array_size(json_object_get(methods, "data")), 2);
     json_decref(methods);
-    ck_assert_rc_ok(engine_method(house.engine, "gptq", &method));
+    ck_assert_rc_ok(engine_method(rig.engine, "gptq", &method));
     ck_assert(json_is_true(json_object_get(method, "needs_calibration")));
     ck_assert_uint_ge(json_array_size(json_object_get(method, "formats")), 2);
     json_decref(method);
-    ck_assert_int_eq(engine_method(house.engine, "none", &method), ERR_NOT_FOUND);
+    ck_assert_int_eq(engine_method(rig.engine, "none", &method), ERR_NOT_FOUND);
     ck_assert_str_eq(engine_layer_columns()[0], report_columns[0].name);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 

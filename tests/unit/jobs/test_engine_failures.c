@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-static struct house house;
+static struct rig rig;
 static char root[256];
 
 static void copy_file(const char *name)
@@ -24,7 +24,7 @@ static void copy_file(const char *name)
     free(data);
 }
 
-/* A house over a copy of the bundled model that a test may damage. */
+/* A rig over a copy of the bundled model that a test may damage. */
 static void open_on_copy(void)
 {
     char folder[300];
@@ -34,20 +34,20 @@ static void open_on_copy(void)
     copy_file("config.json");
     copy_file("tokenizer.json");
     copy_file("model.safetensors");
-    house.root = root;
-    house_open(&house);
+    rig.root = root;
+    rig_open(&rig);
 }
 
 static void close_copy(void)
 {
-    house_close(&house);
+    rig_close(&rig);
     scratch_remove(root);
 }
 
 static json_t *expect_failure(const char *id, const char *code)
 {
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "failed");
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "failed");
     json_t *error = json_incref(json_object_get(job, "error"));
     ck_assert_str_eq(json_get_string(error, "code"), code);
     ck_assert_ptr_nonnull(json_get_string(error, "hint"));
@@ -60,9 +60,9 @@ static json_t *expect_failure(const char *id, const char *code)
 static void expect_service(void)
 {
     char id[ID_SIZE];
-    house_create(&house, "\"method\":\"rtn\",\"quantization\":{\"group_size\":64}", id);
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
+    rig_create(&rig, "\"method\":\"rtn\",\"quantization\":{\"group_size\":64}", id);
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
     json_decref(job);
 }
 
@@ -95,21 +95,21 @@ static int open_weights(void)
 START_TEST(test_not_a_number)
 {
     static const uint16_t nan = 0x7fc0; /* BF16 */
-    uint16_t kept;
+    uint16_t original;
     char id[ID_SIZE];
     open_on_copy();
     int fd = open_weights();
     int64_t at = tensor_offset(fd, "model.layers.2.mlp.up_proj.weight") + 34;
-    ck_assert_rc_ok(fs_pread_full(fd, &kept, sizeof(kept), at));
+    ck_assert_rc_ok(fs_pread_full(fd, &original, sizeof(original), at));
     ck_assert_rc_ok(fs_pwrite_full(fd, &nan, sizeof(nan), at));
-    house_create(&house, "\"method\":\"rtn\",\"quantization\":{\"group_size\":64}", id);
+    rig_create(&rig, "\"method\":\"rtn\",\"quantization\":{\"group_size\":64}", id);
     json_t *error = expect_failure(id, "non_finite_value");
     ck_assert_int_eq(json_integer_value(json_object_get(error, "layer")), 2);
     ck_assert_str_eq(json_get_string(error, "module"), "model.layers.2.mlp.up_proj");
     ck_assert_ptr_nonnull(strstr(json_get_string(error, "message"), "17"));
     ck_assert(json_is_false(json_object_get(error, "retryable")));
     json_decref(error);
-    ck_assert_rc_ok(fs_pwrite_full(fd, &kept, sizeof(kept), at));
+    ck_assert_rc_ok(fs_pwrite_full(fd, &original, sizeof(original), at));
     close(fd);
     expect_service();
     close_copy();
@@ -120,16 +120,16 @@ START_TEST(test_checkpoint_changed_while_waiting)
 {
     char id[ID_SIZE];
     open_on_copy();
-    house_create(&house, HOUSE_GPTQ, id);
-    house_upload(&house, id, 0, 40, false);
+    rig_create(&rig, RIG_GPTQ, id);
+    rig_upload(&rig, id, 0, 40, false);
     int fd = open_weights();
     int64_t size = lseek(fd, 0, SEEK_END);
     ck_assert_int_eq(ftruncate(fd, size - 2), 0);
     struct engine_upload *upload;
-    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, 40, &upload), ERR_SOURCE_CHANGED);
+    ck_assert_int_eq(engine_upload_open(rig.engine, &principal_local, id, 40, &upload), ERR_SOURCE_CHANGED);
     /* Past the upload's own check, as if it had changed later. */
     json_t *patch = json_pack("{s:s, s:i}", "status", "queued", "queued_at", 1);
-    ck_assert_rc_ok(store_job_update(house.store, id, NULL, -1, patch, NULL, NULL, NULL));
+    ck_assert_rc_ok(store_job_update(rig.store, id, NULL, -1, patch, NULL, NULL, NULL));
     json_decref(patch);
     json_t *error = expect_failure(id, "source_changed");
     ck_assert(json_is_false(json_object_get(error, "retryable")));
@@ -142,16 +142,16 @@ END_TEST
 START_TEST(test_out_of_time)
 {
     char id[ID_SIZE];
-    house_open(&house);
-    house_create(&house,
-                 "\"method\":\"gptq\",\"quantization\":{\"group_size\":64},\"timeout_seconds\":1,"
-                 "\"calibration\":{\"stream\":true,\"num_samples\":0,\"sequence_length\":256}",
-                 id);
-    house_upload(&house, id, 0, 6000, true);
+    rig_open(&rig);
+    rig_create(&rig,
+               "\"method\":\"gptq\",\"quantization\":{\"group_size\":64},\"timeout_seconds\":1,"
+               "\"calibration\":{\"stream\":true,\"num_samples\":0,\"sequence_length\":256}",
+               id);
+    rig_upload(&rig, id, 0, 6000, true);
     json_t *error = expect_failure(id, "timeout");
     json_decref(error);
     expect_service();
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -161,20 +161,20 @@ START_TEST(test_disk_is_full)
     char id[ID_SIZE];
     struct rlimit limit;
     signal(SIGXFSZ, SIG_IGN);
-    house_open(&house);
+    rig_open(&rig);
     ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
     const struct rlimit small = {.rlim_cur = 800 << 10, .rlim_max = limit.rlim_max};
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
-    house_create(&house, "\"method\":\"rtn\",\"max_attempts\":2,\"quantization\":{\"group_size\":32,\"bits\":8}", id);
+    rig_create(&rig, "\"method\":\"rtn\",\"max_attempts\":2,\"quantization\":{\"group_size\":32,\"bits\":8}", id);
     json_t *error = expect_failure(id, "disk_full");
     ck_assert(json_is_true(json_object_get(error, "retryable")));
     json_decref(error);
-    json_t *job = house_job(&house, id);
+    json_t *job = rig_job(&rig, id);
     ck_assert_int_eq(json_integer_value(json_object_get(job, "attempt")), 2);
     json_decref(job);
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
     expect_service();
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 

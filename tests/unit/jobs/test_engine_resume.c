@@ -13,28 +13,28 @@
     "\"calibration\":{\"stream\":true,\"num_samples\":40,\"sequence_length\":128},\"evaluation\":{\"hold_back\":0.1}"
 #define RECORDS 160
 
-static struct house house;
+static struct rig rig;
 
 static json_t *undisturbed; /* the files of the job when nothing happens to it */
 
 static void run_undisturbed(void)
 {
     char id[ID_SIZE];
-    house_open(&house);
-    house_create(&house, SLOW_GPTQ, id);
-    house_upload(&house, id, 0, RECORDS, true);
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
-    undisturbed = house_files(&house, job);
+    rig_open(&rig);
+    rig_create(&rig, SLOW_GPTQ, id);
+    rig_upload(&rig, id, 0, RECORDS, true);
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
+    undisturbed = rig_files(&rig, job);
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 
 static void expect_end(const char *id)
 {
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
-    json_t *found = house_files(&house, job);
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
+    json_t *found = rig_files(&rig, job);
     char *wanted_text = json_dumps(undisturbed, 0);
     char *found_text = json_dumps(found, 0);
     ck_assert_str_eq(found_text, wanted_text);
@@ -42,7 +42,7 @@ static void expect_end(const char *id)
     free(found_text);
     json_decref(found);
     json_t *report;
-    ck_assert_rc_ok(engine_job_report(house.engine, &principal_local, id, &report));
+    ck_assert_rc_ok(engine_job_report(rig.engine, &principal_local, id, &report));
     const json_t *layers = json_object_get(report, "layers");
     ck_assert_uint_eq(json_array_size(layers), 28);
     for (size_t i = 0; i < 28; i++) {
@@ -56,35 +56,35 @@ static void expect_end(const char *id)
 static bool wait_for_layers(const char *id, int64_t layers)
 {
     for (;;) {
-        json_t *job = house_job(&house, id);
+        json_t *job = rig_job(&rig, id);
         bool over = job_is_terminal(json_get_string(job, "status"));
         int64_t done = json_integer_value(json_object_get(json_object_get(job, "progress"), "layers_done"));
         json_decref(job);
         if (over || done >= layers) {
             return !over;
         }
-        house_sleep(5);
+        rig_sleep(5);
     }
 }
 
 START_TEST(test_drained_jobs_go_on)
 {
     char id[ID_SIZE];
-    house_open(&house);
-    house_create(&house, SLOW_GPTQ, id);
-    house_upload(&house, id, 0, RECORDS, true);
+    rig_open(&rig);
+    rig_create(&rig, SLOW_GPTQ, id);
+    rig_upload(&rig, id, 0, RECORDS, true);
     for (int64_t layers = 1; layers < 4; layers++) {
         if (!wait_for_layers(id, layers)) {
             break;
         }
-        house_stop(&house, layers == 2 ? 0 : 25000); /* once without waiting for the block's end */
-        house_start(&house);
+        rig_stop(&rig, layers == 2 ? 0 : 25000); /* once without waiting for the block's end */
+        rig_start(&rig);
     }
-    json_t *job = house_wait(&house, id);
+    json_t *job = rig_wait(&rig, id);
     ck_assert_int_ge(json_integer_value(json_object_get(job, "attempt")), 2);
     json_decref(job);
     expect_end(id);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -94,11 +94,11 @@ static void run_and_kill(int after_ms)
     pid_t child = fork();
     ck_assert_int_ge(child, 0);
     if (child == 0) {
-        house_start(&house);
-        house_sleep(60000);
+        rig_start(&rig);
+        rig_sleep(60000);
         _exit(0);
     }
-    house_sleep(after_ms);
+    rig_sleep(after_ms);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
 }
@@ -107,27 +107,27 @@ START_TEST(test_killed_jobs_go_on)
 {
     static const int moments_ms[] = {120, 300, 30, 450, 700, 200};
     char id[ID_SIZE];
-    memset(&house, 0, sizeof(house));
-    house_open(&house);
-    house_create(&house, SLOW_GPTQ, id);
-    house_upload(&house, id, 0, RECORDS - 1, false);
-    house_stop(&house, 0);
-    house_start(&house);
-    house_upload(&house, id, RECORDS - 1, 1, true);
-    house_stop(&house, 0);
+    memset(&rig, 0, sizeof(rig));
+    rig_open(&rig);
+    rig_create(&rig, SLOW_GPTQ, id);
+    rig_upload(&rig, id, 0, RECORDS - 1, false);
+    rig_stop(&rig, 0);
+    rig_start(&rig);
+    rig_upload(&rig, id, RECORDS - 1, 1, true);
+    rig_stop(&rig, 0);
     for (size_t i = 0; i < sizeof(moments_ms) / sizeof(moments_ms[0]); i++) {
         run_and_kill(moments_ms[i]);
     }
-    house_start(&house);
+    rig_start(&rig);
     expect_end(id);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
 static void damage(const char *id, const char *file)
 {
     char path[700];
-    snprintf(path, sizeof(path), "%s/jobs/%s/%s", house.directory, id, file);
+    snprintf(path, sizeof(path), "%s/jobs/%s/%s", rig.directory, id, file);
     int fd = open(path, O_WRONLY);
     ck_assert_int_ge(fd, 0);
     ck_assert_int_eq(pwrite(fd, "damage", 6, 9000), 6);
@@ -138,7 +138,7 @@ static void damage(const char *id, const char *file)
 static void find_file(const char *id, const char *begin, char name[256])
 {
     char path[700];
-    snprintf(path, sizeof(path), "%s/jobs/%s", house.directory, id);
+    snprintf(path, sizeof(path), "%s/jobs/%s", rig.directory, id);
     DIR *folder = opendir(path);
     ck_assert_ptr_nonnull(folder);
     name[0] = '\0';
@@ -158,7 +158,7 @@ static void rewrite_as_version_2(const char *id, int64_t index)
     char path[700], sha256[DIGEST_HEX_SIZE], *data;
     json_t *blocks, *layers, *job;
     size_t size;
-    snprintf(path, sizeof(path), "%s/jobs/%s/block-%05lld.safetensors", house.directory, id, (long long)index);
+    snprintf(path, sizeof(path), "%s/jobs/%s/block-%05lld.safetensors", rig.directory, id, (long long)index);
     ck_assert_rc_ok(fs_read_file(path, 64 << 20, &data, &size));
     char *at = memmem(data, size, mine, strlen(mine));
     ck_assert_ptr_nonnull(at);
@@ -166,9 +166,9 @@ static void rewrite_as_version_2(const char *id, int64_t index)
     ck_assert_rc_ok(fs_write_atomic(path, data, size));
     digest_bytes(data, size, sha256);
     free(data);
-    ck_assert_rc_ok(store_blocks_list(house.store, id, &blocks));
-    ck_assert_rc_ok(store_layers_list(house.store, id, &layers));
-    ck_assert_rc_ok(store_job_get(house.store, NULL, id, &job));
+    ck_assert_rc_ok(store_blocks_list(rig.store, id, &blocks));
+    ck_assert_rc_ok(store_layers_list(rig.store, id, &layers));
+    ck_assert_rc_ok(store_job_get(rig.store, NULL, id, &job));
     json_t *block = json_array_get(blocks, (size_t)index);
     json_object_set_new(block, "sha256", json_string(sha256));
     json_t *rows = json_array();
@@ -176,8 +176,8 @@ static void rewrite_as_version_2(const char *id, int64_t index)
         json_array_append(rows, json_array_get(layers, 7 * (size_t)index + i));
     }
     json_t *patch = json_pack("{s:O}", "checkpoint", json_object_get(job, "checkpoint"));
-    ck_assert_rc_ok(store_blocks_clear(house.store, id, index));
-    ck_assert_rc_ok(store_block_commit(house.store, id, json_integer_value(json_object_get(job, "fence")), block, rows,
+    ck_assert_rc_ok(store_blocks_clear(rig.store, id, index));
+    ck_assert_rc_ok(store_block_commit(rig.store, id, json_integer_value(json_object_get(job, "fence")), block, rows,
                                        patch, patch));
     json_decref(patch);
     json_decref(rows);
@@ -200,29 +200,29 @@ static const struct {
 static void run_damaged(size_t i)
 {
     char id[ID_SIZE], name[256];
-    house_open(&house);
-    house_create(&house, SLOW_GPTQ, id);
-    house_upload(&house, id, 0, RECORDS, true);
+    rig_open(&rig);
+    rig_create(&rig, SLOW_GPTQ, id);
+    rig_upload(&rig, id, 0, RECORDS, true);
     ck_assert(wait_for_layers(id, damages[i].layers));
-    house_stop(&house, 0);
+    rig_stop(&rig, 0);
     if (damages[i].file != NULL) {
         find_file(id, damages[i].file, name);
         damage(id, name);
     } else {
-        const struct store_config store = {.data_dir = house.directory};
-        ck_assert_rc_ok(store_open(&store, &house.store));
+        const struct store_config store = {.data_dir = rig.directory};
+        ck_assert_rc_ok(store_open(&store, &rig.store));
         rewrite_as_version_2(id, 1);
-        store_close(house.store);
+        store_close(rig.store);
     }
-    house_start(&house);
+    rig_start(&rig);
     expect_end(id);
-    json_t *job = house_job(&house, id);
+    json_t *job = rig_job(&rig, id);
     const json_t *warning = json_array_get(json_object_get(job, "warnings"), 0);
     ck_assert_str_eq(json_get_string(warning, "code"), damages[i].code);
     ck_assert_msg(strstr(json_get_string(warning, "message"), damages[i].message) != NULL, "%s is not %s",
                   json_get_string(warning, "message"), damages[i].message);
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 
 START_TEST(test_goes_on_from_the_last_usable_block)
@@ -233,7 +233,7 @@ START_TEST(test_goes_on_from_the_last_usable_block)
 }
 END_TEST
 
-/* Stopped behind its first block, which another device is then said to have made. */
+/* Stopped after its first block, which another device is then said to have made. */
 START_TEST(test_another_device_is_said)
 {
     char id[ID_SIZE];
@@ -241,24 +241,24 @@ START_TEST(test_another_device_is_said)
     bool said = false;
     size_t i;
     json_t *warning;
-    house_open(&house);
-    house_create(&house, SLOW_GPTQ, id);
-    house_upload(&house, id, 0, RECORDS, true);
+    rig_open(&rig);
+    rig_create(&rig, SLOW_GPTQ, id);
+    rig_upload(&rig, id, 0, RECORDS, true);
     ck_assert(wait_for_layers(id, 1));
-    engine_drain(house.engine, 0);
-    engine_close(house.engine);
-    ck_assert_rc_ok(store_job_get(house.store, NULL, id, &row));
+    engine_drain(rig.engine, 0);
+    engine_close(rig.engine);
+    ck_assert_rc_ok(store_job_get(rig.store, NULL, id, &row));
     json_t *checkpoint = json_object_get(row, "checkpoint");
     ck_assert_ptr_nonnull(json_get_string(checkpoint, "device"));
     json_object_set_new(checkpoint, "device", json_string("an abacus (wood)"));
     json_t *patch = json_pack("{s:O}", "checkpoint", checkpoint);
-    ck_assert_rc_ok(store_job_update(house.store, id, NULL, -1, patch, NULL, NULL, NULL));
+    ck_assert_rc_ok(store_job_update(rig.store, id, NULL, -1, patch, NULL, NULL, NULL));
     json_decref(patch);
     json_decref(row);
-    store_close(house.store);
-    house_start(&house);
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
+    store_close(rig.store);
+    rig_start(&rig);
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
     json_array_foreach(json_object_get(job, "warnings"), i, warning)
     {
         said = said || (strcmp(json_get_string(warning, "code"), "device_changed") == 0 &&
@@ -266,26 +266,26 @@ START_TEST(test_another_device_is_said)
     }
     ck_assert(said);
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
 START_TEST(test_poison_is_given_up)
 {
     char id[ID_SIZE];
-    house_open(&house);
-    house_create(&house, HOUSE_GPTQ ",\"max_attempts\":1", id);
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ ",\"max_attempts\":1", id);
     /* As a killed daemon leaves it. */
     json_t *patch = json_pack("{s:s}", "status", "running");
-    ck_assert_rc_ok(store_job_update(house.store, id, NULL, -1, patch, NULL, NULL, NULL));
+    ck_assert_rc_ok(store_job_update(rig.store, id, NULL, -1, patch, NULL, NULL, NULL));
     json_decref(patch);
-    house_stop(&house, 0);
-    house_start(&house);
-    json_t *job = house_job(&house, id);
-    house_expect_status(job, "failed");
+    rig_stop(&rig, 0);
+    rig_start(&rig);
+    json_t *job = rig_job(&rig, id);
+    rig_expect_status(job, "failed");
     ck_assert_str_eq(json_get_string(json_object_get(job, "error"), "code"), "worker_lost");
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -293,20 +293,20 @@ START_TEST(test_stray_folders_and_cancellations)
 {
     char id[ID_SIZE];
     char stray[400];
-    house_open(&house);
-    house_create(&house, HOUSE_GPTQ, id);
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ, id);
     json_t *patch = json_pack("{s:s}", "status", "cancelling");
-    ck_assert_rc_ok(store_job_update(house.store, id, NULL, -1, patch, NULL, NULL, NULL));
+    ck_assert_rc_ok(store_job_update(rig.store, id, NULL, -1, patch, NULL, NULL, NULL));
     json_decref(patch);
-    snprintf(stray, sizeof(stray), "%s/jobs/job_01J00000000000000000000000", house.directory);
+    snprintf(stray, sizeof(stray), "%s/jobs/job_01J00000000000000000000000", rig.directory);
     ck_assert_rc_ok(fs_make_dirs(stray));
-    house_stop(&house, 0);
-    house_start(&house);
-    json_t *job = house_job(&house, id);
-    house_expect_status(job, "cancelled");
+    rig_stop(&rig, 0);
+    rig_start(&rig);
+    json_t *job = rig_job(&rig, id);
+    rig_expect_status(job, "cancelled");
     json_decref(job);
     ck_assert_int_ne(access(stray, F_OK), 0);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 

@@ -3,7 +3,7 @@
 
 #include "tests/unit/jobs/support.h"
 
-static struct house house;
+static struct rig rig;
 
 static int feed(struct engine_upload *upload, const char *text)
 {
@@ -15,9 +15,9 @@ START_TEST(test_broken_lines_are_named)
     char id[ID_SIZE];
     struct engine_upload *upload;
     json_t *answer;
-    house_open(&house);
-    house_create(&house, HOUSE_GPTQ, id);
-    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, -1, &upload));
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ, id);
+    ck_assert_rc_ok(engine_upload_open(rig.engine, &principal_local, id, -1, &upload));
     ck_assert_rc_ok(feed(upload, "{\"text\":\"one good line\"}\nnot json\n{\"input_ids\":[1,2,3]}\n"
                                  "{\"input_ids\":[99999999]}\n{\"text\":\"last, without a newline\"}"));
     ck_assert_rc_ok(engine_upload_end_take(upload, false, &answer));
@@ -29,7 +29,7 @@ START_TEST(test_broken_lines_are_named)
     ck_assert_int_eq(json_integer_value(json_object_get(json_array_get(errors, 1), "line")), 4);
     ck_assert_int_gt(json_integer_value(json_object_get(answer, "needed")), 0);
     json_decref(answer);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -37,17 +37,17 @@ START_TEST(test_offsets)
 {
     char id[ID_SIZE];
     struct engine_upload *upload;
-    house_open(&house);
-    house_create(&house, HOUSE_GPTQ, id);
-    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, 1, &upload), ERR_OFFSET_MISMATCH);
-    house_upload(&house, id, 0, 5, false);
-    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, 0, &upload), ERR_OFFSET_MISMATCH);
-    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 5, &upload));
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ, id);
+    ck_assert_int_eq(engine_upload_open(rig.engine, &principal_local, id, 1, &upload), ERR_OFFSET_MISMATCH);
+    rig_upload(&rig, id, 0, 5, false);
+    ck_assert_int_eq(engine_upload_open(rig.engine, &principal_local, id, 0, &upload), ERR_OFFSET_MISMATCH);
+    ck_assert_rc_ok(engine_upload_open(rig.engine, &principal_local, id, 5, &upload));
     struct engine_upload *second;
-    ck_assert_int_eq(engine_upload_open(house.engine, &principal_local, id, 5, &second), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(engine_upload_open(rig.engine, &principal_local, id, 5, &second), ERR_JOB_STATE_CONFLICT);
     engine_upload_abort(upload);
-    house_upload(&house, id, 5, 1, false);
-    house_close(&house);
+    rig_upload(&rig, id, 5, 1, false);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -56,22 +56,22 @@ START_TEST(test_unacknowledged_is_lost_and_nothing_else)
     char id[ID_SIZE];
     char line[512];
     struct engine_upload *upload;
-    house_open(&house);
-    house_create(&house, HOUSE_GPTQ, id);
-    house_upload(&house, id, 0, 10, false);
-    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 10, &upload));
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ, id);
+    rig_upload(&rig, id, 0, 10, false);
+    ck_assert_rc_ok(engine_upload_open(rig.engine, &principal_local, id, 10, &upload));
     for (int i = 10; i < 3000; i++) { /* enough to be partly written */
-        ck_assert_rc_ok(engine_upload_feed(upload, line, (size_t)house_record(i, line, sizeof(line))));
+        ck_assert_rc_ok(engine_upload_feed(upload, line, (size_t)rig_record(i, line, sizeof(line))));
     }
     engine_upload_abort(upload);
-    house_stop(&house, 0);
-    house_start(&house); /* also over a restart */
-    house_upload(&house, id, 10, 50, true);
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
+    rig_stop(&rig, 0);
+    rig_start(&rig); /* also over a restart */
+    rig_upload(&rig, id, 10, 50, true);
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
     ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(job, "calibration"), "records")), 60);
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -80,19 +80,19 @@ START_TEST(test_complete_too_early)
     char id[ID_SIZE];
     struct engine_upload *upload;
     json_t *answer = NULL;
-    house_open(&house);
-    house_create(&house, HOUSE_GPTQ, id);
-    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 0, &upload));
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ, id);
+    ck_assert_rc_ok(engine_upload_open(rig.engine, &principal_local, id, 0, &upload));
     ck_assert_rc_ok(feed(upload, "{\"text\":\"too short\"}\n"));
     ck_assert_int_eq(engine_upload_end_take(upload, true, &answer), ERR_INSUFFICIENT_CALIBRATION);
     ck_assert_int_eq(json_integer_value(json_object_get(answer, "next_offset")), 1);
     ck_assert_str_eq(json_get_string(answer, "status"), "awaiting_calibration");
     json_decref(answer);
-    house_upload(&house, id, 1, 40, true); /* the good record stayed */
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
+    rig_upload(&rig, id, 1, 40, true); /* the good record stayed */
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -101,25 +101,25 @@ START_TEST(test_whole_records_without_packing)
     char id[ID_SIZE];
     struct engine_upload *upload;
     json_t *answer = NULL;
-    house_open(&house);
-    house_create(&house,
-                 "\"method\":\"gptq\",\"quantization\":{\"group_size\":64},"
-                 "\"calibration\":{\"stream\":true,\"sequence_length\":8,\"packing\":false}",
-                 id);
-    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 0, &upload));
+    rig_open(&rig);
+    rig_create(&rig,
+               "\"method\":\"gptq\",\"quantization\":{\"group_size\":64},"
+               "\"calibration\":{\"stream\":true,\"sequence_length\":8,\"packing\":false}",
+               id);
+    ck_assert_rc_ok(engine_upload_open(rig.engine, &principal_local, id, 0, &upload));
     for (int i = 0; i < 50; i++) { /* many tokens, no record of eight */
         ck_assert_rc_ok(feed(upload, "{\"input_ids\":[5,6,7]}\n"));
     }
     ck_assert_int_eq(engine_upload_end_take(upload, true, &answer), ERR_INSUFFICIENT_CALIBRATION);
     json_decref(answer);
-    ck_assert_rc_ok(engine_upload_open(house.engine, &principal_local, id, 50, &upload));
+    ck_assert_rc_ok(engine_upload_open(rig.engine, &principal_local, id, 50, &upload));
     ck_assert_rc_ok(feed(upload, "{\"input_ids\":[1,2,3,4,5,6,7,8]}\n{\"input_ids\":[1,2,3,4,5,6,7,9]}\n"));
     ck_assert_rc_ok(engine_upload_end_take(upload, true, &answer));
     json_decref(answer);
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
     json_decref(job);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 

@@ -38,11 +38,11 @@ START_TEST(members_are_read_and_written_back)
         json_t *object = json_of(rows[i].text);
         ck_assert_rc_ok(kv_cache_parse(object, "/q/kv_cache", &errors, &scheme));
         ck_assert(scheme.element == rows[i].scheme.element && scheme.per_head == rows[i].scheme.per_head);
-        json_t *echo = kv_cache_json(&scheme), *wanted = json_of(rows[i].echo);
-        ck_assert(json_equal(echo, wanted));
+        json_t *echo = kv_cache_json(&scheme), *expected = json_of(rows[i].echo);
+        ck_assert(json_equal(echo, expected));
         json_decref(object);
         json_decref(echo);
-        json_decref(wanted);
+        json_decref(expected);
     }
     ck_assert_rc_ok(kv_cache_parse(NULL, "/q/kv_cache", &errors, &scheme));
     ck_assert_int_eq(scheme.element, DTYPE_F32);
@@ -124,15 +124,15 @@ START_TEST(the_cache_alone)
 }
 END_TEST
 
-static struct house house;
+static struct rig rig;
 
 static json_t *finish(const char *members, json_t **report, char id[ID_SIZE])
 {
-    house_create(&house, members, id);
-    house_upload(&house, id, 0, 40, true);
-    json_t *job = house_wait(&house, id);
-    house_expect_status(job, "succeeded");
-    ck_assert_rc_ok(engine_job_report(house.engine, &principal_local, id, report));
+    rig_create(&rig, members, id);
+    rig_upload(&rig, id, 0, 40, true);
+    json_t *job = rig_wait(&rig, id);
+    rig_expect_status(job, "succeeded");
+    ck_assert_rc_ok(engine_job_report(rig.engine, &principal_local, id, report));
     return job;
 }
 
@@ -163,7 +163,7 @@ START_TEST(a_cache_beside_weights)
 {
     char id[ID_SIZE];
     json_t *report, *plain;
-    house_open(&house);
+    rig_open(&rig);
     json_t *with = finish("\"method\":\"rtn\",\"quantization\":{\"bits\":8,\"group_size\":-1,\"kv_cache\":"
                           "{\"granularity\":\"per_head\"}}," CALIBRATION,
                           &report, id);
@@ -180,7 +180,7 @@ START_TEST(a_cache_beside_weights)
     json_decref(without);
     json_decref(report);
     json_decref(plain);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -188,17 +188,17 @@ START_TEST(a_cache_without_weights)
 {
     char id[ID_SIZE];
     json_t *report;
-    house_open(&house);
+    rig_open(&rig);
     json_t *job = finish("\"method\":\"kv_cache\"," CALIBRATION, &report, id);
     ck_assert(has_scales(report, 1));
     ck_assert_double_eq(result_of(job, "bits_per_weight"), 16);
     ck_assert_uint_eq(json_array_size(json_object_get(report, "layers")), 0);
-    json_t *files = house_files(&house, job);
+    json_t *files = rig_files(&rig, job);
     ck_assert_uint_gt(json_array_size(files), 2);
     json_decref(files);
     json_decref(job);
     json_decref(report);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -217,7 +217,7 @@ START_TEST(an_analysis_ends_with_its_report)
                                           "value_scales"};
     char id[ID_SIZE];
     json_t *report;
-    house_open(&house);
+    rig_open(&rig);
     json_t *job =
         finish("\"method\":\"kv_analysis\",\"quantization\":{\"group_size\":16,\"residual_length\":16}," CALIBRATION,
                &report, id);
@@ -236,10 +236,10 @@ START_TEST(an_analysis_ends_with_its_report)
         double error = json_number_value(json_object_get(row, "output_relative_mse"));
         ck_assert(error > 0 && error < 1);
     }
-    ck_assert_rc_ok(engine_job_delete(house.engine, &principal_local, id));
+    ck_assert_rc_ok(engine_job_delete(rig.engine, &principal_local, id));
     json_decref(job);
     json_decref(report);
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -255,18 +255,18 @@ START_TEST(what_no_artifact_can_say)
          "formats that carry it: compressed-tensors"},
     };
     char members[512];
-    house_open(&house);
+    rig_open(&rig);
     for (size_t i = 0; i < 2; i++) {
         struct validation_errors errors = {0};
         json_t *job;
         snprintf(members, sizeof(members), "%s,%s", rows[i].members, CALIBRATION);
-        json_t *body = house_body(&house, members);
-        ck_assert_int_eq(engine_job_create(house.engine, &principal_local, body, NULL, &errors, &job),
+        json_t *body = rig_body(&rig, members);
+        ck_assert_int_eq(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job),
                          ERR_INCOMPATIBLE_OPTIONS);
         ck_assert_msg(strstr(errors.items[0].hint, rows[i].says) != NULL, "%s", errors.items[0].hint);
         json_decref(body);
     }
-    house_close(&house);
+    rig_close(&rig);
 }
 END_TEST
 
@@ -277,17 +277,17 @@ START_TEST(a_summary_leaves_nothing_out)
                              "\"output_relative_mse\":0.5}]}},{\"notes\":{\"analysis\":[{\"layer\":1,\"scheme\":\"a\","
                              "\"bits_per_value\":8,\"output_relative_mse\":0.75},{\"layer\":1,\"scheme\":\"b\","
                              "\"bits_per_value\":4,\"output_relative_mse\":null}]}}]");
-    json_t *wanted = json_of("[{\"scheme\":\"a\",\"bits_per_value\":8,\"mean_output_relative_mse\":0.5,"
-                             "\"worst_output_relative_mse\":0.75,\"worst_layer\":1},{\"scheme\":\"b\","
-                             "\"bits_per_value\":4,\"mean_output_relative_mse\":null,"
-                             "\"worst_output_relative_mse\":null,\"worst_layer\":1}]");
+    json_t *expected = json_of("[{\"scheme\":\"a\",\"bits_per_value\":8,\"mean_output_relative_mse\":0.5,"
+                               "\"worst_output_relative_mse\":0.75,\"worst_layer\":1},{\"scheme\":\"b\","
+                               "\"bits_per_value\":4,\"mean_output_relative_mse\":null,"
+                               "\"worst_output_relative_mse\":null,\"worst_layer\":1}]");
     json_t *report = analysis_report(blocks), *none = analysis_scales(blocks);
 
-    ck_assert(json_equal(json_object_get(report, "schemes"), wanted));
+    ck_assert(json_equal(json_object_get(report, "schemes"), expected));
     ck_assert_uint_eq(json_array_size(json_object_get(report, "rows")), 4);
     ck_assert(json_is_null(none));
     json_decref(blocks);
-    json_decref(wanted);
+    json_decref(expected);
     json_decref(report);
     json_decref(none);
 }

@@ -213,7 +213,7 @@ static const struct quant_common *params_of(const struct recipe *recipe, const c
     return solver->params;
 }
 
-/* The last match wins, whole: an override starts from the request's parameters, not from an earlier override's. */
+/* The last match alone decides: an override starts from the request's parameters, not from an earlier override's. */
 START_TEST(overrides_in_order)
 {
     struct recipe recipe =
