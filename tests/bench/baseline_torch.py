@@ -12,7 +12,7 @@ TF32, and codes are packed on the device.
                       [--layers-timed N] [--table FILE]
     baseline_torch.py --solve N [--rows N] [--repeats 3]
 
---layers-timed stops behind N blocks and says what all of them would take at that rate. Prints one JSON object: seconds a phase,
+--layers-timed stops after N blocks and says what all of them would take at that rate. Prints one JSON object: seconds a phase,
 versions, and of every linear the loss tr(dW H dW^T) / tr(W H W^T); --table adds the same in words and rows to a file.
 """
 
@@ -33,7 +33,7 @@ def on_cuda():
     return torch.get_default_device().type == "cuda"
 
 
-def settled():
+def synced():
     """The time, when a device has done what it was told."""
     if on_cuda():
         torch.cuda.synchronize()
@@ -58,7 +58,7 @@ class Inner:
             self.seconds += time.perf_counter() - start
 
     def total(self):
-        settled()
+        synced()
         return self.seconds + sum(start.elapsed_time(end) for start, end in self.events) / 1000
 
 
@@ -69,9 +69,9 @@ class Clock:
         self.seconds = {}
 
     def run(self, phase, call, *arguments):
-        start = settled()
+        start = synced()
         result = call(*arguments)
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + settled() - start
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + synced() - start
         return result
 
 
@@ -215,10 +215,10 @@ def gather(clock, block, states):
         inside.run(lambda: add(name, x))
 
     block.watch = watch
-    start = settled()
+    start = synced()
     for state in states:
         block.forward(state)
-    whole, hessian_seconds = settled() - start, inside.total()
+    whole, hessian_seconds = synced() - start, inside.total()
     block.watch = None
     clock.seconds["hessian"] = clock.seconds.get("hessian", 0.0) + hessian_seconds
     clock.seconds["forward"] = clock.seconds.get("forward", 0.0) + whole - hessian_seconds
@@ -277,7 +277,7 @@ def warm_up():
         solve_order = torch.arange(256)
         sweep(x, factor(x.T @ x, solve_order, 0.01), solve_order, find_scales(x, 4, 128), 4, 128)
         torch.mm(x.bfloat16(), x.bfloat16().T)
-        settled()
+        synced()
 
 
 def run_solve(args):
@@ -291,9 +291,9 @@ def run_solve(args):
     weight = torch.randn(rows, n, generator=generator) / n ** 0.5
     runs = []
     for _ in range(args.repeats):
-        clock, start = Clock(), settled()
+        clock, start = Clock(), synced()
         solve(clock, weight, hessian, args)
-        runs.append({**clock.seconds, "wall": settled() - start})
+        runs.append({**clock.seconds, "wall": synced() - start})
     runs.sort(key=lambda run: run["wall"])
     return {"seconds": runs[len(runs) // 2], "runs": [run["wall"] for run in runs], "n": n, "rows": rows}
 
@@ -306,9 +306,9 @@ def roof(n, dtype):
 
 
 def timed(call, *arguments):
-    start = settled()
+    start = synced()
     call(*arguments)
-    return settled() - start
+    return synced() - start
 
 
 def table_lines(result):

@@ -2,8 +2,8 @@
  *
  *   bench_ops [threads] [n ...]
  *
- * For each n: GFLOP/s and per cent of the roof, best of three, and the seconds of a whole 4-bit, group 128 solve of an
- * [n, n] layer (grid + factor + sweep). The search over grids is given in weights a second. */
+ * For each n: GFLOP/s and per cent of the roof, best of three, and the seconds of a complete 4-bit, group 128 solve of
+ * an [n, n] layer (grid + factor + sweep). The search over grids is given in weights a second. */
 
 #include "base/err.h"
 #include "gpu/gpu.h"

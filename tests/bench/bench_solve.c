@@ -3,10 +3,10 @@
  *   bench_solve [threads] [n] [repeats] [--device cpu --modules DIR] [--rows N]
  *               [--tokens N --weight FILE --inputs FILE --result PREFIX] [--roof 4096]
  *
- * Prints one JSON object for tests/bench/run. "solve" is the method's whole solve through its row, as a job calls it:
- * order, factor, grid, the check against plain rounding, sweep, codes to the host, with min-max scales; "solve_search"
- * searches them. "factor" and "sweep" are the two operations alone. "hessian" is the statistics of inputs that the
- * device has already. Medians; with three repeats or more the first, which warms up, does not count.
+ * Prints one JSON object for tests/bench/run. "solve" is the method's complete solve through its row, as a job calls
+ * it: order, factor, grid, the check against plain rounding, sweep, codes to the host, with min-max scales;
+ * "solve_search" searches them. "factor" and "sweep" are the two operations alone. "hessian" is the statistics of
+ * inputs that the device has already. Medians; with three repeats or more the first, which warms up, does not count.
  *
  * Weights [rows, n] and inputs [tokens, n] are raw F32 files where they are named, so that a peer can be given the same
  * ones; else the weights are noise and the inputs correlated, with a few loud channels. PREFIX.minmax and PREFIX.search
@@ -68,7 +68,7 @@ static float noise(uint32_t *seed)
 }
 
 /* The time when the device has done what it was told. */
-static double settled(const struct bench *bench)
+static double synced(const struct bench *bench)
 {
     must(bench->gpu.ops->stream_sync(bench->stream));
     return now();
@@ -159,9 +159,9 @@ static void measure_roof(struct bench *bench)
     double best = 1e300;
 
     for (int i = 0; i < 5; i++) {
-        double start = settled(bench);
+        double start = synced(bench);
         must(bench->gpu.ops->linear(bench->stream, &y, &x, &w, NULL));
-        double seconds = settled(bench) - start;
+        double seconds = synced(bench) - start;
         best = seconds < best ? seconds : best;
     }
     bench->roof = 2.0 * (double)n * (double)n * (double)n / best * 1e-9;
@@ -178,10 +178,10 @@ static void measure_hessian(struct bench *bench)
         stats_deinit(&bench->stats, &bench->gpu);
         bench->stats = (struct layer_stats){0};
         must(stats_init(&bench->stats, STATS_HESSIAN, bench->n, &bench->gpu));
-        double start = settled(bench);
+        double start = synced(bench);
         must(stats_add(&bench->stats, &bench->gpu, bench->stream, &x));
         must(stats_finish(&bench->stats, &bench->gpu, bench->stream));
-        bench->hessian[i] = settled(bench) - start;
+        bench->hessian[i] = synced(bench) - start;
     }
     gpu_tensor_free(&bench->gpu, &x);
 }
@@ -218,9 +218,9 @@ static void measure_solve(struct bench *bench, bool search, double *seconds)
     json_decref(given);
     for (int i = 0; i < bench->repeats; i++) {
         struct linear_job job = {.name = "bench", .weight = &bench->w, .params = params};
-        double start = settled(bench);
+        double start = synced(bench);
         must(gptq->solve(&context, &bench->stats, &job, 1));
-        seconds[i] = settled(bench) - start;
+        seconds[i] = synced(bench) - start;
         if (bench->result != NULL && i == 0) {
             keep_result(bench, &job.result, search);
         }
@@ -250,13 +250,13 @@ static void measure_operations(struct bench *bench)
     must(ops->grid(bench->stream, &scale, &zero, &bench->w, NULL, &grid));
     for (int i = 0; i < bench->repeats; i++) {
         must(ops->convert(bench->stream, &w, &bench->w));
-        double start = settled(bench);
+        double start = synced(bench);
         must(ops->factor(bench->stream, &u, &bench->stats.hessian,
                          &(struct gpu_factor){.damp_percent = 0.01, .order = order}));
-        double middle = settled(bench);
+        double middle = synced(bench);
         must(ops->sweep(bench->stream, &codes, &w, &u, &scale, &zero, order, 128, &grid, &loss));
         bench->factor[i] = middle - start;
-        bench->sweep[i] = settled(bench) - middle;
+        bench->sweep[i] = synced(bench) - middle;
     }
     free(order);
     struct tensor *const all[] = {&u, &w, &codes, &scale, &zero};

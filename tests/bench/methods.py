@@ -3,7 +3,7 @@
 
     methods.py [--threads 2] [--only NAME,..] [-- shape options of make_checkpoint.py]
 
-One job a method through a daemon of its own, defaults but for what the table names. bitsandbytes stands beside NF4 where it is
+One job a method through a daemon of its own, defaults but for what the table names. bitsandbytes is compared with NF4 where it is
 installed: the same weights, quantized in memory. Called as tests/bench/run --methods.
 """
 

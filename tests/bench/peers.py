@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Loss of quantd's GPTQ beside that of other programs: same checkpoint, calibration set, bits and evaluator; prints a table for each.
+"""Loss of quantd's GPTQ next to that of other programs: same checkpoint, calibration set, bits and evaluator; prints a table for each.
 
     peers.py [--models tiny-llama,..] [--shapes w4g128,..] [--only NAME,..] [--parts] [--threads 2] [--cache FOLDER]
 
@@ -32,7 +32,7 @@ MODELS = ("tiny-llama", "tiny-llama-outlier")
 # name: (bits, group size, symmetric)
 SHAPES = {"w4g128": (4, 128, True), "w3g128": (3, 128, True), "w2g64": (2, 64, True), "w4g128-asym": (4, 128, False)}
 
-# quantd's rows: (method, parameters beside the shape). The first is what ratios refer to. Asymmetric grids go without signed_scales.
+# quantd's rows: (method, parameters in addition to the shape). The first is what ratios refer to. Asymmetric grids go without signed_scales.
 QUANTD = [
     ("gptq", {"quality": "fast"}),
     ("gptq", {"quality": "default"}),

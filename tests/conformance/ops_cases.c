@@ -9,8 +9,8 @@
 
 #define SUMS 1e-10   /* F32 products, in NMSE */
 #define BF16 2.6e-5  /* BF16 operands, in NMSE */
-#define INVERSE 4e-9 /* two products with factors that may each be 1e-9 apart, as `factor` may */
-#define TIES 0.01    /* codes that a tie may move, with those behind them */
+#define INVERSE 4e-9 /* two products with factors that may each differ by 1e-9, as `factor` may */
+#define TIES 0.01    /* codes that a tie may change, and those that follow from them */
 
 const struct ops_case ops_cases[] = {
     {"copies, 1 byte", body_copies, 1, OPS_EXACT, 0, 0},
@@ -54,7 +54,7 @@ const struct ops_case ops_cases[] = {
     {"route, normalized", body_route, 2, OPS_NMSE, 1e-13, 1e-13},
     {"route, all experts", body_route, 3, OPS_NMSE, 1e-13, 1e-13},
     {"group_places, gather, scatter", body_experts, 0, OPS_EXACT, 0, 0},
-    {"group_places, one expert has most", body_experts, 1, OPS_EXACT, 0, 0},
+    {"group_places, one expert has nearly all", body_experts, 1, OPS_EXACT, 0, 0},
     {"group_places, ids outside", body_experts, 2, OPS_EXACT, 0, 0},
     {"group_places, no tokens", body_experts, 3, OPS_EXACT, 0, 0},
     {"column_stats", body_column_stats, 700, OPS_NMSE, 1e-12, 1e-12},
@@ -113,10 +113,10 @@ const struct ops_case ops_cases[] = {
     {"quantize_input e4m3 static", body_quantize_input, 3, OPS_EXACT, 0, 0},
     {"quantize_input int8 half", body_quantize_input, 4, OPS_EXACT, 0, 0},
     {"quantize_input e4m3 ragged", body_quantize_input, 5, OPS_EXACT, 0, 0},
-    {"quantize_input int8 kept", body_quantize_input, 8, OPS_EXACT, 0, 0},
-    {"quantize_input e4m3 kept", body_quantize_input, 10, OPS_EXACT, 0, 0},
+    {"quantize_input int8 with outlier columns", body_quantize_input, 8, OPS_EXACT, 0, 0},
+    {"quantize_input e4m3 with outlier columns", body_quantize_input, 10, OPS_EXACT, 0, 0},
     {"tiles e4m3 rows", body_tiles, 0, OPS_EXACT, 0, 0},
-    {"tiles e4m3 whole", body_tiles, 1, OPS_EXACT, 0, 0},
+    {"tiles e4m3 per tensor", body_tiles, 1, OPS_EXACT, 0, 0},
     {"tiles e4m3 blocks", body_tiles, 2, OPS_EXACT, 0, 0},
     {"tiles e5m2 rows", body_tiles, 3, OPS_EXACT, 0, 0},
     {"tiles int8 rows", body_tiles, 4, OPS_EXACT, 0, 0},
@@ -150,7 +150,7 @@ const struct ops_case ops_cases[] = {
     {"cache", body_cache, 0, OPS_EXACT, 0, 0},
     {"cache, channels", body_cache, 1, OPS_EXACT, 0, 0},
     {"attention_error", body_attention_error, 0, OPS_NMSE, 1e-11, 1e-11},
-    {"attention_error, recent apart", body_attention_error, 8, OPS_NMSE, 1e-11, 1e-11},
+    {"attention_error, recent unquantized", body_attention_error, 8, OPS_NMSE, 1e-11, 1e-11},
     {"attention_error, window", body_attention_error, -3, OPS_NMSE, 1e-11, 1e-11},
 };
 const size_t ops_case_count = sizeof(ops_cases) / sizeof(ops_cases[0]);

@@ -172,8 +172,8 @@ static const struct gpu_attention attentions[] = {
     {.sequences = 1, .length = 31, .heads = 9, .kv_heads = 3, .head_dim = 20},
 };
 
-/* variant: a row of attentions: all heads apart, groups, one key head, a window, rows of all lengths, one token, odd
- * sizes.
+/* variant: a row of attentions: a key head for each head, groups, one key head, a window, rows of all lengths, one
+ * token, odd sizes.
  */
 int body_attention(struct ops_rig *rig, int variant, struct ops_output *out)
 {

@@ -52,7 +52,7 @@ static const struct refine_row {
     {false, {.bits = 2, .group_size = 96, .max_shrink = 0, .steps = 1, .scale_dtype = DTYPE_BF16}},
 };
 
-/* variant: a row of refines. The first weights are zeros, a whole group of them where groups are small. */
+/* variant: a row of refines. The first weights are zeros: a complete group where groups are small. */
 int body_refine(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     const struct refine_row *row = &refines[variant];
@@ -74,12 +74,12 @@ int body_refine(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &zero);
 }
 
-/* variant: bits, negative for weights of importance and apart, many of them equal. */
+/* variant: bits, negative for weights of importance and outlier marks, many of them equal. */
 int body_cluster_rows(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     enum { ROWS = 5, COLS = 300 };
     int bits = abs(variant);
-    struct tensor w, table, codes, importance, apart;
+    struct tensor w, table, codes, importance, outliers;
     float weights[ROWS * COLS], host[COLS];
     uint8_t marks[ROWS * COLS];
     uint64_t seed = 66;
@@ -93,12 +93,12 @@ int body_cluster_rows(struct ops_rig *rig, int variant, struct ops_output *out)
     }
     TRY(ops_upload(rig, weights, ROWS, COLS, &w));
     TRY(ops_upload(rig, host, 1, COLS, &importance));
-    TRY(ops_new(rig, DTYPE_U8, ROWS, COLS, &apart));
-    TRY(rig->gpu.ops->upload(rig->stream, apart.data, marks, sizeof(marks)));
+    TRY(ops_new(rig, DTYPE_U8, ROWS, COLS, &outliers));
+    TRY(rig->gpu.ops->upload(rig->stream, outliers.data, marks, sizeof(marks)));
     TRY(ops_new(rig, DTYPE_F32, ROWS, (int64_t)1 << bits, &table));
     TRY(ops_new(rig, DTYPE_U8, ROWS, COLS, &codes));
     TRY(rig->gpu.ops->cluster_rows(rig->stream, &table, &codes, &w, variant < 0 ? &importance : NULL,
-                                   variant < 0 ? &apart : NULL, bits, variant < 0 ? DTYPE_BF16 : DTYPE_F16));
+                                   variant < 0 ? &outliers : NULL, bits, variant < 0 ? DTYPE_BF16 : DTYPE_F16));
     TRY(ops_put(rig, out, &table));
     return ops_put(rig, out, &codes);
 }
@@ -156,7 +156,7 @@ int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &sums);
 }
 
-/* Rows whose scores overflow, or are no numbers from the first codebook on, beside a row of good ones: they keep the
+/* Rows whose scores overflow, or are NaN from the first codebook on, next to a row of finite ones: they keep the
  * codes that they have. variant: 0 = scales whose squares are infinite, 1 = a weight that is no number. */
 int body_codebook_nonfinite(struct ops_rig *rig, int variant, struct ops_output *out)
 {
@@ -241,7 +241,7 @@ int body_attention_error(struct ops_rig *rig, int variant, struct ops_output *ou
     const double all[] = {error.score_error,   error.score_signal, error.weight_error,
                           error.weight_signal, error.output_error, error.output_signal};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-        TRY(ops_put_number(out, log(all[i]))); /* of one size, so that none hides behind another */
+        TRY(ops_put_number(out, log(all[i]))); /* of one size, so that none is hidden by another */
     }
     return 0;
 }

@@ -58,15 +58,15 @@ int body_symmetrize(struct ops_rig *rig, int variant, struct ops_output *out)
 int body_column_stats(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     const struct gpu_ops *ops = rig->gpu.ops;
-    struct tensor x, most, sum;
+    struct tensor x, absmax, sum;
 
     TRY(ops_random(rig, DTYPE_F32, variant, 133, 34, &x));
-    TRY(ops_new(rig, DTYPE_F32, 1, 133, &most));
+    TRY(ops_new(rig, DTYPE_F32, 1, 133, &absmax));
     TRY(ops_new(rig, DTYPE_F32, 1, 133, &sum));
-    TRY(ops->column_stats(rig->stream, &most, &sum, &x));
-    TRY(ops->column_stats(rig->stream, &most, NULL, &x));
+    TRY(ops->column_stats(rig->stream, &absmax, &sum, &x));
+    TRY(ops->column_stats(rig->stream, &absmax, NULL, &x));
     TRY(ops->column_stats(rig->stream, NULL, &sum, &x));
-    TRY(ops_put(rig, out, &most));
+    TRY(ops_put(rig, out, &absmax));
     return ops_put(rig, out, &sum);
 }
 
@@ -218,7 +218,7 @@ int body_factor(struct ops_rig *rig, int variant, struct ops_output *out)
     TRY(ops_random(rig, DTYPE_F32, n, n, 38, &u));
     TRY(rig->gpu.ops->factor(rig->stream, &u, &h, &spec));
     TRY(ops_put(rig, out, &u));
-    return ops_put(rig, out, &h); /* kept */
+    return ops_put(rig, out, &h); /* unchanged */
 }
 
 /* A matrix that has no factor is said to have none, and the stream goes on. */
@@ -303,8 +303,8 @@ int body_sweep_levels(struct ops_rig *rig, int variant, struct ops_output *out)
 }
 
 /* variant: a row of sweeps: one group a block, one a row, many with an order, less than a block, all together; more
- * columns than a panel of CUDA, in rows that are whole quads and not. Codes only: the loss is measured by
- * body_residual's kin. */
+ * columns than a panel of CUDA, in rows that are multiples of four and not. Codes only: the loss is measured by
+ * body_residual and the like. */
 int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     const struct sweep_row *s = &sweeps[variant];
@@ -369,7 +369,7 @@ static const struct descend_row {
      {.passes = 3}},
 };
 
-/* variant: a row of descends. Rounded weights refined, one column without inputs. What came of it is measured anew. */
+/* variant: a row of descends. Rounded weights refined, one column without inputs. The result is measured again. */
 int body_descend(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     const struct descend_row *row = &descends[variant];
@@ -469,7 +469,7 @@ static const struct gpu_input inputs[] = {
     {.element = DTYPE_F8_E4M3, .dynamic = true, .group_size = 48}, /* the last run of a row has 32 */
 };
 
-/* variant: a row of inputs, and 8 more for columns that are kept. */
+/* variant: a row of inputs, and 8 more for outlier columns, which stay in float. */
 int body_quantize_input(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     float host[128] = {0};
@@ -502,14 +502,14 @@ int body_tiles(struct ops_rig *rig, int variant, struct ops_output *out)
     int64_t rows = variant == 5 ? 1 : TILED_N, cols = TILED_N * TILED_K / rows;
     int64_t bands = (rows + spec->rows - 1) / spec->rows, groups = (cols + spec->cols - 1) / spec->cols;
     float host[512];
-    struct tensor w, most, scale, codes, back;
+    struct tensor w, absmax, scale, codes, back;
 
     TRY(ops_random(rig, DTYPE_F32, rows, cols, 57, &w));
-    TRY(ops_new(rig, DTYPE_F32, bands, groups, &most));
+    TRY(ops_new(rig, DTYPE_F32, bands, groups, &absmax));
     TRY(ops_new(rig, DTYPE_U8, rows, cols, &codes));
     TRY(ops_new(rig, DTYPE_F32, rows, cols, &back));
-    TRY(ops->tile_range(rig->stream, &most, &w, spec));
-    TRY(ops->download(rig->stream, host, most.data, tensor_bytes(&most)));
+    TRY(ops->tile_range(rig->stream, &absmax, &w, spec));
+    TRY(ops->download(rig->stream, host, absmax.data, tensor_bytes(&absmax)));
     for (int64_t t = 0; t < bands * groups; t++) {
         host[t] = spec->element == DTYPE_NF4       ? host[t]
                   : spec->element == DTYPE_I8      ? host[t] / 127.0f
@@ -520,7 +520,7 @@ int body_tiles(struct ops_rig *rig, int variant, struct ops_output *out)
     TRY(ops_upload(rig, host, bands, groups, &scale));
     TRY(ops->tile_encode(rig->stream, &codes, &w, &scale, spec));
     TRY(ops->tile_decode(rig->stream, &back, &codes, &scale, spec));
-    TRY(ops_put(rig, out, &most));
+    TRY(ops_put(rig, out, &absmax));
     TRY(ops_put(rig, out, &codes));
     return ops_put(rig, out, &back);
 }

@@ -65,7 +65,7 @@ static int solve_onto(struct ops_rig *rig, const struct solve_row *row, const st
     TRY(ops_random(rig, DTYPE_F32, row->n, row->k, 68, &y));
     TRY(rig->gpu.ops->solve(rig->stream, row->alias ? &g : &y, &g, u, order));
     TRY(ops_put(rig, out, row->alias ? &g : &y));
-    return row->alias ? 0 : ops_put(rig, out, &g); /* kept */
+    return row->alias ? 0 : ops_put(rig, out, &g); /* unchanged */
 }
 
 /* variant: a row of solves, with a factor that is the same on every backend: one strip of a device's product and

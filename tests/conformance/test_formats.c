@@ -1,5 +1,6 @@
-/* What the face promises of every artifact format, over every row of the registry: a result that is accepted comes back
- * from an independent reader exactly; one that is not is refused with the reason and with the formats that can. */
+/* What formats/format.h promises of every artifact format, over every row of the registry: a result that is accepted
+ * comes back from an independent reader exactly; one that is not is refused with the reason and with the formats that
+ * can. */
 
 #include "tests/unit/formats/checkpoint.h"
 #include "tests/unit/formats/encode.h"
@@ -144,7 +145,7 @@ START_TEST(rows_say_what_they_are)
 }
 END_TEST
 
-/* Whole models of one geometry: the answer of format_check, its error and the formats that it names. */
+/* Complete models of one geometry: the answer of format_check, its error and the formats that it names. */
 START_TEST(refusals_name_who_can)
 {
     struct model *model = checkpoint_open(TEST_DATA, "tiny-llama");

@@ -1,4 +1,4 @@
-/* What the face promises of every method, over every row of the registry. */
+/* What quantizers/quantizer.h promises of every method, over every row of the registry. */
 
 #include "tests/unit/quantizers/support.h"
 
@@ -74,7 +74,7 @@ static int scheme_of(const struct quantizer *method, struct setting s, int64_t r
     return rc;
 }
 
-/* One linear solved, with its grid kept for comparison. */
+/* One linear solved, with its grid for comparison. */
 static struct linear_job run(struct rig *rig, const struct quantizer *method, struct setting s, enum dtype dtype,
                              const struct layer_stats *stats, const struct tensor *w)
 {

@@ -50,9 +50,9 @@ static void compare(const struct ops_case *row, const struct gpu *gpu, const str
 /* `same`: bit for bit, else within the row's bound. */
 static void check_device(const struct gpu *reference, const struct gpu *gpu, bool same)
 {
-    struct ops_rig truth, rig;
+    struct ops_rig standard, rig;
 
-    if (ops_rig_init(&truth, reference) != 0 || ops_rig_init(&rig, gpu) != 0) {
+    if (ops_rig_init(&standard, reference) != 0 || ops_rig_init(&rig, gpu) != 0) {
         fail(gpu->info.id, "stream", err_last()->message);
         return;
     }
@@ -60,7 +60,7 @@ static void check_device(const struct gpu *reference, const struct gpu *gpu, boo
         const struct ops_case *row = &ops_cases[i];
         struct ops_output want = {0}, got = {0}, again = {0};
 
-        if (run(row, &truth, &want) != 0 || run(row, &rig, &got) != 0 || run(row, &rig, &again) != 0) {
+        if (run(row, &standard, &want) != 0 || run(row, &rig, &got) != 0 || run(row, &rig, &again) != 0) {
             fail(gpu->info.id, row->name, err_last()->message);
         } else if (ops_distance(OPS_EXACT, &got, &again) != 0) {
             fail(gpu->info.id, row->name, "two runs differ");
@@ -71,7 +71,7 @@ static void check_device(const struct gpu *reference, const struct gpu *gpu, boo
         ops_output_deinit(&got);
         ops_output_deinit(&again);
     }
-    ops_rig_deinit(&truth);
+    ops_rig_deinit(&standard);
     ops_rig_deinit(&rig);
 }
 

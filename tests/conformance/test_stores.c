@@ -1,5 +1,5 @@
 /* What the store promises, over every pair of a state row and a blob row: a life of one job, its events and blobs, and
- * all of it again after the store was opened anew. */
+ * all of it again after the store was reopened. */
 
 #include "storage/blob.h"
 #include "storage/state.h"

@@ -78,7 +78,7 @@ def write_safetensors(path, tensors):
 
 
 def write(folder, values=None, seed=1, change=None):
-    """A whole checkpoint. change(name, data) may replace a tensor's bytes, or drop it by returning None."""
+    """A complete checkpoint. change(name, data) may replace a tensor's bytes, or drop it by returning None."""
     values = values or config()
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "config.json"), "w") as file:
@@ -100,7 +100,7 @@ def write(folder, values=None, seed=1, change=None):
 
 
 def write_zeros(folder, values):
-    """The same of zeros, as a file without blocks on disk: gigabytes take no room and no time."""
+    """The same of zeros, as a file without blocks on disk: gigabytes take neither space nor time."""
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "config.json"), "w") as file:
         json.dump(values, file)

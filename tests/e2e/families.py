@@ -17,7 +17,7 @@ SHAPE = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 VOCABULARY = SHAPE["vocab_size"]
 
-# name: (type of the source, files, what config.json says beside the shape)
+# name: (type of the source, files, what config.json has in addition to the shape)
 FAMILIES = {
     "llama": ("bfloat16", 1, {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 10000.0, "rope_scaling": LLAMA3}),
     "llama-bias": ("float16", 1, {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 10000.0,
@@ -115,7 +115,7 @@ def encode(numbers, dtype):
 
 
 def write(folder, family, **more):
-    """The whole checkpoint of a family; `more` goes into its config."""
+    """The complete checkpoint of a family; `more` goes into its config."""
     dtype, files, extra = ALL[family]
     config = {**SHAPE, "tie_word_embeddings": False, "torch_dtype": dtype, **extra, **more}
     os.makedirs(folder)

@@ -42,9 +42,9 @@ class Skip(Exception):
     pass
 
 
-def equal(got, wanted, what="value"):
-    if got != wanted:
-        raise Failure("%s is %r, not %r" % (what, got, wanted))
+def equal(actual, expected, what="value"):
+    if actual != expected:
+        raise Failure("%s is %r, not %r" % (what, actual, expected))
 
 
 def true(condition, what):
@@ -67,7 +67,7 @@ class Answer:
 
 
 class Daemon:
-    """One data directory and, most of the time, one process on it."""
+    """One data directory and, nearly always, one process on it."""
 
     def __init__(self, *options, roots=None, data=None, env=None, start=True):
         self.work = None
@@ -282,7 +282,7 @@ def wait_job(daemon, job, seconds=240, until=TERMINAL):
 
 
 def new_job(daemon, records, uri="file:tiny-llama", **more):
-    """A registered model, a job and its whole calibration; the job's id."""
+    """A registered model, a job and its complete calibration; the job's id."""
     model = post(daemon, "/v1/models", json={"uri": uri})
     job = post(daemon, JOBS, json=gptq_body(model, **more))
     answer = daemon.request("POST", "%s/%s/calibration?offset=0&complete=1" % (JOBS, job), body=records,
@@ -318,10 +318,10 @@ def sha256(data):
 
 def main(tests):
     """Run functions by name; a first failure is told and the rest still run."""
-    wanted = [word for word in sys.argv[1:] if not word.startswith("-")]
+    chosen = [word for word in sys.argv[1:] if not word.startswith("-")]
     failed, skipped, ran = 0, 0, 0
     for test in tests:
-        if wanted and test.__name__ not in wanted:
+        if chosen and test.__name__ not in chosen:
             continue
         started = time.monotonic()
         ran += 1

@@ -246,7 +246,7 @@ def evaluation_that_overflows():
 
 
 def checkpoints_that_take_long_to_judge():
-    """A head beside the embedding is compared with it at registration: however large they are, nobody else waits."""
+    """A separate head is compared with the embedding at registration: however large they are, no other request waits."""
     root, at_once = tempfile.mkdtemp(prefix="quantd-models-"), 6
     try:
         for number in range(at_once):

@@ -71,16 +71,16 @@ def slow_downloads():
         deadline = time.monotonic() + 20
         while daemon.request("GET", path).status != 200 and time.monotonic() < deadline:
             time.sleep(0.1)
-        equal(daemon.request("GET", path).status, 200, "a download behind the flood")
+        equal(daemon.request("GET", path).status, 200, "a download after the flood")
 
 
 def thousands_of_slow_downloads():
     """Under the ordinary limits, of a file that no socket's buffer holds: what is queued for slow clients delays nobody."""
     count = 400 if SANITIZED else 2300
-    have, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most < 2 * count:
-        raise Skip("this host lets a process open %d files" % most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(have, 2 * count), most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * count:
+        raise Skip("this host lets a process open %d files" % hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * count), hard))
     with Daemon("--threads", "1") as daemon:
         path = stored_file(daemon, 64 << 20)
         job = new_job(daemon, RECORDS, **LONG)

@@ -1,6 +1,6 @@
 """The disk of the data directory is full: jobs end by name and give their files back, what removes something works, what
 makes something new is refused with the reason, and the daemon starts again. Needs a small filesystem of its own (tmpfs,
-so root); a ballast file beside the data directory takes what room it has.
+so root); a ballast file next to the data directory fills it.
 """
 
 import os
@@ -118,12 +118,12 @@ def what_removes_works():
 
 
 def a_job_ends_and_gives_back():
-    """There is room for the blocks but not for the artifact."""
+    """There is space for the blocks but not for the artifact."""
     with Disk() as disk, Daemon(data=disk.data) as daemon:
         source = model(daemon)
         succeed(daemon, submit(daemon, dense(source)))
         disk.fill(leave=DISK // 20 + MIB // 2)
-        equal(ready(daemon), 200, "readiness with little room")
+        equal(ready(daemon), 200, "readiness with little space")
         before = disk.free()
         job = submit(daemon, dense(source, quantization={"bits": 8, "group_size": 64}, max_attempts=2))
         state = wait_job(daemon, job, 60)

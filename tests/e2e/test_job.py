@@ -33,8 +33,8 @@ def check_report(answer, saved):
     equal(len(rows), 28, "rows in the report")
     for row in rows:
         # Codes that aim at the float model's output stand for another weight.
-        most = {"weight": 0.05, "float_model": 0.15}[row["target"]]
-        true(0 < row["relative_mse"] < most, "relative error of %s: %r" % (row["module"], row["relative_mse"]))
+        limit = {"weight": 0.05, "float_model": 0.15}[row["target"]]
+        true(0 < row["relative_mse"] < limit, "relative error of %s: %r" % (row["module"], row["relative_mse"]))
         true(0 < row["output_relative_mse"] < 0.05, "output error of %s" % row["module"])
         equal(row["bits"], 4, "bits")
         true(abs(row["rounding_mse"] + row["clipping_mse"] - row["mse"]) <= 1e-6 * row["mse"] + 1e-15,
@@ -69,21 +69,21 @@ def check_artifact(daemon, saved):
 
 def check_events(daemon, saved):
     job = saved["job"]["id"]
-    whole = []
+    events = []
     while True:
-        page = daemon.get("%s/%s/events?limit=100&after=%d" % (JOBS, job, len(whole)))
-        whole += page["data"]
+        page = daemon.get("%s/%s/events?limit=100&after=%d" % (JOBS, job, len(events)))
+        events += page["data"]
         if not page["has_more"]:
             break
-    equal([event["seq"] for event in whole], list(range(1, len(whole) + 1)), "sequence numbers")
-    equal(whole[-1]["type"], "status", "the last event")
-    equal(whole[-1]["data"]["status"], "succeeded", "the last status")
-    equal(len([event for event in whole if event["type"] == "layer"]), 4, "layer events")
+    equal([event["seq"] for event in events], list(range(1, len(events) + 1)), "sequence numbers")
+    equal(events[-1]["type"], "status", "the last event")
+    equal(events[-1]["data"]["status"], "succeeded", "the last status")
+    equal(len([event for event in events if event["type"] == "layer"]), 4, "layer events")
     sse = daemon.request("GET", "%s/%s/events" % (JOBS, job),
                          headers={"Accept": "text/event-stream", "Last-Event-ID": "2"})
     equal(sse.headers["content-type"].split(";")[0], "text/event-stream", "Content-Type")
     ids = [int(line[3:]) for line in sse.body.decode().splitlines() if line.startswith("id:")]
-    equal(ids, list(range(3, len(whole) + 1)), "ids behind Last-Event-ID")
+    equal(ids, list(range(3, len(events) + 1)), "ids after Last-Event-ID")
 
 
 def main_job():
@@ -241,7 +241,7 @@ def heads_beside_a_tied_config():
                     "tied": registered["tied"], "parameters": registered["parameters"]}
         equal(found["own"], found["untied"], "a head of its own")
         equal(found["equal"], found["none"], "a head that is the embedding")
-        true(found["own"]["head"] and not found["own"]["config"] and not found["own"]["tied"], "kept: %r" % found)
+        true(found["own"]["head"] and not found["own"]["config"] and not found["own"]["tied"], "not copied: %r" % found)
         true(not found["none"]["head"] and found["none"]["config"] and found["none"]["tied"], "left out: %r" % found)
         true(found["own"]["perplexity"] != found["none"]["perplexity"], "the heads differ: %r" % found)
     finally:

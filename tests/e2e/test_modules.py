@@ -1,5 +1,5 @@
 """Backend modules as a daemon meets them: they are found where a build and an installation put them; each that cannot be
-used costs one line and nothing else, a warning on a host that has such a device; one that can be used runs a whole job."""
+used costs one line and nothing else, a warning on a host that has such a device; one that can be used runs a complete job."""
 
 import json
 import os
@@ -96,7 +96,7 @@ class Copy(Daemon):
 
 
 def found_without_an_option():
-    """Beside the executable, where a build puts the module, and where an installation does; in this order."""
+    """Next to the executable, where a build puts the module, and where an installation does; in this order."""
     module = os.path.join(SHIM, "quantd_gpu_cuda.so")
     if not os.path.exists(module):
         raise Skip("the shim was not built")
@@ -132,7 +132,7 @@ def small_job(directory, device, **quantization):
 
 
 def device_of_its_own():
-    """The CUDA module over a shim of CUDA: device memory apart from the host's, BF16 products. Twice the same bytes, and close
+    """The CUDA module over a shim of CUDA: device memory separate from the host's, BF16 products. Twice the same bytes, and close
     to the CPU: BF16 moves single codes, so what is compared after quantization is what was lost, not the perplexity of the
     few tokens held back, which a single code can move by per cents either way."""
     if not os.path.exists(os.path.join(SHIM, "quantd_gpu_cuda.so")):

@@ -64,7 +64,7 @@ def others_are_answered_meanwhile():
                 begun = time.monotonic()
                 job = daemon.request("POST", JOBS, json=gptq_body(model))
                 slowest = max(slowest, [time.monotonic() - begun, "POST " + JOBS])
-                equal(job.status, 201, "status of a job beside them (%r)" % job)
+                equal(job.status, 201, "status of a job at the same time (%r)" % job)
                 equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, job.json["id"])).status, 202, "status of cancel")
         finally:
             over.set()

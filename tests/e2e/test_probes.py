@@ -1,6 +1,6 @@
-"""Requests that two readers could take for two different ones. Behind each stands a request that would register a model.
+"""Requests that two readers could take for two different ones. Each is followed by a request that would register a model.
 
-Whatever a probe is, it gets one answer, a refusal, and the connection ends; the request behind it is never run. Each is
+Whatever a probe is, it gets one answer, a refusal, and the connection ends; the request that follows is never run. Each is
 sent in one piece and byte by byte, since a reader's state must not depend on where pieces end.
 """
 
@@ -12,7 +12,7 @@ from harness import Daemon, Failure, equal, main, true
 HOST = b"Host: 127.0.0.1\r\n"
 TYPE = b"Content-Type: application/json\r\n"
 BODY = b'{"uri": "file:tiny-llama"}'
-BEHIND = b"POST /v1/models HTTP/1.1\r\n" + HOST + TYPE + b"X-Request-Id: behind\r\nContent-Length: 26\r\n\r\n" + BODY
+NEXT = b"POST /v1/models HTTP/1.1\r\n" + HOST + TYPE + b"X-Request-Id: behind\r\nContent-Length: 26\r\n\r\n" + BODY
 POST = b"POST /v1/files?purpose=calibration HTTP/1.1\r\n" + HOST + b"Content-Type: application/x-ndjson\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 LIVE = b"GET /livez HTTP/1.1\r\n" + HOST
@@ -52,7 +52,7 @@ PROBES = {
     "empty length": (post(b"Content-Length:"), [400]),
     "length with a blank within": (post(b"Content-Length: 0 0"), [400]),
     "length with a vertical tab": (post(b"Content-Length:\v0"), [400]),
-    "length behind a NUL": (post(b"Content-Length: 0\x00300"), [400]),
+    "length after a NUL": (post(b"Content-Length: 0\x00300"), [400]),
     "length with a body on GET": (live(b"Content-Length: 5") + b"abcde", [400]),
     # codings
     "unknown coding": (post(b"Transfer-Encoding: gzip"), [400]),
@@ -62,7 +62,7 @@ PROBES = {
     "coding in quotes": (post(b'Transfer-Encoding: "chunked"') + b"0\r\n\r\n", [400]),
     "coding with a prefix": (post(b"Transfer-Encoding: xchunked") + b"0\r\n\r\n", [400]),
     "coding with a parameter": (post(b"Transfer-Encoding: chunked;q=1") + b"0\r\n\r\n", [400]),
-    "coding behind a vertical tab": (post(b"Transfer-Encoding:\vchunked") + b"0\r\n\r\n", [400]),
+    "coding after a vertical tab": (post(b"Transfer-Encoding:\vchunked") + b"0\r\n\r\n", [400]),
     "coding, blank ahead of the colon": (post(b"Transfer-Encoding : chunked") + b"0\r\n\r\n", [400]),
     "coding on a folded line": (post(b"Transfer-Encoding:", b" chunked") + b"0\r\n\r\n", [400]),
     "empty coding": (post(b"Transfer-Encoding:"), [400]),
@@ -86,7 +86,7 @@ PROBES = {
     "chunk size with a plus": (CHUNKED + b"+13\r\n" + LINE + b"\r\n0\r\n\r\n", [400]),
     "chunk size with 0x": (CHUNKED + b"0x13\r\n" + LINE + b"\r\n0\r\n\r\n", [400]),
     "chunk size with an underscore": (CHUNKED + b"1_3\r\n" + LINE + b"\r\n0\r\n\r\n", [400]),
-    "chunk size behind a blank": (CHUNKED + b" 13\r\n" + LINE + b"\r\n0\r\n\r\n", [400]),
+    "chunk size after a blank": (CHUNKED + b" 13\r\n" + LINE + b"\r\n0\r\n\r\n", [400]),
     "chunk size ahead of a blank": (CHUNKED + b"13 \r\n" + LINE + b"\r\n0\r\n\r\n", [400]),
     "empty chunk size": (CHUNKED + b"\r\n" + LINE + b"\r\n0\r\n\r\n", [400]),
     "chunk size of letters": (CHUNKED + b"zz\r\n", [400]),
@@ -212,7 +212,7 @@ def statuses_of(answer):
 
 
 def check(daemon, name, probe, statuses, bytewise):
-    answer, closed = talk(daemon, probe + BEHIND, bytewise)
+    answer, closed = talk(daemon, probe + NEXT, bytewise)
     codes = statuses_of(answer)
     if len(codes) != 1 or codes[0] not in statuses:
         raise Failure("%s: answered %r, not one of %r: %r" % (name, codes, statuses, answer[:300]))
@@ -227,7 +227,7 @@ def run(bytewise):
         true(len(PROBES) > 100, "the table is there")
         for name, (probe, statuses) in PROBES.items():
             check(daemon, name, probe, statuses, bytewise and len(probe) < 4000)
-        answer, _ = talk(daemon, BEHIND.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), False)
+        answer, _ = talk(daemon, NEXT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), False)
         true(answer.startswith(b"HTTP/1.1 201"), "alone, the request is run: %r" % answer[:200])
 
 
@@ -257,8 +257,8 @@ def honest_requests_pass():
                 last = LIVE + b"Connection: close\r\n\r\n"
                 answer, closed = talk(daemon, data + (b"" if name == "HTTP/1.0" else last), bytewise)
                 codes = statuses_of(answer)
-                wanted = [200] if name == "HTTP/1.0" else [201 if data.startswith(b"POST") else 200, 200]
-                equal(codes, wanted, "%s: %r" % (name, answer[:300]))
+                expected = [200] if name == "HTTP/1.0" else [201 if data.startswith(b"POST") else 200, 200]
+                equal(codes, expected, "%s: %r" % (name, answer[:300]))
                 true(closed, name + " ends")
 
 

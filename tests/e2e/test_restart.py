@@ -1,4 +1,4 @@
-"""What devices do to jobs. A lost one: the daemon becomes a new process behind the same address, and its jobs go on. One without
+"""What devices do to jobs. A lost one: the daemon becomes a new process at the same address, and its jobs continue. One without
 memory: the job asks less of it and says so. The device is a shim of CUDA that fails on order."""
 
 import http.client
@@ -95,8 +95,8 @@ def follow(daemon, job):
 
 
 def a_lost_device_costs_a_restart():
-    with ShimDaemon() as whole:
-        expected = artifact_digests(whole, succeed(whole, new_job(whole, RECORDS, method="rtn", calibration=CALIBRATION)))
+    with ShimDaemon() as undisturbed:
+        expected = artifact_digests(undisturbed, succeed(undisturbed, new_job(undisturbed, RECORDS, method="rtn", calibration=CALIBRATION)))
     with ShimDaemon() as daemon:
         port = daemon.port
         job = new_job(daemon, RECORDS, method="rtn", calibration=CALIBRATION)
@@ -120,8 +120,8 @@ def a_lost_device_costs_a_restart():
 
 def a_process_loses_its_device_alone():
     """The next attempt opens the device in another process; nobody who is connected notices."""
-    with ShimDaemon() as whole:
-        expected = artifact_digests(whole, succeed(whole, new_job(whole, RECORDS, method="rtn", calibration=CALIBRATION)))
+    with ShimDaemon() as undisturbed:
+        expected = artifact_digests(undisturbed, succeed(undisturbed, new_job(undisturbed, RECORDS, method="rtn", calibration=CALIBRATION)))
     with ShimDaemon("--worker", "process") as daemon:
         job = new_job(daemon, RECORDS, method="rtn", calibration=CALIBRATION)
         state = daemon.wait_job_through(job, lambda state: layers_done(state) >= 1 or state["status"] in TERMINAL)

@@ -31,8 +31,8 @@ def idle_daemon_stops():
 
 
 def term_in_the_middle_of_a_job():
-    with Daemon("--threads", "1") as whole:
-        expected = artifact_digests(whole, succeed(whole, new_job(whole, RECORDS, **LONG)))
+    with Daemon("--threads", "1") as undisturbed:
+        expected = artifact_digests(undisturbed, succeed(undisturbed, new_job(undisturbed, RECORDS, **LONG)))
     with Daemon("--threads", "1") as daemon:
         job = new_job(daemon, RECORDS, **LONG)
         wait_layers(daemon, job, 1)
@@ -50,19 +50,19 @@ def draining_refuses_new_work():
     with Daemon("--threads", "1", "--drain-seconds", "20") as daemon:
         job = new_job(daemon, RECORDS, **LONG)
         wait_job(daemon, job, until=("running", "succeeded"))
-        kept = daemon.connection()
-        kept.request("GET", "/readyz")
-        equal(kept.getresponse().read() and 200, 200)
+        connection = daemon.connection()
+        connection.request("GET", "/readyz")
+        equal(connection.getresponse().read() and 200, 200)
         daemon.signal(signal.SIGTERM)
         time.sleep(0.3)
         try:
-            kept.request("GET", "/readyz")
-            answer = kept.getresponse()
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
             equal(answer.status, 503, "status of /readyz while draining")
         except OSError:
             pass  # it was quicker than we were
         finally:
-            kept.close()
+            connection.close()
         equal(daemon.wait(), 0, "exit status")
 
 

@@ -20,7 +20,7 @@ BUILD = os.path.dirname(os.path.dirname(os.path.realpath(BINARY)))
 
 
 def section(title):
-    """The shell blocks below a heading, with the lines of one block kept together."""
+    """The shell blocks below a heading, one string for each block."""
     with open(os.path.join(TOP, "README.md")) as file:
         text = file.read()
     found = re.search(r"^## %s\n(.*?)(?=^## )" % re.escape(title), text, re.M | re.S)
@@ -117,10 +117,10 @@ def install():
         equal(done.returncode, 0, "exit status of meson install (%s)" % done.stdout[-500:])
         files = {os.path.join(top, name) for top, _, names in os.walk(folder) for name in names}
         by_name = {os.path.basename(file): file for file in files}
-        wanted = {"quantd", "quantd.service"}
+        expected = {"quantd", "quantd.service"}
         if os.path.exists(os.path.join(BUILD, "gpu", "cuda", "quantd_gpu_cuda.so")):
-            wanted.add("quantd_gpu_cuda.so")
-        equal(set(by_name), wanted, "what is installed")
+            expected.add("quantd_gpu_cuda.so")
+        equal(set(by_name), expected, "what is installed")
         answer = subprocess.run([by_name["quantd"], "--version"], capture_output=True, text=True, timeout=60)
         true(answer.stdout.startswith("quantd "), "the installed daemon tells its version")
         with open(by_name["quantd.service"]) as file:

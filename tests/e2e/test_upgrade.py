@@ -227,7 +227,7 @@ def blocks_of_an_older_version_are_solved_again():
 def what_waited_for_calibration_takes_the_rest():
     with Upgraded() as daemon:
         job = daemon.jobs["waits"]
-        equal(daemon.get("%s/%s" % (JOBS, job))["calibration"]["records"], 5, "records that were kept")
+        equal(daemon.get("%s/%s" % (JOBS, job))["calibration"]["records"], 5, "records that were uploaded before")
         answer = daemon.request("POST", "%s/%s/calibration?offset=5&complete=1" % (JOBS, job), headers={"Content-Type": NDJSON},
                                 body=b"".join(RECORDS.splitlines(True)[5:]))
         equal(answer.status, 200, "status of the upload (%r)" % answer)

@@ -40,15 +40,15 @@ def text(size):
 
 
 class Watch:
-    """The most that the daemon's memory was while the block ran."""
+    """The maximum of the daemon's memory while the block ran."""
 
     def __init__(self, daemon):
-        self.daemon, self.most, self.over = daemon, 0, threading.Event()
+        self.daemon, self.max, self.over = daemon, 0, threading.Event()
         self.thread = threading.Thread(target=self.look, daemon=True)
 
     def look(self):
         while not self.over.wait(0.05):
-            self.most = max(self.most, self.daemon.memory("VmRSS"))
+            self.max = max(self.max, self.daemon.memory("VmRSS"))
 
     def __enter__(self):
         self.thread.start()
@@ -87,9 +87,9 @@ def upload_into_a_job():
         seconds = time.monotonic() - started
         print("%d MiB in %.1f s, %d records, %d tokens; idle %.1f MiB, at most %.1f MiB above; others waited %.0f ms at most"
               % (SIZE >> 20, seconds, answer.json["accepted"], answer.json["tokens"], idle / 2**20,
-                 (watch.most - idle) / 2**20, 1000 * max(others)))
-        if watch.most - idle > LIMIT_BYTES:
-            raise Failure("memory rose by %d bytes" % (watch.most - idle))
+                 (watch.max - idle) / 2**20, 1000 * max(others)))
+        if watch.max - idle > LIMIT_BYTES:
+            raise Failure("memory rose by %d bytes" % (watch.max - idle))
         true(max(others) < 5, "other requests are served meanwhile")
         equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, job)).status, 202)
 
@@ -103,8 +103,8 @@ def upload_as_a_file():
             answer = daemon.request("POST", "/v1/files?purpose=calibration", body=text(SIZE),
                                     headers={"Content-Type": NDJSON}, timeout=3600)
         equal(answer.status, 201, "status (%r)" % answer)
-        if watch.most - idle > LIMIT_BYTES:
-            raise Failure("memory rose by %d bytes" % (watch.most - idle))
+        if watch.max - idle > LIMIT_BYTES:
+            raise Failure("memory rose by %d bytes" % (watch.max - idle))
 
 
 def broken_upload_leaves_nothing():

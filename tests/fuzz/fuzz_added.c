@@ -44,8 +44,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t list = cut != NULL ? (size_t)(cut - data) : size, text = cut != NULL ? size - list - 1 : 0;
     struct tokenizer *tokenizer = NULL;
 
-    size_t whole = strlen(before) + list + strlen(after);
-    char *json = malloc(whole + 1);
+    size_t length = strlen(before) + list + strlen(after);
+    char *json = malloc(length + 1);
     if (json == NULL) {
         abort();
     }
@@ -54,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(json + strlen(before), data, list);
     }
     memcpy(json + strlen(before) + list, after, sizeof(after));
-    if (tokenizer_new(json, whole, &tokenizer) == 0) {
+    if (tokenizer_new(json, length, &tokenizer) == 0) {
         encode(tokenizer, "ab <a> b", 8);
         if (cut != NULL && text <= TEXT_MAX) {
             encode(tokenizer, (const char *)cut + 1, text);

@@ -1,6 +1,6 @@
 /* A tokenizer on its way into a GGUF file: tokenizer.json, tokenizer_config.json, chat_template.jinja,
- * chat_template.json and a named template, parted by NULs. What is written must be whole keys that a reader can walk,
- * with one text for each id and no text at two. */
+ * chat_template.json and a named template, separated by NULs. What is written must be complete keys that a reader can
+ * walk, with one text for each id and no text at two. */
 
 #include "base/err.h"
 #include "formats/gguf.h"

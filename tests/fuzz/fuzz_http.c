@@ -1,4 +1,4 @@
-/* The bytes of a connection: frame.c, as the relay uses it, and behind it the guard. Where pieces end must not matter;
+/* The bytes of a connection: frame.c, as the relay uses it, and after it the guard. Where pieces end must not matter;
  * what is passed on holds no byte that two readers could take for different things; and both agree on how long a body
  * is. */
 
@@ -96,8 +96,8 @@ static size_t take(const char *data, size_t size)
         require(frame_feed(&part, data + end, 1) == 1);
         end++;
     }
-    bool whole = part.state == FRAME_BODY || part.state == FRAME_SIZE_FIRST || part.state == FRAME_DONE;
-    if (whole && end > 0) {
+    bool complete = part.state == FRAME_BODY || part.state == FRAME_SIZE_FIRST || part.state == FRAME_DONE;
+    if (complete && end > 0) {
         require(end < sizeof(head));
         memcpy(head, data, end);
         head[end] = '\0';

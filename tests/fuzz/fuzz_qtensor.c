@@ -34,16 +34,16 @@ static void check_item(struct qtensor_file *file, int i)
     if (meta->rows < 1 || meta->cols < 1 || meta->name[0] == '\0') {
         abort();
     }
-    bool whole = qtensor_file_read(file, i, &q) == 0;
+    bool readable = qtensor_file_read(file, i, &q) == 0;
     if (qtensor_file_read_beside(file, i, &beside) == 0) {
         if (beside.codes != NULL || beside.entries != NULL) {
             abort();
         }
         qtensor_deinit(&beside);
-    } else if (whole) {
+    } else if (readable) {
         abort(); /* a part of what could be read */
     }
-    if (!whole) {
+    if (!readable) {
         return;
     }
     if (q.rows != meta->rows || q.cols != meta->cols || !(qtensor_bits_per_weight(&q) > 0)) {

@@ -1,6 +1,6 @@
-/* What stands behind '?', and where an event stream goes on: query_parse over rows of every type -> struct page, and
- * Last-Event-ID. Every value that is taken lies within its row, no name is taken twice, and what is refused is an error
- * that names its parameter. */
+/* The query string, and the event after which a stream continues: query_parse over rows of every type -> struct page,
+ * and Last-Event-ID. Every value that is taken lies within its row, no name is taken twice, and what is refused is an
+ * error that names its parameter. */
 
 #include "api/header.h"
 #include "api/query.h"

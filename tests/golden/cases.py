@@ -1,4 +1,4 @@
-"""The jobs whose results are held: every method in every format that carries it, and what jobs can say besides."""
+"""The jobs whose results are compared: every method in every format that carries it, and other members of requests."""
 
 from families import ALL, EXPERTS
 
@@ -57,7 +57,7 @@ GRID = {
     "kv_cache/ct": ("kv_cache", CT, {"kv_cache": {"dtype": "fp8_e4m3", "granularity": "per_tensor"}}, True),
     "kv_cache-int8/ct": ("kv_cache", CT, {"kv_cache": {"dtype": "int8", "granularity": "per_tensor"}}, False),
     "kv_analysis": ("kv_analysis", None, {}, True),
-    # lists, mixtures and what stands beside a method
+    # lists of methods, mixtures and other members
     "smoothquant+gptq/ct": (["smoothquant", "gptq"], CT, {"target_tokens": 0}, True),
     "smoothquant+gptq-static/ct": (["smoothquant", "gptq"], CT, {"smoothing_strength": 0.5, "activation_dynamic": False, "smooth_down": True}, False),
     "smoothquant+rtn-w8a16/gptq": (["smoothquant", "rtn"], GPTQ, {"activation_bits": 16, "bits": 8, "group_size": 64}, False),
@@ -98,7 +98,7 @@ DEVICE = ("rtn-4/ct", "gptq-4/ct", "gptq-2-asym/gptq_v2", "awq/awq", "smoothquan
 
 
 def device_jobs():
-    """The same as jobs(), named apart."""
+    """The same as jobs(), under other names."""
     return [("emulated/" + name, family, body) for name, family, body in jobs(False)
             if family == "mistral" and name.partition("/")[2] in DEVICE]
 

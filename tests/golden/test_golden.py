@@ -5,7 +5,7 @@
     QUANTD=... python3 tests/golden/test_golden.py --record                           rewrites digests.txt: read its diff before a commit
     QUANTD=... python3 tests/golden/test_golden.py --only qwen3/gptq                  jobs whose name has this in it
 
-Besides: a job that was killed after its first blocks, jobs on two threads, jobs whose activations spill to disk and killed
+Also a job that was killed after its first blocks, jobs on two threads, jobs whose activations spill to disk and killed
 workers that are processes end in the digests of their undisturbed twins on one thread.
 
 With QUANTD_SHIM_MODULE_DIR, the folder of the CUDA module over the shim (tests/unit/gpu/cuda of a build folder), also some jobs on an
@@ -128,7 +128,7 @@ def run_all(root, jobs, *options):
 
 
 def halves(run, root, jobs, *options):
-    """By two daemons next to each other: small jobs leave most of a second core idle."""
+    """By two daemons next to each other: small jobs leave nearly all of a second core idle."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         found = {}
         for part in pool.map(lambda half: run(root, half, *options), (jobs[0::2], jobs[1::2])):

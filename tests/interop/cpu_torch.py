@@ -94,7 +94,7 @@ def cuda_library(soname):
 
 
 def present(soname, folder):
-    """Whether the wheel folders beside torch already hold the real library."""
+    """Whether the wheel folders next to torch already hold the real library."""
     return any((folder.parent.parent / "nvidia").glob(f"**/{soname}")) and not (folder / soname).is_file()
 
 

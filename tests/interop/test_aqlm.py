@@ -128,7 +128,7 @@ def test_aqlm_beats_gptq_at_two_bits(quantd, trained, tmp_path):
 
 
 def test_tables_beat_rounding_at_three_bits(quantd, trained, tmp_path):
-    """Exact tables, with and without weights kept apart; dense weights and the side file say the same."""
+    """Exact tables, with and without outlier weights stored separately; dense weights and the side file say the same."""
     calibration, evaluation, windows, model = trained
     rounded = quantize(quantd, model, calibration, evaluation, 256, "rtn", "compressed-tensors", {"bits": 3, "group_size": -1})
     job = quantize(quantd, model, calibration, evaluation, 256, "kmeans", "dense", {"bits": 3, "outlier_fraction": 0.0045})
@@ -157,7 +157,7 @@ def test_tables_beat_rounding_at_three_bits(quantd, trained, tmp_path):
 @pytest.mark.parametrize("method, quantization", [("gptq", {"bits": 4, "group_size": 32}), ("rtn", {"bits": 8, "group_size": -1, "sym": False}),
                                                   ("nf4", {}), ("aqlm", ARTIFACTS["aqlm-2x8g8"][1]), ("kmeans", {"bits": 4})])
 def test_dense_loads(quantd, tokens, model, tmp_path, method, quantization):
-    """Any result as an ordinary checkpoint; BF16 weights cost a little beside what was measured in single precision."""
+    """Any result as an ordinary checkpoint; BF16 weights lose a little compared with single precision."""
     ids, calibration, evaluation = tokens
     job = quantize(quantd, model, calibration, evaluation, 64, method, "dense", quantization)
     folder = quantd.download(job, tmp_path)

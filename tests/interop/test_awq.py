@@ -88,7 +88,7 @@ def test_loads(quantd, tokens, checkpoints, tmp_path, architecture, scheme):
 
 
 def test_modules_in_float(quantd, tokens, checkpoints, tmp_path):
-    """A complete list of what stays in float, by whole paths."""
+    """A list of all that stays in float, by complete paths."""
     models.make("llama", checkpoints / "awq-partly", torch.float16)
     job = quantize(quantd, tokens, quantd.register("awq-partly"), "awq", "awq", group_size=64,
                    overrides=[{"match": "model.layers.1.mlp.*", "skip": True}])

@@ -1,4 +1,4 @@
-"""The tokenizer within a GGUF file against PyPI `tokenizers`: the ids that it gives, and what stands beside them."""
+"""The tokenizer within a GGUF file against PyPI `tokenizers`: its ids, and its other keys."""
 
 import json
 import pathlib

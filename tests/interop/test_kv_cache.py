@@ -2,7 +2,7 @@
 values by those scales as it runs.
 
 compressed-tensors 0.20 finds the attention modules by an argument that transformers renamed later (past_key_values, now cache), and
-passes over the scheme with any newer one; so these artifacts meet the transformers of requirements-kv.txt, beside the usual
+passes over the scheme with any newer one; so these artifacts meet the transformers of requirements-kv.txt, in addition to the usual
 packages and in a process of its own.
 """
 
@@ -65,7 +65,7 @@ def loader(data, tmp_path_factory):
 
 
 def ranges(folder, ids):
-    """Largest key and value magnitudes [layer][head] of a float checkpoint, behind the rotation, as transformers caches them."""
+    """Largest key and value magnitudes [layer][head] of a float checkpoint, after the rotation, as transformers caches them."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         cache = model(ids, use_cache=True).past_key_values

@@ -1,6 +1,6 @@
 """GGUF files in llama.cpp itself, as the xllamacpp package ships it: every block type, modules in float, overrides and mixtures.
 
-Its server is asked for one token behind every prefix of a window, which gives the scores of all positions; it rounds inputs to eight
+Its server is asked for one token after every prefix of a window, which gives the scores of all positions; it rounds inputs to eight
 bits, and so does quantd when it measures a GGUF artifact, so the two perplexities must agree closer than that rounding moves them.
 """
 

@@ -1,4 +1,4 @@
-"""Every method that the daemon lists, with its defaults, on both trained checkpoints: schemas hold, jobs succeed, reports are whole,
+"""Every method that the daemon lists, with its defaults, on both trained checkpoints: schemas hold, jobs succeed, reports are complete,
 perplexity stays near float's, and none loses more on its linears' outputs than rounding at the same width.
 """
 

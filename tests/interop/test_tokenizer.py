@@ -175,7 +175,7 @@ def test_llama3(tmp_path):
     tokenizer = byte_level(LLAMA3)
     state = json.loads(tokenizer.to_str())
     state["model"]["ignore_merges"] = True
-    # Tokens that no merge makes are reached by the whole word only.
+    # Tokens that no merge makes are reached by the complete word only.
     for word in ("Ġquantization", "Ġэтого", "ĠÑĢÐ°Ð·", "12ab"):
         state["model"]["vocab"].setdefault(word, len(state["model"]["vocab"]))
     tokenizer = Tokenizer.from_str(json.dumps(state))
@@ -342,7 +342,7 @@ def test_normalizers(tmp_path, normalizer):
 
 @functools.cache
 def known():
-    """Behind a letter, every character but most of the large ideographic blocks."""
+    """After a letter, every character except nearly all of the large ideographic blocks."""
     sparse = ((0x3100, 0xF900), (0x17000, 0x19000), (0x20000, 0xF0000)) if not FULL else ((0x3100, 0xF900),)
     codes = (c for c in range(1, 0xF0000) if c % 97 == 0 or not any(first <= c < last for first, last in sparse))
     return ["a" + chr(c) for c in codes if assigned(c)]

@@ -49,13 +49,13 @@ def faults(name, text):
 
 
 def leads(includes, name, layer, seen=()):
-    """The chain of headers by which a file of another layer sees one of `layer`, or None. includes: of each header."""
+    """The path of headers by which a file of another layer sees one of `layer`, or None. includes: of each header."""
     for target in includes.get(name, []):
         if target.split("/")[0] == layer:
             return [name, target]
-        chain = None if target in seen else leads(includes, target, layer, (*seen, target))
-        if chain:
-            return [name, *chain]
+        path = None if target in seen else leads(includes, target, layer, (*seen, target))
+        if path:
+            return [name, *path]
     return None
 
 
@@ -77,9 +77,9 @@ def self_test():
     for name, targets in good.items():
         for target in targets:
             assert not list(faults(name, f'#include "{target}"\n')), (name, target)
-    chain = {"jobs/jobs.h": ["base/a.h", "jobs/b.h"], "jobs/b.h": ["jobs/jobs.h", "storage/storage.h"]}
-    assert leads({"api/a.c": ["jobs/jobs.h"], **chain}, "api/a.c", "storage")[-1] == "storage/storage.h"
-    assert leads({"api/a.c": ["base/a.h"], **chain}, "api/a.c", "storage") is None
+    path = {"jobs/jobs.h": ["base/a.h", "jobs/b.h"], "jobs/b.h": ["jobs/jobs.h", "storage/storage.h"]}
+    assert leads({"api/a.c": ["jobs/jobs.h"], **path}, "api/a.c", "storage")[-1] == "storage/storage.h"
+    assert leads({"api/a.c": ["base/a.h"], **path}, "api/a.c", "storage") is None
 
 
 def main():
@@ -94,9 +94,9 @@ def main():
             print(f"{name}:{line}: {why}")
             failed += 1
     for name in includes:
-        chain = leads(includes, name, "storage") if name.startswith("api/") else None
-        if chain:
-            print(f"{name}: sees storage by {' -> '.join(chain[1:])}")
+        path = leads(includes, name, "storage") if name.startswith("api/") else None
+        if path:
+            print(f"{name}: sees storage by {' -> '.join(path[1:])}")
             failed += 1
     print(f"{count} files, {failed} includes that point the wrong way")
     return 1 if failed or count == 0 else 0

@@ -23,7 +23,7 @@ def main():
     if sys.argv[3:] == ["write"]:
         page.write_text(text)
     elif text != page.read_text():
-        print(f"docs/gpu.md is behind gpu/ops.def; run: python3 tests/lint/operations.py . {sys.argv[2]} write")
+        print(f"docs/gpu.md is older than gpu/ops.def; run: python3 tests/lint/operations.py . {sys.argv[2]} write")
         return 1
     return 0
 

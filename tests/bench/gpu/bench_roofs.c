@@ -1,5 +1,5 @@
 /* What a device reaches in single operations, through the table that jobs use: the roofs that a job's phases are held
- * to. Prints rows of a markdown table as they come; each figure is the median of five runs behind a warm-up, of fewer
+ * to. Prints rows of a markdown table as they come; each figure is the median of five runs after a warm-up, of fewer
  * where they take long.
  *
  *   bench_roofs DEVICE MODULE_DIR [SCALE [VALUES]]
@@ -427,7 +427,7 @@ static void time_products(struct bench *b, int64_t h, int64_t f)
     time_linear(b, "linear, weights F32", DTYPE_F32, b->tokens, h, f, &b->product);
 }
 
-/* As the sweep calls them behind each block of 128 columns, and a long one. */
+/* As the sweep calls them after each block of 128 columns, and a long one. */
 static void time_products_f32(struct bench *b, int64_t h, int64_t f, int64_t block)
 {
     time_linear(b, "F32 operands", DTYPE_F32, b->tokens, h, h, &b->product_f32);

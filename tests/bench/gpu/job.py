@@ -4,7 +4,7 @@
     job.py --quantd BINARY --modules DIR --device cuda:0 --model FOLDER --length N [--of 32] [--roofs FILE] [--table FILE]
     job.py --quantd BINARY --modules DIR --device cuda:0 --compare tests/data [--table FILE]
 
-FOLDER is what make_checkpoint.py writes; --of says how many blocks the whole model has, where FOLDER has fewer. The first job finds
+FOLDER is what make_checkpoint.py writes; --of says how many blocks the complete model has, where FOLDER has fewer. The first job finds
 a checkpoint that is not in the page cache and libraries that are not loaded; the second, which counts, does. FILE of --roofs is
 what bench_roofs and disk.py measured; a rate that it does not have is assumed, and the table says so. Rows are written as they
 come; told to end by SIGTERM, it still prints the phases so far. Standard library only.
@@ -58,16 +58,16 @@ class Shape:
         self.width = config["num_attention_heads"] * config["head_dim"]
         cache = config["num_key_value_heads"] * config["head_dim"]
         # (rows, columns) of the linears that share an input
-        self.sites = [[(self.width, hidden), (cache, hidden), (cache, hidden)], [(hidden, self.width)], [(mlp, hidden)] * 2,
-                      [(hidden, mlp)]]
-        self.weights = sum(rows * columns for site in self.sites for rows, columns in site)
+        self.groups = [[(self.width, hidden), (cache, hidden), (cache, hidden)], [(hidden, self.width)], [(mlp, hidden)] * 2,
+                       [(hidden, mlp)]]
+        self.weights = sum(rows * columns for group in self.groups for rows, columns in group)
         self.bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
     def floors(self, tokens, length, artifact_bytes, cold, roofs):
-        """The least seconds that each phase of all blocks can take at those rates: one pass, half of each Gram matrix, no inverse."""
-        squares = [site[0][1] ** 2 for site in self.sites]
-        cubes = [site[0][1] ** 3 for site in self.sites]
-        updates = sum(rows * columns ** 2 for site in self.sites for rows, columns in site)
+        """The minimum seconds that each phase of all blocks takes at those rates: one pass, half of each Gram matrix, no inverse."""
+        squares = [group[0][1] ** 2 for group in self.groups]
+        cubes = [group[0][1] ** 3 for group in self.groups]
+        updates = sum(rows * columns ** 2 for group in self.groups for rows, columns in group)
         packed = self.layers * self.weights * (BITS / 8 + 2 / GROUP)
         flops, flops_f32 = 1e-12 * self.layers / roofs["product"], 1e-12 * self.layers / roofs["product_f32"]
         return {"load": 1e-9 * self.bytes / min(roofs["disk_read" if cold else "cache_read"], roofs["h2d"]),
@@ -93,7 +93,7 @@ def phase_rows(phases, floors, wall):
 
 
 def whole_floor(floors):
-    """Reading and writing can hide behind computing, or the other way round."""
+    """Reading and writing can overlap with computing."""
     computing = sum(floors[name] for name in COMPUTING)
     return max(computing, sum(floors.values()) - computing)
 
@@ -104,10 +104,10 @@ class Watch:
     def __init__(self, device):
         self.used, self.busy, self.process = [], [], None
         self.index = device.partition(":")[2] or "0"
-        self.wanted = device.startswith("cuda")
+        self.cuda = device.startswith("cuda")
 
     def __enter__(self):
-        if self.wanted:
+        if self.cuda:
             command = ["nvidia-smi", f"--id={self.index}", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits",
                        "--loop-ms=500"]
             try:

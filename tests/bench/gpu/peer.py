@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""quantd beside GPTQModel and llm-compressor: the same weights and inputs, seconds and the loss of each.
+"""quantd next to GPTQModel and llm-compressor: the same weights and inputs, seconds and the loss of each.
 
     peer.py --bench-solve BINARY --modules DIR --device cuda:0 [--shapes 4096x4096,4096x11008] [--tokens 16384] [--table FILE]
 
 Takes what this python can import of the two, at 4 bits in groups of 128, symmetric, 1 % damping; their classes are called as their
 own loops call them, with inputs that lie on the device in BF16. Weights and inputs are numbers that BF16 holds, correlated and with a
 few loud channels, so all start from the same Hessian. The loss is tr(dW H dW^T) / tr(W H W^T) in float64. Each figure is the median
-of --repeats runs behind one that warms up. quantd takes its turns in a process of its own (bench_solve).
+of --repeats runs after one that warms up. quantd takes its turns in a process of its own (bench_solve).
 
 "as quantd" is the peer with what quantd does by default: columns by falling diagonal, groups of neighbours with scales chosen first.
 """
@@ -35,16 +35,16 @@ class GPTQModel:
         self.config, self.task = QuantizeConfig, GPTQ
         self.name = f"GPTQModel {getattr(gptqmodel, '__version__', '')}".strip()
 
-    def run(self, settled, weight, batches, way):
+    def run(self, synced, weight, batches, way):
         config = self.config(bits=BITS, group_size=GROUP, sym=True, damp_percent=DAMP, offload_to_disk=False, **self.ways[way])
         task = self.task(linear_of(weight), config)
         task.quantizer.configure(perchannel=True)
-        start = settled()
+        start = synced()
         for batch in batches:
             task.add_batch(batch[None], None)
-        middle = settled()
+        middle = synced()
         quantized = task.quantize(blocksize=128)[0]
-        return middle - start, settled() - middle, quantized
+        return middle - start, synced() - middle, quantized
 
 
 class LLMCompressor:
@@ -61,20 +61,20 @@ class LLMCompressor:
         self.solve, self.helpers = gptq_quantize.quantize_weight, helpers
         self.name = f"llm-compressor {getattr(llmcompressor, '__version__', '')}".strip()
 
-    def run(self, settled, weight, batches, way):
+    def run(self, synced, weight, batches, way):
         import torch
         module = linear_of(weight)
         arguments = self.arguments(num_bits=BITS, group_size=GROUP, symmetric=True, strategy="group", **self.ways[way])
         hessian, samples = self.helpers.make_empty_hessian(module), torch.zeros((), device=weight.device)
-        start = settled()
+        start = synced()
         for batch in batches:
             hessian, samples = self.helpers.accumulate_hessian(batch[None], module, hessian, samples)
-        middle = settled()
+        middle = synced()
         groups = weight.view(len(weight), -1, GROUP)
         scale, zero = self.qparams(groups.amin(-1), groups.amax(-1), arguments)
         quantized = self.solve(weights=weight.clone()[None], hessians=(hessian / samples)[None], scale=scale[None], zero_point=zero[None],
                                global_scale=None, quant_args=arguments, blocksize=128, percdamp=DAMP)[0][0]
-        return middle - start, settled() - middle, quantized
+        return middle - start, synced() - middle, quantized
 
 
 PEERS = {"GPTQModel": GPTQModel, "llm-compressor": LLMCompressor}
@@ -124,12 +124,12 @@ def run_quantd(args, torch, folder, weight, inputs):
 def run_peer(args, torch, peer, way, weight, inputs):
     batches = list(inputs.to(torch.bfloat16).split(BATCH))
 
-    def settled():
+    def synced():
         if weight.is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    runs = [peer.run(settled, weight, batches, way) for _ in range(args.repeats + 1)]
+    runs = [peer.run(synced, weight, batches, way) for _ in range(args.repeats + 1)]
     return (f"{peer.name}, {way}", *(statistics.median(run[i] for run in runs[1:]) for i in range(2)), runs[0][2].float())
 
 

@@ -1,4 +1,4 @@
-/* See rig.h. The reader is written apart from the server's own code, so that both cannot be wrong alike. */
+/* See rig.h. The reader shares no code with the server, so that both cannot have the same fault. */
 
 #include "rig.h"
 

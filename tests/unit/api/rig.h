@@ -1,6 +1,6 @@
 #pragma once
-/* A whole server for one test: a real store in a folder of its own, the fake engine, the loop on a thread, and a plain
- * socket client that sends the bytes it is told to. */
+/* A complete server for one test: a real store in a folder of its own, the fake engine, the loop on a thread, and a
+ * plain socket client that sends the bytes it is told to. */
 
 #include "../unit.h"
 #include "api/api.h"
@@ -41,7 +41,7 @@ char *answer_header(const struct answer *answer, const char *name);
 /* Parsed body; new reference. */
 json_t *answer_json(const struct answer *answer);
 void answer_free(struct answer *answer);
-/* One request on a connection of its own. headers: whole lines with CRLF, or "". body NULL: none. */
+/* One request on a connection of its own. headers: complete lines with CRLF, or "". body NULL: none. */
 struct answer *rig_call(const struct rig *rig, const char *method, const char *target, const char *headers,
                         const char *body);
 /* True when the peer has closed (nothing but the end is readable within ms). */
@@ -66,5 +66,5 @@ void rig_wait_turn(const struct rig *rig);
 
 void check_status(const struct answer *answer, int status);
 void check_header(const struct answer *answer, const char *name, const char *value);
-/* The answer is that problem document, whole and with the request's id. Frees it. */
+/* The answer is that problem document, complete and with the request's id. Frees it. */
 void check_problem(struct answer *answer, int status, const char *code);

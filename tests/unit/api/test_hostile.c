@@ -1,5 +1,5 @@
 /* Hostile bytes on the wire. Each must end in a 4xx or 5xx and a closed connection, or in a closed connection, and what
- * stands behind it must never be run as a request: every one of them smuggles a request that would create a model. */
+ * stands after it must never be run as a request: every one of them smuggles a request that would create a model. */
 
 #include "rig.h"
 

@@ -62,7 +62,7 @@ START_TEST(the_limit_is_exact_and_failure_sticks)
     ck_assert_int_eq(arena_check(&arena), ERR_HOST_OUT_OF_MEMORY);
     arena_deinit(&arena);
     ck_assert_rc_ok(arena_check(&arena));
-    ck_assert_ptr_nonnull(arena_alloc(&arena, 100)); /* the limit is kept, the failure is not */
+    ck_assert_ptr_nonnull(arena_alloc(&arena, 100)); /* the limit stays, the failure does not */
     arena_deinit(&arena);
 }
 END_TEST

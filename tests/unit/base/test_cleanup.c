@@ -92,7 +92,7 @@ END_TEST
 static int make_text(int fail, char **out)
 {
     AUTO_FREE char *text = NULL;
-    TRY(mem_strdup(&text, "kept"));
+    TRY(mem_strdup(&text, "moved"));
     TRY(fail);
     *out = MOVE(text);
     return text == NULL ? 0 : ERR_INTERNAL;
@@ -105,7 +105,7 @@ START_TEST(what_is_moved_out_belongs_to_the_caller)
     ck_assert_int_eq(make_text(ERR_STORAGE, &text), ERR_STORAGE); /* the leak checker looks on */
     ck_assert_ptr_null(text);
     ck_assert_rc_ok(make_text(0, &text));
-    ck_assert_str_eq(text, "kept");
+    ck_assert_str_eq(text, "moved");
     free(text);
 }
 END_TEST

@@ -1,4 +1,4 @@
-/* Records: what a raise keeps, what a pass adds, the tables behind the codes, and texts that are no UTF-8. */
+/* Records: what a raise keeps, what a pass adds, the tables of the codes, and texts that are not valid UTF-8. */
 
 #include "tests/unit/unit.h"
 

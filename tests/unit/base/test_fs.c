@@ -1,4 +1,4 @@
-/* Files: whole reads and writes, durable replacement, and paths that may not leave their root. */
+/* Files: complete reads and writes, durable replacement, and paths that may not leave their root. */
 
 #include "tests/unit/unit.h"
 
@@ -169,15 +169,15 @@ START_TEST(trees_go_links_stay)
 
     scratch_make(dir);
     ck_assert_rc_ok(fs_make_dirs(at("tree/a/b")));
-    ck_assert_rc_ok(fs_write_atomic(at("kept"), "x", 1));
+    ck_assert_rc_ok(fs_write_atomic(at("outside"), "x", 1));
     ck_assert_rc_ok(fs_write_atomic(at("tree/a/f"), "x", 1));
     ck_assert_int_eq(symlink("../..", at("tree/a/up")), 0);
-    ck_assert_int_eq(symlink("../kept", at("tree/link")), 0);
+    ck_assert_int_eq(symlink("../outside", at("tree/link")), 0);
     ck_assert_rc_ok(fs_remove_tree(at("tree")));
     ck_assert_int_lt(lstat(at("tree"), &info), 0);
-    ck_assert_int_eq(lstat(at("kept"), &info), 0);
+    ck_assert_int_eq(lstat(at("outside"), &info), 0);
     ck_assert_rc_ok(fs_remove_tree(at("tree"))); /* absent is success */
-    ck_assert_rc_ok(fs_remove_tree(at("kept")));
+    ck_assert_rc_ok(fs_remove_tree(at("outside")));
     scratch_remove(dir);
 }
 END_TEST

@@ -124,7 +124,7 @@ START_TEST(memory_is_measured_before_parsing)
             char *text = repeat(pieces[i], sizes[k]);
             size_t taken = cost(text, SIZE_MAX);
             ck_assert_uint_gt(taken, 0);
-            /* The parser's own buffers are of a few hundred bytes, beside what long texts need. */
+            /* The parser's own buffers have a few hundred bytes, in addition to what long texts need. */
             ck_assert_msg(k == 0 || cost(text, taken - 1024) == 0, "%s: %zu bytes were not seen", pieces[i], taken);
             ck_assert_msg(cost(text, 8 * taken) > 0, "%s: %zu bytes seen as far more", pieces[i], taken);
             free(text);

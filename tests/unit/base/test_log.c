@@ -100,13 +100,13 @@ START_TEST(records_are_logged_with_their_trace)
 {
     char text[4096];
 
-    (void)err_pass(err_raise(ERR_DISK_FULL, "no room"), "writing");
+    (void)err_pass(err_raise(ERR_DISK_FULL, "no space"), "writing");
     capture();
     log_err(LOG_ERROR, "job failed", "job_7");
     release(text, sizeof(text));
     json_t *line = json_loads(text, 0, NULL);
     ck_assert_str_eq(json_string_value(json_object_get(line, "code")), "insufficient_storage");
-    ck_assert_str_eq(json_string_value(json_object_get(line, "detail")), "no room");
+    ck_assert_str_eq(json_string_value(json_object_get(line, "detail")), "no space");
     ck_assert_str_eq(json_string_value(json_object_get(line, "job")), "job_7");
     ck_assert_ptr_nonnull(strstr(json_string_value(json_object_get(line, "trace")), "writing"));
     json_decref(line);

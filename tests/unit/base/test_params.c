@@ -14,7 +14,7 @@ struct options {
     int kind;
     json_t *extra, *modules;
     double share;
-    int wanted, needed;
+    int refine, needed;
 };
 
 static const char *const bit_choices[] = {"2", "3", "4", "8", NULL};
@@ -40,7 +40,7 @@ static const struct params_row second_rows[] = {
     ROW(PARAMS_JSON, extra, "null", .help = NULL),
     ROW(PARAMS_STRINGS, modules, "[\"lm_head\"]", .help = NULL),
     ROW(PARAMS_NUMBER, share, "null", .min = 0, .max = 1),
-    ROW(PARAMS_SWITCH, wanted, "null", .help = NULL),
+    ROW(PARAMS_SWITCH, refine, "null", .help = NULL),
     ROW(PARAMS_SWITCH, needed, "true", .help = NULL),
     {.name = NULL},
 };
@@ -76,11 +76,11 @@ START_TEST(defaults_fill_what_is_absent)
     ck_assert_ptr_null(options.extra);
     ck_assert_uint_eq(json_array_size(options.modules), 1);
     ck_assert_double_nan(options.share);
-    ck_assert_int_eq(options.wanted, PARAMS_AUTO);
+    ck_assert_int_eq(options.refine, PARAMS_AUTO);
     ck_assert_int_eq(options.needed, PARAMS_ON);
     json_t *echo = params_json(tables, &options);
     ck_assert(json_is_null(json_object_get(echo, "share")));
-    ck_assert(json_is_null(json_object_get(echo, "wanted")));
+    ck_assert(json_is_null(json_object_get(echo, "refine")));
     ck_assert(json_is_true(json_object_get(echo, "needed")));
     json_decref(echo);
     params_release(tables, &options);
@@ -95,7 +95,7 @@ START_TEST(given_values_are_read)
 
     ck_assert_rc_ok(parse("{\"sym\": false, \"bits\": 3, \"count\": 10, \"damp\": 1e-3, \"ratio\": -1, \"name\": "
                           "\"sevenxx\", \"kind\": \"gemv\", \"extra\": [1], \"modules\": [], \"note\": null,"
-                          " \"share\": 0.25, \"wanted\": true, \"needed\": false,"
+                          " \"share\": 0.25, \"refine\": true, \"needed\": false,"
                           " \"wide\": 9223372036854775807}",
                           &options, &errors));
     ck_assert(!options.sym);
@@ -114,7 +114,7 @@ START_TEST(given_values_are_read)
     ck_assert(json_is_null(json_object_get(echo, "note")));
     ck_assert_double_eq(json_real_value(json_object_get(echo, "damp")), 1e-3);
     ck_assert_double_eq(json_real_value(json_object_get(echo, "share")), 0.25);
-    ck_assert(json_is_true(json_object_get(echo, "wanted")));
+    ck_assert(json_is_true(json_object_get(echo, "refine")));
     ck_assert(json_is_false(json_object_get(echo, "needed")));
     ck_assert_uint_eq(json_object_size(echo), 15);
     json_decref(echo);
@@ -138,8 +138,8 @@ START_TEST(each_error_names_its_member)
          ERR_INVALID_PARAMETER},
         {"{\"bits\": 4, \"sym\": null}", "/quantization/sym", "\"sym\" is null; it must be true or false",
          ERR_INVALID_PARAMETER},
-        {"{\"bits\": 4, \"wanted\": \"auto\"}", "/quantization/wanted",
-         "\"wanted\" is \"auto\"; it must be true, false or null", ERR_INVALID_PARAMETER},
+        {"{\"bits\": 4, \"refine\": \"auto\"}", "/quantization/refine",
+         "\"refine\" is \"auto\"; it must be true, false or null", ERR_INVALID_PARAMETER},
         {"{\"bits\": 4, \"share\": 2}", "/quantization/share", "\"share\" is 2; it must be a number from 0 to 1",
          ERR_INVALID_PARAMETER},
         {"{\"bits\": 4, \"count\": 0}", "/quantization/count", "\"count\" is 0; it must be an integer from 1 to 10",
@@ -310,7 +310,7 @@ START_TEST(schema_tells_the_rows)
                 "{\"type\": [\"string\", \"null\"], \"maxLength\": 7, \"default\": null}");
     assert_json(json_object_get(properties, "share"),
                 "{\"type\": [\"number\", \"null\"], \"minimum\": 0.0, \"maximum\": 1.0, \"default\": null}");
-    assert_json(json_object_get(properties, "wanted"), "{\"type\": [\"boolean\", \"null\"], \"default\": null}");
+    assert_json(json_object_get(properties, "refine"), "{\"type\": [\"boolean\", \"null\"], \"default\": null}");
     assert_json(json_object_get(properties, "kind"),
                 "{\"type\": \"string\", \"enum\": [\"gemm\", \"gemv\"], \"default\": \"gemm\"}");
     assert_json(json_object_get(properties, "extra"), "{\"default\": null}");

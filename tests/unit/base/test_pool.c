@@ -1,4 +1,4 @@
-/* The team: every task once, workers numbered apart, equal results for any size, many callers, nested pools. */
+/* The thread pool: every task once, workers numbered apart, equal results for any size, many callers, nested pools. */
 
 #include "tests/unit/unit.h"
 

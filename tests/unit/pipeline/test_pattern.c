@@ -41,11 +41,11 @@ START_TEST(globs_match_as_fnmatch_does)
 
     for (size_t g = 0; g < sizeof(globs) / sizeof(globs[0]); g++) {
         for (size_t t = 0; t < sizeof(texts) / sizeof(texts[0]); t++) {
-            bool wanted = fnmatch(globs[g], texts[t], 0) == 0;
+            bool expected = fnmatch(globs[g], texts[t], 0) == 0;
             if (globs[g][0] == '\0' || texts[t][0] == '\0') {
                 continue; /* no module is called so */
             }
-            ck_assert_msg((pattern_match(globs[g], texts[t]) == 1) == wanted, "%s on \"%s\"", globs[g], texts[t]);
+            ck_assert_msg((pattern_match(globs[g], texts[t]) == 1) == expected, "%s on \"%s\"", globs[g], texts[t]);
         }
     }
 }

@@ -59,12 +59,12 @@ START_TEST(test_threads_do_not_matter)
 }
 END_TEST
 
-/* Stopped at a boundary, dropped in the middle of a block, stopped behind the last: always the same end. */
+/* Stopped at a boundary, dropped in the middle of a block, stopped after the last: always the same end. */
 START_TEST(test_resumed_is_the_same)
 {
-    struct world whole;
-    world_open(&whole, "gptq", 2);
-    ck_assert_rc_ok(run(&whole, MEMORY));
+    struct world full;
+    world_open(&full, "gptq", 2);
+    ck_assert_rc_ok(run(&full, MEMORY));
     for (int on_disk = 0; on_disk < 2; on_disk++) {
         int64_t memory = on_disk ? 0 : MEMORY;
         struct world w;
@@ -81,10 +81,10 @@ START_TEST(test_resumed_is_the_same)
         ck_assert_int_eq(w.block_count, (int64_t)4);
         w.stop_at = -1;
         ck_assert_rc_ok(run(&w, memory));
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         world_close(&w);
     }
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 
@@ -92,9 +92,9 @@ END_TEST
  * been on their way; and the run's own error is what is said. */
 START_TEST(test_finished_blocks_survive)
 {
-    struct world whole;
-    world_open(&whole, "rtn", 2);
-    ck_assert_rc_ok(run(&whole, MEMORY));
+    struct world full;
+    world_open(&full, "rtn", 2);
+    ck_assert_rc_ok(run(&full, MEMORY));
     for (int64_t ticks = 1; ticks < 60; ticks += 6) {
         struct world w;
         world_open(&w, "rtn", 2);
@@ -106,10 +106,10 @@ START_TEST(test_finished_blocks_survive)
         ck_assert_int_eq(w.block_count, (int64_t)w.begun - 1);
         w.cancel_in = -1;
         ck_assert_rc_ok(run(&w, MEMORY));
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         world_close(&w);
     }
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 
@@ -131,28 +131,28 @@ START_TEST(test_block_that_cannot_be_written)
 }
 END_TEST
 
-/* A quantized cache: its scales come back the same, and whatever is evaluated behind an interruption still sees it. */
+/* A quantized cache: its scales come back the same, and whatever is evaluated after an interruption still sees it. */
 START_TEST(test_cache_is_resumed)
 {
-    struct world whole, w, plain;
-    world_open(&whole, "gptq", 1);
+    struct world full, w, plain;
+    world_open(&full, "gptq", 1);
     world_open(&w, "gptq", 2);
     world_open(&plain, "gptq", 2);
-    whole.recipe.cache = w.recipe.cache = (struct cache_scheme){DTYPE_F8_E4M3, true};
-    ck_assert_rc_ok(run(&whole, MEMORY));
+    full.recipe.cache = w.recipe.cache = (struct cache_scheme){DTYPE_F8_E4M3, true};
+    ck_assert_rc_ok(run(&full, MEMORY));
     ck_assert_rc_ok(run(&plain, MEMORY));
     w.stop_at = 1;
     ck_assert_int_eq(run(&w, 0), ERR_INTERRUPTED);
     w.stop_at = -1;
     ck_assert_rc_ok(run(&w, MEMORY));
-    expect_same(&whole, &w);
+    expect_same(&full, &w);
     for (size_t i = 0; i < 4; i++) {
-        ck_assert(same_scales(&w.caches[i], &whole.caches[i]));
+        ck_assert(same_scales(&w.caches[i], &full.caches[i]));
         ck_assert_int_eq(w.caches[i].count, 2);
         ck_assert_int_eq(plain.caches[i].count, 0);
     }
-    ck_assert_double_ne(plain.result.kl_mean, whole.result.kl_mean);
-    world_close(&whole);
+    ck_assert_double_ne(plain.result.kl_mean, full.result.kl_mean);
+    world_close(&full);
     world_close(&w);
     world_close(&plain);
 }
@@ -190,12 +190,13 @@ START_TEST(test_without_any_data)
 }
 END_TEST
 
-/* Chains are not written after every block: what lies behind the last ones runs again and is not committed twice. */
+/* Activations are not saved after every block: the blocks after the last saved ones run again and are not committed
+ * twice. */
 START_TEST(test_blocks_without_chains_run_again)
 {
-    struct world whole;
-    world_open(&whole, "gptq", 1);
-    ck_assert_rc_ok(run(&whole, MEMORY));
+    struct world full;
+    world_open(&full, "gptq", 1);
+    ck_assert_rc_ok(run(&full, MEMORY));
     for (int stop = 0; stop < 4; stop++) {
         struct world w;
         world_open(&w, "gptq", 1);
@@ -206,10 +207,10 @@ START_TEST(test_blocks_without_chains_run_again)
             w.blocks[i].activation_count = 0;
         }
         ck_assert_rc_ok(run(&w, MEMORY));
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         world_close(&w);
     }
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 

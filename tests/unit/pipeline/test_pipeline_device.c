@@ -12,7 +12,7 @@
 /* A device with memory of its own, as much as the test says, in front of the CPU. */
 static const struct gpu_ops *cpu_ops;
 static struct gpu_ops small_ops;
-static size_t small_limit, small_used, small_most;
+static size_t small_limit, small_used, small_max;
 static int64_t small_promise;                                  /* bytes that it says it has free */
 static pthread_mutex_t small_lock = PTHREAD_MUTEX_INITIALIZER; /* results leave on a thread of their own */
 
@@ -25,7 +25,7 @@ static int small_alloc(struct gpu_device *device, size_t bytes, bool zeroed, voi
     pthread_mutex_lock(&small_lock);
     bool fits = bytes <= small_limit - small_used;
     small_used += fits ? bytes : 0;
-    small_most = small_used > small_most ? small_used : small_most;
+    small_max = small_used > small_max ? small_used : small_max;
     pthread_mutex_unlock(&small_lock);
     if (!fits) {
         return err_raise(ERR_GPU_OUT_OF_MEMORY, "the small device has no %zu bytes left", bytes);
@@ -99,7 +99,7 @@ static void world_shrink(struct world *world, size_t limit)
     small_follows = small_syncs = 0;
     small_limit = limit;
     small_promise = (int64_t)1 << 30;
-    small_used = small_most = 0;
+    small_used = small_max = 0;
     world->gpu.ops = &small_ops;
     world->gpu.info.host_memory = false;
 }
@@ -169,28 +169,28 @@ END_TEST
 
 static void check_device_memory(const char *quantization)
 {
-    struct world whole;
-    world_open_with(&whole, "gptq", quantization, 1);
-    ck_assert_rc_ok(run(&whole, MEMORY));
-    size_t most = MEMORY;
+    struct world full;
+    world_open_with(&full, "gptq", quantization, 1);
+    ck_assert_rc_ok(run(&full, MEMORY));
+    size_t max = MEMORY;
     for (int attempt = 0; attempt < 2; attempt++) {
         struct world w;
         world_open_with(&w, "gptq", quantization, 1);
-        world_shrink(&w, most);
+        world_shrink(&w, max);
         w.stop_at = 1;
         ck_assert_int_eq(run(&w, 0), ERR_INTERRUPTED);
         w.stop_at = -1;
         ck_assert_rc_ok(run(&w, MEMORY));
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         ck_assert_uint_eq(small_used, 0);
-        most = small_most - 1;
+        max = small_max - 1;
         world_close(&w);
     }
-    world_close(&whole);
+    world_close(&full);
 }
 
 /* On the device, in the host when it turns out too small for that, and back from a stop on another tier; with and
- * without the float model's path beside the quantized one. */
+ * without the float model's path next to the quantized one. */
 START_TEST(test_device_memory_is_the_same)
 {
     check_device_memory("{\"bits\":4,\"group_size\":64,\"float_targets\":false}");
@@ -198,21 +198,21 @@ START_TEST(test_device_memory_is_the_same)
 }
 END_TEST
 
-/* A device with too little for a whole micro-batch takes smaller ones; what a run of such ones gives is close. */
+/* A device with too little for a complete micro-batch takes smaller ones, with a similar result. */
 START_TEST(test_small_device_goes_on)
 {
-    struct world whole;
+    struct world full;
     struct world w;
-    world_open(&whole, "gptq", 1);
-    ck_assert_rc_ok(run(&whole, MEMORY));
+    world_open(&full, "gptq", 1);
+    ck_assert_rc_ok(run(&full, MEMORY));
     world_open(&w, "gptq", 1);
     world_shrink(&w, MEMORY);
     ck_assert_rc_ok(run(&w, MEMORY));
     ck_assert_int_eq(w.moved + w.halved, 0);
     ck_assert_int_eq(small_follows, 4 + 3); /* each block's codes follow the run, and so does each block that is read */
-    size_t most = small_most;
+    size_t max = small_max;
     int rc = 0, runs = 0, halved = 0;
-    for (size_t limit = most; rc == 0 && limit > most / 8; limit -= most / 16) {
+    for (size_t limit = max; rc == 0 && limit > max / 8; limit -= max / 16) {
         struct world less;
         world_open(&less, "gptq", 1);
         world_shrink(&less, limit);
@@ -220,7 +220,7 @@ START_TEST(test_small_device_goes_on)
         if (rc == 0) {
             runs++;
             ck_assert_int_eq(less.rows.count, 28);
-            ck_assert_double_lt(fabs(less.result.perplexity_after / whole.result.perplexity_after - 1), 0.1);
+            ck_assert_double_lt(fabs(less.result.perplexity_after / full.result.perplexity_after - 1), 0.1);
         }
         ck_assert_uint_eq(small_used, 0);
         ck_assert_int_le(less.moved, 1);
@@ -231,7 +231,7 @@ START_TEST(test_small_device_goes_on)
     ck_assert_int_ge(halved, 1);
     ck_assert_int_eq(rc, ERR_GPU_OUT_OF_MEMORY); /* in the end there is nothing left to give up */
     world_close(&w);
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 
@@ -250,9 +250,9 @@ static int failing_download(struct gpu_stream *stream, void *host, const void *f
 
 START_TEST(test_codes_that_cannot_leave)
 {
-    struct world whole;
-    world_open(&whole, "rtn", 1);
-    ck_assert_rc_ok(run(&whole, MEMORY));
+    struct world full;
+    world_open(&full, "rtn", 1);
+    ck_assert_rc_ok(run(&full, MEMORY));
     run_thread = pthread_self();
     for (int copy = 0; copy < 28; copy += 9) { /* of 7 a block; in the last one too */
         struct world w;
@@ -263,36 +263,36 @@ START_TEST(test_codes_that_cannot_leave)
         ck_assert_rc_ok(run(&w, MEMORY));
         ck_assert_int_eq(leave_in, -1);
         ck_assert_int_eq(w.moved, 1);
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         ck_assert_uint_eq(small_used, 0);
         world_close(&w);
     }
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 
-/* A device that has no room for activations first does without the block that is read ahead. */
+/* A device without capacity for activations first stops reading blocks ahead. */
 START_TEST(test_reading_ahead_goes_first)
 {
-    struct world whole;
-    world_open(&whole, "gptq", 1);
-    ck_assert_rc_ok(run(&whole, MEMORY));
-    size_t most = MEMORY;
+    struct world full;
+    world_open(&full, "gptq", 1);
+    ck_assert_rc_ok(run(&full, MEMORY));
+    size_t max = MEMORY;
     for (int attempt = 0; attempt < 2; attempt++) {
         struct world w;
         world_open(&w, "gptq", 1);
-        world_shrink(&w, most);
+        world_shrink(&w, max);
         small_promise = 1;
         ck_assert_rc_ok(run(&w, MEMORY));
         ck_assert_int_eq(w.moved + w.halved, 0);
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         ck_assert_uint_eq(small_used, 0);
         int64_t reader = 0;
         ck_assert_rc_ok(block_reader_bytes(w.model, &reader));
-        most = small_most - (size_t)reader / 2;
+        max = small_max - (size_t)reader / 2;
         world_close(&w);
     }
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 
@@ -320,7 +320,7 @@ static void measure_plan(const char *method, const char *quantization, bool own,
     plan.head = 0;    /* logits of a few tokens */
     *planned = memory_plan_max(&plan);
     *took = w.device_peak;
-    ck_assert(!own || *took >= (int64_t)small_most);
+    ck_assert(!own || *took >= (int64_t)small_max);
     ck_assert_msg(*took <= *planned && *took * 3 >= *planned && memory_plan_min(&single) > 0,
                   "%s %s: took %lld, planned %lld, at least %lld", method, quantization, (long long)*took,
                   (long long)*planned, (long long)memory_plan_min(&single));

@@ -66,30 +66,30 @@ END_TEST
 
 START_TEST(test_spilled_and_threads_are_the_same)
 {
-    struct world whole;
-    open_aimed(&whole, AIMED, 1);
-    ck_assert_rc_ok(run(&whole, MEMORY));
-    /* Nothing in memory; the quantized path's stream alone; all but the last chains. */
-    const int64_t stream = (int64_t)SEQUENCES * LONG * model_config(whole.model)->hidden_size * (int64_t)sizeof(float);
+    struct world full;
+    open_aimed(&full, AIMED, 1);
+    ck_assert_rc_ok(run(&full, MEMORY));
+    /* Nothing in memory; the quantized path's stream alone; all but the last stores. */
+    const int64_t stream = (int64_t)SEQUENCES * LONG * model_config(full.model)->hidden_size * (int64_t)sizeof(float);
     const int64_t limits[] = {0, stream, 5 * stream, MEMORY};
     for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
         struct world w;
         open_aimed(&w, AIMED, 2);
         ck_assert_rc_ok(run(&w, limits[i]));
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         world_close(&w);
     }
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 
 /* Stopped anywhere inside a block, by the daemon's end or a kill, on one tier, and gone on with on another. */
 START_TEST(test_resumed_inside_a_block_is_the_same)
 {
-    struct world whole;
+    struct world full;
     int64_t reached = 0, ticks = 3;
-    open_aimed(&whole, AIMED, 2);
-    ck_assert_rc_ok(run(&whole, MEMORY));
+    open_aimed(&full, AIMED, 2);
+    ck_assert_rc_ok(run(&full, MEMORY));
     for (int attempt = 0; reached < 4; attempt++, ticks += 13) { /* some 40 ticks a block */
         int64_t memory = attempt % 2 == 0 ? 0 : MEMORY;
         struct world w;
@@ -102,20 +102,20 @@ START_TEST(test_resumed_inside_a_block_is_the_same)
         w.cancel_in = -1;
         ck_assert_rc_ok(run(&w, MEMORY - memory));
         ck_assert_int_eq(w.damaged, 0);
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         world_close(&w);
     }
     ck_assert_int_gt(ticks, 100);
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 
 /* A checkpoint without the float path's activations, or with damaged ones, goes back to where there are some. */
 START_TEST(test_without_its_chain_blocks_run_again)
 {
-    struct world whole;
-    open_aimed(&whole, AIMED, 1);
-    ck_assert_rc_ok(run(&whole, MEMORY));
+    struct world full;
+    open_aimed(&full, AIMED, 1);
+    ck_assert_rc_ok(run(&full, MEMORY));
     for (int damaged = 0; damaged < 2; damaged++) {
         struct world w;
         char path[400];
@@ -135,14 +135,14 @@ START_TEST(test_without_its_chain_blocks_run_again)
         }
         ck_assert_rc_ok(run(&w, MEMORY));
         ck_assert_int_eq(w.damaged, 1);
-        expect_same(&whole, &w);
+        expect_same(&full, &w);
         world_close(&w);
     }
-    world_close(&whole);
+    world_close(&full);
 }
 END_TEST
 
-/* Behind a rewrite, in front of a quantized cache, for some linears only and beside methods that want no targets. */
+/* After a rewrite, in front of a quantized cache, for some linears only, and together with methods without targets. */
 START_TEST(test_with_other_stages)
 {
     static const struct {

@@ -55,14 +55,14 @@ START_TEST(what_does_not_fit_is_named)
                 floats(&w)[3 * K + k] *= factors[kind];
             }
             struct linear_job job = solve_one(&rig, rows[i].method, rows[i].text, rows[i].dtype, NULL, &w);
-            bool wanted = (kind == A_LARGE_ROW && rows[i].large) || (kind == A_SMALL_ROW && rows[i].small);
+            bool expected = (kind == A_LARGE_ROW && rows[i].large) || (kind == A_SMALL_ROW && rows[i].small);
             notices = 0;
             ck_assert_rc_ok(check_stored_scales(&run, &w, &job));
-            ck_assert_msg((job.fallback[0] != '\0') == wanted, "%s %s %d: \"%s\"", rows[i].method, rows[i].text, kind,
+            ck_assert_msg((job.fallback[0] != '\0') == expected, "%s %s %d: \"%s\"", rows[i].method, rows[i].text, kind,
                           job.fallback);
-            ck_assert_int_eq(notices, wanted);
-            ck_assert(!wanted || kind != A_LARGE_ROW || strstr(job.fallback, ": 0 beyond") == NULL);
-            ck_assert(!wanted || kind != A_SMALL_ROW || strstr(job.fallback, " 0 too small") == NULL);
+            ck_assert_int_eq(notices, expected);
+            ck_assert(!expected || kind != A_LARGE_ROW || strstr(job.fallback, ": 0 beyond") == NULL);
+            ck_assert(!expected || kind != A_SMALL_ROW || strstr(job.fallback, " 0 too small") == NULL);
             qtensor_deinit(&job.result);
             gpu_tensor_free(&rig.gpu, &w);
         }

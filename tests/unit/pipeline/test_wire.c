@@ -128,14 +128,14 @@ START_TEST(test_broken_messages_are_refused)
         struct wire_in longer = {.at = out.data, .left = out.size};
         ck_assert_int_eq(message_decode(&longer, &back), ERR_WORKER_LOST);
         for (size_t at = 0; at + 8 < out.size; at += 8) {
-            unsigned char kept[8];
-            memcpy(kept, out.data + at, 8);
+            unsigned char original[8];
+            memcpy(original, out.data + at, 8);
             memset(out.data + at, 0x7f, 8);
             struct wire_in in = {.at = out.data, .left = out.size - 1};
             if (message_decode(&in, &back) == 0) {
                 message_decoded_deinit(&back);
             }
-            memcpy(out.data + at, kept, 8);
+            memcpy(out.data + at, original, 8);
         }
         free(out.data);
     }

@@ -176,8 +176,8 @@ static int nameless_files(void)
     return count;
 }
 
-/* One that the store has already is given back behind the caller, and before the store is closed. */
-START_TEST(a_large_file_is_dropped_behind)
+/* The space of a large duplicate is freed in the background, and before the store is closed. */
+START_TEST(a_large_duplicate_is_freed)
 {
     struct bench bench;
     char path[512], sha256[DIGEST_HEX_SIZE], again[DIGEST_HEX_SIZE];
@@ -305,5 +305,5 @@ START_TEST(writers_and_collector_together)
 END_TEST
 
 UNIT_MAIN("blob", what_is_written_is_read, names_are_digests_only, an_aborted_write_leaves_nothing, files_are_moved_in,
-          a_large_file_is_dropped_behind, a_short_blob_is_replaced, garbage_is_unreferenced_and_not_held,
+          a_large_duplicate_is_freed, a_short_blob_is_replaced, garbage_is_unreferenced_and_not_held,
           writers_and_collector_together)

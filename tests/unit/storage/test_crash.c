@@ -55,7 +55,7 @@ static void work(struct store *store, int fd)
     json_t *response = json_pack("{s:s}", "id", id);
     ck_assert_rc_ok(store_idempotency_finish(store, &(struct idempotency_key){"default", "POST", id}, response));
     tell(fd, 'K', id, "", 0);
-    /* Earlier rounds left jobs behind: take those up first, as a daemon would. */
+    /* Earlier rounds left jobs: continue those first, as a daemon would. */
     ck_assert_rc_ok(store_job_claim(store, "queued", "running", "w", &job));
     snprintf(id, sizeof(id), "%s", text_at(job, "id"));
     int64_t fence = int_at(job, "fence"), seq = int_at(job, "seq");
@@ -151,7 +151,7 @@ static void wait_us(unsigned microseconds)
 }
 
 /* Let a child work for a random while, kill it, and collect its notes. Returns their number. */
-static size_t one_round(const struct bench *bench, unsigned moment_us, struct note *notes, size_t most)
+static size_t one_round(const struct bench *bench, unsigned moment_us, struct note *notes, size_t max)
 {
     int ends[2];
 
@@ -174,7 +174,7 @@ static size_t one_round(const struct bench *bench, unsigned moment_us, struct no
     wait_us(moment_us);
     kill(child, SIGKILL);
     while (read(ends[0], &note, sizeof(note)) == (ssize_t)sizeof(note)) {
-        ck_assert_uint_lt(count, most);
+        ck_assert_uint_lt(count, max);
         notes[count++] = note;
     }
     close(ends[0]);

@@ -2,7 +2,7 @@
 
 #include "tests/unit/storage/support.h"
 
-/* Walk a whole list in pages, both ways; the ids must come as they went in. */
+/* Walk a complete list in pages, both ways; the ids must come as they went in. */
 static void walk(struct store *store, const char *kind, char (*ids)[ID_SIZE], int count, int limit, bool ascending)
 {
     char cursor[ID_SIZE] = "";

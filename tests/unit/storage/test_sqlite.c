@@ -188,7 +188,8 @@ static void limit_files(rlim_t bytes)
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
-/* No file may grow: writes fail as on a full disk, nothing is half done, and with room again the store goes on. */
+/* No file may grow: writes fail as on a full disk, nothing is done partly, and once there is space again the store
+ * continues. */
 START_TEST(a_full_disk_is_survived)
 {
     struct bench bench;
