@@ -118,6 +118,8 @@ def install():
         files = {os.path.join(top, name) for top, _, names in os.walk(folder) for name in names}
         by_name = {os.path.basename(file): file for file in files}
         expected = {"quantd", "quantd.service"}
+        if os.path.exists(os.path.join(BUILD, "cli", "quantctl")):
+            expected.add("quantctl")
         if os.path.exists(os.path.join(BUILD, "gpu", "cuda", "quantd_gpu_cuda.so")):
             expected.add("quantd_gpu_cuda.so")
         equal(set(by_name), expected, "what is installed")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tree
 
-PACKAGES = ("jansson", "libcrypto", "libpcre2-8", "libutf8proc", "sqlite3", "libmicrohttpd", "libuv")
+PACKAGES = ("jansson", "libcrypto", "libpcre2-8", "libutf8proc", "sqlite3", "libmicrohttpd", "libuv", "libcurl", "yaml-0.1")
 FLAGS = ["-std=gnu17", "-D_GNU_SOURCE", '-DQUANTD_VERSION="0"', "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
          "-fsyntax-only", "-x", "c"]
 CUDA = ["-isystem", "/usr/local/cuda/include"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Includes point to lower layers only. Usage: layers.py ROOT
 
-base <- gpu <- models <- { quantizers | formats } <- pipeline <- jobs <- api <- daemon, and base <- storage <- jobs:
+base <- gpu <- models <- { quantizers | formats } <- pipeline <- jobs <- api <- daemon, and base <- storage <- jobs, base <- cli:
 quantizers, formats and storage never see each other, and pipeline sees no storage. Of jobs, api sees the public header
 alone, and no header that api includes leads to storage. Inside gpu, cpu/ and cuda/ see the public header and not each
 other.
@@ -22,6 +22,7 @@ BELOW["storage"] = ["base"]
 BELOW["jobs"] = BELOW["pipeline"] + ["pipeline", "storage"]
 BELOW["api"] = BELOW["pipeline"] + ["pipeline", "jobs"]
 BELOW["daemon"] = BELOW["api"] + ["storage", "api"]
+BELOW["cli"] = ["base"]
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
 
@@ -67,6 +68,7 @@ def self_test():
         "pipeline/a.c": ["storage/storage.h", "jobs/jobs.h"],
         "storage/a.c": ["models/model.h", "formats/format.h", "../base/err.h", "store.h", "tests/unit/unit.h"],
         "api/a.c": ["daemon/config.h", "storage/storage.h", "jobs/job.h"],
+        "cli/a.c": ["api/api.h", "jobs/jobs.h", "storage/storage.h"],
         "gpu/cpu/a.c": ["gpu/cuda/b.h"],
     }
     good = {"jobs/a.c": ["quantizers/quantizer.h", "storage/storage.h", "jobs/job.h"], "base/a.c": ["base/err.h"],

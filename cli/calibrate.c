@@ -1,0 +1,157 @@
+/* Calibration records, batch by batch. A batch is sent with the number of records that the server has accepted so far;
+ * when its answer is lost, the job says how many of it arrived, and the rest is sent again. */
+
+#include "cli/calibrate.h"
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "cli/job.h"
+#include "cli/safe.h"
+#include "cli/status.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define BATCH_BYTES ((size_t)1 << 20)
+#define LINE_MAX_BYTES ((size_t)64 << 20)
+#define ATTEMPTS 8
+
+struct batch {
+    char *text;
+    size_t size, capacity;
+    bool last;
+};
+
+static int read_batch(FILE *in, struct batch *batch, char **line, size_t *line_capacity, ssize_t *ahead)
+{
+    batch->size = 0;
+    while (*ahead > 0 && (batch->size == 0 || batch->size + (size_t)*ahead <= BATCH_BYTES)) {
+        if ((size_t)*ahead > LINE_MAX_BYTES) {
+            return status_fail(STATUS_LOCAL, "a calibration record is longer than %zu MiB", LINE_MAX_BYTES >> 20);
+        }
+        if (batch->size + (size_t)*ahead > batch->capacity) {
+            TRY(mem_resize(&batch->text, batch->size + (size_t)*ahead));
+            batch->capacity = batch->size + (size_t)*ahead;
+        }
+        memcpy(batch->text + batch->size, *line, (size_t)*ahead);
+        batch->size += (size_t)*ahead;
+        *ahead = getline(line, line_capacity, in);
+    }
+    if (ferror(in) != 0) {
+        return status_fail(STATUS_LOCAL, "the calibration records cannot be read");
+    }
+    batch->last = *ahead <= 0;
+    return 0;
+}
+
+/* Leave out the first lines of a batch. */
+static void drop_lines(struct batch *batch, int64_t lines)
+{
+    size_t at = 0;
+
+    while (lines > 0 && at < batch->size) {
+        const char *end = memchr(batch->text + at, '\n', batch->size - at);
+        at = end != NULL ? (size_t)(end - batch->text) + 1 : batch->size;
+        lines--;
+    }
+    memmove(batch->text, batch->text + at, batch->size - at);
+    batch->size -= at;
+}
+
+/* After a lost answer: how many records the server has. */
+static int ask_offset(struct cli *cli, const char *job, int64_t *offset, bool *complete)
+{
+    AUTO_JSON json_t *state = NULL;
+
+    TRY(job_get(cli, job, 0, &state));
+    *complete = strcmp(print_text(state, "status"), "awaiting_calibration") != 0;
+    return json_get_int(json_object_get(state, "calibration"), "records", 0, INT64_MAX, offset) == 1
+               ? 0
+               : status_fail(STATUS_SERVER, "the job does not say how many records it has");
+}
+
+static int send_once(struct cli *cli, const char *job, const struct batch *batch, int64_t offset, json_t **answer)
+{
+    char path[CLIENT_PATH_MAX], below[64];
+
+    snprintf(below, sizeof(below), "/calibration?offset=%" PRId64 "%s", offset, batch->last ? "&complete=1" : "");
+    TRY(job_path(path, sizeof(path), job, below));
+    return client_call(cli,
+                       &(struct http_call){.method = "POST",
+                                           .path = path,
+                                           .type = "application/x-ndjson",
+                                           .body = batch->text != NULL ? batch->text : "",
+                                           .size = batch->size},
+                       answer);
+}
+
+static int send_batch(struct cli *cli, const char *job, struct batch *batch, int64_t *offset, json_t **answer)
+{
+    int rc = send_once(cli, job, batch, *offset, answer);
+
+    for (int attempt = 1; rc == STATUS_UNREACHABLE && attempt < ATTEMPTS; attempt++) {
+        int64_t has = *offset;
+        bool complete = false;
+        const struct timespec pause = {.tv_sec = attempt};
+        (void)nanosleep(&pause, NULL);
+        rc = ask_offset(cli, job, &has, &complete);
+        if (rc != 0) {
+            continue;
+        }
+        drop_lines(batch, has - *offset);
+        *offset = has;
+        if (complete) {
+            return 0;
+        }
+        rc = send_once(cli, job, batch, *offset, answer);
+    }
+    if (rc == 0) {
+        (void)json_get_int(*answer, "next_offset", 0, INT64_MAX, offset);
+    }
+    return rc;
+}
+
+static void show_rejected(const json_t *answer)
+{
+    const json_t *error;
+    size_t i;
+
+    json_array_foreach(json_object_get(answer, "errors"), i, error)
+    {
+        char line[PRINT_SIZE];
+        safe_printf(stderr, "  line %s of the batch was not accepted: %s (%s)\n",
+                    print_value(json_object_get(error, "line"), line), print_text(error, "detail"),
+                    print_text(error, "code"));
+    }
+}
+
+int calibrate_stream(struct cli *cli, const char *job, FILE *in, json_t **answer)
+{
+    struct batch batch = {0};
+    AUTO_FREE char *line = NULL;
+    AUTO_JSON json_t *last = NULL;
+    size_t capacity = 0;
+    int64_t offset = 0;
+    int rc = 0;
+
+    ssize_t ahead = getline(&line, &capacity, in);
+    while (rc == 0 && !batch.last) {
+        rc = read_batch(in, &batch, &line, &capacity, &ahead);
+        json_decref(last);
+        last = NULL;
+        rc = rc != 0 ? rc : send_batch(cli, job, &batch, &offset, &last);
+        if (rc == 0 && !cli->quiet) {
+            char tokens[PRINT_SIZE];
+            safe_printf(stderr, "calibration: %" PRId64 " records, %s tokens\n", offset,
+                        print_value(json_object_get(last, "tokens"), tokens));
+            show_rejected(last);
+        }
+    }
+    free(batch.text);
+    TRY(rc);
+    *answer = MOVE(last);
+    return 0;
+}

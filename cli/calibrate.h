@@ -1,0 +1,11 @@
+#pragma once
+/* Records streamed into a job that waits for calibration: in batches of complete lines, each acknowledged, so that a
+ * broken connection is continued where the server is. */
+
+#include "cli/client.h"
+
+#include <stdio.h>
+
+/* Send the lines of in (NDJSON) into the job and complete its calibration. After a broken connection the batch is
+ * continued after the records that the server has. *answer: the last one. */
+int calibrate_stream(struct cli *cli, const char *job, FILE *in, json_t **answer);

@@ -1,0 +1,169 @@
+/* quantctl models: checkpoints that the server knows. */
+
+#include "base/err.h"
+#include "cli/commands.h"
+#include "cli/print.h"
+#include "cli/safe.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MODELS "/v1/models"
+
+/* --- list */
+
+struct list_options {
+    int64_t limit;
+};
+
+static const struct option_row list_options[] = {
+    {"limit", 'n', OPTION_INT, "N", offsetof(struct list_options, limit), .help = "At most N models (default: all)", 1,
+     1000000},
+    {0},
+};
+
+static int models_list_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    const struct list_options *options = given;
+    AUTO_JSON json_t *list = NULL;
+    const json_t *model;
+    size_t i;
+
+    TRY(client_list(cli, MODELS, options->limit != OPTION_UNSET ? options->limit : 0, &list));
+    if (cli->json) {
+        print_json(list);
+        return 0;
+    }
+    AUTO(table)
+    struct table *table = table_new(
+        (const char *const[]){"ID", "NAME", "ARCHITECTURE", "DTYPE", ">PARAMETERS", ">BYTES", "CREATED", NULL});
+    json_array_foreach(json_object_get(list, "data"), i, model)
+    {
+        char parameters[PRINT_SIZE], bytes[PRINT_SIZE], created[PRINT_SIZE];
+        TABLE_ROW(table, print_text(model, "id"), print_text(model, "name"), print_text(model, "architecture"),
+                  print_text(model, "dtype"), print_value(json_object_get(model, "parameters"), parameters),
+                  print_bytes(json_number_value(json_object_get(model, "bytes")), bytes),
+                  print_time(model, "created_at", created));
+    }
+    return table_print(table, stdout);
+}
+
+const struct command command_models_list = {
+    .name = "models list",
+    .summary = "List the registered models",
+    .options = list_options,
+    .size = sizeof(struct list_options),
+    .run = models_list_run,
+};
+
+/* --- register */
+
+struct register_options {
+    const char *name, *sha256;
+};
+
+static const struct option_row register_options[] = {
+    {"name", 0, OPTION_TEXT, "NAME", offsetof(struct register_options, name),
+     .help = "A name for lists and for submit --model"},
+    {"expected-sha256", 0, OPTION_TEXT, "HEX", offsetof(struct register_options, sha256),
+     .help = "Refuse a checkpoint with another digest"},
+    {0},
+};
+
+static int show_model(struct cli *cli, const json_t *model)
+{
+    char bytes[PRINT_SIZE], text[PRINT_SIZE];
+    const json_t *reason;
+    size_t i;
+
+    if (cli->json) {
+        print_json(model);
+        return 0;
+    }
+    safe_printf(stdout, "id            %s\n", print_text(model, "id"));
+    safe_printf(stdout, "name          %s\n", print_text(model, "name"));
+    safe_printf(stdout, "uri           %s\n", print_text(model, "uri"));
+    safe_printf(stdout, "architecture  %s%s\n", print_text(model, "architecture"),
+                json_is_false(json_object_get(model, "supported")) ? " (not supported)" : "");
+    json_array_foreach(json_object_get(model, "reasons"), i, reason)
+    {
+        safe_printf(stdout, "reason        %s\n", print_value(reason, text));
+    }
+    safe_printf(stdout, "layers        %s\n", print_number(model, "num_layers", 9, text));
+    safe_printf(stdout, "parameters    %s\n", print_value(json_object_get(model, "parameters"), text));
+    safe_printf(stdout, "bytes         %s, %s\n",
+                print_bytes(json_number_value(json_object_get(model, "bytes")), bytes), print_text(model, "dtype"));
+    safe_printf(stdout, "digest        %s\n", print_text(model, "digest"));
+    return 0;
+}
+
+static int models_register_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    const struct register_options *options = given;
+    AUTO_JSON json_t *body =
+        json_pack("{s:s,s:s*,s:s*}", "uri", arguments[0], "name", options->name, "expected_sha256", options->sha256);
+    AUTO_JSON json_t *model = NULL;
+
+    if (body == NULL) {
+        return err_raise(ERR_CONFIG, "an argument is not UTF-8");
+    }
+    TRY(client_send(cli, "POST", MODELS, body, &model));
+    return show_model(cli, model);
+}
+
+const struct command command_models_register = {
+    .name = "models register",
+    .arguments = "URI",
+    .summary = "Register a checkpoint below a model root: file:PATH",
+    .details =
+        "The server reads the checkpoint's headers only. PATH is relative to a model root, or absolute below one.",
+    .min = 1,
+    .max = 1,
+    .options = register_options,
+    .size = sizeof(struct register_options),
+    .run = models_register_run,
+};
+
+/* --- show, delete */
+
+static int models_show_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    AUTO_JSON json_t *model = NULL;
+    char path[CLIENT_PATH_MAX];
+
+    TRY(client_path(path, sizeof(path), MODELS, arguments[0], "mdl", "model"));
+    TRY(client_get(cli, path, &model));
+    return show_model(cli, model);
+}
+
+const struct command command_models_show = {
+    .name = "models show",
+    .arguments = "MODEL",
+    .summary = "Show one model",
+    .min = 1,
+    .max = 1,
+    .run = models_show_run,
+};
+
+static int models_delete_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    char path[CLIENT_PATH_MAX];
+
+    for (int i = 0; i < count; i++) {
+        TRY(client_path(path, sizeof(path), MODELS, arguments[i], "mdl", "model"));
+        TRY(client_send(cli, "DELETE", path, NULL, NULL));
+        if (!cli->quiet) {
+            printf("%s deleted\n", arguments[i]);
+        }
+    }
+    return 0;
+}
+
+const struct command command_models_delete = {
+    .name = "models delete",
+    .arguments = "MODEL...",
+    .summary = "Forget models; their files stay",
+    .min = 1,
+    .max = -1,
+    .run = models_delete_run,
+};

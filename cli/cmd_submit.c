@@ -1,0 +1,360 @@
+/* quantctl submit: a job from flags or from a file, its calibration records, and its end if that is waited for. */
+
+#include "base/err.h"
+#include "base/ids.h"
+#include "base/json.h"
+#include "cli/calibrate.h"
+#include "cli/commands.h"
+#include "cli/job.h"
+#include "cli/jobfile.h"
+#include "cli/print.h"
+#include "cli/safe.h"
+#include "cli/status.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MODELS "/v1/models"
+#define SUBMIT_TEXT_MAX 4096
+
+struct submit_options {
+    const char *file, *name, *model, *format, *calibration, *evaluation, *device, *key;
+    struct option_texts methods, set, metadata;
+    int64_t bits, group_size, samples, length, seed, priority, attempts, timeout;
+    bool wait, watch;
+};
+
+#define AT(member) offsetof(struct submit_options, member)
+
+static const struct option_row submit_options[] = {
+    {"file", 'f', OPTION_TEXT, "FILE", AT(file), .help = "Job file in YAML or JSON; \"-\" is standard input"},
+    {"model", 'm', OPTION_TEXT, "MODEL", AT(model),
+     .help = "Model: its id, its name, or file:PATH, which is registered first"},
+    {"method", 0, OPTION_TEXTS, "METHOD", AT(methods), .help = "Method; repeat for a list of stages"},
+    {"bits", 'b', OPTION_INT, "N", AT(bits), .help = "quantization.bits", 1, 64},
+    {"group-size", 'g', OPTION_INT, "N", AT(group_size), .help = "quantization.group_size", -1, 1000000},
+    {"set", 0, OPTION_TEXTS, "NAME=VALUE", AT(set),
+     .help = "Any other member: damp_percent=0.02 of quantization, output.max_shard_bytes=... of another object; "
+             "repeatable"},
+    {"format", 0, OPTION_TEXT, "FORMAT", AT(format), .help = "output.format"},
+    {"calibration", 'c', OPTION_TEXT, "FILE", AT(calibration),
+     .help = "Calibration records: a local NDJSON file (\"-\": standard input), or file_... of the server"},
+    {"num-samples", 0, OPTION_INT, "N", AT(samples), .help = "calibration.num_samples", 1, INT64_MAX},
+    {"sequence-length", 0, OPTION_INT, "N", AT(length), .help = "calibration.sequence_length", 1, INT64_MAX},
+    {"evaluation", 0, OPTION_TEXT, "FILE|FRACTION", AT(evaluation),
+     .help = "Evaluate on file_... of the server, or on this fraction of the calibration records"},
+    {"name", 'n', OPTION_TEXT, "NAME", AT(name), .help = "Name of the job"},
+    {"metadata", 0, OPTION_TEXTS, "KEY=VALUE", AT(metadata), .help = "Metadata for filters; repeatable"},
+    {"device", 0, OPTION_TEXT, "DEVICE", AT(device), .help = "resources.device"},
+    {"seed", 0, OPTION_INT, "N", AT(seed), .help = "Seed", 0, INT64_MAX},
+    {"priority", 0, OPTION_INT, "N", AT(priority), .help = "Priority", -1000000, 1000000},
+    {"max-attempts", 0, OPTION_INT, "N", AT(attempts), .help = "Attempts without progress", 1, 1000000},
+    {"time-limit", 0, OPTION_INT, "SECONDS", AT(timeout), .help = "timeout_seconds: the job's time limit", 1,
+     INT64_MAX},
+    {"idempotency-key", 0, OPTION_TEXT, "KEY", AT(key),
+     .help = "Submit once, however often this is run with the same key"},
+    {"wait", 'w', OPTION_FLAG, NULL, AT(wait), .help = "Wait for the end of the job; exit status 1 unless it succeeds"},
+    {"watch", 0, OPTION_FLAG, NULL, AT(watch), .help = "The same with progress, as quantctl watch shows it"},
+    {0},
+};
+
+/* --- the body */
+
+/* The object that a member belongs to, created where it is missing. */
+static json_t *object_of(json_t *body, const char *name)
+{
+    json_t *object = json_object_get(body, name);
+
+    if (!json_is_object(object)) {
+        object = json_object();
+        (void)json_object_set_new(body, name, object);
+    }
+    return object;
+}
+
+static int set_text(json_t *object, const char *name, const char *text)
+{
+    if (text != NULL && json_object_set_new(object, name, json_string(text)) != 0) {
+        return err_raise(ERR_CONFIG, "the value of %s is not UTF-8", name);
+    }
+    return 0;
+}
+
+static void set_int(json_t *object, const char *name, int64_t value)
+{
+    if (value != OPTION_UNSET) {
+        (void)json_object_set_new(object, name, json_integer(value));
+    }
+}
+
+static int split(const char *option, const char *item, char *name, size_t size, const char **value)
+{
+    const char *equals = strchr(item, '=');
+
+    if (equals == NULL || equals == item || (size_t)(equals - item) >= size) {
+        return err_raise(ERR_CONFIG, "--%s: \"%.80s\" is not NAME=VALUE", option, item);
+    }
+    memcpy(name, item, (size_t)(equals - item));
+    name[equals - item] = '\0';
+    *value = equals + 1;
+    return 0;
+}
+
+/* NAME or OBJECT.NAME = JSON, or text where it is not JSON. */
+static int set_member(json_t *body, const char *item)
+{
+    char name[256];
+    const char *value = NULL;
+    json_t *parsed = NULL;
+
+    TRY(split("set", item, name, sizeof(name), &value));
+    char *dot = strchr(name, '.');
+    json_t *object = dot != NULL ? (*dot = '\0', object_of(body, name)) : object_of(body, "quantization");
+    if ((value[0] != '[' && value[0] != '{' && value[0] != '"') || json_parse(value, strlen(value), 32, &parsed) != 0) {
+        parsed = jobfile_scalar(value, strlen(value));
+    }
+    if (parsed == NULL || json_object_set_new(object, dot != NULL ? dot + 1 : name, parsed) != 0) {
+        return err_raise(ERR_CONFIG, "--set: \"%.80s\" is not UTF-8", item);
+    }
+    return 0;
+}
+
+static int set_methods(json_t *body, const struct option_texts *methods)
+{
+    if (methods->count == 1) {
+        return set_text(body, "method", methods->items[0]);
+    }
+    if (methods->count > 1) {
+        json_t *list = json_array();
+        for (size_t i = 0; i < methods->count; i++) {
+            (void)json_array_append_new(list, json_string(methods->items[i]));
+        }
+        (void)json_object_set_new(body, "method", list);
+    }
+    return 0;
+}
+
+static int set_calibration(json_t *body, const struct submit_options *options)
+{
+    const char *file = options->calibration;
+
+    if (file != NULL && strncmp(file, "file_", 5) == 0) {
+        TRY(set_text(object_of(body, "calibration"), "file_id", file));
+    } else if (file != NULL) {
+        (void)json_object_set_new(object_of(body, "calibration"), "stream", json_true());
+    }
+    if (options->samples != OPTION_UNSET || options->length != OPTION_UNSET) {
+        set_int(object_of(body, "calibration"), "num_samples", options->samples);
+        set_int(object_of(body, "calibration"), "sequence_length", options->length);
+    }
+    if (options->evaluation != NULL && strncmp(options->evaluation, "file_", 5) == 0) {
+        return set_text(object_of(body, "evaluation"), "file_id", options->evaluation);
+    }
+    if (options->evaluation != NULL) {
+        json_t *fraction = jobfile_scalar(options->evaluation, strlen(options->evaluation));
+        if (!json_is_number(fraction)) {
+            json_decref(fraction);
+            return err_raise(ERR_CONFIG, "--evaluation: \"%.80s\" is neither file_... nor a fraction such as 0.1",
+                             options->evaluation);
+        }
+        (void)json_object_set_new(object_of(body, "evaluation"), "hold_back", fraction);
+    }
+    return 0;
+}
+
+static int make_body(const struct submit_options *options, json_t **out)
+{
+    AUTO_JSON json_t *body = NULL;
+    char name[256];
+    const char *value = NULL;
+
+    if (options->file != NULL) {
+        TRY(jobfile_read(options->file, &body));
+    } else {
+        body = json_object();
+    }
+    TRY(set_text(body, "name", options->name));
+    TRY(set_text(body, "model", options->model));
+    TRY(set_methods(body, &options->methods));
+    if (options->bits != OPTION_UNSET || options->group_size != OPTION_UNSET) {
+        set_int(object_of(body, "quantization"), "bits", options->bits);
+        set_int(object_of(body, "quantization"), "group_size", options->group_size);
+    }
+    TRY(options->format != NULL ? set_text(object_of(body, "output"), "format", options->format) : 0);
+    TRY(options->device != NULL ? set_text(object_of(body, "resources"), "device", options->device) : 0);
+    TRY(set_calibration(body, options));
+    for (size_t i = 0; i < options->set.count; i++) {
+        TRY(set_member(body, options->set.items[i]));
+    }
+    for (size_t i = 0; i < options->metadata.count; i++) {
+        TRY(split("metadata", options->metadata.items[i], name, sizeof(name), &value));
+        TRY(set_text(object_of(body, "metadata"), name, value));
+    }
+    set_int(body, "seed", options->seed);
+    set_int(body, "priority", options->priority);
+    set_int(body, "max_attempts", options->attempts);
+    set_int(body, "timeout_seconds", options->timeout);
+    *out = MOVE(body);
+    return 0;
+}
+
+/* --- the model */
+
+static int find_model(struct cli *cli, const char *name, json_t **id)
+{
+    AUTO_JSON json_t *list = NULL;
+    const json_t *model, *found = NULL;
+    size_t i, matches = 0;
+
+    TRY(client_list(cli, MODELS, 0, &list));
+    json_array_foreach(json_object_get(list, "data"), i, model)
+    {
+        if (strcmp(print_text(model, "name"), name) == 0) {
+            found = found == NULL ? model : found; /* the newest */
+            matches++;
+        }
+    }
+    if (matches == 0) {
+        return err_set_hint(err_raise(ERR_CONFIG, "there is no model named \"%.200s\"", name),
+                            "quantctl models lists them; file:PATH registers one");
+    }
+    if (matches > 1) {
+        return err_set_hint(err_raise(ERR_CONFIG, "%zu models are named \"%.200s\"", matches, name),
+                            "name one by its id; quantctl models lists them");
+    }
+    *id = json_incref(json_object_get(found, "id"));
+    return 0;
+}
+
+/* body's model by its id: a name is looked up, a URI registered. */
+static int resolve_model(struct cli *cli, json_t *body)
+{
+    const char *model = json_get_string(body, "model");
+    AUTO_JSON json_t *id = NULL;
+
+    if (model == NULL) {
+        return json_object_get(body, "model") != NULL
+                   ? 0
+                   : err_set_hint(err_raise(ERR_CONFIG, "the job has no model"), "--model, or model: in the job file");
+    }
+    if (strncmp(model, "mdl_", 4) == 0) {
+        return 0;
+    }
+    if (strncmp(model, "file:", 5) == 0) {
+        AUTO_JSON json_t *request = json_pack("{s:s}", "uri", model);
+        AUTO_JSON json_t *registered = NULL;
+        TRY(client_send(cli, "POST", MODELS, request, &registered));
+        id = json_incref(json_object_get(registered, "id"));
+    } else {
+        TRY(find_model(cli, model, &id));
+    }
+    if (!json_is_string(id)) {
+        return status_fail(STATUS_SERVER, "the server's model has no id");
+    }
+    (void)json_object_set(body, "model", id);
+    return 0;
+}
+
+/* --- the job */
+
+static int create_job(struct cli *cli, const json_t *body, const char *key, json_t **job)
+{
+    char header[320], made[ID_SIZE];
+    AUTO_FREE char *text = json_dumps(body, JSON_COMPACT);
+
+    if (text == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the request");
+    }
+    id_new("qctl", made);
+    snprintf(header, sizeof(header), "Idempotency-Key: %s", key != NULL ? key : made);
+    if (strpbrk(header, "\r\n") != NULL || (key != NULL && (strlen(key) > 255 || key[0] == '\0'))) {
+        return err_raise(ERR_CONFIG, "--idempotency-key: 1 to 255 visible characters");
+    }
+    const char *const headers[] = {header, NULL};
+    const struct http_call call = {.method = "POST",
+                                   .path = CLIENT_JOBS,
+                                   .headers = headers,
+                                   .type = "application/json",
+                                   .body = text,
+                                   .size = strlen(text)};
+    int rc = client_call(cli, &call, job);
+    return rc == STATUS_UNREACHABLE ? client_call(cli, &call, job) : rc; /* the key makes one job of both */
+}
+
+static int send_calibration(struct cli *cli, const char *id, const char *path)
+{
+    AUTO_JSON json_t *answer = NULL;
+    bool standard = strcmp(path, "-") == 0;
+
+    AUTO_FILE FILE *in = standard ? fdopen(dup(STDIN_FILENO), "re") : fopen(path, "re");
+    if (in == NULL) {
+        return status_fail(STATUS_LOCAL, "%s cannot be opened", path);
+    }
+    return calibrate_stream(cli, id, in, &answer);
+}
+
+static int wait_end(struct cli *cli, const char *id, json_t **job)
+{
+    for (;;) {
+        json_decref(*job);
+        *job = NULL;
+        TRY(job_get(cli, id, 30, job));
+        if (job_is_terminal(print_text(*job, "status"))) {
+            return 0;
+        }
+    }
+}
+
+static int submit_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    const struct submit_options *options = given;
+    const char *file = options->calibration;
+    bool local = file != NULL && strncmp(file, "file_", 5) != 0;
+    AUTO_JSON json_t *body = NULL;
+    AUTO_JSON json_t *job = NULL;
+    char id[128];
+
+    if (local && strcmp(file, "-") != 0 && access(file, R_OK) != 0) {
+        return status_fail(STATUS_LOCAL, "%s cannot be read", file);
+    }
+    TRY(make_body(options, &body));
+    TRY(resolve_model(cli, body));
+    TRY(create_job(cli, body, options->key, &job));
+    snprintf(id, sizeof(id), "%s", print_text(job, "id"));
+    if (!cli->quiet) {
+        safe_printf(stderr, "job %s\n", id);
+    }
+    if (local && strcmp(print_text(job, "status"), "awaiting_calibration") == 0) {
+        int rc = send_calibration(cli, id, file);
+        if (rc != 0) {
+            safe_printf(stderr, "job %s still waits for its calibration; quantctl cancel %s ends it\n", id, id);
+            return rc;
+        }
+        json_decref(job);
+        job = NULL;
+        TRY(job_get(cli, id, 0, &job));
+    }
+    if (options->wait || options->watch) {
+        TRY(wait_end(cli, id, &job));
+    }
+    if (cli->json) {
+        print_json(job);
+    } else if (options->wait || options->watch) {
+        job_print(job);
+    } else {
+        safe_printf(stdout, "%s\n", id);
+    }
+    return options->wait || options->watch ? job_outcome(job) : 0;
+}
+
+const struct command command_submit = {
+    .name = "submit",
+    .summary = "Submit a job from options or from a job file",
+    .details = "A job file has the members of POST /v1/quantization/jobs; options take precedence over it. Standard "
+               "output is the job's id.\n\n"
+               "  quantctl submit -m tiny --method gptq -b 4 -g 64 -c texts.ndjson --wait",
+    .options = submit_options,
+    .size = sizeof(struct submit_options),
+    .run = submit_run,
+};

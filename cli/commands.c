@@ -1,0 +1,19 @@
+/* The list of commands. */
+
+#include "cli/commands.h"
+
+const struct command *const commands[] = {
+    &command_login,
+    &command_system,
+    &command_methods,
+    &command_models_list,
+    &command_models_register,
+    &command_models_show,
+    &command_models_delete,
+    &command_submit,
+    &command_jobs_list,
+    &command_jobs_show,
+    &command_jobs_delete,
+    &command_cancel,
+    NULL,
+};

@@ -1,0 +1,12 @@
+#pragma once
+/* The rows of all commands. A command is in the file of its first word. */
+
+#include "cli/command.h"
+
+extern const struct command command_login;
+extern const struct command command_system;
+extern const struct command command_methods;
+extern const struct command command_models_list, command_models_register, command_models_show, command_models_delete;
+extern const struct command command_submit;
+extern const struct command command_jobs_list, command_jobs_show, command_jobs_delete;
+extern const struct command command_cancel;

@@ -1,0 +1,65 @@
+#pragma once
+/* HTTP over libcurl: one server, its URL as a prefix of every path, connections that are kept.
+ *
+ * TLS certificates are verified unless the user said --insecure; redirects are never followed, and only http and https
+ * are spoken. An answer that is collected is bounded; a transfer on which nothing moves ends. A failure returns
+ * STATUS_UNREACHABLE or STATUS_SERVER with its sentence in the error record, which never has the key. One thread. */
+
+#include "base/cleanup.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define HTTP_ANSWER_MAX ((size_t)256 << 20)
+#define HTTP_PATH_MAX 8192
+
+struct http;
+
+struct http_options {
+    const char *url, *key, *ca_file; /* key, ca_file: may be NULL */
+    bool insecure;
+    int64_t idle_seconds; /* nothing moved for so long: the transfer ends */
+};
+
+/* ERR_CONFIG when the URL is not one of a server, or when a key would travel unencrypted to another host. */
+int http_open(const struct http_options *options, struct http **out);
+void http_close(struct http *http);
+CLEANUP_FREE(http, struct http, http_close)
+const char *http_url(const struct http *http);
+
+struct http_call {
+    const char *method, *path;  /* path with its query, percent-encoded; begins with a slash */
+    const char *const *headers; /* more headers, NULL-terminated; or NULL */
+    const char *type;           /* Content-Type of the body; NULL = there is no body */
+    const void *body;           /* in memory, size bytes */
+    size_t size;
+    int file; /* > 0: the body is size bytes of this file from its position offset, instead of memory */
+    int64_t offset;
+    int64_t wait_seconds; /* the server may be silent for so much longer */
+    /* Bytes of a 2xx answer as they arrive, instead of collecting them. Not 0 ends the transfer, which then returns
+     * that value. */
+    int (*take)(void *context, const char *data, size_t size);
+    /* How far a body has been sent. May be NULL. */
+    void (*sent)(void *context, int64_t bytes);
+    void *context;
+};
+
+struct http_answer {
+    long status;
+    char type[128];                               /* media type, lower case, without parameters */
+    char replayed[8];                             /* Idempotency-Replayed */
+    int64_t range_first, range_last, range_total; /* of Content-Range; -1 = none */
+    int64_t length;                               /* Content-Length, or -1 */
+    int64_t retry_after;                          /* seconds, or -1 */
+    char *body;                                   /* NUL-terminated; NULL if take got it */
+    size_t size;
+};
+void http_answer_deinit(struct http_answer *answer);
+CLEANUP_DEINIT(http_answer, struct http_answer, http_answer_deinit)
+
+/* 0 when a complete answer arrived, of whatever status. */
+int http_call(struct http *http, const struct http_call *call, struct http_answer *answer);
+
+/* Append text to out, percent-encoded but for unreserved characters and those in keep. */
+int http_escape(char *out, size_t size, const char *text, const char *keep);

@@ -1,0 +1,162 @@
+/* A job as several commands see it. */
+
+#include "cli/job.h"
+
+#include "base/err.h"
+#include "base/json.h"
+#include "cli/safe.h"
+#include "cli/status.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+int job_path(char *out, size_t size, const char *id, const char *below)
+{
+    TRY(client_path(out, size, CLIENT_JOBS, id, "job", "job"));
+    return http_escape(out, size, below, "/?=&");
+}
+
+int job_get(struct cli *cli, const char *id, int64_t wait_seconds, json_t **out)
+{
+    char path[CLIENT_PATH_MAX], prefer[64];
+
+    TRY(job_path(path, sizeof(path), id, ""));
+    snprintf(prefer, sizeof(prefer), "Prefer: wait=%" PRId64, wait_seconds);
+    const char *const headers[] = {prefer, NULL};
+    return client_call(
+        cli,
+        &(struct http_call){
+            .method = "GET", .path = path, .headers = wait_seconds > 0 ? headers : NULL, .wait_seconds = wait_seconds},
+        out);
+}
+
+bool job_is_terminal(const char *status)
+{
+    return strcmp(status, "succeeded") == 0 || strcmp(status, "failed") == 0 || strcmp(status, "cancelled") == 0 ||
+           strcmp(status, "expired") == 0;
+}
+
+int job_outcome(const json_t *job)
+{
+    const char *status = print_text(job, "status");
+    const json_t *error = json_object_get(job, "error");
+
+    if (strcmp(status, "succeeded") == 0) {
+        return 0;
+    }
+    if (!json_is_object(error)) {
+        return status_fail(STATUS_JOB, "%s is %s", print_text(job, "id"), status);
+    }
+    int rc = status_fail(STATUS_JOB, "%s %s: %s (%s)", print_text(job, "id"), status, print_text(error, "message"),
+                         print_text(error, "code"));
+    const char *hint = json_get_string(error, "hint");
+    return hint != NULL && hint[0] != '\0' ? err_set_hint(rc, "%s", hint) : rc;
+}
+
+const char *job_method(const json_t *job, char out[JOB_METHOD_SIZE])
+{
+    const json_t *method = json_object_get(job, "method"), *stage;
+    size_t i, at = 0;
+
+    if (!json_is_array(method)) {
+        return print_text(job, "method");
+    }
+    out[0] = '\0';
+    json_array_foreach(method, i, stage)
+    {
+        const char *name = json_string_value(stage);
+        if (at < JOB_METHOD_SIZE) {
+            at += (size_t)snprintf(out + at, JOB_METHOD_SIZE - at, "%s%s", i > 0 ? "," : "", name != NULL ? name : "-");
+        }
+    }
+    return out;
+}
+
+const char *job_percent(const json_t *job, char out[PRINT_SIZE])
+{
+    const json_t *fraction = json_object_get(json_object_get(job, "progress"), "fraction");
+
+    if (!json_is_number(fraction)) {
+        return "-";
+    }
+    snprintf(out, PRINT_SIZE, "%.0f%%", json_number_value(fraction) * 100);
+    return out;
+}
+
+const char *job_eta(const json_t *job, char out[PRINT_SIZE])
+{
+    const json_t *eta = json_object_get(json_object_get(job, "progress"), "eta_seconds");
+    bool running = strcmp(print_text(job, "status"), "running") == 0;
+
+    return running && json_is_number(eta) ? print_seconds(json_number_value(eta), out) : "-";
+}
+
+void job_print_result(const json_t *result)
+{
+    char a[PRINT_SIZE], b[PRINT_SIZE];
+
+    if (!json_is_object(result)) {
+        return;
+    }
+    safe_printf(stdout, "artifact      %s%s\n", print_text(result, "artifact_id"),
+                json_is_integer(json_object_get(result, "artifact_deleted_at")) ? " (deleted)" : "");
+    safe_printf(stdout, "bits/weight   %s\n", print_number(result, "bits_per_weight", 5, a));
+    safe_printf(stdout, "compression   %sx\n", print_number(result, "compression_ratio", 4, a));
+    if (json_is_number(json_object_get(result, "perplexity_after"))) {
+        safe_printf(stdout, "perplexity    %s before, %s after\n", print_number(result, "perplexity_before", 6, a),
+                    print_number(result, "perplexity_after", 6, b));
+        safe_printf(stdout, "mean KL       %s nats\n", print_number(result, "kl_divergence_mean", 4, a));
+    }
+}
+
+static void print_state(const json_t *job)
+{
+    const json_t *error = json_object_get(job, "error"), *warning;
+    char text[PRINT_SIZE], eta[PRINT_SIZE];
+    size_t i;
+
+    safe_printf(stdout, "status        %s", print_text(job, "status"));
+    if (json_get_string(job, "status_reason") != NULL) {
+        safe_printf(stdout, " (%s)", print_text(job, "status_reason"));
+    }
+    if (json_get_string(job, "phase") != NULL) {
+        safe_printf(stdout, ", %s, %s done, ETA %s", print_text(job, "phase"), job_percent(job, text),
+                    job_eta(job, eta));
+    }
+    putchar('\n');
+    if (json_is_object(error)) {
+        safe_printf(stdout, "error         %s (%s)\n", print_text(error, "message"), print_text(error, "code"));
+        if (json_get_string(error, "module") != NULL) {
+            safe_printf(stdout, "module        %s\n", print_text(error, "module"));
+        }
+        if (json_get_string(error, "hint") != NULL) {
+            safe_printf(stdout, "hint          %s\n", print_text(error, "hint"));
+        }
+    }
+    json_array_foreach(json_object_get(job, "warnings"), i, warning)
+    {
+        safe_printf(stdout, "warning       %s (%s)\n", print_text(warning, "message"), print_text(warning, "code"));
+    }
+}
+
+void job_print(const json_t *job)
+{
+    char method[JOB_METHOD_SIZE], text[PRINT_SIZE];
+    const json_t *calibration = json_object_get(job, "calibration");
+
+    safe_printf(stdout, "id            %s\n", print_text(job, "id"));
+    safe_printf(stdout, "name          %s\n", print_text(job, "name"));
+    safe_printf(stdout, "model         %s\n", print_text(job, "model"));
+    safe_printf(stdout, "method        %s\n", job_method(job, method));
+    safe_printf(stdout, "format        %s\n", print_text(json_object_get(job, "output"), "format"));
+    print_state(job);
+    if (json_is_object(calibration)) {
+        safe_printf(stdout, "calibration   %s records,", print_value(json_object_get(calibration, "records"), text));
+        safe_printf(stdout, " %s tokens\n", print_value(json_object_get(calibration, "tokens"), text));
+    }
+    safe_printf(stdout, "created       %s\n", print_time(job, "created_at", text));
+    safe_printf(stdout, "started       %s\n", print_time(job, "started_at", text));
+    safe_printf(stdout, "finished      %s\n", print_time(job, "finished_at", text));
+    job_print_result(json_object_get(job, "result"));
+}

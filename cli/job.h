@@ -1,0 +1,24 @@
+#pragma once
+/* A job as several commands see it: its path, its state, and the exit status that follows from it. */
+
+#include "cli/client.h"
+#include "cli/print.h"
+
+#define JOB_METHOD_SIZE 128
+
+/* The path of a job, or of something below it: below is "", "/events", ... ERR_CONFIG when id is not a job's. */
+int job_path(char *out, size_t size, const char *id, const char *below);
+/* The job; wait_seconds > 0: once it has changed, or after so long. */
+int job_get(struct cli *cli, const char *id, int64_t wait_seconds, json_t **out);
+bool job_is_terminal(const char *status);
+/* 0 of a job that succeeded; else STATUS_JOB with its error as the sentence. */
+int job_outcome(const json_t *job);
+
+/* "gptq", or "smoothquant,gptq". */
+const char *job_method(const json_t *job, char out[JOB_METHOD_SIZE]);
+const char *job_percent(const json_t *job, char out[PRINT_SIZE]);
+const char *job_eta(const json_t *job, char out[PRINT_SIZE]);
+/* Its members and its result, for people. */
+void job_print(const json_t *job);
+/* Perplexity, divergence, bits and compression of a result; nothing for null. */
+void job_print_result(const json_t *result);
