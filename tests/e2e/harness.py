@@ -52,6 +52,18 @@ def true(condition, what):
         raise Failure("not true: %s" % what)
 
 
+def wait_until(condition, what, seconds=20):
+    """What condition() returns as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise Failure("not true after %d s: %s" % (seconds, what))
+        time.sleep(0.02)
+
+
 class Answer:
     def __init__(self, response, body):
         self.status = response.status
@@ -122,6 +134,16 @@ class Daemon:
     def log_tail(self, size=8000):
         end = os.fstat(self.log.fileno()).st_size
         return os.pread(self.log.fileno(), size, max(0, end - size)).decode("utf-8", "replace")
+
+    def log_lines(self):
+        return [jsonlib.loads(line) for line in self.log_tail(1 << 20).splitlines()]
+
+    def wait_line(self, message, **fields):
+        """The first line of the log with this message and these fields."""
+        def found():
+            return next((line for line in self.log_lines()
+                         if line["message"] == message and all(line.get(name) == value for name, value in fields.items())), None)
+        return wait_until(found, "the log has %s %r" % (message, fields))
 
     def signal(self, number):
         self.process.send_signal(number)

@@ -1,24 +1,19 @@
-"""Signals: SIGTERM in the middle of a job ends with 0 and the job goes on later; a second signal leaves at once."""
+"""Signals: SIGTERM in the middle of a job ends with 0 and the job continues later; a second signal ends the daemon at once."""
 
-import json
 import signal
-import threading
 import time
 
-from harness import JOBS, Daemon, artifact_digests, equal, ids_records, main, new_job, succeed, true, wait_job
+from harness import JOBS, Daemon, artifact_digests, equal, ids_records, main, new_job, succeed, true, wait_job, wait_until
 
 LONG = {"calibration": {"stream": True, "num_samples": 0, "sequence_length": 256}}
 RECORDS = ids_records(120, 256, 2048)
 
 
-def wait_layers(daemon, job, layers, seconds=240):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def wait_layers(daemon, job, layers):
+    def reached():
         state = daemon.get("%s/%s" % (JOBS, job))
-        if state["status"] in ("succeeded", "failed") or (state["progress"] or {}).get("layers_done", 0) >= layers:
-            return state
-        time.sleep(0.02)
-    raise AssertionError("no layer was finished")
+        return state["status"] in ("succeeded", "failed") or (state["progress"] or {}).get("layers_done", 0) >= layers
+    wait_until(reached, "a layer is finished", 240)
 
 
 def idle_daemon_stops():
@@ -54,13 +49,13 @@ def draining_refuses_new_work():
         connection.request("GET", "/readyz")
         equal(connection.getresponse().read() and 200, 200)
         daemon.signal(signal.SIGTERM)
-        time.sleep(0.3)
+        daemon.wait_line("shutting down")
         try:
             connection.request("GET", "/readyz")
             answer = connection.getresponse()
             equal(answer.status, 503, "status of /readyz while draining")
         except OSError:
-            pass  # it was quicker than we were
+            pass  # the job had ended, and then the daemon did
         finally:
             connection.close()
         equal(daemon.wait(), 0, "exit status")
@@ -69,14 +64,14 @@ def draining_refuses_new_work():
 def streams_end_with_the_daemon():
     with Daemon("--threads", "1") as daemon:
         job = new_job(daemon, RECORDS, **LONG)
-        got = []
-        reader = threading.Thread(target=lambda: got.append(daemon.request(
-            "GET", "%s/%s/events" % (JOBS, job), headers={"Accept": "text/event-stream"})), daemon=True)
-        reader.start()
-        time.sleep(0.5)
+        connection = daemon.connection(timeout=5)
+        connection.request("GET", "%s/%s/events" % (JOBS, job), headers={"Accept": "text/event-stream"})
+        stream = connection.getresponse()
+        equal(stream.status, 200, "status of the stream")
+        true(stream.readline(), "the stream has begun")
         equal(daemon.stop(), 0, "exit status")
-        reader.join(5)
-        true(not reader.is_alive(), "the stream has ended")
+        stream.read()  # to its end, within the time limit
+        connection.close()
 
 
 def second_signal_leaves_at_once():
@@ -84,7 +79,7 @@ def second_signal_leaves_at_once():
         job = new_job(daemon, RECORDS, **LONG)
         wait_job(daemon, job, until=("running", "succeeded"))
         daemon.signal(signal.SIGTERM)
-        time.sleep(0.2)
+        daemon.wait_line("shutting down")
         if daemon.process.poll() is None:
             daemon.signal(signal.SIGTERM)
         started = time.monotonic()
@@ -94,25 +89,11 @@ def second_signal_leaves_at_once():
         succeed(daemon, job)
 
 
-def log_lines(daemon):
-    return [json.loads(line) for line in daemon.log_tail(1 << 20).splitlines()]
-
-
-def wait_line(daemon, message, seconds=20, **fields):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for line in log_lines(daemon):
-            if line["message"] == message and all(line.get(name) == value for name, value in fields.items()):
-                return line
-        time.sleep(0.02)
-    raise AssertionError("the log never says %s %r" % (message, fields))
-
-
 def other_signals_are_noted():
     with Daemon() as daemon:
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPWR):
             daemon.signal(number)
-            wait_line(daemon, "signal ignored", signal=number.name)
+            daemon.wait_line("signal ignored", signal=number.name)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGALRM):
             daemon.signal(number)
         equal(daemon.request("GET", "/livez").status, 200, "status after the signals")
@@ -122,7 +103,7 @@ def other_signals_are_noted():
 
 def log_says_who_asked_for_what():
     with Daemon("--max-queued", "17") as daemon:
-        start = wait_line(daemon, "started")
+        start = daemon.wait_line("started")
         equal(start["address"], "127.0.0.1:%d" % daemon.port, "address")
         equal(start["data_dir"], daemon.data, "data directory")
         equal(start["max_queued"], 17, "an option")
@@ -132,15 +113,15 @@ def log_says_who_asked_for_what():
         equal(answer.status, 400)
         model = daemon.request("POST", "/v1/models", body=body, headers={"Content-Type": "application/json"})
         got = daemon.request("GET", "/v1/models/" + model.json["id"])
-        line = wait_line(daemon, "request", request=got.headers["x-request-id"])
+        line = daemon.wait_line("request", request=got.headers["x-request-id"])
         equal(line["route"], "/v1/models/{id}", "route")
         equal(line["object"], model.json["id"], "object")
         equal(line["bytes_out"], len(got.body), "bytes out")
         true(line["client"].startswith("127.0.0.1:"), "client is named")
-        line = wait_line(daemon, "request", request=model.headers["x-request-id"])
+        line = daemon.wait_line("request", request=model.headers["x-request-id"])
         equal(line["bytes_in"], len(body), "bytes in")
         equal(daemon.stop(), 0)
-        equal(wait_line(daemon, "stopped")["reason"], "SIGTERM", "why it ended")
+        equal(daemon.wait_line("stopped")["reason"], "SIGTERM", "why it ended")
 
 
 main([other_signals_are_noted, log_says_who_asked_for_what, idle_daemon_stops, term_in_the_middle_of_a_job, draining_refuses_new_work, streams_end_with_the_daemon,
