@@ -32,13 +32,14 @@ static int read_int(const json_t *config, const char *key, int64_t max, int64_t 
 {
     int rc = in_config(json_get_int(config, key, 1, max, out));
 
-    if (rc == 0 && fallback <= 0) {
+    if (rc != 0) {
+        return rc < 0 ? rc : 0;
+    }
+    if (fallback <= 0) {
         return err_raise(ERR_INVALID_MODEL, "config.json: %s is missing", key);
     }
-    if (rc == 0) {
-        *out = fallback;
-    }
-    return rc < 0 ? rc : 0;
+    *out = fallback;
+    return 0;
 }
 
 /* A number in (0, max]; absent: *out stays. */
@@ -110,27 +111,19 @@ static int check_float(const json_t *config)
 static int parse_shape(const json_t *config, struct model_config *c)
 {
     const struct arch *arch = c->arch;
-    int rc = read_int(config, "hidden_size", HIDDEN_MAX, 0, &c->hidden_size);
 
-    rc = rc != 0 ? rc : read_int(config, "intermediate_size", WIDE_MAX, 0, &c->intermediate_size);
-    rc = rc != 0 ? rc : read_int(config, "num_hidden_layers", LAYERS_MAX, 0, &c->num_layers);
-    rc = rc != 0 ? rc : read_int(config, "num_attention_heads", HEADS_MAX, 0, &c->num_heads);
-    rc = rc != 0 ? rc : read_int(config, "vocab_size", VOCAB_MAX, 0, &c->vocab_size);
-    rc = rc != 0
-             ? rc
-             : read_int(config, "max_position_embeddings", POSITION_MAX, arch->default_max_position, &c->max_position);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(read_int(config, "hidden_size", HIDDEN_MAX, 0, &c->hidden_size));
+    TRY(read_int(config, "intermediate_size", WIDE_MAX, 0, &c->intermediate_size));
+    TRY(read_int(config, "num_hidden_layers", LAYERS_MAX, 0, &c->num_layers));
+    TRY(read_int(config, "num_attention_heads", HEADS_MAX, 0, &c->num_heads));
+    TRY(read_int(config, "vocab_size", VOCAB_MAX, 0, &c->vocab_size));
+    TRY(read_int(config, "max_position_embeddings", POSITION_MAX, arch->default_max_position, &c->max_position));
     bool said = json_object_get(config, "num_key_value_heads") != NULL; /* null is said: as many as heads */
     int64_t kv_heads = !said && arch->default_kv_heads > 0 ? arch->default_kv_heads : c->num_heads;
-    rc = read_int(config, "num_key_value_heads", HEADS_MAX, kv_heads, &c->num_kv_heads);
+    TRY(read_int(config, "num_key_value_heads", HEADS_MAX, kv_heads, &c->num_kv_heads));
     said = json_object_get(config, "head_dim") != NULL;
     int64_t head_dim = !said && arch->default_head_dim > 0 ? arch->default_head_dim : c->hidden_size / c->num_heads;
-    rc = rc != 0 ? rc : read_int(config, "head_dim", HEAD_DIM_MAX, head_dim, &c->head_dim);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(read_int(config, "head_dim", HEAD_DIM_MAX, head_dim, &c->head_dim));
     if (c->num_heads % c->num_kv_heads != 0) {
         return err_raise(ERR_INVALID_MODEL, "config.json: num_key_value_heads %lld does not divide %lld heads",
                          (long long)c->num_kv_heads, (long long)c->num_heads);
@@ -187,8 +180,8 @@ static int parse_window(const json_t *config, struct model_config *c)
     if (rc < 0 || c->arch->window == WINDOW_ALL) {
         return rc < 0 ? rc : 0;
     }
-    rc = read_flag(config, "use_sliding_window", &use);
-    rc = rc != 0 ? rc : in_config(json_get_int(config, "max_window_layers", 0, POSITION_MAX, &from));
+    TRY(read_flag(config, "use_sliding_window", &use));
+    rc = in_config(json_get_int(config, "max_window_layers", 0, POSITION_MAX, &from));
     if (rc < 0) {
         return rc;
     }
@@ -228,10 +221,7 @@ static int read_rope_type(const json_t *rope, const char *place, enum rope_type 
         if (!json_is_string(value)) {
             return err_raise(ERR_INVALID_MODEL, "config.json: %s.%s is not a string", place, keys[i]);
         }
-        int rc = parse_rope_type(json_string_value(value), place, &types[i]);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(parse_rope_type(json_string_value(value), place, &types[i]));
         said[i] = true;
     }
     if (said[0] && said[1] && types[0] != types[1]) {
@@ -275,36 +265,36 @@ static int read_rope(const json_t *config, const char *place, const json_t **rop
 static int read_original_max(const json_t *config, const json_t *rope, struct model_config *c)
 {
     double outer = 0;
-    int rc = read_positive(config, "original_max_position_embeddings", 1e10, &outer);
 
+    TRY(read_positive(config, "original_max_position_embeddings", 1e10, &outer));
     c->rope_original_max = outer;
-    rc = rc != 0 ? rc : read_positive(rope, "original_max_position_embeddings", 1e10, &c->rope_original_max);
-    if (rc == 0 && outer > 0 && outer != c->rope_original_max) {
-        rc = err_raise(ERR_INVALID_MODEL,
-                       "config.json: original_max_position_embeddings is %g, and %g in the rope parameters", outer,
-                       c->rope_original_max);
+    TRY(read_positive(rope, "original_max_position_embeddings", 1e10, &c->rope_original_max));
+    if (outer > 0 && outer != c->rope_original_max) {
+        return err_raise(ERR_INVALID_MODEL,
+                         "config.json: original_max_position_embeddings is %g, and %g in the rope parameters", outer,
+                         c->rope_original_max);
     }
-    return rc;
+    return 0;
 }
 
 static int parse_rope_scaling(const json_t *config, const json_t *rope, struct model_config *c)
 {
-    int rc = read_positive(rope, "factor", 1e6, &c->rope_factor);
+    TRY(read_positive(rope, "factor", 1e6, &c->rope_factor));
 
-    if (rc == 0 && c->rope_factor < 1) {
-        rc = err_raise(ERR_INVALID_MODEL, "config.json: a rope factor of at least 1 is needed");
+    if (c->rope_factor < 1) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: a rope factor of at least 1 is needed");
     }
-    if (rc != 0 || c->rope_type == ROPE_LINEAR) {
-        return rc;
+    if (c->rope_type == ROPE_LINEAR) {
+        return 0;
     }
-    rc = read_positive(rope, "low_freq_factor", 1e6, &c->rope_low_freq);
-    rc = rc != 0 ? rc : read_positive(rope, "high_freq_factor", 1e6, &c->rope_high_freq);
-    rc = rc != 0 ? rc : read_original_max(config, rope, c);
-    if (rc == 0 && !(c->rope_low_freq > 0 && c->rope_high_freq > c->rope_low_freq && c->rope_original_max > 0)) {
-        rc = err_raise(ERR_INVALID_MODEL, "config.json: llama3 rope needs low_freq_factor < high_freq_factor and "
-                                          "original_max_position_embeddings");
+    TRY(read_positive(rope, "low_freq_factor", 1e6, &c->rope_low_freq));
+    TRY(read_positive(rope, "high_freq_factor", 1e6, &c->rope_high_freq));
+    TRY(read_original_max(config, rope, c));
+    if (!(c->rope_low_freq > 0 && c->rope_high_freq > c->rope_low_freq && c->rope_original_max > 0)) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: llama3 rope needs low_freq_factor < high_freq_factor and "
+                                            "original_max_position_embeddings");
     }
-    return rc;
+    return 0;
 }
 
 /* rope_scaling (transformers 4) and rope_parameters (5). With both, transformers 5 takes rope_scaling and forgets the
@@ -316,47 +306,48 @@ static int parse_rope(const json_t *config, struct model_config *c)
     double partial = 1, other;
 
     c->rope_theta = c->arch->default_rope_theta > 0 ? c->arch->default_rope_theta : 10000;
-    int rc = read_positive(config, "rope_theta", 1e15, &c->rope_theta);
-    rc = rc != 0 ? rc : read_positive(config, "partial_rotary_factor", 1, &partial);
-    rc = rc != 0 ? rc : read_rope(config, "rope_scaling", &scaling, &scaling_type);
-    rc = rc != 0 ? rc : read_rope(config, "rope_parameters", &parameters, &parameters_type);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(read_positive(config, "rope_theta", 1e15, &c->rope_theta));
+    TRY(read_positive(config, "partial_rotary_factor", 1, &partial));
+    TRY(read_rope(config, "rope_scaling", &scaling, &scaling_type));
+    TRY(read_rope(config, "rope_parameters", &parameters, &parameters_type));
     const json_t *rope = scaling != NULL ? scaling : parameters;
     if (rope != NULL) {
         c->rope_type = scaling != NULL ? scaling_type : parameters_type;
-        rc = read_positive(rope, "rope_theta", 1e15, &c->rope_theta);
-        rc = rc != 0 ? rc : read_positive(rope, "partial_rotary_factor", 1, &partial);
-        rc = rc != 0 || c->rope_type == ROPE_DEFAULT ? rc : parse_rope_scaling(config, rope, c);
+        TRY(read_positive(rope, "rope_theta", 1e15, &c->rope_theta));
+        TRY(read_positive(rope, "partial_rotary_factor", 1, &partial));
+        if (c->rope_type != ROPE_DEFAULT) {
+            TRY(parse_rope_scaling(config, rope, c));
+        }
     }
     other = c->rope_theta;
-    rc = rc != 0 || parameters == NULL ? rc : read_positive(parameters, "rope_theta", 1e15, &other);
-    if (rc == 0 && other != c->rope_theta) {
+    if (parameters != NULL) {
+        TRY(read_positive(parameters, "rope_theta", 1e15, &other));
+    }
+    if (other != c->rope_theta) {
         return err_raise(ERR_INVALID_MODEL,
                          "config.json: rope_scaling replaces rope_parameters, and with it rope_theta = %g by %g; write "
                          "rope_theta into rope_scaling, or keep one of the two members",
                          other, c->rope_theta);
     }
-    if (rc == 0 && c->rope_theta < 1) {
+    if (c->rope_theta < 1) {
         return err_raise(ERR_INVALID_MODEL, "config.json: rope_theta = %g is below 1", c->rope_theta);
     }
-    return rc == 0 && partial < 1 ? unsupported("rope with", "partial_rotary_factor below 1") : rc;
+    return partial < 1 ? unsupported("rope with", "partial_rotary_factor below 1") : 0;
 }
 
 /* How many experts there are, in either spelling: transformers 5 writes num_local_experts for every family. */
 static int read_experts(const json_t *config, struct model_config *c)
 {
     int64_t local = 0;
-    int rc = read_int(config, "num_experts", EXPERTS_MAX, c->arch->default_experts, &c->num_experts);
 
-    rc = rc != 0 ? rc : read_int(config, "num_local_experts", EXPERTS_MAX, c->num_experts, &local);
-    if (rc == 0 && local != c->num_experts && json_is_integer(json_object_get(config, "num_experts"))) {
+    TRY(read_int(config, "num_experts", EXPERTS_MAX, c->arch->default_experts, &c->num_experts));
+    TRY(read_int(config, "num_local_experts", EXPERTS_MAX, c->num_experts, &local));
+    if (local != c->num_experts && json_is_integer(json_object_get(config, "num_experts"))) {
         return err_raise(ERR_INVALID_MODEL, "config.json: num_experts %lld and num_local_experts %lld differ",
                          (long long)c->num_experts, (long long)local);
     }
     c->num_experts = local;
-    return rc;
+    return 0;
 }
 
 static int parse_dense_layers(const json_t *config, struct model_config *c)
@@ -409,11 +400,9 @@ static int parse_experts(const json_t *config, struct model_config *c)
     if (arch->experts == EXPERTS_NEVER) {
         return 0;
     }
-    int rc = read_experts(config, c);
-    rc = rc != 0 ? rc
-                 : read_int(config, "num_experts_per_tok", EXPERTS_MAX, arch->default_experts_per_token,
-                            &c->experts_per_token);
-    if (rc == 0 && (c->experts_per_token > c->num_experts || c->experts_per_token > GPU_ROUTE_MAX)) {
+    TRY(read_experts(config, c));
+    TRY(read_int(config, "num_experts_per_tok", EXPERTS_MAX, arch->default_experts_per_token, &c->experts_per_token));
+    if (c->experts_per_token > c->num_experts || c->experts_per_token > GPU_ROUTE_MAX) {
         return err_raise(ERR_INVALID_MODEL,
                          "config.json: num_experts_per_tok %lld is not in [1, %lld]: there are %lld experts, and at "
                          "most %d for each token are supported",
@@ -423,26 +412,22 @@ static int parse_experts(const json_t *config, struct model_config *c)
     }
     c->expert_size = c->intermediate_size;
     c->normalize_experts = true;
-    if (rc == 0 && arch->experts == EXPERTS_SPARSE) {
+    if (arch->experts == EXPERTS_SPARSE) {
         c->normalize_experts = false;
-        rc = read_flag(config, "norm_topk_prob", &c->normalize_experts);
-        rc = rc != 0 ? rc
-                     : read_int(config, "moe_intermediate_size", WIDE_MAX, arch->default_expert_size, &c->expert_size);
-        rc = rc != 0 ? rc : parse_dense_layers(config, c);
+        TRY(read_flag(config, "norm_topk_prob", &c->normalize_experts));
+        TRY(read_int(config, "moe_intermediate_size", WIDE_MAX, arch->default_expert_size, &c->expert_size));
+        TRY(parse_dense_layers(config, c));
     }
-    return rc != 0 ? rc : refuse_routing(config);
+    return refuse_routing(config);
 }
 
 static int parse_flags(const json_t *config, struct model_config *c)
 {
     bool attention_bias = false, mlp_bias = false;
-    int rc = read_flag(config, "tie_word_embeddings", &c->tie_word_embeddings);
 
-    rc = rc != 0 ? rc : read_flag(config, "attention_bias", &attention_bias);
-    rc = rc != 0 ? rc : read_flag(config, "mlp_bias", &mlp_bias);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(read_flag(config, "tie_word_embeddings", &c->tie_word_embeddings));
+    TRY(read_flag(config, "attention_bias", &attention_bias));
+    TRY(read_flag(config, "mlp_bias", &mlp_bias));
     c->qkv_bias = c->arch->qkv_bias || (c->arch->attention_bias && attention_bias);
     c->o_bias = c->arch->attention_bias && attention_bias;
     c->mlp_bias = c->arch->mlp_bias && mlp_bias;
@@ -465,15 +450,13 @@ int arch_parse_config(const json_t *config, struct model_config *out)
     if (!json_is_object(config)) {
         return err_raise(ERR_INVALID_MODEL, "config.json is not an object");
     }
-    int rc = check_float(config);
-    rc = rc != 0 ? rc : find_arch(config, &c.arch);
-    rc = rc != 0 ? rc : parse_shape(config, &c);
-    rc = rc != 0 ? rc : parse_flags(config, &c);
-    rc = rc != 0 ? rc : parse_rope(config, &c);
-    rc = rc != 0 ? rc : parse_window(config, &c);
-    rc = rc != 0 ? rc : parse_experts(config, &c);
-    if (rc == 0) {
-        *out = c;
-    }
-    return rc;
+    TRY(check_float(config));
+    TRY(find_arch(config, &c.arch));
+    TRY(parse_shape(config, &c));
+    TRY(parse_flags(config, &c));
+    TRY(parse_rope(config, &c));
+    TRY(parse_window(config, &c));
+    TRY(parse_experts(config, &c));
+    *out = c;
+    return 0;
 }

@@ -4,6 +4,7 @@
 #include "models/cache.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -14,10 +15,10 @@ int cache_ranges_init(struct cache_ranges *ranges, const struct model_config *co
     int64_t width = config->num_kv_heads * config->head_dim;
     struct cache_ranges made = {0};
 
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &made.keys);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &made.values);
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &made.keys));
+    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &made.values);
     if (rc != 0) {
-        cache_ranges_deinit(&made, gpu);
+        gpu_tensor_free(gpu, &made.keys);
         return rc;
     }
     *ranges = made;
@@ -33,8 +34,8 @@ void cache_ranges_deinit(struct cache_ranges *ranges, const struct gpu *gpu)
 int cache_ranges_add(struct cache_ranges *ranges, const struct block_heads *heads, const struct gpu *gpu,
                      struct gpu_stream *stream)
 {
-    int rc = gpu->ops->column_stats(stream, &ranges->keys, NULL, &heads->k);
-    return rc != 0 ? rc : gpu->ops->column_stats(stream, &ranges->values, NULL, &heads->v);
+    TRY(gpu->ops->column_stats(stream, &ranges->keys, NULL, &heads->k));
+    return gpu->ops->column_stats(stream, &ranges->values, NULL, &heads->v);
 }
 
 /* scales[i] for each run of `width` columns. */
@@ -67,24 +68,16 @@ int cache_scales_make(const struct cache_ranges *ranges, const struct model_conf
 {
     int64_t total = config->num_kv_heads * config->head_dim;
     int64_t count = scheme->per_head ? config->num_kv_heads : 1;
-    struct cache_scales made = {
-        .count = count, .keys = calloc((size_t)count, sizeof(float)), .values = calloc((size_t)count, sizeof(float))};
-    float *absmax = calloc((size_t)total, sizeof(*absmax));
-    int rc = 0;
+    AUTO_FREE float *absmax = NULL, *keys = NULL, *values = NULL;
 
-    if (absmax == NULL || made.keys == NULL || made.values == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the ranges of %lld columns", (long long)total);
-    }
-    rc = rc != 0 ? rc : gpu->ops->download(stream, absmax, ranges->keys.data, (size_t)total * sizeof(float));
-    rc = rc != 0 ? rc : make_scales(absmax, count, total / count, scheme, dtype, made.keys);
-    rc = rc != 0 ? rc : gpu->ops->download(stream, absmax, ranges->values.data, (size_t)total * sizeof(float));
-    rc = rc != 0 ? rc : make_scales(absmax, count, total / count, scheme, dtype, made.values);
-    free(absmax);
-    if (rc != 0) {
-        cache_scales_deinit(&made);
-        return rc;
-    }
-    *out = made;
+    TRY(mem_array(&absmax, (size_t)total));
+    TRY(mem_array(&keys, (size_t)count));
+    TRY(mem_array(&values, (size_t)count));
+    TRY(gpu->ops->download(stream, absmax, ranges->keys.data, (size_t)total * sizeof(float)));
+    TRY(make_scales(absmax, count, total / count, scheme, dtype, keys));
+    TRY(gpu->ops->download(stream, absmax, ranges->values.data, (size_t)total * sizeof(float)));
+    TRY(make_scales(absmax, count, total / count, scheme, dtype, values));
+    *out = (struct cache_scales){.count = count, .keys = MOVE(keys), .values = MOVE(values)};
     return 0;
 }
 
@@ -99,11 +92,9 @@ static int place(struct tensor *tensor, struct gpu_cache *cache, const float *sc
                  enum dtype element, const struct gpu *gpu, struct gpu_stream *stream)
 {
     gpu_tensor_free(gpu, tensor);
-    int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, scales, tensor);
-    if (rc == 0) {
-        *cache = (struct gpu_cache){.element = element, .scale = tensor, .group_size = columns / count};
-    }
-    return rc;
+    TRY(gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, scales, tensor));
+    *cache = (struct gpu_cache){.element = element, .scale = tensor, .group_size = columns / count};
+    return 0;
 }
 
 int cache_place(struct block *block, const struct cache_scheme *scheme, const struct cache_scales *scales,
@@ -111,9 +102,8 @@ int cache_place(struct block *block, const struct cache_scheme *scheme, const st
 {
     int64_t columns = block->config->num_kv_heads * block->config->head_dim;
 
-    int rc =
-        place(&block->key_scale, &block->key_cache, scales->keys, scales->count, columns, scheme->element, gpu, stream);
-    return rc != 0 ? rc
-                   : place(&block->value_scale, &block->value_cache, scales->values, scales->count, columns,
-                           scheme->element, gpu, stream);
+    TRY(place(&block->key_scale, &block->key_cache, scales->keys, scales->count, columns, scheme->element, gpu,
+              stream));
+    return place(&block->value_scale, &block->value_cache, scales->values, scales->count, columns, scheme->element, gpu,
+                 stream);
 }

@@ -6,6 +6,7 @@
  * (records, bytes), kept by the caller's store: on open the file is cut back to it. A set is a fixed [sequences,
  * length] matrix of ids drawn from a log. */
 
+#include "base/cleanup.h"
 #include "models/tokenizer.h"
 
 #include <stdbool.h>
@@ -69,6 +70,7 @@ void calibration_writer_counts(const struct calibration_writer *writer, struct c
 const struct calibration_error *calibration_writer_errors(const struct calibration_writer *writer);
 const struct calibration_notes *calibration_writer_notes(const struct calibration_writer *writer);
 void calibration_writer_free(struct calibration_writer *writer); /* unsynced records are lost, by contract */
+CLEANUP_FREE(calibration_writer, struct calibration_writer, calibration_writer_free)
 
 struct calibration_spec {
     int64_t num_samples; /* sequences wanted; 0 = as many as there are */

@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/json_stream.h"
+#include "base/mem.h"
 #include "base/text.h"
 #include "models/calibration_internal.h"
 
@@ -31,11 +32,8 @@ struct line {
 int calibration_reader_init(struct calibration_reader *reader, const struct calibration_reading *reading)
 {
     *reader = (struct calibration_reader){.reading = *reading};
-    char *field = strdup(reading->text_field);
-    reader->reading.text_field = field;
-    if (field == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a calibration writer");
-    }
+    reader->reading.text_field = NULL;
+    TRY(mem_strdup((char **)&reader->reading.text_field, reading->text_field));
     return reading->tokenizer != NULL ? tokenizer_scratch_new(reading->tokenizer, &reader->scratch) : 0;
 }
 
@@ -139,13 +137,9 @@ static int grow(void **array, size_t *capacity, size_t count, size_t size)
     if (count < *capacity) {
         return 0;
     }
-    size_t wanted = *capacity == 0 ? 1024 : *capacity * 2;
-    void *grown = realloc(*array, wanted * size);
-    if (grown == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a record of %zu tokens", wanted);
-    }
-    *array = grown;
-    *capacity = wanted;
+    size_t larger = *capacity == 0 ? 1024 : *capacity * 2;
+    TRY(mem_resized(array, larger, size));
+    *capacity = larger;
     return 0;
 }
 
@@ -158,11 +152,9 @@ static int push_id(struct calibration_reader *reader, const struct json_stream *
         id > INT32_MAX || reader->token_count == CALIBRATION_RECORD_TOKENS_MAX) {
         return 0;
     }
-    int rc = grow((void **)&reader->tokens, &reader->token_capacity, reader->token_count, sizeof(*reader->tokens));
-    if (rc == 0) {
-        reader->tokens[reader->token_count++] = (int32_t)id;
-    }
-    return rc != 0 ? rc : 1;
+    TRY(grow((void **)&reader->tokens, &reader->token_capacity, reader->token_count, sizeof(*reader->tokens)));
+    reader->tokens[reader->token_count++] = (int32_t)id;
+    return 1;
 }
 
 static void refuse_id(const struct calibration_reader *reader, const struct json_stream *stream, enum json_token token,
@@ -237,10 +229,7 @@ static int read_mask(struct calibration_reader *reader, struct json_stream *stre
     while ((token = json_stream_next(stream)) != JSON_TOKEN_ARRAY_END) {
         int value = mask_value(stream, token);
         if (value >= 0 && reader->mask_count < CALIBRATION_RECORD_TOKENS_MAX) {
-            int rc = grow((void **)&reader->mask, &reader->mask_capacity, reader->mask_count, sizeof(*reader->mask));
-            if (rc != 0) {
-                return rc;
-            }
+            TRY(grow((void **)&reader->mask, &reader->mask_capacity, reader->mask_count, sizeof(*reader->mask)));
             reader->mask[reader->mask_count++] = (uint8_t)value;
             continue;
         }
@@ -287,13 +276,12 @@ static bool is_key(const struct json_stream *stream, const char *name)
     return stream->length == strlen(name) && memcmp(stream->text, name, stream->length) == 0;
 }
 
-/* The members of the line's object: 0, 1 when the JSON is broken, negative when the reader cannot go on. */
+/* The members of the line's object: 0, 1 when the JSON is broken, negative when the reader cannot continue. */
 static int read_members(struct calibration_reader *reader, struct json_stream *stream, struct line *line)
 {
     enum json_token token;
-    int rc = 0;
 
-    while (rc == 0 && (token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
+    while ((token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
         bool text = is_key(stream, reader->reading.text_field);
         bool ids = !text && is_key(stream, "input_ids"), mask = !text && is_key(stream, "attention_mask");
         if (!text && !ids && !mask) {
@@ -304,16 +292,17 @@ static int read_members(struct calibration_reader *reader, struct json_stream *s
             return 1;
         }
         if (ids || mask) {
-            rc = ids ? read_ids(reader, stream, token, line) : read_mask(reader, stream, token, line);
+            TRY(ids ? read_ids(reader, stream, token, line) : read_mask(reader, stream, token, line));
             continue;
         }
-        rc = text ? read_text(reader, stream, token, line) : 0;
-        rc = rc == 0 && !json_stream_skip(stream, token) ? 1 : rc;
+        if (text) {
+            TRY(read_text(reader, stream, token, line));
+        }
+        if (!json_stream_skip(stream, token)) {
+            return 1;
+        }
     }
-    if (rc == 0 && (token != JSON_TOKEN_OBJECT_END || json_stream_next(stream) != JSON_TOKEN_END)) {
-        rc = 1;
-    }
-    return rc;
+    return token == JSON_TOKEN_OBJECT_END && json_stream_next(stream) == JSON_TOKEN_END ? 0 : 1;
 }
 
 /* Leave out what the mask hides before and after the rest. */

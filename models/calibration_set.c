@@ -1,7 +1,7 @@
 /* Token log in, a fixed matrix of ids out.
  *
  * Candidates are numbered in log order: with packing, sequence i is tokens [i*L, (i+1)*L) of all records laid end to
- * end; without, the head of the i-th record that has at least L tokens. Of n candidates k are wanted: without shuffle
+ * end; without, the head of the i-th record that has at least L tokens. Of n candidates k are chosen: without shuffle
  * the first k; with it, k of n drawn uniformly (sequential selection, one draw a candidate, so in log order and without
  * memory) and then put in a random order (Fisher-Yates). Draws come from SplitMix64 seeded with the caller's seed,
  * bounded by rejection: the same log, numbers and seed give the same matrix on every machine.
@@ -9,9 +9,11 @@
  * Memory: the matrix itself, 8 bytes a sequence, and one read buffer. The log is streamed once (twice without packing,
  * to count), never held, so its size does not matter. */
 
+#include "base/cleanup.h"
 #include "base/digest.h"
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "models/calibration.h"
 
 #include <endian.h>
@@ -60,6 +62,9 @@ static void reader_deinit(struct reader *reader)
     free(reader->words);
 }
 
+CLEANUP_DEINIT(reader, struct reader, reader_deinit)
+
+/* After a failure, too, reader_deinit is due. */
 static int reader_init(struct reader *reader, const char *path, int64_t records, int64_t bytes)
 {
     struct stat info;
@@ -68,20 +73,15 @@ static int reader_init(struct reader *reader, const char *path, int64_t records,
     if (reader->fd < 0) {
         return err_raise_errno(errno, "cannot open the token log %s", path);
     }
-    reader->words = malloc(BUFFER_WORDS * sizeof(*reader->words));
-    int rc = 0;
-    if (reader->words == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to read the token log");
-    } else if (fstat(reader->fd, &info) != 0) {
-        rc = err_raise_errno(errno, "cannot stat the token log %s", path);
-    } else if (info.st_size < bytes) {
-        rc = err_raise(ERR_SOURCE_CORRUPT, "the token log has %lld of %lld bytes", (long long)info.st_size,
-                       (long long)bytes);
+    TRY(mem_buffer(&reader->words, BUFFER_WORDS));
+    if (fstat(reader->fd, &info) != 0) {
+        return err_raise_errno(errno, "cannot stat the token log %s", path);
     }
-    if (rc != 0) {
-        reader_deinit(reader);
+    if (info.st_size < bytes) {
+        return err_raise(ERR_SOURCE_CORRUPT, "the token log has %lld of %lld bytes", (long long)info.st_size,
+                         (long long)bytes);
     }
-    return rc;
+    return 0;
 }
 
 static int reader_word(struct reader *reader, uint32_t *out)
@@ -104,7 +104,7 @@ static int reader_word(struct reader *reader, uint32_t *out)
     return 0;
 }
 
-/* Start the next record: 1, 0 behind the last one, negative raised. The one before must have been read to its end. */
+/* Start the next record: 1, 0 after the last one, negative raised. The one before must have been read to its end. */
 static int reader_record(struct reader *reader)
 {
     uint32_t count = 0;
@@ -112,13 +112,10 @@ static int reader_record(struct reader *reader)
     if (reader->record == reader->records) {
         return reader->at == reader->count && reader->offset == reader->bytes
                    ? 0
-                   : err_raise(ERR_SOURCE_CORRUPT, "the token log goes on behind its %lld records",
+                   : err_raise(ERR_SOURCE_CORRUPT, "the token log continues after its %lld records",
                                (long long)reader->records);
     }
-    int rc = reader_word(reader, &count);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(reader_word(reader, &count));
     if (count == 0 || count > CALIBRATION_RECORD_TOKENS_MAX) {
         return err_raise(ERR_SOURCE_CORRUPT, "record %lld of the token log has %u tokens", (long long)reader->record,
                          count);
@@ -144,10 +141,7 @@ static int reader_tokens(struct reader *reader, int64_t count, int32_t *out)
             reader->offset += 4 * (count - i);
             break;
         }
-        int rc = reader_word(reader, &word);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(reader_word(reader, &word));
         if (word > INT32_MAX) {
             return err_raise(ERR_SOURCE_CORRUPT, "the token log holds the id %u", word);
         }
@@ -191,10 +185,7 @@ static int fill_packed(struct reader *reader, struct chooser *chooser, struct ca
             return rc != 0 ? rc : err_raise(ERR_SOURCE_CORRUPT, "the token log is shorter than it was");
         }
         int64_t need = set->length - filled, count = reader->left < need ? reader->left : need;
-        rc = reader_tokens(reader, count, taken ? set->ids + row * set->length + filled : NULL);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(reader_tokens(reader, count, taken ? set->ids + row * set->length + filled : NULL));
         filled += count;
         if (filled == set->length) {
             row += taken ? 1 : 0;
@@ -216,15 +207,10 @@ static int fill_windows(struct reader *reader, struct chooser *chooser, struct c
             return rc != 0 ? rc : err_raise(ERR_SOURCE_CORRUPT, "the token log is shorter than it was");
         }
         if (reader->left >= set->length && choose(chooser)) {
-            rc = reader_tokens(reader, set->length, set->ids + row * set->length);
+            TRY(reader_tokens(reader, set->length, set->ids + row * set->length));
             row++;
-        } else {
-            rc = 0;
         }
-        rc = rc != 0 ? rc : reader_tokens(reader, reader->left, NULL);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(reader_tokens(reader, reader->left, NULL));
     }
     return 0;
 }
@@ -232,23 +218,18 @@ static int fill_windows(struct reader *reader, struct chooser *chooser, struct c
 /* Records with at least `length` tokens. */
 static int count_windows(const char *path, int64_t records, int64_t bytes, int64_t length, int64_t *out)
 {
-    struct reader reader;
+    AUTO(reader) struct reader reader = {.fd = -1};
     int64_t count = 0;
+    int rc;
 
-    int rc = reader_init(&reader, path, records, bytes);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(reader_init(&reader, path, records, bytes));
     while ((rc = reader_record(&reader)) > 0) {
         count += reader.left >= length ? 1 : 0;
-        rc = reader_tokens(&reader, reader.left, NULL);
-        if (rc != 0) {
-            break;
-        }
+        TRY(reader_tokens(&reader, reader.left, NULL));
     }
-    reader_deinit(&reader);
+    TRY(rc);
     *out = count;
-    return rc;
+    return 0;
 }
 
 static void swap_rows(struct calibration_set *set, int64_t a, int64_t b)
@@ -261,7 +242,7 @@ static void swap_rows(struct calibration_set *set, int64_t a, int64_t b)
     }
 }
 
-static void seal(struct calibration_set *set)
+static void set_digest(struct calibration_set *set)
 {
     digest_bytes(set->ids, (size_t)(set->sequences * set->length) * sizeof(int32_t), set->digest);
 }
@@ -269,18 +250,14 @@ static void seal(struct calibration_set *set)
 static int fill(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
                 struct chooser *chooser, struct calibration_set *set)
 {
-    struct reader reader;
+    AUTO(reader) struct reader reader = {.fd = -1};
 
-    int rc = reader_init(&reader, path, records, bytes);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = spec->packing ? fill_packed(&reader, chooser, set) : fill_windows(&reader, chooser, set);
-    reader_deinit(&reader);
-    for (int64_t i = set->sequences - 1; rc == 0 && spec->shuffle && i > 0; i--) {
+    TRY(reader_init(&reader, path, records, bytes));
+    TRY(spec->packing ? fill_packed(&reader, chooser, set) : fill_windows(&reader, chooser, set));
+    for (int64_t i = set->sequences - 1; spec->shuffle && i > 0; i--) {
         swap_rows(set, i, (int64_t)draw_below(&chooser->state, (uint64_t)i + 1));
     }
-    return rc;
+    return 0;
 }
 
 int calibration_set_load(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
@@ -297,10 +274,8 @@ int calibration_set_load(const char *path, int64_t records, int64_t bytes, const
         return err_raise(ERR_INVALID_PARAMETER, "sequence_length must be positive and num_samples not negative");
     }
     chooser.candidates = tokens / length;
-    int rc =
-        spec->packing || chooser.candidates == 0 ? 0 : count_windows(path, records, bytes, length, &chooser.candidates);
-    if (rc != 0) {
-        return rc;
+    if (!spec->packing && chooser.candidates > 0) {
+        TRY(count_windows(path, records, bytes, length, &chooser.candidates));
     }
     if (chooser.candidates == 0) {
         return err_raise(ERR_INSUFFICIENT_CALIBRATION, "%lld tokens in %lld records give no sequence of %lld tokens%s",
@@ -310,37 +285,29 @@ int calibration_set_load(const char *path, int64_t records, int64_t bytes, const
     bool fewer = spec->num_samples > 0 && spec->num_samples < chooser.candidates;
     chooser.wanted = fewer ? spec->num_samples : chooser.candidates;
     /* wanted * length <= tokens, so the product cannot overflow. */
-    struct calibration_set set = {.sequences = chooser.wanted, .length = length};
-    set.ids = malloc((size_t)(chooser.wanted * length) * sizeof(int32_t));
-    if (set.ids == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld sequences of %lld tokens",
-                         (long long)chooser.wanted, (long long)length);
-    }
-    rc = fill(path, records, bytes, spec, &chooser, &set);
-    if (rc != 0) {
-        free(set.ids);
-        return rc;
-    }
-    seal(&set);
+    AUTO_FREE int32_t *ids = NULL;
+    TRY(mem_buffer(&ids, (size_t)(chooser.wanted * length)));
+    struct calibration_set set = {.ids = ids, .sequences = chooser.wanted, .length = length};
+    TRY(fill(path, records, bytes, spec, &chooser, &set));
+    set_digest(&set);
     *out = set;
+    ids = NULL;
     return 0;
 }
 
 int calibration_set_split(struct calibration_set *set, int64_t count, struct calibration_set *tail)
 {
     if (count <= 0 || count >= set->sequences) {
-        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "%lld of %lld sequences cannot be held back", (long long)count,
+        return err_raise(ERR_INSUFFICIENT_CALIBRATION, "%lld of %lld sequences cannot be held out", (long long)count,
                          (long long)set->sequences);
     }
     size_t bytes = (size_t)(count * set->length) * sizeof(int32_t);
-    struct calibration_set moved = {.sequences = count, .length = set->length, .ids = malloc(bytes)};
-    if (moved.ids == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld held-back sequences", (long long)count);
-    }
+    struct calibration_set moved = {.sequences = count, .length = set->length};
+    TRY(mem_buffer(&moved.ids, bytes / sizeof(int32_t)));
     set->sequences -= count;
     memcpy(moved.ids, set->ids + set->sequences * set->length, bytes);
-    seal(&moved);
-    seal(set);
+    set_digest(&moved);
+    set_digest(set);
     *tail = moved;
     return 0;
 }

@@ -3,12 +3,14 @@
  * Lines are cut here and read in calibration_record.c. Blank ones are skipped; what is wrong with one becomes an error
  * with its line number.
  *
- * The log grows behind the committed bytes only. Records gather in one buffer; counts speak of whole records, so that
- * what a failed or missing sync leaves behind them is cut off when the log is opened again. After a failed write the
+ * The log grows after the committed bytes only. Records gather in one buffer; counts are of complete records, so that
+ * what a failed or missing sync leaves after them is cut off when the log is opened again. After a failed write the
  * writer stays failed: what reached the disk is no longer known. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "models/calibration_internal.h"
 
 #include <endian.h>
@@ -22,7 +24,7 @@
 #include <unistd.h>
 
 #define BUFFER_BYTES (256u << 10)
-#define LINE_KEEP (256u << 10) /* a line buffer beyond this is given back */
+#define LINE_KEEP (256u << 10) /* a larger line buffer is freed after its line */
 #define PATH_BYTES 4096
 
 struct calibration_writer {
@@ -45,7 +47,7 @@ static int open_log(const char *path, int64_t bytes, int *out)
 {
     struct stat info;
     bool created = false;
-    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    AUTO_CLOSE int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 
     if (fd < 0 && errno == ENOENT) {
         fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -54,24 +56,21 @@ static int open_log(const char *path, int64_t bytes, int *out)
     if (fd < 0) {
         return err_raise_errno(errno, "cannot open the token log %s", path);
     }
-    int rc = 0;
     if (fstat(fd, &info) != 0) {
-        rc = err_raise_errno(errno, "cannot stat the token log %s", path);
-    } else if (info.st_size < bytes) {
-        rc = err_raise(ERR_SOURCE_CORRUPT, "the token log has %lld bytes, but %lld were committed",
-                       (long long)info.st_size, (long long)bytes);
-    } else if (info.st_size > bytes && ftruncate(fd, (off_t)bytes) != 0) {
-        rc = err_raise_errno(errno, "cannot cut the token log %s", path);
+        return err_raise_errno(errno, "cannot stat the token log %s", path);
     }
-    if (rc == 0 && created) {
-        rc = fs_sync(fd);
-        rc = rc != 0 ? rc : fs_sync_parent(path);
+    if (info.st_size < bytes) {
+        return err_raise(ERR_SOURCE_CORRUPT, "the token log has %lld bytes, but %lld were committed",
+                         (long long)info.st_size, (long long)bytes);
     }
-    if (rc != 0) {
-        close(fd);
-        return rc;
+    if (info.st_size > bytes && ftruncate(fd, (off_t)bytes) != 0) {
+        return err_raise_errno(errno, "cannot cut the token log %s", path);
     }
-    *out = fd;
+    if (created) {
+        TRY(fs_sync(fd));
+        TRY(fs_sync_parent(path));
+    }
+    *out = cleanup_move_fd(&fd);
     return 0;
 }
 
@@ -83,22 +82,15 @@ int calibration_writer_open(const char *path, int64_t records, int64_t tokens, i
         return err_raise(ERR_SOURCE_CORRUPT, "a token log of %lld records and %lld tokens cannot have %lld bytes",
                          (long long)records, (long long)tokens, (long long)bytes);
     }
-    struct calibration_writer *writer = calloc(1, sizeof(*writer));
-    if (writer == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a calibration writer");
-    }
+    AUTO(calibration_writer) struct calibration_writer *writer = NULL;
+    TRY(mem_new(&writer));
     writer->fd = -1;
     writer->counts = (struct calibration_counts){.records = records, .tokens = tokens, .bytes = bytes};
     writer->written = bytes;
-    writer->buffer = malloc(BUFFER_BYTES);
-    int rc = writer->buffer == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a calibration writer") : 0;
-    rc = rc != 0 ? rc : calibration_reader_init(&writer->reader, reading);
-    rc = rc != 0 ? rc : open_log(path, bytes, &writer->fd);
-    if (rc != 0) {
-        calibration_writer_free(writer);
-        return rc;
-    }
-    *out = writer;
+    TRY(mem_buffer(&writer->buffer, BUFFER_BYTES));
+    TRY(calibration_reader_init(&writer->reader, reading));
+    TRY(open_log(path, bytes, &writer->fd));
+    *out = MOVE(writer);
     return 0;
 }
 
@@ -130,28 +122,27 @@ static int flush(struct calibration_writer *writer)
 
 static int put_word(struct calibration_writer *writer, uint32_t word)
 {
-    int rc = writer->buffered + 4 > BUFFER_BYTES ? flush(writer) : 0;
-    if (rc == 0) {
-        uint32_t little = htole32(word);
-        memcpy(writer->buffer + writer->buffered, &little, 4);
-        writer->buffered += 4;
+    uint32_t little = htole32(word);
+
+    if (writer->buffered + sizeof(little) > BUFFER_BYTES) {
+        TRY(flush(writer));
     }
-    return rc;
+    memcpy(writer->buffer + writer->buffered, &little, sizeof(little));
+    writer->buffered += sizeof(little);
+    return 0;
 }
 
 static int append_record(struct calibration_writer *writer, const int32_t *ids, size_t count)
 {
-    int rc = put_word(writer, (uint32_t)count);
-    for (size_t i = 0; rc == 0 && i < count; i++) {
-        rc = put_word(writer, (uint32_t)ids[i]);
+    TRY(put_word(writer, (uint32_t)count));
+    for (size_t i = 0; i < count; i++) {
+        TRY(put_word(writer, (uint32_t)ids[i]));
     }
-    if (rc == 0) {
-        writer->counts.records++;
-        writer->counts.tokens += (int64_t)count;
-        writer->counts.bytes += 4 + 4 * (int64_t)count;
-        writer->counts.accepted++;
-    }
-    return rc;
+    writer->counts.records++;
+    writer->counts.tokens += (int64_t)count;
+    writer->counts.bytes += 4 + 4 * (int64_t)count;
+    writer->counts.accepted++;
+    return 0;
 }
 
 __attribute__((format(printf, 3, 4))) static void refuse(struct calibration_writer *writer, int code,
@@ -181,7 +172,7 @@ static bool is_blank(const char *line, size_t size)
     return true;
 }
 
-/* One whole line, without its newline. Negative: the writer cannot go on. */
+/* One complete line, without its newline. Negative: the writer cannot continue. */
 static int take_line(struct calibration_writer *writer, const char *line, size_t size)
 {
     struct calibration_record record;
@@ -189,10 +180,7 @@ static int take_line(struct calibration_writer *writer, const char *line, size_t
     if (is_blank(line, size)) {
         return 0;
     }
-    int rc = calibration_record_read(&writer->reader, line, size, &record);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(calibration_record_read(&writer->reader, line, size, &record));
     if (record.code != 0) {
         refuse(writer, record.code, "%s", record.detail);
         return 0;
@@ -200,7 +188,7 @@ static int take_line(struct calibration_writer *writer, const char *line, size_t
     return append_record(writer, record.ids, record.count);
 }
 
-/* Memory that a large record took is given back. */
+/* Free the memory that a large record took. */
 static void trim(struct calibration_writer *writer)
 {
     if (writer->pending_capacity > LINE_KEEP) {
@@ -219,39 +207,41 @@ static int keep(struct calibration_writer *writer, const char *data, size_t size
         writer->pending_size = 0;
         return 0;
     }
-    size_t wanted = writer->pending_size + size;
-    if (wanted > writer->pending_capacity) {
+    size_t total = writer->pending_size + size;
+    if (total > writer->pending_capacity) {
         size_t capacity = writer->pending_capacity < 4096 ? 4096 : writer->pending_capacity;
-        while (capacity < wanted) {
+        while (capacity < total) {
             capacity *= 2;
         }
-        char *grown = realloc(writer->pending, capacity);
-        if (grown == NULL) {
-            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a line of %zu bytes", wanted);
-        }
-        writer->pending = grown;
+        TRY(mem_resize(&writer->pending, capacity));
         writer->pending_capacity = capacity;
     }
     if (size > 0) {
         memcpy(writer->pending + writer->pending_size, data, size);
     }
-    writer->pending_size = wanted;
+    writer->pending_size = total;
     return 0;
+}
+
+/* The last part of a line, of which the parts before it are pending. */
+static int take_rest(struct calibration_writer *writer, const char *data, size_t size)
+{
+    if (writer->pending_size == 0 && !writer->overlong && size <= CALIBRATION_LINE_MAX) {
+        return take_line(writer, data, size);
+    }
+    TRY(keep(writer, data, size));
+    if (writer->overlong) {
+        refuse(writer, ERR_PAYLOAD_TOO_LARGE, "the line is longer than %u bytes", CALIBRATION_LINE_MAX);
+        return 0;
+    }
+    return take_line(writer, writer->pending, writer->pending_size);
 }
 
 /* A line ended: its last part is data. */
 static int end_line(struct calibration_writer *writer, const char *data, size_t size)
 {
-    int rc = 0;
-
     writer->line++;
-    if (writer->pending_size == 0 && !writer->overlong && size <= CALIBRATION_LINE_MAX) {
-        rc = take_line(writer, data, size);
-    } else if ((rc = keep(writer, data, size)) == 0 && writer->overlong) {
-        refuse(writer, ERR_PAYLOAD_TOO_LARGE, "the line is longer than %u bytes", CALIBRATION_LINE_MAX);
-    } else if (rc == 0) {
-        rc = take_line(writer, writer->pending, writer->pending_size);
-    }
+    int rc = take_rest(writer, data, size);
     writer->pending_size = 0;
     writer->overlong = false;
     trim(writer);
@@ -278,16 +268,22 @@ int calibration_writer_feed(struct calibration_writer *writer, const char *data,
     return 0;
 }
 
+static int write_out(struct calibration_writer *writer, bool end_of_stream)
+{
+    if (end_of_stream && (writer->pending_size > 0 || writer->overlong)) {
+        TRY(end_line(writer, NULL, 0));
+    }
+    TRY(flush(writer));
+    return fs_sync(writer->fd);
+}
+
 int calibration_writer_sync(struct calibration_writer *writer, bool end_of_stream)
 {
-    int rc = writer->failed != 0 ? err_raise(writer->failed, "an earlier write of the token log failed") : 0;
-    if (rc == 0 && end_of_stream && (writer->pending_size > 0 || writer->overlong)) {
-        rc = end_line(writer, NULL, 0);
+    if (writer->failed != 0) {
+        return err_raise(writer->failed, "an earlier write of the token log failed");
     }
-    rc = rc != 0 ? rc : flush(writer);
-    rc = rc != 0 ? rc : fs_sync(writer->fd);
-    writer->failed = rc;
-    return rc;
+    writer->failed = write_out(writer, end_of_stream);
+    return writer->failed;
 }
 
 void calibration_writer_counts(const struct calibration_writer *writer, struct calibration_counts *out)

@@ -1,5 +1,6 @@
-/* What surrounds the blocks: the embedding before, the final norm and the vocabulary's product behind. Both matrices
- * stay in the checkpoint's own type, since they are the largest tensors of a small model and are read, not solved. */
+/* What surrounds the blocks: the embedding before them, the final norm and the output projection after them. Both
+ * matrices stay in the checkpoint's own type, since they are the largest tensors of a small model and are read, not
+ * solved. */
 
 #include "base/err.h"
 #include "models/block.h"
@@ -14,20 +15,18 @@ int head_load_embedding(const struct model *model, const struct gpu *gpu, struct
 
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
 {
-    struct tensor weight = {0}, lm_head = {0};
+    struct tensor norm = {0}, lm_head = {0};
     bool tied = false;
 
-    int rc = model_tied(model, &tied);
-    rc = rc != 0 ? rc : model_load_tensor(model, model_norm_name(model), DTYPE_F32, gpu, stream, &weight);
-    if (rc == 0) {
-        rc = tied ? head_load_embedding(model, gpu, stream, out)
+    TRY(model_tied(model, &tied));
+    TRY(model_load_tensor(model, model_norm_name(model), DTYPE_F32, gpu, stream, &norm));
+    int rc = tied ? head_load_embedding(model, gpu, stream, out)
                   : model_load_tensor(model, model_head_name(model), DTYPE_COUNT, gpu, stream, &lm_head);
-    }
     if (rc != 0) {
-        gpu_tensor_free(gpu, &weight);
+        gpu_tensor_free(gpu, &norm);
         return err_pass(rc, "load the output head");
     }
-    out->norm = weight;
+    out->norm = norm;
     out->tied = tied;
     out->lm_head = tied ? out->embedding : lm_head;
     return 0;
@@ -46,8 +45,6 @@ void head_deinit(struct head *head, const struct gpu *gpu)
 int head_logits(const struct head *head, const struct model_config *config, const struct gpu *gpu,
                 struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits)
 {
-    int rc = gpu->ops->rmsnorm(stream, x, x, &head->norm, (float)config->rms_norm_eps);
-
-    rc = rc != 0 ? rc : gpu->ops->linear(stream, logits, x, &head->lm_head, NULL);
-    return rc != 0 ? err_pass(rc, "logits") : 0;
+    TRY(gpu->ops->rmsnorm(stream, x, x, &head->norm, (float)config->rms_norm_eps));
+    return gpu->ops->linear(stream, logits, x, &head->lm_head, NULL);
 }

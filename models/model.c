@@ -1,11 +1,13 @@
 /* An open checkpoint: config.json, then the shards' headers, then their agreement. No weight is read here.
  *
  * Everything is opened relative to the model root's descriptor and stays open, so what the job reads later is what was
- * checked now; model_check_unchanged tells when the bytes behind a descriptor were replaced. */
+ * checked now; model_check_unchanged tells when the file of a descriptor was replaced. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/json.h"
+#include "base/mem.h"
 #include "base/text.h"
 #include "models/model_internal.h"
 
@@ -21,49 +23,49 @@
 #define TOKENIZER_MAX ((size_t)256 << 20)
 #define ARENA_MAX ((size_t)256 << 20)
 
-/* Read a small file whole; absent: ERR_NOT_FOUND. */
+/* Read a small file into *text, which the caller frees; ERR_NOT_FOUND when it is absent. */
 static int read_file(const struct model *model, const char *name, size_t max, char **text, size_t *size)
 {
-    int fd;
-    int rc = model_files_open(model, name, &fd, NULL);
+    AUTO_FREE char *read = NULL;
+    AUTO_CLOSE int fd = -1;
 
-    if (rc != 0) {
-        return rc;
+    TRY(model_files_open(model, name, &fd, NULL));
+    int rc = fs_read_fd(fd, max, &read, size);
+    if (rc == ERR_PAYLOAD_TOO_LARGE) {
+        return err_raise(ERR_INVALID_MODEL, "%s: %s", name, err_last()->message);
     }
-    rc = fs_read_fd(fd, max, text, size);
-    close(fd);
-    if (rc == 0 && text_is_lfs_pointer(*text, *size)) {
-        free(*text);
+    TRY(rc);
+    if (text_is_lfs_pointer(read, *size)) {
         rc = err_raise(ERR_INVALID_MODEL, "%s is a pointer file of git-lfs: the file itself was not downloaded", name);
         return err_set_hint(rc, "run \"git lfs pull\" in the checkpoint's folder");
     }
-    return rc == ERR_PAYLOAD_TOO_LARGE ? err_raise(ERR_INVALID_MODEL, "%s: %s", name, err_last()->message) : rc;
+    *text = MOVE(read);
+    return 0;
 }
 
 static int load_config(struct model *model, struct digest *digest)
 {
-    char *text = NULL;
+    AUTO_FREE char *text = NULL;
     size_t size = 0;
     int rc = read_file(model, "config.json", CONFIG_MAX, &text, &size);
 
-    if (rc != 0) {
-        return rc == ERR_NOT_FOUND ? err_raise(ERR_INVALID_MODEL, "the checkpoint has no config.json") : rc;
+    if (rc == ERR_NOT_FOUND) {
+        return err_raise(ERR_INVALID_MODEL, "the checkpoint has no config.json");
     }
+    TRY(rc);
     rc = json_parse(text, size, CONFIG_DEPTH, &model->json);
     if (rc == ERR_INVALID_JSON) {
-        rc = err_raise(ERR_INVALID_MODEL, "config.json: %s", err_last()->message);
+        return err_raise(ERR_INVALID_MODEL, "config.json: %s", err_last()->message);
     }
+    TRY(rc);
     digest_update(digest, text, size);
-    free(text);
-    rc = rc != 0 ? rc : arch_parse_config(model->json, &model->config);
-    rc = rc != 0 ? rc : plans_new(&model->config, &model->plans);
-    if (rc == 0) {
-        const struct arch *arch = model->config.arch;
-        snprintf(model->embedding, sizeof(model->embedding), "%s.weight", arch->embedding);
-        snprintf(model->norm, sizeof(model->norm), "%s.weight", arch->norm);
-        snprintf(model->head, sizeof(model->head), "%s.weight", arch->head);
-    }
-    return rc;
+    TRY(arch_parse_config(model->json, &model->config));
+    TRY(plans_new(&model->config, &model->plans));
+    const struct arch *arch = model->config.arch;
+    snprintf(model->embedding, sizeof(model->embedding), "%s.weight", arch->embedding);
+    snprintf(model->norm, sizeof(model->norm), "%s.weight", arch->norm);
+    snprintf(model->head, sizeof(model->head), "%s.weight", arch->head);
+    return 0;
 }
 
 static int64_t count_of(const struct safetensors_entry *entry)
@@ -95,52 +97,47 @@ static void digest_shards(const struct model *model, struct digest *digest)
 
 static int load(struct model *model)
 {
-    struct digest *digest = digest_new();
+    AUTO(digest) struct digest *digest = digest_new();
 
     if (digest == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
-    int rc = load_config(model, digest);
-    rc = rc != 0 ? rc : model_files_load_shards(model);
-    rc = rc != 0 ? rc : model_check_tensors(model);
-    rc = rc != 0 ? rc : model_files_list_side(model);
-    if (rc != 0) {
-        digest_free(digest);
-        return rc;
-    }
+    TRY(load_config(model, digest));
+    TRY(model_files_load_shards(model));
+    TRY(model_check_tensors(model));
+    TRY(model_side_list(model));
     measure(model);
     digest_shards(model, digest);
-    digest_finish(digest, model->digest);
+    digest_finish(MOVE(digest), model->digest);
     return 0;
+}
+
+static int open_folder(struct model *model, int root_fd, const char *relative)
+{
+    TRY(mem_new(&model->lazy));
+    model->relative = arena_strndup(&model->arena, relative, strlen(relative));
+    TRY(arena_check(&model->arena));
+    model->root_fd = fcntl(root_fd, F_DUPFD_CLOEXEC, 0);
+    if (model->root_fd < 0) {
+        return err_raise_errno(errno, "cannot keep the model root open");
+    }
+    TRY(fs_open_beneath(root_fd, relative, O_RDONLY | O_DIRECTORY, &model->dir_fd));
+    return load(model);
 }
 
 int model_open(int root_fd, const char *relative, struct model **out)
 {
-    struct model *model = calloc(1, sizeof(*model));
+    AUTO(model) struct model *model = NULL;
 
-    if (model == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model");
-    }
+    TRY(mem_new(&model));
     relative = relative[0] == '\0' ? "." : relative;
-    model->dir_fd = -1;
-    model->lazy = calloc(1, sizeof(*model->lazy));
+    model->dir_fd = model->root_fd = -1;
     arena_init(&model->arena, ARENA_MAX);
-    model->relative = arena_strndup(&model->arena, relative, strlen(relative));
-    model->root_fd = fcntl(root_fd, F_DUPFD_CLOEXEC, 0);
-    int rc = arena_check(&model->arena);
-    if (rc == 0 && model->lazy == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model");
-    }
-    if (rc == 0 && model->root_fd < 0) {
-        rc = err_raise_errno(errno, "cannot keep the model root open");
-    }
-    rc = rc != 0 ? rc : fs_open_beneath(root_fd, relative, O_RDONLY | O_DIRECTORY, &model->dir_fd);
-    rc = rc != 0 ? rc : load(model);
+    int rc = open_folder(model, root_fd, relative);
     if (rc != 0) {
-        model_close(model);
         return err_pass(rc, "open the model %s", relative);
     }
-    *out = model;
+    *out = MOVE(model);
     return 0;
 }
 
@@ -236,16 +233,11 @@ struct model_tensor model_tensor_at(const struct model *model, size_t i)
     return model->tensors[i];
 }
 
-static int by_tensor(const void *a, const void *b)
-{
-    return strcmp(((const struct model_tensor *)a)->name, ((const struct model_tensor *)b)->name);
-}
-
 struct model_tensor model_find(const struct model *model, const char *name)
 {
     const struct model_tensor key = {.name = name};
     const struct model_tensor *found =
-        bsearch(&key, model->by_name, model->tensor_count, sizeof(*model->by_name), by_tensor);
+        bsearch(&key, model->by_name, model->tensor_count, sizeof(*model->by_name), model_by_tensor);
 
     return found != NULL ? *found : (struct model_tensor){.name = name};
 }

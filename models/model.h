@@ -1,6 +1,7 @@
 #pragma once
 /* A checkpoint: config, shards, tensors; its weights are read one block at a time. */
 
+#include "base/cleanup.h"
 #include "gpu/gpu.h"
 #include "models/arch.h"
 #include "models/plan.h"
@@ -25,6 +26,7 @@ struct model_tensor {
  * ERR_UNSUPPORTED_ARCHITECTURE, ERR_ALREADY_QUANTIZED, ERR_INVALID_MODEL. */
 int model_open(int root_fd, const char *relative, struct model **out);
 void model_close(struct model *model);
+CLEANUP_FREE(model, struct model, model_close)
 const struct model_config *model_config(const struct model *model);
 const json_t *model_config_json(const struct model *model); /* borrowed */
 /* As it was opened, for another to open it again: the root (borrowed), and the directory below it. */

@@ -50,22 +50,21 @@ static int check_layer(const struct model *model, int64_t layer)
 {
     const struct plan *plan = plans_layer(model->plans, layer);
     char name[MODEL_NAME_MAX];
-    int rc = 0;
 
-    for (int i = 0; rc == 0 && i < plan->module_count; i++) {
+    for (int i = 0; i < plan->module_count; i++) {
         const struct plan_module *module = &plan->modules[i];
         model_tensor_name(model, layer, module->path, "weight", name);
-        rc = want(model, name, module->rows, module->cols);
-        if (rc == 0 && module->bias) {
+        TRY(want(model, name, module->rows, module->cols));
+        if (module->bias) {
             model_tensor_name(model, layer, module->path, "bias", name);
-            rc = want(model, name, module->rows, 0);
+            TRY(want(model, name, module->rows, 0));
         }
     }
-    for (int i = 0; rc == 0 && i < plan->norm_count; i++) {
+    for (int i = 0; i < plan->norm_count; i++) {
         model_tensor_name(model, layer, plan->norms[i].path, "weight", name);
-        rc = want(model, name, plan->norms[i].size, 0);
+        TRY(want(model, name, plan->norms[i].size, 0));
     }
-    return rc;
+    return 0;
 }
 
 /* What follows `module` and a dot in path, or NULL. */
@@ -137,20 +136,20 @@ static bool is_known(const struct model *model, const char *name)
 int model_check_tensors(const struct model *model)
 {
     const struct model_config *config = &model->config;
-    int rc = want(model, model->embedding, config->vocab_size, config->hidden_size);
 
-    rc = rc != 0 ? rc : want(model, model->norm, config->hidden_size, 0);
-    if (rc == 0 && (!config->tie_word_embeddings || model_find(model, model->head).file != NULL)) {
-        rc = want(model, model->head, config->vocab_size, config->hidden_size);
+    TRY(want(model, model->embedding, config->vocab_size, config->hidden_size));
+    TRY(want(model, model->norm, config->hidden_size, 0));
+    if (!config->tie_word_embeddings || model_find(model, model->head).file != NULL) {
+        TRY(want(model, model->head, config->vocab_size, config->hidden_size));
     }
-    for (int64_t layer = 0; rc == 0 && layer < config->num_layers; layer++) {
-        rc = check_layer(model, layer);
+    for (int64_t layer = 0; layer < config->num_layers; layer++) {
+        TRY(check_layer(model, layer));
     }
-    for (size_t i = 0; rc == 0 && i < model->tensor_count; i++) {
+    for (size_t i = 0; i < model->tensor_count; i++) {
         if (!is_known(model, model->tensors[i].name)) {
-            rc = err_raise(ERR_INVALID_MODEL, "tensor %.160s is not part of a %s with this config.json",
-                           model->tensors[i].name, config->arch->name);
+            return err_raise(ERR_INVALID_MODEL, "tensor %.160s is not part of a %s with this config.json",
+                             model->tensors[i].name, config->arch->name);
         }
     }
-    return rc;
+    return 0;
 }

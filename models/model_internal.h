@@ -5,6 +5,7 @@
 #include "base/digest.h"
 #include "models/model.h"
 
+#include <dirent.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 
@@ -42,12 +43,39 @@ struct model {
     int64_t bytes, parameters;
 };
 
+/* qsort's and bsearch's order of strings, and of struct model_tensor by name. */
+int model_by_text(const void *a, const void *b);
+int model_by_tensor(const void *a, const void *b);
+
+CLEANUP_FREE(folder, DIR, (void)closedir)
+
+/* model_index.c: the index of shards. */
+#define MODEL_INDEX_FILE "model.safetensors.index.json"
+struct model_listed {
+    const char *tensor, *shard; /* of the model's arena */
+};
+struct model_index {
+    struct model_listed *items;
+    size_t count, capacity;
+    bool seen; /* weight_map */
+};
+/* Into a zeroed index; *found: whether the checkpoint has one. model_index_deinit is due after a failure, too. */
+int model_index_read(struct model *model, struct model_index *index, bool *found);
+/* The distinct names of its shards, sorted. The caller frees *out; the names are the arena's. */
+int model_index_shards(const struct model_index *index, const char ***out, size_t *count);
+/* Every tensor that it lists must be listed once and lie in the open shard that it names. Sorts the index. */
+int model_index_check(const struct model *model, const struct model_index *index);
+void model_index_deinit(struct model_index *index);
+CLEANUP_DEINIT(model_index, struct model_index, model_index_deinit)
+
 /* model_files.c: the directory. */
 /* Open a regular file; *info may be NULL. */
 int model_files_open(const struct model *model, const char *name, int *fd, struct stat *info);
 /* Find and open the shards, through the index when there is one, and list their tensors. */
 int model_files_load_shards(struct model *model);
-int model_files_list_side(struct model *model);
+
+/* model_side.c: list the files that go into an artifact besides weights and config.json. */
+int model_side_list(struct model *model);
 
 /* model_check.c: tensors against the configuration. */
 int model_check_tensors(const struct model *model);

@@ -1,11 +1,12 @@
-/* One tensor from the disk to the device: read in pieces of bounded size, widened on the device, looked through for NaN
- * and Inf once it is whole. The host never holds more than one piece. */
+/* One tensor from the disk to the device: read in pieces of bounded size, widened on the device, checked for NaN and
+ * Inf once it is complete. The host never holds more than one piece. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "models/model_internal.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 
 #define PIECE_BYTES ((uint64_t)4 << 20)
 
@@ -25,38 +26,37 @@ static int load_piece(const struct piece *piece, const struct tensor *out, uint6
     char *to = (char *)out->data + offset / width * dtype_rows[out->dtype].bytes;
 
     void *first = piece->device != NULL ? piece->device : to;
-    int rc = safetensors_read(piece->source->file, entry, offset, piece->host, size);
-    rc = rc != 0 ? rc : ops->upload(piece->stream, first, piece->host, size);
-    if (rc == 0 && piece->device != NULL) {
+    TRY(safetensors_read(piece->source->file, entry, offset, piece->host, size));
+    TRY(ops->upload(piece->stream, first, piece->host, size));
+    if (piece->device != NULL) {
         int64_t count = (int64_t)(size / width);
         struct tensor raw = tensor_1d(piece->device, entry->dtype, count);
         struct tensor wide = tensor_1d(to, out->dtype, count);
-        rc = ops->convert(piece->stream, &wide, &raw);
+        TRY(ops->convert(piece->stream, &wide, &raw));
     }
-    return rc;
+    return 0;
 }
 
 static int load_pieces(const struct piece *piece, const struct tensor *out)
 {
     uint64_t bytes = piece->source->entry->end - piece->source->entry->begin;
-    int rc = 0;
 
-    for (uint64_t at = 0; rc == 0 && at < bytes; at += PIECE_BYTES) {
+    for (uint64_t at = 0; at < bytes; at += PIECE_BYTES) {
         uint64_t left = bytes - at;
-        rc = load_piece(piece, out, at, (size_t)(left < PIECE_BYTES ? left : PIECE_BYTES));
+        TRY(load_piece(piece, out, at, (size_t)(left < PIECE_BYTES ? left : PIECE_BYTES)));
     }
-    return rc;
+    return 0;
 }
 
 static int check_finite(const struct piece *piece, const struct tensor *out)
 {
     int64_t index = -1;
-    int rc = piece->gpu->ops->find_nonfinite(piece->stream, &index, out);
 
-    if (rc == 0 && index >= 0) {
-        rc = model_raise_nonfinite(piece->source->name, index);
+    TRY(piece->gpu->ops->find_nonfinite(piece->stream, &index, out));
+    if (index >= 0) {
+        return model_raise_nonfinite(piece->source->name, index);
     }
-    return rc;
+    return 0;
 }
 
 void model_prefetch_tensor(const struct model *model, const char *name)
@@ -75,21 +75,31 @@ static int load_file(struct piece *piece, const struct tensor *out)
     const struct gpu *gpu = piece->gpu;
     uint64_t bytes = piece->source->entry->end - piece->source->entry->begin;
     size_t buffer = (size_t)(bytes < PIECE_BYTES ? bytes : PIECE_BYTES);
-    int rc = 0;
+    AUTO_FREE char *host = NULL;
 
-    piece->host = malloc(buffer + 1);
-    if (piece->host == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a piece of %zu bytes", buffer);
+    TRY(mem_buffer(&host, buffer));
+    piece->host = host;
+    if (out->dtype == piece->source->entry->dtype) {
+        return load_pieces(piece, out);
     }
-    if (out->dtype != piece->source->entry->dtype) {
-        rc = gpu->ops->alloc(gpu->device, buffer, false, &piece->device);
-    }
-    rc = rc != 0 ? rc : load_pieces(piece, out);
-    if (piece->device != NULL) {
-        gpu->ops->free(gpu->device, piece->device);
-    }
-    free(piece->host);
+    TRY(gpu->ops->alloc(gpu->device, buffer, false, &piece->device));
+    int rc = load_pieces(piece, out);
+    gpu->ops->free(gpu->device, piece->device);
     return rc;
+}
+
+/* From `bytes`, the tensor as it is stored, or from the file when that is NULL. */
+static int fill_tensor(struct piece *piece, const void *bytes, const struct tensor *out)
+{
+    if (bytes == NULL) {
+        TRY(load_file(piece, out));
+    } else {
+        struct tensor stored = *out;
+        stored.dtype = piece->source->entry->dtype;
+        stored.data = (void *)bytes;
+        TRY(piece->gpu->ops->convert(piece->stream, out, &stored));
+    }
+    return check_finite(piece, out);
 }
 
 int model_load_bytes(const struct model *model, const char *name, const void *bytes, enum dtype dtype,
@@ -103,18 +113,12 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
     }
     const struct safetensors_entry *entry = source.entry;
     struct piece piece = {.gpu = gpu, .stream = stream, .source = &source};
-    int rc =
-        gpu_tensor_uninitialized(gpu, dtype == DTYPE_COUNT ? entry->dtype : dtype, entry->rank, entry->shape, &tensor);
 
-    if (rc == 0 && bytes != NULL) {
-        struct tensor stored = tensor;
-        stored.dtype = entry->dtype;
-        stored.data = (void *)bytes;
-        rc = gpu->ops->convert(stream, &tensor, &stored);
-    } else if (rc == 0) {
-        rc = load_file(&piece, &tensor);
+    dtype = dtype == DTYPE_COUNT ? entry->dtype : dtype;
+    int rc = gpu_tensor_uninitialized(gpu, dtype, entry->rank, entry->shape, &tensor);
+    if (rc == 0) {
+        rc = fill_tensor(&piece, bytes, &tensor);
     }
-    rc = rc != 0 ? rc : check_finite(&piece, &tensor);
     if (rc != 0) {
         gpu_tensor_free(gpu, &tensor);
         return err_set_module(err_pass(rc, "load tensor %s", name), name);

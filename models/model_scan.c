@@ -3,10 +3,11 @@
  * A checkpoint may say that the head is the embedding (tie_word_embeddings) and hold a head all the same, as a
  * fine-tune that untied it does. Loaders then keep the head, so the flag alone decides nothing: the values do. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "models/model_internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define PIECE_ELEMENTS ((uint64_t)1 << 20)
@@ -37,7 +38,7 @@ static void widen(enum dtype dtype, const void *from, float *to, uint64_t count)
     }
 }
 
-/* Room for a piece of two tensors, as stored and as F32. */
+/* Buffers for a piece of two tensors, as stored and as F32. */
 struct pair {
     float stored[2][PIECE_ELEMENTS];
     float wide[2][PIECE_ELEMENTS];
@@ -53,10 +54,7 @@ static int compare(const struct model_tensor tensors[2], struct pair *pair, bool
     for (uint64_t at = 0; *equal && at < count; at += PIECE_ELEMENTS) {
         uint64_t n = count - at < PIECE_ELEMENTS ? count - at : PIECE_ELEMENTS;
         for (int i = 0; i < 2; i++) {
-            int rc = read_piece(&tensors[i], at, n, pair->stored[i]);
-            if (rc != 0) {
-                return rc;
-            }
+            TRY(read_piece(&tensors[i], at, n, pair->stored[i]));
             if (!alike) {
                 widen(tensors[i].entry->dtype, pair->stored[i], pair->wide[i], n);
             }
@@ -78,10 +76,9 @@ int model_tied(const struct model *model, bool *tied)
     }
     int known = atomic_load(&model->lazy->head);
     if (known == MODEL_HEAD_UNKNOWN) {
-        struct pair *pair = malloc(sizeof(*pair));
-        int rc = pair != NULL ? compare(tensors, pair, &equal)
-                              : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to compare head and embedding");
-        free(pair);
+        AUTO_FREE struct pair *pair = NULL;
+        TRY(mem_buffer(&pair, 1));
+        int rc = compare(tensors, pair, &equal);
         if (rc != 0) {
             return err_pass(rc, "compare %s with the embedding", model->head);
         }
@@ -112,9 +109,8 @@ static int check_tensor(const struct model_tensor *tensor, void *buffer, model_t
         if (found >= 0) {
             return model_raise_nonfinite(tensor->name, (int64_t)at + found);
         }
-        rc = tick != NULL ? tick(data) : 0;
-        if (rc != 0) {
-            return rc;
+        if (tick != NULL) {
+            TRY(tick(data));
         }
     }
     return 0;
@@ -123,17 +119,14 @@ static int check_tensor(const struct model_tensor *tensor, void *buffer, model_t
 int model_check_outside(const struct model *model, model_tick tick, void *data)
 {
     const char *const names[] = {model->norm, model->embedding, model->head};
+    AUTO_FREE float *buffer = NULL;
     bool tied = true;
 
-    int rc = model_tied(model, &tied);
-    void *buffer = rc == 0 ? malloc(PIECE_ELEMENTS * sizeof(float)) : NULL;
-    if (rc == 0 && buffer == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to look through tensors");
-    }
-    for (int i = 0; rc == 0 && i < (tied ? 2 : 3); i++) {
+    TRY(model_tied(model, &tied));
+    TRY(mem_buffer(&buffer, PIECE_ELEMENTS));
+    for (int i = 0; i < (tied ? 2 : 3); i++) {
         const struct model_tensor tensor = model_find(model, names[i]);
-        rc = check_tensor(&tensor, buffer, tick, data);
+        TRY(check_tensor(&tensor, buffer, tick, data));
     }
-    free(buffer);
-    return rc;
+    return 0;
 }

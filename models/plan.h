@@ -13,6 +13,7 @@
  * stand among the layer's, once for each expert. */
 
 #include "base/arena.h"
+#include "base/cleanup.h"
 #include "models/arch.h"
 
 #include <stdbool.h>
@@ -199,6 +200,7 @@ int plan_experts(struct plan_builder *b, int in, int logits, const struct plan_e
 struct plans;
 int plans_new(const struct model_config *config, struct plans **out);
 void plans_free(struct plans *plans); /* NULL is fine */
+CLEANUP_FREE(plans, struct plans, plans_free)
 const struct model_config *plans_config(const struct plans *plans);
 int plans_kinds(const struct plans *plans);
 const struct plan *plans_kind(const struct plans *plans, int kind);

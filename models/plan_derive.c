@@ -453,12 +453,10 @@ int plan_derive(struct plan_builder *b, int output)
     struct plan *plan = &b->plan;
     struct plan_group *groups = NULL;
     struct plan_storage *storages = arena_alloc(b->arena, PLAN_VALUES_MAX * sizeof(*storages));
-    int rc = b->rc != 0 ? b->rc : arena_check(b->arena);
 
-    rc = rc != 0 ? rc : check(b);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(b->rc);
+    TRY(arena_check(b->arena));
+    TRY(check(b));
     plan->output = output;
     plan->steps = b->steps;
     plan->values = b->values;
@@ -471,10 +469,7 @@ int plan_derive(struct plan_builder *b, int output)
     if (!b->expert && (output <= 0 || b->values[output].storage != 0)) {
         return err_raise(ERR_INTERNAL, "a layer's output is not a sum with its input");
     }
-    rc = find_groups(b, &groups);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(find_groups(b, &groups));
     plan->groups = groups;
     find_kept(b, groups, storages);
     find_folds(b, groups);

@@ -2,7 +2,9 @@
 
 #include "models/plan_internal.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -83,54 +85,47 @@ static int build_layer(const struct model_config *config, int64_t layer, struct 
 static int add_layer(struct plans *plans, int64_t layer)
 {
     const struct plan *plan = NULL;
-    struct arena trial;
+    AUTO(arena) struct arena trial;
 
     arena_init(&trial, PLANS_MEMORY_MAX);
-    int rc = build_layer(&plans->config, layer, &trial, &plan);
-    for (int kind = plans->kind_count - 1; rc == 0 && kind >= 0; kind--) {
+    TRY(build_layer(&plans->config, layer, &trial, &plan));
+    for (int kind = plans->kind_count - 1; kind >= 0; kind--) {
         if (same_plan(plan, plans->kinds[kind])) {
-            arena_deinit(&trial);
             plans->kind_of[layer] = kind;
             return 0;
         }
     }
-    arena_deinit(&trial);
-    rc = rc != 0 ? rc : build_layer(&plans->config, layer, &plans->arena, &plan);
-    if (rc == 0) {
-        plans->kind_of[layer] = plans->kind_count;
-        plans->kinds[plans->kind_count++] = plan;
+    TRY(build_layer(&plans->config, layer, &plans->arena, &plan));
+    plans->kind_of[layer] = plans->kind_count;
+    plans->kinds[plans->kind_count++] = plan;
+    return 0;
+}
+
+static int add_layers(struct plans *plans, size_t layers)
+{
+    TRY(mem_array(&plans->kinds, layers));
+    TRY(mem_array(&plans->kind_of, layers));
+    TRY(mem_array(&plans->first_module, layers + 1));
+    for (size_t layer = 0; layer < layers; layer++) {
+        TRY(add_layer(plans, (int64_t)layer));
+        plans->first_module[layer + 1] =
+            plans->first_module[layer] + (size_t)plans->kinds[plans->kind_of[layer]]->module_count;
     }
-    return rc;
+    return 0;
 }
 
 int plans_new(const struct model_config *config, struct plans **out)
 {
-    struct plans *plans = calloc(1, sizeof(*plans));
-    size_t layers = (size_t)config->num_layers;
+    AUTO(plans) struct plans *plans = NULL;
 
-    if (plans == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for plans");
-    }
+    TRY(mem_new(&plans));
     plans->config = *config;
     arena_init(&plans->arena, PLANS_MEMORY_MAX);
-    plans->kinds = calloc(layers, sizeof(const struct plan *));
-    plans->kind_of = calloc(layers, sizeof(*plans->kind_of));
-    plans->first_module = calloc(layers + 1, sizeof(*plans->first_module));
-    int rc = plans->kinds != NULL && plans->kind_of != NULL && plans->first_module != NULL
-                 ? 0
-                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plans of %zu layers", layers);
-    for (size_t layer = 0; rc == 0 && layer < layers; layer++) {
-        rc = add_layer(plans, (int64_t)layer);
-        if (rc == 0) {
-            plans->first_module[layer + 1] =
-                plans->first_module[layer] + (size_t)plans->kinds[plans->kind_of[layer]]->module_count;
-        }
-    }
+    int rc = add_layers(plans, (size_t)config->num_layers);
     if (rc != 0) {
-        plans_free(plans);
         return err_pass(rc, "plan the layers of a %s", config->arch->name);
     }
-    *out = plans;
+    *out = MOVE(plans);
     return 0;
 }
 

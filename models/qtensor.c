@@ -245,10 +245,7 @@ static int allocate(struct qtensor *q, bool codes)
 int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, int64_t index_count,
                      struct qtensor *out)
 {
-    int rc = check_scheme(name, scheme, rows, cols);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(check_scheme(name, scheme, rows, cols));
     struct qtensor q = {.scheme = *scheme, .rows = rows, .cols = cols, .index_count = index_count};
     snprintf(q.name, sizeof(q.name), "%s", name);
     set_groups(&q);
@@ -259,15 +256,12 @@ int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t row
 static int new_tensor(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, bool codes,
                       struct qtensor *out)
 {
-    struct qtensor q = {0};
+    AUTO(qtensor) struct qtensor q = {0};
 
-    int rc = qtensor_describe(name, scheme, rows, cols, 0, &q);
-    rc = rc != 0 ? rc : allocate(&q, codes);
-    if (rc != 0) {
-        qtensor_deinit(&q);
-        return rc;
-    }
+    TRY(qtensor_describe(name, scheme, rows, cols, 0, &q));
+    TRY(allocate(&q, codes));
     *out = q;
+    q = (struct qtensor){0};
     return 0;
 }
 

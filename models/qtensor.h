@@ -17,6 +17,7 @@
  *
  * Scales and tables hold values already rounded to scale_dtype. Owned by whoever called qtensor_new/read. */
 
+#include "base/cleanup.h"
 #include "gpu/gpu.h"
 
 #include <stdbool.h>
@@ -109,6 +110,7 @@ int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, in
 /* Room for `count` positions (and values, for TABLE). Once, on a new tensor. */
 int qtensor_reserve_index(struct qtensor *q, int64_t count);
 void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
+CLEANUP_DEINIT(qtensor, struct qtensor, qtensor_deinit)
 /* out [rows, cols] F32, in fp32 arithmetic as runtimes do it. */
 void qtensor_dequantize(const struct qtensor *q, float *out);
 /* FLOAT8, FLOAT4 and NF4: the tiles that share a scale. NF4's lie along the weight as one row. */
@@ -128,6 +130,7 @@ struct qtensor_file;
  * such file, ERR_UNSUPPORTED for one of another version. */
 int qtensor_file_open(const char *path, const char *expected_hex, struct qtensor_file **out);
 void qtensor_file_close(struct qtensor_file *file);
+CLEANUP_FREE(qtensor_file, struct qtensor_file, qtensor_file_close)
 int qtensor_file_count(const struct qtensor_file *file);
 /* Shape and scheme of item i, arrays NULL. Borrowed. */
 const struct qtensor *qtensor_file_meta(const struct qtensor_file *file, int i);

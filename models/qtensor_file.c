@@ -9,9 +9,11 @@
 
 #include "models/qtensor_internal.h"
 
+#include "base/cleanup.h"
 #include "base/digest.h"
 #include "base/err.h"
 #include "base/json.h"
+#include "base/mem.h"
 #include "gpu/ggml_blocks.h"
 #include "models/pack.h"
 #include "models/safetensors.h"
@@ -235,16 +237,10 @@ static int parse_items(struct qtensor_file *file, const json_t *list)
     if (!json_is_array(list) || count > QTENSOR_ITEMS_MAX) {
         return corrupt("a block", "its list of schemes is damaged");
     }
-    file->items = calloc(count + 1, sizeof(*file->items));
-    if (file->items == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu schemes", count);
-    }
+    TRY(mem_array(&file->items, count));
     for (size_t i = 0; i < count; i++) {
-        int rc = parse_item(json_array_get(list, i), &file->items[i]);
-        rc = rc != 0 ? rc : check_parts(file, &file->items[i], &parts);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(parse_item(json_array_get(list, i), &file->items[i]));
+        TRY(check_parts(file, &file->items[i], &parts));
         file->count++;
     }
     return safetensors_count(file->file) == parts ? 0
@@ -253,7 +249,7 @@ static int parse_items(struct qtensor_file *file, const json_t *list)
 
 static int load_schemes(struct qtensor_file *file)
 {
-    json_t *list = NULL;
+    AUTO_JSON json_t *list = NULL;
     const char *version = safetensors_metadata(file->file, QTENSOR_VERSION_KEY);
     const char *text = safetensors_metadata(file->file, QTENSOR_SCHEMES);
 
@@ -265,51 +261,42 @@ static int load_schemes(struct qtensor_file *file)
     if (text == NULL || json_parse(text, strlen(text), 4, &list) != 0) {
         return corrupt("a block", "it has no list of schemes");
     }
-    int rc = parse_items(file, list);
-    json_decref(list);
-    return rc;
+    return parse_items(file, list);
 }
 
 static int verify(int fd, const char *path, const char *expected_hex)
 {
     char hex[DIGEST_HEX_SIZE];
     int64_t size;
-    int rc = expected_hex != NULL ? digest_file(fd, hex, &size) : 0;
 
-    if (rc == 0 && expected_hex != NULL && strcmp(hex, expected_hex) != 0) {
-        rc = err_raise(ERR_SOURCE_CORRUPT, "checkpoint %s does not have the digest that it was saved with", path);
+    if (expected_hex == NULL) {
+        return 0;
     }
-    return rc;
+    TRY(digest_file(fd, hex, &size));
+    if (strcmp(hex, expected_hex) != 0) {
+        return err_raise(ERR_SOURCE_CORRUPT, "checkpoint %s does not have the digest that it was saved with", path);
+    }
+    return 0;
 }
 
 int qtensor_file_open(const char *path, const char *expected_hex, struct qtensor_file **out)
 {
-    struct qtensor_file *file = calloc(1, sizeof(*file));
-    if (file == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s", path);
-    }
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    AUTO(qtensor_file) struct qtensor_file *file = NULL;
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+
     if (fd < 0) {
-        int saved = errno;
-        free(file);
-        return saved == ENOENT ? err_raise(ERR_SOURCE_CORRUPT, "checkpoint %s is gone", path)
-                               : err_raise_errno(saved, "cannot open %s", path);
+        return errno == ENOENT ? err_raise(ERR_SOURCE_CORRUPT, "checkpoint %s is gone", path)
+                               : err_raise_errno(errno, "cannot open %s", path);
     }
-    int rc = verify(fd, path, expected_hex);
-    if (rc != 0) {
-        close(fd);
-    } else {
-        rc = safetensors_open_fd_take(fd, path, &file->file);
-        if (rc == ERR_INVALID_MODEL) {
-            rc = err_raise(ERR_SOURCE_CORRUPT, "%s", err_last()->message);
-        }
+    TRY(verify(fd, path, expected_hex));
+    TRY(mem_new(&file));
+    int rc = safetensors_open_fd_take(cleanup_move_fd(&fd), path, &file->file);
+    if (rc == ERR_INVALID_MODEL) {
+        return err_raise(ERR_SOURCE_CORRUPT, "%s", err_last()->message);
     }
-    rc = rc != 0 ? rc : load_schemes(file);
-    if (rc != 0) {
-        qtensor_file_close(file);
-        return rc;
-    }
-    *out = file;
+    TRY(rc);
+    TRY(load_schemes(file));
+    *out = MOVE(file);
     return 0;
 }
 
@@ -412,7 +399,7 @@ static int check_values(const struct qtensor *q)
     return 0;
 }
 
-/* What lies behind the last code of a row. */
+/* Whether the bits after the last code of a row are zero. */
 static bool row_is_padded(const struct qtensor *q, const uint8_t *packed, int64_t row_bytes)
 {
     int used = (int)(q->cols % 8 * q->scheme.bits % 8);
@@ -434,20 +421,16 @@ static int unpack_rows(const struct qtensor *q, int64_t first, int64_t rows, int
 static int read_packed(const struct qtensor_file *file, const char *name, const struct qtensor *q, int64_t row_bytes)
 {
     const struct safetensors_entry *entry = safetensors_find(file->file, name);
-    int64_t most = qtensor_stretch_rows(q->rows, row_bytes);
-    uint8_t *stretch = malloc((size_t)(most * row_bytes));
-    int rc = 0;
+    int64_t step = qtensor_stretch_rows(q->rows, row_bytes);
+    AUTO_FREE uint8_t *stretch = NULL;
 
-    if (stretch == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to unpack %s", name);
+    TRY(mem_buffer(&stretch, (size_t)(step * row_bytes)));
+    for (int64_t n = 0; n < q->rows; n += step) {
+        int64_t rows = q->rows - n < step ? q->rows - n : step;
+        TRY(safetensors_read(file->file, entry, (uint64_t)(n * row_bytes), stretch, (size_t)(rows * row_bytes)));
+        TRY(unpack_rows(q, n, rows, row_bytes, stretch));
     }
-    for (int64_t n = 0; rc == 0 && n < q->rows; n += most) {
-        int64_t rows = q->rows - n < most ? q->rows - n : most;
-        rc = safetensors_read(file->file, entry, (uint64_t)(n * row_bytes), stretch, (size_t)(rows * row_bytes));
-        rc = rc != 0 ? rc : unpack_rows(q, n, rows, row_bytes, stretch);
-    }
-    free(stretch);
-    return rc;
+    return 0;
 }
 
 static int read_part(const struct qtensor_file *file, const struct qtensor *q, const struct qtensor_part *part)
@@ -460,27 +443,37 @@ static int read_part(const struct qtensor_file *file, const struct qtensor *q, c
                                                          qtensor_part_bytes(part));
 }
 
+static int read_parts(const struct qtensor_file *file, struct qtensor *q)
+{
+    struct qtensor_part parts[QTENSOR_PARTS_MAX];
+    int count = qtensor_parts(q, parts);
+
+    for (int k = 0; k < count; k++) {
+        if (parts[k].data != NULL) {
+            TRY(read_part(file, q, &parts[k]));
+        }
+    }
+    return check_values(q);
+}
+
 static int read_item(const struct qtensor_file *file, int i, bool codes, struct qtensor *out)
 {
     const struct qtensor *meta = &file->items[i];
-    struct qtensor_part parts[QTENSOR_PARTS_MAX];
-    struct qtensor q = {0};
+    AUTO(qtensor) struct qtensor q = {0};
 
-    int rc = codes ? qtensor_new(meta->name, &meta->scheme, meta->rows, meta->cols, &q)
-                   : qtensor_new_beside(meta->name, &meta->scheme, meta->rows, meta->cols, &q);
-    rc = rc != 0 || meta->index_count == 0 ? rc : qtensor_reserve_index(&q, meta->index_count);
-    int count = rc == 0 ? qtensor_parts(&q, parts) : 0;
-    for (int k = 0; rc == 0 && k < count; k++) {
-        rc = parts[k].data != NULL ? read_part(file, &q, &parts[k]) : 0;
+    TRY(codes ? qtensor_new(meta->name, &meta->scheme, meta->rows, meta->cols, &q)
+              : qtensor_new_beside(meta->name, &meta->scheme, meta->rows, meta->cols, &q));
+    if (meta->index_count > 0) {
+        TRY(qtensor_reserve_index(&q, meta->index_count));
     }
-    rc = rc != 0 ? rc : check_values(&q);
+    int rc = read_parts(file, &q);
     if (rc != 0) {
-        qtensor_deinit(&q);
         return err_pass(rc, "read %s", meta->name);
     }
     q.input_scale = meta->input_scale;
     q.tensor_scale = meta->tensor_scale;
     *out = q;
+    q = (struct qtensor){0};
     return 0;
 }
 

@@ -1,11 +1,13 @@
 /* Writing the file of a finished block: qtensor_file.c says what is in it. Codes are packed a stretch of rows at a
- * time, so that no second copy of them is ever whole. */
+ * time, so that there is never a complete second copy of them. */
 
 #include "models/qtensor_internal.h"
 
+#include "base/cleanup.h"
 #include "base/digest.h"
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "gpu/ggml_blocks.h"
 #include "models/pack.h"
 #include "models/safetensors.h"
@@ -46,38 +48,36 @@ static json_t *scheme_json(const struct qtensor *q)
 
 static int add_schemes(struct safetensors_writer *writer, const struct qtensor *items, int count)
 {
-    json_t *list = json_array();
+    AUTO_JSON json_t *list = json_array();
+    AUTO_FREE char *text = NULL;
     int failed = 0;
 
     for (int i = 0; i < count; i++) {
         failed |= json_array_append_new(list, scheme_json(&items[i]));
     }
-    char *text = failed == 0 ? json_dumps(list, JSON_COMPACT) : NULL;
-    json_decref(list);
+    text = failed == 0 ? json_dumps(list, JSON_COMPACT) : NULL;
     if (text == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d schemes", count);
     }
-    int rc = safetensors_writer_metadata(writer, QTENSOR_VERSION_KEY, QTENSOR_VERSION);
-    rc = rc != 0 ? rc : safetensors_writer_metadata(writer, QTENSOR_SCHEMES, text);
-    free(text);
-    return rc;
+    TRY(safetensors_writer_metadata(writer, QTENSOR_VERSION_KEY, QTENSOR_VERSION));
+    return safetensors_writer_metadata(writer, QTENSOR_SCHEMES, text);
 }
 
 static int declare_item(struct safetensors_writer *writer, const struct qtensor *q)
 {
     struct qtensor_part parts[QTENSOR_PARTS_MAX];
-    int count = qtensor_parts(q, parts), rc = 0;
+    int count = qtensor_parts(q, parts);
     char name[160];
 
-    for (int i = 0; rc == 0 && i < count; i++) {
+    for (int i = 0; i < count; i++) {
         qtensor_part_name(q, &parts[i], name);
-        rc = safetensors_writer_declare(writer, name, parts[i].dtype, 2,
-                                        (const int64_t[]){parts[i].rows, qtensor_stored_cols(q, &parts[i])});
+        TRY(safetensors_writer_declare(writer, name, parts[i].dtype, 2,
+                                       (const int64_t[]){parts[i].rows, qtensor_stored_cols(q, &parts[i])}));
     }
-    return rc;
+    return 0;
 }
 
-/* Rows from the stretch's first on, packed. A code beyond its bits would be cut to another one without a word. */
+/* Rows from the stretch's first on, packed. A code beyond its bits would be cut to another one without an error. */
 static int pack_rows(const struct qtensor *q, int64_t first, int64_t rows, int64_t row_bytes, uint8_t *out)
 {
     const uint8_t *codes = q->codes + first * q->cols;
@@ -98,89 +98,85 @@ static int pack_rows(const struct qtensor *q, int64_t first, int64_t rows, int64
 
 static int put_packed(struct safetensors_writer *writer, const char *name, const struct qtensor *q, int64_t row_bytes)
 {
-    int64_t most = qtensor_stretch_rows(q->rows, row_bytes);
-    uint8_t *stretch = malloc((size_t)(most * row_bytes));
-    int rc = 0;
+    int64_t step = qtensor_stretch_rows(q->rows, row_bytes);
+    AUTO_FREE uint8_t *stretch = NULL;
 
-    if (stretch == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to pack %s", name);
+    TRY(mem_buffer(&stretch, (size_t)(step * row_bytes)));
+    for (int64_t n = 0; n < q->rows; n += step) {
+        int64_t rows = q->rows - n < step ? q->rows - n : step;
+        TRY(pack_rows(q, n, rows, row_bytes, stretch));
+        TRY(safetensors_writer_put(writer, name, (uint64_t)(n * row_bytes), stretch, (size_t)(rows * row_bytes)));
     }
-    for (int64_t n = 0; rc == 0 && n < q->rows; n += most) {
-        int64_t rows = q->rows - n < most ? q->rows - n : most;
-        rc = pack_rows(q, n, rows, row_bytes, stretch);
-        rc = rc != 0
-                 ? rc
-                 : safetensors_writer_put(writer, name, (uint64_t)(n * row_bytes), stretch, (size_t)(rows * row_bytes));
-    }
-    free(stretch);
-    return rc;
+    return 0;
 }
 
 static int put_item(struct safetensors_writer *writer, const struct qtensor *q)
 {
     struct qtensor_part parts[QTENSOR_PARTS_MAX];
-    int count = qtensor_parts(q, parts), rc = 0;
+    int count = qtensor_parts(q, parts);
     char name[160];
 
-    for (int i = 0; rc == 0 && i < count; i++) {
+    for (int i = 0; i < count; i++) {
         qtensor_part_name(q, &parts[i], name);
-        rc = qtensor_is_packed(q, &parts[i])
-                 ? put_packed(writer, name, q, qtensor_stored_cols(q, &parts[i]))
-                 : safetensors_writer_put(writer, name, 0, parts[i].data, qtensor_part_bytes(&parts[i]));
+        TRY(qtensor_is_packed(q, &parts[i])
+                ? put_packed(writer, name, q, qtensor_stored_cols(q, &parts[i]))
+                : safetensors_writer_put(writer, name, 0, parts[i].data, qtensor_part_bytes(&parts[i])));
     }
-    return rc;
+    return 0;
 }
 
 static int write_items(struct safetensors_writer *writer, const struct qtensor *items, int count)
 {
-    int rc = add_schemes(writer, items, count);
+    TRY(add_schemes(writer, items, count));
 
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = declare_item(writer, &items[i]);
+    for (int i = 0; i < count; i++) {
+        TRY(declare_item(writer, &items[i]));
     }
-    rc = rc != 0 ? rc : safetensors_writer_begin(writer);
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = put_item(writer, &items[i]);
+    TRY(safetensors_writer_begin(writer));
+    for (int i = 0; i < count; i++) {
+        TRY(put_item(writer, &items[i]));
     }
-    return rc != 0 ? rc : safetensors_writer_finish(writer);
+    return safetensors_writer_finish(writer);
 }
 
 static int hash_path(const char *path, char hex[DIGEST_HEX_SIZE])
 {
     int64_t size;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     if (fd < 0) {
         return err_raise_errno(errno, "cannot open %s", path);
     }
-    int rc = digest_file(fd, hex, &size);
-    close(fd);
-    return rc;
+    return digest_file(fd, hex, &size);
+}
+
+/* Write to temp, which becomes path. */
+static int write_file(const char *temp, const char *path, const struct qtensor *items, int count,
+                      char digest[DIGEST_HEX_SIZE])
+{
+    {
+        AUTO(safetensors_writer) struct safetensors_writer *writer = NULL;
+        TRY(safetensors_writer_new(temp, &writer));
+        TRY(write_items(writer, items, count));
+    }
+    TRY(hash_path(temp, digest));
+    return rename(temp, path) == 0 ? 0 : err_raise_errno(errno, "cannot rename to %s", path);
 }
 
 int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65])
 {
-    struct safetensors_writer *writer = NULL;
     char temp[PATH_BYTES], digest[DIGEST_HEX_SIZE];
 
-    int rc = fs_path(temp, sizeof(temp), "%s.tmp", path);
-    if (rc != 0 || count < 0 || count > QTENSOR_ITEMS_MAX) {
-        return rc != 0 ? rc : err_raise(ERR_INTERNAL, "%d tensors in one checkpoint", count);
+    TRY(fs_path(temp, sizeof(temp), "%s.tmp", path));
+    if (count < 0 || count > QTENSOR_ITEMS_MAX) {
+        return err_raise(ERR_INTERNAL, "%d tensors in one checkpoint", count);
     }
-    rc = safetensors_writer_new(temp, &writer);
-    rc = rc != 0 ? rc : write_items(writer, items, count);
-    safetensors_writer_free(writer);
-    rc = rc != 0 ? rc : hash_path(temp, digest);
-    if (rc == 0 && rename(temp, path) != 0) {
-        rc = err_raise_errno(errno, "cannot rename to %s", path);
-    }
+    int rc = write_file(temp, path, items, count, digest);
     if (rc != 0) {
         (void)unlink(temp);
         return err_pass(rc, "save %s", path);
     }
-    rc = fs_sync_parent(path);
-    if (rc == 0) {
-        memcpy(hex, digest, sizeof(digest));
-    }
-    return rc;
+    TRY(fs_sync_parent(path));
+    memcpy(hex, digest, sizeof(digest));
+    return 0;
 }

@@ -4,8 +4,10 @@
  * safetensors_header.c's. Data is read with pread, so a file that shrinks under us is an error and no signal. After
  * opening nothing changes, so threads share it. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "base/text.h"
 #include "models/safetensors_internal.h"
 
@@ -62,38 +64,28 @@ static int load_file(struct safetensors *file)
         return err_raise(ERR_INVALID_MODEL, "%.120s: %s", file->label, "not a regular file");
     }
     file->size = info.st_size;
-    int rc = read_size(file, &size);
-    if (rc != 0) {
-        return rc;
-    }
-    char *header = malloc(size + 1);
-    if (header == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a header of %zu bytes", size);
-    }
-    rc = fs_pread_full(file->fd, header, size, SAFETENSORS_PREFIX);
-    rc = rc != 0 ? err_pass(rc, "header of %s", file->label) : safetensors_header_load(file, header, size);
-    free(header);
-    return rc;
+    AUTO_FREE char *header = NULL;
+    TRY(read_size(file, &size));
+    TRY(mem_buffer(&header, size));
+    int rc = fs_pread_full(file->fd, header, size, SAFETENSORS_PREFIX);
+    return rc != 0 ? err_pass(rc, "header of %s", file->label) : safetensors_header_load(file, header, size);
 }
 
 int safetensors_open_fd_take(int fd, const char *label, struct safetensors **out)
 {
-    struct safetensors *file = calloc(1, sizeof(*file));
+    AUTO_CLOSE int taken = fd;
+    AUTO(safetensors) struct safetensors *file = NULL;
 
-    if (file == NULL) {
-        close(fd);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %.120s", label);
-    }
-    file->fd = fd;
+    TRY(mem_new(&file));
+    file->fd = cleanup_move_fd(&taken);
     arena_init(&file->arena, NAMES_MAX);
     file->label = arena_strndup(&file->arena, label, strlen(label));
-    int rc = arena_check(&file->arena);
-    rc = rc != 0 ? rc : load_file(file);
+    TRY(arena_check(&file->arena));
+    int rc = load_file(file);
     if (rc != 0) {
-        safetensors_close(file);
         return err_pass(rc, "open %s", label);
     }
-    *out = file;
+    *out = MOVE(file);
     return 0;
 }
 
@@ -125,20 +117,20 @@ const struct safetensors_entry *safetensors_at(const struct safetensors *file, s
 const struct safetensors_entry *safetensors_find(const struct safetensors *file, const char *name)
 {
     const struct safetensors_entry key = {.name = name};
-    const struct safetensors_entry *wanted = &key;
+    const struct safetensors_entry *sought = &key;
     const struct safetensors_entry **found =
-        bsearch(&wanted, file->by_name, file->count, sizeof(struct safetensors_entry *), safetensors_header_by_name);
+        bsearch(&sought, file->by_name, file->count, sizeof(struct safetensors_entry *), safetensors_header_by_name);
 
     return found != NULL ? *found : NULL;
 }
 
 const char *safetensors_metadata(const struct safetensors *file, const char *key)
 {
-    const struct safetensors_pair wanted = {key, NULL};
+    const struct safetensors_pair sought = {key, NULL};
     const struct safetensors_pair *found = NULL;
 
     if (file->metadata_count > 0) {
-        found = bsearch(&wanted, file->metadata, file->metadata_count, sizeof(wanted), safetensors_header_by_key);
+        found = bsearch(&sought, file->metadata, file->metadata_count, sizeof(sought), safetensors_header_by_key);
     }
     return found != NULL ? found->value : NULL;
 }

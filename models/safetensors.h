@@ -3,6 +3,7 @@
  * Reads use pread (a truncated file is an error, not SIGBUS). Header JSON is parsed by a streaming parser with a
  * budget, never as a DOM. Public format: huggingface/safetensors README and safetensors/src/tensor.rs. */
 
+#include "base/cleanup.h"
 #include "gpu/tensor.h"
 
 #include <stddef.h>
@@ -23,6 +24,7 @@ struct safetensors; /* an open file: fd and index; immutable, so any thread may 
 /* Takes fd (closed by close, also on failure). label is for messages. ERR_INVALID_MODEL names what is wrong. */
 int safetensors_open_fd_take(int fd, const char *label, struct safetensors **out);
 void safetensors_close(struct safetensors *file);
+CLEANUP_FREE(safetensors, struct safetensors, safetensors_close)
 size_t safetensors_count(const struct safetensors *file);
 const struct safetensors_entry *safetensors_at(const struct safetensors *file, size_t i); /* by offset order */
 const struct safetensors_entry *safetensors_find(const struct safetensors *file, const char *name); /* or NULL */
@@ -59,3 +61,4 @@ uint64_t safetensors_writer_settled(struct safetensors_writer *writer);
 /* fsync and close; every tensor must have been written whole. */
 int safetensors_writer_finish(struct safetensors_writer *writer);
 void safetensors_writer_free(struct safetensors_writer *writer); /* after finish, or to abandon (file is left) */
+CLEANUP_FREE(safetensors_writer, struct safetensors_writer, safetensors_writer_free)

@@ -4,8 +4,10 @@
  * do not wrap, ranges that tile the data exactly, so that no byte belongs to two tensors or to none. Memory is bounded
  * by the header: names in one arena, entries in one array, both capped. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/json_stream.h"
+#include "base/mem.h"
 #include "models/safetensors_internal.h"
 
 #include <stdlib.h>
@@ -55,13 +57,9 @@ static int grow(void **array, size_t *capacity, size_t count, size_t limit, size
     if (count >= limit) {
         return err_raise(ERR_INVALID_MODEL, "the header has more than %zu entries", limit);
     }
-    size_t wanted = *capacity == 0 ? 64 : *capacity * 2;
-    void *larger = realloc(*array, wanted * element);
-    if (larger == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu header entries", wanted);
-    }
-    *array = larger;
-    *capacity = wanted;
+    size_t larger = *capacity == 0 ? 64 : *capacity * 2;
+    TRY(mem_resized(array, larger, element));
+    *capacity = larger;
     return 0;
 }
 
@@ -95,9 +93,9 @@ static int parse_metadata(struct safetensors *file, struct json_stream *stream)
     return token == JSON_TOKEN_OBJECT_END ? 0 : malformed(file, stream);
 }
 
-/* Read an array of at most `most` non-negative integers. */
+/* Read an array of at most `max` non-negative integers. */
 static int parse_numbers(const struct safetensors *file, struct json_stream *stream, const char *name, uint64_t *out,
-                         int most, int *count)
+                         int max, int *count)
 {
     int n = 0;
     enum json_token token;
@@ -106,7 +104,7 @@ static int parse_numbers(const struct safetensors *file, struct json_stream *str
         return invalid_entry(file, name, "has a shape or data_offsets that is not an array");
     }
     while ((token = json_stream_next(stream)) == JSON_TOKEN_NUMBER) {
-        if (n == most) {
+        if (n == max) {
             return invalid_entry(file, name, "has too many numbers in its shape or data_offsets");
         }
         if (!json_stream_u64(stream, &out[n]) || out[n] > NUMBER_MAX) {
@@ -178,7 +176,7 @@ static int parse_entry(struct safetensors *file, struct json_stream *stream)
     static const char *const names[] = {"dtype", "shape", "data_offsets"};
     struct safetensors_entry *entry = &file->entries[file->count];
     uint64_t shape[RANK_MAX] = {0}, offsets[2] = {0};
-    int rank = 0, ends = 0, seen = 0, rc = 0;
+    int rank = 0, ends = 0, seen = 0;
     enum json_token token;
 
     *entry = (struct safetensors_entry){.name = keep_text(file, stream)};
@@ -188,7 +186,7 @@ static int parse_entry(struct safetensors *file, struct json_stream *stream)
     if (json_stream_next(stream) != JSON_TOKEN_OBJECT_BEGIN) {
         return invalid_entry(file, entry->name, "is not described by an object");
     }
-    while (rc == 0 && (token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
+    while ((token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
         int member = 0;
         for (int i = 0; i < 3; i++) {
             if (stream->length == strlen(names[i]) && memcmp(stream->text, names[i], stream->length) == 0) {
@@ -199,12 +197,9 @@ static int parse_entry(struct safetensors *file, struct json_stream *stream)
             return invalid_entry(file, entry->name, member == 0 ? "has an unknown member" : "has a member twice");
         }
         seen |= member;
-        rc = member == DTYPE   ? parse_dtype(file, stream, entry->name, &entry->dtype)
-             : member == SHAPE ? parse_numbers(file, stream, entry->name, shape, RANK_MAX, &rank)
-                               : parse_numbers(file, stream, entry->name, offsets, 2, &ends);
-    }
-    if (rc != 0) {
-        return rc;
+        TRY(member == DTYPE   ? parse_dtype(file, stream, entry->name, &entry->dtype)
+            : member == SHAPE ? parse_numbers(file, stream, entry->name, shape, RANK_MAX, &rank)
+                              : parse_numbers(file, stream, entry->name, offsets, 2, &ends));
     }
     if (token != JSON_TOKEN_OBJECT_END) {
         return malformed(file, stream);
@@ -212,9 +207,15 @@ static int parse_entry(struct safetensors *file, struct json_stream *stream)
     if (seen != (DTYPE | SHAPE | OFFSETS) || ends != 2) {
         return invalid_entry(file, entry->name, "lacks its dtype, shape or two data_offsets");
     }
-    rc = check_entry(file, entry, shape, rank, offsets);
-    file->count += rc == 0;
-    return rc;
+    TRY(check_entry(file, entry, shape, rank, offsets));
+    file->count++;
+    return 0;
+}
+
+static int parse_tensor(struct safetensors *file, struct json_stream *stream)
+{
+    TRY(grow((void **)&file->entries, &file->capacity, file->count, TENSORS_MAX, sizeof(*file->entries)));
+    return parse_entry(file, stream);
 }
 
 static int parse_header(struct safetensors *file, struct json_stream *stream)
@@ -226,13 +227,8 @@ static int parse_header(struct safetensors *file, struct json_stream *stream)
     }
     while ((token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
         static const char special[] = "__metadata__";
-        int rc;
-        if (stream->length == sizeof(special) - 1 && memcmp(stream->text, special, stream->length) == 0) {
-            rc = parse_metadata(file, stream);
-        } else {
-            rc = grow((void **)&file->entries, &file->capacity, file->count, TENSORS_MAX, sizeof(*file->entries));
-            rc = rc != 0 ? rc : parse_entry(file, stream);
-        }
+        bool metadata = stream->length == sizeof(special) - 1 && memcmp(stream->text, special, stream->length) == 0;
+        int rc = metadata ? parse_metadata(file, stream) : parse_tensor(file, stream);
         if (rc != 0) {
             return stream->error != NULL ? malformed(file, stream) : err_pass(rc, "header of %s", file->label);
         }
@@ -320,10 +316,7 @@ static int check_names(struct safetensors *file)
 
 static int index_names(struct safetensors *file)
 {
-    file->by_name = calloc(file->count + 1, sizeof(struct safetensors_entry *));
-    if (file->by_name == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the index of %.120s", file->label);
-    }
+    TRY(mem_array(&file->by_name, file->count));
     for (size_t i = 0; i < file->count; i++) {
         file->by_name[i] = &file->entries[i];
     }
@@ -333,20 +326,17 @@ static int index_names(struct safetensors *file)
 
 int safetensors_header_load(struct safetensors *file, const char *header, size_t size)
 {
-    struct json_stream stream;
+    AUTO(json_stream) struct json_stream stream = {0};
 
     if (size == 0 || header[0] != '{') {
         return invalid(file, "the header does not begin with '{'");
     }
     file->data_begin = SAFETENSORS_PREFIX + size;
     json_stream_init(&stream, header, size);
-    int rc = parse_header(file, &stream);
-    json_stream_deinit(&stream);
-    rc = rc != 0 ? rc : check_names(file);
-    rc = rc != 0 ? rc : check_tiling(file);
-    rc = rc != 0 ? rc : index_names(file);
-    if (rc == 0) {
-        digest_bytes(header, size, file->header_digest);
-    }
-    return rc;
+    TRY(parse_header(file, &stream));
+    TRY(check_names(file));
+    TRY(check_tiling(file));
+    TRY(index_names(file));
+    digest_bytes(header, size, file->header_digest);
+    return 0;
 }

@@ -3,14 +3,16 @@
  *
  * Two phases: declare everything, then begin fixes every offset; after that data may come in any order and pieces, and
  * from several threads, since nothing but the counts changes any more. What was written is counted per tensor, so that
- * finish can tell a hole from a whole file; a count goes up after its bytes are in the file, so that a reader who saw
- * the count finds the bytes. */
+ * finish can tell a hole from a complete file; a count goes up after its bytes are in the file, so that a reader who
+ * saw the count finds the bytes. */
 
 #include "models/safetensors.h"
 
 #include "base/arena.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -42,33 +44,27 @@ struct safetensors_writer {
     size_t count, capacity;
     struct item **by_name; /* from begin on */
     uint64_t data_begin;
-    size_t settled; /* leading items that are known to be whole */
+    size_t settled; /* leading items that are known to be complete */
 };
 
 int safetensors_writer_new(const char *path, struct safetensors_writer **out)
 {
-    struct safetensors_writer *writer = calloc(1, sizeof(*writer));
+    AUTO(safetensors_writer) struct safetensors_writer *writer = NULL;
 
-    if (writer == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to write %s", path);
-    }
+    TRY(mem_new(&writer));
     writer->fd = -1;
     arena_init(&writer->arena, 0);
     writer->path = arena_strndup(&writer->arena, path, strlen(path));
+    TRY(arena_check(&writer->arena));
     writer->metadata = json_pack("{s:s}", "format", "pt");
-    int rc = arena_check(&writer->arena);
-    if (rc == 0 && writer->metadata == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to write %s", path);
+    if (writer->metadata == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to write %s", path);
     }
-    if (rc == 0) {
-        writer->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        rc = writer->fd < 0 ? err_raise_errno(errno, "cannot create %s", path) : 0;
+    writer->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (writer->fd < 0) {
+        return err_raise_errno(errno, "cannot create %s", path);
     }
-    if (rc != 0) {
-        safetensors_writer_free(writer);
-        return rc;
-    }
-    *out = writer;
+    *out = MOVE(writer);
     return 0;
 }
 
@@ -92,13 +88,9 @@ static int grow(struct safetensors_writer *writer)
     if (writer->count < writer->capacity) {
         return 0;
     }
-    size_t wanted = writer->capacity == 0 ? 64 : writer->capacity * 2;
-    struct item *larger = realloc(writer->items, wanted * sizeof(*larger));
-    if (larger == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu tensors", wanted);
-    }
-    writer->items = larger;
-    writer->capacity = wanted;
+    size_t larger = writer->capacity == 0 ? 64 : writer->capacity * 2;
+    TRY(mem_resize(&writer->items, larger));
+    writer->capacity = larger;
     return 0;
 }
 
@@ -108,10 +100,7 @@ int safetensors_writer_declare(struct safetensors_writer *writer, const char *na
     if (writer->by_name != NULL || rank < 0 || rank > TENSOR_RANK_MAX) {
         return err_raise(ERR_INTERNAL, "tensor %.160s of rank %d cannot be declared", name, rank);
     }
-    int rc = grow(writer);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(grow(writer));
     struct item item = {.dtype = dtype, .rank = rank, .bytes = dtype_rows[dtype].bytes};
     for (int i = 0; i < rank; i++) {
         if (shape[i] < 0 || __builtin_mul_overflow(item.bytes, (uint64_t)shape[i], &item.bytes) ||
@@ -121,11 +110,9 @@ int safetensors_writer_declare(struct safetensors_writer *writer, const char *na
         item.shape[i] = shape[i];
     }
     item.name = arena_strndup(&writer->arena, name, strlen(name));
-    rc = arena_check(&writer->arena);
-    if (rc == 0) {
-        writer->items[writer->count++] = item;
-    }
-    return rc;
+    TRY(arena_check(&writer->arena));
+    writer->items[writer->count++] = item;
+    return 0;
 }
 
 int safetensors_writer_metadata(struct safetensors_writer *writer, const char *key, const char *value)
@@ -157,10 +144,7 @@ static int lay_out(struct safetensors_writer *writer, uint64_t *total)
 {
     uint64_t at = 0;
 
-    writer->by_name = calloc(writer->count + 1, sizeof(struct item *));
-    if (writer->by_name == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu tensors", writer->count);
-    }
+    TRY(mem_array(&writer->by_name, writer->count));
     if (writer->count > 0) {
         qsort(writer->items, writer->count, sizeof(*writer->items), by_layout);
     }
@@ -217,38 +201,38 @@ static char *header_text(const struct safetensors_writer *writer, size_t *size)
     return larger;
 }
 
-int safetensors_writer_begin(struct safetensors_writer *writer)
+static int write_header(struct safetensors_writer *writer, const char *header, size_t size, uint64_t total)
 {
     unsigned char prefix[PREFIX];
+
+    for (int i = 0; i < PREFIX; i++) {
+        prefix[i] = (unsigned char)((uint64_t)size >> (8 * i));
+    }
+    TRY(fs_pwrite_full(writer->fd, prefix, sizeof(prefix), 0));
+    TRY(fs_pwrite_full(writer->fd, header, size, PREFIX));
+    writer->data_begin = PREFIX + size;
+    return ftruncate(writer->fd, (off_t)(writer->data_begin + total)) == 0 ? 0 : err_raise_errno(errno, "cannot size");
+}
+
+int safetensors_writer_begin(struct safetensors_writer *writer)
+{
+    AUTO_FREE char *header = NULL;
     uint64_t total = 0;
     size_t size = 0;
 
     if (writer->by_name != NULL) {
         return err_raise(ERR_INTERNAL, "%s was begun twice", writer->path);
     }
-    int rc = lay_out(writer, &total);
-    if (rc != 0) {
-        return rc;
-    }
-    char *header = header_text(writer, &size);
+    TRY(lay_out(writer, &total));
+    header = header_text(writer, &size);
     if (header == NULL) {
         return err_raise(ERR_INTERNAL, "the header of %s cannot be made: no memory, or a name is not UTF-8",
                          writer->path);
     }
     if (size > SAFETENSORS_HEADER_MAX) {
-        free(header);
         return err_raise(ERR_INTERNAL, "the header of %s is %zu bytes, more than readers take", writer->path, size);
     }
-    for (int i = 0; i < PREFIX; i++) {
-        prefix[i] = (unsigned char)((uint64_t)size >> (8 * i));
-    }
-    writer->data_begin = PREFIX + size;
-    rc = fs_pwrite_full(writer->fd, prefix, sizeof(prefix), 0);
-    rc = rc != 0 ? rc : fs_pwrite_full(writer->fd, header, size, PREFIX);
-    free(header);
-    if (rc == 0 && ftruncate(writer->fd, (off_t)(writer->data_begin + total)) != 0) {
-        rc = err_raise_errno(errno, "cannot size");
-    }
+    int rc = write_header(writer, header, size, total);
     return rc != 0 ? err_pass(rc, "write the header of %s", writer->path) : 0;
 }
 
@@ -256,13 +240,13 @@ int safetensors_writer_begin(struct safetensors_writer *writer)
 static struct item *find_item(const struct safetensors_writer *writer, const char *name)
 {
     struct item key = {.name = name};
-    struct item *wanted = &key;
+    struct item *sought = &key;
 
     if (writer->by_name == NULL) {
         (void)err_raise(ERR_INTERNAL, "%s was not begun", writer->path);
         return NULL;
     }
-    struct item **found = bsearch(&wanted, writer->by_name, writer->count, sizeof(struct item *), by_name);
+    struct item **found = bsearch(&sought, writer->by_name, writer->count, sizeof(struct item *), by_name);
     if (found == NULL) {
         (void)err_raise(ERR_INTERNAL, "tensor %.160s was not declared", name);
         return NULL;
@@ -322,7 +306,7 @@ int safetensors_writer_finish(struct safetensors_writer *writer)
     }
     for (size_t i = 0; i < writer->count; i++) {
         if (writer->items[i].written != writer->items[i].bytes) {
-            return err_raise(ERR_INTERNAL, "tensor %.160s was not written whole", writer->items[i].name);
+            return err_raise(ERR_INTERNAL, "tensor %.160s was not written completely", writer->items[i].name);
         }
     }
     int rc = fs_sync(writer->fd);

@@ -3,12 +3,13 @@
  *
  * Ids follow the reference implementation (huggingface/tokenizers) to the letter; where a file asks for more than is
  * supported, opening it fails. truncation and padding of the file are not applied: a calibration text is never cut
- * here. Memory of a scratch follows the largest text since the last trim: buffers that outgrew KEEP_BYTES are given
- * back. */
+ * here. Memory of a scratch follows the largest text since the last trim: buffers that outgrew KEEP_BYTES are freed. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "base/json_stream.h"
+#include "base/mem.h"
 #include "models/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -39,7 +40,7 @@ struct sections {
     } at[SECTION_COUNT];
 };
 
-/* Behind the colon of a key that was just returned. */
+/* Where the value of the key that was just returned begins. */
 static size_t value_start(const struct json_stream *stream)
 {
     size_t at = stream->at;
@@ -100,11 +101,10 @@ static int parse_section(const struct sections *sections, enum section section, 
 static int load_section(struct tokenizer *tokenizer, const struct sections *sections, enum section section,
                         int (*load)(struct tokenizer *tokenizer, const json_t *section))
 {
-    json_t *tree = NULL;
-    int rc = parse_section(sections, section, &tree);
-    rc = rc != 0 ? rc : load(tokenizer, tree);
-    json_decref(tree);
-    return rc;
+    AUTO_JSON json_t *tree = NULL;
+
+    TRY(parse_section(sections, section, &tree));
+    return load(tokenizer, tree);
 }
 
 static int check_version(struct tokenizer *tokenizer, const json_t *version)
@@ -117,25 +117,23 @@ static int check_version(struct tokenizer *tokenizer, const json_t *version)
 
 static int load(struct tokenizer *tokenizer, const char *json, size_t size)
 {
-    struct json_stream stream;
+    AUTO(json_stream) struct json_stream stream = {0};
     struct sections sections = {0};
 
     json_stream_init(&stream, json, size);
-    int rc = find_sections(&stream, &sections);
-    json_stream_deinit(&stream);
-    if (rc == 0 && sections.at[SECTION_MODEL].data == NULL) {
-        rc = err_raise(ERR_INVALID_TOKENIZER, "the file has no model");
+    TRY(find_sections(&stream, &sections));
+    if (sections.at[SECTION_MODEL].data == NULL) {
+        return err_raise(ERR_INVALID_TOKENIZER, "the file has no model");
     }
-    rc = rc != 0 ? rc : load_section(tokenizer, &sections, SECTION_VERSION, check_version);
-    rc = rc != 0 ? rc
-                 : tokenizer_load_model(tokenizer, sections.at[SECTION_MODEL].data, sections.at[SECTION_MODEL].size);
-    rc = rc != 0 ? rc : load_section(tokenizer, &sections, SECTION_NORMALIZER, tokenizer_load_normalizer);
-    rc = rc != 0 ? rc : load_section(tokenizer, &sections, SECTION_PRE, tokenizer_load_pre_tokenizer);
-    rc = rc != 0 ? rc : load_section(tokenizer, &sections, SECTION_POST, tokenizer_load_post_processor);
-    if (rc == 0 && sections.at[SECTION_ADDED].data != NULL) {
-        rc = tokenizer_load_added(tokenizer, sections.at[SECTION_ADDED].data, sections.at[SECTION_ADDED].size);
+    TRY(load_section(tokenizer, &sections, SECTION_VERSION, check_version));
+    TRY(tokenizer_load_model(tokenizer, sections.at[SECTION_MODEL].data, sections.at[SECTION_MODEL].size));
+    TRY(load_section(tokenizer, &sections, SECTION_NORMALIZER, tokenizer_load_normalizer));
+    TRY(load_section(tokenizer, &sections, SECTION_PRE, tokenizer_load_pre_tokenizer));
+    TRY(load_section(tokenizer, &sections, SECTION_POST, tokenizer_load_post_processor));
+    if (sections.at[SECTION_ADDED].data != NULL) {
+        TRY(tokenizer_load_added(tokenizer, sections.at[SECTION_ADDED].data, sections.at[SECTION_ADDED].size));
     }
-    return rc;
+    return 0;
 }
 
 int tokenizer_new(const char *json, size_t size, struct tokenizer **out)
@@ -143,16 +141,10 @@ int tokenizer_new(const char *json, size_t size, struct tokenizer **out)
     if (size > TOKENIZER_JSON_MAX) {
         return err_raise(ERR_INVALID_TOKENIZER, "the file has %zu bytes, more than %u", size, TOKENIZER_JSON_MAX);
     }
-    struct tokenizer *tokenizer = calloc(1, sizeof(*tokenizer));
-    if (tokenizer == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a tokenizer");
-    }
-    int rc = load(tokenizer, json, size);
-    if (rc != 0) {
-        tokenizer_free(tokenizer);
-        return rc;
-    }
-    *out = tokenizer;
+    AUTO(tokenizer) struct tokenizer *tokenizer = NULL;
+    TRY(mem_new(&tokenizer));
+    TRY(load(tokenizer, json, size));
+    *out = MOVE(tokenizer);
     return 0;
 }
 
@@ -239,19 +231,12 @@ void tokenizer_scratch_deinit(struct tokenizer_scratch *scratch)
 
 int tokenizer_scratch_new(const struct tokenizer *tokenizer, struct tokenizer_scratch **out)
 {
-    struct tokenizer_scratch *scratch = malloc(sizeof(*scratch));
-    if (scratch == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for tokenization");
-    }
-    int rc = tokenizer_scratch_init(scratch);
-    if (rc == 0 && (scratch->cache = calloc(TOKENIZER_CACHE_SIZE, sizeof(*scratch->cache))) == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for tokenization");
-    }
-    if (rc != 0) {
-        tokenizer_scratch_free(scratch);
-        return rc;
-    }
-    *out = scratch;
+    AUTO(tokenizer_scratch) struct tokenizer_scratch *scratch = NULL;
+
+    TRY(mem_new(&scratch));
+    TRY(tokenizer_scratch_init(scratch));
+    TRY(mem_array(&scratch->cache, TOKENIZER_CACHE_SIZE));
+    *out = MOVE(scratch);
     return 0;
 }
 
@@ -277,31 +262,28 @@ bool tokenizer_gave_up(const struct tokenizer_scratch *scratch)
 /* Raw pieces in scratch->next to normalized pieces in scratch->flow. */
 static int normalize_pieces(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch)
 {
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < scratch->next.count; i++) {
+    for (size_t i = 0; i < scratch->next.count; i++) {
         const struct tokenizer_piece *piece = &scratch->next.pieces[i];
         if (piece->id >= 0) {
-            rc = tokenizer_flow_add(&scratch->flow, 0, 0, 0, piece->id);
+            TRY(tokenizer_flow_add(&scratch->flow, 0, 0, 0, piece->id));
             continue;
         }
-        rc = tokenizer_normalize(tokenizer, scratch, scratch->next.text.data + piece->start, piece->size, piece->lead);
-        rc = rc != 0 ? rc
-                     : tokenizer_added_split(&tokenizer->normalized, scratch->normal.data, scratch->normal.size,
-                                             scratch->normal_lead, &scratch->flow);
-        if (rc == 0 && scratch->flow.text.size > TOKENIZER_TEXT_MAX) {
-            rc = err_raise(ERR_PAYLOAD_TOO_LARGE, "the normalized text is larger than %u bytes", TOKENIZER_TEXT_MAX);
+        TRY(tokenizer_normalize(tokenizer, scratch, scratch->next.text.data + piece->start, piece->size, piece->lead));
+        TRY(tokenizer_added_split(&tokenizer->normalized, scratch->normal.data, scratch->normal.size,
+                                  scratch->normal_lead, &scratch->flow));
+        if (scratch->flow.text.size > TOKENIZER_TEXT_MAX) {
+            return err_raise(ERR_PAYLOAD_TOO_LARGE, "the normalized text is larger than %u bytes", TOKENIZER_TEXT_MAX);
         }
     }
-    return rc;
+    return 0;
 }
 
 static int push_special(struct tokenizer_scratch *scratch, const int32_t *ids, int count)
 {
-    int rc = 0;
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = tokenizer_push_id(scratch, ids[i]);
+    for (int i = 0; i < count; i++) {
+        TRY(tokenizer_push_id(scratch, ids[i]));
     }
-    return rc;
+    return 0;
 }
 
 static int encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text, size_t size,
@@ -309,17 +291,19 @@ static int encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *s
 {
     scratch->flow.text.size = scratch->next.text.size = 0;
     scratch->flow.count = scratch->next.count = scratch->id_count = 0;
-    int rc =
-        tokenizer_added_split(&tokenizer->raw, text, size, size > 0 ? tokenizer_utf8_size(text[0]) : 0, &scratch->next);
-    rc = rc != 0 ? rc : normalize_pieces(tokenizer, scratch);
-    rc = rc != 0 ? rc : tokenizer_pre_tokenize(tokenizer, scratch);
-    rc = rc == 0 && add_special ? push_special(scratch, tokenizer->prefix, tokenizer->prefix_count) : rc;
-    for (size_t i = 0; rc == 0 && i < scratch->flow.count; i++) {
-        const struct tokenizer_piece *piece = &scratch->flow.pieces[i];
-        rc = piece->id >= 0 ? tokenizer_push_id(scratch, piece->id)
-                            : tokenizer_bpe(tokenizer, scratch, scratch->flow.text.data + piece->start, piece->size);
+    TRY(tokenizer_added_split(&tokenizer->raw, text, size, size > 0 ? tokenizer_utf8_size(text[0]) : 0,
+                              &scratch->next));
+    TRY(normalize_pieces(tokenizer, scratch));
+    TRY(tokenizer_pre_tokenize(tokenizer, scratch));
+    if (add_special) {
+        TRY(push_special(scratch, tokenizer->prefix, tokenizer->prefix_count));
     }
-    return rc == 0 && add_special ? push_special(scratch, tokenizer->suffix, tokenizer->suffix_count) : rc;
+    for (size_t i = 0; i < scratch->flow.count; i++) {
+        const struct tokenizer_piece *piece = &scratch->flow.pieces[i];
+        TRY(piece->id >= 0 ? tokenizer_push_id(scratch, piece->id)
+                           : tokenizer_bpe(tokenizer, scratch, scratch->flow.text.data + piece->start, piece->size));
+    }
+    return add_special ? push_special(scratch, tokenizer->suffix, tokenizer->suffix_count) : 0;
 }
 
 int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text,
@@ -333,10 +317,7 @@ int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch
     }
     free_buffers(scratch, false);
     tokenizer_budget_begin(scratch, size);
-    int rc = encode(tokenizer, scratch, text, size, add_special);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(encode(tokenizer, scratch, text, size, add_special));
     *ids = scratch->ids;
     *count = scratch->id_count;
     return 0;

@@ -2,6 +2,8 @@
 /* tokenizer.json (huggingface/tokenizers) to token ids: byte-level and byte-fallback BPE, added tokens, the
  * normalizers, pre-tokenizers and post-processors that Llama, Mistral, Qwen2 and Qwen3 checkpoints use. */
 
+#include "base/cleanup.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -11,6 +13,7 @@ struct tokenizer; /* immutable once open */
 /* Parse the text of a tokenizer.json. ERR_INVALID_TOKENIZER names what is damaged or not supported. */
 int tokenizer_new(const char *json, size_t size, struct tokenizer **out);
 void tokenizer_free(struct tokenizer *tokenizer);
+CLEANUP_FREE(tokenizer, struct tokenizer, tokenizer_free)
 /* What the post-processor's template puts before and after a text. Borrowed. */
 void tokenizer_template(const struct tokenizer *tokenizer, const int32_t **before, size_t *before_count,
                         const int32_t **after, size_t *after_count);
@@ -19,6 +22,7 @@ void tokenizer_template(const struct tokenizer *tokenizer, const int32_t **befor
 struct tokenizer_scratch;
 int tokenizer_scratch_new(const struct tokenizer *tokenizer, struct tokenizer_scratch **out);
 void tokenizer_scratch_free(struct tokenizer_scratch *scratch);
+CLEANUP_FREE(tokenizer_scratch, struct tokenizer_scratch, tokenizer_scratch_free)
 /* Have encoding ask every few milliseconds whether it may go on: what is negative ends it and is returned. */
 void tokenizer_scratch_watch(struct tokenizer_scratch *scratch, int (*watch)(void *data), void *data);
 /* Whether the last text was given up because the file's patterns took more than their share on it. */

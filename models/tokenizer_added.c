@@ -145,9 +145,9 @@ int tokenizer_added_split(const struct tokenizer_added_set *set, const char *tex
                           struct tokenizer_flow *flow)
 {
     size_t base = flow->text.size, done = 0;
-    int rc = tokenizer_text_append(&flow->text, text, size);
 
-    for (size_t at = 0; rc == 0 && set->count > 0 && at < size;) {
+    TRY(tokenizer_text_append(&flow->text, text, size));
+    for (size_t at = 0; set->count > 0 && at < size;) {
         unsigned char byte = (unsigned char)text[at];
         const struct tokenizer_added *token =
             set->first[byte] < set->first[byte + 1] ? match_at(set, text + at, size - at) : NULL;
@@ -163,13 +163,13 @@ int tokenizer_added_split(const struct tokenizer_added_set *set, const char *tex
         start = token->lstrip ? strip_left(text, start, done) : start;
         end = token->rstrip ? strip_right(text, size, end) : end;
         if (done < start) {
-            rc = tokenizer_flow_add(flow, base + done, start - done, done < lead ? lead - done : 0, -1);
+            TRY(tokenizer_flow_add(flow, base + done, start - done, done < lead ? lead - done : 0, -1));
         }
-        rc = rc != 0 ? rc : tokenizer_flow_add(flow, base + start, end - start, 0, token->id);
+        TRY(tokenizer_flow_add(flow, base + start, end - start, 0, token->id));
         done = end;
     }
-    if (rc == 0 && done < size) {
-        rc = tokenizer_flow_add(flow, base + done, size - done, done < lead ? lead - done : 0, -1);
+    if (done < size) {
+        TRY(tokenizer_flow_add(flow, base + done, size - done, done < lead ? lead - done : 0, -1));
     }
-    return rc;
+    return 0;
 }

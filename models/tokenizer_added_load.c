@@ -1,10 +1,12 @@
-/* The added_tokens section. Tokens that the vocabulary knows keep its id; others are numbered on behind it in the order
+/* The added_tokens section. Tokens that the vocabulary knows keep its id; others are numbered after it, in the order
  * of the file, as the reference does (the "id" of the file is what it wrote down then, and only checked here to be a
  * number). A normalized token is searched for in its normalized form. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "base/json_stream.h"
+#include "base/mem.h"
 #include "models/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -22,14 +24,22 @@ struct list {
     struct tokenizer_scratch scratch; /* for the normalizers */
 };
 
+static void list_deinit(struct list *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        free(list->tokens[i].pattern);
+    }
+    free(list->tokens);
+    tokenizer_scratch_deinit(&list->scratch);
+}
+
+CLEANUP_DEINIT(list, struct list, list_deinit)
+
 static int pattern_of(const struct tokenizer *tokenizer, struct list *list, const char *content, size_t size,
                       struct tokenizer_added *token)
 {
     if (token->normalized) {
-        int rc = tokenizer_normalize(tokenizer, &list->scratch, content, size, 0);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(tokenizer_normalize(tokenizer, &list->scratch, content, size, 0));
         content = list->scratch.normal.data;
         size = list->scratch.normal.size;
     }
@@ -37,10 +47,7 @@ static int pattern_of(const struct tokenizer *tokenizer, struct list *list, cons
         return err_raise(ERR_INVALID_TOKENIZER, "an added token has %zu bytes, more than %d", size,
                          TOKENIZER_ADDED_BYTES_MAX);
     }
-    token->pattern = malloc(size + 1);
-    if (token->pattern == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for added tokens");
-    }
+    TRY(mem_buffer(&token->pattern, size));
     if (size > 0) {
         memcpy(token->pattern, content, size);
     }
@@ -53,10 +60,8 @@ static int id_of(struct tokenizer *tokenizer, struct list *list, const char *con
                  int32_t *out)
 {
     struct tokenizer_vocab_entry *entry = NULL;
-    int rc = tokenizer_vocab_put(&tokenizer->added, content, size, &entry);
-    if (rc != 0) {
-        return rc;
-    }
+
+    TRY(tokenizer_vocab_put(&tokenizer->added, content, size, &entry));
     entry->special = special;
     if (entry->id < 0) {
         int32_t id = tokenizer_vocab_find(&tokenizer->vocab, content, size);
@@ -76,58 +81,52 @@ static int add_entry(struct tokenizer *tokenizer, struct list *list, const json_
     size_t size;
     bool special = false;
 
-    int rc = tokenizer_member_string(entry, "content", &content, &size);
-    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "single_word", false, &token.single_word);
-    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "lstrip", false, &token.lstrip);
-    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "rstrip", false, &token.rstrip);
-    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "normalized", true, &token.normalized);
-    rc = rc != 0 ? rc : tokenizer_member_bool(entry, "special", false, &special);
-    if (rc == 0 && !json_is_integer(json_object_get(entry, "id"))) {
-        rc = err_raise(ERR_INVALID_TOKENIZER, "added token \"%.64s\" has no id", content);
+    TRY(tokenizer_member_string(entry, "content", &content, &size));
+    TRY(tokenizer_member_bool(entry, "single_word", false, &token.single_word));
+    TRY(tokenizer_member_bool(entry, "lstrip", false, &token.lstrip));
+    TRY(tokenizer_member_bool(entry, "rstrip", false, &token.rstrip));
+    TRY(tokenizer_member_bool(entry, "normalized", true, &token.normalized));
+    TRY(tokenizer_member_bool(entry, "special", false, &special));
+    if (!json_is_integer(json_object_get(entry, "id"))) {
+        return err_raise(ERR_INVALID_TOKENIZER, "added token \"%.64s\" has no id", content);
     }
-    if (rc != 0 || size == 0) {
-        return rc;
+    if (size == 0) {
+        return 0;
     }
-    rc = tokenizer_grow((void **)&list->tokens, &list->capacity, list->count + 1, sizeof(token));
-    if (rc == 0 && list->count == TOKENIZER_ADDED_MAX) {
-        rc = err_raise(ERR_INVALID_TOKENIZER, "there are more than %u added tokens", TOKENIZER_ADDED_MAX);
+    TRY(tokenizer_grow((void **)&list->tokens, &list->capacity, list->count + 1, sizeof(token)));
+    if (list->count == TOKENIZER_ADDED_MAX) {
+        return err_raise(ERR_INVALID_TOKENIZER, "there are more than %u added tokens", TOKENIZER_ADDED_MAX);
     }
-    rc = rc != 0 ? rc : id_of(tokenizer, list, content, size, special, &token.id);
-    rc = rc != 0 ? rc : pattern_of(tokenizer, list, content, size, &token);
-    if (rc == 0) {
-        list->tokens[list->count++] = token;
-    }
-    return rc;
+    TRY(id_of(tokenizer, list, content, size, special, &token.id));
+    TRY(pattern_of(tokenizer, list, content, size, &token));
+    list->tokens[list->count++] = token;
+    return 0;
 }
 
 static int read_entries(struct tokenizer *tokenizer, const char *json, size_t size, struct list *list)
 {
-    struct json_stream stream;
-    enum json_token token;
-    int rc = 0;
+    AUTO(json_stream) struct json_stream stream = {0};
 
     json_stream_init(&stream, json, size);
-    token = json_stream_next(&stream);
+    enum json_token token = json_stream_next(&stream);
     if (token != JSON_TOKEN_ARRAY_BEGIN && token != JSON_TOKEN_NULL) {
-        rc = err_raise(ERR_INVALID_TOKENIZER, "added_tokens is not a list");
+        return err_raise(ERR_INVALID_TOKENIZER, "added_tokens is not a list");
     }
-    while (rc == 0 && token != JSON_TOKEN_NULL && (token = json_stream_next(&stream)) != JSON_TOKEN_ARRAY_END) {
+    while (token != JSON_TOKEN_NULL && (token = json_stream_next(&stream)) != JSON_TOKEN_ARRAY_END) {
         size_t start = stream.at - 1;
-        json_t *entry = NULL;
+        AUTO_JSON json_t *entry = NULL;
         if (token != JSON_TOKEN_OBJECT_BEGIN || !json_stream_skip(&stream, token) || stream.at - start > ENTRY_MAX) {
-            rc = err_raise(ERR_INVALID_TOKENIZER, "added_tokens holds something else than small objects");
-            break;
+            return err_raise(ERR_INVALID_TOKENIZER, "added_tokens holds something else than small objects");
         }
-        rc = json_parse(json + start, stream.at - start, ENTRY_DEPTH, &entry);
-        rc = rc != 0 ? err_raise(ERR_INVALID_TOKENIZER, "added token %zu is not valid JSON", list->count)
-                     : add_entry(tokenizer, list, entry);
-        json_decref(entry);
+        if (json_parse(json + start, stream.at - start, ENTRY_DEPTH, &entry) != 0) {
+            return err_raise(ERR_INVALID_TOKENIZER, "added token %zu is not valid JSON", list->count);
+        }
+        TRY(add_entry(tokenizer, list, entry));
     }
-    json_stream_deinit(&stream);
-    return rc;
+    return 0;
 }
 
-/* By bytes; of equal patterns the later entry of the file first, so that it alone is kept. */
+/* By bytes; of equal patterns the later entry of the file first, so that it alone stays. */
 static int compare(const void *a, const void *b)
 {
     const struct tokenizer_added *left = a, *right = b;
@@ -142,11 +141,9 @@ static int compare(const void *a, const void *b)
 /* Take the entries of one kind out of the list into a searchable set. */
 static int build_set(struct list *list, bool normalized, struct tokenizer_added_set *out)
 {
-    struct tokenizer_added_set set = {.tokens = calloc(list->count + 1, sizeof(*set.tokens))};
+    struct tokenizer_added_set set = {0};
 
-    if (set.tokens == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for added tokens");
-    }
+    TRY(mem_array(&set.tokens, list->count));
     for (size_t i = list->count; i-- > 0;) {
         struct tokenizer_added *token = &list->tokens[i];
         if (token->normalized == normalized && token->pattern != NULL && token->size > 0) {
@@ -155,20 +152,20 @@ static int build_set(struct list *list, bool normalized, struct tokenizer_added_
         }
     }
     qsort(set.tokens, set.count, sizeof(*set.tokens), compare);
-    size_t kept = 0;
+    size_t count = 0;
     for (size_t i = 0; i < set.count; i++) {
-        const struct tokenizer_added *last = kept > 0 ? &set.tokens[kept - 1] : NULL;
+        const struct tokenizer_added *last = count > 0 ? &set.tokens[count - 1] : NULL;
         if (last != NULL && last->size == set.tokens[i].size &&
             memcmp(last->pattern, set.tokens[i].pattern, last->size) == 0) {
             free(set.tokens[i].pattern);
         } else {
-            set.tokens[kept++] = set.tokens[i];
+            set.tokens[count++] = set.tokens[i];
         }
     }
-    set.count = kept;
+    set.count = count;
     size_t at = 0;
     for (unsigned byte = 0; byte <= 256; byte++) {
-        while (at < kept && (unsigned char)set.tokens[at].pattern[0] < byte) {
+        while (at < count && (unsigned char)set.tokens[at].pattern[0] < byte) {
             at++;
         }
         set.first[byte] = (uint32_t)at;
@@ -179,20 +176,14 @@ static int build_set(struct list *list, bool normalized, struct tokenizer_added_
 
 int tokenizer_load_added(struct tokenizer *tokenizer, const char *json, size_t size)
 {
-    struct list list = {.next_id = (int64_t)tokenizer->vocab.count};
+    AUTO(list) struct list list = {.next_id = (int64_t)tokenizer->vocab.count};
 
-    int rc = tokenizer_seed(&tokenizer->added.seed);
-    rc = rc != 0 ? rc : tokenizer_scratch_init(&list.scratch);
+    TRY(tokenizer_seed(&tokenizer->added.seed));
+    TRY(tokenizer_scratch_init(&list.scratch));
     /* Of all entries together, however large the section is: what normalizes a token is a pattern of a character or
      * two. */
     tokenizer_budget_begin(&list.scratch, size < NORMALIZED_BYTES ? size : NORMALIZED_BYTES);
-    rc = rc != 0 ? rc : read_entries(tokenizer, json, size, &list);
-    rc = rc != 0 ? rc : build_set(&list, false, &tokenizer->raw);
-    rc = rc != 0 ? rc : build_set(&list, true, &tokenizer->normalized);
-    for (size_t i = 0; i < list.count; i++) {
-        free(list.tokens[i].pattern);
-    }
-    free(list.tokens);
-    tokenizer_scratch_deinit(&list.scratch);
-    return rc;
+    TRY(read_entries(tokenizer, json, size, &list));
+    TRY(build_set(&list, false, &tokenizer->raw));
+    return build_set(&list, true, &tokenizer->normalized);
 }

@@ -39,11 +39,8 @@ static bool is_before(struct tokenizer_candidate a, struct tokenizer_candidate b
 
 static int heap_push(struct tokenizer_scratch *scratch, struct tokenizer_candidate candidate)
 {
-    int rc = tokenizer_grow((void **)&scratch->heap, &scratch->heap_capacity, scratch->heap_count + 1,
-                            sizeof(*scratch->heap));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(tokenizer_grow((void **)&scratch->heap, &scratch->heap_capacity, scratch->heap_count + 1,
+                       sizeof(*scratch->heap)));
     size_t at = scratch->heap_count++;
     while (at > 0 && is_before(candidate, scratch->heap[(at - 1) / 2])) {
         scratch->heap[at] = scratch->heap[(at - 1) / 2];
@@ -86,13 +83,12 @@ static int merge_all(const struct tokenizer *tokenizer, struct tokenizer_scratch
 {
     struct tokenizer_symbol *symbols = scratch->symbols;
     int32_t count = (int32_t)scratch->symbol_count;
-    int rc = 0;
 
     scratch->heap_count = 0;
-    for (int32_t i = 0; rc == 0 && i + 1 < count; i++) {
-        rc = consider(tokenizer, scratch, i);
+    for (int32_t i = 0; i + 1 < count; i++) {
+        TRY(consider(tokenizer, scratch, i));
     }
-    while (rc == 0 && scratch->heap_count > 0) {
+    while (scratch->heap_count > 0) {
         struct tokenizer_candidate top = heap_pop(scratch);
         struct tokenizer_symbol *left = &symbols[top.position];
         int32_t merged = tokenizer->merges.merged[top.rank];
@@ -109,10 +105,12 @@ static int merge_all(const struct tokenizer *tokenizer, struct tokenizer_scratch
         if (left->next < count) {
             symbols[left->next].previous = (int32_t)top.position;
         }
-        rc = left->previous >= 0 ? consider(tokenizer, scratch, left->previous) : 0;
-        rc = rc != 0 ? rc : consider(tokenizer, scratch, (int32_t)top.position);
+        if (left->previous >= 0) {
+            TRY(consider(tokenizer, scratch, left->previous));
+        }
+        TRY(consider(tokenizer, scratch, (int32_t)top.position));
     }
-    return rc;
+    return 0;
 }
 
 static int32_t character_id(const struct tokenizer *tokenizer, const char *text, size_t size, uint32_t codepoint)
@@ -131,10 +129,7 @@ static int add_bytes(const struct tokenizer *tokenizer, struct tokenizer_scratch
         }
     }
     for (size_t i = 0; i < size; i++) {
-        int rc = add_symbol(scratch, tokenizer->byte_ids[(unsigned char)text[i]]);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(add_symbol(scratch, tokenizer->byte_ids[(unsigned char)text[i]]));
     }
     return 1;
 }
@@ -145,45 +140,51 @@ static int add_characters(const struct tokenizer *tokenizer, struct tokenizer_sc
                           size_t size)
 {
     bool waiting = false;
-    int rc = 0;
 
     scratch->symbol_count = 0;
-    for (size_t at = 0; rc == 0 && at < size;) {
+    for (size_t at = 0; at < size;) {
         uint32_t codepoint;
         const char *text = word + at;
         size_t bytes = tokenizer_utf8_decode(text, &codepoint);
         int32_t id = character_id(tokenizer, text, bytes, codepoint);
         at += bytes;
         if (id >= 0) {
-            rc = waiting ? add_symbol(scratch, tokenizer->unk_id) : 0;
-            rc = rc != 0 ? rc : add_symbol(scratch, id);
+            if (waiting) {
+                TRY(add_symbol(scratch, tokenizer->unk_id));
+            }
+            TRY(add_symbol(scratch, id));
             waiting = false;
             continue;
         }
         int done = tokenizer->byte_fallback ? add_bytes(tokenizer, scratch, text, bytes) : 0;
-        if (done != 0) {
-            rc = done < 0 ? done : 0;
-        } else if (tokenizer->unk_token != NULL) {
+        if (done < 0) {
+            return done;
+        }
+        if (done == 0 && tokenizer->unk_token != NULL) {
             if (tokenizer->unk_id < 0) {
                 return err_raise(ERR_INVALID_TOKENIZER, "U+%04X needs the unknown token \"%.64s\", which has no id",
                                  codepoint, tokenizer->unk_token);
             }
-            rc = waiting && !tokenizer->fuse_unk ? add_symbol(scratch, tokenizer->unk_id) : 0;
+            if (waiting && !tokenizer->fuse_unk) {
+                TRY(add_symbol(scratch, tokenizer->unk_id));
+            }
             waiting = true;
         }
     }
-    return rc == 0 && waiting ? add_symbol(scratch, tokenizer->unk_id) : rc;
+    return waiting ? add_symbol(scratch, tokenizer->unk_id) : 0;
 }
 
 static int encode_word(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word,
                        size_t size)
 {
-    int rc = add_characters(tokenizer, scratch, word, size);
-    rc = rc != 0 ? rc : merge_all(tokenizer, scratch);
-    for (size_t i = 0; rc == 0 && i < scratch->symbol_count; i++) {
-        rc = scratch->symbols[i].id >= 0 ? tokenizer_push_id(scratch, scratch->symbols[i].id) : 0;
+    TRY(add_characters(tokenizer, scratch, word, size));
+    TRY(merge_all(tokenizer, scratch));
+    for (size_t i = 0; i < scratch->symbol_count; i++) {
+        if (scratch->symbols[i].id >= 0) {
+            TRY(tokenizer_push_id(scratch, scratch->symbols[i].id));
+        }
     }
-    return rc;
+    return 0;
 }
 
 int tokenizer_bpe(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word, size_t size)
@@ -194,21 +195,21 @@ int tokenizer_bpe(const struct tokenizer *tokenizer, struct tokenizer_scratch *s
     }
     struct tokenizer_cached *cached = NULL;
     uint64_t hash = 0;
-    int rc = 0;
+
     if (size <= sizeof(cached->text)) {
         hash = tokenizer_hash(tokenizer->vocab.seed, word, size);
         cached = &scratch->cache[hash % TOKENIZER_CACHE_SIZE];
         if (cached->hash == hash && cached->size == size && memcmp(cached->text, word, size) == 0) {
-            for (size_t i = 0; rc == 0 && i < cached->count; i++) {
-                rc = tokenizer_push_id(scratch, cached->ids[i]);
+            for (size_t i = 0; i < cached->count; i++) {
+                TRY(tokenizer_push_id(scratch, cached->ids[i]));
             }
-            return rc;
+            return 0;
         }
     }
     size_t first = scratch->id_count;
-    rc = encode_word(tokenizer, scratch, word, size);
+    TRY(encode_word(tokenizer, scratch, word, size));
     size_t count = scratch->id_count - first;
-    if (rc == 0 && cached != NULL && size > 0 && count <= sizeof(cached->ids) / sizeof(cached->ids[0])) {
+    if (cached != NULL && size > 0 && count <= sizeof(cached->ids) / sizeof(cached->ids[0])) {
         cached->hash = hash;
         cached->size = (uint8_t)size;
         cached->count = (uint8_t)count;
@@ -217,5 +218,5 @@ int tokenizer_bpe(const struct tokenizer *tokenizer, struct tokenizer_scratch *s
             memcpy(cached->ids, scratch->ids + first, count * sizeof(int32_t));
         }
     }
-    return rc;
+    return 0;
 }

@@ -2,8 +2,10 @@
  * first pass notes where the two large ones lie. Every merge must name tokens that exist, and so must what they merge
  * into. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/json_stream.h"
+#include "base/mem.h"
 #include "models/tokenizer_internal.h"
 
 #include <stdio.h>
@@ -19,13 +21,20 @@ struct model_parts {
     struct part vocab, merges;
 };
 
+static void text_deinit(struct tokenizer_text *text)
+{
+    free(text->data);
+}
+
+CLEANUP_DEINIT(tokenizer_text, struct tokenizer_text, text_deinit)
+
 static int raise_stream(const struct json_stream *stream, const char *what)
 {
     return err_raise(ERR_INVALID_TOKENIZER, "%s: %s at byte %zu", what,
                      stream->error != NULL ? stream->error : "unexpected value", stream->at);
 }
 
-/* Where the value behind a key starts. */
+/* Where the value of the key that was just returned begins. */
 static size_t value_start(const struct json_stream *stream)
 {
     size_t at = stream->at;
@@ -44,10 +53,12 @@ static int take_string(const struct json_stream *stream, enum json_token token, 
     if (token != JSON_TOKEN_STRING || memchr(stream->text, '\0', stream->length) != NULL) {
         return err_raise(ERR_INVALID_TOKENIZER, "model.%s is not a string", what);
     }
-    char *copy = strndup(stream->text, stream->length);
-    if (copy == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for model.%s", what);
+    char *copy = NULL;
+    TRY(mem_buffer(&copy, stream->length + 1));
+    if (stream->length > 0) {
+        memcpy(copy, stream->text, stream->length);
     }
+    copy[stream->length] = '\0';
     free(*out);
     *out = copy;
     return 0;
@@ -80,7 +91,6 @@ static int read_member(struct tokenizer *tokenizer, struct json_stream *stream, 
 {
     size_t start = value_start(stream);
     enum json_token token = json_stream_next(stream);
-    int rc = 0;
 
     if (strcmp(key, "type") == 0) {
         bool bpe = token == JSON_TOKEN_STRING && stream->length == 3 && memcmp(stream->text, "BPE", 3) == 0;
@@ -103,69 +113,60 @@ static int read_member(struct tokenizer *tokenizer, struct json_stream *stream, 
         return require_unset(stream, token, key);
     }
     if (!json_stream_skip(stream, token)) {
-        rc = raise_stream(stream, "model");
-    } else if (strcmp(key, "vocab") == 0) {
+        return raise_stream(stream, "model");
+    }
+    if (strcmp(key, "vocab") == 0) {
         parts->vocab = (struct part){stream->data + start, stream->at - start};
     } else if (strcmp(key, "merges") == 0) {
         parts->merges = (struct part){stream->data + start, stream->at - start};
     }
-    return rc;
+    return 0;
 }
 
 static int read_members(struct tokenizer *tokenizer, const char *json, size_t size, struct model_parts *parts)
 {
-    struct json_stream stream;
+    AUTO(json_stream) struct json_stream stream = {0};
     enum json_token token;
-    int rc = 0;
 
     json_stream_init(&stream, json, size);
     if (json_stream_next(&stream) != JSON_TOKEN_OBJECT_BEGIN) {
-        rc = raise_stream(&stream, "model");
+        return raise_stream(&stream, "model");
     }
-    while (rc == 0 && (token = json_stream_next(&stream)) != JSON_TOKEN_OBJECT_END) {
+    while ((token = json_stream_next(&stream)) != JSON_TOKEN_OBJECT_END) {
         char key[32] = "";
         if (token != JSON_TOKEN_KEY) {
-            rc = raise_stream(&stream, "model");
-            break;
+            return raise_stream(&stream, "model");
         }
         if (stream.length < sizeof(key)) { /* no longer name is known */
             memcpy(key, stream.text, stream.length);
         }
-        rc = read_member(tokenizer, &stream, key, parts);
+        TRY(read_member(tokenizer, &stream, key, parts));
     }
-    json_stream_deinit(&stream);
-    return rc;
+    return 0;
 }
 
 static int read_vocab(struct tokenizer *tokenizer, struct part part)
 {
-    struct json_stream stream;
+    AUTO(json_stream) struct json_stream stream = {0};
     enum json_token token;
-    int rc = 0;
 
     json_stream_init(&stream, part.data, part.size);
     if (json_stream_next(&stream) != JSON_TOKEN_OBJECT_BEGIN) {
-        rc = raise_stream(&stream, "model.vocab");
+        return raise_stream(&stream, "model.vocab");
     }
-    while (rc == 0 && (token = json_stream_next(&stream)) != JSON_TOKEN_OBJECT_END) {
+    while ((token = json_stream_next(&stream)) != JSON_TOKEN_OBJECT_END) {
         struct tokenizer_vocab_entry *entry = NULL;
         uint64_t value;
         if (token != JSON_TOKEN_KEY) {
-            rc = raise_stream(&stream, "model.vocab");
-            break;
+            return raise_stream(&stream, "model.vocab");
         }
-        rc = tokenizer_vocab_put(&tokenizer->vocab, stream.text, stream.length, &entry);
-        if (rc != 0) {
-            break;
-        }
+        TRY(tokenizer_vocab_put(&tokenizer->vocab, stream.text, stream.length, &entry));
         if (json_stream_next(&stream) != JSON_TOKEN_NUMBER || !json_stream_u64(&stream, &value) || value >= INT32_MAX) {
-            rc = raise_stream(&stream, "model.vocab holds an id that is not an integer in range");
-            break;
+            return raise_stream(&stream, "model.vocab holds an id that is not an integer in range");
         }
         entry->id = (int32_t)value;
     }
-    json_stream_deinit(&stream);
-    return rc;
+    return 0;
 }
 
 /* A merge as its two halves in one buffer. */
@@ -196,57 +197,53 @@ static int read_merge_string(struct tokenizer *tokenizer, const struct json_stre
         return err_raise(ERR_INVALID_TOKENIZER, "merge %zu is not two tokens", tokenizer->merges.count);
     }
     both->size = 0;
-    int rc = tokenizer_text_reserve(both, stream->length);
-    rc = rc != 0 ? rc : tokenizer_text_append(both, stream->text, left);
-    rc = rc != 0 ? rc : tokenizer_text_append(both, space + 1, stream->length - left - 1);
-    return rc != 0 ? rc : add_merge(tokenizer, both, left);
+    TRY(tokenizer_text_reserve(both, stream->length));
+    TRY(tokenizer_text_append(both, stream->text, left));
+    TRY(tokenizer_text_append(both, space + 1, stream->length - left - 1));
+    return add_merge(tokenizer, both, left);
 }
 
 /* ["a", "b"], its bracket already read */
 static int read_merge_pair(struct tokenizer *tokenizer, struct json_stream *stream, struct tokenizer_text *both)
 {
     size_t left = 0;
-    int rc = 0;
 
     both->size = 0;
-    for (int i = 0; rc == 0 && i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         left = both->size;
-        rc = json_stream_next(stream) == JSON_TOKEN_STRING ? tokenizer_text_reserve(both, stream->length + 1)
-                                                           : raise_stream(stream, "model.merges");
-        rc = rc != 0 ? rc : tokenizer_text_append(both, stream->text, stream->length);
+        TRY(json_stream_next(stream) == JSON_TOKEN_STRING ? tokenizer_text_reserve(both, stream->length + 1)
+                                                          : raise_stream(stream, "model.merges"));
+        TRY(tokenizer_text_append(both, stream->text, stream->length));
     }
-    if (rc == 0 && json_stream_next(stream) != JSON_TOKEN_ARRAY_END) {
-        rc = raise_stream(stream, "model.merges");
+    if (json_stream_next(stream) != JSON_TOKEN_ARRAY_END) {
+        return raise_stream(stream, "model.merges");
     }
-    return rc != 0 ? rc : add_merge(tokenizer, both, left);
+    return add_merge(tokenizer, both, left);
 }
 
 static int read_merges(struct tokenizer *tokenizer, struct part part)
 {
-    struct json_stream stream;
-    struct tokenizer_text both = {0};
+    AUTO(json_stream) struct json_stream stream = {0};
+    AUTO(tokenizer_text) struct tokenizer_text both = {0};
     enum json_token token;
-    int rc = 0;
 
     json_stream_init(&stream, part.data, part.size);
     if (json_stream_next(&stream) != JSON_TOKEN_ARRAY_BEGIN) {
-        rc = raise_stream(&stream, "model.merges");
+        return raise_stream(&stream, "model.merges");
     }
-    while (rc == 0 && (token = json_stream_next(&stream)) != JSON_TOKEN_ARRAY_END) {
+    while ((token = json_stream_next(&stream)) != JSON_TOKEN_ARRAY_END) {
         switch (token) {
         case JSON_TOKEN_STRING:
-            rc = read_merge_string(tokenizer, &stream, &both);
+            TRY(read_merge_string(tokenizer, &stream, &both));
             break;
         case JSON_TOKEN_ARRAY_BEGIN:
-            rc = read_merge_pair(tokenizer, &stream, &both);
+            TRY(read_merge_pair(tokenizer, &stream, &both));
             break;
         default:
-            rc = raise_stream(&stream, "model.merges");
+            return raise_stream(&stream, "model.merges");
         }
     }
-    json_stream_deinit(&stream);
-    free(both.data);
-    return rc;
+    return 0;
 }
 
 /* Answers that encoding needs for every character, looked up once. */
@@ -270,16 +267,14 @@ int tokenizer_load_model(struct tokenizer *tokenizer, const char *json, size_t s
 {
     struct model_parts parts = {0};
 
-    int rc = tokenizer_seed(&tokenizer->vocab.seed);
-    rc = rc != 0 ? rc : tokenizer_seed(&tokenizer->merges.seed);
-    rc = rc != 0 ? rc : read_members(tokenizer, json, size, &parts);
-    if (rc == 0 && (parts.vocab.data == NULL || parts.merges.data == NULL)) {
-        rc = err_raise(ERR_INVALID_TOKENIZER, "model has no %s", parts.vocab.data == NULL ? "vocab" : "merges");
+    TRY(tokenizer_seed(&tokenizer->vocab.seed));
+    TRY(tokenizer_seed(&tokenizer->merges.seed));
+    TRY(read_members(tokenizer, json, size, &parts));
+    if (parts.vocab.data == NULL || parts.merges.data == NULL) {
+        return err_raise(ERR_INVALID_TOKENIZER, "model has no %s", parts.vocab.data == NULL ? "vocab" : "merges");
     }
-    rc = rc != 0 ? rc : read_vocab(tokenizer, parts.vocab);
-    rc = rc != 0 ? rc : read_merges(tokenizer, parts.merges);
-    if (rc == 0) {
-        prepare(tokenizer);
-    }
-    return rc;
+    TRY(read_vocab(tokenizer, parts.vocab));
+    TRY(read_merges(tokenizer, parts.merges));
+    prepare(tokenizer);
+    return 0;
 }

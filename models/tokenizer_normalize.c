@@ -59,10 +59,7 @@ static int order_marks(struct tokenizer_scratch *scratch, size_t count)
         }
         if (run > 1) {
             /* class 8 bits | position 32 bits | code point 21 bits */
-            int rc = tokenizer_grow((void **)&scratch->marks, &scratch->mark_capacity, run, sizeof(uint64_t));
-            if (rc != 0) {
-                return rc;
-            }
+            TRY(tokenizer_grow((void **)&scratch->marks, &scratch->mark_capacity, run, sizeof(uint64_t)));
             for (size_t i = 0; i < run; i++) {
                 uint64_t class = (uint64_t)utf8proc_get_property(codepoints[at + i])->combining_class;
                 scratch->marks[i] = class << 53 | (uint64_t)i << 21 | (uint32_t)codepoints[at + i];
@@ -86,11 +83,7 @@ static int decompose(struct tokenizer_scratch *scratch, int options, size_t *cou
         uint32_t codepoint;
         int last_boundclass = 0;
         at += tokenizer_utf8_decode(in->data + at, &codepoint);
-        int rc =
-            tokenizer_grow((void **)&scratch->codepoints, &scratch->codepoint_capacity, used + 32, sizeof(int32_t));
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(tokenizer_grow((void **)&scratch->codepoints, &scratch->codepoint_capacity, used + 32, sizeof(int32_t)));
         utf8proc_ssize_t made =
             utf8proc_decompose_char((utf8proc_int32_t)codepoint, scratch->codepoints + used, 32,
                                     (utf8proc_option_t)(options | UTF8PROC_DECOMPOSE), &last_boundclass);
@@ -116,9 +109,9 @@ static int normalize_unicode(enum tokenizer_normalizer_kind kind, struct tokeniz
     if (is_inert(kind, scratch->spare.data, scratch->spare.size)) {
         return tokenizer_text_append(&scratch->normal, scratch->spare.data, scratch->spare.size);
     }
-    int rc = decompose(scratch, options, &count);
-    rc = rc != 0 ? rc : order_marks(scratch, count);
-    if (rc == 0 && compose) {
+    TRY(decompose(scratch, options, &count));
+    TRY(order_marks(scratch, count));
+    if (compose) {
         utf8proc_ssize_t left = utf8proc_normalize_utf32(scratch->codepoints, (utf8proc_ssize_t)count,
                                                          (utf8proc_option_t)(options | UTF8PROC_COMPOSE));
         if (left < 0) {
@@ -126,27 +119,26 @@ static int normalize_unicode(enum tokenizer_normalizer_kind kind, struct tokeniz
         }
         count = (size_t)left;
     }
-    for (size_t i = 0; rc == 0 && i < count; i++) {
-        rc = append_codepoint(&scratch->normal, (uint32_t)scratch->codepoints[i]);
+    for (size_t i = 0; i < count; i++) {
+        TRY(append_codepoint(&scratch->normal, (uint32_t)scratch->codepoints[i]));
     }
-    return rc;
+    return 0;
 }
 
 static int lowercase(struct tokenizer_scratch *scratch)
 {
     const struct tokenizer_text *in = &scratch->spare;
-    int rc = 0;
 
-    for (size_t at = 0; rc == 0 && at < in->size;) {
+    for (size_t at = 0; at < in->size;) {
         uint32_t codepoint;
         at += tokenizer_utf8_decode(in->data + at, &codepoint);
         if (codepoint == 0x130) { /* the one letter whose lower case is two characters */
-            rc = tokenizer_text_append(&scratch->normal, "i\xcc\x87", 3);
+            TRY(tokenizer_text_append(&scratch->normal, "i\xcc\x87", 3));
         } else {
-            rc = append_codepoint(&scratch->normal, (uint32_t)utf8proc_tolower((utf8proc_int32_t)codepoint));
+            TRY(append_codepoint(&scratch->normal, (uint32_t)utf8proc_tolower((utf8proc_int32_t)codepoint)));
         }
     }
-    return rc;
+    return 0;
 }
 
 static int strip(const struct tokenizer_normalizer *normalizer, struct tokenizer_scratch *scratch)
@@ -181,24 +173,19 @@ static int replace(const struct tokenizer_normalizer *normalizer, struct tokeniz
 
     while ((rc = tokenizer_pattern_next(&normalizer->pattern, scratch, in->data, in->size, &cursor, &start, &end)) >
            0) {
-        rc = tokenizer_text_append(out, in->data + done, start - done);
+        TRY(tokenizer_text_append(out, in->data + done, start - done));
         if (in_lead) {
             lead = start <= old_lead ? out->size : out->size - (start - old_lead);
             in_lead = start <= old_lead && end <= old_lead;
         }
-        rc = rc != 0 ? rc : tokenizer_text_append(out, normalizer->content, normalizer->content_size);
+        TRY(tokenizer_text_append(out, normalizer->content, normalizer->content_size));
         lead = in_lead ? out->size : lead;
-        if (rc == 0 && out->size > TOKENIZER_TEXT_MAX) {
-            rc = err_raise(ERR_PAYLOAD_TOO_LARGE, "the normalized text is larger than %u bytes", TOKENIZER_TEXT_MAX);
-        }
-        if (rc != 0) {
-            return rc;
+        if (out->size > TOKENIZER_TEXT_MAX) {
+            return err_raise(ERR_PAYLOAD_TOO_LARGE, "the normalized text is larger than %u bytes", TOKENIZER_TEXT_MAX);
         }
         done = end;
     }
-    if (rc < 0) {
-        return rc;
-    }
+    TRY(rc);
     rc = tokenizer_text_append(out, in->data + done, in->size - done);
     if (in_lead && old_lead > done) {
         lead = out->size - (in->size - old_lead);
@@ -209,18 +196,15 @@ static int replace(const struct tokenizer_normalizer *normalizer, struct tokeniz
 
 static int prepend(const struct tokenizer_normalizer *normalizer, struct tokenizer_scratch *scratch)
 {
-    int rc = 0;
     if (scratch->spare.size > 0) {
-        rc = tokenizer_text_append(&scratch->normal, normalizer->content, normalizer->content_size);
+        TRY(tokenizer_text_append(&scratch->normal, normalizer->content, normalizer->content_size));
         scratch->normal_lead += scratch->normal_lead > 0 ? (uint32_t)normalizer->content_size : 0;
     }
-    return rc != 0 ? rc : tokenizer_text_append(&scratch->normal, scratch->spare.data, scratch->spare.size);
+    return tokenizer_text_append(&scratch->normal, scratch->spare.data, scratch->spare.size);
 }
 
 static int apply(const struct tokenizer_normalizer *normalizer, struct tokenizer_scratch *scratch)
 {
-    int rc = 0;
-
     switch (normalizer->kind) {
     case NORMALIZER_REPLACE:
         return replace(normalizer, scratch);
@@ -229,22 +213,22 @@ static int apply(const struct tokenizer_normalizer *normalizer, struct tokenizer
     case NORMALIZER_STRIP:
         return strip(normalizer, scratch);
     case NORMALIZER_LOWERCASE:
-        rc = lowercase(scratch);
+        TRY(lowercase(scratch));
         break;
     case NORMALIZER_BYTE_LEVEL:
-        rc = tokenizer_byte_level(scratch->spare.data, scratch->spare.size, &scratch->normal);
+        TRY(tokenizer_byte_level(scratch->spare.data, scratch->spare.size, &scratch->normal));
         break;
     case NORMALIZER_NFC:
     case NORMALIZER_NFD:
     case NORMALIZER_NFKC:
     case NORMALIZER_NFKD:
-        rc = normalize_unicode(normalizer->kind, scratch);
+        TRY(normalize_unicode(normalizer->kind, scratch));
         break;
     }
-    if (rc == 0 && scratch->normal_lead > 0 && scratch->normal.size > 0) {
+    if (scratch->normal_lead > 0 && scratch->normal.size > 0) {
         scratch->normal_lead = (uint32_t)tokenizer_utf8_size(scratch->normal.data[0]);
     }
-    return rc;
+    return 0;
 }
 
 int tokenizer_normalize(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text,
@@ -252,16 +236,16 @@ int tokenizer_normalize(const struct tokenizer *tokenizer, struct tokenizer_scra
 {
     scratch->normal.size = 0;
     scratch->normal_lead = (uint32_t)lead;
-    int rc = tokenizer_text_append(&scratch->normal, text, size);
-    for (int i = 0; rc == 0 && i < tokenizer->normalizer_count; i++) {
+    TRY(tokenizer_text_append(&scratch->normal, text, size));
+    for (int i = 0; i < tokenizer->normalizer_count; i++) {
         struct tokenizer_text swap = scratch->spare;
         scratch->spare = scratch->normal;
         scratch->normal = swap;
         scratch->normal.size = 0;
-        rc = apply(&tokenizer->normalizers[i], scratch);
-        if (rc == 0 && scratch->normal.size > TOKENIZER_TEXT_MAX) {
-            rc = err_raise(ERR_PAYLOAD_TOO_LARGE, "the normalized text is larger than %u bytes", TOKENIZER_TEXT_MAX);
+        TRY(apply(&tokenizer->normalizers[i], scratch));
+        if (scratch->normal.size > TOKENIZER_TEXT_MAX) {
+            return err_raise(ERR_PAYLOAD_TOO_LARGE, "the normalized text is larger than %u bytes", TOKENIZER_TEXT_MAX);
         }
     }
-    return rc;
+    return 0;
 }

@@ -33,10 +33,7 @@ static uint32_t byte_codepoint(unsigned char byte)
 
 int tokenizer_byte_level(const char *text, size_t size, struct tokenizer_text *out)
 {
-    int rc = tokenizer_text_reserve(out, 2 * size);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(tokenizer_text_reserve(out, 2 * size));
     char *to = out->data + out->size;
     for (size_t i = 0; i < size; i++) {
         to += tokenizer_utf8_encode(byte_codepoint((unsigned char)text[i]), to);
@@ -64,7 +61,6 @@ static int emit(struct splitter *s, size_t start, size_t end)
 static int take(struct splitter *s, size_t start, size_t end, bool match)
 {
     bool join = false;
-    int rc = 0;
 
     switch (s->behavior) {
     case BEHAVIOR_ISOLATED:
@@ -82,13 +78,13 @@ static int take(struct splitter *s, size_t start, size_t end, bool match)
         break;
     }
     if (!join && s->pending) {
-        rc = emit(s, s->start, s->end);
+        TRY(emit(s, s->start, s->end));
     }
     s->start = join ? s->start : start;
     s->end = end;
     s->pending = true;
     s->matched = match;
-    return rc;
+    return 0;
 }
 
 /* Cut the text that lies at [base, base + size) of flow by the step's pattern. */
@@ -102,25 +98,25 @@ static int split(const struct tokenizer_step *step, struct tokenizer_scratch *sc
     int rc;
 
     while ((rc = tokenizer_pattern_next(&step->pattern, scratch, text, size, &cursor, &start, &end)) > 0) {
-        rc = done != start ? take(&s, done, start, step->invert) : 0;
-        rc = rc != 0 ? rc : take(&s, start, end, !step->invert);
-        if (rc != 0) {
-            return rc;
+        if (done != start) {
+            TRY(take(&s, done, start, step->invert));
         }
+        TRY(take(&s, start, end, !step->invert));
         done = end;
     }
-    if (rc == 0 && done != size) {
-        rc = take(&s, done, size, step->invert);
+    TRY(rc);
+    if (done != size) {
+        TRY(take(&s, done, size, step->invert));
     }
-    return rc == 0 && s.pending ? emit(&s, s.start, s.end) : rc;
+    return s.pending ? emit(&s, s.start, s.end) : 0;
 }
 
 static int step_split(const struct tokenizer_step *step, struct tokenizer_scratch *scratch, const char *text,
                       const struct tokenizer_piece *piece)
 {
     size_t base = scratch->next.text.size;
-    int rc = tokenizer_text_append(&scratch->next.text, text, piece->size);
-    return rc != 0 ? rc : split(step, scratch, &scratch->next, base, piece->size, piece->lead);
+    TRY(tokenizer_text_append(&scratch->next.text, text, piece->size));
+    return split(step, scratch, &scratch->next, base, piece->size, piece->lead);
 }
 
 /* Split the plain text, then map every piece: the pieces are cut in a side flow first. */
@@ -133,30 +129,28 @@ static int step_byte_level(const struct tokenizer_step *step, struct tokenizer_s
     size_t lead = piece->lead + (prefix && piece->lead > 0 ? 1 : 0);
 
     plain->size = 0;
-    int rc = prefix ? tokenizer_text_append(plain, " ", 1) : 0;
-    rc = rc != 0 ? rc : tokenizer_text_append(plain, text, piece->size);
-    if (rc != 0) {
-        return rc;
+    if (prefix) {
+        TRY(tokenizer_text_append(plain, " ", 1));
     }
+    TRY(tokenizer_text_append(plain, text, piece->size));
     size_t first = next->count;
     /* The splitter writes offsets relative to a flow whose text is `plain`. */
     struct tokenizer_text mapped = next->text;
     next->text = *plain;
-    rc = step->split ? split(step, scratch, next, 0, plain->size, lead)
-                     : tokenizer_flow_add(next, 0, plain->size, lead, -1);
+    int rc = step->split ? split(step, scratch, next, 0, plain->size, lead)
+                         : tokenizer_flow_add(next, 0, plain->size, lead, -1);
     next->text = mapped;
-    for (size_t i = first; rc == 0 && i < next->count; i++) {
+    TRY(rc);
+    for (size_t i = first; i < next->count; i++) {
         struct tokenizer_piece *word = &next->pieces[i];
         size_t start = next->text.size;
-        rc = tokenizer_byte_level(plain->data + word->start, word->lead, &next->text);
+        TRY(tokenizer_byte_level(plain->data + word->start, word->lead, &next->text));
         size_t mapped_lead = next->text.size - start;
-        rc = rc != 0
-                 ? rc
-                 : tokenizer_byte_level(plain->data + word->start + word->lead, word->size - word->lead, &next->text);
+        TRY(tokenizer_byte_level(plain->data + word->start + word->lead, word->size - word->lead, &next->text));
         *word =
             (struct tokenizer_piece){(uint32_t)start, (uint32_t)(next->text.size - start), (uint32_t)mapped_lead, -1};
     }
-    return rc;
+    return 0;
 }
 
 static int step_metaspace(const struct tokenizer_step *step, struct tokenizer_scratch *scratch, const char *text,
@@ -166,24 +160,20 @@ static int step_metaspace(const struct tokenizer_step *step, struct tokenizer_sc
     const char *mark = step->pattern.literal;
     size_t mark_size = step->pattern.literal_size, base = out->size, lead = 0;
     bool marked = text[0] == ' ' || (piece->size >= mark_size && memcmp(text, mark, mark_size) == 0);
-    int rc = 0;
 
     if (!marked && (step->prepend == PREPEND_ALWAYS || (step->prepend == PREPEND_FIRST && piece->lead > 0))) {
-        rc = tokenizer_text_append(out, mark, mark_size);
+        TRY(tokenizer_text_append(out, mark, mark_size));
     }
-    for (size_t at = 0; rc == 0 && at < piece->size;) {
+    for (size_t at = 0; at < piece->size;) {
         const char *space = memchr(text + at, ' ', piece->size - at);
         size_t plain = space != NULL ? (size_t)(space - (text + at)) : piece->size - at;
         size_t size = space != NULL ? mark_size : 0;
-        rc = tokenizer_text_append(out, text + at, plain);
-        rc = rc != 0 ? rc : tokenizer_text_append(out, mark, size);
+        TRY(tokenizer_text_append(out, text + at, plain));
+        TRY(tokenizer_text_append(out, mark, size));
         at += plain + (space != NULL ? 1 : 0);
         if (lead == 0 && piece->lead > 0) {
             lead = tokenizer_utf8_size(out->data[base]);
         }
-    }
-    if (rc != 0) {
-        return rc;
     }
     return step->split ? split(step, scratch, &scratch->next, base, out->size - base, lead)
                        : tokenizer_flow_add(&scratch->next, base, out->size - base, lead, -1);
@@ -199,13 +189,10 @@ static int run_step(const struct tokenizer_step *step, struct tokenizer_scratch 
     scratch->next.count = 0;
     for (size_t i = 0; i < scratch->flow.count; i++) {
         const struct tokenizer_piece *piece = &scratch->flow.pieces[i];
-        int rc = piece->id >= 0 ? tokenizer_flow_add(&scratch->next, 0, 0, 0, piece->id)
-                                : handlers[step->kind](step, scratch, scratch->flow.text.data + piece->start, piece);
-        if (rc == 0 && scratch->next.text.size > TOKENIZER_TEXT_MAX) {
-            rc = err_raise(ERR_PAYLOAD_TOO_LARGE, "the split text is larger than %u bytes", TOKENIZER_TEXT_MAX);
-        }
-        if (rc != 0) {
-            return rc;
+        TRY(piece->id >= 0 ? tokenizer_flow_add(&scratch->next, 0, 0, 0, piece->id)
+                           : handlers[step->kind](step, scratch, scratch->flow.text.data + piece->start, piece));
+        if (scratch->next.text.size > TOKENIZER_TEXT_MAX) {
+            return err_raise(ERR_PAYLOAD_TOO_LARGE, "the split text is larger than %u bytes", TOKENIZER_TEXT_MAX);
         }
     }
     struct tokenizer_flow swap = scratch->flow;
@@ -216,9 +203,8 @@ static int run_step(const struct tokenizer_step *step, struct tokenizer_scratch 
 
 int tokenizer_pre_tokenize(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch)
 {
-    int rc = 0;
-    for (int i = 0; rc == 0 && i < tokenizer->step_count; i++) {
-        rc = run_step(&tokenizer->steps[i], scratch);
+    for (int i = 0; i < tokenizer->step_count; i++) {
+        TRY(run_step(&tokenizer->steps[i], scratch));
     }
-    return rc;
+    return 0;
 }

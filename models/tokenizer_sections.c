@@ -3,6 +3,7 @@
  * by name: guessing would give wrong ids without a sign. */
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "models/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -61,44 +62,40 @@ int tokenizer_each(struct tokenizer *tokenizer, const json_t *section, const cha
     if (section == NULL || json_is_null(section)) {
         return 0;
     }
-    int rc = tokenizer_member_type(section, &type);
-    if (rc != 0 || strcmp(type, "Sequence") != 0) {
-        return rc != 0 ? rc : visit(tokenizer, section, type);
+    TRY(tokenizer_member_type(section, &type));
+    if (strcmp(type, "Sequence") != 0) {
+        return visit(tokenizer, section, type);
     }
     const json_t *members = json_object_get(section, list);
     if (!json_is_array(members)) {
         return err_raise(ERR_INVALID_TOKENIZER, "a Sequence has no list \"%s\"", list);
     }
-    for (size_t i = 0; rc == 0 && i < json_array_size(members); i++) {
+    for (size_t i = 0; i < json_array_size(members); i++) {
         /* Depth was bounded when the section was parsed. */
-        rc = tokenizer_each(tokenizer, json_array_get(members, i), list, visit);
+        TRY(tokenizer_each(tokenizer, json_array_get(members, i), list, visit));
     }
-    return rc;
+    return 0;
 }
 
 static int fill_normalizer(struct tokenizer_normalizer *normalizer, const json_t *section)
 {
     const char *content = NULL;
-    int rc = 0;
 
     switch (normalizer->kind) {
     case NORMALIZER_STRIP:
-        rc = tokenizer_member_bool(section, "strip_left", false, &normalizer->left);
-        return rc != 0 ? rc : tokenizer_member_bool(section, "strip_right", false, &normalizer->right);
+        TRY(tokenizer_member_bool(section, "strip_left", false, &normalizer->left));
+        return tokenizer_member_bool(section, "strip_right", false, &normalizer->right);
     case NORMALIZER_PREPEND:
-        rc = tokenizer_member_string(section, "prepend", &content, &normalizer->content_size);
+        TRY(tokenizer_member_string(section, "prepend", &content, &normalizer->content_size));
         break;
     case NORMALIZER_REPLACE:
-        rc = tokenizer_member_string(section, "content", &content, &normalizer->content_size);
-        rc = rc != 0 ? rc : tokenizer_member_pattern(section, &normalizer->pattern);
+        TRY(tokenizer_member_string(section, "content", &content, &normalizer->content_size));
+        TRY(tokenizer_member_pattern(section, &normalizer->pattern));
         break;
     default:
         return 0;
     }
-    if (rc == 0 && (normalizer->content = strdup(content)) == NULL) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a normalizer");
-    }
-    return rc;
+    return mem_strdup(&normalizer->content, content);
 }
 
 static int visit_normalizer(struct tokenizer *tokenizer, const json_t *section, const char *type)
@@ -162,14 +159,15 @@ static int fill_byte_level(struct tokenizer_step *step, const json_t *section)
 {
     bool prefix;
     step->kind = STEP_BYTE_LEVEL;
-    int rc = tokenizer_member_bool(section, "add_prefix_space", true, &prefix);
-    rc = rc != 0 ? rc : tokenizer_member_bool(section, "use_regex", true, &step->split);
-    if (rc == 0 && step->split) { /* GPT-2's words */
-        rc = pattern_of("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
-                        &step->pattern);
+    TRY(tokenizer_member_bool(section, "add_prefix_space", true, &prefix));
+    TRY(tokenizer_member_bool(section, "use_regex", true, &step->split));
+    step->prepend = prefix ? PREPEND_ALWAYS : PREPEND_NEVER;
+    if (!step->split) {
+        return 0;
     }
-    step->prepend = rc == 0 && prefix ? PREPEND_ALWAYS : PREPEND_NEVER;
-    return rc;
+    /* GPT-2's words */
+    return pattern_of("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+                      &step->pattern);
 }
 
 static int fill_metaspace(struct tokenizer_step *step, const json_t *section)
@@ -180,16 +178,13 @@ static int fill_metaspace(struct tokenizer_step *step, const json_t *section)
 
     step->kind = STEP_METASPACE;
     step->behavior = BEHAVIOR_MERGED_WITH_NEXT;
-    int rc = tokenizer_member_string(section, "replacement", &mark, &size);
-    rc = rc != 0 ? rc : tokenizer_member_bool(section, "split", true, &step->split);
-    rc = rc != 0 ? rc : tokenizer_member_bool(section, "add_prefix_space", true, &prefix);
-    if (rc == 0 && (size == 0 || tokenizer_utf8_size(mark[0]) != size)) {
-        rc = err_raise(ERR_INVALID_TOKENIZER, "the Metaspace replacement is not one character");
+    TRY(tokenizer_member_string(section, "replacement", &mark, &size));
+    TRY(tokenizer_member_bool(section, "split", true, &step->split));
+    TRY(tokenizer_member_bool(section, "add_prefix_space", true, &prefix));
+    if (size == 0 || tokenizer_utf8_size(mark[0]) != size) {
+        return err_raise(ERR_INVALID_TOKENIZER, "the Metaspace replacement is not one character");
     }
-    rc = rc != 0 ? rc : tokenizer_pattern_literal(mark, size, &step->pattern);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(tokenizer_pattern_literal(mark, size, &step->pattern));
     if (!prefix || (scheme != NULL && strcmp(scheme, "never") == 0)) {
         step->prepend = PREPEND_NEVER;
     } else if (scheme == NULL || strcmp(scheme, "always") == 0) {
@@ -197,30 +192,31 @@ static int fill_metaspace(struct tokenizer_step *step, const json_t *section)
     } else if (strcmp(scheme, "first") == 0) {
         step->prepend = PREPEND_FIRST;
     } else {
-        rc = err_raise(ERR_INVALID_TOKENIZER, "Metaspace has an unknown prepend_scheme \"%.32s\"", scheme);
+        return err_raise(ERR_INVALID_TOKENIZER, "Metaspace has an unknown prepend_scheme \"%.32s\"", scheme);
     }
-    return rc;
+    return 0;
 }
 
 static int fill_split(struct tokenizer_step *step, const json_t *section)
 {
-    int rc = tokenizer_member_pattern(section, &step->pattern);
-    rc = rc != 0 ? rc : member_behavior(section, BEHAVIOR_ISOLATED, &step->behavior);
-    return rc != 0 ? rc : tokenizer_member_bool(section, "invert", false, &step->invert);
+    TRY(tokenizer_member_pattern(section, &step->pattern));
+    TRY(member_behavior(section, BEHAVIOR_ISOLATED, &step->behavior));
+    return tokenizer_member_bool(section, "invert", false, &step->invert);
 }
 
 static int fill_digits(struct tokenizer_step *step, const json_t *section)
 {
     bool individual;
-    int rc = tokenizer_member_bool(section, "individual_digits", false, &individual);
-    step->behavior = rc == 0 && individual ? BEHAVIOR_ISOLATED : BEHAVIOR_CONTIGUOUS;
-    return rc != 0 ? rc : pattern_of("\\p{N}", &step->pattern);
+
+    TRY(tokenizer_member_bool(section, "individual_digits", false, &individual));
+    step->behavior = individual ? BEHAVIOR_ISOLATED : BEHAVIOR_CONTIGUOUS;
+    return pattern_of("\\p{N}", &step->pattern);
 }
 
 static int fill_punctuation(struct tokenizer_step *step, const json_t *section)
 {
-    int rc = member_behavior(section, BEHAVIOR_ISOLATED, &step->behavior);
-    return rc != 0 ? rc : pattern_of("[\\x21-\\x2f\\x3a-\\x40\\x5b-\\x60\\x7b-\\x7e\\p{P}]", &step->pattern);
+    TRY(member_behavior(section, BEHAVIOR_ISOLATED, &step->behavior));
+    return pattern_of("[\\x21-\\x2f\\x3a-\\x40\\x5b-\\x60\\x7b-\\x7e\\p{P}]", &step->pattern);
 }
 
 static int fill_whitespace(struct tokenizer_step *step, const json_t *section)
@@ -290,29 +286,28 @@ static int visit_post_processor(struct tokenizer *tokenizer, const json_t *secti
 {
     const json_t *single = json_object_get(section, "single");
     bool seen = false;
-    int rc = 0;
 
     if (strcmp(type, "ByteLevel") == 0) {
         return 0; /* moves offsets only */
     }
     if (strcmp(type, "TemplateProcessing") != 0 || !json_is_array(single) || tokenizer->prefix_count > 0 ||
         tokenizer->suffix_count > 0) {
-        return err_raise(ERR_INVALID_TOKENIZER, "post_processor \"%.64s\" is not supported as it stands", type);
+        return err_raise(ERR_INVALID_TOKENIZER, "post_processor \"%.64s\" is not supported", type);
     }
-    for (size_t i = 0; rc == 0 && i < json_array_size(single); i++) {
+    for (size_t i = 0; i < json_array_size(single); i++) {
         const json_t *piece = json_array_get(single, i);
         const json_t *special = json_object_get(json_object_get(piece, "SpecialToken"), "id");
         const char *sequence = json_string_value(json_object_get(json_object_get(piece, "Sequence"), "id"));
         if (json_is_string(special)) {
-            rc = add_special_ids(section, json_string_value(special), seen ? tokenizer->suffix : tokenizer->prefix,
-                                 seen ? &tokenizer->suffix_count : &tokenizer->prefix_count);
+            TRY(add_special_ids(section, json_string_value(special), seen ? tokenizer->suffix : tokenizer->prefix,
+                                seen ? &tokenizer->suffix_count : &tokenizer->prefix_count));
         } else if (sequence == NULL || strcmp(sequence, "A") != 0 || seen) {
-            rc = err_raise(ERR_INVALID_TOKENIZER, "the template is not one sequence A between special tokens");
+            return err_raise(ERR_INVALID_TOKENIZER, "the template is not one sequence A between special tokens");
         } else {
             seen = true;
         }
     }
-    return rc != 0 || seen ? rc : err_raise(ERR_INVALID_TOKENIZER, "the template lacks the sequence A");
+    return seen ? 0 : err_raise(ERR_INVALID_TOKENIZER, "the template lacks the sequence A");
 }
 
 int tokenizer_load_post_processor(struct tokenizer *tokenizer, const json_t *section)

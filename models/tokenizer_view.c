@@ -2,7 +2,9 @@
 
 #include "models/tokenizer_view.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "models/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -56,10 +58,7 @@ static int list_tokens(const struct tokenizer *tokenizer, struct tokenizer_view 
 {
     const struct tokenizer_vocab *vocab = &tokenizer->vocab, *added = &tokenizer->added;
 
-    view->tokens = calloc(vocab->count + added->count + 1, sizeof(*view->tokens));
-    if (view->tokens == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu tokens", vocab->count + added->count);
-    }
+    TRY(mem_array(&view->tokens, vocab->count + added->count));
     for (size_t i = 0; i < vocab->count + added->count; i++) {
         bool own = i < vocab->count;
         const struct tokenizer_vocab *from = own ? vocab : added;
@@ -88,12 +87,9 @@ static int list_merges(const struct tokenizer *tokenizer, struct tokenizer_view 
 {
     const struct tokenizer_merges *merges = &tokenizer->merges;
 
-    view->merges = malloc((merges->count + 1) * sizeof(*view->merges));
-    view->merged = malloc((merges->count + 1) * sizeof(*view->merged));
-    if (view->merges == NULL || view->merged == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu merges", merges->count);
-    }
-    memset(view->merges, 0xff, (merges->count + 1) * sizeof(*view->merges));
+    TRY(mem_buffer(&view->merges, merges->count));
+    TRY(mem_buffer(&view->merged, merges->count));
+    memset(view->merges, 0xff, merges->count * sizeof(*view->merges));
     for (size_t slot = 0; slot < merges->slot_count; slot++) {
         if (merges->keys[slot] != UINT64_MAX) {
             view->merges[merges->ranks[slot]][0] = (int32_t)(merges->keys[slot] >> 32);
@@ -158,16 +154,13 @@ static void look_at_steps(const struct tokenizer *tokenizer, struct tokenizer_vi
 
 int tokenizer_view_init(const struct tokenizer *tokenizer, struct tokenizer_view *out)
 {
-    struct tokenizer_view view = {.byte_fallback = tokenizer->byte_fallback};
+    AUTO(tokenizer_view) struct tokenizer_view view = {.byte_fallback = tokenizer->byte_fallback};
 
-    int rc = list_tokens(tokenizer, &view);
-    rc = rc != 0 ? rc : list_merges(tokenizer, &view);
-    if (rc != 0) {
-        tokenizer_view_deinit(&view);
-        return rc;
-    }
+    TRY(list_tokens(tokenizer, &view));
+    TRY(list_merges(tokenizer, &view));
     look_at_steps(tokenizer, &view);
     *out = view;
+    view = (struct tokenizer_view){0};
     return 0;
 }
 

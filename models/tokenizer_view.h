@@ -2,6 +2,7 @@
 /* A tokenizer taken apart, for formats that carry the vocabulary in their own way: every token by id, the merges in
  * their order, and what the other steps do to a text as far as such formats have words for it. */
 
+#include "base/cleanup.h"
 #include "models/tokenizer.h"
 
 struct tokenizer_token {
@@ -30,6 +31,7 @@ struct tokenizer_view {
 
 int tokenizer_view_init(const struct tokenizer *tokenizer, struct tokenizer_view *out);
 void tokenizer_view_deinit(struct tokenizer_view *view);
+CLEANUP_DEINIT(tokenizer_view, struct tokenizer_view, tokenizer_view_deinit)
 /* The id of a text in the vocabulary, without added tokens, or -1. */
 int32_t tokenizer_vocabulary_id(const struct tokenizer *tokenizer, const char *text, size_t size);
 /* The id of a text that is a token of either kind, or -1. */

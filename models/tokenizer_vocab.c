@@ -2,6 +2,7 @@
  * Keys come from a file that may be hostile, so the hash takes a random seed: ids never depend on it. */
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "models/tokenizer_internal.h"
 
 #include <errno.h>
@@ -55,16 +56,13 @@ int tokenizer_grow(void **array, size_t *capacity, size_t count, size_t size)
     if (count <= *capacity) {
         return 0;
     }
-    size_t wanted = *capacity < 16 ? 16 : *capacity;
-    while (wanted < count && wanted <= SIZE_MAX / 2) {
-        wanted *= 2;
+    size_t larger = *capacity < 16 ? 16 : *capacity;
+    while (larger < count && larger <= SIZE_MAX / 2) {
+        larger *= 2;
     }
-    void *grown = wanted >= count && wanted <= SIZE_MAX / size ? realloc(*array, wanted * size) : NULL;
-    if (grown == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu elements of %zu bytes", count, size);
-    }
-    *array = grown;
-    *capacity = wanted;
+    larger = larger < count ? count : larger;
+    TRY(mem_resized(array, larger, size));
+    *capacity = larger;
     return 0;
 }
 
@@ -78,12 +76,12 @@ int tokenizer_text_reserve(struct tokenizer_text *text, size_t more)
 
 int tokenizer_text_append(struct tokenizer_text *text, const char *data, size_t size)
 {
-    int rc = tokenizer_text_reserve(text, size);
-    if (rc == 0 && size > 0) {
+    TRY(tokenizer_text_reserve(text, size));
+    if (size > 0) {
         memcpy(text->data + text->size, data, size);
         text->size += size;
     }
-    return rc;
+    return 0;
 }
 
 /* The slot that holds the string, or the free one where it belongs. */
@@ -134,26 +132,19 @@ static int vocab_rehash(struct tokenizer_vocab *vocab)
 int tokenizer_vocab_put(struct tokenizer_vocab *vocab, const char *text, size_t size,
                         struct tokenizer_vocab_entry **out)
 {
-    int rc = 0;
     if (vocab->count * 2 >= vocab->slot_count) {
-        rc = vocab_rehash(vocab);
-    }
-    if (rc != 0) {
-        return rc;
+        TRY(vocab_rehash(vocab));
     }
     size_t slot = vocab_slot(vocab, text, size);
     if (vocab->slots[slot] == 0) {
         if (vocab->count == TOKENIZER_TOKENS_MAX) {
             return err_raise(ERR_INVALID_TOKENIZER, "the vocabulary has more than %u tokens", TOKENIZER_TOKENS_MAX);
         }
-        rc = tokenizer_grow((void **)&vocab->entries, &vocab->capacity, vocab->count + 1, sizeof(*vocab->entries));
+        TRY(tokenizer_grow((void **)&vocab->entries, &vocab->capacity, vocab->count + 1, sizeof(*vocab->entries)));
         size_t offset = vocab->bytes.size;
         /* One byte is always there, so that an empty first string has an address. */
-        rc = rc != 0 ? rc : tokenizer_text_reserve(&vocab->bytes, size + 1);
-        rc = rc != 0 ? rc : tokenizer_text_append(&vocab->bytes, text, size);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(tokenizer_text_reserve(&vocab->bytes, size + 1));
+        TRY(tokenizer_text_append(&vocab->bytes, text, size));
         vocab->entries[vocab->count] = (struct tokenizer_vocab_entry){(uint32_t)offset, (uint32_t)size, -1, false};
         vocab->slots[slot] = (uint32_t)++vocab->count;
     }
@@ -214,12 +205,9 @@ int tokenizer_merges_add(struct tokenizer_merges *merges, int32_t left, int32_t 
     if (merges->count == TOKENIZER_TOKENS_MAX) {
         return err_raise(ERR_INVALID_TOKENIZER, "there are more than %u merges", TOKENIZER_TOKENS_MAX);
     }
-    int rc = tokenizer_grow((void **)&merges->merged, &merges->capacity, merges->count + 1, sizeof(*merges->merged));
-    if (rc == 0 && merges->count * 2 >= merges->slot_count) {
-        rc = merges_rehash(merges);
-    }
-    if (rc != 0) {
-        return rc;
+    TRY(tokenizer_grow((void **)&merges->merged, &merges->capacity, merges->count + 1, sizeof(*merges->merged)));
+    if (merges->count * 2 >= merges->slot_count) {
+        TRY(merges_rehash(merges));
     }
     uint64_t key = pair_key(left, right);
     size_t slot = merges_slot(merges, key);
