@@ -41,15 +41,9 @@ struct job_wait {
     int64_t seconds;
 };
 
-static bool job_is_over(const json_t *job)
-{
-    const char *status = json_string_value(json_object_get(job, "status"));
-    return status != NULL && job_is_terminal(status);
-}
-
 static int reply_job_take(struct request *request, json_t *job)
 {
-    bool over = job_is_over(job);
+    bool over = job_view_ended(job);
     const struct job_wait *wait = request->state;
     int rc = reply_object_take(request, job);
     if (rc == 0 && !over) {
@@ -65,7 +59,7 @@ static int reply_job_take(struct request *request, json_t *job)
 static bool job_has_news(struct request *request, struct job_wait *wait, const json_t *job)
 {
     char etag[80];
-    if (job_is_over(job) || atomic_load(&request->context->draining) || clock_monotonic_ms() >= wait->deadline_ms ||
+    if (job_view_ended(job) || atomic_load(&request->context->draining) || clock_monotonic_ms() >= wait->deadline_ms ||
         !reply_etag(job, etag)) {
         return true;
     }

@@ -10,6 +10,8 @@
 
 static const char alphabet[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
+#define MS_MAX (((int64_t)1 << 48) - 1)
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int64_t last_ms;
 static unsigned char last_random[10];
@@ -34,13 +36,10 @@ static void next(int64_t *ms, unsigned char random[10])
     pthread_mutex_unlock(&lock);
 }
 
-void id_new(const char *prefix, char out[ID_SIZE])
+static void write_id(const char *prefix, int64_t ms, const unsigned char random[10], char out[ID_SIZE])
 {
-    unsigned char random[10];
     char digits[27];
-    int64_t ms;
 
-    next(&ms, random);
     for (int i = 9; i >= 0; i--) {
         digits[i] = alphabet[ms & 31];
         ms >>= 5;
@@ -57,6 +56,23 @@ void id_new(const char *prefix, char out[ID_SIZE])
     }
     digits[26] = '\0';
     (void)snprintf(out, ID_SIZE, "%.12s_%s", prefix, digits);
+}
+
+void id_new(const char *prefix, char out[ID_SIZE])
+{
+    unsigned char random[10];
+    int64_t ms;
+
+    next(&ms, random);
+    write_id(prefix, ms, random, out);
+}
+
+void id_floor(const char *prefix, int64_t unix_seconds, char out[ID_SIZE])
+{
+    static const unsigned char zeros[10];
+    int64_t seconds = unix_seconds < 0 ? 0 : unix_seconds > MS_MAX / 1000 ? MS_MAX / 1000 : unix_seconds;
+
+    write_id(prefix, seconds * 1000, zeros, out);
 }
 
 bool id_valid(const char *id, const char *prefix)

@@ -8,6 +8,8 @@
 #define ID_SIZE 40
 
 void id_new(const char *prefix, char out[ID_SIZE]);
+/* The smallest id of that time: every id that was made since is beyond it. Times before 1970 are 1970. */
+void id_floor(const char *prefix, int64_t unix_seconds, char out[ID_SIZE]);
 /* Right prefix, '_', 26 Crockford digits. */
 bool id_valid(const char *id, const char *prefix);
 

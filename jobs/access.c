@@ -4,6 +4,7 @@
 #include "jobs/access.h"
 
 #include "base/err.h"
+#include "jobs/view.h"
 #include "storage/storage.h"
 
 #include <string.h>
@@ -42,19 +43,15 @@ int engine_object_list(struct engine *engine, const struct principal *who, const
 int engine_job_list(struct engine *engine, const struct principal *who, const struct page *page, json_t **list)
 {
     struct page own = *page;
-    json_t *found = NULL;
+    AUTO(job_list) struct job_list found = {.rows = NULL};
 
     own.project = who->project;
     TRY(store_job_list(engine_store(engine), &own, &found));
-    json_t *rows = json_object_get(found, "data");
-    for (size_t i = 0; i < json_array_size(rows); i++) {
-        json_t *view = engine_job_view(engine, json_array_get(rows, i));
-        if (view == NULL || json_array_set_new(rows, i, view) != 0) {
-            json_decref(found);
-            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of jobs");
-        }
+    json_t *view = view_jobs(&found);
+    if (view == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of jobs");
     }
-    *list = found;
+    *list = view;
     return 0;
 }
 
@@ -73,7 +70,7 @@ int engine_job_events(struct engine *engine, const struct principal *who, const 
     TRY(store_job_status(engine_store(engine), who->project, id, &found));
     TRY(store_events_list(engine_store(engine), id, after, limit, events));
     if (last != NULL) {
-        *last = job_is_terminal(found.status) && found.seq - (int64_t)json_array_size(*events) <= after;
+        *last = job_status_is_final(found.status) && found.seq - (int64_t)json_array_size(*events) <= after;
     }
     return 0;
 }

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "jobs/job.h"
 #include "jobs/task.h"
+#include "jobs/view.h"
 #include "pipeline/check.h"
 
 #include <string.h>
@@ -103,34 +104,35 @@ static void check_references(struct engine *engine, const struct principal *who,
 /* On the disk, and in the queue: as many as wait, not those that run. */
 static int check_capacity(struct engine *engine)
 {
-    json_t *counts;
+    int64_t counts[STATUS_COUNT];
 
-    int rc = store_ready(engine->store); /* a job that cannot write would only be in the way */
-    rc = rc != 0 ? rc : store_job_counts(engine->store, &counts);
-    if (rc != 0) {
-        return rc;
-    }
-    int64_t waiting = json_integer_value(json_object_get(counts, "queued")) +
-                      json_integer_value(json_object_get(counts, "awaiting_calibration"));
-    json_decref(counts);
+    TRY(store_ready(engine->store)); /* a job that cannot write would only be in the way */
+    TRY(store_job_counts(engine->store, NULL, counts));
+    int64_t waiting = counts[STATUS_QUEUED] + counts[STATUS_AWAITING_CALIBRATION];
     return waiting < engine->max_queued ? 0 : err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
 }
 
-static int store_new(struct engine *engine, const struct principal *who, const struct job_spec *spec,
-                     const json_t *warnings, const struct idempotency_key *idempotency, json_t **job)
+static int store_new(struct engine *engine, const struct principal *who, const struct job_spec *spec, json_t *warnings,
+                     const struct idempotency_key *idempotency, json_t **job)
 {
-    json_int_t now = clock_unix_seconds();
     char id[ID_SIZE];
+    AUTO_JSON json_t *request = spec_json(spec);
 
+    if (request == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
+    }
     id_new("job", id);
-    json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:O, s:{s:i, s:i, s:i}, s:I}", "id", id, "name", spec->name,
-                            "project", who->project, "model", spec->model, "method", spec->recipe.name, "request",
-                            spec_json(spec), "warnings", warnings, "calibration", "records", 0, "tokens", 0, "bytes", 0,
-                            "created_at", now);
-    int rc = row == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
-                         : job_create(engine->store, row, spec->calibration.stream, idempotency);
-    json_decref(row);
-    return rc != 0 ? rc : engine_job_get(engine, who, id, job);
+    const struct job_row row = {.id = id,
+                                .name = spec->name,
+                                .project = who->project,
+                                .model = spec->model,
+                                .method = spec->recipe.name,
+                                .priority = spec->priority,
+                                .request = request,
+                                .warnings = warnings,
+                                .created_at = clock_unix_seconds()};
+    TRY(job_create(engine->store, &row, spec->calibration.stream, idempotency));
+    return engine_job_get(engine, who, id, job);
 }
 
 int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
@@ -173,18 +175,23 @@ int engine_job_create(struct engine *engine, const struct principal *who, const 
     return rc;
 }
 
-int engine_job_get(struct engine *engine, const struct principal *who, const char *id, json_t **job)
+static int show(const struct job_row *row, json_t **job)
 {
-    json_t *row;
+    json_t *view = view_job(row);
 
-    TRY(store_job_get(engine->store, who->project, id, &row));
-    json_t *view = engine_job_view(engine, row);
-    json_decref(row);
     if (view == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job object");
     }
     *job = view;
     return 0;
+}
+
+int engine_job_get(struct engine *engine, const struct principal *who, const char *id, json_t **job)
+{
+    AUTO(job_row) struct job_row row = {0};
+
+    TRY(store_job_get(engine->store, who->project, id, &row));
+    return show(&row, job);
 }
 
 /* Tell the runner, if it is the one at work on this job. */
@@ -200,32 +207,24 @@ static void signal_cancel(struct engine *engine, const char *id)
 int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id, json_t **job)
 {
     static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
-    json_t *row = NULL;
+    AUTO(job_row) struct job_row row = {0};
 
     TRY(engine_job_check(engine, who, id));
     int rc = job_move(engine->store, id, JOB_CANCEL, &change, &row);
     if (rc == ERR_JOB_STATE_CONFLICT) { /* asked for again: it is on its way, or there */
         const struct err_record conflict = *err_last();
-        rc = store_job_get(engine->store, who->project, id, &row);
-        if (rc != 0) {
-            return rc;
-        }
-        const char *status = json_string_value(json_object_get(row, "status"));
-        if (strcmp(status, "cancelled") != 0 && strcmp(status, "cancelling") != 0) {
-            json_decref(row);
+        TRY(store_job_get(engine->store, who->project, id, &row));
+        if (row.status != STATUS_CANCELLED && row.status != STATUS_CANCELLING) {
             err_restore(&conflict);
             return ERR_JOB_STATE_CONFLICT;
         }
-    } else if (rc == 0) {
-        bool over = job_is_terminal(json_string_value(json_object_get(row, "status")));
-        over ? engine_job_remove_files(engine, id) : signal_cancel(engine, id);
+        return show(&row, job);
     }
     if (rc != 0) {
         return rc;
     }
-    *job = engine_job_view(engine, row);
-    json_decref(row);
-    return *job != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job object");
+    job_status_is_final(row.status) ? engine_job_remove_files(engine, id) : signal_cancel(engine, id);
+    return show(&row, job);
 }
 
 int engine_job_delete(struct engine *engine, const struct principal *who, const char *id)
@@ -233,8 +232,8 @@ int engine_job_delete(struct engine *engine, const struct principal *who, const 
     struct store_status found;
 
     TRY(store_job_status(engine->store, who->project, id, &found));
-    if (!job_is_terminal(found.status)) {
-        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s; cancel it first", found.status);
+    if (!job_status_is_final(found.status)) {
+        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s; cancel it first", job_status_name(found.status));
     }
     TRY(store_job_delete(engine->store, id));
     engine_job_remove_files(engine, id);

@@ -8,55 +8,41 @@
 
 #include <string.h>
 
-static const char *const open_statuses[] = {"awaiting_calibration", "queued", "running", "cancelling"};
-
-#define OPEN_COUNT (sizeof(open_statuses) / sizeof(open_statuses[0]))
-
 int engine_model_unused(struct engine *engine, const struct principal *who, const char *id)
 {
-    for (size_t i = 0; i < OPEN_COUNT; i++) {
-        const struct page page = {.limit = 1, .project = who->project, .status = open_statuses[i], .model = id};
-        json_t *list;
-        int rc = store_job_list(engine->store, &page, &list);
-        if (rc != 0) {
-            return rc;
+    for (int status = 0; status < STATUS_COUNT; status++) {
+        const struct page page = {
+            .limit = 1, .project = who->project, .status = job_status_name((enum job_status)status), .model = id};
+        AUTO(job_list) struct job_list list = {.rows = NULL};
+        if (job_status_is_final((enum job_status)status)) {
+            continue;
         }
-        const json_t *job = json_array_get(json_object_get(list, "data"), 0);
-        if (job != NULL) {
-            rc = err_raise(ERR_IN_USE, "job %s uses the model and has not ended",
-                           json_string_value(json_object_get(job, "id")));
-        }
-        json_decref(list);
-        if (rc != 0) {
-            return rc;
+        TRY(store_job_list(engine->store, &page, &list));
+        if (list.count > 0) {
+            return err_raise(ERR_IN_USE, "job %s uses the model and has not ended", list.rows[0].id);
         }
     }
     return 0;
 }
 
-static bool refers(const json_t *job, const char *part, const char *file)
+static bool refers(const struct job_row *job, const char *part, const char *file)
 {
-    const json_t *request = json_object_get(job, "request");
-    const char *id = json_string_value(json_object_get(json_object_get(request, part), "file_id"));
+    const char *id = json_string_value(json_object_get(json_object_get(job->request, part), "file_id"));
     return id != NULL && strcmp(id, file) == 0;
 }
 
-static int check_page(const json_t *jobs, const char *file)
+static int check_page(const struct job_list *jobs, const char *file)
 {
-    size_t i;
-    json_t *job;
-
-    json_array_foreach((json_t *)jobs, i, job)
-    {
+    for (size_t i = 0; i < jobs->count; i++) {
+        const struct job_row *job = &jobs->rows[i];
         if (refers(job, "calibration", file) || refers(job, "evaluation", file)) {
-            return err_raise(ERR_IN_USE, "job %s uses the file and has not ended",
-                             json_string_value(json_object_get(job, "id")));
+            return err_raise(ERR_IN_USE, "job %s uses the file and has not ended", job->id);
         }
     }
     return 0;
 }
 
-static int file_unused_in(struct engine *engine, const char *project, const char *status, const char *file)
+static int file_unused_in(struct engine *engine, const char *project, enum job_status status, const char *file)
 {
     char after[ID_SIZE] = "";
     bool more = true;
@@ -64,21 +50,15 @@ static int file_unused_in(struct engine *engine, const char *project, const char
     while (more) {
         const struct page page = {.limit = 100,
                                   .project = project,
-                                  .status = status,
+                                  .status = job_status_name(status),
                                   .ascending = true,
                                   .after = after[0] != '\0' ? after : NULL};
-        json_t *list;
-        int rc = store_job_list(engine->store, &page, &list);
-        if (rc != 0) {
-            return rc;
-        }
-        rc = check_page(json_object_get(list, "data"), file);
-        const char *last = json_string_value(json_object_get(list, "last_id"));
-        snprintf(after, sizeof(after), "%s", last != NULL ? last : "");
-        more = json_is_true(json_object_get(list, "has_more"));
-        json_decref(list);
-        if (rc != 0) {
-            return rc;
+        AUTO(job_list) struct job_list list = {.rows = NULL};
+        TRY(store_job_list(engine->store, &page, &list));
+        TRY(check_page(&list, file));
+        more = list.more;
+        if (more) {
+            snprintf(after, sizeof(after), "%s", list.rows[list.count - 1].id);
         }
     }
     return 0;
@@ -86,12 +66,12 @@ static int file_unused_in(struct engine *engine, const char *project, const char
 
 static int file_unused(struct engine *engine, const struct principal *who, const char *id)
 {
-    int rc = 0;
-
-    for (size_t i = 0; rc == 0 && i < OPEN_COUNT; i++) {
-        rc = file_unused_in(engine, who->project, open_statuses[i], id);
+    for (int status = 0; status < STATUS_COUNT; status++) {
+        if (!job_status_is_final((enum job_status)status)) {
+            TRY(file_unused_in(engine, who->project, (enum job_status)status, id));
+        }
     }
-    return rc;
+    return 0;
 }
 
 int engine_file_delete(struct engine *engine, const struct principal *who, const char *id)

@@ -50,14 +50,14 @@ static int open_blob(struct task *task, const char *id, struct blob_reader **rea
     return rc;
 }
 
-int task_ingest(struct task *task, const struct task_records *records, json_t *counts)
+int task_ingest(struct task *task, const struct task_records *records, struct job_records *found)
 {
     struct calibration_reading reading = {.vocab_size = model_config(task->model)->vocab_size,
                                           .text_field = records->text_field,
                                           .add_special_tokens = records->add_special_tokens,
                                           .watch = watch,
                                           .watch_data = task};
-    struct calibration_counts found;
+    struct calibration_counts counts;
     struct calibration_writer *writer = NULL;
     struct tokenizer *tokenizer = NULL;
     struct blob_reader *reader = NULL;
@@ -72,13 +72,11 @@ int task_ingest(struct task *task, const struct task_records *records, json_t *c
     rc = rc != 0 ? rc : feed_blob(task, reader, size, writer);
     rc = rc != 0 ? rc : calibration_writer_sync(writer, true);
     if (rc == 0) {
-        calibration_writer_counts(writer, &found);
+        calibration_writer_counts(writer, &counts);
         records_warn_rejected(task->warnings, records->what, writer);
         records_warn_notes(task->warnings, records->what, writer, false);
-        json_object_set_new(counts, "records", json_integer(found.records));
-        json_object_set_new(counts, "tokens", json_integer(found.tokens));
-        json_object_set_new(counts, "bytes", json_integer(found.bytes));
-        json_object_set_new(counts, "ready", json_true());
+        *found = (struct job_records){
+            .records = counts.records, .tokens = counts.tokens, .bytes = counts.bytes, .ready = true};
     }
     calibration_writer_free(writer);
     tokenizer_free(tokenizer);

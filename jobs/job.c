@@ -8,56 +8,48 @@
 #include "jobs/job.h"
 
 #include "base/err.h"
-#include "jobs/jobs.h"
-#include "storage/storage.h"
 
 #include <stddef.h>
-#include <string.h>
 
 #define MOVE_TRIES 8 /* the status may change between looking and moving; it can do so only a few times */
 
 const struct job_transition job_transitions[] = {
-    {"awaiting_calibration", JOB_COMPLETE, "queued"},
-    {"awaiting_calibration", JOB_CANCEL, "cancelled"},
-    {"queued", JOB_CLAIM, "running"},
-    {"queued", JOB_CANCEL, "cancelled"},
-    {"running", JOB_REQUEUE, "queued"},
-    {"running", JOB_CANCEL, "cancelling"},
-    {"running", JOB_SUCCEED, "succeeded"},
-    {"running", JOB_FAIL, "failed"},
-    {"cancelling", JOB_STOPPED, "cancelled"},
-    {NULL, JOB_COMPLETE, NULL},
+    {STATUS_AWAITING_CALIBRATION, JOB_COMPLETE, STATUS_QUEUED},
+    {STATUS_AWAITING_CALIBRATION, JOB_CANCEL, STATUS_CANCELLED},
+    {STATUS_QUEUED, JOB_CLAIM, STATUS_RUNNING},
+    {STATUS_QUEUED, JOB_CANCEL, STATUS_CANCELLED},
+    {STATUS_RUNNING, JOB_REQUEUE, STATUS_QUEUED},
+    {STATUS_RUNNING, JOB_CANCEL, STATUS_CANCELLING},
+    {STATUS_RUNNING, JOB_SUCCEED, STATUS_SUCCEEDED},
+    {STATUS_RUNNING, JOB_FAIL, STATUS_FAILED},
+    {STATUS_CANCELLING, JOB_STOPPED, STATUS_CANCELLED},
+    {STATUS_NONE, JOB_COMPLETE, STATUS_NONE},
 };
 
-const char *job_first_state(bool streams_calibration)
+enum job_status job_first_state(bool streams_calibration)
 {
-    return streams_calibration ? "awaiting_calibration" : "queued";
+    return streams_calibration ? STATUS_AWAITING_CALIBRATION : STATUS_QUEUED;
 }
 
-const char *job_next(const char *from, enum job_event event)
+enum job_status job_next(enum job_status from, enum job_event event)
 {
-    for (const struct job_transition *row = job_transitions; row->from != NULL; row++) {
-        if (row->event == event && strcmp(row->from, from) == 0) {
+    for (const struct job_transition *row = job_transitions; row->from != STATUS_NONE; row++) {
+        if (row->event == event && row->from == from) {
             return row->to;
         }
     }
-    return NULL;
+    return STATUS_NONE;
 }
 
-bool job_is_terminal(const char *status)
+/* The state that `event` leaves, where there is only one; else STATUS_NONE. */
+static enum job_status job_only_from(enum job_event event)
 {
-    return strcmp(status, "succeeded") == 0 || strcmp(status, "failed") == 0 || strcmp(status, "cancelled") == 0;
-}
+    enum job_status from = STATUS_NONE;
 
-/* The state that `event` leaves, where there is only one; else NULL. */
-static const char *job_only_from(enum job_event event)
-{
-    const char *from = NULL;
-
-    for (const struct job_transition *row = job_transitions; row->from != NULL; row++) {
+    for (const struct job_transition *row = job_transitions; row->from != STATUS_NONE; row++) {
         if (row->event == event) {
-            if (from != NULL) {
-                return NULL;
+            if (from != STATUS_NONE) {
+                return STATUS_NONE;
             }
             from = row->from;
         }
@@ -66,10 +58,12 @@ static const char *job_only_from(enum job_event event)
 }
 
 /* A success has no reason: what it made stands in its place. */
-static json_t *job_status_data(const char *to, const char *from, const char *reason, const json_t *made)
+static json_t *job_status_data(enum job_status to, enum job_status from, const char *reason, const json_t *made)
 {
-    json_t *data = made != NULL ? json_pack("{s:s, s:s?}", "status", to, "from", from)
-                                : json_pack("{s:s, s:s?, s:s?}", "status", to, "from", from, "reason", reason);
+    const char *left = from != STATUS_NONE ? job_status_name(from) : NULL;
+    json_t *data = made != NULL
+                       ? json_pack("{s:s, s:s?}", "status", job_status_name(to), "from", left)
+                       : json_pack("{s:s, s:s?, s:s?}", "status", job_status_name(to), "from", left, "reason", reason);
 
     if (data != NULL && made != NULL && json_object_update(data, (json_t *)made) != 0) {
         json_decref(data);
@@ -78,70 +72,82 @@ static json_t *job_status_data(const char *to, const char *from, const char *rea
     return data;
 }
 
-/* The columns that follow from a move. */
-static int job_set_columns(json_t *columns, const char *to, enum job_event event, const char *reason)
+/* The columns that follow from a move; returns which. */
+static unsigned job_follow(struct job_row *row, enum job_status to, enum job_event event, const char *reason)
 {
-    json_int_t now = clock_unix_seconds();
-    int rc = json_object_set_new(columns, "status", json_string(to));
+    int64_t now = clock_unix_seconds();
+    unsigned set = JOB_SET_STATUS;
 
-    if (event == JOB_SUCCEED) {
-        rc |= json_object_set_new(columns, "status_reason", json_null());
-    } else if (reason != NULL) {
-        rc |= json_object_set_new(columns, "status_reason", json_string(reason));
+    row->status = to;
+    if (event == JOB_SUCCEED || reason != NULL) {
+        row->status_reason = event == JOB_SUCCEED ? NULL : reason;
+        set |= JOB_SET_STATUS_REASON;
     }
-    if (job_is_terminal(to)) {
-        rc |= json_object_set_new(columns, "finished_at", json_integer(now));
+    if (job_status_is_final(to)) {
+        row->finished_at = now;
+        set |= JOB_SET_FINISHED_AT;
     }
     if (event == JOB_CANCEL) {
-        rc |= json_object_set_new(columns, "cancelled_at", json_integer(now));
+        row->cancelled_at = now;
+        set |= JOB_SET_CANCELLED_AT;
     }
     if (event == JOB_COMPLETE) {
-        rc |= json_object_set_new(columns, "queued_at", json_integer(now));
+        row->queued_at = now;
+        set |= JOB_SET_QUEUED_AT;
     }
     if (event == JOB_REQUEUE) {
-        rc |= json_object_set_new(columns, "worker", json_null());
+        row->worker = NULL;
+        set |= JOB_SET_WORKER;
     }
-    if (job_is_terminal(to) || event == JOB_REQUEUE) {
-        rc |= json_object_set_new(columns, "phase", json_null());
+    if (job_status_is_final(to) || event == JOB_REQUEUE) {
+        row->phase = NULL;
+        set |= JOB_SET_PHASE;
     }
-    return rc != 0 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job's columns") : 0;
+    return set;
 }
 
-static int job_move_from(struct store *store, const char *id, const char *from, enum job_event event,
-                         const struct job_change *change, json_t **row)
+static int job_move_from(struct store *store, const char *id, enum job_status from, enum job_event event,
+                         const struct job_change *change, struct job_row *after)
 {
-    const char *to = job_next(from, event);
+    enum job_status to = job_next(from, event);
+    struct job_row row = {0};
 
-    if (to == NULL) {
-        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s", from);
+    if (to == STATUS_NONE) {
+        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s", job_status_name(from));
     }
-    json_t *columns = change->columns != NULL ? json_copy(change->columns) : json_object();
-    json_t *data = job_status_data(to, from, change->reason, change->made);
-    int rc = columns == NULL || data == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to move a job")
-                                             : job_set_columns(columns, to, event, change->reason);
-    if (rc == 0) {
-        rc = change->artifact != NULL ? store_artifact_publish(store, id, from, change->fence, change->artifact,
-                                                               columns, "status", data, row)
-                                      : store_job_update(store, id, from, change->fence, columns, "status", data, row);
+    AUTO_JSON json_t *data = job_status_data(to, from, change->reason, change->made);
+    if (data == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to move a job");
     }
-    json_decref(columns);
-    json_decref(data);
-    return rc;
+    if (change->row != NULL) {
+        row = *change->row;
+    }
+    const struct job_update update = {
+        .id = id,
+        .from = from,
+        .fence = change->fence,
+        .set = change->set | job_follow(&row, to, event, change->reason),
+        .row = &row,
+        .event = "status",
+        .event_data = data,
+        .artifact = change->artifact,
+    };
+    return store_job_update(store, &update, after);
 }
 
 /* From whichever state the job is in. */
 static int job_move_any(struct store *store, const char *id, enum job_event event, const struct job_change *change,
-                        json_t **row)
+                        struct job_row *after)
 {
     int rc = 0;
 
     for (int i = 0; i < MOVE_TRIES; i++) {
         struct store_status found;
         TRY(store_job_status(store, NULL, id, &found));
-        if (job_next(found.status, event) == NULL) {
-            return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s", found.status);
+        if (job_next(found.status, event) == STATUS_NONE) {
+            return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s", job_status_name(found.status));
         }
-        rc = job_move_from(store, id, found.status, event, change, row);
+        rc = job_move_from(store, id, found.status, event, change, after);
         if (rc != ERR_JOB_STATE_CONFLICT) {
             return rc;
         }
@@ -149,33 +155,32 @@ static int job_move_any(struct store *store, const char *id, enum job_event even
     return rc;
 }
 
-int job_move(struct store *store, const char *id, enum job_event event, const struct job_change *change, json_t **row)
+int job_move(struct store *store, const char *id, enum job_event event, const struct job_change *change,
+             struct job_row *after)
 {
-    const char *from = job_only_from(event);
-    int rc =
-        from != NULL ? job_move_from(store, id, from, event, change, row) : job_move_any(store, id, event, change, row);
+    enum job_status from = job_only_from(event);
 
-    json_decref(change->columns);
-    json_decref(change->made);
-    return rc;
+    return from != STATUS_NONE ? job_move_from(store, id, from, event, change, after)
+                               : job_move_any(store, id, event, change, after);
 }
 
-int job_claim(struct store *store, const char *worker, json_t **row)
+int job_claim(struct store *store, const char *worker, struct job_row *job)
 {
-    const char *from = job_only_from(JOB_CLAIM);
+    enum job_status from = job_only_from(JOB_CLAIM);
 
-    return store_job_claim(store, from, job_next(from, JOB_CLAIM), worker, row);
+    return store_job_claim(store, from, job_next(from, JOB_CLAIM), worker, job);
 }
 
-int job_create(struct store *store, json_t *row, bool streams_calibration, const struct idempotency_key *idempotency)
+int job_create(struct store *store, const struct job_row *job, bool streams_calibration,
+               const struct idempotency_key *idempotency)
 {
-    const char *status = job_first_state(streams_calibration);
-    json_t *data = job_status_data(status, NULL, NULL, NULL);
-    json_t *queued_at = streams_calibration ? json_null() : json_incref(json_object_get(row, "created_at"));
-    bool set = json_object_set_new(row, "status", json_string(status)) == 0 &&
-               json_object_set_new(row, "queued_at", queued_at) == 0;
-    int rc = data == NULL || !set ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
-                                  : store_job_create(store, row, "status", data, idempotency);
-    json_decref(data);
-    return rc;
+    struct job_row row = *job;
+
+    row.status = job_first_state(streams_calibration);
+    row.queued_at = streams_calibration ? 0 : row.created_at;
+    AUTO_JSON json_t *data = job_status_data(row.status, STATUS_NONE, NULL, NULL);
+    if (data == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
+    }
+    return store_job_create(store, &row, "status", data, idempotency);
 }

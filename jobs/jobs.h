@@ -68,10 +68,8 @@ int engine_job_create(struct engine *engine, const struct principal *who, const 
                       const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job);
 int engine_job_get(struct engine *engine, const struct principal *who, const char *id,
                    json_t **job); /* as the API shows it */
-/* succeeded, failed, cancelled. */
-bool job_is_terminal(const char *status);
-/* A stored job row as the API shows it; new reference. */
-json_t *engine_job_view(struct engine *engine, const json_t *row);
+/* Has a job, as the API shows it, ended (succeeded, failed, cancelled)? */
+bool job_view_ended(const json_t *job);
 int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id,
                       json_t **job); /* idempotent */
 int engine_job_delete(struct engine *engine, const struct principal *who, const char *id);

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "jobs/blocks.h"
 #include "jobs/rows.h"
+#include "jobs/view.h"
 #include "pipeline/memory_plan.h"
 
 #include <math.h>
@@ -49,23 +50,28 @@ static double eta(const struct task *task)
     return made < 0.01 ? -1 : spent * (1 - task->fraction) / made;
 }
 
-json_t *task_progress_json(const struct task *task)
+struct job_progress task_progress(const struct task *task)
 {
     double left = eta(task);
     bool known = left >= 0;
-    int64_t tokens = task->calibration.sequences * task->calibration.length;
 
-    return json_pack("{s:o, s:s?, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:o}", "block",
-                     task->block > 0 ? json_integer(task->block) : json_null(), "step", task->step, "fraction",
-                     round(task->fraction * 1e4) / 1e4, "layers_done", (json_int_t)task->layers_done, "layers_total",
-                     (json_int_t)task->layers_total, "modules_done", (json_int_t)task->modules_done, "modules_total",
-                     (json_int_t)task->modules_total, "tokens_calibrated", (json_int_t)tokens, "elapsed_seconds",
-                     round(elapsed(task) * 1e3) / 1e3, "eta_seconds",
-                     known ? json_integer((json_int_t)ceil(left)) : json_null(), "estimated_finish_at",
-                     known ? json_integer(clock_unix_seconds() + (json_int_t)ceil(left)) : json_null());
+    return (struct job_progress){
+        .known = true,
+        .block = task->block,
+        .step = task->step,
+        .fraction = round(task->fraction * 1e4) / 1e4,
+        .layers_done = task->layers_done,
+        .layers_total = task->layers_total,
+        .modules_done = task->modules_done,
+        .modules_total = task->modules_total,
+        .tokens_calibrated = task->calibration.sequences * task->calibration.length,
+        .elapsed_seconds = round(elapsed(task) * 1e3) / 1e3,
+        .eta_seconds = known ? (int64_t)ceil(left) : 0,
+        .estimated_finish_at = known ? clock_unix_seconds() + (int64_t)ceil(left) : 0,
+    };
 }
 
-json_t *task_memory_json(const struct task *task, int64_t artifact_bytes)
+struct job_memory task_memory(const struct task *task, int64_t artifact_bytes)
 {
     const struct memory_load load = spec_load(&task->spec, model_config(task->model));
     const struct memory_plan plan = memory_plan(&load, task->model, &task->device, task->device.batch_tokens);
@@ -73,11 +79,13 @@ json_t *task_memory_json(const struct task *task, int64_t artifact_bytes)
 
     (void)getrusage(RUSAGE_SELF, &usage);
     int64_t host = (int64_t)usage.ru_maxrss * 1024;
-    return json_pack("{s:I, s:o, s:o, s:I, s:I}", "source_bytes", (json_int_t)model_bytes(task->model),
-                     "artifact_bytes", artifact_bytes > 0 ? json_integer(artifact_bytes) : json_null(),
-                     "gpu_peak_bytes", task->device_peak > 0 ? json_integer(task->device_peak) : json_null(),
-                     "host_peak_bytes", (json_int_t)(host > task->host_peak ? host : task->host_peak),
-                     "estimated_gpu_bytes", (json_int_t)memory_plan_max(&plan));
+    return (struct job_memory){
+        .source_bytes = model_bytes(task->model),
+        .artifact_bytes = artifact_bytes,
+        .gpu_peak_bytes = task->device_peak,
+        .host_peak_bytes = host > task->host_peak ? host : task->host_peak,
+        .estimated_gpu_bytes = memory_plan_max(&plan),
+    };
 }
 
 json_t *task_times_json(const struct pipeline_times *times)
@@ -100,54 +108,69 @@ void task_times_load(const json_t *json, struct pipeline_times *times)
     }
 }
 
-void task_device(const struct task *task, char *out, size_t size)
+const char *task_device(const struct task *task, char out[TASK_DEVICE_SIZE])
 {
     const struct gpu_info *info = &task->device;
 
     if (info->id[0] == '\0') { /* it was never chosen */
-        snprintf(out, size, "%s", task->device_before);
-        return;
+        return task->device_before;
     }
-    snprintf(out, size, "%.100s (%.120s%s%.90s; %lld tokens at once)", info->name, info->detail,
+    snprintf(out, TASK_DEVICE_SIZE, "%.100s (%.120s%s%.90s; %lld tokens at once)", info->name, info->detail,
              info->libraries[0] != '\0' ? "; " : "", info->libraries, (long long)info->batch_tokens);
+    return out;
 }
 
-json_t *task_checkpoint_json(const struct task *task)
+int task_columns_init(const struct task *task, struct task_columns *columns)
 {
-    char device[384];
     bool any = task->layers_done > 0;
 
-    task_device(task, device, sizeof(device));
-    return json_pack("{s:o, s:o, s:I, s:I, s:o, s:s}", "layer", any ? json_integer(task->layers_done - 1) : json_null(),
-                     "saved_at", any ? json_integer(task->last_layer_saved_at) : json_null(), "charged",
-                     (json_int_t)task->charged, "attempt", (json_int_t)task->moved_forward, "phases",
-                     task_times_json(&task->times), "device", device);
+    *columns = (struct task_columns){.row = {.phase = task->phase}};
+    columns->phases = task_times_json(&task->times);
+    if (columns->phases == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job's columns");
+    }
+    columns->row.progress = task_progress(task);
+    columns->row.checkpoint = (struct job_checkpoint){
+        .blocks = task->layers_done,
+        .saved_at = any ? task->last_layer_saved_at : 0,
+        .charged = task->charged,
+        .attempt = task->moved_forward,
+        .phases = columns->phases,
+        .device = task_device(task, columns->device),
+    };
+    return 0;
+}
+
+void task_columns_deinit(struct task_columns *columns)
+{
+    json_decref(columns->phases);
+}
+
+/* A change of the job's row that only the worker of this claim may make. */
+static struct job_update own_update(const struct task *task, unsigned set, const struct job_row *row)
+{
+    return (struct job_update){.id = task->id, .from = STATUS_ANY, .fence = task->fence, .set = set, .row = row};
 }
 
 static int flush(struct task *task)
 {
-    json_t *progress = task_progress_json(task);
-    json_t *event = json_copy(progress);
-    json_t *row = NULL;
+    const struct job_row columns = {
+        .phase = task->phase, .progress = task_progress(task), .memory = task_memory(task, 0)};
+    struct job_update update = own_update(task, JOB_SET_PHASE | JOB_SET_PROGRESS | JOB_SET_MEMORY, &columns);
+    AUTO(job_row) struct job_row row = {0};
+    AUTO_JSON json_t *event = view_progress(&columns.progress);
 
-    json_object_del(event, "estimated_finish_at");
-    json_object_set_new(event, "phase", json_string(task->phase));
-    json_t *patch =
-        json_pack("{s:s, s:o, s:o}", "phase", task->phase, "progress", progress, "memory", task_memory_json(task, 0));
-    int rc = patch == NULL || event == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for progress")
-                 : store_job_update(task->engine->store, task->id, NULL, task->fence, patch, "progress", event, &row);
-    if (rc == 0) {
-        const char *status = json_string_value(json_object_get(row, "status"));
-        if (status != NULL && strcmp(status, "cancelling") == 0) {
-            atomic_store(&task->cancelled, true);
-        }
-    }
-    json_decref(patch);
-    json_decref(event);
-    json_decref(row);
     task->last_flush_ms = clock_monotonic_ms();
-    return rc;
+    if (event == NULL || json_object_set_new(event, "phase", json_string(task->phase)) != 0) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for progress");
+    }
+    update.event = "progress";
+    update.event_data = event;
+    TRY(store_job_update(task->engine->store, &update, &row));
+    if (row.status == STATUS_CANCELLING) {
+        atomic_store(&task->cancelled, true);
+    }
+    return 0;
 }
 
 static int tick(struct task *task, double fraction)
@@ -208,6 +231,27 @@ static json_t *layer_event(const struct task *task, int64_t index, const json_t 
                      "modules", modules);
 }
 
+/* One transaction of the block, its rows of the report and the job's own columns. */
+static int commit_block(struct task *task, const struct message_block *done)
+{
+    struct task_columns columns;
+    AUTO_JSON json_t *rows = rows_json(done->rows, done->row_count);
+    AUTO_JSON json_t *block = blocks_json(done);
+    AUTO_JSON json_t *event = layer_event(task, done->saved.index, rows);
+
+    if (rows == NULL || block == NULL || event == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block's row");
+    }
+    TRY(task_columns_init(task, &columns));
+    columns.row.memory = task_memory(task, 0);
+    struct job_update update = own_update(task, JOB_SET_PROGRESS | JOB_SET_CHECKPOINT | JOB_SET_MEMORY, &columns.row);
+    update.event = "layer";
+    update.event_data = event;
+    int rc = store_block_commit(task->engine->store, &update, block, rows);
+    task_columns_deinit(&columns);
+    return rc;
+}
+
 static int block_done(struct task *task, const struct message_block *done)
 {
     int64_t charged = task->charged, moved_forward = task->moved_forward, index = done->saved.index;
@@ -217,17 +261,7 @@ static int block_done(struct task *task, const struct message_block *done)
     task->layers_done = index + 1;
     task->modules_done += done->row_count;
     task->last_layer_saved_at = clock_unix_seconds();
-    json_t *rows = rows_json(done->rows, done->row_count), *block = blocks_json(done);
-    json_t *patch = json_pack("{s:o, s:o, s:o}", "progress", task_progress_json(task), "checkpoint",
-                              task_checkpoint_json(task), "memory", task_memory_json(task, 0));
-    json_t *event = layer_event(task, index, rows);
-    int rc = rows == NULL || block == NULL || patch == NULL || event == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block's row")
-                 : store_block_commit(task->engine->store, task->id, task->fence, block, rows, patch, event);
-    json_decref(rows);
-    json_decref(block);
-    json_decref(patch);
-    json_decref(event);
+    int rc = commit_block(task, done);
     if (rc != 0) {
         task->charged = charged;
         task->moved_forward = moved_forward;
@@ -255,19 +289,20 @@ static bool is_known(const json_t *warnings, const json_t *warning)
 /* One transaction: among the job's warnings, which the report shows as well, and an event. */
 int task_warn(struct task *task, const char *code, const char *text)
 {
-    json_t *warning = json_pack("{s:s, s:s}", "code", code, "message", text);
+    AUTO_JSON json_t *warning = json_pack("{s:s, s:s}", "code", code, "message", text);
 
-    if (warning != NULL && is_known(task->warnings, warning)) { /* of one module after another */
-        json_decref(warning);
+    if (warning == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a warning");
+    }
+    if (is_known(task->warnings, warning)) { /* of one module after another */
         return 0;
     }
     json_array_append(task->warnings, warning);
-    json_t *patch = json_pack("{s:O}", "warnings", task->warnings);
-    int rc = warning == NULL || patch == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a warning")
-                 : store_job_update(task->engine->store, task->id, NULL, task->fence, patch, "warning", warning, NULL);
-    json_decref(patch);
-    json_decref(warning);
+    const struct job_row row = {.warnings = task->warnings};
+    struct job_update update = own_update(task, JOB_SET_WARNINGS, &row);
+    update.event = "warning";
+    update.event_data = warning;
+    int rc = store_job_update(task->engine->store, &update, NULL);
     return rc != 0 ? err_pass(rc, "tell %s", code) : 0;
 }
 

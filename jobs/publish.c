@@ -232,24 +232,28 @@ static json_t *result_json(const struct task *task, const char *artifact, const 
                      evaluation_json(e), "environment", environment_json(task));
 }
 
-/* The job's last columns. artifact: its id, or NULL when there is none. New reference. */
-static json_t *succeeded(const struct task *task, int64_t bytes, json_t *result)
+/* The last move, with the job's last columns. result and made are taken; artifact: NULL where there is none. */
+static int succeed(struct task *task, int64_t bytes, json_t *result, json_t *made, const json_t *artifact)
 {
-    return json_pack("{s:o, s:o, s:o, s:o}", "progress", task_progress_json(task), "checkpoint",
-                     task_checkpoint_json(task), "memory", task_memory_json(task, bytes), "result", result);
-}
+    struct task_columns columns;
 
-/* columns and made are taken; artifact: NULL where there is none. */
-static int succeed(struct task *task, json_t *columns, json_t *made, const json_t *artifact)
-{
-    const struct job_change change = {.fence = task->fence, .columns = columns, .made = made, .artifact = artifact};
-
-    if (columns == NULL || made == NULL) {
-        json_decref(columns);
-        json_decref(made);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a result");
+    int rc = result == NULL || made == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a result")
+                                            : task_columns_init(task, &columns);
+    if (rc == 0) {
+        columns.row.memory = task_memory(task, bytes);
+        columns.row.result = result;
+        const struct job_change change = {.fence = task->fence,
+                                          .set =
+                                              JOB_SET_PROGRESS | JOB_SET_CHECKPOINT | JOB_SET_MEMORY | JOB_SET_RESULT,
+                                          .row = &columns.row,
+                                          .made = made,
+                                          .artifact = artifact};
+        rc = job_move(task->engine->store, task->id, JOB_SUCCEED, &change, NULL);
+        task_columns_deinit(&columns);
     }
-    return job_move(task->engine->store, task->id, JOB_SUCCEED, &change, NULL);
+    json_decref(result);
+    json_decref(made);
+    return rc;
 }
 
 /* The artifact object, the job's last columns and its last event, committed together. */
@@ -268,23 +272,16 @@ static int publish(struct task *task, const json_t *files, const json_t *rows,
     id_new("art", id);
     json_decref(totals);
     task->fraction = 1;
-    json_t *artifact = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:I, s:s?, s:f, s:f, s:I}", "id", id,
-                                 "object", "artifact", "job_id", task->id, "model_id", task->spec.model, "name",
-                                 task->spec.name, "method", task->spec.recipe.name, "format", task->spec.format->name,
-                                 "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256", sizes.manifest,
-                                 "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
-    json_t *columns = succeeded(task, sizes.bytes, result_json(task, id, rows, bits, ratio, evaluation));
-    json_t *data = json_pack("{s:s}", "artifact_id", id);
-    int rc = 0;
+    AUTO_JSON json_t *artifact = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:I, s:s?, s:f, s:f, s:I}", "id", id, "object", "artifact", "job_id",
+        task->id, "model_id", task->spec.model, "name", task->spec.name, "method", task->spec.recipe.name, "format",
+        task->spec.format->name, "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256", sizes.manifest,
+        "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
     if (artifact == NULL) {
-        json_decref(columns);
-        json_decref(data);
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an artifact");
-    } else {
-        rc = succeed(task, columns, data, artifact);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an artifact");
     }
-    json_decref(artifact);
-    return rc;
+    return succeed(task, sizes.bytes, result_json(task, id, rows, bits, ratio, evaluation),
+                   json_pack("{s:s}", "artifact_id", id), artifact);
 }
 
 /* An analysis ends with its report alone. */
@@ -294,8 +291,7 @@ static int publish_report(struct task *task)
     json_t *rows = json_array();
 
     task->fraction = 1;
-    json_t *columns = succeeded(task, 0, result_json(task, NULL, rows, NAN, NAN, &none));
-    int rc = succeed(task, columns, json_pack("{s:n}", "artifact_id"), NULL);
+    int rc = succeed(task, 0, result_json(task, NULL, rows, NAN, NAN, &none), json_pack("{s:n}", "artifact_id"), NULL);
     json_decref(rows);
     return rc;
 }

@@ -16,11 +16,9 @@
 #include <errno.h>
 #include <string.h>
 
-static json_t *lost_error(const json_t *row, int64_t deaths)
+static json_t *lost_error(const struct job_row *row, int64_t deaths)
 {
-    const json_t *last = json_object_get(json_object_get(row, "checkpoint"), "layer");
-    int64_t total = json_integer_value(json_object_get(json_object_get(row, "progress"), "layers_total"));
-    int64_t open = json_is_integer(last) ? json_integer_value(last) + 1 : 0;
+    int64_t total = row->progress.layers_total, open = row->checkpoint.blocks;
     struct err_record record = {.code = ERR_WORKER_LOST};
     char where[96];
 
@@ -37,58 +35,51 @@ static json_t *lost_error(const json_t *row, int64_t deaths)
 }
 
 /* running -> queued, or failed when it has used up its attempts. */
-static int recover_running(struct engine *engine, const json_t *row)
+static int recover_running(struct engine *engine, const struct job_row *row)
 {
-    const json_t *found = json_object_get(row, "checkpoint");
-    json_t *checkpoint = json_is_object(found) ? json_copy((json_t *)found) : json_object();
-    int64_t attempt = json_integer_value(json_object_get(row, "attempt"));
-    bool moved_forward = attempt > 0 && json_integer_value(json_object_get(checkpoint, "attempt")) == attempt;
-    int64_t charged = json_integer_value(json_object_get(checkpoint, "charged")) + (moved_forward ? 0 : 1);
-    int64_t max = json_integer_value(json_object_get(json_object_get(row, "request"), "max_attempts"));
-    bool over = !moved_forward && charged >= max;
-    const char *reason = over ? "worker_lost" : "the daemon stopped without warning";
+    struct job_row columns = {.checkpoint = row->checkpoint};
+    bool moved_forward = row->attempt > 0 && row->checkpoint.attempt == row->attempt;
+    int64_t max = json_integer_value(json_object_get(row->request, "max_attempts"));
+    AUTO_JSON json_t *error = NULL;
 
-    json_object_set_new(checkpoint, "charged", json_integer(charged));
-    json_t *columns = json_pack("{s:o}", "checkpoint", checkpoint);
+    columns.checkpoint.charged += moved_forward ? 0 : 1;
+    bool over = !moved_forward && columns.checkpoint.charged >= max;
+    struct job_change change = {.fence = -1,
+                                .reason = over ? "worker_lost" : "the daemon stopped without warning",
+                                .set = JOB_SET_CHECKPOINT,
+                                .row = &columns};
     if (over) {
-        json_object_set_new(columns, "error", lost_error(row, charged));
+        error = lost_error(row, columns.checkpoint.charged);
+        columns.error = error;
+        change.set |= JOB_SET_ERROR;
     }
-    const struct job_change change = {.fence = -1, .reason = reason, .columns = columns};
-    return job_move(engine->store, json_string_value(json_object_get(row, "id")), over ? JOB_FAIL : JOB_REQUEUE,
-                    &change, NULL);
+    return job_move(engine->store, row->id, over ? JOB_FAIL : JOB_REQUEUE, &change, NULL);
 }
 
-static int recover_cancelling(struct engine *engine, const json_t *row)
+static int recover_cancelling(struct engine *engine, const struct job_row *row)
 {
     static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
 
-    return job_move(engine->store, json_string_value(json_object_get(row, "id")), JOB_STOPPED, &change, NULL);
+    return job_move(engine->store, row->id, JOB_STOPPED, &change, NULL);
 }
 
 /* All jobs of one status leave it, so the first page is always the next one. */
-static int recover_all(struct engine *engine, const char *status, int (*one)(struct engine *, const json_t *))
+static int recover_all(struct engine *engine, enum job_status status,
+                       int (*one)(struct engine *, const struct job_row *))
 {
-    const struct page page = {.limit = 100, .status = status, .ascending = true};
-    size_t count = 1;
-    int rc = 0;
+    const struct page page = {.limit = 100, .status = job_status_name(status), .ascending = true};
 
-    while (rc == 0 && count > 0) {
-        json_t *list;
-        rc = store_job_list(engine->store, &page, &list);
-        if (rc != 0) {
-            break;
+    for (;;) {
+        AUTO(job_list) struct job_list list = {.rows = NULL};
+        TRY(store_job_list(engine->store, &page, &list));
+        if (list.count == 0) {
+            return 0;
         }
-        const json_t *rows = json_object_get(list, "data");
-        count = json_array_size(rows);
-        for (size_t i = 0; rc == 0 && i < count; i++) {
-            const json_t *row = json_array_get(rows, i);
-            rc = one(engine, row);
-            log_info("job recovered", LOG_S("job", json_string_value(json_object_get(row, "id"))),
-                     LOG_S("from", status));
+        for (size_t i = 0; i < list.count; i++) {
+            TRY(one(engine, &list.rows[i]));
+            log_info("job recovered", LOG_S("job", list.rows[i].id), LOG_S("from", job_status_name(status)));
         }
-        json_decref(list);
     }
-    return rc;
 }
 
 /* Is this the folder of a job that may still need it? */
@@ -100,7 +91,7 @@ static bool is_needed(struct engine *engine, const char *name)
         return false;
     }
     int rc = store_job_status(engine->store, NULL, name, &found);
-    return rc != 0 ? rc != ERR_NOT_FOUND : !job_is_terminal(found.status);
+    return rc != 0 ? rc != ERR_NOT_FOUND : !job_status_is_final(found.status);
 }
 
 static int sweep_folders(struct engine *engine)
@@ -136,8 +127,8 @@ int engine_recover(struct engine *engine)
         return rc;
     }
     engine_collect_garbage(engine);
-    rc = recover_all(engine, "running", recover_running);
-    rc = rc != 0 ? rc : recover_all(engine, "cancelling", recover_cancelling);
+    rc = recover_all(engine, STATUS_RUNNING, recover_running);
+    rc = rc != 0 ? rc : recover_all(engine, STATUS_CANCELLING, recover_cancelling);
     engine->recovered = rc == 0;
     if (rc == ERR_DISK_FULL) {
         log_err(LOG_ERROR, "disk full, interrupted jobs wait", NULL);

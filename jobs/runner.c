@@ -57,28 +57,25 @@ static void set_task(struct engine *engine, struct task *task)
     pthread_mutex_unlock(&engine->lock);
 }
 
-static int move(struct task *task, enum job_event event, const char *reason, json_t *columns)
-{
-    const struct job_change change = {.fence = task->fence, .reason = reason, .columns = columns};
-
-    return job_move(task->engine->store, task->id, event, &change, NULL);
-}
-
 static int end_cancelled(struct task *task)
 {
-    int rc = move(task, JOB_STOPPED, "cancelled by request", NULL);
-    if (rc == 0) {
-        engine_job_remove_files(task->engine, task->id);
-        log_info("job cancelled", LOG_S("job", task->id));
-    }
-    return rc;
+    const struct job_change change = {.fence = task->fence, .reason = "cancelled by request"};
+
+    TRY(job_move(task->engine->store, task->id, JOB_STOPPED, &change, NULL));
+    engine_job_remove_files(task->engine, task->id);
+    log_info("job cancelled", LOG_S("job", task->id));
+    return 0;
 }
 
 static int end_requeued(struct task *task, const char *reason)
 {
-    json_t *columns =
-        json_pack("{s:o, s:o}", "progress", task_progress_json(task), "checkpoint", task_checkpoint_json(task));
-    int rc = move(task, JOB_REQUEUE, reason, columns);
+    struct task_columns columns;
+
+    TRY(task_columns_init(task, &columns));
+    const struct job_change change = {
+        .fence = task->fence, .reason = reason, .set = JOB_SET_PROGRESS | JOB_SET_CHECKPOINT, .row = &columns.row};
+    int rc = job_move(task->engine->store, task->id, JOB_REQUEUE, &change, NULL);
+    task_columns_deinit(&columns);
     if (rc == 0) {
         log_info("job requeued", LOG_S("job", task->id), LOG_S("reason", reason));
     }
@@ -102,12 +99,21 @@ static void word_crashes(const struct task *task, struct err_record *record)
 static int end_failed(struct task *task, const struct err_record *record)
 {
     bool open = task->layers_total > 0 && task->layers_done < task->layers_total;
-    json_t *error = failure_json(record, open ? task->layers_done : -1);
     const char *code = failure_code(record->code);
-    json_t *columns = json_pack("{s:o, s:o, s:o}", "error", error, "checkpoint", task_checkpoint_json(task), "progress",
-                                task_progress_json(task));
-    int rc = columns == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to end a job")
-                             : move(task, JOB_FAIL, code, columns);
+    AUTO_JSON json_t *error = failure_json(record, open ? task->layers_done : -1);
+    struct task_columns columns;
+
+    if (error == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to end a job");
+    }
+    TRY(task_columns_init(task, &columns));
+    columns.row.error = error;
+    const struct job_change change = {.fence = task->fence,
+                                      .reason = code,
+                                      .set = JOB_SET_ERROR | JOB_SET_PROGRESS | JOB_SET_CHECKPOINT,
+                                      .row = &columns.row};
+    int rc = job_move(task->engine->store, task->id, JOB_FAIL, &change, NULL);
+    task_columns_deinit(&columns);
     if (rc == 0) {
         engine_job_remove_files(task->engine, task->id);
         log_warn("job failed", LOG_S("job", task->id), LOG_S("code", code), LOG_S("error", record->message));
@@ -223,14 +229,13 @@ static void renew_device(struct engine *engine, bool in_new_process)
     }
 }
 
-static void run_job(struct engine *engine, json_t *row)
+static void run_job(struct engine *engine, const struct job_row *row)
 {
     struct task task = {.engine = engine};
     int64_t pause_ms = 0;
 
-    snprintf(task.id, sizeof(task.id), "%s", json_string_value(json_object_get(row, "id")));
-    log_info("job claimed", LOG_S("job", task.id),
-             LOG_I("attempt", json_integer_value(json_object_get(row, "attempt"))));
+    snprintf(task.id, sizeof(task.id), "%s", row->id);
+    log_info("job claimed", LOG_S("job", task.id), LOG_I("attempt", row->attempt));
     set_task(engine, &task);
     int rc = task_prepare(&task, engine, row);
     rc = rc != 0 ? rc : task_run(&task);
@@ -259,15 +264,15 @@ void *runner_main(void *data)
     int64_t swept_ms = clock_monotonic_ms();
 
     while (!engine_draining(engine)) {
-        json_t *row;
+        struct job_row row;
         if (!engine->recovered && (engine_recover(engine) != 0 || !engine->recovered)) {
             back_off(engine, POLL_MS);
             continue;
         }
         int rc = job_claim(engine->store, engine->device_info.id, &row);
         if (rc == 0) {
-            run_job(engine, row);
-            json_decref(row);
+            run_job(engine, &row);
+            job_row_deinit(&row);
             continue;
         }
         if (rc != ERR_NOT_FOUND) {

@@ -3,6 +3,7 @@
 #include "jobs/engine.h"
 
 #include "base/err.h"
+#include "jobs/view.h"
 #include "models/calibration.h"
 
 #include <string.h>
@@ -48,18 +49,17 @@ static json_t *list_devices(const struct engine *engine)
 
 json_t *engine_system(struct engine *engine)
 {
-    json_t *counts = NULL;
+    int64_t counts[STATUS_COUNT];
+    bool known = store_job_counts(engine->store, NULL, counts) == 0;
 
-    if (store_job_counts(engine->store, &counts) != 0) {
-        counts = json_null();
-    }
     return json_pack("{s:s, s:s, s:s, s:{s:s}, s:o, s:s, s:o, s:o, s:b, s:o, s:{s:I, s:I, s:I, s:I}}", "object",
                      "system", "name", "quantd", "version", QUANTD_VERSION, "build", "compiler", __VERSION__, "devices",
                      list_devices(engine), "device_notes", gpu_backend_notes(), "formats", list_formats(),
-                     "architectures", list_architectures(), "draining", (int)engine_draining(engine), "jobs", counts,
-                     "limits", "max_queued", (json_int_t)engine->max_queued, "host_memory_bytes",
-                     (json_int_t)engine->host_memory_bytes, "calibration_line_bytes", (json_int_t)CALIBRATION_LINE_MAX,
-                     "calibration_record_tokens", (json_int_t)CALIBRATION_RECORD_TOKENS_MAX);
+                     "architectures", list_architectures(), "draining", (int)engine_draining(engine), "jobs",
+                     known ? view_counts(counts) : json_null(), "limits", "max_queued", (json_int_t)engine->max_queued,
+                     "host_memory_bytes", (json_int_t)engine->host_memory_bytes, "calibration_line_bytes",
+                     (json_int_t)CALIBRATION_LINE_MAX, "calibration_record_tokens",
+                     (json_int_t)CALIBRATION_RECORD_TOKENS_MAX);
 }
 
 /* Formats that carry what the method makes with its defaults, and the runtimes that load them. */

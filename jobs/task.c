@@ -22,37 +22,34 @@ static void warn(struct task *task, const char *code, const char *message)
     json_array_append_new(task->warnings, json_pack("{s:s, s:s}", "code", code, "message", message));
 }
 
-static int read_row(struct task *task, const json_t *row)
+static int read_row(struct task *task, const struct job_row *row)
 {
     struct validation_errors errors = {0};
-    const json_t *checkpoint = json_object_get(row, "checkpoint");
-    const json_t *last = json_object_get(checkpoint, "layer");
-    const json_t *progress = json_object_get(row, "progress");
-    const json_t *warnings = json_object_get(row, "warnings");
-    const json_t *column = json_object_get(row, "calibration");
+    const struct job_checkpoint *checkpoint = &row->checkpoint;
 
     /* What the last attempt knew, until this one has looked for itself. */
-    task->layers_done = json_is_integer(last) ? json_integer_value(last) + 1 : 0;
-    task->layers_total = json_integer_value(json_object_get(progress, "layers_total"));
-    task->modules_done = json_integer_value(json_object_get(progress, "modules_done"));
-    task->modules_total = json_integer_value(json_object_get(progress, "modules_total"));
-    task->fence = json_integer_value(json_object_get(row, "fence"));
-    task->attempt = json_integer_value(json_object_get(row, "attempt"));
-    task->charged = json_integer_value(json_object_get(checkpoint, "charged"));
-    task->moved_forward = json_integer_value(json_object_get(checkpoint, "attempt"));
-    const char *device = json_string_value(json_object_get(checkpoint, "device"));
-    snprintf(task->device_before, sizeof(task->device_before), "%s", device != NULL ? device : "");
-    task->last_layer_saved_at = json_integer_value(json_object_get(checkpoint, "saved_at"));
-    task->elapsed_before = json_number_value(json_object_get(progress, "elapsed_seconds"));
-    task->device_peak = json_integer_value(json_object_get(json_object_get(row, "memory"), "gpu_peak_bytes"));
-    task_times_load(json_object_get(checkpoint, "phases"), &task->times);
+    task->layers_done = checkpoint->blocks;
+    task->layers_total = row->progress.layers_total;
+    task->modules_done = row->progress.modules_done;
+    task->modules_total = row->progress.modules_total;
+    task->fence = row->fence;
+    task->attempt = row->attempt;
+    task->charged = checkpoint->charged;
+    task->moved_forward = checkpoint->attempt;
+    snprintf(task->device_before, sizeof(task->device_before), "%s",
+             checkpoint->device != NULL ? checkpoint->device : "");
+    task->last_layer_saved_at = checkpoint->saved_at;
+    task->elapsed_before = row->progress.elapsed_seconds;
+    task->device_peak = row->memory.gpu_peak_bytes;
+    task_times_load(checkpoint->phases, &task->times);
     task->times_before = task->times;
-    task->warnings = json_is_array(warnings) ? json_deep_copy(warnings) : json_array();
-    task->calibration_column = json_is_object(column) ? json_deep_copy(column) : json_object();
-    if (task->warnings == NULL || task->calibration_column == NULL) {
+    task->warnings = json_is_array(row->warnings) ? json_deep_copy(row->warnings) : json_array();
+    task->calibration_records = row->calibration;
+    task->evaluation_records = row->evaluation;
+    if (task->warnings == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
-    return spec_parse(json_object_get(row, "request"), &errors, &task->spec);
+    return spec_parse(row->request, &errors, &task->spec);
 }
 
 static int look_up_blocks(struct task *task)
@@ -95,48 +92,42 @@ static bool has_file(const char *id)
 /* Token logs of the files that the request names, unless an earlier attempt finished them. */
 static int ingest(struct task *task)
 {
-    const struct job_spec *spec = &task->spec;
-    json_t *column = task->calibration_column;
-    int rc = 0;
+    const struct spec_calibration *c = &task->spec.calibration;
+    const struct spec_evaluation *e = &task->spec.evaluation;
 
-    if (has_file(spec->calibration.file_id) && !json_is_true(json_object_get(column, "ready"))) {
-        const struct task_records records = {.file_id = spec->calibration.file_id,
+    if (has_file(c->file_id) && !task->calibration_records.ready) {
+        const struct task_records records = {.file_id = c->file_id,
                                              .log = TASK_CALIBRATION_LOG,
                                              .what = "calibration",
-                                             .text_field = spec->calibration.text_field,
-                                             .add_special_tokens = spec->calibration.add_special_tokens};
-        rc = task_ingest(task, &records, column);
+                                             .text_field = c->text_field,
+                                             .add_special_tokens = c->add_special_tokens};
+        TRY(task_ingest(task, &records, &task->calibration_records));
     }
-    json_t *evaluation = json_object_get(column, "evaluation");
-    if (rc == 0 && has_file(spec->evaluation.file_id) && !json_is_true(json_object_get(evaluation, "ready"))) {
-        evaluation = json_object();
-        const struct task_records records = {.file_id = spec->evaluation.file_id,
+    if (has_file(e->file_id) && !task->evaluation_records.ready) {
+        const struct task_records records = {.file_id = e->file_id,
                                              .log = TASK_EVALUATION_LOG,
                                              .what = "evaluation",
-                                             .text_field = spec->evaluation.text_field,
-                                             .add_special_tokens = spec->evaluation.add_special_tokens};
-        rc = task_ingest(task, &records, evaluation);
-        json_object_set_new(column, "evaluation", evaluation);
+                                             .text_field = e->text_field,
+                                             .add_special_tokens = e->add_special_tokens};
+        TRY(task_ingest(task, &records, &task->evaluation_records));
     }
-    return rc;
+    return 0;
 }
 
-static int load_set(struct task *task, const char *log, const json_t *counts, const struct calibration_spec *spec,
-                    struct calibration_set *out)
+static int load_set(struct task *task, const char *log, const struct job_records *found,
+                    const struct calibration_spec *spec, struct calibration_set *out)
 {
     char path[ENGINE_PATH_MAX];
 
-    int rc = fs_path(path, sizeof(path), "%s/%s", task->directory, log);
-    return rc != 0 ? rc
-                   : calibration_set_load(path, json_integer_value(json_object_get(counts, "records")),
-                                          json_integer_value(json_object_get(counts, "bytes")), spec, out);
+    TRY(fs_path(path, sizeof(path), "%s/%s", task->directory, log));
+    return calibration_set_load(path, found->records, found->bytes, spec, out);
 }
 
-static void describe_set(json_t *counts, const struct calibration_set *set)
+static void describe_set(struct job_records *records, const struct calibration_set *set)
 {
-    json_object_set_new(counts, "sequences", json_integer(set->sequences));
-    json_object_set_new(counts, "sequence_length", json_integer(set->length));
-    json_object_set_new(counts, "digest", json_string(set->digest));
+    records->sequences = set->sequences;
+    records->sequence_length = set->length;
+    records->digest = set->digest;
 }
 
 /* A set that came out too small, with what is known of the lines that were to fill it. */
@@ -191,7 +182,7 @@ static int load_calibration(struct task *task)
         .seed = (uint64_t)task->spec.seed,
     };
 
-    int rc = load_set(task, TASK_CALIBRATION_LOG, task->calibration_column, &rules, &task->calibration);
+    int rc = load_set(task, TASK_CALIBRATION_LOG, &task->calibration_records, &rules, &task->calibration);
     if (rc == ERR_INSUFFICIENT_CALIBRATION && has_file(c->file_id)) {
         return explain_shortage(task, "calibration", rules.sequence_length);
     }
@@ -207,63 +198,63 @@ static int load_calibration(struct task *task)
     if (!has_file(task->spec.evaluation.file_id) && !recipe_analyses(&task->spec.recipe)) {
         rc = hold_back(task); /* an analysis changes nothing that could be evaluated */
     }
-    describe_set(task->calibration_column, &task->calibration);
+    describe_set(&task->calibration_records, &task->calibration);
     return rc;
 }
 
 static int load_evaluation(struct task *task)
 {
     const struct spec_evaluation *e = &task->spec.evaluation;
-    json_t *counts = json_object_get(task->calibration_column, "evaluation");
     int64_t length =
         e->sequence_length > 0 ? e->sequence_length : spec_sequence_length(&task->spec, model_config(task->model));
     int64_t windows = e->max_tokens / length;
     const struct calibration_spec rules = {
         .num_samples = windows > 0 ? windows : 1, .sequence_length = length, .packing = true};
 
-    int rc = load_set(task, TASK_EVALUATION_LOG, counts, &rules, &task->evaluation);
+    int rc = load_set(task, TASK_EVALUATION_LOG, &task->evaluation_records, &rules, &task->evaluation);
     return rc == ERR_INSUFFICIENT_CALIBRATION ? explain_shortage(task, "evaluation", length) : rc;
 }
 
 static int load_sets(struct task *task)
 {
-    bool asked_file = has_file(task->spec.evaluation.file_id);
-    int rc = 0;
-
     if (spec_has_calibration(&task->spec)) {
-        rc = load_calibration(task);
+        TRY(load_calibration(task));
     }
-    if (rc == 0 && asked_file) {
-        rc = load_evaluation(task);
+    if (has_file(task->spec.evaluation.file_id)) {
+        TRY(load_evaluation(task));
     }
-    if (rc == 0 && task->evaluation.sequences > 0) {
-        json_t *counts = json_object_get(task->calibration_column, "evaluation");
-        if (counts == NULL) {
-            json_object_set_new(task->calibration_column, "evaluation", counts = json_object());
-        }
-        describe_set(counts, &task->evaluation);
+    if (task->evaluation.sequences > 0) {
+        describe_set(&task->evaluation_records, &task->evaluation);
     }
-    return rc;
+    return 0;
 }
 
 /* What was found out goes into the row before the work begins. */
 static int save_preparation(struct task *task)
 {
-    json_t *patch = json_pack("{s:O, s:O, s:o}", "calibration", task->calibration_column, "warnings", task->warnings,
-                              "memory", task_memory_json(task, 0));
-    int rc = patch == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job")
-                 : store_job_update(task->engine->store, task->id, NULL, task->fence, patch, NULL, NULL, NULL);
-    json_decref(patch);
-    return rc;
+    const struct job_row row = {
+        .calibration = task->calibration_records,
+        .evaluation = task->evaluation_records,
+        .warnings = task->warnings,
+        .memory = task_memory(task, 0),
+    };
+    const struct job_update update = {
+        .id = task->id,
+        .from = STATUS_ANY,
+        .fence = task->fence,
+        .set = JOB_SET_RECORDS | JOB_SET_WARNINGS | JOB_SET_MEMORY,
+        .row = &row,
+    };
+
+    return store_job_update(task->engine->store, &update, NULL);
 }
 
 /* Blocks that another device or library made stay as they are; the rest may round otherwise. */
 static int say_device_changed(struct task *task)
 {
-    char device[384], message[900];
+    char text[TASK_DEVICE_SIZE], message[900];
+    const char *device = task_device(task, text);
 
-    task_device(task, device, sizeof(device));
     if (task->layers_done == 0 || task->device_before[0] == '\0' || strcmp(task->device_before, device) == 0) {
         return 0;
     }
@@ -273,7 +264,7 @@ static int say_device_changed(struct task *task)
     return task_warn(task, "device_changed", message);
 }
 
-int task_prepare(struct task *task, struct engine *engine, const json_t *row)
+int task_prepare(struct task *task, struct engine *engine, const struct job_row *row)
 {
     task->engine = engine;
     task->started = clock_monotonic_seconds();
@@ -392,7 +383,6 @@ void task_deinit(struct task *task)
     if (task->spec.recipe.count > 0) {
         spec_deinit(&task->spec);
     }
-    json_decref(task->calibration_column);
     json_decref(task->warnings);
     free(task->blocks);
 }

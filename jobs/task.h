@@ -8,6 +8,7 @@
 
 #define TASK_CALIBRATION_LOG "calibration.tok"
 #define TASK_EVALUATION_LOG "evaluation.tok"
+#define TASK_DEVICE_SIZE 384
 
 struct task {
     struct engine *engine;
@@ -20,15 +21,15 @@ struct task {
     struct job_spec spec;
     struct model *model;
     char directory[ENGINE_PATH_MAX];
-    json_t *calibration_column; /* of the job's row: records, tokens, bytes, digest, ... */
+    struct job_records calibration_records, evaluation_records; /* columns of the job's row */
     json_t *warnings;
     struct saved_block *blocks; /* committed ones, by index */
     int64_t block_count;
     struct calibration_set calibration, evaluation; /* sequences == 0: none */
     struct pipeline_times times, times_before;      /* of all attempts; without the run that goes on */
     struct evaluation_result result;
-    char device_before[384];        /* of the attempt that finished blocks, "" = none or unknown */
-    int64_t device_peak, host_peak; /* bytes at most, by the messages of all attempts and of this one */
+    char device_before[TASK_DEVICE_SIZE]; /* of the attempt that finished blocks, "" = none or unknown */
+    int64_t device_peak, host_peak;       /* bytes at most, by the messages of all attempts and of this one */
 
     /* progress */
     double fraction, first_fraction; /* of the whole job; where this attempt began */
@@ -43,9 +44,9 @@ struct task {
     atomic_bool cancelled;
 };
 
-/* task: zeroed but for its id, which others read. row: as claimed. Opens the model, tokenizes what is not tokenized,
- * draws the sets, looks up what is done. On failure task_deinit is still due. */
-int task_prepare(struct task *task, struct engine *engine, const json_t *row);
+/* task: zeroed but for its id, which others read. row: as claimed; the task's texts are in it. Opens the model,
+ * tokenizes what is not tokenized, draws the sets, looks up what is done. On failure task_deinit is still due. */
+int task_prepare(struct task *task, struct engine *engine, const struct job_row *row);
 /* Pipeline, export, publication. 0 = the job is succeeded. */
 int task_run(struct task *task);
 void task_deinit(struct task *task);
@@ -58,8 +59,9 @@ struct task_records {
     const char *text_field;
     bool add_special_tokens;
 };
-/* Tokenize a file; sets records, tokens and bytes in counts and adds warnings for what was not taken or not meant. */
-int task_ingest(struct task *task, const struct task_records *records, json_t *counts);
+/* Tokenize a file; sets records, tokens, bytes and ready in found and adds warnings for what was not taken or not
+ * meant. */
+int task_ingest(struct task *task, const struct task_records *records, struct job_records *found);
 
 /* --- progress.c */
 /* Why the task should stop now: ERR_CANCELLED, ERR_INTERRUPTED, ERR_TIMEOUT; 0 = go on. */
@@ -70,13 +72,19 @@ int task_receive(void *task, const struct message *message);
 int task_tick_phase(struct task *task, double fraction, const char *phase);
 /* A warning of the job. */
 int task_warn(struct task *task, const char *code, const char *text);
-/* New references. */
-json_t *task_progress_json(const struct task *task);
-json_t *task_memory_json(const struct task *task, int64_t artifact_bytes);
-/* The checkpoint column: {"layer","saved_at","charged","attempt" (that finished it),"phases"}. */
-json_t *task_checkpoint_json(const struct task *task);
-/* What a result may depend on of a device: name, kernels, libraries, micro-batch. */
-void task_device(const struct task *task, char *out, size_t size);
+/* Columns of the job's row as they are now. */
+struct job_progress task_progress(const struct task *task);
+struct job_memory task_memory(const struct task *task, int64_t artifact_bytes);
+/* A row with phase, progress and checkpoint, and what it points to. Valid as long as the task is. */
+struct task_columns {
+    struct job_row row;
+    json_t *phases;
+    char device[TASK_DEVICE_SIZE];
+};
+int task_columns_init(const struct task *task, struct task_columns *columns);
+void task_columns_deinit(struct task_columns *columns);
+/* What a result may depend on of a device: name, kernels, libraries, micro-batch. In `out`, or of the task. */
+const char *task_device(const struct task *task, char out[TASK_DEVICE_SIZE]);
 /* {"forward":{"seconds","flops"},...} and back. */
 json_t *task_times_json(const struct pipeline_times *times);
 void task_times_load(const json_t *json, struct pipeline_times *times);

@@ -76,16 +76,14 @@ void engine_upload_abort(struct engine_upload *upload)
     free(upload);
 }
 
-static int check_status(const json_t *row, int64_t offset)
+static int check_status(const struct job_row *row, int64_t offset)
 {
-    const char *status = json_string_value(json_object_get(row, "status"));
-    int64_t records = json_integer_value(json_object_get(json_object_get(row, "calibration"), "records"));
-
-    if (job_next(status, JOB_COMPLETE) == NULL) {
-        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s and takes no calibration records", status);
+    if (job_next(row->status, JOB_COMPLETE) == STATUS_NONE) {
+        return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s and takes no calibration records",
+                         job_status_name(row->status));
     }
-    if (offset >= 0 && offset != records) {
-        return err_raise(ERR_OFFSET_MISMATCH, "%lld records are accepted so far", (long long)records);
+    if (offset >= 0 && offset != row->calibration.records) {
+        return err_raise(ERR_OFFSET_MISMATCH, "%lld records are accepted so far", (long long)row->calibration.records);
     }
     return 0;
 }
@@ -95,9 +93,9 @@ static int watch(void *data)
     return engine_draining(data) ? err_raise(ERR_DRAINING, "the daemon is shutting down") : 0;
 }
 
-static int open_writer(struct engine_upload *upload, const json_t *row)
+static int open_writer(struct engine_upload *upload, const struct job_row *row)
 {
-    const json_t *counts = json_object_get(row, "calibration");
+    const struct job_records *counts = &row->calibration;
     struct model *model;
     char folder[ENGINE_PATH_MAX];
 
@@ -105,13 +103,12 @@ static int open_writer(struct engine_upload *upload, const json_t *row)
     if (rc != 0) {
         return rc;
     }
-    const json_t *warnings = json_object_get(row, "warnings");
-    upload->warnings = json_is_array(warnings) ? json_deep_copy(warnings) : json_array();
+    upload->warnings = json_is_array(row->warnings) ? json_deep_copy(row->warnings) : json_array();
     if (upload->warnings == NULL) {
         model_close(model);
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
-    upload->committed = json_integer_value(json_object_get(counts, "records"));
+    upload->committed = counts->records;
     upload->length = spec_sequence_length(&upload->spec, model_config(model));
     rc = engine_tokenizer_open(model, &upload->tokenizer);
     rc = rc != 0 ? rc : engine_job_path(upload->engine, upload->job, NULL, folder);
@@ -123,11 +120,9 @@ static int open_writer(struct engine_upload *upload, const json_t *row)
                                                 .add_special_tokens = upload->spec.calibration.add_special_tokens,
                                                 .watch = watch,
                                                 .watch_data = upload->engine};
-    rc = rc != 0
-             ? rc
-             : calibration_writer_open(upload->path, upload->committed,
-                                       json_integer_value(json_object_get(counts, "tokens")),
-                                       json_integer_value(json_object_get(counts, "bytes")), &reading, &upload->writer);
+    rc = rc != 0 ? rc
+                 : calibration_writer_open(upload->path, counts->records, counts->tokens, counts->bytes, &reading,
+                                           &upload->writer);
     model_close(model);
     return rc;
 }
@@ -137,7 +132,7 @@ int engine_upload_open(struct engine *engine, const struct principal *who, const
 {
     struct engine_upload *upload;
     struct validation_errors errors = {0};
-    json_t *row;
+    AUTO(job_row) struct job_row row = {0};
 
     if (engine_draining(engine)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
@@ -155,10 +150,9 @@ int engine_upload_open(struct engine *engine, const struct principal *who, const
     }
     rc = store_job_get(engine->store, who->project, job, &row);
     if (rc == 0) {
-        rc = check_status(row, offset);
-        rc = rc != 0 ? rc : spec_parse(json_object_get(row, "request"), &errors, &upload->spec);
-        rc = rc != 0 ? rc : open_writer(upload, row);
-        json_decref(row);
+        rc = check_status(&row, offset);
+        rc = rc != 0 ? rc : spec_parse(row.request, &errors, &upload->spec);
+        rc = rc != 0 ? rc : open_writer(upload, &row);
     }
     if (rc != 0) {
         engine_upload_abort(upload);
@@ -216,35 +210,41 @@ static json_t *error_list(const struct engine_upload *upload, const struct calib
 }
 
 static json_t *answer_of(const struct engine_upload *upload, const struct calibration_counts *counts,
-                         const char *status)
+                         enum job_status status)
 {
     return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:O, s:s}", "object", "quantization.calibration", "accepted",
                      (json_int_t)counts->accepted, "rejected", (json_int_t)counts->rejected, "tokens",
                      (json_int_t)counts->tokens, "next_offset", (json_int_t)counts->records, "needed",
                      (json_int_t)needed(upload, counts), "errors", error_list(upload, counts), "warnings",
-                     upload->warnings, "status", status);
+                     upload->warnings, "status", job_status_name(status));
 }
 
 /* The counts and, when complete, the move into the queue: one transaction. */
 static int commit(struct engine_upload *upload, const struct calibration_counts *counts, bool complete)
 {
     struct store *store = upload->engine->store;
-    json_t *columns =
-        json_pack("{s:{s:I, s:I, s:I}, s:O}", "calibration", "records", (json_int_t)counts->records, "tokens",
-                  (json_int_t)counts->tokens, "bytes", (json_int_t)counts->bytes, "warnings", upload->warnings);
+    const struct job_row row = {
+        .calibration = {.records = counts->records, .tokens = counts->tokens, .bytes = counts->bytes},
+        .warnings = upload->warnings};
+    const unsigned set = JOB_SET_RECORDS | JOB_SET_WARNINGS;
 
-    if (columns != NULL && complete) {
-        const struct job_change change = {.fence = -1, .columns = columns};
+    if (complete) {
+        const struct job_change change = {.fence = -1, .set = set, .row = &row};
         return job_move(store, upload->job, JOB_COMPLETE, &change, NULL);
     }
-    json_t *event = json_pack("{s:s, s:I, s:I}", "message", "calibration records accepted", "records",
-                              (json_int_t)counts->records, "tokens", (json_int_t)counts->tokens);
-    int rc = columns == NULL || event == NULL
-                 ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload's counts")
-                 : store_job_update(store, upload->job, job_first_state(true), -1, columns, "log", event, NULL);
-    json_decref(columns);
-    json_decref(event);
-    return rc;
+    AUTO_JSON json_t *event = json_pack("{s:s, s:I, s:I}", "message", "calibration records accepted", "records",
+                                        (json_int_t)counts->records, "tokens", (json_int_t)counts->tokens);
+    if (event == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload's counts");
+    }
+    const struct job_update update = {.id = upload->job,
+                                      .from = job_first_state(true),
+                                      .fence = -1,
+                                      .set = set,
+                                      .row = &row,
+                                      .event = "log",
+                                      .event_data = event};
+    return store_job_update(store, &update, NULL);
 }
 
 int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t **answer)

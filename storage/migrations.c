@@ -1,14 +1,38 @@
 /* The schema, as numbered steps that are only ever appended to. Each runs once, in one transaction with the row that
  * records it; a database from a newer build is refused before anything is written.
  *
- * jobs.priority is request.priority, kept as a column so that the claim is one index look-up. job_counts is kept by
+ * jobs.priority is a column so that the claim is one index look-up; the columns of jobs are listed again in
+ * sqlite_job_columns.c. job_counts is kept by
  * triggers: a live COUNT over a million jobs is far too slow to be polled. */
 
 #include "base/err.h"
 #include "base/ids.h"
 #include "storage/sqlite.h"
 
-static const char *const steps[] = {
+/* Of the step that turned documents into columns. */
+/* clang-format off */
+#define INTEGER_COLUMN(name) "ALTER TABLE jobs ADD COLUMN " name " INTEGER NOT NULL DEFAULT 0;"
+#define RECORD_COLUMNS(set)                \
+    INTEGER_COLUMN(set "_records")         \
+    INTEGER_COLUMN(set "_tokens")          \
+    INTEGER_COLUMN(set "_bytes")           \
+    INTEGER_COLUMN(set "_ready")           \
+    INTEGER_COLUMN(set "_sequences")       \
+    INTEGER_COLUMN(set "_sequence_length") \
+    "ALTER TABLE jobs ADD COLUMN " set "_digest TEXT;"
+#define INTEGER_VALUE(name, document, path) " " name " = COALESCE(json_extract(" document ", '" path "'), 0)"
+#define RECORD_VALUES(set, path)                                                      \
+    INTEGER_VALUE(set "_records", "calibration", path ".records") ","                 \
+    INTEGER_VALUE(set "_tokens", "calibration", path ".tokens") ","                   \
+    INTEGER_VALUE(set "_bytes", "calibration", path ".bytes") ","                     \
+    INTEGER_VALUE(set "_ready", "calibration", path ".ready") ","                     \
+    INTEGER_VALUE(set "_sequences", "calibration", path ".sequences") ","             \
+    INTEGER_VALUE(set "_sequence_length", "calibration", path ".sequence_length") "," \
+    " " set "_digest = json_extract(calibration, '" path ".digest')"
+/* clang-format on */
+
+/* Each: statements, NULL-terminated. */
+static const char *const step_tables[] = {
     "CREATE TABLE jobs ("
     " id TEXT PRIMARY KEY NOT NULL, status TEXT NOT NULL, status_reason TEXT, phase TEXT, name TEXT, project TEXT,"
     " model TEXT, method TEXT, request TEXT, progress TEXT, memory TEXT, result TEXT, error TEXT, warnings TEXT,"
@@ -49,6 +73,10 @@ static const char *const steps[] = {
     " scope TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, created_at INTEGER NOT NULL, response TEXT,"
     " PRIMARY KEY (scope, key)) STRICT, WITHOUT ROWID;"
     "CREATE INDEX idempotency_age ON idempotency(created_at);",
+    NULL,
+};
+
+static const char *const step_projects[] = {
     /* Every job, object and key belongs to a project. */
     "UPDATE jobs SET project = 'default' WHERE project IS NULL;"
     "CREATE INDEX jobs_project ON jobs(project, id);"
@@ -62,13 +90,116 @@ static const char *const steps[] = {
     "INSERT INTO idempotency SELECT 'default', scope, key, digest, created_at, response FROM idempotency_of_all;"
     "DROP TABLE idempotency_of_all;"
     "CREATE INDEX idempotency_age ON idempotency(created_at);",
+    NULL,
+};
+
+static const char *const step_project_indexes[] = {
     /* Lists are of a project, so the indexes of their filters begin with it. */
     "DROP INDEX jobs_status;"
     "DROP INDEX jobs_model;"
     "DROP INDEX jobs_method;"
     "CREATE INDEX jobs_project_model ON jobs(project, model, id);"
     "CREATE INDEX jobs_project_method ON jobs(project, method, id);",
+    NULL,
 };
+
+static const char *const step_columns[] = {
+    /* Progress, memory, checkpoint and the counts of records are columns; metadata has an index; counts are of a
+     * project. A document that is damaged counts as absent. */
+    "CREATE TABLE job_metadata ("
+    " project TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, job TEXT NOT NULL REFERENCES jobs(id) ON DELETE"
+    " CASCADE, PRIMARY KEY (project, key, value, job)) STRICT, WITHOUT ROWID;"
+    "CREATE INDEX job_metadata_job ON job_metadata(job);"
+    "INSERT INTO job_metadata SELECT jobs.project, m.key, m.atom, jobs.id FROM jobs,"
+    " json_each(CASE WHEN json_valid(jobs.request) THEN jobs.request ELSE '{}' END, '$.metadata') AS m"
+    " WHERE m.type = 'text';"
+    "DROP TRIGGER jobs_counted;"
+    "DROP TRIGGER jobs_moved;"
+    "DROP TRIGGER jobs_uncounted;"
+    "DROP TABLE job_counts;"
+    "CREATE TABLE job_counts (project TEXT NOT NULL, status TEXT NOT NULL, n INTEGER NOT NULL,"
+    " PRIMARY KEY (project, status)) STRICT, WITHOUT ROWID;"
+    "INSERT INTO job_counts SELECT project, status, COUNT(*) FROM jobs GROUP BY project, status;"
+    "CREATE TRIGGER jobs_counted AFTER INSERT ON jobs BEGIN"
+    " INSERT INTO job_counts VALUES (new.project, new.status, 1) ON CONFLICT DO UPDATE SET n = n + 1; END;"
+    "CREATE TRIGGER jobs_moved AFTER UPDATE OF status ON jobs WHEN old.status <> new.status BEGIN"
+    " UPDATE job_counts SET n = n - 1 WHERE project = old.project AND status = old.status;"
+    " INSERT INTO job_counts VALUES (new.project, new.status, 1) ON CONFLICT DO UPDATE SET n = n + 1; END;"
+    "CREATE TRIGGER jobs_uncounted AFTER DELETE ON jobs BEGIN"
+    " UPDATE job_counts SET n = n - 1 WHERE project = old.project AND status = old.status; END;"
+    "UPDATE jobs SET progress = NULL WHERE NOT json_valid(progress);"
+    "UPDATE jobs SET memory = NULL WHERE NOT json_valid(memory);"
+    "UPDATE jobs SET checkpoint = NULL WHERE NOT json_valid(checkpoint);"
+    "UPDATE jobs SET calibration = NULL WHERE NOT json_valid(calibration);",
+    /* clang-format off */
+    RECORD_COLUMNS("calibration")
+    RECORD_COLUMNS("evaluation")
+    INTEGER_COLUMN("progress_known")
+    INTEGER_COLUMN("progress_block")
+    "ALTER TABLE jobs ADD COLUMN progress_step TEXT;"
+    "ALTER TABLE jobs ADD COLUMN progress_fraction REAL NOT NULL DEFAULT 0;"
+    INTEGER_COLUMN("layers_done")
+    INTEGER_COLUMN("layers_total")
+    INTEGER_COLUMN("modules_done")
+    INTEGER_COLUMN("modules_total")
+    INTEGER_COLUMN("tokens_calibrated")
+    "ALTER TABLE jobs ADD COLUMN elapsed_seconds REAL NOT NULL DEFAULT 0;"
+    INTEGER_COLUMN("eta_seconds")
+    "ALTER TABLE jobs ADD COLUMN estimated_finish_at INTEGER;"
+    INTEGER_COLUMN("source_bytes")
+    INTEGER_COLUMN("artifact_bytes")
+    INTEGER_COLUMN("gpu_peak_bytes")
+    INTEGER_COLUMN("host_peak_bytes")
+    INTEGER_COLUMN("estimated_gpu_bytes")
+    INTEGER_COLUMN("checkpoint_blocks")
+    "ALTER TABLE jobs ADD COLUMN checkpoint_saved_at INTEGER;"
+    INTEGER_COLUMN("charged")
+    INTEGER_COLUMN("checkpoint_attempt")
+    "ALTER TABLE jobs ADD COLUMN phases TEXT;"
+    "ALTER TABLE jobs ADD COLUMN checkpoint_device TEXT;"
+    "UPDATE jobs SET"
+    RECORD_VALUES("calibration", "$") ","
+    RECORD_VALUES("evaluation", "$.evaluation")
+    " WHERE calibration IS NOT NULL;",
+    "UPDATE jobs SET progress_known = 1,"
+    INTEGER_VALUE("progress_block", "progress", "$.block") ","
+    " progress_step = json_extract(progress, '$.step'),"
+    " progress_fraction = COALESCE(json_extract(progress, '$.fraction'), 0),"
+    INTEGER_VALUE("layers_done", "progress", "$.layers_done") ","
+    INTEGER_VALUE("layers_total", "progress", "$.layers_total") ","
+    INTEGER_VALUE("modules_done", "progress", "$.modules_done") ","
+    INTEGER_VALUE("modules_total", "progress", "$.modules_total") ","
+    INTEGER_VALUE("tokens_calibrated", "progress", "$.tokens_calibrated") ","
+    " elapsed_seconds = COALESCE(json_extract(progress, '$.elapsed_seconds'), 0),"
+    INTEGER_VALUE("eta_seconds", "progress", "$.eta_seconds") ","
+    " estimated_finish_at = json_extract(progress, '$.estimated_finish_at')"
+    " WHERE progress IS NOT NULL;"
+    "UPDATE jobs SET"
+    INTEGER_VALUE("source_bytes", "memory", "$.source_bytes") ","
+    INTEGER_VALUE("artifact_bytes", "memory", "$.artifact_bytes") ","
+    INTEGER_VALUE("gpu_peak_bytes", "memory", "$.gpu_peak_bytes") ","
+    INTEGER_VALUE("host_peak_bytes", "memory", "$.host_peak_bytes") ","
+    INTEGER_VALUE("estimated_gpu_bytes", "memory", "$.estimated_gpu_bytes")
+    " WHERE memory IS NOT NULL;"
+    "UPDATE jobs SET"
+    " checkpoint_blocks = COALESCE(json_extract(checkpoint, '$.layer') + 1, 0),"
+    " checkpoint_saved_at = json_extract(checkpoint, '$.saved_at'),"
+    INTEGER_VALUE("charged", "checkpoint", "$.charged") ","
+    INTEGER_VALUE("checkpoint_attempt", "checkpoint", "$.attempt") ","
+    " phases = json_extract(checkpoint, '$.phases'),"
+    " checkpoint_device = json_extract(checkpoint, '$.device')"
+    " WHERE checkpoint IS NOT NULL;",
+    /* clang-format on */
+    "ALTER TABLE jobs DROP COLUMN progress;"
+    "ALTER TABLE jobs DROP COLUMN memory;"
+    "ALTER TABLE jobs DROP COLUMN checkpoint;"
+    "ALTER TABLE jobs DROP COLUMN calibration;"
+    "CREATE INDEX objects_project_model ON objects(project, kind, model, id);"
+    "CREATE INDEX objects_project_job ON objects(project, kind, job, id);",
+    NULL,
+};
+
+static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 
@@ -92,7 +223,9 @@ static int migration_apply(struct state *state, int64_t step)
     if (rc != 0) {
         return rc;
     }
-    rc = sqlite_script(state, steps[step]);
+    for (const char *const *text = steps[step]; rc == 0 && *text != NULL; text++) {
+        rc = sqlite_script(state, *text);
+    }
     if (rc == 0) {
         rc = sqlite_run(state, NULL, "INSERT INTO schema_version (version, applied_at) VALUES (?, ?)", "ii", step + 1,
                         clock_unix_seconds());
@@ -100,22 +233,27 @@ static int migration_apply(struct state *state, int64_t step)
     return sqlite_end(state, rc);
 }
 
-int migrations_apply(struct state *state)
+int migrations_apply_to(struct state *state, int64_t newest)
 {
     int64_t version = 0;
 
-    int rc = sqlite_script(state, "CREATE TABLE IF NOT EXISTS schema_version ("
-                                  " version INTEGER PRIMARY KEY NOT NULL, applied_at INTEGER NOT NULL) STRICT");
-    rc = rc != 0 ? rc : read_version(state, &version);
-    if (rc == 0 && version > STEP_COUNT) {
+    TRY(sqlite_script(state, "CREATE TABLE IF NOT EXISTS schema_version ("
+                             " version INTEGER PRIMARY KEY NOT NULL, applied_at INTEGER NOT NULL) STRICT"));
+    TRY(read_version(state, &version));
+    if (version > STEP_COUNT) {
         return err_raise(ERR_CONFIG, "the database has schema %lld and this build knows %lld; run a newer build",
                          (long long)version, (long long)STEP_COUNT);
     }
-    for (; rc == 0 && version < STEP_COUNT; version++) {
-        rc = migration_apply(state, version);
+    for (; version < newest; version++) {
+        int rc = migration_apply(state, version);
         if (rc != 0) {
-            rc = err_pass(rc, "migrate the database to schema %lld", (long long)version + 1);
+            return err_pass(rc, "migrate the database to schema %lld", (long long)version + 1);
         }
     }
-    return rc;
+    return 0;
+}
+
+int migrations_apply(struct state *state)
+{
+    return migrations_apply_to(state, STEP_COUNT);
 }

@@ -216,7 +216,7 @@ void sqlite_query_add(struct sqlite_query *query, const char *fixed_text)
     query->length += size;
 }
 
-static void sqlite_add_value(struct sqlite_query *query, char type, const void *pointer, int64_t number)
+static void sqlite_add_value(struct sqlite_query *query, char type, const void *pointer, int64_t number, double real)
 {
     if (query->count == SQLITE_QUERY_VALUES) {
         query->overflow = true;
@@ -225,22 +225,42 @@ static void sqlite_add_value(struct sqlite_query *query, char type, const void *
     query->values[query->count].type = type;
     query->values[query->count].pointer = pointer;
     query->values[query->count].number = number;
+    query->values[query->count].real = real;
     query->count++;
 }
 
 void sqlite_query_text(struct sqlite_query *query, const char *value)
 {
-    sqlite_add_value(query, 't', value, 0);
+    sqlite_add_value(query, 't', value, 0, 0);
 }
 
 void sqlite_query_int(struct sqlite_query *query, int64_t value)
 {
-    sqlite_add_value(query, 'i', NULL, value);
+    sqlite_add_value(query, 'i', NULL, value, 0);
+}
+
+void sqlite_query_real(struct sqlite_query *query, double value)
+{
+    sqlite_add_value(query, 'r', NULL, 0, value);
 }
 
 void sqlite_query_json(struct sqlite_query *query, const json_t *value)
 {
-    sqlite_add_value(query, 'j', value, 0);
+    sqlite_add_value(query, 'j', value, 0, 0);
+}
+
+static int sqlite_bind_value(sqlite3_stmt *row, const struct sqlite_query *query, int i)
+{
+    switch (query->values[i].type) {
+    case 'i':
+        return sqlite3_bind_int64(row, i + 1, query->values[i].number);
+    case 'r':
+        return sqlite3_bind_double(row, i + 1, query->values[i].real);
+    case 't':
+        return bind_text(row, i + 1, query->values[i].pointer);
+    default:
+        return bind_json(row, i + 1, query->values[i].pointer);
+    }
 }
 
 int sqlite_query_first(struct state *state, const struct sqlite_query *query, sqlite3_stmt **row)
@@ -250,9 +270,7 @@ int sqlite_query_first(struct state *state, const struct sqlite_query *query, sq
     }
     int rc = prepare(state, query->text, row);
     for (int i = 0; rc == 0 && i < query->count; i++) {
-        int answer = query->values[i].type == 'i'   ? sqlite3_bind_int64(*row, i + 1, query->values[i].number)
-                     : query->values[i].type == 't' ? bind_text(*row, i + 1, query->values[i].pointer)
-                                                    : bind_json(*row, i + 1, query->values[i].pointer);
+        int answer = sqlite_bind_value(*row, query, i);
         if (answer != SQLITE_OK) {
             rc = sqlite_raise(state, answer, "bind");
             sqlite_done(*row);

@@ -33,15 +33,16 @@ int sqlite_begin(struct state *state);
 int sqlite_end(struct state *state, int rc);
 
 /* One statement whose text and values are put together from parts: for patches and filtered lists. */
-#define SQLITE_QUERY_TEXT 2048
-#define SQLITE_QUERY_VALUES 40
+#define SQLITE_QUERY_TEXT 4096
+#define SQLITE_QUERY_VALUES 96
 struct sqlite_query {
     char text[SQLITE_QUERY_TEXT];
     size_t length;
     struct {
-        char type; /* as in types above */
+        char type; /* as in types above; r = double */
         const void *pointer;
         int64_t number;
+        double real;
     } values[SQLITE_QUERY_VALUES];
     int count;
     bool overflow;
@@ -49,6 +50,7 @@ struct sqlite_query {
 void sqlite_query_add(struct sqlite_query *query, const char *fixed_text);
 void sqlite_query_text(struct sqlite_query *query, const char *value);
 void sqlite_query_int(struct sqlite_query *query, int64_t value);
+void sqlite_query_real(struct sqlite_query *query, double value);
 void sqlite_query_json(struct sqlite_query *query, const json_t *value);
 int sqlite_query_first(struct state *state, const struct sqlite_query *query, sqlite3_stmt **row);
 int sqlite_query_run(struct state *state, const struct sqlite_query *query, int64_t *changes);
@@ -64,12 +66,13 @@ int sqlite_append_take(json_t *array, json_t *value);
 
 /* migrations.c: bring the schema to the newest version. ERR_CONFIG when it is newer than this build. */
 int migrations_apply(struct state *state);
+/* No further than schema number `newest`: for tests of what older builds left. */
+int migrations_apply_to(struct state *state, int64_t newest);
 
 /* sqlite_objects.c */
 int sqlite_object_put(struct state *state, struct state_args *args);
 int sqlite_object_get(struct state *state, struct state_args *args);
 int sqlite_object_delete(struct state *state, struct state_args *args);
-int sqlite_object_list(struct state *state, struct state_args *args);
 int sqlite_blob_referenced(struct state *state, const char *sha256);
 /* Insert or replace with its blob references, inside the caller's transaction. */
 int sqlite_object_store(struct state *state, const char *project, const char *kind, const json_t *body);
@@ -78,15 +81,25 @@ int sqlite_object_store(struct state *state, const char *project, const char *ki
 int sqlite_job_create(struct state *state, struct state_args *args);
 int sqlite_job_get(struct state *state, struct state_args *args);
 int sqlite_job_status(struct state *state, struct state_args *args);
-int sqlite_job_list(struct state *state, struct state_args *args);
 int sqlite_job_update(struct state *state, struct state_args *args);
 int sqlite_job_claim(struct state *state, struct state_args *args);
 int sqlite_job_delete(struct state *state, struct state_args *args);
 int sqlite_job_counts(struct state *state, struct state_args *args);
 /* Raise ERR_NOT_FOUND: there is no job of this id. */
 int sqlite_job_missing(const char *id);
-/* Set patch's columns where id, status (NULL = any) and fence (-1 = any) match, inside the caller's transaction. */
-int sqlite_job_patch(struct state *state, const char *id, const char *from, int64_t fence, const json_t *patch);
+/* The columns of an update where the job is as it expects, inside the caller's transaction. */
+int sqlite_job_set(struct state *state, const struct job_update *update);
+
+/* sqlite_job_columns.c */
+/* "id, project, ..." and "?, ?, ...": what sqlite_job_read reads and sqlite_job_bind binds. */
+const char *sqlite_job_columns(void);
+const char *sqlite_job_marks(void);
+int sqlite_job_read(sqlite3_stmt *row, struct job_row *out);
+void sqlite_job_bind(struct sqlite_query *query, const struct job_row *job);
+/* ", status = ?, ..." of the columns that `set` names. */
+void sqlite_job_assign(struct sqlite_query *query, unsigned set, const struct job_row *job);
+/* ERR_STORAGE when this build does not know it. */
+int sqlite_column_status(sqlite3_stmt *row, int column, enum job_status *status);
 
 /* sqlite_events.c */
 int sqlite_events_list(struct state *state, struct state_args *args);
@@ -101,9 +114,8 @@ int sqlite_event_add(struct state *state, struct state_args *args, const char *j
                      const json_t *data);
 
 /* sqlite_list.c */
-/* Keyset pages over table `from` (its key column is id), filtered by page; kind NULL = the jobs table. */
-int sqlite_list(struct state *state, const char *kind, const char *columns, const struct page *page,
-                int (*to_json)(sqlite3_stmt *row, json_t **out), json_t **list);
+int sqlite_job_list(struct state *state, struct state_args *args);
+int sqlite_object_list(struct state *state, struct state_args *args);
 
 /* sqlite_idempotency.c */
 int sqlite_idempotency_reserve(struct state *state, struct state_args *args);

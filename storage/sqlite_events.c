@@ -90,18 +90,27 @@ int sqlite_events_list(struct state *state, struct state_args *args)
 
 static int add_block(struct state *state, struct state_args *args, int64_t number)
 {
+    const char *job = args->update->id;
     size_t i;
     json_t *layer;
 
-    int rc = sqlite_run(state, NULL, "INSERT INTO blocks (job, number, body) VALUES (?, ?, ?)", "tij", args->id, number,
-                        args->block);
+    TRY(sqlite_run(state, NULL, "INSERT INTO blocks (job, number, body) VALUES (?, ?, ?)", "tij", job, number,
+                   args->block));
     json_array_foreach((json_t *)args->layers, i, layer)
     {
-        rc = rc != 0 ? rc
-                     : sqlite_run(state, NULL, "INSERT INTO layers (job, block, body) VALUES (?, ?, ?)", "tij",
-                                  args->id, number, layer);
+        TRY(sqlite_run(state, NULL, "INSERT INTO layers (job, block, body) VALUES (?, ?, ?)", "tij", job, number,
+                       layer));
     }
-    return rc;
+    return 0;
+}
+
+static int commit_block(struct state *state, struct state_args *args, int64_t number)
+{
+    const struct job_update *update = args->update;
+
+    TRY(sqlite_job_set(state, update));
+    TRY(add_block(state, args, number));
+    return update->event != NULL ? sqlite_event_add(state, args, update->id, update->event, update->event_data) : 0;
 }
 
 int sqlite_block_commit(struct state *state, struct state_args *args)
@@ -112,14 +121,8 @@ int sqlite_block_commit(struct state *state, struct state_args *args)
     if (rc <= 0) {
         return rc < 0 ? rc : err_raise(ERR_INTERNAL, "a block without index cannot be stored");
     }
-    rc = sqlite_begin(state);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = sqlite_job_patch(state, args->id, NULL, args->fence, args->patch);
-    rc = rc != 0 ? rc : add_block(state, args, number);
-    rc = rc != 0 ? rc : sqlite_event_add(state, args, args->id, args->event, args->event_data);
-    return sqlite_end(state, rc);
+    TRY(sqlite_begin(state));
+    return sqlite_end(state, commit_block(state, args, number));
 }
 
 int sqlite_blocks_list(struct state *state, struct state_args *args)
@@ -162,7 +165,7 @@ static int tell_job(struct state *state, struct state_args *args, const json_t *
 {
     const char *id = json_get_string(artifact, "job_id");
     json_int_t now = clock_unix_seconds();
-    json_t *result;
+    AUTO_JSON json_t *result = NULL;
 
     int rc = id != NULL ? select_result(state, id, &result) : ERR_NOT_FOUND;
     if (rc != 0) {
@@ -170,19 +173,18 @@ static int tell_job(struct state *state, struct state_args *args, const json_t *
     }
     const char *made = json_get_string(result, "artifact_id");
     if (made == NULL || strcmp(made, args->id) != 0) {
-        json_decref(result);
         return 0;
     }
-    json_t *patch = json_pack("{s:o}", "result", result);
-    json_t *event = json_pack("{s:s, s:I}", "artifact_id", args->id, "deleted_at", now);
-    json_object_set_new(result, "artifact_id", json_null());
-    json_object_set_new(result, "artifact_deleted_at", json_integer(now));
-    rc = patch == NULL || event == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a deletion")
-                                        : sqlite_job_patch(state, id, NULL, -1, patch);
-    rc = rc != 0 ? rc : sqlite_event_add(state, args, id, "artifact", event);
-    json_decref(patch);
-    json_decref(event);
-    return rc;
+    AUTO_JSON json_t *event = json_pack("{s:s, s:I}", "artifact_id", args->id, "deleted_at", now);
+    bool set = json_object_set_new(result, "artifact_id", json_null()) == 0 &&
+               json_object_set_new(result, "artifact_deleted_at", json_integer(now)) == 0;
+    if (event == NULL || !set) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a deletion");
+    }
+    const struct job_row row = {.result = result};
+    TRY(sqlite_job_set(
+        state, &(struct job_update){.id = id, .from = STATUS_ANY, .fence = -1, .set = JOB_SET_RESULT, .row = &row}));
+    return sqlite_event_add(state, args, id, "artifact", event);
 }
 
 static int delete_artifact(struct state *state, struct state_args *args)

@@ -1,23 +1,31 @@
-/* Keyset pages: rows beyond a key in the order asked, by one walk along the primary key. There is no OFFSET, so page
- * 10,000 costs what page 1 does and a row that comes or goes never shifts the others. Ids are ULIDs: their order is by
- * age. */
+/* Keyset pages: rows beyond a key in the order asked, by one walk along an index that ends with the id. There is no
+ * OFFSET, so page 10,000 costs what page 1 does and a row that comes or goes never shifts the others. Ids are ULIDs:
+ * their order is by age. */
 
 #include "storage/sqlite.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #define LIST_LIMIT_MAX 100
+#define LIST_CLOCK_SECONDS 60 /* by which the time in an id may be before the row's created_at */
+
+/* What a list is of. */
+struct list_source {
+    const char *prefix; /* of ids */
+    const char *kind;   /* of objects; NULL: jobs */
+    const char *columns;
+    int (*add)(void *data, sqlite3_stmt *row);
+    void *data;
+};
 
 /* A cursor is a place in the order, not a row: the page goes on where it was also when that object has been deleted. */
-static int sqlite_list_check_cursor(const char *kind, const char *id, const char *name)
+static int list_check_cursor(const char *prefix, const char *id, const char *name)
 {
-    if (id == NULL || id_valid(id, kind != NULL ? kind : "job")) {
-        return 0;
-    }
-    return err_raise(ERR_INVALID_CURSOR, "%s is no id of this list", name);
+    return id == NULL || id_valid(id, prefix) ? 0 : err_raise(ERR_INVALID_CURSOR, "%s is not an id of this list", name);
 }
 
-static void add_equal(struct sqlite_query *query, const char *condition, const char *value)
+static void list_add_equal(struct sqlite_query *query, const char *condition, const char *value)
 {
     if (value != NULL) {
         sqlite_query_add(query, condition);
@@ -25,66 +33,94 @@ static void add_equal(struct sqlite_query *query, const char *condition, const c
     }
 }
 
-static void add_filters(struct sqlite_query *query, const char *kind, const struct page *page)
+/* The rows that are looked at: those of the table, or those that have the metadata. */
+static void list_add_from(struct sqlite_query *query, const struct list_source *source, const struct page *page)
 {
-    add_equal(query, " AND project = ?", page->project);
-    add_equal(query, " AND status = ?", page->status);
-    add_equal(query, " AND method = ?", page->method);
-    add_equal(query, " AND model = ?", page->model);
-    if (kind != NULL) {
-        add_equal(query, " AND purpose = ?", page->purpose);
-        add_equal(query, " AND job = ?", page->job);
+    if (source->kind != NULL) {
+        sqlite_query_add(query, " FROM objects WHERE kind = ?");
+        sqlite_query_text(query, source->kind);
+        return;
     }
+    if (page->metadata_key == NULL) {
+        sqlite_query_add(query, " FROM jobs WHERE 1");
+        return;
+    }
+    sqlite_query_add(query, " FROM (SELECT job FROM job_metadata WHERE key = ? AND value = ?");
+    sqlite_query_text(query, page->metadata_key);
+    sqlite_query_text(query, page->metadata_value == NULL ? "" : page->metadata_value);
+    list_add_equal(query, " AND project = ?", page->project);
+    sqlite_query_add(query, ") AS m CROSS JOIN jobs ON jobs.id = m.job WHERE 1");
+}
+
+/* Ids hold the time at which they were made, so created_after ends the walk along them. */
+static void list_add_created(struct sqlite_query *query, const struct list_source *source, const struct page *page,
+                             char floor[ID_SIZE])
+{
     if (page->created_after != 0) {
+        id_floor(source->prefix, page->created_after - LIST_CLOCK_SECONDS, floor);
+        sqlite_query_add(query, source->kind == NULL && page->metadata_key != NULL ? " AND m.job > ?" : " AND id > ?");
+        sqlite_query_text(query, floor);
         sqlite_query_add(query, " AND created_at > ?");
         sqlite_query_int(query, page->created_after);
-    }
-    if (page->metadata_key != NULL) {
-        sqlite_query_add(query, kind == NULL ? " AND EXISTS (SELECT 1 FROM json_each(request, '$.metadata') AS m"
-                                             : " AND EXISTS (SELECT 1 FROM json_each(body, '$.metadata') AS m");
-        sqlite_query_add(query, " WHERE m.key = ? AND m.atom = ?)");
-        sqlite_query_text(query, page->metadata_key);
-        sqlite_query_text(query, page->metadata_value == NULL ? "" : page->metadata_value);
     }
 }
 
 /* One row more than asked, to know whether there are more. */
-static void build(struct sqlite_query *query, const char *kind, const char *columns, const struct page *page,
-                  bool ascending)
+static void list_build(struct sqlite_query *query, const struct list_source *source, const struct page *page,
+                       bool ascending, char floor[ID_SIZE])
 {
+    bool joined = source->kind == NULL && page->metadata_key != NULL; /* the index that is walked is m's */
+
     sqlite_query_add(query, "SELECT ");
-    sqlite_query_add(query, columns);
-    if (kind == NULL) {
-        sqlite_query_add(query, " FROM jobs WHERE 1");
-    } else {
-        sqlite_query_add(query, " FROM objects WHERE kind = ?");
-        sqlite_query_text(query, kind);
+    sqlite_query_add(query, source->columns);
+    list_add_from(query, source, page);
+    list_add_equal(query, " AND project = ?", page->project);
+    list_add_equal(query, " AND status = ?", page->status);
+    list_add_equal(query, " AND method = ?", page->method);
+    list_add_equal(query, " AND model = ?", page->model);
+    if (source->kind != NULL) {
+        list_add_equal(query, " AND purpose = ?", page->purpose);
+        list_add_equal(query, " AND job = ?", page->job);
     }
-    add_filters(query, kind, page);
-    add_equal(query, page->ascending ? " AND id > ?" : " AND id < ?", page->after);
-    add_equal(query, page->ascending ? " AND id < ?" : " AND id > ?", page->before);
-    sqlite_query_add(query, ascending ? " ORDER BY id LIMIT ?" : " ORDER BY id DESC LIMIT ?");
+    list_add_created(query, source, page, floor);
+    if (joined) {
+        list_add_equal(query, page->ascending ? " AND m.job > ?" : " AND m.job < ?", page->after);
+        list_add_equal(query, page->ascending ? " AND m.job < ?" : " AND m.job > ?", page->before);
+        sqlite_query_add(query, ascending ? " ORDER BY m.job LIMIT ?" : " ORDER BY m.job DESC LIMIT ?");
+    } else {
+        list_add_equal(query, page->ascending ? " AND id > ?" : " AND id < ?", page->after);
+        list_add_equal(query, page->ascending ? " AND id < ?" : " AND id > ?", page->before);
+        sqlite_query_add(query, ascending ? " ORDER BY id LIMIT ?" : " ORDER BY id DESC LIMIT ?");
+    }
     sqlite_query_int(query, (int64_t)page->limit + 1);
 }
 
-static int sqlite_list_collect(struct state *state, const struct sqlite_query *query, const struct page *page,
-                               bool backwards, int (*to_json)(sqlite3_stmt *row, json_t **out), json_t *data,
-                               bool *more)
+/* The rows of a page to source->add. A page that ends before a row is read from there, in the order opposite to the
+ * requested one: *reversed. *more: there are rows beyond it. */
+static int list_read(struct state *state, const struct list_source *source, const struct page *page, bool *reversed,
+                     bool *more)
 {
+    struct sqlite_query query = {0};
+    char floor[ID_SIZE];
     sqlite3_stmt *row;
-    int rc = sqlite_query_first(state, query, &row);
+    int count = 0;
 
+    if (page->limit < 1 || page->limit > LIST_LIMIT_MAX) {
+        return err_raise(ERR_INVALID_PARAMETER, "limit is %d; it may be 1 to %d", page->limit, LIST_LIMIT_MAX);
+    }
+    TRY(list_check_cursor(source->prefix, page->after, "after"));
+    TRY(list_check_cursor(source->prefix, page->before, "before"));
+    *more = false;
+    *reversed = page->before != NULL && page->after == NULL;
+    list_build(&query, source, page, *reversed ? !page->ascending : page->ascending, floor);
+    int rc = sqlite_query_first(state, &query, &row);
     for (; rc > 0; rc = sqlite_next(state, row)) {
-        json_t *item;
-        if (json_array_size(data) == (size_t)page->limit) {
+        if (count++ == page->limit) {
             *more = true;
             sqlite_done(row);
             return 0;
         }
-        rc = to_json(row, &item);
-        if (rc == 0 && (backwards ? json_array_insert_new(data, 0, item) : json_array_append_new(data, item)) != 0) {
-            rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list");
-        }
+        rc = source->add(source->data, row);
         if (rc != 0) {
             sqlite_done(row);
             return rc;
@@ -93,41 +129,83 @@ static int sqlite_list_collect(struct state *state, const struct sqlite_query *q
     return rc;
 }
 
-static json_t *id_at(const json_t *data, size_t index)
+static int list_add_job(void *data, sqlite3_stmt *row)
+{
+    struct job_list *list = data;
+
+    TRY(sqlite_job_read(row, &list->rows[list->count]));
+    list->count++;
+    return 0;
+}
+
+int sqlite_job_list(struct state *state, struct state_args *args)
+{
+    AUTO(job_list) struct job_list list = {.rows = NULL};
+    const struct list_source source = {
+        .prefix = "job", .columns = sqlite_job_columns(), .add = list_add_job, .data = &list};
+    bool reversed;
+
+    TRY(mem_array(&list.rows, LIST_LIMIT_MAX));
+    TRY(list_read(state, &source, args->page, &reversed, &list.more));
+    for (size_t i = 0; reversed && i < list.count / 2; i++) {
+        struct job_row first = list.rows[i];
+        list.rows[i] = list.rows[list.count - 1 - i];
+        list.rows[list.count - 1 - i] = first;
+    }
+    *args->jobs = list;
+    list = (struct job_list){.rows = NULL};
+    return 0;
+}
+
+static int list_add_object(void *data, sqlite3_stmt *row)
+{
+    json_t *body;
+
+    TRY(sqlite_first_json(row, &body));
+    return sqlite_append_take(data, body);
+}
+
+static json_t *list_id_at(const json_t *data, size_t index)
 {
     json_t *id = json_object_get(json_array_get(data, index), "id");
 
     return id == NULL ? json_null() : json_incref(id);
 }
 
-int sqlite_list(struct state *state, const char *kind, const char *columns, const struct page *page,
-                int (*to_json)(sqlite3_stmt *row, json_t **out), json_t **list)
+static int list_reverse(json_t **data)
 {
-    struct sqlite_query query = {0};
-    bool backwards = page->before != NULL && page->after == NULL;
-    bool more = false;
+    json_t *turned = json_array();
 
-    if (page->limit < 1 || page->limit > LIST_LIMIT_MAX) {
-        return err_raise(ERR_INVALID_PARAMETER, "limit is %d; it may be 1 to %d", page->limit, LIST_LIMIT_MAX);
+    for (size_t i = json_array_size(*data); turned != NULL && i-- > 0;) {
+        json_array_append(turned, json_array_get(*data, i));
     }
-    int rc = sqlite_list_check_cursor(kind, page->after, "after");
-    rc = rc != 0 ? rc : sqlite_list_check_cursor(kind, page->before, "before");
-    if (rc != 0) {
-        return rc;
+    if (turned == NULL || json_array_size(turned) != json_array_size(*data)) {
+        json_decref(turned);
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list");
     }
-    json_t *data = json_array();
-    build(&query, kind, columns, page, backwards ? !page->ascending : page->ascending);
-    rc = sqlite_list_collect(state, &query, page, backwards, to_json, data, &more);
-    json_t *answer = NULL;
-    if (rc == 0) {
-        size_t count = json_array_size(data);
-        answer = json_pack("{s:s, s:O, s:o, s:o, s:b}", "object", "list", "data", data, "first_id", id_at(data, 0),
-                           "last_id", id_at(data, count == 0 ? 0 : count - 1), "has_more", (int)more);
-        rc = answer == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list") : 0;
+    json_decref(*data);
+    *data = turned;
+    return 0;
+}
+
+int sqlite_object_list(struct state *state, struct state_args *args)
+{
+    AUTO_JSON json_t *data = json_array();
+    const struct list_source source = {
+        .prefix = args->kind, .kind = args->kind, .columns = "body", .add = list_add_object, .data = data};
+    bool reversed, more;
+
+    TRY(list_read(state, &source, args->page, &reversed, &more));
+    if (reversed) {
+        TRY(list_reverse(&data));
     }
-    json_decref(data);
-    if (rc == 0) {
-        *list = answer;
+    size_t count = json_array_size(data);
+    json_t *list =
+        json_pack("{s:s, s:O, s:o, s:o, s:b}", "object", "list", "data", data, "first_id", list_id_at(data, 0),
+                  "last_id", list_id_at(data, count == 0 ? 0 : count - 1), "has_more", (int)more);
+    if (list == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list");
     }
-    return rc;
+    *args->out = list;
+    return 0;
 }

@@ -89,11 +89,6 @@ int sqlite_object_delete(struct state *state, struct state_args *args)
     return rc != 0 || changes > 0 ? rc : err_raise(ERR_NOT_FOUND, "there is no \"%.80s\"", args->id);
 }
 
-int sqlite_object_list(struct state *state, struct state_args *args)
-{
-    return sqlite_list(state, args->kind, "body", args->page, sqlite_first_json, args->out);
-}
-
 int sqlite_blob_referenced(struct state *state, const char *sha256)
 {
     sqlite3_stmt *row;

@@ -11,14 +11,20 @@
 struct state; /* an open database; the implementation's own */
 
 struct state_args {
-    const char *project, *kind, *id, *from, *to, *worker, *event;
-    int64_t fence, after; /* after: of events; of blocks, the first one meant */
+    const char *project, *kind, *id, *worker, *event;
+    enum job_status from, to;
+    int64_t after; /* of events; of blocks, the first one meant */
     int limit;
     const struct page *page;
-    const json_t *body, *patch, *block, *layers, *event_data;
+    const struct job_row *job_new;
+    const struct job_update *update;
+    const json_t *body, *block, *layers, *event_data;
     const struct idempotency_key *key;
     const char *digest;
     json_t **out;
+    struct job_row *row; /* out; NULL: not wanted */
+    struct job_list *jobs;
+    int64_t *counts;
     struct store_status *status;
     /* Out: an event was added to this job; also where the operation chose the job. */
     bool announced;

@@ -5,12 +5,14 @@
  * each and PostgreSQL and S3 become others. store_* functions may be called from any thread but the loop thread: each
  * is dispatched to the storage thread, which alone owns the database connection, and waits for the committed answer.
  *
- * Rows travel as JSON objects whose members are the columns. A function that returns json_t ** gives a new reference.
+ * A job travels as a struct whose members are its columns (job_row.h), objects and events as JSON objects. A function
+ * that returns json_t ** gives a new reference.
  * Every change of a job is one transaction with its event; a 0 means it survives power loss (synchronous=FULL). */
 
 #include "base/digest.h"
 #include "base/ids.h"
 #include "base/page.h"
+#include "storage/job_row.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -50,58 +52,49 @@ int store_object_delete(struct store *store, const char *project, const char *ki
  * may name an object that is gone; ERR_INVALID_CURSOR when it is no id of this kind. */
 int store_object_list(struct store *store, const char *kind, const struct page *page, json_t **list);
 
-/* --- jobs. Columns: id status status_reason phase name project model method request progress memory result error
- * warnings checkpoint calibration worker attempt fence seq created_at queued_at started_at finished_at cancelled_at.
- * request, progress, memory, result, error, warnings, checkpoint, calibration hold JSON values. seq = last event's
- * number. */
-/* idempotency (may be NULL): a reserved Idempotency-Key, which from the same commit on answers {"id": the job's}. */
-int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
+/* --- jobs (job_row.h). A row that a function gives is the caller's to release (job_row_deinit, job_list_deinit). */
+/* job: status and project are set; seq and texts are not read. idempotency (may be NULL): a reserved Idempotency-Key,
+ * which from the same commit on answers {"id": the job's}. */
+int store_job_create(struct store *store, const struct job_row *job, const char *event, const json_t *event_data,
                      const struct idempotency_key *idempotency);
 /* The next two: project NULL = of any; one of another project is ERR_NOT_FOUND. */
-int store_job_get(struct store *store, const char *project, const char *id, json_t **job);
-/* Where a job is, without reading the columns that hold JSON. */
+int store_job_get(struct store *store, const char *project, const char *id, struct job_row *job);
+/* Where a job is, without reading all of its columns. */
 struct store_status {
-    char status[32];
+    enum job_status status;
     int64_t fence, seq;
 };
 int store_job_status(struct store *store, const char *project, const char *id, struct store_status *out);
-int store_job_list(struct store *store, const struct page *page, json_t **list);
-/* Set the columns in patch WHERE id AND status = from (NULL = any) AND fence = fence (-1 = any), and append the event
- * (NULL = none), in one transaction. ERR_JOB_STATE_CONFLICT when no row matched, ERR_NOT_FOUND when there is no job.
- * *job (may be NULL) is the row after the change. */
-int store_job_update(struct store *store, const char *id, const char *from, int64_t fence, const json_t *patch,
-                     const char *event, const json_t *event_data, json_t **job);
-/* The oldest job of status `from` of the highest request.priority gets status `to`, attempt+1, fence+1, started_at if
- * it has none, no status_reason, and column worker, with a "status" event {"status","from","attempt","fence","worker"}.
+/* A cursor may name a job that is gone; ERR_INVALID_CURSOR when it is not the id of a job. */
+int store_job_list(struct store *store, const struct page *page, struct job_list *list);
+/* ERR_JOB_STATE_CONFLICT when the job is not as the update expects it, ERR_NOT_FOUND when there is no job. *after (may
+ * be NULL) is the row after the change. */
+int store_job_update(struct store *store, const struct job_update *update, struct job_row *after);
+/* The oldest job of status `from` of the highest priority gets status `to`, attempt+1, fence+1, started_at if it has
+ * none, no status_reason, and column worker, with a "status" event {"status","from","attempt","fence","worker"}.
  * ERR_NOT_FOUND when none waits. */
-int store_job_claim(struct store *store, const char *from, const char *to, const char *worker, json_t **job);
+int store_job_claim(struct store *store, enum job_status from, enum job_status to, const char *worker,
+                    struct job_row *job);
 /* Terminal jobs only (caller checks); events, layers and blocks go with it. */
 int store_job_delete(struct store *store, const char *id);
-/* Counts by status: {"queued":1,...}. */
-int store_job_counts(struct store *store, json_t **counts);
+/* How many jobs the project (NULL: all of them) has of each status. */
+int store_job_counts(struct store *store, const char *project, int64_t counts[STATUS_COUNT]);
 
 /* --- events of a job: [{"object":"event","seq","type","created_at","data"}...], seq > after, ascending. seq counts
  * from 1 without gaps. limit <= 0 = all; an unknown job has none. */
 int store_events_list(struct store *store, const char *job, int64_t after, int limit, json_t **events);
 int store_event_append(struct store *store, const char *job, const char *type, const json_t *data);
 
-/* --- finished blocks: one transaction of block row, its layer rows, the job's checkpoint/progress columns (patch) and
- * the event, fenced. block = {"index","file","sha256","chains":{...}}; layers = array of report rows
- * ("index" and the report's other columns; kept as JSON, listed in insertion order). The event's type is "layer". A
- * block that is there already is ERR_JOB_STATE_CONFLICT. */
-int store_block_commit(struct store *store, const char *job, int64_t fence, const json_t *block, const json_t *layers,
-                       const json_t *patch, const json_t *event_data);
+/* --- finished blocks: one transaction of block row, its layer rows, and the update of their job with its event. block
+ * = {"index","file","sha256","chains":{...}}; layers = array of report rows ("index" and the report's other columns;
+ * kept as JSON, listed in insertion order). A block that is there already is ERR_JOB_STATE_CONFLICT. */
+int store_block_commit(struct store *store, const struct job_update *update, const json_t *block, const json_t *layers);
 int store_blocks_list(struct store *store, const char *job, json_t **blocks); /* by index */
 int store_layers_list(struct store *store, const char *job, json_t **layers);
 /* Drop the blocks from number `from` on with their layers: they cannot be used, or the job starts over. */
 int store_blocks_clear(struct store *store, const char *job, int64_t from);
 
-/* --- publication: store_job_update with the artifact object and its blob references in the same transaction. The job
- * must be of status `from`: a cancellation that came first wins (ERR_JOB_STATE_CONFLICT). */
-int store_artifact_publish(struct store *store, const char *job, const char *from, int64_t fence,
-                           const json_t *artifact, const json_t *patch, const char *event, const json_t *event_data,
-                           json_t **row);
-
+/* --- artifacts are published by the update of their job. */
 /* Delete an artifact. Its job, if it is still there, says so from the same commit on: result.artifact_id is null,
  * result.artifact_deleted_at the time, with an event "artifact" {"artifact_id","deleted_at"}. */
 int store_artifact_delete(struct store *store, const char *project, const char *id);

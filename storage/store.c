@@ -275,16 +275,16 @@ int store_object_list(struct store *store, const char *kind, const struct page *
     return run_op(store, store->state_ops->object_list, (struct state_args){.kind = kind, .page = page, .out = list});
 }
 
-int store_job_create(struct store *store, const json_t *job, const char *event, const json_t *event_data,
+int store_job_create(struct store *store, const struct job_row *job, const char *event, const json_t *event_data,
                      const struct idempotency_key *idempotency)
 {
     return run_op(store, store->state_ops->job_create,
-                  (struct state_args){.body = job, .event = event, .event_data = event_data, .key = idempotency});
+                  (struct state_args){.job_new = job, .event = event, .event_data = event_data, .key = idempotency});
 }
 
-int store_job_get(struct store *store, const char *project, const char *id, json_t **job)
+int store_job_get(struct store *store, const char *project, const char *id, struct job_row *job)
 {
-    return run_op(store, store->state_ops->job_get, (struct state_args){.project = project, .id = id, .out = job});
+    return run_op(store, store->state_ops->job_get, (struct state_args){.project = project, .id = id, .row = job});
 }
 
 int store_job_status(struct store *store, const char *project, const char *id, struct store_status *out)
@@ -293,30 +293,24 @@ int store_job_status(struct store *store, const char *project, const char *id, s
                   (struct state_args){.project = project, .id = id, .status = out});
 }
 
-int store_job_list(struct store *store, const struct page *page, json_t **list)
+int store_job_list(struct store *store, const struct page *page, struct job_list *list)
 {
-    return run_op(store, store->state_ops->job_list, (struct state_args){.page = page, .out = list});
+    return run_op(store, store->state_ops->job_list, (struct state_args){.page = page, .jobs = list});
 }
 
-int store_job_update(struct store *store, const char *id, const char *from, int64_t fence, const json_t *patch,
-                     const char *event, const json_t *event_data, json_t **job)
+int store_job_update(struct store *store, const struct job_update *update, struct job_row *after)
 {
-    bool moves = json_object_get(patch, "status") != NULL;
+    bool ends = (update->set & JOB_SET_STATUS) != 0 && update->artifact == NULL;
 
-    return (moves ? run_ending : run_op)(store, store->state_ops->job_update,
-                                         (struct state_args){.id = id,
-                                                             .from = from,
-                                                             .fence = fence,
-                                                             .patch = patch,
-                                                             .event = event,
-                                                             .event_data = event_data,
-                                                             .out = job});
+    return (ends ? run_ending : run_op)(store, store->state_ops->job_update,
+                                        (struct state_args){.update = update, .row = after});
 }
 
-int store_job_claim(struct store *store, const char *from, const char *to, const char *worker, json_t **job)
+int store_job_claim(struct store *store, enum job_status from, enum job_status to, const char *worker,
+                    struct job_row *job)
 {
     return run_ending(store, store->state_ops->job_claim,
-                      (struct state_args){.from = from, .to = to, .worker = worker, .out = job});
+                      (struct state_args){.from = from, .to = to, .worker = worker, .row = job});
 }
 
 int store_job_delete(struct store *store, const char *id)
@@ -324,9 +318,9 @@ int store_job_delete(struct store *store, const char *id)
     return run_ending(store, store->state_ops->job_delete, (struct state_args){.id = id});
 }
 
-int store_job_counts(struct store *store, json_t **counts)
+int store_job_counts(struct store *store, const char *project, int64_t counts[STATUS_COUNT])
 {
-    return run_op(store, store->state_ops->job_counts, (struct state_args){.out = counts});
+    return run_op(store, store->state_ops->job_counts, (struct state_args){.project = project, .counts = counts});
 }
 
 int store_events_list(struct store *store, const char *job, int64_t after, int limit, json_t **events)
@@ -341,17 +335,10 @@ int store_event_append(struct store *store, const char *job, const char *type, c
                   (struct state_args){.id = job, .event = type, .event_data = data});
 }
 
-int store_block_commit(struct store *store, const char *job, int64_t fence, const json_t *block, const json_t *layers,
-                       const json_t *patch, const json_t *event_data)
+int store_block_commit(struct store *store, const struct job_update *update, const json_t *block, const json_t *layers)
 {
     return run_op(store, store->state_ops->block_commit,
-                  (struct state_args){.id = job,
-                                      .fence = fence,
-                                      .block = block,
-                                      .layers = layers,
-                                      .patch = patch,
-                                      .event = "layer",
-                                      .event_data = event_data});
+                  (struct state_args){.update = update, .block = block, .layers = layers});
 }
 
 int store_blocks_list(struct store *store, const char *job, json_t **blocks)
@@ -367,21 +354,6 @@ int store_layers_list(struct store *store, const char *job, json_t **layers)
 int store_blocks_clear(struct store *store, const char *job, int64_t from)
 {
     return run_ending(store, store->state_ops->blocks_clear, (struct state_args){.id = job, .after = from});
-}
-
-int store_artifact_publish(struct store *store, const char *job, const char *from, int64_t fence,
-                           const json_t *artifact, const json_t *patch, const char *event, const json_t *event_data,
-                           json_t **row)
-{
-    return run_op(store, store->state_ops->job_update,
-                  (struct state_args){.id = job,
-                                      .from = from,
-                                      .fence = fence,
-                                      .body = artifact,
-                                      .patch = patch,
-                                      .event = event,
-                                      .event_data = event_data,
-                                      .out = row});
 }
 
 int store_artifact_delete(struct store *store, const char *project, const char *id)

@@ -29,40 +29,44 @@ static void again(struct bench *bench, const struct store_config *config)
 static void job_life(struct bench *bench, const struct store_config *config)
 {
     char id[ID_SIZE];
-    json_t *job, *list, *patch = json_of("{'checkpoint': {'layer': 0}}");
+    struct job_row job;
+    int64_t counts[STATUS_COUNT];
+    json_t *list;
     json_t *block = json_of("{'index': 0, 'file': 'b'}"), *layers = json_of("[{'module': 'q'}]");
-    json_t *artifact = json_of("{'id': 'art_1', 'created_at': 1, 'files': []}"),
-           *done = json_of("{'status': 'succeeded'}");
+    json_t *artifact = json_of("{'id': 'art_1', 'created_at': 1, 'files': []}");
 
     add_job(bench->store, 1, 5, id);
     again(bench, config);
-    ck_assert_rc_ok(store_job_claim(bench->store, "queued", "running", "w", &job));
-    ck_assert_str_eq(text_at(job, "id"), id);
-    json_decref(job);
+    job = claim_job(bench->store);
+    ck_assert_str_eq(job.id, id);
+    job_row_deinit(&job);
     again(bench, config); /* as after a crash: the claim stands until somebody takes it back */
-    ck_assert_int_eq(store_job_claim(bench->store, "queued", "running", "w", &job), ERR_NOT_FOUND);
-    ck_assert_rc_ok(store_block_commit(bench->store, id, 1, block, layers, patch, patch));
-    ck_assert_int_eq(store_block_commit(bench->store, id, 1, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
-    ck_assert_int_eq(store_block_commit(bench->store, id, 0, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
-    ck_assert_rc_ok(store_artifact_publish(bench->store, id, "running", 1, artifact, done, "status", done, NULL));
-    ck_assert_int_eq(store_artifact_publish(bench->store, id, "running", 1, artifact, done, "status", done, NULL),
-                     ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(store_job_claim(bench->store, STATUS_QUEUED, STATUS_RUNNING, "w", &job), ERR_NOT_FOUND);
+    ck_assert_rc_ok(commit_block(bench->store, id, 1, block, layers));
+    ck_assert_int_eq(commit_block(bench->store, id, 1, block, layers), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(commit_block(bench->store, id, 0, block, layers), ERR_JOB_STATE_CONFLICT);
+    ck_assert_rc_ok(move_job(bench->store, id, STATUS_RUNNING, 1, STATUS_SUCCEEDED, artifact));
+    ck_assert_int_eq(move_job(bench->store, id, STATUS_RUNNING, 1, STATUS_SUCCEEDED, artifact), ERR_JOB_STATE_CONFLICT);
     again(bench, config);
     ck_assert_int_eq(check_events(bench->store, id), 4);
+    ck_assert_rc_ok(store_job_get(bench->store, "default", id, &job));
+    ck_assert_int_eq(job.checkpoint.blocks, 1);
+    ck_assert(job.progress.known && job.progress.fraction == 0.5);
+    job_row_deinit(&job);
     ck_assert_rc_ok(store_layers_list(bench->store, id, &list));
     assert_json_take(list, "[{'module': 'q'}]");
     ck_assert_rc_ok(store_object_get(bench->store, "default", "art", "art_1", &list));
     ck_assert(json_equal(list, artifact));
     json_decref(list);
-    ck_assert_rc_ok(store_job_counts(bench->store, &list));
-    assert_json_take(list, "{'succeeded': 1}");
+    ck_assert_rc_ok(store_job_counts(bench->store, "default", counts));
+    for (int i = 0; i < STATUS_COUNT; i++) {
+        ck_assert_int_eq(counts[i], i == STATUS_SUCCEEDED ? 1 : 0);
+    }
     ck_assert_rc_ok(store_job_delete(bench->store, id));
     ck_assert_int_eq(store_job_get(bench->store, NULL, id, &job), ERR_NOT_FOUND);
-    json_decref(patch);
     json_decref(block);
     json_decref(layers);
     json_decref(artifact);
-    json_decref(done);
 }
 
 static void blob_life(struct bench *bench, const struct store_config *config)
@@ -112,7 +116,7 @@ static void blob_life(struct bench *bench, const struct store_config *config)
 static void list_life(struct bench *bench, const struct store_config *config)
 {
     char ids[9][ID_SIZE];
-    json_t *list;
+    struct job_list list;
 
     for (int i = 0; i < 9; i++) {
         add_job(bench->store, i, i, ids[i]);
@@ -120,19 +124,18 @@ static void list_life(struct bench *bench, const struct store_config *config)
     again(bench, config);
     struct page page = {.limit = 4, .after = ids[6], .status = "queued"};
     ck_assert_rc_ok(store_job_list(bench->store, &page, &list));
-    const json_t *data = json_object_get(list, "data");
-    ck_assert_uint_eq(json_array_size(data), 4);
+    ck_assert_uint_eq(list.count, 4);
     for (size_t i = 0; i < 4; i++) { /* the youngest first */
-        ck_assert_str_eq(text_at(json_array_get(data, i), "id"), ids[5 - i]);
+        ck_assert_str_eq(list.rows[i].id, ids[5 - i]);
     }
-    ck_assert(json_is_true(json_object_get(list, "has_more")));
-    json_decref(list);
+    ck_assert(list.more);
+    job_list_deinit(&list);
     page = (struct page){.limit = 4, .before = ids[7], .method = "gptq", .ascending = true};
     ck_assert_rc_ok(store_job_list(bench->store, &page, &list));
-    assert_json_take(json_incref(json_object_get(list, "has_more")), "false");
-    ck_assert_str_eq(text_at(list, "first_id"), ids[0]);
-    ck_assert_str_eq(text_at(list, "last_id"), ids[6]);
-    json_decref(list);
+    ck_assert(!list.more);
+    ck_assert_str_eq(list.rows[0].id, ids[0]);
+    ck_assert_str_eq(list.rows[list.count - 1].id, ids[6]);
+    job_list_deinit(&list);
 }
 
 START_TEST(jobs)

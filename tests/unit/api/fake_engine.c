@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "jobs/access.h"
 #include "jobs/job.h"
+#include "jobs/view.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,25 +116,27 @@ int engine_file_delete(struct engine *engine, const struct principal *who, const
     return store_object_delete(engine->store, "default", "file", id);
 }
 
-static int put_job(struct engine *engine, const char *status, const json_t *body,
+static int put_job(struct engine *engine, enum job_status status, json_t *body,
                    const struct idempotency_key *idempotency, char id[ID_SIZE])
 {
-    id_new("job", id);
-    const char *model = json_string_value(json_object_get(body, "model"));
     const char *method = json_string_value(json_object_get(body, "method"));
-    json_t *job = json_pack("{s:s, s:s, s:s, s:s?, s:s?, s:O, s:{s:i}}", "id", id, "project", "default", "status",
-                            status, "model", model, "method", method != NULL ? method : "rtn", "request", body,
-                            "calibration", "records", 0);
-    json_t *data = json_pack("{s:s, s:n}", "status", status, "from");
-    int rc = store_job_create(engine->store, job, "status", data, idempotency);
+    const struct job_row job = {.id = id,
+                                .project = "default",
+                                .status = status,
+                                .name = "",
+                                .model = json_string_value(json_object_get(body, "model")),
+                                .method = method != NULL ? method : "rtn",
+                                .request = body};
+    json_t *data = json_pack("{s:s, s:n}", "status", job_status_name(status), "from");
+    id_new("job", id);
+    int rc = store_job_create(engine->store, &job, "status", data, idempotency);
     json_decref(data);
-    json_decref(job);
     return rc;
 }
 
-void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE])
+void fake_engine_job(struct engine *engine, enum job_status status, char id[ID_SIZE])
 {
-    json_t *body = json_pack("{s:s, s:s}", "model", "mdl_0", "method", "gptq");
+    json_t *body = json_pack("{s:s, s:s, s:{s:b}}", "model", "mdl_0", "method", "gptq", "calibration", "stream", 1);
     if (put_job(engine, status, body, NULL, id) < 0) {
         abort();
     }
@@ -155,59 +158,51 @@ int engine_job_create(struct engine *engine, const struct principal *who, const 
     }
     char id[ID_SIZE];
     bool stream = json_is_true(json_object_get(json_object_get(body, "calibration"), "stream"));
-    rc = put_job(engine, stream ? "awaiting_calibration" : "queued", body, idempotency, id);
+    json_t *copy = json_copy((json_t *)body);
+    rc = put_job(engine, job_first_state(stream), copy, idempotency, id);
+    json_decref(copy);
     if (rc == 0) {
         atomic_fetch_add(&engine->jobs, 1);
     }
     return rc < 0 ? rc : engine_job_get(engine, who, id, job);
 }
 
-json_t *engine_job_view(struct engine *engine, const json_t *row)
-{
-    json_t *view = json_copy((json_t *)row);
-    json_object_set_new(view, "object", json_string("quantization.job"));
-    return view;
-}
-
 int engine_job_get(struct engine *engine, const struct principal *who, const char *id, json_t **job)
 {
-    json_t *row = NULL;
+    struct job_row row;
     int rc = store_job_get(engine->store, NULL, id, &row);
     if (rc == 0) {
-        *job = engine_job_view(engine, row);
-        json_decref(row);
+        *job = view_job(&row);
+        job_row_deinit(&row);
     }
     return rc;
 }
 
 int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id, json_t **job)
 {
-    json_t *patch = json_pack("{s:s}", "status", "cancelled");
-    int rc = store_job_update(engine->store, id, "queued", -1, patch, "status", patch, NULL);
-    json_decref(patch);
+    const struct job_change change = {.fence = -1};
+    int rc = job_move(engine->store, id, JOB_CANCEL, &change, NULL);
     return rc < 0 && rc != ERR_JOB_STATE_CONFLICT ? rc : engine_job_get(engine, who, id, job);
 }
 
 int engine_job_delete(struct engine *engine, const struct principal *who, const char *id)
 {
-    json_t *job = NULL;
-    int rc = store_job_get(engine->store, NULL, id, &job);
+    struct store_status found;
+    int rc = store_job_status(engine->store, NULL, id, &found);
     if (rc < 0) {
         return rc;
     }
-    bool over = job_is_terminal(json_string_value(json_object_get(job, "status")));
-    json_decref(job);
-    return over ? store_job_delete(engine->store, id) : err_raise(ERR_JOB_STATE_CONFLICT, "the job has not ended");
+    return job_status_is_final(found.status) ? store_job_delete(engine->store, id)
+                                             : err_raise(ERR_JOB_STATE_CONFLICT, "the job has not ended");
 }
 
 int engine_job_report(struct engine *engine, const struct principal *who, const char *id, json_t **report)
 {
-    json_t *job = NULL;
-    int rc = store_job_get(engine->store, NULL, id, &job);
+    struct store_status found;
+    int rc = store_job_status(engine->store, NULL, id, &found);
     if (rc < 0) {
         return rc;
     }
-    json_decref(job);
     *report = json_pack("{s:s, s:s}", "object", "quantization.report", "job_id", id);
     return 0;
 }
@@ -220,12 +215,12 @@ const char *const *engine_layer_columns(void)
 
 static int64_t records_of(struct engine *engine, const char *job)
 {
-    json_t *row = NULL;
+    struct job_row row;
     if (store_job_get(engine->store, NULL, job, &row) < 0) {
         return -1;
     }
-    int64_t records = json_integer_value(json_object_get(json_object_get(row, "calibration"), "records"));
-    json_decref(row);
+    int64_t records = row.calibration.records;
+    job_row_deinit(&row);
     return records;
 }
 
@@ -268,12 +263,14 @@ int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t *
 {
     struct engine *engine = upload->engine;
     int64_t total = upload->start + upload->records;
-    json_t *patch = json_pack("{s:{s:I}}", "calibration", "records", (json_int_t)total);
-    if (complete) {
-        json_object_set_new(patch, "status", json_string("queued"));
-    }
-    int rc = store_job_update(engine->store, upload->job, NULL, -1, patch, complete ? "status" : NULL, patch, NULL);
-    json_decref(patch);
+    const struct job_row row = {.status = STATUS_QUEUED, .calibration = {.records = total}};
+    const struct job_update update = {.id = upload->job,
+                                      .from = STATUS_ANY,
+                                      .fence = -1,
+                                      .set = JOB_SET_RECORDS | (complete ? JOB_SET_STATUS : 0),
+                                      .row = &row,
+                                      .event = complete ? "status" : NULL};
+    int rc = store_job_update(engine->store, &update, NULL);
     *answer = json_pack("{s:I, s:i, s:I, s:I, s:i, s:[]}", "accepted", (json_int_t)upload->records, "rejected", 0,
                         "tokens", (json_int_t)upload->bytes, "next_offset", (json_int_t)total, "needed", 1, "errors");
     if (rc == 0 && complete && total == 0) {

@@ -20,4 +20,4 @@ struct engine {
 };
 
 /* A job of that status; its id. */
-void fake_engine_job(struct engine *engine, const char *status, char id[ID_SIZE]);
+void fake_engine_job(struct engine *engine, enum job_status status, char id[ID_SIZE]);

@@ -150,7 +150,7 @@ START_TEST(test_server_pages)
     char ids[5][ID_SIZE], target[128];
     rig_open(&rig);
     for (int i = 0; i < 5; i++) {
-        fake_engine_job(&rig.engine, i == 2 ? "succeeded" : "queued", ids[i]);
+        fake_engine_job(&rig.engine, i == 2 ? STATUS_SUCCEEDED : STATUS_QUEUED, ids[i]);
     }
     struct answer *answer = rig_call(&rig, "GET", "/v1/quantization/jobs?limit=2", "", NULL);
     json_t *list = answer_json(answer);

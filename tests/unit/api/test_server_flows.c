@@ -38,7 +38,7 @@ START_TEST(test_server_calibration)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "awaiting_calibration", job);
+    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
     int fd = upload_start(&rig, job, "?offset=0");
     send_records(fd, 3);
     rig_print(fd, "0\r\n\r\n");
@@ -67,7 +67,7 @@ START_TEST(test_server_backpressure)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "awaiting_calibration", job);
+    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
     atomic_store(&rig.engine.feed_delay_ms, 10);
     int fd = upload_start(&rig, job, "");
     for (int i = 0; i < 40; i++) {
@@ -93,7 +93,7 @@ START_TEST(test_server_slow_source)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "awaiting_calibration", job);
+    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
     int fd = upload_start(&rig, job, "");
     for (int i = 0; i < RIG_WAIT_MS && atomic_load(&rig.engine.fed) == 0; i++) {
         send_records(fd, 1);
@@ -114,7 +114,7 @@ START_TEST(test_server_upload_aborted)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "awaiting_calibration", job);
+    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
     atomic_store(&rig.engine.feed_delay_ms, 50);
     for (int i = 0; i < 8; i++) {
         int fd = upload_start(&rig, job, "");
@@ -141,7 +141,7 @@ START_TEST(test_server_upload_dies)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "awaiting_calibration", job);
+    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
     atomic_store(&rig.engine.fail_after, 100000);
     int fd = upload_start(&rig, job, "");
     struct pollfd wait = {fd, POLLIN, 0};
@@ -186,7 +186,7 @@ START_TEST(test_server_events)
     struct rig rig;
     char job[ID_SIZE], target[160];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "queued", job);
+    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
     add_event(&rig, job, 1);
     int all = open_events(&rig, job, "Accept: text/event-stream\r\n");
     int later = open_events(&rig, job, "Accept: text/event-stream\r\nLast-Event-ID: 2\r\n");
@@ -239,7 +239,7 @@ START_TEST(test_server_long_poll)
     struct rig rig;
     char job[ID_SIZE], target[128], condition[256];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "queued", job);
+    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
     (void)snprintf(target, sizeof(target), "/v1/quantization/jobs/%s", job);
     struct answer *answer = rig_call(&rig, "GET", target, "", NULL);
     check_header(answer, "Retry-After", "2");
@@ -278,7 +278,7 @@ START_TEST(test_server_many)
     char job[ID_SIZE];
     int polls[MANY], streams[MANY];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "queued", job);
+    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
     for (int i = 0; i < MANY; i++) {
         polls[i] = rig_connect(&rig);
         rig_print(polls[i], "GET /v1/quantization/jobs/%s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", job);
@@ -321,7 +321,7 @@ START_TEST(test_server_drain)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "queued", job);
+    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
     int stream = open_events(&rig, job, "Accept: text/event-stream\r\n");
     int poll_fd = rig_connect(&rig);
     rig_print(poll_fd, "GET /v1/quantization/jobs/%s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", job);
@@ -354,7 +354,7 @@ START_TEST(test_server_closed_early)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "queued", job);
+    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
     atomic_store(&rig.engine.feed_delay_ms, 300);
     int fds[] = {open_events(&rig, job, "Accept: text/event-stream\r\n"), upload_start(&rig, job, ""),
                  upload_start(&rig, job, ""), rig_connect(&rig), rig_connect(&rig)};
@@ -379,7 +379,7 @@ START_TEST(test_server_slow_clients)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, "queued", job);
+    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
     int header = rig_connect(&rig), body = upload_start(&rig, job, ""), silent = rig_connect(&rig);
     int stream = open_events(&rig, job, "Accept: text/event-stream\r\n");
     rig_print(header, "GET /livez HTTP/1.1\r\nHost: localhost\r\n");

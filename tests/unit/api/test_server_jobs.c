@@ -8,20 +8,18 @@
 /* A running job with two report rows. */
 static void make_layers(struct rig *rig, char job[ID_SIZE])
 {
-    json_t *row = NULL;
-    fake_engine_job(&rig->engine, "queued", job);
-    ck_assert_rc_ok(store_job_claim(rig->store, "queued", "running", "test", &row));
+    struct job_row row;
+    fake_engine_job(&rig->engine, STATUS_QUEUED, job);
+    ck_assert_rc_ok(store_job_claim(rig->store, STATUS_QUEUED, STATUS_RUNNING, "test", &row));
     json_t *block = json_pack("{s:i, s:s, s:s}", "index", 0, "file", "block-0", "sha256", "00");
     json_t *layers =
         json_pack("[{s:i, s:s, s:f, s:n}, {s:i, s:s, s:f, s:s}]", "index", 0, "module", "m.q", "relative_mse", 0.25,
                   "fallback", "index", 1, "module", "m.k", "relative_mse", 0.5, "fallback", "=x");
-    json_t *empty = json_object();
-    ck_assert_rc_ok(store_block_commit(rig->store, job, json_integer_value(json_object_get(row, "fence")), block,
-                                       layers, empty, empty));
-    json_decref(empty);
+    const struct job_update update = {.id = job, .from = STATUS_ANY, .fence = row.fence, .event = "layer"};
+    ck_assert_rc_ok(store_block_commit(rig->store, &update, block, layers));
     json_decref(layers);
     json_decref(block);
-    json_decref(row);
+    job_row_deinit(&row);
 }
 
 START_TEST(test_server_layers)

@@ -128,9 +128,7 @@ START_TEST(test_checkpoint_changed_while_waiting)
     struct engine_upload *upload;
     ck_assert_int_eq(engine_upload_open(rig.engine, &principal_local, id, 40, &upload), ERR_SOURCE_CHANGED);
     /* Past the upload's own check, as if it had changed later. */
-    json_t *patch = json_pack("{s:s, s:i}", "status", "queued", "queued_at", 1);
-    ck_assert_rc_ok(store_job_update(rig.store, id, NULL, -1, patch, NULL, NULL, NULL));
-    json_decref(patch);
+    rig_set_status(&rig, id, STATUS_QUEUED);
     json_t *error = expect_failure(id, "source_changed");
     ck_assert(json_is_false(json_object_get(error, "retryable")));
     json_decref(error);

@@ -57,7 +57,7 @@ static bool wait_for_layers(const char *id, int64_t layers)
 {
     for (;;) {
         json_t *job = rig_job(&rig, id);
-        bool over = job_is_terminal(json_get_string(job, "status"));
+        bool over = job_view_ended(job);
         int64_t done = json_integer_value(json_object_get(json_object_get(job, "progress"), "layers_done"));
         json_decref(job);
         if (over || done >= layers) {
@@ -156,7 +156,8 @@ static void rewrite_as_version_2(const char *id, int64_t index)
 {
     static const char mine[] = "\"version\":\"1\"", theirs[] = "\"version\":\"2\"";
     char path[700], sha256[DIGEST_HEX_SIZE], *data;
-    json_t *blocks, *layers, *job;
+    json_t *blocks, *layers;
+    struct job_row job;
     size_t size;
     snprintf(path, sizeof(path), "%s/jobs/%s/block-%05lld.safetensors", rig.directory, id, (long long)index);
     ck_assert_rc_ok(fs_read_file(path, 64 << 20, &data, &size));
@@ -175,15 +176,13 @@ static void rewrite_as_version_2(const char *id, int64_t index)
     for (size_t i = 0; i < 7; i++) {
         json_array_append(rows, json_array_get(layers, 7 * (size_t)index + i));
     }
-    json_t *patch = json_pack("{s:O}", "checkpoint", json_object_get(job, "checkpoint"));
+    const struct job_update update = {.id = id, .from = STATUS_ANY, .fence = job.fence, .event = "layer"};
     ck_assert_rc_ok(store_blocks_clear(rig.store, id, index));
-    ck_assert_rc_ok(store_block_commit(rig.store, id, json_integer_value(json_object_get(job, "fence")), block, rows,
-                                       patch, patch));
-    json_decref(patch);
+    ck_assert_rc_ok(store_block_commit(rig.store, &update, block, rows));
     json_decref(rows);
     json_decref(blocks);
     json_decref(layers);
-    json_decref(job);
+    job_row_deinit(&job);
 }
 
 static const struct {
@@ -237,7 +236,7 @@ END_TEST
 START_TEST(test_another_device_is_said)
 {
     char id[ID_SIZE];
-    json_t *row;
+    struct job_row row;
     bool said = false;
     size_t i;
     json_t *warning;
@@ -248,13 +247,13 @@ START_TEST(test_another_device_is_said)
     engine_drain(rig.engine, 0);
     engine_close(rig.engine);
     ck_assert_rc_ok(store_job_get(rig.store, NULL, id, &row));
-    json_t *checkpoint = json_object_get(row, "checkpoint");
-    ck_assert_ptr_nonnull(json_get_string(checkpoint, "device"));
-    json_object_set_new(checkpoint, "device", json_string("an abacus (wood)"));
-    json_t *patch = json_pack("{s:O}", "checkpoint", checkpoint);
-    ck_assert_rc_ok(store_job_update(rig.store, id, NULL, -1, patch, NULL, NULL, NULL));
-    json_decref(patch);
-    json_decref(row);
+    ck_assert_ptr_nonnull(row.checkpoint.device);
+    struct job_row change = {.checkpoint = row.checkpoint};
+    change.checkpoint.device = "an abacus (wood)";
+    const struct job_update update = {
+        .id = id, .from = STATUS_ANY, .fence = -1, .set = JOB_SET_CHECKPOINT, .row = &change};
+    ck_assert_rc_ok(store_job_update(rig.store, &update, NULL));
+    job_row_deinit(&row);
     store_close(rig.store);
     rig_start(&rig);
     json_t *job = rig_wait(&rig, id);
@@ -276,9 +275,7 @@ START_TEST(test_poison_is_given_up)
     rig_open(&rig);
     rig_create(&rig, RIG_GPTQ ",\"max_attempts\":1", id);
     /* As a killed daemon leaves it. */
-    json_t *patch = json_pack("{s:s}", "status", "running");
-    ck_assert_rc_ok(store_job_update(rig.store, id, NULL, -1, patch, NULL, NULL, NULL));
-    json_decref(patch);
+    rig_set_status(&rig, id, STATUS_RUNNING);
     rig_stop(&rig, 0);
     rig_start(&rig);
     json_t *job = rig_job(&rig, id);
@@ -295,9 +292,7 @@ START_TEST(test_stray_folders_and_cancellations)
     char stray[400];
     rig_open(&rig);
     rig_create(&rig, RIG_GPTQ, id);
-    json_t *patch = json_pack("{s:s}", "status", "cancelling");
-    ck_assert_rc_ok(store_job_update(rig.store, id, NULL, -1, patch, NULL, NULL, NULL));
-    json_decref(patch);
+    rig_set_status(&rig, id, STATUS_CANCELLING);
     snprintf(stray, sizeof(stray), "%s/jobs/job_01J00000000000000000000000", rig.directory);
     ck_assert_rc_ok(fs_make_dirs(stray));
     rig_stop(&rig, 0);

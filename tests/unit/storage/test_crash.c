@@ -46,7 +46,7 @@ static void write_blob(struct store *store, int fd, const char *id, char sha256[
 static void work(struct store *store, int fd)
 {
     char id[ID_SIZE], art[ID_SIZE], sha256[DIGEST_HEX_SIZE];
-    json_t *job, *reply = NULL;
+    json_t *reply = NULL;
 
     add_job(store, 0, 1, id);
     tell(fd, 'J', id, "", 1);
@@ -56,30 +56,37 @@ static void work(struct store *store, int fd)
     ck_assert_rc_ok(store_idempotency_finish(store, &(struct idempotency_key){"default", "POST", id}, response));
     tell(fd, 'K', id, "", 0);
     /* Earlier rounds left jobs: continue those first, as a daemon would. */
-    ck_assert_rc_ok(store_job_claim(store, "queued", "running", "w", &job));
-    snprintf(id, sizeof(id), "%s", text_at(job, "id"));
-    int64_t fence = int_at(job, "fence"), seq = int_at(job, "seq");
-    json_decref(job);
+    struct job_row job = claim_job(store);
+    snprintf(id, sizeof(id), "%s", job.id);
+    int64_t fence = job.fence, seq = job.seq;
+    job_row_deinit(&job);
     tell(fd, 'E', id, "", seq);
     json_t *layers = json_of("[{'module': 'q'}, {'module': 'k'}]");
     for (int i = 0; i < 3; i++) {
         json_t *block = json_pack("{s:i}", "index", i);
-        json_t *patch = json_pack("{s:{s:i}}", "checkpoint", "layer", i);
-        ck_assert_rc_ok(store_block_commit(store, id, fence, block, layers, patch, patch));
+        ck_assert_rc_ok(commit_block(store, id, fence, block, layers));
         tell(fd, 'E', id, "", ++seq);
         json_decref(block);
-        json_decref(patch);
     }
     json_decref(layers);
     write_blob(store, fd, id, sha256);
     id_new("art", art);
     json_t *artifact =
         json_pack("{s:s, s:i, s:s, s:[{s:s}]}", "id", art, "created_at", 1, "job_id", id, "files", "sha256", sha256);
-    json_t *done = json_pack("{s:s, s:{s:s}}", "status", "succeeded", "result", "artifact_id", art);
-    ck_assert_rc_ok(store_artifact_publish(store, id, "running", fence, artifact, done, "status", done, NULL));
+    json_t *result = json_pack("{s:s}", "artifact_id", art);
+    const struct job_row done = {.status = STATUS_SUCCEEDED, .result = result};
+    const struct job_update update = {.id = id,
+                                      .from = STATUS_RUNNING,
+                                      .fence = fence,
+                                      .set = JOB_SET_STATUS | JOB_SET_RESULT,
+                                      .row = &done,
+                                      .event = "status",
+                                      .event_data = result,
+                                      .artifact = artifact};
+    ck_assert_rc_ok(store_job_update(store, &update, NULL));
     tell(fd, 'A', art, sha256, 0);
     json_decref(artifact);
-    json_decref(done);
+    json_decref(result);
     json_decref(response);
 }
 
@@ -115,33 +122,30 @@ static void check_note(struct store *store, const struct note *note)
  */
 static void check_jobs(struct store *store)
 {
-    json_t *list, *blocks, *layers, *job, *got, *again = json_of("{'status': 'queued'}");
-    size_t i;
+    struct job_list list;
+    json_t *blocks, *layers, *got;
 
     ck_assert_rc_ok(store_job_list(store, &(struct page){.limit = 100}, &list));
-    json_array_foreach(json_object_get(list, "data"), i, job)
-    {
-        const char *id = text_at(job, "id"), *status = text_at(job, "status");
-        (void)check_events(store, id);
-        ck_assert_rc_ok(store_blocks_list(store, id, &blocks));
-        ck_assert_rc_ok(store_layers_list(store, id, &layers));
+    for (size_t i = 0; i < list.count; i++) {
+        const struct job_row *job = &list.rows[i];
+        (void)check_events(store, job->id);
+        ck_assert_rc_ok(store_blocks_list(store, job->id, &blocks));
+        ck_assert_rc_ok(store_layers_list(store, job->id, &layers));
         ck_assert_uint_eq(json_array_size(layers), 2 * json_array_size(blocks));
-        if (strcmp(status, "succeeded") == 0) {
-            ck_assert_rc_ok(store_object_get(store, "default", "art",
-                                             text_at(json_object_get(job, "result"), "artifact_id"), &got));
+        if (job->status == STATUS_SUCCEEDED) {
+            ck_assert_rc_ok(store_object_get(store, "default", "art", text_at(job->result, "artifact_id"), &got));
             json_decref(got);
             ck_assert_uint_eq(json_array_size(blocks), 3);
-        } else if (strcmp(status, "running") == 0) {
-            ck_assert_rc_ok(store_blocks_clear(store, id, 0));
-            ck_assert_rc_ok(store_job_update(store, id, "running", -1, again, "status", again, NULL));
+        } else if (job->status == STATUS_RUNNING) {
+            ck_assert_rc_ok(store_blocks_clear(store, job->id, 0));
+            ck_assert_rc_ok(move_job(store, job->id, STATUS_RUNNING, -1, STATUS_QUEUED, NULL));
         } else {
-            ck_assert_str_eq(status, "queued");
+            ck_assert_int_eq(job->status, STATUS_QUEUED);
         }
         json_decref(blocks);
         json_decref(layers);
     }
-    json_decref(list);
-    json_decref(again);
+    job_list_deinit(&list);
 }
 
 static void wait_us(unsigned microseconds)

@@ -8,46 +8,151 @@
 static const struct idempotency_key key_a = {"default", "POST /a", "k"}, key_b = {"default", "POST /b", "k"},
                                     key_c = {"default", "POST /c", "k"};
 
+static void check_records(const struct job_records *found, const struct job_records *expected)
+{
+    ck_assert_int_eq(found->records, expected->records);
+    ck_assert_int_eq(found->tokens, expected->tokens);
+    ck_assert_int_eq(found->bytes, expected->bytes);
+    ck_assert_int_eq(found->ready, expected->ready);
+    ck_assert_int_eq(found->sequences, expected->sequences);
+    ck_assert_int_eq(found->sequence_length, expected->sequence_length);
+    ck_assert_pstr_eq(found->digest, expected->digest);
+}
+
+static void check_document(const json_t *found, const json_t *expected)
+{
+    ck_assert(expected != NULL ? json_equal(found, expected) : found == NULL);
+}
+
+static void check_row(const struct job_row *found, const struct job_row *expected)
+{
+    const struct job_progress *p = &found->progress, *q = &expected->progress;
+    const struct job_checkpoint *c = &found->checkpoint, *d = &expected->checkpoint;
+
+    ck_assert_str_eq(found->id, expected->id);
+    ck_assert_str_eq(found->project, expected->project);
+    ck_assert_pstr_eq(found->name, expected->name);
+    ck_assert_pstr_eq(found->model, expected->model);
+    ck_assert_pstr_eq(found->method, expected->method);
+    ck_assert_int_eq(found->status, expected->status);
+    ck_assert_pstr_eq(found->status_reason, expected->status_reason);
+    ck_assert_pstr_eq(found->phase, expected->phase);
+    ck_assert_pstr_eq(found->worker, expected->worker);
+    ck_assert_int_eq(found->priority, expected->priority);
+    ck_assert_int_eq(found->attempt, expected->attempt);
+    ck_assert_int_eq(found->fence, expected->fence);
+    ck_assert_int_eq(found->created_at, expected->created_at);
+    ck_assert_int_eq(found->queued_at, expected->queued_at);
+    ck_assert_int_eq(found->started_at, expected->started_at);
+    ck_assert_int_eq(found->finished_at, expected->finished_at);
+    ck_assert_int_eq(found->cancelled_at, expected->cancelled_at);
+    check_document(found->request, expected->request);
+    check_document(found->warnings, expected->warnings);
+    check_document(found->error, expected->error);
+    check_document(found->result, expected->result);
+    check_records(&found->calibration, &expected->calibration);
+    check_records(&found->evaluation, &expected->evaluation);
+    ck_assert_int_eq(p->known, q->known);
+    ck_assert_int_eq(p->block, q->block);
+    ck_assert_pstr_eq(p->step, q->step);
+    ck_assert(p->fraction == q->fraction && p->elapsed_seconds == q->elapsed_seconds);
+    ck_assert_int_eq(p->layers_done, q->layers_done);
+    ck_assert_int_eq(p->layers_total, q->layers_total);
+    ck_assert_int_eq(p->modules_done, q->modules_done);
+    ck_assert_int_eq(p->modules_total, q->modules_total);
+    ck_assert_int_eq(p->tokens_calibrated, q->tokens_calibrated);
+    ck_assert_int_eq(p->eta_seconds, q->eta_seconds);
+    ck_assert_int_eq(p->estimated_finish_at, q->estimated_finish_at);
+    ck_assert_mem_eq(&found->memory, &expected->memory, sizeof(found->memory));
+    ck_assert_int_eq(c->blocks, d->blocks);
+    ck_assert_int_eq(c->saved_at, d->saved_at);
+    ck_assert_int_eq(c->charged, d->charged);
+    ck_assert_int_eq(c->attempt, d->attempt);
+    check_document(c->phases, d->phases);
+    ck_assert_pstr_eq(c->device, d->device);
+}
+
 START_TEST(jobs_come_back_whole)
 {
     struct bench bench;
-    json_t *job, *got;
+    struct job_row got;
     struct store_status status;
     char id[ID_SIZE];
+    json_t *request = json_of("{'priority': 3, 'x': [1, 2.5, '\\u00e9']}"), *error = json_of("{'code': 'x'}"),
+           *warnings = json_of("[]"), *phases = json_of("{'forward': {'seconds': 0.1}}");
+    struct job_row job = {
+        .id = id,
+        .project = "p",
+        .name = "n",
+        .model = "mdl_1",
+        .method = "gptq",
+        .status = STATUS_QUEUED,
+        .phase = "loading",
+        .priority = 3,
+        .attempt = 2,
+        .fence = 7,
+        .seq = 99, /* not read */
+        .created_at = 11,
+        .queued_at = 12,
+        .request = request,
+        .error = error,
+        .warnings = warnings,
+        .calibration = {1, 2, 3, true, 4, 5, "d"},
+        .evaluation = {6, 7, 8, false, 9, 10, NULL},
+        .progress = {true, 1, "solving", 0.1, 2, 3, 4, 5, 6, 0.7, 8, 9},
+        .memory = {1, 2, 3, 4, 5},
+        .checkpoint = {2, 3, 4, 5, phases, "abacus"},
+    };
 
     bench_init(&bench);
     id_new("job", id);
-    job = json_of("{'status': 'queued', 'status_reason': null, 'phase': 'loading', 'name': 'n', 'project': 'p',"
-                  " 'model': 'mdl_1', 'method': 'gptq', 'request': {'priority': 3, 'x': [1, 2.5, '\\u00e9']},"
-                  " 'progress': {'fraction': 0.1}, 'memory': null, 'result': null, 'error': {'code': 'x'},"
-                  " 'warnings': [], 'checkpoint': null, 'calibration': {'records': 0}, 'worker': null, 'attempt': 2,"
-                  " 'fence': 7, 'seq': 0, 'created_at': 11, 'queued_at': 12, 'started_at': null, 'finished_at': null,"
-                  " 'cancelled_at': null}");
-    json_object_set_new(job, "id", json_string(id));
-    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, NULL));
+    ck_assert_rc_ok(store_job_create(bench.store, &job, NULL, NULL, NULL));
     ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &got));
-    ck_assert(json_equal(job, got));
-    json_decref(got);
-    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_JOB_STATE_CONFLICT); /* twice */
+    check_row(&got, &job);
+    ck_assert_int_eq(got.seq, 0);
+    job_row_deinit(&got);
+    job_row_deinit(&got); /* once is enough */
+    ck_assert_int_eq(store_job_create(bench.store, &job, NULL, NULL, NULL), ERR_JOB_STATE_CONFLICT); /* twice */
     ck_assert_int_eq(store_job_get(bench.store, NULL, "job_none", &got), ERR_NOT_FOUND);
     ck_assert_int_eq(store_job_get(bench.store, "q", id, &got), ERR_NOT_FOUND); /* of another project */
     ck_assert_rc_ok(store_job_status(bench.store, "p", id, &status));
-    ck_assert_str_eq(status.status, "queued");
+    ck_assert_int_eq(status.status, STATUS_QUEUED);
     ck_assert_int_eq(status.fence, 7);
     ck_assert_int_eq(status.seq, 0);
     ck_assert_rc_ok(store_job_status(bench.store, NULL, id, &status));
     ck_assert_int_eq(store_job_status(bench.store, "q", id, &status), ERR_NOT_FOUND);
     ck_assert_int_eq(store_job_status(bench.store, NULL, "job_none", &status), ERR_NOT_FOUND);
-    json_object_set_new(job, "id", json_integer(1));
-    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_INTERNAL);
-    json_object_set_new(job, "id", json_string("job_2"));
-    json_object_set_new(job, "attempt", json_string("two"));
-    ck_assert_int_eq(store_job_create(bench.store, job, NULL, NULL, NULL), ERR_INTERNAL);
+    job.project = NULL;
+    ck_assert_int_eq(store_job_create(bench.store, &job, NULL, NULL, NULL), ERR_INTERNAL);
+    job.project = "p";
+    job.status = STATUS_NONE;
+    ck_assert_int_eq(store_job_create(bench.store, &job, NULL, NULL, NULL), ERR_INTERNAL);
+    job.status = STATUS_QUEUED;
     bench_reopen(&bench);
     ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &got));
-    ck_assert_int_eq(int_at(got, "fence"), 7);
-    json_decref(got);
-    json_decref(job);
+    check_row(&got, &job);
+    job_row_deinit(&got);
+    json_decref(request);
+    json_decref(error);
+    json_decref(warnings);
+    json_decref(phases);
+    bench_deinit(&bench);
+}
+END_TEST
+
+START_TEST(a_row_of_nothing_is_nothing)
+{
+    struct bench bench;
+    struct job_row got;
+    const struct job_row job = {.id = "job_1", .project = "p"};
+
+    bench_init(&bench);
+    ck_assert_rc_ok(store_job_create(bench.store, &job, NULL, NULL, NULL));
+    ck_assert_rc_ok(store_job_get(bench.store, "p", "job_1", &got));
+    ck_assert_int_gt(got.created_at, 0);
+    got.created_at = 0;
+    check_row(&got, &job);
+    job_row_deinit(&got);
     bench_deinit(&bench);
 }
 END_TEST
@@ -55,34 +160,36 @@ END_TEST
 START_TEST(updates_are_fenced)
 {
     struct bench bench;
-    json_t *job, *patch = json_of("{'status': 'running', 'phase': 'loading'}");
+    struct job_row job;
+    json_t *error = json_of("{'code': 'timeout'}");
+    const struct job_row change = {.phase = NULL, .error = error, .name = "not set"};
     char id[ID_SIZE];
 
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
-    ck_assert_int_eq(store_job_update(bench.store, id, "running", -1, patch, "status", patch, NULL),
-                     ERR_JOB_STATE_CONFLICT);
-    ck_assert_int_eq(store_job_update(bench.store, id, NULL, 1, patch, "status", patch, NULL), ERR_JOB_STATE_CONFLICT);
-    ck_assert_int_eq(store_job_update(bench.store, "job_none", NULL, -1, patch, "status", patch, NULL), ERR_NOT_FOUND);
+    ck_assert_int_eq(move_job(bench.store, id, STATUS_RUNNING, -1, STATUS_FAILED, NULL), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(move_job(bench.store, id, STATUS_ANY, 1, STATUS_FAILED, NULL), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(move_job(bench.store, "job_none", STATUS_ANY, -1, STATUS_FAILED, NULL), ERR_NOT_FOUND);
     ck_assert_int_eq(check_events(bench.store, id), 1); /* what fails tells nothing */
-    ck_assert_rc_ok(store_job_update(bench.store, id, "queued", 0, patch, "status", patch, &job));
-    ck_assert_str_eq(text_at(job, "status"), "running");
-    ck_assert_int_eq(int_at(job, "seq"), 2);
-    json_decref(job);
-    json_decref(patch);
-    patch = json_of("{'no_such_column': 1}");
-    ck_assert_int_eq(store_job_update(bench.store, id, NULL, -1, patch, NULL, NULL, NULL), ERR_INTERNAL);
-    json_decref(patch);
-    patch = json_of("{'seq': 100}");
-    ck_assert_int_eq(store_job_update(bench.store, id, NULL, -1, patch, NULL, NULL, NULL), ERR_INTERNAL);
-    json_decref(patch);
-    patch = json_of("{'phase': null, 'error': {'code': 'timeout'}}");
-    ck_assert_rc_ok(store_job_update(bench.store, id, NULL, -1, patch, NULL, NULL, &job));
-    ck_assert(json_is_null(json_object_get(job, "phase")));
-    ck_assert_str_eq(text_at(json_object_get(job, "error"), "code"), "timeout");
-    json_decref(job);
-    json_decref(patch);
+    ck_assert_rc_ok(move_job(bench.store, id, STATUS_QUEUED, 0, STATUS_RUNNING, NULL));
+    ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
+    ck_assert_int_eq(job.status, STATUS_RUNNING);
+    ck_assert_int_eq(job.seq, 2);
+    job_row_deinit(&job);
+    struct job_update update = {
+        .id = id, .from = STATUS_ANY, .fence = -1, .set = JOB_SET_PHASE | JOB_SET_ERROR, .row = &change};
+    ck_assert_rc_ok(store_job_update(bench.store, &update, &job));
+    ck_assert_ptr_null(job.phase);
+    ck_assert_ptr_null(job.name); /* only what is named */
+    ck_assert_int_eq(job.status, STATUS_RUNNING);
+    ck_assert_str_eq(text_at(job.error, "code"), "timeout");
+    job_row_deinit(&job);
+    update.set = 0; /* nothing: only the condition */
+    ck_assert_rc_ok(store_job_update(bench.store, &update, NULL));
+    update.fence = 5;
+    ck_assert_int_eq(store_job_update(bench.store, &update, NULL), ERR_JOB_STATE_CONFLICT);
     ck_assert_int_eq(check_events(bench.store, id), 2);
+    json_decref(error);
     bench_deinit(&bench);
 }
 END_TEST
@@ -96,23 +203,23 @@ START_TEST(claims_go_by_priority_then_age)
     static const int order[] = {2, 1, 5, 3, 0, 4};
     struct bench bench;
     char ids[6][ID_SIZE];
-    json_t *job;
+    struct job_row job;
 
     bench_init(&bench);
     for (int i = 0; i < 6; i++) {
         add_job(bench.store, rows[i].priority, rows[i].queued_at, ids[i]);
     }
     for (int i = 0; i < 6; i++) {
-        ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "worker-1", &job));
-        ck_assert_str_eq(text_at(job, "id"), ids[order[i]]);
-        ck_assert_str_eq(text_at(job, "status"), "running");
-        ck_assert_str_eq(text_at(job, "worker"), "worker-1");
-        ck_assert_int_eq(int_at(job, "attempt"), 1);
-        ck_assert_int_eq(int_at(job, "fence"), 1);
-        ck_assert_int_gt(int_at(job, "started_at"), 0);
-        json_decref(job);
+        job = claim_job(bench.store);
+        ck_assert_str_eq(job.id, ids[order[i]]);
+        ck_assert_int_eq(job.status, STATUS_RUNNING);
+        ck_assert_str_eq(job.worker, "w");
+        ck_assert_int_eq(job.attempt, 1);
+        ck_assert_int_eq(job.fence, 1);
+        ck_assert_int_gt(job.started_at, 0);
+        job_row_deinit(&job);
     }
-    ck_assert_int_eq(store_job_claim(bench.store, "queued", "running", "worker-1", &job), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_job_claim(bench.store, STATUS_QUEUED, STATUS_RUNNING, "w", &job), ERR_NOT_FOUND);
     bench_deinit(&bench);
 }
 END_TEST
@@ -120,51 +227,63 @@ END_TEST
 START_TEST(a_second_claim_fences_the_first)
 {
     struct bench bench;
-    json_t *job, *events, *patch = json_of("{'status': 'queued', 'request': {'priority': 9}}");
+    struct job_row job;
+    json_t *events;
     char id[ID_SIZE];
 
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
-    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "a", &job));
-    int64_t started_at = int_at(job, "started_at");
-    json_decref(job);
-    ck_assert_rc_ok(store_job_update(bench.store, id, "running", 1, patch, "status", NULL, NULL));
-    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "b", &job));
-    ck_assert_int_eq(int_at(job, "attempt"), 2);
-    ck_assert_int_eq(int_at(job, "fence"), 2);
-    ck_assert_int_eq(int_at(job, "started_at"), started_at);
-    json_decref(job);
-    ck_assert_int_eq(store_job_update(bench.store, id, NULL, 1, patch, NULL, NULL, NULL), ERR_JOB_STATE_CONFLICT);
+    job = claim_job(bench.store);
+    int64_t started_at = job.started_at;
+    job_row_deinit(&job);
+    ck_assert_rc_ok(move_job(bench.store, id, STATUS_RUNNING, 1, STATUS_QUEUED, NULL));
+    ck_assert_rc_ok(store_job_claim(bench.store, STATUS_QUEUED, STATUS_RUNNING, "b", &job));
+    ck_assert_int_eq(job.attempt, 2);
+    ck_assert_int_eq(job.fence, 2);
+    ck_assert_int_eq(job.started_at, started_at);
+    job_row_deinit(&job);
+    ck_assert_int_eq(move_job(bench.store, id, STATUS_ANY, 1, STATUS_QUEUED, NULL), ERR_JOB_STATE_CONFLICT);
     ck_assert_rc_ok(store_events_list(bench.store, id, 3, 0, &events));
     json_object_del(json_array_get(events, 0), "created_at");
     assert_json_take(events, "[{'object': 'event', 'seq': 4, 'type': 'status', 'data': {'status': 'running', 'from':"
                              " 'queued', 'attempt': 2, 'fence': 2, 'worker': 'b'}}]");
-    json_decref(patch);
     bench_deinit(&bench);
 }
 END_TEST
 
+static void check_counts(struct store *store, const char *project, int64_t queued, int64_t running)
+{
+    int64_t counts[STATUS_COUNT];
+
+    ck_assert_rc_ok(store_job_counts(store, project, counts));
+    for (int i = 0; i < STATUS_COUNT; i++) {
+        ck_assert_int_eq(counts[i], i == STATUS_QUEUED ? queued : i == STATUS_RUNNING ? running : 0);
+    }
+}
+
 START_TEST(counts_follow_every_move)
 {
     struct bench bench;
-    json_t *job, *counts;
+    struct job_row job;
     char a[ID_SIZE], b[ID_SIZE], c[ID_SIZE];
 
     bench_init(&bench);
-    ck_assert_rc_ok(store_job_counts(bench.store, &counts));
-    assert_json_take(counts, "{}");
+    check_counts(bench.store, NULL, 0, 0);
     add_job(bench.store, 0, 1, a);
     add_job(bench.store, 0, 2, b);
     add_job(bench.store, 0, 3, c);
-    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
-    json_decref(job);
-    ck_assert_rc_ok(store_job_counts(bench.store, &counts));
-    assert_json_take(counts, "{'queued': 2, 'running': 1}");
+    ck_assert_rc_ok(store_job_create(
+        bench.store, &(struct job_row){.id = "job_1", .project = "other", .status = STATUS_QUEUED}, NULL, NULL, NULL));
+    job = claim_job(bench.store);
+    ck_assert_str_eq(job.id, "job_1"); /* no queued_at comes first */
+    job_row_deinit(&job);
+    check_counts(bench.store, NULL, 3, 1);
+    check_counts(bench.store, "default", 3, 0);
+    check_counts(bench.store, "other", 0, 1);
     ck_assert_rc_ok(store_job_delete(bench.store, b));
     ck_assert_int_eq(store_job_delete(bench.store, b), ERR_NOT_FOUND);
     ck_assert_rc_ok(store_job_delete(bench.store, a));
-    ck_assert_rc_ok(store_job_counts(bench.store, &counts));
-    assert_json_take(counts, "{'queued': 1}");
+    check_counts(bench.store, NULL, 1, 1);
     bench_deinit(&bench);
 }
 END_TEST
@@ -213,23 +332,24 @@ START_TEST(the_subscriber_hears_commits_only)
 {
     struct bench bench;
     struct heard heard = {0};
-    json_t *job, *patch = json_of("{'phase': 'x'}");
+    struct job_row job;
     char id[ID_SIZE];
+    const struct job_row change = {.phase = "x"};
+    const struct job_update quiet = {.id = id, .from = STATUS_ANY, .fence = -1, .set = JOB_SET_PHASE, .row = &change};
 
     bench_init(&bench);
     store_on_event(bench.store, on_event, &heard);
     add_job(bench.store, 0, 1, id);
     ck_assert_int_eq(heard.count, 1);
     ck_assert_str_eq(heard.last, id);
-    ck_assert_rc_ok(store_job_update(bench.store, id, NULL, -1, patch, NULL, NULL, NULL)); /* no event */
-    ck_assert_int_eq(store_job_update(bench.store, id, "x", -1, patch, "status", NULL, NULL), ERR_JOB_STATE_CONFLICT);
+    ck_assert_rc_ok(store_job_update(bench.store, &quiet, NULL)); /* no event */
+    ck_assert_int_eq(move_job(bench.store, id, STATUS_FAILED, -1, STATUS_QUEUED, NULL), ERR_JOB_STATE_CONFLICT);
     ck_assert_int_eq(heard.count, 1);
     heard.last[0] = '\0';
-    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
-    json_decref(job);
+    job = claim_job(bench.store);
+    job_row_deinit(&job);
     ck_assert_int_eq(heard.count, 2);
     ck_assert_str_eq(heard.last, id);
-    json_decref(patch);
     bench_deinit(&bench);
 }
 END_TEST
@@ -238,29 +358,29 @@ START_TEST(blocks_are_one_transaction)
 {
     struct bench bench;
     char id[ID_SIZE];
-    json_t *list, *job;
-    json_t *patch = json_of("{'checkpoint': {'layer': 0}, 'progress': {'fraction': 0.5}}");
+    struct job_row job;
+    json_t *list;
     json_t *block = json_of("{'index': 0, 'file': 'b0', 'sha256': 'x', 'activations': {'float': 'y'}}");
     json_t *layers = json_of("[{'index': 1, 'module': 'q'}, {'index': 0, 'module': 'k'}]");
 
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
-    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
-    json_decref(job);
-    ck_assert_int_eq(store_block_commit(bench.store, id, 2, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
-    ck_assert_rc_ok(store_block_commit(bench.store, id, 1, block, layers, patch, patch));
+    job = claim_job(bench.store);
+    job_row_deinit(&job);
+    ck_assert_int_eq(commit_block(bench.store, id, 2, block, layers), ERR_JOB_STATE_CONFLICT);
+    ck_assert_rc_ok(commit_block(bench.store, id, 1, block, layers));
     ck_assert_int_eq(check_events(bench.store, id), 3);
-    ck_assert_int_eq(store_block_commit(bench.store, id, 1, block, layers, patch, patch), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(commit_block(bench.store, id, 1, block, layers), ERR_JOB_STATE_CONFLICT);
     ck_assert_int_eq(check_events(bench.store, id), 3); /* all of it was undone */
     ck_assert_rc_ok(store_blocks_list(bench.store, id, &list));
     assert_json_take(list, "[{'index': 0, 'file': 'b0', 'sha256': 'x', 'activations': {'float': 'y'}}]");
     ck_assert_rc_ok(store_layers_list(bench.store, id, &list));
     assert_json_take(list, "[{'index': 1, 'module': 'q'}, {'index': 0, 'module': 'k'}]"); /* as given */
     ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
-    ck_assert_int_eq(int_at(json_object_get(job, "checkpoint"), "layer"), 0);
-    json_decref(job);
+    ck_assert_int_eq(job.checkpoint.blocks, 1);
+    job_row_deinit(&job);
     json_object_del(block, "index");
-    ck_assert_int_eq(store_block_commit(bench.store, id, 1, block, layers, patch, patch), ERR_INTERNAL);
+    ck_assert_int_eq(commit_block(bench.store, id, 1, block, layers), ERR_INTERNAL);
     ck_assert_rc_ok(store_blocks_clear(bench.store, id, 1)); /* from the second on: there is none */
     ck_assert_rc_ok(store_blocks_list(bench.store, id, &list));
     ck_assert_uint_eq(json_array_size(list), 1);
@@ -271,49 +391,49 @@ START_TEST(blocks_are_one_transaction)
     ck_assert_rc_ok(store_layers_list(bench.store, id, &list));
     assert_json_take(list, "[]");
     json_object_set_new(block, "index", json_integer(0));
-    ck_assert_rc_ok(store_block_commit(bench.store, id, 1, block, layers, patch, patch));
+    ck_assert_rc_ok(commit_block(bench.store, id, 1, block, layers));
     ck_assert_rc_ok(store_job_delete(bench.store, id)); /* all goes with the job */
     ck_assert_rc_ok(store_layers_list(bench.store, id, &list));
     assert_json_take(list, "[]");
     ck_assert_rc_ok(store_events_list(bench.store, id, 0, 0, &list));
     assert_json_take(list, "[]");
-    json_decref(patch);
     json_decref(block);
     json_decref(layers);
     bench_deinit(&bench);
 }
 END_TEST
 
+static int publish_job(struct store *store, const char *id, int64_t fence, const json_t *artifact)
+{
+    return move_job(store, id, STATUS_RUNNING, fence, STATUS_SUCCEEDED, artifact);
+}
+
 START_TEST(publication_happens_once)
 {
     struct bench bench;
     char id[ID_SIZE];
-    json_t *job, *got, *done = json_of("{'status': 'succeeded', 'result': {'artifact_id': 'art_1'}}");
+    struct job_row job;
+    json_t *got;
     json_t *artifact = json_of("{'id': 'art_1', 'created_at': 5, 'files': []}");
     json_t *bad = json_of("{'id': 'art_1'}");
 
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done, NULL),
-                     ERR_JOB_STATE_CONFLICT); /* not running */
-    ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
-    json_decref(job);
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 0, artifact, done, "status", done, NULL),
-                     ERR_JOB_STATE_CONFLICT); /* an old fence */
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, bad, done, "status", done, NULL),
-                     ERR_INTERNAL);
+    ck_assert_int_eq(publish_job(bench.store, id, 0, artifact), ERR_JOB_STATE_CONFLICT); /* not running */
+    job = claim_job(bench.store);
+    job_row_deinit(&job);
+    ck_assert_int_eq(publish_job(bench.store, id, 0, artifact), ERR_JOB_STATE_CONFLICT); /* an old fence */
+    ck_assert_int_eq(publish_job(bench.store, id, 1, bad), ERR_INTERNAL);
     ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
-    ck_assert_str_eq(text_at(job, "status"), "running"); /* undone with the artifact */
-    json_decref(job);
+    ck_assert_int_eq(job.status, STATUS_RUNNING); /* undone with the artifact */
+    job_row_deinit(&job);
     ck_assert_int_eq(store_object_get(bench.store, "default", "art", "art_1", &got), ERR_NOT_FOUND);
-    ck_assert_rc_ok(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done, NULL));
-    ck_assert_int_eq(store_artifact_publish(bench.store, id, "running", 1, artifact, done, "status", done, NULL),
-                     ERR_JOB_STATE_CONFLICT);
+    ck_assert_rc_ok(publish_job(bench.store, id, 1, artifact));
+    ck_assert_int_eq(publish_job(bench.store, id, 1, artifact), ERR_JOB_STATE_CONFLICT);
     ck_assert_rc_ok(store_object_get(bench.store, "default", "art", "art_1", &got));
     ck_assert(json_equal(got, artifact));
     json_decref(got);
     ck_assert_int_eq(check_events(bench.store, id), 3);
-    json_decref(done);
     json_decref(artifact);
     json_decref(bad);
     bench_deinit(&bench);
@@ -323,15 +443,14 @@ END_TEST
 struct race {
     struct store *store;
     const char *id;
-    const json_t *done, *artifact;
+    const json_t *artifact;
     int rc;
 };
 
 static void *publish(void *data)
 {
     struct race *race = data;
-    race->rc = store_artifact_publish(race->store, race->id, "running", 1, race->artifact, race->done, "status",
-                                      race->done, NULL);
+    race->rc = publish_job(race->store, race->id, 1, race->artifact);
     return NULL;
 }
 
@@ -339,7 +458,7 @@ static void *publish(void *data)
 START_TEST(cancellation_races_publication)
 {
     struct bench bench;
-    json_t *done = json_of("{'status': 'succeeded'}"), *cancelled = json_of("{'status': 'cancelled'}"), *job, *got;
+    json_t *got;
 
     bench_init(&bench);
     for (int i = 0; i < 40; i++) {
@@ -348,11 +467,11 @@ START_TEST(cancellation_races_publication)
         id_new("art", art);
         json_t *artifact = json_pack("{s:s, s:i}", "id", art, "created_at", 1);
         add_job(bench.store, 0, 1, id);
-        ck_assert_rc_ok(store_job_claim(bench.store, "queued", "running", "w", &job));
-        json_decref(job);
-        struct race race = {bench.store, id, done, artifact, 0};
+        struct job_row job = claim_job(bench.store);
+        job_row_deinit(&job);
+        struct race race = {bench.store, id, artifact, 0};
         pthread_create(&thread, NULL, publish, &race);
-        int rc = store_job_update(bench.store, id, "running", -1, cancelled, "status", cancelled, NULL);
+        int rc = move_job(bench.store, id, STATUS_RUNNING, -1, STATUS_CANCELLED, NULL);
         pthread_join(thread, NULL);
         ck_assert((rc == 0) != (race.rc == 0));
         ck_assert_int_eq(rc + race.rc, ERR_JOB_STATE_CONFLICT);
@@ -364,8 +483,6 @@ START_TEST(cancellation_races_publication)
         ck_assert_int_eq(check_events(bench.store, id), 3);
         json_decref(artifact);
     }
-    json_decref(done);
-    json_decref(cancelled);
     bench_deinit(&bench);
 }
 END_TEST
@@ -412,13 +529,12 @@ START_TEST(a_key_knows_its_job_from_the_commit_on)
     bench_init(&bench);
     ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), 0);
     id_new("job", id);
-    json_t *job = json_pack("{s:s, s:s, s:s}", "id", id, "status", "queued", "project", "default");
-    ck_assert_rc_ok(store_job_create(bench.store, job, NULL, NULL, &key_a));
+    const struct job_row job = {.id = id, .status = STATUS_QUEUED, .project = "default"};
+    ck_assert_rc_ok(store_job_create(bench.store, &job, NULL, NULL, &key_a));
     bench_reopen(&bench); /* died before it answered: the key is not free, and says what it made */
     ck_assert_int_eq(store_idempotency_reserve(bench.store, &key_a, "d1", &got), 1);
     ck_assert_str_eq(text_at(got, "id"), id);
     json_decref(got);
-    json_decref(job);
     bench_deinit(&bench);
 }
 END_TEST
@@ -455,28 +571,27 @@ struct hammer {
 static void *hammer(void *data)
 {
     struct hammer *shared = data;
-    json_t *job, *list, *patch = json_of("{'status': 'succeeded'}");
+    struct job_row job;
+    struct job_list list;
 
     for (int i = 0; i < ROUNDS; i++) {
         char id[ID_SIZE];
         add_job(shared->store, i % 3, i, id);
         ck_assert_rc_ok(store_event_append(shared->store, id, "log", NULL));
-        int rc = store_job_claim(shared->store, "queued", "running", "w", &job);
+        int rc = store_job_claim(shared->store, STATUS_QUEUED, STATUS_RUNNING, "w", &job);
         if (rc == 0) {
-            ck_assert_int_eq(int_at(job, "fence"), 1); /* nobody else got it */
-            ck_assert_rc_ok(
-                store_job_update(shared->store, text_at(job, "id"), "running", 1, patch, "status", patch, NULL));
+            ck_assert_int_eq(job.fence, 1); /* nobody else got it */
+            ck_assert_rc_ok(publish_job(shared->store, job.id, 1, NULL));
             atomic_fetch_add(&shared->claimed, 1);
-            json_decref(job);
+            job_row_deinit(&job);
         } else {
             ck_assert_int_eq(rc, ERR_NOT_FOUND);
         }
-        ck_assert_int_eq(store_job_update(shared->store, "job_none", NULL, -1, patch, NULL, NULL, NULL), ERR_NOT_FOUND);
+        ck_assert_int_eq(publish_job(shared->store, "job_none", -1, NULL), ERR_NOT_FOUND);
         ck_assert_ptr_nonnull(strstr(err_last()->message, "job_none")); /* each thread its own record */
         ck_assert_rc_ok(store_job_list(shared->store, &(struct page){.limit = 10}, &list));
-        json_decref(list);
+        job_list_deinit(&list);
     }
-    json_decref(patch);
     return NULL;
 }
 
@@ -484,7 +599,7 @@ START_TEST(threads_share_one_store)
 {
     struct bench bench;
     pthread_t threads[HAMMERS];
-    json_t *counts;
+    int64_t counts[STATUS_COUNT];
 
     bench_init(&bench);
     struct hammer shared = {.store = bench.store};
@@ -495,15 +610,14 @@ START_TEST(threads_share_one_store)
         pthread_join(threads[i], NULL);
     }
     ck_assert_int_eq(atomic_load(&shared.claimed), HAMMERS * ROUNDS);
-    ck_assert_rc_ok(store_job_counts(bench.store, &counts));
-    ck_assert_int_eq(int_at(counts, "succeeded"), HAMMERS * ROUNDS);
-    json_decref(counts);
+    ck_assert_rc_ok(store_job_counts(bench.store, NULL, counts));
+    ck_assert_int_eq(counts[STATUS_SUCCEEDED], HAMMERS * ROUNDS);
     bench_deinit(&bench);
 }
 END_TEST
 
-UNIT_MAIN("store", jobs_come_back_whole, updates_are_fenced, claims_go_by_priority_then_age,
-          a_second_claim_fences_the_first, counts_follow_every_move, events_are_read_from_anywhere,
-          the_subscriber_hears_commits_only, blocks_are_one_transaction, publication_happens_once,
-          cancellation_races_publication, idempotency_keys_replay, a_key_knows_its_job_from_the_commit_on,
-          objects_are_replaced_and_deleted, threads_share_one_store)
+UNIT_MAIN("store", jobs_come_back_whole, a_row_of_nothing_is_nothing, updates_are_fenced,
+          claims_go_by_priority_then_age, a_second_claim_fences_the_first, counts_follow_every_move,
+          events_are_read_from_anywhere, the_subscriber_hears_commits_only, blocks_are_one_transaction,
+          publication_happens_once, cancellation_races_publication, idempotency_keys_replay,
+          a_key_knows_its_job_from_the_commit_on, objects_are_replaced_and_deleted, threads_share_one_store)
