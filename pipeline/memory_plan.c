@@ -67,7 +67,7 @@ static struct sizes sizes_of(const struct plans *plans)
 }
 
 /* The values of one micro-batch, scratch also for a last one that is shorter, and what operations take for themselves:
- * as much as the values beside the residual stream. */
+ * as much as the values other than the residual stream. */
 static int64_t microbatch_bytes(const struct sizes *s, const struct model_config *c, int64_t tokens)
 {
     int64_t scratch = s->work + s->widest + c->head_dim, operations = s->kept - c->hidden_size;

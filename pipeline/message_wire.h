@@ -5,7 +5,7 @@
 #include "pipeline/wire.h"
 
 void message_encode(const struct message *message, struct wire_out *out);
-/* *out is set on success only; message_decoded_deinit. ERR_WORKER_LOST: it is no message. */
+/* *out is set on success only; message_decoded_deinit. ERR_WORKER_LOST: it is not a message. */
 int message_decode(struct wire_in *in, struct message *out);
 void message_decoded_deinit(struct message *message);
 

@@ -18,5 +18,5 @@ int reference_view(const struct run *run, const struct block *block, struct bloc
  * before it. */
 int reference_pass(struct run *run, const struct block *reference, int group, int64_t i,
                    const struct microbatch *quantized, struct layer_stats *stats);
-/* After a group: let go of the float weights that the path has passed; behind the last one, of all. */
+/* After a group: free the float weights that the path no longer needs; after the last one, all. */
 void reference_release(struct run *run, const struct plan *plan, int group);

@@ -1,6 +1,6 @@
 #pragma once
-/* Report rows: one per quantized linear. A number that does not exist or is not finite is NAN; `nonfinite` tells the
- * two apart for the row as a whole. */
+/* Report rows: one per quantized linear. A number that does not exist or is not finite is NAN; `nonfinite` says whether
+ * any number of the row was not finite. */
 
 #include "gpu/gpu.h"
 #include "quantizers/input_range.h"

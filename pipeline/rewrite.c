@@ -83,7 +83,7 @@ static int rewrite_gather(const struct rewrite_data *d, struct layer_stats *stat
     return rc;
 }
 
-/* After a rewritten group: what is kept for the next one beside the residual stream. */
+/* After a rewritten group: what is kept for the next one, except the residual stream. */
 static int rewrite_advance(struct rewrite_data *d)
 {
     const struct plan *plan = d->block->plan;
