@@ -6,22 +6,23 @@
 #include "api/handlers_objects.h"
 #include "api/reply.h"
 #include "api/stream.h"
+#include "base/cleanup.h"
 
 #include <string.h>
 
-int handlers_artifact_list(struct request *request)
+int handlers_list_artifacts(struct request *request)
 {
     return handlers_object_list(request, "art");
 }
 
-int handlers_artifact_get(struct request *request)
+int handlers_get_artifact(struct request *request)
 {
     return handlers_object_get(request, "art");
 }
 
-int handlers_artifact_delete(struct request *request)
+int handlers_delete_artifact(struct request *request)
 {
-    return handlers_object_delete(request, "art", engine_artifact_delete);
+    return handlers_object_delete(request, engine_artifact_delete);
 }
 
 static const char *file_digest(const json_t *artifact, const char *path)
@@ -47,20 +48,13 @@ static const char *content_type(const char *path)
     return "application/octet-stream";
 }
 
-int handlers_artifact_file(struct request *request)
+int handlers_get_artifact_file(struct request *request)
 {
-    const char *id = handlers_object_id(request, "art");
     const char *path = request->captures[1];
-    json_t *artifact = NULL;
-    int rc =
-        id != NULL ? engine_object_get(request->context->engine, request->who, "art", id, &artifact) : ERR_NOT_FOUND;
-    if (rc < 0) {
-        return rc;
-    }
+    AUTO_JSON json_t *artifact = NULL;
+    TRY(engine_object_get(request->context->engine, request->who, "art", request->captures[0], &artifact));
     const char *sha256 = file_digest(artifact, path);
     const char *slash = strrchr(path, '/');
-    rc = sha256 != NULL ? stream_blob(request, sha256, content_type(path), slash != NULL ? slash + 1 : path)
-                        : err_raise(ERR_NOT_FOUND, "the artifact has no file of this name");
-    json_decref(artifact);
-    return rc;
+    return sha256 != NULL ? stream_blob(request, sha256, content_type(path), slash != NULL ? slash + 1 : path)
+                          : err_raise(ERR_NOT_FOUND, "the artifact has no file of this name");
 }

@@ -4,7 +4,6 @@
 
 #include "api/handlers.h"
 
-#include "api/handlers_objects.h"
 #include "api/reply.h"
 
 #include <stdlib.h>
@@ -30,10 +29,7 @@ static void add_next_offset(struct request *request, const char *id)
 
 static int calibration_open(struct request *request, void **state)
 {
-    const char *id = handlers_object_id(request, "job");
-    if (id == NULL) {
-        return ERR_NOT_FOUND;
-    }
+    const char *id = request->captures[0];
     struct calibration_sink *sink = calloc(1, sizeof(*sink));
     if (sink == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
@@ -79,5 +75,5 @@ static int calibration_finish_take(struct request *request, void *state)
     return reply_json_take(request, 200, answer);
 }
 
-const struct request_sink handlers_calibration_sink = {calibration_open, calibration_feed, calibration_finish_take,
-                                                       calibration_abort};
+const struct request_sink handlers_create_calibration_sink = {calibration_open, calibration_feed,
+                                                              calibration_finish_take, calibration_abort};

@@ -2,22 +2,22 @@
 
 #include "api/handlers.h"
 
-#include "api/handlers_objects.h"
 #include "api/header.h"
 #include "api/reply.h"
 #include "api/stream.h"
+#include "base/cleanup.h"
 
 #include <string.h>
 
 /* The event to continue after: Last-Event-ID (which browsers send when they reconnect) or ?after=. */
-static int start_after(struct request *request, int64_t *after)
+static int64_t start_after(struct request *request)
 {
     const char *last = request_header(request, "Last-Event-ID");
-    *after = query_int(&request->scratch->query, "after", 0);
-    if (last != NULL && last[0] != '\0' && !header_parse_u63(last, strlen(last), after)) {
-        return err_raise(ERR_INVALID_CURSOR, "Last-Event-ID is not a number of an event");
+    int64_t after = query_int(&request->scratch->query, "after", 0);
+    if (last != NULL && last[0] != '\0') {
+        (void)header_parse_u63(last, strlen(last), &after); /* it has been checked */
     }
-    return 0;
+    return after;
 }
 
 static int reply_page(struct request *request, const char *job, int64_t after)
@@ -39,19 +39,15 @@ static int reply_page(struct request *request, const char *job, int64_t after)
                                                 "first_id", first, "last_id", last, "has_more", more));
 }
 
-int handlers_job_events(struct request *request)
+int handlers_list_job_events(struct request *request)
 {
-    const char *id = handlers_object_id(request, "job");
-    int64_t after = 0;
-    int rc = id != NULL ? start_after(request, &after) : ERR_NOT_FOUND;
-    if (rc < 0) {
-        return rc;
-    }
-    rc = engine_job_check(request->context->engine, request->who, id);
-    int offer = rc < 0 ? rc : request_offer(request);
+    const char *id = request->captures[0];
+    TRY(engine_job_check(request->context->engine, request->who, id));
+    int offer = request_offer(request);
     if (offer < 0) {
         return offer;
     }
+    int64_t after = start_after(request);
     if (offer == 0) {
         return reply_page(request, id, after);
     }

@@ -8,6 +8,7 @@
 #include "api/handlers_objects.h"
 #include "api/reply.h"
 #include "api/stream.h"
+#include "base/cleanup.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,11 +26,6 @@ struct file_facts {
 
 static int file_open(struct request *request, void **state)
 {
-    if (query_text(&request->scratch->query, "purpose") == NULL) {
-        validation_add(&request->scratch->errors, ERR_MISSING_PARAMETER, "?purpose",
-                       "the query parameter \"purpose\" is required: calibration or evaluation");
-        return validation_raise(&request->scratch->errors);
-    }
     struct file_sink *sink = calloc(1, sizeof(*sink));
     if (sink == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
@@ -126,34 +122,29 @@ static int file_finish_take(struct request *request, void *state)
     return rc;
 }
 
-const struct request_sink handlers_file_sink = {file_open, file_feed, file_finish_take, file_abort};
+const struct request_sink handlers_create_file_sink = {file_open, file_feed, file_finish_take, file_abort};
 
-int handlers_file_list(struct request *request)
+int handlers_list_files(struct request *request)
 {
     return handlers_object_list(request, "file");
 }
 
-int handlers_file_get(struct request *request)
+int handlers_get_file(struct request *request)
 {
     return handlers_object_get(request, "file");
 }
 
-int handlers_file_content(struct request *request)
+int handlers_get_file_content(struct request *request)
 {
-    const char *id = handlers_object_id(request, "file");
-    json_t *file = NULL;
-    int rc = id != NULL ? engine_object_get(request->context->engine, request->who, "file", id, &file) : ERR_NOT_FOUND;
-    if (rc < 0) {
-        return rc;
-    }
+    const char *id = request->captures[0];
+    AUTO_JSON json_t *file = NULL;
+    TRY(engine_object_get(request->context->engine, request->who, "file", id, &file));
     const char *sha256 = json_string_value(json_object_get(file, "sha256"));
-    rc = sha256 != NULL ? stream_blob(request, sha256, "application/octet-stream", id)
-                        : err_raise(ERR_INTERNAL, "file object %s has no digest", id);
-    json_decref(file);
-    return rc;
+    return sha256 != NULL ? stream_blob(request, sha256, "application/octet-stream", id)
+                          : err_raise(ERR_INTERNAL, "file object %s has no digest", id);
 }
 
-int handlers_file_delete(struct request *request)
+int handlers_delete_file(struct request *request)
 {
-    return handlers_object_delete(request, "file", engine_file_delete);
+    return handlers_object_delete(request, engine_file_delete);
 }

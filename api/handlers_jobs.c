@@ -14,7 +14,7 @@
 
 #define WAIT_SECONDS_MAX 60
 
-int handlers_job_create(struct request *request)
+int handlers_create_job(struct request *request)
 {
     json_t *job = NULL;
     int rc = engine_job_create(request->context->engine, request->who, request->json, request_idempotency_key(request),
@@ -22,7 +22,7 @@ int handlers_job_create(struct request *request)
     return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
 }
 
-int handlers_job_list(struct request *request)
+int handlers_list_jobs(struct request *request)
 {
     struct page page;
     json_t *list = NULL;
@@ -73,12 +73,9 @@ static bool job_has_news(struct request *request, struct job_wait *wait, const j
     return strcmp(wait->etag, etag) != 0;
 }
 
-int handlers_job_get(struct request *request)
+int handlers_get_job(struct request *request)
 {
-    const char *id = handlers_object_id(request, "job");
-    if (id == NULL) {
-        return ERR_NOT_FOUND;
-    }
+    const char *id = request->captures[0];
     struct job_wait *wait = request->state;
     int64_t seconds = header_prefer_wait(request_header(request, "Prefer"), WAIT_SECONDS_MAX);
     if (wait == NULL && seconds > 0) {
@@ -103,9 +100,9 @@ int handlers_job_get(struct request *request)
     return REQUEST_WAIT;
 }
 
-int handlers_job_delete(struct request *request)
+int handlers_delete_job(struct request *request)
 {
-    return handlers_object_delete(request, "job", engine_job_delete);
+    return handlers_object_delete(request, engine_job_delete);
 }
 
 /* {"mode":"now"} or {"mode":"layer"}: both are accepted, a cancellation always acts within seconds. */
@@ -131,21 +128,19 @@ static int check_cancel(struct request *request)
     return validation_raise(errors);
 }
 
-int handlers_job_cancel(struct request *request)
+int handlers_cancel_job(struct request *request)
 {
-    const char *id = handlers_object_id(request, "job");
-    int rc = id != NULL ? check_cancel(request) : ERR_NOT_FOUND;
     json_t *job = NULL;
-    rc = rc < 0 ? rc : engine_job_cancel(request->context->engine, request->who, id, &job);
-    return rc < 0 ? rc : reply_json_take(request, 202, job);
+    TRY(check_cancel(request));
+    TRY(engine_job_cancel(request->context->engine, request->who, request->captures[0], &job));
+    return reply_json_take(request, 202, job);
 }
 
-int handlers_job_report(struct request *request)
+int handlers_get_job_report(struct request *request)
 {
-    const char *id = handlers_object_id(request, "job");
     json_t *report = NULL;
-    int rc = id != NULL ? engine_job_report(request->context->engine, request->who, id, &report) : ERR_NOT_FOUND;
-    return rc < 0 ? rc : reply_object_take(request, report);
+    TRY(engine_job_report(request->context->engine, request->who, request->captures[0], &report));
+    return reply_object_take(request, report);
 }
 
 struct layer_order {
@@ -266,15 +261,11 @@ static int reply_layers_take(struct request *request, enum layer_format format, 
                         : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the layers");
 }
 
-int handlers_job_layers(struct request *request)
+int handlers_list_job_layers(struct request *request)
 {
-    const char *id = handlers_object_id(request, "job");
-    if (id == NULL) {
-        return ERR_NOT_FOUND;
-    }
     AUTO_JSON json_t *all = NULL;
     json_t *rows = NULL;
-    TRY(engine_job_layers(request->context->engine, request->who, id, &all));
+    TRY(engine_job_layers(request->context->engine, request->who, request->captures[0], &all));
     int offer = request_offer(request);
     int rc = offer < 0 ? offer : select_layers(request, all, &rows);
     return rc < 0 ? rc : reply_layers_take(request, (enum layer_format)offer, rows);

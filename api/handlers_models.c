@@ -5,7 +5,7 @@
 #include "api/handlers_objects.h"
 #include "api/reply.h"
 
-int handlers_model_create(struct request *request)
+int handlers_create_model(struct request *request)
 {
     json_t *model = NULL;
     int rc =
@@ -13,17 +13,17 @@ int handlers_model_create(struct request *request)
     return rc < 0 ? rc : reply_created_take(request, "/v1/models", model);
 }
 
-int handlers_model_list(struct request *request)
+int handlers_list_models(struct request *request)
 {
     return handlers_object_list(request, "mdl");
 }
 
-int handlers_model_get(struct request *request)
+int handlers_get_model(struct request *request)
 {
     return handlers_object_get(request, "mdl");
 }
 
-int handlers_model_delete(struct request *request)
+int handlers_delete_model(struct request *request)
 {
-    return handlers_object_delete(request, "mdl", engine_model_delete);
+    return handlers_object_delete(request, engine_model_delete);
 }

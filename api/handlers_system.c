@@ -5,12 +5,12 @@
 #include "api/openapi.h"
 #include "api/reply.h"
 
-int handlers_live(struct request *request)
+int handlers_get_liveness(struct request *request)
 {
     return reply_json_take(request, 200, json_pack("{s:s}", "status", "ok"));
 }
 
-int handlers_ready(struct request *request)
+int handlers_get_readiness(struct request *request)
 {
     if (atomic_load(&request->context->draining)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
@@ -23,24 +23,24 @@ int handlers_ready(struct request *request)
     return reply_json_take(request, 200, json_pack("{s:s}", "status", "ready"));
 }
 
-int handlers_system(struct request *request)
+int handlers_get_system(struct request *request)
 {
     return reply_object_take(request, engine_system(request->context->engine));
 }
 
-int handlers_methods(struct request *request)
+int handlers_list_methods(struct request *request)
 {
     return reply_object_take(request, engine_methods(request->context->engine));
 }
 
-int handlers_method(struct request *request)
+int handlers_get_method(struct request *request)
 {
     json_t *method = NULL;
     int rc = engine_method(request->context->engine, request->captures[0], &method);
     return rc < 0 ? rc : reply_object_take(request, method);
 }
 
-int handlers_openapi(struct request *request)
+int handlers_get_openapi(struct request *request)
 {
     return reply_object_take(request, openapi_document());
 }

@@ -1,15 +1,31 @@
-/* OpenAPI 3.1, generated from the table that also routes and validates, so that the document matches the server.
- *
- * The schemas of methods' parameters are at /v1/methods, generated from the parameter tables; they are not repeated
- * here. */
+/* OpenAPI 3.1, generated from the table that also routes and validates, so that the document matches the server. */
 
 #include "api/openapi.h"
 
 #include "api/routes.h"
+#include "base/err.h"
+#include "base/text.h"
 
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+
+static const char *const scope_names[] = {[ROUTE_SCOPE_NONE] = "none",
+                                          [ROUTE_SCOPE_READ] = "read",
+                                          [ROUTE_SCOPE_WRITE] = "write",
+                                          [ROUTE_SCOPE_ADMIN] = "admin"};
+
+static const struct {
+    const char *name, *help;
+} tags[] = {
+    [ROUTE_TAG_SERVICE] = {"service", "The daemon, its methods and formats."},
+    [ROUTE_TAG_MODELS] = {"models", "Registered checkpoints."},
+    [ROUTE_TAG_FILES] = {"files", "Stored data sets for calibration and evaluation."},
+    [ROUTE_TAG_JOBS] = {"jobs", "Quantization jobs, their events and reports."},
+    [ROUTE_TAG_ARTIFACTS] = {"artifacts", "Published results."},
+};
+
+/* --- parameters */
 
 /* A maximum of INT64_MAX means unbounded, and JavaScript could not represent it. */
 static json_t *int_schema(const struct query_row *row)
@@ -28,45 +44,61 @@ static json_t *query_schema(const struct query_row *row)
     case QUERY_INT:
         return int_schema(row);
     case QUERY_FLAG:
-        return json_pack("{s:[s,s,s,s]}", "enum", "1", "true", "0", "false");
+        return json_pack("{s:s, s:[s,s,s,s]}", "type", "string", "enum", "1", "true", "0", "false");
     case QUERY_ENUM:
         choices = json_array();
         for (size_t i = 0; row->choices[i] != NULL; i++) {
             json_array_append_new(choices, json_string(row->choices[i]));
         }
         return json_pack("{s:s, s:o}", "type", "string", "enum", choices);
+    case QUERY_ID:
     case QUERY_CURSOR:
-        return json_pack("{s:s, s:i}", "type", "string", "maxLength", ID_SIZE - 1);
+        return schema_of_id(row->kind);
     case QUERY_METADATA:
-        return json_pack("{s:s, s:{s:s}, s:i}", "type", "object", "additionalProperties", "type", "string",
-                         "maxProperties", 1);
+        return json_pack("{s:s, s:{s:s, s:i, s:i}, s:{s:i, s:i}, s:i}", "type", "object", "additionalProperties",
+                         "type", "string", "minLength", 1, "maxLength", 255, "propertyNames", "minLength", 1,
+                         "maxLength", 63, "maxProperties", 1);
+    case QUERY_VISIBLE:
+        return json_pack("{s:s, s:s}", "type", "string", "pattern", "^[!-~]{1,255}$");
+    case QUERY_EVENT:
+        return json_pack("{s:s, s:s}", "type", "string", "pattern", "^[0-9]{0,18}$");
     case QUERY_STRING:
         break;
     }
     return json_pack("{s:s, s:i, s:i}", "type", "string", "minLength", 1, "maxLength", 255);
 }
 
-static void add_query(json_t *parameters, const struct query_row *rows)
+static void add_parameter(json_t *parameters, const struct query_row *row, const char *where)
 {
-    for (const struct query_row *row = rows; row != NULL && row->name != NULL; row++) {
-        json_t *parameter = json_pack("{s:s, s:s, s:s, s:o}", "name", row->name, "in", "query", "description",
-                                      row->help, "schema", query_schema(row));
-        if (row->type == QUERY_METADATA) {
-            json_object_set_new(parameter, "style", json_string("deepObject"));
-        }
-        json_array_append_new(parameters, parameter);
+    json_t *schema = strcmp(where, "header") == 0 && row->type == QUERY_STRING ? json_pack("{s:s}", "type", "string")
+                                                                               : query_schema(row);
+    json_t *parameter = json_pack("{s:s, s:s, s:s, s:b, s:o}", "name", row->name, "in", where, "description", row->help,
+                                  "required", (int)row->required, "schema", schema);
+    if (row->type == QUERY_METADATA) {
+        json_object_set_new(parameter, "style", json_string("deepObject"));
+        json_object_set_new(parameter, "explode", json_true());
     }
+    json_array_append_new(parameters, parameter);
 }
 
-/* "{path*}" is written "{path}": OpenAPI has no notation for the rest of a path. Each capture becomes a parameter. */
-static void add_captures(json_t *parameters, const char *pattern, char *path, size_t capacity)
+static void add_header_parameter(void *data, const struct query_row *row)
+{
+    add_parameter(data, row, "header");
+}
+
+/* "{path*}" is written "{path}": OpenAPI has no notation for the rest of a path. Each argument becomes a parameter. */
+static void add_arguments(json_t *parameters, const char *pattern, char *path, size_t capacity)
 {
     size_t used = 0;
     for (const char *at = pattern; *at != '\0' && used + 1 < capacity; at++) {
         if (*at == '{') {
-            size_t size = strcspn(at + 1, "*}");
-            json_array_append_new(parameters, json_pack("{s:s%, s:s, s:b, s:{s:s}}", "name", at + 1, size, "in", "path",
-                                                        "required", 1, "schema", "type", "string"));
+            const struct route_argument *argument = routes_argument(at + 1, strcspn(at + 1, "*}"));
+            json_t *schema = argument->kind != NULL ? schema_of_id(argument->kind)
+                                                    : json_pack("{s:s, s:s*, s:i}", "type", "string", "pattern",
+                                                                argument->pattern, "minLength", 1);
+            json_array_append_new(parameters,
+                                  json_pack("{s:s, s:s, s:s, s:b, s:o}", "name", argument->name, "in", "path",
+                                            "description", argument->help, "required", 1, "schema", schema));
         }
         if (*at != '*') {
             path[used++] = *at;
@@ -75,56 +107,146 @@ static void add_captures(json_t *parameters, const char *pattern, char *path, si
     path[used] = '\0';
 }
 
-static void add_headers(json_t *parameters, const struct route *route)
+/* --- bodies */
+
+static json_t *media_schema(const char *type, const struct schema *schema)
 {
-    if ((route->flags & ROUTE_IDEMPOTENT) != 0) {
-        json_array_append_new(parameters,
-                              json_pack("{s:s, s:s, s:s, s:{s:s, s:i, s:i}}", "name", "Idempotency-Key", "in", "header",
-                                        "description",
-                                        "A repeated request with the same key and body gets the response of the first.",
-                                        "schema", "type", "string", "minLength", 1, "maxLength", 255));
+    if (strcmp(type, "application/json") == 0) {
+        return schema_ref(schema);
     }
+    return strcmp(type, "application/octet-stream") == 0 ? json_pack("{s:s, s:s}", "type", "string", "format", "binary")
+                                                         : json_pack("{s:s}", "type", "string");
+}
+
+static json_t *content_of(const char *const *types, const struct schema *schema)
+{
+    json_t *content = json_object();
+    for (; types != NULL && *types != NULL; types++) {
+        json_object_set_new(content, *types, json_pack("{s:o}", "schema", media_schema(*types, schema)));
+    }
+    return content;
 }
 
 static json_t *body_of(const struct route *route)
 {
-    json_t *content = json_object();
-    for (size_t i = 0; route->accepts[i] != NULL; i++) {
-        bool json = strcmp(route->accepts[i], "application/json") == 0;
-        json_object_set_new(content, route->accepts[i],
-                            json ? json_pack("{s:{s:s}}", "schema", "type", "object") : json_object());
-    }
-    return json_pack("{s:o, s:b}", "content", content, "required", route->body != ROUTE_BODY_MAYBE);
+    return json_pack("{s:o, s:b}", "content", content_of(route->accepts, route->request), "required",
+                     route->body != ROUTE_BODY_MAYBE);
 }
+
+/* --- replies */
+
+static json_t *header_refs(const char *const *names)
+{
+    json_t *headers = json_pack("{s:{s:s}}", "X-Request-Id", "$ref", "#/components/headers/X-Request-Id");
+    for (; *names != NULL; names++) {
+        char target[64];
+        (void)snprintf(target, sizeof(target), "#/components/headers/%s", *names);
+        json_object_set_new(headers, *names, json_pack("{s:s}", "$ref", target));
+    }
+    return headers;
+}
+
+static void add_reply(json_t *responses, int status, const char *what, const char *const *headers, json_t *content)
+{
+    char key[8];
+    (void)snprintf(key, sizeof(key), "%d", status);
+    json_t *response = json_pack("{s:s, s:o}", "description", what, "headers", header_refs(headers));
+    if (content != NULL) {
+        json_object_set_new(response, "content", content);
+    }
+    json_object_set_new(responses, key, response);
+}
+
+static void add_success_replies(json_t *responses, const struct route *route)
+{
+    static const char *const none[] = {NULL}, *const created[] = {"Location", NULL}, *const tagged[] = {"ETag", NULL};
+    static const char *const bytes[] = {"ETag", "Repr-Digest", "Accept-Ranges", NULL};
+    static const char *const part[] = {"ETag", "Repr-Digest", "Accept-Ranges", "Content-Range", NULL};
+    json_t *content = route->produces != NULL ? content_of(route->produces, route->answer) : NULL;
+    switch (route->reply) {
+    case ROUTE_REPLY_VALUE:
+        add_reply(responses, 200, "Success.", none, content);
+        break;
+    case ROUTE_REPLY_OBJECT:
+        add_reply(responses, 200, "Success.", route->produces[1] == NULL ? tagged : none, content);
+        add_reply(responses, 304, "The object still has the entity tag of If-None-Match.", tagged, NULL);
+        break;
+    case ROUTE_REPLY_CREATED:
+        add_reply(responses, 201, "Created.", created, content);
+        break;
+    case ROUTE_REPLY_ACCEPTED:
+        add_reply(responses, 202, "Accepted.", none, content);
+        break;
+    case ROUTE_REPLY_DELETED:
+        add_reply(responses, 204, "Deleted.", none, NULL);
+        break;
+    case ROUTE_REPLY_BYTES:
+        add_reply(responses, 200, "The file.", bytes, content);
+        add_reply(responses, 206, "A part of the file.", part, json_deep_copy(content));
+        add_reply(responses, 304, "The file still has the entity tag of If-None-Match.", tagged, NULL);
+        break;
+    }
+}
+
+static void add_problem(json_t *responses, int status, const char *text)
+{
+    char key[8], described[1024];
+    (void)snprintf(key, sizeof(key), "%d", status);
+    json_t *response = json_object_get(responses, key);
+    const char *before = json_string_value(json_object_get(response, "description"));
+    if (before == NULL) {
+        json_object_set_new(responses, key,
+                            json_pack("{s:s, s:{s:{s:s}}, s:{s:{s:o}}}", "description", text, "headers", "X-Request-Id",
+                                      "$ref", "#/components/headers/X-Request-Id", "content",
+                                      "application/problem+json", "schema", schema_ref(&schema_problem)));
+    } else if (strstr(before, text) == NULL) {
+        (void)snprintf(described, sizeof(described), "%s %s", before, text);
+        json_object_set_new(response, "description", json_string(described));
+    }
+}
+
+static void add_code(void *data, int code)
+{
+    char text[256];
+    (void)snprintf(text, sizeof(text), "%s: %s", err_api_code(code), err_sentence(code));
+    add_problem(data, err_http_status(code), text);
+}
+
+static json_t *responses_of(const struct route *route)
+{
+    static const int framing[] = {414, 417, 431, 505}; /* of ERR_BAD_REQUEST, where they are more specific */
+    json_t *responses = json_object();
+    add_success_replies(responses, route);
+    routes_each_error(route, add_code, responses);
+    for (size_t i = 0; i < sizeof(framing) / sizeof(framing[0]); i++) {
+        add_problem(responses, framing[i], "bad_request: The request is not well-formed HTTP, or too large.");
+    }
+    json_t *unavailable = json_object_get(responses, "503");
+    json_object_set_new(json_object_get(unavailable, "headers"), "Retry-After",
+                        json_pack("{s:s}", "$ref", "#/components/headers/Retry-After"));
+    return responses;
+}
+
+/* --- the document */
 
 static json_t *operation_of(const struct route *route, char *path, size_t capacity)
 {
     json_t *parameters = json_array();
-    add_captures(parameters, route->path, path, capacity);
-    add_query(parameters, route->query);
-    add_headers(parameters, route);
-    json_t *operation = json_pack("{s:s, s:o, s:{s:{s:s}, s:{s:s, s:{s:{s:{s:s}}}}}}", "summary", route->summary,
-                                  "parameters", parameters, "responses", "2XX", "description", "Success.", "default",
-                                  "description", "A problem document.", "content", "application/problem+json", "schema",
-                                  "$ref", "#/components/schemas/Problem");
+    add_arguments(parameters, route->path, path, capacity);
+    for (const struct query_row *row = route->query; row != NULL && row->name != NULL; row++) {
+        add_parameter(parameters, row, "query");
+    }
+    routes_each_header(route, add_header_parameter, parameters);
+    json_t *operation = json_pack("{s:s, s:s, s:[s], s:s, s:o, s:o}", "operationId", route->operation, "summary",
+                                  route->summary, "tags", tags[route->tag].name, "x-scope", scope_names[route->scope],
+                                  "parameters", parameters, "responses", responses_of(route));
     if (operation != NULL && route->body != ROUTE_BODY_NONE) {
         json_object_set_new(operation, "requestBody", body_of(route));
     }
     return operation;
 }
 
-static json_t *problem_schema(void)
-{
-    return json_pack("{s:s, s:[s,s,s,s,s], s:{s:{s:s}, s:{s:s}, s:{s:s}, s:{s:s}, s:{s:s}, s:{s:s}, s:{s:[s,s]}, "
-                     "s:{s:[s,s]}, s:{s:s}, s:{s:s}, s:{s:s}}}",
-                     "type", "object", "required", "type", "title", "status", "code", "request_id", "properties",
-                     "type", "type", "string", "title", "type", "string", "status", "type", "integer", "detail", "type",
-                     "string", "instance", "type", "string", "code", "type", "string", "param", "type", "string",
-                     "null", "hint", "type", "string", "null", "request_id", "type", "string", "retryable", "type",
-                     "boolean", "errors", "type", "array");
-}
-
-json_t *openapi_document(void)
+static json_t *paths_of_table(void)
 {
     json_t *paths = json_object();
     for (const struct route *route = routes_table; route->method != NULL; route++) {
@@ -140,6 +262,54 @@ json_t *openapi_document(void)
         }
         json_object_set_new(item, method, operation);
     }
-    return json_pack("{s:s, s:{s:s, s:s}, s:o, s:{s:{s:o}}}", "openapi", "3.1.0", "info", "title", "quantd", "version",
-                     QUANTD_VERSION, "paths", paths, "components", "schemas", "Problem", problem_schema());
+    return paths;
+}
+
+static json_t *headers_of_replies(void)
+{
+    static const struct {
+        const char *name, *type, *help;
+        bool required;
+    } rows[] = {
+        {"X-Request-Id", "string", "The request's id, as in the log.", true},
+        {"Location", "string", "Path of the new object.", true},
+        {"ETag", "string", "Entity tag: changes whenever the body does.", true},
+        {"Repr-Digest", "string", "sha-256=:BASE64: of the complete file (RFC 9530).", true},
+        {"Accept-Ranges", "string", "bytes", true},
+        {"Content-Range", "string", "Which bytes these are.", true},
+        {"Retry-After", "integer", "Seconds to wait before the next try.", false},
+    };
+    json_t *headers = json_object();
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        json_object_set_new(headers, rows[i].name,
+                            json_pack("{s:s, s:b, s:{s:s}}", "description", rows[i].help, "required",
+                                      (int)rows[i].required, "schema", "type", rows[i].type));
+    }
+    return headers;
+}
+
+static json_t *schemas_of_table(void)
+{
+    json_t *components = json_object();
+    engine_schemas(components);
+    for (const struct route *route = routes_table; route->method != NULL; route++) {
+        schema_add(route->request, components);
+        schema_add(route->answer, components);
+    }
+    schema_add(&schema_event, components);
+    schema_add(&schema_problem, components);
+    return components;
+}
+
+json_t *openapi_document(void)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < sizeof(tags) / sizeof(tags[0]); i++) {
+        json_array_append_new(list, json_pack("{s:s, s:s}", "name", tags[i].name, "description", tags[i].help));
+    }
+    return json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:o, s:o, s:{s:o, s:o}}", "openapi", "3.1.0", "info",
+                     "title", "quantd", "version", QUANTD_VERSION, "description",
+                     "Quantizes language models. x-scope of an operation is what a key must be allowed to do.",
+                     "license", "name", "Apache-2.0", "identifier", "Apache-2.0", "tags", list, "paths",
+                     paths_of_table(), "components", "headers", headers_of_replies(), "schemas", schemas_of_table());
 }

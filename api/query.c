@@ -84,14 +84,35 @@ static bool check_enum(struct query_item *item, const char *pointer, struct vali
     return false;
 }
 
-/* Ids are opaque here except for their alphabet; the store checks whether one belongs to the list. */
-static bool query_check_cursor(struct query_item *item, const char *pointer, struct validation_errors *errors)
+static bool check_id(struct query_item *item, const char *pointer, struct validation_errors *errors)
+{
+    if (id_valid(item->text, item->row->kind)) {
+        return true;
+    }
+    validation_add(errors, item->row->type == QUERY_ID ? ERR_INVALID_PARAMETER : ERR_INVALID_CURSOR, pointer,
+                   "the query parameter \"%s\" is \"%.60s\"; it must be an id (%s_...)", item->row->name, item->text,
+                   item->row->kind);
+    return false;
+}
+
+static bool check_visible(const struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     size_t size = strlen(item->text);
-    if (size == 0 || size >= ID_SIZE ||
-        strspn(item->text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != size) {
-        validation_add(errors, ERR_INVALID_CURSOR, pointer,
-                       "the query parameter \"%s\" is \"%.60s\"; it must be the id of an object of this list",
+    for (size_t i = 0; i < size; i++) {
+        size = item->text[i] <= 0x20 || item->text[i] >= 0x7f ? 0 : size;
+    }
+    if (size == 0 || size > 255) {
+        validation_add(errors, ERR_INVALID_PARAMETER, pointer, "%s must be 1 to 255 visible ASCII characters",
+                       item->row->name);
+        return false;
+    }
+    return true;
+}
+
+static bool check_event(struct query_item *item, const char *pointer, struct validation_errors *errors)
+{
+    if (item->text[0] != '\0' && !header_parse_u63(item->text, strlen(item->text), &item->number)) {
+        validation_add(errors, ERR_INVALID_CURSOR, pointer, "%s is \"%.60s\"; it must be the number of an event",
                        item->row->name, item->text);
         return false;
     }
@@ -120,8 +141,13 @@ static bool query_check_item(struct query_item *item, const char *pointer, struc
         return check_flag(item, pointer, errors);
     case QUERY_ENUM:
         return check_enum(item, pointer, errors);
+    case QUERY_ID:
     case QUERY_CURSOR:
-        return query_check_cursor(item, pointer, errors);
+        return check_id(item, pointer, errors);
+    case QUERY_VISIBLE:
+        return check_visible(item, pointer, errors);
+    case QUERY_EVENT:
+        return check_event(item, pointer, errors);
     case QUERY_STRING:
     case QUERY_METADATA:
         break;
@@ -196,6 +222,17 @@ static void parse_pair(const struct query_row *rows, const char *pair, size_t si
     }
 }
 
+/* An error since `first` is about that parameter. */
+static bool is_refused(const struct validation_errors *errors, size_t first, const char *name)
+{
+    for (size_t i = first; i < errors->count; i++) {
+        if (strcmp(errors->items[i].param + 1, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int query_parse(const struct query_row *rows, const char *raw, struct query *out, struct validation_errors *errors)
 {
     out->count = 0;
@@ -207,11 +244,31 @@ int query_parse(const struct query_row *rows, const char *raw, struct query *out
         }
         at += size + (at[size] == '&');
     }
+    for (const struct query_row *row = rows; row != NULL && row->name != NULL; row++) {
+        char pointer[170];
+        if (row->required && query_find(out, row->name) == NULL && !is_refused(errors, before, row->name)) {
+            (void)snprintf(pointer, sizeof(pointer), "?%s", row->name);
+            validation_add(errors, ERR_MISSING_PARAMETER, pointer, "the query parameter \"%s\" is required. %s",
+                           row->name, row->help);
+        }
+    }
     if (query_find(out, "after") != NULL && query_find(out, "before") != NULL) {
         validation_add(errors, ERR_INVALID_PARAMETER, "?before",
                        "the query parameters \"before\" and \"after\" cannot be combined");
     }
     return errors->count > before ? validation_raise(errors) : 0;
+}
+
+void query_check_header(const struct query_row *row, const char *value, struct validation_errors *errors)
+{
+    struct query_item item = {.row = row};
+    bool checked =
+        row->type == QUERY_VISIBLE || row->type == QUERY_EVENT; /* others are for their reader to understand */
+    if (!checked) {
+        return;
+    }
+    (void)snprintf(item.text, sizeof(item.text), "%s", value);
+    (void)query_check_item(&item, row->name, errors);
 }
 
 const struct query_item *query_find(const struct query *query, const char *name)

@@ -137,15 +137,6 @@ int request_idempotent(struct request *request, const char *digest, int (*create
     if (key == NULL) {
         return create(request);
     }
-    size_t size = strlen(key);
-    if (size == 0 || size > 255) {
-        return err_raise(ERR_INVALID_PARAMETER, "Idempotency-Key must be 1 to 255 visible ASCII characters");
-    }
-    for (size_t i = 0; i < size; i++) {
-        if (key[i] <= 0x20 || key[i] >= 0x7f) {
-            return err_raise(ERR_INVALID_PARAMETER, "Idempotency-Key must be 1 to 255 visible ASCII characters");
-        }
-    }
     char scope[128];
     (void)snprintf(scope, sizeof(scope), "%s %s", request->route->method, request->route->path);
     AUTO_JSON json_t *response = NULL;
@@ -172,7 +163,8 @@ int request_idempotent(struct request *request, const char *digest, int (*create
 int request_offer(const struct request *request)
 {
     const struct route *route = request->route;
-    int offer = route->produces != NULL ? header_negotiate(request_header(request, "Accept"), route->produces) : 0;
+    bool offers = route->produces != NULL && (route->flags & ROUTE_ANY_ACCEPT) == 0;
+    int offer = offers ? header_negotiate(request_header(request, "Accept"), route->produces) : 0;
     if (offer >= 0) {
         return offer;
     }

@@ -18,142 +18,218 @@
 #define JSON_MAX ((int64_t)1 << 20)
 #define FILE_MAX ((int64_t)64 << 30)
 
-static const char *const accepts_json[] = {"application/json", NULL};
+static const char *const json_types[] = {"application/json", NULL};
+static const char *const byte_types[] = {"application/octet-stream", "application/json", NULL};
 static const char *const event_types[] = {"application/json", "text/event-stream", "application/x-ndjson", NULL};
 static const char *const layer_types[] = {"application/json", "text/csv", "application/x-ndjson", NULL};
-static const char *const accepts_records[] = {"application/x-ndjson", "application/jsonl", NULL};
-static const char *const accepts_file[] = {"application/octet-stream", "application/x-ndjson", "application/jsonl",
+static const char *const record_types[] = {"application/x-ndjson", "application/jsonl", "application/octet-stream",
                                            NULL};
+static const char *const file_types[] = {"application/octet-stream", "application/x-ndjson", "application/jsonl", NULL};
 
 static const char *const purposes[] = {"calibration", "evaluation", NULL};
 static const char *const statuses[] = {
     "awaiting_calibration", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", NULL};
 
-static const struct query_row page_query[] = {QUERY_PAGE_ROWS, {0}};
+/* --- parameters of queries */
+
+static const struct query_row model_list_query[] = {QUERY_PAGE_ROWS("mdl"), QUERY_END};
 
 static const struct query_row file_list_query[] = {
-    QUERY_PAGE_ROWS,
-    {"purpose", QUERY_ENUM, 0, 0, purposes, "Only files with this purpose."},
-    {0},
+    QUERY_PAGE_ROWS("file"),
+    QUERY_ROW("purpose", ENUM, "Only files with this purpose.", .choices = purposes),
+    QUERY_END,
 };
 
 static const struct query_row file_create_query[] = {
-    {"purpose", QUERY_ENUM, 0, 0, purposes, "Purpose of the file; required."},
-    {"name", QUERY_STRING, 0, 0, NULL, "Name of the file, for display."},
-    {0},
+    QUERY_ROW("purpose", ENUM, "Purpose of the file: calibration or evaluation.", .choices = purposes,
+              .required = true),
+    QUERY_ROW("name", STRING, "Name of the file, for display."),
+    QUERY_END,
 };
 
 static const struct query_row job_list_query[] = {
-    QUERY_PAGE_ROWS,
-    {"status", QUERY_ENUM, 0, 0, statuses, "Only jobs with this status."},
-    {"method", QUERY_STRING, 0, 0, NULL, "Only jobs with this quantization method."},
-    {"model_id", QUERY_STRING, 0, 0, NULL, "Only jobs for this model."},
-    {"metadata", QUERY_METADATA, 0, 0, NULL, "Only jobs with this metadata value: metadata[key]=value."},
-    {"created_after", QUERY_INT, 0, INT64_MAX, NULL, "Only jobs created after this Unix time, in seconds."},
-    {0},
+    QUERY_PAGE_ROWS("job"),
+    QUERY_ROW("status", ENUM, "Only jobs with this status.", .choices = statuses),
+    QUERY_ROW("method", STRING, "Only jobs with this quantization method."),
+    QUERY_ROW("model_id", ID, "Only jobs for this model.", .kind = "mdl"),
+    QUERY_ROW("metadata", METADATA, "Only jobs with this metadata value: metadata[key]=value."),
+    QUERY_ROW("created_after", INT, "Only jobs created after this Unix time, in seconds.", .min = 0, .max = INT64_MAX),
+    QUERY_END,
 };
 
 static const struct query_row calibration_query[] = {
-    {"offset", QUERY_INT, 0, INT64_MAX, NULL, "Number of records accepted so far; a different number is refused."},
-    {"complete", QUERY_FLAG, 0, 0, NULL, "Whether this is the last upload, after which the job is queued."},
-    {0},
+    QUERY_ROW("offset", INT, "Number of records accepted so far; a different number is refused.", .min = 0,
+              .max = INT64_MAX),
+    QUERY_ROW("complete", FLAG, "Whether this is the last upload, after which the job is queued."),
+    QUERY_END,
 };
 
 static const struct query_row event_query[] = {
-    {"after", QUERY_INT, 0, INT64_MAX, NULL, "Only events after this sequence number."},
-    {"limit", QUERY_INT, 1, 100, NULL, "Maximum number of events in a page of the JSON list; 20 by default."},
-    {0},
+    QUERY_ROW("after", INT, "Only events after this sequence number.", .min = 0, .max = INT64_MAX),
+    QUERY_ROW("limit", INT, "Maximum number of events in a page of the JSON list; 20 by default.", .min = 1,
+              .max = 100),
+    QUERY_END,
 };
 
 static const struct query_row layer_query[] = {
-    {"sort", QUERY_STRING, 0, 0, NULL,
-     "Column to sort by, or -column for descending order. In report order by default."},
-    {"module", QUERY_STRING, 0, 0, NULL, "Only the row of this module."},
-    {0},
+    QUERY_ROW("sort", STRING, "Column to sort by, or -column for descending order. In report order by default."),
+    QUERY_ROW("module", STRING, "Only the row of this module."),
+    QUERY_END,
 };
 
 static const struct query_row artifact_list_query[] = {
-    QUERY_PAGE_ROWS,
-    {"job_id", QUERY_STRING, 0, 0, NULL, "Only artifacts of this job."},
-    {0},
+    QUERY_PAGE_ROWS("art"),
+    QUERY_ROW("job_id", ID, "Only artifacts of this job.", .kind = "job"),
+    QUERY_END,
 };
 
-#define GET_AS(path_, handler, produces_, query_, flags_, summary_)                                                 \
-    {                                                                                                               \
-        .method = "GET", .path = path_, .handle = handler, .produces = produces_, .query = query_, .flags = flags_, \
-        .summary = summary_                                                                                         \
+/* --- headers */
+
+static const struct query_row every_headers[] = {
+    QUERY_ROW("X-Request-Id", STRING, "The request's id in the answer and the log; made up when it is absent."),
+    QUERY_END,
+};
+static const struct query_row idempotent_headers[] = {
+    QUERY_ROW("Idempotency-Key", VISIBLE,
+              "A repeated request with the same key and body gets the response of the first."),
+    QUERY_END,
+};
+static const struct query_row object_headers[] = {
+    QUERY_ROW("If-None-Match", STRING, "Answer 304 while the object has this entity tag."),
+    QUERY_END,
+};
+static const struct query_row byte_headers[] = {
+    QUERY_ROW("Range", STRING, "One range of bytes: bytes=FIRST-LAST."),
+    QUERY_ROW("If-Range", STRING, "Ignore Range when the file has another entity tag."),
+    QUERY_ROW("If-Match", STRING, "Answer 412 when the file has another entity tag."),
+    QUERY_ROW("If-None-Match", STRING, "Answer 304 when the file has this entity tag."),
+    QUERY_END,
+};
+static const struct query_row file_create_headers[] = {
+    QUERY_ROW("Content-Digest", STRING, "sha-256=:BASE64: of the body, which is checked (RFC 9530)."),
+    QUERY_END,
+};
+static const struct query_row job_headers[] = {
+    QUERY_ROW("Prefer", STRING, "wait=N: answer when the job changes, after N seconds (at most 60) at the latest."),
+    QUERY_END,
+};
+static const struct query_row event_headers[] = {
+    QUERY_ROW("Last-Event-ID", EVENT, "Only events after this one; in place of the parameter after."),
+    QUERY_END,
+};
+
+/* --- the rows */
+
+#define OBJECT(object_) OBJECT_AS(object_, json_types)
+#define OBJECT_AS(object_, types_) .reply = ROUTE_REPLY_OBJECT, .answer = (object_), .produces = (types_)
+#define VALUE(object_) .reply = ROUTE_REPLY_VALUE, .answer = (object_), .produces = json_types
+#define CREATED(object_) .reply = ROUTE_REPLY_CREATED, .answer = (object_), .produces = json_types
+#define ACCEPTED(object_) .reply = ROUTE_REPLY_ACCEPTED, .answer = (object_), .produces = json_types
+#define DELETED .reply = ROUTE_REPLY_DELETED
+#define BYTES .reply = ROUTE_REPLY_BYTES, .produces = byte_types, .flags = ROUTE_STREAMS | ROUTE_ANY_ACCEPT
+#define JSON_BODY(object_) .body = ROUTE_BODY_JSON, .body_max = JSON_MAX, .accepts = json_types, .request = (object_)
+#define JSON_BODY_OPTIONAL(object_) \
+    .body = ROUTE_BODY_MAYBE, .body_max = JSON_MAX, .accepts = json_types, .request = (object_)
+#define RECORDS(types_) .body = ROUTE_BODY_SINK, .body_max = FILE_MAX, .accepts = (types_)
+#define ERRORS(...)         \
+    .errors = (const int[]) \
+    {                       \
+        __VA_ARGS__, 0      \
     }
-#define GET(path_, handler, query_, flags_, summary_) GET_AS(path_, handler, accepts_json, query_, flags_, summary_)
-#define DELETE(path_, handler, summary_)                                          \
-    {                                                                             \
-        .method = "DELETE", .path = path_, .handle = handler, .summary = summary_ \
-    }
-#define POST_JSON(path_, handler, flags_, summary_)                                                        \
-    {                                                                                                      \
-        .method = "POST", .path = path_, .handle = handler, .body = ROUTE_BODY_JSON, .body_max = JSON_MAX, \
-        .accepts = accepts_json, .produces = accepts_json, .flags = flags_, .summary = summary_            \
-    }
-#define POST_SINK(path_, sink_, accepts_, query_, flags_, summary_)                                    \
-    {                                                                                                  \
-        .method = "POST", .path = path_, .body = ROUTE_BODY_SINK, .body_max = FILE_MAX, .sink = sink_, \
-        .accepts = accepts_, .produces = accepts_json, .query = query_,                                \
-        .flags = ROUTE_NEW_WORK | ROUTE_STREAMS | (flags_), .summary = summary_                        \
-    }
+
+#define ROW(method_, path_, operation_, tag_, scope_, summary_, ...)                        \
+    .method = #method_, .path = (path_), .operation = #operation_, .tag = ROUTE_TAG_##tag_, \
+    .scope = ROUTE_SCOPE_##scope_, .summary = (summary_), __VA_ARGS__
+#define ROUTE(method_, path_, operation_, ...) \
+    {ROW(method_, path_, operation_, __VA_ARGS__), .handle = handlers_##operation_},
+#define UPLOAD(method_, path_, operation_, ...) \
+    {ROW(method_, path_, operation_, __VA_ARGS__), .sink = &handlers_##operation_##_sink},
 
 const struct route routes_table[] = {
-    GET_AS("/livez", handlers_live, NULL, NULL, ROUTE_INLINE, "Liveness: the event loop is running."),
-    GET_AS("/readyz", handlers_ready, NULL, NULL, 0,
-           "Readiness: the store responds, the disk has free space, and no shutdown is in progress."),
-    GET("/openapi.json", handlers_openapi, NULL, 0, "This OpenAPI document."),
-    GET("/v1/system", handlers_system, NULL, 0, "Version, build, devices, limits and artifact formats."),
-    GET("/v1/methods", handlers_methods, NULL, 0,
-        "List the quantization methods, with the JSON Schema of their parameters."),
-    GET("/v1/methods/{name}", handlers_method, NULL, 0, "Get one quantization method."),
-
-    POST_JSON("/v1/models", handlers_model_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK | ROUTE_ADMITS,
-              "Register a checkpoint."),
-    GET("/v1/models", handlers_model_list, page_query, 0, "List the registered checkpoints."),
-    GET("/v1/models/{id}", handlers_model_get, NULL, 0,
-        "Get a checkpoint: architecture, number of layers, size and digest."),
-    DELETE("/v1/models/{id}", handlers_model_delete, "Unregister a checkpoint; its files are not deleted."),
-
-    POST_SINK("/v1/files", &handlers_file_sink, accepts_file, file_create_query, 0,
-              "Store the request body as a data set."),
-    GET("/v1/files", handlers_file_list, file_list_query, 0, "List the stored data sets."),
-    GET("/v1/files/{id}", handlers_file_get, NULL, 0, "Get the description of a data set."),
-    GET_AS("/v1/files/{id}/content", handlers_file_content, NULL, NULL, ROUTE_STREAMS,
-           "Download a data set; supports range requests."),
-    DELETE("/v1/files/{id}", handlers_file_delete, "Delete a data set that no unfinished job uses."),
-
-    POST_JSON("/v1/quantization/jobs", handlers_job_create, ROUTE_IDEMPOTENT | ROUTE_NEW_WORK | ROUTE_ADMITS,
-              "Create a quantization job."),
-    GET("/v1/quantization/jobs", handlers_job_list, job_list_query, 0, "List jobs, newest first."),
-    GET("/v1/quantization/jobs/{id}", handlers_job_get, NULL, 0,
-        "Get a job; with Prefer: wait=N, wait up to N seconds for it to change."),
-    DELETE("/v1/quantization/jobs/{id}", handlers_job_delete, "Delete a job that has ended."),
-    POST_SINK("/v1/quantization/jobs/{id}/calibration", &handlers_calibration_sink, accepts_records, calibration_query,
-              ROUTE_HEAVY, "Upload calibration records to a job."),
-    {.method = "POST",
-     .path = "/v1/quantization/jobs/{id}/cancel",
-     .handle = handlers_job_cancel,
-     .body = ROUTE_BODY_MAYBE,
-     .body_max = JSON_MAX,
-     .accepts = accepts_json,
-     .produces = accepts_json,
-     .summary = "Cancel a job."},
-    GET_AS("/v1/quantization/jobs/{id}/events", handlers_job_events, event_types, event_query, 0,
-           "Get the events of a job, as a JSON list, server-sent events or NDJSON depending on Accept."),
-    GET_AS("/v1/quantization/jobs/{id}/layers", handlers_job_layers, layer_types, layer_query, 0,
-           "Get the report's rows per module, as JSON, CSV or NDJSON depending on Accept."),
-    GET("/v1/quantization/jobs/{id}/report", handlers_job_report, NULL, 0, "Get the complete report of a job."),
-
-    GET("/v1/artifacts", handlers_artifact_list, artifact_list_query, 0, "List the published artifacts."),
-    GET("/v1/artifacts/{id}", handlers_artifact_get, NULL, 0, "Get the manifest of an artifact."),
-    DELETE("/v1/artifacts/{id}", handlers_artifact_delete, "Delete an artifact."),
-    GET_AS("/v1/artifacts/{id}/files/{path*}", handlers_artifact_file, NULL, NULL, ROUTE_STREAMS,
-           "Download a file of an artifact; supports range requests."),
+#include "api/route_rows.def"
     {0},
 };
+
+static const struct route_argument route_arguments[] = {
+    {"model_id", "mdl", NULL, "Id of a model."},
+    {"file_id", "file", NULL, "Id of a file."},
+    {"job_id", "job", NULL, "Id of a job."},
+    {"artifact_id", "art", NULL, "Id of an artifact."},
+    {"name", NULL, "^[a-z0-9_]{1,31}$", "Name of a method."},
+    {"path", NULL, NULL, "Name of a file of the artifact, as its manifest has it."},
+};
+
+const struct route_argument *routes_argument(const char *name, size_t size)
+{
+    for (size_t i = 0; i < sizeof(route_arguments) / sizeof(route_arguments[0]); i++) {
+        const struct route_argument *argument = &route_arguments[i];
+        if (strncmp(argument->name, name, size) == 0 && argument->name[size] == '\0') {
+            return argument;
+        }
+    }
+    return NULL;
+}
+
+static void each_row(const struct query_row *rows, void (*each)(void *data, const struct query_row *header), void *data)
+{
+    for (; rows != NULL && rows->name != NULL; rows++) {
+        each(data, rows);
+    }
+}
+
+void routes_each_header(const struct route *route, void (*each)(void *data, const struct query_row *header), void *data)
+{
+    each_row(every_headers, each, data);
+    each_row((route->flags & ROUTE_IDEMPOTENT) != 0 ? idempotent_headers : NULL, each, data);
+    each_row(route->reply == ROUTE_REPLY_OBJECT  ? object_headers
+             : route->reply == ROUTE_REPLY_BYTES ? byte_headers
+                                                 : NULL,
+             each, data);
+    each_row(route->headers, each, data);
+}
+
+/* Errors that follow from what a row is; 0 at the end. The first are those of any request. */
+static const int every_errors[] = {ERR_BAD_REQUEST,
+                                   ERR_UNKNOWN_PARAMETER,
+                                   ERR_INVALID_PARAMETER,
+                                   ERR_FORBIDDEN_HOST,
+                                   ERR_REQUEST_TIMEOUT,
+                                   ERR_INTERNAL,
+                                   ERR_HOST_OUT_OF_MEMORY,
+                                   ERR_DRAINING,
+                                   ERR_QUEUE_FULL,
+                                   ERR_NO_DESCRIPTORS,
+                                   ERR_STORAGE,
+                                   ERR_STORAGE_UNAVAILABLE,
+                                   0};
+static const int argument_errors[] = {ERR_NOT_FOUND, 0};
+static const int offer_errors[] = {ERR_NOT_ACCEPTABLE, 0};
+static const int body_errors[] = {ERR_LENGTH_REQUIRED, ERR_PAYLOAD_TOO_LARGE, ERR_UNSUPPORTED_MEDIA_TYPE, 0};
+static const int json_errors[] = {ERR_INVALID_JSON, ERR_MISSING_PARAMETER, 0};
+static const int write_errors[] = {ERR_DISK_FULL, 0};
+static const int idempotent_errors[] = {ERR_IDEMPOTENCY_IN_PROGRESS, ERR_IDEMPOTENCY_KEY_REUSED, 0};
+static const int byte_errors[] = {ERR_PRECONDITION_FAILED, ERR_RANGE_NOT_SATISFIABLE, 0};
+
+static void each_code(bool applies, const int *codes, void (*each)(void *data, int code), void *data)
+{
+    for (; applies && codes != NULL && *codes != 0; codes++) {
+        each(data, *codes);
+    }
+}
+
+void routes_each_error(const struct route *route, void (*each)(void *data, int code), void *data)
+{
+    bool json = route->body == ROUTE_BODY_JSON || route->body == ROUTE_BODY_MAYBE;
+    each_code(true, every_errors, each, data);
+    each_code(strchr(route->path, '{') != NULL, argument_errors, each, data);
+    each_code(route->produces != NULL && (route->flags & ROUTE_ANY_ACCEPT) == 0, offer_errors, each, data);
+    each_code(route->body != ROUTE_BODY_NONE, body_errors, each, data);
+    each_code(json, json_errors, each, data);
+    each_code(strcmp(route->method, "GET") != 0, write_errors, each, data);
+    each_code((route->flags & ROUTE_IDEMPOTENT) != 0, idempotent_errors, each, data);
+    each_code(route->reply == ROUTE_REPLY_BYTES, byte_errors, each, data);
+    each_code(true, route->errors, each, data);
+}
 
 static void drop_captures(char *captures[REQUEST_CAPTURES])
 {
@@ -195,20 +271,43 @@ static bool match_path(const char *pattern, const char *path, char *captures[REQ
     return false;
 }
 
+/* Whether each captured argument can be what its name says. */
+static bool arguments_fit(const char *pattern, char *const captures[REQUEST_CAPTURES])
+{
+    int count = 0;
+    for (const char *at = strchr(pattern, '{'); at != NULL; at = strchr(at + 1, '{')) {
+        const struct route_argument *argument = routes_argument(at + 1, strcspn(at + 1, "*}"));
+        if (argument->kind != NULL && !id_valid(captures[count], argument->kind)) {
+            return false;
+        }
+        count++;
+    }
+    return true;
+}
+
+/* A row of GET answers HEAD, where no row does. */
+static bool has_method(const struct route *row, const char *method)
+{
+    return strcmp(row->method, method) == 0 || (strcmp(method, "HEAD") == 0 && strcmp(row->method, "GET") == 0);
+}
+
 int routes_match(const char *method, const char *path, const struct route **route, char *captures[REQUEST_CAPTURES],
                  char **allow)
 {
     char methods[64] = "";
-    bool head = strcmp(method, "HEAD") == 0;
     for (const struct route *row = routes_table; row->method != NULL; row++) {
         if (!match_path(row->path, path, captures)) {
             continue;
         }
-        if (strcmp(row->method, head ? "GET" : method) == 0) {
+        bool fits = has_method(row, method) && arguments_fit(row->path, captures);
+        if (fits) {
             *route = row;
             return 0;
         }
         drop_captures(captures);
+        if (has_method(row, method)) {
+            return err_raise(ERR_NOT_FOUND, "there is no object with this id");
+        }
         size_t used = strlen(methods);
         snprintf(methods + used, sizeof(methods) - used, "%s%s%s", used > 0 ? ", " : "", row->method,
                  strcmp(row->method, "GET") == 0 ? ", HEAD" : "");

@@ -188,6 +188,15 @@ static int refuse_type(const struct request *request)
     return err_set_hint(rc, "send the header Content-Type: %s", accepts != NULL ? accepts[0] : types);
 }
 
+static void check_header(void *data, const struct query_row *row)
+{
+    struct request *request = data;
+    const char *value = request_header(request, row->name);
+    if (value != NULL) {
+        query_check_header(row, value, &request->scratch->errors);
+    }
+}
+
 /* Find the route and check the request against its row. */
 static int admit(struct request *request, char **allow)
 {
@@ -219,7 +228,9 @@ static int admit(struct request *request, char **allow)
     if ((expected || request->body_length != 0) && !takes_type(request)) {
         return refuse_type(request);
     }
-    rc = query_parse(route->query, query, &request->scratch->query, &request->scratch->errors);
+    (void)query_parse(route->query, query, &request->scratch->query, &request->scratch->errors);
+    routes_each_header(route, check_header, request);
+    rc = validation_raise(&request->scratch->errors);
     return rc == 0 && (route->flags & ROUTE_STREAMS) != 0 ? request_stream(request) : rc;
 }
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #define ID_SIZE 40
+#define ID_PATTERN "[0-9A-HJKMNP-TV-Z]{26}" /* what follows '_', as a regular expression */
 
 void id_new(const char *prefix, char out[ID_SIZE]);
 /* The smallest id of that time: every id that was made since is beyond it. Times before 1970 are 1970. */

@@ -2,7 +2,10 @@
 
 #include "base/params.h"
 
+#include "base/ids.h"
+
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,19 +90,42 @@ static json_t *bound(const struct params_row *row, double value)
     return json_integer(value >= 0x1p63 ? INT64_MAX : value < -0x1p63 ? INT64_MIN : (json_int_t)value);
 }
 
-static json_t *row_schema(const struct params_row *row)
+/* "" stands for no id where there may be none. */
+static void set_id(json_t *schema, const struct params_row *row)
 {
-    json_t *schema = json_object();
+    char pattern[64];
+
+    (void)snprintf(pattern, sizeof(pattern), row->fallback == NULL ? "^%s_%s$" : "^(%s_%s)?$", row->id, ID_PATTERN);
+    json_object_set_new(schema, "type", json_string("string"));
+    json_object_set_new(schema, "pattern", json_string(pattern));
+}
+
+static json_t *typed_schema(const struct params_row *row)
+{
     const char *type = type_name(row);
 
+    if (row->parts != NULL) {
+        json_t *parts = params_schema(row->parts);
+        return params_nullable(row) ? json_pack("{s:[o, {s:s}]}", "anyOf", parts, "type", "null") : parts;
+    }
+    json_t *schema = json_object();
     if (type != NULL) {
         json_object_set_new(schema, "type",
                             params_nullable(row) ? json_pack("[s, s]", type, "null") : json_string(type));
     }
+    return schema;
+}
+
+static json_t *row_schema(const struct params_row *row)
+{
+    json_t *schema = typed_schema(row);
+
     if (row->type == PARAMS_STRINGS) {
         json_object_set_new(schema, "items", json_pack("{s:s}", "type", "string"));
     }
-    if (row->type == PARAMS_STRING) {
+    if (row->id != NULL) {
+        set_id(schema, row);
+    } else if (row->type == PARAMS_STRING) {
         json_object_set_new(schema, "maxLength", json_integer((json_int_t)row->size - 1));
     }
     if (row->choices != NULL) {

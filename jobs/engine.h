@@ -72,6 +72,8 @@ void engine_device_kind(const struct gpu_info *device, char out[32]);
 void engine_collect_garbage(struct engine *engine);
 
 /* --- engine_models.c */
+/* JSON Schema of a registration. New reference. */
+json_t *engine_model_schema(void);
 /* Open the checkpoint that a uri names below one of the roots. */
 int engine_model_open(const struct engine *engine, const char *uri, struct model **out);
 /* The same for a stored model object of a project (NULL: of any), whose digest must still be the one it was registered

@@ -34,6 +34,11 @@ static const struct params_row registration_rows[] = {
 };
 static const struct params_row *const registration_tables[] = {registration_rows, NULL};
 
+json_t *engine_model_schema(void)
+{
+    return params_schema(registration_tables);
+}
+
 /* A component ".." is refused here with a plain word; the kernel would refuse it too. */
 static bool has_parent_step(const char *path)
 {

@@ -53,6 +53,10 @@ void engine_close(struct engine *engine); /* after drain; frees */
 /* True once engine_drain was called. */
 bool engine_draining(const struct engine *engine);
 
+/* Adds to `components`, by name, the JSON Schema of what the engine reads and writes by tables of its own:
+ * "ModelRequest", "JobRequest" (one alternative for each method, told apart by "method"), "Layer" (a row of a report),
+ * and what these refer to as #/components/schemas/NAME. */
+void engine_schemas(json_t *components);
 /* GET /v1/system, /v1/methods, /v1/methods/{name}: new references. */
 json_t *engine_system(struct engine *engine);
 json_t *engine_methods(struct engine *engine);

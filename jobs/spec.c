@@ -27,28 +27,8 @@ static const char *const quantization_names[] = {"quantization_config", NULL};
 static const char *const sample_names[] = {"num_calibration_samples", "nsamples", NULL};
 static const char *const length_names[] = {"max_seq_length", "seqlen", NULL};
 
-static const struct params_row top_rows[] = {
-    ROW(PARAMS_STRING, top, name, "\"\"", .help = "A name for people; need not be unique."),
-    ROW(PARAMS_JSON, top, model, NULL, .help = "Id of a registered model."),
-    ROW(PARAMS_JSON, top, method, NULL,
-        .help =
-            "A method's name from GET /v1/methods, or a list: the last one quantizes, those before it only rewrite."),
-    ROW(PARAMS_JSON, top, quantization, "null", .aliases = quantization_names, .help = "The method's parameters."),
-    ROW(PARAMS_JSON, top, output, "null", .help = "What to write."),
-    ROW(PARAMS_JSON, top, calibration, "null", .help = "The inputs that the method learns from."),
-    ROW(PARAMS_JSON, top, evaluation, "null", .help = "The text that perplexity and KL are measured on."),
-    ROW(PARAMS_JSON, top, resources, "null", .help = "Device and memory."),
-    ROW(PARAMS_INT, top, seed, "0", .min = 0, .max = 9007199254740991.0, .help = "Seed of every random choice."),
-    ROW(PARAMS_INT, top, priority, "0", .min = -100, .max = 100, .help = "Higher runs first."),
-    ROW(PARAMS_INT, top, max_attempts, "3", .min = 1, .max = 100,
-        .help = "Attempts without a newly finished block before the job fails."),
-    ROW(PARAMS_INT, top, timeout_seconds, "86400", .min = 1, .max = 31536000, .help = "Running time allowed."),
-    ROW(PARAMS_JSON, top, metadata, "null", .help = "Up to 16 string members of the client's own."),
-    {.name = NULL},
-};
-
 static const struct params_row calibration_rows[] = {
-    ROW(PARAMS_STRING, spec_calibration, file_id, "\"\"", .help = "A file of purpose calibration."),
+    ROW(PARAMS_STRING, spec_calibration, file_id, "\"\"", .id = "file", .help = "A file of purpose calibration."),
     ROW(PARAMS_BOOL, spec_calibration, stream, "false",
         .help = "Records come through POST /v1/quantization/jobs/{id}/calibration."),
     ROW(PARAMS_INT, spec_calibration, num_samples, "128", .min = 0, .max = 1048576, .aliases = sample_names,
@@ -65,7 +45,7 @@ static const struct params_row calibration_rows[] = {
 };
 
 static const struct params_row evaluation_rows[] = {
-    ROW(PARAMS_STRING, spec_evaluation, file_id, "\"\"",
+    ROW(PARAMS_STRING, spec_evaluation, file_id, "\"\"", .id = "file",
         .help = "A file of purpose evaluation; without one the tail of the calibration set is held back."),
     ROW(PARAMS_NUMBER, spec_evaluation, hold_back, "0.125", .min = 0, .max = 0.5,
         .help = "Fraction of the calibration sequences held back when there is no file; 0 = no evaluation."),
@@ -93,11 +73,34 @@ static const struct params_row resources_rows[] = {
     {.name = NULL},
 };
 
-static const struct params_row *const top_tables[] = {top_rows, NULL};
 static const struct params_row *const calibration_tables[] = {calibration_rows, NULL};
 static const struct params_row *const evaluation_tables[] = {evaluation_rows, NULL};
 static const struct params_row *const output_tables[] = {output_rows, NULL};
 static const struct params_row *const resources_tables[] = {resources_rows, NULL};
+
+static const struct params_row top_rows[] = {
+    ROW(PARAMS_STRING, top, name, "\"\"", .help = "A name for people; need not be unique."),
+    ROW(PARAMS_JSON, top, model, NULL, .id = "mdl", .help = "Id of a registered model."),
+    ROW(PARAMS_JSON, top, method, NULL,
+        .help =
+            "A method's name from GET /v1/methods, or a list: the last one quantizes, those before it only rewrite."),
+    ROW(PARAMS_JSON, top, quantization, "null", .aliases = quantization_names, .help = "The method's parameters."),
+    ROW(PARAMS_JSON, top, output, "null", .parts = output_tables, .help = "What to write."),
+    ROW(PARAMS_JSON, top, calibration, "null", .parts = calibration_tables,
+        .help = "The inputs that the method learns from."),
+    ROW(PARAMS_JSON, top, evaluation, "null", .parts = evaluation_tables,
+        .help = "The text that perplexity and KL are measured on."),
+    ROW(PARAMS_JSON, top, resources, "null", .parts = resources_tables, .help = "Device and memory."),
+    ROW(PARAMS_INT, top, seed, "0", .min = 0, .max = 9007199254740991.0, .help = "Seed of every random choice."),
+    ROW(PARAMS_INT, top, priority, "0", .min = -100, .max = 100, .help = "Higher runs first."),
+    ROW(PARAMS_INT, top, max_attempts, "3", .min = 1, .max = 100,
+        .help = "Attempts without a newly finished block before the job fails."),
+    ROW(PARAMS_INT, top, timeout_seconds, "86400", .min = 1, .max = 31536000, .help = "Running time allowed."),
+    ROW(PARAMS_JSON, top, metadata, "null", .help = "Up to 16 string members of the client's own."),
+    {.name = NULL},
+};
+
+static const struct params_row *const top_tables[] = {top_rows, NULL};
 
 static void parse_part(const struct params_row *const *tables, const json_t *object, const char *pointer, void *out,
                        struct validation_errors *errors)
@@ -281,6 +284,11 @@ int64_t spec_sequence_length(const struct job_spec *spec, const struct model_con
         return spec->calibration.sequence_length;
     }
     return config->max_position > 0 && config->max_position < 2048 ? config->max_position : 2048;
+}
+
+json_t *spec_schema(void)
+{
+    return params_schema(top_tables);
 }
 
 json_t *spec_quantization_schema(const struct quantizer *quantizer)

@@ -63,6 +63,8 @@ bool spec_has_calibration(const struct job_spec *spec);
 /* Calibration sequence length once the model is known. */
 int64_t spec_sequence_length(const struct job_spec *spec, const struct model_config *config);
 
+/* JSON Schema of a job body, whatever its method. New reference. */
+json_t *spec_schema(void);
 /* JSON Schema of a job body's "quantization" object for one method. New reference. */
 json_t *spec_quantization_schema(const struct quantizer *quantizer);
 

@@ -50,6 +50,11 @@ int kv_cache_parse(const json_t *object, const char *pointer, struct validation_
     return rc;
 }
 
+json_t *kv_cache_schema(void)
+{
+    return params_schema(tables);
+}
+
 json_t *kv_cache_json(const struct cache_scheme *scheme)
 {
     const struct member member = {.dtype = scheme->element == DTYPE_I8 ? DTYPE_CHOICE_INT8 : DTYPE_CHOICE_E4M3,

@@ -10,5 +10,7 @@
  * below it; *out is set on success only. */
 int kv_cache_parse(const json_t *object, const char *pointer, struct validation_errors *errors,
                    struct cache_scheme *out);
+/* Its members as JSON Schema. New reference. */
+json_t *kv_cache_schema(void);
 /* The member with every default filled in, null for none. New reference. */
 json_t *kv_cache_json(const struct cache_scheme *scheme);

@@ -13,20 +13,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const states[] = {"queued", "running", NULL};
 static const struct query_row rows[] = {
-    QUERY_PAGE_ROWS,
-    {"status", QUERY_ENUM, 0, 0, states, "An enumeration."},
-    {"created_after", QUERY_INT, 0, INT64_MAX, NULL, "A whole range."},
-    {"layer", QUERY_INT, -5, 7, NULL, "A small one."},
-    {"complete", QUERY_FLAG, 0, 0, NULL, "A flag."},
-    {"method", QUERY_STRING, 0, 0, NULL, "A text."},
-    {"metadata", QUERY_METADATA, 0, 0, NULL, "A pair."},
-    {NULL, QUERY_STRING, 0, 0, NULL, NULL},
+    QUERY_PAGE_ROWS("mdl"),
+    QUERY_ROW("status", ENUM, "An enumeration.", .choices = states),
+    QUERY_ROW("created_after", INT, "A whole range.", .min = 0, .max = INT64_MAX),
+    QUERY_ROW("layer", INT, "A small one.", .min = -5, .max = 7),
+    QUERY_ROW("complete", FLAG, "A flag."),
+    QUERY_ROW("method", STRING, "A text."),
+    QUERY_ROW("metadata", METADATA, "A pair."),
+    QUERY_END,
 };
 /* Of events, the cursor is a number. */
 static const struct query_row event_rows[] = {
-    {"limit", QUERY_INT, 1, 1000, NULL, "A page."},
-    {"after", QUERY_INT, 0, INT64_MAX, NULL, "A sequence number."},
-    {NULL, QUERY_STRING, 0, 0, NULL, NULL},
+    QUERY_ROW("limit", INT, "A page.", .min = 1, .max = 1000),
+    QUERY_ROW("after", INT, "A sequence number.", .min = 0, .max = INT64_MAX),
+    QUERY_END,
 };
 
 static void check_item(const struct query *query, const struct query_item *item)

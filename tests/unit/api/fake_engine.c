@@ -213,6 +213,14 @@ const char *const *engine_layer_columns(void)
     return columns;
 }
 
+void engine_schemas(json_t *components)
+{
+    static const char *const names[] = {"ModelRequest", "JobRequest", "Layer"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        json_object_set_new(components, names[i], json_pack("{s:s}", "type", "object"));
+    }
+}
+
 static int64_t records_of(struct engine *engine, const char *job)
 {
     struct job_row row;

@@ -6,14 +6,22 @@
 #include <string.h>
 
 static const char *const colours[] = {"red", "blue", NULL};
+#define AN_ID "mdl_0123456789ABCDEFGHJKMNPQRS"
+
 static const struct query_row rows[] = {
-    QUERY_PAGE_ROWS,
-    {"metadata", QUERY_METADATA, 0, 0, NULL, ""},
-    {"colour", QUERY_ENUM, 0, 0, colours, ""},
-    {"name", QUERY_STRING, 0, 0, NULL, ""},
-    {"flag", QUERY_FLAG, 0, 0, NULL, ""},
-    {"from", QUERY_INT, -5, 5, NULL, ""},
-    {0},
+    QUERY_PAGE_ROWS("mdl"),
+    QUERY_ROW("metadata", METADATA, ""),
+    QUERY_ROW("colour", ENUM, "", .choices = colours),
+    QUERY_ROW("name", STRING, ""),
+    QUERY_ROW("flag", FLAG, ""),
+    QUERY_ROW("from", INT, "", .min = -5, .max = 5),
+    QUERY_ROW("parent", ID, "", .kind = "mdl"),
+    QUERY_END,
+};
+static const struct query_row needed_rows[] = {
+    QUERY_PAGE_ROWS("mdl"),
+    QUERY_ROW("needed", STRING, "", .required = true),
+    QUERY_END,
 };
 
 START_TEST(test_query_values)
@@ -21,14 +29,14 @@ START_TEST(test_query_values)
     struct query query;
     struct validation_errors errors = {0};
     ck_assert_rc_ok(query_parse(rows,
-                                "limit=7&order=asc&after=job_01&metadata%5Bteam%5D=se+ar%26ch&colour=blue&flag=true"
+                                "limit=7&order=asc&after=" AN_ID "&metadata%5Bteam%5D=se+ar%26ch&colour=blue&flag=true"
                                 "&from=-5&&name=%C3%A4",
                                 &query, &errors));
     struct page page;
     query_page(&query, &page);
     ck_assert_int_eq(page.limit, 7);
     ck_assert(page.ascending);
-    ck_assert_str_eq(page.after, "job_01");
+    ck_assert_str_eq(page.after, AN_ID);
     ck_assert_ptr_null(page.before);
     ck_assert_str_eq(page.metadata_key, "team");
     ck_assert_str_eq(page.metadata_value, "se ar&ch");
@@ -65,13 +73,18 @@ START_TEST(test_query_errors)
         {"metadata[]=x", "?metadata[]", ERR_UNKNOWN_PARAMETER},
         {"limit=1&limit=1", "?limit", ERR_INVALID_PARAMETER},
         {"from=6", "?from", ERR_INVALID_PARAMETER},
-        {"after=a&before=b", "?before", ERR_INVALID_PARAMETER},
+        {"after=" AN_ID, "?needed", ERR_MISSING_PARAMETER},
+        {"after=job_0123456789ABCDEFGHJKMNPQRS", "?after", ERR_INVALID_CURSOR},
+        {"parent=x", "?parent", ERR_INVALID_PARAMETER},
+        {"needed=", "?needed", ERR_INVALID_PARAMETER},
+        {"after=" AN_ID "&before=" AN_ID, "?before", ERR_INVALID_PARAMETER},
         {"%ff=1", "?", ERR_UNKNOWN_PARAMETER},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct query query;
         struct validation_errors errors = {0};
-        ck_assert_msg(query_parse(rows, bad[i].text, &query, &errors) == bad[i].code, "%s", bad[i].text);
+        const struct query_row *table = strcmp(bad[i].param, "?needed") == 0 ? needed_rows : rows;
+        ck_assert_msg(query_parse(table, bad[i].text, &query, &errors) == bad[i].code, "%s", bad[i].text);
         ck_assert_uint_eq(errors.count, 1);
         ck_assert_str_eq(errors.items[0].param, bad[i].param);
     }
@@ -88,4 +101,32 @@ START_TEST(test_query_errors)
 }
 END_TEST
 
-UNIT_MAIN("query", test_query_values, test_query_errors)
+START_TEST(test_query_headers)
+{
+    static const struct query_row key = QUERY_ROW("Idempotency-Key", VISIBLE, "");
+    static const struct query_row event = QUERY_ROW("Last-Event-ID", EVENT, "");
+    static const struct query_row free_text = QUERY_ROW("Prefer", STRING, "");
+    struct validation_errors errors = {0};
+    char text[400];
+    memset(text, 'k', sizeof(text));
+    text[255] = '\0';
+    query_check_header(&key, text, &errors);
+    query_check_header(&key, "!~", &errors);
+    query_check_header(&event, "", &errors);
+    query_check_header(&event, "17", &errors);
+    query_check_header(&free_text, "", &errors);
+    ck_assert_uint_eq(errors.count, 0);
+    text[255] = 'k';
+    text[256] = '\0';
+    query_check_header(&key, text, &errors);
+    query_check_header(&key, "", &errors);
+    query_check_header(&key, "a b", &errors);
+    query_check_header(&event, "-1", &errors);
+    ck_assert_uint_eq(errors.count, 4);
+    ck_assert_str_eq(errors.items[0].param, "Idempotency-Key");
+    ck_assert_int_eq(errors.items[2].code, ERR_INVALID_PARAMETER);
+    ck_assert_int_eq(errors.items[3].code, ERR_INVALID_CURSOR);
+}
+END_TEST
+
+UNIT_MAIN("query", test_query_values, test_query_errors, test_query_headers)

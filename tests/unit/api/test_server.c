@@ -399,9 +399,25 @@ START_TEST(test_server_openapi)
     ck_assert_str_eq(json_string_value(json_object_get(document, "openapi")), "3.1.0");
     ck_assert_uint_gt(json_object_size(paths), 15);
     const json_t *list = json_object_get(json_object_get(paths, "/v1/quantization/jobs"), "get");
-    ck_assert_uint_eq(json_array_size(json_object_get(list, "parameters")), 9);
-    const json_t *file = json_object_get(json_object_get(paths, "/v1/artifacts/{id}/files/{path}"), "get");
-    ck_assert_uint_eq(json_array_size(json_object_get(file, "parameters")), 2);
+    ck_assert_uint_eq(json_array_size(json_object_get(list, "parameters")), 11);
+    const json_t *file = json_object_get(json_object_get(paths, "/v1/artifacts/{artifact_id}/files/{path}"), "get");
+    ck_assert_uint_eq(json_array_size(json_object_get(file, "parameters")), 7);
+    const char *path;
+    json_t *item, *operation;
+    json_object_foreach(paths, path, item)
+    {
+        const char *method;
+        json_object_foreach(item, method, operation)
+        {
+            const json_t *responses = json_object_get(operation, "responses");
+            ck_assert_msg(json_is_string(json_object_get(operation, "operationId")), "%s %s", method, path);
+            ck_assert_msg(json_is_string(json_object_get(operation, "x-scope")), "%s %s", method, path);
+            ck_assert_msg(json_object_get(responses, "400") != NULL && json_object_get(responses, "503") != NULL,
+                          "%s %s", method, path);
+            ck_assert_msg((strchr(path, '{') != NULL) == (json_object_get(responses, "404") != NULL), "%s %s", method,
+                          path);
+        }
+    }
     ck_assert_ptr_nonnull(json_object_get(json_object_get(paths, "/v1/models"), "post"));
     ck_assert(json_is_object(json_object_get(json_object_get(document, "components"), "schemas")));
     json_decref(document);

@@ -2,6 +2,7 @@
  */
 
 #include "base/json.h"
+#include "jobs/jobs.h"
 #include "jobs/spec.h"
 #include "tests/unit/unit.h"
 
@@ -171,5 +172,51 @@ START_TEST(test_schema_lists_parameters)
 }
 END_TEST
 
+/* Every reference of `schema` names a member of `components`. */
+static void check_references(const json_t *schema, const json_t *components)
+{
+    const char *key;
+    json_t *value;
+    size_t i;
+    const char *target = json_string_value(json_object_get(schema, "$ref"));
+
+    if (target != NULL) {
+        ck_assert_ptr_eq(strstr(target, "#/components/schemas/"), target);
+        ck_assert_msg(json_object_get(components, strrchr(target, '/') + 1) != NULL, "%s", target);
+    }
+    json_object_foreach((json_t *)schema, key, value)
+    {
+        check_references(value, components);
+    }
+    json_array_foreach((json_t *)schema, i, value)
+    {
+        check_references(value, components);
+    }
+}
+
+START_TEST(test_schema_of_requests)
+{
+    json_t *components = json_object();
+    size_t methods = 0;
+
+    engine_schemas(components);
+    check_references(components, components);
+    const json_t *request = json_object_get(components, "JobRequest");
+    const json_t *mapping = json_object_get(json_object_get(request, "discriminator"), "mapping");
+    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        ck_assert_msg(json_is_string(json_object_get(mapping, (*q)->name)), "%s", (*q)->name);
+        methods++;
+    }
+    ck_assert_uint_eq(json_object_size(mapping), methods);
+    ck_assert_uint_eq(json_array_size(json_object_get(request, "oneOf")), methods + 1); /* and lists of methods */
+    const json_t *gptq = json_object_get(json_object_get(components, "JobRequestGptq"), "properties");
+    ck_assert_str_eq(json_string_value(json_object_get(json_object_get(gptq, "method"), "const")), "gptq");
+    ck_assert_str_eq(json_string_value(json_object_get(json_object_get(gptq, "model"), "pattern")),
+                     "^mdl_[0-9A-HJKMNP-TV-Z]{26}$");
+    ck_assert_ptr_nonnull(json_object_get(json_object_get(components, "JobRequestCalibration"), "properties"));
+    json_decref(components);
+}
+END_TEST
+
 UNIT_MAIN("spec", test_every_error_is_reported, test_all_at_once, test_canonical_form_reads_back, test_defaults,
-          test_schema_lists_parameters)
+          test_schema_lists_parameters, test_schema_of_requests)

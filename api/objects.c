@@ -1,0 +1,403 @@
+/* The objects of the API, member by member.
+ *
+ * What the engine reads from tables of its own (requests, parameters of methods, rows of reports) is not repeated here:
+ * engine_schemas describes it. The end-to-end tests hold every answer to these tables, both ways: a member that is
+ * missing and one that is not listed fail. */
+
+#include "api/schema.h"
+
+#include <stddef.h>
+
+/* The list of a macro's arguments ends in an empty one, so that there is always one after those that it names. */
+#define ROW(member_, type_, ...)                              \
+    {                                                         \
+        .name = #member_, .type = SCHEMA_##type_, __VA_ARGS__ \
+    }
+#define MEMBER(member_, ...) ROW(member_, __VA_ARGS__, )
+#define CONST(member_, value_) ROW(member_, CONST, .text = (value_))
+#define ID(member_, ...) ID_ROW(member_, __VA_ARGS__, )
+#define ID_ROW(member_, prefix_, ...) ROW(member_, ID, .text = (prefix_), __VA_ARGS__)
+#define OBJECT(member_, ...) OF_ROW(member_, OBJECT, __VA_ARGS__, )
+#define LIST(member_, ...) OF_ROW(member_, LIST, __VA_ARGS__, )
+#define OF_ROW(member_, type_, of_, ...) ROW(member_, type_, .of = &(of_), __VA_ARGS__)
+#define END          \
+    {                \
+        .name = NULL \
+    }
+#define NULLABLE .nullable = true
+#define OPTIONAL .optional = true
+#define HELP(text_) .help = (text_)
+
+/* A page of objects whose ids have that prefix. */
+#define PAGE(symbol_, name_, item_, prefix_)                                                     \
+    static const struct schema_row symbol_##_rows[] = {                                          \
+        CONST(object, "list"),          LIST(data, item_),      ID(first_id, prefix_, NULLABLE), \
+        ID(last_id, prefix_, NULLABLE), MEMBER(has_more, BOOL), END};                            \
+    const struct schema symbol_ = {name_, NULL, symbol_##_rows}
+
+const struct schema schema_any = {NULL, NULL, NULL};
+/* the engine's */
+const struct schema schema_model_request = {"ModelRequest", NULL, NULL};
+const struct schema schema_job_request = {"JobRequest", NULL, NULL};
+const struct schema schema_layer = {"Layer", NULL, NULL};
+
+/* --- the service */
+
+static const struct schema_row health_rows[] = {MEMBER(status, STRING), END};
+const struct schema schema_health = {"Health", NULL, health_rows};
+
+static const struct schema_row device_rows[] = {MEMBER(id, STRING),        MEMBER(name, STRING), MEMBER(detail, STRING),
+                                                MEMBER(memory_bytes, INT), MEMBER(threads, INT), END};
+static const struct schema schema_device = {"Device", NULL, device_rows};
+
+static const struct schema_row format_rows[] = {MEMBER(name, STRING), MEMBER(title, STRING),
+                                                MEMBER(description, STRING), MEMBER(runtimes, STRINGS), END};
+static const struct schema schema_format = {"Format", NULL, format_rows};
+
+static const struct schema_row build_rows[] = {MEMBER(compiler, STRING), END};
+static const struct schema schema_build = {"Build", NULL, build_rows};
+
+static const struct schema_row limits_rows[] = {
+    MEMBER(max_queued, INT, HELP("Jobs that may wait at once.")),
+    MEMBER(host_memory_bytes, INT, HELP("Activations kept in memory before they spill to disk.")),
+    MEMBER(calibration_line_bytes, INT, HELP("Largest calibration record.")),
+    MEMBER(calibration_record_tokens, INT, HELP("Most tokens of one calibration record.")), END};
+static const struct schema schema_limits = {"Limits", NULL, limits_rows};
+
+static const struct schema_row system_rows[] = {
+    CONST(object, "system"),       CONST(name, "quantd"),
+    MEMBER(version, STRING),       OBJECT(build, schema_build),
+    LIST(devices, schema_device),  MEMBER(device_notes, STRING, HELP("Why devices of this host are not used.")),
+    LIST(formats, schema_format),  MEMBER(architectures, STRINGS),
+    MEMBER(draining, BOOL),        MEMBER(jobs, COUNTS, NULLABLE, HELP("Number of jobs by status.")),
+    OBJECT(limits, schema_limits), END};
+const struct schema schema_system = {"System", NULL, system_rows};
+
+static const struct schema_row method_rows[] = {
+    CONST(object, "method"),
+    MEMBER(name, STRING),
+    MEMBER(title, STRING),
+    MEMBER(description, STRING),
+    MEMBER(needs_calibration, BOOL),
+    MEMBER(analysis, BOOL, HELP("It writes a report and no artifact.")),
+    MEMBER(parameters, OBJECT, HELP("JSON Schema of \"quantization\" in a job.")),
+    MEMBER(formats, STRINGS, HELP("Formats that carry what it makes with its defaults.")),
+    MEMBER(runtimes, STRINGS, HELP("Programs that load these.")),
+    END};
+const struct schema schema_method = {"Method", NULL, method_rows};
+
+static const struct schema_row method_list_rows[] = {CONST(object, "list"), LIST(data, schema_method),
+                                                     MEMBER(has_more, BOOL), END};
+const struct schema schema_method_list = {"MethodList", NULL, method_list_rows};
+
+/* --- models and files */
+
+static const struct schema_row model_layer_rows[] = {MEMBER(module, STRING), MEMBER(rows, INT), MEMBER(cols, INT),
+                                                     MEMBER(bias, BOOL), END};
+static const struct schema schema_model_layer = {"ModelLayer", "A linear of the model's first block.",
+                                                 model_layer_rows};
+
+static const struct schema_row model_rows[] = {ID(id, "mdl"),
+                                               CONST(object, "model"),
+                                               MEMBER(name, STRING),
+                                               MEMBER(uri, STRING),
+                                               MEMBER(architecture, STRING),
+                                               MEMBER(parameters, INT),
+                                               MEMBER(bytes, INT),
+                                               MEMBER(num_layers, INT),
+                                               LIST(layers, schema_model_layer),
+                                               MEMBER(hidden_size, INT),
+                                               MEMBER(intermediate_size, INT),
+                                               MEMBER(num_heads, INT),
+                                               MEMBER(num_kv_heads, INT),
+                                               MEMBER(vocab_size, INT),
+                                               MEMBER(max_position, INT),
+                                               MEMBER(dtype, STRING),
+                                               MEMBER(tied, BOOL, HELP("The output head is the embedding.")),
+                                               MEMBER(digest, DIGEST, HELP("Of the checkpoint's files.")),
+                                               MEMBER(supported, BOOL),
+                                               MEMBER(reasons, STRINGS, HELP("Why it is not supported.")),
+                                               MEMBER(created_at, TIME),
+                                               END};
+const struct schema schema_model = {"Model", "A registered checkpoint.", model_rows};
+PAGE(schema_model_list, "ModelList", schema_model, "mdl");
+
+static const char *const purposes[] = {"calibration", "evaluation", NULL};
+
+static const struct schema_row file_rows[] = {ID(id, "file"),
+                                              CONST(object, "file"),
+                                              MEMBER(purpose, ENUM, .choices = purposes),
+                                              MEMBER(name, STRING, NULLABLE),
+                                              MEMBER(bytes, INT),
+                                              MEMBER(sha256, DIGEST),
+                                              MEMBER(created_at, TIME),
+                                              END};
+const struct schema schema_file = {"File", "A stored data set.", file_rows};
+PAGE(schema_file_list, "FileList", schema_file, "file");
+
+/* --- jobs */
+
+static const char *const cancel_modes[] = {"now", "layer", NULL};
+static const struct schema_row cancel_rows[] = {
+    MEMBER(mode, ENUM, .choices = cancel_modes, OPTIONAL,
+           HELP("Both are accepted: a cancellation always acts within seconds.")),
+    END};
+const struct schema schema_cancel_request = {"CancelRequest", NULL, cancel_rows};
+
+static const char *const statuses[] = {
+    "awaiting_calibration", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", NULL};
+
+static const struct schema_row warning_rows[] = {MEMBER(code, STRING), MEMBER(message, STRING), END};
+static const struct schema schema_warning = {"Warning", NULL, warning_rows};
+
+static const struct schema_row progress_rows[] = {
+    MEMBER(block, INT, NULLABLE),
+    MEMBER(step, STRING, NULLABLE),
+    MEMBER(fraction, NUMBER, NULLABLE, HELP("0 to 1; never goes back within an attempt.")),
+    MEMBER(layers_done, INT, NULLABLE),
+    MEMBER(layers_total, INT, NULLABLE),
+    MEMBER(modules_done, INT, NULLABLE),
+    MEMBER(modules_total, INT, NULLABLE),
+    MEMBER(tokens_calibrated, INT, NULLABLE),
+    MEMBER(elapsed_seconds, NUMBER, NULLABLE),
+    MEMBER(eta_seconds, INT, NULLABLE),
+    END};
+static const struct schema schema_progress = {"Progress", NULL, progress_rows};
+
+static const struct schema_row memory_rows[] = {
+    MEMBER(source_bytes, INT),    MEMBER(artifact_bytes, INT, NULLABLE), MEMBER(gpu_peak_bytes, INT, NULLABLE),
+    MEMBER(host_peak_bytes, INT), MEMBER(estimated_gpu_bytes, INT),      END};
+static const struct schema schema_memory = {"Memory", NULL, memory_rows};
+
+static const struct schema_row checkpoint_rows[] = {MEMBER(layer, INT, HELP("The last finished block.")),
+                                                    MEMBER(saved_at, TIME, NULLABLE), END};
+static const struct schema schema_checkpoint = {"Checkpoint", NULL, checkpoint_rows};
+
+static const struct schema_row worst_layer_rows[] = {MEMBER(module, STRING), MEMBER(relative_mse, NUMBER, NULLABLE),
+                                                     MEMBER(output_relative_mse, NUMBER, NULLABLE), END};
+static const struct schema schema_worst_layer = {"WorstLayer", NULL, worst_layer_rows};
+
+static const struct schema_row result_rows[] = {ID(artifact_id, "art", NULLABLE),
+                                                MEMBER(artifact_deleted_at, TIME, NULLABLE),
+                                                MEMBER(bits_per_weight, NUMBER, NULLABLE),
+                                                MEMBER(compression_ratio, NUMBER, NULLABLE),
+                                                MEMBER(perplexity_before, NUMBER, NULLABLE),
+                                                MEMBER(perplexity_after, NUMBER, NULLABLE),
+                                                MEMBER(kl_divergence_mean, NUMBER, NULLABLE),
+                                                LIST(worst_layers, schema_worst_layer),
+                                                END};
+static const struct schema schema_result = {"JobResult", NULL, result_rows};
+
+static const struct schema_row job_error_rows[] = {MEMBER(code, STRING),
+                                                   MEMBER(message, STRING, NULLABLE),
+                                                   MEMBER(param, STRING, NULLABLE),
+                                                   MEMBER(layer, INT, NULLABLE),
+                                                   MEMBER(module, STRING, NULLABLE),
+                                                   MEMBER(hint, STRING, NULLABLE),
+                                                   MEMBER(retryable, BOOL),
+                                                   END};
+static const struct schema schema_job_error = {"JobError", NULL, job_error_rows};
+
+static const struct schema_row job_output_rows[] = {MEMBER(format, STRING, NULLABLE), MEMBER(max_shard_bytes, INT),
+                                                    END};
+static const struct schema schema_job_output = {"JobOutput", NULL, job_output_rows};
+
+static const struct schema_row job_calibration_rows[] = {
+    ID(file_id, "file", NULLABLE),
+    MEMBER(stream, BOOL),
+    MEMBER(num_samples, INT),
+    MEMBER(sequence_length, INT),
+    MEMBER(text_field, STRING),
+    MEMBER(add_special_tokens, BOOL),
+    MEMBER(packing, BOOL),
+    MEMBER(shuffle, BOOL),
+    MEMBER(records, INT, NULLABLE, HELP("Accepted so far: where an upload goes on.")),
+    MEMBER(tokens, INT, NULLABLE),
+    MEMBER(sequences, INT, NULLABLE),
+    MEMBER(digest, DIGEST, NULLABLE),
+    END};
+static const struct schema schema_job_calibration = {"JobCalibration", NULL, job_calibration_rows};
+
+static const struct schema_row job_evaluation_rows[] = {ID(file_id, "file", NULLABLE),
+                                                        MEMBER(hold_back, NUMBER),
+                                                        MEMBER(max_tokens, INT),
+                                                        MEMBER(sequence_length, INT),
+                                                        MEMBER(text_field, STRING),
+                                                        MEMBER(add_special_tokens, BOOL),
+                                                        END};
+static const struct schema schema_job_evaluation = {"JobEvaluation", NULL, job_evaluation_rows};
+
+static const struct schema_row job_resources_rows[] = {MEMBER(device, STRING), MEMBER(host_memory_bytes, INT), END};
+static const struct schema schema_job_resources = {"JobResources", NULL, job_resources_rows};
+
+static const struct schema_row job_rows[] = {
+    ID(id, "job"),
+    CONST(object, "quantization.job"),
+    MEMBER(name, STRING),
+    MEMBER(project, STRING),
+    ID(model, "mdl"),
+    MEMBER(method, STRING, HELP("A method, or several joined by \"+\" in the order in which they run.")),
+    MEMBER(status, ENUM, .choices = statuses),
+    MEMBER(status_reason, STRING, NULLABLE),
+    MEMBER(phase, STRING, NULLABLE),
+    OBJECT(memory, schema_memory, NULLABLE),
+    MEMBER(attempt, INT),
+    OBJECT(error, schema_job_error, NULLABLE),
+    MEMBER(created_at, TIME),
+    MEMBER(queued_at, TIME, NULLABLE),
+    MEMBER(started_at, TIME, NULLABLE),
+    MEMBER(finished_at, TIME, NULLABLE),
+    MEMBER(cancelled_at, TIME, NULLABLE),
+    MEMBER(quantization, OBJECT, HELP("The method's parameters, with every default filled in.")),
+    OBJECT(output, schema_job_output),
+    OBJECT(evaluation, schema_job_evaluation),
+    OBJECT(resources, schema_job_resources),
+    MEMBER(seed, INT),
+    MEMBER(priority, NUMBER),
+    MEMBER(max_attempts, INT),
+    MEMBER(timeout_seconds, INT),
+    MEMBER(metadata, TEXTS, NULLABLE),
+    MEMBER(worker_id, STRING, NULLABLE),
+    OBJECT(calibration, schema_job_calibration),
+    OBJECT(progress, schema_progress, NULLABLE),
+    OBJECT(result, schema_result, NULLABLE),
+    OBJECT(checkpoint, schema_checkpoint, NULLABLE),
+    LIST(warnings, schema_warning),
+    MEMBER(estimated_finish_at, TIME, NULLABLE),
+    END};
+const struct schema schema_job = {"Job", "A quantization job.", job_rows};
+PAGE(schema_job_list, "JobList", schema_job, "job");
+
+static const struct schema_row record_error_rows[] = {MEMBER(line, INT), MEMBER(code, STRING), MEMBER(detail, STRING),
+                                                      END};
+static const struct schema schema_record_error = {"RecordError", NULL, record_error_rows};
+
+static const struct schema_row calibration_rows[] = {
+    CONST(object, "quantization.calibration"),
+    MEMBER(accepted, INT, HELP("Records of this upload that are on disk.")),
+    MEMBER(rejected, INT),
+    MEMBER(tokens, INT, HELP("Of all records so far.")),
+    MEMBER(next_offset, INT, HELP("Records accepted so far: the offset of the next upload.")),
+    MEMBER(needed, INT, HELP("Tokens that are still missing.")),
+    LIST(errors, schema_record_error),
+    LIST(warnings, schema_warning),
+    MEMBER(status, ENUM, .choices = statuses),
+    END};
+const struct schema schema_calibration = {"CalibrationUpload", "What became of an upload.", calibration_rows};
+
+static const char *const event_kinds[] = {"status", "progress", "layer", "metric", "log", "warning", "artifact", NULL};
+static const struct schema_row event_rows[] = {
+    CONST(object, "event"),   MEMBER(seq, INT),     MEMBER(type, ENUM, .choices = event_kinds),
+    MEMBER(created_at, TIME), MEMBER(data, OBJECT), END};
+const struct schema schema_event = {"Event", NULL, event_rows};
+
+static const struct schema_row event_list_rows[] = {CONST(object, "list"),           LIST(data, schema_event),
+                                                    MEMBER(first_id, INT, NULLABLE), MEMBER(last_id, INT, NULLABLE),
+                                                    MEMBER(has_more, BOOL),          END};
+const struct schema schema_event_list = {"EventList", NULL, event_list_rows};
+
+static const struct schema_row layer_list_rows[] = {CONST(object, "list"),           LIST(data, schema_layer),
+                                                    MEMBER(first_id, INT, NULLABLE), MEMBER(last_id, INT, NULLABLE),
+                                                    MEMBER(has_more, BOOL),          END};
+const struct schema schema_layer_list = {"LayerList", NULL, layer_list_rows};
+
+static const struct schema_row report_device_rows[] = {MEMBER(id, STRING), MEMBER(kind, STRING), MEMBER(name, STRING),
+                                                       MEMBER(detail, STRING), END};
+static const struct schema schema_report_device = {"ReportDevice", NULL, report_device_rows};
+
+static const struct schema_row environment_rows[] = {MEMBER(version, STRING), OBJECT(device, schema_report_device),
+                                                     MEMBER(threads, INT), END};
+static const struct schema schema_environment = {"Environment", NULL, environment_rows};
+
+static const struct schema_row evaluation_rows[] = {MEMBER(perplexity_before, NUMBER, NULLABLE),
+                                                    MEMBER(perplexity_after, NUMBER, NULLABLE),
+                                                    MEMBER(kl_divergence_mean, NUMBER, NULLABLE),
+                                                    MEMBER(tokens, INT),
+                                                    MEMBER(sequences, INT),
+                                                    MEMBER(sequence_length, INT),
+                                                    END};
+static const struct schema schema_evaluation = {"Evaluation", NULL, evaluation_rows};
+
+static const struct schema_row totals_rows[] = {MEMBER(modules, INT),
+                                                MEMBER(parameters_quantized, INT),
+                                                MEMBER(bits_per_weight, NUMBER, NULLABLE),
+                                                MEMBER(mean_relative_mse, NUMBER, NULLABLE),
+                                                MEMBER(mean_output_relative_mse, NUMBER, NULLABLE),
+                                                MEMBER(solve_seconds, NUMBER),
+                                                MEMBER(fallbacks, INT),
+                                                MEMBER(source_bytes, INT, NULLABLE),
+                                                MEMBER(artifact_bytes, INT, NULLABLE),
+                                                MEMBER(host_peak_bytes, INT, NULLABLE),
+                                                MEMBER(compression_ratio, NUMBER, NULLABLE),
+                                                MEMBER(elapsed_seconds, NUMBER, NULLABLE),
+                                                MEMBER(phases, OBJECT, HELP("Seconds and speed by phase.")),
+                                                END};
+static const struct schema schema_totals = {"Totals", NULL, totals_rows};
+
+static const struct schema_row report_calibration_rows[] = {
+    MEMBER(records, INT, NULLABLE),   MEMBER(tokens, INT, NULLABLE),          MEMBER(digest, DIGEST, NULLABLE),
+    MEMBER(sequences, INT, NULLABLE), MEMBER(sequence_length, INT, NULLABLE), END};
+static const struct schema schema_report_calibration = {"ReportCalibration", NULL, report_calibration_rows};
+
+static const struct schema_row report_rows[] = {
+    CONST(object, "quantization.report"),
+    MEMBER(version, INT),
+    ID(job_id, "job"),
+    MEMBER(status, ENUM, .choices = statuses),
+    MEMBER(method, STRING),
+    MEMBER(request, OBJECT, HELP("The job's request, with every default filled in.")),
+    OBJECT(environment, schema_environment),
+    OBJECT(totals, schema_totals),
+    OBJECT(evaluation, schema_evaluation, NULLABLE),
+    OBJECT(calibration, schema_report_calibration),
+    MEMBER(kv_cache, LIST, NULLABLE, HELP("Scales of keys and values by layer.")),
+    MEMBER(analysis, OBJECT, NULLABLE, HELP("Rows and schemes of a method that only analyses.")),
+    LIST(warnings, schema_warning),
+    OBJECT(error, schema_job_error, NULLABLE),
+    LIST(layers, schema_layer),
+    END};
+const struct schema schema_report = {"Report", NULL, report_rows};
+
+/* --- artifacts */
+
+static const struct schema_row artifact_file_rows[] = {MEMBER(path, STRING), MEMBER(bytes, INT), MEMBER(sha256, DIGEST),
+                                                       END};
+static const struct schema schema_artifact_file = {"ArtifactFile", NULL, artifact_file_rows};
+
+static const struct schema_row artifact_rows[] = {ID(id, "art"),
+                                                  CONST(object, "artifact"),
+                                                  ID(job_id, "job"),
+                                                  ID(model_id, "mdl"),
+                                                  MEMBER(name, STRING),
+                                                  MEMBER(method, STRING),
+                                                  MEMBER(format, STRING),
+                                                  LIST(files, schema_artifact_file),
+                                                  MEMBER(bytes, INT),
+                                                  MEMBER(manifest_sha256, DIGEST, NULLABLE),
+                                                  MEMBER(bits_per_weight, NUMBER),
+                                                  MEMBER(compression_ratio, NUMBER),
+                                                  MEMBER(created_at, TIME),
+                                                  END};
+const struct schema schema_artifact = {"Artifact", "A published result.", artifact_rows};
+PAGE(schema_artifact_list, "ArtifactList", schema_artifact, "art");
+
+/* --- errors (RFC 9457) */
+
+static const struct schema_row fault_rows[] = {
+    MEMBER(code, STRING), MEMBER(param, STRING, NULLABLE, HELP("JSON Pointer, or ?name of a query parameter.")),
+    MEMBER(detail, STRING), MEMBER(hint, STRING, NULLABLE, HELP("What to change.")), END};
+static const struct schema schema_fault = {"Fault", NULL, fault_rows};
+
+static const struct schema_row problem_rows[] = {MEMBER(type, STRING),
+                                                 MEMBER(title, STRING),
+                                                 MEMBER(status, INT),
+                                                 MEMBER(detail, STRING),
+                                                 MEMBER(instance, STRING),
+                                                 MEMBER(code, STRING),
+                                                 MEMBER(param, STRING, NULLABLE),
+                                                 MEMBER(hint, STRING, NULLABLE),
+                                                 MEMBER(request_id, STRING),
+                                                 MEMBER(retryable, BOOL),
+                                                 LIST(errors, schema_fault),
+                                                 END};
+const struct schema schema_problem = {"Problem", NULL, problem_rows};

@@ -1,0 +1,57 @@
+#pragma once
+/* What objects of the API look like: tables of members, which the OpenAPI document shows as JSON Schema. */
+
+#include <jansson.h>
+#include <stdbool.h>
+
+enum schema_type {
+    SCHEMA_ANY,
+    SCHEMA_STRING,
+    SCHEMA_INT, /* of at least 0 */
+    SCHEMA_NUMBER,
+    SCHEMA_BOOL,
+    SCHEMA_ID,      /* with the prefix text */
+    SCHEMA_TIME,    /* Unix seconds */
+    SCHEMA_DIGEST,  /* SHA-256, 64 hexadecimal digits */
+    SCHEMA_CONST,   /* exactly text */
+    SCHEMA_ENUM,    /* one of choices */
+    SCHEMA_STRINGS, /* an array of strings */
+    SCHEMA_TEXTS,   /* an object whose members are strings */
+    SCHEMA_COUNTS,  /* an object whose members are integers */
+    SCHEMA_OBJECT,  /* of, or any object when that is NULL */
+    SCHEMA_LIST,    /* an array of them */
+};
+
+struct schema;
+struct schema_row {
+    const char *name; /* NULL ends a table */
+    enum schema_type type;
+    const char *text;
+    const struct schema *of;
+    const char *const *choices;
+    const char *help;
+    bool nullable, optional;
+};
+
+struct schema {
+    const char *name; /* in the document's components; NULL: any JSON value */
+    const char *help;
+    const struct schema_row *rows; /* NULL: the engine knows it (engine_schemas) */
+};
+
+/* {"$ref": ...}, or {} for any value. New references. */
+json_t *schema_ref(const struct schema *schema);
+/* Add the schema under its name, and those that it refers to, unless they are there. */
+void schema_add(const struct schema *schema, json_t *components);
+/* Pattern of an id with that prefix, as a JSON Schema of a string. */
+json_t *schema_of_id(const char *prefix);
+
+/* --- objects.c */
+extern const struct schema schema_any;
+extern const struct schema schema_health, schema_system, schema_method, schema_method_list;
+extern const struct schema schema_model_request, schema_model, schema_model_list;
+extern const struct schema schema_file, schema_file_list;
+extern const struct schema schema_job_request, schema_job, schema_job_list, schema_cancel_request, schema_calibration;
+extern const struct schema schema_event, schema_event_list, schema_layer, schema_layer_list, schema_report;
+extern const struct schema schema_artifact, schema_artifact_list;
+extern const struct schema schema_problem;
