@@ -2,7 +2,9 @@
 
 #include "tests/conformance/ops.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -68,24 +70,22 @@ int ops_new(struct ops_rig *rig, enum dtype dtype, int64_t rows, int64_t cols, s
 
 static int upload(struct ops_rig *rig, const void *host, const struct tensor *tensor)
 {
-    int rc = rig->gpu.ops->upload(rig->stream, tensor->data, host, tensor_bytes(tensor));
-    return rc != 0 ? rc : rig->gpu.ops->stream_sync(rig->stream);
+    TRY(rig->gpu.ops->upload(rig->stream, tensor->data, host, tensor_bytes(tensor)));
+    return rig->gpu.ops->stream_sync(rig->stream);
 }
 
 int ops_upload(struct ops_rig *rig, const float *values, int64_t rows, int64_t cols, struct tensor *out)
 {
-    int rc = ops_new(rig, DTYPE_F32, rows, cols, out);
-    return rc != 0 ? rc : upload(rig, values, out);
+    TRY(ops_new(rig, DTYPE_F32, rows, cols, out));
+    return upload(rig, values, out);
 }
 
 int ops_random(struct ops_rig *rig, enum dtype dtype, int64_t rows, int64_t cols, uint64_t seed, struct tensor *out)
 {
     size_t count = (size_t)(rows * cols);
-    char *host = malloc(count * sizeof(float) + 1);
+    AUTO_FREE char *host = NULL;
 
-    if (host == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a body's input");
-    }
+    TRY(mem_buffer(&host, count * sizeof(float) + 1));
     for (size_t i = 0; i < count; i++) {
         float value = ops_normal(&seed);
         uint16_t half = dtype == DTYPE_F16 ? dtype_f32_to_f16(value) : dtype_f32_to_bf16(value);
@@ -95,10 +95,8 @@ int ops_random(struct ops_rig *rig, enum dtype dtype, int64_t rows, int64_t cols
             memcpy(host + i * sizeof(half), &half, sizeof(half));
         }
     }
-    int rc = ops_new(rig, dtype, rows, cols, out);
-    rc = rc != 0 ? rc : upload(rig, host, out);
-    free(host);
-    return rc;
+    TRY(ops_new(rig, dtype, rows, cols, out));
+    return upload(rig, host, out);
 }
 
 int ops_put_number(struct ops_output *out, double value)

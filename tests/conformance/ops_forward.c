@@ -2,7 +2,9 @@
 
 #include "tests/conformance/ops_bodies.h"
 
+#include "base/cleanup.h"
 #include "base/ids.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -13,26 +15,25 @@ int body_copies(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     const struct gpu_ops *ops = rig->gpu.ops;
     size_t bytes = (size_t)variant, wrong = 0;
-    unsigned char *host = malloc(2 * bytes + 1);
+    AUTO_FREE unsigned char *host = NULL;
     struct tensor tensor;
-    int rc = host != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for copies");
 
-    rc = rc != 0 ? rc : ops_new(rig, DTYPE_U8, 1, variant, &tensor);
-    rc = rc != 0 ? rc : ops->download(rig->stream, host, tensor.data, bytes);
-    for (size_t i = 0; rc == 0 && i < bytes; i++) {
+    TRY(mem_buffer(&host, 2 * bytes + 1));
+    TRY(ops_new(rig, DTYPE_U8, 1, variant, &tensor));
+    TRY(ops->download(rig->stream, host, tensor.data, bytes));
+    for (size_t i = 0; i < bytes; i++) {
         wrong += host[i] != 0;
         host[i] = (unsigned char)(i * 2654435761u >> 13);
     }
-    rc = rc != 0 ? rc : ops->upload(rig->stream, tensor.data, host, bytes);
-    rc = rc != 0 ? rc : ops->download(rig->stream, host + bytes, tensor.data, bytes);
-    wrong += rc == 0 && memcmp(host, host + bytes, bytes) != 0;
-    rc = rc != 0 ? rc : ops->fill_zero(rig->stream, (char *)tensor.data + bytes / 2, bytes - bytes / 2);
-    rc = rc != 0 ? rc : ops->download(rig->stream, host + bytes, tensor.data, bytes);
-    for (size_t i = 0; rc == 0 && i < bytes; i++) {
+    TRY(ops->upload(rig->stream, tensor.data, host, bytes));
+    TRY(ops->download(rig->stream, host + bytes, tensor.data, bytes));
+    wrong += memcmp(host, host + bytes, bytes) != 0;
+    TRY(ops->fill_zero(rig->stream, (char *)tensor.data + bytes / 2, bytes - bytes / 2));
+    TRY(ops->download(rig->stream, host + bytes, tensor.data, bytes));
+    for (size_t i = 0; i < bytes; i++) {
         wrong += host[bytes + i] != (i < bytes / 2 ? host[i] : 0);
     }
-    free(host);
-    return rc != 0 ? rc : ops_put_number(out, (double)wrong);
+    return ops_put_number(out, (double)wrong);
 }
 
 static int timed_copies(struct ops_rig *rig, struct gpu_stream *second, struct gpu_event *const events[2],
@@ -66,7 +67,9 @@ int body_events(struct ops_rig *rig, int variant, struct ops_output *out)
     for (int i = 0; rc == 0 && i < 2; i++) {
         rc = ops->event_new(rig->gpu.device, &events[i]);
     }
-    rc = rc != 0 ? rc : timed_copies(rig, second, events, &seconds);
+    if (rc == 0) {
+        rc = timed_copies(rig, second, events, &seconds);
+    }
     ops->event_free(events[0]);
     ops->event_free(events[1]);
     ops->stream_free(second);

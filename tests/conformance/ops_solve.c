@@ -2,6 +2,9 @@
 
 #include "tests/conformance/ops_bodies.h"
 
+#include "base/cleanup.h"
+#include "base/mem.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,20 +41,19 @@ int body_gram(struct ops_rig *rig, int variant, struct ops_output *out)
 /* variant: n. The diagonal comes along, before and after it was raised to what about half of it reaches. */
 int body_symmetrize(struct ops_rig *rig, int variant, struct ops_output *out)
 {
-    float *diagonal = malloc((size_t)variant * sizeof(float));
+    AUTO_FREE float *diagonal = NULL;
     struct tensor h;
 
-    int rc = diagonal != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a diagonal");
-    rc = rc != 0 ? rc : ops_random(rig, DTYPE_F32, variant, variant, 33, &h);
-    rc = rc != 0 ? rc : rig->gpu.ops->symmetrize(rig->stream, &h, 0.37);
-    rc = rc != 0 ? rc : rig->gpu.ops->diagonal(rig->stream, diagonal, &h);
-    for (int i = 0; rc == 0 && i < variant; i++) {
-        rc = ops_put_number(out, (double)diagonal[i]);
+    TRY(mem_buffer(&diagonal, (size_t)variant));
+    TRY(ops_random(rig, DTYPE_F32, variant, variant, 33, &h));
+    TRY(rig->gpu.ops->symmetrize(rig->stream, &h, 0.37));
+    TRY(rig->gpu.ops->diagonal(rig->stream, diagonal, &h));
+    for (int i = 0; i < variant; i++) {
+        TRY(ops_put_number(out, (double)diagonal[i]));
     }
-    free(diagonal);
-    rc = rc != 0 ? rc : ops_put(rig, out, &h);
-    rc = rc != 0 ? rc : rig->gpu.ops->floor_diagonal(rig->stream, &h, 0.01f);
-    return rc != 0 ? rc : ops_put(rig, out, &h);
+    TRY(ops_put(rig, out, &h));
+    TRY(rig->gpu.ops->floor_diagonal(rig->stream, &h, 0.01f));
+    return ops_put(rig, out, &h);
 }
 
 /* variant: rows; two calls add up, then each statistic alone. */
@@ -330,21 +332,17 @@ int body_sweep(struct ops_rig *rig, int variant, struct ops_output *out)
 static int mix_columns(struct ops_rig *rig, const struct tensor *x)
 {
     int64_t rows = x->shape[0], cols = x->shape[1];
-    float *host = malloc(tensor_bytes(x));
+    AUTO_FREE float *host = NULL;
 
-    if (host == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for inputs");
-    }
-    int rc = rig->gpu.ops->download(rig->stream, host, x->data, tensor_bytes(x));
+    TRY(mem_buffer(&host, (size_t)(rows * cols)));
+    TRY(rig->gpu.ops->download(rig->stream, host, x->data, tensor_bytes(x)));
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t j = 1; j < cols; j++) {
             host[r * cols + j] += 0.7f * host[r * cols + j - 1];
         }
         host[r * cols + cols - 1] = 0.0f;
     }
-    rc = rc != 0 ? rc : rig->gpu.ops->upload(rig->stream, x->data, host, tensor_bytes(x));
-    free(host);
-    return rc;
+    return rig->gpu.ops->upload(rig->stream, x->data, host, tensor_bytes(x));
 }
 
 static const struct descend_row {

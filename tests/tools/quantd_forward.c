@@ -3,8 +3,10 @@
  * The float forward pass alone, for tests that compare it with another implementation: raw little-endian int32 ids
  * [SEQUENCES, LENGTH] in, float32 logits [SEQUENCES * LENGTH, vocab] out. */
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "models/block.h"
 
 #include <errno.h>
@@ -30,11 +32,8 @@ static int read_ids(struct forward *f, const char *path)
 {
     char *text;
     size_t size;
-    int rc = fs_read_file(path, IDS_MAX, &text, &size);
 
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(fs_read_file(path, IDS_MAX, &text, &size));
     f->ids = (int32_t *)(void *)text;
     if (size != (size_t)(f->sequences * f->length) * sizeof(int32_t)) {
         return err_raise(ERR_INVALID_PARAMETER, "%s has %zu bytes, not those of %lld x %lld ids", path, size,
@@ -45,66 +44,84 @@ static int read_ids(struct forward *f, const char *path)
 
 static int open_model(struct forward *f, const char *directory)
 {
-    int root = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    AUTO_CLOSE int root = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (root < 0) {
         return err_raise_errno(errno, "cannot open %s", directory);
     }
-    int rc = model_open(root, ".", &f->model);
-    close(root);
-    rc = rc != 0 ? rc : gpu_open("cpu", 0, &f->gpu);
-    return rc != 0 ? rc : f->gpu.ops->stream_new(f->gpu.device, &f->stream);
+    TRY(model_open(root, ".", &f->model));
+    TRY(gpu_open("cpu", 0, &f->gpu));
+    return f->gpu.ops->stream_new(f->gpu.device, &f->stream);
+}
+
+static int embed(struct forward *f)
+{
+    const int64_t shape[2] = {f->sequences * f->length, model_config(f->model)->hidden_size};
+    struct head head = {0};
+
+    TRY(gpu_tensor_new(&f->gpu, DTYPE_F32, 2, shape, &f->x));
+    int rc = head_load_embedding(f->model, &f->gpu, f->stream, &head);
+    if (rc == 0) {
+        rc = f->gpu.ops->embed(f->stream, &f->x, &head.embedding, f->ids);
+    }
+    head_deinit(&head, &f->gpu);
+    return rc;
+}
+
+static int forward(struct forward *f, struct block *block, struct block_scratch *scratch, int64_t layer)
+{
+    struct block_values values;
+
+    TRY(block_load(f->model, layer, &f->gpu, f->stream, NULL, block));
+    TRY(block_values_init(&values, block->plan, scratch, NULL));
+    block_value_bind(&values, 0, f->x.data);
+    return block_forward(block, &values);
 }
 
 static int run_blocks(struct forward *f)
 {
-    const struct model_config *config = model_config(f->model);
-    const int64_t shape[2] = {f->sequences * f->length, config->hidden_size};
-    struct block_scratch *scratch = NULL;
-    struct head head = {0};
+    struct block_scratch *scratch;
+    int rc = 0;
 
-    int rc = gpu_tensor_new(&f->gpu, DTYPE_F32, 2, shape, &f->x);
-    rc = rc != 0 ? rc : head_load_embedding(f->model, &f->gpu, f->stream, &head);
-    rc = rc != 0 ? rc : f->gpu.ops->embed(f->stream, &f->x, &head.embedding, f->ids);
-    head_deinit(&head, &f->gpu);
-    rc = rc != 0 ? rc : block_scratch_new(model_plans(f->model), f->sequences, f->length, &f->gpu, f->stream, &scratch);
-    for (int64_t i = 0; rc == 0 && i < config->num_layers; i++) {
-        struct block_values values;
+    TRY(block_scratch_new(model_plans(f->model), f->sequences, f->length, &f->gpu, f->stream, &scratch));
+    for (int64_t i = 0; rc == 0 && i < model_config(f->model)->num_layers; i++) {
         struct block block = {0};
-        rc = block_load(f->model, i, &f->gpu, f->stream, NULL, &block);
-        rc = rc != 0 ? rc : block_values_init(&values, block.plan, scratch, NULL);
-        if (rc == 0) {
-            block_value_bind(&values, 0, f->x.data);
-            rc = block_forward(&block, &values);
-        }
+        rc = forward(f, &block, scratch, i);
         block_deinit(&block, &f->gpu);
     }
     block_scratch_free(scratch);
     return rc;
 }
 
-static int write_logits(struct forward *f)
+/* The head and the logits of a slice are the caller's to release, also after a failure. */
+static int write_slices(struct forward *f, struct head *head, struct tensor *logits)
 {
     const struct model_config *config = model_config(f->model);
     int64_t rows = f->sequences * f->length;
     size_t row_bytes = (size_t)config->vocab_size * sizeof(float);
+    AUTO_FREE char *host = NULL;
+
+    TRY(mem_buffer(&host, row_bytes * SLICE));
+    TRY(head_load_output(f->model, &f->gpu, f->stream, head));
+    TRY(gpu_tensor_new(&f->gpu, DTYPE_F32, 2, (const int64_t[]){SLICE, config->vocab_size}, logits));
+    for (int64_t at = 0; at < rows; at += SLICE) {
+        int64_t count = rows - at < SLICE ? rows - at : SLICE;
+        struct tensor x = tensor_rows(&f->x, at, count), y = tensor_rows(logits, 0, count);
+        TRY(head_logits(head, config, &f->gpu, f->stream, &x, &y));
+        TRY(f->gpu.ops->download(f->stream, host, y.data, row_bytes * (size_t)count));
+        TRY(fs_pwrite_full(f->out_fd, host, row_bytes * (size_t)count, at * (int64_t)row_bytes));
+    }
+    return 0;
+}
+
+static int write_logits(struct forward *f)
+{
     struct tensor logits = {0};
     struct head head = {0};
-    char *host = malloc(row_bytes * SLICE);
 
-    int rc = host == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for logits") : 0;
-    rc = rc != 0 ? rc : head_load_output(f->model, &f->gpu, f->stream, &head);
-    rc = rc != 0 ? rc : gpu_tensor_new(&f->gpu, DTYPE_F32, 2, (const int64_t[]){SLICE, config->vocab_size}, &logits);
-    for (int64_t at = 0; rc == 0 && at < rows; at += SLICE) {
-        int64_t count = rows - at < SLICE ? rows - at : SLICE;
-        struct tensor x = tensor_rows(&f->x, at, count), y = tensor_rows(&logits, 0, count);
-        rc = head_logits(&head, config, &f->gpu, f->stream, &x, &y);
-        rc = rc != 0 ? rc : f->gpu.ops->download(f->stream, host, y.data, row_bytes * (size_t)count);
-        rc = rc != 0 ? rc : fs_pwrite_full(f->out_fd, host, row_bytes * (size_t)count, at * (int64_t)row_bytes);
-    }
+    int rc = write_slices(f, &head, &logits);
     gpu_tensor_free(&f->gpu, &logits);
     head_deinit(&head, &f->gpu);
-    free(host);
     return rc;
 }
 
@@ -115,12 +132,10 @@ static int run(struct forward *f, char **argv)
     if (f->sequences < 1 || f->length < 1 || f->sequences > 65536 || f->length > 65536) {
         return err_raise(ERR_INVALID_PARAMETER, "SEQUENCES and LENGTH must be in [1, 65536]");
     }
-    int rc = read_ids(f, argv[2]);
-    rc = rc != 0 ? rc : open_model(f, argv[1]);
-    rc = rc != 0 ? rc : run_blocks(f);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(read_ids(f, argv[2]));
+    TRY(open_model(f, argv[1]));
+    TRY(embed(f));
+    TRY(run_blocks(f));
     f->out_fd = open(argv[5], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     return f->out_fd < 0 ? err_raise_errno(errno, "cannot create %s", argv[5]) : write_logits(f);
 }

@@ -59,8 +59,12 @@ int main(int argc, char **argv)
         return 2;
     }
     int rc = fs_read_file(argv[1], FILE_MAX, &json, &size);
-    rc = rc != 0 ? rc : tokenizer_new(json, size, &tokenizer);
-    rc = rc != 0 ? rc : tokenizer_scratch_new(tokenizer, &scratch);
+    if (rc == 0) {
+        rc = tokenizer_new(json, size, &tokenizer);
+    }
+    if (rc == 0) {
+        rc = tokenizer_scratch_new(tokenizer, &scratch);
+    }
     while (rc == 0 && (length = getline(&line, &capacity, stdin)) >= 0) {
         rc = tokenize_line(tokenizer, scratch, line, (size_t)length, special);
     }
