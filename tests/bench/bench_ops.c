@@ -1,8 +1,8 @@
-/* Speed of the CPU operations against the roof measured in the same process: sgemm on all threads at once.
+/* Speed of the CPU operations against the peak measured in the same process: sgemm on all threads at once.
  *
  *   bench_ops [threads] [n ...]
  *
- * For each n: GFLOP/s and per cent of the roof, best of three, and the seconds of a complete 4-bit, group 128 solve of
+ * For each n: GFLOP/s and per cent of the peak, best of three, and the seconds of a complete 4-bit, group 128 solve of
  * an [n, n] layer (grid + factor + sweep). The search over grids is given in weights a second. */
 
 #include "base/err.h"
@@ -122,7 +122,7 @@ static void report(const struct bench *bench, const char *what, double seconds, 
     printf("  %-26s %9.4f s %8.1f GFLOP/s %6.1f %% of roof\n", what, seconds, rate, 100 * rate / bench->roof);
 }
 
-/* The roof is a product large enough for any blocking to pay: 4096 cubed, whatever n is. */
+/* The peak is that of a product large enough for any blocking to pay: 4096 cubed, whatever n is. */
 static void measure_roof(struct bench *bench)
 {
     struct bench probe = *bench;

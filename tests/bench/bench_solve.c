@@ -1,4 +1,4 @@
-/* One GPTQ solve of an [n, n] linear, 4 bits in groups of 128, against the product roof of the same process.
+/* One GPTQ solve of an [n, n] linear, 4 bits in groups of 128, against the peak of products in the same process.
  *
  *   bench_solve [threads] [n] [repeats] [--device cpu --modules DIR] [--rows N]
  *               [--tokens N --weight FILE --inputs FILE --result PREFIX] [--roof 4096]
@@ -32,7 +32,7 @@ struct bench {
     struct gpu_stream *stream;
     const char *device, *modules, *weight, *inputs, *result; /* as given, or NULL */
     int threads, repeats;
-    int64_t n, rows, tokens, side; /* side: of the product that is the roof */
+    int64_t n, rows, tokens, side; /* side: of the product that gives the peak */
     struct tensor w;
     struct layer_stats stats;
     double roof; /* GFLOP/s */

@@ -157,7 +157,7 @@ int body_codebook(struct ops_rig *rig, int variant, struct ops_output *out)
 }
 
 /* Rows whose scores overflow, or are NaN from the first codebook on, next to a row of finite ones: they keep the
- * codes that they have. variant: 0 = scales whose squares are infinite, 1 = a weight that is no number. */
+ * codes that they have. variant: 0 = scales whose squares are infinite, 1 = a weight that is NaN. */
 int body_codebook_nonfinite(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     const struct gpu_codebook spec = {.codebooks = 3, .bits = 5, .group_size = 8, .beam = 3};

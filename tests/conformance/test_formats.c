@@ -36,7 +36,7 @@ static int round_trip(const struct format *format, const struct qscheme *scheme,
     return 1;
 }
 
-/* What is no plain integer grid. group_size 0: all inputs; group_rows -1: all rows. */
+/* Schemes other than a plain integer grid. group_size 0: all inputs; group_rows -1: all rows. */
 static const struct qscheme others[] = {
     {.kind = QTENSOR_INT, .bits = 8, .per_channel = true, .sym = true, .input = {DTYPE_I8, true, 0, 0}},
     {.kind = QTENSOR_INT, .bits = 8, .per_channel = true, .sym = true, .input = {DTYPE_I8, false, 0, 0}},

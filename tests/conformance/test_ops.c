@@ -1,7 +1,7 @@
 /* Every operation over every backend: the CPU against itself with another number of threads, all others against the
  * CPU, and each against its own second run, bit for bit.
  *
- *   test_ops            the CPU, and whatever else can be used here; says aloud what cannot
+ *   test_ops            the CPU, and whatever else can be used here; prints what cannot
  *   test_ops cuda       that backend; exit 77 when there is no device
  *
  * Modules come from QUANTD_MODULE_DIR, or from where they were built. */

@@ -13,8 +13,9 @@ import tree
 
 PAGES = re.compile(r"CHANGELOG\.md|README\.md|CONTRIBUTING\.md|docs/[^/]+\.md|(?:%s)/README\.md" % "|".join((*tree.LAYERS, "deploy")))
 
-# Folders whose comments are looked at.
-COMMENTED = ("base", "pipeline", "api", "daemon")
+# Where comments are looked at.
+COMMENTED = ("base/", "pipeline/", "api/", "daemon/", "tests/bench/", "tests/conformance/", "tests/fuzz/", "tests/tools/", "tests/unit/api/",
+             "tests/unit/base/", "tests/unit/daemon/", "tests/unit/jobs/", "tests/unit/pipeline/", "tests/unit/storage/")
 
 WORDS = {
     r"whole": "complete, per-tensor",
@@ -131,7 +132,7 @@ def main():
     root = sys.argv[1]
     names = tree.tracked(root)
     pages = [name for name in names if PAGES.fullmatch(name)]
-    sources = [name for name in names if name.endswith((".c", ".h", ".cu")) and name.split("/")[0] in COMMENTED]
+    sources = [name for name in names if name.endswith((".c", ".h", ".cu")) and name.startswith(COMMENTED)]
     failed = 0
     for found, look in [(pages, faults), (sources, comment_faults)]:
         for name in found:

@@ -1,6 +1,6 @@
-/* What a device reaches in single operations, through the table that jobs use: the roofs that a job's phases are held
- * to. Prints rows of a markdown table as they come; each figure is the median of five runs after a warm-up, of fewer
- * where they take long.
+/* What a device reaches in single operations, through the table that jobs use: the peaks that a job's phases are
+ * compared with. Prints rows of a markdown table as they come; each figure is the median of five runs after a warm-up,
+ * of fewer where they take long.
  *
  *   bench_roofs DEVICE MODULE_DIR [SCALE [VALUES]]
  *
