@@ -10,6 +10,7 @@
 #include "cli/print.h"
 #include "cli/safe.h"
 #include "cli/status.h"
+#include "cli/watch.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -294,18 +295,6 @@ static int send_calibration(struct cli *cli, const char *id, const char *path)
     return calibrate_stream(cli, id, in, &answer);
 }
 
-static int wait_end(struct cli *cli, const char *id, json_t **job)
-{
-    for (;;) {
-        json_decref(*job);
-        *job = NULL;
-        TRY(job_get(cli, id, 30, job));
-        if (job_is_terminal(print_text(*job, "status"))) {
-            return 0;
-        }
-    }
-}
-
 static int submit_run(struct cli *cli, const void *given, int count, char **arguments)
 {
     const struct submit_options *options = given;
@@ -336,7 +325,9 @@ static int submit_run(struct cli *cli, const void *given, int count, char **argu
         TRY(job_get(cli, id, 0, &job));
     }
     if (options->wait || options->watch) {
-        TRY(wait_end(cli, id, &job));
+        json_decref(job);
+        job = NULL;
+        TRY(watch_job(cli, id, options->watch && !cli->json ? watch_choose(cli, false) : WATCH_NOTHING, &job));
     }
     if (cli->json) {
         print_json(job);

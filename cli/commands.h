@@ -9,4 +9,5 @@ extern const struct command command_methods;
 extern const struct command command_models_list, command_models_register, command_models_show, command_models_delete;
 extern const struct command command_submit;
 extern const struct command command_jobs_list, command_jobs_show, command_jobs_delete;
-extern const struct command command_cancel;
+extern const struct command command_upload, command_report, command_compare, command_pull;
+extern const struct command command_watch, command_cancel, command_retry;

@@ -1,5 +1,5 @@
-/* One transfer of libcurl. A transfer is prepared, performed and finished; its
- * callbacks see the struct transfer. */
+/* One transfer of libcurl. A transfer is prepared, performed (here, or by http_many.c together with others) and
+ * finished; its callbacks see the struct transfer. */
 
 #include "cli/http_internal.h"
 
@@ -287,6 +287,9 @@ static int on_tick(void *context, curl_off_t all, curl_off_t now, curl_off_t up_
     if (up_now != transfer->up) {
         transfer->up = up_now;
         transfer->moved_at = clock_monotonic_ms();
+    }
+    if (transfer->call.tick != NULL) {
+        transfer->call.tick(transfer->call.context);
     }
     int64_t idle = transfer->http->idle_seconds + transfer->call.wait_seconds;
     if (clock_monotonic_ms() - transfer->moved_at > idle * 1000) {

@@ -42,6 +42,8 @@ struct http_call {
     int (*take)(void *context, const char *data, size_t size);
     /* How far a body has been sent. May be NULL. */
     void (*sent)(void *context, int64_t bytes);
+    /* About once a second while the transfer runs. May be NULL. */
+    void (*tick)(void *context);
     void *context;
 };
 
@@ -60,6 +62,18 @@ CLEANUP_DEINIT(http_answer, struct http_answer, http_answer_deinit)
 
 /* 0 when a complete answer arrived, of whatever status. */
 int http_call(struct http *http, const struct http_call *call, struct http_answer *answer);
+
+/* Several transfers at once. next fills a call for a free slot, or leaves *has false when there is nothing (more) to do
+ * now; done gets each answer with the call's rc. What they return, if not 0, ends everything. Calls and what they point
+ * to belong to the caller until done. */
+struct http_many {
+    int slots;
+    int (*next)(void *context, int slot, struct http_call *call, bool *has);
+    int (*done)(void *context, int slot, int rc, const struct http_answer *answer);
+    void *context;
+};
+#define HTTP_SLOTS_MAX 32
+int http_many(struct http *http, const struct http_many *many);
 
 /* Append text to out, percent-encoded but for unreserved characters and those in keep. */
 int http_escape(char *out, size_t size, const char *text, const char *keep);

@@ -1,5 +1,5 @@
 #pragma once
-/* A transfer of http.c, from its preparation to its end. */
+/* What http.c and http_many.c share: a transfer from its preparation to its end. */
 
 #include "cli/http.h"
 

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,6 +21,12 @@ static void dump(const json_t *value, size_t flags)
 void print_json(const json_t *value)
 {
     dump(value, JSON_INDENT(2));
+}
+
+void print_json_line(const json_t *value)
+{
+    dump(value, JSON_COMPACT);
+    (void)fflush(stdout);
 }
 
 const char *print_value(const json_t *value, char out[PRINT_SIZE])
@@ -100,4 +107,11 @@ const char *print_time(const json_t *object, const char *key, char out[PRINT_SIZ
         return "-";
     }
     return out;
+}
+
+int print_columns(void)
+{
+    struct winsize size;
+
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 20 ? size.ws_col : 100;
 }

@@ -14,6 +14,9 @@
 /* Indented; on a terminal in ASCII. */
 void print_json(const json_t *value);
 
+/* In one line. */
+void print_json_line(const json_t *value);
+
 /* "-" for null and what is missing; else text, true/false or a number in its shortest form. Into out, which it returns.
  */
 const char *print_value(const json_t *value, char out[PRINT_SIZE]);
@@ -25,6 +28,9 @@ const char *print_bytes(double bytes, char out[PRINT_SIZE]);
 const char *print_seconds(double seconds, char out[PRINT_SIZE]);
 /* A time in Unix seconds, as local time. */
 const char *print_time(const json_t *object, const char *key, char out[PRINT_SIZE]);
+
+/* Columns of standard output's terminal, 100 if it is none. */
+int print_columns(void);
 
 /* A table: columns as wide as their widest cell, those whose title begins with '>' aligned to the right. Cells are
  * copied and made harmless. Failures (memory) are kept until table_print. */

@@ -1,0 +1,126 @@
+/* quantctl pull: an artifact's files into a directory. */
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "cli/commands.h"
+#include "cli/job.h"
+#include "cli/print.h"
+#include "cli/pull.h"
+#include "cli/safe.h"
+#include "cli/status.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define PULL_PARALLEL 4
+
+struct pull_arguments {
+    const char *output;
+    int64_t parallel;
+    bool force;
+};
+
+#define AT(member) offsetof(struct pull_arguments, member)
+
+static const struct option_row pull_rows[] = {
+    {"output", 'o', OPTION_TEXT, "DIR", AT(output), .help = "Directory of the files (default: the artifact's id)"},
+    {"parallel", 'j', OPTION_INT, "N", AT(parallel), .help = "Transfers at a time (default: 4)", 1, HTTP_SLOTS_MAX},
+    {"force", 0, OPTION_FLAG, NULL, AT(force), .help = "Replace files that are there and differ"},
+    {0},
+};
+
+/* The artifact that the argument names: its id, or a job that made it. */
+static int find_artifact(struct cli *cli, const char *name, char *out, size_t size)
+{
+    AUTO_JSON json_t *job = NULL;
+
+    if (strncmp(name, "job_", 4) != 0) {
+        snprintf(out, size, "%s", name);
+        return 0;
+    }
+    TRY(job_get(cli, name, 0, &job));
+    TRY(job_outcome(job));
+    const char *id = json_get_string(json_object_get(job, "result"), "artifact_id");
+    if (id == NULL) {
+        return status_fail(STATUS_JOB, "%s has no artifact", name);
+    }
+    snprintf(out, size, "%s", id);
+    return 0;
+}
+
+/* The digest that the artifact gives of its manifest file is that file's in the list. */
+static int check_manifest(const json_t *artifact, const struct manifest *manifest)
+{
+    const char *digest = json_get_string(artifact, "manifest_sha256");
+
+    for (size_t i = 0; digest != NULL && i < manifest->count; i++) {
+        if (strcmp(manifest->files[i].path, "quantd_manifest.json") == 0 &&
+            strcmp(manifest->files[i].sha256, digest) != 0) {
+            return status_fail(STATUS_MISMATCH, "the artifact has two digests of quantd_manifest.json");
+        }
+    }
+    return 0;
+}
+
+static int show_files(const struct cli *cli, const char *id, const struct manifest *manifest, const char *directory,
+                      const bool *fetched)
+{
+    AUTO_JSON json_t *answer =
+        json_pack("{s:s,s:s,s:s,s:[]}", "object", "pull", "artifact_id", id, "directory", directory, "files");
+    json_t *files = json_object_get(answer, "files");
+
+    for (size_t i = 0; i < manifest->count; i++) {
+        const struct manifest_file *file = &manifest->files[i];
+        if (cli->json) {
+            (void)json_array_append_new(files, json_pack("{s:s,s:I,s:s,s:b}", "path", file->path, "bytes",
+                                                         (json_int_t)file->bytes, "sha256", file->sha256, "downloaded",
+                                                         (int)fetched[i]));
+        } else if (!cli->quiet) {
+            char bytes[PRINT_SIZE];
+            safe_printf(stdout, "%10s  %s%s\n", print_bytes((double)file->bytes, bytes), file->path,
+                        fetched[i] ? "" : "  (was there)");
+        }
+    }
+    if (cli->json) {
+        print_json(answer);
+    }
+    return 0;
+}
+
+static int pull_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    const struct pull_arguments *options = given;
+    const struct pull_options pull = {
+        .parallel = options->parallel != OPTION_UNSET ? (int)options->parallel : PULL_PARALLEL,
+        .replace = options->force,
+    };
+    AUTO(manifest) struct manifest manifest = {0};
+    AUTO_JSON json_t *artifact = NULL;
+    AUTO_FREE bool *fetched = NULL;
+    char id[128], path[CLIENT_PATH_MAX];
+
+    TRY(find_artifact(cli, arguments[0], id, sizeof(id)));
+    TRY(client_path(path, sizeof(path), "/v1/artifacts", id, "art", "artifact"));
+    TRY(client_get(cli, path, &artifact));
+    TRY(manifest_read(artifact, &manifest));
+    TRY(check_manifest(artifact, &manifest));
+    TRY(mem_array(&fetched, manifest.count));
+    const char *directory = options->output != NULL ? options->output : id;
+    TRY(pull_files(cli, id, &manifest, directory, &pull, fetched));
+    return show_files(cli, id, &manifest, directory, fetched);
+}
+
+const struct command command_pull = {
+    .name = "pull",
+    .arguments = "ARTIFACT|JOB",
+    .summary = "Download an artifact and verify its digests",
+    .details =
+        "A file gets its name once its SHA-256 is the manifest's. After an interruption the same command continues; "
+        "what is there already is verified and kept.",
+    .min = 1,
+    .max = 1,
+    .options = pull_rows,
+    .size = sizeof(struct pull_arguments),
+    .run = pull_run,
+};
