@@ -208,3 +208,19 @@ int gpu_tensor_from_host(const struct gpu *gpu, struct gpu_stream *stream, enum 
 /* Overwrite a dense tensor with the host's elements, which are free on return. */
 int gpu_tensor_upload(const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *to, const void *host);
 void gpu_tensor_free(const struct gpu *gpu, struct tensor *tensor); /* NULL data is fine; zeroes the view */
+
+/* Declare a tensor without data, whose memory on `gpu` is freed when the scope ends; errno survives:
+ *
+ *     AUTO_TENSOR(codes, gpu);
+ *     TRY(gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &codes));
+ *     *out = tensor_move(&codes);
+ */
+#define AUTO_TENSOR(name, gpu_)                            \
+    struct tensor name = {0};                              \
+    __attribute__((cleanup(gpu_tensor_scope_end), unused)) \
+    const struct gpu_tensor_scope name##_scope = {(gpu_), &(name)}
+struct gpu_tensor_scope {
+    const struct gpu *gpu;
+    struct tensor *tensor;
+};
+void gpu_tensor_scope_end(const struct gpu_tensor_scope *scope);

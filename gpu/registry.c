@@ -460,3 +460,11 @@ void gpu_tensor_free(const struct gpu *gpu, struct tensor *tensor)
     }
     *tensor = (struct tensor){0};
 }
+
+void gpu_tensor_scope_end(const struct gpu_tensor_scope *scope)
+{
+    int saved_errno = errno;
+
+    gpu_tensor_free(scope->gpu, scope->tensor);
+    errno = saved_errno;
+}

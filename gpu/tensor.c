@@ -47,6 +47,14 @@ size_t tensor_bytes(const struct tensor *tensor)
     return (size_t)tensor_count(tensor) * dtype_rows[tensor->dtype].bytes;
 }
 
+struct tensor tensor_move(struct tensor *from)
+{
+    struct tensor moved = *from;
+
+    *from = (struct tensor){0};
+    return moved;
+}
+
 int64_t matrix_cols(const struct tensor *tensor)
 {
     return tensor->rank > 0 ? tensor->shape[tensor->rank - 1] : 1;

@@ -33,6 +33,8 @@ struct tensor tensor_1d(void *data, enum dtype dtype, int64_t n);
 struct tensor tensor_2d(void *data, enum dtype dtype, int64_t rows, int64_t cols);
 int64_t tensor_count(const struct tensor *tensor);
 size_t tensor_bytes(const struct tensor *tensor);
+/* The view; *from is without data from then on. Ownership goes with it. */
+struct tensor tensor_move(struct tensor *from);
 /* A tensor as a matrix: the last dimension against all before it. */
 int64_t matrix_cols(const struct tensor *tensor);
 int64_t matrix_rows(const struct tensor *tensor);

@@ -4,6 +4,7 @@
 #include "gpu/cpu/internal.h"
 #include "tests/unit/gpu/support.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 START_TEST(names_round_trip)
@@ -389,6 +390,44 @@ START_TEST(tensors_from_the_host)
 }
 END_TEST
 
+enum { HELD_BYTES = 3 << 20 }; /* large enough to be idle memory of the device once it is free */
+
+static int hold_tensors(const struct rig *rig, bool fail, struct tensor *out)
+{
+    const int64_t bytes = HELD_BYTES;
+
+    AUTO_TENSOR(none, &rig->gpu);
+    AUTO_TENSOR(first, &rig->gpu);
+    TRY(gpu_tensor_new(&rig->gpu, DTYPE_U8, 1, &bytes, &first));
+    TRY(fail ? ERR_INTERNAL : 0);
+    AUTO_TENSOR(second, &rig->gpu);
+    TRY(gpu_tensor_new(&rig->gpu, DTYPE_U8, 1, &bytes, &second));
+    *out = tensor_move(&first);
+    errno = ENOENT;
+    return none.data == NULL && first.data == NULL ? 0 : ERR_INTERNAL;
+}
+
+/* Each way out of a scope frees its tensors, but for those that were moved out. */
+START_TEST(scopes_free_tensors)
+{
+    struct rig rig;
+    struct tensor made = {0};
+
+    rig_open(&rig, 1);
+    ck_assert_int_eq(hold_tensors(&rig, true, &made), ERR_INTERNAL);
+    ck_assert_int_ge(memory_idle(rig.gpu.device), HELD_BYTES);
+    ck_assert_rc_ok(hold_tensors(&rig, false, &made));
+    ck_assert_int_eq(errno, ENOENT);
+    ck_assert_ptr_nonnull(made.data);
+    ck_assert_int_eq(made.shape[0], HELD_BYTES);
+    ck_assert_int_ge(memory_idle(rig.gpu.device), HELD_BYTES);
+    memset(made.data, 1, HELD_BYTES);
+    gpu_tensor_free(&rig.gpu, &made);
+    ck_assert_int_ge(memory_idle(rig.gpu.device), (int64_t)2 * HELD_BYTES);
+    rig_close(&rig);
+}
+END_TEST
+
 /* Memory that an output shares with an input, or that is not aligned, is refused before a backend sees it. */
 START_TEST(front_door_looks_at_memory)
 {
@@ -435,4 +474,5 @@ END_TEST
 UNIT_MAIN("gpu/tensor", names_round_trip, views, every_half_round_trips, f16_is_nearest_even, conversion_edges,
           rounding_down_stays_below, packed_conversions_agree_with_scalar, convert_refuses, find_nonfinite,
           find_nonfinite_stored, memory_is_used_again, memory_that_is_not_there, registry, blas_uses_the_widest_kernels,
-          missing_operations_are_refused_by_name, events_tell_time, tensors_from_the_host, front_door_looks_at_memory)
+          missing_operations_are_refused_by_name, events_tell_time, tensors_from_the_host, scopes_free_tensors,
+          front_door_looks_at_memory)
