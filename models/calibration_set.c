@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/mem.h"
+#include "base/random.h"
 #include "models/calibration.h"
 
 #include <endian.h>
@@ -26,20 +27,12 @@
 
 #define BUFFER_WORDS (64 << 10)
 
-static uint64_t draw(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* Uniform in [0, bound): draws that would favour small numbers are thrown away. */
 static uint64_t draw_below(uint64_t *state, uint64_t bound)
 {
     uint64_t unfair = (0 - bound) % bound, value; /* 2^64 mod bound */
     do {
-        value = draw(state);
+        value = random_next(state);
     } while (value < unfair);
     return value % bound;
 }

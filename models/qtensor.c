@@ -296,6 +296,14 @@ void qtensor_deinit(struct qtensor *q)
     *q = (struct qtensor){0};
 }
 
+struct qtensor qtensor_move(struct qtensor *from)
+{
+    struct qtensor moved = *from;
+
+    *from = (struct qtensor){0};
+    return moved;
+}
+
 double qtensor_bits_per_weight(const struct qtensor *q)
 {
     const struct qscheme *s = &q->scheme;

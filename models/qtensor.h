@@ -111,6 +111,8 @@ int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, in
 int qtensor_reserve_index(struct qtensor *q, int64_t count);
 void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
 CLEANUP_DEINIT(qtensor, struct qtensor, qtensor_deinit)
+/* The tensor, with its memory; *from is zeroed. */
+struct qtensor qtensor_move(struct qtensor *from);
 /* out [rows, cols] F32, in fp32 arithmetic as runtimes do it. */
 void qtensor_dequantize(const struct qtensor *q, float *out);
 /* FLOAT8, FLOAT4 and NF4: the tiles that share a scale. NF4's lie along the weight as one row. */

@@ -103,7 +103,7 @@ static void set_input(struct report_row *row, const struct report_facts *f)
     row->input_scale = in->known ? (double)f->job->result.input_scale : NAN;
     row->input_range = in->known ? in->range.share : NAN;
     row->input_error = searched ? finite_or_null(in->range.error, row) : NAN;
-    row->input_error_absmax = searched ? finite_or_null(in->range.error_whole, row) : NAN;
+    row->input_error_absmax = searched ? finite_or_null(in->range.error_absmax, row) : NAN;
     row->input_absmax_to_rms = ratio ? finite_or_null((double)in->absmax / (double)in->rms, row) : NAN;
     row->input_outlier = in->known ? in->outlier : -1;
 }

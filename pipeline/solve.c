@@ -245,7 +245,7 @@ static void describe_starved(const struct layer_stats *stats, struct linear_job 
 {
     size_t used = strlen(job->note);
 
-    if (stats == NULL || stats->wanted_tokens == 0) {
+    if (stats == NULL || stats->min_tokens == 0) {
         return;
     }
     if (stats->tokens == 0) {
@@ -253,7 +253,7 @@ static void describe_starved(const struct layer_stats *stats, struct linear_job 
         return;
     }
     snprintf(job->note + used, sizeof(job->note) - used, "%sstarved: %lld of %lld tokens, Hessian shrunk",
-             used > 0 ? "; " : "", (long long)stats->tokens, (long long)stats->wanted_tokens);
+             used > 0 ? "; " : "", (long long)stats->tokens, (long long)stats->min_tokens);
 }
 
 /* Measure what the linear lost, write its row, and put the quantized weight in the float one's place. */

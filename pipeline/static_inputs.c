@@ -67,7 +67,7 @@ static bool is_outliers(const struct report_input *in, enum dtype element)
     double max = (double)in->absmax, usual = (double)in->rms;
 
     return (usual > 0 && max * STEPS_MIN > usual * steps) ||
-           (in->range.share <= SHARE_MAX && in->range.error * GAIN_MIN <= in->range.error_whole);
+           (in->range.share <= SHARE_MAX && in->range.error * GAIN_MIN <= in->range.error_absmax);
 }
 
 static int input_warn(struct run *run)
@@ -91,7 +91,7 @@ static int input_choose(struct run *run, double share, const struct layer_stats 
                                           .scale_dtype = scheme->scale_dtype,
                                           .tick = input_tick,
                                           .tick_data = &data};
-    struct report_input made = {.known = true, .range = {.share = 1, .error = NAN, .error_whole = NAN}};
+    struct report_input made = {.known = true, .range = {.share = 1, .error = NAN, .error_absmax = NAN}};
 
     int rc = input_moments(run, stats, &made.absmax, &made.rms);
     if (rc == 0 && scheme->input_search && made.absmax > 0) {

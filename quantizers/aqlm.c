@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "base/ids.h"
 #include "base/log.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -36,19 +37,12 @@ struct aqlm_params {
     int64_t beam_size;
 };
 
-static int scheme(const void *values, int64_t rows, int64_t cols, struct qscheme *out)
+static int aqlm_scheme(const void *values, int64_t rows, int64_t cols, struct qscheme *out)
 {
     const struct aqlm_params *params = values;
 
-    if (rows < 1 || cols < 1) {
-        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
-    }
-    if (cols % params->in_group_size != 0) {
-        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "in_group_size %lld does not divide %lld inputs",
-                           (long long)params->in_group_size, (long long)cols);
-        (void)err_set_param(rc, "in_group_size");
-        return err_set_hint(rc, "a smaller in_group_size");
-    }
+    TRY(quant_check_shape(rows, cols));
+    TRY(codebooks_check_group(params->in_group_size, cols));
     *out = (struct qscheme){.kind = QTENSOR_CODEBOOKS,
                             .bits = (int)params->nbits_per_codebook,
                             .group_size = params->in_group_size,
@@ -58,94 +52,89 @@ static int scheme(const void *values, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-/* One epoch; *loss comes and goes. */
-static int run_epoch(struct codebooks *c, const struct tensor *h, double *loss)
+/* One epoch; *loss is read and lowered. */
+static int aqlm_epoch(struct codebooks *c, const struct tensor *h, double *loss)
 {
     double gain = 0;
 
-    int rc = codebooks_fit_tables(c, h, FIT_STEPS, loss);
-    rc = rc != 0 ? rc : codebooks_fit_scales(c, h, loss);
-    rc = rc != 0 ? rc
-                 : c->context->gpu->ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h,
-                                                     NULL, &c->spec, &gain);
-    rc = rc != 0 ? rc : codebooks_residual(c);
-    return rc != 0 ? rc : codebooks_loss(c, h, loss);
+    TRY(codebooks_fit_tables(c, h, FIT_STEPS, loss));
+    TRY(codebooks_fit_scales(c, h, loss));
+    TRY(c->context->gpu->ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h, NULL,
+                                          &c->spec, &gain));
+    TRY(codebooks_residual(c));
+    return codebooks_loss(c, h, loss);
 }
 
 /* Epochs until they gain too little. Returns their number in *epochs, the first loss in *first. */
-static int refine(struct codebooks *c, const struct tensor *h, const struct linear_job *job, double *first,
-                  double *loss, int *epochs)
+static int aqlm_refine(struct codebooks *c, const struct tensor *h, const struct linear_job *job, double *first,
+                       double *loss, int *epochs)
 {
     const struct aqlm_params *params = job->params;
     double before, signal = 0;
 
-    int rc = c->context->gpu->ops->output_error(c->context->stream, loss, &signal, job->weight, &c->d, h);
-    rc = rc != 0 ? rc : codebooks_loss(c, h, loss);
+    TRY(c->context->gpu->ops->output_error(c->context->stream, loss, &signal, job->weight, &c->d, h));
+    TRY(codebooks_loss(c, h, loss));
     *first = *loss;
-    for (*epochs = 0; rc == 0 && *epochs<params->max_epochs && * loss> EXACT * signal;) {
+    *epochs = 0;
+    while (*epochs<params->max_epochs && * loss> EXACT * signal) {
         before = *loss;
-        rc = quant_tick(c->context);
-        rc = rc != 0 ? rc : run_epoch(c, h, loss);
+        TRY(quant_tick(c->context));
+        TRY(aqlm_epoch(c, h, loss));
         ++*epochs;
         log_debug("epoch of codebooks", LOG_S("module", job->name), LOG_I("epoch", *epochs), LOG_F("loss", *loss));
         if (*loss > (1 - params->relative_mse_tolerance) * before) {
             break;
         }
     }
-    return rc;
+    return 0;
 }
 
-static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, const float *diagonal,
-                        struct linear_job *job)
+static int aqlm_solve_linear(const struct solve_context *context, const struct layer_stats *stats,
+                             const float *diagonal, struct linear_job *job)
 {
     const struct aqlm_params *params = job->params;
     const struct gpu_codebook spec = {.codebooks = (int)params->num_codebooks,
                                       .bits = (int)params->nbits_per_codebook,
                                       .group_size = params->in_group_size,
                                       .beam = (int)params->beam_size};
-    struct codebooks c = {0};
-    struct qscheme s;
+    AUTO(codebooks) struct codebooks c = {0};
+    struct qscheme scheme;
     double first = 0, loss = 0;
     int epochs = 0;
 
-    int rc = scheme(params, job->weight->shape[0], job->weight->shape[1], &s);
-    if (rc != 0) {
-        return rc;
+    TRY(aqlm_scheme(params, job->weight->shape[0], job->weight->shape[1], &scheme));
+    scheme.scale_dtype = context->scale_dtype;
+    TRY(codebooks_init(context, job, &spec, diagonal, &c));
+    TRY(codebooks_start(&c, KMEANS_ITERATIONS));
+    TRY(aqlm_refine(&c, &stats->hessian, job, &first, &loss, &epochs));
+    if (epochs > 0) {
+        TRY(codebooks_fit_tables(&c, &stats->hessian, LAST_FIT_STEPS, &loss));
     }
-    s.scale_dtype = context->scale_dtype;
-    rc = codebooks_init(context, job, &spec, diagonal, &c);
-    rc = rc != 0 ? rc : codebooks_start(&c, KMEANS_ITERATIONS);
-    rc = rc != 0 ? rc : refine(&c, &stats->hessian, job, &first, &loss, &epochs);
-    rc = rc != 0 || epochs == 0 ? rc : codebooks_fit_tables(&c, &stats->hessian, LAST_FIT_STEPS, &loss);
-    rc = rc != 0 ? rc : codebooks_store(&c, &stats->hessian);
-    rc = rc != 0 ? rc : codebooks_loss(&c, &stats->hessian, &job->loss);
-    rc = rc != 0 ? rc : codebooks_take(&c, &s, job);
-    if (rc == 0) {
-        snprintf(job->note, sizeof(job->note), "loss %.4g -> %.4g in %d epochs", first, job->loss, epochs);
-    }
-    codebooks_deinit(&c);
-    return rc;
+    TRY(codebooks_store(&c, &stats->hessian));
+    TRY(codebooks_loss(&c, &stats->hessian, &job->loss));
+    TRY(codebooks_take(&c, &scheme, job));
+    snprintf(job->note, sizeof(job->note), "loss %.4g -> %.4g in %d epochs", first, job->loss, epochs);
+    return 0;
 }
 
-static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                 int count)
+static int aqlm_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                      int count)
 {
-    float *diagonal = NULL;
+    AUTO_FREE float *diagonal = NULL;
 
     if (count == 0) {
         return 0;
     }
-    int rc = quant_tick(context);
-    rc = rc != 0 ? rc : quant_check_hessian(context, stats, "aqlm", jobs[0].name);
-    rc = rc != 0 ? rc : codebooks_diagonal(context, stats, &diagonal);
-    for (int i = 0; rc == 0 && i < count; i++) {
+    TRY(quant_tick(context));
+    TRY(quant_check_hessian(context, stats, "aqlm", jobs[0].name));
+    TRY(codebooks_diagonal(context, stats, &diagonal));
+    for (int i = 0; i < count; i++) {
         double start = clock_monotonic_seconds();
-        rc = i > 0 ? quant_tick(context) : 0;
-        rc = rc != 0 ? rc : solve_linear(context, stats, diagonal, &jobs[i]);
+        TRY(i > 0 ? quant_tick(context) : 0);
+        TRY(quant_fail(&jobs[i], aqlm_solve_linear(context, stats, diagonal, &jobs[i])));
         jobs[i].seconds = clock_monotonic_seconds() - start;
     }
-    free(diagonal);
-    return rc;
+    return 0;
 }
 
 static const char *const group_choices[] = {"2", "4", "8", "16", "32", NULL};
@@ -183,6 +172,6 @@ const struct quantizer quantizer_aqlm = {
     .params = aqlm_tables,
     .params_size = sizeof(struct aqlm_params),
     .check = quant_base_check,
-    .scheme = scheme,
-    .solve = solve,
+    .scheme = aqlm_scheme,
+    .solve = aqlm_solve,
 };

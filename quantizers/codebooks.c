@@ -6,21 +6,11 @@
 #include "quantizers/codebooks.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-float codebooks_stored(float value, enum dtype dtype)
-{
-    return dtype_round_finite(value, dtype);
-}
-
-int codebooks_out_of_memory(const struct codebooks *c)
-{
-    return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the codebooks of a [%lld, %lld] weight", (long long)c->rows,
-                     (long long)c->cols);
-}
 
 int codebooks_upload(const struct codebooks *c, const struct tensor *to, const void *host)
 {
@@ -32,84 +22,84 @@ int codebooks_download(const struct codebooks *c, void *host, const struct tenso
     return c->context->gpu->ops->download(c->context->stream, host, from->data, tensor_bytes(from));
 }
 
+int codebooks_check_group(int64_t in_group_size, int64_t cols)
+{
+    if (cols % in_group_size != 0) {
+        int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "in_group_size %lld does not divide %lld inputs",
+                           (long long)in_group_size, (long long)cols);
+        (void)err_set_param(rc, "in_group_size");
+        return err_set_hint(rc, "a smaller in_group_size");
+    }
+    return 0;
+}
+
 int codebooks_diagonal(const struct solve_context *context, const struct layer_stats *stats, float **out)
 {
+    AUTO_FREE float *diagonal = NULL;
+
     *out = NULL;
     if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
         return 0;
     }
-    float *diagonal = malloc((size_t)stats->columns * sizeof(*diagonal));
-    if (diagonal == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a diagonal of %lld", (long long)stats->columns);
-    }
-    int rc = context->gpu->ops->diagonal(context->stream, diagonal, &stats->hessian);
-    for (int64_t j = 0; rc == 0 && j < stats->columns; j++) {
+    TRY(quant_diagonal(context, stats, &diagonal));
+    for (int64_t j = 0; j < stats->columns; j++) {
         if (!isfinite(diagonal[j]) || diagonal[j] < 0) {
-            rc = err_raise(ERR_NON_FINITE_VALUE, "the Hessian's diagonal is %g at %lld", (double)diagonal[j],
-                           (long long)j);
-            (void)err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
+            int rc = err_raise(ERR_NON_FINITE_VALUE, "the Hessian's diagonal is %g at %lld", (double)diagonal[j],
+                               (long long)j);
+            return err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
         }
     }
-    if (rc != 0) {
-        free(diagonal);
-        return rc;
-    }
-    *out = diagonal;
+    *out = MOVE(diagonal);
     return 0;
 }
 
 /* Mean 1, so that sums stay in single precision's range; ones when there is none. */
-static int set_importance(struct codebooks *c, const float *importance)
+static int codebooks_set_importance(struct codebooks *c, const float *importance)
 {
     double sum = 0;
-    float *values = malloc((size_t)c->cols * sizeof(*values));
+    AUTO_FREE float *values = NULL;
 
-    if (values == NULL) {
-        return codebooks_out_of_memory(c);
-    }
+    TRY(mem_buffer(&values, (size_t)c->cols));
     for (int64_t j = 0; importance != NULL && j < c->cols; j++) {
         sum += (double)importance[j];
     }
     for (int64_t j = 0; j < c->cols; j++) {
         values[j] = sum > 0 ? (float)((double)importance[j] * (double)c->cols / sum) : 1.0f;
     }
-    int rc = codebooks_upload(c, &c->importance, values);
-    free(values);
-    return rc;
+    return codebooks_upload(c, &c->importance, values);
 }
 
-static int set_scales(struct codebooks *c)
+static int codebooks_set_scales(struct codebooks *c)
 {
     enum dtype dtype = c->context->scale_dtype;
-    float least = dtype_least_scale(dtype);
-    int rc = c->context->gpu->ops->row_dot(c->context->stream, &c->scale, c->weight, c->weight);
+    float min = dtype_least_scale(dtype);
 
-    rc = rc != 0 ? rc : codebooks_download(c, c->host_rows, &c->scale);
-    for (int64_t n = 0; rc == 0 && n < c->rows; n++) {
-        float norm = sqrtf(c->host_rows[n] / (float)c->cols), stored = codebooks_stored(norm, dtype);
-        c->host_rows[n] = norm > 0 && stored < least ? least : stored;
+    TRY(c->context->gpu->ops->row_dot(c->context->stream, &c->scale, c->weight, c->weight));
+    TRY(codebooks_download(c, c->host_rows, &c->scale));
+    for (int64_t n = 0; n < c->rows; n++) {
+        float norm = sqrtf(c->host_rows[n] / (float)c->cols), stored = dtype_round_finite(norm, dtype);
+        c->host_rows[n] = norm > 0 && stored < min ? min : stored;
     }
-    return rc != 0 ? rc : codebooks_upload(c, &c->scale, c->host_rows);
+    return codebooks_upload(c, &c->scale, c->host_rows);
 }
 
-static int allocate(struct codebooks *c)
+static int codebooks_allocate(struct codebooks *c)
 {
     const struct gpu *gpu = c->context->gpu;
     const int64_t shape[2] = {c->rows, c->cols};
     const int64_t entries[2] = {c->rows, c->groups * c->spec.codebooks};
     const int64_t tables[2] = {c->spec.codebooks * c->codes, c->spec.group_size};
 
-    c->host_rows = malloc((size_t)c->rows * sizeof(*c->host_rows));
-    int rc =
-        c->host_rows == NULL ? codebooks_out_of_memory(c) : gpu_tensor_new(gpu, DTYPE_U16, 2, entries, &c->entries);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, tables, &c->table);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, tables, &c->reduced);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &c->rows, &c->scale);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &c->rows, &c->rowwise);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &c->cols, &c->importance);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &c->d);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &c->p);
-    return rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &c->q);
+    TRY(mem_buffer(&c->host_rows, (size_t)c->rows));
+    TRY(gpu_tensor_new(gpu, DTYPE_U16, 2, entries, &c->entries));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, tables, &c->table));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, tables, &c->reduced));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &c->rows, &c->scale));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &c->rows, &c->rowwise));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &c->cols, &c->importance));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &c->d));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &c->p));
+    return gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &c->q);
 }
 
 int codebooks_init(const struct solve_context *context, const struct linear_job *job, const struct gpu_codebook *spec,
@@ -123,10 +113,10 @@ int codebooks_init(const struct solve_context *context, const struct linear_job 
     out->groups = out->cols / spec->group_size;
     out->codes = (int64_t)1 << spec->bits;
     out->size = spec->codebooks * out->codes * spec->group_size;
-    int rc = quant_check_finite(context, job);
-    rc = rc != 0 ? rc : allocate(out);
-    rc = rc != 0 ? rc : set_importance(out, importance);
-    return rc != 0 ? rc : set_scales(out);
+    TRY(quant_check_finite(context, job));
+    TRY(codebooks_allocate(out));
+    TRY(codebooks_set_importance(out, importance));
+    return codebooks_set_scales(out);
 }
 
 void codebooks_deinit(struct codebooks *c)
@@ -144,32 +134,27 @@ void codebooks_deinit(struct codebooks *c)
 int codebooks_residual(struct codebooks *c)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
-    int rc = ops->convert(c->context->stream, &c->d, c->weight);
 
-    return rc != 0
-               ? rc
-               : ops->code_expand(c->context->stream, &c->d, &c->entries, &c->scale, &c->table, &c->spec, -1.0f, true);
+    TRY(ops->convert(c->context->stream, &c->d, c->weight));
+    return ops->code_expand(c->context->stream, &c->d, &c->entries, &c->scale, &c->table, &c->spec, -1.0f, true);
 }
 
 int codebooks_loss(struct codebooks *c, const struct tensor *h, double *loss)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
     double sum = 0;
-    int rc;
 
     if (h != NULL) {
-        rc = ops->multiply(c->context->stream, &c->q, &c->d, h);
+        TRY(ops->multiply(c->context->stream, &c->q, &c->d, h));
     } else {
-        rc = ops->convert(c->context->stream, &c->q, &c->d);
-        rc = rc != 0 ? rc : ops->scale(c->context->stream, &c->q, NULL, &c->importance);
+        TRY(ops->convert(c->context->stream, &c->q, &c->d));
+        TRY(ops->scale(c->context->stream, &c->q, NULL, &c->importance));
     }
-    rc = rc != 0 ? rc : ops->row_dot(c->context->stream, &c->rowwise, &c->d, &c->q);
-    rc = rc != 0 ? rc : codebooks_download(c, c->host_rows, &c->rowwise);
-    for (int64_t n = 0; rc == 0 && n < c->rows; n++) {
+    TRY(ops->row_dot(c->context->stream, &c->rowwise, &c->d, &c->q));
+    TRY(codebooks_download(c, c->host_rows, &c->rowwise));
+    for (int64_t n = 0; n < c->rows; n++) {
         sum += (double)c->host_rows[n];
     }
-    if (rc == 0) {
-        *loss = sum;
-    }
-    return rc;
+    *loss = sum;
+    return 0;
 }

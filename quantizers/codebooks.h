@@ -1,5 +1,5 @@
 #pragma once
-/* Weights on their way to sums of codebook vectors: what vector k-means and AQLM share. Private to quantizers/.
+/* A linear as sums of codebook vectors: what vector k-means and AQLM share. Private to quantizers/.
  * One thread at a time, the one that owns the context's stream. */
 
 #include "quantizers/common.h"
@@ -27,10 +27,11 @@ struct codebooks {
 int codebooks_init(const struct solve_context *context, const struct linear_job *job, const struct gpu_codebook *spec,
                    const float *importance, struct codebooks *out);
 void codebooks_deinit(struct codebooks *c); /* zeroed is fine */
+CLEANUP_DEINIT(codebooks, struct codebooks, codebooks_deinit)
 /* codebooks_start.c. Residual k-means: each codebook from what those before it left, weighed by importance and the
  * rows' scales. */
 int codebooks_start(struct codebooks *c, int64_t max_iterations);
-/* A table has room for each vector that there is. */
+/* Does a table have an entry for each vector of the linear? */
 bool codebooks_cover(const struct codebooks *c);
 /* d from entries, tables and scales as they are. */
 int codebooks_residual(struct codebooks *c);
@@ -41,18 +42,17 @@ int codebooks_store(struct codebooks *c, const struct tensor *h);
 /* Download into job->result, which the caller owns then. */
 int codebooks_take(const struct codebooks *c, const struct qscheme *scheme, struct linear_job *job);
 
-/* The whole tensor from or to the host; upload's source is free on return. */
+/* The complete tensor from or to the host; upload's source is free on return. */
 int codebooks_upload(const struct codebooks *c, const struct tensor *to, const void *host);
 int codebooks_download(const struct codebooks *c, void *host, const struct tensor *from);
-int codebooks_out_of_memory(const struct codebooks *c); /* raises */
 
 /* codebooks_fit.c: with h and the entries as they are, tables that lose less, by `steps` of conjugate gradients; d
- * follows. *loss comes and goes, and never rises. */
+ * follows. *loss is read and lowered; it never rises. */
 int codebooks_fit_tables(struct codebooks *c, const struct tensor *h, int steps, double *loss);
 /* The best scale of each row. */
 int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *loss);
 
 /* diag H of the statistics on the host, or *out = NULL when there are none; the caller frees it. */
 int codebooks_diagonal(const struct solve_context *context, const struct layer_stats *stats, float **out);
-/* A value as dtype (F32, F16 or BF16) stores it; beyond its range, the last one that it has. */
-float codebooks_stored(float value, enum dtype dtype);
+/* ERR_INCOMPATIBLE_OPTIONS, about in_group_size, where it does not divide a row's inputs. */
+int codebooks_check_group(int64_t in_group_size, int64_t cols);

@@ -10,15 +10,16 @@
 #include "quantizers/codebooks.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define STORE_SWEEPS 8  /* at most, over codes for the stored tables */
+#define STORE_SWEEPS 8  /* maximum, over codes for the stored tables */
 #define STORE_GAIN 1e-4 /* of the loss: less is not worth another sweep */
 #define CG_ENOUGH 1e-9  /* of the first squared residual */
-#define CG_DAMP 1e-6    /* of the preconditioner's largest element: vectors of no use stay where they are */
+#define CG_DAMP 1e-6    /* of the preconditioner's largest element: unused vectors stay where they are */
 
 /* Vectors of the size of all tables, on the host. */
 struct descent {
@@ -26,53 +27,49 @@ struct descent {
 };
 
 /* out = A^T diag(s) x H. Uses q. */
-static int gradient(struct codebooks *c, const struct tensor *x, const struct tensor *h, float *out)
+static int codebooks_gradient(struct codebooks *c, const struct tensor *x, const struct tensor *h, float *out)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
-    int rc = ops->multiply(c->context->stream, &c->q, x, h);
 
-    rc = rc != 0 ? rc : ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec);
-    return rc != 0 ? rc : codebooks_download(c, out, &c->reduced);
+    TRY(ops->multiply(c->context->stream, &c->q, x, h));
+    TRY(ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec));
+    return codebooks_download(c, out, &c->reduced);
 }
 
 /* out = the operator on direction. Uses p and q. */
-static int apply(struct codebooks *c, const struct tensor *h, const float *direction, float *out)
+static int codebooks_apply(struct codebooks *c, const struct tensor *h, const float *direction, float *out)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
-    int rc = codebooks_upload(c, &c->reduced, direction);
 
-    rc = rc != 0
-             ? rc
-             : ops->code_expand(c->context->stream, &c->p, &c->entries, &c->scale, &c->reduced, &c->spec, 1.0f, false);
-    return rc != 0 ? rc : gradient(c, &c->p, h, out);
+    TRY(codebooks_upload(c, &c->reduced, direction));
+    TRY(ops->code_expand(c->context->stream, &c->p, &c->entries, &c->scale, &c->reduced, &c->spec, 1.0f, false));
+    return codebooks_gradient(c, &c->p, h, out);
 }
 
 /* 1 / (A^T (s^2 diag H)); the operator on ones would mix groups. The importance is diag H up to a factor. Uses q. */
-static int precondition(struct codebooks *c, float *inverse)
+static int codebooks_precondition(struct codebooks *c, float *inverse)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
-    float most = 0;
+    float max = 0;
 
     for (int64_t i = 0; i < c->size; i++) {
         inverse[i] = 1.0f / (float)c->spec.codebooks;
     }
-    int rc = codebooks_upload(c, &c->reduced, inverse);
-    rc = rc != 0
-             ? rc
-             : ops->code_expand(c->context->stream, &c->q, &c->entries, &c->scale, &c->reduced, &c->spec, 1.0f, false);
-    rc = rc != 0 ? rc : ops->scale(c->context->stream, &c->q, NULL, &c->importance);
-    rc = rc != 0 ? rc : ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec);
-    rc = rc != 0 ? rc : codebooks_download(c, inverse, &c->reduced);
-    for (int64_t i = 0; rc == 0 && i < c->size; i++) {
-        most = inverse[i] > most ? inverse[i] : most;
+    TRY(codebooks_upload(c, &c->reduced, inverse));
+    TRY(ops->code_expand(c->context->stream, &c->q, &c->entries, &c->scale, &c->reduced, &c->spec, 1.0f, false));
+    TRY(ops->scale(c->context->stream, &c->q, NULL, &c->importance));
+    TRY(ops->code_reduce(c->context->stream, &c->reduced, &c->q, &c->entries, &c->scale, &c->spec));
+    TRY(codebooks_download(c, inverse, &c->reduced));
+    for (int64_t i = 0; i < c->size; i++) {
+        max = inverse[i] > max ? inverse[i] : max;
     }
-    for (int64_t i = 0; rc == 0 && i < c->size; i++) {
-        inverse[i] = most > 0 ? 1.0f / (inverse[i] + (float)CG_DAMP * most) : 0.0f;
+    for (int64_t i = 0; i < c->size; i++) {
+        inverse[i] = max > 0 ? 1.0f / (inverse[i] + (float)CG_DAMP * max) : 0.0f;
     }
-    return rc;
+    return 0;
 }
 
-static double weighted(const float *weight, const float *a, const float *b, int64_t count)
+static double codebooks_dot(const float *weight, const float *a, const float *b, int64_t count)
 {
     double sum = 0;
 
@@ -82,17 +79,16 @@ static double weighted(const float *weight, const float *a, const float *b, int6
     return sum;
 }
 
-static int descend(struct codebooks *c, const struct tensor *h, int steps, struct descent *v)
+static int codebooks_descend(struct codebooks *c, const struct tensor *h, int steps, struct descent *v)
 {
-    double rz = weighted(v->inverse, v->residual, v->residual, c->size), first = rz;
-    int rc = 0;
+    double rz = codebooks_dot(v->inverse, v->residual, v->residual, c->size), first = rz;
 
     for (int64_t i = 0; i < c->size; i++) {
         v->direction[i] = v->inverse[i] * v->residual[i];
     }
-    for (int step = 0; rc == 0 && step < steps && rz > CG_ENOUGH * first; step++) {
-        rc = apply(c, h, v->direction, v->image);
-        double curve = rc == 0 ? weighted(NULL, v->direction, v->image, c->size) : 0, before = rz;
+    for (int step = 0; step < steps && rz > CG_ENOUGH * first; step++) {
+        TRY(codebooks_apply(c, h, v->direction, v->image));
+        double curve = codebooks_dot(NULL, v->direction, v->image, c->size), before = rz;
         if (!(curve > 0) || !isfinite(rz / curve)) {
             break;
         }
@@ -101,95 +97,79 @@ static int descend(struct codebooks *c, const struct tensor *h, int steps, struc
             v->tables[i] += length * v->direction[i];
             v->residual[i] -= length * v->image[i];
         }
-        rz = weighted(v->inverse, v->residual, v->residual, c->size);
+        rz = codebooks_dot(v->inverse, v->residual, v->residual, c->size);
         float turn = (float)(rz / before);
         for (int64_t i = 0; i < c->size; i++) {
             v->direction[i] = v->inverse[i] * v->residual[i] + turn * v->direction[i];
         }
     }
-    return rc;
+    return 0;
 }
 
 /* The tables that are there become `next`, unless that loses more. old: host copy of what is there. */
-static int accept(struct codebooks *c, const struct tensor *h, const struct tensor *to, const float *next,
-                  const float *old, double *loss)
+static int codebooks_accept(struct codebooks *c, const struct tensor *h, const struct tensor *to, const float *next,
+                            const float *old, double *loss)
 {
     double now = INFINITY;
 
-    int rc = codebooks_upload(c, to, next);
-    rc = rc != 0 ? rc : codebooks_residual(c);
-    rc = rc != 0 ? rc : codebooks_loss(c, h, &now);
-    if (rc == 0 && now <= *loss) {
+    TRY(codebooks_upload(c, to, next));
+    TRY(codebooks_residual(c));
+    TRY(codebooks_loss(c, h, &now));
+    if (now <= *loss) {
         *loss = now;
         return 0;
     }
-    rc = rc != 0 ? rc : codebooks_upload(c, to, old);
-    return rc != 0 ? rc : codebooks_residual(c);
+    TRY(codebooks_upload(c, to, old));
+    return codebooks_residual(c);
 }
 
 int codebooks_fit_tables(struct codebooks *c, const struct tensor *h, int steps, double *loss)
 {
-    size_t bytes = (size_t)c->size * sizeof(float);
-    float *memory = malloc(bytes * 6);
+    AUTO_FREE float *memory = NULL;
 
-    if (memory == NULL) {
-        return codebooks_out_of_memory(c);
-    }
+    TRY(mem_buffer(&memory, (size_t)c->size * 6));
     struct descent v = {memory, memory + c->size, memory + 2 * c->size, memory + 3 * c->size, memory + 4 * c->size};
     float *old = memory + 5 * c->size;
-    int rc = codebooks_download(c, old, &c->table);
-    rc = rc != 0 ? rc : precondition(c, v.inverse);
-    rc = rc != 0 ? rc : gradient(c, &c->d, h, v.residual);
-    if (rc == 0) {
-        memcpy(v.tables, old, bytes);
-        rc = descend(c, h, steps, &v);
-    }
-    rc = rc != 0 ? rc : accept(c, h, &c->table, v.tables, old, loss);
-    free(memory);
-    return rc;
+    TRY(codebooks_download(c, old, &c->table));
+    TRY(codebooks_precondition(c, v.inverse));
+    TRY(codebooks_gradient(c, &c->d, h, v.residual));
+    memcpy(v.tables, old, (size_t)c->size * sizeof(float));
+    TRY(codebooks_descend(c, h, steps, &v));
+    return codebooks_accept(c, h, &c->table, v.tables, old, loss);
 }
 
 int codebooks_fit_scales(struct codebooks *c, const struct tensor *h, double *loss)
 {
     const struct gpu_ops *ops = c->context->gpu->ops;
-    float *memory = malloc((size_t)c->rows * 3 * sizeof(float));
+    AUTO_FREE float *memory = NULL;
 
-    if (memory == NULL) {
-        return codebooks_out_of_memory(c);
-    }
+    TRY(mem_buffer(&memory, (size_t)c->rows * 3));
     float *old = memory, *next = memory + c->rows, *square = memory + 2 * c->rows;
-    int rc = codebooks_download(c, old, &c->scale);
-    rc =
-        rc != 0 ? rc : ops->code_expand(c->context->stream, &c->p, &c->entries, NULL, &c->table, &c->spec, 1.0f, false);
-    rc = rc != 0 ? rc : ops->multiply(c->context->stream, &c->q, &c->p, h);
-    rc = rc != 0 ? rc : ops->row_dot(c->context->stream, &c->rowwise, &c->p, &c->q);
-    rc = rc != 0 ? rc : codebooks_download(c, square, &c->rowwise);
-    rc = rc != 0 ? rc : ops->row_dot(c->context->stream, &c->rowwise, c->weight, &c->q);
-    rc = rc != 0 ? rc : codebooks_download(c, next, &c->rowwise);
-    for (int64_t n = 0; rc == 0 && n < c->rows; n++) {
+    TRY(codebooks_download(c, old, &c->scale));
+    TRY(ops->code_expand(c->context->stream, &c->p, &c->entries, NULL, &c->table, &c->spec, 1.0f, false));
+    TRY(ops->multiply(c->context->stream, &c->q, &c->p, h));
+    TRY(ops->row_dot(c->context->stream, &c->rowwise, &c->p, &c->q));
+    TRY(codebooks_download(c, square, &c->rowwise));
+    TRY(ops->row_dot(c->context->stream, &c->rowwise, c->weight, &c->q));
+    TRY(codebooks_download(c, next, &c->rowwise));
+    for (int64_t n = 0; n < c->rows; n++) {
         float best = next[n] / square[n];
         next[n] = old[n] > 0 && best > 0 && isfinite(best) ? best : old[n];
     }
-    rc = rc != 0 ? rc : accept(c, h, &c->scale, next, old, loss);
-    free(memory);
-    return rc;
+    return codebooks_accept(c, h, &c->scale, next, old, loss);
 }
 
-static int round_tensor(const struct codebooks *c, const struct tensor *tensor)
+static int codebooks_round_tensor(const struct codebooks *c, const struct tensor *tensor)
 {
     int64_t count = tensor_count(tensor);
-    float *values = malloc(tensor_bytes(tensor));
+    AUTO_FREE float *values = NULL;
 
-    if (values == NULL) {
-        return codebooks_out_of_memory(c);
+    TRY(mem_buffer(&values, (size_t)count));
+    TRY(codebooks_download(c, values, tensor));
+    for (int64_t i = 0; i < count; i++) {
+        values[i] = dtype_round_finite(values[i], c->context->scale_dtype);
     }
-    int rc = codebooks_download(c, values, tensor);
-    for (int64_t i = 0; rc == 0 && i < count; i++) {
-        values[i] = codebooks_stored(values[i], c->context->scale_dtype);
-    }
-    rc = rc != 0 ? rc : codebooks_upload(c, tensor, values);
-    free(values);
-    return rc;
+    return codebooks_upload(c, tensor, values);
 }
 
 int codebooks_store(struct codebooks *c, const struct tensor *h)
@@ -197,33 +177,29 @@ int codebooks_store(struct codebooks *c, const struct tensor *h)
     const struct gpu_ops *ops = c->context->gpu->ops;
     double loss = 0, gain = 0;
 
-    int rc = round_tensor(c, &c->scale);
-    rc = rc != 0 ? rc : round_tensor(c, &c->table);
-    rc = rc != 0 ? rc : codebooks_residual(c);
-    rc = rc != 0 ? rc : codebooks_loss(c, h, &loss);
-    for (int sweep = 0; rc == 0 && sweep < STORE_SWEEPS && !codebooks_cover(c); sweep++) {
-        rc = ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h,
-                              h == NULL ? &c->importance : NULL, &c->spec, &gain);
+    TRY(codebooks_round_tensor(c, &c->scale));
+    TRY(codebooks_round_tensor(c, &c->table));
+    TRY(codebooks_residual(c));
+    TRY(codebooks_loss(c, h, &loss));
+    for (int sweep = 0; sweep < STORE_SWEEPS && !codebooks_cover(c); sweep++) {
+        TRY(ops->code_search(c->context->stream, &c->entries, &c->d, &c->scale, &c->table, h,
+                             h == NULL ? &c->importance : NULL, &c->spec, &gain));
         if (gain <= STORE_GAIN * loss) {
             break;
         }
         loss -= gain;
     }
-    return rc != 0 ? rc : codebooks_residual(c);
+    return codebooks_residual(c);
 }
 
 int codebooks_take(const struct codebooks *c, const struct qscheme *scheme, struct linear_job *job)
 {
-    struct qtensor q = {0};
+    AUTO(qtensor) struct qtensor q = {0};
 
-    int rc = qtensor_new(job->name, scheme, c->rows, c->cols, &q);
-    rc = rc != 0 ? rc : codebooks_download(c, q.entries, &c->entries);
-    rc = rc != 0 ? rc : codebooks_download(c, q.scales, &c->scale);
-    rc = rc != 0 ? rc : codebooks_download(c, q.tables, &c->table);
-    if (rc != 0) {
-        qtensor_deinit(&q);
-        return err_set_module(err_pass(rc, "take %s", job->name), job->name);
-    }
-    job->result = q;
+    TRY(qtensor_new(job->name, scheme, c->rows, c->cols, &q));
+    TRY(codebooks_download(c, q.entries, &c->entries));
+    TRY(codebooks_download(c, q.scales, &c->scale));
+    TRY(codebooks_download(c, q.tables, &c->table));
+    job->result = qtensor_move(&q);
     return 0;
 }

@@ -9,12 +9,14 @@
 #include "quantizers/codebooks.h"
 
 #include "base/err.h"
+#include "base/mem.h"
+#include "base/random.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SETTLED 1e-4 /* of what the first assignment gained: less moves than that, and k-means ends */
+#define CONVERGED 1e-4 /* of what the first assignment gained: k-means ends when an iteration gains less */
 #define SAMPLE_PER_CODE 32
 
 /* k-means of one codebook. */
@@ -30,22 +32,13 @@ struct stage {
     uint64_t random;
 };
 
-static uint64_t next_random(uint64_t *state) /* splitmix64 (Steele et al. 2014) */
+static double codebooks_next_unit(uint64_t *state)
 {
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
+    return (double)(random_next(state) >> 11) * 0x1p-53;
 }
 
-static double next_unit(uint64_t *state)
-{
-    return (double)(next_random(state) >> 11) * 0x1p-53;
-}
-
-/* What coding vector `at` (of N * groups) as y costs. */
-static double vector_cost(const struct stage *s, int64_t at, const float *x, const float *y)
+/* The cost of coding vector `at` (of N * groups) as y, or as 0 with y NULL. */
+static double codebooks_vector_cost(const struct stage *s, int64_t at, const float *x, const float *y)
 {
     int64_t g = s->spec.group_size;
     const float *f = s->column + at % s->c->groups * g;
@@ -58,88 +51,81 @@ static double vector_cost(const struct stage *s, int64_t at, const float *x, con
     return sum * (double)s->row[at / s->c->groups];
 }
 
-/* `count` different vectors of all, ascending draws replaced by a partial shuffle; *out is malloc'ed. */
-static int draw_sample(struct stage *s, int64_t total, int64_t count, int32_t **out)
+/* `count` different vectors of all, by a partial shuffle; *out is malloc'ed, and longer. */
+static int codebooks_draw_sample(struct stage *s, int64_t total, int64_t count, int32_t **out)
 {
-    int32_t *order = total <= INT32_MAX ? calloc((size_t)total, sizeof(*order)) : NULL;
+    AUTO_FREE int32_t *order = NULL;
 
-    if (order == NULL) {
-        return codebooks_out_of_memory(s->c);
+    if (total > INT32_MAX) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a sample of %lld vectors", (long long)total);
     }
+    TRY(mem_buffer(&order, (size_t)total));
     for (int64_t i = 0; i < total; i++) {
         order[i] = (int32_t)i;
     }
     for (int64_t i = 0; i < count; i++) {
-        int64_t j = i + (int64_t)(next_random(&s->random) % (uint64_t)(total - i));
+        int64_t j = i + (int64_t)(random_next(&s->random) % (uint64_t)(total - i));
         int32_t swap = order[i];
         order[i] = order[j];
         order[j] = swap;
     }
-    *out = order;
+    *out = MOVE(order);
     return 0;
 }
 
 /* k-means++: the next centre is drawn by what vectors cost as the nearest of those before. */
-static int seed_spread(struct stage *s, const int32_t *sample, int64_t count)
+static int codebooks_seed_spread(struct stage *s, const int32_t *sample, int64_t count)
 {
     int64_t g = s->spec.group_size;
-    double *cost = malloc((size_t)count * sizeof(*cost));
+    AUTO_FREE double *cost = NULL;
 
-    if (cost == NULL) {
-        return codebooks_out_of_memory(s->c);
-    }
+    TRY(mem_buffer(&cost, (size_t)count));
     for (int64_t c = 0; c < s->c->codes; c++) {
         double total = 0;
         for (int64_t i = 0; c > 0 && i < count; i++) {
-            double now = vector_cost(s, sample[i], s->host_x + sample[i] * g, s->values + (c - 1) * g);
+            double now = codebooks_vector_cost(s, sample[i], s->host_x + sample[i] * g, s->values + (c - 1) * g);
             cost[i] = c == 1 || now < cost[i] ? now : cost[i];
             total += cost[i];
         }
-        double left = next_unit(&s->random) * total;
+        double left = codebooks_next_unit(&s->random) * total;
         int64_t chosen = 0;
         while (chosen + 1 < count && c > 0 && (left -= cost[chosen]) >= 0) {
             chosen++;
         }
         memcpy(s->values + c * g, s->host_x + sample[chosen] * g, (size_t)g * sizeof(float));
     }
-    free(cost);
     return 0;
 }
 
-static int seed(struct stage *s)
+static int codebooks_seed(struct stage *s)
 {
     int64_t g = s->spec.group_size, codes = s->c->codes, total = s->c->rows * s->c->groups;
-    int64_t wanted = codes <= 1024 ? codes * SAMPLE_PER_CODE : codes, count = wanted < total ? wanted : total;
-    int32_t *sample = NULL;
+    int64_t sample_size = codes <= 1024 ? codes * SAMPLE_PER_CODE : codes;
+    int64_t count = sample_size < total ? sample_size : total;
+    AUTO_FREE int32_t *sample = NULL;
 
     memset(s->values, 0, (size_t)(codes * g) * sizeof(float));
-    int rc = draw_sample(s, total, count, &sample);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(codebooks_draw_sample(s, total, count, &sample));
     if (count > codes) {
-        rc = seed_spread(s, sample, count);
+        TRY(codebooks_seed_spread(s, sample, count));
     } else {
         for (int64_t c = 0; c < count; c++) {
             memcpy(s->values + c * g, s->host_x + sample[c] * g, (size_t)g * sizeof(float));
         }
     }
-    free(sample);
-    return rc != 0 ? rc : codebooks_upload(s->c, &s->table, s->values);
+    return codebooks_upload(s->c, &s->table, s->values);
 }
 
 /* Nearest codes; c->d becomes what is left of x. */
-static int assign(struct stage *s, double *gain)
+static int codebooks_assign(struct stage *s, double *gain)
 {
     struct codebooks *c = s->c;
     const struct gpu_ops *ops = c->context->gpu->ops;
 
-    int rc = ops->convert(c->context->stream, &c->d, &s->x);
-    rc =
-        rc != 0 ? rc : ops->code_expand(c->context->stream, &c->d, &s->entries, NULL, &s->table, &s->spec, -1.0f, true);
-    return rc != 0 ? rc
-                   : ops->code_search(c->context->stream, &s->entries, &c->d, NULL, &s->table, NULL, &c->importance,
-                                      &s->spec, gain);
+    TRY(ops->convert(c->context->stream, &c->d, &s->x));
+    TRY(ops->code_expand(c->context->stream, &c->d, &s->entries, NULL, &s->table, &s->spec, -1.0f, true));
+    return ops->code_search(c->context->stream, &s->entries, &c->d, NULL, &s->table, NULL, &c->importance, &s->spec,
+                            gain);
 }
 
 struct misfit {
@@ -147,7 +133,7 @@ struct misfit {
     int64_t at;
 };
 
-static int by_cost(const void *a, const void *b)
+static int codebooks_by_falling_cost(const void *a, const void *b)
 {
     const struct misfit *x = a, *y = b;
 
@@ -157,22 +143,22 @@ static int by_cost(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-/* Empty clusters move to the vectors that lose most, as long as those lose anything. */
-static int refill(struct stage *s)
+/* Empty clusters move to the vectors with the largest errors, as long as those have any. */
+static int codebooks_refill(struct stage *s)
 {
     struct codebooks *c = s->c;
     int64_t g = s->spec.group_size, total = c->rows * c->groups, taken = 0;
-    struct misfit *misfits = malloc((size_t)total * sizeof(*misfits));
-    float *left = malloc(tensor_bytes(&c->d));
-    int rc = misfits == NULL || left == NULL ? codebooks_out_of_memory(c) : codebooks_download(c, left, &c->d);
+    AUTO_FREE struct misfit *misfits = NULL;
+    AUTO_FREE float *left = NULL;
 
-    for (int64_t at = 0; rc == 0 && at < total; at++) {
-        misfits[at] = (struct misfit){vector_cost(s, at, left + at * g, NULL), at};
+    TRY(mem_buffer(&misfits, (size_t)total));
+    TRY(mem_buffer(&left, (size_t)tensor_count(&c->d)));
+    TRY(codebooks_download(c, left, &c->d));
+    for (int64_t at = 0; at < total; at++) {
+        misfits[at] = (struct misfit){codebooks_vector_cost(s, at, left + at * g, NULL), at};
     }
-    if (rc == 0) {
-        qsort(misfits, (size_t)total, sizeof(*misfits), by_cost);
-    }
-    for (int64_t code = 0; rc == 0 && code < c->codes && taken < total && misfits[taken].cost > 0; code++) {
+    qsort(misfits, (size_t)total, sizeof(*misfits), codebooks_by_falling_cost);
+    for (int64_t code = 0; code < c->codes && taken < total && misfits[taken].cost > 0; code++) {
         bool used = false;
         for (int64_t a = 0; a < g; a++) {
             used = used || s->weights[code * g + a] > 0;
@@ -181,33 +167,31 @@ static int refill(struct stage *s)
             memcpy(s->values + code * g, s->host_x + misfits[taken++].at * g, (size_t)g * sizeof(float));
         }
     }
-    free(misfits);
-    free(left);
-    return rc;
+    return 0;
 }
 
 /* Weighted means of the clusters. c->p holds x and c->q ones, both by their weights. */
-static int update(struct stage *s)
+static int codebooks_update(struct stage *s)
 {
     struct codebooks *c = s->c;
     const struct gpu_ops *ops = c->context->gpu->ops;
     struct tensor reduced = tensor_rows(&c->reduced, 0, c->codes);
     int64_t g = s->spec.group_size, empty = 0;
 
-    int rc = ops->code_reduce(c->context->stream, &reduced, &c->p, &s->entries, NULL, &s->spec);
-    rc = rc != 0 ? rc : codebooks_download(c, s->sums, &reduced);
-    rc = rc != 0 ? rc : ops->code_reduce(c->context->stream, &reduced, &c->q, &s->entries, NULL, &s->spec);
-    rc = rc != 0 ? rc : codebooks_download(c, s->weights, &reduced);
-    for (int64_t i = 0; rc == 0 && i < c->codes * g; i++) {
+    TRY(ops->code_reduce(c->context->stream, &reduced, &c->p, &s->entries, NULL, &s->spec));
+    TRY(codebooks_download(c, s->sums, &reduced));
+    TRY(ops->code_reduce(c->context->stream, &reduced, &c->q, &s->entries, NULL, &s->spec));
+    TRY(codebooks_download(c, s->weights, &reduced));
+    for (int64_t i = 0; i < c->codes * g; i++) {
         s->values[i] = s->weights[i] > 0 ? s->sums[i] / s->weights[i] : s->values[i];
         empty += s->weights[i] > 0 ? 0 : 1;
     }
-    rc = rc != 0 || empty == 0 ? rc : refill(s);
-    return rc != 0 ? rc : codebooks_upload(c, &s->table, s->values);
+    TRY(empty > 0 ? codebooks_refill(s) : 0);
+    return codebooks_upload(c, &s->table, s->values);
 }
 
 /* c->p = x and c->q = ones, column j of row n times f_j s_n^2. */
-static int weigh(struct stage *s)
+static int codebooks_weigh(struct stage *s)
 {
     struct codebooks *c = s->c;
     const struct gpu_ops *ops = c->context->gpu->ops;
@@ -215,13 +199,12 @@ static int weigh(struct stage *s)
     for (int64_t i = 0; i < c->codes * s->spec.group_size; i++) {
         s->values[i] = 1.0f;
     }
-    int rc = codebooks_upload(c, &s->table, s->values);
-    rc = rc != 0 ? rc : codebooks_upload(c, &c->rowwise, s->row);
-    rc =
-        rc != 0 ? rc : ops->code_expand(c->context->stream, &c->q, &s->entries, NULL, &s->table, &s->spec, 1.0f, false);
-    rc = rc != 0 ? rc : ops->scale(c->context->stream, &c->q, &c->rowwise, &c->importance);
-    rc = rc != 0 ? rc : ops->convert(c->context->stream, &c->p, &s->x);
-    return rc != 0 ? rc : ops->scale(c->context->stream, &c->p, &c->rowwise, &c->importance);
+    TRY(codebooks_upload(c, &s->table, s->values));
+    TRY(codebooks_upload(c, &c->rowwise, s->row));
+    TRY(ops->code_expand(c->context->stream, &c->q, &s->entries, NULL, &s->table, &s->spec, 1.0f, false));
+    TRY(ops->scale(c->context->stream, &c->q, &c->rowwise, &c->importance));
+    TRY(ops->convert(c->context->stream, &c->p, &s->x));
+    return ops->scale(c->context->stream, &c->p, &c->rowwise, &c->importance);
 }
 
 bool codebooks_cover(const struct codebooks *c)
@@ -229,8 +212,8 @@ bool codebooks_cover(const struct codebooks *c)
     return c->rows * c->groups <= c->codes;
 }
 
-/* A table with room for all vectors takes them as they come; c->d becomes 0. */
-static int take_all(struct stage *s, uint16_t *own)
+/* A table that has an entry for each vector holds all of them, in order; c->d becomes 0. */
+static int codebooks_take_all(struct stage *s, uint16_t *own)
 {
     struct codebooks *c = s->c;
     int64_t total = c->rows * c->groups, g = s->spec.group_size;
@@ -240,81 +223,78 @@ static int take_all(struct stage *s, uint16_t *own)
     for (int64_t at = 0; at < total; at++) {
         own[at] = (uint16_t)at;
     }
-    int rc = codebooks_upload(c, &s->table, s->values);
-    rc = rc != 0 ? rc : codebooks_upload(c, &s->entries, own);
-    return rc != 0 ? rc : c->context->gpu->ops->fill_zero(c->context->stream, c->d.data, tensor_bytes(&c->d));
+    TRY(codebooks_upload(c, &s->table, s->values));
+    TRY(codebooks_upload(c, &s->entries, own));
+    return c->context->gpu->ops->fill_zero(c->context->stream, c->d.data, tensor_bytes(&c->d));
 }
 
 /* From seeds to where nothing moves any more. */
-static int cluster(struct stage *s, int64_t max_iterations)
+static int codebooks_cluster(struct stage *s, int64_t max_iterations)
 {
     double gain = 0, first = 0;
 
-    int rc = weigh(s);
-    rc = rc != 0 ? rc : seed(s);
-    rc = rc != 0 ? rc : assign(s, &first);
-    for (int64_t i = 0; rc == 0 && i < max_iterations; i++) {
-        rc = update(s);
-        rc = rc != 0 ? rc : assign(s, &gain);
-        if (gain <= SETTLED * first) {
+    TRY(codebooks_weigh(s));
+    TRY(codebooks_seed(s));
+    TRY(codebooks_assign(s, &first));
+    for (int64_t i = 0; i < max_iterations; i++) {
+        TRY(codebooks_update(s));
+        TRY(codebooks_assign(s, &gain));
+        if (gain <= CONVERGED * first) {
             break;
         }
     }
-    return rc;
+    return 0;
 }
 
 /* One codebook. Its entries go to host entries [N, groups, codebooks]. */
-static int run_stage(struct stage *s, int book, int64_t max_iterations, uint16_t *entries, uint16_t *own)
+static int codebooks_run_stage(struct stage *s, int book, int64_t max_iterations, uint16_t *entries, uint16_t *own)
 {
     struct codebooks *c = s->c;
     const struct gpu_ops *ops = c->context->gpu->ops;
 
     s->table = tensor_rows(&c->table, book * c->codes, c->codes);
-    int rc = ops->fill_zero(c->context->stream, s->entries.data, tensor_bytes(&s->entries));
-    rc = rc != 0 ? rc : codebooks_download(c, s->host_x, &s->x);
-    rc = rc != 0 ? rc : codebooks_cover(c) ? take_all(s, own) : cluster(s, max_iterations);
-    rc = rc != 0 ? rc : ops->convert(c->context->stream, &s->x, &c->d);
-    rc = rc != 0 ? rc : codebooks_download(c, own, &s->entries);
-    for (int64_t at = 0; rc == 0 && at < c->rows * c->groups; at++) {
+    TRY(ops->fill_zero(c->context->stream, s->entries.data, tensor_bytes(&s->entries)));
+    TRY(codebooks_download(c, s->host_x, &s->x));
+    TRY(codebooks_cover(c) ? codebooks_take_all(s, own) : codebooks_cluster(s, max_iterations));
+    TRY(ops->convert(c->context->stream, &s->x, &c->d));
+    TRY(codebooks_download(c, own, &s->entries));
+    for (int64_t at = 0; at < c->rows * c->groups; at++) {
         entries[at * c->spec.codebooks + book] = own[at];
     }
-    return rc;
+    return 0;
 }
 
-static int stage_init(struct stage *s, struct codebooks *c)
+static int codebooks_stage_init(struct stage *s)
 {
+    struct codebooks *c = s->c;
     const struct gpu_ops *ops = c->context->gpu->ops;
-    size_t table = (size_t)(c->codes * c->spec.group_size) * sizeof(float);
+    size_t table = (size_t)(c->codes * c->spec.group_size);
 
-    *s = (struct stage){
-        .c = c, .spec = c->spec, .random = c->context->seed ^ (uint64_t)c->rows << 32 ^ (uint64_t)c->cols};
+    s->spec = c->spec;
     s->spec.codebooks = 1;
     s->spec.beam = 1;
-    s->host_x = malloc(tensor_bytes(&c->d));
-    s->values = malloc(table);
-    s->sums = malloc(table);
-    s->weights = malloc(table);
-    s->column = malloc(tensor_bytes(&c->importance));
-    s->row = malloc(tensor_bytes(&c->scale));
-    if (s->host_x == NULL || s->values == NULL || s->sums == NULL || s->weights == NULL || s->column == NULL ||
-        s->row == NULL) {
-        return codebooks_out_of_memory(c);
-    }
-    int rc = gpu_tensor_new(c->context->gpu, DTYPE_U16, 2, (const int64_t[]){c->rows, c->groups}, &s->entries);
-    rc = rc != 0 ? rc : gpu_tensor_new(c->context->gpu, DTYPE_F32, 2, c->weight->shape, &s->x);
-    rc = rc != 0 ? rc : codebooks_download(c, s->column, &c->importance);
-    rc = rc != 0 ? rc : codebooks_download(c, s->row, &c->scale);
-    for (int64_t n = 0; rc == 0 && n < c->rows; n++) {
+    s->random = c->context->seed ^ (uint64_t)c->rows << 32 ^ (uint64_t)c->cols;
+    TRY(mem_buffer(&s->host_x, (size_t)tensor_count(&c->d)));
+    TRY(mem_buffer(&s->values, table));
+    TRY(mem_buffer(&s->sums, table));
+    TRY(mem_buffer(&s->weights, table));
+    TRY(mem_buffer(&s->column, (size_t)c->cols));
+    TRY(mem_buffer(&s->row, (size_t)c->rows));
+    TRY(gpu_tensor_new(c->context->gpu, DTYPE_U16, 2, (const int64_t[]){c->rows, c->groups}, &s->entries));
+    TRY(gpu_tensor_new(c->context->gpu, DTYPE_F32, 2, c->weight->shape, &s->x));
+    TRY(codebooks_download(c, s->column, &c->importance));
+    TRY(codebooks_download(c, s->row, &c->scale));
+    for (int64_t n = 0; n < c->rows; n++) {
         float scale = s->row[n];
         c->host_rows[n] = scale > 0 ? 1.0f / scale : 0.0f;
         s->row[n] = scale * scale;
     }
-    rc = rc != 0 ? rc : codebooks_upload(c, &c->rowwise, c->host_rows);
-    rc = rc != 0 ? rc : ops->convert(c->context->stream, &s->x, c->weight);
-    return rc != 0 ? rc : ops->scale(c->context->stream, &s->x, &c->rowwise, NULL);
+    TRY(codebooks_upload(c, &c->rowwise, c->host_rows));
+    TRY(ops->convert(c->context->stream, &s->x, c->weight));
+    return ops->scale(c->context->stream, &s->x, &c->rowwise, NULL);
 }
 
-static void stage_deinit(struct stage *s)
+static void codebooks_stage_deinit(struct stage *s)
 {
     gpu_tensor_free(s->c->context->gpu, &s->entries);
     gpu_tensor_free(s->c->context->gpu, &s->x);
@@ -325,22 +305,21 @@ static void stage_deinit(struct stage *s)
     free(s->column);
     free(s->row);
 }
+CLEANUP_DEINIT(stage, struct stage, codebooks_stage_deinit)
 
 int codebooks_start(struct codebooks *c, int64_t max_iterations)
 {
-    uint16_t *entries = malloc(tensor_bytes(&c->entries)), *own = malloc(tensor_bytes(&c->entries));
-    struct stage stage;
+    size_t count = (size_t)tensor_count(&c->entries);
+    AUTO_FREE uint16_t *entries = NULL, *own = NULL;
+    AUTO(stage) struct stage stage = {.c = c};
 
-    int rc = stage_init(&stage, c);
-    rc = rc == 0 && (entries == NULL || own == NULL) ? codebooks_out_of_memory(c) : rc;
-    for (int book = 0; rc == 0 && book < c->spec.codebooks; book++) {
-        rc = book > 0 ? quant_tick(c->context) : 0;
-        rc = rc != 0 ? rc : run_stage(&stage, book, max_iterations, entries, own);
+    TRY(codebooks_stage_init(&stage));
+    TRY(mem_buffer(&entries, count));
+    TRY(mem_buffer(&own, count));
+    for (int book = 0; book < c->spec.codebooks; book++) {
+        TRY(book > 0 ? quant_tick(c->context) : 0);
+        TRY(codebooks_run_stage(&stage, book, max_iterations, entries, own));
     }
-    rc = rc != 0 ? rc : codebooks_upload(c, &c->entries, entries);
-    rc = rc != 0 ? rc : codebooks_residual(c);
-    stage_deinit(&stage);
-    free(entries);
-    free(own);
-    return rc;
+    TRY(codebooks_upload(c, &c->entries, entries));
+    return codebooks_residual(c);
 }

@@ -1,4 +1,4 @@
-/* What every method on an integer grid takes, and the way of one linear through the device.
+/* What every method on an integer grid takes, and the device memory of one linear.
  *
  * The grid is w = scale * (code - zero), one scale and zero for each group of inputs of a row. Symmetric: the range is
  * 2 absmax / (2^b - 1) wide and zero is 2^(b-1). Scales are rounded to the type in which the artifact stores them
@@ -7,9 +7,9 @@
 #include "quantizers/common.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 static const char *const bits_choices[] = {"2", "3", "4", "8", NULL};
 static const char *const group_choices[] = {"-1", "32", "64", "128", NULL};
@@ -65,15 +65,21 @@ struct expert_calibration quant_experts(const void *params)
                                        .min_tokens = base->expert_min_tokens > 1 ? base->expert_min_tokens : 1};
 }
 
+int quant_check_shape(int64_t rows, int64_t cols)
+{
+    if (rows < 1 || cols < 1) {
+        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
+    }
+    return 0;
+}
+
 int quant_common_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
 {
     const struct quant_common *common = params;
     bool per_channel = common->group_size == -1;
     int64_t group_size = per_channel ? cols : common->group_size;
 
-    if (rows < 1 || cols < 1) {
-        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
-    }
+    TRY(quant_check_shape(rows, cols));
     if (cols % group_size != 0) {
         int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "group_size %lld does not divide %lld inputs",
                            (long long)group_size, (long long)cols);
@@ -125,6 +131,31 @@ struct gpu_grid quant_common_grid(const struct quant_common *params, int64_t col
     };
 }
 
+const struct tensor *rewrite_weight(const struct rewrite_context *context, int i)
+{
+    return &context->block->modules[context->group->modules[i]].weight;
+}
+
+const struct qscheme *rewrite_scheme(const struct rewrite_context *context, int i)
+{
+    return context->scheme(context->scheme_data, context->group->modules[i]);
+}
+
+struct gpu_grid quant_scheme_grid(const struct qscheme *scheme)
+{
+    return (struct gpu_grid){
+        .bits = scheme->bits, .group_size = scheme->group_size, .sym = scheme->sym, .scale_dtype = scheme->scale_dtype};
+}
+
+int quant_round_nearest(const struct gpu *gpu, struct gpu_stream *stream, const struct gpu_grid *grid,
+                        const struct tensor *w, const struct tensor *codes, const struct tensor *scale,
+                        const struct tensor *zero)
+{
+    TRY(gpu->ops->grid(stream, scale, zero, w, NULL, grid));
+    TRY(gpu->ops->round(stream, codes, w, scale, zero, grid));
+    return gpu->ops->dequantize(stream, w, codes, scale, zero, grid);
+}
+
 float quant_store_scale(float scale, enum dtype dtype)
 {
     float stored = dtype_round(scale, dtype);
@@ -137,17 +168,24 @@ int quant_tick(const struct solve_context *context)
     return context->tick != NULL ? context->tick(context->tick_data) : 0;
 }
 
+int quant_fail(const struct linear_job *job, int rc)
+{
+    bool failed = rc != 0 && rc != ERR_CANCELLED && rc != ERR_INTERRUPTED;
+
+    return failed ? err_set_module(err_pass(rc, "solve %s", job->name), job->name) : rc;
+}
+
 int quant_check_finite(const struct solve_context *context, const struct linear_job *job)
 {
-    int64_t index;
-    int rc = context->gpu->ops->find_nonfinite(context->stream, &index, job->weight);
+    int64_t index = -1;
 
-    if (rc == 0 && index >= 0) {
+    TRY(context->gpu->ops->find_nonfinite(context->stream, &index, job->weight));
+    if (index >= 0) {
         int64_t cols = job->weight->shape[1];
-        rc = err_raise(ERR_NON_FINITE_VALUE, "weight [%lld, %lld] of %s is not finite", (long long)(index / cols),
-                       (long long)(index % cols), job->name);
+        return err_raise(ERR_NON_FINITE_VALUE, "weight [%lld, %lld] of %s is not finite", (long long)(index / cols),
+                         (long long)(index % cols), job->name);
     }
-    return rc;
+    return 0;
 }
 
 int quant_check_hessian(const struct solve_context *context, const struct layer_stats *stats, const char *method,
@@ -159,74 +197,84 @@ int quant_check_hessian(const struct solve_context *context, const struct layer_
         return err_set_module(
             err_raise(ERR_INSUFFICIENT_CALIBRATION, "%s needs calibration inputs for %s", method, name), name);
     }
-    int rc = context->gpu->ops->find_nonfinite(context->stream, &index, &stats->hessian);
-    if (rc == 0 && index >= 0) {
-        rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
-                                      (long long)(index / stats->columns), (long long)(index % stats->columns)),
-                            name);
-        (void)err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
+    TRY(context->gpu->ops->find_nonfinite(context->stream, &index, &stats->hessian));
+    if (index >= 0) {
+        int rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "the Hessian of %s is not finite at [%lld, %lld]", name,
+                                          (long long)(index / stats->columns), (long long)(index % stats->columns)),
+                                name);
+        return err_set_hint(rc, "the model's activations overflow on the calibration set; check both");
     }
-    return rc;
+    return 0;
+}
+
+int quant_diagonal(const struct solve_context *context, const struct layer_stats *stats, float **out)
+{
+    AUTO_FREE float *diagonal = NULL;
+
+    TRY(mem_buffer(&diagonal, (size_t)stats->columns));
+    TRY(context->gpu->ops->diagonal(context->stream, diagonal, &stats->hessian));
+    *out = MOVE(diagonal);
+    return 0;
+}
+
+int quant_importance(const struct solve_context *context, const struct layer_stats *stats, struct tensor *out)
+{
+    AUTO_FREE float *diagonal = NULL;
+
+    TRY(quant_diagonal(context, stats, &diagonal));
+    return gpu_tensor_from_host(context->gpu, context->stream, DTYPE_F32, 1, &stats->columns, diagonal, out);
 }
 
 int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
                      struct qtensor *q)
 {
     const struct gpu *gpu = context->gpu;
-    struct tensor most = {0};
+    AUTO_TENSOR(absmax, gpu);
 
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &most);
-    rc = rc != 0 ? rc : gpu->ops->tile_range(context->stream, &most, w, spec);
-    rc = rc != 0 ? rc : gpu->ops->download(context->stream, q->scales, most.data, tensor_bytes(&most));
-    gpu_tensor_free(gpu, &most);
-    return rc;
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, &absmax));
+    TRY(gpu->ops->tile_range(context->stream, &absmax, w, spec));
+    return gpu->ops->download(context->stream, q->scales, absmax.data, tensor_bytes(&absmax));
 }
 
 int quant_tile_encode(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
                       struct qtensor *q)
 {
     const struct gpu *gpu = context->gpu;
-    struct tensor scale = {0}, codes = {0};
+    AUTO_TENSOR(scale, gpu);
+    AUTO_TENSOR(codes, gpu);
 
-    int rc = gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups},
-                                  q->scales, &scale);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, w->shape, &codes);
-    rc = rc != 0 ? rc : gpu->ops->tile_encode(context->stream, &codes, w, &scale, spec);
-    rc = rc != 0 ? rc : gpu->ops->download(context->stream, q->codes, codes.data, tensor_bytes(&codes));
-    gpu_tensor_free(gpu, &scale);
-    gpu_tensor_free(gpu, &codes);
-    return rc;
+    TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, q->scales,
+                             &scale));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, w->shape, &codes));
+    TRY(gpu->ops->tile_encode(context->stream, &codes, w, &scale, spec));
+    return gpu->ops->download(context->stream, q->codes, codes.data, tensor_bytes(&codes));
 }
 
 int quant_work_init(const struct solve_context *context, const struct linear_job *job, struct quant_work *work)
 {
     const struct gpu *gpu = context->gpu;
     int64_t rows = job->weight->shape[0], cols = job->weight->shape[1];
-    struct quant_work made = {.grid = quant_common_grid(job->params, cols, context->scale_dtype)};
 
-    *work = made;
-    int rc = quant_common_scheme(job->params, rows, cols, &made.scheme);
-    if (rc != 0) {
-        return rc;
-    }
-    made.scheme.scale_dtype = context->scale_dtype;
-    const int64_t shape[2] = {rows, cols}, groups[2] = {rows, cols / made.scheme.group_size};
-    rc = quant_check_finite(context, job);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &made.w);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, shape, &made.codes);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, groups, &made.scale);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, groups, &made.zero);
-    rc = rc != 0 ? rc : gpu->ops->convert(context->stream, &made.w, job->weight);
-    *work = made;
-    return rc;
+    *work = (struct quant_work){.gpu = gpu, .grid = quant_common_grid(job->params, cols, context->scale_dtype)};
+    TRY(quant_common_scheme(job->params, rows, cols, &work->scheme));
+    work->scheme.scale_dtype = context->scale_dtype;
+    const int64_t shape[2] = {rows, cols}, groups[2] = {rows, cols / work->scheme.group_size};
+    TRY(quant_check_finite(context, job));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &work->w));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_U8, 2, shape, &work->codes));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, groups, &work->scale));
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, groups, &work->zero));
+    return gpu->ops->convert(context->stream, &work->w, job->weight);
 }
 
-void quant_work_deinit(struct quant_work *work, const struct gpu *gpu)
+void quant_work_deinit(struct quant_work *work)
 {
-    gpu_tensor_free(gpu, &work->w);
-    gpu_tensor_free(gpu, &work->codes);
-    gpu_tensor_free(gpu, &work->scale);
-    gpu_tensor_free(gpu, &work->zero);
+    if (work->gpu != NULL) {
+        gpu_tensor_free(work->gpu, &work->w);
+        gpu_tensor_free(work->gpu, &work->codes);
+        gpu_tensor_free(work->gpu, &work->scale);
+        gpu_tensor_free(work->gpu, &work->zero);
+    }
 }
 
 int quant_work_dequantize(const struct solve_context *context, struct quant_work *work)
@@ -238,75 +286,52 @@ int quant_work_dequantize(const struct solve_context *context, struct quant_work
 
 int quant_work_round(const struct solve_context *context, struct quant_work *work)
 {
-    int rc = context->gpu->ops->round(context->stream, &work->codes, &work->w, &work->scale, &work->zero, &work->grid);
-
-    return rc != 0 ? rc : quant_work_dequantize(context, work);
+    TRY(context->gpu->ops->round(context->stream, &work->codes, &work->w, &work->scale, &work->zero, &work->grid));
+    return quant_work_dequantize(context, work);
 }
 
-static int take_zeros(const struct solve_context *context, const struct quant_work *work, struct qtensor *q)
+static int quant_take_zeros(const struct solve_context *context, const struct quant_work *work, struct qtensor *q)
 {
     size_t count = (size_t)q->rows * (size_t)q->groups;
-    float *zeros = malloc(count * sizeof(*zeros));
+    AUTO_FREE float *zeros = NULL;
 
-    if (zeros == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu zero points", count);
-    }
-    int rc = context->gpu->ops->download(context->stream, zeros, work->zero.data, count * sizeof(*zeros));
-    for (size_t i = 0; rc == 0 && i < count; i++) {
+    TRY(mem_buffer(&zeros, count));
+    TRY(context->gpu->ops->download(context->stream, zeros, work->zero.data, count * sizeof(*zeros)));
+    for (size_t i = 0; i < count; i++) {
         q->zeros[i] = (uint8_t)zeros[i];
     }
-    free(zeros);
-    return rc;
-}
-
-static struct tensor move(struct tensor *from)
-{
-    struct tensor moved = *from;
-    *from = (struct tensor){0};
-    return moved;
-}
-
-static int leave(const struct solve_context *context, struct quant_work *work, struct linear_job *job)
-{
-    int rc = work->rounded ? 0 : quant_work_dequantize(context, work);
-
-    if (rc == 0) {
-        job->codes = move(&work->codes);
-        job->scale = move(&work->scale);
-        job->zero = move(&work->zero);
-        job->dequantized = move(&work->w);
-    }
-    return rc;
+    return 0;
 }
 
 int quant_work_take(const struct solve_context *context, struct quant_work *work, struct linear_job *job)
 {
     const struct gpu_ops *ops = context->gpu->ops;
-    struct qtensor q = {0};
+    AUTO(qtensor) struct qtensor q = {0};
 
-    int rc = qtensor_new(job->name, &work->scheme, work->w.shape[0], work->w.shape[1], &q);
-    if (rc == 0 && !context->on_device) {
-        rc = ops->download(context->stream, q.codes, work->codes.data, tensor_bytes(&work->codes));
+    TRY(qtensor_new(job->name, &work->scheme, work->w.shape[0], work->w.shape[1], &q));
+    if (!context->on_device) {
+        TRY(ops->download(context->stream, q.codes, work->codes.data, tensor_bytes(&work->codes)));
+    } else if (!work->rounded) {
+        TRY(quant_work_dequantize(context, work));
     }
-    rc = rc != 0 ? rc : ops->download(context->stream, q.scales, work->scale.data, tensor_bytes(&work->scale));
-    rc = rc != 0 ? rc : take_zeros(context, work, &q);
-    rc = rc != 0 || !context->on_device ? rc : leave(context, work, job);
-    if (rc != 0) {
-        qtensor_deinit(&q);
-        return err_set_module(err_pass(rc, "take %s", job->name), job->name);
+    TRY(ops->download(context->stream, q.scales, work->scale.data, tensor_bytes(&work->scale)));
+    TRY(quant_take_zeros(context, work, &q));
+    if (context->on_device) {
+        job->codes = tensor_move(&work->codes);
+        job->scale = tensor_move(&work->scale);
+        job->zero = tensor_move(&work->zero);
+        job->dequantized = tensor_move(&work->w);
     }
-    job->result = q;
+    job->result = qtensor_move(&q);
     return 0;
 }
 
 int quant_each(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs, int count,
                int (*one)(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job))
 {
-    int rc = 0;
-
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = quant_tick(context);
-        rc = rc != 0 ? rc : one(context, stats, &jobs[i]);
+    for (int i = 0; i < count; i++) {
+        TRY(quant_tick(context));
+        TRY(quant_fail(&jobs[i], one(context, stats, &jobs[i])));
     }
-    return rc;
+    return 0;
 }

@@ -1,7 +1,8 @@
 #pragma once
-/* What method files share: rows, device memory of one linear, the way of a solution to the host. Private to
- * quantizers/. One thread at a time, the one that owns the context's stream. */
+/* What method files share: rows, device memory of one linear, the download of a solution. Private to quantizers/. One
+ * thread at a time, the one that owns the context's stream. */
 
+#include "base/cleanup.h"
 #include "quantizers/quantizer.h"
 
 #include <stddef.h>
@@ -16,8 +17,8 @@
 /* The row of an int member input_range. */
 #define QUANT_INPUT_RANGE_ROW(struct_)                                                                                 \
     QUANT_ROW(PARAMS_ENUM, struct_, input_range, "\"output_error\"", .choices = quant_input_range_names,               \
-              .help = "Range of static inputs: the one with which the linears that read them lose least, or all that " \
-                      "the calibration set reached.")
+              .help = "Range of static inputs: the one with which the outputs of the linears that read them have the " \
+                      "smallest error, or the maximum over the calibration set.")
 
 /* What other programs call the parameters of integer grids. */
 extern const char *const quant_bits_names[], *const quant_group_names[], *const quant_sym_names[];
@@ -30,6 +31,7 @@ extern const struct quantizer quantizer_kmeans, quantizer_aqlm;
 
 /* A linear on its way to codes. */
 struct quant_work {
+    const struct gpu *gpu; /* NULL: nothing was allocated */
     struct gpu_grid grid;
     struct qscheme scheme;
     struct tensor w;           /* F32 [N,K]: a copy of the weight that may be changed */
@@ -41,14 +43,25 @@ struct quant_work {
 /* Memory for job under its params, w being a copy of its weight. ERR_NON_FINITE_VALUE names the weight's first NaN or
  * Inf. Deinit also after a failure. */
 int quant_work_init(const struct solve_context *context, const struct linear_job *job, struct quant_work *work);
-void quant_work_deinit(struct quant_work *work, const struct gpu *gpu); /* zeroed is fine */
+void quant_work_deinit(struct quant_work *work); /* zeroed is fine */
+CLEANUP_DEINIT(quant_work, struct quant_work, quant_work_deinit)
 /* w = what the codes stand for. */
 int quant_work_dequantize(const struct solve_context *context, struct quant_work *work);
 /* codes = round(w), w = what they stand for. */
 int quant_work_round(const struct solve_context *context, struct quant_work *work);
-/* Download codes and grid into job->result, which the caller owns then; or, where the context says so, the grid alone,
- * and hand the device's codes, grid and weight to the job. */
+/* Download codes and grid into job->result, which the caller owns then; with context->on_device the grid alone, and
+ * the job takes the device's codes, grid and weight from work. */
 int quant_work_take(const struct solve_context *context, struct quant_work *work, struct linear_job *job);
+/* The weight of the group's module number i, F32 [N,K], and its scheme, NULL when it stays in float. */
+const struct tensor *rewrite_weight(const struct rewrite_context *context, int i);
+const struct qscheme *rewrite_scheme(const struct rewrite_context *context, int i);
+/* The min-max grid of a scheme, without a search. */
+struct gpu_grid quant_scheme_grid(const struct qscheme *scheme);
+/* Round w, F32 [N,K], to nearest: the grid's scale and zero, F32 [N,K/g], from w, the codes, U8 [N,K], and w = what
+ * they stand for. */
+int quant_round_nearest(const struct gpu *gpu, struct gpu_stream *stream, const struct gpu_grid *grid,
+                        const struct tensor *w, const struct tensor *codes, const struct tensor *scale,
+                        const struct tensor *zero);
 /* For codes of elements (gpu_tiles): the largest magnitudes of w's tiles into q->scales, and codes for the scales that
  * stand there. w F32, as many weights as q has. */
 int quant_tile_range(const struct solve_context *context, const struct tensor *w, const struct gpu_tiles *spec,
@@ -58,16 +71,23 @@ int quant_tile_encode(const struct solve_context *context, const struct tensor *
 /* A positive scale as dtype (F32, F16 or BF16) stores it; beyond its range at either end, the last value that it has.
  */
 float quant_store_scale(float scale, enum dtype dtype);
+/* ERR_INVALID_MODEL for a weight without rows or columns. */
+int quant_check_shape(int64_t rows, int64_t cols);
 /* ERR_NON_FINITE_VALUE names the first NaN or Inf of job's weight. */
 int quant_check_finite(const struct solve_context *context, const struct linear_job *job);
 /* The Hessian that `method` needs for the linear `name`: ERR_INSUFFICIENT_CALIBRATION where stats have none (stats may
  * be NULL), ERR_NON_FINITE_VALUE where it is not finite; both name the linear. */
 int quant_check_hessian(const struct solve_context *context, const struct layer_stats *stats, const char *method,
                         const char *name);
-/* Ask the caller whether to go on. */
+/* diag H of statistics that have a Hessian, F32 [K]: on the host, malloc'ed, or on the device; the caller frees it. */
+int quant_diagonal(const struct solve_context *context, const struct layer_stats *stats, float **out);
+int quant_importance(const struct solve_context *context, const struct layer_stats *stats, struct tensor *out);
+/* Returns rc. A failure, other than a job's end by tick, gets job's name as its module where it has none yet. */
+int quant_fail(const struct linear_job *job, int rc);
+/* Ask the caller whether to continue: 0, or what the solve returns then. */
 int quant_tick(const struct solve_context *context);
 
-/* The loop of methods whose linears are solved each by itself. */
+/* The loop of methods that solve each linear on its own: tick, then `one`, whose failure names its linear. */
 int quant_each(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs, int count,
                int (*one)(const struct solve_context *context, const struct layer_stats *stats,
                           struct linear_job *job));

@@ -1,18 +1,19 @@
 /* FP8: eight-bit floating point weights, for runtimes that multiply in it (Micikevicius et al. 2022, arXiv 2209.05433).
  *
  * E4M3 has 448 as its largest value and keeps a relative error of at most 2^-4 over four decades, so a plain scale
- * absmax / 448 is all that is chosen: one for the whole weight, one for each output channel, or one for each square
- * block; blocks at the right and lower edge are what is left of the weight. E5M2 (57344, three significant bits) is for
- * storage: no runtime here multiplies weights in it.
+ * absmax / 448 is all that is chosen: per tensor, per output channel, or per square block; blocks at the right and
+ * lower edge are what is left of the weight. E5M2 (57344, three significant bits) is for storage: no runtime here
+ * multiplies weights in it.
  *
- * Linears that a runtime loads as one (q, k and v; gate and up) share the scale of a whole weight, since the runtime
- * would otherwise bring them to the largest of theirs and round all codes a second time. They are the ones that read
+ * Linears that a runtime loads as one (q, k and v; gate and up) share a per-tensor scale, since the runtime would
+ * otherwise convert them to the largest of theirs and round all codes a second time. They are the ones that read
  * the same input, hence the jobs of one call. */
 
 #include "quantizers/common.h"
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -32,7 +33,7 @@ static const char *const granularity_names[] = {"per_tensor", "per_channel", "bl
 static const char *const activation_names[] = {"none", "dynamic", "static", NULL};
 static const char *const block_choices[] = {"64", "128", NULL};
 
-static void check(const void *params, const char *pointer, struct validation_errors *errors)
+static void fp8_check(const void *params, const char *pointer, struct validation_errors *errors)
 {
     const struct fp8_params *p = params;
     char at[192];
@@ -45,20 +46,18 @@ static void check(const void *params, const char *pointer, struct validation_err
     }
     if (p->granularity == FP8_BLOCK && p->activation_scheme == FP8_STATIC) {
         validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at,
-                       "weights in blocks go with inputs in runs of the same width, which have no static scale");
+                       "weights in blocks go with inputs in groups of the same width, which have no static scale");
         validation_hint(errors, "activation_scheme dynamic or none, or another granularity");
     }
 }
 
-static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
+static int fp8_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
 {
     const struct fp8_params *p = params;
     bool block = p->granularity == FP8_BLOCK;
     int64_t size = p->weight_block_size;
 
-    if (rows < 1 || cols < 1) {
-        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
-    }
+    TRY(quant_check_shape(rows, cols));
     *out = (struct qscheme){
         .kind = QTENSOR_FLOAT8,
         .bits = 8,
@@ -78,77 +77,81 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-/* Shape and ranges of one linear: the largest magnitude of each scale's weights into q->scales. */
-static int range_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
+/* Shape and ranges of one linear: the maximum magnitude of each scale's weights into q->scales. */
+static int fp8_range_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
-    struct qscheme made = {0};
+    int64_t rows = job->weight->shape[0], cols = job->weight->shape[1];
+    struct qscheme made;
 
-    int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
+    TRY(fp8_scheme(job->params, rows, cols, &made));
     made.scale_dtype = context->scale_dtype;
     const struct gpu_tiles tiles = qtensor_tiles(&made);
-    rc = rc != 0 ? rc : quant_check_finite(context, job);
-    rc = rc != 0 ? rc : qtensor_new(job->name, &made, job->weight->shape[0], job->weight->shape[1], q);
-    return rc != 0 ? rc : quant_tile_range(context, job->weight, &tiles, q);
+    TRY(quant_check_finite(context, job));
+    TRY(qtensor_new(job->name, &made, rows, cols, q));
+    return quant_tile_range(context, job->weight, &tiles, q);
 }
 
-static int encode_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
+static int fp8_encode_linear(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
-    float largest = (float)dtype_rows[q->scheme.element].max;
+    float element_max = (float)dtype_rows[q->scheme.element].max;
 
     for (int64_t i = 0; i < q->row_groups * q->groups; i++) {
-        q->scales[i] = q->scales[i] == 0 ? 1.0f : quant_store_scale(q->scales[i] / largest, q->scheme.scale_dtype);
+        q->scales[i] = q->scales[i] == 0 ? 1.0f : quant_store_scale(q->scales[i] / element_max, q->scheme.scale_dtype);
     }
     return quant_tile_encode(context, job->weight, &tiles, q);
 }
 
-static bool is_whole(const struct linear_job *job)
+static bool fp8_is_per_tensor(const struct linear_job *job)
 {
     return ((const struct fp8_params *)job->params)->granularity == FP8_TENSOR;
 }
 
-static void share_ranges(const struct linear_job *jobs, struct qtensor *made, int count)
+static void fp8_share_ranges(const struct linear_job *jobs, struct qtensor *made, int count)
 {
-    float most = 0;
+    float max = 0;
 
     for (int i = 0; i < count; i++) {
-        most = is_whole(&jobs[i]) && made[i].scales[0] > most ? made[i].scales[0] : most;
+        max = fp8_is_per_tensor(&jobs[i]) && made[i].scales[0] > max ? made[i].scales[0] : max;
     }
     for (int i = 0; i < count; i++) {
-        if (is_whole(&jobs[i])) {
-            made[i].scales[0] = most;
+        if (fp8_is_per_tensor(&jobs[i])) {
+            made[i].scales[0] = max;
         }
     }
 }
 
-static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                 int count)
+static int fp8_solve_all(const struct solve_context *context, struct linear_job *jobs, struct qtensor *made, int count)
 {
-    struct qtensor *made = calloc((size_t)count, sizeof(*made));
-    int rc = made == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d linears", count) : 0;
     double start = clock_monotonic_seconds();
 
+    for (int i = 0; i < count; i++) {
+        TRY(quant_tick(context));
+        TRY(quant_fail(&jobs[i], fp8_range_linear(context, &jobs[i], &made[i])));
+    }
+    fp8_share_ranges(jobs, made, count);
+    for (int i = 0; i < count; i++) {
+        TRY(quant_fail(&jobs[i], fp8_encode_linear(context, &jobs[i], &made[i])));
+    }
+    for (int i = 0; i < count; i++) {
+        jobs[i].result = qtensor_move(&made[i]);
+        jobs[i].loss = NAN;
+        jobs[i].seconds = (clock_monotonic_seconds() - start) / count;
+    }
+    return 0;
+}
+
+static int fp8_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                     int count)
+{
+    AUTO_FREE struct qtensor *made = NULL;
+
     (void)stats;
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = quant_tick(context);
-        rc = rc != 0 ? rc : range_linear(context, &jobs[i], &made[i]);
+    TRY(mem_array(&made, (size_t)count));
+    int rc = fp8_solve_all(context, jobs, made, count);
+    for (int i = 0; i < count; i++) {
+        qtensor_deinit(&made[i]);
     }
-    if (rc == 0) {
-        share_ranges(jobs, made, count);
-    }
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = encode_linear(context, &jobs[i], &made[i]);
-    }
-    for (int i = 0; made != NULL && i < count; i++) {
-        if (rc == 0) {
-            jobs[i].result = made[i];
-            jobs[i].loss = NAN;
-            jobs[i].seconds = (clock_monotonic_seconds() - start) / count;
-        } else {
-            qtensor_deinit(&made[i]);
-        }
-    }
-    free(made);
     return rc;
 }
 
@@ -156,7 +159,7 @@ static const struct params_row fp8_rows[] = {
     QUANT_ROW(PARAMS_ENUM, fp8_params, fmt, "\"e4m3\"", .choices = fmt_names,
               .help = "Number format of the weights; e5m2 is for storage alone."),
     QUANT_ROW(PARAMS_ENUM, fp8_params, granularity, "\"per_channel\"", .choices = granularity_names,
-              .help = "What shares a scale: a whole weight, an output channel, or a square block."),
+              .help = "What shares a scale: the complete weight, an output channel, or a square block."),
     QUANT_ROW(PARAMS_ENUM, fp8_params, activation_scheme, "\"dynamic\"", .choices = activation_names,
               .help = "Inputs: left alone, one scale for each token at run time, or one calibrated scale."),
     QUANT_INPUT_RANGE_ROW(fp8_params),
@@ -176,7 +179,7 @@ const struct quantizer quantizer_fp8 = {
     .stats = STATS_NONE,
     .params = fp8_params_tables,
     .params_size = sizeof(struct fp8_params),
-    .check = check,
-    .scheme = scheme,
-    .solve = solve,
+    .check = fp8_check,
+    .scheme = fp8_scheme,
+    .solve = fp8_solve,
 };

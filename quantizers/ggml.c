@@ -30,15 +30,13 @@ static const struct {
     int type, bits;
 } types[] = {{GGML_TYPE_Q8_0, 8}, {GGML_TYPE_Q6_K, 6}, {GGML_TYPE_Q4_K, 4}, {GGML_TYPE_IQ4_NL, 4}, {GGML_TYPE_Q4_0, 4}};
 
-static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
+static int ggml_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
 {
     const struct ggml_params *p = params;
     int type = p->type != TYPE_AUTO ? p->type : cols % SUPER_BLOCK == 0 ? TYPE_Q4_K : TYPE_IQ4_NL;
     const struct ggml_block *block = ggml_block_find(types[type].type);
 
-    if (rows < 1 || cols < 1) {
-        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
-    }
+    TRY(quant_check_shape(rows, cols));
     if (cols % block->elements != 0) {
         int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "blocks of %s have %lld inputs, which does not divide %lld",
                            type_names[type], (long long)block->elements, (long long)cols);
@@ -55,77 +53,53 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-/* The diagonal of the Hessian on the device; data stays NULL when there is none to use. */
-static int importance_new(const struct solve_context *context, const struct layer_stats *stats, struct tensor *out)
-{
-    const struct gpu *gpu = context->gpu;
-
-    if (stats == NULL || (stats->flags & STATS_HESSIAN) == 0) {
-        return 0;
-    }
-    float *diagonal = malloc((size_t)stats->columns * sizeof(*diagonal));
-    if (diagonal == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld importances", (long long)stats->columns);
-    }
-    int rc = gpu->ops->diagonal(context->stream, diagonal, &stats->hessian);
-    rc = rc != 0 ? rc : gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 1, &stats->columns, diagonal, out);
-    free(diagonal);
-    return rc;
-}
-
-static int encode(const struct solve_context *context, const struct tensor *importance, const struct linear_job *job,
-                  struct qtensor *q)
+static int ggml_encode(const struct solve_context *context, const struct tensor *importance,
+                       const struct linear_job *job, struct qtensor *q)
 {
     const struct ggml_params *p = job->params;
     const struct gpu_blocks spec = {.type = q->scheme.block_type, .search = p->scale_search};
     const int64_t shape[2] = {q->rows, ggml_row_bytes(q->scheme.block_type, q->cols)};
     const struct gpu *gpu = context->gpu;
     bool weighed = p->importance && importance->data != NULL;
-    struct tensor blocks = {0};
+    AUTO_TENSOR(blocks, gpu);
 
-    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &blocks);
-    rc = rc != 0 ? rc
-                 : gpu->ops->encode_blocks(context->stream, &blocks, job->weight, weighed ? importance : NULL, &spec);
-    rc = rc != 0 ? rc : gpu->ops->download(context->stream, q->codes, blocks.data, tensor_bytes(&blocks));
-    gpu_tensor_free(gpu, &blocks);
-    return rc;
+    TRY(gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &blocks));
+    TRY(gpu->ops->encode_blocks(context->stream, &blocks, job->weight, weighed ? importance : NULL, &spec));
+    return gpu->ops->download(context->stream, q->codes, blocks.data, tensor_bytes(&blocks));
 }
 
-static int solve_linear(const struct solve_context *context, const struct tensor *importance, struct linear_job *job)
+static int ggml_solve_linear(const struct solve_context *context, const struct tensor *importance,
+                             struct linear_job *job)
 {
     double start = clock_monotonic_seconds();
-    struct qtensor q = {0};
+    int64_t rows = job->weight->shape[0], cols = job->weight->shape[1];
+    AUTO(qtensor) struct qtensor q = {0};
     struct qscheme made;
 
-    int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
-    rc = rc != 0 ? rc : quant_check_finite(context, job);
-    if (rc == 0) {
-        made.scale_dtype = context->scale_dtype;
-        rc = qtensor_new(job->name, &made, job->weight->shape[0], job->weight->shape[1], &q);
-    }
-    rc = rc != 0 ? rc : encode(context, importance, job, &q);
-    if (rc != 0) {
-        qtensor_deinit(&q);
-        return err_set_module(err_pass(rc, "blocks of %s", job->name), job->name);
-    }
-    job->result = q;
+    TRY(ggml_scheme(job->params, rows, cols, &made));
+    TRY(quant_check_finite(context, job));
+    made.scale_dtype = context->scale_dtype;
+    TRY(qtensor_new(job->name, &made, rows, cols, &q));
+    TRY(ggml_encode(context, importance, job, &q));
+    job->result = qtensor_move(&q);
     job->loss = NAN;
     job->seconds = clock_monotonic_seconds() - start;
     return 0;
 }
 
-static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                 int count)
+static int ggml_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                      int count)
 {
-    struct tensor importance = {0};
-    int rc = importance_new(context, stats, &importance);
+    AUTO_TENSOR(importance, context->gpu);
 
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = quant_tick(context);
-        rc = rc != 0 ? rc : solve_linear(context, &importance, &jobs[i]);
+    if (stats != NULL && (stats->flags & STATS_HESSIAN) != 0) {
+        TRY(quant_importance(context, stats, &importance));
     }
-    gpu_tensor_free(context->gpu, &importance);
-    return rc;
+    for (int i = 0; i < count; i++) {
+        TRY(quant_tick(context));
+        TRY(quant_fail(&jobs[i], ggml_solve_linear(context, &importance, &jobs[i])));
+    }
+    return 0;
 }
 
 static const struct params_row ggml_rows[] = {
@@ -151,6 +125,6 @@ const struct quantizer quantizer_ggml = {
     .params = ggml_params_tables,
     .params_size = sizeof(struct ggml_params),
     .check = quant_base_check,
-    .scheme = scheme,
-    .solve = solve,
+    .scheme = ggml_scheme,
+    .solve = ggml_solve,
 };

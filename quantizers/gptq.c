@@ -1,6 +1,6 @@
 /* GPTQ (Frantar et al. 2022, arXiv 2210.17323): choose codes for W [N, K] that keep W X^T, given H = (2/T) sum x x^T.
  *
- * Columns are rounded one by one; what a column loses is made up for by the columns still to come, along the rows of U,
+ * Columns are rounded one by one; the columns still to come compensate for what a column loses, along the rows of U,
  * where (H + damp mean(diag H) I)^-1 = U^T U. Then W - Wq = E U, and sum E^2 is the loss under the damped H.
  *
  * Scales belong to groups of neighbouring inputs and are chosen from the weights as they came, before the sweep. So the
@@ -48,185 +48,150 @@ struct gptq_params {
     int quality; /* enum quality */
 };
 
-/* The weight's rows again in work->w, dead columns zeroed. */
-static int load_rows(const struct gptq_input *input, const struct linear_job *job, const struct tensor *w,
-                     int64_t first, int64_t *dead)
+/* The weight's rows from `first` on again in w, with dead columns zeroed. */
+static int gptq_load_rows(const struct gptq_input *input, const struct linear_job *job, const struct tensor *w,
+                          int64_t first, int64_t *dead)
 {
     const struct solve_context *context = input->context;
     struct tensor weight = tensor_rows(job->weight, first, w->shape[0]);
-    int rc = context->gpu->ops->convert(context->stream, w, &weight);
 
-    return rc != 0 ? rc : context->gpu->ops->zero_dead(context->stream, w, &input->stats->hessian, dead);
+    TRY(context->gpu->ops->convert(context->stream, w, &weight));
+    return context->gpu->ops->zero_dead(context->stream, w, &input->stats->hessian, dead);
 }
 
-/* Min-max rounding of a slice of rows. */
-struct rounding {
-    struct gpu_grid grid;
-    struct tensor codes, scale, zero; /* [slice, ..] */
-};
-
-static int rounding_init(const struct gpu *gpu, const struct quant_work *work, int64_t rows, struct rounding *r)
-{
-    const int64_t shape[2] = {rows, work->w.shape[1]}, groups[2] = {rows, work->scale.shape[1]};
-
-    r->grid = work->grid;
-    r->grid.mse = false;
-    int rc = gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &r->codes);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &r->scale);
-    return rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &r->zero);
-}
-
-static void rounding_deinit(const struct gpu *gpu, struct rounding *r)
-{
-    gpu_tensor_free(gpu, &r->codes);
-    gpu_tensor_free(gpu, &r->scale);
-    gpu_tensor_free(gpu, &r->zero);
-}
-
-/* What `count` rows from `first` lose on the inputs when rounded. w [N,K] is scratch. */
-static int rounding_rows(const struct gptq_input *input, const struct linear_job *job, const struct rounding *r,
-                         const struct tensor *w, int64_t first, int64_t count, double *error)
+/* The output error of min-max rounding, or as much of it as reaches `enough`. Uses work->w. */
+static int gptq_rounding_error(const struct gptq_input *input, const struct linear_job *job,
+                               const struct quant_work *work, double enough, double *error)
 {
     const struct solve_context *context = input->context;
-    const struct gpu_ops *ops = context->gpu->ops;
-    struct tensor weight = tensor_rows(job->weight, first, count), rows = tensor_rows(w, first, count);
-    struct tensor codes = tensor_rows(&r->codes, 0, count);
-    struct tensor scale = tensor_rows(&r->scale, 0, count), zero = tensor_rows(&r->zero, 0, count);
-    int64_t dead;
-
-    int rc = load_rows(input, job, &rows, first, &dead);
-    rc = rc != 0 ? rc : ops->grid(context->stream, &scale, &zero, &rows, NULL, &r->grid);
-    rc = rc != 0 ? rc : ops->round(context->stream, &codes, &rows, &scale, &zero, &r->grid);
-    rc = rc != 0 ? rc : ops->dequantize(context->stream, &rows, &codes, &scale, &zero, &r->grid);
-    return rc != 0 ? rc : ops->output_error(context->stream, error, NULL, &weight, &rows, &input->stats->hessian);
-}
-
-/* What min-max rounding loses on the inputs, or as much of it as is enough. Uses work->w. */
-static int rounding_error(const struct gptq_input *input, const struct linear_job *job, const struct quant_work *work,
-                          double enough, double *error)
-{
-    const struct gpu *gpu = input->context->gpu;
+    const struct gpu *gpu = context->gpu;
     int64_t rows = job->weight->shape[0], slices = gpu->info.host_memory ? GUARD_SLICES : 1; /* a device: all as soon */
     int64_t slice = rows / slices > GUARD_ROWS ? rows / slices : GUARD_ROWS;
-    struct rounding rounding = {0};
+    struct gpu_grid grid = work->grid;
     double sum = 0;
+    AUTO_TENSOR(all_codes, gpu);
+    AUTO_TENSOR(all_scales, gpu);
+    AUTO_TENSOR(all_zeros, gpu);
 
     slice = slice < rows ? slice : rows;
-    int rc = rounding_init(gpu, work, slice, &rounding);
-    for (int64_t first = 0; rc == 0 && first < rows && sum < enough; first += slice) {
-        int64_t count = rows - first < slice ? rows - first : slice;
+    grid.mse = false;
+    const int64_t shape[2] = {slice, work->w.shape[1]}, groups[2] = {slice, work->scale.shape[1]};
+    TRY(gpu_tensor_new(gpu, DTYPE_U8, 2, shape, &all_codes));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &all_scales));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, groups, &all_zeros));
+    for (int64_t first = 0; first < rows && sum < enough; first += slice) {
+        int64_t count = rows - first < slice ? rows - first : slice, dead;
+        struct tensor weight = tensor_rows(job->weight, first, count), w = tensor_rows(&work->w, first, count);
+        struct tensor codes = tensor_rows(&all_codes, 0, count);
+        struct tensor scale = tensor_rows(&all_scales, 0, count), zero = tensor_rows(&all_zeros, 0, count);
         double lost = 0;
-        rc = rounding_rows(input, job, &rounding, &work->w, first, count, &lost);
+        TRY(gptq_load_rows(input, job, &w, first, &dead));
+        TRY(quant_round_nearest(gpu, context->stream, &grid, &w, &codes, &scale, &zero));
+        TRY(gpu->ops->output_error(context->stream, &lost, NULL, &weight, &w, &input->stats->hessian));
         sum += lost;
     }
-    rounding_deinit(gpu, &rounding);
     *error = sum;
-    return rc;
+    return 0;
 }
 
 /* Min-max rounding in place of the sweep. */
-static int take_rounding(const struct gptq_input *input, struct linear_job *job, struct quant_work *work)
+static int gptq_take_rounding(const struct gptq_input *input, struct linear_job *job, struct quant_work *work)
 {
     const struct solve_context *context = input->context;
 
     work->grid.mse = false;
-    int rc = load_rows(input, job, &work->w, 0, &job->dead_columns);
-    rc =
-        rc != 0 ? rc : context->gpu->ops->grid(context->stream, &work->scale, &work->zero, &work->w, NULL, &work->grid);
-    return rc != 0 ? rc : quant_work_round(context, work);
+    TRY(gptq_load_rows(input, job, &work->w, 0, &job->dead_columns));
+    work->rounded = true;
+    return quant_round_nearest(context->gpu, context->stream, &work->grid, &work->w, &work->codes, &work->scale,
+                               &work->zero);
 }
 
 /* The sweep's codes, unless min-max rounding loses less. The sweep's loss counts the damping too, so it is an
- * upper bound of what the sweep lost: rounding is measured row slice by row slice until it has lost as much, which is
+ * upper bound of what the sweep lost: rounding is measured slice by slice of rows until it has lost as much, which is
  * usually soon. Only if it never does is the sweep's own error worth computing. */
-static int choose_codes(const struct gptq_input *input, struct linear_job *job, struct quant_work *work)
+static int gptq_choose_codes(const struct gptq_input *input, struct linear_job *job, struct quant_work *work)
 {
     const struct gptq_params *params = job->params;
     const struct solve_context *context = input->context;
     const struct gpu_ops *ops = context->gpu->ops;
     double rounded = 0, swept = 0;
 
-    int rc = ops->sweep(context->stream, &work->codes, &work->w, &input->u, &work->scale, &work->zero, input->order,
-                        params->block_size, &work->grid, &job->loss);
-    rc = rc != 0 ? rc : rounding_error(input, job, work, job->loss, &rounded);
-    if (rc != 0 || job->loss <= rounded) {
-        return rc;
+    TRY(ops->sweep(context->stream, &work->codes, &work->w, &input->u, &work->scale, &work->zero, input->order,
+                   params->block_size, &work->grid, &job->loss));
+    TRY(gptq_rounding_error(input, job, work, job->loss, &rounded));
+    if (job->loss <= rounded) {
+        return 0;
     }
-    rc = quant_work_dequantize(context, work);
-    rc = rc != 0 ? rc : ops->output_error(context->stream, &swept, NULL, job->weight, &work->w, &input->stats->hessian);
-    if (rc != 0 || swept <= rounded * (1 + GUARD_TOLERANCE)) {
-        return rc;
+    TRY(quant_work_dequantize(context, work));
+    TRY(ops->output_error(context->stream, &swept, NULL, job->weight, &work->w, &input->stats->hessian));
+    if (swept <= rounded * (1 + GUARD_TOLERANCE)) {
+        return 0;
     }
     job->loss = rounded;
     snprintf(job->fallback, sizeof(job->fallback), "rtn: output error %.3g, gptq's %.3g", rounded, swept);
-    return take_rounding(input, job, work);
+    return gptq_take_rounding(input, job, work);
 }
 
 /* Sweep once more over the grid that refinement moved, refine again, and take what loses less. */
-static int sweep_again(const struct gptq_input *input, struct linear_job *job, struct quant_work *best)
+static int gptq_sweep_again(const struct gptq_input *input, struct linear_job *job, struct quant_work *best)
 {
     const struct gptq_params *params = job->params;
     const struct solve_context *context = input->context;
     const struct gpu_ops *ops = context->gpu->ops;
-    struct quant_work work = {0};
+    AUTO(quant_work) struct quant_work work = {0};
     struct linear_job again = *job;
 
-    int rc = quant_work_init(context, job, &work);
-    rc = rc != 0 ? rc : load_rows(input, job, &work.w, 0, &again.dead_columns);
-    rc = rc != 0 ? rc : ops->convert(context->stream, &work.scale, &best->scale);
-    rc = rc != 0 ? rc : ops->convert(context->stream, &work.zero, &best->zero);
-    rc = rc != 0 ? rc
-                 : ops->sweep(context->stream, &work.codes, &work.w, &input->u, &work.scale, &work.zero, input->order,
-                              params->block_size, &work.grid, &again.loss);
-    rc = rc != 0 ? rc : search_refine(context, &input->stats->hessian, &again, &work);
-    if (rc == 0 && again.loss < job->loss) {
-        struct quant_work kept = *best;
+    TRY(quant_work_init(context, job, &work));
+    TRY(gptq_load_rows(input, job, &work.w, 0, &again.dead_columns));
+    TRY(ops->convert(context->stream, &work.scale, &best->scale));
+    TRY(ops->convert(context->stream, &work.zero, &best->zero));
+    TRY(ops->sweep(context->stream, &work.codes, &work.w, &input->u, &work.scale, &work.zero, input->order,
+                   params->block_size, &work.grid, &again.loss));
+    TRY(search_refine(context, &input->stats->hessian, &again, &work));
+    if (again.loss < job->loss) {
+        struct quant_work swapped = *best;
         *best = work;
-        work = kept;
+        work = swapped;
         job->loss = again.loss;
         snprintf(job->fallback, sizeof(job->fallback), "%s",
                  input->note); /* rounding's codes, if it took over, are gone */
     }
-    quant_work_deinit(&work, context->gpu);
-    return rc;
+    return 0;
 }
 
 /* job->weight is the target here. */
-static int solve_target(const struct gptq_input *input, struct linear_job *job)
+static int gptq_solve_target(const struct gptq_input *input, struct linear_job *job)
 {
     const struct gptq_params *params = job->params;
     const struct solve_context *context = input->context;
-    struct quant_work work = {0};
-
-    int rc = quant_work_init(context, job, &work);
-    rc = rc != 0 ? rc : load_rows(input, job, &work.w, 0, &job->dead_columns);
     enum quant_search search = search_of(job->params, SEARCH_IMATRIX);
-    rc = rc != 0 ? rc : search_grid(context, &work, search, &input->importance, SEARCH_NORM, NULL);
-    rc = rc != 0 ? rc : choose_codes(input, job, &work);
-    rc = rc != 0 ? rc : search_refine(context, &input->stats->hessian, job, &work);
-    for (int64_t i = 0; rc == 0 && i < params->resweep && params->common.refine_rounds > 0; i++) {
-        rc = quant_tick(context);
-        rc = rc != 0 ? rc : sweep_again(input, job, &work);
+    AUTO(quant_work) struct quant_work work = {0};
+
+    TRY(quant_work_init(context, job, &work));
+    TRY(gptq_load_rows(input, job, &work.w, 0, &job->dead_columns));
+    TRY(search_grid(context, &work, search, &input->importance, SEARCH_NORM, NULL));
+    TRY(gptq_choose_codes(input, job, &work));
+    TRY(search_refine(context, &input->stats->hessian, job, &work));
+    for (int64_t i = 0; i < params->resweep && params->common.refine_rounds > 0; i++) {
+        TRY(quant_tick(context));
+        TRY(gptq_sweep_again(input, job, &work));
     }
-    if (rc == 0 && job->aimed && !job->refined) { /* the sweep's loss counts the damping */
-        rc = quant_work_dequantize(context, &work);
-        rc = rc != 0 ? rc
-                     : context->gpu->ops->output_error(context->stream, &job->aimed_error, NULL, job->weight, &work.w,
-                                                       &input->stats->hessian);
-    } else {
-        job->aimed_error = job->loss;
+    job->aimed_error = job->loss;
+    if (job->aimed && !job->refined) { /* the sweep's loss counts the damping */
+        TRY(quant_work_dequantize(context, &work));
+        TRY(context->gpu->ops->output_error(context->stream, &job->aimed_error, NULL, job->weight, &work.w,
+                                            &input->stats->hessian));
     }
-    rc = rc != 0 ? rc : quant_work_take(context, &work, job);
-    quant_work_deinit(&work, context->gpu);
-    return rc;
+    return quant_work_take(context, &work, job);
 }
 
-static int solve_linear(const struct gptq_input *input, struct linear_job *job)
+static int gptq_solve_linear(const struct gptq_input *input, struct linear_job *job)
 {
     const struct solve_context *context = input->context;
+    const struct gptq_params *params = job->params;
     const struct tensor *weight = job->weight;
-    struct tensor target = {0};
     double start = clock_monotonic_seconds();
+    AUTO_TENSOR(target, context->gpu);
 
     if (weight->shape[1] != input->stats->columns) {
         return err_raise(ERR_INTERNAL, "%s has %lld inputs, its statistics %lld", job->name,
@@ -237,18 +202,18 @@ static int solve_linear(const struct gptq_input *input, struct linear_job *job)
         return rtn_solve_linear(context, job);
     }
     job->damp_used = input->damp;
-    const struct gptq_params *params = job->params;
-    int rc = params->float_targets ? target_new(context, input->stats, &input->u, input->order, job, &target) : 0;
+    if (params->float_targets) {
+        TRY(target_new(context, input->stats, &input->u, input->order, job, &target));
+    }
     job->aimed = target.data != NULL;
     job->weight = job->aimed ? &target : weight;
-    rc = rc != 0 ? rc : solve_target(input, job);
+    int rc = gptq_solve_target(input, job);
     job->weight = weight;
-    gpu_tensor_free(context->gpu, &target);
     job->seconds = clock_monotonic_seconds() - start;
     return rc;
 }
 
-static bool targets(const void *values, struct quant_targets *out)
+static bool gptq_targets(const void *values, struct quant_targets *out)
 {
     const struct gptq_params *params = values;
 
@@ -258,7 +223,7 @@ static bool targets(const void *values, struct quant_targets *out)
 }
 
 /* Scales of either sign need a search on a symmetric grid. */
-static const char *preset(const void *values)
+static const char *gptq_preset(const void *values)
 {
     const struct gptq_params *params = values;
     bool signs = params->common.sym && search_of(&params->common, SEARCH_IMATRIX) != SEARCH_MINMAX;
@@ -277,60 +242,57 @@ static const char *preset(const void *values)
     }
 }
 
-static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                 int count)
+static int gptq_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                      int count)
 {
-    struct gptq_input input;
     double start = clock_monotonic_seconds();
+    AUTO(gptq_input) struct gptq_input input = {0};
 
     if (count == 0) {
         return 0;
     }
     const struct gptq_params *params = jobs[0].params;
-    int rc = quant_tick(context);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = gptq_input_init(context, stats, jobs[0].name, params->damp_percent, params->act_order, &input);
+    TRY(quant_tick(context));
+    TRY(gptq_input_init(context, stats, jobs[0].name, params->damp_percent, params->act_order, &input));
     double shared = (clock_monotonic_seconds() - start) / count;
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = quant_tick(context);
-        rc = rc != 0 ? rc : solve_linear(&input, &jobs[i]);
+    for (int i = 0; i < count; i++) {
+        TRY(quant_tick(context));
+        TRY(quant_fail(&jobs[i], gptq_solve_linear(&input, &jobs[i])));
         jobs[i].seconds += shared;
     }
-    gptq_input_deinit(&input);
-    return rc;
+    return 0;
 }
 
-static void refuse(struct validation_errors *errors, const char *pointer, const char *name, const char *why)
+static void gptq_refuse(struct validation_errors *errors, const char *pointer, const char *name, const char *why)
 {
     char at[192];
     snprintf(at, sizeof(at), "%.150s/%s", pointer, name);
     validation_add(errors, ERR_INCOMPATIBLE_OPTIONS, at, "%s", why);
 }
 
-static void check(const void *values, const char *pointer, struct validation_errors *errors)
+static void gptq_check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct gptq_params *params = values;
 
     quant_common_check(values, pointer, errors);
     search_check(&params->common, true, pointer, errors);
     if (params->resweep > 0 && params->common.refine_rounds == 0) {
-        refuse(errors, pointer, "resweep",
-               "\"resweep\" sweeps over the grid that refinement left: it needs \"refine_rounds\" of 1 or more");
+        gptq_refuse(errors, pointer, "resweep",
+                    "\"resweep\" sweeps over the grid that refinement left: it needs \"refine_rounds\" of 1 or more");
     }
     if (params->desc_act) {
-        refuse(errors, pointer, "desc_act",
-               "\"desc_act\" is not offered: it regroups columns and needs an index (g_idx) that runtimes drop; "
-               "\"act_order\" visits columns in the same order and leaves groups in place");
+        gptq_refuse(errors, pointer, "desc_act",
+                    "\"desc_act\" is not offered: it regroups columns and needs an index (g_idx) that runtimes drop; "
+                    "\"act_order\" visits columns in the same order and leaves groups in place");
     }
     if (!params->static_groups) {
-        refuse(errors, pointer, "static_groups",
-               "\"static_groups\" can only be true: scales are always chosen before the sweep");
+        gptq_refuse(errors, pointer, "static_groups",
+                    "\"static_groups\" can only be true: scales are always chosen before the sweep");
     }
     if (!params->true_sequential) {
-        refuse(errors, pointer, "true_sequential",
-               "\"true_sequential\" can only be true: each linear always sees what the quantized ones before it make");
+        gptq_refuse(
+            errors, pointer, "true_sequential",
+            "\"true_sequential\" can only be true: each linear always sees what the quantized ones before it make");
     }
 }
 
@@ -387,11 +349,11 @@ const struct quantizer quantizer_gptq = {
             "second moments of the layer's inputs on the calibration set (Frantar et al. 2022, arXiv 2210.17323). The "
             "usual choice at 4, 3 and 2 bits; needs calibration data.",
     .stats = STATS_HESSIAN,
-    .targets = targets,
-    .preset = preset,
+    .targets = gptq_targets,
+    .preset = gptq_preset,
     .params = gptq_params,
     .params_size = sizeof(struct gptq_params),
-    .check = check,
+    .check = gptq_check,
     .scheme = quant_common_scheme,
-    .solve = solve,
+    .solve = gptq_solve,
 };

@@ -20,4 +20,5 @@ struct gptq_input {
  * without u, and its note says so. Deinit also after a failure. */
 int gptq_input_init(const struct solve_context *context, const struct layer_stats *stats, const char *first,
                     double damp_percent, bool act_order, struct gptq_input *input);
-void gptq_input_deinit(struct gptq_input *input);
+void gptq_input_deinit(struct gptq_input *input); /* zeroed is fine */
+CLEANUP_DEINIT(gptq_input, struct gptq_input, gptq_input_deinit)

@@ -6,15 +6,15 @@
 #define INPUT_SAMPLE_ROWS 1024
 #define INPUT_SAMPLE_STRATA 256
 
-/* Up to INPUT_SAMPLE_ROWS inputs: all are kept. More: they are cut into INPUT_SAMPLE_STRATA runs, and of each run the
- * input with the largest magnitude is kept, which stands for itself, and up to three others at places that depend on
- * the run's number alone, which stand for the rest of it. */
+/* Up to INPUT_SAMPLE_ROWS inputs: all are kept. More: they are divided into INPUT_SAMPLE_STRATA strata of
+ * consecutive inputs, and of each stratum the input with the largest magnitude is kept, which stands for itself, and up
+ * to three others at places that depend on the stratum's number alone, which stand for the rest of it. */
 struct input_sample {
-    int64_t columns, tokens, seen; /* tokens: of the whole set */
-    int64_t width;                 /* of a run; 0: all inputs are kept */
+    int64_t columns, tokens, seen; /* tokens: of the complete set */
+    int64_t width;                 /* of a stratum; 0: all inputs are kept */
     int64_t strata;
-    float *most;         /* host [strata]: magnitude of the farthest input, -1 = none yet */
-    int64_t *farthest;   /* host [strata]: its place in the run */
+    float *max;          /* host [strata]: magnitude of the farthest input, -1 = none yet */
+    int64_t *farthest;   /* host [strata]: its place in the stratum */
     struct tensor rows;  /* F32 [n, columns] */
     struct tensor reach; /* F32 [INPUT_SAMPLE_ROWS, 1]: magnitudes of what is being added */
 };

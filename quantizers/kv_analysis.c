@@ -1,6 +1,6 @@
-/* What each way to keep keys and values would cost, measured on the calibration inputs of every block:
+/* The errors of each way to store keys and values, measured on the calibration inputs of every block:
  *
- *   fp8_e4m3, int8   static scales, one a tensor or one a head, absmax / 448 or / 127 over all calibration tokens
+ *   fp8_e4m3, int8   static scales, per tensor or per head, absmax / 448 or / 127 over all calibration tokens
  *   int4_per_token   each head of each token on its own asymmetric grid
  *   kivi4, kivi2     keys by channel in groups of tokens, values by token in groups of channels, the newest tokens in
  *                    float (Liu et al. 2024, KIVI, arXiv 2402.02750)
@@ -73,19 +73,21 @@ static void analysis_deinit(struct analysis *a)
     gpu_tensor_free(a->gpu, &a->kq);
     gpu_tensor_free(a->gpu, &a->vq);
 }
+CLEANUP_DEINIT(analysis, struct analysis, analysis_deinit)
 
 /* Queries, keys and values of micro-batch i. */
-static int batch_heads(const struct analysis *a, int64_t i, struct block_heads *heads)
+static int analysis_batch_heads(const struct analysis *a, int64_t i, struct block_heads *heads)
 {
+    const struct rewrite_context *context = a->context;
     struct block_values values;
 
-    int rc = a->context->tick != NULL ? a->context->tick(a->context->tick_data) : 0;
-    rc = rc != 0 ? rc : a->context->input(a->context->input_data, i, &values);
-    return rc != 0 ? rc : block_attention_heads(a->context->block, &values, PLAN_BIT(a->context->group->input), heads);
+    TRY(context->tick != NULL ? context->tick(context->tick_data) : 0);
+    TRY(context->input(context->input_data, i, &values));
+    return block_attention_heads(context->block, &values, PLAN_BIT(context->group->input), heads);
 }
 
-static int place_scales(struct analysis *a, struct tensor *tensor, struct gpu_cache *cache, const float *scales,
-                        int64_t count, enum dtype element)
+static int analysis_place_scales(struct analysis *a, struct tensor *tensor, struct gpu_cache *cache,
+                                 const float *scales, int64_t count, enum dtype element)
 {
     int64_t columns = a->config->num_kv_heads * a->config->head_dim;
 
@@ -93,19 +95,18 @@ static int place_scales(struct analysis *a, struct tensor *tensor, struct gpu_ca
     return gpu_tensor_from_host(a->gpu, a->stream, DTYPE_F32, 1, &count, scales, tensor);
 }
 
-static int set_up(struct analysis *a, const struct candidate *c, const struct cache_ranges *ranges, struct trial *t)
+static int analysis_set_up(struct analysis *a, const struct candidate *c, const struct cache_ranges *ranges,
+                           struct trial *t)
 {
     const struct rewrite_context *context = a->context;
     const struct cache_scheme scheme = {c->element, c->per_head};
     int64_t dim = a->config->head_dim, group = a->params->group_size;
 
     if (c->element != DTYPE_U8) {
-        int rc = cache_scales_make(ranges, a->config, &scheme, context->weight_dtype, context->gpu, context->stream,
-                                   &t->scales);
-        rc = rc != 0 ? rc : place_scales(a, &t->key_scale, &t->keys, t->scales.keys, t->scales.count, scheme.element);
-        return rc != 0
-                   ? rc
-                   : place_scales(a, &t->value_scale, &t->values, t->scales.values, t->scales.count, scheme.element);
+        TRY(cache_scales_make(ranges, a->config, &scheme, context->weight_dtype, context->gpu, context->stream,
+                              &t->scales));
+        TRY(analysis_place_scales(a, &t->key_scale, &t->keys, t->scales.keys, t->scales.count, scheme.element));
+        return analysis_place_scales(a, &t->value_scale, &t->values, t->scales.values, t->scales.count, scheme.element);
     }
     t->keys = t->values =
         (struct gpu_cache){.element = DTYPE_U8, .group_size = dim, .bits = c->bits, .tokens = 1, .length = 1};
@@ -119,32 +120,30 @@ static int set_up(struct analysis *a, const struct candidate *c, const struct ca
 }
 
 /* Ranges over all calibration tokens, then the scales that follow from them. */
-static int set_up_all(struct analysis *a)
+static int analysis_set_up_all(struct analysis *a, struct cache_ranges *ranges)
 {
     const struct rewrite_context *context = a->context;
-    struct cache_ranges ranges = {0};
     struct block_heads heads;
 
-    int rc = cache_ranges_init(&ranges, a->config, context->gpu);
-    for (int64_t i = 0; rc == 0 && i < context->batches; i++) {
-        rc = batch_heads(a, i, &heads);
-        rc = rc != 0 ? rc : cache_ranges_add(&ranges, &heads, context->gpu, context->stream);
+    TRY(cache_ranges_init(ranges, a->config, context->gpu));
+    for (int64_t i = 0; i < context->batches; i++) {
+        TRY(analysis_batch_heads(a, i, &heads));
+        TRY(cache_ranges_add(ranges, &heads, context->gpu, context->stream));
     }
-    for (size_t c = 0; rc == 0 && c < CANDIDATES; c++) {
-        rc = set_up(a, &candidates[c], &ranges, &a->trials[c]);
+    for (size_t c = 0; c < CANDIDATES; c++) {
+        TRY(analysis_set_up(a, &candidates[c], ranges, &a->trials[c]));
     }
-    cache_ranges_deinit(&ranges, context->gpu);
-    return rc;
+    return 0;
 }
 
-static void add_squares(struct gpu_residual *sum, const struct gpu_residual *part)
+static void analysis_add_squares(struct gpu_residual *sum, const struct gpu_residual *part)
 {
     sum->error_sq += part->error_sq;
     sum->weight_sq += part->weight_sq;
     sum->nonfinite += part->nonfinite;
 }
 
-static int measure(struct analysis *a, struct trial *t, const struct block_heads *heads)
+static int analysis_measure(struct analysis *a, struct trial *t, const struct block_heads *heads)
 {
     const struct gpu_ops *ops = a->gpu->ops;
     struct tensor kq = tensor_2d(a->kq.data, DTYPE_F32, heads->k.shape[0], heads->k.shape[1]);
@@ -152,44 +151,40 @@ static int measure(struct analysis *a, struct trial *t, const struct block_heads
     struct gpu_residual key, value;
 
     t->keys.length = t->values.length = heads->spec.length;
-    int rc = ops->quantize_cache(a->stream, &kq, &heads->k, &t->keys);
-    rc = rc != 0 ? rc : ops->quantize_cache(a->stream, &vq, &heads->v, &t->values);
-    rc = rc != 0 ? rc : ops->residual(a->stream, &key, &heads->k, &kq, NULL, NULL, NULL);
-    rc = rc != 0 ? rc : ops->residual(a->stream, &value, &heads->v, &vq, NULL, NULL, NULL);
-    rc = rc != 0 ? rc
-                 : ops->attention_error(a->stream, &t->error, &heads->q, &heads->k, &heads->v, &kq, &vq, &heads->spec,
-                                        t->recent);
-    if (rc == 0) {
-        add_squares(&t->key, &key);
-        add_squares(&t->value, &value);
-    }
-    return rc;
+    TRY(ops->quantize_cache(a->stream, &kq, &heads->k, &t->keys));
+    TRY(ops->quantize_cache(a->stream, &vq, &heads->v, &t->values));
+    TRY(ops->residual(a->stream, &key, &heads->k, &kq, NULL, NULL, NULL));
+    TRY(ops->residual(a->stream, &value, &heads->v, &vq, NULL, NULL, NULL));
+    TRY(ops->attention_error(a->stream, &t->error, &heads->q, &heads->k, &heads->v, &kq, &vq, &heads->spec, t->recent));
+    analysis_add_squares(&t->key, &key);
+    analysis_add_squares(&t->value, &value);
+    return 0;
 }
 
-static int measure_batch(struct analysis *a, int64_t i)
+static int analysis_measure_batch(struct analysis *a, int64_t i)
 {
     struct block_heads heads;
 
-    int rc = batch_heads(a, i, &heads);
-    if (rc == 0 && a->kq.data == NULL) { /* the first micro-batch is the largest */
-        rc = gpu_tensor_new(a->gpu, DTYPE_F32, 2, heads.k.shape, &a->kq);
-        rc = rc != 0 ? rc : gpu_tensor_new(a->gpu, DTYPE_F32, 2, heads.v.shape, &a->vq);
+    TRY(analysis_batch_heads(a, i, &heads));
+    if (a->kq.data == NULL) { /* the first micro-batch is the largest */
+        TRY(gpu_tensor_new(a->gpu, DTYPE_F32, 2, heads.k.shape, &a->kq));
+        TRY(gpu_tensor_new(a->gpu, DTYPE_F32, 2, heads.v.shape, &a->vq));
     }
-    for (size_t c = 0; rc == 0 && c < CANDIDATES; c++) {
-        rc = measure(a, &a->trials[c], &heads);
+    for (size_t c = 0; c < CANDIDATES; c++) {
+        TRY(analysis_measure(a, &a->trials[c], &heads));
     }
-    a->tokens += rc == 0 ? heads.q.shape[0] : 0;
-    return rc;
+    a->tokens += heads.q.shape[0];
+    return 0;
 }
 
-static double ratio(double error, double signal)
+static double analysis_ratio(double error, double signal)
 {
     double value = signal > 0 ? error / signal : error > 0 ? NAN : 0.0;
     return isfinite(value) ? value : NAN;
 }
 
-/* Bits of a key or value with its share of what its grid needs, the float window left out. */
-static double stored_bits(const struct trial *t)
+/* Bits of a key or value with its share of its grid, without the float window. */
+static double analysis_stored_bits(const struct trial *t)
 {
     const struct gpu_cache *k = &t->keys, *v = &t->values;
 
@@ -200,7 +195,7 @@ static double stored_bits(const struct trial *t)
                   32.0 / (double)(v->group_size * v->tokens));
 }
 
-static int add_row(struct analysis *a, size_t c, struct analysis_rows *rows)
+static int analysis_add_row(struct analysis *a, size_t c, struct analysis_rows *rows)
 {
     struct trial *t = &a->trials[c];
     const struct gpu_attention_error *e = &t->error;
@@ -211,12 +206,12 @@ static int add_row(struct analysis *a, size_t c, struct analysis_rows *rows)
     }
     *row = (struct analysis_row){
         .layer = a->context->block->index,
-        .bits_per_value = stored_bits(t),
-        .key_relative_mse = ratio(t->key.error_sq, t->key.weight_sq),
-        .value_relative_mse = ratio(t->value.error_sq, t->value.weight_sq),
-        .score_relative_mse = ratio(e->score_error, e->score_signal),
-        .weight_relative_mse = ratio(e->weight_error, e->weight_signal),
-        .output_relative_mse = ratio(e->output_error, e->output_signal),
+        .bits_per_value = analysis_stored_bits(t),
+        .key_relative_mse = analysis_ratio(t->key.error_sq, t->key.weight_sq),
+        .value_relative_mse = analysis_ratio(t->value.error_sq, t->value.weight_sq),
+        .score_relative_mse = analysis_ratio(e->score_error, e->score_signal),
+        .weight_relative_mse = analysis_ratio(e->weight_error, e->weight_signal),
+        .output_relative_mse = analysis_ratio(e->output_error, e->output_signal),
         .tokens = a->tokens,
         .scales = t->scales,
     };
@@ -225,26 +220,29 @@ static int add_row(struct analysis *a, size_t c, struct analysis_rows *rows)
     return 0;
 }
 
-static int analyse(const struct rewrite_context *context, struct analysis_rows *rows)
+static int analysis_run(const struct rewrite_context *context, struct analysis_rows *rows)
 {
+    AUTO(analysis)
     struct analysis a = {.context = context,
                          .params = context->params,
                          .config = context->block->config,
                          .gpu = context->gpu,
                          .stream = context->stream};
-    int rc = set_up_all(&a);
+    struct cache_ranges ranges = {0};
 
-    for (int64_t i = 0; rc == 0 && i < context->batches && (i == 0 || a.tokens < a.params->max_tokens); i++) {
-        rc = measure_batch(&a, i);
+    int rc = analysis_set_up_all(&a, &ranges);
+    cache_ranges_deinit(&ranges, context->gpu);
+    TRY(rc);
+    for (int64_t i = 0; i < context->batches && (i == 0 || a.tokens < a.params->max_tokens); i++) {
+        TRY(analysis_measure_batch(&a, i));
     }
-    for (size_t c = 0; rc == 0 && c < CANDIDATES; c++) {
-        rc = add_row(&a, c, rows);
+    for (size_t c = 0; c < CANDIDATES; c++) {
+        TRY(analysis_add_row(&a, c, rows));
     }
-    analysis_deinit(&a);
-    return rc;
+    return 0;
 }
 
-static void check(const void *values, const char *pointer, struct validation_errors *errors)
+static void analysis_check(const void *values, const char *pointer, struct validation_errors *errors)
 {
     const struct analysis_params *params = values;
     const struct {
@@ -293,6 +291,6 @@ const struct quantizer quantizer_kv_analysis = {
     .stats = STATS_RANGE,
     .params = analysis_params_tables,
     .params_size = sizeof(struct analysis_params),
-    .check = check,
-    .analyse = analyse,
+    .check = analysis_check,
+    .analyse = analysis_run,
 };

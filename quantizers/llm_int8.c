@@ -4,14 +4,15 @@
  * below the threshold; columns that reach it pass in float, against the weights' codes made float again. The runtime
  * finds those columns in each batch; here they are the ones that reached it anywhere in the calibration set, so that
  * what is measured is what a user will see, and the report says how many there are and what they are worth: the error
- * of Q(X) Q(W)^T against X W^T on a sample, with the columns kept apart and without.
+ * of Q(X) Q(W)^T against X W^T on a sample, with the columns in float and without.
  *
- * Threshold 0 keeps nothing apart: plain vector-wise INT8. */
+ * Threshold 0 has no outlier columns: plain vector-wise INT8. */
 
 #include "quantizers/common.h"
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -25,13 +26,11 @@ struct llm_int8_params {
     double llm_int8_threshold;
 };
 
-static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
+static int llm_int8_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
 {
     const struct llm_int8_params *p = params;
 
-    if (rows < 1 || cols < 1) {
-        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
-    }
+    TRY(quant_check_shape(rows, cols));
     *out = (struct qscheme){.kind = QTENSOR_INT,
                             .bits = 8,
                             .group_size = cols,
@@ -43,170 +42,133 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-static int encode(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
+static int llm_int8_encode(const struct solve_context *context, const struct linear_job *job, struct qtensor *q)
 {
     const struct gpu_tiles tiles = {DTYPE_I8, 1, q->cols};
-    int rc = quant_tile_range(context, job->weight, &tiles, q);
 
-    for (int64_t n = 0; rc == 0 && n < q->rows; n++) {
+    TRY(quant_tile_range(context, job->weight, &tiles, q));
+    for (int64_t n = 0; n < q->rows; n++) {
         q->scales[n] = q->scales[n] > 0 ? quant_store_scale(q->scales[n] / LARGEST, q->scheme.scale_dtype) : 1.0f;
         q->zeros[n] = ZERO;
     }
-    return rc != 0 ? rc : quant_tile_encode(context, job->weight, &tiles, q);
+    return quant_tile_encode(context, job->weight, &tiles, q);
 }
 
 /* Columns that reached the threshold into q->index. */
-static int keep_columns(const struct solve_context *context, const struct layer_stats *stats, struct qtensor *q)
+static int llm_int8_find_outliers(const struct solve_context *context, const struct layer_stats *stats,
+                                  struct qtensor *q)
 {
-    float threshold = q->scheme.input_threshold, *most = malloc((size_t)q->cols * sizeof(*most));
+    float threshold = q->scheme.input_threshold;
+    AUTO_FREE float *absmax = NULL;
     int64_t count = 0;
 
-    if (most == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld ranges", (long long)q->cols);
+    TRY(mem_buffer(&absmax, (size_t)q->cols));
+    TRY(context->gpu->ops->download(context->stream, absmax, stats->absmax.data, (size_t)q->cols * sizeof(*absmax)));
+    for (int64_t k = 0; k < q->cols; k++) {
+        count += absmax[k] >= threshold;
     }
-    int rc = context->gpu->ops->download(context->stream, most, stats->absmax.data, (size_t)q->cols * sizeof(*most));
-    for (int64_t k = 0; rc == 0 && k < q->cols; k++) {
-        count += most[k] >= threshold;
+    if (count == 0) {
+        return 0;
     }
-    rc = rc != 0 || count == 0 ? rc : qtensor_reserve_index(q, count);
-    for (int64_t k = 0, at = 0; rc == 0 && at < count; k++) {
-        if (most[k] >= threshold) {
+    TRY(qtensor_reserve_index(q, count));
+    for (int64_t k = 0, at = 0; at < count; k++) {
+        if (absmax[k] >= threshold) {
             q->index[at++] = (int32_t)k;
         }
     }
-    free(most);
-    return rc;
+    return 0;
 }
 
-/* The sample's way through the linear, in float and as the runtime goes. */
-struct trial {
-    struct tensor w;              /* F32 [N,K], what the codes stand for */
-    struct tensor keep;           /* F32 [K] */
-    struct tensor x;              /* F32 [T,K], rounded */
-    struct tensor wanted, gotten; /* F32 [T,N] */
+/* The linear on the sample, in float and as the runtime computes it. Device memory. */
+struct sample {
+    const struct tensor *w;        /* F32 [N,K], what the codes stand for */
+    const struct tensor *x;        /* F32 [T,K], rounded */
+    const struct tensor *expected; /* F32 [T,N] */
+    const struct tensor *actual;   /* F32 [T,N] */
 };
 
-static void trial_deinit(struct trial *t, const struct gpu *gpu)
-{
-    gpu_tensor_free(gpu, &t->w);
-    gpu_tensor_free(gpu, &t->keep);
-    gpu_tensor_free(gpu, &t->x);
-    gpu_tensor_free(gpu, &t->wanted);
-    gpu_tensor_free(gpu, &t->gotten);
-}
-
-static int upload_weight(const struct solve_context *context, const struct qtensor *q, const struct tensor *to)
-{
-    float *w = malloc(tensor_bytes(to));
-
-    if (w == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", q->name);
-    }
-    qtensor_dequantize(q, w);
-    int rc = gpu_tensor_upload(context->gpu, context->stream, to, w);
-    free(w);
-    return rc;
-}
-
-static int upload_keep(const struct solve_context *context, const struct qtensor *q, const struct tensor *to)
-{
-    float *keep = calloc((size_t)q->cols, sizeof(*keep));
-
-    if (keep == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld columns", (long long)q->cols);
-    }
-    for (int64_t i = 0; i < q->index_count; i++) {
-        keep[q->index[i]] = 1.0f;
-    }
-    int rc = gpu_tensor_upload(context->gpu, context->stream, to, keep);
-    free(keep);
-    return rc;
-}
-
-static int trial_init(const struct solve_context *context, const struct layer_stats *stats,
-                      const struct linear_job *job, const struct qtensor *q, struct trial *t)
-{
-    const struct gpu *gpu = context->gpu;
-    const int64_t in[2] = {stats->sample.shape[0], q->cols}, out[2] = {stats->sample.shape[0], q->rows};
-
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, job->weight->shape, &t->w);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &q->cols, &t->keep);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, in, &t->x);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, out, &t->wanted);
-    rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 2, out, &t->gotten);
-    rc = rc != 0 ? rc : upload_weight(context, q, &t->w);
-    rc = rc != 0 ? rc : upload_keep(context, q, &t->keep);
-    return rc != 0 ? rc : gpu->ops->linear(context->stream, &t->wanted, &stats->sample, job->weight, NULL);
-}
-
-/* Relative squared error of the output; keep NULL = all columns are quantized. */
-static int trial_run(const struct solve_context *context, const struct layer_stats *stats, const struct qtensor *q,
-                     const struct trial *t, const struct tensor *keep, double *error)
+/* Relative squared error of the output on the sample, x and actual being scratch; outliers NULL: all columns are
+ * quantized. */
+static int llm_int8_error(const struct solve_context *context, const struct layer_stats *stats, const struct qtensor *q,
+                          const struct sample *s, const struct tensor *outliers, double *error)
 {
     const struct gpu_ops *ops = context->gpu->ops;
     struct gpu_residual lost;
 
-    int rc = ops->quantize_input(context->stream, &t->x, &stats->sample, keep, &q->scheme.input);
-    rc = rc != 0 ? rc : ops->linear(context->stream, &t->gotten, &t->x, &t->w, NULL);
-    rc = rc != 0 ? rc : ops->residual(context->stream, &lost, &t->wanted, &t->gotten, NULL, NULL, NULL);
-    if (rc == 0) {
-        *error = lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
-    }
-    return rc;
+    TRY(ops->quantize_input(context->stream, s->x, &stats->sample, outliers, &q->scheme.input));
+    TRY(ops->linear(context->stream, s->actual, s->x, s->w, NULL));
+    TRY(ops->residual(context->stream, &lost, s->expected, s->actual, NULL, NULL, NULL));
+    *error = lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
+    return 0;
 }
 
-static int note_gain(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job,
-                     const struct qtensor *q)
+/* What the outlier columns are worth, into job->note. */
+static int llm_int8_note_gain(const struct solve_context *context, const struct layer_stats *stats,
+                              struct linear_job *job, const struct qtensor *q)
 {
-    struct trial t = {0};
-    double apart = 0, together = 0;
+    const struct gpu *gpu = context->gpu;
+    const int64_t in[2] = {stats->sample.shape[0], q->cols}, out[2] = {stats->sample.shape[0], q->rows};
+    double with = 0, without = 0;
+    AUTO_FREE float *host_w = NULL, *host_outliers = NULL;
+    AUTO_TENSOR(w, gpu);
+    AUTO_TENSOR(outliers, gpu);
+    AUTO_TENSOR(x, gpu);
+    AUTO_TENSOR(expected, gpu);
+    AUTO_TENSOR(actual, gpu);
 
-    int rc = trial_init(context, stats, job, q, &t);
-    rc = rc != 0 ? rc : trial_run(context, stats, q, &t, &t.keep, &apart);
-    rc = rc != 0 ? rc : trial_run(context, stats, q, &t, NULL, &together);
-    trial_deinit(&t, context->gpu);
-    if (rc == 0) {
-        snprintf(job->note, sizeof(job->note),
-                 "%lld outlier columns of %lld: output error %.3g with them apart, %.3g without",
-                 (long long)q->index_count, (long long)q->cols, apart, together);
+    TRY(mem_buffer(&host_w, (size_t)(q->rows * q->cols)));
+    TRY(mem_array(&host_outliers, (size_t)q->cols));
+    qtensor_dequantize(q, host_w);
+    for (int64_t i = 0; i < q->index_count; i++) {
+        host_outliers[q->index[i]] = 1.0f;
     }
-    return rc;
+    TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 2, job->weight->shape, host_w, &w));
+    TRY(gpu_tensor_from_host(gpu, context->stream, DTYPE_F32, 1, &q->cols, host_outliers, &outliers));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, in, &x));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, out, &expected));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, out, &actual));
+    TRY(gpu->ops->linear(context->stream, &expected, &stats->sample, job->weight, NULL));
+    const struct sample sample = {&w, &x, &expected, &actual};
+    TRY(llm_int8_error(context, stats, q, &sample, &outliers, &with));
+    TRY(llm_int8_error(context, stats, q, &sample, NULL, &without));
+    snprintf(job->note, sizeof(job->note),
+             "%lld outlier columns of %lld: output error %.3g with them apart, %.3g without", (long long)q->index_count,
+             (long long)q->cols, with, without);
+    return 0;
 }
 
-static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
+static int llm_int8_solve_linear(const struct solve_context *context, const struct layer_stats *stats,
+                                 struct linear_job *job)
 {
     double start = clock_monotonic_seconds();
-    struct qtensor q = {0};
+    int64_t rows = job->weight->shape[0], cols = job->weight->shape[1];
+    AUTO(qtensor) struct qtensor q = {0};
     struct qscheme made;
 
-    int rc = scheme(job->params, job->weight->shape[0], job->weight->shape[1], &made);
+    TRY(llm_int8_scheme(job->params, rows, cols, &made));
     made.scale_dtype = context->scale_dtype;
-    rc = rc != 0 ? rc : quant_check_finite(context, job);
-    rc = rc != 0 ? rc : qtensor_new(job->name, &made, job->weight->shape[0], job->weight->shape[1], &q);
-    rc = rc != 0 ? rc : encode(context, job, &q);
-    if (rc == 0 && made.input_threshold > 0) {
-        rc = keep_columns(context, stats, &q);
-        rc = rc != 0 || (stats->flags & STATS_SAMPLE) == 0 ? rc : note_gain(context, stats, job, &q);
+    TRY(quant_check_finite(context, job));
+    TRY(qtensor_new(job->name, &made, rows, cols, &q));
+    TRY(llm_int8_encode(context, job, &q));
+    if (made.input_threshold > 0) {
+        TRY(llm_int8_find_outliers(context, stats, &q));
+        TRY((stats->flags & STATS_SAMPLE) != 0 ? llm_int8_note_gain(context, stats, job, &q) : 0);
     }
-    if (rc != 0) {
-        qtensor_deinit(&q);
-        return err_set_module(err_pass(rc, "llm_int8 %s", job->name), job->name);
-    }
-    job->result = q;
+    job->result = qtensor_move(&q);
     job->loss = NAN;
     job->seconds = clock_monotonic_seconds() - start;
     return 0;
 }
 
-static unsigned needs(const void *params)
+static unsigned llm_int8_needs(const void *params)
 {
     return ((const struct llm_int8_params *)params)->llm_int8_threshold > 0 ? STATS_RANGE | STATS_SAMPLE : STATS_NONE;
 }
 
-static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                 int count)
+static int llm_int8_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                          int count)
 {
-    return quant_each(context, stats, jobs, count, solve_linear);
+    return quant_each(context, stats, jobs, count, llm_int8_solve_linear);
 }
 
 static const struct params_row llm_int8_rows[] = {
@@ -224,10 +186,10 @@ const struct quantizer quantizer_llm_int8 = {
     .help = "Eight-bit weights and inputs, except the few input columns with very large values, which stay in float. "
             "Robust where plain INT8 inputs fail (Dettmers et al. 2022, arXiv 2208.07339).",
     .stats = STATS_NONE,
-    .needs = needs,
+    .needs = llm_int8_needs,
     .params = llm_int8_params_tables,
     .params_size = sizeof(struct llm_int8_params),
     .check = quant_base_check,
-    .scheme = scheme,
-    .solve = solve,
+    .scheme = llm_int8_scheme,
+    .solve = llm_int8_solve,
 };

@@ -22,13 +22,11 @@ struct nf4_params {
 
 static const char *const block_choices[] = {"32", "64", "128", "256", "512", "1024", "2048", "4096", NULL};
 
-static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
+static int nf4_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
 {
     const struct nf4_params *p = params;
 
-    if (rows < 1 || cols < 1) {
-        return err_raise(ERR_INVALID_MODEL, "a weight is [%lld, %lld]", (long long)rows, (long long)cols);
-    }
+    TRY(quant_check_shape(rows, cols));
     *out = (struct qscheme){.kind = QTENSOR_NF4,
                             .bits = 4,
                             .group_size = p->bnb_4bit_blocksize,
@@ -37,14 +35,14 @@ static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme
     return 0;
 }
 
-/* Number of middles between neighbouring levels that lie below x: the nearest level, ties to the lower one. */
-static uint8_t nearest(const float *middles, int count, float x)
+/* Number of midpoints between neighbouring levels that lie below x: the nearest level, ties to the lower one. */
+static uint8_t nf4_nearest(const float *midpoints, int count, float x)
 {
     int low = 0, high = count;
 
     while (low < high) {
         int at = (low + high) / 2;
-        if (middles[at] < x) {
+        if (midpoints[at] < x) {
             low = at + 1;
         } else {
             high = at;
@@ -53,82 +51,72 @@ static uint8_t nearest(const float *middles, int count, float x)
     return (uint8_t)low;
 }
 
-static void middles_of(const float *levels, int count, float *middles)
-{
-    for (int i = 0; i + 1 < count; i++) {
-        middles[i] = (levels[i] + levels[i + 1]) / 2.0f;
-    }
-}
-
 /* Scales to codes (zeros) and tables, and back to what those stand for. */
-static void nest_scales(struct qtensor *q)
+static void nf4_nest_scales(struct qtensor *q)
 {
     int64_t nested = (q->groups + QTENSOR_NESTED_BLOCK - 1) / QTENSOR_NESTED_BLOCK;
-    float levels[256], middles[255], *offset = &q->tables[nested];
+    float levels[256], midpoints[255], *offset = &q->tables[nested];
     double sum = 0;
 
     qtensor_nested_levels(levels);
-    middles_of(levels, 256, middles);
+    for (int i = 0; i < 255; i++) {
+        midpoints[i] = (levels[i] + levels[i + 1]) / 2.0f;
+    }
     for (int64_t i = 0; i < q->groups; i++) {
         sum += (double)q->scales[i];
     }
     *offset = (float)(sum / (double)q->groups);
     for (int64_t i = 0; i < q->groups; i++) {
-        float *most = &q->tables[i / QTENSOR_NESTED_BLOCK], magnitude = fabsf(q->scales[i] - *offset);
-        *most = magnitude > *most ? magnitude : *most;
+        float *max = &q->tables[i / QTENSOR_NESTED_BLOCK], magnitude = fabsf(q->scales[i] - *offset);
+        *max = magnitude > *max ? magnitude : *max;
     }
     for (int64_t i = 0; i < q->groups; i++) {
-        float most = q->tables[i / QTENSOR_NESTED_BLOCK];
-        float x = most > 0 ? (q->scales[i] - *offset) * (1.0f / most) : 0.0f;
-        q->zeros[i] = nearest(middles, 255, isfinite(x) ? fminf(fmaxf(x, -1.0f), 1.0f) : 0.0f);
-        q->scales[i] = levels[q->zeros[i]] * most + *offset;
+        float max = q->tables[i / QTENSOR_NESTED_BLOCK];
+        float x = max > 0 ? (q->scales[i] - *offset) * (1.0f / max) : 0.0f;
+        q->zeros[i] = nf4_nearest(midpoints, 255, isfinite(x) ? fminf(fmaxf(x, -1.0f), 1.0f) : 0.0f);
+        q->scales[i] = levels[q->zeros[i]] * max + *offset;
     }
 }
 
 /* Magnitudes become scales. A block of zeros keeps scale zero, as the reference does. */
-static void store_scales(struct qtensor *q)
+static void nf4_store_scales(struct qtensor *q)
 {
     for (int64_t i = 0; i < q->groups; i++) {
         q->scales[i] = q->scales[i] > 0 ? quant_store_scale(q->scales[i], q->scheme.scale_dtype) : 0.0f;
     }
     if (q->scheme.nested) {
-        nest_scales(q);
+        nf4_nest_scales(q);
     }
 }
 
-static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
+static int nf4_solve_linear(const struct solve_context *context, const struct layer_stats *stats,
+                            struct linear_job *job)
 {
     double start = clock_monotonic_seconds();
     int64_t rows = job->weight->shape[0], cols = job->weight->shape[1];
     const struct tensor flat = tensor_2d(job->weight->data, DTYPE_F32, 1, rows * cols);
-    struct qtensor q = {0};
-    struct qscheme made = {0};
+    AUTO(qtensor) struct qtensor q = {0};
+    struct qscheme made;
 
     (void)stats;
-    int rc = scheme(job->params, rows, cols, &made);
+    TRY(nf4_scheme(job->params, rows, cols, &made));
     made.scale_dtype = context->scale_dtype;
     const struct gpu_tiles tiles = qtensor_tiles(&made);
-    rc = rc != 0 ? rc : quant_check_finite(context, job);
-    rc = rc != 0 ? rc : qtensor_new(job->name, &made, rows, cols, &q);
-    rc = rc != 0 ? rc : quant_tile_range(context, &flat, &tiles, &q);
-    if (rc == 0) {
-        store_scales(&q);
-        rc = quant_tile_encode(context, &flat, &tiles, &q);
-    }
-    if (rc != 0) {
-        qtensor_deinit(&q);
-        return rc;
-    }
-    job->result = q;
+    TRY(quant_check_finite(context, job));
+    TRY(qtensor_new(job->name, &made, rows, cols, &q));
+    TRY(quant_tile_range(context, &flat, &tiles, &q));
+    nf4_store_scales(&q);
+    TRY(quant_tile_encode(context, &flat, &tiles, &q));
+    job->result = qtensor_move(&q);
     job->loss = NAN;
     job->seconds = clock_monotonic_seconds() - start;
     return 0;
 }
 
-static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                 int count)
+static int nf4_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                     int count)
 {
-    return quant_each(context, stats, jobs, count, solve_linear);
+    return quant_each(context, stats, jobs, count, nf4_solve_linear);
 }
 
 static const char *const block_names[] = {"blocksize", NULL};
@@ -154,6 +142,6 @@ const struct quantizer quantizer_nf4 = {
     .params = nf4_params_tables,
     .params_size = sizeof(struct nf4_params),
     .check = quant_base_check,
-    .scheme = scheme,
-    .solve = solve,
+    .scheme = nf4_scheme,
+    .solve = nf4_solve,
 };

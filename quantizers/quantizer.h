@@ -25,7 +25,7 @@ enum stats_flag {
 struct layer_stats {
     unsigned flags;
     int64_t columns, tokens;
-    int64_t wanted_tokens; /* of an expert that too few came to: what its Hessian was shrunk for; else 0 */
+    int64_t min_tokens;    /* of an expert with too few tokens: the number for which its Hessian was shrunk; else 0 */
     struct tensor hessian; /* F32 [n,n]; valid after stats_finish */
     struct tensor absmax;  /* F32 [n] */
     struct tensor absmean; /* F32 [n] */
@@ -39,11 +39,11 @@ struct layer_stats {
 };
 /* STATS_TARGET and STATS_SPREAD need more than the number of columns: stats_init_target, stats_init_spread. */
 int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu);
-/* Room for a sample of `tokens` inputs that are to come, beside what stats_init made. */
+/* After stats_init: allocate a sample of the `tokens` inputs that are to come. */
 int stats_init_spread(struct layer_stats *stats, int64_t tokens, const struct gpu *gpu);
 /* Add x [T, n] in fixed chunks. */
 int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *x);
-/* Room for the target's moments, beside what stats_init made. */
+/* After stats_init: allocate the target's moments. */
 int stats_init_target(struct layer_stats *stats, int64_t outputs, const struct gpu *gpu);
 /* x [T, n] once more, with what they lack: [T, outputs], or [T, n] where outputs is 0. */
 int stats_add_target(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream,

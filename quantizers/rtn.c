@@ -14,7 +14,7 @@ int rtn_solve_linear(const struct solve_context *context, struct linear_job *job
     return search_solve(context, NULL, job, &search, 1);
 }
 
-static int solve_linear(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
+static int rtn_solve_best(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job)
 {
     const struct quant_common *common = job->params;
     const enum quant_search searches[] = {SEARCH_MINMAX, search_of(job->params, SEARCH_MSE)};
@@ -26,13 +26,13 @@ static int solve_linear(const struct solve_context *context, const struct layer_
     return search_solve(context, common->refine_rounds > 0 ? stats : NULL, job, &searches[1], 1);
 }
 
-static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                 int count)
+static int rtn_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
+                     int count)
 {
-    return quant_each(context, stats, jobs, count, solve_linear);
+    return quant_each(context, stats, jobs, count, rtn_solve_best);
 }
 
-static void check(const void *params, const char *pointer, struct validation_errors *errors)
+static void rtn_check(const void *params, const char *pointer, struct validation_errors *errors)
 {
     quant_common_check(params, pointer, errors);
     search_check(params, false, pointer, errors);
@@ -57,7 +57,7 @@ const struct quantizer quantizer_rtn = {
     .needs = search_needs,
     .params = rtn_params,
     .params_size = sizeof(struct quant_common),
-    .check = check,
+    .check = rtn_check,
     .scheme = quant_common_scheme,
-    .solve = solve,
+    .solve = rtn_solve,
 };

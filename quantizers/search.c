@@ -81,27 +81,12 @@ int search_refine(const struct solve_context *context, const struct tensor *h, s
     if (common->refine_rounds == 0) {
         return 0;
     }
-    int rc = context->gpu->ops->descend(context->stream, &work->codes, &work->scale, &work->zero, job->weight, h,
-                                        &work->grid, &spec, &job->unrefined_loss, &job->loss);
-    job->refined = rc == 0;
+    TRY(context->gpu->ops->descend(context->stream, &work->codes, &work->scale, &work->zero, job->weight, h,
+                                   &work->grid, &spec, &job->unrefined_loss, &job->loss));
+    job->refined = true;
     job->refined_loss = job->loss;
     work->rounded = false;
-    return rc != 0 ? err_pass(rc, "refine %s", job->name) : 0;
-}
-
-int search_importance(const struct solve_context *context, const struct layer_stats *stats, struct tensor *out)
-{
-    const struct gpu_ops *ops = context->gpu->ops;
-    float *diagonal = malloc((size_t)stats->columns * sizeof(*diagonal));
-
-    if (diagonal == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a diagonal of %lld", (long long)stats->columns);
-    }
-    int rc = ops->diagonal(context->stream, diagonal, &stats->hessian);
-    rc = rc != 0 ? rc
-                 : gpu_tensor_from_host(context->gpu, context->stream, DTYPE_F32, 1, &stats->columns, diagonal, out);
-    free(diagonal);
-    return rc;
+    return 0;
 }
 
 int search_grid(const struct solve_context *context, struct quant_work *work, enum quant_search search,
@@ -119,24 +104,29 @@ int search_grid(const struct solve_context *context, struct quant_work *work, en
         grid.steps = CLIP_STEPS;
         return ops->clip(context->stream, &work->scale, &work->zero, &work->w, h, &grid);
     }
-    int rc = ops->grid(context->stream, &work->scale, &work->zero, &work->w,
-                       search == SEARCH_IMATRIX ? importance : NULL, &grid);
-    if (rc == 0 && search == SEARCH_HQQ) {
-        rc = ops->hqq(context->stream, &work->scale, &work->zero, &work->w, &grid);
-    }
-    return rc;
+    TRY(ops->grid(context->stream, &work->scale, &work->zero, &work->w, search == SEARCH_IMATRIX ? importance : NULL,
+                  &grid));
+    return search == SEARCH_HQQ ? ops->hqq(context->stream, &work->scale, &work->zero, &work->w, &grid) : 0;
 }
 
-/* One linear under several searches. */
-struct contest {
+/* The choice among several searches for one linear. */
+struct choice {
     const struct solve_context *context;
     const struct layer_stats *stats; /* NULL, or with a Hessian */
     struct tensor importance;        /* no data: not asked for */
     struct quant_work best;          /* no data: none yet */
-    double least;
+    double min_error;
 };
 
-static int contest_init(struct contest *c, const struct linear_job *job, const enum quant_search *searches, int count)
+static void search_choice_deinit(struct choice *c)
+{
+    quant_work_deinit(&c->best);
+    gpu_tensor_free(c->context->gpu, &c->importance);
+}
+CLEANUP_DEINIT(choice, struct choice, search_choice_deinit)
+
+/* Have what the searches need: ERR_INSUFFICIENT_CALIBRATION where that is a Hessian and there is none. */
+static int search_prepare(struct choice *c, const struct linear_job *job, const enum quant_search *searches, int count)
 {
     bool has = c->stats != NULL && (c->stats->flags & STATS_HESSIAN) != 0;
     bool weighs = false, needs = count > 1;
@@ -153,36 +143,34 @@ static int contest_init(struct contest *c, const struct linear_job *job, const e
         return err_raise(ERR_INTERNAL, "%s has %lld inputs, its statistics %lld", job->name,
                          (long long)job->weight->shape[1], (long long)c->stats->columns);
     }
-    return weighs ? search_importance(c->context, c->stats, &c->importance) : 0;
+    return weighs ? quant_importance(c->context, c->stats, &c->importance) : 0;
 }
 
-/* Round under one search, and keep it if it is the best so far. */
-static int contest_try(struct contest *c, const struct linear_job *job, enum quant_search search, bool alone)
+/* Round under one search; it replaces the best so far where it loses less. */
+static int search_try(struct choice *c, const struct linear_job *job, enum quant_search search, bool alone)
 {
     const struct solve_context *context = c->context;
-    struct quant_work work = {0};
+    const struct tensor *h = c->stats != NULL ? &c->stats->hessian : NULL;
+    AUTO(quant_work) struct quant_work work = {0};
     double error = 0;
 
-    int rc = quant_work_init(context, job, &work);
-    rc = rc != 0 ? rc
-                 : search_grid(context, &work, search, &c->importance, IMATRIX_NORM,
-                               c->stats != NULL ? &c->stats->hessian : NULL);
-    rc = rc != 0 ? rc : quant_work_round(context, &work);
-    if (rc == 0 && !alone) {
-        rc = context->gpu->ops->output_error(context->stream, &error, NULL, job->weight, &work.w, &c->stats->hessian);
+    TRY(quant_work_init(context, job, &work));
+    TRY(search_grid(context, &work, search, &c->importance, IMATRIX_NORM, h));
+    TRY(quant_work_round(context, &work));
+    if (!alone) {
+        TRY(context->gpu->ops->output_error(context->stream, &error, NULL, job->weight, &work.w, h));
     }
-    if (rc == 0 && (c->best.w.data == NULL || error < c->least)) {
-        quant_work_deinit(&c->best, context->gpu);
+    if (c->best.w.data == NULL || error < c->min_error) {
+        struct quant_work swapped = c->best;
         c->best = work;
-        c->least = error;
-        return 0;
+        c->min_error = error;
+        work = swapped;
     }
-    quant_work_deinit(&work, context->gpu);
-    return rc;
+    return 0;
 }
 
-/* Rounding follows the weights, descent the calibration set alone, and over few tokens it leaves the weights for it. */
-static bool may_refine(const struct layer_stats *stats, struct linear_job *job)
+/* Rounding follows the weights; descent follows the calibration set alone, and fits its noise where tokens are few. */
+static bool search_may_refine(const struct layer_stats *stats, struct linear_job *job)
 {
     const struct quant_common *common = job->params;
 
@@ -200,22 +188,18 @@ static bool may_refine(const struct layer_stats *stats, struct linear_job *job)
 int search_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job,
                  const enum quant_search *searches, int count)
 {
-    struct contest contest = {.context = context, .stats = stats};
+    AUTO(choice) struct choice choice = {.context = context, .stats = stats};
     double start = clock_monotonic_seconds();
 
-    int rc = contest_init(&contest, job, searches, count);
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = contest_try(&contest, job, searches[i], count == 1);
+    TRY(search_prepare(&choice, job, searches, count));
+    for (int i = 0; i < count; i++) {
+        TRY(search_try(&choice, job, searches[i], count == 1));
     }
-    if (rc == 0) {
-        job->loss = count > 1 ? contest.least : NAN;
-        rc = may_refine(stats, job) ? search_refine(context, &stats->hessian, job, &contest.best) : 0;
+    job->loss = count > 1 ? choice.min_error : NAN;
+    if (search_may_refine(stats, job)) {
+        TRY(search_refine(context, &stats->hessian, job, &choice.best));
     }
-    rc = rc != 0 ? rc : quant_work_take(context, &contest.best, job);
-    if (rc == 0) {
-        job->seconds = clock_monotonic_seconds() - start;
-    }
-    quant_work_deinit(&contest.best, context->gpu);
-    gpu_tensor_free(context->gpu, &contest.importance);
-    return rc;
+    TRY(quant_work_take(context, &choice.best, job));
+    job->seconds = clock_monotonic_seconds() - start;
+    return 0;
 }

@@ -41,8 +41,6 @@ void search_check(const struct quant_common *common, bool mse_default, const cha
 /* STATS_HESSIAN where diag H weighs the search or the result is refined. A quantizer's `needs`. */
 unsigned search_needs(const void *params);
 
-/* diag H on the device, F32 [K], which the caller frees. */
-int search_importance(const struct solve_context *context, const struct layer_stats *stats, struct tensor *out);
 /* Choose work's scale and zero for work->w. importance: for SEARCH_IMATRIX, with its exponent; h: for SEARCH_CLIP. */
 int search_grid(const struct solve_context *context, struct quant_work *work, enum quant_search search,
                 const struct tensor *importance, double norm, const struct tensor *h);

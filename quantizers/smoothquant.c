@@ -7,40 +7,24 @@
  * down's inputs (the product of gate and up is linear in up), and v's rows for o's when every key head feeds one query
  * head. Both producers have a scale of their own for each row, so there the move costs the producer nothing.
  *
- * alpha is searched for each input group unless it is given: whichever of 0.3 .. 0.9, or leaving the group alone, gives
- * the least output error with weights and inputs quantized as they will be. All groups are smoothed where they can be
- * and their inputs are quantized. Columns that never carried anything keep s = 1.
+ * alpha is searched for each input group unless it is given (smoothquant_search.c). All groups are smoothed where they
+ * can be and their inputs are quantized. Columns that are always zero keep s = 1.
  *
  * In a recipe the last method solves on the smoothed weights and this one adds how inputs are quantized (amend). */
 
-#include "quantizers/common.h"
+#include "quantizers/smoothquant_search.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "base/text.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
-#define SEARCH_TOKENS 4096
-#define SEARCH_FIRST 0.30
-#define SEARCH_STEP 0.05
-#define SEARCH_STEPS 13
 #define USUAL_STRENGTH 0.5
-#define FACTOR_MIN 1e-5f
-
-struct smoothquant_params {
-    struct quant_base base;
-    double smoothing_strength;                    /* NAN: not given */
-    int alpha_search, smooth_down, smooth_output; /* enum params_switch */
-    bool activation_dynamic;
-    int64_t activation_bits;
-    int input_range;
-};
 
 static const char *const bits_choices[] = {"8", "16", NULL};
 
-static int amend(const void *params, struct qscheme *scheme)
+static int smoothquant_amend(const void *params, struct qscheme *scheme)
 {
     const struct smoothquant_params *p = params;
 
@@ -61,73 +45,56 @@ static int amend(const void *params, struct qscheme *scheme)
 }
 
 /* The integer grid that runtimes multiply with INT8 inputs. */
-static const char *defaults_after(const void *params)
+static const char *smoothquant_defaults_after(const void *params)
 {
     const struct smoothquant_params *p = params;
 
     return p->activation_bits == 8 ? "{\"bits\": 8, \"group_size\": -1, \"sym\": true}" : NULL;
 }
 
-static const struct quant_common *own_grid(void)
+static const struct quant_common *smoothquant_grid(void)
 {
     static const struct quant_common grid = {.bits = 8, .group_size = -1, .sym = true};
     return &grid;
 }
 
-static int scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
+static int smoothquant_scheme(const void *params, int64_t rows, int64_t cols, struct qscheme *out)
 {
-    int rc = quant_common_scheme(own_grid(), rows, cols, out);
-
-    return rc != 0 ? rc : amend(params, out);
+    TRY(quant_common_scheme(smoothquant_grid(), rows, cols, out));
+    return smoothquant_amend(params, out);
 }
 
-static int solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *jobs,
-                 int count)
+static int smoothquant_solve_linear(const struct solve_context *context, const struct layer_stats *stats,
+                                    struct linear_job *job)
 {
-    int rc = 0;
+    const void *params = job->params;
 
     (void)stats;
-    for (int i = 0; rc == 0 && i < count; i++) {
-        const void *params = jobs[i].params;
-        rc = quant_tick(context);
-        jobs[i].params = own_grid();
-        rc = rc != 0 ? rc : rtn_solve_linear(context, &jobs[i]);
-        jobs[i].params = params;
-    }
+    job->params = smoothquant_grid();
+    int rc = rtn_solve_linear(context, job);
+    job->params = params;
     return rc;
 }
 
-/* One group's modules and what they read. */
-struct smoothing {
-    const struct rewrite_context *context;
-    const struct smoothquant_params *params;
-    int64_t columns;
-    float *inputs, *weights, *factors, *best; /* host [columns]: max |X_j|, max |W_j|, s */
-};
-
-static const struct tensor *weight_of(const struct rewrite_context *c, int i)
+static int smoothquant_solve(const struct solve_context *context, const struct layer_stats *stats,
+                             struct linear_job *jobs, int count)
 {
-    return &c->block->modules[c->group->modules[i]].weight;
+    return quant_each(context, stats, jobs, count, smoothquant_solve_linear);
 }
 
-static const struct qscheme *scheme_of(const struct rewrite_context *c, int i)
-{
-    return c->scheme(c->scheme_data, c->group->modules[i]);
-}
-
-/* Some module here gets its inputs quantized. */
-static bool is_worth_it(const struct rewrite_context *c)
+/* Some module of the group gets its inputs quantized. */
+static bool smoothquant_has_quantized_inputs(const struct rewrite_context *c)
 {
     bool any = false;
 
     for (int i = 0; i < c->group->count; i++) {
-        const struct qscheme *scheme = scheme_of(c, i);
+        const struct qscheme *scheme = rewrite_scheme(c, i);
         any = any || (scheme != NULL && scheme->input.element != DTYPE_F32);
     }
     return any;
 }
 
-static bool is_wanted(const struct rewrite_context *c)
+static bool smoothquant_is_enabled(const struct rewrite_context *c)
 {
     const struct smoothquant_params *p = c->params;
     const struct plan_fold *fold = &c->group->fold;
@@ -143,263 +110,55 @@ static bool is_wanted(const struct rewrite_context *c)
     return false;
 }
 
-/* max over all linears and rows, for each column. */
-static int measure_weights(struct smoothing *s)
-{
-    const struct rewrite_context *c = s->context;
-    struct tensor most = {0};
-
-    int rc = gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &most);
-    for (int i = 0; rc == 0 && i < c->group->count; i++) {
-        rc = c->gpu->ops->column_stats(c->stream, &most, NULL, weight_of(c, i));
-    }
-    size_t bytes = (size_t)s->columns * sizeof(float);
-    rc = rc != 0 ? rc : c->gpu->ops->download(c->stream, s->weights, most.data, bytes);
-    rc = rc != 0 ? rc : c->gpu->ops->download(c->stream, s->inputs, c->stats->absmax.data, bytes);
-    gpu_tensor_free(c->gpu, &most);
-    return rc;
-}
-
-static void set_factors(struct smoothing *s, double alpha)
-{
-    for (int64_t j = 0; j < s->columns; j++) {
-        double x = (double)s->inputs[j], w = (double)s->weights[j];
-        float factor = x > 0 && w > 0 ? (float)(pow(x, alpha) / pow(w, 1 - alpha)) : 1.0f;
-        s->factors[j] = !isfinite(factor) ? 1.0f : factor < FACTOR_MIN ? FACTOR_MIN : factor;
-    }
-}
-
-/* Device memory of a search over one group. */
-struct search {
-    struct tensor inverse, factor; /* F32 [K] */
-    struct tensor x;               /* F32 [T,K], smoothed and rounded */
-    struct tensor *weights;        /* F32 [N,K] of each module, smoothed and rounded */
-    struct tensor wanted, gotten;  /* F32 [T * widest N] */
-    int64_t tokens;                /* room of x */
-    double error;
-};
-
-static void search_deinit(const struct smoothing *s, struct search *f)
-{
-    const struct gpu *gpu = s->context->gpu;
-
-    gpu_tensor_free(gpu, &f->inverse);
-    gpu_tensor_free(gpu, &f->factor);
-    gpu_tensor_free(gpu, &f->x);
-    for (int i = 0; f->weights != NULL && i < s->context->group->count; i++) {
-        gpu_tensor_free(gpu, &f->weights[i]);
-    }
-    free(f->weights);
-    gpu_tensor_free(gpu, &f->wanted);
-    gpu_tensor_free(gpu, &f->gotten);
-}
-
-static int search_init(const struct smoothing *s, int64_t tokens, struct search *f)
-{
-    const struct rewrite_context *c = s->context;
-    int64_t widest = 1;
-
-    f->tokens = tokens;
-    f->weights = calloc((size_t)c->group->count, sizeof(*f->weights));
-    int rc = f->weights != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of weights");
-    for (int i = 0; rc == 0 && i < c->group->count; i++) {
-        const struct tensor *w = weight_of(c, i);
-        widest = w->shape[0] > widest ? w->shape[0] : widest;
-        rc = gpu_tensor_new(c->gpu, DTYPE_F32, 2, w->shape, &f->weights[i]);
-    }
-    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &f->inverse);
-    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &f->factor);
-    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, s->columns}, &f->x);
-    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, widest}, &f->wanted);
-    return rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, (const int64_t[]){tokens, widest}, &f->gotten);
-}
-
-/* Wq = Q(W s) for one reader, as its scheme says, to nearest. */
-static int round_weight(const struct smoothing *s, struct search *f, int i)
-{
-    const struct rewrite_context *c = s->context;
-    const struct gpu_ops *ops = c->gpu->ops;
-    const struct qscheme *scheme = scheme_of(c, i);
-    struct tensor *w = &f->weights[i], codes = {0}, scale = {0}, zero = {0};
-
-    int rc = ops->convert(c->stream, w, weight_of(c, i));
-    rc = rc != 0 ? rc : ops->scale(c->stream, w, NULL, &f->factor);
-    if (rc != 0 || scheme == NULL || scheme->kind != QTENSOR_INT) {
-        return rc;
-    }
-    const struct gpu_grid grid = {
-        .bits = scheme->bits, .group_size = scheme->group_size, .sym = scheme->sym, .scale_dtype = scheme->scale_dtype};
-    const int64_t groups[2] = {w->shape[0], w->shape[1] / scheme->group_size};
-    rc = gpu_tensor_new(c->gpu, DTYPE_U8, 2, w->shape, &codes);
-    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, groups, &scale);
-    rc = rc != 0 ? rc : gpu_tensor_new(c->gpu, DTYPE_F32, 2, groups, &zero);
-    rc = rc != 0 ? rc : ops->grid(c->stream, &scale, &zero, w, NULL, &grid);
-    rc = rc != 0 ? rc : ops->round(c->stream, &codes, w, &scale, &zero, &grid);
-    rc = rc != 0 ? rc : ops->dequantize(c->stream, w, &codes, &scale, &zero, &grid);
-    gpu_tensor_free(c->gpu, &codes);
-    gpu_tensor_free(c->gpu, &scale);
-    gpu_tensor_free(c->gpu, &zero);
-    return rc;
-}
-
-/* How this linear's input will be quantized, the static scale being what the calibration set reaches over s. */
-static struct gpu_input input_of(const struct smoothing *s, const struct qscheme *scheme)
-{
-    struct gpu_input input = scheme != NULL ? scheme->input : (struct gpu_input){.element = DTYPE_F32};
-    float most = 0;
-
-    for (int64_t j = 0; j < s->columns; j++) {
-        float reached = s->inputs[j] / s->factors[j];
-        most = reached > most ? reached : most;
-    }
-    input.scale = most > 0 ? most / 127.0f : 1.0f;
-    return input;
-}
-
-/* Relative output error of the group's modules on one micro-batch, added up. */
-static int try_batch(const struct smoothing *s, struct search *f, const struct tensor *in)
-{
-    const struct rewrite_context *c = s->context;
-    const struct gpu_ops *ops = c->gpu->ops;
-    struct tensor from = tensor_rows(in, 0, in->shape[0] < f->tokens ? in->shape[0] : f->tokens);
-    struct tensor x = tensor_rows(&f->x, 0, from.shape[0]);
-    struct gpu_residual lost;
-    int rc = 0;
-
-    for (int i = 0; rc == 0 && x.shape[0] > 0 && i < c->group->count; i++) {
-        const struct qscheme *scheme = scheme_of(c, i);
-        if (scheme == NULL) {
-            continue;
-        }
-        int64_t rows = f->weights[i].shape[0];
-        struct tensor wanted = tensor_2d(f->wanted.data, DTYPE_F32, x.shape[0], rows);
-        struct tensor gotten = tensor_2d(f->gotten.data, DTYPE_F32, x.shape[0], rows);
-        struct gpu_input input = input_of(s, scheme);
-        rc = ops->convert(c->stream, &x, &from);
-        rc = rc != 0 ? rc : ops->scale(c->stream, &x, NULL, &f->inverse);
-        if (input.element != DTYPE_F32) {
-            rc = rc != 0 ? rc : ops->quantize_input(c->stream, &x, &x, NULL, &input);
-        }
-        rc = rc != 0 ? rc : ops->linear(c->stream, &wanted, &from, weight_of(c, i), NULL);
-        rc = rc != 0 ? rc : ops->linear(c->stream, &gotten, &x, &f->weights[i], NULL);
-        rc = rc != 0 ? rc : ops->residual(c->stream, &lost, &wanted, &gotten, NULL, NULL, NULL);
-        if (rc == 0) {
-            f->error += lost.weight_sq > 0 ? lost.error_sq / lost.weight_sq : 0;
-        }
-    }
-    return rc;
-}
-
-/* The error of s->factors over about SEARCH_TOKENS tokens spread over the calibration set. */
-static int try_factors(const struct smoothing *s, struct search *f)
+/* max |W_j| over all linears and rows, for each column, and max |X_j|. */
+static int smoothquant_measure(struct smoothing *s)
 {
     const struct rewrite_context *c = s->context;
     size_t bytes = (size_t)s->columns * sizeof(float);
-    float *inverse = malloc(bytes);
-    int rc = inverse == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld factors", (long long)s->columns)
-                             : c->tick(c->tick_data);
+    AUTO_TENSOR(absmax, c->gpu);
 
-    for (int64_t j = 0; rc == 0 && j < s->columns; j++) {
-        inverse[j] = 1.0f / s->factors[j];
+    TRY(gpu_tensor_new(c->gpu, DTYPE_F32, 1, &s->columns, &absmax));
+    for (int i = 0; i < c->group->count; i++) {
+        TRY(c->gpu->ops->column_stats(c->stream, &absmax, NULL, rewrite_weight(c, i)));
     }
-    rc = rc != 0 ? rc : gpu_tensor_upload(c->gpu, c->stream, &f->inverse, inverse);
-    rc = rc != 0 ? rc : gpu_tensor_upload(c->gpu, c->stream, &f->factor, s->factors);
-    free(inverse);
-    for (int i = 0; rc == 0 && i < c->group->count; i++) {
-        rc = round_weight(s, f, i);
-    }
-    int64_t wanted = (SEARCH_TOKENS + f->tokens - 1) / f->tokens;
-    int64_t stride = c->batches > wanted ? c->batches / wanted : 1;
-    f->error = 0;
-    for (int64_t i = 0; rc == 0 && i < c->batches && i / stride < wanted; i += stride) {
-        struct block_values values;
-        rc = c->input(c->input_data, i, &values);
-        if (rc == 0) {
-            const struct tensor in = block_value(&values, c->group->input);
-            rc = try_batch(s, f, &in);
-        }
-    }
-    return rc;
+    TRY(c->gpu->ops->download(c->stream, s->weights, absmax.data, bytes));
+    return c->gpu->ops->download(c->stream, s->inputs, c->stats->absmax.data, bytes);
 }
 
-/* s->best = the factors of the least error; *gain false when leaving the group alone is as good as any. */
-static int search_alpha(struct smoothing *s, bool *gain)
+static int smoothquant_rewrite(const struct rewrite_context *context)
 {
-    const struct rewrite_context *c = s->context;
-    struct search f = {0};
-    struct block_values values;
-    double least = INFINITY;
+    const struct smoothquant_params *p = context->params;
+    int64_t columns = context->group->columns;
+    bool given = !isnan(p->smoothing_strength), gain = true;
+    AUTO_FREE float *memory = NULL;
 
-    int rc = c->input(c->input_data, 0, &values);
-    if (rc == 0) {
-        /* An expert's batches differ, and some have no tokens. */
-        int64_t tokens = c->group->expert < 0 ? block_value(&values, c->group->input).shape[0] : c->stats->tokens;
-        rc = search_init(s, tokens < SEARCH_TOKENS ? tokens : SEARCH_TOKENS, &f);
-    }
-    for (int i = -1; rc == 0 && i < SEARCH_STEPS; i++) {
-        if (i < 0) {
-            for (int64_t j = 0; j < s->columns; j++) {
-                s->factors[j] = 1.0f;
-            }
-        } else {
-            set_factors(s, SEARCH_FIRST + SEARCH_STEP * i);
-        }
-        rc = try_factors(s, &f);
-        if (rc == 0 && f.error < least) { /* never true of NaN */
-            least = f.error;
-            *gain = i >= 0;
-            memcpy(s->best, s->factors, (size_t)s->columns * sizeof(float));
-        }
-    }
-    search_deinit(s, &f);
-    return rc;
-}
-
-static int smooth(struct smoothing *s)
-{
-    const struct rewrite_context *c = s->context;
-    double alpha = isnan(s->params->smoothing_strength) ? USUAL_STRENGTH : s->params->smoothing_strength;
-    bool given = !isnan(s->params->smoothing_strength), gain = true;
-
-    int rc = measure_weights(s);
-    if (rc == 0 && (s->params->alpha_search == PARAMS_ON || (s->params->alpha_search == PARAMS_AUTO && !given))) {
-        gain = false;
-        rc = search_alpha(s, &gain);
-    } else if (rc == 0) {
-        set_factors(s, alpha);
-        memcpy(s->best, s->factors, (size_t)s->columns * sizeof(float));
-    }
-    return rc != 0 || !gain ? rc : block_fold(c->block, c->group, s->best, c->weight_dtype, c->gpu, c->stream);
-}
-
-static int rewrite(const struct rewrite_context *context)
-{
-    struct smoothing s = {
-        .context = context,
-        .params = context->params,
-        .columns = context->group->columns,
-    };
-
-    if (!is_wanted(context) || !is_worth_it(context)) {
+    if (!smoothquant_is_enabled(context) || !smoothquant_has_quantized_inputs(context)) {
         return 0;
     }
-    float *memory = calloc((size_t)s.columns, 4 * sizeof(*memory));
-    if (memory == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld factors", (long long)s.columns);
+    TRY(mem_array(&memory, 4 * (size_t)columns));
+    struct smoothing s = {.context = context,
+                          .params = p,
+                          .columns = columns,
+                          .inputs = memory,
+                          .weights = memory + columns,
+                          .factors = memory + 2 * columns,
+                          .best = memory + 3 * columns};
+    TRY(smoothquant_measure(&s));
+    if (p->alpha_search == PARAMS_ON || (p->alpha_search == PARAMS_AUTO && !given)) {
+        TRY(smoothing_search(&s, &gain));
+    } else {
+        smoothing_set_factors(&s, given ? p->smoothing_strength : USUAL_STRENGTH);
+        s.best = s.factors;
     }
-    s.inputs = memory;
-    s.weights = memory + s.columns;
-    s.factors = memory + 2 * s.columns;
-    s.best = memory + 3 * s.columns;
-    int rc = smooth(&s);
-    free(memory);
-    return rc;
+    return gain ? block_fold(context->block, context->group, s.best, context->weight_dtype, context->gpu,
+                             context->stream)
+                : 0;
 }
 
-/* Of the groups whose factors go through rows, by attention or not: the first that there is, in a plan that goes to
- * *plan, and whether any module of such a group has its inputs quantized. */
-static const struct plan_group *find_rows(const struct plans *plans, const bool *quantized_inputs, bool attention,
-                                          const struct plan **plan, bool *quantized)
+/* Of the groups whose factors go through rows, by attention or not: the first that there is, its plan in *plan, and
+ * whether any module of such a group has its inputs quantized. */
+static const struct plan_group *smoothquant_find_rows(const struct plans *plans, const bool *quantized_inputs,
+                                                      bool attention, const struct plan **plan, bool *quantized)
 {
     const struct plan_group *found = NULL;
 
@@ -422,7 +181,8 @@ static const struct plan_group *find_rows(const struct plans *plans, const bool 
     return found;
 }
 
-static void refuse_idle(const char *member, const char *pointer, const char *module, struct validation_errors *errors)
+static void smoothquant_refuse_idle(const char *member, const char *pointer, const char *module,
+                                    struct validation_errors *errors)
 {
     char at[192];
 
@@ -431,17 +191,19 @@ static void refuse_idle(const char *member, const char *pointer, const char *mod
                    "\"%s\" does nothing: the inputs of %s are not quantized in any block", member, module);
 }
 
-/* What cannot be smoothed, or need not be, is left alone in silence only where nobody asked for it. */
-static void check_model(const void *params, const struct plans *plans, const bool *quantized_inputs,
-                        const char *pointer, struct validation_errors *errors)
+/* What cannot be smoothed, or need not be, is left alone silently only where the request does not ask for it. */
+static void smoothquant_check_model(const void *params, const struct plans *plans, const bool *quantized_inputs,
+                                    const char *pointer, struct validation_errors *errors)
 {
     const struct smoothquant_params *p = params;
     const struct plan *plan = NULL;
-    const struct plan_group *group;
-    bool quantized;
+    const struct plan_group *group = NULL;
+    bool quantized = false;
     char at[192];
 
-    group = p->smooth_output == PARAMS_ON ? find_rows(plans, quantized_inputs, true, &plan, &quantized) : NULL;
+    if (p->smooth_output == PARAMS_ON) {
+        group = smoothquant_find_rows(plans, quantized_inputs, true, &plan, &quantized);
+    }
     if (group != NULL && group->fold.shared) {
         const struct plan_attention *a = &plan->steps[plan_find_step(plan, STEP_ATTENTION)].attention;
         text_pointer(at, sizeof(at), pointer, "smooth_output");
@@ -452,11 +214,15 @@ static void check_model(const void *params, const struct plans *plans, const boo
                        plan_short_path(plan->modules[group->fold.module].path),
                        plan_short_path(plan->modules[group->modules[0]].path));
     } else if (group != NULL && !quantized) {
-        refuse_idle("smooth_output", pointer, plan_short_path(plan->modules[group->modules[0]].path), errors);
+        smoothquant_refuse_idle("smooth_output", pointer, plan_short_path(plan->modules[group->modules[0]].path),
+                                errors);
     }
-    group = p->smooth_down == PARAMS_ON ? find_rows(plans, quantized_inputs, false, &plan, &quantized) : NULL;
+    group = NULL;
+    if (p->smooth_down == PARAMS_ON) {
+        group = smoothquant_find_rows(plans, quantized_inputs, false, &plan, &quantized);
+    }
     if (group != NULL && !quantized) {
-        refuse_idle("smooth_down", pointer, plan_short_path(plan->modules[group->modules[0]].path), errors);
+        smoothquant_refuse_idle("smooth_down", pointer, plan_short_path(plan->modules[group->modules[0]].path), errors);
     }
 }
 
@@ -500,11 +266,11 @@ const struct quantizer quantizer_smoothquant = {
     .params = smoothquant_params_tables,
     .params_size = sizeof(struct smoothquant_params),
     .check = quant_base_check,
-    .check_model = check_model,
-    .scheme = scheme,
-    .amend = amend,
-    .defaults_after = defaults_after,
+    .check_model = smoothquant_check_model,
+    .scheme = smoothquant_scheme,
+    .amend = smoothquant_amend,
+    .defaults_after = smoothquant_defaults_after,
     .rewrite_stats = STATS_RANGE,
-    .rewrite = rewrite,
-    .solve = solve,
+    .rewrite = smoothquant_rewrite,
+    .solve = smoothquant_solve,
 };

@@ -6,28 +6,35 @@
 #include "quantizers/quantizer.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <stdlib.h>
 
-#define CHUNK_TOKENS 2048 /* at least; a backend that wants larger micro-batches is fast on larger chunks only */
+#define CHUNK_TOKENS 2048 /* minimum; a backend with larger micro-batches is fast on larger chunks only */
+
+static int stats_allocate(struct layer_stats *stats, const struct gpu *gpu)
+{
+    int64_t columns = stats->columns;
+
+    if ((stats->flags & STATS_HESSIAN) != 0) {
+        TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){columns, columns}, &stats->hessian));
+    }
+    if ((stats->flags & STATS_RANGE) != 0) {
+        TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &columns, &stats->absmax));
+        TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &columns, &stats->absmean));
+    }
+    if ((stats->flags & STATS_SAMPLE) != 0) {
+        TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){STATS_SAMPLE_TOKENS, columns}, &stats->sample));
+        stats->sample.shape[0] = 0;
+    }
+    return 0;
+}
 
 int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const struct gpu *gpu)
 {
     struct layer_stats made = {.flags = flags & ~(unsigned)(STATS_TARGET | STATS_SPREAD), .columns = columns};
-    const int64_t square[2] = {columns, columns};
-    int rc = 0;
 
-    if ((flags & STATS_HESSIAN) != 0) {
-        rc = gpu_tensor_new(gpu, DTYPE_F32, 2, square, &made.hessian);
-    }
-    if (rc == 0 && (flags & STATS_RANGE) != 0) {
-        rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &columns, &made.absmax);
-        rc = rc != 0 ? rc : gpu_tensor_new(gpu, DTYPE_F32, 1, &columns, &made.absmean);
-    }
-    if (rc == 0 && (flags & STATS_SAMPLE) != 0) {
-        rc = gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){STATS_SAMPLE_TOKENS, columns}, &made.sample);
-        made.sample.shape[0] = 0;
-    }
+    int rc = stats_allocate(&made, gpu);
     if (rc != 0) {
         stats_deinit(&made, gpu);
         return err_pass(rc, "statistics of %lld columns", (long long)columns);
@@ -38,20 +45,16 @@ int stats_init(struct layer_stats *stats, unsigned flags, int64_t columns, const
 
 int stats_init_spread(struct layer_stats *stats, int64_t tokens, const struct gpu *gpu)
 {
-    int rc = input_sample_init(&stats->spread, tokens, stats->columns, gpu);
-
-    stats->flags |= rc == 0 ? STATS_SPREAD : 0;
-    return rc;
+    TRY(input_sample_init(&stats->spread, tokens, stats->columns, gpu));
+    stats->flags |= STATS_SPREAD;
+    return 0;
 }
 
 int stats_init_target(struct layer_stats *stats, int64_t outputs, const struct gpu *gpu)
 {
     const int64_t shape[2] = {outputs > 0 ? outputs : stats->columns, stats->columns};
 
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &stats->target);
-    if (rc != 0) {
-        return err_pass(rc, "targets of %lld columns", (long long)stats->columns);
-    }
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, shape, &stats->target));
     stats->flags |= STATS_TARGET;
     stats->outputs = outputs;
     return 0;
@@ -64,12 +67,12 @@ int stats_add_target(struct layer_stats *stats, const struct gpu *gpu, struct gp
                               : gpu->ops->cross(stream, &stats->target, x, missing);
 }
 
-/* As many of x as there is room for. */
-static int keep_sample(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream,
-                       const struct tensor *x)
+/* Copy as many inputs of x as the sample still has space for. */
+static int stats_add_sample(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream,
+                            const struct tensor *x)
 {
-    int64_t held = stats->sample.shape[0], room = STATS_SAMPLE_TOKENS - held;
-    int64_t count = x->shape[0] < room ? x->shape[0] : room;
+    int64_t held = stats->sample.shape[0], left = STATS_SAMPLE_TOKENS - held;
+    int64_t count = x->shape[0] < left ? x->shape[0] : left;
 
     if ((stats->flags & STATS_SAMPLE) == 0 || count == 0) {
         return 0;
@@ -82,108 +85,94 @@ static int keep_sample(struct layer_stats *stats, const struct gpu *gpu, struct 
 int stats_add(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *x)
 {
     int64_t tokens = x->shape[0];
-    int64_t most = gpu->info.batch_tokens > CHUNK_TOKENS ? gpu->info.batch_tokens : CHUNK_TOKENS;
-    int rc = 0;
+    int64_t chunk_tokens = gpu->info.batch_tokens > CHUNK_TOKENS ? gpu->info.batch_tokens : CHUNK_TOKENS;
 
     if (x->shape[1] != stats->columns) {
         return err_raise(ERR_INTERNAL, "inputs of %lld columns for statistics of %lld", (long long)x->shape[1],
                          (long long)stats->columns);
     }
-    rc = keep_sample(stats, gpu, stream, x);
-    rc = rc != 0 || (stats->flags & STATS_SPREAD) == 0 ? rc : input_sample_add(&stats->spread, gpu, stream, x);
-    for (int64_t first = 0; rc == 0 && first < tokens; first += most) {
-        struct tensor chunk = tensor_rows(x, first, tokens - first < most ? tokens - first : most);
+    TRY(stats_add_sample(stats, gpu, stream, x));
+    if ((stats->flags & STATS_SPREAD) != 0) {
+        TRY(input_sample_add(&stats->spread, gpu, stream, x));
+    }
+    for (int64_t first = 0; first < tokens; first += chunk_tokens) {
+        struct tensor chunk = tensor_rows(x, first, tokens - first < chunk_tokens ? tokens - first : chunk_tokens);
         if ((stats->flags & STATS_HESSIAN) != 0) {
-            rc = gpu->ops->gram(stream, &stats->hessian, &chunk);
+            TRY(gpu->ops->gram(stream, &stats->hessian, &chunk));
         }
-        if (rc == 0 && (stats->flags & STATS_RANGE) != 0) {
-            rc = gpu->ops->column_stats(stream, &stats->absmax, &stats->absmean, &chunk);
+        if ((stats->flags & STATS_RANGE) != 0) {
+            TRY(gpu->ops->column_stats(stream, &stats->absmax, &stats->absmean, &chunk));
         }
     }
-    if (rc == 0) {
-        stats->tokens += tokens;
-    }
-    return rc;
+    stats->tokens += tokens;
+    return 0;
 }
 
 /* The sums of |x| become means. */
-static int finish_means(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream)
+static int stats_finish_means(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream)
 {
-    float *means = malloc((size_t)stats->columns * sizeof(*means));
+    AUTO_FREE float *means = NULL;
 
-    if (means == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld means", (long long)stats->columns);
-    }
-    int rc = gpu->ops->download(stream, means, stats->absmean.data, tensor_bytes(&stats->absmean));
-    for (int64_t i = 0; rc == 0 && i < stats->columns; i++) {
+    TRY(mem_buffer(&means, (size_t)stats->columns));
+    TRY(gpu->ops->download(stream, means, stats->absmean.data, tensor_bytes(&stats->absmean)));
+    for (int64_t i = 0; i < stats->columns; i++) {
         means[i] /= (float)stats->tokens;
     }
-    rc = rc != 0 ? rc : gpu_tensor_upload(gpu, stream, &stats->absmean, means);
-    free(means);
-    return rc;
+    return gpu_tensor_upload(gpu, stream, &stats->absmean, means);
 }
 
 int stats_finish(struct layer_stats *stats, const struct gpu *gpu, struct gpu_stream *stream)
 {
-    int rc = 0;
-
     if (stats->tokens == 0) {
         return err_raise(ERR_INSUFFICIENT_CALIBRATION, "no calibration token came to an input of %lld columns",
                          (long long)stats->columns);
     }
     if ((stats->flags & STATS_HESSIAN) != 0) {
-        rc = gpu->ops->symmetrize(stream, &stats->hessian, 2.0 / (double)stats->tokens);
+        TRY(gpu->ops->symmetrize(stream, &stats->hessian, 2.0 / (double)stats->tokens));
     }
-    if (rc == 0 && (stats->flags & STATS_TARGET) != 0) {
-        rc = gpu->ops->combine(stream, &stats->target, 2.0 / (double)stats->tokens, &stats->target, 0, NULL);
+    if ((stats->flags & STATS_TARGET) != 0) {
+        TRY(gpu->ops->combine(stream, &stats->target, 2.0 / (double)stats->tokens, &stats->target, 0, NULL));
     }
-    if (rc == 0 && (stats->flags & STATS_RANGE) != 0) {
-        rc = finish_means(stats, gpu, stream);
-    }
-    return rc;
+    return (stats->flags & STATS_RANGE) != 0 ? stats_finish_means(stats, gpu, stream) : 0;
 }
 
 #define IDENTITY_ROWS 64 /* that are uploaded at once */
 
-static int set_identity(const struct tensor *h, const struct gpu *gpu, struct gpu_stream *stream)
+static int stats_set_identity(const struct tensor *h, const struct gpu *gpu, struct gpu_stream *stream)
 {
     int64_t n = h->shape[1];
-    float *rows = calloc(IDENTITY_ROWS * (size_t)n, sizeof(*rows));
-    int rc = rows != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d rows", IDENTITY_ROWS);
+    AUTO_FREE float *rows = NULL;
 
-    for (int64_t first = 0; rc == 0 && first < n; first += IDENTITY_ROWS) {
+    TRY(mem_array(&rows, IDENTITY_ROWS * (size_t)n));
+    for (int64_t first = 0; first < n; first += IDENTITY_ROWS) {
         struct tensor part = tensor_rows(h, first, n - first < IDENTITY_ROWS ? n - first : IDENTITY_ROWS);
         for (int64_t i = 0; i < part.shape[0]; i++) {
             rows[i * n + first + i] = 1.0f;
         }
-        rc = gpu_tensor_upload(gpu, stream, &part, rows);
+        TRY(gpu_tensor_upload(gpu, stream, &part, rows));
         for (int64_t i = 0; i < part.shape[0]; i++) {
             rows[i * n + first + i] = 0.0f;
         }
     }
-    free(rows);
-    return rc;
+    return 0;
 }
 
 int stats_shrink(struct layer_stats *stats, struct layer_stats *pooled, int64_t min_tokens, const struct gpu *gpu,
                  struct gpu_stream *stream)
 {
     double own = (double)stats->tokens / (double)min_tokens;
-    int rc = 0;
 
     if ((stats->flags & STATS_HESSIAN) != 0) {
-        rc = stats->tokens == 0
-                 ? set_identity(&pooled->hessian, gpu, stream)
-                 : gpu->ops->combine(stream, &pooled->hessian, own, &stats->hessian, 1 - own, &pooled->hessian);
+        TRY(stats->tokens == 0
+                ? stats_set_identity(&pooled->hessian, gpu, stream)
+                : gpu->ops->combine(stream, &pooled->hessian, own, &stats->hessian, 1 - own, &pooled->hessian));
     }
-    if (rc == 0) {
-        struct layer_stats made = *pooled;
-        made.tokens = stats->tokens;
-        made.wanted_tokens = min_tokens;
-        *pooled = *stats;
-        *stats = made;
-    }
-    return rc;
+    struct layer_stats made = *pooled;
+    made.tokens = stats->tokens;
+    made.min_tokens = min_tokens;
+    *pooled = *stats;
+    *stats = made;
+    return 0;
 }
 
 void stats_deinit(struct layer_stats *stats, const struct gpu *gpu)

@@ -23,16 +23,17 @@
 #define SHRINK 2.0
 
 /* G (H + damp)^-1 in delta. */
-static int correction(const struct solve_context *context, const struct layer_stats *stats, const struct tensor *u,
-                      const int32_t *order, const struct linear_job *job, const struct tensor *delta)
+static int target_correction(const struct solve_context *context, const struct layer_stats *stats,
+                             const struct tensor *u, const int32_t *order, const struct linear_job *job,
+                             const struct tensor *delta)
 {
     const struct gpu_ops *ops = context->gpu->ops;
 
     if (stats->outputs > 0) {
         return ops->solve(context->stream, delta, &stats->target, u, order);
     }
-    int rc = ops->multiply(context->stream, delta, job->weight, &stats->target);
-    return rc != 0 ? rc : ops->solve(context->stream, delta, delta, u, order);
+    TRY(ops->multiply(context->stream, delta, job->weight, &stats->target));
+    return ops->solve(context->stream, delta, delta, u, order);
 }
 
 int target_new(const struct solve_context *context, const struct layer_stats *stats, const struct tensor *u,
@@ -40,21 +41,20 @@ int target_new(const struct solve_context *context, const struct layer_stats *st
 {
     const struct gpu *gpu = context->gpu;
     double share = 1 - SHRINK * (double)stats->columns / (double)stats->tokens;
-    struct tensor target = {0};
     int64_t nonfinite = -1;
+    AUTO_TENSOR(target, gpu);
 
     if ((stats->flags & STATS_TARGET) == 0 || !(share > 0)) {
         return 0;
     }
-    int rc = gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, job->weight->shape, &target);
-    rc = rc != 0 ? rc : correction(context, stats, u, order, job, &target);
-    rc = rc != 0 ? rc : gpu->ops->combine(context->stream, &target, share, &target, 1, job->weight);
-    rc = rc != 0 ? rc : gpu->ops->find_nonfinite(context->stream, &nonfinite, &target);
-    if (rc != 0 || nonfinite >= 0) {
-        gpu_tensor_free(gpu, &target);
-        snprintf(job->note, sizeof(job->note), "%s", nonfinite >= 0 ? "target of the float model is not finite" : "");
-        return rc;
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, job->weight->shape, &target));
+    TRY(target_correction(context, stats, u, order, job, &target));
+    TRY(gpu->ops->combine(context->stream, &target, share, &target, 1, job->weight));
+    TRY(gpu->ops->find_nonfinite(context->stream, &nonfinite, &target));
+    if (nonfinite >= 0) {
+        snprintf(job->note, sizeof(job->note), "target of the float model is not finite");
+        return 0;
     }
-    *out = target;
+    *out = tensor_move(&target);
     return 0;
 }

@@ -93,7 +93,7 @@ START_TEST(test_static_inputs_are_told)
     json_decref(row);
     job.result.input_scale = 0.5f;
     facts.input = (struct report_input){.known = true,
-                                        .range = {.scale = 0.5f, .share = 0.25, .error = 0.01, .error_whole = 0.04},
+                                        .range = {.scale = 0.5f, .share = 0.25, .error = 0.01, .error_absmax = 0.04},
                                         .absmax = 254,
                                         .rms = 2,
                                         .outlier = true};
@@ -105,7 +105,7 @@ START_TEST(test_static_inputs_are_told)
     ck_assert_double_eq(number(row, "input_absmax_to_rms"), 127);
     ck_assert(json_is_true(json_object_get(row, "input_outlier")));
     json_decref(row);
-    facts.input.range.error = facts.input.range.error_whole = NAN; /* nothing measured it */
+    facts.input.range.error = facts.input.range.error_absmax = NAN; /* nothing measured it */
     facts.input.outlier = false;
     row = row_json(&facts);
     ck_assert(json_is_null(json_object_get(row, "input_error")));

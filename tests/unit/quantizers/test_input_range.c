@@ -112,18 +112,18 @@ START_TEST(no_range_of_the_grid_is_better)
                 float scale = input_range_scale(most, input.element, dtypes[i / 2]);
                 double error = error_of(&rig, &x, weights, 2, input, scale);
                 least = error < least ? error : least;
-                ck_assert(half > 0 || fabs(error - range.error_whole) <= 1e-4 * error);
+                ck_assert(half > 0 || fabs(error - range.error_absmax) <= 1e-4 * error);
             }
             double error = error_of(&rig, &x, weights, 2, input, range.scale);
             ck_assert_msg(fabs(error - range.error) <= 1e-4 * error, "%d %d: %g, not %g", shape, i, range.error, error);
             ck_assert_msg(error <= 1.0201 * least, "%d %d: %g above %g", shape, i, error, least);
-            ck_assert(range.error <= range.error_whole);
+            ck_assert(range.error <= range.error_absmax);
             ck_assert_float_eq(range.scale,
                                input_range_scale((float)((double)absmax * range.share), input.element, dtypes[i / 2]));
             ck_assert_float_eq(range.scale, dtype_round(range.scale, dtypes[i / 2]));
             if (shape != EVEN && input.element == DTYPE_I8) {
-                ck_assert_msg(range.share < 0.1 && range.error < 0.05 * range.error_whole, "%d %d: %g of %g at %g",
-                              shape, i, range.error, range.error_whole, range.share);
+                ck_assert_msg(range.share < 0.1 && range.error < 0.05 * range.error_absmax, "%d %d: %g of %g at %g",
+                              shape, i, range.error, range.error_absmax, range.share);
             }
         }
         gpu_tensor_free(&rig.gpu, &x);
@@ -192,7 +192,7 @@ START_TEST(threads_make_no_difference)
         rig_close(&rig);
     }
     ck_assert(ranges[0].scale == ranges[1].scale && ranges[0].error == ranges[1].error);
-    ck_assert(ranges[0].share == ranges[1].share && ranges[0].error_whole == ranges[1].error_whole);
+    ck_assert(ranges[0].share == ranges[1].share && ranges[0].error_absmax == ranges[1].error_absmax);
 }
 END_TEST
 
@@ -251,7 +251,7 @@ START_TEST(the_sample_stands_for_all)
             for (int64_t t = s * sample.width; t < end; t++) {
                 most = fmaxf(most, fmaxf(floats(&x)[2 * t], fabsf(floats(&x)[2 * t + 1])));
             }
-            ck_assert_float_eq(sample.most[s], most);
+            ck_assert_float_eq(sample.max[s], most);
             ck_assert_float_eq(weights[s * 4], 1.0f);
         }
         free(weights);
