@@ -2,7 +2,7 @@
 /* A job file: the body of POST /v1/quantization/jobs, in JSON or in YAML.
  *
  * Of YAML, what JSON has: mappings with text keys, sequences, and scalars read as the core schema of YAML 1.2 reads
- * them (null, true, false, numbers; everything else, and what is quoted, is text: "on" and "no" are no booleans). One
+ * them (null, true, false, numbers; everything else, and what is quoted, is text: "on" and "no" are not booleans). One
  * document; anchors, aliases, merge keys and tags are refused, and so are duplicate keys. */
 
 #include <jansson.h>

@@ -1,5 +1,5 @@
 #pragma once
-/* The table behind which a blob store stands. Within storage only. Any thread. */
+/* The table of a blob store's functions. Within storage only. Any thread. */
 
 #include "storage/storage.h"
 

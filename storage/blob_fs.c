@@ -6,11 +6,12 @@
  * went with it. Taking a hold and deleting happen under one lock, so that a writer who found its blob there cannot lose
  * it.
  *
- * What a large file that was dropped had in memory and on disk takes a while to give back, which nobody waits for: its
- * last name goes at once, and a thread closes it. */
+ * Freeing the pages and the disk space of a large file takes a while, so nobody waits for it: its last name is removed
+ * at once, and a thread closes it. */
 
 #include "storage/blob.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
 
@@ -25,7 +26,7 @@
 #include <unistd.h>
 
 #define BLOB_PATH_MAX 4096
-#define LARGE_BYTES ((int64_t)16 << 20) /* from here on a thread costs less than giving back does */
+#define LARGE_BYTES ((int64_t)16 << 20) /* from this size on a thread costs less than closing does */
 
 struct hold {
     struct hold *next;
@@ -71,8 +72,8 @@ static int sync_folder(const struct blobs *blobs, const char *sha256)
 {
     char path[BLOB_PATH_MAX];
 
-    int rc = fs_path(path, sizeof(path), "%s/blobs/sha256/%.2s", blobs->data_dir, sha256);
-    return rc != 0 ? rc : fs_sync_dir(path);
+    TRY(fs_path(path, sizeof(path), "%s/blobs/sha256/%.2s", blobs->data_dir, sha256));
+    return fs_sync_dir(path);
 }
 
 /* All 256 folders at once, so that a commit needs to sync only its own. */
@@ -82,24 +83,20 @@ static int blob_fs_make_folders(const char *data_dir)
     bool made = false;
 
     for (int i = 0; i < 256; i++) {
-        int rc = fs_path(path, sizeof(path), "%s/blobs/sha256/%02x", data_dir, i);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(fs_path(path, sizeof(path), "%s/blobs/sha256/%02x", data_dir, i));
         if (mkdir(path, 0700) == 0) {
             made = true;
         } else if (errno != EEXIST) {
             return err_raise_errno(errno, "cannot create %s", path);
         }
     }
-    int rc = 0;
-    if (made) {
-        rc = fs_path(path, sizeof(path), "%s/blobs/sha256", data_dir);
-        rc = rc != 0 ? rc : fs_sync_dir(path);
-        rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/blobs", data_dir);
-        rc = rc != 0 ? rc : fs_sync_dir(path);
+    if (!made) {
+        return 0;
     }
-    return rc;
+    TRY(fs_path(path, sizeof(path), "%s/blobs/sha256", data_dir));
+    TRY(fs_sync_dir(path));
+    TRY(fs_path(path, sizeof(path), "%s/blobs", data_dir));
+    return fs_sync_dir(path);
 }
 
 static void blobs_close(struct blobs *blobs)
@@ -187,7 +184,7 @@ static void close_dropped(struct blobs *blobs, int fd)
     }
 }
 
-/* Where the hold on a blob hangs; the end of the list when there is none. Under the lock. */
+/* The link to the hold on a blob; the end of the list when there is none. Under the lock. */
 static struct hold **find_hold(struct blobs *blobs, const char *sha256)
 {
     struct hold **at = &blobs->holds;
@@ -269,9 +266,11 @@ static void writer_free(struct fs_writer *writer)
     free(writer);
 }
 
+CLEANUP_FREE(fs_writer, struct fs_writer, writer_free)
+
 static int writer_new(struct blobs *blobs, struct blob_writer **out)
 {
-    struct fs_writer *writer = calloc(1, sizeof(*writer));
+    AUTO(fs_writer) struct fs_writer *writer = calloc(1, sizeof(*writer));
     char name[ID_SIZE];
 
     if (writer == NULL) {
@@ -282,17 +281,15 @@ static int writer_new(struct blobs *blobs, struct blob_writer **out)
     writer->blobs = blobs;
     writer->fd = -1;
     writer->digest = digest_new();
-    int rc = writer->digest == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest") : 0;
-    rc = rc != 0 ? rc : fs_path(writer->path, sizeof(writer->path), "%s/tmp/%s", blobs->data_dir, name);
-    if (rc == 0) {
-        writer->fd = open(writer->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        rc = writer->fd < 0 ? err_raise_errno(errno, "cannot create %s", writer->path) : 0;
+    if (writer->digest == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
-    if (rc != 0) {
-        writer_free(writer);
-        return rc;
+    TRY(fs_path(writer->path, sizeof(writer->path), "%s/tmp/%s", blobs->data_dir, name));
+    writer->fd = open(writer->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (writer->fd < 0) {
+        return err_raise_errno(errno, "cannot create %s", writer->path);
     }
-    *out = &writer->base;
+    *out = &MOVE(writer)->base;
     return 0;
 }
 
@@ -316,7 +313,8 @@ static void writer_abort(struct blob_writer *base)
     writer_free(writer);
 }
 
-static int seal(int fd)
+/* On disk and read-only. */
+static int finalize(int fd)
 {
     return fchmod(fd, 0444) != 0 ? err_raise_errno(errno, "cannot make a blob read-only") : fs_sync(fd);
 }
@@ -326,7 +324,7 @@ static int writer_commit_take(struct blob_writer *base, char sha256[DIGEST_HEX_S
     struct fs_writer *writer = (struct fs_writer *)base;
     char hex[DIGEST_HEX_SIZE];
 
-    int rc = seal(writer->fd);
+    int rc = finalize(writer->fd);
     if (rc == 0) {
         digest_finish(writer->digest, hex);
         writer->digest = NULL;
@@ -344,38 +342,44 @@ static int writer_commit_take(struct blob_writer *base, char sha256[DIGEST_HEX_S
     return 0;
 }
 
-static int blob_fs_adopt(struct blobs *blobs, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
-                         int64_t *size)
+static int adopt_open(struct blobs *blobs, int fd, const char *path, const char *known_sha256,
+                      char sha256[DIGEST_HEX_SIZE], int64_t *size)
 {
     char hex[DIGEST_HEX_SIZE];
     struct stat info;
     int64_t hashed;
 
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) {
-        return err_raise_errno(errno, "cannot open %s", path);
-    }
-    int rc = 0;
     if (fstat(fd, &info) != 0) {
-        rc = err_raise_errno(errno, "cannot stat %s", path);
-    } else if (!S_ISREG(info.st_mode)) {
-        rc = err_raise(ERR_INVALID_PARAMETER, "%s is no regular file", path);
-    } else if (known_sha256 != NULL) {
+        return err_raise_errno(errno, "cannot stat %s", path);
+    }
+    if (!S_ISREG(info.st_mode)) {
+        return err_raise(ERR_INVALID_PARAMETER, "%s is not a regular file", path);
+    }
+    if (known_sha256 != NULL) {
         memcpy(hex, known_sha256, sizeof(hex));
     } else {
-        rc = digest_file(fd, hex, &hashed);
+        TRY(digest_file(fd, hex, &hashed));
     }
-    rc = rc != 0 ? rc : seal(fd);
-    rc = rc != 0 ? rc : place(blobs, path, hex, info.st_size);
-    close_dropped(blobs, fd);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(finalize(fd));
+    TRY(place(blobs, path, hex, info.st_size));
     memcpy(sha256, hex, sizeof(hex));
     if (size != NULL) {
         *size = info.st_size;
     }
     return 0;
+}
+
+static int blob_fs_adopt(struct blobs *blobs, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
+                         int64_t *size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0) {
+        return err_raise_errno(errno, "cannot open %s", path);
+    }
+    int rc = adopt_open(blobs, fd, path, known_sha256, sha256, size);
+    close_dropped(blobs, fd);
+    return rc;
 }
 
 static int reader_open(struct blobs *blobs, const char *sha256, struct blob_reader **out, int64_t *size)

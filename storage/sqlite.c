@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* errno behind an I/O error. A failed COMMIT leaves it with the write-ahead log's file only. */
+/* The errno of an I/O error. After a failed COMMIT only the write-ahead log's file has it. */
 static int cause_of(struct state *state, int answer)
 {
     sqlite3_file *log = NULL;

@@ -1,5 +1,4 @@
-/* What a job leaves behind: events, finished blocks with their report rows, and what it says once its artifact is
- * deleted.
+/* What belongs to a job: events, finished blocks with their report rows, and its result once its artifact is deleted.
  *
  * An event's number comes from its job's row in the same transaction as the change it tells, so numbers are gapless and
  * a stream that resumes after number n misses nothing. */

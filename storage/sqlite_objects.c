@@ -39,7 +39,7 @@ int sqlite_object_store(struct state *state, const char *project, const char *ki
     if (id == NULL || kind == NULL || project == NULL || rc == 0) {
         return err_raise(ERR_INTERNAL, "an object without project, kind, id or created_at cannot be stored");
     }
-    rc = sqlite_run(
+    TRY(sqlite_run(
         state, NULL,
         "INSERT INTO objects (project, kind, id, status, method, model, purpose, job, created_at, body)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET status = excluded.status,"
@@ -47,14 +47,14 @@ int sqlite_object_store(struct state *state, const char *project, const char *ki
         " created_at = excluded.created_at, body = excluded.body",
         "ttttttttij", project, kind, id, json_get_string(body, "status"), json_get_string(body, "method"),
         either(body, "model", "model_id"), json_get_string(body, "purpose"), either(body, "job", "job_id"), created_at,
-        body);
-    rc = rc != 0 ? rc : sqlite_run(state, NULL, "DELETE FROM blob_refs WHERE kind = ? AND id = ?", "tt", kind, id);
-    rc = rc != 0 ? rc : add_reference(state, kind, id, body);
+        body));
+    TRY(sqlite_run(state, NULL, "DELETE FROM blob_refs WHERE kind = ? AND id = ?", "tt", kind, id));
+    TRY(add_reference(state, kind, id, body));
     json_array_foreach(json_object_get(body, "files"), i, file)
     {
-        rc = rc != 0 ? rc : add_reference(state, kind, id, file);
+        TRY(add_reference(state, kind, id, file));
     }
-    return rc;
+    return 0;
 }
 
 int sqlite_object_put(struct state *state, struct state_args *args)

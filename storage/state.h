@@ -1,5 +1,5 @@
 #pragma once
-/* The table behind which a database stands. Within storage only.
+/* The table of a database's functions. Within storage only.
  *
  * Every operation runs on the storage thread, is one transaction, and takes its arguments by name in one struct, so
  * that dispatching from the caller's thread is one function for all of them. What an argument means is said in

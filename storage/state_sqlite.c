@@ -48,13 +48,13 @@ static int set_up(struct state *state, bool unclean)
 {
     sqlite3_busy_timeout(state->db, SQLITE_BUSY_MS);
     sqlite3_extended_result_codes(state->db, 1);
-    int rc = sqlite_script(state, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
-                                  "PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF");
-    if (rc == 0 && unclean) {
-        rc = quick_check(state);
+    TRY(sqlite_script(state, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+                             "PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF"));
+    if (unclean) {
+        TRY(quick_check(state));
     }
-    rc = rc != 0 ? rc : migrations_apply(state);
-    return rc != 0 ? rc : sqlite_run(state, NULL, "DELETE FROM idempotency WHERE response IS NULL", "");
+    TRY(migrations_apply(state));
+    return sqlite_run(state, NULL, "DELETE FROM idempotency WHERE response IS NULL", "");
 }
 
 static void state_close(struct state *state)

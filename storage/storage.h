@@ -1,8 +1,8 @@
 #pragma once
-/* What lasts: state (jobs, events, layer rows, objects) and blobs (bytes by SHA-256).
+/* Durable data: state (jobs, events, layer rows, objects) and blobs (bytes by SHA-256).
  *
- * Both stand behind small tables (struct state_ops, struct blob_ops), so that SQLite and the local disk are one row
- * each and PostgreSQL and S3 become others. store_* functions may be called from any thread but the loop thread: each
+ * Both are reached through small tables (struct state_ops, struct blob_ops): SQLite and the local disk are one row
+ * each, and PostgreSQL and S3 become others. store_* functions may be called from any thread but the loop thread: each
  * is dispatched to the storage thread, which alone owns the database connection, and waits for the committed answer.
  *
  * A job travels as a struct whose members are its columns (job_row.h), objects and events as JSON objects. A function
@@ -49,7 +49,7 @@ int store_object_get(struct store *store, const char *project, const char *kind,
 int store_object_delete(struct store *store, const char *project, const char *kind, const char *id);
 
 /* {"object":"list","data":[...],"first_id","last_id","has_more"}; keyset pages (no OFFSET). A cursor
- * may name an object that is gone; ERR_INVALID_CURSOR when it is no id of this kind. */
+ * may name an object that is gone; ERR_INVALID_CURSOR when it is not an id of this kind. */
 int store_object_list(struct store *store, const char *kind, const struct page *page, json_t **list);
 
 /* --- jobs (job_row.h). A row that a function gives is the caller's to release (job_row_deinit, job_list_deinit). */

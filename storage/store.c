@@ -160,18 +160,15 @@ static int store_open_parts(const struct store_config *config, struct store *sto
         return err_raise(ERR_CONFIG, "there is no %s store \"%.64s\"", store->state_ops == NULL ? "state" : "blob",
                          store->state_ops == NULL ? state : blobs);
     }
-    int rc = store_dir_open(config->data_dir, &store->lock_fd);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(store_dir_open(config->data_dir, &store->lock_fd));
     store->data_dir = strdup(config->data_dir);
     store->calls = queue_new(STORE_QUEUE_LENGTH);
     if (store->data_dir == NULL || store->calls == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the store");
     }
-    rc = reserve_open(&store->reserve, config->data_dir);
-    rc = rc != 0 ? rc : store->state_ops->open(config->data_dir, &store->state);
-    return rc != 0 ? rc : store->blob_ops->open(config->data_dir, &store->blobs);
+    TRY(reserve_open(&store->reserve, config->data_dir));
+    TRY(store->state_ops->open(config->data_dir, &store->state));
+    return store->blob_ops->open(config->data_dir, &store->blobs);
 }
 
 static void close_parts(struct store *store)
@@ -222,9 +219,8 @@ void store_close(struct store *store)
 
 static int perform_ready(struct store *store, struct call *call)
 {
-    int rc = reserve_check(&store->reserve);
-
-    return rc != 0 ? rc : store->state_ops->ready(store->state, call->args);
+    TRY(reserve_check(&store->reserve));
+    return store->state_ops->ready(store->state, call->args);
 }
 
 int store_ready(struct store *store)
@@ -385,7 +381,7 @@ static int blob_referenced(void *data, const char *sha256)
     return store->state_ops->blob_referenced(store->state, sha256);
 }
 
-/* The whole sweep is one call of the storage thread, so that no object can be put between asking and deleting. */
+/* The complete sweep is one call of the storage thread, so that no object can be put between asking and deleting. */
 static int perform_collect(struct store *store, struct call *call)
 {
     return store->blob_ops->collect(store->blobs, blob_referenced, store, &call->number);

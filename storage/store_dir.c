@@ -1,11 +1,12 @@
 /* The data directory belongs to one daemon at a time.
  *
- * The lock is an open-file-description lock: it is the descriptor's and not the process's, so that a second open in the
- * same process conflicts too and a crash releases it. POSIX locks on network filesystems are not to be trusted, nor is
- * SQLite's WAL there, so those are refused by name. tmp/ is emptied only after the lock is held. */
+ * The lock is an open-file-description lock: it belongs to the descriptor, not to the process, so that a second open in
+ * the same process conflicts too and a crash releases it. POSIX locks and SQLite's WAL are not reliable on network
+ * filesystems, so those are refused by name. tmp/ is emptied only after the lock is held. */
 
 #include "storage/store_dir.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
 
@@ -50,10 +51,7 @@ static int take_lock(const char *data_dir, int *lock_fd)
 {
     char path[DIR_PATH_MAX];
 
-    int rc = fs_path(path, sizeof(path), "%s/lock", data_dir);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(fs_path(path, sizeof(path), "%s/lock", data_dir));
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) {
         return err_raise_errno(errno, "cannot open %s", path);
@@ -75,33 +73,33 @@ static int store_dir_make_folders(const char *data_dir)
     static const char *const folders[] = {"blobs/sha256", "jobs", "tmp"};
     char path[DIR_PATH_MAX];
 
-    int rc = fs_path(path, sizeof(path), "%s/tmp", data_dir);
-    rc = rc != 0 ? rc : fs_remove_tree(path);
-    for (size_t i = 0; rc == 0 && i < sizeof(folders) / sizeof(folders[0]); i++) {
-        rc = fs_path(path, sizeof(path), "%s/%s", data_dir, folders[i]);
-        rc = rc != 0 ? rc : fs_make_dirs(path);
+    TRY(fs_path(path, sizeof(path), "%s/tmp", data_dir));
+    TRY(fs_remove_tree(path));
+    for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+        TRY(fs_path(path, sizeof(path), "%s/%s", data_dir, folders[i]));
+        TRY(fs_make_dirs(path));
     }
-    return rc != 0 ? rc : fs_sync_dir(data_dir);
+    return fs_sync_dir(data_dir);
+}
+
+static int dir_prepare(const char *data_dir, int *lock_fd)
+{
+    AUTO_CLOSE int fd = -1;
+
+    TRY(fs_make_dirs(data_dir));
+    TRY(refuse_network(data_dir));
+    TRY(take_lock(data_dir, &fd));
+    TRY(store_dir_make_folders(data_dir));
+    *lock_fd = cleanup_move_fd(&fd);
+    return 0;
 }
 
 int store_dir_open(const char *data_dir, int *lock_fd)
 {
-    int fd = -1;
-
     if (data_dir == NULL || data_dir[0] != '/') {
         return err_raise(ERR_CONFIG, "the data directory \"%.200s\" is not an absolute path",
                          data_dir == NULL ? "" : data_dir);
     }
-    int rc = fs_make_dirs(data_dir);
-    rc = rc != 0 ? rc : refuse_network(data_dir);
-    rc = rc != 0 ? rc : take_lock(data_dir, &fd);
-    rc = rc != 0 ? rc : store_dir_make_folders(data_dir);
-    if (rc != 0) {
-        if (fd >= 0) {
-            close(fd);
-        }
-        return err_pass(rc, "open the data directory %s", data_dir);
-    }
-    *lock_fd = fd;
-    return 0;
+    int rc = dir_prepare(data_dir, lock_fd);
+    return rc != 0 ? err_pass(rc, "open the data directory %s", data_dir) : 0;
 }

@@ -1,9 +1,9 @@
 /* The reserve of a data directory.
  *
- * On a full disk even a deletion needs room: a transaction is written to the log before pages become free. The file
- * "reserve" holds that room. Only what ends or removes something may use it (store.c decides); whatever makes something
- * new gets ERR_DISK_FULL instead. Once space is back the file is made again, and until then the store says that it is
- * not ready.
+ * On a full disk even a deletion needs space: a transaction is written to the log before pages become free. The file
+ * "reserve" holds that space. Only transactions that end or remove something may use it (store.c decides); those that
+ * create something get ERR_DISK_FULL instead. Once there is space again the file is created again, and until then the
+ * store is not ready.
  *
  * Sizes follow the disk, so that a small one is usable too. Allocation is the filesystem's own, which counts against a
  * quota as well; one that only promises space (copy-on-write) makes the reserve weaker, not wrong. */
@@ -37,9 +37,9 @@ static int64_t disk_bytes(const char *path)
     return statvfs(path, &info) == 0 ? (int64_t)info.f_blocks * (int64_t)info.f_frsize : INT64_MAX;
 }
 
-static int64_t between(int64_t value, int64_t least, int64_t most)
+static int64_t between(int64_t value, int64_t min, int64_t max)
 {
-    return value < least ? least : value > most ? most : value;
+    return value < min ? min : value > max ? max : value;
 }
 
 static int reserve_path(const struct reserve *reserve, const char *suffix, char path[RESERVE_PATH_MAX])
@@ -59,7 +59,7 @@ static int allocate(const char *path, int64_t bytes)
         failed = posix_fallocate(fd, 0, (off_t)bytes);
     } while (failed == EINTR);
     close(fd);
-    return failed != 0 ? err_raise_errno(failed, "cannot keep %lld bytes in %s", (long long)bytes, path) : 0;
+    return failed != 0 ? err_raise_errno(failed, "cannot reserve %lld bytes in %s", (long long)bytes, path) : 0;
 }
 
 /* A file that has its name has its bytes. */
@@ -67,12 +67,9 @@ static int make(struct reserve *reserve)
 {
     char temp[RESERVE_PATH_MAX], path[RESERVE_PATH_MAX];
 
-    int rc = reserve_path(reserve, ".tmp", temp);
-    rc = rc != 0 ? rc : reserve_path(reserve, "", path);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = allocate(temp, reserve->bytes);
+    TRY(reserve_path(reserve, ".tmp", temp));
+    TRY(reserve_path(reserve, "", path));
+    int rc = allocate(temp, reserve->bytes);
     if (rc == 0 && rename(temp, path) != 0) {
         rc = err_raise_errno(errno, "cannot rename to %s", path);
     }
@@ -84,32 +81,32 @@ static int make(struct reserve *reserve)
     return 0;
 }
 
-static bool has_room(const struct reserve *reserve)
+static bool has_space(const struct reserve *reserve)
 {
-    int64_t room = fs_free_bytes(reserve->data_dir);
+    int64_t available = fs_free_bytes(reserve->data_dir);
 
-    return room < 0 || room >= reserve->least_free + reserve->bytes;
+    return available < 0 || available >= reserve->min_free + reserve->bytes;
 }
 
 void reserve_renew(struct reserve *reserve)
 {
-    struct err_record kept;
+    struct err_record record;
     int64_t now = clock_monotonic_ms();
 
     if (reserve->held || (reserve->tried_ms != 0 && now - reserve->tried_ms < RENEW_EVERY_MS)) {
         return;
     }
     reserve->tried_ms = now;
-    if (!has_room(reserve)) {
+    if (!has_space(reserve)) {
         return;
     }
-    err_take(&kept); /* of the call before */
+    err_take(&record); /* the caller's */
     if (make(reserve) == 0) {
         log_info("disk reserve made", LOG_I("bytes", reserve->bytes));
     } else {
         log_err(LOG_DEBUG, "disk reserve not made", NULL);
     }
-    err_restore(&kept);
+    err_restore(&record);
 }
 
 bool reserve_release(struct reserve *reserve)
@@ -135,19 +132,16 @@ int reserve_open(struct reserve *reserve, const char *data_dir)
     int64_t disk = disk_bytes(data_dir);
 
     *reserve = (struct reserve){.bytes = between(disk / RESERVE_SHARE, RESERVE_BYTES_MIN, RESERVE_BYTES_MAX),
-                                .least_free = between(disk / FREE_SHARE, 0, FREE_BYTES_MAX)};
-    int rc = fs_path(reserve->data_dir, sizeof(reserve->data_dir), "%s", data_dir);
-    rc = rc != 0 ? rc : reserve_path(reserve, "", path);
-    if (rc != 0) {
-        return rc;
-    }
+                                .min_free = between(disk / FREE_SHARE, 0, FREE_BYTES_MAX)};
+    TRY(fs_path(reserve->data_dir, sizeof(reserve->data_dir), "%s", data_dir));
+    TRY(reserve_path(reserve, "", path));
     reserve->held = lstat(path, &info) == 0;
     if (reserve->held && info.st_size != reserve->bytes) { /* of a build or a disk of another size */
         (void)unlink(path);
         reserve->held = false;
     }
-    int64_t room = fs_free_bytes(data_dir);
-    if (reserve->held && room >= 0 && room < reserve->bytes) {
+    int64_t available = fs_free_bytes(data_dir);
+    if (reserve->held && available >= 0 && available < reserve->bytes) {
         (void)reserve_release(reserve);
         return 0;
     }
@@ -157,20 +151,21 @@ int reserve_open(struct reserve *reserve, const char *data_dir)
 
 int reserve_check(struct reserve *reserve)
 {
-    int64_t room = fs_free_bytes(reserve->data_dir);
+    int64_t available = fs_free_bytes(reserve->data_dir);
     int rc;
 
-    if (room >= 0 && room < reserve->least_free) {
+    if (available >= 0 && available < reserve->min_free) {
         rc = err_raise(ERR_DISK_FULL, "%lld MiB are free in the data directory and %lld MiB are needed for new work",
-                       (long long)(room / MIB), (long long)(reserve->least_free / MIB));
+                       (long long)(available / MIB), (long long)(reserve->min_free / MIB));
     } else {
-        reserve->tried_ms = 0; /* whoever asks wants to know it now */
+        reserve->tried_ms = 0; /* try at once */
         reserve_renew(reserve);
         if (reserve->held) {
             return 0;
         }
-        rc = err_raise(ERR_DISK_FULL, "the data directory has no room for its reserve of %lld MiB beside %lld MiB",
-                       (long long)(reserve->bytes / MIB), (long long)(reserve->least_free / MIB));
+        rc = err_raise(ERR_DISK_FULL,
+                       "the data directory has no space for its reserve of %lld MiB in addition to %lld MiB",
+                       (long long)(reserve->bytes / MIB), (long long)(reserve->min_free / MIB));
     }
-    return err_set_hint(rc, "delete artifacts, files or jobs, or give the data directory more room");
+    return err_set_hint(rc, "delete artifacts, files or jobs, or give the data directory more space");
 }

@@ -9,13 +9,13 @@
 
 struct reserve {
     char data_dir[RESERVE_PATH_MAX];
-    int64_t bytes;      /* of the file */
-    int64_t least_free; /* beside it, for the daemon to be ready */
-    int64_t tried_ms;   /* when it was last tried to make it again */
+    int64_t bytes;    /* of the file */
+    int64_t min_free; /* in addition, for the daemon to be ready */
+    int64_t tried_ms; /* when it was last tried to make it again */
     bool held;
 };
 
-/* Looks at the disk of data_dir and at the file. When the disk has no room for what opening a database needs, the file
+/* Looks at the disk of data_dir and at the file. When the disk has no space for what opening a database needs, the file
  * is given up at once; else it is made where it is missing. */
 int reserve_open(struct reserve *reserve, const char *data_dir);
 /* Give the space up. True: there is some that was not there before. */

@@ -3,7 +3,7 @@
 
 Looks for words that mean something else, or nothing, to readers of other projects, in docs/, README.md, CONTRIBUTING.md, CHANGELOG.md and
 each layer's README.md, and for those that are never meant otherwise in the comments of the C files of COMMENTED; names the word to use.
-Code (fenced blocks, `code`), targets of links and lists made from sources are not looked at.
+Code (fenced blocks, `code`), what a comment quotes, targets of links and lists made from sources are not looked at.
 """
 
 import re
@@ -14,8 +14,8 @@ import tree
 PAGES = re.compile(r"CHANGELOG\.md|README\.md|CONTRIBUTING\.md|docs/[^/]+\.md|(?:%s)/README\.md" % "|".join((*tree.LAYERS, "deploy")))
 
 # Where comments are looked at.
-COMMENTED = ("base/", "pipeline/", "api/", "daemon/", "tests/bench/", "tests/conformance/", "tests/fuzz/", "tests/tools/", "tests/unit/api/",
-             "tests/unit/base/", "tests/unit/daemon/", "tests/unit/jobs/", "tests/unit/pipeline/", "tests/unit/storage/")
+COMMENTED = ("base/", "pipeline/", "api/", "daemon/", "storage/", "cli/", "tests/bench/", "tests/conformance/", "tests/fuzz/", "tests/tools/",
+             "tests/unit/api/", "tests/unit/base/", "tests/unit/daemon/", "tests/unit/jobs/", "tests/unit/pipeline/", "tests/unit/storage/")
 
 WORDS = {
     r"whole": "complete, per-tensor",
@@ -73,6 +73,8 @@ ALLOWED = {
 CODE = re.compile(r"^(?:```.*?^```$|<!-- operations.*?<!-- end of operations -->)|`[^`\n]*`|\]\([^)\n]*\)", re.M | re.S)
 COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)+\'|(/\*.*?\*/|//[^\n]*)', re.S)
 
+QUOTED = re.compile(r'"[^"\n]*"')
+
 
 def pattern(word):
     return re.compile(r"(?<![\w-])(?:%s)(?![\w-])" % word.replace(" ", r"\s+"), re.I)
@@ -102,7 +104,7 @@ def comment_faults(text):
     at, kept = 0, []
     for match in COMMENT.finditer(text):
         kept.append(re.sub(r"[^\n]", " ", text[at:match.start()]))
-        comment = match.group(1)
+        comment = match.group(1) and QUOTED.sub(blank, match.group(1))
         kept.append(re.sub(r"[^\n]", " ", match.group(0)) if comment is None else re.sub(r"(?m)^\s*\*", lambda m: " " * len(m.group(0)), comment))
         at = match.end()
     return faults("".join(kept), COMMENT_PATTERNS)
@@ -118,7 +120,7 @@ def self_test():
     assert ALWAYS <= set(WORDS)
     for bad in ["x = 1; /* the whole file */", "/* It\n * is no\n * error. */", "// behind it\n", 'f("a\\"b"); /* the seal */']:
         assert comment_faults(bad), bad
-    for good in ['f("the whole file");', "int whole; /* at most 3 */", "/* there is no file */", "/* `behind` */", "c = '\"'; /* fine */ f(whole);"]:
+    for good in ['f("the whole file");', "int whole; /* at most 3 */", "/* there is no file */", "/* `behind`, \"behind\" */", "c = '\"'; /* fine */ f(whole);"]:
         assert not comment_faults(good), (good, comment_faults(good))
     assert comment_faults("a\n\n/* one\n * whole */")[0][0] == 4
     for page in ["README.md", "docs/api.md", "gpu/README.md"]:

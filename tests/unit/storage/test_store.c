@@ -14,7 +14,7 @@ START_TEST(blocks_are_one_transaction)
     char id[ID_SIZE];
     struct job_row job;
     json_t *list;
-    json_t *block = json_of("{'index': 0, 'file': 'b0', 'sha256': 'x', 'activations': {'float': 'y'}}");
+    json_t *block = json_of("{'index': 0, 'file': 'b0', 'sha256': 'x', 'chains': {'float': 'y'}}");
     json_t *layers = json_of("[{'index': 1, 'module': 'q'}, {'index': 0, 'module': 'k'}]");
 
     bench_init(&bench);
@@ -27,7 +27,7 @@ START_TEST(blocks_are_one_transaction)
     ck_assert_int_eq(commit_block(bench.store, id, 1, block, layers), ERR_JOB_STATE_CONFLICT);
     ck_assert_int_eq(check_events(bench.store, id), 3); /* all of it was undone */
     ck_assert_rc_ok(store_blocks_list(bench.store, id, &list));
-    assert_json_take(list, "[{'index': 0, 'file': 'b0', 'sha256': 'x', 'activations': {'float': 'y'}}]");
+    assert_json_take(list, "[{'index': 0, 'file': 'b0', 'sha256': 'x', 'chains': {'float': 'y'}}]");
     ck_assert_rc_ok(store_layers_list(bench.store, id, &list));
     assert_json_take(list, "[{'index': 1, 'module': 'q'}, {'index': 0, 'module': 'k'}]"); /* as given */
     ck_assert_rc_ok(store_job_get(bench.store, NULL, id, &job));
