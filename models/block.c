@@ -192,9 +192,9 @@ static int step_linear(const struct run *r, const struct tensor *out, const stru
 {
     const struct block_module *module = &r->block->modules[r->values->first_module + r->step->module];
     struct tensor input = in[0];
-    int rc = 0;
+    int rc = module->weight.data != NULL ? 0 : err_raise(ERR_INTERNAL, "an expert's linear runs before it is loaded");
 
-    if (module->input.element != DTYPE_F32) {
+    if (rc == 0 && module->input.element != DTYPE_F32) {
         rc = round_input(r, module, &in[0], &input);
     }
     return rc != 0 ? rc
@@ -267,28 +267,13 @@ static int step_scale(const struct run *r, const struct tensor *out, const struc
     return r->s->gpu->ops->combine(r->s->stream, out, r->step->factor, &in[0], 0, NULL);
 }
 
-/* Each expert's weighted outputs are added in the order of the experts. */
 static int step_experts(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    const struct plan_experts *experts = r->step->experts;
-    const struct gpu_ops *ops = r->s->gpu->ops;
-    struct expert_scratch *e = &r->s->experts;
-    int rc = block_route(r->values, r->number);
+    int rc = block_experts_begin(r->values, r->number);
 
+    (void)out;
     (void)in;
-    rc = rc != 0 ? rc : ops->fill_zero(r->s->stream, out->data, tensor_bytes(out));
-    for (int64_t i = 0; rc == 0 && i < experts->count; i++) {
-        struct block_values rows;
-        rc = block_expert(r->block, r->values, r->number, i, false, ~(plan_set)0, &rows);
-        if (rc == 0 && block_values_rows(&rows) > 0) {
-            const struct tensor places =
-                tensor_1d((int32_t *)e->places.data + e->offsets[i], DTYPE_I32, block_values_rows(&rows));
-            const struct tensor made = block_value(&rows, experts->plan->output);
-            const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, r->s->tokens, experts->top_k);
-            rc = ops->scatter_rows(r->s->stream, out, &made, &places, &weights);
-        }
-    }
-    return rc;
+    return rc != 0 ? rc : block_experts_add(r->block, r->values, r->number, 0, r->step->experts->count);
 }
 
 static int (*const forwards[])(const struct run *, const struct tensor *out, const struct tensor *in) = {
@@ -442,6 +427,37 @@ int block_expert(const struct block *block, const struct block_values *values, i
     return rc != 0 ? rc : block_run(block, rows, steps);
 }
 
+int block_experts_begin(const struct block_values *values, int step)
+{
+    const struct tensor out = block_value(values, values->plan->steps[step].out);
+
+    return values->scratch->gpu->ops->fill_zero(values->scratch->stream, out.data, tensor_bytes(&out));
+}
+
+/* Each expert's weighted outputs are added in the order of the experts. */
+int block_experts_add(const struct block *block, const struct block_values *values, int step, int64_t first,
+                      int64_t count)
+{
+    const struct plan_experts *experts = values->plan->steps[step].experts;
+    const struct tensor out = block_value(values, values->plan->steps[step].out);
+    struct block_scratch *s = values->scratch;
+    const struct expert_scratch *e = &s->experts;
+    int rc = block_route(values, step);
+
+    for (int64_t i = first; rc == 0 && i < first + count; i++) {
+        struct block_values rows;
+        rc = block_expert(block, values, step, i, false, ~(plan_set)0, &rows);
+        if (rc == 0 && block_values_rows(&rows) > 0) {
+            const struct tensor places =
+                tensor_1d((int32_t *)e->places.data + e->offsets[i], DTYPE_I32, block_values_rows(&rows));
+            const struct tensor made = block_value(&rows, experts->plan->output);
+            const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, experts->top_k);
+            rc = s->gpu->ops->scatter_rows(s->stream, &out, &made, &places, &weights);
+        }
+    }
+    return rc;
+}
+
 int64_t block_values_rows(const struct block_values *values)
 {
     return values->scratch->tokens;
@@ -462,11 +478,6 @@ int block_group_input(const struct block *block, const struct block_values *valu
     }
     int rc = all ? 0 : block_route(values, group->step);
     return rc != 0 ? rc : block_expert(block, values, group->step, group->expert, all, steps, rows);
-}
-
-int block_forward(const struct block *block, const struct block_values *values)
-{
-    return block_run(block, values, ~(plan_set)0);
 }
 
 int block_attention_heads(const struct block *block, const struct block_values *values, plan_set have,

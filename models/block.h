@@ -1,7 +1,10 @@
 #pragma once
 /* One decoder block on a device: its tensors by the plan of its layer (plan.h), and the plan's steps over explicit
  * activations, any of them at a time, so that a pipeline can look at each group's input and replace the group's modules
- * before what comes after them is computed (true-sequential). */
+ * before what comes after them is computed (true-sequential).
+ *
+ * The modules of experts are loaded and dropped one by one, so that a block takes no more memory than the experts that
+ * are in use. */
 
 #include "models/model.h"
 #include "models/plan.h"
@@ -11,7 +14,7 @@
 struct block_reader; /* block_reader.h */
 
 struct block_module {
-    struct tensor weight; /* F32 [out, in], on the device */
+    struct tensor weight; /* F32 [out, in], on the device; data NULL: an expert's that is not loaded */
     struct tensor bias;   /* data NULL when there is none */
     bool changed;         /* by block_fold, its bias with it */
     /* What quantization made of it: */
@@ -24,20 +27,28 @@ struct block_norm {
     bool changed;
 };
 
+struct block_factors; /* block_internal.h */
+
 struct block {
     int64_t index;
     const struct model_config *config;
     const struct plan *plan;
     struct block_module *modules;            /* [plan->module_count] */
     struct block_norm *norms;                /* [plan->norm_count] */
+    struct block_factors *factors;           /* that block_fold gave to experts' modules, the last first */
     struct gpu_cache key_cache, value_cache; /* how the runtime keeps keys and values; group_size 0: as they are */
     struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */
 };
 
-/* Read block `index`, weights as F32, by what a reader has of it; reader may be NULL. The device has done with the
- * reader's bytes on return. On failure nothing is held. */
+/* Read block `index` without its experts, weights as F32, by what a reader has of it; reader may be NULL. The device
+ * has done with the reader's bytes on return. On failure nothing is held. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
                struct block_reader *reader, struct block *out);
+/* Read an expert's module that is not loaded, likewise, with the factors that it was given so far. */
+int block_load_module(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream,
+                      struct block_reader *reader, struct block *block, int module);
+/* Free an expert's weight and bias. What quantization says of its input stays. */
+void block_drop_module(struct block *block, int module, const struct gpu *gpu);
 void block_deinit(struct block *block, const struct gpu *gpu); /* zeroed is fine */
 /* A block that sees the tensors of another one, to have some of them replaced: neither what it sees nor what replaces
  * that is its own. */
@@ -83,7 +94,8 @@ struct tensor block_value(const struct block_values *values, int value);
 /* Let it lie elsewhere from now on, and with it all that share its storage. */
 void block_value_bind(struct block_values *values, int value, void *data);
 
-/* Run some of the plan's steps, in order (plan_steps tells which). */
+/* Run some of the plan's steps, in order (plan_steps tells which). All of them: the layer's input becomes its output,
+ * in place. */
 int block_run(const struct block *block, const struct block_values *values, plan_set steps);
 /* A step EXPERTS, one expert at a time: who goes where, of the values that the step reads; then for each expert the
  * rows of the tokens that went to it (`all`: of every token) and some steps of its plan over them. `rows` has their
@@ -93,12 +105,15 @@ int block_route(const struct block_values *values, int step);
 int block_expert(const struct block *block, const struct block_values *values, int step, int64_t expert, bool all,
                  plan_set steps, struct block_values *rows);
 int64_t block_values_rows(const struct block_values *values);
+/* Some experts of such a step, one after another: what each makes of its rows is added to the step's output, which the
+ * first is to find zeroed (block_experts_begin). All of them in order are the step. */
+int block_experts_begin(const struct block_values *values, int step);
+int block_experts_add(const struct block *block, const struct block_values *values, int step, int64_t first,
+                      int64_t count);
 /* The input of a group from the values that it is made of (plan_sources): of a group of the layer `values` themselves,
  * of an expert's the rows that it gets, with the group's input among their values. */
 int block_group_input(const struct block *block, const struct block_values *values, const struct plan_group *group,
                       bool all, struct block_values *rows);
-/* All of them: the layer's input becomes its output, in place. */
-int block_forward(const struct block *block, const struct block_values *values);
 /* Queries, keys (both rotated) and values [T, heads or kv_heads * head_dim] as they come to the block's attention,
  * before any cache, from the values `have`: valid until the next run. ERR_INTERNAL where there is no attention or it
  * does not follow from them. */

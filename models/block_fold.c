@@ -3,9 +3,11 @@
  *
  * A norm is stored in the checkpoint's own type, so the quotient is rounded to it first and the consumers take up
  * exactly what the stored norm lost: the function is kept to the rounding of one product. The rows of a module
- * are quantized or stored later, like any weight. */
+ * are quantized or stored later, like any weight.
+ *
+ * Experts come and go (block_load_module): their factors are remembered, and given to them each time. */
 
-#include "models/block.h"
+#include "models/block_internal.h"
 
 #include "base/err.h"
 
@@ -36,11 +38,79 @@ static int fold_norm(struct block *block, int index, float *factors, int64_t cou
     return rc;
 }
 
-/* Rows of a module and of its bias, divided. */
+/* Factors for the rows of a module and of its bias, or for its columns. */
+static int scale_module(struct block *block, int index, bool by_rows, const struct tensor *factors,
+                        const struct gpu *gpu, struct gpu_stream *stream)
+{
+    struct block_module *module = &block->modules[index];
+    int rc = gpu->ops->scale(stream, &module->weight, by_rows ? factors : NULL, by_rows ? NULL : factors);
+
+    if (rc == 0 && by_rows && module->bias.data != NULL) {
+        struct tensor bias = tensor_2d(module->bias.data, DTYPE_F32, 1, tensor_count(factors));
+        rc = gpu->ops->scale(stream, &bias, NULL, factors);
+    }
+    return rc;
+}
+
+/* An expert's module is going to be loaded again. */
+static int remember(struct block *block, int module, bool rows, const float *factors, int64_t count)
+{
+    struct block_factors *made = malloc(sizeof(*made) + (size_t)count * sizeof(*factors));
+
+    if (made == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld factors", (long long)count);
+    }
+    *made = (struct block_factors){.next = block->factors, .module = module, .rows = rows, .count = count};
+    memcpy(made->factors, factors, (size_t)count * sizeof(*factors));
+    block->factors = made;
+    return 0;
+}
+
+/* On the device and on the host, for each module that takes them up. */
+static int change_module(struct block *block, int index, bool by_rows, const struct tensor *factors, const float *host,
+                         const struct gpu *gpu, struct gpu_stream *stream)
+{
+    struct block_module *module = &block->modules[index];
+    int rc = block->plan->modules[index].expert >= 0 ? remember(block, index, by_rows, host, tensor_count(factors)) : 0;
+
+    module->changed = true;
+    return rc != 0 || module->weight.data == NULL ? rc : scale_module(block, index, by_rows, factors, gpu, stream);
+}
+
+int block_apply_factors(struct block *block, int module, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    const struct block_factors *done = NULL, *next;
+    int rc = 0;
+
+    do { /* the oldest of those that are left */
+        next = NULL;
+        for (const struct block_factors *f = block->factors; f != done; f = f->next) {
+            next = f->module == module ? f : next;
+        }
+        if (next != NULL) {
+            struct tensor factors = {0};
+            rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &next->count, next->factors, &factors);
+            rc = rc != 0 ? rc : scale_module(block, module, next->rows, &factors, gpu, stream);
+            gpu_tensor_free(gpu, &factors);
+        }
+        done = next;
+    } while (rc == 0 && next != NULL);
+    return rc;
+}
+
+void block_free_factors(struct block *block)
+{
+    while (block->factors != NULL) {
+        struct block_factors *next = block->factors->next;
+        free(block->factors);
+        block->factors = next;
+    }
+}
+
+/* The rows of a module, divided. */
 static int fold_rows(struct block *block, int index, const float *factors, int64_t count, const struct gpu *gpu,
                      struct gpu_stream *stream)
 {
-    struct block_module *module = &block->modules[index];
     float *inverse = malloc((size_t)count * sizeof(*inverse));
     struct tensor rows = {0};
 
@@ -51,14 +121,9 @@ static int fold_rows(struct block *block, int index, const float *factors, int64
         inverse[j] = 1.0f / factors[j];
     }
     int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, inverse, &rows);
-    rc = rc != 0 ? rc : gpu->ops->scale(stream, &module->weight, &rows, NULL);
-    if (rc == 0 && module->bias.data != NULL) {
-        struct tensor bias = tensor_2d(module->bias.data, DTYPE_F32, 1, count);
-        rc = gpu->ops->scale(stream, &bias, NULL, &rows);
-    }
+    rc = rc != 0 ? rc : change_module(block, index, true, &rows, inverse, gpu, stream);
     gpu_tensor_free(gpu, &rows);
     free(inverse);
-    module->changed = true;
     return rc;
 }
 
@@ -69,10 +134,7 @@ static int scale_readers(struct block *block, const struct plan_group *group, co
     int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &group->columns, factors, &cols);
 
     for (int i = 0; rc == 0 && i < block->plan->module_count; i++) {
-        if (plan_reads(block->plan, group, i)) {
-            rc = gpu->ops->scale(stream, &block->modules[i].weight, NULL, &cols);
-            block->modules[i].changed = true;
-        }
+        rc = plan_reads(block->plan, group, i) ? change_module(block, i, false, &cols, factors, gpu, stream) : 0;
     }
     gpu_tensor_free(gpu, &cols);
     return rc;

@@ -1,6 +1,6 @@
 /* The tensors of a block, by the plan of its layer: loaded, listed, seen. */
 
-#include "models/block.h"
+#include "models/block_internal.h"
 
 #include "base/err.h"
 #include "models/block_reader.h"
@@ -22,19 +22,27 @@ static int load_tensor(const struct source *source, const char *name, struct ten
     return model_load_bytes(source->model, name, bytes, DTYPE_F32, source->gpu, source->stream, out);
 }
 
+static int load_module(const struct source *source, struct block *block, int i)
+{
+    const struct plan_module *module = &block->plan->modules[i];
+    char name[MODEL_NAME_MAX];
+
+    model_tensor_name(source->model, block->index, module->path, "weight", name);
+    int rc = load_tensor(source, name, &block->modules[i].weight);
+    if (rc == 0 && module->bias) {
+        model_tensor_name(source->model, block->index, module->path, "bias", name);
+        rc = load_tensor(source, name, &block->modules[i].bias);
+    }
+    return rc;
+}
+
 static int load_tensors(const struct source *source, struct block *block)
 {
     char name[MODEL_NAME_MAX];
     int rc = 0;
 
     for (int i = 0; rc == 0 && i < block->plan->module_count; i++) {
-        const struct plan_module *module = &block->plan->modules[i];
-        model_tensor_name(source->model, block->index, module->path, "weight", name);
-        rc = load_tensor(source, name, &block->modules[i].weight);
-        if (rc == 0 && module->bias) {
-            model_tensor_name(source->model, block->index, module->path, "bias", name);
-            rc = load_tensor(source, name, &block->modules[i].bias);
-        }
+        rc = block->plan->modules[i].expert < 0 ? load_module(source, block, i) : 0;
     }
     for (int i = 0; rc == 0 && i < block->plan->norm_count; i++) {
         model_tensor_name(source->model, block->index, block->plan->norms[i].path, "weight", name);
@@ -74,6 +82,26 @@ int block_load(const struct model *model, int64_t index, const struct gpu *gpu, 
     return 0;
 }
 
+int block_load_module(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream,
+                      struct block_reader *reader, struct block *block, int module)
+{
+    const struct source source = {.model = model, .gpu = gpu, .stream = stream, .reader = reader};
+    int rc = load_module(&source, block, module);
+
+    rc = rc != 0 ? rc : block_apply_factors(block, module, gpu, stream);
+    if (rc != 0) {
+        block_drop_module(block, module, gpu);
+        return err_pass(rc, "load an expert of block %lld", (long long)block->index);
+    }
+    return 0;
+}
+
+void block_drop_module(struct block *block, int module, const struct gpu *gpu)
+{
+    gpu_tensor_free(gpu, &block->modules[module].weight);
+    gpu_tensor_free(gpu, &block->modules[module].bias);
+}
+
 void block_deinit(struct block *block, const struct gpu *gpu)
 {
     for (int i = 0; block->modules != NULL && i < block->plan->module_count; i++) {
@@ -86,6 +114,7 @@ void block_deinit(struct block *block, const struct gpu *gpu)
     }
     gpu_tensor_free(gpu, &block->key_scale);
     gpu_tensor_free(gpu, &block->value_scale);
+    block_free_factors(block);
     block_view_deinit(block);
 }
 

@@ -267,23 +267,34 @@ static plan_set kept_at(const struct plan_builder *b, int s)
     return live;
 }
 
+static void add_store(struct plan *plan, struct plan_storage *storage)
+{
+    if (storage->store < 0) {
+        plan->store_columns[plan->store_count] = storage->width;
+        storage->store = plan->store_count++;
+    }
+}
+
 static void find_kept(struct plan_builder *b, struct plan_group *groups, struct plan_storage *storages)
 {
     struct plan *plan = &b->plan;
 
-    storages[0].store = plan->store_count++;
-    plan->store_columns[0] = storages[0].width;
+    add_store(plan, &storages[0]);
     for (int g = 0; g < plan->group_count; g++) {
         groups[g].kept = kept_at(b, groups[g].step);
         for (int v = 0; v < plan->value_count; v++) {
             struct plan_storage *storage = &storages[b->values[v].storage];
-            if (in_set(groups[g].kept, v) && storage->store < 0) {
-                plan->store_columns[plan->store_count] = storage->width;
-                storage->store = plan->store_count++;
+            if (in_set(groups[g].kept, v)) {
+                add_store(plan, storage);
             }
             if (in_set(groups[g].kept, v) || (groups[g].expert < 0 && v == groups[g].input)) {
                 storage->region = REGION_KEPT;
             }
+        }
+    }
+    for (int s = 0; s < plan->step_count; s++) { /* the sum of the experts that have run */
+        if (b->steps[s].kind == STEP_EXPERTS) {
+            add_store(plan, &storages[b->values[b->steps[s].out].storage]);
         }
     }
 }

@@ -6,6 +6,9 @@
  *   quantized gate, up, product -> statistics -> solve down       keeps the product
  *   m + down(product)           =  the next block's input
  *
+ * Experts have their turns (experts.c): each turn solves the groups of some experts and adds their outputs up, so that
+ * no other experts need to be there.
+ *
  * Which steps a pass has, and what is kept for the next one, follows from the layer's plan (plan.h). Each module sees
  * inputs that the already quantized ones before it made, and every product is computed once. Where a method takes its
  * targets from the float model, the reference path (reference.c) keeps step with these passes. */
@@ -15,6 +18,7 @@
 #include "base/err.h"
 #include "base/ids.h"
 #include "pipeline/cache_scales.h"
+#include "pipeline/experts.h"
 #include "pipeline/pass.h"
 #include "pipeline/reference.h"
 #include "pipeline/report.h"
@@ -51,12 +55,11 @@ static int pass_batch(struct run *run, const struct block *block, plan_set have,
     double mark = clock_monotonic_seconds();
     int rc = pass_steps(block->plan, have, made | want, &steps, &used);
 
-    rc = rc != 0 ? rc : pass_open(run, b, used);
     if (rc == 0) {
-        pass_place(run, b, made);
-        rc = block_run(block, &b->values, steps);
+        pass_place(run, run->stores, b, made);
+        rc = pass_run(run, run->stores, block, b, steps, used);
     }
-    rc = rc != 0 ? rc : pass_write(run, b, made);
+    rc = rc != 0 ? rc : pass_write(run, run->stores, b, made);
     run_add_time(run, PHASE_FORWARD, &mark, plan_flops(block->plan, steps, b->rows, run->calibration.set->length));
     return rc;
 }
@@ -98,14 +101,14 @@ static int group_gather(struct run *run, struct block *block, int g, struct laye
     plan_set want = stats != NULL ? plan_sources(plan, group) : 0;
     int64_t batches = microbatches_count(&run->calibration);
     struct block reference = {0};
-    int rc = run->reference.hidden != NULL ? reference_view(run, block, &reference) : 0;
+    int rc = run->reference.stores[0] != NULL ? reference_view(run, block, &reference) : 0;
 
     for (int64_t i = 0; rc == 0 && i < batches; i++) {
         struct microbatch b = microbatches_at(&run->calibration, plan, i);
         rc = run_tick(run, gather_share(plan, g, i, batches), "calibrating");
         rc = rc != 0 ? rc : pass_batch(run, block, pass_kept_before(plan, g), group->kept, want, &b);
         rc = rc != 0 || stats == NULL ? rc : observe_group(run, block, group, false, &b, stats);
-        if (rc == 0 && run->reference.hidden != NULL) {
+        if (rc == 0 && run->reference.stores[0] != NULL) {
             rc = reference_pass(run, &reference, g, i, &b, stats);
         }
     }
@@ -199,7 +202,7 @@ static unsigned group_needs(struct run *run, const struct plan_group *group)
                                                         : STATS_RANGE;
             /* The Hessian is what output error is measured with, so every method gets it when there are inputs. */
             wants |= quantizer_stats(solver->quantizer, solver->params) | STATS_HESSIAN | ranges;
-            if (run->reference.hidden != NULL && group->expert < 0 &&
+            if (run->reference.stores[0] != NULL && group->expert < 0 &&
                 recipe_stage_has_targets(solver,
                                          run->reference.batches.set->sequences * run->reference.batches.set->length,
                                          group->columns)) {
@@ -263,16 +266,67 @@ static int group_run(struct run *run, struct block *block, int g, struct expert_
     return rc;
 }
 
+/* Experts that were solved make their part of the step's
+ * output while they are there, on both paths; nobody reads it after the last block's last group. */
+static int finish_turn(const struct experts_turn *turn, int group, bool read)
+{
+    struct run *run = turn->run;
+    const struct plan *plan = turn->block->plan;
+    const struct experts_input input = {.batches = &run->calibration,
+                                        .stores = run->stores,
+                                        .have = plan->groups[group].kept,
+                                        .phase = PHASE_FORWARD,
+                                        .share = run->block_fraction,
+                                        .doing = "calibrating"};
+    int rc = read ? experts_add(turn, turn->block, &input) : 0;
+
+    rc = rc != 0 || !read ? rc : reference_experts(turn, group);
+    for (int i = 0; i < plan->module_count; i++) {
+        int64_t expert = plan->modules[i].expert;
+        if (expert >= turn->first && expert < turn->first + turn->count) {
+            reference_free(run, i);
+        }
+    }
+    return rc;
+}
+
+/* The groups of all experts of a step, from group `first` on, in turns; *end: the group after them. */
+static int experts_run(struct run *run, struct block *block, int first, struct expert_pool *pool,
+                       struct block_outputs *outputs, struct report_rows *rows, int *end)
+{
+    const struct plan *plan = block->plan;
+    const struct plan_experts *experts = plan->steps[plan->groups[first].step].experts;
+    struct experts_turn turn = experts_begin(run, block, outputs, plan->groups[first].step);
+    int each = experts->plan->group_count, last = first + (int)experts->count * each - 1;
+    bool read = run->calibration.set != NULL &&
+                (last + 1 < plan->group_count || run->block_index + 1 < run->config->num_layers);
+    bool more = true;
+    int rc = experts_next(&turn, &more);
+
+    while (rc == 0 && more) {
+        int from = first + (int)turn.first * each, to = from + (int)turn.count * each;
+        for (int g = from; rc == 0 && g < to; g++) {
+            rc = group_run(run, block, g, pool, outputs, rows);
+        }
+        rc = rc != 0 ? rc : finish_turn(&turn, from, read);
+        rc = rc != 0 ? rc : experts_next(&turn, &more);
+    }
+    *end = last + 1;
+    return rc != 0 || !read ? rc : reference_pass_experts(run, block, last);
+}
+
 int block_solve(struct run *run, struct block *block, struct block_outputs *outputs, struct report_rows *rows)
 {
     const struct plan *plan = block->plan;
     struct expert_pool pool = {.wants = 0};
     int rc = 0;
 
-    for (int g = 0; rc == 0 && g < plan->group_count; g++) {
-        rc = group_run(run, block, g, &pool, outputs, rows);
-        reference_release(run, plan, g);
-        rc = rc != 0 ? rc : group_cache(run, block, g, outputs);
+    for (int g = 0, end = 0; rc == 0 && g < plan->group_count; g = end) {
+        end = g + 1;
+        rc = plan->groups[g].expert < 0 ? group_run(run, block, g, &pool, outputs, rows)
+                                        : experts_run(run, block, g, &pool, outputs, rows, &end);
+        reference_release(run, plan, end - 1);
+        rc = rc != 0 ? rc : group_cache(run, block, end - 1, outputs);
     }
     pool_drop(run, &pool);
     reference_release(run, plan, plan->group_count);             /* what a failure left */

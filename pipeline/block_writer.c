@@ -56,6 +56,16 @@ void block_outputs_add_take(struct block_outputs *outputs, const struct qtensor 
     outputs->codes[outputs->count++] = *codes;
 }
 
+int block_outputs_find(const struct block_outputs *outputs, const char *name)
+{
+    for (int i = 0; i < outputs->count; i++) {
+        if (strcmp(outputs->list[i].name, name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
 static void writer_join(struct block_writer *writer)
 {
     if (writer->open && writer->threaded) {

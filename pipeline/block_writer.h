@@ -14,6 +14,8 @@ struct block_outputs {
 int block_outputs_reserve(struct block_outputs *outputs);
 /* Take over a result and its codes, for which there is capacity. */
 void block_outputs_add_take(struct block_outputs *outputs, const struct qtensor *result, const struct tensor *codes);
+/* The number of the result of this name, or -1. */
+int block_outputs_find(const struct block_outputs *outputs, const char *name);
 void block_outputs_deinit(struct block_outputs *outputs, const struct gpu *gpu);
 
 struct block_writer;

@@ -30,7 +30,7 @@ static int cache_gather(struct run *run, const struct block *block, int group, s
         struct block_heads heads;
         struct microbatch b = microbatches_at(&run->calibration, plan, i);
         TRY(run_tick(run, done / (double)plan->group_count, "calibrating"));
-        TRY(pass_open(run, &b, used));
+        TRY(pass_open(run, run->stores, &b, used));
         TRY(block_attention_heads(block, &b.values, have, &heads));
         TRY(cache_ranges_add(ranges, &heads, run->p->gpu, run->stream));
     }

@@ -4,10 +4,14 @@
 #include "pipeline/evaluate.h"
 
 #include "base/err.h"
+#include "base/ids.h"
+#include "pipeline/experts.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/pass.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct slices {
     struct head head;
@@ -76,19 +80,73 @@ static int slice_losses(struct run *run, struct slices *s, int64_t first, int64_
     return gpu->ops->nll(run->stream, after, &ql, &fl, s->targets);
 }
 
-int evaluate_block(struct run *run, struct activations *store, const struct block *block)
+/* The set from the values `have` to the values `keep`, which are to be kept. */
+static int evaluate_pass(struct run *run, struct activations *const *stores, const struct block *block, plan_set have,
+                         plan_set keep)
 {
-    const struct gpu *gpu = run->p->gpu;
     const struct microbatches *batches = &run->evaluation.batches;
+    plan_set steps = 0, used = 0, made = keep & ~have;
+    double mark = clock_monotonic_seconds();
 
+    TRY(pass_steps(block->plan, have, made, &steps, &used));
     for (int64_t i = 0; i < microbatches_count(batches); i++) {
         struct microbatch b = microbatches_at(batches, block->plan, i);
         TRY(run_tick(run, run->block_fraction, "evaluating"));
-        TRY(microbatch_open(&b, 0, store, ACTIVATIONS_IN, gpu, run->stream));
-        TRY(block_forward(block, &b.values));
-        TRY(microbatch_write(&b, 0, store, gpu, run->stream));
+        pass_place(run, stores, &b, made);
+        TRY(pass_run(run, stores, block, &b, steps, used));
+        TRY(pass_write(run, stores, &b, made));
+    }
+    run_add_time(run, PHASE_EVALUATE, &mark, 0);
+    return 0;
+}
+
+/* The values that a layer keeps for a step EXPERTS. */
+static plan_set kept_for_experts(const struct plan *plan, int step)
+{
+    int g = 0;
+
+    while (plan->groups[g].step != step || plan->groups[g].expert < 0) {
+        g++;
+    }
+    return plan->groups[g].kept;
+}
+
+static int evaluate_experts(struct run *run, struct activations *const *stores, struct block *block,
+                            const struct block_outputs *outputs, int step)
+{
+    const struct experts_input input = {.batches = &run->evaluation.batches,
+                                        .stores = stores,
+                                        .have = kept_for_experts(block->plan, step),
+                                        .phase = PHASE_EVALUATE,
+                                        .share = run->block_fraction,
+                                        .doing = "evaluating"};
+    struct experts_turn turn = experts_begin(run, block, outputs, step);
+    bool more = true;
+
+    TRY(experts_next(&turn, &more));
+    while (more) {
+        TRY(experts_add(&turn, block, &input));
+        TRY(experts_next(&turn, &more));
     }
     return 0;
+}
+
+int evaluate_block(struct run *run, struct activations *store, struct block *block, const struct block_outputs *outputs)
+{
+    const struct plan *plan = block->plan;
+    struct activations *stores[PLAN_VALUES_MAX];
+    plan_set have = PLAN_BIT(0);
+
+    memcpy(stores, run->evaluation.stores, sizeof(stores));
+    stores[0] = store;
+    for (int s = 0; s < plan->step_count; s++) {
+        if (plan->steps[s].kind == STEP_EXPERTS) {
+            TRY(evaluate_pass(run, stores, block, have, kept_for_experts(plan, s)));
+            TRY(evaluate_experts(run, stores, block, outputs, s));
+            have = kept_for_experts(plan, s) | PLAN_BIT(plan->steps[s].out);
+        }
+    }
+    return evaluate_pass(run, stores, block, have, PLAN_BIT(plan->output));
 }
 
 static int all_losses(struct run *run, struct slices *s, struct gpu_nll *before, struct gpu_nll *after)

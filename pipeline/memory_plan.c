@@ -7,6 +7,7 @@
 #define DEVICE_LOGITS_BYTES ((int64_t)1 << 30)
 #define LOGITS_ROWS 2048 /* at most */
 #define RESERVE_SHARE 16 /* of the device's memory */
+#define EXPERTS_SHARE 8  /* likewise */
 
 /* The largest of any layer. */
 struct sizes {
@@ -128,6 +129,23 @@ static int64_t range_bytes(const struct recipe *recipe, const struct plans *plan
         any = searches_inputs(recipe, &recipe->overrides[i].solver, module);
     }
     return any ? INPUT_SAMPLE_ROWS * (2 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
+}
+
+int64_t memory_plan_experts(const struct model *model, const struct gpu_info *device)
+{
+    const struct plans *plans = model_plans(model);
+    int64_t share = device->host_memory ? 0 : device->memory_total / EXPERTS_SHARE;
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        int64_t bytes = 0;
+        for (int i = 0; i < plan->module_count; i++) {
+            const struct plan_module *module = &plan->modules[i];
+            bytes += module->expert < 0 ? module->rows * module->cols * (int64_t)sizeof(float) : 0;
+        }
+        share = plan_larger(share, bytes);
+    }
+    return share;
 }
 
 struct memory_plan memory_plan(const struct memory_load *load, const struct model *model, const struct gpu_info *device,

@@ -29,6 +29,9 @@ struct memory_plan {
 /* tokens: of a micro-batch, from gpu_info.batch_tokens, or 0 for a single sequence. */
 struct memory_plan memory_plan(const struct memory_load *load, const struct model *model, const struct gpu_info *device,
                                int64_t tokens);
+/* F32 weights of experts that are loaded at once: as much as the block's other modules have, and on a device with
+ * memory of its own up to a share of it. */
+int64_t memory_plan_experts(const struct model *model, const struct gpu_info *device);
 /* Taken at once, when nothing is short. */
 int64_t memory_plan_max(const struct memory_plan *plan);
 /* Of that what a run still takes when its reader and its micro-batches have theirs. */

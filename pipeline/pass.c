@@ -5,40 +5,58 @@
 
 #include "base/err.h"
 
-int pass_open(struct run *run, struct microbatch *b, plan_set values)
+int pass_open(struct run *run, struct activations *const *stores, struct microbatch *b, plan_set values)
 {
     const struct plan *plan = b->values.plan;
     int rc = 0;
 
     for (int v = 0; rc == 0 && v < plan->value_count; v++) {
         if ((values & PLAN_BIT(v)) != 0) {
-            rc = microbatch_open(b, v, run->stores[plan->storages[plan->values[v].storage].store],
+            rc = microbatch_open(b, v, stores[plan->storages[plan->values[v].storage].store],
                                  v == 0 ? ACTIVATIONS_IN : ACTIVATIONS_OUT, run->p->gpu, run->stream);
         }
     }
     return rc;
 }
 
-void pass_place(struct run *run, struct microbatch *b, plan_set values)
+int pass_run(struct run *run, struct activations *const *stores, const struct block *block, struct microbatch *b,
+             plan_set steps, plan_set used)
+{
+    const struct plan *plan = block->plan;
+
+    for (int s = 0; s <= plan->step_count; s++) {
+        plan_set made = 0; /* by the step before */
+        for (int v = 0; v < plan->value_count; v++) {
+            made |= plan->values[v].producer == s - 1 ? used & PLAN_BIT(v) : 0;
+        }
+        TRY(pass_open(run, stores, b, made));
+        if (s < plan->step_count && (steps & PLAN_BIT(s)) != 0) {
+            TRY(block_run(block, &b->values, PLAN_BIT(s)));
+        }
+    }
+    return 0;
+}
+
+void pass_place(struct run *run, struct activations *const *stores, struct microbatch *b, plan_set values)
 {
     const struct plan *plan = b->values.plan;
 
     for (int v = 0; v < plan->value_count; v++) {
         if ((values & PLAN_BIT(v)) != 0) {
-            microbatch_place(b, v, run->stores[plan->storages[plan->values[v].storage].store], run->p->gpu);
+            microbatch_place(b, v, stores[plan->storages[plan->values[v].storage].store], run->p->gpu);
         }
     }
 }
 
-int pass_write(struct run *run, const struct microbatch *b, plan_set values)
+int pass_write(struct run *run, struct activations *const *stores, const struct microbatch *b, plan_set values)
 {
     const struct plan *plan = b->values.plan;
     int rc = 0;
 
     for (int v = 0; rc == 0 && v < plan->value_count; v++) {
         if ((values & PLAN_BIT(v)) != 0) {
-            rc = microbatch_write(b, v, run->stores[plan->storages[plan->values[v].storage].store], run->p->gpu,
-                                  run->stream);
+            rc =
+                microbatch_write(b, v, stores[plan->storages[plan->values[v].storage].store], run->p->gpu, run->stream);
         }
     }
     return rc;
@@ -54,5 +72,10 @@ int pass_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *
 
 plan_set pass_kept_before(const struct plan *plan, int group)
 {
-    return group == 0 ? PLAN_BIT(0) : plan->groups[group - 1].kept;
+    if (group == 0) {
+        return PLAN_BIT(0);
+    }
+    const struct plan_group *last = &plan->groups[group - 1];
+    bool experts = last->expert >= 0 && (group == plan->group_count || plan->groups[group].step != last->step);
+    return last->kept | (experts ? PLAN_BIT(plan->steps[last->step].out) : 0);
 }

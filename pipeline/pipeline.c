@@ -35,24 +35,63 @@ static int new_store(struct run *run, const char *name, const struct microbatche
                            out);
 }
 
-/* Those of the calibration set: as wide as what any layer keeps there. */
-static int open_calibration_stores(struct run *run)
+/* Numbers of the stores that the values of a set have. */
+static uint64_t stores_of(const struct plan *plan, plan_set values)
+{
+    uint64_t stores = 0;
+
+    for (int v = 0; v < plan->value_count; v++) {
+        stores |= (values & PLAN_BIT(v)) != 0 ? (uint64_t)1 << plan->storages[plan->values[v].storage].store : 0;
+    }
+    return stores;
+}
+
+/* What a path that only passes through a layer keeps next to its residual stream: the sums of experts, and, where
+ * `inputs`, what these are made of. */
+static uint64_t stores_of_experts(const struct plan *plan, bool inputs)
+{
+    uint64_t stores = 0;
+
+    for (int s = 0; s < plan->step_count; s++) {
+        stores |= plan->steps[s].kind == STEP_EXPERTS ? stores_of(plan, PLAN_BIT(plan->steps[s].out)) : 0;
+    }
+    for (int g = 0; inputs && g < plan->group_count; g++) {
+        stores |= plan->groups[g].expert >= 0 ? stores_of(plan, plan->groups[g].kept) : 0;
+    }
+    return stores & ~(uint64_t)1;
+}
+
+enum stores_use { STORES_CALIBRATION, STORES_REFERENCE, STORES_EVALUATION };
+
+/* What a set keeps within a block, as wide as in any layer. */
+static int open_value_stores(struct run *run, const struct microbatches *batches, const char *stem, enum stores_use use,
+                             struct activations **out)
 {
     const struct plans *plans = model_plans(run->p->model);
     int64_t columns[PLAN_VALUES_MAX] = {0};
-    char name[32] = "calibration";
+    char name[32];
 
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         const struct plan *plan = plans_kind(plans, kind);
+        uint64_t stores = use == STORES_CALIBRATION ? ~(uint64_t)1 : stores_of_experts(plan, use == STORES_EVALUATION);
         for (int i = 0; i < plan->store_count; i++) {
-            columns[i] = plan->store_columns[i] > columns[i] ? plan->store_columns[i] : columns[i];
+            bool wider = (stores >> i & 1) != 0 && plan->store_columns[i] > columns[i];
+            columns[i] = wider ? plan->store_columns[i] : columns[i];
         }
     }
-    for (int i = 0; i < PLAN_VALUES_MAX && columns[i] > 0; i++) {
-        TRY(new_store(run, name, &run->calibration, columns[i], &run->stores[i]));
-        snprintf(name, sizeof(name), "values-%d", i + 1);
+    for (int i = 1; i < PLAN_VALUES_MAX; i++) {
+        if (columns[i] > 0) {
+            snprintf(name, sizeof(name), "%s-%d", stem, i);
+            TRY(new_store(run, name, batches, columns[i], &out[i]));
+        }
     }
     return 0;
+}
+
+static int open_calibration_stores(struct run *run)
+{
+    TRY(new_store(run, "calibration", &run->calibration, run->config->hidden_size, &run->stores[0]));
+    return open_value_stores(run, &run->calibration, "values", STORES_CALIBRATION, run->stores);
 }
 
 static int open_stores(struct run *run)
@@ -64,15 +103,18 @@ static int open_stores(struct run *run)
         TRY(open_calibration_stores(run));
     }
     if (run->reference.batches.set != NULL) {
-        TRY(new_store(run, "reference", &run->reference.batches, c->hidden_size, &run->reference.hidden));
+        struct reference *reference = &run->reference;
+        TRY(new_store(run, "reference", &reference->batches, c->hidden_size, &reference->stores[0]));
+        TRY(open_value_stores(run, &reference->batches, "reference", STORES_REFERENCE, reference->stores));
     }
     if (run->evaluation.batches.set != NULL) {
         struct evaluation *e = &run->evaluation;
         TRY(new_store(run, "eval_float", &e->batches, c->hidden_size, &e->float_model));
         TRY(new_store(run, "eval_quant", &e->batches, c->hidden_size, &e->quantized));
+        TRY(open_value_stores(run, &e->batches, "eval", STORES_EVALUATION, e->stores));
     }
     checkpoint_add(checkpoint, "calibration", run->stores[0], false);
-    checkpoint_add(checkpoint, "reference", run->reference.hidden, false);
+    checkpoint_add(checkpoint, "reference", run->reference.stores[0], false);
     checkpoint_add(checkpoint, "eval_float", run->evaluation.float_model, true);
     checkpoint_add(checkpoint, "eval_quant", run->evaluation.quantized, true);
     return 0;
@@ -84,8 +126,9 @@ static void close_run(struct run *run)
 
     for (int i = 0; i < PLAN_VALUES_MAX; i++) {
         activations_free(run->stores[i]);
+        activations_free(run->reference.stores[i]);
+        activations_free(run->evaluation.stores[i]);
     }
-    activations_free(run->reference.hidden);
     activations_free(run->evaluation.float_model);
     activations_free(run->evaluation.quantized);
     reference_close(run);
@@ -107,7 +150,7 @@ static int embed_all(struct run *run)
         const struct microbatches *batches;
         struct activations *store;
     } all[] = {{&run->calibration, run->stores[0]},
-               {&run->reference.batches, run->reference.hidden},
+               {&run->reference.batches, run->reference.stores[0]},
                {&run->evaluation.batches, run->evaluation.float_model},
                {&run->evaluation.batches, run->evaluation.quantized}};
 
@@ -130,7 +173,7 @@ static void read_ahead(struct run *run, int64_t index)
 
 /* Inputs that the runtime rounds although the file does not say so are rounded for the evaluation set only: codes
  * depend on the file alone. The block is not used again. */
-static int evaluate_quantized(struct run *run, struct block *block)
+static int evaluate_quantized(struct run *run, struct block *block, const struct block_outputs *outputs)
 {
     const struct format *format = run->p->format;
 
@@ -140,7 +183,7 @@ static int evaluate_quantized(struct run *run, struct block *block)
             block->modules[i].input = format->runtime_input(&scheme);
         }
     }
-    return evaluate_block(run, run->evaluation.quantized, block);
+    return evaluate_block(run, run->evaluation.quantized, block, outputs);
 }
 
 /* Block `index` from its weights to its outputs, which are the caller's to release, like the block, also after a
@@ -155,19 +198,13 @@ static int compute_block(struct run *run, int64_t index, struct block *block, st
     read_ahead(run, index + 1);
     run_add_time(run, PHASE_LOAD, &mark, 0);
     if (run->evaluation.float_model != NULL) {
-        TRY(evaluate_block(run, run->evaluation.float_model, block));
-        run_add_time(run, PHASE_EVALUATE, &mark, 0);
+        TRY(evaluate_block(run, run->evaluation.float_model, block, NULL));
     }
     TRY(block_analyse(run, block));
     TRY(block_rewrite(run, block));
     TRY(block_solve(run, block, outputs, rows));
     TRY(block_keep_changes(run, block, outputs));
-    mark = clock_monotonic_seconds();
-    if (run->evaluation.quantized != NULL) {
-        TRY(evaluate_quantized(run, block));
-        run_add_time(run, PHASE_EVALUATE, &mark, 0);
-    }
-    return 0;
+    return run->evaluation.quantized != NULL ? evaluate_quantized(run, block, outputs) : 0;
 }
 
 static int run_block(struct run *run, int64_t index)
@@ -244,6 +281,7 @@ static int open_run(struct run *run, int64_t *first_block)
 
     TRY(p->gpu->ops->stream_new(p->gpu->device, &run->stream));
     run->budget.stream = run->stream;
+    run->expert_bytes = run->keep_on_device ? memory_plan_experts(p->model, &p->gpu->info) : 0;
     if (!p->gpu->info.host_memory) {
         TRY(phase_clock_open(&run->clock, p->gpu, run->stream));
     }

@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "pipeline/pass.h"
 #include "pipeline/solve.h"
 
 #include <stdlib.h>
@@ -61,6 +62,13 @@ int reference_init(struct run *run, const struct plan *plan, int group, struct l
     return stats_init_target(stats, module >= 0 ? plan->modules[module].rows : 0, run->p->gpu);
 }
 
+void reference_free(struct run *run, int module)
+{
+    if (run->reference.float_weights != NULL) {
+        gpu_tensor_free(run->p->gpu, &run->reference.float_weights[module]);
+    }
+}
+
 int reference_view(const struct run *run, const struct block *block, struct block *out)
 {
     int rc = block_view(block, out);
@@ -86,7 +94,7 @@ void reference_release(struct run *run, const struct plan *plan, int group)
 
     for (int i = 0; run->reference.float_weights != NULL && passed && i < plan->module_count; i++) {
         if (all || plan->modules[i].group <= group) {
-            gpu_tensor_free(run->p->gpu, &run->reference.float_weights[i]);
+            reference_free(run, i);
         }
     }
 }
@@ -104,15 +112,88 @@ static double residual_share(struct run *run, int module)
     return targets.residual_share;
 }
 
-/* Some steps of the path. */
-static int run_steps(const struct block *reference, struct microbatch *b, plan_set have, plan_set want)
+/* What the path has when all before a group is done: its stream, and what experts before the group added up. */
+static plan_set kept_before(const struct plan *plan, int group)
 {
-    plan_set steps, used;
+    plan_set kept = PLAN_BIT(plan_residual_before(plan, group));
 
-    if (!plan_steps(reference->plan, have, want, &steps, &used)) {
-        return err_raise(ERR_INTERNAL, "values %llx do not follow from the residual stream", (unsigned long long)want);
+    for (int s = 0; s < plan->step_count; s++) {
+        bool before = group == plan->group_count || s < plan->groups[group].step;
+        kept |= plan->steps[s].kind == STEP_EXPERTS && before ? PLAN_BIT(plan->steps[s].out) : 0;
     }
-    return block_run(reference, &b->values, steps);
+    return kept;
+}
+
+/* Some steps of the path, from values of which `open` are there already. */
+static int run_steps(struct run *run, const struct block *reference, struct microbatch *b, plan_set have, plan_set open,
+                     plan_set want)
+{
+    plan_set steps = 0, used = 0;
+    int rc = pass_steps(reference->plan, have | open, want, &steps, &used);
+
+    rc = rc != 0 ? rc : pass_open(run, run->reference.stores, b, used & ~open);
+    return rc != 0 ? rc : block_run(reference, &b->values, steps);
+}
+
+/* On to the next sum of the residual stream. open: values of the micro-batch that are there already. */
+static int reference_advance(struct run *run, const struct block *reference, plan_set have, plan_set open, int next,
+                             struct microbatch *b)
+{
+    int rc = run_steps(run, reference, b, have, open, PLAN_BIT(next));
+
+    return rc != 0 ? rc : pass_write(run, run->reference.stores, b, PLAN_BIT(next));
+}
+
+/* Whether a sum of the stream comes between a group and the next one, and somebody is going to read it. */
+static bool advances_after(const struct run *run, const struct plan *plan, int group)
+{
+    int next = plan_residual_before(plan, group + 1);
+    bool last = next == plan->output && run->block_index + 1 == run->config->num_layers;
+
+    return !last && next != plan_residual_before(plan, group);
+}
+
+int reference_experts(const struct experts_turn *turn, int group)
+{
+    struct run *run = turn->run;
+    const struct plan *plan = turn->block->plan;
+    const struct experts_input input = {.batches = &run->reference.batches,
+                                        .stores = run->reference.stores,
+                                        .have = kept_before(plan, group),
+                                        .phase = PHASE_FORWARD,
+                                        .share = run->block_fraction,
+                                        .doing = "calibrating"};
+    struct block view = {0};
+
+    if (run->reference.stores[0] == NULL) {
+        return 0;
+    }
+    int rc = reference_view(run, turn->block, &view);
+    rc = rc != 0 ? rc : experts_add(turn, &view, &input);
+    block_view_deinit(&view);
+    return rc;
+}
+
+int reference_pass_experts(struct run *run, struct block *block, int group)
+{
+    const struct plan *plan = block->plan;
+    int next = plan_residual_before(plan, group + 1);
+    plan_set have = kept_before(plan, group) | PLAN_BIT(plan->steps[plan->groups[group].step].out);
+    struct block view = {0};
+    double mark = clock_monotonic_seconds();
+
+    if (run->reference.stores[0] == NULL || !advances_after(run, plan, group)) {
+        return 0;
+    }
+    int rc = reference_view(run, block, &view);
+    for (int64_t i = 0; rc == 0 && i < microbatches_count(&run->reference.batches); i++) {
+        struct microbatch b = microbatches_at(&run->reference.batches, plan, i);
+        rc = run_tick(run, run->block_fraction, "calibrating");
+        rc = rc != 0 ? rc : reference_advance(run, &view, have, 0, next, &b);
+    }
+    block_view_deinit(&view);
+    run_add_time(run, PHASE_FORWARD, &mark, 0);
+    return rc;
 }
 
 /* What the group's modules lack, to their statistics: their inputs, or where one of them adds to the residual stream
@@ -141,29 +222,27 @@ int reference_pass(struct run *run, const struct block *reference, int g, int64_
     const struct gpu *gpu = run->p->gpu;
     const struct plan *plan = reference->plan;
     const struct plan_group *group = &plan->groups[g];
-    int stream = plan_residual_before(plan, g), next = plan_residual_before(plan, g + 1);
+    int stream = plan_residual_before(plan, g);
+    plan_set have = kept_before(plan, g), sources = plan_sources(plan, group);
     bool targets = stats != NULL && (stats->flags & STATS_TARGET) != 0;
-    bool last = next == plan->output && run->block_index + 1 == run->config->num_layers; /* nobody reads its output */
-    bool advances = next != stream && !last;
+    bool advances = advances_after(run, plan, g);
     struct microbatch b = microbatches_at(&run->reference.batches, plan, i);
     const struct tensor in = targets ? block_value(&quantized->values, group->input) : (struct tensor){0};
     const struct tensor lacks = tensor_2d(run->reference.lacks.data, DTYPE_F32, b.rows, run->config->hidden_size);
     double mark = clock_monotonic_seconds();
 
-    if (!advances && !targets) {
+    if (group->expert >= 0 || (!advances && !targets)) {
         return 0;
     }
-    int rc = microbatch_open(&b, stream, run->reference.hidden, stream == 0 ? ACTIVATIONS_IN : ACTIVATIONS_OUT, gpu,
-                             run->stream);
-    rc = rc != 0 ? rc : run_steps(reference, &b, PLAN_BIT(stream), plan_sources(plan, group));
+    int rc = pass_open(run, run->reference.stores, &b, PLAN_BIT(stream));
+    rc = rc != 0 ? rc : run_steps(run, reference, &b, have, PLAN_BIT(stream), sources);
     if (rc == 0 && group->residual >= 0 && targets) {
         double share = residual_share(run, group->residual);
         const struct tensor x = block_value(&b.values, stream), y = block_value(&quantized->values, stream);
         rc = gpu->ops->combine(run->stream, &lacks, share, &x, -share, &y);
     }
     if (rc == 0 && advances) {
-        rc = run_steps(reference, &b, PLAN_BIT(stream) | plan_sources(plan, group), PLAN_BIT(next));
-        rc = rc != 0 ? rc : microbatch_write(&b, next, run->reference.hidden, gpu, run->stream);
+        rc = reference_advance(run, reference, have, PLAN_BIT(stream) | sources, plan_residual_before(plan, g + 1), &b);
     }
     run_add_time(run, PHASE_FORWARD, &mark, 0);
     if (rc != 0 || !targets) {

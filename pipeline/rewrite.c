@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "base/ids.h"
+#include "pipeline/experts.h"
 #include "pipeline/pass.h"
 #include "pipeline/solve.h"
 
@@ -25,6 +26,7 @@ struct rewrite_data {
     plan_set have;                  /* values that are there: the layer's input, and what the stores hold */
     struct qscheme *schemes;        /* [modules] */
     bool *quantized;
+    struct experts_turn turn; /* of the step that the group's expert is in */
 };
 
 /* Micro-batch i with the values `want`. The layer's input is a copy, since additions work in its place. */
@@ -38,10 +40,9 @@ static int make_values(const struct rewrite_data *d, int64_t i, plan_set want, s
     if (rc == 0 && (used & PLAN_BIT(0)) != 0) {
         rc = microbatch_read(b, 0, run->stores[0], ACTIVATIONS_IN, run->p->gpu, run->stream);
     }
-    rc = rc != 0 ? rc : pass_open(run, b, used & ~PLAN_BIT(0));
     if (rc == 0) {
-        pass_place(run, b, want & ~used & ~plan_sources(d->block->plan, d->group));
-        rc = block_run(d->block, &b->values, steps);
+        pass_place(run, run->stores, b, want & ~used & ~plan_sources(d->block->plan, d->group));
+        rc = pass_run(run, run->stores, d->block, b, steps, used & ~PLAN_BIT(0));
     }
     return rc;
 }
@@ -99,7 +100,7 @@ static int rewrite_advance(struct rewrite_data *d)
         struct microbatch b;
         rc = run_tick(run, share_of(d, 0.9), "calibrating");
         rc = rc != 0 ? rc : make_values(d, i, keep, &b);
-        rc = rc != 0 ? rc : pass_write(run, &b, keep);
+        rc = rc != 0 ? rc : pass_write(run, run->stores, &b, keep);
     }
     d->have |= keep;
     return rc;
@@ -187,12 +188,29 @@ static bool can_rewrite(const struct rewrite_data *d)
     return any && d->group->fold.kind != FOLD_NONE;
 }
 
+/* An expert's modules are there for as long as its groups are rewritten. */
+static int load_group(struct rewrite_data *data)
+{
+    const struct plan_group *group = data->group;
+
+    if (group->expert < 0 || !can_rewrite(data)) {
+        return 0;
+    }
+    if (data->turn.count > 0 && data->turn.step != group->step) {
+        experts_end(&data->turn);
+    }
+    if (data->turn.count == 0) {
+        data->turn = experts_begin(data->run, data->block, NULL, group->step);
+    }
+    return experts_seek(&data->turn, group->expert);
+}
+
 /* Statistics are gathered again for each stage: the one before it changed them. */
 static int rewrite_group(struct rewrite_data *data)
 {
     struct run *run = data->run;
     const struct recipe *recipe = run->p->recipe;
-    int rc = 0;
+    int rc = load_group(data);
 
     for (int i = 0; rc == 0 && i < recipe->count && can_rewrite(data); i++) {
         const struct recipe_stage *stage = &recipe->stages[i];
@@ -227,6 +245,9 @@ int block_rewrite(struct run *run, struct block *block)
         data.group = &plan->groups[g];
         rc = rewrite_group(&data);
     }
+    if (data.turn.count > 0) {
+        experts_end(&data.turn);
+    }
     free(data.schemes);
     free(data.quantized);
     return rc != 0 ? err_pass(rc, "rewrite block %lld", (long long)run->block_index) : 0;
@@ -260,25 +281,44 @@ static int keep_tensor(struct run *run, const char *name, const struct tensor *t
     return rc;
 }
 
-int block_keep_changes(struct run *run, const struct block *block, struct block_outputs *outputs)
+/* Of a module that was changed: its weight where it is not quantized, and its bias. */
+static int keep_module(struct run *run, struct block *block, int i, struct block_outputs *outputs)
+{
+    const struct plan_module *plan = &block->plan->modules[i];
+    struct block_module *module = &block->modules[i];
+    char name[MODEL_NAME_MAX];
+    struct qscheme unused;
+    bool weight = module_solver(run, i, &unused) == NULL, load = module->weight.data == NULL;
+    int rc = 0;
+
+    if (!module->changed || (!weight && !plan->bias)) {
+        return 0;
+    }
+    if (load) {
+        rc = block_load_module(run->p->model, run->p->gpu, run->stream, run->reader, block, i);
+    }
+    if (rc == 0 && weight) {
+        model_tensor_name(run->p->model, run->block_index, plan->path, "weight", name);
+        rc = keep_tensor(run, name, &module->weight, outputs);
+    }
+    if (rc == 0 && plan->bias) {
+        model_tensor_name(run->p->model, run->block_index, plan->path, "bias", name);
+        rc = keep_tensor(run, name, &module->bias, outputs);
+    }
+    if (load) {
+        block_drop_module(block, i, run->p->gpu);
+    }
+    return rc;
+}
+
+int block_keep_changes(struct run *run, struct block *block, struct block_outputs *outputs)
 {
     const struct plan *plan = block->plan;
     char name[MODEL_NAME_MAX];
-    struct qscheme unused;
     int rc = 0;
 
     for (int i = 0; rc == 0 && i < plan->module_count; i++) {
-        if (!block->modules[i].changed) {
-            continue;
-        }
-        if (module_solver(run, i, &unused) == NULL) {
-            model_tensor_name(run->p->model, run->block_index, plan->modules[i].path, "weight", name);
-            rc = keep_tensor(run, name, &block->modules[i].weight, outputs);
-        }
-        if (rc == 0 && block->modules[i].bias.data != NULL) {
-            model_tensor_name(run->p->model, run->block_index, plan->modules[i].path, "bias", name);
-            rc = keep_tensor(run, name, &block->modules[i].bias, outputs);
-        }
+        rc = keep_module(run, block, i, outputs);
     }
     for (int i = 0; rc == 0 && i < plan->norm_count; i++) {
         if (block->norms[i].changed) {

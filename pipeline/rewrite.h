@@ -7,4 +7,4 @@
 /* Let every stage that rewrites change the open block, one input group after the other. */
 int block_rewrite(struct run *run, struct block *block);
 /* The float tensors that were changed and are stored as such. */
-int block_keep_changes(struct run *run, const struct block *block, struct block_outputs *outputs);
+int block_keep_changes(struct run *run, struct block *block, struct block_outputs *outputs);

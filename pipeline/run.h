@@ -10,16 +10,17 @@
 
 /* The calibration set in float, where targets come from it. */
 struct reference {
-    struct microbatches batches;  /* set NULL: there is no such path */
-    struct activations *hidden;   /* its residual stream; NULL: the same */
+    struct microbatches batches;                 /* set NULL: there is no such path */
+    struct activations *stores[PLAN_VALUES_MAX]; /* by plan_storage.store; 0: its residual stream; NULL: none */
     struct tensor *float_weights; /* of the open block's modules: solved, and still in use there; data NULL: not so */
     struct tensor lacks;          /* F32 [a micro-batch, hidden]: what an output lacks of the float model's */
 };
 
 /* The evaluation set on both paths. */
 struct evaluation {
-    struct microbatches batches; /* set NULL: there is none */
-    struct activations *float_model, *quantized;
+    struct microbatches batches;                 /* set NULL: there is none */
+    struct activations *float_model, *quantized; /* the residual stream of each path */
+    struct activations *stores[PLAN_VALUES_MAX]; /* what else is kept in a block, by plan_storage.store; 0: NULL */
 };
 
 struct run {
@@ -32,6 +33,7 @@ struct run {
     struct block_reader *reader; /* of the next block; NULL: the system reads ahead */
     int64_t batch_tokens;        /* of a micro-batch */
     bool keep_on_device;         /* activations, where they fit */
+    int64_t expert_bytes;        /* F32 weights of experts that are loaded at once; of one where that is more */
     struct activations_budget budget;
 
     struct microbatches calibration;             /* set NULL: there is none */

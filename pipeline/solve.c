@@ -163,16 +163,49 @@ static int dequantize(struct run *run, const struct gpu_grid *grid, struct linea
                : solve_on_host(run, job);
 }
 
+static struct gpu_grid grid_of(const struct qtensor *q)
+{
+    return (struct gpu_grid){.bits = q->scheme.bits,
+                             .group_size = q->scheme.group_size,
+                             .sym = q->scheme.sym,
+                             .scale_dtype = q->scheme.scale_dtype};
+}
+
+/* Codes that the device keeps come to the host, where the result has them. */
+static int bring_codes(struct run *run, struct qtensor *q, struct tensor *codes)
+{
+    const struct gpu *gpu = run->p->gpu;
+    int rc = codes->data != NULL ? gpu->ops->download(run->stream, q->codes, codes->data, tensor_bytes(codes)) : 0;
+
+    gpu_tensor_free(gpu, codes);
+    return rc;
+}
+
+int solved_weight(struct run *run, const struct block_outputs *outputs, int i, struct tensor *weight)
+{
+    const struct qtensor *q = &outputs->list[i];
+    struct linear_job job = {.name = q->name, .result = *q};
+    const struct gpu_grid grid = grid_of(q);
+    int rc = bring_codes(run, &outputs->list[i], &outputs->codes[i]);
+
+    rc = rc != 0 ? rc : dequantize(run, &grid, &job);
+    gpu_tensor_free(run->p->gpu, &job.scale);
+    gpu_tensor_free(run->p->gpu, &job.zero);
+    if (rc != 0) {
+        gpu_tensor_free(run->p->gpu, &job.dequantized);
+        return err_set_module(err_pass(rc, "dequantize %s", q->name), q->name);
+    }
+    *weight = job.dequantized;
+    return 0;
+}
+
 /* What the codes stand for, and what they lost. */
 static int measure(struct run *run, const struct tensor *weight, struct linear_job *job,
                    const struct layer_stats *stats, struct report_facts *facts)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct qtensor *q = &job->result;
-    const struct gpu_grid grid = {.bits = q->scheme.bits,
-                                  .group_size = q->scheme.group_size,
-                                  .sym = q->scheme.sym,
-                                  .scale_dtype = q->scheme.scale_dtype};
+    const struct gpu_grid grid = grid_of(q);
     bool on_grid = is_grid(q);
 
     int rc = dequantize(run, &grid, job);
@@ -231,7 +264,7 @@ static int add_row(struct run *run, const struct report_facts *facts, struct rep
 /* The quantized weight in the float one's place, which the reference path may still need. */
 static void take_weight(struct run *run, int module, struct tensor *weight, struct tensor *dequantized)
 {
-    if (run->reference.hidden != NULL) {
+    if (run->reference.stores[0] != NULL) {
         run->reference.float_weights[module] = *weight;
     } else {
         gpu_tensor_free(run->p->gpu, weight);
@@ -369,9 +402,8 @@ static int keep_result(struct run *run, struct linear_job *job, struct block_out
     if (job->result.name[0] == '\0') {
         return 0; /* solve may not have come to it */
     }
-    if (job->codes.data != NULL && gpu->info.host_memory) {
-        rc = gpu->ops->download(run->stream, job->result.codes, job->codes.data, tensor_bytes(&job->codes));
-        gpu_tensor_free(gpu, &job->codes);
+    if (gpu->info.host_memory) {
+        rc = bring_codes(run, &job->result, &job->codes);
     }
     room = block_outputs_reserve(outputs);
     if (room != 0) {

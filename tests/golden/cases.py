@@ -103,6 +103,11 @@ def device_jobs():
             if family == "mistral" and name.partition("/")[2] in DEVICE]
 
 
+def expert_jobs():
+    """One job of experts for each way through them: rewritten, solved towards the float model, evaluated."""
+    return [job for job in jobs(False) if job[1] in EXPERTS and job[0].partition("/")[2] in ("gptq-4/ct", "awq/awq", "smoothquant-static/ct")]
+
+
 def jobs(quick):
     """(name, folder of the checkpoint, body without model and files), in order."""
     small_ones = [name for name, row in GRID.items() if row[3]]

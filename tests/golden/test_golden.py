@@ -262,7 +262,7 @@ def main():
             write_digests(found)
             expected = found
         compare(found, expected, "one thread")
-        some = [job for job in cases.jobs(True) if options.only in job[0]]
+        some = [job for job in list(cases.jobs(True)) + cases.expert_jobs() if options.only in job[0]]
         if not options.quick and not options.record:  # of this build alone: the one that records may not know the option
             some_long = [job for job in long_jobs if job[1].startswith("mistral")]
             compare(told("worker processes, killed", resumed(root, some_long, "--worker", "process")), expected,

@@ -73,9 +73,14 @@ static int forward(struct forward *f, struct block *block, struct block_scratch 
     struct block_values values;
 
     TRY(block_load(f->model, layer, &f->gpu, f->stream, NULL, block));
+    for (int i = 0; i < block->plan->module_count; i++) {
+        if (block->plan->modules[i].expert >= 0) {
+            TRY(block_load_module(f->model, &f->gpu, f->stream, NULL, block, i));
+        }
+    }
     TRY(block_values_init(&values, block->plan, scratch, NULL));
     block_value_bind(&values, 0, f->x.data);
-    return block_forward(block, &values);
+    return block_run(block, &values, ~(plan_set)0);
 }
 
 static int run_blocks(struct forward *f)

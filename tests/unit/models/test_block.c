@@ -220,6 +220,19 @@ static void rig_close(struct rig *rig)
     support_deinit(&rig->s);
 }
 
+/* A block with all of its experts. */
+static void load_all(const struct rig *rig, int64_t layer, struct block_reader *reader, struct block *block)
+{
+    ck_assert_rc_ok(block_load(rig->model, layer, &rig->gpu, rig->stream, reader, block));
+    for (int i = 0; i < block->plan->module_count; i++) {
+        bool expert = block->plan->modules[i].expert >= 0;
+        ck_assert((block->modules[i].weight.data == NULL) == expert);
+        if (expert) {
+            ck_assert_rc_ok(block_load_module(rig->model, &rig->gpu, rig->stream, reader, block, i));
+        }
+    }
+}
+
 static struct tensor new_tensor(const struct rig *rig, int64_t cols)
 {
     struct tensor tensor;
@@ -245,7 +258,7 @@ static void run_all(const struct block *block, struct block_scratch *scratch, co
 
     ck_assert_rc_ok(block_values_init(&values, block->plan, scratch, NULL));
     block_value_bind(&values, 0, x->data);
-    ck_assert_rc_ok(block_forward(block, &values));
+    ck_assert_rc_ok(block_run(block, &values, ~(plan_set)0));
 }
 
 START_TEST(test_forward)
@@ -270,7 +283,7 @@ START_TEST(test_forward)
         struct reference reference = {&rig.s, c, layer};
         struct block block;
         forward(&reference, wanted);
-        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, NULL, &block));
+        load_all(&rig, layer, NULL, &block);
         run_all(&block, scratch, &x);
         compare(&x, wanted);
         block_deinit(&block, &rig.gpu);
@@ -313,8 +326,8 @@ START_TEST(test_read_ahead)
         ck_assert_uint_ge(count, 7);
         const void *there = block_reader_find(reader, list[count - 1].name);
         ck_assert((there != NULL) == (started[k] == layer));
-        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, NULL, &plain));
-        ck_assert_rc_ok(block_load(rig.model, layer, &rig.gpu, rig.stream, reader, &read));
+        load_all(&rig, layer, NULL, &plain);
+        load_all(&rig, layer, reader, &read);
         for (int i = 0; i < plain.plan->module_count; i++) {
             expect_same_tensor(&plain.modules[i].weight, &read.modules[i].weight);
             expect_same_tensor(&plain.modules[i].bias, &read.modules[i].bias);
@@ -349,7 +362,7 @@ START_TEST(test_passes)
     }
     memcpy(y.data, x.data, tensor_bytes(&x));
     ck_assert_rc_ok(block_scratch_new(model_plans(rig.model), SEQUENCES, LENGTH, &rig.gpu, rig.stream, &scratch));
-    ck_assert_rc_ok(block_load(rig.model, 1, &rig.gpu, rig.stream, NULL, &block));
+    load_all(&rig, 1, NULL, &block);
     const struct plan *plan = block.plan;
     run_all(&block, scratch, &x);
     for (int i = 0; i < plan->store_count; i++) {
