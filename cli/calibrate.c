@@ -128,30 +128,29 @@ static void show_rejected(const json_t *answer)
     }
 }
 
-int calibrate_stream(struct cli *cli, const char *job, FILE *in, json_t **answer)
+int calibrate_stream(struct cli *cli, const char *job, FILE *in, int64_t records)
 {
     struct batch batch = {0};
     AUTO_FREE char *line = NULL;
-    AUTO_JSON json_t *last = NULL;
     size_t capacity = 0;
-    int64_t offset = 0;
+    int64_t offset = records;
     int rc = 0;
 
     ssize_t ahead = getline(&line, &capacity, in);
+    for (int64_t i = 0; i < records && ahead > 0; i++) {
+        ahead = getline(&line, &capacity, in);
+    }
     while (rc == 0 && !batch.last) {
+        AUTO_JSON json_t *answer = NULL;
         rc = read_batch(in, &batch, &line, &capacity, &ahead);
-        json_decref(last);
-        last = NULL;
-        rc = rc != 0 ? rc : send_batch(cli, job, &batch, &offset, &last);
+        rc = rc != 0 ? rc : send_batch(cli, job, &batch, &offset, &answer);
         if (rc == 0 && !cli->quiet) {
             char tokens[PRINT_SIZE];
             safe_printf(stderr, "calibration: %" PRId64 " records, %s tokens\n", offset,
-                        print_value(json_object_get(last, "tokens"), tokens));
-            show_rejected(last);
+                        print_value(json_object_get(answer, "tokens"), tokens));
+            show_rejected(answer);
         }
     }
     free(batch.text);
-    TRY(rc);
-    *answer = MOVE(last);
-    return 0;
+    return rc;
 }

@@ -7,5 +7,6 @@
 #include <stdio.h>
 
 /* Send the lines of in (NDJSON) into the job and complete its calibration. After a broken connection the batch is
- * continued after the records that the server has. *answer: the last one. */
-int calibrate_stream(struct cli *cli, const char *job, FILE *in, json_t **answer);
+ * continued after the records that the server has. records: what an earlier call has sent already; so many lines are
+ * left out. */
+int calibrate_stream(struct cli *cli, const char *job, FILE *in, int64_t records);

@@ -160,30 +160,62 @@ static int by_value(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-static void report_add_row(struct table *table, const json_t *row, const char *metric)
+static bool has_fallback(const json_t *row)
 {
-    static const char *const keys[] = {"relative_mse", JOB_METRIC, "sqnr_db", "seconds"};
-    char cells[6][PRINT_SIZE], group[PRINT_SIZE];
-    const char *numbers[4], *own = "-";
+    return json_is_string(json_object_get(row, "fallback"));
+}
+
+/* Columns after the module's name; those that say the same of each row are left out. */
+struct columns {
+    const char *metric; /* NULL: one of the others */
+    bool fallback;
+};
+
+static struct table *report_table(const struct columns *columns)
+{
+    const char *titles[] = {"MODULE",   "METHOD",   ">BITS", ">GROUP", ">WEIGHT ERR", ">OUTPUT ERR",
+                            ">SQNR dB", ">SECONDS", NULL,    NULL,     NULL};
+    size_t count = 8;
+
+    if (columns->metric != NULL) {
+        titles[count++] = columns->metric;
+    }
+    if (columns->fallback) {
+        titles[count] = "FALLBACK";
+    }
+    return table_new(titles);
+}
+
+static void report_add_row(struct table *table, const json_t *row, const struct columns *columns)
+{
+    static const char *const keys[] = {"bits", "group_size", "relative_mse", JOB_METRIC, "sqnr_db", "seconds"};
+    char numbers[6][PRINT_SIZE], own[PRINT_SIZE];
+    const char *cells[10] = {print_text(row, "module"), print_text(row, "method")};
+    size_t count = 2;
 
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
-        numbers[i] = print_number(row, keys[i], 3, cells[i]);
+        cells[count++] = print_number(row, keys[i], i < 2 ? 9 : 3, numbers[i]);
     }
-    own = print_number(row, metric, 4, cells[4]);
-    const json_t *fallback = json_object_get(row, "fallback");
-    TABLE_ROW(table, print_text(row, "module"), print_text(row, "method"), print_number(row, "bits", 4, cells[5]),
-              print_number(row, "group_size", 9, group), numbers[0], numbers[1], numbers[2], numbers[3],
-              json_is_string(fallback) ? json_string_value(fallback) : "-", own);
+    if (columns->metric != NULL) {
+        cells[count++] = print_number(row, columns->metric, 4, own);
+    }
+    if (columns->fallback) {
+        cells[count] = has_fallback(row) ? print_text(row, "fallback") : "-";
+    }
+    table_row(table, cells);
 }
 
 static int show_rows(const json_t *layers, const char *metric, size_t count, bool ordered)
 {
+    static const char *const shown[] = {"relative_mse", JOB_METRIC, "sqnr_db", "seconds"};
     AUTO_FREE struct ranked *ranked = NULL;
+    struct columns columns = {.metric = metric};
     const json_t *row;
     size_t i;
-    bool standard = strcmp(metric, "relative_mse") == 0 || strcmp(metric, JOB_METRIC) == 0 ||
-                    strcmp(metric, "sqnr_db") == 0 || strcmp(metric, "seconds") == 0;
 
+    for (i = 0; i < sizeof(shown) / sizeof(shown[0]); i++) {
+        columns.metric = strcmp(shown[i], metric) == 0 ? NULL : columns.metric;
+    }
     TRY(mem_array(&ranked, json_array_size(layers)));
     json_array_foreach(layers, i, row)
     {
@@ -193,12 +225,12 @@ static int show_rows(const json_t *layers, const char *metric, size_t count, boo
         qsort(ranked, i, sizeof(*ranked), by_value);
     }
     count = count < json_array_size(layers) ? count : json_array_size(layers);
-    AUTO(table)
-    struct table *table =
-        table_new((const char *const[]){"MODULE", "METHOD", ">BITS", ">GROUP", ">WEIGHT ERR", ">OUTPUT ERR", ">SQNR dB",
-                                        ">SECONDS", "FALLBACK", standard ? NULL : metric, NULL});
     for (i = 0; i < count; i++) {
-        report_add_row(table, ranked[i].row, metric);
+        columns.fallback = columns.fallback || has_fallback(ranked[i].row);
+    }
+    AUTO(table) struct table *table = report_table(&columns);
+    for (i = 0; i < count; i++) {
+        report_add_row(table, ranked[i].row, &columns);
     }
     return table_print(table, stdout);
 }

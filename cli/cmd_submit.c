@@ -283,16 +283,32 @@ static int create_job(struct cli *cli, const json_t *body, const char *key, json
     return rc == STATUS_UNREACHABLE ? client_call(cli, &call, job) : rc; /* the key makes one job of both */
 }
 
-static int send_calibration(struct cli *cli, const char *id, const char *path)
+/* Send the records if the job waits for them. Its state is asked for: the answer to a repeated idempotency key is the
+ * first one, and some records may have arrived since. */
+static int send_calibration(struct cli *cli, const char *id, const char *path, json_t **job)
 {
-    AUTO_JSON json_t *answer = NULL;
     bool standard = strcmp(path, "-") == 0;
+    int64_t records = 0;
 
+    json_decref(*job);
+    *job = NULL;
+    TRY(job_get(cli, id, 0, job));
+    if (strcmp(print_text(*job, "status"), "awaiting_calibration") != 0) {
+        return 0;
+    }
+    (void)json_get_int(json_object_get(*job, "calibration"), "records", 0, INT64_MAX, &records);
     AUTO_FILE FILE *in = standard ? fdopen(dup(STDIN_FILENO), "re") : fopen(path, "re");
     if (in == NULL) {
         return status_fail(STATUS_LOCAL, "%s cannot be opened", path);
     }
-    return calibrate_stream(cli, id, in, &answer);
+    int rc = calibrate_stream(cli, id, in, records);
+    if (rc != 0) {
+        safe_printf(stderr, "job %s still waits for its calibration; quantctl cancel %s ends it\n", id, id);
+        return rc;
+    }
+    json_decref(*job);
+    *job = NULL;
+    return job_get(cli, id, 0, job);
 }
 
 static int submit_run(struct cli *cli, const void *given, int count, char **arguments)
@@ -314,16 +330,7 @@ static int submit_run(struct cli *cli, const void *given, int count, char **argu
     if (!cli->quiet) {
         safe_printf(stderr, "job %s\n", id);
     }
-    if (local && strcmp(print_text(job, "status"), "awaiting_calibration") == 0) {
-        int rc = send_calibration(cli, id, file);
-        if (rc != 0) {
-            safe_printf(stderr, "job %s still waits for its calibration; quantctl cancel %s ends it\n", id, id);
-            return rc;
-        }
-        json_decref(job);
-        job = NULL;
-        TRY(job_get(cli, id, 0, &job));
-    }
+    TRY(local ? send_calibration(cli, id, file, &job) : 0);
     if (options->wait || options->watch) {
         json_decref(job);
         job = NULL;

@@ -122,6 +122,12 @@ static double remaining(const struct display *display)
     return left > 0 ? left : 0;
 }
 
+/* How far the open block is, about: blocks have equal shares of the job. */
+static double display_open_block(const struct display *display)
+{
+    return display->fraction * (double)display->layers_total - (double)(display->block - 1);
+}
+
 static void draw(struct display *display)
 {
     char bar[BAR_SIZE], elapsed[PRINT_SIZE], eta[PRINT_SIZE];
@@ -143,7 +149,8 @@ static void draw(struct display *display)
                   display->worst[0] != '\0' ? "  worst " : "", display->worst);
     }
     if (display->phase[0] != '\0' && display->block > 0) {
-        draw_line(display, "phase   %s, block %lld: %s", display->phase, (long long)display->block, display->step);
+        draw_line(display, "open    [%s] block %lld: %s", bar_fill(display_open_block(display), width, bar),
+                  (long long)display->block, display->step);
     } else if (display->phase[0] != '\0') {
         draw_line(display, "phase   %s", display->phase);
     } else if (display->status[0] != '\0') {
@@ -258,6 +265,7 @@ static void on_layer(struct display *display, const json_t *event, const json_t 
     }
     display->layers_total = display_number_of(data, "layers_total");
     display->layers_done = layer + 1 > display->layers_done ? layer + 1 : display->layers_done;
+    display->block = display->block == layer + 1 ? 0 : display->block; /* it is not open any more */
     double top = 0;
     for (size_t at = 0; at < DISPLAY_LAYERS_MAX; at++) {
         top = display->errors[at] > top ? display->errors[at] : top;

@@ -119,7 +119,7 @@ def install():
         by_name = {os.path.basename(file): file for file in files}
         expected = {"quantd", "quantd.service"}
         if os.path.exists(os.path.join(BUILD, "cli", "quantctl")):
-            expected.add("quantctl")
+            expected |= {"quantctl", "quantctl.1"}
         if os.path.exists(os.path.join(BUILD, "gpu", "cuda", "quantd_gpu_cuda.so")):
             expected.add("quantd_gpu_cuda.so")
         equal(set(by_name), expected, "what is installed")
