@@ -358,7 +358,7 @@ int api_open(const struct api_config *config, struct api **out)
 {
     struct api *api;
     TRY(mem_new(&api));
-    api->context.engine = config->engine;
+    api->context.service = config->service;
     api->backlog_end = &api->backlog;
     api->deadline_ms = -1;
     api->fd = -1;

@@ -13,7 +13,7 @@
 struct api;
 
 struct api_config {
-    struct engine *engine;
+    struct service *service;
     const char *host;                 /* listen address: "127.0.0.1", "::1", ... */
     uint16_t port;                    /* 0 = any free one */
     int socket;                       /* > 0: a listening TCP socket, which is taken over; otherwise one is created */
@@ -27,7 +27,7 @@ struct api_config {
     void *wake_data;
 };
 
-/* Listen and start the workers; what config points to is copied, engine and store are borrowed. Raises the soft limit
+/* Listen and start the workers; what config points to is copied, service and store are borrowed. Raises the soft limit
  * of open files as far as max_connections needs. ERR_CONFIG when the address cannot be bound. */
 int api_open(const struct api_config *config, struct api **out);
 const char *api_library_version(void); /* of the HTTP library that runs, such as "0.9.75" */

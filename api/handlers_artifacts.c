@@ -22,7 +22,7 @@ int handlers_get_artifact(struct request *request)
 
 int handlers_delete_artifact(struct request *request)
 {
-    return handlers_object_delete(request, engine_artifact_delete);
+    return handlers_object_delete(request, service_artifact_delete);
 }
 
 static const char *file_digest(const json_t *artifact, const char *path)
@@ -52,7 +52,7 @@ int handlers_get_artifact_file(struct request *request)
 {
     const char *path = request->captures[1];
     AUTO_JSON json_t *artifact = NULL;
-    TRY(engine_object_get(request->context->engine, request->who, "art", request->captures[0], &artifact));
+    TRY(service_object_get(request->context->service, request->who, "art", request->captures[0], &artifact));
     const char *sha256 = file_digest(artifact, path);
     const char *slash = strrchr(path, '/');
     return sha256 != NULL ? stream_blob(request, sha256, content_type(path), slash != NULL ? slash + 1 : path)

@@ -1,5 +1,5 @@
-/* Calibration records streamed into a job. The engine tokenizes and stores them as they arrive; this file passes bytes
- * on and makes replies from the engine's results: 409 with next_offset when the client's offset is another one, 422
+/* Calibration records streamed into a job. The service tokenizes and stores them as they arrive; this file passes bytes
+ * on and makes replies from the service's results: 409 with next_offset when the client's offset is another one, 422
  * with the counts when the set was declared complete too early. */
 
 #include "api/handlers.h"
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 struct calibration_sink {
-    struct engine_upload *upload;
+    struct service_upload *upload;
     bool complete;
 };
 
@@ -19,7 +19,7 @@ static void add_next_offset(struct request *request, const char *id)
     struct err_record record;
     err_take(&record);
     json_t *job = NULL;
-    if (engine_job_get(request->context->engine, request->who, id, &job) == 0) {
+    if (service_job_get(request->context->service, request->who, id, &job) == 0) {
         const json_t *records = json_object_get(json_object_get(job, "calibration"), "records");
         request->extra = json_pack("{s:I}", "next_offset", json_integer_value(records));
         json_decref(job);
@@ -37,7 +37,7 @@ static int calibration_open(struct request *request, void **state)
     const struct query *query = &request->scratch->query;
     sink->complete = query_int(query, "complete", 0) == 1;
     int rc =
-        engine_upload_open(request->context->engine, request->who, id, query_int(query, "offset", -1), &sink->upload);
+        service_upload_open(request->context->service, request->who, id, query_int(query, "offset", -1), &sink->upload);
     if (rc < 0) {
         free(sink);
         if (rc == ERR_OFFSET_MISMATCH) {
@@ -52,13 +52,13 @@ static int calibration_open(struct request *request, void **state)
 static int calibration_feed(void *state, const char *data, size_t size)
 {
     struct calibration_sink *sink = state;
-    return engine_upload_feed(sink->upload, data, size);
+    return service_upload_feed(sink->upload, data, size);
 }
 
 static void calibration_abort(void *state)
 {
     struct calibration_sink *sink = state;
-    engine_upload_abort(sink->upload);
+    service_upload_abort(sink->upload);
     free(sink);
 }
 
@@ -66,7 +66,7 @@ static int calibration_finish_take(struct request *request, void *state)
 {
     struct calibration_sink *sink = state;
     json_t *answer = NULL;
-    int rc = engine_upload_end_take(sink->upload, sink->complete, &answer);
+    int rc = service_upload_end_take(sink->upload, sink->complete, &answer);
     free(sink);
     if (rc < 0) {
         request->extra = answer;

@@ -24,7 +24,7 @@ static int reply_page(struct request *request, const char *job, int64_t after)
 {
     int limit = (int)query_int(&request->scratch->query, "limit", 20);
     json_t *events = NULL;
-    int rc = engine_job_events(request->context->engine, request->who, job, after, limit + 1, &events, NULL);
+    int rc = service_job_events(request->context->service, request->who, job, after, limit + 1, &events, NULL);
     if (rc < 0) {
         return rc;
     }
@@ -42,7 +42,7 @@ static int reply_page(struct request *request, const char *job, int64_t after)
 int handlers_list_job_events(struct request *request)
 {
     const char *id = request->captures[0];
-    TRY(engine_job_check(request->context->engine, request->who, id));
+    TRY(service_job_check(request->context->service, request->who, id));
     int offer = request_offer(request);
     if (offer < 0) {
         return offer;

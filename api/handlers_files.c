@@ -30,7 +30,7 @@ static int file_open(struct request *request, void **state)
     if (sink == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
-    int rc = engine_file_open(request->context->engine, &sink->writer);
+    int rc = service_file_open(request->context->service, &sink->writer);
     if (rc < 0) {
         free(sink);
         return rc;
@@ -42,13 +42,13 @@ static int file_open(struct request *request, void **state)
 static int file_feed(void *state, const char *data, size_t size)
 {
     struct file_sink *sink = state;
-    return engine_file_write(sink->writer, data, size);
+    return service_file_write(sink->writer, data, size);
 }
 
 static void file_abort(void *state)
 {
     struct file_sink *sink = state;
-    engine_file_abort(sink->writer);
+    service_file_abort(sink->writer);
     free(sink);
 }
 
@@ -80,7 +80,7 @@ static int file_create(struct request *request)
     json_t *file = json_pack("{s:s, s:s, s:s, s:s?, s:I, s:s, s:I}", "id", id, "object", "file", "purpose",
                              query_text(query, "purpose"), "name", name, "bytes", (json_int_t)facts->bytes, "sha256",
                              facts->sha256, "created_at", (json_int_t)clock_unix_seconds());
-    int rc = file != NULL ? engine_file_create(request->context->engine, request->who, file)
+    int rc = file != NULL ? service_file_create(request->context->service, request->who, file)
                           : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a file object");
     if (rc < 0) {
         json_decref(file);
@@ -111,14 +111,14 @@ static int file_finish_take(struct request *request, void *state)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
     request->state = facts;
-    int rc = engine_file_commit_take(sink->writer, facts->sha256, &facts->bytes);
+    int rc = service_file_commit_take(sink->writer, facts->sha256, &facts->bytes);
     free(sink);
     if (rc < 0) {
         return rc;
     }
     rc = check_digest(request, facts->sha256);
     rc = rc < 0 ? rc : file_once(request, facts);
-    engine_file_let_go(request->context->engine, facts->sha256); /* its object refers to it now, or there is none */
+    service_file_let_go(request->context->service, facts->sha256); /* its object refers to it now, or there is none */
     return rc;
 }
 
@@ -138,7 +138,7 @@ int handlers_get_file_content(struct request *request)
 {
     const char *id = request->captures[0];
     AUTO_JSON json_t *file = NULL;
-    TRY(engine_object_get(request->context->engine, request->who, "file", id, &file));
+    TRY(service_object_get(request->context->service, request->who, "file", id, &file));
     const char *sha256 = json_string_value(json_object_get(file, "sha256"));
     return sha256 != NULL ? stream_blob(request, sha256, "application/octet-stream", id)
                           : err_raise(ERR_INTERNAL, "file object %s has no digest", id);
@@ -146,5 +146,5 @@ int handlers_get_file_content(struct request *request)
 
 int handlers_delete_file(struct request *request)
 {
-    return handlers_object_delete(request, engine_file_delete);
+    return handlers_object_delete(request, service_file_delete);
 }

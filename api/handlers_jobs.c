@@ -17,8 +17,8 @@
 int handlers_create_job(struct request *request)
 {
     json_t *job = NULL;
-    int rc = engine_job_create(request->context->engine, request->who, request->json, request_idempotency_key(request),
-                               &request->scratch->errors, &job);
+    int rc = service_job_create(request->context->service, request->who, request->json,
+                                request_idempotency_key(request), &request->scratch->errors, &job);
     return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
 }
 
@@ -27,7 +27,7 @@ int handlers_list_jobs(struct request *request)
     struct page page;
     json_t *list = NULL;
     query_page(&request->scratch->query, &page);
-    int rc = engine_job_list(request->context->engine, request->who, &page, &list);
+    int rc = service_job_list(request->context->service, request->who, &page, &list);
     if (rc < 0) {
         return rc;
     }
@@ -88,7 +88,7 @@ int handlers_get_job(struct request *request)
         notifier_watch(request->context->notifier, &request->waiter, id);
     }
     json_t *job = NULL;
-    int rc = engine_job_get(request->context->engine, request->who, id, &job);
+    int rc = service_job_get(request->context->service, request->who, id, &job);
     if (rc < 0) {
         return rc;
     }
@@ -102,7 +102,7 @@ int handlers_get_job(struct request *request)
 
 int handlers_delete_job(struct request *request)
 {
-    return handlers_object_delete(request, engine_job_delete);
+    return handlers_object_delete(request, service_job_delete);
 }
 
 /* {"mode":"now"} or {"mode":"layer"}: both are accepted, a cancellation always acts within seconds. */
@@ -132,14 +132,14 @@ int handlers_cancel_job(struct request *request)
 {
     json_t *job = NULL;
     TRY(check_cancel(request));
-    TRY(engine_job_cancel(request->context->engine, request->who, request->captures[0], &job));
+    TRY(service_job_cancel(request->context->service, request->who, request->captures[0], &job));
     return reply_json_take(request, 202, job);
 }
 
 int handlers_get_job_report(struct request *request)
 {
     json_t *report = NULL;
-    TRY(engine_job_report(request->context->engine, request->who, request->captures[0], &report));
+    TRY(service_job_report(request->context->service, request->who, request->captures[0], &report));
     return reply_object_take(request, report);
 }
 
@@ -174,14 +174,14 @@ static void refuse_sort(struct request *request, const char *column)
     struct validation_errors *errors = &request->scratch->errors;
     struct text_guess guess = {.word = column};
     char columns[320];
-    for (const char *const *known = engine_layer_columns(); *known != NULL; known++) {
+    for (const char *const *known = service_layer_columns(); *known != NULL; known++) {
         text_guess_offer(&guess, *known);
     }
     validation_add(errors, ERR_INVALID_PARAMETER, "?sort", "\"%.60s\" is not a column of the report", column);
     if (guess.name != NULL) {
         validation_hint(errors, "did you mean \"%s\"?", guess.name);
     } else {
-        params_join(engine_layer_columns(), columns, sizeof(columns));
+        params_join(service_layer_columns(), columns, sizeof(columns));
         validation_hint(errors, "the columns are %s", columns);
     }
 }
@@ -193,7 +193,7 @@ static int select_layers(struct request *request, const json_t *all, json_t **ou
     const char *module = query_text(&request->scratch->query, "module");
     struct layer_order order = {sort != NULL && sort[0] == '-' ? sort + 1 : sort, sort != NULL && sort[0] == '-'};
     bool known = sort == NULL;
-    for (const char *const *column = engine_layer_columns(); *column != NULL && !known; column++) {
+    for (const char *const *column = service_layer_columns(); *column != NULL && !known; column++) {
         known = strcmp(*column, order.column) == 0;
     }
     if (!known) {
@@ -254,7 +254,7 @@ static int reply_layers_take(struct request *request, enum layer_format format, 
                                                     "first_id", "last_id", "has_more", 0));
     }
     size_t size = 0;
-    char *text = format == LAYERS_CSV ? csv_write(engine_layer_columns(), rows, &size) : lines_of(rows, &size);
+    char *text = format == LAYERS_CSV ? csv_write(service_layer_columns(), rows, &size) : lines_of(rows, &size);
     json_decref(rows);
     const char *type = format == LAYERS_CSV ? "text/csv; charset=utf-8" : "application/x-ndjson";
     return text != NULL ? reply_text_take(request, 200, type, text, size)
@@ -265,7 +265,7 @@ int handlers_list_job_layers(struct request *request)
 {
     AUTO_JSON json_t *all = NULL;
     json_t *rows = NULL;
-    TRY(engine_job_layers(request->context->engine, request->who, request->captures[0], &all));
+    TRY(service_job_layers(request->context->service, request->who, request->captures[0], &all));
     int offer = request_offer(request);
     int rc = offer < 0 ? offer : select_layers(request, all, &rows);
     return rc < 0 ? rc : reply_layers_take(request, (enum layer_format)offer, rows);

@@ -8,8 +8,8 @@
 int handlers_create_model(struct request *request)
 {
     json_t *model = NULL;
-    int rc =
-        engine_model_register(request->context->engine, request->who, request->json, &request->scratch->errors, &model);
+    int rc = service_model_register(request->context->service, request->who, request->json, &request->scratch->errors,
+                                    &model);
     return rc < 0 ? rc : reply_created_take(request, "/v1/models", model);
 }
 
@@ -25,5 +25,5 @@ int handlers_get_model(struct request *request)
 
 int handlers_delete_model(struct request *request)
 {
-    return handlers_object_delete(request, engine_model_delete);
+    return handlers_object_delete(request, service_model_delete);
 }

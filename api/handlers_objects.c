@@ -8,7 +8,7 @@
 int handlers_object_get(struct request *request, const char *kind)
 {
     json_t *body = NULL;
-    TRY(engine_object_get(request->context->engine, request->who, kind, request->captures[0], &body));
+    TRY(service_object_get(request->context->service, request->who, kind, request->captures[0], &body));
     return reply_object_take(request, body);
 }
 
@@ -17,13 +17,13 @@ int handlers_object_list(struct request *request, const char *kind)
     struct page page;
     json_t *list = NULL;
     query_page(&request->scratch->query, &page);
-    int rc = engine_object_list(request->context->engine, request->who, kind, &page, &list);
+    int rc = service_object_list(request->context->service, request->who, kind, &page, &list);
     return rc < 0 ? rc : reply_object_take(request, list);
 }
 
 int handlers_object_delete(struct request *request,
-                           int (*delete_object)(struct engine *engine, const struct principal *who, const char *id))
+                           int (*delete_object)(struct service *service, const struct principal *who, const char *id))
 {
-    TRY(delete_object(request->context->engine, request->who, request->captures[0]));
+    TRY(delete_object(request->context->service, request->who, request->captures[0]));
     return reply_empty(request, 204);
 }

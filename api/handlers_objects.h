@@ -9,4 +9,4 @@ int handlers_object_get(struct request *request, const char *kind);
 int handlers_object_list(struct request *request, const char *kind);
 /* 204 after delete_object. */
 int handlers_object_delete(struct request *request,
-                           int (*delete_object)(struct engine *engine, const struct principal *who, const char *id));
+                           int (*delete_object)(struct service *service, const struct principal *who, const char *id));

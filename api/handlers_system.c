@@ -15,7 +15,7 @@ int handlers_get_readiness(struct request *request)
     if (atomic_load(&request->context->draining)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
-    int rc = engine_ready(request->context->engine);
+    int rc = service_ready(request->context->service);
     if (rc < 0) {
         reply_problem(request, rc, 503);
         return 0;
@@ -25,18 +25,18 @@ int handlers_get_readiness(struct request *request)
 
 int handlers_get_system(struct request *request)
 {
-    return reply_object_take(request, engine_system(request->context->engine));
+    return reply_object_take(request, service_system(request->context->service));
 }
 
 int handlers_list_methods(struct request *request)
 {
-    return reply_object_take(request, engine_methods(request->context->engine));
+    return reply_object_take(request, service_methods(request->context->service));
 }
 
 int handlers_get_method(struct request *request)
 {
     json_t *method = NULL;
-    int rc = engine_method(request->context->engine, request->captures[0], &method);
+    int rc = service_method(request->context->service, request->captures[0], &method);
     return rc < 0 ? rc : reply_object_take(request, method);
 }
 

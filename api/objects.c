@@ -1,8 +1,8 @@
 /* The objects of the API, member by member.
  *
- * What the engine reads from tables of its own (requests, parameters of methods, rows of reports) is not repeated here:
- * engine_schemas describes it. The end-to-end tests hold every answer to these tables, both ways: a member that is
- * missing and one that is not listed fail. */
+ * What the service reads from tables of its own (requests, parameters of methods, rows of reports) is not repeated
+ * here: service_schemas describes it. The end-to-end tests hold every answer to these tables, both ways: a member that
+ * is missing and one that is not listed fail. */
 
 #include "api/schema.h"
 
@@ -36,7 +36,7 @@
     const struct schema symbol_ = {name_, NULL, symbol_##_rows}
 
 const struct schema schema_any = {NULL, NULL, NULL};
-/* the engine's */
+/* the service's */
 const struct schema schema_model_request = {"ModelRequest", NULL, NULL};
 const struct schema schema_job_request = {"JobRequest", NULL, NULL};
 const struct schema schema_layer = {"Layer", NULL, NULL};

@@ -291,7 +291,7 @@ static json_t *headers_of_replies(void)
 static json_t *schemas_of_table(void)
 {
     json_t *components = json_object();
-    engine_schemas(components);
+    service_schemas(components);
     for (const struct route *route = routes_table; route->method != NULL; route++) {
         schema_add(route->request, components);
         schema_add(route->answer, components);

@@ -91,7 +91,7 @@ const struct idempotency_key *request_idempotency_key(const struct request *requ
 static int replay_made(struct request *request, const char *id)
 {
     json_t *job = NULL;
-    TRY(engine_job_get(request->context->engine, request->who, id, &job));
+    TRY(service_job_get(request->context->service, request->who, id, &job));
     TRY(reply_created_take(request, request->route->path, job));
     reply_header(&request->reply, "Idempotency-Replayed", "true");
     return 0;
@@ -126,7 +126,7 @@ static void request_store_response(struct request *request, const struct idempot
     json_t *body = json_loadb(request->reply.body, request->reply.size, 0, NULL);
     AUTO_JSON json_t *response = json_pack("{s:s, s:i, s:o?, s:s?}", "digest", digest, "status", request->reply.status,
                                            "body", body, "location", location);
-    if (engine_idempotency_finish(request->context->engine, key, response) < 0) {
+    if (service_idempotency_finish(request->context->service, key, response) < 0) {
         log_err(LOG_WARN, "cannot store the response of an idempotency key", NULL);
     }
 }
@@ -140,9 +140,9 @@ int request_idempotent(struct request *request, const char *digest, int (*create
     char scope[128];
     (void)snprintf(scope, sizeof(scope), "%s %s", request->route->method, request->route->path);
     AUTO_JSON json_t *response = NULL;
-    struct engine *engine = request->context->engine;
+    struct service *service = request->context->service;
     const struct idempotency_key scoped = {request->who->project, scope, key};
-    int rc = engine_idempotency_reserve(engine, &scoped, digest, &response);
+    int rc = service_idempotency_reserve(service, &scoped, digest, &response);
     if (rc != 0) {
         return rc < 0 ? rc : replay(request, response);
     }
@@ -152,7 +152,7 @@ int request_idempotent(struct request *request, const char *digest, int (*create
     if (rc < 0) {
         struct err_record record;
         err_take(&record);
-        (void)engine_idempotency_release(engine, &scoped);
+        (void)service_idempotency_release(service, &scoped);
         err_restore(&record);
         return rc;
     }

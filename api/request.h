@@ -30,7 +30,7 @@ struct route;
 
 /* Shared by all handlers. */
 struct request_context {
-    struct engine *engine;
+    struct service *service;
     struct notifier *notifier;
     atomic_bool draining;
     atomic_int streams; /* uploads and downloads of files in progress */

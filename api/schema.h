@@ -36,7 +36,7 @@ struct schema_row {
 struct schema {
     const char *name; /* in the document's components; NULL: any JSON value */
     const char *help;
-    const struct schema_row *rows; /* NULL: the engine knows it (engine_schemas) */
+    const struct schema_row *rows; /* NULL: the service knows it (service_schemas) */
 };
 
 /* {"$ref": ...}, or {} for any value. New references. */

@@ -32,7 +32,7 @@ static int blob_fill(struct request *request, void *state, char *buffer, size_t 
         return REQUEST_END;
     }
     size_t part = left < (int64_t)capacity ? (size_t)left : capacity;
-    int rc = engine_blob_read(stream->reader, stream->offset, buffer, part);
+    int rc = service_blob_read(stream->reader, stream->offset, buffer, part);
     if (rc < 0) {
         return err_pass(rc, "sending a blob");
     }
@@ -44,7 +44,7 @@ static int blob_fill(struct request *request, void *state, char *buffer, size_t 
 static void blob_close(void *state)
 {
     struct blob_stream *stream = state;
-    engine_blob_close(stream->reader);
+    service_blob_close(stream->reader);
     free(stream);
 }
 
@@ -111,7 +111,7 @@ int stream_blob(struct request *request, const char *sha256, const char *content
     AUTO_FREE struct blob_stream *stream = NULL;
     int64_t size = 0;
     TRY(mem_new(&stream));
-    TRY(engine_blob_open(request->context->engine, sha256, &stream->reader, &size));
+    TRY(service_blob_open(request->context->service, sha256, &stream->reader, &size));
     TRY(reply_blob_take(request, MOVE(stream), etag, content_type, size));
     if (request->reply.status < 300) {
         blob_headers(request, sha256, name);
@@ -162,8 +162,8 @@ static int next_page(struct request *request, struct event_stream *stream)
     if (stream->last) {
         return REQUEST_END;
     }
-    int rc = engine_job_events(request->context->engine, request->who, stream->job, stream->after, EVENTS_PAGE,
-                               &stream->page, &stream->last);
+    int rc = service_job_events(request->context->service, request->who, stream->job, stream->after, EVENTS_PAGE,
+                                &stream->page, &stream->last);
     if (rc < 0) {
         return rc == ERR_NOT_FOUND ? REQUEST_END : rc; /* deleted in the meantime */
     }

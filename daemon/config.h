@@ -22,8 +22,8 @@ struct config {
     int worker;                /* enum config_worker */
     char *module_dir;          /* NULL = the default directories (daemon/modules.h) */
     int64_t threads;           /* 0 = all cores */
-    int64_t host_memory_bytes; /* 0 = the engine's choice */
-    int64_t max_queued;        /* 0 = the engine's choice */
+    int64_t host_memory_bytes; /* 0 = the service's choice */
+    int64_t max_queued;        /* 0 = the service's choice */
     int64_t max_connections;   /* 0 = the API's choice, as the next two */
     int64_t max_connections_per_address;
     int64_t max_streams;

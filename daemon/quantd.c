@@ -4,7 +4,7 @@
  * the timer is set to the API's next timeout; other threads wake the loop through the wake handle.
  *
  * There is one way to shut down: the signal stops admission (api_drain) and starts a helper thread that calls
- * engine_drain, which may block for as long as a block of the model takes. When it has returned and open requests have
+ * service_drain, which may block for as long as a block of the model takes. When it has returned and open requests have
  * ended, the loop stops and everything is closed. An alarm ends the process when the time limit passes first: finished
  * blocks are on disk, so only the unfinished block is lost. For the same reason a second signal exits immediately.
  *
@@ -33,13 +33,13 @@
 #include <unistd.h>
 #include <uv.h>
 
-#define LINGER_MS 2000 /* for open requests to end, once the engine has drained */
+#define LINGER_MS 2000 /* for open requests to end, once the service has drained */
 
 struct quantd {
     const struct config *config;
     char module_folders[MODULES_FOLDERS_SIZE];
     struct store *store;
-    struct engine *engine;
+    struct service *service;
     struct api *api;
     uv_loop_t loop;
     bool loop_open; /* loop and handles are initialised */
@@ -52,7 +52,7 @@ struct quantd {
     bool cut_off;       /* requests were open at the end */
     double started;
     uv_thread_t drainer;
-    bool draining, restarting, engine_drained;
+    bool draining, restarting, service_drained;
     pthread_mutex_t announce_lock; /* announced is set while events may go to the API */
     bool announced;
 };
@@ -68,7 +68,7 @@ static void on_timer(uv_timer_t *timer);
 
 static void stop_if_done(struct quantd *quantd)
 {
-    if (quantd->engine_drained && api_idle(quantd->api)) {
+    if (quantd->service_drained && api_idle(quantd->api)) {
         uv_stop(&quantd->loop);
     }
 }
@@ -149,12 +149,12 @@ static void arm_alarm(int64_t seconds)
 }
 
 /* Helper thread. */
-static void drain_engine(void *data)
+static void drain_service(void *data)
 {
     struct quantd *quantd = data;
     int64_t total_ms = quantd->config->drain_seconds * 1000;
     int64_t rest_ms = total_ms / 5 < LINGER_MS + 1000 ? total_ms / 5 : LINGER_MS + 1000;
-    engine_drain(quantd->engine, total_ms - rest_ms);
+    service_drain(quantd->service, total_ms - rest_ms);
     (void)uv_async_send(&quantd->drained);
 }
 
@@ -169,7 +169,7 @@ static void on_linger(uv_timer_t *timer)
 static void on_drained(uv_async_t *drained)
 {
     struct quantd *quantd = drained->data;
-    quantd->engine_drained = true;
+    quantd->service_drained = true;
     (void)uv_timer_start(&quantd->linger, on_linger, LINGER_MS, 0);
     run_once(quantd);
 }
@@ -179,7 +179,7 @@ static void shut_down(struct quantd *quantd)
     quantd->draining = true;
     arm_alarm(quantd->config->drain_seconds);
     api_drain(quantd->api);
-    int status = uv_thread_create(&quantd->drainer, drain_engine, quantd);
+    int status = uv_thread_create(&quantd->drainer, drain_service, quantd);
     if (status != 0) {
         log_error("cannot start the drain thread", LOG_S("reason", uv_strerror(status)));
         _exit(restart_now() == 0 ? 0 : 1); /* finished blocks are on disk */
@@ -264,7 +264,7 @@ static int open_api(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
     const struct api_config api = {
-        .engine = quantd->engine,
+        .service = quantd->service,
         .host = config->listen_host,
         .port = config->listen_port,
         .socket = socket,
@@ -294,10 +294,10 @@ static int open_layers(struct quantd *quantd, int socket)
     const struct store_config store = {.data_dir = config->data_dir, .state = "sqlite", .blobs = "fs"};
 
     TRY(modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders)));
-    TRY(engine_load_devices(config->data_dir, quantd->module_folders, config->device));
+    TRY(service_load_devices(config->data_dir, quantd->module_folders, config->device));
     TRY(store_open(&store, &quantd->store)); /* last: nothing is written before the options are validated */
     store_on_event(quantd->store, forward_event, quantd);
-    const struct engine_config engine = {
+    const struct service_config service = {
         .store = quantd->store,
         .model_roots = (const char *const *)config->model_roots,
         .device = config->device,
@@ -309,10 +309,10 @@ static int open_layers(struct quantd *quantd, int socket)
         .restart = request_restart,
         .restart_data = quantd,
     };
-    TRY(engine_open(&engine, &quantd->engine));
+    TRY(service_open(&service, &quantd->service));
     TRY(open_loop(quantd));
     TRY(open_api(quantd, socket));
-    return engine_start(quantd->engine);
+    return service_start(quantd->service);
 }
 
 int quantd_open(const struct config *config, int socket, struct quantd **out)
@@ -376,16 +376,16 @@ void quantd_close(struct quantd *quantd)
     }
     if (quantd->draining) {
         (void)uv_thread_join(&quantd->drainer);
-    } else if (quantd->engine != NULL) {
-        engine_drain(quantd->engine, 0);
+    } else if (quantd->service != NULL) {
+        service_drain(quantd->service, 0);
     }
     announce(quantd, false); /* events must not reach the API once it is closed */
     if (quantd->api != NULL) {
         api_close(quantd->api);
         quantd->api = NULL;
     }
-    if (quantd->engine != NULL) {
-        engine_close(quantd->engine);
+    if (quantd->service != NULL) {
+        service_close(quantd->service);
     }
     store_close(quantd->store);
     if (quantd->loop_open) { /* last: until now other threads may have woken it */

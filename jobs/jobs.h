@@ -1,8 +1,8 @@
 #pragma once
 /* Jobs: from a request body to a published artifact. The public header of this layer.
  *
- * The engine owns admission, the runner thread of each device, uploads and recovery. State lives in the store; the
- * engine keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the
+ * The service owns admission, the supervisor thread of each device, uploads and recovery. State lives in the store; the
+ * service keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the
  * store). */
 
 #include "base/digest.h"
@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct engine;
+struct service;
 struct store;
 
 /* Who asks. Models, files, jobs, artifacts and idempotency keys belong to a project; what belongs to another project is
@@ -25,114 +25,115 @@ struct principal {
 };
 extern const struct principal principal_local; /* of a daemon that knows no keys: project "default" */
 
-struct engine_config {
+struct service_config {
     struct store *store;
     const char *const *model_roots; /* absolute directories; NULL-terminated */
     const char *device;             /* "auto", "cpu", "cuda:N" */
     bool worker_process;            /* each job runs in a process of its own, which is this executable again */
-    const char *module_folders;     /* for that: as engine_load_devices got them; NULL: none */
+    const char *module_folders;     /* for that: as service_load_devices got them; NULL: none */
     int threads;                    /* CPU threads; 0 = all */
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */
-    /* Runner thread: a device is lost that only a new process can open. Its job is back in the queue, no other is
-     * claimed until engine_drain is called, which should be soon. NULL: the device is opened again in place. */
+    /* The supervisor's thread: a device is lost that only a new process can open. Its job is back in the queue, no
+     * other is claimed until service_drain is called, which should be soon. NULL: the device is opened again in place.
+     */
     void (*restart)(void *data);
     void *restart_data;
 };
 
-/* Once a process, before engine_open and before threads start: load the backends of devices. module_folders: searched
+/* Once a process, before service_open and before threads start: load the backends of devices. module_folders: searched
  * for their modules, ':' between them; or NULL. ERR_CONFIG when none of them has the device. Writes nothing: what a
  * backend compiles goes below data_dir once it is used. */
-int engine_load_devices(const char *data_dir, const char *module_folders, const char *device);
-int engine_open(const struct engine_config *config, struct engine **out);
-/* Put interrupted jobs back into the queue and start the runners. */
-int engine_start(struct engine *engine);
+int service_load_devices(const char *data_dir, const char *module_folders, const char *device);
+int service_open(const struct service_config *config, struct service **out);
+/* Put interrupted jobs back into the queue and start the supervisor. */
+int service_start(struct service *service);
 /* Stop claiming; running jobs finish or drop the open layer within timeout_ms and stay resumable. */
-void engine_drain(struct engine *engine, int64_t timeout_ms);
-void engine_close(struct engine *engine); /* after drain; frees */
-/* True once engine_drain was called. */
-bool engine_draining(const struct engine *engine);
+void service_drain(struct service *service, int64_t timeout_ms);
+void service_close(struct service *service); /* after drain; frees */
+/* True once service_drain was called. */
+bool service_draining(const struct service *service);
 
-/* Adds to `components`, by name, the JSON Schema of what the engine reads and writes by tables of its own:
+/* Adds to `components`, by name, the JSON Schema of what the service reads and writes by tables of its own:
  * "ModelRequest", "JobRequest" (one alternative for each method, told apart by "method"), "Layer" (a row of a report),
  * and what these refer to as #/components/schemas/NAME. */
-void engine_schemas(json_t *components);
+void service_schemas(json_t *components);
 /* GET /v1/system, /v1/methods, /v1/methods/{name}: new references. */
-json_t *engine_system(struct engine *engine);
-json_t *engine_methods(struct engine *engine);
-int engine_method(struct engine *engine, const char *name, json_t **method);
+json_t *service_system(struct service *service);
+json_t *service_methods(struct service *service);
+int service_method(struct service *service, const char *name, json_t **method);
 
 /* POST /v1/models: {"name","uri":"file:REL or file:/ABS below a root","expected_sha256"?}. Reads headers only. */
-int engine_model_register(struct engine *engine, const struct principal *who, const json_t *body,
-                          struct validation_errors *errors, json_t **model);
-int engine_model_delete(struct engine *engine, const struct principal *who, const char *id);
+int service_model_register(struct service *service, const struct principal *who, const json_t *body,
+                           struct validation_errors *errors, json_t **model);
+int service_model_delete(struct service *service, const struct principal *who, const char *id);
 
 /* POST /v1/quantization/jobs. Negative with errors filled when refused; every reason is named. */
-int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
-                      const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job);
-int engine_job_get(struct engine *engine, const struct principal *who, const char *id,
-                   json_t **job); /* as the API shows it */
+int service_job_create(struct service *service, const struct principal *who, const json_t *body,
+                       const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job);
+int service_job_get(struct service *service, const struct principal *who, const char *id,
+                    json_t **job); /* as the API shows it */
 /* Has a job, as the API shows it, ended (succeeded, failed, cancelled)? */
 bool job_view_ended(const json_t *job);
-int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id,
-                      json_t **job); /* idempotent */
-int engine_job_delete(struct engine *engine, const struct principal *who, const char *id);
-int engine_job_report(struct engine *engine, const struct principal *who, const char *id, json_t **report);
+int service_job_cancel(struct service *service, const struct principal *who, const char *id,
+                       json_t **job); /* idempotent */
+int service_job_delete(struct service *service, const struct principal *who, const char *id);
+int service_job_report(struct service *service, const struct principal *who, const char *id, json_t **report);
 /* Column names of layer rows, NULL-terminated, in report order. */
-const char *const *engine_layer_columns(void);
-int engine_artifact_delete(struct engine *engine, const struct principal *who, const char *id);
-int engine_file_delete(struct engine *engine, const struct principal *who, const char *id);
+const char *const *service_layer_columns(void);
+int service_artifact_delete(struct service *service, const struct principal *who, const char *id);
+int service_file_delete(struct service *service, const struct principal *who, const char *id);
 
-/* --- access.c: what is stored, as the principal may see it */
+/* --- service_access.c: what is stored, as the principal may see it */
 /* 0 when new work can be taken; else the reason raised (store_ready). */
-int engine_ready(struct engine *engine);
+int service_ready(struct service *service);
 /* Rows of kind "mdl", "file", "art". page->project is ignored: the page is of the principal's project. */
-int engine_object_get(struct engine *engine, const struct principal *who, const char *kind, const char *id,
-                      json_t **body);
-int engine_object_list(struct engine *engine, const struct principal *who, const char *kind, const struct page *page,
-                       json_t **list);
+int service_object_get(struct service *service, const struct principal *who, const char *kind, const char *id,
+                       json_t **body);
+int service_object_list(struct service *service, const struct principal *who, const char *kind, const struct page *page,
+                        json_t **list);
 /* Jobs as the API shows them. page as above. */
-int engine_job_list(struct engine *engine, const struct principal *who, const struct page *page, json_t **list);
+int service_job_list(struct service *service, const struct principal *who, const struct page *page, json_t **list);
 /* 0, or ERR_NOT_FOUND: the principal has no such job. */
-int engine_job_check(struct engine *engine, const struct principal *who, const char *id);
+int service_job_check(struct service *service, const struct principal *who, const char *id);
 /* Its events after number `after`, at most `limit`, ascending. *last (may be NULL): it has
  * ended, and none follows them. */
-int engine_job_events(struct engine *engine, const struct principal *who, const char *id, int64_t after, int limit,
-                      json_t **events, bool *last);
-int engine_job_layers(struct engine *engine, const struct principal *who, const char *id, json_t **rows);
+int service_job_events(struct service *service, const struct principal *who, const char *id, int64_t after, int limit,
+                       json_t **events, bool *last);
+int service_job_layers(struct service *service, const struct principal *who, const char *id, json_t **rows);
 /* A file's bytes on their way in. */
 struct blob_writer;
-int engine_file_open(struct engine *engine, struct blob_writer **out);
-int engine_file_write(struct blob_writer *writer, const void *data, size_t size);
-/* Durable, and a blob. Frees writer. The blob is held until engine_file_let_go. */
-int engine_file_commit_take(struct blob_writer *writer, char sha256[DIGEST_HEX_SIZE], int64_t *size);
-void engine_file_abort(struct blob_writer *writer);
+int service_file_open(struct service *service, struct blob_writer **out);
+int service_file_write(struct blob_writer *writer, const void *data, size_t size);
+/* Durable, and a blob. Frees writer. The blob is held until service_file_let_go. */
+int service_file_commit_take(struct blob_writer *writer, char sha256[DIGEST_HEX_SIZE], int64_t *size);
+void service_file_abort(struct blob_writer *writer);
 /* The object that refers to a file's bytes. */
-int engine_file_create(struct engine *engine, const struct principal *who, const json_t *file);
+int service_file_create(struct service *service, const struct principal *who, const json_t *file);
 /* The blob is not held for its file any longer: an object refers to it, or there is none. */
-void engine_file_let_go(struct engine *engine, const char *sha256);
+void service_file_let_go(struct service *service, const char *sha256);
 /* The bytes of a file of an object that the principal has been shown. */
 struct blob_reader;
-int engine_blob_open(struct engine *engine, const char *sha256, struct blob_reader **out, int64_t *size);
-int engine_blob_read(struct blob_reader *reader, int64_t offset, void *buffer, size_t size); /* exactly size */
-void engine_blob_close(struct blob_reader *reader);
+int service_blob_open(struct service *service, const char *sha256, struct blob_reader **out, int64_t *size);
+int service_blob_read(struct blob_reader *reader, int64_t offset, void *buffer, size_t size); /* exactly size */
+void service_blob_close(struct blob_reader *reader);
 /* The first request with a key reserves it: 0 = new, go on; 1 = *response holds the first answer; raised codes:
  * ERR_IDEMPOTENCY_IN_PROGRESS, ERR_IDEMPOTENCY_KEY_REUSED for another digest. Then it finishes the key with its answer,
  * or releases it. key->project is the principal's. */
-int engine_idempotency_reserve(struct engine *engine, const struct idempotency_key *key, const char *digest,
-                               json_t **response);
-int engine_idempotency_finish(struct engine *engine, const struct idempotency_key *key, const json_t *response);
-int engine_idempotency_release(struct engine *engine, const struct idempotency_key *key);
+int service_idempotency_reserve(struct service *service, const struct idempotency_key *key, const char *digest,
+                                json_t **response);
+int service_idempotency_finish(struct service *service, const struct idempotency_key *key, const json_t *response);
+int service_idempotency_release(struct service *service, const struct idempotency_key *key);
 
 /* POST .../calibration: one upload at a time per job (ERR_JOB_STATE_CONFLICT else). offset -1 = not given. */
-struct engine_upload;
-int engine_upload_open(struct engine *engine, const struct principal *who, const char *job, int64_t offset,
-                       struct engine_upload **out);
+struct service_upload;
+int service_upload_open(struct service *service, const struct principal *who, const char *job, int64_t offset,
+                        struct service_upload **out);
 /* Bytes of NDJSON, in order; durable only after end. Negative: the upload is dead, abort it. */
-int engine_upload_feed(struct engine_upload *upload, const char *data, size_t size);
+int service_upload_feed(struct service_upload *upload, const char *data, size_t size);
 /* fsync, commit, and queue the job when complete. Frees upload. *answer: what the route answers. When complete was
  * asked but there are too few tokens: ERR_INSUFFICIENT_CALIBRATION, the good records stay and *answer is set all the
  * same. */
-int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t **answer);
+int service_upload_end_take(struct service_upload *upload, bool complete, json_t **answer);
 /* The connection broke: what was not acknowledged may be lost. Frees upload. */
-void engine_upload_abort(struct engine_upload *upload);
+void service_upload_abort(struct service_upload *upload);

@@ -1,6 +1,6 @@
 /* The JSON Schema of requests and reports, from the tables that read and write them. */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 
 #include "base/cleanup.h"
 #include "jobs/rows.h"
@@ -146,9 +146,9 @@ static void add_job_request(json_t *components)
                                   mapping));
 }
 
-void engine_schemas(json_t *components)
+void service_schemas(json_t *components)
 {
-    json_object_set_new(components, "ModelRequest", engine_model_schema());
+    json_object_set_new(components, "ModelRequest", service_model_schema());
     json_object_set_new(components, "KvCache", kv_cache_schema());
     json_object_set_new(components, "Override", override_schema());
     add_layer(components);

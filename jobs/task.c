@@ -67,12 +67,12 @@ static int look_up_blocks(struct task *task)
     free(modules);
     free(task->blocks);
     task->blocks = NULL;
-    rc = store_blocks_list(task->engine->store, task->id, &blocks);
+    rc = store_blocks_list(task->service->store, task->id, &blocks);
     if (rc == 0) {
         rc = blocks_read(blocks, &task->blocks, &task->block_count);
         json_decref(blocks);
     }
-    rc = rc != 0 ? rc : store_layers_list(task->engine->store, task->id, &rows);
+    rc = rc != 0 ? rc : store_layers_list(task->service->store, task->id, &rows);
     if (rc != 0) {
         return rc;
     }
@@ -117,7 +117,7 @@ static int ingest(struct task *task)
 static int load_set(struct task *task, const char *log, const struct job_records *found,
                     const struct calibration_spec *spec, struct calibration_set *out)
 {
-    char path[ENGINE_PATH_MAX];
+    char path[SERVICE_PATH_MAX];
 
     TRY(fs_path(path, sizeof(path), "%s/%s", task->directory, log));
     return calibration_set_load(path, found->records, found->bytes, spec, out);
@@ -246,7 +246,7 @@ static int save_preparation(struct task *task)
         .row = &row,
     };
 
-    return store_job_update(task->engine->store, &update, NULL);
+    return store_job_update(task->service->store, &update, NULL);
 }
 
 /* Blocks that another device or library made stay as they are; the rest may round otherwise. */
@@ -264,16 +264,16 @@ static int say_device_changed(struct task *task)
     return task_warn(task, "device_changed", message);
 }
 
-int task_prepare(struct task *task, struct engine *engine, const struct job_row *row)
+int task_prepare(struct task *task, struct service *service, const struct job_row *row)
 {
-    task->engine = engine;
+    task->service = service;
     task->started = clock_monotonic_seconds();
     task->phase = "loading";
     int rc = read_row(task, row);
-    rc = rc != 0 ? rc : engine_job_path(engine, task->id, NULL, task->directory);
+    rc = rc != 0 ? rc : service_job_path(service, task->id, NULL, task->directory);
     rc = rc != 0 ? rc : fs_make_dirs(task->directory);
-    rc = rc != 0 ? rc : engine_device_of(engine, task->spec.resources.device, &task->device);
-    rc = rc != 0 ? rc : engine_model_open_object(engine, NULL, task->spec.model, &task->model);
+    rc = rc != 0 ? rc : supervisor_device_of(service, task->spec.resources.device, &task->device);
+    rc = rc != 0 ? rc : service_model_open_object(service, NULL, task->spec.model, &task->model);
     rc = rc != 0 ? rc : look_up_blocks(task);
     if (rc != 0) {
         return err_pass(rc, "prepare");
@@ -304,14 +304,14 @@ static int run_pipeline(struct task *task)
         .calibration = task->calibration.sequences > 0 ? &task->calibration : NULL,
         .evaluation = task->evaluation.sequences > 0 ? &task->evaluation : NULL,
         .seed = (uint64_t)task->spec.seed,
-        .host_memory_bytes = budget > 0 ? budget : task->engine->host_memory_bytes,
+        .host_memory_bytes = budget > 0 ? budget : task->service->supervisor.host_memory_bytes,
         .blocks = task->blocks,
         .block_count = task->block_count,
         .rows_before = task->modules_done,
         .receive = task_receive,
         .receiver = task,
     };
-    return worker_run(task->engine, &task->device, &pipeline);
+    return worker_run(task->service, &task->device, &pipeline);
 }
 
 /* Blocks from `from` on are no longer what was committed, or of another build: they are solved again. */
@@ -319,7 +319,7 @@ static int go_back(struct task *task, int64_t from, const char *code, const char
 {
     char message[400];
 
-    int rc = store_blocks_clear(task->engine->store, task->id, from);
+    int rc = store_blocks_clear(task->service->store, task->id, from);
     rc = rc != 0 ? rc : look_up_blocks(task);
     if (rc != 0) {
         return rc;

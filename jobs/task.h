@@ -1,9 +1,9 @@
 #pragma once
-/* One attempt at one job, from the claimed row to the published artifact. Owned by the runner's thread; only
- * `cancelled` is written by others. task.c prepares and runs, ingest.c turns files into token logs, progress.c takes
- * the pipeline's messages, publish.c makes the artifact. */
+/* One attempt at one job, from the claimed row to the published artifact. Owned by the supervisor's thread; only
+ * `cancelled` is written by others. task.c prepares and runs, task_ingest.c turns files into token logs,
+ * task_messages.c takes the pipeline's messages, task_publish.c makes the artifact. */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 #include "pipeline/pipeline.h"
 
 #define TASK_CALIBRATION_LOG "calibration.tok"
@@ -11,7 +11,7 @@
 #define TASK_DEVICE_SIZE 384
 
 struct task {
-    struct engine *engine;
+    struct service *service;
     struct gpu_info device; /* that the job runs on; id "": not chosen yet */
     char id[ID_SIZE];
     int64_t fence;
@@ -20,7 +20,7 @@ struct task {
     int64_t moved_forward; /* the last attempt that finished a block; 0: none did */
     struct job_spec spec;
     struct model *model;
-    char directory[ENGINE_PATH_MAX];
+    char directory[SERVICE_PATH_MAX];
     struct job_records calibration_records, evaluation_records; /* columns of the job's row */
     json_t *warnings;
     struct saved_block *blocks; /* committed ones, by index */
@@ -46,12 +46,12 @@ struct task {
 
 /* task: zeroed but for its id, which others read. row: as claimed; the task's texts are in it. Opens the model,
  * tokenizes what is not tokenized, draws the sets, looks up what is done. On failure task_deinit is still due. */
-int task_prepare(struct task *task, struct engine *engine, const struct job_row *row);
+int task_prepare(struct task *task, struct service *service, const struct job_row *row);
 /* Pipeline, export, publication. 0 = the job is succeeded. */
 int task_run(struct task *task);
 void task_deinit(struct task *task);
 
-/* --- ingest.c */
+/* --- task_ingest.c */
 /* A file of records. */
 struct task_records {
     const char *file_id, *log; /* where its ids go, within the job's folder */
@@ -63,7 +63,7 @@ struct task_records {
  * meant. */
 int task_ingest(struct task *task, const struct task_records *records, struct job_records *found);
 
-/* --- progress.c */
+/* --- task_messages.c */
 /* Why the task should stop now: ERR_CANCELLED, ERR_INTERRUPTED, ERR_TIMEOUT; 0 = go on. */
 int task_check_stop(struct task *task);
 /* What the pipeline says; data is the task. */
@@ -89,5 +89,5 @@ const char *task_device(const struct task *task, char out[TASK_DEVICE_SIZE]);
 json_t *task_times_json(const struct pipeline_times *times);
 void task_times_load(const json_t *json, struct pipeline_times *times);
 
-/* --- publish.c */
+/* --- task_publish.c */
 int task_publish(struct task *task);

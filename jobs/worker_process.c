@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 #define LISTEN_MS 100   /* until a silent run is asked whether it should stop */
-#define STOP_MS 2500    /* for a run that was told to stop; less than a drain leaves (progress.c) */
+#define STOP_MS 2500    /* for a run that was told to stop; less than a drain leaves (task_messages.c) */
 #define EXIT_MS 5000    /* for a process that has sent its last message */
 #define CRASH_MS 500    /* for one whose socket was closed to be gone */
 #define SEND_SECONDS 60 /* for a process to read what it is sent */
@@ -132,17 +132,17 @@ static char *json_text(json_t *value)
     return text;
 }
 
-static int send_order(struct process *process, const struct engine *engine, const struct gpu_info *device)
+static int send_order(struct process *process, const struct service *service, const struct gpu_info *device)
 {
     const struct pipeline *p = process->pipeline;
-    char cache_folder[ENGINE_PATH_MAX];
+    char cache_folder[SERVICE_PATH_MAX];
     struct wire_out body = {.data = NULL};
     struct order order = {
         .method = json_text(recipe_method_json(p->recipe)),
         .quantization = json_text(recipe_parameters_json(p->recipe)),
-        .threads = engine->threads,
+        .threads = service->supervisor.threads,
         .log_level = log_get_level(),
-        .module_folders = (char *)engine->module_folders,
+        .module_folders = (char *)service->supervisor.module_folders,
         .cache_folder = cache_folder,
         .model = (char *)model_relative(p->model),
         .directory = (char *)p->directory,
@@ -158,7 +158,7 @@ static int send_order(struct process *process, const struct engine *engine, cons
     snprintf(order.format, sizeof(order.format), "%s", p->format->name);
     snprintf(order.device, sizeof(order.device), "%s", device->id);
     snprintf(order.model_digest, sizeof(order.model_digest), "%s", model_digest(p->model));
-    int rc = engine_cache_folder(store_data_dir(engine->store), cache_folder);
+    int rc = service_cache_folder(store_data_dir(service->store), cache_folder);
     if (rc == 0 && (order.method == NULL || order.quantization == NULL)) {
         rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a run's order");
     }
@@ -378,7 +378,7 @@ static int finish(struct process *process, int rc)
     return err_raise(ERR_WORKER_LOST, "the process that ran the job %s", how);
 }
 
-int worker_run_process(struct engine *engine, const struct gpu_info *device, const struct pipeline *pipeline)
+int worker_run_process(struct service *service, const struct gpu_info *device, const struct pipeline *pipeline)
 {
     struct process process = {
         .pipeline = pipeline, .pid = -1, .socket = -1, .progress = {.block = pipeline->block_count, .step = "loading"}};
@@ -386,7 +386,7 @@ int worker_run_process(struct engine *engine, const struct gpu_info *device, con
     int rc = start(&process);
     if (rc == 0) {
         log_debug("run started in a process", LOG_I("pid", process.pid));
-        rc = send_order(&process, engine, device);
+        rc = send_order(&process, service, device);
         rc = rc != 0 ? rc : send_ids(&process, pipeline->calibration);
         rc = rc != 0 ? rc : send_ids(&process, pipeline->evaluation);
         rc = rc != 0 ? rc : follow(&process);

@@ -18,7 +18,8 @@ INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
 SHARED = {
     "api/api.h": "the public header of the folder: limits and options that its files read",
     "api/request.h": "the request that every handler, route and reply takes; request.c sends it through them",
-    "jobs/engine.h": "the state of the service, which all its parts take; engine.c opens and closes the parts",
+    "jobs/service.h": "the state of the service, which all its parts take; service.c opens and closes the parts",
+    "jobs/supervisor.h": "the supervisor's part of that state",
     "pipeline/pipeline.h": "the public header of the folder: what a run was given and whom it tells",
 }
 # (file, what it includes): an edge that closes a circle on purpose.

@@ -17,14 +17,14 @@ GATES = [
     (r"LINEAR[_](?:Q|K|V|O|GATE|UP|DOWN)|SITE[_]|NORM[_]Q", (), (), SHAPE),
     (r"gate[_]proj|q[_]proj", (), ("models/families/", "docs/", "tests/"), SHAPE),
     (r"model\.layers[.]", FOLDERS, ("models/families/",), SHAPE),
-    (r"\b(?:nano|u)?sleep\(|\brig_sleep\(", ("tests/unit/api/",), ("tests/unit/api/rig.c", "tests/unit/api/fake_engine.c"),
+    (r"\b(?:nano|u)?sleep\(|\brig_sleep\(", ("tests/unit/api/",), ("tests/unit/api/rig.c", "tests/unit/api/fake_service.c"),
      "a fixed sleep is too long or too short: wait for the condition (RIG_WAIT, rig_wait_text, rig_wait_turn)"),
     (r"\bstore_(?:job_create|job_claim|artifact_publish)\(|json_object_set(?:_new)?\([^;]*\"status\"", ("jobs/", "api/", "daemon/", "pipeline/"),
      ("jobs/job.c",), "a job's status is written by jobs/job.c alone: job_move and its like"),
     (r"\bINSERT INTO jobs\b|\bUPDATE jobs SET status\b", FOLDERS, ("storage/sqlite_jobs.c",),
      "the column is written in storage/sqlite_jobs.c alone"),
     (r"\bstore_[a-z_]+\(", ("api/",), (),
-     "the API asks the jobs service (jobs/jobs.h) on behalf of a principal: jobs/access.c is the one place that knows what it may see"),
+     "the API asks the jobs service (jobs/jobs.h) on behalf of a principal: jobs/service_access.c is the one place that knows what it may see"),
 ]
 
 

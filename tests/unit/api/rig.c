@@ -80,9 +80,9 @@ void rig_open(struct rig *rig)
     ck_assert_ptr_nonnull(mkdtemp(rig->folder));
     const struct store_config store = {.data_dir = rig->folder, .state = "sqlite", .blobs = "fs"};
     ck_assert_rc_ok(store_open(&store, &rig->store));
-    rig->engine.store = rig->store;
+    rig->service.store = rig->store;
     rig->wake_fd = eventfd(0, EFD_CLOEXEC);
-    const struct api_config config = {.engine = &rig->engine, .host = "127.0.0.1", .wake = wake, .wake_data = rig};
+    const struct api_config config = {.service = &rig->service, .host = "127.0.0.1", .wake = wake, .wake_data = rig};
     ck_assert_rc_ok(api_open(&config, &rig->api));
     store_on_event(rig->store, on_event, rig);
     ck_assert_int_eq(pthread_create(&rig->loop, NULL, loop, rig), 0);

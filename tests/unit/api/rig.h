@@ -1,10 +1,10 @@
 #pragma once
-/* A complete server for one test: a real store in a folder of its own, the fake engine, the loop on a thread, and a
+/* A complete server for one test: a real store in a folder of its own, the fake service, the loop on a thread, and a
  * plain socket client that sends the bytes it is told to. */
 
 #include "../unit.h"
 #include "api/api.h"
-#include "fake_engine.h"
+#include "fake_service.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -12,7 +12,7 @@
 struct rig {
     char folder[64];
     struct store *store;
-    struct engine engine;
+    struct service service;
     struct api *api;
     pthread_t loop;
     int wake_fd;

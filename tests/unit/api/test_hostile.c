@@ -123,7 +123,7 @@ START_TEST(test_hostile_attacks)
         close(fd);
         ck_assert_msg(closed, "attack %zu: the connection stays open after %d", i, status);
         ck_assert_msg(status == 0 || status >= 400, "attack %zu: %d", i, status);
-        ck_assert_msg(atomic_load(&rig.engine.models) == 0, "attack %zu: the smuggled request ran", i);
+        ck_assert_msg(atomic_load(&rig.service.models) == 0, "attack %zu: the smuggled request ran", i);
     }
     struct answer *answer = rig_call(&rig, "GET", "/livez", "", NULL);
     check_status(answer, 200);

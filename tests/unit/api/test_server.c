@@ -150,7 +150,7 @@ START_TEST(test_server_pages)
     char ids[5][ID_SIZE], target[128];
     rig_open(&rig);
     for (int i = 0; i < 5; i++) {
-        fake_engine_job(&rig.engine, i == 2 ? STATUS_SUCCEEDED : STATUS_QUEUED, ids[i]);
+        fake_service_job(&rig.service, i == 2 ? STATUS_SUCCEEDED : STATUS_QUEUED, ids[i]);
     }
     struct answer *answer = rig_call(&rig, "GET", "/v1/quantization/jobs?limit=2", "", NULL);
     json_t *list = answer_json(answer);
@@ -194,7 +194,7 @@ START_TEST(test_server_idempotency)
     char *location = answer_header(first, "Location");
     check_header(second, "Location", location);
     ck_assert_str_eq(first->body, second->body);
-    ck_assert_int_eq(atomic_load(&rig.engine.jobs), 1);
+    ck_assert_int_eq(atomic_load(&rig.service.jobs), 1);
     free(location);
     answer_free(first);
     answer_free(second);
@@ -211,14 +211,14 @@ START_TEST(test_server_idempotency)
     answer_free(first);
 
     pthread_t thread;
-    int begun = atomic_load(&rig.engine.creating);
-    atomic_store(&rig.engine.hold_create, true);
+    int begun = atomic_load(&rig.service.creating);
+    atomic_store(&rig.service.hold_create, true);
     pthread_create(&thread, NULL, create_slowly, &rig);
-    RIG_WAIT(atomic_load(&rig.engine.creating) > begun);
+    RIG_WAIT(atomic_load(&rig.service.creating) > begun);
     second = create_slowly(&rig);
     check_header(second, "Retry-After", "2");
     check_problem(second, 409, "idempotency_in_progress");
-    atomic_store(&rig.engine.hold_create, false);
+    atomic_store(&rig.service.hold_create, false);
     void *slow;
     pthread_join(thread, &slow);
     check_status(slow, 201);

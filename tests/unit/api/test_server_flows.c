@@ -38,7 +38,7 @@ START_TEST(test_server_calibration)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
+    fake_service_job(&rig.service, STATUS_AWAITING_CALIBRATION, job);
     int fd = upload_start(&rig, job, "?offset=0");
     send_records(fd, 3);
     rig_print(fd, "0\r\n\r\n");
@@ -67,8 +67,8 @@ START_TEST(test_server_backpressure)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
-    atomic_store(&rig.engine.feed_delay_ms, 10);
+    fake_service_job(&rig.service, STATUS_AWAITING_CALIBRATION, job);
+    atomic_store(&rig.service.feed_delay_ms, 10);
     int fd = upload_start(&rig, job, "");
     for (int i = 0; i < 40; i++) {
         send_records(fd, 4000);
@@ -78,28 +78,28 @@ START_TEST(test_server_backpressure)
     check_status(answer, 200);
     json_t *counts = answer_json(answer);
     ck_assert_int_eq(json_integer_value(json_object_get(counts, "accepted")), 160000);
-    ck_assert_int_eq(json_integer_value(json_object_get(counts, "tokens")), atomic_load(&rig.engine.fed));
+    ck_assert_int_eq(json_integer_value(json_object_get(counts, "tokens")), atomic_load(&rig.service.fed));
     json_decref(counts);
     answer_free(answer);
-    ck_assert_int_le(atomic_load(&rig.engine.largest), 256 << 10);
+    ck_assert_int_le(atomic_load(&rig.service.largest), 256 << 10);
     close(fd);
     rig_close(&rig);
 }
 END_TEST
 
-/* A live source: what it has sent reaches the engine while the request goes on. */
+/* A live source: what it has sent reaches the service while the request goes on. */
 START_TEST(test_server_slow_source)
 {
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
+    fake_service_job(&rig.service, STATUS_AWAITING_CALIBRATION, job);
     int fd = upload_start(&rig, job, "");
-    for (int i = 0; i < RIG_WAIT_MS && atomic_load(&rig.engine.fed) == 0; i++) {
+    for (int i = 0; i < RIG_WAIT_MS && atomic_load(&rig.service.fed) == 0; i++) {
         send_records(fd, 1);
         rig_pause();
     }
-    ck_assert_int_gt(atomic_load(&rig.engine.fed), 0);
+    ck_assert_int_gt(atomic_load(&rig.service.fed), 0);
     rig_print(fd, "0\r\n\r\n");
     struct answer *answer = rig_read(fd, false);
     check_status(answer, 200);
@@ -114,8 +114,8 @@ START_TEST(test_server_upload_aborted)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
-    atomic_store(&rig.engine.feed_delay_ms, 50);
+    fake_service_job(&rig.service, STATUS_AWAITING_CALIBRATION, job);
+    atomic_store(&rig.service.feed_delay_ms, 50);
     for (int i = 0; i < 8; i++) {
         int fd = upload_start(&rig, job, "");
         send_records(fd, (size_t)i * 1000 + 1);
@@ -123,15 +123,15 @@ START_TEST(test_server_upload_aborted)
             const struct linger reset = {1, 0};
             setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
         }
-        if (i > 3) { /* the others are gone before the engine hears of them */
-            RIG_WAIT(atomic_load(&rig.engine.uploads) > 0);
+        if (i > 3) { /* the others are gone before the service hears of them */
+            RIG_WAIT(atomic_load(&rig.service.uploads) > 0);
             rig_wait_turn(&rig);
         }
         close(fd);
     }
     rig_close(&rig); /* waits until all are gone */
-    ck_assert_int_eq(atomic_load(&rig.engine.aborts), atomic_load(&rig.engine.uploads));
-    ck_assert_int_eq(atomic_load(&rig.engine.ends), 0);
+    ck_assert_int_eq(atomic_load(&rig.service.aborts), atomic_load(&rig.service.uploads));
+    ck_assert_int_eq(atomic_load(&rig.service.ends), 0);
 }
 END_TEST
 
@@ -141,8 +141,8 @@ START_TEST(test_server_upload_dies)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_AWAITING_CALIBRATION, job);
-    atomic_store(&rig.engine.fail_after, 100000);
+    fake_service_job(&rig.service, STATUS_AWAITING_CALIBRATION, job);
+    atomic_store(&rig.service.fail_after, 100000);
     int fd = upload_start(&rig, job, "");
     struct pollfd wait = {fd, POLLIN, 0};
     for (int i = 0; i < 1000 && poll(&wait, 1, 1) == 0; i++) {
@@ -153,7 +153,7 @@ START_TEST(test_server_upload_dies)
     ck_assert(answer->closes);
     check_problem(answer, 409, "job_state_conflict");
     close(fd);
-    ck_assert_int_eq(atomic_load(&rig.engine.aborts), 1);
+    ck_assert_int_eq(atomic_load(&rig.service.aborts), 1);
     rig_close(&rig);
 }
 END_TEST
@@ -186,7 +186,7 @@ START_TEST(test_server_events)
     struct rig rig;
     char job[ID_SIZE], target[160];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
+    fake_service_job(&rig.service, STATUS_QUEUED, job);
     add_event(&rig, job, 1);
     int all = open_events(&rig, job, "Accept: text/event-stream\r\n");
     int later = open_events(&rig, job, "Accept: text/event-stream\r\nLast-Event-ID: 2\r\n");
@@ -239,7 +239,7 @@ START_TEST(test_server_long_poll)
     struct rig rig;
     char job[ID_SIZE], target[128], condition[256];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
+    fake_service_job(&rig.service, STATUS_QUEUED, job);
     (void)snprintf(target, sizeof(target), "/v1/quantization/jobs/%s", job);
     struct answer *answer = rig_call(&rig, "GET", target, "", NULL);
     check_header(answer, "Retry-After", "2");
@@ -278,7 +278,7 @@ START_TEST(test_server_many)
     char job[ID_SIZE];
     int polls[MANY], streams[MANY];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
+    fake_service_job(&rig.service, STATUS_QUEUED, job);
     for (int i = 0; i < MANY; i++) {
         polls[i] = rig_connect(&rig);
         rig_print(polls[i], "GET /v1/quantization/jobs/%s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", job);
@@ -321,7 +321,7 @@ START_TEST(test_server_drain)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
+    fake_service_job(&rig.service, STATUS_QUEUED, job);
     int stream = open_events(&rig, job, "Accept: text/event-stream\r\n");
     int poll_fd = rig_connect(&rig);
     rig_print(poll_fd, "GET /v1/quantization/jobs/%s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", job);
@@ -354,19 +354,19 @@ START_TEST(test_server_closed_early)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
-    atomic_store(&rig.engine.feed_delay_ms, 300);
+    fake_service_job(&rig.service, STATUS_QUEUED, job);
+    atomic_store(&rig.service.feed_delay_ms, 300);
     int fds[] = {open_events(&rig, job, "Accept: text/event-stream\r\n"), upload_start(&rig, job, ""),
                  upload_start(&rig, job, ""), rig_connect(&rig), rig_connect(&rig)};
     send_records(fds[1], 10000);
     send_records(fds[2], 1);
     rig_print(fds[3], "GET /v1/quantization/jobs/%s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", job);
     rig_print(fds[4], "GET /livez HTTP/1.1\r\nHost: lo");
-    RIG_WAIT(atomic_load(&rig.engine.uploads) == 2);
+    RIG_WAIT(atomic_load(&rig.service.uploads) == 2);
     rig_wait_text(fds[0], "id: 1\n");
     rig_wait_turn(&rig);
     rig_cut(&rig);
-    ck_assert_int_eq(atomic_load(&rig.engine.aborts), 2);
+    ck_assert_int_eq(atomic_load(&rig.service.aborts), 2);
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
         close(fds[i]);
     }
@@ -379,7 +379,7 @@ START_TEST(test_server_slow_clients)
     struct rig rig;
     char job[ID_SIZE];
     rig_open(&rig);
-    fake_engine_job(&rig.engine, STATUS_QUEUED, job);
+    fake_service_job(&rig.service, STATUS_QUEUED, job);
     int header = rig_connect(&rig), body = upload_start(&rig, job, ""), silent = rig_connect(&rig);
     int stream = open_events(&rig, job, "Accept: text/event-stream\r\n");
     rig_print(header, "GET /livez HTTP/1.1\r\nHost: localhost\r\n");
@@ -404,7 +404,7 @@ START_TEST(test_server_slow_clients)
     close(silent);
     close(stream);
     rig_close(&rig);
-    ck_assert_int_eq(atomic_load(&rig.engine.aborts), 1);
+    ck_assert_int_eq(atomic_load(&rig.service.aborts), 1);
 }
 END_TEST
 

@@ -9,7 +9,7 @@
 static void make_layers(struct rig *rig, char job[ID_SIZE])
 {
     struct job_row row;
-    fake_engine_job(&rig->engine, STATUS_QUEUED, job);
+    fake_service_job(&rig->service, STATUS_QUEUED, job);
     ck_assert_rc_ok(store_job_claim(rig->store, STATUS_QUEUED, STATUS_RUNNING, "test", &row));
     json_t *block = json_pack("{s:i, s:s, s:s}", "index", 0, "file", "block-0", "sha256", "00");
     json_t *layers =

@@ -1,5 +1,5 @@
 #pragma once
-/* An engine in the test's own process, over a store in a scratch directory and the bundled checkpoint. */
+/* An service in the test's own process, over a store in a scratch directory and the bundled checkpoint. */
 
 #include "base/json.h"
 #include "jobs/job.h"
@@ -15,7 +15,7 @@ struct rig {
     char directory[256];
     const char *root; /* of models; NULL = the bundled ones */
     struct store *store;
-    struct engine *engine;
+    struct service *service;
     char model[ID_SIZE];
 };
 
@@ -24,16 +24,16 @@ static inline void rig_start(struct rig *rig)
     const char *const roots[] = {rig->root != NULL ? rig->root : MODEL_ROOT, NULL};
     const struct store_config store = {.data_dir = rig->directory, .state = "sqlite", .blobs = "fs"};
     ck_assert_rc_ok(store_open(&store, &rig->store));
-    const struct engine_config config = {
+    const struct service_config config = {
         .store = rig->store, .model_roots = roots, .device = "cpu", .threads = 2, .max_queued = 4};
-    ck_assert_rc_ok(engine_open(&config, &rig->engine));
-    ck_assert_rc_ok(engine_start(rig->engine));
+    ck_assert_rc_ok(service_open(&config, &rig->service));
+    ck_assert_rc_ok(service_start(rig->service));
 }
 
 static inline void rig_stop(struct rig *rig, int64_t timeout_ms)
 {
-    engine_drain(rig->engine, timeout_ms);
-    engine_close(rig->engine);
+    service_drain(rig->service, timeout_ms);
+    service_close(rig->service);
     store_close(rig->store);
 }
 
@@ -54,7 +54,7 @@ static inline void rig_open(struct rig *rig)
     scratch_make(rig->directory);
     rig_start(rig);
     json_t *body = json_pack("{s:s, s:s}", "name", "tiny", "uri", "file:tiny-llama");
-    ck_assert_rc_ok(engine_model_register(rig->engine, &principal_local, body, &errors, &model));
+    ck_assert_rc_ok(service_model_register(rig->service, &principal_local, body, &errors, &model));
     snprintf(rig->model, sizeof(rig->model), "%s", json_get_string(model, "id"));
     json_decref(model);
     json_decref(body);
@@ -81,7 +81,7 @@ static inline void rig_create(struct rig *rig, const char *members, char id[ID_S
     struct validation_errors errors = {0};
     json_t *job;
     json_t *body = rig_body(rig, members);
-    int rc = engine_job_create(rig->engine, &principal_local, body, NULL, &errors, &job);
+    int rc = service_job_create(rig->service, &principal_local, body, NULL, &errors, &job);
     ck_assert_msg(rc == 0, "%s: %s", members, err_last()->message);
     snprintf(id, ID_SIZE, "%s", json_get_string(job, "id"));
     json_decref(job);
@@ -109,16 +109,16 @@ static inline int rig_record(int i, char *out, size_t size)
 /* Post records [first, first+count); asserts that all are taken. The answer's status goes to *status (static text). */
 static inline void rig_upload(struct rig *rig, const char *id, int first, int count, bool complete)
 {
-    struct engine_upload *upload;
+    struct service_upload *upload;
     char line[512];
     json_t *answer;
-    ck_assert_rc_ok(engine_upload_open(rig->engine, &principal_local, id, first, &upload));
+    ck_assert_rc_ok(service_upload_open(rig->service, &principal_local, id, first, &upload));
     for (int i = first; i < first + count; i++) {
         int length = rig_record(i, line, sizeof(line));
-        ck_assert_rc_ok(engine_upload_feed(upload, line, (size_t)length / 2));
-        ck_assert_rc_ok(engine_upload_feed(upload, line + length / 2, (size_t)(length - length / 2)));
+        ck_assert_rc_ok(service_upload_feed(upload, line, (size_t)length / 2));
+        ck_assert_rc_ok(service_upload_feed(upload, line + length / 2, (size_t)(length - length / 2)));
     }
-    ck_assert_rc_ok(engine_upload_end_take(upload, complete, &answer));
+    ck_assert_rc_ok(service_upload_end_take(upload, complete, &answer));
     ck_assert_int_eq(json_integer_value(json_object_get(answer, "accepted")), count);
     ck_assert_int_eq(json_integer_value(json_object_get(answer, "rejected")), 0);
     ck_assert_int_eq(json_integer_value(json_object_get(answer, "next_offset")), first + count);
@@ -129,7 +129,7 @@ static inline void rig_upload(struct rig *rig, const char *id, int first, int co
 static inline json_t *rig_job(struct rig *rig, const char *id)
 {
     json_t *job;
-    ck_assert_rc_ok(engine_job_get(rig->engine, &principal_local, id, &job));
+    ck_assert_rc_ok(service_job_get(rig->service, &principal_local, id, &job));
     return job;
 }
 

@@ -20,48 +20,48 @@ START_TEST(a_job_of_another_project)
 {
     struct rig rig = {0};
     json_t *got = NULL, *job;
-    struct engine_upload *upload = NULL;
+    struct service_upload *upload = NULL;
     bool last = false;
     struct validation_errors errors = {0};
     char id[ID_SIZE];
     rig_open(&rig);
 
     json_t *body = rig_body(&rig, RIG_GPTQ);
-    ck_assert_rc_ok(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job));
+    ck_assert_rc_ok(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job));
     snprintf(id, sizeof(id), "%s", json_get_string(job, "id"));
     ck_assert_str_eq(json_get_string(job, "project"), principal_local.project);
     json_decref(job);
 
-    assert_hidden(engine_job_get(rig.engine, &other, id, &got));
-    assert_hidden(engine_job_check(rig.engine, &other, id));
-    assert_hidden(engine_job_events(rig.engine, &other, id, 0, 10, &got, &last));
-    assert_hidden(engine_job_layers(rig.engine, &other, id, &got));
-    assert_hidden(engine_job_report(rig.engine, &other, id, &got));
-    assert_hidden(engine_upload_open(rig.engine, &other, id, -1, &upload));
-    assert_hidden(engine_job_cancel(rig.engine, &other, id, &got));
-    assert_hidden(engine_job_delete(rig.engine, &other, id));
+    assert_hidden(service_job_get(rig.service, &other, id, &got));
+    assert_hidden(service_job_check(rig.service, &other, id));
+    assert_hidden(service_job_events(rig.service, &other, id, 0, 10, &got, &last));
+    assert_hidden(service_job_layers(rig.service, &other, id, &got));
+    assert_hidden(service_job_report(rig.service, &other, id, &got));
+    assert_hidden(service_upload_open(rig.service, &other, id, -1, &upload));
+    assert_hidden(service_job_cancel(rig.service, &other, id, &got));
+    assert_hidden(service_job_delete(rig.service, &other, id));
     struct page page = {.limit = 10};
-    ck_assert_rc_ok(engine_job_list(rig.engine, &other, &page, &got));
+    ck_assert_rc_ok(service_job_list(rig.service, &other, &page, &got));
     ck_assert_uint_eq(list_size(got), 0);
 
     struct page own = {.limit = 10};
-    ck_assert_rc_ok(engine_job_list(rig.engine, &principal_local, &own, &got));
+    ck_assert_rc_ok(service_job_list(rig.service, &principal_local, &own, &got));
     ck_assert_uint_eq(list_size(got), 1);
-    ck_assert_rc_ok(engine_job_events(rig.engine, &principal_local, id, 0, 10, &got, &last));
+    ck_assert_rc_ok(service_job_events(rig.service, &principal_local, id, 0, 10, &got, &last));
     ck_assert(!last);
     json_decref(got);
-    ck_assert_rc_ok(engine_upload_open(rig.engine, &principal_local, id, -1, &upload));
-    engine_upload_abort(upload);
-    ck_assert_rc_ok(engine_job_cancel(rig.engine, &principal_local, id, &got));
+    ck_assert_rc_ok(service_upload_open(rig.service, &principal_local, id, -1, &upload));
+    service_upload_abort(upload);
+    ck_assert_rc_ok(service_job_cancel(rig.service, &principal_local, id, &got));
     ck_assert_str_eq(json_get_string(got, "status"), "cancelled");
     json_decref(got);
-    ck_assert_rc_ok(engine_job_events(rig.engine, &principal_local, id, 0, 1, &got, &last));
+    ck_assert_rc_ok(service_job_events(rig.service, &principal_local, id, 0, 1, &got, &last));
     ck_assert(!last); /* a page that does not reach the end */
     json_decref(got);
-    ck_assert_rc_ok(engine_job_events(rig.engine, &principal_local, id, 1, 10, &got, &last));
+    ck_assert_rc_ok(service_job_events(rig.service, &principal_local, id, 1, 10, &got, &last));
     ck_assert(last);
     json_decref(got);
-    ck_assert_rc_ok(engine_job_delete(rig.engine, &principal_local, id));
+    ck_assert_rc_ok(service_job_delete(rig.service, &principal_local, id));
     json_decref(body);
     rig_close(&rig);
 }
@@ -74,19 +74,19 @@ START_TEST(a_model_of_another_project)
     struct validation_errors errors = {0};
     rig_open(&rig);
 
-    assert_hidden(engine_object_get(rig.engine, &other, "mdl", rig.model, &got));
-    assert_hidden(engine_model_delete(rig.engine, &other, rig.model));
+    assert_hidden(service_object_get(rig.service, &other, "mdl", rig.model, &got));
+    assert_hidden(service_model_delete(rig.service, &other, rig.model));
     struct page page = {.limit = 10};
-    ck_assert_rc_ok(engine_object_list(rig.engine, &other, "mdl", &page, &got));
+    ck_assert_rc_ok(service_object_list(rig.service, &other, "mdl", &page, &got));
     ck_assert_uint_eq(list_size(got), 0);
     json_t *body = rig_body(&rig, "\"method\":\"rtn\"");
-    ck_assert_int_lt(engine_job_create(rig.engine, &other, body, NULL, &errors, &got), 0);
+    ck_assert_int_lt(service_job_create(rig.service, &other, body, NULL, &errors, &got), 0);
     ck_assert_str_eq(err_last()->param, "/model");
     json_decref(body);
 
-    ck_assert_rc_ok(engine_object_get(rig.engine, &principal_local, "mdl", rig.model, &got));
+    ck_assert_rc_ok(service_object_get(rig.service, &principal_local, "mdl", rig.model, &got));
     json_decref(got);
-    ck_assert_rc_ok(engine_model_delete(rig.engine, &principal_local, rig.model));
+    ck_assert_rc_ok(service_model_delete(rig.service, &principal_local, rig.model));
     rig_close(&rig);
 }
 END_TEST
@@ -99,14 +99,14 @@ START_TEST(a_file_and_an_artifact_of_another_project)
     json_t *file = json_pack("{s:s, s:s, s:I}", "id", "file_1", "purpose", "calibration", "created_at", (json_int_t)1);
     json_t *artifact = json_pack("{s:s, s:I}", "id", "art_1", "created_at", (json_int_t)1);
 
-    ck_assert_rc_ok(engine_file_create(rig.engine, &principal_local, file));
+    ck_assert_rc_ok(service_file_create(rig.service, &principal_local, file));
     ck_assert_rc_ok(store_object_put(rig.store, principal_local.project, "art", artifact));
-    assert_hidden(engine_object_get(rig.engine, &other, "file", "file_1", &got));
-    assert_hidden(engine_file_delete(rig.engine, &other, "file_1"));
-    assert_hidden(engine_object_get(rig.engine, &other, "art", "art_1", &got));
-    assert_hidden(engine_artifact_delete(rig.engine, &other, "art_1"));
-    ck_assert_rc_ok(engine_file_delete(rig.engine, &principal_local, "file_1"));
-    ck_assert_rc_ok(engine_artifact_delete(rig.engine, &principal_local, "art_1"));
+    assert_hidden(service_object_get(rig.service, &other, "file", "file_1", &got));
+    assert_hidden(service_file_delete(rig.service, &other, "file_1"));
+    assert_hidden(service_object_get(rig.service, &other, "art", "art_1", &got));
+    assert_hidden(service_artifact_delete(rig.service, &other, "art_1"));
+    ck_assert_rc_ok(service_file_delete(rig.service, &principal_local, "file_1"));
+    ck_assert_rc_ok(service_artifact_delete(rig.service, &principal_local, "art_1"));
     json_decref(file);
     json_decref(artifact);
     rig_close(&rig);
@@ -122,15 +122,15 @@ START_TEST(idempotency_keys_of_two_projects)
                                  theirs = {other.project, "POST /a", "k"};
     rig_open(&rig);
 
-    ck_assert_int_eq(engine_idempotency_reserve(rig.engine, &mine, "d1", &got), 0);
-    ck_assert_int_eq(engine_idempotency_reserve(rig.engine, &theirs, "d2", &got), 0);
+    ck_assert_int_eq(service_idempotency_reserve(rig.service, &mine, "d1", &got), 0);
+    ck_assert_int_eq(service_idempotency_reserve(rig.service, &theirs, "d2", &got), 0);
     json_t *response = json_pack("{s:s}", "id", "job_1");
-    ck_assert_rc_ok(engine_idempotency_finish(rig.engine, &mine, response));
-    ck_assert_int_eq(engine_idempotency_reserve(rig.engine, &theirs, "d2", &got), ERR_IDEMPOTENCY_IN_PROGRESS);
-    ck_assert_int_eq(engine_idempotency_reserve(rig.engine, &mine, "d1", &got), 1);
+    ck_assert_rc_ok(service_idempotency_finish(rig.service, &mine, response));
+    ck_assert_int_eq(service_idempotency_reserve(rig.service, &theirs, "d2", &got), ERR_IDEMPOTENCY_IN_PROGRESS);
+    ck_assert_int_eq(service_idempotency_reserve(rig.service, &mine, "d1", &got), 1);
     json_decref(got);
-    ck_assert_rc_ok(engine_idempotency_release(rig.engine, &theirs));
-    ck_assert_int_eq(engine_idempotency_reserve(rig.engine, &theirs, "d3", &got), 0);
+    ck_assert_rc_ok(service_idempotency_release(rig.service, &theirs));
+    ck_assert_int_eq(service_idempotency_reserve(rig.service, &theirs, "d3", &got), 0);
     json_decref(response);
     rig_close(&rig);
 }

@@ -1,4 +1,4 @@
-/* Quantized caches through a request, the block loop and the engine; analyses, whose only product is their report. */
+/* Quantized caches through a request, the block loop and the service; analyses, whose only product is their report. */
 
 #include "base/json.h"
 #include "jobs/analysis.h"
@@ -132,7 +132,7 @@ static json_t *finish(const char *members, json_t **report, char id[ID_SIZE])
     rig_upload(&rig, id, 0, 40, true);
     json_t *job = rig_wait(&rig, id);
     rig_expect_status(job, "succeeded");
-    ck_assert_rc_ok(engine_job_report(rig.engine, &principal_local, id, report));
+    ck_assert_rc_ok(service_job_report(rig.service, &principal_local, id, report));
     return job;
 }
 
@@ -236,7 +236,7 @@ START_TEST(an_analysis_ends_with_its_report)
         double error = json_number_value(json_object_get(row, "output_relative_mse"));
         ck_assert(error > 0 && error < 1);
     }
-    ck_assert_rc_ok(engine_job_delete(rig.engine, &principal_local, id));
+    ck_assert_rc_ok(service_job_delete(rig.service, &principal_local, id));
     json_decref(job);
     json_decref(report);
     rig_close(&rig);
@@ -261,7 +261,7 @@ START_TEST(what_no_artifact_can_say)
         json_t *job;
         snprintf(members, sizeof(members), "%s,%s", rows[i].members, CALIBRATION);
         json_t *body = rig_body(&rig, members);
-        ck_assert_int_eq(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job),
+        ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job),
                          ERR_INCOMPATIBLE_OPTIONS);
         ck_assert_msg(strstr(errors.items[0].hint, rows[i].says) != NULL, "%s", errors.items[0].hint);
         json_decref(body);

@@ -199,7 +199,7 @@ START_TEST(test_schema_of_requests)
     json_t *components = json_object();
     size_t methods = 0;
 
-    engine_schemas(components);
+    service_schemas(components);
     check_references(components, components);
     const json_t *request = json_object_get(components, "JobRequest");
     const json_t *mapping = json_object_get(json_object_get(request, "discriminator"), "mapping");

@@ -3,9 +3,9 @@
  * The object holds nothing but what it shows; a uri is resolved again at each use, always beneath a root's descriptor,
  * and the digest says whether it still names the same checkpoint. */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 
-#include "jobs/access.h"
+#include "jobs/service_access.h"
 
 #include "base/err.h"
 #include "base/params.h"
@@ -34,7 +34,7 @@ static const struct params_row registration_rows[] = {
 };
 static const struct params_row *const registration_tables[] = {registration_rows, NULL};
 
-json_t *engine_model_schema(void)
+json_t *service_model_schema(void)
 {
     return params_schema(registration_tables);
 }
@@ -126,24 +126,24 @@ static int parse_uri(const char *uri, char *path, size_t size)
 
 /* Nothing is there: outside of all roots, or below them but absent. The roots are said, since only the daemon's own
  * options know them. */
-static int refuse_path(const struct engine *engine, const char *path)
+static int refuse_path(const struct service *service, const char *path)
 {
     char roots[320] = "";
     bool below = path[0] != '/';
 
-    for (size_t i = 0; i < engine->root_count; i++) {
+    for (size_t i = 0; i < service->root_count; i++) {
         size_t used = strlen(roots);
-        snprintf(roots + used, sizeof(roots) - used, "%s%s", i > 0 ? ", " : "", engine->roots[i]);
-        below = below || below_root(path, engine->roots[i]) != NULL;
+        snprintf(roots + used, sizeof(roots) - used, "%s%s", i > 0 ? ", " : "", service->roots[i]);
+        below = below || below_root(path, service->roots[i]) != NULL;
     }
     int rc = below ? err_raise(ERR_NOT_FOUND, "there is no folder \"%.200s\" below a model root", path)
                    : err_raise(ERR_NOT_FOUND, "\"%.200s\" does not lie below a model root", path);
-    return engine->root_count == 0
+    return service->root_count == 0
                ? err_set_hint(rc, "the daemon has no model root: start it with --model-root DIRECTORY")
                : err_set_hint(rc, "the model roots are %s", roots);
 }
 
-int engine_model_open(const struct engine *engine, const char *uri, struct model **out)
+int service_model_open(const struct service *service, const char *uri, struct model **out)
 {
     char path[sizeof((struct registration){0}.uri)];
 
@@ -151,32 +151,32 @@ int engine_model_open(const struct engine *engine, const char *uri, struct model
     if (rc != 0) {
         return rc;
     }
-    for (size_t i = 0; i < engine->root_count; i++) {
-        const char *relative = path[0] == '/' ? below_root(path, engine->roots[i]) : path;
+    for (size_t i = 0; i < service->root_count; i++) {
+        const char *relative = path[0] == '/' ? below_root(path, service->roots[i]) : path;
         if (relative == NULL) {
             continue;
         }
-        rc = model_open(engine->root_fds[i], relative, out);
+        rc = model_open(service->root_fds[i], relative, out);
         if (rc != ERR_NOT_FOUND) {
             return rc;
         }
     }
-    return refuse_path(engine, path);
+    return refuse_path(service, path);
 }
 
-int engine_model_open_object(const struct engine *engine, const char *project, const char *id, struct model **out)
+int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out)
 {
     struct model *model;
     json_t *object;
 
-    int rc = store_object_get(engine->store, project, "mdl", id, &object);
+    int rc = store_object_get(service->store, project, "mdl", id, &object);
     if (rc != 0) {
         return rc;
     }
     const char *uri = json_string_value(json_object_get(object, "uri"));
     const char *digest = json_string_value(json_object_get(object, "digest"));
     rc = uri == NULL || digest == NULL ? err_raise(ERR_INTERNAL, "model %s has no uri or digest", id)
-                                       : engine_model_open(engine, uri, &model);
+                                       : service_model_open(service, uri, &model);
     if (rc == ERR_NOT_FOUND) {
         rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is no longer at its path", id);
     }
@@ -194,7 +194,7 @@ int engine_model_open_object(const struct engine *engine, const char *project, c
     return rc;
 }
 
-int engine_tokenizer_open(const struct model *model, struct tokenizer **out)
+int service_tokenizer_open(const struct model *model, struct tokenizer **out)
 {
     char *text;
     size_t size;
@@ -259,8 +259,8 @@ static int request_code(int rc)
     }
 }
 
-int engine_model_register(struct engine *engine, const struct principal *who, const json_t *body,
-                          struct validation_errors *errors, json_t **model)
+int service_model_register(struct service *service, const struct principal *who, const json_t *body,
+                           struct validation_errors *errors, json_t **model)
 {
     struct registration request = {0};
     struct model *opened;
@@ -275,7 +275,7 @@ int engine_model_register(struct engine *engine, const struct principal *who, co
     if (rc != 0) {
         return validation_raise(errors);
     }
-    rc = engine_model_open(engine, request.uri, &opened);
+    rc = service_model_open(service, request.uri, &opened);
     if (rc != 0) {
         int code = request_code(rc);
         const struct err_record why = *err_last();
@@ -300,7 +300,7 @@ int engine_model_register(struct engine *engine, const struct principal *who, co
     if (object == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model object");
     }
-    rc = store_object_put(engine->store, who->project, "mdl", object);
+    rc = store_object_put(service->store, who->project, "mdl", object);
     if (rc != 0) {
         json_decref(object);
         return rc;
@@ -309,12 +309,12 @@ int engine_model_register(struct engine *engine, const struct principal *who, co
     return 0;
 }
 
-int engine_model_delete(struct engine *engine, const struct principal *who, const char *id)
+int service_model_delete(struct service *service, const struct principal *who, const char *id)
 {
-    pthread_mutex_lock(&engine->admission);
-    int rc = access_object(engine->store, who, "mdl", id);
-    rc = rc != 0 ? rc : engine_model_unused(engine, who, id);
-    rc = rc != 0 ? rc : store_object_delete(engine->store, who->project, "mdl", id);
-    pthread_mutex_unlock(&engine->admission);
+    pthread_mutex_lock(&service->admission);
+    int rc = access_object(service->store, who, "mdl", id);
+    rc = rc != 0 ? rc : service_model_unused(service, who, id);
+    rc = rc != 0 ? rc : store_object_delete(service->store, who->project, "mdl", id);
+    pthread_mutex_unlock(&service->admission);
     return rc;
 }

@@ -1,6 +1,6 @@
 /* What this daemon can do, in its own words: devices, formats, architectures, limits, methods. */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 
 #include "base/err.h"
 #include "jobs/view.h"
@@ -39,25 +39,25 @@ static json_t *list_architectures(void)
     return list;
 }
 
-static json_t *list_devices(const struct engine *engine)
+static json_t *list_devices(const struct service *service)
 {
-    const struct gpu_info *info = &engine->device_info;
+    const struct gpu_info *info = &service->supervisor.device_info;
 
     return json_pack("[{s:s, s:s, s:s, s:I, s:i}]", "id", info->id, "name", info->name, "detail", info->detail,
                      "memory_bytes", (json_int_t)info->memory_total, "threads", info->threads);
 }
 
-json_t *engine_system(struct engine *engine)
+json_t *service_system(struct service *service)
 {
     int64_t counts[STATUS_COUNT];
-    bool known = store_job_counts(engine->store, NULL, counts) == 0;
+    bool known = store_job_counts(service->store, NULL, counts) == 0;
 
     return json_pack("{s:s, s:s, s:s, s:{s:s}, s:o, s:s, s:o, s:o, s:b, s:o, s:{s:I, s:I, s:I, s:I}}", "object",
                      "system", "name", "quantd", "version", QUANTD_VERSION, "build", "compiler", __VERSION__, "devices",
-                     list_devices(engine), "device_notes", gpu_backend_notes(), "formats", list_formats(),
-                     "architectures", list_architectures(), "draining", (int)engine_draining(engine), "jobs",
-                     known ? view_counts(counts) : json_null(), "limits", "max_queued", (json_int_t)engine->max_queued,
-                     "host_memory_bytes", (json_int_t)engine->host_memory_bytes, "calibration_line_bytes",
+                     list_devices(service), "device_notes", gpu_backend_notes(), "formats", list_formats(),
+                     "architectures", list_architectures(), "draining", (int)service_draining(service), "jobs",
+                     known ? view_counts(counts) : json_null(), "limits", "max_queued", (json_int_t)service->max_queued,
+                     "host_memory_bytes", (json_int_t)service->supervisor.host_memory_bytes, "calibration_line_bytes",
                      (json_int_t)CALIBRATION_LINE_MAX, "calibration_record_tokens",
                      (json_int_t)CALIBRATION_RECORD_TOKENS_MAX);
 }
@@ -113,22 +113,22 @@ static json_t *describe_method(const struct quantizer *quantizer)
     return method;
 }
 
-json_t *engine_methods(struct engine *engine)
+json_t *service_methods(struct service *service)
 {
     json_t *data = json_array();
 
-    (void)engine;
+    (void)service;
     for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
         json_array_append_new(data, describe_method(*q));
     }
     return json_pack("{s:s, s:o, s:b}", "object", "list", "data", data, "has_more", 0);
 }
 
-int engine_method(struct engine *engine, const char *name, json_t **method)
+int service_method(struct service *service, const char *name, json_t **method)
 {
     const struct quantizer *quantizer = quantizer_find(name);
 
-    (void)engine;
+    (void)service;
     if (quantizer == NULL) {
         return err_set_hint(err_raise(ERR_NOT_FOUND, "there is no method \"%.60s\"", name),
                             "GET /v1/methods lists them");

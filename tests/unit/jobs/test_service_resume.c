@@ -42,7 +42,7 @@ static void expect_end(const char *id)
     free(found_text);
     json_decref(found);
     json_t *report;
-    ck_assert_rc_ok(engine_job_report(rig.engine, &principal_local, id, &report));
+    ck_assert_rc_ok(service_job_report(rig.service, &principal_local, id, &report));
     const json_t *layers = json_object_get(report, "layers");
     ck_assert_uint_eq(json_array_size(layers), 28);
     for (size_t i = 0; i < 28; i++) {
@@ -244,8 +244,8 @@ START_TEST(test_another_device_is_said)
     rig_create(&rig, SLOW_GPTQ, id);
     rig_upload(&rig, id, 0, RECORDS, true);
     ck_assert(wait_for_layers(id, 1));
-    engine_drain(rig.engine, 0);
-    engine_close(rig.engine);
+    service_drain(rig.service, 0);
+    service_close(rig.service);
     ck_assert_rc_ok(store_job_get(rig.store, NULL, id, &row));
     ck_assert_ptr_nonnull(row.checkpoint.device);
     struct job_row change = {.checkpoint = row.checkpoint};
@@ -305,6 +305,6 @@ START_TEST(test_stray_folders_and_cancellations)
 }
 END_TEST
 
-UNIT_MAIN_AFTER(run_undisturbed, "engine_resume", test_drained_jobs_go_on, test_killed_jobs_go_on,
+UNIT_MAIN_AFTER(run_undisturbed, "service_resume", test_drained_jobs_go_on, test_killed_jobs_go_on,
                 test_goes_on_from_the_last_usable_block, test_another_device_is_said, test_poison_is_given_up,
                 test_stray_folders_and_cancellations)

@@ -1,4 +1,4 @@
-/* The engine as api/ meets it: models, jobs from request to artifact, refusals, cancellation, deletion. */
+/* The service as api/ meets it: models, jobs from request to artifact, refusals, cancellation, deletion. */
 
 #include "pipeline/report.h"
 #include "tests/unit/jobs/support.h"
@@ -55,7 +55,7 @@ static void expect_members(const json_t *job)
 static void expect_report(const char *id)
 {
     json_t *report;
-    ck_assert_rc_ok(engine_job_report(rig.engine, &principal_local, id, &report));
+    ck_assert_rc_ok(service_job_report(rig.service, &principal_local, id, &report));
     const json_t *totals = json_object_get(report, "totals");
     ck_assert_uint_eq(json_array_size(json_object_get(report, "layers")), 28);
     ck_assert_double_gt(json_number_value(json_object_get(totals, "bits_per_weight")), 4);
@@ -153,14 +153,14 @@ START_TEST(test_job_from_request_to_artifact)
     }
     ck_assert_int_ne(stat(folder, &info), 0); /* working files are gone */
     json_t *again = NULL;
-    ck_assert_int_eq(engine_job_cancel(rig.engine, &principal_local, id, &again), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(service_job_cancel(rig.service, &principal_local, id, &again), ERR_JOB_STATE_CONFLICT);
     char artifact[ID_SIZE];
     snprintf(artifact, sizeof(artifact), "%s", json_get_string(result, "artifact_id"));
-    ck_assert_rc_ok(engine_artifact_delete(rig.engine, &principal_local, artifact));
-    ck_assert_int_eq(engine_artifact_delete(rig.engine, &principal_local, artifact), ERR_NOT_FOUND);
-    ck_assert_rc_ok(engine_job_delete(rig.engine, &principal_local, id));
-    ck_assert_int_eq(engine_job_get(rig.engine, &principal_local, id, &again), ERR_NOT_FOUND);
-    ck_assert_rc_ok(engine_model_delete(rig.engine, &principal_local, rig.model));
+    ck_assert_rc_ok(service_artifact_delete(rig.service, &principal_local, artifact));
+    ck_assert_int_eq(service_artifact_delete(rig.service, &principal_local, artifact), ERR_NOT_FOUND);
+    ck_assert_rc_ok(service_job_delete(rig.service, &principal_local, id));
+    ck_assert_int_eq(service_job_get(rig.service, &principal_local, id, &again), ERR_NOT_FOUND);
+    ck_assert_rc_ok(service_model_delete(rig.service, &principal_local, rig.model));
     json_decref(job);
     rig_close(&rig);
 }
@@ -214,7 +214,7 @@ START_TEST(test_job_from_files)
     ck_assert_ptr_nonnull(strstr(json_get_string(json_array_get(warnings, 0), "message"), "line 61"));
     ck_assert_double_gt(json_number_value(json_object_get(json_object_get(job, "result"), "perplexity_after")), 1);
     json_decref(job);
-    ck_assert_rc_ok(engine_file_delete(rig.engine, &principal_local, calibration));
+    ck_assert_rc_ok(service_file_delete(rig.service, &principal_local, calibration));
     rig_close(&rig);
 }
 END_TEST
@@ -261,7 +261,7 @@ START_TEST(test_refusals_name_their_reasons)
         struct validation_errors errors = {0};
         json_t *job = NULL;
         json_t *body = rig_body(&rig, refused[i].members);
-        ck_assert_int_lt(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job), 0);
+        ck_assert_int_lt(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job), 0);
         bool found = false;
         for (size_t n = 0; n < errors.count; n++) {
             found = found ||
@@ -286,7 +286,8 @@ START_TEST(test_wrong_purpose_and_unknown_model)
              "\"method\":\"rtn\",\"quantization\":{\"group_size\":64},\"calibration\":{\"file_id\":\"%s\"}", file);
     snprintf(rig.model, sizeof(rig.model), "mdl_01J00000000000000000000000");
     json_t *body = rig_body(&rig, members);
-    ck_assert_int_eq(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job), ERR_INVALID_PARAMETER);
+    ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job),
+                     ERR_INVALID_PARAMETER);
     ck_assert_uint_eq(errors.count, 2);
     ck_assert_str_eq(errors.items[0].param, "/calibration/file_id");
     ck_assert_str_eq(errors.items[1].param, "/model");
@@ -299,7 +300,7 @@ static int register_uri(const char *uri, const char *expected, struct validation
 {
     memset(errors, 0, sizeof(*errors));
     json_t *body = json_pack("{s:s, s:s*}", "uri", uri, "expected_sha256", expected);
-    int rc = engine_model_register(rig.engine, &principal_local, body, errors, model);
+    int rc = service_model_register(rig.service, &principal_local, body, errors, model);
     json_decref(body);
     return rc;
 }
@@ -359,17 +360,17 @@ START_TEST(test_cancel_and_delete)
     json_t *job;
     rig_open(&rig);
     rig_create(&rig, RIG_GPTQ, id);
-    ck_assert_int_eq(engine_job_delete(rig.engine, &principal_local, id), ERR_JOB_STATE_CONFLICT);
-    ck_assert_int_eq(engine_model_delete(rig.engine, &principal_local, rig.model), ERR_IN_USE);
-    ck_assert_rc_ok(engine_job_cancel(rig.engine, &principal_local, id, &job));
+    ck_assert_int_eq(service_job_delete(rig.service, &principal_local, id), ERR_JOB_STATE_CONFLICT);
+    ck_assert_int_eq(service_model_delete(rig.service, &principal_local, rig.model), ERR_IN_USE);
+    ck_assert_rc_ok(service_job_cancel(rig.service, &principal_local, id, &job));
     rig_expect_status(job, "cancelled");
     json_decref(job);
-    ck_assert_rc_ok(engine_job_cancel(rig.engine, &principal_local, id, &job)); /* idempotent */
+    ck_assert_rc_ok(service_job_cancel(rig.service, &principal_local, id, &job)); /* idempotent */
     json_decref(job);
-    struct engine_upload *upload;
-    ck_assert_int_eq(engine_upload_open(rig.engine, &principal_local, id, -1, &upload), ERR_JOB_STATE_CONFLICT);
-    ck_assert_rc_ok(engine_job_delete(rig.engine, &principal_local, id));
-    ck_assert_int_eq(engine_job_cancel(rig.engine, &principal_local, id, &job), ERR_NOT_FOUND);
+    struct service_upload *upload;
+    ck_assert_int_eq(service_upload_open(rig.service, &principal_local, id, -1, &upload), ERR_JOB_STATE_CONFLICT);
+    ck_assert_rc_ok(service_job_delete(rig.service, &principal_local, id));
+    ck_assert_int_eq(service_job_cancel(rig.service, &principal_local, id, &job), ERR_NOT_FOUND);
     rig_close(&rig);
 }
 END_TEST
@@ -393,7 +394,7 @@ START_TEST(test_cancel_while_it_runs)
         }
         rig_sleep(5);
     }
-    ck_assert_rc_ok(engine_job_cancel(rig.engine, &principal_local, id, &job));
+    ck_assert_rc_ok(service_job_cancel(rig.service, &principal_local, id, &job));
     const char *status = json_get_string(job, "status");
     ck_assert(strcmp(status, "cancelling") == 0 || strcmp(status, "cancelled") == 0);
     json_decref(job);
@@ -416,7 +417,7 @@ START_TEST(test_queue_has_an_end)
         rig_create(&rig, RIG_GPTQ, id);
     }
     json_t *body = rig_body(&rig, RIG_GPTQ);
-    ck_assert_int_eq(engine_job_create(rig.engine, &principal_local, body, NULL, &errors, &job), ERR_QUEUE_FULL);
+    ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job), ERR_QUEUE_FULL);
     json_decref(body);
     rig_close(&rig);
 }
@@ -426,23 +427,23 @@ START_TEST(test_system_and_methods)
 {
     json_t *method;
     rig_open(&rig);
-    json_t *system = engine_system(rig.engine);
+    json_t *system = service_system(rig.service);
     ck_assert_str_eq(json_get_string(json_array_get(json_object_get(system, "devices"), 0), "id"), "cpu");
     ck_assert_uint_ge(json_array_size(json_object_get(system, "formats")), 2);
     json_decref(system);
-    json_t *methods = engine_methods(rig.engine);
+    json_t *methods = service_methods(rig.service);
     ck_assert_uint_ge(json_array_size(json_object_get(methods, "data")), 2);
     json_decref(methods);
-    ck_assert_rc_ok(engine_method(rig.engine, "gptq", &method));
+    ck_assert_rc_ok(service_method(rig.service, "gptq", &method));
     ck_assert(json_is_true(json_object_get(method, "needs_calibration")));
     ck_assert_uint_ge(json_array_size(json_object_get(method, "formats")), 2);
     json_decref(method);
-    ck_assert_int_eq(engine_method(rig.engine, "none", &method), ERR_NOT_FOUND);
-    ck_assert_str_eq(engine_layer_columns()[0], report_columns[0].name);
+    ck_assert_int_eq(service_method(rig.service, "none", &method), ERR_NOT_FOUND);
+    ck_assert_str_eq(service_layer_columns()[0], report_columns[0].name);
     rig_close(&rig);
 }
 END_TEST
 
-UNIT_MAIN("engine", test_job_from_request_to_artifact, test_job_from_files, test_file_with_too_little,
+UNIT_MAIN("service", test_job_from_request_to_artifact, test_job_from_files, test_file_with_too_little,
           test_refusals_name_their_reasons, test_wrong_purpose_and_unknown_model, test_models, test_cancel_and_delete,
           test_cancel_while_it_runs, test_queue_has_an_end, test_system_and_methods)

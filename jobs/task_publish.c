@@ -34,7 +34,7 @@ static json_t *provenance(const struct task *task)
     const struct gpu_info *info = &task->device;
     char kind[32];
 
-    engine_device_kind(info, kind);
+    service_device_kind(info, kind);
     return json_pack("{s:s?, s:I, s:I, s:b, s:b, s:s?, s:I, s:s, s:s, s:s, s:s, s:I}", "calibration_digest",
                      calibrated ? task->calibration.digest : NULL, "calibration_sequences",
                      (json_int_t)task->calibration.sequences, "sequence_length", (json_int_t)task->calibration.length,
@@ -69,7 +69,7 @@ static void paths_deinit(struct block_paths *paths)
 static int paths_init(const struct task *task, const json_t *blocks, struct block_paths *paths)
 {
     size_t count = json_array_size(blocks);
-    char path[ENGINE_PATH_MAX];
+    char path[SERVICE_PATH_MAX];
 
     paths->list = calloc(count + 1, sizeof(*paths->list));
     for (size_t i = 0; paths->list != NULL && i < count; i++) {
@@ -100,7 +100,7 @@ static int export_files(struct task *task, const char *directory, json_t **files
 
     int rc = parameters == NULL || origin == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a manifest") : 0;
     rc = rc != 0 ? rc : fs_remove_tree(directory);
-    rc = rc != 0 ? rc : store_blocks_list(task->engine->store, task->id, &blocks);
+    rc = rc != 0 ? rc : store_blocks_list(task->service->store, task->id, &blocks);
     rc = rc != 0 ? rc : paths_init(task, blocks, &paths);
     rc = rc != 0 ? rc : recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count);
     if (rc == 0) {
@@ -117,7 +117,7 @@ static int export_files(struct task *task, const char *directory, json_t **files
             .directory = directory,
             .max_shard_bytes = task->spec.output.max_shard_bytes,
             .provenance = origin,
-            .threads = task->engine->threads,
+            .threads = task->service->supervisor.threads,
             .tick = export_tick,
             .tick_data = task,
         };
@@ -134,7 +134,7 @@ static int export_files(struct task *task, const char *directory, json_t **files
 /* Every file moves into the blob store; the export has just hashed and synced it. *count: how many are held there. */
 static int adopt_files(struct task *task, const char *directory, const json_t *files, size_t *count)
 {
-    char path[ENGINE_PATH_MAX];
+    char path[SERVICE_PATH_MAX];
     char sha256[DIGEST_HEX_SIZE];
     int64_t size;
     size_t i;
@@ -145,8 +145,8 @@ static int adopt_files(struct task *task, const char *directory, const json_t *f
         const char *name = json_string_value(json_object_get(file, "path"));
         int rc = fs_path(path, sizeof(path), "%s/%s", directory, name);
         rc = rc != 0 ? rc
-                     : blob_adopt(task->engine->store, path, json_string_value(json_object_get(file, "sha256")), sha256,
-                                  &size);
+                     : blob_adopt(task->service->store, path, json_string_value(json_object_get(file, "sha256")),
+                                  sha256, &size);
         if (rc != 0) {
             return err_pass(rc, "store %s", name);
         }
@@ -159,7 +159,7 @@ static int adopt_files(struct task *task, const char *directory, const json_t *f
 static void let_go_of_files(struct task *task, const json_t *files, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        blob_let_go(task->engine->store, json_string_value(json_object_get(json_array_get(files, i), "sha256")));
+        blob_let_go(task->service->store, json_string_value(json_object_get(json_array_get(files, i), "sha256")));
     }
 }
 
@@ -216,7 +216,7 @@ static json_t *environment_json(const struct task *task)
     const struct gpu_info *info = &task->device;
     char kind[32];
 
-    engine_device_kind(info, kind);
+    service_device_kind(info, kind);
     return json_pack("{s:s, s:{s:s, s:s, s:s, s:s}, s:i}", "version", QUANTD_VERSION, "device", "id", info->id, "kind",
                      kind, "name", info->name, "detail", info->detail, "threads", info->threads);
 }
@@ -248,7 +248,7 @@ static int succeed(struct task *task, int64_t bytes, json_t *result, json_t *mad
                                           .row = &columns.row,
                                           .made = made,
                                           .artifact = artifact};
-        rc = job_move(task->engine->store, task->id, JOB_SUCCEED, &change, NULL);
+        rc = job_move(task->service->store, task->id, JOB_SUCCEED, &change, NULL);
         task_columns_deinit(&columns);
     }
     json_decref(result);
@@ -300,7 +300,7 @@ static void tell_metrics(struct task *task, const struct evaluation_result *eval
 {
     if (evaluation->done) {
         json_t *data = evaluation_json(evaluation);
-        (void)store_event_append(task->engine->store, task->id, "metric", data); /* the report has it too */
+        (void)store_event_append(task->service->store, task->id, "metric", data); /* the report has it too */
         json_decref(data);
     }
 }
@@ -308,7 +308,7 @@ static void tell_metrics(struct task *task, const struct evaluation_result *eval
 int task_publish(struct task *task)
 {
     const struct evaluation_result *evaluation = &task->result;
-    char directory[ENGINE_PATH_MAX];
+    char directory[SERVICE_PATH_MAX];
     json_t *files = NULL;
     json_t *rows = NULL;
     double mark = clock_monotonic_seconds();
@@ -318,11 +318,11 @@ int task_publish(struct task *task)
         return publish_report(task);
     }
     tell_metrics(task, evaluation);
-    int rc = engine_job_path(task->engine, task->id, ENGINE_ARTIFACT, directory);
+    int rc = service_job_path(task->service, task->id, SERVICE_ARTIFACT, directory);
     rc = rc != 0 ? rc : export_files(task, directory, &files);
     rc = rc != 0 ? rc : task_check_stop(task);
     rc = rc != 0 ? rc : adopt_files(task, directory, files, &held);
-    rc = rc != 0 ? rc : store_layers_list(task->engine->store, task->id, &rows);
+    rc = rc != 0 ? rc : store_layers_list(task->service->store, task->id, &rows);
     task->times.seconds[PHASE_EXPORT] += clock_monotonic_seconds() - mark;
     rc = rc != 0 ? rc : publish(task, files, rows, evaluation);
     let_go_of_files(task, files, held);

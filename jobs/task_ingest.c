@@ -15,8 +15,8 @@ static int watch(void *data)
 {
     struct task *task = data;
 
-    return engine_draining(task->engine) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down")
-                                         : task_tick_phase(task, 0, "loading");
+    return service_draining(task->service) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down")
+                                           : task_tick_phase(task, 0, "loading");
 }
 
 static int feed_blob(struct task *task, struct blob_reader *reader, int64_t size, struct calibration_writer *writer)
@@ -39,13 +39,13 @@ static int open_blob(struct task *task, const char *id, struct blob_reader **rea
 {
     json_t *file;
 
-    int rc = store_object_get(task->engine->store, NULL, "file", id, &file);
+    int rc = store_object_get(task->service->store, NULL, "file", id, &file);
     if (rc != 0) {
         return err_pass(rc, "look up file %s", id);
     }
     const char *sha256 = json_string_value(json_object_get(file, "sha256"));
     rc = sha256 == NULL ? err_raise(ERR_INTERNAL, "file %s has no digest", id)
-                        : blob_reader_open(task->engine->store, sha256, reader, size);
+                        : blob_reader_open(task->service->store, sha256, reader, size);
     json_decref(file);
     return rc;
 }
@@ -61,11 +61,11 @@ int task_ingest(struct task *task, const struct task_records *records, struct jo
     struct calibration_writer *writer = NULL;
     struct tokenizer *tokenizer = NULL;
     struct blob_reader *reader = NULL;
-    char path[ENGINE_PATH_MAX];
+    char path[SERVICE_PATH_MAX];
     int64_t size = 0;
 
     int rc = open_blob(task, records->file_id, &reader, &size);
-    rc = rc != 0 ? rc : engine_tokenizer_open(task->model, &tokenizer);
+    rc = rc != 0 ? rc : service_tokenizer_open(task->model, &tokenizer);
     rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", task->directory, records->log);
     reading.tokenizer = tokenizer;
     rc = rc != 0 ? rc : calibration_writer_open(path, 0, 0, 0, &reading, &writer);

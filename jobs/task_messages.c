@@ -29,8 +29,8 @@ int task_check_stop(struct task *task)
     if (atomic_load(&task->cancelled)) {
         return err_raise(ERR_CANCELLED, "cancelled by request");
     }
-    if (engine_draining(task->engine)) {
-        int64_t left = atomic_load(&task->engine->drain_deadline_ms) - clock_monotonic_ms();
+    if (service_draining(task->service)) {
+        int64_t left = atomic_load(&task->service->supervisor.drain_deadline_ms) - clock_monotonic_ms();
         if (left < DRAIN_MARGIN_MS) {
             return err_raise(ERR_INTERRUPTED, "the daemon shuts down");
         }
@@ -166,7 +166,7 @@ static int flush(struct task *task)
     }
     update.event = "progress";
     update.event_data = event;
-    TRY(store_job_update(task->engine->store, &update, &row));
+    TRY(store_job_update(task->service->store, &update, &row));
     if (row.status == STATUS_CANCELLING) {
         atomic_store(&task->cancelled, true);
     }
@@ -247,7 +247,7 @@ static int commit_block(struct task *task, const struct message_block *done)
     struct job_update update = own_update(task, JOB_SET_PROGRESS | JOB_SET_CHECKPOINT | JOB_SET_MEMORY, &columns.row);
     update.event = "layer";
     update.event_data = event;
-    int rc = store_block_commit(task->engine->store, &update, block, rows);
+    int rc = store_block_commit(task->service->store, &update, block, rows);
     task_columns_deinit(&columns);
     return rc;
 }
@@ -269,7 +269,7 @@ static int block_done(struct task *task, const struct message_block *done)
         task->modules_done -= done->row_count;
         return err_pass(rc, "commit block %lld", (long long)index);
     }
-    return engine_draining(task->engine) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
+    return service_draining(task->service) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
 }
 
 static bool is_known(const json_t *warnings, const json_t *warning)
@@ -302,7 +302,7 @@ int task_warn(struct task *task, const char *code, const char *text)
     struct job_update update = own_update(task, JOB_SET_WARNINGS, &row);
     update.event = "warning";
     update.event_data = warning;
-    int rc = store_job_update(task->engine->store, &update, NULL);
+    int rc = store_job_update(task->service->store, &update, NULL);
     return rc != 0 ? err_pass(rc, "tell %s", code) : 0;
 }
 

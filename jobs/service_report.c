@@ -2,7 +2,7 @@
  * committed with the block or the result it describes, so it survives restarts and is there while the job still runs.
  */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 
 #include "base/err.h"
 #include "jobs/analysis.h"
@@ -14,7 +14,7 @@
 
 #define REPORT_VERSION 1
 
-const char *const *engine_layer_columns(void)
+const char *const *service_layer_columns(void)
 {
     return rows_columns();
 }
@@ -71,44 +71,44 @@ static json_t *calibration_of(const struct job_row *row)
 }
 
 /* Where the result was made; before there is one, where this daemon would make it. */
-static json_t *environment_of(const struct engine *engine, const struct job_row *row)
+static json_t *environment_of(const struct service *service, const struct job_row *row)
 {
     json_t *made = json_object_get(row->result, "environment");
 
     if (json_is_object(made)) {
         return json_incref(made);
     }
-    const struct gpu_info *info = &engine->device_info;
+    const struct gpu_info *info = &service->supervisor.device_info;
     char kind[32];
 
-    engine_device_kind(info, kind);
+    service_device_kind(info, kind);
     return json_pack("{s:s, s:{s:s, s:s, s:s, s:s}, s:i}", "version", QUANTD_VERSION, "device", "id", info->id, "kind",
                      kind, "name", info->name, "detail", info->detail, "threads", info->threads);
 }
 
-static json_t *compose(const struct engine *engine, const struct job_row *row, const json_t *layers,
+static json_t *compose(const struct service *service, const struct job_row *row, const json_t *layers,
                        const json_t *blocks)
 {
     return json_pack("{s:s, s:i, s:s, s:s, s:s?, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}", "object",
                      "quantization.report", "version", REPORT_VERSION, "job_id", row->id, "status",
                      job_status_name(row->status), "method", row->method, "request", row->request, "environment",
-                     environment_of(engine, row), "totals", totals_of(row, layers), "evaluation",
+                     environment_of(service, row), "totals", totals_of(row, layers), "evaluation",
                      member_or_null(row->result, "evaluation"), "calibration", calibration_of(row), "kv_cache",
                      analysis_scales(blocks), "analysis", analysis_report(blocks), "warnings",
                      json_is_array(row->warnings) ? json_incref(row->warnings) : json_array(), "error", row->error,
                      "layers", layers);
 }
 
-int engine_job_report(struct engine *engine, const struct principal *who, const char *id, json_t **report)
+int service_job_report(struct service *service, const struct principal *who, const char *id, json_t **report)
 {
     AUTO(job_row) struct job_row row = {0};
     AUTO_JSON json_t *layers = NULL;
     AUTO_JSON json_t *blocks = NULL;
 
-    TRY(store_job_get(engine->store, who->project, id, &row));
-    TRY(store_layers_list(engine->store, id, &layers));
-    TRY(store_blocks_list(engine->store, id, &blocks));
-    json_t *composed = compose(engine, &row, layers, blocks);
+    TRY(store_job_get(service->store, who->project, id, &row));
+    TRY(store_layers_list(service->store, id, &layers));
+    TRY(store_blocks_list(service->store, id, &blocks));
+    json_t *composed = compose(service, &row, layers, blocks);
     if (composed == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a report");
     }

@@ -4,7 +4,7 @@
  * counts against it, so that a job which kills the daemon is given up after max_attempts at one place instead of
  * killing it for ever; one that gets on may be interrupted any number of times. */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 
 #include "base/err.h"
 #include "base/fs.h"
@@ -35,7 +35,7 @@ static json_t *lost_error(const struct job_row *row, int64_t deaths)
 }
 
 /* running -> queued, or failed when it has used up its attempts. */
-static int recover_running(struct engine *engine, const struct job_row *row)
+static int recover_running(struct service *service, const struct job_row *row)
 {
     struct job_row columns = {.checkpoint = row->checkpoint};
     bool moved_forward = row->attempt > 0 && row->checkpoint.attempt == row->attempt;
@@ -53,52 +53,52 @@ static int recover_running(struct engine *engine, const struct job_row *row)
         columns.error = error;
         change.set |= JOB_SET_ERROR;
     }
-    return job_move(engine->store, row->id, over ? JOB_FAIL : JOB_REQUEUE, &change, NULL);
+    return job_move(service->store, row->id, over ? JOB_FAIL : JOB_REQUEUE, &change, NULL);
 }
 
-static int recover_cancelling(struct engine *engine, const struct job_row *row)
+static int recover_cancelling(struct service *service, const struct job_row *row)
 {
     static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
 
-    return job_move(engine->store, row->id, JOB_STOPPED, &change, NULL);
+    return job_move(service->store, row->id, JOB_STOPPED, &change, NULL);
 }
 
 /* All jobs of one status leave it, so the first page is always the next one. */
-static int recover_all(struct engine *engine, enum job_status status,
-                       int (*one)(struct engine *, const struct job_row *))
+static int recover_all(struct service *service, enum job_status status,
+                       int (*one)(struct service *, const struct job_row *))
 {
     const struct page page = {.limit = 100, .status = job_status_name(status), .ascending = true};
 
     for (;;) {
         AUTO(job_list) struct job_list list = {.rows = NULL};
-        TRY(store_job_list(engine->store, &page, &list));
+        TRY(store_job_list(service->store, &page, &list));
         if (list.count == 0) {
             return 0;
         }
         for (size_t i = 0; i < list.count; i++) {
-            TRY(one(engine, &list.rows[i]));
+            TRY(one(service, &list.rows[i]));
             log_info("job recovered", LOG_S("job", list.rows[i].id), LOG_S("from", job_status_name(status)));
         }
     }
 }
 
 /* Is this the folder of a job that may still need it? */
-static bool is_needed(struct engine *engine, const char *name)
+static bool is_needed(struct service *service, const char *name)
 {
     struct store_status found;
 
     if (!id_valid(name, "job")) {
         return false;
     }
-    int rc = store_job_status(engine->store, NULL, name, &found);
+    int rc = store_job_status(service->store, NULL, name, &found);
     return rc != 0 ? rc != ERR_NOT_FOUND : !job_status_is_final(found.status);
 }
 
-static int sweep_folders(struct engine *engine)
+static int sweep_folders(struct service *service)
 {
-    char path[ENGINE_PATH_MAX];
+    char path[SERVICE_PATH_MAX];
 
-    int rc = fs_path(path, sizeof(path), "%s/jobs", store_data_dir(engine->store));
+    int rc = fs_path(path, sizeof(path), "%s/jobs", store_data_dir(service->store));
     if (rc != 0) {
         return rc;
     }
@@ -111,28 +111,28 @@ static int sweep_folders(struct engine *engine)
         if (self) {
             continue;
         }
-        is_needed(engine, entry->d_name) ? engine_job_remove_artifact(engine, entry->d_name)
-                                         : engine_job_remove_files(engine, entry->d_name);
+        is_needed(service, entry->d_name) ? service_job_remove_artifact(service, entry->d_name)
+                                          : service_job_remove_files(service, entry->d_name);
     }
     closedir(folder);
     return 0;
 }
 
 /* Space first: what is not needed goes before anything is written. */
-int engine_recover(struct engine *engine)
+int supervisor_recover(struct service *service)
 {
-    int rc = sweep_folders(engine);
+    int rc = sweep_folders(service);
 
     if (rc != 0) {
         return rc;
     }
-    engine_collect_garbage(engine);
-    rc = recover_all(engine, STATUS_RUNNING, recover_running);
-    rc = rc != 0 ? rc : recover_all(engine, STATUS_CANCELLING, recover_cancelling);
-    engine->recovered = rc == 0;
+    service_collect_garbage(service);
+    rc = recover_all(service, STATUS_RUNNING, recover_running);
+    rc = rc != 0 ? rc : recover_all(service, STATUS_CANCELLING, recover_cancelling);
+    service->supervisor.recovered = rc == 0;
     if (rc == ERR_DISK_FULL) {
         log_err(LOG_ERROR, "disk full, interrupted jobs wait", NULL);
         return 0;
     }
-    return rc != 0 ? rc : sweep_folders(engine); /* of those that have ended just now */
+    return rc != 0 ? rc : sweep_folders(service); /* of those that have ended just now */
 }

@@ -1,10 +1,10 @@
 /* The functions of jobs/jobs.h, as thin as the tests of api/ allow. */
 
-#include "fake_engine.h"
+#include "fake_service.h"
 
 #include "base/err.h"
-#include "jobs/access.h"
 #include "jobs/job.h"
+#include "jobs/service_access.h"
 #include "jobs/view.h"
 
 #include <stdio.h>
@@ -12,8 +12,8 @@
 #include <string.h>
 #include <time.h>
 
-struct engine_upload {
-    struct engine *engine;
+struct service_upload {
+    struct service *service;
     char job[ID_SIZE];
     int64_t bytes, records, start;
 };
@@ -26,23 +26,23 @@ static void pause_ms(int ms)
     }
 }
 
-struct store *engine_store(const struct engine *engine)
+struct store *service_store(const struct service *service)
 {
-    return engine->store;
+    return service->store;
 }
 
-json_t *engine_system(struct engine *engine)
+json_t *service_system(struct service *service)
 {
     return json_pack("{s:s, s:s}", "object", "system", "version", "test");
 }
 
-json_t *engine_methods(struct engine *engine)
+json_t *service_methods(struct service *service)
 {
     return json_pack("{s:s, s:[{s:s}, {s:s}], s:b}", "object", "list", "data", "name", "rtn", "name", "gptq",
                      "has_more", 0);
 }
 
-int engine_method(struct engine *engine, const char *name, json_t **method)
+int service_method(struct service *service, const char *name, json_t **method)
 {
     if (strcmp(name, "rtn") != 0 && strcmp(name, "gptq") != 0) {
         return err_raise(ERR_NOT_FOUND, "there is no method of this name");
@@ -76,8 +76,8 @@ static void check_members(const json_t *body, const char *const *names, size_t r
     }
 }
 
-int engine_model_register(struct engine *engine, const struct principal *who, const json_t *body,
-                          struct validation_errors *errors, json_t **model)
+int service_model_register(struct service *service, const struct principal *who, const json_t *body,
+                           struct validation_errors *errors, json_t **model)
 {
     static const char *const names[] = {"name", "uri", "expected_sha256", NULL};
     check_members(body, names, 2, errors);
@@ -91,32 +91,32 @@ int engine_model_register(struct engine *engine, const struct principal *who, co
         json_pack("{s:s, s:s, s:s, s:s, s:I}", "id", id, "object", "model", "name",
                   json_string_value(json_object_get(body, "name")), "uri",
                   json_string_value(json_object_get(body, "uri")), "created_at", (json_int_t)clock_unix_seconds());
-    rc = store_object_put(engine->store, "default", "mdl", made);
+    rc = store_object_put(service->store, "default", "mdl", made);
     if (rc < 0) {
         json_decref(made);
         return rc;
     }
-    atomic_fetch_add(&engine->models, 1);
+    atomic_fetch_add(&service->models, 1);
     *model = made;
     return 0;
 }
 
-int engine_model_delete(struct engine *engine, const struct principal *who, const char *id)
+int service_model_delete(struct service *service, const struct principal *who, const char *id)
 {
-    return store_object_delete(engine->store, "default", "mdl", id);
+    return store_object_delete(service->store, "default", "mdl", id);
 }
 
-int engine_artifact_delete(struct engine *engine, const struct principal *who, const char *id)
+int service_artifact_delete(struct service *service, const struct principal *who, const char *id)
 {
-    return store_object_delete(engine->store, "default", "art", id);
+    return store_object_delete(service->store, "default", "art", id);
 }
 
-int engine_file_delete(struct engine *engine, const struct principal *who, const char *id)
+int service_file_delete(struct service *service, const struct principal *who, const char *id)
 {
-    return store_object_delete(engine->store, "default", "file", id);
+    return store_object_delete(service->store, "default", "file", id);
 }
 
-static int put_job(struct engine *engine, enum job_status status, json_t *body,
+static int put_job(struct service *service, enum job_status status, json_t *body,
                    const struct idempotency_key *idempotency, char id[ID_SIZE])
 {
     const char *method = json_string_value(json_object_get(body, "method"));
@@ -129,22 +129,22 @@ static int put_job(struct engine *engine, enum job_status status, json_t *body,
                                 .request = body};
     json_t *data = json_pack("{s:s, s:n}", "status", job_status_name(status), "from");
     id_new("job", id);
-    int rc = store_job_create(engine->store, &job, "status", data, idempotency);
+    int rc = store_job_create(service->store, &job, "status", data, idempotency);
     json_decref(data);
     return rc;
 }
 
-void fake_engine_job(struct engine *engine, enum job_status status, char id[ID_SIZE])
+void fake_service_job(struct service *service, enum job_status status, char id[ID_SIZE])
 {
     json_t *body = json_pack("{s:s, s:s, s:{s:b}}", "model", "mdl_0", "method", "gptq", "calibration", "stream", 1);
-    if (put_job(engine, status, body, NULL, id) < 0) {
+    if (put_job(service, status, body, NULL, id) < 0) {
         abort();
     }
     json_decref(body);
 }
 
-int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
-                      const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
+int service_job_create(struct service *service, const struct principal *who, const json_t *body,
+                       const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
 {
     static const char *const names[] = {"model", "method", "name", "calibration", "metadata", NULL};
     check_members(body, names, 2, errors);
@@ -152,25 +152,25 @@ int engine_job_create(struct engine *engine, const struct principal *who, const 
     if (rc < 0) {
         return rc;
     }
-    atomic_fetch_add(&engine->creating, 1);
-    while (atomic_load(&engine->hold_create)) {
+    atomic_fetch_add(&service->creating, 1);
+    while (atomic_load(&service->hold_create)) {
         pause_ms(1);
     }
     char id[ID_SIZE];
     bool stream = json_is_true(json_object_get(json_object_get(body, "calibration"), "stream"));
     json_t *copy = json_copy((json_t *)body);
-    rc = put_job(engine, job_first_state(stream), copy, idempotency, id);
+    rc = put_job(service, job_first_state(stream), copy, idempotency, id);
     json_decref(copy);
     if (rc == 0) {
-        atomic_fetch_add(&engine->jobs, 1);
+        atomic_fetch_add(&service->jobs, 1);
     }
-    return rc < 0 ? rc : engine_job_get(engine, who, id, job);
+    return rc < 0 ? rc : service_job_get(service, who, id, job);
 }
 
-int engine_job_get(struct engine *engine, const struct principal *who, const char *id, json_t **job)
+int service_job_get(struct service *service, const struct principal *who, const char *id, json_t **job)
 {
     struct job_row row;
-    int rc = store_job_get(engine->store, NULL, id, &row);
+    int rc = store_job_get(service->store, NULL, id, &row);
     if (rc == 0) {
         *job = view_job(&row);
         job_row_deinit(&row);
@@ -178,28 +178,28 @@ int engine_job_get(struct engine *engine, const struct principal *who, const cha
     return rc;
 }
 
-int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id, json_t **job)
+int service_job_cancel(struct service *service, const struct principal *who, const char *id, json_t **job)
 {
     const struct job_change change = {.fence = -1};
-    int rc = job_move(engine->store, id, JOB_CANCEL, &change, NULL);
-    return rc < 0 && rc != ERR_JOB_STATE_CONFLICT ? rc : engine_job_get(engine, who, id, job);
+    int rc = job_move(service->store, id, JOB_CANCEL, &change, NULL);
+    return rc < 0 && rc != ERR_JOB_STATE_CONFLICT ? rc : service_job_get(service, who, id, job);
 }
 
-int engine_job_delete(struct engine *engine, const struct principal *who, const char *id)
+int service_job_delete(struct service *service, const struct principal *who, const char *id)
 {
     struct store_status found;
-    int rc = store_job_status(engine->store, NULL, id, &found);
+    int rc = store_job_status(service->store, NULL, id, &found);
     if (rc < 0) {
         return rc;
     }
-    return job_status_is_final(found.status) ? store_job_delete(engine->store, id)
+    return job_status_is_final(found.status) ? store_job_delete(service->store, id)
                                              : err_raise(ERR_JOB_STATE_CONFLICT, "the job has not ended");
 }
 
-int engine_job_report(struct engine *engine, const struct principal *who, const char *id, json_t **report)
+int service_job_report(struct service *service, const struct principal *who, const char *id, json_t **report)
 {
     struct store_status found;
-    int rc = store_job_status(engine->store, NULL, id, &found);
+    int rc = store_job_status(service->store, NULL, id, &found);
     if (rc < 0) {
         return rc;
     }
@@ -207,13 +207,13 @@ int engine_job_report(struct engine *engine, const struct principal *who, const 
     return 0;
 }
 
-const char *const *engine_layer_columns(void)
+const char *const *service_layer_columns(void)
 {
     static const char *const columns[] = {"index", "module", "relative_mse", "fallback", NULL};
     return columns;
 }
 
-void engine_schemas(json_t *components)
+void service_schemas(json_t *components)
 {
     static const char *const names[] = {"ModelRequest", "JobRequest", "Layer"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -221,10 +221,10 @@ void engine_schemas(json_t *components)
     }
 }
 
-static int64_t records_of(struct engine *engine, const char *job)
+static int64_t records_of(struct service *service, const char *job)
 {
     struct job_row row;
-    if (store_job_get(engine->store, NULL, job, &row) < 0) {
+    if (store_job_get(service->store, NULL, job, &row) < 0) {
         return -1;
     }
     int64_t records = row.calibration.records;
@@ -232,44 +232,44 @@ static int64_t records_of(struct engine *engine, const char *job)
     return records;
 }
 
-int engine_upload_open(struct engine *engine, const struct principal *who, const char *job, int64_t offset,
-                       struct engine_upload **out)
+int service_upload_open(struct service *service, const struct principal *who, const char *job, int64_t offset,
+                        struct service_upload **out)
 {
-    int64_t records = records_of(engine, job);
+    int64_t records = records_of(service, job);
     if (records < 0) {
         return ERR_NOT_FOUND;
     }
     if (offset >= 0 && offset != records) {
         return err_raise(ERR_OFFSET_MISMATCH, "%lld records are here", (long long)records);
     }
-    struct engine_upload *upload = calloc(1, sizeof(*upload));
-    upload->engine = engine;
+    struct service_upload *upload = calloc(1, sizeof(*upload));
+    upload->service = service;
     upload->start = records;
     (void)snprintf(upload->job, sizeof(upload->job), "%s", job);
-    atomic_fetch_add(&engine->uploads, 1);
+    atomic_fetch_add(&service->uploads, 1);
     *out = upload;
     return 0;
 }
 
-int engine_upload_feed(struct engine_upload *upload, const char *data, size_t size)
+int service_upload_feed(struct service_upload *upload, const char *data, size_t size)
 {
-    struct engine *engine = upload->engine;
-    pause_ms(atomic_load(&engine->feed_delay_ms));
+    struct service *service = upload->service;
+    pause_ms(atomic_load(&service->feed_delay_ms));
     upload->bytes += (int64_t)size;
-    atomic_fetch_add(&engine->fed, (long long)size);
-    if ((int)size > atomic_load(&engine->largest)) {
-        atomic_store(&engine->largest, (int)size);
+    atomic_fetch_add(&service->fed, (long long)size);
+    if ((int)size > atomic_load(&service->largest)) {
+        atomic_store(&service->largest, (int)size);
     }
     for (size_t i = 0; i < size; i++) {
         upload->records += data[i] == '\n';
     }
-    long long limit = atomic_load(&engine->fail_after);
+    long long limit = atomic_load(&service->fail_after);
     return limit > 0 && upload->bytes > limit ? err_raise(ERR_JOB_STATE_CONFLICT, "the job takes no more") : 0;
 }
 
-int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t **answer)
+int service_upload_end_take(struct service_upload *upload, bool complete, json_t **answer)
 {
-    struct engine *engine = upload->engine;
+    struct service *service = upload->service;
     int64_t total = upload->start + upload->records;
     const struct job_row row = {.status = STATUS_QUEUED, .calibration = {.records = total}};
     const struct job_update update = {.id = upload->job,
@@ -278,19 +278,19 @@ int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t *
                                       .set = JOB_SET_RECORDS | (complete ? JOB_SET_STATUS : 0),
                                       .row = &row,
                                       .event = complete ? "status" : NULL};
-    int rc = store_job_update(engine->store, &update, NULL);
+    int rc = store_job_update(service->store, &update, NULL);
     *answer = json_pack("{s:I, s:i, s:I, s:I, s:i, s:[]}", "accepted", (json_int_t)upload->records, "rejected", 0,
                         "tokens", (json_int_t)upload->bytes, "next_offset", (json_int_t)total, "needed", 1, "errors");
     if (rc == 0 && complete && total == 0) {
         rc = err_raise(ERR_INSUFFICIENT_CALIBRATION, "0 tokens of 1");
     }
-    atomic_fetch_add(&engine->ends, 1);
+    atomic_fetch_add(&service->ends, 1);
     free(upload);
     return rc;
 }
 
-void engine_upload_abort(struct engine_upload *upload)
+void service_upload_abort(struct service_upload *upload)
 {
-    atomic_fetch_add(&upload->engine->aborts, 1);
+    atomic_fetch_add(&upload->service->aborts, 1);
     free(upload);
 }

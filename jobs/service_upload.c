@@ -4,7 +4,7 @@
  * hand. What counts is (records, tokens, bytes) in the job's row, written after the fsync; the next open cuts the log
  * back to it, so an upload that broke off leaves no trace and a retry never doubles a sample. */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 
 #include "base/err.h"
 #include "base/fs.h"
@@ -16,11 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct engine_upload {
-    struct engine *engine;
-    struct engine_upload *next; /* under engine->lock */
+struct service_upload {
+    struct service *service;
+    struct service_upload *next; /* under service->uploads_lock */
     char job[ID_SIZE];
-    char path[ENGINE_PATH_MAX];
+    char path[SERVICE_PATH_MAX];
     int64_t committed; /* records acknowledged before */
     int64_t length;    /* tokens of a sequence */
     struct job_spec spec;
@@ -30,38 +30,38 @@ struct engine_upload {
 };
 
 /* One at a time per job. */
-static int register_upload(struct engine_upload *upload)
+static int register_upload(struct service_upload *upload)
 {
-    struct engine *engine = upload->engine;
+    struct service *service = upload->service;
     bool taken = false;
 
-    pthread_mutex_lock(&engine->lock);
-    for (struct engine_upload *other = engine->uploads; other != NULL; other = other->next) {
+    pthread_mutex_lock(&service->uploads_lock);
+    for (struct service_upload *other = service->uploads; other != NULL; other = other->next) {
         taken = taken || strcmp(other->job, upload->job) == 0;
     }
     if (!taken) {
-        upload->next = engine->uploads;
-        engine->uploads = upload;
+        upload->next = service->uploads;
+        service->uploads = upload;
     }
-    pthread_mutex_unlock(&engine->lock);
+    pthread_mutex_unlock(&service->uploads_lock);
     return taken ? err_raise(ERR_JOB_STATE_CONFLICT, "another upload into this job is under way") : 0;
 }
 
-static void unregister_upload(struct engine_upload *upload)
+static void unregister_upload(struct service_upload *upload)
 {
-    struct engine *engine = upload->engine;
+    struct service *service = upload->service;
 
-    pthread_mutex_lock(&engine->lock);
-    for (struct engine_upload **at = &engine->uploads; *at != NULL; at = &(*at)->next) {
+    pthread_mutex_lock(&service->uploads_lock);
+    for (struct service_upload **at = &service->uploads; *at != NULL; at = &(*at)->next) {
         if (*at == upload) {
             *at = upload->next;
             break;
         }
     }
-    pthread_mutex_unlock(&engine->lock);
+    pthread_mutex_unlock(&service->uploads_lock);
 }
 
-void engine_upload_abort(struct engine_upload *upload)
+void service_upload_abort(struct service_upload *upload)
 {
     if (upload == NULL) {
         return;
@@ -90,16 +90,16 @@ static int check_status(const struct job_row *row, int64_t offset)
 
 static int watch(void *data)
 {
-    return engine_draining(data) ? err_raise(ERR_DRAINING, "the daemon is shutting down") : 0;
+    return service_draining(data) ? err_raise(ERR_DRAINING, "the daemon is shutting down") : 0;
 }
 
-static int open_writer(struct engine_upload *upload, const struct job_row *row)
+static int open_writer(struct service_upload *upload, const struct job_row *row)
 {
     const struct job_records *counts = &row->calibration;
     struct model *model;
-    char folder[ENGINE_PATH_MAX];
+    char folder[SERVICE_PATH_MAX];
 
-    int rc = engine_model_open_object(upload->engine, NULL, upload->spec.model, &model);
+    int rc = service_model_open_object(upload->service, NULL, upload->spec.model, &model);
     if (rc != 0) {
         return rc;
     }
@@ -110,16 +110,16 @@ static int open_writer(struct engine_upload *upload, const struct job_row *row)
     }
     upload->committed = counts->records;
     upload->length = spec_sequence_length(&upload->spec, model_config(model));
-    rc = engine_tokenizer_open(model, &upload->tokenizer);
-    rc = rc != 0 ? rc : engine_job_path(upload->engine, upload->job, NULL, folder);
+    rc = service_tokenizer_open(model, &upload->tokenizer);
+    rc = rc != 0 ? rc : service_job_path(upload->service, upload->job, NULL, folder);
     rc = rc != 0 ? rc : fs_make_dirs(folder);
-    rc = rc != 0 ? rc : engine_job_path(upload->engine, upload->job, TASK_CALIBRATION_LOG, upload->path);
+    rc = rc != 0 ? rc : service_job_path(upload->service, upload->job, TASK_CALIBRATION_LOG, upload->path);
     const struct calibration_reading reading = {.tokenizer = upload->tokenizer,
                                                 .vocab_size = model_config(model)->vocab_size,
                                                 .text_field = upload->spec.calibration.text_field,
                                                 .add_special_tokens = upload->spec.calibration.add_special_tokens,
                                                 .watch = watch,
-                                                .watch_data = upload->engine};
+                                                .watch_data = upload->service};
     rc = rc != 0 ? rc
                  : calibration_writer_open(upload->path, counts->records, counts->tokens, counts->bytes, &reading,
                                            &upload->writer);
@@ -127,48 +127,48 @@ static int open_writer(struct engine_upload *upload, const struct job_row *row)
     return rc;
 }
 
-int engine_upload_open(struct engine *engine, const struct principal *who, const char *job, int64_t offset,
-                       struct engine_upload **out)
+int service_upload_open(struct service *service, const struct principal *who, const char *job, int64_t offset,
+                        struct service_upload **out)
 {
-    struct engine_upload *upload;
+    struct service_upload *upload;
     struct validation_errors errors = {0};
     AUTO(job_row) struct job_row row = {0};
 
-    if (engine_draining(engine)) {
+    if (service_draining(service)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
     upload = calloc(1, sizeof(*upload));
     if (upload == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
-    upload->engine = engine;
+    upload->service = service;
     snprintf(upload->job, sizeof(upload->job), "%s", job);
     int rc = register_upload(upload);
     if (rc != 0) {
         free(upload);
         return rc;
     }
-    rc = store_job_get(engine->store, who->project, job, &row);
+    rc = store_job_get(service->store, who->project, job, &row);
     if (rc == 0) {
         rc = check_status(&row, offset);
         rc = rc != 0 ? rc : spec_parse(row.request, &errors, &upload->spec);
         rc = rc != 0 ? rc : open_writer(upload, &row);
     }
     if (rc != 0) {
-        engine_upload_abort(upload);
+        service_upload_abort(upload);
         return rc;
     }
     *out = upload;
     return 0;
 }
 
-int engine_upload_feed(struct engine_upload *upload, const char *data, size_t size)
+int service_upload_feed(struct service_upload *upload, const char *data, size_t size)
 {
     return calibration_writer_feed(upload->writer, data, size);
 }
 
 /* Is there at least one sequence in what was sent? */
-static int check_enough(const struct engine_upload *upload, const struct calibration_counts *counts)
+static int check_enough(const struct service_upload *upload, const struct calibration_counts *counts)
 {
     if (upload->spec.calibration.packing) {
         if (counts->tokens >= upload->length) {
@@ -190,14 +190,14 @@ static int check_enough(const struct engine_upload *upload, const struct calibra
 }
 
 /* Tokens still missing from the set that was asked for. */
-static int64_t needed(const struct engine_upload *upload, const struct calibration_counts *counts)
+static int64_t needed(const struct service_upload *upload, const struct calibration_counts *counts)
 {
     int64_t sequences = upload->spec.calibration.num_samples > 0 ? upload->spec.calibration.num_samples : 1;
     int64_t wanted = sequences * upload->length;
     return counts->tokens < wanted ? wanted - counts->tokens : 0;
 }
 
-static json_t *error_list(const struct engine_upload *upload, const struct calibration_counts *counts)
+static json_t *error_list(const struct service_upload *upload, const struct calibration_counts *counts)
 {
     const struct calibration_error *errors = calibration_writer_errors(upload->writer);
     json_t *list = json_array();
@@ -209,7 +209,7 @@ static json_t *error_list(const struct engine_upload *upload, const struct calib
     return list;
 }
 
-static json_t *answer_of(const struct engine_upload *upload, const struct calibration_counts *counts,
+static json_t *answer_of(const struct service_upload *upload, const struct calibration_counts *counts,
                          enum job_status status)
 {
     return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:O, s:s}", "object", "quantization.calibration", "accepted",
@@ -220,9 +220,9 @@ static json_t *answer_of(const struct engine_upload *upload, const struct calibr
 }
 
 /* The counts and, when complete, the move into the queue: one transaction. */
-static int commit(struct engine_upload *upload, const struct calibration_counts *counts, bool complete)
+static int commit(struct service_upload *upload, const struct calibration_counts *counts, bool complete)
 {
-    struct store *store = upload->engine->store;
+    struct store *store = upload->service->store;
     const struct job_row row = {
         .calibration = {.records = counts->records, .tokens = counts->tokens, .bytes = counts->bytes},
         .warnings = upload->warnings};
@@ -247,14 +247,14 @@ static int commit(struct engine_upload *upload, const struct calibration_counts 
     return store_job_update(store, &update, NULL);
 }
 
-int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t **answer)
+int service_upload_end_take(struct service_upload *upload, bool complete, json_t **answer)
 {
     struct calibration_counts counts;
     struct err_record shortage = {0};
 
     int rc = calibration_writer_sync(upload->writer, true);
     if (rc != 0) {
-        engine_upload_abort(upload);
+        service_upload_abort(upload);
         return rc;
     }
     calibration_writer_counts(upload->writer, &counts);
@@ -271,10 +271,10 @@ int engine_upload_end_take(struct engine_upload *upload, bool complete, json_t *
                             complete ? job_next(job_first_state(true), JOB_COMPLETE) : job_first_state(true));
         rc = *answer != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an answer");
     }
-    struct engine *engine = upload->engine;
-    engine_upload_abort(upload); /* what was committed stays */
+    struct service *service = upload->service;
+    service_upload_abort(upload); /* what was committed stays */
     if (rc == 0 && complete) {
-        engine_wake(engine);
+        supervisor_wake(service);
     }
     if (rc == 0 && shortage.code != 0) {
         err_restore(&shortage);

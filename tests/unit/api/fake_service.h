@@ -1,5 +1,5 @@
 #pragma once
-/* A stand-in for the job engine over a real store: it makes rows and moves, and runs nothing. The knobs let tests slow
+/* A stand-in for the job service over a real store: it makes rows and moves, and runs nothing. The knobs let tests slow
  * it down, break it and count what reached it. */
 
 #include "jobs/jobs.h"
@@ -7,7 +7,7 @@
 
 #include <stdatomic.h>
 
-struct engine {
+struct service {
     struct store *store;
     atomic_int models, jobs;          /* created */
     atomic_int uploads, ends, aborts; /* of calibration */
@@ -20,4 +20,4 @@ struct engine {
 };
 
 /* A job of that status; its id. */
-void fake_engine_job(struct engine *engine, enum job_status status, char id[ID_SIZE]);
+void fake_service_job(struct service *service, enum job_status status, char id[ID_SIZE]);

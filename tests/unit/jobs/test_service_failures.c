@@ -1,4 +1,4 @@
-/* Jobs that cannot end well: each fails with a code, a place and a hint, and the engine serves on. */
+/* Jobs that cannot end well: each fails with a code, a place and a hint, and the service serves on. */
 
 #include "tests/unit/jobs/support.h"
 
@@ -125,8 +125,8 @@ START_TEST(test_checkpoint_changed_while_waiting)
     int fd = open_weights();
     int64_t size = lseek(fd, 0, SEEK_END);
     ck_assert_int_eq(ftruncate(fd, size - 2), 0);
-    struct engine_upload *upload;
-    ck_assert_int_eq(engine_upload_open(rig.engine, &principal_local, id, 40, &upload), ERR_SOURCE_CHANGED);
+    struct service_upload *upload;
+    ck_assert_int_eq(service_upload_open(rig.service, &principal_local, id, 40, &upload), ERR_SOURCE_CHANGED);
     /* Past the upload's own check, as if it had changed later. */
     rig_set_status(&rig, id, STATUS_QUEUED);
     json_t *error = expect_failure(id, "source_changed");
@@ -176,5 +176,5 @@ START_TEST(test_disk_is_full)
 }
 END_TEST
 
-UNIT_MAIN("engine_failures", test_not_a_number, test_checkpoint_changed_while_waiting, test_out_of_time,
+UNIT_MAIN("service_failures", test_not_a_number, test_checkpoint_changed_while_waiting, test_out_of_time,
           test_disk_is_full)

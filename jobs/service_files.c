@@ -1,14 +1,14 @@
 /* What jobs that have not ended refer to, and the deletion of files and artifacts. */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 
-#include "jobs/access.h"
+#include "jobs/service_access.h"
 
 #include "base/err.h"
 
 #include <string.h>
 
-int engine_model_unused(struct engine *engine, const struct principal *who, const char *id)
+int service_model_unused(struct service *service, const struct principal *who, const char *id)
 {
     for (int status = 0; status < STATUS_COUNT; status++) {
         const struct page page = {
@@ -17,7 +17,7 @@ int engine_model_unused(struct engine *engine, const struct principal *who, cons
         if (job_status_is_final((enum job_status)status)) {
             continue;
         }
-        TRY(store_job_list(engine->store, &page, &list));
+        TRY(store_job_list(service->store, &page, &list));
         if (list.count > 0) {
             return err_raise(ERR_IN_USE, "job %s uses the model and has not ended", list.rows[0].id);
         }
@@ -42,7 +42,7 @@ static int check_page(const struct job_list *jobs, const char *file)
     return 0;
 }
 
-static int file_unused_in(struct engine *engine, const char *project, enum job_status status, const char *file)
+static int file_unused_in(struct service *service, const char *project, enum job_status status, const char *file)
 {
     char after[ID_SIZE] = "";
     bool more = true;
@@ -54,7 +54,7 @@ static int file_unused_in(struct engine *engine, const char *project, enum job_s
                                   .ascending = true,
                                   .after = after[0] != '\0' ? after : NULL};
         AUTO(job_list) struct job_list list = {.rows = NULL};
-        TRY(store_job_list(engine->store, &page, &list));
+        TRY(store_job_list(service->store, &page, &list));
         TRY(check_page(&list, file));
         more = list.more;
         if (more) {
@@ -64,35 +64,35 @@ static int file_unused_in(struct engine *engine, const char *project, enum job_s
     return 0;
 }
 
-static int file_unused(struct engine *engine, const struct principal *who, const char *id)
+static int file_unused(struct service *service, const struct principal *who, const char *id)
 {
     for (int status = 0; status < STATUS_COUNT; status++) {
         if (!job_status_is_final((enum job_status)status)) {
-            TRY(file_unused_in(engine, who->project, (enum job_status)status, id));
+            TRY(file_unused_in(service, who->project, (enum job_status)status, id));
         }
     }
     return 0;
 }
 
-int engine_file_delete(struct engine *engine, const struct principal *who, const char *id)
+int service_file_delete(struct service *service, const struct principal *who, const char *id)
 {
-    pthread_mutex_lock(&engine->admission);
-    int rc = access_object(engine->store, who, "file", id);
-    rc = rc != 0 ? rc : file_unused(engine, who, id);
-    rc = rc != 0 ? rc : store_object_delete(engine->store, who->project, "file", id);
-    pthread_mutex_unlock(&engine->admission);
+    pthread_mutex_lock(&service->admission);
+    int rc = access_object(service->store, who, "file", id);
+    rc = rc != 0 ? rc : file_unused(service, who, id);
+    rc = rc != 0 ? rc : store_object_delete(service->store, who->project, "file", id);
+    pthread_mutex_unlock(&service->admission);
     if (rc == 0) {
-        engine_collect_garbage(engine);
+        service_collect_garbage(service);
     }
     return rc;
 }
 
-int engine_artifact_delete(struct engine *engine, const struct principal *who, const char *id)
+int service_artifact_delete(struct service *service, const struct principal *who, const char *id)
 {
-    int rc = store_artifact_delete(engine->store, who->project, id);
+    int rc = store_artifact_delete(service->store, who->project, id);
 
     if (rc == 0) {
-        engine_collect_garbage(engine);
+        service_collect_garbage(service);
     }
     return rc;
 }

@@ -1,9 +1,9 @@
 /* Admission and what clients may do to a job: create, look, cancel, delete.
  *
  * A job that cannot finish is refused before it gets an id, with every reason. After that the store's transactions
- * order everything: each move names the status it leaves, so a client and the runner cannot both make one. */
+ * order everything: each move names the status it leaves, so a client and the supervisor cannot both make one. */
 
-#include "jobs/engine.h"
+#include "jobs/service.h"
 
 #include "base/err.h"
 #include "jobs/job.h"
@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-static void check_file(struct engine *engine, const struct principal *who, const char *id, const char *purpose,
+static void check_file(struct service *service, const struct principal *who, const char *id, const char *purpose,
                        const char *pointer, struct validation_errors *errors)
 {
     json_t *file;
@@ -21,7 +21,7 @@ static void check_file(struct engine *engine, const struct principal *who, const
     if (id[0] == '\0') {
         return;
     }
-    int rc = store_object_get(engine->store, who->project, "file", id, &file);
+    int rc = store_object_get(service->store, who->project, "file", id, &file);
     if (rc != 0) {
         if (rc == ERR_NOT_FOUND) {
             validation_add(errors, ERR_INVALID_PARAMETER, pointer, "there is no file %s", id);
@@ -40,31 +40,31 @@ static void check_file(struct engine *engine, const struct principal *who, const
     json_decref(file);
 }
 
-static void check_files(struct engine *engine, const struct principal *who, const struct job_spec *spec,
+static void check_files(struct service *service, const struct principal *who, const struct job_spec *spec,
                         struct validation_errors *errors)
 {
-    check_file(engine, who, spec->calibration.file_id, "calibration", "/calibration/file_id", errors);
-    check_file(engine, who, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", errors);
+    check_file(service, who, spec->calibration.file_id, "calibration", "/calibration/file_id", errors);
+    check_file(service, who, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", errors);
 }
 
 /* The device that would run the job, which judges it; false, with the error: there is no such device. */
-static bool check_device(const struct engine *engine, const struct job_spec *spec, struct gpu_info *out,
+static bool check_device(const struct service *service, const struct job_spec *spec, struct gpu_info *out,
                          struct validation_errors *errors)
 {
-    if (engine_device_of(engine, spec->resources.device, out) != 0) {
+    if (supervisor_device_of(service, spec->resources.device, out) != 0) {
         validation_add(errors, ERR_INVALID_PARAMETER, "/resources/device", "%s", err_last()->message);
         return false;
     }
     return true;
 }
 
-static void check_model(struct engine *engine, const struct principal *who, struct job_spec *spec, json_t *warnings,
+static void check_model(struct service *service, const struct principal *who, struct job_spec *spec, json_t *warnings,
                         struct validation_errors *errors)
 {
     struct gpu_info device;
     struct model *model;
 
-    int rc = engine_model_open_object(engine, who->project, spec->model, &model);
+    int rc = service_model_open_object(service, who->project, spec->model, &model);
     if (rc != 0) {
         const struct err_record why = *err_last();
         bool ours = rc == ERR_NOT_FOUND;
@@ -76,7 +76,7 @@ static void check_model(struct engine *engine, const struct principal *who, stru
         validation_hint(errors, "%s", ours ? "GET /v1/models lists the models" : why.hint);
         return;
     }
-    bool known = check_device(engine, spec, &device, errors);
+    bool known = check_device(service, spec, &device, errors);
     if (spec_check(spec, model, known ? &device : NULL, errors) == 0) {
         rc = recipe_warnings(&spec->recipe, spec->format, model, warnings);
     }
@@ -87,13 +87,13 @@ static void check_model(struct engine *engine, const struct principal *who, stru
 }
 
 /* What the request refers to is there now, and stays while admission is held. */
-static void check_references(struct engine *engine, const struct principal *who, const struct job_spec *spec,
+static void check_references(struct service *service, const struct principal *who, const struct job_spec *spec,
                              struct validation_errors *errors)
 {
     json_t *model = NULL;
 
-    check_files(engine, who, spec, errors);
-    int rc = store_object_get(engine->store, who->project, "mdl", spec->model, &model);
+    check_files(service, who, spec, errors);
+    int rc = store_object_get(service->store, who->project, "mdl", spec->model, &model);
     if (rc != 0) {
         validation_add(errors, rc == ERR_NOT_FOUND ? ERR_INVALID_PARAMETER : rc, "/model", "%s",
                        rc == ERR_NOT_FOUND ? "there is no model with this id" : err_last()->message);
@@ -102,18 +102,18 @@ static void check_references(struct engine *engine, const struct principal *who,
 }
 
 /* On the disk, and in the queue: as many as wait, not those that run. */
-static int check_capacity(struct engine *engine)
+static int check_capacity(struct service *service)
 {
     int64_t counts[STATUS_COUNT];
 
-    TRY(store_ready(engine->store)); /* a job that cannot write would only be in the way */
-    TRY(store_job_counts(engine->store, NULL, counts));
+    TRY(store_ready(service->store)); /* a job that cannot write would only be in the way */
+    TRY(store_job_counts(service->store, NULL, counts));
     int64_t waiting = counts[STATUS_QUEUED] + counts[STATUS_AWAITING_CALIBRATION];
-    return waiting < engine->max_queued ? 0 : err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
+    return waiting < service->max_queued ? 0 : err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
 }
 
-static int store_new(struct engine *engine, const struct principal *who, const struct job_spec *spec, json_t *warnings,
-                     const struct idempotency_key *idempotency, json_t **job)
+static int store_new(struct service *service, const struct principal *who, const struct job_spec *spec,
+                     json_t *warnings, const struct idempotency_key *idempotency, json_t **job)
 {
     char id[ID_SIZE];
     AUTO_JSON json_t *request = spec_json(spec);
@@ -131,16 +131,16 @@ static int store_new(struct engine *engine, const struct principal *who, const s
                                 .request = request,
                                 .warnings = warnings,
                                 .created_at = clock_unix_seconds()};
-    TRY(job_create(engine->store, &row, spec->calibration.stream, idempotency));
-    return engine_job_get(engine, who, id, job);
+    TRY(job_create(service->store, &row, spec->calibration.stream, idempotency));
+    return service_job_get(service, who, id, job);
 }
 
-int engine_job_create(struct engine *engine, const struct principal *who, const json_t *body,
-                      const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
+int service_job_create(struct service *service, const struct principal *who, const json_t *body,
+                       const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
 {
     struct job_spec spec;
 
-    if (engine_draining(engine)) {
+    if (service_draining(service)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
     int rc = spec_parse(body, errors, &spec);
@@ -153,24 +153,24 @@ int engine_job_create(struct engine *engine, const struct principal *who, const 
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
     /* The long look goes without the lock; under it comes only what another request could change. */
-    check_files(engine, who, &spec, errors);
-    check_model(engine, who, &spec, warnings, errors);
+    check_files(service, who, &spec, errors);
+    check_model(service, who, &spec, warnings, errors);
     rc = validation_raise(errors);
     if (rc != 0) {
         spec_deinit(&spec);
         json_decref(warnings);
         return rc;
     }
-    pthread_mutex_lock(&engine->admission);
-    check_references(engine, who, &spec, errors);
+    pthread_mutex_lock(&service->admission);
+    check_references(service, who, &spec, errors);
     rc = validation_raise(errors);
-    rc = rc != 0 ? rc : check_capacity(engine);
-    rc = rc != 0 ? rc : store_new(engine, who, &spec, warnings, idempotency, job);
-    pthread_mutex_unlock(&engine->admission);
+    rc = rc != 0 ? rc : check_capacity(service);
+    rc = rc != 0 ? rc : store_new(service, who, &spec, warnings, idempotency, job);
+    pthread_mutex_unlock(&service->admission);
     spec_deinit(&spec);
     json_decref(warnings);
     if (rc == 0) {
-        engine_wake(engine);
+        supervisor_wake(service);
     }
     return rc;
 }
@@ -186,34 +186,24 @@ static int show(const struct job_row *row, json_t **job)
     return 0;
 }
 
-int engine_job_get(struct engine *engine, const struct principal *who, const char *id, json_t **job)
+int service_job_get(struct service *service, const struct principal *who, const char *id, json_t **job)
 {
     AUTO(job_row) struct job_row row = {0};
 
-    TRY(store_job_get(engine->store, who->project, id, &row));
+    TRY(store_job_get(service->store, who->project, id, &row));
     return show(&row, job);
 }
 
-/* Tell the runner, if it is the one at work on this job. */
-static void signal_cancel(struct engine *engine, const char *id)
-{
-    pthread_mutex_lock(&engine->lock);
-    if (engine->task != NULL && strcmp(engine->task->id, id) == 0) {
-        atomic_store(&engine->task->cancelled, true);
-    }
-    pthread_mutex_unlock(&engine->lock);
-}
-
-int engine_job_cancel(struct engine *engine, const struct principal *who, const char *id, json_t **job)
+int service_job_cancel(struct service *service, const struct principal *who, const char *id, json_t **job)
 {
     static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
     AUTO(job_row) struct job_row row = {0};
 
-    TRY(engine_job_check(engine, who, id));
-    int rc = job_move(engine->store, id, JOB_CANCEL, &change, &row);
+    TRY(service_job_check(service, who, id));
+    int rc = job_move(service->store, id, JOB_CANCEL, &change, &row);
     if (rc == ERR_JOB_STATE_CONFLICT) { /* asked for again: it is on its way, or there */
         const struct err_record conflict = *err_last();
-        TRY(store_job_get(engine->store, who->project, id, &row));
+        TRY(store_job_get(service->store, who->project, id, &row));
         if (row.status != STATUS_CANCELLED && row.status != STATUS_CANCELLING) {
             err_restore(&conflict);
             return ERR_JOB_STATE_CONFLICT;
@@ -223,19 +213,19 @@ int engine_job_cancel(struct engine *engine, const struct principal *who, const 
     if (rc != 0) {
         return rc;
     }
-    job_status_is_final(row.status) ? engine_job_remove_files(engine, id) : signal_cancel(engine, id);
+    job_status_is_final(row.status) ? service_job_remove_files(service, id) : supervisor_cancel(service, id);
     return show(&row, job);
 }
 
-int engine_job_delete(struct engine *engine, const struct principal *who, const char *id)
+int service_job_delete(struct service *service, const struct principal *who, const char *id)
 {
     struct store_status found;
 
-    TRY(store_job_status(engine->store, who->project, id, &found));
+    TRY(store_job_status(service->store, who->project, id, &found));
     if (!job_status_is_final(found.status)) {
         return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s; cancel it first", job_status_name(found.status));
     }
-    TRY(store_job_delete(engine->store, id));
-    engine_job_remove_files(engine, id);
+    TRY(store_job_delete(service->store, id));
+    service_job_remove_files(service, id);
     return 0;
 }

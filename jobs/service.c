@@ -1,0 +1,180 @@
+/* The service's own life (open, start, drain, close), and the folders of jobs. */
+
+#include "jobs/service.h"
+
+#include "jobs/service_access.h"
+
+#include "base/err.h"
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SERVICE_MAX_QUEUED 1000
+#define SERVICE_DATA_DIR_MAX 400 /* job folders below it fit every path buffer */
+
+static int open_roots(struct service *service, const char *const *roots)
+{
+    size_t count = 0;
+
+    while (roots != NULL && roots[count] != NULL) {
+        count++;
+    }
+    service->roots = calloc(count + 1, sizeof(*service->roots));
+    service->root_fds = calloc(count + 1, sizeof(*service->root_fds));
+    if (service->roots == NULL || service->root_fds == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the model roots");
+    }
+    for (size_t i = 0; i < count; i++) {
+        size_t length = strlen(roots[i]);
+        if (roots[i][0] != '/') {
+            return err_raise(ERR_CONFIG, "model root \"%.200s\" is not an absolute path", roots[i]);
+        }
+        while (length > 1 && roots[i][length - 1] == '/') {
+            length--;
+        }
+        service->roots[i] = strndup(roots[i], length);
+        service->root_fds[i] = open(roots[i], O_PATH | O_DIRECTORY | O_CLOEXEC);
+        service->root_count = i + 1;
+        if (service->root_fds[i] < 0) {
+            return err_raise(ERR_CONFIG, "cannot open model root %s: %s", roots[i], strerror(errno));
+        }
+        if (service->roots[i] == NULL) {
+            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the model roots");
+        }
+    }
+    return 0;
+}
+
+int service_cache_folder(const char *data_dir, char out[SERVICE_PATH_MAX])
+{
+    return fs_path(out, SERVICE_PATH_MAX, "%s/device-cache", data_dir);
+}
+
+int service_load_devices(const char *data_dir, const char *module_folders, const char *device)
+{
+    char path[SERVICE_PATH_MAX];
+
+    if (service_cache_folder(data_dir, path) == 0) {
+        gpu_cache_folder(path);
+    }
+    int rc = gpu_load_backends(module_folders);
+    return rc != 0 ? rc : gpu_find(device);
+}
+
+static int service_open_parts(struct service *service, const struct service_config *config)
+{
+    if (strlen(store_data_dir(config->store)) > SERVICE_DATA_DIR_MAX) {
+        return err_raise(ERR_CONFIG, "the data directory's path is longer than %d bytes", SERVICE_DATA_DIR_MAX);
+    }
+    TRY(open_roots(service, config->model_roots));
+    return supervisor_open(service, config);
+}
+
+int service_open(const struct service_config *config, struct service **out)
+{
+    struct service *service = NULL;
+
+    TRY(mem_new(&service));
+    service->store = config->store;
+    service->max_queued = config->max_queued > 0 ? config->max_queued : SERVICE_MAX_QUEUED;
+    pthread_mutex_init(&service->admission, NULL);
+    pthread_mutex_init(&service->uploads_lock, NULL);
+    supervisor_init(service);
+    int rc = service_open_parts(service, config);
+    if (rc != 0) {
+        service_close(service);
+        return err_pass(rc, "open the service");
+    }
+    *out = service;
+    return 0;
+}
+
+int service_start(struct service *service)
+{
+    return supervisor_start(service);
+}
+
+void service_drain(struct service *service, int64_t timeout_ms)
+{
+    supervisor_drain(service, timeout_ms);
+}
+
+void service_close(struct service *service)
+{
+    if (service == NULL) {
+        return;
+    }
+    supervisor_close(service);
+    for (size_t i = 0; i < service->root_count; i++) {
+        if (service->root_fds[i] >= 0) {
+            close(service->root_fds[i]);
+        }
+        free(service->roots[i]);
+    }
+    free(service->roots);
+    free(service->root_fds);
+    pthread_mutex_destroy(&service->admission);
+    pthread_mutex_destroy(&service->uploads_lock);
+    free(service);
+}
+
+struct store *service_store(const struct service *service)
+{
+    return service->store;
+}
+
+bool service_draining(const struct service *service)
+{
+    return atomic_load(&service->supervisor.draining);
+}
+
+void service_device_kind(const struct gpu_info *device, char out[32])
+{
+    snprintf(out, 32, "%.*s", (int)strcspn(device->id, ":"), device->id);
+}
+
+int service_job_path(const struct service *service, const char *job, const char *file, char out[SERVICE_PATH_MAX])
+{
+    return fs_path(out, SERVICE_PATH_MAX, "%s/jobs/%s%s%s", store_data_dir(service->store), job,
+                   file != NULL ? "/" : "", file != NULL ? file : "");
+}
+
+void service_job_remove_files(const struct service *service, const char *job)
+{
+    char path[SERVICE_PATH_MAX];
+
+    int rc = service_job_path(service, job, NULL, path);
+    rc = rc != 0 ? rc : fs_remove_tree(path);
+    if (rc != 0) {
+        log_err(LOG_WARN, "job folder not removed", job);
+    }
+}
+
+void service_job_remove_artifact(const struct service *service, const char *job)
+{
+    char path[SERVICE_PATH_MAX];
+
+    int rc = service_job_path(service, job, SERVICE_ARTIFACT, path);
+    rc = rc != 0 ? rc : fs_remove_tree(path);
+    if (rc != 0) {
+        log_err(LOG_WARN, "unfinished artifact not removed", job);
+    }
+}
+
+void service_collect_garbage(struct service *service)
+{
+    int64_t removed = 0;
+
+    if (store_collect_garbage(service->store, &removed) != 0) {
+        log_err(LOG_WARN, "garbage not collected", NULL);
+    } else if (removed > 0) {
+        log_info("garbage collected", LOG_I("blobs", removed));
+    }
+}

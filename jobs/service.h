@@ -1,0 +1,58 @@
+#pragma once
+/* The inside of the service, shared by service_*.c, supervisor*.c, worker*.c and task*.c.
+ *
+ * `admission` orders the creation of jobs against the deletion of what they refer to; it is never held while something
+ * is computed. State that outlives the process is in the store. */
+
+#include "jobs/jobs.h"
+#include "jobs/spec.h"
+#include "jobs/supervisor.h"
+#include "models/model.h"
+#include "models/tokenizer.h"
+#include "storage/storage.h"
+
+#include <pthread.h>
+
+#define SERVICE_PATH_MAX 4096
+#define SERVICE_ARTIFACT "artifact" /* in a job's folder: files of an artifact until they are blobs */
+
+struct service {
+    struct store *store;
+    int64_t max_queued;
+    char **roots; /* absolute, NULL-terminated */
+    int *root_fds;
+    size_t root_count;
+    struct supervisor supervisor;
+    pthread_mutex_t admission;
+    pthread_mutex_t uploads_lock;
+    struct service_upload *uploads; /* under uploads_lock */
+};
+
+/* --- service.c */
+/* <data_dir>/jobs/<job>[/<file>]; file may be NULL. */
+int service_job_path(const struct service *service, const char *job, const char *file, char out[SERVICE_PATH_MAX]);
+/* Drop the job's folder and everything in it. A failure is logged: the next start sweeps again. */
+void service_job_remove_files(const struct service *service, const char *job);
+/* Drop what an attempt wrote of the artifact: the next one writes it from the start. */
+void service_job_remove_artifact(const struct service *service, const char *job);
+/* Where backends keep what they compile. */
+int service_cache_folder(const char *data_dir, char out[SERVICE_PATH_MAX]);
+/* "cpu", "cuda": of "cpu", "cuda:0". */
+void service_device_kind(const struct gpu_info *device, char out[32]);
+/* Collect blobs that nothing refers to; failures are logged. */
+void service_collect_garbage(struct service *service);
+
+/* --- service_models.c */
+/* JSON Schema of a registration. New reference. */
+json_t *service_model_schema(void);
+/* Open the checkpoint that a uri names below one of the roots. */
+int service_model_open(const struct service *service, const char *uri, struct model **out);
+/* The same for a stored model object of a project (NULL: of any), whose digest must still be the one it was registered
+ * with: ERR_SOURCE_CHANGED. */
+int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out);
+/* The checkpoint's tokenizer; *out = NULL when it has none. */
+int service_tokenizer_open(const struct model *model, struct tokenizer **out);
+
+/* --- service_files.c: what may not be deleted yet */
+/* ERR_IN_USE when a job of the project that has not ended refers to the model. Call under admission. */
+int service_model_unused(struct service *service, const struct principal *who, const char *id);

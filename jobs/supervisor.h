@@ -1,0 +1,72 @@
+#pragma once
+/* The supervisor: one thread that owns the device. It claims a job, has a worker run it, commits what the worker says,
+ * and records how the attempt ended. A second device would be a second supervisor: all that they share is in the store.
+ * Within jobs/. */
+
+#include "base/ids.h"
+#include "gpu/gpu.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct service;
+struct service_config;
+struct task;
+
+struct supervisor {
+    char device[32];
+    int threads;
+    int64_t host_memory_bytes;   /* activation budget of a job that names none */
+    struct gpu gpu;              /* the thread's; opened once and kept */
+    struct gpu_info device_info; /* as first opened, for others to read */
+    bool worker_process;         /* jobs run in processes of their own; `gpu` is not open then */
+    char *module_folders;        /* for these */
+    bool lost_until_exit;        /* a device like the one that the last job ran on, once lost, needs a new process */
+    void (*restart)(void *data); /* as in the configuration */
+    void *restart_data;
+
+    pthread_mutex_t lock;
+    pthread_cond_t wake;  /* monotonic clock: there is work, or the daemon drains */
+    pthread_cond_t ended; /* monotonic clock: the thread has returned */
+    bool work;
+    bool recovered; /* the thread's, once it runs */
+    bool started, returned;
+    pthread_t thread;
+    struct task *task; /* that is worked on, or NULL; under lock */
+
+    atomic_bool draining;
+    _Atomic int64_t drain_deadline_ms; /* on the monotonic clock */
+};
+
+/* Of a zeroed service: what supervisor_close releases. */
+void supervisor_init(struct service *service);
+/* Open the device. */
+int supervisor_open(struct service *service, const struct service_config *config);
+/* Recover, and start the thread. */
+int supervisor_start(struct service *service);
+/* A job may be waiting. */
+void supervisor_wake(struct service *service);
+/* Stop the task of this job, if it is the one that runs. */
+void supervisor_cancel(struct service *service, const char *job);
+/* Claim nothing more; wait until the thread has returned, or for a little longer than timeout_ms. */
+void supervisor_drain(struct service *service, int64_t timeout_ms);
+void supervisor_close(struct service *service);
+/* What the device is that runs a job which asks for `want`: the supervisor's for "auto" and "", as it was when it was
+ * first opened, else the one of that name. Any thread; opens none that was opened before. */
+int supervisor_device_of(const struct service *service, const char *want, struct gpu_info *out);
+
+/* Sleep, also when there is work: only a drain ends it early. The supervisor's thread. */
+void supervisor_back_off(struct service *service, int64_t timeout_ms);
+
+/* --- supervisor_end.c */
+/* Record how an attempt that failed with `code` and this thread's error record ended. Does not return before the store
+ * has it: a job whose row says that it runs while no worker runs it would wait for a restart. Returns how long to wait
+ * before the next attempt at anything. */
+int64_t supervisor_finish(struct task *task, int code);
+
+/* --- supervisor_recover.c */
+/* What an earlier process left: stray folders go, running jobs go back into the queue, cancelling ones end. A disk that
+ * is too full for that does not count as a failure: `recovered` stays false, and the thread tries it again. */
+int supervisor_recover(struct service *service);
