@@ -117,7 +117,7 @@ static int load_module(struct export_reader *reader, int index, bool beside)
     reader->module_index = -1;
     int rc = open_block(reader, place);
     if (rc == 0) {
-        rc = beside ? qtensor_file_read_beside(reader->file, place->item, &reader->module)
+        rc = beside ? qtensor_file_read_without_codes(reader->file, place->item, &reader->module)
                     : qtensor_file_read(reader->file, place->item, &reader->module);
     }
     rc = rc != 0 ? rc : check_zeros(&reader->module);

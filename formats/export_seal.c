@@ -87,7 +87,7 @@ static int follow(struct export_seal *seal)
         if (!wait_for_news(seal, &whole)) {
             return 0;
         }
-        rc = read_to(seal, safetensors_writer_settled(seal->writer));
+        rc = read_to(seal, safetensors_writer_final_bytes(seal->writer));
     }
     return rc != 0 ? rc : safetensors_writer_finish(seal->writer);
 }

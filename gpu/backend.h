@@ -1,15 +1,15 @@
 #pragma once
-/* What a backend is made of besides its table (struct gpu_ops). Private to gpu/ and to modules. */
+/* What a backend has in addition to its table (struct gpu_ops). Private to gpu/ and to modules. */
 
 #include "gpu/gpu.h"
 
-/* Every backend's struct gpu_stream begins with this: the front door finds the backend's own table by it. */
+/* Every backend's struct gpu_stream begins with this: gpu/front.c finds the backend's own table by it. */
 struct gpu_stream_head {
     const struct gpu_ops *ops;
 };
 
 /* The rows of ops.def as text, up to NULL, compiled into the daemon and into each module: in a table that was built
- * from other rows, operations lie elsewhere or take other arguments. */
+ * from other rows, operations are in other places or take other arguments. */
 extern const char *const gpu_signature[];
 
 /* The backend's table as callers see it: each operation checks its arguments before the backend's own one runs, and

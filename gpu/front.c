@@ -1,4 +1,4 @@
-/* The front door: what callers call. Each operation checks its arguments (front_<group>.c) and then runs the backend's
+/* The operations as callers see them. Each checks its arguments (front_<group>.c) and then runs the backend's
  * own function, so that no backend checks anything twice, and none can forget to. */
 
 #include "gpu/front.h"

@@ -1,5 +1,5 @@
 #pragma once
-/* The checks of the front door: for each operation one function of its arguments, called with the operation's name.
+/* The checks of operations: for each one function of its arguments, called with the operation's name.
  * A wrong argument is a bug in the caller: it raises ERR_INTERNAL with the operation's and the tensor's name rather
  * than crash a kernel. What comes from a user's file (token numbers) raises ERR_INVALID_MODEL. Private to gpu/. */
 

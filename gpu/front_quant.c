@@ -160,14 +160,14 @@ int check_solve(const char *op, const struct tensor *y, const struct tensor *g, 
     return check_separate(op, "y", y, "u", u);
 }
 
-int check_quantize_input(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *keep,
+int check_quantize_input(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *outliers,
                          const struct gpu_input *spec)
 {
     int64_t cols = matrix_cols(x), run = spec->dynamic && spec->group_size > 0 ? spec->group_size : cols;
 
     TRY(check_f32(op, "x", x, -1, -1));
     TRY(check_f32(op, "y", y, matrix_rows(x), cols));
-    TRY(check_optional(op, "keep", keep, cols));
+    TRY(check_optional(op, "outliers", outliers, cols));
     if ((spec->element != DTYPE_I8 && spec->element != DTYPE_F8_E4M3) || run < 1 || (spec->half && !spec->dynamic) ||
         (!spec->dynamic && !(spec->scale > 0))) {
         return err_raise(ERR_INTERNAL, "%s: to %s, groups of %lld in rows of %lld, scale %g", op,
@@ -200,7 +200,7 @@ int check_quantize_cache(const char *op, const struct tensor *y, const struct te
 }
 
 int check_cluster_rows(const char *op, const struct tensor *table, const struct tensor *codes, const struct tensor *w,
-                       const struct tensor *importance, const struct tensor *apart, int bits, enum dtype stored)
+                       const struct tensor *importance, const struct tensor *outliers, int bits, enum dtype stored)
 {
     if (bits < 1 || bits > 8 || !check_is_plain(stored)) {
         return err_raise(ERR_INTERNAL, "%s: %d bits of %s", op, bits, dtype_rows[stored].name);
@@ -209,7 +209,7 @@ int check_cluster_rows(const char *op, const struct tensor *table, const struct 
     TRY(check_f32(op, "table", table, matrix_rows(w), (int64_t)1 << bits));
     TRY(check_codes(op, codes, w));
     TRY(check_optional(op, "importance", importance, matrix_cols(w)));
-    return apart == NULL ? 0 : check_matrix(op, "apart", apart, DTYPE_U8, matrix_rows(w), matrix_cols(w));
+    return outliers == NULL ? 0 : check_matrix(op, "outliers", outliers, DTYPE_U8, matrix_rows(w), matrix_cols(w));
 }
 
 int check_residual(const char *op, struct gpu_residual *out, const struct tensor *w, const struct tensor *wq,

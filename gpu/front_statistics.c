@@ -75,7 +75,7 @@ int check_diagonal(const char *op, float *host, const struct tensor *h)
     return check_f32(op, "h", h, matrix_cols(h), matrix_cols(h));
 }
 
-int check_floor_diagonal(const char *op, const struct tensor *h, float least)
+int check_floor_diagonal(const char *op, const struct tensor *h, float min)
 {
     return check_f32(op, "h", h, matrix_cols(h), matrix_cols(h));
 }

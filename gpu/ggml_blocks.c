@@ -96,10 +96,10 @@ static void decode_q4_k(const uint8_t *block, float *out)
     for (int sub = 0; sub < 8; sub++) {
         uint8_t scale, minimum;
         ggml_q4k_scale(block + 4, sub, &scale, &minimum);
-        float step = d * (float)scale, least = dmin * (float)minimum;
+        float step = d * (float)scale, min = dmin * (float)minimum;
         for (int j = 0; j < 32; j++) {
             uint8_t byte = codes[sub / 2 * 32 + j];
-            out[sub * 32 + j] = step * (float)(sub % 2 == 0 ? byte & 15 : byte >> 4) - least;
+            out[sub * 32 + j] = step * (float)(sub % 2 == 0 ? byte & 15 : byte >> 4) - min;
         }
     }
 }

@@ -1,6 +1,6 @@
 #pragma once
 /* The block types of GGUF files that are written here: sizes and the way back to floats. The layouts are those of
- * ggml's ggml-common.h; blocks lie along a row, and a row is a whole number of them. No state; any thread. */
+ * ggml's ggml-common.h; blocks are parts of a row, and a row has an integer number of them. No state; any thread. */
 
 #include <stdint.h>
 

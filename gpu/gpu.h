@@ -3,7 +3,7 @@
  *
  * The CPU backend is linked in (gpu/cpu) and is the reference; others are modules opened at run time, checked by
  * GPU_ABI and the signature of their operations, and ranked by probe score. Callers see only this header, and call
- * through the front door (gpu/front.c): arguments are checked there, once for all backends, and an operation that a
+ * through gpu/front.c: arguments are checked there, once for all backends, and an operation that a
  * backend lacks raises ERR_UNSUPPORTED.
  *
  * Conventions: X is [tokens, in], W is [out, in], Y = X W^T; all matrices dense row-major. Activations, Hessians
@@ -73,7 +73,7 @@ struct gpu_grid {
 };
 
 /* A table of what codes stand for, in any order, such as qscheme_levels gives: w = scale * values[code], one scale for
- * each group of group_size inputs of a row. A level that is a NaN is no code's. */
+ * each group of group_size inputs of a row. A level that is a NaN belongs to no code. */
 struct gpu_levels {
     const float *values; /* on the host */
     int count;           /* 1..256 */

@@ -1,5 +1,5 @@
 #pragma once
-/* How the rows of gpu/ops.def are taken apart: (type, argument) pairs as parameters and as arguments. Who includes
+/* How the rows of gpu/ops.def are expanded: (type, argument) pairs as parameters and as arguments. Who includes
  * ops.def defines GPU_OP, GPU_CALL or both; ops.def undefines them again. Private to gpu/ and to whoever makes a table
  * of the rows. */
 

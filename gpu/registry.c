@@ -24,7 +24,7 @@
 #define MODULE_SUFFIX ".so"
 
 struct backend {
-    struct gpu_ops ops; /* as callers see it: the front door */
+    struct gpu_ops ops; /* as callers see it: with checks */
     int score;
 };
 
@@ -146,7 +146,7 @@ void gpu_cache_folder(const char *path)
     module_host.cache_folder = fits ? cache_folder : NULL;
 }
 
-static void load_module(const char *folder, const char *file, const char *name)
+static void registry_load(const char *folder, const char *file, const char *name)
 {
     char path[4096];
     gpu_module_entry *entry;
@@ -223,7 +223,7 @@ static int load_folder(const char *folder, struct search *search)
     for (int i = 0; i < count; i++) {
         if (module_name(files[i]->d_name, name, sizeof(name)) && !found(search, name) && search->count < BACKENDS_MAX) {
             memcpy(search->names[search->count++], name, sizeof(name));
-            load_module(folder, files[i]->d_name, name);
+            registry_load(folder, files[i]->d_name, name);
         }
         free(files[i]);
     }
@@ -399,8 +399,8 @@ void gpu_close(struct gpu *gpu)
     *gpu = (struct gpu){0};
 }
 
-static int new_tensor(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, bool zeroed,
-                      struct tensor *out)
+static int registry_tensor(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, bool zeroed,
+                           struct tensor *out)
 {
     struct tensor tensor = {.dtype = dtype, .rank = rank, .shape = {1, 1, 1, 1}};
     size_t bytes = dtype_rows[dtype].bytes;
@@ -424,13 +424,13 @@ static int new_tensor(const struct gpu *gpu, enum dtype dtype, int rank, const i
 
 int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out)
 {
-    return new_tensor(gpu, dtype, rank, shape, true, out);
+    return registry_tensor(gpu, dtype, rank, shape, true, out);
 }
 
 int gpu_tensor_uninitialized(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape,
                              struct tensor *out)
 {
-    return new_tensor(gpu, dtype, rank, shape, false, out);
+    return registry_tensor(gpu, dtype, rank, shape, false, out);
 }
 
 int gpu_tensor_upload(const struct gpu *gpu, struct gpu_stream *stream, const struct tensor *to, const void *host)

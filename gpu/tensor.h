@@ -12,7 +12,7 @@ struct dtype_row {
     uint8_t bytes, bits; /* of an element in memory; of its code */
     bool stored;         /* checkpoints hold tensors of it */
     bool is_float;
-    double max, min_normal, min; /* largest finite magnitude, least normal and least positive one */
+    double max, min_normal, min; /* largest finite magnitude, smallest normal and smallest positive one */
 };
 
 /* dtype_rows[DTYPE_F32].name == "F32", ... */

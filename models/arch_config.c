@@ -28,7 +28,7 @@ static int in_config(int rc)
 }
 
 /* A required integer; with a fallback > 0 it may be absent or null. */
-static int read_int(const json_t *config, const char *key, int64_t max, int64_t fallback, int64_t *out)
+static int config_int(const json_t *config, const char *key, int64_t max, int64_t fallback, int64_t *out)
 {
     int rc = in_config(json_get_int(config, key, 1, max, out));
 
@@ -112,18 +112,18 @@ static int parse_shape(const json_t *config, struct model_config *c)
 {
     const struct arch *arch = c->arch;
 
-    TRY(read_int(config, "hidden_size", HIDDEN_MAX, 0, &c->hidden_size));
-    TRY(read_int(config, "intermediate_size", WIDE_MAX, 0, &c->intermediate_size));
-    TRY(read_int(config, "num_hidden_layers", LAYERS_MAX, 0, &c->num_layers));
-    TRY(read_int(config, "num_attention_heads", HEADS_MAX, 0, &c->num_heads));
-    TRY(read_int(config, "vocab_size", VOCAB_MAX, 0, &c->vocab_size));
-    TRY(read_int(config, "max_position_embeddings", POSITION_MAX, arch->default_max_position, &c->max_position));
+    TRY(config_int(config, "hidden_size", HIDDEN_MAX, 0, &c->hidden_size));
+    TRY(config_int(config, "intermediate_size", WIDE_MAX, 0, &c->intermediate_size));
+    TRY(config_int(config, "num_hidden_layers", LAYERS_MAX, 0, &c->num_layers));
+    TRY(config_int(config, "num_attention_heads", HEADS_MAX, 0, &c->num_heads));
+    TRY(config_int(config, "vocab_size", VOCAB_MAX, 0, &c->vocab_size));
+    TRY(config_int(config, "max_position_embeddings", POSITION_MAX, arch->default_max_position, &c->max_position));
     bool said = json_object_get(config, "num_key_value_heads") != NULL; /* null is said: as many as heads */
     int64_t kv_heads = !said && arch->default_kv_heads > 0 ? arch->default_kv_heads : c->num_heads;
-    TRY(read_int(config, "num_key_value_heads", HEADS_MAX, kv_heads, &c->num_kv_heads));
+    TRY(config_int(config, "num_key_value_heads", HEADS_MAX, kv_heads, &c->num_kv_heads));
     said = json_object_get(config, "head_dim") != NULL;
     int64_t head_dim = !said && arch->default_head_dim > 0 ? arch->default_head_dim : c->hidden_size / c->num_heads;
-    TRY(read_int(config, "head_dim", HEAD_DIM_MAX, head_dim, &c->head_dim));
+    TRY(config_int(config, "head_dim", HEAD_DIM_MAX, head_dim, &c->head_dim));
     if (c->num_heads % c->num_kv_heads != 0) {
         return err_raise(ERR_INVALID_MODEL, "config.json: num_key_value_heads %lld does not divide %lld heads",
                          (long long)c->num_kv_heads, (long long)c->num_heads);
@@ -340,8 +340,8 @@ static int read_experts(const json_t *config, struct model_config *c)
 {
     int64_t local = 0;
 
-    TRY(read_int(config, "num_experts", EXPERTS_MAX, c->arch->default_experts, &c->num_experts));
-    TRY(read_int(config, "num_local_experts", EXPERTS_MAX, c->num_experts, &local));
+    TRY(config_int(config, "num_experts", EXPERTS_MAX, c->arch->default_experts, &c->num_experts));
+    TRY(config_int(config, "num_local_experts", EXPERTS_MAX, c->num_experts, &local));
     if (local != c->num_experts && json_is_integer(json_object_get(config, "num_experts"))) {
         return err_raise(ERR_INVALID_MODEL, "config.json: num_experts %lld and num_local_experts %lld differ",
                          (long long)c->num_experts, (long long)local);
@@ -367,7 +367,7 @@ static int parse_dense_layers(const json_t *config, struct model_config *c)
         }
         c->dense_layers[layer / 64] |= (uint64_t)1 << (layer % 64);
     }
-    return read_int(config, "decoder_sparse_step", LAYERS_MAX, 1, &c->sparse_step);
+    return config_int(config, "decoder_sparse_step", LAYERS_MAX, 1, &c->sparse_step);
 }
 
 /* Members of other families of experts, which would change what is computed. */
@@ -401,7 +401,7 @@ static int parse_experts(const json_t *config, struct model_config *c)
         return 0;
     }
     TRY(read_experts(config, c));
-    TRY(read_int(config, "num_experts_per_tok", EXPERTS_MAX, arch->default_experts_per_token, &c->experts_per_token));
+    TRY(config_int(config, "num_experts_per_tok", EXPERTS_MAX, arch->default_experts_per_token, &c->experts_per_token));
     if (c->experts_per_token > c->num_experts || c->experts_per_token > GPU_ROUTE_MAX) {
         return err_raise(ERR_INVALID_MODEL,
                          "config.json: num_experts_per_tok %lld is not in [1, %lld]: there are %lld experts, and at "
@@ -415,7 +415,7 @@ static int parse_experts(const json_t *config, struct model_config *c)
     if (arch->experts == EXPERTS_SPARSE) {
         c->normalize_experts = false;
         TRY(read_flag(config, "norm_topk_prob", &c->normalize_experts));
-        TRY(read_int(config, "moe_intermediate_size", WIDE_MAX, arch->default_expert_size, &c->expert_size));
+        TRY(config_int(config, "moe_intermediate_size", WIDE_MAX, arch->default_expert_size, &c->expert_size));
         TRY(parse_dense_layers(config, c));
     }
     return refuse_routing(config);

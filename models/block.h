@@ -59,7 +59,7 @@ void block_view_deinit(struct block *view);
 size_t block_tensors_max(const struct model *model);
 size_t block_tensors(const struct model *model, int64_t index, struct model_tensor *list);
 /* Ask the system to have the bytes of block `index` in memory by the time they are loaded. Returns at once; a block
- * that there is not, or a system that cannot, is no error. */
+ * that does not exist, or a system that cannot, is not an error. */
 void block_prefetch(const struct model *model, int64_t index);
 
 /* Move a factor for each column of a group's input from the modules that read it to what produces it (group->fold), so

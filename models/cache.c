@@ -1,5 +1,5 @@
 /* Static scales of a key and value cache: s = absmax / 448 for E4M3 or / 127 for INT8, over all
- * calibration tokens, of keys behind their rotation and of values, for a block's heads together or one by one. */
+ * calibration tokens, of keys after their rotation and of values, for a block's heads together or one by one. */
 
 #include "models/cache.h"
 
@@ -38,26 +38,26 @@ int cache_ranges_add(struct cache_ranges *ranges, const struct block_heads *head
     return gpu->ops->column_stats(stream, &ranges->values, NULL, &heads->v);
 }
 
-/* scales[i] for each run of `width` columns. */
+/* scales[i] for each group of `width` columns. */
 static int make_scales(const float *absmax, int64_t count, int64_t width, const struct cache_scheme *scheme,
                        enum dtype dtype, float *scales)
 {
     float largest = (float)dtype_rows[scheme->element].max;
 
     for (int64_t i = 0; i < count; i++) {
-        float most = 0;
+        float range = 0;
         for (int64_t j = 0; j < width; j++) {
             float at = absmax[i * width + j];
-            most = at > most || isnan(at) ? at : most;
+            range = at > range || isnan(at) ? at : range;
         }
-        scales[i] = dtype_round(most / largest, dtype);
+        scales[i] = dtype_round(range / largest, dtype);
         if (!isfinite(scales[i])) {
-            return err_raise(ERR_NON_FINITE_VALUE, "the cache's range %g has no scale in %s", (double)most,
+            return err_raise(ERR_NON_FINITE_VALUE, "the cache's range %g has no scale in %s", (double)range,
                              dtype_rows[dtype].name);
         }
-        /* Values too small for any scale get the least there is, not one that rounds them all to zero. */
-        float least = dtype_least_scale(dtype);
-        scales[i] = scales[i] > 0 ? scales[i] : most > 0 ? least : 1.0f;
+        /* Values too small for any scale get the smallest scale, not one that rounds them all to zero. */
+        float min = dtype_min_scale(dtype);
+        scales[i] = scales[i] > 0 ? scales[i] : range > 0 ? min : 1.0f;
     }
     return 0;
 }
@@ -88,8 +88,8 @@ void cache_scales_deinit(struct cache_scales *scales)
     *scales = (struct cache_scales){0};
 }
 
-static int place(struct tensor *tensor, struct gpu_cache *cache, const float *scales, int64_t count, int64_t columns,
-                 enum dtype element, const struct gpu *gpu, struct gpu_stream *stream)
+static int cache_place_scales(struct tensor *tensor, struct gpu_cache *cache, const float *scales, int64_t count,
+                              int64_t columns, enum dtype element, const struct gpu *gpu, struct gpu_stream *stream)
 {
     gpu_tensor_free(gpu, tensor);
     TRY(gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, scales, tensor));
@@ -102,8 +102,8 @@ int cache_place(struct block *block, const struct cache_scheme *scheme, const st
 {
     int64_t columns = block->config->num_kv_heads * block->config->head_dim;
 
-    TRY(place(&block->key_scale, &block->key_cache, scales->keys, scales->count, columns, scheme->element, gpu,
-              stream));
-    return place(&block->value_scale, &block->value_cache, scales->values, scales->count, columns, scheme->element, gpu,
-                 stream);
+    TRY(cache_place_scales(&block->key_scale, &block->key_cache, scales->keys, scales->count, columns, scheme->element,
+                           gpu, stream));
+    return cache_place_scales(&block->value_scale, &block->value_cache, scales->values, scales->count, columns,
+                              scheme->element, gpu, stream);
 }

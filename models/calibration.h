@@ -53,7 +53,7 @@ struct calibration_notes {
 struct calibration_writer;
 
 struct calibration_counts {
-    int64_t records, tokens, bytes; /* of the whole log, so far */
+    int64_t records, tokens, bytes; /* of the complete log, so far */
     int64_t accepted, rejected;     /* since begin */
     size_t error_count;             /* kept in calibration_writer_errors */
 };
@@ -73,7 +73,7 @@ void calibration_writer_free(struct calibration_writer *writer); /* unsynced rec
 CLEANUP_FREE(calibration_writer, struct calibration_writer, calibration_writer_free)
 
 struct calibration_spec {
-    int64_t num_samples; /* sequences wanted; 0 = as many as there are */
+    int64_t num_samples; /* requested sequences; 0 = as many as there are */
     int64_t sequence_length;
     bool packing; /* true: records laid end to end and cut; false: one window a record, shorter ones dropped */
     bool shuffle;

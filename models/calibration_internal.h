@@ -26,7 +26,7 @@ struct calibration_record {
 /* In place; what a failed init left is for deinit. */
 int calibration_reader_init(struct calibration_reader *reader, const struct calibration_reading *reading);
 void calibration_reader_deinit(struct calibration_reader *reader);
-/* Give back the memory that a large line took. */
+/* Free the memory that a large line took. */
 void calibration_reader_trim(struct calibration_reader *reader);
 /* Read one line. Negative only when memory ran out, or as `watch` said. */
 int calibration_record_read(struct calibration_reader *reader, const char *line, size_t size,

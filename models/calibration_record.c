@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ITEMS_KEEP (64u << 10) /* elements of a buffer beyond which it is given back */
-#define GIVE_UPS_MAX 8         /* texts on which patterns gave up, before no more is tried */
+#define ITEMS_KEEP (64u << 10) /* elements of a buffer beyond which it is freed */
+#define GIVE_UPS_MAX 8         /* texts that exceeded the limits of patterns, before no more is tried */
 #define NAMES_BYTES 96         /* of members, in a detail */
 
 /* A line under way. */
@@ -59,11 +59,11 @@ void calibration_reader_trim(struct calibration_reader *reader)
     }
 }
 
-__attribute__((format(printf, 3, 4))) static void refuse(struct line *line, int code, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static void record_refuse(struct line *line, int code, const char *format, ...)
 {
     va_list arguments;
 
-    if (line->record->code == 0) { /* the first error of a line is told */
+    if (line->record->code == 0) { /* the first error of a line is reported */
         line->record->code = code;
         va_start(arguments, format);
         vsnprintf(line->record->detail, sizeof(line->record->detail), format, arguments);
@@ -97,24 +97,26 @@ static void note_doubles(struct calibration_reader *reader, const struct calibra
     reader->notes.double_end += after_count > 0 && end[-1] == after[0];
 }
 
-/* The record's text. Negative only when the reader cannot go on; what the text does wrong goes into the record. */
-static int read_text(struct calibration_reader *reader, const struct json_stream *stream, enum json_token token,
-                     struct line *line)
+/* The record's text. Negative only when the reader cannot continue; what is wrong with the text goes into the record.
+ */
+static int record_text(struct calibration_reader *reader, const struct json_stream *stream, enum json_token token,
+                       struct line *line)
 {
     const struct calibration_reading *reading = &reader->reading;
     struct calibration_record *record = line->record;
 
     if (line->text) {
-        refuse(line, ERR_INVALID_JSON, "member \"%.64s\" is there twice", reading->text_field);
+        record_refuse(line, ERR_INVALID_JSON, "member \"%.64s\" is there twice", reading->text_field);
     }
     line->text = true;
     if (token != JSON_TOKEN_STRING) {
-        refuse(line, ERR_INVALID_PARAMETER, "member \"%.64s\" must be a string", reading->text_field);
+        record_refuse(line, ERR_INVALID_PARAMETER, "member \"%.64s\" must be a string", reading->text_field);
     } else if (reading->tokenizer == NULL) {
-        refuse(line, ERR_INVALID_PARAMETER, "the model has no tokenizer.json: send input_ids");
+        record_refuse(line, ERR_INVALID_PARAMETER, "the model has no tokenizer.json: send input_ids");
     } else if (reader->gave_up == GIVE_UPS_MAX) {
-        refuse(line, ERR_INVALID_PARAMETER,
-               "the tokenizer's patterns gave up on %d texts before this one, so that it was not tried", GIVE_UPS_MAX);
+        record_refuse(line, ERR_INVALID_PARAMETER,
+                      "the tokenizer's patterns gave up on %d texts before this one, so that it was not tried",
+                      GIVE_UPS_MAX);
     }
     if (record->code != 0) {
         return 0;
@@ -127,12 +129,12 @@ static int read_text(struct calibration_reader *reader, const struct json_stream
     }
     if (rc != 0) {
         reader->gave_up += tokenizer_gave_up(reader->scratch);
-        refuse(line, rc, "%.150s", err_last()->message);
+        record_refuse(line, rc, "%.150s", err_last()->message);
     }
     return 0;
 }
 
-static int grow(void **array, size_t *capacity, size_t count, size_t size)
+static int record_grow(void **array, size_t *capacity, size_t count, size_t size)
 {
     if (count < *capacity) {
         return 0;
@@ -152,7 +154,7 @@ static int push_id(struct calibration_reader *reader, const struct json_stream *
         id > INT32_MAX || reader->token_count == CALIBRATION_RECORD_TOKENS_MAX) {
         return 0;
     }
-    TRY(grow((void **)&reader->tokens, &reader->token_capacity, reader->token_count, sizeof(*reader->tokens)));
+    TRY(record_grow((void **)&reader->tokens, &reader->token_capacity, reader->token_count, sizeof(*reader->tokens)));
     reader->tokens[reader->token_count++] = (int32_t)id;
     return 1;
 }
@@ -161,13 +163,13 @@ static void refuse_id(const struct calibration_reader *reader, const struct json
                       struct line *line)
 {
     if (reader->token_count == CALIBRATION_RECORD_TOKENS_MAX) {
-        refuse(line, ERR_PAYLOAD_TOO_LARGE, "the record has more than %u tokens", CALIBRATION_RECORD_TOKENS_MAX);
+        record_refuse(line, ERR_PAYLOAD_TOO_LARGE, "the record has more than %u tokens", CALIBRATION_RECORD_TOKENS_MAX);
     } else if (token == JSON_TOKEN_NUMBER) {
-        refuse(line, ERR_INVALID_PARAMETER, "input_ids[%zu] = %.*s is not in 0..%lld", reader->token_count,
-               (int)(stream->length < 32 ? stream->length : 32), stream->text,
-               (long long)reader->reading.vocab_size - 1);
+        record_refuse(line, ERR_INVALID_PARAMETER, "input_ids[%zu] = %.*s is not in 0..%lld", reader->token_count,
+                      (int)(stream->length < 32 ? stream->length : 32), stream->text,
+                      (long long)reader->reading.vocab_size - 1);
     } else {
-        refuse(line, ERR_INVALID_PARAMETER, "input_ids[%zu] is not an integer", reader->token_count);
+        record_refuse(line, ERR_INVALID_PARAMETER, "input_ids[%zu] is not an integer", reader->token_count);
     }
 }
 
@@ -176,11 +178,11 @@ static int read_ids(struct calibration_reader *reader, struct json_stream *strea
                     struct line *line)
 {
     if (line->input_ids) {
-        refuse(line, ERR_INVALID_JSON, "member \"input_ids\" is there twice");
+        record_refuse(line, ERR_INVALID_JSON, "member \"input_ids\" is there twice");
     }
     line->input_ids = true;
     if (token != JSON_TOKEN_ARRAY_BEGIN) {
-        refuse(line, ERR_INVALID_PARAMETER, "member \"input_ids\" must be a list of integers");
+        record_refuse(line, ERR_INVALID_PARAMETER, "member \"input_ids\" must be a list of integers");
         return json_stream_skip(stream, token) ? 0 : 1;
     }
     reader->token_count = 0;
@@ -215,25 +217,25 @@ static int read_mask(struct calibration_reader *reader, struct json_stream *stre
                      struct line *line)
 {
     if (line->mask) {
-        refuse(line, ERR_INVALID_JSON, "member \"attention_mask\" is there twice");
+        record_refuse(line, ERR_INVALID_JSON, "member \"attention_mask\" is there twice");
     }
     if (token == JSON_TOKEN_NULL) {
         return 0;
     }
     line->mask = true;
     if (token != JSON_TOKEN_ARRAY_BEGIN) {
-        refuse(line, ERR_INVALID_PARAMETER, "member \"attention_mask\" must be a list of 0 and 1");
+        record_refuse(line, ERR_INVALID_PARAMETER, "member \"attention_mask\" must be a list of 0 and 1");
         return json_stream_skip(stream, token) ? 0 : 1;
     }
     reader->mask_count = 0;
     while ((token = json_stream_next(stream)) != JSON_TOKEN_ARRAY_END) {
         int value = mask_value(stream, token);
         if (value >= 0 && reader->mask_count < CALIBRATION_RECORD_TOKENS_MAX) {
-            TRY(grow((void **)&reader->mask, &reader->mask_capacity, reader->mask_count, sizeof(*reader->mask)));
+            TRY(record_grow((void **)&reader->mask, &reader->mask_capacity, reader->mask_count, sizeof(*reader->mask)));
             reader->mask[reader->mask_count++] = (uint8_t)value;
             continue;
         }
-        refuse(line, ERR_INVALID_PARAMETER, "attention_mask[%zu] must be 0 or 1", reader->mask_count);
+        record_refuse(line, ERR_INVALID_PARAMETER, "attention_mask[%zu] must be 0 or 1", reader->mask_count);
         if (token == JSON_TOKEN_ERROR || !json_stream_skip(stream, token)) {
             return 1;
         }
@@ -244,30 +246,30 @@ static int read_mask(struct calibration_reader *reader, struct json_stream *stre
 static void note_unknown(struct calibration_reader *reader, const char *name, size_t size, struct line *line)
 {
     struct calibration_notes *notes = &reader->notes;
-    char kept[CALIBRATION_UNKNOWN_BYTES];
+    char shown[CALIBRATION_UNKNOWN_BYTES];
     size_t used = strlen(line->names), i = 0;
 
-    if (size > sizeof(kept) - 1) {
-        size = sizeof(kept) - 1;
+    if (size > sizeof(shown) - 1) {
+        size = sizeof(shown) - 1;
         while (size > 0 && ((unsigned char)name[size] & 0xc0) == 0x80) { /* no part of a character */
             size--;
         }
     }
     for (size_t at = 0; at < size; at++) {
-        kept[at] = (char)((unsigned char)name[at] < 0x20 || name[at] == 0x7f ? '?' : name[at]);
+        shown[at] = (char)((unsigned char)name[at] < 0x20 || name[at] == 0x7f ? '?' : name[at]);
     }
-    kept[size] = '\0';
-    if (used + strlen(kept) + 5 <= sizeof(line->names)) {
-        snprintf(line->names + used, sizeof(line->names) - used, "%s\"%s\"", used > 0 ? ", " : "", kept);
+    shown[size] = '\0';
+    if (used + strlen(shown) + 5 <= sizeof(line->names)) {
+        snprintf(line->names + used, sizeof(line->names) - used, "%s\"%s\"", used > 0 ? ", " : "", shown);
     }
     line->unknown = true;
-    while (i < notes->unknown_count && strcmp(notes->unknown[i], kept) != 0) {
+    while (i < notes->unknown_count && strcmp(notes->unknown[i], shown) != 0) {
         i++;
     }
     if (i == CALIBRATION_UNKNOWN_MAX) {
         notes->unknown_more = true;
     } else if (i == notes->unknown_count) {
-        memcpy(notes->unknown[notes->unknown_count++], kept, size + 1);
+        memcpy(notes->unknown[notes->unknown_count++], shown, size + 1);
     }
 }
 
@@ -277,7 +279,7 @@ static bool is_key(const struct json_stream *stream, const char *name)
 }
 
 /* The members of the line's object: 0, 1 when the JSON is broken, negative when the reader cannot continue. */
-static int read_members(struct calibration_reader *reader, struct json_stream *stream, struct line *line)
+static int record_members(struct calibration_reader *reader, struct json_stream *stream, struct line *line)
 {
     enum json_token token;
 
@@ -296,7 +298,7 @@ static int read_members(struct calibration_reader *reader, struct json_stream *s
             continue;
         }
         if (text) {
-            TRY(read_text(reader, stream, token, line));
+            TRY(record_text(reader, stream, token, line));
         }
         if (!json_stream_skip(stream, token)) {
             return 1;
@@ -313,7 +315,7 @@ static void apply_mask(struct calibration_reader *reader, struct line *line)
     size_t first = 0, end = reader->mask_count;
 
     if (end != record->count) {
-        refuse(line, ERR_INVALID_PARAMETER, "attention_mask has %zu entries, input_ids %zu", end, record->count);
+        record_refuse(line, ERR_INVALID_PARAMETER, "attention_mask has %zu entries, input_ids %zu", end, record->count);
         return;
     }
     while (first < end && mask[first] == 0) {
@@ -324,13 +326,14 @@ static void apply_mask(struct calibration_reader *reader, struct line *line)
     }
     for (size_t i = first; i < end; i++) {
         if (mask[i] == 0) {
-            refuse(line, ERR_INVALID_PARAMETER,
-                   "attention_mask[%zu] hides a token between others: only padding before or after can be left out", i);
+            record_refuse(
+                line, ERR_INVALID_PARAMETER,
+                "attention_mask[%zu] hides a token between others: only padding before or after can be left out", i);
             return;
         }
     }
     if (first == end) {
-        refuse(line, ERR_INVALID_PARAMETER, "attention_mask hides every token");
+        record_refuse(line, ERR_INVALID_PARAMETER, "attention_mask hides every token");
         return;
     }
     reader->notes.masked_tokens += (int64_t)(record->count - (end - first));
@@ -345,12 +348,12 @@ static void check_record(struct calibration_reader *reader, struct line *line)
     const char *field = reader->reading.text_field;
 
     if (!line->text && !line->input_ids) {
-        refuse(line, ERR_MISSING_PARAMETER, "the record has neither \"%.64s\" nor \"input_ids\"%s%s", field,
-               line->unknown ? ", but " : "", line->names);
+        record_refuse(line, ERR_MISSING_PARAMETER, "the record has neither \"%.64s\" nor \"input_ids\"%s%s", field,
+                      line->unknown ? ", but " : "", line->names);
     } else if (line->text && line->input_ids) {
-        refuse(line, ERR_INVALID_PARAMETER, "the record has both \"%.64s\" and \"input_ids\"", field);
+        record_refuse(line, ERR_INVALID_PARAMETER, "the record has both \"%.64s\" and \"input_ids\"", field);
     } else if (line->text && line->mask) {
-        refuse(line, ERR_INVALID_PARAMETER, "attention_mask goes with input_ids, not with \"%.64s\"", field);
+        record_refuse(line, ERR_INVALID_PARAMETER, "attention_mask goes with input_ids, not with \"%.64s\"", field);
     }
     if (record->code != 0) {
         return;
@@ -360,17 +363,17 @@ static void check_record(struct calibration_reader *reader, struct line *line)
         record->count = reader->token_count;
     }
     if (record->count == 0) {
-        refuse(line, ERR_INVALID_PARAMETER, "the record has no tokens");
+        record_refuse(line, ERR_INVALID_PARAMETER, "the record has no tokens");
     } else if (record->count > CALIBRATION_RECORD_TOKENS_MAX) {
-        refuse(line, ERR_PAYLOAD_TOO_LARGE, "the record has %zu tokens, more than %u", record->count,
-               CALIBRATION_RECORD_TOKENS_MAX);
+        record_refuse(line, ERR_PAYLOAD_TOO_LARGE, "the record has %zu tokens, more than %u", record->count,
+                      CALIBRATION_RECORD_TOKENS_MAX);
     } else if (line->mask) {
         apply_mask(reader, line);
     }
     for (size_t i = 0; record->code == 0 && i < record->count; i++) {
         if (record->ids[i] >= reader->reading.vocab_size) {
-            refuse(line, ERR_INVALID_PARAMETER, "token %d of the text is not in the model's 0..%lld", record->ids[i],
-                   (long long)reader->reading.vocab_size - 1);
+            record_refuse(line, ERR_INVALID_PARAMETER, "token %d of the text is not in the model's 0..%lld",
+                          record->ids[i], (long long)reader->reading.vocab_size - 1);
         }
     }
 }
@@ -386,17 +389,17 @@ int calibration_record_read(struct calibration_reader *reader, const char *text,
     json_stream_init(&stream, text, size);
     enum json_token token = json_stream_next(&stream);
     if (token == JSON_TOKEN_OBJECT_BEGIN) {
-        rc = read_members(reader, &stream, &line);
+        rc = record_members(reader, &stream, &line);
     } else if (token == JSON_TOKEN_ERROR || !json_stream_skip(&stream, token) ||
                json_stream_next(&stream) != JSON_TOKEN_END) {
         rc = 1;
     } else {
-        refuse(&line, ERR_INVALID_PARAMETER, "the line is not an object");
+        record_refuse(&line, ERR_INVALID_PARAMETER, "the line is not an object");
     }
     if (rc > 0) {
         out->code = 0; /* broken JSON outweighs what was read of it */
-        refuse(&line, ERR_INVALID_JSON, "%s at byte %zu", stream.error != NULL ? stream.error : "not valid JSON",
-               stream.at);
+        record_refuse(&line, ERR_INVALID_JSON, "%s at byte %zu", stream.error != NULL ? stream.error : "not valid JSON",
+                      stream.at);
     }
     json_stream_deinit(&stream);
     if (rc < 0) {

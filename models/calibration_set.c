@@ -149,16 +149,16 @@ static int reader_tokens(struct reader *reader, int64_t count, int32_t *out)
 
 /* Which candidates become rows, decided as they come by. */
 struct chooser {
-    int64_t candidates, wanted;
+    int64_t candidates, rows;
     int64_t seen, chosen;
     bool shuffle;
     uint64_t state;
 };
 
-static bool choose(struct chooser *chooser)
+static bool chooser_take(struct chooser *chooser)
 {
     uint64_t candidates_left = (uint64_t)(chooser->candidates - chooser->seen);
-    uint64_t rows_left = (uint64_t)(chooser->wanted - chooser->chosen);
+    uint64_t rows_left = (uint64_t)(chooser->rows - chooser->chosen);
     bool take = rows_left > 0 && (!chooser->shuffle || rows_left == candidates_left ||
                                   draw_below(&chooser->state, candidates_left) < rows_left);
     chooser->seen++;
@@ -170,9 +170,9 @@ static bool choose(struct chooser *chooser)
 static int fill_packed(struct reader *reader, struct chooser *chooser, struct calibration_set *set)
 {
     int64_t row = 0, filled = 0;
-    bool taken = choose(chooser);
+    bool taken = chooser_take(chooser);
 
-    while (row < chooser->wanted) {
+    while (row < chooser->rows) {
         int rc = reader->left == 0 ? reader_record(reader) : 1;
         if (rc <= 0) {
             return rc != 0 ? rc : err_raise(ERR_SOURCE_CORRUPT, "the token log is shorter than it was");
@@ -183,7 +183,7 @@ static int fill_packed(struct reader *reader, struct chooser *chooser, struct ca
         if (filled == set->length) {
             row += taken ? 1 : 0;
             filled = 0;
-            taken = row < chooser->wanted && choose(chooser);
+            taken = row < chooser->rows && chooser_take(chooser);
         }
     }
     return 0;
@@ -194,12 +194,12 @@ static int fill_windows(struct reader *reader, struct chooser *chooser, struct c
 {
     int64_t row = 0;
 
-    while (row < chooser->wanted) {
+    while (row < chooser->rows) {
         int rc = reader_record(reader);
         if (rc <= 0) {
             return rc != 0 ? rc : err_raise(ERR_SOURCE_CORRUPT, "the token log is shorter than it was");
         }
-        if (reader->left >= set->length && choose(chooser)) {
+        if (reader->left >= set->length && chooser_take(chooser)) {
             TRY(reader_tokens(reader, set->length, set->ids + row * set->length));
             row++;
         }
@@ -229,9 +229,9 @@ static void swap_rows(struct calibration_set *set, int64_t a, int64_t b)
 {
     int32_t *left = set->ids + a * set->length, *right = set->ids + b * set->length;
     for (int64_t i = 0; a != b && i < set->length; i++) {
-        int32_t kept = left[i];
+        int32_t saved = left[i];
         left[i] = right[i];
-        right[i] = kept;
+        right[i] = saved;
     }
 }
 
@@ -240,8 +240,8 @@ static void set_digest(struct calibration_set *set)
     digest_bytes(set->ids, (size_t)(set->sequences * set->length) * sizeof(int32_t), set->digest);
 }
 
-static int fill(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
-                struct chooser *chooser, struct calibration_set *set)
+static int set_fill(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
+                    struct chooser *chooser, struct calibration_set *set)
 {
     AUTO(reader) struct reader reader = {.fd = -1};
 
@@ -276,12 +276,12 @@ int calibration_set_load(const char *path, int64_t records, int64_t bytes, const
                          spec->packing ? "" : " without packing");
     }
     bool fewer = spec->num_samples > 0 && spec->num_samples < chooser.candidates;
-    chooser.wanted = fewer ? spec->num_samples : chooser.candidates;
-    /* wanted * length <= tokens, so the product cannot overflow. */
+    chooser.rows = fewer ? spec->num_samples : chooser.candidates;
+    /* rows * length <= tokens, so the product cannot overflow. */
     AUTO_FREE int32_t *ids = NULL;
-    TRY(mem_buffer(&ids, (size_t)(chooser.wanted * length)));
-    struct calibration_set set = {.ids = ids, .sequences = chooser.wanted, .length = length};
-    TRY(fill(path, records, bytes, spec, &chooser, &set));
+    TRY(mem_buffer(&ids, (size_t)(chooser.rows * length)));
+    struct calibration_set set = {.ids = ids, .sequences = chooser.rows, .length = length};
+    TRY(set_fill(path, records, bytes, spec, &chooser, &set));
     set_digest(&set);
     *out = set;
     ids = NULL;

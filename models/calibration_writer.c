@@ -108,7 +108,7 @@ void calibration_writer_free(struct calibration_writer *writer)
     free(writer);
 }
 
-static int flush(struct calibration_writer *writer)
+static int writer_flush(struct calibration_writer *writer)
 {
     int rc = fs_pwrite_full(writer->fd, writer->buffer, writer->buffered, writer->written);
     if (rc != 0) {
@@ -125,7 +125,7 @@ static int put_word(struct calibration_writer *writer, uint32_t word)
     uint32_t little = htole32(word);
 
     if (writer->buffered + sizeof(little) > BUFFER_BYTES) {
-        TRY(flush(writer));
+        TRY(writer_flush(writer));
     }
     memcpy(writer->buffer + writer->buffered, &little, sizeof(little));
     writer->buffered += sizeof(little);
@@ -145,8 +145,8 @@ static int append_record(struct calibration_writer *writer, const int32_t *ids, 
     return 0;
 }
 
-__attribute__((format(printf, 3, 4))) static void refuse(struct calibration_writer *writer, int code,
-                                                         const char *format, ...)
+__attribute__((format(printf, 3, 4))) static void writer_refuse(struct calibration_writer *writer, int code,
+                                                                const char *format, ...)
 {
     va_list arguments;
 
@@ -173,7 +173,7 @@ static bool is_blank(const char *line, size_t size)
 }
 
 /* One complete line, without its newline. Negative: the writer cannot continue. */
-static int take_line(struct calibration_writer *writer, const char *line, size_t size)
+static int writer_take_line(struct calibration_writer *writer, const char *line, size_t size)
 {
     struct calibration_record record;
 
@@ -182,7 +182,7 @@ static int take_line(struct calibration_writer *writer, const char *line, size_t
     }
     TRY(calibration_record_read(&writer->reader, line, size, &record));
     if (record.code != 0) {
-        refuse(writer, record.code, "%s", record.detail);
+        writer_refuse(writer, record.code, "%s", record.detail);
         return 0;
     }
     return append_record(writer, record.ids, record.count);
@@ -200,7 +200,7 @@ static void trim(struct calibration_writer *writer)
 }
 
 /* Keep the start of a line whose end has not come. */
-static int keep(struct calibration_writer *writer, const char *data, size_t size)
+static int writer_keep(struct calibration_writer *writer, const char *data, size_t size)
 {
     if (writer->overlong || size > CALIBRATION_LINE_MAX - writer->pending_size) {
         writer->overlong = true;
@@ -227,18 +227,18 @@ static int keep(struct calibration_writer *writer, const char *data, size_t size
 static int take_rest(struct calibration_writer *writer, const char *data, size_t size)
 {
     if (writer->pending_size == 0 && !writer->overlong && size <= CALIBRATION_LINE_MAX) {
-        return take_line(writer, data, size);
+        return writer_take_line(writer, data, size);
     }
-    TRY(keep(writer, data, size));
+    TRY(writer_keep(writer, data, size));
     if (writer->overlong) {
-        refuse(writer, ERR_PAYLOAD_TOO_LARGE, "the line is longer than %u bytes", CALIBRATION_LINE_MAX);
+        writer_refuse(writer, ERR_PAYLOAD_TOO_LARGE, "the line is longer than %u bytes", CALIBRATION_LINE_MAX);
         return 0;
     }
-    return take_line(writer, writer->pending, writer->pending_size);
+    return writer_take_line(writer, writer->pending, writer->pending_size);
 }
 
 /* A line ended: its last part is data. */
-static int end_line(struct calibration_writer *writer, const char *data, size_t size)
+static int writer_end_line(struct calibration_writer *writer, const char *data, size_t size)
 {
     writer->line++;
     int rc = take_rest(writer, data, size);
@@ -256,7 +256,7 @@ int calibration_writer_feed(struct calibration_writer *writer, const char *data,
     while (size > 0) {
         const char *newline = memchr(data, '\n', size);
         size_t part = newline != NULL ? (size_t)(newline - data) : size;
-        int rc = newline != NULL ? end_line(writer, data, part) : keep(writer, data, part);
+        int rc = newline != NULL ? writer_end_line(writer, data, part) : writer_keep(writer, data, part);
         if (rc != 0) {
             writer->failed = rc;
             return rc;
@@ -268,12 +268,12 @@ int calibration_writer_feed(struct calibration_writer *writer, const char *data,
     return 0;
 }
 
-static int write_out(struct calibration_writer *writer, bool end_of_stream)
+static int writer_write_out(struct calibration_writer *writer, bool end_of_stream)
 {
     if (end_of_stream && (writer->pending_size > 0 || writer->overlong)) {
-        TRY(end_line(writer, NULL, 0));
+        TRY(writer_end_line(writer, NULL, 0));
     }
-    TRY(flush(writer));
+    TRY(writer_flush(writer));
     return fs_sync(writer->fd);
 }
 
@@ -282,7 +282,7 @@ int calibration_writer_sync(struct calibration_writer *writer, bool end_of_strea
     if (writer->failed != 0) {
         return err_raise(writer->failed, "an earlier write of the token log failed");
     }
-    writer->failed = write_out(writer, end_of_stream);
+    writer->failed = writer_write_out(writer, end_of_stream);
     return writer->failed;
 }
 

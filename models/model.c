@@ -1,7 +1,7 @@
 /* An open checkpoint: config.json, then the shards' headers, then their agreement. No weight is read here.
  *
  * Everything is opened relative to the model root's descriptor and stays open, so what the job reads later is what was
- * checked now; model_check_unchanged tells when the file of a descriptor was replaced. */
+ * checked now; model_check_unchanged detects when the file of a descriptor was replaced. */
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -24,7 +24,7 @@
 #define ARENA_MAX ((size_t)256 << 20)
 
 /* Read a small file into *text, which the caller frees; ERR_NOT_FOUND when it is absent. */
-static int read_file(const struct model *model, const char *name, size_t max, char **text, size_t *size)
+static int model_read(const struct model *model, const char *name, size_t max, char **text, size_t *size)
 {
     AUTO_FREE char *read = NULL;
     AUTO_CLOSE int fd = -1;
@@ -47,7 +47,7 @@ static int load_config(struct model *model, struct digest *digest)
 {
     AUTO_FREE char *text = NULL;
     size_t size = 0;
-    int rc = read_file(model, "config.json", CONFIG_MAX, &text, &size);
+    int rc = model_read(model, "config.json", CONFIG_MAX, &text, &size);
 
     if (rc == ERR_NOT_FOUND) {
         return err_raise(ERR_INVALID_MODEL, "the checkpoint has no config.json");
@@ -68,19 +68,14 @@ static int load_config(struct model *model, struct digest *digest)
     return 0;
 }
 
-static int64_t count_of(const struct safetensors_entry *entry)
-{
-    return (int64_t)((entry->end - entry->begin) / dtype_rows[entry->dtype].bytes);
-}
-
-static void measure(struct model *model)
+static void model_measure(struct model *model)
 {
     for (size_t i = 0; i < model->tensor_count; i++) {
         const struct model_tensor *tensor = &model->tensors[i];
         bool spare = model->config.tie_word_embeddings && strcmp(tensor->name, model->head) == 0;
         bool table = model_is_rotary_table(model, tensor->name);
         model->bytes += (int64_t)(tensor->entry->end - tensor->entry->begin);
-        model->parameters += spare || table ? 0 : count_of(tensor->entry);
+        model->parameters += spare || table ? 0 : (int64_t)model_elements(tensor->entry);
     }
 }
 
@@ -95,7 +90,7 @@ static void digest_shards(const struct model *model, struct digest *digest)
     }
 }
 
-static int load(struct model *model)
+static int model_load(struct model *model)
 {
     AUTO(digest) struct digest *digest = digest_new();
 
@@ -106,7 +101,7 @@ static int load(struct model *model)
     TRY(model_files_load_shards(model));
     TRY(model_check_tensors(model));
     TRY(model_side_list(model));
-    measure(model);
+    model_measure(model);
     digest_shards(model, digest);
     digest_finish(MOVE(digest), model->digest);
     return 0;
@@ -122,7 +117,7 @@ static int open_folder(struct model *model, int root_fd, const char *relative)
         return err_raise_errno(errno, "cannot keep the model root open");
     }
     TRY(fs_open_beneath(root_fd, relative, O_RDONLY | O_DIRECTORY, &model->dir_fd));
-    return load(model);
+    return model_load(model);
 }
 
 int model_open(int root_fd, const char *relative, struct model **out)
@@ -212,7 +207,7 @@ int64_t model_parameters(const struct model *model)
     const struct model_tensor head = model_find(model, model->head);
     bool own = atomic_load(&model->lazy->head) == MODEL_HEAD_OWN;
 
-    return model->parameters + (own ? count_of(head.entry) : 0);
+    return model->parameters + (own ? (int64_t)model_elements(head.entry) : 0);
 }
 
 enum dtype model_dtype(const struct model *model)
@@ -271,5 +266,5 @@ int model_check_unchanged(const struct model *model)
 
 int model_read_tokenizer(const struct model *model, char **json, size_t *size)
 {
-    return read_file(model, "tokenizer.json", TOKENIZER_MAX, json, size);
+    return model_read(model, "tokenizer.json", TOKENIZER_MAX, json, size);
 }

@@ -13,7 +13,7 @@
 
 struct model; /* an open checkpoint directory; immutable, any thread may read */
 
-/* Where a tensor lies. */
+/* The place of a tensor. */
 struct model_tensor {
     const char *name;
     const struct safetensors *file;
@@ -45,10 +45,10 @@ struct model_tensor model_tensor_at(const struct model *model, size_t i); /* in 
 /* file == NULL when absent. */
 struct model_tensor model_find(const struct model *model, const char *name);
 /* Whether the head is the embedding: config.json says so, and there is no head or one with the same values
- * (told in bounded memory, once for each opened model; where they differ, nearly always at the first piece). Where they
- * differ, the head is the model's own, whatever config.json says. */
+ * (compared in bounded memory, once for each opened model; where they differ, nearly always at the first piece). Where
+ * they differ, the head is the model's own, whatever config.json says. */
 int model_tied(const struct model *model, bool *tied);
-/* Look through what lies outside the blocks (final norm, embedding, head unless it is tied) for a NaN or Inf:
+/* Search what is outside the blocks (final norm, embedding, head unless it is tied) for a NaN or Inf:
  * ERR_NON_FINITE_VALUE with the tensor's name. tick, if any, is called between pieces; what it returns other than 0
  * ends the look. */
 typedef int (*model_tick)(void *data);
@@ -77,7 +77,7 @@ int64_t model_find_layer(const struct model *model, const char *name, const char
 #define MODEL_NAME_MAX 192
 void model_tensor_name(const struct model *model, int64_t layer, const char *path, const char *member,
                        char out[MODEL_NAME_MAX]);
-/* What lies outside the layers. */
+/* The tensors outside the layers. */
 const char *model_embedding_name(const struct model *model); /* "model.embed_tokens.weight" */
 const char *model_norm_name(const struct model *model);
 const char *model_head_name(const struct model *model); /* whether or not there is such a tensor */

@@ -22,22 +22,22 @@ static void shape_text(char *out, size_t size, const int64_t *shape, int rank)
 }
 
 /* cols 0: a vector of rows. */
-static int want(const struct model *model, const char *name, int64_t rows, int64_t cols)
+static int check_tensor_shape(const struct model *model, const char *name, int64_t rows, int64_t cols)
 {
     const int64_t shape[2] = {rows, cols};
     int rank = cols > 0 ? 2 : 1;
-    char wanted[96], found[96];
+    char expected[96], actual[96];
 
     struct model_tensor tensor = model_find(model, name);
-    shape_text(wanted, sizeof(wanted), shape, rank);
+    shape_text(expected, sizeof(expected), shape, rank);
     if (tensor.file == NULL) {
         return err_raise(ERR_INVALID_MODEL, "tensor %s is missing; config.json asks for it with shape %s", name,
-                         wanted);
+                         expected);
     }
     const struct safetensors_entry *entry = tensor.entry;
     if (entry->rank != rank || entry->shape[0] != rows || (rank == 2 && entry->shape[1] != cols)) {
-        shape_text(found, sizeof(found), entry->shape, entry->rank);
-        return err_raise(ERR_INVALID_MODEL, "tensor %s has shape %s; config.json asks for %s", name, found, wanted);
+        shape_text(actual, sizeof(actual), entry->shape, entry->rank);
+        return err_raise(ERR_INVALID_MODEL, "tensor %s has shape %s; config.json asks for %s", name, actual, expected);
     }
     if (entry->dtype != DTYPE_F32 && entry->dtype != DTYPE_F16 && entry->dtype != DTYPE_BF16) {
         return err_raise(ERR_INVALID_MODEL, "tensor %s is %s; weights must be F32, F16 or BF16", name,
@@ -54,21 +54,21 @@ static int check_layer(const struct model *model, int64_t layer)
     for (int i = 0; i < plan->module_count; i++) {
         const struct plan_module *module = &plan->modules[i];
         model_tensor_name(model, layer, module->path, "weight", name);
-        TRY(want(model, name, module->rows, module->cols));
+        TRY(check_tensor_shape(model, name, module->rows, module->cols));
         if (module->bias) {
             model_tensor_name(model, layer, module->path, "bias", name);
-            TRY(want(model, name, module->rows, 0));
+            TRY(check_tensor_shape(model, name, module->rows, 0));
         }
     }
     for (int i = 0; i < plan->norm_count; i++) {
         model_tensor_name(model, layer, plan->norms[i].path, "weight", name);
-        TRY(want(model, name, plan->norms[i].size, 0));
+        TRY(check_tensor_shape(model, name, plan->norms[i].size, 0));
     }
     return 0;
 }
 
 /* What follows `module` and a dot in path, or NULL. */
-static const char *member_of(const char *path, const char *module)
+static const char *check_member(const char *path, const char *module)
 {
     size_t length = strlen(module);
 
@@ -79,13 +79,13 @@ static const char *member_of(const char *path, const char *module)
 static bool is_layer_tensor(const struct plan *plan, const char *path)
 {
     for (int i = 0; i < plan->module_count; i++) {
-        const char *member = member_of(path, plan->modules[i].path);
+        const char *member = check_member(path, plan->modules[i].path);
         if (member != NULL) {
             return strcmp(member, "weight") == 0 || (strcmp(member, "bias") == 0 && plan->modules[i].bias);
         }
     }
     for (int i = 0; i < plan->norm_count; i++) {
-        const char *member = member_of(path, plan->norms[i].path);
+        const char *member = check_member(path, plan->norms[i].path);
         if (member != NULL && strcmp(member, "weight") == 0) {
             return true;
         }
@@ -121,7 +121,7 @@ bool model_is_rotary_table(const struct model *model, const char *name)
     return false;
 }
 
-static bool is_known(const struct model *model, const char *name)
+static bool check_is_known(const struct model *model, const char *name)
 {
     const char *path;
     int64_t layer = model_find_layer(model, name, &path);
@@ -137,16 +137,16 @@ int model_check_tensors(const struct model *model)
 {
     const struct model_config *config = &model->config;
 
-    TRY(want(model, model->embedding, config->vocab_size, config->hidden_size));
-    TRY(want(model, model->norm, config->hidden_size, 0));
+    TRY(check_tensor_shape(model, model->embedding, config->vocab_size, config->hidden_size));
+    TRY(check_tensor_shape(model, model->norm, config->hidden_size, 0));
     if (!config->tie_word_embeddings || model_find(model, model->head).file != NULL) {
-        TRY(want(model, model->head, config->vocab_size, config->hidden_size));
+        TRY(check_tensor_shape(model, model->head, config->vocab_size, config->hidden_size));
     }
     for (int64_t layer = 0; layer < config->num_layers; layer++) {
         TRY(check_layer(model, layer));
     }
     for (size_t i = 0; i < model->tensor_count; i++) {
-        if (!is_known(model, model->tensors[i].name)) {
+        if (!check_is_known(model, model->tensors[i].name)) {
             return err_raise(ERR_INVALID_MODEL, "tensor %.160s is not part of a %s with this config.json",
                              model->tensors[i].name, config->arch->name);
         }

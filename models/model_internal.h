@@ -49,6 +49,12 @@ int model_by_tensor(const void *a, const void *b);
 
 CLEANUP_FREE(folder, DIR, (void)closedir)
 
+/* Elements of a tensor. */
+static inline uint64_t model_elements(const struct safetensors_entry *entry)
+{
+    return (entry->end - entry->begin) / dtype_rows[entry->dtype].bytes;
+}
+
 /* model_index.c: the index of shards. */
 #define MODEL_INDEX_FILE "model.safetensors.index.json"
 struct model_listed {
@@ -74,7 +80,7 @@ int model_files_open(const struct model *model, const char *name, int *fd, struc
 /* Find and open the shards, through the index when there is one, and list their tensors. */
 int model_files_load_shards(struct model *model);
 
-/* model_side.c: list the files that go into an artifact besides weights and config.json. */
+/* model_side.c: list the files that go into an artifact in addition to weights and config.json. */
 int model_side_list(struct model *model);
 
 /* model_check.c: tensors against the configuration. */

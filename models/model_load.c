@@ -70,7 +70,7 @@ void model_prefetch_tensor(const struct model *model, const char *name)
 }
 
 /* In pieces from the file. */
-static int load_file(struct piece *piece, const struct tensor *out)
+static int load_from_file(struct piece *piece, const struct tensor *out)
 {
     const struct gpu *gpu = piece->gpu;
     uint64_t bytes = piece->source->entry->end - piece->source->entry->begin;
@@ -89,10 +89,10 @@ static int load_file(struct piece *piece, const struct tensor *out)
 }
 
 /* From `bytes`, the tensor as it is stored, or from the file when that is NULL. */
-static int fill_tensor(struct piece *piece, const void *bytes, const struct tensor *out)
+static int load_fill(struct piece *piece, const void *bytes, const struct tensor *out)
 {
     if (bytes == NULL) {
-        TRY(load_file(piece, out));
+        TRY(load_from_file(piece, out));
     } else {
         struct tensor stored = *out;
         stored.dtype = piece->source->entry->dtype;
@@ -117,7 +117,7 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
     dtype = dtype == DTYPE_COUNT ? entry->dtype : dtype;
     int rc = gpu_tensor_uninitialized(gpu, dtype, entry->rank, entry->shape, &tensor);
     if (rc == 0) {
-        rc = fill_tensor(&piece, bytes, &tensor);
+        rc = load_fill(&piece, bytes, &tensor);
     }
     if (rc != 0) {
         gpu_tensor_free(gpu, &tensor);

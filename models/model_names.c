@@ -48,7 +48,7 @@ int64_t model_find_layer(const struct model *model, const char *name, const char
         return -1;
     }
     long long layer = strtoll(name + prefix, &end, 10);
-    bool padded = name[prefix] == '0' && end != name + prefix + 1; /* "layers.00" is no layer's name */
+    bool padded = name[prefix] == '0' && end != name + prefix + 1; /* "layers.00" does not name a layer */
     if (*end != '.' || padded || layer >= model->config.num_layers) {
         return -1;
     }

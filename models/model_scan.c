@@ -1,4 +1,4 @@
-/* Stored values seen on the host, in pieces of bounded size: what no device ever loads is looked at as well.
+/* Stored values seen on the host, in pieces of bounded size: what no device ever loads is checked as well.
  *
  * A checkpoint may say that the head is the embedding (tie_word_embeddings) and hold a head all the same, as a
  * fine-tune that untied it does. Loaders then keep the head, so the flag alone decides nothing: the values do. */
@@ -12,12 +12,7 @@
 
 #define PIECE_ELEMENTS ((uint64_t)1 << 20)
 
-static uint64_t count_of(const struct safetensors_entry *entry)
-{
-    return (entry->end - entry->begin) / dtype_rows[entry->dtype].bytes;
-}
-
-static int read_piece(const struct model_tensor *tensor, uint64_t at, uint64_t count, void *buffer)
+static int scan_read(const struct model_tensor *tensor, uint64_t at, uint64_t count, void *buffer)
 {
     uint64_t width = dtype_rows[tensor->entry->dtype].bytes;
 
@@ -45,16 +40,16 @@ struct pair {
 };
 
 /* Bit for bit as F32, so that a NaN is equal to itself. */
-static int compare(const struct model_tensor tensors[2], struct pair *pair, bool *equal)
+static int scan_compare(const struct model_tensor tensors[2], struct pair *pair, bool *equal)
 {
-    uint64_t count = count_of(tensors[0].entry);
+    uint64_t count = model_elements(tensors[0].entry);
     bool alike = tensors[0].entry->dtype == tensors[1].entry->dtype;
 
-    *equal = count == count_of(tensors[1].entry);
+    *equal = count == model_elements(tensors[1].entry);
     for (uint64_t at = 0; *equal && at < count; at += PIECE_ELEMENTS) {
         uint64_t n = count - at < PIECE_ELEMENTS ? count - at : PIECE_ELEMENTS;
         for (int i = 0; i < 2; i++) {
-            TRY(read_piece(&tensors[i], at, n, pair->stored[i]));
+            TRY(scan_read(&tensors[i], at, n, pair->stored[i]));
             if (!alike) {
                 widen(tensors[i].entry->dtype, pair->stored[i], pair->wide[i], n);
             }
@@ -78,7 +73,7 @@ int model_tied(const struct model *model, bool *tied)
     if (known == MODEL_HEAD_UNKNOWN) {
         AUTO_FREE struct pair *pair = NULL;
         TRY(mem_buffer(&pair, 1));
-        int rc = compare(tensors, pair, &equal);
+        int rc = scan_compare(tensors, pair, &equal);
         if (rc != 0) {
             return err_pass(rc, "compare %s with the embedding", model->head);
         }
@@ -97,11 +92,11 @@ int model_raise_nonfinite(const char *name, int64_t index)
 
 static int check_tensor(const struct model_tensor *tensor, void *buffer, model_tick tick, void *data)
 {
-    uint64_t count = count_of(tensor->entry);
+    uint64_t count = model_elements(tensor->entry);
 
     for (uint64_t at = 0; at < count; at += PIECE_ELEMENTS) {
         uint64_t n = count - at < PIECE_ELEMENTS ? count - at : PIECE_ELEMENTS;
-        int rc = read_piece(tensor, at, n, buffer);
+        int rc = scan_read(tensor, at, n, buffer);
         if (rc != 0) {
             return err_pass(rc, "look through %s", tensor->name);
         }

@@ -1,9 +1,9 @@
 /* Dense bit streams (the layout that GPTQ and compressed-tensors >= 0.17 share; they differ only in which axis is
- * packed and how the words lie, hence the strides).
+ * packed and the order of the words, hence the strides).
  *
  * Eight codes of b bits are b bytes of the stream, whatever b is. They are brought together in one 64-bit register by
- * three steps that halve the number of lanes, and go out whole: no branch for a code, no state between eights. Each
- * width is compiled for itself, so that shifts and sizes are constants. */
+ * three steps that halve the number of lanes, and are written at once: no branch for a code, no state between eights.
+ * Each width is compiled for itself, so that shifts and sizes are constants. */
 
 #include "models/pack.h"
 
@@ -15,7 +15,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "streams are little-endian and so is the host");
 
 #define EIGHT 8
-#define CHUNK 32 /* codes that fill whole words, `bits` of them */
+#define CHUNK 32 /* codes that fill complete words, `bits` of them */
 #define INLINE static inline __attribute__((always_inline))
 
 /* Lanes of 8, 16 and 32 bits hold one, two and four codes at their low end; the upper of two moves down to the lower.
@@ -129,7 +129,7 @@ void pack_uncodes(const uint8_t *packed, int64_t count, int bits, uint8_t *codes
     }
 }
 
-/* Whole words, the last one padded; both sides lie together. */
+/* Complete words, the last one padded; both sides are contiguous. */
 static void pack_row(const uint8_t *codes, int64_t count, int bits, uint32_t *words)
 {
     int64_t bytes = pack_bytes(count, bits);
@@ -163,7 +163,7 @@ void pack_stream(const uint8_t *codes, int64_t count, int64_t code_stride, int b
 #define TILE_ROWS 32
 #define TILE_WORDS 64
 
-/* A tile of packed rows, written word by word of its width: TILE_ROWS neighbours at a time, whole cache lines. */
+/* A tile of packed rows, written word by word of its width: TILE_ROWS neighbours at a time, complete cache lines. */
 static void put_tile(const uint32_t *tile, int64_t rows, int64_t tile_words, int64_t stride, uint32_t *words)
 {
     for (int64_t w = 0; w < tile_words; w++) {
@@ -176,7 +176,7 @@ static void put_tile(const uint32_t *tile, int64_t rows, int64_t tile_words, int
 void pack_down(const uint8_t *codes, int64_t rows, int64_t cols, int bits, uint32_t *words)
 {
     uint32_t tile[TILE_ROWS * TILE_WORDS];
-    const int64_t span = TILE_WORDS / bits * CHUNK; /* codes of a row in a tile: whole words */
+    const int64_t span = TILE_WORDS / bits * CHUNK; /* codes of a row in a tile: complete words */
 
     for (int64_t n = 0; n < rows; n += TILE_ROWS) {
         int64_t height = rows - n < TILE_ROWS ? rows - n : TILE_ROWS;

@@ -9,7 +9,7 @@
 
 #define MODULES_MAX (1 << 20) /* of a layer */
 
-static int fail(struct plan_builder *b, int rc)
+static int plan_fail(struct plan_builder *b, int rc)
 {
     if (b->rc == 0) {
         b->rc = rc;
@@ -17,22 +17,22 @@ static int fail(struct plan_builder *b, int rc)
     return 0;
 }
 
-/* Room for one more of a list that the arena holds; the old one stays there. */
-static void *grow(struct plan_builder *b, void *list, int count, int *room, size_t size)
+/* Capacity for one more of a list in the arena; the old list stays there. */
+static void *plan_grow(struct plan_builder *b, void *list, int count, int *capacity, size_t size)
 {
-    if (count < *room) {
+    if (count < *capacity) {
         return list;
     }
-    int more = *room > 0 ? 2 * *room : 16;
+    int more = *capacity > 0 ? 2 * *capacity : 16;
     void *grown = count < MODULES_MAX ? arena_alloc(b->arena, (size_t)more * size) : NULL;
     if (grown == NULL) {
-        (void)fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a plan of %d modules", more));
+        (void)plan_fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a plan of %d modules", more));
         return NULL;
     }
     if (count > 0) {
         memcpy(grown, list, (size_t)count * size);
     }
-    *room = more;
+    *capacity = more;
     return grown;
 }
 
@@ -48,7 +48,7 @@ struct plan_builder *plan_builder_new(struct arena *arena, int64_t width)
     return b;
 }
 
-static int64_t width_of(const struct plan_builder *b, int value)
+static int64_t plan_width(const struct plan_builder *b, int value)
 {
     return value >= 0 && value < b->plan.value_count ? b->values[value].width : 0;
 }
@@ -62,12 +62,12 @@ static int add_step(struct plan_builder *b, const struct plan_step *step, int64_
     }
     for (int i = 0; i < step->inputs; i++) {
         if (step->in[i] < 0 || step->in[i] >= plan->value_count) {
-            return fail(b, err_raise(ERR_INTERNAL, "step %d of a plan reads value %d, which nothing has made",
-                                     plan->step_count, step->in[i]));
+            return plan_fail(b, err_raise(ERR_INTERNAL, "step %d of a plan reads value %d, which nothing has made",
+                                          plan->step_count, step->in[i]));
         }
     }
     if (plan->step_count == PLAN_STEPS_MAX || plan->value_count == PLAN_VALUES_MAX) {
-        return fail(b, err_raise(ERR_INTERNAL, "a plan has more than %d steps", PLAN_STEPS_MAX));
+        return plan_fail(b, err_raise(ERR_INTERNAL, "a plan has more than %d steps", PLAN_STEPS_MAX));
     }
     b->steps[plan->step_count] = *step;
     b->steps[plan->step_count].out = plan->value_count;
@@ -75,9 +75,9 @@ static int add_step(struct plan_builder *b, const struct plan_step *step, int64_
     return plan->value_count++;
 }
 
-static int add_module(struct plan_builder *b, const struct plan_module *module)
+static int plan_add_module(struct plan_builder *b, const struct plan_module *module)
 {
-    struct plan_module *grown = grow(b, b->modules, b->plan.module_count, &b->module_room, sizeof(*grown));
+    struct plan_module *grown = plan_grow(b, b->modules, b->plan.module_count, &b->module_room, sizeof(*grown));
 
     if (grown == NULL) {
         return -1;
@@ -89,7 +89,7 @@ static int add_module(struct plan_builder *b, const struct plan_module *module)
 
 static int add_linear(struct plan_builder *b, int in, const struct plan_module *module)
 {
-    int index = add_module(b, module);
+    int index = plan_add_module(b, module);
     struct plan_step step = {.kind = STEP_LINEAR, .in = {in}, .inputs = 1, .module = index, .norm = -1};
 
     return index < 0 ? 0 : add_step(b, &step, module->rows);
@@ -100,7 +100,7 @@ int plan_linear(struct plan_builder *b, int in, const char *path, const char *gg
     return add_linear(
         b, in,
         &(struct plan_module){
-            .path = path, .gguf = gguf, .rows = rows, .cols = width_of(b, in), .bias = bias, .expert = -1});
+            .path = path, .gguf = gguf, .rows = rows, .cols = plan_width(b, in), .bias = bias, .expert = -1});
 }
 
 int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows)
@@ -108,7 +108,7 @@ int plan_router(struct plan_builder *b, int in, const char *path, const char *gg
     return add_linear(
         b, in,
         &(struct plan_module){
-            .path = path, .gguf = gguf, .rows = rows, .cols = width_of(b, in), .fixed = true, .expert = -1});
+            .path = path, .gguf = gguf, .rows = rows, .cols = plan_width(b, in), .fixed = true, .expert = -1});
 }
 
 int plan_head_norm(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t head_dim)
@@ -118,12 +118,12 @@ int plan_head_norm(struct plan_builder *b, int in, const char *path, const char 
     if (b->plan.norm_count < PLAN_STEPS_MAX) {
         b->norms[b->plan.norm_count++] = (struct plan_norm){.path = path, .gguf = gguf, .size = head_dim};
     }
-    return add_step(b, &step, width_of(b, in));
+    return add_step(b, &step, plan_width(b, in));
 }
 
 int plan_row_norm(struct plan_builder *b, int in, const char *path, const char *gguf)
 {
-    return plan_head_norm(b, in, path, gguf, width_of(b, in));
+    return plan_head_norm(b, in, path, gguf, plan_width(b, in));
 }
 
 int plan_rope(struct plan_builder *b, int in, int64_t head_dim)
@@ -131,7 +131,7 @@ int plan_rope(struct plan_builder *b, int in, int64_t head_dim)
     struct plan_step step = {
         .kind = STEP_ROPE, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .head_dim = head_dim};
 
-    return add_step(b, &step, width_of(b, in));
+    return add_step(b, &step, plan_width(b, in));
 }
 
 int plan_attend(struct plan_builder *b, int q, int k, int v, const struct plan_attention *attention)
@@ -147,27 +147,27 @@ int plan_activate(struct plan_builder *b, enum plan_activation activation, int g
     struct plan_step step = {
         .kind = STEP_ACTIVATE, .in = {gate, up}, .inputs = 2, .module = -1, .norm = -1, .activation = activation};
 
-    return add_step(b, &step, width_of(b, gate));
+    return add_step(b, &step, plan_width(b, gate));
 }
 
 int plan_add(struct plan_builder *b, int to, int what)
 {
     struct plan_step step = {.kind = STEP_ADD, .in = {to, what}, .inputs = 2, .module = -1, .norm = -1};
 
-    return add_step(b, &step, width_of(b, to));
+    return add_step(b, &step, plan_width(b, to));
 }
 
 int plan_scale(struct plan_builder *b, int in, double factor)
 {
     struct plan_step step = {.kind = STEP_SCALE, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .factor = factor};
 
-    return add_step(b, &step, width_of(b, in));
+    return add_step(b, &step, plan_width(b, in));
 }
 
 /* modules: the arena's; NULL where it has no memory left. */
 static void add_fused(struct plan_builder *b, const char *title, const int *modules, int count)
 {
-    struct plan_fused *grown = grow(b, b->fused, b->plan.fused_count, &b->fused_room, sizeof(*grown));
+    struct plan_fused *grown = plan_grow(b, b->fused, b->plan.fused_count, &b->fused_room, sizeof(*grown));
 
     if (grown != NULL && modules != NULL) {
         b->fused = grown;
@@ -190,7 +190,7 @@ struct plan_builder *plan_expert(struct plan_builder *b, int64_t width)
     struct plan_builder *expert = plan_builder_new(b->arena, width);
 
     if (expert == NULL) {
-        (void)fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plan of an expert"));
+        (void)plan_fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plan of an expert"));
         return b; /* which has failed: what is added to it goes nowhere */
     }
     expert->expert = true;
@@ -210,7 +210,7 @@ static void add_expert_modules(struct plan_builder *b, const struct plan_experts
             int length = snprintf(path, sizeof(path), "%s.%lld.%s", experts->path, (long long)e, plan->modules[m].path);
             module.path = arena_strndup(b->arena, path, (size_t)length);
             module.expert = (int)e;
-            (void)add_module(b, &module);
+            (void)plan_add_module(b, &module);
         }
         for (int f = 0; f < plan->fused_count && b->rc == 0; f++) {
             int count = plan->fused[f].count, *modules = arena_alloc(b->arena, (size_t)count * sizeof(*modules));
@@ -233,17 +233,17 @@ int plan_experts(struct plan_builder *b, int in, int logits, const struct plan_e
         return 0;
     }
     if (copy == NULL) {
-        return fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plan of experts"));
+        return plan_fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plan of experts"));
     }
     int rc = plan_derive(expert, output);
     if (rc == 0 && (experts->count < 1 || experts->top_k < 1 || experts->top_k > experts->count ||
-                    experts->count * expert->plan.module_count > MODULES_MAX || width_of(b, logits) != experts->count ||
-                    width_of(b, in) != expert->values[0].width)) {
+                    experts->count * expert->plan.module_count > MODULES_MAX ||
+                    plan_width(b, logits) != experts->count || plan_width(b, in) != expert->values[0].width)) {
         rc = err_raise(ERR_INTERNAL, "%lld experts of which %lld are taken, by a router of %lld",
-                       (long long)experts->count, (long long)experts->top_k, (long long)width_of(b, logits));
+                       (long long)experts->count, (long long)experts->top_k, (long long)plan_width(b, logits));
     }
     if (rc != 0) {
-        return fail(b, rc);
+        return plan_fail(b, rc);
     }
     *copy = *experts;
     copy->plan = &expert->plan;

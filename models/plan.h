@@ -217,9 +217,9 @@ int64_t plans_module_at(const struct plans *plans, size_t index, int *module);
 bool plan_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *steps, plan_set *used);
 /* The module of this path, or -1. */
 int plan_find_module(const struct plan *plan, const char *path);
-/* Whether a module reads the group's input value, in an expert or beside it: all that do take up its factors. */
+/* Whether a module reads the group's input value, in an expert or outside of it: all that do take up its factors. */
 bool plan_reads(const struct plan *plan, const struct plan_group *group, int module);
-/* The value that is the residual stream when all before the group is done; behind the last one, the output. */
+/* The value that is the residual stream when all before the group is done; after the last one, the output. */
 int plan_residual_before(const struct plan *plan, int group);
 /* The group after whose modules the layer's attention comes, before those of any other; -1: none. */
 int plan_attention_group(const struct plan *plan);

@@ -1,5 +1,5 @@
-/* What follows from a plan's steps: where values lie, which modules read the same input, what is stored between passes,
- * where factors can go. Each is one look over the steps, which are few.
+/* What follows from a plan's steps: where values are stored, which modules read the same input, what is stored between
+ * passes, where factors can go. Each is one look over the steps, which are few.
  *
  * The residual stream. Steps that only change their first input work in place where nobody reads it afterwards, so the
  * layer's input and the sums that take its place share one storage: a layer must end in it, since its output is the
@@ -217,14 +217,14 @@ static bool list_modules(struct plan_builder *b, struct plan_group *groups)
 
 static int find_groups(struct plan_builder *b, struct plan_group **out)
 {
-    size_t room = PLAN_STEPS_MAX;
+    size_t capacity = PLAN_STEPS_MAX;
     bool ok = true;
 
     for (int s = 0; s < b->plan.step_count; s++) {
         const struct plan_experts *experts = b->steps[s].experts;
-        room += experts != NULL ? (size_t)experts->count * (size_t)experts->plan->group_count : 0;
+        capacity += experts != NULL ? (size_t)experts->count * (size_t)experts->plan->group_count : 0;
     }
-    struct plan_group *groups = arena_alloc(b->arena, room * sizeof(*groups));
+    struct plan_group *groups = arena_alloc(b->arena, capacity * sizeof(*groups));
     for (int s = 0; groups != NULL && ok && s < b->plan.step_count; s++) {
         if (b->steps[s].kind == STEP_LINEAR) {
             add_group(b, groups, s);
@@ -437,7 +437,7 @@ static void describe_modules(struct plan_builder *b)
 }
 
 /* What a family may have got wrong. */
-static int check(const struct plan_builder *b)
+static int derive_check(const struct plan_builder *b)
 {
     for (int s = 0; s < b->plan.step_count; s++) {
         const struct plan_step *step = &b->steps[s];
@@ -467,7 +467,7 @@ int plan_derive(struct plan_builder *b, int output)
 
     TRY(b->rc);
     TRY(arena_check(b->arena));
-    TRY(check(b));
+    TRY(derive_check(b));
     plan->output = output;
     plan->steps = b->steps;
     plan->values = b->values;

@@ -95,8 +95,9 @@ static int check_groups(const char *name, const struct qscheme *s, int64_t rows,
     if (s->kind == QTENSOR_BLOCKS) {
         return ggml_row_bytes(s->block_type, cols) > 0
                    ? 0
-                   : err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s: its %lld inputs are no whole number of blocks of type %d",
-                               name, (long long)cols, s->block_type);
+                   : err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                               "%s: its %lld inputs are not a multiple of the blocks of type %d", name, (long long)cols,
+                               s->block_type);
     }
     if (s->kind == QTENSOR_TABLE || s->kind == QTENSOR_DENSE) {
         return 0;
@@ -155,8 +156,8 @@ static void set_groups(struct qtensor *q)
     }
 }
 
-static int add_part(struct qtensor_part *out, int count, const char *suffix, enum dtype dtype, int64_t rows,
-                    int64_t cols, void *data)
+static int qtensor_add_part(struct qtensor_part *out, int count, const char *suffix, enum dtype dtype, int64_t rows,
+                            int64_t cols, void *data)
 {
     out[count] = (struct qtensor_part){suffix, dtype, rows, cols, data};
     return rows > 0 && cols > 0 ? count + 1 : count;
@@ -169,15 +170,15 @@ static int add_tables(const struct qtensor *q, struct qtensor_part *out, int cou
 
     switch (s->kind) {
     case QTENSOR_TABLE:
-        return add_part(out, count, "tables", DTYPE_F32, q->rows, entries, q->tables);
+        return qtensor_add_part(out, count, "tables", DTYPE_F32, q->rows, entries, q->tables);
     case QTENSOR_CODEBOOKS:
-        return add_part(out, count, "tables", DTYPE_F32, s->codebooks * entries, s->group_rows * s->group_size,
-                        q->tables);
+        return qtensor_add_part(out, count, "tables", DTYPE_F32, s->codebooks * entries, s->group_rows * s->group_size,
+                                q->tables);
     case QTENSOR_NF4:
-        return add_part(out, count, "tables", DTYPE_F32, 1,
-                        s->nested ? ceil_div(q->groups, QTENSOR_NESTED_BLOCK) + 1 : 0, q->tables);
+        return qtensor_add_part(out, count, "tables", DTYPE_F32, 1,
+                                s->nested ? ceil_div(q->groups, QTENSOR_NESTED_BLOCK) + 1 : 0, q->tables);
     case QTENSOR_DENSE:
-        return add_part(out, count, "tables", DTYPE_F32, q->rows, q->cols, q->tables);
+        return qtensor_add_part(out, count, "tables", DTYPE_F32, q->rows, q->cols, q->tables);
     default:
         return count;
     }
@@ -191,15 +192,16 @@ int qtensor_parts(const struct qtensor *q, struct qtensor_part out[QTENSOR_PARTS
     bool zeroed = scaling != NULL && (scaling->zeros || (scaling->flat && s->nested));
     int64_t width = s->kind == QTENSOR_BLOCKS ? ggml_row_bytes(s->block_type, q->cols) : q->cols;
     int64_t scales = s->kind == QTENSOR_CODEBOOKS ? 1 : q->groups;
-    int count = add_part(out, 0, "codes", DTYPE_U8, coded ? q->rows : 0, width, q->codes);
+    int count = qtensor_add_part(out, 0, "codes", DTYPE_U8, coded ? q->rows : 0, width, q->codes);
 
-    count = add_part(out, count, "entries", DTYPE_U16, s->kind == QTENSOR_CODEBOOKS ? q->row_groups : 0,
-                     q->groups * s->codebooks, q->entries);
-    count = add_part(out, count, "scales", DTYPE_F32, q->row_groups, scales, q->scales);
-    count = add_part(out, count, "zeros", DTYPE_U8, zeroed ? q->row_groups : 0, q->groups, q->zeros);
+    count = qtensor_add_part(out, count, "entries", DTYPE_U16, s->kind == QTENSOR_CODEBOOKS ? q->row_groups : 0,
+                             q->groups * s->codebooks, q->entries);
+    count = qtensor_add_part(out, count, "scales", DTYPE_F32, q->row_groups, scales, q->scales);
+    count = qtensor_add_part(out, count, "zeros", DTYPE_U8, zeroed ? q->row_groups : 0, q->groups, q->zeros);
     count = add_tables(q, out, count);
-    count = add_part(out, count, "index", DTYPE_I32, 1, q->index_count, q->index);
-    return add_part(out, count, "values", DTYPE_F32, s->kind == QTENSOR_TABLE ? 1 : 0, q->index_count, q->values);
+    count = qtensor_add_part(out, count, "index", DTYPE_I32, 1, q->index_count, q->index);
+    return qtensor_add_part(out, count, "values", DTYPE_F32, s->kind == QTENSOR_TABLE ? 1 : 0, q->index_count,
+                            q->values);
 }
 
 /* The member that holds a part. */
@@ -224,7 +226,7 @@ static bool holds_codes(const struct qtensor_part *part)
     return strcmp(part->suffix, "codes") == 0 || strcmp(part->suffix, "entries") == 0;
 }
 
-static int allocate(struct qtensor *q, bool codes)
+static int qtensor_allocate(struct qtensor *q, bool codes)
 {
     struct qtensor_part parts[QTENSOR_PARTS_MAX];
     int count = qtensor_parts(q, parts);
@@ -253,13 +255,13 @@ int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t row
     return 0;
 }
 
-static int new_tensor(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, bool codes,
-                      struct qtensor *out)
+static int qtensor_new_parts(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, bool codes,
+                             struct qtensor *out)
 {
     AUTO(qtensor) struct qtensor q = {0};
 
     TRY(qtensor_describe(name, scheme, rows, cols, 0, &q));
-    TRY(allocate(&q, codes));
+    TRY(qtensor_allocate(&q, codes));
     *out = q;
     q = (struct qtensor){0};
     return 0;
@@ -267,12 +269,13 @@ static int new_tensor(const char *name, const struct qscheme *scheme, int64_t ro
 
 int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out)
 {
-    return new_tensor(name, scheme, rows, cols, true, out);
+    return qtensor_new_parts(name, scheme, rows, cols, true, out);
 }
 
-int qtensor_new_beside(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out)
+int qtensor_new_without_codes(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols,
+                              struct qtensor *out)
 {
-    return new_tensor(name, scheme, rows, cols, false, out);
+    return qtensor_new_parts(name, scheme, rows, cols, false, out);
 }
 
 int qtensor_reserve_index(struct qtensor *q, int64_t count)
@@ -281,7 +284,7 @@ int qtensor_reserve_index(struct qtensor *q, int64_t count)
         return err_raise(ERR_INTERNAL, "%s: an index of %lld positions", q->name, (long long)count);
     }
     q->index_count = count;
-    return allocate(q, q->codes != NULL || q->entries != NULL); /* not what was left out on purpose */
+    return qtensor_allocate(q, q->codes != NULL || q->entries != NULL); /* not what was left out on purpose */
 }
 
 void qtensor_deinit(struct qtensor *q)

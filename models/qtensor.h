@@ -60,7 +60,7 @@ struct qscheme {
 struct qtensor_scaling {
     int bits_min, bits_max; /* of a code */
     bool zeros;             /* blocks have a zero point */
-    bool flat;              /* blocks lie along the weight as one row, else in its rows and columns */
+    bool flat;              /* blocks divide the weight as one row, else in its rows and columns */
     bool ragged;            /* the last blocks may be smaller */
     bool small_scales;      /* scales may be F8_E4M3 or F8_E8M0, and there may be one of the tensor */
 };
@@ -82,8 +82,8 @@ struct qtensor {
     uint8_t *zeros;             /* INT: [row_groups, groups]; NF4 nested: codes of the scales [1, blocks] */
     float *tables;              /* TABLE [rows, 2^bits]; CODEBOOKS [codebooks * 2^bits, group_rows * group_size];
                                    NF4 nested: [1, nested blocks + 1], the last being the offset; DENSE [rows, cols] */
-    int32_t *index; /* [index_count]: TABLE: flat positions, ascending; INT: columns kept apart, ascending */
-    float *values;  /* TABLE: [index_count] */
+    int32_t *index;             /* [index_count]: TABLE: flat positions, ascending; INT: outlier columns, ascending */
+    float *values;              /* TABLE: [index_count] */
     int64_t index_count;
     float input_scale;  /* static inputs; 0 = none */
     float tensor_scale; /* block-scaled, where scales may be small: a factor of all of them; 0 = none */
@@ -107,7 +107,7 @@ int qtensor_describe(const char *name, const struct qscheme *scheme, int64_t row
 /* Allocate the arrays but index and values. ERR_HOST_OUT_OF_MEMORY; ERR_INCOMPATIBLE_OPTIONS when the scheme does not
  * fit the shape. */
 int qtensor_new(const char *name, const struct qscheme *scheme, int64_t rows, int64_t cols, struct qtensor *out);
-/* Room for `count` positions (and values, for TABLE). Once, on a new tensor. */
+/* Allocate `count` positions (and values, for TABLE). Once, on a new tensor. */
 int qtensor_reserve_index(struct qtensor *q, int64_t count);
 void qtensor_deinit(struct qtensor *q); /* zeroed is fine */
 CLEANUP_DEINIT(qtensor, struct qtensor, qtensor_deinit)
@@ -115,9 +115,9 @@ CLEANUP_DEINIT(qtensor, struct qtensor, qtensor_deinit)
 struct qtensor qtensor_move(struct qtensor *from);
 /* out [rows, cols] F32, in fp32 arithmetic as runtimes do it. */
 void qtensor_dequantize(const struct qtensor *q, float *out);
-/* FLOAT8, FLOAT4 and NF4: the tiles that share a scale. NF4's lie along the weight as one row. */
+/* FLOAT8, FLOAT4 and NF4: the tiles that share a scale. NF4's divide the weight as one row. */
 struct gpu_tiles qtensor_tiles(const struct qscheme *scheme);
-/* Bits per weight with all that is stored beside the codes. */
+/* Bits per weight with all that is stored in addition to the codes. */
 double qtensor_bits_per_weight(const struct qtensor *q);
 /* The 256 values that the scales of nested NF4 are codes of, ascending: bitsandbytes' signed dynamic map. */
 void qtensor_nested_levels(float out[256]);
@@ -128,15 +128,15 @@ void qtensor_nested_levels(float out[256]);
 int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65]);
 
 struct qtensor_file;
-/* Open a checkpoint; headers only. sha256 is verified when expected_hex is not NULL. ERR_SOURCE_CORRUPT for what is no
- * such file, ERR_UNSUPPORTED for one of another version. */
+/* Open a checkpoint; headers only. sha256 is verified when expected_hex is not NULL. ERR_SOURCE_CORRUPT for what
+ * is not such a file, ERR_UNSUPPORTED for one of another version. */
 int qtensor_file_open(const char *path, const char *expected_hex, struct qtensor_file **out);
 void qtensor_file_close(struct qtensor_file *file);
 CLEANUP_FREE(qtensor_file, struct qtensor_file, qtensor_file_close)
 int qtensor_file_count(const struct qtensor_file *file);
 /* Shape and scheme of item i, arrays NULL. Borrowed. */
 const struct qtensor *qtensor_file_meta(const struct qtensor_file *file, int i);
-/* Read item i whole; caller qtensor_deinit's it. */
+/* Read all of item i; caller qtensor_deinit's it. */
 int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out);
 /* The same without codes and entries, which are NULL: scales, zero points and tables. */
-int qtensor_file_read_beside(struct qtensor_file *file, int i, struct qtensor *out);
+int qtensor_file_read_without_codes(struct qtensor_file *file, int i, struct qtensor *out);

@@ -35,7 +35,7 @@ void qtensor_nested_levels(float out[256])
     qsort(out, (size_t)count, sizeof(*out), compare_floats);
 }
 
-static int64_t least(int64_t a, int64_t b)
+static int64_t dequantize_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
@@ -52,7 +52,7 @@ static void dequantize_stretch(const uint8_t *codes, int64_t count, const float 
     }
 }
 
-/* Blocks lie in rows and columns, or along the weight as one row. */
+/* Blocks divide rows and columns, or the weight as one row. */
 static void dequantize_scaled(const struct qtensor *q, float *out)
 {
     const struct qtensor_scaling *scaling = qtensor_scaling(q->scheme.kind);
@@ -65,7 +65,7 @@ static void dequantize_scaled(const struct qtensor *q, float *out)
             int64_t block = n / q->scheme.group_rows * q->groups + g, at = n * cols + g * size;
             float scale = q->tensor_scale != 0 ? q->tensor_scale * q->scales[block] : q->scales[block];
             float zero = scaling->zeros ? (float)q->zeros[block] : 0.0f;
-            dequantize_stretch(q->codes + at, least(size, cols - g * size), table, scale, zero, out + at);
+            dequantize_stretch(q->codes + at, dequantize_min(size, cols - g * size), table, scale, zero, out + at);
         }
     }
 }

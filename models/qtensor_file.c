@@ -1,10 +1,10 @@
 /* A finished block on disk: one safetensors file, so that any reader can look into it.
  *
  * Item i is <name>.<part> for each of its parts (qtensor_parts); the schemes are a JSON list under "schemes" in
- * __metadata__, in the order that they were saved, beside the "version" of all this. Codes of fewer than eight bits are
- * packed: each row is a little-endian stream that ends in zero bits up to a whole byte, and the array in the file is as
- * wide as that. Whatever disagrees with this is ERR_SOURCE_CORRUPT, another version ERR_UNSUPPORTED: the caller throws
- * the checkpoint away and solves the block again.
+ * __metadata__, in the order that they were saved, next to the "version" of all this. Codes of fewer than eight bits
+ * are packed: each row is a little-endian stream that ends in zero bits up to a complete byte, and the array in the
+ * file is as wide as that. Whatever disagrees with this is ERR_SOURCE_CORRUPT, another version ERR_UNSUPPORTED: the
+ * caller throws the checkpoint away and solves the block again.
  */
 
 #include "models/qtensor_internal.h"
@@ -54,9 +54,9 @@ int64_t qtensor_stored_cols(const struct qtensor *q, const struct qtensor_part *
 
 int64_t qtensor_stretch_rows(int64_t rows, int64_t row_bytes)
 {
-    int64_t most = STRETCH_BYTES / row_bytes;
+    int64_t limit = STRETCH_BYTES / row_bytes;
 
-    return most < 1 ? 1 : most < rows ? most : rows;
+    return limit < 1 ? 1 : limit < rows ? limit : rows;
 }
 
 struct qtensor_file {
@@ -343,15 +343,15 @@ static bool all_stored(const float *scales, int64_t count, enum dtype dtype)
 
 static unsigned largest_byte(const uint8_t *bytes, size_t count)
 {
-    unsigned most = 0;
+    unsigned limit = 0;
     for (size_t i = 0; i < count; i++) {
-        most = bytes[i] > most ? bytes[i] : most;
+        limit = bytes[i] > limit ? bytes[i] : limit;
     }
-    return most;
+    return limit;
 }
 
 /* The largest value that a part of integers may hold, by the tensor's kind. */
-static int64_t most_of(const struct qtensor *q, const char *suffix)
+static int64_t largest_of(const struct qtensor *q, const char *suffix)
 {
     if (strcmp(suffix, "index") == 0) {
         return (q->scheme.kind == QTENSOR_TABLE ? q->rows * q->cols : q->cols) - 1;
@@ -366,18 +366,18 @@ static bool part_fits(const struct qtensor *q, const struct qtensor_part *part)
     if (qtensor_is_packed(q, part)) {
         return true; /* no more than their bits were unpacked */
     }
-    int64_t count = part->rows * part->cols, most = most_of(q, part->suffix);
+    int64_t count = part->rows * part->cols, limit = largest_of(q, part->suffix);
 
     if (part->dtype == DTYPE_F32) {
         return all_finite(part->data, count) &&
                (strcmp(part->suffix, "scales") != 0 || all_stored(part->data, count, q->scheme.scale_dtype));
     }
     if (part->dtype == DTYPE_U8) {
-        return (int64_t)largest_byte(part->data, (size_t)count) <= most;
+        return (int64_t)largest_byte(part->data, (size_t)count) <= limit;
     }
     for (int64_t i = 0; i < count; i++) {
         int64_t value = part->dtype == DTYPE_U16 ? ((const uint16_t *)part->data)[i] : ((const int32_t *)part->data)[i];
-        if (value < 0 || value > most) {
+        if (value < 0 || value > limit) {
             return false;
         }
     }
@@ -462,7 +462,7 @@ static int read_item(const struct qtensor_file *file, int i, bool codes, struct 
     AUTO(qtensor) struct qtensor q = {0};
 
     TRY(codes ? qtensor_new(meta->name, &meta->scheme, meta->rows, meta->cols, &q)
-              : qtensor_new_beside(meta->name, &meta->scheme, meta->rows, meta->cols, &q));
+              : qtensor_new_without_codes(meta->name, &meta->scheme, meta->rows, meta->cols, &q));
     if (meta->index_count > 0) {
         TRY(qtensor_reserve_index(&q, meta->index_count));
     }
@@ -482,7 +482,7 @@ int qtensor_file_read(struct qtensor_file *file, int i, struct qtensor *out)
     return read_item(file, i, true, out);
 }
 
-int qtensor_file_read_beside(struct qtensor_file *file, int i, struct qtensor *out)
+int qtensor_file_read_without_codes(struct qtensor_file *file, int i, struct qtensor *out)
 {
     return read_item(file, i, false, out);
 }

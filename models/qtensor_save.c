@@ -151,8 +151,8 @@ static int hash_path(const char *path, char hex[DIGEST_HEX_SIZE])
 }
 
 /* Write to temp, which becomes path. */
-static int write_file(const char *temp, const char *path, const struct qtensor *items, int count,
-                      char digest[DIGEST_HEX_SIZE])
+static int save_file(const char *temp, const char *path, const struct qtensor *items, int count,
+                     char digest[DIGEST_HEX_SIZE])
 {
     {
         AUTO(safetensors_writer) struct safetensors_writer *writer = NULL;
@@ -171,7 +171,7 @@ int qtensor_save(const char *path, const struct qtensor *items, int count, char 
     if (count < 0 || count > QTENSOR_ITEMS_MAX) {
         return err_raise(ERR_INTERNAL, "%d tensors in one checkpoint", count);
     }
-    int rc = write_file(temp, path, items, count, digest);
+    int rc = save_file(temp, path, items, count, digest);
     if (rc != 0) {
         (void)unlink(temp);
         return err_pass(rc, "save %s", path);

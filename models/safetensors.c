@@ -52,7 +52,7 @@ static int read_size(const struct safetensors *file, size_t *size)
     return 0;
 }
 
-static int load_file(struct safetensors *file)
+static int safetensors_load(struct safetensors *file)
 {
     struct stat info;
     size_t size = 0;
@@ -81,7 +81,7 @@ int safetensors_open_fd_take(int fd, const char *label, struct safetensors **out
     arena_init(&file->arena, NAMES_MAX);
     file->label = arena_strndup(&file->arena, label, strlen(label));
     TRY(arena_check(&file->arena));
-    int rc = load_file(file);
+    int rc = safetensors_load(file);
     if (rc != 0) {
         return err_pass(rc, "open %s", label);
     }

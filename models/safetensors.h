@@ -55,10 +55,11 @@ int safetensors_writer_put(struct safetensors_writer *writer, const char *name, 
                            size_t size);
 /* After begin: where the named tensor's bytes begin in the file. Any thread. */
 int safetensors_writer_place(const struct safetensors_writer *writer, const char *name, uint64_t *offset);
-/* After begin: how many bytes from the file's first on are what they will be. Beside any put, but one thread at a time.
+/* After begin: how many bytes from the file's first on have their final value. At the same time as any put, but one
+ * thread at a time.
  */
-uint64_t safetensors_writer_settled(struct safetensors_writer *writer);
-/* fsync and close; every tensor must have been written whole. */
+uint64_t safetensors_writer_final_bytes(struct safetensors_writer *writer);
+/* fsync and close; every tensor must have been written completely. */
 int safetensors_writer_finish(struct safetensors_writer *writer);
 void safetensors_writer_free(struct safetensors_writer *writer); /* after finish, or to abandon (file is left) */
 CLEANUP_FREE(safetensors_writer, struct safetensors_writer, safetensors_writer_free)

@@ -49,7 +49,7 @@ static int no_text(const struct safetensors *file)
     return rc != 0 ? err_pass(rc, "index of %s", file->label) : invalid(file, "a name holds a NUL");
 }
 
-static int grow(void **array, size_t *capacity, size_t count, size_t limit, size_t element)
+static int header_grow(void **array, size_t *capacity, size_t count, size_t limit, size_t element)
 {
     if (count < *capacity) {
         return 0;
@@ -71,8 +71,8 @@ static int parse_metadata(struct safetensors *file, struct json_stream *stream)
     file->metadata_seen = true;
     enum json_token token;
     while ((token = json_stream_next(stream)) == JSON_TOKEN_KEY) {
-        int rc = grow((void **)&file->metadata, &file->metadata_capacity, file->metadata_count, METADATA_MAX,
-                      sizeof(*file->metadata));
+        int rc = header_grow((void **)&file->metadata, &file->metadata_capacity, file->metadata_count, METADATA_MAX,
+                             sizeof(*file->metadata));
         if (rc != 0) {
             return err_pass(rc, "metadata of %s", file->label);
         }
@@ -214,7 +214,7 @@ static int parse_entry(struct safetensors *file, struct json_stream *stream)
 
 static int parse_tensor(struct safetensors *file, struct json_stream *stream)
 {
-    TRY(grow((void **)&file->entries, &file->capacity, file->count, TENSORS_MAX, sizeof(*file->entries)));
+    TRY(header_grow((void **)&file->entries, &file->capacity, file->count, TENSORS_MAX, sizeof(*file->entries)));
     return parse_entry(file, stream);
 }
 
@@ -268,7 +268,7 @@ int safetensors_header_by_key(const void *a, const void *b)
     return strcmp(((const struct safetensors_pair *)a)->key, ((const struct safetensors_pair *)b)->key);
 }
 
-/* No hole, no overlap, no tail: what lies between the header and the end belongs to exactly one tensor. */
+/* No hole, no overlap, no tail: what is between the header and the end belongs to exactly one tensor. */
 static int check_tiling(struct safetensors *file)
 {
     uint64_t at = file->data_begin;

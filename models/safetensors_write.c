@@ -44,7 +44,7 @@ struct safetensors_writer {
     size_t count, capacity;
     struct item **by_name; /* from begin on */
     uint64_t data_begin;
-    size_t settled; /* leading items that are known to be complete */
+    size_t final; /* leading items that are known to be complete */
 };
 
 int safetensors_writer_new(const char *path, struct safetensors_writer **out)
@@ -83,7 +83,7 @@ void safetensors_writer_free(struct safetensors_writer *writer)
     free(writer);
 }
 
-static int grow(struct safetensors_writer *writer)
+static int writer_grow(struct safetensors_writer *writer)
 {
     if (writer->count < writer->capacity) {
         return 0;
@@ -100,7 +100,7 @@ int safetensors_writer_declare(struct safetensors_writer *writer, const char *na
     if (writer->by_name != NULL || rank < 0 || rank > TENSOR_RANK_MAX) {
         return err_raise(ERR_INTERNAL, "tensor %.160s of rank %d cannot be declared", name, rank);
     }
-    TRY(grow(writer));
+    TRY(writer_grow(writer));
     struct item item = {.dtype = dtype, .rank = rank, .bytes = dtype_rows[dtype].bytes};
     for (int i = 0; i < rank; i++) {
         if (shape[i] < 0 || __builtin_mul_overflow(item.bytes, (uint64_t)shape[i], &item.bytes) ||
@@ -165,7 +165,7 @@ static int lay_out(struct safetensors_writer *writer, uint64_t *total)
     return 0;
 }
 
-static json_t *describe(const struct item *item)
+static json_t *writer_describe(const struct item *item)
 {
     json_t *shape = json_array();
 
@@ -183,7 +183,7 @@ static char *header_text(const struct safetensors_writer *writer, size_t *size)
     int failed = json_object_set(header, "__metadata__", writer->metadata);
 
     for (size_t i = 0; i < writer->count; i++) {
-        failed |= json_object_set_new(header, writer->items[i].name, describe(&writer->items[i]));
+        failed |= json_object_set_new(header, writer->items[i].name, writer_describe(&writer->items[i]));
     }
     char *text = failed == 0 ? json_dumps(header, JSON_COMPACT) : NULL;
     json_decref(header);
@@ -286,14 +286,14 @@ int safetensors_writer_place(const struct safetensors_writer *writer, const char
     return 0;
 }
 
-uint64_t safetensors_writer_settled(struct safetensors_writer *writer)
+uint64_t safetensors_writer_final_bytes(struct safetensors_writer *writer)
 {
-    while (writer->settled < writer->count) {
-        struct item *item = &writer->items[writer->settled];
+    while (writer->final < writer->count) {
+        struct item *item = &writer->items[writer->final];
         if (atomic_load_explicit(&item->written, memory_order_acquire) != item->bytes) {
             return writer->data_begin + item->begin;
         }
-        writer->settled++;
+        writer->final++;
     }
     const struct item *last = writer->count > 0 ? &writer->items[writer->count - 1] : NULL;
     return writer->data_begin + (last != NULL ? last->begin + last->bytes : 0);

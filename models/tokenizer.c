@@ -40,17 +40,6 @@ struct sections {
     } at[SECTION_COUNT];
 };
 
-/* Where the value of the key that was just returned begins. */
-static size_t value_start(const struct json_stream *stream)
-{
-    size_t at = stream->at;
-    while (at < stream->size && (stream->data[at] == ' ' || stream->data[at] == '\t' || stream->data[at] == '\n' ||
-                                 stream->data[at] == '\r' || stream->data[at] == ':')) {
-        at++;
-    }
-    return at;
-}
-
 static int find_sections(struct json_stream *stream, struct sections *out)
 {
     enum json_token token = json_stream_next(stream);
@@ -62,7 +51,7 @@ static int find_sections(struct json_stream *stream, struct sections *out)
                                            memcmp(section_names[section], stream->text, stream->length) != 0)) {
             section++;
         }
-        size_t start = value_start(stream);
+        size_t start = tokenizer_value_start(stream);
         token = json_stream_next(stream);
         fine = json_stream_skip(stream, token);
         if (fine && section < SECTION_COUNT) {
@@ -115,7 +104,7 @@ static int check_version(struct tokenizer *tokenizer, const json_t *version)
                : err_raise(ERR_INVALID_TOKENIZER, "version \"%.32s\" is not supported", text);
 }
 
-static int load(struct tokenizer *tokenizer, const char *json, size_t size)
+static int tokenizer_load(struct tokenizer *tokenizer, const char *json, size_t size)
 {
     AUTO(json_stream) struct json_stream stream = {0};
     struct sections sections = {0};
@@ -143,7 +132,7 @@ int tokenizer_new(const char *json, size_t size, struct tokenizer **out)
     }
     AUTO(tokenizer) struct tokenizer *tokenizer = NULL;
     TRY(mem_new(&tokenizer));
-    TRY(load(tokenizer, json, size));
+    TRY(tokenizer_load(tokenizer, json, size));
     *out = MOVE(tokenizer);
     return 0;
 }
@@ -199,8 +188,8 @@ static void free_buffers(struct tokenizer_scratch *scratch, bool all)
         void **data;
         size_t *capacity, size;
     } buffers[] = {
-        {(void **)&scratch->flow.text.data, &scratch->flow.text.capacity, 1},
-        {(void **)&scratch->flow.pieces, &scratch->flow.capacity, sizeof(*scratch->flow.pieces)},
+        {(void **)&scratch->segments.text.data, &scratch->segments.text.capacity, 1},
+        {(void **)&scratch->segments.pieces, &scratch->segments.capacity, sizeof(*scratch->segments.pieces)},
         {(void **)&scratch->next.text.data, &scratch->next.text.capacity, 1},
         {(void **)&scratch->next.pieces, &scratch->next.capacity, sizeof(*scratch->next.pieces)},
         {(void **)&scratch->normal.data, &scratch->normal.capacity, 1},
@@ -259,19 +248,19 @@ bool tokenizer_gave_up(const struct tokenizer_scratch *scratch)
     return scratch->budget.used_up;
 }
 
-/* Raw pieces in scratch->next to normalized pieces in scratch->flow. */
+/* Raw pieces in scratch->next to normalized pieces in scratch->segments. */
 static int normalize_pieces(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch)
 {
     for (size_t i = 0; i < scratch->next.count; i++) {
         const struct tokenizer_piece *piece = &scratch->next.pieces[i];
         if (piece->id >= 0) {
-            TRY(tokenizer_flow_add(&scratch->flow, 0, 0, 0, piece->id));
+            TRY(tokenizer_segments_add(&scratch->segments, 0, 0, 0, piece->id));
             continue;
         }
         TRY(tokenizer_normalize(tokenizer, scratch, scratch->next.text.data + piece->start, piece->size, piece->lead));
         TRY(tokenizer_added_split(&tokenizer->normalized, scratch->normal.data, scratch->normal.size,
-                                  scratch->normal_lead, &scratch->flow));
-        if (scratch->flow.text.size > TOKENIZER_TEXT_MAX) {
+                                  scratch->normal_lead, &scratch->segments));
+        if (scratch->segments.text.size > TOKENIZER_TEXT_MAX) {
             return err_raise(ERR_PAYLOAD_TOO_LARGE, "the normalized text is larger than %u bytes", TOKENIZER_TEXT_MAX);
         }
     }
@@ -286,11 +275,11 @@ static int push_special(struct tokenizer_scratch *scratch, const int32_t *ids, i
     return 0;
 }
 
-static int encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text, size_t size,
-                  bool add_special)
+static int tokenizer_run(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text,
+                         size_t size, bool add_special)
 {
-    scratch->flow.text.size = scratch->next.text.size = 0;
-    scratch->flow.count = scratch->next.count = scratch->id_count = 0;
+    scratch->segments.text.size = scratch->next.text.size = 0;
+    scratch->segments.count = scratch->next.count = scratch->id_count = 0;
     TRY(tokenizer_added_split(&tokenizer->raw, text, size, size > 0 ? tokenizer_utf8_size(text[0]) : 0,
                               &scratch->next));
     TRY(normalize_pieces(tokenizer, scratch));
@@ -298,10 +287,11 @@ static int encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *s
     if (add_special) {
         TRY(push_special(scratch, tokenizer->prefix, tokenizer->prefix_count));
     }
-    for (size_t i = 0; i < scratch->flow.count; i++) {
-        const struct tokenizer_piece *piece = &scratch->flow.pieces[i];
-        TRY(piece->id >= 0 ? tokenizer_push_id(scratch, piece->id)
-                           : tokenizer_bpe(tokenizer, scratch, scratch->flow.text.data + piece->start, piece->size));
+    for (size_t i = 0; i < scratch->segments.count; i++) {
+        const struct tokenizer_piece *piece = &scratch->segments.pieces[i];
+        TRY(piece->id >= 0
+                ? tokenizer_push_id(scratch, piece->id)
+                : tokenizer_bpe(tokenizer, scratch, scratch->segments.text.data + piece->start, piece->size));
     }
     return add_special ? push_special(scratch, tokenizer->suffix, tokenizer->suffix_count) : 0;
 }
@@ -317,7 +307,7 @@ int tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch
     }
     free_buffers(scratch, false);
     tokenizer_budget_begin(scratch, size);
-    TRY(encode(tokenizer, scratch, text, size, add_special));
+    TRY(tokenizer_run(tokenizer, scratch, text, size, add_special));
     *ids = scratch->ids;
     *count = scratch->id_count;
     return 0;

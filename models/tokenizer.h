@@ -23,9 +23,9 @@ struct tokenizer_scratch;
 int tokenizer_scratch_new(const struct tokenizer *tokenizer, struct tokenizer_scratch **out);
 void tokenizer_scratch_free(struct tokenizer_scratch *scratch);
 CLEANUP_FREE(tokenizer_scratch, struct tokenizer_scratch, tokenizer_scratch_free)
-/* Have encoding ask every few milliseconds whether it may go on: what is negative ends it and is returned. */
+/* Have encoding ask every few milliseconds whether it may continue: a negative answer ends it and is returned. */
 void tokenizer_scratch_watch(struct tokenizer_scratch *scratch, int (*watch)(void *data), void *data);
-/* Whether the last text was given up because the file's patterns took more than their share on it. */
+/* Whether the last text failed because the file's patterns exceeded their limits on it. */
 bool tokenizer_gave_up(const struct tokenizer_scratch *scratch);
 
 /* Encode UTF-8 text. add_special: run the post-processor's template (BOS). *ids points into the scratch until the

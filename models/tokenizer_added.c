@@ -1,9 +1,10 @@
 /* Added tokens: found before anything else, leftmost first and of those the longest, without overlap.
  *
- * The tokens lie sorted by bytes; at each position of the text the range of those that agree so far narrows byte by
+ * The tokens are sorted by bytes; at each position of the text the range of those that agree so far narrows byte by
  * byte (binary search), so a search needs no memory of its own and costs at most TOKENIZER_ADDED_BYTES_MAX steps a
  * position. The rules for what a match takes along (whitespace) or needs (word ends) are those of the reference, odd
- * corners included: a refused match still moves the search behind it, and stripped whitespace may be searched again. */
+ * corners included: a refused match still moves the search to its end, and stripped whitespace may be searched again.
+ */
 
 #include "base/err.h"
 #include "models/tokenizer_internal.h"
@@ -113,19 +114,19 @@ static bool is_single_word(const char *text, size_t size, size_t start, size_t e
     return !(start > 0 && tokenizer_is_word(before)) && !(end < size && tokenizer_is_word(after));
 }
 
-/* start moved left over whitespace, not before floor. */
-static size_t strip_left(const char *text, size_t start, size_t floor)
+/* start moved left over whitespace, not before limit. */
+static size_t strip_left(const char *text, size_t start, size_t limit)
 {
-    while (start > floor) {
+    while (start > limit) {
         uint32_t codepoint;
         size_t before = previous_character(text, start);
         (void)tokenizer_utf8_decode(text + before, &codepoint);
-        if (!tokenizer_is_space(codepoint) || before < floor) {
+        if (!tokenizer_is_space(codepoint) || before < limit) {
             break;
         }
         start = before;
     }
-    return start > floor ? start : floor;
+    return start > limit ? start : limit;
 }
 
 static size_t strip_right(const char *text, size_t size, size_t end)
@@ -142,11 +143,11 @@ static size_t strip_right(const char *text, size_t size, size_t end)
 }
 
 int tokenizer_added_split(const struct tokenizer_added_set *set, const char *text, size_t size, size_t lead,
-                          struct tokenizer_flow *flow)
+                          struct tokenizer_segments *segments)
 {
-    size_t base = flow->text.size, done = 0;
+    size_t base = segments->text.size, done = 0;
 
-    TRY(tokenizer_text_append(&flow->text, text, size));
+    TRY(tokenizer_text_append(&segments->text, text, size));
     for (size_t at = 0; set->count > 0 && at < size;) {
         unsigned char byte = (unsigned char)text[at];
         const struct tokenizer_added *token =
@@ -163,13 +164,13 @@ int tokenizer_added_split(const struct tokenizer_added_set *set, const char *tex
         start = token->lstrip ? strip_left(text, start, done) : start;
         end = token->rstrip ? strip_right(text, size, end) : end;
         if (done < start) {
-            TRY(tokenizer_flow_add(flow, base + done, start - done, done < lead ? lead - done : 0, -1));
+            TRY(tokenizer_segments_add(segments, base + done, start - done, done < lead ? lead - done : 0, -1));
         }
-        TRY(tokenizer_flow_add(flow, base + start, end - start, 0, token->id));
+        TRY(tokenizer_segments_add(segments, base + start, end - start, 0, token->id));
         done = end;
     }
     if (done < size) {
-        TRY(tokenizer_flow_add(flow, base + done, size - done, done < lead ? lead - done : 0, -1));
+        TRY(tokenizer_segments_add(segments, base + done, size - done, done < lead ? lead - done : 0, -1));
     }
     return 0;
 }

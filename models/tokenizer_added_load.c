@@ -35,8 +35,8 @@ static void list_deinit(struct list *list)
 
 CLEANUP_DEINIT(list, struct list, list_deinit)
 
-static int pattern_of(const struct tokenizer *tokenizer, struct list *list, const char *content, size_t size,
-                      struct tokenizer_added *token)
+static int added_pattern(const struct tokenizer *tokenizer, struct list *list, const char *content, size_t size,
+                         struct tokenizer_added *token)
 {
     if (token->normalized) {
         TRY(tokenizer_normalize(tokenizer, &list->scratch, content, size, 0));
@@ -98,7 +98,7 @@ static int add_entry(struct tokenizer *tokenizer, struct list *list, const json_
         return err_raise(ERR_INVALID_TOKENIZER, "there are more than %u added tokens", TOKENIZER_ADDED_MAX);
     }
     TRY(id_of(tokenizer, list, content, size, special, &token.id));
-    TRY(pattern_of(tokenizer, list, content, size, &token));
+    TRY(added_pattern(tokenizer, list, content, size, &token));
     list->tokens[list->count++] = token;
     return 0;
 }
@@ -127,7 +127,7 @@ static int read_entries(struct tokenizer *tokenizer, const char *json, size_t si
 }
 
 /* By bytes; of equal patterns the later entry of the file first, so that it alone stays. */
-static int compare(const void *a, const void *b)
+static int added_compare(const void *a, const void *b)
 {
     const struct tokenizer_added *left = a, *right = b;
     size_t shorter = left->size < right->size ? left->size : right->size;
@@ -151,7 +151,7 @@ static int build_set(struct list *list, bool normalized, struct tokenizer_added_
             token->pattern = NULL;
         }
     }
-    qsort(set.tokens, set.count, sizeof(*set.tokens), compare);
+    qsort(set.tokens, set.count, sizeof(*set.tokens), added_compare);
     size_t count = 0;
     for (size_t i = 0; i < set.count; i++) {
         const struct tokenizer_added *last = count > 0 ? &set.tokens[count - 1] : NULL;

@@ -2,9 +2,9 @@
  * merged until no pair has a rank.
  *
  * Symbols are a doubly linked list inside an array, candidates a binary heap by (rank, position): n log n for a word of
- * n characters, so a megabyte without a space is no attack. A merge leaves stale candidates behind; one is recognised
- * when the pair at its position no longer merges into the same token. Short words are kept with their ids in a
- * direct-mapped cache. */
+ * n characters, so a megabyte without a space is bounded. A merge leaves stale candidates in the heap; one is
+ * recognised when the pair at its position no longer merges into the same token. Short words are kept with their ids in
+ * a direct-mapped cache. */
 
 #include "base/err.h"
 #include "models/tokenizer_internal.h"
@@ -68,7 +68,7 @@ static struct tokenizer_candidate heap_pop(struct tokenizer_scratch *scratch)
 }
 
 /* A candidate for the symbol at position and its right neighbour, if they merge. */
-static int consider(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, int32_t position)
+static int bpe_consider(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, int32_t position)
 {
     uint32_t rank;
     const struct tokenizer_symbol *symbol = &scratch->symbols[position];
@@ -86,7 +86,7 @@ static int merge_all(const struct tokenizer *tokenizer, struct tokenizer_scratch
 
     scratch->heap_count = 0;
     for (int32_t i = 0; i + 1 < count; i++) {
-        TRY(consider(tokenizer, scratch, i));
+        TRY(bpe_consider(tokenizer, scratch, i));
     }
     while (scratch->heap_count > 0) {
         struct tokenizer_candidate top = heap_pop(scratch);
@@ -106,9 +106,9 @@ static int merge_all(const struct tokenizer *tokenizer, struct tokenizer_scratch
             symbols[left->next].previous = (int32_t)top.position;
         }
         if (left->previous >= 0) {
-            TRY(consider(tokenizer, scratch, left->previous));
+            TRY(bpe_consider(tokenizer, scratch, left->previous));
         }
-        TRY(consider(tokenizer, scratch, (int32_t)top.position));
+        TRY(bpe_consider(tokenizer, scratch, (int32_t)top.position));
     }
     return 0;
 }
@@ -189,9 +189,9 @@ static int encode_word(const struct tokenizer *tokenizer, struct tokenizer_scrat
 
 int tokenizer_bpe(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word, size_t size)
 {
-    int32_t whole = tokenizer->ignore_merges ? tokenizer_vocab_find(&tokenizer->vocab, word, size) : -1;
-    if (whole >= 0) {
-        return tokenizer_push_id(scratch, whole);
+    int32_t id = tokenizer->ignore_merges ? tokenizer_vocab_find(&tokenizer->vocab, word, size) : -1;
+    if (id >= 0) {
+        return tokenizer_push_id(scratch, id);
     }
     struct tokenizer_cached *cached = NULL;
     uint64_t hash = 0;

@@ -1,5 +1,5 @@
 #pragma once
-/* What the tokenizer's files share. Text flows through them as one buffer and a list of pieces of it:
+/* What the tokenizer's files share. Text passes through them as one buffer and a list of pieces of it:
  *
  *   raw text --added tokens--> pieces --normalizers--> --added tokens--> pieces --pre-tokenizers--> words --BPE--> ids
  *
@@ -8,6 +8,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 
+#include "base/json_stream.h"
 #include "models/tokenizer.h"
 
 #include <jansson.h>
@@ -41,13 +42,13 @@ struct tokenizer_piece {
     uint32_t start, size, lead;
     int32_t id; /* of an added token, or -1 */
 };
-struct tokenizer_flow {
+struct tokenizer_segments {
     struct tokenizer_text text;
     struct tokenizer_piece *pieces;
     size_t count, capacity;
 };
 /* Append a piece; empty ones without id are dropped. */
-int tokenizer_flow_add(struct tokenizer_flow *flow, size_t start, size_t size, size_t lead, int32_t id);
+int tokenizer_segments_add(struct tokenizer_segments *segments, size_t start, size_t size, size_t lead, int32_t id);
 
 /* String -> id, open addressing over one byte store. The hash is keyed at random, so no file can aim at it. */
 struct tokenizer_vocab {
@@ -84,7 +85,7 @@ int tokenizer_merges_add(struct tokenizer_merges *merges, int32_t left, int32_t 
 bool tokenizer_merges_find(const struct tokenizer_merges *merges, int32_t left, int32_t right, uint32_t *rank);
 void tokenizer_merges_deinit(struct tokenizer_merges *merges);
 
-/* A literal or a regular expression to look for. */
+/* A literal or a regular expression to search for. */
 struct tokenizer_pattern {
     char *literal; /* NULL: regex */
     size_t literal_size;
@@ -146,7 +147,7 @@ struct tokenizer_added {
     int32_t id;
     bool single_word, lstrip, rstrip, normalized;
 };
-/* Tokens sorted by pattern, so that those with a common prefix lie together. */
+/* Tokens sorted by pattern, so that those with a common prefix are neighbours. */
 struct tokenizer_added_set {
     struct tokenizer_added *tokens;
     size_t count;
@@ -187,7 +188,7 @@ struct tokenizer_cached {
 #define TOKENIZER_CACHE_SIZE 16384u
 
 struct tokenizer_scratch {
-    struct tokenizer_flow flow, next;
+    struct tokenizer_segments segments, next;
     struct tokenizer_text normal, spare; /* a normalizer's output and input */
     uint32_t normal_lead;
     int32_t *codepoints;
@@ -222,6 +223,8 @@ void tokenizer_budget_begin(struct tokenizer_scratch *scratch, size_t size);
 int tokenizer_scratch_init(struct tokenizer_scratch *scratch);
 void tokenizer_scratch_deinit(struct tokenizer_scratch *scratch);
 
+/* Where the value of the key that the stream just returned begins. */
+size_t tokenizer_value_start(const struct json_stream *stream);
 /* The sections of the file; the small ones as trees. */
 int tokenizer_load_model(struct tokenizer *tokenizer, const char *json, size_t size);
 int tokenizer_load_normalizer(struct tokenizer *tokenizer, const json_t *section);
@@ -245,10 +248,10 @@ void tokenizer_added_deinit(struct tokenizer_added_set *set);
 /* The steps. Text is normalized into scratch->normal and scratch->normal_lead. */
 int tokenizer_normalize(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *text,
                         size_t size, size_t lead);
-/* Cut text into pieces of flow, which get text's bytes appended. */
+/* Cut text into pieces of segments, which get text's bytes appended. */
 int tokenizer_added_split(const struct tokenizer_added_set *set, const char *text, size_t size, size_t lead,
-                          struct tokenizer_flow *flow);
-/* scratch->flow through every pre-tokenizer. */
+                          struct tokenizer_segments *segments);
+/* scratch->segments through every pre-tokenizer. */
 int tokenizer_pre_tokenize(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch);
 /* One word to ids, appended to scratch->ids. */
 int tokenizer_bpe(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word, size_t size);

@@ -1,6 +1,6 @@
 /* The model section: vocabulary and merges, pulled from the text token by token. Members may come in any order, so a
- * first pass notes where the two large ones lie. Every merge must name tokens that exist, and so must what they merge
- * into. */
+ * first pass notes the places of the two large ones. Every merge must name tokens that exist, and so must what they
+ * merge into. */
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -34,8 +34,7 @@ static int raise_stream(const struct json_stream *stream, const char *what)
                      stream->error != NULL ? stream->error : "unexpected value", stream->at);
 }
 
-/* Where the value of the key that was just returned begins. */
-static size_t value_start(const struct json_stream *stream)
+size_t tokenizer_value_start(const struct json_stream *stream)
 {
     size_t at = stream->at;
     while (at < stream->size && strchr(" \t\r\n:", stream->data[at]) != NULL && stream->data[at] != '\0') {
@@ -89,7 +88,7 @@ static int require_unset(const struct json_stream *stream, enum json_token token
 static int read_member(struct tokenizer *tokenizer, struct json_stream *stream, const char *key,
                        struct model_parts *parts)
 {
-    size_t start = value_start(stream);
+    size_t start = tokenizer_value_start(stream);
     enum json_token token = json_stream_next(stream);
 
     if (strcmp(key, "type") == 0) {
@@ -123,7 +122,7 @@ static int read_member(struct tokenizer *tokenizer, struct json_stream *stream, 
     return 0;
 }
 
-static int read_members(struct tokenizer *tokenizer, const char *json, size_t size, struct model_parts *parts)
+static int load_members(struct tokenizer *tokenizer, const char *json, size_t size, struct model_parts *parts)
 {
     AUTO(json_stream) struct json_stream stream = {0};
     enum json_token token;
@@ -247,7 +246,7 @@ static int read_merges(struct tokenizer *tokenizer, struct part part)
 }
 
 /* Answers that encoding needs for every character, looked up once. */
-static void prepare(struct tokenizer *tokenizer)
+static void load_prepare(struct tokenizer *tokenizer)
 {
     for (uint32_t i = 0; i < sizeof(tokenizer->char_ids) / sizeof(tokenizer->char_ids[0]); i++) {
         char bytes[4];
@@ -269,12 +268,12 @@ int tokenizer_load_model(struct tokenizer *tokenizer, const char *json, size_t s
 
     TRY(tokenizer_seed(&tokenizer->vocab.seed));
     TRY(tokenizer_seed(&tokenizer->merges.seed));
-    TRY(read_members(tokenizer, json, size, &parts));
+    TRY(load_members(tokenizer, json, size, &parts));
     if (parts.vocab.data == NULL || parts.merges.data == NULL) {
         return err_raise(ERR_INVALID_TOKENIZER, "model has no %s", parts.vocab.data == NULL ? "vocab" : "merges");
     }
     TRY(read_vocab(tokenizer, parts.vocab));
     TRY(read_merges(tokenizer, parts.merges));
-    prepare(tokenizer);
+    load_prepare(tokenizer);
     return 0;
 }

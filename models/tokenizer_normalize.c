@@ -5,8 +5,9 @@
  * the library finds nothing left to do. Code points newer than either side's Unicode tables are left as they are by
  * that side.
  *
- * Besides the text each step carries `lead`, the number of leading bytes that stem from the start of the raw text: the
- * Metaspace pre-tokenizer asks for it. An inserted or replaced character counts with the last byte that it replaces. */
+ * In addition to the text each step carries `lead`, the number of leading bytes that stem from the start of the raw
+ * text: the Metaspace pre-tokenizer asks for it. An inserted or replaced character counts with the last byte that it
+ * replaces. */
 
 #include "base/err.h"
 #include "models/tokenizer_internal.h"
@@ -203,7 +204,7 @@ static int prepend(const struct tokenizer_normalizer *normalizer, struct tokeniz
     return tokenizer_text_append(&scratch->normal, scratch->spare.data, scratch->spare.size);
 }
 
-static int apply(const struct tokenizer_normalizer *normalizer, struct tokenizer_scratch *scratch)
+static int normalizer_apply(const struct tokenizer_normalizer *normalizer, struct tokenizer_scratch *scratch)
 {
     switch (normalizer->kind) {
     case NORMALIZER_REPLACE:
@@ -242,7 +243,7 @@ int tokenizer_normalize(const struct tokenizer *tokenizer, struct tokenizer_scra
         scratch->spare = scratch->normal;
         scratch->normal = swap;
         scratch->normal.size = 0;
-        TRY(apply(&tokenizer->normalizers[i], scratch));
+        TRY(normalizer_apply(&tokenizer->normalizers[i], scratch));
         if (scratch->normal.size > TOKENIZER_TEXT_MAX) {
             return err_raise(ERR_PAYLOAD_TOO_LARGE, "the normalized text is larger than %u bytes", TOKENIZER_TEXT_MAX);
         }

@@ -1,20 +1,22 @@
-/* Pre-tokenizers: each reads the pieces of scratch->flow and writes those of scratch->next, then the two change places.
- * The named classes (Digits, Punctuation, Whitespace) are splits by a pattern and have no code of their own. */
+/* Pre-tokenizers: each reads the pieces of scratch->segments and writes those of scratch->next, then the two change
+ * places. The named classes (Digits, Punctuation, Whitespace) are splits by a pattern and have no code of their own. */
 
 #include "base/err.h"
 #include "models/tokenizer_internal.h"
 
 #include <string.h>
 
-int tokenizer_flow_add(struct tokenizer_flow *flow, size_t start, size_t size, size_t lead, int32_t id)
+int tokenizer_segments_add(struct tokenizer_segments *segments, size_t start, size_t size, size_t lead, int32_t id)
 {
     if (size == 0 && id < 0) {
         return 0;
     }
-    int rc = tokenizer_grow((void **)&flow->pieces, &flow->capacity, flow->count + 1, sizeof(*flow->pieces));
+    int rc =
+        tokenizer_grow((void **)&segments->pieces, &segments->capacity, segments->count + 1, sizeof(*segments->pieces));
     if (rc == 0) {
         lead = lead < size ? lead : size;
-        flow->pieces[flow->count++] = (struct tokenizer_piece){(uint32_t)start, (uint32_t)size, (uint32_t)lead, id};
+        segments->pieces[segments->count++] =
+            (struct tokenizer_piece){(uint32_t)start, (uint32_t)size, (uint32_t)lead, id};
     }
     return rc;
 }
@@ -44,29 +46,29 @@ int tokenizer_byte_level(const char *text, size_t size, struct tokenizer_text *o
 
 /* The pieces of one text as its matches and the gaps between them come in order. */
 struct splitter {
-    struct tokenizer_flow *flow;
-    size_t base; /* where the text starts in the flow */
+    struct tokenizer_segments *segments;
+    size_t base; /* where the text starts in the segments */
     size_t lead; /* of the text */
     enum tokenizer_behavior behavior;
     bool pending, matched; /* a piece waits for what follows; the last item was a match */
     size_t start, end;
 };
 
-static int emit(struct splitter *s, size_t start, size_t end)
+static int splitter_emit(struct splitter *s, size_t start, size_t end)
 {
-    return tokenizer_flow_add(s->flow, s->base + start, end - start, start < s->lead ? s->lead - start : 0, -1);
+    return tokenizer_segments_add(s->segments, s->base + start, end - start, start < s->lead ? s->lead - start : 0, -1);
 }
 
 /* Take the next item; neighbours join as the behaviour says. */
-static int take(struct splitter *s, size_t start, size_t end, bool match)
+static int splitter_take(struct splitter *s, size_t start, size_t end, bool match)
 {
     bool join = false;
 
     switch (s->behavior) {
     case BEHAVIOR_ISOLATED:
-        return emit(s, start, end);
+        return splitter_emit(s, start, end);
     case BEHAVIOR_REMOVED:
-        return match ? 0 : emit(s, start, end);
+        return match ? 0 : splitter_emit(s, start, end);
     case BEHAVIOR_CONTIGUOUS:
         join = s->pending && match == s->matched;
         break;
@@ -78,7 +80,7 @@ static int take(struct splitter *s, size_t start, size_t end, bool match)
         break;
     }
     if (!join && s->pending) {
-        TRY(emit(s, s->start, s->end));
+        TRY(splitter_emit(s, s->start, s->end));
     }
     s->start = join ? s->start : start;
     s->end = end;
@@ -87,28 +89,28 @@ static int take(struct splitter *s, size_t start, size_t end, bool match)
     return 0;
 }
 
-/* Cut the text that lies at [base, base + size) of flow by the step's pattern. */
-static int split(const struct tokenizer_step *step, struct tokenizer_scratch *scratch, struct tokenizer_flow *flow,
-                 size_t base, size_t size, size_t lead)
+/* Cut the text at [base, base + size) of segments by the step's pattern. */
+static int pretokenize_split(const struct tokenizer_step *step, struct tokenizer_scratch *scratch,
+                             struct tokenizer_segments *segments, size_t base, size_t size, size_t lead)
 {
-    struct splitter s = {.flow = flow, .base = base, .lead = lead, .behavior = step->behavior};
+    struct splitter s = {.segments = segments, .base = base, .lead = lead, .behavior = step->behavior};
     struct tokenizer_cursor cursor = {0};
-    const char *text = flow->text.data + base;
+    const char *text = segments->text.data + base;
     size_t done = 0, start, end;
     int rc;
 
     while ((rc = tokenizer_pattern_next(&step->pattern, scratch, text, size, &cursor, &start, &end)) > 0) {
         if (done != start) {
-            TRY(take(&s, done, start, step->invert));
+            TRY(splitter_take(&s, done, start, step->invert));
         }
-        TRY(take(&s, start, end, !step->invert));
+        TRY(splitter_take(&s, start, end, !step->invert));
         done = end;
     }
     TRY(rc);
     if (done != size) {
-        TRY(take(&s, done, size, step->invert));
+        TRY(splitter_take(&s, done, size, step->invert));
     }
-    return s.pending ? emit(&s, s.start, s.end) : 0;
+    return s.pending ? splitter_emit(&s, s.start, s.end) : 0;
 }
 
 static int step_split(const struct tokenizer_step *step, struct tokenizer_scratch *scratch, const char *text,
@@ -116,14 +118,14 @@ static int step_split(const struct tokenizer_step *step, struct tokenizer_scratc
 {
     size_t base = scratch->next.text.size;
     TRY(tokenizer_text_append(&scratch->next.text, text, piece->size));
-    return split(step, scratch, &scratch->next, base, piece->size, piece->lead);
+    return pretokenize_split(step, scratch, &scratch->next, base, piece->size, piece->lead);
 }
 
-/* Split the plain text, then map every piece: the pieces are cut in a side flow first. */
+/* Split the plain text, then map every piece: the pieces are cut on their own first. */
 static int step_byte_level(const struct tokenizer_step *step, struct tokenizer_scratch *scratch, const char *text,
                            const struct tokenizer_piece *piece)
 {
-    struct tokenizer_flow *next = &scratch->next;
+    struct tokenizer_segments *next = &scratch->next;
     struct tokenizer_text *plain = &scratch->spare;
     bool prefix = step->prepend == PREPEND_ALWAYS && text[0] != ' ';
     size_t lead = piece->lead + (prefix && piece->lead > 0 ? 1 : 0);
@@ -134,11 +136,11 @@ static int step_byte_level(const struct tokenizer_step *step, struct tokenizer_s
     }
     TRY(tokenizer_text_append(plain, text, piece->size));
     size_t first = next->count;
-    /* The splitter writes offsets relative to a flow whose text is `plain`. */
+    /* The splitter writes offsets relative to segments whose text is `plain`. */
     struct tokenizer_text mapped = next->text;
     next->text = *plain;
-    int rc = step->split ? split(step, scratch, next, 0, plain->size, lead)
-                         : tokenizer_flow_add(next, 0, plain->size, lead, -1);
+    int rc = step->split ? pretokenize_split(step, scratch, next, 0, plain->size, lead)
+                         : tokenizer_segments_add(next, 0, plain->size, lead, -1);
     next->text = mapped;
     TRY(rc);
     for (size_t i = first; i < next->count; i++) {
@@ -175,11 +177,11 @@ static int step_metaspace(const struct tokenizer_step *step, struct tokenizer_sc
             lead = tokenizer_utf8_size(out->data[base]);
         }
     }
-    return step->split ? split(step, scratch, &scratch->next, base, out->size - base, lead)
-                       : tokenizer_flow_add(&scratch->next, base, out->size - base, lead, -1);
+    return step->split ? pretokenize_split(step, scratch, &scratch->next, base, out->size - base, lead)
+                       : tokenizer_segments_add(&scratch->next, base, out->size - base, lead, -1);
 }
 
-static int run_step(const struct tokenizer_step *step, struct tokenizer_scratch *scratch)
+static int pretokenize_step(const struct tokenizer_step *step, struct tokenizer_scratch *scratch)
 {
     static int (*const handlers[])(const struct tokenizer_step *, struct tokenizer_scratch *, const char *,
                                    const struct tokenizer_piece *) = {
@@ -187,16 +189,16 @@ static int run_step(const struct tokenizer_step *step, struct tokenizer_scratch 
 
     scratch->next.text.size = 0;
     scratch->next.count = 0;
-    for (size_t i = 0; i < scratch->flow.count; i++) {
-        const struct tokenizer_piece *piece = &scratch->flow.pieces[i];
-        TRY(piece->id >= 0 ? tokenizer_flow_add(&scratch->next, 0, 0, 0, piece->id)
-                           : handlers[step->kind](step, scratch, scratch->flow.text.data + piece->start, piece));
+    for (size_t i = 0; i < scratch->segments.count; i++) {
+        const struct tokenizer_piece *piece = &scratch->segments.pieces[i];
+        TRY(piece->id >= 0 ? tokenizer_segments_add(&scratch->next, 0, 0, 0, piece->id)
+                           : handlers[step->kind](step, scratch, scratch->segments.text.data + piece->start, piece));
         if (scratch->next.text.size > TOKENIZER_TEXT_MAX) {
             return err_raise(ERR_PAYLOAD_TOO_LARGE, "the split text is larger than %u bytes", TOKENIZER_TEXT_MAX);
         }
     }
-    struct tokenizer_flow swap = scratch->flow;
-    scratch->flow = scratch->next;
+    struct tokenizer_segments swap = scratch->segments;
+    scratch->segments = scratch->next;
     scratch->next = swap;
     return 0;
 }
@@ -204,7 +206,7 @@ static int run_step(const struct tokenizer_step *step, struct tokenizer_scratch 
 int tokenizer_pre_tokenize(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch)
 {
     for (int i = 0; i < tokenizer->step_count; i++) {
-        TRY(run_step(&tokenizer->steps[i], scratch));
+        TRY(pretokenize_step(&tokenizer->steps[i], scratch));
     }
     return 0;
 }

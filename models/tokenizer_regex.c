@@ -1,7 +1,7 @@
 /* Patterns: literals, and regular expressions written for Oniguruma but run by PCRE2.
  *
- * The two dialects agree on most of what tokenizers use; what differs is translated, and what cannot be is refused by
- * name, so a pattern never silently means something else:
+ * The two dialects agree on nearly all that tokenizers use; what differs is translated, and what cannot be is refused
+ * by name, so a pattern never silently means something else:
  *
  * - \s \S is White_Space there, PCRE2 adds U+180E: becomes \p{White_Space}.
  * - \w \W is Alphabetic, M, Nd, Pc there (outside sets also the superscripts and fractions of Latin-1), PCRE2 has L, N,
@@ -9,14 +9,14 @@
  * - \p{Han} is the script there, the script extensions in PCRE2: \p{sc:Han}.
  * - ^ $ match at every line there: PCRE2_MULTILINE.
  * - \uHHHH becomes \x{HHHH}, {,n} becomes {0,n}.
- * - Refused: sets inside sets, && in sets, the m flag (which is PCRE2's s), + or ? behind an interval (there neither
+ * - Refused: sets inside sets, && in sets, the m flag (which is PCRE2's s), + or ? after an interval (there neither
  *   possessive nor lazy), verbs, every escape that one of the two does not know or reads otherwise (\h \R \K \G ...).
  *
- * Cost. PCRE2 counts the steps of one starting point only and cannot tell afterwards how many there were. So a search
- * goes by windows of starting points, with few steps for each; where these do not suffice it goes on point by point
- * with ever more steps, and what a try used up is taken off the text's budget. Whether a text is given up thus depends
- * on nothing but the pattern and the text. A limit of CPU time stands beside it, for long texts that cost just under
- * the few steps at every point. Start optimizations are off because they scan past the window. */
+ * Cost. PCRE2 counts the steps of one starting point only and does not report how many there were. So a search
+ * goes by windows of starting points, with few steps for each; where these do not suffice it continues point by point
+ * with ever more steps, and what a try used up is subtracted from the text's budget. Whether a text is refused thus
+ * depends on nothing but the pattern and the text. There is a limit of CPU time too, for long texts that cost just
+ * under the few steps at every point. Start optimizations are off because they scan past the window. */
 
 #include "base/err.h"
 #include "models/tokenizer_internal.h"
@@ -46,7 +46,7 @@ struct translation {
     int rc;         /* sticky */
 };
 
-static void emit(struct translation *t, const char *text, size_t size)
+static void translate_emit(struct translation *t, const char *text, size_t size)
 {
     if (t->rc == 0) {
         t->rc = tokenizer_text_append(t->out, text, size);
@@ -55,10 +55,10 @@ static void emit(struct translation *t, const char *text, size_t size)
 
 static void emit_string(struct translation *t, const char *text)
 {
-    emit(t, text, strlen(text));
+    translate_emit(t, text, strlen(text));
 }
 
-static void refuse(struct translation *t, const char *what)
+static void translate_refuse(struct translation *t, const char *what)
 {
     if (t->rc == 0) {
         t->rc = err_raise(ERR_INVALID_TOKENIZER, "a regular expression uses %s, which is not supported", what);
@@ -69,7 +69,7 @@ static void refuse_escape(struct translation *t, char letter)
 {
     char what[] = "the escape \\?";
     what[sizeof(what) - 2] = isprint((unsigned char)letter) ? letter : '?';
-    refuse(t, what);
+    translate_refuse(t, what);
 }
 
 /* \xHH below 0x80, \x{...} and \uHHHH; t->at is at the letter. */
@@ -84,14 +84,14 @@ static void translate_code(struct translation *t, char letter)
     while (count < left && count < (braced ? 6u : letter == 'u' ? 4u : 2u) && isxdigit((unsigned char)digits[count])) {
         count++;
     }
-    bool whole = letter == 'u' ? count == 4 : count > 0;
-    if (!whole || (braced && (count == left || digits[count] != '}')) ||
+    bool complete = letter == 'u' ? count == 4 : count > 0;
+    if (!complete || (braced && (count == left || digits[count] != '}')) ||
         (letter == 'x' && !braced && count == 2 && digits[0] > '7')) {
         refuse_escape(t, letter);
         return;
     }
     emit_string(t, "\\x{");
-    emit(t, digits, count);
+    translate_emit(t, digits, count);
     emit_string(t, "}");
     t->at = digits + count + (braced ? 1 : 0);
 }
@@ -116,7 +116,7 @@ static void translate_property(struct translation *t)
     size_t left = (size_t)(t->end - t->at);
     const char *close = left > 1 && t->at[1] == '{' ? memchr(t->at, '}', left) : NULL;
     if (close == NULL) {
-        refuse(t, "a property without braces");
+        translate_refuse(t, "a property without braces");
         return;
     }
     const char *name = t->at + 2;
@@ -127,15 +127,15 @@ static void translate_property(struct translation *t)
     }
     emit_string(t, negated ? "\\P{" : "\\p{");
     emit_string(t, is_script(name, (size_t)(close - name)) ? "sc:" : "");
-    emit(t, name, (size_t)(close + 1 - name));
+    translate_emit(t, name, (size_t)(close + 1 - name));
     t->at = close + 1;
 }
 
-/* One escape; t->at is behind the backslash. */
+/* One escape; t->at is after the backslash. */
 static void translate_escape(struct translation *t)
 {
     if (t->at == t->end) {
-        refuse(t, "a trailing backslash");
+        translate_refuse(t, "a trailing backslash");
         return;
     }
     char letter = *t->at;
@@ -151,7 +151,7 @@ static void translate_escape(struct translation *t)
         break;
     case 'W':
         if (t->in_set) {
-            refuse(t, "\\W in a set");
+            translate_refuse(t, "\\W in a set");
         }
         emit_string(t, "[^" WORD "]");
         break;
@@ -174,13 +174,13 @@ static void translate_escape(struct translation *t)
             refuse_escape(t, letter);
         }
         emit_string(t, "\\");
-        emit(t, t->at, 1);
+        translate_emit(t, t->at, 1);
         break;
     }
     t->at++;
 }
 
-/* {n}, {n,}, {,n}, {n,m}; t->at is behind the brace. Anything else is a literal brace in both dialects. */
+/* {n}, {n,}, {,n}, {n,m}; t->at is after the brace. Anything else is a literal brace in both dialects. */
 static void translate_interval(struct translation *t)
 {
     const char *p = t->at;
@@ -201,10 +201,10 @@ static void translate_interval(struct translation *t)
     }
     p++;
     emit_string(t, low ? "{" : "{0");
-    emit(t, t->at, (size_t)(p - t->at));
+    translate_emit(t, t->at, (size_t)(p - t->at));
     t->at = p;
     if (p < t->end && (*p == '+' || *p == '?')) {
-        refuse(t, "+ or ? behind an interval");
+        translate_refuse(t, "+ or ? after an interval");
     }
 }
 
@@ -213,18 +213,18 @@ static void translate_group(struct translation *t)
 {
     size_t left = (size_t)(t->end - t->at);
     if (left > 0 && t->at[0] == '*') {
-        refuse(t, "a verb");
+        translate_refuse(t, "a verb");
     }
     if (left < 2 || t->at[0] != '?') {
         return;
     }
     for (const char *p = t->at + 1; p < t->end && (isalpha((unsigned char)*p) || *p == '-'); p++) {
         if (strchr("ix-", *p) == NULL) {
-            refuse(t, "a group flag other than i and x");
+            translate_refuse(t, "a group flag other than i and x");
         }
     }
     if (strchr(":=!><i-x#", t->at[1]) == NULL) {
-        refuse(t, "an unusual group");
+        translate_refuse(t, "an unusual group");
     }
 }
 
@@ -235,11 +235,11 @@ static void translate_in_set(struct translation *t, char c)
     if (c == ']' && !start) {
         t->in_set = false;
     } else if (c == '[' || (c == ']' && start)) {
-        refuse(t, "a set in a set");
+        translate_refuse(t, "a set in a set");
     } else if (c == '&' && t->at < t->end && *t->at == '&') {
-        refuse(t, "an intersection of sets");
+        translate_refuse(t, "an intersection of sets");
     }
-    emit(t, &c, 1);
+    translate_emit(t, &c, 1);
 }
 
 static void translate(struct translation *t)
@@ -253,14 +253,14 @@ static void translate(struct translation *t)
             translate_in_set(t, c);
         } else if (c == '[') {
             t->in_set = t->set_start = true;
-            emit(t, &c, 1);
+            translate_emit(t, &c, 1);
             if (t->at < t->end && *t->at == '^') {
-                emit(t, t->at++, 1);
+                translate_emit(t, t->at++, 1);
             }
         } else if (c == '{') {
             translate_interval(t);
         } else {
-            emit(t, &c, 1);
+            translate_emit(t, &c, 1);
             if (c == '(') {
                 translate_group(t);
             }
@@ -357,7 +357,7 @@ static int give_up(struct tokenizer_scratch *scratch, const char *what)
     return err_raise(ERR_INVALID_PARAMETER, "the tokenizer's patterns give up on this text: %s", what);
 }
 
-/* Between matches: the clocks are read when enough time went by, which a cheap one tells. */
+/* Between matches: the clocks are read when enough time went by, which a cheap one measures. */
 static int check_time(struct tokenizer_scratch *scratch)
 {
     int64_t now = clock_nanoseconds(CLOCK_MONOTONIC_COARSE);
@@ -437,8 +437,8 @@ static int search_points(const pcre2_code *code, struct tokenizer_scratch *scrat
 }
 
 /* The first match that starts at from or later: 1, 0 or negative. */
-static int search(const pcre2_code *code, struct tokenizer_scratch *scratch, const char *text, size_t size, size_t from,
-                  size_t *start, size_t *end)
+static int regex_search(const pcre2_code *code, struct tokenizer_scratch *scratch, const char *text, size_t size,
+                        size_t from, size_t *start, size_t *end)
 {
     for (size_t at = from; at <= size;) {
         size_t last = size - at > WINDOW ? at + WINDOW : size;
@@ -472,11 +472,11 @@ int tokenizer_pattern_next(const struct tokenizer_pattern *pattern, struct token
     }
     while (cursor->at <= size) {
         size_t found_start = 0, found_end = 0;
-        int rc = search(pattern->regex, scratch, text, size, cursor->at, &found_start, &found_end);
+        int rc = regex_search(pattern->regex, scratch, text, size, cursor->at, &found_start, &found_end);
         if (rc <= 0) {
             return rc;
         }
-        /* An empty match right behind the last one is not a match: move on by one character. */
+        /* An empty match right after the last one is not a match: move on by one character. */
         if (found_start == found_end && cursor->matched && cursor->last_end == found_end) {
             cursor->at += cursor->at < size ? tokenizer_utf8_size(text[cursor->at]) : 1;
             continue;

@@ -150,7 +150,7 @@ static int member_behavior(const json_t *section, enum tokenizer_behavior fallba
     return err_raise(ERR_INVALID_TOKENIZER, "a split has an unknown behavior");
 }
 
-static int pattern_of(const char *regex, struct tokenizer_pattern *out)
+static int section_pattern(const char *regex, struct tokenizer_pattern *out)
 {
     return tokenizer_pattern_regex(regex, strlen(regex), out);
 }
@@ -166,8 +166,8 @@ static int fill_byte_level(struct tokenizer_step *step, const json_t *section)
         return 0;
     }
     /* GPT-2's words */
-    return pattern_of("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
-                      &step->pattern);
+    return section_pattern("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+                           &step->pattern);
 }
 
 static int fill_metaspace(struct tokenizer_step *step, const json_t *section)
@@ -210,13 +210,13 @@ static int fill_digits(struct tokenizer_step *step, const json_t *section)
 
     TRY(tokenizer_member_bool(section, "individual_digits", false, &individual));
     step->behavior = individual ? BEHAVIOR_ISOLATED : BEHAVIOR_CONTIGUOUS;
-    return pattern_of("\\p{N}", &step->pattern);
+    return section_pattern("\\p{N}", &step->pattern);
 }
 
 static int fill_punctuation(struct tokenizer_step *step, const json_t *section)
 {
     TRY(member_behavior(section, BEHAVIOR_ISOLATED, &step->behavior));
-    return pattern_of("[\\x21-\\x2f\\x3a-\\x40\\x5b-\\x60\\x7b-\\x7e\\p{P}]", &step->pattern);
+    return section_pattern("[\\x21-\\x2f\\x3a-\\x40\\x5b-\\x60\\x7b-\\x7e\\p{P}]", &step->pattern);
 }
 
 static int fill_whitespace(struct tokenizer_step *step, const json_t *section)
@@ -225,13 +225,13 @@ static int fill_whitespace(struct tokenizer_step *step, const json_t *section)
     step->invert = true;
     /* This one is the Rust crate's \w, not Oniguruma's. */
 #define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
-    return pattern_of("[" RUST_WORD "]+|[^" RUST_WORD "\\s]+", &step->pattern);
+    return section_pattern("[" RUST_WORD "]+|[^" RUST_WORD "\\s]+", &step->pattern);
 }
 
 static int fill_whitespace_split(struct tokenizer_step *step, const json_t *section)
 {
     step->behavior = BEHAVIOR_REMOVED;
-    return pattern_of("\\s", &step->pattern);
+    return section_pattern("\\s", &step->pattern);
 }
 
 static int visit_pre_tokenizer(struct tokenizer *tokenizer, const json_t *section, const char *type)

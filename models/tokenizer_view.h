@@ -1,6 +1,6 @@
 #pragma once
-/* A tokenizer taken apart, for formats that carry the vocabulary in their own way: every token by id, the merges in
- * their order, and what the other steps do to a text as far as such formats have words for it. */
+/* The tables of a tokenizer as lists, for formats that carry the vocabulary in their own way: every token by id, the
+ * merges in their order, and what the other steps do to a text as far as such formats have words for it. */
 
 #include "base/cleanup.h"
 #include "models/tokenizer.h"

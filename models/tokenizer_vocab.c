@@ -13,7 +13,7 @@
 #define FIRST_SLOTS 1024u
 #define KEY_FREE UINT64_MAX
 
-static uint64_t mix(uint64_t value)
+static uint64_t vocab_mix(uint64_t value)
 {
     value ^= value >> 32;
     value *= 0xd6e8feb86659fd93u;
@@ -42,13 +42,13 @@ uint64_t tokenizer_hash(uint64_t seed, const char *text, size_t size)
     while (size >= 8) {
         uint64_t word;
         memcpy(&word, text, 8);
-        hash = mix(hash ^ word) + seed;
+        hash = vocab_mix(hash ^ word) + seed;
         text += 8;
         size -= 8;
     }
     uint64_t tail = 0;
     memcpy(&tail, text, size);
-    return mix(hash ^ tail);
+    return vocab_mix(hash ^ tail);
 }
 
 int tokenizer_grow(void **array, size_t *capacity, size_t count, size_t size)
@@ -168,7 +168,7 @@ static uint64_t pair_key(int32_t left, int32_t right)
 static size_t merges_slot(const struct tokenizer_merges *merges, uint64_t key)
 {
     size_t mask = merges->slot_count - 1;
-    size_t slot = mix(key ^ merges->seed) & mask;
+    size_t slot = vocab_mix(key ^ merges->seed) & mask;
     while (merges->keys[slot] != KEY_FREE && merges->keys[slot] != key) {
         slot = (slot + 1) & mask;
     }

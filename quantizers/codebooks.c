@@ -72,7 +72,7 @@ static int codebooks_set_importance(struct codebooks *c, const float *importance
 static int codebooks_set_scales(struct codebooks *c)
 {
     enum dtype dtype = c->context->scale_dtype;
-    float min = dtype_least_scale(dtype);
+    float min = dtype_min_scale(dtype);
 
     TRY(c->context->gpu->ops->row_dot(c->context->stream, &c->scale, c->weight, c->weight));
     TRY(codebooks_download(c, c->host_rows, &c->scale));

@@ -15,7 +15,7 @@ struct attention {
     const struct gpu_attention *spec;
     float *o;
     const float *q, *k, *v;
-    int64_t tiles, span; /* span: most keys that a tile of queries sees */
+    int64_t tiles, span; /* span: the largest number of keys that a tile of queries sees */
 };
 
 static int64_t first_key(const struct gpu_attention *spec, int64_t position)

@@ -38,7 +38,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static char failure[256];
 
 /* ISO C has no conversion from an object pointer to a function pointer; POSIX promises that the bits agree. */
-static int find(void *library, const char *name, void *slot)
+static int blas_find(void *library, const char *name, void *slot)
 {
     void *symbol = dlsym(library, name);
     if (symbol == NULL) {
@@ -48,7 +48,7 @@ static int find(void *library, const char *name, void *slot)
     return 1;
 }
 
-static void fail(const char *what, const char *name)
+static void blas_fail(const char *what, const char *name)
 {
     const char *detail = dlerror();
     snprintf(failure, sizeof(failure), "%s %s: %s", what, name, detail != NULL ? detail : "unknown reason");
@@ -65,43 +65,43 @@ static void choose_kernels(void)
     setenv("OPENBLAS_NUM_THREADS", "1", 1);
 }
 
-static void load(void)
+static void blas_open(void)
 {
     choose_kernels();
     void *library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
-        fail("cannot load", "libopenblas.so.0");
+        blas_fail("cannot load", "libopenblas.so.0");
         return;
     }
     const struct {
         const char *name;
         void *slot;
-    } wanted[] = {
+    } symbols[] = {
         {"cblas_sgemm", &blas.sgemm}, {"cblas_ssyrk", &blas.ssyrk}, {"cblas_strsm", &blas.strsm},
         {"cblas_strmm", &blas.strmm}, {"spotrf_", &blas.spotrf},    {"strtri_", &blas.strtri},
     };
     void *lapack = NULL; /* some builds of OpenBLAS leave LAPACK to a library of its own */
-    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-        if (find(library, wanted[i].name, wanted[i].slot)) {
+    for (size_t i = 0; i < sizeof(symbols) / sizeof(symbols[0]); i++) {
+        if (blas_find(library, symbols[i].name, symbols[i].slot)) {
             continue;
         }
         if (lapack == NULL) {
             lapack = dlopen("liblapack.so.3", RTLD_NOW | RTLD_LOCAL);
         }
-        if (lapack == NULL || !find(lapack, wanted[i].name, wanted[i].slot)) {
-            fail("cannot find", wanted[i].name);
+        if (lapack == NULL || !blas_find(lapack, symbols[i].name, symbols[i].slot)) {
+            blas_fail("cannot find", symbols[i].name);
             return;
         }
     }
-    find(library, "openblas_get_corename", &blas.corename);
-    if (find(library, "openblas_set_num_threads", &blas.set_num_threads)) {
+    blas_find(library, "openblas_get_corename", &blas.corename);
+    if (blas_find(library, "openblas_set_num_threads", &blas.set_num_threads)) {
         blas.set_num_threads(1);
     }
 }
 
 int blas_load(void)
 {
-    pthread_once(&once, load);
+    pthread_once(&once, blas_open);
     return failure[0] == '\0' ? 0 : err_raise(ERR_UNSUPPORTED, "%s", failure);
 }
 

@@ -1,4 +1,4 @@
-/* Rows of weights to GGUF blocks, each with the scales that lose least in sum importance_j (w_j - wq_j)^2.
+/* Rows of weights to GGUF blocks, each with the scales of the smallest sum importance_j (w_j - wq_j)^2.
  *
  * Plain scales put a block's extreme on the lowest level, as rounding to nearest does. The search starts from them,
  * tries scales around them with either sign, and follows each by least squares for the codes that it gave: with codes u
@@ -58,8 +58,8 @@ struct choice {
 };
 
 /* Keep scale if it loses less; returns the best scale for the codes that it gave, or 0. */
-static float consider(const struct block_task *task, const float *x, const float *weight, int64_t n,
-                      const struct block_levels *levels, float scale, struct choice *best)
+static float block_consider(const struct block_task *task, const float *x, const float *weight, int64_t n,
+                            const struct block_levels *levels, float scale, struct choice *best)
 {
     struct block_sums sums;
 
@@ -78,10 +78,10 @@ static float consider(const struct block_task *task, const float *x, const float
 /* As stored, and finite. */
 static float storable(float scale, enum dtype store)
 {
-    float most = store == DTYPE_F16 ? (float)dtype_max(DTYPE_F16) : 0x1p127f;
+    float max = store == DTYPE_F16 ? (float)dtype_max(DTYPE_F16) : 0x1p127f;
 
-    scale = scale < most ? scale : most;
-    scale = scale > -most ? scale : -most;
+    scale = scale < max ? scale : max;
+    scale = scale > -max ? scale : -max;
     return dtype_round(scale, store);
 }
 
@@ -99,24 +99,24 @@ float block_scale(const struct block_task *task, const float *x, const float *we
         return plain;
     }
     struct choice best = {plain, INFINITY};
-    (void)consider(task, x, weight, n, levels, plain, &best);
+    (void)block_consider(task, x, weight, n, levels, plain, &best);
     for (int i = 0; i < 2 * levels->count; i++) {
         int step = i / 2;
         float reach = levels->first + levels->step * (float)step;
         float scale = storable((i % 2 == 0 ? extreme : -extreme) / reach, store);
-        float after = scale != 0.0f ? consider(task, x, weight, n, levels, scale, &best) : 0.0f;
+        float after = scale != 0.0f ? block_consider(task, x, weight, n, levels, scale, &best) : 0.0f;
         after = storable(after, store);
         if (after != 0.0f && after != scale) {
-            (void)consider(task, x, weight, n, levels, after, &best);
+            (void)block_consider(task, x, weight, n, levels, after, &best);
         }
     }
     for (int i = 0; i < 4; i++) {
         struct choice before = best;
-        float fitted = storable(consider(task, x, weight, n, levels, best.scale, &before), store);
+        float fitted = storable(block_consider(task, x, weight, n, levels, best.scale, &before), store);
         if (fitted == 0.0f || fitted == best.scale) {
             break;
         }
-        (void)consider(task, x, weight, n, levels, fitted, &best);
+        (void)block_consider(task, x, weight, n, levels, fitted, &best);
         if (best.scale != fitted) {
             break;
         }

@@ -26,8 +26,8 @@ struct block_task {
 int block_code(float x, float scale, float minimum, float low, float high);
 /* 1 / scale, or 0 where that would not be finite. */
 float block_inverse(float scale);
-/* The scale of n weights as `store` holds it, positive or negative: it puts the extreme at the lowest level, or loses
- * least in sum weight * error^2. */
+/* The scale of n weights as `store` holds it, positive or negative: it puts the extreme at the lowest level, or has
+ * the smallest sum weight * error^2. */
 float block_scale(const struct block_task *task, const float *x, const float *weight, int64_t n,
                   const struct block_levels *levels, enum dtype store);
 

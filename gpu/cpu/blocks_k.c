@@ -2,7 +2,7 @@
  *
  * Each sub-block first gets the scale and minimum it would like as real numbers; d and dmin are the largest of them
  * over the largest integer. With those integers and the codes they give held, d and dmin follow by least squares over
- * the whole block; then each sub-block's integers move by one where that loses less, and again. Q6_K is the same
+ * all of the block; then each sub-block's integers move by one where that loses less, and again. Q6_K is the same
  * without minima and with signed scales. */
 
 #include "gpu/cpu/blocks.h"
@@ -88,13 +88,13 @@ static struct fit fit_affine(const struct block_task *task, const struct shape *
     if (!task->search || !(best.scale > 0)) {
         return best;
     }
-    float least = sums_of(task, shape, sub, best).error;
+    float min = sums_of(task, shape, sub, best).error;
     for (int i = 0; i < 12; i++) { /* from a little wider than the range to much narrower, then what its codes want */
         struct fit fit = {(high - low) / (shape->high - 1.0f + 0.5f * (float)i), -low};
         for (int round = 0; round < 3; round++) {
             struct block_sums sums = sums_of(task, shape, sub, fit);
-            if (sums.error < least) {
-                least = sums.error;
+            if (sums.error < min) {
+                min = sums.error;
                 best = fit;
             }
             if (!solve_pair((double)sums.uu, (double)sums.u, moments->w, (double)sums.xu, moments->wx, &fit) ||
@@ -111,7 +111,7 @@ static struct fit fit_of(const struct state *state, int sub)
     return (struct fit){state->d * (float)state->scales[sub], state->dmin * (float)state->minima[sub]};
 }
 
-static void measure(const struct block_task *task, const struct shape *shape, struct state *state)
+static void k_measure(const struct block_task *task, const struct shape *shape, struct state *state)
 {
     state->error = 0;
     for (int sub = 0; sub < shape->subs; sub++) {
@@ -120,12 +120,12 @@ static void measure(const struct block_task *task, const struct shape *shape, st
     }
 }
 
-static float half(float value)
+static float k_half(float value)
 {
     return dtype_round_finite(value, DTYPE_F16);
 }
 
-static int nearest(float value, int low, int high)
+static int k_nearest(float value, int low, int high)
 {
     float v = rintf(value);
 
@@ -133,20 +133,21 @@ static int nearest(float value, int low, int high)
     return (int)(v < (float)high ? v : (float)high);
 }
 
-/* Integers for the wanted scales, the largest at the top. */
-static void set_integers(const struct shape *shape, const struct fit *wanted, struct state *state)
+/* Integers for the target scales, the largest at the top. */
+static void set_integers(const struct shape *shape, const struct fit *target, struct state *state)
 {
     float scale = 0, minimum = 0;
 
     for (int sub = 0; sub < shape->subs; sub++) {
-        scale = fmaxf(scale, fabsf(wanted[sub].scale));
-        minimum = wanted[sub].minimum > minimum ? wanted[sub].minimum : minimum; /* -0 is no minimum */
+        scale = fmaxf(scale, fabsf(target[sub].scale));
+        minimum = target[sub].minimum > minimum ? target[sub].minimum : minimum; /* -0 stays 0 */
     }
-    state->d = half(scale / (float)shape->scale_high);
-    state->dmin = shape->minimum_high > 0 ? half(minimum / (float)shape->minimum_high) : 0.0f;
+    state->d = k_half(scale / (float)shape->scale_high);
+    state->dmin = shape->minimum_high > 0 ? k_half(minimum / (float)shape->minimum_high) : 0.0f;
     for (int sub = 0; sub < shape->subs; sub++) {
-        state->scales[sub] = nearest(wanted[sub].scale * block_inverse(state->d), shape->scale_low, shape->scale_high);
-        state->minima[sub] = nearest(wanted[sub].minimum * block_inverse(state->dmin), 0, shape->minimum_high);
+        state->scales[sub] =
+            k_nearest(target[sub].scale * block_inverse(state->d), shape->scale_low, shape->scale_high);
+        state->minima[sub] = k_nearest(target[sub].minimum * block_inverse(state->dmin), 0, shape->minimum_high);
     }
 }
 
@@ -169,8 +170,8 @@ static bool refit(const struct block_task *task, const struct shape *shape, cons
     if (!solve_pair(p, q, r, s, t, &fit)) {
         return false;
     }
-    state->d = half(fit.scale);
-    state->dmin = half(fit.minimum);
+    state->d = k_half(fit.scale);
+    state->dmin = k_half(fit.minimum);
     return state->d != 0.0f;
 }
 
@@ -198,32 +199,32 @@ static void step_integers(const struct block_task *task, const struct shape *sha
     }
 }
 
-static struct state solve(const struct block_task *task, const struct shape *shape)
+static struct state k_solve(const struct block_task *task, const struct shape *shape)
 {
     struct moments moments[SUBS_MAX];
-    struct fit wanted[SUBS_MAX] = {{0, 0}};
+    struct fit target[SUBS_MAX] = {{0, 0}};
     struct state best = {0};
 
     measure_moments(task, shape, moments);
     for (int sub = 0; sub < shape->subs; sub++) {
         int64_t at = (int64_t)sub * shape->width;
         if (shape->minimum_high > 0) {
-            wanted[sub] = fit_affine(task, shape, sub, &moments[sub]);
+            target[sub] = fit_affine(task, shape, sub, &moments[sub]);
         } else {
-            wanted[sub].scale =
+            target[sub].scale =
                 block_scale(task, task->x + at, task->weight + at, shape->width, &levels_q6_k, DTYPE_F32);
         }
     }
-    set_integers(shape, wanted, &best);
+    set_integers(shape, target, &best);
     if (!task->search) {
         return best;
     }
-    measure(task, shape, &best);
+    k_measure(task, shape, &best);
     for (int round = 0; round < ROUNDS; round++) {
         struct state next = best;
         step_integers(task, shape, &next);
         if (refit(task, shape, moments, &next)) {
-            measure(task, shape, &next);
+            k_measure(task, shape, &next);
         }
         if (!(next.error < best.error)) {
             break;
@@ -241,7 +242,7 @@ static void put_half(uint8_t *out, float value)
 
 void block_encode_q4_k(const struct block_task *task, uint8_t *out)
 {
-    struct state state = solve(task, &shape_q4_k);
+    struct state state = k_solve(task, &shape_q4_k);
 
     memset(out, 0, 144);
     put_half(out, state.d);
@@ -258,7 +259,7 @@ void block_encode_q4_k(const struct block_task *task, uint8_t *out)
 
 void block_encode_q6_k(const struct block_task *task, uint8_t *out)
 {
-    struct state state = solve(task, &shape_q6_k);
+    struct state state = k_solve(task, &shape_q6_k);
 
     memset(out, 0, 210);
     for (int i = 0; i < 256; i++) {

@@ -1,11 +1,11 @@
 /* Keys and values as a quantized cache gives them back, and what that does to attention.
  *
  * Symmetric: code = x / scale to I8 or F8_E4M3, the scale given for each group of columns. Asymmetric: a tile of
- * `tokens` positions by `run` columns has its own least value and step, step = (max - min) / (2^b - 1), both kept in
- * half precision; a tile of one value has step 0 and gives its least value back (Liu et al. 2024, KIVI, arXiv
- * 2402.02750, §3: keys by channel, run = 1; values by token, tokens = 1).
+ * `tokens` positions by `group_size` columns has its own minimum and step, step = (max - min) / (2^b - 1), both kept in
+ * half precision; a tile of one value has step 0 and is stored exactly (Liu et al. 2024, KIVI, arXiv
+ * 2402.02750, §3: keys by channel, group_size = 1; values by token, tokens = 1).
  *
- * The error of attention is measured as decoding meets it. Query t finds the keys before floor(t/R)*R and the values
+ * The error of attention is measured as decoding meets it. Query t finds the keys before `floor(t/R)*R` and the values
  * before t-R quantized and everything newer in float, R being the recent window; with R = 0 all are quantized. Sums are
  * taken in double: along a query, then over the queries in order. */
 
@@ -36,24 +36,24 @@ static void symmetric_tile(void *ctx, int64_t task)
     }
 }
 
-static float half(float x)
+static float cache_half(float x)
 {
     return dtype_round_finite(x, DTYPE_F16);
 }
 
-/* One group: `tokens` rows of `run` columns at x. */
+/* One group: `tokens` rows of `group_size` columns at x. */
 static void round_group(const struct cache *job, int64_t at, int64_t tokens)
 {
-    float least = INFINITY, most = -INFINITY, top = (float)((1 << job->spec->bits) - 1);
+    float min = INFINITY, max = -INFINITY, top = (float)((1 << job->spec->bits) - 1);
 
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = job->x + at + t * job->cols;
         for (int64_t i = 0; i < job->spec->group_size; i++) {
-            least = fminf(least, x[i]);
-            most = fmaxf(most, x[i]);
+            min = fminf(min, x[i]);
+            max = fmaxf(max, x[i]);
         }
     }
-    float low = half(least), step = half((most - low) / top);
+    float low = cache_half(min), step = cache_half((max - low) / top);
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = job->x + at + t * job->cols;
         float *y = job->y + at + t * job->cols;
@@ -105,7 +105,7 @@ struct tile {
     int64_t begin, queries, key0, keys, q_at, kv_at, q_stride, kv_stride;
 };
 
-static int64_t least(int64_t a, int64_t b)
+static int64_t cache_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
@@ -149,8 +149,8 @@ static struct tile tile_of(const struct comparison *job, int64_t task)
     return t;
 }
 
-/* sum (a-b)^2 and sum a^2 of a run. */
-static void compare(const float *a, const float *b, int64_t count, double *error, double *signal)
+/* sum (a-b)^2 and sum a^2 of one row. */
+static void cache_compare(const float *a, const float *b, int64_t count, double *error, double *signal)
 {
     double e = 0, s = 0;
 
@@ -167,12 +167,12 @@ static void compare(const float *a, const float *b, int64_t count, double *error
 static void weigh_row(const struct comparison *job, const struct tile *t, int64_t i, struct gpu_attention_error *sum)
 {
     int64_t position = t->begin + i, low = first_seen(job->spec, position) - t->key0, high = position + 1 - t->key0;
-    int64_t edge = least(frontier(job, position, true) - t->key0, high);
+    int64_t edge = cache_min(frontier(job, position, true) - t->key0, high);
     float *row[2] = {t->scores[0] + i * t->keys, t->scores[1] + i * t->keys};
 
     edge = edge > low ? edge : low;
     memcpy(row[1] + edge, row[0] + edge, (size_t)(high - edge) * sizeof(float));
-    compare(row[0] + low, row[1] + low, high - low, &sum->score_error, &sum->score_signal);
+    cache_compare(row[0] + low, row[1] + low, high - low, &sum->score_error, &sum->score_signal);
     for (int side = 0; side < 2; side++) {
         float inverse = 1.0f / job->stream->device->kernels->softmax(row[side] + low, high - low, job->spec->scale);
         for (int64_t j = low; j < high; j++) {
@@ -181,7 +181,7 @@ static void weigh_row(const struct comparison *job, const struct tile *t, int64_
         memset(row[side], 0, (size_t)low * sizeof(float));
         memset(row[side] + high, 0, (size_t)(t->keys - high) * sizeof(float));
     }
-    compare(row[0] + low, row[1] + low, high - low, &sum->weight_error, &sum->weight_signal);
+    cache_compare(row[0] + low, row[1] + low, high - low, &sum->weight_error, &sum->weight_signal);
 }
 
 /* The part of row i's weights that falls on float values moves to `split`. */
@@ -190,7 +190,7 @@ static void split_row(const struct comparison *job, const struct tile *t, int64_
     int64_t edge = frontier(job, t->begin + i, false) - t->key0;
     float *weights = t->scores[1] + i * t->keys, *split = t->split + i * t->keys;
 
-    edge = edge < 0 ? 0 : least(edge, t->keys);
+    edge = edge < 0 ? 0 : cache_min(edge, t->keys);
     memset(split, 0, (size_t)edge * sizeof(float));
     memcpy(split + edge, weights + edge, (size_t)(t->keys - edge) * sizeof(float));
     memset(weights + edge, 0, (size_t)(t->keys - edge) * sizeof(float));
@@ -216,7 +216,7 @@ static void comparison_tile(void *ctx, int64_t task)
                   dim);
     }
     blas_gemm(0, 0, m, dim, n, 1.0f, t.split, n, job->v[0] + t.kv_at, (int)t.kv_stride, 1.0f, t.out[1], dim);
-    compare(t.out[0], t.out[1], t.queries * dim, &sum.output_error, &sum.output_signal);
+    cache_compare(t.out[0], t.out[1], t.queries * dim, &sum.output_error, &sum.output_signal);
     job->parts[task] = sum;
 }
 

@@ -1,4 +1,4 @@
-/* Scale and zero of each group of weights, its range cut where that loses least of what the group gives.
+/* Scale and zero of each group of weights, its range cut where the group's part of the output loses the least.
  *
  * A group's part of an output is d . x for its inputs x, d = w - wq; the mean square of it over the inputs is
  * d H_gg d^T, H_gg the group's diagonal block of the inputs' second moments. Candidates cut weights at
@@ -29,7 +29,7 @@ struct tile {
     int64_t group, first, count;
     float low[ROWS], high[ROWS];
     struct grid_point best[ROWS];
-    double least[ROWS];
+    double min[ROWS];
 };
 
 /* With signs, candidates 2i and 2i + 1 cut at one place: the second negates the scale. */
@@ -46,8 +46,8 @@ static struct grid_point cut(const struct clip *job, const struct tile *tile, in
 }
 
 /* Judge one cut of every row. error, product: [ROWS, g] of scratch; codes [g]. */
-static void judge(const struct clip *job, struct tile *tile, int64_t candidate, float *error, float *product,
-                  uint8_t *codes)
+static void clip_candidate(const struct clip *job, struct tile *tile, int64_t candidate, float *error, float *product,
+                           uint8_t *codes)
 {
     const struct kernels *kernels = job->stream->device->kernels;
     int64_t g = job->spec->group_size;
@@ -67,8 +67,8 @@ static void judge(const struct clip *job, struct tile *tile, int64_t candidate, 
     blas_gemm(0, 0, (int)tile->count, (int)g, (int)g, 1.0f, error, (int)g, h, (int)job->cols, 0.0f, product, (int)g);
     for (int64_t r = 0; r < tile->count; r++) {
         double lost = kernels->dot(error + r * g, product + r * g, g);
-        if (candidate == 0 || lost < tile->least[r]) {
-            tile->least[r] = lost;
+        if (candidate == 0 || lost < tile->min[r]) {
+            tile->min[r] = lost;
             tile->best[r] = points[r];
         }
     }
@@ -88,7 +88,7 @@ static void clip_tile(void *ctx, int64_t task)
         job->stream->device->kernels->range(tile.w + r * job->cols, g, &tile.low[r], &tile.high[r]);
     }
     for (int64_t i = 0; i < job->candidates; i++) {
-        judge(job, &tile, i, error, product, codes);
+        clip_candidate(job, &tile, i, error, product, codes);
     }
     for (int64_t r = 0; r < tile.count; r++) {
         bool empty = tile.low[r] == 0.0f && tile.high[r] == 0.0f;

@@ -1,8 +1,8 @@
-/* Exact one-dimensional k-means, row by row: at most 2^b values that lose least in sum f_j (w_j - c_a(j))^2.
+/* Exact one-dimensional k-means, row by row: at most 2^b values with the smallest sum f_j (w_j - c_a(j))^2.
  *
- * Optimal clusters of sorted values are intervals, so with D_q(i) the least loss of the first i values in q clusters,
+ * Optimal clusters of sorted values are intervals, so with D_q(i) the minimum loss of the first i values in q clusters,
  *   D_q(i) = min over j of D_(q-1)(j) + loss(j, i),
- * and the best j does not fall as i grows: each level is filled by halving, O(n log n), and the whole takes
+ * and the best j does not fall as i grows: each level is filled by halving, O(n log n), and all levels take
  * O(2^b n log n) (Wang and Song 2011, Ckmeans.1d.dp; Gronlund et al. 2017, arXiv 1701.07204). The loss of an interval
  * comes from prefix sums of f, f w and f w^2 in double, of values less the row's mean.
  *
@@ -25,7 +25,7 @@ struct cluster {
     float *table;
     uint8_t *codes;
     const float *w, *importance;
-    const uint8_t *apart;
+    const uint8_t *outliers;
     int64_t rows, cols, values; /* values: 2^bits */
     enum dtype stored;
 };
@@ -34,21 +34,21 @@ struct cluster {
 struct row {
     struct point *points;       /* [cols] */
     double *sum0, *sum1, *sum2; /* [cols + 1]: prefix sums of f, f w, f w^2 */
-    double *least, *next;       /* [cols + 1] */
+    double *min_loss, *next;    /* [cols + 1] */
     int32_t *from;              /* [values][cols + 1]: where the last cluster of the best split begins */
     int64_t count;              /* distinct values */
 };
 
-static size_t slice_bytes(const struct cluster *job)
+static size_t cluster_slice_bytes(const struct cluster *job)
 {
     return scratch_size(job->cols, sizeof(struct point)) + 5 * scratch_size(job->cols + 1, sizeof(double)) +
            scratch_size(job->values * (job->cols + 1), sizeof(int32_t));
 }
 
-static void slice_layout(const struct cluster *job, struct row *row)
+static void cluster_slice_layout(const struct cluster *job, struct row *row)
 {
     char *at = scratch_slice(job->stream);
-    double **sums[] = {&row->sum0, &row->sum1, &row->sum2, &row->least, &row->next};
+    double **sums[] = {&row->sum0, &row->sum1, &row->sum2, &row->min_loss, &row->next};
 
     row->points = (struct point *)(void *)at;
     at += scratch_size(job->cols, sizeof(struct point));
@@ -67,13 +67,13 @@ static int rising(const void *a, const void *b)
 }
 
 /* The row's distinct values with their weights; ones when no weight is left. */
-static void gather(const struct cluster *job, int64_t n, struct row *row)
+static void cluster_gather(const struct cluster *job, int64_t n, struct row *row)
 {
     double total = 0;
     int64_t count = 0, distinct = 0;
 
     for (int64_t k = 0; k < job->cols; k++) {
-        if (job->apart == NULL || job->apart[n * job->cols + k] == 0) {
+        if (job->outliers == NULL || job->outliers[n * job->cols + k] == 0) {
             double weight = job->importance != NULL ? (double)job->importance[k] : 1.0;
             row->points[count++] = (struct point){job->w[n * job->cols + k] + 0.0f, weight}; /* -0 to 0 */
             total += weight;
@@ -127,40 +127,40 @@ static double interval_loss(const struct row *row, int64_t begin, int64_t end)
     return loss > 0 ? loss : 0;
 }
 
-/* next[low..high] from least, the last cluster beginning in [from, to]. */
+/* next[low..high] from min_loss, the last cluster beginning in [from, to]. */
 static void fill_level(struct row *row, int32_t *begins, int64_t low, int64_t high, int64_t from, int64_t to)
 {
     while (low <= high) {
         int64_t middle = low + (high - low) / 2, best = from;
-        double least = INFINITY;
+        double min_loss = INFINITY;
         for (int64_t j = from; j <= to && j < middle; j++) {
-            double loss = row->least[j] + interval_loss(row, j, middle);
-            if (loss < least) {
-                least = loss;
+            double loss = row->min_loss[j] + interval_loss(row, j, middle);
+            if (loss < min_loss) {
+                min_loss = loss;
                 best = j;
             }
         }
-        row->next[middle] = least;
+        row->next[middle] = min_loss;
         begins[middle] = (int32_t)best;
-        fill_level(row, begins, low, middle - 1, from, best); /* the other half goes on in this frame */
+        fill_level(row, begins, low, middle - 1, from, best); /* this frame continues with the other half */
         low = middle + 1;
         from = best;
     }
 }
 
 /* Table of a row with more distinct values than the table has. */
-static void split(const struct cluster *job, struct row *row, float *table)
+static void cluster_split(const struct cluster *job, struct row *row, float *table)
 {
     int64_t end = row->count;
 
     prefix_sums(row);
     for (int64_t i = 0; i <= row->count; i++) {
-        row->least[i] = interval_loss(row, 0, i);
+        row->min_loss[i] = interval_loss(row, 0, i);
     }
     for (int64_t q = 1; q < job->values; q++) {
-        double *swap = row->least;
+        double *swap = row->min_loss;
         fill_level(row, row->from + q * (job->cols + 1), q + 1, row->count, q, row->count);
-        row->least = row->next;
+        row->min_loss = row->next;
         row->next = swap;
     }
     for (int64_t q = job->values - 1; q >= 0; q--) {
@@ -171,7 +171,7 @@ static void split(const struct cluster *job, struct row *row, float *table)
 }
 
 /* The nearest value of an ascending table, the lower of equals. */
-static uint8_t nearest(const float *table, int64_t count, float w)
+static uint8_t cluster_nearest(const float *table, int64_t count, float w)
 {
     int64_t low = 0, high = count - 1;
 
@@ -198,10 +198,10 @@ static void cluster_row(void *ctx, int64_t n)
     float *table = job->table + n * job->values;
     struct row row;
 
-    slice_layout(job, &row);
-    gather(job, n, &row);
+    cluster_slice_layout(job, &row);
+    cluster_gather(job, n, &row);
     if (row.count > job->values) {
-        split(job, &row, table);
+        cluster_split(job, &row, table);
     } else {
         for (int64_t i = 0; i < job->values; i++) {
             int64_t at = i < row.count ? i : row.count - 1;
@@ -212,12 +212,12 @@ static void cluster_row(void *ctx, int64_t n)
         table[i] = dtype_round_finite(table[i], job->stored);
     }
     for (int64_t k = 0; k < job->cols; k++) {
-        job->codes[n * job->cols + k] = nearest(table, job->values, job->w[n * job->cols + k]);
+        job->codes[n * job->cols + k] = cluster_nearest(table, job->values, job->w[n * job->cols + k]);
     }
 }
 
 int cpu_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
-                     const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
+                     const struct tensor *w, const struct tensor *importance, const struct tensor *outliers, int bits,
                      enum dtype stored)
 {
     struct cluster job = {.stream = stream,
@@ -225,12 +225,12 @@ int cpu_cluster_rows(struct gpu_stream *stream, const struct tensor *table, cons
                           .codes = codes->data,
                           .w = w->data,
                           .importance = importance != NULL ? importance->data : NULL,
-                          .apart = apart != NULL ? apart->data : NULL,
+                          .outliers = outliers != NULL ? outliers->data : NULL,
                           .rows = matrix_rows(w),
                           .cols = matrix_cols(w),
                           .stored = stored};
     job.values = (int64_t)1 << bits;
-    TRY(scratch_reserve(stream, 0, slice_bytes(&job)));
+    TRY(scratch_reserve(stream, 0, cluster_slice_bytes(&job)));
     stream_run(stream, job.rows, cluster_row, &job);
     return 0;
 }

@@ -21,7 +21,7 @@
 #define BLOCK_COLUMNS 128
 #define CHUNK_CODES 1024
 
-static int64_t padded(int64_t count)
+static int64_t codebook_padded(int64_t count)
 {
     return (count + LANES - 1) / LANES * LANES;
 }
@@ -90,7 +90,7 @@ struct found {
 };
 
 /* Keep the best `beam` of what is found, ties in order of coming. */
-static void keep(struct found *best, int *count, int beam, struct found one)
+static void beam_keep(struct found *best, int *count, int beam, struct found one)
 {
     int at = *count < beam ? (*count)++ : beam - 1;
 
@@ -112,12 +112,12 @@ static void scan(const struct search *job, const float *costs, const float *turn
         int64_t n = job->codes - first < CHUNK_CODES ? job->codes - first : CHUNK_CODES;
         kernels->code_scores(scores, turned + first, job->stride, n, costs + first, weight, query, job->g);
         for (int i = 0; i < job->beam && i < n; i++) {
-            int64_t at = kernels->least(scores, n);
+            int64_t at = kernels->argmin(scores, n);
             float score = base + scores[at];
             if (*count == job->beam && !(score < best[*count - 1].score)) {
                 break;
             }
-            keep(best, count, job->beam, (struct found){score, (int32_t)(first + at), parent});
+            beam_keep(best, count, job->beam, (struct found){score, (int32_t)(first + at), parent});
             scores[at] = INFINITY;
         }
     }
@@ -156,14 +156,15 @@ static void make_query(const struct group_work *work, int64_t g, const float *u,
     }
 }
 
-/* One codebook's code chosen again in each state; states becomes the best of what comes out. */
-static void advance(const struct search *job, const struct group_work *work, int book, struct state *states, int *count)
+/* One codebook's code chosen again in each state; states becomes the best of the results. */
+static void beam_advance(const struct search *job, const struct group_work *work, int book, struct state *states,
+                         int *count)
 {
     struct found best[GPU_CODE_BEAM_MAX];
     struct state next[GPU_CODE_BEAM_MAX];
     const float *table = job->table + (int64_t)book * job->codes * job->g;
     float u[GPU_CODE_BEAM_MAX][GPU_CODE_GROUP_MAX], query[GPU_CODE_GROUP_MAX];
-    int kept = 0;
+    int survivors = 0;
 
     for (int i = 0; i < *count; i++) {
         for (int64_t a = 0; a < job->g; a++) {
@@ -171,9 +172,9 @@ static void advance(const struct search *job, const struct group_work *work, int
         }
         make_query(work, job->g, u[i], query);
         scan(job, work->costs + book * job->stride, job->turned + book * job->g * job->stride, work->s * work->s, query,
-             loss_of(work, job->g, u[i]), i, best, &kept);
+             loss_of(work, job->g, u[i]), i, best, &survivors);
     }
-    for (int i = 0; i < kept; i++) {
+    for (int i = 0; i < survivors; i++) {
         next[i] = states[best[i].parent];
         next[i].score = best[i].score;
         next[i].codes[book] = (uint16_t)best[i].code;
@@ -181,8 +182,8 @@ static void advance(const struct search *job, const struct group_work *work, int
             next[i].v[a] = u[best[i].parent][a] + table[best[i].code * job->g + a];
         }
     }
-    memcpy(states, next, (size_t)kept * sizeof(*states));
-    *count = kept;
+    memcpy(states, next, (size_t)survivors * sizeof(*states));
+    *count = survivors;
 }
 
 /* The sum of a group's vectors, in the order in which readers add them. */
@@ -198,8 +199,8 @@ static void add_vectors(const struct search *job, const uint16_t *codes, float *
 }
 
 /* Better codes for one group of one row; change = D's change. Returns what it gained, 0 when nothing changes. */
-static float search_group(const struct search *job, struct group_work *work, uint16_t *codes, const float *product,
-                          float *change)
+static float codebook_group(const struct search *job, struct group_work *work, uint16_t *codes, const float *product,
+                            float *change)
 {
     struct state states[GPU_CODE_BEAM_MAX];
     float v[GPU_CODE_GROUP_MAX];
@@ -217,7 +218,7 @@ static float search_group(const struct search *job, struct group_work *work, uin
     memcpy(states[0].codes, codes, (size_t)job->books * sizeof(*codes));
     float before = loss_of(work, job->g, v);
     for (int book = 0; book < job->books; book++) {
-        advance(job, work, book, states, &count);
+        beam_advance(job, work, book, states, &count);
     }
     if (memcmp(states[0].codes, codes, (size_t)job->books * sizeof(*codes)) == 0) {
         return 0;
@@ -281,7 +282,7 @@ static void search_tile(void *ctx, int64_t task)
         for (int64_t r = 0; r < rows; r++) {
             uint16_t *codes = job->entries + ((first + r) * job->groups + group) * job->books;
             work.s = job->scale != NULL ? job->scale[first + r] : 1.0f;
-            float won = search_group(job, &work, codes, product + r * width + i * job->g, change);
+            float won = codebook_group(job, &work, codes, product + r * width + i * job->g, change);
             if (won > 0) {
                 float *d = job->d + (first + r) * job->cols + group * job->g;
                 for (int64_t a = 0; a < job->g; a++) {
@@ -307,7 +308,7 @@ static void turn_tables(const struct search *job)
     }
 }
 
-static int prepare(struct search *job, int64_t block)
+static int codebook_prepare(struct search *job, int64_t block)
 {
     size_t turned = scratch_size(job->books * job->g * job->stride, sizeof(float));
     size_t costs = scratch_size(block * job->books * job->stride, sizeof(float));
@@ -342,9 +343,9 @@ int cpu_code_search(struct gpu_stream *stream, const struct tensor *entries, con
                          .beam = spec->beam > 0 ? spec->beam : 1};
     job.groups = job.cols / job.g;
     job.codes = (int64_t)1 << spec->bits;
-    job.stride = padded(job.codes);
+    job.stride = codebook_padded(job.codes);
     int64_t block = BLOCK_COLUMNS / job.g < job.groups ? BLOCK_COLUMNS / job.g : job.groups;
-    TRY(prepare(&job, block));
+    TRY(codebook_prepare(&job, block));
     for (int64_t first = 0; first < job.groups; first += block) {
         job.first_group = first;
         job.group_count = job.groups - first < block ? job.groups - first : block;

@@ -1,5 +1,5 @@
 /* Coordinate descent on the output error of rounded weights: the scales, zero points and codes of one linear move in
- * turn, each to where tr(D H D^T), D = target - wq, is least while the others stay. Nothing moves unless that falls.
+ * turn, each to where tr(D H D^T), D = target - wq, is smallest while the others stay. Nothing moves unless that falls.
  *
  * With G = D H, moving a row of wq by t along v changes the row's error by -2 t v.G + t^2 v H v^T:
  *   scale  v = the group's codes less its zero point, t = v.G / v H v^T rounded so that the scale is one that can be

@@ -12,7 +12,7 @@
 #define INT8_ZERO 128 /* the code of 0 */
 
 struct tiles {
-    float *w, *scale; /* scale: of the whole operation, or the ranges of single rows */
+    float *w, *scale; /* scale: per tensor, or the ranges of single rows */
     uint8_t *codes;
     const struct gpu_tiles *spec;
     int64_t rows, cols, groups; /* groups: tiles side by side */
@@ -58,12 +58,12 @@ static void range_part(void *ctx, int64_t task)
     for (int64_t g = part.first; g < part.end; g++) {
         const float *w = job->w + part.row * job->cols + g * job->spec->cols;
         int64_t count = tile_size(job->cols, job->spec->cols, g);
-        float most = 0;
+        float range = 0;
         for (int64_t i = 0; i < count; i++) {
             float magnitude = fabsf(w[i]);
-            most = magnitude > most ? magnitude : most;
+            range = magnitude > range ? magnitude : range;
         }
-        job->scale[part.row * job->groups + g] = most;
+        job->scale[part.row * job->groups + g] = range;
     }
 }
 
@@ -88,7 +88,7 @@ int cpu_tile_range(struct gpu_stream *stream, const struct tensor *max, const st
     return 0;
 }
 
-static void encode_nf4(uint8_t *codes, const float *w, int64_t count, float scale, const float *middles)
+static void elements_encode_nf4(uint8_t *codes, const float *w, int64_t count, float scale, const float *middles)
 {
     float inverse = 1.0f / scale;
 
@@ -112,7 +112,7 @@ static void encode_run(uint8_t *codes, const float *w, int64_t count, float scal
 {
     switch (job->spec->element) {
     case DTYPE_NF4:
-        encode_nf4(codes, w, count, scale, job->middles);
+        elements_encode_nf4(codes, w, count, scale, job->middles);
         break;
     case DTYPE_I8:
         for (int64_t i = 0; i < count; i++) {

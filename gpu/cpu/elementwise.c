@@ -1,6 +1,6 @@
-/* What lies between the products of a decoder block: norms, rotary embedding, SwiGLU, sums, column statistics.
+/* The operations between the products of a decoder block: norms, rotary embedding, SwiGLU, sums, column statistics.
  *
- * All are bound by memory; tasks are runs of rows (or of columns, where a sum goes down the rows). */
+ * All are bound by memory; tasks are groups of rows (or of columns, where a sum goes down the rows). */
 
 #include "gpu/cpu/internal.h"
 
@@ -14,7 +14,7 @@ struct norm {
     const struct kernels *kernels;
     float *y;
     const float *x, *weight;
-    int64_t runs, size;
+    int64_t groups, size;
     float eps;
 };
 
@@ -22,7 +22,7 @@ static void norm_tile(void *ctx, int64_t task)
 {
     const struct norm *job = ctx;
 
-    for (int64_t r = task * ROW_TILE; r < task * ROW_TILE + tile_size(job->runs, ROW_TILE, task); r++) {
+    for (int64_t r = task * ROW_TILE; r < task * ROW_TILE + tile_size(job->groups, ROW_TILE, task); r++) {
         const float *x = job->x + r * job->size;
         float *y = job->y + r * job->size;
         double mean = job->kernels->dot(x, x, job->size) / (double)job->size;
@@ -38,8 +38,8 @@ int cpu_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct 
 {
     struct norm job = {stream->device->kernels, y->data, x->data, weight->data, 0, tensor_count(weight), eps};
 
-    job.runs = matrix_rows(x) * (matrix_cols(x) / job.size);
-    stream_run(stream, tiles_of(job.runs, ROW_TILE), norm_tile, &job);
+    job.groups = matrix_rows(x) * (matrix_cols(x) / job.size);
+    stream_run(stream, tiles_of(job.groups, ROW_TILE), norm_tile, &job);
     return 0;
 }
 
@@ -125,20 +125,20 @@ static void columns_tile(void *ctx, int64_t task)
 {
     const struct columns *job = ctx;
     int64_t first = task * COLUMN_TILE, count = tile_size(job->cols, COLUMN_TILE, task);
-    float most[COLUMN_TILE] = {0};
+    float max[COLUMN_TILE] = {0};
     double sum[COLUMN_TILE] = {0};
 
     for (int64_t t = 0; t < job->rows; t++) {
         const float *x = job->x + t * job->cols + first;
         for (int64_t i = 0; i < count; i++) {
             float magnitude = fabsf(x[i]);
-            most[i] = magnitude > most[i] ? magnitude : most[i];
+            max[i] = magnitude > max[i] ? magnitude : max[i];
             sum[i] += (double)magnitude;
         }
     }
     for (int64_t i = 0; i < count; i++) {
-        if (job->absmax != NULL && most[i] > job->absmax[first + i]) {
-            job->absmax[first + i] = most[i];
+        if (job->absmax != NULL && max[i] > job->absmax[first + i]) {
+            job->absmax[first + i] = max[i];
         }
         if (job->abssum != NULL) {
             job->abssum[first + i] = (float)((double)job->abssum[first + i] + sum[i]);

@@ -124,7 +124,7 @@ static void invert_diagonal(void *ctx, int64_t task)
     blas_invert_lower((int)tile_size(job->n, BLOCK, task), at(job, task * BLOCK, task * BLOCK), (int)job->n);
 }
 
-static void keep_row(void *ctx, int64_t task)
+static void factor_keep_row(void *ctx, int64_t task)
 {
     const struct factor *job = ctx;
     memcpy(job->panel + task * job->n, at(job, job->k * BLOCK + task, 0), (size_t)(job->k * BLOCK) * sizeof(float));
@@ -147,7 +147,7 @@ static void factor_invert(struct factor *job)
 {
     stream_run(job->stream, job->blocks, invert_diagonal, job);
     for (job->k = 1; job->k < job->blocks; job->k++) {
-        stream_run(job->stream, tile_size(job->n, BLOCK, job->k), keep_row, job);
+        stream_run(job->stream, tile_size(job->n, BLOCK, job->k), factor_keep_row, job);
         stream_run(job->stream, job->k * (BLOCK / INVERSE_COLS), invert_tile, job);
     }
 }
@@ -159,14 +159,14 @@ static void reverse_tile(void *ctx, int64_t task)
     int64_t end = begin + tile_size(count / 2, REVERSE_TILE, task);
 
     for (int64_t i = begin; i < end; i++) {
-        float kept = job->a[i];
+        float saved = job->a[i];
         job->a[i] = job->a[count - 1 - i];
-        job->a[count - 1 - i] = kept;
+        job->a[count - 1 - i] = saved;
     }
 }
 
 /* damp_percent of the mean of the diagonal in which dead columns count as 1. */
-static double damping(const struct factor *job, double percent)
+static double factor_damping(const struct factor *job, double percent)
 {
     double sum = 0;
     for (int64_t j = 0; j < job->n; j++) {
@@ -187,7 +187,7 @@ int cpu_factor(struct gpu_stream *stream, const struct tensor *u, const struct t
                         scratch_size(BLOCK * INVERSE_COLS, sizeof(float))));
     job.panel = scratch_shared(stream);
     job.blocks = tiles_of(job.n, BLOCK);
-    job.damp = (float)damping(&job, spec->damp_percent);
+    job.damp = (float)factor_damping(&job, spec->damp_percent);
     stream_run(stream, tiles_of(job.n, GATHER_ROWS), gather_rows, &job);
     TRY(factor_cholesky(&job));
     factor_invert(&job);

@@ -103,13 +103,13 @@ int cpu_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h)
     return 0;
 }
 
-int cpu_floor_diagonal(struct gpu_stream *stream, const struct tensor *h, float least)
+int cpu_floor_diagonal(struct gpu_stream *stream, const struct tensor *h, float min)
 {
     int64_t n = matrix_cols(h);
 
     for (int64_t i = 0; i < n; i++) {
         float *at = (float *)h->data + i * (n + 1);
-        *at = *at != 0.0f && *at < least ? least : *at;
+        *at = *at != 0.0f && *at < min ? min : *at;
     }
     return 0;
 }

@@ -1,9 +1,9 @@
-/* Scale and zero of each group of weights: min-max, or the shrink factor that loses least.
+/* Scale and zero of each group of weights: min-max, or the shrink factor of the smallest loss.
  *
  * Symmetric: scale = 2 absmax / (2^b - 1), zero = 2^(b-1). Asymmetric: low = min(0, w), high = max(0, w),
  * scale = (high - low) / (2^b - 1), zero = clamp(rne(-low / scale)). The search shrinks low and high by p = 1 - i/steps
- * and keeps the p with the least sum importance_j |w_j - wq_j|^norm (Frantar et al. 2022, reference quantizer); p = 1
- * is the first candidate and ties keep the earlier one, so a search never loses to min-max. It ends early where what
+ * and keeps the p with the smallest sum importance_j |w_j - wq_j|^norm (Frantar et al. 2022, reference quantizer); p =
+ * 1 is the first candidate and ties keep the earlier one, so a search never loses to min-max. It ends early where what
  * lies outside of the grid alone loses more than the best. A symmetric grid reaches one step further on its negative
  * side; with `signs` the search tries each scale negated, too, which turns that side to where weights need it.
  *
@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define LOOK_EVERY 8       /* candidates between two looks at what is left of a search */
-#define LOOK_GROUP_MAX 512 /* each candidate of a longer group is given up soon enough by itself */
+#define LOOK_GROUP_MAX 512 /* the loss of a candidate exceeds the best one early in longer groups */
 
 struct grid {
     struct gpu_stream *stream;
@@ -30,7 +30,7 @@ struct grid {
 
 /* The power of two that brings a scale into [1, 2). Errors so near 1 keep their powers in range, and weights lose
  * nothing by it. */
-static float unit_of(float scale)
+static float grid_unit(float scale)
 {
     uint32_t bits;
     memcpy(&bits, &scale, sizeof(bits));
@@ -63,10 +63,10 @@ static struct grid_point shrunk(const struct grid *job, const struct group *grou
     return point;
 }
 
-/* Whether neither this candidate nor a later one can lose less than `least`: a weight outside of a grid costs at least
+/* Whether neither this candidate nor a later one can lose less than `min`: a weight outside of a grid costs at least
  * its distance, and later grids reach no further. Without `sym` that holds up to half a step, by which a rounded zero
  * moves the grid. Rounding is far below the margins, so a search ends where it would without this. */
-static bool hopeless(const struct grid *job, const struct group *group, int64_t candidate, float least)
+static bool hopeless(const struct grid *job, const struct group *group, int64_t candidate, float min)
 {
     struct grid_point point = shrunk(job, group, candidate);
     float scale = point.scale * group->unit, low = -point.zero * scale, high = (job->top - point.zero) * scale;
@@ -81,22 +81,22 @@ static bool hopeless(const struct grid *job, const struct group *group, int64_t 
     }
     float outside = job->stream->device->kernels->outside_error(group->w, group->weight, job->padded, low, high,
                                                                 (float)job->spec->norm);
-    return 0.99f * outside > least;
+    return 0.99f * outside > min;
 }
 
-static struct grid_point search(const struct grid *job, const struct group *group)
+static struct grid_point grid_search(const struct grid *job, const struct group *group)
 {
     const struct kernels *kernels = job->stream->device->kernels;
     struct grid_point best = shrunk(job, group, 0), last[2] = {best, {0, 0}};
     float unit = group->unit, norm = (float)job->spec->norm;
-    float least = kernels->grid_error(group->w, group->weight, job->padded, best.scale * unit, best.zero, job->top,
-                                      norm, INFINITY);
-    /* a scale raised to the least of its type would reach further */
+    float min = kernels->grid_error(group->w, group->weight, job->padded, best.scale * unit, best.zero, job->top, norm,
+                                    INFINITY);
+    /* a scale raised to the minimum of its type would reach further */
     bool narrows = job->padded <= LOOK_GROUP_MAX && job->candidates > LOOK_EVERY &&
                    fabsf(shrunk(job, group, job->candidates - 1).scale) > 0x1p-24f;
 
     for (int64_t i = 1; i < job->candidates; i++) {
-        if (narrows && i % LOOK_EVERY == 0 && hopeless(job, group, i, least)) {
+        if (narrows && i % LOOK_EVERY == 0 && hopeless(job, group, i, min)) {
             break;
         }
         struct grid_point point = shrunk(job, group, i);
@@ -106,21 +106,21 @@ static struct grid_point search(const struct grid *job, const struct group *grou
         }
         *before = point;
         float error = kernels->grid_error(group->w, group->weight, job->padded, point.scale * unit, point.zero,
-                                          job->top, norm, least);
-        if (error < least) {
-            least = error;
+                                          job->top, norm, min);
+        if (error < min) {
+            min = error;
             best = point;
         }
     }
     return best;
 }
 
-static struct grid_point search_group(const struct grid *job, const float *w, int64_t col, float low, float high)
+static struct grid_point grid_search_group(const struct grid *job, const float *w, int64_t col, float low, float high)
 {
     int64_t size = job->spec->group_size;
     const float *weight = job->importance != NULL ? job->importance + col : job->ones;
     float *copy = scratch_slice(job->stream), *weight_copy = copy + job->padded;
-    float unit = unit_of(grid_of(job->spec, low, high).scale);
+    float unit = grid_unit(grid_of(job->spec, low, high).scale);
 
     for (int64_t i = 0; i < size; i++) {
         copy[i] = w[i] * unit;
@@ -131,7 +131,7 @@ static struct grid_point search_group(const struct grid *job, const float *w, in
         memcpy(weight_copy, weight, (size_t)size * sizeof(float));
         weight = weight_copy;
     }
-    return search(job, &(struct group){copy, weight, low, high, unit});
+    return grid_search(job, &(struct group){copy, weight, low, high, unit});
 }
 
 static void grid_row(void *ctx, int64_t row)
@@ -145,7 +145,7 @@ static void grid_row(void *ctx, int64_t row)
         float low, high;
         job->stream->device->kernels->range(w, size, &low, &high);
         if (low < 0.0f || high > 0.0f) {
-            point = job->spec->mse ? search_group(job, w, g * size, low, high) : grid_of(job->spec, low, high);
+            point = job->spec->mse ? grid_search_group(job, w, g * size, low, high) : grid_of(job->spec, low, high);
         }
         job->scale[row * job->groups + g] = point.scale;
         job->zero[row * job->groups + g] = point.zero;

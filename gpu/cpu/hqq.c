@@ -1,14 +1,14 @@
 /* Scale and zero of each group of weights refined by half-quadratic splitting (Badri and Shaji 2023, HQQ): the grid
- * that loses least in sum |w - wq|^0.7, which cares for the many small errors and lets a few large ones be.
+ * that minimizes sum |w - wq|^0.7, which weighs the many small errors more than a few large ones.
  *
  *   d = w - s (q - z), q the codes of w on the grid
  *   e = sign(d) max(0, |d| - |d|^(p-1) / beta), the error that is let be
  *   z = mean(q - (w - e) / s), then s by least squares of w - e on q - z
  *
  * in units of the first scale, so that the result does not depend on the weights' unit. The reference keeps a real zero
- * point and leaves the scale alone. Here zero points are whole, as integer formats store them, and between whole zero
- * points only the scale has anything to give, so it takes part. Rounds go on, beta growing, while mean |d| shrinks; the
- * best grid is kept, the first one being the caller's. */
+ * point and leaves the scale alone. Here zero points are integers, as integer formats store them, and between integer
+ * zero points only the scale can improve, so it is fitted too. Rounds continue, beta growing, while mean |d| shrinks;
+ * the best grid is kept, the first one being the caller's. */
 
 #include "gpu/cpu/internal.h"
 
@@ -37,8 +37,8 @@ static float kept_error(float d, float beta)
 }
 
 /* The next grid from the codes of this one; codes and d = (w - wq) / unit are given. False when there is none. */
-static bool advance(const struct hqq *job, const float *w, const uint8_t *codes, float *d, float unit, float beta,
-                    struct grid_point *point)
+static bool hqq_advance(const struct hqq *job, const float *w, const uint8_t *codes, float *d, float unit, float beta,
+                        struct grid_point *point)
 {
     int64_t g = job->spec->group_size;
     double mean = 0, dot = 0, square = 0;
@@ -62,14 +62,14 @@ static bool advance(const struct hqq *job, const float *w, const uint8_t *codes,
     return true;
 }
 
-static struct grid_point refine(const struct hqq *job, const float *w, struct grid_point first, float *d,
-                                uint8_t *codes)
+static struct grid_point hqq_refine(const struct hqq *job, const float *w, struct grid_point first, float *d,
+                                    uint8_t *codes)
 {
     const struct kernels *kernels = job->stream->device->kernels;
     int64_t g = job->spec->group_size;
     struct grid_point best = first, point = first;
     float beta = BETA;
-    double least = INFINITY;
+    double min = INFINITY;
 
     for (int round = 0; round < ROUNDS; round++) {
         double lost = 0;
@@ -80,12 +80,12 @@ static struct grid_point refine(const struct hqq *job, const float *w, struct gr
             lost += (double)fabsf(d[i]);
             d[i] /= first.scale;
         }
-        if (!(lost < least)) {
+        if (!(lost < min)) {
             break;
         }
-        least = lost;
+        min = lost;
         best = point;
-        if (!advance(job, w, codes, d, first.scale, beta, &point)) {
+        if (!hqq_advance(job, w, codes, d, first.scale, beta, &point)) {
             break;
         }
         beta *= BETA_GROWTH;
@@ -103,7 +103,7 @@ static void hqq_row(void *ctx, int64_t row)
     for (int64_t i = 0; i < job->groups; i++) {
         int64_t at = row * job->groups + i;
         const struct grid_point first = {job->scale[at], job->zero[at]};
-        struct grid_point point = refine(job, job->w + row * job->cols + i * g, first, d, codes);
+        struct grid_point point = hqq_refine(job, job->w + row * job->cols + i * g, first, d, codes);
         job->scale[at] = point.scale;
         job->zero[at] = point.zero;
     }

@@ -1,4 +1,4 @@
-/* What the CPU device says of itself: model name, kernels in use, and memory. The memory that counts is the least of
+/* The description of the CPU device: model name, kernels in use, and memory. The memory that counts is the smallest of
  * what the machine has and what the control group allows, since crossing either ends the process. */
 
 #include "gpu/cpu/internal.h"

@@ -16,13 +16,13 @@
 
 /* Large blocks that were freed, to be had again: pages that the system zeroes again cost more than much of what is done
  * with them. Never more than what was in use at once, together with what is. */
-#define MEMORY_KEPT_MAX 32
+#define MEMORY_UNUSED_MAX 32
 struct memory {
     pthread_mutex_t lock;
-    void *kept[MEMORY_KEPT_MAX]; /* oldest first */
+    void *unused[MEMORY_UNUSED_MAX]; /* oldest first */
     int count;
-    size_t used, idle, most; /* bytes of large blocks in use, kept, and in use at most */
-    size_t live, peak;       /* bytes of all blocks in use, and at most */
+    size_t used, idle, max; /* bytes of large blocks in use, kept, and in use at most */
+    size_t live, peak;      /* bytes of all blocks in use, and at most */
 };
 
 struct gpu_device {
@@ -42,12 +42,12 @@ struct gpu_event {
     double seconds; /* of the monotonic clock, when it was recorded: what came before had ended */
 };
 
-/* Make room: `shared` bytes that all tasks see, `slice` bytes for each worker. Contents are undefined. */
+/* Reserve `shared` bytes that all tasks see and `slice` bytes for each worker. Contents are undefined. */
 int scratch_reserve(struct gpu_stream *stream, size_t shared, size_t slice);
 void *scratch_shared(const struct gpu_stream *stream);
 /* In a task: this worker's slice, 64-byte aligned. */
 void *scratch_slice(const struct gpu_stream *stream);
-/* Bytes of `count` elements, rounded up to whole cache lines. */
+/* Bytes of `count` elements, rounded up to a multiple of a cache line. */
 size_t scratch_size(int64_t count, size_t element);
 
 void stream_run(struct gpu_stream *stream, int64_t tasks, void (*fn)(void *ctx, int64_t task), void *ctx);

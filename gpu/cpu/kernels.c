@@ -22,11 +22,11 @@ static int has_avx512(void)
 const struct kernels *kernels_choose(void)
 {
 #if defined(__x86_64__)
-    const char *wanted = getenv("QUANTD_CPU_LEVEL");
+    const char *level = getenv("QUANTD_CPU_LEVEL");
     int at_most = 2;
-    if (wanted != NULL && strcmp(wanted, "generic") == 0) {
+    if (level != NULL && strcmp(level, "generic") == 0) {
         at_most = 0;
-    } else if (wanted != NULL && strcmp(wanted, "avx2") == 0) {
+    } else if (level != NULL && strcmp(level, "avx2") == 0) {
         at_most = 1;
     }
     if (at_most >= 2 && has_avx512()) {

@@ -17,7 +17,7 @@ struct block_sums {
 struct residual_sums {
     double error[RESIDUAL_LANES], a_sq[RESIDUAL_LANES], dot[RESIDUAL_LANES], b_sq[RESIDUAL_LANES];
     double outside_error[RESIDUAL_LANES];
-    double most[RESIDUAL_LANES], largest[RESIDUAL_LANES]; /* |a - b|, |a| */
+    double max_error[RESIDUAL_LANES], largest[RESIDUAL_LANES]; /* |a - b|, |a| */
     int64_t outside[RESIDUAL_LANES], nonfinite[RESIDUAL_LANES];
 };
 
@@ -30,10 +30,10 @@ struct kernels {
                   const float *zero, const int32_t *group, float top, uint8_t *codes, double *loss);
     /* min(0, w) and max(0, w). */
     void (*range)(const float *w, int64_t n, float *low, float *high);
-    /* sum weight * |w - wq|^norm; n is a multiple of LANES. Gives up above `limit`. */
+    /* sum weight * |w - wq|^norm; n is a multiple of LANES. Stops above `limit`. */
     float (*grid_error)(const float *w, const float *weight, int64_t n, float scale, float zero, float top, float norm,
                         float limit);
-    /* sum weight * d^norm, d being how far w lies outside [low, high]; n is a multiple of LANES. */
+    /* sum weight * d^norm, d being the distance of w from [low, high]; n is a multiple of LANES. */
     float (*outside_error)(const float *w, const float *weight, int64_t n, float low, float high, float norm);
     void (*round)(uint8_t *codes, const float *w, int64_t n, float scale, float zero, float top);
     void (*dequantize)(float *w, const uint8_t *codes, int64_t n, float scale, float zero);
@@ -53,8 +53,8 @@ struct kernels {
      * next multiple of LANES. */
     void (*code_scores)(float *out, const float *turned, int64_t stride, int64_t n, const float *costs, float weight,
                         const float *query, int64_t group);
-    /* Where x is least, the first of equals; 0 when all are NaN. */
-    int64_t (*least)(const float *x, int64_t n);
+    /* The index of the smallest x, the first of equals; 0 when all are NaN. */
+    int64_t (*argmin)(const float *x, int64_t n);
     /* u integers of [low, high], halves up; n is a multiple of LANES, inverse is 1 / scale. */
     void (*block_fit)(struct block_sums *sums, const float *x, const float *weight, int64_t n, float scale,
                       float inverse, float minimum, float low, float high);

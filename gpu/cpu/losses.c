@@ -17,8 +17,8 @@ struct output_error {
     double *error, *signal; /* [tasks]; signal may be NULL */
 };
 
-/* sum over rows of d H d^T; product is [ROW_TILE, COLUMN_TILE]. H is symmetric: what lies above the tiles of the
- * diagonal counts twice, what lies below is not read. */
+/* sum over rows of d H d^T; product is [ROW_TILE, COLUMN_TILE]. H is symmetric: what is above the tiles of the
+ * diagonal counts twice, what is below is not read. */
 static double quadratic_form(const struct output_error *job, const float *d, int64_t rows, float *product)
 {
     double sum = 0;
@@ -91,16 +91,16 @@ static void nll_token(const struct nll *job, int64_t t, struct gpu_nll *out)
 {
     int64_t n = job->vocabulary;
     const float *x = job->logits + t * n;
-    float most = job->kernels->maximum(x, n);
-    double log_sum = log(job->kernels->exp_sum(x, n, most));
+    float max = job->kernels->maximum(x, n);
+    double log_sum = log(job->kernels->exp_sum(x, n, max));
 
-    out->nll_sum = log_sum - ((double)x[job->targets[t]] - (double)most);
+    out->nll_sum = log_sum - ((double)x[job->targets[t]] - (double)max);
     out->count = 1;
     if (job->reference != NULL) {
         const float *r = job->reference + t * n;
         float r_most = job->kernels->maximum(r, n);
         double r_sum = job->kernels->exp_sum(r, n, r_most);
-        out->kl_sum = job->kernels->exp_dot(r, x, n, r_most, most) / r_sum - log(r_sum) + log_sum;
+        out->kl_sum = job->kernels->exp_dot(r, x, n, r_most, max) / r_sum - log(r_sum) + log_sum;
     }
 }
 

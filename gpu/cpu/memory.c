@@ -43,19 +43,19 @@ void memory_close(struct gpu_device *device)
 }
 
 /* Kept block i leaves the list. */
-static void *take_kept(struct memory *memory, int i)
+static void *take_unused(struct memory *memory, int i)
 {
-    void *block = memory->kept[i];
+    void *block = memory->unused[i];
 
     memory->count--;
     memory->idle -= total_of(block);
-    memmove(&memory->kept[i], &memory->kept[i + 1], (size_t)(memory->count - i) * sizeof(memory->kept[0]));
+    memmove(&memory->unused[i], &memory->unused[i + 1], (size_t)(memory->count - i) * sizeof(memory->unused[0]));
     return block;
 }
 
 static void unmap_oldest(struct memory *memory)
 {
-    void *block = take_kept(memory, 0);
+    void *block = take_unused(memory, 0);
     ASAN_UNPOISON_MEMORY_REGION(block, total_of(block)); /* the address may be anybody's next */
     munmap(block, total_of(block));
 }
@@ -68,7 +68,7 @@ void memory_trim(struct gpu_device *device)
     while (memory->count > 0) {
         unmap_oldest(memory);
     }
-    memory->most = memory->used;
+    memory->max = memory->used;
     pthread_mutex_unlock(&memory->lock);
 }
 
@@ -80,31 +80,32 @@ int64_t memory_idle(struct gpu_device *device)
     return (int64_t)idle;
 }
 
-/* One of that size that was kept, the youngest first, since caches may know it; else NULL, and room for a new one. */
+/* An unused one of that size, the latest first, since caches may hold it; else NULL, and unused ones are freed for a
+ * new one. */
 static void *reuse(struct memory *memory, size_t total)
 {
     void *block = NULL;
 
     pthread_mutex_lock(&memory->lock);
     memory->used += total;
-    memory->most = memory->used > memory->most ? memory->used : memory->most;
+    memory->max = memory->used > memory->max ? memory->used : memory->max;
     for (int i = memory->count - 1; block == NULL && i >= 0; i--) {
-        block = total_of(memory->kept[i]) == total ? take_kept(memory, i) : NULL;
+        block = total_of(memory->unused[i]) == total ? take_unused(memory, i) : NULL;
     }
-    while (memory->count > 0 && memory->used + memory->idle > memory->most) {
+    while (memory->count > 0 && memory->used + memory->idle > memory->max) {
         unmap_oldest(memory);
     }
     pthread_mutex_unlock(&memory->lock);
     return block;
 }
 
-static void keep(struct memory *memory, void *block)
+static void memory_keep(struct memory *memory, void *block)
 {
     pthread_mutex_lock(&memory->lock);
-    if (memory->count == MEMORY_KEPT_MAX) {
+    if (memory->count == MEMORY_UNUSED_MAX) {
         unmap_oldest(memory);
     }
-    memory->kept[memory->count++] = block;
+    memory->unused[memory->count++] = block;
     memory->idle += total_of(block);
     memory->used -= total_of(block);
     ASAN_POISON_MEMORY_REGION((char *)block + LINE, total_of(block) - LINE);
@@ -136,7 +137,7 @@ static void *map_or_trim(struct gpu_device *device, size_t total)
     if (block == NULL) {
         pthread_mutex_lock(&memory->lock);
         memory->used -= total;
-        memory->most = memory->used + memory->idle; /* it was never in use */
+        memory->max = memory->used + memory->idle; /* it was never in use */
         pthread_mutex_unlock(&memory->lock);
     }
     return block;
@@ -208,7 +209,7 @@ void memory_free(struct gpu_device *device, void *pointer)
     char *block = (char *)pointer - LINE;
     count(&device->memory, 0, total_of(block));
     if (total_of(block) >= MAPPED_FROM) {
-        keep(&device->memory, block);
+        memory_keep(&device->memory, block);
     } else {
         free(block);
     }

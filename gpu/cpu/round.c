@@ -94,7 +94,7 @@ static void add_lanes(struct gpu_residual *row, const struct residual_sums *sums
                                           .dot = sums->dot[i],
                                           .quant_sq = sums->b_sq[i],
                                           .clipped_sq = sums->outside_error[i],
-                                          .max_abs = sums->most[i],
+                                          .max_abs = sums->max_error[i],
                                           .weight_max = sums->largest[i],
                                           .clipped = sums->outside[i],
                                           .nonfinite = sums->nonfinite[i]};

@@ -1,9 +1,9 @@
 /* Scaling of rows and columns, and inputs as a runtime's quantizer leaves them.
  *
  * INT8: q = clamp(rne(x / s), -127, 127); E4M3: the nearest of x / s, saturating. Both divide, as runtimes do. A
- * dynamic scale is the run's largest magnitude over 127 or 448; columns that are kept neither count nor change
- * (LLM.int8(), Dettmers et al. 2022, §3.2). Where a runtime keeps the scale in half precision, codes are made by the
- * exact one and multiplied by the kept one. */
+ * dynamic scale is the group's largest magnitude over 127 or 448; outlier columns neither count nor change (LLM.int8(),
+ * Dettmers et al. 2022, §3.2). Where a runtime stores the scale in half precision, codes are made by the exact one and
+ * multiplied by the stored one. */
 
 #include "gpu/cpu/internal.h"
 
@@ -40,7 +40,7 @@ int cpu_scale(struct gpu_stream *stream, const struct tensor *w, const struct te
 
 struct input {
     float *y;
-    const float *x, *keep;
+    const float *x, *outliers;
     const struct gpu_input *spec;
     int64_t rows, cols, group_size;
 };
@@ -59,46 +59,46 @@ float scaling_round(float x, float scale, enum dtype element)
     return code_of(x, scale, element) * scale;
 }
 
-static float run_scale(const struct gpu_input *spec, const float *x, const float *keep, int64_t count)
+static float group_scale(const struct gpu_input *spec, const float *x, const float *outliers, int64_t count)
 {
-    float most = 0, largest = (float)dtype_max(spec->element);
+    float max = 0, largest = (float)dtype_max(spec->element);
 
     if (!spec->dynamic) {
         return spec->scale;
     }
     for (int64_t i = 0; i < count; i++) {
         float magnitude = fabsf(x[i]);
-        most = (keep == NULL || keep[i] == 0.0f) && magnitude > most ? magnitude : most;
+        max = (outliers == NULL || outliers[i] == 0.0f) && magnitude > max ? magnitude : max;
     }
-    return most / largest;
+    return max / largest;
 }
 
 static void input_tile(void *ctx, int64_t task)
 {
     const struct input *job = ctx;
     int64_t first = task * ROW_TILE, end = first + tile_size(job->rows, ROW_TILE, task);
-    int64_t runs = tiles_of(job->cols, job->group_size);
+    int64_t groups = tiles_of(job->cols, job->group_size);
 
-    for (int64_t k = first * runs; k < end * runs; k++) {
-        int64_t at = k / runs * job->cols + k % runs * job->group_size,
-                count = tile_size(job->cols, job->group_size, k % runs);
-        const float *keep = job->keep != NULL ? job->keep + at % job->cols : NULL;
-        float scale = run_scale(job->spec, job->x + at, keep, count);
-        float kept = job->spec->half ? dtype_round(scale, DTYPE_F16) : scale;
+    for (int64_t k = first * groups; k < end * groups; k++) {
+        int64_t at = k / groups * job->cols + k % groups * job->group_size,
+                count = tile_size(job->cols, job->group_size, k % groups);
+        const float *outliers = job->outliers != NULL ? job->outliers + at % job->cols : NULL;
+        float scale = group_scale(job->spec, job->x + at, outliers, count);
+        float stored = job->spec->half ? dtype_round(scale, DTYPE_F16) : scale;
         for (int64_t i = 0; i < count; i++) {
             float x = job->x[at + i];
-            bool passes = (keep != NULL && keep[i] != 0.0f) || scale == 0.0f;
-            job->y[at + i] = passes ? x : code_of(x, scale, job->spec->element) * kept;
+            bool passes = (outliers != NULL && outliers[i] != 0.0f) || scale == 0.0f;
+            job->y[at + i] = passes ? x : code_of(x, scale, job->spec->element) * stored;
         }
     }
 }
 
 int cpu_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                       const struct tensor *keep, const struct gpu_input *spec)
+                       const struct tensor *outliers, const struct gpu_input *spec)
 {
     struct input job = {.y = y->data,
                         .x = x->data,
-                        .keep = keep != NULL ? keep->data : NULL,
+                        .outliers = outliers != NULL ? outliers->data : NULL,
                         .spec = spec,
                         .rows = matrix_rows(x),
                         .cols = matrix_cols(x)};

@@ -47,13 +47,13 @@ static int64_t column_of(const struct sweep *job, int64_t i)
     return job->order != NULL ? job->order[i] : i;
 }
 
-static size_t slice_bytes(const struct sweep *job)
+static size_t sweep_slice_bytes(const struct sweep *job)
 {
     return scratch_size(job->k * job->stride, sizeof(float)) +
            2 * scratch_size(job->groups * job->rows, sizeof(float)) + scratch_size(job->block * LANES, 1);
 }
 
-static void slice_layout(const struct sweep *job, struct sweep_tile *tile)
+static void sweep_slice_layout(const struct sweep *job, struct sweep_tile *tile)
 {
     tile->t = scratch_slice(job->stream);
     tile->scale = tile->t + scratch_size(job->k * job->stride, sizeof(float)) / sizeof(float);
@@ -137,7 +137,7 @@ static void sweep_rows(void *ctx, int64_t task)
     double loss[ROWS_MAX] = {0};
     int64_t lanes_end = tiles_of(tile.rows, LANES) * LANES;
 
-    slice_layout(job, &tile);
+    sweep_slice_layout(job, &tile);
     load_weights(job, &tile);
     load_grid(job, &tile);
     for (int64_t i0 = 0; i0 < job->k; i0 += job->block) {
@@ -175,7 +175,7 @@ static int sweep_run(struct sweep *job, int64_t group_size, double *loss)
     job->groups = job->k / group_size;
     tasks = tiles_of(job->n, job->rows);
     size_t loss_bytes = scratch_size(tasks, sizeof(double));
-    TRY(scratch_reserve(job->stream, loss_bytes + scratch_size(job->k, sizeof(int32_t)), slice_bytes(job)));
+    TRY(scratch_reserve(job->stream, loss_bytes + scratch_size(job->k, sizeof(int32_t)), sweep_slice_bytes(job)));
     job->losses = scratch_shared(job->stream);
     job->group = (int32_t *)(void *)((char *)scratch_shared(job->stream) + loss_bytes);
     for (int64_t i = 0; i < job->k; i++) {

@@ -17,10 +17,10 @@ struct attention {
     float *o, *scores;
     void *weights;
     size_t element;
-    int64_t most; /* heads at once */
+    int64_t max; /* heads at once */
 };
 
-/* Heads of one product: `count` of them from `head` and its key head on, the steps apart. */
+/* Heads of one product: `count` of them from `head` and its key head on, at a distance of the steps. */
 struct heads {
     int64_t head, step, kv_head, kv_step, count;
 };
@@ -88,7 +88,7 @@ static int run_sequence(const struct attention *job, int64_t sequence)
     int64_t groups = job->spec->kv_heads, shared = job->spec->heads / groups;
     bool across = groups >= shared;
     int64_t outer = across ? shared : groups, inner = across ? groups : shared;
-    int64_t batch = tiles_of(inner, tiles_of(inner, job->most)); /* even ones */
+    int64_t batch = tiles_of(inner, tiles_of(inner, job->max)); /* of equal size */
 
     for (int64_t i = 0; i < outer; i++) {
         for (int64_t j = 0; j < inner; j += batch) {
@@ -114,9 +114,9 @@ int cuda_attention(struct gpu_stream *stream, const struct tensor *o, const stru
     }
     job.element = operand_bf16(stream) ? 2 : sizeof(float);
     int64_t tile = spec->length < QUERY_TILE ? spec->length : QUERY_TILE, count = tile * spec->length;
-    int64_t most = SCORES_BYTES / (count * (int64_t)sizeof(float));
-    job.most = most < 1 ? 1 : most > spec->heads ? spec->heads : most;
-    count *= job.most;
+    int64_t max = SCORES_BYTES / (count * (int64_t)sizeof(float));
+    job.max = max < 1 ? 1 : max > spec->heads ? spec->heads : max;
+    count *= job.max;
     size_t weights = operand_bf16(stream) ? scratch_size(count, 2) : 0;
     TRY(scratch_reserve(stream, operand_size(stream, q) + operand_size(stream, k) + operand_size(stream, v) +
                                     scratch_size(count, sizeof(float)) + weights));

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define CAPABILITY_LEAST 80 /* BF16 tensor cores */
-/* Tokens of a micro-batch: enough to fill the chip, and where there is memory, products that reach its roof. */
+/* Tokens of a micro-batch: enough to occupy the device, and where there is memory, products at its peak rate. */
 #define BATCH_TOKENS 8192
 #define LARGE_BATCH_TOKENS 32768
 #define LARGE_MEMORY ((size_t)64 << 30)
@@ -73,7 +73,7 @@ static int cuda_probe(char *reason, size_t size)
         snprintf(reason, size, "there is no CUDA device");
         return 0;
     }
-    for (int i = 0; i < count; i++) { /* one will do; each is looked at again when it is opened */
+    for (int i = 0; i < count; i++) { /* one is enough; each is checked again when it is opened */
         if (capability(i) >= CAPABILITY_LEAST) {
             return 100;
         }
@@ -357,9 +357,9 @@ __attribute__((visibility("default"))) gpu_module_entry quantd_gpu_ops;
 
 const struct gpu_ops *quantd_gpu_ops(const struct gpu_host *host)
 {
-    if (host->abi == GPU_ABI) { /* else only our number is looked at */
+    if (host->abi == GPU_ABI) { /* else only the version is read */
         host_set(host);
-        if (host->cache_folder != NULL) { /* a service has no home that the driver could keep it in */
+        if (host->cache_folder != NULL) { /* a service may have no home directory, where the driver would put it */
             (void)setenv("CUDA_CACHE_PATH", host->cache_folder, 0);
         }
     }

@@ -1,6 +1,6 @@
 /* Rows of weights to GGUF blocks, a warp a block. CPU twins: gpu/cpu/blocks.c and blocks_k.c, whose searches these are
  * step by step, with sums in the order of the CPU's vectors, so that the bytes are the CPU's. The two halves of a warp
- * do the same: a block's steps depend on each other, and halves that went apart could not meet in the shuffles. */
+ * do the same: a block's steps depend on each other, and halves that diverged could not exchange values in shuffles. */
 
 #include "gpu/cuda/blocks_k.cuh"
 #include "gpu/ggml_blocks.h"
@@ -109,7 +109,7 @@ static __global__ void __launch_bounds__(THREADS) encode_kernel(struct launch_bl
     struct block_task task = {shared->x, shared->weight, job.table, false};
     const uint8_t *best = shared->plain;
 
-    if (first >= job.rows * job.cols) { /* a whole warp */
+    if (first >= job.rows * job.cols) { /* all of a warp */
         return;
     }
     for (int i = threadIdx.x % WARP; i < job.elements; i += WARP) {

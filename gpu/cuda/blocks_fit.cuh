@@ -103,7 +103,7 @@ static __device__ float consider(const struct block_task &task, int at, int n, c
 }
 
 /* The scale of weights [at, at + n) as stored, in half precision or not: it puts the extreme at the lowest level, or
- * loses least. */
+ * has the smallest loss. */
 static __device__ float block_scale(const struct block_task &task, int at, int n, const struct block_levels &levels,
                                     bool half)
 {

@@ -78,13 +78,13 @@ static __device__ struct fit fit_affine(const struct block_task &task, const str
     if (!task.search || !(best.scale > 0)) {
         return best;
     }
-    float least = sums_of(task, shape, sub, best).error;
+    float min = sums_of(task, shape, sub, best).error;
     for (int i = 0; i < 12; i++) { /* from a little wider than the range to much narrower, then what its codes want */
         struct fit fit = {(high - low) / (shape.codes.high - 1.0f + 0.5f * (float)i), -low};
         for (int round = 0; round < 3; round++) {
             struct block_sums sums = sums_of(task, shape, sub, fit);
-            if (sums.error < least) {
-                least = sums.error;
+            if (sums.error < min) {
+                min = sums.error;
                 best = fit;
             }
             if (!solve_pair((double)sums.uu, (double)sums.u, moments.w, (double)sums.xu, moments.wx, &fit) ||
@@ -115,20 +115,20 @@ static __device__ int nearest(float value, int low, int high)
     return (int)clamped(rintf(value), (float)low, (float)high);
 }
 
-/* Integers for the wanted scales, the largest at the top. */
-static __device__ void set_integers(const struct shape &shape, const struct fit *wanted, struct state *state)
+/* Integers for the target scales, the largest at the top. */
+static __device__ void set_integers(const struct shape &shape, const struct fit *target, struct state *state)
 {
     float scale = 0, minimum = 0;
 
     for (int sub = 0; sub < shape.subs; sub++) {
-        scale = fmaxf(scale, fabsf(wanted[sub].scale));
-        minimum = wanted[sub].minimum > minimum ? wanted[sub].minimum : minimum; /* -0 is no minimum */
+        scale = fmaxf(scale, fabsf(target[sub].scale));
+        minimum = target[sub].minimum > minimum ? target[sub].minimum : minimum; /* -0 stays 0 */
     }
     state->d = half_of(scale / (float)shape.scale_high);
     state->dmin = shape.minimum_high > 0 ? half_of(minimum / (float)shape.minimum_high) : 0.0f;
     for (int sub = 0; sub < shape.subs; sub++) {
-        state->scales[sub] = nearest(wanted[sub].scale * inverse_of(state->d), shape.scale_low, shape.scale_high);
-        state->minima[sub] = nearest(wanted[sub].minimum * inverse_of(state->dmin), 0, shape.minimum_high);
+        state->scales[sub] = nearest(target[sub].scale * inverse_of(state->d), shape.scale_low, shape.scale_high);
+        state->minima[sub] = nearest(target[sub].minimum * inverse_of(state->dmin), 0, shape.minimum_high);
     }
 }
 
@@ -184,17 +184,17 @@ static __device__ void step_integers(const struct block_task &task, const struct
 static __device__ void solve(const struct block_task &task, const struct shape &shape, struct state *best)
 {
     struct moments moments[SUBS_MAX];
-    struct fit wanted[SUBS_MAX];
+    struct fit target[SUBS_MAX];
 
     measure_moments(task, shape, moments);
     for (int sub = 0; sub < shape.subs; sub++) {
         if (shape.minimum_high > 0) {
-            wanted[sub] = fit_affine(task, shape, sub, moments[sub]);
+            target[sub] = fit_affine(task, shape, sub, moments[sub]);
         } else {
-            wanted[sub] = {block_scale(task, sub * shape.width, shape.width, shape.codes, false), 0.0f};
+            target[sub] = {block_scale(task, sub * shape.width, shape.width, shape.codes, false), 0.0f};
         }
     }
-    set_integers(shape, wanted, best);
+    set_integers(shape, target, best);
     if (!task.search) {
         return;
     }
@@ -286,8 +286,8 @@ static __device__ float decode_q4_k(const uint8_t *block, int i)
         minimum = packed[sub + 4] >> 4 | packed[sub] >> 6 << 4;
     }
     int byte = block[16 + sub / 2 * 32 + i % 32];
-    float step = get_half(block) * (float)scale, least = get_half(block + 2) * (float)minimum;
-    return step * (float)(sub % 2 == 0 ? byte & 15 : byte >> 4) - least;
+    float step = get_half(block) * (float)scale, min = get_half(block + 2) * (float)minimum;
+    return step * (float)(sub % 2 == 0 ? byte & 15 : byte >> 4) - min;
 }
 
 static __device__ float decode_q6_k(const uint8_t *block, int i)

@@ -34,8 +34,8 @@ struct comparison {
 };
 
 /* Heads [head, head + count) of one key head: scores = q k^T of one side. */
-static int score(const struct comparison *job, int side, int64_t q_at, int64_t kv_at,
-                 const struct launch_attention_error *tile)
+static int comparison_scores(const struct comparison *job, int side, int64_t q_at, int64_t kv_at,
+                             const struct launch_attention_error *tile)
 {
     int64_t dim = job->spec->head_dim;
     const struct gemm gemm = {.trans_b = true,
@@ -57,8 +57,8 @@ static int score(const struct comparison *job, int side, int64_t q_at, int64_t k
 }
 
 /* out = weights v, or out += that. */
-static int apply(const struct comparison *job, const float *weights, const float *v, float *out, float beta,
-                 const struct launch_attention_error *tile)
+static int comparison_outputs(const struct comparison *job, const float *weights, const float *v, float *out,
+                              float beta, const struct launch_attention_error *tile)
 {
     int64_t dim = job->spec->head_dim;
     const struct gemm gemm = {.m = tile->queries,
@@ -86,16 +86,16 @@ static int compare_tile(const struct comparison *job, int64_t q_at, int64_t kv_a
     int64_t rows = tile->heads * tile->queries;
 
     for (int side = 0; side < 2; side++) {
-        TRY(score(job, side, q_at, kv_at, tile));
+        TRY(comparison_scores(job, side, q_at, kv_at, tile));
     }
     TRY(cuda_ok(job->stream->device,
                 launch_attention_weigh(job->parts, job->scores[0], job->scores[1], job->split, tile, on),
                 "attention_error"));
     for (int side = 0; side < 2; side++) {
-        TRY(apply(job, job->scores[side], job->v[side] + kv_at, job->out[side], 0.0f, tile));
+        TRY(comparison_outputs(job, job->scores[side], job->v[side] + kv_at, job->out[side], 0.0f, tile));
     }
     if (job->recent != 0) {
-        TRY(apply(job, job->split, job->v[0] + kv_at, job->out[1], 1.0f, tile));
+        TRY(comparison_outputs(job, job->split, job->v[0] + kv_at, job->out[1], 1.0f, tile));
     }
     return cuda_ok(
         job->stream->device,
@@ -103,17 +103,17 @@ static int compare_tile(const struct comparison *job, int64_t q_at, int64_t kv_a
         "attention_error");
 }
 
-/* The heads of one key head, `most` at once. */
-static int compare_heads(const struct comparison *job, int64_t sequence, int64_t kv_head, int64_t most)
+/* The heads of one key head, `max` at once. */
+static int compare_heads(const struct comparison *job, int64_t sequence, int64_t kv_head, int64_t max)
 {
     const struct gpu_attention *spec = job->spec;
     int64_t shared = spec->heads / spec->kv_heads, dim = spec->head_dim;
     int64_t kv_at = (sequence * spec->length * spec->kv_heads + kv_head) * dim;
 
-    for (int64_t head = 0; head < shared; head += most) {
+    for (int64_t head = 0; head < shared; head += max) {
         for (int64_t first = 0; first < spec->length; first += QUERY_TILE) {
             int64_t left = spec->length - first;
-            struct launch_attention_error tile = {.heads = shared - head < most ? shared - head : most,
+            struct launch_attention_error tile = {.heads = shared - head < max ? shared - head : max,
                                                   .queries = left < QUERY_TILE ? left : QUERY_TILE,
                                                   .first = first,
                                                   .window = spec->window,
@@ -128,7 +128,7 @@ static int compare_heads(const struct comparison *job, int64_t sequence, int64_t
 }
 
 /* Scratch for `heads` heads at once, and a total of nothing. */
-static int prepare(struct comparison *job, int64_t heads)
+static int comparison_prepare(struct comparison *job, int64_t heads)
 {
     struct gpu_stream *stream = job->stream;
     int64_t tile = job->spec->length < QUERY_TILE ? job->spec->length : QUERY_TILE, rows = heads * tile;
@@ -164,11 +164,11 @@ int cuda_attention_error(struct gpu_stream *stream, struct gpu_attention_error *
         return 0;
     }
     int64_t tile = spec->length < QUERY_TILE ? spec->length : QUERY_TILE, shared = spec->heads / spec->kv_heads;
-    int64_t most = SCORES_BYTES / (3 * tile * spec->length * (int64_t)sizeof(float));
-    most = most < 1 ? 1 : most < shared ? most : shared;
-    TRY(prepare(&job, most));
+    int64_t max = SCORES_BYTES / (3 * tile * spec->length * (int64_t)sizeof(float));
+    max = max < 1 ? 1 : max < shared ? max : shared;
+    TRY(comparison_prepare(&job, max));
     for (int64_t i = 0; i < spec->sequences * spec->kv_heads; i++) {
-        TRY(compare_heads(&job, i / spec->kv_heads, i % spec->kv_heads, most));
+        TRY(compare_heads(&job, i / spec->kv_heads, i % spec->kv_heads, max));
     }
     TRY(memory_download(stream, &total, job.total, sizeof(total)));
     out->score_error += total.score_error;

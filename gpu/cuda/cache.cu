@@ -25,27 +25,27 @@ int launch_cache_symmetric(float *y, const float *x, const float *scale, const s
 /* `threads` of them for a group, 1 or a warp: groups of few columns side by side share what is read. */
 static __global__ void asymmetric_kernel(float *y, const float *x, struct launch_cache spec, int threads)
 {
-    int64_t runs = spec.cols / spec.group_size, tiles = (spec.length + spec.tokens - 1) / spec.tokens;
-    int64_t task = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / threads, tile = task / runs;
+    int64_t groups = spec.cols / spec.group_size, tiles = (spec.length + spec.tokens - 1) / spec.tokens;
+    int64_t task = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / threads, tile = task / groups;
     int64_t first = tile / tiles * spec.length + tile % tiles * spec.tokens; /* row */
     int64_t left = spec.length - tile % tiles * spec.tokens;
     int64_t count = (left < spec.tokens ? left : spec.tokens) * spec.group_size;
-    int64_t at = first * spec.cols + task % runs * spec.group_size;
-    float least = INFINITY, most = -INFINITY, top = (float)((1 << spec.bits) - 1);
+    int64_t at = first * spec.cols + task % groups * spec.group_size;
+    float min = INFINITY, max = -INFINITY, top = (float)((1 << spec.bits) - 1);
 
-    if (first >= spec.rows) { /* a whole warp, or a thread without company */
+    if (first >= spec.rows) { /* all of a warp, or a thread that no shuffle involves */
         return;
     }
     for (int64_t i = threadIdx.x % threads; i < count; i += threads) {
         float value = x[at + i / spec.group_size * spec.cols + i % spec.group_size];
-        least = fminf(least, value);
-        most = fmaxf(most, value);
+        min = fminf(min, value);
+        max = fmaxf(max, value);
     }
     if (threads > 1) {
-        least = -warp_max(-least);
-        most = warp_max(most);
+        min = -warp_max(-min);
+        max = warp_max(max);
     }
-    float low = dtype_round_finite(least, DTYPE_F16), step = dtype_round_finite((most - low) / top, DTYPE_F16);
+    float low = dtype_round_finite(min, DTYPE_F16), step = dtype_round_finite((max - low) / top, DTYPE_F16);
     for (int64_t i = threadIdx.x % threads; i < count; i += threads) {
         int64_t place = at + i / spec.group_size * spec.cols + i % spec.group_size;
         float code = step > 0 ? fminf(fmaxf(rintf((x[place] - low) / step), 0.0f), top) : 0.0f;
@@ -76,7 +76,7 @@ static __device__ int64_t frontier(const struct launch_attention_error &spec, in
     return end > 0 ? end : 0;
 }
 
-/* One query of one head: the scores of both sides [keys] become weights, those of the quantized side apart by whether
+/* One query of one head: the scores of both sides [keys] become weights, those of the quantized side divided by whether
  * their values are quantized. */
 static __global__ void weigh_kernel(struct launch_attention_part *parts, float *plain, float *quantized, float *split,
                                     struct launch_attention_error spec)
@@ -87,22 +87,22 @@ static __global__ void weigh_kernel(struct launch_attention_part *parts, float *
     int64_t low = spec.window > 0 && position - spec.window + 1 > 0 ? position - spec.window + 1 : 0;
     int64_t key_edge = frontier(spec, position, true), value_edge = frontier(spec, position, false);
     struct launch_attention_part part = {0, 0, 0, 0, 0, 0};
-    float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 
     for (int64_t i = low + threadIdx.x; i <= position; i += blockDim.x) {
         float a = plain[at + i], b = i < key_edge ? quantized[at + i] : a;
         double difference = (double)a - (double)b;
         part.score_error += difference * difference;
         part.score_signal += (double)a * (double)a;
-        most[0] = fmaxf(most[0], a);
-        most[1] = fmaxf(most[1], b);
+        max[0] = fmaxf(max[0], a);
+        max[1] = fmaxf(max[1], b);
     }
-    most[0] = block_max(most[0], maxima) * spec.scale;
-    most[1] = block_max(most[1], maxima) * spec.scale;
+    max[0] = block_max(max[0], maxima) * spec.scale;
+    max[1] = block_max(max[1], maxima) * spec.scale;
     for (int64_t i = low + threadIdx.x; i <= position; i += blockDim.x) {
         float a = plain[at + i], b = i < key_edge ? quantized[at + i] : a;
-        sum[0] += expf(a * spec.scale - most[0]);
-        sum[1] += expf(b * spec.scale - most[1]);
+        sum[0] += expf(a * spec.scale - max[0]);
+        sum[1] += expf(b * spec.scale - max[1]);
     }
     sum[0] = 1.0f / block_sum(sum[0], maxima);
     sum[1] = 1.0f / block_sum(sum[1], maxima);
@@ -110,8 +110,8 @@ static __global__ void weigh_kernel(struct launch_attention_part *parts, float *
         float a = 0, b = 0;
         if (i >= low && i <= position) {
             float score = plain[at + i], other = i < key_edge ? quantized[at + i] : score;
-            a = expf(score * spec.scale - most[0]) * sum[0];
-            b = expf(other * spec.scale - most[1]) * sum[1];
+            a = expf(score * spec.scale - max[0]) * sum[0];
+            b = expf(other * spec.scale - max[1]) * sum[1];
             double difference = (double)a - (double)b;
             part.weight_error += difference * difference;
             part.weight_signal += (double)a * (double)a;

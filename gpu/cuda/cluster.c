@@ -7,7 +7,7 @@
 #define COLS_MAX (1 << 28)
 
 int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, const struct tensor *codes,
-                      const struct tensor *w, const struct tensor *importance, const struct tensor *apart, int bits,
+                      const struct tensor *w, const struct tensor *importance, const struct tensor *outliers, int bits,
                       enum dtype stored)
 {
     SCRATCH_SCOPE(stream);
@@ -23,7 +23,7 @@ int cuda_cluster_rows(struct gpu_stream *stream, const struct tensor *table, con
                                  .codes = codes->data,
                                  .w = w->data,
                                  .importance = importance != NULL ? importance->data : NULL,
-                                 .apart = apart != NULL ? apart->data : NULL,
+                                 .outliers = outliers != NULL ? outliers->data : NULL,
                                  .rows = matrix_rows(w),
                                  .cols = matrix_cols(w),
                                  .values = 1 << bits,

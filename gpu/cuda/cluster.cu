@@ -3,8 +3,8 @@
  *
  * A row is sorted by value and place (bitonic), and equal values become one point. Prefix sums run in order, one thread
  * for each of the three, over terms that all threads prepare. A level of the dynamic program is filled from the middles
- * outwards as on the CPU, but all middles of one depth at once: a team of threads looks for the best beginning of one
- * middle's last cluster, teams being smaller as middles become many. */
+ * outwards as on the CPU, but all middles of one depth at once: a group of threads searches the best beginning of one
+ * middle's last cluster, groups being smaller as middles become many. */
 
 #include "gpu/cuda/device.cuh"
 
@@ -21,7 +21,7 @@ struct key {
 struct row {
     double *weight;             /* [cols] of points */
     double *sum0, *sum1, *sum2; /* [cols + 1]: prefix sums of f, f w, f w^2 */
-    double *least, *next;       /* [cols + 1] */
+    double *min_loss, *next;       /* [cols + 1] */
     struct key *keys;           /* [padded] */
     float *value;               /* [cols] of points, ascending */
     int *from;                  /* [values][cols + 1]: where the last cluster of the best split begins */
@@ -58,8 +58,8 @@ static __device__ struct row layout(const struct launch_cluster &job)
 
     row.sum1 = row.sum0 + cols + 1;
     row.sum2 = row.sum1 + cols + 1;
-    row.least = row.sum2 + cols + 1;
-    row.next = row.least + cols + 1;
+    row.min_loss = row.sum2 + cols + 1;
+    row.next = row.min_loss + cols + 1;
     row.keys = (struct key *)(row.next + cols + 1);
     row.from = (int *)(row.keys + padded(cols));
     row.value = (float *)(row.from + job.values * (cols + 1));
@@ -102,7 +102,7 @@ static __device__ void gather(const struct launch_cluster &job, int64_t n, struc
     double weight = 0, count = 0;
 
     for (int i = threadIdx.x; i < size; i += THREADS) {
-        bool counts = i < cols && (job.apart == NULL || job.apart[n * cols + i] == 0);
+        bool counts = i < cols && (job.outliers == NULL || job.outliers[n * cols + i] == 0);
         row->keys[i] = counts ? key{job.w[n * cols + i] + 0.0f, i} : key{INFINITY, NO_PLACE}; /* -0 to 0 */
         weight += counts ? weight_of(job, i, true) : 0.0;
         count += counts;
@@ -135,8 +135,8 @@ static __device__ void gather(const struct launch_cluster &job, int64_t n, struc
 static __device__ void add_points(const struct row *row, double centre, bool prefixes, struct cluster_shared *shared)
 {
     double *sums[3] = {row->sum0, row->sum1, row->sum2};
-    int team = threadIdx.x / WARP;
-    bool adds = team < 3 && threadIdx.x % WARP == 0;
+    int warp = threadIdx.x / WARP;
+    bool adds = warp < 3 && threadIdx.x % WARP == 0;
     double total = 0;
 
     for (int first = 0; first < row->count; first += THREADS) {
@@ -149,8 +149,8 @@ static __device__ void add_points(const struct row *row, double centre, bool pre
         }
         __syncthreads();
         for (int j = 0; j < count && adds; j++) {
-            total += shared->stage[team][j];
-            shared->stage[team][j] = total;
+            total += shared->stage[warp][j];
+            shared->stage[warp][j] = total;
         }
         __syncthreads();
         for (int k = 0; k < 3 && prefixes && i < row->count; k++) {
@@ -159,8 +159,8 @@ static __device__ void add_points(const struct row *row, double centre, bool pre
         __syncthreads();
     }
     if (adds) {
-        shared->totals[team] = total;
-        sums[team][0] = 0;
+        shared->totals[warp] = total;
+        sums[warp][0] = 0;
     }
     __syncthreads();
 }
@@ -195,30 +195,30 @@ static __device__ struct part part_of(const int *begins, struct part part, int d
     return part;
 }
 
-/* row->next of one middle by a team of `size` threads. */
+/* row->next of one middle by a group of `size` threads. */
 static __device__ void fill_middle(const struct row *row, int *begins, struct part part, int size)
 {
     int middle = part.low + (part.high - part.low) / 2, best = NO_PLACE;
     bool empty = part.low > part.high;
-    double least = INFINITY;
+    double min_loss = INFINITY;
 
     for (int j = part.from + (int)threadIdx.x % size; !empty && j <= part.to && j < middle; j += size) {
-        double loss = row->least[j] + interval_loss(row, j, middle);
-        if (loss < least) {
-            least = loss;
+        double loss = row->min_loss[j] + interval_loss(row, j, middle);
+        if (loss < min_loss) {
+            min_loss = loss;
             best = j;
         }
     }
     for (int offset = size / 2; offset > 0; offset /= 2) {
-        double loss = __shfl_xor_sync(FULL_MASK, least, offset);
+        double loss = __shfl_xor_sync(FULL_MASK, min_loss, offset);
         int j = __shfl_xor_sync(FULL_MASK, best, offset);
-        if (loss < least || (loss == least && j < best)) {
-            least = loss;
+        if (loss < min_loss || (loss == min_loss && j < best)) {
+            min_loss = loss;
             best = j;
         }
     }
     if (!empty && threadIdx.x % size == 0) {
-        row->next[middle] = least;
+        row->next[middle] = min_loss;
         begins[middle] = best != NO_PLACE ? best : part.from;
     }
 }
@@ -264,13 +264,13 @@ static __device__ void split(const struct launch_cluster &job, struct row *row, 
     double weight = shared->totals[0], sum = shared->totals[1], plain = shared->totals[2];
     add_points(row, weight > 0 ? sum / weight : plain / (double)row->count, true, shared);
     for (int i = threadIdx.x; i <= row->count; i += THREADS) {
-        row->least[i] = interval_loss(row, 0, i);
+        row->min_loss[i] = interval_loss(row, 0, i);
     }
     __syncthreads();
     for (int q = 1; q < values; q++) {
-        double *swap = row->least;
+        double *swap = row->min_loss;
         fill_level(row, row->from + (int64_t)q * width, q);
-        row->least = row->next;
+        row->min_loss = row->next;
         row->next = swap;
     }
     if (threadIdx.x == 0) {

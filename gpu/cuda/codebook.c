@@ -4,7 +4,7 @@
 
 #include "gpu/cuda/cuda.h"
 
-static struct launch_code describe(const struct tensor *w, const struct gpu_codebook *spec)
+static struct launch_code codebook_launch(const struct tensor *w, const struct gpu_codebook *spec)
 {
     return (struct launch_code){.rows = matrix_rows(w),
                                 .cols = matrix_cols(w),
@@ -22,7 +22,7 @@ int cuda_code_expand(struct gpu_stream *stream, const struct tensor *y, const st
                      const struct tensor *scale, const struct tensor *table, const struct gpu_codebook *spec,
                      float alpha, bool add)
 {
-    const struct launch_code code = describe(y, spec);
+    const struct launch_code code = codebook_launch(y, spec);
 
     TRY(cuda_begin(stream->device));
     return cuda_ok(
@@ -35,7 +35,7 @@ int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const 
                      const struct tensor *entries, const struct tensor *scale, const struct gpu_codebook *spec)
 {
     SCRATCH_SCOPE(stream);
-    const struct launch_code code = describe(p, spec);
+    const struct launch_code code = codebook_launch(p, spec);
     int64_t parts = LAUNCH_REDUCE_SLICES * code.books * code.codes * code.group;
 
     TRY(cuda_begin(stream->device));
@@ -47,7 +47,7 @@ int cuda_code_reduce(struct gpu_stream *stream, const struct tensor *out, const 
 }
 
 /* D H for the block's columns; the kernel makes its own product when there is no H. */
-static int multiply(struct gpu_stream *stream, const struct launch_code_search *search, float *product)
+static int codebook_multiply(struct gpu_stream *stream, const struct launch_code_search *search, float *product)
 {
     int64_t first = search->first * search->spec.group, cols = search->spec.cols;
     const struct gemm gemm = {.m = search->spec.rows,
@@ -74,7 +74,7 @@ static int search_blocks(struct gpu_stream *stream, struct launch_code_search *s
         search->first = first;
         search->count = groups - first < block ? groups - first : block;
         if (search->h != NULL) {
-            TRY(multiply(stream, search, product));
+            TRY(codebook_multiply(stream, search, product));
         }
         TRY(cuda_ok(stream->device, launch_code_search(search, stream->stream), "code_search"));
     }
@@ -121,7 +121,7 @@ int cuda_code_search(struct gpu_stream *stream, const struct tensor *entries, co
                      const struct tensor *scale, const struct tensor *table, const struct tensor *h,
                      const struct tensor *importance, const struct gpu_codebook *spec, double *gain)
 {
-    struct launch_code_search search = {.spec = describe(d, spec),
+    struct launch_code_search search = {.spec = codebook_launch(d, spec),
                                         .entries = entries->data,
                                         .d = d->data,
                                         .scale = data_of(scale),

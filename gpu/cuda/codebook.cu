@@ -33,7 +33,7 @@ int launch_code_turn(float *turned, const float *table, const struct launch_code
     return (int)cudaGetLastError();
 }
 
-/* H_ii, or diag f, by the whole block. */
+/* H_ii, or diag f, by all threads of the block. */
 static __device__ void load_metric(float *m, const struct launch_code_search &job, int64_t group)
 {
     int g = (int)job.spec.group;
@@ -147,43 +147,43 @@ static __device__ void keep(struct row *row, int beam, float score, int code, in
     }
 }
 
-struct least {
+struct argmin {
     float score;
     int at;
 };
 
 /* Of this lane's part of the scores, the first of equals. */
-static __device__ struct least lane_least(const float *scores, int lane, int n)
+static __device__ struct argmin lane_argmin(const float *scores, int lane, int n)
 {
-    struct least least = {INFINITY, CHUNK};
+    struct argmin argmin = {INFINITY, CHUNK};
 
     for (int at = lane; at < n; at += WARP) {
-        if (scores[at] < least.score || (scores[at] == least.score && at < least.at)) {
-            least = {scores[at], at};
+        if (scores[at] < argmin.score || (scores[at] == argmin.score && at < argmin.at)) {
+            argmin = {scores[at], at};
         }
     }
-    return least;
+    return argmin;
 }
 
-static __device__ struct least warp_least(struct least least)
+static __device__ struct argmin warp_argmin(struct argmin argmin)
 {
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
-        float score = __shfl_xor_sync(FULL_MASK, least.score, offset);
-        int at = __shfl_xor_sync(FULL_MASK, least.at, offset);
-        if (score < least.score || (score == least.score && at < least.at)) {
-            least = {score, at};
+        float score = __shfl_xor_sync(FULL_MASK, argmin.score, offset);
+        int at = __shfl_xor_sync(FULL_MASK, argmin.at, offset);
+        if (score < argmin.score || (score == argmin.score && at < argmin.at)) {
+            argmin = {score, at};
         }
     }
-    return least;
+    return argmin;
 }
 
 /* The best of a chunk's scores among what was found before. */
 static __device__ void pick(struct row *row, int beam, float *scores, int first, int n, float base, int parent)
 {
-    struct least mine = lane_least(scores, row->lane, n);
+    struct argmin mine = lane_argmin(scores, row->lane, n);
 
     for (int i = 0; i < beam && i < n; i++) {
-        struct least best = warp_least(mine);
+        struct argmin best = warp_argmin(mine);
         float last = __shfl_sync(FULL_MASK, row->score, row->count > 0 ? row->count - 1 : 0);
         float score = base + best.score;
         if (best.at == CHUNK || (row->count == beam && !(score < last))) {
@@ -192,7 +192,7 @@ static __device__ void pick(struct row *row, int beam, float *scores, int first,
         keep(row, beam, score, first + best.at, parent);
         if (row->lane == best.at % WARP) {
             scores[best.at] = INFINITY;
-            mine = lane_least(scores, row->lane, n);
+            mine = lane_argmin(scores, row->lane, n);
         }
     }
 }
@@ -221,8 +221,8 @@ static __device__ void score_chunk(struct search_shared *shared, const float *tu
     }
 }
 
-/* One codebook's code chosen again in each of `count` ways, of which the row has the first *ways; returns how many ways there
- * are then for all rows, and in *ways for this one: fewer, or none, where its scores are no numbers. A row without ways
+/* One codebook's code chosen again in each of `count` ways, of which the row has the first *ways; returns how many ways
+ * there are then for all rows, and in *ways for this one: fewer, or none, where its scores are NaN. A row without ways
  * keeps the codes that it has. */
 static __device__ int advance(struct search_shared *shared, struct row *row, const struct launch_code_search &job,
                               int64_t group, int book, int count, int *ways)

@@ -3,7 +3,7 @@
  * groups within eight slices of the rows, the slices in theirs.
  *
  * The adjoint needs no sort and no atomics: a block owns a range of one codebook's vectors and reads all entries of its
- * slice, which the cache holds; what falls into the range is lined up in order. A vector's sums belong to one team of
+ * slice, which the cache holds; what falls into the range is lined up in order. A vector's sums belong to one group of
  * threads, one thread an element, which takes the vector's uses one after the other. */
 
 #include "gpu/cuda/device.cuh"
@@ -40,16 +40,16 @@ int launch_code_expand(float *y, const uint16_t *entries, const float *scale, co
 struct lined_up {
     double sums[SUMS];
     float terms[TERMS];
-    int code[THREADS], use[THREADS]; /* from the first of the range, of the uses looked at */
+    int code[THREADS], use[THREADS]; /* from the first of the range, of the uses read */
     int counts[THREADS / WARP];
 };
 
-/* The uses lined up are added to their vectors. first_use: of those looked at. */
+/* The uses lined up are added to their vectors. first_use: of those read. */
 static __device__ void add_uses(struct lined_up *shared, int total, int64_t first_use, const float *p,
                                 const float *scale, const struct launch_code &spec)
 {
-    int width = (int)spec.group, batch = TERMS / width, teams = THREADS / width;
-    int team = threadIdx.x / width, element = threadIdx.x % width;
+    int width = (int)spec.group, batch = TERMS / width, lane_groups = THREADS / width;
+    int lane_group = threadIdx.x / width, element = threadIdx.x % width;
     int64_t groups = spec.cols / spec.group;
 
     for (int done = 0; done < total; done += batch) {
@@ -60,9 +60,9 @@ static __device__ void add_uses(struct lined_up *shared, int total, int64_t firs
             shared->terms[i] = s * p[use * width + i % width];
         }
         __syncthreads();
-        for (int i = 0; i < count && team < teams; i++) {
+        for (int i = 0; i < count && lane_group < lane_groups; i++) {
             int code = shared->code[done + i];
-            if (code % teams == team) {
+            if (code % lane_groups == lane_group) {
                 shared->sums[code * width + element] += (double)shared->terms[i * width + element];
             }
         }
@@ -86,9 +86,9 @@ static __global__ void __launch_bounds__(THREADS) reduce_kernel(double *parts, c
     for (int64_t use = begin * groups; use < end * groups; use += THREADS) {
         int64_t mine = use + threadIdx.x;
         int64_t code = mine < end * groups ? (int64_t)entries[mine * spec.books + book] - first : -1;
-        bool wanted = code >= 0 && code < range;
-        int total, at = block_rank(wanted, shared.counts, &total);
-        if (wanted) {
+        bool in_range = code >= 0 && code < range;
+        int total, at = block_rank(in_range, shared.counts, &total);
+        if (in_range) {
             shared.code[at] = (int)code;
             shared.use[at] = (int)threadIdx.x;
         }

@@ -20,7 +20,7 @@ struct gpu_device {
     atomic_bool lost; /* a sticky error: only the end of the process clears it */
     bool fp32;        /* products in F32 (QUANTD_CUDA_MATH=fp32), else BF16 with F32 sums */
     cublasLtHandle_t blas;
-    cudaStream_t memory;        /* tensors come and go on it */
+    cudaStream_t memory;        /* tensors are allocated and freed on it */
     cudaMemPool_t pool;         /* NULL where the device has none: plain cudaMalloc */
     pthread_mutex_t lock;       /* guards what follows */
     struct gpu_stream *streams; /* what freed memory may still be in use on */
@@ -102,7 +102,8 @@ int memory_upload_pinned(struct gpu_stream *stream, void *to, const void *pinned
 int memory_fill_zero(struct gpu_stream *stream, void *to, size_t bytes);
 
 /* Row-major product: c[m, n] = alpha * a b + beta * c, a [m, k] (or [k, m] when trans_a), b [k, n] (or [n, k]). `count`
- * of them, the strides apart in elements; a stride of 0 uses one operand for all. c is F32; sums are F32. */
+ * of them, at a distance of the strides, in elements; a stride of 0 uses one operand for all. c is F32; sums are F32.
+ */
 struct gemm {
     bool trans_a, trans_b;
     int64_t m, n, k;
@@ -118,7 +119,7 @@ int gemm_run(struct gpu_stream *stream, const struct gemm *gemm);
 int gemm_cache_new(struct gemm_cache **cache);
 void gemm_cache_free(struct gemm_cache *cache);
 
-/* x as an operand of a product: itself when F32 products are wanted or it is BF16 already, else converted into scratch
+/* x as an operand of a product: itself when products are F32 or it is BF16 already, else converted into scratch
  * that the caller reserved (operand_size). */
 size_t operand_size(const struct gpu_stream *stream, const struct tensor *x);
 int operand_of(struct gpu_stream *stream, const struct tensor *x, const void **operand);

@@ -16,8 +16,8 @@ struct descend {
 };
 
 /* G of columns [first, first + cols) after columns [from, from + count) moved by moves, `stride` elements a row. */
-static int descend_follow(const struct descend *job, const float *moves, int64_t stride, int64_t from, int64_t count,
-                          int64_t first, int64_t cols)
+static int strip_follow(const struct descend *job, const float *moves, int64_t stride, int64_t from, int64_t count,
+                        int64_t first, int64_t cols)
 {
     const struct launch_descend *launch = &job->launch;
     const struct gemm gemm = {.m = launch->rows,
@@ -35,7 +35,7 @@ static int descend_follow(const struct descend *job, const float *moves, int64_t
     return cols > 0 ? gemm_run(job->stream, &gemm) : 0;
 }
 
-static int descend_points(const struct descend *job, int64_t group)
+static int strip_points(const struct descend *job, int64_t group)
 {
     const struct launch_descend *launch = &job->launch;
     const struct gemm gemm = {.m = launch->rows,
@@ -53,7 +53,7 @@ static int descend_points(const struct descend *job, int64_t group)
     return cuda_ok(job->stream->device, launch_descend_points(launch, group, job->stream->stream), "descend");
 }
 
-static int descend_group(const struct descend *job, int64_t group)
+static int strip_group(const struct descend *job, int64_t group)
 {
     const struct launch_descend *launch = &job->launch;
     struct gpu_device *device = job->stream->device;
@@ -61,20 +61,20 @@ static int descend_group(const struct descend *job, int64_t group)
 
     TRY(cuda_ok(device, launch_descend_open(launch, group, job->stream->stream), "descend"));
     if (job->spec->scales) {
-        TRY(descend_points(job, group));
+        TRY(strip_points(job, group));
     }
     for (int64_t first = start; first < end; first += LAUNCH_DESCEND_COLS) {
         int64_t cols = end - first < LAUNCH_DESCEND_COLS ? end - first : LAUNCH_DESCEND_COLS;
         float *steps = launch->levels; /* not needed any more */
         TRY(cuda_ok(device, launch_descend_codes(launch, steps, first, (int)cols, job->stream->stream), "descend"));
-        TRY(descend_follow(job, steps, cols, first, cols, start, first - start));
-        TRY(descend_follow(job, steps, cols, first, cols, first + cols, end - first - cols));
+        TRY(strip_follow(job, steps, cols, first, cols, start, first - start));
+        TRY(strip_follow(job, steps, cols, first, cols, first + cols, end - first - cols));
     }
-    TRY(descend_follow(job, launch->moves + start, launch->k, start, launch->size, 0, start));
-    return descend_follow(job, launch->moves + start, launch->k, start, launch->size, end, launch->k - end);
+    TRY(strip_follow(job, launch->moves + start, launch->k, start, launch->size, 0, start));
+    return strip_follow(job, launch->moves + start, launch->k, start, launch->size, end, launch->k - end);
 }
 
-static int descend_sum(const struct descend *job, const double *rows, double *sum)
+static int strip_sum(const struct descend *job, const double *rows, double *sum)
 {
     TRY(memory_download(job->stream, job->host, rows, (size_t)job->launch.rows * sizeof(double)));
 
@@ -85,7 +85,7 @@ static int descend_sum(const struct descend *job, const double *rows, double *su
 }
 
 /* D, G and the error of the strip's rows. */
-static int descend_start(struct descend *job)
+static int strip_start(struct descend *job)
 {
     struct launch_descend *launch = &job->launch;
     struct gpu_stream *stream = job->stream;
@@ -111,7 +111,7 @@ static int descend_start(struct descend *job)
     TRY(cuda_ok(stream->device,
                 launch_row_dot(job->sums, launch->moves, launch->g, launch->rows, launch->k, stream->stream),
                 "descend"));
-    TRY(descend_sum(job, job->sums, &job->before));
+    TRY(strip_sum(job, job->sums, &job->before));
     return memory_fill_zero(stream, launch->gain, (size_t)launch->rows * sizeof(double));
 }
 
@@ -122,11 +122,11 @@ static int descend_strips(struct descend *job, int64_t rows)
 
     for (int64_t first = 0; first < all; first += rows) {
         launch->rows = all - first < rows ? all - first : rows;
-        TRY(descend_start(job));
+        TRY(strip_start(job));
         for (int64_t i = 0; i < job->spec->passes * launch->groups; i++) {
-            TRY(descend_group(job, i % launch->groups));
+            TRY(strip_group(job, i % launch->groups));
         }
-        TRY(descend_sum(job, launch->gain, &job->gained));
+        TRY(strip_sum(job, launch->gain, &job->gained));
         launch->codes += rows * launch->k;
         launch->scale += rows * launch->groups;
         launch->zero += rows * launch->groups;

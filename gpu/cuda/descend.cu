@@ -1,6 +1,6 @@
-/* Coordinate descent: what happens between the products of descend.c. A warp works on one row; lane l has columns l,
- * l + 32, ... All lanes of a warp work out each decision alike, so none has to be told. Compiled without contraction.
- * CPU twin: gpu/cpu/descend.c. */
+/* Coordinate descent: what happens between the products of descend.c. A warp works on one row; lane l has columns
+ * l, l + 32, ... All lanes of a warp work out each decision alike, so that no exchange is needed. Compiled without
+ * contraction. CPU twin: gpu/cpu/descend.c. */
 
 #include "gpu/cuda/device.cuh"
 
@@ -18,7 +18,7 @@ static __global__ void ones_kernel(float *ones, const float *h, int64_t k, int64
     int64_t j = row_of_warp(), start = j / size * size;
     double sum = 0;
 
-    if (j >= k) { /* a whole warp */
+    if (j >= k) { /* all of a warp */
         return;
     }
     for (int64_t i = threadIdx.x % WARP; i < size; i += WARP) {
@@ -127,7 +127,7 @@ static __global__ void points_kernel(struct launch_descend job, int64_t group)
     int64_t row = row_of_warp();
     int lane = threadIdx.x % WARP;
 
-    if (row >= job.rows) { /* a whole warp */
+    if (row >= job.rows) { /* all of a warp */
         return;
     }
     double gain = move_scale(job, row, group, lane);
@@ -151,7 +151,7 @@ static __global__ void codes_kernel(struct launch_descend job, float *steps, int
     float g[HELD], code[HELD], step[HELD];
     double gained = 0;
 
-    if (row >= job.rows) { /* a whole warp */
+    if (row >= job.rows) { /* all of a warp */
         return;
     }
     float scale = job.scale[row * job.groups + first / job.size];

@@ -56,7 +56,7 @@ template <typename T> __device__ inline T warp_max(T value)
     return value;
 }
 
-/* All threads get the result. blockDim.x is a multiple of 32, at most 1024; shared has room for 32 values. */
+/* All threads get the result. blockDim.x is a multiple of 32, at most 1024; shared holds 32 values. */
 template <typename T> __device__ inline T block_sum(T value, T *shared)
 {
     value = warp_sum(value);
@@ -80,18 +80,18 @@ template <typename T> __device__ inline T block_max(T value, T *shared)
         shared[threadIdx.x / WARP] = value;
     }
     __syncthreads();
-    T most = shared[0];
+    T max = shared[0];
     for (unsigned i = 1; i < blockDim.x / WARP; i++) {
-        most = shared[i] > most ? shared[i] : most;
+        max = shared[i] > max ? shared[i] : max;
     }
-    return most;
+    return max;
 }
 
-/* This thread's place among those for which `wanted` holds, in order; *total = how many there are. All threads of the
- * block, a multiple of 32, call it; counts has room for one value a warp. */
-__device__ inline int block_rank(bool wanted, int *counts, int *total)
+/* This thread's place among those for which `counted` is true, in order; *total = how many there are. All threads of
+ * the block, a multiple of 32, call it; counts holds one value for each warp. */
+__device__ inline int block_rank(bool counted, int *counts, int *total)
 {
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, rank = wanted ? 1 : 0, at = 0, all = 0;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, rank = counted ? 1 : 0, at = 0, all = 0;
 
     for (int offset = 1; offset < WARP; offset *= 2) {
         int before = __shfl_sync(FULL_MASK, rank, lane >= offset ? lane - offset : 0);

@@ -8,7 +8,7 @@
 #define SMALL 1024 /* elements of a tile that one warp looks at */
 
 /* One block a tile. */
-static __global__ void range_kernel(float *most, const float *w, struct launch_tiles spec)
+static __global__ void range_kernel(float *max, const float *w, struct launch_tiles spec)
 {
     __shared__ float shared[WARP];
     int64_t left = (int64_t)blockIdx.x % spec.groups * spec.tile_cols;
@@ -22,16 +22,16 @@ static __global__ void range_kernel(float *most, const float *w, struct launch_t
     }
     found = block_max(found, shared);
     if (threadIdx.x == 0) {
-        most[blockIdx.x] = found;
+        max[blockIdx.x] = found;
     }
 }
 
-int launch_tile_range(float *most, const float *w, const struct launch_tiles *spec, cudaStream_t stream)
+int launch_tile_range(float *max, const float *w, const struct launch_tiles *spec, cudaStream_t stream)
 {
     int64_t tiles = spec->groups * ((spec->rows + spec->tile_rows - 1) / spec->tile_rows);
     int threads = spec->tile_rows * spec->tile_cols <= SMALL ? WARP : THREADS;
 
-    launch(range_kernel, (unsigned)tiles, threads, 0, stream, most, w, *spec);
+    launch(range_kernel, (unsigned)tiles, threads, 0, stream, max, w, *spec);
     return (int)cudaGetLastError();
 }
 

@@ -83,11 +83,11 @@ int cuda_column_stats(struct gpu_stream *stream, const struct tensor *absmax, co
     TRY(cuda_begin(stream->device));
     TRY(scratch_reserve(stream,
                         scratch_size(chunks * cols, sizeof(float)) + scratch_size(chunks * cols, sizeof(double))));
-    float *most = scratch_take(stream, chunks * cols, sizeof(float));
+    float *max = scratch_take(stream, chunks * cols, sizeof(float));
     double *sum = scratch_take(stream, chunks * cols, sizeof(double));
     return cuda_ok(stream->device,
                    launch_column_stats(absmax != NULL ? absmax->data : NULL, abssum != NULL ? abssum->data : NULL,
-                                       x->data, rows, cols, most, sum, stream->stream),
+                                       x->data, rows, cols, max, sum, stream->stream),
                    "column_stats");
 }
 
@@ -98,10 +98,10 @@ int cuda_find_nonfinite(struct gpu_stream *stream, int64_t *index, const struct 
 
     TRY(cuda_begin(stream->device));
     TRY(scratch_reserve(stream, scratch_size(1, sizeof(int64_t))));
-    int64_t *least = scratch_take(stream, 1, sizeof(int64_t));
-    TRY(cuda_ok(stream->device, launch_find_nonfinite(least, x->data, x->dtype, tensor_count(x), stream->stream),
+    int64_t *min = scratch_take(stream, 1, sizeof(int64_t));
+    TRY(cuda_ok(stream->device, launch_find_nonfinite(min, x->data, x->dtype, tensor_count(x), stream->stream),
                 "find_nonfinite"));
-    TRY(memory_download(stream, &found, least, sizeof(found)));
+    TRY(memory_download(stream, &found, min, sizeof(found)));
     *index = found == INT64_MAX ? -1 : found;
     return 0;
 }
@@ -118,9 +118,9 @@ int cuda_diagonal(struct gpu_stream *stream, float *host, const struct tensor *h
     return memory_download(stream, host, diagonal, (size_t)n * sizeof(float));
 }
 
-int cuda_floor_diagonal(struct gpu_stream *stream, const struct tensor *h, float least)
+int cuda_floor_diagonal(struct gpu_stream *stream, const struct tensor *h, float min)
 {
     TRY(cuda_begin(stream->device));
-    return cuda_ok(stream->device, launch_floor_diagonal(h->data, matrix_cols(h), least, stream->stream),
+    return cuda_ok(stream->device, launch_floor_diagonal(h->data, matrix_cols(h), min, stream->stream),
                    "floor_diagonal");
 }

@@ -1,4 +1,4 @@
-/* What lies between the products of a decoder block, all bound by memory. CPU twin: gpu/cpu/elementwise.c. */
+/* The operations between the products of a decoder block, all bound by memory. CPU twin: gpu/cpu/elementwise.c. */
 
 #include "gpu/cuda/device.cuh"
 
@@ -22,7 +22,7 @@ int launch_embed(float *y, const void *table, enum dtype dtype, const int32_t *i
     return (int)cudaGetLastError();
 }
 
-/* One block a run: sum of squares in double, as on the CPU. x may be y. */
+/* One block per group: sum of squares in double, as on the CPU. x may be y. */
 static __global__ void rmsnorm_kernel(float *y, const float *x, const float *weight, int64_t size, float eps)
 {
     __shared__ double shared[WARP];
@@ -40,12 +40,12 @@ static __global__ void rmsnorm_kernel(float *y, const float *x, const float *wei
     }
 }
 
-int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t runs, int64_t size, float eps,
+int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t groups, int64_t size, float eps,
                    cudaStream_t stream)
 {
     int threads = size <= 128 ? 32 : THREADS;
-    if (runs > 0) {
-        launch(rmsnorm_kernel, (unsigned)runs, threads, 0, stream, y, x, weight, size, eps);
+    if (groups > 0) {
+        launch(rmsnorm_kernel, (unsigned)groups, threads, 0, stream, y, x, weight, size, eps);
     }
     return (int)cudaGetLastError();
 }
@@ -131,7 +131,7 @@ int launch_subtract(float *d, const float *a, const float *b, int64_t count, cud
 }
 
 /* A thread goes down LAUNCH_STATS_ROWS rows of one column; the partials are then joined in row order. */
-static __global__ void stats_part_kernel(float *most, double *sum, const float *x, int64_t rows, int64_t cols)
+static __global__ void stats_part_kernel(float *max, double *sum, const float *x, int64_t rows, int64_t cols)
 {
     int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, first = (int64_t)blockIdx.y * LAUNCH_STATS_ROWS;
     if (col >= cols) {
@@ -145,11 +145,11 @@ static __global__ void stats_part_kernel(float *most, double *sum, const float *
         m = magnitude > m ? magnitude : m;
         s += (double)magnitude;
     }
-    most[blockIdx.y * cols + col] = m;
+    max[blockIdx.y * cols + col] = m;
     sum[blockIdx.y * cols + col] = s;
 }
 
-static __global__ void stats_join_kernel(float *absmax, float *abssum, const float *most, const double *sum,
+static __global__ void stats_join_kernel(float *absmax, float *abssum, const float *max, const double *sum,
                                          int64_t chunks, int64_t cols)
 {
     int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -159,7 +159,7 @@ static __global__ void stats_join_kernel(float *absmax, float *abssum, const flo
     float m = absmax != NULL ? absmax[col] : 0;
     double s = 0;
     for (int64_t i = 0; i < chunks; i++) {
-        m = most[i * cols + col] > m ? most[i * cols + col] : m;
+        m = max[i * cols + col] > m ? max[i * cols + col] : m;
         s += sum[i * cols + col];
     }
     if (absmax != NULL) {
@@ -170,7 +170,7 @@ static __global__ void stats_join_kernel(float *absmax, float *abssum, const flo
     }
 }
 
-int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t rows, int64_t cols, float *most,
+int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t rows, int64_t cols, float *max,
                         double *sum, cudaStream_t stream)
 {
     int64_t chunks = (rows + LAUNCH_STATS_ROWS - 1) / LAUNCH_STATS_ROWS;
@@ -178,8 +178,8 @@ int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t ro
         return 0;
     }
     dim3 grid(blocks_of(cols, THREADS), (unsigned)chunks);
-    launch(stats_part_kernel, grid, THREADS, 0, stream, most, sum, x, rows, cols);
-    launch(stats_join_kernel, blocks_of(cols, THREADS), THREADS, 0, stream, absmax, abssum, most, sum, chunks, cols);
+    launch(stats_part_kernel, grid, THREADS, 0, stream, max, sum, x, rows, cols);
+    launch(stats_join_kernel, blocks_of(cols, THREADS), THREADS, 0, stream, absmax, abssum, max, sum, chunks, cols);
     return (int)cudaGetLastError();
 }
 
@@ -252,18 +252,18 @@ int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t str
     return (int)cudaGetLastError();
 }
 
-static __global__ void floor_diagonal_kernel(float *h, int64_t n, float least)
+static __global__ void floor_diagonal_kernel(float *h, int64_t n, float min)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n && h[i * n + i] != 0.0f && h[i * n + i] < least) {
-        h[i * n + i] = least;
+    if (i < n && h[i * n + i] != 0.0f && h[i * n + i] < min) {
+        h[i * n + i] = min;
     }
 }
 
-int launch_floor_diagonal(float *h, int64_t n, float least, cudaStream_t stream)
+int launch_floor_diagonal(float *h, int64_t n, float min, cudaStream_t stream)
 {
     if (n > 0) {
-        launch(floor_diagonal_kernel, blocks_of(n, THREADS), THREADS, 0, stream, h, n, least);
+        launch(floor_diagonal_kernel, blocks_of(n, THREADS), THREADS, 0, stream, h, n, min);
     }
     return (int)cudaGetLastError();
 }

@@ -103,9 +103,9 @@ static __global__ void place_kernel(int32_t *places, const int64_t *offsets, con
 
     for (int64_t first = 0; first < count; first += blockDim.x) {
         int64_t i = first + threadIdx.x;
-        bool wanted = i < count && ids[i] == (int)blockIdx.x;
-        int total = 0, rank = block_rank(wanted, counts, &total);
-        if (wanted) {
+        bool chosen = i < count && ids[i] == (int)blockIdx.x;
+        int total = 0, rank = block_rank(chosen, counts, &total);
+        if (chosen) {
             places[next + rank] = (int32_t)i;
         }
         next += total;

@@ -16,7 +16,7 @@
 #define STRIPS 8        /* into which products with triangles are cut, to leave out zeros */
 
 /* damp_percent of the mean of the diagonal in which dead columns count as 1. */
-static int damping(struct gpu_stream *stream, const struct tensor *h, double percent, float *damp)
+static int cuda_damping(struct gpu_stream *stream, const struct tensor *h, double percent, float *damp)
 {
     int64_t n = matrix_cols(h);
     AUTO_FREE float *diagonal = NULL;
@@ -34,12 +34,12 @@ static int damping(struct gpu_stream *stream, const struct tensor *h, double per
 /* A in the lower triangle of a, L21 blocks in its place as they come, X in the lower triangle of x, zeros above. */
 struct triangle {
     struct gpu_stream *stream;
-    float *a, *x, *room; /* room: the largest L21 */
+    float *a, *x, *l21; /* l21: scratch for the largest L21 */
     int64_t n;
     int *info; /* device: the first pivot that is not positive, from 1, or 0 */
 };
 
-/* The upper part of `size` rows: whole blocks, as near to half as can be. */
+/* The upper part of `size` rows: complete blocks, as near to half as possible. */
 static int64_t half_of(int64_t size)
 {
     int64_t blocks = tiles_of(size, LAUNCH_TRIANGLE);
@@ -47,13 +47,13 @@ static int64_t half_of(int64_t size)
 }
 
 /* Elements of the largest L21 in `size` rows; not always the first. */
-static int64_t room_of(int64_t size)
+static int64_t l21_size(int64_t size)
 {
     if (size <= LAUNCH_TRIANGLE) {
         return 0;
     }
-    int64_t upper = half_of(size), here = upper * (size - upper), below = room_of(upper);
-    return here > below ? here : below; /* the lower part is no larger than the upper */
+    int64_t upper = half_of(size), here = upper * (size - upper), below = l21_size(upper);
+    return here > below ? here : below; /* the lower part is not larger than the upper */
 }
 
 static int64_t strip_of(int64_t size)
@@ -62,13 +62,13 @@ static int64_t strip_of(int64_t size)
     return strip > LEAF ? strip : LEAF;
 }
 
-static float *place(const struct triangle *t, float *matrix, int64_t row, int64_t col)
+static float *triangle_at(const struct triangle *t, float *matrix, int64_t row, int64_t col)
 {
     return matrix + row * t->n + col;
 }
 
 /* c = beta c + alpha a b, or b^T. */
-static int multiply(const struct triangle *t, struct gemm gemm)
+static int triangle_multiply(const struct triangle *t, struct gemm gemm)
 {
     gemm.lda = gemm.lda != 0 ? gemm.lda : t->n;
     gemm.ldb = gemm.ldb != 0 ? gemm.ldb : t->n;
@@ -77,38 +77,38 @@ static int multiply(const struct triangle *t, struct gemm gemm)
 }
 
 /* A[row.., col..] becomes A[row.., col..] L^-T, L being the diagonal block at col. */
-static int solve_rows(const struct triangle *t, int64_t row, int64_t rows, int64_t col, int64_t cols)
+static int triangle_solve(const struct triangle *t, int64_t row, int64_t rows, int64_t col, int64_t cols)
 {
-    float *a = place(t, t->a, row, col);
+    float *a = triangle_at(t, t->a, row, col);
 
     if (cols <= LEAF) {
         TRY(cuda_ok(t->stream->device,
-                    cudaMemcpy2DAsync(t->room, (size_t)cols * sizeof(float), a, (size_t)t->n * sizeof(float),
+                    cudaMemcpy2DAsync(t->l21, (size_t)cols * sizeof(float), a, (size_t)t->n * sizeof(float),
                                       (size_t)cols * sizeof(float), (size_t)rows, cudaMemcpyDeviceToDevice,
                                       t->stream->stream),
                     "factor"));
-        return multiply(t, (struct gemm){.trans_b = true,
-                                         .m = rows,
-                                         .n = cols,
-                                         .k = cols,
-                                         .alpha = 1.0f,
-                                         .a = t->room,
-                                         .b = place(t, t->x, col, col),
-                                         .c = a,
-                                         .lda = cols});
+        return triangle_multiply(t, (struct gemm){.trans_b = true,
+                                                  .m = rows,
+                                                  .n = cols,
+                                                  .k = cols,
+                                                  .alpha = 1.0f,
+                                                  .a = t->l21,
+                                                  .b = triangle_at(t, t->x, col, col),
+                                                  .c = a,
+                                                  .lda = cols});
     }
     int64_t first = half_of(cols);
-    TRY(solve_rows(t, row, rows, col, first));
-    TRY(multiply(t, (struct gemm){.trans_b = true,
-                                  .m = rows,
-                                  .n = cols - first,
-                                  .k = first,
-                                  .alpha = -1.0f,
-                                  .beta = 1.0f,
-                                  .a = a,
-                                  .b = place(t, t->a, col + first, col),
-                                  .c = a + first}));
-    return solve_rows(t, row, rows, col + first, cols - first);
+    TRY(triangle_solve(t, row, rows, col, first));
+    TRY(triangle_multiply(t, (struct gemm){.trans_b = true,
+                                           .m = rows,
+                                           .n = cols - first,
+                                           .k = first,
+                                           .alpha = -1.0f,
+                                           .beta = 1.0f,
+                                           .a = a,
+                                           .b = triangle_at(t, t->a, col + first, col),
+                                           .c = a + first}));
+    return triangle_solve(t, row, rows, col + first, cols - first);
 }
 
 /* A22 -= L21 L21^T, from the diagonal down. */
@@ -118,16 +118,16 @@ static int subtract_square(const struct triangle *t, int64_t at, int64_t size, i
 
     for (int64_t first = at; first < at + size; first += strip) {
         int64_t left = at + size - first;
-        float *l = place(t, t->a, first, col);
-        TRY(multiply(t, (struct gemm){.trans_b = true,
-                                      .m = left,
-                                      .n = left < strip ? left : strip,
-                                      .k = cols,
-                                      .alpha = -1.0f,
-                                      .beta = 1.0f,
-                                      .a = l,
-                                      .b = l,
-                                      .c = place(t, t->a, first, first)}));
+        float *l = triangle_at(t, t->a, first, col);
+        TRY(triangle_multiply(t, (struct gemm){.trans_b = true,
+                                               .m = left,
+                                               .n = left < strip ? left : strip,
+                                               .k = cols,
+                                               .alpha = -1.0f,
+                                               .beta = 1.0f,
+                                               .a = l,
+                                               .b = l,
+                                               .c = triangle_at(t, t->a, first, first)}));
     }
     return 0;
 }
@@ -139,26 +139,26 @@ static int invert_below(const struct triangle *t, int64_t at, int64_t upper, int
 
     for (int64_t first = 0; first < upper; first += strip) {
         int64_t left = upper - first;
-        TRY(multiply(t, (struct gemm){.m = lower,
-                                      .n = left < strip ? left : strip,
-                                      .k = left,
-                                      .alpha = 1.0f,
-                                      .a = place(t, t->a, below, at + first),
-                                      .b = place(t, t->x, at + first, at + first),
-                                      .c = t->room + first,
-                                      .ldc = upper}));
+        TRY(triangle_multiply(t, (struct gemm){.m = lower,
+                                               .n = left < strip ? left : strip,
+                                               .k = left,
+                                               .alpha = 1.0f,
+                                               .a = triangle_at(t, t->a, below, at + first),
+                                               .b = triangle_at(t, t->x, at + first, at + first),
+                                               .c = t->l21 + first,
+                                               .ldc = upper}));
     }
     strip = strip_of(lower);
     for (int64_t first = 0; first < lower; first += strip) {
         int64_t rows = lower - first < strip ? lower - first : strip;
-        TRY(multiply(t, (struct gemm){.m = rows,
-                                      .n = upper,
-                                      .k = first + rows,
-                                      .alpha = -1.0f,
-                                      .a = place(t, t->x, below + first, below),
-                                      .b = t->room,
-                                      .c = place(t, t->x, below + first, at),
-                                      .ldb = upper}));
+        TRY(triangle_multiply(t, (struct gemm){.m = rows,
+                                               .n = upper,
+                                               .k = first + rows,
+                                               .alpha = -1.0f,
+                                               .a = triangle_at(t, t->x, below + first, below),
+                                               .b = t->l21,
+                                               .c = triangle_at(t, t->x, below + first, at),
+                                               .ldb = upper}));
     }
     return 0;
 }
@@ -171,7 +171,7 @@ static int invert(const struct triangle *t, int64_t at, int64_t size)
     }
     int64_t upper = half_of(size), lower = size - upper;
     TRY(invert(t, at, upper));
-    TRY(solve_rows(t, at + upper, lower, at, upper));
+    TRY(triangle_solve(t, at + upper, lower, at, upper));
     TRY(subtract_square(t, at + upper, lower, at, upper));
     TRY(invert(t, at + upper, lower));
     return invert_below(t, at, upper, lower);
@@ -205,13 +205,13 @@ static int run_factor(struct triangle *t, const struct tensor *h, const struct g
 {
     SCRATCH_SCOPE(t->stream);
     struct gpu_stream *stream = t->stream;
-    int64_t n = t->n, room = room_of(n);
+    int64_t n = t->n, l21 = l21_size(n);
     const int32_t *order = NULL;
 
-    TRY(scratch_reserve(stream, scratch_size(n * n, sizeof(float)) + scratch_size(room, sizeof(float)) +
+    TRY(scratch_reserve(stream, scratch_size(n * n, sizeof(float)) + scratch_size(l21, sizeof(float)) +
                                     scratch_size(n, sizeof(int32_t)) + scratch_size(1, sizeof(int))));
     t->a = scratch_take(stream, n * n, sizeof(float));
-    t->room = scratch_take(stream, room, sizeof(float));
+    t->l21 = scratch_take(stream, l21, sizeof(float));
     t->info = scratch_take(stream, 1, sizeof(int));
     TRY(order_upload(stream, spec->order, n, &order));
     TRY(memory_fill_zero(stream, t->info, sizeof(int)));
@@ -245,7 +245,7 @@ int cuda_factor(struct gpu_stream *stream, const struct tensor *u, const struct 
     if (t.n == 0) {
         return 0;
     }
-    TRY(damping(stream, h, spec->damp_percent, &damp));
+    TRY(cuda_damping(stream, h, spec->damp_percent, &damp));
     TRY(run_factor(&t, h, spec, damp));
     return check_factor(stream, u);
 }

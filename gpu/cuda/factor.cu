@@ -32,9 +32,9 @@ static __global__ void reverse_kernel(float *a, int64_t count)
 {
     int64_t stride = (int64_t)gridDim.x * blockDim.x;
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count / 2; i += stride) {
-        float kept = a[i];
+        float saved = a[i];
         a[i] = a[count - 1 - i];
-        a[count - 1 - i] = kept;
+        a[count - 1 - i] = saved;
     }
 }
 

@@ -83,7 +83,7 @@ void gemm_cache_free(struct gemm_cache *cache)
     }
 }
 
-/* A column-major operand; `batch` copies `stride` elements apart. */
+/* A column-major operand; `batch` copies at a distance of `stride` elements. */
 static cublasStatus_t layout_new(cublasLtMatrixLayout_t *layout, cudaDataType_t type, int64_t rows, int64_t cols,
                                  int64_t ld, int64_t batch, int64_t stride)
 {
@@ -127,7 +127,7 @@ static cublasStatus_t problem_init(struct problem *problem, const struct gemm *g
                : layout_new(&problem->c, CUDA_R_32F, g->n, g->m, g->ldc, g->count, g->stride_c);
 }
 
-/* What heuristics may count on. They assume 256 bytes unless told, which the inside of a matrix does not have. */
+/* What heuristics may count on. They assume 256 bytes unless it is set, which a part of a matrix need not have. */
 static cublasStatus_t limit_alignment(cublasLtMatmulPreference_t preference, const struct gemm_key *key)
 {
     cublasStatus_t status = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
@@ -147,7 +147,7 @@ static cublasStatus_t limit_alignment(cublasLtMatmulPreference_t preference, con
                                                       &key->align_c, sizeof(key->align_c));
 }
 
-static int choose(struct gpu_stream *stream, struct gemm_entry *entry)
+static int gemm_choose(struct gpu_stream *stream, struct gemm_entry *entry)
 {
     struct gpu_device *device = stream->device;
     const struct problem *problem = &entry->problem;
@@ -238,7 +238,7 @@ static struct gemm_entry *look_up(struct gemm_cache *cache, const struct gemm_ke
 static int describe_and_choose(struct gpu_stream *stream, const struct gemm *g, struct gemm_entry *entry)
 {
     TRY(cublas_ok(stream->device, problem_init(&entry->problem, g), "describing a product"));
-    return choose(stream, entry);
+    return gemm_choose(stream, entry);
 }
 
 static int find_entry(struct gpu_stream *stream, const struct gemm *g, const struct gemm_entry **found)

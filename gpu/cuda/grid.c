@@ -2,7 +2,7 @@
 
 #include "gpu/cuda/cuda.h"
 
-static struct launch_grid describe(const struct tensor *w, const struct gpu_grid *spec)
+static struct launch_grid grid_launch(const struct tensor *w, const struct gpu_grid *spec)
 {
     return (struct launch_grid){
         .bits = spec->bits,
@@ -22,7 +22,7 @@ int cuda_grid(struct gpu_stream *stream, const struct tensor *scale, const struc
               const struct tensor *importance, const struct gpu_grid *spec)
 {
     TRY(cuda_begin(stream->device));
-    struct launch_grid grid = describe(w, spec);
+    struct launch_grid grid = grid_launch(w, spec);
     return cuda_ok(stream->device,
                    launch_grid(scale->data, zero->data, w->data, importance != NULL ? importance->data : NULL, &grid,
                                stream->stream),
@@ -33,7 +33,7 @@ int cuda_round(struct gpu_stream *stream, const struct tensor *codes, const stru
                const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
     TRY(cuda_begin(stream->device));
-    struct launch_grid grid = describe(w, spec);
+    struct launch_grid grid = grid_launch(w, spec);
     return cuda_ok(stream->device, launch_round(codes->data, w->data, scale->data, zero->data, &grid, stream->stream),
                    "round");
 }
@@ -42,7 +42,7 @@ int cuda_dequantize(struct gpu_stream *stream, const struct tensor *w, const str
                     const struct tensor *scale, const struct tensor *zero, const struct gpu_grid *spec)
 {
     TRY(cuda_begin(stream->device));
-    struct launch_grid grid = describe(w, spec);
+    struct launch_grid grid = grid_launch(w, spec);
     return cuda_ok(stream->device,
                    launch_dequantize(w->data, codes->data, scale->data, zero->data, &grid, stream->stream),
                    "dequantize");

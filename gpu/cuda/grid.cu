@@ -79,7 +79,7 @@ static __device__ int mine_of(int lane)
 }
 
 /* lanes_sum of one of four numbers, the lane's own, by as many shuffles as one and a bit: each half, then each quarter
- * of the lanes sends away what the other goes on with. */
+ * of the lanes sends what the other continues with. */
 static __device__ float sum_of_mine(const float (&sum)[TOGETHER], int lane)
 {
     bool upper = lane / 8 != 0, odd = lane / 4 % 2 != 0;
@@ -126,7 +126,7 @@ template <int HELD, int NORM>
 static __device__ struct grid_point search(const struct launch_grid &spec, struct part<HELD> &part, int lane, float low,
                                       float high)
 {
-    float top = (float)((1 << spec.bits) - 1), least = INFINITY;
+    float top = (float)((1 << spec.bits) - 1), min = INFINITY;
     int last = spec.candidates > 1 ? spec.candidates - 1 : 0, best = 0;
 
     part.unit = unit_of(shrunk(spec, 0, low, high).scale);
@@ -148,16 +148,16 @@ static __device__ struct grid_point search(const struct launch_grid &spec, struc
             float error = error_of_mine<HELD, NORM>(spec, part, candidates, lane);
             int index = first + at + mine_of(lane);
             error = index == 0 && isnan(error) ? -INFINITY : error; /* nothing is less than that */
-            best = error < least ? index : best;
-            least = error < least ? error : least;
+            best = error < min ? index : best;
+            min = error < min ? error : min;
         }
     }
 #pragma unroll
     for (int offset = 4; offset < LANES; offset *= 2) {
-        float error = __shfl_xor_sync(FULL_MASK, least, offset, LANES);
+        float error = __shfl_xor_sync(FULL_MASK, min, offset, LANES);
         int index = __shfl_xor_sync(FULL_MASK, best, offset, LANES);
-        best = error < least || (error == least && index < best) ? index : best;
-        least = fminf(error, least);
+        best = error < min || (error == min && index < best) ? index : best;
+        min = fminf(error, min);
     }
     return shrunk(spec, best, low, high);
 }
@@ -172,7 +172,7 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t task = (int64_t)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES;
     int lane = threadIdx.x % LANES;
     bool live = task < tasks;
-    task = live ? task : tasks - 1; /* whole warps meet in the shuffles: the last one's idle half repeats a task */
+    task = live ? task : tasks - 1; /* all lanes shuffle: the last warp's idle half repeats a task */
 
     struct part<HELD> part;
     part.weights = weights + task * spec.group; /* groups tile the rows */

@@ -14,13 +14,13 @@ extern "C" {
 
 /* convert.cu */
 int launch_convert(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count, cudaStream_t stream);
-/* *index = least index of a non-finite element, or INT64_MAX. */
+/* *index = the first index of a non-finite element, or INT64_MAX. */
 int launch_find_nonfinite(int64_t *index, const void *x, enum dtype dtype, int64_t count, cudaStream_t stream);
 
 /* elementwise.cu */
 int launch_embed(float *y, const void *table, enum dtype dtype, const int32_t *ids, int64_t tokens, int64_t width,
                  cudaStream_t stream);
-int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t runs, int64_t size, float eps,
+int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t groups, int64_t size, float eps,
                    cudaStream_t stream);
 int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, int64_t cols, int64_t length,
                 int64_t half, cudaStream_t stream);
@@ -30,13 +30,13 @@ int launch_add(float *y, const float *x, int64_t count, cudaStream_t stream);
 int launch_add_rows(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream);
 /* Rows of a column-statistics partial: LAUNCH_STATS_ROWS tokens each. */
 #define LAUNCH_STATS_ROWS 256
-/* most [chunks, cols] and sum [chunks, cols] are scratch, chunks = ceil(rows / LAUNCH_STATS_ROWS). */
-int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t rows, int64_t cols, float *most,
+/* max [chunks, cols] and sum [chunks, cols] are scratch, chunks = ceil(rows / LAUNCH_STATS_ROWS). */
+int launch_column_stats(float *absmax, float *abssum, const float *x, int64_t rows, int64_t cols, float *max,
                         double *sum, cudaStream_t stream);
 int launch_symmetrize(float *h, int64_t n, float scale, cudaStream_t stream);
 int launch_zero_dead(float *w, const float *h, int64_t rows, int64_t n, cudaStream_t stream);
 int launch_diagonal(float *diagonal, const float *h, int64_t n, cudaStream_t stream);
-int launch_floor_diagonal(float *h, int64_t n, float least, cudaStream_t stream);
+int launch_floor_diagonal(float *h, int64_t n, float min, cudaStream_t stream);
 int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream);
 
 /* experts.cu */
@@ -59,8 +59,8 @@ struct launch_input {
     int64_t rows, cols, group_size; /* columns that share a scale; the last ones of a row may be fewer */
     float scale;
 };
-/* keep may be NULL, y may be x. */
-int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
+/* outliers may be NULL, y may be x. */
+int launch_quantize_input(float *y, const float *x, const float *outliers, const struct launch_input *spec,
                           cudaStream_t stream);
 
 /* elements.cu: tiles as in gpu.h; groups: tiles side by side. */
@@ -69,7 +69,7 @@ struct launch_tiles {
     int64_t rows, cols, tile_rows, tile_cols, groups;
     float levels[16]; /* of NF4 */
 };
-int launch_tile_range(float *most, const float *w, const struct launch_tiles *spec, cudaStream_t stream);
+int launch_tile_range(float *max, const float *w, const struct launch_tiles *spec, cudaStream_t stream);
 int launch_tile_encode(uint8_t *codes, const float *w, const float *scale, const struct launch_tiles *spec,
                        cudaStream_t stream);
 int launch_tile_decode(float *w, const uint8_t *codes, const float *scale, const struct launch_tiles *spec,
@@ -235,7 +235,7 @@ struct launch_cluster {
     float *table;
     uint8_t *codes;
     const float *w, *importance; /* importance: or NULL */
-    const uint8_t *apart;        /* or NULL */
+    const uint8_t *outliers;     /* or NULL */
     int64_t rows, cols;
     int values;
     enum dtype stored;

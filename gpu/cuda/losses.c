@@ -71,7 +71,7 @@ struct quadratic {
 };
 
 /* c = alpha a H[k.., n..] (+ c), at elements a_at of d and b_at of H. */
-static int multiply(const struct quadratic *job, const float *d, int64_t a_at, int64_t b_at, struct gemm gemm)
+static int quadratic_multiply(const struct quadratic *job, const float *d, int64_t a_at, int64_t b_at, struct gemm gemm)
 {
     static const int terms[3][2] = {{0, 0}, {0, 1}, {1, 0}};
     size_t element = job->split ? 2 : sizeof(float);
@@ -90,7 +90,7 @@ static int multiply(const struct quadratic *job, const float *d, int64_t a_at, i
     return 0;
 }
 
-/* product = d times the part of H on and above the diagonal strips, with what lies above them counted twice: H is
+/* product = d times the part of H on and above the diagonal strips, with what is above them counted twice: H is
  * symmetric, so the row sums of product * d are those of (d H) * d for half the work. */
 static int half_product(const struct quadratic *job, const float *d)
 {
@@ -99,15 +99,17 @@ static int half_product(const struct quadratic *job, const float *d)
     for (int64_t first = 0; first < n; first += ERROR_STRIP) {
         int64_t cols = n - first < ERROR_STRIP ? n - first : ERROR_STRIP;
         float *c = job->product + first;
-        TRY(multiply(job, d, first, first * n + first, (struct gemm){.n = cols, .k = cols, .alpha = 1.0f, .c = c}));
+        TRY(quadratic_multiply(job, d, first, first * n + first,
+                               (struct gemm){.n = cols, .k = cols, .alpha = 1.0f, .c = c}));
         if (first > 0) {
-            TRY(multiply(job, d, 0, first, (struct gemm){.n = cols, .k = first, .alpha = 2.0f, .beta = 1.0f, .c = c}));
+            TRY(quadratic_multiply(job, d, 0, first,
+                                   (struct gemm){.n = cols, .k = first, .alpha = 2.0f, .beta = 1.0f, .c = c}));
         }
     }
     return 0;
 }
 
-static int quadratic_form(const struct quadratic *job, const float *d, double *out)
+static int quadratic_sum(const struct quadratic *job, const float *d, double *out)
 {
     struct gpu_stream *stream = job->stream;
     AUTO_FREE double *host = NULL;
@@ -162,9 +164,9 @@ int cuda_output_error(struct gpu_stream *stream, double *error, double *signal, 
     TRY(quadratic_init(&job, &d));
     TRY(cuda_ok(stream->device, launch_subtract(d, w->data, wq->data, job.rows * job.n, stream->stream),
                 "output_error"));
-    TRY(quadratic_form(&job, d, &error_sum));
+    TRY(quadratic_sum(&job, d, &error_sum));
     if (signal != NULL) {
-        TRY(quadratic_form(&job, w->data, &signal_sum));
+        TRY(quadratic_sum(&job, w->data, &signal_sum));
     }
     *error = error_sum;
     if (signal != NULL) {

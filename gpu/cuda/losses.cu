@@ -101,11 +101,11 @@ static __device__ double exp_sum(const float *x, int64_t n, float shift, double 
 
 static __device__ float row_max(const float *x, int64_t n, float *shared)
 {
-    float most = -INFINITY;
+    float max = -INFINITY;
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-        most = fmaxf(most, x[i]);
+        max = fmaxf(max, x[i]);
     }
-    return block_max(most, shared);
+    return block_max(max, shared);
 }
 
 static __global__ void nll_kernel(struct launch_nll_row *out, const float *logits, const float *reference,
@@ -117,17 +117,17 @@ static __global__ void nll_kernel(struct launch_nll_row *out, const float *logit
     int32_t target = targets[token];
     struct launch_nll_row row = {0, 0};
 
-    if (target >= 0) { /* the same for the whole block */
+    if (target >= 0) { /* the same for all threads of the block */
         const float *x = logits + token * n;
-        float most = row_max(x, n, maxima);
-        double log_sum = log(exp_sum(x, n, most, sums));
-        row.nll = log_sum - ((double)x[target] - (double)most);
+        float max = row_max(x, n, maxima);
+        double log_sum = log(exp_sum(x, n, max, sums));
+        row.nll = log_sum - ((double)x[target] - (double)max);
         if (reference != NULL) {
             const float *r = reference + token * n;
             float r_most = row_max(r, n, maxima);
             double r_sum = exp_sum(r, n, r_most, sums), dot = 0;
             for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-                float a = r[i] - r_most, b = x[i] - most;
+                float a = r[i] - r_most, b = x[i] - max;
                 dot += (double)expf(a) * (double)(a - b);
             }
             dot = block_sum(dot, sums);

@@ -1,8 +1,8 @@
 /* Device memory, the scratch of a stream, and copies through a ring of pinned buffers: while one slot is on the wire
  * the host fills the next, and the caller's buffer is free when upload returns.
  *
- * Tensors come from the device's memory pool and go back to it in stream order, so that neither end waits for the
- * device as a whole, and the next block's tensors take the last one's place. Everything is allocated and zeroed on one
+ * Tensors come from the device's memory pool and go back to it in stream order, so that neither waits for all
+ * work of the device, and the next block's tensors take the last one's place. Everything is allocated and zeroed on one
  * stream of its own; what is freed there first waits for all that other streams have queued. */
 
 #include "gpu/cuda/cuda.h"
@@ -77,7 +77,7 @@ size_t memory_idle(struct gpu_device *device)
     return (size_t)(reserved > used ? reserved - used : 0);
 }
 
-static cudaError_t allocate(struct gpu_device *device, size_t bytes, bool pooled, void **block)
+static cudaError_t memory_allocate(struct gpu_device *device, size_t bytes, bool pooled, void **block)
 {
     return pooled ? cudaMallocAsync(block, bytes, device->memory) : cudaMalloc(block, bytes);
 }
@@ -85,13 +85,13 @@ static cudaError_t allocate(struct gpu_device *device, size_t bytes, bool pooled
 /* A second try when the pool holds memory that is of no use to it. */
 static int allocate_or_trim(struct gpu_device *device, size_t bytes, bool pooled, void **block)
 {
-    cudaError_t status = allocate(device, bytes, pooled, block);
+    cudaError_t status = memory_allocate(device, bytes, pooled, block);
 
     if (status == cudaErrorMemoryAllocation && device->pool != NULL) {
         (void)cudaGetLastError();
         TRY(cuda_ok(device, cudaStreamSynchronize(device->memory), "waiting for freed memory"));
         TRY(cuda_ok(device, cudaMemPoolTrimTo(device->pool, 0), "trimming the memory pool"));
-        status = allocate(device, bytes, pooled, block);
+        status = memory_allocate(device, bytes, pooled, block);
     }
     return cuda_ok(device, status, "device memory");
 }
@@ -148,7 +148,7 @@ static bool memory_follows(struct gpu_device *device, const struct gpu_stream *s
     return !cuda_failed(device, cudaStreamSynchronize(stream->stream));
 }
 
-/* A block that may still be in use is not given back: the device is lost then, and takes it with it. */
+/* A block that may still be in use is not freed: the device is lost then, and the end of the process frees it. */
 static void release(struct gpu_device *device, void *block)
 {
     bool unused = true;
@@ -170,7 +170,7 @@ static void release(struct gpu_device *device, void *block)
 }
 
 /* The first `bytes` of a block as zeros, and the block ready for any stream. */
-static int prepare(struct gpu_device *device, void *block, size_t bytes)
+static int memory_prepare(struct gpu_device *device, void *block, size_t bytes)
 {
     if (bytes > 0) {
         TRY(cuda_ok(device, cudaMemsetAsync(block, 0, bytes, device->memory), "zeroing memory"));
@@ -184,7 +184,7 @@ int memory_alloc(struct gpu_device *device, size_t bytes, bool zeroed, void **po
 
     TRY(cuda_begin(device));
     TRY(allocate_or_trim(device, bytes > 0 ? bytes : 1, device->pool != NULL, &block));
-    int rc = prepare(device, block, zeroed ? bytes : 0);
+    int rc = memory_prepare(device, block, zeroed ? bytes : 0);
     if (rc != 0) {
         release(device, block);
         return rc;

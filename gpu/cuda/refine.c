@@ -5,7 +5,7 @@
 
 #define STRIP_ELEMENTS ((int64_t)64 << 20) /* weights of a strip of rows */
 
-static struct launch_grid describe(const struct tensor *w, const struct gpu_grid *spec)
+static struct launch_grid refine_launch(const struct tensor *w, const struct gpu_grid *spec)
 {
     return (struct launch_grid){.bits = spec->bits,
                                 .sym = spec->sym,
@@ -25,7 +25,7 @@ struct clip {
 };
 
 /* Judge the range cut at p times each group's absmax, with scales of one sign. */
-static int judge(struct clip *job, float p, bool negative, bool first)
+static int clip_judge(struct clip *job, float p, bool negative, bool first)
 {
     struct gpu_stream *stream = job->stream;
     const struct launch_grid *grid = &job->grid;
@@ -63,9 +63,9 @@ static int clip_strips(struct clip *job, int64_t rows, const struct gpu_grid *sp
         job->grid.rows = all - first < rows ? all - first : rows;
         for (int64_t i = 0; i == 0 || i < candidates; i++) {
             float p = (float)(1.0 - (double)i / spec->steps);
-            TRY(judge(job, p, false, i == 0));
+            TRY(clip_judge(job, p, false, i == 0));
             if (spec->signs) {
-                TRY(judge(job, p, true, false));
+                TRY(clip_judge(job, p, true, false));
             }
         }
         job->w += rows * job->grid.cols;
@@ -85,7 +85,7 @@ int cuda_clip(struct gpu_stream *stream, const struct tensor *scale, const struc
         return 0;
     }
     struct clip job = {.stream = stream,
-                       .grid = describe(w, spec),
+                       .grid = refine_launch(w, spec),
                        .w = w->data,
                        .h = h->data,
                        .best = {.scale = scale->data, .zero = zero->data}};
@@ -106,6 +106,6 @@ int cuda_hqq(struct gpu_stream *stream, const struct tensor *scale, const struct
              const struct gpu_grid *spec)
 {
     TRY(cuda_begin(stream->device));
-    const struct launch_grid grid = describe(w, spec);
+    const struct launch_grid grid = refine_launch(w, spec);
     return cuda_ok(stream->device, launch_hqq(scale->data, zero->data, w->data, &grid, stream->stream), "hqq");
 }

@@ -1,4 +1,4 @@
-/* Grids refined: the range cut where the group's part of the output loses least, and half-quadratic splitting. CPU
+/* Grids refined: the range cut where the group's part of the output loses the least, and half-quadratic splitting. CPU
  * twins: gpu/cpu/clip.c, gpu/cpu/hqq.c.
  *
  * Clipping goes candidate by candidate over all rows and groups at once: one kernel leaves what every group loses by
@@ -17,7 +17,7 @@ static __global__ void cut_kernel(float *scale, float *zero, float *error, const
     int64_t task = (int64_t)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES;
     int lane = threadIdx.x % LANES;
     bool live = task < tasks;
-    task = live ? task : tasks - 1; /* whole warps meet in the shuffles */
+    task = live ? task : tasks - 1; /* all lanes of a warp take part in the shuffles */
 
     const float *w = weights + task * spec.group; /* groups tile the rows */
     float low = 0, high = 0, top = (float)((1 << spec.bits) - 1);
@@ -164,19 +164,19 @@ static __global__ void hqq_kernel(float *scale, float *zero, const float *w, str
     int64_t tasks = spec.rows * (spec.cols / spec.group);
     int64_t task = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
 
-    if (task >= tasks) { /* a whole warp */
+    if (task >= tasks) { /* all of a warp */
         return;
     }
     struct grid_point point = {scale[task], zero[task]}, best = point;
     struct refined job = {w + task * spec.group,     spec.group,      (float)((1 << spec.bits) - 1), point.scale, BETA,
                           (int)(threadIdx.x % WARP), spec.scale_dtype};
-    double least = INFINITY;
+    double min = INFINITY;
     for (int round = 0; round < ROUNDS; round++) {
         double lost = lost_of(job, point);
-        if (!(lost < least)) {
+        if (!(lost < min)) {
             break;
         }
-        least = lost;
+        min = lost;
         best = point;
         if (!advance(job, &point)) {
             break;

@@ -14,7 +14,7 @@ int cuda_scale(struct gpu_stream *stream, const struct tensor *w, const struct t
 }
 
 int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
-                        const struct tensor *keep, const struct gpu_input *spec)
+                        const struct tensor *outliers, const struct gpu_input *spec)
 {
     int64_t cols = matrix_cols(x);
 
@@ -26,7 +26,8 @@ int cuda_quantize_input(struct gpu_stream *stream, const struct tensor *y, const
                                        .cols = cols,
                                        .group_size = spec->dynamic && spec->group_size > 0 ? spec->group_size : cols,
                                        .scale = spec->scale};
-    return cuda_ok(stream->device,
-                   launch_quantize_input(y->data, x->data, keep != NULL ? keep->data : NULL, &input, stream->stream),
-                   "quantize_input");
+    return cuda_ok(
+        stream->device,
+        launch_quantize_input(y->data, x->data, outliers != NULL ? outliers->data : NULL, &input, stream->stream),
+        "quantize_input");
 }

@@ -19,36 +19,37 @@ int launch_scale(float *w, const float *rows, const float *cols, int64_t count, 
     return (int)cudaGetLastError();
 }
 
-/* One block a run; the last one of a row may be shorter. */
-static __global__ void input_kernel(float *y, const float *x, const float *keep, struct launch_input spec)
+/* One block per group; the last one of a row may be shorter. */
+static __global__ void input_kernel(float *y, const float *x, const float *outliers, struct launch_input spec)
 {
     __shared__ float shared[WARP];
-    int64_t runs = (spec.cols + spec.group_size - 1) / spec.group_size, col = (int64_t)blockIdx.x % runs * spec.group_size;
-    int64_t at = (int64_t)blockIdx.x / runs * spec.cols + col;
+    int64_t groups = (spec.cols + spec.group_size - 1) / spec.group_size;
+    int64_t col = (int64_t)blockIdx.x % groups * spec.group_size;
+    int64_t at = (int64_t)blockIdx.x / groups * spec.cols + col;
     int64_t count = spec.cols - col < spec.group_size ? spec.cols - col : spec.group_size;
-    const float *kept = keep != NULL ? keep + col : NULL;
+    const float *passed = outliers != NULL ? outliers + col : NULL;
     float scale = spec.scale;
 
     if (spec.dynamic) {
-        float most = 0;
+        float max = 0;
         for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
-            most = kept == NULL || kept[i] == 0.0f ? fmaxf(most, fabsf(x[at + i])) : most;
+            max = passed == NULL || passed[i] == 0.0f ? fmaxf(max, fabsf(x[at + i])) : max;
         }
-        scale = block_max(most, shared) / (float)dtype_max(spec.element);
+        scale = block_max(max, shared) / (float)dtype_max(spec.element);
     }
     float multiplier = spec.half ? __half2float(__float2half_rn(scale)) : scale;
     for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
-        bool passes = (kept != NULL && kept[i] != 0.0f) || scale == 0.0f;
+        bool passes = (passed != NULL && passed[i] != 0.0f) || scale == 0.0f;
         y[at + i] = passes ? x[at + i] : code_of_number(x[at + i], scale, spec.element) * multiplier;
     }
 }
 
-int launch_quantize_input(float *y, const float *x, const float *keep, const struct launch_input *spec,
+int launch_quantize_input(float *y, const float *x, const float *outliers, const struct launch_input *spec,
                           cudaStream_t stream)
 {
-    int64_t runs = spec->rows * ((spec->cols + spec->group_size - 1) / spec->group_size);
-    if (runs > 0) {
-        launch(input_kernel, (unsigned)runs, spec->group_size <= 128 ? 64 : THREADS, 0, stream, y, x, keep, *spec);
+    int64_t groups = spec->rows * ((spec->cols + spec->group_size - 1) / spec->group_size);
+    if (groups > 0) {
+        launch(input_kernel, (unsigned)groups, spec->group_size <= 128 ? 64 : THREADS, 0, stream, y, x, outliers, *spec);
     }
     return (int)cudaGetLastError();
 }

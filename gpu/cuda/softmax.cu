@@ -15,18 +15,18 @@ struct row {
 template <int HELD>
 static __device__ void short_row(void *out, enum dtype dtype, int64_t at, const struct row &row, float *shared)
 {
-    float x[HELD], most = -INFINITY, sum = 0;
+    float x[HELD], max = -INFINITY, sum = 0;
 
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
         int64_t i = row.low + threadIdx.x + k * THREADS;
         x[k] = i <= row.query ? row.scores[i] * row.scale : -INFINITY;
-        most = fmaxf(most, x[k]);
+        max = fmaxf(max, x[k]);
     }
-    most = block_max(most, shared);
+    max = block_max(max, shared);
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
-        x[k] = expf(x[k] - most);
+        x[k] = expf(x[k] - max);
         sum += x[k];
     }
     float inverse = 1.0f / block_sum(sum, shared);
@@ -41,18 +41,18 @@ static __device__ void short_row(void *out, enum dtype dtype, int64_t at, const 
 
 static __device__ void long_row(void *out, enum dtype dtype, int64_t at, const struct row &row, float *shared)
 {
-    float most = -INFINITY, sum = 0;
+    float max = -INFINITY, sum = 0;
 
     for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
-        most = fmaxf(most, row.scores[i]);
+        max = fmaxf(max, row.scores[i]);
     }
-    most = block_max(most, shared) * row.scale;
+    max = block_max(max, shared) * row.scale;
     for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
-        sum += expf(row.scores[i] * row.scale - most);
+        sum += expf(row.scores[i] * row.scale - max);
     }
     float inverse = 1.0f / block_sum(sum, shared);
     for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
-        store_float(out, dtype, at + i, expf(row.scores[i] * row.scale - most) * inverse);
+        store_float(out, dtype, at + i, expf(row.scores[i] * row.scale - max) * inverse);
     }
 }
 

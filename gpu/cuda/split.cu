@@ -1,5 +1,5 @@
 /* A float as the sum of two bfloat16, good to 16 bits: three products of such operands on the tensor cores stand for
- * one of floats where a sum of very many is all that is wanted. */
+ * one of floats where a sum of very many is all that is needed. */
 
 #include "gpu/cuda/device.cuh"
 

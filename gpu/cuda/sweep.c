@@ -1,8 +1,8 @@
 /* The GPTQ sweep: blocks of 128 columns go through the fused kernel of sweep.cu. F32 products take the errors of a
  * block to the rest of its panel of 512 columns, and those of a panel to all columns after it: products over 512
- * columns run nearer to a device's roof than those over 128, and read and write the weights a quarter as often. Weights
- * are gathered in visiting order first; the caller's are overwritten as on the CPU. The block size of the request is
- * the CPU's business: results depend on it by rounding only. */
+ * columns run nearer to a device's peak rate than those over 128, and read and write the weights a quarter as often.
+ * Weights are gathered in visiting order first; the caller's are overwritten as on the CPU. The block size of the
+ * request is the CPU's business: results depend on it by rounding only. */
 
 #include "gpu/cuda/cuda.h"
 
@@ -28,7 +28,7 @@ static int only_group(const int32_t *group, int cols)
 }
 
 /* The errors of columns [from, from + count) of the panel at `panel` go to columns [first, end). */
-static int update(const struct sweep *job, int64_t panel, int64_t from, int64_t count, int64_t first, int64_t end)
+static int sweep_update(const struct sweep *job, int64_t panel, int64_t from, int64_t count, int64_t first, int64_t end)
 {
     const struct launch_sweep *launch = &job->launch;
     struct gemm gemm = {.m = launch->rows,
@@ -56,9 +56,9 @@ static int run_panel(struct sweep *job, int64_t panel, int64_t end)
         launch->error = job->error + (first - panel);
         launch->only_group = only_group(job->group + first, launch->cols);
         TRY(cuda_ok(job->stream->device, launch_sweep(launch, job->stream->stream), "sweep"));
-        TRY(update(job, panel, first, launch->cols, after, end));
+        TRY(sweep_update(job, panel, first, launch->cols, after, end));
     }
-    return update(job, panel, panel, end - panel, end, launch->k);
+    return sweep_update(job, panel, panel, end - panel, end, launch->k);
 }
 
 static int run_panels(struct sweep *job)

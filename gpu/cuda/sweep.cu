@@ -24,8 +24,8 @@
 #define HELD (COLS / LANES_PER_ROW)
 #define TOGETHER 2 /* rows of a lane */
 #define ROWS 32
-#define APART (ROWS / TOGETHER) /* a lane's rows */
-#define THREADS (APART * LANES_PER_ROW)
+#define ROW_STEP (ROWS / TOGETHER) /* a lane's rows */
+#define THREADS (ROW_STEP * LANES_PER_ROW)
 #define RESIDENT 6 /* blocks of a multiprocessor, with one group; grids of several need more registers */
 #define RESIDENT_OTHERS 4
 #define FETCHES (STRIPS * (STRIPS + 1) / 2) /* quads of U that a thread loads, and how many at once */
@@ -54,10 +54,10 @@ static __device__ constexpr int strip_width(int strip)
     return (COLS - strip * STRIP) / QUAD;
 }
 
-/* `left` columns are there, the others are zero; of a whole block all are, and quads are aligned. */
-template <bool WHOLE> static __device__ float4 load_quad(const float *from, int left)
+/* `left` columns are there, the others are zero; of a complete block all are, and quads are aligned. */
+template <bool COMPLETE> static __device__ float4 load_quad(const float *from, int left)
 {
-    if constexpr (WHOLE) {
+    if constexpr (COMPLETE) {
         return *(const float4 *)from;
     } else {
         return {left > 0 ? from[0] : 0.0f, left > 1 ? from[1] : 0.0f, left > 2 ? from[2] : 0.0f,
@@ -88,7 +88,7 @@ static __device__ constexpr int strip_of(int at)
 }
 
 /* Four threads load every fourth quad each of a row of a strip. */
-template <bool WHOLE> static __device__ void load_factor(struct sweep_shared *shared, const struct launch_sweep &job)
+template <bool COMPLETE> static __device__ void load_factor(struct sweep_shared *shared, const struct launch_sweep &job)
 {
     int i = threadIdx.x / LANES_PER_ROW, lane = threadIdx.x % LANES_PER_ROW;
 
@@ -104,7 +104,7 @@ template <bool WHOLE> static __device__ void load_factor(struct sweep_shared *sh
             const int strip = strip_of(round + n), part = round + n - strip_begins(strip) / THREADS;
             const int col = (strip + part) * STRIP;
             int left = strip * STRIP + i < job.cols ? job.cols - col - lane * QUAD : 0;
-            quads[n] = load_quad<WHOLE>(u + strip * STRIP * job.k + col, left);
+            quads[n] = load_quad<COMPLETE>(u + strip * STRIP * job.k + col, left);
             if (part == 0) {
                 cut_diagonal(quads[n], lane * QUAD - i, &shared->inverse[strip * STRIP + i]);
             }
@@ -123,7 +123,7 @@ template <bool WHOLE> static __device__ void load_factor(struct sweep_shared *sh
 }
 
 /* A group's grid. The inverse of its scale in two parts gives w / scale to 47 bits before it is rounded: a quotient
- * half way between two points is exact, as after a division, and the chain from column to column is much shorter. */
+ * half way between two points is exact, as after a division, and the dependency from column to column is shorter. */
 struct point {
     float scale, inverse, rest, low, high;
 };
@@ -193,10 +193,10 @@ static __device__ void sweep_strip(struct held &held, const by_group<UNIFORM, st
 }
 
 /* The errors and codes of a lane's quad, of which `left` columns are there. */
-template <bool WHOLE>
+template <bool COMPLETE>
 static __device__ void store_quad(float *error, uint8_t *codes, const float *x, const uint8_t (&code)[QUAD], int left)
 {
-    if constexpr (WHOLE) {
+    if constexpr (COMPLETE) {
         *(float4 *)error = {x[0], x[1], x[2], x[3]};
         *(uchar4 *)codes = {code[0], code[1], code[2], code[3]};
     } else {
@@ -210,7 +210,7 @@ static __device__ void store_quad(float *error, uint8_t *codes, const float *x, 
     }
 }
 
-template <bool UNIFORM, bool WHOLE>
+template <bool UNIFORM, bool COMPLETE>
 static __device__ void finish_strip(struct held &held, const by_group<UNIFORM, struct point> &points,
                                     const struct launch_sweep &job, int64_t row, int col, int strip)
 {
@@ -223,9 +223,9 @@ static __device__ void finish_strip(struct held &held, const by_group<UNIFORM, s
             code[c] = (uint8_t)(held.level[r][c] - points[r][UNIFORM ? 0 : c].low);
             held.loss[r] += (double)x[c] * x[c];
         }
-        int64_t at = row + r * APART;
+        int64_t at = row + r * ROW_STEP;
         if (at < job.rows) {
-            store_quad<WHOLE>(job.error + at * job.error_stride + col + strip * STRIP,
+            store_quad<COMPLETE>(job.error + at * job.error_stride + col + strip * STRIP,
                               job.codes + at * job.k + job.first + col + strip * STRIP, x, code,
                               job.cols - col - strip * STRIP);
         }
@@ -235,7 +235,7 @@ static __device__ void finish_strip(struct held &held, const by_group<UNIFORM, s
 /* Rows past the end do what the last one does, but store nothing. */
 static __device__ int64_t row_at(const struct launch_sweep &job, int64_t row, int r)
 {
-    return row + r * APART < job.rows ? row + r * APART : job.rows - 1;
+    return row + r * ROW_STEP < job.rows ? row + r * ROW_STEP : job.rows - 1;
 }
 
 /* Scales and zeros, as `low`; group: those of a quad, or the only one. */
@@ -270,7 +270,7 @@ static __device__ void complete_points(by_group<UNIFORM, struct point> &points,
     }
 }
 
-template <bool WHOLE>
+template <bool COMPLETE>
 static __device__ void load_weights(struct held &held, const struct launch_sweep &job, int64_t row, int col)
 {
 #pragma unroll
@@ -279,7 +279,7 @@ static __device__ void load_weights(struct held &held, const struct launch_sweep
         held.loss[r] = 0;
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++) {
-            float4 quad = load_quad<WHOLE>(w + strip * STRIP, job.cols - col - strip * STRIP);
+            float4 quad = load_quad<COMPLETE>(w + strip * STRIP, job.cols - col - strip * STRIP);
             held.x[r][strip * QUAD] = quad.x;
             held.x[r][strip * QUAD + 1] = quad.y;
             held.x[r][strip * QUAD + 2] = quad.z;
@@ -288,8 +288,8 @@ static __device__ void load_weights(struct held &held, const struct launch_sweep
     }
 }
 
-template <bool UNIFORM, bool WHOLE>
-static __global__ void __launch_bounds__(THREADS, !UNIFORM || !WHOLE ? RESIDENT_OTHERS : RESIDENT)
+template <bool UNIFORM, bool COMPLETE>
+static __global__ void __launch_bounds__(THREADS, !UNIFORM || !COMPLETE ? RESIDENT_OTHERS : RESIDENT)
     sweep_kernel(struct launch_sweep job)
 {
     struct sweep_shared *shared = dynamic_shared<struct sweep_shared>();
@@ -301,8 +301,8 @@ static __global__ void __launch_bounds__(THREADS, !UNIFORM || !WHOLE ? RESIDENT_
     if (UNIFORM) {
         load_points<UNIFORM>(loaded, job, row, &job.only_group);
     }
-    load_weights<WHOLE>(held, job, row, col);
-    load_factor<WHOLE>(shared, job);
+    load_weights<COMPLETE>(held, job, row, col);
+    load_factor<COMPLETE>(shared, job);
     if (!UNIFORM) {
         load_points<UNIFORM>(loaded, job, row, shared->group + col);
     }
@@ -316,15 +316,15 @@ static __global__ void __launch_bounds__(THREADS, !UNIFORM || !WHOLE ? RESIDENT_
             load_points<UNIFORM>(loaded, job, row, shared->group + (strip + 1) * STRIP + col);
         }
         sweep_strip<UNIFORM>(held, points, shared->u + strip_begins(strip) + lane, inverse, strip);
-        finish_strip<UNIFORM, WHOLE>(held, points, job, row, col, strip);
+        finish_strip<UNIFORM, COMPLETE>(held, points, job, row, col, strip);
     }
 #pragma unroll
     for (int r = 0; r < TOGETHER; r++) {
         double loss = held.loss[r];
         loss += __shfl_xor_sync(FULL_MASK, loss, 1, LANES_PER_ROW);
         loss += __shfl_xor_sync(FULL_MASK, loss, 2, LANES_PER_ROW);
-        if (lane == 0 && row + r * APART < job.rows) {
-            job.loss[row + r * APART] += loss;
+        if (lane == 0 && row + r * ROW_STEP < job.rows) {
+            job.loss[row + r * ROW_STEP] += loss;
         }
     }
 }
@@ -336,7 +336,7 @@ static bool is_whole(const struct launch_sweep *sweep)
            (sweep->k | sweep->first | sweep->error_stride) % QUAD == 0;
 }
 
-/* Over a table of levels, a thread a row: there is no chain of lanes, since no method that runs often needs it yet. The
+/* Over a table of levels, a thread a row: lanes do not share a row, since no method that runs often needs it yet. The
  * errors replace weights in the row's place of `error`. */
 static __global__ void levels_kernel(struct launch_sweep job)
 {

@@ -93,7 +93,7 @@ static int solve_upper(const struct solve *job, float *to, const float *from, in
 }
 
 /* y may be g: without an order the first product has read it before the second one writes. */
-static int solve_rows(const struct solve *job, float *y, const float *g, int64_t rows)
+static int target_solve_rows(const struct solve *job, float *y, const float *g, int64_t rows)
 {
     struct gpu_stream *stream = job->stream;
 
@@ -113,18 +113,18 @@ static int solve_run(struct solve *job, float *y, const float *g, int64_t rows)
 {
     SCRATCH_SCOPE(job->stream);
     struct gpu_stream *stream = job->stream;
-    int64_t k = job->k, most = STRIP_ELEMENTS / k;
-    most = most < 1 ? 1 : most < rows ? most : rows;
-    size_t strip = scratch_size(most * k, sizeof(float));
+    int64_t k = job->k, max = STRIP_ELEMENTS / k;
+    max = max < 1 ? 1 : max < rows ? max : rows;
+    size_t strip = scratch_size(max * k, sizeof(float));
 
     TRY(scratch_reserve(stream, job->host_order != NULL ? 2 * strip + scratch_size(k, sizeof(int32_t)) : strip));
-    job->half = scratch_take(stream, most * k, sizeof(float));
+    job->half = scratch_take(stream, max * k, sizeof(float));
     if (job->host_order != NULL) {
-        job->moved = scratch_take(stream, most * k, sizeof(float));
+        job->moved = scratch_take(stream, max * k, sizeof(float));
     }
     TRY(order_upload(stream, job->host_order, k, &job->order));
-    for (int64_t first = 0; first < rows; first += most) {
-        TRY(solve_rows(job, y + first * k, g + first * k, rows - first < most ? rows - first : most));
+    for (int64_t first = 0; first < rows; first += max) {
+        TRY(target_solve_rows(job, y + first * k, g + first * k, rows - first < max ? rows - first : max));
     }
     return 0;
 }

@@ -1,5 +1,5 @@
-/* What targets are made of besides products: weighted sums of two tensors, and columns put back where an order took them
- * from. Compiled without contraction. CPU twin: gpu/cpu/target.c. */
+/* The parts of targets that are not products: weighted sums of two tensors, and columns put back where an order took
+ * them from. Compiled without contraction. CPU twin: gpu/cpu/target.c. */
 
 #include "gpu/cuda/device.cuh"
 

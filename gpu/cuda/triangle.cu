@@ -59,8 +59,8 @@ template <int A> static __device__ void update(struct held &held, const float *l
         float down = line[row] * d;
 #pragma unroll
         for (int b = 0; b < HELD_COLS; b++) {
-            float kept = b == B && x + b * COLS == k ? 0.0f : held.at[a][b];
-            float below = kept - down * across[b];
+            float saved = b == B && x + b * COLS == k ? 0.0f : held.at[a][b];
+            float below = saved - down * across[b];
             held.at[a][b] = row > k ? below : row == k && x + b * COLS <= k ? across[b] : held.at[a][b];
         }
     }

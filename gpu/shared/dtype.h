@@ -17,8 +17,8 @@
 #endif
 
 /* symbol, name, bytes of an element in memory, bits of its code, whether checkpoints hold it (and the name is
- * safetensors'), whether it is a float; largest finite magnitude, least normal and least positive one. NF4's levels are
- * those of its codes; its least is the one next to 0. */
+ * safetensors'), whether it is a float; largest finite magnitude, smallest normal and smallest positive one. NF4's
+ * levels are those of its codes; its smallest is the one next to 0. */
 #define DTYPE_ROWS(ROW)                                                               \
     ROW(F32, "F32", 4, 32, true, true, 0x1.fffffep127, 0x1p-126, 0x1p-149)            \
     ROW(F16, "F16", 2, 16, true, true, 65504.0, 0x1p-14, 0x1p-24)                     \
@@ -60,8 +60,8 @@ GPU_SHARED double dtype_max(enum dtype dtype)
     }
 }
 
-/* The least scale in F32, F16 or BF16 that can be divided by: subnormal only where the type has few exponents. */
-GPU_SHARED float dtype_least_scale(enum dtype dtype)
+/* The smallest scale in F32, F16 or BF16 that can be divided by: subnormal only where the type has few exponents. */
+GPU_SHARED float dtype_min_scale(enum dtype dtype)
 {
     return dtype == DTYPE_F16 ? 0x1p-24f : 0x1p-126f;
 }
@@ -169,7 +169,8 @@ GPU_SHARED float dtype_round_down(float value, enum dtype dtype)
     switch (dtype) {
     case DTYPE_F16:
         bits = dtype_f32_to_f16(value);
-        bits = dtype_f16_to_f32(bits) > value ? (uint16_t)(bits - 1) : bits; /* below a positive number lies bits - 1 */
+        bits = dtype_f16_to_f32(bits) > value ? (uint16_t)(bits - 1)
+                                              : bits; /* the next one below a positive number is bits - 1 */
         return dtype_f16_to_f32(bits);
     case DTYPE_BF16:
         bits = dtype_f32_to_bf16(value);
@@ -180,7 +181,7 @@ GPU_SHARED float dtype_round_down(float value, enum dtype dtype)
     }
 }
 
-/* The nearest float with `mantissa` bits after the point, exponents from 1 - bias on (below: steps of the least), as
+/* The nearest float with `mantissa` bits after the point, exponents from 1 - bias on (below: steps of the smallest), as
  * exponent and mantissa packed in the low bits, and the sign above them at `sign_at`. value is finite and at most the
  * format's largest. */
 GPU_SHARED uint8_t dtype_pack(float value, uint32_t mantissa, int bias, uint32_t sign_at)
@@ -215,9 +216,9 @@ GPU_SHARED float dtype_unpack(uint8_t bits, uint32_t mantissa, int bias, uint32_
     return (bits >> sign_at & 1u) != 0 ? -magnitude : magnitude;
 }
 
-GPU_SHARED float dtype_clamp(float value, float most)
+GPU_SHARED float dtype_clamp(float value, float limit)
 {
-    return fmaxf(fminf(value, most), -most);
+    return fmaxf(fminf(value, limit), -limit);
 }
 
 /* E4M3FN: bias 7, largest 448, no Inf, NaN 0x7f. Saturating, ties to even, straight from F32. */
@@ -265,7 +266,7 @@ GPU_SHARED float dtype_e2m1_to_f32(uint8_t bits)
 }
 
 /* E8M0 (the same, 5.4.1): 2^(bits - 127), NaN 0xff. The largest power of two that is not above value, which is how the
- * microscaling formats choose a scale; what is below the least gets that, what is negative or a NaN the NaN. */
+ * microscaling formats choose a scale; what is below the smallest gets that, what is negative or a NaN the NaN. */
 GPU_SHARED uint8_t dtype_f32_to_e8m0(float value)
 {
     uint32_t bits = dtype_bits_of(value);

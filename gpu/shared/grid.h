@@ -9,18 +9,18 @@ struct grid_point {
 
 /* The scale as stored, positive and finite, so that weights near zero or beyond the type still get a grid. Where it
  * must be rounded it is rounded down: a symmetric grid's extremes lie halfway between two codes, and a scale that is a
- * trifle too large would move half of them inwards (at 2 bits they are most of the range). */
+ * trifle too large would move half of them inwards (at 2 bits they are nearly all of the range). */
 GPU_SHARED float grid_scale(float scale, enum dtype dtype)
 {
-    float stored = dtype_round_down(scale, dtype), least = dtype_least_scale(dtype);
+    float stored = dtype_round_down(scale, dtype), min = dtype_min_scale(dtype);
 
     if (!(stored > 0.0f)) {
-        return least;
+        return min;
     }
     if (isinf(stored)) {
         return (float)dtype_max(dtype == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16);
     }
-    return stored > least ? stored : least;
+    return stored > min ? stored : min;
 }
 
 /* The grid of `bits` over the range [low, high], low <= 0 <= high: the scale as it is stored, the zero that fits it. */
@@ -41,16 +41,16 @@ GPU_SHARED struct grid_point grid_point(int bits, bool sym, enum dtype dtype, fl
     return point;
 }
 
-/* The code of the level nearest to x, the lower of two at one distance; levels that are NaN are no code's. */
+/* The code of the level nearest to x, the lower of two at one distance; levels that are NaN belong to no code. */
 GPU_SHARED int grid_nearest(float x, const float *levels, int count)
 {
-    float least = INFINITY;
+    float min = INFINITY;
     int found = 0;
 
     for (int code = 0; code < count; code++) {
         float distance = fabsf(x - levels[code]);
-        bool nearer = distance < least || (distance == least && levels[code] < levels[found]);
-        least = nearer ? distance : least;
+        bool nearer = distance < min || (distance == min && levels[code] < levels[found]);
+        min = nearer ? distance : min;
         found = nearer ? code : found;
     }
     return found;

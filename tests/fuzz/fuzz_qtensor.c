@@ -35,7 +35,7 @@ static void check_item(struct qtensor_file *file, int i)
         abort();
     }
     bool readable = qtensor_file_read(file, i, &q) == 0;
-    if (qtensor_file_read_beside(file, i, &beside) == 0) {
+    if (qtensor_file_read_without_codes(file, i, &beside) == 0) {
         if (beside.codes != NULL || beside.entries != NULL) {
             abort();
         }

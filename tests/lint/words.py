@@ -14,8 +14,8 @@ import tree
 PAGES = re.compile(r"CHANGELOG\.md|README\.md|CONTRIBUTING\.md|docs/[^/]+\.md|(?:%s)/README\.md" % "|".join((*tree.LAYERS, "deploy")))
 
 # Where comments are looked at.
-COMMENTED = ("base/", "pipeline/", "api/", "daemon/", "storage/", "cli/", "tests/bench/", "tests/conformance/", "tests/fuzz/", "tests/tools/",
-             "tests/unit/api/", "tests/unit/base/", "tests/unit/daemon/", "tests/unit/jobs/", "tests/unit/pipeline/", "tests/unit/storage/")
+COMMENTED = ("base/", "gpu/", "models/", "pipeline/", "api/", "daemon/", "storage/", "cli/", "tests/bench/", "tests/conformance/", "tests/fuzz/",
+             "tests/tools/", "tests/unit/api/", "tests/unit/base/", "tests/unit/daemon/", "tests/unit/jobs/", "tests/unit/pipeline/", "tests/unit/storage/")
 
 WORDS = {
     r"whole": "complete, per-tensor",
@@ -134,7 +134,7 @@ def main():
     root = sys.argv[1]
     names = tree.tracked(root)
     pages = [name for name in names if PAGES.fullmatch(name)]
-    sources = [name for name in names if name.endswith((".c", ".h", ".cu")) and name.startswith(COMMENTED)]
+    sources = [name for name in names if name.endswith((".c", ".h", ".inc", ".cu", ".cuh")) and name.startswith(COMMENTED)]
     failed = 0
     for found, look in [(pages, faults), (sources, comment_faults)]:
         for name in found:

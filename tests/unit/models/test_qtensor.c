@@ -262,7 +262,7 @@ START_TEST(test_round_trip)
     ck_assert(read.scheme.bits == 3 && read.scheme.per_channel && !read.scheme.sym &&
               read.scheme.scale_dtype == DTYPE_F32 && read.scheme.group_size == 8);
     qtensor_deinit(&read);
-    ck_assert_rc_ok(qtensor_file_read_beside(file, 1, &read));
+    ck_assert_rc_ok(qtensor_file_read_without_codes(file, 1, &read));
     ck_assert_ptr_null(read.codes);
     ck_assert_int_eq(memcmp(read.scales, made.scales, 12), 0);
     ck_assert_int_eq(memcmp(read.zeros, made.zeros, 3), 0);
@@ -296,7 +296,7 @@ START_TEST(test_damage)
     ck_assert_int_eq(qtensor_file_open(path, hex, &file), ERR_SOURCE_CORRUPT);
     ck_assert_rc_ok(qtensor_file_open(path, NULL, &file));
     ck_assert_int_eq(qtensor_file_read(file, 0, &q), ERR_SOURCE_CORRUPT);
-    ck_assert_int_eq(qtensor_file_read_beside(file, 0, &q), ERR_SOURCE_CORRUPT);
+    ck_assert_int_eq(qtensor_file_read_without_codes(file, 0, &q), ERR_SOURCE_CORRUPT);
     ck_assert_rc_ok(qtensor_file_read(file, 1, &q));
     qtensor_deinit(&q);
     qtensor_file_close(file);

@@ -310,14 +310,14 @@ START_TEST(test_settled)
     ck_assert_rc_ok(safetensors_writer_place(writer, "b", &b));
     ck_assert_rc_ok(safetensors_writer_place(writer, "c", &c));
     ck_assert(b == a + 8 && c == b + 4);
-    ck_assert_uint_eq(safetensors_writer_settled(writer), a);
+    ck_assert_uint_eq(safetensors_writer_final_bytes(writer), a);
     ck_assert_rc_ok(safetensors_writer_put(writer, "b", 0, "bbbb", 4));
     ck_assert_rc_ok(safetensors_writer_put(writer, "a", 4, "aaaa", 4));
-    ck_assert_uint_eq(safetensors_writer_settled(writer), a); /* a is half there, b waits for it */
+    ck_assert_uint_eq(safetensors_writer_final_bytes(writer), a); /* a is half there, b waits for it */
     ck_assert_rc_ok(safetensors_writer_put(writer, "a", 0, "aaaa", 4));
-    ck_assert_uint_eq(safetensors_writer_settled(writer), c);
+    ck_assert_uint_eq(safetensors_writer_final_bytes(writer), c);
     ck_assert_rc_ok(safetensors_writer_put(writer, "c", 0, "ccc", 3));
-    ck_assert_uint_eq(safetensors_writer_settled(writer), c + 3);
+    ck_assert_uint_eq(safetensors_writer_final_bytes(writer), c + 3);
     ck_assert_rc_ok(safetensors_writer_finish(writer));
     safetensors_writer_free(writer);
     scratch_remove(folder);
@@ -369,7 +369,7 @@ START_TEST(test_put_from_threads)
         ck_assert_int_eq(pthread_create(&threads[i], NULL, put_pieces, &putters[i]), 0);
     }
     for (int i = 0; i < PUTTERS; i++) {
-        uint64_t settled = safetensors_writer_settled(writer);
+        uint64_t settled = safetensors_writer_final_bytes(writer);
         ck_assert_uint_ge(settled, last);
         last = settled;
         ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
