@@ -441,15 +441,11 @@ int gpu_tensor_upload(const struct gpu *gpu, struct gpu_stream *stream, const st
 int gpu_tensor_from_host(const struct gpu *gpu, struct gpu_stream *stream, enum dtype dtype, int rank,
                          const int64_t *shape, const void *host, struct tensor *out)
 {
-    struct tensor made;
+    AUTO_TENSOR(made, gpu);
 
     TRY(gpu_tensor_uninitialized(gpu, dtype, rank, shape, &made));
-    int rc = gpu_tensor_upload(gpu, stream, &made, host);
-    if (rc != 0) {
-        gpu_tensor_free(gpu, &made);
-        return rc;
-    }
-    *out = made;
+    TRY(gpu_tensor_upload(gpu, stream, &made, host));
+    *out = tensor_move(&made);
     return 0;
 }
 

@@ -6,7 +6,9 @@
 
 #include "models/block.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -62,16 +64,12 @@ static int upload_tables(struct block_scratch *s)
     int64_t half = config->head_dim / 2;
     const int64_t shape[2] = {s->length, half};
     size_t count = (size_t)s->length * (size_t)half;
-    float *host = calloc(count, 2 * sizeof(float));
+    AUTO_FREE float *host = NULL;
 
-    if (host == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for rotary tables");
-    }
+    TRY(mem_array(&host, 2 * count));
     arch_rope_tables(config, s->length, host, host + count);
-    int rc = gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host, &s->cosine);
-    rc = rc != 0 ? rc : gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host + count, &s->sine);
-    free(host);
-    return rc;
+    TRY(gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host, &s->cosine));
+    return gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host + count, &s->sine);
 }
 
 static void free_experts(struct block_scratch *s)
@@ -86,6 +84,14 @@ static void free_experts(struct block_scratch *s)
     free(s->rows);
 }
 
+static int fill_scratch(struct block_scratch *s)
+{
+    int64_t elements = region_elements(s->plans, REGION_WORK, s->tokens);
+
+    TRY(gpu_tensor_new(s->gpu, DTYPE_F32, 1, &elements, &s->work));
+    return upload_tables(s);
+}
+
 int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
                       struct gpu_stream *stream, struct block_scratch **out)
 {
@@ -94,20 +100,15 @@ int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t leng
     if (sequences < 1 || length < 1 || __builtin_mul_overflow(sequences, length, &tokens) || tokens > INT32_MAX) {
         return err_raise(ERR_INTERNAL, "scratch for %lld sequences of %lld", (long long)sequences, (long long)length);
     }
-    struct block_scratch *s = calloc(1, sizeof(*s));
-    if (s == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for block scratch");
-    }
+    AUTO(block_scratch) struct block_scratch *s = NULL;
+    TRY(mem_new(&s));
     *s = (struct block_scratch){
         .plans = plans, .gpu = gpu, .stream = stream, .sequences = sequences, .length = length, .tokens = tokens};
-    int64_t elements = region_elements(plans, REGION_WORK, tokens);
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &elements, &s->work);
-    rc = rc != 0 ? rc : upload_tables(s);
+    int rc = fill_scratch(s);
     if (rc != 0) {
-        block_scratch_free(s);
         return err_pass(rc, "block scratch for %lld tokens", (long long)tokens);
     }
-    *out = s;
+    *out = MOVE(s);
     return 0;
 }
 
@@ -174,7 +175,6 @@ static int round_input(const struct run *r, const struct block_module *module, c
 {
     struct block_scratch *s = r->s->owner != NULL ? r->s->owner : r->s;
     const struct tensor *outliers = module->outliers.data != NULL ? &module->outliers : NULL;
-    int rc = 0;
 
     if (s->rounded.data == NULL) {
         int64_t widest = 0;
@@ -182,24 +182,25 @@ static int round_input(const struct run *r, const struct block_module *module, c
             int64_t own = plans_kind(s->plans, kind)->widest_input;
             widest = own > widest ? own : widest;
         }
-        rc = gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, widest}, &s->rounded);
+        TRY(gpu_tensor_new(s->gpu, DTYPE_F32, 2, (const int64_t[]){s->tokens, widest}, &s->rounded));
     }
     *rounded = tensor_2d(s->rounded.data, DTYPE_F32, x->shape[0], x->shape[1]);
-    return rc != 0 ? rc : s->gpu->ops->quantize_input(s->stream, rounded, x, outliers, &module->input);
+    return s->gpu->ops->quantize_input(s->stream, rounded, x, outliers, &module->input);
 }
 
 static int step_linear(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
     const struct block_module *module = &r->block->modules[r->values->first_module + r->step->module];
     struct tensor input = in[0];
-    int rc = module->weight.data != NULL ? 0 : err_raise(ERR_INTERNAL, "an expert's linear runs before it is loaded");
-
-    if (rc == 0 && module->input.element != DTYPE_F32) {
-        rc = round_input(r, module, &in[0], &input);
+    if (module->weight.data == NULL) {
+        return err_raise(ERR_INTERNAL, "an expert's linear runs before it is loaded");
     }
-    return rc != 0 ? rc
-                   : r->s->gpu->ops->linear(r->s->stream, out, &input, &module->weight,
-                                            module->bias.data != NULL ? &module->bias : NULL);
+
+    if (module->input.element != DTYPE_F32) {
+        TRY(round_input(r, module, &in[0], &input));
+    }
+    return r->s->gpu->ops->linear(r->s->stream, out, &input, &module->weight,
+                                  module->bias.data != NULL ? &module->bias : NULL);
 }
 
 static int step_norm(const struct run *r, const struct tensor *out, const struct tensor *in)
@@ -217,9 +218,9 @@ static int copy_first(const struct run *r, const struct tensor *out, const struc
 static int step_rope(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
     struct block_scratch *s = r->s;
-    int rc = copy_first(r, out, in);
 
-    return rc != 0 ? rc : s->gpu->ops->rope(s->stream, out, &s->cosine, &s->sine, s->length, r->step->head_dim);
+    TRY(copy_first(r, out, in));
+    return s->gpu->ops->rope(s->stream, out, &s->cosine, &s->sine, s->length, r->step->head_dim);
 }
 
 static struct gpu_attention attention_spec(const struct run *r)
@@ -242,12 +243,13 @@ static int step_attention(const struct run *r, const struct tensor *out, const s
     const struct gpu_attention spec = attention_spec(r);
     const struct block *block = r->block;
 
-    int rc =
-        block->key_cache.group_size == 0 ? 0 : ops->quantize_cache(r->s->stream, &in[1], &in[1], &block->key_cache);
-    rc = rc != 0 || block->value_cache.group_size == 0
-             ? rc
-             : ops->quantize_cache(r->s->stream, &in[2], &in[2], &block->value_cache);
-    return rc != 0 ? rc : ops->attention(r->s->stream, out, &in[0], &in[1], &in[2], &spec);
+    if (block->key_cache.group_size != 0) {
+        TRY(ops->quantize_cache(r->s->stream, &in[1], &in[1], &block->key_cache));
+    }
+    if (block->value_cache.group_size != 0) {
+        TRY(ops->quantize_cache(r->s->stream, &in[2], &in[2], &block->value_cache));
+    }
+    return ops->attention(r->s->stream, out, &in[0], &in[1], &in[2], &spec);
 }
 
 static int step_activate(const struct run *r, const struct tensor *out, const struct tensor *in)
@@ -257,9 +259,9 @@ static int step_activate(const struct run *r, const struct tensor *out, const st
 
 static int step_add(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    int rc = copy_first(r, out, in);
+    TRY(copy_first(r, out, in));
 
-    return rc != 0 ? rc : r->s->gpu->ops->add(r->s->stream, out, &in[1]);
+    return r->s->gpu->ops->add(r->s->stream, out, &in[1]);
 }
 
 static int step_scale(const struct run *r, const struct tensor *out, const struct tensor *in)
@@ -269,11 +271,11 @@ static int step_scale(const struct run *r, const struct tensor *out, const struc
 
 static int step_experts(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    int rc = block_experts_begin(r->values, r->number);
+    TRY(block_experts_begin(r->values, r->number));
 
     (void)out;
     (void)in;
-    return rc != 0 ? rc : block_experts_add(r->block, r->values, r->number, 0, r->step->experts->count);
+    return block_experts_add(r->block, r->values, r->number, 0, r->step->experts->count);
 }
 
 static int (*const forwards[])(const struct run *, const struct tensor *out, const struct tensor *in) = {
@@ -299,12 +301,13 @@ static int run_step(const struct block *block, const struct block_values *values
 
 int block_run(const struct block *block, const struct block_values *values, plan_set steps)
 {
-    int rc = 0;
-
-    for (int s = 0; rc == 0 && s < values->plan->step_count; s++) {
-        rc = (steps & PLAN_BIT(s)) != 0 ? run_step(block, values, s) : 0;
+    for (int s = 0; s < values->plan->step_count; s++) {
+        int rc = (steps & PLAN_BIT(s)) != 0 ? run_step(block, values, s) : 0;
+        if (rc != 0) {
+            return err_pass(rc, "forward of block %lld", (long long)block->index);
+        }
     }
-    return rc != 0 ? err_pass(rc, "forward of block %lld", (long long)block->index) : 0;
+    return 0;
 }
 
 /* --- experts */
@@ -330,30 +333,31 @@ static struct expert_sizes largest_experts(const struct plans *plans)
     return sizes;
 }
 
-static int make_experts(struct block_scratch *s)
+static int allocate_experts(struct block_scratch *s)
 {
     struct expert_scratch *e = &s->experts;
+    const struct expert_sizes sizes = largest_experts(s->plans);
+    const int64_t choices = s->tokens * sizes.top_k, elements = padded(s->tokens) * sizes.columns;
 
+    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->ids));
+    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->places));
+    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &choices, &e->weights));
+    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &elements, &e->memory));
+    TRY(mem_array(&e->offsets, (size_t)sizes.count + 1));
+    return mem_new(&s->rows);
+}
+
+static int make_experts(struct block_scratch *s)
+{
     if (s->rows != NULL) {
         return 0;
     }
-    const struct expert_sizes sizes = largest_experts(s->plans);
-    const int64_t choices = s->tokens * sizes.top_k, elements = padded(s->tokens) * sizes.columns;
-    int rc = gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->ids);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->places);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &choices, &e->weights);
-    rc = rc != 0 ? rc : gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &elements, &e->memory);
-    e->offsets = rc == 0 ? calloc((size_t)sizes.count + 1, sizeof(*e->offsets)) : NULL;
-    s->rows = e->offsets != NULL ? calloc(1, sizeof(*s->rows)) : NULL;
-    if (s->rows == NULL) {
-        rc = rc != 0
-                 ? rc
-                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the experts of %lld tokens", (long long)s->tokens);
+    int rc = allocate_experts(s);
+    if (rc != 0) {
         free_experts(s);
-        *e = (struct expert_scratch){0};
-        return rc;
+        s->experts = (struct expert_scratch){0};
     }
-    return 0;
+    return rc;
 }
 
 int block_route(const struct block_values *values, int step)
@@ -366,21 +370,17 @@ int block_route(const struct block_values *values, int step)
                                    .all = experts->scores == SCORES_SOFTMAX_ALL,
                                    .normalize = experts->normalize,
                                    .factor = (float)experts->factor};
-    int rc = make_experts(s);
-
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(make_experts(s));
     const struct expert_scratch *e = &s->experts;
     const struct tensor ids = tensor_2d(e->ids.data, DTYPE_I32, s->tokens, spec.top_k);
     const struct tensor places = tensor_2d(e->places.data, DTYPE_I32, s->tokens, spec.top_k);
     const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, spec.top_k);
     const struct tensor logits = block_value(values, of->in[1]);
-    rc = ops->route(s->stream, &ids, &weights, &logits, &spec);
-    return rc != 0 ? rc : ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
+    TRY(ops->route(s->stream, &ids, &weights, &logits, &spec));
+    return ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
 }
 
-/* The scratch of `count` rows of an expert: its values lie in the memory for experts. */
+/* The scratch of `count` rows of an expert: its values are in the memory for experts. */
 static void place_rows(struct block_scratch *s, const struct plan_experts *experts, int64_t expert, int64_t count,
                        struct block_values *rows)
 {
@@ -409,11 +409,7 @@ int block_expert(const struct block *block, const struct block_values *values, i
     const struct plan_experts *experts = values->plan->steps[step].experts;
     struct block_scratch *s = values->scratch;
     const struct tensor tokens = block_value(values, values->plan->steps[step].in[0]);
-    int rc = make_experts(s);
-
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(make_experts(s));
     const int64_t *offsets = s->experts.offsets;
     int64_t count = all ? s->tokens : offsets[expert + 1] - offsets[expert];
     place_rows(s, experts, expert, count, rows);
@@ -422,9 +418,9 @@ int block_expert(const struct block *block, const struct block_values *values, i
     }
     const struct tensor in = block_value(rows, 0);
     const struct tensor places = tensor_1d((int32_t *)s->experts.places.data + offsets[expert], DTYPE_I32, count);
-    rc = all ? s->gpu->ops->convert(s->stream, &in, &tokens)
-             : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->top_k);
-    return rc != 0 ? rc : block_run(block, rows, steps);
+    TRY(all ? s->gpu->ops->convert(s->stream, &in, &tokens)
+            : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->top_k));
+    return block_run(block, rows, steps);
 }
 
 int block_experts_begin(const struct block_values *values, int step)
@@ -442,20 +438,20 @@ int block_experts_add(const struct block *block, const struct block_values *valu
     const struct tensor out = block_value(values, values->plan->steps[step].out);
     struct block_scratch *s = values->scratch;
     const struct expert_scratch *e = &s->experts;
-    int rc = block_route(values, step);
 
-    for (int64_t i = first; rc == 0 && i < first + count; i++) {
+    TRY(block_route(values, step));
+    for (int64_t i = first; i < first + count; i++) {
         struct block_values rows;
-        rc = block_expert(block, values, step, i, false, ~(plan_set)0, &rows);
-        if (rc == 0 && block_values_rows(&rows) > 0) {
+        TRY(block_expert(block, values, step, i, false, ~(plan_set)0, &rows));
+        if (block_values_rows(&rows) > 0) {
             const struct tensor places =
                 tensor_1d((int32_t *)e->places.data + e->offsets[i], DTYPE_I32, block_values_rows(&rows));
             const struct tensor made = block_value(&rows, experts->plan->output);
             const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, experts->top_k);
-            rc = s->gpu->ops->scatter_rows(s->stream, &out, &made, &places, &weights);
+            TRY(s->gpu->ops->scatter_rows(s->stream, &out, &made, &places, &weights));
         }
     }
-    return rc;
+    return 0;
 }
 
 int64_t block_values_rows(const struct block_values *values)
@@ -476,8 +472,10 @@ int block_group_input(const struct block *block, const struct block_values *valu
     if (!plan_steps(experts->plan, PLAN_BIT(0), PLAN_BIT(group->input), &steps, &used)) {
         return err_raise(ERR_INTERNAL, "value %d of an expert does not follow from its rows", group->input);
     }
-    int rc = all ? 0 : block_route(values, group->step);
-    return rc != 0 ? rc : block_expert(block, values, group->step, group->expert, all, steps, rows);
+    if (!all) {
+        TRY(block_route(values, group->step));
+    }
+    return block_expert(block, values, group->step, group->expert, all, steps, rows);
 }
 
 int block_attention_heads(const struct block *block, const struct block_values *values, plan_set have,

@@ -75,6 +75,7 @@ struct block_scratch;
 int block_scratch_new(const struct plans *plans, int64_t sequences, int64_t length, const struct gpu *gpu,
                       struct gpu_stream *stream, struct block_scratch **out);
 void block_scratch_free(struct block_scratch *scratch);
+CLEANUP_FREE(block_scratch, struct block_scratch, block_scratch_free)
 /* F32 elements of the values that `tokens` rows keep beyond the scratch (REGION_KEPT), of any layer. */
 int64_t block_kept_elements(const struct plans *plans, int64_t tokens);
 

@@ -9,7 +9,9 @@
 
 #include "models/block_internal.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -20,22 +22,18 @@ static int fold_norm(struct block *block, int index, float *factors, int64_t cou
                      const struct gpu *gpu, struct gpu_stream *stream)
 {
     struct tensor *norm = &block->norms[index].weight;
-    float *weight = malloc((size_t)count * sizeof(*weight));
+    AUTO_FREE float *weight = NULL;
 
-    if (weight == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a norm of %lld", (long long)count);
-    }
-    int rc = gpu->ops->download(stream, weight, norm->data, (size_t)count * sizeof(*weight));
-    for (int64_t j = 0; rc == 0 && j < count; j++) {
+    TRY(mem_buffer(&weight, (size_t)count));
+    TRY(gpu->ops->download(stream, weight, norm->data, (size_t)count * sizeof(*weight)));
+    for (int64_t j = 0; j < count; j++) {
         float stored = dtype_round(weight[j] / factors[j], dtype);
         bool usable = weight[j] != 0 && stored != 0 && isfinite(stored) && isfinite(weight[j] / stored);
         factors[j] = usable ? weight[j] / stored : 1.0f;
         weight[j] = usable ? stored : weight[j];
     }
-    rc = rc != 0 ? rc : gpu_tensor_upload(gpu, stream, norm, weight);
-    free(weight);
     block->norms[index].changed = true;
-    return rc;
+    return gpu_tensor_upload(gpu, stream, norm, weight);
 }
 
 /* Factors for the rows of a module and of its bias, or for its columns. */
@@ -43,23 +41,21 @@ static int scale_module(struct block *block, int index, bool by_rows, const stru
                         const struct gpu *gpu, struct gpu_stream *stream)
 {
     struct block_module *module = &block->modules[index];
-    int rc = gpu->ops->scale(stream, &module->weight, by_rows ? factors : NULL, by_rows ? NULL : factors);
 
-    if (rc == 0 && by_rows && module->bias.data != NULL) {
+    TRY(gpu->ops->scale(stream, &module->weight, by_rows ? factors : NULL, by_rows ? NULL : factors));
+    if (by_rows && module->bias.data != NULL) {
         struct tensor bias = tensor_2d(module->bias.data, DTYPE_F32, 1, tensor_count(factors));
-        rc = gpu->ops->scale(stream, &bias, NULL, factors);
+        TRY(gpu->ops->scale(stream, &bias, NULL, factors));
     }
-    return rc;
+    return 0;
 }
 
 /* An expert's module is going to be loaded again. */
-static int remember(struct block *block, int module, bool rows, const float *factors, int64_t count)
+static int fold_remember(struct block *block, int module, bool rows, const float *factors, int64_t count)
 {
-    struct block_factors *made = malloc(sizeof(*made) + (size_t)count * sizeof(*factors));
+    struct block_factors *made = NULL;
 
-    if (made == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld factors", (long long)count);
-    }
+    TRY(mem_uninitialized(&made, 1, sizeof(*made) + (size_t)count * sizeof(*factors)));
     *made = (struct block_factors){.next = block->factors, .module = module, .rows = rows, .count = count};
     memcpy(made->factors, factors, (size_t)count * sizeof(*factors));
     block->factors = made;
@@ -71,16 +67,17 @@ static int change_module(struct block *block, int index, bool by_rows, const str
                          const struct gpu *gpu, struct gpu_stream *stream)
 {
     struct block_module *module = &block->modules[index];
-    int rc = block->plan->modules[index].expert >= 0 ? remember(block, index, by_rows, host, tensor_count(factors)) : 0;
 
     module->changed = true;
-    return rc != 0 || module->weight.data == NULL ? rc : scale_module(block, index, by_rows, factors, gpu, stream);
+    if (block->plan->modules[index].expert >= 0) {
+        TRY(fold_remember(block, index, by_rows, host, tensor_count(factors)));
+    }
+    return module->weight.data == NULL ? 0 : scale_module(block, index, by_rows, factors, gpu, stream);
 }
 
 int block_apply_factors(struct block *block, int module, const struct gpu *gpu, struct gpu_stream *stream)
 {
     const struct block_factors *done = NULL, *next;
-    int rc = 0;
 
     do { /* the oldest of those that are left */
         next = NULL;
@@ -88,14 +85,13 @@ int block_apply_factors(struct block *block, int module, const struct gpu *gpu, 
             next = f->module == module ? f : next;
         }
         if (next != NULL) {
-            struct tensor factors = {0};
-            rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &next->count, next->factors, &factors);
-            rc = rc != 0 ? rc : scale_module(block, module, next->rows, &factors, gpu, stream);
-            gpu_tensor_free(gpu, &factors);
+            AUTO_TENSOR(factors, gpu);
+            TRY(gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &next->count, next->factors, &factors));
+            TRY(scale_module(block, module, next->rows, &factors, gpu, stream));
         }
         done = next;
-    } while (rc == 0 && next != NULL);
-    return rc;
+    } while (next != NULL);
+    return 0;
 }
 
 void block_free_factors(struct block *block)
@@ -111,61 +107,62 @@ void block_free_factors(struct block *block)
 static int fold_rows(struct block *block, int index, const float *factors, int64_t count, const struct gpu *gpu,
                      struct gpu_stream *stream)
 {
-    float *inverse = malloc((size_t)count * sizeof(*inverse));
-    struct tensor rows = {0};
+    AUTO_FREE float *inverse = NULL;
+    AUTO_TENSOR(rows, gpu);
 
-    if (inverse == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld factors", (long long)count);
-    }
+    TRY(mem_buffer(&inverse, (size_t)count));
     for (int64_t j = 0; j < count; j++) {
         inverse[j] = 1.0f / factors[j];
     }
-    int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, inverse, &rows);
-    rc = rc != 0 ? rc : change_module(block, index, true, &rows, inverse, gpu, stream);
-    gpu_tensor_free(gpu, &rows);
-    free(inverse);
-    return rc;
+    TRY(gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, inverse, &rows));
+    return change_module(block, index, true, &rows, inverse, gpu, stream);
 }
 
 static int scale_readers(struct block *block, const struct plan_group *group, const float *factors,
                          const struct gpu *gpu, struct gpu_stream *stream)
 {
-    struct tensor cols = {0};
-    int rc = gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &group->columns, factors, &cols);
+    AUTO_TENSOR(cols, gpu);
 
-    for (int i = 0; rc == 0 && i < block->plan->module_count; i++) {
-        rc = plan_reads(block->plan, group, i) ? change_module(block, i, false, &cols, factors, gpu, stream) : 0;
+    TRY(gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &group->columns, factors, &cols));
+    for (int i = 0; i < block->plan->module_count; i++) {
+        if (plan_reads(block->plan, group, i)) {
+            TRY(change_module(block, i, false, &cols, factors, gpu, stream));
+        }
     }
-    gpu_tensor_free(gpu, &cols);
-    return rc;
+    return 0;
+}
+
+/* factors become what the producer really lost. */
+static int move_factors(struct block *block, const struct plan_group *group, float *factors, enum dtype dtype,
+                        const struct gpu *gpu, struct gpu_stream *stream)
+{
+    int64_t count = group->columns;
+
+    if (group->fold.kind == FOLD_NORM) {
+        TRY(fold_norm(block, group->fold.norm, factors, count, dtype, gpu, stream));
+    } else {
+        TRY(fold_rows(block, group->fold.module, factors, count, gpu, stream));
+    }
+    return scale_readers(block, group, factors, gpu, stream);
 }
 
 int block_fold(struct block *block, const struct plan_group *group, const float *factors, enum dtype dtype,
                const struct gpu *gpu, struct gpu_stream *stream)
 {
     int64_t count = group->columns;
-    int rc = 0;
+    AUTO_FREE float *taken = NULL;
 
     if (group->fold.kind == FOLD_NONE) {
         return err_raise(ERR_INTERNAL, "nothing takes up factors of value %d", group->input);
     }
-    float *taken = malloc((size_t)count * sizeof(*taken));
-    if (taken == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld factors", (long long)count);
-    }
-    memcpy(taken, factors, (size_t)count * sizeof(*taken));
-    for (int64_t j = 0; rc == 0 && j < count; j++) {
+    for (int64_t j = 0; j < count; j++) {
         if (!(factors[j] > 0) || !isfinite(factors[j])) {
-            rc = err_raise(ERR_INTERNAL, "factor %lld of value %d is %g", (long long)j, group->input,
-                           (double)factors[j]);
+            return err_raise(ERR_INTERNAL, "factor %lld of value %d is %g", (long long)j, group->input,
+                             (double)factors[j]);
         }
     }
-    if (rc == 0 && group->fold.kind == FOLD_NORM) {
-        rc = fold_norm(block, group->fold.norm, taken, count, dtype, gpu, stream);
-    } else if (rc == 0) {
-        rc = fold_rows(block, group->fold.module, taken, count, gpu, stream);
-    }
-    rc = rc != 0 ? rc : scale_readers(block, group, taken, gpu, stream);
-    free(taken);
+    TRY(mem_buffer(&taken, (size_t)count));
+    memcpy(taken, factors, (size_t)count * sizeof(*taken));
+    int rc = move_factors(block, group, taken, dtype, gpu, stream);
     return rc != 0 ? err_pass(rc, "fold value %d of block %lld", group->input, (long long)block->index) : 0;
 }

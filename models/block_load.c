@@ -2,7 +2,9 @@
 
 #include "models/block_internal.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "models/block_reader.h"
 
 #include <stdlib.h>
@@ -22,33 +24,34 @@ static int load_tensor(const struct source *source, const char *name, struct ten
     return model_load_bytes(source->model, name, bytes, DTYPE_F32, source->gpu, source->stream, out);
 }
 
-static int load_module(const struct source *source, struct block *block, int i)
+static int load_named_module(const struct source *source, struct block *block, int i)
 {
     const struct plan_module *module = &block->plan->modules[i];
     char name[MODEL_NAME_MAX];
 
     model_tensor_name(source->model, block->index, module->path, "weight", name);
-    int rc = load_tensor(source, name, &block->modules[i].weight);
-    if (rc == 0 && module->bias) {
+    TRY(load_tensor(source, name, &block->modules[i].weight));
+    if (module->bias) {
         model_tensor_name(source->model, block->index, module->path, "bias", name);
-        rc = load_tensor(source, name, &block->modules[i].bias);
+        TRY(load_tensor(source, name, &block->modules[i].bias));
     }
-    return rc;
+    return 0;
 }
 
 static int load_tensors(const struct source *source, struct block *block)
 {
     char name[MODEL_NAME_MAX];
-    int rc = 0;
 
-    for (int i = 0; rc == 0 && i < block->plan->module_count; i++) {
-        rc = block->plan->modules[i].expert < 0 ? load_module(source, block, i) : 0;
+    for (int i = 0; i < block->plan->module_count; i++) {
+        if (block->plan->modules[i].expert < 0) {
+            TRY(load_named_module(source, block, i));
+        }
     }
-    for (int i = 0; rc == 0 && i < block->plan->norm_count; i++) {
+    for (int i = 0; i < block->plan->norm_count; i++) {
         model_tensor_name(source->model, block->index, block->plan->norms[i].path, "weight", name);
-        rc = load_tensor(source, name, &block->norms[i].weight);
+        TRY(load_tensor(source, name, &block->norms[i].weight));
     }
-    return rc;
+    return 0;
 }
 
 /* The lists of a block, zeroed. */
@@ -56,12 +59,11 @@ static int new_lists(struct block *block)
 {
     const struct plan *plan = block->plan;
 
-    block->modules = calloc((size_t)plan->module_count, sizeof(*block->modules));
-    block->norms = calloc((size_t)plan->norm_count + 1, sizeof(*block->norms));
-    if (block->modules == NULL || block->norms == NULL) {
-        block_view_deinit(block);
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a block of %d modules", plan->module_count);
-    }
+    AUTO_FREE struct block_module *modules = NULL;
+
+    TRY(mem_array(&modules, (size_t)plan->module_count));
+    TRY(mem_array(&block->norms, (size_t)plan->norm_count));
+    block->modules = MOVE(modules);
     return 0;
 }
 
@@ -71,9 +73,9 @@ int block_load(const struct model *model, int64_t index, const struct gpu *gpu, 
     const struct source source = {.model = model, .gpu = gpu, .stream = stream, .reader = reader};
     struct block block = {
         .index = index, .config = model_config(model), .plan = plans_layer(model_plans(model), index)};
-    int rc = new_lists(&block);
 
-    rc = rc != 0 ? rc : load_tensors(&source, &block);
+    TRY(new_lists(&block));
+    int rc = load_tensors(&source, &block);
     if (rc != 0) {
         block_deinit(&block, gpu);
         return err_pass(rc, "load block %lld", (long long)index);
@@ -86,9 +88,11 @@ int block_load_module(const struct model *model, const struct gpu *gpu, struct g
                       struct block_reader *reader, struct block *block, int module)
 {
     const struct source source = {.model = model, .gpu = gpu, .stream = stream, .reader = reader};
-    int rc = load_module(&source, block, module);
+    int rc = load_named_module(&source, block, module);
 
-    rc = rc != 0 ? rc : block_apply_factors(block, module, gpu, stream);
+    if (rc == 0) {
+        rc = block_apply_factors(block, module, gpu, stream);
+    }
     if (rc != 0) {
         block_drop_module(block, module, gpu);
         return err_pass(rc, "load an expert of block %lld", (long long)block->index);
@@ -186,12 +190,11 @@ size_t block_tensors(const struct model *model, int64_t index, struct model_tens
 
 void block_prefetch(const struct model *model, int64_t index)
 {
-    struct model_tensor *list =
+    AUTO_FREE struct model_tensor *list =
         index < model_config(model)->num_layers ? calloc(block_tensors_max(model), sizeof(*list)) : NULL;
-    size_t count = list != NULL ? block_tensors(model, index, list) : 0;
+    size_t count = list != NULL ? block_tensors(model, index, list) : 0; /* without memory the system is not asked */
 
     for (size_t i = 0; i < count; i++) {
         model_prefetch_tensor(model, list[i].name);
     }
-    free(list);
 }

@@ -13,15 +13,11 @@
 int cache_ranges_init(struct cache_ranges *ranges, const struct model_config *config, const struct gpu *gpu)
 {
     int64_t width = config->num_kv_heads * config->head_dim;
-    struct cache_ranges made = {0};
+    AUTO_TENSOR(keys, gpu);
 
-    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &made.keys));
-    int rc = gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &made.values);
-    if (rc != 0) {
-        gpu_tensor_free(gpu, &made.keys);
-        return rc;
-    }
-    *ranges = made;
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &keys));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &ranges->values));
+    ranges->keys = tensor_move(&keys);
     return 0;
 }
 

@@ -15,7 +15,8 @@ int head_load_embedding(const struct model *model, const struct gpu *gpu, struct
 
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
 {
-    struct tensor norm = {0}, lm_head = {0};
+    AUTO_TENSOR(norm, gpu);
+    struct tensor lm_head = {0};
     bool tied = false;
 
     TRY(model_tied(model, &tied));
@@ -23,10 +24,9 @@ int head_load_output(const struct model *model, const struct gpu *gpu, struct gp
     int rc = tied ? head_load_embedding(model, gpu, stream, out)
                   : model_load_tensor(model, model_head_name(model), DTYPE_COUNT, gpu, stream, &lm_head);
     if (rc != 0) {
-        gpu_tensor_free(gpu, &norm);
         return err_pass(rc, "load the output head");
     }
-    out->norm = norm;
+    out->norm = tensor_move(&norm);
     out->tied = tied;
     out->lm_head = tied ? out->embedding : lm_head;
     return 0;

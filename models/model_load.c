@@ -106,7 +106,7 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
                      const struct gpu *gpu, struct gpu_stream *stream, struct tensor *out)
 {
     struct model_tensor source = model_find(model, name);
-    struct tensor tensor = {0};
+    AUTO_TENSOR(tensor, gpu);
 
     if (source.file == NULL) {
         return err_set_module(err_raise(ERR_INVALID_MODEL, "tensor %.160s is missing", name), name);
@@ -120,10 +120,9 @@ int model_load_bytes(const struct model *model, const char *name, const void *by
         rc = load_fill(&piece, bytes, &tensor);
     }
     if (rc != 0) {
-        gpu_tensor_free(gpu, &tensor);
         return err_set_module(err_pass(rc, "load tensor %s", name), name);
     }
-    *out = tensor;
+    *out = tensor_move(&tensor);
     return 0;
 }
 
