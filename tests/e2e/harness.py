@@ -61,7 +61,7 @@ def wait_until(condition, what, seconds=20):
             return value
         if time.monotonic() > deadline:
             raise Failure("not true after %d s: %s" % (seconds, what))
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 class Answer:

@@ -8,9 +8,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 
-from harness import JOBS, Daemon, Failure, Skip, equal, gptq_body, ids_records, main, new_job, succeed, true, wait_job
+from harness import JOBS, Daemon, Skip, equal, gptq_body, ids_records, main, new_job, succeed, true, wait_job, wait_until
 
 MIB = 1 << 20
 DISK = 64 * MIB
@@ -49,14 +48,6 @@ class Disk:
 
     def empty(self):
         os.unlink(self.ballast)
-
-
-def until(what, condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Failure("not within %d s: %s" % (seconds, what))
-        time.sleep(0.05)
 
 
 def model(daemon):
@@ -112,7 +103,7 @@ def what_removes_works():
         true(disk.free() >= before + bytes_held // 2, "the other artifact's own files came back at once: %d, %d of %d"
              % (before, disk.free(), bytes_held))
         disk.empty()
-        until("the daemon is ready", lambda: ready(daemon) == 200)
+        wait_until(lambda: ready(daemon) == 200, "the daemon is ready", 30)
         true(os.path.exists(os.path.join(disk.data, "reserve")), "there is a reserve again")
         succeed(daemon, submit(daemon, dense(source)))
 
@@ -130,10 +121,10 @@ def a_job_ends_and_gives_back():
         equal(state["status"], "failed", "status")
         equal(state["error"]["code"], "disk_full", "code (%r)" % state["error"])
         equal(state["attempt"], 3, "attempts: one that finished blocks, two that did not")
-        until("the job's folder is gone", lambda: not os.path.exists(os.path.join(disk.data, "jobs", job)))
+        wait_until(lambda: not os.path.exists(os.path.join(disk.data, "jobs", job)), "the job's folder is gone", 30)
         true(disk.free() > before - 2 * MIB, "its files came back: %d of %d are free" % (disk.free(), before))
         disk.empty()
-        until("the daemon is ready", lambda: ready(daemon) == 200)
+        wait_until(lambda: ready(daemon) == 200, "the daemon is ready", 30)
         succeed(daemon, submit(daemon, dense(source)))
 
 
@@ -142,7 +133,7 @@ def killed_and_full():
     with Disk() as disk, Daemon(data=disk.data) as daemon:
         job = new_job(daemon, ids_records(64, 256, 2048), max_attempts=2,
                       calibration={"stream": True, "num_samples": 48, "sequence_length": 256})
-        until("the job runs", lambda: daemon.get("%s/%s" % (JOBS, job))["status"] == "running")
+        wait_until(lambda: daemon.get("%s/%s" % (JOBS, job))["status"] == "running", "the job runs", 30)
         daemon.kill()
         disk.fill()
         daemon.start()
@@ -151,7 +142,7 @@ def killed_and_full():
         if state["status"] == "failed":
             equal(state["error"]["code"], "disk_full", "code (%r)" % state["error"])
         disk.empty()
-        until("the daemon is ready", lambda: ready(daemon) == 200)
+        wait_until(lambda: ready(daemon) == 200, "the daemon is ready", 30)
 
 
 main([what_removes_works, a_job_ends_and_gives_back, killed_and_full])

@@ -10,7 +10,7 @@ import tempfile
 import time
 
 from harness import (BINARY, DATA, JOBS, NDJSON, TERMINAL, Daemon, Failure, Skip, artifact_digests, equal, gptq_body, main,
-                     new_job, succeed, true)
+                     new_job, succeed, true, wait_until)
 
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
 CALIBRATION = {"stream": True, "num_samples": 3, "sequence_length": 32}
@@ -49,13 +49,10 @@ class ShimDaemon(Daemon):
         raise Failure("no answer to GET %s" % path)
 
     def wait_job_through(self, job, done, seconds=240):
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        def reached():
             state = self.patient_get("%s/%s" % (JOBS, job))
-            if done(state):
-                return state
-            time.sleep(0.05)
-        raise Failure("job is still %s: %r" % (state["status"], state["progress"]))
+            return state if done(state) else None
+        return wait_until(reached, "the job gets there", seconds)
 
     def restarts(self):
         return self.log_tail(1 << 20).count("device lost, restarting in place")
@@ -179,8 +176,7 @@ def a_signal_makes_a_restart_a_shutdown():
         daemon.order("lose %d" % UNSPECIFIED_LAUNCH_FAILURE)
         job = daemon.request("POST", JOBS, json={"model": model, "method": "rtn", "evaluation": {"hold_back": 0}})
         equal(job.status, 201, "status of the job (%r)" % job)
-        while daemon.restarts() == 0:
-            time.sleep(0.01)
+        wait_until(lambda: daemon.restarts() > 0, "the device is found lost", 240)
         equal(daemon.stop(), 0, "exit status")
         connection.close()
         equal(daemon.log_tail(1 << 20).count('"device opened"'), 1, "processes so far")

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from harness import JOBS, NDJSON, SANITIZED, Daemon, Failure, Skip, equal, gptq_body, main, true
+from harness import JOBS, NDJSON, SANITIZED, Daemon, Failure, Skip, equal, gptq_body, main, true, wait_until
 
 LIMIT_BYTES = 200 << 20
 
@@ -121,19 +121,15 @@ def broken_upload_leaves_nothing():
             connection.send(b'{"text":"half of an upload"}\n' * 1000)
             connection.sock.close()
             connection.close()
-        deadline = time.monotonic() + 20
-        while True:  # until the daemon has noticed the last of them
+        def accepted():  # as soon as the daemon has noticed the end of the last of them
             answer = daemon.request("POST", "%s/%s/calibration?offset=0" % (JOBS, job), body=b'{"text":"all of it"}\n',
                                     headers={"Content-Type": NDJSON})
-            if answer.status == 200 or time.monotonic() > deadline:
-                break
-            equal(answer.json["code"], "job_state_conflict", "code (%r)" % answer)
-            time.sleep(0.1)
-        equal(answer.status, 200, "status (%r)" % answer)
+            if answer.status != 200:
+                equal(answer.json["code"], "job_state_conflict", "code (%r)" % answer)
+            return answer if answer.status == 200 else None
+        answer = wait_until(accepted, "another upload is accepted")
         equal((answer.json["accepted"], answer.json["next_offset"]), (1, 1), "records accepted and next offset")
-        while daemon.descriptors() > before and time.monotonic() < deadline:
-            time.sleep(0.1)
-        true(daemon.descriptors() <= before, "descriptors are given back")
+        wait_until(lambda: daemon.descriptors() <= before, "descriptors are closed")
 
 
 main([upload_into_a_job, upload_as_a_file, broken_upload_leaves_nothing])

@@ -6,10 +6,9 @@ import functools
 import os
 import signal
 import sys
-import time
 
 from harness import (JOBS, SANITIZED, TERMINAL, Daemon, Failure, artifact_digests, equal, ids_records, main, new_job, succeed, true,
-                     wait_job, without)
+                     wait_job, wait_until, without)
 
 RECORDS = ids_records(96 if SANITIZED else 200, 256, 2048)
 BODY = {"quantization": {"bits": 4, "group_size": 64, "quality": "fast"},
@@ -23,18 +22,6 @@ TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_byt
 
 def process_daemon(*options, **more):
     return Daemon("--threads", "1", "--worker", "process", *options, **more)
-
-
-def wait_for(what, look, seconds=WAIT_SECONDS):
-    """What `look` gives as soon as it is not None."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found is not None:
-            return found
-        if time.monotonic() > deadline:
-            raise Failure("%s did not come" % what)
-        time.sleep(0.005)
 
 
 def child_of(pid):
@@ -76,7 +63,7 @@ def running_child(daemon, job, attempt=1, layers=0):
         if state["status"] != "running" or state["attempt"] != attempt or done < layers:
             return None
         return child_of(daemon.process.pid)
-    return wait_for("the process of attempt %d" % attempt, look)
+    return wait_until(look, "there is the process of attempt %d" % attempt, WAIT_SECONDS)
 
 
 def outcome(daemon, job):
@@ -172,7 +159,7 @@ def a_cancelled_run_ends():
                 os.kill(child, signal.SIGSTOP)  # it hears nothing
             equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, job)).status, 202, "status of the cancellation")
             equal(wait_job(daemon, job, 30)["status"], "cancelled", "status")
-            wait_for("the end of the process", lambda: is_gone(child), 10)
+            wait_until(lambda: is_gone(child), "the process has ended", 10)
         succeed(daemon, new_job(daemon, SMALL, **SMALL_BODY))
 
 
@@ -186,7 +173,7 @@ def a_shutdown_leaves_nothing_and_resumes():
         daemon.start()
         child = running_child(daemon, job, 2)
         daemon.kill()
-        wait_for("the end of the process", lambda: is_gone(child), 10)
+        wait_until(lambda: is_gone(child), "the process has ended", 10)
         daemon.start()
         state = succeed(daemon, job)
         equal(artifact_digests(daemon, state), expected, "files")
