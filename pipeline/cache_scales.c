@@ -7,7 +7,6 @@
 #include "pipeline/cache_scales.h"
 
 #include "base/err.h"
-#include "base/ids.h"
 #include "models/cache.h"
 #include "pipeline/pass.h"
 
@@ -76,7 +75,6 @@ int group_cache(struct run *run, struct block *block, int group, struct block_ou
 {
     struct cache_ranges ranges = {0};
     struct cache_scales scales = {0};
-    double mark = clock_monotonic_seconds();
 
     if (run->p->recipe->cache.element == DTYPE_F32 || run->calibration.set == NULL ||
         group != plan_attention_group(block->plan)) {
@@ -86,7 +84,7 @@ int group_cache(struct run *run, struct block *block, int group, struct block_ou
     cache_scales_deinit(&run->cache);
     run->cache = scales;
     cache_ranges_deinit(&ranges, run->p->gpu);
-    run_add_time(run, PHASE_STATISTICS, &mark, 0);
+    run_end_phase(run, PHASE_STATISTICS, 0);
     return rc != 0 ? err_pass(rc, "cache of block %lld", (long long)run->block_index) : 0;
 }
 
@@ -143,12 +141,11 @@ int block_analyse(struct run *run, struct block *block)
         .tick = analysis_tick,
         .tick_data = &data,
     };
-    double mark = clock_monotonic_seconds();
 
     if (!recipe_analyses(run->p->recipe) || data.group == NULL) {
         return 0;
     }
     int rc = stage->quantizer->analyse(&context, &run->analysis);
-    run_add_time(run, PHASE_MEASURE, &mark, 0);
+    run_end_phase(run, PHASE_MEASURE, 0);
     return rc != 0 ? err_pass(rc, "analysis of block %lld", (long long)run->block_index) : 0;
 }

@@ -4,7 +4,6 @@
 #include "pipeline/evaluate.h"
 
 #include "base/err.h"
-#include "base/ids.h"
 #include "pipeline/experts.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/pass.h"
@@ -86,7 +85,6 @@ static int evaluate_pass(struct run *run, struct activations *const *stores, con
 {
     const struct microbatches *batches = &run->evaluation.batches;
     plan_set steps = 0, used = 0, made = keep & ~have;
-    double mark = clock_monotonic_seconds();
 
     TRY(pass_steps(block->plan, have, made, &steps, &used));
     for (int64_t i = 0; i < microbatches_count(batches); i++) {
@@ -96,7 +94,7 @@ static int evaluate_pass(struct run *run, struct activations *const *stores, con
         TRY(pass_run(run, stores, block, &b, steps, used));
         TRY(pass_write(run, stores, &b, made));
     }
-    run_add_time(run, PHASE_EVALUATE, &mark, 0);
+    run_end_phase(run, PHASE_EVALUATE, 0);
     return 0;
 }
 

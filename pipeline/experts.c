@@ -6,7 +6,6 @@
 #include "pipeline/experts.h"
 
 #include "base/err.h"
-#include "base/ids.h"
 #include "pipeline/pass.h"
 #include "pipeline/solve.h"
 
@@ -41,12 +40,11 @@ static int experts_load(const struct experts_turn *turn, int64_t expert)
 {
     const struct plan_experts *experts = experts_of(turn);
     int first = experts->first_module + (int)expert * experts->plan->module_count;
-    double mark = clock_monotonic_seconds();
 
     for (int i = 0; i < experts->plan->module_count; i++) {
         TRY(experts_load_module(turn, first + i));
     }
-    run_add_time(turn->run, PHASE_LOAD, &mark, 0);
+    run_end_phase(turn->run, PHASE_LOAD, 0);
     return 0;
 }
 
@@ -137,7 +135,7 @@ int experts_add(const struct experts_turn *turn, const struct block *block, cons
     const struct plan_step *step = &plan->steps[turn->step];
     plan_set want = PLAN_BIT(step->in[0]) | PLAN_BIT(step->in[1]), steps = 0, used = 0;
     double share = (double)turn->count / (double)step->experts->count;
-    double mark = clock_monotonic_seconds(), flops = 0;
+    double flops = 0;
 
     TRY(pass_steps(plan, input->have, want, &steps, &used));
     for (int64_t i = 0; i < microbatches_count(input->batches); i++) {
@@ -146,6 +144,6 @@ int experts_add(const struct experts_turn *turn, const struct block *block, cons
         TRY(experts_add_batch(turn, block, input, steps, used, &b));
         flops += plan_flops(plan, steps, b.rows, 1) + share * plan_flops(plan, PLAN_BIT(turn->step), b.rows, 1);
     }
-    run_add_time(turn->run, input->phase, &mark, flops);
+    run_end_phase(turn->run, input->phase, flops);
     return 0;
 }

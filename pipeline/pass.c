@@ -8,15 +8,14 @@
 int pass_open(struct run *run, struct activations *const *stores, struct microbatch *b, plan_set values)
 {
     const struct plan *plan = b->values.plan;
-    int rc = 0;
 
-    for (int v = 0; rc == 0 && v < plan->value_count; v++) {
+    for (int v = 0; v < plan->value_count; v++) {
         if ((values & PLAN_BIT(v)) != 0) {
-            rc = microbatch_open(b, v, stores[plan->storages[plan->values[v].storage].store],
-                                 v == 0 ? ACTIVATIONS_IN : ACTIVATIONS_OUT, run->p->gpu, run->stream);
+            TRY(microbatch_open(b, v, stores[plan->storages[plan->values[v].storage].store],
+                                v == 0 ? ACTIVATIONS_IN : ACTIVATIONS_OUT, run->p->gpu, run->stream));
         }
     }
-    return rc;
+    return 0;
 }
 
 int pass_run(struct run *run, struct activations *const *stores, const struct block *block, struct microbatch *b,
@@ -51,15 +50,14 @@ void pass_place(struct run *run, struct activations *const *stores, struct micro
 int pass_write(struct run *run, struct activations *const *stores, const struct microbatch *b, plan_set values)
 {
     const struct plan *plan = b->values.plan;
-    int rc = 0;
 
-    for (int v = 0; rc == 0 && v < plan->value_count; v++) {
+    for (int v = 0; v < plan->value_count; v++) {
         if ((values & PLAN_BIT(v)) != 0) {
-            rc =
-                microbatch_write(b, v, stores[plan->storages[plan->values[v].storage].store], run->p->gpu, run->stream);
+            TRY(microbatch_write(b, v, stores[plan->storages[plan->values[v].storage].store], run->p->gpu,
+                                 run->stream));
         }
     }
-    return rc;
+    return 0;
 }
 
 int pass_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *steps, plan_set *used)

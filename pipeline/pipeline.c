@@ -191,12 +191,11 @@ static int evaluate_quantized(struct run *run, struct block *block, const struct
 static int compute_block(struct run *run, int64_t index, struct block *block, struct block_outputs *outputs,
                          struct report_rows *rows)
 {
-    double mark = clock_monotonic_seconds();
 
     TRY(run_tick(run, 0.0, "loading"));
     TRY(block_load(run->p->model, index, run->p->gpu, run->stream, run->reader, block));
     read_ahead(run, index + 1);
-    run_add_time(run, PHASE_LOAD, &mark, 0);
+    run_end_phase(run, PHASE_LOAD, 0);
     if (run->evaluation.float_model != NULL) {
         TRY(evaluate_block(run, run->evaluation.float_model, block, NULL));
     }
@@ -204,6 +203,7 @@ static int compute_block(struct run *run, int64_t index, struct block *block, st
     TRY(block_rewrite(run, block));
     TRY(block_solve(run, block, outputs, rows));
     TRY(block_keep_changes(run, block, outputs));
+    run_end_phase(run, PHASE_CHECKPOINT, 0);
     return run->evaluation.quantized != NULL ? evaluate_quantized(run, block, outputs) : 0;
 }
 
@@ -220,9 +220,8 @@ static int run_block(struct run *run, int64_t index)
     block_deinit(&block, run->p->gpu);
     if (rc == 0) {
         const struct checkpoint_made made = {&outputs, &rows, &run->cache, &run->analysis};
-        double mark = clock_monotonic_seconds();
         rc = checkpoint_block(run->checkpoint, index, &made, run->stream);
-        run_add_time(run, PHASE_CHECKPOINT, &mark, 0);
+        run_end_phase(run, PHASE_CHECKPOINT, 0);
     }
     phase_clock_finish(&run->clock, &run->sender->times); /* a block's times are complete when it is said to be done */
     run->next_row = again ? first_row : run->next_row;
@@ -282,9 +281,7 @@ static int open_run(struct run *run, int64_t *first_block)
     TRY(p->gpu->ops->stream_new(p->gpu->device, &run->stream));
     run->budget.stream = run->stream;
     run->expert_bytes = run->keep_on_device ? memory_plan_experts(p->model, &p->gpu->info) : 0;
-    if (!p->gpu->info.host_memory) {
-        TRY(phase_clock_open(&run->clock, p->gpu, run->stream));
-    }
+    TRY(phase_clock_open(&run->clock, p->gpu, run->stream));
     TRY(checkpoint_open(run->checkpoint, p->gpu, !run->keep_on_device));
     open_reader(run);
     if (p->calibration != NULL) {
@@ -297,7 +294,11 @@ static int open_run(struct run *run, int64_t *first_block)
     run->budget.device_limit = run->keep_on_device ? device_activations(run) : 0;
     TRY(open_stores(run));
     TRY(checkpoint_resume(run->checkpoint, first_block));
-    return *first_block > 0 ? 0 : embed_all(run);
+    if (*first_block == 0) {
+        TRY(embed_all(run));
+    }
+    run_end_phase(run, PHASE_LOAD, 0);
+    return 0;
 }
 
 /* A block that is being written is finished, even if the next one failed, unless the job was cancelled. */
@@ -329,11 +330,11 @@ static int run_blocks(struct run *run, struct evaluation_result *result)
         rc = run_block(run, i);
     }
     rc = end_blocks(run, rc);
+    run_end_phase(run, PHASE_CHECKPOINT, 0);
     if (rc == 0 && run->evaluation.quantized != NULL) {
-        double mark = clock_monotonic_seconds();
         run->block_index = run->config->num_layers;
         rc = evaluate_finish(run, result);
-        run_add_time(run, PHASE_EVALUATE, &mark, 0);
+        run_end_phase(run, PHASE_EVALUATE, 0);
         phase_clock_finish(&run->clock, &run->sender->times);
     }
     return rc;

@@ -1,21 +1,20 @@
 /* The float model's activations of the calibration set, next to the quantized ones: what a linear should give, X_f W^T,
  * where the quantized linears before it make the inputs X (asymmetric calibration: Li et al. 2025, arXiv 2504.02692).
- * The weight that comes nearest, T = W + W (X_f - X)^T X (X^T X)^-1, is for the method to find; its numerator is summed
- * here, over micro-batches.
+ * The method finds the nearest weight, T = W + W (X_f - X)^T X (X^T X)^-1; its numerator is summed here, over
+ * micro-batches.
  *
  * A module that is alone in reading its input, and whose output is added to the residual stream as it is (o and down of
- * Llama), has for numerator what its output lacks, (X_f - X) W^T, and with it a share of what the stream has lost
- * before the addition, which it can make up for in part. Elsewhere several modules read the input, and what that lacks
- * serves all of them.
+ * Llama), uses the difference of its output, (X_f - X) W^T, plus a share of the stream's loss before the
+ * addition, which it can compensate for in part. Elsewhere several modules read the input, and its difference serves
+ * all of them.
  *
- * The path is always a step ahead: attention and MLP are added to its stream as soon as the quantized path has reached
- * what they read, so nothing but the stream is kept, and float weights only from the group that solves them to
- * the next addition. */
+ * The path is always one step ahead: attention and MLP are added to its stream as soon as the quantized path has
+ * reached their inputs. Only the stream is therefore stored, and float weights from the group that solves them to the
+ * next addition. */
 
 #include "pipeline/reference.h"
 
 #include "base/err.h"
-#include "base/ids.h"
 #include "pipeline/pass.h"
 #include "pipeline/solve.h"
 
@@ -42,10 +41,11 @@ int reference_open(struct run *run)
     }
     const int64_t shape[2] = {run->calibration.batch * set->length, run->config->hidden_size};
     reference->float_weights = calloc((size_t)modules, sizeof(*reference->float_weights));
-    int rc = reference->float_weights != NULL
-                 ? microbatches_init_second(&reference->batches, &run->calibration, plans, gpu)
-                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of %d weights", modules);
-    return rc != 0 ? rc : gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &reference->lacks);
+    if (reference->float_weights == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of %d weights", modules);
+    }
+    TRY(microbatches_init_second(&reference->batches, &run->calibration, plans, gpu));
+    return gpu_tensor_uninitialized(gpu, DTYPE_F32, 2, shape, &reference->lacks);
 }
 
 void reference_close(struct run *run)
@@ -71,9 +71,8 @@ void reference_free(struct run *run, int module)
 
 int reference_view(const struct run *run, const struct block *block, struct block *out)
 {
-    int rc = block_view(block, out);
-
-    for (int i = 0; rc == 0 && i < block->plan->module_count; i++) {
+    TRY(block_view(block, out));
+    for (int i = 0; i < block->plan->module_count; i++) {
         struct block_module *module = &out->modules[i];
         if (run->reference.float_weights[i].data != NULL) {
             module->weight = run->reference.float_weights[i];
@@ -81,10 +80,8 @@ int reference_view(const struct run *run, const struct block *block, struct bloc
         module->input = (struct gpu_input){.element = DTYPE_F32};
         module->outliers = (struct tensor){0};
     }
-    if (rc == 0) {
-        out->key_cache = out->value_cache = (struct gpu_cache){0};
-    }
-    return rc;
+    out->key_cache = out->value_cache = (struct gpu_cache){0};
+    return 0;
 }
 
 void reference_release(struct run *run, const struct plan *plan, int group)
@@ -99,7 +96,7 @@ void reference_release(struct run *run, const struct plan *plan, int group)
     }
 }
 
-/* The share of the residual stream's loss that a module is to make up for. */
+/* The share of the residual stream's loss that a module compensates for. */
 static double residual_share(struct run *run, int module)
 {
     struct qscheme scheme;
@@ -129,19 +126,18 @@ static int run_steps(struct run *run, const struct block *reference, struct micr
                      plan_set want)
 {
     plan_set steps = 0, used = 0;
-    int rc = pass_steps(reference->plan, have | open, want, &steps, &used);
 
-    rc = rc != 0 ? rc : pass_open(run, run->reference.stores, b, used & ~open);
-    return rc != 0 ? rc : block_run(reference, &b->values, steps);
+    TRY(pass_steps(reference->plan, have | open, want, &steps, &used));
+    TRY(pass_open(run, run->reference.stores, b, used & ~open));
+    return block_run(reference, &b->values, steps);
 }
 
 /* On to the next sum of the residual stream. open: values of the micro-batch that are there already. */
 static int reference_advance(struct run *run, const struct block *reference, plan_set have, plan_set open, int next,
                              struct microbatch *b)
 {
-    int rc = run_steps(run, reference, b, have, open, PLAN_BIT(next));
-
-    return rc != 0 ? rc : pass_write(run, run->reference.stores, b, PLAN_BIT(next));
+    TRY(run_steps(run, reference, b, have, open, PLAN_BIT(next)));
+    return pass_write(run, run->reference.stores, b, PLAN_BIT(next));
 }
 
 /* Whether a sum of the stream comes between a group and the next one, and somebody is going to read it. */
@@ -168,10 +164,20 @@ int reference_experts(const struct experts_turn *turn, int group)
     if (run->reference.stores[0] == NULL) {
         return 0;
     }
-    int rc = reference_view(run, turn->block, &view);
-    rc = rc != 0 ? rc : experts_add(turn, &view, &input);
+    TRY(reference_view(run, turn->block, &view));
+    int rc = experts_add(turn, &view, &input);
     block_view_deinit(&view);
     return rc;
+}
+
+static int advance_batches(struct run *run, const struct block *reference, plan_set have, int next)
+{
+    for (int64_t i = 0; i < microbatches_count(&run->reference.batches); i++) {
+        struct microbatch b = microbatches_at(&run->reference.batches, reference->plan, i);
+        TRY(run_tick(run, run->block_fraction, "calibrating"));
+        TRY(reference_advance(run, reference, have, 0, next, &b));
+    }
+    return 0;
 }
 
 int reference_pass_experts(struct run *run, struct block *block, int group)
@@ -180,40 +186,35 @@ int reference_pass_experts(struct run *run, struct block *block, int group)
     int next = plan_residual_before(plan, group + 1);
     plan_set have = kept_before(plan, group) | PLAN_BIT(plan->steps[plan->groups[group].step].out);
     struct block view = {0};
-    double mark = clock_monotonic_seconds();
 
     if (run->reference.stores[0] == NULL || !advances_after(run, plan, group)) {
         return 0;
     }
-    int rc = reference_view(run, block, &view);
-    for (int64_t i = 0; rc == 0 && i < microbatches_count(&run->reference.batches); i++) {
-        struct microbatch b = microbatches_at(&run->reference.batches, plan, i);
-        rc = run_tick(run, run->block_fraction, "calibrating");
-        rc = rc != 0 ? rc : reference_advance(run, &view, have, 0, next, &b);
-    }
+    TRY(reference_view(run, block, &view));
+    int rc = advance_batches(run, &view, have, next);
     block_view_deinit(&view);
-    run_add_time(run, PHASE_FORWARD, &mark, 0);
+    run_end_phase(run, PHASE_FORWARD, 0);
     return rc;
 }
 
 /* What the group's modules lack, to their statistics: their inputs, or where one of them adds to the residual stream
  * its output, with `lacks` of the stream. b: this path at the group's input. */
-static int add_targets(struct run *run, const struct block *reference, const struct plan_group *group,
-                       struct microbatch *b, const struct tensor *in, const struct tensor *lacks,
-                       struct layer_stats *stats)
+static int reference_add_targets(struct run *run, const struct block *reference, const struct plan_group *group,
+                                 struct microbatch *b, const struct tensor *in, const struct tensor *lacks,
+                                 struct layer_stats *stats)
 {
     const struct gpu *gpu = run->p->gpu;
     bool in_stream = reference->plan->values[group->input].residual; /* which stays: nothing may be written there */
     const struct tensor input = block_value(&b->values, group->input), missing = in_stream ? *lacks : input;
-    int rc = gpu->ops->combine(run->stream, &missing, 1, &input, -1, in);
 
-    if (rc != 0 || group->residual < 0) {
-        return rc != 0 ? rc : stats_add_target(stats, gpu, run->stream, in, &missing);
+    TRY(gpu->ops->combine(run->stream, &missing, 1, &input, -1, in));
+    if (group->residual < 0) {
+        return stats_add_target(stats, gpu, run->stream, in, &missing);
     }
     const struct tensor product = block_value(&b->values, group->branch);
-    rc = gpu->ops->linear(run->stream, &product, &missing, &reference->modules[group->residual].weight, NULL);
-    rc = rc != 0 ? rc : gpu->ops->add(run->stream, lacks, &product);
-    return rc != 0 ? rc : stats_add_target(stats, gpu, run->stream, in, lacks);
+    TRY(gpu->ops->linear(run->stream, &product, &missing, &reference->modules[group->residual].weight, NULL));
+    TRY(gpu->ops->add(run->stream, lacks, &product));
+    return stats_add_target(stats, gpu, run->stream, in, lacks);
 }
 
 int reference_pass(struct run *run, const struct block *reference, int g, int64_t i, const struct microbatch *quantized,
@@ -229,26 +230,25 @@ int reference_pass(struct run *run, const struct block *reference, int g, int64_
     struct microbatch b = microbatches_at(&run->reference.batches, plan, i);
     const struct tensor in = targets ? block_value(&quantized->values, group->input) : (struct tensor){0};
     const struct tensor lacks = tensor_2d(run->reference.lacks.data, DTYPE_F32, b.rows, run->config->hidden_size);
-    double mark = clock_monotonic_seconds();
 
     if (group->expert >= 0 || (!advances && !targets)) {
         return 0;
     }
-    int rc = pass_open(run, run->reference.stores, &b, PLAN_BIT(stream));
-    rc = rc != 0 ? rc : run_steps(run, reference, &b, have, PLAN_BIT(stream), sources);
-    if (rc == 0 && group->residual >= 0 && targets) {
+    TRY(pass_open(run, run->reference.stores, &b, PLAN_BIT(stream)));
+    TRY(run_steps(run, reference, &b, have, PLAN_BIT(stream), sources));
+    if (group->residual >= 0 && targets) {
         double share = residual_share(run, group->residual);
         const struct tensor x = block_value(&b.values, stream), y = block_value(&quantized->values, stream);
-        rc = gpu->ops->combine(run->stream, &lacks, share, &x, -share, &y);
+        TRY(gpu->ops->combine(run->stream, &lacks, share, &x, -share, &y));
     }
-    if (rc == 0 && advances) {
-        rc = reference_advance(run, reference, have, PLAN_BIT(stream) | sources, plan_residual_before(plan, g + 1), &b);
+    if (advances) {
+        TRY(reference_advance(run, reference, have, PLAN_BIT(stream) | sources, plan_residual_before(plan, g + 1), &b));
     }
-    run_add_time(run, PHASE_FORWARD, &mark, 0);
-    if (rc != 0 || !targets) {
-        return rc;
+    run_end_phase(run, PHASE_FORWARD, 0);
+    if (!targets) {
+        return 0;
     }
-    rc = add_targets(run, reference, group, &b, &in, &lacks, stats);
-    run_add_time(run, PHASE_STATISTICS, &mark, 2.0 * (double)b.rows * (double)tensor_count(&stats->target));
-    return rc;
+    TRY(reference_add_targets(run, reference, group, &b, &in, &lacks, stats));
+    run_end_phase(run, PHASE_STATISTICS, 2.0 * (double)b.rows * (double)tensor_count(&stats->target));
+    return 0;
 }

@@ -7,15 +7,15 @@
 
 #include "pipeline/rewrite.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
-#include "base/ids.h"
+#include "base/mem.h"
 #include "pipeline/experts.h"
 #include "pipeline/pass.h"
 #include "pipeline/solve.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct rewrite_data {
@@ -24,9 +24,9 @@ struct rewrite_data {
     const struct plan_group *group; /* at hand */
     bool all;                       /* an expert sees all tokens: as asked, or since too few went to it */
     plan_set have;                  /* values that are there: the layer's input, and what the stores hold */
-    struct qscheme *schemes;        /* [modules] */
-    bool *quantized;
-    struct experts_turn turn; /* of the step that the group's expert is in */
+    const struct qscheme *schemes;  /* [modules] */
+    const bool *quantized;          /* [modules] */
+    struct experts_turn turn;       /* of the step that the group's expert is in */
 };
 
 /* Micro-batch i with the values `want`. The layer's input is a copy, since additions work in its place. */
@@ -36,15 +36,12 @@ static int make_values(const struct rewrite_data *d, int64_t i, plan_set want, s
     plan_set steps, used;
 
     *b = microbatches_at(&run->calibration, d->block->plan, i);
-    int rc = pass_steps(d->block->plan, d->have, want, &steps, &used);
-    if (rc == 0 && (used & PLAN_BIT(0)) != 0) {
-        rc = microbatch_read(b, 0, run->stores[0], ACTIVATIONS_IN, run->p->gpu, run->stream);
+    TRY(pass_steps(d->block->plan, d->have, want, &steps, &used));
+    if ((used & PLAN_BIT(0)) != 0) {
+        TRY(microbatch_read(b, 0, run->stores[0], ACTIVATIONS_IN, run->p->gpu, run->stream));
     }
-    if (rc == 0) {
-        pass_place(run, run->stores, b, want & ~used & ~plan_sources(d->block->plan, d->group));
-        rc = pass_run(run, run->stores, d->block, b, steps, used & ~PLAN_BIT(0));
-    }
-    return rc;
+    pass_place(run, run->stores, b, want & ~used & ~plan_sources(d->block->plan, d->group));
+    return pass_run(run, run->stores, d->block, b, steps, used & ~PLAN_BIT(0));
 }
 
 /* Micro-batch i with the input of the group at hand: an expert's are the rows that went to it, or, where too few did,
@@ -52,9 +49,9 @@ static int make_values(const struct rewrite_data *d, int64_t i, plan_set want, s
 static int make_input(const struct rewrite_data *d, int64_t i, struct block_values *values)
 {
     struct microbatch b;
-    int rc = make_values(d, i, plan_sources(d->block->plan, d->group), &b);
 
-    return rc != 0 ? rc : block_group_input(d->block, &b.values, d->group, d->all, values);
+    TRY(make_values(d, i, plan_sources(d->block->plan, d->group), &b));
+    return block_group_input(d->block, &b.values, d->group, d->all, values);
 }
 
 static double share_of(const struct rewrite_data *d, double part)
@@ -67,43 +64,41 @@ static int rewrite_gather(const struct rewrite_data *d, struct layer_stats *stat
 {
     struct run *run = d->run;
     int64_t batches = microbatches_count(&run->calibration);
-    double mark = clock_monotonic_seconds();
-    int rc = 0;
 
-    for (int64_t i = 0; rc == 0 && i < batches; i++) {
+    for (int64_t i = 0; i < batches; i++) {
         struct microbatch b;
-        rc = run_tick(run, share_of(d, 0.5 * (double)i / (double)batches), "calibrating");
-        rc = rc != 0 ? rc : make_input(d, i, &b.values);
-        run_add_time(run, PHASE_FORWARD, &mark, 0);
-        if (rc == 0 && block_values_rows(&b.values) > 0) {
+        TRY(run_tick(run, share_of(d, 0.5 * (double)i / (double)batches), "calibrating"));
+        TRY(make_input(d, i, &b.values));
+        run_end_phase(run, PHASE_FORWARD, 0);
+        if (block_values_rows(&b.values) > 0) {
             const struct tensor in = block_value(&b.values, d->group->input);
-            rc = stats_add(stats, run->p->gpu, run->stream, &in);
+            TRY(stats_add(stats, run->p->gpu, run->stream, &in));
         }
-        run_add_time(run, PHASE_STATISTICS, &mark, 0);
+        run_end_phase(run, PHASE_STATISTICS, 0);
     }
-    return rc;
+    return 0;
 }
 
-/* After a rewritten group: what is kept for the next one, except the residual stream. */
+/* After a rewritten group: store what the next one needs, except the residual stream. */
 static int rewrite_advance(struct rewrite_data *d)
 {
     const struct plan *plan = d->block->plan;
     int next = (int)(d->group - plan->groups) + 1;
     struct run *run = d->run;
     plan_set keep = next < plan->group_count ? plan->groups[next].kept & ~d->have : 0;
-    int rc = 0;
 
     for (int v = 0; v < plan->value_count; v++) {
         keep &= plan->values[v].residual ? ~PLAN_BIT(v) : ~(plan_set)0;
     }
-    for (int64_t i = 0; rc == 0 && keep != 0 && i < microbatches_count(&run->calibration); i++) {
+    for (int64_t i = 0; keep != 0 && i < microbatches_count(&run->calibration); i++) {
         struct microbatch b;
-        rc = run_tick(run, share_of(d, 0.9), "calibrating");
-        rc = rc != 0 ? rc : make_values(d, i, keep, &b);
-        rc = rc != 0 ? rc : pass_write(run, run->stores, &b, keep);
+        TRY(run_tick(run, share_of(d, 0.9), "calibrating"));
+        TRY(make_values(d, i, keep, &b));
+        TRY(pass_write(run, run->stores, &b, keep));
     }
+    run_end_phase(run, PHASE_FORWARD, 0);
     d->have |= keep;
-    return rc;
+    return 0;
 }
 
 static int rewrite_input(void *data, int64_t i, struct block_values *values)
@@ -144,21 +139,22 @@ static int rewrite_stage(struct run *run, const struct recipe_stage *stage, stru
         .tick = rewrite_tick,
         .tick_data = data,
     };
-    double mark = clock_monotonic_seconds();
     int rc = stage->quantizer->rewrite(&context);
 
-    run_add_time(run, PHASE_SOLVE, &mark, 0);
+    run_end_phase(run, PHASE_SOLVE, 0);
     return rc != 0 ? err_pass(rc, "%s of value %d", stage->quantizer->name, data->group->input) : 0;
 }
 
 static int gather_finished(const struct rewrite_data *d, unsigned wants, struct layer_stats *stats)
 {
     struct run *run = d->run;
-    int rc = stats_init(stats, wants, d->group->columns, run->p->gpu);
 
-    rc = rc != 0 ? rc : rewrite_gather(d, stats);
-    return rc != 0 || (d->group->expert >= 0 && stats->tokens == 0) ? rc
-                                                                    : stats_finish(stats, run->p->gpu, run->stream);
+    TRY(stats_init(stats, wants, d->group->columns, run->p->gpu));
+    TRY(rewrite_gather(d, stats));
+    if (d->group->expert >= 0 && stats->tokens == 0) {
+        return 0;
+    }
+    return stats_finish(stats, run->p->gpu, run->stream);
 }
 
 /* Statistics for one stage; of all tokens where a starved expert's own say too little. */
@@ -168,16 +164,16 @@ static int stage_stats(struct rewrite_data *d, const struct recipe_stage *stage,
     bool expert = d->group->expert >= 0;
 
     d->all = expert && experts.all;
-    int rc = gather_finished(d, stage->quantizer->rewrite_stats, stats);
-    if (rc == 0 && expert && !d->all && stats->tokens < experts.min_tokens) {
-        stats_deinit(stats, d->run->p->gpu);
-        d->all = true;
-        rc = gather_finished(d, stage->quantizer->rewrite_stats, stats);
+    TRY(gather_finished(d, stage->quantizer->rewrite_stats, stats));
+    if (!expert || d->all || stats->tokens >= experts.min_tokens) {
+        return 0;
     }
-    return rc;
+    stats_deinit(stats, d->run->p->gpu);
+    d->all = true;
+    return gather_finished(d, stage->quantizer->rewrite_stats, stats);
 }
 
-/* Something takes up factors of the group's input, and some module that reads it is going to be quantized. */
+/* Factors of the group's input can be folded, and some module that reads it is going to be quantized. */
 static bool can_rewrite(const struct rewrite_data *d)
 {
     bool any = false;
@@ -210,51 +206,61 @@ static int rewrite_group(struct rewrite_data *data)
 {
     struct run *run = data->run;
     const struct recipe *recipe = run->p->recipe;
-    int rc = load_group(data);
 
-    for (int i = 0; rc == 0 && i < recipe->count && can_rewrite(data); i++) {
+    TRY(load_group(data));
+    for (int i = 0; i < recipe->count && can_rewrite(data); i++) {
         const struct recipe_stage *stage = &recipe->stages[i];
         struct layer_stats stats = {0};
         if (stage->quantizer->rewrite == NULL) {
             continue;
         }
-        rc = stage_stats(data, stage, &stats);
-        rc = rc != 0 ? rc : rewrite_stage(run, stage, data, &stats);
+        int rc = stage_stats(data, stage, &stats);
+        if (rc == 0) {
+            rc = rewrite_stage(run, stage, data, &stats);
+        }
         stats_deinit(&stats, run->p->gpu);
+        TRY(rc);
     }
-    return rc != 0 ? rc : rewrite_advance(data);
+    return rewrite_advance(data);
+}
+
+/* The turn is the caller's to end. */
+static int rewrite_groups(struct rewrite_data *data)
+{
+    const struct plan *plan = data->block->plan;
+    AUTO_FREE struct qscheme *schemes = NULL;
+    AUTO_FREE bool *quantized = NULL;
+
+    TRY(mem_array(&schemes, (size_t)plan->module_count));
+    TRY(mem_array(&quantized, (size_t)plan->module_count));
+    for (int i = 0; i < plan->module_count; i++) {
+        quantized[i] = module_solver(data->run, i, &schemes[i]) != NULL;
+    }
+    data->schemes = schemes;
+    data->quantized = quantized;
+    for (int g = 0; g < plan->group_count; g++) {
+        data->group = &plan->groups[g];
+        TRY(rewrite_group(data));
+    }
+    return 0;
 }
 
 int block_rewrite(struct run *run, struct block *block)
 {
-    const struct plan *plan = block->plan;
     struct rewrite_data data = {.run = run, .block = block, .have = PLAN_BIT(0)};
 
     if (!recipe_rewrites(run->p->recipe) || run->calibration.set == NULL) {
         return 0;
     }
-    data.schemes = calloc((size_t)plan->module_count, sizeof(*data.schemes));
-    data.quantized = calloc((size_t)plan->module_count, sizeof(*data.quantized));
-    int rc = data.schemes != NULL && data.quantized != NULL
-                 ? 0
-                 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %d schemes", plan->module_count);
-    for (int i = 0; rc == 0 && i < plan->module_count; i++) {
-        data.quantized[i] = module_solver(run, i, &data.schemes[i]) != NULL;
-    }
-    for (int g = 0; rc == 0 && g < plan->group_count; g++) {
-        data.group = &plan->groups[g];
-        rc = rewrite_group(&data);
-    }
+    int rc = rewrite_groups(&data);
     if (data.turn.count > 0) {
         experts_end(&data.turn);
     }
-    free(data.schemes);
-    free(data.quantized);
     return rc != 0 ? err_pass(rc, "rewrite block %lld", (long long)run->block_index) : 0;
 }
 
-/* A float tensor under its full name, [rows, cols]. */
-static int keep_tensor(struct run *run, const char *name, const struct tensor *tensor, struct block_outputs *outputs)
+/* A float tensor under its full name, [rows, cols], to the outputs. */
+static int output_tensor(struct run *run, const char *name, const struct tensor *tensor, struct block_outputs *outputs)
 {
     const struct qscheme scheme = {
         .kind = QTENSOR_DENSE, .bits = 16, .group_size = 1, .scale_dtype = model_dtype(run->p->model)};
@@ -262,49 +268,53 @@ static int keep_tensor(struct run *run, const char *name, const struct tensor *t
     const struct tensor no_codes = {.data = NULL};
     struct qtensor made, *q = &made;
 
-    int rc = block_outputs_reserve(outputs);
-    rc = rc != 0 ? rc : qtensor_new(name, &scheme, rows, cols, q);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(block_outputs_reserve(outputs));
+    TRY(qtensor_new(name, &scheme, rows, cols, q));
     block_outputs_add_take(outputs, q, &no_codes);
     q = &outputs->list[outputs->count - 1];
-    rc = run->p->gpu->ops->download(run->stream, q->tables, tensor->data, tensor_bytes(tensor));
-    for (int64_t i = 0; rc == 0 && i < rows * cols; i++) {
+    TRY(run->p->gpu->ops->download(run->stream, q->tables, tensor->data, tensor_bytes(tensor)));
+    for (int64_t i = 0; i < rows * cols; i++) {
         q->tables[i] = dtype_round(q->tables[i], scheme.scale_dtype);
         if (!isfinite(q->tables[i])) {
-            rc = err_set_module(err_raise(ERR_NON_FINITE_VALUE, "%s [%lld] is beyond %s after rewriting", name,
-                                          (long long)i, dtype_rows[scheme.scale_dtype].name),
-                                name);
+            return err_set_module(err_raise(ERR_NON_FINITE_VALUE, "%s [%lld] is beyond %s after rewriting", name,
+                                            (long long)i, dtype_rows[scheme.scale_dtype].name),
+                                  name);
         }
     }
-    return rc;
+    return 0;
+}
+
+static int output_parts(struct run *run, const struct block *block, int i, bool weight, struct block_outputs *outputs)
+{
+    const struct plan_module *plan = &block->plan->modules[i];
+    char name[MODEL_NAME_MAX];
+
+    if (weight) {
+        model_tensor_name(run->p->model, run->block_index, plan->path, "weight", name);
+        TRY(output_tensor(run, name, &block->modules[i].weight, outputs));
+    }
+    if (plan->bias) {
+        model_tensor_name(run->p->model, run->block_index, plan->path, "bias", name);
+        TRY(output_tensor(run, name, &block->modules[i].bias, outputs));
+    }
+    return 0;
 }
 
 /* Of a module that was changed: its weight where it is not quantized, and its bias. */
-static int keep_module(struct run *run, struct block *block, int i, struct block_outputs *outputs)
+static int output_module(struct run *run, struct block *block, int i, struct block_outputs *outputs)
 {
     const struct plan_module *plan = &block->plan->modules[i];
-    struct block_module *module = &block->modules[i];
-    char name[MODEL_NAME_MAX];
+    const struct block_module *module = &block->modules[i];
     struct qscheme unused;
     bool weight = module_solver(run, i, &unused) == NULL, load = module->weight.data == NULL;
-    int rc = 0;
 
     if (!module->changed || (!weight && !plan->bias)) {
         return 0;
     }
     if (load) {
-        rc = block_load_module(run->p->model, run->p->gpu, run->stream, run->reader, block, i);
+        TRY(block_load_module(run->p->model, run->p->gpu, run->stream, run->reader, block, i));
     }
-    if (rc == 0 && weight) {
-        model_tensor_name(run->p->model, run->block_index, plan->path, "weight", name);
-        rc = keep_tensor(run, name, &module->weight, outputs);
-    }
-    if (rc == 0 && plan->bias) {
-        model_tensor_name(run->p->model, run->block_index, plan->path, "bias", name);
-        rc = keep_tensor(run, name, &module->bias, outputs);
-    }
+    int rc = output_parts(run, block, i, weight, outputs);
     if (load) {
         block_drop_module(block, i, run->p->gpu);
     }
@@ -315,16 +325,15 @@ int block_keep_changes(struct run *run, struct block *block, struct block_output
 {
     const struct plan *plan = block->plan;
     char name[MODEL_NAME_MAX];
-    int rc = 0;
 
-    for (int i = 0; rc == 0 && i < plan->module_count; i++) {
-        rc = keep_module(run, block, i, outputs);
+    for (int i = 0; i < plan->module_count; i++) {
+        TRY(output_module(run, block, i, outputs));
     }
-    for (int i = 0; rc == 0 && i < plan->norm_count; i++) {
+    for (int i = 0; i < plan->norm_count; i++) {
         if (block->norms[i].changed) {
             model_tensor_name(run->p->model, run->block_index, plan->norms[i].path, "weight", name);
-            rc = keep_tensor(run, name, &block->norms[i].weight, outputs);
+            TRY(output_tensor(run, name, &block->norms[i].weight, outputs));
         }
     }
-    return rc;
+    return 0;
 }

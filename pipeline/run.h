@@ -29,7 +29,7 @@ struct run {
     struct message_sender *sender;
     struct checkpoint *checkpoint;
     struct gpu_stream *stream;
-    struct phase_clock clock;    /* of a device that works by itself */
+    struct phase_clock clock;
     struct block_reader *reader; /* of the next block; NULL: the system reads ahead */
     int64_t batch_tokens;        /* of a micro-batch */
     bool keep_on_device;         /* activations, where they fit */
@@ -53,6 +53,5 @@ struct run {
 /* Commit what is on disk, and say where the run is; nonzero stops it. share: how much of the open block is done, 0..1.
  */
 int run_tick(struct run *run, double share, const char *step);
-/* Add the time since *mark to a phase and move the mark. A device that works by itself is not waited for: the phase
- * gets the device's time for what was queued since the last one, when it is known (phase_clock_finish). */
-void run_add_time(struct run *run, enum pipeline_phase phase, double *mark, double flops);
+/* A phase ends, and the next one begins: it gets the time since the one before ended (phase_clock_end), and flops. */
+void run_end_phase(struct run *run, enum pipeline_phase phase, double flops);

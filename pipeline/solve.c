@@ -1,19 +1,19 @@
-/* The modules of one input group on their way to codes: solved together where one method solves them, measured one by
- * one, and put in the float ones' place with their inputs quantized as the runtime will do it, so that whatever comes
- * after them sees what the artifact's user will see. */
+/* The modules of one input group: solved together where one method solves them, measured one by one, and put in place
+ * of the float ones with their inputs quantized as the runtime will do it, so that later modules see what the
+ * artifact's user will see. */
 
 #include "pipeline/solve.h"
 
 #include "base/arena.h"
+#include "base/cleanup.h"
 #include "base/err.h"
-#include "base/ids.h"
+#include "base/mem.h"
 #include "pipeline/report.h"
 #include "pipeline/static_inputs.h"
 #include "pipeline/stored_scales.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* The modules of a group that are to be quantized, in program order; each list has `count`. */
@@ -44,6 +44,7 @@ const struct recipe_stage *module_solver(struct run *run, int module, struct qsc
     return solver;
 }
 
+/* out->arena is the caller's to release, also after a failure. */
 static int list_jobs(struct run *run, struct block *block, const struct plan_group *group, struct group_jobs *out)
 {
     size_t count = (size_t)group->count;
@@ -56,8 +57,8 @@ static int list_jobs(struct run *run, struct block *block, const struct plan_gro
     out->inputs = arena_alloc(&out->arena, count * sizeof(*out->inputs));
     out->modules = arena_alloc(&out->arena, count * sizeof(*out->modules));
     out->names = arena_alloc(&out->arena, count * sizeof(*out->names));
-    int rc = arena_check(&out->arena);
-    for (int k = 0; rc == 0 && k < group->count; k++) {
+    TRY(arena_check(&out->arena));
+    for (int k = 0; k < group->count; k++) {
         int i = out->count, module = group->modules[k];
         out->solvers[i] = module_solver(run, module, &out->schemes[i]);
         if (out->solvers[i] != NULL) {
@@ -71,73 +72,66 @@ static int list_jobs(struct run *run, struct block *block, const struct plan_gro
             out->count++;
         }
     }
-    return rc;
+    return 0;
 }
 
 static int upload_zeros(struct run *run, const struct qtensor *q, struct tensor *zero)
 {
     int64_t count = q->rows * q->groups;
-    float *zeros = malloc((size_t)count * sizeof(float));
+    AUTO_FREE float *zeros = NULL;
 
-    if (zeros == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld zero points", (long long)count);
-    }
+    TRY(mem_buffer(&zeros, (size_t)count));
     for (int64_t i = 0; i < count; i++) {
         zeros[i] = q->zeros[i];
     }
-    int rc = gpu_tensor_from_host(run->p->gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->rows, q->groups}, zeros,
-                                  zero);
-    free(zeros);
-    return rc;
+    return gpu_tensor_from_host(run->p->gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->rows, q->groups}, zeros,
+                                zero);
 }
 
-static int solve_on_grid(struct run *run, const struct gpu_grid *grid, struct linear_job *job)
+static int dequantize_grid(struct run *run, const struct gpu_grid *grid, struct linear_job *job)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct qtensor *q = &job->result;
     const int64_t shape[2] = {q->rows, q->cols};
     const int64_t groups[2] = {q->rows, q->groups};
-    struct tensor codes = {0};
+    struct tensor codes;
 
-    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, shape, q->codes, &codes);
-    rc = rc != 0 ? rc : gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, groups, q->scales, &job->scale);
-    rc = rc != 0 ? rc : upload_zeros(run, q, &job->zero);
-    rc = rc != 0 ? rc : gpu->ops->dequantize(run->stream, &job->dequantized, &codes, &job->scale, &job->zero, grid);
+    TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, groups, q->scales, &job->scale));
+    TRY(upload_zeros(run, q, &job->zero));
+    TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, shape, q->codes, &codes));
+    int rc = gpu->ops->dequantize(run->stream, &job->dequantized, &codes, &job->scale, &job->zero, grid);
     gpu_tensor_free(gpu, &codes);
     return rc;
 }
 
-/* Elements of a fixed set, with a scale for each tile. NF4's tiles are runs of the weight laid out flat. */
-static int solve_on_tiles(struct run *run, struct linear_job *job)
+/* Elements of a fixed set, with a scale for each tile. NF4's tiles are groups of the flattened weight. */
+static int dequantize_tiles(struct run *run, struct linear_job *job)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct qtensor *q = &job->result;
     bool flat = q->scheme.kind == QTENSOR_NF4;
     int64_t rows = flat ? 1 : q->rows, cols = flat ? q->rows * q->cols : q->cols;
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
-    struct tensor w = tensor_2d(job->dequantized.data, DTYPE_F32, rows, cols), codes = {0}, scale = {0};
+    struct tensor w = tensor_2d(job->dequantized.data, DTYPE_F32, rows, cols), codes, scale = {0};
 
-    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, (const int64_t[]){rows, cols}, q->codes, &codes);
-    rc = rc != 0 ? rc
-                 : gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups},
-                                        q->scales, &scale);
-    rc = rc != 0 ? rc : gpu->ops->tile_decode(run->stream, &w, &codes, &scale, &tiles);
+    TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, (const int64_t[]){rows, cols}, q->codes, &codes));
+    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups},
+                                  q->scales, &scale);
+    if (rc == 0) {
+        rc = gpu->ops->tile_decode(run->stream, &w, &codes, &scale, &tiles);
+    }
     gpu_tensor_free(gpu, &codes);
     gpu_tensor_free(gpu, &scale);
     return rc;
 }
 
-static int solve_on_host(struct run *run, struct linear_job *job)
+static int dequantize_host(struct run *run, struct linear_job *job)
 {
-    float *w = malloc(tensor_bytes(&job->dequantized));
+    AUTO_FREE float *w = NULL;
 
-    if (w == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", job->name);
-    }
+    TRY(mem_buffer(&w, (size_t)tensor_count(&job->dequantized)));
     qtensor_dequantize(&job->result, w);
-    int rc = gpu_tensor_upload(run->p->gpu, run->stream, &job->dequantized, w);
-    free(w);
-    return rc;
+    return gpu_tensor_upload(run->p->gpu, run->stream, &job->dequantized, w);
 }
 
 static bool is_grid(const struct qtensor *q)
@@ -154,13 +148,12 @@ static int dequantize(struct run *run, const struct gpu_grid *grid, struct linea
     if (job->dequantized.data != NULL) {
         return 0;
     }
-    int rc =
-        gpu_tensor_uninitialized(run->p->gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &job->dequantized);
-    return rc != 0      ? rc
-           : is_grid(q) ? solve_on_grid(run, grid, job)
-           : qtensor_scaling(q->scheme.kind) != NULL && q->scheme.kind != QTENSOR_INT && q->tensor_scale == 0
-               ? solve_on_tiles(run, job)
-               : solve_on_host(run, job);
+    TRY(gpu_tensor_uninitialized(run->p->gpu, DTYPE_F32, 2, (const int64_t[]){q->rows, q->cols}, &job->dequantized));
+    if (is_grid(q)) {
+        return dequantize_grid(run, grid, job);
+    }
+    bool tiles = qtensor_scaling(q->scheme.kind) != NULL && q->scheme.kind != QTENSOR_INT && q->tensor_scale == 0;
+    return tiles ? dequantize_tiles(run, job) : dequantize_host(run, job);
 }
 
 static struct gpu_grid grid_of(const struct qtensor *q)
@@ -171,8 +164,8 @@ static struct gpu_grid grid_of(const struct qtensor *q)
                              .scale_dtype = q->scheme.scale_dtype};
 }
 
-/* Codes that the device keeps come to the host, where the result has them. */
-static int bring_codes(struct run *run, struct qtensor *q, struct tensor *codes)
+/* Download codes that are still on the device into the result. */
+static int download_codes(struct run *run, struct qtensor *q, struct tensor *codes)
 {
     const struct gpu *gpu = run->p->gpu;
     int rc = codes->data != NULL ? gpu->ops->download(run->stream, q->codes, codes->data, tensor_bytes(codes)) : 0;
@@ -186,9 +179,8 @@ int solved_weight(struct run *run, const struct block_outputs *outputs, int i, s
     const struct qtensor *q = &outputs->list[i];
     struct linear_job job = {.name = q->name, .result = *q};
     const struct gpu_grid grid = grid_of(q);
-    int rc = bring_codes(run, &outputs->list[i], &outputs->codes[i]);
-
-    rc = rc != 0 ? rc : dequantize(run, &grid, &job);
+    TRY(download_codes(run, &outputs->list[i], &outputs->codes[i]));
+    int rc = dequantize(run, &grid, &job);
     gpu_tensor_free(run->p->gpu, &job.scale);
     gpu_tensor_free(run->p->gpu, &job.zero);
     if (rc != 0) {
@@ -199,30 +191,29 @@ int solved_weight(struct run *run, const struct block_outputs *outputs, int i, s
     return 0;
 }
 
-/* What the codes stand for, and what they lost. */
-static int measure(struct run *run, const struct tensor *weight, struct linear_job *job,
-                   const struct layer_stats *stats, struct report_facts *facts)
+/* The errors of the codes' values. */
+static int solve_measure(struct run *run, const struct tensor *weight, struct linear_job *job,
+                         const struct layer_stats *stats, struct report_facts *facts)
 {
     const struct gpu *gpu = run->p->gpu;
     const struct qtensor *q = &job->result;
     const struct gpu_grid grid = grid_of(q);
     bool on_grid = is_grid(q);
 
-    int rc = dequantize(run, &grid, job);
-    rc = rc != 0 ? rc
-                 : gpu->ops->residual(run->stream, &facts->residual, weight, &job->dequantized,
-                                      on_grid ? &job->scale : NULL, on_grid ? &job->zero : NULL, &grid);
-    if (rc == 0 && stats != NULL && (stats->flags & STATS_HESSIAN) != 0) {
+    TRY(dequantize(run, &grid, job));
+    TRY(gpu->ops->residual(run->stream, &facts->residual, weight, &job->dequantized, on_grid ? &job->scale : NULL,
+                           on_grid ? &job->zero : NULL, &grid));
+    if (stats != NULL && (stats->flags & STATS_HESSIAN) != 0) {
         facts->has_output = stats->tokens > 0;
         facts->samples = run->calibration.set->sequences;
         facts->tokens = stats->tokens;
     }
-    if (rc == 0 && facts->has_output) {
-        rc = gpu->ops->output_error(run->stream, &facts->output_error, &facts->output_signal, weight, &job->dequantized,
-                                    &stats->hessian);
+    if (facts->has_output) {
+        TRY(gpu->ops->output_error(run->stream, &facts->output_error, &facts->output_signal, weight, &job->dequantized,
+                                   &stats->hessian));
         facts->output_error = job->aimed ? job->aimed_error : facts->output_error;
     }
-    return rc;
+    return 0;
 }
 
 /* From here on the block sees this module's input as the runtime quantizes it. */
@@ -235,19 +226,15 @@ static int place_input(struct run *run, struct block_module *module, const struc
     if (q->scheme.kind != QTENSOR_INT || q->index_count == 0) {
         return 0;
     }
-    float *keep = calloc((size_t)q->cols, sizeof(*keep));
-    if (keep == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld columns", (long long)q->cols);
-    }
+    AUTO_FREE float *outliers = NULL;
+    TRY(mem_array(&outliers, (size_t)q->cols));
     for (int64_t i = 0; i < q->index_count; i++) {
-        keep[q->index[i]] = 1.0f;
+        outliers[q->index[i]] = 1.0f;
     }
-    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 1, &q->cols, keep, &module->outliers);
-    free(keep);
-    return rc;
+    return gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 1, &q->cols, outliers, &module->outliers);
 }
 
-static int add_row(struct run *run, const struct report_facts *facts, struct report_rows *rows)
+static int solve_add_row(struct run *run, const struct report_facts *facts, struct report_rows *rows)
 {
     if (facts->residual.nonfinite > 0) {
         int rc = err_raise(ERR_NON_FINITE_VALUE, "the quantized %s has %lld values that are not finite",
@@ -256,9 +243,9 @@ static int add_row(struct run *run, const struct report_facts *facts, struct rep
     }
     struct report_row row;
     report_row_of(facts, &row);
-    int rc = report_rows_add(rows, &row);
-    run->next_row += rc == 0 ? 1 : 0;
-    return rc;
+    TRY(report_rows_add(rows, &row));
+    run->next_row++;
+    return 0;
 }
 
 /* The quantized weight in the float one's place, which the reference path may still need. */
@@ -273,7 +260,7 @@ static void take_weight(struct run *run, int module, struct tensor *weight, stru
     *dequantized = (struct tensor){0};
 }
 
-/* An expert that too few tokens came to says so. */
+/* The note of an expert to which too few tokens were routed. */
 static void describe_starved(const struct layer_stats *stats, struct linear_job *job)
 {
     size_t used = strlen(job->note);
@@ -289,7 +276,15 @@ static void describe_starved(const struct layer_stats *stats, struct linear_job 
              used > 0 ? "; " : "", (long long)stats->tokens, (long long)stats->min_tokens);
 }
 
-/* Measure what the linear lost, write its row, and put the quantized weight in the float one's place. */
+static int check_result(struct run *run, struct block_module *module, struct linear_job *job,
+                        const struct layer_stats *stats, struct report_facts *facts)
+{
+    TRY(check_stored_scales(run, &module->weight, job));
+    TRY(solve_measure(run, &module->weight, job, stats, facts));
+    return place_input(run, module, &job->result);
+}
+
+/* Measure the linear's loss, add its row, and put the quantized weight in place of the float one. */
 static int take_result(struct run *run, struct block *block, struct group_jobs *group, int i,
                        const struct layer_stats *stats, struct report_rows *rows)
 {
@@ -307,14 +302,12 @@ static int take_result(struct run *run, struct block *block, struct group_jobs *
     q->scheme.input = group->schemes[i].input;
     q->scheme.input_threshold = group->schemes[i].input_threshold;
     q->scheme.weight_dtype = group->schemes[i].weight_dtype;
-    int rc = check_stored_scales(run, weight, job);
-    rc = rc != 0 ? rc : measure(run, weight, job, stats, &facts);
-    rc = rc != 0 ? rc : place_input(run, &block->modules[module], q);
+    int rc = check_result(run, &block->modules[module], job, stats, &facts);
     if (rc != 0) {
         return err_set_module(err_pass(rc, "measure %s", q->name), q->name);
     }
     take_weight(run, module, weight, &job->dequantized);
-    return add_row(run, &facts, rows);
+    return solve_add_row(run, &facts, rows);
 }
 
 struct tick_context {
@@ -360,7 +353,7 @@ static int solve_alike(const struct solve_context *context, const struct layer_s
     }
     int rc = quantizer->solve(context, stats, jobs, count);
     if (rc != 0 && rc != ERR_CANCELLED && rc != ERR_INTERRUPTED && count == 1) {
-        rc = err_set_module(rc, jobs[0].name); /* of several it names its own, where it can tell */
+        rc = err_set_module(rc, jobs[0].name); /* of several the method names it, where it can tell */
     }
     for (int i = 0; i < count; i++) {
         group->jobs[places[i]] = jobs[i];
@@ -381,38 +374,49 @@ static int solve_all(struct run *run, const struct layer_stats *stats, double sh
         .tick_data = &tick,
     };
     bool *done = arena_alloc(&group->arena, (size_t)group->count + 1);
-    int rc = done != NULL ? 0 : arena_check(&group->arena);
 
-    for (int i = 0; rc == 0 && i < group->count; i++) {
-        rc = done[i] ? 0 : solve_alike(&context, stats, group, i, done);
+    if (done == NULL) {
+        return arena_check(&group->arena);
     }
-    return rc;
+    for (int i = 0; i < group->count; i++) {
+        if (!done[i]) {
+            TRY(solve_alike(&context, stats, group, i, done));
+        }
+    }
+    return 0;
 }
 
-/* A job's result goes to the block's outputs. Codes that the device keeps in memory of its own leave it when the block
- * is done. */
-static int keep_result(struct run *run, struct linear_job *job, struct block_outputs *outputs)
+/* Move a job's result to the block's outputs. Codes in a device's own memory stay there until the block is written. */
+static int output_result(struct run *run, struct linear_job *job, struct block_outputs *outputs)
 {
     const struct gpu *gpu = run->p->gpu;
-    int rc = 0, room;
+    int rc = 0;
 
     gpu_tensor_free(gpu, &job->scale);
     gpu_tensor_free(gpu, &job->zero);
     gpu_tensor_free(gpu, &job->dequantized); /* of one that failed */
     if (job->result.name[0] == '\0') {
-        return 0; /* solve may not have come to it */
+        return 0; /* it was not solved */
     }
     if (gpu->info.host_memory) {
-        rc = bring_codes(run, &job->result, &job->codes);
+        rc = download_codes(run, &job->result, &job->codes);
     }
-    room = block_outputs_reserve(outputs);
-    if (room != 0) {
+    int reserved = block_outputs_reserve(outputs);
+    if (reserved != 0) {
         qtensor_deinit(&job->result);
         gpu_tensor_free(gpu, &job->codes);
-        return room;
+        return reserved;
     }
     block_outputs_add_take(outputs, &job->result, &job->codes);
     return rc;
+}
+
+static int solve_group(struct run *run, struct block *block, const struct plan_group *group,
+                       const struct layer_stats *stats, double share, struct group_jobs *jobs)
+{
+    TRY(list_jobs(run, block, group, jobs));
+    TRY(solve_all(run, stats, share, jobs));
+    return group_inputs(run, share, stats, jobs->schemes, jobs->jobs, jobs->count, jobs->inputs);
 }
 
 int group_solve(struct run *run, struct block *block, int g, const struct layer_stats *stats,
@@ -420,18 +424,15 @@ int group_solve(struct run *run, struct block *block, int g, const struct layer_
 {
     double share = ((double)g + 0.5) / (double)block->plan->group_count;
     struct group_jobs jobs;
-    double mark = clock_monotonic_seconds();
 
-    int rc = list_jobs(run, block, &block->plan->groups[g], &jobs);
-    rc = rc != 0 ? rc : solve_all(run, stats, share, &jobs);
-    rc = rc != 0 ? rc : group_inputs(run, share, stats, jobs.schemes, jobs.jobs, jobs.count, jobs.inputs);
-    run_add_time(run, PHASE_SOLVE, &mark, rc == 0 && jobs.count > 0 ? solve_flops(&jobs) : 0);
-    for (int i = 0; i < jobs.count; i++) {
+    int rc = solve_group(run, block, &block->plan->groups[g], stats, share, &jobs);
+    run_end_phase(run, PHASE_SOLVE, rc == 0 && jobs.count > 0 ? solve_flops(&jobs) : 0);
+    for (int i = 0; i < jobs.count; i++) { /* results are moved also after a failure, since outputs release them */
         rc = rc != 0 ? rc : take_result(run, block, &jobs, i, stats, rows);
-        int kept = keep_result(run, &jobs.jobs[i], outputs);
-        rc = rc != 0 ? rc : kept;
+        int moved = output_result(run, &jobs.jobs[i], outputs);
+        rc = rc != 0 ? rc : moved;
     }
     arena_deinit(&jobs.arena);
-    run_add_time(run, PHASE_MEASURE, &mark, 0);
+    run_end_phase(run, PHASE_MEASURE, 0);
     return rc != 0 ? err_pass(rc, "block %lld, input group %d", (long long)run->block_index, g) : 0;
 }
