@@ -1,12 +1,47 @@
 /* quantctl system: what the server is and can do. */
 
 #include "base/err.h"
+#include "base/ids.h"
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/print.h"
 #include "cli/safe.h"
+#include "cli/status.h"
 
 #include <string.h>
+#include <time.h>
+
+#define SYSTEM_PAUSE_MS 100
+
+struct system_options {
+    int64_t wait;
+};
+
+static const struct option_row system_options[] = {
+    {"wait", 'w', OPTION_INT, "SECONDS", offsetof(struct system_options, wait),
+     .help = "Wait so long for the server to be ready, such as one that is being started", 1, 86400},
+    {0},
+};
+
+/* Until the server answers that it is ready. A refused connection is one that is not there yet. */
+static int wait_ready(struct cli *cli, int64_t seconds)
+{
+    int64_t until = clock_monotonic_ms() + seconds * 1000;
+
+    for (;;) {
+        AUTO(http_answer) struct http_answer answer = {0};
+        int rc = client_raw(cli, &(struct http_call){.method = "GET", .path = "/readyz"}, &answer);
+        if (rc == 0 && answer.status == 200) {
+            return 0;
+        }
+        bool later = rc == STATUS_UNREACHABLE || (rc == 0 && answer.status == 503);
+        if (!later || clock_monotonic_ms() >= until) {
+            return rc != 0 ? rc : client_refused(cli, &answer);
+        }
+        const struct timespec pause = {.tv_nsec = SYSTEM_PAUSE_MS * 1000000L};
+        (void)nanosleep(&pause, NULL);
+    }
+}
 
 static void print_notes(const json_t *system)
 {
@@ -50,11 +85,13 @@ static void print_names(const char *title, const json_t *list, const char *key)
 
 static int system_run(struct cli *cli, const void *given, int count, char **arguments)
 {
+    const struct system_options *options = given;
     AUTO_JSON json_t *system = NULL;
     const char *key;
     json_t *value;
     char text[PRINT_SIZE];
 
+    TRY(options->wait != OPTION_UNSET ? wait_ready(cli, options->wait) : 0);
     TRY(client_get(cli, "/v1/system", &system));
     if (cli->json) {
         print_json(system);
@@ -79,5 +116,7 @@ static int system_run(struct cli *cli, const void *given, int count, char **argu
 const struct command command_system = {
     .name = "system",
     .summary = "Show the server's version, devices, formats and limits",
+    .options = system_options,
+    .size = sizeof(struct system_options),
     .run = system_run,
 };
