@@ -2,10 +2,6 @@
 
 #include "jobs/failure.h"
 
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-
 static const struct hint_row {
     int code;
     const char *hint;
@@ -53,28 +49,12 @@ static const char *hint_of(const struct err_record *record)
     return "";
 }
 
-/* N of "layers.N." in the name of a module inside a block; -1 for one outside. */
-static int64_t layer_of(const char *module)
-{
-    const char *at = strstr(module, "layers.");
-    char *end;
-
-    if (at == NULL || (at != module && at[-1] != '.') || at[7] < '0' || at[7] > '9') {
-        return -1;
-    }
-    errno = 0;
-    long long layer = strtoll(at + 7, &end, 10);
-    return errno == 0 && *end == '.' ? layer : -1;
-}
-
 json_t *failure_json(const struct err_record *record, int64_t layer)
 {
     const char *message = record->message[0] != '\0' ? record->message : err_sentence(record->code);
-    bool named = record->module[0] != '\0';
-    int64_t where = named ? layer_of(record->module) : layer;
 
     return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b}", "code", failure_code(record->code), "message",
                      text_or_null(message), "param", text_or_null(record->param), "layer",
-                     where >= 0 ? json_integer(where) : json_null(), "module", text_or_null(record->module), "hint",
+                     layer >= 0 ? json_integer(layer) : json_null(), "module", text_or_null(record->module), "hint",
                      text_or_null(hint_of(record)), "retryable", (int)err_retryable(record->code));
 }

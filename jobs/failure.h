@@ -6,8 +6,8 @@
 #include <jansson.h>
 #include <stdint.h>
 
-/* {"code","message","param","layer","module","hint","retryable"}. The module is the record's, and the layer that of the
- * module; `layer` is the open block, for a record without one, -1 = none was open. New reference. */
+/* {"code","message","param","layer","module","hint","retryable"}. The module is the record's; layer: that of the
+ * module, or the open block of a record without one; -1 = none. New reference. */
 json_t *failure_json(const struct err_record *record, int64_t layer);
 /* The code as jobs name it ("disk_full"). */
 const char *failure_code(int code);

@@ -53,11 +53,22 @@ static void word_crashes(const struct task *task, struct err_record *record)
     }
 }
 
-static int end_failed(struct task *task, const struct err_record *record)
+/* The layer of the module that failed; where none is named, of the open block. -1: none. */
+static int64_t failed_layer(const struct task *task, const struct err_record *record)
 {
     bool open = task->layers_total > 0 && task->layers_done < task->layers_total;
+    const char *path;
+
+    if (record->module[0] == '\0') {
+        return open ? task->layers_done : -1;
+    }
+    return task->model != NULL ? model_find_layer(task->model, record->module, &path) : -1;
+}
+
+static int end_failed(struct task *task, const struct err_record *record)
+{
     const char *code = failure_code(record->code);
-    AUTO_JSON json_t *error = failure_json(record, open ? task->layers_done : -1);
+    AUTO_JSON json_t *error = failure_json(record, failed_layer(task, record));
     struct task_columns columns;
 
     if (error == NULL) {

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "jobs/worker_wait.h"
 #include "pipeline/child.h"
 #include "pipeline/message_wire.h"
 #include "pipeline/order.h"
@@ -314,27 +315,6 @@ static int follow(struct process *process)
 
 /* --- the end */
 
-static bool wait_for(const struct process *process, int64_t timeout_ms, int *status)
-{
-    int64_t until = clock_monotonic_ms() + timeout_ms;
-
-    for (;;) {
-        pid_t found = waitpid(process->pid, status, WNOHANG);
-        if (found == process->pid) {
-            return true;
-        }
-        if (found < 0 && errno == ECHILD) { /* nobody's child any more: another process may have its id */
-            *status = 0;
-            return true;
-        }
-        if (clock_monotonic_ms() >= until) {
-            return false;
-        }
-        struct pollfd poll_fd = {.fd = process->socket, .events = 0}; /* hung up when the process is gone */
-        (void)poll(&poll_fd, 1, 10);
-    }
-}
-
 static void describe_status(bool known, int status, char out[96])
 {
     if (!known) {
@@ -353,11 +333,11 @@ static int finish(struct process *process, int rc)
     char how[96];
     int status = 0;
 
-    bool known = wait_for(process, process->ended ? EXIT_MS : process->stopping ? 0 : CRASH_MS, &status);
-    if (!known) {
-        (void)kill(process->pid, SIGKILL);
-        known = wait_for(process, EXIT_MS, &status);
-    }
+    bool known = worker_end(process->pid,
+                            process->ended      ? EXIT_MS
+                            : process->stopping ? 0
+                                                : CRASH_MS,
+                            EXIT_MS, &status);
     if (process->ended) {
         if (process->rc != 0) {
             err_restore(&process->failure);
