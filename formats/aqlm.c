@@ -4,7 +4,7 @@
  *   M.codebooks  F16 [C, 2^b, og, ig]
  *   M.scales     F16 [N/og, 1, 1, 1]
  *
- * w = scale * sum over C of the codebooks' vectors. There is one geometry for the whole checkpoint, and every linear
+ * w = scale * sum over C of the codebooks' vectors. There is one geometry for the complete checkpoint, and every linear
  * that the config does not name is taken to be quantized: loaders know its members by "M.weight" (transformers 4) or by
  * "M" (transformers 5), so both are written, for lm_head too. */
 

@@ -8,7 +8,7 @@
  * between linears are in the norms and weights already; nothing of them is stored. The sibling layouts (gemv,
  * gemv_fast, marlin) are others. A symmetric grid is written as what it is, zero points of 8: loaders have no packing
  * without zero points. The config's list of linears in float is complete or absent, since loaders look for the head by
- * themselves only when there is no list; they match it by substring, so each module stands there by its whole path.
+ * themselves only when there is no list; they match it by substring, so each module is listed by its complete path.
  * GPTQModel reads none of it: without `dynamic` it takes the words of quantized linears that it never finds for what a
  * float one holds, and says nothing. */
 
@@ -48,8 +48,8 @@ static int awq_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 
 static int awq_accepts_all(const struct format_config *config)
 {
-    int rc = format_check_one_geometry(config, "awq", "format compressed-tensors takes several");
-    return rc != 0 ? rc : format_check_fused(config);
+    TRY(format_check_one_geometry(config, "awq", "format compressed-tensors takes several"));
+    return format_check_fused(config);
 }
 
 static int awq_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,

@@ -14,7 +14,7 @@ extern const struct format format_aqlm, format_dense;
 int format_check_shape(const struct qscheme *scheme, int64_t rows, int64_t cols);
 /* Same bits, symmetry and grouping (per channel, or the same group size)? */
 bool format_same_geometry(const struct qscheme *a, const struct qscheme *b);
-/* For formats whose config has room for one geometry: all modules have the first one's? ERR_INCOMPATIBLE_OPTIONS. */
+/* For formats whose config states one geometry: ERR_INCOMPATIBLE_OPTIONS unless all modules have the first one's. */
 int format_check_one_geometry(const struct format_config *config, const char *name, const char *hint);
 /* What runtimes fuse (q/k/v, gate/up) must be quantized alike or not at all. ERR_INCOMPATIBLE_OPTIONS. */
 int format_check_fused(const struct format_config *config);

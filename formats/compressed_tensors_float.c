@@ -1,7 +1,7 @@
 /* float-quantized and naive-quantized: E4M3 weights with E4M3 inputs, and without.
  *
  *   M.weight        F8_E4M3 [N, K]
- *   M.weight_scale  [1] for the whole weight, [N, 1], or [ceil(N/b), ceil(K/b)] for blocks of b x b: w = q * scale
+ *   M.weight_scale  [1] per tensor, [N, 1], or [ceil(N/b), ceil(K/b)] for blocks of b x b: w = q * scale
  *   M.input_scale   [1]  static inputs only
  *
  * Runtimes bring fused linears (q, k, v; gate, up) with a scale each to the largest of them; the method gave them one.
@@ -21,7 +21,7 @@ static bool ct_float_is_block(const struct qscheme *scheme)
     return !scheme->per_channel;
 }
 
-static bool is_whole(const struct qscheme *scheme)
+static bool is_per_tensor(const struct qscheme *scheme)
 {
     return scheme->per_channel && scheme->group_rows > 1;
 }
@@ -43,8 +43,8 @@ static int accepts_weights(const struct qscheme *scheme, int64_t rows, int64_t c
                          (long long)scheme->group_rows, (long long)scheme->group_size);
     }
     if (!ct_float_is_block(scheme) &&
-        (scheme->group_size != cols || (is_whole(scheme) && scheme->group_rows != rows))) {
-        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "FP8 scales are for a channel, a whole weight or square blocks");
+        (scheme->group_size != cols || (is_per_tensor(scheme) && scheme->group_rows != rows))) {
+        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "FP8 scales are per channel, per tensor or per square block");
     }
     return 0;
 }
@@ -56,11 +56,11 @@ static int accepts_naive(const struct qscheme *scheme, int64_t rows, int64_t col
 
 static int ct_float_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
 {
-    int64_t run = ct_float_is_block(scheme) ? scheme->group_size : 0;
+    int64_t group_size = ct_float_is_block(scheme) ? scheme->group_size : 0;
     int rc = accepts_weights(scheme, rows, cols);
 
-    if (rc == 0 && (scheme->input.element != DTYPE_F8_E4M3 || scheme->input.group_size != run ||
-                    (run > 0 && !scheme->input.dynamic))) {
+    if (rc == 0 && (scheme->input.element != DTYPE_F8_E4M3 || scheme->input.group_size != group_size ||
+                    (group_size > 0 && !scheme->input.dynamic))) {
         rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "FP8 weights go with FP8 inputs, in runs as wide as the blocks");
     }
     return rc;
@@ -73,7 +73,7 @@ static int ct_float_tensors(const struct qscheme *scheme, int64_t rows, int64_t 
     int64_t across = (cols + scheme->group_size - 1) / scheme->group_size;
 
     out[FLOAT_CODES] = (struct format_tensor){".weight", DTYPE_F8_E4M3, 2, {rows, cols}};
-    out[FLOAT_SCALE] = is_whole(scheme)
+    out[FLOAT_SCALE] = is_per_tensor(scheme)
                            ? (struct format_tensor){".weight_scale", scheme->scale_dtype, 1, {1}}
                            : (struct format_tensor){".weight_scale", scheme->scale_dtype, 2, {down, across}};
     return FLOAT_INPUT + ct_input_tensor(scheme, &out[FLOAT_INPUT]);
@@ -96,7 +96,7 @@ static int ct_float_encode(const struct qtensor *q, int index, void *out)
 
 static json_t *ct_float_weights(const struct qscheme *scheme)
 {
-    const char *strategy = ct_float_is_block(scheme) ? "block" : is_whole(scheme) ? "tensor" : "channel";
+    const char *strategy = ct_float_is_block(scheme) ? "block" : is_per_tensor(scheme) ? "tensor" : "channel";
 
     return ct_arguments(8, true, true, strategy, 0, ct_float_is_block(scheme) ? scheme->group_size : 0, false);
 }

@@ -4,7 +4,7 @@
  *   M.weight_scale  [N, 1]      in the model's own dtype
  *   M.input_scale   [1]         static inputs only: x = q * scale, q in -128 .. 127
  *
- * No runtime of this format keeps outlier columns apart. */
+ * No runtime of this format has outlier columns. */
 
 #include "formats/compressed_tensors.h"
 
@@ -29,9 +29,8 @@ static int ct_int_accepts(const struct qscheme *scheme, int64_t rows, int64_t co
                             "bits 8, group_size -1, sym true");
     }
     if (scheme->input_threshold > 0) {
-        return err_set_hint(
-            err_raise(ERR_INCOMPATIBLE_OPTIONS, "no runtime of this format keeps outlier columns apart"),
-            "format bitsandbytes, or llm_int8_threshold 0");
+        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "no runtime of this format has outlier columns"),
+                            "format bitsandbytes, or llm_int8_threshold 0");
     }
     return 0;
 }

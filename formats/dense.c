@@ -2,18 +2,17 @@
  * quantization_config. Loads wherever the model does and saves nothing; what a result does to inputs or to the cache is
  * not part of it.
  *
- * Tables of values, which no runtime of today loads, go into quantd-tables.bin too, a safetensors container under
- * another suffix so that no loader takes it for weights. For each such module, in the names of SqueezeLLM (Kim et al.
- * 2023, arXiv 2306.07629):
- *   M.lookup_table  F32 [N, 2^b]
- *   M.qweight       I32 [ceil(K*b/32), N]   codes as one little-endian stream down K, as gptq packs them
- *   M.rows, M.cols, M.vals  I32 [N + 1], I32 [nnz], F32 [nnz]: weights kept apart as a CSR matrix that is added to what
- *                           the codes stand for; absent without any */
+ * Tables of values, which no current runtime loads, are also written to quantd-tables.bin, a safetensors container
+ * under another suffix so that no loader takes it for weights. For each such module, in the names of SqueezeLLM (Kim et
+ * al. 2023, arXiv 2306.07629): M.lookup_table  F32 [N, 2^b] M.qweight       I32 [ceil(K*b/32), N]   codes as one
+ * little-endian stream down K, as gptq packs them M.rows, M.cols, M.vals  I32 [N + 1], I32 [nnz], F32 [nnz]: outlier
+ * weights as a CSR matrix that is added to what the codes stand for; absent without outliers */
 
 #include "formats/export.h"
 
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "models/pack.h"
 
 #include <math.h>
@@ -44,31 +43,25 @@ static int dense_tensors(const struct qscheme *scheme, int64_t rows, int64_t col
 static int dense_encode(const struct qtensor *q, int index, void *out)
 {
     int64_t count = q->rows * q->cols;
-    float *w = malloc((size_t)count * sizeof(*w));
-    int rc = 0;
+    AUTO_FREE float *w = NULL;
 
     (void)index;
-    if (w == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the weight of %s", q->name);
-    }
+    TRY(mem_buffer(&w, (size_t)count));
     qtensor_dequantize(q, w);
-    for (int64_t i = 0; rc == 0 && i < count; i++) {
+    for (int64_t i = 0; i < count; i++) {
         if (!isfinite(dtype_round(w[i], q->scheme.scale_dtype))) {
-            rc = err_raise(ERR_NON_FINITE_VALUE, "weight %lld of %s is %g, which %s cannot hold", (long long)i, q->name,
-                           (double)w[i], dtype_rows[q->scheme.scale_dtype].name);
+            return err_raise(ERR_NON_FINITE_VALUE, "weight %lld of %s is %g, which %s cannot hold", (long long)i,
+                             q->name, (double)w[i], dtype_rows[q->scheme.scale_dtype].name);
         }
     }
-    if (rc == 0) {
-        format_narrow(w, count, q->scheme.scale_dtype, out);
-    }
-    free(w);
-    return rc;
+    format_narrow(w, count, q->scheme.scale_dtype, out);
+    return 0;
 }
 
 /* The side file's tensors of one module. */
 enum table_tensor { TABLE_LOOKUP, TABLE_QWEIGHT, TABLE_ROWS, TABLE_COLS, TABLE_VALS, TABLE_COUNT };
 
-static int list_tensors(const struct qtensor *q, struct format_tensor out[TABLE_COUNT])
+static int dense_list_tables(const struct qtensor *q, struct format_tensor out[TABLE_COUNT])
 {
     out[TABLE_LOOKUP] = (struct format_tensor){".lookup_table", DTYPE_F32, 2, {q->rows, (int64_t)1 << q->scheme.bits}};
     out[TABLE_QWEIGHT] =
@@ -79,14 +72,12 @@ static int list_tensors(const struct qtensor *q, struct format_tensor out[TABLE_
     return q->index_count > 0 ? TABLE_COUNT : TABLE_ROWS;
 }
 
-static int64_t tensor_size(const struct format_tensor *tensor)
+static int64_t dense_table_elements(const struct format_tensor *tensor)
 {
-    int64_t count = tensor->shape[0] * (tensor->rank > 1 ? tensor->shape[1] : 1);
-
-    return count * dtype_rows[tensor->dtype].bytes;
+    return tensor->shape[0] * (tensor->rank > 1 ? tensor->shape[1] : 1);
 }
 
-static void fill_tensor(const struct qtensor *q, enum table_tensor which, void *out)
+static void dense_fill_table(const struct qtensor *q, enum table_tensor which, void *out)
 {
     int64_t entries = (int64_t)1 << q->scheme.bits, at = 0;
 
@@ -118,77 +109,68 @@ static void fill_tensor(const struct qtensor *q, enum table_tensor which, void *
     }
 }
 
-static int tensor_name(const struct qtensor *q, const char *suffix, char out[160])
+static int dense_table_name(const struct qtensor *q, const char *suffix, char out[160])
 {
     return snprintf(out, 160, "%s%s", q->name, suffix) < 160
                ? 0
                : err_raise(ERR_INVALID_MODEL, "the module name %s is too long", q->name);
 }
 
-static int declare_module(struct safetensors_writer *writer, const struct qtensor *q)
+static int dense_declare_tables(struct safetensors_writer *writer, const struct qtensor *q)
 {
     struct format_tensor list[TABLE_COUNT];
-    int count = list_tensors(q, list), rc = 0;
+    int count = dense_list_tables(q, list);
     char name[160];
 
-    for (int i = 0; rc == 0 && i < count; i++) {
-        rc = tensor_name(q, list[i].suffix, name);
-        rc = rc != 0 ? rc : safetensors_writer_declare(writer, name, list[i].dtype, list[i].rank, list[i].shape);
+    for (int i = 0; i < count; i++) {
+        TRY(dense_table_name(q, list[i].suffix, name));
+        TRY(safetensors_writer_declare(writer, name, list[i].dtype, list[i].rank, list[i].shape));
     }
-    return rc;
+    return 0;
 }
 
-static int put_module(struct safetensors_writer *writer, const struct qtensor *q)
+static int dense_put_tables(struct safetensors_writer *writer, const struct qtensor *q)
 {
     struct format_tensor list[TABLE_COUNT];
-    int count = list_tensors(q, list), rc = 0;
+    int count = dense_list_tables(q, list);
     char name[160];
 
-    for (int i = 0; rc == 0 && i < count; i++) {
-        void *data = calloc(1, (size_t)tensor_size(&list[i]));
-        if (data == NULL) {
-            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s%s", q->name, list[i].suffix);
-        }
-        fill_tensor(q, (enum table_tensor)i, data);
-        int64_t size = tensor_size(&list[i]);
-        int64_t found = dtype_find_nonfinite(list[i].dtype, data, size / dtype_rows[list[i].dtype].bytes);
-        rc = tensor_name(q, list[i].suffix, name);
-        rc = rc == 0 && found >= 0 ? model_raise_nonfinite(name, found) : rc;
-        rc = rc != 0 ? rc : safetensors_writer_put(writer, name, 0, data, (size_t)size);
-        free(data);
+    for (int i = 0; i < count; i++) {
+        int64_t elements = dense_table_elements(&list[i]), size = elements * dtype_rows[list[i].dtype].bytes;
+        AUTO_FREE unsigned char *data = NULL;
+        TRY(mem_array(&data, (size_t)size));
+        dense_fill_table(q, (enum table_tensor)i, data);
+        int64_t found = dtype_find_nonfinite(list[i].dtype, data, elements);
+        TRY(dense_table_name(q, list[i].suffix, name));
+        TRY(found >= 0 ? model_raise_nonfinite(name, found) : 0);
+        TRY(safetensors_writer_put(writer, name, 0, data, (size_t)size));
     }
-    return rc;
+    return 0;
 }
 
 /* Declare (put false) or write one block's tables. */
-static int pass_block(struct safetensors_writer *writer, const char *path, bool put, int *tables)
+static int dense_pass_block(struct safetensors_writer *writer, const char *path, bool put)
 {
-    struct qtensor_file *file;
-    int rc = qtensor_file_open(path, NULL, &file);
+    AUTO(qtensor_file) struct qtensor_file *file = NULL;
 
-    if (rc != 0) {
-        return rc;
-    }
-    for (int i = 0; rc == 0 && i < qtensor_file_count(file); i++) {
+    TRY(qtensor_file_open(path, NULL, &file));
+    for (int i = 0; i < qtensor_file_count(file); i++) {
         const struct qtensor *meta = qtensor_file_meta(file, i);
-        struct qtensor q = {0};
+        AUTO(qtensor) struct qtensor q = {0};
         if (meta->scheme.kind != QTENSOR_TABLE) {
             continue;
         }
-        ++*tables;
-        if (put) {
-            rc = qtensor_file_read(file, i, &q);
-            rc = rc != 0 ? rc : put_module(writer, &q);
-            qtensor_deinit(&q);
-        } else {
-            rc = declare_module(writer, meta);
+        if (!put) {
+            TRY(dense_declare_tables(writer, meta));
+            continue;
         }
+        TRY(qtensor_file_read(file, i, &q));
+        TRY(dense_put_tables(writer, &q));
     }
-    qtensor_file_close(file);
-    return rc;
+    return 0;
 }
 
-static bool has_tables(const struct format_config *config)
+static bool dense_has_tables(const struct format_config *config)
 {
     for (int i = 0; i < config->count; i++) {
         if (config->modules[i].scheme.kind == QTENSOR_TABLE) {
@@ -198,30 +180,24 @@ static bool has_tables(const struct format_config *config)
     return false;
 }
 
-static int write_tables(const struct format_export *request)
+static int dense_write_tables(const struct format_export *request)
 {
+    AUTO(safetensors_writer) struct safetensors_writer *writer = NULL;
     char path[EXPORT_PATH_MAX];
-    struct safetensors_writer *writer;
-    int tables = 0;
 
-    if (!has_tables(&request->config)) {
+    if (!dense_has_tables(&request->config)) {
         return 0;
     }
-    int rc = fs_path(path, sizeof(path), "%s/%s", request->directory, TABLES_FILE);
-    rc = rc != 0 ? rc : safetensors_writer_new(path, &writer);
-    if (rc != 0) {
-        return rc;
+    TRY(fs_path(path, sizeof(path), "%s/%s", request->directory, TABLES_FILE));
+    TRY(safetensors_writer_new(path, &writer));
+    for (int i = 0; i < request->block_count; i++) {
+        TRY(dense_pass_block(writer, request->block_files[i], false));
     }
-    for (int i = 0; rc == 0 && i < request->block_count; i++) {
-        rc = pass_block(writer, request->block_files[i], false, &tables);
+    TRY(safetensors_writer_begin(writer));
+    for (int i = 0; i < request->block_count; i++) {
+        TRY(dense_pass_block(writer, request->block_files[i], true));
     }
-    rc = rc != 0 ? rc : safetensors_writer_begin(writer);
-    for (int i = 0; rc == 0 && i < request->block_count; i++) {
-        rc = pass_block(writer, request->block_files[i], true, &tables);
-    }
-    rc = rc != 0 ? rc : safetensors_writer_finish(writer);
-    safetensors_writer_free(writer);
-    return rc != 0 ? err_pass(rc, "write %s", TABLES_FILE) : 0;
+    return safetensors_writer_finish(writer);
 }
 
 static const char *const runtimes[] = {"transformers", "vllm", NULL};
@@ -238,5 +214,5 @@ const struct format format_dense = {
     .accepts = dense_accepts,
     .tensors = dense_tensors,
     .encode = dense_encode,
-    .extra = write_tables,
+    .extra = dense_write_tables,
 };

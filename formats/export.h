@@ -1,6 +1,7 @@
 #pragma once
 /* The parts of an export. Private to formats/. */
 
+#include "base/cleanup.h"
 #include "base/digest.h"
 #include "formats/common.h"
 #include "models/safetensors.h"
@@ -25,13 +26,13 @@ struct export_piece {
     size_t source; /* of the model's tensors */
 };
 
-/* Where a module's result lies. */
+/* Where a module's result is stored. */
 struct export_place {
     int block; /* of block_files; -1 = not found yet */
     int item;
 };
 
-/* A float tensor that the job changed (or made): it stands in the source's place, or is new. */
+/* A float tensor that the job changed or made: it replaces the source's, or is new. */
 struct export_dense {
     char name[EXPORT_NAME_MAX];
     struct export_place place;
@@ -54,6 +55,7 @@ struct export_plan {
  * disagrees. */
 int export_plan_make(const struct format_export *request, struct export_plan *plan);
 void export_plan_deinit(struct export_plan *plan);
+CLEANUP_DEINIT(export_plan, struct export_plan, export_plan_deinit)
 /* Digest and size of a shard. */
 struct export_sum {
     char sha256[DIGEST_HEX_SIZE];
@@ -62,8 +64,8 @@ struct export_sum {
 /* "model.safetensors" or "model-00001-of-00003.safetensors" */
 void export_shard_name(const struct export_plan *plan, int shard, char out[64]);
 
-/* What one thread takes at a time: the pieces that one module becomes (so that it is read once), or a stretch of a
- * piece that is copied. Pieces ahead of the codes are a unit of their own, since a file is hashed from its first byte
+/* What one thread takes at a time: the pieces that one module becomes (so that it is read once), or a part of a piece
+ * that is copied. Pieces ahead of the codes are a unit of their own, since a file is hashed from its first byte
  * on. */
 struct export_unit {
     size_t first, count; /* of the plan's pieces; those with the same `ahead` are meant */
@@ -75,7 +77,7 @@ struct export_unit {
 int export_units_list(const struct export_plan *plan, size_t begin, size_t end, struct export_unit **units,
                       size_t *count);
 
-/* Takes bytes [at, at + size) of a piece; stretches hold whole elements. Called by several threads at once. */
+/* Takes bytes [at, at + size) of a piece; parts hold complete elements. Called by several threads at once. */
 typedef int (*export_sink)(void *data, const struct export_piece *piece, uint64_t at, const void *bytes, size_t size);
 
 /* How far all threads of an export are. */
@@ -83,12 +85,12 @@ struct export_progress {
     const struct format_export *request;
     int64_t total;
     _Atomic int64_t done; /* bytes */
-    _Atomic bool stop;    /* one has failed: the others leave off */
+    _Atomic bool stop;    /* one has failed: the others stop */
 };
 /* Tell the request's tick. The calling thread only. */
 int export_tick(struct export_progress *progress);
 
-/* One thread's way through units. Zeroed is fine to deinit. */
+/* What one thread needs to read units. Zeroed is fine to deinit. */
 struct export_reader {
     const struct format_export *request;
     const struct export_plan *plan;
@@ -98,7 +100,7 @@ struct export_reader {
     int block;
     struct qtensor module; /* the loaded module; its index or -1 */
     int module_index;
-    bool beside;           /* it was loaded without its codes */
+    bool without_codes;    /* how it was loaded */
     unsigned char *buffer; /* of copies and packed tensors, as large as the largest so far */
     size_t capacity;
 };
@@ -109,33 +111,37 @@ void export_reader_deinit(struct export_reader *reader);
 int export_read_unit(struct export_reader *reader, const struct export_unit *unit, export_sink sink, void *data);
 
 /* The threads of an export, a reader each. Memory: a module and what it becomes for each of them. */
-struct export_team;
-int export_team_new(const struct format_export *request, const struct export_plan *plan, struct export_team **out);
-void export_team_free(struct export_team *team); /* NULL is fine */
+struct export_pool;
+int export_pool_new(const struct format_export *request, const struct export_plan *plan, struct export_pool **out);
+void export_pool_free(struct export_pool *pool); /* NULL is fine */
+CLEANUP_FREE(export_pool, struct export_pool, export_pool_free)
 /* Every unit through sink, lower places first. Ticks are this thread's. The first error of any thread, as it was. */
-int export_team_write(struct export_team *team, struct export_unit *units, size_t count, export_sink sink, void *data);
+int export_pool_write(struct export_pool *pool, struct export_unit *units, size_t count, export_sink sink, void *data);
 
 #define EXPORT_HASH_PIECE ((size_t)1 << 20)
 
-/* A SHA-256 whose thread goes through pieces while the next ones are made. One thread feeds it. */
+/* A SHA-256 on a thread of its own, which hashes pieces while the next ones are made. One thread feeds it. */
 struct export_hash;
 int export_hash_new(struct export_hash **out);
-unsigned char *export_hash_room(struct export_hash *hash);    /* EXPORT_HASH_PIECE bytes for the next piece; may wait */
-void export_hash_feed(struct export_hash *hash, size_t size); /* what the room holds now */
+unsigned char *export_hash_buffer(struct export_hash *hash);  /* EXPORT_HASH_PIECE bytes for the next piece; may wait */
+void export_hash_feed(struct export_hash *hash, size_t size); /* hash that many bytes of the buffer */
 void export_hash_finish_take(struct export_hash *hash, char sha256[DIGEST_HEX_SIZE]);
 void export_hash_free(struct export_hash *hash); /* to abandon; NULL is fine */
+CLEANUP_FREE(export_hash, struct export_hash, export_hash_free)
 
-/* The end of a shard: a thread that has it hashed behind those who write it, has the disk begin, syncs and closes it.
- */
-struct export_seal;
+/* Finalizes a shard: a thread hashes its bytes as they are written, starts their write-back, then syncs and closes the
+ * file. */
+struct export_finalizer;
 /* Takes the writer, which was begun, also on failure. */
-int export_seal_new_take(struct safetensors_writer *writer, const char *path, struct export_seal **out);
-struct safetensors_writer *export_seal_writer(struct export_seal *seal); /* borrowed; for put and place */
-void export_seal_news(struct export_seal *seal);                         /* more of it is written; any thread */
-void export_seal_whole(struct export_seal *seal);                        /* all of it is */
-/* Wait for the end of it, after export_seal_whole: digest and size of the file. Frees. */
-int export_seal_finish_take(struct export_seal *seal, struct export_sum *sum);
-void export_seal_free(struct export_seal *seal); /* to abandon; NULL is fine */
+int export_finalizer_new_take(struct safetensors_writer *writer, const char *path, struct export_finalizer **out);
+struct safetensors_writer *
+export_finalizer_writer(struct export_finalizer *finalizer);        /* borrowed; for put and place */
+void export_finalizer_wrote(struct export_finalizer *finalizer);    /* there are more bytes to hash; any thread */
+void export_finalizer_complete(struct export_finalizer *finalizer); /* all bytes have been written */
+/* Wait until it is done, after export_finalizer_complete: digest and size of the file. Frees. */
+int export_finalizer_finish_take(struct export_finalizer *finalizer, struct export_sum *sum);
+void export_finalizer_free(struct export_finalizer *finalizer); /* to abandon; NULL is fine */
+CLEANUP_FREE(export_finalizer, struct export_finalizer, export_finalizer_free)
 
 /* export_files.c: everything but the shards. */
 int export_write_index(const struct format_export *request, const struct export_plan *plan);

@@ -1,10 +1,10 @@
-/* SHA-256 on a thread of its own. It has one order and one speed, which is what an artifact waits for in the end;
- * reading the pieces and asking the disk to begin with them are for another thread to do meanwhile, into the ring here.
- */
+/* SHA-256 on a thread of its own. It has one order and one speed, and an artifact is not done before it is; meanwhile
+ * another thread reads the pieces into the ring here and starts their write-back. */
 
 #include "formats/export.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -24,7 +24,7 @@ struct export_hash {
 };
 
 /* Wait for a piece to hash. False: there are no more. */
-static bool wait_for_piece(struct export_hash *hash, const unsigned char **piece, size_t *size)
+static bool export_hash_wait(struct export_hash *hash, const unsigned char **piece, size_t *size)
 {
     pthread_mutex_lock(&hash->lock);
     while (hash->hashed == hash->filled && !hash->ended && !hash->stop) {
@@ -37,13 +37,13 @@ static bool wait_for_piece(struct export_hash *hash, const unsigned char **piece
     return more;
 }
 
-static void *hash_main(void *data)
+static void *export_hash_main(void *data)
 {
     struct export_hash *hash = data;
     const unsigned char *piece;
     size_t size;
 
-    while (wait_for_piece(hash, &piece, &size)) {
+    while (export_hash_wait(hash, &piece, &size)) {
         digest_update(hash->digest, piece, size);
         pthread_mutex_lock(&hash->lock);
         hash->hashed++;
@@ -55,40 +55,37 @@ static void *hash_main(void *data)
 
 int export_hash_new(struct export_hash **out)
 {
-    struct export_hash *hash = calloc(1, sizeof(*hash));
+    AUTO(export_hash) struct export_hash *hash = NULL;
 
-    if (hash == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
-    }
+    TRY(mem_new(&hash));
     pthread_mutex_init(&hash->lock, NULL);
     pthread_cond_init(&hash->changed, NULL);
     hash->digest = digest_new();
-    hash->ring = malloc(PIECES * EXPORT_HASH_PIECE);
-    if (hash->digest == NULL || hash->ring == NULL) {
-        export_hash_free(hash);
+    if (hash->digest == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
-    /* Without a thread it is done by who feeds it. */
-    hash->threaded = pthread_create(&hash->thread, NULL, hash_main, hash) == 0;
-    *out = hash;
+    TRY(mem_buffer(&hash->ring, PIECES * EXPORT_HASH_PIECE));
+    /* Without a thread the caller of export_hash_feed hashes. */
+    hash->threaded = pthread_create(&hash->thread, NULL, export_hash_main, hash) == 0;
+    *out = MOVE(hash);
     return 0;
 }
 
-unsigned char *export_hash_room(struct export_hash *hash)
+unsigned char *export_hash_buffer(struct export_hash *hash)
 {
     pthread_mutex_lock(&hash->lock);
     while (hash->filled - hash->hashed == PIECES) {
         pthread_cond_wait(&hash->changed, &hash->lock);
     }
-    unsigned char *room = hash->ring + hash->filled % PIECES * EXPORT_HASH_PIECE;
+    unsigned char *buffer = hash->ring + hash->filled % PIECES * EXPORT_HASH_PIECE;
     pthread_mutex_unlock(&hash->lock);
-    return room;
+    return buffer;
 }
 
 void export_hash_feed(struct export_hash *hash, size_t size)
 {
     if (!hash->threaded) {
-        digest_update(hash->digest, hash->ring, size); /* nothing is ever filled: the room is the first */
+        digest_update(hash->digest, hash->ring, size); /* nothing is ever filled: the buffer is the first */
         return;
     }
     pthread_mutex_lock(&hash->lock);
@@ -97,7 +94,7 @@ void export_hash_feed(struct export_hash *hash, size_t size)
     pthread_mutex_unlock(&hash->lock);
 }
 
-/* Have the thread leave off, after all that was fed or at once. */
+/* Have the thread end, after all that was fed or at once. */
 static void export_hash_end_thread(struct export_hash *hash, bool *how)
 {
     pthread_mutex_lock(&hash->lock);

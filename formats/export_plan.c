@@ -7,6 +7,7 @@
 #include "formats/export.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,35 +18,32 @@ struct named {
     int index;
 };
 
-static int compare_names(const void *a, const void *b)
+static int export_plan_compare_names(const void *a, const void *b)
 {
     return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
 }
 
-static struct named *sort_modules(const struct format_config *config)
+static int export_plan_sort_modules(const struct format_config *config, struct named **out)
 {
-    struct named *sorted = calloc((size_t)config->count + 1, sizeof(*sorted));
-
-    for (int i = 0; sorted != NULL && i < config->count; i++) {
-        sorted[i] = (struct named){config->modules[i].name, i};
+    TRY(mem_array(out, (size_t)config->count));
+    for (int i = 0; i < config->count; i++) {
+        (*out)[i] = (struct named){config->modules[i].name, i};
     }
-    if (sorted != NULL) {
-        qsort(sorted, (size_t)config->count, sizeof(*sorted), compare_names);
-    }
-    return sorted;
+    qsort(*out, (size_t)config->count, sizeof(**out), export_plan_compare_names);
+    return 0;
 }
 
 /* -1 when no module has this name. */
-static int find_module(const struct named *sorted, int count, const char *name)
+static int export_plan_find_module_index(const struct named *sorted, int count, const char *name)
 {
     const struct named key = {name, 0};
-    const struct named *found = bsearch(&key, sorted, (size_t)count, sizeof(*sorted), compare_names);
+    const struct named *found = bsearch(&key, sorted, (size_t)count, sizeof(*sorted), export_plan_compare_names);
 
     return found == NULL ? -1 : found->index;
 }
 
 /* The module whose weight this tensor is, or -1. */
-static int module_of(const struct named *sorted, int count, const char *tensor)
+static int export_plan_module_of(const struct named *sorted, int count, const char *tensor)
 {
     static const char suffix[] = ".weight";
     char name[128];
@@ -56,7 +54,7 @@ static int module_of(const struct named *sorted, int count, const char *tensor)
         return -1;
     }
     snprintf(name, sizeof(name), "%.*s", (int)(length - (sizeof(suffix) - 1)), tensor);
-    return find_module(sorted, count, name);
+    return export_plan_find_module_index(sorted, count, name);
 }
 
 static int export_plan_measure(struct export_piece *piece)
@@ -72,39 +70,35 @@ static int export_plan_measure(struct export_piece *piece)
     return 0;
 }
 
-/* Room for n more pieces. */
-static struct export_piece *export_plan_grow(struct export_plan *plan, size_t *capacity, size_t n)
+/* *pieces = the next n, zeroed; plan->count is the caller's to raise. */
+static int export_plan_grow(struct export_plan *plan, size_t *capacity, size_t n, struct export_piece **pieces)
 {
     if (plan->count + n > *capacity) {
-        size_t wanted = (*capacity + n) * 2;
-        struct export_piece *pieces = realloc(plan->pieces, wanted * sizeof(*pieces));
-        if (pieces == NULL) {
-            return NULL;
-        }
-        plan->pieces = pieces;
-        *capacity = wanted;
+        size_t larger = (*capacity + n) * 2;
+        TRY(mem_resize(&plan->pieces, larger));
+        *capacity = larger;
     }
     memset(plan->pieces + plan->count, 0, n * sizeof(*plan->pieces));
-    return plan->pieces + plan->count;
+    *pieces = plan->pieces + plan->count;
+    return 0;
 }
 
-static int name_piece(struct export_piece *piece, const char *module, const char *suffix)
+static int export_plan_name_piece(struct export_piece *piece, const char *module, const char *suffix)
 {
     int length = snprintf(piece->name, sizeof(piece->name), "%s%s", module, suffix);
 
     return length < (int)sizeof(piece->name) ? 0 : err_raise(ERR_INVALID_MODEL, "a tensor name is too long");
 }
 
-static int add_module(const struct format_export *request, int index, size_t *capacity, struct export_plan *plan)
+static int export_plan_add_module(const struct format_export *request, int index, size_t *capacity,
+                                  struct export_plan *plan)
 {
     const struct format_module *module = &request->config.modules[index];
     struct format_tensor tensors[FORMAT_TENSORS_MAX];
+    struct export_piece *pieces;
     int n = request->format->tensors(&module->scheme, module->rows, module->cols, tensors);
-    struct export_piece *pieces = export_plan_grow(plan, capacity, (size_t)n);
 
-    if (pieces == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
-    }
+    TRY(export_plan_grow(plan, capacity, (size_t)n, &pieces));
     for (int i = 0; i < n; i++) {
         pieces[i].dtype = tensors[i].dtype;
         pieces[i].rank = tensors[i].rank;
@@ -113,22 +107,19 @@ static int add_module(const struct format_export *request, int index, size_t *ca
         pieces[i].dense = -1;
         pieces[i].index = i;
         pieces[i].ahead = dtype_rows[tensors[i].dtype].bytes > dtype_rows[tensors[0].dtype].bytes;
-        int rc = name_piece(&pieces[i], module->name, tensors[i].suffix);
-        rc = rc != 0 ? rc : export_plan_measure(&pieces[i]);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(export_plan_name_piece(&pieces[i], module->name, tensors[i].suffix));
+        TRY(export_plan_measure(&pieces[i]));
     }
     plan->count += (size_t)n;
     return 0;
 }
 
-static bool is_real(enum dtype dtype)
+static bool export_plan_is_real(enum dtype dtype)
 {
     return dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
 }
 
-static int find_dense(const struct export_plan *plan, const char *name)
+static int export_plan_find_dense(const struct export_plan *plan, const char *name)
 {
     for (size_t i = 0; i < plan->dense_count; i++) {
         if (strcmp(plan->dense[i].name, name) == 0) {
@@ -138,45 +129,42 @@ static int find_dense(const struct export_plan *plan, const char *name)
     return -1;
 }
 
-static int add_copy(const struct format_export *request, size_t source, size_t *capacity, struct export_plan *plan)
+static int export_plan_add_copy(const struct format_export *request, size_t source, size_t *capacity,
+                                struct export_plan *plan)
 {
     const struct model_tensor tensor = model_tensor_at(request->config.model, source);
-    struct export_piece *piece = export_plan_grow(plan, capacity, 1);
+    struct export_piece *piece;
 
-    if (piece == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
-    }
+    TRY(export_plan_grow(plan, capacity, 1, &piece));
     piece->dtype = tensor.entry->dtype;
     piece->rank = tensor.entry->rank;
     memcpy(piece->shape, tensor.entry->shape, sizeof(piece->shape));
     piece->bytes = (int64_t)(tensor.entry->end - tensor.entry->begin);
     piece->module = -1;
-    piece->dense = find_dense(plan, tensor.name);
+    piece->dense = export_plan_find_dense(plan, tensor.name);
     piece->source = source;
     plan->count++;
     if (piece->dense >= 0) {
         struct export_dense *dense = &plan->dense[piece->dense];
         int64_t count = piece->bytes / dtype_rows[piece->dtype].bytes;
         dense->placed = true;
-        if (count != dense->rows * dense->cols || !is_real(piece->dtype)) {
+        if (count != dense->rows * dense->cols || !export_plan_is_real(piece->dtype)) {
             return err_raise(ERR_SOURCE_CORRUPT, "the changed %s does not have the source's shape", dense->name);
         }
     }
-    return name_piece(piece, tensor.name, "");
+    return export_plan_name_piece(piece, tensor.name, "");
 }
 
-/* What the source has no tensor for comes last. */
-static int add_new(const struct format_export *request, struct export_plan *plan, size_t *capacity)
+/* Tensors that the source does not have come last. */
+static int export_plan_add_new(const struct format_export *request, struct export_plan *plan, size_t *capacity)
 {
     for (size_t i = 0; i < plan->dense_count; i++) {
         const struct export_dense *dense = &plan->dense[i];
-        struct export_piece *piece = dense->placed ? NULL : export_plan_grow(plan, capacity, 1);
+        struct export_piece *piece;
         if (dense->placed) {
             continue;
         }
-        if (piece == NULL) {
-            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
-        }
+        TRY(export_plan_grow(plan, capacity, 1, &piece));
         piece->dtype = dense->dtype;
         piece->rank = format_cache_shape(&request->config.cache, dense->name, dense->rows * dense->cols, piece->shape);
         if (piece->rank == 0) {
@@ -187,47 +175,39 @@ static int add_new(const struct format_export *request, struct export_plan *plan
         piece->module = -1;
         piece->dense = (int)i;
         plan->count++;
-        int rc = name_piece(piece, dense->name, "");
-        rc = rc != 0 ? rc : export_plan_measure(piece);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(export_plan_name_piece(piece, dense->name, ""));
+        TRY(export_plan_measure(piece));
     }
     return 0;
 }
 
-static int list_pieces(const struct format_export *request, const struct named *sorted, struct export_plan *plan)
+static int export_plan_list_pieces(const struct format_export *request, const struct named *sorted,
+                                   struct export_plan *plan)
 {
     const struct model *model = request->config.model;
     size_t capacity = 0;
     int modules = 0;
     bool tied;
 
-    int rc = model_tied(model, &tied);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(model_tied(model, &tied));
     for (size_t i = 0; i < model_tensor_count(model); i++) {
         const char *name = model_tensor_at(model, i).name;
-        int module = module_of(sorted, request->config.count, name);
+        int module = export_plan_module_of(sorted, request->config.count, name);
         if (module >= 0) {
-            rc = add_module(request, module, &capacity, plan);
+            TRY(export_plan_add_module(request, module, &capacity, plan));
             modules++;
         } else if (!tied || strcmp(name, model_head_name(model)) != 0) {
-            rc = add_copy(request, i, &capacity, plan);
-        }
-        if (rc != 0) {
-            return rc;
+            TRY(export_plan_add_copy(request, i, &capacity, plan));
         }
     }
     if (modules == request->config.count) {
-        return add_new(request, plan, &capacity);
+        return export_plan_add_new(request, plan, &capacity);
     }
     return err_raise(ERR_INTERNAL, "%d of %d quantized modules have a weight in the model", modules,
                      request->config.count);
 }
 
-static void assign_shards(struct export_plan *plan, int64_t max_bytes)
+static void export_plan_assign_shards(struct export_plan *plan, int64_t max_bytes)
 {
     int64_t filled = 0;
 
@@ -244,64 +224,52 @@ static void assign_shards(struct export_plan *plan, int64_t max_bytes)
     }
 }
 
-static int add_dense(const struct qtensor *q, struct export_place place, struct export_plan *plan)
+static int export_plan_add_dense(const struct qtensor *q, struct export_place place, struct export_plan *plan)
 {
-    struct export_dense *dense = realloc(plan->dense, (plan->dense_count + 1) * sizeof(*dense));
-
-    if (dense == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
-    }
-    plan->dense = dense;
-    dense = &plan->dense[plan->dense_count++];
+    TRY(mem_resize(&plan->dense, plan->dense_count + 1));
+    struct export_dense *dense = &plan->dense[plan->dense_count++];
     *dense = (struct export_dense){
         .place = place, .rows = q->rows, .cols = q->cols, .dtype = q->scheme.scale_dtype, .placed = false};
     memcpy(dense->name, q->name, sizeof(q->name));
     return 0;
 }
 
-static int place_block(const struct format_export *request, const struct named *sorted, int block,
-                       struct export_plan *plan)
+static int export_plan_place_block(const struct format_export *request, const struct named *sorted, int block,
+                                   struct export_plan *plan)
 {
-    struct qtensor_file *file;
+    AUTO(qtensor_file) struct qtensor_file *file = NULL;
 
     int rc = qtensor_file_open(request->block_files[block], NULL, &file);
     if (rc != 0) {
         return err_pass(rc, "open the checkpoint of block %d", block);
     }
-    for (int i = 0; rc == 0 && i < qtensor_file_count(file); i++) {
+    for (int i = 0; i < qtensor_file_count(file); i++) {
         const struct qtensor *q = qtensor_file_meta(file, i);
         if (q->scheme.kind == QTENSOR_DENSE) {
-            rc = add_dense(q, (struct export_place){block, i}, plan);
+            TRY(export_plan_add_dense(q, (struct export_place){block, i}, plan));
             continue;
         }
-        int index = find_module(sorted, request->config.count, q->name);
+        int index = export_plan_find_module_index(sorted, request->config.count, q->name);
         const struct format_module *module = index < 0 ? NULL : &request->config.modules[index];
         if (module == NULL || plan->places[index].block >= 0 || q->rows != module->rows || q->cols != module->cols ||
             !format_same_geometry(&q->scheme, &module->scheme) || q->scheme.scale_dtype != module->scheme.scale_dtype) {
-            rc = err_raise(ERR_SOURCE_CORRUPT, "checkpoint of block %d: %s is not what the job asked for", block,
-                           q->name);
-        } else {
-            plan->places[index] = (struct export_place){block, i};
+            return err_raise(ERR_SOURCE_CORRUPT, "checkpoint of block %d: %s is not what the job asked for", block,
+                             q->name);
         }
+        plan->places[index] = (struct export_place){block, i};
     }
-    qtensor_file_close(file);
-    return rc;
+    return 0;
 }
 
-static int place_modules(const struct format_export *request, const struct named *sorted, struct export_plan *plan)
+static int export_plan_place_modules(const struct format_export *request, const struct named *sorted,
+                                     struct export_plan *plan)
 {
-    plan->places = calloc((size_t)request->config.count + 1, sizeof(*plan->places));
-    if (plan->places == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
-    }
+    TRY(mem_array(&plan->places, (size_t)request->config.count));
     for (int i = 0; i < request->config.count; i++) {
         plan->places[i].block = -1;
     }
     for (int block = 0; block < request->block_count; block++) {
-        int rc = place_block(request, sorted, block, plan);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(export_plan_place_block(request, sorted, block, plan));
     }
     for (int i = 0; i < request->config.count; i++) {
         if (plan->places[i].block < 0) {
@@ -313,23 +281,18 @@ static int place_modules(const struct format_export *request, const struct named
 
 int export_plan_make(const struct format_export *request, struct export_plan *plan)
 {
+    AUTO(export_plan) struct export_plan made = {0};
+    AUTO_FREE struct named *sorted = NULL;
+
     if (request->config.count < 0 || (request->config.count == 0 && request->config.cache.element == DTYPE_F32)) {
         return err_raise(ERR_INTERNAL, "an export without quantized modules");
     }
-    struct named *sorted = sort_modules(&request->config);
-    if (sorted == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the export plan");
-    }
-    struct export_plan made = {0};
-    int rc = place_modules(request, sorted, &made);
-    rc = rc != 0 ? rc : list_pieces(request, sorted, &made);
-    free(sorted);
-    if (rc != 0) {
-        export_plan_deinit(&made);
-        return rc;
-    }
-    assign_shards(&made, request->max_shard_bytes);
+    TRY(export_plan_sort_modules(&request->config, &sorted));
+    TRY(export_plan_place_modules(request, sorted, &made));
+    TRY(export_plan_list_pieces(request, sorted, &made));
+    export_plan_assign_shards(&made, request->max_shard_bytes);
     *plan = made;
+    made = (struct export_plan){0};
     return 0;
 }
 

@@ -1,12 +1,13 @@
 /* The bytes of an artifact's tensors, unit by unit, for whatever container they go into.
  *
- * In a thread's memory at any time: one module's codes, one of its packed tensors, or one stretch of a tensor that is
- * copied. Copies are byte for byte: what was not quantized is the source's own. Every float that leaves is looked at: a
- * NaN or Inf anywhere makes a model that answers nothing, so it ends the export with the tensor's name. */
+ * In a thread's memory at any time: one module's codes, one of its packed tensors, or one part of a tensor that is
+ * copied. Copies are byte for byte: what was not quantized is the source's own. Every float that is written is checked:
+ * a NaN or Inf anywhere makes a model unusable, so it ends the export with the tensor's name. */
 
 #include "formats/export.h"
 
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,7 @@ int export_tick(struct export_progress *progress)
                : request->tick(request->tick_data, total > 0 ? (double)atomic_load(&progress->done) / total : 1.0);
 }
 
-static int advance(struct export_reader *reader, int64_t bytes)
+static int reader_advance(struct export_reader *reader, int64_t bytes)
 {
     atomic_fetch_add(&reader->progress->done, bytes);
     if (atomic_load(&reader->progress->stop)) {
@@ -32,24 +33,23 @@ static int advance(struct export_reader *reader, int64_t bytes)
     return reader->ticks ? export_tick(reader->progress) : 0;
 }
 
-/* Kept from unit to unit: fresh memory costs as much as what is done in it. */
-static unsigned char *room(struct export_reader *reader, int64_t bytes)
+/* reader->buffer has at least `bytes` bytes then. It is used again from unit to unit: fresh memory costs as much as
+ * what is done in it. */
+static int reader_reserve(struct export_reader *reader, int64_t bytes)
 {
     if ((size_t)bytes > reader->capacity || reader->buffer == NULL) {
-        size_t wanted = bytes > 0 ? (size_t)bytes : 1;
         free(reader->buffer);
-        reader->buffer = malloc(wanted);
-        reader->capacity = reader->buffer != NULL ? wanted : 0;
+        reader->buffer = NULL;
+        reader->capacity = 0;
+        TRY(mem_buffer(&reader->buffer, (size_t)bytes));
+        reader->capacity = (size_t)bytes;
     }
-    if (reader->buffer == NULL) {
-        (void)err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld bytes of a tensor", (long long)bytes);
-    }
-    return reader->buffer;
+    return 0;
 }
 
-/* Hand on bytes [at, at + size) of a piece, once they are seen to be finite. */
-static int hand_on(const struct export_piece *piece, int64_t at, const void *bytes, int64_t size, export_sink sink,
-                   void *data)
+/* Give bytes [at, at + size) of a piece to the sink, after a check that they are finite. */
+static int reader_emit(const struct export_piece *piece, int64_t at, const void *bytes, int64_t size, export_sink sink,
+                       void *data)
 {
     int64_t width = dtype_rows[piece->dtype].bytes, found = dtype_find_nonfinite(piece->dtype, bytes, size / width);
 
@@ -57,26 +57,25 @@ static int hand_on(const struct export_piece *piece, int64_t at, const void *byt
                       : sink(data, piece, (uint64_t)at, bytes, (size_t)size);
 }
 
-static int copy_stretch(struct export_reader *reader, const struct export_piece *piece, const struct export_unit *unit,
-                        export_sink sink, void *data)
+static int reader_copy(struct export_reader *reader, const struct export_piece *piece, const struct export_unit *unit,
+                       export_sink sink, void *data)
 {
     const struct model_tensor tensor = model_tensor_at(reader->request->config.model, piece->source);
-    unsigned char *buffer = room(reader, COPY_BYTES);
-    int rc = buffer != NULL ? 0 : ERR_HOST_OUT_OF_MEMORY;
 
-    for (int64_t at = unit->at; rc == 0 && at < unit->at + unit->size;) {
-        int64_t left = unit->at + unit->size - at, size = left < COPY_BYTES ? left : COPY_BYTES;
-        rc = safetensors_read(tensor.file, tensor.entry, (uint64_t)at, buffer, (size_t)size);
-        rc = rc != 0 ? rc : hand_on(piece, at, buffer, size, sink, data);
-        rc = rc != 0 ? rc : advance(reader, size);
-        at += size;
+    TRY(reader_reserve(reader, COPY_BYTES));
+    for (int64_t at = unit->at, size; at < unit->at + unit->size; at += size) {
+        int64_t left = unit->at + unit->size - at;
+        size = left < COPY_BYTES ? left : COPY_BYTES;
+        TRY(safetensors_read(tensor.file, tensor.entry, (uint64_t)at, reader->buffer, (size_t)size));
+        TRY(reader_emit(piece, at, reader->buffer, size, sink, data));
+        TRY(reader_advance(reader, size));
     }
-    return rc != 0 ? err_pass(rc, "copy %s", piece->name) : 0;
+    return 0;
 }
 
-/* The checkpoint's reader has looked at every value; that symmetric zero points are the middle is for formats to know,
- * since they do not store them. */
-static int check_zeros(const struct qtensor *q)
+/* qtensor_file_read has checked every value, but not that the zero points of symmetric grids are the middle: formats
+ * rely on it, since they do not store them. */
+static int reader_check_zeros(const struct qtensor *q)
 {
     if (q->scheme.kind != QTENSOR_INT || !q->scheme.sym) {
         return 0;
@@ -89,101 +88,93 @@ static int check_zeros(const struct qtensor *q)
     return 0;
 }
 
-static int open_block(struct export_reader *reader, const struct export_place *place)
+static int reader_open_block(struct export_reader *reader, const struct export_place *place)
 {
-    int rc = 0;
-
-    if (reader->file == NULL || reader->block != place->block) {
-        if (reader->file != NULL) {
-            qtensor_file_close(reader->file);
-            reader->file = NULL;
-        }
-        rc = qtensor_file_open(reader->request->block_files[place->block], NULL, &reader->file);
-        reader->block = place->block;
+    if (reader->file != NULL && reader->block == place->block) {
+        return 0;
     }
-    return rc;
+    if (reader->file != NULL) {
+        qtensor_file_close(MOVE(reader->file));
+    }
+    reader->block = place->block;
+    return qtensor_file_open(reader->request->block_files[place->block], NULL, &reader->file);
 }
 
-/* beside: its codes are not needed. */
-static int load_module(struct export_reader *reader, int index, bool beside)
+/* Load a module, unless it is loaded already; without its codes where the caller does not need them. */
+static int reader_load_module(struct export_reader *reader, int index, bool without_codes)
 {
     const struct export_place *place = &reader->plan->places[index];
 
-    if (reader->module_index == index && (beside || !reader->beside)) {
+    if (reader->module_index == index && (without_codes || !reader->without_codes)) {
         return 0;
     }
     qtensor_deinit(&reader->module);
-    reader->module = (struct qtensor){0};
     reader->module_index = -1;
-    int rc = open_block(reader, place);
-    if (rc == 0) {
-        rc = beside ? qtensor_file_read_without_codes(reader->file, place->item, &reader->module)
-                    : qtensor_file_read(reader->file, place->item, &reader->module);
-    }
-    rc = rc != 0 ? rc : check_zeros(&reader->module);
-    if (rc == 0) {
-        reader->module_index = index;
-        reader->beside = beside;
-    }
-    return rc;
+    TRY(reader_open_block(reader, place));
+    TRY(without_codes ? qtensor_file_read_without_codes(reader->file, place->item, &reader->module)
+                      : qtensor_file_read(reader->file, place->item, &reader->module));
+    TRY(reader_check_zeros(&reader->module));
+    reader->module_index = index;
+    reader->without_codes = without_codes;
+    return 0;
 }
 
-static int encode_piece(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
+static int reader_encode(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
 {
-    int rc = load_module(reader, piece->module, piece->ahead);
+    int rc = reader_load_module(reader, piece->module, piece->ahead);
 
     if (rc != 0) {
-        return err_set_module(err_pass(rc, "load %s", piece->name),
-                              reader->request->config.modules[piece->module].name);
+        return err_pass(rc, "load %s", piece->name);
     }
-    unsigned char *packed = room(reader, piece->bytes);
-    if (packed == NULL) {
-        return ERR_HOST_OUT_OF_MEMORY;
-    }
-    memset(packed, 0, (size_t)piece->bytes);
-    rc = reader->request->format->encode(&reader->module, piece->index, packed);
-    rc = rc != 0 ? rc : hand_on(piece, 0, packed, piece->bytes, sink, data);
-    if (rc == ERR_CANCELLED || rc == ERR_INTERRUPTED) {
-        return err_pass(rc, "pack %s", piece->name);
-    }
-    return rc != 0 ? err_set_module(err_pass(rc, "pack %s", piece->name), reader->module.name)
-                   : advance(reader, piece->bytes);
+    TRY(reader_reserve(reader, piece->bytes));
+    memset(reader->buffer, 0, (size_t)piece->bytes);
+    TRY(reader->request->format->encode(&reader->module, piece->index, reader->buffer));
+    return reader_emit(piece, 0, reader->buffer, piece->bytes, sink, data);
 }
 
 /* A float tensor that the job made, in the type that it is stored in. */
-static int read_dense(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
+static int reader_narrow(struct export_reader *reader, const struct export_piece *piece, export_sink sink, void *data)
 {
     const struct export_place *place = &reader->plan->dense[piece->dense].place;
-    struct qtensor q = {0};
+    AUTO(qtensor) struct qtensor q = {0};
 
-    int rc = open_block(reader, place);
-    rc = rc != 0 ? rc : qtensor_file_read(reader->file, place->item, &q);
-    unsigned char *stored = rc == 0 ? room(reader, piece->bytes) : NULL;
-    if (rc == 0 && stored == NULL) {
-        rc = ERR_HOST_OUT_OF_MEMORY;
+    TRY(reader_open_block(reader, place));
+    TRY(qtensor_file_read(reader->file, place->item, &q));
+    TRY(reader_reserve(reader, piece->bytes));
+    format_narrow(q.tables, q.rows * q.cols, piece->dtype, reader->buffer);
+    return reader_emit(piece, 0, reader->buffer, piece->bytes, sink, data);
+}
+
+static int reader_read_piece(struct export_reader *reader, const struct export_piece *piece,
+                             const struct export_unit *unit, export_sink sink, void *data)
+{
+    int rc;
+
+    if (piece->module >= 0) {
+        rc = reader_encode(reader, piece, sink, data);
+        if (rc != 0 && rc != ERR_CANCELLED && rc != ERR_INTERRUPTED) {
+            rc = err_set_module(err_pass(rc, "pack %s", piece->name),
+                                reader->request->config.modules[piece->module].name);
+        }
+    } else if (piece->dense >= 0) {
+        rc = reader_narrow(reader, piece, sink, data);
+    } else {
+        return reader_copy(reader, piece, unit, sink, data);
     }
-    if (rc == 0) {
-        format_narrow(q.tables, q.rows * q.cols, piece->dtype, stored);
-        rc = hand_on(piece, 0, stored, piece->bytes, sink, data);
-    }
-    qtensor_deinit(&q);
-    return rc != 0 ? err_pass(rc, "write %s", piece->name) : advance(reader, piece->bytes);
+    TRY(rc);
+    return reader_advance(reader, piece->bytes);
 }
 
 int export_read_unit(struct export_reader *reader, const struct export_unit *unit, export_sink sink, void *data)
 {
-    int rc = 0;
-
-    for (size_t i = 0; rc == 0 && i < unit->count; i++) {
+    for (size_t i = 0; i < unit->count; i++) {
         const struct export_piece *piece = &reader->plan->pieces[unit->first + i];
-        if (piece->ahead != unit->ahead) {
-            continue;
+        int rc = piece->ahead == unit->ahead ? reader_read_piece(reader, piece, unit, sink, data) : 0;
+        if (rc != 0) {
+            return err_pass(rc, "write %s", piece->name);
         }
-        rc = piece->module >= 0  ? encode_piece(reader, piece, sink, data)
-             : piece->dense >= 0 ? read_dense(reader, piece, sink, data)
-                                 : copy_stretch(reader, piece, unit, sink, data);
     }
-    return rc;
+    return 0;
 }
 
 void export_reader_init(struct export_reader *reader, const struct format_export *request,

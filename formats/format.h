@@ -36,7 +36,7 @@ struct format_config {
     const struct model *model;
     const char *method;        /* for the metadata some formats carry */
     const json_t *parameters;  /* the job's quantization object, defaults filled in */
-    struct cache_scheme cache; /* number NONE: keys and values are kept as they are */
+    struct cache_scheme cache; /* element F32: keys and values are stored as they are */
 };
 
 struct format_export;
@@ -72,7 +72,7 @@ struct format {
     int (*encode)(const struct qtensor *q, int index, void *out);
     /* The quantization_config object. New reference. Unused where `write` is set. NULL: config.json gets none. */
     json_t *(*config)(const struct format_config *config);
-    /* Files beside the checkpoint, written into request->directory; may be NULL. */
+    /* Further files, written into request->directory; may be NULL. */
     int (*extra)(const struct format_export *request);
     /* For a container of its own: write everything but the manifest into request->directory, from the planned pieces.
      * NULL: safetensors shards, config.json and the source's side files. */
@@ -101,7 +101,7 @@ struct format_export {
     int block_count;
     const char *directory;   /* holds nothing else: every file found in it goes into the list */
     int64_t max_shard_bytes; /* 0 = one file */
-    int threads;             /* at most; 0 = the cores. Eight and memory bound both */
+    int threads;             /* maximum; 0 = the cores. Eight and memory bound both */
     /* What the manifest says of the result's origin: an object, or NULL. The caller puts in what it knows (calibration
      * digest, seed, device); no times and no paths, so that the same job gives the same manifest. */
     const json_t *provenance;

@@ -5,12 +5,14 @@
  * The tensors begin, and each of them begins, at a multiple of 32 bytes. Quantized modules are GGUF blocks: those of
  * method ggml as they are, and integers whose groups are such blocks: 4 bits, symmetric, groups of 32 with F16 scales
  * are Q4_0 (w = d (u - 8)), 8 bits are Q8_0. Vectors are F32, other float tensors keep their type; a tied head is left
- * out. Everything a Hugging Face loader needs beside the weights is among the keys, so no config.json is written. */
+ * out. Everything a Hugging Face loader needs in addition to the weights is among the keys, so no config.json is
+ * written. */
 
 #include "formats/gguf.h"
 
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "gpu/ggml_blocks.h"
 
 #include <errno.h>
@@ -47,19 +49,19 @@ static int gguf_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols
                             "group_size 32, sym true and bits 4 or 8; or method ggml");
     }
     if (rows <= 0 || cols <= 0 || ggml_row_bytes(gguf_block_type(scheme), cols) == 0) {
-        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "a [%lld, %lld] weight is no whole number of blocks",
+        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "a [%lld, %lld] weight cannot be divided into blocks",
                                       (long long)rows, (long long)cols),
                             "a type with blocks of 32, or leave the module in float");
     }
     return 0;
 }
 
-/* What only the model can say. */
+/* The reasons that lie in the model. */
 static int gguf_accepts_all(const struct format_config *config)
 {
     const struct model_config *c = model_config(config->model);
     const json_t *cache = json_object_get(config->parameters, "kv_cache");
-    struct gguf_buffer buffer = {0};
+    AUTO(gguf_buffer) struct gguf_buffer buffer = {0};
 
     if (gguf_architecture(c) == NULL) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf has no name here for a %.80s", c->arch->name);
@@ -68,9 +70,7 @@ static int gguf_accepts_all(const struct format_config *config)
         return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf carries no scales of a quantized cache"),
                             "format compressed-tensors, or no kv_cache");
     }
-    int rc = gguf_put_tokenizer(&buffer, config->model);
-    gguf_buffer_deinit(&buffer);
-    return rc;
+    return gguf_put_tokenizer(&buffer, config->model);
 }
 
 static int gguf_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
@@ -81,25 +81,24 @@ static int gguf_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols
 }
 
 /* A group of integers as the block that stands for the same weights. */
-static int encode_group(const struct qtensor *q, int64_t group, uint8_t *out)
+static int gguf_encode_group(const struct qtensor *q, int64_t group, uint8_t *out)
 {
     const uint8_t *codes = q->codes + group * 32;
 
-    int rc = format_encode_scales(q->scales + group, 1, 1, DTYPE_F16, out);
-    for (int j = 0; rc == 0 && j < 32; j++) {
+    TRY(format_encode_scales(q->scales + group, 1, 1, DTYPE_F16, out));
+    for (int j = 0; j < 32; j++) {
         if (q->scheme.bits == 8) {
             out[2 + j] = (uint8_t)(codes[j] - 128); /* modulo 256: the bits of the signed code */
         } else if (j < 16) {
             out[2 + j] = (uint8_t)(codes[j] | codes[j + 16] << 4);
         }
     }
-    return rc;
+    return 0;
 }
 
 static int gguf_encode(const struct qtensor *q, int index, void *out)
 {
     int64_t block = q->scheme.bits == 8 ? 34 : 18;
-    int rc = 0;
 
     (void)index;
     if (q->scheme.kind == QTENSOR_BLOCKS) {
@@ -107,12 +106,12 @@ static int gguf_encode(const struct qtensor *q, int index, void *out)
         return 0;
     }
     if (q->index_count > 0) {
-        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf has no place for the columns that %s keeps apart", q->name);
+        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf cannot store the outlier columns of %s", q->name);
     }
-    for (int64_t group = 0; rc == 0 && group < q->rows * q->groups; group++) {
-        rc = encode_group(q, group, (uint8_t *)out + group * block);
+    for (int64_t group = 0; group < q->rows * q->groups; group++) {
+        TRY(gguf_encode_group(q, group, (uint8_t *)out + group * block));
     }
-    return rc;
+    return 0;
 }
 
 /* One tensor of the file. */
@@ -136,7 +135,7 @@ struct writer {
     uint64_t data; /* where tensors begin */
 };
 
-static uint64_t align(uint64_t at)
+static uint64_t gguf_align(uint64_t at)
 {
     return (at + GGUF_ALIGNMENT - 1) / GGUF_ALIGNMENT * GGUF_ALIGNMENT;
 }
@@ -151,10 +150,7 @@ static int gguf_describe(const struct writer *writer, const struct export_piece 
     const struct format_config *config = &writer->request->config;
 
     *entry = (struct entry){.piece = piece};
-    int rc = gguf_tensor_name(config->model, piece->name, entry->name, &entry->module);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(gguf_tensor_name(config->model, piece->name, entry->name, &entry->module));
     if (piece->module >= 0) {
         const struct format_module *module = &config->modules[piece->module];
         entry->type = gguf_block_type(&module->scheme);
@@ -171,24 +167,18 @@ static int gguf_describe(const struct writer *writer, const struct export_piece 
     return 0;
 }
 
-static int list_entries(struct writer *writer)
+static int gguf_list_entries(struct writer *writer)
 {
     const struct export_plan *plan = writer->plan;
     const struct model_config *config = model_config(writer->request->config.model);
     uint64_t at = 0;
 
-    writer->entries = calloc(plan->count + 1, sizeof(*writer->entries));
-    writer->of_piece = calloc(plan->count + 1, sizeof(const struct entry *));
-    if (writer->entries == NULL || writer->of_piece == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %zu tensors", plan->count);
-    }
+    TRY(mem_array(&writer->entries, plan->count + 1));
+    TRY(mem_array(&writer->of_piece, plan->count));
     for (size_t i = 0; i < plan->count; i++) {
         if (!model_is_rotary_table(writer->request->config.model, plan->pieces[i].name)) { /* no GGUF file has one */
             writer->of_piece[i] = &writer->entries[writer->count];
-            int rc = gguf_describe(writer, &plan->pieces[i], &writer->entries[writer->count++]);
-            if (rc != 0) {
-                return rc;
-            }
+            TRY(gguf_describe(writer, &plan->pieces[i], &writer->entries[writer->count++]));
         }
     }
     if (config->rope_type == ROPE_LLAMA3) {
@@ -200,12 +190,12 @@ static int list_entries(struct writer *writer)
     }
     for (size_t i = 0; i < writer->count; i++) {
         writer->entries[i].offset = at;
-        at = align(at + (uint64_t)writer->entries[i].bytes);
+        at = gguf_align(at + (uint64_t)writer->entries[i].bytes);
     }
     return 0;
 }
 
-static void put_infos(const struct writer *writer, struct gguf_buffer *buffer)
+static void gguf_put_infos(const struct writer *writer, struct gguf_buffer *buffer)
 {
     for (size_t i = 0; i < writer->count; i++) {
         const struct entry *entry = &writer->entries[i];
@@ -221,83 +211,75 @@ static void put_infos(const struct writer *writer, struct gguf_buffer *buffer)
 }
 
 /* The head of the file; sets where tensors begin. */
-static int write_head(struct writer *writer)
+static int gguf_write_head(struct writer *writer)
 {
-    struct gguf_buffer keys = {0}, head = {0};
+    AUTO(gguf_buffer) struct gguf_buffer keys = {0};
+    AUTO(gguf_buffer) struct gguf_buffer head = {0};
 
     gguf_put_model(&keys, &writer->request->config);
-    int rc = gguf_put_tokenizer(&keys, writer->request->config.model);
+    TRY(gguf_put_tokenizer(&keys, writer->request->config.model));
     gguf_put(&head, "GGUF", 4);
     gguf_put_u32(&head, GGUF_VERSION);
     gguf_put_u64(&head, writer->count);
     gguf_put_u64(&head, keys.pairs);
     gguf_put(&head, keys.data, keys.size);
-    put_infos(writer, &head);
-    if (rc == 0 && (keys.failed || head.failed)) {
-        rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the head of " GGUF_FILE);
+    gguf_put_infos(writer, &head);
+    if (keys.failed || head.failed) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the head of " GGUF_FILE);
     }
-    writer->data = align(head.size);
+    writer->data = gguf_align(head.size);
     const struct entry *last = writer->count > 0 ? &writer->entries[writer->count - 1] : NULL;
-    uint64_t end = writer->data + (last != NULL ? align(last->offset + (uint64_t)last->bytes) : 0);
-    if (rc == 0 && ftruncate(writer->fd, (off_t)end) != 0) { /* all padding is zero from here on */
-        rc = err_raise_errno(errno, "cannot make room for " GGUF_FILE);
+    uint64_t end = writer->data + (last != NULL ? gguf_align(last->offset + (uint64_t)last->bytes) : 0);
+    if (ftruncate(writer->fd, (off_t)end) != 0) { /* all padding is zero from here on */
+        return err_raise_errno(errno, "cannot set the size of " GGUF_FILE);
     }
-    rc = rc != 0 ? rc : fs_pwrite_full(writer->fd, head.data, head.size, 0);
-    gguf_buffer_deinit(&keys);
-    gguf_buffer_deinit(&head);
-    return rc;
+    return fs_pwrite_full(writer->fd, head.data, head.size, 0);
 }
 
-static int put_at(const struct writer *writer, const struct entry *entry, uint64_t at, const void *bytes, size_t size)
+static int gguf_put_at(const struct writer *writer, const struct entry *entry, uint64_t at, const void *bytes,
+                       size_t size)
 {
     return fs_pwrite_full(writer->fd, bytes, size, (int64_t)(writer->data + entry->offset + at));
 }
 
 /* Bytes of a tensor's row, or of a vector's element. */
-static uint64_t unit_of(const struct entry *entry)
+static uint64_t gguf_unit_of(const struct entry *entry)
 {
     return (uint64_t)(entry->bytes / (entry->dims[1] > 0 ? entry->dims[1] : entry->dims[0]));
 }
 
 /* Rows, or parts of them, to where they belong. */
-static int put_rows(const struct writer *writer, const struct entry *entry, uint64_t at, const unsigned char *bytes,
-                    size_t size)
+static int gguf_put_rows(const struct writer *writer, const struct entry *entry, uint64_t at,
+                         const unsigned char *bytes, size_t size)
 {
     const struct model_config *config = model_config(writer->request->config.model);
-    uint64_t unit = unit_of(entry);
+    uint64_t unit = gguf_unit_of(entry);
 
     for (size_t done = 0; done < size;) {
         uint64_t row = (at + done) / unit, within = (at + done) % unit;
         size_t part = unit - within < size - done ? (size_t)(unit - within) : size - done;
         uint64_t to = (uint64_t)gguf_row(config, entry->module, (int64_t)row) * unit + within;
-        int rc = put_at(writer, entry, to, bytes + done, part);
-        if (rc != 0) {
-            return rc;
-        }
+        TRY(gguf_put_at(writer, entry, to, bytes + done, part));
         done += part;
     }
     return 0;
 }
 
-static int put_vector(const struct writer *writer, const struct entry *entry, uint64_t at, const void *bytes,
-                      size_t size)
+static int gguf_put_vector(const struct writer *writer, const struct entry *entry, uint64_t at, const void *bytes,
+                           size_t size)
 {
     enum dtype dtype = entry->piece->dtype;
     size_t width = dtype_rows[dtype].bytes, count = size / width;
-    float *wide = malloc(count * sizeof(*wide));
+    AUTO_FREE float *wide = NULL;
 
-    if (wide == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s", entry->name);
-    }
+    TRY(mem_buffer(&wide, count));
     for (size_t i = 0; i < count; i++) {
         uint16_t half = dtype == DTYPE_F32 ? 0 : ((const uint16_t *)bytes)[i];
         wide[i] = dtype == DTYPE_F32    ? ((const float *)bytes)[i]
                   : dtype == DTYPE_BF16 ? dtype_bf16_to_f32(half)
                                         : dtype_f16_to_f32(half);
     }
-    int rc = put_rows(writer, entry, at / width * sizeof(*wide), (const unsigned char *)wide, count * sizeof(*wide));
-    free(wide);
-    return rc;
+    return gguf_put_rows(writer, entry, at / width * sizeof(*wide), (const unsigned char *)wide, count * sizeof(*wide));
 }
 
 static int gguf_write_at(void *data, const struct export_piece *piece, uint64_t at, const void *bytes, size_t size)
@@ -309,71 +291,68 @@ static int gguf_write_at(void *data, const struct export_piece *piece, uint64_t 
         return 0;
     }
     if (entry->dims[1] == 0) {
-        return put_vector(writer, entry, at, bytes, size);
+        return gguf_put_vector(writer, entry, at, bytes, size);
     }
     return gguf_turns(model_config(writer->request->config.model), entry->module)
-               ? put_rows(writer, entry, at, bytes, size)
-               : put_at(writer, entry, at, bytes, size);
+               ? gguf_put_rows(writer, entry, at, bytes, size)
+               : gguf_put_at(writer, entry, at, bytes, size);
 }
 
-/* Behind all others, when there are any. */
-static int put_rope_factors(const struct writer *writer)
+/* After all others, when there are any. */
+static int gguf_put_rope_factors(const struct writer *writer)
 {
     const struct entry *entry = writer->count > 0 ? &writer->entries[writer->count - 1] : NULL;
+    AUTO_FREE float *factors = NULL;
 
     if (entry == NULL || entry->piece != NULL) {
         return 0;
     }
-    float *factors = malloc((size_t)entry->bytes);
-    if (factors == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for rotary factors");
-    }
+    TRY(mem_buffer(&factors, (size_t)entry->dims[0]));
     gguf_rope_factors(model_config(writer->request->config.model), factors);
-    int rc = put_at(writer, entry, 0, factors, (size_t)entry->bytes);
-    free(factors);
-    return rc;
+    return gguf_put_at(writer, entry, 0, factors, (size_t)entry->bytes);
 }
 
-static int write_entries(struct writer *writer)
+static int gguf_write_entries(struct writer *writer)
 {
-    struct export_team *team = NULL;
-    struct export_unit *units = NULL;
+    AUTO(export_pool) struct export_pool *pool = NULL;
+    AUTO_FREE struct export_unit *units = NULL;
     size_t count = 0;
 
-    int rc = export_team_new(writer->request, writer->plan, &team);
-    rc = rc != 0 ? rc : export_units_list(writer->plan, 0, writer->plan->count, &units, &count);
-    rc = rc != 0 ? rc : put_rope_factors(writer);
-    rc = rc != 0 ? rc : export_team_write(team, units, count, gguf_write_at, writer);
-    export_team_free(team);
-    free(units);
-    return rc;
+    TRY(export_pool_new(writer->request, writer->plan, &pool));
+    TRY(export_units_list(writer->plan, 0, writer->plan->count, &units, &count));
+    TRY(gguf_put_rope_factors(writer));
+    return export_pool_write(pool, units, count, gguf_write_at, writer);
 }
 
-static int write_file(const struct format_export *request, const struct export_plan *plan)
+static void gguf_writer_deinit(struct writer *writer)
 {
-    struct writer writer = {.request = request, .plan = plan};
+    if (writer->fd >= 0) {
+        close(writer->fd);
+    }
+    free(writer->entries);
+    free(writer->of_piece);
+}
+CLEANUP_DEINIT(writer, struct writer, gguf_writer_deinit)
+
+static int gguf_write(const struct format_export *request, const struct export_plan *plan)
+{
+    AUTO(writer) struct writer writer = {.request = request, .plan = plan, .fd = -1};
     char path[EXPORT_PATH_MAX];
 
-    int rc = fs_path(path, sizeof(path), "%s/" GGUF_FILE, request->directory);
-    rc = rc != 0 ? rc : list_entries(&writer);
-    writer.fd = rc == 0 ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
-    if (rc == 0 && writer.fd < 0) {
-        rc = err_raise_errno(errno, "cannot create %s", path);
+    TRY(fs_path(path, sizeof(path), "%s/" GGUF_FILE, request->directory));
+    TRY(gguf_list_entries(&writer));
+    writer.fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (writer.fd < 0) {
+        return err_raise_errno(errno, "cannot create %s", path);
     }
-    rc = rc != 0 ? rc : write_head(&writer);
-    rc = rc != 0 ? rc : write_entries(&writer);
-    rc = rc != 0 ? rc : fs_sync(writer.fd);
-    if (writer.fd >= 0) {
-        close(writer.fd);
-    }
-    free(writer.entries);
-    free(writer.of_piece);
-    return rc;
+    TRY(gguf_write_head(&writer));
+    TRY(gguf_write_entries(&writer));
+    return fs_sync(writer.fd);
 }
 
 /* llama.cpp multiplies blocks by inputs in blocks of eight bits: of 256 with a single-precision scale where the
  * weight's have 256 (Q8_K), else of 32 with a half-precision one (Q8_0). */
-static struct gpu_input runtime_input(const struct qscheme *scheme)
+static struct gpu_input gguf_runtime_input(const struct qscheme *scheme)
 {
     int64_t elements = ggml_block_find(gguf_block_type(scheme))->elements;
 
@@ -392,8 +371,8 @@ const struct format format_gguf = {
     .scale_dtype = format_scale_f16,
     .accepts = gguf_accepts,
     .accepts_all = gguf_accepts_all,
-    .runtime_input = runtime_input,
+    .runtime_input = gguf_runtime_input,
     .tensors = gguf_tensors,
     .encode = gguf_encode,
-    .write = write_file,
+    .write = gguf_write,
 };

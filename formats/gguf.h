@@ -18,6 +18,7 @@ struct gguf_buffer {
     bool failed;
 };
 void gguf_buffer_deinit(struct gguf_buffer *buffer);
+CLEANUP_DEINIT(gguf_buffer, struct gguf_buffer, gguf_buffer_deinit)
 void gguf_put(struct gguf_buffer *buffer, const void *bytes, size_t size);
 void gguf_put_u32(struct gguf_buffer *buffer, uint32_t value);
 void gguf_put_u64(struct gguf_buffer *buffer, uint64_t value);
@@ -73,12 +74,13 @@ struct gguf_tokenizer_files {
  * another form. */
 int gguf_read_tokenizer_files(const struct model *model, struct gguf_tokenizer_files *out);
 void gguf_tokenizer_files_deinit(struct gguf_tokenizer_files *files);
+CLEANUP_DEINIT(gguf_tokenizer_files, struct gguf_tokenizer_files, gguf_tokenizer_files_deinit)
 /* The members that count, as a new object; *out NULL when there is no file. */
 int gguf_read_tokenizer_config(const struct gguf_text *text, json_t **out);
 /* Those of these names (NULL-terminated), whatever else is in the file. */
 int gguf_read_members(const struct gguf_text *text, const char *file, const char *const *names, json_t **out);
 
-/* gguf_tokenizer.c: tokenizer.* keys, from tokenizer.json and what lies beside it; a model without one gets none to
+/* gguf_tokenizer.c: tokenizer.* keys, from tokenizer.json and the files next to it; a model without one gets none to
  * speak of. ERR_INCOMPATIBLE_OPTIONS names what the runtime could not do as the file says. */
 int gguf_put_tokenizer(struct gguf_buffer *buffer, const struct model *model);
 /* The same from texts; tokenizer must be there. rows: of the embedding. */

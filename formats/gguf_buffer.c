@@ -14,14 +14,14 @@ void gguf_buffer_deinit(struct gguf_buffer *buffer)
 void gguf_put(struct gguf_buffer *buffer, const void *bytes, size_t size)
 {
     if (!buffer->failed && size > buffer->capacity - buffer->size) {
-        size_t wanted = (buffer->size + size) * 2;
-        unsigned char *data = wanted > size ? realloc(buffer->data, wanted) : NULL;
+        size_t larger = (buffer->size + size) * 2;
+        unsigned char *data = larger > size ? realloc(buffer->data, larger) : NULL;
         if (data == NULL) {
             buffer->failed = true;
             return;
         }
         buffer->data = data;
-        buffer->capacity = wanted;
+        buffer->capacity = larger;
     }
     if (!buffer->failed && size > 0) {
         memcpy(buffer->data + buffer->size, bytes, size);
@@ -45,7 +45,7 @@ void gguf_put_string(struct gguf_buffer *buffer, const char *text, size_t size)
     gguf_put(buffer, text, size);
 }
 
-static void key(struct gguf_buffer *buffer, const char *name, enum gguf_type type)
+static void gguf_put_key(struct gguf_buffer *buffer, const char *name, enum gguf_type type)
 {
     gguf_put_string(buffer, name, strlen(name));
     gguf_put_u32(buffer, (uint32_t)type);
@@ -54,7 +54,7 @@ static void key(struct gguf_buffer *buffer, const char *name, enum gguf_type typ
 
 void gguf_key_u32(struct gguf_buffer *buffer, const char *name, uint32_t value)
 {
-    key(buffer, name, GGUF_U32);
+    gguf_put_key(buffer, name, GGUF_U32);
     gguf_put_u32(buffer, value);
 }
 
@@ -62,7 +62,7 @@ void gguf_key_f32(struct gguf_buffer *buffer, const char *name, double value)
 {
     float stored = (float)value;
 
-    key(buffer, name, GGUF_F32);
+    gguf_put_key(buffer, name, GGUF_F32);
     gguf_put(buffer, &stored, sizeof(stored));
 }
 
@@ -70,13 +70,13 @@ void gguf_key_bool(struct gguf_buffer *buffer, const char *name, bool value)
 {
     uint8_t stored = value ? 1 : 0;
 
-    key(buffer, name, GGUF_BOOL);
+    gguf_put_key(buffer, name, GGUF_BOOL);
     gguf_put(buffer, &stored, 1);
 }
 
 void gguf_key_text(struct gguf_buffer *buffer, const char *name, const char *text, size_t size)
 {
-    key(buffer, name, GGUF_STRING);
+    gguf_put_key(buffer, name, GGUF_STRING);
     gguf_put_string(buffer, text, size);
 }
 
@@ -87,7 +87,7 @@ void gguf_key_string(struct gguf_buffer *buffer, const char *name, const char *t
 
 void gguf_key_array(struct gguf_buffer *buffer, const char *name, enum gguf_type type, uint64_t count)
 {
-    key(buffer, name, GGUF_ARRAY);
+    gguf_put_key(buffer, name, GGUF_ARRAY);
     gguf_put_u32(buffer, (uint32_t)type);
     gguf_put_u64(buffer, count);
 }

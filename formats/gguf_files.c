@@ -5,10 +5,12 @@
 
 #include "formats/gguf.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/json_stream.h"
+#include "base/mem.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,21 +28,17 @@ static const char *const other_forms[] = {
     "merges.txt",      "tekken.json",  "tiktoken.model",
 };
 
-static int read_side_file(const struct model *model, const char *name, struct gguf_text *out)
+static int gguf_read_side_file(const struct model *model, const char *name, struct gguf_text *out)
 {
-    int fd;
+    AUTO_CLOSE int fd = -1;
 
-    int rc = model_open_file(model, name, &fd);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = fs_read_fd(fd, SIDE_FILE_BYTES_MAX, &out->data, &out->size);
-    close(fd);
+    TRY(model_open_file(model, name, &fd));
+    int rc = fs_read_fd(fd, SIDE_FILE_BYTES_MAX, &out->data, &out->size);
     return rc != 0 ? err_pass(rc, "read %s", name) : 0;
 }
 
 /* additional_chat_templates/<name>.jinja */
-static int read_named(const struct model *model, const char *path, struct gguf_tokenizer_files *files)
+static int gguf_read_named(const struct model *model, const char *path, struct gguf_tokenizer_files *files)
 {
     const char *name = path + strlen(MODEL_TEMPLATES_FOLDER "/");
     size_t length = strlen(name), suffix = strlen(TEMPLATE_SUFFIX);
@@ -48,20 +46,16 @@ static int read_named(const struct model *model, const char *path, struct gguf_t
     if (length <= suffix || strcmp(name + length - suffix, TEMPLATE_SUFFIX) != 0) {
         return 0;
     }
-    struct gguf_named_text *more = realloc(files->templates, (files->template_count + 1) * sizeof(*more));
-    if (more == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a chat template");
-    }
-    files->templates = more;
-    struct gguf_named_text *template = &more[files->template_count];
+    TRY(mem_resize(&files->templates, files->template_count + 1));
+    struct gguf_named_text *template = &files->templates[files->template_count];
     *template = (struct gguf_named_text){0};
     snprintf(template->name, sizeof(template->name), "%.*s", (int)(length - suffix), name);
-    int rc = read_side_file(model, path, &template->text);
-    files->template_count += rc == 0;
-    return rc;
+    TRY(gguf_read_side_file(model, path, &template->text));
+    files->template_count++;
+    return 0;
 }
 
-static int check_other_forms(const struct model *model)
+static int gguf_check_other_forms(const struct model *model)
 {
     for (const char *const *file = model_side_files(model); file != NULL && *file != NULL; file++) {
         const char *end = strrchr(*file, '.');
@@ -83,28 +77,26 @@ static int check_other_forms(const struct model *model)
 
 int gguf_read_tokenizer_files(const struct model *model, struct gguf_tokenizer_files *out)
 {
-    struct gguf_tokenizer_files files = {0};
+    AUTO(gguf_tokenizer_files) struct gguf_tokenizer_files files = {0};
 
     int rc = model_read_tokenizer(model, &files.tokenizer.data, &files.tokenizer.size);
     if (rc == ERR_NOT_FOUND) {
-        return check_other_forms(model);
+        return gguf_check_other_forms(model);
     }
-    for (const char *const *file = model_side_files(model); rc == 0 && file != NULL && *file != NULL; file++) {
+    TRY(rc);
+    for (const char *const *file = model_side_files(model); file != NULL && *file != NULL; file++) {
         if (strcmp(*file, "tokenizer_config.json") == 0) {
-            rc = read_side_file(model, *file, &files.config);
+            TRY(gguf_read_side_file(model, *file, &files.config));
         } else if (strcmp(*file, "chat_template.jinja") == 0) {
-            rc = read_side_file(model, *file, &files.jinja);
+            TRY(gguf_read_side_file(model, *file, &files.jinja));
         } else if (strcmp(*file, "chat_template.json") == 0) {
-            rc = read_side_file(model, *file, &files.json);
+            TRY(gguf_read_side_file(model, *file, &files.json));
         } else if (strncmp(*file, MODEL_TEMPLATES_FOLDER "/", strlen(MODEL_TEMPLATES_FOLDER "/")) == 0) {
-            rc = read_named(model, *file, &files);
+            TRY(gguf_read_named(model, *file, &files));
         }
     }
-    if (rc != 0) {
-        gguf_tokenizer_files_deinit(&files);
-        return rc;
-    }
     *out = files;
+    files = (struct gguf_tokenizer_files){0};
     return 0;
 }
 
@@ -121,7 +113,7 @@ void gguf_tokenizer_files_deinit(struct gguf_tokenizer_files *files)
     *files = (struct gguf_tokenizer_files){0};
 }
 
-static bool is_wanted(const char *const *names, const char *key, size_t length)
+static bool gguf_is_listed(const char *const *names, const char *key, size_t length)
 {
     while (*names != NULL && (strlen(*names) != length || memcmp(*names, key, length) != 0)) {
         names++;
@@ -129,8 +121,8 @@ static bool is_wanted(const char *const *names, const char *key, size_t length)
     return *names != NULL;
 }
 
-/* The value that begins behind a key just returned, into out under that key. */
-static int take_member(struct json_stream *stream, const char *file, json_t *out)
+/* The value after a key that was just returned, into out under that key. */
+static int gguf_take_member(struct json_stream *stream, const char *file, json_t *out)
 {
     char key[64];
     json_t *value = NULL;
@@ -156,33 +148,30 @@ static int take_member(struct json_stream *stream, const char *file, json_t *out
 
 int gguf_read_members(const struct gguf_text *text, const char *file, const char *const *names, json_t **out)
 {
-    struct json_stream stream;
-    json_t *object = json_object();
-    int rc = object != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s", file);
+    AUTO(json_stream) struct json_stream stream;
+    AUTO_JSON json_t *object = json_object();
 
     json_stream_init(&stream, text->data, text->size);
+    if (object == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %s", file);
+    }
     enum json_token token = json_stream_next(&stream);
     bool fine = token == JSON_TOKEN_OBJECT_BEGIN;
-    while (rc == 0 && fine && (token = json_stream_next(&stream)) == JSON_TOKEN_KEY) {
-        if (is_wanted(names, stream.text, stream.length)) {
-            rc = take_member(&stream, file, object);
+    while (fine && (token = json_stream_next(&stream)) == JSON_TOKEN_KEY) {
+        if (gguf_is_listed(names, stream.text, stream.length)) {
+            TRY(gguf_take_member(&stream, file, object));
             fine = stream.error == NULL;
         } else {
             fine = json_stream_skip(&stream, json_stream_next(&stream));
         }
     }
-    if (rc == 0 && (!fine || token != JSON_TOKEN_OBJECT_END || json_stream_next(&stream) != JSON_TOKEN_END)) {
+    if (!fine || token != JSON_TOKEN_OBJECT_END || json_stream_next(&stream) != JSON_TOKEN_END) {
         char why[200];
         snprintf(why, sizeof(why), "%s is not a JSON object: %s at byte %zu", file,
                  stream.error != NULL ? stream.error : "unexpected value", stream.at);
-        rc = gguf_refuse_tokenizer(why);
+        return gguf_refuse_tokenizer(why);
     }
-    json_stream_deinit(&stream);
-    if (rc != 0) {
-        json_decref(object);
-        return rc;
-    }
-    *out = object;
+    *out = MOVE(object);
     return 0;
 }
 

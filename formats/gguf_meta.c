@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-/* How general.file_type names the type that most weights have; for display alone. */
+/* How general.file_type names the type that the largest number of weights have; for display alone. */
 static const struct {
     int type;
     uint32_t pure, mixed;
@@ -20,7 +20,7 @@ static const struct {
 static uint32_t file_type(const struct format_config *config)
 {
     int64_t weights[FILE_TYPES] = {0}, all = 0;
-    size_t most = 0;
+    size_t max = 0;
 
     for (int i = 0; i < config->count; i++) {
         const struct format_module *m = &config->modules[i];
@@ -30,9 +30,9 @@ static uint32_t file_type(const struct format_config *config)
         all += m->rows * m->cols;
     }
     for (size_t k = 1; k < FILE_TYPES; k++) {
-        most = weights[k] > weights[most] ? k : most;
+        max = weights[k] > weights[max] ? k : max;
     }
-    return weights[most] == all ? file_types[most].pure : file_types[most].mixed;
+    return weights[max] == all ? file_types[max].pure : file_types[max].mixed;
 }
 
 /* Positions over which the runtime computes what the model does: it attends without a window. */

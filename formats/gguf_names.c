@@ -92,7 +92,7 @@ void gguf_rope_factors(const struct model_config *config, float *out)
         double frequency = pow(config->rope_theta, -2.0 * (double)i / (double)config->head_dim);
         double length = 2 * M_PI / frequency;
         double blend = (original / length - low) / (high - low);
-        double kept = length < original / high ? 1 : length > original / low ? 0 : blend;
-        out[i] = (float)(1 / ((1 - kept) / config->rope_factor + kept));
+        double unscaled = length < original / high ? 1 : length > original / low ? 0 : blend;
+        out[i] = (float)(1 / ((1 - unscaled) / config->rope_factor + unscaled));
     }
 }

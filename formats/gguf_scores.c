@@ -10,7 +10,9 @@
 
 #include "formats/gguf.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +28,7 @@ static int gguf_scores_refuse(const char *what, const struct tokenizer_token *to
 }
 
 /* Pairs of tokens that make this one: none for a token of one byte, or of none. */
-static int64_t count_splits(const struct tokenizer *tokenizer, const struct tokenizer_token *token)
+static int64_t gguf_count_splits(const struct tokenizer *tokenizer, const struct tokenizer_token *token)
 {
     int64_t count = 0;
 
@@ -38,8 +40,8 @@ static int64_t count_splits(const struct tokenizer *tokenizer, const struct toke
     return count;
 }
 
-static int check_splits(const struct tokenizer *tokenizer, const struct tokenizer_token *const *tokens, int64_t count,
-                        const int32_t *made)
+static int gguf_check_splits(const struct tokenizer *tokenizer, const struct tokenizer_token *const *tokens,
+                             int64_t count, const int32_t *made)
 {
     int64_t left = SPLIT_BYTES_MAX;
 
@@ -51,7 +53,7 @@ static int check_splits(const struct tokenizer *tokenizer, const struct tokenize
         if (token->size > 1 << 15 || (left -= (int64_t)(token->size * token->size)) < 0) {
             return gguf_scores_refuse("its tokens are too long to look for pairs, as is", token);
         }
-        if (count_splits(tokenizer, token) != made[i]) {
+        if (gguf_count_splits(tokenizer, token) != made[i]) {
             return gguf_scores_refuse("not every pair is there that makes", token);
         }
     }
@@ -61,26 +63,24 @@ static int check_splits(const struct tokenizer *tokenizer, const struct tokenize
 int gguf_derive_scores(const struct tokenizer *tokenizer, const struct tokenizer_view *view,
                        const struct tokenizer_token *const *tokens, int64_t count, float *scores)
 {
-    int32_t *made = calloc((size_t)count, sizeof(*made));
+    AUTO_FREE int32_t *made = NULL;
     int64_t last = -1, place = 0;
-    int rc = made == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld scores", (long long)count) : 0;
 
-    for (size_t i = 0; rc == 0 && i < view->merge_count; i++) {
+    TRY(mem_array(&made, (size_t)count));
+    for (size_t i = 0; i < view->merge_count; i++) {
         int32_t id = view->merged[i]; /* within count, as all ids of the vocabulary */
         if (id != last && made[id] > 0) {
-            rc = gguf_scores_refuse("they are not in the order of the tokens that they make, as with", tokens[id]);
+            return gguf_scores_refuse("they are not in the order of the tokens that they make, as with", tokens[id]);
         }
         place += id != last;
         last = id;
         made[id]++;
         scores[id] = -(float)place;
     }
-    for (int64_t id = 0; rc == 0 && id < count; id++) {
+    for (int64_t id = 0; id < count; id++) {
         if (made[id] == 0 && tokens[id] != NULL && tokens[id]->size <= 4) {
             scores[id] = -(float)(place + 1); /* characters: never the result of a merge, so never compared */
         }
     }
-    rc = rc != 0 ? rc : check_splits(tokenizer, tokens, count, made);
-    free(made);
-    return rc;
+    return gguf_check_splits(tokenizer, tokens, count, made);
 }

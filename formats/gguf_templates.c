@@ -1,13 +1,15 @@
-/* Chat templates, wherever a checkpoint keeps them.
+/* Chat templates, wherever a checkpoint has them.
  *
- * chat_template.jinja with the files of additional_chat_templates/ beside it stands above the chat_template of
- * tokenizer_config.json, and that above chat_template.json, as transformers reads them; the next is looked at while
- * there is no default. One without a name, or named "default", is the runtime's tokenizer.chat_template; others are
+ * As in transformers, chat_template.jinja with the files of additional_chat_templates/ comes before the chat_template
+ * of tokenizer_config.json, and that before chat_template.json; the next is read while there is no default. One without
+ * a name, or named "default", is the runtime's tokenizer.chat_template; others are
  * tokenizer.chat_template.<name>, listed in tokenizer.chat_templates. */
 
 #include "formats/gguf.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -26,10 +28,11 @@ struct template
 struct list {
     struct template items[TEMPLATES_MAX];
     size_t count;
+    json_t *parsed; /* chat_template.json, or NULL */
 };
 
-/* Letters and digits, as the reference converter names them; what comes out equal is told apart by the first. */
-static int add(struct list *list, const char *name, const char *text, size_t size)
+/* Letters and digits, as the reference converter names them; of equal names the first counts. */
+static int templates_add(struct list *list, const char *name, const char *text, size_t size)
 {
     struct template *item = &list->items[list->count];
     size_t i = 0;
@@ -56,30 +59,29 @@ static int add(struct list *list, const char *name, const char *text, size_t siz
 }
 
 /* A chat_template of JSON: a string, a list of {"name", "template"}, or an object of names. */
-static int add_json(struct list *list, const json_t *value)
+static int templates_add_json(struct list *list, const json_t *value)
 {
     const char *name;
     json_t *item;
     size_t i;
-    int rc = 0;
 
     if (json_is_string(value)) {
-        return add(list, "default", json_string_value(value), json_string_length(value));
+        return templates_add(list, "default", json_string_value(value), json_string_length(value));
     }
     json_array_foreach((json_t *)value, i, item)
     {
         const json_t *text = json_object_get(item, "template");
         name = json_string_value(json_object_get(item, "name"));
-        rc = rc != 0 ? rc : add(list, name != NULL ? name : "", json_string_value(text), json_string_length(text));
+        TRY(templates_add(list, name != NULL ? name : "", json_string_value(text), json_string_length(text)));
     }
     json_object_foreach((json_t *)value, name, item)
     {
-        rc = rc != 0 ? rc : add(list, name, json_string_value(item), json_string_length(item));
+        TRY(templates_add(list, name, json_string_value(item), json_string_length(item)));
     }
-    return rc;
+    return 0;
 }
 
-static bool has_default(const struct list *list)
+static bool templates_have_default(const struct list *list)
 {
     size_t i = 0;
 
@@ -89,34 +91,40 @@ static bool has_default(const struct list *list)
     return i < list->count;
 }
 
-static int templates_collect(const struct gguf_tokenizer_files *files, const json_t *config, json_t **parsed,
-                             struct list *list)
+static int templates_collect(const struct gguf_tokenizer_files *files, const json_t *config, struct list *list)
 {
     static const char *const names[] = {"chat_template", NULL};
-    int rc = add(list, "default", files->jinja.data, files->jinja.size);
 
-    for (size_t i = 0; rc == 0 && i < files->template_count; i++) {
-        rc = add(list, files->templates[i].name, files->templates[i].text.data, files->templates[i].text.size);
+    TRY(templates_add(list, "default", files->jinja.data, files->jinja.size));
+    for (size_t i = 0; i < files->template_count; i++) {
+        const struct gguf_named_text *template = &files->templates[i];
+        TRY(templates_add(list, template->name, template->text.data, template->text.size));
     }
-    if (rc == 0 && !has_default(list)) {
-        rc = add_json(list, json_object_get(config, "chat_template"));
+    if (!templates_have_default(list)) {
+        TRY(templates_add_json(list, json_object_get(config, "chat_template")));
     }
-    if (rc == 0 && !has_default(list) && files->json.data != NULL) {
-        rc = gguf_read_members(&files->json, "chat_template.json", names, parsed);
-        rc = rc != 0 ? rc : add_json(list, json_object_get(*parsed, "chat_template"));
+    if (!templates_have_default(list) && files->json.data != NULL) {
+        TRY(gguf_read_members(&files->json, "chat_template.json", names, &list->parsed));
+        TRY(templates_add_json(list, json_object_get(list->parsed, "chat_template")));
     }
-    return rc;
+    return 0;
 }
+
+static void templates_free(struct list *list)
+{
+    json_decref(list->parsed);
+    free(list);
+}
+CLEANUP_FREE(list, struct list, templates_free)
 
 int gguf_put_templates(struct gguf_buffer *buffer, const struct gguf_tokenizer_files *files, const json_t *config)
 {
-    struct list *list = calloc(1, sizeof(*list));
-    json_t *parsed = NULL;
+    AUTO(list) struct list *list = NULL;
     uint64_t named = 0;
 
-    int rc = list == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for chat templates")
-                          : templates_collect(files, config, &parsed, list);
-    for (size_t i = 0; rc == 0 && i < list->count; i++) {
+    TRY(mem_new(&list));
+    TRY(templates_collect(files, config, list));
+    for (size_t i = 0; i < list->count; i++) {
         char key[GGUF_TEMPLATE_NAME_MAX + 32] = "tokenizer.chat_template";
         if (strcmp(list->items[i].name, "default") != 0) {
             snprintf(key, sizeof(key), "tokenizer.chat_template.%s", list->items[i].name);
@@ -124,7 +132,7 @@ int gguf_put_templates(struct gguf_buffer *buffer, const struct gguf_tokenizer_f
         }
         gguf_key_text(buffer, key, list->items[i].text, list->items[i].size);
     }
-    if (rc == 0 && named > 0) {
+    if (named > 0) {
         gguf_key_array(buffer, "tokenizer.chat_templates", GGUF_STRING, named);
         for (size_t i = 0; i < list->count; i++) {
             if (strcmp(list->items[i].name, "default") != 0) {
@@ -132,7 +140,5 @@ int gguf_put_templates(struct gguf_buffer *buffer, const struct gguf_tokenizer_f
             }
         }
     }
-    json_decref(parsed);
-    free(list);
-    return rc;
+    return 0;
 }

@@ -9,7 +9,9 @@
 
 #include "formats/gguf.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,7 +50,7 @@ int gguf_refuse_tokenizer(const char *what)
     return err_set_hint(rc, "another output.format, which copies tokenizer.json as it is");
 }
 
-static int find_pre(const struct source *source, const char **name)
+static int gguf_tokens_find_pre(const struct source *source, const char **name)
 {
     const char *pattern = source->view.pattern;
 
@@ -63,7 +65,7 @@ static int find_pre(const struct source *source, const char **name)
         "with a space put before the text)");
 }
 
-static int refuse_token(const struct tokenizer_token *token, const char *what)
+static int gguf_tokens_refuse_token(const struct tokenizer_token *token, const char *what)
 {
     char why[300];
 
@@ -72,20 +74,17 @@ static int refuse_token(const struct tokenizer_token *token, const char *what)
 }
 
 /* Each token at its id. */
-static int place_tokens(struct source *source)
+static int gguf_tokens_place_tokens(struct source *source)
 {
     char what[160];
 
-    source->tokens = calloc((size_t)source->count, sizeof(*source->tokens));
-    if (source->tokens == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld tokens", (long long)source->count);
-    }
+    TRY(mem_array(&source->tokens, (size_t)source->count));
     for (size_t i = 0; i < source->view.token_count; i++) {
         const struct tokenizer_token *token = &source->view.tokens[i];
         if (token->id >= source->count) {
             snprintf(what, sizeof(what), "has id %d, beyond the embedding's %lld rows", token->id,
                      (long long)source->count);
-            return refuse_token(token, what);
+            return gguf_tokens_refuse_token(token, what);
         }
         const struct tokenizer_token *other = source->tokens[token->id];
         if (other != NULL) {
@@ -93,10 +92,10 @@ static int place_tokens(struct source *source)
                      "has the same id %d as \"%.*s\": added tokens are numbered on from the size of "
                      "the vocabulary, whose ids must leave none out",
                      token->id, (int)(other->size < 30 ? other->size : 30), other->text);
-            return refuse_token(token, what);
+            return gguf_tokens_refuse_token(token, what);
         }
         if (memchr(token->text, '\0', token->size) != NULL) {
-            return refuse_token(token, "holds a NUL, at which the runtime ends it");
+            return gguf_tokens_refuse_token(token, "holds a NUL, at which the runtime ends it");
         }
         source->tokens[token->id] = token;
     }
@@ -113,8 +112,8 @@ static int32_t gguf_tokens_type_of(const struct tokenizer_token *token)
                             : TOKEN_USER_DEFINED;
 }
 
-/* A text for an unused id, which is no token's. */
-static size_t unused_text(const struct source *source, int64_t id, char text[64])
+/* A text for an unused id, which no token has. */
+static size_t gguf_tokens_unused_text(const struct source *source, int64_t id, char text[64])
 {
     int length = snprintf(text, 64, "[PAD%lld]", (long long)id);
 
@@ -124,7 +123,7 @@ static size_t unused_text(const struct source *source, int64_t id, char text[64]
     return (size_t)length;
 }
 
-static void put_tokens(struct gguf_buffer *buffer, const struct source *source)
+static void gguf_tokens_put_tokens(struct gguf_buffer *buffer, const struct source *source)
 {
     gguf_key_array(buffer, "tokenizer.ggml.tokens", GGUF_STRING, (uint64_t)source->count);
     for (int64_t i = 0; i < source->count; i++) {
@@ -133,7 +132,7 @@ static void put_tokens(struct gguf_buffer *buffer, const struct source *source)
         if (token != NULL) {
             gguf_put_string(buffer, token->text, token->size);
         } else {
-            gguf_put_string(buffer, unused, unused_text(source, i, unused));
+            gguf_put_string(buffer, unused, gguf_tokens_unused_text(source, i, unused));
         }
     }
     gguf_key_array(buffer, "tokenizer.ggml.token_type", GGUF_I32, (uint64_t)source->count);
@@ -142,13 +141,13 @@ static void put_tokens(struct gguf_buffer *buffer, const struct source *source)
     }
 }
 
-/* Halves stand in one string with a space between, so none may hold one or be empty. */
-static bool is_half(const struct tokenizer_token *token)
+/* The halves of a merge are one string with a space between them, so none may contain one or be empty. */
+static bool gguf_tokens_is_half(const struct tokenizer_token *token)
 {
     return token->size > 0 && memchr(token->text, ' ', token->size) == NULL;
 }
 
-static int put_merges(struct gguf_buffer *buffer, const struct source *source)
+static int gguf_tokens_put_merges(struct gguf_buffer *buffer, const struct source *source)
 {
     const struct tokenizer_view *view = &source->view;
 
@@ -156,8 +155,9 @@ static int put_merges(struct gguf_buffer *buffer, const struct source *source)
     for (size_t i = 0; i < view->merge_count; i++) {
         const struct tokenizer_token *left = source->tokens[view->merges[i][0]];
         const struct tokenizer_token *right = source->tokens[view->merges[i][1]];
-        if (!is_half(left) || !is_half(right)) {
-            return refuse_token(is_half(left) ? right : left, "is part of a merge, and is empty or holds a space");
+        if (!gguf_tokens_is_half(left) || !gguf_tokens_is_half(right)) {
+            return gguf_tokens_refuse_token(gguf_tokens_is_half(left) ? right : left,
+                                            "is part of a merge, and is empty or holds a space");
         }
         gguf_put_u64(buffer, left->size + 1 + right->size);
         gguf_put(buffer, left->text, left->size);
@@ -167,42 +167,34 @@ static int put_merges(struct gguf_buffer *buffer, const struct source *source)
     return 0;
 }
 
-static int put_byte_level(struct gguf_buffer *buffer, const struct source *source)
+static int gguf_tokens_put_byte_level(struct gguf_buffer *buffer, const struct source *source)
 {
     const char *pre = NULL;
 
-    int rc = find_pre(source, &pre);
-    if (rc == 0) {
-        gguf_key_string(buffer, "tokenizer.ggml.model", "gpt2");
-        gguf_key_string(buffer, "tokenizer.ggml.pre", pre);
-        put_tokens(buffer, source);
-        rc = put_merges(buffer, source);
-    }
-    return rc;
+    TRY(gguf_tokens_find_pre(source, &pre));
+    gguf_key_string(buffer, "tokenizer.ggml.model", "gpt2");
+    gguf_key_string(buffer, "tokenizer.ggml.pre", pre);
+    gguf_tokens_put_tokens(buffer, source);
+    return gguf_tokens_put_merges(buffer, source);
 }
 
-static int put_byte_fallback(struct gguf_buffer *buffer, const struct source *source)
+static int gguf_tokens_put_byte_fallback(struct gguf_buffer *buffer, const struct source *source)
 {
-    float *scores = calloc((size_t)source->count, sizeof(*scores));
+    AUTO_FREE float *scores = NULL;
 
-    if (scores == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld scores", (long long)source->count);
-    }
-    int rc = gguf_derive_scores(source->tokenizer, &source->view, source->tokens, source->count, scores);
-    if (rc == 0) {
-        gguf_key_string(buffer, "tokenizer.ggml.model", "llama");
-        gguf_key_string(buffer, "tokenizer.ggml.pre", "default");
-        put_tokens(buffer, source);
-        gguf_key_array(buffer, "tokenizer.ggml.scores", GGUF_F32, (uint64_t)source->count);
-        gguf_put(buffer, scores, (size_t)source->count * sizeof(*scores));
-        gguf_key_bool(buffer, "tokenizer.ggml.add_space_prefix", source->view.prepends_mark);
-    }
-    free(scores);
-    return rc;
+    TRY(mem_array(&scores, (size_t)source->count));
+    TRY(gguf_derive_scores(source->tokenizer, &source->view, source->tokens, source->count, scores));
+    gguf_key_string(buffer, "tokenizer.ggml.model", "llama");
+    gguf_key_string(buffer, "tokenizer.ggml.pre", "default");
+    gguf_tokens_put_tokens(buffer, source);
+    gguf_key_array(buffer, "tokenizer.ggml.scores", GGUF_F32, (uint64_t)source->count);
+    gguf_put(buffer, scores, (size_t)source->count * sizeof(*scores));
+    gguf_key_bool(buffer, "tokenizer.ggml.add_space_prefix", source->view.prepends_mark);
+    return 0;
 }
 
 /* The id of "<role>_token" of tokenizer_config.json, a string or an object with one; -1 without. */
-static int64_t named_id(const struct source *source, const char *role)
+static int64_t gguf_tokens_named_id(const struct source *source, const char *role)
 {
     char key[32];
 
@@ -214,11 +206,11 @@ static int64_t named_id(const struct source *source, const char *role)
                : -1;
 }
 
-/* The tokenizer's own word first: config.json may list several ends of a text. */
-static int64_t special_id(const struct source *source, const char *role)
+/* The tokenizer's own id first: config.json may list several ends of a text. */
+static int64_t gguf_tokens_special_id(const struct source *source, const char *role)
 {
     char key[32];
-    int64_t id = named_id(source, role);
+    int64_t id = gguf_tokens_named_id(source, role);
 
     snprintf(key, sizeof(key), "%s_token_id", role);
     const json_t *value = json_object_get(source->model_config, key);
@@ -231,7 +223,7 @@ static int64_t special_id(const struct source *source, const char *role)
 }
 
 /* Whether the runtime is to add this token: as add_<role>_token says, else as the template does. */
-static bool adds_token(const struct source *source, const char *role, int64_t id, bool in_template)
+static bool gguf_tokens_adds_token(const struct source *source, const char *role, int64_t id, bool in_template)
 {
     char key[32];
 
@@ -240,7 +232,7 @@ static bool adds_token(const struct source *source, const char *role, int64_t id
     return id >= 0 && (json_is_boolean(said) ? json_is_true(said) : in_template);
 }
 
-static void put_specials(struct gguf_buffer *buffer, const struct source *source)
+static void gguf_tokens_put_specials(struct gguf_buffer *buffer, const struct source *source)
 {
     static const struct {
         const char *role, *key;
@@ -253,69 +245,68 @@ static void put_specials(struct gguf_buffer *buffer, const struct source *source
     int64_t ids[4];
 
     for (int i = 0; i < 4; i++) {
-        ids[i] = special_id(source, roles[i].role);
+        ids[i] = gguf_tokens_special_id(source, roles[i].role);
         if (ids[i] >= 0) {
             gguf_key_u32(buffer, roles[i].key, (uint32_t)ids[i]);
         }
     }
     tokenizer_template(source->tokenizer, &before, &before_count, &after, &after_count);
     bool begins = before_count > 0 && before[0] == ids[0], ends = after_count > 0 && after[after_count - 1] == ids[1];
-    gguf_key_bool(buffer, "tokenizer.ggml.add_bos_token", adds_token(source, "bos", ids[0], begins));
-    gguf_key_bool(buffer, "tokenizer.ggml.add_eos_token", adds_token(source, "eos", ids[1], ends));
+    gguf_key_bool(buffer, "tokenizer.ggml.add_bos_token", gguf_tokens_adds_token(source, "bos", ids[0], begins));
+    gguf_key_bool(buffer, "tokenizer.ggml.add_eos_token", gguf_tokens_adds_token(source, "eos", ids[1], ends));
 }
 
-static int put_vocabulary(struct gguf_buffer *buffer, struct source *source)
+static void gguf_tokens_source_deinit(struct source *source)
 {
-    int rc = tokenizer_view_init(source->tokenizer, &source->view);
-    if (rc == 0 && !(source->view.byte_fallback ? source->view.marks_spaces : source->view.nfc_only)) {
-        /* (The runtime leaves out NFC, which nearly all text is in already.) */
-        rc = gguf_refuse_tokenizer(source->view.byte_fallback
-                                       ? "it does more to a text than to mark spaces by U+2581, or not even that"
-                                       : "its normalizer changes text as nothing there does");
-    }
-    rc = rc != 0 ? rc : place_tokens(source);
-    rc = rc != 0 ? rc : source->view.byte_fallback ? put_byte_fallback(buffer, source) : put_byte_level(buffer, source);
-    if (rc == 0) {
-        put_specials(buffer, source);
-    }
     free(source->tokens);
     tokenizer_view_deinit(&source->view);
-    return rc;
+}
+CLEANUP_DEINIT(source, struct source, gguf_tokens_source_deinit)
+
+static int gguf_tokens_put_vocabulary(struct gguf_buffer *buffer, struct source *source)
+{
+    TRY(tokenizer_view_init(source->tokenizer, &source->view));
+    if (!(source->view.byte_fallback ? source->view.marks_spaces : source->view.nfc_only)) {
+        /* (The runtime leaves out NFC, in which nearly all text is already.) */
+        return gguf_refuse_tokenizer(source->view.byte_fallback
+                                         ? "it does more to a text than to mark spaces by U+2581, or not even that"
+                                         : "its normalizer changes text as nothing there does");
+    }
+    TRY(gguf_tokens_place_tokens(source));
+    TRY(source->view.byte_fallback ? gguf_tokens_put_byte_fallback(buffer, source)
+                                   : gguf_tokens_put_byte_level(buffer, source));
+    gguf_tokens_put_specials(buffer, source);
+    return 0;
 }
 
 int gguf_put_tokenizer_files(struct gguf_buffer *buffer, const struct gguf_tokenizer_files *files, int64_t rows,
                              const json_t *model_config)
 {
-    struct tokenizer *tokenizer = NULL;
-    json_t *config = NULL;
+    AUTO(tokenizer) struct tokenizer *tokenizer = NULL;
+    AUTO_JSON json_t *config = NULL;
 
     int rc = tokenizer_new(files->tokenizer.data, files->tokenizer.size, &tokenizer);
     if (rc == ERR_INVALID_TOKENIZER) {
         char why[300];
         snprintf(why, sizeof(why), "%.280s", err_last()->message);
-        rc = gguf_refuse_tokenizer(why);
+        return gguf_refuse_tokenizer(why);
     }
-    rc = rc != 0 ? rc : gguf_read_tokenizer_config(&files->config, &config);
-    if (rc == 0) {
-        struct source source = {.tokenizer = tokenizer, .config = config, .model_config = model_config, .count = rows};
-        rc = put_vocabulary(buffer, &source);
-        rc = rc != 0 ? rc : gguf_put_templates(buffer, files, config);
-    }
-    json_decref(config);
-    tokenizer_free(tokenizer);
-    return rc;
+    TRY(rc);
+    TRY(gguf_read_tokenizer_config(&files->config, &config));
+    AUTO(source)
+    struct source source = {.tokenizer = tokenizer, .config = config, .model_config = model_config, .count = rows};
+    TRY(gguf_tokens_put_vocabulary(buffer, &source));
+    return gguf_put_templates(buffer, files, config);
 }
 
 int gguf_put_tokenizer(struct gguf_buffer *buffer, const struct model *model)
 {
-    struct gguf_tokenizer_files files = {0};
+    AUTO(gguf_tokenizer_files) struct gguf_tokenizer_files files = {0};
 
-    int rc = gguf_read_tokenizer_files(model, &files);
-    if (rc == 0 && files.tokenizer.data == NULL) {
+    TRY(gguf_read_tokenizer_files(model, &files));
+    if (files.tokenizer.data == NULL) {
         gguf_key_string(buffer, "tokenizer.ggml.model", "no_vocab");
-    } else if (rc == 0) {
-        rc = gguf_put_tokenizer_files(buffer, &files, model_config(model)->vocab_size, model_config_json(model));
+        return 0;
     }
-    gguf_tokenizer_files_deinit(&files);
-    return rc;
+    return gguf_put_tokenizer_files(buffer, &files, model_config(model)->vocab_size, model_config_json(model));
 }

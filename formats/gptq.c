@@ -6,11 +6,12 @@
  *   M.g_idx    I32 [K] = k / g
  *
  * Version 1 cannot say z = 0 (z - 1 wraps, and loaders undo it in ways that disagree), so it is symmetric only here: a
- * symmetric z is 2^(b-1). There is one geometry for the whole checkpoint. Linears left in float must be left in every
- * block, since the config names them by their place in a block; `dynamic` names them again, for GPTQModel. */
+ * symmetric z is 2^(b-1). There is one geometry for the complete checkpoint. Linears left in float must be left in
+ * every block, since the config names them by their place in a block; `dynamic` names them again, for GPTQModel. */
 
 #include "formats/common.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "models/pack.h"
 
@@ -55,8 +56,8 @@ static int accepts_v1(const struct qscheme *scheme, int64_t rows, int64_t cols)
 }
 
 /* Whether a module of this path is quantized in a layer; *there: the layer has one. */
-static bool is_quantized(const struct format_config *config, const struct format_module *const *table, int64_t layer,
-                         const char *path, bool *there)
+static bool gptq_is_quantized(const struct format_config *config, const struct format_module *const *table,
+                              int64_t layer, const char *path, bool *there)
 {
     const struct plans *plans = model_plans(config->model);
     int module = plan_find_module(plans_layer(plans, layer), path);
@@ -65,39 +66,39 @@ static bool is_quantized(const struct format_config *config, const struct format
     return *there && table[plans_first_module(plans, layer) + (size_t)module] != NULL;
 }
 
-/* What has one path in a layer is quantized in every layer or in none. */
-static int check_paths(const struct format_config *config)
+/* Modules of one path are quantized in every layer that has them, or in none. */
+static int gptq_check_paths(const struct format_config *config)
 {
-    const struct format_module **table = NULL;
+    AUTO_FREE const struct format_module **table = NULL;
     const struct plans *plans = model_plans(config->model);
-    int rc = format_module_table(config, &table);
 
-    for (int kind = 0; rc == 0 && kind < plans_kinds(plans); kind++) {
+    TRY(format_module_table(config, &table));
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
         const struct plan *plan = plans_kind(plans, kind);
-        for (int i = 0; rc == 0 && i < plan->module_count; i++) {
+        for (int i = 0; i < plan->module_count; i++) {
             const char *path = plan->modules[i].path;
             bool any = false, all = true, there;
             for (int64_t layer = 0; layer < plans_config(plans)->num_layers; layer++) {
-                bool quantized = is_quantized(config, (const struct format_module *const *)table, layer, path, &there);
+                bool quantized =
+                    gptq_is_quantized(config, (const struct format_module *const *)table, layer, path, &there);
                 any = any || quantized;
                 all = all && (quantized || !there);
             }
             if (any && !all) {
-                rc = err_raise(ERR_INCOMPATIBLE_OPTIONS, "%s is quantized in some blocks only, which gptq cannot say",
-                               path);
-                (void)err_set_hint(rc, "leave it out everywhere, or format compressed-tensors");
+                int rc = err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                                   "%s is quantized in some blocks only, which gptq cannot say", path);
+                return err_set_hint(rc, "leave it out everywhere, or format compressed-tensors");
             }
         }
     }
-    free(table);
-    return rc;
+    return 0;
 }
 
 static int gptq_accepts_all(const struct format_config *config)
 {
-    int rc = format_check_one_geometry(config, "gptq", "format compressed-tensors takes several");
-    rc = rc != 0 ? rc : check_paths(config);
-    return rc != 0 ? rc : format_check_fused(config);
+    TRY(format_check_one_geometry(config, "gptq", "format compressed-tensors takes several"));
+    TRY(gptq_check_paths(config));
+    return format_check_fused(config);
 }
 
 static int gptq_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,

@@ -1,4 +1,4 @@
-/* A quantized key and value cache in an artifact: its two scales a block, beside the weights, and the scheme in the
+/* A quantized key and value cache in an artifact: its two scales a block, next to the weights, and the scheme in the
  * config, as compressed-tensors defines them. Both types are symmetric. transformers rounds its cache by either; vLLM
  * reads E4M3 alone. */
 
@@ -28,8 +28,8 @@ json_t *format_cache_config(const struct cache_scheme *scheme)
 
 static bool ends_with(const char *name, const char *ending)
 {
-    size_t length = strlen(name), wanted = strlen(ending);
-    return length >= wanted && strcmp(name + length - wanted, ending) == 0;
+    size_t length = strlen(name), suffix = strlen(ending);
+    return length >= suffix && strcmp(name + length - suffix, ending) == 0;
 }
 
 int format_cache_shape(const struct cache_scheme *scheme, const char *name, int64_t count,

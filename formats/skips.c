@@ -1,6 +1,6 @@
 /* Linears left in float, in the words of the one loader that knows them by regular expressions alone: GPTQModel reads
  * `dynamic`, where an expression after "-:" names what is not quantized, and passes over the lists that other loaders
- * read. It matches from the start of a module's path, so an expression here is one whole path. */
+ * read. It matches from the start of a module's path, so an expression here is one complete path. */
 
 #include "formats/common.h"
 

@@ -225,9 +225,9 @@ START_TEST(hash_behind_its_feeder)
     ck_assert_rc_ok(export_hash_new(&abandoned));
     for (size_t k = 0; at < bytes; k++) {
         size_t most = k % 3 == 1 ? 4097 : EXPORT_HASH_PIECE, size = bytes - at < most ? bytes - at : most;
-        memcpy(export_hash_room(hash), data + at, size);
+        memcpy(export_hash_buffer(hash), data + at, size);
         export_hash_feed(hash, size);
-        memcpy(export_hash_room(abandoned), data + at, size);
+        memcpy(export_hash_buffer(abandoned), data + at, size);
         export_hash_feed(abandoned, size);
         at += size;
     }
