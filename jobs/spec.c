@@ -30,7 +30,7 @@ static const char *const length_names[] = {"max_seq_length", "seqlen", NULL};
 static const struct params_row calibration_rows[] = {
     ROW(PARAMS_STRING, spec_calibration, file_id, "\"\"", .id = "file", .help = "A file of purpose calibration."),
     ROW(PARAMS_BOOL, spec_calibration, stream, "false",
-        .help = "Records come through POST /v1/quantization/jobs/{id}/calibration."),
+        .help = "Records come through POST /v1/quantization/jobs/{job_id}/calibration."),
     ROW(PARAMS_INT, spec_calibration, num_samples, "128", .min = 0, .max = 1048576, .aliases = sample_names,
         .help = "Sequences to use; 0 = all there are."),
     ROW(PARAMS_INT, spec_calibration, sequence_length, "0", .min = 0, .max = 1048576, .aliases = length_names,

@@ -9,7 +9,8 @@ commands read it: paths are format strings over what was saved ("/v1/models/{mod
             Call("GET", "/v1/models/{model[id]}", check=lambda answer, saved: equal(answer.json["object"], "model")),
         ])
 
-Standard library only. Exit status 0, 1 on a failure, 77 when there is nothing to test here.
+Every answer is held to GET /openapi.json (contract.py). Standard library, and jsonschema where it is installed. Exit status 0, 1 on a
+failure, 77 when there is nothing to test here.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ import tempfile
 import threading
 import time
 import traceback
+
+import contract
 
 BINARY = os.environ.get("QUANTD", "build-release/daemon/quantd")
 DATA = os.environ.get("QUANTD_TEST_DATA", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data"))
@@ -92,6 +95,7 @@ class Daemon:
         self.env = dict(os.environ, **(env or {}))
         self.process = None
         self.port = None
+        self.contract, self.contract_checked = None, True
         self.log = tempfile.TemporaryFile()
         if start:
             self.start()
@@ -186,9 +190,27 @@ class Daemon:
         try:
             connection.request(method, path, body=body, headers=headers, encode_chunked=hasattr(body, "__next__"))
             response = connection.getresponse()
-            return Answer(response, response.read())
+            answer = Answer(response, response.read())
         finally:
             connection.close()
+        self.check_contract(method, path, answer)
+        return answer
+
+    def check_contract(self, method, path, answer):
+        """Every answer is one that GET /openapi.json describes."""
+        if contract.jsonschema is None or not self.contract_checked:
+            return
+        if self.contract is None:
+            connection = self.connection()
+            try:
+                connection.request("GET", "/openapi.json")
+                self.contract = contract.Contract(jsonlib.loads(connection.getresponse().read()))
+            finally:
+                connection.close()
+        faults = self.contract.faults(method, path, answer.status, answer.headers.get("content-type"), answer.body)
+        if faults:
+            raise Failure("%s %s is not as the API's description has it:\n    %s\n    %r" % (
+                method, path, "\n    ".join(faults[:8]), answer))
 
     def get(self, path, **headers):
         answer = self.request("GET", path, headers=headers)

@@ -114,7 +114,7 @@ def log_says_who_asked_for_what():
         model = daemon.request("POST", "/v1/models", body=body, headers={"Content-Type": "application/json"})
         got = daemon.request("GET", "/v1/models/" + model.json["id"])
         line = daemon.wait_line("request", request=got.headers["x-request-id"])
-        equal(line["route"], "/v1/models/{id}", "route")
+        equal(line["route"], "/v1/models/{model_id}", "route")
         equal(line["object"], model.json["id"], "object")
         equal(line["bytes_out"], len(got.body), "bytes out")
         true(line["client"].startswith("127.0.0.1:"), "client is named")

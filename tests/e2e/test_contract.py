@@ -1,0 +1,86 @@
+"""GET /openapi.json says what the daemon answers: every operation, called with success and with refusals.
+
+The harness holds each answer to the document (contract.py); here no operation may be left out, and the checks themselves must find faults.
+"""
+
+import contract
+from harness import JOBS, NDJSON, Daemon, Failure, Skip, equal, gptq_body, ids_records, main, post, succeed, true, wait_job
+
+
+def every_operation_is_as_described():
+    """One job of its whole life, and everything that can be asked about it."""
+    if contract.jsonschema is None:
+        raise Skip("jsonschema (python3-jsonschema) is not installed")
+    with Daemon() as daemon:
+        seen = {}
+        ask = daemon.request
+
+        def request(method, path, **more):
+            answer = ask(method, path, **more)
+            operation = daemon.contract.operation(method, path.split("?")[0])
+            if operation is not None:
+                seen.setdefault(operation["operationId"], set()).add(answer.status)
+            return answer
+
+        daemon.request = request
+        for path in ("/livez", "/readyz", "/openapi.json", "/v1/system", "/v1/methods", "/v1/methods/gptq"):
+            daemon.get(path)
+        model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"}, headers={"Idempotency-Key": "a"})
+        records = ids_records(64, 160, 256)
+        file = post(daemon, "/v1/files?purpose=calibration&name=set", body=records, headers={"Content-Type": NDJSON})
+        job = post(daemon, JOBS, json=gptq_body(model, metadata={"team": "search"}))
+        equal(daemon.request("POST", "%s/%s/calibration?complete=1" % (JOBS, job), body=records,
+                             headers={"Content-Type": NDJSON}).status, 200)
+        state = succeed(daemon, job)
+        analysis = post(daemon, JOBS, json={"model": model, "method": "kv_analysis", "calibration": {"file_id": file}})
+        wait_job(daemon, analysis)
+        stopped = post(daemon, JOBS, json=gptq_body(model))
+        equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, stopped), json={"mode": "now"}).status, 202)
+        artifact = "/v1/artifacts/" + state["result"]["artifact_id"]
+        for path in ("/v1/models", "/v1/models/" + model, "/v1/files", "/v1/files/" + file, "/v1/artifacts", artifact,
+                     JOBS + "?metadata[team]=search", "%s/%s" % (JOBS, job)):
+            daemon.get(path)
+        for done in (job, analysis, stopped):
+            for part in ("events", "layers", "report"):
+                daemon.get("%s/%s/%s" % (JOBS, done, part))
+        for kind in ("text/csv", NDJSON):
+            equal(daemon.request("GET", "%s/%s/layers" % (JOBS, job), headers={"Accept": kind}).status, 200)
+        for kind in ("text/event-stream", NDJSON):
+            equal(daemon.request("GET", "%s/%s/events" % (JOBS, job), headers={"Accept": kind}).status, 200)
+        for path in ("/v1/files/%s/content" % file, artifact + "/files/config.json", artifact + "/files/model.safetensors"):
+            equal(daemon.request("GET", path).status, 200)
+            equal(daemon.request("GET", path, headers={"Range": "bytes=0-9"}).status, 206)
+            equal(daemon.request("GET", path, headers={"Range": "bytes=999999999-"}).status, 416)
+            equal(daemon.request("GET", path, headers={"If-Match": '"x"'}).status, 412)
+        tag = daemon.request("GET", artifact).headers["etag"]
+        equal(daemon.request("GET", artifact, headers={"If-None-Match": tag}).status, 304)
+        for path in (artifact, "%s/%s" % (JOBS, job), "%s/%s" % (JOBS, analysis), "/v1/models/" + model, "/v1/files/" + file):
+            equal(daemon.request("DELETE", path).status, 204)
+            equal(daemon.request("DELETE", path).status, 404)
+        for path in ("/v1/models", "/v1/files?purpose=calibration", JOBS, "%s/%s/calibration" % (JOBS, stopped)):
+            equal(daemon.request("POST", path, body=b"").status, 415)
+            equal(daemon.request("POST", path, body=b"", headers={"Content-Type": "text/plain"}).status, 415)
+        wanted = {operation["operationId"] for item in daemon.contract.document["paths"].values() for operation in item.values()}
+        for operation in sorted(wanted):
+            if not any(status < 300 for status in seen.get(operation, ())):
+                raise Failure("%s was not called with success" % operation)
+
+
+def answers_that_differ_are_found():
+    """A contract that accepts anything would prove nothing."""
+    if contract.jsonschema is None:
+        raise Skip("jsonschema (python3-jsonschema) is not installed")
+    with Daemon() as daemon:
+        model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
+        path = "/v1/models/" + model
+        answer = daemon.request("GET", path)
+        faults = lambda status, kind, body: daemon.contract.faults("GET", path, status, kind, body)
+        equal(faults(200, "application/json", answer.body), [])
+        true(faults(418, "application/json", answer.body), "a status that is not listed is found")
+        true(faults(200, "text/plain", answer.body), "a content type that is not listed is found")
+        true(faults(200, "application/json", answer.body.replace(b'"dtype"', b'"kind"')), "another member is found")
+        true(faults(200, "application/json", answer.body.replace(b'"mdl_', b'"job_')), "another id is found")
+        true(faults(404, "application/problem+json", b"{}"), "a problem without members is found")
+
+
+main([every_operation_is_as_described, answers_that_differ_are_found])

@@ -1,0 +1,24 @@
+/* Prints the table of routes in docs/api.md from api/route_rows.def; a lint test compares the two. */
+
+#include "api/routes.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const scopes[] = {[ROUTE_SCOPE_NONE] = "none",
+                                     [ROUTE_SCOPE_READ] = "read",
+                                     [ROUTE_SCOPE_WRITE] = "write",
+                                     [ROUTE_SCOPE_ADMIN] = "admin"};
+
+int main(void)
+{
+    puts("| route | scope | operation | what |\n|---|---|---|---|");
+    for (const struct route *row = routes_table; row->method != NULL; row++) {
+        printf("| `%s ", row->method);
+        for (const char *at = row->path; *at != '\0'; at++) {
+            printf(*at == '*' ? "" : "%c", *at);
+        }
+        printf("` | %s | `%s` | %s |\n", scopes[row->scope], row->operation, row->summary);
+    }
+    return 0;
+}
