@@ -94,14 +94,12 @@ static int dequantize_grid(struct run *run, const struct gpu_grid *grid, struct 
     const struct qtensor *q = &job->result;
     const int64_t shape[2] = {q->rows, q->cols};
     const int64_t groups[2] = {q->rows, q->groups};
-    struct tensor codes;
+    AUTO_TENSOR(codes, gpu);
 
+    TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, shape, q->codes, &codes));
     TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, groups, q->scales, &job->scale));
     TRY(upload_zeros(run, q, &job->zero));
-    TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, shape, q->codes, &codes));
-    int rc = gpu->ops->dequantize(run->stream, &job->dequantized, &codes, &job->scale, &job->zero, grid);
-    gpu_tensor_free(gpu, &codes);
-    return rc;
+    return gpu->ops->dequantize(run->stream, &job->dequantized, &codes, &job->scale, &job->zero, grid);
 }
 
 /* Elements of a fixed set, with a scale for each tile. NF4's tiles are groups of the flattened weight. */
@@ -112,17 +110,14 @@ static int dequantize_tiles(struct run *run, struct linear_job *job)
     bool flat = q->scheme.kind == QTENSOR_NF4;
     int64_t rows = flat ? 1 : q->rows, cols = flat ? q->rows * q->cols : q->cols;
     const struct gpu_tiles tiles = qtensor_tiles(&q->scheme);
-    struct tensor w = tensor_2d(job->dequantized.data, DTYPE_F32, rows, cols), codes, scale = {0};
+    const struct tensor w = tensor_2d(job->dequantized.data, DTYPE_F32, rows, cols);
+    AUTO_TENSOR(codes, gpu);
+    AUTO_TENSOR(scale, gpu);
 
     TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_U8, 2, (const int64_t[]){rows, cols}, q->codes, &codes));
-    int rc = gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups},
-                                  q->scales, &scale);
-    if (rc == 0) {
-        rc = gpu->ops->tile_decode(run->stream, &w, &codes, &scale, &tiles);
-    }
-    gpu_tensor_free(gpu, &codes);
-    gpu_tensor_free(gpu, &scale);
-    return rc;
+    TRY(gpu_tensor_from_host(gpu, run->stream, DTYPE_F32, 2, (const int64_t[]){q->row_groups, q->groups}, q->scales,
+                             &scale));
+    return gpu->ops->tile_decode(run->stream, &w, &codes, &scale, &tiles);
 }
 
 static int dequantize_host(struct run *run, struct linear_job *job)

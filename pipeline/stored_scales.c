@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "gpu/ggml_blocks.h"
 #include "quantizers/input_range.h"
 
@@ -101,19 +102,17 @@ static int count_below(struct run *run, const struct tensor *weight, struct scal
     const int64_t down = (scales->rows + scales->tiles.rows - 1) / scales->tiles.rows;
     const int64_t across = (scales->cols + scales->tiles.cols - 1) / scales->tiles.cols;
     const struct tensor w = tensor_2d(weight->data, DTYPE_F32, scales->rows, scales->cols);
-    AUTO_FREE float *host = malloc((size_t)(down * across) * sizeof(*host));
-    struct tensor range = {0};
+    AUTO_TENSOR(range, gpu);
+    AUTO_FREE float *host = NULL;
 
-    if (host == NULL || down * across != scales->count) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld ranges", (long long)scales->count);
+    if (down * across != scales->count) {
+        return err_raise(ERR_INTERNAL, "%lld scales of %lld x %lld tiles", (long long)scales->count, (long long)down,
+                         (long long)across);
     }
+    TRY(mem_buffer(&host, (size_t)scales->count));
     TRY(gpu_tensor_new(gpu, DTYPE_F32, 2, (const int64_t[]){down, across}, &range));
-    int rc = gpu->ops->tile_range(run->stream, &range, &w, &scales->tiles);
-    if (rc == 0) {
-        rc = gpu->ops->download(run->stream, host, range.data, tensor_bytes(&range));
-    }
-    gpu_tensor_free(gpu, &range);
-    TRY(rc);
+    TRY(gpu->ops->tile_range(run->stream, &range, &w, &scales->tiles));
+    TRY(gpu->ops->download(run->stream, host, range.data, tensor_bytes(&range)));
     for (int64_t i = 0; i < scales->count; i++) {
         scales->below += scales->values[i] <= scales->bounds.smallest && host[i] > 0;
     }
