@@ -1,6 +1,6 @@
 /* AWQ (Lin et al. 2023, arXiv 2306.00978): inputs that are large on average get finer weights. A factor s_j for each
  * input j moves from what produces it to the linears that read it, X W^T = (X / s) (W s)^T, so that the rounding of the
- * columns that matter shrinks relative to them (awq_search.c); then ranges are cut where that loses least.
+ * columns that matter shrinks relative to them (awq_search.c); then ranges are cut where that lowers the output error.
  *
  * The clip search is per row and group, in solve: see gpu/cpu/clip.c. It needs the second moments of the inputs alone,
  * of which it takes the group's diagonal block; over the complete calibration set that is the reference's objective,
@@ -15,8 +15,6 @@
 
 enum awq_version { AWQ_GEMM };
 static const char *const versions[] = {"gemm", NULL};
-static const char *const bits_choices[] = {"2", "3", "4", "8", NULL};
-static const char *const group_choices[] = {"-1", "32", "64", "128", NULL};
 
 static int awq_solve_linear(const struct solve_context *context, const struct layer_stats *stats,
                             struct linear_job *job)
@@ -65,12 +63,7 @@ static const struct params_row awq_rows[] = {
     QUANT_ROW(PARAMS_INT, quant_common, refine_tokens, "8", .min = 0, .max = 4096,
               .help = "With refine_rounds: calibration tokens for each input column from which on a linear is refined; "
                       "over fewer, descent overfits them."),
-    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .aliases = quant_bits_names,
-              .help = "Bits of a weight's code."),
-    QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices, .aliases = quant_group_names,
-              .help = "Inputs that share a scale; -1 = one scale for each output channel."),
-    QUANT_ROW(PARAMS_BOOL, quant_common, sym, "false", .aliases = quant_sym_names,
-              .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
+    QUANT_GRID_ROWS("false"),
     QUANT_ROW(PARAMS_INT, awq_params, n_grid, "20", .min = 1, .max = AWQ_GRID_MAX,
               .help = "Exponents that are tried for the factors, in addition to leaving the weights as they are."),
     QUANT_ROW(PARAMS_BOOL, awq_params, duo_scaling, "true",

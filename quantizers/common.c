@@ -11,8 +11,8 @@
 
 #include <math.h>
 
-static const char *const bits_choices[] = {"2", "3", "4", "8", NULL};
-static const char *const group_choices[] = {"-1", "32", "64", "128", NULL};
+const char *const quant_bits_choices[] = {"2", "3", "4", "8", NULL};
+const char *const quant_group_choices[] = {"-1", "32", "64", "128", NULL};
 
 const char *const quant_bits_names[] = {"num_bits", "w_bit", "wbits", "nbits", NULL};
 const char *const quant_group_names[] = {"q_group_size", NULL};
@@ -48,12 +48,7 @@ const struct params_row quant_input_rows[] = {
 const char *const quant_input_range_names[] = {"output_error", "absmax", NULL};
 
 const struct params_row quant_common_rows[] = {
-    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = bits_choices, .aliases = quant_bits_names,
-              .help = "Bits of a weight's code."),
-    QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = group_choices, .aliases = quant_group_names,
-              .help = "Inputs that share a scale; -1 = one scale for each output channel."),
-    QUANT_ROW(PARAMS_BOOL, quant_common, sym, "true", .aliases = quant_sym_names,
-              .help = "Symmetric grid, zero in its middle; else each group has its own zero point."),
+    QUANT_GRID_ROWS("true"),
     {.name = NULL},
 };
 

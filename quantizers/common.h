@@ -20,6 +20,16 @@
               .help = "Range of static inputs: the one with which the outputs of the linears that read them have the " \
                       "smallest error, or the maximum over the calibration set.")
 
+/* Rows for bits, group_size and sym, whose default is each method's own. */
+#define QUANT_GRID_ROWS(sym_)                                                                                  \
+    QUANT_ROW(PARAMS_INT, quant_common, bits, "4", .choices = quant_bits_choices, .aliases = quant_bits_names, \
+              .help = "Bits of a weight's code."),                                                             \
+        QUANT_ROW(PARAMS_INT, quant_common, group_size, "128", .choices = quant_group_choices,                 \
+                  .aliases = quant_group_names,                                                                \
+                  .help = "Inputs that share a scale; -1 = one scale for each output channel."),               \
+        QUANT_ROW(PARAMS_BOOL, quant_common, sym, (sym_), .aliases = quant_sym_names,                          \
+                  .help = "Symmetric grid, zero in its middle; else each group has its own zero point.")
+extern const char *const quant_bits_choices[], *const quant_group_choices[];
 /* What other programs call the parameters of integer grids. */
 extern const char *const quant_bits_names[], *const quant_group_names[], *const quant_sym_names[];
 

@@ -1,10 +1,10 @@
 /* The block types of GGUF files: scales found block by block, as the runtimes of that format read them.
  *
- * Every type has its own layout (gpu/ggml_blocks.h). The scales of a block are searched for what loses least in
- * sum importance_j (w_j - wq_j)^2, and plain ones are kept where nothing better is found (encode_blocks). Calibrated,
+ * Every type has its own layout (gpu/ggml_blocks.h). The scales of a block are searched for the minimum of
+ * sum importance_j (w_j - wq_j)^2, and plain ones stay where nothing better is found (encode_blocks). Calibrated,
  * the importance of input j is H_jj: with the inputs taken as uncorrelated, that sum is the output's squared error.
- * Without calibration, or when it is not wanted, all inputs weigh the same. Weights move on their own here: none makes
- * up for what another lost, as GPTQ does. */
+ * Without calibration, or with importance false, all inputs weigh the same. Each weight is rounded on its own here:
+ * none compensates for the error of another, as in GPTQ. */
 
 #include "quantizers/common.h"
 
@@ -109,7 +109,8 @@ static const struct params_row ggml_rows[] = {
     QUANT_ROW(PARAMS_BOOL, ggml_params, importance, "true",
               .help = "Weigh errors by the inputs' mean squares where the job has calibration data; else all alike."),
     QUANT_ROW(PARAMS_BOOL, ggml_params, scale_search, "true",
-              .help = "Search each block's scales for the least weighed error; else they reach the block's extremes."),
+              .help =
+                  "Search each block's scales for the smallest weighed error; else they reach the block's extremes."),
     {.name = NULL},
 };
 

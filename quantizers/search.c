@@ -1,11 +1,11 @@
 /* The choice of scales, for every method on an integer grid.
  *
- * minmax reaches each group's extremes. mse shrinks the range to what loses least in sum |err|^2.4 (Frantar et al.
+ * minmax reaches each group's extremes. mse shrinks the range to the minimum of sum |err|^2.4 (Frantar et al.
  * 2022, reference quantizer). imatrix weighs errors by their inputs' energy, E[x_j^2] = H_jj / 2: with exponent 2 that
  * is the expected squared error of the output where inputs do not correlate. hqq is gpu_ops.hqq, clip is gpu_ops.clip.
  *
  * A search by anything but the output error itself may lose to min-max on it, so where the inputs' second moments are
- * known every choice is measured by tr((W - Wq) H (W - Wq)^T) and the best is kept. */
+ * known every choice is measured by tr((W - Wq) H (W - Wq)^T) and the best is chosen. */
 
 #include "quantizers/search.h"
 
@@ -23,10 +23,12 @@
 static const char *const choices[] = {"auto", "minmax", "mse", "imatrix", "hqq", NULL};
 
 const struct params_row quant_search_rows[] = {
-    QUANT_ROW(PARAMS_ENUM, quant_common, scale_search, "\"auto\"", .choices = choices,
-              .help = "How scales are chosen: minmax reaches each group's extremes, mse shrinks the range to the least "
-                      "error, imatrix weighs errors by the inputs' energy (needs calibration), hqq refines scale and "
-                      "zero point for the bulk of the weights (sym false); auto follows mse_search."),
+    QUANT_ROW(
+        PARAMS_ENUM, quant_common, scale_search, "\"auto\"", .choices = choices,
+        .help =
+            "How scales are chosen: minmax reaches each group's extremes, mse shrinks the range to the "
+            "smallest error, imatrix weighs errors by the inputs' energy (needs calibration), hqq refines scale and "
+            "zero point for the bulk of the weights (sym false); auto follows mse_search."),
     {.name = NULL},
 };
 

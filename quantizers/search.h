@@ -7,18 +7,18 @@
 enum quant_search {
     SEARCH_AUTO,    /* as mse_search says */
     SEARCH_MINMAX,  /* reach the group's extremes */
-    SEARCH_MSE,     /* shrink to the least sum |err|^2.4 */
-    SEARCH_IMATRIX, /* shrink to the least sum E[x_j^2] |err_j|^norm */
+    SEARCH_MSE,     /* shrink to the minimum of sum |err|^2.4 */
+    SEARCH_IMATRIX, /* shrink to the minimum of sum E[x_j^2] |err_j|^norm */
     SEARCH_HQQ,     /* half-quadratic refinement; asymmetric grids */
-    SEARCH_CLIP,    /* cut to the least loss of the group's output; no client's choice but awq's */
+    SEARCH_CLIP,    /* cut to the smallest loss of the group's output; awq's alone, not a value of scale_search */
 };
 
 /* scale_search. */
 extern const struct params_row quant_search_rows[];
 /* A row for mse_search, whose default is each method's own. */
-#define SEARCH_ALIAS_ROW(fallback_)                                                             \
-    QUANT_ROW(PARAMS_BOOL, quant_common, mse_search, (fallback_),                               \
-              .help = "Older name: search the range that loses least in each group instead of " \
+#define SEARCH_ALIAS_ROW(fallback_)                                                                    \
+    QUANT_ROW(PARAMS_BOOL, quant_common, mse_search, (fallback_),                                      \
+              .help = "Older name: search the range with the smallest error in each group instead of " \
                       "reaching the group's extremes. Counts while scale_search is \"auto\".")
 
 /* Rows for signed_scales and refine_rounds, whose defaults are each method's own. */
@@ -31,7 +31,7 @@ extern const struct params_row quant_search_rows[];
         QUANT_ROW(PARAMS_INT, quant_common, refine_rounds, (rounds_), .min = 0, .max = 64,                           \
                   .help = "Rounds of coordinate descent on the output error after all codes are chosen: scales and " \
                           "zero points by least squares, then single codes; the error never rises (needs "           \
-                          "calibration). 2 gain most of it; 0 = none.")
+                          "calibration). 2 give nearly all of the gain; 0 = none.")
 
 /* What the parameters ask for; `searched` is what mse_search stands for in this method. */
 enum quant_search search_of(const struct quant_common *common, enum quant_search searched);
@@ -49,8 +49,8 @@ int search_grid(const struct solve_context *context, struct quant_work *work, en
 int search_refine(const struct solve_context *context, const struct tensor *h, struct linear_job *job,
                   struct quant_work *work);
 /* Round job's linear on the grid that each search gives, and take the one whose output error under the Hessian is
- * least, the earlier of equals; job->loss is that error, or NAN when there is one search only. stats may be NULL then,
- * unless the search itself needs them: ERR_INSUFFICIENT_CALIBRATION. With stats the result is refined
+ * smallest, the earlier of equals; job->loss is that error, or NAN when there is one search only. stats may be NULL
+ * then, unless the search itself needs them: ERR_INSUFFICIENT_CALIBRATION. With stats the result is refined
  * (search_refine). Sets result, loss and seconds. */
 int search_solve(const struct solve_context *context, const struct layer_stats *stats, struct linear_job *job,
                  const enum quant_search *searches, int count);
