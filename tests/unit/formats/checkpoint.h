@@ -1,5 +1,6 @@
 #pragma once
-/* A small checkpoint made on the spot: two blocks, a config that says tied beside a head, every kind of side file. */
+/* A small checkpoint made on the spot: two blocks, a config that says tied and a head all the same, every kind of side
+ * file. */
 
 #include "formats/format.h"
 #include "models/model.h"

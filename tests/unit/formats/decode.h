@@ -45,7 +45,7 @@ static inline const void *stored_data(const struct stored *stored, const char *s
     return stored->items[i].data;
 }
 
-/* bits from bit `at` of words that lie `stride` apart. */
+/* bits from bit `at` of words at a distance of `stride`. */
 static inline unsigned decode_code(const uint32_t *words, int64_t stride, int64_t at, int bits)
 {
     unsigned code = 0;
@@ -92,9 +92,9 @@ static inline void decode_packed(const struct stored *stored, const struct qsche
 /* The one scale of a static input is there, or there is none. */
 static inline void check_input_scale(const struct stored *stored, const struct qscheme *scheme)
 {
-    bool wanted = scheme->input.element != DTYPE_F32 && !scheme->input.dynamic;
-    ck_assert_int_eq(stored->count, wanted ? 3 : 2);
-    if (wanted) {
+    bool expected = scheme->input.element != DTYPE_F32 && !scheme->input.dynamic;
+    ck_assert_int_eq(stored->count, expected ? 3 : 2);
+    if (expected) {
         const void *scale = stored_data(stored, ".input_scale", scheme->scale_dtype, 1, -1);
         ck_assert(decode_scale(scale, scheme->scale_dtype, 0) == 0.125f);
     }
@@ -125,13 +125,13 @@ static inline void decode_float8(const struct stored *stored, const struct qsche
                                  float *out)
 {
     const uint8_t *codes = stored_data(stored, ".weight", DTYPE_F8_E4M3, n, k);
-    bool whole = scheme->per_channel && scheme->group_rows > 1;
+    bool per_tensor = scheme->per_channel && scheme->group_rows > 1;
     int64_t side = scheme->per_channel ? 1 : scheme->group_size,
             across = scheme->per_channel ? 1 : (k + side - 1) / side;
-    const void *scales = stored_data(stored, ".weight_scale", scheme->scale_dtype, whole ? 1 : (n + side - 1) / side,
-                                     whole ? -1 : across);
+    const void *scales = stored_data(stored, ".weight_scale", scheme->scale_dtype,
+                                     per_tensor ? 1 : (n + side - 1) / side, per_tensor ? -1 : across);
     for (int64_t i = 0; i < n * k; i++) {
-        int64_t at = whole ? 0 : scheme->per_channel ? i / k : i / k / side * across + i % k / side;
+        int64_t at = per_tensor ? 0 : scheme->per_channel ? i / k : i / k / side * across + i % k / side;
         out[i] = decode_scale(scales, scheme->scale_dtype, at) * decode_e4m3(codes[i]);
     }
     check_input_scale(stored, scheme);
@@ -384,14 +384,15 @@ static inline void qtensor_random(const char *name, const struct qscheme *scheme
     }
 }
 
-static inline void assert_same_weights(const float *got, const struct qtensor *q)
+static inline void assert_same_weights(const float *actual, const struct qtensor *q)
 {
-    float *wanted = malloc((size_t)(q->rows * q->cols) * sizeof(float));
-    qtensor_dequantize(q, wanted);
+    float *expected = malloc((size_t)(q->rows * q->cols) * sizeof(float));
+    qtensor_dequantize(q, expected);
     for (int64_t i = 0; i < q->rows * q->cols; i++) {
-        if (got[i] != wanted[i]) { /* asserted once only: libcheck notes every assertion in a file */
-            ck_abort_msg("%s: weight %lld is %g and not %g", q->name, (long long)i, (double)got[i], (double)wanted[i]);
+        if (actual[i] != expected[i]) { /* asserted once only: libcheck notes every assertion in a file */
+            ck_abort_msg("%s: weight %lld is %g and not %g", q->name, (long long)i, (double)actual[i],
+                         (double)expected[i]);
         }
     }
-    free(wanted);
+    free(expected);
 }

@@ -205,22 +205,22 @@ static inline int gguf_find_key(const struct gguf_file *file, const char *key)
     return -1;
 }
 
-static inline void ck_assert_gguf_text(const struct gguf_file *file, const char *key, const char *wanted)
+static inline void ck_assert_gguf_text(const struct gguf_file *file, const char *key, const char *expected)
 {
     int k = gguf_find_key(file, key);
     ck_assert_msg(k >= 0, "no key %s", key);
     ck_assert_uint_eq(file->keys[k].type, 8);
-    ck_assert_uint_eq(file->keys[k].count, strlen(wanted));
-    ck_assert_mem_eq(file->keys[k].value, wanted, strlen(wanted));
+    ck_assert_uint_eq(file->keys[k].count, strlen(expected));
+    ck_assert_mem_eq(file->keys[k].value, expected, strlen(expected));
 }
 
-static inline void ck_assert_gguf_number(const struct gguf_file *file, const char *key, uint32_t wanted)
+static inline void ck_assert_gguf_number(const struct gguf_file *file, const char *key, uint32_t expected)
 {
     int k = gguf_find_key(file, key);
     uint32_t value = 0;
     ck_assert_msg(k >= 0, "no key %s", key);
     memcpy(&value, file->keys[k].value, file->keys[k].type == 7 ? 1 : 4);
-    ck_assert_msg(value == wanted, "%s is %u", key, value);
+    ck_assert_msg(value == expected, "%s is %u", key, value);
 }
 
 static inline const struct gguf_info *gguf_find_tensor(const struct gguf_file *file, const char *name)

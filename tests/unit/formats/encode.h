@@ -7,10 +7,10 @@
 static inline void stored_encode(const struct format *format, const struct qtensor *q, struct stored *out)
 {
     struct format_tensor tensors[FORMAT_TENSORS_MAX];
-    struct qtensor beside = *q; /* all that tensors beyond the first may look at */
+    struct qtensor without_codes = *q; /* all that tensors beyond the first may look at */
 
-    beside.codes = NULL;
-    beside.entries = NULL;
+    without_codes.codes = NULL;
+    without_codes.entries = NULL;
     *out = (struct stored){.count = format->tensors(&q->scheme, q->rows, q->cols, tensors)};
     ck_assert_int_gt(out->count, 0);
     ck_assert_int_le(out->count, FORMAT_TENSORS_MAX);
@@ -23,8 +23,8 @@ static inline void stored_encode(const struct format *format, const struct qtens
         out->items[i].dtype = tensors[i].dtype;
         out->items[i].rank = tensors[i].rank;
         memcpy(out->items[i].shape, tensors[i].shape, sizeof(tensors[i].shape));
-        out->items[i].data = calloc(1, bytes); /* exactly: a sanitizer sees what is written beside it */
-        ck_assert_rc_ok(format->encode(i == 0 ? q : &beside, i, out->items[i].data));
+        out->items[i].data = calloc(1, bytes); /* exactly: a sanitizer sees what is written next to it */
+        ck_assert_rc_ok(format->encode(i == 0 ? q : &without_codes, i, out->items[i].data));
     }
 }
 
@@ -50,19 +50,20 @@ static inline float *encode_and_decode(const struct format *format, const struct
 
 /* As they were, or as near as the format's own rounding allows: dense weights are rounded to their type; bitsandbytes
  * stores 127 times an INT8 scale, which costs the last bit. */
-static inline void assert_close_weights(const struct format *format, const float *got, const struct qtensor *q)
+static inline void assert_close_weights(const struct format *format, const float *actual, const struct qtensor *q)
 {
     bool dense = strcmp(format->name, "dense") == 0, ranges = strcmp(format->name, "bitsandbytes") == 0;
     double allowed = dense ? 0x1p-8 : ranges && q->scheme.kind == QTENSOR_INT ? 0x1p-22 : 0;
-    float *wanted = malloc((size_t)(q->rows * q->cols) * sizeof(float));
+    float *expected = malloc((size_t)(q->rows * q->cols) * sizeof(float));
 
-    qtensor_dequantize(q, wanted);
+    qtensor_dequantize(q, expected);
     for (int64_t i = 0; i < q->rows * q->cols; i++) {
-        double most = allowed * fabs((double)wanted[i]) + (dense ? 0x1p-24 : 0); /* half a step of F16's smallest */
-        if (!(fabs((double)got[i] - (double)wanted[i]) <= most)) {
-            ck_abort_msg("%s: weight %lld is %g and not %g", format->name, (long long)i, (double)got[i],
-                         (double)wanted[i]);
+        double max_error =
+            allowed * fabs((double)expected[i]) + (dense ? 0x1p-24 : 0); /* half a step of F16's smallest */
+        if (!(fabs((double)actual[i] - (double)expected[i]) <= max_error)) {
+            ck_abort_msg("%s: weight %lld is %g and not %g", format->name, (long long)i, (double)actual[i],
+                         (double)expected[i]);
         }
     }
-    free(wanted);
+    free(expected);
 }

@@ -1,5 +1,5 @@
 #pragma once
-/* A model, its blocks' files, and exports of them into folders beside. */
+/* A model, its blocks' files, and exports of them into folders next to them. */
 
 #include "base/digest.h"
 #include "tests/unit/formats/checkpoint.h"

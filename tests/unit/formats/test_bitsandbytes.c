@@ -12,13 +12,13 @@ static const struct format *row(void)
 static const struct qscheme nf4 = {
     .kind = QTENSOR_NF4, .bits = 4, .group_size = 64, .scale_dtype = DTYPE_F32, .weight_dtype = DTYPE_BF16};
 
-static void assert_state(const struct stored *stored, const char *wanted)
+static void assert_state(const struct stored *stored, const char *expected)
 {
     int i = stored_find(stored, ".weight.quant_state.bitsandbytes__nf4");
 
     ck_assert_int_ge(i, 0);
-    ck_assert_int_eq(stored->items[i].shape[0], (int64_t)strlen(wanted));
-    ck_assert_int_eq(memcmp(stored->items[i].data, wanted, strlen(wanted)), 0);
+    ck_assert_int_eq(stored->items[i].shape[0], (int64_t)strlen(expected));
+    ck_assert_int_eq(memcmp(stored->items[i].data, expected, strlen(expected)), 0);
 }
 
 START_TEST(documented_bytes)
@@ -51,15 +51,15 @@ START_TEST(nested_state)
     scheme.weight_dtype = DTYPE_F16;
     qtensor_random("m", &scheme, 64, 8, 1, &q);
     for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++) {
-        char wanted[256];
+        char expected[256];
         struct stored stored;
         q.tables[1] = offsets[i];
         stored_encode(row(), &q, &stored);
-        snprintf(wanted, sizeof(wanted),
+        snprintf(expected, sizeof(expected),
                  "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"float16\", \"shape\": [64, 8],"
                  " \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": %s}",
                  texts[i]);
-        assert_state(&stored, wanted);
+        assert_state(&stored, expected);
         ck_assert(strtof(texts[i], NULL) == offsets[i]);
         stored_deinit(&stored);
     }
@@ -95,22 +95,22 @@ START_TEST(config)
     static const char *const rest = "'bnb_4bit_compute_dtype': 'bfloat16', 'bnb_4bit_quant_storage': 'uint8',"
                                     " 'llm_int8_skip_modules': ['lm_head', 'model.layers.3.mlp.down_proj'],"
                                     " 'llm_int8_enable_fp32_cpu_offload': false, 'llm_int8_has_fp16_weight': false}";
-    char wanted[640];
+    char expected[640];
 
     snprintf(
-        wanted, sizeof(wanted),
+        expected, sizeof(expected),
         "{'quant_method': 'bitsandbytes', 'load_in_4bit': true, 'load_in_8bit': false, 'bnb_4bit_quant_type': 'nf4',"
         " 'bnb_4bit_use_double_quant': false, 'llm_int8_threshold': 6.0, %s",
         rest);
-    assert_json_take(config_of(model, nf4), wanted);
+    assert_json_take(config_of(model, nf4), expected);
     snprintf(
-        wanted, sizeof(wanted),
+        expected, sizeof(expected),
         "{'quant_method': 'bitsandbytes', 'load_in_4bit': false, 'load_in_8bit': true, 'bnb_4bit_quant_type': 'nf4',"
         " 'bnb_4bit_use_double_quant': false, 'llm_int8_threshold': 4.0, %s",
         rest);
     json_t *object = config_of(model, int8);
     ck_assert(json_is_real(json_object_get(object, "llm_int8_threshold")));
-    assert_json_take(object, wanted);
+    assert_json_take(object, expected);
     model_close(model);
 }
 END_TEST

@@ -1,4 +1,4 @@
-/* Whole artifacts: what is in them, that a reader gets the quantized weights back, and that the bytes never vary. */
+/* Complete artifacts: what is in them, that a reader gets the quantized weights back, and that the bytes never vary. */
 
 #include "tests/unit/formats/export_rig.h"
 

@@ -1,5 +1,5 @@
-/* What an artifact carries beside the quantized modules: a head that is not the embedding, and nothing that is not
- * finite, in every container. */
+/* What an artifact carries in addition to the quantized modules: a head that is not the embedding, and nothing that is
+ * not finite, in every container. */
 
 #include "tests/unit/formats/decode_gguf.h"
 #include "tests/unit/formats/export_rig.h"
@@ -38,10 +38,10 @@ static void check_gguf_head(const struct rig *rig, bool own)
     ck_assert_int_eq(info != NULL, own);
     if (own) {
         size_t size;
-        unsigned char *wanted = source_head(rig, &size);
+        unsigned char *expected = source_head(rig, &size);
         ck_assert_uint_le(file.start + info->offset + size, file.size);
-        ck_assert_int_eq(memcmp(file.data + file.start + info->offset, wanted, size), 0);
-        free(wanted);
+        ck_assert_int_eq(memcmp(file.data + file.start + info->offset, expected, size), 0);
+        free(expected);
     }
     free(file.data);
 }
@@ -57,10 +57,10 @@ static void check_head(const struct rig *rig, const char *folder, bool own)
     ck_assert(json_is_boolean(json_object_get(config, "tie_word_embeddings")));
     if (own) {
         size_t size;
-        unsigned char *wanted = source_head(rig, &size), *found = malloc(size);
+        unsigned char *expected = source_head(rig, &size), *found = malloc(size);
         ck_assert_rc_ok(safetensors_read(shard, entry, 0, found, size));
-        ck_assert_int_eq(memcmp(found, wanted, size), 0);
-        free(wanted);
+        ck_assert_int_eq(memcmp(found, expected, size), 0);
+        free(expected);
         free(found);
     }
     json_decref(config);

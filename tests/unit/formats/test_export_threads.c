@@ -5,7 +5,7 @@
 
 #include <pthread.h>
 
-/* Every thread count, whole and in shards that cut modules in two, writes what one thread does. */
+/* Every thread count, in one file and in shards that cut modules in two, writes what one thread does. */
 START_TEST(threads_do_not_show)
 {
     static const char *const formats[] = {"compressed-tensors", "gptq_v2", "awq", "dense"};
@@ -35,14 +35,14 @@ START_TEST(threads_do_not_show)
 }
 END_TEST
 
-static void check_units(const struct export_unit *units, const struct export_unit *wanted, size_t count)
+static void check_units(const struct export_unit *units, const struct export_unit *expected, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        ck_assert_uint_eq(units[i].first, wanted[i].first);
-        ck_assert_uint_eq(units[i].count, wanted[i].count);
-        ck_assert_int_eq(units[i].ahead, wanted[i].ahead);
-        ck_assert_int_eq(units[i].at, wanted[i].at);
-        ck_assert_int_eq(units[i].size, wanted[i].size);
+        ck_assert_uint_eq(units[i].first, expected[i].first);
+        ck_assert_uint_eq(units[i].count, expected[i].count);
+        ck_assert_int_eq(units[i].ahead, expected[i].ahead);
+        ck_assert_int_eq(units[i].at, expected[i].at);
+        ck_assert_int_eq(units[i].size, expected[i].size);
     }
 }
 
@@ -77,7 +77,8 @@ static void check_int8(const struct rig *rig, const char *folder, int block)
     safetensors_close(shard);
 }
 
-/* Ranges of F32 lie before all codes of a byte: read from blocks' files twice, whole and in shards that cut modules. */
+/* Ranges of F32 lie before all codes of a byte: read from blocks' files twice, in one file and in shards that cut
+ * modules. */
 START_TEST(ranges_ahead_of_codes)
 {
     struct rig rig;
@@ -90,10 +91,10 @@ START_TEST(ranges_ahead_of_codes)
     make_blocks(&rig);
     for (int threads = 1; threads <= 5; threads += 4) {
         rig.threads = threads;
-        ck_assert_rc_ok(export_to(&rig, "bitsandbytes", "whole", 0, NULL, NULL, &files));
-        check_files(&rig, "whole", files);
+        ck_assert_rc_ok(export_to(&rig, "bitsandbytes", "single", 0, NULL, NULL, &files));
+        check_files(&rig, "single", files);
         for (int block = 0; block < rig.blocks; block++) {
-            check_int8(&rig, "whole", block);
+            check_int8(&rig, "single", block);
         }
         ck_assert(first == NULL || json_equal(first, files));
         json_decref(first);
@@ -118,7 +119,7 @@ START_TEST(units_of_a_plan)
         {.module = -1, .dense = -1, .bytes = 64 * mib},  {.module = 5, .dense = -1, .bytes = 500 * mib},
         {.module = 5, .dense = -1, .ahead = true},       {.module = 6, .dense = -1, .ahead = true},
     };
-    static const struct export_unit wanted[] = {
+    static const struct export_unit expected[] = {
         {.first = 0, .count = 1, .at = 0, .size = 64 << 20},
         {.first = 0, .count = 1, .at = 64 << 20, .size = 64 << 20},
         {.first = 0, .count = 1, .at = 128 << 20, .size = 2 << 20},
@@ -136,8 +137,8 @@ START_TEST(units_of_a_plan)
     size_t count;
 
     ck_assert_rc_ok(export_units_list(&plan, 0, 10, &units, &count));
-    ck_assert_uint_eq(count, sizeof(wanted) / sizeof(wanted[0]));
-    check_units(units, wanted, count);
+    ck_assert_uint_eq(count, sizeof(expected) / sizeof(expected[0]));
+    check_units(units, expected, count);
     free(units);
     ck_assert_rc_ok(export_units_list(&plan, 1, 2, &units, &count)); /* the rest of it is in another shard */
     ck_assert(count == 1 && units[0].first == 1 && units[0].count == 1);
@@ -209,22 +210,22 @@ START_TEST(errors_of_threads)
 }
 END_TEST
 
-/* More pieces than there is room for, whole and short: the digest of them in order; or none, when abandoned. */
+/* More pieces than the ring holds, full and short: the digest of them in order; or none, when abandoned. */
 START_TEST(hash_behind_its_feeder)
 {
     size_t bytes = 20 * EXPORT_HASH_PIECE, at = 0;
     unsigned char *data = malloc(bytes);
-    char wanted[DIGEST_HEX_SIZE], got[DIGEST_HEX_SIZE];
+    char expected[DIGEST_HEX_SIZE], actual[DIGEST_HEX_SIZE];
     struct export_hash *hash, *abandoned;
 
     for (size_t i = 0; i < bytes; i++) {
         data[i] = (unsigned char)(i * 2654435761u >> 13);
     }
-    digest_bytes(data, bytes, wanted);
+    digest_bytes(data, bytes, expected);
     ck_assert_rc_ok(export_hash_new(&hash));
     ck_assert_rc_ok(export_hash_new(&abandoned));
     for (size_t k = 0; at < bytes; k++) {
-        size_t most = k % 3 == 1 ? 4097 : EXPORT_HASH_PIECE, size = bytes - at < most ? bytes - at : most;
+        size_t max = k % 3 == 1 ? 4097 : EXPORT_HASH_PIECE, size = bytes - at < max ? bytes - at : max;
         memcpy(export_hash_buffer(hash), data + at, size);
         export_hash_feed(hash, size);
         memcpy(export_hash_buffer(abandoned), data + at, size);
@@ -232,12 +233,12 @@ START_TEST(hash_behind_its_feeder)
         at += size;
     }
     export_hash_free(abandoned);
-    export_hash_finish_take(hash, got);
-    ck_assert_str_eq(got, wanted);
+    export_hash_finish_take(hash, actual);
+    ck_assert_str_eq(actual, expected);
     ck_assert_rc_ok(export_hash_new(&hash));
-    export_hash_finish_take(hash, got);
-    digest_bytes("", 0, wanted);
-    ck_assert_str_eq(got, wanted);
+    export_hash_finish_take(hash, actual);
+    digest_bytes("", 0, expected);
+    ck_assert_str_eq(actual, expected);
     free(data);
 }
 END_TEST

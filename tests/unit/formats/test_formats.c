@@ -204,10 +204,10 @@ static json_t *config_of(const char *format, const struct model *model, int bits
 
 static void check_ct(const struct model *model, int bits, int64_t group, bool sym, const char *version)
 {
-    char wanted[1024], size[16];
+    char expected[1024], size[16];
 
     snprintf(size, sizeof(size), "%d", (int)group);
-    snprintf(wanted, sizeof(wanted),
+    snprintf(expected, sizeof(expected),
              "{'quant_method': 'compressed-tensors', 'version': '%s', 'format': 'pack-quantized',"
              " 'quantization_status': 'compressed', 'global_compression_ratio': null, 'ignore': ['lm_head'],"
              " 'kv_cache_scheme': null, 'config_groups': {'group_0': {'targets': ['Linear'], 'weights':"
@@ -215,7 +215,7 @@ static void check_ct(const struct model *model, int bits, int64_t group, bool sy
              " 'block_structure': null, 'actorder': null, 'observer': 'minmax', 'observer_kwargs': {}},"
              " 'input_activations': null, 'output_activations': null}}}",
              version, bits, sym ? "true" : "false", group < 0 ? "channel" : "group", group < 0 ? "null" : size);
-    assert_json_take(config_of("compressed-tensors", model, bits, group, sym, NULL), wanted);
+    assert_json_take(config_of("compressed-tensors", model, bits, group, sym, NULL), expected);
 }
 
 START_TEST(compressed_tensors_config)
@@ -232,13 +232,13 @@ END_TEST
 
 START_TEST(gptq_config)
 {
-    static const char wanted[] = "{'quant_method': 'gptq', 'checkpoint_format': 'gptq', 'bits': 4, 'group_size': 128,"
-                                 " 'desc_act': false, 'sym': true, 'lm_head': false, 'true_sequential': true,"
-                                 " 'static_groups': false, 'damp_percent': 0.01, 'pack_dtype': 'int32',"
-                                 " 'meta': {'quantizer': ['quantd:" QUANTD_VERSION "']}}";
+    static const char expected[] = "{'quant_method': 'gptq', 'checkpoint_format': 'gptq', 'bits': 4, 'group_size': 128,"
+                                   " 'desc_act': false, 'sym': true, 'lm_head': false, 'true_sequential': true,"
+                                   " 'static_groups': false, 'damp_percent': 0.01, 'pack_dtype': 'int32',"
+                                   " 'meta': {'quantizer': ['quantd:" QUANTD_VERSION "']}}";
     struct model *model = tiny();
 
-    assert_json_take(config_of("gptq", model, 4, 128, true, NULL), wanted);
+    assert_json_take(config_of("gptq", model, 4, 128, true, NULL), expected);
     json_t *object = config_of("gptq_v2", model, 2, -1, false, "{'damp_percent': 0.05, 'true_sequential': false}");
     ck_assert_str_eq(text_at(object, "checkpoint_format"), "gptq_v2");
     ck_assert_int_eq(int_at(object, "group_size"), -1);
@@ -247,7 +247,7 @@ START_TEST(gptq_config)
     ck_assert_double_eq(json_real_value(json_object_get(object, "damp_percent")), 0.05);
     json_decref(object);
     object = config_of("gptq", model, 4, 128, true, "{'damp_percent': 0, 'true_sequential': 'x'}");
-    assert_json_take(object, wanted); /* loaders refuse 0 */
+    assert_json_take(object, expected); /* loaders refuse 0 */
     model_close(model);
 }
 END_TEST
@@ -275,15 +275,15 @@ START_TEST(modules_left_in_float)
                                                " '-:^model\\\\.layers\\\\.3\\\\.mlp\\\\.down_proj$': {}}";
     struct model *model = tiny();
     struct format_module *all, some[28];
-    int count = checkpoint_modules(model, 4, 128, true, DTYPE_BF16, &all), kept = 0;
+    int count = checkpoint_modules(model, 4, 128, true, DTYPE_BF16, &all), count_some = 0;
     struct validation_errors errors = {0};
 
     for (int i = 0; i < count; i++) {
         if (i % LLAMA_MODULES != LLAMA_DOWN) {
-            some[kept++] = all[i];
+            some[count_some++] = all[i];
         }
     }
-    struct format_config config = {.modules = some, .count = kept, .model = model};
+    struct format_config config = {.modules = some, .count = count_some, .model = model};
     json_t *object = row("gptq")->config(&config);
     assert_json_take(json_incref(json_object_get(object, "modules_in_block_to_quantize")),
                      "[['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'], ['self_attn.o_proj'],"
@@ -301,11 +301,11 @@ START_TEST(modules_left_in_float)
                      " 'model.layers.2.mlp.down_proj', 'model.layers.3.mlp.down_proj']");
     assert_json_take(json_incref(json_object_get(object, "dynamic")), dynamic_without_down);
     json_decref(object);
-    config.count = kept - 1; /* up_proj of the last block is missing */
+    config.count = count_some - 1; /* up_proj of the last block is missing */
     ck_assert_int_eq(format_check(row("compressed-tensors"), &config, "/output/format", &errors),
                      ERR_INCOMPATIBLE_OPTIONS);
     ck_assert_ptr_nonnull(strstr(errors.items[0].detail, "gate and up of block 3"));
-    config.count = kept - 3; /* o, gate and up of the last block: alike, but gptq cannot say it */
+    config.count = count_some - 3; /* o, gate and up of the last block: alike, but gptq cannot say it */
     errors = (struct validation_errors){0};
     ck_assert_rc_ok(format_check(row("compressed-tensors"), &config, "/output/format", &errors));
     ck_assert_int_eq(format_check(row("gptq"), &config, "/output/format", &errors), ERR_INCOMPATIBLE_OPTIONS);

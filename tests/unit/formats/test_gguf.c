@@ -128,17 +128,18 @@ static void check_module(const struct rig *rig, const struct gguf_file *file, in
     int64_t bytes = m->cols / gguf_blocks[at].elements * gguf_blocks[at].bytes;
     ck_assert_uint_le(file->start + info->offset + (uint64_t)(m->rows * bytes), file->size);
     make_module(rig, i, &q);
-    float *wanted = malloc((size_t)(m->rows * m->cols) * sizeof(float)), *row = malloc((size_t)m->cols * sizeof(float));
-    qtensor_dequantize(&q, wanted);
+    float *expected = malloc((size_t)(m->rows * m->cols) * sizeof(float)),
+          *row = malloc((size_t)m->cols * sizeof(float));
+    qtensor_dequantize(&q, expected);
     for (int64_t n = 0; n < m->rows; n++) {
         int64_t to = i % LLAMA_MODULES <= LLAMA_K ? turned(n, model_config(rig->model)->head_dim) : n;
         gguf_decode((int)info->type, file->data + file->start + info->offset + to * bytes, m->cols, row);
-        if (memcmp(row, wanted + n * m->cols, (size_t)m->cols * sizeof(float)) != 0) {
+        if (memcmp(row, expected + n * m->cols, (size_t)m->cols * sizeof(float)) != 0) {
             ck_abort_msg("%s: row %lld differs", name, (long long)n);
         }
     }
     free(row);
-    free(wanted);
+    free(expected);
     qtensor_deinit(&q);
 }
 
@@ -162,7 +163,7 @@ static void check_float(const struct rig *rig, const struct gguf_file *file, con
     free(stored);
 }
 
-/* Tensors lie one behind the other, and what is between them is zero. */
+/* Tensors lie one after the other, and what is between them is zero. */
 static void check_layout(const struct gguf_file *file)
 {
     uint64_t at = 0;

@@ -119,7 +119,7 @@ START_TEST(byte_level_tokenizers)
     ck_assert_gguf_number(file, "tokenizer.ggml.bos_token_id", 3);
     ck_assert_gguf_number(file, "tokenizer.ggml.eos_token_id", 4);
     ck_assert_gguf_text(file, "tokenizer.chat_template", "{{ x }}");
-    ck_assert_gguf_text(file, "tokenizer.chat_template.rag", "{{ documents }}"); /* of the folder beside it */
+    ck_assert_gguf_text(file, "tokenizer.chat_template.rag", "{{ documents }}"); /* of the folder next to it */
     const int32_t *kinds = (const void *)file->keys[gguf_find_key(file, "tokenizer.ggml.token_type")].value;
     int32_t kind[40];
     memcpy(kind, kinds, sizeof(kind));

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-static const struct cache_scheme none = {DTYPE_F32, false}, whole = {DTYPE_F8_E4M3, false},
+static const struct cache_scheme none = {DTYPE_F32, false}, per_tensor = {DTYPE_F8_E4M3, false},
                                  heads = {DTYPE_F8_E4M3, true}, integer = {DTYPE_I8, false};
 
 START_TEST(config_object)
@@ -15,7 +15,8 @@ START_TEST(config_object)
         const char *text;
     } rows[] = {
         {&none, "null"},
-        {&whole, "{\"num_bits\":8,\"type\":\"float\",\"strategy\":\"tensor\",\"dynamic\":false,\"symmetric\":true}"},
+        {&per_tensor,
+         "{\"num_bits\":8,\"type\":\"float\",\"strategy\":\"tensor\",\"dynamic\":false,\"symmetric\":true}"},
         {&heads, "{\"num_bits\":8,\"type\":\"float\",\"strategy\":\"attn_head\",\"dynamic\":false,\"symmetric\":true}"},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -32,7 +33,7 @@ START_TEST(shapes)
 {
     int64_t shape[TENSOR_RANK_MAX];
 
-    ck_assert_int_eq(format_cache_shape(&whole, "model.layers.0.self_attn.k_scale", 1, shape), 1);
+    ck_assert_int_eq(format_cache_shape(&per_tensor, "model.layers.0.self_attn.k_scale", 1, shape), 1);
     ck_assert_int_eq(shape[0], 1);
     ck_assert_int_eq(format_cache_shape(&heads, "model.layers.11.self_attn.v_scale", 8, shape), 3);
     ck_assert(shape[0] == 8 && shape[1] == 1 && shape[2] == 1);
@@ -47,7 +48,7 @@ START_TEST(only_what_runtimes_read)
 {
     int carriers = 0;
 
-    ck_assert_rc_ok(format_accepts_cache(&whole));
+    ck_assert_rc_ok(format_accepts_cache(&per_tensor));
     ck_assert_rc_ok(format_accepts_cache(&heads));
     ck_assert_rc_ok(format_accepts_cache(&integer));
     ck_assert_int_eq(format_accepts_cache(&none), ERR_INCOMPATIBLE_OPTIONS);

@@ -216,13 +216,13 @@ static void check_module(const struct qtensor *q, const struct safetensors *dens
 {
     int bits = q->scheme.bits;
     int64_t count = q->rows * q->cols, words = (q->cols * bits + 31) / 32;
-    float *wanted = malloc((size_t)count * sizeof(float));
+    float *expected = malloc((size_t)count * sizeof(float));
     uint16_t *weight = read_tensor(dense, q->name, ".weight", DTYPE_BF16, count);
     float *lookup = read_tensor(tables, q->name, ".lookup_table", DTYPE_F32, q->rows << bits);
     uint32_t *packed = read_tensor(tables, q->name, ".qweight", DTYPE_I32, words * q->rows);
     float *sum = calloc((size_t)count, sizeof(float));
 
-    qtensor_dequantize(q, wanted);
+    qtensor_dequantize(q, expected);
     for (int64_t i = 0; i < count; i++) {
         sum[i] = lookup[(i / q->cols << bits) + decode_code(packed + i / q->cols, q->rows, i % q->cols * bits, bits)];
     }
@@ -241,12 +241,12 @@ static void check_module(const struct qtensor *q, const struct safetensors *dens
         free(vals);
     }
     for (int64_t i = 0; i < count; i++) {
-        if (dtype_bf16_to_f32(weight[i]) != wanted[i] || fabsf(sum[i] - wanted[i]) > 1e-6f * fabsf(wanted[i])) {
+        if (dtype_bf16_to_f32(weight[i]) != expected[i] || fabsf(sum[i] - expected[i]) > 1e-6f * fabsf(expected[i])) {
             ck_abort_msg("%s: weight %lld is %g and %g, not %g", q->name, (long long)i,
-                         (double)dtype_bf16_to_f32(weight[i]), (double)sum[i], (double)wanted[i]);
+                         (double)dtype_bf16_to_f32(weight[i]), (double)sum[i], (double)expected[i]);
         }
     }
-    free(wanted);
+    free(expected);
     free(weight);
     free(lookup);
     free(packed);

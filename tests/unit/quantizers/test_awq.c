@@ -18,11 +18,11 @@ static const char *const grouped =
     "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":10}";
 
 /* A block, and the hidden activations that come to it. */
-struct house {
+struct fixture {
     struct support support;
     struct rig rig;
     struct model *model;
-    struct block block, kept; /* the second as it was */
+    struct block block, original;
     struct block_scratch *scratch;
     struct tensor x[BATCHES], m;
     int group;
@@ -31,7 +31,7 @@ struct house {
     int ticks, stop_at;
 };
 
-static void house_open(struct house *h, const char *config, int bits, int threads)
+static void fixture_open(struct fixture *h, const char *config, int bits, int threads)
 {
     memset(h, 0, sizeof(*h));
     support_init(&h->support, config);
@@ -40,7 +40,7 @@ static void house_open(struct house *h, const char *config, int bits, int thread
     ck_assert_rc_ok(support_open(&h->support, ".", &h->model));
     rig_open(&h->rig, threads);
     ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, NULL, &h->block));
-    ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, NULL, &h->kept));
+    ck_assert_rc_ok(block_load(h->model, 0, &h->rig.gpu, h->rig.stream, NULL, &h->original));
     ck_assert_rc_ok(
         block_scratch_new(model_plans(h->model), SEQUENCES, LENGTH, &h->rig.gpu, h->rig.stream, &h->scratch));
     for (int b = 0; b < BATCHES; b++) {
@@ -55,7 +55,7 @@ static void house_open(struct house *h, const char *config, int bits, int thread
     h->stop_at = -1;
 }
 
-static void house_close(struct house *h)
+static void fixture_close(struct fixture *h)
 {
     for (int b = 0; b < BATCHES; b++) {
         gpu_tensor_free(&h->rig.gpu, &h->x[b]);
@@ -63,14 +63,14 @@ static void house_close(struct house *h)
     gpu_tensor_free(&h->rig.gpu, &h->m);
     block_scratch_free(h->scratch);
     block_deinit(&h->block, &h->rig.gpu);
-    block_deinit(&h->kept, &h->rig.gpu);
+    block_deinit(&h->original, &h->rig.gpu);
     rig_close(&h->rig);
     model_close(h->model);
     support_deinit(&h->support);
 }
 
 /* Values up to `want` of this block, from what comes to it; valid until the next call. */
-static struct block_values values_to(struct house *h, const struct block *block, int64_t i, int want)
+static struct block_values values_to(struct fixture *h, const struct block *block, int64_t i, int want)
 {
     struct block_values values;
     plan_set steps, used;
@@ -85,7 +85,7 @@ static struct block_values values_to(struct house *h, const struct block *block,
 
 static int give_input(void *data, int64_t i, struct block_values *values)
 {
-    struct house *h = data;
+    struct fixture *h = data;
     ck_assert(i >= 0 && i < BATCHES);
     *values = values_to(h, &h->block, i, h->block.plan->groups[h->group].input);
     return 0;
@@ -93,17 +93,17 @@ static int give_input(void *data, int64_t i, struct block_values *values)
 
 static const struct qscheme *give_scheme(void *data, int module)
 {
-    struct house *h = data;
+    struct fixture *h = data;
     return h->skipped == LLAMA_MODULES || h->skipped == module ? NULL : &h->scheme;
 }
 
 static int count_tick(void *data)
 {
-    struct house *h = data;
+    struct fixture *h = data;
     return h->ticks++ == h->stop_at ? ERR_CANCELLED : 0;
 }
 
-static int rewrite(struct house *h, int number, const char *text)
+static int rewrite(struct fixture *h, int number, const char *text)
 {
     const struct quantizer *awq = quantizer_find("awq");
     void *params = params_new(awq, text);
@@ -138,7 +138,7 @@ static int rewrite(struct house *h, int number, const char *text)
     return rc;
 }
 
-static void block_output(struct house *h, const struct block *block, int b, float *out)
+static void block_output(struct fixture *h, const struct block *block, int b, float *out)
 {
     (void)values_to(h, block, b, block->plan->output);
     memcpy(out, h->m.data, tensor_bytes(&h->m));
@@ -155,7 +155,7 @@ static double distance(const float *a, const float *b, int64_t count)
 }
 
 /* What the group's branch loses against the float block when the group's modules are rounded to nearest. */
-static double scored_loss(struct house *h, const struct block *block, int number)
+static double scored_loss(struct fixture *h, const struct block *block, int number)
 {
     const struct plan_group *group = &block->plan->groups[number];
     struct tensor copies[LLAMA_MODULES] = {0};
@@ -177,14 +177,14 @@ static double scored_loss(struct house *h, const struct block *block, int number
         qtensor_deinit(&job.result);
     }
     for (int b = 0; b < BATCHES; b++) {
-        float wanted[TOKENS * 64], got[TOKENS * 64];
+        float expected[TOKENS * 64], actual[TOKENS * 64];
         for (int i = 0; i < 2; i++) {
             /* the float block's own inputs */
-            struct block_values values = values_to(h, i == 0 ? &h->kept : block, b, group->input);
-            ck_assert_rc_ok(block_run(i == 0 ? &h->kept : &rounded, &values, steps));
-            memcpy(i == 0 ? wanted : got, block_value(&values, group->branch).data, sizeof(wanted));
+            struct block_values values = values_to(h, i == 0 ? &h->original : block, b, group->input);
+            ck_assert_rc_ok(block_run(i == 0 ? &h->original : &rounded, &values, steps));
+            memcpy(i == 0 ? expected : actual, block_value(&values, group->branch).data, sizeof(expected));
         }
-        lost += pow(distance(got, wanted, TOKENS * 64), 2);
+        lost += pow(distance(actual, expected, TOKENS * 64), 2);
     }
     for (int i = 0; i < LLAMA_MODULES; i++) {
         gpu_tensor_free(&h->rig.gpu, &copies[i]);
@@ -199,12 +199,12 @@ static const char *const settings[] = {"{}", "{\"duo_scaling\":false}", "{\"n_gr
 /* One group after the other: the block's function stays, and each scored loss is at most what rounding alone loses. */
 START_TEST(function_stays_and_loss_falls)
 {
-    struct house h;
+    struct fixture h;
     double before = 0, after = 0;
 
-    house_open(&h, _i / 4 == 0 ? llama : grouped, 3 + _i % 2, 2);
+    fixture_open(&h, _i / 4 == 0 ? llama : grouped, 3 + _i % 2, 2);
     for (int group = 0; group < LLAMA_GROUPS; group++) {
-        double plain = scored_loss(&h, &h.kept, group);
+        double plain = scored_loss(&h, &h.original, group);
         ck_assert_rc_ok(rewrite(&h, group, settings[_i % 4]));
         double found = scored_loss(&h, &h.block, group);
         ck_assert_msg(found <= plain * 1.05, "group %d: %g, rounding %g", group, found, plain); /* stored norms round */
@@ -215,11 +215,11 @@ START_TEST(function_stays_and_loss_falls)
     ck_assert(_i % 4 == 2 || after < 0.95 * before);
     for (int b = 0; b < BATCHES; b++) {
         float was[TOKENS * 64], is[TOKENS * 64];
-        block_output(&h, &h.kept, b, was);
+        block_output(&h, &h.original, b, was);
         block_output(&h, &h.block, b, is);
         ck_assert_double_lt(distance(is, was, TOKENS * 64), 1e-5);
     }
-    house_close(&h);
+    fixture_close(&h);
 }
 END_TEST
 
@@ -228,20 +228,20 @@ static bool same(const struct tensor *a, const struct tensor *b)
     return memcmp(a->data, b->data, tensor_bytes(a)) == 0;
 }
 
-static void check_untouched(struct house *h)
+static void check_untouched(struct fixture *h)
 {
     for (int i = 0; i < LLAMA_MODULES; i++) {
-        ck_assert(same(&h->block.modules[i].weight, &h->kept.modules[i].weight) && !h->block.modules[i].changed);
+        ck_assert(same(&h->block.modules[i].weight, &h->original.modules[i].weight) && !h->block.modules[i].changed);
     }
-    ck_assert(same(&h->block.norms[INPUT_NORM].weight, &h->kept.norms[INPUT_NORM].weight));
-    ck_assert(same(&h->block.norms[POST_ATTENTION_NORM].weight, &h->kept.norms[POST_ATTENTION_NORM].weight));
+    ck_assert(same(&h->block.norms[INPUT_NORM].weight, &h->original.norms[INPUT_NORM].weight));
+    ck_assert(same(&h->block.norms[POST_ATTENTION_NORM].weight, &h->original.norms[POST_ATTENTION_NORM].weight));
 }
 
 START_TEST(what_cannot_move_is_left_alone)
 {
-    struct house h;
+    struct fixture h;
 
-    house_open(&h, grouped, 4, 1); /* a row of v feeds two inputs of o */
+    fixture_open(&h, grouped, 4, 1); /* a row of v feeds two inputs of o */
     ck_assert_rc_ok(rewrite(&h, READ_BY_O, "{}"));
     check_untouched(&h);
     h.skipped = LLAMA_MODULES; /* nothing of the block is rounded */
@@ -253,65 +253,65 @@ START_TEST(what_cannot_move_is_left_alone)
     ck_assert_rc_ok(rewrite(&h, READ_BY_GATE_UP, "{}"));
     check_untouched(&h);
     ck_assert_int_eq(h.ticks, 0);
-    house_close(&h);
+    fixture_close(&h);
 }
 END_TEST
 
 /* A reader in float takes part in the fold, not in the score. */
 START_TEST(a_reader_in_float_keeps_the_function)
 {
-    struct house h;
+    struct fixture h;
     float was[TOKENS * 64], is[TOKENS * 64];
 
-    house_open(&h, llama, 3, 1);
+    fixture_open(&h, llama, 3, 1);
     h.skipped = LLAMA_GATE;
     ck_assert_rc_ok(rewrite(&h, READ_BY_GATE_UP, "{}"));
     ck_assert(h.block.modules[LLAMA_GATE].changed && h.block.modules[LLAMA_UP].changed);
-    block_output(&h, &h.kept, 0, was);
+    block_output(&h, &h.original, 0, was);
     block_output(&h, &h.block, 0, is);
     ck_assert_double_lt(distance(is, was, TOKENS * 64), 1e-5);
-    house_close(&h);
+    fixture_close(&h);
 }
 END_TEST
 
 /* An input that is always zero has nothing to be scaled by. */
 START_TEST(dead_inputs_keep_their_weights)
 {
-    struct house h;
+    struct fixture h;
 
-    house_open(&h, llama, 3, 1);
+    fixture_open(&h, llama, 3, 1);
     floats(&h.block.norms[POST_ATTENTION_NORM].weight)[9] = 0;
     ck_assert_rc_ok(rewrite(&h, READ_BY_GATE_UP, "{}"));
     ck_assert(h.block.norms[POST_ATTENTION_NORM].changed);
     ck_assert_float_eq(floats(&h.block.norms[POST_ATTENTION_NORM].weight)[9], 0);
     for (int64_t n = 0; n < 96; n++) {
         ck_assert_float_eq(floats(&h.block.modules[LLAMA_UP].weight)[n * 64 + 9],
-                           floats(&h.kept.modules[LLAMA_UP].weight)[n * 64 + 9]);
+                           floats(&h.original.modules[LLAMA_UP].weight)[n * 64 + 9]);
     }
-    house_close(&h);
+    fixture_close(&h);
 }
 END_TEST
 
 /* No candidate has a finite output: the block stays as it is. */
 START_TEST(nothing_finite_means_nothing_done)
 {
-    struct house h;
+    struct fixture h;
 
-    house_open(&h, llama, 4, 1);
+    fixture_open(&h, llama, 4, 1);
     floats(&h.block.modules[LLAMA_DOWN].weight)[3] = INFINITY;
-    floats(&h.kept.modules[LLAMA_DOWN].weight)[3] = INFINITY;
+    floats(&h.original.modules[LLAMA_DOWN].weight)[3] = INFINITY;
     ck_assert_rc_ok(rewrite(&h, READ_BY_GATE_UP, "{}"));
     check_untouched(&h);
-    house_close(&h);
+    fixture_close(&h);
 }
 END_TEST
 
 START_TEST(threads_and_runs_agree)
 {
-    struct house a, b;
+    struct fixture a, b;
 
-    house_open(&a, llama, 4, 1);
-    house_open(&b, llama, 4, 2);
+    fixture_open(&a, llama, 4, 1);
+    fixture_open(&b, llama, 4, 2);
     for (int group = 0; group < LLAMA_GROUPS; group++) {
         ck_assert_rc_ok(rewrite(&a, group, "{}"));
         ck_assert_rc_ok(rewrite(&b, group, "{}"));
@@ -322,8 +322,8 @@ START_TEST(threads_and_runs_agree)
     ck_assert(same(&a.block.norms[POST_ATTENTION_NORM].weight, &b.block.norms[POST_ATTENTION_NORM].weight));
     b.stop_at = b.ticks + 2;
     ck_assert_int_eq(rewrite(&b, READ_BY_GATE_UP, "{}"), ERR_CANCELLED);
-    house_close(&a);
-    house_close(&b);
+    fixture_close(&a);
+    fixture_close(&b);
 }
 END_TEST
 
@@ -343,9 +343,9 @@ START_TEST(clip_in_solve)
         floats(&w)[n * 192 + n] = 5.0f;
     }
     struct linear_job cut = solve_one(&rig, "awq", on, DTYPE_F16, &stats, &w);
-    struct linear_job whole = solve_one(&rig, "awq", off, DTYPE_F16, &stats, &w);
+    struct linear_job uncut = solve_one(&rig, "awq", off, DTYPE_F16, &stats, &w);
     struct linear_job rtn = solve_one(&rig, "rtn", "{\"bits\":3,\"group_size\":64,\"sym\":false}", DTYPE_F16, NULL, &w);
-    ck_assert_same_codes(&whole.result, &rtn.result);
+    ck_assert_same_codes(&uncut.result, &rtn.result);
     double clipped = loss_of(&cut.result, &w, &stats.hessian, 0), plain = loss_of(&rtn.result, &w, &stats.hessian, 0);
     ck_assert_double_lt(clipped, 0.95 * plain);
     ck_assert_near(cut.loss, clipped, 1e-3 * clipped);
@@ -359,7 +359,7 @@ START_TEST(clip_in_solve)
         awq->solve(&context, NULL, &(struct linear_job){.name = "up_proj", .weight = &w, .params = params}, 1),
         ERR_INSUFFICIENT_CALIBRATION);
     params_free(awq, params);
-    struct qtensor *all[] = {&cut.result, &whole.result, &rtn.result, &q.result};
+    struct qtensor *all[] = {&cut.result, &uncut.result, &rtn.result, &q.result};
     for (int i = 0; i < 4; i++) {
         qtensor_deinit(all[i]);
     }

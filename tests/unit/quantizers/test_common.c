@@ -86,12 +86,12 @@ START_TEST(scheme_follows_the_shape)
     ck_assert_int_eq(scheme.group_size, 250);
     ck_assert(scheme.per_channel);
 
-    struct qscheme kept = scheme;
+    struct qscheme before = scheme;
     common.group_size = 128;
     ck_assert_int_eq(quant_common_scheme(&common, 10, 192, &scheme), ERR_INCOMPATIBLE_OPTIONS);
     ck_assert_int_eq(quant_common_scheme(&common, 10, 64, &scheme), ERR_INCOMPATIBLE_OPTIONS);
     ck_assert_int_eq(quant_common_scheme(&common, 0, 128, &scheme), ERR_INVALID_MODEL);
-    ck_assert_int_eq(memcmp(&kept, &scheme, sizeof(kept)), 0);
+    ck_assert_int_eq(memcmp(&before, &scheme, sizeof(before)), 0);
 }
 END_TEST
 

@@ -57,12 +57,12 @@ START_TEST(fixed_points)
     float *again = dequantized(&second.result);
     ck_assert_int_eq(memcmp(wq, again, tensor_bytes(&w)), 0);
     for (int n = 0; n < 4; n++) {
-        int most = 0;
+        int max = 0;
         for (int k = 0; k < K; k++) {
             int magnitude = first.result.codes[n * K + k] & 0x7f;
-            most = magnitude > most ? magnitude : most;
+            max = magnitude > max ? magnitude : max;
         }
-        ck_assert_int_eq(most, 0x7e); /* 448 */
+        ck_assert_int_eq(max, 0x7e); /* 448 */
     }
     free(wq);
     free(again);
@@ -73,7 +73,7 @@ START_TEST(fixed_points)
 }
 END_TEST
 
-/* Linears of one call share the scale of a whole weight, as their runtime will use it; channels keep their own. */
+/* Linears of one call share a per-tensor scale, as their runtime will use it; channels keep their own. */
 START_TEST(fused_linears_share_a_scale)
 {
     const struct quantizer *method = quantizer_find("fp8");
@@ -83,11 +83,11 @@ START_TEST(fused_linears_share_a_scale)
     struct tensor a = rig_random(&rig, 8, K, 1), b = rig_random(&rig, 4, K, 2);
     floats(&b)[17] = 30;
 
-    for (int whole = 0; whole < 2; whole++) {
-        void *params = params_new(method, whole ? "{\"granularity\":\"per_tensor\"}" : "{}");
+    for (int per_tensor = 0; per_tensor < 2; per_tensor++) {
+        void *params = params_new(method, per_tensor ? "{\"granularity\":\"per_tensor\"}" : "{}");
         struct linear_job jobs[2] = {job_of(&a, params), job_of(&b, params)};
         ck_assert_rc_ok(method->solve(&context, NULL, jobs, 2));
-        if (whole) {
+        if (per_tensor) {
             ck_assert(jobs[0].result.scales[0] == jobs[1].result.scales[0]);
             ck_assert(jobs[0].result.scales[0] == dtype_round(30.0f / 448, DTYPE_BF16));
         } else {

@@ -10,11 +10,11 @@
 
 static float absmax_of(const struct tensor *x)
 {
-    float most = 0;
+    float max = 0;
     for (int64_t i = 0; i < x->shape[0] * x->shape[1]; i++) {
-        most = fmaxf(most, fabsf(floats(x)[i]));
+        max = fmaxf(max, fabsf(floats(x)[i]));
     }
-    return most;
+    return max;
 }
 
 static struct input_sample sample_of(struct rig *rig, const struct tensor *x, int64_t batch)
@@ -106,17 +106,17 @@ START_TEST(no_range_of_the_grid_is_better)
         for (int i = 0; i < 6; i++) {
             const struct gpu_input input = {.element = elements[i % 2]};
             struct input_range range = search(&rig, &x, w, 2, input.element, dtypes[i / 2]);
-            double least = INFINITY;
+            double min_error = INFINITY;
             for (int half = 0; half <= 20; half++) {
-                float most = (float)((double)absmax * exp2(-0.5 * half));
-                float scale = input_range_scale(most, input.element, dtypes[i / 2]);
+                float max = (float)((double)absmax * exp2(-0.5 * half));
+                float scale = input_range_scale(max, input.element, dtypes[i / 2]);
                 double error = error_of(&rig, &x, weights, 2, input, scale);
-                least = error < least ? error : least;
+                min_error = error < min_error ? error : min_error;
                 ck_assert(half > 0 || fabs(error - range.error_absmax) <= 1e-4 * error);
             }
             double error = error_of(&rig, &x, weights, 2, input, range.scale);
             ck_assert_msg(fabs(error - range.error) <= 1e-4 * error, "%d %d: %g, not %g", shape, i, range.error, error);
-            ck_assert_msg(error <= 1.0201 * least, "%d %d: %g above %g", shape, i, error, least);
+            ck_assert_msg(error <= 1.0201 * min_error, "%d %d: %g above %g", shape, i, error, min_error);
             ck_assert(range.error <= range.error_absmax);
             ck_assert_float_eq(range.scale,
                                input_range_scale((float)((double)absmax * range.share), input.element, dtypes[i / 2]));
@@ -201,16 +201,16 @@ START_TEST(the_sample_does_not_depend_on_micro_batches)
     struct rig rig;
     rig_open(&rig, 2);
     struct tensor x = rig_random(&rig, LONG, K, 11);
-    struct input_sample whole = sample_of(&rig, &x, LONG);
+    struct input_sample at_once = sample_of(&rig, &x, LONG);
 
     for (int64_t batch = 100; batch <= 3000; batch += 900) {
         struct input_sample parts = sample_of(&rig, &x, batch);
-        ck_assert_mem_eq(parts.rows.data, whole.rows.data, tensor_bytes(&whole.rows));
-        ck_assert_mem_eq(parts.farthest, whole.farthest, (size_t)whole.strata * sizeof(*whole.farthest));
+        ck_assert_mem_eq(parts.rows.data, at_once.rows.data, tensor_bytes(&at_once.rows));
+        ck_assert_mem_eq(parts.farthest, at_once.farthest, (size_t)at_once.strata * sizeof(*at_once.farthest));
         input_sample_deinit(&parts, &rig.gpu);
     }
-    ck_assert_int_eq(input_sample_add(&whole, &rig.gpu, rig.stream, &x), ERR_INTERNAL); /* more than there are */
-    input_sample_deinit(&whole, &rig.gpu);
+    ck_assert_int_eq(input_sample_add(&at_once, &rig.gpu, rig.stream, &x), ERR_INTERNAL); /* more than there are */
+    input_sample_deinit(&at_once, &rig.gpu);
     gpu_tensor_free(&rig.gpu, &x);
     rig_close(&rig);
 }
@@ -247,11 +247,11 @@ START_TEST(the_sample_stands_for_all)
         ck_assert_double_eq_tol(sum, (double)sizes[i], 1e-3 * (double)sizes[i]);
         for (int64_t s = 0; s < sample.strata; s++) {
             int64_t end = (s + 1) * sample.width < sizes[i] ? (s + 1) * sample.width : sizes[i];
-            float most = 0;
+            float max = 0;
             for (int64_t t = s * sample.width; t < end; t++) {
-                most = fmaxf(most, fmaxf(floats(&x)[2 * t], fabsf(floats(&x)[2 * t + 1])));
+                max = fmaxf(max, fmaxf(floats(&x)[2 * t], fabsf(floats(&x)[2 * t + 1])));
             }
-            ck_assert_float_eq(sample.max[s], most);
+            ck_assert_float_eq(sample.max[s], max);
             ck_assert_float_eq(weights[s * 4], 1.0f);
         }
         free(weights);

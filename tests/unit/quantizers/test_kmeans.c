@@ -1,4 +1,4 @@
-/* k-means as a method: tables of values and of vectors, weights kept apart, and what its parameters refuse. */
+/* k-means as a method: tables of values and of vectors, outliers, and what its parameters refuse. */
 
 #include "tests/unit/quantizers/support.h"
 

@@ -1,4 +1,4 @@
-/* LLM.int8(): row grids, the columns that calibration keeps apart, and what they are worth. */
+/* LLM.int8(): row grids, the outlier columns of the calibration set, and what they are worth. */
 
 #include "tests/unit/quantizers/support.h"
 
@@ -8,13 +8,13 @@
 #define K 64
 #define T 200
 
-/* The survey's example: column maxima 1.2, 1.1, 62; at threshold 6 the third column is kept. */
+/* The survey's example: column maxima 1.2, 1.1, 62; at threshold 6 the third column is an outlier. */
 START_TEST(columns_by_threshold)
 {
     static const float inputs[9] = {1.2f, 0.4f, 58, -0.7f, 1.1f, 62, 0.3f, -0.8f, 55};
     static const struct {
         const char *text;
-        int kept;
+        int outliers;
     } rows[] = {{"{}", 1},
                 {"{\"llm_int8_threshold\":0}", 0},
                 {"{\"llm_int8_threshold\":1.15}", 2},
@@ -28,8 +28,8 @@ START_TEST(columns_by_threshold)
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct linear_job job = solve_one(&rig, "llm_int8", rows[i].text, DTYPE_F32, &stats, &w);
-        ck_assert_int_eq(job.result.index_count, rows[i].kept);
-        ck_assert(rows[i].kept == 0 || job.result.index[rows[i].kept - 1] == 2);
+        ck_assert_int_eq(job.result.index_count, rows[i].outliers);
+        ck_assert(rows[i].outliers == 0 || job.result.index[rows[i].outliers - 1] == 2);
         qtensor_deinit(&job.result);
     }
     stats_free(&rig, &stats);
@@ -49,15 +49,15 @@ START_TEST(codes_of_a_row)
 
     struct linear_job job = solve_one(&rig, "llm_int8", "{\"llm_int8_threshold\":0}", DTYPE_F32, NULL, &w);
     for (int n = 0; n < N; n++) {
-        double most = 0;
+        double max = 0;
         int reached = 0;
         for (int k = 0; k < K; k++) {
-            most = fmax(most, fabs((double)floats(&w)[n * K + k]));
+            max = fmax(max, fabs((double)floats(&w)[n * K + k]));
         }
         for (int k = 0; k < K; k++) {
             int code = job.result.codes[n * K + k] - 128;
-            double wanted = most > 0 ? 127 * (double)floats(&w)[n * K + k] / most : 0;
-            ck_assert(abs(code) <= 127 && fabs(code - wanted) < 0.5001);
+            double expected = max > 0 ? 127 * (double)floats(&w)[n * K + k] / max : 0;
+            ck_assert(abs(code) <= 127 && fabs(code - expected) < 0.5001);
             reached = abs(code) > reached ? abs(code) : reached;
         }
         ck_assert_int_eq(reached, n == 3 ? 0 : 127);
@@ -69,7 +69,7 @@ START_TEST(codes_of_a_row)
 END_TEST
 
 /* Squared error of the output in double, inputs rounded token by token. */
-static double output_error(const struct tensor *x, const struct tensor *w, const struct qtensor *q, bool apart)
+static double output_error(const struct tensor *x, const struct tensor *w, const struct qtensor *q, bool in_float)
 {
     float *wq = dequantized(q);
     double error = 0, signal = 0;
@@ -77,33 +77,33 @@ static double output_error(const struct tensor *x, const struct tensor *w, const
     for (int t = 0; t < T; t++) {
         double rounded[K], scale = 0;
         for (int k = 0; k < K; k++) {
-            bool kept = apart && q->index_count == 1 && q->index[0] == k;
-            scale = kept ? scale : fmax(scale, fabs((double)floats(x)[t * K + k]) / 127);
+            bool outlier = in_float && q->index_count == 1 && q->index[0] == k;
+            scale = outlier ? scale : fmax(scale, fabs((double)floats(x)[t * K + k]) / 127);
         }
         for (int k = 0; k < K; k++) {
-            bool kept = apart && q->index_count == 1 && q->index[0] == k;
+            bool outlier = in_float && q->index_count == 1 && q->index[0] == k;
             double value = (double)floats(x)[t * K + k];
-            rounded[k] = kept ? value : rint(value / scale) * scale;
+            rounded[k] = outlier ? value : rint(value / scale) * scale;
         }
         for (int n = 0; n < N; n++) {
-            double wanted = 0, got = 0;
+            double expected = 0, actual = 0;
             for (int k = 0; k < K; k++) {
-                wanted += (double)floats(x)[t * K + k] * (double)floats(w)[n * K + k];
-                got += rounded[k] * (double)wq[n * K + k];
+                expected += (double)floats(x)[t * K + k] * (double)floats(w)[n * K + k];
+                actual += rounded[k] * (double)wq[n * K + k];
             }
-            error += (wanted - got) * (wanted - got);
-            signal += wanted * wanted;
+            error += (expected - actual) * (expected - actual);
+            signal += expected * expected;
         }
     }
     free(wq);
     return error / signal;
 }
 
-/* A planted column of 60: the note says what keeping it apart is worth, as computed here, and it is worth much. */
+/* A planted column of 60: the note says what keeping it in float is worth, as computed here, and it is worth much. */
 START_TEST(note_tells_the_gain)
 {
     struct rig rig;
-    double apart = 0, together = 0;
+    double with = 0, without = 0;
     rig_open(&rig, 1);
     struct tensor x = rig_random(&rig, T, K, 3), w = rig_random(&rig, N, K, 4);
     for (int t = 0; t < T; t++) {
@@ -115,11 +115,10 @@ START_TEST(note_tells_the_gain)
     struct linear_job job = solve_one(&rig, "llm_int8", "{}", DTYPE_F32, &stats, &w);
     ck_assert_int_eq(job.result.index_count, 1);
     ck_assert_int_eq(
-        sscanf(job.note, "1 outlier columns of 64: output error %lf with them apart, %lf without", &apart, &together),
-        2);
-    ck_assert_near(apart, output_error(&x, &w, &job.result, true), 0.02 * apart);
-    ck_assert_near(together, output_error(&x, &w, &job.result, false), 0.02 * together);
-    ck_assert(apart * 20 < together);
+        sscanf(job.note, "1 outlier columns of 64: output error %lf with them apart, %lf without", &with, &without), 2);
+    ck_assert_near(with, output_error(&x, &w, &job.result, true), 0.02 * with);
+    ck_assert_near(without, output_error(&x, &w, &job.result, false), 0.02 * without);
+    ck_assert(with * 20 < without);
     qtensor_deinit(&job.result);
     stats_free(&rig, &stats);
     gpu_tensor_free(&rig.gpu, &x);

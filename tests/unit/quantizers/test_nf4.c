@@ -62,11 +62,11 @@ START_TEST(codes_are_the_nearest)
         struct linear_job job = solve_one(&rig, "nf4", nested ? NESTED : "{}", DTYPE_F32, NULL, &w);
         int64_t wrong = 0;
         for (int64_t i = 0; i < 96 * 256; i++) {
-            double scale = (double)job.result.scales[i / 64], x = (double)floats(&w)[i], least = INFINITY;
+            double scale = (double)job.result.scales[i / 64], x = (double)floats(&w)[i], min_error = INFINITY;
             for (int level = 0; level < 16; level++) {
-                least = fmin(least, fabs(x - scale * (double)dtype_nf4_levels[level]));
+                min_error = fmin(min_error, fabs(x - scale * (double)dtype_nf4_levels[level]));
             }
-            wrong += fabs(x - scale * (double)dtype_nf4_levels[job.result.codes[i]]) > least * (1 + 1e-5) + 1e-9;
+            wrong += fabs(x - scale * (double)dtype_nf4_levels[job.result.codes[i]]) > min_error * (1 + 1e-5) + 1e-9;
         }
         ck_assert_int_eq(wrong, 0);
         qtensor_deinit(&job.result);

@@ -42,7 +42,7 @@ START_TEST(error_is_at_most_half_a_scale)
 }
 END_TEST
 
-/* The grid kept, dequantized weights give their own codes back. */
+/* On the same grid, dequantized weights give their own codes back. */
 START_TEST(rounding_is_idempotent)
 {
     struct rig rig;

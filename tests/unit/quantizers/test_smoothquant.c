@@ -233,14 +233,14 @@ START_TEST(ranges_follow_alpha)
     }
     rewrite(&b, READ_BY_QKV, "{\"smoothing_strength\":0}");
     for (int64_t j = 0; j < b.stats.columns; j++) {
-        double most = 0;
+        double max = 0;
         for (int module = LLAMA_Q; module <= LLAMA_V; module++) {
             const struct tensor *w = &b.block.modules[module].weight;
             for (int64_t n = 0; n < w->shape[0]; n++) {
-                most = fmax(most, fabs((double)floats(w)[n * w->shape[1] + j]));
+                max = fmax(max, fabs((double)floats(w)[n * w->shape[1] + j]));
             }
         }
-        ck_assert_near(most, 1, 1e-4);
+        ck_assert_near(max, 1, 1e-4);
     }
     bench_close(&b);
 }
@@ -285,14 +285,14 @@ static double rounded_error(struct bench *b, const struct tensor *in)
     }
     for (int64_t t = 0; t < LENGTH; t++) {
         for (int64_t n = 0; n < w->shape[0]; n++) {
-            double wanted = 0, got = 0;
+            double expected = 0, actual = 0;
             for (int64_t k = 0; k < cols; k++) {
                 double x = (double)floats(in)[t * cols + k];
-                wanted += x * (double)floats(w)[n * cols + k];
-                got += rint(x / scale) * scale * (double)wq[n * cols + k];
+                expected += x * (double)floats(w)[n * cols + k];
+                actual += rint(x / scale) * scale * (double)wq[n * cols + k];
             }
-            error += (wanted - got) * (wanted - got);
-            signal += wanted * wanted;
+            error += (expected - actual) * (expected - actual);
+            signal += expected * expected;
         }
     }
     free(wq);

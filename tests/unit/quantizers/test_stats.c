@@ -16,13 +16,13 @@ START_TEST(moments_and_ranges)
     ck_assert_rc_ok(stats_finish(&stats, &rig.gpu, rig.stream));
     ck_assert_int_eq(stats.tokens, 5000);
     for (int64_t i = 0; i < 20; i++) {
-        double most = 0, mean = 0;
+        double max = 0, mean = 0;
         for (int64_t t = 0; t < 5000; t++) {
             double value = fabs((double)floats(&x)[t * 20 + i]);
-            most = value > most ? value : most;
+            max = value > max ? value : max;
             mean += value / 5000;
         }
-        ck_assert_double_eq((double)floats(&stats.absmax)[i], most);
+        ck_assert_double_eq((double)floats(&stats.absmax)[i], max);
         ck_assert_near(floats(&stats.absmean)[i], mean, 1e-5 * mean);
         for (int64_t j = 0; j < 20; j++) {
             double sum = 0;

@@ -9,7 +9,7 @@
 #define K 96
 #define TOKENS (16 * K)
 
-/* Inputs x of quantized linears, and x_f of the float model's: x and a share of its neighbours beside noise. */
+/* Inputs x of quantized linears, and x_f of the float model's: x and a share of its neighbours plus noise. */
 struct paths {
     struct rig rig;
     struct tensor w, x, x_f, lacks, missing; /* lacks: x_f - x; missing: lacks w^T */
@@ -313,12 +313,12 @@ static double lost_with(const struct qtensor *q, const uint8_t *codes, const flo
 }
 
 /* All codes of a row: nearly always none lose less on the same scale, and seldom much less (without refinement, 1.7
- * times the least is lost). */
+ * times the minimum is lost). */
 START_TEST(tiny_rows_by_brute_force)
 {
     enum { ROWS = 60 };
     int64_t nearest = 0;
-    double sum = 0, least_sum = 0;
+    double sum = 0, min_sum = 0;
 
     for (int64_t k = 2; k <= 3; k++) {
         struct paths p;
@@ -334,15 +334,15 @@ START_TEST(tiny_rows_by_brute_force)
             struct qtensor q = job.result;
             q.scales += row;
             q.zeros += row;
-            double least = INFINITY, lost = lost_with(&q, q.codes + row * k, target + row * k, &stats.hessian);
+            double min_loss = INFINITY, lost = lost_with(&q, q.codes + row * k, target + row * k, &stats.hessian);
             for (int all = 0; all < 1 << (2 * k); all++) {
                 const uint8_t codes[3] = {(uint8_t)(all & 3), (uint8_t)(all >> 2 & 3), (uint8_t)(all >> 4 & 3)};
-                least = fmin(least, lost_with(&q, codes, target + row * k, &stats.hessian));
+                min_loss = fmin(min_loss, lost_with(&q, codes, target + row * k, &stats.hessian));
             }
-            ck_assert_double_ge(lost, least * (1 - 1e-9));
-            nearest += lost <= least * (1 + 1e-6) + 1e-12;
+            ck_assert_double_ge(lost, min_loss * (1 - 1e-9));
+            nearest += lost <= min_loss * (1 + 1e-6) + 1e-12;
             sum += lost;
-            least_sum += least;
+            min_sum += min_loss;
         }
         free(target);
         stats_free(&p.rig, &stats);
@@ -350,7 +350,7 @@ START_TEST(tiny_rows_by_brute_force)
         paths_close(&p);
     }
     ck_assert_msg(nearest >= 2 * ROWS * 19 / 20, "%d of %d rows have the best codes", (int)nearest, 2 * ROWS);
-    ck_assert_msg(sum <= 1.1 * least_sum, "%g is lost, and %g could be", sum, least_sum);
+    ck_assert_msg(sum <= 1.1 * min_sum, "%g is lost, and %g could be", sum, min_sum);
 }
 END_TEST
 
