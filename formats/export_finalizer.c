@@ -60,7 +60,7 @@ static int finalizer_read_to(struct export_finalizer *finalizer, uint64_t end)
     return 0;
 }
 
-/* Wait for bytes to hash; *complete: there will be no more. False: stop. */
+/* Wait for bytes to hash; *complete: no more will come. False: stop. */
 static bool finalizer_wait(struct export_finalizer *finalizer, bool *complete)
 {
     pthread_mutex_lock(&finalizer->lock);

@@ -5,9 +5,9 @@
 
 #include <jansson.h>
 
-/* {"index","version","file","sha256","chains":{STORE:{"file","sha256"},...},"notes":{...}}; notes: what the report says
- * of the block beside its rows, {"kv_cache":{...},"analysis":[...]}, each where there is such a thing. NULL: no memory.
- * New reference. */
+/* {"index","version","file","sha256","chains":{STORE:{"file","sha256"},...},"notes":{...}}; notes: what the report has
+ * of the block in addition to its rows, {"kv_cache":{...},"analysis":[...]}, each where there is such a thing. NULL: no
+ * memory. New reference. */
 json_t *blocks_json(const struct message_block *block);
 /* As the store lists them, by index; malloc'ed array. What is missing in a row is empty there. */
 int blocks_read(const json_t *list, struct saved_block **blocks, int64_t *count);

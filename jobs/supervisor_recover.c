@@ -1,4 +1,4 @@
-/* What an earlier process left behind, set right before anything runs.
+/* Recovery from an earlier process, before anything runs.
  *
  * A job that was running goes back into the queue and on from its last finished block. An attempt that finished none
  * counts against it, so that a job which kills the daemon is given up after max_attempts at one place instead of

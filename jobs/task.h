@@ -32,7 +32,7 @@ struct task {
     int64_t device_peak, host_peak;       /* bytes at most, by the messages of all attempts and of this one */
 
     /* progress */
-    double fraction, first_fraction; /* of the whole job; where this attempt began */
+    double fraction, first_fraction; /* of the job; where this attempt began */
     const char *phase; /* "loading", "quantizing", "evaluating", "exporting": never back within an attempt */
     const char *step;  /* what it is at; of a block it comes round with each */
     int64_t block;     /* the open one, from 1; 0 = none */

@@ -1,6 +1,7 @@
-/* The order of GPTQ's columns and the factor that it walks along, for all linears of one input.
+/* The order of GPTQ's columns and the factor that it uses, for all linears of one input.
  *
- * When H cannot be factored the damping climbs, tenfold up to 1, then small diagonal elements are raised to a floor. */
+ * When H cannot be factored the damping climbs, tenfold up to 1, then small diagonal elements are raised to a minimum.
+ */
 
 #include "quantizers/gptq_input.h"
 

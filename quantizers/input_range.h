@@ -12,7 +12,7 @@ struct input_range {
 };
 
 /* Search ranges of absmax * 2^(-i/2), i = 0 .. 20, then in steps of an eighth of an octave around the best: the widest
- * whose error is no more than 2 % above the smallest. input: the element; its scale is what is searched. weights: F32
+ * whose error is at most 2 % above the smallest. input: the element; its scale is what is searched. weights: F32
  * [N,K]. Scales are rounded to context->scale_dtype. */
 int input_range_search(const struct solve_context *context, const struct input_sample *sample,
                        const struct tensor *const *weights, int count, const struct gpu_input *input, float absmax,

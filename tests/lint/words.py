@@ -14,8 +14,8 @@ import tree
 PAGES = re.compile(r"CHANGELOG\.md|README\.md|CONTRIBUTING\.md|docs/[^/]+\.md|(?:%s)/README\.md" % "|".join((*tree.LAYERS, "deploy")))
 
 # Where comments are looked at.
-COMMENTED = ("base/", "gpu/", "models/", "pipeline/", "api/", "daemon/", "storage/", "cli/", "tests/bench/", "tests/conformance/", "tests/fuzz/",
-             "tests/tools/", "tests/unit/api/", "tests/unit/base/", "tests/unit/daemon/", "tests/unit/jobs/", "tests/unit/pipeline/", "tests/unit/storage/")
+COMMENTED = (*(folder + "/" for folder in tree.LAYERS), "tests/bench/", "tests/conformance/", "tests/fuzz/", "tests/tools/", "tests/unit/api/",
+             "tests/unit/base/", "tests/unit/daemon/", "tests/unit/jobs/", "tests/unit/models/", "tests/unit/pipeline/", "tests/unit/storage/")
 
 WORDS = {
     r"whole": "complete, per-tensor",

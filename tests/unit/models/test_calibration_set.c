@@ -72,7 +72,7 @@ START_TEST(test_shuffle_is_seeded)
         ck_assert_str_eq(all.digest, again.digest);
         ck_assert_str_ne(all.digest, other.digest);
         ck_assert_int_eq(few.sequences, 10);
-        /* A permutation: each row is whole and none comes twice. */
+        /* A permutation: each row is complete and none comes twice. */
         char seen[2048] = {0};
         for (int64_t row = 0; row < all.sequences; row++) {
             const int32_t *ids = all.ids + 4 * row;

@@ -250,7 +250,7 @@ START_TEST(test_round_trip)
     ck_assert_int_eq(safetensors_read(file, entry, 4, back, 4), ERR_INTERNAL);
     ck_assert_int_eq(safetensors_read(file, entry, UINT64_MAX, back, 1), ERR_INTERNAL);
 
-    ck_assert_int_eq(truncate(path, safetensors_file_bytes(file) - 3), 0); /* behind our back: an error, no signal */
+    ck_assert_int_eq(truncate(path, safetensors_file_bytes(file) - 3), 0); /* by someone else: an error, no signal */
     ck_assert_int_eq(safetensors_read(file, safetensors_at(file, 4), 0, back, 5), ERR_SOURCE_CORRUPT);
     safetensors_close(file);
     ck_assert_int_eq(safetensors_open_fd_take(open(path, O_RDONLY), "many", &file), ERR_INVALID_MODEL);
@@ -289,7 +289,7 @@ START_TEST(test_writer_refuses)
 }
 END_TEST
 
-/* What is settled goes up to the first tensor that is not whole, in the order of the file. */
+/* Complete is all up to the first tensor that is not, in the order of the file. */
 START_TEST(test_settled)
 {
     struct safetensors_writer *writer;
