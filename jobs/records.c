@@ -10,13 +10,13 @@
 #define LINES_NAMED 3
 #define REJECTED "rejected_records"
 
-static const char *member(const json_t *warning, const char *name)
+static const char *records_member(const json_t *warning, const char *name)
 {
     const char *text = json_string_value(json_object_get(warning, name));
     return text != NULL ? text : "";
 }
 
-static void add(json_t *warnings, const char *code, char *message, bool again)
+static void records_add(json_t *warnings, const char *code, char *message, bool again)
 {
     size_t i;
     json_t *warning;
@@ -24,7 +24,7 @@ static void add(json_t *warnings, const char *code, char *message, bool again)
     text_repair(message);
     json_array_foreach(warnings, i, warning)
     {
-        if (again && strcmp(member(warning, "code"), code) == 0) {
+        if (again && strcmp(records_member(warning, "code"), code) == 0) {
             json_object_set_new(warning, "message", json_string(message));
             return;
         }
@@ -48,7 +48,7 @@ void records_warn_rejected(json_t *warnings, const char *what, const struct cali
         used += snprintf(message + used, sizeof(message) - (size_t)used, "; line %lld: %s", (long long)errors[i].line,
                          errors[i].detail);
     }
-    add(warnings, REJECTED, message, false);
+    records_add(warnings, REJECTED, message, false);
 }
 
 const char *records_rejected(const json_t *warnings, const char *what)
@@ -60,8 +60,9 @@ const char *records_rejected(const json_t *warnings, const char *what)
     snprintf(file, sizeof(file), " lines of the %s file ", what);
     json_array_foreach((json_t *)warnings, i, warning)
     {
-        if (strcmp(member(warning, "code"), REJECTED) == 0 && strstr(member(warning, "message"), file) != NULL) {
-            return member(warning, "message");
+        if (strcmp(records_member(warning, "code"), REJECTED) == 0 &&
+            strstr(records_member(warning, "message"), file) != NULL) {
+            return records_member(warning, "message");
         }
     }
     return NULL;
@@ -80,7 +81,7 @@ static void warn_unknown(json_t *warnings, const char *what, const struct calibr
     if (notes->unknown_more && (size_t)used < sizeof(message)) {
         snprintf(message + used, sizeof(message) - (size_t)used, " and others");
     }
-    add(warnings, "unknown_members", message, again);
+    records_add(warnings, "unknown_members", message, again);
 }
 
 void records_warn_notes(json_t *warnings, const char *what, const struct calibration_writer *writer, bool again)
@@ -94,20 +95,20 @@ void records_warn_notes(json_t *warnings, const char *what, const struct calibra
     if (notes->masked_tokens > 0) {
         snprintf(message, sizeof(message), "%lld tokens of %s records were left out: attention_mask hides them",
                  (long long)notes->masked_tokens, what);
-        add(warnings, "masked_tokens", message, again);
+        records_add(warnings, "masked_tokens", message, again);
     }
     if (notes->double_begin > 0) {
         snprintf(message, sizeof(message),
                  "%lld %s texts begin with the BOS token already and got a second one: set %s.add_special_tokens to "
                  "false",
                  (long long)notes->double_begin, what, what);
-        add(warnings, "double_bos", message, again);
+        records_add(warnings, "double_bos", message, again);
     }
     if (notes->double_end > 0) {
         snprintf(message, sizeof(message),
                  "%lld %s texts end with the EOS token already and got a second one: set %s.add_special_tokens to "
                  "false",
                  (long long)notes->double_end, what, what);
-        add(warnings, "double_eos", message, again);
+        records_add(warnings, "double_eos", message, again);
     }
 }

@@ -26,7 +26,7 @@ const char *const *rows_columns(void)
     return columns;
 }
 
-static json_t *value_of(const struct report_row *row, const struct report_column *column)
+static json_t *rows_value(const struct report_row *row, const struct report_column *column)
 {
     const char *at = (const char *)row + column->offset;
     int64_t number;
@@ -55,7 +55,7 @@ json_t *rows_json(const struct report_row *rows, int count)
     for (int i = 0; list != NULL && i < count; i++) {
         json_t *row = json_object();
         for (const struct report_column *column = report_columns; column->name != NULL; column++) {
-            json_object_set_new(row, column->name, value_of(&rows[i], column));
+            json_object_set_new(row, column->name, rows_value(&rows[i], column));
         }
         if (json_array_append_new(list, row) != 0) {
             json_decref(list);
@@ -65,7 +65,7 @@ json_t *rows_json(const struct report_row *rows, int count)
     return list;
 }
 
-static double member(const json_t *row, const char *key)
+static double rows_member(const json_t *row, const char *key)
 {
     return json_number_value(json_object_get(row, key));
 }
@@ -83,12 +83,12 @@ json_t *rows_totals(const json_t *rows)
 
     json_array_foreach((json_t *)rows, i, row)
     {
-        double n = member(row, "parameters");
+        double n = rows_member(row, "parameters");
         parameters += n;
-        bits += n * member(row, "bits_per_weight");
-        relative += n * member(row, "relative_mse");
-        output += n * member(row, "output_relative_mse");
-        seconds += member(row, "seconds");
+        bits += n * rows_member(row, "bits_per_weight");
+        relative += n * rows_member(row, "relative_mse");
+        output += n * rows_member(row, "output_relative_mse");
+        seconds += rows_member(row, "seconds");
         fallbacks += json_is_string(json_object_get(row, "fallback"));
     }
     double weight = parameters > 0 ? parameters : 1;
@@ -108,7 +108,7 @@ json_t *rows_totals(const json_t *rows)
 static double badness(const json_t *row)
 {
     const json_t *output = json_object_get(row, "output_relative_mse");
-    return json_is_number(output) ? json_number_value(output) : member(row, "relative_mse");
+    return json_is_number(output) ? json_number_value(output) : rows_member(row, "relative_mse");
 }
 
 static int worse(const void *a, const void *b)

@@ -43,14 +43,14 @@ static void schema_name(const char *prefix, const char *words, const char *suffi
 }
 
 /* Set a member's schema, and keep what its row says of it. */
-static void set_member(json_t *schema, const char *member, json_t *value)
+static void schemas_set_member(json_t *schema, const char *member, json_t *value)
 {
     json_t *properties = json_object_get(schema, "properties");
     json_object_update_missing(value, json_object_get(properties, member));
     json_object_set_new(properties, member, value);
 }
 
-static void add_layer(json_t *components)
+static void schemas_add_layer(json_t *components)
 {
     static const char *const types[] = {
         [REPORT_INT] = "integer", [REPORT_REAL] = "number", [REPORT_TEXT] = "string", [REPORT_FLAG] = "boolean"};
@@ -84,7 +84,7 @@ static void name_parts(json_t *components, json_t *schema)
         schema_name("JobRequest", member, "", name);
         json_object_set(components, name, part);
         json_object_del(property, "anyOf");
-        set_member(schema, member, ref_or_null(name));
+        schemas_set_member(schema, member, ref_or_null(name));
     }
 }
 
@@ -103,8 +103,9 @@ static json_t *override_schema(void)
 static json_t *parameters_of(const struct quantizer *quantizer)
 {
     json_t *schema = spec_quantization_schema(quantizer);
-    set_member(schema, "kv_cache", ref_or_null("KvCache"));
-    set_member(schema, "overrides", json_pack("{s:[s, s], s:o}", "type", "array", "null", "items", ref("Override")));
+    schemas_set_member(schema, "kv_cache", ref_or_null("KvCache"));
+    schemas_set_member(schema, "overrides",
+                       json_pack("{s:[s, s], s:o}", "type", "array", "null", "items", ref("Override")));
     return schema;
 }
 
@@ -114,17 +115,18 @@ static void add_job_request(json_t *components)
     AUTO_JSON json_t *common = spec_schema();
     char name[NAME_SIZE], parameters[NAME_SIZE];
 
-    set_member(common, "metadata",
-               json_pack("{s:[s, s], s:{s:s, s:i}, s:{s:i}, s:i}", "type", "object", "null", "additionalProperties",
-                         "type", "string", "maxLength", 512, "propertyNames", "maxLength", 64, "maxProperties", 16));
+    schemas_set_member(common, "metadata",
+                       json_pack("{s:[s, s], s:{s:s, s:i}, s:{s:i}, s:i}", "type", "object", "null",
+                                 "additionalProperties", "type", "string", "maxLength", 512, "propertyNames",
+                                 "maxLength", 64, "maxProperties", 16));
     name_parts(components, common);
     for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
         json_t *request = json_deep_copy(common);
         schema_name("", (*q)->name, "Parameters", parameters);
         schema_name("JobRequest", (*q)->name, "", name);
         json_object_set_new(components, parameters, parameters_of(*q));
-        set_member(request, "method", json_pack("{s:s, s:s}", "type", "string", "const", (*q)->name));
-        set_member(request, "quantization", ref_or_null(parameters));
+        schemas_set_member(request, "method", json_pack("{s:s, s:s}", "type", "string", "const", (*q)->name));
+        schemas_set_member(request, "quantization", ref_or_null(parameters));
         json_object_set_new(components, name, request);
         json_t *alternative = ref(name);
         json_array_append_new(alternatives, alternative);
@@ -132,10 +134,10 @@ static void add_job_request(json_t *components)
         json_array_append_new(methods, json_string((*q)->name));
     }
     json_t *list = json_deep_copy(common);
-    set_member(list, "method",
-               json_pack("{s:s, s:{s:s, s:o}, s:i, s:i}", "type", "array", "items", "type", "string", "enum", methods,
-                         "minItems", 1, "maxItems", RECIPE_STAGES_MAX));
-    set_member(list, "quantization", json_pack("{s:[s, s]}", "type", "object", "null"));
+    schemas_set_member(list, "method",
+                       json_pack("{s:s, s:{s:s, s:o}, s:i, s:i}", "type", "array", "items", "type", "string", "enum",
+                                 methods, "minItems", 1, "maxItems", RECIPE_STAGES_MAX));
+    schemas_set_member(list, "quantization", json_pack("{s:[s, s]}", "type", "object", "null"));
     json_object_set_new(components, "JobRequestList", list);
     json_array_append_new(alternatives, ref("JobRequestList"));
     json_object_set_new(components, "JobRequest",
@@ -151,6 +153,6 @@ void service_schemas(json_t *components)
     json_object_set_new(components, "ModelRequest", service_model_schema());
     json_object_set_new(components, "KvCache", kv_cache_schema());
     json_object_set_new(components, "Override", override_schema());
-    add_layer(components);
+    schemas_add_layer(components);
     add_job_request(components);
 }

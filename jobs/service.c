@@ -64,8 +64,8 @@ int service_load_devices(const char *data_dir, const char *module_folders, const
     if (service_cache_folder(data_dir, path) == 0) {
         gpu_cache_folder(path);
     }
-    int rc = gpu_load_backends(module_folders);
-    return rc != 0 ? rc : gpu_find(device);
+    TRY(gpu_load_backends(module_folders));
+    return gpu_find(device);
 }
 
 static int service_open_parts(struct service *service, const struct service_config *config)
@@ -146,26 +146,23 @@ int service_job_path(const struct service *service, const char *job, const char 
                    file != NULL ? "/" : "", file != NULL ? file : "");
 }
 
-void service_job_remove_files(const struct service *service, const char *job)
+static void remove_from_job(const struct service *service, const char *job, const char *file, const char *failure)
 {
     char path[SERVICE_PATH_MAX];
 
-    int rc = service_job_path(service, job, NULL, path);
-    rc = rc != 0 ? rc : fs_remove_tree(path);
-    if (rc != 0) {
-        log_err(LOG_WARN, "job folder not removed", job);
+    if (service_job_path(service, job, file, path) != 0 || fs_remove_tree(path) != 0) {
+        log_err(LOG_WARN, failure, job);
     }
+}
+
+void service_job_remove_files(const struct service *service, const char *job)
+{
+    remove_from_job(service, job, NULL, "job folder not removed");
 }
 
 void service_job_remove_artifact(const struct service *service, const char *job)
 {
-    char path[SERVICE_PATH_MAX];
-
-    int rc = service_job_path(service, job, SERVICE_ARTIFACT, path);
-    rc = rc != 0 ? rc : fs_remove_tree(path);
-    if (rc != 0) {
-        log_err(LOG_WARN, "unfinished artifact not removed", job);
-    }
+    remove_from_job(service, job, SERVICE_ARTIFACT, "unfinished artifact not removed");
 }
 
 void service_collect_garbage(struct service *service)

@@ -74,12 +74,18 @@ static int file_unused(struct service *service, const struct principal *who, con
     return 0;
 }
 
+/* Under admission. */
+static int delete_unused_file(struct service *service, const struct principal *who, const char *id)
+{
+    TRY(access_object(service->store, who, "file", id));
+    TRY(file_unused(service, who, id));
+    return store_object_delete(service->store, who->project, "file", id);
+}
+
 int service_file_delete(struct service *service, const struct principal *who, const char *id)
 {
     pthread_mutex_lock(&service->admission);
-    int rc = access_object(service->store, who, "file", id);
-    rc = rc != 0 ? rc : file_unused(service, who, id);
-    rc = rc != 0 ? rc : store_object_delete(service->store, who->project, "file", id);
+    int rc = delete_unused_file(service, who, id);
     pthread_mutex_unlock(&service->admission);
     if (rc == 0) {
         service_collect_garbage(service);

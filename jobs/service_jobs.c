@@ -135,40 +135,36 @@ static int store_new(struct service *service, const struct principal *who, const
     return service_job_get(service, who, id, job);
 }
 
+/* Under admission: only what another request could change. */
+static int admit_job(struct service *service, const struct principal *who, const struct job_spec *spec,
+                     json_t *warnings, const struct idempotency_key *idempotency, struct validation_errors *errors,
+                     json_t **job)
+{
+    check_references(service, who, spec, errors);
+    TRY(validation_raise(errors));
+    TRY(check_capacity(service));
+    return store_new(service, who, spec, warnings, idempotency, job);
+}
+
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,
                        const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
 {
-    struct job_spec spec;
+    AUTO(job_spec) struct job_spec spec = {.metadata = NULL};
+    AUTO_JSON json_t *warnings = json_array();
 
     if (service_draining(service)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
-    int rc = spec_parse(body, errors, &spec);
-    if (rc != 0) {
-        return rc;
-    }
-    json_t *warnings = json_array();
     if (warnings == NULL) {
-        spec_deinit(&spec);
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
-    /* The long look goes without the lock; under it comes only what another request could change. */
-    check_files(service, who, &spec, errors);
+    TRY(spec_parse(body, errors, &spec));
+    check_files(service, who, &spec, errors); /* what takes long goes without the lock */
     check_model(service, who, &spec, warnings, errors);
-    rc = validation_raise(errors);
-    if (rc != 0) {
-        spec_deinit(&spec);
-        json_decref(warnings);
-        return rc;
-    }
+    TRY(validation_raise(errors));
     pthread_mutex_lock(&service->admission);
-    check_references(service, who, &spec, errors);
-    rc = validation_raise(errors);
-    rc = rc != 0 ? rc : check_capacity(service);
-    rc = rc != 0 ? rc : store_new(service, who, &spec, warnings, idempotency, job);
+    int rc = admit_job(service, who, &spec, warnings, idempotency, errors, job);
     pthread_mutex_unlock(&service->admission);
-    spec_deinit(&spec);
-    json_decref(warnings);
     if (rc == 0) {
         supervisor_wake(service);
     }

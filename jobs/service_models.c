@@ -309,12 +309,18 @@ int service_model_register(struct service *service, const struct principal *who,
     return 0;
 }
 
+/* Under admission. */
+static int delete_unused_model(struct service *service, const struct principal *who, const char *id)
+{
+    TRY(access_object(service->store, who, "mdl", id));
+    TRY(service_model_unused(service, who, id));
+    return store_object_delete(service->store, who->project, "mdl", id);
+}
+
 int service_model_delete(struct service *service, const struct principal *who, const char *id)
 {
     pthread_mutex_lock(&service->admission);
-    int rc = access_object(service->store, who, "mdl", id);
-    rc = rc != 0 ? rc : service_model_unused(service, who, id);
-    rc = rc != 0 ? rc : store_object_delete(service->store, who->project, "mdl", id);
+    int rc = delete_unused_model(service, who, id);
     pthread_mutex_unlock(&service->admission);
     return rc;
 }

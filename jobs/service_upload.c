@@ -69,9 +69,7 @@ void service_upload_abort(struct service_upload *upload)
     calibration_writer_free(upload->writer);
     tokenizer_free(upload->tokenizer);
     json_decref(upload->warnings);
-    if (upload->spec.recipe.count > 0) {
-        spec_deinit(&upload->spec);
-    }
+    spec_deinit(&upload->spec);
     unregister_upload(upload);
     free(upload);
 }
@@ -88,7 +86,7 @@ static int check_status(const struct job_row *row, int64_t offset)
     return 0;
 }
 
-static int watch(void *data)
+static int upload_watch(void *data)
 {
     return service_draining(data) ? err_raise(ERR_DRAINING, "the daemon is shutting down") : 0;
 }
@@ -96,43 +94,45 @@ static int watch(void *data)
 static int open_writer(struct service_upload *upload, const struct job_row *row)
 {
     const struct job_records *counts = &row->calibration;
-    struct model *model;
+    AUTO(model) struct model *model = NULL;
     char folder[SERVICE_PATH_MAX];
 
-    int rc = service_model_open_object(upload->service, NULL, upload->spec.model, &model);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(service_model_open_object(upload->service, NULL, upload->spec.model, &model));
     upload->warnings = json_is_array(row->warnings) ? json_deep_copy(row->warnings) : json_array();
     if (upload->warnings == NULL) {
-        model_close(model);
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
     upload->committed = counts->records;
     upload->length = spec_sequence_length(&upload->spec, model_config(model));
-    rc = service_tokenizer_open(model, &upload->tokenizer);
-    rc = rc != 0 ? rc : service_job_path(upload->service, upload->job, NULL, folder);
-    rc = rc != 0 ? rc : fs_make_dirs(folder);
-    rc = rc != 0 ? rc : service_job_path(upload->service, upload->job, TASK_CALIBRATION_LOG, upload->path);
+    TRY(service_tokenizer_open(model, &upload->tokenizer));
+    TRY(service_job_path(upload->service, upload->job, NULL, folder));
+    TRY(fs_make_dirs(folder));
+    TRY(service_job_path(upload->service, upload->job, TASK_CALIBRATION_LOG, upload->path));
     const struct calibration_reading reading = {.tokenizer = upload->tokenizer,
                                                 .vocab_size = model_config(model)->vocab_size,
                                                 .text_field = upload->spec.calibration.text_field,
                                                 .add_special_tokens = upload->spec.calibration.add_special_tokens,
-                                                .watch = watch,
+                                                .watch = upload_watch,
                                                 .watch_data = upload->service};
-    rc = rc != 0 ? rc
-                 : calibration_writer_open(upload->path, counts->records, counts->tokens, counts->bytes, &reading,
-                                           &upload->writer);
-    model_close(model);
-    return rc;
+    return calibration_writer_open(upload->path, counts->records, counts->tokens, counts->bytes, &reading,
+                                   &upload->writer);
+}
+
+static int open_upload(struct service_upload *upload, const struct principal *who, int64_t offset)
+{
+    struct validation_errors errors = {0};
+    AUTO(job_row) struct job_row row = {0};
+
+    TRY(store_job_get(upload->service->store, who->project, upload->job, &row));
+    TRY(check_status(&row, offset));
+    TRY(spec_parse(row.request, &errors, &upload->spec));
+    return open_writer(upload, &row);
 }
 
 int service_upload_open(struct service *service, const struct principal *who, const char *job, int64_t offset,
                         struct service_upload **out)
 {
     struct service_upload *upload;
-    struct validation_errors errors = {0};
-    AUTO(job_row) struct job_row row = {0};
 
     if (service_draining(service)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
@@ -148,12 +148,7 @@ int service_upload_open(struct service *service, const struct principal *who, co
         free(upload);
         return rc;
     }
-    rc = store_job_get(service->store, who->project, job, &row);
-    if (rc == 0) {
-        rc = check_status(&row, offset);
-        rc = rc != 0 ? rc : spec_parse(row.request, &errors, &upload->spec);
-        rc = rc != 0 ? rc : open_writer(upload, &row);
-    }
+    rc = open_upload(upload, who, offset);
     if (rc != 0) {
         service_upload_abort(upload);
         return rc;
@@ -197,7 +192,7 @@ static int64_t needed(const struct service_upload *upload, const struct calibrat
     return counts->tokens < wanted ? wanted - counts->tokens : 0;
 }
 
-static json_t *error_list(const struct service_upload *upload, const struct calibration_counts *counts)
+static json_t *upload_error_list(const struct service_upload *upload, const struct calibration_counts *counts)
 {
     const struct calibration_error *errors = calibration_writer_errors(upload->writer);
     json_t *list = json_array();
@@ -215,7 +210,7 @@ static json_t *answer_of(const struct service_upload *upload, const struct calib
     return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:O, s:s}", "object", "quantization.calibration", "accepted",
                      (json_int_t)counts->accepted, "rejected", (json_int_t)counts->rejected, "tokens",
                      (json_int_t)counts->tokens, "next_offset", (json_int_t)counts->records, "needed",
-                     (json_int_t)needed(upload, counts), "errors", error_list(upload, counts), "warnings",
+                     (json_int_t)needed(upload, counts), "errors", upload_error_list(upload, counts), "warnings",
                      upload->warnings, "status", job_status_name(status));
 }
 

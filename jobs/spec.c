@@ -137,7 +137,7 @@ static void refuse_file_id(const char *pointer, const char *id, struct validatio
     validation_hint(errors, "POST /v1/files stores a file and answers its id");
 }
 
-static void refuse_length(const char *pointer, struct validation_errors *errors)
+static void spec_refuse_length(const char *pointer, struct validation_errors *errors)
 {
     validation_add(
         errors, ERR_INVALID_PARAMETER, pointer,
@@ -179,10 +179,10 @@ static void check_data(const struct job_spec *spec, struct validation_errors *er
             "\"sequence_length\" needs an evaluation.file_id: a held-back tail has the calibration's length");
     }
     if (c->sequence_length == 1) {
-        refuse_length("/calibration/sequence_length", errors);
+        spec_refuse_length("/calibration/sequence_length", errors);
     }
     if (spec->evaluation.sequence_length == 1) {
-        refuse_length("/evaluation/sequence_length", errors);
+        spec_refuse_length("/evaluation/sequence_length", errors);
     }
 }
 

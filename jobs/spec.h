@@ -1,6 +1,7 @@
 #pragma once
 /* A job's request, checked: JSON in, plain struct out, and back to JSON with every default filled in. */
 
+#include "base/cleanup.h"
 #include "base/ids.h"
 #include "base/validation.h"
 #include "formats/format.h"
@@ -55,7 +56,9 @@ struct job_spec {
 
 /* Parse everything that can be judged without the model; every error is named. *out is set on success only. */
 int spec_parse(const json_t *body, struct validation_errors *errors, struct job_spec *out);
+/* Of a zeroed spec too. */
 void spec_deinit(struct job_spec *spec);
+CLEANUP_DEINIT(job_spec, struct job_spec, spec_deinit)
 /* The request with defaults filled in, in canonical member order. New reference. */
 json_t *spec_json(const struct job_spec *spec);
 /* The job runs forwards through the model: it has calibration data or an evaluation set. */

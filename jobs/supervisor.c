@@ -116,7 +116,9 @@ static void run_job(struct service *service, const struct job_row *row)
     log_info("job claimed", LOG_S("job", task.id), LOG_I("attempt", row->attempt));
     set_task(service, &task);
     int rc = task_prepare(&task, service, row);
-    rc = rc != 0 ? rc : task_run(&task);
+    if (rc == 0) {
+        rc = task_run(&task);
+    }
     set_task(service, NULL);
     if (rc != 0) {
         log_err(LOG_DEBUG, "attempt ended", task.id);

@@ -98,10 +98,7 @@ static int sweep_folders(struct service *service)
 {
     char path[SERVICE_PATH_MAX];
 
-    int rc = fs_path(path, sizeof(path), "%s/jobs", store_data_dir(service->store));
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(fs_path(path, sizeof(path), "%s/jobs", store_data_dir(service->store)));
     DIR *folder = opendir(path);
     if (folder == NULL) {
         return err_raise_errno(errno, "cannot list %s", path);
@@ -118,21 +115,24 @@ static int sweep_folders(struct service *service)
     return 0;
 }
 
+/* Jobs that no worker runs any more leave their states. */
+static int recover_jobs(struct service *service)
+{
+    TRY(recover_all(service, STATUS_RUNNING, recover_running));
+    return recover_all(service, STATUS_CANCELLING, recover_cancelling);
+}
+
 /* Space first: what is not needed goes before anything is written. */
 int supervisor_recover(struct service *service)
 {
-    int rc = sweep_folders(service);
-
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(sweep_folders(service));
     service_collect_garbage(service);
-    rc = recover_all(service, STATUS_RUNNING, recover_running);
-    rc = rc != 0 ? rc : recover_all(service, STATUS_CANCELLING, recover_cancelling);
+    int rc = recover_jobs(service);
     service->supervisor.recovered = rc == 0;
     if (rc == ERR_DISK_FULL) {
         log_err(LOG_ERROR, "disk full, interrupted jobs wait", NULL);
         return 0;
     }
-    return rc != 0 ? rc : sweep_folders(service); /* of those that have ended just now */
+    TRY(rc);
+    return sweep_folders(service); /* of those that have ended just now */
 }

@@ -5,6 +5,7 @@
 
 #include "jobs/task.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/log.h"
@@ -17,12 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void warn(struct task *task, const char *code, const char *message)
+static void task_add_warning(struct task *task, const char *code, const char *message)
 {
     json_array_append_new(task->warnings, json_pack("{s:s, s:s}", "code", code, "message", message));
 }
 
-static int read_row(struct task *task, const struct job_row *row)
+static int task_read_row(struct task *task, const struct job_row *row)
 {
     struct validation_errors errors = {0};
     const struct job_checkpoint *checkpoint = &row->checkpoint;
@@ -54,33 +55,23 @@ static int read_row(struct task *task, const struct job_row *row)
 
 static int look_up_blocks(struct task *task)
 {
-    struct format_module *modules;
-    json_t *blocks, *rows;
+    AUTO_FREE struct format_module *modules = NULL;
+    AUTO_JSON json_t *blocks = NULL;
+    AUTO_JSON json_t *rows = NULL;
     int count;
 
-    int rc = recipe_bind(&task->spec.recipe, task->model);
-    rc = rc != 0 ? rc : patterns_check(task->spec.recipe.patterns);
-    rc = rc != 0 ? rc : recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count);
-    if (rc != 0) {
-        return rc;
-    }
-    free(modules);
+    TRY(recipe_bind(&task->spec.recipe, task->model));
+    TRY(patterns_check(task->spec.recipe.patterns));
+    TRY(recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count));
     free(task->blocks);
     task->blocks = NULL;
-    rc = store_blocks_list(task->service->store, task->id, &blocks);
-    if (rc == 0) {
-        rc = blocks_read(blocks, &task->blocks, &task->block_count);
-        json_decref(blocks);
-    }
-    rc = rc != 0 ? rc : store_layers_list(task->service->store, task->id, &rows);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(store_blocks_list(task->service->store, task->id, &blocks));
+    TRY(blocks_read(blocks, &task->blocks, &task->block_count));
+    TRY(store_layers_list(task->service->store, task->id, &rows));
     task->layers_total = model_config(task->model)->num_layers;
     task->layers_done = task->block_count;
     task->modules_total = count;
     task->modules_done = (int64_t)json_array_size(rows);
-    json_decref(rows);
     return 0;
 }
 
@@ -165,7 +156,7 @@ static int hold_back(struct task *task)
     count = count < 1 ? 1 : count;
     count = count > max ? max : count;
     if (count < 1 || count >= set->sequences) {
-        warn(task, "no_evaluation", "the calibration set is too small to hold a tail back for evaluation");
+        task_add_warning(task, "no_evaluation", "the calibration set is too small to hold a tail back for evaluation");
         return 0;
     }
     return calibration_set_split(set, count, &task->evaluation);
@@ -193,7 +184,7 @@ static int load_calibration(struct task *task)
         char message[160];
         snprintf(message, sizeof(message), "the records make %lld sequences of %lld tokens, %lld were asked for",
                  (long long)task->calibration.sequences, (long long)rules.sequence_length, (long long)c->num_samples);
-        warn(task, "few_samples", message);
+        task_add_warning(task, "few_samples", message);
     }
     if (!has_file(task->spec.evaluation.file_id) && !recipe_analyses(&task->spec.recipe)) {
         rc = hold_back(task); /* an analysis changes nothing that could be evaluated */
@@ -264,32 +255,46 @@ static int say_device_changed(struct task *task)
     return task_warn(task, "device_changed", message);
 }
 
+/* What the job is, and what is done of it. */
+static int open_job(struct task *task, const struct job_row *row)
+{
+    TRY(task_read_row(task, row));
+    TRY(service_job_path(task->service, task->id, NULL, task->directory));
+    TRY(fs_make_dirs(task->directory));
+    TRY(supervisor_device_of(task->service, task->spec.resources.device, &task->device));
+    TRY(service_model_open_object(task->service, NULL, task->spec.model, &task->model));
+    return look_up_blocks(task);
+}
+
+/* What the job is calibrated and evaluated with. */
+static int open_records(struct task *task)
+{
+    size_t warned = json_array_size(task->warnings);
+
+    TRY(ingest(task));
+    TRY(load_sets(task));
+    while (task->layers_done > 0 && json_array_size(task->warnings) > warned) { /* said by the attempt that began it */
+        json_array_remove(task->warnings, json_array_size(task->warnings) - 1);
+    }
+    return 0;
+}
+
+static int task_prepare_all(struct task *task, const struct job_row *row)
+{
+    TRY(open_job(task, row));
+    task->fraction = 0.95 * (double)task->layers_done / (double)task->layers_total;
+    TRY(task_tick_phase(task, task->fraction, "loading"));
+    TRY(open_records(task));
+    TRY(say_device_changed(task));
+    return save_preparation(task);
+}
+
 int task_prepare(struct task *task, struct service *service, const struct job_row *row)
 {
     task->service = service;
     task->started = clock_monotonic_seconds();
     task->phase = "loading";
-    int rc = read_row(task, row);
-    rc = rc != 0 ? rc : service_job_path(service, task->id, NULL, task->directory);
-    rc = rc != 0 ? rc : fs_make_dirs(task->directory);
-    rc = rc != 0 ? rc : supervisor_device_of(service, task->spec.resources.device, &task->device);
-    rc = rc != 0 ? rc : service_model_open_object(service, NULL, task->spec.model, &task->model);
-    rc = rc != 0 ? rc : look_up_blocks(task);
-    if (rc != 0) {
-        return err_pass(rc, "prepare");
-    }
-    size_t warned = json_array_size(task->warnings);
-    task->fraction = 0.95 * (double)task->layers_done / (double)task->layers_total;
-    rc = task_tick_phase(task, task->fraction, "loading");
-    rc = rc != 0 ? rc : ingest(task);
-    rc = rc != 0 ? rc : load_sets(task);
-    if (rc == 0 && task->layers_done > 0) { /* said by the attempt that began it */
-        while (json_array_size(task->warnings) > warned) {
-            json_array_remove(task->warnings, json_array_size(task->warnings) - 1);
-        }
-    }
-    rc = rc != 0 ? rc : say_device_changed(task);
-    rc = rc != 0 ? rc : save_preparation(task);
+    int rc = task_prepare_all(task, row);
     return rc != 0 ? err_pass(rc, "prepare") : 0;
 }
 
@@ -319,19 +324,16 @@ static int go_back(struct task *task, int64_t from, const char *code, const char
 {
     char message[400];
 
-    int rc = store_blocks_clear(task->service->store, task->id, from);
-    rc = rc != 0 ? rc : look_up_blocks(task);
-    if (rc != 0) {
-        return rc;
-    }
+    TRY(store_blocks_clear(task->service->store, task->id, from));
+    TRY(look_up_blocks(task));
     if (from == 0) {
         task->times = task->times_before = (struct pipeline_times){0};
         snprintf(message, sizeof(message), "%s; the job started over from its first block", why);
     } else {
         snprintf(message, sizeof(message), "%s; the job went on after block %lld", why, (long long)from - 1);
     }
-    rc = task_warn(task, code, message);
-    return rc != 0 ? rc : save_preparation(task);
+    TRY(task_warn(task, code, message));
+    return save_preparation(task);
 }
 
 /* What an earlier attempt left is looked at before anything builds on it. */
@@ -362,17 +364,17 @@ static int tick_outside(void *data)
 
 int task_run(struct task *task)
 {
-    /* What is only copied would be found out by the export; that is hours after what can be said at once. */
-    int rc = task->layers_done == 0 ? model_check_outside(task->model, tick_outside, task) : 0;
-
-    rc = rc != 0 ? rc : keep_usable(task);
-    rc = rc != 0 ? rc : run_pipeline(task);
+    if (task->layers_done == 0) { /* what is only copied would be found out by the export, which is hours later */
+        TRY(model_check_outside(task->model, tick_outside, task));
+    }
+    TRY(keep_usable(task));
+    int rc = run_pipeline(task);
     if (rc == ERR_SOURCE_CORRUPT && task->block_count > 0) {
         log_err(LOG_WARN, "checkpoint damaged, starting over", task->id);
-        rc = go_back(task, 0, "checkpoint_damaged", "a checkpoint file was damaged while the job ran");
-        rc = rc != 0 ? rc : run_pipeline(task);
+        TRY(go_back(task, 0, "checkpoint_damaged", "a checkpoint file was damaged while the job ran"));
+        rc = run_pipeline(task);
     }
-    return rc != 0 ? rc : task_publish(task);
+    return rc == 0 ? task_publish(task) : rc;
 }
 
 void task_deinit(struct task *task)
@@ -380,9 +382,7 @@ void task_deinit(struct task *task)
     calibration_set_deinit(&task->calibration);
     calibration_set_deinit(&task->evaluation);
     model_close(task->model);
-    if (task->spec.recipe.count > 0) {
-        spec_deinit(&task->spec);
-    }
+    spec_deinit(&task->spec);
     json_decref(task->warnings);
     free(task->blocks);
 }

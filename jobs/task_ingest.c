@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "jobs/records.h"
 
 #include <stdlib.h>
@@ -11,7 +12,7 @@
 #define PIECE_BYTES ((size_t)256 << 10)
 
 /* Tokenizing starts over at the next attempt, so a shutdown need not wait for its end. */
-static int watch(void *data)
+static int ingest_watch(void *data)
 {
     struct task *task = data;
 
@@ -21,18 +22,17 @@ static int watch(void *data)
 
 static int feed_blob(struct task *task, struct blob_reader *reader, int64_t size, struct calibration_writer *writer)
 {
-    char *piece = malloc(PIECE_BYTES);
-    int rc = piece == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to read a file") : 0;
+    AUTO_FREE char *piece = NULL;
 
-    for (int64_t at = 0; rc == 0 && at < size;) {
+    TRY(mem_buffer(&piece, PIECE_BYTES));
+    for (int64_t at = 0; at < size;) {
         size_t n = size - at < (int64_t)PIECE_BYTES ? (size_t)(size - at) : PIECE_BYTES;
-        rc = watch(task);
-        rc = rc != 0 ? rc : blob_reader_read(reader, at, piece, n);
-        rc = rc != 0 ? rc : calibration_writer_feed(writer, piece, n);
+        TRY(ingest_watch(task));
+        TRY(blob_reader_read(reader, at, piece, n));
+        TRY(calibration_writer_feed(writer, piece, n));
         at += (int64_t)n;
     }
-    free(piece);
-    return rc;
+    return 0;
 }
 
 static int open_blob(struct task *task, const char *id, struct blob_reader **reader, int64_t *size)
@@ -50,38 +50,38 @@ static int open_blob(struct task *task, const char *id, struct blob_reader **rea
     return rc;
 }
 
-int task_ingest(struct task *task, const struct task_records *records, struct job_records *found)
+static int ingest_file(struct task *task, const struct task_records *records, struct job_records *found)
 {
-    struct calibration_reading reading = {.vocab_size = model_config(task->model)->vocab_size,
-                                          .text_field = records->text_field,
-                                          .add_special_tokens = records->add_special_tokens,
-                                          .watch = watch,
-                                          .watch_data = task};
+    AUTO(tokenizer) struct tokenizer *tokenizer = NULL;
+    AUTO(blob_reader) struct blob_reader *reader = NULL;
+    AUTO(calibration_writer) struct calibration_writer *writer = NULL;
     struct calibration_counts counts;
-    struct calibration_writer *writer = NULL;
-    struct tokenizer *tokenizer = NULL;
-    struct blob_reader *reader = NULL;
     char path[SERVICE_PATH_MAX];
     int64_t size = 0;
 
-    int rc = open_blob(task, records->file_id, &reader, &size);
-    rc = rc != 0 ? rc : service_tokenizer_open(task->model, &tokenizer);
-    rc = rc != 0 ? rc : fs_path(path, sizeof(path), "%s/%s", task->directory, records->log);
-    reading.tokenizer = tokenizer;
-    rc = rc != 0 ? rc : calibration_writer_open(path, 0, 0, 0, &reading, &writer);
-    rc = rc != 0 ? rc : feed_blob(task, reader, size, writer);
-    rc = rc != 0 ? rc : calibration_writer_sync(writer, true);
-    if (rc == 0) {
-        calibration_writer_counts(writer, &counts);
-        records_warn_rejected(task->warnings, records->what, writer);
-        records_warn_notes(task->warnings, records->what, writer, false);
-        *found = (struct job_records){
-            .records = counts.records, .tokens = counts.tokens, .bytes = counts.bytes, .ready = true};
-    }
-    calibration_writer_free(writer);
-    tokenizer_free(tokenizer);
-    if (reader != NULL) {
-        blob_reader_close(reader);
-    }
+    TRY(open_blob(task, records->file_id, &reader, &size));
+    TRY(service_tokenizer_open(task->model, &tokenizer));
+    TRY(fs_path(path, sizeof(path), "%s/%s", task->directory, records->log));
+    const struct calibration_reading reading = {.tokenizer = tokenizer,
+                                                .vocab_size = model_config(task->model)->vocab_size,
+                                                .text_field = records->text_field,
+                                                .add_special_tokens = records->add_special_tokens,
+                                                .watch = ingest_watch,
+                                                .watch_data = task};
+    TRY(calibration_writer_open(path, 0, 0, 0, &reading, &writer));
+    TRY(feed_blob(task, reader, size, writer));
+    TRY(calibration_writer_sync(writer, true));
+    calibration_writer_counts(writer, &counts);
+    records_warn_rejected(task->warnings, records->what, writer);
+    records_warn_notes(task->warnings, records->what, writer, false);
+    *found =
+        (struct job_records){.records = counts.records, .tokens = counts.tokens, .bytes = counts.bytes, .ready = true};
+    return 0;
+}
+
+int task_ingest(struct task *task, const struct task_records *records, struct job_records *found)
+{
+    int rc = ingest_file(task, records, found);
+
     return rc != 0 ? err_pass(rc, "tokenize the %s file", records->what) : 0;
 }

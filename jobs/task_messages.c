@@ -152,7 +152,7 @@ static struct job_update own_update(const struct task *task, unsigned set, const
     return (struct job_update){.id = task->id, .from = STATUS_ANY, .fence = task->fence, .set = set, .row = row};
 }
 
-static int flush(struct task *task)
+static int task_flush(struct task *task)
 {
     const struct job_row columns = {
         .phase = task->phase, .progress = task_progress(task), .memory = task_memory(task, 0)};
@@ -185,12 +185,12 @@ static int tick(struct task *task, double fraction)
     if (first) {
         task->first_fraction = task->fraction;
     }
-    int rc = task_check_stop(task);
-    if (rc == 0 && (first || clock_monotonic_ms() - task->last_flush_ms >= FLUSH_MS)) {
-        rc = flush(task);
-        rc = rc != 0 ? rc : task_check_stop(task);
+    TRY(task_check_stop(task));
+    if (first || clock_monotonic_ms() - task->last_flush_ms >= FLUSH_MS) {
+        TRY(task_flush(task));
+        TRY(task_check_stop(task));
     }
-    return rc;
+    return 0;
 }
 
 int task_tick_phase(struct task *task, double fraction, const char *phase)
@@ -232,7 +232,7 @@ static json_t *layer_event(const struct task *task, int64_t index, const json_t 
 }
 
 /* One transaction of the block, its rows of the report and the job's own columns. */
-static int commit_block(struct task *task, const struct message_block *done)
+static int task_commit_block(struct task *task, const struct message_block *done)
 {
     struct task_columns columns;
     AUTO_JSON json_t *rows = rows_json(done->rows, done->row_count);
@@ -261,7 +261,7 @@ static int block_done(struct task *task, const struct message_block *done)
     task->layers_done = index + 1;
     task->modules_done += done->row_count;
     task->last_layer_saved_at = clock_unix_seconds();
-    int rc = commit_block(task, done);
+    int rc = task_commit_block(task, done);
     if (rc != 0) {
         task->charged = charged;
         task->moved_forward = moved_forward;

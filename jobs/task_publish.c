@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/fs.h"
+#include "base/mem.h"
 #include "jobs/rows.h"
 #include "pipeline/check.h"
 
@@ -66,69 +67,57 @@ static void paths_deinit(struct block_paths *paths)
     free(paths->list);
 }
 
+CLEANUP_DEINIT(block_paths, struct block_paths, paths_deinit)
+
 static int paths_init(const struct task *task, const json_t *blocks, struct block_paths *paths)
 {
     size_t count = json_array_size(blocks);
     char path[SERVICE_PATH_MAX];
 
-    paths->list = calloc(count + 1, sizeof(*paths->list));
-    for (size_t i = 0; paths->list != NULL && i < count; i++) {
+    TRY(mem_array(&paths->list, count + 1));
+    for (size_t i = 0; i < count; i++) {
         const char *file = json_string_value(json_object_get(json_array_get(blocks, i), "file"));
-        int rc = fs_path(path, sizeof(path), "%s/%s", task->directory, file != NULL ? file : "");
-        if (rc != 0) {
-            return rc;
-        }
-        paths->list[i] = strdup(path);
-        if (paths->list[i] == NULL) {
-            break;
-        }
+        TRY(fs_path(path, sizeof(path), "%s/%s", task->directory, file != NULL ? file : ""));
+        TRY(mem_strdup(&paths->list[i], path));
         paths->count = (int)i + 1;
     }
-    return paths->list != NULL && paths->count == (int)count
-               ? 0
-               : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of blocks");
+    return 0;
 }
 
 static int export_files(struct task *task, const char *directory, json_t **files)
 {
-    struct block_paths paths = {0};
-    struct format_module *modules = NULL;
-    json_t *blocks = NULL;
-    json_t *parameters = recipe_parameters_json(&task->spec.recipe);
-    json_t *origin = provenance(task);
+    AUTO(block_paths) struct block_paths paths = {0};
+    AUTO_FREE struct format_module *modules = NULL;
+    AUTO_JSON json_t *blocks = NULL;
+    AUTO_JSON json_t *parameters = recipe_parameters_json(&task->spec.recipe);
+    AUTO_JSON json_t *origin = provenance(task);
     int count = 0;
 
-    int rc = parameters == NULL || origin == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a manifest") : 0;
-    rc = rc != 0 ? rc : fs_remove_tree(directory);
-    rc = rc != 0 ? rc : store_blocks_list(task->service->store, task->id, &blocks);
-    rc = rc != 0 ? rc : paths_init(task, blocks, &paths);
-    rc = rc != 0 ? rc : recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count);
-    if (rc == 0) {
-        const struct format_export request = {
-            .format = task->spec.format,
-            .config = {.modules = modules,
-                       .count = count,
-                       .model = task->model,
-                       .method = task->spec.recipe.name,
-                       .parameters = parameters,
-                       .cache = task->spec.recipe.cache},
-            .block_files = (const char *const *)paths.list,
-            .block_count = paths.count,
-            .directory = directory,
-            .max_shard_bytes = task->spec.output.max_shard_bytes,
-            .provenance = origin,
-            .threads = task->service->supervisor.threads,
-            .tick = export_tick,
-            .tick_data = task,
-        };
-        rc = format_export(&request, files);
+    if (parameters == NULL || origin == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a manifest");
     }
-    free(modules);
-    paths_deinit(&paths);
-    json_decref(blocks);
-    json_decref(parameters);
-    json_decref(origin);
-    return rc != 0 ? err_pass(rc, "export") : 0;
+    TRY(fs_remove_tree(directory));
+    TRY(store_blocks_list(task->service->store, task->id, &blocks));
+    TRY(paths_init(task, blocks, &paths));
+    TRY(recipe_modules(&task->spec.recipe, task->spec.format, task->model, &modules, &count));
+    const struct format_export request = {
+        .format = task->spec.format,
+        .config = {.modules = modules,
+                   .count = count,
+                   .model = task->model,
+                   .method = task->spec.recipe.name,
+                   .parameters = parameters,
+                   .cache = task->spec.recipe.cache},
+        .block_files = (const char *const *)paths.list,
+        .block_count = paths.count,
+        .directory = directory,
+        .max_shard_bytes = task->spec.output.max_shard_bytes,
+        .provenance = origin,
+        .threads = task->service->supervisor.threads,
+        .tick = export_tick,
+        .tick_data = task,
+    };
+    return format_export(&request, files);
 }
 
 /* Every file moves into the blob store; the export has just hashed and synced it. *count: how many are held there. */
@@ -143,10 +132,9 @@ static int adopt_files(struct task *task, const char *directory, const json_t *f
     json_array_foreach((json_t *)files, i, file)
     {
         const char *name = json_string_value(json_object_get(file, "path"));
-        int rc = fs_path(path, sizeof(path), "%s/%s", directory, name);
-        rc = rc != 0 ? rc
-                     : blob_adopt(task->service->store, path, json_string_value(json_object_get(file, "sha256")),
-                                  sha256, &size);
+        TRY(fs_path(path, sizeof(path), "%s/%s", directory, name));
+        int rc =
+            blob_adopt(task->service->store, path, json_string_value(json_object_get(file, "sha256")), sha256, &size);
         if (rc != 0) {
             return err_pass(rc, "store %s", name);
         }
@@ -305,12 +293,25 @@ static void tell_metrics(struct task *task, const struct evaluation_result *eval
     }
 }
 
+/* The artifact's files, *held of them as blobs that are held. */
+static int make_files(struct task *task, json_t **files, size_t *held)
+{
+    char directory[SERVICE_PATH_MAX];
+
+    TRY(service_job_path(task->service, task->id, SERVICE_ARTIFACT, directory));
+    int rc = export_files(task, directory, files);
+    if (rc != 0) {
+        return err_pass(rc, "export");
+    }
+    TRY(task_check_stop(task));
+    return adopt_files(task, directory, *files, held);
+}
+
 int task_publish(struct task *task)
 {
     const struct evaluation_result *evaluation = &task->result;
-    char directory[SERVICE_PATH_MAX];
-    json_t *files = NULL;
-    json_t *rows = NULL;
+    AUTO_JSON json_t *files = NULL;
+    AUTO_JSON json_t *rows = NULL;
     double mark = clock_monotonic_seconds();
     size_t held = 0;
 
@@ -318,15 +319,14 @@ int task_publish(struct task *task)
         return publish_report(task);
     }
     tell_metrics(task, evaluation);
-    int rc = service_job_path(task->service, task->id, SERVICE_ARTIFACT, directory);
-    rc = rc != 0 ? rc : export_files(task, directory, &files);
-    rc = rc != 0 ? rc : task_check_stop(task);
-    rc = rc != 0 ? rc : adopt_files(task, directory, files, &held);
-    rc = rc != 0 ? rc : store_layers_list(task->service->store, task->id, &rows);
+    int rc = make_files(task, &files, &held);
+    if (rc == 0) {
+        rc = store_layers_list(task->service->store, task->id, &rows);
+    }
     task->times.seconds[PHASE_EXPORT] += clock_monotonic_seconds() - mark;
-    rc = rc != 0 ? rc : publish(task, files, rows, evaluation);
+    if (rc == 0) {
+        rc = publish(task, files, rows, evaluation);
+    }
     let_go_of_files(task, files, held);
-    json_decref(files);
-    json_decref(rows);
     return rc;
 }

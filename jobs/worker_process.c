@@ -10,6 +10,7 @@
 
 #include "jobs/worker.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/log.h"
@@ -64,7 +65,7 @@ static int raise_descriptor(int fd, int *raised)
     return *raised >= 0 ? 0 : err_raise_errno(errno, "no descriptor for a run's process");
 }
 
-static int spawn(struct process *process, int socket, int root)
+static int process_spawn(struct process *process, int socket, int root)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -88,27 +89,23 @@ static int spawn(struct process *process, int socket, int root)
     return failed == 0 ? 0 : err_raise_errno(failed, "cannot start a process for the run");
 }
 
-static int start(struct process *process)
+static int process_start(struct process *process)
 {
     const struct timeval patience = {.tv_sec = SEND_SECONDS};
-    int pair[2], theirs = -1, root = -1;
+    int pair[2];
+    AUTO_CLOSE int given = -1;
+    AUTO_CLOSE int theirs = -1;
+    AUTO_CLOSE int root = -1;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
         return err_raise_errno(errno, "no socket for a run's process");
     }
     process->socket = pair[0];
+    given = pair[1];
     (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-    int rc = raise_descriptor(pair[1], &theirs);
-    rc = rc != 0 ? rc : raise_descriptor(model_root_fd(process->pipeline->model), &root);
-    rc = rc != 0 ? rc : spawn(process, theirs, root);
-    close(pair[1]);
-    if (theirs >= 0) {
-        close(theirs);
-    }
-    if (root >= 0) {
-        close(root);
-    }
-    return rc;
+    TRY(raise_descriptor(given, &theirs));
+    TRY(raise_descriptor(model_root_fd(process->pipeline->model), &root));
+    return process_spawn(process, theirs, root);
 }
 
 /* --- the order */
@@ -294,7 +291,7 @@ static int take_frames(struct process *process)
 }
 
 /* Until the last message was heard. */
-static int follow(struct process *process)
+static int process_follow(struct process *process)
 {
     int64_t looked_ms = clock_monotonic_ms();
     int rc = 0;
@@ -327,7 +324,7 @@ static void describe_status(bool known, int status, char out[96])
 }
 
 /* How the run ended, once its process is gone. rc: of following it. */
-static int finish(struct process *process, int rc)
+static int process_finish(struct process *process, int rc)
 {
     struct err_record lost = *err_last();
     char how[96];
@@ -358,19 +355,24 @@ static int finish(struct process *process, int rc)
     return err_raise(ERR_WORKER_LOST, "the process that ran the job %s", how);
 }
 
+/* The order, the sets, and what comes back. */
+static int process_run(struct process *process, const struct service *service, const struct gpu_info *device)
+{
+    TRY(send_order(process, service, device));
+    TRY(send_ids(process, process->pipeline->calibration));
+    TRY(send_ids(process, process->pipeline->evaluation));
+    return process_follow(process);
+}
+
 int worker_run_process(struct service *service, const struct gpu_info *device, const struct pipeline *pipeline)
 {
     struct process process = {
         .pipeline = pipeline, .pid = -1, .socket = -1, .progress = {.block = pipeline->block_count, .step = "loading"}};
 
-    int rc = start(&process);
+    int rc = process_start(&process);
     if (rc == 0) {
         log_debug("run started in a process", LOG_I("pid", process.pid));
-        rc = send_order(&process, service, device);
-        rc = rc != 0 ? rc : send_ids(&process, pipeline->calibration);
-        rc = rc != 0 ? rc : send_ids(&process, pipeline->evaluation);
-        rc = rc != 0 ? rc : follow(&process);
-        rc = finish(&process, rc);
+        rc = process_finish(&process, process_run(&process, service, device));
     }
     if (process.socket >= 0) {
         close(process.socket);

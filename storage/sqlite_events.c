@@ -22,23 +22,18 @@ int sqlite_event_add(struct state *state, struct state_args *args, const char *j
         return rc < 0 ? rc : sqlite_job_missing(job);
     }
     int64_t seq = sqlite3_column_int64(row, 0);
-    rc = sqlite_next(state, row);
-    rc = rc < 0
-             ? rc
-             : sqlite_run(state, NULL, "INSERT INTO events (job, seq, type, created_at, data) VALUES (?, ?, ?, ?, ?)",
-                          "titij", job, seq, type, clock_unix_seconds(), data);
-    if (rc == 0) {
-        args->announced = true;
-        snprintf(args->job, sizeof(args->job), "%s", job);
-    }
-    return rc;
+    TRY(sqlite_next(state, row));
+    TRY(sqlite_run(state, NULL, "INSERT INTO events (job, seq, type, created_at, data) VALUES (?, ?, ?, ?, ?)", "titij",
+                   job, seq, type, clock_unix_seconds(), data));
+    args->announced = true;
+    snprintf(args->job, sizeof(args->job), "%s", job);
+    return 0;
 }
 
 int sqlite_event_append(struct state *state, struct state_args *args)
 {
-    int rc = sqlite_begin(state);
-
-    return rc != 0 ? rc : sqlite_end(state, sqlite_event_add(state, args, args->id, args->event, args->event_data));
+    TRY(sqlite_begin(state));
+    return sqlite_end(state, sqlite_event_add(state, args, args->id, args->event, args->event_data));
 }
 
 /* Every row through to_json into a new array. Takes over from a sqlite_first that answered rc. */
@@ -50,7 +45,9 @@ static int sqlite_events_collect(struct state *state, int rc, sqlite3_stmt *row,
     for (; rc > 0; rc = sqlite_next(state, row)) {
         json_t *item = NULL;
         rc = to_json(row, &item);
-        rc = rc != 0 ? rc : sqlite_append_take(list, item);
+        if (rc == 0) {
+            rc = sqlite_append_take(list, item);
+        }
         if (rc != 0) {
             sqlite_done(row);
             break;
@@ -188,21 +185,16 @@ static int tell_job(struct state *state, struct state_args *args, const json_t *
 
 static int delete_artifact(struct state *state, struct state_args *args)
 {
-    json_t *artifact;
+    AUTO_JSON json_t *artifact = NULL;
     struct state_args get = {.project = args->project, .kind = "art", .id = args->id, .out = &artifact};
 
-    int rc = sqlite_object_get(state, &get);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = tell_job(state, args, artifact);
-    json_decref(artifact);
-    return rc != 0 ? rc : sqlite_object_delete(state, &get);
+    TRY(sqlite_object_get(state, &get));
+    TRY(tell_job(state, args, artifact));
+    return sqlite_object_delete(state, &get);
 }
 
 int sqlite_artifact_delete(struct state *state, struct state_args *args)
 {
-    int rc = sqlite_begin(state);
-
-    return rc != 0 ? rc : sqlite_end(state, delete_artifact(state, args));
+    TRY(sqlite_begin(state));
+    return sqlite_end(state, delete_artifact(state, args));
 }

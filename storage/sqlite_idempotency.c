@@ -20,8 +20,8 @@ static int sqlite_key_judge(sqlite3_stmt *row, const char *digest, json_t **resp
     if (sqlite3_column_type(row, 1) == SQLITE_NULL) {
         return err_raise(ERR_IDEMPOTENCY_IN_PROGRESS, "the first request with this key has not been answered yet");
     }
-    int rc = sqlite_column_json(row, 1, response);
-    return rc != 0 ? rc : 1;
+    TRY(sqlite_column_json(row, 1, response));
+    return 1;
 }
 
 static int sqlite_key_reserve(struct state *state, struct state_args *args, json_t **response)
@@ -30,21 +30,19 @@ static int sqlite_key_reserve(struct state *state, struct state_args *args, json
     sqlite3_stmt *row;
     int64_t now = clock_unix_seconds();
 
-    int rc = sqlite_run(state, NULL, "DELETE FROM idempotency WHERE created_at < ?", "i", now - IDEMPOTENCY_SECONDS);
-    rc = rc != 0 ? rc
-                 : sqlite_first(state, &row,
-                                "SELECT digest, response FROM idempotency WHERE project = ? AND scope = ? AND key = ?",
-                                "ttt", key->project, key->scope, key->key);
+    TRY(sqlite_run(state, NULL, "DELETE FROM idempotency WHERE created_at < ?", "i", now - IDEMPOTENCY_SECONDS));
+    int rc = sqlite_first(state, &row,
+                          "SELECT digest, response FROM idempotency WHERE project = ? AND scope = ? AND key = ?", "ttt",
+                          key->project, key->scope, key->key);
     if (rc > 0) {
         rc = sqlite_key_judge(row, args->digest, response);
         sqlite_done(row);
         return rc;
     }
-    return rc != 0
-               ? rc
-               : sqlite_run(state, NULL,
-                            "INSERT INTO idempotency (project, scope, key, digest, created_at) VALUES (?, ?, ?, ?, ?)",
-                            "tttti", key->project, key->scope, key->key, args->digest, now);
+    TRY(rc);
+    return sqlite_run(state, NULL,
+                      "INSERT INTO idempotency (project, scope, key, digest, created_at) VALUES (?, ?, ?, ?, ?)",
+                      "tttti", key->project, key->scope, key->key, args->digest, now);
 }
 
 int sqlite_idempotency_reserve(struct state *state, struct state_args *args)

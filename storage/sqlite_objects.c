@@ -59,9 +59,8 @@ int sqlite_object_store(struct state *state, const char *project, const char *ki
 
 int sqlite_object_put(struct state *state, struct state_args *args)
 {
-    int rc = sqlite_begin(state);
-
-    return rc != 0 ? rc : sqlite_end(state, sqlite_object_store(state, args->project, args->kind, args->body));
+    TRY(sqlite_begin(state));
+    return sqlite_end(state, sqlite_object_store(state, args->project, args->kind, args->body));
 }
 
 int sqlite_object_get(struct state *state, struct state_args *args)

@@ -124,5 +124,6 @@ int blob_reader_open(struct store *store, const char *sha256, struct blob_reader
                      int64_t *size);                                                         /* ERR_NOT_FOUND */
 int blob_reader_read(struct blob_reader *reader, int64_t offset, void *buffer, size_t size); /* exactly size */
 void blob_reader_close(struct blob_reader *reader);
+CLEANUP_FREE(blob_reader, struct blob_reader, blob_reader_close)
 /* Delete blobs that no object refers to (files[].sha256 / sha256 in bodies) and that nobody holds. */
 int store_collect_garbage(struct store *store, int64_t *removed);
