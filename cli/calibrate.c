@@ -66,7 +66,7 @@ static int ask_offset(struct cli *cli, const char *job, int64_t *offset, bool *c
 {
     AUTO_JSON json_t *state = NULL;
 
-    TRY(job_get(cli, job, 0, &state));
+    TRY(job_get(cli, job, &state));
     *complete = strcmp(print_text(state, "status"), "awaiting_calibration") != 0;
     return json_get_int(json_object_get(state, "calibration"), "records", 0, INT64_MAX, offset) == 1
                ? 0

@@ -12,11 +12,14 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define CLIENT_JSON_DEPTH 64
 #define CLIENT_JSON_MEMORY ((size_t)2 << 30)
 #define CLIENT_IDLE_SECONDS 60
 #define CLIENT_PAGE 100
+#define CLIENT_BUSY_SECONDS 60
+#define CLIENT_BUSY_ATTEMPTS 5
 #define CLIENT_LIST_MAX 1000000
 
 int client_open(struct cli *cli)
@@ -143,11 +146,27 @@ int client_parse(struct cli *cli, const struct http_answer *answer, json_t **out
     return 0;
 }
 
+/* A server that is busy (503) or that limits a client (429) says when to come back. */
+static bool is_busy(const struct http_call *call, const struct http_answer *answer)
+{
+    bool repeatable = call->repeatable || strcmp(call->method, "GET") == 0;
+    return repeatable && (answer->status == 429 || answer->status == 503) && answer->retry_after >= 0 &&
+           answer->retry_after <= CLIENT_BUSY_SECONDS;
+}
+
 int client_call(struct cli *cli, const struct http_call *call, json_t **out)
 {
     AUTO(http_answer) struct http_answer answer = {0};
 
     TRY(client_raw(cli, call, &answer));
+    for (int attempt = 1; is_busy(call, &answer) && attempt < CLIENT_BUSY_ATTEMPTS; attempt++) {
+        const struct timespec pause = {.tv_sec = answer.retry_after > 0 ? answer.retry_after : 1};
+        if (!cli->quiet) {
+            safe_printf(stderr, "the server is busy (%ld); again in %lld s\n", answer.status, (long long)pause.tv_sec);
+        }
+        (void)nanosleep(&pause, NULL);
+        TRY(client_raw(cli, call, &answer));
+    }
     if (answer.status < 200 || answer.status > 299) {
         return client_refused(cli, &answer);
     }
@@ -225,7 +244,7 @@ int client_path(char *out, size_t size, const char *base, const char *id, const 
         valid = isalnum((unsigned char)*at) || *at == '_';
     }
     if (!valid || snprintf(out, size, "%s/%s", base, id) >= (int)size) {
-        return err_raise(ERR_CONFIG, "\"%.80s\" is not the id of a %s (%s_...)", id, what, prefix);
+        return err_raise(ERR_CONFIG, "\"%.80s\" is not the id of %s (%s_...)", id, what, prefix);
     }
     return 0;
 }

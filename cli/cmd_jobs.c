@@ -101,7 +101,7 @@ static int jobs_show_run(struct cli *cli, const void *given, int count, char **a
 {
     AUTO_JSON json_t *job = NULL;
 
-    TRY(job_get(cli, arguments[0], 0, &job));
+    TRY(job_get(cli, arguments[0], &job));
     if (cli->json) {
         print_json(job);
     } else {

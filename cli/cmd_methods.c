@@ -57,21 +57,43 @@ static void describe_range(const json_t *schema, char *out, size_t size)
     }
 }
 
+/* Text in lines of the terminal's width, indented. */
+static int print_paragraph(const char *text, size_t indent)
+{
+    AUTO_FREE char *safe = NULL;
+    size_t width = (size_t)print_columns() - 1;
+
+    TRY(safe_copy(text, &safe));
+    width = width > indent + 20 ? width - indent : 20;
+    for (const char *at = safe; *at != '\0';) {
+        size_t length = strlen(at), cut = length;
+        if (length > width) {
+            cut = width;
+            while (cut > 0 && at[cut] != ' ') {
+                cut--;
+            }
+            cut = cut > 0 ? cut : strcspn(at, " ");
+        }
+        printf("%*s%.*s\n", (int)indent, "", (int)cut, at);
+        at += cut;
+        at += strspn(at, " ");
+    }
+    return 0;
+}
+
 static int show_parameters(const json_t *method)
 {
     json_t *schema;
     const char *name;
 
-    AUTO(table)
-    struct table *table = table_new((const char *const[]){"PARAMETER", "DEFAULT", "VALUES", "MEANING", NULL});
     json_object_foreach(json_object_get(json_object_get(method, "parameters"), "properties"), name, schema)
     {
         char range[METHOD_TEXT_MAX], text[PRINT_SIZE];
         describe_range(schema, range, sizeof(range));
-        TABLE_ROW(table, name, print_value(json_object_get(schema, "default"), text), range,
-                  print_text(schema, "description"));
+        safe_printf(stdout, "%s = %s  (%s)\n", name, print_value(json_object_get(schema, "default"), text), range);
+        TRY(print_paragraph(print_text(schema, "description"), 4));
     }
-    return table_print(table, stdout);
+    return 0;
 }
 
 static void show_list(const char *title, const json_t *list)
@@ -100,7 +122,7 @@ static int show_method(struct cli *cli, const char *name)
         return 0;
     }
     safe_printf(stdout, "%s: %s\n", print_text(method, "name"), print_text(method, "title"));
-    safe_printf(stdout, "%s\n", print_text(method, "description"));
+    TRY(print_paragraph(print_text(method, "description"), 0));
     show_list("formats", json_object_get(method, "formats"));
     putchar('\n');
     return show_parameters(method);

@@ -131,7 +131,7 @@ static int models_show_run(struct cli *cli, const void *given, int count, char *
     AUTO_JSON json_t *model = NULL;
     char path[CLIENT_PATH_MAX];
 
-    TRY(client_path(path, sizeof(path), MODELS, arguments[0], "mdl", "model"));
+    TRY(client_path(path, sizeof(path), MODELS, arguments[0], "mdl", "a model"));
     TRY(client_get(cli, path, &model));
     return show_model(cli, model);
 }
@@ -150,7 +150,7 @@ static int models_delete_run(struct cli *cli, const void *given, int count, char
     char path[CLIENT_PATH_MAX];
 
     for (int i = 0; i < count; i++) {
-        TRY(client_path(path, sizeof(path), MODELS, arguments[i], "mdl", "model"));
+        TRY(client_path(path, sizeof(path), MODELS, arguments[i], "mdl", "a model"));
         TRY(client_send(cli, "DELETE", path, NULL, NULL));
         if (!cli->quiet) {
             printf("%s deleted\n", arguments[i]);

@@ -39,7 +39,7 @@ static int find_artifact(struct cli *cli, const char *name, char *out, size_t si
         snprintf(out, size, "%s", name);
         return 0;
     }
-    TRY(job_get(cli, name, 0, &job));
+    TRY(job_get(cli, name, &job));
     TRY(job_outcome(job));
     const char *id = json_get_string(json_object_get(job, "result"), "artifact_id");
     if (id == NULL) {
@@ -101,7 +101,7 @@ static int pull_run(struct cli *cli, const void *given, int count, char **argume
     char id[128], path[CLIENT_PATH_MAX];
 
     TRY(find_artifact(cli, arguments[0], id, sizeof(id)));
-    TRY(client_path(path, sizeof(path), "/v1/artifacts", id, "art", "artifact"));
+    TRY(client_path(path, sizeof(path), "/v1/artifacts", id, "art", "an artifact"));
     TRY(client_get(cli, path, &artifact));
     TRY(manifest_read(artifact, &manifest));
     TRY(check_manifest(artifact, &manifest));

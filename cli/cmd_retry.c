@@ -17,7 +17,7 @@ static int retry_job(struct cli *cli, const char *id, json_t **out)
     AUTO_JSON json_t *job = NULL;
     AUTO(http_answer) struct http_answer answer = {0};
 
-    TRY(job_get(cli, id, 0, &job)); /* now a 404 can only be the route's */
+    TRY(job_get(cli, id, &job)); /* now a 404 can only be the route's */
     TRY(job_path(path, sizeof(path), id, "/retry"));
     TRY(client_raw(cli, &(struct http_call){.method = "POST", .path = path}, &answer));
     if (answer.status == 404 || answer.status == 405) {

@@ -276,11 +276,12 @@ static int create_job(struct cli *cli, const json_t *body, const char *key, json
     const struct http_call call = {.method = "POST",
                                    .path = CLIENT_JOBS,
                                    .headers = headers,
+                                   .repeatable = true, /* the key makes one job of all */
                                    .type = "application/json",
                                    .body = text,
                                    .size = strlen(text)};
     int rc = client_call(cli, &call, job);
-    return rc == STATUS_UNREACHABLE ? client_call(cli, &call, job) : rc; /* the key makes one job of both */
+    return rc == STATUS_UNREACHABLE ? client_call(cli, &call, job) : rc;
 }
 
 /* Send the records if the job waits for them. Its state is asked for: the answer to a repeated idempotency key is the
@@ -292,7 +293,7 @@ static int send_calibration(struct cli *cli, const char *id, const char *path, j
 
     json_decref(*job);
     *job = NULL;
-    TRY(job_get(cli, id, 0, job));
+    TRY(job_get(cli, id, job));
     if (strcmp(print_text(*job, "status"), "awaiting_calibration") != 0) {
         return 0;
     }
@@ -308,7 +309,7 @@ static int send_calibration(struct cli *cli, const char *id, const char *path, j
     }
     json_decref(*job);
     *job = NULL;
-    return job_get(cli, id, 0, job);
+    return job_get(cli, id, job);
 }
 
 static int submit_run(struct cli *cli, const void *given, int count, char **arguments)

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <wchar.h>
 
 #define DISPLAY_LAYERS_MAX 4096
 #define DISPLAY_LINE 512
@@ -63,21 +64,23 @@ static void erase(struct display *display)
     }
 }
 
+/* As much of a harmless text as fits into a line. */
 static void print_cut(struct display *display, const char *text)
 {
-    size_t size = strlen(text), width = 0;
+    size_t size = strlen(text), at = 0;
+    int width = 0;
 
-    for (size_t at = 0; at < size;) {
+    while (at < size) {
         unsigned code = 0;
         size_t length = safe_decode(text + at, size - at, &code);
-        length = length > 0 ? length : 1;
-        if (++width > (size_t)display->columns - 1) {
-            size = at;
+        int columns = length > 0 ? wcwidth((wchar_t)code) : 1;
+        width += columns > 0 ? columns : 0;
+        if (width > display->columns - 1) {
             break;
         }
-        at += length;
+        at += length > 0 ? length : 1;
     }
-    safe_print(display->out, text, size);
+    fwrite(text, 1, at, display->out);
     fputc('\n', display->out);
     display->drawn++;
 }
@@ -85,12 +88,15 @@ static void print_cut(struct display *display, const char *text)
 __attribute__((format(printf, 2, 3))) static void draw_line(struct display *display, const char *format, ...)
 {
     char line[DISPLAY_LINE + BAR_SIZE];
+    AUTO_FREE char *text = NULL;
     va_list arguments;
 
     va_start(arguments, format);
     vsnprintf(line, sizeof(line), format, arguments);
     va_end(arguments);
-    print_cut(display, line);
+    if (safe_copy(line, &text) == 0) {
+        print_cut(display, text);
+    }
 }
 
 /* A line that stays, with its time. */
@@ -156,6 +162,11 @@ static void draw(struct display *display)
     } else if (display->status[0] != '\0') {
         draw_line(display, "status  %s", display->status);
     }
+}
+
+void display_resize(struct display *display, int columns)
+{
+    display->columns = columns;
 }
 
 void display_tick(struct display *display)

@@ -15,6 +15,8 @@ struct display;
 struct display *display_new(FILE *out, bool live, int columns, bool unicode);
 void display_free(struct display *display);
 CLEANUP_FREE(display, struct display, display_free)
+/* The terminal has so many columns now. */
+void display_resize(struct display *display, int columns);
 /* One event: {"type", "created_at", "data"}. */
 void display_event(struct display *display, const json_t *event);
 /* A remark of quantctl's own, such as a lost connection. */

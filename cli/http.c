@@ -213,9 +213,9 @@ static size_t on_header(char *data, size_t one, size_t size, void *context)
 
     transfer->moved_at = clock_monotonic_ms();
     if (size > 5 && strncmp(data, "HTTP/", 5) == 0) { /* the last status line counts: 100 Continue may precede it */
-        answer->type[0] = answer->replayed[0] = '\0';
+        answer->type[0] = '\0';
         answer->range_first = answer->range_last = answer->range_total = -1;
-        answer->length = answer->retry_after = -1;
+        answer->retry_after = -1;
     }
     if (colon == NULL) {
         return size * one;
@@ -230,12 +230,8 @@ static size_t on_header(char *data, size_t one, size_t size, void *context)
         copy_value(answer->type, sizeof(answer->type), value, strlen(value), "; ");
     } else if (name == 13 && strncasecmp(data, "content-range", name) == 0) {
         read_range(value, answer);
-    } else if (name == 14 && strncasecmp(data, "content-length", name) == 0) {
-        answer->length = isdigit((unsigned char)value[0]) ? strtoll(value, NULL, 10) : -1;
     } else if (name == 11 && strncasecmp(data, "retry-after", name) == 0) {
         answer->retry_after = isdigit((unsigned char)value[0]) ? strtoll(value, NULL, 10) : -1;
-    } else if (name == 20 && strncasecmp(data, "idempotency-replayed", name) == 0) {
-        copy_value(answer->replayed, sizeof(answer->replayed), value, strlen(value), "");
     }
     return size * one;
 }
@@ -291,7 +287,7 @@ static int on_tick(void *context, curl_off_t all, curl_off_t now, curl_off_t up_
     if (transfer->call.tick != NULL) {
         transfer->call.tick(transfer->call.context);
     }
-    int64_t idle = transfer->http->idle_seconds + transfer->call.wait_seconds;
+    int64_t idle = transfer->http->idle_seconds;
     if (clock_monotonic_ms() - transfer->moved_at > idle * 1000) {
         transfer->rc =
             status_fail(STATUS_UNREACHABLE, "%s: nothing arrived for %" PRId64 " seconds", transfer->http->url, idle);
@@ -359,7 +355,7 @@ int http_prepare(struct http *http, const struct http_call *call, CURL *easy, st
 
     *transfer = (struct transfer){.http = http, .easy = easy, .call = *call, .moved_at = clock_monotonic_ms()};
     transfer->answer.range_first = transfer->answer.range_last = transfer->answer.range_total = -1;
-    transfer->answer.length = transfer->answer.retry_after = -1;
+    transfer->answer.retry_after = -1;
     if (snprintf(url, sizeof(url), "%s%s", http->url, call->path) >= (int)sizeof(url)) {
         return err_raise(ERR_CONFIG, "the request's URL is longer than %d bytes", HTTP_PATH_MAX);
     }

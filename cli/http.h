@@ -31,12 +31,12 @@ const char *http_url(const struct http *http);
 struct http_call {
     const char *method, *path;  /* path with its query, percent-encoded; begins with a slash */
     const char *const *headers; /* more headers, NULL-terminated; or NULL */
+    bool repeatable;            /* sent again by client_call when the server is busy; every GET is */
     const char *type;           /* Content-Type of the body; NULL = there is no body */
     const void *body;           /* in memory, size bytes */
     size_t size;
     int file; /* > 0: the body is size bytes of this file from its position offset, instead of memory */
     int64_t offset;
-    int64_t wait_seconds; /* the server may be silent for so much longer */
     /* Bytes of a 2xx answer as they arrive, instead of collecting them. Not 0 ends the transfer, which then returns
      * that value. */
     int (*take)(void *context, const char *data, size_t size);
@@ -50,9 +50,7 @@ struct http_call {
 struct http_answer {
     long status;
     char type[128];                               /* media type, lower case, without parameters */
-    char replayed[8];                             /* Idempotency-Replayed */
     int64_t range_first, range_last, range_total; /* of Content-Range; -1 = none */
-    int64_t length;                               /* Content-Length, or -1 */
     int64_t retry_after;                          /* seconds, or -1 */
     char *body;                                   /* NUL-terminated; NULL if take got it */
     size_t size;

@@ -13,22 +13,16 @@
 
 int job_path(char *out, size_t size, const char *id, const char *below)
 {
-    TRY(client_path(out, size, CLIENT_JOBS, id, "job", "job"));
+    TRY(client_path(out, size, CLIENT_JOBS, id, "job", "a job"));
     return http_escape(out, size, below, "/?=&");
 }
 
-int job_get(struct cli *cli, const char *id, int64_t wait_seconds, json_t **out)
+int job_get(struct cli *cli, const char *id, json_t **out)
 {
-    char path[CLIENT_PATH_MAX], prefer[64];
+    char path[CLIENT_PATH_MAX];
 
     TRY(job_path(path, sizeof(path), id, ""));
-    snprintf(prefer, sizeof(prefer), "Prefer: wait=%" PRId64, wait_seconds);
-    const char *const headers[] = {prefer, NULL};
-    return client_call(
-        cli,
-        &(struct http_call){
-            .method = "GET", .path = path, .headers = wait_seconds > 0 ? headers : NULL, .wait_seconds = wait_seconds},
-        out);
+    return client_get(cli, path, out);
 }
 
 bool job_is_terminal(const char *status)

@@ -8,8 +8,7 @@
 
 /* The path of a job, or of something below it: below is "", "/events", ... ERR_CONFIG when id is not a job's. */
 int job_path(char *out, size_t size, const char *id, const char *below);
-/* The job; wait_seconds > 0: once it has changed, or after so long. */
-int job_get(struct cli *cli, const char *id, int64_t wait_seconds, json_t **out);
+int job_get(struct cli *cli, const char *id, json_t **out);
 bool job_is_terminal(const char *status);
 /* 0 of a job that succeeded; else STATUS_JOB with its error as the sentence. */
 int job_outcome(const json_t *job);

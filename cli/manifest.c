@@ -100,7 +100,7 @@ static int manifest_check_paths(const struct manifest *manifest)
         if (i > 0 && by_path(&manifest->files[i - 1], &manifest->files[i]) == 0) {
             return status_fail(STATUS_MISMATCH, "the manifest names \"%.200s\" twice", manifest->files[i].path);
         }
-        (void)strcpy(path, manifest->files[i].path); /* it was checked to fit */
+        memcpy(path, manifest->files[i].path, strlen(manifest->files[i].path) + 1); /* it was checked to fit */
         for (char *slash = strrchr(path, '/'); slash != NULL; slash = strrchr(path, '/')) {
             *slash = '\0';
             const struct manifest_file key = {.path = path};

@@ -83,6 +83,7 @@ int upload_file(struct cli *cli, const char *path, const char *purpose, const ch
     const struct http_call call = {.method = "POST",
                                    .path = target,
                                    .headers = headers,
+                                   .repeatable = true,
                                    .type = media_type(path),
                                    .size = (size_t)upload.bytes,
                                    .file = fd,

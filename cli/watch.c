@@ -43,6 +43,7 @@ static int watch_event(void *context, const char *name, const char *data, size_t
         print_json_line(event);
     }
     if (watch->display != NULL) {
+        display_resize(watch->display, print_columns());
         display_event(watch->display, event);
     }
     const char *status = json_get_string(json_object_get(event, "data"), "status");
@@ -65,6 +66,7 @@ static void watch_tick(void *context)
     struct watch *watch = context;
 
     if (watch->display != NULL) {
+        display_resize(watch->display, print_columns());
         display_tick(watch->display);
     }
 }
@@ -123,7 +125,7 @@ static int watch_events(struct watch *watch, const char *id)
         }
         if (rc == 0 && !heard) { /* nothing more to tell: has it ended? */
             AUTO_JSON json_t *job = NULL;
-            rc = job_get(watch->cli, id, 0, &job);
+            rc = job_get(watch->cli, id, &job);
             watch->ended = rc == 0 && job_is_terminal(print_text(job, "status"));
         }
         if (rc != 0 &&
@@ -167,5 +169,5 @@ int watch_job(struct cli *cli, const char *id, enum watch_output output, json_t 
         display_free(watch.display);
     }
     TRY(rc);
-    return job_get(cli, id, 0, job);
+    return job_get(cli, id, job);
 }

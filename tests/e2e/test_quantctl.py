@@ -378,6 +378,32 @@ def wrong_servers():
         client.run("system", "--server", "http://name.invalid", status=UNREACHABLE)
 
 
+def busy_servers():
+    """503 and 429 with Retry-After: what can be repeated is, what cannot is not."""
+    seen = []
+
+    def answer(handler):
+        seen.append((handler.command, handler.headers.get("Idempotency-Key")))
+        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        if len(seen) < 3:
+            problem = dict(PROBLEM, status=429, code="rate_limited", errors=[])
+            return handler.send(429 if len(seen) == 1 else 503, "application/problem+json", json.dumps(problem).encode(),
+                                Retry_After="0")
+        return handler.send(200, "application/json", b'{"id": "job_1", "status": "queued", "name": "quantd"}')
+
+    with Server(answer) as server, Client(server.url) as client:
+        client.run("system")
+        equal(len(seen), 3, "requests")
+        del seen[:]
+        client.run("submit", "-m", "mdl_1", "--method", "rtn")
+        equal(len(seen), 3, "requests to create a job")
+        equal(len(set(seen)), 1, "of one idempotency key")
+        true(seen[0][1] is not None, "it is there")
+        del seen[:]
+        client.run("models", "register", "file:x", status=REFUSED)
+        equal(len(seen), 1, "requests that cannot be repeated")
+
+
 def problems_are_shown():
     with Server(json_answer(PROBLEM, 400, "application/problem+json")) as server, Client(server.url) as client:
         answer = client.run("submit", "-m", "mdl_01", "--method", "rtn", status=REFUSED)
@@ -734,6 +760,6 @@ def pages_name_everything():
             equal(set(done.stdout.split()), wanted, "completions of %r (%s)" % (words, done.stderr))
 
 
-main([tour, watch_lines, watch_terminal, watch_goes_on_after_a_crash, wrong_servers, problems_are_shown, names_are_harmless,
+main([tour, watch_lines, watch_terminal, watch_goes_on_after_a_crash, wrong_servers, busy_servers, problems_are_shown, names_are_harmless,
       endless_lists, pull_resumes, pull_distrusts_its_own_past, pull_refuses, pull_survives_the_server, keys,
       a_redirect_gets_no_key, certificates, usage, streams_standard_input, continues_calibration, pages_name_everything])

@@ -56,12 +56,12 @@ START_TEST(test_ids)
                                       "job_1?a=b", "job_%2e", "job_1\r\n", "../job_1"};
     char path[64], small[16];
 
-    ck_assert_rc_ok(client_path(path, sizeof(path), "/v1/jobs", "job_01ABC", "job", "job"));
+    ck_assert_rc_ok(client_path(path, sizeof(path), "/v1/jobs", "job_01ABC", "job", "a job"));
     ck_assert_str_eq(path, "/v1/jobs/job_01ABC");
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        ck_assert_int_eq(client_path(path, sizeof(path), "/v1/jobs", bad[i], "job", "job"), ERR_CONFIG);
+        ck_assert_int_eq(client_path(path, sizeof(path), "/v1/jobs", bad[i], "job", "a job"), ERR_CONFIG);
     }
-    ck_assert_int_eq(client_path(small, sizeof(small), "/v1/jobs", "job_01ABC", "job", "job"), ERR_CONFIG);
+    ck_assert_int_eq(client_path(small, sizeof(small), "/v1/jobs", "job_01ABC", "job", "a job"), ERR_CONFIG);
 }
 END_TEST
 
