@@ -266,24 +266,25 @@ static int export_files_compare_paths(const void *a, const void *b)
                   json_string_value(json_object_get(*(json_t *const *)b, "path")));
 }
 
-/* A new array with the same items in byte order of their paths. */
-static json_t *export_files_sort(const json_t *files)
+/* *out = a new array with the same items in byte order of their paths. */
+static int export_files_sort(const json_t *files, json_t **out)
 {
     size_t count = json_array_size(files);
-    json_t **items = calloc(count, sizeof(*items));
-    json_t *sorted = json_array();
+    AUTO_FREE json_t **items = NULL;
+    AUTO_JSON json_t *sorted = json_array();
 
-    for (size_t i = 0; items != NULL && i < count; i++) {
+    TRY(mem_array(&items, count));
+    for (size_t i = 0; i < count; i++) {
         items[i] = json_array_get(files, i);
     }
-    if (items != NULL) {
-        qsort(items, count, sizeof(*items), export_files_compare_paths);
+    qsort(items, count, sizeof(*items), export_files_compare_paths);
+    for (size_t i = 0; i < count; i++) {
+        if (json_array_append(sorted, items[i]) != 0) {
+            return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of files");
+        }
     }
-    for (size_t i = 0; items != NULL && i < count; i++) {
-        json_array_append(sorted, items[i]);
-    }
-    free(items);
-    return sorted;
+    *out = MOVE(sorted);
+    return 0;
 }
 
 int export_write_manifest(const struct format_export *request, const struct export_plan *plan,
@@ -296,6 +297,5 @@ int export_write_manifest(const struct format_export *request, const struct expo
     TRY(export_files_write_json(request, FORMAT_MANIFEST_FILE, manifest));
     TRY(export_files_describe(request, FORMAT_MANIFEST_FILE, NULL, files));
     TRY(fs_sync_dir(request->directory));
-    *out = export_files_sort(files);
-    return 0;
+    return export_files_sort(files, out);
 }

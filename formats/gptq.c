@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "models/pack.h"
 
 #include <assert.h>
@@ -113,21 +114,18 @@ static int gptq_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols
     return GPTQ_COUNT;
 }
 
-static int encode_zeros(const struct qtensor *q, int subtract, uint32_t *out)
+static int gptq_encode_zeros(const struct qtensor *q, int subtract, uint32_t *out)
 {
     int64_t words = pack_words(q->rows, q->scheme.bits);
-    uint8_t *stored = malloc((size_t)q->rows);
+    AUTO_FREE uint8_t *stored = NULL;
 
-    if (stored == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for %lld zero points", (long long)q->rows);
-    }
+    TRY(mem_buffer(&stored, (size_t)q->rows));
     for (int64_t g = 0; g < q->groups; g++) {
         for (int64_t n = 0; n < q->rows; n++) {
             stored[n] = (uint8_t)(q->zeros[n * q->groups + g] - subtract);
         }
         pack_stream(stored, q->rows, 1, q->scheme.bits, out + g * words, 1);
     }
-    free(stored);
     return 0;
 }
 
@@ -138,7 +136,7 @@ static int gptq_encode(const struct qtensor *q, int index, int subtract, void *o
         pack_down(q->codes, q->rows, q->cols, q->scheme.bits, out);
         return 0;
     case GPTQ_QZEROS:
-        return encode_zeros(q, subtract, out);
+        return gptq_encode_zeros(q, subtract, out);
     case GPTQ_SCALES:
         for (int64_t g = 0; g < q->groups; g++) {
             int rc = format_encode_scales(q->scales + g, q->groups, q->rows, DTYPE_F16, (uint16_t *)out + g * q->rows);

@@ -3,7 +3,9 @@
 
 #include "formats/common.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -76,21 +78,18 @@ int format_check_one_geometry(const struct format_config *config, const char *na
 int format_module_table(const struct format_config *config, const struct format_module ***out)
 {
     const struct plans *plans = model_plans(config->model);
-    const struct format_module **table = calloc(plans_modules(plans), sizeof(*table));
+    AUTO_FREE const struct format_module **table = NULL;
 
-    if (table == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the table of modules");
-    }
+    TRY(mem_array(&table, plans_modules(plans)));
     for (int i = 0; i < config->count; i++) {
         int64_t layer;
         int module = model_find_module(config->model, config->modules[i].name, &layer);
         if (module < 0) {
-            free(table);
             return err_raise(ERR_INTERNAL, "%.100s is not a linear of this model", config->modules[i].name);
         }
         table[plans_first_module(plans, layer) + (size_t)module] = &config->modules[i];
     }
-    *out = table;
+    *out = MOVE(table);
     return 0;
 }
 
