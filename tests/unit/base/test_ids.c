@@ -88,4 +88,23 @@ START_TEST(the_time_is_in_front)
 }
 END_TEST
 
-UNIT_MAIN("ids", ids_have_their_shape, the_time_is_in_front, ids_only_grow, threads_never_share_one)
+START_TEST(floors_are_before_what_was_made_since)
+{
+    char id[ID_SIZE], floor[ID_SIZE], later[ID_SIZE], first[ID_SIZE], last[ID_SIZE];
+    int64_t now = clock_unix_seconds();
+
+    id_new("job", id);
+    id_floor("job", now, floor);
+    id_floor("job", now + 60, later);
+    ck_assert(id_valid(floor, "job") && id_valid(later, "job"));
+    ck_assert(strcmp(floor, id) < 0 && strcmp(id, later) < 0);
+    id_floor("job", -1, first); /* times that no id can hold are the nearest that one can */
+    ck_assert_str_eq(first, "job_00000000000000000000000000");
+    id_floor("job", INT64_MAX, last);
+    ck_assert(id_valid(last, "job"));
+    ck_assert(strcmp(later, last) < 0);
+}
+END_TEST
+
+UNIT_MAIN("ids", ids_have_their_shape, the_time_is_in_front, ids_only_grow, threads_never_share_one,
+          floors_are_before_what_was_made_since)
