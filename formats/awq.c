@@ -52,6 +52,14 @@ static int awq_accepts_all(const struct format_config *config)
     return format_check_fused(config);
 }
 
+static int awq_warn(const struct format_config *config, json_t *warnings)
+{
+    return format_warn_experts(config, warnings,
+                               "transformers 5.24 does not load experts of this format: it leaves them as they were "
+                               "initialized, and lists their tensors as UNEXPECTED. GPTQModel's own loader 7.7 loads "
+                               "those of Qwen3-MoE; format dense loads everywhere");
+}
+
 static int awq_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
                        struct format_tensor out[FORMAT_TENSORS_MAX])
 {
@@ -149,6 +157,7 @@ const struct format format_awq = {
     .scale_dtype = format_scale_f16,
     .accepts = awq_accepts,
     .accepts_all = awq_accepts_all,
+    .warn = awq_warn,
     .tensors = awq_tensors,
     .encode = awq_encode,
     .config = awq_config_object,

@@ -85,6 +85,12 @@ static int bnb_accepts_all(const struct format_config *config)
     return format_check_one_geometry(config, "bitsandbytes", "format dense takes several");
 }
 
+static int bnb_warn(const struct format_config *config, json_t *warnings)
+{
+    return format_warn_experts(config, warnings,
+                               "transformers 5.24 does not load experts of this format; format dense loads there");
+}
+
 static const char *torch_name(enum dtype dtype)
 {
     return dtype == DTYPE_F32 ? "float32" : dtype == DTYPE_F16 ? "float16" : "bfloat16";
@@ -243,6 +249,7 @@ const struct format format_bitsandbytes = {
     .scale_dtype = bnb_scale_dtype,
     .accepts = bnb_accepts,
     .accepts_all = bnb_accepts_all,
+    .warn = bnb_warn,
     .tensors = bnb_tensors,
     .encode = bnb_encode,
     .config = bnb_config_object,

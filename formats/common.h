@@ -24,7 +24,14 @@ int format_module_table(const struct format_config *config, const struct format_
 json_t *format_left_in_float(const struct format_config *config, const struct format_module *const *table);
 /* warn.c: append {"code", "message"}. */
 void format_warn(json_t *warnings, const char *code, const char *text, ...) __attribute__((format(printf, 3, 4)));
-/* skips.c: the config's "dynamic", naming each linear left in float; NULL when there is none. New reference. */
+/* The scheme of the first quantized module of an expert, NULL where there is none; *all: every module of every expert
+ * is quantized so. */
+int format_experts_schemes(const struct format_config *config, const struct qscheme **first, bool *all);
+/* Append the text as not_in_transformers where modules of experts are quantized. */
+int format_warn_experts(const struct format_config *config, json_t *warnings, const char *text);
+/* skips.c: a name as a regular expression that matches it alone, "a.1" as "a\.1"; returns its length. */
+size_t format_escape(const char *name, char *out, size_t size);
+/* The config's "dynamic", naming each linear left in float; NULL when there is none. New reference. */
 json_t *format_dynamic_skips(const struct format_config *config, const struct format_module *const *table);
 /* count scales, read at the given stride, as dtype (F32, F16 or BF16). ERR_NON_FINITE_VALUE when one is not a positive
  * number of it; ERR_INTERNAL when one would be rounded, since its codes were made for the exact value. */

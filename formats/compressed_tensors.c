@@ -145,9 +145,65 @@ static const char *common_form(const struct format_config *config)
     return first->name;
 }
 
+/* "re:^model\.layers\.0\.mlp\.experts\..+$", for all modules of a layer's experts. */
+static json_t *experts_target(const struct format_config *config, int64_t layer, const struct plan_experts *experts)
+{
+    char name[MODEL_NAME_MAX], target[2 * MODEL_NAME_MAX];
+
+    snprintf(name, sizeof(name), "%s%lld.%s.", model_config(config->model)->arch->layers, (long long)layer,
+             experts->path);
+    size_t used = (size_t)snprintf(target, sizeof(target), "re:^");
+    used += format_escape(name, target + used, sizeof(target) - used);
+    snprintf(target + used, sizeof(target) - used, ".+$");
+    return json_string(target);
+}
+
+/* Whether all modules of a layer's experts are quantized, and have this geometry. */
+static bool experts_have(const struct format_module *const *modules, const struct plan_experts *experts,
+                         const struct qscheme *scheme)
+{
+    int64_t count = experts->count * experts->plan->module_count;
+
+    for (int64_t i = 0; i < count; i++) {
+        const struct format_module *m = modules[experts->first_module + i];
+        if (m == NULL || !format_same_geometry(scheme, &m->scheme)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The modules of one geometry where there are several. Experts that all have it are named together: loaders whose
+ * experts are one tensor know the group that is theirs by an expression with "experts" in it, and have no module with
+ * an expert's name. */
+static json_t *group_targets(const struct format_config *config, const struct format_module *const *table,
+                             const struct qscheme *scheme)
+{
+    const struct plans *plans = model_plans(config->model);
+    json_t *targets = json_array();
+
+    for (int64_t layer = 0; layer < plans_config(plans)->num_layers; layer++) {
+        const struct plan *plan = plans_layer(plans, layer);
+        const struct format_module *const *modules = table + plans_first_module(plans, layer);
+        int step = plan_find_step(plan, STEP_EXPERTS);
+        const struct plan_experts *experts = step >= 0 ? plan->steps[step].experts : NULL;
+        bool together = experts != NULL && experts_have(modules, experts, scheme);
+        for (int i = 0; i < plan->module_count; i++) {
+            if (together && i == experts->first_module) {
+                json_array_append_new(targets, experts_target(config, layer, experts));
+            }
+            if (modules[i] != NULL && format_same_geometry(scheme, &modules[i]->scheme) &&
+                !(together && plan->modules[i].expert >= 0)) {
+                json_array_append_new(targets, json_string(modules[i]->name));
+            }
+        }
+    }
+    return targets;
+}
+
 /* One group per geometry. A single one targets the class; several name their modules, and their forms where these
  * differ. */
-static json_t *config_groups(const struct format_config *config)
+static json_t *config_groups(const struct format_config *config, const struct format_module *const *table)
 {
     const struct qscheme *schemes[CT_GROUPS_MAX];
     json_t *groups = json_object();
@@ -157,12 +213,7 @@ static json_t *config_groups(const struct format_config *config)
     for (int g = 0; g < count; g++) {
         char name[16];
         snprintf(name, sizeof(name), "group_%d", g);
-        json_t *targets = count == 1 ? json_pack("[s]", "Linear") : json_array();
-        for (int i = 0; count > 1 && i < config->count; i++) {
-            if (format_same_geometry(schemes[g], &config->modules[i].scheme)) {
-                json_array_append_new(targets, json_string(config->modules[i].name));
-            }
-        }
+        json_t *targets = count == 1 ? json_pack("[s]", "Linear") : group_targets(config, table, schemes[g]);
         const struct ct_form *form = form_of(schemes[g]);
         json_t *group = json_pack("{s:o, s:o, s:o, s:n}", "targets", targets, "weights", form->weights(schemes[g]),
                                   "input_activations", inputs_object(&schemes[g]->input), "output_activations");
@@ -200,7 +251,8 @@ static json_t *ct_config_object(const struct format_config *config)
                                "version", version(config), "format", form != NULL ? form : "mixed-precision",
                                "quantization_status", "compressed", "global_compression_ratio", "ignore",
                                ignore_list(config, (const struct format_module *const *)table), "kv_cache_scheme",
-                               format_cache_config(&config->cache), "config_groups", config_groups(config));
+                               format_cache_config(&config->cache), "config_groups",
+                               config_groups(config, (const struct format_module *const *)table));
     free(table);
     return object;
 }

@@ -62,6 +62,35 @@ static int warn_edges(const struct format_config *config, json_t *warnings)
     return rc;
 }
 
+/* transformers joins the weights of a model's experts in one tensor, and decompresses them by one scheme while it does.
+ */
+static int ct_warn_experts(const struct format_config *config, json_t *warnings)
+{
+    static const char hint[] = "format dense loads there";
+    const struct qscheme *experts;
+    bool all;
+    int rc = format_experts_schemes(config, &experts, &all);
+
+    if (rc != 0 || experts == NULL) {
+        return rc;
+    }
+    bool integers = experts->kind == QTENSOR_INT;
+    if (!all) {
+        format_warn(warnings, "not_in_transformers",
+                    "transformers 5.24 loads experts only if all of them are quantized, and alike; %s", hint);
+    } else if (integers && experts->input.element != DTYPE_F32) {
+        format_warn(warnings, "not_in_transformers",
+                    "transformers 5.24 does not load experts of INT8 weights with INT8 inputs; %s", hint);
+    } else if (integers && !experts->sym) {
+        format_warn(warnings, "not_in_transformers",
+                    "transformers 5.24 does not load experts with zero points; %s, and so does sym true", hint);
+    } else if (experts->input.element != DTYPE_F32) {
+        format_warn(warnings, "not_in_transformers",
+                    "transformers 5.24 loads FP8 experts as float weights and does not quantize their inputs");
+    }
+    return 0;
+}
+
 int ct_warn(const struct format_config *config, json_t *warnings)
 {
     warn_form(config, warnings);
@@ -73,5 +102,6 @@ int ct_warn(const struct format_config *config, json_t *warnings)
                         : "transformers 5.24 with compressed-tensors 0.20 drops the cache scales and keeps a float "
                           "cache; vLLM, and transformers 5.20 with 0.17, read them");
     }
-    return warn_edges(config, warnings);
+    int rc = warn_edges(config, warnings);
+    return rc != 0 ? rc : ct_warn_experts(config, warnings);
 }

@@ -102,6 +102,14 @@ static int gptq_accepts_all(const struct format_config *config)
     return format_check_fused(config);
 }
 
+static int gptq_warn(const struct format_config *config, json_t *warnings)
+{
+    return format_warn_experts(config, warnings,
+                               "transformers 5.24 does not load experts of this format: it leaves them as they were "
+                               "initialized, and lists their tensors as UNEXPECTED. GPTQModel's own loader 7.7 loads "
+                               "those of Qwen3-MoE; format dense loads everywhere");
+}
+
 static int gptq_tensors(const struct qscheme *scheme, int64_t rows, int64_t cols,
                         struct format_tensor out[FORMAT_TENSORS_MAX])
 {
@@ -285,6 +293,7 @@ const struct format format_gptq = {
     .scale_dtype = format_scale_f16,
     .accepts = accepts_v1,
     .accepts_all = gptq_accepts_all,
+    .warn = gptq_warn,
     .tensors = gptq_tensors,
     .encode = encode_v1,
     .config = config_v1,
@@ -300,6 +309,7 @@ const struct format format_gptq_v2 = {
     .scale_dtype = format_scale_f16,
     .accepts = accepts_v2,
     .accepts_all = gptq_accepts_all,
+    .warn = gptq_warn,
     .tensors = gptq_tensors,
     .encode = encode_v2,
     .config = config_v2,

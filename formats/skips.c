@@ -7,17 +7,26 @@
 #include <stdio.h>
 #include <string.h>
 
-/* "a.1" as "-:^a\.1$". */
-static void expression(const char *name, char *out, size_t size)
+size_t format_escape(const char *name, char *out, size_t size)
 {
-    size_t used = (size_t)snprintf(out, size, "-:^");
+    size_t used = 0;
 
-    for (; *name != '\0' && used + 4 < size; name++) {
+    for (; *name != '\0' && used + 3 < size; name++) {
         if (strchr("\\^$.|?*+()[]{}", *name) != NULL) {
             out[used++] = '\\';
         }
         out[used++] = *name;
     }
+    out[used] = '\0';
+    return used;
+}
+
+/* "a.1" as "-:^a\.1$". */
+static void expression(const char *name, char *out, size_t size)
+{
+    size_t used = (size_t)snprintf(out, size, "-:^");
+
+    used += format_escape(name, out + used, size - used);
     snprintf(out + used, size - used, "$");
 }
 

@@ -5,6 +5,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 void format_warn(json_t *warnings, const char *code, const char *text, ...)
 {
@@ -15,6 +16,42 @@ void format_warn(json_t *warnings, const char *code, const char *text, ...)
     vsnprintf(message, sizeof(message), text, list);
     va_end(list);
     json_array_append_new(warnings, json_pack("{s:s, s:s}", "code", code, "message", message));
+}
+
+int format_experts_schemes(const struct format_config *config, const struct qscheme **first, bool *all)
+{
+    const struct format_module **table = NULL;
+    const struct plans *plans = model_plans(config->model);
+    int rc = format_module_table(config, &table);
+    const struct qscheme *found = NULL;
+    bool alike = true, in_float = false;
+
+    for (size_t i = 0; rc == 0 && i < plans_modules(plans); i++) {
+        int module;
+        const struct plan *plan = plans_layer(plans, plans_module_at(plans, i, &module));
+        if (plan->modules[module].expert < 0) {
+            continue;
+        }
+        in_float = in_float || table[i] == NULL;
+        found = found == NULL && table[i] != NULL ? &table[i]->scheme : found;
+        alike = alike && (table[i] == NULL || format_same_geometry(found, &table[i]->scheme));
+    }
+    free(table);
+    *first = found;
+    *all = alike && !in_float;
+    return rc;
+}
+
+int format_warn_experts(const struct format_config *config, json_t *warnings, const char *text)
+{
+    const struct qscheme *experts;
+    bool all;
+    int rc = format_experts_schemes(config, &experts, &all);
+
+    if (rc == 0 && experts != NULL) {
+        format_warn(warnings, "not_in_transformers", "%s", text);
+    }
+    return rc;
 }
 
 int format_warnings(const struct format *format, const struct format_config *config, json_t *warnings)
