@@ -12,6 +12,7 @@
 
 static const struct arch llama = {
     .name = "LlamaForCausalLM",
+    .model_type = "llama",
     .gguf = "llama",
     .gguf_neighbours = true,
     .plan = family_llama_plan,
@@ -24,6 +25,7 @@ static const struct arch llama = {
 
 static const struct arch mistral = {
     .name = "MistralForCausalLM",
+    .model_type = "mistral",
     .gguf = "llama",
     .gguf_neighbours = true,
     .plan = family_llama_plan,
@@ -36,6 +38,7 @@ static const struct arch mistral = {
 
 static const struct arch qwen2 = {
     .name = "Qwen2ForCausalLM",
+    .model_type = "qwen2",
     .gguf = "qwen2",
     .plan = family_llama_plan,
     LLAMA_NAMES,
@@ -48,6 +51,7 @@ static const struct arch qwen2 = {
 
 static const struct arch qwen3 = {
     .name = "Qwen3ForCausalLM",
+    .model_type = "qwen3",
     .gguf = "qwen3",
     .plan = family_qwen3_plan,
     LLAMA_NAMES,
@@ -61,6 +65,7 @@ static const struct arch qwen3 = {
 
 static const struct arch mixtral = {
     .name = "MixtralForCausalLM",
+    .model_type = "mixtral",
     .plan = family_mixtral_plan,
     LLAMA_NAMES,
     .window = WINDOW_ALL,
@@ -75,6 +80,7 @@ static const struct arch mixtral = {
 
 static const struct arch qwen3_moe = {
     .name = "Qwen3MoeForCausalLM",
+    .model_type = "qwen3_moe",
     .plan = family_qwen3_moe_plan,
     LLAMA_NAMES,
     .attention_bias = true,
@@ -90,6 +96,7 @@ static const struct arch qwen3_moe = {
 
 static const struct arch olmo2 = {
     .name = "Olmo2ForCausalLM",
+    .model_type = "olmo2",
     .gguf = "olmo2",
     .plan = family_olmo2_plan,
     LLAMA_NAMES,

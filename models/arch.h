@@ -25,7 +25,8 @@ struct model_config;
 struct plan_builder; /* plan.h */
 
 struct arch {
-    const char *name; /* "LlamaForCausalLM" */
+    const char *name;       /* "LlamaForCausalLM" */
+    const char *model_type; /* what config.json's model_type must be where it is given */
     /* The plan of a layer (plan.h); returns the value that is its output. */
     int (*plan)(const struct model_config *config, int64_t layer, struct plan_builder *builder);
     const char *layers;    /* what a layer's number comes after in names */
@@ -49,6 +50,7 @@ struct arch {
 };
 
 #define ARCH_LAYERS_MAX 4096
+#define ARCH_EXPERTS_MAX 4096 /* of a layer */
 
 enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
 

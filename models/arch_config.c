@@ -19,7 +19,7 @@
 #define HEAD_DIM_MAX 4096
 #define VOCAB_MAX ((int64_t)1 << 24)
 #define POSITION_MAX ((int64_t)1 << 31)
-#define EXPERTS_MAX 4096
+#define EXPERTS_MAX ARCH_EXPERTS_MAX
 
 /* An error found by base's getters, which speak of request members, as one of the checkpoint. */
 static int in_config(int rc)
@@ -76,6 +76,23 @@ static int unsupported(const char *what, const char *value)
     return err_set_hint(rc, "supported architectures: %s; rope types default, linear, llama3; hidden_act silu", known);
 }
 
+/* Some loaders go by model_type and some by architectures: where the two disagree, so would their results. */
+static int check_model_type(const json_t *config, const struct arch *arch)
+{
+    const json_t *value = json_object_get(config, "model_type");
+    const char *type = json_string_value(value);
+
+    if (value == NULL || json_is_null(value) || (type != NULL && strcmp(type, arch->model_type) == 0)) {
+        return 0;
+    }
+    if (type == NULL) {
+        return err_raise(ERR_INVALID_MODEL, "config.json: model_type is not a string");
+    }
+    return err_set_hint(err_raise(ERR_INVALID_MODEL, "config.json: model_type \"%.60s\" contradicts architectures, %s",
+                                  type, arch->name),
+                        "the model_type of %s is \"%s\"", arch->name, arch->model_type);
+}
+
 static int find_arch(const json_t *config, const struct arch **out)
 {
     const json_t *list = json_object_get(config, "architectures");
@@ -87,7 +104,7 @@ static int find_arch(const json_t *config, const struct arch **out)
     for (const struct arch *const *row = arch_list(); *row != NULL; row++) {
         if (strcmp((*row)->name, name) == 0) {
             *out = *row;
-            return 0;
+            return check_model_type(config, *row);
         }
     }
     return unsupported("architecture", name);

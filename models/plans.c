@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define PLANS_MEMORY_MAX ((size_t)256 << 20)
+#define PLANS_MODULES_MAX ((size_t)1 << 20) /* of all layers: more than ten times the largest models of today */
 
 struct plans {
     struct model_config config;
@@ -110,6 +111,11 @@ static int add_layers(struct plans *plans, size_t layers)
         TRY(add_layer(plans, (int64_t)layer));
         plans->first_module[layer + 1] =
             plans->first_module[layer] + (size_t)plans->kinds[plans->kind_of[layer]]->module_count;
+        if (plans->first_module[layer + 1] > PLANS_MODULES_MAX) {
+            return err_raise(
+                ERR_INVALID_MODEL, "config.json: num_hidden_layers %lld with %lld experts makes more than %zu modules",
+                (long long)plans->config.num_layers, (long long)plans->config.num_experts, PLANS_MODULES_MAX);
+        }
     }
     return 0;
 }

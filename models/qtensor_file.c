@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #define STRETCH_BYTES ((int64_t)1 << 20)
+#define SCHEMES_MEMORY_MAX ((size_t)4096 * QTENSOR_ITEMS_MAX) /* of their parsed list */
 
 void qtensor_part_name(const struct qtensor *q, const struct qtensor_part *part, char out[160])
 {
@@ -249,6 +250,7 @@ static int parse_items(struct qtensor_file *file, const json_t *list)
 
 static int load_schemes(struct qtensor_file *file)
 {
+    const struct json_budget budget = {.depth = 4, .memory = SCHEMES_MEMORY_MAX};
     AUTO_JSON json_t *list = NULL;
     const char *version = safetensors_metadata(file->file, QTENSOR_VERSION_KEY);
     const char *text = safetensors_metadata(file->file, QTENSOR_SCHEMES);
@@ -258,7 +260,7 @@ static int load_schemes(struct qtensor_file *file)
                          version != NULL ? version : "0", QTENSOR_VERSION);
     }
 
-    if (text == NULL || json_parse(text, strlen(text), 4, &list) != 0) {
+    if (text == NULL || json_parse_within(text, strlen(text), &budget, &list) != 0) {
         return corrupt("a block", "it has no list of schemes");
     }
     return parse_items(file, list);

@@ -1,6 +1,7 @@
 #pragma once
 /* What writing (qtensor_save.c) and reading (qtensor_file.c) a block's file share. Not for other files. */
 
+#include "models/arch.h"
 #include "models/qtensor.h"
 
 #include <stddef.h>
@@ -9,7 +10,8 @@
 /* What a file looks like, of __metadata__ too. Raised whenever a member of a scheme or an array changes its meaning. */
 #define QTENSOR_VERSION_KEY "version"
 #define QTENSOR_VERSION "1"
-#define QTENSOR_ITEMS_MAX 4096
+/* A block's: three modules of each expert, and what is outside of them. */
+#define QTENSOR_ITEMS_MAX (3 * ARCH_EXPERTS_MAX + 4096)
 
 /* What inputs are quantized to goes by its name: "none" (DTYPE_F32), "int8", "e4m3"; NULL for no such thing. */
 const char *qtensor_input_name(enum dtype element);

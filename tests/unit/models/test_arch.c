@@ -239,6 +239,9 @@ static const struct {
     {"Qwen3ForCausalLM",
      "{\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"sliding_attention\"]}",
      ERR_INVALID_MODEL, "window"},
+    {"LlamaForCausalLM", "{\"model_type\":\"qwen2\"}", ERR_INVALID_MODEL,
+     "model_type \"qwen2\" contradicts architectures, LlamaForCausalLM"},
+    {"LlamaForCausalLM", "{\"model_type\":7}", ERR_INVALID_MODEL, "model_type is not a string"},
 };
 
 START_TEST(test_refused)
@@ -262,4 +265,22 @@ START_TEST(test_refused)
 }
 END_TEST
 
-UNIT_MAIN("arch", test_llama, test_windows, test_rope, test_two_ropes, test_refused)
+/* Plans are made before a tensor is looked at: what no checkpoint has is refused long before it is all named. */
+START_TEST(test_too_many_modules)
+{
+    struct model_config c;
+    struct plans *plans = NULL;
+
+    ck_assert_rc_ok(small_config("MixtralForCausalLM", "{\"model_type\":\"mixtral\",\"num_local_experts\":4096}", &c));
+    ck_assert_rc_ok(plans_new(&c, &plans));
+    ck_assert_uint_eq(plans_modules(plans), 4 * (4 + 1 + 3 * 4096));
+    plans_free(plans);
+    plans = NULL;
+    ck_assert_rc_ok(small_config("MixtralForCausalLM", "{\"num_hidden_layers\":4096,\"num_local_experts\":4096}", &c));
+    ck_assert_int_eq(plans_new(&c, &plans), ERR_INVALID_MODEL);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "num_hidden_layers 4096 with 4096 experts"));
+    ck_assert_ptr_null(plans);
+}
+END_TEST
+
+UNIT_MAIN("arch", test_llama, test_windows, test_rope, test_two_ropes, test_refused, test_too_many_modules)

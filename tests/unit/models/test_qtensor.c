@@ -238,6 +238,32 @@ static void save_two(const char *path, char hex[65])
     qtensor_deinit(&items[1]);
 }
 
+/* The largest block that a config may ask for: three modules of each of 4096 experts. */
+START_TEST(test_experts_of_a_block)
+{
+    enum { COUNT = 3 * 4096 + 4 };
+    static struct qtensor items[COUNT];
+    char folder[256], path[300], hex[65], name[64];
+    struct qtensor_file *file;
+
+    scratch_make(folder);
+    snprintf(path, sizeof(path), "%s/block", folder);
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(name, sizeof(name), "model.layers.0.mlp.experts.%d.w%d", i / 3, i % 3);
+        make(&items[i], name, &four);
+    }
+    ck_assert_rc_ok(qtensor_save(path, items, COUNT, hex));
+    ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
+    ck_assert_int_eq(qtensor_file_count(file), COUNT);
+    ck_assert_str_eq(qtensor_file_meta(file, COUNT - 1)->name, name);
+    qtensor_file_close(file);
+    for (int i = 0; i < COUNT; i++) {
+        qtensor_deinit(&items[i]);
+    }
+    scratch_remove(folder);
+}
+END_TEST
+
 START_TEST(test_round_trip)
 {
     char folder[256], path[300], hex[65], again[65];
@@ -428,4 +454,4 @@ START_TEST(test_save_fails)
 END_TEST
 
 UNIT_MAIN("qtensor", test_scaled_values, test_scaled_round_trip, test_scaled_limits, test_new, test_dequantize,
-          test_round_trip, test_damage, test_packed_codes, test_packed_damage, test_save_fails)
+          test_experts_of_a_block, test_round_trip, test_damage, test_packed_codes, test_packed_damage, test_save_fails)
