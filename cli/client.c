@@ -258,3 +258,20 @@ int client_query(char *path, size_t size, const char *name, const char *value)
     TRY(http_escape(path, size, "=", "="));
     return http_escape(path, size, value, "");
 }
+
+int client_delete(struct cli *cli, const char *base, const char *prefix, const char *what, int count, char **ids)
+{
+    char path[CLIENT_PATH_MAX];
+
+    for (int i = 0; i < count; i++) { /* none, if one is not an id */
+        TRY(client_path(path, sizeof(path), base, ids[i], prefix, what));
+    }
+    for (int i = 0; i < count; i++) {
+        TRY(client_path(path, sizeof(path), base, ids[i], prefix, what));
+        TRY(client_send(cli, "DELETE", path, NULL, NULL));
+        if (!cli->quiet) {
+            printf("%s deleted\n", ids[i]);
+        }
+    }
+    return 0;
+}

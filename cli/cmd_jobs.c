@@ -121,16 +121,7 @@ const struct command command_jobs_show = {
 
 static int jobs_delete_run(struct cli *cli, const void *given, int count, char **arguments)
 {
-    char path[CLIENT_PATH_MAX];
-
-    for (int i = 0; i < count; i++) {
-        TRY(job_path(path, sizeof(path), arguments[i], ""));
-        TRY(client_send(cli, "DELETE", path, NULL, NULL));
-        if (!cli->quiet) {
-            printf("%s deleted\n", arguments[i]);
-        }
-    }
-    return 0;
+    return client_delete(cli, CLIENT_JOBS, "job", "a job", count, arguments);
 }
 
 const struct command command_jobs_delete = {

@@ -8,6 +8,7 @@
 #include "cli/safe.h"
 #include "cli/status.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <termios.h>
@@ -40,21 +41,39 @@ static void login_read_line(FILE *in, char *out, size_t size)
     out[strcspn(out, "\r\n")] = '\0';
 }
 
+static struct termios login_terminal; /* as it was before the prompt */
+
+/* A signal while the echo is off: restore it, then end as the signal does. */
+static void restore_terminal(int number)
+{
+    (void)tcsetattr(STDIN_FILENO, TCSANOW, &login_terminal);
+    (void)signal(number, SIG_DFL);
+    (void)raise(number);
+}
+
 /* From the terminal, without an echo. */
 static void ask_key(char *out, size_t size)
 {
-    struct termios was, silent;
-    bool known = tcgetattr(STDIN_FILENO, &was) == 0;
+    static const int signals[] = {SIGINT, SIGTERM, SIGQUIT, SIGHUP};
+    const struct sigaction restore = {.sa_handler = restore_terminal};
+    struct sigaction was[sizeof(signals) / sizeof(signals[0])];
+    bool known = tcgetattr(STDIN_FILENO, &login_terminal) == 0;
 
     fputs("API key (empty: none): ", stderr);
+    for (size_t i = 0; known && i < sizeof(signals) / sizeof(signals[0]); i++) {
+        (void)sigaction(signals[i], &restore, &was[i]);
+    }
     if (known) {
-        silent = was;
+        struct termios silent = login_terminal;
         silent.c_lflag &= ~(tcflag_t)ECHO;
         (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &silent);
     }
     login_read_line(stdin, out, size);
     if (known) {
-        (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &was);
+        (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &login_terminal);
+    }
+    for (size_t i = 0; known && i < sizeof(signals) / sizeof(signals[0]); i++) {
+        (void)sigaction(signals[i], &was[i], NULL);
     }
     fputc('\n', stderr);
 }

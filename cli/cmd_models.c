@@ -147,16 +147,7 @@ const struct command command_models_show = {
 
 static int models_delete_run(struct cli *cli, const void *given, int count, char **arguments)
 {
-    char path[CLIENT_PATH_MAX];
-
-    for (int i = 0; i < count; i++) {
-        TRY(client_path(path, sizeof(path), MODELS, arguments[i], "mdl", "a model"));
-        TRY(client_send(cli, "DELETE", path, NULL, NULL));
-        if (!cli->quiet) {
-            printf("%s deleted\n", arguments[i]);
-        }
-    }
-    return 0;
+    return client_delete(cli, MODELS, "mdl", "a model", count, arguments);
 }
 
 const struct command command_models_delete = {

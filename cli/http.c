@@ -50,7 +50,7 @@ static bool has_part(CURLU *url, CURLUPart part)
     return has;
 }
 
-static int check_url(const struct http_options *options, CURLU *url)
+static int check_url(const struct http_options *options, CURLU *url, bool *local)
 {
     char *scheme = NULL, *host = NULL;
 
@@ -60,7 +60,8 @@ static int check_url(const struct http_options *options, CURLU *url)
         curl_free(scheme);
         return err_raise(ERR_CONFIG, "the server's URL is not one; write http://HOST:PORT or https://HOST");
     }
-    bool http = strcmp(scheme, "http") == 0, https = strcmp(scheme, "https") == 0, local = http_is_loopback(host);
+    bool http = strcmp(scheme, "http") == 0, https = strcmp(scheme, "https") == 0;
+    *local = http_is_loopback(host);
     curl_free(scheme);
     curl_free(host);
     if (!http && !https) {
@@ -70,7 +71,7 @@ static int check_url(const struct http_options *options, CURLU *url)
         has_part(url, CURLUPART_FRAGMENT)) {
         return err_raise(ERR_CONFIG, "the server's URL must not have a user, a query or a fragment");
     }
-    if (http && options->key != NULL && !local && !options->insecure) {
+    if (http && options->key != NULL && !*local && !options->insecure) {
         return err_set_hint(err_raise(ERR_CONFIG, "the API key would travel unencrypted"),
                             "use https://, or --insecure if the network between is trusted");
     }
@@ -88,7 +89,8 @@ int http_open(const struct http_options *options, struct http **out)
     started = true;
     TRY(mem_new(&http));
     CURLU *url = curl_url();
-    int rc = url != NULL ? check_url(options, url) : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a URL");
+    int rc =
+        url != NULL ? check_url(options, url, &http->local) : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a URL");
     curl_url_cleanup(url);
     TRY(rc);
     TRY(mem_strdup(&http->url, options->url));
@@ -378,6 +380,9 @@ int http_prepare(struct http *http, const struct http_call *call, CURL *easy, st
     curl_easy_setopt(easy, CURLOPT_XFERINFODATA, transfer);
     curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->error);
     curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer);
+    if (http->local) {
+        curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
+    }
     if (http->ca_file != NULL) {
         curl_easy_setopt(easy, CURLOPT_CAINFO, http->ca_file);
     }

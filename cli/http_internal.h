@@ -8,7 +8,7 @@
 struct http {
     char *url; /* without a slash at its end */
     char *authorization, *ca_file;
-    bool insecure;
+    bool insecure, local; /* local: the server is this host, so no proxy is asked */
     int64_t idle_seconds;
     CURL *easy; /* of http_call; keeps its connection */
 };

@@ -24,7 +24,7 @@ import time
 
 from harness import DATA, JOBS, SANITIZED, Daemon, Failure, Skip, equal, ids_records, main, new_job, true, wait_job
 
-QUANTCTL = os.environ.get("QUANTCTL", "build-release/cli/quantctl")
+QUANTCTL = os.path.abspath(os.environ.get("QUANTCTL", "build-release/cli/quantctl"))
 TOP = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 OK, JOB, USAGE, UNREACHABLE, REFUSED, SERVER, LOCAL, MISMATCH = range(8)
 KEY = "qd_" + "0123456789abcdefghijklmnopqrstuvwxyzABCDEF"
@@ -127,7 +127,16 @@ def tour():
         true("there are more" in client.run("jobs", "-n", "1").err, "a limit is said")
         show_report(client, daemon, first["id"], by_flags["id"])
         pull_artifact(client, daemon, first)
+        equal([entry["id"] for entry in client.run("artifacts", "--job", first["id"], "--json").json["data"]],
+              [first["result"]["artifact_id"]], "the artifact of a job")
+        true("model.safetensors" in client.run("artifacts", "show", first["result"]["artifact_id"]).out, "its files")
+        true("texts.ndjson" in client.run("files", "-p", "calibration").out, "uploaded files")
+        client.run("artifacts", "delete", by_flags["result"]["artifact_id"], "mdl_1", status=USAGE)
+        client.run("artifacts", "delete", by_flags["result"]["artifact_id"])
+        client.run("pull", by_flags["result"]["artifact_id"], status=REFUSED)
         client.run("jobs", "delete", by_flags["id"])
+        client.run("files", "delete", file["id"])
+        equal(client.run("files", "--json").json["data"], [], "files that are left")
         client.run("jobs", "show", by_flags["id"], status=REFUSED)
         true("gptq" in client.run("methods").out, "methods are listed")
         true("damp_percent" in client.run("methods", "gptq").out, "parameters are listed")
@@ -506,6 +515,22 @@ def pull_resumes():
         equal(sorted(os.listdir(client.path("out"))), ["config.json", "model.safetensors", "sub"], "nothing else is left")
 
 
+def pulls_do_not_meet():
+    """Two processes at one directory: the second one says so and touches nothing."""
+    files = {"model.safetensors": noise(12 << 20, 5)}
+    artifact = Artifact(files, stop_after=6 << 20)
+    with Server(artifact) as server, Client(server.url) as client:
+        first = client.start("pull", "art_1", "-o", "out")
+        true(artifact.stopped.wait(SECONDS), "some of it was served")
+        answer = client.run("pull", "art_1", "-o", "out", status=LOCAL)
+        true("another process" in answer.err, "the reason: %r" % answer)
+        artifact.go.set()
+        equal(first.communicate(timeout=SECONDS)[1], b"", "errors of the first one")
+        equal(first.returncode, OK, "exit status of the first one")
+        with open(client.path("out", "model.safetensors"), "rb") as handle:
+            true(handle.read() == files["model.safetensors"], "the bytes")
+
+
 def pull_distrusts_its_own_past():
     """What an earlier process left may be damaged: then everything is fetched again."""
     files = {"model.safetensors": noise(12 << 20, 2)}
@@ -626,6 +651,41 @@ def keys():
             file.write("url = http://127.0.0.1:1\nhost = x\n")
         answer = client.run("system", status=USAGE)
         true("config:2: " in answer.err, "the line is named: %r" % answer)
+
+
+def asks_for_a_key():
+    """The prompt does not show what is typed, and an interrupt leaves the terminal as it was."""
+    answer = json_answer({"object": "system", "name": "quantd", "version": "1"})
+    with Server(answer) as server, Client(server.url) as client:
+        for text, status in ((KEY + "\n", OK), ("\x03", -signal.SIGINT)):
+            parent, child = pty.openpty()
+            process = subprocess.Popen([QUANTCTL, "login"], env=client.env, stdin=child, stdout=child, stderr=child,
+                                       start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+            output = b""
+            while b"none): " not in output:
+                output += os.read(parent, 1000)
+            deadline = time.monotonic() + SECONDS
+            while termios.tcgetattr(child)[3] & termios.ECHO:
+                true(time.monotonic() < deadline, "the echo is off")
+                time.sleep(0.01)
+            os.write(parent, text.encode())
+            equal(process.wait(SECONDS), status, "exit status")
+            true(termios.tcgetattr(child)[3] & termios.ECHO, "the echo is on again")
+            os.close(child)
+            shown = output.decode() + read_pty(parent, process, 5)
+            os.close(parent)
+            true(KEY not in shown, "the key is not shown: %r" % shown)
+        with open(client.path(".config", "quantctl", "config")) as file:
+            true("api_key = %s\n" % KEY in file.read(), "the key is in the profile")
+        equal(server.seen[0][1].get("Authorization"), "Bearer " + KEY, "the key was tried")
+
+
+def a_proxy_gets_no_key():
+    """http_proxy of the environment is not for this host."""
+    with Server(json_answer({})) as proxy, Server(json_answer({"object": "system", "name": "quantd"})) as server:
+        with Client(server.url, QUANTD_API_KEY=KEY, http_proxy=proxy.url, HTTP_PROXY=proxy.url, all_proxy=proxy.url) as client:
+            client.run("system")
+        equal((len(proxy.seen), len(server.seen)), (0, 1), "requests to the proxy and to the server")
 
 
 def a_redirect_gets_no_key():
@@ -760,6 +820,7 @@ def pages_name_everything():
             equal(set(done.stdout.split()), wanted, "completions of %r (%s)" % (words, done.stderr))
 
 
-main([tour, watch_lines, watch_terminal, watch_goes_on_after_a_crash, wrong_servers, busy_servers, problems_are_shown, names_are_harmless,
-      endless_lists, pull_resumes, pull_distrusts_its_own_past, pull_refuses, pull_survives_the_server, keys,
-      a_redirect_gets_no_key, certificates, usage, streams_standard_input, continues_calibration, pages_name_everything])
+main([tour, watch_lines, watch_terminal, watch_goes_on_after_a_crash, wrong_servers, busy_servers, problems_are_shown,
+      names_are_harmless, endless_lists, pull_resumes, pulls_do_not_meet, pull_distrusts_its_own_past, pull_refuses,
+      pull_survives_the_server, keys, asks_for_a_key, a_proxy_gets_no_key, a_redirect_gets_no_key, certificates, usage,
+      streams_standard_input, continues_calibration, pages_name_everything])
