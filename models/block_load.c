@@ -177,6 +177,9 @@ size_t block_tensors(const struct model *model, int64_t index, struct model_tens
     size_t count = 0;
 
     for (int i = 0; i < plan->module_count; i++) {
+        if (plan->modules[i].expert >= 0) {
+            continue;
+        }
         count = add_tensor(model, index, plan->modules[i].path, "weight", list, count);
         if (plan->modules[i].bias) {
             count = add_tensor(model, index, plan->modules[i].path, "bias", list, count);

@@ -122,10 +122,27 @@ double qtensor_bits_per_weight(const struct qtensor *q);
 /* The 256 values that the scales of nested NF4 are codes of, ascending: bitsandbytes' signed dynamic map. */
 void qtensor_nested_levels(float out[256]);
 
+/* Arrays of tensors in a file without a name until their block is written: those of experts, which together may be
+ * larger than all else in memory. One thread at a time. */
+struct qtensor_spill;
+/* A new file in `directory`. */
+int qtensor_spill_new(const char *directory, struct qtensor_spill **out);
+void qtensor_spill_free(struct qtensor_spill *spill); /* NULL is fine */
+CLEANUP_FREE(qtensor_spill, struct qtensor_spill, qtensor_spill_free)
+/* Move q's arrays to the file: they are NULL afterwards, and q is found by its name. After a failure they are where
+ * they were. */
+int qtensor_spill_put(struct qtensor_spill *spill, struct qtensor *q);
+/* Whether q's arrays are there; spill NULL: they are not. */
+bool qtensor_spill_has(const struct qtensor_spill *spill, const struct qtensor *q);
+/* A tensor with the arrays that q had; the caller qtensor_deinit's it. */
+int qtensor_spill_read(const struct qtensor_spill *spill, const struct qtensor *q, struct qtensor *out);
+
 /* A finished block's checkpoint: one safetensors file with <name>.<part> for each part and the schemes in __metadata__.
  * Codes of fewer than 8 bits are packed in it, row by row. Written to temp, fsynced, renamed, directory fsynced; sha256
- * of the file in hex[65]. ERR_INTERNAL when a code is beyond its bits. */
-int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65]);
+ * of the file in hex[65]. ERR_INTERNAL when a code is beyond its bits. spill: where the arrays of some items are; NULL:
+ * none are elsewhere. */
+int qtensor_save(const char *path, const struct qtensor *items, int count, const struct qtensor_spill *spill,
+                 char hex[65]);
 
 struct qtensor_file;
 /* Open a checkpoint; headers only. sha256 is verified when expected_hex is not NULL. ERR_SOURCE_CORRUPT for what

@@ -125,7 +125,19 @@ static int put_item(struct safetensors_writer *writer, const struct qtensor *q)
     return 0;
 }
 
-static int write_items(struct safetensors_writer *writer, const struct qtensor *items, int count)
+/* One whose arrays are in the spill file; they are in memory for as long as they are written. */
+static int put_spilled(struct safetensors_writer *writer, const struct qtensor *q, const struct qtensor_spill *spill)
+{
+    struct qtensor whole;
+
+    TRY(qtensor_spill_read(spill, q, &whole));
+    int rc = put_item(writer, &whole);
+    qtensor_deinit(&whole);
+    return rc;
+}
+
+static int write_items(struct safetensors_writer *writer, const struct qtensor *items, int count,
+                       const struct qtensor_spill *spill)
 {
     TRY(add_schemes(writer, items, count));
 
@@ -134,7 +146,7 @@ static int write_items(struct safetensors_writer *writer, const struct qtensor *
     }
     TRY(safetensors_writer_begin(writer));
     for (int i = 0; i < count; i++) {
-        TRY(put_item(writer, &items[i]));
+        TRY(qtensor_spill_has(spill, &items[i]) ? put_spilled(writer, &items[i], spill) : put_item(writer, &items[i]));
     }
     return safetensors_writer_finish(writer);
 }
@@ -152,18 +164,19 @@ static int hash_path(const char *path, char hex[DIGEST_HEX_SIZE])
 
 /* Write to temp, which becomes path. */
 static int save_file(const char *temp, const char *path, const struct qtensor *items, int count,
-                     char digest[DIGEST_HEX_SIZE])
+                     const struct qtensor_spill *spill, char digest[DIGEST_HEX_SIZE])
 {
     {
         AUTO(safetensors_writer) struct safetensors_writer *writer = NULL;
         TRY(safetensors_writer_new(temp, &writer));
-        TRY(write_items(writer, items, count));
+        TRY(write_items(writer, items, count, spill));
     }
     TRY(hash_path(temp, digest));
     return rename(temp, path) == 0 ? 0 : err_raise_errno(errno, "cannot rename to %s", path);
 }
 
-int qtensor_save(const char *path, const struct qtensor *items, int count, char hex[65])
+int qtensor_save(const char *path, const struct qtensor *items, int count, const struct qtensor_spill *spill,
+                 char hex[65])
 {
     char temp[PATH_BYTES], digest[DIGEST_HEX_SIZE];
 
@@ -171,7 +184,7 @@ int qtensor_save(const char *path, const struct qtensor *items, int count, char 
     if (count < 0 || count > QTENSOR_ITEMS_MAX) {
         return err_raise(ERR_INTERNAL, "%d tensors in one checkpoint", count);
     }
-    int rc = save_file(temp, path, items, count, digest);
+    int rc = save_file(temp, path, items, count, spill, digest);
     if (rc != 0) {
         (void)unlink(temp);
         return err_pass(rc, "save %s", path);

@@ -274,8 +274,8 @@ static int group_run(struct run *run, struct block *block, int g, struct expert_
 }
 
 /* Experts that were solved add their outputs to the step's while they are loaded, on both paths, unless nothing reads
- * it: after the last block's last group. */
-static int finish_turn(const struct experts_turn *turn, int group, bool read)
+ * it: after the last block's last group. Their results, from output `first_output` on, leave memory. */
+static int finish_turn(const struct experts_turn *turn, int group, bool read, int first_output)
 {
     struct run *run = turn->run;
     const struct plan *plan = turn->block->plan;
@@ -296,7 +296,9 @@ static int finish_turn(const struct experts_turn *turn, int group, bool read)
             reference_free(run, i);
         }
     }
-    return 0;
+    return turn->count == plan->steps[turn->step].experts->count
+               ? 0
+               : block_outputs_spill(turn->outputs, first_output, run->p->directory, run->p->gpu, run->stream);
 }
 
 /* The groups of all experts of a step, from group `first` on, in turns; *end: the group after them. */
@@ -313,11 +315,11 @@ static int experts_run(struct run *run, struct block *block, int first, struct e
 
     TRY(experts_next(&turn, &more));
     while (more) {
-        int from = first + (int)turn.first * each, to = from + (int)turn.count * each;
+        int from = first + (int)turn.first * each, to = from + (int)turn.count * each, first_output = outputs->count;
         for (int g = from; g < to; g++) {
             TRY(group_run(run, block, g, pool, outputs, rows));
         }
-        TRY(finish_turn(&turn, from, read));
+        TRY(finish_turn(&turn, from, read, first_output));
         TRY(experts_next(&turn, &more));
     }
     *end = last + 1;

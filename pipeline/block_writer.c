@@ -33,6 +33,7 @@ void block_outputs_deinit(struct block_outputs *outputs, const struct gpu *gpu)
     }
     free(outputs->list);
     free(outputs->codes);
+    qtensor_spill_free(outputs->spill);
     *outputs = (struct block_outputs){.count = 0};
 }
 
@@ -64,6 +65,30 @@ int block_outputs_find(const struct block_outputs *outputs, const char *name)
         }
     }
     return -1;
+}
+
+int block_outputs_download(struct block_outputs *outputs, int i, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    struct tensor *codes = &outputs->codes[i];
+
+    if (codes->data != NULL) {
+        TRY(gpu->ops->download(stream, outputs->list[i].codes, codes->data, tensor_bytes(codes)));
+        gpu_tensor_free(gpu, codes);
+    }
+    return 0;
+}
+
+int block_outputs_spill(struct block_outputs *outputs, int first, const char *directory, const struct gpu *gpu,
+                        struct gpu_stream *stream)
+{
+    if (outputs->spill == NULL && first < outputs->count) {
+        TRY(qtensor_spill_new(directory, &outputs->spill));
+    }
+    for (int i = first; i < outputs->count; i++) {
+        TRY(block_outputs_download(outputs, i, gpu, stream));
+        TRY(qtensor_spill_put(outputs->spill, &outputs->list[i]));
+    }
+    return 0;
 }
 
 static void writer_join(struct block_writer *writer)
@@ -104,26 +129,14 @@ int block_writer_new(const struct gpu *gpu, struct block_writer **out)
     return 0;
 }
 
-static int writer_download(struct block_writer *writer)
-{
-    const struct gpu *gpu = writer->gpu;
-    struct block_outputs *outputs = &writer->outputs;
-    int rc = 0;
-
-    for (int i = 0; i < outputs->count; i++) {
-        struct tensor *codes = &outputs->codes[i];
-        if (rc == 0 && codes->data != NULL) {
-            rc = gpu->ops->download(writer->stream, outputs->list[i].codes, codes->data, tensor_bytes(codes));
-        }
-        gpu_tensor_free(gpu, codes);
-    }
-    return rc;
-}
-
 static int writer_save(struct block_writer *writer)
 {
-    TRY(writer_download(writer));
-    return qtensor_save(writer->path, writer->outputs.list, writer->outputs.count, writer->sha256);
+    struct block_outputs *outputs = &writer->outputs;
+
+    for (int i = 0; i < outputs->count; i++) {
+        TRY(block_outputs_download(outputs, i, writer->gpu, writer->stream));
+    }
+    return qtensor_save(writer->path, outputs->list, outputs->count, outputs->spill, writer->sha256);
 }
 
 static void *writer_main(void *data)

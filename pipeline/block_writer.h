@@ -9,6 +9,7 @@ struct block_outputs {
     struct qtensor *list;
     struct tensor *codes; /* on the device, not yet in list[i].codes; data NULL: list[i].codes has them */
     int count, capacity;
+    struct qtensor_spill *spill; /* where arrays of some are instead; NULL: all are in memory */
 };
 /* Capacity for one more; zeroed is empty. */
 int block_outputs_reserve(struct block_outputs *outputs);
@@ -16,6 +17,11 @@ int block_outputs_reserve(struct block_outputs *outputs);
 void block_outputs_add_take(struct block_outputs *outputs, const struct qtensor *result, const struct tensor *codes);
 /* The number of the result of this name, or -1. */
 int block_outputs_find(const struct block_outputs *outputs, const char *name);
+/* Codes of a result that the device keeps come to the host. */
+int block_outputs_download(struct block_outputs *outputs, int i, const struct gpu *gpu, struct gpu_stream *stream);
+/* Move the arrays of all results from `first` on to a file in `directory`. */
+int block_outputs_spill(struct block_outputs *outputs, int first, const char *directory, const struct gpu *gpu,
+                        struct gpu_stream *stream);
 void block_outputs_deinit(struct block_outputs *outputs, const struct gpu *gpu);
 
 struct block_writer;

@@ -110,7 +110,7 @@ static plan_set kept_for_experts(const struct plan *plan, int step)
 }
 
 static int evaluate_experts(struct run *run, struct activations *const *stores, struct block *block,
-                            const struct block_outputs *outputs, int step)
+                            struct block_outputs *outputs, int step)
 {
     const struct experts_input input = {.batches = &run->evaluation.batches,
                                         .stores = stores,
@@ -129,7 +129,7 @@ static int evaluate_experts(struct run *run, struct activations *const *stores, 
     return 0;
 }
 
-int evaluate_block(struct run *run, struct activations *store, struct block *block, const struct block_outputs *outputs)
+int evaluate_block(struct run *run, struct activations *store, struct block *block, struct block_outputs *outputs)
 {
     const struct plan *plan = block->plan;
     struct activations *stores[PLAN_VALUES_MAX];

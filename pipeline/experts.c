@@ -6,6 +6,7 @@
 #include "pipeline/experts.h"
 
 #include "base/err.h"
+#include "pipeline/memory_plan.h"
 #include "pipeline/pass.h"
 #include "pipeline/solve.h"
 
@@ -48,19 +49,7 @@ static int experts_load(const struct experts_turn *turn, int64_t expert)
     return 0;
 }
 
-/* How many of them the budget holds. */
-static int64_t turn_size(const struct run *run, const struct plan_experts *experts)
-{
-    int64_t bytes = 0;
-
-    for (int i = 0; i < experts->plan->module_count; i++) {
-        bytes += experts->plan->modules[i].rows * experts->plan->modules[i].cols * (int64_t)sizeof(float);
-    }
-    int64_t count = run->expert_bytes / bytes;
-    return count < 1 ? 1 : count < experts->count ? count : experts->count;
-}
-
-struct experts_turn experts_begin(struct run *run, struct block *block, const struct block_outputs *outputs, int step)
+struct experts_turn experts_begin(struct run *run, struct block *block, struct block_outputs *outputs, int step)
 {
     return (struct experts_turn){.run = run, .block = block, .outputs = outputs, .step = step};
 }
@@ -79,7 +68,7 @@ void experts_end(struct experts_turn *turn)
 static int turn_load(struct experts_turn *turn, int64_t first)
 {
     const struct plan_experts *experts = experts_of(turn);
-    int64_t size = turn_size(turn->run, experts), left = experts->count - first;
+    int64_t size = memory_plan_turn(experts, turn->run->expert_bytes), left = experts->count - first;
 
     experts_end(turn);
     turn->first = first;
@@ -104,7 +93,7 @@ int experts_next(struct experts_turn *turn, bool *more)
 
 int experts_seek(struct experts_turn *turn, int64_t expert)
 {
-    int64_t size = turn_size(turn->run, experts_of(turn));
+    int64_t size = memory_plan_turn(experts_of(turn), turn->run->expert_bytes);
 
     if (turn->count > 0 && expert >= turn->first && expert < turn->first + turn->count) {
         return 0;

@@ -10,13 +10,13 @@
 struct experts_turn {
     struct run *run;
     struct block *block;
-    const struct block_outputs *outputs; /* where solved modules come from; NULL: none is solved yet */
+    struct block_outputs *outputs; /* where solved modules come from; NULL: none is solved yet */
     int step;
     int64_t first, count; /* experts that are loaded */
 };
 
 /* Before the first turn over a step. */
-struct experts_turn experts_begin(struct run *run, struct block *block, const struct block_outputs *outputs, int step);
+struct experts_turn experts_begin(struct run *run, struct block *block, struct block_outputs *outputs, int step);
 /* Free the experts of the last turn and load those of the next. False in *more, and nothing loaded, when there are no
  * others. */
 int experts_next(struct experts_turn *turn, bool *more);

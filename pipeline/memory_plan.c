@@ -25,12 +25,27 @@ static int64_t plan_larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static void add_plan(const struct plan *plan, struct sizes *s)
+int64_t memory_plan_turn(const struct plan_experts *experts, int64_t expert_bytes)
+{
+    int64_t bytes = 0;
+
+    for (int i = 0; i < experts->plan->module_count; i++) {
+        bytes += experts->plan->modules[i].rows * experts->plan->modules[i].cols * (int64_t)sizeof(float);
+    }
+    int64_t count = expert_bytes / bytes;
+    return count < 1 ? 1 : count < experts->count ? count : experts->count;
+}
+
+static void add_plan(const struct plan *plan, int64_t expert_bytes, struct sizes *s)
 {
     int64_t weights = 0, branch = 0, experts = 0;
 
     for (int g = 0; g < plan->group_count; g++) {
         const struct plan_group *group = &plan->groups[g];
+        const struct plan_experts *of = plan->steps[group->step].experts;
+        if (group->expert >= 0 && group->expert >= memory_plan_turn(of, expert_bytes)) {
+            continue; /* like those of the first turn, and not there with them */
+        }
         for (int i = 0; i < group->count; i++) {
             const struct plan_module *module = &plan->modules[group->modules[i]];
             weights += module->rows * module->cols;
@@ -56,12 +71,12 @@ static void add_plan(const struct plan *plan, struct sizes *s)
     s->work = plan_larger(s->work, plan->columns[REGION_WORK] + experts);
 }
 
-static struct sizes sizes_of(const struct plans *plans)
+static struct sizes sizes_of(const struct plans *plans, int64_t expert_bytes)
 {
     struct sizes s = {.narrowest = INT64_MAX};
 
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
-        add_plan(plans_kind(plans, kind), &s);
+        add_plan(plans_kind(plans, kind), expert_bytes, &s);
     }
     s.moments = plan_larger(s.moments, s.largest);
     return s;
@@ -152,7 +167,7 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
                                int64_t tokens)
 {
     const struct model_config *c = model_config(model);
-    const struct sizes s = sizes_of(model_plans(model));
+    const struct sizes s = sizes_of(model_plans(model), tokens == 0 ? 0 : memory_plan_experts(model, device));
     bool runs = load->calibrates || load->evaluates;
     int64_t batch = plan_larger(tokens, load->longest);
     int64_t square = s.widest * s.widest * (int64_t)sizeof(float);

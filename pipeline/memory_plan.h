@@ -16,7 +16,8 @@ struct memory_load {
 };
 
 struct memory_plan {
-    int64_t blocks; /* the open block in F32, its codes, and the next one as one goes when the other comes; with targets
+    int64_t blocks; /* the open block in F32, with the experts of one turn, its codes, and the next one as one goes when
+                     * the other comes; with targets
                      * from the float model, also the float weights between two sums of the residual stream */
     int64_t solve;  /* statistics of the widest input, their factor and a copy, five copies of the largest linear; with
                      * targets, two more */
@@ -32,6 +33,8 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
 /* F32 weights of experts that are loaded at once: as much as the block's other modules have, and on a device with
  * memory of its own up to a share of it. */
 int64_t memory_plan_experts(const struct model *model, const struct gpu_info *device);
+/* How many experts that is, at least one. */
+int64_t memory_plan_turn(const struct plan_experts *experts, int64_t expert_bytes);
 /* Taken at once, when nothing is short. */
 int64_t memory_plan_max(const struct memory_plan *plan);
 /* Of that what a run still takes when its reader and its micro-batches have theirs. */

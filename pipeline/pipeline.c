@@ -173,7 +173,7 @@ static void read_ahead(struct run *run, int64_t index)
 
 /* Inputs that the runtime rounds although the file does not say so are rounded for the evaluation set only: codes
  * depend on the file alone. The block is not used again. */
-static int evaluate_quantized(struct run *run, struct block *block, const struct block_outputs *outputs)
+static int evaluate_quantized(struct run *run, struct block *block, struct block_outputs *outputs)
 {
     const struct format *format = run->p->format;
 

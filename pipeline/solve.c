@@ -159,23 +159,13 @@ static struct gpu_grid grid_of(const struct qtensor *q)
                              .scale_dtype = q->scheme.scale_dtype};
 }
 
-/* Download codes that are still on the device into the result. */
-static int download_codes(struct run *run, struct qtensor *q, struct tensor *codes)
+/* The weight of a result whose arrays are in memory. */
+static int dequantized_weight(struct run *run, const struct qtensor *q, struct tensor *weight)
 {
-    const struct gpu *gpu = run->p->gpu;
-    int rc = codes->data != NULL ? gpu->ops->download(run->stream, q->codes, codes->data, tensor_bytes(codes)) : 0;
-
-    gpu_tensor_free(gpu, codes);
-    return rc;
-}
-
-int solved_weight(struct run *run, const struct block_outputs *outputs, int i, struct tensor *weight)
-{
-    const struct qtensor *q = &outputs->list[i];
     struct linear_job job = {.name = q->name, .result = *q};
     const struct gpu_grid grid = grid_of(q);
-    TRY(download_codes(run, &outputs->list[i], &outputs->codes[i]));
     int rc = dequantize(run, &grid, &job);
+
     gpu_tensor_free(run->p->gpu, &job.scale);
     gpu_tensor_free(run->p->gpu, &job.zero);
     if (rc != 0) {
@@ -184,6 +174,21 @@ int solved_weight(struct run *run, const struct block_outputs *outputs, int i, s
     }
     *weight = job.dequantized;
     return 0;
+}
+
+int solved_weight(struct run *run, struct block_outputs *outputs, int i, struct tensor *weight)
+{
+    const struct qtensor *q = &outputs->list[i];
+    struct qtensor spilled;
+
+    if (!qtensor_spill_has(outputs->spill, q)) {
+        TRY(block_outputs_download(outputs, i, run->p->gpu, run->stream));
+        return dequantized_weight(run, q, weight);
+    }
+    TRY(qtensor_spill_read(outputs->spill, q, &spilled));
+    int rc = dequantized_weight(run, &spilled, weight);
+    qtensor_deinit(&spilled);
+    return rc;
 }
 
 /* The errors of the codes' values. */
@@ -385,7 +390,6 @@ static int solve_all(struct run *run, const struct layer_stats *stats, double sh
 static int output_result(struct run *run, struct linear_job *job, struct block_outputs *outputs)
 {
     const struct gpu *gpu = run->p->gpu;
-    int rc = 0;
 
     gpu_tensor_free(gpu, &job->scale);
     gpu_tensor_free(gpu, &job->zero);
@@ -393,17 +397,14 @@ static int output_result(struct run *run, struct linear_job *job, struct block_o
     if (job->result.name[0] == '\0') {
         return 0; /* it was not solved */
     }
-    if (gpu->info.host_memory) {
-        rc = download_codes(run, &job->result, &job->codes);
-    }
-    int reserved = block_outputs_reserve(outputs);
-    if (reserved != 0) {
+    int rc = block_outputs_reserve(outputs);
+    if (rc != 0) {
         qtensor_deinit(&job->result);
         gpu_tensor_free(gpu, &job->codes);
-        return reserved;
+        return rc;
     }
     block_outputs_add_take(outputs, &job->result, &job->codes);
-    return rc;
+    return gpu->info.host_memory ? block_outputs_download(outputs, outputs->count - 1, gpu, run->stream) : 0;
 }
 
 static int solve_group(struct run *run, struct block *block, const struct plan_group *group,

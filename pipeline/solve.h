@@ -9,6 +9,6 @@ int group_solve(struct run *run, struct block *block, int group, const struct la
                 struct block_outputs *outputs, struct report_rows *rows);
 /* What the codes of an output of the open block stand for, F32 on the device: the weight that group_solve put in place.
  */
-int solved_weight(struct run *run, const struct block_outputs *outputs, int i, struct tensor *weight);
+int solved_weight(struct run *run, struct block_outputs *outputs, int i, struct tensor *weight);
 /* The stage that solves a module of the open block and the scheme it gets; NULL: it stays in float. */
 const struct recipe_stage *module_solver(struct run *run, int module, struct qscheme *scheme);

@@ -49,9 +49,18 @@ def shapes(values):
         yield prefix + "self_attn.v_proj.weight", (kv, hidden)
         yield prefix + "self_attn.o_proj.weight", (hidden, hidden)
         yield prefix + "post_attention_layernorm.weight", (hidden,)
-        yield prefix + "mlp.gate_proj.weight", (mlp, hidden)
-        yield prefix + "mlp.up_proj.weight", (mlp, hidden)
-        yield prefix + "mlp.down_proj.weight", (hidden, mlp)
+        experts = values.get("num_local_experts", 0)
+        if experts:
+            yield prefix + "block_sparse_moe.gate.weight", (experts, hidden)
+        for expert in range(experts):
+            owner = prefix + "block_sparse_moe.experts.%d." % expert
+            yield owner + "w1.weight", (mlp, hidden)
+            yield owner + "w2.weight", (hidden, mlp)
+            yield owner + "w3.weight", (mlp, hidden)
+        if not experts:
+            yield prefix + "mlp.gate_proj.weight", (mlp, hidden)
+            yield prefix + "mlp.up_proj.weight", (mlp, hidden)
+            yield prefix + "mlp.down_proj.weight", (hidden, mlp)
     yield "model.norm.weight", (hidden,)
     yield "lm_head.weight", (values["vocab_size"], hidden)
 

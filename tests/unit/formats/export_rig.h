@@ -29,7 +29,7 @@ static inline void make_blocks(struct rig *rig)
         }
         snprintf(rig->paths[b], sizeof(rig->paths[b]), "%s/block-%d", rig->dir, b);
         rig->files[b] = rig->paths[b];
-        ck_assert_rc_ok(qtensor_save(rig->paths[b], items, LLAMA_MODULES, hex));
+        ck_assert_rc_ok(qtensor_save(rig->paths[b], items, LLAMA_MODULES, NULL, hex));
         for (int i = 0; i < LLAMA_MODULES; i++) {
             qtensor_deinit(&items[i]);
         }

@@ -223,7 +223,7 @@ static void save_one(struct rig *rig, const char *name, const struct qscheme *sc
     qtensor_random(name, scheme, rows, cols, 1, &q);
     q.zeros[0] = (uint8_t)(zero >= 0 ? zero : q.zeros[0]);
     q.codes[0] = (uint8_t)(code >= 0 ? code : q.codes[0]);
-    ck_assert_rc_ok(qtensor_save(rig->paths[0], &q, 1, hex));
+    ck_assert_rc_ok(qtensor_save(rig->paths[0], &q, 1, NULL, hex));
     qtensor_deinit(&q);
 }
 

@@ -129,7 +129,7 @@ START_TEST(a_changed_norm_that_overflows)
         for (int i = 0; i < 64; i++) {
             items[1].tables[i] = i == 63 && wide == 1 ? 3.4028234e38f : 1.0f; /* F32's largest; Inf as BF16 */
         }
-        ck_assert_rc_ok(qtensor_save(rig.paths[0], items, 2, hex));
+        ck_assert_rc_ok(qtensor_save(rig.paths[0], items, 2, NULL, hex));
         qtensor_deinit(&items[0]);
         qtensor_deinit(&items[1]);
         int rc = export_to(&rig, "gptq", "out", 0, NULL, NULL, &files);

@@ -163,7 +163,7 @@ static void export_open(struct export *e, struct qscheme scheme, int64_t outlier
     for (int b = 0; b < e->count / LLAMA_MODULES; b++) {
         snprintf(paths[b], sizeof(paths[b]), "%s/block-%d", e->dir, b);
         files[b] = paths[b];
-        ck_assert_rc_ok(qtensor_save(paths[b], &e->items[b * LLAMA_MODULES], LLAMA_MODULES, hex));
+        ck_assert_rc_ok(qtensor_save(paths[b], &e->items[b * LLAMA_MODULES], LLAMA_MODULES, NULL, hex));
     }
     const struct format_export request = {
         .format = format_find("dense"),

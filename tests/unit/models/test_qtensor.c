@@ -174,7 +174,7 @@ START_TEST(test_scaled_round_trip)
     snprintf(path, sizeof(path), "%s/block", folder);
     for (size_t s = 0; s < SCALED_COUNT; s++) {
         make_scaled(&q, &scaled[s]);
-        ck_assert_rc_ok(qtensor_save(path, &q, 1, hex));
+        ck_assert_rc_ok(qtensor_save(path, &q, 1, NULL, hex));
         ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
         ck_assert_rc_ok(qtensor_file_read(file, 0, &read));
         ck_assert_int_eq(memcmp(read.codes, q.codes, SCALED_ROWS * SCALED_COLS), 0);
@@ -189,7 +189,7 @@ START_TEST(test_scaled_round_trip)
     }
     make_scaled(&q, &scaled[7]);
     q.scales[0] = 0.33f; /* nothing that E4M3 holds */
-    ck_assert_rc_ok(qtensor_save(path, &q, 1, hex));
+    ck_assert_rc_ok(qtensor_save(path, &q, 1, NULL, hex));
     ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
     ck_assert_int_eq(qtensor_file_read(file, 0, &read), ERR_SOURCE_CORRUPT);
     qtensor_file_close(file);
@@ -233,7 +233,7 @@ static void save_two(const char *path, char hex[65])
 
     make(&items[0], "model.layers.0.z", &four);
     make(&items[1], "model.layers.0.a", &three);
-    ck_assert_rc_ok(qtensor_save(path, items, 2, hex));
+    ck_assert_rc_ok(qtensor_save(path, items, 2, NULL, hex));
     qtensor_deinit(&items[0]);
     qtensor_deinit(&items[1]);
 }
@@ -252,7 +252,7 @@ START_TEST(test_experts_of_a_block)
         snprintf(name, sizeof(name), "model.layers.0.mlp.experts.%d.w%d", i / 3, i % 3);
         make(&items[i], name, &four);
     }
-    ck_assert_rc_ok(qtensor_save(path, items, COUNT, hex));
+    ck_assert_rc_ok(qtensor_save(path, items, COUNT, NULL, hex));
     ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
     ck_assert_int_eq(qtensor_file_count(file), COUNT);
     ck_assert_str_eq(qtensor_file_meta(file, COUNT - 1)->name, name);
@@ -296,7 +296,7 @@ START_TEST(test_round_trip)
     qtensor_deinit(&read);
     qtensor_file_close(file);
 
-    ck_assert_rc_ok(qtensor_save(path, NULL, 0, hex)); /* a block where nothing is quantized */
+    ck_assert_rc_ok(qtensor_save(path, NULL, 0, NULL, hex)); /* a block where nothing is quantized */
     ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
     ck_assert_int_eq(qtensor_file_count(file), 0);
     qtensor_file_close(file);
@@ -386,7 +386,7 @@ START_TEST(test_packed_codes)
             seed = seed * 1664525u + 1013904223u;
             q.codes[i] = (uint8_t)(seed >> 24 & ((1u << bits) - 1));
         }
-        ck_assert_rc_ok(qtensor_save(path, &q, 1, hex));
+        ck_assert_rc_ok(qtensor_save(path, &q, 1, NULL, hex));
         ck_assert_rc_ok(qtensor_file_open(path, hex, &file));
         ck_assert_rc_ok(qtensor_file_read(file, 0, &read));
         ck_assert_int_eq(memcmp(read.codes, q.codes, (size_t)(rows * cols)), 0);
@@ -421,7 +421,7 @@ START_TEST(test_packed_damage)
     snprintf(path, sizeof(path), "%s/block", folder);
     ck_assert_rc_ok(qtensor_new("m", &scheme, 2, 7, &q));
     q.codes[13] = 7;
-    ck_assert_rc_ok(qtensor_save(path, &q, 1, hex));
+    ck_assert_rc_ok(qtensor_save(path, &q, 1, NULL, hex));
     ck_assert_rc_ok(fs_read_file(path, 1 << 20, &text, &size));
     char *row = text + size - 2 - 3; /* zero points [2, 1] lie last, before them rows of 21 bits */
     ck_assert_uint_eq((unsigned char)row[2], 7 << 2);
@@ -438,7 +438,7 @@ START_TEST(test_packed_damage)
     }
     free(text);
     q.codes[0] = 8;
-    ck_assert_int_eq(qtensor_save(path, &q, 1, hex), ERR_INTERNAL);
+    ck_assert_int_eq(qtensor_save(path, &q, 1, NULL, hex), ERR_INTERNAL);
     qtensor_deinit(&q);
     scratch_remove(folder);
 }
@@ -448,7 +448,7 @@ START_TEST(test_save_fails)
 {
     char hex[65] = "untouched";
 
-    ck_assert_int_eq(qtensor_save("/nonexistent/block", NULL, 0, hex), ERR_NOT_FOUND);
+    ck_assert_int_eq(qtensor_save("/nonexistent/block", NULL, 0, NULL, hex), ERR_NOT_FOUND);
     ck_assert_str_eq(hex, "untouched");
 }
 END_TEST
