@@ -132,8 +132,8 @@ static const struct schema_row file_rows[] = {ID(id, "file"),
                                               MEMBER(sha256, DIGEST),
                                               MEMBER(created_at, TIME),
                                               END};
-const struct schema schema_file = {"File", "A stored data set.", file_rows};
-PAGE(schema_file_list, "FileList", schema_file, "file");
+const struct schema schema_file = {"StoredFile", "A stored data set.", file_rows};
+PAGE(schema_file_list, "StoredFileList", schema_file, "file");
 
 /* --- jobs */
 

@@ -25,6 +25,8 @@ static const struct {
     [ROUTE_TAG_ARTIFACTS] = {"artifacts", "Published results."},
 };
 
+#define TEXT_PATTERN "^[^\\x00-\\x1f\\x7f]+$" /* no control characters */
+
 /* --- parameters */
 
 /* A maximum of INT64_MAX means unbounded, and JavaScript could not represent it. */
@@ -35,6 +37,17 @@ static json_t *int_schema(const struct query_row *row)
         json_object_set_new(schema, "maximum", json_integer(row->max));
     }
     return schema;
+}
+
+/* Each name, and each with a minus. */
+static json_t *column_names(const char *const *columns)
+{
+    json_t *list = json_array();
+    for (; *columns != NULL; columns++) {
+        json_array_append_new(list, json_string(*columns));
+        json_array_append_new(list, json_sprintf("-%s", *columns));
+    }
+    return list;
 }
 
 static json_t *query_schema(const struct query_row *row)
@@ -58,6 +71,8 @@ static json_t *query_schema(const struct query_row *row)
         return json_pack("{s:s, s:{s:s, s:i, s:i}, s:{s:i, s:i}, s:i}", "type", "object", "additionalProperties",
                          "type", "string", "minLength", 1, "maxLength", 255, "propertyNames", "minLength", 1,
                          "maxLength", 63, "maxProperties", 1);
+    case QUERY_COLUMN:
+        return json_pack("{s:s, s:o}", "type", "string", "enum", column_names(row->columns()));
     case QUERY_VISIBLE:
         return json_pack("{s:s, s:s}", "type", "string", "pattern", "^[!-~]{1,255}$");
     case QUERY_EVENT:
@@ -65,7 +80,8 @@ static json_t *query_schema(const struct query_row *row)
     case QUERY_STRING:
         break;
     }
-    return json_pack("{s:s, s:i, s:i}", "type", "string", "minLength", 1, "maxLength", 255);
+    return json_pack("{s:s, s:s, s:i, s:i}", "type", "string", "pattern", TEXT_PATTERN, "minLength", 1, "maxLength",
+                     255);
 }
 
 static void add_parameter(json_t *parameters, const struct query_row *row, const char *where)
@@ -157,6 +173,34 @@ static void add_reply(json_t *responses, int status, const char *what, const cha
     json_object_set_new(responses, key, response);
 }
 
+/* The argument of `path` after `prefix` and a slash, with its size; NULL where nothing follows. */
+static const char *argument_below(const char *path, const char *prefix, size_t *size)
+{
+    size_t length = strlen(prefix);
+    if (strncmp(path, prefix, length) != 0 || strncmp(path + length, "/{", 2) != 0) {
+        return NULL;
+    }
+    *size = strcspn(path + length + 2, "*}");
+    return path + length + 2;
+}
+
+/* What can be done with a new object: the operations whose path begins with its own. */
+static json_t *links_of(const struct route *route)
+{
+    json_t *links = json_object();
+    for (const struct route *row = routes_table; row->method != NULL; row++) {
+        size_t size;
+        const char *argument = argument_below(row->path, route->path, &size);
+        if (argument == NULL) {
+            continue;
+        }
+        json_t *parameters = json_pack("{s%:s}", argument, size, "$response.body#/id");
+        json_object_set_new(links, row->operation,
+                            json_pack("{s:s, s:o}", "operationId", row->operation, "parameters", parameters));
+    }
+    return links;
+}
+
 static void add_success_replies(json_t *responses, const struct route *route)
 {
     static const char *const none[] = {NULL}, *const created[] = {"Location", NULL}, *const tagged[] = {"ETag", NULL};
@@ -173,6 +217,7 @@ static void add_success_replies(json_t *responses, const struct route *route)
         break;
     case ROUTE_REPLY_CREATED:
         add_reply(responses, 201, "Created.", created, content);
+        json_object_set_new(json_object_get(responses, "201"), "links", links_of(route));
         break;
     case ROUTE_REPLY_ACCEPTED:
         add_reply(responses, 202, "Accepted.", none, content);

@@ -8,6 +8,7 @@
 #include "api/header.h"
 #include "base/err.h"
 #include "base/ids.h"
+#include "base/params.h"
 #include "base/text.h"
 
 #include <jansson.h>
@@ -119,6 +120,27 @@ static bool check_event(struct query_item *item, const char *pointer, struct val
     return true;
 }
 
+static bool check_column(const struct query_item *item, const char *pointer, struct validation_errors *errors)
+{
+    const char *name = item->text + (item->text[0] == '-');
+    struct text_guess guess = {.word = name};
+    char names[320];
+    for (const char *const *column = item->row->columns(); *column != NULL; column++) {
+        if (strcmp(*column, name) == 0) {
+            return true;
+        }
+        text_guess_offer(&guess, *column);
+    }
+    validation_add(errors, ERR_INVALID_PARAMETER, pointer, "\"%.60s\" is not a column of the report", name);
+    if (guess.name != NULL) {
+        validation_hint(errors, "did you mean \"%s\"?", guess.name);
+    } else {
+        params_join(item->row->columns(), names, sizeof(names));
+        validation_hint(errors, "the columns are %s", names);
+    }
+    return false;
+}
+
 static bool check_flag(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
     bool on = strcmp(item->text, "1") == 0 || strcmp(item->text, "true") == 0;
@@ -144,6 +166,8 @@ static bool query_check_item(struct query_item *item, const char *pointer, struc
     case QUERY_ID:
     case QUERY_CURSOR:
         return check_id(item, pointer, errors);
+    case QUERY_COLUMN:
+        return check_column(item, pointer, errors);
     case QUERY_VISIBLE:
         return check_visible(item, pointer, errors);
     case QUERY_EVENT:

@@ -20,6 +20,7 @@ enum query_type {
     QUERY_ID,       /* an id with the prefix kind */
     QUERY_CURSOR,   /* the same; ERR_INVALID_CURSOR when it is none */
     QUERY_METADATA, /* name[key]=value */
+    QUERY_COLUMN,   /* one of columns(), or a minus and one of them */
     QUERY_VISIBLE,  /* 1..255 visible ASCII characters */
     QUERY_EVENT,    /* the number of an event, or empty; ERR_INVALID_CURSOR when it is neither */
 };
@@ -30,6 +31,7 @@ struct query_row {
     int64_t min, max;           /* INT */
     const char *const *choices; /* ENUM */
     const char *kind;           /* ID and CURSOR */
+    const char *const *(*columns)(void);
     const char *help;
     bool required;
 };

@@ -72,7 +72,8 @@ static const struct query_row event_query[] = {
 };
 
 static const struct query_row layer_query[] = {
-    QUERY_ROW("sort", STRING, "Column to sort by, or -column for descending order. In report order by default."),
+    QUERY_ROW("sort", COLUMN, "Column to sort by, or -column for descending order. In report order by default.",
+              .columns = service_layer_columns),
     QUERY_ROW("module", STRING, "Only the row of this module."),
     QUERY_END,
 };
@@ -156,7 +157,7 @@ static const struct route_argument route_arguments[] = {
     {"job_id", "job", NULL, "Id of a job."},
     {"artifact_id", "art", NULL, "Id of an artifact."},
     {"name", NULL, "^[a-z0-9_]{1,31}$", "Name of a method."},
-    {"path", NULL, NULL, "Name of a file of the artifact, as its manifest has it."},
+    {"path", NULL, "^[^\\\\%\\x00-\\x1f\\x7f]{1,256}$", "Name of a file of the artifact, as its manifest has it."},
 };
 
 const struct route_argument *routes_argument(const char *name, size_t size)

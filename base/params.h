@@ -40,8 +40,9 @@ struct params_row {
     bool quiet; /* params_json leaves it out while it has its fallback: a member that few requests use */
     const char *const *aliases; /* names that other programs give the member, accepted in its place; NULL-terminated, or
                                  * NULL. "!name" of a BOOL: the opposite of it */
-    /* For the schema; the caller checks both. */
+    /* For the schema; the caller checks them. */
     const char *id;                        /* STRING and JSON: an id with this prefix, or NULL */
+    const char *pattern;                   /* STRING: what it must look like, or NULL */
     const struct params_row *const *parts; /* JSON: the members of the object, or NULL */
 };
 

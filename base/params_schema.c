@@ -126,6 +126,9 @@ static json_t *row_schema(const struct params_row *row)
     if (row->id != NULL) {
         set_id(schema, row);
     } else if (row->type == PARAMS_STRING) {
+        if (row->pattern != NULL) {
+            json_object_set_new(schema, "pattern", json_string(row->pattern));
+        }
         json_object_set_new(schema, "maxLength", json_integer((json_int_t)row->size - 1));
     }
     if (row->choices != NULL) {

@@ -20,16 +20,17 @@ struct registration {
     char expected_sha256[80];
 };
 
-#define ROW(member_, fallback_, help_)                                                                   \
-    {                                                                                                    \
-        .name = #member_, .type = PARAMS_STRING, .offset = offsetof(struct registration, member_),       \
-        .size = sizeof(((struct registration *)NULL)->member_), .fallback = (fallback_), .help = (help_) \
+#define ROW(member_, fallback_, pattern_, help_)                                                                \
+    {                                                                                                           \
+        .name = #member_, .type = PARAMS_STRING, .offset = offsetof(struct registration, member_),              \
+        .size = sizeof(((struct registration *)NULL)->member_), .fallback = (fallback_), .pattern = (pattern_), \
+        .help = (help_)                                                                                         \
     }
 
 static const struct params_row registration_rows[] = {
-    ROW(name, "\"\"", "A name for people; need not be unique."),
-    ROW(uri, NULL, "file:RELATIVE or file:/ABSOLUTE, a checkpoint folder below a model root."),
-    ROW(expected_sha256, "\"\"", "Refuse the checkpoint unless its digest is this one."),
+    ROW(name, "\"\"", NULL, "A name for people; need not be unique."),
+    ROW(uri, NULL, "^[Ff][Ii][Ll][Ee]:.", "file:RELATIVE or file:/ABSOLUTE, a checkpoint folder below a model root."),
+    ROW(expected_sha256, "\"\"", "^([0-9A-Fa-f]{64})?$", "Refuse the checkpoint unless its digest is this one."),
     {.name = NULL},
 };
 static const struct params_row *const registration_tables[] = {registration_rows, NULL};

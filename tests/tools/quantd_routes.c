@@ -10,14 +10,22 @@ static const char *const scopes[] = {[ROUTE_SCOPE_NONE] = "none",
                                      [ROUTE_SCOPE_WRITE] = "write",
                                      [ROUTE_SCOPE_ADMIN] = "admin"};
 
+/* "{path*}" is written "{path}", as in the OpenAPI document. */
+static void print_path(const char *path)
+{
+    for (; *path != '\0'; path++) {
+        if (*path != '*') {
+            (void)putchar(*path);
+        }
+    }
+}
+
 int main(void)
 {
     puts("| route | scope | operation | what |\n|---|---|---|---|");
     for (const struct route *row = routes_table; row->method != NULL; row++) {
         printf("| `%s ", row->method);
-        for (const char *at = row->path; *at != '\0'; at++) {
-            printf(*at == '*' ? "" : "%c", *at);
-        }
+        print_path(row->path);
         printf("` | %s | `%s` | %s |\n", scopes[row->scope], row->operation, row->summary);
     }
     return 0;
