@@ -1,6 +1,7 @@
 /* The access log: one line per completed request with the client, the route, the status, the bytes received and sent,
  * and the duration. The query is left out: it is the client's and may be long. */
 
+#include "api/counters.h"
 #include "api/server.h"
 #include "base/log.h"
 
@@ -37,6 +38,8 @@ void access_log(const struct connection *connection, bool complete)
     if (status == 0 && info != NULL) { /* the library itself refused it */
         status = (int)info->http_status;
     }
+    counters_request(request->route, request->method, status,
+                     (double)(clock_monotonic_ms() - request->started_ms) / 1000);
     (void)snprintf(path, sizeof(path), "%.*s", (int)strcspn(request->path, "?"), request->path);
     log_info("request", LOG_S("request", request->id), LOG_S("client", connection->client),
              LOG_S("method", request->method), LOG_S("route", request->route != NULL ? request->route->path : NULL),

@@ -2,8 +2,13 @@
 
 #include "api/handlers.h"
 
+#include "api/counters.h"
 #include "api/openapi.h"
 #include "api/reply.h"
+#include "base/cleanup.h"
+#include "base/metrics.h"
+
+#include <stdio.h>
 
 int handlers_get_liveness(struct request *request)
 {
@@ -21,6 +26,28 @@ int handlers_get_readiness(struct request *request)
         return 0;
     }
     return reply_json_take(request, 200, json_pack("{s:s}", "status", "ready"));
+}
+
+int handlers_get_metrics(struct request *request)
+{
+    AUTO_FREE char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    bool written = out != NULL;
+
+    if (out != NULL) {
+        metrics_family(out, "quantd_build_info", "gauge", "The build that runs; its value is 1.");
+        const struct metrics_label labels[] = {{"version", QUANTD_VERSION}, {"compiler", __VERSION__}, {NULL, NULL}};
+        metrics_count(out, "quantd_build_info", labels, 1);
+        counters_write(out);
+        service_metrics(request->context->service, out);
+        written = ferror(out) == 0;
+        written = fclose(out) == 0 && written;
+    }
+    if (!written) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the metrics");
+    }
+    return reply_text_take(request, 200, "text/plain; version=0.0.4; charset=utf-8", MOVE(text), size);
 }
 
 int handlers_get_system(struct request *request)

@@ -20,6 +20,7 @@
 
 static const char *const json_types[] = {"application/json", NULL};
 static const char *const byte_types[] = {"application/octet-stream", "application/json", NULL};
+static const char *const text_types[] = {"text/plain", NULL};
 static const char *const event_types[] = {"application/json", "text/event-stream", "application/x-ndjson", NULL};
 static const char *const layer_types[] = {"application/json", "text/csv", "application/x-ndjson", NULL};
 static const char *const record_types[] = {"application/x-ndjson", "application/jsonl", "application/octet-stream",
@@ -123,7 +124,8 @@ static const struct query_row event_headers[] = {
 
 #define OBJECT(object_) OBJECT_AS(object_, json_types)
 #define OBJECT_AS(object_, types_) .reply = ROUTE_REPLY_OBJECT, .answer = (object_), .produces = (types_)
-#define VALUE(object_) .reply = ROUTE_REPLY_VALUE, .answer = (object_), .produces = json_types
+#define VALUE(object_) VALUE_AS(object_, json_types)
+#define VALUE_AS(object_, types_) .reply = ROUTE_REPLY_VALUE, .answer = (object_), .produces = (types_)
 #define CREATED(object_) .reply = ROUTE_REPLY_CREATED, .answer = (object_), .produces = json_types
 #define ACCEPTED(object_) .reply = ROUTE_REPLY_ACCEPTED, .answer = (object_), .produces = json_types
 #define DELETED .reply = ROUTE_REPLY_DELETED

@@ -8,6 +8,7 @@
 #include "jobs/job.h"
 
 #include "base/err.h"
+#include "jobs/metrics.h"
 
 #include <stddef.h>
 
@@ -132,7 +133,13 @@ static int job_move_from(struct store *store, const char *id, enum job_status fr
         .event_data = data,
         .artifact = change->artifact,
     };
-    return store_job_update(store, &update, after);
+    AUTO(job_row) struct job_row moved = {0};
+    after = after != NULL ? after : &moved;
+    int rc = store_job_update(store, &update, after);
+    if (rc == 0 && job_status_is_final(to)) {
+        metrics_job_finished(after->method, to);
+    }
+    return rc;
 }
 
 /* From whichever state the job is in. */
@@ -168,7 +175,9 @@ int job_claim(struct store *store, const char *worker, struct job_row *job)
 {
     enum job_status from = job_only_from(JOB_CLAIM);
 
-    return store_job_claim(store, from, job_next(from, JOB_CLAIM), worker, job);
+    TRY(store_job_claim(store, from, job_next(from, JOB_CLAIM), worker, job));
+    metrics_job_claimed(job);
+    return 0;
 }
 
 int job_create(struct store *store, const struct job_row *job, bool streams_calibration,

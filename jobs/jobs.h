@@ -13,6 +13,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 struct service;
 struct store;
@@ -61,6 +62,8 @@ void service_schemas(json_t *components);
 /* GET /v1/system, /v1/methods, /v1/methods/{name}: new references. */
 json_t *service_system(struct service *service);
 json_t *service_methods(struct service *service);
+/* What jobs and the store count, in the text of base/metrics.h. */
+void service_metrics(struct service *service, FILE *out);
 int service_method(struct service *service, const char *name, json_t **method);
 
 /* POST /v1/models: {"name","uri":"file:REL or file:/ABS below a root","expected_sha256"?}. Reads headers only. */

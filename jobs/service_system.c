@@ -3,6 +3,7 @@
 #include "jobs/service.h"
 
 #include "base/err.h"
+#include "jobs/metrics.h"
 #include "jobs/view.h"
 #include "models/calibration.h"
 
@@ -60,6 +61,11 @@ json_t *service_system(struct service *service)
                      "host_memory_bytes", (json_int_t)service->supervisor.host_memory_bytes, "calibration_line_bytes",
                      (json_int_t)CALIBRATION_LINE_MAX, "calibration_record_tokens",
                      (json_int_t)CALIBRATION_RECORD_TOKENS_MAX);
+}
+
+void service_metrics(struct service *service, FILE *out)
+{
+    metrics_write(service, out);
 }
 
 /* Formats that carry what the method makes with its defaults, and the runtimes that load them. */

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "jobs/job.h"
+#include "jobs/metrics.h"
 #include "jobs/task.h"
 
 #include <errno.h>
@@ -120,6 +121,7 @@ static void run_job(struct service *service, const struct job_row *row)
         rc = task_run(&task);
     }
     set_task(service, NULL);
+    metrics_device_peak(0);
     if (rc != 0) {
         log_err(LOG_DEBUG, "attempt ended", task.id);
         pause_ms = supervisor_finish(&task, rc);

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "jobs/failure.h"
 #include "jobs/job.h"
+#include "jobs/metrics.h"
 #include "jobs/task.h"
 
 #include <string.h>
@@ -148,6 +149,9 @@ int64_t supervisor_finish(struct task *task, int code)
 
     err_take(&record);
     record.code = code;
+    if (code == ERR_JOB_STATE_CONFLICT) {
+        metrics_lease_lost();
+    }
     release_space(task, code);
     if (code != ERR_INTERRUPTED && code != ERR_CANCELLED && !is_shortage(code) &&
         task->moved_forward != task->attempt) {

@@ -7,13 +7,16 @@
 
 #include "base/err.h"
 #include "jobs/blocks.h"
+#include "jobs/metrics.h"
 #include "jobs/rows.h"
 #include "jobs/view.h"
 #include "pipeline/memory_plan.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #define FLUSH_MS 1000
 #define FRACTION_PIPELINE 0.97 /* the rest is the export's */
@@ -252,6 +255,16 @@ static int task_commit_block(struct task *task, const struct message_block *done
     return rc;
 }
 
+/* 0: not known. */
+static int64_t task_block_bytes(const struct task *task, const struct saved_block *block)
+{
+    char path[SERVICE_PATH_MAX + sizeof(block->file)];
+    struct stat found;
+
+    (void)snprintf(path, sizeof(path), "%s/%s", task->directory, block->file);
+    return stat(path, &found) == 0 ? (int64_t)found.st_size : 0;
+}
+
 static int block_done(struct task *task, const struct message_block *done)
 {
     int64_t charged = task->charged, moved_forward = task->moved_forward, index = done->saved.index;
@@ -269,6 +282,7 @@ static int block_done(struct task *task, const struct message_block *done)
         task->modules_done -= done->row_count;
         return err_pass(rc, "commit block %lld", (long long)index);
     }
+    metrics_block_committed(done->rows, done->row_count, task_block_bytes(task, &done->saved));
     return service_draining(task->service) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
 }
 
@@ -326,6 +340,7 @@ int task_receive(void *data, const struct message *message)
     add_times(&task->times_before, &message->times, &task->times);
     task->device_peak = larger(task->device_peak, message->device_peak_bytes);
     task->host_peak = larger(task->host_peak, message->host_peak_bytes);
+    metrics_device_peak(task->device_peak);
     switch (message->kind) {
     case MESSAGE_PROGRESS:
         return progress(task, &message->progress);

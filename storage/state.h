@@ -33,16 +33,26 @@ struct state_args {
 
 typedef int (*state_op)(struct state *state, struct state_args *args);
 
+/* Every operation. Their names are also those of the metric quantd_storage_duration_seconds. */
+/* clang-format off */
+#define STATE_OPERATIONS(EACH) \
+    EACH(ready) EACH(object_put) EACH(object_get) EACH(object_delete) EACH(object_list) EACH(job_create) \
+    EACH(job_get) EACH(job_status) EACH(job_list) EACH(job_update) EACH(job_claim) EACH(job_delete) \
+    EACH(job_counts) EACH(events_list) EACH(event_append) EACH(block_commit) EACH(blocks_list) EACH(layers_list) \
+    EACH(blocks_clear) EACH(artifact_delete) EACH(idempotency_reserve) EACH(idempotency_finish) \
+    EACH(idempotency_release)
+/* clang-format on */
+
+#define STATE_MEMBER(name) state_op name;
 struct state_ops {
     const char *name;
     int (*open)(const char *data_dir, struct state **out);
     void (*close)(struct state *state);
     /* 1 when an object refers to the blob, 0 when none does. */
     int (*blob_referenced)(struct state *state, const char *sha256);
-    state_op ready, object_put, object_get, object_delete, object_list, job_create, job_get, job_status, job_list,
-        job_update, job_claim, job_delete, job_counts, events_list, event_append, block_commit, blocks_list,
-        layers_list, blocks_clear, artifact_delete, idempotency_reserve, idempotency_finish, idempotency_release;
+    STATE_OPERATIONS(STATE_MEMBER)
 };
+#undef STATE_MEMBER
 
 extern const struct state_ops state_sqlite;
 

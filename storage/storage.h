@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 struct store;
 
@@ -37,6 +38,8 @@ void store_close(struct store *store);
  * On a full disk (ERR_DISK_FULL) deletions and moves of jobs still work: they may use the reserve. */
 int store_ready(struct store *store);
 const char *store_data_dir(const struct store *store);
+/* How long operations of the database took, in the text of base/metrics.h. */
+void store_metrics(const struct store *store, FILE *out);
 /* Called on the storage thread after each commit that added an event to a job. One subscriber; set before use. */
 void store_on_event(struct store *store, void (*fn)(void *data, const char *job_id), void *data);
 

@@ -11,6 +11,7 @@
 #include "base/fs.h"
 #include "base/queue.h"
 #include "storage/blob.h"
+#include "storage/metrics.h"
 #include "storage/state.h"
 #include "storage/store_dir.h"
 #include "storage/store_reserve.h"
@@ -110,7 +111,10 @@ static int store_dispatch(struct store *store, struct call *call)
 
 static int perform_op(struct store *store, struct call *call)
 {
-    return call->op(store->state, call->args);
+    double started = clock_monotonic_seconds();
+    int rc = call->op(store->state, call->args);
+    storage_metrics_observe(store->state_ops, call->op, clock_monotonic_seconds() - started);
+    return rc;
 }
 
 static int run_op(struct store *store, state_op op, struct state_args args)
@@ -234,6 +238,11 @@ int store_ready(struct store *store)
 const char *store_data_dir(const struct store *store)
 {
     return store->data_dir;
+}
+
+void store_metrics(const struct store *store, FILE *out)
+{
+    storage_metrics_write(store->state_ops, out);
 }
 
 void store_on_event(struct store *store, void (*fn)(void *data, const char *job_id), void *data)

@@ -3,6 +3,7 @@
 #include "fake_service.h"
 
 #include "base/err.h"
+#include "base/metrics.h"
 #include "jobs/job.h"
 #include "jobs/service_access.h"
 #include "jobs/view.h"
@@ -34,6 +35,11 @@ struct store *service_store(const struct service *service)
 json_t *service_system(struct service *service)
 {
     return json_pack("{s:s, s:s}", "object", "system", "version", "test");
+}
+
+void service_metrics(struct service *service, FILE *out)
+{
+    metrics_family(out, "quantd_jobs", "gauge", "Stored jobs.");
 }
 
 json_t *service_methods(struct service *service)

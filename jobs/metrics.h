@@ -1,0 +1,21 @@
+#pragma once
+/* What jobs do, counted for monitoring since the start of the process. Any thread. Within jobs/. */
+
+#include "pipeline/report.h"
+#include "storage/job_row.h"
+
+#include <stdio.h>
+
+struct service;
+
+void metrics_job_claimed(const struct job_row *job);
+/* The job has got a status that is final. */
+void metrics_job_finished(const char *method, enum job_status status);
+/* A block is committed, with the rows of its modules. */
+void metrics_block_committed(const struct report_row *rows, int row_count, int64_t bytes);
+/* An attempt found that its job belongs to another. */
+void metrics_lease_lost(void);
+/* The device's peak in the job that runs; 0: none runs. */
+void metrics_device_peak(int64_t bytes);
+/* All of it, and what the store says, in the text of base/metrics.h. */
+void metrics_write(struct service *service, FILE *out);
