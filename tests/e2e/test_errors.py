@@ -68,7 +68,7 @@ def jobs():
             (override(match="down_proj", skip=1), 400, "invalid_parameter", "/quantization/overrides/0/skip",
              ["\"skip\" is 1"], ""),
             (override(match="down_proj", kv_cache={}), 400, "unknown_parameter", "/quantization/overrides/0/kv_cache",
-             ["whole model"], "quantization"),
+             ["entire model"], "quantization"),
             (with_("aqlm", in_group_size=8, kv_cache={"dtype": "fp8"}), 400, "invalid_parameter",
              "/quantization/kv_cache/dtype", ["fp8_e4m3, int8"], "fp8_e4m3"),
             (with_("rtn", overrides=[{"match": "q_proj", "bits": 8}]), 422, "incompatible_options", "/quantization",
