@@ -6,20 +6,51 @@
 #include "api/handlers_objects.h"
 #include "api/header.h"
 #include "api/reply.h"
+#include "api/schema.h"
 #include "base/params.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define WAIT_SECONDS_MAX 60
+#define JOBS_PATH "/v1/quantization/jobs"
+
+/* What can be done with the job now, and where; null for what cannot. */
+static void add_links(json_t *job)
+{
+    static const struct {
+        const char *name, *suffix;
+    } parts[] = {{"self", ""},          {"events", "/events"},           {"layers", "/layers"},
+                 {"report", "/report"}, {"calibration", "/calibration"}, {"cancel", "/cancel"}};
+    if (job == NULL) {
+        return;
+    }
+    const char *id = json_string_value(json_object_get(job, "id"));
+    const char *status = json_string_value(json_object_get(job, "status"));
+    const char *artifact = json_string_value(json_object_get(json_object_get(job, "result"), "artifact_id"));
+    bool waits = status != NULL && strcmp(status, "awaiting_calibration") == 0;
+    json_t *links = json_object();
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        bool applies = strcmp(parts[i].name, "cancel") == 0        ? !job_view_ended(job)
+                       : strcmp(parts[i].name, "calibration") == 0 ? waits
+                                                                   : true;
+        json_object_set_new(links, parts[i].name,
+                            applies ? json_sprintf(JOBS_PATH "/%s%s", id != NULL ? id : "", parts[i].suffix)
+                                    : json_null());
+    }
+    json_object_set_new(links, "artifact", artifact != NULL ? json_sprintf("/v1/artifacts/%s", artifact) : json_null());
+    json_object_set_new(job, "links", links);
+}
 
 int handlers_create_job(struct request *request)
 {
     json_t *job = NULL;
     int rc = service_job_create(request->context->service, request->who, request->json,
                                 request_idempotency_key(request), &request->scratch->errors, &job);
-    return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
+    add_links(job);
+    return rc < 0 ? rc : reply_created_take(request, JOBS_PATH, job);
 }
 
 int handlers_list_jobs(struct request *request)
@@ -31,6 +62,12 @@ int handlers_list_jobs(struct request *request)
     if (rc < 0) {
         return rc;
     }
+    size_t index;
+    json_t *job;
+    json_array_foreach(json_object_get(list, "data"), index, job)
+    {
+        add_links(job);
+    }
     return reply_object_take(request, list);
 }
 
@@ -39,6 +76,8 @@ struct job_wait {
     char etag[80]; /* what the client has seen */
     int64_t deadline_ms;
     int64_t seconds;
+    bool preferred; /* by Prefer */
+    bool to_end;    /* hold it until then, whatever else changes */
 };
 
 static int reply_job_take(struct request *request, json_t *job)
@@ -49,7 +88,7 @@ static int reply_job_take(struct request *request, json_t *job)
     if (rc == 0 && !over) {
         reply_header(&request->reply, "Retry-After", "2");
     }
-    if (rc == 0 && wait != NULL) {
+    if (rc == 0 && wait != NULL && wait->preferred) {
         reply_header(&request->reply, "Preference-Applied", "wait=%lld", (long long)wait->seconds);
     }
     return rc;
@@ -62,6 +101,9 @@ static bool job_has_news(struct request *request, struct job_wait *wait, const j
     if (job_view_ended(job) || atomic_load(&request->context->draining) || clock_monotonic_ms() >= wait->deadline_ms ||
         !reply_etag(job, etag)) {
         return true;
+    }
+    if (wait->to_end) {
+        return false;
     }
     if (wait->etag[0] == '\0') {
         const char *seen = request_header(request, "If-None-Match");
@@ -78,11 +120,15 @@ int handlers_get_job(struct request *request)
     const char *id = request->captures[0];
     struct job_wait *wait = request->state;
     int64_t seconds = header_prefer_wait(request_header(request, "Prefer"), WAIT_SECONDS_MAX);
-    if (wait == NULL && seconds > 0) {
+    const char *wait_for = query_text(&request->scratch->query, "wait_for");
+    if (wait == NULL && (seconds > 0 || wait_for != NULL)) {
         wait = request->state = calloc(1, sizeof(*wait));
         if (wait == NULL) {
             return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to wait for a job");
         }
+        wait->preferred = seconds > 0;
+        wait->to_end = wait_for != NULL && strcmp(wait_for, "terminal") == 0;
+        seconds = seconds > 0 ? seconds : WAIT_SECONDS_MAX;
         wait->seconds = seconds;
         wait->deadline_ms = clock_monotonic_ms() + seconds * 1000;
         notifier_watch(request->context->notifier, &request->waiter, id);
@@ -92,6 +138,7 @@ int handlers_get_job(struct request *request)
     if (rc < 0) {
         return rc;
     }
+    add_links(job);
     if (wait == NULL || job_has_news(request, wait, job)) {
         return reply_job_take(request, job);
     }
@@ -105,34 +152,31 @@ int handlers_delete_job(struct request *request)
     return handlers_object_delete(request, service_job_delete);
 }
 
-/* {"mode":"now"} or {"mode":"layer"}: both are accepted, a cancellation always acts within seconds. */
-static int check_cancel(struct request *request)
-{
-    struct validation_errors *errors = &request->scratch->errors;
-    const char *key;
-    json_t *value;
-    json_object_foreach(request->json, key, value)
-    {
-        char pointer[160];
-        (void)snprintf(pointer, sizeof(pointer), "/%s", key);
-        const char *mode = json_string_value(value);
-        if (strcmp(key, "mode") != 0) {
-            validation_add(errors, ERR_UNKNOWN_PARAMETER, pointer,
-                           "\"%.80s\" is not a member of this request; the only one is \"mode\"", key);
-        } else if (mode == NULL || (strcmp(mode, "now") != 0 && strcmp(mode, "layer") != 0)) {
-            char text[PARAMS_VALUE_SIZE];
-            validation_add(errors, ERR_INVALID_PARAMETER, pointer, "\"mode\" is %s; it must be now or layer",
-                           params_value_text(value, text));
-        }
-    }
-    return validation_raise(errors);
-}
+/* Both modes are accepted: a cancellation always acts within seconds. */
+struct cancel {
+    int mode;
+};
+static const char *const cancel_modes[] = {"layer", "now", NULL};
+static const struct params_row cancel_rows[] = {
+    {.name = "mode",
+     .type = PARAMS_ENUM,
+     .offset = offsetof(struct cancel, mode),
+     .size = sizeof(int),
+     .fallback = "\"layer\"",
+     .choices = cancel_modes,
+     .help = "Both are accepted: a cancellation always acts within seconds."},
+    {.name = NULL},
+};
+static const struct params_row *const cancel_tables[] = {cancel_rows, NULL};
+const struct schema schema_cancel_request = {.name = "CancelRequest", .tables = cancel_tables};
 
 int handlers_cancel_job(struct request *request)
 {
     json_t *job = NULL;
-    TRY(check_cancel(request));
+    struct cancel cancel = {0};
+    TRY(params_parse(cancel_tables, request->json, "", &cancel, &request->scratch->errors));
     TRY(service_job_cancel(request->context->service, request->who, request->captures[0], &job));
+    add_links(job);
     return reply_json_take(request, 202, job);
 }
 

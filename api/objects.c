@@ -33,36 +33,36 @@
     static const struct schema_row symbol_##_rows[] = {                                          \
         CONST(object, "list"),          LIST(data, item_),      ID(first_id, prefix_, NULLABLE), \
         ID(last_id, prefix_, NULLABLE), MEMBER(has_more, BOOL), END};                            \
-    const struct schema symbol_ = {name_, NULL, symbol_##_rows}
+    const struct schema symbol_ = {.name = name_, .rows = symbol_##_rows}
 
-const struct schema schema_any = {NULL, NULL, NULL};
+const struct schema schema_any = {.name = NULL};
 /* the service's */
-const struct schema schema_model_request = {"ModelRequest", NULL, NULL};
-const struct schema schema_job_request = {"JobRequest", NULL, NULL};
-const struct schema schema_layer = {"Layer", NULL, NULL};
+const struct schema schema_model_request = {.name = "ModelRequest", .rows = NULL};
+const struct schema schema_job_request = {.name = "JobRequest", .rows = NULL};
+const struct schema schema_layer = {.name = "Layer", .rows = NULL};
 
 /* --- the service */
 
 static const struct schema_row health_rows[] = {MEMBER(status, STRING), END};
-const struct schema schema_health = {"Health", NULL, health_rows};
+const struct schema schema_health = {.name = "Health", .rows = health_rows};
 
 static const struct schema_row device_rows[] = {MEMBER(id, STRING),        MEMBER(name, STRING), MEMBER(detail, STRING),
                                                 MEMBER(memory_bytes, INT), MEMBER(threads, INT), END};
-static const struct schema schema_device = {"Device", NULL, device_rows};
+static const struct schema schema_device = {.name = "Device", .rows = device_rows};
 
 static const struct schema_row format_rows[] = {MEMBER(name, STRING), MEMBER(title, STRING),
                                                 MEMBER(description, STRING), MEMBER(runtimes, STRINGS), END};
-static const struct schema schema_format = {"Format", NULL, format_rows};
+static const struct schema schema_format = {.name = "Format", .rows = format_rows};
 
 static const struct schema_row build_rows[] = {MEMBER(compiler, STRING), END};
-static const struct schema schema_build = {"Build", NULL, build_rows};
+static const struct schema schema_build = {.name = "Build", .rows = build_rows};
 
 static const struct schema_row limits_rows[] = {
     MEMBER(max_queued, INT, HELP("Jobs that may wait at once.")),
     MEMBER(host_memory_bytes, INT, HELP("Activations kept in memory before they spill to disk.")),
     MEMBER(calibration_line_bytes, INT, HELP("Largest calibration record.")),
     MEMBER(calibration_record_tokens, INT, HELP("Most tokens of one calibration record.")), END};
-static const struct schema schema_limits = {"Limits", NULL, limits_rows};
+static const struct schema schema_limits = {.name = "Limits", .rows = limits_rows};
 
 static const struct schema_row system_rows[] = {
     CONST(object, "system"),       CONST(name, "quantd"),
@@ -71,7 +71,7 @@ static const struct schema_row system_rows[] = {
     LIST(formats, schema_format),  MEMBER(architectures, STRINGS),
     MEMBER(draining, BOOL),        MEMBER(jobs, COUNTS, NULLABLE, HELP("Number of jobs by status.")),
     OBJECT(limits, schema_limits), END};
-const struct schema schema_system = {"System", NULL, system_rows};
+const struct schema schema_system = {.name = "System", .rows = system_rows};
 
 static const struct schema_row method_rows[] = {
     CONST(object, "method"),
@@ -84,18 +84,18 @@ static const struct schema_row method_rows[] = {
     MEMBER(formats, STRINGS, HELP("Formats that carry what it makes with its defaults.")),
     MEMBER(runtimes, STRINGS, HELP("Programs that load these.")),
     END};
-const struct schema schema_method = {"Method", NULL, method_rows};
+const struct schema schema_method = {.name = "Method", .rows = method_rows};
 
 static const struct schema_row method_list_rows[] = {CONST(object, "list"), LIST(data, schema_method),
                                                      MEMBER(has_more, BOOL), END};
-const struct schema schema_method_list = {"MethodList", NULL, method_list_rows};
+const struct schema schema_method_list = {.name = "MethodList", .rows = method_list_rows};
 
 /* --- models and files */
 
 static const struct schema_row model_layer_rows[] = {MEMBER(module, STRING), MEMBER(rows, INT), MEMBER(cols, INT),
                                                      MEMBER(bias, BOOL), END};
-static const struct schema schema_model_layer = {"ModelLayer", "A linear of the model's first block.",
-                                                 model_layer_rows};
+static const struct schema schema_model_layer = {
+    .name = "ModelLayer", .help = "A linear of the model's first block.", .rows = model_layer_rows};
 
 static const struct schema_row model_rows[] = {ID(id, "mdl"),
                                                CONST(object, "model"),
@@ -119,7 +119,7 @@ static const struct schema_row model_rows[] = {ID(id, "mdl"),
                                                MEMBER(reasons, STRINGS, HELP("Why it is not supported.")),
                                                MEMBER(created_at, TIME),
                                                END};
-const struct schema schema_model = {"Model", "A registered checkpoint.", model_rows};
+const struct schema schema_model = {.name = "Model", .help = "A registered checkpoint.", .rows = model_rows};
 PAGE(schema_model_list, "ModelList", schema_model, "mdl");
 
 static const char *const purposes[] = {"calibration", "evaluation", NULL};
@@ -132,23 +132,16 @@ static const struct schema_row file_rows[] = {ID(id, "file"),
                                               MEMBER(sha256, DIGEST),
                                               MEMBER(created_at, TIME),
                                               END};
-const struct schema schema_file = {"StoredFile", "A stored data set.", file_rows};
+const struct schema schema_file = {.name = "StoredFile", .help = "A stored data set.", .rows = file_rows};
 PAGE(schema_file_list, "StoredFileList", schema_file, "file");
 
 /* --- jobs */
-
-static const char *const cancel_modes[] = {"now", "layer", NULL};
-static const struct schema_row cancel_rows[] = {
-    MEMBER(mode, ENUM, .choices = cancel_modes, OPTIONAL,
-           HELP("Both are accepted: a cancellation always acts within seconds.")),
-    END};
-const struct schema schema_cancel_request = {"CancelRequest", NULL, cancel_rows};
 
 static const char *const statuses[] = {
     "awaiting_calibration", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", NULL};
 
 static const struct schema_row warning_rows[] = {MEMBER(code, STRING), MEMBER(message, STRING), END};
-static const struct schema schema_warning = {"Warning", NULL, warning_rows};
+static const struct schema schema_warning = {.name = "Warning", .rows = warning_rows};
 
 static const struct schema_row progress_rows[] = {
     MEMBER(block, INT, NULLABLE),
@@ -162,20 +155,20 @@ static const struct schema_row progress_rows[] = {
     MEMBER(elapsed_seconds, NUMBER, NULLABLE),
     MEMBER(eta_seconds, INT, NULLABLE),
     END};
-static const struct schema schema_progress = {"Progress", NULL, progress_rows};
+static const struct schema schema_progress = {.name = "Progress", .rows = progress_rows};
 
 static const struct schema_row memory_rows[] = {
     MEMBER(source_bytes, INT),    MEMBER(artifact_bytes, INT, NULLABLE), MEMBER(gpu_peak_bytes, INT, NULLABLE),
     MEMBER(host_peak_bytes, INT), MEMBER(estimated_gpu_bytes, INT),      END};
-static const struct schema schema_memory = {"Memory", NULL, memory_rows};
+static const struct schema schema_memory = {.name = "Memory", .rows = memory_rows};
 
 static const struct schema_row checkpoint_rows[] = {MEMBER(layer, INT, HELP("The last finished block.")),
                                                     MEMBER(saved_at, TIME, NULLABLE), END};
-static const struct schema schema_checkpoint = {"Checkpoint", NULL, checkpoint_rows};
+static const struct schema schema_checkpoint = {.name = "Checkpoint", .rows = checkpoint_rows};
 
 static const struct schema_row worst_layer_rows[] = {MEMBER(module, STRING), MEMBER(relative_mse, NUMBER, NULLABLE),
                                                      MEMBER(output_relative_mse, NUMBER, NULLABLE), END};
-static const struct schema schema_worst_layer = {"WorstLayer", NULL, worst_layer_rows};
+static const struct schema schema_worst_layer = {.name = "WorstLayer", .rows = worst_layer_rows};
 
 static const struct schema_row result_rows[] = {ID(artifact_id, "art", NULLABLE),
                                                 MEMBER(artifact_deleted_at, TIME, NULLABLE),
@@ -186,7 +179,7 @@ static const struct schema_row result_rows[] = {ID(artifact_id, "art", NULLABLE)
                                                 MEMBER(kl_divergence_mean, NUMBER, NULLABLE),
                                                 LIST(worst_layers, schema_worst_layer),
                                                 END};
-static const struct schema schema_result = {"JobResult", NULL, result_rows};
+static const struct schema schema_result = {.name = "JobResult", .rows = result_rows};
 
 static const struct schema_row job_error_rows[] = {MEMBER(code, STRING),
                                                    MEMBER(message, STRING, NULLABLE),
@@ -196,11 +189,11 @@ static const struct schema_row job_error_rows[] = {MEMBER(code, STRING),
                                                    MEMBER(hint, STRING, NULLABLE),
                                                    MEMBER(retryable, BOOL),
                                                    END};
-static const struct schema schema_job_error = {"JobError", NULL, job_error_rows};
+static const struct schema schema_job_error = {.name = "JobError", .rows = job_error_rows};
 
 static const struct schema_row job_output_rows[] = {MEMBER(format, STRING, NULLABLE), MEMBER(max_shard_bytes, INT),
                                                     END};
-static const struct schema schema_job_output = {"JobOutput", NULL, job_output_rows};
+static const struct schema schema_job_output = {.name = "JobOutput", .rows = job_output_rows};
 
 static const struct schema_row job_calibration_rows[] = {
     ID(file_id, "file", NULLABLE),
@@ -216,7 +209,7 @@ static const struct schema_row job_calibration_rows[] = {
     MEMBER(sequences, INT, NULLABLE),
     MEMBER(digest, DIGEST, NULLABLE),
     END};
-static const struct schema schema_job_calibration = {"JobCalibration", NULL, job_calibration_rows};
+static const struct schema schema_job_calibration = {.name = "JobCalibration", .rows = job_calibration_rows};
 
 static const struct schema_row job_evaluation_rows[] = {ID(file_id, "file", NULLABLE),
                                                         MEMBER(hold_back, NUMBER),
@@ -225,10 +218,22 @@ static const struct schema_row job_evaluation_rows[] = {ID(file_id, "file", NULL
                                                         MEMBER(text_field, STRING),
                                                         MEMBER(add_special_tokens, BOOL),
                                                         END};
-static const struct schema schema_job_evaluation = {"JobEvaluation", NULL, job_evaluation_rows};
+static const struct schema schema_job_evaluation = {.name = "JobEvaluation", .rows = job_evaluation_rows};
 
 static const struct schema_row job_resources_rows[] = {MEMBER(device, STRING), MEMBER(host_memory_bytes, INT), END};
-static const struct schema schema_job_resources = {"JobResources", NULL, job_resources_rows};
+static const struct schema schema_job_resources = {.name = "JobResources", .rows = job_resources_rows};
+
+static const struct schema_row job_links_rows[] = {
+    MEMBER(self, STRING),
+    MEMBER(events, STRING),
+    MEMBER(layers, STRING),
+    MEMBER(report, STRING),
+    MEMBER(calibration, STRING, NULLABLE, HELP("While the job waits for records.")),
+    MEMBER(cancel, STRING, NULLABLE, HELP("Until the job has ended.")),
+    MEMBER(artifact, STRING, NULLABLE, HELP("What the job made.")),
+    END};
+static const struct schema schema_job_links = {
+    .name = "JobLinks", .help = "Paths of what can be asked or done next.", .rows = job_links_rows};
 
 static const struct schema_row job_rows[] = {
     ID(id, "job"),
@@ -253,7 +258,7 @@ static const struct schema_row job_rows[] = {
     OBJECT(evaluation, schema_job_evaluation),
     OBJECT(resources, schema_job_resources),
     MEMBER(seed, INT),
-    MEMBER(priority, NUMBER),
+    MEMBER(priority, INTEGER),
     MEMBER(max_attempts, INT),
     MEMBER(timeout_seconds, INT),
     MEMBER(metadata, TEXTS, NULLABLE),
@@ -264,13 +269,14 @@ static const struct schema_row job_rows[] = {
     OBJECT(checkpoint, schema_checkpoint, NULLABLE),
     LIST(warnings, schema_warning),
     MEMBER(estimated_finish_at, TIME, NULLABLE),
+    OBJECT(links, schema_job_links),
     END};
-const struct schema schema_job = {"Job", "A quantization job.", job_rows};
+const struct schema schema_job = {.name = "Job", .help = "A quantization job.", .rows = job_rows};
 PAGE(schema_job_list, "JobList", schema_job, "job");
 
 static const struct schema_row record_error_rows[] = {MEMBER(line, INT), MEMBER(code, STRING), MEMBER(detail, STRING),
                                                       END};
-static const struct schema schema_record_error = {"RecordError", NULL, record_error_rows};
+static const struct schema schema_record_error = {.name = "RecordError", .rows = record_error_rows};
 
 static const struct schema_row calibration_rows[] = {
     CONST(object, "quantization.calibration"),
@@ -283,31 +289,32 @@ static const struct schema_row calibration_rows[] = {
     LIST(warnings, schema_warning),
     MEMBER(status, ENUM, .choices = statuses),
     END};
-const struct schema schema_calibration = {"CalibrationUpload", "What became of an upload.", calibration_rows};
+const struct schema schema_calibration = {
+    .name = "CalibrationUpload", .help = "What became of an upload.", .rows = calibration_rows};
 
 static const char *const event_kinds[] = {"status", "progress", "layer", "metric", "log", "warning", "artifact", NULL};
 static const struct schema_row event_rows[] = {
     CONST(object, "event"),   MEMBER(seq, INT),     MEMBER(type, ENUM, .choices = event_kinds),
     MEMBER(created_at, TIME), MEMBER(data, OBJECT), END};
-const struct schema schema_event = {"Event", NULL, event_rows};
+const struct schema schema_event = {.name = "Event", .rows = event_rows};
 
 static const struct schema_row event_list_rows[] = {CONST(object, "list"),           LIST(data, schema_event),
                                                     MEMBER(first_id, INT, NULLABLE), MEMBER(last_id, INT, NULLABLE),
                                                     MEMBER(has_more, BOOL),          END};
-const struct schema schema_event_list = {"EventList", NULL, event_list_rows};
+const struct schema schema_event_list = {.name = "EventList", .rows = event_list_rows};
 
 static const struct schema_row layer_list_rows[] = {CONST(object, "list"),           LIST(data, schema_layer),
                                                     MEMBER(first_id, INT, NULLABLE), MEMBER(last_id, INT, NULLABLE),
                                                     MEMBER(has_more, BOOL),          END};
-const struct schema schema_layer_list = {"LayerList", NULL, layer_list_rows};
+const struct schema schema_layer_list = {.name = "LayerList", .rows = layer_list_rows};
 
 static const struct schema_row report_device_rows[] = {MEMBER(id, STRING), MEMBER(kind, STRING), MEMBER(name, STRING),
                                                        MEMBER(detail, STRING), END};
-static const struct schema schema_report_device = {"ReportDevice", NULL, report_device_rows};
+static const struct schema schema_report_device = {.name = "ReportDevice", .rows = report_device_rows};
 
 static const struct schema_row environment_rows[] = {MEMBER(version, STRING), OBJECT(device, schema_report_device),
                                                      MEMBER(threads, INT), END};
-static const struct schema schema_environment = {"Environment", NULL, environment_rows};
+static const struct schema schema_environment = {.name = "Environment", .rows = environment_rows};
 
 static const struct schema_row evaluation_rows[] = {MEMBER(perplexity_before, NUMBER, NULLABLE),
                                                     MEMBER(perplexity_after, NUMBER, NULLABLE),
@@ -316,7 +323,7 @@ static const struct schema_row evaluation_rows[] = {MEMBER(perplexity_before, NU
                                                     MEMBER(sequences, INT),
                                                     MEMBER(sequence_length, INT),
                                                     END};
-static const struct schema schema_evaluation = {"Evaluation", NULL, evaluation_rows};
+static const struct schema schema_evaluation = {.name = "Evaluation", .rows = evaluation_rows};
 
 static const struct schema_row totals_rows[] = {MEMBER(modules, INT),
                                                 MEMBER(parameters_quantized, INT),
@@ -332,12 +339,12 @@ static const struct schema_row totals_rows[] = {MEMBER(modules, INT),
                                                 MEMBER(elapsed_seconds, NUMBER, NULLABLE),
                                                 MEMBER(phases, OBJECT, HELP("Seconds and speed by phase.")),
                                                 END};
-static const struct schema schema_totals = {"Totals", NULL, totals_rows};
+static const struct schema schema_totals = {.name = "Totals", .rows = totals_rows};
 
 static const struct schema_row report_calibration_rows[] = {
     MEMBER(records, INT, NULLABLE),   MEMBER(tokens, INT, NULLABLE),          MEMBER(digest, DIGEST, NULLABLE),
     MEMBER(sequences, INT, NULLABLE), MEMBER(sequence_length, INT, NULLABLE), END};
-static const struct schema schema_report_calibration = {"ReportCalibration", NULL, report_calibration_rows};
+static const struct schema schema_report_calibration = {.name = "ReportCalibration", .rows = report_calibration_rows};
 
 static const struct schema_row report_rows[] = {
     CONST(object, "quantization.report"),
@@ -356,13 +363,13 @@ static const struct schema_row report_rows[] = {
     OBJECT(error, schema_job_error, NULLABLE),
     LIST(layers, schema_layer),
     END};
-const struct schema schema_report = {"Report", NULL, report_rows};
+const struct schema schema_report = {.name = "Report", .rows = report_rows};
 
 /* --- artifacts */
 
 static const struct schema_row artifact_file_rows[] = {MEMBER(path, STRING), MEMBER(bytes, INT), MEMBER(sha256, DIGEST),
                                                        END};
-static const struct schema schema_artifact_file = {"ArtifactFile", NULL, artifact_file_rows};
+static const struct schema schema_artifact_file = {.name = "ArtifactFile", .rows = artifact_file_rows};
 
 static const struct schema_row artifact_rows[] = {ID(id, "art"),
                                                   CONST(object, "artifact"),
@@ -378,7 +385,7 @@ static const struct schema_row artifact_rows[] = {ID(id, "art"),
                                                   MEMBER(compression_ratio, NUMBER),
                                                   MEMBER(created_at, TIME),
                                                   END};
-const struct schema schema_artifact = {"Artifact", "A published result.", artifact_rows};
+const struct schema schema_artifact = {.name = "Artifact", .help = "A published result.", .rows = artifact_rows};
 PAGE(schema_artifact_list, "ArtifactList", schema_artifact, "art");
 
 /* --- errors (RFC 9457) */
@@ -386,7 +393,7 @@ PAGE(schema_artifact_list, "ArtifactList", schema_artifact, "art");
 static const struct schema_row fault_rows[] = {
     MEMBER(code, STRING), MEMBER(param, STRING, NULLABLE, HELP("JSON Pointer, or ?name of a query parameter.")),
     MEMBER(detail, STRING), MEMBER(hint, STRING, NULLABLE, HELP("What to change.")), END};
-static const struct schema schema_fault = {"Fault", NULL, fault_rows};
+static const struct schema schema_fault = {.name = "Fault", .rows = fault_rows};
 
 static const struct schema_row problem_rows[] = {MEMBER(type, STRING),
                                                  MEMBER(title, STRING),
@@ -400,4 +407,4 @@ static const struct schema_row problem_rows[] = {MEMBER(type, STRING),
                                                  MEMBER(retryable, BOOL),
                                                  LIST(errors, schema_fault),
                                                  END};
-const struct schema schema_problem = {"Problem", NULL, problem_rows};
+const struct schema schema_problem = {.name = "Problem", .rows = problem_rows};

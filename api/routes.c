@@ -31,6 +31,8 @@ static const char *const purposes[] = {"calibration", "evaluation", NULL};
 static const char *const statuses[] = {
     "awaiting_calibration", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", NULL};
 
+static const char *const waits[] = {"change", "terminal", NULL};
+
 /* --- parameters of queries */
 
 static const struct query_row model_list_query[] = {QUERY_PAGE_ROWS("mdl"), QUERY_END};
@@ -55,6 +57,13 @@ static const struct query_row job_list_query[] = {
     QUERY_ROW("model_id", ID, "Only jobs for this model.", .kind = "mdl"),
     QUERY_ROW("metadata", METADATA, "Only jobs with this metadata value: metadata[key]=value."),
     QUERY_ROW("created_after", INT, "Only jobs created after this Unix time, in seconds.", .min = 0, .max = INT64_MAX),
+    QUERY_END,
+};
+
+static const struct query_row job_query[] = {
+    QUERY_ROW("wait_for", ENUM,
+              "Hold the request until the job changes, or has ended (terminal): as long as Prefer says, or 60 seconds.",
+              .choices = waits),
     QUERY_END,
 };
 

@@ -43,6 +43,8 @@ static json_t *schema_value(const struct schema_row *row)
         return json_pack("{s:s}", "type", "string");
     case SCHEMA_INT:
         return json_pack("{s:s, s:i}", "type", "integer", "minimum", 0);
+    case SCHEMA_INTEGER:
+        return json_pack("{s:s}", "type", "integer");
     case SCHEMA_NUMBER:
         return json_pack("{s:s}", "type", "number");
     case SCHEMA_BOOL:
@@ -96,6 +98,10 @@ static json_t *schema_member(const struct schema_row *row)
 
 void schema_add(const struct schema *schema, json_t *components)
 {
+    if (schema != NULL && schema->tables != NULL) {
+        json_object_set_new(components, schema->name, params_schema(schema->tables));
+        return;
+    }
     if (schema == NULL || schema->rows == NULL || json_object_get(components, schema->name) != NULL) {
         return;
     }

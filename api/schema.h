@@ -1,13 +1,16 @@
 #pragma once
 /* What objects of the API look like: tables of members, which the OpenAPI document shows as JSON Schema. */
 
+#include "base/params.h"
+
 #include <jansson.h>
 #include <stdbool.h>
 
 enum schema_type {
     SCHEMA_ANY,
     SCHEMA_STRING,
-    SCHEMA_INT, /* of at least 0 */
+    SCHEMA_INT,     /* of at least 0 */
+    SCHEMA_INTEGER, /* of either sign */
     SCHEMA_NUMBER,
     SCHEMA_BOOL,
     SCHEMA_ID,      /* with the prefix text */
@@ -36,7 +39,8 @@ struct schema_row {
 struct schema {
     const char *name; /* in the document's components; NULL: any JSON value */
     const char *help;
-    const struct schema_row *rows; /* NULL: the service knows it (service_schemas) */
+    const struct schema_row *rows;          /* NULL: by tables, or the service knows it (service_schemas) */
+    const struct params_row *const *tables; /* of a request: the option rows that read it, or NULL */
 };
 
 /* {"$ref": ...}, or {} for any value. New references. */

@@ -254,10 +254,22 @@ START_TEST(test_server_long_poll)
     answer_free(answer);
     free(etag);
 
-    int fd = rig_connect(&rig);
+    (void)snprintf(condition, sizeof(condition), "%s?wait_for=terminal", target);
+    start = clock_monotonic_ms();
+    answer = rig_call(&rig, "GET", condition, "Prefer: wait=1\r\nIf-None-Match: \"older\"\r\n", NULL);
+    ck_assert_int_ge(clock_monotonic_ms() - start, 900); /* a change is not enough */
+    check_status(answer, 200);
+    answer_free(answer);
+
+    int fd = rig_connect(&rig), end = rig_connect(&rig);
     rig_print(fd, "GET %s HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n", target);
+    rig_print(end, "GET %s?wait_for=terminal HTTP/1.1\r\nHost: localhost\r\n\r\n", target);
     rig_wait_turn(&rig);
     cancel(&rig, job);
+    answer = rig_read(end, false);
+    check_status(answer, 200);
+    answer_free(answer);
+    close(end);
     answer = rig_read(fd, false);
     check_status(answer, 200);
     json_t *body = answer_json(answer);
