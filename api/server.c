@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 
 #define FEED_AFTER_MS 200 /* a slow body is fed as it arrives, a fast one in full buffers */
@@ -116,6 +117,22 @@ void *server_on_target(void *data, const char *uri, struct MHD_Connection *mhd)
     return request;
 }
 
+/* Blanks after a value do not belong to it (RFC 9110, 5.5). The library keeps them, in the memory of the connection,
+ * where they are cut off once for all readers; Connection it reads itself, with the size that it knows. Returns the
+ * size. */
+static size_t cut_blanks(const char *name, const char *value, size_t size)
+{
+    size_t left = size;
+    while (left > 0 && (value[left - 1] == ' ' || value[left - 1] == '\t')) {
+        left--;
+    }
+    if (left < size && strcasecmp(name, "Connection") != 0) {
+        ((char *)value)[left] = '\0';
+        return left;
+    }
+    return size;
+}
+
 static enum MHD_Result gather(void *data, enum MHD_ValueKind kind, const char *name, size_t name_size,
                               const char *value, size_t value_size)
 {
@@ -124,10 +141,11 @@ static enum MHD_Result gather(void *data, enum MHD_ValueKind kind, const char *n
         out->overflow = true;
         return MHD_NO;
     }
-    out->headers[out->header_count++] = (struct guard_header){.name = name,
-                                                              .value = value != NULL ? value : "",
-                                                              .name_size = name_size,
-                                                              .value_size = value != NULL ? value_size : 0};
+    out->headers[out->header_count++] =
+        (struct guard_header){.name = name,
+                              .value = value != NULL ? value : "",
+                              .name_size = name_size,
+                              .value_size = value != NULL ? cut_blanks(name, value, value_size) : 0};
     return MHD_YES;
 }
 

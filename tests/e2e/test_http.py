@@ -24,7 +24,7 @@ def talk(daemon, data, seconds=5):
 
 
 def statuses(answer):
-    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:] if part[:3].isdigit()]
 
 
 def hostile_requests():
@@ -60,6 +60,60 @@ def hostile_requests():
             if any(code < 400 for code in codes):
                 raise Failure("%s: answered %r" % (name, answer[:300]))
             equal(daemon.request("GET", "/livez").status, 200, "status after " + name)
+
+
+def framing_is_read_strictly():
+    """Each request has exactly one answer with that status, and what follows it is not taken for a request."""
+    host = b"Host: localhost\r\n"
+    get, close = b"GET /livez HTTP/1.1\r\n", b"Connection: close\r\n\r\n"
+    post = b"POST /v1/models HTTP/1.1\r\n" + host + b"Content-Type: application/json\r\n"
+    chunked = post + b"Transfer-Encoding: chunked\r\n"
+    smuggled = b"GET /v1/system HTTP/1.1\r\n" + host + b"\r\n"
+    table = [
+        ("length and coding", 400, post + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("two lengths", 400, post + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} "),
+        ("equal lengths", 400, post + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}"),
+        ("list of lengths", 400, post + b"Content-Length: 2, 2\r\n\r\n{}"),
+        ("signed length", 400, post + b"Content-Length: +2\r\n\r\n{}"),
+        ("blank before the colon", 400, post + b"Content-Length : 2\r\n\r\n{}"),
+        ("folded length", 400, post + b"Content-Length:\r\n 2\r\n\r\n{}"),
+        ("folded header", 400, get + host + b"X: a\r\n b\r\n\r\n"),
+        ("bare LF", 400, b"GET /livez HTTP/1.1\nHost: localhost\n\n"),
+        ("bare CR in a value", 400, get + host + b"X: a\rb\r\n\r\n"),
+        ("NUL in a value", 400, get + host + b"X: a\0b\r\n\r\n"),
+        ("two hosts", 400, get + host + host + b"\r\n"),
+        ("list of hosts", 400, get + b"Host: localhost, example.org\r\n\r\n"),
+        ("unknown coding", 400, post + b"Transfer-Encoding: gzip\r\n\r\n"),
+        ("coding like chunked", 400, post + b"Transfer-Encoding: xchunked\r\n\r\n"),
+        ("coding in HTTP/1.0", 400, chunked.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n0\r\n\r\n"),
+        ("chunks in LF", 400, chunked + b"\r\n2\n{}\n0\n\n"),
+        ("chunk size with a prefix", 400, chunked + b"\r\n0x2\r\n{}\r\n0\r\n\r\n"),
+        ("chunk beyond 64 bits", 413, chunked + b"\r\nfffffffffffffffff\r\n"),
+        ("header in the trailer", 400, chunked + b"\r\n2\r\n{}\r\n0\r\nContent-Length: 2\r\n\r\n"),
+        ("name that is no token", 400, get + host + b"X(: a\r\n\r\n"),
+        ("no length", 411, post + b"\r\n"),
+        ("HTTP/2.0", 505, b"GET /livez HTTP/2.0\r\n" + host + b"\r\n"),
+        ("absolute target", 400, b"GET http://localhost/livez HTTP/1.1\r\n" + host + b"\r\n"),
+        ("unknown expectation", 417, post + b"Expect: 200-ok\r\nContent-Length: 2\r\n\r\n{}"),
+    ] + [("target with " + bad, 400, b"GET /v1/models/a" + bad.encode() + b"b HTTP/1.1\r\n" + host + b"\r\n")
+         for bad in ("%00", "%1f", "%2F", "%5C", "%25", "%zz", "%", "/../", "/./")]
+    accepted = [
+        ("blanks around Host", 200, get + b"Host: \t localhost \t\r\n" + close),
+        ("blanks after Accept", 200, get + host + b"Accept: application/json \r\n" + close),
+        ("blanks after Content-Type", 400, post.replace(b"json\r\n", b"json \r\n") + b"Content-Length: 2\r\n" + close + b"{}"),
+        ("blanks after Expect", 400, post + b"Expect: 100-continue \r\nContent-Length: 2\r\n" + close + b"{}"),
+        ("blanks after Idempotency-Key", 400, post + b"Idempotency-Key: a \r\nContent-Length: 2\r\n" + close + b"{}"),
+        ("chunk extension", 400, chunked + close + b"2;a=b\r\n{}\r\n0\r\n\r\n"),
+    ]
+    with Daemon() as daemon:
+        for name, status, data in table:
+            equal(statuses(talk(daemon, data + smuggled, 3)), [status], "answers to: " + name)
+        for name, status, data in accepted:  # 400: the body has no uri, which is found when it is read
+            answer = talk(daemon, data, 3)
+            final = [code for code in statuses(answer) if code != 100]
+            equal(final, [status], "answers to: " + name)
+            if status == 400:
+                true(b"missing_parameter" in answer, "%s: the body is read: %r" % (name, answer[-400:]))
 
 
 def keep_alive_and_pipelines():
@@ -137,4 +191,4 @@ def held_requests_do_not_block():
         true(time.monotonic() - started < 15, "a change ends the wait at once")
 
 
-main([hostile_requests, keep_alive_and_pipelines, slow_senders_are_ended, many_connections, held_requests_do_not_block])
+main([hostile_requests, framing_is_read_strictly, keep_alive_and_pipelines, slow_senders_are_ended, many_connections, held_requests_do_not_block])

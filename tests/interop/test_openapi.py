@@ -64,8 +64,9 @@ def test_daemon_answers_as_described(quantd, document, tmp_path):
     config.write_text("[parameters]\n" + "".join(f'"{name}" = "{value}"\n' for name, value in known.items()))
     examples = os.environ.get("QUANTD_OPENAPI_EXAMPLES") or ("300" if os.environ["QUANTD_INTEROP_FULL"] else "10")
     url = "http://%s:%d/openapi.json" % quantd.address
-    for with_ids in (False, True):  # the second time objects are there, until they are deleted
-        text = run(BIN / "schemathesis", "--config-file", config if with_ids else os.devnull, "run", url, "--checks", "all",
+    # First on objects that are there, until they are deleted; then all phases, of which stateful follows the links of what it makes.
+    for settings, phases in ((config, "examples,coverage,fuzzing"), (os.devnull, "examples,coverage,fuzzing,stateful")):
+        text = run(BIN / "schemathesis", "--config-file", settings, "run", url, "--phases", phases, "--checks", "all",
                    "--exclude-checks", LEFT_OUT, "--max-examples", examples, "--seed", "1", "--continue-on-failure", "--no-color",
                    "--request-timeout", "90", cwd=tmp_path)
         tested = int(re.search(r"Tested: (\d+)", text).group(1))
