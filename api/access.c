@@ -38,12 +38,14 @@ void access_log(const struct connection *connection, bool complete)
     if (status == 0 && info != NULL) { /* the library itself refused it */
         status = (int)info->http_status;
     }
-    counters_request(request->route, request->method, status,
-                     (double)(clock_monotonic_ms() - request->started_ms) / 1000);
+    double seconds = (double)(clock_monotonic_ms() - request->started_ms) / 1000;
+    counters_request(request->route, request->method, status, seconds);
     (void)snprintf(path, sizeof(path), "%.*s", (int)strcspn(request->path, "?"), request->path);
+    log_set_trace(request->trace.parent);
     log_info("request", LOG_S("request", request->id), LOG_S("client", connection->client),
              LOG_S("method", request->method), LOG_S("route", request->route != NULL ? request->route->path : NULL),
              LOG_S("object", request->captures[0]), LOG_S("path", path), LOG_I("status", status),
-             LOG_I("bytes_in", request->body_seen), LOG_I("bytes_out", request->bytes_out),
-             LOG_I("ms", clock_monotonic_ms() - request->started_ms), LOG_S("end", complete ? "complete" : "aborted"));
+             LOG_I("bytes_in", request->body_seen), LOG_I("bytes_out", request->bytes_out), LOG_F("seconds", seconds),
+             LOG_S("end", complete ? "complete" : "aborted"));
+    log_set_trace(NULL);
 }

@@ -11,6 +11,7 @@
 
 #include "api/limits.h"
 #include "api/server.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -56,12 +57,15 @@ static void work(void *data, void *item)
 {
     struct api *api = data;
     struct request *request = item;
+    log_set_trace(request->trace.parent);
     if (request->step != REQUEST_DISPOSE) {
         request->result = request_work(request);
+        log_set_trace(NULL);
         give_back(api, request);
         return;
     }
     (void)request_work(request); /* frees it */
+    log_set_trace(NULL);
     atomic_fetch_sub(&api->open, 1);
     if (api->wake != NULL) { /* the queue has capacity for the backlog now */
         api->wake(api->wake_data);

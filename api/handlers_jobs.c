@@ -47,7 +47,7 @@ static void add_links(json_t *job)
 int handlers_create_job(struct request *request)
 {
     json_t *job = NULL;
-    int rc = service_job_create(request->context->service, request->who, request->json,
+    int rc = service_job_create(request->context->service, request->who, request->json, &request->trace,
                                 request_idempotency_key(request), &request->scratch->errors, &job);
     add_links(job);
     return rc < 0 ? rc : reply_created_take(request, JOBS_PATH, job);

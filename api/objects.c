@@ -262,6 +262,8 @@ static const struct schema_row job_rows[] = {
     MEMBER(max_attempts, INT),
     MEMBER(timeout_seconds, INT),
     MEMBER(metadata, TEXTS, NULLABLE),
+    MEMBER(traceparent, STRING, NULLABLE, HELP("Of the request that made the job.")),
+    MEMBER(tracestate, STRING, NULLABLE),
     MEMBER(worker_id, STRING, NULLABLE),
     OBJECT(calibration, schema_job_calibration),
     OBJECT(progress, schema_progress, NULLABLE),
@@ -293,9 +295,13 @@ const struct schema schema_calibration = {
     .name = "CalibrationUpload", .help = "What became of an upload.", .rows = calibration_rows};
 
 static const char *const event_kinds[] = {"status", "progress", "layer", "metric", "log", "warning", "artifact", NULL};
-static const struct schema_row event_rows[] = {
-    CONST(object, "event"),   MEMBER(seq, INT),     MEMBER(type, ENUM, .choices = event_kinds),
-    MEMBER(created_at, TIME), MEMBER(data, OBJECT), END};
+static const struct schema_row event_rows[] = {CONST(object, "event"),
+                                               MEMBER(seq, INT),
+                                               MEMBER(type, ENUM, .choices = event_kinds),
+                                               MEMBER(created_at, TIME),
+                                               MEMBER(traceparent, STRING, NULLABLE, HELP("As of its job.")),
+                                               MEMBER(data, OBJECT),
+                                               END};
 const struct schema schema_event = {.name = "Event", .rows = event_rows};
 
 static const struct schema_row event_list_rows[] = {CONST(object, "list"),           LIST(data, schema_event),

@@ -9,6 +9,7 @@
 #include "api/query.h"
 #include "base/err.h"
 #include "base/ids.h"
+#include "base/trace.h"
 #include "base/validation.h"
 #include "jobs/jobs.h"
 
@@ -88,6 +89,7 @@ struct request {
     void *connection; /* the server\'s: struct connection */
     const struct route *route;
     char id[REQUEST_ID_SIZE];
+    struct trace trace; /* the caller's */
     char *method;
     char *path;                       /* raw, without the query */
     char *captures[REQUEST_CAPTURES]; /* decoded, in the pattern's order */

@@ -98,6 +98,8 @@ static const struct query_row artifact_list_query[] = {
 
 static const struct query_row every_headers[] = {
     QUERY_ROW("X-Request-Id", STRING, "The request's id in the answer and the log; made up when it is absent."),
+    QUERY_ROW("traceparent", STRING, "The caller's trace (W3C Trace Context): in the log, and kept with a job."),
+    QUERY_ROW("tracestate", STRING, "More of that trace; ignored without traceparent."),
     QUERY_END,
 };
 static const struct query_row idempotent_headers[] = {

@@ -276,6 +276,7 @@ static enum MHD_Result begin(struct connection *connection, const char *method, 
         return MHD_NO;
     }
     use_client_id(request);
+    trace_read(request_header(request, "traceparent"), request_header(request, "tracestate"), &request->trace);
     request->body_since_ms = request->body_fed_ms = clock_monotonic_ms();
     sweeper_set(connection, CONNECTION_BODY);
     if (guard(connection, version) < 0) {

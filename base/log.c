@@ -1,14 +1,17 @@
-/* JSON lines, escaped by jansson; the level is checked first, so that suppressed lines cost little. */
+/* Lines, escaped by jansson; the level is checked first, so that suppressed lines cost little. */
 
 #include "base/log.h"
 
 #include "base/err.h"
 #include "base/ids.h"
 #include "base/text.h"
+#include "base/trace.h"
 
 #include <errno.h>
 #include <jansson.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -18,6 +21,7 @@ static const char *const level_names[] = {"error", "warn", "info", "debug", "tra
 #define LEVEL_COUNT ((int)(sizeof(level_names) / sizeof(level_names[0])))
 
 static _Atomic int current_level = LOG_INFO;
+static _Thread_local char log_trace[TRACE_ID_SIZE];
 
 void log_set_level(enum log_level level)
 {
@@ -37,6 +41,11 @@ int log_level_parse(const char *name)
         }
     }
     return -1;
+}
+
+void log_set_trace(const char *parent)
+{
+    trace_id(parent, log_trace);
 }
 
 static void time_text(char *out, size_t size)
@@ -77,9 +86,54 @@ static json_t *field_value(const struct log_field *field)
     }
 }
 
+/* A value without quotes where it is plain: what would confuse a terminal is escaped. */
+static void put_plain(FILE *out, const json_t *value)
+{
+    const char *text = json_string_value(value);
+    bool plain = text != NULL && text[0] != '\0';
+
+    for (const char *at = text; plain && *at != '\0'; at++) {
+        plain = *at > ' ' && *at <= '~' && *at != '"' && *at != '\\' && *at != '=';
+    }
+    if (plain) {
+        fputs(text, out);
+    } else {
+        (void)json_dumpf(value, out, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT);
+    }
+}
+
+/* "12:34:56.789 info  message  name=value ...", malloc'ed. Absent values are left out. */
+static char *readable(const json_t *line)
+{
+    char *text = NULL;
+    size_t size = 0;
+    const char *name;
+    json_t *value;
+    FILE *out = open_memstream(&text, &size);
+
+    if (out == NULL) {
+        return NULL;
+    }
+    fprintf(out, "%.12s %-5s %s", json_string_value(json_object_get(line, "time")) + strlen("2026-01-01T"),
+            json_string_value(json_object_get(line, "level")), json_string_value(json_object_get(line, "message")));
+    json_object_foreach((json_t *)line, name, value)
+    {
+        bool head = strcmp(name, "time") == 0 || strcmp(name, "level") == 0 || strcmp(name, "message") == 0;
+        if (!head && !json_is_null(value)) {
+            fprintf(out, "  %s=", name);
+            put_plain(out, value);
+        }
+    }
+    if (fclose(out) != 0) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
 static void write_line(const json_t *line)
 {
-    char *text = json_dumps(line, JSON_COMPACT);
+    char *text = isatty(STDERR_FILENO) ? readable(line) : json_dumps(line, JSON_COMPACT);
     if (text == NULL) {
         return;
     }
@@ -106,6 +160,9 @@ void log_write(enum log_level level, const char *message, const struct log_field
     char now[48];
     time_text(now, sizeof(now));
     json_t *line = json_pack("{s:s, s:s, s:s}", "time", now, "level", level_names[level], "message", message);
+    if (line != NULL && log_trace[0] != '\0') {
+        json_object_set_new(line, "trace_id", json_string(log_trace));
+    }
     for (; line != NULL && fields != NULL && fields->key != NULL; fields++) {
         json_t *value = field_value(fields);
         json_object_set_new(line, fields->key, value != NULL ? value : json_null());

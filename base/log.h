@@ -1,5 +1,6 @@
 #pragma once
-/* Logging: one JSON line an event on standard error, fixed lower-case message, facts as fields.
+/* Logging: one line an event on standard error, fixed lower-case message, facts as fields; JSON, or readable where
+ * standard error is a terminal.
  * Logged once, where it is decided. Any thread; a line is written with one write(2). */
 
 #include <stddef.h>
@@ -23,6 +24,8 @@ void log_set_level(enum log_level level);
 enum log_level log_get_level(void);
 /* "error" .. "trace" -> level; -1 when unknown. */
 int log_level_parse(const char *name);
+/* The trace of what this thread does from now on (base/trace.h): its id is in every line. NULL or "": none. */
+void log_set_trace(const char *parent);
 void log_write(enum log_level level, const char *message, const struct log_field *fields);
 
 #define LOG_END ((struct log_field){.key = NULL})

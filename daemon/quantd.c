@@ -131,18 +131,23 @@ static void announce(struct quantd *quantd, bool announced)
 
 /* --- shutdown */
 
+/* What log_write would write: a signal handler may not call it. */
+#define LATE "shutdown time limit reached, abandoning the unfinished block"
+static const char *late_line = "{\"level\":\"warn\",\"message\":\"" LATE "\"}\n";
+
 static void exit_late(int signal_number)
 {
-    static const char line[] =
-        "{\"level\":\"warn\",\"message\":\"shutdown time limit reached, abandoning the unfinished block\"}\n";
     (void)signal_number;
-    (void)!write(STDERR_FILENO, line, sizeof(line) - 1);
+    (void)!write(STDERR_FILENO, late_line, strlen(late_line));
     _exit(restart_now() == 0 ? 0 : 1);
 }
 
 static void arm_alarm(int64_t seconds)
 {
     struct sigaction action = {.sa_handler = exit_late};
+    if (isatty(STDERR_FILENO)) {
+        late_line = "warn  " LATE "\n";
+    }
     sigemptyset(&action.sa_mask);
     (void)sigaction(SIGALRM, &action, NULL);
     alarm((unsigned)seconds);

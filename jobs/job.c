@@ -8,6 +8,8 @@
 #include "jobs/job.h"
 
 #include "base/err.h"
+#include "base/log.h"
+#include "base/trace.h"
 #include "jobs/metrics.h"
 
 #include <stddef.h>
@@ -107,6 +109,20 @@ static unsigned job_follow(struct job_row *row, enum job_status to, enum job_eve
     return set;
 }
 
+/* The one log line of a change of status. */
+static void log_status(const struct job_row *job, enum job_status from, const char *reason)
+{
+    char trace[TRACE_ID_SIZE];
+    bool failed = job->status == STATUS_FAILED;
+
+    trace_id(job->traceparent, trace);
+    LOG_AT(failed ? LOG_WARN : LOG_INFO, "job status", LOG_S("job", job->id),
+           LOG_S("from", from != STATUS_NONE ? job_status_name(from) : NULL), LOG_S("to", job_status_name(job->status)),
+           LOG_I("attempt", job->attempt), LOG_S("reason", reason),
+           LOG_S("error", json_string_value(json_object_get(job->error, "message"))),
+           trace[0] != '\0' ? LOG_S("trace_id", trace) : LOG_END, LOG_END);
+}
+
 static int job_move_from(struct store *store, const char *id, enum job_status from, enum job_event event,
                          const struct job_change *change, struct job_row *after)
 {
@@ -136,6 +152,9 @@ static int job_move_from(struct store *store, const char *id, enum job_status fr
     AUTO(job_row) struct job_row moved = {0};
     after = after != NULL ? after : &moved;
     int rc = store_job_update(store, &update, after);
+    if (rc == 0) {
+        log_status(after, from, change->reason);
+    }
     if (rc == 0 && job_status_is_final(to)) {
         metrics_job_finished(after->method, to);
     }
@@ -177,6 +196,7 @@ int job_claim(struct store *store, const char *worker, struct job_row *job)
 
     TRY(store_job_claim(store, from, job_next(from, JOB_CLAIM), worker, job));
     metrics_job_claimed(job);
+    log_status(job, from, NULL);
     return 0;
 }
 
@@ -191,5 +211,7 @@ int job_create(struct store *store, const struct job_row *job, bool streams_cali
     if (data == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
-    return store_job_create(store, &row, "status", data, idempotency);
+    TRY(store_job_create(store, &row, "status", data, idempotency));
+    log_status(&row, STATUS_NONE, NULL);
+    return 0;
 }

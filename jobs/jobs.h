@@ -8,6 +8,7 @@
 #include "base/digest.h"
 #include "base/ids.h"
 #include "base/page.h"
+#include "base/trace.h"
 #include "base/validation.h"
 
 #include <jansson.h>
@@ -73,7 +74,8 @@ int service_model_delete(struct service *service, const struct principal *who, c
 
 /* POST /v1/quantization/jobs. Negative with errors filled when refused; every reason is named. */
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,
-                       const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job);
+                       const struct trace *trace, const struct idempotency_key *idempotency,
+                       struct validation_errors *errors, json_t **job);
 int service_job_get(struct service *service, const struct principal *who, const char *id,
                     json_t **job); /* as the API shows it */
 /* Has a job, as the API shows it, ended (succeeded, failed, cancelled)? */

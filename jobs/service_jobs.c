@@ -113,7 +113,8 @@ static int check_capacity(struct service *service)
 }
 
 static int store_new(struct service *service, const struct principal *who, const struct job_spec *spec,
-                     json_t *warnings, const struct idempotency_key *idempotency, json_t **job)
+                     const struct trace *trace, json_t *warnings, const struct idempotency_key *idempotency,
+                     json_t **job)
 {
     char id[ID_SIZE];
     AUTO_JSON json_t *request = spec_json(spec);
@@ -129,6 +130,8 @@ static int store_new(struct service *service, const struct principal *who, const
                                 .method = spec->recipe.name,
                                 .priority = spec->priority,
                                 .request = request,
+                                .traceparent = trace != NULL && trace->parent[0] != '\0' ? trace->parent : NULL,
+                                .tracestate = trace != NULL && trace->state[0] != '\0' ? trace->state : NULL,
                                 .warnings = warnings,
                                 .created_at = clock_unix_seconds()};
     TRY(job_create(service->store, &row, spec->calibration.stream, idempotency));
@@ -137,17 +140,18 @@ static int store_new(struct service *service, const struct principal *who, const
 
 /* Under admission: only what another request could change. */
 static int admit_job(struct service *service, const struct principal *who, const struct job_spec *spec,
-                     json_t *warnings, const struct idempotency_key *idempotency, struct validation_errors *errors,
-                     json_t **job)
+                     const struct trace *trace, json_t *warnings, const struct idempotency_key *idempotency,
+                     struct validation_errors *errors, json_t **job)
 {
     check_references(service, who, spec, errors);
     TRY(validation_raise(errors));
     TRY(check_capacity(service));
-    return store_new(service, who, spec, warnings, idempotency, job);
+    return store_new(service, who, spec, trace, warnings, idempotency, job);
 }
 
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,
-                       const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
+                       const struct trace *trace, const struct idempotency_key *idempotency,
+                       struct validation_errors *errors, json_t **job)
 {
     AUTO(job_spec) struct job_spec spec = {.metadata = NULL};
     AUTO_JSON json_t *warnings = json_array();
@@ -163,7 +167,7 @@ int service_job_create(struct service *service, const struct principal *who, con
     check_model(service, who, &spec, warnings, errors);
     TRY(validation_raise(errors));
     pthread_mutex_lock(&service->admission);
-    int rc = admit_job(service, who, &spec, warnings, idempotency, errors, job);
+    int rc = admit_job(service, who, &spec, trace, warnings, idempotency, errors, job);
     pthread_mutex_unlock(&service->admission);
     if (rc == 0) {
         supervisor_wake(service);

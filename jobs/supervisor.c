@@ -114,7 +114,7 @@ static void run_job(struct service *service, const struct job_row *row)
     int64_t pause_ms = 0;
 
     snprintf(task.id, sizeof(task.id), "%s", row->id);
-    log_info("job claimed", LOG_S("job", task.id), LOG_I("attempt", row->attempt));
+    log_set_trace(row->traceparent);
     set_task(service, &task);
     int rc = task_prepare(&task, service, row);
     if (rc == 0) {
@@ -127,11 +127,11 @@ static void run_job(struct service *service, const struct job_row *row)
         pause_ms = supervisor_finish(&task, rc);
     } else {
         service_job_remove_files(service, task.id);
-        log_info("job succeeded", LOG_S("job", task.id), LOG_F("seconds", clock_monotonic_seconds() - task.started));
     }
     bool lost = rc != 0 && err_group(rc) == ERR_GROUP_DEVICE && !service->supervisor.worker_process;
     bool in_new_process = service->supervisor.lost_until_exit;
     task_deinit(&task);
+    log_set_trace(NULL);
     if (lost) {
         renew_device(service, in_new_process);
     }

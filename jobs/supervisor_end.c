@@ -21,7 +21,6 @@ static int end_cancelled(struct task *task)
 
     TRY(job_move(task->service->store, task->id, JOB_STOPPED, &change, NULL));
     service_job_remove_files(task->service, task->id);
-    log_info("job cancelled", LOG_S("job", task->id));
     return 0;
 }
 
@@ -34,9 +33,6 @@ static int end_requeued(struct task *task, const char *reason)
         .fence = task->fence, .reason = reason, .set = JOB_SET_PROGRESS | JOB_SET_CHECKPOINT, .row = &columns.row};
     int rc = job_move(task->service->store, task->id, JOB_REQUEUE, &change, NULL);
     task_columns_deinit(&columns);
-    if (rc == 0) {
-        log_info("job requeued", LOG_S("job", task->id), LOG_S("reason", reason));
-    }
     return rc;
 }
 
@@ -85,7 +81,6 @@ static int end_failed(struct task *task, const struct err_record *record)
     task_columns_deinit(&columns);
     if (rc == 0) {
         service_job_remove_files(task->service, task->id);
-        log_warn("job failed", LOG_S("job", task->id), LOG_S("code", code), LOG_S("error", record->message));
     }
     return rc;
 }

@@ -77,7 +77,6 @@ static int recover_all(struct service *service, enum job_status status,
         }
         for (size_t i = 0; i < list.count; i++) {
             TRY(one(service, &list.rows[i]));
-            log_info("job recovered", LOG_S("job", list.rows[i].id), LOG_S("from", job_status_name(status)));
         }
     }
 }

@@ -147,6 +147,8 @@ json_t *view_job(const struct job_row *row)
     }
     copy_members(job, row->request, request_members, COUNT(request_members));
     json_object_set_new(job, "evaluation", view_evaluation(row->request));
+    json_object_set_new(job, "traceparent", row->traceparent != NULL ? json_string(row->traceparent) : json_null());
+    json_object_set_new(job, "tracestate", row->tracestate != NULL ? json_string(row->tracestate) : json_null());
     json_object_set_new(job, "priority", json_integer(row->priority));
     json_object_set_new(job, "worker_id", row->worker != NULL ? json_string(row->worker) : json_null());
     json_object_set_new(job, "calibration", view_calibration(row));

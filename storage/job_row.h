@@ -70,6 +70,7 @@ struct job_row {
     const char *id, *project, *name, *model, *method;
     enum job_status status;
     const char *status_reason, *phase;
+    const char *traceparent, *tracestate; /* of the request that made it (base/trace.h) */
     const char *worker;
     int64_t priority, attempt;
     int64_t fence; /* of the claim; every change that a worker makes names it */

@@ -199,7 +199,14 @@ static const char *const step_columns[] = {
     NULL,
 };
 
-static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns};
+static const char *const step_traces[] = {
+    /* The trace of the request that made a job. */
+    "ALTER TABLE jobs ADD COLUMN traceparent TEXT;"
+    "ALTER TABLE jobs ADD COLUMN tracestate TEXT;",
+    NULL,
+};
+
+static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns, step_traces};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 

@@ -69,8 +69,9 @@ static int event_to_json(sqlite3_stmt *row, json_t **out)
     if (rc != 0) {
         return rc;
     }
-    *out = json_pack("{s:s, s:o, s:o, s:o, s:o}", "object", "event", "seq", sqlite_column_int_json(row, 0), "type",
-                     sqlite_column_text_json(row, 1), "created_at", sqlite_column_int_json(row, 2), "data", data);
+    *out = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "object", "event", "seq", sqlite_column_int_json(row, 0), "type",
+                     sqlite_column_text_json(row, 1), "created_at", sqlite_column_int_json(row, 2), "traceparent",
+                     sqlite_column_text_json(row, 4), "data", data);
     return *out != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an event");
 }
 
@@ -78,9 +79,10 @@ int sqlite_events_list(struct state *state, struct state_args *args)
 {
     sqlite3_stmt *row;
 
-    int rc = sqlite_first(
-        state, &row, "SELECT seq, type, created_at, data FROM events WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?",
-        "tii", args->id, args->after, args->limit > 0 ? (int64_t)args->limit : (int64_t)-1);
+    int rc = sqlite_first(state, &row,
+                          "SELECT seq, type, created_at, data, (SELECT traceparent FROM jobs WHERE id = events.job)"
+                          " FROM events WHERE job = ? AND seq > ? ORDER BY seq LIMIT ?",
+                          "tii", args->id, args->after, args->limit > 0 ? (int64_t)args->limit : (int64_t)-1);
     return sqlite_events_collect(state, rc, row, event_to_json, args->out);
 }
 

@@ -32,6 +32,8 @@ enum column_kind { KIND_TEXT, KIND_STATUS, KIND_INT, KIND_TIME, KIND_REAL, KIND_
     X(status_reason, status_reason, TEXT, JOB_SET_STATUS_REASON)      \
     X(phase, phase, TEXT, JOB_SET_PHASE)                              \
     X(worker, worker, TEXT, JOB_SET_WORKER)                           \
+    X(traceparent, traceparent, TEXT, 0)                              \
+    X(tracestate, tracestate, TEXT, 0)                                \
     X(priority, priority, INT, JOB_SET_PRIORITY)                      \
     X(attempt, attempt, INT, 0)                                       \
     X(fence, fence, INT, 0)                                           \

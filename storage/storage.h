@@ -83,8 +83,8 @@ int store_job_delete(struct store *store, const char *id);
 /* How many jobs the project (NULL: all of them) has of each status. */
 int store_job_counts(struct store *store, const char *project, int64_t counts[STATUS_COUNT]);
 
-/* --- events of a job: [{"object":"event","seq","type","created_at","data"}...], seq > after, ascending. seq counts
- * from 1 without gaps. limit <= 0 = all; an unknown job has none. */
+/* --- events of a job: [{"object":"event","seq","type","created_at","traceparent","data"}...], seq > after, ascending.
+ * seq counts from 1 without gaps. limit <= 0 = all; an unknown job has none. */
 int store_events_list(struct store *store, const char *job, int64_t after, int limit, json_t **events);
 int store_event_append(struct store *store, const char *job, const char *type, const json_t *data);
 

@@ -99,7 +99,8 @@ def job_waits_for_a_descriptor():
         wait_until(lambda: (daemon.get("%s/%s" % (JOBS, job))["progress"] or {}).get("layers_done", 0) >= 1, "a block is finished", 60)
         before = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (8, before[1]))  # 0 to 7 are taken for good
-        wait_until(lambda: daemon.log_tail(1 << 20).count('"job requeued"') >= 2, "it is queued again, more often than max_attempts", 60)
+        wait_until(lambda: sum(line["message"] == "job status" and line["from"] == "running" and line["to"] == "queued"
+                               for line in daemon.log_lines()) >= 2, "it is queued again, more often than max_attempts", 60)
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, before)
         succeed(daemon, job)
 

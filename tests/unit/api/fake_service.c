@@ -150,7 +150,8 @@ void fake_service_job(struct service *service, enum job_status status, char id[I
 }
 
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,
-                       const struct idempotency_key *idempotency, struct validation_errors *errors, json_t **job)
+                       const struct trace *trace, const struct idempotency_key *idempotency,
+                       struct validation_errors *errors, json_t **job)
 {
     static const char *const names[] = {"model", "method", "name", "calibration", "metadata", NULL};
     check_members(body, names, 2, errors);

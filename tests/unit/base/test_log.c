@@ -5,8 +5,10 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -117,5 +119,32 @@ START_TEST(records_are_logged_with_their_trace)
 }
 END_TEST
 
+START_TEST(a_line_on_a_terminal_is_readable_and_safe)
+{
+    char text[4096] = "";
+    int ours = posix_openpt(O_RDWR | O_NOCTTY);
+
+    ck_assert_int_ge(ours, 0);
+    ck_assert_int_eq(grantpt(ours), 0);
+    ck_assert_int_eq(unlockpt(ours), 0);
+    int theirs = open(ptsname(ours), O_RDWR | O_NOCTTY);
+    ck_assert_int_ge(theirs, 0);
+    saved_stderr = dup(STDERR_FILENO);
+    ck_assert_int_ge(dup2(theirs, STDERR_FILENO), 0);
+    log_set_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    log_warn("job done", LOG_S("job", "job_1"), LOG_S("name", "a \"b\"\x1b[2J\xc2\x9b"), LOG_I("bytes", 12),
+             LOG_S("none", NULL), LOG_S("empty", ""));
+    log_set_trace(NULL);
+    ck_assert_int_ge(dup2(saved_stderr, STDERR_FILENO), 0);
+    close(saved_stderr);
+    ck_assert_int_gt(read(ours, text, sizeof(text) - 1), 12);
+    close(theirs);
+    close(ours);
+    ck_assert_str_eq(text + strlen("12:34:56.789"),
+                     " warn  job done  trace_id=4bf92f3577b34da6a3ce929d0e0e4736  job=job_1"
+                     "  name=\"a \\\"b\\\"\\u001B[2J\\u009B\"  bytes=12  empty=\"\"\r\n");
+}
+END_TEST
+
 UNIT_MAIN("log", a_line_is_one_json_object, hostile_values_stay_inside_their_string, levels_filter,
-          records_are_logged_with_their_trace)
+          records_are_logged_with_their_trace, a_line_on_a_terminal_is_readable_and_safe)

@@ -81,7 +81,7 @@ static inline void rig_create(struct rig *rig, const char *members, char id[ID_S
     struct validation_errors errors = {0};
     json_t *job;
     json_t *body = rig_body(rig, members);
-    int rc = service_job_create(rig->service, &principal_local, body, NULL, &errors, &job);
+    int rc = service_job_create(rig->service, &principal_local, body, NULL, NULL, &errors, &job);
     ck_assert_msg(rc == 0, "%s: %s", members, err_last()->message);
     snprintf(id, ID_SIZE, "%s", json_get_string(job, "id"));
     json_decref(job);

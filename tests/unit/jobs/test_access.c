@@ -27,7 +27,7 @@ START_TEST(a_job_of_another_project)
     rig_open(&rig);
 
     json_t *body = rig_body(&rig, RIG_GPTQ);
-    ck_assert_rc_ok(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job));
+    ck_assert_rc_ok(service_job_create(rig.service, &principal_local, body, NULL, NULL, &errors, &job));
     snprintf(id, sizeof(id), "%s", json_get_string(job, "id"));
     ck_assert_str_eq(json_get_string(job, "project"), principal_local.project);
     json_decref(job);
@@ -80,7 +80,7 @@ START_TEST(a_model_of_another_project)
     ck_assert_rc_ok(service_object_list(rig.service, &other, "mdl", &page, &got));
     ck_assert_uint_eq(list_size(got), 0);
     json_t *body = rig_body(&rig, "\"method\":\"rtn\"");
-    ck_assert_int_lt(service_job_create(rig.service, &other, body, NULL, &errors, &got), 0);
+    ck_assert_int_lt(service_job_create(rig.service, &other, body, NULL, NULL, &errors, &got), 0);
     ck_assert_str_eq(err_last()->param, "/model");
     json_decref(body);
 

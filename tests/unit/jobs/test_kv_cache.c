@@ -261,7 +261,7 @@ START_TEST(what_no_artifact_can_say)
         json_t *job;
         snprintf(members, sizeof(members), "%s,%s", rows[i].members, CALIBRATION);
         json_t *body = rig_body(&rig, members);
-        ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job),
+        ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, NULL, &errors, &job),
                          ERR_INCOMPATIBLE_OPTIONS);
         ck_assert_msg(strstr(errors.items[0].hint, rows[i].says) != NULL, "%s", errors.items[0].hint);
         json_decref(body);

@@ -261,7 +261,7 @@ START_TEST(test_refusals_name_their_reasons)
         struct validation_errors errors = {0};
         json_t *job = NULL;
         json_t *body = rig_body(&rig, refused[i].members);
-        ck_assert_int_lt(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job), 0);
+        ck_assert_int_lt(service_job_create(rig.service, &principal_local, body, NULL, NULL, &errors, &job), 0);
         bool found = false;
         for (size_t n = 0; n < errors.count; n++) {
             found = found ||
@@ -286,7 +286,7 @@ START_TEST(test_wrong_purpose_and_unknown_model)
              "\"method\":\"rtn\",\"quantization\":{\"group_size\":64},\"calibration\":{\"file_id\":\"%s\"}", file);
     snprintf(rig.model, sizeof(rig.model), "mdl_01J00000000000000000000000");
     json_t *body = rig_body(&rig, members);
-    ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job),
+    ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, NULL, &errors, &job),
                      ERR_INVALID_PARAMETER);
     ck_assert_uint_eq(errors.count, 2);
     ck_assert_str_eq(errors.items[0].param, "/calibration/file_id");
@@ -417,7 +417,8 @@ START_TEST(test_queue_has_an_end)
         rig_create(&rig, RIG_GPTQ, id);
     }
     json_t *body = rig_body(&rig, RIG_GPTQ);
-    ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, &errors, &job), ERR_QUEUE_FULL);
+    ck_assert_int_eq(service_job_create(rig.service, &principal_local, body, NULL, NULL, &errors, &job),
+                     ERR_QUEUE_FULL);
     json_decref(body);
     rig_close(&rig);
 }
