@@ -7,6 +7,7 @@
 #include "base/text.h"
 
 #include <ctype.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -346,7 +347,7 @@ static json_t *schemas_of_table(void)
     return components;
 }
 
-json_t *openapi_document(void)
+static json_t *compose_document(void)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < sizeof(tags) / sizeof(tags[0]); i++) {
@@ -357,4 +358,19 @@ json_t *openapi_document(void)
                      "Quantizes language models. x-scope of an operation is what a key must be allowed to do.",
                      "license", "name", "Apache-2.0", "identifier", "Apache-2.0", "tags", list, "paths",
                      paths_of_table(), "components", "headers", headers_of_replies(), "schemas", schemas_of_table());
+}
+
+/* It never changes, and is large: it is composed once, and shared by those who only read it. */
+json_t *openapi_document(void)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static json_t *document;
+
+    pthread_mutex_lock(&lock);
+    if (document == NULL) {
+        document = compose_document();
+    }
+    json_t *shared = json_incref(document);
+    pthread_mutex_unlock(&lock);
+    return shared;
 }

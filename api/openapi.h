@@ -3,5 +3,5 @@
 
 #include <jansson.h>
 
-/* New reference; NULL when out of memory. Any thread. */
+/* New reference, which must not be changed; NULL when out of memory. Any thread. */
 json_t *openapi_document(void);

@@ -96,7 +96,11 @@ static void set_id(json_t *schema, const struct params_row *row)
     char pattern[64];
 
     (void)snprintf(pattern, sizeof(pattern), row->fallback == NULL ? "^%s_%s$" : "^(%s_%s)?$", row->id, ID_PATTERN);
-    json_object_set_new(schema, "type", json_string("string"));
+    if (params_nullable(row)) {
+        json_object_set_new(schema, "type", json_pack("[s, s]", "string", "null"));
+    } else {
+        json_object_set_new(schema, "type", json_string("string"));
+    }
     json_object_set_new(schema, "pattern", json_string(pattern));
 }
 

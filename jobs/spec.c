@@ -28,7 +28,7 @@ static const char *const sample_names[] = {"num_calibration_samples", "nsamples"
 static const char *const length_names[] = {"max_seq_length", "seqlen", NULL};
 
 static const struct params_row calibration_rows[] = {
-    ROW(PARAMS_STRING, spec_calibration, file_id, "\"\"", .id = "file", .help = "A file of purpose calibration."),
+    ROW(PARAMS_STRING, spec_calibration, file_id, "null", .id = "file", .help = "A file of purpose calibration."),
     ROW(PARAMS_BOOL, spec_calibration, stream, "false",
         .help = "Records come through POST /v1/quantization/jobs/{job_id}/calibration."),
     ROW(PARAMS_INT, spec_calibration, num_samples, "128", .min = 0, .max = 1048576, .aliases = sample_names,
@@ -45,7 +45,7 @@ static const struct params_row calibration_rows[] = {
 };
 
 static const struct params_row evaluation_rows[] = {
-    ROW(PARAMS_STRING, spec_evaluation, file_id, "\"\"", .id = "file",
+    ROW(PARAMS_STRING, spec_evaluation, file_id, "null", .id = "file",
         .help = "A file of purpose evaluation; without one the tail of the calibration set is held back."),
     ROW(PARAMS_NUMBER, spec_evaluation, hold_back, "0.125", .min = 0, .max = 0.5,
         .help = "Fraction of the calibration sequences held back when there is no file; 0 = no evaluation."),

@@ -25,6 +25,7 @@ def every_operation_is_as_described():
         daemon.request = request
         for path in ("/livez", "/readyz", "/openapi.json", "/v1/system", "/v1/methods", "/v1/methods/gptq"):
             daemon.get(path)
+        equal(daemon.request("GET", "/metrics").status, 200)
         model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"}, headers={"Idempotency-Key": "a"})
         records = ids_records(64, 160, 256)
         file = post(daemon, "/v1/files?purpose=calibration&name=set", body=records, headers={"Content-Type": NDJSON})
@@ -37,7 +38,8 @@ def every_operation_is_as_described():
         equal(state["status"], "succeeded", "status after the wait for the end")
         analysis = post(daemon, JOBS, json={"model": model, "method": "kv_analysis", "calibration": {"file_id": file}})
         wait_job(daemon, analysis)
-        stopped = post(daemon, JOBS, json=gptq_body(model))
+        calibration = {"stream": True, "file_id": None, "num_samples": 24}  # null, as the job shows it
+        stopped = post(daemon, JOBS, json=gptq_body(model, calibration=calibration))
         links = daemon.get("%s/%s" % (JOBS, stopped))["links"]
         equal(links["calibration"], "%s/%s/calibration" % (JOBS, stopped), "link of a job that waits for records")
         equal(links["artifact"], None, "link to what is not made yet")
