@@ -15,42 +15,15 @@
 #include <string.h>
 
 #define WAIT_SECONDS_MAX 60
-#define JOBS_PATH "/v1/quantization/jobs"
-
-/* What can be done with the job now, and where; null for what cannot. */
-static void add_links(json_t *job)
-{
-    static const struct {
-        const char *name, *suffix;
-    } parts[] = {{"self", ""},          {"events", "/events"},           {"layers", "/layers"},
-                 {"report", "/report"}, {"calibration", "/calibration"}, {"cancel", "/cancel"}};
-    if (job == NULL) {
-        return;
-    }
-    const char *id = json_string_value(json_object_get(job, "id"));
-    const char *status = json_string_value(json_object_get(job, "status"));
-    const char *artifact = json_string_value(json_object_get(json_object_get(job, "result"), "artifact_id"));
-    bool waits = status != NULL && strcmp(status, "awaiting_calibration") == 0;
-    json_t *links = json_object();
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
-        bool applies = strcmp(parts[i].name, "cancel") == 0        ? !job_view_ended(job)
-                       : strcmp(parts[i].name, "calibration") == 0 ? waits
-                                                                   : true;
-        json_object_set_new(links, parts[i].name,
-                            applies ? json_sprintf(JOBS_PATH "/%s%s", id != NULL ? id : "", parts[i].suffix)
-                                    : json_null());
-    }
-    json_object_set_new(links, "artifact", artifact != NULL ? json_sprintf("/v1/artifacts/%s", artifact) : json_null());
-    json_object_set_new(job, "links", links);
-}
+#define COMPARE_MIN 2
+#define COMPARE_MAX 8
 
 int handlers_create_job(struct request *request)
 {
     json_t *job = NULL;
     int rc = service_job_create(request->context->service, request->who, request->json, &request->trace,
                                 request_idempotency_key(request), &request->scratch->errors, &job);
-    add_links(job);
-    return rc < 0 ? rc : reply_created_take(request, JOBS_PATH, job);
+    return rc < 0 ? rc : reply_created_take(request, "/v1/quantization/jobs", job);
 }
 
 int handlers_list_jobs(struct request *request)
@@ -61,12 +34,6 @@ int handlers_list_jobs(struct request *request)
     int rc = service_job_list(request->context->service, request->who, &page, &list);
     if (rc < 0) {
         return rc;
-    }
-    size_t index;
-    json_t *job;
-    json_array_foreach(json_object_get(list, "data"), index, job)
-    {
-        add_links(job);
     }
     return reply_object_take(request, list);
 }
@@ -138,7 +105,6 @@ int handlers_get_job(struct request *request)
     if (rc < 0) {
         return rc;
     }
-    add_links(job);
     if (wait == NULL || job_has_news(request, wait, job)) {
         return reply_job_take(request, job);
     }
@@ -152,32 +118,108 @@ int handlers_delete_job(struct request *request)
     return handlers_object_delete(request, service_job_delete);
 }
 
-/* Both modes are accepted: a cancellation always acts within seconds. */
-struct cancel {
+/* Of a cancellation and a pause. The first acts within seconds either way. */
+struct mode {
     int mode;
 };
-static const char *const cancel_modes[] = {"layer", "now", NULL};
-static const struct params_row cancel_rows[] = {
+#define MODE_NOW 1 /* of the names below */
+static const char *const modes[] = {"layer", "now", NULL};
+static const struct params_row mode_rows[] = {
     {.name = "mode",
      .type = PARAMS_ENUM,
-     .offset = offsetof(struct cancel, mode),
+     .offset = offsetof(struct mode, mode),
      .size = sizeof(int),
      .fallback = "\"layer\"",
-     .choices = cancel_modes,
-     .help = "Both are accepted: a cancellation always acts within seconds."},
+     .choices = modes,
+     .help = "now: drop what the job is at; layer: finish the open block first. A cancellation acts within seconds "
+             "either way."},
     {.name = NULL},
 };
-static const struct params_row *const cancel_tables[] = {cancel_rows, NULL};
-const struct schema schema_cancel_request = {.name = "CancelRequest", .tables = cancel_tables};
+static const struct params_row *const mode_tables[] = {mode_rows, NULL};
+const struct schema schema_cancel_request = {.name = "CancelRequest", .tables = mode_tables};
+const struct schema schema_pause_request = {.name = "PauseRequest", .tables = mode_tables};
 
 int handlers_cancel_job(struct request *request)
 {
     json_t *job = NULL;
-    struct cancel cancel = {0};
-    TRY(params_parse(cancel_tables, request->json, "", &cancel, &request->scratch->errors));
+    struct mode mode = {0};
+    TRY(params_parse(mode_tables, request->json, "", &mode, &request->scratch->errors));
     TRY(service_job_cancel(request->context->service, request->who, request->captures[0], &job));
-    add_links(job);
     return reply_json_take(request, 202, job);
+}
+
+int handlers_pause_job(struct request *request)
+{
+    json_t *job = NULL;
+    struct mode mode = {0};
+    TRY(params_parse(mode_tables, request->json, "", &mode, &request->scratch->errors));
+    TRY(service_job_pause(request->context->service, request->who, request->captures[0], mode.mode == MODE_NOW, &job));
+    return reply_json_take(request, 202, job);
+}
+
+int handlers_resume_job(struct request *request)
+{
+    json_t *job = NULL;
+    TRY(service_job_resume(request->context->service, request->who, request->captures[0], &job));
+    return reply_json_take(request, 202, job);
+}
+
+int handlers_retry_job(struct request *request)
+{
+    json_t *job = NULL;
+    TRY(service_job_retry(request->context->service, request->who, request->captures[0], request->json,
+                          &request->scratch->errors, &job));
+    return reply_json_take(request, 202, job);
+}
+
+int handlers_update_job(struct request *request)
+{
+    json_t *job = NULL;
+    TRY(service_job_change(request->context->service, request->who, request->captures[0], request->json,
+                           &request->scratch->errors, &job));
+    return reply_json_take(request, 200, job);
+}
+
+/* "a,b,c" as ids; -1 when one is none, is there twice, or there are too many. */
+static int split_ids(const char *text, char ids[COMPARE_MAX][ID_SIZE])
+{
+    int count = 0;
+    for (const char *at = text; at != NULL; at = strchr(at, ',')) {
+        at += *at == ',';
+        size_t size = strcspn(at, ",");
+        if (count == COMPARE_MAX || size >= ID_SIZE) {
+            return -1;
+        }
+        (void)snprintf(ids[count], ID_SIZE, "%.*s", (int)size, at);
+        for (int i = 0; i < count; i++) {
+            if (strcmp(ids[i], ids[count]) == 0) {
+                return -1;
+            }
+        }
+        if (!id_valid(ids[count++], "job")) {
+            return -1;
+        }
+    }
+    return count;
+}
+
+int handlers_compare_jobs(struct request *request)
+{
+    char ids[COMPARE_MAX][ID_SIZE];
+    json_t *comparison = NULL;
+    int count = split_ids(query_text(&request->scratch->query, "jobs"), ids);
+    if (count < COMPARE_MIN) {
+        validation_add(&request->scratch->errors, ERR_INVALID_PARAMETER, "?jobs",
+                       "\"jobs\" must be %d to %d different ids of jobs (job_...), separated by commas", COMPARE_MIN,
+                       COMPARE_MAX);
+        return validation_raise(&request->scratch->errors);
+    }
+    const char *list[COMPARE_MAX];
+    for (int i = 0; i < count; i++) {
+        list[i] = ids[i];
+    }
+    TRY(service_jobs_compare(request->context->service, request->who, list, count, &comparison));
+    return reply_object_take(request, comparison);
 }
 
 int handlers_get_job_report(struct request *request)

@@ -39,6 +39,7 @@ const struct schema schema_any = {.name = NULL};
 /* the service's */
 const struct schema schema_model_request = {.name = "ModelRequest", .rows = NULL};
 const struct schema schema_job_request = {.name = "JobRequest", .rows = NULL};
+const struct schema schema_job_change = {.name = "JobChange", .rows = NULL};
 const struct schema schema_layer = {.name = "Layer", .rows = NULL};
 
 /* --- the service */
@@ -137,8 +138,28 @@ PAGE(schema_file_list, "StoredFileList", schema_file, "file");
 
 /* --- jobs */
 
-static const char *const statuses[] = {
-    "awaiting_calibration", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", NULL};
+static const struct schema_row retry_rows[] = {
+    MEMBER(quantization, OBJECT, OPTIONAL,
+           HELP("Parameters to change; they must not contradict the blocks that are finished.")),
+    MEMBER(output, OBJECT, OPTIONAL),
+    MEMBER(resources, OBJECT, OPTIONAL),
+    MEMBER(max_attempts, INT, OPTIONAL),
+    MEMBER(timeout_seconds, INT, OPTIONAL, HELP("Running time allowed from the retry on.")),
+    END};
+const struct schema schema_retry_request = {
+    .name = "RetryRequest", .help = "What a retry changes of the job's request.", .rows = retry_rows};
+
+static const char *const statuses[] = {"awaiting_calibration",
+                                       "queued",
+                                       "running",
+                                       "pausing",
+                                       "paused",
+                                       "cancelling",
+                                       "succeeded",
+                                       "failed",
+                                       "cancelled",
+                                       "expired",
+                                       NULL};
 
 static const struct schema_row warning_rows[] = {MEMBER(code, STRING), MEMBER(message, STRING), END};
 static const struct schema schema_warning = {.name = "Warning", .rows = warning_rows};
@@ -229,7 +250,10 @@ static const struct schema_row job_links_rows[] = {
     MEMBER(layers, STRING),
     MEMBER(report, STRING),
     MEMBER(calibration, STRING, NULLABLE, HELP("While the job waits for records.")),
-    MEMBER(cancel, STRING, NULLABLE, HELP("Until the job has ended.")),
+    MEMBER(cancel, STRING, NULLABLE, HELP("Until the job has ended, or stops already.")),
+    MEMBER(pause, STRING, NULLABLE, HELP("Of a job that waits or runs.")),
+    MEMBER(resume, STRING, NULLABLE, HELP("Of a paused job.")),
+    MEMBER(retry, STRING, NULLABLE, HELP("Of a job that failed or was cancelled.")),
     MEMBER(artifact, STRING, NULLABLE, HELP("What the job made.")),
     END};
 static const struct schema schema_job_links = {
@@ -261,6 +285,7 @@ static const struct schema_row job_rows[] = {
     MEMBER(priority, INTEGER),
     MEMBER(max_attempts, INT),
     MEMBER(timeout_seconds, INT),
+    MEMBER(expires_after_seconds, INT, NULLABLE),
     MEMBER(metadata, TEXTS, NULLABLE),
     MEMBER(traceparent, STRING, NULLABLE, HELP("Of the request that made the job.")),
     MEMBER(tracestate, STRING, NULLABLE),
@@ -272,6 +297,9 @@ static const struct schema_row job_rows[] = {
     LIST(warnings, schema_warning),
     MEMBER(estimated_finish_at, TIME, NULLABLE),
     OBJECT(links, schema_job_links),
+    MEMBER(expires_at, TIME, NULLABLE, HELP("When a job that waits for its calibration expires.")),
+    MEMBER(queue_position, INT, NULLABLE, HELP("1: the next. Of a queued job that is asked for by its id.")),
+    MEMBER(estimated_start_at, TIME, NULLABLE, HELP("Of the next job in the queue.")),
     END};
 const struct schema schema_job = {.name = "Job", .help = "A quantization job.", .rows = job_rows};
 PAGE(schema_job_list, "JobList", schema_job, "job");
@@ -370,6 +398,31 @@ static const struct schema_row report_rows[] = {
     LIST(layers, schema_layer),
     END};
 const struct schema schema_report = {.name = "Report", .rows = report_rows};
+
+static const struct schema_row compared_job_rows[] = {ID(id, "job"),
+                                                      MEMBER(name, STRING),
+                                                      ID(model, "mdl"),
+                                                      MEMBER(method, STRING),
+                                                      MEMBER(status, ENUM, .choices = statuses),
+                                                      MEMBER(quantization, OBJECT),
+                                                      OBJECT(totals, schema_totals),
+                                                      OBJECT(evaluation, schema_evaluation, NULLABLE),
+                                                      END};
+static const struct schema schema_compared_job = {.name = "ComparedJob", .rows = compared_job_rows};
+
+static const struct schema_row compared_module_rows[] = {
+    MEMBER(layer, INT), MEMBER(module, STRING),
+    MEMBER(values, LIST,
+           HELP("One for each job, in the order of \"jobs\": members of its row of the report; null "
+                "where it has no such module.")),
+    END};
+static const struct schema schema_compared_module = {.name = "ComparedModule", .rows = compared_module_rows};
+
+static const struct schema_row comparison_rows[] = {CONST(object, "quantization.comparison"),
+                                                    LIST(jobs, schema_compared_job),
+                                                    LIST(modules, schema_compared_module), END};
+const struct schema schema_comparison = {
+    .name = "Comparison", .help = "Jobs next to each other.", .rows = comparison_rows};
 
 /* --- artifacts */
 

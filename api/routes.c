@@ -28,8 +28,17 @@ static const char *const record_types[] = {"application/x-ndjson", "application/
 static const char *const file_types[] = {"application/octet-stream", "application/x-ndjson", "application/jsonl", NULL};
 
 static const char *const purposes[] = {"calibration", "evaluation", NULL};
-static const char *const statuses[] = {
-    "awaiting_calibration", "queued", "running", "cancelling", "succeeded", "failed", "cancelled", NULL};
+static const char *const statuses[] = {"awaiting_calibration",
+                                       "queued",
+                                       "running",
+                                       "pausing",
+                                       "paused",
+                                       "cancelling",
+                                       "succeeded",
+                                       "failed",
+                                       "cancelled",
+                                       "expired",
+                                       NULL};
 
 static const char *const waits[] = {"change", "terminal", NULL};
 
@@ -64,6 +73,11 @@ static const struct query_row job_query[] = {
     QUERY_ROW("wait_for", ENUM,
               "Hold the request until the job changes, or has ended (terminal): as long as Prefer says, or 60 seconds.",
               .choices = waits),
+    QUERY_END,
+};
+
+static const struct query_row compare_query[] = {
+    QUERY_ROW("jobs", STRING, "2 to 8 ids of jobs, separated by commas.", .required = true),
     QUERY_END,
 };
 

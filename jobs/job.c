@@ -2,6 +2,8 @@
  *
  *   awaiting_calibration -> queued -> running -> succeeded | failed
  *                                       running -> queued (requeue), running -> cancelling -> cancelled
+ *   running -> pausing -> paused -> queued (resume), failed | cancelled -> queued (retry)
+ *   awaiting_calibration -> expired
  *
  * A move is one store transaction that names the state it leaves, so two actors cannot both make it. */
 
@@ -19,13 +21,26 @@
 const struct job_transition job_transitions[] = {
     {STATUS_AWAITING_CALIBRATION, JOB_COMPLETE, STATUS_QUEUED},
     {STATUS_AWAITING_CALIBRATION, JOB_CANCEL, STATUS_CANCELLED},
+    {STATUS_AWAITING_CALIBRATION, JOB_EXPIRE, STATUS_EXPIRED},
     {STATUS_QUEUED, JOB_CLAIM, STATUS_RUNNING},
     {STATUS_QUEUED, JOB_CANCEL, STATUS_CANCELLED},
+    {STATUS_QUEUED, JOB_PAUSE, STATUS_PAUSED},
     {STATUS_RUNNING, JOB_REQUEUE, STATUS_QUEUED},
     {STATUS_RUNNING, JOB_CANCEL, STATUS_CANCELLING},
     {STATUS_RUNNING, JOB_SUCCEED, STATUS_SUCCEEDED},
     {STATUS_RUNNING, JOB_FAIL, STATUS_FAILED},
+    {STATUS_RUNNING, JOB_PAUSE, STATUS_PAUSING},
+    /* It goes on until it can stop, and may end or be wanted again before that. */
+    {STATUS_PAUSING, JOB_REQUEUE, STATUS_PAUSED},
+    {STATUS_PAUSING, JOB_RESUME, STATUS_RUNNING},
+    {STATUS_PAUSING, JOB_CANCEL, STATUS_CANCELLING},
+    {STATUS_PAUSING, JOB_SUCCEED, STATUS_SUCCEEDED},
+    {STATUS_PAUSING, JOB_FAIL, STATUS_FAILED},
+    {STATUS_PAUSED, JOB_RESUME, STATUS_QUEUED},
+    {STATUS_PAUSED, JOB_CANCEL, STATUS_CANCELLED},
     {STATUS_CANCELLING, JOB_STOPPED, STATUS_CANCELLED},
+    {STATUS_FAILED, JOB_RETRY, STATUS_QUEUED},
+    {STATUS_CANCELLED, JOB_RETRY, STATUS_QUEUED},
     {STATUS_NONE, JOB_COMPLETE, STATUS_NONE},
 };
 
@@ -94,9 +109,15 @@ static unsigned job_follow(struct job_row *row, enum job_status to, enum job_eve
         row->cancelled_at = now;
         set |= JOB_SET_CANCELLED_AT;
     }
-    if (event == JOB_COMPLETE) {
+    if (event == JOB_COMPLETE || event == JOB_RETRY) {
         row->queued_at = now;
         set |= JOB_SET_QUEUED_AT;
+    }
+    if (event == JOB_RETRY) {
+        row->finished_at = row->cancelled_at = 0;
+        row->error = NULL;
+        row->worker = NULL;
+        set |= JOB_SET_FINISHED_AT | JOB_SET_CANCELLED_AT | JOB_SET_ERROR | JOB_SET_WORKER;
     }
     if (event == JOB_REQUEUE) {
         row->worker = NULL;

@@ -11,6 +11,11 @@ enum job_event {
     JOB_STOPPED,  /* the worker obeyed a cancellation, or none runs it any more */
     JOB_SUCCEED,
     JOB_FAIL,
+    JOB_PAUSE,  /* a client asked; a job that runs stops first */
+    JOB_RESUME, /* a client asked */
+    JOB_RETRY,  /* a client asked: goes on from its last finished block */
+    JOB_EXPIRE, /* its calibration never became complete */
+    JOB_EVENT_COUNT,
 };
 
 struct job_transition {

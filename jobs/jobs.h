@@ -78,7 +78,20 @@ int service_job_create(struct service *service, const struct principal *who, con
                        struct validation_errors *errors, json_t **job);
 int service_job_get(struct service *service, const struct principal *who, const char *id,
                     json_t **job); /* as the API shows it */
-/* Has a job, as the API shows it, ended (succeeded, failed, cancelled)? */
+/* PATCH: {"name","priority","metadata"}, each optional. */
+int service_job_change(struct service *service, const struct principal *who, const char *id, const json_t *body,
+                       struct validation_errors *errors, json_t **job);
+/* A job that runs stops after the open block, or at once when `now`; idempotent, as is the next. */
+int service_job_pause(struct service *service, const struct principal *who, const char *id, bool now, json_t **job);
+int service_job_resume(struct service *service, const struct principal *who, const char *id, json_t **job);
+/* Back into the queue, from the last finished block. body (NULL: none): changed members of the request, which must not
+ * contradict what is finished. */
+int service_job_retry(struct service *service, const struct principal *who, const char *id, const json_t *body,
+                      struct validation_errors *errors, json_t **job);
+/* The jobs' totals, and the rows of their reports aligned by module. */
+int service_jobs_compare(struct service *service, const struct principal *who, const char *const *ids, int count,
+                         json_t **comparison);
+/* Has a job, as the API shows it, ended (succeeded, failed, cancelled, expired)? */
 bool job_view_ended(const json_t *job);
 int service_job_cancel(struct service *service, const struct principal *who, const char *id,
                        json_t **job); /* idempotent */

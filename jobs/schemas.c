@@ -109,17 +109,41 @@ static json_t *parameters_of(const struct quantizer *quantizer)
     return schema;
 }
 
+static json_t *metadata_schema(void)
+{
+    return json_pack("{s:[s, s], s:{s:s, s:i}, s:{s:i}, s:i}", "type", "object", "null", "additionalProperties", "type",
+                     "string", "maxLength", 512, "propertyNames", "maxLength", 64, "maxProperties", 16);
+}
+
+static json_t *change_schema(void)
+{
+    json_t *schema = spec_change_schema();
+
+    schemas_set_member(schema, "metadata", metadata_schema());
+    return schema;
+}
+
+/* A model is named by its id, or registered by the job. */
+static void allow_registration(json_t *request)
+{
+    json_t *model = json_object_get(json_object_get(request, "properties"), "model");
+    json_t *named =
+        json_pack("{s:O, s:O}", "type", json_object_get(model, "type"), "pattern", json_object_get(model, "pattern"));
+
+    json_object_del(model, "type");
+    json_object_del(model, "pattern");
+    schemas_set_member(request, "model", json_pack("{s:[o, o]}", "anyOf", named, ref("ModelRequest")));
+}
+
 static void add_job_request(json_t *components)
 {
     json_t *alternatives = json_array(), *mapping = json_object(), *methods = json_array();
     AUTO_JSON json_t *common = spec_schema();
     char name[NAME_SIZE], parameters[NAME_SIZE];
 
-    schemas_set_member(common, "metadata",
-                       json_pack("{s:[s, s], s:{s:s, s:i}, s:{s:i}, s:i}", "type", "object", "null",
-                                 "additionalProperties", "type", "string", "maxLength", 512, "propertyNames",
-                                 "maxLength", 64, "maxProperties", 16));
+    schemas_set_member(common, "metadata", metadata_schema());
     name_parts(components, common);
+    allow_registration(common);
     for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
         json_t *request = json_deep_copy(common);
         schema_name("", (*q)->name, "Parameters", parameters);
@@ -151,6 +175,7 @@ static void add_job_request(json_t *components)
 void service_schemas(json_t *components)
 {
     json_object_set_new(components, "ModelRequest", service_model_schema());
+    json_object_set_new(components, "JobChange", change_schema());
     json_object_set_new(components, "KvCache", kv_cache_schema());
     json_object_set_new(components, "Override", override_schema());
     schemas_add_layer(components);

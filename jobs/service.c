@@ -155,6 +155,11 @@ static void remove_from_job(const struct service *service, const char *job, cons
     }
 }
 
+bool service_job_keeps_files(enum job_status status)
+{
+    return !job_status_is_final(status) || status == STATUS_FAILED;
+}
+
 void service_job_remove_files(const struct service *service, const char *job)
 {
     remove_from_job(service, job, NULL, "job folder not removed");

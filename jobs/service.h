@@ -31,6 +31,8 @@ struct service {
 /* --- service.c */
 /* <data_dir>/jobs/<job>[/<file>]; file may be NULL. */
 int service_job_path(const struct service *service, const char *job, const char *file, char out[SERVICE_PATH_MAX]);
+/* A job of that status goes on from the files in its folder, or may be told to. */
+bool service_job_keeps_files(enum job_status status);
 /* Drop the job's folder and everything in it. A failure is logged: the next start sweeps again. */
 void service_job_remove_files(const struct service *service, const char *job);
 /* Drop what an attempt wrote of the artifact: the next one writes it from the start. */
@@ -42,9 +44,19 @@ void service_device_kind(const struct gpu_info *device, char out[32]);
 /* Collect blobs that nothing refers to; failures are logged. */
 void service_collect_garbage(struct service *service);
 
+/* --- service_jobs.c */
+/* A job as the API shows it. */
+int service_job_show(const struct job_row *row, json_t **job);
+/* Of a project (NULL: of any). ERR_JOB_STATE_CONFLICT: it has not ended. */
+int service_job_delete_ended(struct service *service, const char *project, const char *id);
+
 /* --- service_models.c */
 /* JSON Schema of a registration. New reference. */
 json_t *service_model_schema(void);
+/* The model that a registration within a job names: the project's model of the same digest, or a new one. *made: it was
+ * not there before. */
+int service_model_inline(struct service *service, const struct principal *who, const json_t *registration,
+                         struct validation_errors *errors, char id[ID_SIZE], bool *made);
 /* Open the checkpoint that a uri names below one of the roots. */
 int service_model_open(const struct service *service, const char *uri, struct model **out);
 /* The same for a stored model object of a project (NULL: of any), whose digest must still be the one it was registered

@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "jobs/job.h"
+#include "jobs/service_admission.h"
 #include "jobs/task.h"
 #include "jobs/view.h"
 #include "pipeline/check.h"
@@ -138,15 +139,49 @@ static int store_new(struct service *service, const struct principal *who, const
     return service_job_get(service, who, id, job);
 }
 
-/* Under admission: only what another request could change. */
-static int admit_job(struct service *service, const struct principal *who, const struct job_spec *spec,
-                     const struct trace *trace, json_t *warnings, const struct idempotency_key *idempotency,
-                     struct validation_errors *errors, json_t **job)
+void admission_check(struct service *service, const struct principal *who, struct job_spec *spec, json_t *warnings,
+                     struct validation_errors *errors)
+{
+    check_files(service, who, spec, errors);
+    check_model(service, who, spec, warnings, errors);
+}
+
+int admission_enter(struct service *service, const struct principal *who, const struct job_spec *spec,
+                    struct validation_errors *errors)
 {
     check_references(service, who, spec, errors);
     TRY(validation_raise(errors));
-    TRY(check_capacity(service));
-    return store_new(service, who, spec, trace, warnings, idempotency, job);
+    return check_capacity(service);
+}
+
+static int create_checked(struct service *service, const struct principal *who, struct job_spec *spec,
+                          const struct trace *trace, json_t *warnings, const struct idempotency_key *idempotency,
+                          struct validation_errors *errors, json_t **job)
+{
+    admission_check(service, who, spec, warnings, errors); /* what takes long goes without the lock */
+    TRY(validation_raise(errors));
+    pthread_mutex_lock(&service->admission);
+    int rc = admission_enter(service, who, spec, errors);
+    rc = rc == 0 ? store_new(service, who, spec, trace, warnings, idempotency, job) : rc;
+    pthread_mutex_unlock(&service->admission);
+    return rc;
+}
+
+#define NO_MODEL "mdl_00000000000000000000000000"
+
+/* A model that the request describes in place of naming one: *id, and whether it was made for this request. The rest is
+ * checked first, so that a request that is refused leaves no model. */
+static int take_inline_model(struct service *service, const struct principal *who, const json_t *body,
+                             struct validation_errors *errors, char id[ID_SIZE], bool *made)
+{
+    AUTO(job_spec) struct job_spec spec = {.metadata = NULL};
+    AUTO_JSON json_t *named = json_copy((json_t *)body);
+
+    if (named == NULL || json_object_set_new(named, "model", json_string(NO_MODEL)) != 0) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
+    }
+    TRY(spec_parse(named, errors, &spec));
+    return service_model_inline(service, who, json_object_get(body, "model"), errors, id, made);
 }
 
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,
@@ -155,27 +190,33 @@ int service_job_create(struct service *service, const struct principal *who, con
 {
     AUTO(job_spec) struct job_spec spec = {.metadata = NULL};
     AUTO_JSON json_t *warnings = json_array();
+    AUTO_JSON json_t *request = json_copy((json_t *)body);
+    char model[ID_SIZE];
+    bool made = false;
 
     if (service_draining(service)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
-    if (warnings == NULL) {
+    if (warnings == NULL || request == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
-    TRY(spec_parse(body, errors, &spec));
-    check_files(service, who, &spec, errors); /* what takes long goes without the lock */
-    check_model(service, who, &spec, warnings, errors);
-    TRY(validation_raise(errors));
-    pthread_mutex_lock(&service->admission);
-    int rc = admit_job(service, who, &spec, trace, warnings, idempotency, errors, job);
-    pthread_mutex_unlock(&service->admission);
+    if (json_is_object(json_object_get(body, "model"))) {
+        TRY(take_inline_model(service, who, body, errors, model, &made));
+        json_object_set_new(request, "model", json_string(model));
+    }
+    int rc = spec_parse(request, errors, &spec);
+    rc = rc == 0 ? create_checked(service, who, &spec, trace, warnings, idempotency, errors, job) : rc;
     if (rc == 0) {
         supervisor_wake(service);
+    } else if (made) {
+        const struct err_record refused = *err_last();
+        (void)service_model_delete(service, who, model); /* unless another job has taken it up meanwhile */
+        err_restore(&refused);
     }
     return rc;
 }
 
-static int show(const struct job_row *row, json_t **job)
+int service_job_show(const struct job_row *row, json_t **job)
 {
     json_t *view = view_job(row);
 
@@ -186,12 +227,45 @@ static int show(const struct job_row *row, json_t **job)
     return 0;
 }
 
+/* When the job that runs is expected to end; 0: nothing runs, negative: nothing can be said. */
+static int64_t running_until(struct service *service)
+{
+    const struct page page = {.limit = 1, .status = job_status_name(STATUS_RUNNING)};
+    AUTO(job_list) struct job_list list = {.rows = NULL};
+
+    if (store_job_list(service->store, &page, &list) != 0) {
+        return -1;
+    }
+    if (list.count == 0) {
+        return 0;
+    }
+    int64_t at = list.rows[0].progress.estimated_finish_at;
+    return at != 0 ? at : -1;
+}
+
+/* Its place in the queue; of the next one also when it is expected to start. */
+static int show_queue(struct service *service, const char *id, json_t *job)
+{
+    int64_t ahead;
+
+    TRY(store_job_ahead(service->store, id, &ahead));
+    json_object_set_new(job, "queue_position", json_integer(ahead + 1));
+    if (ahead == 0) {
+        int64_t until = running_until(service);
+        if (until >= 0) {
+            json_object_set_new(job, "estimated_start_at", json_integer(until != 0 ? until : clock_unix_seconds()));
+        }
+    }
+    return 0;
+}
+
 int service_job_get(struct service *service, const struct principal *who, const char *id, json_t **job)
 {
     AUTO(job_row) struct job_row row = {0};
 
     TRY(store_job_get(service->store, who->project, id, &row));
-    return show(&row, job);
+    TRY(service_job_show(&row, job));
+    return row.status == STATUS_QUEUED ? show_queue(service, id, *job) : 0;
 }
 
 int service_job_cancel(struct service *service, const struct principal *who, const char *id, json_t **job)
@@ -208,24 +282,39 @@ int service_job_cancel(struct service *service, const struct principal *who, con
             err_restore(&conflict);
             return ERR_JOB_STATE_CONFLICT;
         }
-        return show(&row, job);
+        return service_job_show(&row, job);
     }
     if (rc != 0) {
         return rc;
     }
-    job_status_is_final(row.status) ? service_job_remove_files(service, id) : supervisor_cancel(service, id);
-    return show(&row, job);
+    job_status_is_final(row.status) ? service_job_remove_files(service, id)
+                                    : supervisor_tell(service, id, ORDER_CANCEL);
+    return service_job_show(&row, job);
 }
 
-int service_job_delete(struct service *service, const struct principal *who, const char *id)
+/* Under admission: a retry moves a job out of its end. */
+static int delete_ended_job(struct service *service, const char *project, const char *id)
 {
     struct store_status found;
 
-    TRY(store_job_status(service->store, who->project, id, &found));
+    TRY(store_job_status(service->store, project, id, &found));
     if (!job_status_is_final(found.status)) {
         return err_raise(ERR_JOB_STATE_CONFLICT, "the job is %s; cancel it first", job_status_name(found.status));
     }
     TRY(store_job_delete(service->store, id));
     service_job_remove_files(service, id);
     return 0;
+}
+
+int service_job_delete_ended(struct service *service, const char *project, const char *id)
+{
+    pthread_mutex_lock(&service->admission);
+    int rc = delete_ended_job(service, project, id);
+    pthread_mutex_unlock(&service->admission);
+    return rc;
+}
+
+int service_job_delete(struct service *service, const struct principal *who, const char *id)
+{
+    return service_job_delete_ended(service, who->project, id);
 }

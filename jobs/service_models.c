@@ -7,6 +7,7 @@
 
 #include "jobs/service_access.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/params.h"
 #include "base/text.h"
@@ -260,19 +261,17 @@ static int request_code(int rc)
     }
 }
 
-int service_model_register(struct service *service, const struct principal *who, const json_t *body,
-                           struct validation_errors *errors, json_t **model)
+/* The object of a registration, whose members' errors are below `at`. */
+static int read_registration(const struct service *service, const json_t *body, const char *at,
+                             struct validation_errors *errors, json_t **out)
 {
     struct registration request = {0};
     struct model *opened;
+    char uri[64], expected[64];
 
-    if (!json_is_object(body)) {
-        char text[PARAMS_VALUE_SIZE];
-        validation_add(errors, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
-                       params_value_text(body, text));
-        return validation_raise(errors);
-    }
-    int rc = params_parse(registration_tables, body, "", &request, errors);
+    snprintf(uri, sizeof(uri), "%s/uri", at);
+    snprintf(expected, sizeof(expected), "%s/expected_sha256", at);
+    int rc = params_parse(registration_tables, body, at, &request, errors);
     if (rc != 0) {
         return validation_raise(errors);
     }
@@ -280,12 +279,12 @@ int service_model_register(struct service *service, const struct principal *who,
     if (rc != 0) {
         int code = request_code(rc);
         const struct err_record why = *err_last();
-        validation_add(errors, code, "/uri", "%s", why.message);
+        validation_add(errors, code, uri, "%s", why.message);
         validation_hint(errors, "%s", why.hint);
         return validation_raise(errors);
     }
     if (request.expected_sha256[0] != '\0' && strcasecmp(request.expected_sha256, model_digest(opened)) != 0) {
-        validation_add(errors, ERR_DIGEST_MISMATCH, "/expected_sha256",
+        validation_add(errors, ERR_DIGEST_MISMATCH, expected,
                        "\"expected_sha256\" is another digest than the checkpoint's, %s", model_digest(opened));
         model_close(opened);
         return validation_raise(errors);
@@ -295,19 +294,83 @@ int service_model_register(struct service *service, const struct principal *who,
     json_t *object = rc == 0 ? describe(opened, tied, &request) : NULL;
     model_close(opened);
     if (rc != 0) {
-        validation_add(errors, request_code(rc), "/uri", "%s", err_last()->message);
+        validation_add(errors, request_code(rc), uri, "%s", err_last()->message);
         return validation_raise(errors);
     }
     if (object == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model object");
     }
-    rc = store_object_put(service->store, who->project, "mdl", object);
-    if (rc != 0) {
-        json_decref(object);
-        return rc;
-    }
-    *model = object;
+    *out = object;
     return 0;
+}
+
+int service_model_register(struct service *service, const struct principal *who, const json_t *body,
+                           struct validation_errors *errors, json_t **model)
+{
+    AUTO_JSON json_t *object = NULL;
+
+    if (!json_is_object(body)) {
+        char text[PARAMS_VALUE_SIZE];
+        validation_add(errors, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
+                       params_value_text(body, text));
+        return validation_raise(errors);
+    }
+    TRY(read_registration(service, body, "", errors, &object));
+    TRY(store_object_put(service->store, who->project, "mdl", object));
+    *model = MOVE(object);
+    return 0;
+}
+
+/* The id of the project's model of that digest; "" when there is none. */
+static int find_digest(struct service *service, const struct principal *who, const char *digest, char id[ID_SIZE])
+{
+    char after[ID_SIZE] = "";
+    bool more = true;
+
+    id[0] = '\0';
+    while (more && id[0] == '\0') {
+        const struct page page = {
+            .limit = 100, .project = who->project, .ascending = true, .after = after[0] != '\0' ? after : NULL};
+        AUTO_JSON json_t *list = NULL;
+        size_t i;
+        json_t *model;
+        TRY(store_object_list(service->store, "mdl", &page, &list));
+        json_array_foreach(json_object_get(list, "data"), i, model)
+        {
+            const char *found = json_string_value(json_object_get(model, "digest"));
+            snprintf(after, sizeof(after), "%s", json_string_value(json_object_get(model, "id")));
+            if (id[0] == '\0' && found != NULL && strcmp(found, digest) == 0) {
+                snprintf(id, ID_SIZE, "%s", after);
+            }
+        }
+        more = json_is_true(json_object_get(list, "has_more"));
+    }
+    return 0;
+}
+
+/* Under admission, so that two requests do not both make it. */
+static int find_or_put(struct service *service, const struct principal *who, const json_t *object, char id[ID_SIZE],
+                       bool *made)
+{
+    TRY(find_digest(service, who, json_string_value(json_object_get(object, "digest")), id));
+    *made = id[0] == '\0';
+    if (!*made) {
+        return 0;
+    }
+    snprintf(id, ID_SIZE, "%s", json_string_value(json_object_get(object, "id")));
+    return store_object_put(service->store, who->project, "mdl", object);
+}
+
+int service_model_inline(struct service *service, const struct principal *who, const json_t *registration,
+                         struct validation_errors *errors, char id[ID_SIZE], bool *made)
+{
+    AUTO_JSON json_t *object = NULL;
+
+    TRY(read_registration(service, registration, "/model", errors, &object));
+    pthread_mutex_lock(&service->admission);
+    int rc = find_or_put(service, who, object, id, made);
+    pthread_mutex_unlock(&service->admission);
+    return rc;
 }
 
 /* Under admission. */

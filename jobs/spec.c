@@ -14,7 +14,7 @@
 struct top {
     char name[128];
     json_t *model, *method, *quantization, *output, *calibration, *evaluation, *resources, *metadata;
-    int64_t seed, priority, max_attempts, timeout_seconds;
+    int64_t seed, priority, max_attempts, timeout_seconds, expires_after_seconds;
 };
 
 #define ROW(type_, struct_, member, fallback_, ...)                                            \
@@ -80,7 +80,8 @@ static const struct params_row *const resources_tables[] = {resources_rows, NULL
 
 static const struct params_row top_rows[] = {
     ROW(PARAMS_STRING, top, name, "\"\"", .help = "A name for people; need not be unique."),
-    ROW(PARAMS_JSON, top, model, NULL, .id = "mdl", .help = "Id of a registered model."),
+    ROW(PARAMS_JSON, top, model, NULL, .id = "mdl",
+        .help = "Id of a registered model, or a registration: {\"uri\": ...}."),
     ROW(PARAMS_JSON, top, method, NULL,
         .help =
             "A method's name from GET /v1/methods, or a list: the last one quantizes, those before it only rewrite."),
@@ -96,6 +97,8 @@ static const struct params_row top_rows[] = {
     ROW(PARAMS_INT, top, max_attempts, "3", .min = 1, .max = 100,
         .help = "Attempts without a newly finished block before the job fails."),
     ROW(PARAMS_INT, top, timeout_seconds, "86400", .min = 1, .max = 31536000, .help = "Running time allowed."),
+    ROW(PARAMS_INT, top, expires_after_seconds, "604800", .min = 1, .max = 31536000,
+        .help = "Time for the calibration to become complete, after which a job that waits for it expires."),
     ROW(PARAMS_JSON, top, metadata, "null", .help = "Up to 16 string members of the client's own."),
     {.name = NULL},
 };
@@ -108,7 +111,7 @@ static void parse_part(const struct params_row *const *tables, const json_t *obj
     (void)params_parse(tables, object, pointer, out, errors);
 }
 
-static void check_metadata(const json_t *metadata, struct validation_errors *errors)
+void spec_check_metadata(const json_t *metadata, struct validation_errors *errors)
 {
     const char *key;
     json_t *value;
@@ -220,6 +223,7 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
         spec.priority = top.priority;
         spec.max_attempts = top.max_attempts;
         spec.timeout_seconds = top.timeout_seconds;
+        spec.expires_after_seconds = top.expires_after_seconds;
     } else {
         /* The rows gave nothing back; look at the parts all the same, to name every error at once. */
         top.model = json_incref(json_object_get(body, "model"));
@@ -238,7 +242,7 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
     parse_part(evaluation_tables, top.evaluation, "/evaluation", &spec.evaluation, errors);
     parse_part(output_tables, top.output, "/output", &spec.output, errors);
     parse_part(resources_tables, top.resources, "/resources", &spec.resources, errors);
-    check_metadata(top.metadata, errors);
+    spec_check_metadata(top.metadata, errors);
     spec.metadata = json_incref(top.metadata);
     if (spec.output.format[0] != '\0') {
         spec.format = names_format(spec.output.format, "/output/format", errors);
@@ -263,14 +267,15 @@ void spec_deinit(struct job_spec *spec)
 
 json_t *spec_json(const struct job_spec *spec)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name, "model",
-                     spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name,
+                     "model", spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
                      recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output),
                      "calibration", params_json(calibration_tables, &spec->calibration), "evaluation",
                      params_json(evaluation_tables, &spec->evaluation), "resources",
                      params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
                      (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
-                     (json_int_t)spec->timeout_seconds, "metadata", spec->metadata);
+                     (json_int_t)spec->timeout_seconds, "expires_after_seconds",
+                     (json_int_t)spec->expires_after_seconds, "metadata", spec->metadata);
 }
 
 bool spec_has_calibration(const struct job_spec *spec)

@@ -44,7 +44,7 @@ struct spec_resources {
 struct job_spec {
     char name[128];
     char model[ID_SIZE];
-    int64_t seed, priority, max_attempts, timeout_seconds;
+    int64_t seed, priority, max_attempts, timeout_seconds, expires_after_seconds;
     struct recipe recipe;
     const struct format *format; /* NULL until it is chosen */
     struct spec_calibration calibration;
@@ -65,6 +65,25 @@ json_t *spec_json(const struct job_spec *spec);
 bool spec_has_calibration(const struct job_spec *spec);
 /* Calibration sequence length once the model is known. */
 int64_t spec_sequence_length(const struct job_spec *spec, const struct model_config *config);
+
+/* What PATCH changes. */
+struct spec_change {
+    bool sets_name, sets_priority, sets_metadata;
+    char name[128];
+    int64_t priority;
+    json_t *metadata; /* object or NULL */
+};
+int spec_change_parse(const json_t *body, struct validation_errors *errors, struct spec_change *out);
+void spec_change_deinit(struct spec_change *change);
+CLEANUP_DEINIT(spec_change, struct spec_change, spec_change_deinit)
+/* In the request as it is stored. */
+void spec_change_apply(const struct spec_change *change, json_t *request);
+/* JSON Schema of the body. New reference. */
+json_t *spec_change_schema(void);
+/* The stored request with the members of a retry's body (NULL: none) in place of its own. *merged: a new reference,
+ * still to be parsed. */
+int spec_retry(const json_t *request, const json_t *body, struct validation_errors *errors, json_t **merged);
+void spec_check_metadata(const json_t *metadata, struct validation_errors *errors);
 
 /* JSON Schema of a job body, whatever its method. New reference. */
 json_t *spec_schema(void);

@@ -236,13 +236,13 @@ void supervisor_wake(struct service *service)
     pthread_mutex_unlock(&supervisor->lock);
 }
 
-void supervisor_cancel(struct service *service, const char *job)
+void supervisor_tell(struct service *service, const char *job, enum supervisor_order order)
 {
     struct supervisor *supervisor = &service->supervisor;
 
     pthread_mutex_lock(&supervisor->lock);
     if (supervisor->task != NULL && strcmp(supervisor->task->id, job) == 0) {
-        atomic_store(&supervisor->task->cancelled, true);
+        task_order(supervisor->task, order);
     }
     pthread_mutex_unlock(&supervisor->lock);
 }

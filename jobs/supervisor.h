@@ -48,8 +48,12 @@ int supervisor_open(struct service *service, const struct service_config *config
 int supervisor_start(struct service *service);
 /* A job may be waiting. */
 void supervisor_wake(struct service *service);
-/* Stop the task of this job, if it is the one that runs. */
-void supervisor_cancel(struct service *service, const char *job);
+/* What a client wants of the task that runs: to drop what it is at, to stop after the open block, to stop now, to go
+ * on.
+ */
+enum supervisor_order { ORDER_CANCEL, ORDER_PAUSE, ORDER_PAUSE_NOW, ORDER_RESUME };
+/* Tell the task of this job, if it is the one that runs. */
+void supervisor_tell(struct service *service, const char *job, enum supervisor_order order);
 /* Claim nothing more; wait until the thread has returned, or for a little longer than timeout_ms. */
 void supervisor_drain(struct service *service, int64_t timeout_ms);
 void supervisor_close(struct service *service);

@@ -1,4 +1,5 @@
-/* How an attempt that did not succeed ends: the job is cancelled, waits for another attempt, or has failed. */
+/* How an attempt that did not succeed ends: the job is cancelled, waits for another attempt, is paused, or has
+ * failed. The checkpoint of a failed job stays, for a retry. */
 
 #include "jobs/service.h"
 
@@ -80,7 +81,9 @@ static int end_failed(struct task *task, const struct err_record *record)
     int rc = job_move(task->service->store, task->id, JOB_FAIL, &change, NULL);
     task_columns_deinit(&columns);
     if (rc == 0) {
-        service_job_remove_files(task->service, task->id);
+        if (record->code == ERR_DISK_FULL) { /* a job that waits for a retry would keep the disk full */
+            service_job_remove_files(task->service, task->id);
+        }
     }
     return rc;
 }
@@ -105,7 +108,8 @@ static int end_attempt(struct task *task, const struct err_record *record)
     if (record->code == ERR_CANCELLED) {
         rc = end_cancelled(task);
     } else if (record->code == ERR_INTERRUPTED) {
-        rc = end_requeued(task, "the daemon was shut down");
+        rc = end_requeued(task,
+                          atomic_load(&task->pause) != PAUSE_NONE ? "paused by request" : "the daemon was shut down");
     } else if (record->code != ERR_JOB_STATE_CONFLICT && may_retry(task, record->code)) {
         rc = end_requeued(task, record->message[0] != '\0' ? record->message : err_sentence(record->code));
     } else if (record->code != ERR_JOB_STATE_CONFLICT) {

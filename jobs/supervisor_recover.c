@@ -56,6 +56,13 @@ static int recover_running(struct service *service, const struct job_row *row)
     return job_move(service->store, row->id, over ? JOB_FAIL : JOB_REQUEUE, &change, NULL);
 }
 
+static int recover_pausing(struct service *service, const struct job_row *row)
+{
+    static const struct job_change change = {.fence = -1, .reason = "paused by request"};
+
+    return job_move(service->store, row->id, JOB_REQUEUE, &change, NULL);
+}
+
 static int recover_cancelling(struct service *service, const struct job_row *row)
 {
     static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
@@ -90,7 +97,7 @@ static bool is_needed(struct service *service, const char *name)
         return false;
     }
     int rc = store_job_status(service->store, NULL, name, &found);
-    return rc != 0 ? rc != ERR_NOT_FOUND : !job_status_is_final(found.status);
+    return rc != 0 ? rc != ERR_NOT_FOUND : service_job_keeps_files(found.status);
 }
 
 static int sweep_folders(struct service *service)
@@ -118,6 +125,7 @@ static int sweep_folders(struct service *service)
 static int recover_jobs(struct service *service)
 {
     TRY(recover_all(service, STATUS_RUNNING, recover_running));
+    TRY(recover_all(service, STATUS_PAUSING, recover_pausing));
     return recover_all(service, STATUS_CANCELLING, recover_cancelling);
 }
 

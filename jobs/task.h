@@ -1,6 +1,6 @@
 #pragma once
 /* One attempt at one job, from the claimed row to the published artifact. Owned by the supervisor's thread; only
- * `cancelled` is written by others. task.c prepares and runs, task_ingest.c turns files into token logs,
+ * `cancelled` and `pause` are written by others. task.c prepares and runs, task_ingest.c turns files into token logs,
  * task_messages.c takes the pipeline's messages, task_publish.c makes the artifact. */
 
 #include "jobs/service.h"
@@ -9,6 +9,9 @@
 #define TASK_CALIBRATION_LOG "calibration.tok"
 #define TASK_EVALUATION_LOG "evaluation.tok"
 #define TASK_DEVICE_SIZE 384
+
+/* Whether a client wants the task to stop and keep its place: at the end of the open block, or at once. */
+enum task_pause { PAUSE_NONE, PAUSE_AFTER_BLOCK, PAUSE_NOW };
 
 struct task {
     struct service *service;
@@ -42,6 +45,7 @@ struct task {
     int64_t last_flush_ms;
 
     atomic_bool cancelled;
+    atomic_int pause; /* enum task_pause */
 };
 
 /* task: zeroed but for its id, which others read. row: as claimed; the task's texts are in it. Opens the model,
@@ -64,6 +68,8 @@ struct task_records {
 int task_ingest(struct task *task, const struct task_records *records, struct job_records *found);
 
 /* --- task_messages.c */
+/* Any thread. */
+void task_order(struct task *task, enum supervisor_order order);
 /* Why the task should stop now: ERR_CANCELLED, ERR_INTERRUPTED, ERR_TIMEOUT; 0 = go on. */
 int task_check_stop(struct task *task);
 /* What the pipeline says; data is the task. */

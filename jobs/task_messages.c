@@ -27,10 +27,44 @@ static double elapsed(const struct task *task)
     return task->elapsed_before + clock_monotonic_seconds() - task->started;
 }
 
+void task_order(struct task *task, enum supervisor_order order)
+{
+    switch (order) {
+    case ORDER_CANCEL:
+        atomic_store(&task->cancelled, true);
+        break;
+    case ORDER_PAUSE:
+        atomic_store(&task->pause, PAUSE_AFTER_BLOCK);
+        break;
+    case ORDER_PAUSE_NOW:
+        atomic_store(&task->pause, PAUSE_NOW);
+        break;
+    case ORDER_RESUME:
+        atomic_store(&task->pause, PAUSE_NONE);
+        break;
+    }
+}
+
+/* A pause waits for the open block, where there is one. */
+static bool pause_is_due(struct task *task)
+{
+    int wanted = atomic_load(&task->pause);
+
+    return wanted == PAUSE_NOW || (wanted == PAUSE_AFTER_BLOCK && task->block == 0);
+}
+
+static int stop_for_pause(void)
+{
+    return err_raise(ERR_INTERRUPTED, "paused by request");
+}
+
 int task_check_stop(struct task *task)
 {
     if (atomic_load(&task->cancelled)) {
         return err_raise(ERR_CANCELLED, "cancelled by request");
+    }
+    if (pause_is_due(task)) {
+        return stop_for_pause();
     }
     if (service_draining(task->service)) {
         int64_t left = atomic_load(&task->service->supervisor.drain_deadline_ms) - clock_monotonic_ms();
@@ -171,7 +205,9 @@ static int task_flush(struct task *task)
     update.event_data = event;
     TRY(store_job_update(task->service->store, &update, &row));
     if (row.status == STATUS_CANCELLING) {
-        atomic_store(&task->cancelled, true);
+        task_order(task, ORDER_CANCEL);
+    } else if (row.status == STATUS_PAUSING && atomic_load(&task->pause) == PAUSE_NONE) {
+        task_order(task, ORDER_PAUSE);
     }
     return 0;
 }
@@ -283,6 +319,9 @@ static int block_done(struct task *task, const struct message_block *done)
         return err_pass(rc, "commit block %lld", (long long)index);
     }
     metrics_block_committed(done->rows, done->row_count, task_block_bytes(task, &done->saved));
+    if (atomic_load(&task->pause) != PAUSE_NONE) {
+        return stop_for_pause();
+    }
     return service_draining(task->service) ? err_raise(ERR_INTERRUPTED, "the daemon shuts down") : 0;
 }
 

@@ -3,14 +3,23 @@
 
 #include "jobs/view.h"
 
+#include "jobs/job.h"
 #include "jobs/jobs.h"
 
 #include <string.h>
 
 /* Members of the stored request shown as they are. */
 static const char *const request_members[] = {
-    "quantization", "output",       "evaluation",      "resources", "seed",
-    "priority",     "max_attempts", "timeout_seconds", "metadata",
+    "quantization",
+    "output",
+    "evaluation",
+    "resources",
+    "seed",
+    "priority",
+    "max_attempts",
+    "timeout_seconds",
+    "expires_after_seconds",
+    "metadata",
 };
 
 static const char *const result_members[] = {
@@ -132,6 +141,44 @@ static json_t *view_result(const json_t *result)
     return object;
 }
 
+/* What can be done with the job now, and where; null for what cannot. */
+static json_t *view_links(const struct job_row *row)
+{
+    static const struct {
+        const char *name;
+        enum job_event event;
+    } actions[] = {{"calibration", JOB_COMPLETE},
+                   {"cancel", JOB_CANCEL},
+                   {"pause", JOB_PAUSE},
+                   {"resume", JOB_RESUME},
+                   {"retry", JOB_RETRY}};
+    static const char *const parts[] = {"events", "layers", "report"};
+    const char *artifact = json_string_value(json_object_get(row->result, "artifact_id"));
+    json_t *links = json_object();
+
+    json_object_set_new(links, "self", json_sprintf("/v1/quantization/jobs/%s", row->id));
+    for (size_t i = 0; i < COUNT(parts); i++) {
+        json_object_set_new(links, parts[i], json_sprintf("/v1/quantization/jobs/%s/%s", row->id, parts[i]));
+    }
+    for (size_t i = 0; i < COUNT(actions); i++) {
+        bool applies = job_next(row->status, actions[i].event) != STATUS_NONE;
+        json_object_set_new(links, actions[i].name,
+                            applies ? json_sprintf("/v1/quantization/jobs/%s/%s", row->id, actions[i].name)
+                                    : json_null());
+    }
+    json_object_set_new(links, "artifact", artifact != NULL ? json_sprintf("/v1/artifacts/%s", artifact) : json_null());
+    return links;
+}
+
+/* When a job that waits for its calibration expires. */
+static json_t *view_expiry(const struct job_row *row)
+{
+    int64_t after = json_integer_value(json_object_get(row->request, "expires_after_seconds"));
+
+    return row->status == STATUS_AWAITING_CALIBRATION && after > 0 ? json_integer(row->created_at + after)
+                                                                   : json_null();
+}
+
 json_t *view_job(const struct job_row *row)
 {
     json_t *job = json_pack(
@@ -158,6 +205,10 @@ json_t *view_job(const struct job_row *row)
     json_object_set_new(job, "warnings", json_is_array(row->warnings) ? json_incref(row->warnings) : json_array());
     json_object_set_new(job, "estimated_finish_at",
                         row->status == STATUS_RUNNING ? time_or_null(row->progress.estimated_finish_at) : json_null());
+    json_object_set_new(job, "expires_at", view_expiry(row));
+    json_object_set_new(job, "queue_position", json_null());
+    json_object_set_new(job, "estimated_start_at", json_null());
+    json_object_set_new(job, "links", view_links(row));
     return job;
 }
 

@@ -12,10 +12,13 @@ static const struct status_row {
     [STATUS_AWAITING_CALIBRATION] = {"awaiting_calibration", false},
     [STATUS_QUEUED] = {"queued", false},
     [STATUS_RUNNING] = {"running", false},
+    [STATUS_PAUSING] = {"pausing", false},
+    [STATUS_PAUSED] = {"paused", false},
     [STATUS_CANCELLING] = {"cancelling", false},
     [STATUS_SUCCEEDED] = {"succeeded", true},
     [STATUS_FAILED] = {"failed", true},
     [STATUS_CANCELLED] = {"cancelled", true},
+    [STATUS_EXPIRED] = {"expired", true},
 };
 
 const char *job_status_name(enum job_status status)

@@ -17,10 +17,13 @@ enum job_status {
     STATUS_AWAITING_CALIBRATION,
     STATUS_QUEUED,
     STATUS_RUNNING,
+    STATUS_PAUSING,
+    STATUS_PAUSED,
     STATUS_CANCELLING,
     STATUS_SUCCEEDED,
     STATUS_FAILED,
     STATUS_CANCELLED,
+    STATUS_EXPIRED,
     STATUS_COUNT,
     STATUS_ANY = STATUS_COUNT,  /* in conditions */
     STATUS_NONE = STATUS_COUNT, /* in answers */
@@ -30,7 +33,7 @@ enum job_status {
 const char *job_status_name(enum job_status status);
 /* False: there is no status of this name. */
 bool job_status_find(const char *name, enum job_status *status);
-/* succeeded, failed, cancelled. */
+/* succeeded, failed, cancelled, expired. */
 bool job_status_is_final(enum job_status status);
 
 /* What is known of a set of records. */

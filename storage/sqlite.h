@@ -84,6 +84,7 @@ int sqlite_job_status(struct state *state, struct state_args *args);
 int sqlite_job_update(struct state *state, struct state_args *args);
 int sqlite_job_claim(struct state *state, struct state_args *args);
 int sqlite_job_delete(struct state *state, struct state_args *args);
+int sqlite_job_ahead(struct state *state, struct state_args *args);
 int sqlite_job_counts(struct state *state, struct state_args *args);
 /* Raise ERR_NOT_FOUND: there is no job of this id. */
 int sqlite_job_missing(const char *id);

@@ -57,6 +57,7 @@ static int select_status(struct state *state, const char *project, const char *i
 /* What lists filter by: each member of the request's metadata with its value. */
 static int index_metadata(struct state *state, const char *id)
 {
+    TRY(sqlite_run(state, NULL, "DELETE FROM job_metadata WHERE job = ?", "t", id));
     return sqlite_run(state, NULL,
                       "INSERT INTO job_metadata (project, key, value, job) SELECT jobs.project, m.key, m.atom, jobs.id"
                       " FROM jobs, json_each(jobs.request, '$.metadata') AS m WHERE jobs.id = ? AND m.type = 'text'",
@@ -145,7 +146,10 @@ int sqlite_job_set(struct state *state, const struct job_update *update)
         sqlite_query_int(&query, update->fence);
     }
     TRY(sqlite_query_run(state, &query, &changes));
-    return changes > 0 ? 0 : conflict(state, update);
+    if (changes == 0) {
+        return conflict(state, update);
+    }
+    return (update->set & JOB_SET_REQUEST) != 0 ? index_metadata(state, update->id) : 0;
 }
 
 /* The artifact belongs to its job's project. */
@@ -233,6 +237,24 @@ int sqlite_job_delete(struct state *state, struct state_args *args)
 
     TRY(sqlite_run(state, &changes, "DELETE FROM jobs WHERE id = ?", "t", args->id));
     return changes > 0 ? 0 : sqlite_job_missing(args->id);
+}
+
+int sqlite_job_ahead(struct state *state, struct state_args *args)
+{
+    sqlite3_stmt *row;
+
+    int rc =
+        sqlite_first(state, &row,
+                     "SELECT COUNT(*) FROM jobs AS other, jobs AS own WHERE own.id = ? AND other.status = own.status"
+                     " AND (other.priority > own.priority OR (other.priority = own.priority AND"
+                     " (other.queued_at < own.queued_at OR (other.queued_at = own.queued_at AND other.id < own.id))))",
+                     "t", args->id);
+    if (rc > 0) {
+        *args->counts = sqlite3_column_int64(row, 0);
+        sqlite_done(row);
+        return 0;
+    }
+    return rc;
 }
 
 int sqlite_job_counts(struct state *state, struct state_args *args)

@@ -112,6 +112,7 @@ const struct state_ops state_sqlite = {
     .job_update = sqlite_job_update,
     .job_claim = sqlite_job_claim,
     .job_delete = sqlite_job_delete,
+    .job_ahead = sqlite_job_ahead,
     .job_counts = sqlite_job_counts,
     .events_list = sqlite_events_list,
     .event_append = sqlite_event_append,

@@ -78,6 +78,8 @@ int store_job_update(struct store *store, const struct job_update *update, struc
  * ERR_NOT_FOUND when none waits. */
 int store_job_claim(struct store *store, enum job_status from, enum job_status to, const char *worker,
                     struct job_row *job);
+/* How many queued jobs are claimed before this one. */
+int store_job_ahead(struct store *store, const char *id, int64_t *ahead);
 /* Terminal jobs only (caller checks); events, layers and blocks go with it. */
 int store_job_delete(struct store *store, const char *id);
 /* How many jobs the project (NULL: all of them) has of each status. */

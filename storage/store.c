@@ -323,6 +323,11 @@ int store_job_delete(struct store *store, const char *id)
     return run_ending(store, store->state_ops->job_delete, (struct state_args){.id = id});
 }
 
+int store_job_ahead(struct store *store, const char *id, int64_t *ahead)
+{
+    return run_op(store, store->state_ops->job_ahead, (struct state_args){.id = id, .counts = ahead});
+}
+
 int store_job_counts(struct store *store, const char *project, int64_t counts[STATUS_COUNT])
 {
     return run_op(store, store->state_ops->job_counts, (struct state_args){.project = project, .counts = counts});

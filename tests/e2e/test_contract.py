@@ -44,6 +44,13 @@ def every_operation_is_as_described():
         equal(links["calibration"], "%s/%s/calibration" % (JOBS, stopped), "link of a job that waits for records")
         equal(links["artifact"], None, "link to what is not made yet")
         equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, stopped), json={"mode": "now"}).status, 202)
+        held = post(daemon, JOBS, json=gptq_body(model, calibration={"file_id": file, "num_samples": 24, "sequence_length": 128}))
+        for action, until in (("pause", "paused"), ("resume", None), ("cancel", "cancelled"), ("retry", "succeeded")):
+            equal(daemon.request("POST", "%s/%s/%s" % (JOBS, held, action)).status, 202)
+            if until is not None:
+                wait_job(daemon, held, until=(until,))
+        equal(daemon.request("PATCH", "%s/%s" % (JOBS, held), json={"name": "held", "priority": -1}).status, 200)
+        daemon.get("/v1/quantization/compare?jobs=%s,%s" % (job, held))
         artifact = "/v1/artifacts/" + state["result"]["artifact_id"]
         equal((state["links"]["artifact"], state["links"]["cancel"]), (artifact, None), "links of a job that has succeeded")
         for path in ("/v1/models", "/v1/models/" + model, "/v1/files", "/v1/files/" + file, "/v1/artifacts", artifact,

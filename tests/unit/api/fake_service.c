@@ -192,6 +192,52 @@ int service_job_cancel(struct service *service, const struct principal *who, con
     return rc < 0 && rc != ERR_JOB_STATE_CONFLICT ? rc : service_job_get(service, who, id, job);
 }
 
+static int fake_move(struct service *service, const struct principal *who, const char *id, enum job_event event,
+                     json_t **job)
+{
+    const struct job_change change = {.fence = -1};
+    int rc = job_move(service->store, id, event, &change, NULL);
+    return rc < 0 ? rc : service_job_get(service, who, id, job);
+}
+
+int service_job_pause(struct service *service, const struct principal *who, const char *id, bool now, json_t **job)
+{
+    (void)now;
+    return fake_move(service, who, id, JOB_PAUSE, job);
+}
+
+int service_job_resume(struct service *service, const struct principal *who, const char *id, json_t **job)
+{
+    return fake_move(service, who, id, JOB_RESUME, job);
+}
+
+int service_job_retry(struct service *service, const struct principal *who, const char *id, const json_t *body,
+                      struct validation_errors *errors, json_t **job)
+{
+    (void)body;
+    (void)errors;
+    return fake_move(service, who, id, JOB_RETRY, job);
+}
+
+int service_job_change(struct service *service, const struct principal *who, const char *id, const json_t *body,
+                       struct validation_errors *errors, json_t **job)
+{
+    static const char *const names[] = {"name", "priority", "metadata", NULL};
+    check_members(body, names, 0, errors);
+    int rc = validation_raise(errors);
+    return rc < 0 ? rc : service_job_get(service, who, id, job);
+}
+
+int service_jobs_compare(struct service *service, const struct principal *who, const char *const *ids, int count,
+                         json_t **comparison)
+{
+    for (int i = 0; i < count; i++) {
+        TRY(service_job_check(service, who, ids[i]));
+    }
+    *comparison = json_pack("{s:s, s:[], s:[]}", "object", "quantization.comparison", "jobs", "modules");
+    return 0;
+}
+
 int service_job_delete(struct service *service, const struct principal *who, const char *id)
 {
     struct store_status found;
@@ -222,7 +268,7 @@ const char *const *service_layer_columns(void)
 
 void service_schemas(json_t *components)
 {
-    static const char *const names[] = {"ModelRequest", "JobRequest", "Layer"};
+    static const char *const names[] = {"ModelRequest", "JobRequest", "JobChange", "Layer"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         json_object_set_new(components, names[i], json_pack("{s:s}", "type", "object"));
     }

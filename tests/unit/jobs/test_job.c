@@ -20,6 +20,18 @@ START_TEST(test_legal_moves)
     ck_assert_int_eq(job_next(STATUS_CANCELLING, JOB_STOPPED), STATUS_CANCELLED);
     ck_assert_int_eq(job_next(STATUS_RUNNING, JOB_SUCCEED), STATUS_SUCCEEDED);
     ck_assert_int_eq(job_next(STATUS_RUNNING, JOB_FAIL), STATUS_FAILED);
+    ck_assert_int_eq(job_next(STATUS_QUEUED, JOB_PAUSE), STATUS_PAUSED);
+    ck_assert_int_eq(job_next(STATUS_RUNNING, JOB_PAUSE), STATUS_PAUSING);
+    ck_assert_int_eq(job_next(STATUS_PAUSING, JOB_REQUEUE), STATUS_PAUSED);
+    ck_assert_int_eq(job_next(STATUS_PAUSING, JOB_RESUME), STATUS_RUNNING);
+    ck_assert_int_eq(job_next(STATUS_PAUSING, JOB_CANCEL), STATUS_CANCELLING);
+    ck_assert_int_eq(job_next(STATUS_PAUSING, JOB_SUCCEED), STATUS_SUCCEEDED);
+    ck_assert_int_eq(job_next(STATUS_PAUSING, JOB_FAIL), STATUS_FAILED);
+    ck_assert_int_eq(job_next(STATUS_PAUSED, JOB_RESUME), STATUS_QUEUED);
+    ck_assert_int_eq(job_next(STATUS_PAUSED, JOB_CANCEL), STATUS_CANCELLED);
+    ck_assert_int_eq(job_next(STATUS_FAILED, JOB_RETRY), STATUS_QUEUED);
+    ck_assert_int_eq(job_next(STATUS_CANCELLED, JOB_RETRY), STATUS_QUEUED);
+    ck_assert_int_eq(job_next(STATUS_AWAITING_CALIBRATION, JOB_EXPIRE), STATUS_EXPIRED);
 }
 END_TEST
 
@@ -30,13 +42,17 @@ START_TEST(test_illegal_moves)
     ck_assert_int_eq(job_next(STATUS_CANCELLING, JOB_SUCCEED), STATUS_NONE);
     ck_assert_int_eq(job_next(STATUS_CANCELLING, JOB_REQUEUE), STATUS_NONE);
     ck_assert_int_eq(job_next(STATUS_NONE, JOB_CLAIM), STATUS_NONE);
+    ck_assert_int_eq(job_next(STATUS_AWAITING_CALIBRATION, JOB_PAUSE), STATUS_NONE);
+    ck_assert_int_eq(job_next(STATUS_PAUSED, JOB_CLAIM), STATUS_NONE);
+    ck_assert_int_eq(job_next(STATUS_SUCCEEDED, JOB_RETRY), STATUS_NONE);
+    ck_assert_int_eq(job_next(STATUS_QUEUED, JOB_EXPIRE), STATUS_NONE);
 }
 END_TEST
 
 START_TEST(test_names)
 {
-    static const char *const names[] = {
-        "awaiting_calibration", "queued", "running", "cancelling", "succeeded", "failed", "cancelled"};
+    static const char *const names[] = {"awaiting_calibration", "queued",    "running", "pausing",   "paused",
+                                        "cancelling",           "succeeded", "failed",  "cancelled", "expired"};
     enum job_status status;
 
     for (int i = 0; i < STATUS_COUNT; i++) {
@@ -49,14 +65,17 @@ START_TEST(test_names)
 }
 END_TEST
 
+/* But for a retry, where something is left to be done. */
 START_TEST(test_terminal_states_never_change)
 {
-    static const enum job_status over[] = {STATUS_SUCCEEDED, STATUS_FAILED, STATUS_CANCELLED};
+    static const enum job_status over[] = {STATUS_SUCCEEDED, STATUS_FAILED, STATUS_CANCELLED, STATUS_EXPIRED};
 
     for (size_t i = 0; i < sizeof(over) / sizeof(over[0]); i++) {
         ck_assert(job_status_is_final(over[i]));
-        for (int move = JOB_COMPLETE; move <= JOB_FAIL; move++) {
-            ck_assert_int_eq(job_next(over[i], (enum job_event)move), STATUS_NONE);
+        bool unfinished = over[i] == STATUS_FAILED || over[i] == STATUS_CANCELLED;
+        for (int move = JOB_COMPLETE; move < JOB_EVENT_COUNT; move++) {
+            ck_assert_int_eq(job_next(over[i], (enum job_event)move),
+                             unfinished && move == JOB_RETRY ? STATUS_QUEUED : STATUS_NONE);
         }
     }
 }
@@ -67,9 +86,9 @@ START_TEST(test_no_dead_ends)
 {
     for (const struct job_transition *row = job_transitions; row->from != STATUS_NONE; row++) {
         bool onward = false;
-        ck_assert(!job_status_is_final(row->from));
+        ck_assert(row->event == JOB_RETRY || !job_status_is_final(row->from));
         for (const struct job_transition *next = job_transitions; next->from != STATUS_NONE; next++) {
-            onward = onward || next->from == row->to;
+            onward = onward || (next->from == row->to && next->event != JOB_RETRY);
         }
         ck_assert(onward != job_status_is_final(row->to));
     }
@@ -86,6 +105,9 @@ static const struct {
     {STATUS_AWAITING_CALIBRATION, true, {JOB_COMPLETE}, 0},
     {STATUS_QUEUED, true, {JOB_COMPLETE}, 1},
     {STATUS_RUNNING, false, {JOB_CLAIM}, 1},
+    {STATUS_PAUSING, false, {JOB_CLAIM, JOB_PAUSE}, 2},
+    {STATUS_PAUSED, false, {JOB_PAUSE}, 1},
+    {STATUS_EXPIRED, true, {JOB_EXPIRE}, 1},
     {STATUS_CANCELLING, false, {JOB_CLAIM, JOB_CANCEL}, 2},
     {STATUS_CANCELLED, false, {JOB_CLAIM, JOB_CANCEL, JOB_STOPPED}, 3},
     {STATUS_SUCCEEDED, false, {JOB_CLAIM, JOB_SUCCEED}, 2},
@@ -128,7 +150,7 @@ START_TEST(test_each_event_in_each_state)
     ck_assert_rc_ok(store_open(&config, &store));
 
     for (size_t way = 0; way < sizeof(ways) / sizeof(ways[0]); way++) {
-        for (int e = JOB_COMPLETE; e <= JOB_FAIL; e++) {
+        for (int e = JOB_COMPLETE; e < JOB_EVENT_COUNT; e++) {
             const enum job_event event = (enum job_event)e;
             enum job_status from = ways[way].state, to = job_next(from, event);
             char id[ID_SIZE];
@@ -163,7 +185,10 @@ START_TEST(test_each_event_in_each_state)
                 ck_assert_int_eq(row.status_reason != NULL, event != JOB_SUCCEED);
                 ck_assert_int_eq(row.finished_at != 0, job_status_is_final(to));
                 ck_assert_int_eq(row.cancelled_at != 0, event == JOB_CANCEL || event == JOB_STOPPED);
-                ck_assert_int_eq(row.queued_at != 0, before.queued_at != 0 || event == JOB_COMPLETE);
+                ck_assert_int_eq(row.queued_at != 0,
+                                 before.queued_at != 0 || event == JOB_COMPLETE || event == JOB_RETRY);
+                ck_assert_int_eq(row.worker != NULL,
+                                 before.worker != NULL && event != JOB_REQUEUE && event != JOB_RETRY);
             }
             json_decref(events);
             job_row_deinit(&before);
