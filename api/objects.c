@@ -447,6 +447,19 @@ static const struct schema_row artifact_rows[] = {ID(id, "art"),
 const struct schema schema_artifact = {.name = "Artifact", .help = "A published result.", .rows = artifact_rows};
 PAGE(schema_artifact_list, "ArtifactList", schema_artifact, "art");
 
+/* --- the Model Context Protocol */
+
+static const struct schema_row mcp_message_rows[] = {CONST(jsonrpc, "2.0"), MEMBER(method, STRING, OPTIONAL),
+                                                     MEMBER(id, ANY, OPTIONAL, HELP("A string or an integer.")),
+                                                     MEMBER(params, OBJECT, OPTIONAL), END};
+const struct schema schema_mcp_message = {
+    .name = "McpMessage", .help = "A message of JSON-RPC 2.0.", .rows = mcp_message_rows};
+
+static const struct schema_row mcp_answer_rows[] = {
+    CONST(jsonrpc, "2.0"), MEMBER(id, ANY), MEMBER(result, OBJECT, OPTIONAL), MEMBER(error, OBJECT, OPTIONAL), END};
+const struct schema schema_mcp_answer = {
+    .name = "McpAnswer", .help = "A response of JSON-RPC 2.0.", .rows = mcp_answer_rows};
+
 /* --- errors (RFC 9457) */
 
 static const struct schema_row fault_rows[] = {

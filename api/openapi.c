@@ -51,7 +51,7 @@ static json_t *column_names(const char *const *columns)
     return list;
 }
 
-static json_t *query_schema(const struct query_row *row)
+json_t *openapi_parameter_schema(const struct query_row *row)
 {
     json_t *choices;
     switch (row->type) {
@@ -88,7 +88,7 @@ static json_t *query_schema(const struct query_row *row)
 static void add_parameter(json_t *parameters, const struct query_row *row, const char *where)
 {
     json_t *schema = strcmp(where, "header") == 0 && row->type == QUERY_STRING ? json_pack("{s:s}", "type", "string")
-                                                                               : query_schema(row);
+                                                                               : openapi_parameter_schema(row);
     json_t *parameter = json_pack("{s:s, s:s, s:s, s:b, s:o}", "name", row->name, "in", where, "description", row->help,
                                   "required", (int)row->required, "schema", schema);
     if (row->type == QUERY_METADATA) {
@@ -222,6 +222,10 @@ static void add_success_replies(json_t *responses, const struct route *route)
         break;
     case ROUTE_REPLY_ACCEPTED:
         add_reply(responses, 202, "Accepted.", none, content);
+        break;
+    case ROUTE_REPLY_MESSAGE:
+        add_reply(responses, 200, "The answer to a request.", none, content);
+        add_reply(responses, 202, "A notification or a response was taken.", none, NULL);
         break;
     case ROUTE_REPLY_DELETED:
         add_reply(responses, 204, "Deleted.", none, NULL);

@@ -113,6 +113,7 @@ struct request {
     int64_t body_since_ms, body_paused_ms, body_marked; /* the window in which its speed is measured */
     char *body;                                         /* received and not fed yet */
     size_t body_size, body_capacity;
+    bool nested;   /* runs the handler of another route, which the request's headers are not for */
     bool declared; /* the request states the length or coding of its body */
     bool streams;  /* counts among context->streams */
     bool discard;  /* the reply is known already: discard the rest of the body */

@@ -140,6 +140,10 @@ static const struct query_row job_headers[] = {
     QUERY_ROW("Prefer", STRING, "wait=N: answer when the job changes, after N seconds (at most 60) at the latest."),
     QUERY_END,
 };
+static const struct query_row mcp_headers[] = {
+    QUERY_ROW("MCP-Protocol-Version", STRING, "2025-11-25 or 2025-06-18."),
+    QUERY_END,
+};
 static const struct query_row event_headers[] = {
     QUERY_ROW("Last-Event-ID", EVENT, "Only events after this one; in place of the parameter after."),
     QUERY_END,
@@ -153,6 +157,7 @@ static const struct query_row event_headers[] = {
 #define VALUE_AS(object_, types_) .reply = ROUTE_REPLY_VALUE, .answer = (object_), .produces = (types_)
 #define CREATED(object_) .reply = ROUTE_REPLY_CREATED, .answer = (object_), .produces = json_types
 #define ACCEPTED(object_) .reply = ROUTE_REPLY_ACCEPTED, .answer = (object_), .produces = json_types
+#define MESSAGE(object_) .reply = ROUTE_REPLY_MESSAGE, .answer = (object_), .produces = json_types
 #define DELETED .reply = ROUTE_REPLY_DELETED
 #define BYTES .reply = ROUTE_REPLY_BYTES, .produces = byte_types, .flags = ROUTE_STREAMS | ROUTE_ANY_ACCEPT
 #define JSON_BODY(object_) .body = ROUTE_BODY_JSON, .body_max = JSON_MAX, .accepts = json_types, .request = (object_)

@@ -27,6 +27,7 @@ enum route_reply {
     ROUTE_REPLY_CREATED,  /* 201 with Location */
     ROUTE_REPLY_ACCEPTED, /* 202 */
     ROUTE_REPLY_DELETED,  /* 204 */
+    ROUTE_REPLY_MESSAGE,  /* 200, or 202 without a body */
     ROUTE_REPLY_BYTES,    /* a file: 200, 206, 304, and its preconditions */
 };
 

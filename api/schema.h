@@ -59,4 +59,5 @@ extern const struct schema schema_job_request, schema_job, schema_job_list, sche
     schema_pause_request, schema_retry_request, schema_comparison, schema_calibration;
 extern const struct schema schema_event, schema_event_list, schema_layer, schema_layer_list, schema_report;
 extern const struct schema schema_artifact, schema_artifact_list;
+extern const struct schema schema_mcp_message, schema_mcp_answer;
 extern const struct schema schema_problem;

@@ -19,7 +19,8 @@
 
 const char *request_header(const struct request *request, const char *name)
 {
-    return request->mhd != NULL ? MHD_lookup_connection_value(request->mhd, MHD_HEADER_KIND, name) : NULL;
+    return request->mhd != NULL && !request->nested ? MHD_lookup_connection_value(request->mhd, MHD_HEADER_KIND, name)
+                                                    : NULL;
 }
 
 /* Every header of the reply except those that frame it. */

@@ -399,7 +399,7 @@ START_TEST(test_server_openapi)
     ck_assert_str_eq(json_string_value(json_object_get(document, "openapi")), "3.1.0");
     ck_assert_uint_gt(json_object_size(paths), 15);
     const json_t *list = json_object_get(json_object_get(paths, "/v1/quantization/jobs"), "get");
-    ck_assert_uint_eq(json_array_size(json_object_get(list, "parameters")), 11);
+    ck_assert_uint_eq(json_array_size(json_object_get(list, "parameters")), 13);
     const json_t *file = json_object_get(json_object_get(paths, "/v1/artifacts/{artifact_id}/files/{path}"), "get");
     ck_assert_uint_eq(json_array_size(json_object_get(file, "parameters")), 7);
     const char *path;
