@@ -401,7 +401,7 @@ START_TEST(test_server_openapi)
     const json_t *list = json_object_get(json_object_get(paths, "/v1/quantization/jobs"), "get");
     ck_assert_uint_eq(json_array_size(json_object_get(list, "parameters")), 13);
     const json_t *file = json_object_get(json_object_get(paths, "/v1/artifacts/{artifact_id}/files/{path}"), "get");
-    ck_assert_uint_eq(json_array_size(json_object_get(file, "parameters")), 7);
+    ck_assert_uint_eq(json_array_size(json_object_get(file, "parameters")), 9);
     const char *path;
     json_t *item, *operation;
     json_object_foreach(paths, path, item)
