@@ -34,6 +34,9 @@ void phase_clock_end(struct phase_clock *clock, enum pipeline_phase phase, struc
 {
     struct err_record record;
 
+    if (clock->gpu == NULL) {
+        return;
+    }
     if (clock->gpu->info.host_memory) {
         double now = clock_monotonic_seconds();
         times->seconds[phase] += now - clock->begun;

@@ -23,7 +23,8 @@ struct phase_clock {
 int phase_clock_open(struct phase_clock *clock, const struct gpu *gpu, struct gpu_stream *stream);
 /* The phase ends, with all that is queued by now, and the next one begins. *times gets the time of this phase or, on
  * another device, of the oldest ones that have ended. A failure to measure is ignored: the device's error shows at the
- * next call. This thread's error record stays. */
+ * next call; of a closed clock, whose run failed before it was opened, no phase ends. This thread's error record
+ * stays. */
 void phase_clock_end(struct phase_clock *clock, enum pipeline_phase phase, struct pipeline_times *times);
 /* Wait for all phases that were ended, and add them to *times. This thread's error record stays. */
 void phase_clock_finish(struct phase_clock *clock, struct pipeline_times *times);
