@@ -128,7 +128,8 @@ struct gpu_cache {
     int64_t tokens, length;     /* asymmetric: consecutive tokens of a sequence of `length` that share a grid */
 };
 
-/* What quantized keys and values do to attention: sums of squares over all queries and what each of them sees. */
+/* What quantized keys and values do to attention: sums of squares over all queries and the keys that each of them sees.
+ */
 struct gpu_attention_error {
     double score_error, score_signal;   /* of q k^T */
     double weight_error, weight_signal; /* of softmax(q k^T * scale) */
@@ -163,7 +164,7 @@ struct gpu_nll {
 /* The rows of gpu/ops.def, which says what each does. `signature` is made of them: a module that was built from other
  * rows is refused. */
 struct gpu_ops {
-    uint32_t abi;                 /* GPU_ABI; this and the name keep their places */
+    uint32_t abi;                 /* GPU_ABI; the offsets of this and of the name never change */
     const char *name;             /* "cpu", "cuda" */
     const char *const *signature; /* gpu_signature of gpu/backend.h */
     bool lost_until_exit;         /* a device that was lost can be used again only by a new process */
@@ -186,20 +187,20 @@ void gpu_cache_folder(const char *path);
  * that cannot be used. module_folders: searched in order, ':' between them, the first that has a module wins; NULL:
  * none are opened. A module is FOLDER/quantd_gpu_<name>.so and exports quantd_gpu_ops. */
 int gpu_load_backends(const char *module_folders);
-/* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when it cannot be had. */
+/* want: "cpu", "cuda:N" or "auto" (highest score). ERR_CONFIG when there is no such device. */
 int gpu_open(const char *want, int threads, struct gpu *out);
 /* Is there a device of that name? Opens none. 0 or ERR_CONFIG, as gpu_open. */
 int gpu_find(const char *want);
 void gpu_close(struct gpu *gpu);
-/* The same words for what a device is, without opening it when some gpu_open or gpu_describe has: memory_free and what
- * else changes is as it was then. Any thread. */
+/* Describe a device, which is opened only when no gpu_open or gpu_describe did so before: memory_free and what else
+ * changes is as it was then. Any thread. */
 int gpu_describe(const char *want, int threads, struct gpu_info *out);
-/* Why each backend that is not usable is not: "cuda: no module quantd_gpu_cuda.so in: /usr/lib/quantd\n"... Static
+/* Why each unusable backend cannot be used: "cuda: no module quantd_gpu_cuda.so in: /usr/lib/quantd\n"... Static
  * text. */
 const char *gpu_backend_notes(void);
 /* Allocate a tensor of zeros of the given shape on gpu; release with gpu_tensor_free. Sets *out on success only. */
 int gpu_tensor_new(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape, struct tensor *out);
-/* The same of any content, for what is overwritten completely. */
+/* The same with undefined content, for tensors that are overwritten completely. */
 int gpu_tensor_uninitialized(const struct gpu *gpu, enum dtype dtype, int rank, const int64_t *shape,
                              struct tensor *out);
 /* The same with the host's elements, which are free on return. */

@@ -33,7 +33,7 @@ struct tensor tensor_1d(void *data, enum dtype dtype, int64_t n);
 struct tensor tensor_2d(void *data, enum dtype dtype, int64_t rows, int64_t cols);
 int64_t tensor_count(const struct tensor *tensor);
 size_t tensor_bytes(const struct tensor *tensor);
-/* The view; *from is without data from then on. Ownership goes with it. */
+/* The view, with its ownership; *from has no data from then on. */
 struct tensor tensor_move(struct tensor *from);
 /* A tensor as a matrix: the last dimension against all before it. */
 int64_t matrix_cols(const struct tensor *tensor);
@@ -49,5 +49,5 @@ int64_t dtype_find_nonfinite(enum dtype dtype, const void *data, int64_t count);
 extern const float dtype_nf4_levels[16];
 uint8_t dtype_f32_to_nf4(float value);
 /* What a code stands for: of U8 the code, of I8 code - 128, of E4M3, E5M2, E2M1 and NF4 their element; where that has
- * four bits, the code's upper four are of no matter. */
+ * four bits, the upper four bits of the code are ignored. */
 float dtype_decode(enum dtype element, uint8_t code);

@@ -1,10 +1,10 @@
 /* The steps of a layer's plan over explicit activations.
  *
- * T = sequences * length rows. A step reads its inputs and writes its output where block_values says that they lie; one
+ * T = sequences * length rows. A step reads its inputs and writes its output where block_values says; one
  * that works in place (plan_derive.c) has both in one place. Values that a pass keeps are the caller's; the others are
  * in the scratch, whose size is what lives there at once at most. */
 
-#include "models/block.h"
+#include "models/block_internal.h"
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -12,35 +12,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-
-#define TOKENS_ALIGN 16 /* places begin at multiples of as many rows */
-
-/* What the experts of a layer are computed in, made on first use: of the largest. */
-struct expert_scratch {
-    struct tensor ids, places; /* I32 [T, k] */
-    struct tensor weights;     /* F32 [T, k] */
-    struct tensor memory;      /* F32: both regions of the widest expert's plan, for T rows */
-    int64_t *offsets;          /* [experts + 1] */
-};
-
-struct block_scratch {
-    struct block_scratch *owner; /* of the scratch that rows of an expert have: of the layer's; else NULL */
-    struct expert_scratch experts;
-    struct block_scratch *rows; /* of an expert's rows; made on first use */
-    const struct plans *plans;
-    const struct gpu *gpu;
-    struct gpu_stream *stream;
-    int64_t sequences, length, tokens;
-    struct tensor work;         /* F32: REGION_WORK of the widest layer */
-    struct tensor kept;         /* F32: REGION_KEPT likewise, where the caller brings none */
-    struct tensor rounded;      /* F32 [T * widest input]: an input as the runtime quantizes it; made on first use */
-    struct tensor cosine, sine; /* F32 [length, head_dim / 2] */
-};
-
-static int64_t padded(int64_t tokens)
-{
-    return (tokens + TOKENS_ALIGN - 1) / TOKENS_ALIGN * TOKENS_ALIGN;
-}
 
 static int64_t region_elements(const struct plans *plans, enum plan_region region, int64_t tokens)
 {
@@ -50,7 +21,7 @@ static int64_t region_elements(const struct plans *plans, enum plan_region regio
         int64_t own = plans_kind(plans, kind)->columns[region];
         columns = own > columns ? own : columns;
     }
-    return padded(tokens) * columns;
+    return block_padded(tokens) * columns;
 }
 
 int64_t block_kept_elements(const struct plans *plans, int64_t tokens)
@@ -70,18 +41,6 @@ static int upload_tables(struct block_scratch *s)
     arch_rope_tables(config, s->length, host, host + count);
     TRY(gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host, &s->cosine));
     return gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host + count, &s->sine);
-}
-
-static void free_experts(struct block_scratch *s)
-{
-    struct expert_scratch *e = &s->experts;
-
-    gpu_tensor_free(s->gpu, &e->ids);
-    gpu_tensor_free(s->gpu, &e->places);
-    gpu_tensor_free(s->gpu, &e->weights);
-    gpu_tensor_free(s->gpu, &e->memory);
-    free(e->offsets);
-    free(s->rows);
 }
 
 static int fill_scratch(struct block_scratch *s)
@@ -117,7 +76,7 @@ void block_scratch_free(struct block_scratch *s)
     if (s == NULL) {
         return;
     }
-    free_experts(s);
+    block_experts_free(s);
     gpu_tensor_free(s->gpu, &s->work);
     gpu_tensor_free(s->gpu, &s->kept);
     gpu_tensor_free(s->gpu, &s->rounded);
@@ -142,7 +101,7 @@ int block_values_init(struct block_values *values, const struct plan *plan, stru
         float *base = storage->region == REGION_WORK ? scratch->work.data
                       : kept != NULL                 ? kept->data
                                                      : scratch->kept.data;
-        values->at[i] = base + padded(scratch->tokens) * storage->offset;
+        values->at[i] = base + block_padded(scratch->tokens) * storage->offset;
     }
     return 0;
 }
@@ -310,174 +269,6 @@ int block_run(const struct block *block, const struct block_values *values, plan
     return 0;
 }
 
-/* --- experts */
-
-struct expert_sizes {
-    int64_t count, top_k, columns;
-};
-
-static struct expert_sizes largest_experts(const struct plans *plans)
-{
-    struct expert_sizes sizes = {0};
-
-    for (int kind = 0; kind < plans_kinds(plans); kind++) {
-        const struct plan *plan = plans_kind(plans, kind);
-        for (int s = 0; s < plan->step_count; s++) {
-            const struct plan_experts *e = plan->steps[s].experts;
-            int64_t columns = e != NULL ? e->plan->columns[REGION_KEPT] + e->plan->columns[REGION_WORK] : 0;
-            sizes.count = e != NULL && e->count > sizes.count ? e->count : sizes.count;
-            sizes.top_k = e != NULL && e->top_k > sizes.top_k ? e->top_k : sizes.top_k;
-            sizes.columns = columns > sizes.columns ? columns : sizes.columns;
-        }
-    }
-    return sizes;
-}
-
-static int allocate_experts(struct block_scratch *s)
-{
-    struct expert_scratch *e = &s->experts;
-    const struct expert_sizes sizes = largest_experts(s->plans);
-    const int64_t choices = s->tokens * sizes.top_k, elements = padded(s->tokens) * sizes.columns;
-
-    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->ids));
-    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->places));
-    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &choices, &e->weights));
-    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &elements, &e->memory));
-    TRY(mem_array(&e->offsets, (size_t)sizes.count + 1));
-    return mem_new(&s->rows);
-}
-
-static int make_experts(struct block_scratch *s)
-{
-    if (s->rows != NULL) {
-        return 0;
-    }
-    int rc = allocate_experts(s);
-    if (rc != 0) {
-        free_experts(s);
-        s->experts = (struct expert_scratch){0};
-    }
-    return rc;
-}
-
-int block_route(const struct block_values *values, int step)
-{
-    const struct plan_step *of = &values->plan->steps[step];
-    const struct plan_experts *experts = of->experts;
-    struct block_scratch *s = values->scratch;
-    const struct gpu_ops *ops = s->gpu->ops;
-    const struct gpu_route spec = {.top_k = experts->top_k,
-                                   .all = experts->scores == SCORES_SOFTMAX_ALL,
-                                   .normalize = experts->normalize,
-                                   .factor = (float)experts->factor};
-    TRY(make_experts(s));
-    const struct expert_scratch *e = &s->experts;
-    const struct tensor ids = tensor_2d(e->ids.data, DTYPE_I32, s->tokens, spec.top_k);
-    const struct tensor places = tensor_2d(e->places.data, DTYPE_I32, s->tokens, spec.top_k);
-    const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, spec.top_k);
-    const struct tensor logits = block_value(values, of->in[1]);
-    TRY(ops->route(s->stream, &ids, &weights, &logits, &spec));
-    return ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
-}
-
-/* The scratch of `count` rows of an expert: its values are in the memory for experts. */
-static void place_rows(struct block_scratch *s, const struct plan_experts *experts, int64_t expert, int64_t count,
-                       struct block_values *rows)
-{
-    const struct plan *plan = experts->plan;
-    float *memory = s->experts.memory.data;
-
-    *s->rows = (struct block_scratch){.owner = s,
-                                      .plans = s->plans,
-                                      .gpu = s->gpu,
-                                      .stream = s->stream,
-                                      .sequences = 1,
-                                      .length = count,
-                                      .tokens = count};
-    *rows = (struct block_values){
-        .plan = plan, .scratch = s->rows, .first_module = experts->first_module + (int)expert * plan->module_count};
-    for (int i = 0; i < plan->storage_count; i++) {
-        const struct plan_storage *storage = &plan->storages[i];
-        int64_t first = storage->region == REGION_WORK ? plan->columns[REGION_KEPT] : 0;
-        rows->at[i] = memory + padded(s->tokens) * (first + storage->offset);
-    }
-}
-
-int block_expert(const struct block *block, const struct block_values *values, int step, int64_t expert, bool all,
-                 plan_set steps, struct block_values *rows)
-{
-    const struct plan_experts *experts = values->plan->steps[step].experts;
-    struct block_scratch *s = values->scratch;
-    const struct tensor tokens = block_value(values, values->plan->steps[step].in[0]);
-    TRY(make_experts(s));
-    const int64_t *offsets = s->experts.offsets;
-    int64_t count = all ? s->tokens : offsets[expert + 1] - offsets[expert];
-    place_rows(s, experts, expert, count, rows);
-    if (count == 0) {
-        return 0;
-    }
-    const struct tensor in = block_value(rows, 0);
-    const struct tensor places = tensor_1d((int32_t *)s->experts.places.data + offsets[expert], DTYPE_I32, count);
-    TRY(all ? s->gpu->ops->convert(s->stream, &in, &tokens)
-            : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->top_k));
-    return block_run(block, rows, steps);
-}
-
-int block_experts_begin(const struct block_values *values, int step)
-{
-    const struct tensor out = block_value(values, values->plan->steps[step].out);
-
-    return values->scratch->gpu->ops->fill_zero(values->scratch->stream, out.data, tensor_bytes(&out));
-}
-
-/* Each expert's weighted outputs are added in the order of the experts. */
-int block_experts_add(const struct block *block, const struct block_values *values, int step, int64_t first,
-                      int64_t count)
-{
-    const struct plan_experts *experts = values->plan->steps[step].experts;
-    const struct tensor out = block_value(values, values->plan->steps[step].out);
-    struct block_scratch *s = values->scratch;
-    const struct expert_scratch *e = &s->experts;
-
-    TRY(block_route(values, step));
-    for (int64_t i = first; i < first + count; i++) {
-        struct block_values rows;
-        TRY(block_expert(block, values, step, i, false, ~(plan_set)0, &rows));
-        if (block_values_rows(&rows) > 0) {
-            const struct tensor places =
-                tensor_1d((int32_t *)e->places.data + e->offsets[i], DTYPE_I32, block_values_rows(&rows));
-            const struct tensor made = block_value(&rows, experts->plan->output);
-            const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, experts->top_k);
-            TRY(s->gpu->ops->scatter_rows(s->stream, &out, &made, &places, &weights));
-        }
-    }
-    return 0;
-}
-
-int64_t block_values_rows(const struct block_values *values)
-{
-    return values->scratch->tokens;
-}
-
-int block_group_input(const struct block *block, const struct block_values *values, const struct plan_group *group,
-                      bool all, struct block_values *rows)
-{
-    plan_set steps, used;
-
-    if (group->expert < 0) {
-        *rows = *values;
-        return 0;
-    }
-    const struct plan_experts *experts = values->plan->steps[group->step].experts;
-    if (!plan_steps(experts->plan, PLAN_BIT(0), PLAN_BIT(group->input), &steps, &used)) {
-        return err_raise(ERR_INTERNAL, "value %d of an expert does not follow from its rows", group->input);
-    }
-    if (!all) {
-        TRY(block_route(values, group->step));
-    }
-    return block_expert(block, values, group->step, group->expert, all, steps, rows);
-}
-
 int block_attention_heads(const struct block *block, const struct block_values *values, plan_set have,
                           struct block_heads *out)
 {
@@ -494,12 +285,10 @@ int block_attention_heads(const struct block *block, const struct block_values *
                          (long long)block->index);
     }
     const struct run run = {.block = block, .values = values, .s = values->scratch, .step = &plan->steps[s]};
-    int rc = block_run(block, values, steps);
-    if (rc == 0) {
-        *out = (struct block_heads){.q = block_value(values, in[0]),
-                                    .k = block_value(values, in[1]),
-                                    .v = block_value(values, in[2]),
-                                    .spec = attention_spec(&run)};
-    }
-    return rc;
+    TRY(block_run(block, values, steps));
+    *out = (struct block_heads){.q = block_value(values, in[0]),
+                                .k = block_value(values, in[1]),
+                                .v = block_value(values, in[2]),
+                                .spec = attention_spec(&run)};
+    return 0;
 }

@@ -40,8 +40,8 @@ struct block {
     struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */
 };
 
-/* Read block `index` without its experts, weights as F32, by what a reader has of it; reader may be NULL. The device
- * has done with the reader's bytes on return. On failure nothing is held. */
+/* Read block `index` without its experts, weights as F32, from the bytes of a reader where it has them (may be NULL).
+ * On return the device no longer reads those bytes. On failure nothing stays allocated. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
                struct block_reader *reader, struct block *out);
 /* Read an expert's module that is not loaded, likewise, with the factors that it was given so far. */
@@ -55,7 +55,7 @@ void block_deinit(struct block *block, const struct gpu *gpu); /* zeroed is fine
 int block_view(const struct block *block, struct block *out);
 void block_view_deinit(struct block *view);
 /* The stored tensors of block `index` that block_load reads, without experts, at most block_tensors_max(model); returns
- * how many. Their names live as the model does. */
+ * how many. Their names live as long as the model. */
 size_t block_tensors_max(const struct model *model);
 size_t block_tensors(const struct model *model, int64_t index, struct model_tensor *list);
 /* Ask the system to have the bytes of block `index` in memory by the time they are loaded. Returns at once; a block
@@ -79,7 +79,7 @@ CLEANUP_FREE(block_scratch, struct block_scratch, block_scratch_free)
 /* F32 elements of the values that `tokens` rows keep beyond the scratch (REGION_KEPT), of any layer. */
 int64_t block_kept_elements(const struct plans *plans, int64_t tokens);
 
-/* Where the values of one micro-batch lie. */
+/* The memory of the values of one micro-batch. */
 struct block_values {
     const struct plan *plan;
     struct block_scratch *scratch;
@@ -90,18 +90,18 @@ struct block_values {
  * place for them too, made on first use. */
 int block_values_init(struct block_values *values, const struct plan *plan, struct block_scratch *scratch,
                       const struct tensor *kept);
-/* The value [tokens, width] as it lies. */
+/* A view of the value [tokens, width]. */
 struct tensor block_value(const struct block_values *values, int value);
-/* Let it lie elsewhere from now on, and with it all that share its storage. */
+/* Store it, and all values that share its storage, at `data` from now on. */
 void block_value_bind(struct block_values *values, int value, void *data);
 
-/* Run some of the plan's steps, in order (plan_steps tells which). All of them: the layer's input becomes its output,
+/* Run some of the plan's steps, in order (plan_steps selects them). All of them: the layer's input becomes its output,
  * in place. */
 int block_run(const struct block *block, const struct block_values *values, plan_set steps);
-/* A step EXPERTS, one expert at a time: who goes where, of the values that the step reads; then for each expert the
- * rows of the tokens that went to it (`all`: of every token) and some steps of its plan over them. `rows` has their
- * values, by the numbers of the expert's plan; no token: block_values_rows is 0 and nothing is computed. Both are valid
- * until the next call of theirs with the same scratch. */
+/* A step EXPERTS, one expert at a time: first which tokens go to which expert, from the values that the step reads;
+ * then for each expert the rows of the tokens that went to it (`all`: of every token) and some steps of its plan over
+ * them. `rows` has their values, by the numbers of the expert's plan; no token: block_values_rows is 0 and nothing is
+ * computed. Both results are valid until the next such call with the same scratch. */
 int block_route(const struct block_values *values, int step);
 int block_expert(const struct block *block, const struct block_values *values, int step, int64_t expert, bool all,
                  plan_set steps, struct block_values *rows);

@@ -3,8 +3,8 @@
  *
  * Records: {"text": "..."} or {"input_ids": [..]}, the latter with an attention_mask where padding is left out. The
  * token log is an append-only file of records (u32 count, then count x i32, little-endian); what was committed is
- * (records, bytes), kept by the caller's store: on open the file is cut back to it. A set is a fixed [sequences,
- * length] matrix of ids drawn from a log. */
+ * (records, bytes), stored by the caller: on open the file is cut back to it. A set is a fixed [sequences, length]
+ * matrix of ids drawn from a log. */
 
 #include "base/cleanup.h"
 #include "models/tokenizer.h"
@@ -39,7 +39,7 @@ struct calibration_reading {
     void *watch_data;
 };
 
-/* What was taken and yet deserves a word. */
+/* Properties of accepted records that the user should know of. */
 struct calibration_notes {
     char unknown[CALIBRATION_UNKNOWN_MAX][CALIBRATION_UNKNOWN_BYTES]; /* members that nothing reads */
     size_t unknown_count;                                             /* names kept */
@@ -90,6 +90,6 @@ struct calibration_set {
  */
 int calibration_set_load(const char *path, int64_t records, int64_t bytes, const struct calibration_spec *spec,
                          struct calibration_set *out);
-/* Move the last `count` sequences of set into tail (evaluation from the held-back tail). */
+/* Move the last `count` sequences of set into tail (an evaluation set held out of the calibration set). */
 int calibration_set_split(struct calibration_set *set, int64_t count, struct calibration_set *tail);
 void calibration_set_deinit(struct calibration_set *set);

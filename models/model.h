@@ -29,7 +29,7 @@ void model_close(struct model *model);
 CLEANUP_FREE(model, struct model, model_close)
 const struct model_config *model_config(const struct model *model);
 const json_t *model_config_json(const struct model *model); /* borrowed */
-/* As it was opened, for another to open it again: the root (borrowed), and the directory below it. */
+/* What it was opened by, to open it again: the root (borrowed) and the directory below it. */
 int model_root_fd(const struct model *model);
 const char *model_relative(const struct model *model);
 /* Open a file of the checkpoint for reading, beneath the model root: symlinks may leave the checkpoint's directory, not
@@ -50,7 +50,7 @@ struct model_tensor model_find(const struct model *model, const char *name);
 int model_tied(const struct model *model, bool *tied);
 /* Search what is outside the blocks (final norm, embedding, head unless it is tied) for a NaN or Inf:
  * ERR_NON_FINITE_VALUE with the tensor's name. tick, if any, is called between pieces; what it returns other than 0
- * ends the look. */
+ * ends the search. */
 typedef int (*model_tick)(void *data);
 int model_check_outside(const struct model *model, model_tick tick, void *data);
 /* ERR_NON_FINITE_VALUE for element `index` of a tensor. */
@@ -59,12 +59,12 @@ int model_raise_nonfinite(const char *name, int64_t index);
  * layer or of the model. It follows from config.json: nothing reads it. */
 bool model_is_rotary_table(const struct model *model, const char *name);
 /* Files of the checkpoint that are neither weights nor index: NULL-terminated names, to copy into artifacts. Those of
- * MODEL_TEMPLATES_FOLDER, the one folder that loaders look into, have it in their names. */
+ * MODEL_TEMPLATES_FOLDER, the one folder that loaders read, have it in their names. */
 #define MODEL_TEMPLATES_FOLDER "additional_chat_templates"
 const char *const *model_side_files(const struct model *model);
 /* Raises ERR_SOURCE_CHANGED when a shard's (dev, ino, size, mtime, ctime) differ from when it was opened. */
 int model_check_unchanged(const struct model *model);
-/* The plans of its layers; they live as the model does. */
+/* The plans of its layers; they live as long as the model. */
 const struct plans *model_plans(const struct model *model);
 /* Names. "<layers>3.<path>", <layers> being what the family puts before a layer's number. */
 void model_module_name(const struct model *model, int64_t layer, int module, char out[PLAN_NAME_MAX]);
@@ -86,11 +86,11 @@ int model_read_tokenizer(const struct model *model, char **json, size_t *size);
 
 /* Have the system read a tensor ahead of its load. Returns at once; an unknown name does nothing. */
 void model_prefetch_tensor(const struct model *model, const char *name);
-/* Load one tensor to the device in `dtype` (F32, or keep = its own with DTYPE_COUNT). A NaN or Inf is
+/* Load one tensor to the device as `dtype` (F32, or DTYPE_COUNT for its own). A NaN or Inf is
  * ERR_NON_FINITE_VALUE naming tensor and index. */
 int model_load_tensor(const struct model *model, const char *name, enum dtype dtype, const struct gpu *gpu,
                       struct gpu_stream *stream, struct tensor *out);
-/* The same from the tensor's stored bytes, which somebody has brought to the device already; NULL: from its file. The
- * device has done with them on return. */
+/* The same from the tensor's stored bytes, which are on the device already; NULL: from its file. On return the device
+ * no longer reads them. */
 int model_load_bytes(const struct model *model, const char *name, const void *bytes, enum dtype dtype,
                      const struct gpu *gpu, struct gpu_stream *stream, struct tensor *out);

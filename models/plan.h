@@ -10,7 +10,7 @@
  * kept          the values that are stored between the pass for one group and the pass for the next
  *
  * With experts, a step EXPERTS holds the plan of one expert, whose values are the rows gathered for it; its modules
- * stand among the layer's, once for each expert. */
+ * are listed among the layer's, once for each expert. */
 
 #include "base/arena.h"
 #include "base/cleanup.h"
@@ -43,7 +43,7 @@ enum plan_activation { ACTIVATION_SILU };
 
 struct plan_attention {
     int64_t heads, kv_heads, head_dim;
-    int64_t window; /* 0: sees everything before it */
+    int64_t window; /* 0: all positions before it */
     double scale;   /* of the scores */
 };
 

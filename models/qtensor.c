@@ -262,8 +262,7 @@ static int qtensor_new_parts(const char *name, const struct qscheme *scheme, int
 
     TRY(qtensor_describe(name, scheme, rows, cols, 0, &q));
     TRY(qtensor_allocate(&q, codes));
-    *out = q;
-    q = (struct qtensor){0};
+    *out = qtensor_move(&q);
     return 0;
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-/* The neutral quantized tensor: where methods and artifact formats meet, on the host, unpacked.
+/* The neutral quantized tensor: what methods make and artifact formats store, on the host, unpacked.
  *
- * One struct for every kind; which arrays a kind has, and their shapes, is qtensor_parts' business. Codes are one byte
+ * One struct for every kind; qtensor_parts says which arrays a kind has, and their shapes. Codes are one byte
  * each: formats pack. N = rows (out), K = cols (in).
  *
  *   block-scaled: w = tensor_scale * scale[block] * (level[code] - zero[block]), qtensor_scaling has a row for each:
@@ -68,7 +68,7 @@ struct qtensor_scaling {
 const struct qtensor_scaling *qtensor_scaling(enum qtensor_kind kind);
 /* The element type of a block-scaled scheme's codes: U8, F8_E4M3, F8_E5M2, F4_E2M1 or NF4. */
 enum dtype qscheme_element(const struct qscheme *scheme);
-/* The values of a block-scaled scheme's codes, before zero and scale; those beyond its bits are of no matter. */
+/* The values of a block-scaled scheme's codes, before zero and scale; those beyond its bits are not used. */
 void qscheme_levels(const struct qscheme *scheme, float out[256]);
 
 struct qtensor {

@@ -474,8 +474,7 @@ static int read_item(const struct qtensor_file *file, int i, bool codes, struct 
     }
     q.input_scale = meta->input_scale;
     q.tensor_scale = meta->tensor_scale;
-    *out = q;
-    q = (struct qtensor){0};
+    *out = qtensor_move(&q);
     return 0;
 }
 

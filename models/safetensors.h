@@ -49,15 +49,14 @@ int safetensors_writer_declare(struct safetensors_writer *writer, const char *na
 int safetensors_writer_metadata(struct safetensors_writer *writer, const char *key, const char *value);
 /* Sort by alignment descending then name, write the header ({"format":"pt"} always in __metadata__), size the file. */
 int safetensors_writer_begin(struct safetensors_writer *writer);
-/* Write size bytes at offset inside the named tensor. After begin, any thread, several at once: stretches of different
+/* Write size bytes at offset inside the named tensor. After begin, any thread, several at once: ranges of different
  * tensors, or of one as long as they do not overlap. */
 int safetensors_writer_put(struct safetensors_writer *writer, const char *name, uint64_t offset, const void *data,
                            size_t size);
 /* After begin: where the named tensor's bytes begin in the file. Any thread. */
 int safetensors_writer_place(const struct safetensors_writer *writer, const char *name, uint64_t *offset);
 /* After begin: how many bytes from the file's first on have their final value. At the same time as any put, but one
- * thread at a time.
- */
+ * thread at a time. */
 uint64_t safetensors_writer_final_bytes(struct safetensors_writer *writer);
 /* fsync and close; every tensor must have been written completely. */
 int safetensors_writer_finish(struct safetensors_writer *writer);

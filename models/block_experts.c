@@ -1,0 +1,187 @@
+/* The step EXPERTS: tokens are routed to experts, whose plans run over the rows of their tokens, one expert at a time.
+ */
+
+#include "models/block_internal.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+
+#include <stdlib.h>
+
+void block_experts_free(struct block_scratch *s)
+{
+    struct expert_scratch *e = &s->experts;
+
+    gpu_tensor_free(s->gpu, &e->ids);
+    gpu_tensor_free(s->gpu, &e->places);
+    gpu_tensor_free(s->gpu, &e->weights);
+    gpu_tensor_free(s->gpu, &e->memory);
+    free(e->offsets);
+    free(s->rows);
+}
+
+struct expert_sizes {
+    int64_t count, top_k, columns;
+};
+
+static struct expert_sizes largest_experts(const struct plans *plans)
+{
+    struct expert_sizes sizes = {0};
+
+    for (int kind = 0; kind < plans_kinds(plans); kind++) {
+        const struct plan *plan = plans_kind(plans, kind);
+        for (int s = 0; s < plan->step_count; s++) {
+            const struct plan_experts *e = plan->steps[s].experts;
+            int64_t columns = e != NULL ? e->plan->columns[REGION_KEPT] + e->plan->columns[REGION_WORK] : 0;
+            sizes.count = e != NULL && e->count > sizes.count ? e->count : sizes.count;
+            sizes.top_k = e != NULL && e->top_k > sizes.top_k ? e->top_k : sizes.top_k;
+            sizes.columns = columns > sizes.columns ? columns : sizes.columns;
+        }
+    }
+    return sizes;
+}
+
+static int allocate_experts(struct block_scratch *s)
+{
+    struct expert_scratch *e = &s->experts;
+    const struct expert_sizes sizes = largest_experts(s->plans);
+    const int64_t choices = s->tokens * sizes.top_k, elements = block_padded(s->tokens) * sizes.columns;
+
+    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->ids));
+    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_I32, 1, &choices, &e->places));
+    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &choices, &e->weights));
+    TRY(gpu_tensor_uninitialized(s->gpu, DTYPE_F32, 1, &elements, &e->memory));
+    TRY(mem_array(&e->offsets, (size_t)sizes.count + 1));
+    return mem_new(&s->rows);
+}
+
+static int make_experts(struct block_scratch *s)
+{
+    if (s->rows != NULL) {
+        return 0;
+    }
+    int rc = allocate_experts(s);
+    if (rc != 0) {
+        block_experts_free(s);
+        s->experts = (struct expert_scratch){0};
+    }
+    return rc;
+}
+
+int block_route(const struct block_values *values, int step)
+{
+    const struct plan_step *of = &values->plan->steps[step];
+    const struct plan_experts *experts = of->experts;
+    struct block_scratch *s = values->scratch;
+    const struct gpu_ops *ops = s->gpu->ops;
+    const struct gpu_route spec = {.top_k = experts->top_k,
+                                   .all = experts->scores == SCORES_SOFTMAX_ALL,
+                                   .normalize = experts->normalize,
+                                   .factor = (float)experts->factor};
+    TRY(make_experts(s));
+    const struct expert_scratch *e = &s->experts;
+    const struct tensor ids = tensor_2d(e->ids.data, DTYPE_I32, s->tokens, spec.top_k);
+    const struct tensor places = tensor_2d(e->places.data, DTYPE_I32, s->tokens, spec.top_k);
+    const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, spec.top_k);
+    const struct tensor logits = block_value(values, of->in[1]);
+    TRY(ops->route(s->stream, &ids, &weights, &logits, &spec));
+    return ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
+}
+
+/* The scratch of `count` rows of an expert: its values are in the memory for experts. */
+static void place_rows(struct block_scratch *s, const struct plan_experts *experts, int64_t expert, int64_t count,
+                       struct block_values *rows)
+{
+    const struct plan *plan = experts->plan;
+    float *memory = s->experts.memory.data;
+
+    *s->rows = (struct block_scratch){.owner = s,
+                                      .plans = s->plans,
+                                      .gpu = s->gpu,
+                                      .stream = s->stream,
+                                      .sequences = 1,
+                                      .length = count,
+                                      .tokens = count};
+    *rows = (struct block_values){
+        .plan = plan, .scratch = s->rows, .first_module = experts->first_module + (int)expert * plan->module_count};
+    for (int i = 0; i < plan->storage_count; i++) {
+        const struct plan_storage *storage = &plan->storages[i];
+        int64_t first = storage->region == REGION_WORK ? plan->columns[REGION_KEPT] : 0;
+        rows->at[i] = memory + block_padded(s->tokens) * (first + storage->offset);
+    }
+}
+
+int block_expert(const struct block *block, const struct block_values *values, int step, int64_t expert, bool all,
+                 plan_set steps, struct block_values *rows)
+{
+    const struct plan_experts *experts = values->plan->steps[step].experts;
+    struct block_scratch *s = values->scratch;
+    const struct tensor tokens = block_value(values, values->plan->steps[step].in[0]);
+    TRY(make_experts(s));
+    const int64_t *offsets = s->experts.offsets;
+    int64_t count = all ? s->tokens : offsets[expert + 1] - offsets[expert];
+    place_rows(s, experts, expert, count, rows);
+    if (count == 0) {
+        return 0;
+    }
+    const struct tensor in = block_value(rows, 0);
+    const struct tensor places = tensor_1d((int32_t *)s->experts.places.data + offsets[expert], DTYPE_I32, count);
+    TRY(all ? s->gpu->ops->convert(s->stream, &in, &tokens)
+            : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->top_k));
+    return block_run(block, rows, steps);
+}
+
+int block_experts_begin(const struct block_values *values, int step)
+{
+    const struct tensor out = block_value(values, values->plan->steps[step].out);
+
+    return values->scratch->gpu->ops->fill_zero(values->scratch->stream, out.data, tensor_bytes(&out));
+}
+
+/* Each expert's weighted outputs are added in the order of the experts. */
+int block_experts_add(const struct block *block, const struct block_values *values, int step, int64_t first,
+                      int64_t count)
+{
+    const struct plan_experts *experts = values->plan->steps[step].experts;
+    const struct tensor out = block_value(values, values->plan->steps[step].out);
+    struct block_scratch *s = values->scratch;
+    const struct expert_scratch *e = &s->experts;
+
+    TRY(block_route(values, step));
+    for (int64_t i = first; i < first + count; i++) {
+        struct block_values rows;
+        TRY(block_expert(block, values, step, i, false, ~(plan_set)0, &rows));
+        if (block_values_rows(&rows) > 0) {
+            const struct tensor places =
+                tensor_1d((int32_t *)e->places.data + e->offsets[i], DTYPE_I32, block_values_rows(&rows));
+            const struct tensor made = block_value(&rows, experts->plan->output);
+            const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, experts->top_k);
+            TRY(s->gpu->ops->scatter_rows(s->stream, &out, &made, &places, &weights));
+        }
+    }
+    return 0;
+}
+
+int64_t block_values_rows(const struct block_values *values)
+{
+    return values->scratch->tokens;
+}
+
+int block_group_input(const struct block *block, const struct block_values *values, const struct plan_group *group,
+                      bool all, struct block_values *rows)
+{
+    plan_set steps, used;
+
+    if (group->expert < 0) {
+        *rows = *values;
+        return 0;
+    }
+    const struct plan_experts *experts = values->plan->steps[group->step].experts;
+    if (!plan_steps(experts->plan, PLAN_BIT(0), PLAN_BIT(group->input), &steps, &used)) {
+        return err_raise(ERR_INTERNAL, "value %d of an expert does not follow from its rows", group->input);
+    }
+    if (!all) {
+        TRY(block_route(values, group->step));
+    }
+    return block_expert(block, values, group->step, group->expert, all, steps, rows);
+}
