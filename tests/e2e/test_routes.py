@@ -204,7 +204,7 @@ def accept_and_statuses():
                      for path in ("/v1/models/x", "/v1/files/x", JOBS + "/x", "/v1/artifacts/x", JOBS + "/x/layers",
                                   "/v1/models/", "/v1/methods/x")]
         commands += [Call("GET", JOBS + "?status=" + status, status=400, param="?status")
-                     for status in ("validating", "expired")]
+                     for status in ("validating", "finished")]
         commands += [Call("POST", "/v1/models", json={"uri": "file:tiny-llama"}, status=201, save="model"),
                      Call("POST", JOBS, json=lambda saved: gptq_body(saved["model"]["id"]), status=201, save="job"),
                      Call("POST", JOBS + "/{job[id]}/cancel", json={"mode": "now", "colour": 1}, status=400,

@@ -11,7 +11,7 @@ workers that are processes end in the digests of their undisturbed twins on one 
 With QUANTD_SHIM_MODULE_DIR, the folder of the CUDA module over the shim (tests/unit/gpu/cuda of a build folder), also some jobs on an
 emulated device.
 
-Left out of digests, since it names a time, a place or a build: seconds, rates and peaks in reports; ids; the environment; in the
+Left out of digests, since it names a time, a place or a build: seconds, how long a job waits for its records, rates and peaks in reports; ids; the environment; in the
 manifest the daemon's version, the device's name, and the sizes and digests of the other files (these are checked, and digested by
 themselves); "quantd <version>" inside the files.
 
@@ -40,7 +40,7 @@ from portable import PORTABLE, made_with  # noqa: E402
 DIGESTS = os.path.join(HERE, "digests.txt")
 SHIM = os.environ.get("QUANTD_SHIM_MODULE_DIR", "")
 TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_bytes", "gpu_peak_bytes", "artifact_bytes",
-         "compression_ratio", "environment", "job_id", "model", "file_id", "created_at"}
+         "compression_ratio", "environment", "job_id", "model", "file_id", "created_at", "expires_after_seconds"}
 
 
 def digest_json(value):

@@ -239,8 +239,8 @@ START_TEST(a_second_claim_fences_the_first)
     ck_assert_int_eq(move_job(bench.store, id, STATUS_ANY, 1, STATUS_QUEUED, NULL), ERR_JOB_STATE_CONFLICT);
     ck_assert_rc_ok(store_events_list(bench.store, id, 3, 0, &events));
     json_object_del(json_array_get(events, 0), "created_at");
-    assert_json_take(events, "[{'object': 'event', 'seq': 4, 'type': 'status', 'data': {'status': 'running', 'from':"
-                             " 'queued', 'attempt': 2, 'fence': 2, 'worker': 'b'}}]");
+    assert_json_take(events, "[{'object': 'event', 'seq': 4, 'type': 'status', 'traceparent': null, 'data':"
+                             " {'status': 'running', 'from': 'queued', 'attempt': 2, 'fence': 2, 'worker': 'b'}}]");
     bench_deinit(&bench);
 }
 END_TEST
