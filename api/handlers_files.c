@@ -52,24 +52,6 @@ static void file_abort(void *state)
     free(sink);
 }
 
-/* Content-Digest: sha-256=:base64: must match when it is sent (RFC 9530); other algorithms are ignored. */
-static int check_digest(struct request *request, const char *sha256)
-{
-    const char *value = request_header(request, "Content-Digest");
-    const char *stated = value != NULL ? strstr(value, "sha-256=:") : NULL;
-    if (stated == NULL) {
-        return 0;
-    }
-    char digest[DIGEST_BASE64_SIZE];
-    digest_base64(sha256, digest);
-    size_t length = strlen(digest);
-    stated += strlen("sha-256=:");
-    if (strncmp(stated, digest, length) != 0 || stated[length] != ':') {
-        return err_raise(ERR_DIGEST_MISMATCH, "the body's SHA-256 is %s, not what Content-Digest states", sha256);
-    }
-    return 0;
-}
-
 static int file_create(struct request *request)
 {
     const struct file_facts *facts = request->state;
@@ -116,7 +98,7 @@ static int file_finish_take(struct request *request, void *state)
     if (rc < 0) {
         return rc;
     }
-    rc = check_digest(request, facts->sha256);
+    rc = handlers_check_digest(request, facts->sha256);
     rc = rc < 0 ? rc : file_once(request, facts);
     service_file_let_go(request->context->service, facts->sha256); /* its object refers to it now, or there is none */
     return rc;

@@ -98,32 +98,39 @@ static const struct schema_row model_layer_rows[] = {MEMBER(module, STRING), MEM
 static const struct schema schema_model_layer = {
     .name = "ModelLayer", .help = "A linear of the model's first block.", .rows = model_layer_rows};
 
-static const struct schema_row model_rows[] = {ID(id, "mdl"),
-                                               CONST(object, "model"),
-                                               MEMBER(name, STRING),
-                                               MEMBER(uri, STRING),
-                                               MEMBER(architecture, STRING),
-                                               MEMBER(parameters, INT),
-                                               MEMBER(bytes, INT),
-                                               MEMBER(num_layers, INT),
-                                               LIST(layers, schema_model_layer),
-                                               MEMBER(hidden_size, INT),
-                                               MEMBER(intermediate_size, INT),
-                                               MEMBER(num_heads, INT),
-                                               MEMBER(num_kv_heads, INT),
-                                               MEMBER(vocab_size, INT),
-                                               MEMBER(max_position, INT),
-                                               MEMBER(dtype, STRING),
-                                               MEMBER(tied, BOOL, HELP("The output head is the embedding.")),
-                                               MEMBER(digest, DIGEST, HELP("Of the checkpoint's files.")),
-                                               MEMBER(supported, BOOL),
-                                               MEMBER(reasons, STRINGS, HELP("Why it is not supported.")),
-                                               MEMBER(created_at, TIME),
-                                               END};
+static const struct schema_row model_file_rows[] = {MEMBER(path, STRING), ID(file_id, "file"), MEMBER(bytes, INT),
+                                                    MEMBER(sha256, DIGEST), END};
+static const struct schema schema_model_file = {
+    .name = "ModelFile", .help = "An uploaded file of a checkpoint.", .rows = model_file_rows};
+
+static const struct schema_row model_rows[] = {
+    ID(id, "mdl"),
+    CONST(object, "model"),
+    MEMBER(name, STRING),
+    MEMBER(uri, STRING),
+    MEMBER(architecture, STRING),
+    MEMBER(parameters, INT),
+    MEMBER(bytes, INT),
+    MEMBER(num_layers, INT),
+    LIST(layers, schema_model_layer),
+    MEMBER(hidden_size, INT),
+    MEMBER(intermediate_size, INT),
+    MEMBER(num_heads, INT),
+    MEMBER(num_kv_heads, INT),
+    MEMBER(vocab_size, INT),
+    MEMBER(max_position, INT),
+    MEMBER(dtype, STRING),
+    MEMBER(tied, BOOL, HELP("The output head is the embedding.")),
+    MEMBER(digest, DIGEST, HELP("Of the checkpoint's files.")),
+    MEMBER(supported, BOOL),
+    MEMBER(reasons, STRINGS, HELP("Why it is not supported.")),
+    LIST(files, schema_model_file, NULLABLE, OPTIONAL, HELP("Of an uploaded checkpoint.")),
+    MEMBER(created_at, TIME),
+    END};
 const struct schema schema_model = {.name = "Model", .help = "A registered checkpoint.", .rows = model_rows};
 PAGE(schema_model_list, "ModelList", schema_model, "mdl");
 
-static const char *const purposes[] = {"calibration", "evaluation", NULL};
+static const char *const purposes[] = {"calibration", "evaluation", "model", NULL};
 
 static const struct schema_row file_rows[] = {ID(id, "file"),
                                               CONST(object, "file"),
@@ -133,8 +140,25 @@ static const struct schema_row file_rows[] = {ID(id, "file"),
                                               MEMBER(sha256, DIGEST),
                                               MEMBER(created_at, TIME),
                                               END};
-const struct schema schema_file = {.name = "StoredFile", .help = "A stored data set.", .rows = file_rows};
+const struct schema schema_file = {
+    .name = "StoredFile", .help = "A stored data set, or a file of a checkpoint.", .rows = file_rows};
 PAGE(schema_file_list, "StoredFileList", schema_file, "file");
+
+static const char *const upload_statuses[] = {"in_progress", "completed", NULL};
+static const struct schema_row upload_rows[] = {
+    ID(id, "upl"),
+    CONST(object, "upload"),
+    MEMBER(purpose, ENUM, .choices = purposes),
+    MEMBER(name, STRING, NULLABLE),
+    MEMBER(status, ENUM, .choices = upload_statuses),
+    MEMBER(bytes, INT, HELP("Of the complete file.")),
+    MEMBER(offset, INT, HELP("Bytes that are stored: where the next piece begins.")),
+    ID(file_id, "file", HELP("The file that it becomes when it is completed.")),
+    MEMBER(sha256, DIGEST, NULLABLE, HELP("Known while the bytes become a file; the file has it afterwards.")),
+    MEMBER(created_at, TIME),
+    END};
+const struct schema schema_upload = {.name = "Upload", .help = "A file that arrives in pieces.", .rows = upload_rows};
+PAGE(schema_upload_list, "UploadList", schema_upload, "upl");
 
 /* --- jobs */
 
@@ -461,6 +485,25 @@ const struct schema schema_mcp_answer = {
     .name = "McpAnswer", .help = "A response of JSON-RPC 2.0.", .rows = mcp_answer_rows};
 
 /* --- errors (RFC 9457) */
+
+static const char *const file_states[] = {"intact", "changed", "missing", NULL};
+static const struct schema_row verified_rows[] = {
+    MEMBER(path, STRING),
+    MEMBER(state, ENUM, .choices = file_states),
+    MEMBER(bytes, INT, HELP("As the manifest has it; so is the next one.")),
+    MEMBER(sha256, DIGEST),
+    MEMBER(actual_bytes, INT, NULLABLE),
+    MEMBER(actual_sha256, DIGEST, NULLABLE),
+    END};
+static const struct schema schema_verified_file = {.name = "VerifiedFile", .rows = verified_rows};
+static const struct schema_row verification_rows[] = {CONST(object, "artifact.verification"),
+                                                      ID(artifact_id, "art"),
+                                                      MEMBER(intact, BOOL, HELP("Every file is.")),
+                                                      MEMBER(bytes, INT, HELP("That were hashed.")),
+                                                      LIST(files, schema_verified_file),
+                                                      END};
+const struct schema schema_verification = {
+    .name = "Verification", .help = "What hashing an artifact's files again has shown.", .rows = verification_rows};
 
 static const struct schema_row fault_rows[] = {
     MEMBER(code, STRING), MEMBER(param, STRING, NULLABLE, HELP("JSON Pointer, or ?name of a query parameter.")),

@@ -21,7 +21,7 @@ static const struct {
 } tags[] = {
     [ROUTE_TAG_SERVICE] = {"service", "The daemon, its methods and formats."},
     [ROUTE_TAG_MODELS] = {"models", "Registered checkpoints."},
-    [ROUTE_TAG_FILES] = {"files", "Stored data sets for calibration and evaluation."},
+    [ROUTE_TAG_FILES] = {"files", "Stored data sets and files of checkpoints, and how they get here."},
     [ROUTE_TAG_JOBS] = {"jobs", "Quantization jobs, their events and reports."},
     [ROUTE_TAG_ARTIFACTS] = {"artifacts", "Published results."},
 };
@@ -131,8 +131,9 @@ static json_t *media_schema(const char *type, const struct schema *schema)
     if (strcmp(type, "application/json") == 0) {
         return schema_ref(schema);
     }
-    return strcmp(type, "application/octet-stream") == 0 ? json_pack("{s:s, s:s}", "type", "string", "format", "binary")
-                                                         : json_pack("{s:s}", "type", "string");
+    bool binary = strcmp(type, "application/octet-stream") == 0 || strcmp(type, "application/x-tar") == 0;
+    return binary ? json_pack("{s:s, s:s}", "type", "string", "format", "binary")
+                  : json_pack("{s:s}", "type", "string");
 }
 
 static json_t *content_of(const char *const *types, const struct schema *schema)
@@ -205,8 +206,11 @@ static json_t *links_of(const struct route *route)
 static void add_success_replies(json_t *responses, const struct route *route)
 {
     static const char *const none[] = {NULL}, *const created[] = {"Location", NULL}, *const tagged[] = {"ETag", NULL};
-    static const char *const bytes[] = {"ETag", "Repr-Digest", "Accept-Ranges", NULL};
-    static const char *const part[] = {"ETag", "Repr-Digest", "Accept-Ranges", "Content-Range", NULL};
+    static const char *const appended[] = {"Upload-Offset", "Upload-Complete", NULL};
+    static const char *const ended[] = {"Location", "Upload-Offset", "Upload-Complete", NULL};
+    static const char *const bytes[] = {"Repr-Digest", "ETag", "Accept-Ranges", NULL};
+    static const char *const part[] = {"Repr-Digest", "ETag", "Accept-Ranges", "Content-Range", NULL};
+    int made; /* on the way: the first is not known */
     json_t *content = route->produces != NULL ? content_of(route->produces, route->answer) : NULL;
     switch (route->reply) {
     case ROUTE_REPLY_VALUE:
@@ -227,12 +231,17 @@ static void add_success_replies(json_t *responses, const struct route *route)
         add_reply(responses, 200, "The answer to a request.", none, content);
         add_reply(responses, 202, "A notification or a response was taken.", none, NULL);
         break;
+    case ROUTE_REPLY_APPENDED:
+        add_reply(responses, 201, "The last piece; the file.", ended, content);
+        add_reply(responses, 204, "The piece is stored.", appended, NULL);
+        break;
     case ROUTE_REPLY_DELETED:
         add_reply(responses, 204, "Deleted.", none, NULL);
         break;
     case ROUTE_REPLY_BYTES:
-        add_reply(responses, 200, "The file.", bytes, content);
-        add_reply(responses, 206, "A part of the file.", part, json_deep_copy(content));
+        made = (route->flags & ROUTE_MADE) != 0;
+        add_reply(responses, 200, "The file.", bytes + made, content);
+        add_reply(responses, 206, "A part of the file.", part + made, json_deep_copy(content));
         add_reply(responses, 304, "The file still has the entity tag of If-None-Match.", tagged, NULL);
         break;
     }
@@ -327,6 +336,8 @@ static json_t *headers_of_replies(void)
         {"Repr-Digest", "string", "sha-256=:BASE64: of the complete file (RFC 9530).", true},
         {"Accept-Ranges", "string", "bytes", true},
         {"Content-Range", "string", "Which bytes these are.", true},
+        {"Upload-Offset", "integer", "Bytes of the upload that are stored.", true},
+        {"Upload-Complete", "string", "?1: the upload is complete; ?0: more can follow.", true},
         {"Retry-After", "integer", "Seconds to wait before the next try.", false},
     };
     json_t *headers = json_object();

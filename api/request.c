@@ -182,7 +182,8 @@ static int handle(struct request *request)
     if (request->json == NULL) {
         TRY(parse_body(request));
     }
-    if ((request->route->flags & ROUTE_IDEMPOTENT) == 0) {
+    if ((request->route->flags & ROUTE_IDEMPOTENT) == 0 || request->route->body == ROUTE_BODY_NONE) {
+        /* without a body the handler knows what tells requests apart */
         int rc = request->route->handle(request);
         /* GET changes nothing and may still be refused now, so that an absent object is 404 for any Accept. */
         bool offers = rc == 0 && request->reply.status == 200 && strcmp(request->route->method, "GET") == 0;

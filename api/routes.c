@@ -21,13 +21,16 @@
 static const char *const json_types[] = {"application/json", NULL};
 static const char *const byte_types[] = {"application/octet-stream", "application/json", NULL};
 static const char *const text_types[] = {"text/plain", NULL};
+static const char *const tar_types[] = {"application/x-tar", NULL};
 static const char *const event_types[] = {"application/json", "text/event-stream", "application/x-ndjson", NULL};
 static const char *const layer_types[] = {"application/json", "text/csv", "application/x-ndjson", NULL};
 static const char *const record_types[] = {"application/x-ndjson", "application/jsonl", "application/octet-stream",
                                            NULL};
+static const char *const piece_types[] = {"application/partial-upload", NULL};
 static const char *const file_types[] = {"application/octet-stream", "application/x-ndjson", "application/jsonl", NULL};
 
-static const char *const purposes[] = {"calibration", "evaluation", NULL};
+static const char *const purposes[] = {"calibration", "evaluation", "model", NULL};
+static const char *const booleans[] = {"?0", "?1", NULL}; /* of structured fields (RFC 9651) */
 static const char *const statuses[] = {"awaiting_calibration",
                                        "queued",
                                        "running",
@@ -53,11 +56,13 @@ static const struct query_row file_list_query[] = {
 };
 
 static const struct query_row file_create_query[] = {
-    QUERY_ROW("purpose", ENUM, "Purpose of the file: calibration or evaluation.", .choices = purposes,
+    QUERY_ROW("purpose", ENUM, "Purpose of the file: calibration, evaluation, or model.", .choices = purposes,
               .required = true),
     QUERY_ROW("name", STRING, "Name of the file, for display."),
     QUERY_END,
 };
+
+static const struct query_row upload_list_query[] = {QUERY_PAGE_ROWS("upl"), QUERY_END};
 
 static const struct query_row job_list_query[] = {
     QUERY_PAGE_ROWS("job"),
@@ -136,6 +141,20 @@ static const struct query_row file_create_headers[] = {
     QUERY_ROW("Content-Digest", STRING, "sha-256=:BASE64: of the body, which is checked (RFC 9530)."),
     QUERY_END,
 };
+static const struct query_row upload_create_headers[] = {
+    QUERY_ROW("Upload-Length", INT, "Number of bytes of the file.", .min = 0, .max = INT64_MAX, .required = true),
+    QUERY_ROW("Upload-Complete", ENUM, "?0: the bytes follow by PATCH.", .choices = booleans),
+    QUERY_END,
+};
+static const struct query_row upload_headers[] = {
+    QUERY_ROW("Upload-Offset", INT, "Where the piece begins: the offset that HEAD gives.", .min = 0, .max = INT64_MAX,
+              .required = true),
+    QUERY_ROW("Upload-Complete", ENUM, "?1 with the last piece, ?0 with others.", .choices = booleans,
+              .required = true),
+    QUERY_ROW("Content-Digest", STRING,
+              "sha-256=:BASE64: of the piece, which then counts only if it matches (RFC 9530)."),
+    QUERY_END,
+};
 static const struct query_row job_headers[] = {
     QUERY_ROW("Prefer", STRING, "wait=N: answer when the job changes, after N seconds (at most 60) at the latest."),
     QUERY_END,
@@ -158,8 +177,11 @@ static const struct query_row event_headers[] = {
 #define CREATED(object_) .reply = ROUTE_REPLY_CREATED, .answer = (object_), .produces = json_types
 #define ACCEPTED(object_) .reply = ROUTE_REPLY_ACCEPTED, .answer = (object_), .produces = json_types
 #define MESSAGE(object_) .reply = ROUTE_REPLY_MESSAGE, .answer = (object_), .produces = json_types
+#define APPENDED(object_) .reply = ROUTE_REPLY_APPENDED, .answer = (object_), .produces = json_types
 #define DELETED .reply = ROUTE_REPLY_DELETED
 #define BYTES .reply = ROUTE_REPLY_BYTES, .produces = byte_types, .flags = ROUTE_STREAMS | ROUTE_ANY_ACCEPT
+#define MADE_BYTES \
+    .reply = ROUTE_REPLY_BYTES, .produces = tar_types, .flags = ROUTE_STREAMS | ROUTE_ANY_ACCEPT | ROUTE_MADE
 #define JSON_BODY(object_) .body = ROUTE_BODY_JSON, .body_max = JSON_MAX, .accepts = json_types, .request = (object_)
 #define JSON_BODY_OPTIONAL(object_) \
     .body = ROUTE_BODY_MAYBE, .body_max = JSON_MAX, .accepts = json_types, .request = (object_)
@@ -186,6 +208,7 @@ const struct route routes_table[] = {
 static const struct route_argument route_arguments[] = {
     {"model_id", "mdl", NULL, "Id of a model."},
     {"file_id", "file", NULL, "Id of a file."},
+    {"upload_id", "upl", NULL, "Id of an upload."},
     {"job_id", "job", NULL, "Id of a job."},
     {"artifact_id", "art", NULL, "Id of an artifact."},
     {"name", NULL, "^[a-z0-9_]{1,31}$", "Name of a method."},

@@ -28,6 +28,7 @@ enum route_reply {
     ROUTE_REPLY_ACCEPTED, /* 202 */
     ROUTE_REPLY_DELETED,  /* 204 */
     ROUTE_REPLY_MESSAGE,  /* 200, or 202 without a body */
+    ROUTE_REPLY_APPENDED, /* 204, or 201 with Location for the last piece of an upload */
     ROUTE_REPLY_BYTES,    /* a file: 200, 206, 304, and its preconditions */
 };
 
@@ -37,6 +38,7 @@ enum route_reply {
 #define ROUTE_HEAVY 8u       /* computes: has workers of its own, so that the others stay available */
 #define ROUTE_STREAMS 16u    /* sends or receives a file: their number is limited by descriptors */
 #define ROUTE_ADMITS 32u     /* may read and check a complete checkpoint: has workers of its own, too */
+#define ROUTE_MADE 128u      /* the bytes of its reply are made as they are sent: it has no Repr-Digest */
 #define ROUTE_ANY_ACCEPT 64u /* Accept is not looked at */
 
 struct route {

@@ -54,10 +54,10 @@ json_t *schema_of_id(const char *prefix);
 extern const struct schema schema_any;
 extern const struct schema schema_health, schema_system, schema_method, schema_method_list;
 extern const struct schema schema_model_request, schema_model, schema_model_list;
-extern const struct schema schema_file, schema_file_list;
+extern const struct schema schema_file, schema_file_list, schema_upload, schema_upload_list;
 extern const struct schema schema_job_request, schema_job, schema_job_list, schema_job_change, schema_cancel_request,
     schema_pause_request, schema_retry_request, schema_comparison, schema_calibration;
 extern const struct schema schema_event, schema_event_list, schema_layer, schema_layer_list, schema_report;
-extern const struct schema schema_artifact, schema_artifact_list;
+extern const struct schema schema_artifact, schema_artifact_list, schema_verification;
 extern const struct schema schema_mcp_message, schema_mcp_answer;
 extern const struct schema schema_problem;

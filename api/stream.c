@@ -6,6 +6,7 @@
 
 #include "api/stream.h"
 
+#include "api/archive.h"
 #include "api/header.h"
 #include "api/reply.h"
 #include "base/cleanup.h"
@@ -19,8 +20,10 @@
 #define EVENTS_PAGE 100
 #define BLOB_CACHING "private, immutable, max-age=31536000" /* a blob never changes under its name */
 
+/* A part of a blob, or of an archive. */
 struct blob_stream {
     struct blob_reader *reader;
+    struct archive *archive;
     int64_t offset, end;
 };
 
@@ -32,7 +35,9 @@ static int blob_fill(struct request *request, void *state, char *buffer, size_t 
         return REQUEST_END;
     }
     size_t part = left < (int64_t)capacity ? (size_t)left : capacity;
-    int rc = service_blob_read(stream->reader, stream->offset, buffer, part);
+    int rc = stream->archive != NULL
+                 ? archive_read(stream->archive, request->context->service, stream->offset, buffer, part)
+                 : service_blob_read(stream->reader, stream->offset, buffer, part);
     if (rc < 0) {
         return err_pass(rc, "sending a blob");
     }
@@ -44,19 +49,19 @@ static int blob_fill(struct request *request, void *state, char *buffer, size_t 
 static void blob_close(void *state)
 {
     struct blob_stream *stream = state;
-    service_blob_close(stream->reader);
+    if (stream->reader != NULL) {
+        service_blob_close(stream->reader);
+    }
+    archive_free(stream->archive);
     free(stream);
 }
 
 static const struct reply_stream blob_ops = {blob_fill, blob_close};
 
-static void blob_headers(struct request *request, const char *sha256, const char *name)
+static void blob_headers(struct request *request, const char *etag, const char *name)
 {
     struct reply *reply = &request->reply;
-    char digest[DIGEST_BASE64_SIZE];
-    digest_base64(sha256, digest);
-    reply_header(reply, "ETag", "\"%s\"", sha256);
-    reply_header(reply, "Repr-Digest", "sha-256=:%s:", digest);
+    reply_header(reply, "ETag", "%s", etag);
     reply_header(reply, "Accept-Ranges", "bytes");
     reply_header(reply, "Cache-Control", BLOB_CACHING);
     if (name != NULL && strpbrk(name, "\"\\") == NULL) {
@@ -94,19 +99,29 @@ static int reply_blob_take(struct request *request, struct blob_stream *stream, 
     return 0;
 }
 
-int stream_blob(struct request *request, const char *sha256, const char *content_type, const char *name)
+/* Whether the preconditions of the request ask for the bytes under this entity tag: 0, else 1 with the reply set. */
+static int check_conditions(struct request *request, const char *etag)
 {
-    char etag[80];
-    (void)snprintf(etag, sizeof(etag), "\"%s\"", sha256);
     const char *expected = request_header(request, "If-Match");
     if (expected != NULL && !header_etag_matches(expected, etag, false)) {
         return err_raise(ERR_PRECONDITION_FAILED, "the file's entity tag is %s", etag);
     }
-    if (header_etag_matches(request_header(request, "If-None-Match"), etag, true)) {
-        reply_empty(request, 304);
-        reply_header(&request->reply, "ETag", "%s", etag);
-        reply_header(&request->reply, "Cache-Control", BLOB_CACHING);
+    if (!header_etag_matches(request_header(request, "If-None-Match"), etag, true)) {
         return 0;
+    }
+    reply_empty(request, 304);
+    reply_header(&request->reply, "ETag", "%s", etag);
+    reply_header(&request->reply, "Cache-Control", BLOB_CACHING);
+    return 1;
+}
+
+int stream_blob(struct request *request, const char *sha256, const char *content_type, const char *name)
+{
+    char etag[80];
+    (void)snprintf(etag, sizeof(etag), "\"%s\"", sha256);
+    int answered = check_conditions(request, etag);
+    if (answered != 0) {
+        return answered < 0 ? answered : 0;
     }
     AUTO_FREE struct blob_stream *stream = NULL;
     int64_t size = 0;
@@ -114,7 +129,29 @@ int stream_blob(struct request *request, const char *sha256, const char *content
     TRY(service_blob_open(request->context->service, sha256, &stream->reader, &size));
     TRY(reply_blob_take(request, MOVE(stream), etag, content_type, size));
     if (request->reply.status < 300) {
-        blob_headers(request, sha256, name);
+        char digest[DIGEST_BASE64_SIZE];
+        digest_base64(sha256, digest);
+        blob_headers(request, etag, name);
+        reply_header(&request->reply, "Repr-Digest", "sha-256=:%s:", digest);
+    }
+    return 0;
+}
+
+int stream_archive_take(struct request *request, struct archive *archive, const char *name)
+{
+    AUTO(archive) struct archive *owned = archive;
+    AUTO_FREE struct blob_stream *stream = NULL;
+    char etag[80];
+    (void)snprintf(etag, sizeof(etag), "\"%s\"", archive_digest(archive));
+    int answered = check_conditions(request, etag);
+    if (answered != 0) {
+        return answered < 0 ? answered : 0;
+    }
+    TRY(mem_new(&stream));
+    stream->archive = MOVE(owned);
+    TRY(reply_blob_take(request, MOVE(stream), etag, "application/x-tar", archive_size(archive)));
+    if (request->reply.status < 300) {
+        blob_headers(request, etag, name);
     }
     return 0;
 }

@@ -12,3 +12,7 @@ enum stream_format { STREAM_SSE, STREAM_NDJSON };
 int stream_events(struct request *request, const char *job, int64_t after, enum stream_format format);
 /* One event framed; malloc'ed, NULL when out of memory. */
 char *stream_frame_event(const json_t *event, enum stream_format format, size_t *size);
+/* An archive that is complete (archive_end), in the same way but for Repr-Digest, which only its end would know. Takes
+ * it. */
+struct archive;
+int stream_archive_take(struct request *request, struct archive *archive, const char *name);

@@ -67,7 +67,8 @@ json_t *service_methods(struct service *service);
 void service_metrics(struct service *service, FILE *out);
 int service_method(struct service *service, const char *name, json_t **method);
 
-/* POST /v1/models: {"name","uri":"file:REL or file:/ABS below a root","expected_sha256"?}. Reads headers only. */
+/* POST /v1/models: {"name","uri":"file:REL or file:/ABS below a root","expected_sha256"?}, or "uri":"upload:" with
+ * "files":[{"path","file_id"}] of purpose model. Reads headers only. */
 int service_model_register(struct service *service, const struct principal *who, const json_t *body,
                            struct validation_errors *errors, json_t **model);
 int service_model_delete(struct service *service, const struct principal *who, const char *id);
@@ -100,6 +101,8 @@ int service_job_report(struct service *service, const struct principal *who, con
 /* Column names of layer rows, NULL-terminated, in report order. */
 const char *const *service_layer_columns(void);
 int service_artifact_delete(struct service *service, const struct principal *who, const char *id);
+/* Hash every stored file of an artifact again: {"object":"artifact.verification","intact","files":[...]}. */
+int service_artifact_verify(struct service *service, const struct principal *who, const char *id, json_t **answer);
 int service_file_delete(struct service *service, const struct principal *who, const char *id);
 
 /* --- service_access.c: what is stored, as the principal may see it */
@@ -130,6 +133,31 @@ void service_file_abort(struct blob_writer *writer);
 int service_file_create(struct service *service, const struct principal *who, const json_t *file);
 /* The blob is not held for its file any longer: an object refers to it, or there is none. */
 void service_file_let_go(struct service *service, const char *sha256);
+/* --- service_transfer.c: resumable uploads. An object "upl" knows how many bytes are durable; all of them become a
+ * file.
+ */
+int service_transfer_create(struct service *service, const struct principal *who, const char *purpose, const char *name,
+                            int64_t length, json_t **object);
+struct service_piece {
+    int64_t offset;    /* where it begins: ERR_OFFSET_MISMATCH unless it is what the upload has */
+    int64_t announced; /* its bytes; -1: not known yet. ERR_PAYLOAD_TOO_LARGE beyond the upload's length */
+    bool checked;      /* its digest will be asked for: it counts completely or not at all */
+};
+struct service_transfer;
+/* One piece at a time per upload: ERR_UPLOAD_BUSY. */
+int service_transfer_open(struct service *service, const struct principal *who, const char *id,
+                          const struct service_piece *piece, struct service_transfer **out);
+/* Negative: abort it. */
+int service_transfer_feed(struct service_transfer *transfer, const char *data, size_t size);
+/* Of a checked piece, once it is complete: its digest. The caller compares, and refuses it or lets it count. */
+void service_transfer_digest(struct service_transfer *transfer, char sha256[DIGEST_HEX_SIZE]);
+void service_transfer_refuse(struct service_transfer *transfer); /* frees it */
+/* The piece is durable, and *offset (set in any case) what the upload has. complete: no more follow, *file is the file.
+ * It may be asked for again, as long as the file is there. Frees transfer. */
+int service_transfer_end_take(struct service_transfer *transfer, bool complete, int64_t *offset, json_t **file);
+/* The connection broke: what arrived counts, unless it was to be checked. Frees transfer. */
+void service_transfer_abort(struct service_transfer *transfer);
+int service_transfer_delete(struct service *service, const struct principal *who, const char *id);
 /* The bytes of a file of an object that the principal has been shown. */
 struct blob_reader;
 int service_blob_open(struct service *service, const char *sha256, struct blob_reader **out, int64_t *size);

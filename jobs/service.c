@@ -3,6 +3,7 @@
 #include "jobs/service.h"
 
 #include "jobs/service_access.h"
+#include "jobs/service_uploaded.h"
 
 #include "base/err.h"
 #include "base/fs.h"
@@ -74,6 +75,10 @@ static int service_open_parts(struct service *service, const struct service_conf
         return err_raise(ERR_CONFIG, "the data directory's path is longer than %d bytes", SERVICE_DATA_DIR_MAX);
     }
     TRY(open_roots(service, config->model_roots));
+    service->data_fd = open(store_data_dir(config->store), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (service->data_fd < 0) {
+        return err_raise_errno(errno, "cannot open the data directory");
+    }
     return supervisor_open(service, config);
 }
 
@@ -83,6 +88,7 @@ int service_open(const struct service_config *config, struct service **out)
 
     TRY(mem_new(&service));
     service->store = config->store;
+    service->data_fd = -1;
     service->max_queued = config->max_queued > 0 ? config->max_queued : SERVICE_MAX_QUEUED;
     pthread_mutex_init(&service->admission, NULL);
     pthread_mutex_init(&service->uploads_lock, NULL);
@@ -98,6 +104,7 @@ int service_open(const struct service_config *config, struct service **out)
 
 int service_start(struct service *service)
 {
+    uploaded_sweep(service);
     return supervisor_start(service);
 }
 
@@ -120,6 +127,9 @@ void service_close(struct service *service)
     }
     free(service->roots);
     free(service->root_fds);
+    if (service->data_fd >= 0) {
+        close(service->data_fd);
+    }
     pthread_mutex_destroy(&service->admission);
     pthread_mutex_destroy(&service->uploads_lock);
     free(service);

@@ -25,7 +25,9 @@ struct service {
     struct supervisor supervisor;
     pthread_mutex_t admission;
     pthread_mutex_t uploads_lock;
-    struct service_upload *uploads; /* under uploads_lock */
+    struct service_upload *uploads;     /* under uploads_lock, as the next one */
+    struct service_transfer *transfers; /* pieces of resumable uploads on their way in */
+    int data_fd;                        /* the data directory: the root of uploaded checkpoints */
 };
 
 /* --- service.c */

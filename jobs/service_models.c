@@ -6,6 +6,7 @@
 #include "jobs/service.h"
 
 #include "jobs/service_access.h"
+#include "jobs/service_uploaded.h"
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -19,6 +20,7 @@ struct registration {
     char name[128];
     char uri[1024];
     char expected_sha256[80];
+    json_t *files;
 };
 
 #define ROW(member_, fallback_, pattern_, help_)                                                                \
@@ -30,15 +32,31 @@ struct registration {
 
 static const struct params_row registration_rows[] = {
     ROW(name, "\"\"", NULL, "A name for people; need not be unique."),
-    ROW(uri, NULL, "^[Ff][Ii][Ll][Ee]:.", "file:RELATIVE or file:/ABSOLUTE, a checkpoint folder below a model root."),
+    ROW(uri, NULL, "^([Ff][Ii][Ll][Ee]:.|upload:$)",
+        "file:RELATIVE or file:/ABSOLUTE, a checkpoint folder below a model root; upload: one made of \"files\"."),
     ROW(expected_sha256, "\"\"", "^([0-9A-Fa-f]{64})?$", "Refuse the checkpoint unless its digest is this one."),
+    {.name = "files",
+     .type = PARAMS_JSON,
+     .offset = offsetof(struct registration, files),
+     .size = sizeof(json_t *),
+     .fallback = "null",
+     .help = "Of uri upload: the checkpoint's files, stored with purpose model: path is the file's name in it."},
     {.name = NULL},
 };
 static const struct params_row *const registration_tables[] = {registration_rows, NULL};
 
 json_t *service_model_schema(void)
 {
-    return params_schema(registration_tables);
+    json_t *schema = params_schema(registration_tables);
+    json_t *files = json_object_get(json_object_get(schema, "properties"), "files");
+
+    json_object_set_new(files, "type", json_pack("[s,s]", "array", "null"));
+    json_object_set_new(files, "items",
+                        json_pack("{s:s, s:{s:{s:s, s:s, s:i, s:i}, s:{s:s, s:s}}, s:[s,s], s:b}", "type", "object",
+                                  "properties", "path", "type", "string", "pattern", "^[^/\\x00-\\x1f\\x7f]+$",
+                                  "minLength", 1, "maxLength", 255, "file_id", "type", "string", "pattern",
+                                  "^file_" ID_PATTERN "$", "required", "path", "file_id", "additionalProperties", 0));
+    return schema;
 }
 
 /* A component ".." is refused here with a plain word; the kernel would refuse it too. */
@@ -98,7 +116,8 @@ static int decode_percent(char *text)
 static int parse_uri(const char *uri, char *path, size_t size)
 {
     if (strncasecmp(uri, "file:", 5) != 0) {
-        return err_raise(ERR_INVALID_PARAMETER, "\"uri\" must be file:PATH, a folder below a model root");
+        return err_raise(ERR_INVALID_PARAMETER,
+                         "\"uri\" must be file:PATH, a folder below a model root, or \"upload:\" with \"files\"");
     }
     const char *text = uri + 5;
     if (strncmp(text, "//", 2) == 0) {
@@ -178,7 +197,8 @@ int service_model_open_object(const struct service *service, const char *project
     const char *uri = json_string_value(json_object_get(object, "uri"));
     const char *digest = json_string_value(json_object_get(object, "digest"));
     rc = uri == NULL || digest == NULL ? err_raise(ERR_INTERNAL, "model %s has no uri or digest", id)
-                                       : service_model_open(service, uri, &model);
+         : strncmp(uri, UPLOADED_URI, strlen(UPLOADED_URI)) == 0 ? uploaded_open(service, id, &model)
+                                                                 : service_model_open(service, uri, &model);
     if (rc == ERR_NOT_FOUND) {
         rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is no longer at its path", id);
     }
@@ -228,22 +248,31 @@ static json_t *describe_layers(const struct model *model)
     return layers;
 }
 
-static json_t *describe(const struct model *model, bool tied, const struct registration *request)
+/* Which checkpoint is registered, and under which id and uri. */
+struct source {
+    char id[ID_SIZE];
+    char uri[sizeof((struct registration){0}.uri)];
+    json_t *files;       /* of an uploaded one; NULL: a folder below a root */
+    const char *at;      /* pointer of the registration */
+    const char *pointer; /* of the member that names it */
+};
+
+static json_t *describe(const struct model *model, bool tied, const struct registration *request,
+                        const struct source *source)
 {
     const struct model_config *config = model_config(model);
-    char id[ID_SIZE];
 
-    id_new("mdl", id);
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:s, s:b, s:[], s:I}",
-        "id", id, "object", "model", "name", request->name, "uri", request->uri, "architecture", config->arch->name,
-        "parameters", (json_int_t)model_parameters(model), "bytes", (json_int_t)model_bytes(model), "num_layers",
-        (json_int_t)config->num_layers, "layers", describe_layers(model), "hidden_size",
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:s, s:b, s:[], s:O?, "
+        "s:I}",
+        "id", source->id, "object", "model", "name", request->name, "uri", source->uri, "architecture",
+        config->arch->name, "parameters", (json_int_t)model_parameters(model), "bytes", (json_int_t)model_bytes(model),
+        "num_layers", (json_int_t)config->num_layers, "layers", describe_layers(model), "hidden_size",
         (json_int_t)config->hidden_size, "intermediate_size", (json_int_t)config->intermediate_size, "num_heads",
         (json_int_t)config->num_heads, "num_kv_heads", (json_int_t)config->num_kv_heads, "vocab_size",
         (json_int_t)config->vocab_size, "max_position", (json_int_t)config->max_position, "dtype",
         dtype_rows[model_dtype(model)].name, "tied", (int)tied, "digest", model_digest(model), "supported", 1,
-        "reasons", "created_at", (json_int_t)clock_unix_seconds());
+        "reasons", "files", source->files, "created_at", (json_int_t)clock_unix_seconds());
 }
 
 /* What the client did wrong, where the opener can only say what it met. */
@@ -261,47 +290,131 @@ static int request_code(int rc)
     }
 }
 
-/* The object of a registration, whose members' errors are below `at`. */
+static int refuse_source(const struct source *source, int rc, struct validation_errors *errors)
+{
+    const struct err_record why = *err_last();
+
+    validation_add(errors, request_code(rc), source->pointer, "%s", why.message);
+    validation_hint(errors, "%s", why.hint);
+    return validation_raise(errors);
+}
+
+/* The object of an open checkpoint, not stored yet. */
+static int describe_source(const struct registration *request, const struct source *source, const struct model *model,
+                           struct validation_errors *errors, json_t **object)
+{
+    bool tied = true;
+
+    if (request->expected_sha256[0] != '\0' && strcasecmp(request->expected_sha256, model_digest(model)) != 0) {
+        char pointer[64];
+        snprintf(pointer, sizeof(pointer), "%s/expected_sha256", source->at);
+        validation_add(errors, ERR_DIGEST_MISMATCH, pointer,
+                       "\"expected_sha256\" is another digest than the checkpoint's, %s", model_digest(model));
+        return validation_raise(errors);
+    }
+    int rc = model_tied(model, &tied);
+    if (rc != 0) {
+        return refuse_source(source, rc, errors);
+    }
+    *object = describe(model, tied, request, source);
+    return *object != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model object");
+}
+
+/* The object of a registration of a folder, whose members' errors are below `at`. */
+static int read_folder(const struct service *service, const struct registration *request, const char *at,
+                       struct validation_errors *errors, json_t **out)
+{
+    AUTO(model) struct model *model = NULL;
+    struct source source = {0};
+    char uri[64];
+
+    snprintf(uri, sizeof(uri), "%s/uri", at);
+    snprintf(source.uri, sizeof(source.uri), "%s", request->uri);
+    source.at = at;
+    source.pointer = uri;
+    id_new("mdl", source.id);
+    if (request->files != NULL) {
+        char files[64];
+        snprintf(files, sizeof(files), "%s/files", at);
+        validation_add(errors, ERR_INVALID_PARAMETER, files,
+                       "\"files\" is given only with \"uri\": \"" UPLOADED_URI "\"");
+        return validation_raise(errors);
+    }
+    int rc = service_model_open(service, request->uri, &model);
+    if (rc != 0) {
+        return refuse_source(&source, rc, errors);
+    }
+    return describe_source(request, &source, model, errors, out);
+}
+
+/* The same from the JSON of the registration. */
 static int read_registration(const struct service *service, const json_t *body, const char *at,
                              struct validation_errors *errors, json_t **out)
 {
     struct registration request = {0};
-    struct model *opened;
-    char uri[64], expected[64];
 
-    snprintf(uri, sizeof(uri), "%s/uri", at);
-    snprintf(expected, sizeof(expected), "%s/expected_sha256", at);
-    int rc = params_parse(registration_tables, body, at, &request, errors);
+    if (params_parse(registration_tables, body, at, &request, errors) != 0) {
+        return validation_raise(errors);
+    }
+    int rc = read_folder(service, &request, at, errors, out);
+    params_release(registration_tables, &request);
+    return rc;
+}
+
+static int register_placed(struct service *service, const struct principal *who, const struct registration *request,
+                           const struct source *source, struct validation_errors *errors, json_t **out)
+{
+    AUTO(model) struct model *model = NULL;
+    AUTO_JSON json_t *object = NULL;
+
+    int rc = uploaded_open(service, source->id, &model);
     if (rc != 0) {
-        return validation_raise(errors);
+        return refuse_source(source, rc, errors);
     }
-    rc = service_model_open(service, request.uri, &opened);
-    if (rc != 0) {
-        int code = request_code(rc);
-        const struct err_record why = *err_last();
-        validation_add(errors, code, uri, "%s", why.message);
-        validation_hint(errors, "%s", why.hint);
-        return validation_raise(errors);
+    TRY(describe_source(request, source, model, errors, &object));
+    pthread_mutex_lock(&service->admission);
+    rc = uploaded_keep(service, who, object);
+    pthread_mutex_unlock(&service->admission);
+    if (rc == ERR_NOT_FOUND) {
+        return refuse_source(source, rc, errors);
     }
-    if (request.expected_sha256[0] != '\0' && strcasecmp(request.expected_sha256, model_digest(opened)) != 0) {
-        validation_add(errors, ERR_DIGEST_MISMATCH, expected,
-                       "\"expected_sha256\" is another digest than the checkpoint's, %s", model_digest(opened));
-        model_close(opened);
-        return validation_raise(errors);
-    }
-    bool tied = true;
-    rc = model_tied(opened, &tied);
-    json_t *object = rc == 0 ? describe(opened, tied, &request) : NULL;
-    model_close(opened);
-    if (rc != 0) {
-        validation_add(errors, request_code(rc), uri, "%s", err_last()->message);
-        return validation_raise(errors);
-    }
-    if (object == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a model object");
-    }
-    *out = object;
+    TRY(rc);
+    *out = MOVE(object);
     return 0;
+}
+
+static int register_uploaded(struct service *service, const struct principal *who, const struct registration *request,
+                             struct validation_errors *errors, json_t **out)
+{
+    struct source source = {.at = "", .pointer = "/files"};
+    AUTO_JSON json_t *files = NULL;
+
+    TRY(uploaded_check(service, who, request->files, errors, &files));
+    id_new("mdl", source.id);
+    snprintf(source.uri, sizeof(source.uri), UPLOADED_URI "%s", source.id);
+    source.files = files;
+    TRY(uploaded_place(service, source.id, files));
+    int rc = register_placed(service, who, request, &source, errors, out);
+    if (rc != 0) {
+        struct err_record why;
+        err_take(&why);
+        (void)uploaded_remove(service, source.id);
+        err_restore(&why);
+    }
+    return rc;
+}
+
+static int parse_uploaded(struct service *service, const struct principal *who, const json_t *body,
+                          struct validation_errors *errors, json_t **out)
+{
+    struct registration request = {0};
+
+    if (params_parse(registration_tables, body, "", &request, errors) != 0) {
+        return validation_raise(errors);
+    }
+    int rc = register_uploaded(service, who, &request, errors, out);
+    params_release(registration_tables, &request);
+    return rc;
 }
 
 int service_model_register(struct service *service, const struct principal *who, const json_t *body,
@@ -314,6 +427,10 @@ int service_model_register(struct service *service, const struct principal *who,
         validation_add(errors, ERR_INVALID_PARAMETER, "", "the body is %s; it must be an object",
                        params_value_text(body, text));
         return validation_raise(errors);
+    }
+    const char *uri = json_string_value(json_object_get(body, "uri"));
+    if (uri != NULL && strcmp(uri, UPLOADED_URI) == 0) {
+        return parse_uploaded(service, who, body, errors, model);
     }
     TRY(read_registration(service, body, "", errors, &object));
     TRY(store_object_put(service->store, who->project, "mdl", object));
@@ -386,5 +503,8 @@ int service_model_delete(struct service *service, const struct principal *who, c
     pthread_mutex_lock(&service->admission);
     int rc = delete_unused_model(service, who, id);
     pthread_mutex_unlock(&service->admission);
+    if (rc == 0 && uploaded_remove(service, id)) {
+        service_collect_garbage(service);
+    }
     return rc;
 }

@@ -58,6 +58,15 @@ void blob_let_go(struct store *store, const char *sha256)
     ops->let_go(blobs, sha256);
 }
 
+int blob_link(struct store *store, const char *sha256, const char *relative)
+{
+    struct blobs *blobs;
+    const struct blob_ops *ops = store_blob_ops(store, &blobs);
+
+    return blob_sha256_valid(sha256) ? ops->link(blobs, sha256, relative)
+                                     : err_raise(ERR_NOT_FOUND, "there is no such blob");
+}
+
 int blob_reader_open(struct store *store, const char *sha256, struct blob_reader **out, int64_t *size)
 {
     struct blobs *blobs;

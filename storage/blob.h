@@ -20,6 +20,7 @@ struct blob_ops {
     void (*reader_close)(struct blob_reader *reader);
     /* commit_take and adopt hold their blob; this gives one hold up. */
     void (*let_go)(struct blobs *blobs, const char *sha256);
+    int (*link)(struct blobs *blobs, const char *sha256, const char *relative);
     /* Delete what nobody holds and for which referenced() says 0. */
     int (*collect)(struct blobs *blobs, int (*referenced)(void *data, const char *sha256), void *data,
                    int64_t *removed);

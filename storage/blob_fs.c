@@ -224,6 +224,25 @@ int blob_fs_place(struct blobs *blobs, const char *from, const char *sha256, int
     return rc;
 }
 
+/* The link is relative, so that the data directory can be moved, and opening it stays beneath the directory. A hard
+ * link would change the blob's ctime, by which an open checkpoint is known to be unchanged. */
+static int blob_fs_link(struct blobs *blobs, const char *sha256, const char *relative)
+{
+    char path[BLOB_PATH_MAX], target[BLOB_PATH_MAX] = "";
+    size_t used = 0;
+
+    TRY(blob_fs_path(blobs, sha256, path));
+    if (access(path, R_OK) != 0) {
+        return err_raise_errno(errno, "cannot reach blob %s", sha256);
+    }
+    for (const char *at = strchr(relative, '/'); at != NULL && used < 64; at = strchr(at + 1, '/')) {
+        used += (size_t)snprintf(target + used, sizeof(target) - used, "../");
+    }
+    TRY(fs_path(target + used, sizeof(target) - used, "blobs/sha256/%.2s/%s", sha256, sha256));
+    TRY(fs_path(path, sizeof(path), "%s/%s", blobs->data_dir, relative));
+    return symlink(target, path) != 0 ? err_raise_errno(errno, "cannot create %s", path) : 0;
+}
+
 const struct blob_ops blob_fs = {
     .name = "fs",
     .open = blobs_open,
@@ -237,5 +256,6 @@ const struct blob_ops blob_fs = {
     .reader_read = blob_fs_reader_read,
     .reader_close = blob_fs_reader_close,
     .let_go = blob_fs_let_go,
+    .link = blob_fs_link,
     .collect = blob_fs_collect,
 };

@@ -124,6 +124,9 @@ void blob_writer_abort(struct blob_writer *writer);
 int blob_adopt(struct store *store, const char *path, const char *known_sha256, char sha256[DIGEST_HEX_SIZE],
                int64_t *size);
 void blob_let_go(struct store *store, const char *sha256);
+/* Give a blob a name as a file, for what reads files only: a symbolic link at `relative`, a path below the data
+ * directory whose folder is there. It does not keep the blob: an object must refer to it. */
+int blob_link(struct store *store, const char *sha256, const char *relative);
 struct blob_reader;
 int blob_reader_open(struct store *store, const char *sha256, struct blob_reader **out,
                      int64_t *size);                                                         /* ERR_NOT_FOUND */

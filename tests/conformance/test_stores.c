@@ -1,9 +1,13 @@
 /* What the store promises, over every pair of a state row and a blob row: a life of one job, its events and blobs, and
  * all of it again after the store was reopened. */
 
+#include "base/fs.h"
 #include "storage/blob.h"
 #include "storage/state.h"
 #include "tests/unit/storage/support.h"
+
+#include <fcntl.h>
+#include <unistd.h>
 
 static void each_pair(void (*body)(struct bench *bench, const struct store_config *config))
 {
@@ -69,6 +73,24 @@ static void job_life(struct bench *bench, const struct store_config *config)
     json_decref(artifact);
 }
 
+/* A blob under a name: it is found from the data directory, and from nowhere above it. */
+static void check_link(struct bench *bench, const char *sha256)
+{
+    char path[4096];
+    int fd = -1, root = open(bench->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+    ck_assert_int_ge(root, 0);
+    (void)snprintf(path, sizeof(path), "%s/named/deep", bench->dir);
+    ck_assert_rc_ok(fs_make_dirs(path));
+    ck_assert_rc_ok(blob_link(bench->store, sha256, "named/deep/file"));
+    ck_assert_rc_ok(fs_open_beneath(root, "named/deep/file", O_RDONLY, &fd));
+    ck_assert_int_eq(lseek(fd, 0, SEEK_END), 100000);
+    close(fd);
+    close(root);
+    ck_assert_int_lt(blob_link(bench->store, sha256, "named/deep/file"), 0); /* the name is taken */
+    ck_assert_int_eq(blob_link(bench->store, "../../lock", "named/other"), ERR_NOT_FOUND);
+}
+
 static void blob_life(struct bench *bench, const struct store_config *config)
 {
     struct blob_writer *writer;
@@ -94,6 +116,7 @@ static void blob_life(struct bench *bench, const struct store_config *config)
     ck_assert_int_eq(memcmp(back, piece, sizeof(back)), 0);
     ck_assert_int_eq(blob_reader_read(reader, 99001, back, sizeof(back)), ERR_RANGE_NOT_SATISFIABLE);
     blob_reader_close(reader);
+    check_link(bench, sha256);
     json_t *file = json_pack("{s:s, s:i, s:s}", "id", "file_1", "created_at", 1, "sha256", sha256);
     ck_assert_rc_ok(store_object_put(bench->store, "default", "file", file));
     ck_assert_rc_ok(store_collect_garbage(bench->store, &removed));

@@ -66,7 +66,18 @@ def every_operation_is_as_described():
             equal(daemon.request("GET", "%s/%s/layers" % (JOBS, job), headers={"Accept": kind}).status, 200)
         for kind in ("text/event-stream", NDJSON):
             equal(daemon.request("GET", "%s/%s/events" % (JOBS, job), headers={"Accept": kind}).status, 200)
-        for path in ("/v1/files/%s/content" % file, artifact + "/files/config.json", artifact + "/files/model.safetensors"):
+        piece = {"Content-Type": "application/partial-upload", "Upload-Offset": "0", "Upload-Complete": "?0"}
+        upload = "/v1/uploads/" + post(daemon, "/v1/uploads?purpose=model", headers={"Upload-Length": "3"})
+        equal(daemon.request("PATCH", upload, body=b"abc", headers=piece).status, 204)
+        daemon.get(upload)
+        daemon.get("/v1/uploads")
+        equal(daemon.request("PATCH", upload, body=b"", headers=dict(piece, **{
+            "Upload-Offset": "3", "Upload-Complete": "?1"})).status, 201)
+        equal(daemon.request("PATCH", upload, body=b"abc", headers=piece).status, 409)
+        equal(daemon.request("DELETE", upload).status, 204)
+        equal(daemon.request("POST", artifact + "/verify").json["intact"], True)
+        for path in ("/v1/files/%s/content" % file, artifact + "/files/config.json", artifact + "/files/model.safetensors",
+                     artifact + "/archive"):
             equal(daemon.request("GET", path).status, 200)
             equal(daemon.request("GET", path, headers={"Range": "bytes=0-9"}).status, 206)
             equal(daemon.request("GET", path, headers={"Range": "bytes=999999999-"}).status, 416)

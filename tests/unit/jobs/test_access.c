@@ -91,6 +91,34 @@ START_TEST(a_model_of_another_project)
 }
 END_TEST
 
+START_TEST(an_upload_of_another_project)
+{
+    const struct service_piece piece = {.announced = -1};
+    struct service_transfer *transfer = NULL;
+    struct rig rig = {0};
+    json_t *upload = NULL, *file = NULL;
+    int64_t offset = -1;
+
+    rig_open(&rig);
+    ck_assert_rc_ok(service_transfer_create(rig.service, &principal_local, "model", NULL, 3, &upload));
+    const char *id = json_string_value(json_object_get(upload, "id"));
+    assert_hidden(service_transfer_open(rig.service, &other, id, &piece, &transfer));
+    ck_assert_rc_ok(service_transfer_open(rig.service, &principal_local, id, &piece, &transfer));
+    assert_hidden(service_transfer_open(rig.service, &other, id, &piece, &transfer)); /* also while it is busy */
+    assert_hidden(service_transfer_delete(rig.service, &other, id));
+    ck_assert_int_eq(service_transfer_delete(rig.service, &principal_local, id), ERR_UPLOAD_BUSY);
+    ck_assert_rc_ok(service_transfer_feed(transfer, "abc", 3));
+    ck_assert_rc_ok(service_transfer_end_take(transfer, true, &offset, &file));
+    ck_assert_int_eq(offset, 3);
+    assert_hidden(
+        service_object_get(rig.service, &other, "file", json_string_value(json_object_get(file, "id")), &upload));
+    ck_assert_rc_ok(service_transfer_delete(rig.service, &principal_local, id));
+    json_decref(upload);
+    json_decref(file);
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(a_file_and_an_artifact_of_another_project)
 {
     struct rig rig = {0};
@@ -104,6 +132,7 @@ START_TEST(a_file_and_an_artifact_of_another_project)
     assert_hidden(service_object_get(rig.service, &other, "file", "file_1", &got));
     assert_hidden(service_file_delete(rig.service, &other, "file_1"));
     assert_hidden(service_object_get(rig.service, &other, "art", "art_1", &got));
+    assert_hidden(service_artifact_verify(rig.service, &other, "art_1", &got));
     assert_hidden(service_artifact_delete(rig.service, &other, "art_1"));
     ck_assert_rc_ok(service_file_delete(rig.service, &principal_local, "file_1"));
     ck_assert_rc_ok(service_artifact_delete(rig.service, &principal_local, "art_1"));
@@ -137,4 +166,4 @@ START_TEST(idempotency_keys_of_two_projects)
 END_TEST
 
 UNIT_MAIN("access", a_job_of_another_project, a_model_of_another_project, a_file_and_an_artifact_of_another_project,
-          idempotency_keys_of_two_projects)
+          an_upload_of_another_project, idempotency_keys_of_two_projects)
