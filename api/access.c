@@ -3,6 +3,7 @@
 
 #include "api/counters.h"
 #include "api/server.h"
+#include "base/cleanup.h"
 #include "base/log.h"
 
 #include <arpa/inet.h>
@@ -27,6 +28,31 @@ void access_client(const struct sockaddr *address, char out[CONNECTION_CLIENT_SI
     }
 }
 
+/* One line for each request that changes something, or was not let in: who, when, what, on which object, and the
+ * status. Bodies, queries and keys are not in it. One write for a line: lines are not mixed. */
+static void audit(const struct connection *connection, int status)
+{
+    const struct request *request = connection->request;
+    bool reads = request->method == NULL || strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0;
+    int fd = connection->api->audit_fd;
+    if (fd < 0 || request->route == NULL || (reads && status != 401 && status != 403)) {
+        return;
+    }
+    const char *location = NULL; /* of the object that was made */
+    for (int i = 0; i < request->reply.header_count; i++) {
+        location = strcmp(request->reply.headers[i].name, "Location") == 0 ? request->reply.headers[i].value : location;
+    }
+    const char *object = request->captures[0] != NULL ? request->captures[0] : location;
+    AUTO_JSON json_t *line = json_pack(
+        "{s:I, s:s, s:s, s:s?, s:s?, s:s, s:s?, s:i}", "at", (json_int_t)clock_unix_seconds(), "request", request->id,
+        "client", connection->client, "key", request->who == &request->principal ? request->grant.id : NULL, "project",
+        request->who->project, "operation", request->route->operation, "object", object, "status", status);
+    AUTO_FREE char *text = line != NULL ? json_dumps(line, JSON_COMPACT) : NULL;
+    if (text == NULL || dprintf(fd, "%s\n", text) < 0) {
+        log_warn("a line of the audit log was lost", LOG_S("request", request->id));
+    }
+}
+
 void access_log(const struct connection *connection, bool complete)
 {
     const struct request *request = connection->request;
@@ -40,9 +66,11 @@ void access_log(const struct connection *connection, bool complete)
     }
     double seconds = (double)(clock_monotonic_ms() - request->started_ms) / 1000;
     counters_request(request->route, request->method, status, seconds);
+    audit(connection, status);
     (void)snprintf(path, sizeof(path), "%.*s", (int)strcspn(request->path, "?"), request->path);
     log_set_trace(request->trace.parent);
     log_info("request", LOG_S("request", request->id), LOG_S("client", connection->client),
+             LOG_S("key", request->who == &request->principal ? request->grant.id : NULL),
              LOG_S("method", request->method), LOG_S("route", request->route != NULL ? request->route->path : NULL),
              LOG_S("object", request->captures[0]), LOG_S("path", path), LOG_I("status", status),
              LOG_I("bytes_in", request->body_seen), LOG_I("bytes_out", request->bytes_out), LOG_F("seconds", seconds),

@@ -9,12 +9,14 @@
 
 #include "api/api.h"
 
+#include "api/auth.h"
 #include "api/limits.h"
 #include "api/server.h"
 #include "base/log.h"
 #include "base/mem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -340,6 +342,17 @@ static int start_library(struct api *api, const struct limits *limits)
     return relays_open(api, api->fd, library, limits);
 }
 
+static int open_audit(struct api *api, const char *path)
+{
+    if (path != NULL) {
+        api->audit_fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+        if (api->audit_fd < 0) {
+            return err_raise_errno(errno, "cannot open the audit log %s", path);
+        }
+    }
+    return 0;
+}
+
 static int api_open_parts(struct api *api, const struct api_config *config)
 {
     struct limits limits;
@@ -349,6 +362,16 @@ static int api_open_parts(struct api *api, const struct api_config *config)
     if (api->context.notifier == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the server");
     }
+    api->context.keys = config->keys ? auth_cache_new() : NULL;
+    if (config->keys && api->context.keys == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the keys");
+    }
+    api->key_rates = config->key_rate > 0 ? buckets_new(config->key_rate) : NULL;
+    api->address_rates = config->address_rate > 0 ? buckets_new(config->address_rate) : NULL;
+    if ((config->key_rate > 0 && api->key_rates == NULL) || (config->address_rate > 0 && api->address_rates == NULL)) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the rates of requests");
+    }
+    TRY(open_audit(api, config->audit_path));
     int workers = config->workers > 0 ? config->workers : WORKERS;
     TRY(copy_hosts(api, config));
     TRY(listen_on(api, config));
@@ -365,7 +388,7 @@ int api_open(const struct api_config *config, struct api **out)
     api->context.service = config->service;
     api->backlog_end = &api->backlog;
     api->deadline_ms = -1;
-    api->fd = -1;
+    api->fd = api->audit_fd = -1;
     api->wake = config->wake;
     api->wake_data = config->wake_data;
     pthread_mutex_init(&api->lock, NULL);
@@ -417,6 +440,12 @@ void api_close(struct api *api)
     worker_pool_free(api->admit_workers);
     worker_pool_free(api->heavy_workers);
     notifier_free(api->context.notifier);
+    auth_cache_free(api->context.keys);
+    buckets_free(api->key_rates);
+    buckets_free(api->address_rates);
+    if (api->audit_fd >= 0) {
+        close(api->audit_fd);
+    }
     for (size_t i = 0; api->allowed != NULL && api->allowed[i] != NULL; i++) {
         free(api->allowed[i]);
     }

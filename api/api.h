@@ -19,6 +19,9 @@ struct api_config {
     int socket;                       /* > 0: a listening TCP socket, which is taken over; otherwise one is created */
     const char *const *allowed_hosts; /* extra Host names, NULL-terminated or NULL; loopback names are always allowed
                                          when bound to loopback */
+    bool keys;                        /* requests need an API key */
+    int64_t key_rate, address_rate;   /* requests per second of one key, of one address; 0 = no limit */
+    const char *audit_path;           /* file to append a line to for each request that changes something; or NULL */
     int workers;                      /* 0 = 4 */
     int max_connections;              /* 0 = 4096 */
     int max_connections_per_address;  /* 0 = half of these */

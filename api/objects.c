@@ -41,6 +41,7 @@ const struct schema schema_model_request = {.name = "ModelRequest", .rows = NULL
 const struct schema schema_job_request = {.name = "JobRequest", .rows = NULL};
 const struct schema schema_job_change = {.name = "JobChange", .rows = NULL};
 const struct schema schema_layer = {.name = "Layer", .rows = NULL};
+const struct schema schema_api_key_request = {.name = "ApiKeyRequest", .rows = NULL};
 
 /* --- the service */
 
@@ -483,6 +484,21 @@ static const struct schema_row mcp_answer_rows[] = {
     CONST(jsonrpc, "2.0"), MEMBER(id, ANY), MEMBER(result, OBJECT, OPTIONAL), MEMBER(error, OBJECT, OPTIONAL), END};
 const struct schema schema_mcp_answer = {
     .name = "McpAnswer", .help = "A response of JSON-RPC 2.0.", .rows = mcp_answer_rows};
+
+/* --- keys */
+
+static const char *const key_scope_names[] = {"read", "write", "admin", NULL};
+#define KEY_MEMBERS                                                                                                    \
+    ID(id, "key"), CONST(object, "api_key"), MEMBER(name, STRING), MEMBER(project, STRING),                            \
+        MEMBER(scope, ENUM, .choices = key_scope_names), MEMBER(created_at, TIME), MEMBER(expires_at, TIME, NULLABLE), \
+        MEMBER(last_used_at, TIME, NULLABLE, HELP("To the minute.")), MEMBER(revoked_at, TIME, NULLABLE)
+static const struct schema_row api_key_rows[] = {KEY_MEMBERS, END};
+const struct schema schema_api_key = {.name = "ApiKey", .help = "A key, without its text.", .rows = api_key_rows};
+static const struct schema_row new_api_key_rows[] = {
+    KEY_MEMBERS, MEMBER(key, STRING, HELP("What its holder sends: Authorization: Bearer KEY. Shown only once.")), END};
+const struct schema schema_new_api_key = {
+    .name = "NewApiKey", .help = "A key that was just made.", .rows = new_api_key_rows};
+PAGE(schema_api_key_list, "ApiKeyList", schema_api_key, "key");
 
 /* --- errors (RFC 9457) */
 

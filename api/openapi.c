@@ -11,11 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const scope_names[] = {[ROUTE_SCOPE_NONE] = "none",
-                                          [ROUTE_SCOPE_READ] = "read",
-                                          [ROUTE_SCOPE_WRITE] = "write",
-                                          [ROUTE_SCOPE_ADMIN] = "admin"};
-
 static const struct {
     const char *name, *help;
 } tags[] = {
@@ -24,6 +19,7 @@ static const struct {
     [ROUTE_TAG_FILES] = {"files", "Stored data sets and files of checkpoints, and how they get here."},
     [ROUTE_TAG_JOBS] = {"jobs", "Quantization jobs, their events and reports."},
     [ROUTE_TAG_ARTIFACTS] = {"artifacts", "Published results."},
+    [ROUTE_TAG_KEYS] = {"keys", "API keys."},
 };
 
 #define TEXT_PATTERN "^[^\\x00-\\x1f\\x7f]+$" /* no control characters */
@@ -271,6 +267,15 @@ static void add_code(void *data, int code)
     add_problem(data, err_http_status(code), text);
 }
 
+/* Nothing where the operation does not have the status. */
+static void add_reply_header(json_t *responses, const char *status, const char *name)
+{
+    char target[64];
+    (void)snprintf(target, sizeof(target), "#/components/headers/%s", name);
+    json_object_set_new(json_object_get(json_object_get(responses, status), "headers"), name,
+                        json_pack("{s:s}", "$ref", target));
+}
+
 static json_t *responses_of(const struct route *route)
 {
     static const int framing[] = {414, 417, 431, 505}; /* of ERR_BAD_REQUEST, where they are more specific */
@@ -280,9 +285,9 @@ static json_t *responses_of(const struct route *route)
     for (size_t i = 0; i < sizeof(framing) / sizeof(framing[0]); i++) {
         add_problem(responses, framing[i], "bad_request: The request is not well-formed HTTP, or too large.");
     }
-    json_t *unavailable = json_object_get(responses, "503");
-    json_object_set_new(json_object_get(unavailable, "headers"), "Retry-After",
-                        json_pack("{s:s}", "$ref", "#/components/headers/Retry-After"));
+    add_reply_header(responses, "503", "Retry-After");
+    add_reply_header(responses, "429", "Retry-After");
+    add_reply_header(responses, "401", "WWW-Authenticate");
     return responses;
 }
 
@@ -296,9 +301,13 @@ static json_t *operation_of(const struct route *route, char *path, size_t capaci
         add_parameter(parameters, row, "query");
     }
     routes_each_header(route, add_header_parameter, parameters);
-    json_t *operation = json_pack("{s:s, s:s, s:[s], s:s, s:o, s:o}", "operationId", route->operation, "summary",
-                                  route->summary, "tags", tags[route->tag].name, "x-scope", scope_names[route->scope],
-                                  "parameters", parameters, "responses", responses_of(route));
+    json_t *operation =
+        json_pack("{s:s, s:s, s:[s], s:s, s:o, s:o}", "operationId", route->operation, "summary", route->summary,
+                  "tags", tags[route->tag].name, "x-scope", routes_scope_name(route->scope), "parameters", parameters,
+                  "responses", responses_of(route));
+    if (operation != NULL && route->scope == ROUTE_SCOPE_NONE) { /* the document's requirement is not this one's */
+        json_object_set_new(operation, "security", json_array());
+    }
     if (operation != NULL && route->body != ROUTE_BODY_NONE) {
         json_object_set_new(operation, "requestBody", body_of(route));
     }
@@ -338,6 +347,7 @@ static json_t *headers_of_replies(void)
         {"Content-Range", "string", "Which bytes these are.", true},
         {"Upload-Offset", "integer", "Bytes of the upload that are stored.", true},
         {"Upload-Complete", "string", "?1: the upload is complete; ?0: more can follow.", true},
+        {"WWW-Authenticate", "string", "Bearer, and why the key was not accepted.", true},
         {"Retry-After", "integer", "Seconds to wait before the next try.", false},
     };
     json_t *headers = json_object();
@@ -368,11 +378,12 @@ static json_t *compose_document(void)
     for (size_t i = 0; i < sizeof(tags) / sizeof(tags[0]); i++) {
         json_array_append_new(list, json_pack("{s:s, s:s}", "name", tags[i].name, "description", tags[i].help));
     }
-    return json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:o, s:o, s:{s:o, s:o}}", "openapi", "3.1.0", "info",
-                     "title", "quantd", "version", QUANTD_VERSION, "description",
+    return json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:[]}, {}], s:o, s:o, s:{s:o, s:o, s:{s:{s:s, s:s}}}}",
+                     "openapi", "3.1.0", "info", "title", "quantd", "version", QUANTD_VERSION, "description",
                      "Quantizes language models. x-scope of an operation is what a key must be allowed to do.",
-                     "license", "name", "Apache-2.0", "identifier", "Apache-2.0", "tags", list, "paths",
-                     paths_of_table(), "components", "headers", headers_of_replies(), "schemas", schemas_of_table());
+                     "license", "name", "Apache-2.0", "identifier", "Apache-2.0", "security", "key", "tags", list,
+                     "paths", paths_of_table(), "components", "headers", headers_of_replies(), "schemas",
+                     schemas_of_table(), "securitySchemes", "key", "type", "http", "scheme", "bearer");
 }
 
 /* It never changes, and is large: it is composed once, and shared by those who only read it. */

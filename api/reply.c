@@ -212,6 +212,10 @@ void reply_problem(struct request *request, int code, int status)
     request->reply.content_type = "application/problem+json";
     request->reply.close = close;
     reply_header(&request->reply, "Cache-Control", "no-store");
+    if (status == 401) {
+        reply_header(&request->reply, "WWW-Authenticate", "Bearer realm=\"quantd\"%s",
+                     request_header(request, "Authorization") != NULL ? ", error=\"invalid_token\"" : "");
+    }
     if (status == 429 || status == 503 || code == ERR_IDEMPOTENCY_IN_PROGRESS) {
         reply_header(&request->reply, "Retry-After", "%d", code == ERR_DRAINING ? 10 : 2);
     }

@@ -4,6 +4,7 @@
  * Failures become problem documents here, in one place, and the server then discards the rest of a body that is still
  * arriving before it sends the reply. */
 
+#include "api/auth.h"
 #include "api/header.h"
 #include "api/reply.h"
 #include "api/routes.h"
@@ -233,6 +234,9 @@ int request_work(struct request *request)
     int rc = 0;
     err_take(&earlier);
     switch (request->step) {
+    case REQUEST_AUTHENTICATE:
+        rc = auth_look_up(request);
+        break;
     case REQUEST_OPEN:
         rc = request->route->sink->open(request, &request->sink);
         break;

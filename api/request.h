@@ -28,11 +28,13 @@
 
 struct request;
 struct route;
+struct auth_cache;
 
 /* Shared by all handlers. */
 struct request_context {
     struct service *service;
     struct notifier *notifier;
+    struct auth_cache *keys; /* NULL: no key is needed */
     atomic_bool draining;
     atomic_int streams; /* uploads and downloads of files in progress */
     int streams_max;
@@ -80,11 +82,13 @@ struct request_scratch {
     struct validation_errors errors;
 };
 
-enum request_step { REQUEST_OPEN, REQUEST_FEED, REQUEST_HANDLE, REQUEST_FILL, REQUEST_DISPOSE };
+enum request_step { REQUEST_AUTHENTICATE, REQUEST_OPEN, REQUEST_FEED, REQUEST_HANDLE, REQUEST_FILL, REQUEST_DISPOSE };
 
 struct request {
     struct request_context *context;
     const struct principal *who;
+    struct principal principal; /* of the key, once who points here */
+    struct key_grant grant;
     void *mhd;        /* the HTTP library's connection */
     void *connection; /* the server\'s: struct connection */
     const struct route *route;
@@ -92,6 +96,7 @@ struct request {
     struct trace trace; /* the caller's */
     char *method;
     char *path;                       /* raw, without the query */
+    char *query;                      /* within path's memory; NULL = none */
     char *captures[REQUEST_CAPTURES]; /* decoded, in the pattern's order */
     struct request_scratch *scratch;
     struct reply reply;
@@ -127,6 +132,8 @@ struct request {
 struct request *request_new(struct request_context *context);
 /* Closes what is open, which may block: on a worker, or once they have ended. */
 void request_free(struct request *request);
+/* auth.c: a key was revoked; requests look up their keys again. Any thread. */
+void request_forget_keys(struct request *request);
 /* True when request_free would do more than free memory. */
 bool request_holds_resources(const struct request *request);
 /* A header of the request, or NULL. Provided by the server; worker or loop, whoever owns the request. */

@@ -113,6 +113,8 @@ static const struct query_row artifact_list_query[] = {
     QUERY_END,
 };
 
+static const struct query_row key_list_query[] = {QUERY_PAGE_ROWS("key"), QUERY_END};
+
 /* --- headers */
 
 static const struct query_row every_headers[] = {
@@ -211,9 +213,19 @@ static const struct route_argument route_arguments[] = {
     {"upload_id", "upl", NULL, "Id of an upload."},
     {"job_id", "job", NULL, "Id of a job."},
     {"artifact_id", "art", NULL, "Id of an artifact."},
+    {"key_id", "key", NULL, "Id of an API key."},
     {"name", NULL, "^[a-z0-9_]{1,31}$", "Name of a method."},
     {"path", NULL, "^[^\\\\%\\x00-\\x1f\\x7f]{1,256}$", "Name of a file of the artifact, as its manifest has it."},
 };
+
+const char *routes_scope_name(enum route_scope scope)
+{
+    static const char *const names[] = {[ROUTE_SCOPE_NONE] = "none",
+                                        [ROUTE_SCOPE_READ] = "read",
+                                        [ROUTE_SCOPE_WRITE] = "write",
+                                        [ROUTE_SCOPE_ADMIN] = "admin"};
+    return names[scope];
+}
 
 const struct route_argument *routes_argument(const char *name, size_t size)
 {
@@ -258,6 +270,7 @@ static const int every_errors[] = {ERR_BAD_REQUEST,
                                    ERR_STORAGE,
                                    ERR_STORAGE_UNAVAILABLE,
                                    0};
+static const int key_errors[] = {ERR_INVALID_API_KEY, ERR_INSUFFICIENT_SCOPE, ERR_RATE_LIMITED, 0};
 static const int argument_errors[] = {ERR_NOT_FOUND, 0};
 static const int offer_errors[] = {ERR_NOT_ACCEPTABLE, 0};
 static const int body_errors[] = {ERR_LENGTH_REQUIRED, ERR_PAYLOAD_TOO_LARGE, ERR_UNSUPPORTED_MEDIA_TYPE, 0};
@@ -277,6 +290,7 @@ void routes_each_error(const struct route *route, void (*each)(void *data, int c
 {
     bool json = route->body == ROUTE_BODY_JSON || route->body == ROUTE_BODY_MAYBE;
     each_code(true, every_errors, each, data);
+    each_code(route->scope != ROUTE_SCOPE_NONE, key_errors, each, data);
     each_code(strchr(route->path, '{') != NULL, argument_errors, each, data);
     each_code(route->produces != NULL && (route->flags & ROUTE_ANY_ACCEPT) == 0, offer_errors, each, data);
     each_code(route->body != ROUTE_BODY_NONE, body_errors, each, data);

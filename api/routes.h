@@ -12,7 +12,14 @@ enum route_scope { /* none is 0: a row must say one */
                    ROUTE_SCOPE_ADMIN,
 };
 
-enum route_tag { ROUTE_TAG_SERVICE, ROUTE_TAG_MODELS, ROUTE_TAG_FILES, ROUTE_TAG_JOBS, ROUTE_TAG_ARTIFACTS };
+enum route_tag {
+    ROUTE_TAG_SERVICE,
+    ROUTE_TAG_MODELS,
+    ROUTE_TAG_FILES,
+    ROUTE_TAG_JOBS,
+    ROUTE_TAG_ARTIFACTS,
+    ROUTE_TAG_KEYS
+};
 
 enum route_body {
     ROUTE_BODY_NONE,  /* empty */
@@ -72,6 +79,8 @@ struct route_argument {
     const char *pattern; /* of any other, or NULL */
     const char *help;
 };
+/* "none", "read", "write" or "admin". */
+const char *routes_scope_name(enum route_scope scope);
 /* By the name in the braces, size bytes of it, without "*". Never NULL for a path of the table. */
 const struct route_argument *routes_argument(const char *name, size_t size);
 

@@ -60,4 +60,5 @@ extern const struct schema schema_job_request, schema_job, schema_job_list, sche
 extern const struct schema schema_event, schema_event_list, schema_layer, schema_layer_list, schema_report;
 extern const struct schema schema_artifact, schema_artifact_list, schema_verification;
 extern const struct schema schema_mcp_message, schema_mcp_answer;
+extern const struct schema schema_api_key_request, schema_api_key, schema_new_api_key, schema_api_key_list;
 extern const struct schema schema_problem;

@@ -10,6 +10,7 @@
 
 #include "api/server.h"
 
+#include "api/auth.h"
 #include "api/header.h"
 #include "api/reply.h"
 #include "base/params.h"
@@ -215,17 +216,54 @@ static void check_header(void *data, const struct query_row *row)
     }
 }
 
-/* Find the route and check the request against its row. */
-static int admit(struct request *request, char **allow)
+static int refuse_rate(const char *what)
 {
-    char *query = strchr(request->path, '?');
-    if (query != NULL) {
-        *query++ = '\0';
+    return err_set_hint(err_raise(ERR_RATE_LIMITED, "there are too many requests of one %s", what),
+                        "wait as long as Retry-After says; Prefer: wait and event streams save requests");
+}
+
+/* The rate of the client's address; of an IPv6 address, that of its /64. */
+static int check_address_rate(const struct connection *connection)
+{
+    const struct relay *relay = connection->relay;
+    struct buckets *rates = connection->api->address_rates;
+    if (rates == NULL || relay == NULL) {
+        return 0;
     }
-    int rc = routes_match(request->method, request->path, &request->route, request->captures, allow);
-    if (rc < 0) {
-        return rc;
+    bool six = relay->address.ss_family == AF_INET6;
+    const void *id = six ? (const void *)&((const struct sockaddr_in6 *)&relay->address)->sin6_addr
+                         : (const void *)&((const struct sockaddr_in *)&relay->address)->sin_addr;
+    return buckets_take(rates, id, six ? 8 : 4, clock_monotonic_ms()) ? 0 : refuse_rate("address");
+}
+
+static int check_key_rate(const struct connection *connection)
+{
+    const struct request *request = connection->request;
+    struct buckets *rates = connection->api->key_rates;
+    if (rates == NULL || request->who != &request->principal) {
+        return 0;
     }
+    const char *id = request->grant.id;
+    return buckets_take(rates, id, strlen(id), clock_monotonic_ms()) ? 0 : refuse_rate("key");
+}
+
+/* Find the route, and who asks; REQUEST_WAIT as auth_check. */
+static int find_route(struct request *request, char **allow)
+{
+    request->query = strchr(request->path, '?');
+    if (request->query != NULL) {
+        *request->query++ = '\0';
+    }
+    TRY(routes_match(request->method, request->path, &request->route, request->captures, allow));
+    if (request->route->scope != ROUTE_SCOPE_NONE) {
+        TRY(check_address_rate(request->connection));
+    }
+    return auth_check(request);
+}
+
+/* Check the request against its route's row. */
+static int admit(struct request *request)
+{
     const struct route *route = request->route;
     if ((route->flags & ROUTE_NEW_WORK) != 0 && atomic_load(&request->context->draining)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down and accepts no new work");
@@ -246,9 +284,9 @@ static int admit(struct request *request, char **allow)
     if ((expected || request->body_length != 0) && !takes_type(request)) {
         return refuse_type(request);
     }
-    (void)query_parse(route->query, query, &request->scratch->query, &request->scratch->errors);
+    (void)query_parse(route->query, request->query, &request->scratch->query, &request->scratch->errors);
     routes_each_header(route, check_header, request);
-    rc = validation_raise(&request->scratch->errors);
+    int rc = validation_raise(&request->scratch->errors);
     return rc == 0 && (route->flags & ROUTE_STREAMS) != 0 ? request_stream(request) : rc;
 }
 
@@ -268,6 +306,35 @@ static enum MHD_Result server_reply_early(struct connection *connection, bool fi
     return MHD_YES;
 }
 
+/* Without the right key, or too often. */
+static void refuse_sender(struct request *request, int rc)
+{
+    reply_problem(request, rc, 0);
+    if (rc == ERR_INSUFFICIENT_SCOPE) {
+        reply_header(&request->reply, "WWW-Authenticate",
+                     "Bearer realm=\"quantd\", error=\"insufficient_scope\", scope=\"%s\"",
+                     routes_scope_name(request->route->scope));
+    }
+}
+
+/* Its sender is known: check it, and receive its body. */
+static enum MHD_Result enter(struct connection *connection)
+{
+    struct request *request = connection->request;
+    int rc = check_key_rate(connection);
+    rc = rc < 0 ? rc : admit(request);
+    if (rc < 0) {
+        reply_problem(request, rc, 0);
+        return server_reply_early(connection, true);
+    }
+    request->phase = SERVER_BODY;
+    if (request->route->body == ROUTE_BODY_SINK) {
+        request->phase = SERVER_OPENING;
+        api_hand_over(connection, REQUEST_OPEN);
+    }
+    return MHD_YES;
+}
+
 static enum MHD_Result begin(struct connection *connection, const char *method, const char *version)
 {
     struct request *request = connection->request;
@@ -283,21 +350,21 @@ static enum MHD_Result begin(struct connection *connection, const char *method, 
         return server_reply_early(connection, true);
     }
     char *allow = NULL;
-    int rc = admit(request, &allow);
+    int rc = find_route(request, &allow);
     if (rc < 0) {
-        reply_problem(request, rc, 0);
+        refuse_sender(request, rc);
         if (allow != NULL) {
             reply_header(&request->reply, "Allow", "%s", allow);
             free(allow);
         }
         return server_reply_early(connection, true);
     }
-    request->phase = SERVER_BODY;
-    if (request->route->body == ROUTE_BODY_SINK) {
-        request->phase = SERVER_OPENING;
-        api_hand_over(connection, REQUEST_OPEN);
+    if (rc == REQUEST_WAIT) {
+        request->phase = SERVER_KEY;
+        api_hand_over(connection, REQUEST_AUTHENTICATE);
+        return MHD_YES;
     }
-    return MHD_YES;
+    return enter(connection);
 }
 
 /* Grow the buffer for `more` bytes; false when out of memory. */
@@ -380,6 +447,24 @@ static enum MHD_Result discard_body(struct connection *connection, size_t *size)
     return MHD_YES;
 }
 
+/* The key was looked up. The library calls again only for bytes of a body: without one, this call is the last. */
+static enum MHD_Result after_key(struct connection *connection)
+{
+    struct request *request = connection->request;
+    int rc = request->discard ? 0 : auth_check(request);
+    if (rc < 0) {
+        refuse_sender(request, rc);
+        request->discard = true;
+    }
+    enum MHD_Result result = request->discard ? server_reply_early(connection, true) : enter(connection);
+    if (request->body_length != 0 || result == MHD_NO) {
+        return result;
+    }
+    return request->phase == SERVER_BODY     ? server_run_handler(connection)
+           : request->phase == SERVER_ANSWER ? send_reply(connection)
+                                             : result;
+}
+
 enum MHD_Result server_on_request(void *data, struct MHD_Connection *mhd, const char *url, const char *method,
                                   const char *version, const char *upload, size_t *upload_size, void **context)
 {
@@ -394,6 +479,8 @@ enum MHD_Result server_on_request(void *data, struct MHD_Connection *mhd, const 
     switch ((enum server_phase)request->phase) {
     case SERVER_HEAD:
         return begin(connection, method, version);
+    case SERVER_KEY:
+        return after_key(connection);
     case SERVER_OPENING:
         if (request->discard) {
             return server_reply_early(connection, true);
@@ -416,7 +503,7 @@ void server_after_step(struct connection *connection)
 {
     struct request *request = connection->request;
     int64_t paused = clock_monotonic_ms() - connection->since_ms;
-    bool body = request->phase == SERVER_OPENING || request->phase == SERVER_BODY;
+    bool body = request->phase == SERVER_KEY || request->phase == SERVER_OPENING || request->phase == SERVER_BODY;
     if (body) {
         request->body_paused_ms += paused;
     }

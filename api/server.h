@@ -2,6 +2,7 @@
 /* The server's view of connections and requests, for use within api/ only; depends on the HTTP library. Loop thread
  * unless stated otherwise. */
 
+#include "api/bucket.h"
 #include "api/guard.h"
 #include "api/relay.h"
 #include "api/request.h"
@@ -41,6 +42,7 @@ struct connection {
 
 enum server_phase {
     SERVER_HEAD,    /* not examined yet */
+    SERVER_KEY,     /* its key is being looked up */
     SERVER_OPENING, /* the sink is being opened */
     SERVER_BODY,    /* receiving the body */
     SERVER_ANSWER,  /* the reply is known, or being made */
@@ -56,6 +58,8 @@ struct api {
     struct MHD_Daemon *daemon;
     struct worker_pool *workers, *admit_workers, *heavy_workers; /* of ROUTE_ADMITS and ROUTE_HEAVY */
     struct guard_hosts hosts;
+    struct buckets *key_rates, *address_rates; /* NULL: no limit */
+    int audit_fd;                              /* -1 = none */
     char *host;
     char **allowed;
     struct connection *connections;

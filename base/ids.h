@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #define ID_SIZE 40
+#define PROJECT_SIZE 65                     /* the name of a project: at most 64 characters and NUL */
 #define ID_PATTERN "[0-9A-HJKMNP-TV-Z]{26}" /* what follows '_', as a regular expression */
 
 void id_new(const char *prefix, char out[ID_SIZE]);

@@ -37,7 +37,8 @@ enum row_type {
     ROW_INT,
     ROW_BYTES,
     ROW_LEVEL,
-    ROW_WORKER
+    ROW_WORKER,
+    ROW_AUTH
 };
 
 struct row {
@@ -61,8 +62,17 @@ static const struct row rows[] = {
      .help = "Directory below which checkpoints may be registered; repeatable"},
     {"listen", "HOST:PORT", ROW_ADDRESS, 0, "127.0.0.1:8080", .help = "Address to listen on; port 0 picks a free port"},
     [ROW_CONFIG_FILE] = {"config", "FILE", ROW_FILE, 0, .help = "YAML file with these options"},
-    {"allow-remote", NULL, ROW_FLAG, AT(allow_remote), "false",
-     .help = "Allow a listen address other than loopback, although there is no authentication"},
+    {"auth", "KIND", ROW_AUTH, AT(auth), "none",
+     .help =
+         "Who may send requests: none (anybody; only on loopback) or keys (holders of API keys: quantd key create)"},
+    {"requests-per-key", "N", ROW_INT, AT(key_rate), "0", 0, 1000000,
+     .help = "Requests per second of one API key; 0 = no limit"},
+    {"requests-per-address", "N", ROW_INT, AT(address_rate), "0", 0, 1000000,
+     .help = "Requests per second from one address; 0 = no limit"},
+    {"max-queued-per-project", "N", ROW_INT, AT(max_queued_per_project), "0", 0, 1000000,
+     .help = "Maximum number of queued jobs of one project; 0 = no limit of its own"},
+    {"trust-proxy", NULL, ROW_FLAG, AT(trust_proxy), "false",
+     .help = "Listen beyond loopback without TLS, because only a proxy that encrypts can reach the address"},
     {"allowed-host", "NAME", ROW_TEXTS, AT(allowed_hosts), .separator = ',',
      .help = "Host header to accept in addition to the loopback names; repeatable"},
     {"device", "NAME", ROW_TEXT, AT(device), "auto", .help = "Device to run jobs on: auto, cpu or cuda:N"},
@@ -220,6 +230,15 @@ static int parse_worker(const char *where, const char *text, int *out)
     return 0;
 }
 
+static int parse_auth(const char *where, const char *text, int *out)
+{
+    if (strcmp(text, "none") != 0 && strcmp(text, "keys") != 0) {
+        return err_raise(ERR_CONFIG, "%s: \"%.80s\" is neither none nor keys", where, text);
+    }
+    *out = text[0] == 'n' ? CONFIG_AUTH_NONE : CONFIG_AUTH_KEYS;
+    return 0;
+}
+
 static int replace_text(const char *text, char **out)
 {
     char *copy;
@@ -335,6 +354,8 @@ static int config_apply_row(const struct row *row, const char *where, const stru
         return parse_level(where, item->scalar, to);
     case ROW_WORKER:
         return parse_worker(where, item->scalar, to);
+    case ROW_AUTH:
+        return parse_auth(where, item->scalar, to);
     case ROW_FILE:
         break; /* has been read before */
     }
@@ -412,12 +433,21 @@ static int apply_rows(struct source *const *sources, struct source_key keys[SOUR
 
 int config_check_address(const struct config *config)
 {
-    if (!config_is_loopback(config->listen_host) && !config->allow_remote) {
-        return err_raise(
-            ERR_CONFIG,
-            "refusing to listen on %s: there is no authentication yet, so anyone who can reach this address "
-            "controls the daemon; listen on 127.0.0.1 behind a reverse proxy, or pass --allow-remote",
-            config->listen_host);
+    if (config_is_loopback(config->listen_host)) {
+        return 0;
+    }
+    if (config->auth != CONFIG_AUTH_KEYS) {
+        return err_raise(ERR_CONFIG,
+                         "refusing to listen on %s without authentication: anyone who can reach this address would "
+                         "control the daemon; make a key with quantd key create and pass --auth keys, or listen on "
+                         "127.0.0.1",
+                         config->listen_host);
+    }
+    if (!config->trust_proxy) {
+        return err_raise(ERR_CONFIG,
+                         "refusing to listen on %s without TLS: keys would be readable on the network; listen on "
+                         "127.0.0.1, or, where only a proxy that encrypts can reach this address, pass --trust-proxy",
+                         config->listen_host);
     }
     return 0;
 }

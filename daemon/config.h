@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum config_auth { CONFIG_AUTH_NONE, CONFIG_AUTH_KEYS };
+
 enum config_worker { CONFIG_WORKER_THREAD, CONFIG_WORKER_PROCESS };
 
 struct config {
@@ -16,15 +18,18 @@ struct config {
     char **model_roots; /* absolute, existing directories; NULL-terminated, never NULL */
     char *listen_host;  /* address without brackets */
     uint16_t listen_port;
-    bool allow_remote;    /* an address other than loopback is allowed, although there is no authentication */
+    int auth;                       /* enum config_auth */
+    int64_t key_rate, address_rate; /* requests per second; 0 = no limit */
+    bool trust_proxy;     /* a proxy in front encrypts: other addresses than loopback are allowed without TLS */
     char **allowed_hosts; /* NULL-terminated, never NULL */
     char *device;
-    int worker;                /* enum config_worker */
-    char *module_dir;          /* NULL = the default directories (daemon/modules.h) */
-    int64_t threads;           /* 0 = all cores */
-    int64_t host_memory_bytes; /* 0 = the service's choice */
-    int64_t max_queued;        /* 0 = the service's choice */
-    int64_t max_connections;   /* 0 = the API's choice, as the next two */
+    int worker;                     /* enum config_worker */
+    char *module_dir;               /* NULL = the default directories (daemon/modules.h) */
+    int64_t threads;                /* 0 = all cores */
+    int64_t host_memory_bytes;      /* 0 = the service's choice */
+    int64_t max_queued;             /* 0 = the service's choice */
+    int64_t max_queued_per_project; /* 0 = no limit of its own */
+    int64_t max_connections;        /* 0 = the API's choice, as the next two */
     int64_t max_connections_per_address;
     int64_t max_streams;
     int64_t drain_seconds;

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "daemon/config.h"
+#include "daemon/key_command.h"
 #include "daemon/listen.h"
 #include "daemon/quantd.h"
 #include "daemon/restart.h"
@@ -40,6 +41,10 @@ int main(int argc, char **argv)
 
     if (argc == 3 && strcmp(argv[1], CHILD_COMMAND) == 0) {
         return child_main(argv[2]);
+    }
+    if (argc >= 2 && strcmp(argv[1], "key") == 0) {
+        int failed = key_command(argc - 1, argv + 1);
+        return failed != 0 ? print_error(failed) : EXIT_SUCCESS;
     }
     restart_remember(argv);
     int rc = main_run(argc, argv, &config, &quantd);

@@ -15,6 +15,7 @@
 
 #include "api/api.h"
 #include "base/err.h"
+#include "base/fs.h"
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -25,6 +26,7 @@
 #include "daemon/signals.h"
 #include "storage/storage.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -268,11 +270,17 @@ static int open_loop(struct quantd *quantd)
 static int open_api(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
+    char audit_path[PATH_MAX];
+    TRY(fs_path(audit_path, sizeof(audit_path), "%s/audit.log", config->data_dir));
     const struct api_config api = {
         .service = quantd->service,
         .host = config->listen_host,
         .port = config->listen_port,
         .socket = socket,
+        .keys = config->auth == CONFIG_AUTH_KEYS,
+        .key_rate = config->key_rate,
+        .address_rate = config->address_rate,
+        .audit_path = audit_path,
         .allowed_hosts = (const char *const *)config->allowed_hosts,
         .max_connections = (int)config->max_connections,
         .max_connections_per_address = (int)config->max_connections_per_address,
@@ -293,6 +301,23 @@ static int open_api(struct quantd *quantd, int socket)
     return 0;
 }
 
+/* A daemon whose requests need keys of which there is none would only answer 401. */
+static int check_keys(const struct quantd *quantd)
+{
+    const struct config *config = quantd->config;
+    int64_t count = 0;
+
+    if (config->auth != CONFIG_AUTH_KEYS) {
+        return 0;
+    }
+    TRY(store_key_count(quantd->store, &count));
+    return count > 0 ? 0
+                     : err_raise(ERR_CONFIG,
+                                 "there is no API key that is valid; make one with: quantd key create --data-dir %s "
+                                 "--scope admin",
+                                 config->data_dir);
+}
+
 static int open_layers(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
@@ -301,6 +326,7 @@ static int open_layers(struct quantd *quantd, int socket)
     TRY(modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders)));
     TRY(service_load_devices(config->data_dir, quantd->module_folders, config->device));
     TRY(store_open(&store, &quantd->store)); /* last: nothing is written before the options are validated */
+    TRY(check_keys(quantd));
     store_on_event(quantd->store, forward_event, quantd);
     const struct service_config service = {
         .store = quantd->store,
@@ -311,6 +337,7 @@ static int open_layers(struct quantd *quantd, int socket)
         .threads = (int)config->threads,
         .host_memory_bytes = config->host_memory_bytes,
         .max_queued = (int)config->max_queued,
+        .max_queued_per_project = (int)config->max_queued_per_project,
         .restart = request_restart,
         .restart_data = quantd,
     };

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define SOURCE_ROWS_MAX 24
+#define SOURCE_ROWS_MAX 40
 #define SOURCE_VALUES_MAX 64
 
 /* One option's text. A list option uses list and count, any other option scalar; NULL and 0 = not set. */

@@ -36,6 +36,7 @@ struct service_config {
     int threads;                    /* CPU threads; 0 = all */
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */
+    int max_queued_per_project;     /* of one project; 0 = no limit of its own */
     /* The supervisor's thread: a device is lost that only a new process can open. Its job is back in the queue, no
      * other is claimed until service_drain is called, which should be soon. NULL: the device is opened again in place.
      */
@@ -170,6 +171,25 @@ int service_idempotency_reserve(struct service *service, const struct idempotenc
                                 json_t **response);
 int service_idempotency_finish(struct service *service, const struct idempotency_key *key, const json_t *response);
 int service_idempotency_release(struct service *service, const struct idempotency_key *key);
+
+/* What a key allows. */
+struct key_grant {
+    char id[ID_SIZE];
+    char project[PROJECT_SIZE];
+    int scope;          /* 0 read, 1 write, 2 admin: each includes those before it */
+    int64_t expires_at; /* 0 = never */
+};
+#define KEY_TEXT_LENGTH 55 /* "qd_" and 256 random bits in base 32 */
+/* Whether text has the form of a key. */
+bool key_text_valid(const char *text, size_t size);
+/* The key of a text's SHA-256, if it can be used now: else ERR_INVALID_API_KEY. */
+int service_key_authenticate(struct service *service, const char sha256[DIGEST_HEX_SIZE], struct key_grant *grant);
+/* The next are about the keys of all projects: only for administrators. *text is malloc'ed, and kept nowhere. */
+int service_key_create(struct service *service, const json_t *body, struct validation_errors *errors, char **text,
+                       json_t **key);
+int service_key_get(struct service *service, const char *id, json_t **key);
+int service_key_list(struct service *service, const struct page *page, json_t **list);
+int service_key_revoke(struct service *service, const char *id);
 
 /* POST .../calibration: one upload at a time per job (ERR_JOB_STATE_CONFLICT else). offset -1 = not given. */
 struct service_upload;

@@ -90,6 +90,7 @@ int service_open(const struct service_config *config, struct service **out)
     service->store = config->store;
     service->data_fd = -1;
     service->max_queued = config->max_queued > 0 ? config->max_queued : SERVICE_MAX_QUEUED;
+    service->max_queued_per_project = config->max_queued_per_project;
     pthread_mutex_init(&service->admission, NULL);
     pthread_mutex_init(&service->uploads_lock, NULL);
     supervisor_init(service);

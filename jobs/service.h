@@ -18,7 +18,7 @@
 
 struct service {
     struct store *store;
-    int64_t max_queued;
+    int64_t max_queued, max_queued_per_project;
     char **roots; /* absolute, NULL-terminated */
     int *root_fds;
     size_t root_count;

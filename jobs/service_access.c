@@ -4,6 +4,8 @@
 #include "jobs/service_access.h"
 
 #include "base/err.h"
+#include "base/mem.h"
+#include "jobs/keys.h"
 #include "jobs/view.h"
 #include "storage/storage.h"
 
@@ -140,4 +142,37 @@ int service_idempotency_finish(struct service *service, const struct idempotency
 int service_idempotency_release(struct service *service, const struct idempotency_key *key)
 {
     return store_idempotency_release(service_store(service), key);
+}
+
+int service_key_authenticate(struct service *service, const char sha256[DIGEST_HEX_SIZE], struct key_grant *grant)
+{
+    return key_authenticate(service_store(service), sha256, grant);
+}
+
+int service_key_create(struct service *service, const json_t *body, struct validation_errors *errors, char **text,
+                       json_t **key)
+{
+    struct key_request request = {.scope = KEY_SCOPE_READ};
+    char made[KEY_TEXT_SIZE];
+
+    TRY(key_request_parse(body, &request, errors));
+    TRY(key_create(service_store(service), &request, made, key));
+    int rc = mem_strdup(text, made);
+    explicit_bzero(made, sizeof(made));
+    return rc;
+}
+
+int service_key_get(struct service *service, const char *id, json_t **key)
+{
+    return store_key_get(service_store(service), id, key);
+}
+
+int service_key_list(struct service *service, const struct page *page, json_t **list)
+{
+    return store_key_list(service_store(service), page, list);
+}
+
+int service_key_revoke(struct service *service, const char *id)
+{
+    return store_key_revoke(service_store(service), id);
 }

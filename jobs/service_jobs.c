@@ -103,14 +103,26 @@ static void check_references(struct service *service, const struct principal *wh
 }
 
 /* On the disk, and in the queue: as many as wait, not those that run. */
-static int check_capacity(struct service *service)
+static int check_capacity(struct service *service, const struct principal *who)
 {
     int64_t counts[STATUS_COUNT];
 
     TRY(store_ready(service->store)); /* a job that cannot write would only be in the way */
     TRY(store_job_counts(service->store, NULL, counts));
     int64_t waiting = counts[STATUS_QUEUED] + counts[STATUS_AWAITING_CALIBRATION];
-    return waiting < service->max_queued ? 0 : err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
+    if (waiting >= service->max_queued) {
+        return err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
+    }
+    if (service->max_queued_per_project == 0) {
+        return 0;
+    }
+    TRY(store_job_counts(service->store, who->project, counts));
+    waiting = counts[STATUS_QUEUED] + counts[STATUS_AWAITING_CALIBRATION];
+    return waiting < service->max_queued_per_project
+               ? 0
+               : err_set_hint(err_raise(ERR_QUOTA_EXCEEDED, "%lld jobs of this project wait already, its limit",
+                                        (long long)waiting),
+                              "wait until one has started, or cancel one");
 }
 
 static int store_new(struct service *service, const struct principal *who, const struct job_spec *spec,
@@ -151,7 +163,7 @@ int admission_enter(struct service *service, const struct principal *who, const 
 {
     check_references(service, who, spec, errors);
     TRY(validation_raise(errors));
-    return check_capacity(service);
+    return check_capacity(service, who);
 }
 
 static int create_checked(struct service *service, const struct principal *who, struct job_spec *spec,

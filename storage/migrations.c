@@ -206,7 +206,17 @@ static const char *const step_traces[] = {
     NULL,
 };
 
-static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns, step_traces};
+static const char *const step_keys[] = {
+    "CREATE TABLE api_keys ("
+    " id TEXT PRIMARY KEY NOT NULL, sha256 TEXT NOT NULL UNIQUE, project TEXT NOT NULL, name TEXT NOT NULL,"
+    " scope TEXT NOT NULL CHECK (scope IN ('read', 'write', 'admin')), created_at INTEGER NOT NULL,"
+    " expires_at INTEGER, revoked_at INTEGER, last_used_at INTEGER) STRICT;"
+    "CREATE INDEX api_keys_project ON api_keys(project, id);",
+    NULL,
+};
+
+static const char *const *const steps[] = {step_tables,  step_projects, step_project_indexes,
+                                           step_columns, step_traces,   step_keys};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 
@@ -256,6 +266,19 @@ int migrations_apply_to(struct state *state, int64_t newest)
         if (rc != 0) {
             return err_pass(rc, "migrate the database to schema %lld", (long long)version + 1);
         }
+    }
+    return 0;
+}
+
+int migrations_check(struct state *state)
+{
+    int64_t version = 0;
+
+    TRY(read_version(state, &version));
+    if (version != STEP_COUNT) {
+        return err_raise(ERR_CONFIG,
+                         "the database has schema %lld and this build has %lld; use the build of the daemon that runs",
+                         (long long)version, (long long)STEP_COUNT);
     }
     return 0;
 }

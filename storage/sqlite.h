@@ -66,6 +66,8 @@ int sqlite_append_take(json_t *array, json_t *value);
 
 /* migrations.c: bring the schema to the newest version. ERR_CONFIG when it is newer than this build. */
 int migrations_apply(struct state *state);
+/* ERR_CONFIG unless the schema is the newest. */
+int migrations_check(struct state *state);
 /* No further than schema number `newest`: for tests of what older builds left. */
 int migrations_apply_to(struct state *state, int64_t newest);
 
@@ -117,6 +119,16 @@ int sqlite_event_add(struct state *state, struct state_args *args, const char *j
 /* sqlite_list.c */
 int sqlite_job_list(struct state *state, struct state_args *args);
 int sqlite_object_list(struct state *state, struct state_args *args);
+
+int sqlite_key_list(struct state *state, struct state_args *args);
+
+/* sqlite_keys.c */
+extern const char sqlite_key_body[]; /* an expression: the key as clients see it */
+int sqlite_key_create(struct state *state, struct state_args *args);
+int sqlite_key_find(struct state *state, struct state_args *args);
+int sqlite_key_get(struct state *state, struct state_args *args);
+int sqlite_key_revoke(struct state *state, struct state_args *args);
+int sqlite_key_count(struct state *state, struct state_args *args);
 
 /* sqlite_idempotency.c */
 int sqlite_idempotency_reserve(struct state *state, struct state_args *args);

@@ -14,6 +14,7 @@
 struct list_source {
     const char *prefix; /* of ids */
     const char *kind;   /* of objects; NULL: jobs */
+    const char *from;   /* of another table; or NULL */
     const char *columns;
     int (*add)(void *data, sqlite3_stmt *row);
     void *data;
@@ -36,6 +37,10 @@ static void list_add_equal(struct sqlite_query *query, const char *condition, co
 /* The rows that are looked at: those of the table, or those that have the metadata. */
 static void list_add_from(struct sqlite_query *query, const struct list_source *source, const struct page *page)
 {
+    if (source->from != NULL) {
+        sqlite_query_add(query, source->from);
+        return;
+    }
     if (source->kind != NULL) {
         sqlite_query_add(query, " FROM objects WHERE kind = ?");
         sqlite_query_text(query, source->kind);
@@ -188,13 +193,13 @@ static int list_reverse(json_t **data)
     return 0;
 }
 
-int sqlite_object_list(struct state *state, struct state_args *args)
+static int list_bodies(struct state *state, struct list_source source, struct state_args *args)
 {
     AUTO_JSON json_t *data = json_array();
-    const struct list_source source = {
-        .prefix = args->kind, .kind = args->kind, .columns = "body", .add = list_add_object, .data = data};
     bool reversed, more;
 
+    source.add = list_add_object;
+    source.data = data;
     TRY(list_read(state, &source, args->page, &reversed, &more));
     if (reversed) {
         TRY(list_reverse(&data));
@@ -208,4 +213,17 @@ int sqlite_object_list(struct state *state, struct state_args *args)
     }
     *args->out = list;
     return 0;
+}
+
+int sqlite_object_list(struct state *state, struct state_args *args)
+{
+    return list_bodies(state, (struct list_source){.prefix = args->kind, .kind = args->kind, .columns = "body"}, args);
+}
+
+int sqlite_key_list(struct state *state, struct state_args *args)
+{
+    const struct list_source keys = {
+        .prefix = "key", .kind = "key", .from = " FROM api_keys WHERE 1", .columns = sqlite_key_body};
+
+    return list_bodies(state, keys, args);
 }

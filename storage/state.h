@@ -25,6 +25,8 @@ struct state_args {
     struct job_row *row; /* out; NULL: not wanted */
     struct job_list *jobs;
     int64_t *counts;
+    const struct key_row *key_new;
+    struct key_row *key_row; /* out */
     struct store_status *status;
     /* Out: an event was added to this job; also where the operation chose the job. */
     bool announced;
@@ -40,13 +42,14 @@ typedef int (*state_op)(struct state *state, struct state_args *args);
     EACH(job_get) EACH(job_status) EACH(job_list) EACH(job_update) EACH(job_claim) EACH(job_delete) EACH(job_ahead) \
     EACH(job_counts) EACH(events_list) EACH(event_append) EACH(block_commit) EACH(blocks_list) EACH(layers_list) \
     EACH(blocks_clear) EACH(artifact_delete) EACH(idempotency_reserve) EACH(idempotency_finish) \
-    EACH(idempotency_release)
+    EACH(idempotency_release) EACH(key_create) EACH(key_find) EACH(key_get) EACH(key_list) EACH(key_revoke) \
+    EACH(key_count)
 /* clang-format on */
 
 #define STATE_MEMBER(name) state_op name;
 struct state_ops {
     const char *name;
-    int (*open)(const char *data_dir, struct state **out);
+    int (*open)(const char *data_dir, bool beside, struct state **out);
     void (*close)(struct state *state);
     /* 1 when an object refers to the blob, 0 when none does. */
     int (*blob_referenced)(struct state *state, const char *sha256);

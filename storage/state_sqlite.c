@@ -44,12 +44,15 @@ static int quick_check(struct state *state)
     return rc;
 }
 
-static int set_up(struct state *state, bool unclean)
+static int set_up(struct state *state, bool beside, bool unclean)
 {
     sqlite3_busy_timeout(state->db, SQLITE_BUSY_MS);
     sqlite3_extended_result_codes(state->db, 1);
     TRY(sqlite_script(state, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
                              "PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF"));
+    if (beside) {
+        return migrations_check(state);
+    }
     if (unclean) {
         TRY(quick_check(state));
     }
@@ -66,7 +69,7 @@ static void state_close(struct state *state)
     free(state);
 }
 
-static int state_open(const char *data_dir, struct state **out)
+static int state_open(const char *data_dir, bool beside, struct state **out)
 {
     char path[SQLITE_FILE_PATH_MAX];
     struct state *state = calloc(1, sizeof(*state));
@@ -77,9 +80,9 @@ static int state_open(const char *data_dir, struct state **out)
     int rc = fs_path(path, sizeof(path), "%s/quantd.db", data_dir);
     if (rc == 0) {
         bool unclean = stopped_uncleanly(path);
-        int answer =
-            sqlite3_open_v2(path, &state->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, NULL);
-        rc = answer != SQLITE_OK ? sqlite_raise(state, answer, "open") : set_up(state, unclean);
+        int answer = sqlite3_open_v2(
+            path, &state->db, SQLITE_OPEN_READWRITE | (beside ? 0 : SQLITE_OPEN_CREATE) | SQLITE_OPEN_FULLMUTEX, NULL);
+        rc = answer != SQLITE_OK ? sqlite_raise(state, answer, "open") : set_up(state, beside, unclean);
     }
     if (rc != 0) {
         state_close(state);
@@ -124,4 +127,10 @@ const struct state_ops state_sqlite = {
     .idempotency_reserve = sqlite_idempotency_reserve,
     .idempotency_finish = sqlite_idempotency_finish,
     .idempotency_release = sqlite_idempotency_release,
+    .key_create = sqlite_key_create,
+    .key_find = sqlite_key_find,
+    .key_get = sqlite_key_get,
+    .key_list = sqlite_key_list,
+    .key_revoke = sqlite_key_revoke,
+    .key_count = sqlite_key_count,
 };

@@ -26,6 +26,8 @@ struct store_config {
     const char *data_dir; /* absolute; made if absent */
     const char *state;    /* row of the state registry: "sqlite" */
     const char *blobs;    /* row of the blob registry: "fs" */
+    bool beside;          /* a daemon may have the directory: no lock, and its requests in progress are left alone. For
+                             API keys only; ERR_CONFIG when the database is of another schema */
 };
 
 /* Lock data_dir (OFD lock on data_dir/lock; ERR_CONFIG "another daemon holds ..." at once if taken), open both stores,
@@ -110,6 +112,28 @@ int store_idempotency_reserve(struct store *store, const struct idempotency_key 
                               json_t **response);
 int store_idempotency_finish(struct store *store, const struct idempotency_key *key, const json_t *response);
 int store_idempotency_release(struct store *store, const struct idempotency_key *key); /* the request failed */
+
+/* --- API keys. Only the SHA-256 of a key's text is stored. */
+#define KEY_NAME_SIZE 121
+#define KEY_SCOPE_SIZE 8
+struct key_row {
+    char id[ID_SIZE];
+    char project[PROJECT_SIZE];
+    char name[KEY_NAME_SIZE];
+    char scope[KEY_SCOPE_SIZE];                 /* "read", "write" or "admin" */
+    int64_t created_at, expires_at, revoked_at; /* 0 = never */
+};
+int store_key_create(struct store *store, const struct key_row *key, const char *sha256);
+/* The key of this digest, also when it has expired or was revoked; ERR_NOT_FOUND. Notes its use, to the minute. */
+int store_key_find(struct store *store, const char *sha256, struct key_row *key);
+/* As clients see it; ERR_NOT_FOUND. */
+int store_key_get(struct store *store, const char *id, json_t **key);
+/* As store_object_list; page->project NULL = of all projects. */
+int store_key_list(struct store *store, const struct page *page, json_t **list);
+/* From the same commit on nobody gets in with it. Once more: 0, and the first time stays. ERR_NOT_FOUND. */
+int store_key_revoke(struct store *store, const char *id);
+/* How many keys are neither revoked nor expired. */
+int store_key_count(struct store *store, int64_t *count);
 
 /* --- blobs: written once, found by SHA-256. Callable from any thread but the loop; not dispatched. */
 struct blob_writer;

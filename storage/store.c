@@ -65,14 +65,18 @@ struct call {
 /* Nothing of a failed call is left in the database, so that it can be made again as it was. */
 static void perform(struct store *store, struct call *call)
 {
+    bool owner = store->lock_fd >= 0;
+
     call->rc = call->fn(store, call);
-    if (call->rc == ERR_DISK_FULL && call->ends && reserve_release(&store->reserve)) {
+    if (owner && call->rc == ERR_DISK_FULL && call->ends && reserve_release(&store->reserve)) {
         call->rc = call->fn(store, call);
     }
     if (call->rc < 0) {
         err_take(&call->error);
     }
-    reserve_renew(&store->reserve);
+    if (owner) {
+        reserve_renew(&store->reserve);
+    }
 }
 
 static void *storage_thread(void *data)
@@ -164,14 +168,19 @@ static int store_open_parts(const struct store_config *config, struct store *sto
         return err_raise(ERR_CONFIG, "there is no %s store \"%.64s\"", store->state_ops == NULL ? "state" : "blob",
                          store->state_ops == NULL ? state : blobs);
     }
-    TRY(store_dir_open(config->data_dir, &store->lock_fd));
+    if (!config->beside) {
+        TRY(store_dir_open(config->data_dir, &store->lock_fd));
+    }
     store->data_dir = strdup(config->data_dir);
     store->calls = queue_new(STORE_QUEUE_LENGTH);
     if (store->data_dir == NULL || store->calls == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the store");
     }
+    if (config->beside) {
+        return store->state_ops->open(config->data_dir, true, &store->state);
+    }
     TRY(reserve_open(&store->reserve, config->data_dir));
-    TRY(store->state_ops->open(config->data_dir, &store->state));
+    TRY(store->state_ops->open(config->data_dir, false, &store->state));
     return store->blob_ops->open(config->data_dir, &store->blobs);
 }
 
@@ -410,4 +419,34 @@ int store_collect_garbage(struct store *store, int64_t *removed)
         *removed = call.number;
     }
     return rc;
+}
+
+int store_key_create(struct store *store, const struct key_row *key, const char *sha256)
+{
+    return run_op(store, store->state_ops->key_create, (struct state_args){.key_new = key, .digest = sha256});
+}
+
+int store_key_find(struct store *store, const char *sha256, struct key_row *key)
+{
+    return run_op(store, store->state_ops->key_find, (struct state_args){.digest = sha256, .key_row = key});
+}
+
+int store_key_get(struct store *store, const char *id, json_t **key)
+{
+    return run_op(store, store->state_ops->key_get, (struct state_args){.id = id, .out = key});
+}
+
+int store_key_list(struct store *store, const struct page *page, json_t **list)
+{
+    return run_op(store, store->state_ops->key_list, (struct state_args){.page = page, .out = list});
+}
+
+int store_key_revoke(struct store *store, const char *id)
+{
+    return run_ending(store, store->state_ops->key_revoke, (struct state_args){.id = id});
+}
+
+int store_key_count(struct store *store, int64_t *count)
+{
+    return run_op(store, store->state_ops->key_count, (struct state_args){.counts = count});
 }

@@ -29,7 +29,7 @@ def version_and_help():
     true(outcome.stdout.startswith("quantd "), "a version is printed")
     outcome = run_quantd("--help")
     equal(outcome.returncode, 0)
-    for option in ("--data-dir", "--model-root", "--listen", "--config", "--allow-remote", "--drain-seconds"):
+    for option in ("--data-dir", "--model-root", "--listen", "--config", "--auth", "--trust-proxy", "--drain-seconds"):
         true(option in outcome.stdout, "help names %s" % option)
     words = " ".join(outcome.stdout.split())
     for default in ("127.0.0.1:8080", "auto", "0", "25", "info", "false"):
@@ -61,8 +61,8 @@ def bad_options_are_refused():
 
 
 def remote_addresses_need_a_word():
-    refused("--allow-remote", "--data-dir", "d", "--listen", "0.0.0.0:0")
-    refused("--allow-remote", "--data-dir", "d", "--listen", "[::]:0")
+    refused("--auth keys", "--data-dir", "d", "--listen", "0.0.0.0:0")
+    refused("--auth keys", "--data-dir", "d", "--listen", "[::]:0")
 
 
 def file_faults_name_their_line():

@@ -56,6 +56,10 @@ def every_operation_is_as_described():
         daemon.get("/v1/quantization/compare?jobs=%s,%s" % (job, held))
         artifact = "/v1/artifacts/" + state["result"]["artifact_id"]
         equal((state["links"]["artifact"], state["links"]["cancel"]), (artifact, None), "links of a job that has succeeded")
+        key = post(daemon, "/v1/api_keys", json={"scope": "read", "name": "ci"})
+        for path in ("/v1/api_keys", "/v1/api_keys/" + key):
+            daemon.get(path)
+        equal(daemon.request("DELETE", "/v1/api_keys/" + key).status, 204)
         for path in ("/v1/models", "/v1/models/" + model, "/v1/files", "/v1/files/" + file, "/v1/artifacts", artifact,
                      JOBS + "?metadata[team]=search", "%s/%s" % (JOBS, job)):
             daemon.get(path)

@@ -1,5 +1,6 @@
 /* Header values that are read: the first byte picks the reader, the rest is the value. */
 
+#include "api/auth.h"
 #include "api/guard.h"
 #include "api/header.h"
 
@@ -55,6 +56,14 @@ static void host(const char *value)
     require(!fine || strpbrk(value, " \t/@?#,") == NULL);
 }
 
+static void bearer(const char *value)
+{
+    const char *key = NULL;
+    if (bearer_parse(value, &key) == BEARER_KEY) {
+        require(key >= value && strlen(key) >= KEY_TEXT_LENGTH && key_text_valid(key, KEY_TEXT_LENGTH));
+    }
+}
+
 static void read_value(unsigned char which, const char *value, size_t size)
 {
     static const char *const offers[] = {"application/json", "text/csv", "text/event-stream", NULL};
@@ -88,6 +97,7 @@ static void read_value(unsigned char which, const char *value, size_t size)
         host(value);
         break;
     default:
+        bearer(value);
         require(!header_parse_u63(value, size, &number) || number >= 0);
         (void)header_is_token(value, size);
         (void)header_is_value(value, size);
