@@ -1,4 +1,4 @@
-/* quantctl cancel: stop jobs. */
+/* quantctl cancel, pause, resume: what is asked of jobs that have not ended. */
 
 #include "base/err.h"
 #include "cli/commands.h"
@@ -6,29 +6,50 @@
 #include "cli/print.h"
 #include "cli/safe.h"
 
-static int cancel_run(struct cli *cli, const void *given, int count, char **arguments)
+static int ask_jobs(struct cli *cli, const char *action, int count, char **jobs)
 {
     char path[CLIENT_PATH_MAX];
 
     for (int i = 0; i < count; i++) {
         AUTO_JSON json_t *job = NULL;
 
-        TRY(job_path(path, sizeof(path), arguments[i], "/cancel"));
+        TRY(job_path(path, sizeof(path), jobs[i], action));
         TRY(client_send(cli, "POST", path, NULL, &job));
         if (cli->json) {
             print_json(job);
         } else if (!cli->quiet) {
-            safe_printf(stdout, "%s %s\n", arguments[i], print_text(job, "status"));
+            safe_printf(stdout, "%s %s\n", jobs[i], print_text(job, "status"));
         }
     }
     return 0;
 }
 
+static int cancel_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    return ask_jobs(cli, "/cancel", count, arguments);
+}
+
+static int pause_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    return ask_jobs(cli, "/pause", count, arguments);
+}
+
+static int resume_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    return ask_jobs(cli, "/resume", count, arguments);
+}
+
 const struct command command_cancel = {
-    .name = "cancel",
+    .name = "cancel", .arguments = "JOB...", .summary = "Cancel jobs", .min = 1, .max = -1, .run = cancel_run};
+
+const struct command command_pause = {
+    .name = "pause",
     .arguments = "JOB...",
-    .summary = "Cancel jobs",
+    .summary = "Pause jobs; one that runs finishes its open block first",
     .min = 1,
     .max = -1,
-    .run = cancel_run,
+    .run = pause_run,
 };
+
+const struct command command_resume = {
+    .name = "resume", .arguments = "JOB...", .summary = "Continue paused jobs", .min = 1, .max = -1, .run = resume_run};

@@ -12,4 +12,4 @@ extern const struct command command_jobs_list, command_jobs_show, command_jobs_d
 extern const struct command command_upload, command_report, command_compare, command_pull;
 extern const struct command command_files_list, command_files_delete;
 extern const struct command command_artifacts_list, command_artifacts_show, command_artifacts_delete;
-extern const struct command command_watch, command_cancel, command_retry;
+extern const struct command command_watch, command_cancel, command_pause, command_resume, command_retry;

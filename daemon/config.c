@@ -25,6 +25,7 @@
 
 #define PATH_SIZE 4096
 #define HELP_SIZE 512
+#define KEEP_MAX 3153600000 /* 100 years */
 
 enum row_type {
     ROW_TEXT,
@@ -83,6 +84,13 @@ static const struct row rows[] = {
      .help = "Host memory for activations, beyond which they spill to disk (suffix K, M, G or T); 0 = a quarter of "
              "free memory"},
     {"max-queued", "N", ROW_INT, AT(max_queued), "0", 0, 1000000, .help = "Maximum number of queued jobs; 0 = 1000"},
+    {"keep-jobs-seconds", "N", ROW_INT, AT(keep_jobs_seconds), "0", 0, KEEP_MAX,
+     .help = "Delete jobs so long after their end; 0 = never"},
+    {"keep-artifacts-seconds", "N", ROW_INT, AT(keep_artifacts_seconds), "0", 0, KEEP_MAX,
+     .help = "Delete artifacts so long after they were published; 0 = never"},
+    {"keep-checkpoints-seconds", "N", ROW_INT, AT(keep_checkpoints_seconds), "604800", 0, KEEP_MAX,
+     .help = "Delete the finished blocks of failed jobs, from which a retry continues, so long after the failure; 0 = "
+             "never"},
     {"max-connections", "N", ROW_INT, AT(max_connections), "0", 0, 100000,
      .help = "Maximum number of open connections; 0 = 4096"},
     {"max-connections-per-address", "N", ROW_INT, AT(max_connections_per_address), "0", 0, 100000,

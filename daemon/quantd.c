@@ -338,6 +338,9 @@ static int open_layers(struct quantd *quantd, int socket)
         .host_memory_bytes = config->host_memory_bytes,
         .max_queued = (int)config->max_queued,
         .max_queued_per_project = (int)config->max_queued_per_project,
+        .retention = {.jobs = config->keep_jobs_seconds,
+                      .artifacts = config->keep_artifacts_seconds,
+                      .checkpoints = config->keep_checkpoints_seconds},
         .restart = request_restart,
         .restart_data = quantd,
     };

@@ -10,6 +10,7 @@
 #include "base/page.h"
 #include "base/trace.h"
 #include "base/validation.h"
+#include "jobs/retention.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -37,6 +38,7 @@ struct service_config {
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */
     int max_queued_per_project;     /* of one project; 0 = no limit of its own */
+    struct retention retention;
     /* The supervisor's thread: a device is lost that only a new process can open. Its job is back in the queue, no
      * other is claimed until service_drain is called, which should be soon. NULL: the device is opened again in place.
      */

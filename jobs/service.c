@@ -94,6 +94,8 @@ int service_open(const struct service_config *config, struct service **out)
     pthread_mutex_init(&service->admission, NULL);
     pthread_mutex_init(&service->uploads_lock, NULL);
     supervisor_init(service);
+    sweep_init(&service->sweep);
+    service->sweep.retention = config->retention;
     int rc = service_open_parts(service, config);
     if (rc != 0) {
         service_close(service);
@@ -106,11 +108,13 @@ int service_open(const struct service_config *config, struct service **out)
 int service_start(struct service *service)
 {
     uploaded_sweep(service);
-    return supervisor_start(service);
+    TRY(supervisor_start(service));
+    return sweep_start(service);
 }
 
 void service_drain(struct service *service, int64_t timeout_ms)
 {
+    sweep_stop(&service->sweep);
     supervisor_drain(service, timeout_ms);
 }
 
@@ -119,6 +123,7 @@ void service_close(struct service *service)
     if (service == NULL) {
         return;
     }
+    sweep_close(&service->sweep);
     supervisor_close(service);
     for (size_t i = 0; i < service->root_count; i++) {
         if (service->root_fds[i] >= 0) {

@@ -7,6 +7,7 @@
 #include "jobs/jobs.h"
 #include "jobs/spec.h"
 #include "jobs/supervisor.h"
+#include "jobs/sweep.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
 #include "storage/storage.h"
@@ -23,6 +24,7 @@ struct service {
     int *root_fds;
     size_t root_count;
     struct supervisor supervisor;
+    struct sweep sweep;
     pthread_mutex_t admission;
     pthread_mutex_t uploads_lock;
     struct service_upload *uploads;     /* under uploads_lock, as the next one */

@@ -7,8 +7,9 @@ from harness import (JOBS, NDJSON, Call, Daemon, artifact_digests, equal, gptq_b
 
 RECORDS = ids_records(64, 160, 256)
 NO_JOB = "job_01ARZ3NDEKTSV4RRFFQ69G5FAV"
+CANCEL_SECONDS = 2
 LONG = {"calibration": {"stream": True, "num_samples": 0, "sequence_length": 128}}
-LONG_RECORDS = ids_records(200, 160, 256)
+LONG_RECORDS = ids_records(120, 160, 256)
 
 
 def path(job, action=""):
@@ -113,9 +114,10 @@ def pause_now_and_cancel():
 
 def retry_after_a_failure():
     """A job that ran out of time goes on from its blocks, and ends in the bytes of one that had time enough."""
+    records = ids_records(200, 160, 256)
     with Daemon() as daemon:
-        undisturbed = artifact_digests(daemon, succeed(daemon, new_job(daemon, LONG_RECORDS, **LONG)))
-        job = new_job(daemon, LONG_RECORDS, timeout_seconds=1, **LONG)
+        undisturbed = artifact_digests(daemon, succeed(daemon, new_job(daemon, records, **LONG)))
+        job = new_job(daemon, records, timeout_seconds=1, **LONG)
         state = wait_job(daemon, job)
         equal((state["status"], state["error"]["code"]), ("failed", "timeout"))
         equal(state["links"]["retry"], path(job, "retry"), "link to a retry")
@@ -207,5 +209,70 @@ def model_in_the_request():
         equal(daemon.get("/v1/models")["data"], [], "a refused job leaves no model")
 
 
+def jobs_expire():
+    with Daemon() as daemon:
+        model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
+        job = post(daemon, JOBS, json=gptq_body(model, expires_after_seconds=2))
+        other = post(daemon, JOBS, json=gptq_body(model))
+        state = daemon.get(path(job))
+        equal(state["expires_at"], state["created_at"] + 2)
+        state = wait_job(daemon, job)
+        equal((state["status"], state["expires_at"]), ("expired", None))
+        true(state["finished_at"] >= state["created_at"] + 2, "not before its time")
+        daemon.run([
+            Call("POST", path(job, "calibration?complete=1"), body=RECORDS, headers={"Content-Type": NDJSON}, status=409,
+                 code="job_state_conflict"),
+            Call("POST", path(job, "retry"), status=409, code="job_state_conflict"),
+            Call("POST", path(job, "cancel"), status=409, code="job_state_conflict"),
+            Call("GET", JOBS + "?status=expired", check=lambda answer, saved: equal(
+                [job["id"] for job in answer.json["data"]], [job])),
+            Call("POST", JOBS, json=gptq_body(model, expires_after_seconds=0), status=400, param="/expires_after_seconds"),
+        ])
+        equal(daemon.get(path(other))["status"], "awaiting_calibration")
+
+
+def retention():
+    """What has been kept for long enough goes; what has not ended stays."""
+    with Daemon() as daemon:
+        job = new_job(daemon, RECORDS)
+        artifact = succeed(daemon, job)["result"]["artifact_id"]
+        kept = post(daemon, JOBS, json=gptq_body(daemon.get(path(job))["model"]))
+        failed = new_job(daemon, RECORDS, timeout_seconds=1, calibration={"stream": True, "num_samples": 0, "sequence_length": 64})
+        act(daemon, failed, "cancel")
+        ended = wait_job(daemon, failed)["finished_at"]
+        equal(daemon.stop(), 0)
+        wait_until(lambda: time.time() > ended + 3, "the last to end has been kept for long enough")  # a look is taken once a minute
+        daemon.options += ["--keep-jobs-seconds", "1", "--keep-artifacts-seconds", "1", "--keep-checkpoints-seconds", "1"]
+        daemon.start()
+        gone = lambda at: wait_until(lambda: daemon.request("GET", at).status == 404, "%s is gone" % at)
+        gone(path(job))
+        gone(path(failed))
+        gone("/v1/artifacts/" + artifact)
+        equal(daemon.get(path(kept))["status"], "awaiting_calibration")
+
+
+def cancel_now_in_each_phase():
+    """Within two seconds, whatever the job is at; the clock runs from the request to the end that a client sees."""
+    with Daemon() as daemon:
+        for step in ("loading", "forward", "solve", "evaluate", "exporting"):
+            job = new_job(daemon, LONG_RECORDS, **LONG)
+
+            def at_step():
+                state = daemon.get(path(job))
+                progress = state["progress"] or {}
+                return state["status"] in ("succeeded", "failed") or state["phase"] == step or step in str(progress.get("step"))
+
+            wait_until(at_step, "the job is at " + step)
+            started = time.monotonic()
+            answer = daemon.request("POST", path(job, "cancel"), json={"mode": "now"})
+            if answer.status == 409:  # it was over before it was asked
+                continue
+            equal(answer.status, 202)
+            wait_job(daemon, job)
+            print("    cancelled at %-10s after %.2f s" % (step, time.monotonic() - started))
+            true(time.monotonic() - started < CANCEL_SECONDS, "a cancellation at %s took %.1f s" % (step, time.monotonic() - started))
+
+
 main([changes, priority_decides_who_is_next, pause_and_resume, pause_now_and_cancel, retry_after_a_failure,
-      retry_with_other_parameters, comparison, waiting_for_the_end, model_in_the_request])
+      retry_with_other_parameters, comparison, waiting_for_the_end, model_in_the_request, jobs_expire, retention,
+      cancel_now_in_each_phase])

@@ -20,6 +20,7 @@ SHARED = {
     "api/request.h": "the request that every handler, route and reply takes; request.c sends it through them",
     "jobs/service.h": "the state of the service, which all its parts take; service.c opens and closes the parts",
     "jobs/supervisor.h": "the supervisor's part of that state",
+    "jobs/sweep.h": "the sweep's part of that state",
     "pipeline/pipeline.h": "the public header of the folder: what a run was given and whom it tells",
 }
 # (file, what it includes): an edge that closes a circle on purpose.

@@ -1,0 +1,257 @@
+/* Expiry and retention. Everything is decided by times in the store, so that a restart changes nothing. */
+
+#include "jobs/sweep.h"
+
+#include "base/err.h"
+#include "base/log.h"
+#include "jobs/job.h"
+#include "jobs/service.h"
+
+#include <dirent.h>
+#include <string.h>
+#include <time.h>
+
+#define SWEEP_MS 1000            /* between looks for jobs that expire */
+#define RETENTION_EVERY_MS 60000 /* between looks for what has been kept for long enough */
+#define SWEEP_PAGE 100
+
+static bool stopping(struct sweep *sweep)
+{
+    pthread_mutex_lock(&sweep->lock);
+    bool stop = sweep->stop;
+    pthread_mutex_unlock(&sweep->lock);
+    return stop;
+}
+
+/* False: there is nothing more to do. */
+static bool sweep_wait(struct sweep *sweep)
+{
+    int64_t until = clock_monotonic_ms() + SWEEP_MS;
+    const struct timespec limit = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
+    int expired = 0;
+
+    pthread_mutex_lock(&sweep->lock);
+    while (!sweep->stop && expired == 0) {
+        expired = pthread_cond_timedwait(&sweep->wake, &sweep->lock, &limit);
+    }
+    bool stop = sweep->stop;
+    pthread_mutex_unlock(&sweep->lock);
+    return !stop;
+}
+
+/* --- walks over jobs and artifacts, oldest first */
+
+/* Look at each job of the status. more: set to false to end the walk. */
+static int each_job(struct service *service, enum job_status status,
+                    int (*look)(struct service *service, const struct job_row *row, bool *more))
+{
+    char after[ID_SIZE] = "";
+    bool more = true;
+
+    while (more && !stopping(&service->sweep)) {
+        const struct page page = {.limit = SWEEP_PAGE,
+                                  .status = job_status_name(status),
+                                  .ascending = true,
+                                  .after = after[0] != '\0' ? after : NULL};
+        AUTO(job_list) struct job_list list = {.rows = NULL};
+        TRY(store_job_list(service->store, &page, &list));
+        more = list.more;
+        for (size_t i = 0; i < list.count; i++) {
+            snprintf(after, sizeof(after), "%s", list.rows[i].id);
+            TRY(look(service, &list.rows[i], &more));
+        }
+    }
+    return 0;
+}
+
+static int expire_job(struct service *service, const struct job_row *row, bool *more)
+{
+    static const struct job_change change = {.fence = -1, .reason = "its calibration did not become complete in time"};
+    int64_t after = json_integer_value(json_object_get(row->request, "expires_after_seconds"));
+
+    (void)more;
+    if (after <= 0 || clock_unix_seconds() < row->created_at + after) {
+        return 0;
+    }
+    int rc = job_move(service->store, row->id, JOB_EXPIRE, &change, NULL);
+    if (rc == ERR_JOB_STATE_CONFLICT || rc == ERR_NOT_FOUND) { /* a client was quicker */
+        return 0;
+    }
+    if (rc == 0) {
+        service_job_remove_files(service, row->id);
+        log_info("job expired", LOG_S("job", row->id));
+    }
+    return rc;
+}
+
+static int delete_ended(struct service *service, const struct job_row *row, bool *more)
+{
+    int64_t cutoff = clock_unix_seconds() - service->sweep.retention.jobs;
+
+    *more = *more && row->created_at < cutoff; /* a job that is younger ended later */
+    if (row->finished_at == 0 || row->finished_at >= cutoff) {
+        return 0;
+    }
+    int rc = service_job_delete_ended(service, NULL, row->id);
+    if (rc == 0) {
+        log_info("job deleted", LOG_S("job", row->id), LOG_S("reason", "retention"));
+    }
+    return rc == ERR_NOT_FOUND || rc == ERR_JOB_STATE_CONFLICT ? 0 : rc; /* deleted or retried meanwhile */
+}
+
+static int sweep_jobs(struct service *service)
+{
+    for (int status = 0; status < STATUS_COUNT; status++) {
+        if (job_status_is_final((enum job_status)status)) {
+            TRY(each_job(service, (enum job_status)status, delete_ended));
+        }
+    }
+    return 0;
+}
+
+/* The oldest page is always the first one: what is on it goes, or is too young. */
+static int sweep_artifacts(struct service *service)
+{
+    const struct page page = {.limit = SWEEP_PAGE, .ascending = true};
+    int64_t cutoff = clock_unix_seconds() - service->sweep.retention.artifacts;
+    bool more = true, any = false;
+
+    while (more && !stopping(&service->sweep)) {
+        AUTO_JSON json_t *list = NULL;
+        size_t i;
+        json_t *artifact;
+        TRY(store_object_list(service->store, "art", &page, &list));
+        more = json_is_true(json_object_get(list, "has_more"));
+        json_array_foreach(json_object_get(list, "data"), i, artifact)
+        {
+            const char *id = json_string_value(json_object_get(artifact, "id"));
+            if (json_integer_value(json_object_get(artifact, "created_at")) >= cutoff) {
+                more = false;
+                break;
+            }
+            int rc = store_artifact_delete(service->store, NULL, id);
+            if (rc != 0 && rc != ERR_NOT_FOUND) {
+                return rc;
+            }
+            any = true;
+            log_info("artifact deleted", LOG_S("artifact", id), LOG_S("reason", "retention"));
+        }
+    }
+    if (any) {
+        service_collect_garbage(service);
+    }
+    return 0;
+}
+
+/* Under admission: a retry must not find its files going. */
+static void sweep_checkpoint(struct service *service, const char *id, int64_t cutoff)
+{
+    AUTO(job_row) struct job_row row = {0};
+
+    pthread_mutex_lock(&service->admission);
+    if (store_job_get(service->store, NULL, id, &row) == 0 && row.status == STATUS_FAILED && row.finished_at < cutoff) {
+        service_job_remove_files(service, id);
+        log_info("checkpoint deleted", LOG_S("job", id), LOG_S("reason", "retention"));
+    }
+    pthread_mutex_unlock(&service->admission);
+}
+
+/* Folders are few: only jobs that failed keep theirs once they have ended. */
+static int sweep_checkpoints(struct service *service)
+{
+    char path[SERVICE_PATH_MAX];
+    int64_t cutoff = clock_unix_seconds() - service->sweep.retention.checkpoints;
+
+    snprintf(path, sizeof(path), "%s/jobs", store_data_dir(service->store));
+    DIR *folder = opendir(path);
+    if (folder == NULL) {
+        return 0; /* no job has been there yet */
+    }
+    for (struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
+        if (id_valid(entry->d_name, "job")) {
+            sweep_checkpoint(service, entry->d_name, cutoff);
+        }
+    }
+    closedir(folder);
+    return 0;
+}
+
+static void told(int rc, const char *what)
+{
+    if (rc != 0) {
+        log_err(LOG_WARN, "not swept", what);
+    }
+}
+
+static void sweep_retained(struct service *service)
+{
+    const struct retention *retention = &service->sweep.retention;
+
+    if (retention->jobs > 0) {
+        told(sweep_jobs(service), "jobs");
+    }
+    if (retention->artifacts > 0) {
+        told(sweep_artifacts(service), "artifacts");
+    }
+    if (retention->checkpoints > 0) {
+        told(sweep_checkpoints(service), "checkpoints");
+    }
+}
+
+static void *sweep_main(void *data)
+{
+    struct service *service = data;
+    int64_t kept_ms = clock_monotonic_ms() - RETENTION_EVERY_MS;
+
+    while (sweep_wait(&service->sweep)) {
+        told(each_job(service, STATUS_AWAITING_CALIBRATION, expire_job), "jobs that wait");
+        if (clock_monotonic_ms() - kept_ms >= RETENTION_EVERY_MS) {
+            sweep_retained(service);
+            kept_ms = clock_monotonic_ms();
+        }
+    }
+    return NULL;
+}
+
+void sweep_init(struct sweep *sweep)
+{
+    pthread_condattr_t attributes;
+
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&sweep->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&sweep->lock, NULL);
+}
+
+int sweep_start(struct service *service)
+{
+    struct sweep *sweep = &service->sweep;
+
+    int failed = pthread_create(&sweep->thread, NULL, sweep_main, service);
+    if (failed != 0) {
+        return err_raise_errno(failed, "cannot start the sweep");
+    }
+    sweep->started = true;
+    return 0;
+}
+
+void sweep_stop(struct sweep *sweep)
+{
+    pthread_mutex_lock(&sweep->lock);
+    bool started = sweep->started;
+    sweep->started = false;
+    sweep->stop = true;
+    pthread_cond_broadcast(&sweep->wake);
+    pthread_mutex_unlock(&sweep->lock);
+    if (started) {
+        pthread_join(sweep->thread, NULL);
+    }
+}
+
+void sweep_close(struct sweep *sweep)
+{
+    sweep_stop(sweep);
+    pthread_cond_destroy(&sweep->wake);
+    pthread_mutex_destroy(&sweep->lock);
+}

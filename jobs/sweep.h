@@ -1,0 +1,25 @@
+#pragma once
+/* What is not kept for ever: jobs that wait for a calibration that does not come expire, and what has been kept for as
+ * long as the configuration says is deleted. A thread of its own, since the supervisor's may run one job for days. */
+
+#include "jobs/retention.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+struct service;
+
+struct sweep {
+    struct retention retention;
+    pthread_mutex_t lock;
+    pthread_cond_t wake; /* monotonic clock */
+    bool started, stop;
+    pthread_t thread;
+};
+
+/* Of a zeroed service: what sweep_close releases. */
+void sweep_init(struct sweep *sweep);
+int sweep_start(struct service *service);
+/* Returns when the thread has ended. Again is fine. */
+void sweep_stop(struct sweep *sweep);
+void sweep_close(struct sweep *sweep);
