@@ -3,6 +3,7 @@
 
 #include "api/mcp.h"
 
+#include "api/auth.h"
 #include "api/openapi.h"
 #include "api/reply.h"
 #include "base/cleanup.h"
@@ -339,6 +340,7 @@ static int run_handler(struct request *request, const json_t *arguments)
     if ((route->flags & ROUTE_NEW_WORK) != 0 && atomic_load(&request->context->draining)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down and accepts no new work");
     }
+    TRY(auth_check(request)); /* the endpoint has the least scope of its tools */
     int rc = mcp_arguments_read(route, arguments, &read, errors);
     rc = rc == 0 ? query_parse(query_of(route), read.query, &request->scratch->query, errors) : rc;
     if (rc == 0) {

@@ -32,8 +32,8 @@ struct listing {
     struct validation_errors *errors;
 };
 
-__attribute__((format(printf, 4, 5))) static void refuse(const struct listing *listing, size_t index,
-                                                         const char *member, const char *format, ...)
+__attribute__((format(printf, 4, 5))) static void uploaded_refuse(const struct listing *listing, size_t index,
+                                                                  const char *member, const char *format, ...)
 {
     char pointer[64], detail[1024];
     va_list arguments;
@@ -76,11 +76,11 @@ static void check_path(const struct listing *listing, const json_t *files, size_
 
     if (!json_is_string(path) || json_string_length(path) != strlen(json_string_value(path)) ||
         !is_plain(json_string_value(path))) {
-        refuse(listing, index, "path",
-               "\"path\" is %s; it must be the name of a file of the checkpoint, 1 to 255 bytes without \"/\"",
-               params_value_text(path, text));
+        uploaded_refuse(listing, index, "path",
+                        "\"path\" is %s; it must be the name of a file of the checkpoint, 1 to 255 bytes without \"/\"",
+                        params_value_text(path, text));
     } else if (uploaded_is_repeated(files, index, json_string_value(path))) {
-        refuse(listing, index, "path", "\"%s\" is listed more than once", json_string_value(path));
+        uploaded_refuse(listing, index, "path", "\"%s\" is listed more than once", json_string_value(path));
     }
 }
 
@@ -93,15 +93,15 @@ static json_t *uploaded_find_file(const struct listing *listing, const json_t *f
 
     if (!json_is_string(id) || !id_valid(json_string_value(id), "file") ||
         store_object_get(listing->service->store, listing->who->project, "file", json_string_value(id), &file) != 0) {
-        refuse(listing, index, "file_id", "\"file_id\" is %s, which is not the id of a stored file",
-               params_value_text(id, text));
+        uploaded_refuse(listing, index, "file_id", "\"file_id\" is %s, which is not the id of a stored file",
+                        params_value_text(id, text));
         return NULL;
     }
     const char *purpose = json_string_value(json_object_get(file, "purpose"));
     if (purpose == NULL || strcmp(purpose, "model") != 0) {
-        refuse(listing, index, "file_id",
-               "the file has the purpose \"%s\"; files of a checkpoint have the purpose \"model\"",
-               purpose != NULL ? purpose : "");
+        uploaded_refuse(listing, index, "file_id",
+                        "the file has the purpose \"%s\"; files of a checkpoint have the purpose \"model\"",
+                        purpose != NULL ? purpose : "");
         json_decref(file);
         return NULL;
     }
@@ -115,13 +115,14 @@ static json_t *uploaded_check_file(const struct listing *listing, const json_t *
     json_t *value;
 
     if (!json_is_object(item)) {
-        refuse(listing, index, "", "a file is an object with \"path\" and \"file_id\"");
+        uploaded_refuse(listing, index, "", "a file is an object with \"path\" and \"file_id\"");
         return NULL;
     }
     json_object_foreach((json_t *)item, name, value)
     {
         if (strcmp(name, "path") != 0 && strcmp(name, "file_id") != 0) {
-            refuse(listing, index, "", "\"%.80s\" is not a member of a file; they are \"path\" and \"file_id\"", name);
+            uploaded_refuse(listing, index, "",
+                            "\"%.80s\" is not a member of a file; they are \"path\" and \"file_id\"", name);
         }
     }
     check_path(listing, files, index);

@@ -8,7 +8,7 @@ import tempfile
 from harness import BINARY, JOBS, NDJSON, Daemon, equal, gptq_body, ids_records, main, true, wait_until
 
 ABSENT = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-PREFIXES = {"model_id": "mdl", "file_id": "file", "job_id": "job", "artifact_id": "art", "key_id": "key"}
+PREFIXES = {"model_id": "mdl", "file_id": "file", "upload_id": "upl", "job_id": "job", "artifact_id": "art", "key_id": "key"}
 RANKS = {"none": 0, "read": 1, "write": 2, "admin": 3}
 DATA_SET = ids_records(30, 160, 2048)
 
@@ -90,6 +90,8 @@ def objects_of(daemon, key):
     ndjson = {"Content-Type": NDJSON}
     model = ask("POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
     file = ask("POST", "/v1/files?purpose=calibration", body=DATA_SET, headers=ndjson).json["id"]
+    upload = ask("POST", "/v1/uploads?purpose=calibration",
+                 headers=dict(ndjson, **{"Upload-Length": "10", "Upload-Complete": "?0"})).json["id"]
     body = gptq_body(model)
     body["calibration"] = {"file_id": file, "num_samples": 8, "sequence_length": 64}
     job = ask("POST", JOBS, json=body)
@@ -98,7 +100,7 @@ def objects_of(daemon, key):
     ended = wait_until(lambda: (lambda state: state["status"] in ("succeeded", "failed") and state)(
         ask("GET", JOBS + "/" + job).json), "the job ends", 120)
     equal(ended["status"], "succeeded", repr(ended["error"]))
-    return {"model_id": model, "file_id": file, "job_id": job, "artifact_id": ended["result"]["artifact_id"]}
+    return {"model_id": model, "file_id": file, "upload_id": upload, "job_id": job, "artifact_id": ended["result"]["artifact_id"]}
 
 
 def other_projects_are_not_there():
@@ -117,7 +119,7 @@ def other_projects_are_not_there():
         stream = daemon.ask(daemon.other, "GET", "%s/%s/events" % (JOBS, ids["job_id"]),
                             headers={"Accept": "text/event-stream"})
         equal(stream.status, 404, "an event stream of another project")
-        for path in ("/v1/models", "/v1/files", JOBS, "/v1/artifacts"):
+        for path in ("/v1/models", "/v1/files", "/v1/uploads", JOBS, "/v1/artifacts"):
             equal(daemon.ask(daemon.other, "GET", path).json["data"], [], path + " of another project")
             equal(len(daemon.ask(daemon.keys["read"], "GET", path).json["data"]), 1, path + " of the project")
         body = gptq_body(ids["model_id"])
@@ -127,6 +129,17 @@ def other_projects_are_not_there():
         second = daemon.ask(daemon.other, "POST", "/v1/models", json={"uri": "file:tiny-llama"}, headers=named)
         equal(second.status, 201, "the same idempotency key in another project")
         true(first.json["id"] != second.json["id"] and "idempotency-replayed" not in second.headers, "its own object")
+
+
+def tools_by_scope():
+    """An agent's tool needs the scope of its route, whatever the endpoint needs."""
+    with Guarded() as daemon:
+        for held, tool, arguments, code in (("read", "list_models", {}, None), ("read", "submit_job", {}, "insufficient_scope"),
+                                            ("write", "submit_job", {}, "missing_parameter")):
+            answer = daemon.ask(daemon.keys[held], "POST", "/mcp", json={
+                "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
+            result = answer.json["result"]["structuredContent"]
+            equal(result.get("code"), code, "%s with the scope %s" % (tool, held))
 
 
 def malformed_keys():
@@ -284,5 +297,5 @@ def starts():
             true(key_command(os.path.join(folder, "data"), *words).returncode in (1, 2), "quantd key %r" % (words,))
 
 
-main([every_route_by_scope, other_projects_are_not_there, malformed_keys, keys_over_rest, keys_end,
+main([every_route_by_scope, other_projects_are_not_there, tools_by_scope, malformed_keys, keys_over_rest, keys_end,
       bodies_with_unknown_keys, secrets_stay_secret, rates, quota_of_queued_jobs, audit_log, starts])
