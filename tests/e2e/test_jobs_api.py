@@ -252,25 +252,31 @@ def retention():
 
 
 def cancel_now_in_each_phase():
-    """Within two seconds, whatever the job is at; the clock runs from the request to the end that a client sees."""
+    """Within two seconds, whatever the job is at; the clock runs from the request to the end that a client sees. A phase may
+    be over before the request arrives: each is tried a few times, and must be met."""
     with Daemon() as daemon:
-        for step in ("loading", "forward", "solve", "evaluate", "exporting"):
-            job = new_job(daemon, LONG_RECORDS, **LONG)
+        for phase, fraction in (("loading", 0), ("quantizing", 0), ("quantizing", 0.3), ("quantizing", 0.7), ("evaluating", 0)):
+            true(any(cancelled_at(daemon, phase, fraction) for _ in range(4)), "a job was cancelled at %s, %g" % (phase, fraction))
 
-            def at_step():
-                state = daemon.get(path(job))
-                progress = state["progress"] or {}
-                return state["status"] in ("succeeded", "failed") or state["phase"] == step or step in str(progress.get("step"))
 
-            wait_until(at_step, "the job is at " + step)
-            started = time.monotonic()
-            answer = daemon.request("POST", path(job, "cancel"), json={"mode": "now"})
-            if answer.status == 409:  # it was over before it was asked
-                continue
-            equal(answer.status, 202)
-            wait_job(daemon, job)
-            print("    cancelled at %-10s after %.2f s" % (step, time.monotonic() - started))
-            true(time.monotonic() - started < CANCEL_SECONDS, "a cancellation at %s took %.1f s" % (step, time.monotonic() - started))
+def cancelled_at(daemon, phase, fraction):
+    job = new_job(daemon, LONG_RECORDS, evaluation={"hold_back": 0.5}, **LONG)
+
+    def at_phase():
+        state = daemon.get(path(job))
+        return state["status"] in ("succeeded", "failed") or (state["phase"] == phase and state["progress"]["fraction"] >= fraction)
+
+    wait_until(at_phase, "the job is at " + phase)
+    started = time.monotonic()
+    answer = daemon.request("POST", path(job, "cancel"), json={"mode": "now"})
+    if answer.status == 409:  # it was over before it was asked
+        return False
+    equal(answer.status, 202)
+    state = wait_job(daemon, job)
+    seconds = time.monotonic() - started
+    print("    asked at %-11s %s after %.2f s" % (phase, state["status"], seconds))
+    true(seconds < CANCEL_SECONDS, "a cancellation at %s took %.1f s" % (phase, seconds))
+    return state["status"] == "cancelled"
 
 
 main([changes, priority_decides_who_is_next, pause_and_resume, pause_now_and_cancel, retry_after_a_failure,
