@@ -814,7 +814,7 @@ def pages_name_everything():
                 true(option in manual, "quantctl.1 has %s of %s" % (option, name))
         script = ("source %s; COMP_WORDS=(quantctl %%s); COMP_CWORD=%%d; PATH=%s:$PATH _quantctl quantctl; echo \"${COMPREPLY[*]}\""
                   % (os.path.join(TOP, "cli", "quantctl.bash"), os.path.dirname(os.path.realpath(QUANTCTL))))
-        for words, at, wanted in (("re", 1, {"report", "retry"}), ("jobs s", 2, {"show"}), ("watch --l", 2, {"--lines"}),
+        for words, at, wanted in (("re", 1, {"report", "resume", "retry"}), ("jobs s", 2, {"show"}), ("watch --l", 2, {"--lines"}),
                                   ("models register --na", 3, {"--name"}), ("--js", 1, {"--json"})):
             done = subprocess.run(["bash", "-c", script % (words, at)], env=client.env, capture_output=True, text=True)
             equal(set(done.stdout.split()), wanted, "completions of %r (%s)" % (words, done.stderr))
