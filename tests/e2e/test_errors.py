@@ -184,7 +184,7 @@ def queries():
         refused(answer, "text/csv", 415, "unsupported_media_type", None, ["text/csv", NDJSON, "application/jsonl"],
                 "Content-Type")
         answer = daemon.request("POST", "/v1/files", body=b"{}", headers={"Content-Type": NDJSON})
-        refused(answer, "no purpose", 400, "missing_parameter", "?purpose", ["purpose", "calibration or evaluation"], "")
+        refused(answer, "no purpose", 400, "missing_parameter", "?purpose", ["purpose", "calibration, evaluation, or model"], "")
 
 
 main([jobs, taken, models, queries])
