@@ -184,7 +184,7 @@ static int check_scope(const struct request *request)
 
 int auth_check(struct request *request)
 {
-    char sha256[DIGEST_HEX_SIZE];
+    char sha256[DIGEST_HEX_SIZE] = "";
     struct key_grant grant;
     struct auth_cache *cache = request->context->keys;
 
@@ -206,7 +206,7 @@ int auth_check(struct request *request)
 
 int auth_look_up(struct request *request)
 {
-    char sha256[DIGEST_HEX_SIZE];
+    char sha256[DIGEST_HEX_SIZE] = "";
     struct key_grant grant;
     int64_t begun_ms = clock_monotonic_ms(); /* a revocation from here on must not be undone by what was read before */
 

@@ -56,7 +56,9 @@ static void find_file(const struct model *model, const char *const *suffixes, ch
     AUTO(folder) DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
     const struct dirent *entry;
 
-    fd = dir != NULL ? -1 : fd;
+    if (dir != NULL) {
+        (void)cleanup_move_fd(&fd); /* the folder's from here on */
+    }
     out[0] = '\0';
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
         for (size_t i = 0; suffixes[i] != NULL; i++) {

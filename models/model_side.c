@@ -97,7 +97,7 @@ static int list_folder_take(struct model *model, int fd, const char *folder, siz
     if (dir == NULL) {
         return err_raise_errno(errno, "cannot list the checkpoint's folder");
     }
-    taken = -1;
+    (void)cleanup_move_fd(&taken); /* the folder's from here on */
     while ((entry = readdir(dir)) != NULL) {
         TRY(add_side(model, dirfd(dir), folder, entry->d_name, count));
     }

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 
 from checkpoint import config, write
-from harness import (JOBS, NDJSON, SANITIZED, Daemon, Failure, Skip, equal, gptq_body, ids_records, main, new_job, post,
+from harness import (JOBS, NDJSON, SANITIZED, Daemon, NO_MODULES, Failure, Skip, equal, gptq_body, ids_records, main, new_job, post,
                      succeed, true, wait_job)
 
 SHAPE = {"hidden": 512, "mlp": 1536, "heads": 8, "kv_heads": 4, "vocabulary": 1024}
@@ -21,7 +21,7 @@ JOB = {
 def peak(root, layers):
     name = "blocks-%d" % layers
     write(os.path.join(root, name), config(layers=layers, **SHAPE))
-    with Daemon("--threads", "2", roots=[root]) as daemon:
+    with Daemon(*NO_MODULES, "--threads", "2", roots=[root]) as daemon:
         succeed(daemon, new_job(daemon, ids_records(12, 128, 1024), uri="file:" + name, **JOB))
         return daemon.memory("VmHWM")
 
@@ -55,7 +55,7 @@ EXPERT_JOBS = {
 def expert_peak(root, count, job):
     """What a job takes beyond the idle daemon."""
     body = dict(EXPERT_JOBS[job])
-    with Daemon("--threads", "2", roots=[root]) as daemon:
+    with Daemon(*NO_MODULES, "--threads", "2", roots=[root]) as daemon:
         if "evaluation" in body:
             body["evaluation"] = dict(body["evaluation"], file_id=post(
                 daemon, "/v1/files?purpose=evaluation", headers={"Content-Type": NDJSON}, body=ids_records(8, 128, 1024)))
@@ -106,7 +106,7 @@ def hostile_documents():
         tokenizer_uri = model("tokenizer", "tokenizer.json", tokenizer % of_many_objects(64 << 20))
         section_uri = model("section", "tokenizer.json", (tokenizer % "1")[:-1] + ', "normalizer": ' + many[:1 << 20].rstrip(",") + "]}")
         side_uri = model("side", "tokenizer_config.json", '{"x": ' + of_many_objects(15 << 20) + "}")
-        with Daemon("--threads", "1", roots=[root]) as daemon:
+        with Daemon(*NO_MODULES, "--threads", "1", roots=[root]) as daemon:
             idle = daemon.memory("VmHWM")
 
             def grown(what):

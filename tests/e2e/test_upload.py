@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from harness import JOBS, NDJSON, SANITIZED, Daemon, Failure, Skip, equal, gptq_body, main, true, wait_until
+from harness import JOBS, NDJSON, SANITIZED, Daemon, NO_MODULES, Failure, Skip, equal, gptq_body, main, true, wait_until
 
 LIMIT_BYTES = 200 << 20
 
@@ -62,7 +62,7 @@ class Watch:
 def upload_into_a_job():
     if SANITIZED:
         raise Skip("a sanitizer's memory is not the daemon's")
-    with Daemon() as daemon:
+    with Daemon(*NO_MODULES) as daemon:
         model = daemon.request("POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
         job = daemon.request("POST", JOBS, json=gptq_body(model)).json["id"]
         idle = daemon.memory("VmRSS")
@@ -97,7 +97,7 @@ def upload_into_a_job():
 def upload_as_a_file():
     if SANITIZED:
         raise Skip("a sanitizer's memory is not the daemon's")
-    with Daemon() as daemon:
+    with Daemon(*NO_MODULES) as daemon:
         idle = daemon.memory("VmRSS")
         with Watch(daemon) as watch:
             answer = daemon.request("POST", "/v1/files?purpose=calibration", body=text(SIZE),
@@ -108,7 +108,7 @@ def upload_as_a_file():
 
 
 def broken_upload_leaves_nothing():
-    with Daemon() as daemon:
+    with Daemon(*NO_MODULES) as daemon:
         model = daemon.request("POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
         job = daemon.request("POST", JOBS, json=gptq_body(model)).json["id"]
         before = daemon.descriptors()
