@@ -26,7 +26,7 @@ static const char *const event_types[] = {"application/json", "text/event-stream
 static const char *const layer_types[] = {"application/json", "text/csv", "application/x-ndjson", NULL};
 static const char *const record_types[] = {"application/x-ndjson", "application/jsonl", "application/octet-stream",
                                            NULL};
-static const char *const piece_types[] = {"application/partial-upload", NULL};
+static const char *const piece_types[] = {"application/partial-upload", "application/octet-stream", NULL};
 static const char *const file_types[] = {"application/octet-stream", "application/x-ndjson", "application/jsonl", NULL};
 
 static const char *const purposes[] = {"calibration", "evaluation", "model", NULL};
