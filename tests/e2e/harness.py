@@ -318,9 +318,14 @@ TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 
 def wait_job(daemon, job, seconds=240, until=TERMINAL):
-    deadline = time.monotonic() + seconds
+    """The job once its status is one of `until`. Each read waits for what differs from the one before, so that none is missed."""
+    deadline, headers = time.monotonic() + seconds, {}
     while True:
-        state = daemon.get("%s/%s" % (JOBS, job), Prefer="wait=5")
+        answer = daemon.request("GET", "%s/%s" % (JOBS, job), headers=headers)
+        if answer.status != 304:
+            equal(answer.status, 200, "status of the job's GET (%r)" % answer)
+            state = answer.json
+            headers = {"Prefer": "wait=5", "If-None-Match": answer.headers["etag"]}
         if state["status"] in until:
             return state
         if time.monotonic() > deadline:
