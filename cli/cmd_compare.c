@@ -1,4 +1,4 @@
-/* quantctl compare: the reports of several jobs next to each other, their modules aligned by name. */
+/* quantctl compare: several jobs next to each other, as the server aligns their modules. */
 
 #include "base/err.h"
 #include "base/json.h"
@@ -7,7 +7,6 @@
 #include "cli/job.h"
 #include "cli/print.h"
 #include "cli/safe.h"
-#include "cli/status.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,45 +23,56 @@ struct compare_options {
 #define AT(member) offsetof(struct compare_options, member)
 
 static const struct option_row compare_options[] = {
-    {"metric", 0, OPTION_TEXT, "COLUMN", AT(metric), .help = "Column of the report (default: " JOB_METRIC ")"},
+    {"metric", 0, OPTION_TEXT, "COLUMN", AT(metric), .help = "Column of the modules (default: " JOB_METRIC ")"},
     {"limit", 'n', OPTION_INT, "N", AT(limit), .help = "So many modules, those that differ most first (default: 20)", 0,
      1000000},
     {0},
 };
 
+/* The server's answer: {"jobs": [...], "modules": [{"module", "values": [one for each job, or null]}]}. */
 struct compare {
-    int jobs;
+    size_t jobs;
+    const json_t *heads, *modules;
     const char *metric;
-    json_t *reports[COMPARE_MAX];
-    json_t *modules; /* module -> array of the metric, null where a job does not have it; owned */
 };
 
-static int align_modules(struct compare *compare)
+static const json_t *compared_value(const struct compare *compare, const json_t *module, size_t job)
 {
-    const json_t *row;
+    return json_object_get(json_array_get(json_object_get(module, "values"), job), compare->metric);
+}
+
+/* Whether a job has a number in the column, of any module. */
+static bool has_metric(const struct compare *compare, size_t job)
+{
+    const json_t *module;
     size_t i;
 
-    compare->modules = json_object();
-    for (int job = 0; job < compare->jobs; job++) {
-        json_array_foreach(json_object_get(compare->reports[job], "layers"), i, row)
-        {
-            const char *module = json_get_string(row, "module");
-            json_t *value = json_object_get(row, compare->metric);
-            json_t *values = module != NULL ? json_object_get(compare->modules, module) : NULL;
-            if (module == NULL) {
-                continue;
-            }
-            if (values == NULL) {
-                values = json_array();
-                for (int k = 0; k < compare->jobs; k++) {
-                    (void)json_array_append_new(values, json_null());
-                }
-                (void)json_object_set_new(compare->modules, module, values);
-            }
-            (void)json_array_set_new(values, (size_t)job, json_is_number(value) ? json_incref(value) : json_null());
+    json_array_foreach(compare->modules, i, module)
+    {
+        if (json_is_number(compared_value(compare, module, job))) {
+            return true;
         }
     }
-    return compare->modules != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the comparison");
+    return false;
+}
+
+/* The column that was asked for, or one that all jobs have. */
+static int choose_metric(struct compare *compare, const char *asked)
+{
+    size_t with = 0;
+
+    compare->metric = asked != NULL ? asked : JOB_METRIC;
+    for (size_t job = 0; job < compare->jobs; job++) {
+        with += has_metric(compare, job);
+    }
+    if (asked == NULL) {
+        compare->metric = with == compare->jobs ? JOB_METRIC : JOB_METRIC_WEIGHTS;
+        return 0;
+    }
+    return with > 0 || json_array_size(compare->modules) == 0
+               ? 0
+               : err_set_hint(err_raise(ERR_CONFIG, "the comparison has no numbers in the column \"%.80s\"", asked),
+                              "quantctl compare --json shows the columns");
 }
 
 static void summary_row(struct table *table, const struct compare *compare, const char *title, const char *object,
@@ -71,8 +81,9 @@ static void summary_row(struct table *table, const struct compare *compare, cons
     char cells[COMPARE_MAX][PRINT_SIZE];
     const char *row[COMPARE_MAX + 1] = {title};
 
-    for (int job = 0; job < compare->jobs; job++) {
-        row[job + 1] = print_number(json_object_get(compare->reports[job], object), key, digits, cells[job]);
+    for (size_t job = 0; job < compare->jobs; job++) {
+        const json_t *head = json_array_get(compare->heads, job);
+        row[job + 1] = print_number(json_object_get(head, object), key, digits, cells[job]);
     }
     table_row(table, row);
 }
@@ -82,7 +93,7 @@ static struct table *new_table(const struct compare *compare, const char *first)
     static const char *const names[COMPARE_MAX] = {">A", ">B", ">C", ">D", ">E", ">F", ">G", ">H"};
     const char *titles[COMPARE_MAX + 2] = {first};
 
-    for (int job = 0; job < compare->jobs; job++) {
+    for (size_t job = 0; job < compare->jobs; job++) {
         titles[job + 1] = names[job];
     }
     return table_new(titles);
@@ -92,11 +103,11 @@ static int show_summary(const struct compare *compare)
 {
     char method[JOB_METHOD_SIZE];
 
-    for (int job = 0; job < compare->jobs; job++) {
-        const json_t *report = compare->reports[job];
-        const char *name = json_get_string(json_object_get(report, "request"), "name");
-        safe_printf(stdout, "%c  %s  %s  %s  %s\n", 'A' + job, print_text(report, "job_id"), job_method(report, method),
-                    print_text(report, "status"), name != NULL ? name : "");
+    for (size_t job = 0; job < compare->jobs; job++) {
+        const json_t *head = json_array_get(compare->heads, job);
+        const char *name = json_get_string(head, "name");
+        safe_printf(stdout, "%c  %s  %s  %s  %s\n", 'A' + (int)job, print_text(head, "id"), job_method(head, method),
+                    print_text(head, "status"), name != NULL ? name : "");
     }
     putchar('\n');
     AUTO(table) struct table *table = new_table(compare, "");
@@ -113,8 +124,7 @@ static int show_summary(const struct compare *compare)
 }
 
 struct spread {
-    const char *module;
-    const json_t *values;
+    const json_t *module;
     double ratio; /* of the largest value to the smallest */
 };
 
@@ -125,17 +135,15 @@ static int by_ratio(const void *a, const void *b)
     if (x->ratio != y->ratio) {
         return x->ratio < y->ratio ? 1 : -1;
     }
-    return strcmp(x->module, y->module);
+    return strcmp(print_text(x->module, "module"), print_text(y->module, "module"));
 }
 
-static double ratio_of(const json_t *values)
+static double ratio_of(const struct compare *compare, const json_t *module)
 {
-    const json_t *value;
     double low = INFINITY, high = 0;
-    size_t i;
 
-    json_array_foreach(values, i, value)
-    {
+    for (size_t job = 0; job < compare->jobs; job++) {
+        const json_t *value = compared_value(compare, module, job);
         double number = json_number_value(value);
         if (json_is_number(value) && number > 0) {
             low = number < low ? number : low;
@@ -148,14 +156,13 @@ static double ratio_of(const json_t *values)
 static int show_modules(const struct compare *compare, size_t limit)
 {
     AUTO_FREE struct spread *spreads = NULL;
-    const char *module;
-    json_t *values;
-    size_t count = 0;
+    const json_t *module;
+    size_t count;
 
-    TRY(mem_array(&spreads, json_object_size(compare->modules) + 1));
-    json_object_foreach(compare->modules, module, values)
+    TRY(mem_array(&spreads, json_array_size(compare->modules) + 1));
+    json_array_foreach(compare->modules, count, module)
     {
-        spreads[count++] = (struct spread){module, values, ratio_of(values)};
+        spreads[count] = (struct spread){module, ratio_of(compare, module)};
     }
     qsort(spreads, count, sizeof(*spreads), by_ratio);
     count = count < limit ? count : limit;
@@ -167,9 +174,9 @@ static int show_modules(const struct compare *compare, size_t limit)
     AUTO(table) struct table *table = new_table(compare, "MODULE");
     for (size_t i = 0; i < count; i++) {
         char cells[COMPARE_MAX][PRINT_SIZE];
-        const char *row[COMPARE_MAX + 1] = {spreads[i].module};
-        for (int job = 0; job < compare->jobs; job++) {
-            const json_t *value = json_array_get(spreads[i].values, (size_t)job);
+        const char *row[COMPARE_MAX + 1] = {print_text(spreads[i].module, "module")};
+        for (size_t job = 0; job < compare->jobs; job++) {
+            const json_t *value = compared_value(compare, spreads[i].module, job);
             snprintf(cells[job], PRINT_SIZE, "%.2e", json_number_value(value));
             row[job + 1] = json_is_number(value) ? cells[job] : "-";
         }
@@ -178,56 +185,37 @@ static int show_modules(const struct compare *compare, size_t limit)
     return table_print(table, stdout);
 }
 
-static int compare_json(const struct compare *compare)
+/* The route's path, of jobs whose ids are well formed. */
+static int compare_path(char *out, size_t size, int count, char **jobs)
 {
-    AUTO_JSON json_t *answer = json_pack("{s:s,s:s,s:[],s:O}", "object", "quantization.comparison", "metric",
-                                         compare->metric, "jobs", "modules", compare->modules);
-    json_t *jobs = json_object_get(answer, "jobs");
+    char ids[CLIENT_PATH_MAX] = "", checked[CLIENT_PATH_MAX];
 
-    for (int job = 0; job < compare->jobs; job++) {
-        const json_t *report = compare->reports[job];
-        json_t *entry = json_object();
-        static const char *const keys[] = {"job_id", "status", "method", "totals", "evaluation"};
-        for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
-            json_t *value = json_object_get(report, keys[i]);
-            (void)json_object_set_new(entry, keys[i], value != NULL ? json_incref(value) : json_null());
-        }
-        (void)json_array_append_new(jobs, entry);
+    for (int i = 0; i < count; i++) {
+        TRY(job_path(checked, sizeof(checked), jobs[i], ""));
+        TRY(http_escape(ids, sizeof(ids), i > 0 ? "," : "", ","));
+        TRY(http_escape(ids, sizeof(ids), jobs[i], ""));
     }
-    print_json(answer);
-    return 0;
-}
-
-static int compare_all(struct cli *cli, struct compare *compare, const struct compare_options *options, char **jobs)
-{
-    for (int job = 0; job < compare->jobs; job++) {
-        char path[CLIENT_PATH_MAX];
-        TRY(job_path(path, sizeof(path), jobs[job], "/report"));
-        TRY(client_get(cli, path, &compare->reports[job]));
-    }
-    for (int job = 0; options->metric == NULL && job < compare->jobs; job++) { /* one that all of them have */
-        const char *metric = job_metric(json_object_get(compare->reports[job], "layers"));
-        compare->metric = job == 0 || strcmp(metric, JOB_METRIC) != 0 ? metric : compare->metric;
-    }
-    TRY(align_modules(compare));
-    if (cli->json) {
-        return compare_json(compare);
-    }
-    TRY(show_summary(compare));
-    return show_modules(compare, options->limit != OPTION_UNSET ? (size_t)options->limit : 20);
+    snprintf(out, size, "/v1/quantization/compare");
+    return client_query(out, size, "jobs", ids);
 }
 
 static int compare_run(struct cli *cli, const void *given, int count, char **arguments)
 {
     const struct compare_options *options = given;
-    struct compare compare = {.jobs = count, .metric = options->metric};
+    AUTO_JSON json_t *answer = NULL;
+    char path[CLIENT_PATH_MAX];
 
-    int rc = compare_all(cli, &compare, options, arguments);
-    for (int job = 0; job < count; job++) {
-        json_decref(compare.reports[job]);
+    TRY(compare_path(path, sizeof(path), count, arguments));
+    TRY(client_get(cli, path, &answer));
+    if (cli->json) {
+        print_json(answer);
+        return 0;
     }
-    json_decref(compare.modules);
-    return rc;
+    struct compare compare = {
+        .jobs = (size_t)count, .heads = json_object_get(answer, "jobs"), .modules = json_object_get(answer, "modules")};
+    TRY(choose_metric(&compare, options->metric));
+    TRY(show_summary(&compare));
+    return show_modules(&compare, options->limit != OPTION_UNSET ? (size_t)options->limit : 20);
 }
 
 const struct command command_compare = {

@@ -235,10 +235,24 @@ static int show_rows(const json_t *layers, const char *metric, size_t count, boo
     return table_print(table, stdout);
 }
 
+static const char *default_metric(const json_t *layers)
+{
+    const json_t *row;
+    size_t i;
+
+    json_array_foreach(layers, i, row)
+    {
+        if (json_is_number(json_object_get(row, JOB_METRIC))) {
+            return JOB_METRIC;
+        }
+    }
+    return JOB_METRIC_WEIGHTS;
+}
+
 static int show_report(const json_t *report, const struct report_options *options)
 {
     const json_t *layers = json_object_get(report, "layers"), *error = json_object_get(report, "error");
-    const char *metric = options->metric != NULL ? options->metric : job_metric(layers);
+    const char *metric = options->metric != NULL ? options->metric : default_metric(layers);
     size_t count = options->worst != OPTION_UNSET ? (size_t)options->worst : REPORT_WORST;
 
     show_head(report);

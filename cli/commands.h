@@ -1,5 +1,5 @@
 #pragma once
-/* The rows of all commands. A command is in the file of its first word. */
+/* The rows of all commands. */
 
 #include "cli/command.h"
 

@@ -154,17 +154,3 @@ void job_print(const json_t *job)
     safe_printf(stdout, "finished      %s\n", print_time(job, "finished_at", text));
     job_print_result(json_object_get(job, "result"));
 }
-
-const char *job_metric(const json_t *layers)
-{
-    const json_t *row;
-    size_t i;
-
-    json_array_foreach(layers, i, row)
-    {
-        if (json_is_number(json_object_get(row, JOB_METRIC))) {
-            return JOB_METRIC;
-        }
-    }
-    return "relative_mse";
-}

@@ -17,10 +17,9 @@ int job_outcome(const json_t *job);
 const char *job_method(const json_t *job, char out[JOB_METHOD_SIZE]);
 const char *job_percent(const json_t *job, char out[PRINT_SIZE]);
 const char *job_eta(const json_t *job, char out[PRINT_SIZE]);
-/* The error that orders modules: of the output, or of the weights where nothing was calibrated. layers: rows of a
- * report. */
+/* The error that orders modules: of the output, or of the weights where nothing was calibrated. */
 #define JOB_METRIC "output_relative_mse"
-const char *job_metric(const json_t *layers);
+#define JOB_METRIC_WEIGHTS "relative_mse"
 /* Its members and its result, for people. */
 void job_print(const json_t *job);
 /* Perplexity, divergence, bits and compression of a result; nothing for null. */

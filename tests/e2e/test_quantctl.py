@@ -155,9 +155,15 @@ def show_report(client, daemon, first, second):
     equal(client.run("report", first, "--json").json, daemon.get("%s/%s/report" % (JOBS, first)), "report --json")
     client.run("report", first, "--metric", "nonsense", status=USAGE)
     both = client.run("compare", first, second, "--json").json
-    equal(sorted(both["modules"]), sorted(row["module"] for row in rows), "modules that are compared")
-    equal(["%.9g" % float(row["output_relative_mse"]) for row in rows],
-          ["%.9g" % both["modules"][row["module"]][0] for row in rows], "errors that are compared")
+    equal(both, daemon.get("/v1/quantization/compare?jobs=%s,%s" % (first, second)), "compare --json")
+    equal(sorted(module["module"] for module in both["modules"]), sorted(row["module"] for row in rows), "modules that are compared")
+    errors = {module["module"]: module["values"][0]["output_relative_mse"] for module in both["modules"]}
+    equal(["%.9g" % float(row["output_relative_mse"]) for row in rows], ["%.9g" % errors[row["module"]] for row in rows],
+          "errors that are compared")
+    client.run("compare", first, second, "--metric", "nonsense", status=USAGE)
+    true("sqnr_db of the modules" in client.run("compare", first, second, "--metric", "sqnr_db").out, "another column")
+    client.run("compare", first, first, status=REFUSED)
+    client.run("compare", first, "mdl_1", status=USAGE)
     true("perplexity after" in client.run("compare", first, second).out, "a comparison is shown")
     client.run("compare", first, status=USAGE)
 
@@ -751,6 +757,20 @@ def usage():
             equal(done.returncode, LOCAL, "exit status with a full disk")
 
 
+def actions():
+    """Each is one request for each job, and none when an id is not one."""
+    def answer(handler):
+        handler.send(202, "application/json", b'{"id": "job_1", "status": "queued"}')
+
+    for action in ("cancel", "pause", "resume", "retry"):
+        with Server(answer) as server, Client(server.url) as client:
+            client.run(action, "job_1", "mdl_1", status=USAGE)
+            equal(server.seen, [], "requests with an argument that is wrong")
+            equal(client.run(action, "job_1", "job_2").out, "job_1 queued\njob_2 queued\n", "output of %s" % action)
+            equal([path for path, _ in server.seen], ["/v1/quantization/jobs/job_%d/%s" % (i, action) for i in (1, 2)],
+                  "requests of %s" % action)
+
+
 def streams_standard_input():
     with Daemon() as daemon, Client(url_of(daemon)) as client:
         job = client.run("submit", "-m", "file:tiny-llama", "--method", "gptq", "-g", "64", "--num-samples", "24",
@@ -823,4 +843,4 @@ def pages_name_everything():
 main([tour, watch_lines, watch_terminal, watch_goes_on_after_a_crash, wrong_servers, busy_servers, problems_are_shown,
       names_are_harmless, endless_lists, pull_resumes, pulls_do_not_meet, pull_distrusts_its_own_past, pull_refuses,
       pull_survives_the_server, keys, asks_for_a_key, a_proxy_gets_no_key, a_redirect_gets_no_key, certificates, usage,
-      streams_standard_input, continues_calibration, pages_name_everything])
+      actions, streams_standard_input, continues_calibration, pages_name_everything])

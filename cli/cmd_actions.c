@@ -1,4 +1,4 @@
-/* quantctl cancel, pause, resume: what is asked of jobs that have not ended. */
+/* quantctl cancel, pause, resume, retry: what is asked of jobs. */
 
 #include "base/err.h"
 #include "cli/commands.h"
@@ -10,6 +10,9 @@ static int ask_jobs(struct cli *cli, const char *action, int count, char **jobs)
 {
     char path[CLIENT_PATH_MAX];
 
+    for (int i = 0; i < count; i++) { /* none, if one is not an id */
+        TRY(job_path(path, sizeof(path), jobs[i], action));
+    }
     for (int i = 0; i < count; i++) {
         AUTO_JSON json_t *job = NULL;
 
@@ -39,6 +42,11 @@ static int resume_run(struct cli *cli, const void *given, int count, char **argu
     return ask_jobs(cli, "/resume", count, arguments);
 }
 
+static int retry_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    return ask_jobs(cli, "/retry", count, arguments);
+}
+
 const struct command command_cancel = {
     .name = "cancel", .arguments = "JOB...", .summary = "Cancel jobs", .min = 1, .max = -1, .run = cancel_run};
 
@@ -53,3 +61,12 @@ const struct command command_pause = {
 
 const struct command command_resume = {
     .name = "resume", .arguments = "JOB...", .summary = "Continue paused jobs", .min = 1, .max = -1, .run = resume_run};
+
+const struct command command_retry = {
+    .name = "retry",
+    .arguments = "JOB...",
+    .summary = "Try jobs that failed or were cancelled again, from their last finished block",
+    .min = 1,
+    .max = -1,
+    .run = retry_run,
+};
