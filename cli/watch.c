@@ -84,8 +84,9 @@ static int watch_once(struct watch *watch, const char *path)
     int rc = client_raw(watch->cli, &call, &answer);
     sse_break(&watch->sse);
     TRY(rc);
-    if (answer.status == 503) {
-        return STATUS_UNREACHABLE; /* it shuts down or has no connection to spare: later */
+    if (answer.status == 503) { /* later, if it was there before */
+        return status_fail(STATUS_UNREACHABLE, "%s shuts down or has no connection to spare (503)",
+                           http_url(watch->cli->http));
     }
     if (answer.status < 200 || answer.status > 299) {
         return client_refused(watch->cli, &answer);

@@ -98,6 +98,14 @@ def busy_servers():
         equal(len(seen), 1, "requests that cannot be repeated")
 
 
+def full_servers():
+    """A watcher that is turned away at once says why."""
+    problem = json.dumps(dict(PROBLEM, status=503, code="draining", errors=[])).encode()
+    with Server(lambda handler: handler.send(503, "application/problem+json", problem)) as server, Client(server.url) as client:
+        answer = client.run("watch", "job_1", status=UNREACHABLE)
+        true(answer.err.startswith("quantctl: ") and "503" in answer.err, "the reason: %r" % answer)
+
+
 def problems_are_shown():
     with Server(json_answer(PROBLEM, 400, "application/problem+json")) as server, Client(server.url) as client:
         answer = client.run("submit", "-m", "mdl_01", "--method", "rtn", status=REFUSED)
@@ -229,5 +237,5 @@ def certificates():
             client.run("system", "--server", name, "--ca-file", certificate, status=UNREACHABLE)
 
 
-main([wrong_servers, busy_servers, problems_are_shown, names_are_harmless, endless_lists, keys, asks_for_a_key,
+main([wrong_servers, busy_servers, full_servers, problems_are_shown, names_are_harmless, endless_lists, keys, asks_for_a_key,
       a_proxy_gets_no_key, a_redirect_gets_no_key, certificates])
