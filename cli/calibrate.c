@@ -25,25 +25,42 @@ struct batch {
     bool last;
 };
 
-static int read_batch(FILE *in, struct batch *batch, char **line, size_t *line_capacity, ssize_t *ahead)
+/* The lines of a file, one ahead. */
+struct source {
+    FILE *in;
+    char *line;
+    size_t capacity;
+    ssize_t size; /* of line; not above 0: there is no more */
+};
+
+/* Blank lines are left out: the server does not count them as records. */
+static void next_line(struct source *source)
+{
+    do {
+        source->size = getline(&source->line, &source->capacity, source->in);
+    } while (source->size > 0 && strspn(source->line, " \t\r\n") == (size_t)source->size);
+}
+
+static int read_batch(struct source *source, struct batch *batch)
 {
     batch->size = 0;
-    while (*ahead > 0 && (batch->size == 0 || batch->size + (size_t)*ahead <= BATCH_BYTES)) {
-        if ((size_t)*ahead > LINE_MAX_BYTES) {
+    while (source->size > 0 && (batch->size == 0 || batch->size + (size_t)source->size <= BATCH_BYTES)) {
+        size_t size = (size_t)source->size;
+        if (size > LINE_MAX_BYTES) {
             return status_fail(STATUS_LOCAL, "a calibration record is longer than %zu MiB", LINE_MAX_BYTES >> 20);
         }
-        if (batch->size + (size_t)*ahead > batch->capacity) {
-            TRY(mem_resize(&batch->text, batch->size + (size_t)*ahead));
-            batch->capacity = batch->size + (size_t)*ahead;
+        if (batch->size + size > batch->capacity) {
+            TRY(mem_resize(&batch->text, batch->size + size));
+            batch->capacity = batch->size + size;
         }
-        memcpy(batch->text + batch->size, *line, (size_t)*ahead);
-        batch->size += (size_t)*ahead;
-        *ahead = getline(line, line_capacity, in);
+        memcpy(batch->text + batch->size, source->line, size);
+        batch->size += size;
+        next_line(source);
     }
-    if (ferror(in) != 0) {
+    if (ferror(source->in) != 0) {
         return status_fail(STATUS_LOCAL, "the calibration records cannot be read");
     }
-    batch->last = *ahead <= 0;
+    batch->last = source->size <= 0;
     return 0;
 }
 
@@ -131,18 +148,17 @@ static void show_rejected(const json_t *answer)
 int calibrate_stream(struct cli *cli, const char *job, FILE *in, int64_t records)
 {
     struct batch batch = {0};
-    AUTO_FREE char *line = NULL;
-    size_t capacity = 0;
+    struct source source = {.in = in};
     int64_t offset = records;
     int rc = 0;
 
-    ssize_t ahead = getline(&line, &capacity, in);
-    for (int64_t i = 0; i < records && ahead > 0; i++) {
-        ahead = getline(&line, &capacity, in);
+    next_line(&source);
+    for (int64_t i = 0; i < records && source.size > 0; i++) {
+        next_line(&source);
     }
     while (rc == 0 && !batch.last) {
         AUTO_JSON json_t *answer = NULL;
-        rc = read_batch(in, &batch, &line, &capacity, &ahead);
+        rc = read_batch(&source, &batch);
         rc = rc != 0 ? rc : send_batch(cli, job, &batch, &offset, &answer);
         if (rc == 0 && !cli->quiet) {
             char tokens[PRINT_SIZE];
@@ -152,5 +168,6 @@ int calibrate_stream(struct cli *cli, const char *job, FILE *in, int64_t records
         }
     }
     free(batch.text);
+    free(source.line);
     return rc;
 }

@@ -249,10 +249,11 @@ def streams_standard_input():
 
 
 def continues_calibration():
-    """A connection that breaks after the server took a batch: its records are sent once."""
+    """A connection that breaks after the server took a batch: its records are sent once, blank lines between them or not."""
     with Daemon() as daemon, Client(url_of(daemon)) as client:
         with open(client.path("many.ndjson"), "wb") as file:
-            file.write(ids_records(3000, 140, 2048))
+            for at, line in enumerate(ids_records(3000, 140, 2048).splitlines(True)):
+                file.write(line + b" \t\r\n\n" * (at % 5 == 0))
         cut = []
 
         def forward(handler):
