@@ -8,7 +8,6 @@
 #include "cli/safe.h"
 #include "cli/status.h"
 
-#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -235,20 +234,6 @@ int client_list(struct cli *cli, const char *path, int64_t max, json_t **out)
 
 /* --- paths */
 
-int client_path(char *out, size_t size, const char *base, const char *id, const char *prefix, const char *what)
-{
-    size_t length = strlen(prefix);
-    bool valid = strncmp(id, prefix, length) == 0 && id[length] == '_' && id[length + 1] != '\0';
-
-    for (const char *at = id; valid && *at != '\0'; at++) {
-        valid = isalnum((unsigned char)*at) || *at == '_';
-    }
-    if (!valid || snprintf(out, size, "%s/%s", base, id) >= (int)size) {
-        return err_raise(ERR_CONFIG, "\"%.80s\" is not the id of %s (%s_...)", id, what, prefix);
-    }
-    return 0;
-}
-
 int client_query(char *path, size_t size, const char *name, const char *value)
 {
     const char mark[2] = {strchr(path, '?') != NULL ? '&' : '?', '\0'};
@@ -257,21 +242,4 @@ int client_query(char *path, size_t size, const char *name, const char *value)
     TRY(http_escape(path, size, name, ""));
     TRY(http_escape(path, size, "=", "="));
     return http_escape(path, size, value, "");
-}
-
-int client_delete(struct cli *cli, const char *base, const char *prefix, const char *what, int count, char **ids)
-{
-    char path[CLIENT_PATH_MAX];
-
-    for (int i = 0; i < count; i++) { /* none, if one is not an id */
-        TRY(client_path(path, sizeof(path), base, ids[i], prefix, what));
-    }
-    for (int i = 0; i < count; i++) {
-        TRY(client_path(path, sizeof(path), base, ids[i], prefix, what));
-        TRY(client_send(cli, "DELETE", path, NULL, NULL));
-        if (!cli->quiet) {
-            printf("%s deleted\n", ids[i]);
-        }
-    }
-    return 0;
 }

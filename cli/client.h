@@ -40,13 +40,7 @@ int client_parse(struct cli *cli, const struct http_answer *answer, json_t **out
  * query. */
 int client_list(struct cli *cli, const char *path, int64_t max, json_t **out);
 
-/* Delete each object by its id, and say so. prefix, what: as in client_path. */
-int client_delete(struct cli *cli, const char *base, const char *prefix, const char *what, int count, char **ids);
-
-/* base and an id below it, checked: prefix_XXXX. what: "a job", in the message. */
-int client_path(char *out, size_t size, const char *base, const char *id, const char *prefix, const char *what);
 /* Append name=value to a path with or without a query. */
 int client_query(char *path, size_t size, const char *name, const char *value);
 
-#define CLIENT_JOBS "/v1/quantization/jobs"
 #define CLIENT_PATH_MAX 4096

@@ -2,12 +2,37 @@
 
 #include "base/err.h"
 #include "cli/commands.h"
-#include "cli/print.h"
-#include "cli/safe.h"
+#include "cli/objects.h"
 
 #include <stdio.h>
 
-#define ARTIFACTS "/v1/artifacts"
+static const char *bits_cell(const json_t *artifact, const char *key, char *out)
+{
+    return print_number(artifact, key, 4, out);
+}
+
+static int show_artifact(const json_t *artifact)
+{
+    AUTO(table) struct table *table = table_new((const char *const[]){">BYTES", "SHA-256", "PATH", NULL});
+    const json_t *file;
+    size_t i;
+
+    json_array_foreach(json_object_get(artifact, "files"), i, file)
+    {
+        char bytes[PRINT_SIZE];
+        TABLE_ROW(table, print_bytes(json_number_value(json_object_get(file, "bytes")), bytes),
+                  print_text(file, "sha256"), print_text(file, "path"));
+    }
+    return table_print(table, stdout);
+}
+
+static const struct objects_column artifacts_columns[] = {
+    {"ID", objects_text, "id"},         {"NAME", objects_text, "name"},          {"METHOD", objects_text, "method"},
+    {"FORMAT", objects_text, "format"}, {">BITS", bits_cell, "bits_per_weight"}, {">BYTES", objects_bytes, "bytes"},
+    {"JOB", objects_text, "job_id"},    {"CREATED", objects_time, "created_at"}, {NULL},
+};
+
+const struct objects objects_artifacts = {"/v1/artifacts", "art", "an artifact", artifacts_columns, show_artifact};
 
 struct artifacts_options {
     const char *job;
@@ -21,29 +46,11 @@ static const struct option_row artifacts_options[] = {
 static int artifacts_list_run(struct cli *cli, const void *given, int count, char **arguments)
 {
     const struct artifacts_options *options = given;
-    AUTO_JSON json_t *list = NULL;
-    const json_t *artifact;
-    char path[CLIENT_PATH_MAX] = ARTIFACTS;
-    size_t i;
+    char path[CLIENT_PATH_MAX];
 
+    snprintf(path, sizeof(path), "%s", objects_artifacts.path);
     TRY(options->job != NULL ? client_query(path, sizeof(path), "job_id", options->job) : 0);
-    TRY(client_list(cli, path, 0, &list));
-    if (cli->json) {
-        print_json(list);
-        return 0;
-    }
-    AUTO(table)
-    struct table *table =
-        table_new((const char *const[]){"ID", "NAME", "METHOD", "FORMAT", ">BITS", ">BYTES", "JOB", "CREATED", NULL});
-    json_array_foreach(json_object_get(list, "data"), i, artifact)
-    {
-        char bits[PRINT_SIZE], bytes[PRINT_SIZE], created[PRINT_SIZE];
-        TABLE_ROW(table, print_text(artifact, "id"), print_text(artifact, "name"), print_text(artifact, "method"),
-                  print_text(artifact, "format"), print_number(artifact, "bits_per_weight", 4, bits),
-                  print_bytes(json_number_value(json_object_get(artifact, "bytes")), bytes),
-                  print_text(artifact, "job_id"), print_time(artifact, "created_at", created));
-    }
-    return table_print(table, stdout);
+    return objects_list(cli, &objects_artifacts, path, 0);
 }
 
 const struct command command_artifacts_list = {
@@ -54,42 +61,15 @@ const struct command command_artifacts_list = {
     .run = artifacts_list_run,
 };
 
-static int artifacts_show_run(struct cli *cli, const void *given, int count, char **arguments)
-{
-    AUTO_JSON json_t *artifact = NULL;
-    const json_t *file;
-    char path[CLIENT_PATH_MAX];
-    size_t i;
-
-    TRY(client_path(path, sizeof(path), ARTIFACTS, arguments[0], "art", "an artifact"));
-    TRY(client_get(cli, path, &artifact));
-    if (cli->json) {
-        print_json(artifact);
-        return 0;
-    }
-    AUTO(table) struct table *table = table_new((const char *const[]){">BYTES", "SHA-256", "PATH", NULL});
-    json_array_foreach(json_object_get(artifact, "files"), i, file)
-    {
-        char bytes[PRINT_SIZE];
-        TABLE_ROW(table, print_bytes(json_number_value(json_object_get(file, "bytes")), bytes),
-                  print_text(file, "sha256"), print_text(file, "path"));
-    }
-    return table_print(table, stdout);
-}
-
 const struct command command_artifacts_show = {
     .name = "artifacts show",
     .arguments = "ARTIFACT",
     .summary = "Show the files of an artifact with their digests",
     .min = 1,
     .max = 1,
-    .run = artifacts_show_run,
+    .objects = &objects_artifacts,
+    .act = objects_show,
 };
-
-static int artifacts_delete_run(struct cli *cli, const void *given, int count, char **arguments)
-{
-    return client_delete(cli, ARTIFACTS, "art", "an artifact", count, arguments);
-}
 
 const struct command command_artifacts_delete = {
     .name = "artifacts delete",
@@ -97,5 +77,6 @@ const struct command command_artifacts_delete = {
     .summary = "Delete artifacts from the server",
     .min = 1,
     .max = -1,
-    .run = artifacts_delete_run,
+    .objects = &objects_artifacts,
+    .act = objects_delete,
 };

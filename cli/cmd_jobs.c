@@ -1,11 +1,8 @@
 /* quantctl jobs: lists, one job, and the deletion of jobs that have ended. */
 
 #include "base/err.h"
-#include "base/json.h"
 #include "cli/commands.h"
-#include "cli/job.h"
-#include "cli/print.h"
-#include "cli/safe.h"
+#include "cli/objects.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -59,32 +56,12 @@ static int jobs_add_filters(const struct list_options *options, char *path, size
 static int jobs_list_run(struct cli *cli, const void *given, int count, char **arguments)
 {
     const struct list_options *options = given;
-    AUTO_JSON json_t *list = NULL;
-    const json_t *job;
-    size_t i;
-    char path[CLIENT_PATH_MAX] = CLIENT_JOBS;
+    int64_t limit = options->limit != OPTION_UNSET ? options->limit : 20;
+    char path[CLIENT_PATH_MAX];
 
+    snprintf(path, sizeof(path), "%s", objects_jobs.path);
     TRY(jobs_add_filters(options, path, sizeof(path)));
-    TRY(client_list(cli, path, options->all ? 0 : options->limit != OPTION_UNSET ? options->limit : 20, &list));
-    if (cli->json) {
-        print_json(list);
-        return 0;
-    }
-    AUTO(table)
-    struct table *table =
-        table_new((const char *const[]){"ID", "NAME", "METHOD", "STATUS", ">DONE", ">ETA", "CREATED", NULL});
-    json_array_foreach(json_object_get(list, "data"), i, job)
-    {
-        char method[JOB_METHOD_SIZE], done[PRINT_SIZE], eta[PRINT_SIZE], created[PRINT_SIZE];
-        TABLE_ROW(table, print_text(job, "id"), print_text(job, "name"), job_method(job, method),
-                  print_text(job, "status"), job_percent(job, done), job_eta(job, eta),
-                  print_time(job, "created_at", created));
-    }
-    TRY(table_print(table, stdout));
-    if (json_is_true(json_object_get(list, "has_more")) && !cli->quiet) {
-        fputs("there are more; --all or --limit N shows them\n", stderr);
-    }
-    return 0;
+    return objects_list(cli, &objects_jobs, path, options->all ? 0 : limit);
 }
 
 const struct command command_jobs_list = {
@@ -97,32 +74,15 @@ const struct command command_jobs_list = {
 
 /* --- show, delete */
 
-static int jobs_show_run(struct cli *cli, const void *given, int count, char **arguments)
-{
-    AUTO_JSON json_t *job = NULL;
-
-    TRY(job_get(cli, arguments[0], &job));
-    if (cli->json) {
-        print_json(job);
-    } else {
-        job_print(job);
-    }
-    return 0;
-}
-
 const struct command command_jobs_show = {
     .name = "jobs show",
     .arguments = "JOB",
     .summary = "Show one job",
     .min = 1,
     .max = 1,
-    .run = jobs_show_run,
+    .objects = &objects_jobs,
+    .act = objects_show,
 };
-
-static int jobs_delete_run(struct cli *cli, const void *given, int count, char **arguments)
-{
-    return client_delete(cli, CLIENT_JOBS, "job", "a job", count, arguments);
-}
 
 const struct command command_jobs_delete = {
     .name = "jobs delete",
@@ -130,5 +90,6 @@ const struct command command_jobs_delete = {
     .summary = "Delete jobs that have ended",
     .min = 1,
     .max = -1,
-    .run = jobs_delete_run,
+    .objects = &objects_jobs,
+    .act = objects_delete,
 };

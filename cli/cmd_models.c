@@ -2,13 +2,47 @@
 
 #include "base/err.h"
 #include "cli/commands.h"
+#include "cli/objects.h"
 #include "cli/print.h"
 #include "cli/safe.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define MODELS "/v1/models"
+static int show_model(const json_t *model)
+{
+    char bytes[PRINT_SIZE], text[PRINT_SIZE];
+    const json_t *reason;
+    size_t i;
+
+    safe_printf(stdout, "id            %s\n", print_text(model, "id"));
+    safe_printf(stdout, "name          %s\n", print_text(model, "name"));
+    safe_printf(stdout, "uri           %s\n", print_text(model, "uri"));
+    safe_printf(stdout, "architecture  %s%s\n", print_text(model, "architecture"),
+                json_is_false(json_object_get(model, "supported")) ? " (not supported)" : "");
+    json_array_foreach(json_object_get(model, "reasons"), i, reason)
+    {
+        safe_printf(stdout, "reason        %s\n", print_value(reason, text));
+    }
+    safe_printf(stdout, "layers        %s\n", print_number(model, "num_layers", 9, text));
+    safe_printf(stdout, "parameters    %s\n", print_value(json_object_get(model, "parameters"), text));
+    safe_printf(stdout, "bytes         %s, %s\n", objects_bytes(model, "bytes", bytes), print_text(model, "dtype"));
+    safe_printf(stdout, "digest        %s\n", print_text(model, "digest"));
+    return 0;
+}
+
+static const struct objects_column models_columns[] = {
+    {"ID", objects_text, "id"},
+    {"NAME", objects_text, "name"},
+    {"ARCHITECTURE", objects_text, "architecture"},
+    {"DTYPE", objects_text, "dtype"},
+    {">PARAMETERS", objects_value, "parameters"},
+    {">BYTES", objects_bytes, "bytes"},
+    {"CREATED", objects_time, "created_at"},
+    {NULL},
+};
+
+const struct objects objects_models = {"/v1/models", "mdl", "a model", models_columns, show_model};
 
 /* --- list */
 
@@ -25,27 +59,8 @@ static const struct option_row list_options[] = {
 static int models_list_run(struct cli *cli, const void *given, int count, char **arguments)
 {
     const struct list_options *options = given;
-    AUTO_JSON json_t *list = NULL;
-    const json_t *model;
-    size_t i;
 
-    TRY(client_list(cli, MODELS, options->limit != OPTION_UNSET ? options->limit : 0, &list));
-    if (cli->json) {
-        print_json(list);
-        return 0;
-    }
-    AUTO(table)
-    struct table *table = table_new(
-        (const char *const[]){"ID", "NAME", "ARCHITECTURE", "DTYPE", ">PARAMETERS", ">BYTES", "CREATED", NULL});
-    json_array_foreach(json_object_get(list, "data"), i, model)
-    {
-        char parameters[PRINT_SIZE], bytes[PRINT_SIZE], created[PRINT_SIZE];
-        TABLE_ROW(table, print_text(model, "id"), print_text(model, "name"), print_text(model, "architecture"),
-                  print_text(model, "dtype"), print_value(json_object_get(model, "parameters"), parameters),
-                  print_bytes(json_number_value(json_object_get(model, "bytes")), bytes),
-                  print_time(model, "created_at", created));
-    }
-    return table_print(table, stdout);
+    return objects_list(cli, &objects_models, objects_models.path, options->limit != OPTION_UNSET ? options->limit : 0);
 }
 
 const struct command command_models_list = {
@@ -70,33 +85,6 @@ static const struct option_row register_options[] = {
     {0},
 };
 
-static int show_model(struct cli *cli, const json_t *model)
-{
-    char bytes[PRINT_SIZE], text[PRINT_SIZE];
-    const json_t *reason;
-    size_t i;
-
-    if (cli->json) {
-        print_json(model);
-        return 0;
-    }
-    safe_printf(stdout, "id            %s\n", print_text(model, "id"));
-    safe_printf(stdout, "name          %s\n", print_text(model, "name"));
-    safe_printf(stdout, "uri           %s\n", print_text(model, "uri"));
-    safe_printf(stdout, "architecture  %s%s\n", print_text(model, "architecture"),
-                json_is_false(json_object_get(model, "supported")) ? " (not supported)" : "");
-    json_array_foreach(json_object_get(model, "reasons"), i, reason)
-    {
-        safe_printf(stdout, "reason        %s\n", print_value(reason, text));
-    }
-    safe_printf(stdout, "layers        %s\n", print_number(model, "num_layers", 9, text));
-    safe_printf(stdout, "parameters    %s\n", print_value(json_object_get(model, "parameters"), text));
-    safe_printf(stdout, "bytes         %s, %s\n",
-                print_bytes(json_number_value(json_object_get(model, "bytes")), bytes), print_text(model, "dtype"));
-    safe_printf(stdout, "digest        %s\n", print_text(model, "digest"));
-    return 0;
-}
-
 static int models_register_run(struct cli *cli, const void *given, int count, char **arguments)
 {
     const struct register_options *options = given;
@@ -107,8 +95,8 @@ static int models_register_run(struct cli *cli, const void *given, int count, ch
     if (body == NULL) {
         return err_raise(ERR_CONFIG, "an argument is not UTF-8");
     }
-    TRY(client_send(cli, "POST", MODELS, body, &model));
-    return show_model(cli, model);
+    TRY(client_send(cli, "POST", objects_models.path, body, &model));
+    return objects_print(cli, &objects_models, model);
 }
 
 const struct command command_models_register = {
@@ -126,29 +114,15 @@ const struct command command_models_register = {
 
 /* --- show, delete */
 
-static int models_show_run(struct cli *cli, const void *given, int count, char **arguments)
-{
-    AUTO_JSON json_t *model = NULL;
-    char path[CLIENT_PATH_MAX];
-
-    TRY(client_path(path, sizeof(path), MODELS, arguments[0], "mdl", "a model"));
-    TRY(client_get(cli, path, &model));
-    return show_model(cli, model);
-}
-
 const struct command command_models_show = {
     .name = "models show",
     .arguments = "MODEL",
     .summary = "Show one model",
     .min = 1,
     .max = 1,
-    .run = models_show_run,
+    .objects = &objects_models,
+    .act = objects_show,
 };
-
-static int models_delete_run(struct cli *cli, const void *given, int count, char **arguments)
-{
-    return client_delete(cli, MODELS, "mdl", "a model", count, arguments);
-}
 
 const struct command command_models_delete = {
     .name = "models delete",
@@ -156,5 +130,6 @@ const struct command command_models_delete = {
     .summary = "Forget models; their files stay",
     .min = 1,
     .max = -1,
-    .run = models_delete_run,
+    .objects = &objects_models,
+    .act = objects_delete,
 };

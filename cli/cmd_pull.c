@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cli/commands.h"
 #include "cli/job.h"
+#include "cli/objects.h"
 #include "cli/print.h"
 #include "cli/pull.h"
 #include "cli/safe.h"
@@ -98,11 +99,10 @@ static int pull_run(struct cli *cli, const void *given, int count, char **argume
     AUTO(manifest) struct manifest manifest = {0};
     AUTO_JSON json_t *artifact = NULL;
     AUTO_FREE bool *fetched = NULL;
-    char id[128], path[CLIENT_PATH_MAX];
+    char id[128];
 
     TRY(find_artifact(cli, arguments[0], id, sizeof(id)));
-    TRY(client_path(path, sizeof(path), "/v1/artifacts", id, "art", "an artifact"));
-    TRY(client_get(cli, path, &artifact));
+    TRY(objects_get(cli, &objects_artifacts, id, &artifact));
     TRY(manifest_read(artifact, &manifest));
     TRY(check_manifest(artifact, &manifest));
     TRY(mem_array(&fetched, manifest.count));

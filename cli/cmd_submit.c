@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/job.h"
 #include "cli/jobfile.h"
+#include "cli/objects.h"
 #include "cli/print.h"
 #include "cli/safe.h"
 #include "cli/status.h"
@@ -16,7 +17,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MODELS "/v1/models"
 #define SUBMIT_TEXT_MAX 4096
 
 struct submit_options {
@@ -208,7 +208,7 @@ static int find_model(struct cli *cli, const char *name, json_t **id)
     const json_t *model, *found = NULL;
     size_t i, matches = 0;
 
-    TRY(client_list(cli, MODELS, 0, &list));
+    TRY(client_list(cli, objects_models.path, 0, &list));
     json_array_foreach(json_object_get(list, "data"), i, model)
     {
         if (strcmp(print_text(model, "name"), name) == 0) {
@@ -245,7 +245,7 @@ static int resolve_model(struct cli *cli, json_t *body)
     if (strncmp(model, "file:", 5) == 0) {
         AUTO_JSON json_t *request = json_pack("{s:s}", "uri", model);
         AUTO_JSON json_t *registered = NULL;
-        TRY(client_send(cli, "POST", MODELS, request, &registered));
+        TRY(client_send(cli, "POST", objects_models.path, request, &registered));
         id = json_incref(json_object_get(registered, "id"));
     } else {
         TRY(find_model(cli, model, &id));
@@ -274,7 +274,7 @@ static int create_job(struct cli *cli, const json_t *body, const char *key, json
     }
     const char *const headers[] = {header, NULL};
     const struct http_call call = {.method = "POST",
-                                   .path = CLIENT_JOBS,
+                                   .path = objects_jobs.path,
                                    .headers = headers,
                                    .repeatable = true, /* the key makes one job of all */
                                    .type = "application/json",
@@ -340,7 +340,7 @@ static int submit_run(struct cli *cli, const void *given, int count, char **argu
     if (cli->json) {
         print_json(job);
     } else if (options->wait || options->watch) {
-        job_print(job);
+        TRY(job_print(job));
     } else {
         safe_printf(stdout, "%s\n", id);
     }

@@ -278,7 +278,8 @@ static int run_command(const struct command *command, int argc, char **argv, str
                                  parse.words[command->max]);
         return err_set_hint(rc, "quantctl %s --help", command->name);
     }
-    return command->run(cli, options, parse.count, parse.words);
+    return command->act != NULL ? command->act(cli, command->objects, parse.count, parse.words)
+                                : command->run(cli, options, parse.count, parse.words);
 }
 
 /* A key on the command line could be read by every user of the host, and would be repeated in error messages. */

@@ -2,7 +2,7 @@
 /* A command is one row: its name, arguments, options and function. Parsing, --help, usage errors and the words for the
  * shell's completion come from the rows. */
 
-#include "cli/client.h"
+#include "cli/objects.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -37,6 +37,9 @@ struct command {
     const struct option_row *options; /* to OPTION_END; NULL = none */
     size_t size;                      /* of the struct of options; at most COMMAND_OPTIONS_MAX */
     int (*run)(struct cli *cli, const void *options, int count, char **arguments);
+    /* Or, of a command that only names objects: their kind, and what is done with them. */
+    const struct objects *objects;
+    int (*act)(struct cli *cli, const struct objects *objects, int count, char **ids);
 };
 #define COMMAND_OPTIONS_MAX 4096
 

@@ -4,25 +4,24 @@
 
 #include "base/err.h"
 #include "base/json.h"
+#include "cli/objects.h"
 #include "cli/safe.h"
 #include "cli/status.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 int job_path(char *out, size_t size, const char *id, const char *below)
 {
-    TRY(client_path(out, size, CLIENT_JOBS, id, "job", "a job"));
+    TRY(objects_path(out, size, &objects_jobs, id));
     return http_escape(out, size, below, "/?=&");
 }
 
 int job_get(struct cli *cli, const char *id, json_t **out)
 {
-    char path[CLIENT_PATH_MAX];
-
-    TRY(job_path(path, sizeof(path), id, ""));
-    return client_get(cli, path, out);
+    return objects_get(cli, &objects_jobs, id, out);
 }
 
 bool job_is_terminal(const char *status)
@@ -134,7 +133,7 @@ static void print_state(const json_t *job)
     }
 }
 
-void job_print(const json_t *job)
+int job_print(const json_t *job)
 {
     char method[JOB_METHOD_SIZE], text[PRINT_SIZE];
     const json_t *calibration = json_object_get(job, "calibration");
@@ -153,4 +152,37 @@ void job_print(const json_t *job)
     safe_printf(stdout, "started       %s\n", print_time(job, "started_at", text));
     safe_printf(stdout, "finished      %s\n", print_time(job, "finished_at", text));
     job_print_result(json_object_get(job, "result"));
+    return 0;
 }
+
+/* --- columns of lists */
+
+static const char *method_cell(const json_t *job, const char *key, char *out)
+{
+    return job_method(job, out);
+}
+
+static const char *percent_cell(const json_t *job, const char *key, char *out)
+{
+    return job_percent(job, out);
+}
+
+static const char *eta_cell(const json_t *job, const char *key, char *out)
+{
+    return job_eta(job, out);
+}
+
+static_assert(OBJECTS_CELL >= JOB_METHOD_SIZE && OBJECTS_CELL >= PRINT_SIZE, "a cell has room for each text");
+
+static const struct objects_column jobs_columns[] = {
+    {"ID", objects_text, "id"},
+    {"NAME", objects_text, "name"},
+    {"METHOD", method_cell, NULL},
+    {"STATUS", objects_text, "status"},
+    {">DONE", percent_cell, NULL},
+    {">ETA", eta_cell, NULL},
+    {"CREATED", objects_time, "created_at"},
+    {NULL},
+};
+
+const struct objects objects_jobs = {"/v1/quantization/jobs", "job", "a job", jobs_columns, job_print};

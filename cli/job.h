@@ -20,7 +20,7 @@ const char *job_eta(const json_t *job, char out[PRINT_SIZE]);
 /* The error that orders modules: of the output, or of the weights where nothing was calibrated. */
 #define JOB_METRIC "output_relative_mse"
 #define JOB_METRIC_WEIGHTS "relative_mse"
-/* Its members and its result, for people. */
-void job_print(const json_t *job);
+/* Its members and its result, for people. Returns 0. */
+int job_print(const json_t *job);
 /* Perplexity, divergence, bits and compression of a result; nothing for null. */
 void job_print_result(const json_t *result);

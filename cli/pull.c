@@ -7,6 +7,7 @@
 #include "base/fs.h"
 #include "base/ids.h"
 #include "base/mem.h"
+#include "cli/objects.h"
 #include "cli/part.h"
 #include "cli/print.h"
 #include "cli/safe.h"
@@ -92,7 +93,7 @@ static int make_piece(struct pull *pull, struct piece *piece, struct http_call *
     const struct part *part = &pull->parts[piece->file];
     int64_t first = piece->chunk * PART_CHUNK, bytes = part_chunk_bytes(part, piece->chunk);
 
-    TRY(client_path(piece->path, sizeof(piece->path), "/v1/artifacts", pull->artifact, "art", "an artifact"));
+    TRY(objects_path(piece->path, sizeof(piece->path), &objects_artifacts, pull->artifact));
     TRY(http_escape(piece->path, sizeof(piece->path), "/files/", "/"));
     TRY(http_escape(piece->path, sizeof(piece->path), part->file->path, "/"));
     snprintf(piece->range, sizeof(piece->range), "Range: bytes=%" PRId64 "-%" PRId64, first, first + bytes - 1);

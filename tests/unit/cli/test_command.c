@@ -12,7 +12,10 @@ START_TEST(test_rows)
         const struct command *command = commands[i];
         bool letters[128] = {['s'] = true, ['q'] = true, ['V'] = true, ['?'] = true};
 
-        ck_assert(command->run != NULL);
+        ck_assert((command->run != NULL) != (command->act != NULL));
+        ck_assert_msg((command->objects != NULL) == (command->act != NULL), "%s: objects and act", command->name);
+        ck_assert_msg(command->act != objects_show || command->objects->show != NULL, "%s shows nothing",
+                      command->name);
         ck_assert_msg(command->summary[strlen(command->summary) - 1] != '.', "%s", command->name);
         ck_assert_uint_le(command->size, COMMAND_OPTIONS_MAX);
         ck_assert_msg((command->arguments != NULL) == (command->max != 0), "%s: arguments and max", command->name);

@@ -2,6 +2,7 @@
 
 #include "cli/client.h"
 #include "cli/http.h"
+#include "cli/objects.h"
 #include "tests/unit/unit.h"
 
 #include <string.h>
@@ -56,12 +57,12 @@ START_TEST(test_ids)
                                       "job_1?a=b", "job_%2e", "job_1\r\n", "../job_1"};
     char path[64], small[16];
 
-    ck_assert_rc_ok(client_path(path, sizeof(path), "/v1/jobs", "job_01ABC", "job", "a job"));
-    ck_assert_str_eq(path, "/v1/jobs/job_01ABC");
+    ck_assert_rc_ok(objects_path(path, sizeof(path), &objects_jobs, "job_01ABC"));
+    ck_assert_str_eq(path, "/v1/quantization/jobs/job_01ABC");
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        ck_assert_int_eq(client_path(path, sizeof(path), "/v1/jobs", bad[i], "job", "a job"), ERR_CONFIG);
+        ck_assert_int_eq(objects_path(path, sizeof(path), &objects_jobs, bad[i]), ERR_CONFIG);
     }
-    ck_assert_int_eq(client_path(small, sizeof(small), "/v1/jobs", "job_01ABC", "job", "a job"), ERR_CONFIG);
+    ck_assert_int_eq(objects_path(small, sizeof(small), &objects_jobs, "job_01ABC"), ERR_CONFIG);
 }
 END_TEST
 
