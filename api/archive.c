@@ -167,14 +167,13 @@ int archive_add_blob(struct archive *archive, const char *name, const char *sha2
         digest_update(archive->identity, sha256, strlen(sha256));
     }
     size_t past = (size_t)(size % TAR_BLOCK);
-    static const char zeros[TAR_BLOCK];
     if (past == 0) {
         return 0;
     }
     TRY(add_piece(archive, &piece));
     piece->size = (int64_t)(TAR_BLOCK - past);
     archive->size += piece->size;
-    return mem_array(&piece->bytes, sizeof(zeros) - past);
+    return mem_array(&piece->bytes, TAR_BLOCK - past);
 }
 
 int archive_end(struct archive *archive)
