@@ -52,7 +52,7 @@ int handlers_get_metrics(struct request *request)
 
 int handlers_get_system(struct request *request)
 {
-    return reply_object_take(request, service_system(request->context->service));
+    return reply_object_take(request, service_system(request->context->service, request->who));
 }
 
 int handlers_list_methods(struct request *request)

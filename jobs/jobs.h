@@ -63,8 +63,8 @@ bool service_draining(const struct service *service);
  * "ModelRequest", "JobRequest" (one alternative for each method, told apart by "method"), "Layer" (a row of a report),
  * and what these refer to as #/components/schemas/NAME. */
 void service_schemas(json_t *components);
-/* GET /v1/system, /v1/methods, /v1/methods/{name}: new references. */
-json_t *service_system(struct service *service);
+/* GET /v1/system (its jobs are those of the project), /v1/methods, /v1/methods/{name}: new references. */
+json_t *service_system(struct service *service, const struct principal *who);
 json_t *service_methods(struct service *service);
 /* What jobs and the store count, in the text of base/metrics.h. */
 void service_metrics(struct service *service, FILE *out);

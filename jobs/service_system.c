@@ -48,10 +48,10 @@ static json_t *list_devices(const struct service *service)
                      "memory_bytes", (json_int_t)info->memory_total, "threads", info->threads);
 }
 
-json_t *service_system(struct service *service)
+json_t *service_system(struct service *service, const struct principal *who)
 {
     int64_t counts[STATUS_COUNT];
-    bool known = store_job_counts(service->store, NULL, counts) == 0;
+    bool known = store_job_counts(service->store, who->project, counts) == 0;
 
     return json_pack("{s:s, s:s, s:s, s:{s:s}, s:o, s:s, s:o, s:o, s:b, s:o, s:{s:I, s:I, s:I, s:I}}", "object",
                      "system", "name", "quantd", "version", QUANTD_VERSION, "build", "compiler", __VERSION__, "devices",

@@ -116,6 +116,10 @@ def other_projects_are_not_there():
             equal((foreign.status, foreign.json["code"]), (missing.status, missing.json["code"]), what)
             if "requestBody" not in operation or not operation["requestBody"].get("required"):
                 equal(foreign.status, 404, what)
+        counted = lambda key: daemon.ask(key, "GET", "/v1/system").json["jobs"].get("succeeded", 0)
+        equal((counted(daemon.keys["read"]), counted(daemon.other)), (1, 0), "jobs that GET /v1/system counts")
+        equal(daemon.ask(daemon.keys["write"], "GET", "/metrics").json["code"], "insufficient_scope", "counts of all projects")
+        true('quantd_jobs{status="succeeded"} 1' in daemon.ask(daemon.keys["admin"], "GET", "/metrics").body.decode(), "for administrators")
         stream = daemon.ask(daemon.other, "GET", "%s/%s/events" % (JOBS, ids["job_id"]),
                             headers={"Accept": "text/event-stream"})
         equal(stream.status, 404, "an event stream of another project")

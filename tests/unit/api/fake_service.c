@@ -32,7 +32,7 @@ struct store *service_store(const struct service *service)
     return service->store;
 }
 
-json_t *service_system(struct service *service)
+json_t *service_system(struct service *service, const struct principal *who)
 {
     return json_pack("{s:s, s:s}", "object", "system", "version", "test");
 }

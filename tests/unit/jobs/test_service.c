@@ -428,7 +428,7 @@ START_TEST(test_system_and_methods)
 {
     json_t *method;
     rig_open(&rig);
-    json_t *system = service_system(rig.service);
+    json_t *system = service_system(rig.service, &principal_local);
     ck_assert_str_eq(json_get_string(json_array_get(json_object_get(system, "devices"), 0), "id"), "cpu");
     ck_assert_uint_ge(json_array_size(json_object_get(system, "formats")), 2);
     json_decref(system);
