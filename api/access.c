@@ -2,6 +2,7 @@
  * and the duration. The query is left out: it is the client's and may be long. */
 
 #include "api/counters.h"
+#include "api/reply.h"
 #include "api/server.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -29,24 +30,30 @@ void access_client(const struct sockaddr *address, char out[CONNECTION_CLIENT_SI
 }
 
 /* One line for each request that changes something, or was not let in: who, when, what, on which object, and the
- * status. Bodies, queries and keys are not in it. One write for a line: lines are not mixed. */
+ * status. An agent's call of a tool counts as a request of the tool's route. Bodies, queries and keys are not in it.
+ * One write for a line: lines are not mixed. */
 static void audit(const struct connection *connection, int status)
 {
     const struct request *request = connection->request;
-    bool reads = request->method == NULL || strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0;
+    const struct request_call *call = &request->call;
     int fd = connection->api->audit_fd;
-    if (fd < 0 || request->route == NULL || (reads && status != 401 && status != 403)) {
+    if (fd < 0 || request->route == NULL) {
         return;
     }
-    const char *location = NULL; /* of the object that was made */
-    for (int i = 0; i < request->reply.header_count; i++) {
-        location = strcmp(request->reply.headers[i].name, "Location") == 0 ? request->reply.headers[i].value : location;
+    const struct route *route = call->route != NULL ? call->route : request->route;
+    const char *object = request->captures[0] != NULL ? request->captures[0] : reply_location(&request->reply);
+    if (call->route != NULL) {
+        object = call->object[0] != '\0' ? call->object : NULL;
+        status = call->status;
     }
-    const char *object = request->captures[0] != NULL ? request->captures[0] : location;
+    bool changes = strcmp(route->method, "GET") != 0 && route->reply != ROUTE_REPLY_MESSAGE;
+    if (!changes && status != 401 && status != 403) {
+        return;
+    }
     AUTO_JSON json_t *line = json_pack(
         "{s:I, s:s, s:s, s:s?, s:s?, s:s, s:s?, s:i}", "at", (json_int_t)clock_unix_seconds(), "request", request->id,
         "client", connection->client, "key", request->who == &request->principal ? request->grant.id : NULL, "project",
-        request->who->project, "operation", request->route->operation, "object", object, "status", status);
+        request->who->project, "operation", route->operation, "object", object, "status", status);
     AUTO_FREE char *text = line != NULL ? json_dumps(line, JSON_COMPACT) : NULL;
     if (text == NULL || dprintf(fd, "%s\n", text) < 0) {
         log_warn("a line of the audit log was lost", LOG_S("request", request->id));

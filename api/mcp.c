@@ -331,6 +331,13 @@ static json_t *urls_of(const json_t *manifest, const char *host)
     return json_pack("{s:s, s:o}", "artifact_id", id, "files", files);
 }
 
+/* What the tool was about: the object that it names, or the one that was made. */
+static void note_object(struct request *request, const char *named)
+{
+    const char *object = named != NULL ? named : reply_location(&request->reply);
+    (void)snprintf(request->call.object, sizeof(request->call.object), "%s", object != NULL ? object : "");
+}
+
 static int run_handler(struct request *request, const json_t *arguments)
 {
     struct mcp_arguments read;
@@ -349,6 +356,7 @@ static int run_handler(struct request *request, const json_t *arguments)
         rc = route->handle(request);
         memset(request->captures, 0, sizeof(request->captures));
     }
+    note_object(request, read.captures[0]);
     mcp_arguments_deinit(&read);
     return rc;
 }
@@ -367,6 +375,8 @@ static json_t *call(struct request *request, const struct tool *tool, const json
     if (rc != 0) {
         reply_problem(request, rc < 0 ? rc : err_raise(ERR_INTERNAL, "a tool that waits"), 0);
     }
+    request->call.route = request->route;
+    request->call.status = request->reply.status;
     bool failed = request->reply.status >= 400;
     json_t *answer = json_loadb(request->reply.body, request->reply.size, 0, NULL);
     if (!failed && strcmp(tool->name, "artifact_url") == 0) {

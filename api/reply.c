@@ -131,6 +131,16 @@ int reply_created_take(struct request *request, const char *prefix, json_t *valu
     return rc;
 }
 
+const char *reply_location(const struct reply *reply)
+{
+    for (int i = 0; i < reply->header_count; i++) {
+        if (strcmp(reply->headers[i].name, "Location") == 0) {
+            return reply->headers[i].value;
+        }
+    }
+    return NULL;
+}
+
 int reply_stream_take(struct request *request, int status, const char *content_type, const struct reply_stream *stream,
                       void *state, int64_t length)
 {

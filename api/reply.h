@@ -18,6 +18,8 @@ int reply_object_take(struct request *request, json_t *value);
 bool reply_etag(const json_t *value, char etag[80]);
 /* 201 with Location: prefix/id. */
 int reply_created_take(struct request *request, const char *prefix, json_t *value);
+/* Path of the object that was made, or NULL. */
+const char *reply_location(const struct reply *reply);
 int reply_empty(struct request *request, int status);
 /* Text of any type; takes ownership of body. */
 int reply_text_take(struct request *request, int status, const char *content_type, char *body, size_t size);

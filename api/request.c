@@ -118,15 +118,9 @@ static int replay(struct request *request, const json_t *response)
 /* Store the response under the key. The object exists by now: the response is valid even when this fails. */
 static void request_store_response(struct request *request, const struct idempotency_key *key, const char *digest)
 {
-    const char *location = NULL;
-    for (int i = 0; i < request->reply.header_count; i++) {
-        if (strcmp(request->reply.headers[i].name, "Location") == 0) {
-            location = request->reply.headers[i].value;
-        }
-    }
     json_t *body = json_loadb(request->reply.body, request->reply.size, 0, NULL);
     AUTO_JSON json_t *response = json_pack("{s:s, s:i, s:o?, s:s?}", "digest", digest, "status", request->reply.status,
-                                           "body", body, "location", location);
+                                           "body", body, "location", reply_location(&request->reply));
     if (service_idempotency_finish(request->context->service, key, response) < 0) {
         log_err(LOG_WARN, "cannot store the response of an idempotency key", NULL);
     }

@@ -84,6 +84,13 @@ struct request_scratch {
 
 enum request_step { REQUEST_AUTHENTICATE, REQUEST_OPEN, REQUEST_FEED, REQUEST_HANDLE, REQUEST_FILL, REQUEST_DISPOSE };
 
+/* The operation of another route that a request ran: an agent's tool. */
+struct request_call {
+    const struct route *route; /* NULL: none */
+    int status;
+    char object[96]; /* its id or path; "" = none */
+};
+
 struct request {
     struct request_context *context;
     const struct principal *who;
@@ -106,6 +113,7 @@ struct request {
     struct waiter waiter;
 
     struct idempotency_key idempotency; /* while create runs under a key */
+    struct request_call call;           /* what the request called, for the audit log */
 
     enum request_step step;
     int phase;            /* the server's, as the next two */

@@ -271,12 +271,18 @@ def audit_log():
         daemon.ask(made["key"], "GET", "/v1/models")
         daemon.ask(made["key"], "DELETE", "/v1/models/mdl_" + ABSENT)
         daemon.request("GET", "/v1/models")
+        for tool, arguments in (("list_models", {}), ("submit_job", {"model": {"uri": "file:tiny-llama"}, "method": "rtn"})):
+            for held in ("read", "write"):
+                daemon.ask(daemon.keys[held], "POST", "/mcp", json={
+                    "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
         path = os.path.join(daemon.data, "audit.log")
         lines = lambda: [json.loads(line) for line in open(path)]
-        wait_until(lambda: len(lines()) == 3, "three lines")
+        wait_until(lambda: len(lines()) == 5, "five lines")
         equal([(line["operation"], line["status"]) for line in lines()],
-              [("create_api_key", 201), ("delete_model", 403), ("list_models", 401)])
-        equal([line["key"] for line in lines()][1:], [made["id"], None], "who")
+              [("create_api_key", 201), ("delete_model", 403), ("list_models", 401),
+               ("create_job", 403), ("create_job", 201)])
+        equal([line["key"] for line in lines()][1:3], [made["id"], None], "who")
+        true(lines()[3]["object"] is None and lines()[4]["object"].startswith(JOBS + "/job_"), "what a tool made")
         equal([line["object"] for line in lines()][:2], ["/v1/api_keys/" + made["id"], "mdl_" + ABSENT], "what")
         equal(os.stat(path).st_mode & 0o777, 0o600, "its mode")
         text = open(path).read()
