@@ -74,8 +74,10 @@ static void drop_lines(struct batch *batch, int64_t lines)
         at = end != NULL ? (size_t)(end - batch->text) + 1 : batch->size;
         lines--;
     }
-    memmove(batch->text, batch->text + at, batch->size - at);
-    batch->size -= at;
+    if (at > 0) { /* else the text may be NULL */
+        memmove(batch->text, batch->text + at, batch->size - at);
+        batch->size -= at;
+    }
 }
 
 /* After a lost answer: how many records the server has. */
@@ -90,19 +92,33 @@ static int ask_offset(struct cli *cli, const char *job, int64_t *offset, bool *c
                : status_fail(STATUS_SERVER, "the job does not say how many records it has");
 }
 
-static int send_once(struct cli *cli, const char *job, const struct batch *batch, int64_t offset, json_t **answer)
+/* libcurl sends a batch again on its own when a connection that was kept breaks before any answer. The server, which
+ * took the first one, refuses the second: that is a lost answer too. */
+static int send_once(struct cli *cli, const char *job, const struct batch *batch, int64_t offset, json_t **out)
 {
     char path[CLIENT_PATH_MAX], below[64];
+    AUTO(http_answer) struct http_answer answer = {0};
 
     snprintf(below, sizeof(below), "/calibration?offset=%" PRId64 "%s", offset, batch->last ? "&complete=1" : "");
     TRY(job_path(path, sizeof(path), job, below));
-    return client_call(cli,
-                       &(struct http_call){.method = "POST",
-                                           .path = path,
-                                           .type = "application/x-ndjson",
-                                           .body = batch->text != NULL ? batch->text : "",
-                                           .size = batch->size},
-                       answer);
+    const struct http_call call = {.method = "POST",
+                                   .path = path,
+                                   .type = "application/x-ndjson",
+                                   .body = batch->text != NULL ? batch->text : "",
+                                   .size = batch->size};
+    TRY(client_raw(cli, &call, &answer));
+    if (answer.status == 409) {
+        int64_t has = offset;
+        bool complete = false;
+        TRY(ask_offset(cli, job, &has, &complete));
+        if (has > offset) {
+            return status_fail(STATUS_UNREACHABLE, "the answer to a batch of calibration records was lost");
+        }
+    }
+    if (answer.status < 200 || answer.status > 299) {
+        return client_refused(cli, &answer);
+    }
+    return client_parse(cli, &answer, out);
 }
 
 static int send_batch(struct cli *cli, const char *job, struct batch *batch, int64_t *offset, json_t **answer)
