@@ -203,6 +203,28 @@ static int check_finished(const struct job_spec *before, const struct job_spec *
     return 0;
 }
 
+/* What an earlier attempt left is not there any more, or not all of it: of a cancelled job it went with the
+ * cancellation, of a failed one to make space or because it had been kept for long enough. */
+static bool starts_over(const struct service *service, const struct job_row *row)
+{
+    const struct {
+        const char *file;
+        bool needed;
+    } parts[] = {
+        {NULL, true},
+        {TASK_CALIBRATION_LOG, row->calibration.bytes > 0},
+        {TASK_EVALUATION_LOG, row->evaluation.bytes > 0},
+    };
+    char path[SERVICE_PATH_MAX];
+    bool gone = row->status != STATUS_FAILED;
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        gone = gone || (parts[i].needed &&
+                        (service_job_path(service, row->id, parts[i].file, path) != 0 || access(path, R_OK) != 0));
+    }
+    return gone;
+}
+
 static int check_retry(struct service *service, const struct principal *who, const struct job_row *row,
                        struct job_spec *spec, json_t *warnings, struct validation_errors *errors)
 {
@@ -213,7 +235,7 @@ static int check_retry(struct service *service, const struct principal *who, con
 
     admission_check(service, who, spec, warnings, errors);
     TRY(validation_raise(errors));
-    if (row->checkpoint.blocks == 0 || row->status != STATUS_FAILED) {
+    if (row->checkpoint.blocks == 0 || starts_over(service, row)) {
         return 0;
     }
     TRY(spec_parse(row->request, &none, &before));
@@ -230,23 +252,28 @@ static int check_retry(struct service *service, const struct principal *who, con
 }
 
 /* Records that were uploaded are gone with the job's folder; a file can be read again. */
-static int check_records(const struct service *service, const struct job_row *row, const struct job_spec *spec)
+static int refuse_gone_records(void)
 {
-    char path[SERVICE_PATH_MAX];
+    int rc = err_raise(ERR_JOB_STATE_CONFLICT, "the job's calibration records were streamed to it and are gone");
 
-    if (!spec->calibration.stream) {
-        return 0;
-    }
-    TRY(service_job_path(service, row->id, TASK_CALIBRATION_LOG, path));
-    return access(path, R_OK) == 0
-               ? 0
-               : err_set_hint(err_raise(ERR_JOB_STATE_CONFLICT,
-                                        "the job's calibration records were streamed to it and are gone"),
-                              "create a new job and send the records again");
+    return err_set_hint(rc, "create a new job and send the records again");
 }
 
-/* Under admission. The blocks of a cancelled job went with its folder. */
-static int change_retry(struct service *service, const struct job_row *row, const json_t *request, json_t **job)
+/* Since it was read, nobody has changed the job: what was checked is still so. */
+static int check_unchanged(struct service *service, const struct job_row *row)
+{
+    struct store_status found;
+
+    TRY(store_job_status(service->store, row->project, row->id, &found));
+    return found.status == row->status && found.seq == row->seq
+               ? 0
+               : err_raise(ERR_JOB_STATE_CONFLICT, "the job was changed by another request meanwhile; it is %s",
+                           job_status_name(found.status));
+}
+
+/* Under admission. */
+static int change_retry(struct service *service, const struct job_row *row, const struct job_spec *spec,
+                        const json_t *request, json_t **job)
 {
     AUTO(job_row) struct job_row after = {0};
     struct job_row columns = {
@@ -257,12 +284,17 @@ static int change_retry(struct service *service, const struct job_row *row, cons
         .calibration = row->calibration,
         .evaluation = row->evaluation,
     };
-    struct job_change change = {
-        .fence = -1, .reason = "retried by request", .set = JOB_SET_REQUEST | JOB_SET_CHECKPOINT | JOB_SET_PROGRESS};
+    struct job_change change = {.fence = row->fence,
+                                .reason = "retried by request",
+                                .set = JOB_SET_REQUEST | JOB_SET_CHECKPOINT | JOB_SET_PROGRESS};
 
+    TRY(check_unchanged(service, row));
     columns.checkpoint.charged = 0;
     columns.progress.elapsed_seconds = 0; /* timeout_seconds counts from here */
-    if (row->status == STATUS_CANCELLED) {
+    if (starts_over(service, row)) {
+        if (spec->calibration.stream) {
+            return refuse_gone_records();
+        }
         TRY(store_blocks_clear(service->store, row->id, 0));
         columns.checkpoint = (struct job_checkpoint){.blocks = 0};
         columns.progress = (struct job_progress){.known = false};
@@ -295,7 +327,9 @@ int service_job_retry(struct service *service, const struct principal *who, cons
     }
     TRY(spec_retry(row.request, body, errors, &merged));
     TRY(spec_parse(merged, errors, &spec));
-    TRY(check_records(service, &row, &spec));
+    if (spec.calibration.stream && starts_over(service, &row)) {
+        return refuse_gone_records();
+    }
     TRY(check_retry(service, who, &row, &spec, warnings, errors));
     AUTO_JSON json_t *request = spec_json(&spec);
     if (request == NULL) {
@@ -303,7 +337,7 @@ int service_job_retry(struct service *service, const struct principal *who, cons
     }
     pthread_mutex_lock(&service->admission);
     int rc = admission_enter(service, who, &spec, errors);
-    rc = rc == 0 ? change_retry(service, &row, request, job) : rc;
+    rc = rc == 0 ? change_retry(service, &row, &spec, request, job) : rc;
     pthread_mutex_unlock(&service->admission);
     if (rc == 0) {
         supervisor_wake(service);
