@@ -9,6 +9,7 @@
 #include "base/metrics.h"
 
 #include <stdio.h>
+#include <string.h>
 
 int handlers_get_liveness(struct request *request)
 {
@@ -69,5 +70,8 @@ int handlers_get_method(struct request *request)
 
 int handlers_get_openapi(struct request *request)
 {
-    return reply_object_take(request, openapi_document());
+    char *text = NULL;
+    TRY(openapi_text(&text));
+    TRY(reply_text_take(request, 200, "application/json", text, strlen(text)));
+    return reply_tag(request);
 }

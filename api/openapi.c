@@ -3,7 +3,9 @@
 #include "api/openapi.h"
 
 #include "api/routes.h"
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "base/text.h"
 
 #include <ctype.h>
@@ -386,17 +388,29 @@ static json_t *compose_document(void)
                      schemas_of_table(), "securitySchemes", "key", "type", "http", "scheme", "bearer");
 }
 
-/* It never changes, and is large: it is composed once, and shared by those who only read it. */
-json_t *openapi_document(void)
+/* It never changes, and is large: it is composed once, and its text is kept. NULL when out of memory. */
+static const char *document_text(void)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static json_t *document;
+    static char *kept;
 
     pthread_mutex_lock(&lock);
-    if (document == NULL) {
-        document = compose_document();
+    if (kept == NULL) {
+        AUTO_JSON json_t *document = compose_document();
+        AUTO_FREE char *text = json_dumps(document, JSON_COMPACT);
+        if (text == NULL || asprintf(&kept, "%s\n", text) < 0) {
+            kept = NULL;
+        }
     }
-    json_t *shared = json_incref(document);
+    const char *shared = kept;
     pthread_mutex_unlock(&lock);
     return shared;
+}
+
+int openapi_text(char **text)
+{
+    const char *document = document_text();
+
+    return document != NULL ? mem_strdup(text, document)
+                            : err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the description of the API");
 }

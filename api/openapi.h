@@ -3,8 +3,8 @@
 
 #include <jansson.h>
 
-/* New reference, which must not be changed; NULL when out of memory. Any thread. */
-json_t *openapi_document(void);
+/* The document as text with a final newline, malloc'ed. Any thread. */
+int openapi_text(char **text);
 /* JSON Schema of a parameter of a query. New reference. Any thread. */
 struct query_row;
 json_t *openapi_parameter_schema(const struct query_row *row);

@@ -106,10 +106,12 @@ bool reply_etag(const json_t *value, char etag[80])
 
 int reply_object_take(struct request *request, json_t *value)
 {
-    int rc = reply_json_take(request, 200, value);
-    if (rc < 0) {
-        return rc;
-    }
+    TRY(reply_json_take(request, 200, value));
+    return reply_tag(request);
+}
+
+int reply_tag(struct request *request)
+{
     char etag[80];
     tag_bytes(request->reply.body, request->reply.size, etag);
     if (header_etag_matches(request_header(request, "If-None-Match"), etag, true)) {

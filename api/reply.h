@@ -14,6 +14,8 @@ void reply_header(struct reply *reply, const char *name, const char *format, ...
 int reply_json_take(struct request *request, int status, json_t *value);
 /* As above with 200, a strong ETag over the bytes, and 304 when If-None-Match names it. */
 int reply_object_take(struct request *request, json_t *value);
+/* The last two of these, for a reply of 200 that is set. */
+int reply_tag(struct request *request);
 /* The tag that reply_object_take would give: quoted. False when out of memory. */
 bool reply_etag(const json_t *value, char etag[80]);
 /* 201 with Location: prefix/id. */

@@ -422,6 +422,17 @@ START_TEST(test_server_openapi)
     ck_assert_ptr_nonnull(json_object_get(json_object_get(paths, "/v1/models"), "post"));
     ck_assert(json_is_object(json_object_get(json_object_get(document, "components"), "schemas")));
     json_decref(document);
+    struct answer *again = rig_call(&rig, "GET", "/openapi.json", "", NULL);
+    ck_assert_str_eq(again->body, answer->body);
+    ck_assert_int_eq(again->body[again->size - 1], '\n');
+    char *tag = answer_header(answer, "ETag"), condition[128];
+    check_header(again, "ETag", tag);
+    (void)snprintf(condition, sizeof(condition), "If-None-Match: %s\r\n", tag);
+    struct answer *same = rig_call(&rig, "GET", "/openapi.json", condition, NULL);
+    check_status(same, 304);
+    free(tag);
+    answer_free(same);
+    answer_free(again);
     answer_free(answer);
     rig_close(&rig);
 }
