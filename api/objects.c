@@ -174,17 +174,17 @@ static const struct schema_row retry_rows[] = {
 const struct schema schema_retry_request = {
     .name = "RetryRequest", .help = "What a retry changes of the job's request.", .rows = retry_rows};
 
-static const char *const statuses[] = {"awaiting_calibration",
-                                       "queued",
-                                       "running",
-                                       "pausing",
-                                       "paused",
-                                       "cancelling",
-                                       "succeeded",
-                                       "failed",
-                                       "cancelled",
-                                       "expired",
-                                       NULL};
+const char *const schema_job_statuses[] = {"awaiting_calibration",
+                                           "queued",
+                                           "running",
+                                           "pausing",
+                                           "paused",
+                                           "cancelling",
+                                           "succeeded",
+                                           "failed",
+                                           "cancelled",
+                                           "expired",
+                                           NULL};
 
 static const struct schema_row warning_rows[] = {MEMBER(code, STRING), MEMBER(message, STRING), END};
 static const struct schema schema_warning = {.name = "Warning", .rows = warning_rows};
@@ -291,7 +291,7 @@ static const struct schema_row job_rows[] = {
     MEMBER(project, STRING),
     ID(model, "mdl"),
     MEMBER(method, STRING, HELP("A method, or several joined by \"+\" in the order in which they run.")),
-    MEMBER(status, ENUM, .choices = statuses),
+    MEMBER(status, ENUM, .choices = schema_job_statuses),
     MEMBER(status_reason, STRING, NULLABLE),
     MEMBER(phase, STRING, NULLABLE),
     OBJECT(memory, schema_memory, NULLABLE),
@@ -342,7 +342,7 @@ static const struct schema_row calibration_rows[] = {
     MEMBER(needed, INT, HELP("Tokens that are still missing.")),
     LIST(errors, schema_record_error),
     LIST(warnings, schema_warning),
-    MEMBER(status, ENUM, .choices = statuses),
+    MEMBER(status, ENUM, .choices = schema_job_statuses),
     END};
 const struct schema schema_calibration = {
     .name = "CalibrationUpload", .help = "What became of an upload.", .rows = calibration_rows};
@@ -409,7 +409,7 @@ static const struct schema_row report_rows[] = {
     CONST(object, "quantization.report"),
     MEMBER(version, INT),
     ID(job_id, "job"),
-    MEMBER(status, ENUM, .choices = statuses),
+    MEMBER(status, ENUM, .choices = schema_job_statuses),
     MEMBER(method, STRING),
     MEMBER(request, OBJECT, HELP("The job's request, with every default filled in.")),
     OBJECT(environment, schema_environment),
@@ -428,7 +428,7 @@ static const struct schema_row compared_job_rows[] = {ID(id, "job"),
                                                       MEMBER(name, STRING),
                                                       ID(model, "mdl"),
                                                       MEMBER(method, STRING),
-                                                      MEMBER(status, ENUM, .choices = statuses),
+                                                      MEMBER(status, ENUM, .choices = schema_job_statuses),
                                                       MEMBER(quantization, OBJECT),
                                                       OBJECT(totals, schema_totals),
                                                       OBJECT(evaluation, schema_evaluation, NULLABLE),

@@ -31,18 +31,6 @@ static const char *const file_types[] = {"application/octet-stream", "applicatio
 
 static const char *const purposes[] = {"calibration", "evaluation", "model", NULL};
 static const char *const booleans[] = {"?0", "?1", NULL}; /* of structured fields (RFC 9651) */
-static const char *const statuses[] = {"awaiting_calibration",
-                                       "queued",
-                                       "running",
-                                       "pausing",
-                                       "paused",
-                                       "cancelling",
-                                       "succeeded",
-                                       "failed",
-                                       "cancelled",
-                                       "expired",
-                                       NULL};
-
 static const char *const waits[] = {"change", "terminal", NULL};
 
 /* --- parameters of queries */
@@ -66,7 +54,7 @@ static const struct query_row upload_list_query[] = {QUERY_PAGE_ROWS("upl"), QUE
 
 static const struct query_row job_list_query[] = {
     QUERY_PAGE_ROWS("job"),
-    QUERY_ROW("status", ENUM, "Only jobs with this status.", .choices = statuses),
+    QUERY_ROW("status", ENUM, "Only jobs with this status.", .choices = schema_job_statuses),
     QUERY_ROW("method", STRING, "Only jobs with this quantization method."),
     QUERY_ROW("model_id", ID, "Only jobs for this model.", .kind = "mdl"),
     QUERY_ROW("metadata", METADATA, "Only jobs with this metadata value: metadata[key]=value."),

@@ -51,6 +51,7 @@ void schema_add(const struct schema *schema, json_t *components);
 json_t *schema_of_id(const char *prefix);
 
 /* --- objects.c */
+extern const char *const schema_job_statuses[]; /* NULL ends them */
 extern const struct schema schema_any;
 extern const struct schema schema_health, schema_system, schema_method, schema_method_list;
 extern const struct schema schema_model_request, schema_model, schema_model_list;
