@@ -95,15 +95,16 @@ int qtensor_spill_put(struct qtensor_spill *spill, struct qtensor *q)
     }
     for (int i = 0; i < count; i++) {
         size_t bytes = qtensor_part_bytes(&parts[i]);
-        int rc = fs_pwrite_full(spill->fd, parts[i].data, bytes, spill->end);
+        int rc = fs_pwrite_full(spill->fd, parts[i].data, bytes, at);
         if (rc != 0) {
             return err_set_module(err_pass(rc, "keep the codes of %s", q->name), q->name);
         }
-        spill->end += (int64_t)bytes;
+        at += (int64_t)bytes;
     }
     struct spill_entry *entry = &spill->entries[spill->count++];
     memcpy(entry->name, q->name, sizeof(entry->name));
-    entry->at = at;
+    entry->at = spill->end;
+    spill->end = at;
     spill_arrays(q);
     return 0;
 }
@@ -119,7 +120,6 @@ int qtensor_spill_read(const struct qtensor_spill *spill, const struct qtensor *
         return err_raise(ERR_INTERNAL, "%s was not spilled", q->name);
     }
     TRY(qtensor_new(q->name, &q->scheme, q->rows, q->cols, &made));
-    made.scheme = q->scheme;
     made.input_scale = q->input_scale;
     made.tensor_scale = q->tensor_scale;
     if (q->index_count > 0) {
