@@ -5,16 +5,28 @@
 #include "base/err.h"
 #include "base/ids.h"
 
-int phase_clock_open(struct phase_clock *clock, const struct gpu *gpu, struct gpu_stream *stream)
+static int clock_begin(struct phase_clock *clock)
 {
-    *clock = (struct phase_clock){.gpu = gpu, .stream = stream, .begun = clock_monotonic_seconds()};
+    const struct gpu *gpu = clock->gpu;
+
     if (gpu->info.host_memory) {
         return 0;
     }
     for (int i = 0; i < PHASE_CLOCK_EVENTS; i++) {
         TRY(gpu->ops->event_new(gpu->device, &clock->events[i]));
     }
-    return gpu->ops->event_record(stream, clock->events[0]);
+    return gpu->ops->event_record(clock->stream, clock->events[0]);
+}
+
+int phase_clock_open(struct phase_clock *clock, const struct gpu *gpu, struct gpu_stream *stream)
+{
+    *clock = (struct phase_clock){.gpu = gpu, .stream = stream, .begun = clock_monotonic_seconds()};
+    int rc = clock_begin(clock);
+
+    if (rc != 0) {
+        phase_clock_close(clock);
+    }
+    return rc;
 }
 
 /* The oldest phase has a time; this waits for it to end. */

@@ -19,12 +19,12 @@ struct phase_clock {
     int first, count;
 };
 
-/* The first phase begins. After a failure phase_clock_close is due, too. */
+/* The first phase begins. After a failure the clock is closed. */
 int phase_clock_open(struct phase_clock *clock, const struct gpu *gpu, struct gpu_stream *stream);
 /* The phase ends, with all that is queued by now, and the next one begins. *times gets the time of this phase or, on
  * another device, of the oldest ones that have ended. A failure to measure is ignored: the device's error shows at the
- * next call; of a closed clock, whose run failed before it was opened, no phase ends. This thread's error record
- * stays. */
+ * next call; of a closed clock, whose run failed before or while it was opened, no phase ends. This thread's error
+ * record stays. */
 void phase_clock_end(struct phase_clock *clock, enum pipeline_phase phase, struct pipeline_times *times);
 /* Wait for all phases that were ended, and add them to *times. This thread's error record stays. */
 void phase_clock_finish(struct phase_clock *clock, struct pipeline_times *times);
