@@ -5,6 +5,7 @@
 #include "models/block_reader.h"
 #include "pipeline/block_writer.h"
 #include "pipeline/memory_plan.h"
+#include "tests/unit/models/support.h"
 #include "tests/unit/pipeline/pipeline_rig.h"
 
 #include <pthread.h>
@@ -296,34 +297,44 @@ START_TEST(test_reading_ahead_goes_first)
 }
 END_TEST
 
-/* What a run of a method takes of a device that keeps no activations, by its backend's own count, and what is planned
- * for it. own: a device with memory of its own, else the host's, where activations are not the device's. */
+/* What a run takes of a device that keeps no activations, and what is planned for it. own: a device with memory of its
+ * own, else the host's, where activations are not the device's. */
+static void measure_world(struct world *w, bool own, int64_t *took, int64_t *planned)
+{
+    ck_assert_rc_ok(run(w, MEMORY));
+    const struct memory_load load = {.recipe = &w->recipe,
+                                     .calibrates = true,
+                                     .evaluates = true,
+                                     .sequences = SEQUENCES,
+                                     .sequence_length = LENGTH,
+                                     .longest = LENGTH};
+    struct memory_plan plan = memory_plan(&load, w->model, &w->gpu.info, (int64_t)SEQUENCES * LENGTH);
+    const struct memory_plan single = memory_plan(&load, w->model, &w->gpu.info, 0);
+    plan.reserve = 0; /* tensors alone are counted, no scratch */
+    plan.head = 0;    /* logits of a few tokens */
+    *planned = memory_plan_max(&plan);
+    ck_assert(!own || w->device_peak >= (int64_t)small_max); /* by its backend's count, with the host's pinned memory */
+    *took = own ? (int64_t)small_max : w->device_peak;
+    ck_assert_msg(*took <= *planned && *took * 3 >= *planned && memory_plan_min(&single) > 0,
+                  "%s, own %d: took %lld, planned %lld, at least %lld", w->recipe.stages[0].quantizer->name, own,
+                  (long long)*took, (long long)*planned, (long long)memory_plan_min(&single));
+}
+
+static void shrink_without_activations(struct world *w)
+{
+    world_shrink(w, MEMORY);
+    small_promise = 0;
+}
+
 static void measure_plan(const char *method, const char *quantization, bool own, int64_t *took, int64_t *planned)
 {
     struct world w;
 
     world_open_with(&w, method, quantization, 1);
     if (own) {
-        world_shrink(&w, MEMORY);
-        small_promise = 0; /* no activations on the device */
+        shrink_without_activations(&w);
     }
-    ck_assert_rc_ok(run(&w, MEMORY));
-    const struct memory_load load = {.recipe = &w.recipe,
-                                     .calibrates = true,
-                                     .evaluates = true,
-                                     .sequences = SEQUENCES,
-                                     .sequence_length = LENGTH,
-                                     .longest = LENGTH};
-    struct memory_plan plan = memory_plan(&load, w.model, &w.gpu.info, (int64_t)SEQUENCES * LENGTH);
-    const struct memory_plan single = memory_plan(&load, w.model, &w.gpu.info, 0);
-    plan.reserve = 0; /* tensors alone are counted, no scratch */
-    plan.head = 0;    /* logits of a few tokens */
-    *planned = memory_plan_max(&plan);
-    *took = w.device_peak;
-    ck_assert(!own || *took >= (int64_t)small_max);
-    ck_assert_msg(*took <= *planned && *took * 3 >= *planned && memory_plan_min(&single) > 0,
-                  "%s %s: took %lld, planned %lld, at least %lld", method, quantization, (long long)*took,
-                  (long long)*planned, (long long)memory_plan_min(&single));
+    measure_world(&w, own, took, planned);
     world_close(&w);
 }
 
@@ -349,6 +360,64 @@ START_TEST(test_plan_is_what_is_taken)
 }
 END_TEST
 
+#define EXPERTS 8
+#define EXPERT_BYTES (3 * 128 * 384 * (int64_t)sizeof(float))
+static const char experts_config[] =
+    "{\"architectures\":[\"MixtralForCausalLM\"],\"model_type\":\"mixtral\",\"hidden_size\":128,"
+    "\"intermediate_size\":384,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":4,"
+    "\"vocab_size\":2048,\"max_position_embeddings\":64,\"num_local_experts\":8,\"num_experts_per_tok\":2}";
+
+/* memory: of a device of its own (memory_plan_experts); turn: how many experts that is. */
+static void measure_experts(const struct support *files, const char *method, const char *quantization, bool own,
+                            int64_t memory, int64_t turn, char sha256[DIGEST_HEX_SIZE], int64_t *took)
+{
+    struct world w;
+    int64_t planned;
+
+    world_open_with(&w, method, quantization, 1);
+    model_close(w.model);
+    ck_assert_rc_ok(support_open(files, ".", &w.model));
+    if (own) {
+        shrink_without_activations(&w);
+        w.gpu.info.memory_total = memory;
+    }
+    const struct plan *plan = plans_layer(model_plans(w.model), 0);
+    const struct plan_experts *experts = plan->steps[plan_find_step(plan, STEP_EXPERTS)].experts;
+    ck_assert_int_eq(memory_plan_turn(experts, memory_plan_experts(w.model, &w.gpu.info)), turn);
+    measure_world(&w, own, took, &planned);
+    ck_assert_int_eq(w.block_count, 2);
+    memcpy(sha256, w.blocks[1].sha256, DIGEST_HEX_SIZE);
+    world_close(&w);
+}
+
+/* Experts count by the turn: one at a time where that is what the block's other modules weigh, all of them on a device
+ * with room. The codes are the same. */
+START_TEST(test_plan_counts_a_turn_of_experts)
+{
+    const struct {
+        const char *method, *quantization;
+    } jobs[] = {{"rtn", "{\"bits\":4,\"group_size\":64}"},
+                {"awq", "{\"bits\":4,\"group_size\":64,\"n_grid\":2}"},
+                {"gptq", "{\"bits\":4,\"group_size\":64,\"float_targets\":true,\"target_tokens\":0}"}};
+    struct support files;
+
+    support_init(&files, experts_config);
+    files.dtype = DTYPE_BF16;
+    support_write(&files);
+    for (size_t i = 0; i < sizeof(jobs) / sizeof(jobs[0]); i++) {
+        char host[DIGEST_HEX_SIZE], turns[DIGEST_HEX_SIZE], all[DIGEST_HEX_SIZE];
+        int64_t took_turns, took_all;
+        measure_experts(&files, jobs[i].method, jobs[i].quantization, false, 0, 1, host, &took_turns);
+        measure_experts(&files, jobs[i].method, jobs[i].quantization, true, 0, 1, turns, &took_turns);
+        measure_experts(&files, jobs[i].method, jobs[i].quantization, true, MEMORY, EXPERTS, all, &took_all);
+        ck_assert_str_eq(turns, host);
+        ck_assert_str_eq(all, host);
+        ck_assert_int_gt(took_all - took_turns, (EXPERTS - 2) * EXPERT_BYTES);
+    }
+    support_deinit(&files);
+}
+END_TEST
+
 /* Nobody waits for a block that was given up: what went wrong with it does not hide what the run says. */
 START_TEST(test_abandoned_results_are_silent)
 {
@@ -370,4 +439,5 @@ END_TEST
 
 UNIT_MAIN("pipeline_device", test_phases_are_timed_by_events, test_analysis_is_measured_alike,
           test_device_memory_is_the_same, test_small_device_goes_on, test_codes_that_cannot_leave,
-          test_reading_ahead_goes_first, test_plan_is_what_is_taken, test_abandoned_results_are_silent)
+          test_reading_ahead_goes_first, test_plan_is_what_is_taken, test_plan_counts_a_turn_of_experts,
+          test_abandoned_results_are_silent)
