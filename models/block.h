@@ -44,9 +44,9 @@ struct block {
  * On return the device no longer reads those bytes. On failure nothing stays allocated. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
                struct block_reader *reader, struct block *out);
-/* Read an expert's module that is not loaded, likewise, with the factors that it was given so far. */
-int block_load_module(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream,
-                      struct block_reader *reader, struct block *block, int module);
+/* Read an expert's module that is not loaded, with the factors that it was given so far. */
+int block_load_module(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct block *block,
+                      int module);
 /* Free an expert's weight and bias. What quantization says of its input stays. */
 void block_drop_module(struct block *block, int module, const struct gpu *gpu);
 void block_deinit(struct block *block, const struct gpu *gpu); /* zeroed is fine */

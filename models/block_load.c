@@ -84,10 +84,10 @@ int block_load(const struct model *model, int64_t index, const struct gpu *gpu, 
     return 0;
 }
 
-int block_load_module(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream,
-                      struct block_reader *reader, struct block *block, int module)
+int block_load_module(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct block *block,
+                      int module)
 {
-    const struct source source = {.model = model, .gpu = gpu, .stream = stream, .reader = reader};
+    const struct source source = {.model = model, .gpu = gpu, .stream = stream};
     int rc = load_named_module(&source, block, module);
 
     if (rc == 0) {

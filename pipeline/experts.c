@@ -28,7 +28,7 @@ static int experts_load_module(const struct experts_turn *turn, int module)
     model_module_name(run->p->model, run->block_index, module, name);
     int solved = turn->outputs != NULL ? block_outputs_find(turn->outputs, name) : -1;
     if (solved < 0 || block->plan->modules[module].bias) {
-        TRY(block_load_module(run->p->model, run->p->gpu, run->stream, run->reader, block, module));
+        TRY(block_load_module(run->p->model, run->p->gpu, run->stream, block, module));
     }
     if (solved < 0) {
         return 0;

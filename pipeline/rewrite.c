@@ -312,7 +312,7 @@ static int output_module(struct run *run, struct block *block, int i, struct blo
         return 0;
     }
     if (load) {
-        TRY(block_load_module(run->p->model, run->p->gpu, run->stream, run->reader, block, i));
+        TRY(block_load_module(run->p->model, run->p->gpu, run->stream, block, i));
     }
     int rc = output_parts(run, block, i, weight, outputs);
     if (load) {

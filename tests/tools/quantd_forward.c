@@ -75,7 +75,7 @@ static int forward(struct forward *f, struct block *block, struct block_scratch 
     TRY(block_load(f->model, layer, &f->gpu, f->stream, NULL, block));
     for (int i = 0; i < block->plan->module_count; i++) {
         if (block->plan->modules[i].expert >= 0) {
-            TRY(block_load_module(f->model, &f->gpu, f->stream, NULL, block, i));
+            TRY(block_load_module(f->model, &f->gpu, f->stream, block, i));
         }
     }
     TRY(block_values_init(&values, block->plan, scratch, NULL));

@@ -228,7 +228,7 @@ static void load_all(const struct rig *rig, int64_t layer, struct block_reader *
         bool expert = block->plan->modules[i].expert >= 0;
         ck_assert((block->modules[i].weight.data == NULL) == expert);
         if (expert) {
-            ck_assert_rc_ok(block_load_module(rig->model, &rig->gpu, rig->stream, reader, block, i));
+            ck_assert_rc_ok(block_load_module(rig->model, &rig->gpu, rig->stream, block, i));
         }
     }
 }
