@@ -5,7 +5,6 @@
 #include "cli/commands.h"
 #include "cli/print.h"
 #include "cli/safe.h"
-#include "cli/status.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -7,7 +7,6 @@
 #include "cli/safe.h"
 
 #include <stdio.h>
-#include <string.h>
 
 static int show_model(const json_t *model)
 {

@@ -13,11 +13,9 @@
 #include "cli/status.h"
 #include "cli/watch.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#define SUBMIT_TEXT_MAX 4096
 
 struct submit_options {
     const char *file, *name, *model, *format, *calibration, *evaluation, *device, *key;

@@ -5,7 +5,6 @@
 
 #include "base/err.h"
 #include "base/text.h"
-#include "cli/safe.h"
 #include "cli/status.h"
 
 #include <argp.h>

@@ -4,7 +4,6 @@
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "cli/status.h"
 
 #define MANY_POLL_MS 1000
 

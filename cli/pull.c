@@ -10,7 +10,6 @@
 #include "cli/objects.h"
 #include "cli/part.h"
 #include "cli/print.h"
-#include "cli/safe.h"
 #include "cli/status.h"
 
 #include <errno.h>
