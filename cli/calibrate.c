@@ -103,10 +103,11 @@ static int send_once(struct cli *cli, const char *job, const struct batch *batch
     TRY(job_path(path, sizeof(path), job, below));
     const struct http_call call = {.method = "POST",
                                    .path = path,
+                                   .repeatable = true, /* the offset makes one batch of all */
                                    .type = "application/x-ndjson",
                                    .body = batch->text != NULL ? batch->text : "",
                                    .size = batch->size};
-    TRY(client_raw(cli, &call, &answer));
+    TRY(client_patient(cli, &call, &answer));
     if (answer.status == 409) {
         int64_t has = offset;
         bool complete = false;

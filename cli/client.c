@@ -146,26 +146,33 @@ int client_parse(struct cli *cli, const struct http_answer *answer, json_t **out
 }
 
 /* A server that is busy (503) or that limits a client (429) says when to come back. */
-static bool is_busy(const struct http_call *call, const struct http_answer *answer)
+bool client_busy(const struct http_answer *answer)
+{
+    return (answer->status == 429 || answer->status == 503) && answer->retry_after >= 0 &&
+           answer->retry_after <= CLIENT_BUSY_SECONDS;
+}
+
+int client_patient(struct cli *cli, const struct http_call *call, struct http_answer *answer)
 {
     bool repeatable = call->repeatable || strcmp(call->method, "GET") == 0;
-    return repeatable && (answer->status == 429 || answer->status == 503) && answer->retry_after >= 0 &&
-           answer->retry_after <= CLIENT_BUSY_SECONDS;
+
+    TRY(client_raw(cli, call, answer));
+    for (int attempt = 1; repeatable && client_busy(answer) && attempt < CLIENT_BUSY_ATTEMPTS; attempt++) {
+        const struct timespec pause = {.tv_sec = answer->retry_after > 0 ? answer->retry_after : 1};
+        if (!cli->quiet) {
+            safe_printf(stderr, "the server is busy (%ld); again in %lld s\n", answer->status, (long long)pause.tv_sec);
+        }
+        (void)nanosleep(&pause, NULL);
+        TRY(client_raw(cli, call, answer));
+    }
+    return 0;
 }
 
 int client_call(struct cli *cli, const struct http_call *call, json_t **out)
 {
     AUTO(http_answer) struct http_answer answer = {0};
 
-    TRY(client_raw(cli, call, &answer));
-    for (int attempt = 1; is_busy(call, &answer) && attempt < CLIENT_BUSY_ATTEMPTS; attempt++) {
-        const struct timespec pause = {.tv_sec = answer.retry_after > 0 ? answer.retry_after : 1};
-        if (!cli->quiet) {
-            safe_printf(stderr, "the server is busy (%ld); again in %lld s\n", answer.status, (long long)pause.tv_sec);
-        }
-        (void)nanosleep(&pause, NULL);
-        TRY(client_raw(cli, call, &answer));
-    }
+    TRY(client_patient(cli, call, &answer));
     if (answer.status < 200 || answer.status > 299) {
         return client_refused(cli, &answer);
     }

@@ -31,6 +31,10 @@ int client_send(struct cli *cli, const char *method, const char *path, const jso
 int client_call(struct cli *cli, const struct http_call *call, json_t **out);
 /* One call as it is: its answer, of whatever status. Opens the connection. */
 int client_raw(struct cli *cli, const struct http_call *call, struct http_answer *answer);
+/* The same, again and again (if it can be repeated) while the server is busy. */
+int client_patient(struct cli *cli, const struct http_call *call, struct http_answer *answer);
+/* Whether an answer says to come back soon, when answer->retry_after seconds are over. */
+bool client_busy(const struct http_answer *answer);
 /* Show the problem of an answer that is not 2xx (or was not JSON); returns the exit status. */
 int client_refused(struct cli *cli, const struct http_answer *answer);
 /* The tree of an answer's body. STATUS_SERVER when it is not JSON. */

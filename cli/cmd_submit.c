@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-
 struct submit_options {
     const char *file, *name, *model, *format, *calibration, *evaluation, *device, *key;
     struct option_texts methods, set, metadata;

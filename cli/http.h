@@ -31,7 +31,7 @@ const char *http_url(const struct http *http);
 struct http_call {
     const char *method, *path;  /* path with its query, percent-encoded; begins with a slash */
     const char *const *headers; /* more headers, NULL-terminated; or NULL */
-    bool repeatable;            /* sent again by client_call when the server is busy; every GET is */
+    bool repeatable;            /* sent again by client_patient when the server is busy; every GET is */
     const char *type;           /* Content-Type of the body; NULL = there is no body */
     const void *body;           /* in memory, size bytes */
     size_t size;

@@ -23,6 +23,7 @@
 
 #define PULL_LOST_MS (120LL * 1000)
 #define PULL_SHOW_MS 200
+#define PULL_PAUSE_SECONDS 1
 #define PULL_HEADER 160
 
 /* One transfer: a chunk of a part. */
@@ -43,8 +44,9 @@ struct pull {
     int root;
     struct part *parts; /* of each file; open while it is on its way */
     bool *open, *done;
-    size_t first; /* no file before it needs anything */
-    bool failing; /* a transfer failed: begin no new one */
+    size_t first;  /* no file before it needs anything */
+    bool failing;  /* a transfer failed: begin no new one */
+    int64_t pause; /* seconds until all begin again */
     int64_t moved_at, shown_at, started_at;
     int64_t bytes, total; /* that arrived, that were missing in the beginning */
     struct piece pieces[HTTP_SLOTS_MAX];
@@ -171,7 +173,7 @@ static int check_answer(const struct piece *piece, const struct http_answer *ans
         return status_fail(STATUS_MISMATCH, "%.300s: the server has other content than its manifest says",
                            part->file->path);
     }
-    if (answer->status == 503) {
+    if (answer->status == 503 || client_busy(answer)) {
         return STATUS_UNREACHABLE;
     }
     if (answer->status < 200 || answer->status > 299) {
@@ -201,6 +203,9 @@ static int piece_done(void *context, int slot, int rc, const struct http_answer 
     part_release(part, piece->chunk);
     if (rc == STATUS_UNREACHABLE) {
         pull->failing = true;
+        if (client_busy(answer) && answer->retry_after > pull->pause) {
+            pull->pause = answer->retry_after;
+        }
         return 0;
     }
     return rc;
@@ -219,6 +224,7 @@ static int pull_all(struct pull *pull)
             continue;
         }
         pull->failing = false;
+        pull->pause = PULL_PAUSE_SECONDS;
         TRY(http_many(pull->cli->http, &many));
         if (pull->failing) {
             if (clock_monotonic_ms() - pull->moved_at > PULL_LOST_MS) {
@@ -226,7 +232,7 @@ static int pull_all(struct pull *pull)
                                    "nothing arrived for %lld seconds; the same command continues the download",
                                    PULL_LOST_MS / 1000);
             }
-            const struct timespec pause = {.tv_sec = 1};
+            const struct timespec pause = {.tv_sec = pull->pause};
             (void)nanosleep(&pause, NULL);
         }
     }

@@ -84,9 +84,9 @@ static int watch_once(struct watch *watch, const char *path)
     int rc = client_raw(watch->cli, &call, &answer);
     sse_break(&watch->sse);
     TRY(rc);
-    if (answer.status == 503) { /* later, if it was there before */
-        return status_fail(STATUS_UNREACHABLE, "%s shuts down or has no connection to spare (503)",
-                           http_url(watch->cli->http));
+    if (answer.status == 503 || client_busy(&answer)) { /* later, if it was there before */
+        return status_fail(STATUS_UNREACHABLE, "%s is busy or shuts down (%ld)", http_url(watch->cli->http),
+                           answer.status);
     }
     if (answer.status < 200 || answer.status > 299) {
         return client_refused(watch->cli, &answer);

@@ -14,7 +14,7 @@ import subprocess
 import termios
 
 from harness import JOBS, Daemon, equal, ids_records, main, new_job, true, wait_job
-from quantctl import Client, JOB, LOCAL, MISMATCH, OK, QUANTCTL, REFUSED, SECONDS, Server, TOP, USAGE, job_file, read_pty, records, url_of
+from quantctl import Client, JOB, LOCAL, MISMATCH, OK, PROBLEM, QUANTCTL, REFUSED, SECONDS, Server, TOP, USAGE, job_file, read_pty, records, url_of
 
 
 # --- a job, from its model to its files
@@ -250,17 +250,20 @@ def streams_standard_input():
 
 def continues_calibration():
     """Connections that break after the server took a batch: its records are sent once, blank lines between them or not. At
-    one break libcurl itself sends the batch again, and the server refuses it."""
+    one break libcurl itself sends the batch again, and the server refuses it. A server that limits requests is waited for."""
     with Daemon() as daemon, Client(url_of(daemon)) as client:
         with open(client.path("many.ndjson"), "wb") as file:
             for at, line in enumerate(ids_records(3000, 140, 2048).splitlines(True)):
                 file.write(line + b" \t\r\n\n" * (at % 5 == 0))
         for breaks, where in ((1, "/calibration"), (2, "/calibration"), (1, "complete=1")):
-            cut = []
+            cut, limited = [], []
 
             def forward(handler):
                 size = int(handler.headers.get("Content-Length", 0))
                 body = handler.rfile.read(size)
+                if "/calibration" in handler.path and not limited:
+                    limited.append(handler.path)
+                    return handler.send(429, "application/problem+json", json.dumps(PROBLEM).encode(), Retry_After="0")
                 answer = daemon.request(handler.command, handler.path, body=body or None,
                                         headers={name: value for name, value in handler.headers.items() if name != "Host"})
                 if where in handler.path and len(cut) < breaks:

@@ -160,16 +160,16 @@ def pull_refuses():
 
 
 def pull_survives_the_server():
-    """Connections that break, and 503 answers, are tried again."""
+    """Connections that break, 503 answers, and 429 answers of a server that limits requests, are tried again."""
     data = {"a.bin": noise(9 << 20, 4)}
     artifact = Artifact(data)
     failures = []
 
     def answer(handler):
-        if "/files/" in handler.path and len(failures) < 3:
+        if "/files/" in handler.path and len(failures) < 4:
             failures.append(handler.path)
-            if len(failures) == 2:
-                return handler.send(503, "application/problem+json", b"{}", Retry_After="1")
+            if len(failures) in (2, 4):
+                return handler.send(503 if len(failures) == 2 else 429, "application/problem+json", b"{}", Retry_After="1")
             handler.send_response(206)
             handler.send_header("Content-Length", "4194304")
             handler.end_headers()

@@ -100,10 +100,12 @@ def busy_servers():
 
 def full_servers():
     """A watcher that is turned away at once says why."""
-    problem = json.dumps(dict(PROBLEM, status=503, code="draining", errors=[])).encode()
-    with Server(lambda handler: handler.send(503, "application/problem+json", problem)) as server, Client(server.url) as client:
-        answer = client.run("watch", "job_1", status=UNREACHABLE)
-        true(answer.err.startswith("quantctl: ") and "503" in answer.err, "the reason: %r" % answer)
+    for status in (503, 429):
+        problem = json.dumps(dict(PROBLEM, status=status, errors=[])).encode()
+        answer = lambda handler: handler.send(status, "application/problem+json", problem, Retry_After="1")
+        with Server(answer) as server, Client(server.url) as client:
+            got = client.run("watch", "job_1", status=UNREACHABLE)
+            true(got.err.startswith("quantctl: ") and str(status) in got.err, "the reason: %r" % got)
 
 
 def problems_are_shown():
