@@ -1,7 +1,8 @@
 /* The backends that this process has, and the way from "cuda:0" to an open device.
  *
  * The CPU is always row 0. Modules are opened once and stay open: a device library that has started threads cannot be
- * unloaded safely. The table is written before other threads start (gpu_load_backends) and only read after that. */
+ * unloaded safely. A module that is refused is closed where it cannot have started any. The table is written before
+ * other threads start (gpu_load_backends) and only read after that. */
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -57,16 +58,23 @@ static bool has_device_file(const struct known_module *known)
     return false;
 }
 
+/* Whether this host was given a device for the module of this name. */
+static bool has_device(const char *name)
+{
+    bool has = false;
+
+    for (size_t i = 0; i < KNOWN_COUNT; i++) {
+        has = has || (strcmp(known_modules[i].name, name) == 0 && has_device_file(&known_modules[i]));
+    }
+    return has;
+}
+
 static void note(const char *name, const char *reason)
 {
     size_t used = strlen(notes);
-    bool idle = false;
 
-    for (size_t i = 0; i < KNOWN_COUNT; i++) {
-        idle = idle || (strcmp(known_modules[i].name, name) == 0 && has_device_file(&known_modules[i]));
-    }
     snprintf(notes + used, sizeof(notes) - used, "%s: %s\n", name, reason);
-    if (idle) {
+    if (has_device(name)) {
         log_warn("this host has a device that cannot be used", LOG_S("backend", name), LOG_S("reason", reason));
     } else {
         log_info("backend not usable", LOG_S("backend", name), LOG_S("reason", reason));
@@ -83,10 +91,10 @@ static bool same_signature(const char *const *other)
     return gpu_signature[i] == NULL && other[i] == NULL;
 }
 
-/* True when it was added; else the notes say why not, and nothing refers to it. */
-static bool add_backend(const struct gpu_ops *ops)
+/* Whether it was built for this daemon; else the notes say why not. Runs nothing of it. */
+static bool fits_daemon(const struct gpu_ops *ops)
 {
-    char reason[256] = "";
+    char reason[256];
 
     if (ops->abi != GPU_ABI) {
         snprintf(reason, sizeof(reason), "built for interface %u, this daemon has %u", ops->abi, GPU_ABI);
@@ -107,7 +115,15 @@ static bool add_backend(const struct gpu_ops *ops)
         note(ops->name, "there are too many backends");
         return false;
     }
+    return true;
+}
+
+/* True when it was added; else the notes say why not, and nothing refers to it. */
+static bool add_backend(const struct gpu_ops *ops)
+{
+    char reason[256] = "";
     struct backend *backend = &backends[backend_count];
+
     gpu_front(ops, &backend->ops);
     backend->score = ops->probe(reason, sizeof(reason));
     if (backend->score <= 0) {
@@ -122,7 +138,9 @@ static bool add_backend(const struct gpu_ops *ops)
 
 static void add_cpu(void)
 {
-    add_backend(gpu_cpu_ops());
+    if (fits_daemon(gpu_cpu_ops())) {
+        add_backend(gpu_cpu_ops());
+    }
 }
 
 static int host_raise(const char *file, int line, int code, const char *message)
@@ -166,8 +184,10 @@ static void registry_load(const char *folder, const char *file, const char *name
         return;
     }
     log_info("module opened", LOG_S("backend", ops->name), LOG_S("file", path));
-    if (!add_backend(ops)) {
-        dlclose(module); /* with the libraries that it brought: 150 MiB of cuBLAS on a host without a device */
+    /* A module that is of no use is closed, with the libraries that it brought: 150 MiB of cuBLAS on a host without a
+     * device. Where there is one, the probe has started its driver, which may have threads from then on. */
+    if (!fits_daemon(ops) || (!add_backend(ops) && !has_device(name))) {
+        dlclose(module);
     }
 }
 

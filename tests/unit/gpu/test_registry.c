@@ -1,8 +1,10 @@
 /* Loading backend modules: a good one, one of another ABI, one without a device, and files that are no modules. */
 
 #include "tests/unit/gpu/support.h"
+#include "tests/unit/scratch.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 START_TEST(modules_are_ranked_and_the_rest_explained)
 {
@@ -44,6 +46,29 @@ START_TEST(refused_modules_are_closed)
 }
 END_TEST
 
+/* Where there is a device, a probe may have started the threads of its driver: what was asked stays. What was built for
+ * another interface was not asked. */
+START_TEST(modules_of_devices_stay_open)
+{
+    static const char *const modules[] = {"absent", "old"};
+    char folder[256], path[512];
+
+    for (size_t i = 0; i < sizeof(modules) / sizeof(modules[0]); i++) {
+        scratch_make(folder);
+        snprintf(path, sizeof(path), "%s/nvidiactl", folder);
+        ck_assert_rc_ok(fs_write_atomic(path, "", 0));
+        ck_assert_int_eq(setenv("QUANTD_DEV", folder, 1), 0);
+        snprintf(path, sizeof(path), MODULE_DIR "/quantd_gpu_%s.so", modules[i]);
+        char link[512];
+        snprintf(link, sizeof(link), "%s/quantd_gpu_cuda.so", folder);
+        ck_assert_int_eq(symlink(path, link), 0);
+        ck_assert_rc_ok(gpu_load_backends(folder));
+        ck_assert_int_eq(dlopen(link, RTLD_NOW | RTLD_NOLOAD) != NULL, i == 0);
+        scratch_remove(folder);
+    }
+}
+END_TEST
+
 START_TEST(a_missing_folder_is_no_error)
 {
     ck_assert_rc_ok(gpu_load_backends(MODULE_DIR "/none"));
@@ -64,4 +89,4 @@ START_TEST(the_first_folder_with_a_module_wins)
 END_TEST
 
 UNIT_MAIN("gpu/registry", modules_are_ranked_and_the_rest_explained, refused_modules_are_closed,
-          a_missing_folder_is_no_error, the_first_folder_with_a_module_wins)
+          modules_of_devices_stay_open, a_missing_folder_is_no_error, the_first_folder_with_a_module_wins)
