@@ -3,7 +3,7 @@
 
 A concern is a header with the sources that bear its name: export.h, export.c, export_plan.c; x_internal.h and x_parts.h belong to x. Where concern A
 includes a header of B, and B, by whatever way, one of A, neither can be read or changed alone. Two lists say what is left out, and why;
-an entry that is no longer needed is an error.
+an entry without which there would be no circle is an error.
 """
 
 import collections
@@ -35,9 +35,9 @@ ALLOWED = {
 }
 
 
-def concern_of(name, names):
+def concern_of(name, names, shared=frozenset(SHARED)):
     """The header that a file belongs to, without its suffix."""
-    if name in SHARED:
+    if name in shared:
         return name
     folder, _, base = name.rpartition("/")
     stem = base.split(".")[0]
@@ -51,20 +51,19 @@ def concern_of(name, names):
     return f"{folder}/{stem}"
 
 
-def graph_of(files):
-    """concern -> concern -> the includes that make the edge, and the ALLOWED entries that were met."""
-    graph, met = collections.defaultdict(lambda: collections.defaultdict(list)), set()
+def graph_of(files, allowed=frozenset(ALLOWED), shared=frozenset(SHARED)):
+    """concern -> concern -> the includes that make the edge."""
+    graph = collections.defaultdict(lambda: collections.defaultdict(list))
     for name, text in files.items():
         for target in INCLUDE.findall(text):
             if target not in files:
                 continue
-            if (name, target) in ALLOWED:
-                met.add((name, target))
+            if (name, target) in allowed:
                 continue
-            a, b = concern_of(name, files), concern_of(target, files)
+            a, b = concern_of(name, files, shared), concern_of(target, files, shared)
             if a != b:
                 graph[a][b].append(f"{name} includes {target}")
-    return graph, met
+    return graph
 
 
 def circle(graph):
@@ -92,11 +91,26 @@ def circle(graph):
     return None
 
 
+def unneeded(files, allowed, shared):
+    """The entries of both lists without which there is no circle. For files that have none with them."""
+    for entry in sorted(allowed):
+        if circle(graph_of(files, set(allowed) - {entry}, set(shared))) is None:
+            yield f"{entry[0]} may include {entry[1]}, which makes no circle: take it off the list of what is allowed"
+    for name in sorted(shared):
+        if circle(graph_of(files, set(allowed), set(shared) - {name})) is None:
+            yield f"{name} makes no circle: take it off the list of shared headers"
+
+
 def self_test():
     files = {"jobs/a.h": "", "jobs/a.c": '#include "jobs/b.h"', "jobs/b.h": "", "jobs/b_more.c": '#include "jobs/a.h"'}
-    assert circle(graph_of(files)[0]) == ["jobs/a", "jobs/b"]
+    assert circle(graph_of(files)) == ["jobs/a", "jobs/b"]
+    edge = ("jobs/a.c", "jobs/b.h")
+    assert circle(graph_of(files, {edge})) is None and not list(unneeded(files, {edge}, ()))
+    assert len(list(unneeded(files, {edge, ("jobs/a.c", "jobs/c.h")}, ()))) == 1
+    assert circle(graph_of(files, (), {"jobs/a.h"})) is None and not list(unneeded(files, (), {"jobs/a.h"}))
     files["jobs/b_more.h"] = ""
-    assert circle(graph_of(files)[0]) is None
+    assert circle(graph_of(files)) is None
+    assert len(list(unneeded(files, {edge}, {"jobs/a.h"}))) == 2
     assert concern_of("jobs/a_internal.h", files) == "jobs/a" and concern_of("jobs/b_more.c", files) == "jobs/b_more"
 
 
@@ -105,7 +119,7 @@ def main():
     root = sys.argv[1]
     sys.setrecursionlimit(10000)
     files = tree.sources(root)
-    graph, met = graph_of(files)
+    graph = graph_of(files)
     failed = 0
     while True:
         found = circle(graph)
@@ -116,11 +130,8 @@ def main():
         for a, b in zip(found, found[1:] + found[:1]):
             print("    " + graph[a][b][0])
         del graph[found[-1]][found[0]]
-    for entry in sorted(set(ALLOWED) - met):
-        print(f"{entry[0]} no longer includes {entry[1]}: take it off the list of what is allowed")
-        failed += 1
-    for name in sorted(set(SHARED) - set(files)):
-        print(f"{name} is not there: take it off the list of shared headers")
+    for fault in unneeded(files, ALLOWED, SHARED) if failed == 0 else ():
+        print(fault)
         failed += 1
     print(f"{len(files)} files, {failed} faults")
     return 1 if failed or not files else 0
