@@ -15,6 +15,7 @@
 #include <pthread.h>
 
 #define SERVICE_PATH_MAX 4096
+#define SERVICE_URI_SIZE 1024 /* of a checkpoint */
 #define SERVICE_ARTIFACT "artifact" /* in a job's folder: files of an artifact until they are blobs */
 
 struct service {
@@ -61,6 +62,8 @@ json_t *service_model_schema(void);
  * not there before. */
 int service_model_inline(struct service *service, const struct principal *who, const json_t *registration,
                          struct validation_errors *errors, char id[ID_SIZE], bool *made);
+
+/* --- service_checkpoint.c */
 /* Open the checkpoint that a uri names below one of the roots. */
 int service_model_open(const struct service *service, const char *uri, struct model **out);
 /* The same for a stored model object of a project (NULL: of any), whose digest must still be the one it was registered

@@ -1,0 +1,188 @@
+/* Opening a registered checkpoint, and its tokenizer.
+ *
+ * A model's object holds nothing but what it shows; a uri is resolved again at each use, always beneath a root's
+ * descriptor, and the digest says whether it still names the same checkpoint. */
+
+#include "jobs/service.h"
+
+#include "jobs/service_uploaded.h"
+
+#include "base/err.h"
+#include "base/text.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A component ".." is refused here with a plain word; the kernel would refuse it too. */
+static bool has_parent_step(const char *path)
+{
+    for (const char *at = path; at != NULL; at = strchr(at, '/')) {
+        at += *at == '/';
+        if (strncmp(at, "..", 2) == 0 && (at[2] == '/' || at[2] == '\0')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What is left of an absolute path below a root; NULL when it does not lie there. */
+static const char *below_root(const char *path, const char *root)
+{
+    size_t length = strcmp(root, "/") == 0 ? 0 : strlen(root);
+
+    if (strncmp(path, root, length) != 0 || (path[length] != '/' && path[length] != '\0')) {
+        return NULL;
+    }
+    path += length;
+    path += strspn(path, "/");
+    return *path != '\0' ? path : ".";
+}
+
+/* Undo percent-encoding (RFC 3986, 2.1) in place. A byte that cannot be part of a file's name is refused, so that an
+ * escape never becomes a separator or an end. */
+static int decode_percent(char *text)
+{
+    char *out = text;
+
+    for (const char *in = text; *in != '\0'; in++) {
+        if (*in != '%') {
+            *out++ = *in;
+            continue;
+        }
+        int high = text_hex_value(in[1]), low = high >= 0 ? text_hex_value(in[2]) : -1;
+        if (low < 0) {
+            return err_raise(
+                ERR_INVALID_PARAMETER,
+                "\"uri\" has a \"%%\" without two hexadecimal digits; write a percent sign of the path as %%25");
+        }
+        char byte = (char)(high * 16 + low);
+        if (byte == '\0' || byte == '/') {
+            return err_raise(ERR_INVALID_PARAMETER, "\"uri\" holds %%%.2s, which no folder's name can hold", in + 1);
+        }
+        *out++ = byte;
+        in += 2;
+    }
+    *out = '\0';
+    return 0;
+}
+
+/* The path of a file URI (RFC 8089): file:PATH, file:///PATH or file://localhost/PATH. */
+static int parse_uri(const char *uri, char *path, size_t size)
+{
+    if (strncasecmp(uri, "file:", 5) != 0) {
+        return err_raise(ERR_INVALID_PARAMETER,
+                         "\"uri\" must be file:PATH, a folder below a model root, or \"upload:\" with \"files\"");
+    }
+    const char *text = uri + 5;
+    if (strncmp(text, "//", 2) == 0) {
+        text += 2;
+        text += strncasecmp(text, "localhost/", 10) == 0 ? 9 : 0;
+        if (text[0] != '/') {
+            return err_raise(ERR_INVALID_PARAMETER,
+                             "\"uri\" names the host \"%.*s\"; only files of this host are read, as "
+                             "file:///PATH or file:PATH",
+                             (int)(strcspn(text, "/") < 100 ? strcspn(text, "/") : 100), text);
+        }
+    }
+    size_t length = strlen(text);
+    if (length >= size) {
+        return err_raise(ERR_INVALID_PARAMETER, "\"uri\" has a path of %zu bytes; the most is %zu", length, size - 1);
+    }
+    memcpy(path, text, length + 1);
+    int rc = decode_percent(path);
+    if (rc != 0) {
+        return rc;
+    }
+    if (has_parent_step(path)) {
+        return err_raise(ERR_INVALID_PARAMETER, "\"uri\" must not contain \"..\"");
+    }
+    return path[0] == '\0' ? err_raise(ERR_INVALID_PARAMETER, "\"uri\" names no folder") : 0;
+}
+
+/* Nothing is there: outside of all roots, or below them but absent. The roots are said, since only the daemon's own
+ * options know them. */
+static int refuse_path(const struct service *service, const char *path)
+{
+    char roots[320] = "";
+    bool below = path[0] != '/';
+
+    for (size_t i = 0; i < service->root_count; i++) {
+        size_t used = strlen(roots);
+        snprintf(roots + used, sizeof(roots) - used, "%s%s", i > 0 ? ", " : "", service->roots[i]);
+        below = below || below_root(path, service->roots[i]) != NULL;
+    }
+    int rc = below ? err_raise(ERR_NOT_FOUND, "there is no folder \"%.200s\" below a model root", path)
+                   : err_raise(ERR_NOT_FOUND, "\"%.200s\" does not lie below a model root", path);
+    return service->root_count == 0
+               ? err_set_hint(rc, "the daemon has no model root: start it with --model-root DIRECTORY")
+               : err_set_hint(rc, "the model roots are %s", roots);
+}
+
+int service_model_open(const struct service *service, const char *uri, struct model **out)
+{
+    char path[SERVICE_URI_SIZE];
+
+    int rc = parse_uri(uri, path, sizeof(path));
+    if (rc != 0) {
+        return rc;
+    }
+    for (size_t i = 0; i < service->root_count; i++) {
+        const char *relative = path[0] == '/' ? below_root(path, service->roots[i]) : path;
+        if (relative == NULL) {
+            continue;
+        }
+        rc = model_open(service->root_fds[i], relative, out);
+        if (rc != ERR_NOT_FOUND) {
+            return rc;
+        }
+    }
+    return refuse_path(service, path);
+}
+
+int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out)
+{
+    struct model *model;
+    json_t *object;
+
+    int rc = store_object_get(service->store, project, "mdl", id, &object);
+    if (rc != 0) {
+        return rc;
+    }
+    const char *uri = json_string_value(json_object_get(object, "uri"));
+    const char *digest = json_string_value(json_object_get(object, "digest"));
+    rc = uri == NULL || digest == NULL ? err_raise(ERR_INTERNAL, "model %s has no uri or digest", id)
+         : strncmp(uri, UPLOADED_URI, strlen(UPLOADED_URI)) == 0 ? uploaded_open(service, id, &model)
+                                                                 : service_model_open(service, uri, &model);
+    if (rc == ERR_NOT_FOUND) {
+        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is no longer at its path", id);
+    }
+    if (rc == ERR_INVALID_MODEL || rc == ERR_SOURCE_CORRUPT) { /* it was sound when it was registered */
+        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s has changed: %s", id, err_last()->message);
+    }
+    if (rc == 0 && strcmp(model_digest(model), digest) != 0) {
+        model_close(model);
+        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is not the one that was registered", id);
+    }
+    json_decref(object);
+    if (rc == 0) {
+        *out = model;
+    }
+    return rc;
+}
+
+int service_tokenizer_open(const struct model *model, struct tokenizer **out)
+{
+    char *text;
+    size_t size;
+
+    int rc = model_read_tokenizer(model, &text, &size);
+    if (rc == ERR_NOT_FOUND) {
+        *out = NULL;
+        return 0;
+    }
+    if (rc == 0) {
+        rc = tokenizer_new(text, size, out);
+        free(text);
+    }
+    return rc != 0 ? err_pass(rc, "open the tokenizer") : 0;
+}
