@@ -116,6 +116,23 @@ START_TEST(test_not_a_number)
 }
 END_TEST
 
+/* What belongs to no block names none, also where one is open. */
+START_TEST(test_not_a_number_outside_of_the_blocks)
+{
+    static const uint16_t nan = 0x7fc0; /* BF16 */
+    char id[ID_SIZE];
+    open_on_copy();
+    int fd = open_weights();
+    ck_assert_rc_ok(fs_pwrite_full(fd, &nan, sizeof(nan), tensor_offset(fd, "model.norm.weight")));
+    close(fd);
+    rig_create(&rig, "\"method\":\"rtn\",\"quantization\":{\"group_size\":64}", id);
+    json_t *error = expect_failure(id, "non_finite_value");
+    ck_assert(json_is_null(json_object_get(error, "layer")));
+    json_decref(error);
+    close_copy();
+}
+END_TEST
+
 START_TEST(test_checkpoint_changed_while_waiting)
 {
     char id[ID_SIZE];
@@ -176,5 +193,5 @@ START_TEST(test_disk_is_full)
 }
 END_TEST
 
-UNIT_MAIN("service_failures", test_not_a_number, test_checkpoint_changed_while_waiting, test_out_of_time,
-          test_disk_is_full)
+UNIT_MAIN("service_failures", test_not_a_number, test_not_a_number_outside_of_the_blocks,
+          test_checkpoint_changed_while_waiting, test_out_of_time, test_disk_is_full)
