@@ -91,6 +91,8 @@ static const struct row rows[] = {
     {"keep-checkpoints-seconds", "N", ROW_INT, AT(keep_checkpoints_seconds), "604800", 0, KEEP_MAX,
      .help = "Delete the finished blocks of failed jobs, from which a retry continues, so long after the failure; 0 = "
              "never"},
+    {"keep-uploads-seconds", "N", ROW_INT, AT(keep_uploads_seconds), "604800", 0, KEEP_MAX,
+     .help = "Delete uploads that are not complete so long after their last piece; 0 = never"},
     {"max-connections", "N", ROW_INT, AT(max_connections), "0", 0, 100000,
      .help = "Maximum number of open connections; 0 = 4096"},
     {"max-connections-per-address", "N", ROW_INT, AT(max_connections_per_address), "0", 0, 100000,

@@ -29,9 +29,10 @@ struct config {
     int64_t host_memory_bytes;      /* 0 = the service's choice */
     int64_t max_queued;             /* 0 = the service's choice */
     int64_t max_queued_per_project; /* 0 = no limit of its own */
-    int64_t keep_jobs_seconds;      /* 0 = until they are deleted, as the next two */
+    int64_t keep_jobs_seconds;      /* 0 = until they are deleted, as the next three */
     int64_t keep_artifacts_seconds;
     int64_t keep_checkpoints_seconds;
+    int64_t keep_uploads_seconds;
     int64_t max_connections; /* 0 = the API's choice, as the next two */
     int64_t max_connections_per_address;
     int64_t max_streams;

@@ -340,7 +340,8 @@ static int open_layers(struct quantd *quantd, int socket)
         .max_queued_per_project = (int)config->max_queued_per_project,
         .retention = {.jobs = config->keep_jobs_seconds,
                       .artifacts = config->keep_artifacts_seconds,
-                      .checkpoints = config->keep_checkpoints_seconds},
+                      .checkpoints = config->keep_checkpoints_seconds,
+                      .uploads = config->keep_uploads_seconds},
         .restart = request_restart,
         .restart_data = quantd,
     };

@@ -38,7 +38,7 @@ void report_start(const struct config *config, const char *module_folders, uint1
         LOG_I("max_queued", config->max_queued), LOG_I("keep_jobs_seconds", config->keep_jobs_seconds),
         LOG_I("keep_artifacts_seconds", config->keep_artifacts_seconds),
         LOG_I("keep_checkpoints_seconds", config->keep_checkpoints_seconds),
-        LOG_I("max_connections", config->max_connections),
+        LOG_I("keep_uploads_seconds", config->keep_uploads_seconds), LOG_I("max_connections", config->max_connections),
         LOG_I("max_connections_per_address", config->max_connections_per_address),
         LOG_I("max_streams", config->max_streams), LOG_I("drain_seconds", config->drain_seconds),
         LOG_S("module_dir", module_folders), LOG_S("allowed_host", join(config->allowed_hosts, hosts)),

@@ -15,7 +15,7 @@
 #include <pthread.h>
 
 #define SERVICE_PATH_MAX 4096
-#define SERVICE_URI_SIZE 1024 /* of a checkpoint */
+#define SERVICE_URI_SIZE 1024       /* of a checkpoint */
 #define SERVICE_ARTIFACT "artifact" /* in a job's folder: files of an artifact until they are blobs */
 
 struct service {
@@ -71,6 +71,10 @@ int service_model_open(const struct service *service, const char *uri, struct mo
 int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out);
 /* The checkpoint's tokenizer; *out = NULL when it has none. */
 int service_tokenizer_open(const struct model *model, struct tokenizer **out);
+
+/* --- service_transfer.c */
+/* Delete an upload, of any project, whose last piece came before `cutoff` and that has not become a file. */
+int service_transfer_expire(struct service *service, const char *id, int64_t cutoff, bool *expired);
 
 /* --- service_files.c: what may not be deleted yet */
 /* ERR_IN_USE when a job of the project that has not ended refers to the model. Call under admission. */

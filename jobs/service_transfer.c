@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TRANSFER_SYNC_BYTES ((int64_t)64 << 20) /* so much of one piece can be lost by a crash */
@@ -150,6 +151,23 @@ static void transfer_free(struct service_transfer *transfer)
 
 CLEANUP_FREE(transfer, struct service_transfer, transfer_free)
 
+/* Not registered yet. project NULL: of any. */
+static int transfer_new(struct service *service, const char *project, const char *id, struct service_transfer **out)
+{
+    AUTO(transfer) struct service_transfer *transfer = NULL;
+
+    TRY(mem_new(&transfer));
+    transfer->service = service;
+    transfer->fd = -1;
+    snprintf(transfer->id, sizeof(transfer->id), "%s", id);
+    if (project != NULL) {
+        TRY(mem_strdup(&transfer->project, project));
+    }
+    TRY(transfer_path(service, id, transfer->path));
+    *out = MOVE(transfer);
+    return 0;
+}
+
 static bool is_complete(const struct service_transfer *transfer)
 {
     const char *status = transfer_text(transfer->object, "status");
@@ -199,12 +217,7 @@ int service_transfer_open(struct service *service, const struct principal *who, 
 {
     AUTO(transfer) struct service_transfer *transfer = NULL;
 
-    TRY(mem_new(&transfer));
-    transfer->service = service;
-    transfer->fd = -1;
-    snprintf(transfer->id, sizeof(transfer->id), "%s", id);
-    TRY(mem_strdup(&transfer->project, who->project));
-    TRY(transfer_path(service, id, transfer->path));
+    TRY(transfer_new(service, who->project, id, &transfer));
     if (piece->checked && (transfer->digest = digest_new()) == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
@@ -397,15 +410,27 @@ int service_transfer_delete(struct service *service, const struct principal *who
 {
     AUTO(transfer) struct service_transfer *transfer = NULL;
 
-    TRY(mem_new(&transfer));
-    transfer->service = service;
-    transfer->fd = -1;
-    snprintf(transfer->id, sizeof(transfer->id), "%s", id);
-    TRY(mem_strdup(&transfer->project, who->project));
-    TRY(transfer_path(service, id, transfer->path));
+    TRY(transfer_new(service, who->project, id, &transfer));
     TRY(access_object(service->store, who, "upl", id));
     TRY(register_transfer(transfer));
     int rc = delete_registered(transfer);
     unregister_transfer(transfer);
+    return rc;
+}
+
+int service_transfer_expire(struct service *service, const char *id, int64_t cutoff, bool *expired)
+{
+    AUTO(transfer) struct service_transfer *transfer = NULL;
+    struct stat found;
+
+    TRY(transfer_new(service, NULL, id, &transfer));
+    if (register_transfer(transfer) != 0) {
+        return 0; /* a piece is on its way */
+    }
+    /* Each piece touches the file. An upload without one has all of its bytes. */
+    bool old = stat(transfer->path, &found) == 0 && found.st_mtim.tv_sec < cutoff;
+    int rc = old ? delete_registered(transfer) : 0;
+    unregister_transfer(transfer);
+    *expired = old && rc == 0;
     return rc;
 }

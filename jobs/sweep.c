@@ -39,7 +39,7 @@ static bool sweep_wait(struct sweep *sweep)
     return !stop;
 }
 
-/* --- walks over jobs and artifacts, oldest first */
+/* --- walks over jobs and objects, oldest first */
 
 /* Look at each job of the status. more: set to false to end the walk. */
 static int each_job(struct service *service, enum job_status status,
@@ -109,38 +109,71 @@ static int sweep_jobs(struct service *service)
     return 0;
 }
 
-/* The oldest page is always the first one: what is on it goes, or is too young. */
-static int sweep_artifacts(struct service *service)
+/* Look at each object of the kind that was made before `cutoff`. *any: one of them went. */
+static int each_object(struct service *service, const char *kind, int64_t cutoff,
+                       int (*look)(struct service *service, const char *id, int64_t cutoff, bool *gone), bool *any)
 {
-    const struct page page = {.limit = SWEEP_PAGE, .ascending = true};
-    int64_t cutoff = clock_unix_seconds() - service->sweep.retention.artifacts;
-    bool more = true, any = false;
+    char after[ID_SIZE] = "";
+    bool more = true;
 
     while (more && !stopping(&service->sweep)) {
+        const struct page page = {.limit = SWEEP_PAGE, .ascending = true, .after = after[0] != '\0' ? after : NULL};
         AUTO_JSON json_t *list = NULL;
         size_t i;
-        json_t *artifact;
-        TRY(store_object_list(service->store, "art", &page, &list));
+        json_t *object;
+        TRY(store_object_list(service->store, kind, &page, &list));
         more = json_is_true(json_object_get(list, "has_more"));
-        json_array_foreach(json_object_get(list, "data"), i, artifact)
+        json_array_foreach(json_object_get(list, "data"), i, object)
         {
-            const char *id = json_string_value(json_object_get(artifact, "id"));
-            if (json_integer_value(json_object_get(artifact, "created_at")) >= cutoff) {
-                more = false;
-                break;
+            bool gone = false;
+            snprintf(after, sizeof(after), "%s", json_string_value(json_object_get(object, "id")));
+            if (json_integer_value(json_object_get(object, "created_at")) >= cutoff) {
+                return 0; /* and the rest is younger still */
             }
-            int rc = store_artifact_delete(service->store, NULL, id);
-            if (rc != 0 && rc != ERR_NOT_FOUND) {
-                return rc;
-            }
-            any = true;
-            log_info("artifact deleted", LOG_S("artifact", id), LOG_S("reason", "retention"));
+            TRY(look(service, after, cutoff, &gone));
+            *any = *any || gone;
         }
     }
+    return 0;
+}
+
+static int delete_artifact(struct service *service, const char *id, int64_t cutoff, bool *gone)
+{
+    (void)cutoff;
+    int rc = store_artifact_delete(service->store, NULL, id);
+    if (rc == 0) {
+        *gone = true;
+        log_info("artifact deleted", LOG_S("artifact", id), LOG_S("reason", "retention"));
+    }
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+static int sweep_artifacts(struct service *service)
+{
+    bool any = false;
+
+    int rc =
+        each_object(service, "art", clock_unix_seconds() - service->sweep.retention.artifacts, delete_artifact, &any);
     if (any) {
         service_collect_garbage(service);
     }
-    return 0;
+    return rc;
+}
+
+static int delete_upload(struct service *service, const char *id, int64_t cutoff, bool *gone)
+{
+    int rc = service_transfer_expire(service, id, cutoff, gone);
+    if (*gone) {
+        log_info("upload deleted", LOG_S("upload", id), LOG_S("reason", "retention"));
+    }
+    return rc == ERR_NOT_FOUND ? 0 : rc;
+}
+
+static int sweep_uploads(struct service *service)
+{
+    bool any = false;
+
+    return each_object(service, "upl", clock_unix_seconds() - service->sweep.retention.uploads, delete_upload, &any);
 }
 
 /* Under admission: a retry must not find its files going. */
@@ -195,6 +228,9 @@ static void sweep_retained(struct service *service)
     }
     if (retention->checkpoints > 0) {
         told(sweep_checkpoints(service), "checkpoints");
+    }
+    if (retention->uploads > 0) {
+        told(sweep_uploads(service), "uploads");
     }
 }
 

@@ -14,6 +14,7 @@
 struct rig {
     char directory[256];
     const char *root; /* of models; NULL = the bundled ones */
+    struct retention retention;
     struct store *store;
     struct service *service;
     char model[ID_SIZE];
@@ -24,8 +25,12 @@ static inline void rig_start(struct rig *rig)
     const char *const roots[] = {rig->root != NULL ? rig->root : MODEL_ROOT, NULL};
     const struct store_config store = {.data_dir = rig->directory, .state = "sqlite", .blobs = "fs"};
     ck_assert_rc_ok(store_open(&store, &rig->store));
-    const struct service_config config = {
-        .store = rig->store, .model_roots = roots, .device = "cpu", .threads = 2, .max_queued = 4};
+    const struct service_config config = {.store = rig->store,
+                                          .model_roots = roots,
+                                          .device = "cpu",
+                                          .threads = 2,
+                                          .max_queued = 4,
+                                          .retention = rig->retention};
     ck_assert_rc_ok(service_open(&config, &rig->service));
     ck_assert_rc_ok(service_start(rig->service));
 }

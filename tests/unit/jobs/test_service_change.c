@@ -1,7 +1,9 @@
-/* What becomes of jobs and uploads later on: jobs that are tried again. */
+/* What becomes of jobs and uploads later on: jobs that are tried again, jobs and uploads that expire. */
 
 #include "tests/unit/jobs/support.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct rig rig;
@@ -96,4 +98,85 @@ START_TEST(test_retry_needs_streamed_records)
 }
 END_TEST
 
-UNIT_MAIN("service_change", test_retry_without_files_starts_over, test_retry_needs_streamed_records)
+START_TEST(test_jobs_expire)
+{
+    char id[ID_SIZE], path[512];
+    json_t *job;
+    rig_open(&rig);
+    rig_create(&rig, RIG_GPTQ ",\"expires_after_seconds\":1", id);
+    rig_upload(&rig, id, 0, 5, false);
+    snprintf(path, sizeof(path), "%s/jobs/%s", rig.directory, id);
+    ck_assert_int_eq(access(path, F_OK), 0);
+    job = rig_wait(&rig, id);
+    rig_expect_status(job, "expired");
+    json_decref(job);
+    ck_assert_int_eq(retry(id, NULL, &job), ERR_JOB_STATE_CONFLICT);
+    rig_stop(&rig, 0); /* the sweep has ended, with what it was at */
+    ck_assert_int_ne(access(path, F_OK), 0);
+    scratch_remove(rig.directory);
+}
+END_TEST
+
+/* An upload of 10 bytes that has 4, whose last piece came so long ago, and which itself is older than all that. */
+static void begin_upload(int64_t age, char id[ID_SIZE], char path[512])
+{
+    struct service_transfer *transfer;
+    const struct service_piece piece = {.announced = 4};
+    json_t *object, *file;
+    int64_t offset;
+
+    ck_assert_rc_ok(service_transfer_create(rig.service, &principal_local, "calibration", NULL, 10, &object));
+    snprintf(id, ID_SIZE, "%s", json_get_string(object, "id"));
+    ck_assert_rc_ok(service_transfer_open(rig.service, &principal_local, id, &piece, &transfer));
+    ck_assert_rc_ok(service_transfer_feed(transfer, "abcd", 4));
+    ck_assert_rc_ok(service_transfer_end_take(transfer, false, &offset, &file));
+    json_decref(object);
+    ck_assert_rc_ok(store_object_get(rig.store, "default", "upl", id, &object));
+    json_object_set_new(object, "created_at", json_integer(1));
+    ck_assert_rc_ok(store_object_put(rig.store, "default", "upl", object));
+    json_decref(object);
+    snprintf(path, 512, "%s/uploads/%s", rig.directory, id);
+    const struct timespec then = {.tv_sec = time(NULL) - age};
+    const struct timespec times[2] = {then, then};
+    ck_assert_int_eq(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+static bool upload_is_there(const char *id)
+{
+    json_t *object = NULL;
+    int rc = store_object_get(rig.store, "default", "upl", id, &object);
+    json_decref(object);
+    ck_assert(rc == 0 || rc == ERR_NOT_FOUND);
+    return rc == 0;
+}
+
+START_TEST(test_uploads_expire)
+{
+    char old[ID_SIZE], young[ID_SIZE], file[ID_SIZE], old_path[512], young_path[512];
+    json_t *object;
+    rig_open(&rig);
+    begin_upload(7200, old, old_path);
+    begin_upload(10, young, young_path);
+    upload_records(5, file);
+    rig_stop(&rig, 0);
+    ck_assert_int_eq(access(old_path, F_OK), 0);
+    rig.retention.uploads = 3600;
+    rig_start(&rig);
+    for (int i = 0; i < 1000 && upload_is_there(old); i++) {
+        rig_sleep(20);
+    }
+    rig_stop(&rig, 0);
+    rig.retention.uploads = 0;
+    rig_start(&rig);
+    ck_assert(!upload_is_there(old));
+    ck_assert_int_ne(access(old_path, F_OK), 0);
+    ck_assert(upload_is_there(young));
+    ck_assert_int_eq(access(young_path, F_OK), 0);
+    ck_assert_rc_ok(store_object_get(rig.store, "default", "file", file, &object));
+    json_decref(object);
+    rig_close(&rig);
+}
+END_TEST
+
+UNIT_MAIN("service_change", test_retry_without_files_starts_over, test_retry_needs_streamed_records, test_jobs_expire,
+          test_uploads_expire)
