@@ -4,6 +4,7 @@
 #include "storage/sqlite.h"
 
 #include "base/err.h"
+#include "base/log.h"
 
 #include <stdio.h>
 
@@ -36,6 +37,14 @@ static void key_copy_text(sqlite3_stmt *row, int column, char *out, size_t size)
     (void)snprintf(out, size, "%s", text != NULL ? (const char *)text : "");
 }
 
+/* Its last use is only for people to see: that it cannot be stored, as on a full disk, keeps nobody out. */
+static void note_use(struct state *state, const char *id, int64_t now)
+{
+    if (sqlite_run(state, NULL, "UPDATE api_keys SET last_used_at = ? WHERE id = ?", "it", now, id) < 0) {
+        log_err(LOG_DEBUG, "the use of a key was not stored", NULL);
+    }
+}
+
 int sqlite_key_find(struct state *state, struct state_args *args)
 {
     int64_t now = clock_unix_seconds();
@@ -60,7 +69,7 @@ int sqlite_key_find(struct state *state, struct state_args *args)
     sqlite_done(row);
     bool valid = key.revoked_at == 0 && (key.expires_at == 0 || key.expires_at > now);
     if (valid && (used + USE_SECONDS <= now || used > now)) {
-        TRY(sqlite_run(state, NULL, "UPDATE api_keys SET last_used_at = ? WHERE id = ?", "it", now, key.id));
+        note_use(state, key.id, now);
     }
     *args->key_row = key;
     return 0;

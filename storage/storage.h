@@ -124,7 +124,8 @@ struct key_row {
     int64_t created_at, expires_at, revoked_at; /* 0 = never */
 };
 int store_key_create(struct store *store, const struct key_row *key, const char *sha256);
-/* The key of this digest, also when it has expired or was revoked; ERR_NOT_FOUND. Notes its use, to the minute. */
+/* The key of this digest, also when it has expired or was revoked; ERR_NOT_FOUND. Notes its use, to the minute, where
+ * that can be stored. */
 int store_key_find(struct store *store, const char *sha256, struct key_row *key);
 /* As clients see it; ERR_NOT_FOUND. */
 int store_key_get(struct store *store, const char *id, json_t **key);

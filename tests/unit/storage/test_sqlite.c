@@ -209,8 +209,16 @@ static void limit_files(rlim_t bytes)
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
+#define FULL_DISK_KEYS 8 /* their uses need more space than is left */
+
+static void full_disk_key(int number, char id[ID_SIZE], char sha256[DIGEST_HEX_SIZE])
+{
+    (void)snprintf(id, ID_SIZE, "key_%026d", number);
+    (void)snprintf(sha256, DIGEST_HEX_SIZE, "%064d", number);
+}
+
 /* No file may grow: writes fail as on a full disk, nothing is done partly, and once there is space again the store
- * continues. */
+ * continues. Meanwhile keys let their holders in. */
 START_TEST(a_full_disk_is_survived)
 {
     struct bench bench;
@@ -223,12 +231,24 @@ START_TEST(a_full_disk_is_survived)
     signal(SIGXFSZ, SIG_IGN);
     bench_init(&bench);
     add_job(bench.store, 0, 1, id);
+    for (int i = 0; i < FULL_DISK_KEYS; i++) {
+        struct key_row key = {.project = "default", .name = "", .scope = "read", .created_at = 1};
+        full_disk_key(i, key.id, sha256);
+        ck_assert_rc_ok(store_key_create(bench.store, &key, sha256));
+    }
     limit_files((rlim_t)256 << 10);
     for (int i = 0; rc == 0 && i < 2000; i++) {
         rc = store_event_append(bench.store, id, "log", data);
         acknowledged += rc == 0;
     }
     ck_assert_msg(rc == ERR_DISK_FULL, "%d %s", rc, err_last()->trace);
+    for (int i = 0; i < FULL_DISK_KEYS; i++) {
+        char key_id[ID_SIZE];
+        struct key_row found;
+        full_disk_key(i, key_id, sha256);
+        ck_assert_rc_ok(store_key_find(bench.store, sha256, &found));
+        ck_assert_str_eq(found.id, key_id);
+    }
     ck_assert_rc_ok(blob_writer_new(bench.store, &writer));
     for (rc = 0; rc == 0;) {
         rc = blob_writer_write(writer, sha256, sizeof(sha256));
