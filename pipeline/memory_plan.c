@@ -146,21 +146,28 @@ static int64_t range_bytes(const struct recipe *recipe, const struct plans *plan
     return any ? INPUT_SAMPLE_ROWS * (2 * s->widest + s->tallest) * (int64_t)sizeof(float) : 0;
 }
 
-int64_t memory_plan_experts(const struct model *model, const struct gpu_info *device)
+/* Elements of a block's modules outside its experts, of the largest layer: what is loaded at once and read ahead. */
+static int64_t shared_elements(const struct plans *plans)
 {
-    const struct plans *plans = model_plans(model);
-    int64_t share = device->host_memory ? 0 : device->memory_total / EXPERTS_SHARE;
+    int64_t largest = 0;
 
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         const struct plan *plan = plans_kind(plans, kind);
-        int64_t bytes = 0;
+        int64_t elements = 0;
         for (int i = 0; i < plan->module_count; i++) {
             const struct plan_module *module = &plan->modules[i];
-            bytes += module->expert < 0 ? module->rows * module->cols * (int64_t)sizeof(float) : 0;
+            elements += module->expert < 0 ? module->rows * module->cols : 0;
         }
-        share = plan_larger(share, bytes);
+        largest = plan_larger(largest, elements);
     }
-    return share;
+    return largest;
+}
+
+int64_t memory_plan_experts(const struct model *model, const struct gpu_info *device)
+{
+    int64_t share = device->host_memory ? 0 : device->memory_total / EXPERTS_SHARE;
+
+    return plan_larger(share, shared_elements(model_plans(model)) * (int64_t)sizeof(float));
 }
 
 struct memory_plan memory_plan(const struct memory_load *load, const struct model *model, const struct gpu_info *device,
@@ -180,7 +187,9 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
             (load->calibrates ? (s.pools ? 4 : 3) * square + range_bytes(load->recipe, model_plans(model), &s) : 0) +
             5 * copy,
         .microbatches = single ? microbatch : 2 * microbatch,
-        .reader = single || device->host_memory ? 0 : s.weights * (int64_t)dtype_rows[model_dtype(model)].bytes,
+        .reader = single || device->host_memory
+                      ? 0
+                      : shared_elements(model_plans(model)) * (int64_t)dtype_rows[model_dtype(model)].bytes,
         .head = runs ? head_bytes(model, device->host_memory) : 0,
         .reserve = single || device->host_memory ? 0 : device->memory_total / RESERVE_SHARE,
     };

@@ -22,7 +22,7 @@ struct memory_plan {
     int64_t solve;  /* statistics of the widest input, their factor and a copy, five copies of the largest linear; with
                      * targets, two more */
     int64_t microbatches; /* values of one micro-batch: of calibration, evaluation and the float path */
-    int64_t reader;       /* a block as stored, read ahead */
+    int64_t reader;       /* a block without experts as stored, read ahead */
     int64_t head;         /* embedding, head and logits: when there is no block */
     int64_t reserve;      /* scratch of operations, and what an allocator cannot use */
 };

@@ -310,6 +310,9 @@ static void measure_world(struct world *w, bool own, int64_t *took, int64_t *pla
                                      .longest = LENGTH};
     struct memory_plan plan = memory_plan(&load, w->model, &w->gpu.info, (int64_t)SEQUENCES * LENGTH);
     const struct memory_plan single = memory_plan(&load, w->model, &w->gpu.info, 0);
+    int64_t reader = 0;
+    ck_assert_rc_ok(block_reader_bytes(w->model, &reader));
+    ck_assert(!own || (plan.reader <= reader && plan.reader * 20 >= reader * 19)); /* all but norms */
     plan.reserve = 0; /* tensors alone are counted, no scratch */
     plan.head = 0;    /* logits of a few tokens */
     *planned = memory_plan_max(&plan);
