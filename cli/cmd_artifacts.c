@@ -29,7 +29,7 @@ static int show_artifact(const json_t *artifact)
 static const struct objects_column artifacts_columns[] = {
     {"ID", objects_text, "id"},         {"NAME", objects_text, "name"},          {"METHOD", objects_text, "method"},
     {"FORMAT", objects_text, "format"}, {">BITS", bits_cell, "bits_per_weight"}, {">BYTES", objects_bytes, "bytes"},
-    {"JOB", objects_text, "job_id"},    {"CREATED", objects_time, "created_at"}, {NULL},
+    {"JOB", objects_text, "job_id"},    {"CREATED", objects_time, "created_at"}, {0},
 };
 
 const struct objects objects_artifacts = {"/v1/artifacts", "art", "an artifact", artifacts_columns, show_artifact};

@@ -13,7 +13,7 @@ static const struct objects_column files_columns[] = {
     {">BYTES", objects_bytes, "bytes"},
     {"SHA-256", objects_digest, "sha256"},
     {"CREATED", objects_time, "created_at"},
-    {NULL},
+    {0},
 };
 
 const struct objects objects_files = {"/v1/files", "file", "a file", files_columns, NULL};

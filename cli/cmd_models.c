@@ -38,7 +38,7 @@ static const struct objects_column models_columns[] = {
     {">PARAMETERS", objects_value, "parameters"},
     {">BYTES", objects_bytes, "bytes"},
     {"CREATED", objects_time, "created_at"},
-    {NULL},
+    {0},
 };
 
 const struct objects objects_models = {"/v1/models", "mdl", "a model", models_columns, show_model};

@@ -182,7 +182,7 @@ static const struct objects_column jobs_columns[] = {
     {">DONE", percent_cell, NULL},
     {">ETA", eta_cell, NULL},
     {"CREATED", objects_time, "created_at"},
-    {NULL},
+    {0},
 };
 
 const struct objects objects_jobs = {"/v1/quantization/jobs", "job", "a job", jobs_columns, job_print};
