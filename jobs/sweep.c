@@ -137,7 +137,7 @@ static int each_object(struct service *service, const char *kind, int64_t cutoff
     return 0;
 }
 
-static int delete_artifact(struct service *service, const char *id, int64_t cutoff, bool *gone)
+static int sweep_artifact(struct service *service, const char *id, int64_t cutoff, bool *gone)
 {
     (void)cutoff;
     int rc = store_artifact_delete(service->store, NULL, id);
@@ -153,14 +153,14 @@ static int sweep_artifacts(struct service *service)
     bool any = false;
 
     int rc =
-        each_object(service, "art", clock_unix_seconds() - service->sweep.retention.artifacts, delete_artifact, &any);
+        each_object(service, "art", clock_unix_seconds() - service->sweep.retention.artifacts, sweep_artifact, &any);
     if (any) {
         service_collect_garbage(service);
     }
     return rc;
 }
 
-static int delete_upload(struct service *service, const char *id, int64_t cutoff, bool *gone)
+static int sweep_upload(struct service *service, const char *id, int64_t cutoff, bool *gone)
 {
     int rc = service_transfer_expire(service, id, cutoff, gone);
     if (*gone) {
@@ -173,7 +173,7 @@ static int sweep_uploads(struct service *service)
 {
     bool any = false;
 
-    return each_object(service, "upl", clock_unix_seconds() - service->sweep.retention.uploads, delete_upload, &any);
+    return each_object(service, "upl", clock_unix_seconds() - service->sweep.retention.uploads, sweep_upload, &any);
 }
 
 /* Under admission: a retry must not find its files going. */
