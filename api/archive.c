@@ -176,6 +176,13 @@ int archive_add_blob(struct archive *archive, const char *name, const char *sha2
     return mem_array(&piece->bytes, TAR_BLOCK - past);
 }
 
+int archive_add_bytes(struct archive *archive, const char *name, const void *bytes, size_t size)
+{
+    TRY(add_pax(archive, name, (int64_t)size));
+    TRY(archive_add_header(archive, name, '0', (int64_t)size));
+    return size > 0 ? add_blocks(archive, bytes, size) : 0;
+}
+
 int archive_end(struct archive *archive)
 {
     static const char zeros[2 * TAR_BLOCK];

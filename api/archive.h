@@ -11,6 +11,8 @@ void archive_free(struct archive *archive); /* NULL is accepted */
 CLEANUP_FREE(archive, struct archive, archive_free)
 /* Append a file whose bytes are a blob. */
 int archive_add_blob(struct archive *archive, const char *name, const char *sha256, int64_t size);
+/* Append a file whose bytes are these, which are copied. */
+int archive_add_bytes(struct archive *archive, const char *name, const void *bytes, size_t size);
 /* The two empty blocks at the end; nothing can be added after them. */
 int archive_end(struct archive *archive);
 /* Valid after archive_end. */

@@ -455,20 +455,24 @@ static const struct schema_row artifact_file_rows[] = {MEMBER(path, STRING), MEM
                                                        END};
 static const struct schema schema_artifact_file = {.name = "ArtifactFile", .rows = artifact_file_rows};
 
-static const struct schema_row artifact_rows[] = {ID(id, "art"),
-                                                  CONST(object, "artifact"),
-                                                  ID(job_id, "job"),
-                                                  ID(model_id, "mdl"),
-                                                  MEMBER(name, STRING),
-                                                  MEMBER(method, STRING),
-                                                  MEMBER(format, STRING),
-                                                  LIST(files, schema_artifact_file),
-                                                  MEMBER(bytes, INT),
-                                                  MEMBER(manifest_sha256, DIGEST, NULLABLE),
-                                                  MEMBER(bits_per_weight, NUMBER),
-                                                  MEMBER(compression_ratio, NUMBER),
-                                                  MEMBER(created_at, TIME),
-                                                  END};
+static const struct schema_row artifact_rows[] = {
+    ID(id, "art"),
+    CONST(object, "artifact"),
+    ID(job_id, "job"),
+    ID(model_id, "mdl"),
+    MEMBER(name, STRING),
+    MEMBER(method, STRING),
+    MEMBER(format, STRING),
+    MEMBER(architecture, STRING, OPTIONAL, HELP("Of the model; so are the next two. Older artifacts lack them.")),
+    MEMBER(parameters, INT, OPTIONAL),
+    MEMBER(dtype, STRING, OPTIONAL),
+    LIST(files, schema_artifact_file),
+    MEMBER(bytes, INT),
+    MEMBER(manifest_sha256, DIGEST, NULLABLE),
+    MEMBER(bits_per_weight, NUMBER),
+    MEMBER(compression_ratio, NUMBER),
+    MEMBER(created_at, TIME),
+    END};
 const struct schema schema_artifact = {.name = "Artifact", .help = "A published result.", .rows = artifact_rows};
 PAGE(schema_artifact_list, "ArtifactList", schema_artifact, "art");
 

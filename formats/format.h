@@ -81,6 +81,8 @@ struct format {
 
 const struct format *const *format_list(void); /* NULL-terminated; the first is the default */
 const struct format *format_find(const char *name);
+/* Whether an artifact's file of this name has weights in it. */
+bool format_holds_tensors(const char *path);
 /* How many of the modules can be carried, each taken by itself? */
 int format_count_taken(const struct format *format, const struct format_config *config);
 /* Why a result cannot be carried, with the formats that can, as one error list. 0 when it can. */

@@ -37,6 +37,20 @@ const struct format *format_find(const char *name)
     return NULL;
 }
 
+bool format_holds_tensors(const char *path)
+{
+    static const char *const endings[] = {".safetensors", ".gguf"};
+    size_t length = strlen(path);
+
+    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
+        size_t ending = strlen(endings[i]);
+        if (length >= ending && strcmp(path + length - ending, endings[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int format_check_shape(const struct qscheme *scheme, int64_t rows_count, int64_t cols)
 {
     if (scheme->kind != QTENSOR_INT || scheme->input.element != DTYPE_F32) {

@@ -5,6 +5,7 @@
  * service keeps only what runs now. All functions may be called from any thread but the loop thread (they wait for the
  * store). */
 
+#include "base/cleanup.h"
 #include "base/digest.h"
 #include "base/ids.h"
 #include "base/page.h"
@@ -106,6 +107,21 @@ const char *const *service_layer_columns(void);
 int service_artifact_delete(struct service *service, const struct principal *who, const char *id);
 /* Hash every stored file of an artifact again: {"object":"artifact.verification","intact","files":[...]}. */
 int service_artifact_verify(struct service *service, const struct principal *who, const char *id, json_t **answer);
+#define SERVICE_OCI_MANIFEST_TYPE "application/vnd.oci.image.manifest.v1+json"
+#define SERVICE_OCI_CONFIG_TYPE "application/vnd.cncf.model.config.v1+json"
+/* An artifact as an OCI image (oci.c): what describes it; its layers are the artifact's files. */
+struct service_oci_document {
+    char *text; /* JSON */
+    size_t size;
+    char sha256[DIGEST_HEX_SIZE];
+};
+struct service_oci {
+    json_t *files; /* [{"path","bytes","sha256"}]: of each layer, in the order of the manifest */
+    struct service_oci_document config, manifest, index;
+};
+int service_artifact_oci(struct service *service, const struct principal *who, const char *id, struct service_oci *out);
+void service_oci_deinit(struct service_oci *oci);
+CLEANUP_DEINIT(service_oci, struct service_oci, service_oci_deinit)
 int service_file_delete(struct service *service, const struct principal *who, const char *id);
 
 /* --- service_access.c: what is stored, as the principal may see it */

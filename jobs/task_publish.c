@@ -156,19 +156,6 @@ struct sizes {
     const char *manifest;   /* digest of the manifest */
 };
 
-static bool holds_tensors(const char *path)
-{
-    static const char *const endings[] = {".safetensors", ".gguf"};
-    size_t length = strlen(path);
-    bool found = false;
-
-    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
-        size_t ending = strlen(endings[i]);
-        found = found || (length >= ending && strcmp(path + length - ending, endings[i]) == 0);
-    }
-    return found;
-}
-
 static struct sizes add_up(const json_t *files)
 {
     struct sizes sizes = {0};
@@ -180,7 +167,7 @@ static struct sizes add_up(const json_t *files)
         const char *path = json_string_value(json_object_get(file, "path"));
         int64_t bytes = json_integer_value(json_object_get(file, "bytes"));
         sizes.bytes += bytes;
-        sizes.weights += holds_tensors(path) ? bytes : 0;
+        sizes.weights += format_holds_tensors(path) ? bytes : 0;
         if (strcmp(path, FORMAT_MANIFEST_FILE) == 0) {
             sizes.manifest = json_string_value(json_object_get(file, "sha256"));
         }
@@ -261,10 +248,12 @@ static int publish(struct task *task, const json_t *files, const json_t *rows,
     json_decref(totals);
     task->fraction = 1;
     AUTO_JSON json_t *artifact = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:I, s:s?, s:f, s:f, s:I}", "id", id, "object", "artifact", "job_id",
-        task->id, "model_id", task->spec.model, "name", task->spec.name, "method", task->spec.recipe.name, "format",
-        task->spec.format->name, "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256", sizes.manifest,
-        "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:O, s:I, s:s?, s:f, s:f, s:I}", "id", id, "object",
+        "artifact", "job_id", task->id, "model_id", task->spec.model, "name", task->spec.name, "method",
+        task->spec.recipe.name, "format", task->spec.format->name, "architecture",
+        model_config(task->model)->arch->name, "parameters", (json_int_t)model_parameters(task->model), "dtype",
+        dtype_rows[model_dtype(task->model)].name, "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256",
+        sizes.manifest, "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
     if (artifact == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an artifact");
     }

@@ -1,4 +1,4 @@
-"""Artifacts out: the archive with its ranges, digests of files, and the verification of what is stored."""
+"""Artifacts out: the archive and the OCI layout with their ranges, digests of files, and the verification of what is stored."""
 
 import base64
 import hashlib
@@ -8,21 +8,40 @@ import os
 import subprocess
 import tarfile
 import tempfile
+import time
 
 from harness import JOBS, Call, Daemon, equal, main, post, succeed, true
 
+NOWHERE = "/v1/artifacts/art_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 BODY = {"method": "rtn", "quantization": {"bits": 4, "group_size": 64}, "evaluation": {"hold_back": 0}}
 
 
-def make_artifact(daemon):
+def make_artifact(daemon, **more):
     model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
-    return succeed(daemon, post(daemon, JOBS, json=dict(BODY, model=model)))["result"]["artifact_id"]
+    return succeed(daemon, post(daemon, JOBS, json=dict(BODY, model=model, **more)))["result"]["artifact_id"]
 
 
 def fetch(daemon, path, status=200, **headers):
     answer = daemon.request("GET", path, headers=headers)
     equal(answer.status, status, "status of GET %s" % path)
     return answer
+
+
+def check_ranges(daemon, path, data, tag):
+    size = len(data)
+    for start, end in ((0, 0), (1, 600), (511, 512), (0, size - 1), (size // 3, size // 2), (size - 1024, size - 1), (size - 1, size)):
+        part = fetch(daemon, path, 206, Range="bytes=%d-%d" % (start, end))
+        equal(part.body, data[start:end + 1], "bytes %d-%d" % (start, end))
+        equal(part.headers["content-range"], "bytes %d-%d/%d" % (start, min(end, size - 1), size))
+    equal(fetch(daemon, path, 206, Range="bytes=-1024").body, bytes(1024), "the end")
+    equal(fetch(daemon, path, 206, Range="bytes=0-9", **{"If-Range": tag}).body, data[:10], "If-Range")
+    equal(fetch(daemon, path, 200, Range="bytes=0-9", **{"If-Range": '"other"'}).body, data, "If-Range of another tag")
+    daemon.run([
+        Call("HEAD", path, check=lambda answer, saved: equal(answer.headers["content-length"], str(size))),
+        Call("GET", path, headers={"If-None-Match": tag}, status=304),
+        Call("GET", path, headers={"If-Match": '"other"'}, status=412, code="precondition_failed"),
+        Call("GET", path, headers={"Range": "bytes=%d-" % size}, status=416, code="range_not_satisfiable"),
+    ])
 
 
 def archive():
@@ -47,21 +66,8 @@ def archive():
             for file in manifest["files"]:
                 with open(os.path.join(folder, file["path"]), "rb") as stream:
                     equal(hashlib.sha256(stream.read()).hexdigest(), file["sha256"], file["path"])
-        size = len(data)
-        for start, end in ((0, 0), (1, 600), (511, 512), (0, size - 1), (size // 3, size // 2), (size - 1024, size - 1), (size - 1, size)):
-            part = fetch(daemon, path, 206, Range="bytes=%d-%d" % (start, end))
-            equal(part.body, data[start:end + 1], "bytes %d-%d" % (start, end))
-            equal(part.headers["content-range"], "bytes %d-%d/%d" % (start, min(end, size - 1), size))
-        equal(fetch(daemon, path, 206, Range="bytes=-1024").body, bytes(1024), "the end")
-        equal(fetch(daemon, path, 206, Range="bytes=0-9", **{"If-Range": tag}).body, data[:10], "If-Range")
-        equal(fetch(daemon, path, 200, Range="bytes=0-9", **{"If-Range": '"other"'}).body, data, "If-Range of another tag")
-        daemon.run([
-            Call("HEAD", path, check=lambda answer, saved: equal(answer.headers["content-length"], str(size))),
-            Call("GET", path, headers={"If-None-Match": tag}, status=304),
-            Call("GET", path, headers={"If-Match": '"other"'}, status=412, code="precondition_failed"),
-            Call("GET", path, headers={"Range": "bytes=%d-" % size}, status=416, code="range_not_satisfiable"),
-            Call("GET", "/v1/artifacts/art_01ARZ3NDEKTSV4RRFFQ69G5FAV/archive", status=404, code="not_found"),
-        ])
+        check_ranges(daemon, path, data, tag)
+        daemon.run([Call("GET", NOWHERE + "/archive", status=404, code="not_found")])
 
 
 def digests_and_provenance():
@@ -109,7 +115,70 @@ def verification():
         equal(set(states.values()), {"intact"}, "the other files")
         changed = next(file for file in answer["files"] if file["state"] == "changed")
         true(changed["actual_sha256"] != weights["sha256"], "the digest that was found")
-        daemon.run([Call("POST", "/v1/artifacts/art_01ARZ3NDEKTSV4RRFFQ69G5FAV/verify", status=404, code="not_found")])
+        daemon.run([Call("POST", NOWHERE + "/verify", status=404, code="not_found")])
 
 
-main([archive, digests_and_provenance, verification])
+def oci_layout():
+    """An OCI image layout of the CNCF ModelPack specification, whose layers are the files."""
+    with Daemon() as daemon:
+        artifact = make_artifact(daemon, name="Llama \u00e0 4 bits")
+        base = "/v1/artifacts/" + artifact
+        described = daemon.get(base)
+        files = {file["path"]: file for file in described["files"]}
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(described["created_at"]))
+        answer = fetch(daemon, base + "/oci")
+        data = answer.body
+        equal(answer.headers["content-type"], "application/x-tar")
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            stored = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+            equal(len(stored), len(tar.getmembers()), "no name is there twice")
+        equal(json.loads(stored.pop("oci-layout")), {"imageLayoutVersion": "1.0.0"})
+        index = json.loads(stored.pop("index.json"))
+        blobs = {}
+        for name, content in stored.items():
+            equal(name, "blobs/sha256/" + hashlib.sha256(content).hexdigest(), "the name of a blob is its digest")
+            blobs[name.replace("blobs/sha256/", "sha256:")] = content
+
+        def blob(descriptor, kind):
+            equal((descriptor["mediaType"], descriptor["size"]), (kind, len(blobs[descriptor["digest"]])))
+            return blobs[descriptor["digest"]]
+
+        entry, = index["manifests"]
+        equal((index["schemaVersion"], entry["annotations"]), (2, {"org.opencontainers.image.ref.name": "latest"}))
+        text = blob(entry, "application/vnd.oci.image.manifest.v1+json")
+        manifest = json.loads(text)
+        equal((manifest["schemaVersion"], manifest["mediaType"]), (2, entry["mediaType"]))
+        equal((manifest["artifactType"], entry["artifactType"]), ("application/vnd.cncf.model.manifest.v1+json",) * 2)
+        kinds = {}
+        for layer in manifest["layers"]:
+            path = layer["annotations"]["org.cncf.model.filepath"]
+            kinds[path] = layer["mediaType"]
+            equal(hashlib.sha256(blob(layer, layer["mediaType"])).hexdigest(), files[path]["sha256"], path)
+            equal(layer["annotations"]["org.opencontainers.image.title"], path)
+            equal(json.loads(layer["annotations"]["org.cncf.model.file.metadata+json"]),
+                  {"name": path, "mode": 0o644, "uid": 0, "gid": 0, "size": files[path]["bytes"], "mtime": created, "typeflag": ord("0")})
+        equal(sorted(kinds), sorted(files), "every file is a layer")
+        equal((kinds["model.safetensors"], kinds["config.json"]), ("application/vnd.cncf.model.weight.v1.raw",
+                                                                   "application/vnd.cncf.model.weight.config.v1.raw"))
+        equal(set(blobs), {layer["digest"] for layer in manifest["layers"]} | {entry["digest"], manifest["config"]["digest"]}, "blobs")
+        config = json.loads(blob(manifest["config"], "application/vnd.cncf.model.config.v1+json"))
+        equal(config["modelfs"], {"type": "layers", "diffIds": [layer["digest"] for layer in manifest["layers"]]})
+        equal(config["descriptor"], {"createdAt": created, "family": "llama", "name": described["name"]})
+        equal({key: value for key, value in config["config"].items() if key != "capabilities"},
+              {"architecture": "transformer", "format": "safetensors", "paramSize": "4.2M", "precision": "bfloat16", "quantization": "rtn"})
+        for name, descriptor in (("manifest", entry), ("config", manifest["config"])):
+            document = fetch(daemon, base + "/oci/" + name)
+            equal((document.body, document.headers["content-type"]), (blobs[descriptor["digest"]], descriptor["mediaType"]), name)
+            equal(fetch(daemon, base + "/oci/" + name, 304, **{"If-None-Match": document.headers["etag"]}).body, b"")
+            fetch(daemon, NOWHERE + "/oci/" + name, 404)
+        check_ranges(daemon, base + "/oci", data, answer.headers["etag"])
+        daemon.run([Call("DELETE", "/v1/models/" + described["model_id"], status=204),
+                    Call("GET", NOWHERE + "/oci", status=404, code="not_found"),
+                    Call("GET", base + "/oci/index", status=404, code="not_found"),
+                    Call("POST", base + "/oci", status=405, code="method_not_allowed")])
+        daemon.stop()
+        daemon.start()
+        equal(fetch(daemon, base + "/oci").body, data, "the same bytes after a restart, and without the model")
+
+
+main([archive, oci_layout, digests_and_provenance, verification])

@@ -81,13 +81,14 @@ def every_operation_is_as_described():
         equal(daemon.request("DELETE", upload).status, 204)
         equal(daemon.request("POST", artifact + "/verify").json["intact"], True)
         for path in ("/v1/files/%s/content" % file, artifact + "/files/config.json", artifact + "/files/model.safetensors",
-                     artifact + "/archive"):
+                     artifact + "/archive", artifact + "/oci"):
             equal(daemon.request("GET", path).status, 200)
             equal(daemon.request("GET", path, headers={"Range": "bytes=0-9"}).status, 206)
             equal(daemon.request("GET", path, headers={"Range": "bytes=999999999-"}).status, 416)
             equal(daemon.request("GET", path, headers={"If-Match": '"x"'}).status, 412)
-        tag = daemon.request("GET", artifact).headers["etag"]
-        equal(daemon.request("GET", artifact, headers={"If-None-Match": tag}).status, 304)
+        for path in (artifact, artifact + "/oci/manifest", artifact + "/oci/config"):
+            tag = daemon.request("GET", path).headers["etag"]
+            equal(daemon.request("GET", path, headers={"If-None-Match": tag}).status, 304)
         for path in (artifact, "%s/%s" % (JOBS, job), "%s/%s" % (JOBS, analysis), "/v1/models/" + model, "/v1/files/" + file):
             equal(daemon.request("DELETE", path).status, 204)
             equal(daemon.request("DELETE", path).status, 404)

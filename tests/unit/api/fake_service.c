@@ -134,6 +134,15 @@ int service_artifact_verify(struct service *service, const struct principal *who
     return absent();
 }
 
+int service_artifact_oci(struct service *service, const struct principal *who, const char *id, struct service_oci *out)
+{
+    return absent();
+}
+
+void service_oci_deinit(struct service_oci *oci)
+{
+}
+
 int service_transfer_create(struct service *service, const struct principal *who, const char *purpose, const char *name,
                             int64_t length, json_t **object)
 {
