@@ -48,6 +48,16 @@ void log_set_trace(const char *parent)
     trace_id(parent, log_trace);
 }
 
+void log_set_trace_id(const char *id)
+{
+    (void)snprintf(log_trace, sizeof(log_trace), "%s", id);
+}
+
+const char *log_trace_id(void)
+{
+    return log_trace;
+}
+
 static void time_text(char *out, size_t size)
 {
     int64_t ms = clock_unix_ms();

@@ -26,6 +26,10 @@ enum log_level log_get_level(void);
 int log_level_parse(const char *name);
 /* The trace of what this thread does from now on (base/trace.h): its id is in every line. NULL or "": none. */
 void log_set_trace(const char *parent);
+/* The same by the trace's id alone, and that id ("": none), which lasts until the thread gets another: to hand a trace
+ * on to another process. */
+void log_set_trace_id(const char *id);
+const char *log_trace_id(void);
 void log_write(enum log_level level, const char *message, const struct log_field *fields);
 
 #define LOG_END ((struct log_field){.key = NULL})

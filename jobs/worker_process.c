@@ -153,6 +153,7 @@ static int send_order(struct process *process, const struct service *service, co
         .rows_before = p->rows_before,
     };
 
+    snprintf(order.trace_id, sizeof(order.trace_id), "%s", log_trace_id());
     snprintf(order.format, sizeof(order.format), "%s", p->format->name);
     snprintf(order.device, sizeof(order.device), "%s", device->id);
     snprintf(order.model_digest, sizeof(order.model_digest), "%s", model_digest(p->model));

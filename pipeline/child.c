@@ -156,6 +156,7 @@ static int receive_order(struct child *child)
 
     TRY(receive_frame(child, WIRE_ORDER, &body));
     TRY(order_decode(&body, &child->order));
+    log_set_trace_id(child->order.trace_id);
     TRY(receive_set(child, &child->order.calibration, &child->calibration));
     return receive_set(child, &child->order.evaluation, &child->evaluation);
 }

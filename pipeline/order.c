@@ -36,6 +36,7 @@ void order_encode(const struct order *order, struct wire_out *out)
     wire_put_text(out, order->device);
     wire_put_int(out, order->threads);
     wire_put_int(out, order->log_level);
+    wire_put_text(out, order->trace_id);
     wire_put_text(out, order->module_folders);
     wire_put_text(out, order->cache_folder);
     wire_put_text(out, order->model);
@@ -74,6 +75,7 @@ int order_decode(struct wire_in *in, struct order *out)
     wire_get_text(in, order.device, sizeof(order.device));
     order.threads = wire_get_int(in);
     order.log_level = wire_get_int(in);
+    wire_get_text(in, order.trace_id, sizeof(order.trace_id));
     order.module_folders = wire_get_long_text(in, PATH_MAX_BYTES);
     order.cache_folder = wire_get_long_text(in, PATH_MAX_BYTES);
     order.model = wire_get_long_text(in, PATH_MAX_BYTES);

@@ -2,6 +2,7 @@
 /* What another process needs to run a struct pipeline: its members, by name where they are pointers. The model root is
  * passed as a descriptor (child.h). */
 
+#include "base/trace.h"
 #include "pipeline/pipeline.h"
 #include "pipeline/wire.h"
 
@@ -16,6 +17,7 @@ struct order {
     char device[32];
     int64_t threads;
     int64_t log_level;
+    char trace_id[TRACE_ID_SIZE];        /* of every line in the log; "": none */
     char *module_folders, *cache_folder; /* of backends; "": none */
     char *model, *directory;             /* the model's folder, below its root */
     char model_digest[DIGEST_HEX_SIZE];

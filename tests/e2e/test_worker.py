@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 
-from harness import (JOBS, SANITIZED, TERMINAL, Daemon, Failure, artifact_digests, equal, ids_records, main, new_job, succeed, true,
-                     wait_job, wait_until, without)
+from harness import (JOBS, NDJSON, SANITIZED, TERMINAL, Daemon, Failure, artifact_digests, equal, ids_records, main, new_job, post, succeed,
+                     true, wait_job, wait_until, without)
 
 RECORDS = ids_records(96 if SANITIZED else 200, 256, 2048)
 BODY = {"quantization": {"bits": 4, "group_size": 64, "quality": "fast"},
@@ -197,6 +197,20 @@ def the_process_has_what_it_needs_alone():
         equal(wait_job(daemon, job, 30)["status"], "cancelled", "status")
 
 
+def its_lines_have_the_trace():
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with process_daemon("--log-level", "debug") as daemon:
+        model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
+        file = post(daemon, "/v1/files?purpose=calibration", body=SMALL, headers={"Content-Type": NDJSON})
+        body = {"model": model, "method": "aqlm", "quantization": {"num_codebooks": 1, "nbits_per_codebook": 4, "max_epochs": 2},
+                "calibration": {"file_id": file, "num_samples": 18, "sequence_length": 128}}
+        job = post(daemon, JOBS, json=body, headers={"traceparent": "00-%s-b7ad6b7169203331-01" % trace})
+        daemon.wait_line("run started in a process", trace_id=trace)
+        daemon.wait_line("epoch of codebooks", trace_id=trace)
+        equal(daemon.request("POST", "%s/%s/cancel" % (JOBS, job)).status, 202, "status of the cancellation")
+        wait_job(daemon, job, 30)
+
+
 def an_unknown_worker_is_refused():
     import subprocess
     from harness import BINARY
@@ -209,4 +223,4 @@ def an_unknown_worker_is_refused():
 
 main([the_same_bytes_and_reports, a_killed_process_is_an_attempt, one_that_always_crashes_is_given_up,
       a_crash_is_seen_whoever_started_the_daemon, a_cancelled_run_ends,
-      a_shutdown_leaves_nothing_and_resumes, the_process_has_what_it_needs_alone, an_unknown_worker_is_refused])
+      a_shutdown_leaves_nothing_and_resumes, the_process_has_what_it_needs_alone, its_lines_have_the_trace, an_unknown_worker_is_refused])

@@ -151,6 +151,7 @@ START_TEST(test_orders_arrive_as_they_were)
                            .format = "gguf",
                            .device = "cpu",
                            .threads = 2,
+                           .trace_id = "0af7651916cd43dd8448eb211c80319c",
                            .module_folders = "",
                            .cache_folder = "/c",
                            .model = "a/b",
@@ -169,6 +170,7 @@ START_TEST(test_orders_arrive_as_they_were)
     ck_assert_rc_ok(order_decode(&in, &back));
     ck_assert_str_eq(back.method, order.method);
     ck_assert_str_eq(back.model, "a/b");
+    ck_assert_str_eq(back.trace_id, order.trace_id);
     ck_assert(back.seed == UINT64_MAX);
     ck_assert_int_eq(back.calibration.sequences, 2);
     ck_assert_int_eq(back.evaluation.sequences, 0);
