@@ -16,6 +16,8 @@
 
 struct file_sink {
     struct blob_writer *writer;
+    struct request *request;
+    int64_t bytes, room; /* that arrived; that the project may store, as far as is known */
 };
 
 /* What file_create needs; request->state. */
@@ -24,13 +26,47 @@ struct file_facts {
     int64_t bytes;
 };
 
+/* A request that repeats an earlier one by its key gets that one's answer and stores nothing. */
+static bool file_repeats(const struct request *request)
+{
+    const char *key = request_header(request, "Idempotency-Key");
+    char scope[REQUEST_SCOPE_SIZE];
+    struct err_record refused;
+    bool known = false;
+
+    if (key == NULL) {
+        return false;
+    }
+    err_take(&refused);
+    request_scope(request, scope);
+    const struct idempotency_key scoped = {request->who->project, scope, key};
+    int rc = service_idempotency_known(request->context->service, &scoped, &known);
+    err_restore(&refused);
+    return rc == 0 && known;
+}
+
+/* Early, so that nothing is sent in vain; what counts is the check with which the file is stored. */
+static int file_find_room(struct file_sink *sink, int64_t bytes)
+{
+    struct request *request = sink->request;
+
+    int rc = service_room(request->context->service, request->who, bytes, &sink->room);
+    if (rc == ERR_QUOTA_EXCEEDED && file_repeats(request)) {
+        sink->room = INT64_MAX;
+        return 0;
+    }
+    return rc;
+}
+
 static int file_open(struct request *request, void **state)
 {
     struct file_sink *sink = calloc(1, sizeof(*sink));
     if (sink == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");
     }
-    int rc = service_file_open(request->context->service, &sink->writer);
+    sink->request = request;
+    int rc = file_find_room(sink, request->body_length);
+    rc = rc < 0 ? rc : service_file_open(request->context->service, &sink->writer);
     if (rc < 0) {
         free(sink);
         return rc;
@@ -42,6 +78,10 @@ static int file_open(struct request *request, void **state)
 static int file_feed(void *state, const char *data, size_t size)
 {
     struct file_sink *sink = state;
+    sink->bytes += (int64_t)size;
+    if (sink->bytes > sink->room) {
+        TRY(file_find_room(sink, sink->bytes));
+    }
     return service_file_write(sink->writer, data, size);
 }
 

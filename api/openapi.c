@@ -22,6 +22,7 @@ static const struct {
     [ROUTE_TAG_JOBS] = {"jobs", "Quantization jobs, their events and reports."},
     [ROUTE_TAG_ARTIFACTS] = {"artifacts", "Published results."},
     [ROUTE_TAG_KEYS] = {"keys", "API keys."},
+    [ROUTE_TAG_PROJECTS] = {"projects", "Projects and their quotas."},
 };
 
 #define TEXT_PATTERN "^[^\\x00-\\x1f\\x7f]+$" /* no control characters */
@@ -65,7 +66,8 @@ json_t *openapi_parameter_schema(const struct query_row *row)
         return json_pack("{s:s, s:o}", "type", "string", "enum", choices);
     case QUERY_ID:
     case QUERY_CURSOR:
-        return schema_of_id(row->kind);
+        return row->kind != NULL ? schema_of_id(row->kind)
+                                 : json_pack("{s:s, s:s}", "type", "string", "pattern", QUERY_NAME_PATTERN);
     case QUERY_METADATA:
         return json_pack("{s:s, s:{s:s, s:i, s:i}, s:{s:i, s:i}, s:i}", "type", "object", "additionalProperties",
                          "type", "string", "minLength", 1, "maxLength", 255, "propertyNames", "minLength", 1,

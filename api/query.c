@@ -85,8 +85,25 @@ static bool check_enum(struct query_item *item, const char *pointer, struct vali
     return false;
 }
 
+static bool check_project_name(const struct query_item *item, const char *pointer, struct validation_errors *errors)
+{
+    size_t size = strlen(item->text);
+
+    if (size > 0 && size < PROJECT_SIZE && strspn(item->text, "abcdefghijklmnopqrstuvwxyz0123456789_-") == size) {
+        return true;
+    }
+    validation_add(errors, ERR_INVALID_CURSOR, pointer,
+                   "the query parameter \"%s\" is \"%.60s\"; it must be the name of a project: 1 to 64 of a-z, 0-9, _ "
+                   "and -",
+                   item->row->name, item->text);
+    return false;
+}
+
 static bool check_id(struct query_item *item, const char *pointer, struct validation_errors *errors)
 {
+    if (item->row->kind == NULL) {
+        return check_project_name(item, pointer, errors);
+    }
     if (id_valid(item->text, item->row->kind)) {
         return true;
     }

@@ -11,6 +11,7 @@
 
 #define QUERY_ITEMS_MAX 16
 #define QUERY_TEXT_MAX 512
+#define QUERY_NAME_PATTERN "^[a-z0-9_-]{1,64}$" /* of a project's name */
 
 enum query_type {
     QUERY_STRING,   /* 1..255 bytes of UTF-8 */
@@ -30,7 +31,7 @@ struct query_row {
     enum query_type type;
     int64_t min, max;           /* INT */
     const char *const *choices; /* ENUM */
-    const char *kind;           /* ID and CURSOR */
+    const char *kind;           /* ID and CURSOR; NULL: a project's name */
     const char *const *(*columns)(void);
     const char *help;
     bool required;

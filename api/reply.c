@@ -229,6 +229,7 @@ void reply_problem(struct request *request, int code, int status)
                      request_header(request, "Authorization") != NULL ? ", error=\"invalid_token\"" : "");
     }
     if (status == 429 || status == 503 || code == ERR_IDEMPOTENCY_IN_PROGRESS) {
-        reply_header(&request->reply, "Retry-After", "%d", code == ERR_DRAINING ? 10 : 2);
+        int seconds = code == ERR_QUOTA_EXCEEDED ? 30 : code == ERR_DRAINING ? 10 : 2;
+        reply_header(&request->reply, "Retry-After", "%d", seconds);
     }
 }

@@ -126,14 +126,19 @@ static void request_store_response(struct request *request, const struct idempot
     }
 }
 
+void request_scope(const struct request *request, char out[REQUEST_SCOPE_SIZE])
+{
+    (void)snprintf(out, REQUEST_SCOPE_SIZE, "%s %s", request->route->method, request->route->path);
+}
+
 int request_idempotent(struct request *request, const char *digest, int (*create)(struct request *request))
 {
     const char *key = request_header(request, "Idempotency-Key");
     if (key == NULL) {
         return create(request);
     }
-    char scope[128];
-    (void)snprintf(scope, sizeof(scope), "%s %s", request->route->method, request->route->path);
+    char scope[REQUEST_SCOPE_SIZE];
+    request_scope(request, scope);
     AUTO_JSON json_t *response = NULL;
     struct service *service = request->context->service;
     const struct idempotency_key scoped = {request->who->project, scope, key};

@@ -156,6 +156,9 @@ int request_offer(const struct request *request);
 int request_work(struct request *request);
 /* Run create at most once per Idempotency-Key of the request: a repeat with the same digest of the input gets
  * the response of the first. Without a key it only calls create. Worker thread. */
+/* What Idempotency-Keys of the route are distinct by. */
+#define REQUEST_SCOPE_SIZE 128
+void request_scope(const struct request *request, char out[REQUEST_SCOPE_SIZE]);
 int request_idempotent(struct request *request, const char *digest, int (*create)(struct request *request));
 /* The key under which create runs, so that the store can tie it to the new object; NULL without one. */
 const struct idempotency_key *request_idempotency_key(const struct request *request);

@@ -103,6 +103,13 @@ static const struct query_row artifact_list_query[] = {
     QUERY_END,
 };
 
+static const struct query_row project_list_query[] = {
+    QUERY_ROW("limit", INT, "Maximum number of projects in the page; 20 by default.", .min = 1, .max = 100),
+    QUERY_ROW("after", CURSOR, "Projects whose names follow this one.", .kind = NULL),
+    QUERY_ROW("before", CURSOR, "Projects whose names precede this one.", .kind = NULL),
+    QUERY_END,
+};
+
 static const struct query_row key_list_query[] = {QUERY_PAGE_ROWS("key"), QUERY_END};
 
 /* --- headers */
@@ -204,6 +211,7 @@ static const struct route_argument route_arguments[] = {
     {"job_id", "job", NULL, "Id of a job."},
     {"artifact_id", "art", NULL, "Id of an artifact."},
     {"key_id", "key", NULL, "Id of an API key."},
+    {"project", NULL, QUERY_NAME_PATTERN, "Name of a project."},
     {"name", NULL, "^[a-z0-9_]{1,31}$", "Name of a method."},
     {"path", NULL, "^[^\\\\%\\x00-\\x1f\\x7f]{1,256}$", "Name of a file of the artifact, as its manifest has it."},
 };

@@ -18,7 +18,8 @@ enum route_tag {
     ROUTE_TAG_FILES,
     ROUTE_TAG_JOBS,
     ROUTE_TAG_ARTIFACTS,
-    ROUTE_TAG_KEYS
+    ROUTE_TAG_KEYS,
+    ROUTE_TAG_PROJECTS
 };
 
 enum route_body {

@@ -62,4 +62,5 @@ extern const struct schema schema_event, schema_event_list, schema_layer, schema
 extern const struct schema schema_artifact, schema_artifact_list, schema_verification;
 extern const struct schema schema_mcp_message, schema_mcp_answer;
 extern const struct schema schema_api_key_request, schema_api_key, schema_new_api_key, schema_api_key_list;
+extern const struct schema schema_quota_request, schema_quota, schema_quota_list;
 extern const struct schema schema_problem;

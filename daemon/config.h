@@ -28,8 +28,11 @@ struct config {
     int64_t threads;                /* 0 = all cores */
     int64_t host_memory_bytes;      /* 0 = the service's choice */
     int64_t max_queued;             /* 0 = the service's choice */
-    int64_t max_queued_per_project; /* 0 = no limit of its own */
-    int64_t keep_jobs_seconds;      /* 0 = until they are deleted, as the next three */
+    int64_t max_queued_per_project; /* 0 = no limit of its own, as the next three */
+    int64_t max_running_per_project;
+    int64_t max_stored_per_project; /* bytes */
+    int64_t max_upload_per_project;
+    int64_t keep_jobs_seconds; /* 0 = until they are deleted, as the next three */
     int64_t keep_artifacts_seconds;
     int64_t keep_checkpoints_seconds;
     int64_t keep_uploads_seconds;

@@ -29,6 +29,11 @@ struct principal {
 };
 extern const struct principal principal_local; /* of a daemon that knows no keys: project "default" */
 
+/* What each project may have that has no quota of its own; 0 = no limit. */
+struct project_limits {
+    int64_t queued_jobs, running_jobs, stored_bytes, upload_bytes;
+};
+
 struct service_config {
     struct store *store;
     const char *const *model_roots; /* absolute directories; NULL-terminated */
@@ -38,7 +43,7 @@ struct service_config {
     int threads;                    /* CPU threads; 0 = all */
     int64_t host_memory_bytes;      /* activation budget before spilling; 0 = a quarter of what is free */
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */
-    int max_queued_per_project;     /* of one project; 0 = no limit of its own */
+    struct project_limits project_limits;
     struct retention retention;
     /* The supervisor's thread: a device is lost that only a new process can open. Its job is back in the queue, no
      * other is claimed until service_drain is called, which should be soon. NULL: the device is opened again in place.
@@ -83,6 +88,8 @@ int service_job_create(struct service *service, const struct principal *who, con
                        struct validation_errors *errors, json_t **job);
 int service_job_get(struct service *service, const struct principal *who, const char *id,
                     json_t **job); /* as the API shows it */
+/* Jobs as the API shows them, of the principal's project whatever the page says. */
+int service_job_list(struct service *service, const struct principal *who, const struct page *page, json_t **list);
 /* PATCH: {"name","priority","metadata"}, each optional. */
 int service_job_change(struct service *service, const struct principal *who, const char *id, const json_t *body,
                        struct validation_errors *errors, json_t **job);
@@ -132,8 +139,6 @@ int service_object_get(struct service *service, const struct principal *who, con
                        json_t **body);
 int service_object_list(struct service *service, const struct principal *who, const char *kind, const struct page *page,
                         json_t **list);
-/* Jobs as the API shows them. page as above. */
-int service_job_list(struct service *service, const struct principal *who, const struct page *page, json_t **list);
 /* 0, or ERR_NOT_FOUND: the principal has no such job. */
 int service_job_check(struct service *service, const struct principal *who, const char *id);
 /* Its events after number `after`, at most `limit`, ascending. *last (may be NULL): it has
@@ -148,7 +153,9 @@ int service_file_write(struct blob_writer *writer, const void *data, size_t size
 /* Durable, and a blob. Frees writer. The blob is held until service_file_let_go. */
 int service_file_commit_take(struct blob_writer *writer, char sha256[DIGEST_HEX_SIZE], int64_t *size);
 void service_file_abort(struct blob_writer *writer);
-/* The object that refers to a file's bytes. */
+/* How many bytes the project may still store. ERR_QUOTA_EXCEEDED when that is less than `bytes` (-1: not known). */
+int service_room(struct service *service, const struct principal *who, int64_t bytes, int64_t *room);
+/* The object that refers to a file's bytes; ERR_QUOTA_EXCEEDED. */
 int service_file_create(struct service *service, const struct principal *who, const json_t *file);
 /* The blob is not held for its file any longer: an object refers to it, or there is none. */
 void service_file_let_go(struct service *service, const char *sha256);
@@ -187,6 +194,8 @@ void service_blob_close(struct blob_reader *reader);
  * or releases it. key->project is the principal's. */
 int service_idempotency_reserve(struct service *service, const struct idempotency_key *key, const char *digest,
                                 json_t **response);
+/* Whether a request has used the key. */
+int service_idempotency_known(struct service *service, const struct idempotency_key *key, bool *known);
 int service_idempotency_finish(struct service *service, const struct idempotency_key *key, const json_t *response);
 int service_idempotency_release(struct service *service, const struct idempotency_key *key);
 
@@ -208,6 +217,15 @@ int service_key_create(struct service *service, const json_t *body, struct valid
 int service_key_get(struct service *service, const char *id, json_t **key);
 int service_key_list(struct service *service, const struct page *page, json_t **list);
 int service_key_revoke(struct service *service, const char *id);
+
+/* --- quota.c: for administrators, of any project */
+int service_quota_get(struct service *service, const char *project, json_t **quota);
+/* body: {"max_queued_jobs","max_running_jobs","max_stored_bytes","max_upload_bytes"}; what is absent or null is the
+ * daemon's default. */
+int service_quota_set(struct service *service, const char *project, const json_t *body,
+                      struct validation_errors *errors, json_t **quota);
+/* Quotas of the projects that there are; the page goes by their names. */
+int service_project_list(struct service *service, const struct page *page, json_t **list);
 
 /* POST .../calibration: one upload at a time per job (ERR_JOB_STATE_CONFLICT else). offset -1 = not given. */
 struct service_upload;

@@ -178,6 +178,7 @@ void service_schemas(json_t *components)
     json_object_set_new(components, "ModelRequest", service_model_schema());
     json_object_set_new(components, "JobChange", change_schema());
     json_object_set_new(components, "ApiKeyRequest", key_request_schema());
+    json_object_set_new(components, "QuotaRequest", quota_schema());
     json_object_set_new(components, "KvCache", kv_cache_schema());
     json_object_set_new(components, "Override", override_schema());
     schemas_add_layer(components);

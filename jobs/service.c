@@ -2,6 +2,7 @@
 
 #include "jobs/service.h"
 
+#include "jobs/quota.h"
 #include "jobs/service_access.h"
 #include "jobs/service_uploaded.h"
 
@@ -90,7 +91,7 @@ int service_open(const struct service_config *config, struct service **out)
     service->store = config->store;
     service->data_fd = -1;
     service->max_queued = config->max_queued > 0 ? config->max_queued : SERVICE_MAX_QUEUED;
-    service->max_queued_per_project = config->max_queued_per_project;
+    quota_open(service, &config->project_limits);
     pthread_mutex_init(&service->admission, NULL);
     pthread_mutex_init(&service->uploads_lock, NULL);
     supervisor_init(service);

@@ -20,8 +20,9 @@
 
 struct service {
     struct store *store;
-    int64_t max_queued, max_queued_per_project;
-    char **roots; /* absolute, NULL-terminated */
+    int64_t max_queued;
+    int64_t quota_defaults[QUOTA_COUNT]; /* QUOTA_UNSET: no limit */
+    char **roots;                        /* absolute, NULL-terminated */
     int *root_fds;
     size_t root_count;
     struct supervisor supervisor;
@@ -54,6 +55,10 @@ void service_collect_garbage(struct service *service);
 int service_job_show(const struct job_row *row, json_t **job);
 /* Of a project (NULL: of any). ERR_JOB_STATE_CONFLICT: it has not ended. */
 int service_job_delete_ended(struct service *service, const char *project, const char *id);
+
+/* --- quota.c */
+/* JSON Schema of a quota as it is set. New reference. */
+json_t *quota_schema(void);
 
 /* --- service_models.c */
 /* JSON Schema of a registration. New reference. */

@@ -6,7 +6,6 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "jobs/keys.h"
-#include "jobs/view.h"
 #include "storage/storage.h"
 
 #include <string.h>
@@ -40,21 +39,6 @@ int service_object_list(struct service *service, const struct principal *who, co
 
     own.project = who->project;
     return store_object_list(service_store(service), kind, &own, list);
-}
-
-int service_job_list(struct service *service, const struct principal *who, const struct page *page, json_t **list)
-{
-    struct page own = *page;
-    AUTO(job_list) struct job_list found = {.rows = NULL};
-
-    own.project = who->project;
-    TRY(store_job_list(service_store(service), &own, &found));
-    json_t *view = view_jobs(&found);
-    if (view == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of jobs");
-    }
-    *list = view;
-    return 0;
 }
 
 int service_job_check(struct service *service, const struct principal *who, const char *id)
@@ -103,11 +87,6 @@ void service_file_abort(struct blob_writer *writer)
     blob_writer_abort(writer);
 }
 
-int service_file_create(struct service *service, const struct principal *who, const json_t *file)
-{
-    return store_object_put(service_store(service), who->project, "file", file);
-}
-
 void service_file_let_go(struct service *service, const char *sha256)
 {
     blob_let_go(service_store(service), sha256);
@@ -132,6 +111,11 @@ int service_idempotency_reserve(struct service *service, const struct idempotenc
                                 json_t **response)
 {
     return store_idempotency_reserve(service_store(service), key, digest, response);
+}
+
+int service_idempotency_known(struct service *service, const struct idempotency_key *key, bool *known)
+{
+    return store_idempotency_known(service_store(service), key, known);
 }
 
 int service_idempotency_finish(struct service *service, const struct idempotency_key *key, const json_t *response)

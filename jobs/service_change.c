@@ -281,12 +281,13 @@ static int change_retry(struct service *service, const struct job_row *row, cons
         .checkpoint = row->checkpoint,
         .progress = row->progress,
         .warnings = row->warnings,
+        .reserved_bytes = spec->artifact_bytes,
         .calibration = row->calibration,
         .evaluation = row->evaluation,
     };
     struct job_change change = {.fence = row->fence,
                                 .reason = "retried by request",
-                                .set = JOB_SET_REQUEST | JOB_SET_CHECKPOINT | JOB_SET_PROGRESS};
+                                .set = JOB_SET_REQUEST | JOB_SET_CHECKPOINT | JOB_SET_PROGRESS | JOB_SET_RESERVED};
 
     TRY(check_unchanged(service, row));
     columns.checkpoint.charged = 0;

@@ -1,12 +1,24 @@
-/* What jobs that have not ended refer to, and the deletion of files and artifacts. */
+/* Files, as far as quotas allow them; what jobs that have not ended refer to, and the deletion of files and artifacts.
+ */
 
 #include "jobs/service.h"
 
+#include "jobs/quota.h"
 #include "jobs/service_access.h"
 
 #include "base/err.h"
 
 #include <string.h>
+
+/* Under admission: two requests must not both take what is left of a quota. */
+int service_file_create(struct service *service, const struct principal *who, const json_t *file)
+{
+    pthread_mutex_lock(&service->admission);
+    int rc = quota_admit_file(service, who, json_integer_value(json_object_get(file, "bytes")));
+    rc = rc == 0 ? store_object_put(service->store, who->project, "file", file) : rc;
+    pthread_mutex_unlock(&service->admission);
+    return rc;
+}
 
 int service_model_unused(struct service *service, const struct principal *who, const char *id)
 {

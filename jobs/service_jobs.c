@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "jobs/job.h"
+#include "jobs/quota.h"
 #include "jobs/service_admission.h"
 #include "jobs/task.h"
 #include "jobs/view.h"
@@ -102,8 +103,8 @@ static void check_references(struct service *service, const struct principal *wh
     json_decref(model);
 }
 
-/* On the disk, and in the queue: as many as wait, not those that run. */
-static int check_capacity(struct service *service, const struct principal *who)
+/* On the disk, in the queue (as many as wait, not those that run), and in the project. */
+static int check_capacity(struct service *service, const struct principal *who, const struct job_spec *spec)
 {
     int64_t counts[STATUS_COUNT];
 
@@ -113,16 +114,7 @@ static int check_capacity(struct service *service, const struct principal *who)
     if (waiting >= service->max_queued) {
         return err_raise(ERR_QUEUE_FULL, "%lld jobs wait already", (long long)waiting);
     }
-    if (service->max_queued_per_project == 0) {
-        return 0;
-    }
-    TRY(store_job_counts(service->store, who->project, counts));
-    waiting = counts[STATUS_QUEUED] + counts[STATUS_AWAITING_CALIBRATION];
-    return waiting < service->max_queued_per_project
-               ? 0
-               : err_set_hint(err_raise(ERR_QUOTA_EXCEEDED, "%lld jobs of this project wait already, its limit",
-                                        (long long)waiting),
-                              "wait until one has started, or cancel one");
+    return quota_admit_job(service, who, spec->artifact_bytes);
 }
 
 static int store_new(struct service *service, const struct principal *who, const struct job_spec *spec,
@@ -146,6 +138,7 @@ static int store_new(struct service *service, const struct principal *who, const
                                 .traceparent = trace != NULL && trace->parent[0] != '\0' ? trace->parent : NULL,
                                 .tracestate = trace != NULL && trace->state[0] != '\0' ? trace->state : NULL,
                                 .warnings = warnings,
+                                .reserved_bytes = spec->artifact_bytes,
                                 .created_at = clock_unix_seconds()};
     TRY(job_create(service->store, &row, spec->calibration.stream, idempotency));
     return service_job_get(service, who, id, job);
@@ -163,7 +156,7 @@ int admission_enter(struct service *service, const struct principal *who, const 
 {
     check_references(service, who, spec, errors);
     TRY(validation_raise(errors));
-    return check_capacity(service, who);
+    return check_capacity(service, who, spec);
 }
 
 static int create_checked(struct service *service, const struct principal *who, struct job_spec *spec,
@@ -255,12 +248,18 @@ static int64_t running_until(struct service *service)
     return at != 0 ? at : -1;
 }
 
-/* Its place in the queue; of the next one also when it is expected to start. */
-static int show_queue(struct service *service, const char *id, json_t *job)
+/* Its place in the queue, unless its project may run none; of the next one also when it is expected to start. */
+static int show_queue(struct service *service, const struct job_row *row, json_t *job)
 {
+    struct quota_state quota;
     int64_t ahead;
 
-    TRY(store_job_ahead(service->store, id, &ahead));
+    TRY(quota_read(service, row->project, &quota));
+    quota_explain(&quota, job);
+    if (quota_forbids(&quota)) {
+        return 0;
+    }
+    TRY(store_job_ahead(service->store, row->id, &ahead));
     json_object_set_new(job, "queue_position", json_integer(ahead + 1));
     if (ahead == 0) {
         int64_t until = running_until(service);
@@ -277,7 +276,46 @@ int service_job_get(struct service *service, const struct principal *who, const 
 
     TRY(store_job_get(service->store, who->project, id, &row));
     TRY(service_job_show(&row, job));
-    return row.status == STATUS_QUEUED ? show_queue(service, id, *job) : 0;
+    return row.status == STATUS_QUEUED ? show_queue(service, &row, *job) : 0;
+}
+
+/* Why jobs of the page that wait in the queue are passed over. */
+static int explain_queued(struct service *service, const struct principal *who, const struct job_list *jobs,
+                          json_t *list)
+{
+    struct quota_state quota;
+    bool any = false;
+    size_t i;
+    json_t *job;
+
+    for (i = 0; i < jobs->count; i++) {
+        any = any || jobs->rows[i].status == STATUS_QUEUED;
+    }
+    if (!any) {
+        return 0;
+    }
+    TRY(quota_read(service, who->project, &quota));
+    json_array_foreach(json_object_get(list, "data"), i, job)
+    {
+        quota_explain(&quota, job);
+    }
+    return 0;
+}
+
+int service_job_list(struct service *service, const struct principal *who, const struct page *page, json_t **list)
+{
+    struct page own = *page;
+    AUTO(job_list) struct job_list found = {.rows = NULL};
+
+    own.project = who->project;
+    TRY(store_job_list(service->store, &own, &found));
+    AUTO_JSON json_t *view = view_jobs(&found);
+    if (view == NULL) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a list of jobs");
+    }
+    TRY(explain_queued(service, who, &found, view));
+    *list = MOVE(view);
+    return 0;
 }
 
 int service_job_cancel(struct service *service, const struct principal *who, const char *id, json_t **job)

@@ -10,6 +10,7 @@
 
 #include "jobs/service.h"
 
+#include "jobs/quota.h"
 #include "jobs/service_access.h"
 
 #include "base/err.h"
@@ -95,7 +96,10 @@ int service_transfer_create(struct service *service, const struct principal *who
     TRY(fs_make_dirs(path));
     TRY(transfer_path(service, id, path));
     TRY(make_file(path));
-    int rc = store_object_put(service->store, who->project, "upl", made);
+    pthread_mutex_lock(&service->admission);
+    int rc = quota_admit_upload(service, who, length);
+    rc = rc == 0 ? store_object_put(service->store, who->project, "upl", made) : rc;
+    pthread_mutex_unlock(&service->admission);
     if (rc != 0) {
         (void)unlink(path);
         return rc;

@@ -79,7 +79,8 @@ struct job_row {
     int64_t fence; /* of the claim; every change that a worker makes names it */
     int64_t seq;   /* number of the last event */
     int64_t created_at, queued_at, started_at, finished_at, cancelled_at;
-    json_t *request; /* as spec_json makes it */
+    int64_t reserved_bytes; /* of its artifact, as estimated: they count for its project until the job ends */
+    json_t *request;        /* as spec_json makes it */
     json_t *result, *error, *warnings;
     struct job_records calibration, evaluation;
     struct job_progress progress;
@@ -110,6 +111,7 @@ enum job_columns {
     JOB_SET_PROGRESS = 1 << 14,
     JOB_SET_MEMORY = 1 << 15,
     JOB_SET_CHECKPOINT = 1 << 16,
+    JOB_SET_RESERVED = 1 << 17,
 };
 
 /* One transaction on a job. */

@@ -215,8 +215,67 @@ static const char *const step_keys[] = {
     NULL,
 };
 
-static const char *const *const steps[] = {step_tables,  step_projects, step_project_indexes,
-                                           step_columns, step_traces,   step_keys};
+/* What an object's body says of the size of a blob: a file's own, or that of the file in its list. */
+#define STORED_OBJECT "objects AS o WHERE o.kind = blob_refs.kind AND o.id = blob_refs.id AND json_valid(o.body)"
+#define STORED_BYTES                                                                                      \
+    "COALESCE((SELECT json_extract(o.body, '$.bytes') FROM " STORED_OBJECT                                \
+    " AND json_extract(o.body, '$.sha256') = blob_refs.sha256),"                                          \
+    " (SELECT MAX(json_extract(f.value, '$.bytes')) FROM objects AS o, json_each(o.body, '$.files') AS f" \
+    "  WHERE o.kind = blob_refs.kind AND o.id = blob_refs.id AND json_valid(o.body)"                      \
+    "  AND json_extract(f.value, '$.sha256') = blob_refs.sha256), 0)"
+
+static const char *const step_quotas[] = {
+    /* What a project may have, and how many bytes it has. A blob counts once in each project that refers to it; one
+     * that only an unfinished upload names is not stored yet, but being uploaded. */
+    "CREATE TABLE quotas ("
+    " project TEXT PRIMARY KEY NOT NULL, max_queued_jobs INTEGER, max_running_jobs INTEGER, max_stored_bytes INTEGER,"
+    " max_upload_bytes INTEGER, updated_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE project_bytes ("
+    " project TEXT PRIMARY KEY NOT NULL, stored INTEGER NOT NULL DEFAULT 0, uploading INTEGER NOT NULL DEFAULT 0"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TABLE project_blobs ("
+    " project TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, n INTEGER NOT NULL,"
+    " PRIMARY KEY (project, sha256)) STRICT, WITHOUT ROWID;"
+    "ALTER TABLE jobs ADD COLUMN reserved_bytes INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE blob_refs ADD COLUMN project TEXT NOT NULL DEFAULT 'default';"
+    "ALTER TABLE blob_refs ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE objects ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE objects SET bytes = COALESCE(json_extract(body, '$.bytes'), 0) WHERE kind = 'upl' AND json_valid(body);"
+    "UPDATE blob_refs SET bytes = " STORED_BYTES ","
+    " project = COALESCE((SELECT o.project FROM objects AS o WHERE o.kind = blob_refs.kind AND o.id = blob_refs.id),"
+    " 'default');"
+    "INSERT INTO project_blobs SELECT project, sha256, MAX(bytes), COUNT(*) FROM blob_refs WHERE kind <> 'upl'"
+    " GROUP BY project, sha256;"
+    "INSERT INTO project_bytes (project, stored) SELECT project, SUM(bytes) FROM project_blobs GROUP BY project;"
+    "INSERT INTO project_bytes (project, uploading) SELECT project, SUM(bytes) FROM objects"
+    " WHERE kind = 'upl' AND status IS NOT 'completed' GROUP BY project"
+    " ON CONFLICT DO UPDATE SET uploading = excluded.uploading;",
+    "CREATE TRIGGER blobs_referred AFTER INSERT ON blob_refs WHEN new.kind <> 'upl' BEGIN"
+    " INSERT INTO project_blobs VALUES (new.project, new.sha256, new.bytes, 1) ON CONFLICT DO UPDATE SET n = n + 1;"
+    " END;"
+    "CREATE TRIGGER blobs_released AFTER DELETE ON blob_refs WHEN old.kind <> 'upl' BEGIN"
+    " UPDATE project_blobs SET n = n - 1 WHERE project = old.project AND sha256 = old.sha256;"
+    " DELETE FROM project_blobs WHERE project = old.project AND sha256 = old.sha256 AND n < 1; END;"
+    "CREATE TRIGGER bytes_stored AFTER INSERT ON project_blobs BEGIN"
+    " INSERT INTO project_bytes (project, stored) VALUES (new.project, new.bytes)"
+    " ON CONFLICT DO UPDATE SET stored = stored + excluded.stored; END;"
+    "CREATE TRIGGER bytes_removed AFTER DELETE ON project_blobs BEGIN"
+    " UPDATE project_bytes SET stored = stored - old.bytes WHERE project = old.project; END;"
+    "CREATE TRIGGER uploads_begun AFTER INSERT ON objects WHEN new.kind = 'upl' AND new.status IS NOT 'completed' BEGIN"
+    " INSERT INTO project_bytes (project, uploading) VALUES (new.project, new.bytes)"
+    " ON CONFLICT DO UPDATE SET uploading = uploading + excluded.uploading; END;"
+    "CREATE TRIGGER uploads_completed AFTER UPDATE OF status ON objects"
+    " WHEN new.kind = 'upl' AND old.status IS NOT 'completed' AND new.status IS 'completed' BEGIN"
+    " UPDATE project_bytes SET uploading = uploading - old.bytes WHERE project = old.project;"
+    " END;"
+    "CREATE TRIGGER uploads_deleted AFTER DELETE ON objects WHEN old.kind = 'upl' AND old.status IS NOT 'completed'"
+    " BEGIN UPDATE project_bytes SET uploading = uploading - old.bytes"
+    " WHERE project = old.project; END;",
+    NULL,
+};
+
+static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns,
+                                           step_traces, step_keys,     step_quotas};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 

@@ -130,9 +130,15 @@ int sqlite_key_get(struct state *state, struct state_args *args);
 int sqlite_key_revoke(struct state *state, struct state_args *args);
 int sqlite_key_count(struct state *state, struct state_args *args);
 
+/* sqlite_quotas.c */
+int sqlite_quota_get(struct state *state, struct state_args *args);
+int sqlite_quota_set(struct state *state, struct state_args *args);
+int sqlite_project_list(struct state *state, struct state_args *args);
+
 /* sqlite_idempotency.c */
 int sqlite_idempotency_reserve(struct state *state, struct state_args *args);
 /* Inside the transaction that made the object: the key answers {"id"} from now on. */
 int sqlite_idempotency_made(struct state *state, const struct idempotency_key *key, const char *id);
+int sqlite_idempotency_known(struct state *state, struct state_args *args);
 int sqlite_idempotency_finish(struct state *state, struct state_args *args);
 int sqlite_idempotency_release(struct state *state, struct state_args *args);

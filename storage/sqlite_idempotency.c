@@ -62,6 +62,23 @@ int sqlite_idempotency_reserve(struct state *state, struct state_args *args)
     return rc;
 }
 
+int sqlite_idempotency_known(struct state *state, struct state_args *args)
+{
+    const struct idempotency_key *key = args->key;
+    sqlite3_stmt *row;
+
+    int rc = sqlite_first(state, &row,
+                          "SELECT COUNT(*) FROM idempotency WHERE project = ? AND scope = ? AND key = ? AND"
+                          " created_at >= ?",
+                          "ttti", key->project, key->scope, key->key, clock_unix_seconds() - IDEMPOTENCY_SECONDS);
+    if (rc > 0) {
+        *args->counts = sqlite3_column_int64(row, 0);
+        sqlite_done(row);
+        rc = 0;
+    }
+    return rc;
+}
+
 int sqlite_idempotency_made(struct state *state, const struct idempotency_key *key, const char *id)
 {
     json_t *response = json_pack("{s:s}", "id", id);

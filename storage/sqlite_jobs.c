@@ -199,17 +199,29 @@ int sqlite_job_update(struct state *state, struct state_args *args)
     return give_row(sqlite_end(state, update_job(state, args, &job)), &job, args->row);
 }
 
+/* How many jobs a project may run that says nothing of that. */
+static int64_t default_running(const struct state_args *args)
+{
+    int64_t most = args->limits[QUOTA_RUNNING_JOBS];
+
+    return most != QUOTA_UNSET ? most : INT64_MAX;
+}
+
 static int claim(struct state *state, struct state_args *args, struct job_row *job)
 {
     static const char next[] =
         "UPDATE jobs SET status = ?, status_reason = NULL, attempt = attempt + 1, fence = fence + 1,"
         " started_at = COALESCE(started_at, ?), worker = ? WHERE id = (SELECT id FROM jobs WHERE status = ?"
+        " AND project NOT IN (SELECT c.project FROM job_counts AS c LEFT JOIN quotas AS q ON q.project = c.project"
+        " GROUP BY c.project HAVING SUM(c.n) FILTER (WHERE c.status IN ('running', 'pausing', 'cancelling')) >="
+        " COALESCE(q.max_running_jobs, ?) OR COALESCE(q.max_running_jobs, ?) = 0)"
         " ORDER BY priority DESC, queued_at, id LIMIT 1) RETURNING id, attempt, fence";
+    int64_t most = default_running(args);
     const char *from = job_status_name(args->from), *to = job_status_name(args->to);
     sqlite3_stmt *row;
     char id[ID_SIZE];
 
-    int rc = sqlite_first(state, &row, next, "titt", to, clock_unix_seconds(), args->worker, from);
+    int rc = sqlite_first(state, &row, next, "tittii", to, clock_unix_seconds(), args->worker, from, most, most);
     if (rc <= 0) {
         return rc < 0 ? rc : err_raise(ERR_NOT_FOUND, "no job waits");
     }
@@ -247,8 +259,9 @@ int sqlite_job_ahead(struct state *state, struct state_args *args)
         sqlite_first(state, &row,
                      "SELECT COUNT(*) FROM jobs AS other, jobs AS own WHERE own.id = ? AND other.status = own.status"
                      " AND (other.priority > own.priority OR (other.priority = own.priority AND"
-                     " (other.queued_at < own.queued_at OR (other.queued_at = own.queued_at AND other.id < own.id))))",
-                     "t", args->id);
+                     " (other.queued_at < own.queued_at OR (other.queued_at = own.queued_at AND other.id < own.id))))"
+                     " AND COALESCE((SELECT max_running_jobs FROM quotas WHERE project = other.project), ?) > 0",
+                     "ti", args->id, default_running(args));
     if (rc > 0) {
         *args->counts = sqlite3_column_int64(row, 0);
         sqlite_done(row);

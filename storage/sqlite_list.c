@@ -12,7 +12,7 @@
 
 /* What a list is of. */
 struct list_source {
-    const char *prefix; /* of ids */
+    const char *prefix; /* of ids; NULL: they are names */
     const char *kind;   /* of objects; NULL: jobs */
     const char *from;   /* of another table; or NULL */
     const char *columns;
@@ -23,7 +23,9 @@ struct list_source {
 /* A cursor is a place in the order, not a row: the page goes on where it was also when that object has been deleted. */
 static int list_check_cursor(const char *prefix, const char *id, const char *name)
 {
-    return id == NULL || id_valid(id, prefix) ? 0 : err_raise(ERR_INVALID_CURSOR, "%s is not an id of this list", name);
+    return id == NULL || prefix == NULL || id_valid(id, prefix)
+               ? 0
+               : err_raise(ERR_INVALID_CURSOR, "%s is not an id of this list", name);
 }
 
 static void list_add_equal(struct sqlite_query *query, const char *condition, const char *value)
@@ -226,4 +228,16 @@ int sqlite_key_list(struct state *state, struct state_args *args)
         .prefix = "key", .kind = "key", .from = " FROM api_keys WHERE 1", .columns = sqlite_key_body};
 
     return list_bodies(state, keys, args);
+}
+
+int sqlite_project_list(struct state *state, struct state_args *args)
+{
+    const struct list_source projects = {
+        .kind = "project",
+        .from = " FROM (SELECT project AS id FROM quotas UNION SELECT project FROM api_keys"
+                " UNION SELECT project FROM job_counts UNION SELECT project FROM project_bytes) WHERE 1",
+        .columns = "json_object('id', id)",
+    };
+
+    return list_bodies(state, projects, args);
 }

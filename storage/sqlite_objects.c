@@ -7,15 +7,20 @@
 #include "base/json.h"
 #include "storage/blob.h"
 
-static int add_reference(struct state *state, const char *kind, const char *id, const json_t *holder)
+/* holder: {"sha256","bytes"}. The project's bytes are counted by triggers. */
+static int add_reference(struct state *state, const char *project, const char *kind, const char *id,
+                         const json_t *holder)
 {
     const char *sha256 = json_get_string(holder, "sha256");
+    json_int_t bytes = json_integer_value(json_object_get(holder, "bytes"));
 
     if (sha256 == NULL || !blob_sha256_valid(sha256)) {
         return 0;
     }
-    return sqlite_run(state, NULL, "INSERT OR IGNORE INTO blob_refs (sha256, kind, id) VALUES (?, ?, ?)", "ttt", sha256,
-                      kind, id);
+    return sqlite_run(state, NULL,
+                      "INSERT INTO blob_refs (sha256, kind, id, project, bytes) VALUES (?, ?, ?, ?, ?)"
+                      " ON CONFLICT DO NOTHING",
+                      "tttti", sha256, kind, id, project, (int64_t)bytes);
 }
 
 static const char *either(const json_t *body, const char *name, const char *other)
@@ -28,7 +33,7 @@ static const char *either(const json_t *body, const char *name, const char *othe
 int sqlite_object_store(struct state *state, const char *project, const char *kind, const json_t *body)
 {
     const char *id = json_get_string(body, "id");
-    int64_t created_at = 0;
+    int64_t created_at = 0, bytes = json_integer_value(json_object_get(body, "bytes"));
     size_t i;
     json_t *file;
 
@@ -41,18 +46,18 @@ int sqlite_object_store(struct state *state, const char *project, const char *ki
     }
     TRY(sqlite_run(
         state, NULL,
-        "INSERT INTO objects (project, kind, id, status, method, model, purpose, job, created_at, body)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET status = excluded.status,"
+        "INSERT INTO objects (project, kind, id, status, method, model, purpose, job, created_at, bytes, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET status = excluded.status,"
         " method = excluded.method, model = excluded.model, purpose = excluded.purpose, job = excluded.job,"
-        " created_at = excluded.created_at, body = excluded.body",
-        "ttttttttij", project, kind, id, json_get_string(body, "status"), json_get_string(body, "method"),
+        " created_at = excluded.created_at, bytes = excluded.bytes, body = excluded.body",
+        "ttttttttiij", project, kind, id, json_get_string(body, "status"), json_get_string(body, "method"),
         either(body, "model", "model_id"), json_get_string(body, "purpose"), either(body, "job", "job_id"), created_at,
-        body));
+        bytes, body));
     TRY(sqlite_run(state, NULL, "DELETE FROM blob_refs WHERE kind = ? AND id = ?", "tt", kind, id));
-    TRY(add_reference(state, kind, id, body));
+    TRY(add_reference(state, project, kind, id, body));
     json_array_foreach(json_object_get(body, "files"), i, file)
     {
-        TRY(add_reference(state, kind, id, file));
+        TRY(add_reference(state, project, kind, id, file));
     }
     return 0;
 }

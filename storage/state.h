@@ -25,6 +25,8 @@ struct state_args {
     struct job_row *row; /* out; NULL: not wanted */
     struct job_list *jobs;
     int64_t *counts;
+    const int64_t *limits;   /* QUOTA_COUNT of them: a project's, or the defaults */
+    struct quota_row *quota; /* out */
     const struct key_row *key_new;
     struct key_row *key_row; /* out */
     struct store_status *status;
@@ -41,9 +43,9 @@ typedef int (*state_op)(struct state *state, struct state_args *args);
     EACH(ready) EACH(object_put) EACH(object_get) EACH(object_delete) EACH(object_list) EACH(job_create) \
     EACH(job_get) EACH(job_status) EACH(job_list) EACH(job_update) EACH(job_claim) EACH(job_delete) EACH(job_ahead) \
     EACH(job_counts) EACH(events_list) EACH(event_append) EACH(block_commit) EACH(blocks_list) EACH(layers_list) \
-    EACH(blocks_clear) EACH(artifact_delete) EACH(idempotency_reserve) EACH(idempotency_finish) \
+    EACH(blocks_clear) EACH(artifact_delete) EACH(idempotency_reserve) EACH(idempotency_known) EACH(idempotency_finish) \
     EACH(idempotency_release) EACH(key_create) EACH(key_find) EACH(key_get) EACH(key_list) EACH(key_revoke) \
-    EACH(key_count)
+    EACH(key_count) EACH(quota_get) EACH(quota_set) EACH(project_list)
 /* clang-format on */
 
 #define STATE_MEMBER(name) state_op name;

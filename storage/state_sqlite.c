@@ -125,6 +125,7 @@ const struct state_ops state_sqlite = {
     .blocks_clear = sqlite_blocks_clear,
     .artifact_delete = sqlite_artifact_delete,
     .idempotency_reserve = sqlite_idempotency_reserve,
+    .idempotency_known = sqlite_idempotency_known,
     .idempotency_finish = sqlite_idempotency_finish,
     .idempotency_release = sqlite_idempotency_release,
     .key_create = sqlite_key_create,
@@ -133,4 +134,7 @@ const struct state_ops state_sqlite = {
     .key_list = sqlite_key_list,
     .key_revoke = sqlite_key_revoke,
     .key_count = sqlite_key_count,
+    .quota_get = sqlite_quota_get,
+    .quota_set = sqlite_quota_set,
+    .project_list = sqlite_project_list,
 };

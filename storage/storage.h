@@ -75,12 +75,12 @@ int store_job_list(struct store *store, const struct page *page, struct job_list
 /* ERR_JOB_STATE_CONFLICT when the job is not as the update expects it, ERR_NOT_FOUND when there is no job. *after (may
  * be NULL) is the row after the change. */
 int store_job_update(struct store *store, const struct job_update *update, struct job_row *after);
-/* The oldest job of status `from` of the highest priority gets status `to`, attempt+1, fence+1, started_at if it has
- * none, no status_reason, and column worker, with a "status" event {"status","from","attempt","fence","worker"}.
- * ERR_NOT_FOUND when none waits. */
+/* The oldest job of status `from` of the highest priority, of a project that runs fewer jobs than its quota, gets
+ * status `to`, attempt+1, fence+1, started_at if it has none, no status_reason, and column worker, with a "status"
+ * event {"status","from","attempt","fence","worker"}. ERR_NOT_FOUND when none waits. */
 int store_job_claim(struct store *store, enum job_status from, enum job_status to, const char *worker,
                     struct job_row *job);
-/* How many queued jobs are claimed before this one. */
+/* How many queued jobs are claimed before this one; those of projects that may run none are not. */
 int store_job_ahead(struct store *store, const char *id, int64_t *ahead);
 /* Terminal jobs only (caller checks); events, layers and blocks go with it. */
 int store_job_delete(struct store *store, const char *id);
@@ -110,6 +110,8 @@ int store_artifact_delete(struct store *store, const char *project, const char *
  * {"digest","status","body","location"}; ERR_IDEMPOTENCY_IN_PROGRESS; ERR_IDEMPOTENCY_KEY_REUSED. Kept 24 h. */
 int store_idempotency_reserve(struct store *store, const struct idempotency_key *key, const char *body_digest,
                               json_t **response);
+/* Whether the key is reserved, or has an answer. */
+int store_idempotency_known(struct store *store, const struct idempotency_key *key, bool *known);
 int store_idempotency_finish(struct store *store, const struct idempotency_key *key, const json_t *response);
 int store_idempotency_release(struct store *store, const struct idempotency_key *key); /* the request failed */
 
@@ -135,6 +137,26 @@ int store_key_list(struct store *store, const struct page *page, json_t **list);
 int store_key_revoke(struct store *store, const char *id);
 /* How many keys are neither revoked nor expired. */
 int store_key_count(struct store *store, int64_t *count);
+
+/* --- quotas: what a project may have, and what it has. Counters are kept by the commits that change them. */
+enum quota { QUOTA_QUEUED_JOBS, QUOTA_RUNNING_JOBS, QUOTA_STORED_BYTES, QUOTA_UPLOAD_BYTES, QUOTA_COUNT };
+#define QUOTA_UNSET ((int64_t)-1) /* of a project: the default; of a default: no limit */
+struct quota_row {
+    int64_t limits[QUOTA_COUNT]; /* the project's own */
+    int64_t updated_at;          /* 0: none was ever set */
+    /* Jobs that wait (for calibration, in the queue or paused) and that run; bytes of blobs that its objects refer to,
+     * each blob once; bytes of uploads that are not complete, as they were announced. */
+    int64_t used[QUOTA_COUNT];
+    int64_t reserved_bytes; /* of the artifacts of jobs that have not ended, as they were estimated */
+};
+/* Of projects that set none. Before use; without it there are no limits. */
+void store_quota_defaults(struct store *store, const int64_t limits[QUOTA_COUNT]);
+/* Of any project, also one that has nothing. */
+int store_quota_get(struct store *store, const char *project, struct quota_row *out);
+int store_quota_set(struct store *store, const char *project, const int64_t limits[QUOTA_COUNT]);
+/* Names of projects that have a key, a quota, a job or bytes, or had one: as store_object_list, with names in place of
+ * objects. */
+int store_project_list(struct store *store, const struct page *page, json_t **list);
 
 /* --- blobs: written once, found by SHA-256. Callable from any thread but the loop; not dispatched. */
 struct blob_writer;

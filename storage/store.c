@@ -47,6 +47,7 @@ struct store {
     struct queue *calls;
     pthread_t thread;
     struct reserve reserve; /* the storage thread's */
+    int64_t quota_defaults[QUOTA_COUNT];
     void (*on_event)(void *data, const char *job_id);
     void *on_event_data;
 };
@@ -208,6 +209,9 @@ int store_open(const struct store_config *config, struct store **out)
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the store");
     }
     store->lock_fd = -1;
+    for (int i = 0; i < QUOTA_COUNT; i++) {
+        store->quota_defaults[i] = QUOTA_UNSET;
+    }
     int rc = store_open_parts(config, store);
     if (rc == 0 && pthread_create(&store->thread, NULL, storage_thread, store) != 0) {
         rc = err_raise(ERR_HOST_OUT_OF_MEMORY, "cannot start the storage thread");
@@ -323,8 +327,9 @@ int store_job_update(struct store *store, const struct job_update *update, struc
 int store_job_claim(struct store *store, enum job_status from, enum job_status to, const char *worker,
                     struct job_row *job)
 {
-    return run_ending(store, store->state_ops->job_claim,
-                      (struct state_args){.from = from, .to = to, .worker = worker, .row = job});
+    return run_ending(
+        store, store->state_ops->job_claim,
+        (struct state_args){.from = from, .to = to, .worker = worker, .row = job, .limits = store->quota_defaults});
 }
 
 int store_job_delete(struct store *store, const char *id)
@@ -334,7 +339,8 @@ int store_job_delete(struct store *store, const char *id)
 
 int store_job_ahead(struct store *store, const char *id, int64_t *ahead)
 {
-    return run_op(store, store->state_ops->job_ahead, (struct state_args){.id = id, .counts = ahead});
+    return run_op(store, store->state_ops->job_ahead,
+                  (struct state_args){.id = id, .counts = ahead, .limits = store->quota_defaults});
 }
 
 int store_job_counts(struct store *store, const char *project, int64_t counts[STATUS_COUNT])
@@ -385,6 +391,15 @@ int store_idempotency_reserve(struct store *store, const struct idempotency_key 
 {
     return run_op(store, store->state_ops->idempotency_reserve,
                   (struct state_args){.key = key, .digest = body_digest, .out = response});
+}
+
+int store_idempotency_known(struct store *store, const struct idempotency_key *key, bool *known)
+{
+    int64_t count = 0;
+
+    TRY(run_op(store, store->state_ops->idempotency_known, (struct state_args){.key = key, .counts = &count}));
+    *known = count > 0;
+    return 0;
 }
 
 int store_idempotency_finish(struct store *store, const struct idempotency_key *key, const json_t *response)
@@ -449,4 +464,24 @@ int store_key_revoke(struct store *store, const char *id)
 int store_key_count(struct store *store, int64_t *count)
 {
     return run_op(store, store->state_ops->key_count, (struct state_args){.counts = count});
+}
+
+void store_quota_defaults(struct store *store, const int64_t limits[QUOTA_COUNT])
+{
+    memcpy(store->quota_defaults, limits, sizeof(store->quota_defaults));
+}
+
+int store_quota_get(struct store *store, const char *project, struct quota_row *out)
+{
+    return run_op(store, store->state_ops->quota_get, (struct state_args){.project = project, .quota = out});
+}
+
+int store_quota_set(struct store *store, const char *project, const int64_t limits[QUOTA_COUNT])
+{
+    return run_ending(store, store->state_ops->quota_set, (struct state_args){.project = project, .limits = limits});
+}
+
+int store_project_list(struct store *store, const struct page *page, json_t **list)
+{
+    return run_op(store, store->state_ops->project_list, (struct state_args){.page = page, .out = list});
 }

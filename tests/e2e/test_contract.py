@@ -60,6 +60,9 @@ def every_operation_is_as_described():
         for path in ("/v1/api_keys", "/v1/api_keys/" + key):
             daemon.get(path)
         equal(daemon.request("DELETE", "/v1/api_keys/" + key).status, 204)
+        equal(daemon.request("PUT", "/v1/projects/default/quota", json={"max_queued_jobs": 100}).status, 200)
+        for path in ("/v1/projects", "/v1/projects/default/quota"):
+            daemon.get(path)
         for path in ("/v1/models", "/v1/models/" + model, "/v1/files", "/v1/files/" + file, "/v1/artifacts", artifact,
                      JOBS + "?metadata[team]=search", "%s/%s" % (JOBS, job)):
             daemon.get(path)

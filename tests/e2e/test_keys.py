@@ -5,40 +5,13 @@ import os
 import subprocess
 import tempfile
 
+from guarded import Guarded, key_command, make_key
 from harness import BINARY, JOBS, NDJSON, Daemon, equal, gptq_body, ids_records, main, true, wait_until
 
 ABSENT = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 PREFIXES = {"model_id": "mdl", "file_id": "file", "upload_id": "upl", "job_id": "job", "artifact_id": "art", "key_id": "key"}
 RANKS = {"none": 0, "read": 1, "write": 2, "admin": 3}
 DATA_SET = ids_records(30, 160, 2048)
-
-
-def key_command(data, *words):
-    return subprocess.run([BINARY, "key", *words, "--data-dir", data], capture_output=True, text=True, timeout=120,
-                          stdin=subprocess.DEVNULL)
-
-
-def make_key(data, scope, project="default", *more):
-    done = key_command(data, "create", "--scope", scope, "--project", project, *more)
-    equal(done.returncode, 0, "exit status of key create: " + done.stderr)
-    return done.stdout.strip()
-
-
-class Guarded(Daemon):
-    """A daemon that needs keys: one for each scope, and one of another project for each."""
-
-    def __init__(self, *options, **more):
-        super().__init__("--auth", "keys", *options, start=False, **more)
-        os.makedirs(self.data, exist_ok=True)
-        self.keys = {scope: make_key(self.data, scope) for scope in ("read", "write", "admin")}
-        self.other = make_key(self.data, "write", "other")
-        self.start()
-
-    def ask(self, key, method, path, headers=None, **more):
-        headers = dict(headers or {})
-        if key is not None:
-            headers["Authorization"] = "Bearer " + key
-        return self.request(method, path, headers=headers, **more)
 
 
 def operations(daemon):
@@ -57,7 +30,7 @@ def send(daemon, key, method, path, operation):
 
 
 def fill(path, ids):
-    return path.format(**dict({"name": "rtn", "path": "config.json"}, **ids))
+    return path.format(**dict({"name": "rtn", "path": "config.json", "project": "default"}, **ids))
 
 
 def every_route_by_scope():

@@ -107,6 +107,39 @@ int service_model_register(struct service *service, const struct principal *who,
     return 0;
 }
 
+int service_file_create(struct service *service, const struct principal *who, const json_t *file)
+{
+    return store_object_put(service->store, who->project, "file", file);
+}
+
+int service_room(struct service *service, const struct principal *who, int64_t bytes, int64_t *room)
+{
+    *room = INT64_MAX;
+    return 0;
+}
+
+static int fake_quota(const char *project, json_t **quota)
+{
+    *quota = json_pack("{s:s, s:s}", "object", "project.quota", "project", project);
+    return 0;
+}
+
+int service_quota_get(struct service *service, const char *project, json_t **quota)
+{
+    return fake_quota(project, quota);
+}
+
+int service_quota_set(struct service *service, const char *project, const json_t *body,
+                      struct validation_errors *errors, json_t **quota)
+{
+    return fake_quota(project, quota);
+}
+
+int service_project_list(struct service *service, const struct page *page, json_t **list)
+{
+    return store_project_list(service->store, page, list);
+}
+
 int service_model_delete(struct service *service, const struct principal *who, const char *id)
 {
     return store_object_delete(service->store, "default", "mdl", id);
@@ -244,6 +277,18 @@ int service_job_get(struct service *service, const struct principal *who, const 
         job_row_deinit(&row);
     }
     return rc;
+}
+
+int service_job_list(struct service *service, const struct principal *who, const struct page *page, json_t **list)
+{
+    struct page own = *page;
+    struct job_list found;
+
+    own.project = who->project;
+    TRY(store_job_list(service->store, &own, &found));
+    *list = view_jobs(&found);
+    job_list_deinit(&found);
+    return 0;
 }
 
 int service_job_cancel(struct service *service, const struct principal *who, const char *id, json_t **job)
