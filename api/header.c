@@ -165,6 +165,24 @@ int header_negotiate(const char *accept, const char *const *offers)
     return chosen;
 }
 
+bool header_accepts_coding(const char *value, const char *coding)
+{
+    int named = -1, any = 0;
+    for (const char *at = value != NULL ? value : ""; *at != '\0';) {
+        at += strspn(at, " \t,");
+        size_t size = strcspn(at, ",");
+        size_t span = strcspn(at, ";,");
+        size_t name = trimmed(at, span);
+        if (name == strlen(coding) && strncasecmp(at, coding, name) == 0) {
+            named = quality(at + span, at + size);
+        } else if (name == 1 && at[0] == '*') {
+            any = quality(at + span, at + size);
+        }
+        at += size;
+    }
+    return named >= 0 ? named > 0 : any > 0;
+}
+
 bool header_etag_matches(const char *list, const char *etag, bool weak)
 {
     if (list == NULL) {

@@ -13,6 +13,8 @@ bool header_is_value(const char *text, size_t size);
 bool header_media_type_is(const char *value, const char *type);
 /* Index of the offer that Accept prefers (the first of equals), or -1 when it accepts none. NULL or "" accepts all. */
 int header_negotiate(const char *accept, const char *const *offers);
+/* Whether Accept-Encoding allows the coding ("gzip"): by its name, or else by a star. NULL allows none. */
+bool header_accepts_coding(const char *value, const char *coding);
 /* If-None-Match / If-Match list against a quoted strong tag; weak: W/ is ignored (RFC 9110 §8.8.3.2). */
 bool header_etag_matches(const char *list, const char *etag, bool weak);
 

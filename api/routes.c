@@ -20,6 +20,8 @@
 
 static const char *const json_types[] = {"application/json", NULL};
 static const char *const byte_types[] = {"application/octet-stream", "application/json", NULL};
+static const char *const page_types[] = {"text/html", NULL};
+static const char *const asset_types[] = {"text/javascript", "text/css", "text/html", "image/svg+xml", NULL};
 static const char *const text_types[] = {"text/plain", NULL};
 static const char *const tar_types[] = {"application/x-tar", NULL};
 static const char *const manifest_types[] = {SERVICE_OCI_MANIFEST_TYPE, NULL};
@@ -162,6 +164,10 @@ static const struct query_row mcp_headers[] = {
     QUERY_ROW("MCP-Protocol-Version", STRING, "2025-11-25 or 2025-06-18."),
     QUERY_END,
 };
+static const struct query_row dashboard_headers[] = {
+    QUERY_ROW("Accept-Encoding", STRING, "gzip: the file is sent compressed."),
+    QUERY_END,
+};
 static const struct query_row event_headers[] = {
     QUERY_ROW("Last-Event-ID", EVENT, "Only events after this one; in place of the parameter after."),
     QUERY_END,
@@ -213,6 +219,7 @@ static const struct route_argument route_arguments[] = {
     {"key_id", "key", NULL, "Id of an API key."},
     {"project", NULL, QUERY_NAME_PATTERN, "Name of a project."},
     {"name", NULL, "^[a-z0-9_]{1,31}$", "Name of a method."},
+    {"asset", NULL, "^[a-z0-9_./-]{1,64}$", "Name of a file of the dashboard."},
     {"path", NULL, "^[^\\\\%\\x00-\\x1f\\x7f]{1,256}$", "Name of a file of the artifact, as its manifest has it."},
 };
 

@@ -28,9 +28,10 @@ static void each_header(const struct request *request, void (*put)(void *out, co
                         void *out)
 {
     const struct reply *reply = &request->reply;
-    bool cached = false;
+    bool cached = false, governed = false;
     for (int i = 0; i < reply->header_count; i++) {
         cached = cached || strcmp(reply->headers[i].name, "Cache-Control") == 0;
+        governed = governed || strcmp(reply->headers[i].name, "Content-Security-Policy") == 0;
         put(out, reply->headers[i].name, reply->headers[i].value);
     }
     if (!cached) {
@@ -41,7 +42,9 @@ static void each_header(const struct request *request, void (*put)(void *out, co
     }
     put(out, "X-Request-Id", request->id);
     put(out, "X-Content-Type-Options", "nosniff");
-    put(out, "Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'");
+    if (!governed) {
+        put(out, "Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'");
+    }
     if (reply->close || atomic_load(&request->context->draining)) {
         put(out, "Connection", "close");
     }

@@ -35,7 +35,7 @@ class Contract:
             self.components["schemas"][name].pop("additionalProperties", None)
         self.paths = []
         for template, item in document["paths"].items():
-            pattern = re.sub(r"\\{(\w+)\\}", lambda m: ".+" if m.group(1) == "path" else "[^/]+", re.escape(template))
+            pattern = re.sub(r"\\{(\w+)\\}", lambda m: ".+" if m.group(1) in ("path", "asset") else "[^/]+", re.escape(template))
             self.paths.append((re.compile(pattern + "$"), item))
         self.validators = {}
 

@@ -26,6 +26,8 @@ def every_operation_is_as_described():
         for path in ("/livez", "/readyz", "/openapi.json", "/v1/system", "/v1/methods", "/v1/methods/gptq"):
             daemon.get(path)
         equal(daemon.request("GET", "/metrics").status, 200)
+        for path in ("/", "/dashboard/app.js"):
+            equal(daemon.request("GET", path).status, 200)
         for message, status in (({"id": 1, "method": "tools/list"}, 200), ({"id": 2, "method": "none"}, 200),
                                 ({"method": "notifications/initialized"}, 202), ({"id": None}, 400)):
             equal(daemon.request("POST", "/mcp", json=dict(message, jsonrpc="2.0")).status, status)

@@ -30,7 +30,7 @@ def send(daemon, key, method, path, operation):
 
 
 def fill(path, ids):
-    return path.format(**dict({"name": "rtn", "path": "config.json", "project": "default"}, **ids))
+    return path.format(**dict({"name": "rtn", "path": "config.json", "asset": "app.js", "project": "default"}, **ids))
 
 
 def every_route_by_scope():

@@ -86,6 +86,7 @@ static void read_value(unsigned char which, const char *value, size_t size)
         break;
     case 4:
         require(header_negotiate(value, offers) < 3);
+        require(!header_accepts_coding(value, "gzip") || strpbrk(value, "gG*") != NULL);
         break;
     case 5:
         (void)header_media_type_is(value, "application/json");

@@ -57,6 +57,34 @@ START_TEST(test_header_negotiation)
 }
 END_TEST
 
+START_TEST(test_header_codings)
+{
+    static const struct {
+        const char *value;
+        bool accepted;
+    } rows[] = {
+        {"gzip", true},
+        {"GZIP", true},
+        {"deflate, gzip;q=1.0, *;q=0.5", true},
+        {"*", true},
+        {"br, *;q=0.1", true},
+        {"gzip ;q=0.001", true},
+        {NULL, false},
+        {"", false},
+        {"identity", false},
+        {"gzip;q=0", false},
+        {"gzip;q=0, *", false},
+        {"*;q=0", false},
+        {"gzipped", false},
+        {"x-gzip", false},
+        {";;,,", false},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        ck_assert_msg(header_accepts_coding(rows[i].value, "gzip") == rows[i].accepted, "row %zu", i);
+    }
+}
+END_TEST
+
 START_TEST(test_header_etags)
 {
     ck_assert(header_etag_matches("\"a\"", "\"a\"", false));
@@ -145,5 +173,5 @@ START_TEST(test_header_numbers)
 }
 END_TEST
 
-UNIT_MAIN("header", test_header_tokens, test_header_media_types, test_header_negotiation, test_header_etags,
-          test_header_ranges, test_header_prefer, test_header_decoding, test_header_numbers)
+UNIT_MAIN("header", test_header_tokens, test_header_media_types, test_header_negotiation, test_header_codings,
+          test_header_etags, test_header_ranges, test_header_prefer, test_header_decoding, test_header_numbers)
