@@ -1,10 +1,10 @@
 /* The access log: one line per completed request with the client, the route, the status, the bytes received and sent,
  * and the duration. The query is left out: it is the client's and may be long. */
 
+#include "api/audit.h"
 #include "api/counters.h"
 #include "api/reply.h"
 #include "api/server.h"
-#include "base/cleanup.h"
 #include "base/log.h"
 
 #include <arpa/inet.h>
@@ -30,9 +30,8 @@ void access_client(const struct sockaddr *address, char out[CONNECTION_CLIENT_SI
 }
 
 /* One line for each request that changes something, or was not let in: who, when, what, on which object, and the
- * status. An agent's call of a tool counts as a request of the tool's route. Bodies, queries and keys are not in it.
- * One write for a line: lines are not mixed. */
-static void audit(const struct connection *connection, int status)
+ * status. An agent's call of a tool counts as a request of the tool's route. */
+static void access_audit(const struct connection *connection, int status)
 {
     const struct request *request = connection->request;
     const struct request_call *call = &request->call;
@@ -50,12 +49,16 @@ static void audit(const struct connection *connection, int status)
     if (!changes && status != 401 && status != 403) {
         return;
     }
-    AUTO_JSON json_t *line = json_pack(
-        "{s:I, s:s, s:s, s:s?, s:s?, s:s, s:s?, s:i}", "at", (json_int_t)clock_unix_seconds(), "request", request->id,
-        "client", connection->client, "key", request->who == &request->principal ? request->grant.id : NULL, "project",
-        request->who->project, "operation", route->operation, "object", object, "status", status);
-    AUTO_FREE char *text = line != NULL ? json_dumps(line, JSON_COMPACT) : NULL;
-    if (text == NULL || dprintf(fd, "%s\n", text) < 0) {
+    const struct audit_line line = {
+        .request = request->id,
+        .client = connection->client,
+        .key = request->who == &request->principal ? request->grant.id : NULL,
+        .project = request->who->project,
+        .operation = route->operation,
+        .object = object,
+        .status = status,
+    };
+    if (!audit_write(fd, &line)) {
         log_warn("a line of the audit log was lost", LOG_S("request", request->id));
     }
 }
@@ -73,7 +76,7 @@ void access_log(const struct connection *connection, bool complete)
     }
     double seconds = (double)(clock_monotonic_ms() - request->started_ms) / 1000;
     counters_request(request->route, request->method, status, seconds);
-    audit(connection, status);
+    access_audit(connection, status);
     (void)snprintf(path, sizeof(path), "%.*s", (int)strcspn(request->path, "?"), request->path);
     log_set_trace(request->trace.parent);
     log_info("request", LOG_S("request", request->id), LOG_S("client", connection->client),

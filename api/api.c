@@ -9,6 +9,7 @@
 
 #include "api/api.h"
 
+#include "api/audit.h"
 #include "api/auth.h"
 #include "api/limits.h"
 #include "api/server.h"
@@ -16,7 +17,6 @@
 #include "base/mem.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -342,17 +342,6 @@ static int start_library(struct api *api, const struct limits *limits)
     return relays_open(api, api->fd, library, limits);
 }
 
-static int open_audit(struct api *api, const char *path)
-{
-    if (path != NULL) {
-        api->audit_fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-        if (api->audit_fd < 0) {
-            return err_raise_errno(errno, "cannot open the audit log %s", path);
-        }
-    }
-    return 0;
-}
-
 static int api_open_parts(struct api *api, const struct api_config *config)
 {
     struct limits limits;
@@ -371,7 +360,9 @@ static int api_open_parts(struct api *api, const struct api_config *config)
     if ((config->key_rate > 0 && api->key_rates == NULL) || (config->address_rate > 0 && api->address_rates == NULL)) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "not enough memory for the rates of requests");
     }
-    TRY(open_audit(api, config->audit_path));
+    if (config->audit_path != NULL) {
+        TRY(audit_open(config->audit_path, &api->audit_fd));
+    }
     int workers = config->workers > 0 ? config->workers : WORKERS;
     TRY(copy_hosts(api, config));
     TRY(listen_on(api, config));

@@ -2,11 +2,14 @@
  *
  * Without a daemon the data directory is opened as a daemon would, so that it is made, locked and migrated. While one
  * runs, only its database is opened, at the same time: SQLite orders the writes of both, and the daemon sees a
- * revocation within two seconds. */
+ * revocation within two seconds. What it changes is in the audit log, as what requests change: a key whose line cannot
+ * be written is revoked, and not shown. */
 
 #include "daemon/key_command.h"
 
+#include "api/audit.h"
 #include "base/err.h"
+#include "base/fs.h"
 #include "base/mem.h"
 #include "jobs/keys.h"
 
@@ -16,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct arguments {
     const char *data_dir;
@@ -131,11 +135,23 @@ static int open_keys(const char *data_dir, struct store **store)
     return rc;
 }
 
-static int create(struct store *store, const json_t *body)
+/* The user of the system takes the place of a key. */
+static int key_audit(int log, const char *project, const char *operation, const char *object, int status)
+{
+    char client[32];
+
+    (void)snprintf(client, sizeof(client), "uid:%u", (unsigned)getuid());
+    const struct audit_line line = {
+        .client = client, .project = project, .operation = operation, .object = object, .status = status};
+    return audit_write(log, &line) ? 0 : err_raise_errno(errno, "the audit log cannot be written");
+}
+
+static int create(struct store *store, int log, const json_t *body)
 {
     struct validation_errors errors = {.count = 0};
     struct key_request request = {.scope = KEY_SCOPE_READ};
     char text[KEY_TEXT_SIZE];
+    char object[ID_SIZE + 16];
     AUTO_JSON json_t *key = NULL;
 
     if (json_object_get(body, "scope") == NULL) {
@@ -145,12 +161,19 @@ static int create(struct store *store, const json_t *body)
         return err_raise(ERR_CONFIG, "%s", errors.items[0].detail);
     }
     TRY(key_create(store, &request, text, &key));
+    const char *id = json_string_value(json_object_get(key, "id"));
+    (void)snprintf(object, sizeof(object), "/v1/api_keys/%s", id);
+    int rc = key_audit(log, json_string_value(json_object_get(key, "project")), "create_api_key", object, 201);
+    if (rc != 0) {
+        explicit_bzero(text, sizeof(text));
+        TRY(store_key_revoke(store, id));
+        return err_set_hint(rc, "the key that was made has been revoked: %s", id);
+    }
     printf("%s\n", text);
     explicit_bzero(text, sizeof(text));
     (void)fflush(stdout);
-    fprintf(stderr, "%s: scope %s, project %s. Keep the key: it is not shown again.\n",
-            json_string_value(json_object_get(key, "id")), json_string_value(json_object_get(key, "scope")),
-            json_string_value(json_object_get(key, "project")));
+    fprintf(stderr, "%s: scope %s, project %s. Keep the key: it is not shown again.\n", id,
+            json_string_value(json_object_get(key, "scope")), json_string_value(json_object_get(key, "project")));
     return ferror(stdout) == 0 ? 0 : err_raise(ERR_STORAGE, "the key cannot be printed; revoke it and make another");
 }
 
@@ -193,15 +216,27 @@ static int list(struct store *store)
     return 0;
 }
 
+static int key_revoke(struct store *store, int log, const char *id)
+{
+    AUTO_JSON json_t *key = NULL;
+
+    TRY(store_key_get(store, id, &key));
+    TRY(store_key_revoke(store, id));
+    return key_audit(log, json_string_value(json_object_get(key, "project")), "delete_api_key", id, 204);
+}
+
 static int run(struct store *store, const struct arguments *arguments)
 {
-    if (strcmp(arguments->verb, "create") == 0) {
-        return create(store, arguments->request);
-    }
+    char path[PATH_MAX];
+    AUTO_CLOSE int log = -1;
+
     if (strcmp(arguments->verb, "list") == 0) {
         return list(store);
     }
-    return store_key_revoke(store, arguments->id);
+    TRY(fs_path(path, sizeof(path), "%s/" AUDIT_FILE, arguments->data_dir));
+    TRY(audit_open(path, &log));
+    return strcmp(arguments->verb, "create") == 0 ? create(store, log, arguments->request)
+                                                  : key_revoke(store, log, arguments->id);
 }
 
 int key_command(int argc, char **argv)

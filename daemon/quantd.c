@@ -14,6 +14,7 @@
 #include "daemon/quantd.h"
 
 #include "api/api.h"
+#include "api/audit.h"
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/ids.h"
@@ -271,7 +272,7 @@ static int open_api(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
     char audit_path[PATH_MAX];
-    TRY(fs_path(audit_path, sizeof(audit_path), "%s/audit.log", config->data_dir));
+    TRY(fs_path(audit_path, sizeof(audit_path), "%s/" AUDIT_FILE, config->data_dir));
     const struct api_config api = {
         .service = quantd->service,
         .host = config->listen_host,

@@ -249,8 +249,18 @@ def audit_log():
                 daemon.ask(daemon.keys[held], "POST", "/mcp", json={
                     "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}})
         path = os.path.join(daemon.data, "audit.log")
-        lines = lambda: [json.loads(line) for line in open(path)]
+        everything = lambda: [json.loads(line) for line in open(path)]
+        lines = lambda: [line for line in everything() if line["request"] is not None]
         wait_until(lambda: len(lines()) == 5, "five lines")
+        of_commands = [line for line in everything() if line["request"] is None]
+        equal([(line["operation"], line["status"], line["project"]) for line in of_commands],
+              [("create_api_key", 201, project) for project in ("default", "default", "default", "other")], "keys made by the command")
+        key_id = of_commands[-1]["object"].rsplit("/", 1)[1]
+        equal(key_command(daemon.data, "revoke", key_id).returncode, 0)
+        equal({name: value for name, value in everything()[-1].items() if name != "at"},
+              {"request": None, "client": "uid:%d" % os.getuid(), "key": None, "project": "other", "operation": "delete_api_key",
+               "object": key_id, "status": 204}, "a key revoked by the command")
+        true(key_command(daemon.data, "revoke", "key_" + ABSENT).returncode != 0 and len(everything()) == 10, "nothing for a key that is not there")
         equal([(line["operation"], line["status"]) for line in lines()],
               [("create_api_key", 201), ("delete_model", 403), ("list_models", 401),
                ("create_job", 403), ("create_job", 201)])
@@ -260,6 +270,16 @@ def audit_log():
         equal(os.stat(path).st_mode & 0o777, 0o600, "its mode")
         text = open(path).read()
         true(made["key"] not in text and "not-in-the-log" not in text, "neither secrets nor bodies")
+
+
+def keys_without_a_line():
+    """A key that the audit log does not have is not given out."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.symlink("/dev/full", os.path.join(folder, "audit.log"))
+        done = key_command(folder, "create", "--scope", "admin")
+        true(done.returncode == 1 and done.stdout == "" and "audit log" in done.stderr, repr(done))
+        listed = key_command(folder, "list").stdout.splitlines()
+        true(len(listed) == 2 and listed[1].split("\t")[6] != "-", "it is revoked: %r" % listed)
 
 
 def starts():
@@ -281,4 +301,4 @@ def starts():
 
 
 main([every_route_by_scope, other_projects_are_not_there, tools_by_scope, malformed_keys, keys_over_rest, keys_end,
-      bodies_with_unknown_keys, secrets_stay_secret, rates, quota_of_queued_jobs, audit_log, starts])
+      bodies_with_unknown_keys, secrets_stay_secret, rates, quota_of_queued_jobs, audit_log, keys_without_a_line, starts])
