@@ -102,6 +102,11 @@ int client_refused(struct cli *cli, const struct http_answer *answer)
     AUTO_JSON json_t *problem = NULL;
     const struct json_budget budget = {CLIENT_JSON_DEPTH, JSON_MEMORY_MAX, 0};
 
+    if (answer->status == 400 && answer->body != NULL && strncmp(http_url(cli->http), "http://", 7) == 0 &&
+        strstr(answer->body, "HTTPS") != NULL) { /* of quantd, nginx and others */
+        return err_set_hint(status_fail(outcome, "%s: the server expects TLS at this port", http_url(cli->http)),
+                            "write https:// in the URL");
+    }
     if (strcmp(answer->type, "application/problem+json") != 0 || answer->body == NULL ||
         json_parse_within(answer->body, answer->size, &budget, &problem) != 0 || !json_is_object(problem)) {
         return err_set_hint(status_fail(outcome, "%s answered with status %ld and \"%s\", not as quantd does",

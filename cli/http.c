@@ -391,34 +391,6 @@ int http_prepare(struct http *http, const struct http_call *call, CURL *easy, st
     return 0;
 }
 
-static int fail_transfer(const struct transfer *transfer, CURLcode code)
-{
-    const char *url = transfer->http->url;
-    const char *why = transfer->error[0] != '\0' ? transfer->error : curl_easy_strerror(code);
-
-    switch (code) {
-    case CURLE_OUT_OF_MEMORY:
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "%s: %s", url, why);
-    case CURLE_WEIRD_SERVER_REPLY:
-    case CURLE_UNSUPPORTED_PROTOCOL:
-    case CURLE_HTTP2:
-    case CURLE_BAD_CONTENT_ENCODING:
-        return status_fail(STATUS_SERVER, "%s: the answer is not HTTP/1.1: %s", url, why);
-    case CURLE_COULDNT_CONNECT:
-    case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_RESOLVE_PROXY:
-        return err_set_hint(status_fail(STATUS_UNREACHABLE, "cannot connect to %s: %s", url, why),
-                            "is quantd running there? --server, QUANTD_URL or quantctl login say where it is");
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_ISSUER_ERROR:
-        return err_set_hint(status_fail(STATUS_UNREACHABLE, "%s: the certificate is not trusted: %s", url, why),
-                            "--ca-file names the file of its authority");
-    default:
-        return status_fail(STATUS_UNREACHABLE, "%s: the connection failed: %s", url, why);
-    }
-}
-
 int http_finish(struct transfer *transfer, CURLcode code, struct http_answer *answer)
 {
     int rc = 0;
@@ -426,7 +398,7 @@ int http_finish(struct transfer *transfer, CURLcode code, struct http_answer *an
     if (transfer->rc != 0) {
         rc = transfer->rc; /* a callback said why */
     } else if (code != CURLE_OK) {
-        rc = fail_transfer(transfer, code);
+        rc = http_fault(transfer, code);
     } else {
         (void)curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &transfer->answer.status);
         *answer = transfer->answer;

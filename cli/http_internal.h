@@ -26,6 +26,8 @@ struct transfer {
     char error[CURL_ERROR_SIZE];
 };
 
+/* http_fault.c: the sentence for a transfer that libcurl could not complete. */
+int http_fault(const struct transfer *transfer, CURLcode code);
 int http_prepare(struct http *http, const struct http_call *call, CURL *easy, struct transfer *transfer);
 /* Frees what the transfer holds; sets *answer on success. */
 int http_finish(struct transfer *transfer, CURLcode code, struct http_answer *answer);
