@@ -22,11 +22,12 @@
 #define SEND_AHEAD (128 << 10) /* unsent bytes in the kernel, so that a slow client does not hold megabytes */
 #define WAIT_MS 1000
 #define LINGER_MS 2000
-#define STALL_MS 60000 /* the library has finished, and the client does not read the rest */
-#define FRESH_MS 1000  /* a connection without a request yet is not closed for another before this, */
-#define IDLE_MS 100    /* and an idle one after a response not before this */
-#define ADMIT_MS 50    /* interval at which idle connections are searched for waiting ones */
-#define ADMIT_BATCH 32 /* waiting connections examined at a time */
+#define STALL_MS 60000     /* the library has finished, and the client does not read the rest */
+#define FRESH_MS 1000      /* a connection without a request yet is not closed for another before this, */
+#define IDLE_MS 100        /* and an idle one after a response not before this */
+#define ADMIT_MS 50        /* interval at which idle connections are searched for waiting ones */
+#define ADMIT_BATCH 32     /* waiting connections examined at a time */
+#define SHAKE_SECONDS .002 /* of a run, for handshakes: signatures of large keys must not hold up other connections */
 
 static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
 {
@@ -73,7 +74,8 @@ static bool evict(struct relays *relays, const struct sockaddr_storage *address)
 static bool has_capacity(struct relays *relays, const struct sockaddr_storage *address)
 {
     unsigned same = 0;
-    for (const struct relay *relay = relays->all; relay != NULL; relay = relay->next) {
+    bool count = relays->attached >= relays->address_max; /* fewer of all are fewer of one */
+    for (const struct relay *relay = relays->all; count && relay != NULL; relay = relay->next) {
         same += relay->inner >= 0 && same_address(&relay->address, address);
     }
     return (same < relays->address_max || evict(relays, address)) &&
@@ -88,10 +90,16 @@ static bool watch(struct relays *relays, int fd, uint32_t events, void *data)
 
 /* --- admit or reject */
 
-/* Respond 503 without involving the library. */
-static void reject(struct relay *relay)
+void relays_reject(struct relay *relay)
 {
     char body[512], response[1024];
+
+    if (relay_shakes(relay)) { /* first the handshake */
+        relay->rejected = true;
+        relay_close_inner(relay);
+        relay_kick(relay);
+        return;
+    }
     int size = snprintf(body, sizeof(body),
                         "{\"type\":\"urn:quantd:error:queue_full\",\"title\":\"%s\",\"status\":503,"
                         "\"detail\":\"There are too many connections.\",\"instance\":null,\"code\":\"queue_full\","
@@ -103,7 +111,7 @@ static void reject(struct relay *relay)
                  "Connection: close\r\nCache-Control: no-store\r\nContent-Length: %d\r\n\r\n%s",
                  size, body);
 
-    (void)send(relay->client, response, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)relay_send(relay, response, (size_t)length);
     relay_end(relay);
 }
 
@@ -128,13 +136,13 @@ static void attach(struct relay *relay)
 
     stop_waiting(relay);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
-        reject(relay);
+        relays_reject(relay);
         return;
     }
     if (!watch(relays, pair[0], EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, relay)) {
         close(pair[0]);
         close(pair[1]);
-        reject(relay);
+        relays_reject(relay);
         return;
     }
     (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
@@ -146,7 +154,7 @@ static void attach(struct relay *relay)
     (void)MHD_add_connection(api->daemon, pair[1], (const struct sockaddr *)&relay->address, relay->address_size);
     api->attaching = NULL;
     if (relay->connection == NULL) { /* the library did not accept it and has closed its end */
-        reject(relay);
+        relays_reject(relay);
         return;
     }
     relay_kick(relay);
@@ -180,7 +188,7 @@ static void drop_unattached(struct relays *relays)
     if (oldest == NULL && relays->waiting != NULL) {
         oldest = relays->waiting;
         stop_waiting(oldest);
-        reject(oldest);
+        relays_reject(oldest);
     }
     if (oldest != NULL) {
         relay_drop(oldest);
@@ -194,7 +202,11 @@ static void add_client(struct api *api, int client, const struct sockaddr_storag
     const int one = 1, ahead = SEND_AHEAD;
     struct relay *relay = calloc(1, sizeof(*relay));
 
-    if (relay == NULL || !watch(relays, client, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, relay)) {
+    struct ssl_st *tls = relay != NULL && api->tls != NULL ? tls_accept(api->tls, client) : NULL;
+
+    if (relay == NULL || (tls == NULL && api->tls != NULL) ||
+        !watch(relays, client, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, relay)) {
+        tls_forget(tls);
         free(relay);
         close(client);
         return;
@@ -202,7 +214,8 @@ static void add_client(struct api *api, int client, const struct sockaddr_storag
     if (relays->unattached >= relays->unattached_max) {
         drop_unattached(relays);
     }
-    *relay = (struct relay){.api = api, .client = client, .inner = -1, .address = *address, .address_size = size};
+    *relay = (struct relay){
+        .api = api, .client = client, .inner = -1, .tls = tls, .address = *address, .address_size = size};
     relay->since_ms = relay->moved_ms = clock_monotonic_ms();
     (void)setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     (void)setsockopt(client, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &ahead, sizeof(ahead));
@@ -266,6 +279,7 @@ int relays_open(struct api *api, int listener, int library, const struct limits 
     relays->unattached_max = limits->unattached;
     relays->listener = listener;
     relays->library = library;
+    relays->put_off_end = &relays->put_off;
     relays->scratch = malloc(RELAY_PIECE);
     relays->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (relays->scratch == NULL || relays->epoll < 0 || !watch(relays, listener, EPOLLIN, &relays->listener) ||
@@ -273,6 +287,29 @@ int relays_open(struct api *api, int listener, int library, const struct limits 
         return err_raise_errno(errno, "cannot watch the listening socket");
     }
     return 0;
+}
+
+void relays_begin(struct api *api)
+{
+    struct relays *relays = &api->relays;
+
+    relays->shake_until = clock_monotonic_seconds() + SHAKE_SECONDS;
+    *relays->put_off_end = relays->ready;
+    relays->ready = relays->put_off;
+    relays->put_off = NULL;
+    relays->put_off_end = &relays->put_off;
+}
+
+bool relays_busy(const struct relays *relays)
+{
+    return relays->ready != NULL || relays->put_off != NULL;
+}
+
+static void put_off(struct relays *relays, struct relay *relay)
+{
+    relay->ready_next = NULL;
+    *relays->put_off_end = relay;
+    relays->put_off_end = &relay->ready_next;
 }
 
 bool relays_run(struct api *api)
@@ -295,6 +332,10 @@ bool relays_run(struct api *api)
     while (ready != NULL) {
         struct relay *relay = ready;
         ready = relay->ready_next;
+        if (relay_shakes(relay) && clock_monotonic_seconds() > relays->shake_until) {
+            put_off(relays, relay);
+            continue;
+        }
         relay->ready = false;
         if (!relay_pump(relay)) {
             relay_drop(relay);
@@ -324,11 +365,12 @@ void relays_sweep(struct api *api, int64_t now_ms)
         bool cut = relay->connection == NULL || relay->connection->cut;
         bool lingers = relay->ended_ms != 0 && now_ms - relay->ended_ms > LINGER_MS;
         bool stalls = cut && relay->ended_ms == 0 && !relay->waits && now_ms - relay->moved_ms > STALL_MS;
-        if (lingers || stalls) {
+        bool silent = relay->rejected && relay_shakes(relay) && now_ms - relay->since_ms > WAIT_MS + LINGER_MS;
+        if (lingers || stalls || silent) {
             relay_drop(relay);
         } else if (relay->waits && now_ms - relay->since_ms > WAIT_MS) {
             stop_waiting(relay);
-            reject(relay);
+            relays_reject(relay);
         }
     }
 }

@@ -33,6 +33,7 @@
 #define LISTEN_BACKLOG 1024
 #define ROUNDS_MAX 64
 #define RELEASED_LATE 256
+#define LIBRARY_MIN "0.9.75" /* with it and later ones the table of malformed requests is tested */
 
 /* Any thread: give a request back to the loop thread. */
 static void give_back(struct api *api, struct request *request)
@@ -169,6 +170,7 @@ void api_run(struct api *api)
     int64_t now = clock_monotonic_ms();
     take_returned(api);
     drain_backlog(api);
+    relays_begin(api);
     MHD_UNSIGNED_LONG_LONG timeout;
     for (int round = 0; round < ROUNDS_MAX; round++) {
         bool more = relays_run(api);
@@ -190,7 +192,7 @@ int64_t api_timeout_ms(struct api *api)
     if (MHD_get_timeout(api->daemon, &library) == MHD_YES) {
         timeout = library < INT32_MAX ? (int64_t)library : INT32_MAX;
     }
-    if (api->relays.ready != NULL) {
+    if (relays_busy(&api->relays)) {
         return 0;
     }
     int64_t next = api->relays.all != NULL || api->relays.paused ? api->sweep_ms : -1;
@@ -241,6 +243,18 @@ int api_socket(const struct api *api)
 int api_fd(const struct api *api)
 {
     return api->relays.epoll;
+}
+
+const struct tls *api_tls(const struct api *api)
+{
+    return api->tls;
+}
+
+void api_use_tls_take(struct api *api, struct tls *tls)
+{
+    tls_free(api->tls);
+    api->tls = tls;
+    atomic_store(&api->context.certificate_ends_at, tls_facts_of(tls)->ends_at);
 }
 
 static bool is_loopback(const struct sockaddr_storage *address)
@@ -303,6 +317,13 @@ static int listen_on(struct api *api, const struct api_config *config)
     return 0;
 }
 
+/* A browser that trusts the certificate for a name has not been misled about it. */
+static bool in_certificate(const void *data, const char *host)
+{
+    const struct api *api = data;
+    return api->tls != NULL && tls_names(api->tls, host);
+}
+
 static int copy_hosts(struct api *api, const struct api_config *config)
 {
     size_t count = 0;
@@ -315,6 +336,8 @@ static int copy_hosts(struct api *api, const struct api_config *config)
         TRY(mem_strdup(&api->allowed[i], config->allowed_hosts[i]));
     }
     api->hosts.listen = api->host;
+    api->hosts.names = in_certificate;
+    api->hosts.names_data = api;
     api->hosts.allowed = (const char *const *)api->allowed;
     return 0;
 }
@@ -327,8 +350,15 @@ static size_t keep_escapes(void *data, struct MHD_Connection *mhd, char *text)
 
 /* It has no listening socket: connections are handed to it (relay.c). A few more than our limit, because it releases
  * ended connections a little later than we do. */
-static int start_library(struct api *api, const struct limits *limits)
+static int start_library(struct api *api, const struct limits *limits, bool trust_proxy)
 {
+    if (api->hosts.any_address && !trust_proxy && strverscmp(MHD_get_version(), LIBRARY_MIN) < 0) {
+        return err_raise(ERR_CONFIG,
+                         "libmicrohttpd %s is older than " LIBRARY_MIN
+                         ", and what malformed requests it accepts is not known; "
+                         "listen on 127.0.0.1, or let only a proxy reach this address and pass --trust-proxy",
+                         MHD_get_version());
+    }
     api->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL, server_on_request, api,
         MHD_OPTION_CONNECTION_LIMIT, limits->connections + RELEASED_LATE, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
@@ -369,7 +399,7 @@ static int api_open_parts(struct api *api, const struct api_config *config)
     TRY(worker_pool_new(workers, (size_t)limits.connections, work, api, &api->workers));
     TRY(worker_pool_new(ADMIT_WORKERS, (size_t)limits.connections, work, api, &api->admit_workers));
     TRY(worker_pool_new(HEAVY_WORKERS, (size_t)limits.connections, work, api, &api->heavy_workers));
-    return start_library(api, &limits);
+    return start_library(api, &limits, config->trust_proxy);
 }
 
 int api_open(const struct api_config *config, struct api **out)
@@ -377,6 +407,8 @@ int api_open(const struct api_config *config, struct api **out)
     struct api *api;
     TRY(mem_new(&api));
     api->context.service = config->service;
+    api->context.tls = config->tls != NULL;
+    api->context.trust_proxy = config->trust_proxy;
     api->backlog_end = &api->backlog;
     api->deadline_ms = -1;
     api->fd = api->audit_fd = -1;
@@ -387,6 +419,9 @@ int api_open(const struct api_config *config, struct api **out)
     if (rc < 0) {
         api_close(api);
         return err_pass(rc, "opening the server");
+    }
+    if (config->tls != NULL) {
+        api_use_tls_take(api, config->tls);
     }
     *out = api;
     return 0;
@@ -432,6 +467,7 @@ void api_close(struct api *api)
     worker_pool_free(api->heavy_workers);
     notifier_free(api->context.notifier);
     auth_cache_free(api->context.keys);
+    tls_free(api->tls);
     buckets_free(api->key_rates);
     buckets_free(api->address_rates);
     if (api->audit_fd >= 0) {

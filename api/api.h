@@ -6,6 +6,7 @@
  * A connection is suspended while a worker has it, while a streamed body waits for its consumer (backpressure), and
  * while a streamed reply waits for more. */
 
+#include "api/tls.h"
 #include "jobs/jobs.h"
 
 #include <stdint.h>
@@ -19,6 +20,8 @@ struct api_config {
     int socket;                       /* > 0: a listening TCP socket, which is taken over; otherwise one is created */
     const char *const *allowed_hosts; /* extra Host names, NULL-terminated or NULL; loopback names are always allowed
                                          when bound to loopback */
+    struct tls *tls;                  /* for every connection; taken over by a successful api_open. NULL: plain HTTP */
+    bool trust_proxy;                 /* X-Forwarded-Proto is a proxy's, and not a client's */
     bool keys;                        /* requests need an API key */
     int64_t key_rate, address_rate;   /* requests per second of one key, of one address; 0 = no limit */
     const char *audit_path;           /* file to append a line to for each request that changes something; or NULL */
@@ -35,10 +38,13 @@ struct api_config {
 int api_open(const struct api_config *config, struct api **out);
 const char *api_library_version(void); /* of the HTTP library that runs, such as "0.9.75" */
 uint16_t api_port(const struct api *api);
-int api_socket(const struct api *api);   /* the listening socket; api_close closes it */
-int api_fd(const struct api *api);       /* epoll descriptor to poll for reading */
-int64_t api_timeout_ms(struct api *api); /* -1 = none */
-void api_run(struct api *api);           /* loop thread: handle what is ready; never blocks */
+int api_socket(const struct api *api);            /* the listening socket; api_close closes it */
+int api_fd(const struct api *api);                /* epoll descriptor to poll for reading */
+int64_t api_timeout_ms(struct api *api);          /* -1 = none */
+void api_run(struct api *api);                    /* loop thread: handle what is ready; never blocks */
+const struct tls *api_tls(const struct api *api); /* of new connections; NULL: plain HTTP */
+/* Loop thread: connections from now on use it; only for a server that was opened with one. */
+void api_use_tls_take(struct api *api, struct tls *tls);
 /* Any thread: job has new events (wakes its streams and long polls). */
 void api_job_event(struct api *api, const char *job_id);
 /* Loop thread: readyz fails, no new work is accepted. Streams end. */

@@ -29,6 +29,7 @@ static const struct metrics_bounds duration_bounds = {
     13, {0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 300, 3600}};
 static metrics_counter requests[COUNTERS][METHODS][STATUSES];
 static struct metrics_histogram durations[COUNTERS];
+static metrics_counter handshakes[2]; /* failed, complete */
 
 static size_t counters_method(const char *method)
 {
@@ -47,6 +48,11 @@ void counters_request(const struct route *route, const char *method, int status,
                                   memory_order_relaxed);
     }
     metrics_observe(&durations[row], &duration_bounds, seconds);
+}
+
+void counters_handshake(bool complete)
+{
+    atomic_fetch_add_explicit(&handshakes[complete], 1, memory_order_relaxed);
 }
 
 static const char *path_of(size_t row)
@@ -83,5 +89,12 @@ void counters_write(FILE *out)
         const char *method = row == COUNTER_NO_ROUTE ? "none" : routes_table[row].method;
         const struct metrics_label labels[] = {{"route", path_of(row)}, {"method", method}, {NULL, NULL}};
         metrics_distribution(out, "quantd_http_request_duration_seconds", labels, &duration_bounds, &durations[row]);
+    }
+    metrics_family(out, "quantd_tls_handshakes_total", "counter",
+                   "TLS handshakes that ended, without those whose client just left.");
+    for (size_t complete = 0; complete < 2; complete++) {
+        const struct metrics_label labels[] = {{"outcome", complete == 1 ? "complete" : "failed"}, {NULL, NULL}};
+        metrics_count(out, "quantd_tls_handshakes_total", labels,
+                      atomic_load_explicit(&handshakes[complete], memory_order_relaxed));
     }
 }

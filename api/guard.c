@@ -225,7 +225,7 @@ bool guard_host_allowed(const struct guard_hosts *hosts, const char *value, bool
             return true;
         }
     }
-    return false;
+    return hosts->names != NULL && hosts->names(hosts->names_data, host);
 }
 
 static int check_origin(const struct guard_request *request, const struct guard_hosts *hosts,

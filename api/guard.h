@@ -27,6 +27,8 @@ struct guard_hosts {
     bool any_address;           /* not bound to loopback: IP literals are allowed, since they cannot be rebound */
     const char *listen;         /* the bound address */
     const char *const *allowed; /* NULL-terminated or NULL */
+    bool (*names)(const void *data, const char *host); /* those of the certificate; NULL: none */
+    const void *names_data;
 };
 
 struct guard_verdict {

@@ -41,6 +41,12 @@ int handlers_get_metrics(struct request *request)
         const struct metrics_label labels[] = {{"version", QUANTD_VERSION}, {"compiler", __VERSION__}, {NULL, NULL}};
         metrics_count(out, "quantd_build_info", labels, 1);
         counters_write(out);
+        if (request->context->tls) {
+            metrics_family(out, "quantd_tls_certificate_expiry_timestamp_seconds", "gauge",
+                           "End of the server's certificate, in Unix seconds.");
+            metrics_count(out, "quantd_tls_certificate_expiry_timestamp_seconds", NULL,
+                          (uint64_t)atomic_load(&request->context->certificate_ends_at));
+        }
         service_metrics(request->context->service, out);
         written = ferror(out) == 0;
         written = fclose(out) == 0 && written;

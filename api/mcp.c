@@ -304,7 +304,7 @@ static json_t *list_tools(void)
 /* --- calls */
 
 /* {"artifact_id","files":[{"path","url","bytes","sha256"}]} of a manifest. */
-static json_t *urls_of(const json_t *manifest, const char *host)
+static json_t *urls_of(const json_t *manifest, const char *scheme, const char *host)
 {
     const char *id = json_string_value(json_object_get(manifest, "id"));
     json_t *files = json_array(), *file;
@@ -324,7 +324,7 @@ static json_t *urls_of(const json_t *manifest, const char *host)
         if (out != NULL && fclose(out) == 0) {
             json_array_append_new(
                 files, json_pack("{s:O, s:o, s:O, s:O}", "path", json_object_get(file, "path"), "url",
-                                 json_sprintf("http://%s/v1/artifacts/%s/files/%s", host, id, escaped), "bytes",
+                                 json_sprintf("%s://%s/v1/artifacts/%s/files/%s", scheme, host, id, escaped), "bytes",
                                  json_object_get(file, "bytes"), "sha256", json_object_get(file, "sha256")));
         }
     }
@@ -366,6 +366,7 @@ static json_t *call(struct request *request, const struct tool *tool, const json
 {
     const struct route *outer = request->route;
     json_t *message = request->json;
+    const char *scheme = request_scheme(request);
     AUTO_FREE char *host = strdup(request_header(request, "Host") != NULL ? request_header(request, "Host") : "");
 
     request->route = mcp_tool(tool->name);
@@ -380,7 +381,7 @@ static json_t *call(struct request *request, const struct tool *tool, const json
     bool failed = request->reply.status >= 400;
     json_t *answer = json_loadb(request->reply.body, request->reply.size, 0, NULL);
     if (!failed && strcmp(tool->name, "artifact_url") == 0) {
-        json_t *urls = urls_of(answer, host != NULL ? host : "");
+        json_t *urls = urls_of(answer, scheme, host != NULL ? host : "");
         json_decref(answer);
         answer = urls;
     }

@@ -9,14 +9,22 @@
  * directions until the kernel returns EAGAIN or its share of the iteration is used up.
  *
  * At the end, when the library has closed its side and its last byte was sent, our direction is shut down, and what the
- * client still sends is discarded for a moment, because a reset could overtake the response. */
+ * client still sends is discarded for a moment, because a reset could overtake the response.
+ *
+ * With TLS (tls.h) the client's bytes are those within, peeked and removed in the same way; OpenSSL has at most one
+ * record of each direction in memory, and only while there is traffic. A client that speaks HTTP where TLS is expected
+ * is told so. */
 
 #include "api/relay.h"
 
+#include "api/counters.h"
 #include "api/server.h"
+#include "base/log.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -48,8 +56,8 @@ static void close_watched(struct relays *relays, int fd)
     close(fd);
 }
 
-/* The library's side has ended: one of three descriptors is left. */
-static void close_inner(struct relay *relay)
+/* One of three descriptors is left. */
+void relay_close_inner(struct relay *relay)
 {
     struct relays *relays = &relay->api->relays;
 
@@ -66,13 +74,23 @@ static void close_inner(struct relay *relay)
     }
 }
 
-static void forget(struct relay **list, struct relay *relay, bool waiting)
+static bool forget(struct relay **list, struct relay *relay, bool waiting)
 {
     for (struct relay **at = list; *at != NULL; at = waiting ? &(*at)->waiting_next : &(*at)->ready_next) {
         if (*at == relay) {
             *at = waiting ? relay->waiting_next : relay->ready_next;
-            return;
+            return true;
         }
+    }
+    return false;
+}
+
+static void forget_put_off(struct relays *relays, struct relay *relay)
+{
+    (void)forget(&relays->put_off, relay, false);
+    relays->put_off_end = &relays->put_off;
+    while (*relays->put_off_end != NULL) {
+        relays->put_off_end = &(*relays->put_off_end)->ready_next;
     }
 }
 
@@ -81,7 +99,7 @@ void relay_drop(struct relay *relay)
     struct relays *relays = &relay->api->relays;
 
     set_blocked(relay, false);
-    close_inner(relay);
+    relay_close_inner(relay);
     relays->unattached--;
     if (relay->previous != NULL) {
         relay->previous->next = relay->next;
@@ -91,23 +109,96 @@ void relay_drop(struct relay *relay)
     if (relay->next != NULL) {
         relay->next->previous = relay->previous;
     }
-    if (relay->ready) {
-        forget(&relays->ready, relay, false);
+    if (relay->ready && !forget(&relays->ready, relay, false)) {
+        forget_put_off(relays, relay);
     }
     if (relay->waits) {
-        forget(&relays->waiting, relay, true);
+        (void)forget(&relays->waiting, relay, true);
     }
+    if (relay->shaken && relay->tls != NULL) {
+        (void)tls_end(relay->tls);
+    }
+    tls_forget(relay->tls);
     close_watched(relays, relay->client);
     free(relay);
 }
 
 void relay_end(struct relay *relay)
 {
+    relay->input_stopped = relay->inner_ended = true;
+    relay_close_inner(relay);
+    if (relay->shaken && relay->tls != NULL && !tls_end(relay->tls)) {
+        set_blocked(relay, true); /* relay_pump tries again */
+        return;
+    }
+    tls_forget(relay->tls);
+    relay->tls = NULL;
+    set_blocked(relay, false);
     (void)shutdown(relay->client, SHUT_WR);
     relay->ended_ms = clock_monotonic_ms();
-    relay->input_stopped = relay->inner_ended = true;
-    close_inner(relay);
     relay_kick(relay);
+}
+
+/* --- the handshake */
+
+bool relay_shakes(const struct relay *relay)
+{
+    return relay->tls != NULL && !relay->shaken && !relay->waits;
+}
+
+/* The client speaks HTTP: say what it should do instead, in what it understands. */
+static void answer_plain(struct relay *relay)
+{
+    static const char body[] =
+        "This port speaks HTTPS, and the request was sent unencrypted. Use https:// in the URL.\n";
+    char text[512];
+    int size = snprintf(text, sizeof(text),
+                        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
+                        "Cache-Control: no-store\r\nContent-Length: %zu\r\n\r\n%s",
+                        strlen(body), body);
+
+    (void)send(relay->client, text, (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void log_handshake(const struct relay *relay, const char *why)
+{
+    char client[CONNECTION_CLIENT_SIZE] = "";
+
+    access_client((const struct sockaddr *)&relay->address, client);
+    log_info("TLS handshake failed", LOG_S("client", client), LOG_S("reason", why));
+}
+
+/* Continue it; true when it is complete. False with *broken: the connection has ended. */
+static bool shake(struct relay *relay, bool *broken)
+{
+    const char *why = NULL;
+
+    *broken = relay->connection == NULL && !relay->rejected; /* the deadline of its first request has passed */
+    if (*broken) {
+        return false;
+    }
+    enum tls_handshake step = tls_shake(relay->tls, &why);
+    if (step == TLS_WAIT) {
+        return false;
+    }
+    if (step == TLS_COMPLETE) {
+        relay->shaken = true;
+        counters_handshake(true);
+        if (relay->rejected) {
+            relays_reject(relay);
+        }
+        return !relay->rejected;
+    }
+    if (step == TLS_PLAIN) {
+        answer_plain(relay);
+        why = "the client speaks HTTP without TLS";
+    }
+    if (why != NULL) { /* else it left: a probe of the port, a load balancer */
+        counters_handshake(false);
+        log_handshake(relay, why);
+    }
+    relay_end(relay);
+    return false;
 }
 
 /* --- both directions */
@@ -144,10 +235,28 @@ static enum step failed(void)
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? STEP_WAIT : STEP_BROKEN;
 }
 
+ssize_t relay_send(struct relay *relay, const void *data, size_t size)
+{
+    return relay->tls != NULL ? tls_write(relay->tls, data, size) : send(relay->client, data, size, MSG_NOSIGNAL);
+}
+
+static ssize_t relay_peek(struct relay *relay, void *data, size_t size)
+{
+    return relay->tls != NULL ? tls_peek(relay->tls, data, size) : recv(relay->client, data, size, MSG_PEEK);
+}
+
+/* Remove bytes that were peeked. */
 static enum step relay_consume(struct relay *relay, size_t size)
 {
+    while (relay->tls != NULL && size > 0) {
+        ssize_t got = tls_read(relay->tls, relay->api->relays.scratch, size < RELAY_PIECE ? size : RELAY_PIECE);
+        if (got <= 0) {
+            return STEP_BROKEN;
+        }
+        size -= (size_t)got;
+    }
     /* For TCP, MSG_TRUNC removes bytes without copying them. */
-    return recv(relay->client, NULL, size, MSG_TRUNC) < 0 ? failed() : STEP_MORE;
+    return size > 0 && recv(relay->client, NULL, size, MSG_TRUNC) < 0 ? failed() : STEP_MORE;
 }
 
 /* One part from the client. */
@@ -157,7 +266,7 @@ static enum step move_in(struct relay *relay, size_t *moved)
         return STEP_WAIT;
     }
     char *piece = relay->api->relays.scratch;
-    ssize_t got = recv(relay->client, piece, RELAY_PIECE, MSG_PEEK);
+    ssize_t got = relay_peek(relay, piece, RELAY_PIECE);
     if (got < 0) {
         return failed();
     }
@@ -210,7 +319,7 @@ static enum step move_out(struct relay *relay, size_t *moved)
         relay->inner_ended = true;
         return STEP_WAIT;
     }
-    ssize_t sent = send(relay->client, piece, (size_t)got, MSG_NOSIGNAL);
+    ssize_t sent = relay_send(relay, piece, (size_t)got);
     if (sent < 0) {
         set_blocked(relay, failed() == STEP_WAIT);
         return failed();
@@ -224,11 +333,14 @@ bool relay_pump(struct relay *relay)
 {
     size_t in = 0, out = 0;
     enum step step;
+    bool broken = false;
 
     if (relay->waits) {
         return true;
     }
-
+    if (relay_shakes(relay) && !shake(relay, &broken)) {
+        return !broken;
+    }
     while ((step = move_in(relay, &in)) == STEP_MORE && in < SHARE) {
     }
     if (relay->refused && relay->connection != NULL &&

@@ -3,6 +3,7 @@
  * time, and carries responses back. Internal to api/; loop thread. */
 
 #include "api/frame.h"
+#include "api/tls.h"
 
 #include <netinet/in.h>
 #include <stdbool.h>
@@ -17,14 +18,16 @@ struct connection;
 struct limits;
 
 /* One client. It waits for capacity, is attached to the library by a socket pair, whose other end the library has, and
- * lingers after its end. */
+ * lingers after its end. With TLS the handshake follows when it is attached, and a client that lingers is one without
+ * TLS: nothing more is sent to it. */
 struct relay {
     struct relay *next, *previous;
-    struct relay *ready_next;   /* in the list of those with work to do */
+    struct relay *ready_next;   /* in the list of those with work to do, or of those whose handshake is put off */
     struct relay *waiting_next; /* in the list of those that wait for capacity, oldest first */
     struct api *api;
     struct connection *connection; /* the library's side; NULL before and after it exists */
     int client, inner;             /* inner: -1 while it waits or lingers */
+    struct ssl_st *tls;            /* NULL: none, or no longer */
     struct frame frame;
     struct sockaddr_storage address;
     socklen_t address_size;
@@ -32,7 +35,9 @@ struct relay {
     int64_t moved_ms;   /* when the client last received something */
     int64_t ended_ms;   /* when the last byte was sent; 0 = not yet */
     bool waits;         /* for capacity */
-    bool ready;         /* in the list */
+    bool ready;         /* in one of the lists */
+    bool shaken;        /* the handshake is complete */
+    bool rejected;      /* gets its answer as soon as that is so */
     bool input_stopped; /* input from the client is discarded: no further request is handled */
     bool refused;       /* the frame was refused, and the library's side does not know yet */
     bool blocked;       /* the client does not read what there is for it */
@@ -41,7 +46,9 @@ struct relay {
 
 struct relays {
     struct relay *all, *ready, *waiting;
-    unsigned attached, unattached; /* to the library, or with only their own socket */
+    struct relay *put_off, **put_off_end; /* handshakes for the next run, oldest first */
+    double shake_until;                   /* of this run: no further handshake after that time */
+    unsigned attached, unattached;        /* to the library, or with only their own socket */
     unsigned attached_max, unattached_max, address_max;
     int epoll, listener, library; /* library: its epoll descriptor */
     int64_t admit_ms;             /* when to try to admit those that wait */
@@ -52,12 +59,18 @@ struct relays {
 
 /* accept.c: watch the listening socket and the library. */
 int relays_open(struct api *api, int listener, int library, const struct limits *limits);
+/* Before the first relays_run of a run. */
+void relays_begin(struct api *api);
 /* Take events and move bytes; true when there may be more to do at once. */
 bool relays_run(struct api *api);
+/* Whether there is work that needs no event. */
+bool relays_busy(const struct relays *relays);
 /* Deadlines; now and then. */
 void relays_sweep(struct api *api, int64_t now_ms);
 /* The library has stopped: send its last bytes, and close everything. */
 void relays_close(struct api *api);
+/* Respond 503 without involving the library. */
+void relays_reject(struct relay *relay);
 
 /* relay.c: move bytes in both directions as far as possible; false when the connection has ended. */
 bool relay_pump(struct relay *relay);
@@ -67,6 +80,12 @@ void relay_next(struct relay *relay);
 void relay_kick(struct relay *relay);
 /* The library has closed its side. */
 void relay_detach(struct relay *relay);
+/* Whether its handshake is due. */
+bool relay_shakes(const struct relay *relay);
+/* Send bytes to the client, as send does. */
+ssize_t relay_send(struct relay *relay, const void *data, size_t size);
+/* The library's side has ended. */
+void relay_close_inner(struct relay *relay);
 /* Nothing more will be sent: shut down our direction, and linger. */
 void relay_end(struct relay *relay);
 /* Close it at once. */

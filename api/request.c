@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define JSON_DEPTH_MAX 32
 
@@ -158,6 +159,14 @@ int request_idempotent(struct request *request, const char *digest, int (*create
     }
     request_store_response(request, &scoped, digest);
     return 0;
+}
+
+const char *request_scheme(const struct request *request)
+{
+    const char *given = request->context->trust_proxy ? request_header(request, "X-Forwarded-Proto") : NULL;
+    size_t size = given != NULL ? strcspn(given, " \t,") : 0; /* of several proxies the first one met the client */
+    bool https = given != NULL ? size == 5 && strncasecmp(given, "https", size) == 0 : request->context->tls;
+    return https ? "https" : "http";
 }
 
 int request_offer(const struct request *request)

@@ -35,8 +35,10 @@ struct request_context {
     struct service *service;
     struct notifier *notifier;
     struct auth_cache *keys; /* NULL: no key is needed */
+    bool tls, trust_proxy;   /* of the listening socket; a proxy says how its client sent a request */
     atomic_bool draining;
-    atomic_int streams; /* uploads and downloads of files in progress */
+    _Atomic int64_t certificate_ends_at; /* Unix seconds, with tls */
+    atomic_int streams;                  /* uploads and downloads of files in progress */
     int streams_max;
 };
 
@@ -146,6 +148,9 @@ void request_forget_keys(struct request *request);
 bool request_holds_resources(const struct request *request);
 /* A header of the request, or NULL. Provided by the server; worker or loop, whoever owns the request. */
 const char *request_header(const struct request *request, const char *name);
+/* "http" or "https": how the client reaches the service, for URLs made from its Host header. Threads as for
+ * request_header. */
+const char *request_scheme(const struct request *request);
 /* Count the request as an upload or download of a file, until it is freed. At the limit: ERR_QUEUE_FULL, and the
  * connection ends. Loop thread, so that a flood of downloads does not even reach the workers. */
 int request_stream(struct request *request);

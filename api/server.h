@@ -58,6 +58,7 @@ struct api {
     struct MHD_Daemon *daemon;
     struct worker_pool *workers, *admit_workers, *heavy_workers; /* of ROUTE_ADMITS and ROUTE_HEAVY */
     struct guard_hosts hosts;
+    struct tls *tls;                           /* of new connections; NULL: plain HTTP */
     struct buckets *key_rates, *address_rates; /* NULL: no limit */
     int audit_fd;                              /* -1 = none */
     char *host;

@@ -78,8 +78,12 @@ static const struct row rows[] = {
      .help = "The same of bytes of files, uploaded models and artifacts (suffix K, M, G or T)"},
     {"max-upload-per-project", "BYTES", ROW_BYTES, AT(max_upload_per_project), "0", 0, (int64_t)1 << 60,
      .help = "The same of bytes of uploads that are not complete (suffix K, M, G or T)"},
+    {"tls-certificate", "FILE", ROW_PATH, AT(tls_certificate),
+     .help = "Serve HTTPS with this certificate: a PEM file that also has those of its issuers; read again on SIGHUP"},
+    {"tls-key", "FILE", ROW_PATH, AT(tls_key), .help = "Private key of the certificate: a PEM file without passphrase"},
     {"trust-proxy", NULL, ROW_FLAG, AT(trust_proxy), "false",
-     .help = "Listen beyond loopback without TLS, because only a proxy that encrypts can reach the address"},
+     .help = "Listen beyond loopback without TLS, because only a proxy that encrypts can reach the address; its "
+             "X-Forwarded-Proto is believed"},
     {"allowed-host", "NAME", ROW_TEXTS, AT(allowed_hosts), .separator = ',',
      .help = "Host header to accept in addition to the loopback names; repeatable"},
     {"device", "NAME", ROW_TEXT, AT(device), "auto", .help = "Device to run jobs on: auto, cpu or cuda:N"},
@@ -452,26 +456,31 @@ int config_check_address(const struct config *config)
     if (config_is_loopback(config->listen_host)) {
         return 0;
     }
-    if (config->auth != CONFIG_AUTH_KEYS) {
-        return err_raise(ERR_CONFIG,
-                         "refusing to listen on %s without authentication: anyone who can reach this address would "
-                         "control the daemon; make a key with quantd key create and pass --auth keys, or listen on "
-                         "127.0.0.1",
-                         config->listen_host);
+    bool keys = config->auth == CONFIG_AUTH_KEYS, encrypted = config->tls_certificate != NULL || config->trust_proxy;
+    if (keys && encrypted) {
+        return 0;
     }
-    if (!config->trust_proxy) {
-        return err_raise(ERR_CONFIG,
-                         "refusing to listen on %s without TLS: keys would be readable on the network; listen on "
-                         "127.0.0.1, or, where only a proxy that encrypts can reach this address, pass --trust-proxy",
-                         config->listen_host);
-    }
-    return 0;
+    return err_raise(ERR_CONFIG,
+                     "refusing to listen on %s without %s: anyone who can reach this address %s; either listen on "
+                     "127.0.0.1, or pass --auth keys (quantd key create makes the first key) and --tls-certificate "
+                     "and --tls-key, or, where only a proxy that encrypts can reach this address, pass --auth keys and "
+                     "--trust-proxy",
+                     config->listen_host,
+                     keys        ? "TLS"
+                     : encrypted ? "authentication"
+                                 : "authentication and TLS",
+                     keys ? "could read the keys of others" : "would control the daemon");
 }
 
 static int check(const struct config *config)
 {
     if (config->data_dir == NULL) {
         return err_raise(ERR_CONFIG, "no data directory is set; pass --data-dir DIR or set QUANTD_DATA_DIR");
+    }
+    if ((config->tls_certificate != NULL) != (config->tls_key != NULL)) {
+        return err_raise(ERR_CONFIG, "--tls-%s is set without --tls-%s; TLS needs the certificate and its key",
+                         config->tls_key != NULL ? "key" : "certificate",
+                         config->tls_key != NULL ? "certificate" : "key");
     }
     return config_check_address(config);
 }
@@ -497,6 +506,8 @@ void config_deinit(struct config *config)
 {
     free(config->data_dir);
     free(config->listen_host);
+    free(config->tls_certificate);
+    free(config->tls_key);
     free(config->device);
     free(config->module_dir);
     free_list(config->model_roots);

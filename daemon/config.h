@@ -18,8 +18,9 @@ struct config {
     char **model_roots; /* absolute, existing directories; NULL-terminated, never NULL */
     char *listen_host;  /* address without brackets */
     uint16_t listen_port;
-    int auth;                       /* enum config_auth */
-    int64_t key_rate, address_rate; /* requests per second; 0 = no limit */
+    int auth;                        /* enum config_auth */
+    int64_t key_rate, address_rate;  /* requests per second; 0 = no limit */
+    char *tls_certificate, *tls_key; /* files; both or neither */
     bool trust_proxy;     /* a proxy in front encrypts: other addresses than loopback are allowed without TLS */
     char **allowed_hosts; /* NULL-terminated, never NULL */
     char *device;

@@ -36,7 +36,7 @@ void notify_send(const char *state)
     close(fd);
 }
 
-void notify_restart(void)
+void notify_reloading(void)
 {
     char state[80];
 

@@ -4,4 +4,4 @@
 /* "READY=1", "STOPPING=1", "STATUS=..."; does nothing when $NOTIFY_SOCKET is not set. Any thread. */
 void notify_send(const char *state);
 /* RELOADING=1: not ready until the next READY=1. */
-void notify_restart(void);
+void notify_reloading(void);

@@ -20,6 +20,7 @@
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "daemon/certificate.h"
 #include "daemon/modules.h"
 #include "daemon/notify.h"
 #include "daemon/report.h"
@@ -51,8 +52,9 @@ struct quantd {
     uv_async_t wake, drained, lost;
     uv_signal_t term, interrupt, cpu;
     struct signals signals;
-    const char *reason; /* for the end; NULL = it never ran */
-    bool cut_off;       /* requests were open at the end */
+    struct certificate certificate; /* unused without TLS */
+    const char *reason;             /* for the end; NULL = it never ran */
+    bool cut_off;                   /* requests were open at the end */
     double started;
     uv_thread_t drainer;
     bool draining, restarting, service_drained;
@@ -236,7 +238,7 @@ static void on_lost(uv_async_t *lost)
     log_error("device lost, restarting in place", LOG_I("pid", getpid()));
     quantd->restarting = true;
     quantd->reason = "a lost device: the daemon restarts in place";
-    notify_restart();
+    notify_reloading();
     shut_down(quantd);
 }
 
@@ -268,7 +270,8 @@ static int open_loop(struct quantd *quantd)
     return 0;
 }
 
-static int open_api(struct quantd *quantd, int socket)
+/* *tls is NULL once the API has it. */
+static int open_api(struct quantd *quantd, int socket, struct tls **tls)
 {
     const struct config *config = quantd->config;
     char audit_path[PATH_MAX];
@@ -278,6 +281,8 @@ static int open_api(struct quantd *quantd, int socket)
         .host = config->listen_host,
         .port = config->listen_port,
         .socket = socket,
+        .tls = *tls,
+        .trust_proxy = config->trust_proxy,
         .keys = config->auth == CONFIG_AUTH_KEYS,
         .key_rate = config->key_rate,
         .address_rate = config->address_rate,
@@ -293,6 +298,7 @@ static int open_api(struct quantd *quantd, int socket)
     if (rc != 0) {
         return err_pass(rc, "listen on %s port %u", config->listen_host, config->listen_port);
     }
+    *tls = NULL;
     announce(quantd, true);
     int status = uv_poll_init(&quantd->loop, &quantd->poll, api_fd(quantd->api));
     if (status != 0) {
@@ -323,9 +329,13 @@ static int open_layers(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
     const struct store_config store = {.data_dir = config->data_dir, .state = "sqlite", .blobs = "fs"};
+    AUTO(tls) struct tls *tls = NULL;
 
     TRY(modules_folders(config->module_dir, quantd->module_folders, sizeof(quantd->module_folders)));
     TRY(service_load_devices(config->data_dir, quantd->module_folders, config->device));
+    if (config->tls_certificate != NULL) {
+        TRY(tls_load(config->tls_certificate, config->tls_key, &tls));
+    }
     TRY(store_open(&store, &quantd->store)); /* last: nothing is written before the options are validated */
     TRY(check_keys(quantd));
     store_on_event(quantd->store, forward_event, quantd);
@@ -351,7 +361,7 @@ static int open_layers(struct quantd *quantd, int socket)
     };
     TRY(service_open(&service, &quantd->service));
     TRY(open_loop(quantd));
-    TRY(open_api(quantd, socket));
+    TRY(open_api(quantd, socket, &tls));
     return service_start(quantd->service);
 }
 
@@ -374,6 +384,18 @@ int quantd_open(const struct config *config, int socket, struct quantd **out)
     return 0;
 }
 
+/* Also called after the end: the files may have been read meanwhile. */
+static void use_certificate(void *data, struct tls *tls)
+{
+    struct quantd *quantd = data;
+
+    if (quantd->api == NULL) {
+        tls_free(tls);
+        return;
+    }
+    api_use_tls_take(quantd->api, tls);
+}
+
 int quantd_run(struct quantd *quantd)
 {
     const char *host = quantd->config->listen_host;
@@ -383,6 +405,12 @@ int quantd_run(struct quantd *quantd)
     status = status != 0 ? status : uv_signal_start(&quantd->term, on_signal, SIGTERM);
     status = status != 0 ? status : uv_signal_start(&quantd->interrupt, on_signal, SIGINT);
     status = status != 0 ? status : uv_signal_start(&quantd->cpu, on_signal, SIGXCPU);
+    if (quantd->config->tls_certificate != NULL) {
+        certificate_open(&quantd->certificate, quantd->config, &quantd->loop, tls_facts_of(api_tls(quantd->api)),
+                         use_certificate, quantd);
+        quantd->signals.hang_up = certificate_reload;
+        quantd->signals.data = &quantd->certificate;
+    }
     status = status != 0 ? status : signals_watch(&quantd->loop, &quantd->signals);
     if (status != 0) {
         return raise_uv(status, "cannot start the event loop");
@@ -393,7 +421,8 @@ int quantd_run(struct quantd *quantd)
     quantd->started = clock_monotonic_seconds();
     quantd->reason = "the loop ended";
     report_start(quantd->config, quantd->module_folders, api_port(quantd->api));
-    printf("listening on http://%s%s%s:%u\n", six ? "[" : "", host, six ? "]" : "", api_port(quantd->api));
+    printf("listening on %s://%s%s%s:%u\n", quantd->config->tls_certificate != NULL ? "https" : "http", six ? "[" : "",
+           host, six ? "]" : "", api_port(quantd->api));
     (void)fflush(stdout);
     notify_send("READY=1");
     run_once(quantd);

@@ -43,8 +43,9 @@ void report_start(const struct config *config, const char *module_folders, uint1
         LOG_I("max_streams", config->max_streams), LOG_I("drain_seconds", config->drain_seconds),
         LOG_S("module_dir", module_folders), LOG_S("allowed_host", join(config->allowed_hosts, hosts)),
         LOG_S("auth", config->auth == CONFIG_AUTH_KEYS ? "keys" : "none"),
+        LOG_S("tls_certificate", config->tls_certificate), LOG_S("tls_key", config->tls_key),
         LOG_S("trust_proxy", config->trust_proxy ? "true" : "false"), LOG_S("log_level", levels[config->log_level]),
-        LOG_S("libmicrohttpd", api_library_version()), LOG_I("pid", getpid()));
+        LOG_S("libmicrohttpd", api_library_version()), LOG_S("openssl", tls_library_version()), LOG_I("pid", getpid()));
 }
 
 void report_end(const char *reason, double seconds, bool clean)

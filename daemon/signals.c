@@ -1,6 +1,7 @@
 /* What each signal does: SIGTERM, SIGINT and SIGXCPU shut the daemon down (quantd.c). SIGQUIT, SIGABRT and SIGSEGV have
- * their default action, which dumps core. SIGHUP, SIGUSR1, SIGUSR2, SIGIO, SIGPWR and SIGSTKFLT are logged and ignored:
- * the log goes to standard error, so there is no file to reopen, and options are read at startup only. SIGPIPE and
+ * their default action, which dumps core. SIGHUP reads the certificate of TLS again, where there is one. Without it
+ * SIGHUP, and always SIGUSR1, SIGUSR2, SIGIO, SIGPWR and SIGSTKFLT are logged and ignored: the log goes to standard
+ * error, so there is no file to reopen, and options are read at startup only. SIGPIPE and
  * SIGXFSZ are ignored, because the write that fails returns an error; so is SIGALRM, except during a shutdown.
  *
  * Ignored signals stay ignored across exec, so a restart in place has no moment at which one of them kills. */
@@ -45,7 +46,12 @@ const char *signals_name(int number)
 
 static void on_ignored(uv_signal_t *handle, int number)
 {
-    (void)handle;
+    const struct signals *signals = handle->data;
+
+    if (number == SIGHUP && signals->hang_up != NULL) {
+        signals->hang_up(signals->data);
+        return;
+    }
     if (number == SIGHUP) {
         log_info(
             "signal ignored", LOG_S("signal", signals_name(number)),
@@ -62,6 +68,7 @@ int signals_watch(uv_loop_t *loop, struct signals *signals)
 
     for (size_t i = 0; i < SIGNALS_LOGGED && status == 0; i++) {
         status = uv_signal_init(loop, &signals->handles[i]);
+        signals->handles[i].data = signals;
         status = status != 0 ? status : uv_signal_start(&signals->handles[i], on_ignored, logged[i]);
     }
     return status;

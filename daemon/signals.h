@@ -1,5 +1,5 @@
 #pragma once
-/* Signals that the daemon ignores and logs. Those that end it are handled in quantd.c. */
+/* Signals that the daemon ignores and logs, and SIGHUP. Those that end it are handled in quantd.c. */
 
 #include <uv.h>
 
@@ -7,6 +7,8 @@
 
 struct signals {
     uv_signal_t handles[SIGNALS_LOGGED];
+    void (*hang_up)(void *data); /* of SIGHUP; NULL: it is logged and ignored, too */
+    void *data;
 };
 
 /* Ignore them: at startup, and again once a closed loop has restored the default actions, which would kill. */

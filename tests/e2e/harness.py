@@ -19,6 +19,7 @@ import json as jsonlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -86,7 +87,7 @@ class Answer:
 class Daemon:
     """One data directory and, nearly always, one process on it."""
 
-    def __init__(self, *options, roots=None, data=None, env=None, start=True):
+    def __init__(self, *options, roots=None, data=None, env=None, start=True, tls=None):
         self.work = None
         if data is None:
             self.work = tempfile.mkdtemp(prefix="quantd-e2e-")
@@ -97,6 +98,7 @@ class Daemon:
         self.env = dict(os.environ, **(env or {}))
         self.process = None
         self.port = None
+        self.tls = tls  # an ssl.SSLContext to talk to it with
         self.contract, self.contract_checked = None, True
         self.log = tempfile.TemporaryFile()
         if start:
@@ -132,7 +134,7 @@ class Daemon:
         reader.start()
         reader.join(START_SECONDS)
         text = line[0].decode()
-        if not text.startswith("listening on http://"):
+        if not text.startswith("listening on %s://" % ("https" if self.tls else "http")):
             self.kill()
             raise Failure("the daemon did not start: %r\n%s" % (text, self.log_tail()))
         self.port = int(text.rsplit(":", 1)[1])
@@ -179,7 +181,15 @@ class Daemon:
         return len(os.listdir("/proc/%d/fd" % self.process.pid))
 
     def connection(self, timeout=60):
+        if self.tls is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=self.tls)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def connect(self, timeout=60):
+        """A socket to it; with TLS, after the handshake."""
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self.tls.wrap_socket(raw, server_hostname="127.0.0.1") if self.tls is not None else raw
 
     def request(self, method, path, body=None, headers=None, json=None, timeout=120):
         headers = dict(headers or {})

@@ -5,7 +5,8 @@ import subprocess
 import tempfile
 import time
 
-from harness import BINARY, Daemon, Failure, equal, main, true
+from certificates import Authority
+from harness import BINARY, SANITIZED, Daemon, Failure, equal, main, true
 
 
 def run_quantd(*options, env=None):
@@ -65,6 +66,26 @@ def remote_addresses_need_a_word():
     refused("--auth keys", "--data-dir", "d", "--listen", "[::]:0")
 
 
+def old_libraries_stay_at_home():
+    """A libmicrohttpd that is older than the one that is tested is not let out without a proxy."""
+    if SANITIZED:
+        return  # the sanitizer must be the first library
+    with tempfile.TemporaryDirectory() as folder:
+        shim, data = os.path.join(folder, "old.so"), os.path.join(folder, "data")
+        subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", shim], check=True, text=True,
+                       input="const char *MHD_get_version(void) { return \"0.9.9\"; }\n")
+        options = ["--data-dir", data, "--auth", "keys", "--tls-certificate", os.path.join(folder, "tls.pem"),
+                   "--tls-key", os.path.join(folder, "tls.key")]
+        Authority(folder, "tls")
+        os.mkdir(data)
+        equal(run_quantd("key", "create", "--scope", "admin", "--data-dir", data).returncode, 0)
+        refused("libmicrohttpd", *options, "--listen", "0.0.0.0:0", env={"LD_PRELOAD": shim})
+        with Daemon("--listen", "0.0.0.0:0", "--auth", "keys", "--trust-proxy", data=data, env={"LD_PRELOAD": shim}):
+            pass
+        with Daemon(env={"LD_PRELOAD": shim}):
+            pass
+
+
 def file_faults_name_their_line():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "quantd.yaml")
@@ -117,5 +138,5 @@ def port_in_use_is_refused():
         true("quantd:" in outcome.stderr, "it says why: %r" % outcome.stderr)
 
 
-main([version_and_help, bad_options_are_refused, remote_addresses_need_a_word, file_faults_name_their_line, precedence,
+main([version_and_help, bad_options_are_refused, remote_addresses_need_a_word, old_libraries_stay_at_home, file_faults_name_their_line, precedence,
       starts_from_a_file, second_daemon_is_refused, port_in_use_is_refused])

@@ -293,6 +293,7 @@ def starts():
     refused("quantd key create", "--auth", "keys", "--listen", "127.0.0.1:0")
     refused("--auth keys", "--listen", "0.0.0.0:0", "--trust-proxy")
     refused("--trust-proxy", "--listen", "0.0.0.0:0", "--auth", "keys")
+    refused("--tls-certificate", "--listen", "0.0.0.0:0", "--auth", "keys")
     refused("neither none nor keys", "--auth", "basic")
     with tempfile.TemporaryDirectory() as folder:
         for words in ((), ("create",), ("create", "--scope", "root"), ("revoke",), ("burn",), ("list", "x"),

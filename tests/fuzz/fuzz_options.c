@@ -36,7 +36,9 @@ static void check_config(const struct config *config)
         config->max_queued < 0 || config->drain_seconds < 1 || config->log_level < 0) {
         abort();
     }
-    if ((!config->trust_proxy || config->auth != CONFIG_AUTH_KEYS) && !config_is_loopback(config->listen_host)) {
+    bool encrypted = config->trust_proxy || config->tls_certificate != NULL;
+    if (((config->tls_certificate != NULL) != (config->tls_key != NULL)) ||
+        ((!encrypted || config->auth != CONFIG_AUTH_KEYS) && !config_is_loopback(config->listen_host))) {
         abort();
     }
     for (size_t i = 0; config->model_roots[i] != NULL; i++) {

@@ -66,6 +66,7 @@ ALLOWED = {
     "at least": "the usual phrase for a lower bound",
     "least squares": "the method's name",
     "flow control": "TCP's term",
+    "certificate chain": "of TLS",
     "other sites": "of the web",
     "another site": "of the web",
 }
