@@ -19,6 +19,7 @@
 
 static const char *const level_names[] = {"error", "warn", "info", "debug", "trace"};
 #define LEVEL_COUNT ((int)(sizeof(level_names) / sizeof(level_names[0])))
+#define LINE_FORMAT (JSON_COMPACT | JSON_REAL_PRECISION(9)) /* 0.074, not 0.073999999999999996 */
 
 static _Atomic int current_level = LOG_INFO;
 static _Thread_local char log_trace[TRACE_ID_SIZE];
@@ -108,7 +109,7 @@ static void put_plain(FILE *out, const json_t *value)
     if (plain) {
         fputs(text, out);
     } else {
-        (void)json_dumpf(value, out, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_COMPACT);
+        (void)json_dumpf(value, out, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | LINE_FORMAT);
     }
 }
 
@@ -143,7 +144,7 @@ static char *readable(const json_t *line)
 
 static void write_line(const json_t *line)
 {
-    char *text = isatty(STDERR_FILENO) ? readable(line) : json_dumps(line, JSON_COMPACT);
+    char *text = isatty(STDERR_FILENO) ? readable(line) : json_dumps(line, LINE_FORMAT);
     if (text == NULL) {
         return;
     }

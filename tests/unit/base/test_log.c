@@ -44,7 +44,7 @@ START_TEST(a_line_is_one_json_object)
 
     capture();
     errno = EPIPE;
-    log_info("job done", LOG_S("job", "job_1"), LOG_I("bytes", 12), LOG_F("seconds", 0.5), LOG_S("none", NULL));
+    log_info("job done", LOG_S("job", "job_1"), LOG_I("bytes", 12), LOG_F("seconds", 0.074), LOG_S("none", NULL));
     ck_assert_int_eq(errno, EPIPE);
     release(text, sizeof(text));
     ck_assert_ptr_eq(strchr(text, '\n'), text + strlen(text) - 1);
@@ -54,7 +54,7 @@ START_TEST(a_line_is_one_json_object)
     ck_assert_str_eq(json_string_value(json_object_get(line, "message")), "job done");
     ck_assert_str_eq(json_string_value(json_object_get(line, "job")), "job_1");
     ck_assert_int_eq(json_integer_value(json_object_get(line, "bytes")), 12);
-    ck_assert_double_eq(json_real_value(json_object_get(line, "seconds")), 0.5);
+    ck_assert_ptr_nonnull(strstr(text, "\"seconds\":0.074,"));
     ck_assert(json_is_null(json_object_get(line, "none")));
     ck_assert_uint_eq(json_string_length(json_object_get(line, "time")), strlen("2026-01-01T00:00:00.000Z"));
     json_decref(line);
