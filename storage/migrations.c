@@ -274,8 +274,15 @@ static const char *const step_quotas[] = {
     NULL,
 };
 
+static const char *const step_signatures[] = {
+    /* Artifacts say whether they are signed. */
+    "UPDATE objects SET body = json_set(body, '$.signature', NULL) WHERE kind = 'art' AND json_valid(body)"
+    " AND json_type(body, '$.signature') IS NULL;",
+    NULL,
+};
+
 static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns,
-                                           step_traces, step_keys,     step_quotas};
+                                           step_traces, step_keys,     step_quotas,          step_signatures};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 

@@ -73,6 +73,7 @@ int migrations_apply_to(struct state *state, int64_t newest);
 
 /* sqlite_objects.c */
 int sqlite_object_put(struct state *state, struct state_args *args);
+int sqlite_object_replace(struct state *state, struct state_args *args);
 int sqlite_object_get(struct state *state, struct state_args *args);
 int sqlite_object_delete(struct state *state, struct state_args *args);
 int sqlite_blob_referenced(struct state *state, const char *sha256);

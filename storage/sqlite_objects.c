@@ -68,6 +68,37 @@ int sqlite_object_put(struct state *state, struct state_args *args)
     return sqlite_end(state, sqlite_object_store(state, args->project, args->kind, args->body));
 }
 
+/* 1 when the project (NULL: any) has the object, 0 when it has not. */
+static int object_exists(struct state *state, const char *project, const char *kind, const char *id)
+{
+    sqlite3_stmt *row;
+
+    int rc =
+        sqlite_first(state, &row, "SELECT 1 FROM objects WHERE kind = ? AND id = ? AND project = COALESCE(?, project)",
+                     "ttt", kind, id, project);
+    if (rc > 0) {
+        sqlite_done(row);
+    }
+    return rc;
+}
+
+static int replace_existing(struct state *state, const struct state_args *args)
+{
+    const char *id = json_get_string(args->body, "id");
+
+    int rc = object_exists(state, args->project, args->kind, id);
+    if (rc == 0) {
+        return err_raise(ERR_NOT_FOUND, "there is no \"%.80s\"", id != NULL ? id : "");
+    }
+    return rc < 0 ? rc : sqlite_object_store(state, args->project, args->kind, args->body);
+}
+
+int sqlite_object_replace(struct state *state, struct state_args *args)
+{
+    TRY(sqlite_begin(state));
+    return sqlite_end(state, replace_existing(state, args));
+}
+
 int sqlite_object_get(struct state *state, struct state_args *args)
 {
     sqlite3_stmt *row;

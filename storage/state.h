@@ -40,7 +40,7 @@ typedef int (*state_op)(struct state *state, struct state_args *args);
 /* Every operation. Their names are also those of the metric quantd_storage_duration_seconds. */
 /* clang-format off */
 #define STATE_OPERATIONS(EACH) \
-    EACH(ready) EACH(object_put) EACH(object_get) EACH(object_delete) EACH(object_list) EACH(job_create) \
+    EACH(ready) EACH(object_put) EACH(object_replace) EACH(object_get) EACH(object_delete) EACH(object_list) EACH(job_create) \
     EACH(job_get) EACH(job_status) EACH(job_list) EACH(job_update) EACH(job_claim) EACH(job_delete) EACH(job_ahead) \
     EACH(job_counts) EACH(events_list) EACH(event_append) EACH(block_commit) EACH(blocks_list) EACH(layers_list) \
     EACH(blocks_clear) EACH(artifact_delete) EACH(idempotency_reserve) EACH(idempotency_known) EACH(idempotency_finish) \

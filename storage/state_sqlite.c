@@ -105,6 +105,7 @@ const struct state_ops state_sqlite = {
     .blob_referenced = sqlite_blob_referenced,
     .ready = state_ready,
     .object_put = sqlite_object_put,
+    .object_replace = sqlite_object_replace,
     .object_get = sqlite_object_get,
     .object_delete = sqlite_object_delete,
     .object_list = sqlite_object_list,

@@ -49,6 +49,8 @@ void store_on_event(struct store *store, void (*fn)(void *data, const char *job_
  * created_at. */
 /* Insert or replace. */
 int store_object_put(struct store *store, const char *project, const char *kind, const json_t *body);
+/* Replace one that is there: ERR_NOT_FOUND when it was deleted meanwhile. */
+int store_object_replace(struct store *store, const char *project, const char *kind, const json_t *body);
 /* Both: project NULL = of any; one of another project is ERR_NOT_FOUND. */
 int store_object_get(struct store *store, const char *project, const char *kind, const char *id, json_t **body);
 int store_object_delete(struct store *store, const char *project, const char *kind, const char *id);

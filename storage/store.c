@@ -276,6 +276,12 @@ int store_object_put(struct store *store, const char *project, const char *kind,
                   (struct state_args){.project = project, .kind = kind, .body = body});
 }
 
+int store_object_replace(struct store *store, const char *project, const char *kind, const json_t *body)
+{
+    return run_op(store, store->state_ops->object_replace,
+                  (struct state_args){.project = project, .kind = kind, .body = body});
+}
+
 int store_object_get(struct store *store, const char *project, const char *kind, const char *id, json_t **body)
 {
     return run_op(store, store->state_ops->object_get,

@@ -161,6 +161,31 @@ static void list_life(struct bench *bench, const struct store_config *config)
     job_list_deinit(&list);
 }
 
+/* An object that is there is replaced, with what it refers to; one that is gone, or another project's, is not made. */
+static void replace_life(struct bench *bench, const struct store_config *config)
+{
+    json_t *first = json_of("{'id': 'art_1', 'created_at': 1, 'n': 1}");
+    json_t *second = json_of("{'id': 'art_1', 'created_at': 1, 'n': 2}");
+    json_t *body;
+
+    ck_assert_int_eq(store_object_replace(bench->store, "default", "art", first), ERR_NOT_FOUND);
+    ck_assert_rc_ok(store_object_put(bench->store, "default", "art", first));
+    ck_assert_int_eq(store_object_replace(bench->store, "other", "art", second), ERR_NOT_FOUND);
+    ck_assert_rc_ok(store_object_get(bench->store, "default", "art", "art_1", &body));
+    ck_assert(json_equal(body, first));
+    json_decref(body);
+    ck_assert_rc_ok(store_object_replace(bench->store, "default", "art", second));
+    again(bench, config);
+    ck_assert_rc_ok(store_object_get(bench->store, "default", "art", "art_1", &body));
+    ck_assert(json_equal(body, second));
+    json_decref(body);
+    ck_assert_rc_ok(store_object_delete(bench->store, "default", "art", "art_1"));
+    ck_assert_int_eq(store_object_replace(bench->store, "default", "art", second), ERR_NOT_FOUND);
+    ck_assert_int_eq(store_object_get(bench->store, NULL, "art", "art_1", &body), ERR_NOT_FOUND);
+    json_decref(first);
+    json_decref(second);
+}
+
 START_TEST(jobs)
 {
     each_pair(job_life);
@@ -179,4 +204,10 @@ START_TEST(lists)
 }
 END_TEST
 
-UNIT_MAIN("conformance_stores", jobs, blobs_and_garbage, lists)
+START_TEST(replacements)
+{
+    each_pair(replace_life);
+}
+END_TEST
+
+UNIT_MAIN("conformance_stores", jobs, blobs_and_garbage, lists, replacements)

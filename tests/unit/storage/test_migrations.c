@@ -30,7 +30,10 @@ static const char rows[] =
     " VALUES ('" DAMAGED "', 'queued', 'default', 'rtn', '{\"metadata\":null}', '{', '', '[', 'x', 1795933946);"
     "INSERT INTO blocks VALUES ('" FINISHED "', 0, '{\"index\":0}');"
     "INSERT INTO events VALUES ('" FINISHED "', 1, 'status', 1, NULL);"
-    "UPDATE jobs SET seq = 1 WHERE id = '" FINISHED "';";
+    "UPDATE jobs SET seq = 1 WHERE id = '" FINISHED "';"
+    "INSERT INTO objects (kind, id, created_at, body) VALUES"
+    " ('art', 'art_1', 1, '{\"id\":\"art_1\",\"bits_per_weight\":4.150000000000001,\"created_at\":1}'),"
+    " ('mdl', 'mdl_1', 1, '{\"id\":\"mdl_1\",\"created_at\":1}'), ('art', 'art_2', 1, '{');";
 
 static void make_old(const char *dir, int64_t version)
 {
@@ -91,6 +94,20 @@ static void check_finished(struct store *store)
     ck_assert_int_eq(check_events(store, FINISHED), 1);
 }
 
+/* An artifact says that it is not signed; its numbers keep their digits. */
+static void check_artifact(struct store *store)
+{
+    json_t *body;
+
+    ck_assert_rc_ok(store_object_get(store, "default", "art", "art_1", &body));
+    ck_assert(json_is_null(json_object_get(body, "signature")));
+    ck_assert_double_eq(json_number_value(json_object_get(body, "bits_per_weight")), 4.150000000000001);
+    json_decref(body);
+    ck_assert_rc_ok(store_object_get(store, "default", "mdl", "mdl_1", &body));
+    ck_assert_ptr_null(json_object_get(body, "signature"));
+    json_decref(body);
+}
+
 static void check_others(struct store *store)
 {
     struct job_row job;
@@ -146,6 +163,7 @@ static void open_old(int64_t version)
     make_old(bench.dir, version);
     bench_open(&bench);
     check_finished(bench.store);
+    check_artifact(bench.store);
     check_others(bench.store);
     bench_reopen(&bench);
     check_finished(bench.store);
