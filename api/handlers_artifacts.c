@@ -8,6 +8,7 @@
 #include "api/reply.h"
 #include "api/stream.h"
 #include "base/cleanup.h"
+#include "base/model_signature.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -93,6 +94,22 @@ int handlers_get_artifact_archive(struct request *request)
     TRY(make_archive(artifact, &archive));
     (void)snprintf(name, sizeof(name), "%s.tar", request->captures[0]);
     return stream_archive_take(request, archive, name);
+}
+
+int handlers_get_artifact_signature(struct request *request)
+{
+    char sha256[DIGEST_HEX_SIZE];
+
+    TRY(service_artifact_signature(request->context->service, request->who, request->captures[0], sha256));
+    return stream_blob(request, sha256, MODEL_SIGNATURE_TYPE, MODEL_SIGNATURE_FILE);
+}
+
+int handlers_sign_artifact(struct request *request)
+{
+    json_t *artifact = NULL;
+
+    TRY(service_artifact_sign(request->context->service, request->who, request->captures[0], &artifact));
+    return reply_json_take(request, 200, artifact);
 }
 
 int handlers_verify_artifact(struct request *request)

@@ -67,13 +67,26 @@ static const struct schema_row limits_rows[] = {
     MEMBER(calibration_record_tokens, INT, HELP("Most tokens of one calibration record.")), END};
 static const struct schema schema_limits = {.name = "Limits", .rows = limits_rows};
 
+static const struct schema_row signing_key_rows[] = {MEMBER(algorithm, STRING),
+                                                     MEMBER(hint, DIGEST, HELP("SHA-256 of public_key.")),
+                                                     MEMBER(public_key, STRING, HELP("In PEM.")), END};
+static const struct schema schema_signing_key = {
+    .name = "SigningKey", .help = "Whose signatures artifacts have.", .rows = signing_key_rows};
+
 static const struct schema_row system_rows[] = {
-    CONST(object, "system"),       CONST(name, "quantd"),
-    MEMBER(version, STRING),       OBJECT(build, schema_build),
-    LIST(devices, schema_device),  MEMBER(device_notes, STRING, HELP("Why devices of this host are not used.")),
-    LIST(formats, schema_format),  MEMBER(architectures, STRINGS),
-    MEMBER(draining, BOOL),        MEMBER(jobs, COUNTS, NULLABLE, HELP("Number of jobs by status.")),
-    OBJECT(limits, schema_limits), END};
+    CONST(object, "system"),
+    CONST(name, "quantd"),
+    MEMBER(version, STRING),
+    OBJECT(build, schema_build),
+    LIST(devices, schema_device),
+    MEMBER(device_notes, STRING, HELP("Why devices of this host are not used.")),
+    LIST(formats, schema_format),
+    MEMBER(architectures, STRINGS),
+    MEMBER(draining, BOOL),
+    MEMBER(jobs, COUNTS, NULLABLE, HELP("Number of jobs by status.")),
+    OBJECT(signing_key, schema_signing_key, NULLABLE, HELP("Null: artifacts are not signed.")),
+    OBJECT(limits, schema_limits),
+    END};
 const struct schema schema_system = {.name = "System", .rows = system_rows};
 
 static const struct schema_row method_rows[] = {
@@ -238,8 +251,9 @@ static const struct schema_row job_error_rows[] = {MEMBER(code, STRING),
                                                    END};
 static const struct schema schema_job_error = {.name = "JobError", .rows = job_error_rows};
 
-static const struct schema_row job_output_rows[] = {MEMBER(format, STRING, NULLABLE), MEMBER(max_shard_bytes, INT),
-                                                    END};
+static const struct schema_row job_output_rows[] = {
+    MEMBER(format, STRING, NULLABLE), MEMBER(max_shard_bytes, INT),
+    MEMBER(sign, BOOL, NULLABLE, HELP("Null: signed if the daemon has a key.")), END};
 static const struct schema schema_job_output = {.name = "JobOutput", .rows = job_output_rows};
 
 static const struct schema_row job_calibration_rows[] = {
@@ -456,6 +470,11 @@ static const struct schema_row artifact_file_rows[] = {MEMBER(path, STRING), MEM
                                                        END};
 static const struct schema schema_artifact_file = {.name = "ArtifactFile", .rows = artifact_file_rows};
 
+static const struct schema_row artifact_signature_rows[] = {
+    MEMBER(path, STRING, HELP("The bundle among the files: OpenSSF Model Signing v1.0.")), MEMBER(algorithm, STRING),
+    MEMBER(key_hint, DIGEST, HELP("SHA-256 of the public key's PEM.")), MEMBER(signed_at, TIME), END};
+static const struct schema schema_artifact_signature = {.name = "ArtifactSignature", .rows = artifact_signature_rows};
+
 static const struct schema_row artifact_rows[] = {
     ID(id, "art"),
     CONST(object, "artifact"),
@@ -470,6 +489,7 @@ static const struct schema_row artifact_rows[] = {
     LIST(files, schema_artifact_file),
     MEMBER(bytes, INT),
     MEMBER(manifest_sha256, DIGEST, NULLABLE),
+    OBJECT(signature, schema_artifact_signature, NULLABLE),
     MEMBER(bits_per_weight, NUMBER),
     MEMBER(compression_ratio, NUMBER),
     MEMBER(created_at, TIME),
@@ -554,12 +574,20 @@ static const struct schema_row verified_rows[] = {
     MEMBER(actual_sha256, DIGEST, NULLABLE),
     END};
 static const struct schema schema_verified_file = {.name = "VerifiedFile", .rows = verified_rows};
-static const struct schema_row verification_rows[] = {CONST(object, "artifact.verification"),
-                                                      ID(artifact_id, "art"),
-                                                      MEMBER(intact, BOOL, HELP("Every file is.")),
-                                                      MEMBER(bytes, INT, HELP("That were hashed.")),
-                                                      LIST(files, schema_verified_file),
-                                                      END};
+static const char *const signature_states[] = {"valid", "invalid", "other_key", NULL};
+static const struct schema_row verified_signature_rows[] = {
+    MEMBER(state, ENUM, .choices = signature_states,
+           HELP("other_key: the daemon has not the key that it was made with, and cannot tell.")),
+    MEMBER(key_hint, DIGEST), MEMBER(detail, STRING, NULLABLE), END};
+static const struct schema schema_verified_signature = {.name = "VerifiedSignature", .rows = verified_signature_rows};
+static const struct schema_row verification_rows[] = {
+    CONST(object, "artifact.verification"),
+    ID(artifact_id, "art"),
+    MEMBER(intact, BOOL, HELP("Every file is.")),
+    MEMBER(bytes, INT, HELP("That were hashed.")),
+    LIST(files, schema_verified_file),
+    OBJECT(signature, schema_verified_signature, NULLABLE, HELP("Null: it is not signed.")),
+    END};
 const struct schema schema_verification = {
     .name = "Verification", .help = "What hashing an artifact's files again has shown.", .rows = verification_rows};
 

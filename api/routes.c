@@ -10,6 +10,7 @@
 #include "api/header.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/model_signature.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static const char *const byte_types[] = {"application/octet-stream", "applicatio
 static const char *const page_types[] = {"text/html", NULL};
 static const char *const asset_types[] = {"text/javascript", "text/css", "text/html", "image/svg+xml", NULL};
 static const char *const text_types[] = {"text/plain", NULL};
+static const char *const signature_types[] = {MODEL_SIGNATURE_TYPE, NULL};
 static const char *const tar_types[] = {"application/x-tar", NULL};
 static const char *const manifest_types[] = {SERVICE_OCI_MANIFEST_TYPE, NULL};
 static const char *const config_types[] = {SERVICE_OCI_CONFIG_TYPE, NULL};
@@ -184,7 +186,8 @@ static const struct query_row event_headers[] = {
 #define MESSAGE(object_) .reply = ROUTE_REPLY_MESSAGE, .answer = (object_), .produces = json_types
 #define APPENDED(object_) .reply = ROUTE_REPLY_APPENDED, .answer = (object_), .produces = json_types
 #define DELETED .reply = ROUTE_REPLY_DELETED
-#define BYTES .reply = ROUTE_REPLY_BYTES, .produces = byte_types, .flags = ROUTE_STREAMS | ROUTE_ANY_ACCEPT
+#define BYTES BYTES_AS(byte_types)
+#define BYTES_AS(types_) .reply = ROUTE_REPLY_BYTES, .produces = (types_), .flags = ROUTE_STREAMS | ROUTE_ANY_ACCEPT
 #define MADE_BYTES \
     .reply = ROUTE_REPLY_BYTES, .produces = tar_types, .flags = ROUTE_STREAMS | ROUTE_ANY_ACCEPT | ROUTE_MADE
 #define JSON_BODY(object_) .body = ROUTE_BODY_JSON, .body_max = JSON_MAX, .accepts = json_types, .request = (object_)

@@ -103,6 +103,8 @@ static const struct row rows[] = {
              "never"},
     {"keep-uploads-seconds", "N", ROW_INT, AT(keep_uploads_seconds), "604800", 0, KEEP_MAX,
      .help = "Delete uploads that are not complete so long after their last piece; 0 = never"},
+    {"signing-key", "FILE", ROW_PATH, AT(signing_key),
+     .help = "Sign artifacts with this private key: EC on P-256, P-384 or P-521, PEM, no passphrase"},
     {"max-connections", "N", ROW_INT, AT(max_connections), "0", 0, 100000,
      .help = "Maximum number of open connections; 0 = 4096"},
     {"max-connections-per-address", "N", ROW_INT, AT(max_connections_per_address), "0", 0, 100000,
@@ -510,6 +512,7 @@ void config_deinit(struct config *config)
     free(config->tls_key);
     free(config->device);
     free(config->module_dir);
+    free(config->signing_key);
     free_list(config->model_roots);
     free_list(config->allowed_hosts);
     memset(config, 0, sizeof(*config));

@@ -25,6 +25,7 @@ struct config {
     char **allowed_hosts; /* NULL-terminated, never NULL */
     char *device;
     int worker;                     /* enum config_worker */
+    char *signing_key;              /* a file; NULL = artifacts are not signed */
     char *module_dir;               /* NULL = the default directories (daemon/modules.h) */
     int64_t threads;                /* 0 = all cores */
     int64_t host_memory_bytes;      /* 0 = the service's choice */

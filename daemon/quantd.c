@@ -20,6 +20,7 @@
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/signing_key.h"
 #include "daemon/certificate.h"
 #include "daemon/modules.h"
 #include "daemon/notify.h"
@@ -42,6 +43,7 @@
 struct quantd {
     const struct config *config;
     char module_folders[MODULES_FOLDERS_SIZE];
+    struct signing_key *signing_key; /* NULL = none */
     struct store *store;
     struct service *service;
     struct api *api;
@@ -325,6 +327,25 @@ static int check_keys(const struct quantd *quantd)
                                  config->data_dir);
 }
 
+static int load_signing_key(struct quantd *quantd)
+{
+    const char *path = quantd->config->signing_key;
+
+    if (path == NULL) {
+        return 0;
+    }
+    int rc = signing_key_read(path, SIGNING_KEY_PRIVATE, &quantd->signing_key);
+    if (rc != 0) {
+        const struct err_record why = *err_last();
+        return err_raise(ERR_CONFIG, "--signing-key: %.600s%s%.380s", why.message, why.hint[0] != '\0' ? "; " : "",
+                         why.hint);
+    }
+    if (signing_key_exposed(quantd->signing_key)) {
+        log_warn("other users of this host may read the signing key: chmod o-rwx", LOG_S("path", path));
+    }
+    return 0;
+}
+
 static int open_layers(struct quantd *quantd, int socket)
 {
     const struct config *config = quantd->config;
@@ -336,6 +357,7 @@ static int open_layers(struct quantd *quantd, int socket)
     if (config->tls_certificate != NULL) {
         TRY(tls_load(config->tls_certificate, config->tls_key, &tls));
     }
+    TRY(load_signing_key(quantd));
     TRY(store_open(&store, &quantd->store)); /* last: nothing is written before the options are validated */
     TRY(check_keys(quantd));
     store_on_event(quantd->store, forward_event, quantd);
@@ -356,6 +378,7 @@ static int open_layers(struct quantd *quantd, int socket)
                       .artifacts = config->keep_artifacts_seconds,
                       .checkpoints = config->keep_checkpoints_seconds,
                       .uploads = config->keep_uploads_seconds},
+        .signing_key = quantd->signing_key,
         .restart = request_restart,
         .restart_data = quantd,
     };
@@ -456,6 +479,7 @@ void quantd_close(struct quantd *quantd)
     if (quantd->service != NULL) {
         service_close(quantd->service);
     }
+    signing_key_free(quantd->signing_key);
     store_close(quantd->store);
     if (quantd->loop_open) { /* last: until now other threads may have woken it */
         if (quantd->restarting) {

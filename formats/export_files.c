@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/fs.h"
 #include "base/mem.h"
+#include "base/model_signature.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -135,7 +136,8 @@ static int export_files_copy(const struct format_export *request, const char *na
     return fs_sync(to);
 }
 
-/* Written here, or never to be copied: weights, hidden files, and files that another format's loader would read. */
+/* Written here, or never to be copied: weights, the signature of the source, hidden files, and files that another
+ * format's loader would read. */
 static bool export_files_is_own(const char *name)
 {
     for (const struct format *const *row = format_list(); *row != NULL; row++) {
@@ -143,8 +145,8 @@ static bool export_files_is_own(const char *name)
             return true;
         }
     }
-    return strcmp(name, FORMAT_CONFIG_FILE) == 0 || strcmp(name, FORMAT_MANIFEST_FILE) == 0 || name[0] == '.' ||
-           strstr(name, ".safetensors") != NULL;
+    return strcmp(name, FORMAT_CONFIG_FILE) == 0 || strcmp(name, FORMAT_MANIFEST_FILE) == 0 ||
+           strcmp(name, MODEL_SIGNATURE_FILE) == 0 || name[0] == '.' || strstr(name, ".safetensors") != NULL;
 }
 
 int export_copy_side_files(const struct format_export *request)

@@ -19,6 +19,7 @@
 #include <stdio.h>
 
 struct service;
+struct signing_key;
 struct store;
 
 /* Who asks. Models, files, jobs, artifacts and idempotency keys belong to a project; what belongs to another project is
@@ -45,6 +46,7 @@ struct service_config {
     int max_queued;                 /* jobs waiting at once; 0 = 1000 */
     struct project_limits project_limits;
     struct retention retention;
+    const struct signing_key *signing_key; /* signs artifacts; outlives the service; NULL: they are not signed */
     /* The supervisor's thread: a device is lost that only a new process can open. Its job is back in the queue, no
      * other is claimed until service_drain is called, which should be soon. NULL: the device is opened again in place.
      */
@@ -112,7 +114,8 @@ int service_job_report(struct service *service, const struct principal *who, con
 /* Column names of layer rows, NULL-terminated, in report order. */
 const char *const *service_layer_columns(void);
 int service_artifact_delete(struct service *service, const struct principal *who, const char *id);
-/* Hash every stored file of an artifact again: {"object":"artifact.verification","intact","files":[...]}. */
+/* Hash every stored file of an artifact again, and check its signature:
+ * {"object":"artifact.verification","intact","files":[...],"signature"}. */
 int service_artifact_verify(struct service *service, const struct principal *who, const char *id, json_t **answer);
 #define SERVICE_OCI_MANIFEST_TYPE "application/vnd.oci.image.manifest.v1+json"
 #define SERVICE_OCI_CONFIG_TYPE "application/vnd.cncf.model.config.v1+json"
@@ -129,6 +132,11 @@ struct service_oci {
 int service_artifact_oci(struct service *service, const struct principal *who, const char *id, struct service_oci *out);
 void service_oci_deinit(struct service_oci *oci);
 CLEANUP_DEINIT(service_oci, struct service_oci, service_oci_deinit)
+/* The blob of an artifact's signature. ERR_NOT_FOUND: it is not signed. */
+int service_artifact_signature(struct service *service, const struct principal *who, const char *id,
+                               char sha256[DIGEST_HEX_SIZE]);
+/* Sign an artifact, unless it has a sound signature of the daemon's key. ERR_NO_SIGNING_KEY. */
+int service_artifact_sign(struct service *service, const struct principal *who, const char *id, json_t **artifact);
 int service_file_delete(struct service *service, const struct principal *who, const char *id);
 
 /* --- service_access.c: what is stored, as the principal may see it */

@@ -4,8 +4,8 @@
  * Every file is a layer of its own, neither archived nor compressed (".raw"), so that its blob is the file: its digest
  * is the one that the artifact has, and nothing is stored or hashed a second time. A layer is named twice, by
  * ModelPack's annotation and by the title of OCI's, which tools that know no models read. All of it follows from the
- * artifact object, which never changes: the same artifact is always the same bytes, also when its model is not there
- * any more. */
+ * artifact object, which changes only when it is signed: the same artifact is always the same bytes, also when its
+ * model is not there any more. */
 
 #include "jobs/oci.h"
 

@@ -92,6 +92,7 @@ int service_open(const struct service_config *config, struct service **out)
     service->data_fd = -1;
     service->max_queued = config->max_queued > 0 ? config->max_queued : SERVICE_MAX_QUEUED;
     quota_open(service, &config->project_limits);
+    service->signing_key = config->signing_key;
     pthread_mutex_init(&service->admission, NULL);
     pthread_mutex_init(&service->uploads_lock, NULL);
     supervisor_init(service);

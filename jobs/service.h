@@ -21,8 +21,9 @@
 struct service {
     struct store *store;
     int64_t max_queued;
-    int64_t quota_defaults[QUOTA_COUNT]; /* QUOTA_UNSET: no limit */
-    char **roots;                        /* absolute, NULL-terminated */
+    int64_t quota_defaults[QUOTA_COUNT];   /* QUOTA_UNSET: no limit */
+    const struct signing_key *signing_key; /* NULL: artifacts are not signed */
+    char **roots;                          /* absolute, NULL-terminated */
     int *root_fds;
     size_t root_count;
     struct supervisor supervisor;

@@ -9,6 +9,7 @@
 #include "jobs/job.h"
 #include "jobs/quota.h"
 #include "jobs/service_admission.h"
+#include "jobs/signature.h"
 #include "jobs/task.h"
 #include "jobs/view.h"
 #include "pipeline/check.h"
@@ -144,10 +145,23 @@ static int store_new(struct service *service, const struct principal *who, const
     return service_job_get(service, who, id, job);
 }
 
+static void check_signing(const struct service *service, const struct job_spec *spec, struct validation_errors *errors)
+{
+    bool wanted;
+
+    int rc = signature_wanted(service, spec->output.sign, &wanted);
+    if (rc != 0) {
+        const struct err_record why = *err_last();
+        validation_add(errors, rc, why.param, "%s", why.message);
+        validation_hint(errors, "%s", why.hint);
+    }
+}
+
 void admission_check(struct service *service, const struct principal *who, struct job_spec *spec, json_t *warnings,
                      struct validation_errors *errors)
 {
     check_files(service, who, spec, errors);
+    check_signing(service, spec, errors);
     check_model(service, who, spec, warnings, errors);
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "jobs/metrics.h"
+#include "jobs/signature.h"
 #include "jobs/view.h"
 #include "models/calibration.h"
 
@@ -53,14 +54,14 @@ json_t *service_system(struct service *service, const struct principal *who)
     int64_t counts[STATUS_COUNT];
     bool known = store_job_counts(service->store, who->project, counts) == 0;
 
-    return json_pack("{s:s, s:s, s:s, s:{s:s}, s:o, s:s, s:o, s:o, s:b, s:o, s:{s:I, s:I, s:I, s:I}}", "object",
-                     "system", "name", "quantd", "version", QUANTD_VERSION, "build", "compiler", __VERSION__, "devices",
-                     list_devices(service), "device_notes", gpu_backend_notes(), "formats", list_formats(),
-                     "architectures", list_architectures(), "draining", (int)service_draining(service), "jobs",
-                     known ? view_counts(counts) : json_null(), "limits", "max_queued", (json_int_t)service->max_queued,
-                     "host_memory_bytes", (json_int_t)service->supervisor.host_memory_bytes, "calibration_line_bytes",
-                     (json_int_t)CALIBRATION_LINE_MAX, "calibration_record_tokens",
-                     (json_int_t)CALIBRATION_RECORD_TOKENS_MAX);
+    return json_pack(
+        "{s:s, s:s, s:s, s:{s:s}, s:o, s:s, s:o, s:o, s:b, s:o, s:o, s:{s:I, s:I, s:I, s:I}}", "object", "system",
+        "name", "quantd", "version", QUANTD_VERSION, "build", "compiler", __VERSION__, "devices", list_devices(service),
+        "device_notes", gpu_backend_notes(), "formats", list_formats(), "architectures", list_architectures(),
+        "draining", (int)service_draining(service), "jobs", known ? view_counts(counts) : json_null(), "signing_key",
+        signature_key_json(service), "limits", "max_queued", (json_int_t)service->max_queued, "host_memory_bytes",
+        (json_int_t)service->supervisor.host_memory_bytes, "calibration_line_bytes", (json_int_t)CALIBRATION_LINE_MAX,
+        "calibration_record_tokens", (json_int_t)CALIBRATION_RECORD_TOKENS_MAX);
 }
 
 void service_metrics(struct service *service, FILE *out)

@@ -1,16 +1,19 @@
-/* An artifact's files, hashed again: what a disk or a hand changed is found before it is loaded. */
+/* An artifact's files, hashed again, and its signature: what a disk or a hand changed is found before it is loaded. */
 
 #include "jobs/jobs.h"
 
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/model_signature.h"
+#include "jobs/signature.h"
 
 #define VERIFY_PIECE ((size_t)1 << 20)
 
 struct verification {
     struct service *service;
     char *piece;
+    json_t *found; /* digests of what is there, by path */
     int64_t bytes;
     bool intact;
 };
@@ -68,7 +71,11 @@ static int verify_file(struct verification *verification, const json_t *file, js
     if (rc != 0) {
         return err_pass(rc, "hash %s", path);
     }
-    bool found = actual_bytes >= 0, intact = found && actual_bytes == bytes && strcmp(sha256, expected) == 0;
+    bool found = actual_bytes >= 0;
+    if (found && strcmp(path, MODEL_SIGNATURE_FILE) != 0) {
+        json_object_set_new(verification->found, path, json_string(sha256));
+    }
+    bool intact = found && actual_bytes == bytes && strcmp(sha256, expected) == 0;
     verification->intact = verification->intact && intact;
     json_t *row = json_pack("{s:s, s:s, s:I, s:s, s:o, s:s?}", "path", path, "state",
                             intact  ? "intact"
@@ -84,18 +91,22 @@ int service_artifact_verify(struct service *service, const struct principal *who
 {
     AUTO_JSON json_t *artifact = NULL;
     AUTO_JSON json_t *list = json_array();
+    AUTO_JSON json_t *found = json_object();
     AUTO_FREE char *piece = NULL;
+    json_t *signature = NULL;
     size_t i;
     json_t *file;
 
     TRY(service_object_get(service, who, "art", id, &artifact));
     TRY(mem_buffer(&piece, VERIFY_PIECE));
-    struct verification verification = {.service = service, .piece = piece, .intact = true};
+    struct verification verification = {.service = service, .piece = piece, .found = found, .intact = true};
     json_array_foreach(json_object_get(artifact, "files"), i, file)
     {
         TRY(verify_file(&verification, file, list));
     }
-    *answer = json_pack("{s:s, s:s, s:b, s:I, s:O}", "object", "artifact.verification", "artifact_id", id, "intact",
-                        (int)verification.intact, "bytes", (json_int_t)verification.bytes, "files", list);
+    TRY(signature_check(service, artifact, found, &signature));
+    *answer = json_pack("{s:s, s:s, s:b, s:I, s:O, s:o}", "object", "artifact.verification", "artifact_id", id,
+                        "intact", (int)verification.intact, "bytes", (json_int_t)verification.bytes, "files", list,
+                        "signature", signature);
     return *answer != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a verification");
 }

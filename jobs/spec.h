@@ -34,6 +34,7 @@ struct spec_evaluation {
 struct spec_output {
     char format[32]; /* "" = chosen against the model, as spec_check does */
     int64_t max_shard_bytes;
+    int sign; /* enum params_switch; PARAMS_AUTO: where the daemon has a key */
 };
 
 struct spec_resources {

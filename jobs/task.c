@@ -364,7 +364,8 @@ static int tick_outside(void *data)
 
 int task_run(struct task *task)
 {
-    if (task->layers_done == 0) { /* what is only copied would be found out by the export, which is hours later */
+    TRY(task_check_signing(task)); /* the daemon may have lost its key since the job was accepted */
+    if (task->layers_done == 0) {  /* what is only copied would be found out by the export, which is hours later */
         TRY(model_check_outside(task->model, tick_outside, task));
     }
     TRY(keep_usable(task));

@@ -96,4 +96,6 @@ json_t *task_times_json(const struct pipeline_times *times);
 void task_times_load(const json_t *json, struct pipeline_times *times);
 
 /* --- task_publish.c */
+/* ERR_NO_SIGNING_KEY: what the job is to make could not be signed. */
+int task_check_signing(const struct task *task);
 int task_publish(struct task *task);

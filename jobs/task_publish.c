@@ -12,6 +12,7 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "jobs/rows.h"
+#include "jobs/signature.h"
 #include "pipeline/check.h"
 
 #include <math.h>
@@ -231,34 +232,40 @@ static int succeed(struct task *task, int64_t bytes, json_t *result, json_t *mad
     return rc;
 }
 
+/* What the attempt made. */
+struct artifact_made {
+    char id[ID_SIZE];
+    json_t *files, *signature; /* signature: NULL = it is not signed */
+    size_t held;               /* of the files, as blobs */
+};
+
 /* The artifact object, the job's last columns and its last event, committed together. */
-static int publish(struct task *task, const json_t *files, const json_t *rows,
+static int publish(struct task *task, const struct artifact_made *made, const json_t *rows,
                    const struct evaluation_result *evaluation)
 {
-    const struct sizes sizes = add_up(files);
+    const struct sizes sizes = add_up(made->files);
     json_t *totals = rows_totals(rows);
     bool any = json_array_size(rows) > 0; /* else weights are what they were */
     double bits = any ? json_number_value(json_object_get(totals, "bits_per_weight"))
                       : 8.0 * dtype_rows[model_dtype(task->model)].bytes;
     double ratio = sizes.weights > 0 ? (double)model_bytes(task->model) / (double)sizes.weights : 1;
     json_int_t now = clock_unix_seconds();
-    char id[ID_SIZE];
 
-    id_new("art", id);
     json_decref(totals);
     task->fraction = 1;
-    AUTO_JSON json_t *artifact = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:O, s:I, s:s?, s:f, s:f, s:I}", "id", id, "object",
-        "artifact", "job_id", task->id, "model_id", task->spec.model, "name", task->spec.name, "method",
-        task->spec.recipe.name, "format", task->spec.format->name, "architecture",
-        model_config(task->model)->arch->name, "parameters", (json_int_t)model_parameters(task->model), "dtype",
-        dtype_rows[model_dtype(task->model)].name, "files", files, "bytes", (json_int_t)sizes.bytes, "manifest_sha256",
-        sizes.manifest, "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
+    AUTO_JSON json_t *artifact =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:O, s:I, s:s?, s:O?, s:f, s:f, s:I}", "id",
+                  made->id, "object", "artifact", "job_id", task->id, "model_id", task->spec.model, "name",
+                  task->spec.name, "method", task->spec.recipe.name, "format", task->spec.format->name, "architecture",
+                  model_config(task->model)->arch->name, "parameters", (json_int_t)model_parameters(task->model),
+                  "dtype", dtype_rows[model_dtype(task->model)].name, "files", made->files, "bytes",
+                  (json_int_t)sizes.bytes, "manifest_sha256", sizes.manifest, "signature", made->signature,
+                  "bits_per_weight", bits, "compression_ratio", ratio, "created_at", now);
     if (artifact == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an artifact");
     }
-    return succeed(task, sizes.bytes, result_json(task, id, rows, bits, ratio, evaluation),
-                   json_pack("{s:s}", "artifact_id", id), artifact);
+    return succeed(task, sizes.bytes, result_json(task, made->id, rows, bits, ratio, evaluation),
+                   json_pack("{s:s}", "artifact_id", made->id), artifact);
 }
 
 /* An analysis ends with its report alone. */
@@ -282,40 +289,62 @@ static void tell_metrics(struct task *task, const struct evaluation_result *eval
     }
 }
 
-/* The artifact's files, *held of them as blobs that are held. */
-static int make_files(struct task *task, json_t **files, size_t *held)
+static int sign_files(struct task *task, const char *directory, struct artifact_made *made)
+{
+    bool wanted = false;
+
+    TRY(signature_wanted(task->service, task->spec.output.sign, &wanted));
+    if (!wanted) {
+        return 0;
+    }
+    TRY(task_tick_phase(task, task->fraction, "signing"));
+    int rc = signature_add_file(task->service, made->id, directory, made->files, &made->signature);
+    return rc != 0 ? err_pass(rc, "sign") : 0;
+}
+
+static int make_files(struct task *task, struct artifact_made *made)
 {
     char directory[SERVICE_PATH_MAX];
 
     TRY(service_job_path(task->service, task->id, SERVICE_ARTIFACT, directory));
-    int rc = export_files(task, directory, files);
+    int rc = export_files(task, directory, &made->files);
     if (rc != 0) {
         return err_pass(rc, "export");
     }
+    TRY(sign_files(task, directory, made));
     TRY(task_check_stop(task));
-    return adopt_files(task, directory, *files, held);
+    return adopt_files(task, directory, made->files, &made->held);
+}
+
+int task_check_signing(const struct task *task)
+{
+    bool wanted = false;
+
+    return signature_wanted(task->service, task->spec.output.sign, &wanted);
 }
 
 int task_publish(struct task *task)
 {
     const struct evaluation_result *evaluation = &task->result;
-    AUTO_JSON json_t *files = NULL;
     AUTO_JSON json_t *rows = NULL;
     double mark = clock_monotonic_seconds();
-    size_t held = 0;
+    struct artifact_made made = {.files = NULL};
 
     if (recipe_analyses(&task->spec.recipe)) {
         return publish_report(task);
     }
     tell_metrics(task, evaluation);
-    int rc = make_files(task, &files, &held);
+    id_new("art", made.id);
+    int rc = make_files(task, &made);
     if (rc == 0) {
         rc = store_layers_list(task->service->store, task->id, &rows);
     }
     task->times.seconds[PHASE_EXPORT] += clock_monotonic_seconds() - mark;
     if (rc == 0) {
-        rc = publish(task, files, rows, evaluation);
+        rc = publish(task, &made, rows, evaluation);
     }
-    let_go_of_files(task, files, held);
+    let_go_of_files(task, made.files, made.held);
+    json_decref(made.files);
+    json_decref(made.signature);
     return rc;
 }

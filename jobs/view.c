@@ -106,6 +106,20 @@ static json_t *view_evaluation(const json_t *request)
     return evaluation;
 }
 
+/* A request that leaves it to the daemon does not say whether to sign. */
+static json_t *view_output(const json_t *request)
+{
+    json_t *output = json_copy(json_object_get(request, "output"));
+
+    if (output == NULL) {
+        return json_null();
+    }
+    if (json_object_get(output, "sign") == NULL) {
+        json_object_set_new(output, "sign", json_null());
+    }
+    return output;
+}
+
 static json_t *view_calibration(const struct job_row *row)
 {
     const struct job_records *found = &row->calibration;
@@ -193,6 +207,7 @@ json_t *view_job(const struct job_row *row)
         return NULL;
     }
     copy_members(job, row->request, request_members, COUNT(request_members));
+    json_object_set_new(job, "output", view_output(row->request));
     json_object_set_new(job, "evaluation", view_evaluation(row->request));
     json_object_set_new(job, "traceparent", row->traceparent != NULL ? json_string(row->traceparent) : json_null());
     json_object_set_new(job, "tracestate", row->tracestate != NULL ? json_string(row->tracestate) : json_null());

@@ -373,6 +373,15 @@ def without(value, keys):
     return value
 
 
+def signing_key(path, curve="prime256v1"):
+    """A new private key for --signing-key; its path."""
+    if shutil.which("openssl") is None:
+        raise Skip("there is no openssl")
+    subprocess.run(["openssl", "ecparam", "-name", curve, "-genkey", "-out", path], check=True)
+    os.chmod(path, 0o600)
+    return path
+
+
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
 

@@ -3,15 +3,18 @@
 The harness holds each answer to the document (contract.py); here no operation may be left out, and the checks themselves must find faults.
 """
 
+import os
+import tempfile
+
 import contract
-from harness import JOBS, NDJSON, Daemon, Failure, Skip, equal, gptq_body, ids_records, main, post, true, wait_job
+from harness import JOBS, NDJSON, Daemon, Failure, Skip, equal, gptq_body, ids_records, main, post, signing_key, true, wait_job
 
 
 def every_operation_is_as_described():
     """One job of its whole life, and everything that can be asked about it."""
     if contract.jsonschema is None:
         raise Skip("jsonschema (python3-jsonschema) is not installed")
-    with Daemon() as daemon:
+    with tempfile.TemporaryDirectory() as keys, Daemon("--signing-key", signing_key(os.path.join(keys, "key"))) as daemon:
         seen = {}
         ask = daemon.request
 
@@ -85,8 +88,9 @@ def every_operation_is_as_described():
         equal(daemon.request("PATCH", upload, body=b"abc", headers=piece).status, 409)
         equal(daemon.request("DELETE", upload).status, 204)
         equal(daemon.request("POST", artifact + "/verify").json["intact"], True)
+        equal(daemon.request("POST", artifact + "/signature").status, 200)
         for path in ("/v1/files/%s/content" % file, artifact + "/files/config.json", artifact + "/files/model.safetensors",
-                     artifact + "/archive", artifact + "/oci"):
+                     artifact + "/archive", artifact + "/oci", artifact + "/signature"):
             equal(daemon.request("GET", path).status, 200)
             equal(daemon.request("GET", path, headers={"Range": "bytes=0-9"}).status, 206)
             equal(daemon.request("GET", path, headers={"Range": "bytes=999999999-"}).status, 416)
