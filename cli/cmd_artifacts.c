@@ -1,8 +1,10 @@
 /* quantctl artifacts: what jobs made. quantctl pull downloads one. */
 
 #include "base/err.h"
+#include "base/json.h"
 #include "cli/commands.h"
 #include "cli/objects.h"
+#include "cli/safe.h"
 
 #include <stdio.h>
 
@@ -23,7 +25,14 @@ static int show_artifact(const json_t *artifact)
         TABLE_ROW(table, print_bytes(json_number_value(json_object_get(file, "bytes")), bytes),
                   print_text(file, "sha256"), print_text(file, "path"));
     }
-    return table_print(table, stdout);
+    TRY(table_print(table, stdout));
+    const char *hint = json_get_string(json_object_get(artifact, "signature"), "key_hint");
+    if (hint != NULL) {
+        safe_printf(stdout, "signed by the key %s\n", hint);
+    } else {
+        puts("not signed");
+    }
+    return 0;
 }
 
 static const struct objects_column artifacts_columns[] = {
@@ -69,6 +78,30 @@ const struct command command_artifacts_show = {
     .max = 1,
     .objects = &objects_artifacts,
     .act = objects_show,
+};
+
+static int sign_artifacts(struct cli *cli, const struct objects *objects, int count, char **ids)
+{
+    for (int i = 0; i < count; i++) {
+        AUTO_JSON json_t *artifact = NULL;
+        char path[CLIENT_PATH_MAX];
+
+        TRY(objects_path(path, sizeof(path), objects, ids[i]));
+        TRY(http_escape(path, sizeof(path), "/signature", "/"));
+        TRY(client_send(cli, "POST", path, NULL, &artifact));
+        TRY(objects_print(cli, objects, artifact));
+    }
+    return 0;
+}
+
+const struct command command_artifacts_sign = {
+    .name = "artifacts sign",
+    .arguments = "ARTIFACT...",
+    .summary = "Have the server sign artifacts that are not signed, or by an earlier key",
+    .min = 1,
+    .max = -1,
+    .objects = &objects_artifacts,
+    .act = sign_artifacts,
 };
 
 const struct command command_artifacts_delete = {

@@ -10,6 +10,7 @@
 #include "cli/pull.h"
 #include "cli/safe.h"
 #include "cli/status.h"
+#include "cli/verify.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -17,7 +18,7 @@
 #define PULL_PARALLEL 4
 
 struct pull_arguments {
-    const char *output;
+    const char *output, *public_key;
     int64_t parallel;
     bool force;
 };
@@ -27,6 +28,8 @@ struct pull_arguments {
 static const struct option_row pull_rows[] = {
     {"output", 'o', OPTION_TEXT, "DIR", AT(output), .help = "Directory of the files (default: the artifact's id)"},
     {"parallel", 'j', OPTION_INT, "N", AT(parallel), .help = "Transfers at a time (default: 4)", 1, HTTP_SLOTS_MAX},
+    {"public-key", 'k', OPTION_TEXT, "FILE", AT(public_key),
+     .help = "Refuse the artifact unless this key (PEM) has signed exactly its files"},
     {"force", 0, OPTION_FLAG, NULL, AT(force), .help = "Replace files that are there and differ"},
     {0},
 };
@@ -65,10 +68,11 @@ static int check_manifest(const json_t *artifact, const struct manifest *manifes
 }
 
 static int show_files(const struct cli *cli, const char *id, const struct manifest *manifest, const char *directory,
-                      const bool *fetched)
+                      const bool *fetched, const struct signing_key *key)
 {
-    AUTO_JSON json_t *answer =
-        json_pack("{s:s,s:s,s:s,s:[]}", "object", "pull", "artifact_id", id, "directory", directory, "files");
+    const char *hint = key != NULL ? signing_key_hint(key) : NULL;
+    AUTO_JSON json_t *answer = json_pack("{s:s,s:s,s:s,s:s?,s:[]}", "object", "pull", "artifact_id", id, "directory",
+                                         directory, "signed_by", hint, "files");
     json_t *files = json_object_get(answer, "files");
 
     for (size_t i = 0; i < manifest->count; i++) {
@@ -85,6 +89,8 @@ static int show_files(const struct cli *cli, const char *id, const struct manife
     }
     if (cli->json) {
         print_json(answer);
+    } else if (hint != NULL && !cli->quiet) {
+        printf("signed by the key %s\n", hint);
     }
     return 0;
 }
@@ -99,16 +105,23 @@ static int pull_run(struct cli *cli, const void *given, int count, char **argume
     AUTO(manifest) struct manifest manifest = {0};
     AUTO_JSON json_t *artifact = NULL;
     AUTO_FREE bool *fetched = NULL;
+    AUTO(signing_key) struct signing_key *key = NULL;
+    AUTO(model_signature) struct model_signature signature = {.hint = ""};
     char id[128];
 
+    TRY(options->public_key != NULL ? verify_read_key(options->public_key, &key) : 0);
     TRY(find_artifact(cli, arguments[0], id, sizeof(id)));
     TRY(objects_get(cli, &objects_artifacts, id, &artifact));
     TRY(manifest_read(artifact, &manifest));
     TRY(check_manifest(artifact, &manifest));
     TRY(mem_array(&fetched, manifest.count));
     const char *directory = options->output != NULL ? options->output : id;
+    if (key != NULL) {
+        TRY(verify_artifact(cli, id, &manifest, key, &signature));
+        TRY(verify_no_others(directory, &manifest, &signature));
+    }
     TRY(pull_files(cli, id, &manifest, directory, &pull, fetched));
-    return show_files(cli, id, &manifest, directory, fetched);
+    return show_files(cli, id, &manifest, directory, fetched, key);
 }
 
 const struct command command_pull = {
@@ -117,7 +130,9 @@ const struct command command_pull = {
     .summary = "Download an artifact and verify its digests",
     .details =
         "A file gets its name once its SHA-256 is the manifest's. After an interruption the same command continues; "
-        "what is there already is verified and kept.",
+        "what is there already is verified and kept. With --public-key nothing is downloaded unless the signature is "
+        "one of "
+        "that key over exactly the files of the artifact, and the directory has no others.",
     .min = 1,
     .max = 1,
     .options = pull_rows,

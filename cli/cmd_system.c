@@ -102,6 +102,10 @@ static int system_run(struct cli *cli, const void *given, int count, char **argu
     print_devices(system);
     print_names("formats", json_object_get(system, "formats"), "name");
     print_names("architectures", json_object_get(system, "architectures"), NULL);
+    const char *hint = json_get_string(json_object_get(system, "signing_key"), "hint");
+    if (hint != NULL) {
+        safe_printf(stdout, "signing key   %s\n", hint);
+    }
     json_object_foreach(json_object_get(system, "jobs"), key, value)
     {
         safe_printf(stdout, "jobs          %s: %s\n", key, print_value(value, text));

@@ -30,7 +30,7 @@ static const char *component_fault(const char *name, size_t size)
     return NULL;
 }
 
-static const char *path_fault(const char *path, size_t size)
+const char *manifest_path_fault(const char *path, size_t size)
 {
     if (size == 0 || size > MANIFEST_PATH_MAX) {
         return size == 0 ? "it is empty" : "it is too long";
@@ -60,7 +60,7 @@ static const char *path_fault(const char *path, size_t size)
 
 int manifest_check_path(const char *path, size_t size)
 {
-    const char *fault = path_fault(path, size);
+    const char *fault = manifest_path_fault(path, size);
 
     return fault == NULL ? 0
                          : status_fail(STATUS_MISMATCH, "the manifest names the file \"%.*s\", which is refused: %s",

@@ -24,6 +24,8 @@ struct manifest {
     int64_t bytes; /* of all files */
 };
 
+/* Why a path is refused, or NULL; see the next one. */
+const char *manifest_path_fault(const char *path, size_t size);
 /* 0 if path stays below a directory and can be shown: relative, of components that are neither empty nor "." nor "..",
  * without control characters and backslashes, valid UTF-8, and none that quantctl uses itself. STATUS_MISMATCH
  * otherwise, with the reason. size: bytes of path, which may have a NUL. */

@@ -13,7 +13,8 @@ enum status {
     STATUS_REFUSED,     /* the server refused the request (4xx) */
     STATUS_SERVER,      /* the server failed (5xx), or its answer is not one of quantd */
     STATUS_LOCAL,       /* a local file or directory cannot be read or written */
-    STATUS_MISMATCH,    /* content differs from its digest, or a name in a manifest is unsafe */
+    STATUS_MISMATCH,    /* content differs from its digest, a signature is missing or does not verify, or a name in a
+                            manifest is unsafe */
 };
 
 /* Write the error record's sentence; returns status. */
