@@ -292,10 +292,13 @@ int relays_open(struct api *api, int listener, int library, const struct limits 
 void relays_begin(struct api *api)
 {
     struct relays *relays = &api->relays;
+    struct relay **end = &relays->ready;
 
     relays->shake_until = clock_monotonic_seconds() + SHAKE_SECONDS;
-    *relays->put_off_end = relays->ready;
-    relays->ready = relays->put_off;
+    while (*end != NULL) {
+        end = &(*end)->ready_next;
+    }
+    *end = relays->put_off; /* the newest first: if there are too many, not all of them wait until they are late */
     relays->put_off = NULL;
     relays->put_off_end = &relays->put_off;
 }

@@ -46,7 +46,7 @@ struct relay {
 
 struct relays {
     struct relay *all, *ready, *waiting;
-    struct relay *put_off, **put_off_end; /* handshakes for the next run, oldest first */
+    struct relay *put_off, **put_off_end; /* handshakes for the next run */
     double shake_until;                   /* of this run: no further handshake after that time */
     unsigned attached, unattached;        /* to the library, or with only their own socket */
     unsigned attached_max, unattached_max, address_max;

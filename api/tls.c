@@ -24,6 +24,7 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -263,13 +264,21 @@ static enum tls_handshake tls_examine(const SSL *connection)
     return got == 0 ? TLS_FAILED : byte >= 'A' && byte <= 'Z' ? TLS_PLAIN : TLS_COMPLETE;
 }
 
+/* Nobody ends a direction before the server has said anything but a client that has left, for which nothing should be
+ * signed. */
+static bool tls_left(const SSL *connection)
+{
+    struct pollfd client = {.fd = SSL_get_fd(connection), .events = POLLRDHUP};
+    return poll(&client, 1, 0) > 0;
+}
+
 enum tls_handshake tls_shake(SSL *connection, const char **why)
 {
     *why = NULL;
     if (SSL_in_before(connection)) {
         enum tls_handshake first = tls_examine(connection);
-        if (first != TLS_COMPLETE) {
-            return first;
+        if (first != TLS_COMPLETE || tls_left(connection)) {
+            return first != TLS_COMPLETE ? first : TLS_FAILED;
         }
     }
     ERR_clear_error();

@@ -343,7 +343,7 @@ def handshakes_that_stall():
         spent = time.monotonic() - started
         true(not raw, "all were ended (%d are left)" % len(raw))
         true(8 < spent < 25, "they were ended in time: %.1f s" % spent)
-        true(slowest < 2, "others are served meanwhile (%.3f s)" % slowest)
+        true(slowest < 5, "others are served meanwhile (%.3f s)" % slowest)
         wait_until(lambda: daemon.descriptors() <= before, "descriptors are closed")
 
 
