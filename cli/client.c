@@ -150,11 +150,29 @@ int client_parse(struct cli *cli, const struct http_answer *answer, json_t **out
     return 0;
 }
 
+void client_problem_code(const struct http_answer *answer, char *out, size_t size)
+{
+    const struct json_budget budget = {CLIENT_JSON_DEPTH, JSON_MEMORY_MAX, 0};
+    AUTO_JSON json_t *problem = NULL;
+
+    out[0] = '\0';
+    if (answer->body != NULL && strcmp(answer->type, "application/problem+json") == 0 &&
+        json_parse_within(answer->body, answer->size, &budget, &problem) == 0) {
+        (void)snprintf(out, size, "%s", member_text(problem, "code"));
+    }
+}
+
 /* A server that is busy (503) or that limits a client (429) says when to come back. */
 bool client_busy(const struct http_answer *answer)
 {
-    return (answer->status == 429 || answer->status == 503) && answer->retry_after >= 0 &&
-           answer->retry_after <= CLIENT_BUSY_SECONDS;
+    char code[64];
+
+    if ((answer->status != 429 && answer->status != 503) || answer->retry_after < 0 ||
+        answer->retry_after > CLIENT_BUSY_SECONDS) {
+        return false;
+    }
+    client_problem_code(answer, code, sizeof(code));
+    return strcmp(code, "quota_exceeded") != 0;
 }
 
 int client_patient(struct cli *cli, const struct http_call *call, struct http_answer *answer)

@@ -33,7 +33,10 @@ int client_call(struct cli *cli, const struct http_call *call, json_t **out);
 int client_raw(struct cli *cli, const struct http_call *call, struct http_answer *answer);
 /* The same, again and again (if it can be repeated) while the server is busy. */
 int client_patient(struct cli *cli, const struct http_call *call, struct http_answer *answer);
-/* Whether an answer says to come back soon, when answer->retry_after seconds are over. */
+/* The code of a problem document; "" where the answer is none. */
+void client_problem_code(const struct http_answer *answer, char *out, size_t size);
+/* Whether an answer says to come back soon, when answer->retry_after seconds are over. Not a quota that is used up:
+ * that takes as long as somebody needs to make room. */
 bool client_busy(const struct http_answer *answer);
 /* Show the problem of an answer that is not 2xx (or was not JSON); returns the exit status. */
 int client_refused(struct cli *cli, const struct http_answer *answer);

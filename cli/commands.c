@@ -8,6 +8,7 @@ const struct command *const commands[] = {
     &command_methods,
     &command_models_list,
     &command_models_register,
+    &command_models_upload,
     &command_models_show,
     &command_models_delete,
     &command_upload,
@@ -30,5 +31,6 @@ const struct command *const commands[] = {
     &command_pause,
     &command_resume,
     &command_retry,
+    &command_quota,
     NULL,
 };
