@@ -201,13 +201,21 @@ static int describe_config(const json_t *artifact, const json_t *files, struct s
         out);
 }
 
+/* As modctl writes it: the last part of the path, and 0 for a regular file. */
+static json_t *file_metadata(const char *path, json_int_t bytes, const char *created)
+{
+    const char *slash = strrchr(path, '/');
+
+    return json_pack("{s:s, s:i, s:i, s:i, s:I, s:s, s:i}", "name", slash != NULL ? slash + 1 : path, "mode", 0644,
+                     "uid", 0, "gid", 0, "size", bytes, "mtime", created, "typeflag", 0);
+}
+
 static json_t *describe_layer(const json_t *file, const char *created)
 {
     const char *path = json_string_value(json_object_get(file, "path"));
     json_int_t bytes = json_integer_value(json_object_get(file, "bytes"));
     char digest[REFERENCE_SIZE];
-    AUTO_JSON json_t *metadata = json_pack("{s:s, s:i, s:i, s:i, s:I, s:s, s:i}", "name", path, "mode", 0644, "uid", 0,
-                                           "gid", 0, "size", bytes, "mtime", created, "typeflag", '0');
+    AUTO_JSON json_t *metadata = file_metadata(path, bytes, created);
     AUTO_FREE char *text = metadata != NULL ? json_dumps(metadata, JSON_COMPACT) : NULL;
 
     if (text == NULL) {

@@ -156,7 +156,7 @@ def oci_layout():
             equal(hashlib.sha256(blob(layer, layer["mediaType"])).hexdigest(), files[path]["sha256"], path)
             equal(layer["annotations"]["org.opencontainers.image.title"], path)
             equal(json.loads(layer["annotations"]["org.cncf.model.file.metadata+json"]),
-                  {"name": path, "mode": 0o644, "uid": 0, "gid": 0, "size": files[path]["bytes"], "mtime": created, "typeflag": ord("0")})
+                  {"name": os.path.basename(path), "mode": 0o644, "uid": 0, "gid": 0, "size": files[path]["bytes"], "mtime": created, "typeflag": 0})
         equal(sorted(kinds), sorted(files), "every file is a layer")
         equal((kinds["model.safetensors"], kinds["config.json"]), ("application/vnd.cncf.model.weight.v1.raw",
                                                                    "application/vnd.cncf.model.weight.config.v1.raw"))

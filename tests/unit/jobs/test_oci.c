@@ -129,8 +129,8 @@ START_TEST(test_oci_golden)
 
     ck_assert_rc_ok(oci_describe(artifact, &oci));
     ck_assert_str_eq(oci.config.sha256, "ccd3023028fcd3ed94f3227b802baf4b2cee924541a739dd93fa68afc1dd7937");
-    ck_assert_str_eq(oci.manifest.sha256, "4ac6d4f9961053d0ca4aab5c72ef61434517589e46892207dfddd6f7abb02a72");
-    ck_assert_str_eq(oci.index.sha256, "508d295a692796bc3a07e726ef1565b7544d8e8131b543fb491cf7bb96479c53");
+    ck_assert_str_eq(oci.manifest.sha256, "ebac5306361453c1c6558255ff4f90c8d7628bede7baacf06c89fdc65d1d35cc");
+    ck_assert_str_eq(oci.index.sha256, "06e51f89a3889a58f8ea036d4595accc8b4f4fba50b7d3494f799c5ec64fa730");
     service_oci_deinit(&oci);
     json_array_append_new(json_object_get(artifact, "files"), json_pack("{s:s, s:s}", "path", "x", "sha256", "12"));
     ck_assert_int_eq(oci_describe(artifact, &oci), ERR_INTERNAL);
