@@ -34,25 +34,6 @@ static const struct option_row pull_rows[] = {
     {0},
 };
 
-/* The artifact that the argument names: its id, or a job that made it. */
-static int find_artifact(struct cli *cli, const char *name, char *out, size_t size)
-{
-    AUTO_JSON json_t *job = NULL;
-
-    if (strncmp(name, "job_", 4) != 0) {
-        snprintf(out, size, "%s", name);
-        return 0;
-    }
-    TRY(job_get(cli, name, &job));
-    TRY(job_outcome(job));
-    const char *id = json_get_string(json_object_get(job, "result"), "artifact_id");
-    if (id == NULL) {
-        return status_fail(STATUS_JOB, "%s has no artifact", name);
-    }
-    snprintf(out, size, "%s", id);
-    return 0;
-}
-
 /* The digest that the artifact gives of its manifest file is that file's in the list. */
 static int check_manifest(const json_t *artifact, const struct manifest *manifest)
 {
@@ -110,7 +91,7 @@ static int pull_run(struct cli *cli, const void *given, int count, char **argume
     char id[128];
 
     TRY(options->public_key != NULL ? verify_read_key(options->public_key, &key) : 0);
-    TRY(find_artifact(cli, arguments[0], id, sizeof(id)));
+    TRY(job_find_artifact(cli, arguments[0], id, sizeof(id)));
     TRY(objects_get(cli, &objects_artifacts, id, &artifact));
     TRY(manifest_read(artifact, &manifest));
     TRY(check_manifest(artifact, &manifest));

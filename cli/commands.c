@@ -22,6 +22,7 @@ const struct command *const commands[] = {
     &command_report,
     &command_compare,
     &command_pull,
+    &command_push,
     &command_verify,
     &command_artifacts_list,
     &command_artifacts_show,

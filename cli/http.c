@@ -21,7 +21,7 @@
 
 /* --- the server */
 
-static bool http_is_loopback(const char *host)
+bool http_is_loopback(const char *host)
 {
     unsigned char address[16];
     static const unsigned char six[16] = {[15] = 1};
@@ -108,6 +108,7 @@ int http_open(const struct http_options *options, struct http **out)
         }
     }
     http->insecure = options->insecure;
+    http->hints = options->hints != NULL ? options->hints : &http_quantd_hints;
     http->idle_seconds = options->idle_seconds;
     *out = MOVE(http);
     return 0;
@@ -180,7 +181,12 @@ static size_t on_data(char *data, size_t one, size_t size, void *context)
     (void)curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
     bool take = transfer->call.take != NULL && status >= 200 && status < 300;
     transfer->answer.status = status;
-    transfer->rc = take ? transfer->call.take(transfer->call.context, data, size) : collect(transfer, data, size);
+    int rc = take ? transfer->call.take(transfer->call.context, data, size) : collect(transfer, data, size);
+    if (rc == HTTP_PAUSE) {
+        transfer->paused = true;
+        return CURL_WRITEFUNC_PAUSE;
+    }
+    transfer->rc = rc;
     return transfer->rc == 0 ? size * one : 0;
 }
 
@@ -206,6 +212,28 @@ static void read_range(const char *value, struct http_answer *answer)
     }
 }
 
+/* The line "name: value" of size bytes, colon being where it has one. */
+static void pass_header(const struct transfer *transfer, const char *data, size_t size, const char *colon)
+{
+    char name[64], value[HTTP_PATH_MAX];
+    const char *text = colon + 1, *end = data + size;
+
+    while (end > text && strchr(" \t\r\n", end[-1]) != NULL) {
+        end--;
+    }
+    while (text < end && (*text == ' ' || *text == '\t')) {
+        text++;
+    }
+    size_t length = (size_t)(end - text);
+    if ((size_t)(colon - data) >= sizeof(name) || length >= sizeof(value) || memchr(text, '\0', length) != NULL) {
+        return; /* none that anybody asks for is so long */
+    }
+    copy_value(name, sizeof(name), data, (size_t)(colon - data), "");
+    memcpy(value, text, length);
+    value[length] = '\0';
+    transfer->call.header(transfer->call.context, name, value);
+}
+
 static size_t on_header(char *data, size_t one, size_t size, void *context)
 {
     struct transfer *transfer = context;
@@ -221,6 +249,9 @@ static size_t on_header(char *data, size_t one, size_t size, void *context)
     }
     if (colon == NULL) {
         return size * one;
+    }
+    if (transfer->call.header != NULL) {
+        pass_header(transfer, data, size, colon);
     }
     size_t name = (size_t)(colon - data);
     const char *text = colon + 1, *end = data + size;
@@ -247,7 +278,14 @@ static size_t on_read(char *buffer, size_t one, size_t size, void *context)
     size_t left = call->size - transfer->sent;
     size_t part = left < size * one ? left : size * one;
 
-    if (call->file > 0 && part > 0) {
+    if (call->give != NULL && part > 0) {
+        int rc = call->give(call->context, buffer, part, &part);
+        if (rc != 0) {
+            transfer->paused = rc == HTTP_PAUSE;
+            transfer->rc = transfer->paused ? 0 : rc;
+            return transfer->paused ? CURL_READFUNC_PAUSE : CURL_READFUNC_ABORT;
+        }
+    } else if (call->file > 0 && part > 0) {
         ssize_t n = pread(call->file, buffer, part, (off_t)(call->offset + (int64_t)transfer->sent));
         if (n <= 0) {
             transfer->rc = status_fail(STATUS_LOCAL, "the file that is sent became shorter or unreadable");
@@ -270,7 +308,8 @@ static int on_seek(void *context, curl_off_t offset, int origin)
 {
     struct transfer *transfer = context;
 
-    if (origin != SEEK_SET || offset < 0 || (uint64_t)offset > transfer->call.size) {
+    bool kept = transfer->call.give == NULL || (uint64_t)offset == transfer->sent;
+    if (origin != SEEK_SET || offset < 0 || (uint64_t)offset > transfer->call.size || !kept) {
         return CURL_SEEKFUNC_CANTSEEK;
     }
     transfer->sent = (size_t)offset;
@@ -282,7 +321,7 @@ static int on_tick(void *context, curl_off_t all, curl_off_t now, curl_off_t up_
 {
     struct transfer *transfer = context;
 
-    if (up_now != transfer->up) {
+    if (up_now != transfer->up || transfer->paused) {
         transfer->up = up_now;
         transfer->moved_at = clock_monotonic_ms();
     }

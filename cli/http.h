@@ -16,8 +16,14 @@
 
 struct http;
 
+/* What to do about a server that cannot be reached, whose certificate is not trusted, and that does not use TLS. */
+struct http_hints {
+    const char *away, *untrusted, *unencrypted;
+};
+
 struct http_options {
     const char *url, *key, *ca_file; /* key, ca_file: may be NULL */
+    const struct http_hints *hints;  /* NULL: those of quantd */
     bool insecure;
     int64_t idle_seconds; /* nothing moved for so long: the transfer ends */
 };
@@ -27,6 +33,8 @@ int http_open(const struct http_options *options, struct http **out);
 void http_close(struct http *http);
 CLEANUP_FREE(http, struct http, http_close)
 const char *http_url(const struct http *http);
+/* Whether a URL's host is this host. */
+bool http_is_loopback(const char *host);
 
 struct http_call {
     const char *method, *path;  /* path with its query, percent-encoded; begins with a slash */
@@ -37,9 +45,13 @@ struct http_call {
     size_t size;
     int file; /* > 0: the body is size bytes of this file from its position offset, instead of memory */
     int64_t offset;
+    /* Put up to space bytes of the body at buffer, *given of them, instead of memory or file. HTTP_PAUSE: none now. */
+    int (*give)(void *context, char *buffer, size_t space, size_t *given);
     /* Bytes of a 2xx answer as they arrive, instead of collecting them. Not 0 ends the transfer, which then returns
      * that value. */
     int (*take)(void *context, const char *data, size_t size);
+    /* Each header of the answer, its name in lower case. May be NULL. */
+    void (*header)(void *context, const char *name, const char *value);
     /* How far a body has been sent. May be NULL. */
     void (*sent)(void *context, int64_t bytes);
     /* About once a second while the transfer runs. May be NULL. */
@@ -60,6 +72,15 @@ CLEANUP_DEINIT(http_answer, struct http_answer, http_answer_deinit)
 
 /* 0 when a complete answer arrived, of whatever status. */
 int http_call(struct http *http, const struct http_call *call, struct http_answer *answer);
+
+/* What take and give return to be called again later, with the same bytes. */
+#define HTTP_PAUSE 1000
+
+/* What get receives is the body of put, of put->size bytes, through a buffer of fixed size: neither side waits in
+ * memory or on disk for the other. get->take sees the bytes before they are passed on. 0 when put was answered, or when
+ * get was answered with another status than 2xx (then answer->status is 0, and put was broken off). */
+int http_pipe(struct http *from, const struct http_call *get, struct http_answer *got, struct http *to,
+              const struct http_call *put, struct http_answer *answer);
 
 /* Several transfers at once. next fills a call for a free slot, or leaves *has false when there is nothing (more) to do
  * now; done gets each answer with the call's rc. What they return, if not 0, ends everything. Calls and what they point

@@ -9,6 +9,12 @@
 /* OpenSSL's results of a verification (X509_V_ERR_...), which libcurl passes on as numbers. */
 enum { VERIFY_NOT_YET_VALID = 9, VERIFY_EXPIRED = 10 };
 
+const struct http_hints http_quantd_hints = {
+    .away = "is quantd running there? --server, QUANTD_URL or quantctl login say where it is",
+    .untrusted = "--ca-file FILE, QUANTD_CA_FILE or quantctl login --ca-file FILE name the certificate of the issuer",
+    .unencrypted = "write http:// in the URL",
+};
+
 static int fault_certificate(const struct transfer *transfer, const char *why)
 {
     const char *url = transfer->http->url;
@@ -30,7 +36,7 @@ static int fault_certificate(const struct transfer *transfer, const char *why)
     }
     return err_set_hint(
         status_fail(STATUS_UNREACHABLE, "%s: the issuer of the server's certificate is not trusted here: %s", url, why),
-        "--ca-file FILE, QUANTD_CA_FILE or quantctl login --ca-file FILE name the certificate of the issuer");
+        "%s", transfer->http->hints->untrusted);
 }
 
 int http_fault(const struct transfer *transfer, CURLcode code)
@@ -49,8 +55,8 @@ int http_fault(const struct transfer *transfer, CURLcode code)
     case CURLE_COULDNT_CONNECT:
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
-        return err_set_hint(status_fail(STATUS_UNREACHABLE, "cannot connect to %s: %s", url, why),
-                            "is quantd running there? --server, QUANTD_URL or quantctl login say where it is");
+        return err_set_hint(status_fail(STATUS_UNREACHABLE, "cannot connect to %s: %s", url, why), "%s",
+                            transfer->http->hints->away);
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_ISSUER_ERROR:
         return fault_certificate(transfer, why);
@@ -59,7 +65,7 @@ int http_fault(const struct transfer *transfer, CURLcode code)
     case CURLE_SSL_CONNECT_ERROR:
         if (strstr(why, "wrong version number") != NULL) {
             return err_set_hint(status_fail(STATUS_UNREACHABLE, "%s: the server does not speak TLS at this port", url),
-                                "write http:// in the URL");
+                                "%s", transfer->http->hints->unencrypted);
         }
         return status_fail(STATUS_UNREACHABLE, "%s: TLS failed: %s", url, why);
     default:

@@ -47,6 +47,24 @@ int job_outcome(const json_t *job)
     return hint != NULL && hint[0] != '\0' ? err_set_hint(rc, "%s", hint) : rc;
 }
 
+int job_find_artifact(struct cli *cli, const char *name, char *out, size_t size)
+{
+    AUTO_JSON json_t *job = NULL;
+
+    if (strncmp(name, "job_", 4) != 0) {
+        snprintf(out, size, "%s", name);
+        return 0;
+    }
+    TRY(job_get(cli, name, &job));
+    TRY(job_outcome(job));
+    const char *id = json_get_string(json_object_get(job, "result"), "artifact_id");
+    if (id == NULL) {
+        return status_fail(STATUS_JOB, "%s has no artifact", name);
+    }
+    snprintf(out, size, "%s", id);
+    return 0;
+}
+
 const char *job_method(const json_t *job, char out[JOB_METHOD_SIZE])
 {
     const json_t *method = json_object_get(job, "method"), *stage;

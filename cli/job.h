@@ -9,6 +9,8 @@
 /* The path of a job, or of something below it: below is "", "/events", ... ERR_CONFIG when id is not a job's. */
 int job_path(char *out, size_t size, const char *id, const char *below);
 int job_get(struct cli *cli, const char *id, json_t **out);
+/* The artifact that a name means: its id, or a job that made it. */
+int job_find_artifact(struct cli *cli, const char *name, char *out, size_t size);
 bool job_is_terminal(const char *status);
 /* 0 of a job that succeeded; else STATUS_JOB with its error as the sentence. */
 int job_outcome(const json_t *job);

@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "cli/objects.h"
 #include "cli/part.h"
-#include "cli/print.h"
+#include "cli/progress.h"
 #include "cli/status.h"
 
 #include <errno.h>
@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #define PULL_LOST_MS (120LL * 1000)
-#define PULL_SHOW_MS 200
 #define PULL_PAUSE_SECONDS 1
 #define PULL_HEADER 160
 
@@ -47,25 +46,10 @@ struct pull {
     size_t first;  /* no file before it needs anything */
     bool failing;  /* a transfer failed: begin no new one */
     int64_t pause; /* seconds until all begin again */
-    int64_t moved_at, shown_at, started_at;
-    int64_t bytes, total; /* that arrived, that were missing in the beginning */
+    int64_t moved_at;
+    struct progress progress; /* of the bytes that were missing in the beginning */
     struct piece pieces[HTTP_SLOTS_MAX];
 };
-
-static void show_progress(struct pull *pull, bool last)
-{
-    char bytes[PRINT_SIZE], total[PRINT_SIZE], speed[PRINT_SIZE];
-    int64_t now = clock_monotonic_ms();
-
-    if (pull->cli->quiet || isatty(STDERR_FILENO) == 0 || (!last && now - pull->shown_at < PULL_SHOW_MS)) {
-        return;
-    }
-    pull->shown_at = now;
-    double seconds = (double)(now - pull->started_at) / 1000;
-    fprintf(stderr, "\r%s of %s, %s/s\x1b[K%s", print_bytes((double)pull->bytes, bytes),
-            print_bytes((double)pull->total, total),
-            print_bytes(seconds > 0 ? (double)pull->bytes / seconds : 0, speed), last ? "\n" : "");
-}
 
 /* --- one transfer */
 
@@ -83,9 +67,9 @@ static int take_bytes(void *context, const char *data, size_t size)
         return status_fail(STATUS_LOCAL, "%.300s: %s", part->file->path, why);
     }
     piece->received += (int64_t)size;
-    piece->pull->bytes += (int64_t)size;
+    piece->pull->progress.bytes += (int64_t)size;
     piece->pull->moved_at = clock_monotonic_ms();
-    show_progress(piece->pull, false);
+    progress_show(&piece->pull->progress, false);
     return 0;
 }
 
@@ -117,7 +101,7 @@ static int finish_file(struct pull *pull, size_t file)
 
     TRY(part_finish(part, pull->options->replace, &again));
     if (again) {
-        pull->total += part->file->bytes;
+        pull->progress.total += part->file->bytes;
         return 0;
     }
     part_close(part);
@@ -199,7 +183,7 @@ static int piece_done(void *context, int slot, int rc, const struct http_answer 
         TRY(part_complete(part, piece->chunk));
         return part->missing == 0 ? finish_file(pull, piece->file) : 0;
     }
-    pull->bytes -= piece->received;
+    pull->progress.bytes -= piece->received;
     part_release(part, piece->chunk);
     if (rc == STATUS_UNREACHABLE) {
         pull->failing = true;
@@ -251,7 +235,7 @@ static int find_files(struct pull *pull)
                 status_fail(STATUS_MISMATCH, "%.300s: the file is there and is not the artifact's", file->path),
                 "--force replaces it");
         }
-        pull->total += pull->done[i] ? 0 : file->bytes;
+        pull->progress.total += pull->done[i] ? 0 : file->bytes;
     }
     return 0;
 }
@@ -297,16 +281,17 @@ int pull_files(struct cli *cli, const char *artifact, const struct manifest *man
                           .open = open,
                           .done = done};
     TRY(client_open(cli));
+    progress_init(&pull->progress, cli->quiet);
     TRY(find_files(pull));
-    pull->moved_at = pull->started_at = clock_monotonic_ms();
+    pull->moved_at = pull->progress.started_at = clock_monotonic_ms();
     int rc = pull_all(pull);
     for (size_t i = 0; i < manifest->count; i++) {
         if (open[i]) {
             part_close(&parts[i]);
         }
     }
-    if (rc == 0 && pull->total > 0) {
-        show_progress(pull, true);
+    if (rc == 0 && pull->progress.total > 0) {
+        progress_show(&pull->progress, true);
     }
     return rc;
 }

@@ -8,8 +8,8 @@
 enum status {
     STATUS_OK,
     STATUS_JOB,         /* a job ended as failed, cancelled or expired */
-    STATUS_USAGE,       /* arguments, job file or profile are wrong; nothing was sent */
-    STATUS_UNREACHABLE, /* the server could not be reached, or the connection broke or stalled */
+    STATUS_USAGE,       /* arguments, job file, profile or credentials are wrong; nothing was sent */
+    STATUS_UNREACHABLE, /* the server, or a registry, could not be reached, or the connection broke or stalled */
     STATUS_REFUSED,     /* the server refused the request (4xx) */
     STATUS_SERVER,      /* the server failed (5xx), or its answer is not one of quantd */
     STATUS_LOCAL,       /* a local file or directory cannot be read or written */
