@@ -64,9 +64,9 @@ export function chart(label, config, signal) {
   return {element: box, draw, describe: (text) => canvas.setAttribute("aria-label", text)};
 }
 
-/* Labels of a logarithmic axis from low to high: of powers of ten, and within three decades of their doubles and fives. */
-export function powerTicks(low, high) {
-  const shown = high / low < 1000 ? [1, 2, 5] : [1];
+/* Labels of a logarithmic axis from low to high: of powers of ten, and where there is space for them, of their doubles and fives. */
+export function powerTicks(low, high, decades) {
+  const shown = high / low < 10 ** decades ? [1, 2, 5] : [1];
   return (value) => {
     const power = Math.floor(Math.log10(value) + 1e-9), first = Math.round(value / 10 ** power);
     if (Math.abs(value / 10 ** power - first) > 1e-6 || !shown.includes(first)) {

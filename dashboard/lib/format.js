@@ -15,6 +15,11 @@ export function fixed(value, digits) {
   return value === null || value === undefined ? NONE : value.toFixed(digits);
 }
 
+/* Of perplexities. */
+export function perplexity(value) {
+  return value === null || value === undefined ? NONE : value >= 1000 ? counts.format(Math.round(value)) : value.toFixed(3);
+}
+
 /* Of errors, which span many orders of magnitude. */
 export function small(value) {
   if (value === null || value === undefined) {

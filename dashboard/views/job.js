@@ -1,7 +1,7 @@
 /* One job: where it is, what it costs, what was lost, and what can be done with it. */
 import {follow, get, post, remove, send, sleep} from "../lib/api.js";
 import {el, empty, setText, skeleton} from "../lib/dom.js";
-import {NONE, badge, bytes, count, date, duration, ended, fixed, now, percent, small, working} from "../lib/format.js";
+import {NONE, badge, bytes, count, date, duration, ended, fixed, now, percent, perplexity, small, working} from "../lib/format.js";
 import {confirm, failure, notice} from "../lib/notices.js";
 import {layersPanel} from "./job_layers.js";
 import {logPanel} from "./job_log.js";
@@ -32,7 +32,7 @@ export function show(main, {args, signal, title}) {
   const messages = el("ul", {class: "messages"});
   const messagesPanel = el("section", {class: "panel", "aria-label": "Warnings", hidden: true}, el("header", {}, el("h2", {}, "Warnings")), el("div", {class: "body"}, messages));
   const details = el("dl", {class: "pairs"});
-  const run = el("div", {class: "stack"});
+  const run = el("div", {class: "stack", hidden: true});
   const layers = layersPanel(signal);
   const log = logPanel();
   const noRows = el("section", {class: "panel", "aria-label": "Layers"}, empty("No layers yet", "They appear here with the first finished block."));
@@ -42,7 +42,7 @@ export function show(main, {args, signal, title}) {
 
   function build() {
     main.replaceChildren(
-      el("div", {class: "head"}, el("div", {}, el("p", {class: "muted"}, el("a", {href: "#/"}, "Queue"), " / ", el("span", {class: "mono"}, args[0])), heading, subtitle), buttons),
+      el("div", {class: "head"}, el("div", {}, el("nav", {class: "trail muted", "aria-label": "Trail"}, el("a", {href: "#/"}, "Queue"), el("span", {class: "mono"}, args[0])), heading, subtitle), buttons),
       el("div", {class: "stack"},
         el("section", {class: "panel", "aria-label": "Progress"}, el("header", {}, el("h2", {}, "Progress"), position), el("div", {class: "body"}, phases)),
         facts, messagesPanel, noRows, layers.element,
@@ -129,11 +129,11 @@ export function show(main, {args, signal, title}) {
     const before = result?.perplexity_before ?? evaluation?.perplexity_before ?? null, after = result?.perplexity_after ?? evaluation?.perplexity_after ?? null;
     const list = [];
     const missing = evaluates(job) ? (ended(job.status) ? "not measured" : "measured at the end") : "no evaluation was asked for";
-    list.push(fact("Perplexity", after === null ? NONE : fixed(after, 3),
-      after === null ? missing : before === null ? null : `${fixed(before, 3)} before, ${after >= before ? "+" : "−"}${Math.abs((after / before - 1) * 100).toFixed(2)} %`));
+    list.push(fact("Perplexity", perplexity(after),
+      after === null ? missing : before === null ? null : `${perplexity(before)} before, ${after >= before ? "+" : "−"}${Math.abs((after / before - 1) * 100).toFixed(2)}\u00a0%`));
     const kl = result?.kl_divergence_mean ?? evaluation?.kl_divergence_mean ?? null;
     list.push(fact("KL divergence", small(kl), kl === null ? missing : "mean, in nats"));
-    list.push(fact("Bits per weight", fixed(result?.bits_per_weight ?? totals?.bits_per_weight ?? null, 2), totals ? `${count(totals.modules)} layers` : null));
+    list.push(fact("Bits per weight", fixed(result?.bits_per_weight ?? totals?.bits_per_weight ?? null, 2), totals?.modules ? `${count(totals.modules)} layers` : null));
     const artifact = memory?.artifact_bytes ?? totals?.artifact_bytes ?? null;
     list.push(fact("Size", artifact === null ? NONE : bytes(artifact), memory ? `${bytes(memory.source_bytes)} before${result?.compression_ratio ? `, ${fixed(result.compression_ratio, 2)} times smaller` : ""}` : null));
     if (memory?.gpu_peak_bytes) {
@@ -144,7 +144,7 @@ export function show(main, {args, signal, title}) {
       list.push(fact("Process memory, peak", bytes(memory.host_peak_bytes), null));
     }
     if (job.progress) {
-      list.push(fact("Time", duration(job.progress.elapsed_seconds), totals ? `${fixed(totals.solve_seconds, 1)} s of it solving` : null));
+      list.push(fact("Time", duration(job.progress.elapsed_seconds), totals?.modules ? `${fixed(totals.solve_seconds, 1)} s of it solving` : null));
     }
     facts.replaceChildren(...list);
   }
@@ -196,6 +196,7 @@ export function show(main, {args, signal, title}) {
       return;
     }
     ran = key;
+    run.hidden = !job.result?.artifact_id && !job.result?.artifact_deleted_at;
     if (job.result?.artifact_id) {
       run.replaceChildren(runPanel(job));
     } else if (job.result?.artifact_deleted_at) {

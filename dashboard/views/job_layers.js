@@ -146,7 +146,7 @@ export function layersPanel(signal) {
         firsts.set(row.layer, i);
       }
     });
-    const starts = [...firsts.values()], step = Math.ceil(starts.length / 16);
+    const starts = [...firsts.values()];
     return {
       type: "bar",
       data: {
@@ -162,9 +162,12 @@ export function layersPanel(signal) {
         onClick: (event, found) => select(found[0]?.element.$context.raw.row ?? null, "bars"),
         scales: {
           x: {type: "linear", offset: false, min: -0.5, max: rows.length - 0.5, grid: {display: false}, title: {display: true, text: "block"},
-            afterBuildTicks: (axis) => (axis.ticks = starts.filter((_, i) => i % step === 0).map((at) => ({value: at}))),
+            afterBuildTicks: (axis) => {
+              const step = Math.ceil(starts.length / Math.max(2, axis.chart.width / 44));
+              axis.ticks = starts.filter((_, i) => i % step === 0).map((at) => ({value: at}));
+            },
             ticks: {autoSkip: false, callback: (at) => String(rows[at]?.layer ?? "")}},
-          y: log ? {type: "logarithmic", min: range.low / 1.5, ticks: {callback: powerTicks(range.low, range.high), autoSkip: false}, title: {display: true, text: label}}
+          y: log ? {type: "logarithmic", min: range.low / 1.5, ticks: {callback: powerTicks(range.low, range.high, 3), autoSkip: false}, title: {display: true, text: label}}
             : {type: "linear", beginAtZero: true, title: {display: true, text: label}},
         },
         plugins: {
@@ -196,7 +199,7 @@ export function layersPanel(signal) {
       options: {
         indexAxis: "y",
         scales: {
-          x: log ? {type: "logarithmic", min: range.low / 1.5, max: range.high * 1.5, ticks: {callback: powerTicks(range.low, range.high), autoSkip: false}, title: {display: true, text: label}}
+          x: log ? {type: "logarithmic", min: range.low / 1.5, max: range.high * 1.5, ticks: {callback: powerTicks(range.low, range.high, 1.5), autoSkip: false}, title: {display: true, text: label}}
             : {type: "linear", title: {display: true, text: label}},
           y: {grid: {display: false}},
         },

@@ -1,6 +1,6 @@
 /* The events of a job, as lines. Progress is a line only where the step changes. */
 import {el} from "../lib/dom.js";
-import {STATUSES, clock, count, date, fixed, small} from "../lib/format.js";
+import {STATUSES, clock, count, date, perplexity, small} from "../lib/format.js";
 
 const LINES = 1000;
 
@@ -25,7 +25,7 @@ function line(event, steps) {
   case "warning":
     return ["warning", data.message ?? data.code ?? "warning"];
   case "metric":
-    return ["metric", `Perplexity ${fixed(data.perplexity_before, 3)} before, ${fixed(data.perplexity_after, 3)} after; KL divergence ${small(data.kl_divergence_mean)}`];
+    return ["metric", `Perplexity ${perplexity(data.perplexity_before)} before, ${perplexity(data.perplexity_after)} after; KL divergence ${small(data.kl_divergence_mean)}`];
   case "artifact":
     return ["artifact", "The artifact was deleted"];
   default:

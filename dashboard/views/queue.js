@@ -117,13 +117,14 @@ export function show(main, {query, signal, title}) {
     const fraction = job.progress?.fraction ?? null;
     if (fraction !== null && job.status !== "succeeded" && job.status !== "queued") {
       bar.value = fraction;
+      bar.className = job.status;
       bar.setAttribute("aria-label", `Progress of ${job.name || job.id}`);
       setText(number, percent(fraction));
       if (!row.parts.progress.parentNode) {
         cells.progress.replaceChildren(row.parts.progress);
       }
     } else {
-      setText(cells.progress, job.status === "succeeded" && job.finished_at && job.started_at ? `in ${duration(job.finished_at - job.started_at)}` : "");
+      setText(cells.progress, job.status === "succeeded" && job.finished_at && job.started_at ? `took ${duration(job.finished_at - job.started_at)}` : "");
     }
   }
 
@@ -435,8 +436,9 @@ export function show(main, {query, signal, title}) {
   older.addEventListener("click", () => turn([...state.pages, state.jobs.at(-1).id], state.first + state.jobs.length));
   newer.addEventListener("click", () => turn(state.pages.slice(0, -1), Math.max(0, state.first - PAGE)));
   all.addEventListener("change", () => {
+    const on = all.checked; /* choosing one sets it */
     for (const job of state.jobs) {
-      choose(job, all.checked);
+      choose(job, on);
     }
     render();
   });
