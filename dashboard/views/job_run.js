@@ -1,6 +1,6 @@
 /* Lines to paste: how the artifact of a job is fetched and loaded, by its format (docs/formats.md). */
+import {lines} from "../lib/clipboard.js";
 import {el} from "../lib/dom.js";
-import {notice} from "../lib/notices.js";
 
 /* A name for a folder that no shell reads as something else. */
 export function folderOf(job) {
@@ -63,22 +63,11 @@ export function recipes(job) {
   return list;
 }
 
-async function copy(text, pre) {
-  try {
-    await navigator.clipboard.writeText(text); /* only where the page came by TLS or from this machine */
-    notice("Copied", "good");
-  } catch {
-    getSelection().selectAllChildren(pre);
-    notice("Selected: press Ctrl+C to copy");
-  }
-}
-
 export function runPanel(job) {
   const list = recipes(job).map(({title, note, text}) => {
-    const pre = el("pre", {tabindex: "0", "aria-label": `${title}: commands`}, el("code", {}, text));
-    return el("div", {class: "recipe"},
-      el("header", {}, el("h3", {}, title), el("button", {class: "button", type: "button", "aria-label": `Copy the lines for ${title}`, on: {click: () => copy(text, pre)}}, "Copy")),
-      note ? el("p", {}, note) : null, pre);
+    const box = lines(title, note);
+    box.set(text);
+    return box.element;
   });
   return el("section", {class: "panel", "aria-label": "Use the artifact"}, el("header", {}, el("h2", {}, "Use the artifact"), el("span", {class: "muted"}, job.output.format)), el("div", {class: "body"}, ...list));
 }

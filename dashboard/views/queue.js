@@ -9,6 +9,7 @@ const PAGE = 50;
 const SEARCH_PAGE = 100;
 const SEARCH_STEP = 2000; /* jobs that one search looks at before it asks */
 const AT_ONCE = 4; /* actions of a selection */
+const MOST_COMPARED = 8;
 const FOLLOWED = 2; /* running jobs whose changes are awaited: a browser has few connections to a daemon */
 
 const COLUMNS = [
@@ -46,8 +47,9 @@ export function show(main, {query, signal, title}) {
   const chosen = el("span");
   const cancelButton = el("button", {class: "button", type: "button"}, "Cancel");
   const deleteButton = el("button", {class: "button danger", type: "button"}, "Delete");
+  const compareButton = el("button", {class: "button", type: "button"}, "Compare");
   const clearButton = el("button", {class: "button quiet", type: "button"}, "Clear selection");
-  const selection = el("div", {class: "selection", role: "group", "aria-label": "Selected jobs", hidden: true}, chosen, cancelButton, deleteButton, clearButton);
+  const selection = el("div", {class: "selection", role: "group", "aria-label": "Selected jobs", hidden: true}, chosen, compareButton, cancelButton, deleteButton, clearButton);
   const range = el("span", {role: "status"});
   const newer = el("button", {class: "button", type: "button"}, "← Newer");
   const older = el("button", {class: "button", type: "button"}, "Older →");
@@ -198,6 +200,8 @@ export function show(main, {query, signal, title}) {
     setText(chosen, `${count(jobs.length)} selected`);
     setText(cancelButton, `Cancel ${cancellable || ""}`.trim());
     setText(deleteButton, `Delete ${deletable || ""}`.trim());
+    compareButton.disabled = jobs.length < 2 || jobs.length > MOST_COMPARED;
+    compareButton.title = compareButton.disabled ? `2 to ${MOST_COMPARED} jobs can be compared` : "";
     cancelButton.disabled = cancellable === 0;
     deleteButton.disabled = deletable === 0;
     all.checked = state.jobs.length > 0 && state.jobs.every((job) => state.selected.has(job.id));
@@ -472,6 +476,9 @@ export function show(main, {query, signal, title}) {
     reload();
   }
 
+  compareButton.addEventListener("click", () => {
+    location.hash = `#/compare?jobs=${[...state.selected.keys()].join(",")}`;
+  });
   cancelButton.addEventListener("click", async () => {
     const jobs = [...state.selected.values()].filter((job) => job.links.cancel);
     const what = jobs.length === 1 ? `“${jobs[0].name || jobs[0].id}”` : `${count(jobs.length)} jobs`;

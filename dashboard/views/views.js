@@ -8,4 +8,7 @@
 export const VIEWS = [
   {pattern: /^\/?$/, link: {href: "#/", label: "Queue"}, load: () => import("./queue.js")},
   {pattern: /^\/jobs\/(job_[0-9A-Z]{26})$/, part: "#/", load: () => import("./job.js")},
+  {pattern: /^\/compare$/, link: {href: "#/compare", label: "Compare"}, load: () => import("./compare.js")},
+  {pattern: /^\/artifacts$/, link: {href: "#/artifacts", label: "Artifacts"}, load: () => import("./artifacts.js")},
+  {pattern: /^\/artifacts\/(art_[0-9A-Z]{26})$/, part: "#/artifacts", load: () => import("./artifact.js")},
 ];
