@@ -131,6 +131,9 @@ static json_t *media_schema(const char *type, const struct schema *schema)
     if (strcmp(type, "application/json") == 0) {
         return schema_ref(schema);
     }
+    if (strlen(type) > 5 && strcmp(type + strlen(type) - 5, "+json") == 0) { /* of a format that others describe */
+        return json_pack("{s:s}", "type", "object");
+    }
     bool binary = strcmp(type, "application/octet-stream") == 0 || strcmp(type, "application/x-tar") == 0;
     return binary ? json_pack("{s:s, s:s}", "type", "string", "format", "binary")
                   : json_pack("{s:s}", "type", "string");

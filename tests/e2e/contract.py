@@ -66,6 +66,6 @@ class Contract:
             return ["a body where there is none: %r" % body[:100]] if body else []
         if kind not in content:
             return ["Content-Type %r is not one of %s" % (content_type, ", ".join(content))]
-        if kind in ("application/json", "application/problem+json") and status != 206 and content[kind]["schema"]:
+        if (kind == "application/json" or kind.endswith("+json")) and status != 206 and content[kind]["schema"]:
             return self.errors(content[kind]["schema"], json.loads(body))
         return []

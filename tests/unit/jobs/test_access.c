@@ -123,6 +123,7 @@ START_TEST(a_file_and_an_artifact_of_another_project)
 {
     struct rig rig = {0};
     json_t *got = NULL;
+    char sha256[DIGEST_HEX_SIZE];
     rig_open(&rig);
     json_t *file = json_pack("{s:s, s:s, s:I}", "id", "file_1", "purpose", "calibration", "created_at", (json_int_t)1);
     json_t *artifact = json_pack("{s:s, s:I}", "id", "art_1", "created_at", (json_int_t)1);
@@ -133,6 +134,8 @@ START_TEST(a_file_and_an_artifact_of_another_project)
     assert_hidden(service_file_delete(rig.service, &other, "file_1"));
     assert_hidden(service_object_get(rig.service, &other, "art", "art_1", &got));
     assert_hidden(service_artifact_verify(rig.service, &other, "art_1", &got));
+    assert_hidden(service_artifact_signature(rig.service, &other, "art_1", sha256));
+    assert_hidden(service_artifact_sign(rig.service, &other, "art_1", &got));
     assert_hidden(service_artifact_delete(rig.service, &other, "art_1"));
     ck_assert_rc_ok(service_file_delete(rig.service, &principal_local, "file_1"));
     ck_assert_rc_ok(service_artifact_delete(rig.service, &principal_local, "art_1"));

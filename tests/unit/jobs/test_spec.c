@@ -52,6 +52,7 @@ static const struct {
     {"{" MODEL ",\"method\":\"rtn\",\"output\":{\"format\":\"punch cards\"}}", "/output/format", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"output\":{\"max_shard_bytes\":1}}", "/output/max_shard_bytes",
      ERR_INVALID_PARAMETER},
+    {"{" MODEL ",\"method\":\"rtn\",\"output\":{\"sign\":\"yes\"}}", "/output/sign", ERR_INVALID_PARAMETER},
     {"{" MODEL ",\"method\":\"rtn\",\"calibration\":{\"file_id\":\"file_01J00000000000000000000000\",\"stream\":true}}",
      "/calibration/stream", ERR_INCOMPATIBLE_OPTIONS},
     {"{" MODEL ",\"method\":\"rtn\",\"calibration\":{\"file_id\":\"../x\"}}", "/calibration/file_id",
