@@ -85,7 +85,7 @@ static const struct row rows[] = {
      .help = "Listen beyond loopback without TLS, because only a proxy that encrypts can reach the address; its "
              "X-Forwarded-Proto is believed"},
     {"allowed-host", "NAME", ROW_TEXTS, AT(allowed_hosts), .separator = ',',
-     .help = "Host header to accept in addition to the loopback names; repeatable"},
+     .help = "Host header to accept in addition to the loopback names and those of the certificate; repeatable"},
     {"device", "NAME", ROW_TEXT, AT(device), "auto", .help = "Device to run jobs on: auto, cpu or cuda:N"},
     {"worker", "KIND", ROW_WORKER, AT(worker), "thread",
      .help = "Where jobs run: thread (in the daemon) or process (each in a process of its own)"},

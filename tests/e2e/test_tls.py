@@ -221,41 +221,51 @@ def serial(secure):
 
 
 def certificate_is_replaced():
-    with Secure() as secure:
-        daemon, first = secure.daemon, serial(secure)
-        kept = daemon.connection()
-        kept.request("GET", "/livez")
-        kept.getresponse().read()
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(os.path.join(folder, "notify"))
+        manager.settimeout(20)
+        with Secure(env={"NOTIFY_SOCKET": os.path.join(folder, "notify")}) as secure:
+            replace_certificates(secure, manager)
 
-        def replace(certificate, key, message):
-            for source, target in ((certificate, secure.pair.certificate), (key, secure.pair.key)):
-                with open(source, "rb") as file:
-                    data = file.read()
-                with open(target + ".new", "wb") as file:
-                    file.write(data)
-                os.rename(target + ".new", target)
-            before = sum(line["message"] == message for line in daemon.log_lines())
-            daemon.signal(signal.SIGHUP)
-            wait_until(lambda: sum(line["message"] == message for line in daemon.log_lines()) > before, message)
 
-        second = secure.authority.issue("second", days=10)
-        replace(second.certificate, second.key, "certificate loaded")
-        changed = serial(secure)
-        true(changed != first, "new connections get the new certificate")
-        daemon.wait_line("the certificate expires soon: replace it and send SIGHUP")
-        kept.request("GET", "/livez")
-        equal(kept.getresponse().read() != b"", True, "an answer on the connection from before")
-        kept.close()
-        third = secure.authority.issue("third", kind=("rsa:2048",))
-        for certificate, key in ((third.certificate, second.key), (os.devnull, third.key), (third.certificate, os.devnull),
-                                 (third.key, third.key), (BINARY, third.key)):
-            replace(certificate, key, "the certificate cannot be loaded, the previous one is kept")
-            equal(serial(secure), changed, "the certificate after a failure")
-        replace(third.certificate, third.key, "certificate loaded")
-        true(serial(secure) not in (first, changed), "a key of another kind")
-        for _ in range(20):  # signals that come while the files are read
-            daemon.signal(signal.SIGHUP)
-        equal(daemon.request("GET", "/livez").status, 200)
+def replace_certificates(secure, manager):
+    daemon, first = secure.daemon, serial(secure)
+    equal(manager.recv(100), b"READY=1", "what the service manager is told at start")
+    kept = daemon.connection()
+    kept.request("GET", "/livez")
+    kept.getresponse().read()
+
+    def replace(certificate, key, message):
+        for source, target in ((certificate, secure.pair.certificate), (key, secure.pair.key)):
+            with open(source, "rb") as file:
+                data = file.read()
+            with open(target + ".new", "wb") as file:
+                file.write(data)
+            os.rename(target + ".new", target)
+        before = sum(line["message"] == message for line in daemon.log_lines())
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: sum(line["message"] == message for line in daemon.log_lines()) > before, message)
+
+    second = secure.authority.issue("second", days=10)
+    replace(second.certificate, second.key, "certificate loaded")
+    true(manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC="), "it is told of the reload")
+    equal(manager.recv(100), b"READY=1", "and of its end")
+    changed = serial(secure)
+    true(changed != first, "new connections get the new certificate")
+    daemon.wait_line("the certificate expires soon: replace it and send SIGHUP")
+    kept.request("GET", "/livez")
+    equal(kept.getresponse().read() != b"", True, "an answer on the connection from before")
+    kept.close()
+    third = secure.authority.issue("third", kind=("rsa:2048",))
+    for certificate, key in ((third.certificate, second.key), (os.devnull, third.key), (third.certificate, os.devnull),
+                             (third.key, third.key), (BINARY, third.key)):
+        replace(certificate, key, "the certificate cannot be loaded, the previous one is kept")
+        equal(serial(secure), changed, "the certificate after a failure")
+    replace(third.certificate, third.key, "certificate loaded")
+    true(serial(secure) not in (first, changed), "a key of another kind")
+    for _ in range(20):  # signals that come while the files are read
+        daemon.signal(signal.SIGHUP)
+    equal(daemon.request("GET", "/livez").status, 200)
 
 
 def starts():
