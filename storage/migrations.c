@@ -281,8 +281,17 @@ static const char *const step_signatures[] = {
     NULL,
 };
 
-static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns,
-                                           step_traces, step_keys,     step_quotas,          step_signatures};
+static const char *const step_pairs[] = {
+    /* Lists by two filters that few jobs of many match both. The last is for walks over the jobs of all projects. */
+    "CREATE INDEX jobs_project_status_method ON jobs(project, status, method, id);"
+    "CREATE INDEX jobs_project_status_model ON jobs(project, status, model, id);"
+    "CREATE INDEX jobs_project_model_method ON jobs(project, model, method, id);"
+    "CREATE INDEX jobs_status ON jobs(status, id);",
+    NULL,
+};
+
+static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns, step_traces,
+                                           step_keys,   step_quotas,   step_signatures,      step_pairs};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 

@@ -36,6 +36,16 @@ static void list_add_equal(struct sqlite_query *query, const char *condition, co
     }
 }
 
+/* Rows are found by their metadata, unless the status is one that few jobs have: then they are those of that status,
+ * and have the metadata. */
+static bool list_by_metadata(const struct list_source *source, const struct page *page)
+{
+    enum job_status status;
+    bool few = page->status != NULL && job_status_find(page->status, &status) && !job_status_is_final(status);
+
+    return source->kind == NULL && page->metadata_key != NULL && !few;
+}
+
 /* The rows that are looked at: those of the table, or those that have the metadata. */
 static void list_add_from(struct sqlite_query *query, const struct list_source *source, const struct page *page)
 {
@@ -48,15 +58,22 @@ static void list_add_from(struct sqlite_query *query, const struct list_source *
         sqlite_query_text(query, source->kind);
         return;
     }
-    if (page->metadata_key == NULL) {
-        sqlite_query_add(query, " FROM jobs WHERE 1");
+    const char *value = page->metadata_value == NULL ? "" : page->metadata_value;
+    if (list_by_metadata(source, page)) {
+        sqlite_query_add(query, " FROM (SELECT job FROM job_metadata WHERE key = ? AND value = ?");
+        sqlite_query_text(query, page->metadata_key);
+        sqlite_query_text(query, value);
+        list_add_equal(query, " AND project = ?", page->project);
+        sqlite_query_add(query, ") AS m CROSS JOIN jobs ON jobs.id = m.job WHERE 1");
         return;
     }
-    sqlite_query_add(query, " FROM (SELECT job FROM job_metadata WHERE key = ? AND value = ?");
-    sqlite_query_text(query, page->metadata_key);
-    sqlite_query_text(query, page->metadata_value == NULL ? "" : page->metadata_value);
-    list_add_equal(query, " AND project = ?", page->project);
-    sqlite_query_add(query, ") AS m CROSS JOIN jobs ON jobs.id = m.job WHERE 1");
+    sqlite_query_add(query, " FROM jobs WHERE 1");
+    if (page->metadata_key != NULL) {
+        sqlite_query_add(query, " AND EXISTS (SELECT 1 FROM job_metadata AS m WHERE m.project = jobs.project AND"
+                                " m.key = ? AND m.value = ? AND m.job = jobs.id)");
+        sqlite_query_text(query, page->metadata_key);
+        sqlite_query_text(query, value);
+    }
 }
 
 /* Ids hold the time at which they were made, so created_after ends the walk along them. */
@@ -65,7 +82,7 @@ static void list_add_created(struct sqlite_query *query, const struct list_sourc
 {
     if (page->created_after != 0) {
         id_floor(source->prefix, page->created_after - LIST_CLOCK_SECONDS, floor);
-        sqlite_query_add(query, source->kind == NULL && page->metadata_key != NULL ? " AND m.job > ?" : " AND id > ?");
+        sqlite_query_add(query, list_by_metadata(source, page) ? " AND m.job > ?" : " AND id > ?");
         sqlite_query_text(query, floor);
         sqlite_query_add(query, " AND created_at > ?");
         sqlite_query_int(query, page->created_after);
@@ -76,7 +93,7 @@ static void list_add_created(struct sqlite_query *query, const struct list_sourc
 static void list_build(struct sqlite_query *query, const struct list_source *source, const struct page *page,
                        bool ascending, char floor[ID_SIZE])
 {
-    bool joined = source->kind == NULL && page->metadata_key != NULL; /* the index that is walked is m's */
+    bool joined = list_by_metadata(source, page); /* the index that is walked is m's */
 
     sqlite_query_add(query, "SELECT ");
     sqlite_query_add(query, source->columns);

@@ -102,6 +102,15 @@ def main():
                 ("model_id", "?model_id=" + model),
                 ("metadata[team]", lambda n: "?metadata[team]=team-%d" % (n % TEAMS)),
                 ("metadata[team], after a random job", lambda n: "?metadata[team]=team-%d&after=%s" % (n % TEAMS, ids[n % len(ids)])),
+                ("metadata[team], status=failed", lambda n: "?status=failed&metadata[team]=team-%d" % (n % TEAMS)),
+                ("metadata[team], status=queued", lambda n: "?status=queued&metadata[team]=team-%d" % (n % TEAMS)),
+                ("status=failed, method=awq", "?status=failed&method=awq"),
+                ("status=queued, method=awq", "?status=queued&method=awq"),
+                ("status=failed, model_id", "?status=failed&model_id=" + model),
+                ("status=queued, model_id", "?status=queued&model_id=" + model),
+                ("method=none, model_id", "?method=none&model_id=" + model),
+                ("status=failed, method=awq, model_id, created_after half of them, after a random job",
+                 lambda n: "?status=failed&method=awq&model_id=%s&created_after=%d&after=%s" % (model, now - options.jobs // 2, ids[n % len(ids)])),
                 ("created_after a second ago", "?created_after=%d" % (now - 2)),
                 ("no such metadata", "?metadata[team]=none")):
             p50, p99, size = measure(daemon, query, options.requests)

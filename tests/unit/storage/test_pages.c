@@ -1,5 +1,6 @@
 /* Lists: every row once in pages of any size and both directions, filters, cursors. */
 
+#include "storage/sqlite.h"
 #include "tests/unit/storage/support.h"
 
 #define PAGE_MAX 100
@@ -155,6 +156,14 @@ START_TEST(filters_narrow_lists)
     ck_assert_uint_eq(count_of(store, NULL, &page), 1);
     page.status = "failed";
     ck_assert_uint_eq(count_of(store, NULL, &page), 0);
+    page.status = "queued";
+    page.limit = 100;
+    ck_assert_uint_eq(count_of(store, NULL, &page), 2);
+    page.metadata_value = "ads";
+    page.created_after = 14;
+    ck_assert_uint_eq(count_of(store, NULL, &page), 1);
+    page.metadata_value = "search";
+    page.created_after = 0;
     page.project = "other";
     page.before = page.status = NULL;
     ck_assert_uint_eq(count_of(store, NULL, &page), 0);
@@ -209,4 +218,49 @@ START_TEST(cursors_and_limits_are_checked)
 }
 END_TEST
 
-UNIT_MAIN("pages", pages_cover_every_row_once, filters_narrow_lists, cursors_and_limits_are_checked)
+/* Whatever is asked for, rows come out of an index in the order of the page. */
+START_TEST(lists_never_sort)
+{
+    enum { STATUS = 1, METHOD = 2, MODEL = 4, METADATA = 8, CREATED = 16, AFTER = 32, ASCENDING = 64, ALL = 128 };
+    static const char *const statuses[] = {"queued", "failed"};
+    struct state *state;
+    char id[ID_SIZE];
+    struct bench bench;
+
+    bench_init(&bench);
+    for (int i = 0; i < 20; i++) {
+        add_job(bench.store, i, 10 + i, id);
+    }
+    store_close(bench.store);
+    ck_assert_rc_ok(state_sqlite.open(bench.dir, false, &state));
+    for (int filters = 0; filters < 2 * ALL; filters++) {
+        const struct page page = {.limit = 5,
+                                  .project = "default",
+                                  .status = (filters & STATUS) != 0 ? statuses[filters >= ALL] : NULL,
+                                  .method = (filters & METHOD) != 0 ? "gptq" : NULL,
+                                  .model = (filters & MODEL) != 0 ? "mdl_x" : NULL,
+                                  .metadata_key = (filters & METADATA) != 0 ? "team" : NULL,
+                                  .metadata_value = "search",
+                                  .created_after = (filters & CREATED) != 0 ? 12 : 0,
+                                  .after = (filters & AFTER) != 0 ? id : NULL,
+                                  .ascending = (filters & ASCENDING) != 0};
+        struct job_list list = {.rows = NULL};
+        struct state_args args = {.page = &page, .jobs = &list};
+        ck_assert_rc_ok(state_sqlite.job_list(state, &args));
+        job_list_deinit(&list);
+        for (sqlite3_stmt *row = sqlite3_next_stmt(state->db, NULL); row != NULL;
+             row = sqlite3_next_stmt(state->db, row)) {
+            bool list_row = strstr(sqlite3_sql(row), "LIMIT ?") != NULL;
+            ck_assert_msg(!list_row || sqlite3_stmt_status(row, SQLITE_STMTSTATUS_SORT, 0) == 0, "a sort: %s",
+                          sqlite3_sql(row));
+            ck_assert_msg(!list_row || sqlite3_stmt_status(row, SQLITE_STMTSTATUS_FULLSCAN_STEP, 0) == 0, "a scan: %s",
+                          sqlite3_sql(row));
+        }
+    }
+    state_sqlite.close(state);
+    bench_open(&bench);
+    bench_deinit(&bench);
+}
+END_TEST
+
+UNIT_MAIN("pages", lists_never_sort, pages_cover_every_row_once, filters_narrow_lists, cursors_and_limits_are_checked)
