@@ -15,11 +15,12 @@ def basic(user, password):
 
 
 class Registry(Server):
-    """auth: None, "basic" or "token" (of /token on the same server), for user and password; fault(handler): True when it has answered."""
+    """keep: the bytes of blobs, not their digests alone. auth: None, "basic" or "token" (of /token on the same server), for user and password; fault(handler): True when it has answered."""
 
-    def __init__(self, auth=None, user="ann", password="pässword", anonymous=False, uses=None, elsewhere=None, tls=None, fault=None):
+    def __init__(self, keep=True, auth=None, user="ann", password="pässword", anonymous=False, uses=None, elsewhere=None, tls=None, fault=None):
         super().__init__(self.serve, tls)
         self.RequestHandlerClass.do_HEAD = self.RequestHandlerClass.do_PUT = self.RequestHandlerClass.do_GET
+        self.keep = keep
         self.auth, self.secret, self.anonymous, self.uses, self.elsewhere, self.fault = auth, basic(user, password), anonymous, uses, elsewhere, fault
         self.blobs, self.manifests, self.tokens, self.puts, self.asked = {}, {}, {}, [], []
 
@@ -94,12 +95,19 @@ class Registry(Server):
         return self.error(handler, 404, "NAME_UNKNOWN")
 
     def put_blob(self, handler, query):
-        data = self.body(handler)
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        left, parts, hashed = int(handler.headers["Content-Length"]), [], hashlib.sha256()
+        while left > 0:
+            part = handler.rfile.read(min(left, 1 << 20))
+            if not part:
+                raise ConnectionError("the client hung up")
+            left -= len(part)
+            hashed.update(part)
+            parts += [part] if self.keep else []
+        digest = "sha256:" + hashed.hexdigest()
         if query != {"state": ["a/b"], "digest": [digest]}:
             return self.error(handler, 400, "DIGEST_INVALID")
         self.puts.append(digest)
-        self.blobs[digest] = data
+        self.blobs[digest] = b"".join(parts)
         return handler.send(201, "text/plain", b"", Docker_Content_Digest=digest, Location="/v2/x/blobs/" + digest)
 
 

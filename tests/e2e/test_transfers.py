@@ -10,42 +10,15 @@ import json
 import os
 import random
 import select
-import sys
 import threading
 import time
 
 from harness import (DATA, JOBS, SANITIZED, Call, Daemon, NO_MODULES, Failure, artifact_digests, equal, main, post, succeed, true, wait_until)
+from large import GROWTH_BYTES, content, size_asked
 
 PIECE_TYPE = "application/partial-upload"
 NO_UPLOAD = "upl_01ARZ3NDEKTSV4RRFFQ69G5FAV"
-GROWTH_BYTES = 32 << 20
-
-
-def size_of_test():
-    if "--gigabytes" in sys.argv:
-        at = sys.argv.index("--gigabytes")
-        value = float(sys.argv[at + 1])
-        del sys.argv[at:at + 2]
-        return int(value * (1 << 30))
-    return (16 if SANITIZED else 256) << 20
-
-
-SIZE = size_of_test()
-UNIT = random.Random(1).randbytes(1 << 20)
-
-
-def block(number):
-    """The megabyte of this number of the file: none is like another."""
-    return b"%08d" % number + UNIT[8:]
-
-
-def content(first, end):
-    """Bytes first..end of the file, in parts."""
-    while first < end:
-        number, skip = divmod(first, len(UNIT))
-        part = block(number)[skip:skip + end - first]
-        first += len(part)
-        yield part
+SIZE = size_asked((16 if SANITIZED else 256) << 20)
 
 
 def digest_field(data):
