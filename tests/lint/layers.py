@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Includes point to lower layers only. Usage: layers.py ROOT
 
-base <- gpu <- models <- { quantizers | formats } <- pipeline <- jobs <- api <- daemon, and base <- storage <- jobs, base <- cli, dashboard <- api:
+base <- gpu <- models <- { quantizers | formats } <- pipeline <- jobs <- api <- daemon, and base <- { storage | webhooks } <- jobs, base <- cli, dashboard <- api:
 quantizers, formats and storage never see each other, and pipeline sees no storage. Of jobs, api sees the public header
 alone, and no header that api includes leads to storage. Inside gpu, cpu/ and cuda/ see the public header and not each
 other.
@@ -19,7 +19,8 @@ BELOW["quantizers"] = BELOW["models"] + ["models"]
 BELOW["formats"] = BELOW["models"] + ["models"]
 BELOW["pipeline"] = BELOW["models"] + ["models", "quantizers", "formats"]
 BELOW["storage"] = ["base"]
-BELOW["jobs"] = BELOW["pipeline"] + ["pipeline", "storage"]
+BELOW["webhooks"] = ["base"]
+BELOW["jobs"] = BELOW["pipeline"] + ["pipeline", "storage", "webhooks"]
 BELOW["dashboard"] = []
 BELOW["api"] = BELOW["pipeline"] + ["pipeline", "jobs", "dashboard"]
 BELOW["daemon"] = BELOW["api"] + ["storage", "api"]

@@ -11,7 +11,7 @@ import sys
 
 import tree
 
-CHECKED = ("base", "gpu", "models", "quantizers", "storage", "formats", "pipeline", "jobs", "api", "daemon", "cli")
+CHECKED = ("base", "gpu", "models", "quantizers", "storage", "formats", "pipeline", "webhooks", "jobs", "api", "daemon", "cli")
 # What each translation unit has by the convention of a library or of the language.
 ALLOWED = {"main"}
 

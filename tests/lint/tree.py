@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-LAYERS = ("base", "gpu", "models", "quantizers", "formats", "pipeline", "storage", "jobs", "dashboard", "api", "daemon", "cli")
+LAYERS = ("base", "gpu", "models", "quantizers", "formats", "pipeline", "storage", "webhooks", "jobs", "dashboard", "api", "daemon", "cli")
 SOURCES = (".c", ".h", ".inc", ".cu", ".cuh", ".def")
 
 
