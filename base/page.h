@@ -10,7 +10,7 @@ struct page {
     const char *before; /* id or NULL: rows before it */
     bool ascending;
     /* filters: equal when not NULL/0 */
-    const char *project, *status, *method, *model, *purpose, *job;
+    const char *project, *status, *method, *model, *purpose, *job, *webhook;
     const char *metadata_key, *metadata_value;
     int64_t created_after;
 };

@@ -124,6 +124,9 @@ struct job_update {
     const char *event; /* type of the event that goes with it; NULL: none */
     const json_t *event_data;
     const json_t *artifact; /* an artifact that is published with it, of the job's project; NULL: none */
+    const char *message;    /* type of the message that webhooks get of it; NULL: none */
+    /* Its body: storage thread; NULL: no memory. New reference. */
+    json_t *(*message_body)(const char *type, const struct job_row *after);
 };
 
 /* One page of jobs, in the requested order. */

@@ -290,8 +290,29 @@ static const char *const step_pairs[] = {
     NULL,
 };
 
-static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns, step_traces,
-                                           step_keys,   step_quotas,   step_signatures,      step_pairs};
+static const char *const step_webhooks[] = {
+    "CREATE TABLE webhooks ("
+    " id TEXT PRIMARY KEY NOT NULL, project TEXT NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL, events TEXT,"
+    " every_job INTEGER NOT NULL, secret TEXT NOT NULL, previous_secret TEXT, previous_until INTEGER,"
+    " created_at INTEGER NOT NULL, disabled_at INTEGER, disabled_reason TEXT) STRICT;"
+    "CREATE INDEX webhooks_project ON webhooks(project, id);"
+    "CREATE TABLE deliveries ("
+    " id TEXT PRIMARY KEY NOT NULL, webhook TEXT NOT NULL REFERENCES webhooks(id) ON DELETE CASCADE,"
+    " job TEXT REFERENCES jobs(id) ON DELETE CASCADE, type TEXT NOT NULL, body TEXT NOT NULL,"
+    " status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivered', 'failed')),"
+    " once INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_at INTEGER NOT NULL,"
+    " next_at INTEGER NOT NULL, last_at INTEGER, finished_at INTEGER, status_code INTEGER, error TEXT) STRICT;"
+    "CREATE INDEX deliveries_webhook ON deliveries(webhook, id);"
+    "CREATE INDEX deliveries_job ON deliveries(job);"
+    "CREATE INDEX deliveries_due ON deliveries(webhook, next_at, id) WHERE status = 'pending';"
+    "CREATE INDEX deliveries_next ON deliveries(next_at) WHERE status = 'pending';"
+    "CREATE INDEX deliveries_ended ON deliveries(created_at) WHERE status <> 'pending';",
+    NULL,
+};
+
+static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns,
+                                           step_traces, step_keys,     step_quotas,          step_signatures,
+                                           step_pairs,  step_webhooks};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 

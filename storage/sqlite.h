@@ -6,7 +6,7 @@
 
 #include <sqlite3.h>
 
-#define SQLITE_STATEMENTS 64
+#define SQLITE_STATEMENTS 96
 
 struct state {
     sqlite3 *db;
@@ -89,6 +89,8 @@ int sqlite_job_claim(struct state *state, struct state_args *args);
 int sqlite_job_delete(struct state *state, struct state_args *args);
 int sqlite_job_ahead(struct state *state, struct state_args *args);
 int sqlite_job_counts(struct state *state, struct state_args *args);
+/* The row of a job of the project; NULL = of any. */
+int sqlite_job_select(struct state *state, const char *project, const char *id, struct job_row *job);
 /* Raise ERR_NOT_FOUND: there is no job of this id. */
 int sqlite_job_missing(const char *id);
 /* The columns of an update where the job is as it expects, inside the caller's transaction. */
@@ -122,6 +124,29 @@ int sqlite_job_list(struct state *state, struct state_args *args);
 int sqlite_object_list(struct state *state, struct state_args *args);
 
 int sqlite_key_list(struct state *state, struct state_args *args);
+int sqlite_webhook_list(struct state *state, struct state_args *args);
+int sqlite_delivery_list(struct state *state, struct state_args *args);
+
+/* sqlite_webhooks.c */
+extern const char sqlite_webhook_body[]; /* an expression: the webhook as clients see it */
+int sqlite_webhook_create(struct state *state, struct state_args *args);
+int sqlite_webhook_get(struct state *state, struct state_args *args);
+int sqlite_webhook_change(struct state *state, struct state_args *args);
+int sqlite_webhook_delete(struct state *state, struct state_args *args);
+/* Raise ERR_NOT_FOUND. */
+int sqlite_webhook_missing(const char *id);
+/* What waits for it fails, but for a message that was asked for; inside the caller's transaction. */
+int sqlite_webhook_stop(struct state *state, const char *id, int64_t now);
+
+/* sqlite_deliveries.c */
+extern const char sqlite_delivery_body[]; /* an expression: the message as clients see it, without its body */
+int sqlite_delivery_create(struct state *state, struct state_args *args);
+int sqlite_delivery_get(struct state *state, struct state_args *args);
+int sqlite_delivery_due(struct state *state, struct state_args *args);
+int sqlite_delivery_end(struct state *state, struct state_args *args);
+int sqlite_delivery_sweep(struct state *state, struct state_args *args);
+/* A message for each webhook that wants what args->update tells, inside the caller's transaction. */
+int sqlite_delivery_announce(struct state *state, struct state_args *args);
 
 /* sqlite_keys.c */
 extern const char sqlite_key_body[]; /* an expression: the key as clients see it */

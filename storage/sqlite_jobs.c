@@ -14,8 +14,7 @@ int sqlite_job_missing(const char *id)
     return err_raise(ERR_NOT_FOUND, "there is no job \"%.80s\"", id);
 }
 
-/* The row of a job of the project; NULL = of any. */
-static int select_job(struct state *state, const char *project, const char *id, struct job_row *job)
+int sqlite_job_select(struct state *state, const char *project, const char *id, struct job_row *job)
 {
     struct sqlite_query query = {0};
     sqlite3_stmt *row;
@@ -105,7 +104,7 @@ int sqlite_job_create(struct state *state, struct state_args *args)
 
 int sqlite_job_get(struct state *state, struct state_args *args)
 {
-    return select_job(state, args->project, args->id, args->row);
+    return sqlite_job_select(state, args->project, args->id, args->row);
 }
 
 int sqlite_job_status(struct state *state, struct state_args *args)
@@ -177,7 +176,10 @@ static int update_job(struct state *state, struct state_args *args, struct job_r
     if (update->event != NULL) {
         TRY(sqlite_event_add(state, args, update->id, update->event, update->event_data));
     }
-    return args->row != NULL ? select_job(state, NULL, update->id, after) : 0;
+    if (update->message != NULL) {
+        TRY(sqlite_delivery_announce(state, args));
+    }
+    return args->row != NULL ? sqlite_job_select(state, NULL, update->id, after) : 0;
 }
 
 /* Hand a row to the caller once its transaction is committed. */
@@ -232,7 +234,7 @@ static int claim(struct state *state, struct state_args *args, struct job_row *j
     /* Stepped to its end: RETURNING has made the change already, but an open statement would hold the commit up. */
     TRY(sqlite_next(state, row));
     TRY(sqlite_event_add(state, args, id, "status", data));
-    return select_job(state, NULL, id, job);
+    return sqlite_job_select(state, NULL, id, job);
 }
 
 int sqlite_job_claim(struct state *state, struct state_args *args)

@@ -105,6 +105,7 @@ static void list_build(struct sqlite_query *query, const struct list_source *sou
     if (source->kind != NULL) {
         list_add_equal(query, " AND purpose = ?", page->purpose);
         list_add_equal(query, " AND job = ?", page->job);
+        list_add_equal(query, " AND webhook = ?", page->webhook);
     }
     list_add_created(query, source, page, floor);
     if (joined) {
@@ -257,4 +258,20 @@ int sqlite_project_list(struct state *state, struct state_args *args)
     };
 
     return list_bodies(state, projects, args);
+}
+
+int sqlite_webhook_list(struct state *state, struct state_args *args)
+{
+    const struct list_source webhooks = {
+        .prefix = "wh", .kind = "wh", .from = " FROM webhooks WHERE 1", .columns = sqlite_webhook_body};
+
+    return list_bodies(state, webhooks, args);
+}
+
+int sqlite_delivery_list(struct state *state, struct state_args *args)
+{
+    const struct list_source deliveries = {
+        .prefix = "msg", .kind = "msg", .from = " FROM deliveries WHERE 1", .columns = sqlite_delivery_body};
+
+    return list_bodies(state, deliveries, args);
 }

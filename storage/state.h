@@ -29,10 +29,15 @@ struct state_args {
     struct quota_row *quota; /* out */
     const struct key_row *key_new;
     struct key_row *key_row; /* out */
+    const struct webhook_row *webhook;
+    unsigned set; /* WEBHOOK_SET_... */
+    const struct delivery_attempt *attempt;
+    struct delivery_list *deliveries; /* out */
     struct store_status *status;
     /* Out: an event was added to this job; also where the operation chose the job. */
     bool announced;
     char job[ID_SIZE];
+    bool posted; /* out: there is a new message to a webhook */
 };
 
 typedef int (*state_op)(struct state *state, struct state_args *args);
@@ -45,7 +50,10 @@ typedef int (*state_op)(struct state *state, struct state_args *args);
     EACH(job_counts) EACH(events_list) EACH(event_append) EACH(block_commit) EACH(blocks_list) EACH(layers_list) \
     EACH(blocks_clear) EACH(artifact_delete) EACH(idempotency_reserve) EACH(idempotency_known) EACH(idempotency_finish) \
     EACH(idempotency_release) EACH(key_create) EACH(key_find) EACH(key_get) EACH(key_list) EACH(key_revoke) \
-    EACH(key_count) EACH(quota_get) EACH(quota_set) EACH(project_list)
+    EACH(key_count) EACH(quota_get) EACH(quota_set) EACH(project_list) \
+    EACH(webhook_create) EACH(webhook_get) EACH(webhook_list) EACH(webhook_change) \
+    EACH(webhook_delete) EACH(delivery_create) EACH(delivery_get) EACH(delivery_list) EACH(delivery_due) \
+    EACH(delivery_end) EACH(delivery_sweep)
 /* clang-format on */
 
 #define STATE_MEMBER(name) state_op name;

@@ -13,6 +13,7 @@
 #include "base/ids.h"
 #include "base/page.h"
 #include "storage/job_row.h"
+#include "storage/webhook_row.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -159,6 +160,34 @@ int store_quota_set(struct store *store, const char *project, const int64_t limi
 /* Names of projects that have a key, a quota, a job or bytes, or had one: as store_object_list, with names in place of
  * objects. */
 int store_project_list(struct store *store, const struct page *page, json_t **list);
+
+/* --- webhooks. Their secrets are in no object that is given out. A move of a job (job_update.message) makes a message
+ * for each webhook of the project that wants it, in its own transaction. */
+/* At most `max` of a project: ERR_QUOTA_EXCEEDED. */
+int store_webhook_create(struct store *store, const struct webhook_row *webhook, int64_t max);
+/* As clients see it. project as for objects. */
+int store_webhook_get(struct store *store, const char *project, const char *id, json_t **webhook);
+int store_webhook_list(struct store *store, const struct page *page, json_t **list);
+/* Its parts that `set` names. *after: as clients see it. ERR_NOT_FOUND. */
+int store_webhook_change(struct store *store, const struct webhook_row *webhook, unsigned set, json_t **after);
+/* What waits for it, and what it got, goes with it. */
+int store_webhook_delete(struct store *store, const char *project, const char *id);
+
+/* A message of no job, which is tried once. */
+int store_delivery_create(struct store *store, const char *webhook, const char *id, const char *type,
+                          const json_t *body);
+/* As clients see them: of a webhook that the caller has looked up (page->webhook). */
+int store_delivery_get(struct store *store, const char *webhook, const char *id, json_t **delivery);
+int store_delivery_list(struct store *store, const struct page *page, json_t **list);
+/* The oldest messages that are due at `now`: up to per_webhook of each webhook, and `limit` of all. */
+int store_delivery_due(struct store *store, int64_t now, int per_webhook, int limit, struct delivery_list *list);
+/* ERR_NOT_FOUND: it is not pending any more. */
+int store_delivery_end(struct store *store, const struct delivery_attempt *attempt);
+/* Delete up to `limit` messages that are not pending and were made before `cutoff`. */
+int store_delivery_sweep(struct store *store, int64_t cutoff, int limit, int64_t *removed);
+/* Called on the storage thread after each commit that made a message. One subscriber; NULL: none, and no call is in
+ * progress any more. */
+int store_on_message(struct store *store, void (*fn)(void *data), void *data);
 
 /* --- blobs: written once, found by SHA-256. Callable from any thread but the loop; not dispatched. */
 struct blob_writer;

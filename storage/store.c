@@ -13,6 +13,7 @@
 #include "storage/blob.h"
 #include "storage/metrics.h"
 #include "storage/state.h"
+#include "storage/store_call.h"
 #include "storage/store_dir.h"
 #include "storage/store_reserve.h"
 
@@ -50,6 +51,8 @@ struct store {
     int64_t quota_defaults[QUOTA_COUNT];
     void (*on_event)(void *data, const char *job_id);
     void *on_event_data;
+    void (*on_message)(void *data);
+    void *on_message_data;
 };
 
 struct call {
@@ -58,6 +61,8 @@ struct call {
     struct state_args *args;
     bool ends;      /* something ends or goes: on a full disk it may use the reserve */
     int64_t number; /* of whatever fn counts */
+    void (*subscriber)(void *data);
+    void *subscriber_data;
     int rc;
     struct err_record error;
     sem_t done;
@@ -92,6 +97,9 @@ static void *storage_thread(void *data)
         perform(store, call);
         if (call->rc >= 0 && call->args != NULL && call->args->announced && store->on_event != NULL) {
             store->on_event(store->on_event_data, call->args->job);
+        }
+        if (call->rc >= 0 && call->args != NULL && call->args->posted && store->on_message != NULL) {
+            store->on_message(store->on_message_data);
         }
         sem_post(&call->done);
     }
@@ -135,6 +143,21 @@ static int run_ending(struct store *store, state_op op, struct state_args args)
     struct call call = {.fn = perform_op, .op = op, .args = &args, .ends = true};
 
     return store_dispatch(store, &call);
+}
+
+const struct state_ops *store_state(const struct store *store)
+{
+    return store->state_ops;
+}
+
+int store_run(struct store *store, state_op op, struct state_args args)
+{
+    return run_op(store, op, args);
+}
+
+int store_run_ending(struct store *store, state_op op, struct state_args args)
+{
+    return run_ending(store, op, args);
 }
 
 static const struct state_ops *find_state(const char *name)
@@ -262,6 +285,20 @@ void store_on_event(struct store *store, void (*fn)(void *data, const char *job_
 {
     store->on_event = fn;
     store->on_event_data = data;
+}
+
+static int perform_subscribe(struct store *store, struct call *call)
+{
+    store->on_message = call->subscriber;
+    store->on_message_data = call->subscriber_data;
+    return 0;
+}
+
+int store_on_message(struct store *store, void (*fn)(void *data), void *data)
+{
+    struct call call = {.fn = perform_subscribe, .subscriber = fn, .subscriber_data = data};
+
+    return store_dispatch(store, &call);
 }
 
 const struct blob_ops *store_blob_ops(struct store *store, struct blobs **blobs)
