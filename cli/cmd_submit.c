@@ -17,7 +17,7 @@
 #include <string.h>
 
 struct submit_options {
-    const char *file, *name, *model, *format, *calibration, *evaluation, *device, *key;
+    const char *file, *name, *model, *format, *calibration, *evaluation, *device, *key, *webhook;
     struct option_texts methods, set, metadata;
     int64_t bits, group_size, samples, length, seed, priority, attempts, timeout;
     bool wait, watch;
@@ -50,6 +50,7 @@ static const struct option_row submit_options[] = {
     {"max-attempts", 0, OPTION_INT, "N", AT(attempts), .help = "Attempts without progress", 1, 1000000},
     {"time-limit", 0, OPTION_INT, "SECONDS", AT(timeout), .help = "timeout_seconds: the job's time limit", 1,
      INT64_MAX},
+    {"webhook", 0, OPTION_TEXT, "WEBHOOK", AT(webhook), .help = "Webhook (wh_...) that is told of the job's end"},
     {"idempotency-key", 0, OPTION_TEXT, "KEY", AT(key),
      .help = "Submit once, however often this is run with the same key"},
     {"wait", 'w', OPTION_FLAG, NULL, AT(wait), .help = "Wait for the end of the job; exit status 1 unless it succeeds"},
@@ -174,6 +175,7 @@ static int make_body(const struct submit_options *options, json_t **out)
     }
     TRY(set_text(body, "name", options->name));
     TRY(set_text(body, "model", options->model));
+    TRY(set_text(body, "webhook_id", options->webhook));
     TRY(set_methods(body, &options->methods));
     if (options->bits != OPTION_UNSET || options->group_size != OPTION_UNSET) {
         set_int(object_of(body, "quantization"), "bits", options->bits);

@@ -15,4 +15,7 @@ extern const struct command command_files_list, command_files_delete;
 extern const struct command command_artifacts_list, command_artifacts_show, command_artifacts_sign,
     command_artifacts_delete;
 extern const struct command command_quota;
+extern const struct command command_webhooks_list, command_webhooks_create, command_webhooks_show,
+    command_webhooks_update, command_webhooks_delete, command_webhooks_rotate, command_webhooks_test,
+    command_webhooks_deliveries;
 extern const struct command command_watch, command_cancel, command_pause, command_resume, command_retry;

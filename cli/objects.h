@@ -22,7 +22,7 @@ struct objects {
 };
 
 /* Each in the file of its commands; jobs in job.c. */
-extern const struct objects objects_artifacts, objects_files, objects_jobs, objects_models;
+extern const struct objects objects_artifacts, objects_files, objects_jobs, objects_models, objects_webhooks;
 
 /* The path of one; ERR_CONFIG when id is not one of this kind. */
 int objects_path(char *out, size_t size, const struct objects *objects, const char *id);

@@ -122,6 +122,38 @@ def pull_artifact(client, daemon, job):
 # --- watching
 
 
+def webhooks():
+    """A webhook from its creation to its end; nobody listens where it points to."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    with Daemon("--webhook-host", "127.0.0.1:%d" % port) as daemon, Client(url_of(daemon)) as client:
+        url = "http://127.0.0.1:%d/" % port
+        made = client.run("webhooks", "create", url, "-n", "ci", "-e", "failed", "--event", "quantization.job.expired", "--named")
+        webhook = daemon.get("/v1/webhooks")["data"][0]
+        equal((webhook["name"], webhook["jobs"], webhook["events"]), ("ci", "named", ["quantization.job.failed", "quantization.job.expired"]))
+        true("whsec_" in made.out and "not shown again" in made.err, "the secret is shown: %r" % made.out)
+        true("whsec_" not in client.run("webhooks", "show", webhook["id"]).out, "and not again")
+        true("whsec_" in client.run("webhooks", "rotate", webhook["id"]).out, "another one is")
+        client.run("webhooks", "create", "https://example.com/", status=REFUSED)
+        changed = client.run("webhooks", "update", webhook["id"], "--all-events", "--all-jobs", "--disable", "--json").json
+        equal((changed["events"], changed["jobs"], changed["disabled"]), (None, "all", True))
+        true("disabled" in client.run("webhooks").out and webhook["id"] in client.run("webhooks", "list").out, "the list")
+        equal(client.run("webhooks", "update", webhook["id"], "--enable", "--json").json["disabled"], False)
+        client.run("webhooks", "update", webhook["id"], status=USAGE)
+        client.run("webhooks", "update", webhook["id"], "--enable", "--disable", status=USAGE)
+        client.run("webhooks", "update", "job_1", "--enable", status=USAGE)
+        failed = client.run("webhooks", "test", webhook["id"], status=JOB)
+        equal(failed.out, "failed: no connection could be made\n")
+        listed = client.run("webhooks", "deliveries", webhook["id"], "--status", "failed", "--json").json["data"]
+        equal([(d["type"], d["attempts"]) for d in listed], [("webhook.test", 1)])
+        true("webhook.test" in client.run("webhooks", "deliveries", webhook["id"]).out, "the table of deliveries")
+        client.run("models", "register", "file:tiny-llama", "--name", "tiny")
+        job = client.run("submit", "-m", "tiny", "--method", "rtn", "--webhook", webhook["id"], "--json").json
+        equal(job["webhook_id"], webhook["id"])
+        client.run("webhooks", "delete", webhook["id"])
+        client.run("webhooks", "show", webhook["id"], status=REFUSED)
+
+
 def watch_lines():
     with Daemon() as daemon, Client(url_of(daemon)) as client:
         job = new_job(daemon, records())
@@ -306,5 +338,5 @@ def pages_name_everything():
             equal(set(done.stdout.split()), wanted, "completions of %r (%s)" % (words, done.stderr))
 
 
-main([tour, watch_lines, watch_terminal, watch_goes_on_after_a_crash, usage, actions, streams_standard_input,
+main([tour, webhooks, watch_lines, watch_terminal, watch_goes_on_after_a_crash, usage, actions, streams_standard_input,
       continues_calibration, pages_name_everything])
