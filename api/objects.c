@@ -4,36 +4,7 @@
  * here: service_schemas describes it. The end-to-end tests hold every answer to these tables, both ways: a member that
  * is missing and one that is not listed fail. */
 
-#include "api/schema.h"
-
-#include <stddef.h>
-
-/* The list of a macro's arguments ends in an empty one, so that there is always one after those that it names. */
-#define ROW(member_, type_, ...)                              \
-    {                                                         \
-        .name = #member_, .type = SCHEMA_##type_, __VA_ARGS__ \
-    }
-#define MEMBER(member_, ...) ROW(member_, __VA_ARGS__, )
-#define CONST(member_, value_) ROW(member_, CONST, .text = (value_))
-#define ID(member_, ...) ID_ROW(member_, __VA_ARGS__, )
-#define ID_ROW(member_, prefix_, ...) ROW(member_, ID, .text = (prefix_), __VA_ARGS__)
-#define OBJECT(member_, ...) OF_ROW(member_, OBJECT, __VA_ARGS__, )
-#define LIST(member_, ...) OF_ROW(member_, LIST, __VA_ARGS__, )
-#define OF_ROW(member_, type_, of_, ...) ROW(member_, type_, .of = &(of_), __VA_ARGS__)
-#define END          \
-    {                \
-        .name = NULL \
-    }
-#define NULLABLE .nullable = true
-#define OPTIONAL .optional = true
-#define HELP(text_) .help = (text_)
-
-/* A page of objects whose ids have that prefix. */
-#define PAGE(symbol_, name_, item_, prefix_)                                                     \
-    static const struct schema_row symbol_##_rows[] = {                                          \
-        CONST(object, "list"),          LIST(data, item_),      ID(first_id, prefix_, NULLABLE), \
-        ID(last_id, prefix_, NULLABLE), MEMBER(has_more, BOOL), END};                            \
-    const struct schema symbol_ = {.name = name_, .rows = symbol_##_rows}
+#include "api/schema_rows.h"
 
 const struct schema schema_any = {.name = NULL};
 /* the service's */
@@ -43,6 +14,8 @@ const struct schema schema_job_change = {.name = "JobChange", .rows = NULL};
 const struct schema schema_layer = {.name = "Layer", .rows = NULL};
 const struct schema schema_api_key_request = {.name = "ApiKeyRequest", .rows = NULL};
 const struct schema schema_quota_request = {.name = "QuotaRequest", .rows = NULL};
+const struct schema schema_webhook_request = {.name = "WebhookRequest", .rows = NULL};
+const struct schema schema_webhook_change = {.name = "WebhookChange", .rows = NULL};
 
 /* --- the service */
 
@@ -326,6 +299,7 @@ static const struct schema_row job_rows[] = {
     MEMBER(max_attempts, INT),
     MEMBER(timeout_seconds, INT),
     MEMBER(expires_after_seconds, INT, NULLABLE),
+    ID(webhook_id, "wh", NULLABLE, HELP("The webhook that the request names.")),
     MEMBER(metadata, TEXTS, NULLABLE),
     MEMBER(traceparent, STRING, NULLABLE, HELP("Of the request that made the job.")),
     MEMBER(tracestate, STRING, NULLABLE),

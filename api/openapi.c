@@ -23,6 +23,7 @@ static const struct {
     [ROUTE_TAG_ARTIFACTS] = {"artifacts", "Published results."},
     [ROUTE_TAG_KEYS] = {"keys", "API keys."},
     [ROUTE_TAG_PROJECTS] = {"projects", "Projects and their quotas."},
+    [ROUTE_TAG_WEBHOOKS] = {"webhooks", "Who is told when jobs end."},
 };
 
 #define TEXT_PATTERN "^[^\\x00-\\x1f\\x7f]+$" /* no control characters */
@@ -376,21 +377,59 @@ static json_t *schemas_of_table(void)
     }
     schema_add(&schema_event, components);
     schema_add(&schema_problem, components);
+    schema_add(&schema_webhook_message, components);
     return components;
+}
+
+/* What receivers are sent, one operation for each type of message: those that a webhook may be limited to. */
+static json_t *webhooks_of(const json_t *components)
+{
+    static const struct query_row headers[] = {
+        QUERY_ROW("webhook-id", STRING, "The same with each attempt.", .required = true),
+        QUERY_ROW("webhook-timestamp", STRING, "Unix seconds of the attempt.", .required = true),
+        QUERY_ROW("webhook-signature", STRING, "v1,BASE64 of HMAC-SHA256 over id.timestamp.body; several, with blanks.",
+                  .required = true),
+        QUERY_ROW("traceparent", STRING, "The trace of the job."),
+        QUERY_ROW("tracestate", STRING, "More of that trace."),
+        QUERY_END,
+    };
+    json_t *webhooks = json_object(), *parameters = json_array(), *type;
+    const json_t *request = json_object_get(components, "WebhookRequest");
+    const json_t *events = json_object_get(json_object_get(request, "properties"), "events");
+    size_t i;
+
+    for (const struct query_row *row = headers; row->name != NULL; row++) {
+        add_parameter(parameters, row, "header");
+    }
+    json_array_foreach(json_object_get(json_object_get(events, "items"), "enum"), i, type)
+    {
+        const char *name = json_string_value(type);
+        json_object_set_new(
+            webhooks, name,
+            json_pack("{s:{s:s, s:[s], s:[], s:O, s:{s:{s:{s:o}}, s:b}, s:{s:{s:s}, s:{s:s}, s:{s:s}}}}", "post",
+                      "summary", "A job got this status.", "tags", tags[ROUTE_TAG_WEBHOOKS].name, "security",
+                      "parameters", parameters, "requestBody", "content", "application/json", "schema",
+                      schema_ref(&schema_webhook_message), "required", 1, "responses", "2XX", "description",
+                      "The message is delivered.", "410", "description", "The webhook is disabled.", "default",
+                      "description", "The message is sent again later."));
+    }
+    json_decref(parameters);
+    return webhooks;
 }
 
 static json_t *compose_document(void)
 {
-    json_t *list = json_array();
+    json_t *list = json_array(), *schemas = schemas_of_table();
     for (size_t i = 0; i < sizeof(tags) / sizeof(tags[0]); i++) {
         json_array_append_new(list, json_pack("{s:s, s:s}", "name", tags[i].name, "description", tags[i].help));
     }
-    return json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:[]}, {}], s:o, s:o, s:{s:o, s:o, s:{s:{s:s, s:s}}}}",
-                     "openapi", "3.1.0", "info", "title", "quantd", "version", QUANTD_VERSION, "description",
-                     "Quantizes language models. x-scope of an operation is what a key must be allowed to do.",
-                     "license", "name", "Apache-2.0", "identifier", "Apache-2.0", "security", "key", "tags", list,
-                     "paths", paths_of_table(), "components", "headers", headers_of_replies(), "schemas",
-                     schemas_of_table(), "securitySchemes", "key", "type", "http", "scheme", "bearer");
+    return json_pack(
+        "{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:[]}, {}], s:o, s:o, s:o, s:{s:o, s:o, s:{s:{s:s, s:s}}}}",
+        "openapi", "3.1.0", "info", "title", "quantd", "version", QUANTD_VERSION, "description",
+        "Quantizes language models. x-scope of an operation is what a key must be allowed to do.", "license", "name",
+        "Apache-2.0", "identifier", "Apache-2.0", "security", "key", "tags", list, "paths", paths_of_table(),
+        "webhooks", webhooks_of(schemas), "components", "headers", headers_of_replies(), "schemas", schemas,
+        "securitySchemes", "key", "type", "http", "scheme", "bearer");
 }
 
 /* It never changes, and is large: it is composed once, and its text is kept. NULL when out of memory. */

@@ -116,6 +116,15 @@ static const struct query_row project_list_query[] = {
 
 static const struct query_row key_list_query[] = {QUERY_PAGE_ROWS("key"), QUERY_END};
 
+static const struct query_row webhook_list_query[] = {QUERY_PAGE_ROWS("wh"), QUERY_END};
+
+static const struct query_row delivery_list_query[] = {
+    QUERY_PAGE_ROWS("msg"),
+    QUERY_ROW("status", ENUM, "Only deliveries with this status.", .choices = schema_delivery_statuses),
+    QUERY_ROW("job_id", ID, "Only deliveries about this job.", .kind = "job"),
+    QUERY_END,
+};
+
 /* --- headers */
 
 static const struct query_row every_headers[] = {
@@ -221,6 +230,8 @@ static const struct route_argument route_arguments[] = {
     {"artifact_id", "art", NULL, "Id of an artifact."},
     {"key_id", "key", NULL, "Id of an API key."},
     {"project", NULL, QUERY_NAME_PATTERN, "Name of a project."},
+    {"webhook_id", "wh", NULL, "Id of a webhook."},
+    {"delivery_id", "msg", NULL, "Id of a delivery: the header webhook-id."},
     {"name", NULL, "^[a-z0-9_]{1,31}$", "Name of a method."},
     {"asset", NULL, "^[a-z0-9_./-]{1,64}$", "Name of a file of the dashboard."},
     {"path", NULL, "^[^\\\\%\\x00-\\x1f\\x7f]{1,256}$", "Name of a file of the artifact, as its manifest has it."},

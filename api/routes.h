@@ -19,7 +19,8 @@ enum route_tag {
     ROUTE_TAG_JOBS,
     ROUTE_TAG_ARTIFACTS,
     ROUTE_TAG_KEYS,
-    ROUTE_TAG_PROJECTS
+    ROUTE_TAG_PROJECTS,
+    ROUTE_TAG_WEBHOOKS
 };
 
 enum route_body {

@@ -63,4 +63,9 @@ extern const struct schema schema_artifact, schema_artifact_list, schema_verific
 extern const struct schema schema_mcp_message, schema_mcp_answer;
 extern const struct schema schema_api_key_request, schema_api_key, schema_new_api_key, schema_api_key_list;
 extern const struct schema schema_quota_request, schema_quota, schema_quota_list;
+extern const struct schema schema_webhook_request, schema_webhook_change;
 extern const struct schema schema_problem;
+/* --- objects_webhooks.c */
+extern const char *const schema_delivery_statuses[]; /* NULL ends them */
+extern const struct schema schema_webhook, schema_new_webhook, schema_webhook_list;
+extern const struct schema schema_delivery, schema_delivery_list, schema_webhook_message;

@@ -105,6 +105,15 @@ static const struct row rows[] = {
      .help = "Delete uploads that are not complete so long after their last piece; 0 = never"},
     {"signing-key", "FILE", ROW_PATH, AT(signing_key),
      .help = "Sign artifacts with this private key: EC on P-256, P-384 or P-521, PEM, no passphrase"},
+    {"keep-deliveries-seconds", "N", ROW_INT, AT(keep_deliveries_seconds), "604800", 0, KEEP_MAX,
+     .help = "Delete messages to webhooks that were delivered or failed so long after they were made; 0 = never"},
+    {"webhook-host", "HOST", ROW_TEXTS, AT(webhook_hosts), .separator = ',',
+     .help = "Host that webhooks may be on: NAME, *.DOMAIN or an address, for https and the scheme's own port, or with "
+             ":PORT; repeatable; without any there are no webhooks"},
+    {"webhook-allow-private", NULL, ROW_FLAG, AT(webhook_allow_private), "false",
+     .help = "Send to these hosts also where their names resolve to private addresses, and by http"},
+    {"webhook-ca-file", "FILE", ROW_PATH, AT(webhook_ca_file),
+     .help = "Certificates (PEM) that sign those of these hosts, in place of the system's"},
     {"max-connections", "N", ROW_INT, AT(max_connections), "0", 0, 100000,
      .help = "Maximum number of open connections; 0 = 4096"},
     {"max-connections-per-address", "N", ROW_INT, AT(max_connections_per_address), "0", 0, 100000,
@@ -515,6 +524,8 @@ void config_deinit(struct config *config)
     free(config->signing_key);
     free_list(config->model_roots);
     free_list(config->allowed_hosts);
+    free_list(config->webhook_hosts);
+    free(config->webhook_ca_file);
     memset(config, 0, sizeof(*config));
 }
 

@@ -38,6 +38,10 @@ struct config {
     int64_t keep_artifacts_seconds;
     int64_t keep_checkpoints_seconds;
     int64_t keep_uploads_seconds;
+    int64_t keep_deliveries_seconds;
+    char **webhook_hosts; /* NULL-terminated, never NULL */
+    bool webhook_allow_private;
+    char *webhook_ca_file;   /* NULL = the system's certificates */
     int64_t max_connections; /* 0 = the API's choice, as the next two */
     int64_t max_connections_per_address;
     int64_t max_streams;

@@ -47,6 +47,9 @@ struct service_config {
     struct project_limits project_limits;
     struct retention retention;
     const struct signing_key *signing_key; /* signs artifacts; outlives the service; NULL: they are not signed */
+    const char *const *webhook_hosts; /* that messages may go to (webhooks/policy.h); NULL-terminated, or NULL: none */
+    bool webhook_allow_private;
+    const char *webhook_ca_file; /* certificates of their receivers in place of the system's; NULL: none */
     /* The supervisor's thread: a device is lost that only a new process can open. Its job is back in the queue, no
      * other is claimed until service_drain is called, which should be soon. NULL: the device is opened again in place.
      */
@@ -234,6 +237,25 @@ int service_quota_set(struct service *service, const char *project, const json_t
                       struct validation_errors *errors, json_t **quota);
 /* Quotas of the projects that there are; the page goes by their names. */
 int service_project_list(struct service *service, const struct page *page, json_t **list);
+
+/* --- service_webhooks.c: webhooks of the principal's project, and what was sent to them */
+/* *secret is malloc'ed, and shown in no other answer. */
+int service_webhook_create(struct service *service, const struct principal *who, const json_t *body,
+                           struct validation_errors *errors, char **secret, json_t **webhook);
+int service_webhook_get(struct service *service, const struct principal *who, const char *id, json_t **webhook);
+int service_webhook_list(struct service *service, const struct principal *who, const struct page *page, json_t **list);
+int service_webhook_change(struct service *service, const struct principal *who, const char *id, const json_t *body,
+                           struct validation_errors *errors, json_t **webhook);
+/* Another secret; for a day the one that it had signs as well. */
+int service_webhook_rotate(struct service *service, const struct principal *who, const char *id, char **secret,
+                           json_t **webhook);
+int service_webhook_delete(struct service *service, const struct principal *who, const char *id);
+/* Send a message of type webhook.test, once: *delivery is pending. */
+int service_webhook_test(struct service *service, const struct principal *who, const char *id, json_t **delivery);
+int service_delivery_get(struct service *service, const struct principal *who, const char *webhook, const char *id,
+                         json_t **delivery);
+int service_delivery_list(struct service *service, const struct principal *who, const char *webhook,
+                          const struct page *page, json_t **list);
 
 /* POST .../calibration: one upload at a time per job (ERR_JOB_STATE_CONFLICT else). offset -1 = not given. */
 struct service_upload;

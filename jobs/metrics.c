@@ -14,12 +14,15 @@
 
 static const struct metrics_bounds wait_bounds = {12, {0.1, 1, 5, 15, 60, 300, 900, 3600, 10800, 43200, 86400, 604800}};
 static const struct metrics_bounds layer_bounds = {13, {0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 900, 3600}};
+static const struct metrics_bounds attempt_bounds = {9, {0.01, 0.03, 0.1, 0.3, 0.5, 1, 2, 3, 5}};
 static const struct metrics_bounds error_bounds = {
     14, {1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1}};
 
 static metrics_counter finished[METHODS_MAX + 1][STATUS_COUNT];
 static struct metrics_histogram layer_seconds[METHODS_MAX + 1], layer_errors[METHODS_MAX + 1];
 static struct metrics_histogram waits;
+static metrics_counter attempts[DELIVERY_FAILED + 1];
+static struct metrics_histogram attempt_seconds;
 static metrics_counter checkpoint_bytes, leases_lost;
 static _Atomic int64_t device_peak;
 
@@ -72,6 +75,12 @@ void metrics_lease_lost(void)
 void metrics_device_peak(int64_t bytes)
 {
     atomic_store(&device_peak, bytes);
+}
+
+void metrics_webhook_attempt(enum delivery_status status, double seconds)
+{
+    atomic_fetch_add(&attempts[status], 1);
+    metrics_observe(&attempt_seconds, &attempt_bounds, seconds);
 }
 
 /* The methods of this build, and "other" at METHODS_MAX; NULL: there is none at this place. */
@@ -142,6 +151,23 @@ static void write_device(const struct gpu_info *device, FILE *out)
     }
 }
 
+static void write_webhooks(FILE *out)
+{
+    static const char *const outcomes[] = {
+        [DELIVERY_PENDING] = "retried", [DELIVERY_DELIVERED] = "delivered", [DELIVERY_FAILED] = "failed"};
+
+    metrics_family(
+        out, "quantd_webhook_deliveries_total", "counter",
+        "Attempts at messages to webhooks: delivered, to be tried again (retried), or not any more (failed).");
+    for (size_t i = 0; i < sizeof(outcomes) / sizeof(outcomes[0]); i++) {
+        const struct metrics_label labels[] = {{"outcome", outcomes[i]}, {NULL, NULL}};
+        metrics_count(out, "quantd_webhook_deliveries_total", labels, attempts[i]);
+    }
+    metrics_family(out, "quantd_webhook_delivery_duration_seconds", "histogram",
+                   "Time of one attempt at a message to a webhook.");
+    metrics_distribution(out, "quantd_webhook_delivery_duration_seconds", NULL, &attempt_bounds, &attempt_seconds);
+}
+
 void metrics_write(struct service *service, FILE *out)
 {
     write_jobs(service, out);
@@ -158,5 +184,6 @@ void metrics_write(struct service *service, FILE *out)
     metrics_count(out, "quantd_checkpoint_bytes_total", NULL, checkpoint_bytes);
     metrics_family(out, "quantd_lease_lost_total", "counter", "Attempts whose job was no longer theirs.");
     metrics_count(out, "quantd_lease_lost_total", NULL, leases_lost);
+    write_webhooks(out);
     store_metrics(service->store, out);
 }

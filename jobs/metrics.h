@@ -3,6 +3,7 @@
 
 #include "pipeline/report.h"
 #include "storage/job_row.h"
+#include "storage/webhook_row.h"
 
 #include <stdio.h>
 
@@ -17,5 +18,7 @@ void metrics_block_committed(const struct report_row *rows, int row_count, int64
 void metrics_lease_lost(void);
 /* The device's peak in the job that runs; 0: none runs. */
 void metrics_device_peak(int64_t bytes);
+/* An attempt at a message to a webhook; the message is pending when it is tried again. */
+void metrics_webhook_attempt(enum delivery_status status, double seconds);
 /* All of it, and what the store says, in the text of base/metrics.h. */
 void metrics_write(struct service *service, FILE *out);

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "jobs/keys.h"
 #include "jobs/rows.h"
+#include "jobs/webhooks.h"
 #include "pipeline/kv_cache.h"
 
 #include <ctype.h>
@@ -179,6 +180,8 @@ void service_schemas(json_t *components)
     json_object_set_new(components, "JobChange", change_schema());
     json_object_set_new(components, "ApiKeyRequest", key_request_schema());
     json_object_set_new(components, "QuotaRequest", quota_schema());
+    json_object_set_new(components, "WebhookRequest", webhook_create_schema());
+    json_object_set_new(components, "WebhookChange", webhook_change_schema());
     json_object_set_new(components, "KvCache", kv_cache_schema());
     json_object_set_new(components, "Override", override_schema());
     schemas_add_layer(components);

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define SERVICE_MAX_QUEUED 1000
+#define DELIVERIES_GRACE_MS 1000 /* at a shutdown */
 #define SERVICE_DATA_DIR_MAX 400 /* job folders below it fit every path buffer */
 
 static int open_roots(struct service *service, const char *const *roots)
@@ -80,6 +81,7 @@ static int service_open_parts(struct service *service, const struct service_conf
     if (service->data_fd < 0) {
         return err_raise_errno(errno, "cannot open the data directory");
     }
+    TRY(deliveries_open(service, config));
     return supervisor_open(service, config);
 }
 
@@ -111,13 +113,17 @@ int service_start(struct service *service)
 {
     uploaded_sweep(service);
     TRY(supervisor_start(service));
+    TRY(deliveries_start(service));
     return sweep_start(service);
 }
 
 void service_drain(struct service *service, int64_t timeout_ms)
 {
+    int64_t grace_ms = timeout_ms / 4 < DELIVERIES_GRACE_MS ? timeout_ms / 4 : DELIVERIES_GRACE_MS;
+
     sweep_stop(&service->sweep);
-    supervisor_drain(service, timeout_ms);
+    supervisor_drain(service, timeout_ms - grace_ms);
+    deliveries_stop(service, grace_ms);
 }
 
 void service_close(struct service *service)
@@ -127,6 +133,7 @@ void service_close(struct service *service)
     }
     sweep_close(&service->sweep);
     supervisor_close(service);
+    deliveries_close(service);
     for (size_t i = 0; i < service->root_count; i++) {
         if (service->root_fds[i] >= 0) {
             close(service->root_fds[i]);

@@ -4,6 +4,7 @@
  * `admission` orders the creation of jobs against the deletion of what they refer to; it is never held while something
  * is computed. State that outlives the process is in the store. */
 
+#include "jobs/deliveries.h"
 #include "jobs/jobs.h"
 #include "jobs/spec.h"
 #include "jobs/supervisor.h"
@@ -28,6 +29,7 @@ struct service {
     size_t root_count;
     struct supervisor supervisor;
     struct sweep sweep;
+    struct deliveries deliveries;
     pthread_mutex_t admission;
     pthread_mutex_t uploads_lock;
     struct service_upload *uploads;     /* under uploads_lock, as the next one */

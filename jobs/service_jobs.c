@@ -43,11 +43,29 @@ static void check_file(struct service *service, const struct principal *who, con
     json_decref(file);
 }
 
+static void check_webhook_id(struct service *service, const struct principal *who, const char *id,
+                             struct validation_errors *errors)
+{
+    AUTO_JSON json_t *webhook = NULL;
+
+    if (id[0] == '\0') {
+        return;
+    }
+    int rc = store_webhook_get(service->store, who->project, id, &webhook);
+    if (rc == ERR_NOT_FOUND) {
+        validation_add(errors, ERR_INVALID_PARAMETER, "/webhook_id", "there is no webhook %s", id);
+        validation_hint(errors, "GET /v1/webhooks lists them");
+    } else if (rc != 0) {
+        validation_add(errors, rc, "/webhook_id", "%s", err_last()->message);
+    }
+}
+
 static void check_files(struct service *service, const struct principal *who, const struct job_spec *spec,
                         struct validation_errors *errors)
 {
     check_file(service, who, spec->calibration.file_id, "calibration", "/calibration/file_id", errors);
     check_file(service, who, spec->evaluation.file_id, "evaluation", "/evaluation/file_id", errors);
+    check_webhook_id(service, who, spec->webhook_id, errors);
 }
 
 /* The device that would run the job, which judges it; false, with the error: there is no such device. */

@@ -12,7 +12,7 @@
 #include <string.h>
 
 struct top {
-    char name[128];
+    char name[128], webhook_id[ID_SIZE];
     json_t *model, *method, *quantization, *output, *calibration, *evaluation, *resources, *metadata;
     int64_t seed, priority, max_attempts, timeout_seconds, expires_after_seconds;
 };
@@ -101,6 +101,8 @@ static const struct params_row top_rows[] = {
     ROW(PARAMS_INT, top, timeout_seconds, "86400", .min = 1, .max = 31536000, .help = "Running time allowed."),
     ROW(PARAMS_INT, top, expires_after_seconds, "604800", .min = 1, .max = 31536000,
         .help = "Time for the calibration to become complete, after which a job that waits for it expires."),
+    ROW(PARAMS_STRING, top, webhook_id, "null", .id = "wh",
+        .help = "A webhook that is told of the job's end, in addition to those that are told of every job."),
     ROW(PARAMS_JSON, top, metadata, "null", .help = "Up to 16 string members of the client's own."),
     {.name = NULL},
 };
@@ -183,6 +185,11 @@ static void check_data(const struct job_spec *spec, struct validation_errors *er
             errors, ERR_INCOMPATIBLE_OPTIONS, "/evaluation/sequence_length",
             "\"sequence_length\" needs an evaluation.file_id: a held-back tail has the calibration's length");
     }
+    if (spec->webhook_id[0] != '\0' && !id_valid(spec->webhook_id, "wh")) {
+        validation_add(errors, ERR_INVALID_PARAMETER, "/webhook_id",
+                       "\"webhook_id\" is \"%s\"; it must be the id of a webhook (wh_...)", spec->webhook_id);
+        validation_hint(errors, "GET /v1/webhooks lists them");
+    }
     if (c->sequence_length == 1) {
         spec_refuse_length("/calibration/sequence_length", errors);
     }
@@ -221,6 +228,7 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
     }
     if (params_parse(top_tables, body, "", &top, errors) == 0) {
         snprintf(spec.name, sizeof(spec.name), "%s", top.name);
+        snprintf(spec.webhook_id, sizeof(spec.webhook_id), "%s", top.webhook_id);
         spec.seed = top.seed;
         spec.priority = top.priority;
         spec.max_attempts = top.max_attempts;
@@ -269,15 +277,16 @@ void spec_deinit(struct job_spec *spec)
 
 json_t *spec_json(const struct job_spec *spec)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:O?}", "name", spec->name,
-                     "model", spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:s?, s:O?}", "name",
+                     spec->name, "model", spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
                      recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output),
                      "calibration", params_json(calibration_tables, &spec->calibration), "evaluation",
                      params_json(evaluation_tables, &spec->evaluation), "resources",
                      params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
                      (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
                      (json_int_t)spec->timeout_seconds, "expires_after_seconds",
-                     (json_int_t)spec->expires_after_seconds, "metadata", spec->metadata);
+                     (json_int_t)spec->expires_after_seconds, "webhook_id",
+                     spec->webhook_id[0] != '\0' ? spec->webhook_id : NULL, "metadata", spec->metadata);
 }
 
 bool spec_has_calibration(const struct job_spec *spec)

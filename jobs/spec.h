@@ -45,6 +45,7 @@ struct spec_resources {
 struct job_spec {
     char name[128];
     char model[ID_SIZE];
+    char webhook_id[ID_SIZE]; /* "" = none */
     int64_t seed, priority, max_attempts, timeout_seconds, expires_after_seconds;
     struct recipe recipe;
     const struct format *format; /* NULL until it is chosen */

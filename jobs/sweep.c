@@ -209,6 +209,16 @@ static int sweep_checkpoints(struct service *service)
     return 0;
 }
 
+static int sweep_deliveries(struct service *service)
+{
+    int64_t cutoff = clock_unix_seconds() - service->sweep.retention.deliveries, removed = SWEEP_PAGE;
+
+    while (removed == SWEEP_PAGE && !stopping(&service->sweep)) {
+        TRY(store_delivery_sweep(service->store, cutoff, SWEEP_PAGE, &removed));
+    }
+    return 0;
+}
+
 static void told(int rc, const char *what)
 {
     if (rc != 0) {
@@ -231,6 +241,9 @@ static void sweep_retained(struct service *service)
     }
     if (retention->uploads > 0) {
         told(sweep_uploads(service), "uploads");
+    }
+    if (retention->deliveries > 0) {
+        told(sweep_deliveries(service), "deliveries");
     }
 }
 

@@ -3,8 +3,8 @@
 
 #include "jobs/view.h"
 
-#include "jobs/job.h"
 #include "jobs/jobs.h"
+#include "jobs/transitions.h"
 
 #include <string.h>
 
@@ -19,6 +19,7 @@ static const char *const request_members[] = {
     "max_attempts",
     "timeout_seconds",
     "expires_after_seconds",
+    "webhook_id",
     "metadata",
 };
 

@@ -38,7 +38,7 @@ struct sender {
 
 /* --- one transfer */
 
-static size_t take_answer(char *data, size_t size, size_t count, void *user)
+static size_t sender_take_answer(char *data, size_t size, size_t count, void *user)
 {
     struct transfer *transfer = user;
 
@@ -118,9 +118,9 @@ static int set_options(const struct sender *sender, struct transfer *transfer, c
     SET(CURLOPT_HTTPHEADER, transfer->headers);
     SET(CURLOPT_USERAGENT, "quantd/" QUANTD_VERSION);
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    SET(CURLOPT_HEADERFUNCTION, take_answer);
+    SET(CURLOPT_HEADERFUNCTION, sender_take_answer);
     SET(CURLOPT_HEADERDATA, transfer);
-    SET(CURLOPT_WRITEFUNCTION, take_answer);
+    SET(CURLOPT_WRITEFUNCTION, sender_take_answer);
     SET(CURLOPT_WRITEDATA, transfer);
     SET(CURLOPT_TIMEOUT_MS, SENDER_TIMEOUT_MS);
     SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);

@@ -14,7 +14,7 @@ def every_operation_is_as_described():
     """One job of its whole life, and everything that can be asked about it."""
     if contract.jsonschema is None:
         raise Skip("jsonschema (python3-jsonschema) is not installed")
-    with tempfile.TemporaryDirectory() as keys, Daemon("--signing-key", signing_key(os.path.join(keys, "key"))) as daemon:
+    with tempfile.TemporaryDirectory() as keys, Daemon("--webhook-host", "127.0.0.1:9", "--signing-key", signing_key(os.path.join(keys, "key"))) as daemon:
         seen = {}
         ask = daemon.request
 
@@ -61,6 +61,14 @@ def every_operation_is_as_described():
         daemon.get("/v1/quantization/compare?jobs=%s,%s" % (job, held))
         artifact = "/v1/artifacts/" + state["result"]["artifact_id"]
         equal((state["links"]["artifact"], state["links"]["cancel"]), (artifact, None), "links of a job that has succeeded")
+        webhook = "/v1/webhooks/" + post(daemon, "/v1/webhooks", json={"url": "https://127.0.0.1:9/", "disabled": True})
+        equal(daemon.request("PATCH", webhook, json={"name": "ci", "events": ["quantization.job.failed"]}).status, 200)
+        equal(daemon.request("POST", webhook + "/secret").status, 200)
+        delivery = daemon.request("POST", webhook + "/test")
+        equal(delivery.status, 202)
+        for path in ("/v1/webhooks", webhook, webhook + "/deliveries", webhook + "/deliveries/" + delivery.json["id"]):
+            daemon.get(path)
+        equal(daemon.request("DELETE", webhook).status, 204)
         key = post(daemon, "/v1/api_keys", json={"scope": "read", "name": "ci"})
         for path in ("/v1/api_keys", "/v1/api_keys/" + key):
             daemon.get(path)

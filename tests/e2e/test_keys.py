@@ -9,7 +9,8 @@ from guarded import Guarded, key_command, make_key
 from harness import BINARY, JOBS, NDJSON, Daemon, equal, gptq_body, ids_records, main, true, wait_until
 
 ABSENT = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-PREFIXES = {"model_id": "mdl", "file_id": "file", "upload_id": "upl", "job_id": "job", "artifact_id": "art", "key_id": "key"}
+PREFIXES = {"model_id": "mdl", "file_id": "file", "upload_id": "upl", "job_id": "job", "artifact_id": "art", "key_id": "key",
+            "webhook_id": "wh", "delivery_id": "msg"}
 RANKS = {"none": 0, "read": 1, "write": 2, "admin": 3}
 DATA_SET = ids_records(30, 160, 2048)
 
@@ -73,12 +74,15 @@ def objects_of(daemon, key):
     ended = wait_until(lambda: (lambda state: state["status"] in ("succeeded", "failed") and state)(
         ask("GET", JOBS + "/" + job).json), "the job ends", 120)
     equal(ended["status"], "succeeded", repr(ended["error"]))
-    return {"model_id": model, "file_id": file, "upload_id": upload, "job_id": job, "artifact_id": ended["result"]["artifact_id"]}
+    webhook = ask("POST", "/v1/webhooks", json={"url": "https://hooks.example.com/", "disabled": True}).json["id"]
+    delivery = ask("POST", "/v1/webhooks/%s/test" % webhook).json["id"]
+    return {"model_id": model, "file_id": file, "upload_id": upload, "job_id": job, "artifact_id": ended["result"]["artifact_id"],
+            "webhook_id": webhook, "delivery_id": delivery}
 
 
 def other_projects_are_not_there():
     absent = {name: prefix + "_" + ABSENT for name, prefix in PREFIXES.items()}
-    with Guarded() as daemon:
+    with Guarded("--webhook-host", "hooks.example.com") as daemon:
         ids = objects_of(daemon, daemon.keys["write"])
         for method, path, operation in operations(daemon):
             if operation["x-scope"] == "admin" or not any("{%s}" % name in path for name in ids):
@@ -96,11 +100,14 @@ def other_projects_are_not_there():
         stream = daemon.ask(daemon.other, "GET", "%s/%s/events" % (JOBS, ids["job_id"]),
                             headers={"Accept": "text/event-stream"})
         equal(stream.status, 404, "an event stream of another project")
-        for path in ("/v1/models", "/v1/files", "/v1/uploads", JOBS, "/v1/artifacts"):
+        for path in ("/v1/models", "/v1/files", "/v1/uploads", JOBS, "/v1/artifacts", "/v1/webhooks"):
             equal(daemon.ask(daemon.other, "GET", path).json["data"], [], path + " of another project")
             equal(len(daemon.ask(daemon.keys["read"], "GET", path).json["data"]), 1, path + " of the project")
         body = gptq_body(ids["model_id"])
         equal(daemon.ask(daemon.other, "POST", JOBS, json=body).status, 400, "a job for a model of another project")
+        own = daemon.ask(daemon.other, "POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
+        answer = daemon.ask(daemon.other, "POST", JOBS, json=gptq_body(own, webhook_id=ids["webhook_id"]))
+        equal((answer.status, answer.json["param"]), (400, "/webhook_id"), "a job that names a webhook of another project")
         named = {"Idempotency-Key": "one"}
         first = daemon.ask(daemon.keys["write"], "POST", "/v1/models", json={"uri": "file:tiny-llama"}, headers=named)
         second = daemon.ask(daemon.other, "POST", "/v1/models", json={"uri": "file:tiny-llama"}, headers=named)

@@ -21,6 +21,7 @@ SHARED = {
     "jobs/service.h": "the state of the service, which all its parts take; service.c opens and closes the parts",
     "jobs/supervisor.h": "the supervisor's part of that state",
     "jobs/sweep.h": "the sweep's part of that state",
+    "jobs/deliveries.h": "the part of that state that delivers messages",
     "pipeline/pipeline.h": "the public header of the folder: what a run was given and whom it tells",
 }
 # (file, what it includes): an edge that closes a circle on purpose.
