@@ -7,8 +7,8 @@ import {NONE, count, fixed, small} from "../lib/format.js";
 import {virtualTable} from "../lib/table.js";
 
 const METRICS = {
-  output_relative_mse: {label: "Output error (relative MSE)", short: "output error", log: true, text: small},
-  relative_mse: {label: "Weight error (relative MSE)", short: "weight error", log: true, text: small},
+  output_relative_mse: {label: "Output error (relative MSE)", short: "output error", better: "better", log: true, text: small},
+  relative_mse: {label: "Weight error (relative MSE)", short: "weight error", better: "better", log: true, text: small},
   bits_per_weight: {label: "Bits per weight", short: "bits per weight", log: false, text: (value) => fixed(value, 2)},
   seconds: {label: "Seconds to solve", short: "seconds", log: true, text: small},
 };
@@ -96,7 +96,7 @@ export function layersPanel(signal) {
   }
 
   function read(row) {
-    setText(reading, row ? describe(row) : `${count(rows.length)} layers in ${count(blocks)} blocks; darker is better. Point at a cell, or use the arrow keys.`);
+    setText(reading, row ? describe(row) : `${count(rows.length)} layers in ${count(blocks)} blocks; darker is ${METRICS[metric].better ?? "less"}. Point at a cell, or use the arrow keys.`);
   }
 
   function cellAt(event) {

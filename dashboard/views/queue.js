@@ -114,7 +114,7 @@ export function show(main, {query, signal, title}) {
       row.parts.age = age.textContent;
       cells.age.replaceChildren(age);
     }
-    setText(cells.queue, job.status === "queued" ? (state.places.get(job.id) ?? "…").toString() : "");
+    setText(cells.queue, job.status === "queued" ? String(state.places.get(job.id) ?? "") : "");
     setText(cells.eta, job.status === "running" ? (job.progress?.eta_seconds ?? null) === null ? NONE : duration(job.progress.eta_seconds) : "");
     const fraction = job.progress?.fraction ?? null;
     if (fraction !== null && job.status !== "succeeded" && job.status !== "queued") {
@@ -126,7 +126,7 @@ export function show(main, {query, signal, title}) {
         cells.progress.replaceChildren(row.parts.progress);
       }
     } else {
-      setText(cells.progress, job.status === "succeeded" && job.finished_at && job.started_at ? `took ${duration(job.finished_at - job.started_at)}` : "");
+      setText(cells.progress, job.status === "succeeded" && job.finished_at && job.started_at ? `took ${job.finished_at > job.started_at ? duration(job.finished_at - job.started_at) : "< 1 s"}` : "");
     }
   }
 
@@ -245,6 +245,12 @@ export function show(main, {query, signal, title}) {
       }
     },
     onError: (error) => {
+      if (error.status === 400 && !state.loaded) { /* a place that was typed, or is of another version */
+        failure("The filters of this address", error);
+        state.pages = [null];
+        clearFilters();
+        return;
+      }
       state.error = error;
       render();
     },
@@ -377,7 +383,8 @@ export function show(main, {query, signal, title}) {
         }
       }
       render();
-      await sleep(document.hidden ? 30000 : 4000, signal);
+      const unknown = state.jobs.length === 0 || state.jobs.some((job) => job.status === "queued" && state.seen.has(job.id) && !state.places.has(job.id));
+      await sleep(document.hidden ? 30000 : unknown ? 500 : 4000, signal);
     }
   }
 

@@ -99,7 +99,7 @@ def many_are_cancelled_and_deleted():
         model = model_of(daemon)
         for number in range(3):
             submit(daemon, model, name="waits-%d" % number)
-        with browser.page(daemon, expected=("status of 404",)) as page:
+        with browser.page(daemon, expected=("status of 404", "status of 400")) as page:
             row_of(page, "waits-2").wait_for()
             page.get_by_label("Select every job of this page").check()
             page.get_by_label("Select waits-1").uncheck()
@@ -137,6 +137,11 @@ def many_are_cancelled_and_deleted():
             shows(page, ".empty", "There is no such job")
             page.goto(url_of(daemon) + "#/nothing")
             shows(page, ".empty", "There is no such page")
+            for place in ("#/?status=bogus", "#/?after=%3Cscript%3E", "#/?method=%00&model=mdl_x&text=%5B("):
+                page.goto("about:blank")
+                page.goto(url_of(daemon) + place)
+                shows(page, ".notice.error", "The filters of this address")
+                row_of(page, "waits-2").wait_for()
 
 
 def keys_are_asked_for():
@@ -200,6 +205,53 @@ def the_daemon_may_go_away():
             daemon.request("POST", "%s/%s/cancel" % (JOBS, job))
             shows(page, ".log li", "Cancelled")
             equal(page.locator(".log li", has_text="Awaiting calibration").count(), 1, "each event is shown once")
+
+
+def a_killed_daemon_is_followed_on():
+    """A job is paused and resumed, then kill -9 in the middle of it: the page waits, follows the next daemon on the same port, and shows each event once."""
+    with Daemon() as daemon:
+        job = new_job(daemon, ids_records(64, 256, 2048), name="survives", calibration={"stream": True, "num_samples": 48, "sequence_length": 256})
+        with browser.page(daemon, "#/jobs/" + job, expected=("ERR_", "Failed to load")) as page:
+            shows(page, ".log li", "Block 1 of 4")
+            page.get_by_role("button", name="Pause").click()
+            shows(page, ".badge", "Paused")
+            page.get_by_role("button", name="Resume").click()
+            shows(page, ".badge", "Running")
+            daemon.kill()
+            daemon.options += ["--listen", "127.0.0.1:%d" % daemon.port]
+            shows(page, "#connection", "No answer from the daemon")
+            daemon.start()
+            succeed(daemon, job)
+            shows(page, ".badge", "Succeeded")
+            for block in range(1, 5):
+                equal(page.locator(".log li", has_text="Block %d of 4" % block).count(), 1, "lines of block %d" % block)
+            shows(page, ".log li", "attempt 3")
+            wait_until(lambda: page.locator("#connection").inner_text() == "", "the daemon is back")
+
+
+PARSE = """async (pieces) => {
+  const {eventParser} = await import("./dashboard/lib/api.js");
+  const found = [];
+  const parse = eventParser((event) => found.push([event.id, event.event, event.data]));
+  pieces.forEach(parse);
+  return found;
+}"""
+
+
+def streams_may_break_anywhere():
+    """The reader of event streams, with every split of a stream in two, and byte by byte."""
+    stream = "retry: 3000\n\n:\n\nid: 7\nevent: layer\ndata: {\"a\":\"x: y\"}\n\nid:8\ndata:one\ndata: two\n\nid: 9\nevent: cut off\ndata: never"
+    expected = [["7", "layer", '{"a":"x: y"}'], ["8", "message", "one\ntwo"]]
+    with Daemon() as daemon:
+        with browser.page(daemon) as page:
+            for pieces in [[stream[:at], stream[at:]] for at in range(0, len(stream), 3)] + [list(stream)]:
+                equal(page.evaluate(PARSE, pieces), expected, "events of %r" % pieces[0])
+            numbers = page.evaluate("""async () => {
+              const f = await import("./dashboard/lib/format.js");
+              return [f.small(0), f.small(null), f.small(1.234e-5), f.small(0.0123), f.bytes(1023), f.bytes(1536), f.bytes(null), f.duration(59.6), f.duration(3599),
+                f.duration(90061), f.percent(0.999), f.perplexity(8.81234), f.perplexity(12345.6), f.age(7200)];
+            }""")
+            equal(numbers, ["0", "–", "1.23e−5", "0.0123", "1023 B", "1.50 KiB", "–", "1 min 00 s", "59 min 59 s", "1 d 1 h", "99 %", "8.812", "12,346", "2 h"])
 
 
 def keys_of_the_keyboard_do_it_all():
@@ -423,7 +475,7 @@ def paging(daemon):
 
 
 TESTS = [a_job_is_watched_to_its_end, many_are_cancelled_and_deleted, keys_are_asked_for, the_daemon_may_go_away,
-         keys_of_the_keyboard_do_it_all, themes, large_views]
+         a_killed_daemon_is_followed_on, streams_may_break_anywhere, keys_of_the_keyboard_do_it_all, themes, large_views]
 
 if __name__ == "__main__":
     browser = Browser()
