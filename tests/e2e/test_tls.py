@@ -334,24 +334,32 @@ def handshakes_that_stall():
         started = time.monotonic()
         for number, one in enumerate(raw):
             one.sendall(hello[:(0, 3, 60, len(hello))[number % 4]])
-        slowest = 0.0
-        while raw and time.monotonic() - started < 40:
-            for one in list(raw):
+        after = [daemon.connect() for _ in range(10)]  # and those whose header never ends
+        for one in after:
+            one.sendall(LIVE[:-2] + b"X-Slow: ")
+        slowest, answers = 0.0, 0
+        while raw + after and time.monotonic() - started < 40:
+            for one in raw + after:
                 one.setblocking(False)
                 try:
-                    if one.recv(4096) == b"":
+                    if one in after:
+                        one.sendall(b"a")
+                    got = one.recv(4096)
+                    answers += got.startswith(b"HTTP/1.1 408")
+                    if got == b"":
                         raise ConnectionResetError
-                except BlockingIOError:
+                except (BlockingIOError, ssl.SSLWantReadError):
                     continue
                 except OSError:
                     one.close()
-                    raw.remove(one)
+                    (after if one in after else raw).remove(one)
             at = time.monotonic()
             equal(daemon.request("GET", "/livez").status, 200)
             slowest = max(slowest, time.monotonic() - at)
             time.sleep(0.2)
         spent = time.monotonic() - started
-        true(not raw, "all were ended (%d are left)" % len(raw))
+        true(not raw + after, "all were ended (%d are left)" % len(raw + after))
+        equal(answers, 10, "slow headers that were told so")
         true(8 < spent < 25, "they were ended in time: %.1f s" % spent)
         true(slowest < 5, "others are served meanwhile (%.3f s)" % slowest)
         wait_until(lambda: daemon.descriptors() <= before, "descriptors are closed")
@@ -399,7 +407,9 @@ def slow_readers():
         file = post(daemon, "/v1/files?purpose=calibration", body=records, headers={"Content-Type": NDJSON})
         request = b"GET /v1/files/%s/content HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % file.encode()
         rss = daemon.memory("VmRSS")
-        readers = [daemon.connect() for _ in range(12)]
+        # An end without close_notify is an error to them.
+        readers = [daemon.tls.wrap_socket(socket.create_connection(("127.0.0.1", daemon.port), timeout=60), server_hostname="localhost",
+                                          suppress_ragged_eofs=False) for _ in range(12)]
         for one in readers:
             one.sendall(request)
         time.sleep(0.5)
