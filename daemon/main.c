@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "daemon/config.h"
+#include "daemon/health_command.h"
 #include "daemon/key_command.h"
 #include "daemon/listen.h"
 #include "daemon/quantd.h"
@@ -44,6 +45,10 @@ int main(int argc, char **argv)
     }
     if (argc >= 2 && strcmp(argv[1], "key") == 0) {
         int failed = key_command(argc - 1, argv + 1);
+        return failed != 0 ? print_error(failed) : EXIT_SUCCESS;
+    }
+    if (argc >= 2 && strcmp(argv[1], "health") == 0) {
+        int failed = health_command(argc - 1, argv + 1);
         return failed != 0 ? print_error(failed) : EXIT_SUCCESS;
     }
     restart_remember(argv);

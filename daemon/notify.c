@@ -43,3 +43,22 @@ void notify_reloading(void)
     snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)clock_monotonic_ms() * 1000);
     notify_send(state);
 }
+
+static void notify_alive(uv_timer_t *timer)
+{
+    (void)timer;
+    notify_send("WATCHDOG=1");
+}
+
+void notify_watchdog(uv_loop_t *loop, uv_timer_t *timer)
+{
+    const char *interval = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+    unsigned long long half_ms = interval != NULL ? strtoull(interval, NULL, 10) / 2000 : 0;
+
+    if (half_ms == 0 || (pid != NULL && strtoll(pid, NULL, 10) != (long long)getpid())) {
+        return;
+    }
+    if (uv_timer_init(loop, timer) == 0) {
+        (void)uv_timer_start(timer, notify_alive, 0, half_ms);
+    }
+}

@@ -50,7 +50,7 @@ struct quantd {
     uv_loop_t loop;
     bool loop_open; /* loop and handles are initialised */
     uv_poll_t poll;
-    uv_timer_t timer, linger;
+    uv_timer_t timer, linger, watchdog;
     uv_async_t wake, drained, lost;
     uv_signal_t term, interrupt, cpu;
     struct signals signals;
@@ -452,6 +452,7 @@ int quantd_run(struct quantd *quantd)
            host, six ? "]" : "", api_port(quantd->api));
     (void)fflush(stdout);
     notify_send("READY=1");
+    notify_watchdog(&quantd->loop, &quantd->watchdog);
     run_once(quantd);
     (void)uv_run(&quantd->loop, UV_RUN_DEFAULT);
     return 0;

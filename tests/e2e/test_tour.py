@@ -133,7 +133,7 @@ def install():
         equal(done.returncode, 0, "exit status of meson install (%s)" % done.stdout[-500:])
         files = {os.path.join(top, name) for top, _, names in os.walk(folder) for name in names}
         by_name = {os.path.basename(file): file for file in files}
-        expected = {"quantd", "quantd.service"}
+        expected = {"quantd", "quantd.8", "quantd.conf", "quantd.service"}
         if os.path.exists(os.path.join(BUILD, "cli", "quantctl")):
             expected |= {"quantctl", "quantctl.1"}
         if os.path.exists(os.path.join(BUILD, "gpu", "cuda", "quantd_gpu_cuda.so")):
