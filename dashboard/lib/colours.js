@@ -1,4 +1,5 @@
 /* Colours for canvases: those of the style sheet, and a scale for values that people with any colour vision can order. */
+import {signals} from "./api.js";
 
 /* Cividis (Nuñez, Anderton, Renslow 2018), from dark to light. */
 const CIVIDIS = [[0, 32, 76], [0, 48, 111], [57, 72, 107], [87, 93, 109], [112, 113, 115], [138, 134, 120], [166, 157, 117], [196, 181, 108], [228, 207, 91], [255, 234, 70]];
@@ -10,13 +11,20 @@ export function scaleColour(place) {
   return `rgb(${mix.join(" ")})`;
 }
 
-/* What a custom property of the style sheet is now. */
+/* What a custom property of the style sheet is now: asking makes the browser compute styles, so answers are kept until the theme changes. */
+const tokens = new Map();
+signals.addEventListener("theme", () => tokens.clear());
+
 export function token(name) {
+  if (tokens.has(name)) {
+    return tokens.get(name);
+  }
   const probe = document.createElement("span");
   probe.style.color = `var(--${name})`;
   document.body.append(probe);
   const colour = getComputedStyle(probe).color;
   probe.remove();
+  tokens.set(name, colour);
   return colour;
 }
 

@@ -48,7 +48,7 @@ function placeIn(range, v, log) {
 /* Returns {element, update(rows, blocks)}. rows: of the report, in its order; blocks: how many there will be. */
 export function layersPanel(signal) {
   let rows = [], blocks = 0, kinds = [], metric = "output_relative_mse", range = null, chosen = null, cells = new Map(), pointed = null, picked = false;
-  const kindIndex = new Map();
+  const kindIndex = new Map(), kindNames = new Map(); /* of kinds, of modules */
 
   const metricSelect = el("select", {}, ...Object.entries(METRICS).map(([name, {label}]) => el("option", {value: name}, label)));
   const summary = el("span", {class: "muted"});
@@ -81,7 +81,7 @@ export function layersPanel(signal) {
     if (chosen) {
       context.strokeStyle = mark;
       context.lineWidth = 2;
-      context.strokeRect(chosen.layer * w, kindIndex.get(kindOf(chosen.module)) * h, Math.max(w - gapX, 2), Math.max(h - gapY, 2));
+      context.strokeRect(chosen.layer * w, kindIndex.get(kindNames.get(chosen.module)) * h, Math.max(w - gapX, 2), Math.max(h - gapY, 2));
     }
     const scale = canvasContext(legend);
     for (let x = 0; x < scale.width; x++) {
@@ -124,7 +124,7 @@ export function layersPanel(signal) {
       select(event.key === "End" ? rows.at(-1) : rows[0], "strip");
       return;
     }
-    const block = chosen.layer + steps[0], kind = kindIndex.get(kindOf(chosen.module)) + steps[1];
+    const block = chosen.layer + steps[0], kind = kindIndex.get(kindNames.get(chosen.module)) + steps[1];
     const next = block >= 0 && block < blocks && kind >= 0 && kind < kinds.length ? cells.get(block * kinds.length + kind) : null;
     if (next) {
       select(next, "strip");
@@ -134,6 +134,11 @@ export function layersPanel(signal) {
   signals.addEventListener("theme", drawStrip, {signal});
 
   /* --- charts */
+
+  /* A number, because Chart.js resolves functions for each bar. */
+  function thickness(width) {
+    return Math.max(1, (width - 64) / Math.max(1, rows.length) - (rows.length < 300 ? 1 : 0));
+  }
 
   const bars = chart("Errors by layer", () => {
     if (rows.length === 0 || range === null) {
@@ -146,18 +151,24 @@ export function layersPanel(signal) {
         firsts.set(row.layer, i);
       }
     });
-    const starts = [...firsts.values()];
+    const starts = [...firsts.values()], points = kinds.map(() => []);
+    rows.forEach((row, i) => {
+      if (value(row, metric) !== null) {
+        points[kindIndex.get(kindNames.get(row.module))].push({x: i, y: row[metric], row});
+      }
+    });
     return {
       type: "bar",
       data: {
         datasets: kinds.map((kind, k) => ({
           label: kind, backgroundColor: series(k), grouped: false,
-          barThickness: (context) => Math.max(1, (context.chart.chartArea?.width ?? 600) / rows.length - (rows.length < 300 ? 1 : 0)),
-          data: rows.flatMap((row, i) => (kindOf(row.module) === kind && value(row, metric) !== null ? [{x: i, y: row[metric], row}] : [])),
+          barThickness: thickness(bars.element.clientWidth),
+          data: points[k],
         })),
       },
       options: {
         parsing: false, normalized: true,
+        onResize: (drawn, size) => drawn.data.datasets.forEach((set) => (set.barThickness = thickness(size.width))),
         interaction: {mode: "nearest", axis: "x", intersect: false},
         onClick: (event, found) => select(found[0]?.element.$context.raw.row ?? null, "bars"),
         scales: {
@@ -183,7 +194,13 @@ export function layersPanel(signal) {
       return null;
     }
     const {log, label, text} = METRICS[metric];
-    const found = kinds.map((kind) => rows.filter((row) => kindOf(row.module) === kind).map((row) => value(row, metric)).filter((v) => v !== null).sort((a, b) => a - b));
+    const found = kinds.map(() => []);
+    for (const row of rows) {
+      if (value(row, metric) !== null) {
+        found[kindIndex.get(kindNames.get(row.module))].push(row[metric]);
+      }
+    }
+    found.forEach((list) => list.sort((a, b) => a - b));
     const quantile = (list, q) => list[Math.min(list.length - 1, Math.floor(q * list.length))];
     return {
       type: "bar",
@@ -246,7 +263,7 @@ export function layersPanel(signal) {
     range = rangeOf(rows, metric);
     cells = new Map();
     for (const row of rows) { /* of experts, the worst */
-      const at = row.layer * kinds.length + kindIndex.get(kindOf(row.module)), before = cells.get(at);
+      const at = row.layer * kinds.length + kindIndex.get(kindNames.get(row.module)), before = cells.get(at);
       if (!before || (value(row, metric) ?? -1) > (value(before, metric) ?? -1)) {
         cells.set(at, row);
       }
@@ -258,8 +275,7 @@ export function layersPanel(signal) {
     bars.describe(worst ? `${METRICS[metric].label} of ${rows.length} layers; the largest is ${worst.module} with ${METRICS[metric].text(worst[metric])}` : `${METRICS[metric].label} of ${rows.length} layers`);
     spread.describe(`${METRICS[metric].label} by kind of layer: minimum, median and maximum`);
     drawStrip();
-    bars.draw();
-    spread.draw();
+    bars.draw().then(() => setTimeout(() => spread.draw())); /* two tasks: what is pressed meanwhile is not held up by both */
   }
 
   metricSelect.addEventListener("change", () => {
@@ -281,7 +297,12 @@ export function layersPanel(signal) {
     element,
     update(list, total) {
       rows = list;
-      kinds = [...new Set(rows.map((row) => kindOf(row.module)))];
+      for (const row of rows) {
+        if (!kindNames.has(row.module)) {
+          kindNames.set(row.module, kindOf(row.module));
+        }
+      }
+      kinds = [...new Set(rows.map((row) => kindNames.get(row.module)))];
       kindIndex.clear();
       kinds.forEach((kind, k) => kindIndex.set(kind, k));
       blocks = Math.max(total ?? 0, ...rows.slice(-1).map((row) => row.layer + 1));

@@ -414,7 +414,8 @@ def large_views():
 
 
 def speed(daemon, places):
-    blank, limit = None, 1000 * (4 if os.environ.get("QUANTD_E2E_SANITIZED") == "1" else 1)
+    busy = os.environ.get("QUANTD_E2E_SANITIZED") == "1" or os.getloadavg()[0] > 2 * os.cpu_count()
+    limit = 4000 if busy else 1000  # milliseconds to the first paint; a tenth of it for an interaction
     with browser.page(daemon, None) as page:
         page.route("**/blank", lambda route: route.fulfill(content_type="text/html", body="<!doctype html><title>blank</title><p>blank"))
         paints = []
