@@ -122,7 +122,7 @@ int credentials_parse(const char *path, const char *text, size_t size, const cha
                      (credentials_entry(json_object_get(file, "credHelpers"), registry) != NULL ||
                       (store != NULL && store[0] != '\0' && entry != NULL));
     *out = read;
-    read = (struct credentials){0};
+    memset(&read, 0, sizeof(read));
     return 0;
 }
 
@@ -172,7 +172,7 @@ int credentials_read(const char *user, struct credentials *out)
     explicit_bzero(line, capacity);
     TRY(rc);
     *out = read;
-    read = (struct credentials){0};
+    memset(&read, 0, sizeof(read));
     return 0;
 }
 

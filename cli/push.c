@@ -38,6 +38,14 @@ struct layer {
     int64_t received;
 };
 
+static void layer_deinit(struct layer *layer)
+{
+    if (layer->digest != NULL) {
+        digest_free(layer->digest);
+    }
+}
+CLEANUP_DEINIT(layer, struct layer, layer_deinit)
+
 /* --- the documents */
 
 /* A document of the image, as the server has it; digest: hex. */
@@ -118,11 +126,10 @@ static int take_layer(void *context, const char *data, size_t size)
 static int send_layer(struct push *push, const struct manifest_file *file, bool *again, int64_t *seconds)
 {
     AUTO(http_answer) struct http_answer got = {0};
-    AUTO(digest) struct digest *digest = digest_new();
-    struct layer layer = {.push = push, .file = file, .digest = digest};
+    AUTO(layer) struct layer layer = {.push = push, .file = file, .digest = digest_new()};
     char path[CLIENT_PATH_MAX], match[128];
 
-    if (digest == NULL) {
+    if (layer.digest == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
     TRY(objects_path(path, sizeof(path), &objects_artifacts, push->artifact));
@@ -136,7 +143,6 @@ static int send_layer(struct push *push, const struct manifest_file *file, bool 
         .sha256 = file->sha256, .size = file->bytes, .bytes = "", .from = push->cli->http, .get = &get, .got = &got};
     const struct registry_blob empty = {.sha256 = file->sha256, .bytes = ""};
     int rc = registry_put_blob(push->registry, file->bytes > 0 ? &blob : &empty);
-    digest = layer.digest; /* NULL once it was finished */
     *again = rc != 0 && registry_again(push->registry, seconds);
     if (rc == 0 && got.status != 0 && (got.status < 200 || got.status > 299)) {
         *again = client_busy(&got);

@@ -291,7 +291,7 @@ int registry_has_blob(struct registry *registry, const char *sha256, bool *has)
     TRY(registry_path(registry, "blobs", name, path));
     TRY(registry_call(registry, &(struct http_call){.method = "HEAD", .path = path}, &answer));
     *has = answer.status == 200 || answer.status == 307; /* where its bytes are */
-    return *has || answer.status == 404 ? 0 : registry_refused(registry, "a question for a blob", &answer);
+    return *has || answer.status == 404 ? 0 : registry_refused(registry, "the request for a blob", &answer);
 }
 
 /* Whether an origin is the registry: also when it does not know of the proxy that speaks TLS for it. */

@@ -281,7 +281,7 @@ int oci_describe(const json_t *artifact, struct service_oci *out)
     TRY(describe_manifest(artifact, files, &made.config, &made.manifest));
     TRY(describe_index(&made.manifest, &made.index));
     *out = made;
-    made = (struct service_oci){0};
+    memset(&made, 0, sizeof(made));
     return 0;
 }
 
