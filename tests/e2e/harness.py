@@ -364,6 +364,23 @@ def artifact_digests(daemon, state):
     return {file["path"]: file["sha256"] for file in manifest["files"]}
 
 
+def child_of(pid):
+    """The process of a run (--worker process) of the daemon of that pid, once it has become quantd; None: there is none."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open("/proc/%s/stat" % name) as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            with open("/proc/%s/cmdline" % name, "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z" and b"pipeline-process" in words:
+            return int(name)
+    return None
+
+
 def without(value, keys):
     """JSON without the members of these names, at any depth."""
     if isinstance(value, dict):

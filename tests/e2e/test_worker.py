@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from harness import (JOBS, NDJSON, SANITIZED, TERMINAL, Daemon, Failure, artifact_digests, equal, ids_records, main, new_job, post, succeed,
+from harness import (JOBS, NDJSON, SANITIZED, TERMINAL, Daemon, Failure, artifact_digests, child_of, equal, ids_records, main, new_job, post, succeed,
                      true, wait_job, wait_until, without)
 
 RECORDS = ids_records(96 if SANITIZED else 200, 256, 2048)
@@ -22,23 +22,6 @@ TIMED = {"seconds", "solve_seconds", "elapsed_seconds", "phases", "host_peak_byt
 
 def process_daemon(*options, **more):
     return Daemon("--threads", "1", "--worker", "process", *options, **more)
-
-
-def child_of(pid):
-    """The process of the run, once it has become quantd; None: there is none."""
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open("/proc/%s/stat" % name) as file:
-                fields = file.read().rsplit(")", 1)[1].split()
-            with open("/proc/%s/cmdline" % name, "rb") as file:
-                words = file.read().split(b"\0")
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z" and b"pipeline-process" in words:
-            return int(name)
-    return None
 
 
 def is_gone(pid):

@@ -5,8 +5,8 @@
     QUANTD=... python3 tests/golden/test_golden.py --record                           rewrites digests.txt: read its diff before a commit
     QUANTD=... python3 tests/golden/test_golden.py --only qwen3/gptq                  jobs whose name has this in it
 
-Also a job that was killed after its first blocks, jobs on two threads, jobs whose activations spill to disk and killed
-workers that are processes end in the digests of their undisturbed twins on one thread.
+Also a job that was killed after its first blocks, jobs on two threads, jobs whose activations spill to disk, and jobs whose
+workers are processes that are killed, also until the job fails and is retried, end in the digests of their undisturbed twins on one thread.
 
 With QUANTD_SHIM_MODULE_DIR, the folder of the CUDA module over the shim (tests/unit/gpu/cuda of a build folder), also some jobs on an
 emulated device.
@@ -20,11 +20,13 @@ OpenBLAS and the C library are held to what every x86-64 has (portable.py). Anot
 
 import argparse
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -34,7 +36,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 
 import cases  # noqa: E402
 import families  # noqa: E402
-from harness import JOBS, NDJSON, Daemon, Failure, equal, ids_records, post, true, wait_job, without  # noqa: E402
+from harness import JOBS, NDJSON, TERMINAL, Daemon, Failure, child_of, equal, ids_records, post, true, wait_job, wait_until, without  # noqa: E402
 from portable import PORTABLE, made_with  # noqa: E402
 
 DIGESTS = os.path.join(HERE, "digests.txt")
@@ -172,6 +174,42 @@ def resumed(root, jobs, *options):
     return found
 
 
+def retried(root, jobs, *options):
+    """Each job twice: as it is, and retried by request after the processes that ran it were killed until it failed, which must end in the
+    same digests."""
+    found = {}
+    with Bench(root, "--worker", "process", *options) as bench:
+        for name, folder, body in jobs:
+            for path, digest in digests_of(bench.daemon, bench.submit(folder, body)).items():
+                found[name, path] = digest
+            for _ in range(8):
+                job = bench.submit(folder, body, max_attempts=1)
+                failed = kill_processes(bench.daemon, job)
+                if failed["status"] == "failed":
+                    break
+            else:
+                raise Failure("%s succeeded before its process could be killed, eight times" % name)
+            equal(failed["error"]["code"], "worker_lost", "why %s failed" % name)
+            equal(bench.daemon.request("POST", "%s/%s/retry" % (JOBS, job), json={"max_attempts": 3}).status, 202, "status of the retry")
+            for path, digest in digests_of(bench.daemon, job).items():
+                equal(digest, found[name, path], "digest of %s of %s after a retry" % (path, name))
+    return found
+
+
+def kill_processes(daemon, job):
+    """Kills every process that runs the job once it has a finished block; the job when it has ended."""
+    def look():
+        state = daemon.get("%s/%s" % (JOBS, job))
+        if state["status"] in TERMINAL:
+            return state
+        child = child_of(daemon.process.pid)
+        if state["checkpoint"] is not None and child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        return None
+    return wait_until(look, "the job ends", 240)
+
+
 LONG = 4  # layers: time to be killed in
 
 
@@ -267,6 +305,7 @@ def main():
             some_long = [job for job in long_jobs if job[1].startswith("mistral")]
             compare(told("worker processes, killed", resumed(root, some_long, "--worker", "process")), expected,
                     "worker processes, killed and resumed")
+            compare(told("worker processes, retried", retried(root, [job for job in some_long if job[0].endswith("/gptq")])), expected, "worker processes, failed and retried")
         if not options.quick:
             compare(told("two threads, activations on disk", run_all(root, some, "--threads", "2", "--host-memory-bytes", "1")),
                     expected, "two threads, activations on disk")
