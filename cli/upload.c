@@ -81,7 +81,7 @@ int upload_files(struct cli *cli, struct upload_item *items, size_t count, const
     TRY(mem_array(&large, count));
     for (size_t i = 0; i < count; i++) { /* none is sent if one cannot be read */
         AUTO_CLOSE int fd = -1;
-        int64_t bytes;
+        int64_t bytes = 0;
         TRY(upload_open(items[i].path, &fd, &bytes));
         if (items[i].file == NULL && bytes > UPLOAD_PIECE) {
             large[large_count++] = &items[i];
@@ -91,7 +91,7 @@ int upload_files(struct cli *cli, struct upload_item *items, size_t count, const
     TRY(upload_pieces(cli, large, large_count, purpose, parallel));
     for (size_t i = 0; i < count; i++) {
         AUTO_CLOSE int fd = -1;
-        int64_t bytes;
+        int64_t bytes = 0;
         if (items[i].file == NULL) {
             TRY(upload_open(items[i].path, &fd, &bytes));
             TRY(upload_small(cli, &items[i], fd, bytes, purpose));
@@ -107,7 +107,7 @@ void upload_forget(struct cli *cli, struct upload_item *items, size_t count, con
         AUTO_CLOSE int fd = -1;
         struct upload_state state;
         char path[CLIENT_PATH_MAX];
-        int64_t bytes;
+        int64_t bytes = 0;
         if (items[i].upload[0] == '\0') {
             continue;
         }
