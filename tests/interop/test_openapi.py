@@ -59,7 +59,7 @@ def test_daemon_answers_as_described(quantd, document, tmp_path):
     file = quantd.json("POST", "/v1/files?purpose=calibration", records(64), "application/x-ndjson")["id"]
     done = quantd.run({"model": model, "method": "gptq", "calibration": {"file_id": file}})
     known = {"path.model_id": model, "path.file_id": file, "path.job_id": done["id"], "path.artifact_id": done["result"]["artifact_id"],
-             "path.name": "gptq", "path.path": "config.json", "query.model_id": model, "query.job_id": done["id"]}
+             "path.name": "gptq", "path.path": "config.json", "path.asset": "app.js", "query.model_id": model, "query.job_id": done["id"]}
     config = tmp_path / "schemathesis.toml"
     # The fuzzer takes a header that the description does not have for a violation, where another one is required.
     checks = ("[checks]\n" + "".join(f"{name}.enabled = false\n" for name in LEFT_OUT) +

@@ -79,7 +79,7 @@ END_TEST
 /* Who may look may not change, and only what says nothing of anybody's data is open to all. */
 START_TEST(test_routes_scopes)
 {
-    static const char *const open[] = {"/livez", "/readyz", "/openapi.json"};
+    static const char *const open[] = {"/livez", "/readyz", "/openapi.json", "/", "/dashboard/{asset*}"};
     for (const struct route *row = routes_table; row->method != NULL; row++) {
         /* An agent's tools have the scopes of their routes. */
         bool reads = strcmp(row->method, "GET") == 0 || strcmp(row->path, "/mcp") == 0, listed = false;
