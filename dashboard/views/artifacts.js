@@ -26,7 +26,7 @@ export function show(main, {signal, title}) {
 
   const artifacts = pagedList({
     title: "Artifacts", path: "/v1/artifacts", signal,
-    nothing: () => empty("No artifacts yet", "A job that succeeds publishes one."),
+    nothing: () => empty("No artifacts yet", "A job that succeeds publishes one.", el("a", {class: "button", href: "#/new"}, "New job")),
     columns: [
       {label: "Name", class: "clip c-wide", cell: (one) => el("a", {href: `#/artifacts/${one.id}`, title: `${one.name} (${one.id})`}, one.name || one.id)},
       {label: "Method", class: "clip c-method", cell: (one) => one.method},
@@ -51,7 +51,7 @@ export function show(main, {signal, title}) {
       }
     },
     columns: [
-      {label: "Name", class: "clip c-wide", cell: (one) => el("span", {title: one.id}, one.name || one.uri)},
+      {label: "Name", class: "clip c-wide", cell: (one) => el("a", {href: `#/new?model=${one.id}`, title: `New job of ${one.name || one.uri} (${one.id})`}, one.name || one.uri)},
       {label: "Where", class: "clip mono c-model", cell: (one) => one.uri},
       {label: "Architecture", class: "clip c-model", cell: (one) => one.architecture ?? NONE},
       {label: "Parameters", class: "number", cell: (one) => count(one.parameters)},

@@ -238,7 +238,7 @@ function build(first, signal) {
       }
       const best = measure.better !== 0 && new Set(known).size > 1 ? (measure.better < 0 ? Math.min(...known) : Math.max(...known)) : null;
       rows.push(el("tr", {}, el("th", {scope: "row"}, measure.label),
-        ...values.map((v) => cell([measure.text(v), best !== null && v === best ? el("span", {class: "best"}, "best") : null], {class: "number"}))));
+        ...values.map((v) => cell([measure.text(v), best !== null && v === best ? " " : null, best !== null && v === best ? el("span", {class: "best"}, "best") : null], {class: "number"}))));
     }
     totals.replaceChildren(el("caption", {class: "visually-hidden"}, "Totals of the compared jobs"), headRow(list), el("tbody", {}, ...rows));
     const members = [...new Set(list.flatMap((job) => Object.keys(job.quantization ?? {})))].filter((name) => new Set(list.map((job) => shown(job.quantization?.[name]))).size > 1);

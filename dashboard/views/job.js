@@ -66,9 +66,12 @@ export function show(main, {args, signal, title}) {
     setText(heading, name());
     title(`${name()}: ${job.status}`);
     subtitle.replaceChildren(badge(job.status), el("span", {class: "muted"}, [job.method, state.model ? modelName() : null, job.output.format].filter(Boolean).join(" · ")));
-    const wanted = [...ACTIONS.filter((action) => job.links[action.name]).map((action) => action.name), ...(ended(job.status) ? ["delete"] : [])];
+    const wanted = [...(job.status === "awaiting_calibration" && job.calibration?.stream ? ["send"] : []), ...ACTIONS.filter((action) => job.links[action.name]).map((action) => action.name), ...(ended(job.status) ? ["delete"] : [])];
     if (wanted.join() !== [...buttons.children].map((button) => button.dataset.key).join()) {
       buttons.replaceChildren(...wanted.map((key) => {
+        if (key === "send") {
+          return el("a", {class: "button primary", href: `#/jobs/${job.id}/calibration`, data: {key}}, "Send records");
+        }
         const action = ACTIONS.find((one) => one.name === key);
         return action ? el("button", {class: `button${action.danger ? " danger" : ""}`, type: "button", data: {key}, on: {click: () => act(action)}}, action.label)
           : el("button", {class: "button danger", type: "button", data: {key}, on: {click: drop}}, "Delete");

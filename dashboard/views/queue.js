@@ -55,7 +55,7 @@ export function show(main, {query, signal, title}) {
   const older = el("button", {class: "button", type: "button"}, "Older →");
   const further = el("button", {class: "button", type: "button", hidden: true}, "Search further");
   main.append(
-    el("div", {class: "head"}, el("div", {}, el("h1", {}, "Queue"), summary)),
+    el("div", {class: "head"}, el("div", {}, el("h1", {}, "Queue"), summary), el("a", {class: "button primary", href: "#/new"}, "New job")),
     el("section", {class: "panel", "aria-label": "Jobs"},
       el("form", {class: "toolbar", role: "search", on: {submit: (event) => event.preventDefault()}},
         el("label", {class: "field wide"}, "Search", text), el("label", {class: "field"}, "Status", status),
@@ -160,7 +160,7 @@ export function show(main, {query, signal, title}) {
     if (filter.status || filter.method || filter.model_id || filter.text) {
       return empty("No job matches", "No job of this project is as the filters say.", el("button", {class: "button", type: "button", on: {click: clearFilters}}, "Clear the filters"));
     }
-    return empty("No jobs yet", "A job quantizes a registered model. Create the first one from a shell:",
+    return empty("No jobs yet", "A job quantizes a registered model. Create the first one here, or from a shell:", el("a", {class: "button primary", href: "#/new"}, "New job"),
       el("code", {}, "quantctl submit --model file:MODEL --method rtn --bits 4"));
   }
 

@@ -1,0 +1,352 @@
+"""The dashboard in Chromium: jobs from the form, comparison, artifacts, and administration."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+
+from browser import Browser, accessible, picture, shows, url_of
+
+from guarded import Guarded
+from harness import JOBS, Daemon, equal, ids_records, main, new_job, post, succeed, true, wait_job, wait_until
+
+HOSTILE = "<img src=x onerror=\"document.title='run'\"> & \u202e'; $(id)"
+RECORDS = ids_records(30, 160, 2048)
+TEXTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "deploy", "calibration.ndjson")
+QUANTCTL = os.environ.get("QUANTCTL", "build-release/cli/quantctl")
+THEMES = ("light", "dark")
+WIDTHS = (1440, 390)
+
+browser = None
+
+
+def control(page, label):
+    """The control of a form with exactly that label."""
+    return page.locator(".control").filter(has=page.locator("label", has_text=label)).locator("select, input, textarea").first
+
+
+def line_of(page, title):
+    return page.locator(".recipe", has=page.locator("h3", has_text=title)).locator("pre").inner_text()
+
+
+def shell(line, folder, **more):
+    """What a person gets who pastes the line into bash."""
+    bin = os.path.join(folder, "bin")
+    os.makedirs(bin, exist_ok=True)
+    if not os.path.exists(os.path.join(bin, "quantctl")):
+        os.symlink(os.path.abspath(QUANTCTL), os.path.join(bin, "quantctl"))
+    env = dict(os.environ, HOME=folder, XDG_CONFIG_HOME=folder, PATH=bin + ":" + os.environ["PATH"], no_proxy="*", **more)
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL)
+    equal(done.returncode, 0, "exit status of %s: %s" % (line, done.stderr))
+    return done.stdout
+
+
+MEMBERS = ("name", "method", "quantization", "output", "calibration", "evaluation", "resources", "seed", "priority", "max_attempts", "timeout_seconds", "metadata")
+
+
+def request_of(state):
+    """What was asked for, without what only the run knows."""
+    found = {member: state[member] for member in MEMBERS}
+    if found["calibration"]:
+        found["calibration"] = {name: value for name, value in found["calibration"].items() if name not in ("records", "tokens", "sequences", "digest")}
+    return found
+
+
+def a_job_is_made_with_the_form():
+    """Faults at their fields, records with a count of tokens, the end of the job; and the shown lines make the same job."""
+    folder = tempfile.mkdtemp(prefix="quantd-browser-")
+    with Daemon() as daemon, browser.page(daemon, "#/", expected=("status of 400", "status of 422")) as page:
+        page.locator(".empty").get_by_role("link", name="New job").click()
+        shows(page, "h1", "New job")
+        equal(control(page, "Model").input_value(), "uri", "without models a checkpoint is named")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".fault", "Name a folder")
+        control(page, "Where the checkpoint is").fill("file:nothing")
+        control(page, "Name").fill(HOSTILE)
+        control(page, "bits").select_option("4")
+        control(page, "group_size").select_option("64")
+        page.get_by_text("More parameters").click()
+        damp = control(page, "damp_percent")
+        damp.fill("1x")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".fault", "damp_percent must be a number")
+        equal(damp.get_attribute("aria-invalid"), "true")
+        damp.fill("7")
+        control(page, "refine_rounds").fill("1.5")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".fault", "Choose the file of records")
+        page.locator("#local-records").set_input_files(TEXTS)
+        control(page, "Tokens of a sequence").fill("128")
+        control(page, "Sequences").fill("64")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".fault", "\"damp_percent\" is 7")
+        for label, text in (("damp_percent", "damp_percent"), ("refine_rounds", "refine_rounds")):
+            field = page.locator(".control", has=page.locator("label", has_text=label))
+            true(text in field.locator(".fault").inner_text(), "the fault is at its field")
+        equal(control(page, "refine_rounds").evaluate("e => e === document.activeElement"), True, "the first fault has the focus")
+        equal(daemon.get(JOBS)["data"], [], "nothing was made")
+        damp.fill("0.02")
+        control(page, "refine_rounds").fill("")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".fault", "nothing")
+        control(page, "Where the checkpoint is").fill("file:tiny-llama")
+        page.get_by_text("Priority, seed, limits, metadata").click()
+        control(page, "Priority").fill("-5")
+        control(page, "Metadata").fill('{"team": "it\'s ours"}')
+        page.get_by_text("More about the records").click()
+        control(page, "Pack records").select_option("true")
+        quantctl, curl = line_of(page, "quantctl"), line_of(page, "curl")
+        true("--set damp_percent=0.02" in quantctl and "--bits 4" in quantctl, quantctl)
+        accessible(page, "the filled form")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".badge", "Running")
+        shows(page, ".notice", "tokens were accepted")
+        shows(page, "h1", "<img")
+        shows(page, ".badge", "Succeeded")
+        equal(page.locator("main img").count(), 0, "elements made of a name")
+        first = daemon.get(JOBS)["data"][0]
+        equal((first["name"], first["priority"], first["quantization"]["damp_percent"], first["metadata"]), (HOSTILE, -5, 0.02, {"team": "it's ours"}))
+        true(first["calibration"]["tokens"] > 8192, "tokens of the file: %r" % first["calibration"])
+
+        shutil.copy(TEXTS, folder)
+        shell(quantctl, folder)
+        shell(curl, folder)
+        made = daemon.get(JOBS)["data"]
+        equal(len(made), 3, "jobs")
+        for one in made[:2]:
+            asked = request_of(wait_job(daemon, one["id"]))
+            for member, value in request_of(first).items():
+                equal(asked[member], value, "%s of what a line asked for" % member)
+            equal(daemon.get("/v1/models/" + one["model"])["uri"], "file:tiny-llama", "its model")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def records_follow_a_broken_connection():
+    """Records that the form could not send: the job waits, and the same file goes on where it was."""
+    with Daemon() as daemon:
+        model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama", "name": "tiny"})
+        job = post(daemon, JOBS, json={"model": model, "method": "gptq", "name": "waits", "quantization": {"group_size": 64},
+                                       "calibration": {"stream": True, "num_samples": 4, "sequence_length": 128}})
+        folder = tempfile.mkdtemp(prefix="quantd-browser-")
+        short, bad, long = (os.path.join(folder, name) for name in ("short.ndjson", "bad.ndjson", "long.ndjson"))
+        lines = [json.dumps({"text": "A vector owns %d blocks of memory on the heap. " % number * 12}) for number in range(2000)]
+        for path, text in ((short, '{"text": "A vector"}\n'), (bad, "\udcff\n"), (long, "\n\n".join(lines[:1]) + "\n{\"none\": 1}\n" + "\n".join(lines[1:]))):
+            with open(path, "wb") as out:
+                out.write(text.encode("utf-8", "surrogateescape"))
+        with browser.page(daemon, "#/jobs/" + job, expected=("status of 422", "ERR_", "Failed to load")) as page:
+            page.get_by_role("link", name="Send records").click()
+            shows(page, "h1", "Calibration records")
+            accessible(page, "the view of records")
+            picture(page, "records-light-1440")
+            field = page.get_by_label("A file of records, one a line")
+            field.set_input_files(bad)
+            shows(page, ".fault", "is not UTF-8")
+            field.set_input_files(short)
+            shows(page, ".fault", "tokens")
+            equal(daemon.get("%s/%s" % (JOBS, job))["status"], "awaiting_calibration", "too few tokens do not begin it")
+            requests = []
+
+            def lose_an_answer(route):
+                requests.append(route.request.url)
+                if len(requests) == 2:
+                    route.fetch()
+                    route.abort()
+                else:
+                    route.continue_()
+            page.route("**/calibration?*", lose_an_answer)
+            equal(page.get_by_label("It begins with the record").is_checked(), False, "another file adds to what was too little")
+            field.set_input_files(long)
+            shows(page, "[role=status]", "1 lines were rejected")
+            shows(page, ".messages", "Line ")
+            true(len(requests) > 3, "several batches: %r" % requests)
+            state = daemon.get("%s/%s" % (JOBS, job))
+            equal(state["calibration"]["records"], 2001, "each record once")
+            page.get_by_role("link", name="Show the job").click()
+            shows(page, ".badge", "Succeeded")
+            page.goto(url_of(daemon) + "#/jobs/%s/calibration" % job)
+            shows(page, ".empty", "takes no records")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def two_are_compared():
+    with Daemon() as daemon:
+        plain = new_job(daemon, RECORDS, name="plain", method="rtn", quantization={"bits": 4, "group_size": 64})
+        best = new_job(daemon, RECORDS, name=HOSTILE, quantization={"bits": 4, "group_size": 64})
+        for one in (plain, best):
+            succeed(daemon, one)
+        with browser.page(daemon) as page:
+            page.get_by_label("Select plain").check()
+            equal(page.get_by_role("button", name="Compare").is_enabled(), False, "one job has nothing to be compared with")
+            page.get_by_label("Select every job of this page").check()
+            page.get_by_role("button", name="Compare").click()
+            shows(page, "h1", "Compare")
+            shows(page, "p", "2 jobs, 28 layers")
+            table = page.get_by_role("table", name="Totals of the compared jobs")
+            rows = {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in table.locator("tbody tr").all()}
+            reports = [daemon.get("%s/%s/report" % (JOBS, one)) for one in (plain, best)]
+            equal([text.split()[0] for text in rows["Bits per weight"]], ["4.25", "4.25"])
+            equal([float(text.split()[0]) for text in rows["Perplexity"]], [round(one["evaluation"]["perplexity_after"], 3) for one in reports], "perplexity")
+            true("best" in rows["Perplexity"][0 if reports[0]["evaluation"]["perplexity_after"] < reports[1]["evaluation"]["perplexity_after"] else 1], "the better one is marked")
+            page.get_by_text("parameters differ").click()
+            shows(page, "th", "refine_rounds")
+            equal(page.locator("main img").count(), 0, "elements made of a name")
+            for number in (0, 1):
+                canvas = page.locator(".chart canvas").nth(number)
+                wait_until(lambda: canvas.evaluate("c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v > 0)"), "chart %d is drawn" % number)
+            grid = page.get_by_role("grid", name="Layers of the compared jobs")
+            equal(grid.get_attribute("aria-rowcount"), "29")
+            grid.focus()
+            page.keyboard.press("End")
+            shows(page, "[role=status]", "Block 3")
+            page.get_by_label("Metric").select_option("bits_per_weight")
+            shows(page, "table.virtual td", "4.25")
+            page.get_by_label("Remove plain").click()
+            shows(page, ".empty", "One more job is needed")
+            page.get_by_label("Add a job").select_option(plain)
+            page.get_by_role("button", name="Add").click()
+            shows(page, "p", "2 jobs, 28 layers")
+        with browser.page(daemon, "#/compare?jobs=%s,job_01ARZ3NDEKTSV4RRFFQ69G5FAV" % plain, expected=("status of 404", "status of 400")) as page:
+            shows(page, ".empty", "cannot be compared")
+            page.goto(url_of(daemon) + "#/compare?jobs=<b>,../x")
+            shows(page, ".chips li", "<b>")
+            equal(page.locator("main b").count(), 0, "elements made of the address")
+
+
+def artifacts_are_fetched_and_deleted():
+    """With a key, so that nothing but fetch can have brought the bytes."""
+    with Guarded() as daemon:
+        ask = lambda method, path, **more: daemon.ask(daemon.keys["write"], method, path, **more)
+        model = ask("POST", "/v1/models", json={"uri": "file:tiny-llama", "name": HOSTILE}).json
+        job = ask("POST", JOBS, json={"model": model["id"], "method": "rtn", "name": HOSTILE, "quantization": {"group_size": 64}}).json["id"]
+        wait_until(lambda: ask("GET", "%s/%s" % (JOBS, job)).json["status"] == "succeeded", "the job ends", 120)
+        ask("POST", "/v1/files?purpose=calibration&name=set%3Cb%3E", body=RECORDS, headers={"Content-Type": "application/x-ndjson"})
+        with browser.page(daemon, None, expected=("status of 401",), accept_downloads=True) as page:
+            page.add_init_script("sessionStorage.setItem('quantd.key', %s); delete window.showSaveFilePicker" % json.dumps(daemon.keys["write"]))
+            page.goto(url_of(daemon) + "#/artifacts")
+            page.get_by_role("region", name="Artifacts").get_by_role("link").click()
+            shows(page, "h1", "<img")
+            artifact = ask("GET", "/v1/artifacts").json["data"][0]
+            for file in artifact["files"]:
+                shows(page, "td", file["sha256"])
+            with page.expect_download() as waited:
+                page.get_by_label("Download model.safetensors").click()
+            with open(waited.value.path(), "rb") as got:
+                equal(hashlib.sha256(got.read()).hexdigest(), {one["path"]: one["sha256"] for one in artifact["files"]}["model.safetensors"], "the bytes of the file")
+            with page.expect_download() as waited:
+                page.get_by_role("button", name="Download all").click()
+            with tarfile.open(waited.value.path()) as archive:
+                equal(sorted(archive.getnames()), [one["path"] for one in artifact["files"]], "names in the archive")
+            page.get_by_role("button", name="Verify").click()
+            shows(page, "[role=status]", "files are intact")
+            equal(page.locator(".badge", has_text="intact").count(), len(artifact["files"]), "each file was verified")
+            page.get_by_text("quantd_manifest.json").last.click()
+            shows(page, "pre", "\"format\"")
+            text = page.locator("main").inner_text()
+            true(daemon.keys["write"] not in text and "$QUANTD_API_KEY" in text, "no line has the key")
+            page.get_by_role("button", name="Delete").click()
+            page.locator("dialog").get_by_role("button", name="Keep").click()
+            page.get_by_role("button", name="Delete").click()
+            page.locator("dialog").get_by_role("button", name="Delete the artifact").click()
+            shows(page, ".empty", "No artifacts yet")
+            equal(ask("GET", "/v1/artifacts").json["data"], [], "it is gone")
+            equal(page.locator("main img, main b").count(), 0, "elements made of names")
+            page.get_by_label("Delete set<b>").click()
+            page.locator("dialog").get_by_role("button", name="Delete the file").click()
+            shows(page, ".empty", "No files yet")
+            page.get_by_role("region", name="Models").get_by_role("button").first.click()
+            page.locator("dialog").get_by_role("button", name="Delete the model").click()
+            shows(page, ".empty", "No models yet")
+
+
+def sign_in(page, daemon, key):
+    page.goto(url_of(daemon) + "#/")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    shows(page, "h1", "Queue")
+
+
+def keys_are_made_and_revoked():
+    with Guarded() as daemon:
+        with browser.page(daemon, None, expected=("status of 401", "status of 403", "status of 400")) as page:
+            sign_in(page, daemon, daemon.keys["write"])
+            page.get_by_role("link", name="System").click()
+            shows(page, "h2", "Devices")
+            page.get_by_role("link", name="Administration").click()
+            shows(page, ".empty", "This needs another key")
+            true("\"admin\"" in page.locator(".empty").inner_text(), "the scope that is needed")
+            page.get_by_role("button", name="Sign out").click()
+            sign_in(page, daemon, daemon.keys["admin"])
+            page.goto(url_of(daemon) + "#/system/administration")
+            shows(page, ".fact", "Requests")
+            page.get_by_text("New API key").click()
+            control(page, "Project").fill("NOT A NAME")
+            page.get_by_role("button", name="Make a key").click()
+            shows(page, ".control .fault", "project")
+            control(page, "Name").fill(HOSTILE)
+            control(page, "Project").fill("search")
+            control(page, "Scope").select_option('"read"')
+            control(page, "Days until it expires").fill("30")
+            page.get_by_role("button", name="Make a key").click()
+            text = shows(page, ".secret").inner_text()
+            equal(daemon.ask(text, "GET", "/v1/system").status, 200, "the key works")
+            made = next(one for one in daemon.ask(daemon.keys["admin"], "GET", "/v1/api_keys").json["data"] if one["name"] == HOSTILE)
+            equal((made["scope"], made["project"], made["expires_at"] - made["created_at"]), ("read", "search", 30 * 86400))
+            accessible(page, "administration")
+            page.get_by_role("button", name="I have it").click()
+            true(text not in page.content(), "the key is shown once")
+            equal(page.locator("main img").count(), 0, "elements made of a name")
+            page.locator("tr", has_text="<img").get_by_role("button").click()
+            page.locator("dialog").get_by_role("button", name="Revoke the key").click()
+            shows(page, "tr .badge", "Revoked")
+            equal(daemon.ask(text, "GET", "/v1/system").status, 401, "the key is refused")
+            page.get_by_label("Change the quota of search").click()
+            shows(page, "dialog h2", "Quota of search")
+            control(page, "Jobs that wait").fill("x")
+            page.get_by_role("button", name="Save").click()
+            shows(page, "dialog .fault", "must be a number")
+            control(page, "Jobs that wait").fill("3")
+            control(page, "Stored, in GiB").fill("1.5")
+            page.get_by_role("button", name="Save").click()
+            shows(page, ".notice", "was changed")
+            quota = daemon.ask(daemon.keys["admin"], "GET", "/v1/projects/search/quota").json
+            equal((quota["max_queued_jobs"], quota["max_running_jobs"], quota["max_stored_bytes"]), (3, None, 3 << 29))
+            shows(page, "td", "0 of 3")
+
+
+def pictures():
+    """Each view in both themes at both widths: accessible, and not wider than the window."""
+    with Daemon() as daemon:
+        jobs = [new_job(daemon, RECORDS, name="llama-%s" % name, method=method, quantization=quantization)
+                for name, method, quantization in (("gptq-w4", "gptq", {"bits": 4, "group_size": 64}), ("awq-w4", "awq", {"bits": 4, "group_size": 64}), ("gptq-w3", "gptq", {"bits": 3, "group_size": 64}))]
+        for one in jobs:
+            succeed(daemon, one)
+        artifact = daemon.get("/v1/artifacts")["data"][0]["id"]
+        post(daemon, "/v1/files?purpose=calibration&name=mine.ndjson", body=RECORDS, headers={"Content-Type": "application/x-ndjson"})
+        post(daemon, "/v1/api_keys", json={"name": "ci", "scope": "write", "project": "search"})
+        daemon.request("PUT", "/v1/projects/search/quota", json={"max_stored_bytes": 500 << 30, "max_queued_jobs": 20})
+        places = {"compare": ("#/compare?jobs=" + ",".join(jobs), "table.virtual tbody:not(.spacer) tr"), "new": ("#/new", "form h2"), "artifacts": ("#/artifacts", "td.c-wide"),
+                  "artifact": ("#/artifacts/" + artifact, "td.c-digest"), "system": ("#/system", "h2"), "administration": ("#/system/administration", "tr .badge")}
+        for name, (place, selector) in places.items():
+            with browser.page(daemon, place) as page:
+                shows(page, selector)
+                page.wait_for_load_state("networkidle")
+                for width in (*WIDTHS, 360, 3840):
+                    page.set_viewport_size({"width": width, "height": 900})
+                    wait_until(lambda: page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "%s fits into %d pixels" % (name, width))
+                    for theme in THEMES if width in WIDTHS else ():
+                        page.emulate_media(color_scheme=theme)
+                        accessible(page, "%s, %s, %d" % (name, theme, width))
+                        picture(page, "%s-%s-%d" % (name, theme, width))
+
+
+TESTS = [a_job_is_made_with_the_form, records_follow_a_broken_connection, two_are_compared, artifacts_are_fetched_and_deleted, keys_are_made_and_revoked, pictures]
+
+if __name__ == "__main__":
+    browser = Browser()
+    try:
+        main(TESTS)
+    finally:
+        browser.close()
