@@ -44,8 +44,17 @@ def run(*command, **options):
 
 
 @pytest.fixture(scope="module")
-def quantd():
-    with Daemon([ROOT / "tests" / "data"]) as daemon:
+def public_key(tmp_path_factory):
+    path = tmp_path_factory.mktemp("key") / "signing.pub"
+    run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path.with_suffix(".pem"))
+    path.with_suffix(".pem").chmod(0o600)
+    run("openssl", "pkey", "-in", path.with_suffix(".pem"), "-pubout", "-out", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def quantd(public_key):
+    with Daemon([ROOT / "tests" / "data"], "--signing-key", str(public_key.with_suffix(".pem"))) as daemon:
         yield daemon
 
 
@@ -142,9 +151,11 @@ def test_pushed_image_is_the_layout(layout, registry, pushed, tmp_path):
 
 
 @pytest.mark.parametrize("client", [MODELPACK, ORAS], ids=["modelpack-client", "oras"])
-def test_clients_pull_the_files(client, registry, pushed, artifact, tmp_path):
+def test_clients_pull_the_files(client, registry, pushed, artifact, public_key, tmp_path):
+    """And the signature among them, which holds on the other side of the registry."""
     run(PYTHON, "-c", client, registry + "/models/tiny:w4", tmp_path)
     check_files(tmp_path, artifact)
+    run(QUANTCTL, "verify", tmp_path, "--public-key", public_key)
 
 
 def test_configuration_has_the_schema(layout):
