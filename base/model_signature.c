@@ -392,7 +392,7 @@ int model_signature_compare(const struct model_signature *signature, const json_
     }
     json_object_foreach((json_t *)found, path, value)
     {
-        if (json_object_get(signature->files, path) == NULL && !model_signature_ignores(signature, path)) {
+        if (json_object_get(signature->files, path) == NULL) {
             differ(&differences, "%.300s is there and was not signed", path);
         }
     }

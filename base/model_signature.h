@@ -33,7 +33,8 @@ int model_signature_verify(struct model_signature *signature, const struct signi
 /* Whether a file that is not signed may be there. */
 bool model_signature_ignores(const struct model_signature *signature, const char *path);
 /* Hold what was found against what is signed: found is an object, path to SHA-256. ERR_DIGEST_MISMATCH names the first
- * file that is missing, changed or added, and how many more there are. */
+ * file that is missing, changed or added, and how many more there are. What the signature ignores counts as added: who
+ * looks at a directory leaves it out, but nothing unsigned comes from a server. */
 int model_signature_compare(const struct model_signature *signature, const json_t *found);
 void model_signature_deinit(struct model_signature *signature);
 CLEANUP_DEINIT(model_signature, struct model_signature, model_signature_deinit)

@@ -304,6 +304,7 @@ def servers_that_lie():
     changes = {
         "config.json is not the file that was signed": lambda it: it.files.update({"config.json": b"{}"}),
         "evil.py is there and was not signed": lambda it: it.files.update({"evil.py": b"x"}),
+        ".git/config is there and was not signed": lambda it: it.files.update({".git/config": b"[core]"}),
         "sub.txt is signed and is missing": lambda it: it.files.pop("sub.txt"),
         "is not signed": lambda it: it.files.pop("model.sig"),
         "two signatures": lambda it: it.files.update({"model.sig": b"{}"}),
