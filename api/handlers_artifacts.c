@@ -58,7 +58,8 @@ int handlers_get_artifact_file(struct request *request)
     TRY(service_object_get(request->context->service, request->who, "art", request->captures[0], &artifact));
     const char *sha256 = file_digest(artifact, path);
     const char *slash = strrchr(path, '/');
-    return sha256 != NULL ? stream_blob(request, sha256, content_type(path), slash != NULL ? slash + 1 : path)
+    return sha256 != NULL ? stream_blob(request, sha256, content_type(path), slash != NULL ? slash + 1 : path,
+                                        strcmp(path, MODEL_SIGNATURE_FILE) != 0)
                           : err_raise(ERR_NOT_FOUND, "the artifact has no file of this name");
 }
 
@@ -101,7 +102,7 @@ int handlers_get_artifact_signature(struct request *request)
     char sha256[DIGEST_HEX_SIZE];
 
     TRY(service_artifact_signature(request->context->service, request->who, request->captures[0], sha256));
-    return stream_blob(request, sha256, MODEL_SIGNATURE_TYPE, MODEL_SIGNATURE_FILE);
+    return stream_blob(request, sha256, MODEL_SIGNATURE_TYPE, MODEL_SIGNATURE_FILE, false);
 }
 
 int handlers_sign_artifact(struct request *request)

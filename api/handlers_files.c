@@ -162,7 +162,7 @@ int handlers_get_file_content(struct request *request)
     AUTO_JSON json_t *file = NULL;
     TRY(service_object_get(request->context->service, request->who, "file", id, &file));
     const char *sha256 = json_string_value(json_object_get(file, "sha256"));
-    return sha256 != NULL ? stream_blob(request, sha256, "application/octet-stream", id)
+    return sha256 != NULL ? stream_blob(request, sha256, "application/octet-stream", id, true)
                           : err_raise(ERR_INTERNAL, "file object %s has no digest", id);
 }
 

@@ -18,7 +18,9 @@
 
 #define HEARTBEAT_MS 15000
 #define EVENTS_PAGE 100
-#define BLOB_CACHING "private, immutable, max-age=31536000" /* a blob never changes under its name */
+/* A blob never changes, but a later signature is another blob under the same path, and makes another archive. */
+#define LASTING_CACHING "private, immutable, max-age=31536000"
+#define CHANGING_CACHING "private, no-cache"
 
 /* A part of a blob, or of an archive. */
 struct blob_stream {
@@ -58,12 +60,12 @@ static void blob_close(void *state)
 
 static const struct reply_stream blob_ops = {blob_fill, blob_close};
 
-static void blob_headers(struct request *request, const char *etag, const char *name)
+static void blob_headers(struct request *request, const char *etag, const char *caching, const char *name)
 {
     struct reply *reply = &request->reply;
     reply_header(reply, "ETag", "%s", etag);
     reply_header(reply, "Accept-Ranges", "bytes");
-    reply_header(reply, "Cache-Control", BLOB_CACHING);
+    reply_header(reply, "Cache-Control", "%s", caching);
     if (name != NULL && strpbrk(name, "\"\\") == NULL) {
         reply_header(reply, "Content-Disposition", "attachment; filename=\"%s\"", name);
     } else {
@@ -100,7 +102,7 @@ static int reply_blob_take(struct request *request, struct blob_stream *stream, 
 }
 
 /* Whether the preconditions of the request ask for the bytes under this entity tag: 0, else 1 with the reply set. */
-static int check_conditions(struct request *request, const char *etag)
+static int check_conditions(struct request *request, const char *etag, const char *caching)
 {
     const char *expected = request_header(request, "If-Match");
     if (expected != NULL && !header_etag_matches(expected, etag, false)) {
@@ -111,15 +113,16 @@ static int check_conditions(struct request *request, const char *etag)
     }
     reply_empty(request, 304);
     reply_header(&request->reply, "ETag", "%s", etag);
-    reply_header(&request->reply, "Cache-Control", BLOB_CACHING);
+    reply_header(&request->reply, "Cache-Control", "%s", caching);
     return 1;
 }
 
-int stream_blob(struct request *request, const char *sha256, const char *content_type, const char *name)
+int stream_blob(struct request *request, const char *sha256, const char *content_type, const char *name, bool lasting)
 {
+    const char *caching = lasting ? LASTING_CACHING : CHANGING_CACHING;
     char etag[80];
     (void)snprintf(etag, sizeof(etag), "\"%s\"", sha256);
-    int answered = check_conditions(request, etag);
+    int answered = check_conditions(request, etag, caching);
     if (answered != 0) {
         return answered < 0 ? answered : 0;
     }
@@ -131,7 +134,7 @@ int stream_blob(struct request *request, const char *sha256, const char *content
     if (request->reply.status < 300) {
         char digest[DIGEST_BASE64_SIZE];
         digest_base64(sha256, digest);
-        blob_headers(request, etag, name);
+        blob_headers(request, etag, caching, name);
         reply_header(&request->reply, "Repr-Digest", "sha-256=:%s:", digest);
     }
     return 0;
@@ -143,7 +146,7 @@ int stream_archive_take(struct request *request, struct archive *archive, const 
     AUTO_FREE struct blob_stream *stream = NULL;
     char etag[80];
     (void)snprintf(etag, sizeof(etag), "\"%s\"", archive_digest(archive));
-    int answered = check_conditions(request, etag);
+    int answered = check_conditions(request, etag, CHANGING_CACHING);
     if (answered != 0) {
         return answered < 0 ? answered : 0;
     }
@@ -151,7 +154,7 @@ int stream_archive_take(struct request *request, struct archive *archive, const 
     stream->archive = MOVE(owned);
     TRY(reply_blob_take(request, MOVE(stream), etag, "application/x-tar", archive_size(archive)));
     if (request->reply.status < 300) {
-        blob_headers(request, etag, name);
+        blob_headers(request, etag, CHANGING_CACHING, name);
     }
     return 0;
 }

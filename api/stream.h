@@ -4,8 +4,8 @@
 #include "api/request.h"
 
 /* 200, 206, 304, 412 or 416 for the blob, by Range, If-Range, If-Match and If-None-Match. name is the suggested file
- * name. */
-int stream_blob(struct request *request, const char *sha256, const char *content_type, const char *name);
+ * name. lasting: the path will never have other bytes. */
+int stream_blob(struct request *request, const char *sha256, const char *content_type, const char *name, bool lasting);
 
 enum stream_format { STREAM_SSE, STREAM_NDJSON };
 /* Events of the job after the number `after`, until it ends. The job must exist. */

@@ -80,6 +80,10 @@ def a_signed_artifact():
         answer = daemon.request("GET", path + "/signature")
         equal((answer.status, answer.headers["content-type"]), (200, BUNDLE))
         equal(answer.headers["repr-digest"], "sha-256=:%s:" % base64.b64encode(hashlib.sha256(answer.body).digest()).decode())
+        caching = {part: daemon.request("GET", path + part).headers["cache-control"]
+                   for part in ("/signature", "/files/model.sig", "/archive", "/oci", "/files/config.json")}
+        equal(caching.pop("/files/config.json"), "private, immutable, max-age=31536000", "caching of what stays")
+        equal(set(caching.values()), {"private, no-cache"}, "caching of what another signature changes")
         entry = next(file for file in artifact["files"] if file["path"] == "model.sig")
         equal((entry["bytes"], entry["sha256"]), (len(answer.body), hashlib.sha256(answer.body).hexdigest()), "its entry")
         equal(artifact["bytes"], sum(file["bytes"] for file in artifact["files"]), "bytes of the artifact")
