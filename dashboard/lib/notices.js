@@ -1,12 +1,16 @@
 /* Short messages about what was done or went wrong, for eyes and for screen readers. */
 import {el} from "./dom.js";
 
-const SECONDS = 8;
+const SECONDS = 8, SHOWN = 5;
 
 export function notice(text, kind = "info") {
   const close = el("button", {class: "button quiet", type: "button", "aria-label": "Dismiss", on: {click: () => box.remove()}}, "✕");
   const box = el("div", {class: `notice ${kind}`, role: kind === "error" ? "alert" : "status"}, el("p", {}, text), close);
-  document.getElementById("notices").append(box);
+  const notices = document.getElementById("notices");
+  notices.append(box);
+  while (notices.children.length > SHOWN) {
+    notices.firstElementChild.remove();
+  }
   if (kind !== "error") {
     setTimeout(() => box.remove(), SECONDS * 1000);
   }

@@ -36,6 +36,7 @@ export function show(main, {args, signal, title}) {
   const layers = layersPanel(signal);
   const log = logPanel();
   const noRows = el("section", {class: "panel", "aria-label": "Layers"}, empty("No layers yet", "They appear here with the first finished block."));
+  const analysis = el("section", {class: "panel", "aria-label": "Analysis", hidden: true});
   layers.element.hidden = true;
 
   main.append(skeleton(8));
@@ -45,7 +46,7 @@ export function show(main, {args, signal, title}) {
       el("div", {class: "head"}, el("div", {}, el("nav", {class: "trail muted", "aria-label": "Trail"}, el("a", {href: "#/"}, "Queue"), el("span", {class: "mono"}, args[0])), heading, subtitle), buttons),
       el("div", {class: "stack"},
         el("section", {class: "panel", "aria-label": "Progress"}, el("header", {}, el("h2", {}, "Progress"), position), el("div", {class: "body"}, phases)),
-        facts, messagesPanel, noRows, layers.element,
+        facts, messagesPanel, analysis, noRows, layers.element,
         el("div", {class: "columns"},
           el("div", {class: "stack"}, run, log.element),
           el("section", {class: "panel", "aria-label": "Request"}, el("header", {}, el("h2", {}, "Request")), el("div", {class: "body"}, details)))));
@@ -207,6 +208,17 @@ export function show(main, {args, signal, title}) {
     }
   }
 
+  /* Of a method that only measures: what each scheme would cost. */
+  function renderAnalysis(schemes) {
+    analysis.hidden = schemes.length === 0;
+    noRows.hidden ||= schemes.length > 0;
+    analysis.replaceChildren(el("header", {}, el("h2", {}, "Analysis"), el("span", {class: "muted"}, "error of the outputs by scheme")),
+      el("div", {class: "body flush"}, el("div", {class: "scroller", tabindex: "0", role: "group", "aria-label": "Schemes"}, el("table", {class: "table", "aria-label": "Schemes"},
+        el("thead", {}, el("tr", {}, ...["Scheme", "Bits per value", "Mean error", "Largest error", "In block"].map((label, i) => el("th", {scope: "col", class: i > 0 ? "number" : null}, label)))),
+        el("tbody", {}, ...schemes.map((one) => el("tr", {}, el("td", {class: "mono"}, one.scheme), el("td", {class: "number"}, fixed(one.bits_per_value, 2)),
+          el("td", {class: "number"}, small(one.mean_output_relative_mse)), el("td", {class: "number"}, small(one.worst_output_relative_mse)), el("td", {class: "number"}, count(one.worst_layer)))))))));
+  }
+
   function renderRows() {
     const job = state.job;
     layers.element.hidden = state.rows.length === 0;
@@ -216,6 +228,7 @@ export function show(main, {args, signal, title}) {
     } else if (ended(job.status)) {
       noRows.replaceChildren(empty("No layers", job.status === "succeeded" ? "This job changed no weights." : "It ended before the first block was finished."));
     }
+    renderAnalysis(state.report?.analysis?.schemes ?? []);
     renderMessages();
   }
 

@@ -94,6 +94,20 @@ def a_job_is_watched_to_its_end():
             true(not any(c in line for line in lines for c in "<>&\u202e"), "no line has the hostile name: %r" % lines)
 
 
+def an_analysis_shows_its_schemes():
+    with Daemon() as daemon:
+        model = model_of(daemon)
+        file = post(daemon, "/v1/files?purpose=calibration", body=RECORDS, headers={"Content-Type": NDJSON})
+        job = post(daemon, JOBS, json={"model": model, "method": "kv_analysis", "calibration": {"file_id": file, "num_samples": 16, "sequence_length": 128}})
+        succeed(daemon, job)
+        schemes = daemon.get("%s/%s/report" % (JOBS, job))["analysis"]["schemes"]
+        with browser.page(daemon, "#/jobs/" + job) as page:
+            shows(page, "section[aria-label=Analysis] td", schemes[0]["scheme"])
+            equal(page.locator("section[aria-label=Analysis] tbody tr").count(), len(schemes), "rows of the analysis")
+            equal(page.locator("pre").count(), 0, "lines for an artifact that is not there")
+            accessible(page, "an analysis")
+
+
 def many_are_cancelled_and_deleted():
     with Daemon() as daemon:
         model = model_of(daemon)
@@ -475,7 +489,7 @@ def paging(daemon):
         shows(page, ".footer", "1 of 10,000 jobs match")
 
 
-TESTS = [a_job_is_watched_to_its_end, many_are_cancelled_and_deleted, keys_are_asked_for, the_daemon_may_go_away,
+TESTS = [a_job_is_watched_to_its_end, an_analysis_shows_its_schemes, many_are_cancelled_and_deleted, keys_are_asked_for, the_daemon_may_go_away,
          a_killed_daemon_is_followed_on, streams_may_break_anywhere, keys_of_the_keyboard_do_it_all, themes, large_views]
 
 if __name__ == "__main__":
