@@ -3,7 +3,7 @@
  *
  * At most DELIVERIES_SLOTS messages are on their way, and DELIVERIES_EACH of them to one webhook: the store gives the
  * oldest of each webhook, and those that are on their way are the oldest, so that one which does not answer takes up
- * its own places only. */
+ * its own places only. Messages that were tried before have half of the slots. */
 
 #include "jobs/deliveries.h"
 
@@ -21,8 +21,9 @@
 
 #define DELIVERIES_SLOTS 16
 #define DELIVERIES_EACH 2
-#define WAIT_MS_MAX 60000 /* a clock that is set meanwhile is noticed */
-#define RETRY_MS 5000     /* after the store failed */
+#define DELIVERIES_AGAIN 8 /* slots of messages that were tried before: the others stay free for new ones */
+#define WAIT_MS_MAX 60000  /* a clock that is set meanwhile is noticed */
+#define RETRY_MS 5000      /* after the store failed */
 #define SENDER_FAILED_MS 1000
 
 struct run {
@@ -31,6 +32,16 @@ struct run {
     int count;
     int64_t look_ms; /* monotonic: when to look for what is due */
 };
+
+static int tried_before(const struct run *run)
+{
+    int count = 0;
+
+    for (int i = 0; i < DELIVERIES_SLOTS; i++) {
+        count += run->slots[i] != NULL && run->slots[i]->attempts > 0;
+    }
+    return count;
+}
 
 static void delivery_row_free(struct delivery_row *row)
 {
@@ -182,7 +193,8 @@ static void take_due(struct run *run)
         run->look_ms = wait * 1000 < WAIT_MS_MAX ? clock_monotonic_ms() + (wait > 0 ? wait * 1000 : 0) : run->look_ms;
     }
     for (size_t i = 0; i < list.count && run->count < DELIVERIES_SLOTS; i++) {
-        if (on_its_way(run, list.rows[i].id) || mem_new(&row) != 0) {
+        bool wait = list.rows[i].attempts > 0 && tried_before(run) >= DELIVERIES_AGAIN;
+        if (wait || on_its_way(run, list.rows[i].id) || mem_new(&row) != 0) {
             continue;
         }
         *row = list.rows[i];

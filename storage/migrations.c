@@ -298,10 +298,11 @@ static const char *const step_webhooks[] = {
     "CREATE INDEX webhooks_project ON webhooks(project, id);"
     "CREATE TABLE deliveries ("
     " id TEXT PRIMARY KEY NOT NULL, webhook TEXT NOT NULL REFERENCES webhooks(id) ON DELETE CASCADE,"
-    " job TEXT REFERENCES jobs(id) ON DELETE CASCADE, type TEXT NOT NULL, body TEXT NOT NULL,"
+    " job TEXT REFERENCES jobs(id) ON DELETE CASCADE, type TEXT NOT NULL,"
     " status TEXT NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivered', 'failed')),"
     " once INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, created_at INTEGER NOT NULL,"
-    " next_at INTEGER NOT NULL, last_at INTEGER, finished_at INTEGER, status_code INTEGER, error TEXT) STRICT;"
+    " next_at INTEGER NOT NULL, last_at INTEGER, finished_at INTEGER, status_code INTEGER, error TEXT,"
+    " body TEXT NOT NULL) STRICT;" /* last: it is large, and rarely read with the others */
     "CREATE INDEX deliveries_webhook ON deliveries(webhook, id);"
     "CREATE INDEX deliveries_job ON deliveries(job);"
     "CREATE INDEX deliveries_due ON deliveries(webhook, next_at, id) WHERE status = 'pending';"

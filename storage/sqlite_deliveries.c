@@ -153,19 +153,24 @@ static int delivery_read(sqlite3_stmt *row, struct delivery_row *out)
     return 0;
 }
 
-/* An index look-up for each webhook: one whose messages pile up does not stand before the others. */
+/* An index look-up for each webhook, so that one whose messages pile up does not stand before the others; first
+ * attempts come before others. Ids are sorted, and then the rows of those that are wanted read: bodies are large. */
 static int read_due(struct state *state, int64_t now, int64_t each, int limit, struct delivery_list *list)
 {
     sqlite3_stmt *row;
 
-    int rc = sqlite_first(
-        state, &row,
-        "SELECT d.id, d.webhook, d.body, d.created_at, d.attempts, d.once, w.url, w.secret,"
-        " CASE WHEN w.previous_until > ? THEN w.previous_secret END, j.traceparent, j.tracestate, d.type"
-        " FROM webhooks AS w JOIN deliveries AS d ON d.id IN (SELECT o.id FROM deliveries AS o WHERE o.webhook = w.id"
-        " AND o.status = 'pending' AND o.next_at <= ? ORDER BY o.next_at, o.id LIMIT ?)"
-        " LEFT JOIN jobs AS j ON j.id = d.job ORDER BY d.next_at, d.id LIMIT ?",
-        "iiii", now, now, each, (int64_t)limit);
+    int rc =
+        sqlite_first(state, &row,
+                     "SELECT d.id, d.webhook, d.body, d.created_at, d.attempts, d.once, w.url, w.secret,"
+                     " CASE WHEN w.previous_until > ? THEN w.previous_secret END, j.traceparent, j.tracestate, d.type"
+                     " FROM (SELECT c.id AS id, c.attempts > 0 AS again, c.next_at AS next_at FROM webhooks AS v JOIN "
+                     "deliveries AS c"
+                     " ON c.id IN (SELECT o.id FROM deliveries AS o WHERE o.webhook = v.id AND o.status = 'pending' "
+                     "AND o.next_at <= ?"
+                     " ORDER BY o.next_at, o.id LIMIT ?) ORDER BY again, next_at, id LIMIT ?) AS due"
+                     " CROSS JOIN deliveries AS d ON d.id = due.id JOIN webhooks AS w ON w.id = d.webhook"
+                     " LEFT JOIN jobs AS j ON j.id = d.job ORDER BY due.again, due.next_at, due.id",
+                     "iiii", now, now, each, (int64_t)limit);
     for (; rc > 0; rc = sqlite_next(state, row)) {
         rc = delivery_read(row, &list->rows[list->count]);
         if (rc != 0) {
