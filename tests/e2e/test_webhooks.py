@@ -343,8 +343,7 @@ def hosts_that_are_not_allowed():
             Call("PATCH", "/v1/webhooks/" + webhook["id"], json={"url": None}, status=400, param="/url"),
             Call("GET", "/v1/webhooks/" + webhook["id"], check=lambda a, s: equal(a.json["url"], webhook["url"])),
         ])
-    for entry in ("", "*", "*.", "*.com:x", "a b", "http://example.com", "example.com/", "169.254.169.254", "0.0.0.0:80", "[fe80::1]",
-                  "[::1", "example.com:0", "example.com:70000", "a..b", "224.0.0.1", "[::ffff:169.254.169.254]:80", "user@example.com"):
+    for entry in ("*", "http://example.com", "169.254.169.254"):  # the others: tests/unit/webhooks
         daemon = Daemon("--webhook-host", entry, start=False)
         done = subprocess.run(daemon.command(), capture_output=True, text=True, timeout=60)
         equal((done.returncode, "webhook-host" in done.stderr), (2, True), "--webhook-host %r: %s" % (entry, done.stderr))
