@@ -47,14 +47,15 @@ class Gate:
     def accept(self):
         with contextlib.suppress(OSError):
             while True:
-                client = self.listener.accept()[0]
-                try:
-                    server = socket.create_connection(("127.0.0.1", self.daemon.port))
-                except OSError:  # it is down
-                    client.close()
-                    continue
-                threading.Thread(target=self.pump, args=(client, server, True), daemon=True).start()
-                threading.Thread(target=self.pump, args=(server, client, False), daemon=True).start()
+                threading.Thread(target=self.connect, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def connect(self, client):
+        with client, contextlib.suppress(OSError):  # of a daemon that is down
+            with socket.create_connection(("127.0.0.1", self.daemon.port)) as server:
+                up = threading.Thread(target=self.pump, args=(client, server, True), daemon=True)
+                up.start()
+                self.pump(server, client, False)
+                up.join()
 
     def pump(self, source, target, counted):
         with contextlib.suppress(OSError):
