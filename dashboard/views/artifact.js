@@ -11,7 +11,7 @@ const MANIFEST = "quantd_manifest.json";
 const MANIFEST_SHOWN = 1 << 20;
 
 const STATES = {intact: ["good", "intact"], changed: ["bad", "changed"], missing: ["bad", "missing"]};
-const SIGNATURES = {valid: ["good", "valid"], invalid: ["bad", "invalid"], other_key: ["warn", "of another key"]};
+const SIGNATURES = {valid: "valid", invalid: "invalid", other_key: "of a key that the daemon does not have"};
 
 const pathOf = (name) => name.split("/").map(encodeURIComponent).join("/");
 
@@ -19,10 +19,10 @@ export async function show(main, {args, signal, title}) {
   const path = `/v1/artifacts/${args[0]}`;
   title("Artifact");
   main.append(skeleton(8));
-  let artifact, model = null;
+  let artifact, model = null, system;
   try {
     artifact = await get(path, {signal});
-    model = await get(`/v1/models/${artifact.model_id}`, {signal}).catch(() => null);
+    [model, system] = await Promise.all([get(`/v1/models/${artifact.model_id}`, {signal}).catch(() => null), get("/v1/system", {signal})]);
   } catch (error) {
     if (!signal.aborted) {
       main.replaceChildren(empty(error.status === 404 ? "There is no such artifact" : "The artifact could not be read", error.status === 404 ? "It may have been deleted." : error.message, el("a", {class: "button", href: "#/artifacts"}, "Show the artifacts")));
@@ -30,11 +30,11 @@ export async function show(main, {args, signal, title}) {
     return;
   }
   if (!signal.aborted) {
-    build(main, {artifact, model, path, signal, title});
+    build(main, {artifact, model, system, path, signal, title});
   }
 }
 
-function build(main, {artifact, model, path, signal, title}) {
+function build(main, {artifact, model, system, path, signal, title}) {
   const name = artifact.name || artifact.id, folder = folderOf({name: artifact.name, id: artifact.id});
   const pull = `quantctl pull ${artifact.job_id} --output ${quote(folder)} --server ${location.origin}`;
   const advice = `Fetch it from a shell: ${pull}`;
@@ -67,9 +67,10 @@ function build(main, {artifact, model, path, signal, title}) {
         const [kind, word] = STATES[file.state] ?? ["warn", file.state];
         states.get(file.path)?.replaceChildren(el("span", {class: `badge ${kind}`}, word));
       }
-      const signature = found.signature ? `; its signature is ${(SIGNATURES[found.signature.state] ?? ["", found.signature.state])[1]}` : "";
+      const signature = found.signature ? `; its signature is ${SIGNATURES[found.signature.state] ?? found.signature.state}${found.signature.detail ? ` (${found.signature.detail})` : ""}` : "";
       setText(position, found.intact ? `All ${count(found.files.length)} files are intact${signature}.` : `Damaged: ${found.files.filter((file) => file.state !== "intact").map((file) => file.path).join(", ")}${signature}.`);
-      notice(found.intact ? "The artifact is intact" : "The artifact is damaged", found.intact ? "good" : "error");
+      const good = found.intact && found.signature?.state !== "invalid";
+      notice(good ? "The artifact is intact" : found.intact ? "The signature is not valid" : "The artifact is damaged", good ? "good" : "error");
     } catch (error) {
       setText(position, "");
       failure("Verify", error);
@@ -100,12 +101,28 @@ function build(main, {artifact, model, path, signal, title}) {
         el("td", {class: "clip mono c-digest", title: file.sha256, data: {label: "SHA-256"}}, file.sha256), states.get(file.path), el("td", {class: "c-act"}, action));
     })));
 
-  const signature = "signature" in artifact ? [["Signature", artifact.signature ? `OpenSSF Model Signing, by the key ${artifact.signature.key_hint ?? ""}`.trim() : "not signed"]] : [];
+  const sealed = artifact.signature, signed = el("dd", {}, sealed ? [`OpenSSF Model Signing (${sealed.path}), ${sealed.algorithm}, ${date(sealed.signed_at)}, by the key `, el("code", {}, sealed.key_hint)] : "not signed");
+  const sign = el("button", {class: "button", type: "button", on: {click: signIt}}, "Sign");
+  sign.hidden = Boolean(sealed) || !system.signing_key;
+
+  async function signIt() {
+    sign.disabled = true;
+    try {
+      await post(`${path}/signature`, undefined, {signal});
+      notice("The artifact was signed", "good");
+      main.replaceChildren();
+      show(main, {args: [artifact.id], signal, title});
+    } catch (error) {
+      sign.disabled = false;
+      failure("Sign", error);
+    }
+  }
+
   const pairs = [
     ["Id", artifact.id], ["Job", el("a", {href: `#/jobs/${artifact.job_id}`, class: "mono"}, artifact.job_id)],
     ["Model", model ? `${model.name || model.uri}${artifact.architecture ? ` (${artifact.architecture}, ${count(artifact.parameters)} parameters, ${artifact.dtype})` : ""}` : artifact.model_id],
     ["Method", artifact.method], ["Format", artifact.format], ["Published", date(artifact.created_at)],
-    ["Manifest", artifact.manifest_sha256 ? el("code", {}, `sha256:${artifact.manifest_sha256}`) : NONE], ...signature,
+    ["Manifest", artifact.manifest_sha256 ? el("code", {}, `sha256:${artifact.manifest_sha256}`) : NONE],
   ];
   const recipes = [lines("quantctl", "Continues after a broken connection; every file is checked against its digest."),
     lines("curl", `All files as a tar archive.${key() ? " The key is expected in QUANTD_API_KEY." : ""}`), lines("Container registry", "As an OCI image (CNCF ModelPack).")];
@@ -117,14 +134,14 @@ function build(main, {artifact, model, path, signal, title}) {
   const fact = (label, value, more) => el("div", {class: "fact"}, el("dt", {}, label), el("dd", {}, value), more ? el("dd", {class: "more"}, more) : null);
   main.replaceChildren(
     el("div", {class: "head"}, el("div", {}, el("p", {class: "muted"}, el("a", {href: "#/artifacts"}, "Artifacts"), " / ", el("span", {class: "mono"}, artifact.id)), el("h1", {}, name), position),
-      el("div", {class: "row"}, all, verify, drop)),
+      el("div", {class: "row"}, all, verify, sign, drop)),
     el("div", {class: "stack"},
       el("dl", {class: "facts"}, fact("Size", bytes(artifact.bytes), `${count(artifact.files.length)} files`), fact("Bits per weight", fixed(artifact.bits_per_weight, 2)),
         fact("Compression", `${fixed(artifact.compression_ratio, 2)} ×`, "smaller than the model"), fact("Format", artifact.format, artifact.method)),
       tooLarge(artifact.bytes) ? el("ul", {class: "messages"}, el("li", {}, "This browser cannot write large downloads to disk. ", advice)) : null,
       el("section", {class: "panel", "aria-label": "Files"}, el("header", {}, el("h2", {}, "Files")), el("div", {class: "body flush scroller", tabindex: "0", role: "region", "aria-label": "Files"}, files)),
       el("div", {class: "columns"},
-        el("section", {class: "panel", "aria-label": "Origin"}, el("header", {}, el("h2", {}, "Origin")), el("div", {class: "body"}, el("dl", {class: "pairs"}, ...pairs.flatMap(([label, value]) => [el("dt", {}, label), el("dd", {}, value)])), manifestOf(artifact, path, signal))),
+        el("section", {class: "panel", "aria-label": "Origin"}, el("header", {}, el("h2", {}, "Origin")), el("div", {class: "body"}, el("dl", {class: "pairs"}, ...pairs.flatMap(([label, value]) => [el("dt", {}, label), el("dd", {}, value)]), el("dt", {}, "Signature"), signed), manifestOf(artifact, path, signal))),
         el("section", {class: "panel", "aria-label": "Fetch it from a shell"}, el("header", {}, el("h2", {}, "Fetch it from a shell")), el("div", {class: "body"}, ...recipes.map((one) => one.element))))));
 }
 

@@ -18,7 +18,7 @@ const isMain = ([, schema]) => Array.isArray(schema.enum);
 const LABELS = {
   num_samples: "Sequences", sequence_length: "Tokens of a sequence", text_field: "Member with the text", add_special_tokens: "Add special tokens", packing: "Pack records", shuffle: "Shuffle",
   hold_back: "Part held back", max_tokens: "Tokens at most", max_shard_bytes: "Bytes of a shard", host_memory_bytes: "Bytes of host memory", seed: "Seed", priority: "Priority",
-  max_attempts: "Attempts", timeout_seconds: "Time limit in seconds", expires_after_seconds: "Seconds to wait for calibration", metadata: "Metadata",
+  max_attempts: "Attempts", timeout_seconds: "Time limit in seconds", expires_after_seconds: "Seconds to wait for calibration", metadata: "Metadata", webhook_id: "Webhook", sign: "Sign the artifact",
 };
 
 export async function show(main, {query, signal, title}) {
@@ -92,7 +92,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
   const evaluationFile = make("/evaluation/file_id", "Stored file", {description: part("JobRequestEvaluation").file_id.description}, el("select", {}));
   const evaluationMore = rest("/evaluation", part("JobRequestEvaluation"), ["file_id", "hold_back"]);
   const storing = el("p", {class: "muted", role: "status"});
-  let evaluationTouched = false;
+  let evaluationTouched = false, sourceTouched = false;
 
   function storedOptions(select, purpose) {
     const chosen = select.value, list = files.filter((one) => one.purpose === purpose);
@@ -215,7 +215,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
     format.input.replaceChildren(option("", "Chosen by the daemon"), ...chosen.formats.map((one) => option(one, system.formats.find((known) => known.name === one)?.title ?? one)));
     const had = source.input.value;
     source.input.replaceChildren(...(chosen.needs_calibration ? [] : [option("", "None")]), option(STREAM, "A file of this computer"), option("file", "A stored file"));
-    source.input.value = [...source.input.options].some((one) => one.value === had) && (had !== "" || !chosen.needs_calibration) ? had : chosen.needs_calibration ? STREAM : "";
+    source.input.value = sourceTouched && [...source.input.options].some((one) => one.value === had) ? had : chosen.needs_calibration ? STREAM : "";
   }
 
   function update() {
@@ -244,6 +244,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
   }
 
   method.input.addEventListener("input", () => drawMethod());
+  source.input.addEventListener("input", () => (sourceTouched = true));
   evaluate.input.addEventListener("input", () => (evaluationTouched = true));
   local.addEventListener("change", changed);
   storedOptions(stored.input, "calibration");

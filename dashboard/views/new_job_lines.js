@@ -12,8 +12,14 @@ function pathOf(name) {
   return name.startsWith("-") ? `./${name}` : name;
 }
 
+const OPTIONS = new Set(["model", "method", "quantization", "output", "calibration", "evaluation", "resources", "name", "seed", "priority", "max_attempts", "timeout_seconds", "webhook_id", "metadata"]);
+
 /* records: the name of the local file that is streamed, or null. */
 export function quantctlLines(body, records) {
+  if (Object.keys(body).some((member) => !OPTIONS.has(member))) { /* a member without an option: the request as a job file */
+    const file = body.calibration?.stream ? `--calibration ${quote(pathOf(records ?? "records.ndjson"))} ` : "";
+    return `quantctl submit --file - ${file}\\\n  --server ${quote(location.origin)} --watch <<'JOB'\n${JSON.stringify(body.model === undefined ? {model: "MODEL", ...body} : body, null, 2)}\nJOB`;
+  }
   const words = [];
   const option = (name, value) => words.push(`--${name} ${quote(String(value))}`);
   option("model", body.model === undefined ? "MODEL" : typeof body.model === "object" ? body.model.uri || "file:MODEL" : body.model);
@@ -60,7 +66,7 @@ export function quantctlLines(body, records) {
   for (const [name, value] of Object.entries(resources)) {
     option("set", `resources.${name}=${setting(value)}`);
   }
-  for (const [member, name] of [["name", "name"], ["seed", "seed"], ["priority", "priority"], ["max_attempts", "max-attempts"], ["timeout_seconds", "time-limit"]]) {
+  for (const [member, name] of [["name", "name"], ["seed", "seed"], ["priority", "priority"], ["max_attempts", "max-attempts"], ["timeout_seconds", "time-limit"], ["webhook_id", "webhook"]]) {
     if (body[member] !== undefined) {
       words.push(`--${name}${String(body[member]).startsWith("-") ? "=" : " "}${quote(String(body[member]))}`);
     }

@@ -2,6 +2,7 @@
 import {poll} from "../lib/api.js";
 import {el, empty, setText, skeleton} from "../lib/dom.js";
 import {NONE, STATUSES, badge, bytes, count, duration} from "../lib/format.js";
+import {webhooksPanel} from "./system_webhooks.js";
 
 const LIMITS = {
   max_queued: ["Queued jobs", count], host_memory_bytes: ["Memory for activations", bytes],
@@ -29,7 +30,7 @@ export function show(main, {signal, title}) {
   title("System");
   const subtitle = el("p", {class: "muted", role: "status"});
   const body = el("div", {class: "stack"}, skeleton(8));
-  main.append(el("div", {class: "head"}, el("div", {}, el("h1", {}, "System"), subtitle), parts("#/system")), body);
+  main.append(el("div", {class: "head"}, el("div", {}, el("h1", {}, "System"), subtitle), parts("#/system")), el("div", {class: "stack"}, body, webhooksPanel(signal)));
   let drawn = "";
 
   poll(() => "/v1/system", {
@@ -70,7 +71,7 @@ function build(system) {
     el("div", {class: "columns"},
       panel("Limits", null, el("div", {class: "body"}, pairs(Object.entries(system.limits ?? {}).map(([name, value]) => limit(name, value))))),
       panel("Build", null, el("div", {class: "body"}, pairs([["Version", system.version], ...Object.entries(system.build ?? {}).map(([name, value]) => [name[0].toUpperCase() + name.slice(1), String(value ?? NONE)]),
-        ["Architectures", system.architectures.join(", ")], ...("signing_key" in system ? [["Signatures", system.signing_key ? `with the key ${system.signing_key.key_hint ?? ""}` : "artifacts are not signed"]] : [])])))),
+        ["Architectures", system.architectures.join(", ")], ...("signing_key" in system ? [["Signatures", system.signing_key ? `${system.signing_key.algorithm}, by the key ${system.signing_key.hint}` : "artifacts are not signed"]] : [])])))),
     panel("Formats", `${count(system.formats.length)}`, el("div", {class: "body flush scroller", tabindex: "0", role: "region", "aria-label": "Formats"},
       el("table", {class: "table listing prose", "aria-label": "Formats"}, el("thead", {}, el("tr", {}, ...["Format", "What it carries", "Loads in"].map((label) => el("th", {scope: "col"}, label)))),
         el("tbody", {}, ...system.formats.map((format) => el("tr", {}, el("td", {class: "c-wide"}, el("strong", {}, format.title), el("br"), el("code", {}, format.name)),

@@ -1,17 +1,19 @@
 """The dashboard in Chromium: jobs from the form, comparison, artifacts, and administration."""
 
 import hashlib
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 
 from browser import Browser, accessible, picture, shows, url_of
 
 from guarded import Guarded
-from harness import JOBS, Daemon, equal, ids_records, main, new_job, post, succeed, true, wait_job, wait_until
+from harness import JOBS, Daemon, equal, ids_records, main, new_job, post, signing_key, succeed, true, wait_job, wait_until
 
 HOSTILE = "<img src=x onerror=\"document.title='run'\"> & \u202e'; $(id)"
 RECORDS = ids_records(30, 160, 2048)
@@ -169,6 +171,69 @@ def records_follow_a_broken_connection():
             page.goto(url_of(daemon) + "#/jobs/%s/calibration" % job)
             shows(page, ".empty", "takes no records")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def members_without_an_option():
+    """Where quantctl has no option for a member, the line holds the request; without records nothing is sent after it."""
+    folder = tempfile.mkdtemp(prefix="quantd-browser-")
+    with Daemon() as daemon, browser.page(daemon, "#/new") as page:
+        control(page, "Method").select_option("rtn")
+        control(page, "Where the checkpoint is").fill("file:tiny-llama")
+        true("--set output.max_shard_bytes" not in line_of(page, "quantctl"), "what is empty is not in a line")
+        page.get_by_text("Priority, seed, limits, metadata").click()
+        control(page, "Bytes of a shard").fill("2000000")
+        wait_until(lambda: "--set output.max_shard_bytes=2000000" in line_of(page, "quantctl"), "the line follows the typing")
+        shell(line_of(page, "quantctl"), folder)
+        control(page, "Seconds to wait for calibration").fill("1000")
+        wait_until(lambda: "--file -" in line_of(page, "quantctl"), "the request as a job file")
+        shell(line_of(page, "quantctl"), folder)
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".badge", "Succeeded")
+        made = daemon.get(JOBS)["data"]
+        equal([(one["method"], one["output"]["max_shard_bytes"], one["status"]) for one in made], [("rtn", 2000000, "succeeded")] * 3)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Accepting(http.server.BaseHTTPRequestHandler):
+    """A receiver of webhooks that takes every message."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def artifacts_are_signed_and_webhooks_listed():
+    with tempfile.TemporaryDirectory(prefix="quantd-browser-") as folder, http.server.ThreadingHTTPServer(("127.0.0.1", 0), Accepting) as receiver, \
+            Daemon("--webhook-host", "127.0.0.1:%d" % receiver.server_port, "--signing-key", signing_key(os.path.join(folder, "key"))) as daemon:
+        url = "http://127.0.0.1:%d/told" % receiver.server_port
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
+        job = post(daemon, JOBS, json={"model": model, "method": "rtn", "quantization": {"group_size": 64}, "output": {"sign": False}})
+        artifact = succeed(daemon, job)["result"]["artifact_id"]
+        post(daemon, "/v1/webhooks", json={"url": url, "name": HOSTILE})
+        with browser.page(daemon, "#/artifacts/" + artifact) as page:
+            shows(page, "dd", "not signed")
+            page.get_by_role("button", name="Sign", exact=True).click()
+            shows(page, "dd", daemon.get("/v1/system")["signing_key"]["hint"])
+            shows(page, "td", daemon.get("/v1/artifacts/" + artifact)["signature"]["path"])
+            page.get_by_role("button", name="Verify").click()
+            shows(page, "[role=status]", "its signature is valid")
+            page.get_by_role("link", name="System").click()
+            shows(page, "td", url)
+            equal(page.locator("main img").count(), 0, "elements made of a name")
+            page.locator("tr", has_text="<img").get_by_role("button").first.click()
+            shows(page, ".notice", "was delivered (status 204)")
+            shows(page, "td .badge", "delivered")
+            accessible(page, "the view of the system")
+            page.locator("tr", has_text="<img").get_by_role("button").last.click()
+            page.locator("dialog").get_by_role("button", name="Delete the webhook").click()
+            shows(page, ".empty", "No webhooks")
+            equal(daemon.get("/v1/webhooks")["data"], [], "it is gone")
+        receiver.shutdown()
 
 
 def two_are_compared():
@@ -342,7 +407,8 @@ def pictures():
                         picture(page, "%s-%s-%d" % (name, theme, width))
 
 
-TESTS = [a_job_is_made_with_the_form, records_follow_a_broken_connection, two_are_compared, artifacts_are_fetched_and_deleted, keys_are_made_and_revoked, pictures]
+TESTS = [a_job_is_made_with_the_form, members_without_an_option, records_follow_a_broken_connection, two_are_compared, artifacts_are_fetched_and_deleted,
+         artifacts_are_signed_and_webhooks_listed, keys_are_made_and_revoked, pictures]
 
 if __name__ == "__main__":
     browser = Browser()
