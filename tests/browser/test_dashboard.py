@@ -24,8 +24,8 @@ def submit(daemon, model, **more):
     return post(daemon, JOBS, json=gptq_body(model, **more))
 
 
-def feed(daemon, job, complete=1):
-    answer = daemon.request("POST", "%s/%s/calibration?complete=%d" % (JOBS, job, complete), body=RECORDS, headers={"Content-Type": NDJSON})
+def feed(daemon, job, records):
+    answer = daemon.request("POST", "%s/%s/calibration?complete=1" % (JOBS, job), body=records, headers={"Content-Type": NDJSON})
     equal(answer.status, 200, repr(answer))
 
 
@@ -41,7 +41,7 @@ def a_job_is_watched_to_its_end():
     """Without a reload: it waits, runs, fills its strip, and ends with figures; then its rows, metric and lines."""
     with Daemon() as daemon:
         model = model_of(daemon)
-        job = submit(daemon, model, name=HOSTILE, quantization={"bits": 4, "group_size": 64})
+        job = submit(daemon, model, name=HOSTILE, calibration={"stream": True, "num_samples": 48, "sequence_length": 256})  # some seconds
         with browser.page(daemon) as page:
             row = row_of(page, "<img")
             row.locator(".badge", has_text="Awaiting calibration").wait_for()
@@ -50,10 +50,11 @@ def a_job_is_watched_to_its_end():
             row.locator("a").click()
             shows(page, "h1", "<img")
             shows(page, "[role=status]", "Waits for calibration records")
-            feed(daemon, job)
+            feed(daemon, job, ids_records(64, 256, 2048))
             shows(page, ".badge", "Running")
             shows(page, ".phases li.open", "Quantize")
             shows(page, ".strip-field canvas")
+            succeed(daemon, job)
             shows(page, ".badge", "Succeeded")
             shows(page, ".fact", "before, ")
             equal(page.title()[:4], "<img", "the title is text")
