@@ -24,7 +24,7 @@ struct files_options {
 
 static const struct option_row files_options[] = {
     {"purpose", 'p', OPTION_TEXT, "PURPOSE", offsetof(struct files_options, purpose),
-     .help = "Files of this purpose: calibration or evaluation"},
+     .help = "Files of this purpose: calibration, evaluation or model"},
     {0},
 };
 

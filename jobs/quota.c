@@ -76,13 +76,12 @@ static int check_stored(const struct quota_state *state, int64_t bytes)
     if (bytes <= bytes_left(state)) {
         return 0;
     }
-    int rc =
-        err_raise(ERR_QUOTA_EXCEEDED,
-                  "%" PRId64 " bytes more than the project has would exceed its quota (max_stored_bytes) of %" PRId64
-                  ": %" PRId64 " are stored, %" PRId64 " belong to unfinished uploads and %" PRId64
-                  " to artifacts of jobs that have not ended",
-                  bytes, state->allowed[QUOTA_STORED_BYTES], state->row.used[QUOTA_STORED_BYTES],
-                  state->row.used[QUOTA_UPLOAD_BYTES], state->row.reserved_bytes);
+    int rc = err_raise(ERR_QUOTA_EXCEEDED,
+                       "%" PRId64 " more bytes would exceed the project's quota (max_stored_bytes) of %" PRId64
+                       ": %" PRId64 " are stored, %" PRId64 " belong to unfinished uploads and %" PRId64
+                       " to artifacts of jobs that have not ended",
+                       bytes, state->allowed[QUOTA_STORED_BYTES], state->row.used[QUOTA_STORED_BYTES],
+                       state->row.used[QUOTA_UPLOAD_BYTES], state->row.reserved_bytes);
     return err_set_hint(rc, "delete files, models, artifacts or uploads, or ask an administrator for a larger quota");
 }
 
@@ -116,8 +115,8 @@ int quota_admit_upload(struct service *service, const struct principal *who, int
     int64_t used = state.row.used[QUOTA_UPLOAD_BYTES], allowed = state.allowed[QUOTA_UPLOAD_BYTES];
     if (allowed != INT64_MAX && bytes > (allowed > used ? allowed - used : 0)) {
         int rc = err_raise(ERR_QUOTA_EXCEEDED,
-                           "%" PRId64 " bytes more than the project's unfinished uploads have would exceed its quota "
-                           "(max_upload_bytes) of %" PRId64 ": they have %" PRId64,
+                           "%" PRId64 " more bytes would exceed the project's quota (max_upload_bytes) of %" PRId64
+                           ": its unfinished uploads have %" PRId64,
                            bytes, allowed, used);
         return err_set_hint(rc, "complete or delete uploads (GET /v1/uploads lists them)");
     }
