@@ -3,6 +3,7 @@ import {Unreachable, get, send, sleep} from "./api.js";
 
 const BATCH_BYTES = 256 << 10; /* of records: small enough that the count of tokens moves */
 const PIECE_BYTES = 8 << 20;
+const LINE_LENGTH = 64 << 20;
 const ATTEMPTS = 8;
 
 /* The lines of a file that are not blank, in batches: [{lines, read}], read: bytes of the file up to here. */
@@ -18,6 +19,9 @@ export async function* batchesOf(file) {
     read += piece.value?.length ?? 0;
     const found = rest.split("\n");
     rest = piece.done ? "" : found.pop();
+    if (rest.length > LINE_LENGTH) {
+      throw new Error(`${file.name} has a line of more than ${LINE_LENGTH >> 20} MiB; records are lines of JSON`);
+    }
     for (const line of found) {
       if (line.trim() !== "") {
         lines.push(line);

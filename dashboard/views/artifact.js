@@ -125,11 +125,11 @@ function build(main, {artifact, model, system, path, signal, title}) {
     ["Manifest", artifact.manifest_sha256 ? el("code", {}, `sha256:${artifact.manifest_sha256}`) : NONE],
   ];
   const recipes = [lines("quantctl", "Continues after a broken connection; every file is checked against its digest."),
-    lines("curl", `All files as a tar archive.${key() ? " The key is expected in QUANTD_API_KEY." : ""}`), lines("Container registry", "As an OCI image (CNCF ModelPack).")];
+    lines("curl", `All files as a tar archive.${key() ? " The key is expected in QUANTD_API_KEY." : ""}`), lines("Container registry", "As an OCI image (CNCF ModelPack); quantctl takes the registry's login from docker login or podman login.")];
   const header = key() ? ' -H "Authorization: Bearer $QUANTD_API_KEY"' : "";
   recipes[0].set(pull);
   recipes[1].set(`mkdir -p ${quote(folder)}\ncurl -fsS${header} ${address(`${path}/archive`)} | tar -x -C ${quote(folder)}`);
-  recipes[2].set(`curl -fsS${header} -o ${quote(`${folder}.oci.tar`)} ${address(`${path}/oci`)}\nskopeo copy oci-archive:${quote(`${folder}.oci.tar`)} docker://REGISTRY/NAME:TAG`);
+  recipes[2].set(`quantctl push ${artifact.id} REGISTRY/REPOSITORY:TAG --server ${location.origin}`);
 
   const fact = (label, value, more) => el("div", {class: "fact"}, el("dt", {}, label), el("dd", {}, value), more ? el("dd", {class: "more"}, more) : null);
   main.replaceChildren(

@@ -181,7 +181,7 @@ function build(first, signal) {
       }))},
       options: {
         scales: {
-          x: {type: "linear", grace: "15%", title: {display: true, text: "size of the artifact"}, ticks: {callback: (at) => bytes(Math.round(at)), maxTicksLimit: 6}},
+          x: {type: "linear", grace: "15%", title: {display: true, text: "size of the artifact"}, ticks: {callback: (at) => bytes(Math.round(at)), maxTicksLimit: 4}},
           y: logarithmic ? {type: "logarithmic", min: low / 2, max: high * 2, ticks: {callback: powerTicks(low / 2, high * 2), autoSkip: false}, title: {display: true, text: measure.label}}
             : {type: "linear", grace: "15%", title: {display: true, text: measure.label}},
         },
