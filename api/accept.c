@@ -1,15 +1,17 @@
 /* Admission of connections.
  *
  * A connection beyond the limits waits for up to a second, holding only its own socket: in a flood of requests that are
- * refused, capacity becomes free every millisecond. The connection that has been idle for longest is closed to free
- * capacity. After a second without it the client gets 503. Connections that wait and those that linger after their
- * end are not attached to the HTTP library, and their number is limited. */
+ * refused, capacity becomes free every millisecond. Where descriptors for requests are short, idle connections are
+ * parked; where there are too many connections, the one that has been idle for longest is closed. After a second
+ * without it the client gets 503. Connections that wait and those that linger after their end are not attached to the
+ * HTTP library, and their number is limited. */
 
 #include "api/limits.h"
 #include "api/server.h"
 #include "base/log.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +28,9 @@
 #define FRESH_MS 1000      /* a connection without a request yet is not closed for another before this, */
 #define IDLE_MS 100        /* and an idle one after a response not before this */
 #define ADMIT_MS 50        /* interval at which idle connections are searched for waiting ones */
-#define ADMIT_BATCH 32     /* waiting connections examined at a time */
+#define ADMIT_BATCH 32     /* waiting connections that find no capacity, until the others are left for later */
+#define PARK_MS 500        /* a connection is parked when it has been idle for so long, */
+#define PARK_BATCH 64      /* or earlier, so many at a time, when others need to be attached */
 #define SHAKE_SECONDS .002 /* of a run, for handshakes: signatures of large keys must not hold up other connections */
 
 static bool same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b)
@@ -42,26 +46,38 @@ static bool same_address(const struct sockaddr_storage *a, const struct sockaddr
            ((const struct sockaddr_in *)a)->sin_addr.s_addr == ((const struct sockaddr_in *)b)->sin_addr.s_addr;
 }
 
-/* Whether it can be closed for another: it has no request, has had none for a moment, and all responses were sent. */
-static bool is_idle(const struct relay *relay, int64_t now_ms)
+/* Since when it has had no request; -1: it has one, or part of a response has not been sent. */
+static int64_t idle_since(const struct relay *relay)
 {
     const struct connection *connection = relay->connection;
-    if (connection == NULL || relay->blocked || relay->frame.state != FRAME_START) {
-        return false;
+
+    if (relay->parked) {
+        return relay->waits ? -1 : relay->moved_ms;
     }
-    return (connection->state == CONNECTION_IDLE && now_ms - connection->since_ms > IDLE_MS) ||
-           (connection->state == CONNECTION_FRESH && now_ms - connection->since_ms > FRESH_MS);
+    bool idle = connection != NULL && !connection->cut && !relay_shakes(relay) &&
+                (connection->state == CONNECTION_IDLE || connection->state == CONNECTION_FRESH);
+    bool quiet = !relay->blocked && !relay->client_ended && !relay->input_stopped && relay->frame.state == FRAME_START;
+    return idle && quiet ? connection->since_ms : -1;
+}
+
+/* Whether it can be closed for another, as it has had no request for a moment. */
+static bool is_idle(const struct relay *relay, int64_t now_ms)
+{
+    int64_t since = idle_since(relay);
+
+    return since >= 0 && now_ms - since > (relay->asked ? IDLE_MS : FRESH_MS);
 }
 
 /* Close the connection that has been idle for longest, of that address or (NULL) of any. */
-static bool evict(struct relays *relays, const struct sockaddr_storage *address)
+static bool evict(struct relays *relays, const struct sockaddr_storage *address, bool attached)
 {
     struct relay *oldest = NULL;
     int64_t now_ms = clock_monotonic_ms();
 
     for (struct relay *relay = relays->all; relay != NULL; relay = relay->next) {
-        if (is_idle(relay, now_ms) && (address == NULL || same_address(&relay->address, address)) &&
-            (oldest == NULL || relay->connection->since_ms < oldest->connection->since_ms)) {
+        if ((!attached || relay->inner >= 0) && is_idle(relay, now_ms) &&
+            (address == NULL || same_address(&relay->address, address)) &&
+            (oldest == NULL || idle_since(relay) < idle_since(oldest))) {
             oldest = relay;
         }
     }
@@ -71,15 +87,50 @@ static bool evict(struct relays *relays, const struct sockaddr_storage *address)
     return oldest != NULL;
 }
 
-static bool has_capacity(struct relays *relays, const struct sockaddr_storage *address)
+/* Park up to `most` connections that have been idle for so long; false when there are none. */
+static bool park(struct relays *relays, int64_t idle_ms, unsigned most)
+{
+    int64_t now_ms = clock_monotonic_ms();
+    unsigned parked = 0;
+
+    for (struct relay *relay = relays->all; relay != NULL && parked < most; relay = relay->next) {
+        int64_t since = idle_since(relay);
+        parked += !relay->parked && since >= 0 && now_ms - since >= idle_ms && relay_park(relay);
+    }
+    return parked > 0;
+}
+
+static bool may_be_open(struct relays *relays, const struct sockaddr_storage *address)
 {
     unsigned same = 0;
-    bool count = relays->attached >= relays->address_max; /* fewer of all are fewer of one */
+    bool count = relays->attached + relays->parked >= relays->address_max; /* fewer of all are fewer of one */
     for (const struct relay *relay = relays->all; count && relay != NULL; relay = relay->next) {
-        same += relay->inner >= 0 && same_address(&relay->address, address);
+        same += (relay->inner >= 0 || relay->parked) && same_address(&relay->address, address);
     }
-    return (same < relays->address_max || evict(relays, address)) &&
-           (relays->attached < relays->attached_max || evict(relays, NULL));
+    return (same < relays->address_max || evict(relays, address, false)) &&
+           (relays->attached + relays->parked < relays->open_max || evict(relays, NULL, false));
+}
+
+/* Whether one more can be attached. A search that finds no idle one is not repeated for a moment: where all are busy,
+ * it would take the time that they need. */
+static bool may_be_attached(struct relays *relays)
+{
+    if (relays->attached < relays->attached_max) {
+        return true;
+    }
+    if (clock_monotonic_ms() < relays->search_ms) {
+        return false;
+    }
+    if (park(relays, 0, PARK_BATCH) || evict(relays, NULL, true)) {
+        return true;
+    }
+    relays->search_ms = clock_monotonic_ms() + ADMIT_MS;
+    return false;
+}
+
+static bool has_capacity(struct relays *relays, const struct relay *relay)
+{
+    return may_be_attached(relays) && (relay->parked || may_be_open(relays, &relay->address));
 }
 
 static bool watch(struct relays *relays, int fd, uint32_t events, void *data)
@@ -115,14 +166,35 @@ void relays_reject(struct relay *relay)
     relay_end(relay);
 }
 
-/* Remove it from the list of waiting connections. */
-static void stop_waiting(struct relay *relay)
+static void wait_for_capacity(struct relay *relay)
 {
-    struct relay **at = &relay->api->relays.waiting;
+    struct relays *relays = &relay->api->relays;
+
+    relay->waiting_next = NULL;
+    *relays->waiting_end = relay;
+    relays->waiting_end = &relay->waiting_next;
+    relay->waits = true;
+}
+
+void relays_return(struct relay *relay)
+{
+    relay->since_ms = clock_monotonic_ms();
+    wait_for_capacity(relay);
+    relay->api->relays.freed = true; /* it is attached when the events of this run have been handled */
+}
+
+void relays_stop_waiting(struct relay *relay)
+{
+    struct relays *relays = &relay->api->relays;
+    struct relay **at = &relays->waiting;
+
     while (*at != relay) {
         at = &(*at)->waiting_next;
     }
     *at = relay->waiting_next;
+    if (*at == NULL) {
+        relays->waiting_end = at;
+    }
     relay->waits = false;
 }
 
@@ -134,7 +206,7 @@ static void attach(struct relay *relay)
     const int buffer = PAIR_BUFFER;
     int pair[2];
 
-    stop_waiting(relay);
+    relays_stop_waiting(relay);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
         relays_reject(relay);
         return;
@@ -149,7 +221,8 @@ static void attach(struct relay *relay)
     (void)setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
     relay->inner = pair[0];
     relays->attached++;
-    relays->unattached--;
+    *(relay->parked ? &relays->parked : &relays->unattached) -= 1;
+    relay->parked = false;
     api->attaching = relay;
     (void)MHD_add_connection(api->daemon, pair[1], (const struct sockaddr *)&relay->address, relay->address_size);
     api->attaching = NULL;
@@ -166,28 +239,35 @@ static void admit_waiting(struct relays *relays)
 
     relays->freed = false;
     relays->admit_ms = clock_monotonic_ms() + ADMIT_MS;
-    for (int i = 0; i < ADMIT_BATCH && relay != NULL; i++) {
+    for (int refused = 0; refused < ADMIT_BATCH && relay != NULL && may_be_attached(relays);) {
         struct relay *next = relay->waiting_next;
-        if (has_capacity(relays, &relay->address)) {
+        if (has_capacity(relays, relay)) {
             attach(relay);
+        } else {
+            refused++;
         }
         relay = next;
     }
 }
 
-/* At the limit: close the connection that has lingered for longest, or else reject the one that has waited longest. */
+/* At the limit: close the connection that has lingered for longest, or else reject the one that has waited longest.
+ * Those that were parked have their place. */
 static void drop_unattached(struct relays *relays)
 {
-    struct relay *oldest = NULL;
+    struct relay *oldest = NULL, *waiting = relays->waiting;
 
     for (struct relay *relay = relays->all; relay != NULL; relay = relay->next) {
-        if (relay->inner < 0 && !relay->waits && (oldest == NULL || relay->ended_ms < oldest->ended_ms)) {
+        if (relay->inner < 0 && !relay->waits && !relay->parked &&
+            (oldest == NULL || relay->ended_ms < oldest->ended_ms)) {
             oldest = relay;
         }
     }
-    if (oldest == NULL && relays->waiting != NULL) {
-        oldest = relays->waiting;
-        stop_waiting(oldest);
+    while (waiting != NULL && waiting->parked) {
+        waiting = waiting->waiting_next;
+    }
+    if (oldest == NULL && waiting != NULL) {
+        oldest = waiting;
+        relays_stop_waiting(oldest);
         relays_reject(oldest);
     }
     if (oldest != NULL) {
@@ -225,13 +305,14 @@ static void add_client(struct api *api, int client, const struct sockaddr_storag
     }
     relays->all = relay;
     relays->unattached++;
-    struct relay **end = &relays->waiting;
-    while (*end != NULL) {
-        end = &(*end)->waiting_next;
+    if (tls == NULL && may_be_open(relays, address)) {
+        relay->parked = true; /* until its request arrives */
+        relays->unattached--;
+        relays->parked++;
+        return;
     }
-    *end = relay;
-    relay->waits = true;
-    if (has_capacity(relays, address)) {
+    wait_for_capacity(relay);
+    if (has_capacity(relays, relay)) {
         attach(relay);
     }
 }
@@ -259,8 +340,8 @@ static void accept_all(struct api *api)
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             log_warn("cannot accept a connection, waiting", LOG_S("reason", strerror(errno)),
-                     LOG_I("connections", relays->attached));
-            if (!evict(relays, NULL)) {
+                     LOG_I("connections", relays->attached + relays->parked));
+            if (!evict(relays, NULL, false)) {
                 listen_again(relays, false);
             }
         }
@@ -274,12 +355,14 @@ int relays_open(struct api *api, int listener, int library, const struct limits 
 {
     struct relays *relays = &api->relays;
 
-    relays->attached_max = limits->connections;
+    relays->open_max = limits->connections;
+    relays->attached_max = limits->attached;
     relays->address_max = limits->per_address;
     relays->unattached_max = limits->unattached;
     relays->listener = listener;
     relays->library = library;
     relays->put_off_end = &relays->put_off;
+    relays->waiting_end = &relays->waiting;
     relays->scratch = malloc(RELAY_PIECE);
     relays->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (relays->scratch == NULL || relays->epoll < 0 || !watch(relays, listener, EPOLLIN, &relays->listener) ||
@@ -363,16 +446,20 @@ void relays_sweep(struct api *api, int64_t now_ms)
         listen_again(relays, true);
     }
     admit_waiting(relays);
+    (void)park(relays, PARK_MS, UINT_MAX);
     for (struct relay *relay = relays->all, *next; relay != NULL; relay = next) {
         next = relay->next;
         bool cut = relay->connection == NULL || relay->connection->cut;
         bool lingers = relay->ended_ms != 0 && now_ms - relay->ended_ms > LINGER_MS;
-        bool stalls = cut && relay->ended_ms == 0 && !relay->waits && now_ms - relay->moved_ms > STALL_MS;
+        bool left = relay->parked && !relay->waits &&
+                    now_ms - relay->moved_ms > (relay->asked ? SERVER_IDLE_MS : SERVER_HEAD_MS);
+        bool stalls =
+            cut && !relay->parked && relay->ended_ms == 0 && !relay->waits && now_ms - relay->moved_ms > STALL_MS;
         bool silent = relay->rejected && relay_shakes(relay) && now_ms - relay->since_ms > WAIT_MS + LINGER_MS;
-        if (lingers || stalls || silent) {
+        if (lingers || left || stalls || silent) {
             relay_drop(relay);
         } else if (relay->waits && now_ms - relay->since_ms > WAIT_MS) {
-            stop_waiting(relay);
+            relays_stop_waiting(relay);
             relays_reject(relay);
         }
     }

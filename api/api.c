@@ -361,7 +361,7 @@ static int start_library(struct api *api, const struct limits *limits, bool trus
     }
     api->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL, server_on_request, api,
-        MHD_OPTION_CONNECTION_LIMIT, limits->connections + RELEASED_LATE, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        MHD_OPTION_CONNECTION_LIMIT, 2 * limits->attached + RELEASED_LATE, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, server_on_target, api,
         MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_NOTIFY_COMPLETED, server_on_completed, api,
         MHD_OPTION_NOTIFY_CONNECTION, server_on_connection, api, MHD_OPTION_END);

@@ -5,6 +5,7 @@
 
 struct limits {
     unsigned connections; /* at once */
+    unsigned attached;    /* of these, to the HTTP library; the others are idle */
     unsigned per_address; /* of these, from one address */
     unsigned unattached;  /* not attached to the HTTP library: waiting to be admitted, or lingering after their end */
     unsigned streams;     /* concurrent uploads and downloads of files */

@@ -5,6 +5,9 @@
  * memory here. The library only gets bytes that the frame has accepted, and none of the next request before the
  * response to the previous one is complete: when that response ends the connection, whatever follows is discarded.
  *
+ * A client without a request needs no pair: it is parked, with its own socket alone, until more bytes
+ * arrive. So thousands of clients that ask now and then take about one descriptor each, and hardly any memory.
+ *
  * Both sockets are polled edge-triggered. Any event makes the relay ready, and bytes of a ready one are moved in both
  * directions until the kernel returns EAGAIN or its share of the iteration is used up.
  *
@@ -74,11 +77,27 @@ void relay_close_inner(struct relay *relay)
     }
 }
 
-static bool forget(struct relay **list, struct relay *relay, bool waiting)
+bool relay_park(struct relay *relay)
 {
-    for (struct relay **at = list; *at != NULL; at = waiting ? &(*at)->waiting_next : &(*at)->ready_next) {
+    struct relays *relays = &relay->api->relays;
+    char byte;
+
+    if (recv(relay->inner, &byte, 1, MSG_PEEK) >= 0 || errno != EAGAIN) {
+        return false;
+    }
+    relay_close_inner(relay);
+    relays->unattached--;
+    relays->parked++;
+    relay->parked = true;
+    relay_kick(relay); /* what arrived before is not announced again */
+    return true;
+}
+
+static bool forget(struct relay **list, struct relay *relay)
+{
+    for (struct relay **at = list; *at != NULL; at = &(*at)->ready_next) {
         if (*at == relay) {
-            *at = waiting ? relay->waiting_next : relay->ready_next;
+            *at = relay->ready_next;
             return true;
         }
     }
@@ -87,7 +106,7 @@ static bool forget(struct relay **list, struct relay *relay, bool waiting)
 
 static void forget_put_off(struct relays *relays, struct relay *relay)
 {
-    (void)forget(&relays->put_off, relay, false);
+    (void)forget(&relays->put_off, relay);
     relays->put_off_end = &relays->put_off;
     while (*relays->put_off_end != NULL) {
         relays->put_off_end = &(*relays->put_off_end)->ready_next;
@@ -100,7 +119,7 @@ void relay_drop(struct relay *relay)
 
     set_blocked(relay, false);
     relay_close_inner(relay);
-    relays->unattached--;
+    *(relay->parked ? &relays->parked : &relays->unattached) -= 1;
     if (relay->previous != NULL) {
         relay->previous->next = relay->next;
     } else {
@@ -109,11 +128,11 @@ void relay_drop(struct relay *relay)
     if (relay->next != NULL) {
         relay->next->previous = relay->previous;
     }
-    if (relay->ready && !forget(&relays->ready, relay, false)) {
+    if (relay->ready && !forget(&relays->ready, relay)) {
         forget_put_off(relays, relay);
     }
     if (relay->waits) {
-        (void)forget(&relays->waiting, relay, true);
+        relays_stop_waiting(relay);
     }
     if (relay->shaken && relay->tls != NULL) {
         (void)tls_end(relay->tls);
@@ -127,6 +146,11 @@ void relay_end(struct relay *relay)
 {
     relay->input_stopped = relay->inner_ended = true;
     relay_close_inner(relay);
+    if (relay->parked) {
+        relay->parked = false;
+        relay->api->relays.parked--;
+        relay->api->relays.unattached++;
+    }
     if (relay->shaken && relay->tls != NULL && !tls_end(relay->tls)) {
         set_blocked(relay, true); /* relay_pump tries again */
         return;
@@ -299,6 +323,7 @@ static enum step move_in(struct relay *relay, size_t *moved)
     } else {
         relay->frame = ahead;
     }
+    relay->asked = true;
     return relay_consume(relay, (size_t)sent);
 }
 
@@ -329,6 +354,17 @@ static enum step move_out(struct relay *relay, size_t *moved)
     return recv(relay->inner, piece, (size_t)sent, 0) < 0 ? STEP_BROKEN : STEP_MORE;
 }
 
+/* A parked client; false when it has ended. */
+static bool pump_parked(struct relay *relay)
+{
+    ssize_t got = relay_peek(relay, relay->api->relays.scratch, 1);
+
+    if (got > 0) {
+        relays_return(relay);
+    }
+    return got > 0 || (got < 0 && failed() == STEP_WAIT);
+}
+
 bool relay_pump(struct relay *relay)
 {
     size_t in = 0, out = 0;
@@ -337,6 +373,9 @@ bool relay_pump(struct relay *relay)
 
     if (relay->waits) {
         return true;
+    }
+    if (relay->parked) {
+        return pump_parked(relay);
     }
     if (relay_shakes(relay) && !shake(relay, &broken)) {
         return !broken;

@@ -18,23 +18,26 @@ struct connection;
 struct limits;
 
 /* One client. It waits for capacity, is attached to the library by a socket pair, whose other end the library has, and
- * lingers after its end. With TLS the handshake follows when it is attached, and a client that lingers is one without
- * TLS: nothing more is sent to it. */
+ * lingers after its end. Before its first request, and from a moment after each, it is parked: it keeps its own socket
+ * alone, and is attached again when the next request arrives. With TLS the handshake follows when it is attached, and a
+ * client that lingers is one without TLS: nothing more is sent to it. */
 struct relay {
     struct relay *next, *previous;
     struct relay *ready_next;   /* in the list of those with work to do, or of those whose handshake is put off */
     struct relay *waiting_next; /* in the list of those that wait for capacity, oldest first */
     struct api *api;
     struct connection *connection; /* the library's side; NULL before and after it exists */
-    int client, inner;             /* inner: -1 while it waits or lingers */
+    int client, inner;             /* inner: -1 while it waits, is parked or lingers */
     struct ssl_st *tls;            /* NULL: none, or no longer */
     struct frame frame;
     struct sockaddr_storage address;
     socklen_t address_size;
-    int64_t since_ms;   /* when it was accepted */
+    int64_t since_ms;   /* when it was accepted, or asked again after it was parked */
     int64_t moved_ms;   /* when the client last received something */
     int64_t ended_ms;   /* when the last byte was sent; 0 = not yet */
     bool waits;         /* for capacity */
+    bool parked;        /* has no request that the library knows, and a place among the open ones */
+    bool asked;         /* has sent bytes of a request */
     bool ready;         /* in one of the lists */
     bool shaken;        /* the handshake is complete */
     bool rejected;      /* gets its answer as soon as that is so */
@@ -45,13 +48,16 @@ struct relay {
 };
 
 struct relays {
-    struct relay *all, *ready, *waiting;
+    struct relay *all, *ready, *waiting, **waiting_end;
     struct relay *put_off, **put_off_end; /* handshakes for the next run */
     double shake_until;                   /* of this run: no further handshake after that time */
-    unsigned attached, unattached;        /* to the library, or with only their own socket */
-    unsigned attached_max, unattached_max, address_max;
+    unsigned attached, parked;            /* to the library; without a request */
+    unsigned unattached;                  /* others with only their own socket */
+    unsigned open_max, address_max;       /* attached and parked ones, of all and of one address */
+    unsigned attached_max, unattached_max;
     int epoll, listener, library; /* library: its epoll descriptor */
     int64_t admit_ms;             /* when to try to admit those that wait */
+    int64_t search_ms;            /* when to search for idle ones again */
     bool paused;                  /* no descriptor to accept with: wait for the next sweep */
     bool freed;                   /* there may be capacity for one that waits */
     char *scratch;
@@ -69,6 +75,10 @@ bool relays_busy(const struct relays *relays);
 void relays_sweep(struct api *api, int64_t now_ms);
 /* The library has stopped: send its last bytes, and close everything. */
 void relays_close(struct api *api);
+/* A parked client sends something: attach it as soon as there is capacity. */
+void relays_return(struct relay *relay);
+/* Remove it from the list of those that wait for capacity. */
+void relays_stop_waiting(struct relay *relay);
 /* Respond 503 without involving the library. */
 void relays_reject(struct relay *relay);
 
@@ -86,6 +96,8 @@ bool relay_shakes(const struct relay *relay);
 ssize_t relay_send(struct relay *relay, const void *data, size_t size);
 /* The library's side has ended. */
 void relay_close_inner(struct relay *relay);
+/* Detach one without a request; false when bytes are still on their way to the client. */
+bool relay_park(struct relay *relay);
 /* Nothing more will be sent: shut down our direction, and linger. */
 void relay_end(struct relay *relay);
 /* Close it at once. */

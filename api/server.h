@@ -15,6 +15,9 @@
 /* The rest of a refused body is read and discarded up to this size, so that the connection can be used again. */
 #define SERVER_DISCARD_MAX ((int64_t)1 << 20)
 
+#define SERVER_HEAD_MS 10000 /* until the header of the first request, or of one that has begun, is complete */
+#define SERVER_IDLE_MS 60000 /* between two requests */
+
 enum connection_state {
     CONNECTION_FRESH,  /* accepted, no request line yet */
     CONNECTION_IDLE,   /* kept alive, no request line yet */

@@ -13,8 +13,6 @@
 #include <sys/socket.h>
 
 #define SWEEP_MS 1000
-#define HEAD_MS 10000
-#define IDLE_MS 60000
 #define LINGER_MS 2000
 #define STALL_MS 60000 /* a reply of which the client reads nothing */
 #define BODY_WINDOW_MS 10000
@@ -61,9 +59,9 @@ static bool is_late(const struct connection *connection, int64_t now_ms)
     switch (connection->state) {
     case CONNECTION_FRESH:
     case CONNECTION_HEAD:
-        return spent > HEAD_MS;
+        return spent > SERVER_HEAD_MS;
     case CONNECTION_IDLE:
-        return spent > IDLE_MS;
+        return spent > SERVER_IDLE_MS;
     case CONNECTION_BODY:
         return body_is_late(connection->request, now_ms);
     case CONNECTION_REPLY:

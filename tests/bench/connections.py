@@ -48,22 +48,34 @@ class Job(threading.Thread):
 class Poller:
     """One connection: a request now and then, its answer, and when it was sent."""
 
-    def __init__(self, port, epoll):
-        self.socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, port, epoll, by_fd):
+        self.port, self.epoll, self.by_fd = port, epoll, by_fd
+        self.socket, self.sent, self.data = None, None, b""
+
+    def connect(self):
+        self.socket = socket.create_connection(("127.0.0.1", self.port))
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sent, self.data = None, b""
-        epoll.register(self.socket, select.EPOLLIN)
+        self.by_fd[self.socket.fileno()] = self
+        self.epoll.register(self.socket, select.EPOLLIN)
 
     def ask(self, request):
+        if self.socket is None:
+            self.connect()
         self.sent = time.perf_counter()
         self.socket.sendall(request)
 
     def take(self):
-        """The status of a complete answer, else None."""
-        part = self.socket.recv(65536)
+        """The status of a complete answer, 0 at the end of the connection, else None."""
+        try:
+            part = self.socket.recv(65536)
+        except ConnectionResetError:
+            part = b""
         if not part:
-            raise SystemExit("the daemon closed a connection: %r" % self.data[:300])
+            self.epoll.unregister(self.socket)
+            self.socket.close()
+            self.socket, self.data = None, b""  # the next request connects again
+            return 0
         self.data += part
         head, separator, body = self.data.partition(b"\r\n\r\n")
         if not separator:
@@ -91,8 +103,8 @@ def row(name, times, extra=""):
 
 def poll(daemon, path, connections, every, seconds):
     epoll = select.epoll()
-    pollers = [Poller(daemon.port, epoll) for _ in range(connections)]
-    by_fd = {poller.socket.fileno(): poller for poller in pollers}
+    by_fd = {}
+    pollers = [Poller(daemon.port, epoll, by_fd) for _ in range(connections)]
     tag = daemon.request("GET", path).headers["etag"]
     request = ("GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nIf-None-Match: %s\r\n\r\n" % (path, daemon.port, tag)).encode()
     times, statuses, late = [], collections.Counter(), 0
@@ -100,9 +112,9 @@ def poll(daemon, path, connections, every, seconds):
     rate = connections / every
     while True:
         now = time.perf_counter()
-        if now - start > seconds and all(poller.sent is None for poller in pollers):
+        if now - start > every + seconds and all(poller.sent is None for poller in pollers):
             break
-        while now - start <= seconds and sent < (now - start) * rate:
+        while now - start <= every + seconds and sent < (now - start) * rate:
             poller = pollers[sent % connections]
             if poller.sent is None:
                 poller.ask(request)
@@ -113,13 +125,15 @@ def poll(daemon, path, connections, every, seconds):
             poller = by_fd[fd]
             status = poller.take()
             if status is not None:
-                times.append(time.perf_counter() - poller.sent)
                 statuses[status] += 1
+                if status != 0 and poller.sent is not None and poller.sent - start > every:  # before that connections are made
+                    times.append(time.perf_counter() - poller.sent)
                 poller.sent = None
         if sent % 1000 == 0:
             top = max(top, daemon.memory("VmRSS"))
     for poller in pollers:
-        poller.socket.close()
+        if poller.socket is not None:
+            poller.socket.close()
     return times, statuses, late, top
 
 
@@ -161,7 +175,7 @@ def main():
         for name, connections in (("100 connections", 100), ("%d connections" % options.connections, options.connections)):
             times, statuses, late, top = poll(daemon, job.path, connections, options.every, options.seconds)
             row(name, times, " %s, %d not sent in time, memory %+d MiB" % (
-                ", ".join("%d of status %d" % (n, status) for status, n in statuses.items()), late, (top - idle) // (1 << 20)))
+                ", ".join("%d of status %d" % (n, status) if status else "%d CLOSED" % n for status, n in statuses.items()), late, (top - idle) // (1 << 20)))
         over = threading.Event()
         reader = threading.Thread(target=read_slowly, args=(daemon, job.path, options.readers, over), daemon=True)
         reader.start()
