@@ -14,7 +14,7 @@ export function login(main, {signal, problem, done}) {
   el("h1", {}, "Sign in"),
   el("p", {class: "muted"}, "This daemon needs an API key. It is kept in this tab only, and sent to this daemon only."),
   el("label", {class: "field"}, "API key", input), fault, button,
-  el("p", {class: "muted"}, "An operator makes one: ", el("code", {}, "quantd key create --scope write")));
+  el("p", {class: "muted"}, "An operator makes one: ", el("code", {}, "quantd key create --data-dir DIR --scope write")));
 
   async function attempt() {
     const text = input.value.trim();

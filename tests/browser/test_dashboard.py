@@ -8,7 +8,7 @@ import time
 from browser import Browser, accessible, fits, picture, shows, url_of
 
 from guarded import Guarded
-from harness import JOBS, NDJSON, Daemon, equal, gptq_body, ids_records, main, new_job, post, succeed, true, wait_until
+from harness import JOBS, NDJSON, Daemon, equal, gptq_body, ids_records, main, new_job, post, succeed, true, wait_job, wait_until
 
 HOSTILE = "<img src=x onerror=\"document.title='run'\"> & \u202e\"'{{}}"
 RECORDS = ids_records(30, 160, 2048)
@@ -107,6 +107,24 @@ def an_analysis_shows_its_schemes():
             equal(page.locator("section[aria-label=Analysis] tbody tr").count(), len(schemes), "rows of the analysis")
             equal(page.locator("pre").count(), 0, "lines for an artifact that is not there")
             accessible(page, "an analysis")
+
+
+def a_retry_is_followed():
+    with Daemon() as daemon:
+        model = model_of(daemon)
+        file = post(daemon, "/v1/files?purpose=calibration", body=RECORDS, headers={"Content-Type": NDJSON})
+        job = submit(daemon, model, name="again", calibration={"file_id": file, "num_samples": 24, "sequence_length": 128})
+        daemon.request("POST", "%s/%s/cancel" % (JOBS, job), json={"mode": "now"})
+        wait_job(daemon, job, until=("cancelled",))
+        with browser.page(daemon, "#/jobs/" + job) as page:
+            shows(page, ".log li", "Cancelled")
+            page.get_by_role("button", name="Retry").click()
+            shows(page, ".badge", "Succeeded")
+            shows(page, ".log li", "Block 4 of 4")
+            shows(page, ".log li", "Succeeded")
+            lines = page.locator(".log li .text").all_inner_texts()
+            equal(sum(line.startswith("Cancelled") for line in lines), 1, "events from before are not shown again: %r" % lines)
+            shows(page, "pre", "vllm serve ./again")
 
 
 def many_are_cancelled_and_deleted():
@@ -490,7 +508,7 @@ def paging(daemon):
         shows(page, ".footer", "1 of 10,000 jobs match")
 
 
-TESTS = [a_job_is_watched_to_its_end, an_analysis_shows_its_schemes, many_are_cancelled_and_deleted, keys_are_asked_for, the_daemon_may_go_away,
+TESTS = [a_job_is_watched_to_its_end, a_retry_is_followed, an_analysis_shows_its_schemes, many_are_cancelled_and_deleted, keys_are_asked_for, the_daemon_may_go_away,
          a_killed_daemon_is_followed_on, streams_may_break_anywhere, keys_of_the_keyboard_do_it_all, themes, large_views]
 
 if __name__ == "__main__":
