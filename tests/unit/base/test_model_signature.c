@@ -168,9 +168,11 @@ static int read_changed(const char *from, const char *to, const struct signing_k
 {
     struct model_signature read = {.hint = ""};
     size_t size = 0;
-    char *text = read_text(FIXTURE "model/model.sig", &size), *at = strstr(text, from);
-    char *changed = malloc(size + strlen(to) + 1);
+    char *text = NULL;
 
+    ck_assert_rc_ok(fs_read_file(FIXTURE "model/model.sig", MODEL_SIGNATURE_MAX, &text, &size));
+    const char *at = strstr(text, from);
+    char *changed = malloc(size + strlen(to) + 1);
     ck_assert_ptr_nonnull(at);
     ck_assert_ptr_nonnull(changed);
     int length = sprintf(changed, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
