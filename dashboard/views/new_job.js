@@ -70,6 +70,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
   const modelNote = el("p", {class: "muted"});
   const name = make("/name", "Name", job.name);
   const method = make("/method", "Method", {}, el("select", {}, ...methods.map((one) => option(one.name, one.title === one.name ? one.name : `${one.title} (${one.name})`))));
+  const stage = make("/method/0", "Method before it", {description: "Rewrites the model before the method above quantizes it: smoothquant or awq."}, el("select", {}, option("", "None"), ...methods.map((one) => option(one.name, one.title === one.name ? one.name : `${one.title} (${one.name})`))));
   const methodNote = el("p", {class: "muted"});
   const format = make("/output/format", "Format", {description: part("JobRequestOutput").format.description}, el("select", {}));
   const parameters = el("div", {class: "stack"});
@@ -136,7 +137,8 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
 
   /* --- what is entered, as the body of the request */
 
-  const chosenMethod = () => methods.find((one) => one.name === method.input.value);
+  const named = (name) => methods.find((one) => one.name === name);
+  const chosenMethod = () => named(method.input.value);
   const records = () => local.files[0]?.name ?? null;
 
   /* The controls that count now. */
@@ -157,7 +159,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
     if (model.input.value !== OTHER) {
       made.model = model.input.value;
     }
-    made.method = method.input.value;
+    made.method = stage.input.value === "" ? method.input.value : [stage.input.value, method.input.value];
     if (source.input.value !== "") {
       made.calibration = source.input.value === STREAM ? {stream: true} : {};
     }
@@ -189,7 +191,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
     create();
   }}},
   group("Model", grid(model.element, uri.element, name.element), modelNote),
-  group("Method", grid(method.element, format.element), methodNote, parameters),
+  group("Method", grid(method.element, stage.element, format.element), methodNote, parameters),
   group("Calibration", grid(source.element, localField, stored.element, ...calibration.map((one) => one.element)), storeCalibration, storing, more("More about the records", calibrationMore)),
   group("Evaluation", grid(evaluate.element, holdBack.element, evaluationFile.element), storeEvaluation, more("More about the evaluation", evaluationMore)),
   group("Run", grid(device.element), more("Priority, seed, limits, metadata", others)),
@@ -199,7 +201,9 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
     el("div", {class: "columns form-columns"}, form, el("section", {class: "panel sticky", "aria-label": "The same job from a shell"}, el("header", {}, el("h2", {}, "The same job from a shell")), el("div", {class: "body"}, quantctl.element, curl.element))));
 
   function drawMethod() {
-    const chosen = chosenMethod(), entries = Object.entries(chosen.parameters.properties);
+    const chosen = chosenMethod(), first = named(stage.input.value);
+    const entries = Object.entries({...chosen.parameters.properties, ...Object.fromEntries(Object.entries(first?.parameters.properties ?? {}).filter(([member]) => !(member in chosen.parameters.properties)))});
+    const learns = chosen.needs_calibration || Boolean(first?.needs_calibration);
     const before = new Map(ofMethod.map((one) => [one.pointer, one.input.value]));
     const controls = new Map(entries.map((entry) => [entry[0], make(`/quantization/${entry[0]}`, entry[0], entry[1])]));
     ofMethod = [...controls.values()];
@@ -209,13 +213,13 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
         one.input.value = value;
       }
     }
-    const first = entries.filter(isMain).map(([member]) => controls.get(member)), others = entries.filter((entry) => !isMain(entry)).map(([member]) => controls.get(member));
-    parameters.replaceChildren(...[first.length > 0 ? grid(...first.map((one) => one.element)) : null, more(`${first.length > 0 ? "More parameters" : "Parameters"} (${others.length})`, others)].filter(Boolean));
+    const main = entries.filter(isMain).map(([member]) => controls.get(member)), others = entries.filter((entry) => !isMain(entry)).map(([member]) => controls.get(member));
+    parameters.replaceChildren(...[main.length > 0 ? grid(...main.map((one) => one.element)) : null, more(`${main.length > 0 ? "More parameters" : "Parameters"} (${others.length})`, others)].filter(Boolean));
     setText(methodNote, chosen.description);
     format.input.replaceChildren(option("", "Chosen by the daemon"), ...chosen.formats.map((one) => option(one, system.formats.find((known) => known.name === one)?.title ?? one)));
     const had = source.input.value;
-    source.input.replaceChildren(...(chosen.needs_calibration ? [] : [option("", "None")]), option(STREAM, "A file of this computer"), option("file", "A stored file"));
-    source.input.value = sourceTouched && [...source.input.options].some((one) => one.value === had) ? had : chosen.needs_calibration ? STREAM : "";
+    source.input.replaceChildren(...(learns ? [] : [option("", "None")]), option(STREAM, "A file of this computer"), option("file", "A stored file"));
+    source.input.value = sourceTouched && [...source.input.options].some((one) => one.value === had) ? had : learns ? STREAM : "";
   }
 
   function update() {
@@ -243,7 +247,8 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
     curl.set(curlLines(now, records()));
   }
 
-  method.input.addEventListener("input", () => drawMethod());
+  method.input.addEventListener("input", drawMethod);
+  stage.input.addEventListener("input", drawMethod);
   source.input.addEventListener("input", () => (sourceTouched = true));
   evaluate.input.addEventListener("input", () => (evaluationTouched = true));
   local.addEventListener("change", changed);
@@ -257,7 +262,7 @@ function build(main, {methods, system, schemas, models, files, wanted, signal}) 
   let sent = null; /* its text and key: the same again is the same job, also when its answer was lost */
 
   async function create() {
-    const all = [model, method, source, evaluate, ...counted()];
+    const all = [model, method, stage, source, evaluate, ...counted()];
     faults(all, null, summary);
     if (!readable(all)) {
       return;

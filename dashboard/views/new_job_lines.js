@@ -23,7 +23,9 @@ export function quantctlLines(body, records) {
   const words = [];
   const option = (name, value) => words.push(`--${name} ${quote(String(value))}`);
   option("model", body.model === undefined ? "MODEL" : typeof body.model === "object" ? body.model.uri || "file:MODEL" : body.model);
-  option("method", body.method);
+  for (const name of [body.method].flat()) {
+    option("method", name);
+  }
   for (const [name, value] of Object.entries(body.quantization ?? {})) {
     if ((name === "bits" || name === "group_size") && Number.isInteger(value)) {
       option(name.replace("_", "-"), value);

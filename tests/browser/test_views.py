@@ -126,6 +126,35 @@ def a_job_is_made_with_the_form():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def two_methods_in_a_row():
+    """Parameters of both, and the refusal of one that does not rewrite at its field."""
+    folder = tempfile.mkdtemp(prefix="quantd-browser-")
+    with Daemon() as daemon, browser.page(daemon, "#/new", expected=("status of 4",)) as page:
+        control(page, "Where the checkpoint is").fill("file:tiny-llama")
+        page.locator("#local-records").set_input_files(TEXTS)
+        control(page, "Method before it").select_option("nf4")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".control .fault", "nf4")
+        control(page, "Method before it").select_option("smoothquant")
+        control(page, "group_size").select_option("64")
+        control(page, "Tokens of a sequence").fill("128")
+        page.get_by_text("More parameters").click()
+        control(page, "smoothing_strength").fill("0.6")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, "form > .fault", "INT8 inputs")
+        control(page, "group_size").select_option("-1")
+        control(page, "bits").select_option("8")
+        wait_until(lambda: "--bits 8" in line_of(page, "quantctl"), "the line follows")
+        line = line_of(page, "quantctl")
+        page.get_by_role("button", name="Create the job").click()
+        shows(page, ".badge", "Succeeded")
+        shutil.copy(TEXTS, folder)
+        shell(line, folder)
+        for one in daemon.get(JOBS)["data"]:
+            equal((one["method"], one["quantization"]["smoothing_strength"], one["status"]), ("smoothquant+gptq", 0.6, "succeeded"))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def records_follow_a_broken_connection():
     """Records that the form could not send: the job waits, and the same file goes on where it was."""
     with Daemon() as daemon:
@@ -407,7 +436,7 @@ def pictures():
                         picture(page, "%s-%s-%d" % (name, theme, width))
 
 
-TESTS = [a_job_is_made_with_the_form, members_without_an_option, records_follow_a_broken_connection, two_are_compared, artifacts_are_fetched_and_deleted,
+TESTS = [a_job_is_made_with_the_form, members_without_an_option, two_methods_in_a_row, records_follow_a_broken_connection, two_are_compared, artifacts_are_fetched_and_deleted,
          artifacts_are_signed_and_webhooks_listed, keys_are_made_and_revoked, pictures]
 
 if __name__ == "__main__":
