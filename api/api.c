@@ -348,6 +348,14 @@ static size_t keep_escapes(void *data, struct MHD_Connection *mhd, char *text)
     return strlen(text);
 }
 
+/* Only the loop calls the library. From 1.0 on it must be told so, or it accepts an added connection in its next run
+ * only, and accept.c would take that for a refusal. */
+#if MHD_VERSION >= 0x00097707
+#define LIBRARY_ONE_THREAD MHD_USE_NO_THREAD_SAFETY
+#else
+#define LIBRARY_ONE_THREAD 0
+#endif
+
 /* It has no listening socket: connections are handed to it (relay.c). A few more than our limit, because it releases
  * ended connections a little later than we do. */
 static int start_library(struct api *api, const struct limits *limits, bool trust_proxy)
@@ -360,11 +368,12 @@ static int start_library(struct api *api, const struct limits *limits, bool trus
                          MHD_get_version());
     }
     api->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL, server_on_request, api,
-        MHD_OPTION_CONNECTION_LIMIT, 2 * limits->attached + RELEASED_LATE, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, server_on_target, api,
-        MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_NOTIFY_COMPLETED, server_on_completed, api,
-        MHD_OPTION_NOTIFY_CONNECTION, server_on_connection, api, MHD_OPTION_END);
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | LIBRARY_ONE_THREAD, 0, NULL, NULL,
+        server_on_request, api, MHD_OPTION_CONNECTION_LIMIT, 2 * limits->attached + RELEASED_LATE,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_URI_LOG_CALLBACK, server_on_target, api, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
+        MHD_OPTION_NOTIFY_COMPLETED, server_on_completed, api, MHD_OPTION_NOTIFY_CONNECTION, server_on_connection, api,
+        MHD_OPTION_END);
     if (api->daemon == NULL) {
         return err_raise(ERR_CONFIG, "cannot start the HTTP server");
     }
