@@ -37,6 +37,13 @@ def systemd_unit():
         true(float(found.group(1)) < 2.5, "the exposure %s is below 2.5" % found.group(1))
 
 
+def unit_allows_openat2():
+    """Model roots are opened with it; RestrictSUIDSGID, which DynamicUser implies, refuses it."""
+    with open(os.path.join(TOP, "deploy", "systemd", "quantd.service.in")) as file:
+        settings = dict(line.split("=", 1) for line in file.read().splitlines() if re.match(r"[A-Za-z]+=", line))
+    equal({name for name in ("RestrictSUIDSGID", "DynamicUser") if settings.get(name, "no") != "no"}, set(), "settings that refuse openat2")
+
+
 def unit_outlasts_the_drain():
     with open(os.path.join(TOP, "deploy", "systemd", "quantd.service.in")) as file:
         stop = int(re.search(r"^TimeoutStopSec=(\d+)$", file.read(), re.M).group(1))
@@ -106,4 +113,4 @@ def health_check_with_tls():
             equal((done.returncode, done.stdout.strip()), (0, "alive"), "quantd health with TLS (%s)" % done.stderr)
 
 
-main([systemd_unit, unit_outlasts_the_drain, manual_page, watchdog, health_check, health_check_with_tls])
+main([systemd_unit, unit_allows_openat2, unit_outlasts_the_drain, manual_page, watchdog, health_check, health_check_with_tls])
