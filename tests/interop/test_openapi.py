@@ -122,14 +122,15 @@ print("downloaded", len(artifact.files))
 """
 
 
-def test_generated_client_does_a_job(quantd, document, tmp_path):
-    """No operation is dropped, and bodies and answers are classes."""
+def test_generated_client_does_a_job(document, tmp_path):
+    """No operation is dropped, and bodies and answers are classes. With a daemon of its own: the fuzzer has given the other one quotas."""
     run(BIN / "openapi-python-client", "generate", "--path", document, "--output-path", tmp_path / "client",
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"})
     made = {path.stem for path in (tmp_path / "client" / "quantd_client" / "api").glob("*/*.py")} - {"__init__"}
     assert made == set(operations(document))
     (tmp_path / "job.py").write_text(CLIENT)
     (tmp_path / "records").write_text(records(64))
-    text = run(BIN / "python", tmp_path / "job.py", "http://%s:%d" % quantd.address, tmp_path / "records",
-               env={**os.environ, "PYTHONPATH": str(tmp_path / "client")})
+    with Daemon([ROOT / "tests" / "data"]) as daemon:
+        text = run(BIN / "python", tmp_path / "job.py", "http://%s:%d" % daemon.address, tmp_path / "records",
+                   env={**os.environ, "PYTHONPATH": str(tmp_path / "client")})
     assert re.search(r"downloaded [1-9]", text), text
