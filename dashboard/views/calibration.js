@@ -51,6 +51,7 @@ function build(main, job, first, signal) {
   let refused = 0, sending = false;
 
   bar.value = 0;
+  bar.hidden = true;
   input.addEventListener("change", () => {
     if (input.files[0]) {
       start(input.files[0]);
@@ -78,6 +79,7 @@ function build(main, job, first, signal) {
     setText(fault, "");
     messages.replaceChildren();
     picker.hidden = true;
+    bar.hidden = false;
     addEventListener("beforeunload", leaving);
     setText(position, `Sending ${file.name} (${bytes(file.size)})`);
     try {

@@ -205,6 +205,10 @@ function build(first, signal) {
     ],
   });
 
+  const grid = table.element.querySelector("table");
+  grid.classList.add("by-job");
+  grid.style.setProperty("--jobs", String(jobs));
+
   /* The largest of a layer's values to the smallest: where the jobs differ. */
   function spread(module) {
     const found = module.values.map((_, i) => value(module, i)).filter((v) => v !== null);
