@@ -156,15 +156,15 @@ def test_the_first_key_s_pod(tmp_path):
 
 def test_the_sbom_is_spdx(tmp_path):
     path = tmp_path / "sbom.spdx.json"
-    toolkit = tmp_path / "version.json"
-    toolkit.write_text('{"libcublas": {"name": "CUDA cuBLAS", "version": "13.0.0.19"}}')
+    toolkit = tmp_path / "cublas_api.h"
+    toolkit.write_text("#define CUBLAS_VER_MAJOR 13\n#define CUBLAS_VER_MINOR 0\n#define CUBLAS_VER_PATCH 0\n#define CUBLAS_VER_BUILD 19\n")
     done = subprocess.run([DEPLOY / "sbom", "--cuda", toolkit, "libc6", "ca-certificates"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     path.write_text(done.stdout)
     assert python("-c", SPDX, path).stdout == "4 packages\n"
     versions = {package["name"]: package["versionInfo"] for package in json.loads(done.stdout)["packages"]}
     installed = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", "libc6"], capture_output=True, text=True).stdout
-    assert versions["libc6"] == installed and versions["libcublasLt"] == "13.0.0.19"
+    assert versions["libc6"] == installed and versions["libcublasLt"] == "13.0.0"
     path.write_text(done.stdout.replace('"SPDXRef-Package-libc6"', '"libc6"'))
     assert python("-c", SPDX, path).stdout != "4 packages\n"
 
