@@ -18,7 +18,7 @@ export function webhooksPanel(signal) {
   const name = (hook) => hook.name || hook.url;
   const list = pagedList({
     title: "Webhooks", path: "/v1/webhooks", signal, note: "are told when jobs end",
-    nothing: () => empty("No webhooks", "A webhook is told when jobs end. Make one from a shell, which shows its secret:", el("code", {}, "quantctl webhooks create https://HOST/PATH")),
+    nothing: () => empty("No webhooks", "A webhook is told when jobs end. Make one from a shell, which shows its secret:", el("code", {}, "quantctl webhooks create URL")),
     columns: [
       {label: "Webhook", class: "clip c-wide", cell: (hook) => el("span", {title: hook.id}, hook.name ? `${hook.name}: ${hook.url}` : hook.url)},
       {label: "State", cell: state},
