@@ -6,9 +6,11 @@
 
 #include "storage/sqlite.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/fs.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,6 +71,17 @@ static void state_close(struct state *state)
     free(state);
 }
 
+/* For the daemon's user alone: secrets of webhooks are in it. Its log takes the mode over. What fails here, fails again
+ * when SQLite opens it. */
+static void keep_private(const char *path)
+{
+    AUTO_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd >= 0) {
+        (void)fchmod(fd, 0600);
+    }
+}
+
 static int state_open(const char *data_dir, bool beside, struct state **out)
 {
     char path[SQLITE_FILE_PATH_MAX];
@@ -80,6 +93,9 @@ static int state_open(const char *data_dir, bool beside, struct state **out)
     int rc = fs_path(path, sizeof(path), "%s/quantd.db", data_dir);
     if (rc == 0) {
         bool unclean = stopped_uncleanly(path);
+        if (!beside) {
+            keep_private(path);
+        }
         int answer = sqlite3_open_v2(
             path, &state->db, SQLITE_OPEN_READWRITE | (beside ? 0 : SQLITE_OPEN_CREATE) | SQLITE_OPEN_FULLMUTEX, NULL);
         rc = answer != SQLITE_OK ? sqlite_raise(state, answer, "open") : set_up(state, beside, unclean);
