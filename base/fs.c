@@ -234,7 +234,10 @@ int fs_open_beneath(int root_fd, const char *relative, int flags, int *fd)
     case ELOOP:
         return err_raise(ERR_INVALID_PARAMETER, "\"%.200s\" leaves its root directory", relative);
     case ENOSYS:
-        return err_raise(ERR_CONFIG, "this kernel has no openat2; Linux 5.6 or newer is needed");
+        return err_set_hint(
+            err_raise(ERR_CONFIG, "the system call openat2 is not available"),
+            "Linux 5.6 or newer is needed, and no filter that hides it: allow openat2 in the container's seccomp "
+            "profile; systemd's RestrictSUIDSGID= and DynamicUser= hide it, too");
     case ENOENT:
     case ENOTDIR:
         return err_raise(ERR_NOT_FOUND, "there is no \"%.200s\"", relative);

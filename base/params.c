@@ -58,7 +58,8 @@ void params_join(const char *const *list, char *out, size_t size)
 
 static void range_text(const struct params_row *row, char *out, size_t size)
 {
-    snprintf(out, size, row->exclusive ? "above %.15g and below %.15g" : "from %.15g to %.15g", row->min, row->max);
+    /* 16 digits: the largest seed is 2^53 - 1, and the bounds that are fractions have few. */
+    snprintf(out, size, row->exclusive ? "above %.16g and below %.16g" : "from %.16g to %.16g", row->min, row->max);
 }
 
 static bool bounded(const struct params_row *row)
