@@ -118,6 +118,25 @@ def idle_connections():
             one.close()
 
 
+def connections_are_parked_between_requests():
+    """Descriptors for about a hundred requests at a time: 250 connections are kept all the same, and each is answered whenever it asks."""
+    count, files = 250, 1300
+    with Narrow(files, "--max-connections", "300", "--max-connections-per-address", "300", "--max-streams", "16") as daemon:
+        begun = daemon.descriptors()
+        raw = [socket.create_connection(("127.0.0.1", daemon.port), timeout=10) for _ in range(count)]
+        for _ in range(3):
+            for one in raw:
+                one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            for one in raw:
+                equal(one.recv(4096)[:12], b"HTTP/1.1 200", "the answer on a connection that is kept")
+        # Idle for a moment, each takes its own socket alone.
+        wait_until(lambda: daemon.descriptors() - begun <= count + 5, "idle connections take a descriptor each")
+        for one in raw:
+            one.sendall(b"GET /v1/system HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            equal(one.recv(4096)[:12], b"HTTP/1.1 200", "the answer after a pause")
+            one.close()
+
+
 def slow_uploads():
     head = b"POST /v1/files?purpose=calibration HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
     with Narrow(400) as daemon:
@@ -150,4 +169,5 @@ def one_address_does_not_take_all():
             one.close()
 
 
-main([thousands_of_slow_downloads, job_waits_for_a_descriptor, slow_downloads, idle_connections, slow_uploads, one_address_does_not_take_all])
+main([thousands_of_slow_downloads, job_waits_for_a_descriptor, slow_downloads, idle_connections,
+      connections_are_parked_between_requests, slow_uploads, one_address_does_not_take_all])
