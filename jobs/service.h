@@ -17,6 +17,7 @@
 
 #define SERVICE_PATH_MAX 4096
 #define SERVICE_URI_SIZE 1024       /* of a checkpoint */
+#define SERVICE_PLACE_SIZE 8192     /* of its folder's path, with that of the root */
 #define SERVICE_ARTIFACT "artifact" /* in a job's folder: files of an artifact until they are blobs */
 
 struct service {
@@ -66,15 +67,17 @@ json_t *quota_schema(void);
 /* --- service_models.c */
 /* JSON Schema of a registration. New reference. */
 json_t *service_model_schema(void);
-/* The model that a registration within a job names: the project's model of the same digest, or a new one. *made: it was
- * not there before. */
+/* The model that a registration within a job names: the project's model of the same folder and digest, or a new one.
+ * *made: it was not there before. */
 int service_model_inline(struct service *service, const struct principal *who, const json_t *registration,
                          struct validation_errors *errors, char id[ID_SIZE], bool *made);
 
 /* --- service_checkpoint.c */
 /* Open the checkpoint that a uri names below one of the roots. */
 int service_model_open(const struct service *service, const char *uri, struct model **out);
-/* The same for a stored model object of a project (NULL: of any), whose digest must still be the one it was registered
+/* The absolute path of the folder that a uri names, the same text for each way to write it. */
+int service_model_place(const struct service *service, const char *uri, char place[SERVICE_PLACE_SIZE]);
+/* As service_model_open, for a stored model object of a project (NULL: of any), whose digest must still be the one it was registered
  * with: ERR_SOURCE_CHANGED. */
 int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out);
 /* The checkpoint's tokenizer; *out = NULL when it has none. */

@@ -7,9 +7,13 @@
 
 #include "jobs/service_uploaded.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/fs.h"
 #include "base/text.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -135,6 +139,52 @@ int service_model_open(const struct service *service, const char *uri, struct mo
         if (rc != ERR_NOT_FOUND) {
             return rc;
         }
+    }
+    return refuse_path(service, path);
+}
+
+/* Add the components of a path to a place, without those that name nothing. */
+static int place_add(char *place, const char *path)
+{
+    size_t used = strlen(place);
+
+    while (*(path += strspn(path, "/")) != '\0') {
+        size_t length = strcspn(path, "/");
+        if (length != 1 || path[0] != '.') {
+            if (used + 1 + length >= SERVICE_PLACE_SIZE) {
+                return err_raise(ERR_INVALID_PARAMETER, "the path of a checkpoint is longer than %d bytes",
+                                 SERVICE_PLACE_SIZE - 1);
+            }
+            place[used++] = '/';
+            memcpy(place + used, path, length);
+            place[used += length] = '\0';
+        }
+        path += length;
+    }
+    return 0;
+}
+
+/* Links are left alone: what they point to may be another checkpoint when the job runs. */
+int service_model_place(const struct service *service, const char *uri, char place[SERVICE_PLACE_SIZE])
+{
+    char path[SERVICE_URI_SIZE], config[SERVICE_URI_SIZE + 16];
+
+    place[0] = '\0';
+    TRY(parse_uri(uri, path, sizeof(path)));
+    for (size_t i = 0; i < service->root_count; i++) {
+        AUTO_CLOSE int fd = -1;
+        const char *relative = path[0] == '/' ? below_root(path, service->roots[i]) : path;
+        if (relative == NULL) {
+            continue;
+        }
+        snprintf(config, sizeof(config), "%s/config.json", relative);
+        int rc = fs_open_beneath(service->root_fds[i], config, O_PATH, &fd);
+        if (rc == ERR_NOT_FOUND) {
+            continue;
+        }
+        TRY(rc);
+        TRY(place_add(place, service->roots[i]));
+        return place_add(place, relative);
     }
     return refuse_path(service, path);
 }

@@ -260,8 +260,24 @@ int service_model_register(struct service *service, const struct principal *who,
     return 0;
 }
 
-/* The id of the project's model of that digest; "" when there is none. */
-static int find_digest(struct service *service, const struct principal *who, const char *digest, char id[ID_SIZE])
+/* A digest covers headers, which all checkpoints of one architecture may have in common: it does not say that two
+ * folders hold the same weights. */
+static bool same_source(const struct service *service, const json_t *model, const char *digest, const char *place)
+{
+    char other[SERVICE_PLACE_SIZE];
+    const char *uri = json_string_value(json_object_get(model, "uri"));
+    const char *found = json_string_value(json_object_get(model, "digest"));
+
+    if (uri == NULL || found == NULL || strcmp(found, digest) != 0) {
+        return false;
+    }
+    /* Fails for what was uploaded, and for a folder that is gone. */
+    return service_model_place(service, uri, other) == 0 && strcmp(other, place) == 0;
+}
+
+/* The id of the project's model of that folder and digest; "" when there is none. */
+static int find_source(struct service *service, const struct principal *who, const char *digest, const char *place,
+                       char id[ID_SIZE])
 {
     char after[ID_SIZE] = "";
     bool more = true;
@@ -276,9 +292,8 @@ static int find_digest(struct service *service, const struct principal *who, con
         TRY(store_object_list(service->store, "mdl", &page, &list));
         json_array_foreach(json_object_get(list, "data"), i, model)
         {
-            const char *found = json_string_value(json_object_get(model, "digest"));
             snprintf(after, sizeof(after), "%s", json_string_value(json_object_get(model, "id")));
-            if (id[0] == '\0' && found != NULL && strcmp(found, digest) == 0) {
+            if (id[0] == '\0' && same_source(service, model, digest, place)) {
                 snprintf(id, ID_SIZE, "%s", after);
             }
         }
@@ -291,7 +306,10 @@ static int find_digest(struct service *service, const struct principal *who, con
 static int find_or_put(struct service *service, const struct principal *who, const json_t *object, char id[ID_SIZE],
                        bool *made)
 {
-    TRY(find_digest(service, who, json_string_value(json_object_get(object, "digest")), id));
+    char place[SERVICE_PLACE_SIZE];
+
+    TRY(service_model_place(service, json_string_value(json_object_get(object, "uri")), place));
+    TRY(find_source(service, who, json_string_value(json_object_get(object, "digest")), place, id));
     *made = id[0] == '\0';
     if (!*made) {
         return 0;

@@ -1,7 +1,10 @@
 """What clients do to jobs beside creating them: change, pause, resume, retry, compare, wait; each route and each conflict."""
 
+import os
+import tempfile
 import time
 
+import checkpoint
 from harness import (JOBS, NDJSON, SANITIZED, Call, Daemon, artifact_digests, equal, gptq_body, ids_records, main, new_job, post, succeed,
                      true, wait_job, wait_until)
 
@@ -210,6 +213,27 @@ def model_in_the_request():
         equal(daemon.get("/v1/models")["data"], [], "a refused job leaves no model")
 
 
+def models_of_equal_headers():
+    """Checkpoints of one fine-tune differ in their weights alone, so they have one digest: each is a model of its own."""
+    with tempfile.TemporaryDirectory() as root:
+        for name, seed in (("one", 1), ("two", 2)):
+            checkpoint.write(os.path.join(root, name), seed=seed)
+        with Daemon(roots=[root]) as daemon:
+            submit = lambda uri: post(daemon, JOBS, json={"model": {"uri": uri}, "method": "rtn", "quantization": {"group_size": 32}})
+            registered = post(daemon, "/v1/models", json={"uri": "file:one"})
+            jobs = {name: submit(f"file:{name}") for name in ("one", "two")}
+            models = {name: daemon.get(path(job))["model"] for name, job in jobs.items()}
+            equal(models["one"], registered, "the model of the folder")
+            second = daemon.get(f"/v1/models/{models['two']}")
+            equal((second["uri"], second["digest"]), ("file:two", daemon.get(f"/v1/models/{registered}")["digest"]))
+            for uri in (f"file://{root}/two", f"file:{root}//two/", "file:./two", "file:t%77o"):
+                equal(daemon.get(path(submit(uri)))["model"], models["two"], uri)
+            digests = [succeed(daemon, jobs[name])["result"]["artifact_id"] for name in jobs]
+            files = [daemon.get(f"/v1/artifacts/{artifact}")["files"] for artifact in digests]
+            weights = [[file["sha256"] for file in each if file["path"] == "model.safetensors"] for each in files]
+            true(weights[0] != weights[1], "each artifact is of its own weights")
+
+
 def jobs_expire():
     with Daemon() as daemon:
         model = post(daemon, "/v1/models", json={"uri": "file:tiny-llama"})
@@ -283,5 +307,5 @@ def cancelled_at(daemon, phase, fraction):
 
 
 main([changes, priority_decides_who_is_next, pause_and_resume, pause_now_and_cancel, retry_after_a_failure,
-      retry_with_other_parameters, comparison, waiting_for_the_end, model_in_the_request, jobs_expire, retention,
+      retry_with_other_parameters, comparison, waiting_for_the_end, model_in_the_request, models_of_equal_headers, jobs_expire, retention,
       cancel_now_in_each_phase])
