@@ -70,12 +70,28 @@ static double rows_member(const json_t *row, const char *key)
     return json_number_value(json_object_get(row, key));
 }
 
+/* The mean of a member over the rows that have it, by their parameters; null where none has. */
+static json_t *rows_mean(const json_t *rows, const char *key)
+{
+    double sum = 0;
+    double parameters = 0;
+    size_t i;
+    json_t *row;
+
+    json_array_foreach((json_t *)rows, i, row)
+    {
+        if (json_is_number(json_object_get(row, key))) {
+            double n = rows_member(row, "parameters");
+            sum += n * rows_member(row, key);
+            parameters += n;
+        }
+    }
+    return parameters > 0 ? json_real(sum / parameters) : json_null();
+}
+
 json_t *rows_totals(const json_t *rows)
 {
     double parameters = 0;
-    double bits = 0;
-    double relative = 0;
-    double output = 0;
     double seconds = 0;
     int fallbacks = 0;
     size_t i;
@@ -83,26 +99,15 @@ json_t *rows_totals(const json_t *rows)
 
     json_array_foreach((json_t *)rows, i, row)
     {
-        double n = rows_member(row, "parameters");
-        parameters += n;
-        bits += n * rows_member(row, "bits_per_weight");
-        relative += n * rows_member(row, "relative_mse");
-        output += n * rows_member(row, "output_relative_mse");
+        parameters += rows_member(row, "parameters");
         seconds += rows_member(row, "seconds");
         fallbacks += json_is_string(json_object_get(row, "fallback"));
     }
-    double weight = parameters > 0 ? parameters : 1;
-    json_t *totals = json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:i}", "modules", (json_int_t)json_array_size(rows),
-                               "parameters_quantized", (json_int_t)parameters, "bits_per_weight", bits / weight,
-                               "mean_relative_mse", relative / weight, "mean_output_relative_mse", output / weight,
-                               "solve_seconds", seconds, "fallbacks", fallbacks);
-    if (parameters == 0) { /* means over nothing */
-        static const char *const means[] = {"bits_per_weight", "mean_relative_mse", "mean_output_relative_mse"};
-        for (size_t k = 0; k < sizeof(means) / sizeof(means[0]); k++) {
-            json_object_set_new(totals, means[k], json_null());
-        }
-    }
-    return totals;
+    return json_pack("{s:I, s:I, s:o, s:o, s:o, s:f, s:i}", "modules", (json_int_t)json_array_size(rows),
+                     "parameters_quantized", (json_int_t)parameters, "bits_per_weight",
+                     rows_mean(rows, "bits_per_weight"), "mean_relative_mse", rows_mean(rows, "relative_mse"),
+                     "mean_output_relative_mse", rows_mean(rows, "output_relative_mse"), "solve_seconds", seconds,
+                     "fallbacks", fallbacks);
 }
 
 static double badness(const json_t *row)

@@ -9,7 +9,8 @@
 const char *const *rows_columns(void);
 /* An array of one object a row; NULL: no memory. New reference. */
 json_t *rows_json(const struct report_row *rows, int count);
-/* Sums over rows for the report's "totals": weighted relative errors, bits per weight, counts. New reference. */
+/* Sums over rows for the report's "totals": weighted relative errors, bits per weight, counts. A mean is over the rows
+ * that have the value, null where none has. New reference. */
 json_t *rows_totals(const json_t *rows);
 /* The five rows with the largest output_relative_mse (relative_mse where that is null): module and value. */
 json_t *rows_worst(const json_t *rows);

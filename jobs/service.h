@@ -77,8 +77,8 @@ int service_model_inline(struct service *service, const struct principal *who, c
 int service_model_open(const struct service *service, const char *uri, struct model **out);
 /* The absolute path of the folder that a uri names, the same text for each way to write it. */
 int service_model_place(const struct service *service, const char *uri, char place[SERVICE_PLACE_SIZE]);
-/* As service_model_open, for a stored model object of a project (NULL: of any), whose digest must still be the one it was registered
- * with: ERR_SOURCE_CHANGED. */
+/* As service_model_open, for a stored model object of a project (NULL: of any), whose digest must still be the one it
+ * was registered with: ERR_SOURCE_CHANGED. */
 int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out);
 /* The checkpoint's tokenizer; *out = NULL when it has none. */
 int service_tokenizer_open(const struct model *model, struct tokenizer **out);

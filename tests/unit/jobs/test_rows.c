@@ -184,6 +184,20 @@ START_TEST(test_totals_weigh_by_parameters)
     ck_assert_double_eq_tol(number(totals, "mean_relative_mse"), 0.25, 1e-12);
     ck_assert_double_eq_tol(number(totals, "mean_output_relative_mse"), 0.5, 1e-12);
     json_decref(totals);
+
+    json_array_append_new(rows, made_row("c", 600, 8, 0.3, json_null())); /* without inputs to measure it on */
+    totals = rows_totals(rows);
+    ck_assert_double_eq_tol(number(totals, "mean_relative_mse"), 0.28, 1e-12);
+    ck_assert_double_eq_tol(number(totals, "mean_output_relative_mse"), 0.5, 1e-12);
+    json_decref(totals);
+
+    json_array_clear(rows);
+    json_array_append_new(rows, made_row("d", 1, 4, 0.1, json_null())); /* as in a job without calibration */
+    totals = rows_totals(rows);
+    ck_assert(json_is_null(json_object_get(totals, "mean_output_relative_mse")));
+    ck_assert_double_eq_tol(number(totals, "mean_relative_mse"), 0.1, 1e-12);
+    json_decref(totals);
+
     json_array_clear(rows);
     totals = rows_totals(rows); /* nothing done yet */
     ck_assert(json_is_null(json_object_get(totals, "bits_per_weight")));
