@@ -65,10 +65,10 @@ static int read_key_file(const char *path, struct signing_key_file *file)
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
     if (fd < 0) {
-        return err_raise_errno(errno, "%.300s: %s", path, strerror(errno));
+        return err_raise_errno(errno, "%.300s", path);
     }
     if (fstat(fd, &info) != 0) {
-        return err_raise_errno(errno, "%.300s: %s", path, strerror(errno));
+        return err_raise_errno(errno, "%.300s", path);
     }
     file->exposed = (info.st_mode & S_IRWXO) != 0;
     int rc = fs_read_fd(fd, KEY_FILE_MAX, &file->text, &file->size);

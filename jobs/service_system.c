@@ -3,6 +3,7 @@
 #include "jobs/service.h"
 
 #include "base/err.h"
+#include "base/text.h"
 #include "jobs/metrics.h"
 #include "jobs/signature.h"
 #include "jobs/view.h"
@@ -137,8 +138,13 @@ int service_method(struct service *service, const char *name, json_t **method)
 
     (void)service;
     if (quantizer == NULL) {
-        return err_set_hint(err_raise(ERR_NOT_FOUND, "there is no method \"%.60s\"", name),
-                            "GET /v1/methods lists them");
+        struct text_guess guess = {.word = name};
+        for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+            text_guess_offer(&guess, (*q)->name);
+        }
+        int rc = err_raise(ERR_NOT_FOUND, "there is no method \"%.60s\"", name);
+        return guess.name != NULL ? err_set_hint(rc, "did you mean \"%s\"?", guess.name)
+                                  : err_set_hint(rc, "GET /v1/methods lists them");
     }
     *method = describe_method(quantizer);
     return *method != NULL ? 0 : err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a method");
