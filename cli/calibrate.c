@@ -10,6 +10,7 @@
 #include "cli/safe.h"
 #include "cli/status.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,15 +23,19 @@
 struct batch {
     char *text;
     size_t size, capacity;
+    int64_t *numbers; /* of its lines in the file */
+    size_t lines, lines_capacity;
     bool last;
 };
 
 /* The lines of a file, one ahead. */
 struct source {
     FILE *in;
+    const char *name;
     char *line;
     size_t capacity;
-    ssize_t size; /* of line; not above 0: there is no more */
+    ssize_t size;   /* of line; not above 0: there is no more */
+    int64_t number; /* of line, from 1 */
 };
 
 /* Blank lines are left out: the server does not count them as records. */
@@ -38,27 +43,43 @@ static void next_line(struct source *source)
 {
     do {
         source->size = getline(&source->line, &source->capacity, source->in);
+        source->number++;
     } while (source->size > 0 && strspn(source->line, " \t\r\n") == (size_t)source->size);
+}
+
+static int batch_add(struct batch *batch, const struct source *source)
+{
+    size_t size = (size_t)source->size;
+
+    if (batch->size + size > batch->capacity) {
+        TRY(mem_resize(&batch->text, batch->size + size));
+        batch->capacity = batch->size + size;
+    }
+    if (batch->lines == batch->lines_capacity) {
+        size_t capacity = batch->lines_capacity > 0 ? 2 * batch->lines_capacity : 256;
+        TRY(mem_resize(&batch->numbers, capacity));
+        batch->lines_capacity = capacity;
+    }
+    memcpy(batch->text + batch->size, source->line, size);
+    batch->size += size;
+    batch->numbers[batch->lines++] = source->number;
+    return 0;
 }
 
 static int read_batch(struct source *source, struct batch *batch)
 {
     batch->size = 0;
+    batch->lines = 0;
     while (source->size > 0 && (batch->size == 0 || batch->size + (size_t)source->size <= BATCH_BYTES)) {
-        size_t size = (size_t)source->size;
-        if (size > LINE_MAX_BYTES) {
-            return status_fail(STATUS_LOCAL, "a calibration record is longer than %zu MiB", LINE_MAX_BYTES >> 20);
+        if ((size_t)source->size > LINE_MAX_BYTES) {
+            return status_fail(STATUS_LOCAL, "%s: line %" PRId64 " is longer than %zu MiB", source->name,
+                               source->number, LINE_MAX_BYTES >> 20);
         }
-        if (batch->size + size > batch->capacity) {
-            TRY(mem_resize(&batch->text, batch->size + size));
-            batch->capacity = batch->size + size;
-        }
-        memcpy(batch->text + batch->size, source->line, size);
-        batch->size += size;
+        TRY(batch_add(batch, source));
         next_line(source);
     }
     if (ferror(source->in) != 0) {
-        return status_fail(STATUS_LOCAL, "the calibration records cannot be read");
+        return status_fail(STATUS_LOCAL, "%s cannot be read: %s", source->name, strerror(errno));
     }
     batch->last = source->size <= 0;
     return 0;
@@ -67,16 +88,18 @@ static int read_batch(struct source *source, struct batch *batch)
 /* Leave out the first lines of a batch. */
 static void drop_lines(struct batch *batch, int64_t lines)
 {
-    size_t at = 0;
+    size_t at = 0, dropped = 0;
 
-    while (lines > 0 && at < batch->size) {
+    while (dropped < batch->lines && (int64_t)dropped < lines) {
         const char *end = memchr(batch->text + at, '\n', batch->size - at);
         at = end != NULL ? (size_t)(end - batch->text) + 1 : batch->size;
-        lines--;
+        dropped++;
     }
-    if (at > 0) { /* else the text may be NULL */
+    if (dropped > 0) { /* else the text may be NULL */
         memmove(batch->text, batch->text + at, batch->size - at);
+        memmove(batch->numbers, batch->numbers + dropped, (batch->lines - dropped) * sizeof(batch->numbers[0]));
         batch->size -= at;
+        batch->lines -= dropped;
     }
 }
 
@@ -92,9 +115,28 @@ static int ask_offset(struct cli *cli, const char *job, int64_t *offset, bool *c
                : status_fail(STATUS_SERVER, "the job does not say how many records it has");
 }
 
+/* The lines that an answer rejects, by their numbers in the file: the server counts those of the batch. */
+static void show_rejected(const char *name, const struct batch *batch, const json_t *answer)
+{
+    const json_t *errors = json_object_get(answer, "errors"), *error;
+    int64_t rejected = 0, line = 0;
+    size_t i;
+
+    json_array_foreach(errors, i, error)
+    {
+        bool known = json_get_int(error, "line", 1, (int64_t)batch->lines, &line) == 1;
+        safe_printf(stderr, "  %s:%" PRId64 ": not accepted: %s (%s)\n", name, known ? batch->numbers[line - 1] : 0,
+                    print_text(error, "detail"), print_text(error, "code"));
+    }
+    if (json_get_int(answer, "rejected", 0, INT64_MAX, &rejected) == 1 && rejected > (int64_t)json_array_size(errors)) {
+        safe_printf(stderr, "  and %" PRId64 " more lines\n", rejected - (int64_t)json_array_size(errors));
+    }
+}
+
 /* libcurl sends a batch again on its own when a connection that was kept breaks before any answer. The server, which
  * took the first one, refuses the second: that is a lost answer too. */
-static int send_once(struct cli *cli, const char *job, const struct batch *batch, int64_t offset, json_t **out)
+static int send_once(struct cli *cli, const char *job, const char *name, const struct batch *batch, int64_t offset,
+                     json_t **out)
 {
     char path[CLIENT_PATH_MAX], below[64];
     AUTO(http_answer) struct http_answer answer = {0};
@@ -117,14 +159,20 @@ static int send_once(struct cli *cli, const char *job, const struct batch *batch
         }
     }
     if (answer.status < 200 || answer.status > 299) {
-        return client_refused(cli, &answer);
+        AUTO_JSON json_t *problem = NULL;
+        int rc = client_refused(cli, &answer);
+        if (rc == STATUS_REFUSED && json_parse(answer.body, answer.size, 32, &problem) == 0) {
+            show_rejected(name, batch, problem);
+        }
+        return status_shown(rc);
     }
     return client_parse(cli, &answer, out);
 }
 
-static int send_batch(struct cli *cli, const char *job, struct batch *batch, int64_t *offset, json_t **answer)
+static int send_batch(struct cli *cli, const char *job, const char *name, struct batch *batch, int64_t *offset,
+                      json_t **answer)
 {
-    int rc = send_once(cli, job, batch, *offset, answer);
+    int rc = send_once(cli, job, name, batch, *offset, answer);
 
     for (int attempt = 1; rc == STATUS_UNREACHABLE && attempt < ATTEMPTS; attempt++) {
         int64_t has = *offset;
@@ -140,7 +188,7 @@ static int send_batch(struct cli *cli, const char *job, struct batch *batch, int
         if (complete) {
             return 0;
         }
-        rc = send_once(cli, job, batch, *offset, answer);
+        rc = send_once(cli, job, name, batch, *offset, answer);
     }
     if (rc == 0) {
         (void)json_get_int(*answer, "next_offset", 0, INT64_MAX, offset);
@@ -148,24 +196,10 @@ static int send_batch(struct cli *cli, const char *job, struct batch *batch, int
     return rc;
 }
 
-static void show_rejected(const json_t *answer)
-{
-    const json_t *error;
-    size_t i;
-
-    json_array_foreach(json_object_get(answer, "errors"), i, error)
-    {
-        char line[PRINT_SIZE];
-        safe_printf(stderr, "  line %s of the batch was not accepted: %s (%s)\n",
-                    print_value(json_object_get(error, "line"), line), print_text(error, "detail"),
-                    print_text(error, "code"));
-    }
-}
-
-int calibrate_stream(struct cli *cli, const char *job, FILE *in, int64_t records)
+int calibrate_stream(struct cli *cli, const char *job, FILE *in, const char *name, int64_t records)
 {
     struct batch batch = {0};
-    struct source source = {.in = in};
+    struct source source = {.in = in, .name = name};
     int64_t offset = records;
     int rc = 0;
 
@@ -176,15 +210,16 @@ int calibrate_stream(struct cli *cli, const char *job, FILE *in, int64_t records
     while (rc == 0 && !batch.last) {
         AUTO_JSON json_t *answer = NULL;
         rc = read_batch(&source, &batch);
-        rc = rc != 0 ? rc : send_batch(cli, job, &batch, &offset, &answer);
+        rc = rc != 0 ? rc : send_batch(cli, job, name, &batch, &offset, &answer);
         if (rc == 0 && !cli->quiet) {
             char tokens[PRINT_SIZE];
             safe_printf(stderr, "calibration: %" PRId64 " records, %s tokens\n", offset,
                         print_value(json_object_get(answer, "tokens"), tokens));
-            show_rejected(answer);
+            show_rejected(name, &batch, answer);
         }
     }
     free(batch.text);
+    free(batch.numbers);
     free(source.line);
     return rc;
 }

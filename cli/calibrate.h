@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-/* Send the lines of in (NDJSON) into the job and complete its calibration. After a broken connection the batch is
- * continued after the records that the server has. records: what an earlier call has sent already; so many lines are
- * left out. */
-int calibrate_stream(struct cli *cli, const char *job, FILE *in, int64_t records);
+/* Send the lines of in (NDJSON), which messages call name, into the job and complete its calibration. After a broken
+ * connection the batch is continued after the records that the server has. records: what an earlier call has sent
+ * already; so many lines are left out. */
+int calibrate_stream(struct cli *cli, const char *job, FILE *in, const char *name, int64_t records);

@@ -69,13 +69,23 @@ static void show_fault(const json_t *fault)
     }
 }
 
-static void show_problem(const json_t *problem, long status)
+/* What the server says to change; of a key that is missing or not one, how quantctl takes keys. */
+static const char *problem_hint(const json_t *problem, long status, bool key)
+{
+    return status != 401 ? member_text(problem, "hint")
+           : !key ? "quantctl login remembers a key, QUANTD_API_KEY has one; quantd key create makes the first one"
+                  : member_text(problem, "hint");
+}
+
+static void show_problem(const json_t *problem, long status, bool key)
 {
     const json_t *errors = json_object_get(problem, "errors"), *fault;
     const char *detail = member_text(problem, "detail"), *request = member_text(problem, "request_id");
+    const char *hint = problem_hint(problem, status, key);
     size_t i;
 
-    if (json_array_size(errors) > 0) {
+    /* Errors of lines are those of records, which calibrate.c shows by their place in the file. */
+    if (json_array_size(errors) > 0 && json_object_get(json_array_get(errors, 0), "line") == NULL) {
         safe_printf(stderr, "quantctl: refused (%ld %s):\n", status, member_text(problem, "code"));
         json_array_foreach(errors, i, fault)
         {
@@ -87,8 +97,8 @@ static void show_problem(const json_t *problem, long status)
         if (member_text(problem, "param")[0] != '\0') {
             safe_printf(stderr, "  at %s\n", member_text(problem, "param"));
         }
-        if (member_text(problem, "hint")[0] != '\0') {
-            safe_printf(stderr, "  hint: %s\n", member_text(problem, "hint"));
+        if (hint[0] != '\0') {
+            safe_printf(stderr, "  hint: %s\n", hint);
         }
     }
     if (status >= 500 && request[0] != '\0') {
@@ -109,11 +119,11 @@ int client_refused(struct cli *cli, const struct http_answer *answer)
     }
     if (strcmp(answer->type, "application/problem+json") != 0 || answer->body == NULL ||
         json_parse_within(answer->body, answer->size, &budget, &problem) != 0 || !json_is_object(problem)) {
-        return err_set_hint(status_fail(outcome, "%s answered with status %ld and \"%s\", not as quantd does",
+        return err_set_hint(status_fail(STATUS_SERVER, "%s answered with status %ld and \"%s\", not as quantd does",
                                         http_url(cli->http), answer->status, answer->type),
                             "is that the URL of a quantd server?");
     }
-    show_problem(problem, answer->status);
+    show_problem(problem, answer->status, cli->profile.key != NULL);
     if (cli->json) {
         print_json(problem);
     }

@@ -3,10 +3,11 @@
 #include "base/err.h"
 #include "cli/commands.h"
 #include "cli/job.h"
+#include "cli/members.h"
 #include "cli/print.h"
 #include "cli/safe.h"
 
-static int ask_jobs(struct cli *cli, const char *action, int count, char **jobs)
+static int ask_jobs(struct cli *cli, const char *action, const json_t *body, int count, char **jobs)
 {
     char path[CLIENT_PATH_MAX];
 
@@ -17,7 +18,7 @@ static int ask_jobs(struct cli *cli, const char *action, int count, char **jobs)
         AUTO_JSON json_t *job = NULL;
 
         TRY(job_path(path, sizeof(path), jobs[i], action));
-        TRY(client_send(cli, "POST", path, NULL, &job));
+        TRY(client_send(cli, "POST", path, body, &job));
         if (cli->json) {
             print_json(job);
         } else if (!cli->quiet) {
@@ -29,22 +30,62 @@ static int ask_jobs(struct cli *cli, const char *action, int count, char **jobs)
 
 static int cancel_run(struct cli *cli, const void *given, int count, char **arguments)
 {
-    return ask_jobs(cli, "/cancel", count, arguments);
+    return ask_jobs(cli, "/cancel", NULL, count, arguments);
 }
+
+/* --- pause */
+
+struct pause_options {
+    bool now;
+};
+
+static const struct option_row pause_options[] = {
+    {"now", 0, OPTION_FLAG, NULL, offsetof(struct pause_options, now), .help = "At once: the open block is dropped"},
+    {0},
+};
 
 static int pause_run(struct cli *cli, const void *given, int count, char **arguments)
 {
-    return ask_jobs(cli, "/pause", count, arguments);
+    const struct pause_options *options = given;
+    AUTO_JSON json_t *body = options->now ? json_pack("{s:s}", "mode", "now") : NULL;
+
+    return ask_jobs(cli, "/pause", body, count, arguments);
 }
 
 static int resume_run(struct cli *cli, const void *given, int count, char **arguments)
 {
-    return ask_jobs(cli, "/resume", count, arguments);
+    return ask_jobs(cli, "/resume", NULL, count, arguments);
 }
+
+/* --- retry */
+
+struct retry_options {
+    struct option_texts set;
+    int64_t attempts, timeout;
+};
+
+#define AT(member) offsetof(struct retry_options, member)
+
+static const struct option_row retry_options[] = {
+    {"set", 0, OPTION_TEXTS, "NAME=VALUE", AT(set),
+     .help = "Another value: damp_percent=0.02 of quantization, resources.device=cpu of another object; repeatable"},
+    {"max-attempts", 0, OPTION_INT, "N", AT(attempts), .help = "Attempts without progress", 1, 1000000},
+    {"time-limit", 0, OPTION_INT, "SECONDS", AT(timeout), .help = "timeout_seconds: the job's time limit", 1,
+     INT64_MAX},
+    {0},
+};
 
 static int retry_run(struct cli *cli, const void *given, int count, char **arguments)
 {
-    return ask_jobs(cli, "/retry", count, arguments);
+    const struct retry_options *options = given;
+    AUTO_JSON json_t *body = json_object();
+
+    for (size_t i = 0; i < options->set.count; i++) {
+        TRY(members_set(body, options->set.items[i]));
+    }
+    members_int(body, "max_attempts", options->attempts);
+    members_int(body, "timeout_seconds", options->timeout);
+    return ask_jobs(cli, "/retry", json_object_size(body) > 0 ? body : NULL, count, arguments);
 }
 
 const struct command command_cancel = {
@@ -56,6 +97,8 @@ const struct command command_pause = {
     .summary = "Pause jobs; one that runs finishes its open block first",
     .min = 1,
     .max = -1,
+    .options = pause_options,
+    .size = sizeof(struct pause_options),
     .run = pause_run,
 };
 
@@ -66,7 +109,11 @@ const struct command command_retry = {
     .name = "retry",
     .arguments = "JOB...",
     .summary = "Try jobs that failed or were cancelled again, from their last finished block",
+    .details =
+        "Changed parameters apply to the blocks that are not finished, and must leave finished ones as they are.",
     .min = 1,
     .max = -1,
+    .options = retry_options,
+    .size = sizeof(struct retry_options),
     .run = retry_run,
 };

@@ -87,7 +87,7 @@ static int get_key(const struct login_options *options, char *out, size_t size)
     if (options->key_file != NULL) {
         AUTO_FILE FILE *in = fopen(options->key_file, "re");
         if (in == NULL) {
-            return status_fail(STATUS_LOCAL, "%s cannot be opened", options->key_file);
+            return status_fail(STATUS_LOCAL, "%s cannot be opened: %s", options->key_file, strerror(errno));
         }
         login_read_line(in, out, size);
     } else if (options->key_stdin) {
@@ -123,7 +123,7 @@ static int login_run(struct cli *cli, const void *given, int count, char **argum
     if (cli->ca_file != NULL) {
         ca_file = realpath(cli->ca_file, NULL); /* the profile is used from other directories */
         if (ca_file == NULL) {
-            return status_fail(STATUS_LOCAL, "%s cannot be read", cli->ca_file);
+            return status_fail(STATUS_LOCAL, "%s cannot be read: %s", cli->ca_file, strerror(errno));
         }
         cli->ca_file = ca_file;
     }

@@ -2,11 +2,16 @@
 
 #include "base/err.h"
 #include "cli/commands.h"
+#include "cli/models.h"
 #include "cli/objects.h"
 #include "cli/print.h"
 #include "cli/safe.h"
+#include "cli/status.h"
 
 #include <stdio.h>
+#include <string.h>
+
+#define MODEL_ID_SIZE 128
 
 static int show_model(const json_t *model)
 {
@@ -111,24 +116,84 @@ const struct command command_models_register = {
     .run = models_register_run,
 };
 
-/* --- show, delete */
+/* --- by name, show, delete */
+
+int models_find(struct cli *cli, const char *name, json_t **id)
+{
+    AUTO_JSON json_t *list = NULL;
+    const json_t *model, *found = NULL;
+    size_t i, matches = 0;
+
+    TRY(client_list(cli, objects_models.path, 0, &list));
+    json_array_foreach(json_object_get(list, "data"), i, model)
+    {
+        if (strcmp(print_text(model, "name"), name) == 0) {
+            found = found == NULL ? model : found; /* the newest */
+            matches++;
+        }
+    }
+    if (matches == 0) {
+        return err_set_hint(err_raise(ERR_CONFIG, "there is no model named \"%.200s\"", name),
+                            "quantctl models lists them; file:PATH registers one");
+    }
+    if (matches > 1) {
+        return err_set_hint(err_raise(ERR_CONFIG, "%zu models are named \"%.200s\"", matches, name),
+                            "name one by its id; quantctl models lists them");
+    }
+    if (!json_is_string(json_object_get(found, "id"))) {
+        return status_fail(STATUS_SERVER, "the server's model has no id");
+    }
+    *id = json_incref(json_object_get(found, "id"));
+    return 0;
+}
+
+/* Do what is done with objects to the models that ids or names mean: nothing, if one of them means none. */
+static int models_each(struct cli *cli, int count, char **names,
+                       int (*act)(struct cli *cli, const struct objects *objects, int count, char **ids))
+{
+    char ids[OPTION_TEXTS_MAX][MODEL_ID_SIZE], *list[OPTION_TEXTS_MAX];
+
+    if (count > OPTION_TEXTS_MAX) {
+        return err_raise(ERR_CONFIG, "more than %d arguments", OPTION_TEXTS_MAX);
+    }
+    for (int i = 0; i < count; i++) {
+        AUTO_JSON json_t *id = NULL;
+        list[i] = names[i];
+        if (strncmp(names[i], "mdl_", 4) != 0) {
+            TRY(models_find(cli, names[i], &id));
+            snprintf(ids[i], sizeof(ids[i]), "%s", json_string_value(id));
+            list[i] = ids[i];
+        }
+    }
+    return act(cli, &objects_models, count, list);
+}
+
+static int models_show_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    return models_each(cli, count, arguments, objects_show);
+}
+
+static int models_delete_run(struct cli *cli, const void *given, int count, char **arguments)
+{
+    return models_each(cli, count, arguments, objects_delete);
+}
 
 const struct command command_models_show = {
     .name = "models show",
     .arguments = "MODEL",
     .summary = "Show one model",
+    .details = "MODEL is an id, or a name that one model has.",
     .min = 1,
     .max = 1,
-    .objects = &objects_models,
-    .act = objects_show,
+    .run = models_show_run,
 };
 
 const struct command command_models_delete = {
     .name = "models delete",
     .arguments = "MODEL...",
     .summary = "Forget models; their files stay",
+    .details = "MODEL is an id, or a name that one model has.",
     .min = 1,
     .max = -1,
-    .objects = &objects_models,
-    .act = objects_delete,
+    .run = models_delete_run,
 };

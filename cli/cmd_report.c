@@ -10,6 +10,7 @@
 #include "cli/safe.h"
 #include "cli/status.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -43,7 +44,9 @@ static const struct option_row report_options[] = {
 
 static int write_out(void *context, const char *data, size_t size)
 {
-    return fwrite(data, 1, size, stdout) == size ? 0 : status_fail(STATUS_LOCAL, "cannot write to standard output");
+    return fwrite(data, 1, size, stdout) == size
+               ? 0
+               : status_fail(STATUS_LOCAL, "cannot write to standard output: %s", strerror(errno));
 }
 
 static int report_csv(struct cli *cli, const char *job, const struct report_options *options)
@@ -283,6 +286,10 @@ static int report_run(struct cli *cli, const void *given, int count, char **argu
     AUTO_JSON json_t *report = NULL;
     char path[CLIENT_PATH_MAX];
 
+    if (!options->csv && (options->sort != NULL || options->module != NULL)) {
+        return err_set_hint(err_raise(ERR_CONFIG, "--%s belongs to --csv", options->sort != NULL ? "sort" : "module"),
+                            "--metric COLUMN orders the table, --all shows every module");
+    }
     if (options->csv) {
         return report_csv(cli, arguments[0], options);
     }

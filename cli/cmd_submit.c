@@ -7,14 +7,19 @@
 #include "cli/commands.h"
 #include "cli/job.h"
 #include "cli/jobfile.h"
+#include "cli/members.h"
+#include "cli/models.h"
 #include "cli/objects.h"
 #include "cli/print.h"
 #include "cli/safe.h"
 #include "cli/status.h"
 #include "cli/watch.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 struct submit_options {
     const char *file, *name, *model, *format, *calibration, *evaluation, *device, *key, *webhook;
@@ -27,8 +32,7 @@ struct submit_options {
 
 static const struct option_row submit_options[] = {
     {"file", 'f', OPTION_TEXT, "FILE", AT(file), .help = "Job file in YAML or JSON; \"-\" is standard input"},
-    {"model", 'm', OPTION_TEXT, "MODEL", AT(model),
-     .help = "Model: its id, its name, or file:PATH, which is registered first"},
+    {"model", 'm', OPTION_TEXT, "MODEL", AT(model), .help = "Model: its id, its name, or file:PATH below a model root"},
     {"method", 0, OPTION_TEXTS, "METHOD", AT(methods), .help = "Method; repeat for a list of stages"},
     {"bits", 'b', OPTION_INT, "N", AT(bits), .help = "quantization.bits", 1, 64},
     {"group-size", 'g', OPTION_INT, "N", AT(group_size), .help = "quantization.group_size", -1, 1000000},
@@ -54,75 +58,16 @@ static const struct option_row submit_options[] = {
     {"idempotency-key", 0, OPTION_TEXT, "KEY", AT(key),
      .help = "Submit once, however often this is run with the same key"},
     {"wait", 'w', OPTION_FLAG, NULL, AT(wait), .help = "Wait for the end of the job; exit status 1 unless it succeeds"},
-    {"watch", 0, OPTION_FLAG, NULL, AT(watch), .help = "The same with progress, as quantctl watch shows it"},
+    {"watch", 0, OPTION_FLAG, NULL, AT(watch), .help = "As --wait, with progress as quantctl watch shows it"},
     {0},
 };
 
 /* --- the body */
 
-/* The object that a member belongs to, created where it is missing. */
-static json_t *object_of(json_t *body, const char *name)
-{
-    json_t *object = json_object_get(body, name);
-
-    if (!json_is_object(object)) {
-        object = json_object();
-        (void)json_object_set_new(body, name, object);
-    }
-    return object;
-}
-
-static int set_text(json_t *object, const char *name, const char *text)
-{
-    if (text != NULL && json_object_set_new(object, name, json_string(text)) != 0) {
-        return err_raise(ERR_CONFIG, "the value of %s is not UTF-8", name);
-    }
-    return 0;
-}
-
-static void set_int(json_t *object, const char *name, int64_t value)
-{
-    if (value != OPTION_UNSET) {
-        (void)json_object_set_new(object, name, json_integer(value));
-    }
-}
-
-static int split(const char *option, const char *item, char *name, size_t size, const char **value)
-{
-    const char *equals = strchr(item, '=');
-
-    if (equals == NULL || equals == item || (size_t)(equals - item) >= size) {
-        return err_raise(ERR_CONFIG, "--%s: \"%.80s\" is not NAME=VALUE", option, item);
-    }
-    memcpy(name, item, (size_t)(equals - item));
-    name[equals - item] = '\0';
-    *value = equals + 1;
-    return 0;
-}
-
-/* NAME or OBJECT.NAME = JSON, or text where it is not JSON. */
-static int set_member(json_t *body, const char *item)
-{
-    char name[256];
-    const char *value = NULL;
-    json_t *parsed = NULL;
-
-    TRY(split("set", item, name, sizeof(name), &value));
-    char *dot = strchr(name, '.');
-    json_t *object = dot != NULL ? (*dot = '\0', object_of(body, name)) : object_of(body, "quantization");
-    if ((value[0] != '[' && value[0] != '{' && value[0] != '"') || json_parse(value, strlen(value), 32, &parsed) != 0) {
-        parsed = jobfile_scalar(value, strlen(value));
-    }
-    if (parsed == NULL || json_object_set_new(object, dot != NULL ? dot + 1 : name, parsed) != 0) {
-        return err_raise(ERR_CONFIG, "--set: \"%.80s\" is not UTF-8", item);
-    }
-    return 0;
-}
-
 static int set_methods(json_t *body, const struct option_texts *methods)
 {
     if (methods->count == 1) {
-        return set_text(body, "method", methods->items[0]);
+        return members_text(body, "method", methods->items[0]);
     }
     if (methods->count > 1) {
         json_t *list = json_array();
@@ -139,16 +84,16 @@ static int set_calibration(json_t *body, const struct submit_options *options)
     const char *file = options->calibration;
 
     if (file != NULL && strncmp(file, "file_", 5) == 0) {
-        TRY(set_text(object_of(body, "calibration"), "file_id", file));
+        TRY(members_text(members_object(body, "calibration"), "file_id", file));
     } else if (file != NULL) {
-        (void)json_object_set_new(object_of(body, "calibration"), "stream", json_true());
+        (void)json_object_set_new(members_object(body, "calibration"), "stream", json_true());
     }
     if (options->samples != OPTION_UNSET || options->length != OPTION_UNSET) {
-        set_int(object_of(body, "calibration"), "num_samples", options->samples);
-        set_int(object_of(body, "calibration"), "sequence_length", options->length);
+        members_int(members_object(body, "calibration"), "num_samples", options->samples);
+        members_int(members_object(body, "calibration"), "sequence_length", options->length);
     }
     if (options->evaluation != NULL && strncmp(options->evaluation, "file_", 5) == 0) {
-        return set_text(object_of(body, "evaluation"), "file_id", options->evaluation);
+        return members_text(members_object(body, "evaluation"), "file_id", options->evaluation);
     }
     if (options->evaluation != NULL) {
         json_t *fraction = jobfile_scalar(options->evaluation, strlen(options->evaluation));
@@ -157,7 +102,7 @@ static int set_calibration(json_t *body, const struct submit_options *options)
             return err_raise(ERR_CONFIG, "--evaluation: \"%.80s\" is neither file_... nor a fraction such as 0.1",
                              options->evaluation);
         }
-        (void)json_object_set_new(object_of(body, "evaluation"), "hold_back", fraction);
+        (void)json_object_set_new(members_object(body, "evaluation"), "hold_back", fraction);
     }
     return 0;
 }
@@ -165,69 +110,41 @@ static int set_calibration(json_t *body, const struct submit_options *options)
 static int make_body(const struct submit_options *options, json_t **out)
 {
     AUTO_JSON json_t *body = NULL;
-    char name[256];
-    const char *value = NULL;
 
     if (options->file != NULL) {
         TRY(jobfile_read(options->file, &body));
     } else {
         body = json_object();
     }
-    TRY(set_text(body, "name", options->name));
-    TRY(set_text(body, "model", options->model));
-    TRY(set_text(body, "webhook_id", options->webhook));
+    TRY(members_text(body, "name", options->name));
+    TRY(members_text(body, "model", options->model));
+    TRY(members_text(body, "webhook_id", options->webhook));
     TRY(set_methods(body, &options->methods));
     if (options->bits != OPTION_UNSET || options->group_size != OPTION_UNSET) {
-        set_int(object_of(body, "quantization"), "bits", options->bits);
-        set_int(object_of(body, "quantization"), "group_size", options->group_size);
+        members_int(members_object(body, "quantization"), "bits", options->bits);
+        members_int(members_object(body, "quantization"), "group_size", options->group_size);
     }
-    TRY(options->format != NULL ? set_text(object_of(body, "output"), "format", options->format) : 0);
-    TRY(options->device != NULL ? set_text(object_of(body, "resources"), "device", options->device) : 0);
+    TRY(options->format != NULL ? members_text(members_object(body, "output"), "format", options->format) : 0);
+    TRY(options->device != NULL ? members_text(members_object(body, "resources"), "device", options->device) : 0);
     TRY(set_calibration(body, options));
     for (size_t i = 0; i < options->set.count; i++) {
-        TRY(set_member(body, options->set.items[i]));
+        TRY(members_set(body, options->set.items[i]));
     }
     for (size_t i = 0; i < options->metadata.count; i++) {
-        TRY(split("metadata", options->metadata.items[i], name, sizeof(name), &value));
-        TRY(set_text(object_of(body, "metadata"), name, value));
+        TRY(members_metadata(body, options->metadata.items[i]));
     }
-    set_int(body, "seed", options->seed);
-    set_int(body, "priority", options->priority);
-    set_int(body, "max_attempts", options->attempts);
-    set_int(body, "timeout_seconds", options->timeout);
+    members_int(body, "seed", options->seed);
+    members_int(body, "priority", options->priority);
+    members_int(body, "max_attempts", options->attempts);
+    members_int(body, "timeout_seconds", options->timeout);
     *out = MOVE(body);
     return 0;
 }
 
 /* --- the model */
 
-static int find_model(struct cli *cli, const char *name, json_t **id)
-{
-    AUTO_JSON json_t *list = NULL;
-    const json_t *model, *found = NULL;
-    size_t i, matches = 0;
-
-    TRY(client_list(cli, objects_models.path, 0, &list));
-    json_array_foreach(json_object_get(list, "data"), i, model)
-    {
-        if (strcmp(print_text(model, "name"), name) == 0) {
-            found = found == NULL ? model : found; /* the newest */
-            matches++;
-        }
-    }
-    if (matches == 0) {
-        return err_set_hint(err_raise(ERR_CONFIG, "there is no model named \"%.200s\"", name),
-                            "quantctl models lists them; file:PATH registers one");
-    }
-    if (matches > 1) {
-        return err_set_hint(err_raise(ERR_CONFIG, "%zu models are named \"%.200s\"", matches, name),
-                            "name one by its id; quantctl models lists them");
-    }
-    *id = json_incref(json_object_get(found, "id"));
-    return 0;
-}
-
-/* body's model by its id: a name is looked up, a URI registered. */
+/* body's model by its id: a name is looked up. A URI becomes a registration within the job: it adds no model where the
+ * folder has one already or the job is refused, and the body is the same when the command is repeated. */
 static int resolve_model(struct cli *cli, json_t *body)
 {
     const char *model = json_get_string(body, "model");
@@ -241,17 +158,12 @@ static int resolve_model(struct cli *cli, json_t *body)
     if (strncmp(model, "mdl_", 4) == 0) {
         return 0;
     }
-    if (strncmp(model, "file:", 5) == 0) {
-        AUTO_JSON json_t *request = json_pack("{s:s}", "uri", model);
-        AUTO_JSON json_t *registered = NULL;
-        TRY(client_send(cli, "POST", objects_models.path, request, &registered));
-        id = json_incref(json_object_get(registered, "id"));
-    } else {
-        TRY(find_model(cli, model, &id));
+    if (strncasecmp(model, "file:", 5) == 0) {
+        id = json_pack("{s:s}", "uri", model);
+        (void)json_object_set(body, "model", id);
+        return 0;
     }
-    if (!json_is_string(id)) {
-        return status_fail(STATUS_SERVER, "the server's model has no id");
-    }
+    TRY(models_find(cli, model, &id));
     (void)json_object_set(body, "model", id);
     return 0;
 }
@@ -299,9 +211,9 @@ static int send_calibration(struct cli *cli, const char *id, const char *path, j
     (void)json_get_int(json_object_get(*job, "calibration"), "records", 0, INT64_MAX, &records);
     AUTO_FILE FILE *in = standard ? fdopen(dup(STDIN_FILENO), "re") : fopen(path, "re");
     if (in == NULL) {
-        return status_fail(STATUS_LOCAL, "%s cannot be opened", path);
+        return status_fail(STATUS_LOCAL, "%s cannot be opened: %s", path, strerror(errno));
     }
-    int rc = calibrate_stream(cli, id, in, records);
+    int rc = calibrate_stream(cli, id, in, standard ? "standard input" : path, records);
     if (rc != 0) {
         safe_printf(stderr, "job %s still waits for its calibration; quantctl cancel %s ends it\n", id, id);
         return rc;
@@ -309,6 +221,20 @@ static int send_calibration(struct cli *cli, const char *id, const char *path, j
     json_decref(*job);
     *job = NULL;
     return job_get(cli, id, job);
+}
+
+/* Before there is a job that would wait for these records. */
+static int check_calibration(const char *path)
+{
+    struct stat status;
+
+    if (access(path, R_OK) != 0) {
+        return status_fail(STATUS_LOCAL, "%s cannot be read: %s", path, strerror(errno));
+    }
+    if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
+        return status_fail(STATUS_LOCAL, "%s is a directory; --calibration takes one NDJSON file", path);
+    }
+    return 0;
 }
 
 static int submit_run(struct cli *cli, const void *given, int count, char **arguments)
@@ -320,9 +246,7 @@ static int submit_run(struct cli *cli, const void *given, int count, char **argu
     AUTO_JSON json_t *job = NULL;
     char id[128];
 
-    if (local && strcmp(file, "-") != 0 && access(file, R_OK) != 0) {
-        return status_fail(STATUS_LOCAL, "%s cannot be read", file);
-    }
+    TRY(local && strcmp(file, "-") != 0 ? check_calibration(file) : 0);
     TRY(make_body(options, &body));
     TRY(resolve_model(cli, body));
     TRY(create_job(cli, body, options->key, &job));

@@ -19,6 +19,7 @@
 #define ROWS_MAX 48
 #define WORDS_MAX 64 /* positional arguments */
 #define HELP_MAX 8192
+#define HELP_SUMMARY 55 /* columns of a summary in a list of commands */
 enum { KEY_OWN = 0x1000, KEY_COMMON = 0x2000, KEY_WORDS = 0x3000 };
 
 #define AT(member) offsetof(struct cli, member)
@@ -207,6 +208,20 @@ static const struct command *find_command(int argc, char **argv, int *used)
     return NULL;
 }
 
+/* A second word that is none of the first one's: "jobs shwo". NULL, unless one is similar. */
+static const char *guess_second(const struct command *command, const char *word)
+{
+    struct text_guess guess = {.word = word};
+    size_t first = strcspn(command->name, " ");
+
+    for (size_t i = 0; command->name[first] != '\0' && commands[i] != NULL; i++) {
+        if (strncmp(commands[i]->name, command->name, first + 1) == 0) {
+            text_guess_offer_as(&guess, commands[i]->name + first + 1, commands[i]->name);
+        }
+    }
+    return guess.name;
+}
+
 static int fail_unknown(const char *name)
 {
     struct text_guess guess = {.word = name};
@@ -234,14 +249,51 @@ static void print_words(const struct command *command)
     }
 }
 
+/* One command of the overview. argp wraps a long line to the margin, so it is broken here. */
+static void write_entry(char *out, size_t size, int *at, const struct command *command)
+{
+    const char *text = command->summary;
+    char name[32];
+
+    snprintf(name, sizeof(name), "%s", command->name);
+    while (*text != '\0' && *at >= 0 && (size_t)*at < size) {
+        size_t length = strlen(text);
+        if (length > HELP_SUMMARY) {
+            for (length = HELP_SUMMARY; length > 0 && text[length] != ' '; length--) {
+            }
+            length = length > 0 ? length : HELP_SUMMARY;
+        }
+        *at += snprintf(out + *at, size - (size_t)*at, "  %-20s %.*s\n", name, (int)length, text);
+        text += length + strspn(text + length, " ");
+        name[0] = '\0';
+    }
+}
+
+/* The other commands of the first word, whose --help is that of its list. */
+static void write_family(char *out, size_t size, const struct command *command)
+{
+    size_t first = strcspn(command->name, " "), used = strlen(out);
+
+    if (strcmp(command->name + first, " list") != 0) {
+        return;
+    }
+    int at = (int)used + snprintf(out + used, size - used, "%sCommands of %.*s:\n\n",
+                                  command->details != NULL ? "\n\n" : "", (int)first, command->name);
+    for (size_t i = 0; commands[i] != NULL; i++) {
+        if (strncmp(commands[i]->name, command->name, first + 1) == 0) {
+            write_entry(out, size, &at, commands[i]);
+        }
+    }
+}
+
 static void write_overview(char *out, size_t size)
 {
     int at = snprintf(out, size,
                       "Quantizes language models on a quantd server.\vCommands (quantctl COMMAND --help shows the "
                       "options of one):\n\n");
 
-    for (size_t i = 0; commands[i] != NULL && at >= 0 && (size_t)at < size; i++) {
-        at += snprintf(out + at, size - (size_t)at, "  %-18s %s\n", commands[i]->name, commands[i]->summary);
+    for (size_t i = 0; commands[i] != NULL; i++) {
+        write_entry(out, size, &at, commands[i]);
     }
     if (at >= 0 && (size_t)at < size) {
         (void)snprintf(out + at, size - (size_t)at,
@@ -268,6 +320,7 @@ static int run_command(const struct command *command, int argc, char **argv, str
     parse = (struct parse){.cli = cli, .command = command, .options = options};
     snprintf(title, sizeof(title), "quantctl %s", command->name);
     snprintf(help, sizeof(help), "%s.\v%s", command->summary, command->details != NULL ? command->details : "");
+    write_family(help, sizeof(help), command);
     argv[0] = title;
     TRY(parse_words(&parse, argc, argv, command->arguments, help));
     if (parse.count < command->min || (command->max >= 0 && parse.count > command->max)) {
@@ -275,7 +328,9 @@ static int run_command(const struct command *command, int argc, char **argv, str
                      ? err_raise(ERR_CONFIG, "%s: an argument is missing: %s", command->name, command->arguments)
                      : err_raise(ERR_CONFIG, "%s: \"%.80s\" is one argument too many", command->name,
                                  parse.words[command->max]);
-        return err_set_hint(rc, "quantctl %s --help", command->name);
+        const char *guess = parse.count < command->min ? NULL : guess_second(command, parse.words[command->max]);
+        return guess != NULL ? err_set_hint(rc, "did you mean \"%s\"?", guess)
+                             : err_set_hint(rc, "quantctl %s --help", command->name);
     }
     return command->act != NULL ? command->act(cli, command->objects, parse.count, parse.words)
                                 : command->run(cli, options, parse.count, parse.words);

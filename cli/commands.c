@@ -17,6 +17,7 @@ const struct command *const commands[] = {
     &command_submit,
     &command_jobs_list,
     &command_jobs_show,
+    &command_jobs_update,
     &command_jobs_delete,
     &command_watch,
     &command_report,

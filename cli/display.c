@@ -303,6 +303,25 @@ static void on_metric(struct display *display, const json_t *event, const json_t
     }
 }
 
+/* A message, and the members that it is about. */
+static void on_log(struct display *display, const json_t *event, const json_t *data)
+{
+    char text[512], value[PRINT_SIZE];
+    const char *name;
+    const json_t *member;
+    int used = snprintf(text, sizeof(text), "%s", print_text(data, "message"));
+
+    json_object_foreach((json_t *)data, name, member)
+    {
+        if (strcmp(name, "message") != 0 && used < (int)sizeof(text)) {
+            bool scalar = json_is_string(member) || json_is_number(member) || json_is_boolean(member);
+            used += snprintf(text + used, sizeof(text) - (size_t)used, ", %s%s%s", name, scalar ? " " : "",
+                             scalar ? print_value(member, value) : "");
+        }
+    }
+    say(display, event, "%s", text);
+}
+
 void display_event(struct display *display, const json_t *event)
 {
     const char *type = print_text(event, "type");
@@ -316,6 +335,8 @@ void display_event(struct display *display, const json_t *event)
         on_layer(display, event, data);
     } else if (strcmp(type, "metric") == 0) {
         on_metric(display, event, data);
+    } else if (strcmp(type, "log") == 0) {
+        on_log(display, event, data);
     } else if (json_get_string(data, "message") != NULL) {
         say(display, event, "%s: %s", type, print_text(data, "message"));
     }

@@ -136,6 +136,13 @@ static void print_state(const json_t *job)
                     job_eta(job, eta));
     }
     putchar('\n');
+    if (json_is_integer(json_object_get(job, "queue_position"))) {
+        safe_printf(stdout, "queue         position %s", print_value(json_object_get(job, "queue_position"), text));
+        if (json_is_integer(json_object_get(job, "estimated_start_at"))) {
+            safe_printf(stdout, ", starts about %s", print_time(job, "estimated_start_at", text));
+        }
+        putchar('\n');
+    }
     if (json_is_object(error)) {
         safe_printf(stdout, "error         %s (%s)\n", print_text(error, "message"), print_text(error, "code"));
         if (json_get_string(error, "module") != NULL) {

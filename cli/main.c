@@ -14,10 +14,11 @@
 /* Standard output may be a full disk or a closed pipe: then what was asked for has not been delivered. */
 static int flush_output(void)
 {
-    if (fflush(stdout) != 0 || ferror(stdout) != 0) {
+    if (fflush(stdout) != 0) {
         return status_fail(STATUS_LOCAL, "cannot write to standard output: %s", strerror(errno));
     }
-    return 0;
+    /* An earlier write failed, whose reason is gone. */
+    return ferror(stdout) != 0 ? status_fail(STATUS_LOCAL, "cannot write to standard output") : 0;
 }
 
 int main(int argc, char **argv)
