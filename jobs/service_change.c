@@ -105,7 +105,7 @@ int service_job_pause(struct service *service, const struct principal *who, cons
 
     TRY(move_or_show(service, who, id, JOB_PAUSE, "paused by request", there, &row));
     if (row.status == STATUS_PAUSING) {
-        supervisor_tell(service, id, now ? ORDER_PAUSE_NOW : ORDER_PAUSE);
+        supervisor_tell(service, &row, now ? ORDER_PAUSE_NOW : ORDER_PAUSE);
     }
     return service_job_show(&row, job);
 }
@@ -117,7 +117,7 @@ int service_job_resume(struct service *service, const struct principal *who, con
 
     TRY(move_or_show(service, who, id, JOB_RESUME, "resumed by request", there, &row));
     if (row.status == STATUS_RUNNING) {
-        supervisor_tell(service, id, ORDER_RESUME);
+        supervisor_tell(service, &row, ORDER_RESUME);
     }
     supervisor_wake(service);
     return service_job_show(&row, job);

@@ -350,13 +350,26 @@ int service_job_list(struct service *service, const struct principal *who, const
     return 0;
 }
 
-int service_job_cancel(struct service *service, const struct principal *who, const char *id, json_t **job)
+/* Under admission: a retry must not find its files going. */
+static int cancel_job(struct service *service, const char *id, struct job_row *row)
 {
     static const struct job_change change = {.fence = -1, .reason = "cancelled by request"};
+
+    TRY(job_move(service->store, id, JOB_CANCEL, &change, row));
+    if (job_status_is_final(row->status)) {
+        service_job_remove_files(service, id);
+    }
+    return 0;
+}
+
+int service_job_cancel(struct service *service, const struct principal *who, const char *id, json_t **job)
+{
     AUTO(job_row) struct job_row row = {0};
 
     TRY(service_job_check(service, who, id));
-    int rc = job_move(service->store, id, JOB_CANCEL, &change, &row);
+    pthread_mutex_lock(&service->admission);
+    int rc = cancel_job(service, id, &row);
+    pthread_mutex_unlock(&service->admission);
     if (rc == ERR_JOB_STATE_CONFLICT) { /* asked for again: it is on its way, or there */
         const struct err_record conflict = *err_last();
         TRY(store_job_get(service->store, who->project, id, &row));
@@ -369,8 +382,9 @@ int service_job_cancel(struct service *service, const struct principal *who, con
     if (rc != 0) {
         return rc;
     }
-    job_status_is_final(row.status) ? service_job_remove_files(service, id)
-                                    : supervisor_tell(service, id, ORDER_CANCEL);
+    if (!job_status_is_final(row.status)) {
+        supervisor_tell(service, &row, ORDER_CANCEL);
+    }
     return service_job_show(&row, job);
 }
 

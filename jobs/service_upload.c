@@ -61,12 +61,30 @@ static void unregister_upload(struct service_upload *upload)
     pthread_mutex_unlock(&service->uploads_lock);
 }
 
+/* The job ended, or was deleted, while the upload was opened: whoever ended it did not see the folder. */
+static void upload_sweep(const struct service_upload *upload)
+{
+    struct store_status found;
+    struct err_record earlier;
+
+    if (upload->path[0] == '\0') {
+        return;
+    }
+    err_take(&earlier);
+    int rc = store_job_status(upload->service->store, NULL, upload->job, &found);
+    if (rc == ERR_NOT_FOUND || (rc == 0 && !service_job_keeps_files(found.status))) {
+        service_job_remove_files(upload->service, upload->job);
+    }
+    err_restore(&earlier);
+}
+
 void service_upload_abort(struct service_upload *upload)
 {
     if (upload == NULL) {
         return;
     }
     calibration_writer_free(upload->writer);
+    upload_sweep(upload);
     tokenizer_free(upload->tokenizer);
     json_decref(upload->warnings);
     spec_deinit(&upload->spec);
@@ -106,8 +124,8 @@ static int open_writer(struct service_upload *upload, const struct job_row *row)
     upload->length = spec_sequence_length(&upload->spec, model_config(model));
     TRY(service_tokenizer_open(model, &upload->tokenizer));
     TRY(service_job_path(upload->service, upload->job, NULL, folder));
-    TRY(fs_make_dirs(folder));
     TRY(service_job_path(upload->service, upload->job, TASK_CALIBRATION_LOG, upload->path));
+    TRY(fs_make_dirs(folder));
     const struct calibration_reading reading = {.tokenizer = upload->tokenizer,
                                                 .vocab_size = model_config(model)->vocab_size,
                                                 .text_field = upload->spec.calibration.text_field,

@@ -110,7 +110,7 @@ static void renew_device(struct service *service, bool in_new_process)
 
 static void run_job(struct service *service, const struct job_row *row)
 {
-    struct task task = {.service = service};
+    struct task task = {.service = service, .fence = row->fence};
     int64_t pause_ms = 0;
 
     snprintf(task.id, sizeof(task.id), "%s", row->id);
@@ -236,12 +236,13 @@ void supervisor_wake(struct service *service)
     pthread_mutex_unlock(&supervisor->lock);
 }
 
-void supervisor_tell(struct service *service, const char *job, enum supervisor_order order)
+void supervisor_tell(struct service *service, const struct job_row *job, enum supervisor_order order)
 {
     struct supervisor *supervisor = &service->supervisor;
 
     pthread_mutex_lock(&supervisor->lock);
-    if (supervisor->task != NULL && strcmp(supervisor->task->id, job) == 0) {
+    const struct task *task = supervisor->task;
+    if (task != NULL && strcmp(task->id, job->id) == 0 && task->fence == job->fence) {
         task_order(supervisor->task, order);
     }
     pthread_mutex_unlock(&supervisor->lock);

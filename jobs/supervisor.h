@@ -13,6 +13,7 @@
 
 struct service;
 struct service_config;
+struct job_row;
 struct task;
 
 struct supervisor {
@@ -52,8 +53,9 @@ void supervisor_wake(struct service *service);
  * on.
  */
 enum supervisor_order { ORDER_CANCEL, ORDER_PAUSE, ORDER_PAUSE_NOW, ORDER_RESUME };
-/* Tell the task of this job, if it is the one that runs. */
-void supervisor_tell(struct service *service, const char *job, enum supervisor_order order);
+/* Tell the attempt that the job was in when it was moved: `job` is its row after that. Another attempt, or another job,
+ * has nothing to do with it. */
+void supervisor_tell(struct service *service, const struct job_row *job, enum supervisor_order order);
 /* Claim nothing more; wait until the thread has returned, or for a little longer than timeout_ms. */
 void supervisor_drain(struct service *service, int64_t timeout_ms);
 void supervisor_close(struct service *service);

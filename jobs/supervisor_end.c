@@ -78,13 +78,13 @@ static int end_failed(struct task *task, const struct err_record *record)
                                       .reason = code,
                                       .set = JOB_SET_ERROR | JOB_SET_PROGRESS | JOB_SET_CHECKPOINT,
                                       .row = &columns.row};
+    pthread_mutex_lock(&task->service->admission); /* a retry must not find its files going */
     int rc = job_move(task->service->store, task->id, JOB_FAIL, &change, NULL);
-    task_columns_deinit(&columns);
-    if (rc == 0) {
-        if (record->code == ERR_DISK_FULL) { /* a job that waits for a retry would keep the disk full */
-            service_job_remove_files(task->service, task->id);
-        }
+    if (rc == 0 && record->code == ERR_DISK_FULL) { /* a job that waits for a retry would keep the disk full */
+        service_job_remove_files(task->service, task->id);
     }
+    pthread_mutex_unlock(&task->service->admission);
+    task_columns_deinit(&columns);
     return rc;
 }
 

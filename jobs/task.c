@@ -33,7 +33,6 @@ static int task_read_row(struct task *task, const struct job_row *row)
     task->layers_total = row->progress.layers_total;
     task->modules_done = row->progress.modules_done;
     task->modules_total = row->progress.modules_total;
-    task->fence = row->fence;
     task->attempt = row->attempt;
     task->charged = checkpoint->charged;
     task->moved_forward = checkpoint->attempt;

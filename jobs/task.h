@@ -48,8 +48,9 @@ struct task {
     atomic_int pause; /* enum task_pause */
 };
 
-/* task: zeroed but for its id, which others read. row: as claimed; the task's texts are in it. Opens the model,
- * tokenizes what is not tokenized, draws the sets, looks up what is done. On failure task_deinit is still due. */
+/* task: zeroed but for its id and fence, which others read. row: as claimed; the task's texts are in it. Opens the
+ * model, tokenizes what is not tokenized, draws the sets, looks up what is done. On failure task_deinit is still due.
+ */
 int task_prepare(struct task *task, struct service *service, const struct job_row *row);
 /* Pipeline, export, publication. 0 = the job is succeeded. */
 int task_run(struct task *task);

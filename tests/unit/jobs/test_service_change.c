@@ -1,5 +1,7 @@
 /* What becomes of jobs and uploads later on: jobs that are tried again, jobs and uploads that expire. */
 
+#include "jobs/service.h"
+#include "jobs/task.h"
 #include "tests/unit/jobs/support.h"
 
 #include <fcntl.h>
@@ -41,6 +43,28 @@ static int retry(const char *id, const json_t *body, json_t **job)
 
     return service_job_retry(rig.service, &principal_local, id, body, &errors, job);
 }
+
+/* A client's thread that is late with an order speaks to an attempt that is over, and not to the next one. */
+START_TEST(test_orders_are_for_one_attempt)
+{
+    struct task *task = calloc(1, sizeof(*task));
+    const struct job_row first = {.id = "job_01M8MFTCMAEWYGJEAN1MY424FS", .fence = 1};
+    struct job_row second = first;
+    ck_assert_ptr_nonnull(task);
+    rig_open(&rig);
+    second.fence = task->fence = 2;
+    snprintf(task->id, sizeof(task->id), "%s", first.id);
+    rig.service->supervisor.task = task; /* nothing is queued, so the supervisor's thread leaves it alone */
+    supervisor_tell(rig.service, &first, ORDER_CANCEL);
+    supervisor_tell(rig.service, &first, ORDER_PAUSE_NOW);
+    ck_assert(!atomic_load(&task->cancelled) && atomic_load(&task->pause) == PAUSE_NONE);
+    supervisor_tell(rig.service, &second, ORDER_CANCEL);
+    ck_assert(atomic_load(&task->cancelled));
+    rig.service->supervisor.task = NULL;
+    free(task);
+    rig_close(&rig);
+}
+END_TEST
 
 /* A failed job of which the store knows blocks and records and whose folder is gone: other parameters contradict
  * nothing, and the file is read again. */
@@ -178,5 +202,5 @@ START_TEST(test_uploads_expire)
 }
 END_TEST
 
-UNIT_MAIN("service_change", test_retry_without_files_starts_over, test_retry_needs_streamed_records, test_jobs_expire,
-          test_uploads_expire)
+UNIT_MAIN("service_change", test_orders_are_for_one_attempt, test_retry_without_files_starts_over,
+          test_retry_needs_streamed_records, test_jobs_expire, test_uploads_expire)
