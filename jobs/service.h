@@ -67,18 +67,23 @@ json_t *quota_schema(void);
 /* --- service_models.c */
 /* JSON Schema of a registration. New reference. */
 json_t *service_model_schema(void);
-/* The model that a registration within a job names: the project's model of the same folder and digest, or a new one.
- * *made: it was not there before. */
-int service_model_inline(struct service *service, const struct principal *who, const json_t *registration,
-                         struct validation_errors *errors, char id[ID_SIZE], bool *made);
+/* The object of the model that a registration within a job describes, which is not stored. */
+int service_model_describe(const struct service *service, const json_t *registration, struct validation_errors *errors,
+                           json_t **object);
+/* The project's model of the same folder and digest, or else this one, which is stored then (*made). Under admission,
+ * so that two requests do not both make it. */
+int service_model_take(struct service *service, const struct principal *who, const json_t *object, char id[ID_SIZE],
+                       bool *made);
 
 /* --- service_checkpoint.c */
 /* Open the checkpoint that a uri names below one of the roots. */
 int service_model_open(const struct service *service, const char *uri, struct model **out);
 /* The absolute path of the folder that a uri names, the same text for each way to write it. */
 int service_model_place(const struct service *service, const char *uri, char place[SERVICE_PLACE_SIZE]);
-/* As service_model_open, for a stored model object of a project (NULL: of any), whose digest must still be the one it
- * was registered with: ERR_SOURCE_CHANGED. */
+/* As service_model_open, for a model object, whose digest must still be the one it was registered with:
+ * ERR_SOURCE_CHANGED. */
+int service_model_open_described(const struct service *service, const json_t *object, struct model **out);
+/* The same for the stored object of a project (NULL: of any). */
 int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out);
 /* The checkpoint's tokenizer; *out = NULL when it has none. */
 int service_tokenizer_open(const struct model *model, struct tokenizer **out);

@@ -233,7 +233,7 @@ static int check_retry(struct service *service, const struct principal *who, con
     struct validation_errors none = {.count = 0};
     struct model *model = NULL;
 
-    admission_check(service, who, spec, warnings, errors);
+    admission_check(service, who, spec, NULL, warnings, errors);
     TRY(validation_raise(errors));
     if (row->checkpoint.blocks == 0 || starts_over(service, row)) {
         return 0;

@@ -189,35 +189,38 @@ int service_model_place(const struct service *service, const char *uri, char pla
     return refuse_path(service, path);
 }
 
-int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out)
+int service_model_open_described(const struct service *service, const json_t *object, struct model **out)
 {
-    struct model *model;
-    json_t *object;
-
-    int rc = store_object_get(service->store, project, "mdl", id, &object);
-    if (rc != 0) {
-        return rc;
-    }
+    AUTO(model) struct model *model = NULL;
+    const char *id = json_string_value(json_object_get(object, "id"));
     const char *uri = json_string_value(json_object_get(object, "uri"));
     const char *digest = json_string_value(json_object_get(object, "digest"));
-    rc = uri == NULL || digest == NULL ? err_raise(ERR_INTERNAL, "model %s has no uri or digest", id)
-         : strncmp(uri, UPLOADED_URI, strlen(UPLOADED_URI)) == 0 ? uploaded_open(service, id, &model)
-                                                                 : service_model_open(service, uri, &model);
+
+    if (id == NULL || uri == NULL || digest == NULL) {
+        return err_raise(ERR_INTERNAL, "model %s has no uri or digest", id != NULL ? id : "");
+    }
+    int rc = strncmp(uri, UPLOADED_URI, strlen(UPLOADED_URI)) == 0 ? uploaded_open(service, id, &model)
+                                                                   : service_model_open(service, uri, &model);
     if (rc == ERR_NOT_FOUND) {
-        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is no longer at its path", id);
+        return err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is no longer at its path", id);
     }
     if (rc == ERR_INVALID_MODEL || rc == ERR_SOURCE_CORRUPT) { /* it was sound when it was registered */
-        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s has changed: %s", id, err_last()->message);
+        return err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s has changed: %s", id, err_last()->message);
     }
-    if (rc == 0 && strcmp(model_digest(model), digest) != 0) {
-        model_close(model);
-        rc = err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is not the one that was registered", id);
+    TRY(rc);
+    if (strcmp(model_digest(model), digest) != 0) {
+        return err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is not the one that was registered", id);
     }
-    json_decref(object);
-    if (rc == 0) {
-        *out = model;
-    }
-    return rc;
+    *out = MOVE(model);
+    return 0;
+}
+
+int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out)
+{
+    AUTO_JSON json_t *object = NULL;
+
+    TRY(store_object_get(service->store, project, "mdl", id, &object));
+    return service_model_open_described(service, object, out);
 }
 
 int service_tokenizer_open(const struct model *model, struct tokenizer **out)

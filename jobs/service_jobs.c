@@ -79,13 +79,14 @@ static bool check_device(const struct service *service, const struct job_spec *s
     return true;
 }
 
-static void check_model(struct service *service, const struct principal *who, struct job_spec *spec, json_t *warnings,
-                        struct validation_errors *errors)
+static void check_model(struct service *service, const struct principal *who, struct job_spec *spec,
+                        const json_t *described, json_t *warnings, struct validation_errors *errors)
 {
     struct gpu_info device;
     struct model *model;
 
-    int rc = service_model_open_object(service, who->project, spec->model, &model);
+    int rc = described != NULL ? service_model_open_described(service, described, &model)
+                               : service_model_open_object(service, who->project, spec->model, &model);
     if (rc != 0) {
         const struct err_record why = *err_last();
         bool ours = rc == ERR_NOT_FOUND;
@@ -175,12 +176,12 @@ static void check_signing(const struct service *service, const struct job_spec *
     }
 }
 
-void admission_check(struct service *service, const struct principal *who, struct job_spec *spec, json_t *warnings,
-                     struct validation_errors *errors)
+void admission_check(struct service *service, const struct principal *who, struct job_spec *spec,
+                     const json_t *described, json_t *warnings, struct validation_errors *errors)
 {
     check_files(service, who, spec, errors);
     check_signing(service, spec, errors);
-    check_model(service, who, spec, warnings, errors);
+    check_model(service, who, spec, described, warnings, errors);
 }
 
 int admission_enter(struct service *service, const struct principal *who, const struct job_spec *spec,
@@ -191,66 +192,95 @@ int admission_enter(struct service *service, const struct principal *who, const 
     return check_capacity(service, who, spec);
 }
 
-static int create_checked(struct service *service, const struct principal *who, struct job_spec *spec,
-                          const struct trace *trace, json_t *warnings, const struct idempotency_key *idempotency,
+/* A request for a job, as far as it was read. */
+struct submission {
+    struct job_spec spec;
+    json_t *described; /* the model that it describes in place of naming one, not stored yet; or NULL */
+    json_t *warnings;
+    const struct trace *trace;
+    const struct idempotency_key *idempotency;
+};
+
+static void submission_deinit(struct submission *submission)
+{
+    spec_deinit(&submission->spec);
+    json_decref(submission->described);
+    json_decref(submission->warnings);
+}
+
+CLEANUP_DEINIT(submission, struct submission, submission_deinit)
+
+/* Under admission. A model that was stored for a job that is refused after all has been seen by nobody. */
+static int enter_and_store(struct service *service, const struct principal *who, struct submission *submission,
+                           struct validation_errors *errors, json_t **job)
+{
+    struct job_spec *spec = &submission->spec;
+    bool made = false;
+
+    if (submission->described != NULL) {
+        TRY(service_model_take(service, who, submission->described, spec->model, &made));
+    }
+    int rc = admission_enter(service, who, spec, errors);
+    rc = rc == 0 ? store_new(service, who, spec, submission->trace, submission->warnings, submission->idempotency, job)
+                 : rc;
+    if (rc != 0 && made) {
+        const struct err_record refused = *err_last();
+        if (service_model_unused(service, who, spec->model) == 0) { /* the job may be there, and its answer fail */
+            (void)store_object_delete(service->store, who->project, "mdl", spec->model);
+        }
+        err_restore(&refused);
+    }
+    return rc;
+}
+
+static int create_checked(struct service *service, const struct principal *who, struct submission *submission,
                           struct validation_errors *errors, json_t **job)
 {
-    admission_check(service, who, spec, warnings, errors); /* what takes long goes without the lock */
+    /* What takes long goes without the lock. */
+    admission_check(service, who, &submission->spec, submission->described, submission->warnings, errors);
     TRY(validation_raise(errors));
     pthread_mutex_lock(&service->admission);
-    int rc = admission_enter(service, who, spec, errors);
-    rc = rc == 0 ? store_new(service, who, spec, trace, warnings, idempotency, job) : rc;
+    int rc = enter_and_store(service, who, submission, errors, job);
     pthread_mutex_unlock(&service->admission);
     return rc;
 }
 
 #define NO_MODEL "mdl_00000000000000000000000000"
 
-/* A model that the request describes in place of naming one: *id, and whether it was made for this request. The rest is
- * checked first, so that a request that is refused leaves no model. */
-static int take_inline_model(struct service *service, const struct principal *who, const json_t *body,
-                             struct validation_errors *errors, char id[ID_SIZE], bool *made)
+/* A model that the request describes is looked at only where the rest of it can be read. */
+static int read_submission(struct service *service, const json_t *body, struct submission *out,
+                           struct validation_errors *errors)
 {
-    AUTO(job_spec) struct job_spec spec = {.metadata = NULL};
-    AUTO_JSON json_t *named = json_copy((json_t *)body);
+    const json_t *registration = json_object_get(body, "model");
+    AUTO_JSON json_t *request = json_copy((json_t *)body);
 
-    if (named == NULL || json_object_set_new(named, "model", json_string(NO_MODEL)) != 0) {
+    out->warnings = json_array();
+    if (out->warnings == NULL || request == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
     }
-    TRY(spec_parse(named, errors, &spec));
-    return service_model_inline(service, who, json_object_get(body, "model"), errors, id, made);
+    if (!json_is_object(registration)) {
+        return spec_parse(request, errors, &out->spec);
+    }
+    if (json_object_set_new(request, "model", json_string(NO_MODEL)) != 0) {
+        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
+    }
+    TRY(spec_parse(request, errors, &out->spec));
+    return service_model_describe(service, registration, errors, &out->described);
 }
 
 int service_job_create(struct service *service, const struct principal *who, const json_t *body,
                        const struct trace *trace, const struct idempotency_key *idempotency,
                        struct validation_errors *errors, json_t **job)
 {
-    AUTO(job_spec) struct job_spec spec = {.metadata = NULL};
-    AUTO_JSON json_t *warnings = json_array();
-    AUTO_JSON json_t *request = json_copy((json_t *)body);
-    char model[ID_SIZE];
-    bool made = false;
+    AUTO(submission) struct submission submission = {.trace = trace, .idempotency = idempotency};
 
     if (service_draining(service)) {
         return err_raise(ERR_DRAINING, "the daemon is shutting down");
     }
-    if (warnings == NULL || request == NULL) {
-        return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a job");
-    }
-    if (json_is_object(json_object_get(body, "model"))) {
-        TRY(take_inline_model(service, who, body, errors, model, &made));
-        json_object_set_new(request, "model", json_string(model));
-    }
-    int rc = spec_parse(request, errors, &spec);
-    rc = rc == 0 ? create_checked(service, who, &spec, trace, warnings, idempotency, errors, job) : rc;
-    if (rc == 0) {
-        supervisor_wake(service);
-    } else if (made) {
-        const struct err_record refused = *err_last();
-        (void)service_model_delete(service, who, model); /* unless another job has taken it up meanwhile */
-        err_restore(&refused);
-    }
-    return rc;
+    TRY(read_submission(service, body, &submission, errors));
+    TRY(create_checked(service, who, &submission, errors, job));
+    supervisor_wake(service);
+    return 0;
 }
 
 int service_job_show(const struct job_row *row, json_t **job)

@@ -302,8 +302,13 @@ static int find_source(struct service *service, const struct principal *who, con
     return 0;
 }
 
-/* Under admission, so that two requests do not both make it. */
-static int find_or_put(struct service *service, const struct principal *who, const json_t *object, char id[ID_SIZE],
+int service_model_describe(const struct service *service, const json_t *registration, struct validation_errors *errors,
+                           json_t **object)
+{
+    return read_registration(service, registration, "/model", errors, object);
+}
+
+int service_model_take(struct service *service, const struct principal *who, const json_t *object, char id[ID_SIZE],
                        bool *made)
 {
     char place[SERVICE_PLACE_SIZE];
@@ -316,18 +321,6 @@ static int find_or_put(struct service *service, const struct principal *who, con
     }
     snprintf(id, ID_SIZE, "%s", json_string_value(json_object_get(object, "id")));
     return store_object_put(service->store, who->project, "mdl", object);
-}
-
-int service_model_inline(struct service *service, const struct principal *who, const json_t *registration,
-                         struct validation_errors *errors, char id[ID_SIZE], bool *made)
-{
-    AUTO_JSON json_t *object = NULL;
-
-    TRY(read_registration(service, registration, "/model", errors, &object));
-    pthread_mutex_lock(&service->admission);
-    int rc = find_or_put(service, who, object, id, made);
-    pthread_mutex_unlock(&service->admission);
-    return rc;
 }
 
 /* Under admission. */
