@@ -1,9 +1,10 @@
 /* The thread that delivers. It keeps nothing that must last: a message is pending in the store until its outcome is, so
  * a daemon that is killed in between sends it again, under the same id.
  *
- * At most DELIVERIES_SLOTS messages are on their way, and DELIVERIES_EACH of them to one webhook: the store gives the
- * oldest of each webhook, and those that are on their way are the oldest, so that one which does not answer takes up
- * its own places only. Messages that were tried before have half of the slots. */
+ * At most DELIVERIES_SLOTS messages are on their way, DELIVERIES_OWN of them of one project, and DELIVERIES_EACH to one
+ * webhook: the store gives the oldest of each webhook, and those that are on their way are the oldest, so that one
+ * which does not answer takes up its own places only. Messages to webhooks that failed have half of the slots: a
+ * hundred receivers that do not answer must not stand before one that does. */
 
 #include "jobs/deliveries.h"
 
@@ -20,10 +21,11 @@
 #include <sys/random.h>
 
 #define DELIVERIES_SLOTS 16
+#define DELIVERIES_OWN 8
 #define DELIVERIES_EACH 2
-#define DELIVERIES_AGAIN 8 /* slots of messages that were tried before: the others stay free for new ones */
-#define WAIT_MS_MAX 60000  /* a clock that is set meanwhile is noticed */
-#define RETRY_MS 5000      /* after the store failed */
+#define DELIVERIES_LOOK (4 * DELIVERIES_SLOTS) /* read at a time: some of them are on their way, or have to wait */
+#define WAIT_MS_MAX 60000                      /* a clock that is set meanwhile is noticed */
+#define RETRY_MS 5000                          /* after the store failed */
 #define SENDER_FAILED_MS 1000
 
 struct run {
@@ -33,14 +35,19 @@ struct run {
     int64_t look_ms; /* monotonic: when to look for what is due */
 };
 
-static int tried_before(const struct run *run)
+/* Of all slots, and of those of its project, half are for messages to webhooks that failed. */
+static bool has_place(const struct run *run, const struct delivery_row *row)
 {
-    int count = 0;
+    int again = 0, own = 0, own_again = 0;
 
     for (int i = 0; i < DELIVERIES_SLOTS; i++) {
-        count += run->slots[i] != NULL && run->slots[i]->attempts > 0;
+        const struct delivery_row *other = run->slots[i];
+        bool same = other != NULL && strcmp(other->project, row->project) == 0;
+        again += other != NULL && other->again;
+        own += same;
+        own_again += same && other->again;
     }
-    return count;
+    return own < DELIVERIES_OWN && (!row->again || (again < DELIVERIES_SLOTS / 2 && own_again < DELIVERIES_OWN / 2));
 }
 
 static void delivery_row_free(struct delivery_row *row)
@@ -182,9 +189,7 @@ static void take_due(struct run *run)
 
     atomic_store(&run->service->deliveries.news, false);
     run->look_ms = clock_monotonic_ms() + WAIT_MS_MAX;
-    /* Those on their way come first, so that there is one for each free slot beyond them. */
-    if (store_delivery_due(run->service->store, clock_unix_seconds(), DELIVERIES_EACH, 2 * DELIVERIES_SLOTS, &list) !=
-        0) {
+    if (store_delivery_due(run->service->store, clock_unix_seconds(), DELIVERIES_EACH, DELIVERIES_LOOK, &list) != 0) {
         deliveries_failed(run, "messages to webhooks were not read");
         return;
     }
@@ -193,8 +198,7 @@ static void take_due(struct run *run)
         run->look_ms = wait * 1000 < WAIT_MS_MAX ? clock_monotonic_ms() + (wait > 0 ? wait * 1000 : 0) : run->look_ms;
     }
     for (size_t i = 0; i < list.count && run->count < DELIVERIES_SLOTS; i++) {
-        bool wait = list.rows[i].attempts > 0 && tried_before(run) >= DELIVERIES_AGAIN;
-        if (wait || on_its_way(run, list.rows[i].id) || mem_new(&row) != 0) {
+        if (!has_place(run, &list.rows[i]) || on_its_way(run, list.rows[i].id) || mem_new(&row) != 0) {
             continue;
         }
         *row = list.rows[i];

@@ -311,9 +311,15 @@ static const char *const step_webhooks[] = {
     NULL,
 };
 
-static const char *const *const steps[] = {step_tables, step_projects, step_project_indexes, step_columns,
-                                           step_traces, step_keys,     step_quotas,          step_signatures,
-                                           step_pairs,  step_webhooks};
+/* Webhooks with a message that failed. */
+static const char *const step_tried[] = {
+    "CREATE INDEX deliveries_tried ON deliveries(webhook) WHERE status = 'pending' AND attempts > 0;",
+    NULL,
+};
+
+static const char *const *const steps[] = {
+    step_tables, step_projects,   step_project_indexes, step_columns,  step_traces, step_keys,
+    step_quotas, step_signatures, step_pairs,           step_webhooks, step_tried};
 
 #define STEP_COUNT ((int64_t)(sizeof(steps) / sizeof(steps[0])))
 

@@ -150,27 +150,32 @@ static int delivery_read(sqlite3_stmt *row, struct delivery_row *out)
     delivery_text(row, 9, out->traceparent, sizeof(out->traceparent));
     delivery_text(row, 10, out->tracestate, sizeof(out->tracestate));
     delivery_text(row, 11, out->type, sizeof(out->type));
+    delivery_text(row, 12, out->project, sizeof(out->project));
+    out->again = sqlite3_column_int64(row, 13) != 0;
     return 0;
 }
 
-/* An index look-up for each webhook, so that one whose messages pile up does not stand before the others; first
- * attempts come before others. Ids are sorted, and then the rows of those that are wanted read: bodies are large. */
+/* Index look-ups for each webhook, so that one whose messages pile up does not stand before the others. Projects take
+ * turns, and within a project webhooks that failed wait for those that did not. Ids are sorted, and then the rows of
+ * those that are wanted read: bodies are large. */
 static int read_due(struct state *state, int64_t now, int64_t each, int limit, struct delivery_list *list)
 {
     sqlite3_stmt *row;
 
-    int rc =
-        sqlite_first(state, &row,
-                     "SELECT d.id, d.webhook, d.body, d.created_at, d.attempts, d.once, w.url, w.secret,"
-                     " CASE WHEN w.previous_until > ? THEN w.previous_secret END, j.traceparent, j.tracestate, d.type"
-                     " FROM (SELECT c.id AS id, c.attempts > 0 AS again, c.next_at AS next_at FROM webhooks AS v JOIN "
-                     "deliveries AS c"
-                     " ON c.id IN (SELECT o.id FROM deliveries AS o WHERE o.webhook = v.id AND o.status = 'pending' "
-                     "AND o.next_at <= ?"
-                     " ORDER BY o.next_at, o.id LIMIT ?) ORDER BY again, next_at, id LIMIT ?) AS due"
-                     " CROSS JOIN deliveries AS d ON d.id = due.id JOIN webhooks AS w ON w.id = d.webhook"
-                     " LEFT JOIN jobs AS j ON j.id = d.job ORDER BY due.again, due.next_at, due.id",
-                     "iiii", now, now, each, (int64_t)limit);
+    static const char due[] =
+        "SELECT d.id, d.webhook, d.body, d.created_at, d.attempts, d.once, w.url, w.secret,"
+        " CASE WHEN w.previous_until > ? THEN w.previous_secret END, j.traceparent, j.tracestate, d.type, w.project,"
+        " due.again"
+        " FROM (SELECT id, again, next_at, ROW_NUMBER() OVER (PARTITION BY project ORDER BY again, next_at, id) AS turn"
+        " FROM (SELECT c.id AS id, v.project AS project, c.next_at AS next_at, c.attempts > 0 OR EXISTS (SELECT 1"
+        " FROM deliveries AS t WHERE t.webhook = v.id AND t.status = 'pending' AND t.attempts > 0) AS again"
+        " FROM webhooks AS v JOIN deliveries AS c ON c.id IN (SELECT o.id FROM deliveries AS o WHERE o.webhook = v.id"
+        " AND o.status = 'pending' AND o.next_at <= ? ORDER BY o.next_at, o.id LIMIT ?))"
+        " ORDER BY turn, again, next_at, id LIMIT ?) AS due"
+        " CROSS JOIN deliveries AS d ON d.id = due.id JOIN webhooks AS w ON w.id = d.webhook"
+        " LEFT JOIN jobs AS j ON j.id = d.job ORDER BY due.turn, due.again, due.next_at, due.id";
+
+    int rc = sqlite_first(state, &row, due, "iiii", now, now, each, (int64_t)limit);
     for (; rc > 0; rc = sqlite_next(state, row)) {
         rc = delivery_read(row, &list->rows[list->count]);
         if (rc != 0) {

@@ -179,8 +179,8 @@ int store_delivery_create(struct store *store, const char *webhook, const char *
 /* As clients see them: of a webhook that the caller has looked up (page->webhook). */
 int store_delivery_get(struct store *store, const char *webhook, const char *id, json_t **delivery);
 int store_delivery_list(struct store *store, const struct page *page, json_t **list);
-/* Messages that are due at `now`: the oldest of each webhook, up to per_webhook, and `limit` of all, those that were
- * not tried yet first. */
+/* Messages that are due at `now`: the oldest of each webhook, up to per_webhook, and `limit` of all. Projects take
+ * turns; in each, those of webhooks without a failure (`again`) come first. */
 int store_delivery_due(struct store *store, int64_t now, int per_webhook, int limit, struct delivery_list *list);
 /* ERR_NOT_FOUND: it is not pending any more. */
 int store_delivery_end(struct store *store, const struct delivery_attempt *attempt);

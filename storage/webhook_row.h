@@ -36,13 +36,14 @@ struct webhook_row {
 
 /* A message that is due. */
 struct delivery_row {
-    char id[ID_SIZE], webhook[ID_SIZE];
+    char id[ID_SIZE], webhook[ID_SIZE], project[PROJECT_SIZE];
     char type[WEBHOOK_TYPE_SIZE];
     char url[WEBHOOK_URL_SIZE];
     char secret[WEBHOOK_SECRET_SIZE], previous[WEBHOOK_SECRET_SIZE]; /* previous "": none is valid any longer */
     char traceparent[TRACE_PARENT_SIZE], tracestate[TRACE_STATE_SIZE];
     int64_t created_at, attempts; /* so far */
     bool once;                    /* it is not tried again */
+    bool again; /* it was tried before, or another message to the webhook was, which is still pending */
     char *body;
 };
 

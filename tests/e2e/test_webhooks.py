@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 
+from guarded import Guarded
 from harness import JOBS, Call, Daemon, Failure, equal, gptq_body, ids_records, main, new_job, post, succeed, true, wait_job, wait_until
 
 RECORDS = ids_records(30, 160, 2048)
@@ -300,6 +301,32 @@ def silence_holds_nobody_up():
         free.set()
 
 
+def silence_of_many_holds_no_project_up():
+    """Sixty receivers of one project do not answer: messages of another one arrive at once, and those of the same one soon."""
+    free = threading.Event()
+    body = {"model": {"uri": "file:tiny-llama"}, "method": "gptq", "calibration": {"stream": True}}
+    with Receiver(lambda number, message: free.wait(120) and 200) as silent, Receiver() as quick, \
+            Guarded("--webhook-host", silent.entry, "--webhook-host", quick.entry) as daemon:
+        def told(key):
+            answer = daemon.ask(key, "POST", JOBS, json=body)
+            equal(answer.status, 201, repr(answer))
+            count = len(quick.messages)
+            equal(daemon.ask(key, "POST", "%s/%s/cancel" % (JOBS, answer.json["id"])).status, 202)
+            return count
+        own, other = daemon.keys["write"], daemon.other
+        for number in range(60):
+            equal(daemon.ask(own, "POST", "/v1/webhooks", json={"url": silent.url}).status, 201)
+        equal(daemon.ask(other, "POST", "/v1/webhooks", json={"url": quick.url}).status, 201)
+        for _ in range(3):
+            told(own)
+        for _ in range(3):
+            quick.wait(told(other) + 1, 4)
+        wait_until(lambda: len(silent.messages) >= 60, "each receiver had one message", 90)
+        equal(daemon.ask(own, "POST", "/v1/webhooks", json={"url": quick.url}).status, 201)
+        quick.wait(told(own) + 1, 12)
+        free.set()
+
+
 def hosts_that_are_not_allowed():
     with Daemon() as daemon:
         daemon.run([
@@ -401,5 +428,5 @@ def proxies_are_not_asked():
 
 
 main([a_job_is_told, who_is_told_of_what, secrets_are_replaced, failures_are_retried, nothing_is_lost_by_a_kill, a_receiver_that_is_gone,
-      answers_that_are_not_followed_or_read, silence_holds_nobody_up, hosts_that_are_not_allowed, names_of_private_addresses,
+      answers_that_are_not_followed_or_read, silence_holds_nobody_up, silence_of_many_holds_no_project_up, hosts_that_are_not_allowed, names_of_private_addresses,
       proxies_are_not_asked])

@@ -92,6 +92,50 @@ START_TEST(a_move_tells_those_that_want_it)
 }
 END_TEST
 
+/* Projects take turns, and webhooks with a message that failed wait for others of their project. */
+START_TEST(nobody_stands_before_all_others)
+{
+    struct bench bench;
+    struct delivery_list due;
+    char failing[ID_SIZE], sound[ID_SIZE], other[ID_SIZE], id[ID_SIZE];
+    json_t *body = json_object();
+    int64_t now = clock_unix_seconds();
+    bench_init(&bench);
+
+    add_webhook(bench.store, "default", true, NULL, failing);
+    for (int i = 0; i < 3; i++) {
+        id_new("msg", id);
+        ck_assert_rc_ok(store_delivery_create(bench.store, failing, id, "test", body));
+    }
+    const struct delivery_attempt tried = {
+        .id = id, .status = DELIVERY_PENDING, .at = now, .next_at = now + 100, .error = "silent"};
+    ck_assert_rc_ok(store_delivery_end(bench.store, &tried));
+    add_webhook(bench.store, "default", true, NULL, sound);
+    add_webhook(bench.store, "other", true, NULL, other);
+    const char *const later[] = {other, sound};
+    for (int i = 0; i < 2; i++) {
+        id_new("msg", id);
+        ck_assert_rc_ok(store_delivery_create(bench.store, later[i], id, "test", body));
+    }
+    ck_assert_rc_ok(store_delivery_due(bench.store, now + 10, 2, 2, &due));
+    ck_assert_uint_eq(due.count, 2); /* one of each project */
+    for (size_t i = 0; i < due.count; i++) {
+        bool own = strcmp(due.rows[i].project, "default") == 0;
+        ck_assert_str_eq(due.rows[i].webhook, own ? sound : other);
+        ck_assert(!due.rows[i].again);
+    }
+    ck_assert_str_ne(due.rows[0].project, due.rows[1].project);
+    delivery_list_deinit(&due);
+    ck_assert_rc_ok(store_delivery_due(bench.store, now + 10, 2, 9, &due));
+    ck_assert_uint_eq(due.count, 4);
+    ck_assert_str_eq(due.rows[3].webhook, failing);
+    ck_assert(due.rows[3].again && due.rows[3].attempts == 0);
+    delivery_list_deinit(&due);
+    json_decref(body);
+    bench_deinit(&bench);
+}
+END_TEST
+
 START_TEST(a_move_that_is_refused_tells_nobody)
 {
     struct bench bench;
@@ -269,5 +313,6 @@ START_TEST(what_goes_with_what)
 }
 END_TEST
 
-UNIT_MAIN("webhooks", a_move_tells_those_that_want_it, a_move_that_is_refused_tells_nobody, attempts_at_a_message,
-          a_receiver_that_is_gone_disables_its_webhook, secrets_and_projects, what_goes_with_what)
+UNIT_MAIN("webhooks", a_move_tells_those_that_want_it, nobody_stands_before_all_others,
+          a_move_that_is_refused_tells_nobody, attempts_at_a_message, a_receiver_that_is_gone_disables_its_webhook,
+          secrets_and_projects, what_goes_with_what)
