@@ -325,6 +325,21 @@ static void listen_again(struct relays *relays, bool on)
     }
 }
 
+/* Where the listener takes both families, clients of IPv4 have an address of IPv6 that holds theirs. They are not in
+ * one /64 for that. */
+static void unmap_address(struct sockaddr_storage *address, socklen_t *size)
+{
+    const struct sockaddr_in6 six = *(const struct sockaddr_in6 *)address;
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = six.sin6_port};
+
+    if (address->ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&six.sin6_addr)) {
+        memcpy(&four.sin_addr, &six.sin6_addr.s6_addr[12], sizeof(four.sin_addr));
+        memset(address, 0, sizeof(*address));
+        memcpy(address, &four, sizeof(four));
+        *size = sizeof(four);
+    }
+}
+
 static void accept_all(struct api *api)
 {
     struct relays *relays = &api->relays;
@@ -335,6 +350,7 @@ static void accept_all(struct api *api)
         memset(&address, 0, sizeof(address));
         int client = accept4(relays->listener, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (client >= 0) {
+            unmap_address(&address, &size);
             add_client(api, client, &address, size);
             continue;
         }

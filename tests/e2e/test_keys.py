@@ -1,12 +1,14 @@
 """API keys: who may do what, from the table of routes itself; how keys are made, end, and stay secret."""
 
+import http.client
 import json
 import os
+import socket
 import subprocess
 import tempfile
 
 from guarded import Guarded, key_command, make_key
-from harness import BINARY, JOBS, NDJSON, Daemon, equal, gptq_body, ids_records, main, true, wait_until
+from harness import BINARY, JOBS, NDJSON, Daemon, Skip, equal, gptq_body, ids_records, main, true, wait_until
 
 ABSENT = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 PREFIXES = {"model_id": "mdl", "file_id": "file", "upload_id": "upl", "job_id": "job", "artifact_id": "art", "key_id": "key",
@@ -231,6 +233,25 @@ def rates():
         equal(set(statuses), {401, 429}, "guesses from one address")
 
 
+def rates_of_ipv4_clients_on_ipv6():
+    """Behind a listener of both families each address of IPv4 has a rate of its own."""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            raise Skip("there is no IPv6 here")
+    with Guarded("--listen", "[::]:0", "--trust-proxy", "--requests-per-address", "1") as daemon:
+        def status(source):
+            connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=60, source_address=(source, 0))
+            connection.request("GET", "/v1/models", headers={"Authorization": "Bearer " + daemon.keys["read"]})
+            try:
+                return connection.getresponse().status
+            finally:
+                connection.close()
+        wait_until(lambda: status("127.0.0.1") == 429, "one address has used up its rate")
+        equal(status("127.0.0.2"), 200, "another address")
+
+
 def quota_of_queued_jobs():
     with Guarded("--max-queued-per-project", "1") as daemon:
         def submit(key):
@@ -309,4 +330,4 @@ def starts():
 
 
 main([every_route_by_scope, other_projects_are_not_there, tools_by_scope, malformed_keys, keys_over_rest, keys_end,
-      bodies_with_unknown_keys, secrets_stay_secret, rates, quota_of_queued_jobs, audit_log, keys_without_a_line, starts])
+      bodies_with_unknown_keys, secrets_stay_secret, rates, rates_of_ipv4_clients_on_ipv6, quota_of_queued_jobs, audit_log, keys_without_a_line, starts])
