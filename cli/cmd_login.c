@@ -137,9 +137,13 @@ static int login_run(struct cli *cli, const void *given, int count, char **argum
         TRY(client_get(cli, "/v1/system", &system));
     }
     TRY(profile_save(&cli->profile, path));
-    if (!cli->quiet) {
+    if (cli->json && system != NULL) {
+        print_json(system);
+    } else if (!cli->quiet && !cli->json && system != NULL) {
         safe_printf(stdout, "%s %s at %s; profile: %s\n", print_text(system, "name"), print_text(system, "version"),
                     cli->profile.url, path);
+    } else if (!cli->quiet && !cli->json) {
+        safe_printf(stdout, "%s, not asked; profile: %s\n", cli->profile.url, path);
     }
     return 0;
 }

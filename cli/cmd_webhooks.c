@@ -238,6 +238,9 @@ static int webhooks_rotate_run(struct cli *cli, const void *given, int count, ch
 
     TRY(webhook_path(path, sizeof(path), arguments[0], "/secret"));
     TRY(client_send(cli, "POST", path, NULL, &webhook));
+    if (!cli->quiet && !cli->json) {
+        fputs("keep the secret: it is not shown again\n", stderr);
+    }
     return objects_print(cli, &objects_webhooks, webhook);
 }
 

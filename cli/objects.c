@@ -89,7 +89,7 @@ int objects_delete(struct cli *cli, const struct objects *objects, int count, ch
     for (int i = 0; i < count; i++) {
         TRY(objects_path(path, sizeof(path), objects, ids[i]));
         TRY(client_send(cli, "DELETE", path, NULL, NULL));
-        if (!cli->quiet) {
+        if (!cli->quiet && !cli->json) { /* the server answers nothing */
             printf("%s deleted\n", ids[i]);
         }
     }

@@ -138,6 +138,18 @@ def errors_of_outputs_are_measured():
         equal(line.split()[3:], ["-", "-"], "the mean of a comparison")
 
 
+def json_is_all_there_is():
+    """With --json standard output is JSON or empty."""
+    with Daemon() as daemon, Client(url_of(daemon)) as client:
+        equal(client.run("login", "--no-key", "--json").json["object"], "system", "the answer of login")
+        job = client.run(*RTN, "--wait", "--json").json
+        for words in (["jobs", "delete", job["id"]], ["artifacts", "delete", job["result"]["artifact_id"]], ["models", "delete", job["model"]]):
+            equal(client.run(*words, "--json").out, "", "output of %r" % words)
+        equal(client.run("login", "http://127.0.0.1:1", "--no-key", "--no-check", "--json").out, "", "a login without a request")
+        answer = client.run("login", "http://127.0.0.1:1", "--no-key", "--no-check")
+        true(answer.out.startswith("http://127.0.0.1:1, not asked"), "a login without a request: %r" % answer)
+
+
 def help_has_no_broken_lines():
     with Client(None) as client:
         listed = client.run("--help").out.split("Commands (")[1].split("Exit status")[0].splitlines()[2:]
@@ -147,4 +159,4 @@ def help_has_no_broken_lines():
 
 
 main([folders_are_registered_once, models_have_names, jobs_have_times, jobs_are_changed, a_pause_is_now, a_queue_has_places,
-      lines_are_those_of_the_file, mistakes_are_explained, errors_of_outputs_are_measured, help_has_no_broken_lines])
+      lines_are_those_of_the_file, mistakes_are_explained, errors_of_outputs_are_measured, json_is_all_there_is, help_has_no_broken_lines])
