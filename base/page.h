@@ -13,4 +13,5 @@ struct page {
     const char *project, *status, *method, *model, *purpose, *job, *webhook;
     const char *metadata_key, *metadata_value;
     int64_t created_after;
+    bool unended; /* jobs of a project: those that have not ended, whatever their status becomes meanwhile */
 };

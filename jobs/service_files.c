@@ -22,19 +22,11 @@ int service_file_create(struct service *service, const struct principal *who, co
 
 int service_model_unused(struct service *service, const struct principal *who, const char *id)
 {
-    for (int status = 0; status < STATUS_COUNT; status++) {
-        const struct page page = {
-            .limit = 1, .project = who->project, .status = job_status_name((enum job_status)status), .model = id};
-        AUTO(job_list) struct job_list list = {.rows = NULL};
-        if (job_status_is_final((enum job_status)status)) {
-            continue;
-        }
-        TRY(store_job_list(service->store, &page, &list));
-        if (list.count > 0) {
-            return err_raise(ERR_IN_USE, "job %s uses the model and has not ended", list.rows[0].id);
-        }
-    }
-    return 0;
+    const struct page page = {.limit = 1, .project = who->project, .unended = true, .model = id};
+    AUTO(job_list) struct job_list list = {.rows = NULL};
+
+    TRY(store_job_list(service->store, &page, &list));
+    return list.count == 0 ? 0 : err_raise(ERR_IN_USE, "job %s uses the model and has not ended", list.rows[0].id);
 }
 
 static bool refers(const struct job_row *job, const char *part, const char *file)
@@ -54,15 +46,15 @@ static int check_page(const struct job_list *jobs, const char *file)
     return 0;
 }
 
-static int file_unused_in(struct service *service, const char *project, enum job_status status, const char *file)
+static int file_unused(struct service *service, const struct principal *who, const char *file)
 {
     char after[ID_SIZE] = "";
     bool more = true;
 
     while (more) {
         const struct page page = {.limit = 100,
-                                  .project = project,
-                                  .status = job_status_name(status),
+                                  .project = who->project,
+                                  .unended = true,
                                   .ascending = true,
                                   .after = after[0] != '\0' ? after : NULL};
         AUTO(job_list) struct job_list list = {.rows = NULL};
@@ -71,16 +63,6 @@ static int file_unused_in(struct service *service, const char *project, enum job
         more = list.more;
         if (more) {
             snprintf(after, sizeof(after), "%s", list.rows[list.count - 1].id);
-        }
-    }
-    return 0;
-}
-
-static int file_unused(struct service *service, const struct principal *who, const char *id)
-{
-    for (int status = 0; status < STATUS_COUNT; status++) {
-        if (!job_status_is_final((enum job_status)status)) {
-            TRY(file_unused_in(service, who->project, (enum job_status)status, id));
         }
     }
     return 0;

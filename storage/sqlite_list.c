@@ -67,13 +67,32 @@ static void list_add_from(struct sqlite_query *query, const struct list_source *
         sqlite_query_add(query, ") AS m CROSS JOIN jobs ON jobs.id = m.job WHERE 1");
         return;
     }
-    sqlite_query_add(query, " FROM jobs WHERE 1");
+    sqlite_query_add(query, page->unended && page->model != NULL
+                                ? " FROM jobs INDEXED BY jobs_project_status_model WHERE 1"
+                            : page->unended ? " FROM jobs INDEXED BY jobs_project_status WHERE 1"
+                                            : " FROM jobs WHERE 1");
     if (page->metadata_key != NULL) {
         sqlite_query_add(query, " AND EXISTS (SELECT 1 FROM job_metadata AS m WHERE m.project = jobs.project AND"
                                 " m.key = ? AND m.value = ? AND m.job = jobs.id)");
         sqlite_query_text(query, page->metadata_key);
         sqlite_query_text(query, value);
     }
+}
+
+/* In one statement: a job that moves between two could be in neither. Few jobs have not ended, so the status is looked
+ * up, as the index above says, and the ids are sorted. */
+static void list_add_unended(struct sqlite_query *query)
+{
+    const char *before = " AND status IN (?";
+
+    for (int status = 0; status < STATUS_COUNT; status++) {
+        if (!job_status_is_final((enum job_status)status)) {
+            sqlite_query_add(query, before);
+            sqlite_query_text(query, job_status_name((enum job_status)status));
+            before = ", ?";
+        }
+    }
+    sqlite_query_add(query, ")");
 }
 
 /* Ids hold the time at which they were made, so created_after ends the walk along them. */
@@ -100,6 +119,9 @@ static void list_build(struct sqlite_query *query, const struct list_source *sou
     list_add_from(query, source, page);
     list_add_equal(query, " AND project = ?", page->project);
     list_add_equal(query, " AND status = ?", page->status);
+    if (page->unended) {
+        list_add_unended(query);
+    }
     list_add_equal(query, " AND method = ?", page->method);
     list_add_equal(query, " AND model = ?", page->model);
     if (source->kind != NULL) {

@@ -2,7 +2,9 @@
 
 import os
 import threading
+import time
 
+from guarded import Guarded
 from harness import JOBS, NDJSON, TERMINAL, Daemon, equal, gptq_body, ids_records, main, post, succeed, true, wait_job
 
 RTN = {"model": {"uri": "file:tiny-llama"}, "method": "rtn"}
@@ -84,4 +86,30 @@ def a_refusal_takes_no_model_away():
         equal(daemon.get("/v1/models")["data"], [], "models that refused requests left")
 
 
-main([a_retry_keeps_its_files, an_upload_into_an_ended_job_leaves_nothing, a_refusal_takes_no_model_away])
+def what_a_moving_job_needs_stays():
+    """A job that is paused and resumed all the time is never between two states, where its model and file look unused."""
+    deadline = time.monotonic() + 6
+    with Guarded("--max-queued", "10") as daemon:
+        key = daemon.keys["admin"]
+        equal(daemon.ask(key, "PUT", "/v1/projects/default/quota", json={"max_running_jobs": 0}).status, 200)
+        model = daemon.ask(key, "POST", "/v1/models", json={"uri": "file:tiny-llama"}).json["id"]
+        file = daemon.ask(key, "POST", "/v1/files?purpose=calibration", body=ids_records(8, 64, 256),
+                          headers={"Content-Type": NDJSON}).json["id"]
+        job = daemon.ask(key, "POST", JOBS, json={"model": model, "method": "gptq", "calibration": {"file_id": file}}).json["id"]
+
+        def move():
+            while time.monotonic() < deadline:
+                daemon.ask(key, "POST", "%s/%s/pause" % (JOBS, job))
+                daemon.ask(key, "POST", "%s/%s/resume" % (JOBS, job))
+
+        def delete(path):
+            answers = set()
+            while time.monotonic() < deadline:
+                answers.add(daemon.ask(key, "DELETE", path).status)
+            return answers
+        got = at_once(move, move, lambda: delete("/v1/models/" + model), lambda: delete("/v1/files/" + file))
+        equal(got[2:], [{409}, {409}], "deletions of the model and of the file")
+
+
+main([a_retry_keeps_its_files, an_upload_into_an_ended_job_leaves_nothing, a_refusal_takes_no_model_away,
+      what_a_moving_job_needs_stays])
