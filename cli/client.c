@@ -119,7 +119,7 @@ int client_refused(struct cli *cli, const struct http_answer *answer)
     }
     if (strcmp(answer->type, "application/problem+json") != 0 || answer->body == NULL ||
         json_parse_within(answer->body, answer->size, &budget, &problem) != 0 || !json_is_object(problem)) {
-        return err_set_hint(status_fail(STATUS_SERVER, "%s answered with status %ld and \"%s\", not as quantd does",
+        return err_set_hint(status_fail(outcome, "%s answered with status %ld and \"%s\", not as quantd does",
                                         http_url(cli->http), answer->status, answer->type),
                             "is that the URL of a quantd server?");
     }

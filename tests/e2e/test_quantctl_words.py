@@ -6,7 +6,7 @@ import re
 import subprocess
 
 from harness import Daemon, equal, main, true
-from quantctl import Client, LOCAL, QUANTCTL, REFUSED, SERVER, Server, USAGE, job_file, json_answer, records, url_of
+from quantctl import Client, LOCAL, QUANTCTL, REFUSED, Server, USAGE, job_file, json_answer, records, url_of
 
 RTN = ("submit", "-m", "file:tiny-llama", "--method", "rtn")
 GPTQ = ("submit", "-m", "file:tiny-llama", "--method", "gptq", "-g", "64", "--num-samples", "24", "--sequence-length", "128")
@@ -125,8 +125,6 @@ def mistakes_are_explained():
     problem = {"status": 401, "code": "invalid_api_key", "detail": "this daemon needs an API key", "hint": "send a header", "errors": []}
     with Server(json_answer(problem, 401, "application/problem+json")) as server, Client(server.url) as client:
         true("quantctl login" in client.run("jobs", status=REFUSED).err, "how quantctl gets a key")
-    with Server(lambda handler: handler.send(404, "text/html", b"no")) as server, Client(server.url) as client:
-        client.run("jobs", status=SERVER)
 
 
 def errors_of_outputs_are_measured():
