@@ -92,7 +92,7 @@ static const struct row rows[] = {
     {"threads", "N", ROW_INT, AT(threads), "0", 0, 4096, .help = "CPU threads for computation; 0 = all cores"},
     {"host-memory-bytes", "BYTES", ROW_BYTES, AT(host_memory_bytes), "0", 0, INT64_MAX,
      .help = "Host memory for activations, beyond which they spill to disk (suffix K, M, G or T); 0 = a quarter of "
-             "free memory"},
+             "what is free on the host and in its control groups"},
     {"max-queued", "N", ROW_INT, AT(max_queued), "0", 0, 1000000, .help = "Maximum number of queued jobs; 0 = 1000"},
     {"keep-jobs-seconds", "N", ROW_INT, AT(keep_jobs_seconds), "0", 0, KEEP_MAX,
      .help = "Delete jobs so long after their end; 0 = never"},

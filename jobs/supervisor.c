@@ -7,6 +7,7 @@
 #include "jobs/service.h"
 
 #include "base/err.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "jobs/job.h"
@@ -26,31 +27,12 @@
 #define DRAIN_SLACK_MS 5000 /* what one tick may take beyond the deadline */
 #define BUDGET_MIN ((int64_t)256 << 20)
 
-/* "Key:  123 kB" of /proc/meminfo in bytes, -1 if unknown. */
-static int64_t meminfo(const char *key)
-{
-    char line[128];
-    int64_t bytes = -1;
-    FILE *file = fopen("/proc/meminfo", "re");
-
-    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
-        size_t length = strlen(key);
-        if (strncmp(line, key, length) == 0 && line[length] == ':') {
-            bytes = strtoll(line + length + 1, NULL, 10) * 1024;
-            break;
-        }
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
-    return bytes;
-}
-
 static int64_t default_budget(void)
 {
-    int64_t free_bytes = meminfo("MemAvailable");
-    int64_t quarter = free_bytes / 4;
-    return quarter > BUDGET_MIN ? quarter : BUDGET_MIN;
+    struct host_memory memory;
+
+    host_memory_read("", &memory);
+    return memory.available / 4 > BUDGET_MIN ? memory.available / 4 : BUDGET_MIN;
 }
 
 /* Until there is work, the daemon drains, or the time is over. */
