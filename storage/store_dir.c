@@ -54,7 +54,7 @@ static int take_lock(const char *data_dir, int *lock_fd)
     TRY(fs_path(path, sizeof(path), "%s/lock", data_dir));
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) {
-        return err_raise_errno(errno, "cannot open %s", path);
+        return err_raise_errno(errno, "cannot open %s as the user %u", path, (unsigned)geteuid());
     }
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(fd, F_OFD_SETLK, &lock) != 0) {
