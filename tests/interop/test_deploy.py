@@ -137,6 +137,24 @@ def test_the_configuration_is_the_daemon_s(overlay):
         assert variable.removeprefix("QUANTD_").lower().replace("_", "-") in known
 
 
+def test_compose_is_as_strict_as_the_manifests():
+    (base,), (gpu,) = (objects((DEPLOY / name).read_text()) for name in ("compose.yaml", "compose.gpu.yaml"))
+    service = base["services"]["quantd"]
+    assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+    assert "USER %s\n" % service["user"] in (DEPLOY / "Containerfile").read_text()
+    assert [volume.rpartition(":")[0] for volume in service["volumes"] if not volume.endswith(":ro")] == ["quantd-data"]
+    drain = re.search(r'"drain-seconds", "N", .*?"(\d+)"', (ROOT / "daemon" / "config.c").read_text()).group(1)
+    assert int(service["stop_grace_period"].rstrip("s")) >= int(drain) + 10
+    known = set(re.findall(r'^    (?:\[\w+\] = )?\{"([a-z-]+)", ', (ROOT / "daemon" / "config.c").read_text(), re.M))
+    for variable in [*service["environment"], *gpu["services"]["quantd"]["environment"]]:
+        assert variable.removeprefix("QUANTD_").lower().replace("_", "-") in known
+    mounts = dict(reversed(volume.removesuffix(":ro").rsplit(":", 1)) for volume in base["services"]["prometheus"]["volumes"])
+    (scrape,), rules = (objects((DEPLOY / "prometheus.yml").read_text())[0][key] for key in ("scrape_configs", "rule_files"))
+    for path in (*rules, scrape["authorization"]["credentials_file"], scrape["tls_config"]["ca_file"]):
+        assert path in mounts
+    assert scrape["static_configs"][0]["targets"] == ["quantd:8080"]
+
+
 def test_monitoring_is_a_component(tmp_path):
     shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
     path = tmp_path / "kubernetes" / "overlays" / "cpu" / "kustomization.yaml"
@@ -149,9 +167,22 @@ def test_monitoring_is_a_component(tmp_path):
     assert host in kinds["ConfigMap"]["data"]["QUANTD_ALLOWED_HOST"].split(",")
 
 
-def test_the_first_key_s_pod(tmp_path):
-    done = python("-m", "kubernetes_validate", "--strict", "-k", VERSIONS[-1], DEPLOY / "kubernetes" / "first-key.yaml")
+def test_the_first_key_s_pod(overlay):
+    path = DEPLOY / "kubernetes" / "first-key.yaml"
+    done = python("-m", "kubernetes_validate", "--strict", "-k", VERSIONS[-1], path)
     assert done.returncode == 0, done.stdout + done.stderr
+    (pod,) = objects(path.read_text())
+    name, _, kinds = overlay
+    deployment = kinds["Deployment"]["spec"]["template"]
+    (term,) = pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"]["matchLabels"].items() <= deployment["metadata"]["labels"].items(), "a block volume is on one node only"
+    assert "labels" not in pod["metadata"], "the Service must not send requests to it"
+    assert pod["spec"]["volumes"][0]["persistentVolumeClaim"] == deployment["spec"]["volumes"][0]["persistentVolumeClaim"]
+    for key in ("runAsUser", "runAsGroup", "fsGroup"):
+        assert pod["spec"]["securityContext"][key] == deployment["spec"]["securityContext"][key]
+    if name == "cpu":
+        assert pod["spec"]["containers"][0]["image"] == container(kinds)["image"]
 
 
 def test_the_sbom_is_spdx(tmp_path):
@@ -169,9 +200,11 @@ def test_the_sbom_is_spdx(tmp_path):
     assert python("-c", SPDX, path).stdout != "4 packages\n"
 
 
-def test_the_sbom_of_the_image():
-    path = ROOT / "build-container" / "sbom.spdx.json"
+@pytest.mark.parametrize("name", ["sbom.spdx.json", "sbom-cuda.spdx.json"])
+def test_the_sbom_of_the_image(name):
+    path = ROOT / "build-container" / name
     if not path.exists():
-        pytest.skip("no image: deploy/container-test makes one")
+        pytest.skip("no image: deploy/container-test makes it, with --cuda that of CUDA too")
     done = python("-c", SPDX, path)
     assert re.fullmatch(r"\d\d+ packages\n", done.stdout), done.stdout + done.stderr
+    assert ("libcublasLt" in path.read_text()) == ("cuda" in name)
