@@ -17,16 +17,24 @@ class Failure(Exception):
 
 
 class Daemon:
-    """A daemon on a free port with a data directory that dies with it. Use as a context manager."""
+    """A daemon on a free port with a data directory that dies with it. Use as a context manager. With scope it wants keys, and key is one
+    of that scope, which request() sends."""
 
-    def __init__(self, roots, *options):
-        self.roots, self.options = roots, options
+    def __init__(self, roots, *options, scope=None):
+        self.roots, self.options, self.scope, self.key = roots, options, scope, None
         self.binary = pathlib.Path(os.environ["QUANTD_BUILD_DIR"], "daemon", "quantd")
 
     def __enter__(self):
         self.data = tempfile.TemporaryDirectory(prefix="quantd-")
         self.log = open(pathlib.Path(self.data.name, "log"), "w+b")
-        command = [str(self.binary), "--data-dir", str(pathlib.Path(self.data.name, "data")), "--listen", "127.0.0.1:0", *self.options]
+        folder = str(pathlib.Path(self.data.name, "data"))
+        command = [str(self.binary), "--data-dir", folder, "--listen", "127.0.0.1:0", *self.options]
+        if self.scope:
+            os.mkdir(folder)
+            made = subprocess.run([str(self.binary), "key", "create", "--data-dir", folder, "--scope", self.scope], check=True,
+                                  stdout=subprocess.PIPE, text=True)
+            self.key = made.stdout.strip()
+            command += ["--auth", "keys"]
         for root in self.roots:
             command += ["--model-root", str(root)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
@@ -53,13 +61,17 @@ class Daemon:
         self.log.seek(0)
         return self.log.read()[-4000:].decode(errors="replace")
 
+    def authorization(self):
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
     def request(self, method, path, body=None, content_type="application/json", headers=()):
         """Returns the raw bytes of a 2xx answer."""
         if isinstance(body, (dict, list)):
             body = json.dumps(body)
         connection = http.client.HTTPConnection(*self.address, timeout=600)
         try:
-            connection.request(method, path, body, {**({"Content-Type": content_type} if body is not None else {}), **dict(headers)})
+            connection.request(method, path, body, {**({"Content-Type": content_type} if body is not None else {}), **self.authorization(),
+                                                    **dict(headers)})
             answer = connection.getresponse()
             data = answer.read()
         finally:
