@@ -74,13 +74,28 @@ static json_t *notes_json(const struct message_block *block)
     return notes;
 }
 
-json_t *blocks_json(const struct message_block *block)
+json_t *blocks_json(const struct message_block *block, const char *source)
 {
     const struct saved_block *saved = &block->saved;
 
-    return json_pack("{s:I, s:I, s:s, s:s, s:o, s:o}", "index", (json_int_t)saved->index, "version",
-                     (json_int_t)saved->version, "file", saved->file, "sha256", saved->sha256, "chains",
-                     activations_json(saved), "notes", notes_json(block));
+    return json_pack("{s:I, s:I, s:s, s:s, s:s, s:o, s:o}", "index", (json_int_t)saved->index, "version",
+                     (json_int_t)saved->version, "file", saved->file, "sha256", saved->sha256, "source", source,
+                     "chains", activations_json(saved), "notes", notes_json(block));
+}
+
+bool blocks_of_other_source(const json_t *list, const char *source)
+{
+    size_t i;
+    json_t *row;
+
+    json_array_foreach((json_t *)list, i, row)
+    {
+        const char *made_of = json_string_value(json_object_get(row, "source"));
+        if (made_of != NULL && strcmp(made_of, source) != 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Empty where it is absent, or longer than anything that was written. */

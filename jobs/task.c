@@ -66,6 +66,8 @@ static int look_up_blocks(struct task *task)
     task->blocks = NULL;
     TRY(store_blocks_list(task->service->store, task->id, &blocks));
     TRY(blocks_read(blocks, &task->blocks, &task->block_count));
+    model_modification(task->model, task->source);
+    task->other_source = blocks_of_other_source(blocks, task->source);
     TRY(store_layers_list(task->service->store, task->id, &rows));
     task->layers_total = model_config(task->model)->num_layers;
     task->layers_done = task->block_count;
@@ -341,6 +343,9 @@ static int keep_usable(struct task *task)
     int64_t usable;
     char why[256];
 
+    if (task->other_source) { /* blocks of two checkpoints would be a model of neither */
+        return go_back(task, 0, "source_changed", "the checkpoint's files were modified after blocks were done");
+    }
     int rc = checkpoint_usable(task->directory, task->blocks, task->block_count, &usable);
     if (rc != ERR_SOURCE_CORRUPT && rc != ERR_UNSUPPORTED) {
         return rc;

@@ -23,6 +23,8 @@ struct task {
     int64_t moved_forward; /* the last attempt that finished a block; 0: none did */
     struct job_spec spec;
     struct model *model;
+    char source[DIGEST_HEX_SIZE]; /* model_modification */
+    bool other_source;            /* there are blocks of another one */
     char directory[SERVICE_PATH_MAX];
     struct job_records calibration_records, evaluation_records; /* columns of the job's row */
     json_t *warnings;

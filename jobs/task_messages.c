@@ -275,7 +275,7 @@ static int task_commit_block(struct task *task, const struct message_block *done
 {
     struct task_columns columns;
     AUTO_JSON json_t *rows = rows_json(done->rows, done->row_count);
-    AUTO_JSON json_t *block = blocks_json(done);
+    AUTO_JSON json_t *block = blocks_json(done, task->source);
     AUTO_JSON json_t *event = layer_event(task, done->saved.index, rows);
 
     if (rows == NULL || block == NULL || event == NULL) {

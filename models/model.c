@@ -197,6 +197,20 @@ const char *model_digest(const struct model *model)
     return model->digest;
 }
 
+void model_modification(const struct model *model, char hex[DIGEST_HEX_SIZE])
+{
+    char sums[2][DIGEST_HEX_SIZE] = {""}, line[512]; /* each shard's line begins with the digest of those before it */
+
+    for (size_t i = 0; i < model->shard_count; i++) {
+        const struct model_shard *shard = &model->shards[i];
+        const struct timespec *at = &shard->identity.st_mtim;
+        int length = snprintf(line, sizeof(line), "%s %.380s %lld.%09ld", sums[i % 2], shard->name,
+                              (long long)at->tv_sec, at->tv_nsec);
+        digest_bytes(line, (size_t)length, sums[(i + 1) % 2]);
+    }
+    memcpy(hex, sums[model->shard_count % 2], DIGEST_HEX_SIZE);
+}
+
 int64_t model_bytes(const struct model *model)
 {
     return model->bytes;

@@ -1,6 +1,7 @@
 #pragma once
 /* A checkpoint: config, shards, tensors; its weights are read one block at a time. */
 
+#include "base/digest.h"
 #include "base/cleanup.h"
 #include "gpu/gpu.h"
 #include "models/arch.h"
@@ -37,6 +38,9 @@ const char *model_relative(const struct model *model);
 int model_open_file(const struct model *model, const char *name, int *fd);
 /* Digest over config.json and every shard's (name, size, header bytes): cheap identity, hex. */
 const char *model_digest(const struct model *model);
+/* Digest over every shard's name and time of modification, hex: another one after weights were written or replaced,
+ * also by others of the same names and shapes. */
+void model_modification(const struct model *model, char hex[DIGEST_HEX_SIZE]);
 int64_t model_bytes(const struct model *model);      /* of all tensors */
 int64_t model_parameters(const struct model *model); /* a tied head counts once, see model_tied */
 enum dtype model_dtype(const struct model *model);   /* of the first module's weight */

@@ -151,27 +151,17 @@ static void find_file(const char *id, const char *begin, char name[256])
     ck_assert_str_ne(name, "");
 }
 
-/* As a build of the next version would leave it: the same length, and a row with its digest. */
-static void rewrite_as_version_2(const char *id, int64_t index)
+/* The last block's row with another member. */
+static void change_block_row(const char *id, int64_t index, const char *member, const char *value)
 {
-    static const char mine[] = "\"version\":\"1\"", theirs[] = "\"version\":\"2\"";
-    char path[700], sha256[DIGEST_HEX_SIZE], *data;
     json_t *blocks, *layers;
     struct job_row job;
-    size_t size;
-    snprintf(path, sizeof(path), "%s/jobs/%s/block-%05lld.safetensors", rig.directory, id, (long long)index);
-    ck_assert_rc_ok(fs_read_file(path, 64 << 20, &data, &size));
-    char *at = memmem(data, size, mine, strlen(mine));
-    ck_assert_ptr_nonnull(at);
-    memcpy(at, theirs, strlen(theirs));
-    ck_assert_rc_ok(fs_write_atomic(path, data, size));
-    digest_bytes(data, size, sha256);
-    free(data);
     ck_assert_rc_ok(store_blocks_list(rig.store, id, &blocks));
     ck_assert_rc_ok(store_layers_list(rig.store, id, &layers));
     ck_assert_rc_ok(store_job_get(rig.store, NULL, id, &job));
     json_t *block = json_array_get(blocks, (size_t)index);
-    json_object_set_new(block, "sha256", json_string(sha256));
+    ck_assert_ptr_nonnull(json_object_get(block, member));
+    json_object_set_new(block, member, json_string(value));
     json_t *rows = json_array();
     for (size_t i = 0; i < 7; i++) {
         json_array_append(rows, json_array_get(layers, 7 * (size_t)index + i));
@@ -185,15 +175,34 @@ static void rewrite_as_version_2(const char *id, int64_t index)
     job_row_deinit(&job);
 }
 
+/* As a build of the next version would leave it: the same length, and a row with its digest. */
+static void rewrite_as_version_2(const char *id, int64_t index)
+{
+    static const char mine[] = "\"version\":\"1\"", theirs[] = "\"version\":\"2\"";
+    char path[700], sha256[DIGEST_HEX_SIZE], *data;
+    size_t size;
+    snprintf(path, sizeof(path), "%s/jobs/%s/block-%05lld.safetensors", rig.directory, id, (long long)index);
+    ck_assert_rc_ok(fs_read_file(path, 64 << 20, &data, &size));
+    char *at = memmem(data, size, mine, strlen(mine));
+    ck_assert_ptr_nonnull(at);
+    memcpy(at, theirs, strlen(theirs));
+    ck_assert_rc_ok(fs_write_atomic(path, data, size));
+    digest_bytes(data, size, sha256);
+    free(data);
+    change_block_row(id, index, "sha256", sha256);
+}
+
 static const struct {
-    const char *file; /* to damage: its name's beginning; NULL: a block becomes one of another version */
-    int64_t layers;   /* done before */
+    const char
+        *file; /* to damage: its name's beginning; NULL: a block becomes one of another version; "": of other weights */
+    int64_t layers; /* done before */
     const char *code, *message;
 } damages[] = {
     {"block-00000", 1, "checkpoint_damaged", "block 0 was damaged or gone; the job started over from its first block"},
     {"block-00001", 2, "checkpoint_damaged", "block 1 was damaged or gone; the job went on after block 0"},
     {"calibration-", 1, "checkpoint_damaged", "saved activations were damaged; blocks 0 to "},
     {NULL, 2, "checkpoint_version", "version 2, and this build reads 1; the job went on after block 0"},
+    {"", 2, "source_changed", "files were modified after blocks were done; the job started over from its first block"},
 };
 
 static void run_damaged(size_t i)
@@ -204,13 +213,17 @@ static void run_damaged(size_t i)
     rig_upload(&rig, id, 0, RECORDS, true);
     ck_assert(wait_for_layers(id, damages[i].layers));
     rig_stop(&rig, 0);
-    if (damages[i].file != NULL) {
+    if (damages[i].file != NULL && damages[i].file[0] != '\0') {
         find_file(id, damages[i].file, name);
         damage(id, name);
     } else {
         const struct store_config store = {.data_dir = rig.directory};
         ck_assert_rc_ok(store_open(&store, &rig.store));
-        rewrite_as_version_2(id, 1);
+        if (damages[i].file == NULL) {
+            rewrite_as_version_2(id, 1);
+        } else {
+            change_block_row(id, 1, "source", "that of other weights");
+        }
         store_close(rig.store);
     }
     rig_start(&rig);
