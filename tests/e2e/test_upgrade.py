@@ -155,8 +155,18 @@ class Upgraded(Daemon):
                 equal(digests[file["path"]], file["sha256"], "SHA-256 of %s" % file["path"])
 
 
+def without_devices(warnings):
+    """The processor that made the first blocks may have had wider vectors than this one."""
+    return [warning for warning in warnings if warning["code"] != "device_changed"]
+
+
 def holds(now, before, where):
-    """Whatever was said is still said; there may be more."""
+    """Whatever was said is still said; there may be more. An output error that was not measured was 0 and is null; a job without a
+    result names the device of today."""
+    if where in ("failed.report.environment.device.detail", "cancelled.report.environment.device.detail"):
+        return
+    if where.endswith(".mean_output_relative_mse") and before == 0 and now is None:
+        return
     if isinstance(before, dict):
         true(isinstance(now, dict), "%s is an object: %r" % (where, now))
         for key, value in before.items():
@@ -197,7 +207,7 @@ def what_was_running_goes_on():
         after = [event["data"]["layer"] for event in seen if event["type"] == "layer" and event["seq"] > death]
         true(len(before) >= 2, "two blocks were done before: %r" % before)
         equal(before + after, [0, 1, 2, 3], "blocks that were finished, before and after the upgrade")
-        equal(state["warnings"], [], "warnings")
+        equal(without_devices(state["warnings"]), [], "warnings")
         equal(len(daemon.get("%s/%s/layers" % (JOBS, job))["data"]), 28, "rows of the report")
         daemon.same_bytes(state)
 
@@ -215,11 +225,11 @@ def blocks_of_an_older_version_are_solved_again():
         death = next(event["seq"] for event in seen if event["data"].get("reason") == "the daemon stopped without warning")
         equal([event["data"]["layer"] for event in seen if event["type"] == "layer" and event["seq"] > death], [1, 2, 3],
               "blocks that were finished after the upgrade")
-        said = [event["data"] for event in seen if event["type"] == "warning"]
+        said = without_devices(event["data"] for event in seen if event["type"] == "warning")
         equal([data["code"] for data in said], ["checkpoint_version"], "codes of the warnings among the events")
         true("block 1 was saved in version 0" in said[0]["message"] and "went on after block 0" in said[0]["message"],
              "the event says what was done: %r" % said)
-        equal([warning["code"] for warning in state["warnings"]], ["checkpoint_version"], "codes of the job's warnings")
+        equal([warning["code"] for warning in without_devices(state["warnings"])], ["checkpoint_version"], "codes of the job's warnings")
         equal(len(daemon.get("%s/%s/layers" % (JOBS, job))["data"]), 28, "rows of the report")
         daemon.same_bytes(state)
 
