@@ -1,8 +1,8 @@
 #pragma once
 /* A checkpoint: config, shards, tensors; its weights are read one block at a time. */
 
-#include "base/digest.h"
 #include "base/cleanup.h"
+#include "base/digest.h"
 #include "gpu/gpu.h"
 #include "models/arch.h"
 #include "models/plan.h"
