@@ -14,7 +14,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define BATCH_BYTES ((size_t)1 << 20)
 #define LINE_MAX_BYTES ((size_t)64 << 20)
@@ -221,5 +223,39 @@ int calibrate_stream(struct cli *cli, const char *job, FILE *in, const char *nam
     free(batch.text);
     free(batch.numbers);
     free(source.line);
+    return rc;
+}
+
+int calibrate_check(const char *path)
+{
+    struct stat status;
+
+    if (strcmp(path, "-") == 0) {
+        return 0;
+    }
+    if (access(path, R_OK) != 0) {
+        return status_fail(STATUS_LOCAL, "%s cannot be read: %s", path, strerror(errno));
+    }
+    if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
+        return status_fail(STATUS_LOCAL, "%s is a directory; calibration records are one NDJSON file", path);
+    }
+    return 0;
+}
+
+int calibrate_file(struct cli *cli, const char *job, const char *path, int64_t records)
+{
+    bool standard = strcmp(path, "-") == 0;
+    AUTO_FILE FILE *in = standard ? fdopen(dup(STDIN_FILENO), "re") : fopen(path, "re");
+
+    if (in == NULL) {
+        return status_fail(STATUS_LOCAL, "%s cannot be opened: %s", path, strerror(errno));
+    }
+    int rc = calibrate_stream(cli, job, in, standard ? "standard input" : path, records);
+    if (rc != 0) {
+        safe_printf(stderr,
+                    "job %s still waits for its calibration: quantctl calibrate %s FILE continues it, quantctl cancel "
+                    "%s ends it\n",
+                    job, job, job);
+    }
     return rc;
 }

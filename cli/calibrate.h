@@ -10,3 +10,7 @@
  * connection the batch is continued after the records that the server has. records: what an earlier call has sent
  * already; so many lines are left out. */
 int calibrate_stream(struct cli *cli, const char *job, FILE *in, const char *name, int64_t records);
+/* Before there is a job that would wait for these records: path, "-" for standard input, is a file that can be read. */
+int calibrate_check(const char *path);
+/* The same with the file of that path. Where it fails the job's state is said, since it goes on waiting. */
+int calibrate_file(struct cli *cli, const char *job, const char *path, int64_t records);

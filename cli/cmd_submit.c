@@ -15,11 +15,8 @@
 #include "cli/status.h"
 #include "cli/watch.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 struct submit_options {
     const char *file, *name, *model, *format, *calibration, *evaluation, *device, *key, *webhook;
@@ -199,7 +196,6 @@ static int create_job(struct cli *cli, const json_t *body, const char *key, json
  * first one, and some records may have arrived since. */
 static int send_calibration(struct cli *cli, const char *id, const char *path, json_t **job)
 {
-    bool standard = strcmp(path, "-") == 0;
     int64_t records = 0;
 
     json_decref(*job);
@@ -209,32 +205,10 @@ static int send_calibration(struct cli *cli, const char *id, const char *path, j
         return 0;
     }
     (void)json_get_int(json_object_get(*job, "calibration"), "records", 0, INT64_MAX, &records);
-    AUTO_FILE FILE *in = standard ? fdopen(dup(STDIN_FILENO), "re") : fopen(path, "re");
-    if (in == NULL) {
-        return status_fail(STATUS_LOCAL, "%s cannot be opened: %s", path, strerror(errno));
-    }
-    int rc = calibrate_stream(cli, id, in, standard ? "standard input" : path, records);
-    if (rc != 0) {
-        safe_printf(stderr, "job %s still waits for its calibration; quantctl cancel %s ends it\n", id, id);
-        return rc;
-    }
+    TRY(calibrate_file(cli, id, path, records));
     json_decref(*job);
     *job = NULL;
     return job_get(cli, id, job);
-}
-
-/* Before there is a job that would wait for these records. */
-static int check_calibration(const char *path)
-{
-    struct stat status;
-
-    if (access(path, R_OK) != 0) {
-        return status_fail(STATUS_LOCAL, "%s cannot be read: %s", path, strerror(errno));
-    }
-    if (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) {
-        return status_fail(STATUS_LOCAL, "%s is a directory; --calibration takes one NDJSON file", path);
-    }
-    return 0;
 }
 
 static int submit_run(struct cli *cli, const void *given, int count, char **arguments)
@@ -246,7 +220,7 @@ static int submit_run(struct cli *cli, const void *given, int count, char **argu
     AUTO_JSON json_t *job = NULL;
     char id[128];
 
-    TRY(local && strcmp(file, "-") != 0 ? check_calibration(file) : 0);
+    TRY(local ? calibrate_check(file) : 0);
     TRY(make_body(options, &body));
     TRY(resolve_model(cli, body));
     TRY(create_job(cli, body, options->key, &job));

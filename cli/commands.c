@@ -15,6 +15,7 @@ const struct command *const commands[] = {
     &command_files_list,
     &command_files_delete,
     &command_submit,
+    &command_calibrate,
     &command_jobs_list,
     &command_jobs_show,
     &command_jobs_update,

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 
-from harness import Daemon, equal, main, true
+from harness import JOBS, NDJSON, Daemon, equal, ids_records, main, true
 from quantctl import Client, LOCAL, QUANTCTL, REFUSED, Server, USAGE, job_file, json_answer, records, url_of
 
 RTN = ("submit", "-m", "file:tiny-llama", "--method", "rtn")
@@ -67,6 +67,22 @@ def jobs_are_changed():
         retried = client.run("retry", job, "--set", "damp_percent=0.02", "--max-attempts", "2", "--time-limit", "100", "--json").json
         equal([retried[key] for key in ("max_attempts", "timeout_seconds")], [2, 100], "what a retry changed")
         equal(retried["quantization"]["damp_percent"], 0.02, "a parameter of the retry")
+
+
+def a_job_that_waits_gets_its_records():
+    """All of them, and after an interruption the rest; a job that does not wait is refused."""
+    with Daemon() as daemon, Client(url_of(daemon)) as client:
+        lines = ids_records(30, 160, 2048).splitlines(True)
+        with open(client.path("all.jsonl"), "wb") as file:
+            file.write(b"".join(lines))
+        job = client.run(*GPTQ, "--set", "calibration.stream=true", "--json").json["id"]
+        answer = daemon.request("POST", "%s/%s/calibration?offset=0" % (JOBS, job), body=b"".join(lines[:11]), headers={"Content-Type": NDJSON})
+        equal(answer.status, 200, "status of the first records")
+        true("none.jsonl" in client.run("calibrate", job, "none.jsonl", status=LOCAL).err, "the file that is missing")
+        client.run("calibrate", job, "all.jsonl")
+        equal(daemon.get("%s/%s" % (JOBS, job))["calibration"]["records"], 30, "records")
+        true("does not wait" in client.run("calibrate", job, "all.jsonl", status=REFUSED).err, "once is enough")
+        client.run("watch", job, status=None)
 
 
 def a_pause_is_now():
@@ -156,5 +172,5 @@ def help_has_no_broken_lines():
             true("Commands of %s:" % group in client.run(group, "--help").out, "the commands of %s" % group)
 
 
-main([folders_are_registered_once, models_have_names, jobs_have_times, jobs_are_changed, a_pause_is_now, a_queue_has_places,
+main([folders_are_registered_once, models_have_names, jobs_have_times, jobs_are_changed, a_job_that_waits_gets_its_records, a_pause_is_now, a_queue_has_places,
       lines_are_those_of_the_file, mistakes_are_explained, errors_of_outputs_are_measured, json_is_all_there_is, help_has_no_broken_lines])
