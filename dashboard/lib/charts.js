@@ -17,13 +17,14 @@ export function series(i) {
 
 /* Options that every chart has; axes: those of Chart.js, which get colours. */
 function themed(options) {
-  const text = token("muted"), line = token("line"), scales = {};
+  const text = token("muted"), line = token("line"), scales = {}, narrow = window.innerWidth < 600;
   for (const [name, axis] of Object.entries(options.scales ?? {})) {
+    const written = axis.title?.display && !(narrow && name === "y"); /* there it is as long as the axis, and runs into the legend */
     scales[name] = {
       ...axis,
       ticks: {color: text, font: {size: 11}, maxRotation: 0, ...axis.ticks},
       grid: {color: line, borderColor: line, tickColor: line, ...axis.grid},
-      title: {color: text, font: {size: 11}, ...axis.title},
+      title: {color: text, font: {size: 11}, ...axis.title, display: Boolean(written)},
     };
   }
   return {animation: false, responsive: true, maintainAspectRatio: false, ...options, scales};
