@@ -355,7 +355,7 @@ static int migration_apply(struct state *state, int64_t step)
 
 int migrations_apply_to(struct state *state, int64_t newest)
 {
-    int64_t version = 0;
+    int64_t version = 0, before;
 
     TRY(sqlite_script(state, "CREATE TABLE IF NOT EXISTS schema_version ("
                              " version INTEGER PRIMARY KEY NOT NULL, applied_at INTEGER NOT NULL) STRICT"));
@@ -364,13 +364,14 @@ int migrations_apply_to(struct state *state, int64_t newest)
         return err_raise(ERR_CONFIG, "the database has schema %lld and this build knows %lld; run a newer build",
                          (long long)version, (long long)STEP_COUNT);
     }
-    for (; version < newest; version++) {
+    for (before = version; version < newest; version++) {
         int rc = migration_apply(state, version);
         if (rc != 0) {
             return err_pass(rc, "migrate the database to schema %lld", (long long)version + 1);
         }
     }
-    return 0;
+    /* The log has each page that a step wrote, and keeps its size: at worst several times that of the database. */
+    return version > before ? sqlite_script(state, "PRAGMA wal_checkpoint(TRUNCATE)") : 0;
 }
 
 int migrations_check(struct state *state)

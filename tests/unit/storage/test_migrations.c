@@ -3,6 +3,8 @@
 #include "storage/sqlite.h"
 #include "tests/unit/storage/support.h"
 
+#include <sys/stat.h>
+
 #define FINISHED "job_01M8K02DRN6H3FHZGTST7QJ2ZN"
 #define WAITING "job_01M8K02DZ964JWQM23MBB69JEQ"
 #define DAMAGED "job_01M8K02DZD7AJG1XH24AZGFQ18"
@@ -189,4 +191,20 @@ START_TEST(schema_3_opens)
 }
 END_TEST
 
-UNIT_MAIN("migrations", schema_1_opens, schema_2_opens, schema_3_opens)
+/* Pages of all steps are in the database, and not in a log that keeps its size. */
+START_TEST(new_log_is_empty)
+{
+    struct bench bench;
+    struct stat log;
+    char path[600];
+
+    scratch_make(bench.dir);
+    bench_open(&bench);
+    snprintf(path, sizeof(path), "%s/quantd.db-wal", bench.dir);
+    ck_assert_int_eq(stat(path, &log), 0);
+    ck_assert_int_eq(log.st_size, 0);
+    bench_deinit(&bench);
+}
+END_TEST
+
+UNIT_MAIN("migrations", schema_1_opens, schema_2_opens, schema_3_opens, new_log_is_empty)
