@@ -176,7 +176,7 @@ def queries():
             ("GET", "/v1/models?order=up", 400, "invalid_parameter", "?order", ["\"up\"", "desc, asc"], ""),
             ("GET", JOBS + "?status=runing", 400, "invalid_parameter", "?status", ["runing"], "\"running\""),
             ("GET", "/v1/system?x=1", 400, "unknown_parameter", "?x", ["\"x\""], "no query parameters"),
-            ("GET", "/v1/methods/gpqt", 404, "not_found", None, ["gpqt"], "/v1/methods"),
+            ("GET", "/v1/methods/gpqt", 404, "not_found", None, ["gpqt"], 'did you mean "gptq"?'),
         ]
         for method, path, status, code, param, words, hint in cases:
             refused(daemon.request(method, path), path, status, code, param, words, hint)
