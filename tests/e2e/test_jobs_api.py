@@ -293,7 +293,7 @@ def cancelled_at(daemon, phase, fraction):
         state = daemon.get(path(job))
         return state["status"] in ("succeeded", "failed") or (state["phase"] == phase and state["progress"]["fraction"] >= fraction)
 
-    wait_until(at_phase, "the job is at " + phase)
+    wait_until(at_phase, "the job is at " + phase, 240)  # the last phase comes after all others
     started = time.monotonic()
     answer = daemon.request("POST", path(job, "cancel"), json={"mode": "now"})
     if answer.status == 409:  # it was over before it was asked
