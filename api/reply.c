@@ -228,7 +228,7 @@ void reply_problem(struct request *request, int code, int status)
         reply_header(&request->reply, "WWW-Authenticate", "Bearer realm=\"quantd\"%s",
                      request_header(request, "Authorization") != NULL ? ", error=\"invalid_token\"" : "");
     }
-    if (status == 429 || status == 503 || code == ERR_IDEMPOTENCY_IN_PROGRESS || code == ERR_UPLOAD_BUSY) {
+    if (status == 429 || status == 503 || (status == 409 && err_retryable(code))) {
         int seconds = code == ERR_QUOTA_EXCEEDED ? 30 : code == ERR_DRAINING ? 10 : 2;
         reply_header(&request->reply, "Retry-After", "%d", seconds);
     }
