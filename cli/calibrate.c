@@ -242,20 +242,28 @@ int calibrate_check(const char *path)
     return 0;
 }
 
-int calibrate_file(struct cli *cli, const char *job, const char *path, int64_t records)
+int calibrate_file(struct cli *cli, const char *path, json_t **job)
 {
     bool standard = strcmp(path, "-") == 0;
-    AUTO_FILE FILE *in = standard ? fdopen(dup(STDIN_FILENO), "re") : fopen(path, "re");
+    const char *id = print_text(*job, "id");
+    int64_t records = 0;
+    json_t *after;
 
+    AUTO_FILE FILE *in = standard ? fdopen(dup(STDIN_FILENO), "re") : fopen(path, "re");
     if (in == NULL) {
         return status_fail(STATUS_LOCAL, "%s cannot be opened: %s", path, strerror(errno));
     }
-    int rc = calibrate_stream(cli, job, in, standard ? "standard input" : path, records);
+    (void)json_get_int(json_object_get(*job, "calibration"), "records", 0, INT64_MAX, &records);
+    int rc = calibrate_stream(cli, id, in, standard ? "standard input" : path, records);
     if (rc != 0) {
         safe_printf(stderr,
                     "job %s still waits for its calibration: quantctl calibrate %s FILE continues it, quantctl cancel "
                     "%s ends it\n",
-                    job, job, job);
+                    id, id, id);
+        return rc;
     }
-    return rc;
+    TRY(job_get(cli, id, &after));
+    json_decref(*job);
+    *job = after;
+    return 0;
 }

@@ -12,5 +12,6 @@
 int calibrate_stream(struct cli *cli, const char *job, FILE *in, const char *name, int64_t records);
 /* Before there is a job that would wait for these records: path, "-" for standard input, is a file that can be read. */
 int calibrate_check(const char *path);
-/* The same with the file of that path. Where it fails the job's state is said, since it goes on waiting. */
-int calibrate_file(struct cli *cli, const char *job, const char *path, int64_t records);
+/* The same with the file of that path, for a job that waits, as the server gave it; job is then as it is after that.
+ * Where it fails that is said, since the job goes on waiting. */
+int calibrate_file(struct cli *cli, const char *path, json_t **job);

@@ -1,7 +1,6 @@
 /* quantctl calibrate: records for a job that waits for them. */
 
 #include "base/err.h"
-#include "base/json.h"
 #include "cli/calibrate.h"
 #include "cli/commands.h"
 #include "cli/job.h"
@@ -14,23 +13,19 @@
 static int calibrate_run(struct cli *cli, const void *given, int count, char **arguments)
 {
     const char *id = arguments[0], *path = arguments[1];
-    AUTO_JSON json_t *before = NULL;
-    AUTO_JSON json_t *after = NULL;
-    int64_t records = 0;
+    AUTO_JSON json_t *job = NULL;
 
     TRY(calibrate_check(path));
-    TRY(job_get(cli, id, &before));
-    if (strcmp(print_text(before, "status"), "awaiting_calibration") != 0) {
+    TRY(job_get(cli, id, &job));
+    if (strcmp(print_text(job, "status"), "awaiting_calibration") != 0) {
         return status_fail(STATUS_REFUSED, "job %s does not wait for calibration records: it is %s", id,
-                           print_text(before, "status"));
+                           print_text(job, "status"));
     }
-    (void)json_get_int(json_object_get(before, "calibration"), "records", 0, INT64_MAX, &records);
-    TRY(calibrate_file(cli, id, path, records));
-    TRY(job_get(cli, id, &after));
+    TRY(calibrate_file(cli, path, &job));
     if (cli->json) {
-        print_json(after);
+        print_json(job);
     } else if (!cli->quiet) {
-        safe_printf(stdout, "%s %s\n", id, print_text(after, "status"));
+        safe_printf(stdout, "%s %s\n", id, print_text(job, "status"));
     }
     return 0;
 }

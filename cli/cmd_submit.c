@@ -196,19 +196,13 @@ static int create_job(struct cli *cli, const json_t *body, const char *key, json
  * first one, and some records may have arrived since. */
 static int send_calibration(struct cli *cli, const char *id, const char *path, json_t **job)
 {
-    int64_t records = 0;
-
     json_decref(*job);
     *job = NULL;
     TRY(job_get(cli, id, job));
     if (strcmp(print_text(*job, "status"), "awaiting_calibration") != 0) {
         return 0;
     }
-    (void)json_get_int(json_object_get(*job, "calibration"), "records", 0, INT64_MAX, &records);
-    TRY(calibrate_file(cli, id, path, records));
-    json_decref(*job);
-    *job = NULL;
-    return job_get(cli, id, job);
+    return calibrate_file(cli, path, job);
 }
 
 static int submit_run(struct cli *cli, const void *given, int count, char **arguments)
