@@ -253,7 +253,7 @@ def checkpoints_that_take_long_to_judge():
             write_zeros(os.path.join(root, "m%d" % number), config(hidden=4096, mlp=64, layers=1, heads=32, kv_heads=1,
                                                                    vocabulary=30000, tie_word_embeddings=True))
         with Daemon(roots=[root]) as daemon:
-            statuses, slowest, started = [], 0.0, time.monotonic()
+            statuses, slowest = [], 0.0
 
             def register(number):
                 statuses.append(daemon.request("POST", "/v1/models", json={"uri": "file:m%d" % number}).status)
@@ -265,9 +265,8 @@ def checkpoints_that_take_long_to_judge():
                 begun = time.monotonic()
                 equal(daemon.request("GET", "/v1/models?limit=1").status, 200, "status of a list")
                 slowest = max(slowest, time.monotonic() - begun)
-            took = time.monotonic() - started
             equal(statuses, [201] * at_once, "statuses of the registrations")
-            true(slowest < max(1, took / 3), "others were answered meanwhile: %.2f s of %.2f" % (slowest, took))
+            true(slowest < 1, "others were answered within a second: %.2f s" % slowest)
     finally:
         shutil.rmtree(root)
 
