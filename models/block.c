@@ -179,7 +179,7 @@ static int step_rope(const struct run *r, const struct tensor *out, const struct
     struct block_scratch *s = r->s;
 
     TRY(copy_first(r, out, in));
-    return s->gpu->ops->rope(s->stream, out, &s->cosine, &s->sine, s->length, r->step->head_dim);
+    return s->gpu->ops->rope(s->stream, out, &s->cosine, &s->sine, s->length, r->step->rope.head_dim);
 }
 
 static struct gpu_attention attention_spec(const struct run *r)
@@ -252,7 +252,7 @@ static int run_step(const struct block *block, const struct block_values *values
     for (int i = 0; i < step->inputs; i++) {
         in[i] = block_value(values, step->in[i]);
     }
-    if ((size_t)step->kind >= sizeof(forwards) / sizeof(forwards[0])) {
+    if ((size_t)step->kind >= sizeof(forwards) / sizeof(forwards[0]) || forwards[step->kind] == NULL) {
         return err_raise(ERR_INTERNAL, "step %d of block %lld has no forward pass", s, (long long)block->index);
     }
     return forwards[step->kind](&run, &out, in);

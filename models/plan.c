@@ -111,14 +111,19 @@ int plan_router(struct plan_builder *b, int in, const char *path, const char *gg
             .path = path, .gguf = gguf, .rows = rows, .cols = plan_width(b, in), .fixed = true, .expert = -1});
 }
 
-int plan_head_norm(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t head_dim)
+int plan_normalize(struct plan_builder *b, int in, const struct plan_norm *norm)
 {
     struct plan_step step = {.kind = STEP_NORM, .in = {in}, .inputs = 1, .module = -1, .norm = b->plan.norm_count};
 
     if (b->plan.norm_count < PLAN_STEPS_MAX) {
-        b->norms[b->plan.norm_count++] = (struct plan_norm){.path = path, .gguf = gguf, .size = head_dim};
+        b->norms[b->plan.norm_count++] = *norm;
     }
     return add_step(b, &step, plan_width(b, in));
+}
+
+int plan_head_norm(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t head_dim)
+{
+    return plan_normalize(b, in, &(struct plan_norm){.path = path, .gguf = gguf, .size = head_dim});
 }
 
 int plan_row_norm(struct plan_builder *b, int in, const char *path, const char *gguf)
@@ -128,8 +133,12 @@ int plan_row_norm(struct plan_builder *b, int in, const char *path, const char *
 
 int plan_rope(struct plan_builder *b, int in, int64_t head_dim)
 {
-    struct plan_step step = {
-        .kind = STEP_ROPE, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .head_dim = head_dim};
+    return plan_rotate(b, in, &(struct plan_rope){.head_dim = head_dim, .rotated = head_dim});
+}
+
+int plan_rotate(struct plan_builder *b, int in, const struct plan_rope *rope)
+{
+    struct plan_step step = {.kind = STEP_ROPE, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .rope = *rope};
 
     return add_step(b, &step, plan_width(b, in));
 }
@@ -139,15 +148,46 @@ int plan_attend(struct plan_builder *b, int q, int k, int v, const struct plan_a
     struct plan_step step = {
         .kind = STEP_ATTENTION, .in = {q, k, v}, .inputs = 3, .module = -1, .norm = -1, .attention = *attention};
 
-    return add_step(b, &step, attention->heads * attention->head_dim);
+    if (attention->value_dim == 0) {
+        step.attention.value_dim = attention->head_dim;
+    }
+    return add_step(b, &step, attention->heads * step.attention.value_dim);
 }
 
 int plan_activate(struct plan_builder *b, enum plan_activation activation, int gate, int up)
 {
-    struct plan_step step = {
-        .kind = STEP_ACTIVATE, .in = {gate, up}, .inputs = 2, .module = -1, .norm = -1, .activation = activation};
+    struct plan_step step = {.kind = STEP_ACTIVATE,
+                             .in = {gate, up},
+                             .inputs = up >= 0 ? 2 : 1,
+                             .module = -1,
+                             .norm = -1,
+                             .activation = activation};
 
-    return add_step(b, &step, plan_width(b, gate));
+    return add_step(b, &step, plan_width(b, up >= 0 ? up : gate));
+}
+
+int plan_select(struct plan_builder *b, int in, const struct plan_select *select)
+{
+    struct plan_step step = {.kind = STEP_SELECT, .in = {in}, .inputs = 1, .module = -1, .norm = -1, .select = *select};
+
+    return add_step(b, &step, select->stride > 0 ? plan_width(b, in) / select->stride * select->count : 0);
+}
+
+int plan_join(struct plan_builder *b, int first, int second, const struct plan_join *join)
+{
+    struct plan_step step = {
+        .kind = STEP_JOIN, .in = {first, second}, .inputs = 2, .module = -1, .norm = -1, .join = *join};
+
+    return add_step(b, &step, plan_width(b, first) + (join->shared ? join->heads : 1) * plan_width(b, second));
+}
+
+int plan_parameter(struct plan_builder *b, const struct plan_parameter *parameter)
+{
+    if (b->plan.parameter_count == PLAN_STEPS_MAX) {
+        return plan_fail(b, err_raise(ERR_INTERNAL, "a plan has more than %d parameters", PLAN_STEPS_MAX));
+    }
+    b->parameters[b->plan.parameter_count] = *parameter;
+    return b->plan.parameter_count++;
 }
 
 int plan_add(struct plan_builder *b, int to, int what)
@@ -361,7 +401,7 @@ double plan_flops(const struct plan *plan, plan_set steps, int64_t rows, int64_t
             flops += 2.0 * (double)rows * (double)m->rows * (double)m->cols;
         } else if (step->kind == STEP_ATTENTION) {
             const struct plan_attention *a = &step->attention;
-            flops += 2.0 * (double)rows * (double)length * (double)(a->heads * a->head_dim);
+            flops += (double)rows * (double)length * (double)(a->heads * (a->head_dim + a->value_dim));
         } else if (step->kind == STEP_EXPERTS) {
             const struct plan_experts *e = step->experts;
             flops += plan_flops(e->plan, ~(plan_set)0, rows * e->top_k, length);

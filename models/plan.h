@@ -30,21 +30,69 @@ typedef uint64_t plan_set; /* of values, or of steps, by number */
 
 enum plan_step_kind {
     STEP_LINEAR,    /* out = in W^T + b */
-    STEP_NORM,      /* out = in / rms(in) * w, over the row or over each head of it */
-    STEP_ROPE,      /* rotates each head by its position, halves against each other */
+    STEP_NORM,      /* struct plan_norm, over the row or over each head of it */
+    STEP_ROPE,      /* rotates each head by its position: struct plan_rope */
     STEP_ATTENTION, /* causal; in: queries, keys, values */
-    STEP_ACTIVATE,  /* out = act(in 0) * in 1 */
+    STEP_ACTIVATE,  /* out = act(in 0), times in 1 where there are two; in 0 may be one column wide */
+    STEP_SELECT,    /* some columns of each head: struct plan_select */
+    STEP_JOIN,      /* each head of in 0, then the same head of in 1: struct plan_join */
     STEP_ADD,       /* out = in 0 + in 1 */
     STEP_SCALE,     /* out = factor * in */
     STEP_EXPERTS,   /* in: the tokens, the router's logits */
 };
 
-enum plan_activation { ACTIVATION_SILU };
+enum plan_activation {
+    ACTIVATION_SILU,
+    ACTIVATION_GELU,      /* x Phi(x), by erf */
+    ACTIVATION_GELU_TANH, /* its approximation by tanh */
+    ACTIVATION_RELU,
+    ACTIVATION_RELU2,   /* relu(x)^2 */
+    ACTIVATION_SIGMOID, /* a gate */
+    /* g sigmoid(1.702 g) (u + 1), g = min(in 0, 7), u = in 1 cut to [-7, 7] (gpt-oss) */
+    ACTIVATION_SWIGLU_CLAMPED,
+};
+
+enum plan_norm_kind {
+    NORM_RMS,   /* in / sqrt(mean(in^2) + eps) */
+    NORM_LAYER, /* (in - mean) / sqrt(variance + eps) */
+};
+
+/* out = norm(in) * (offset + w) + b; without a path neither w nor b: out = norm(in). */
+struct plan_norm {
+    const char *path; /* "input_layernorm" */
+    const char *gguf;
+    int64_t size; /* of its weight: the row's width, or a head's */
+    enum plan_norm_kind kind;
+    bool unit_offset; /* the factor is 1 + w */
+    bool bias;
+};
+
+/* The first `rotated` columns of each head, halves against each other or neighbours against each other. */
+struct plan_rope {
+    int64_t head_dim, rotated;
+    bool interleaved;
+    int table; /* of the model's rotary tables, arch.h */
+};
 
 struct plan_attention {
     int64_t heads, kv_heads, head_dim;
-    int64_t window; /* 0: all positions before it */
-    double scale;   /* of the scores */
+    int64_t value_dim; /* of a head's values and outputs */
+    int64_t window;    /* 0: all positions before it */
+    int64_t chunk;     /* positions see those of their own chunk of this many alone; 0: of all */
+    double scale;      /* of the scores */
+    double cap;        /* scores become cap * tanh(score / cap); 0: as they are */
+    bool has_sinks;
+    int sinks; /* parameter [heads]: logits that take their share of the softmax and give nothing */
+};
+
+/* Columns [first, first + count) of each `stride` columns. */
+struct plan_select {
+    int64_t stride, first, count;
+};
+
+struct plan_join {
+    int64_t heads; /* of in 0 and the output */
+    bool shared;   /* in 1 is one head, which all get */
 };
 
 enum plan_scores {
@@ -70,11 +118,13 @@ struct plan_step {
     enum plan_step_kind kind;
     int in[PLAN_INPUTS_MAX], inputs;
     int out;
-    int module;       /* LINEAR; of the plan that the step is in */
-    int norm;         /* NORM */
-    int64_t head_dim; /* ROPE */
-    double factor;    /* SCALE */
+    int module;    /* LINEAR; of the plan that the step is in */
+    int norm;      /* NORM */
+    double factor; /* SCALE */
     enum plan_activation activation;
+    struct plan_rope rope;
+    struct plan_select select;
+    struct plan_join join;
     struct plan_attention attention;
     const struct plan_experts *experts;
 };
@@ -93,10 +143,12 @@ struct plan_module {
     bool scores;  /* its outputs are attention's queries or keys: multiplied with another module's */
 };
 
-struct plan_norm {
-    const char *path; /* "input_layernorm" */
+/* A tensor of the layer that is neither a linear's nor a norm's: sinks of attention, the decay of a recurrence. */
+struct plan_parameter {
+    const char *path; /* all that follows the layer's number: "self_attn.sinks" */
     const char *gguf;
-    int64_t size; /* of its weight: the row's width, or a head's */
+    int64_t shape[3];
+    int rank;
 };
 
 /* Where a factor for each column of a value can be taken up, so that dividing there and multiplying the columns of all
@@ -160,9 +212,10 @@ struct plan_value {
 struct plan {
     const struct plan_module *modules;
     const struct plan_norm *norms;
+    const struct plan_parameter *parameters;
     const struct plan_step *steps;
     const struct plan_fused *fused;
-    int module_count, norm_count, step_count, fused_count;
+    int module_count, norm_count, parameter_count, step_count, fused_count;
     /* Derived: */
     const struct plan_value *values;
     const struct plan_group *groups;
@@ -181,11 +234,21 @@ struct plan_builder;
 int plan_linear(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows, bool bias);
 /* A linear that no method quantizes. */
 int plan_router(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t rows);
+/* Any norm; the others are RMS norms whose factor is the weight. */
+int plan_normalize(struct plan_builder *b, int in, const struct plan_norm *norm);
 int plan_row_norm(struct plan_builder *b, int in, const char *path, const char *gguf);
 int plan_head_norm(struct plan_builder *b, int in, const char *path, const char *gguf, int64_t head_dim);
+/* All columns by table 0, halves against each other. */
 int plan_rope(struct plan_builder *b, int in, int64_t head_dim);
+int plan_rotate(struct plan_builder *b, int in, const struct plan_rope *rope);
+/* attention: value_dim 0 is head_dim. */
 int plan_attend(struct plan_builder *b, int q, int k, int v, const struct plan_attention *attention);
+/* up -1: none. */
 int plan_activate(struct plan_builder *b, enum plan_activation activation, int gate, int up);
+int plan_select(struct plan_builder *b, int in, const struct plan_select *select);
+int plan_join(struct plan_builder *b, int first, int second, const struct plan_join *join);
+/* Returns the parameter's number. */
+int plan_parameter(struct plan_builder *b, const struct plan_parameter *parameter);
 int plan_add(struct plan_builder *b, int to, int what);
 int plan_scale(struct plan_builder *b, int in, double factor);
 /* Say that runtimes load the linears that made these values as one. */

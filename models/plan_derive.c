@@ -345,7 +345,7 @@ static struct plan_fold find_fold(const struct plan_builder *b, int value)
     const struct plan_step *step = &b->steps[s];
     switch (step->kind) {
     case STEP_NORM:
-        if (b->norms[step->norm].size == b->values[value].width) {
+        if (b->norms[step->norm].path != NULL && b->norms[step->norm].size == b->values[value].width) {
             fold.kind = FOLD_NORM;
             fold.norm = step->norm;
         }
@@ -357,7 +357,12 @@ static struct plan_fold find_fold(const struct plan_builder *b, int value)
         fold.kind = fold.module >= 0 && !fold.shared ? FOLD_ROWS : FOLD_NONE;
         break;
     case STEP_ACTIVATE:
-        fold.module = rows_behind(b, step->in[1], s);
+        /* Factors pass through what multiplies, and through relu, which is homogeneous. */
+        if (step->inputs == 2 && step->activation != ACTIVATION_SWIGLU_CLAMPED) {
+            fold.module = rows_behind(b, step->in[1], s);
+        } else if (step->activation == ACTIVATION_RELU) {
+            fold.module = rows_behind(b, step->in[0], s);
+        }
         fold.kind = fold.module >= 0 ? FOLD_ROWS : FOLD_NONE;
         break;
     default:
@@ -413,7 +418,8 @@ static bool reaches(const struct plan_builder *b, int value, enum plan_step_kind
                 return true;
             }
         }
-        if (step->kind != STEP_NORM && step->kind != STEP_SCALE && step->kind != STEP_ROPE) {
+        if (step->kind != STEP_NORM && step->kind != STEP_SCALE && step->kind != STEP_ROPE &&
+            step->kind != STEP_SELECT) {
             return false;
         }
         value = step->out;
@@ -436,23 +442,45 @@ static void describe_modules(struct plan_builder *b)
     }
 }
 
+/* Whether the widths of a step's inputs fit each other and its constants. */
+static bool step_fits(const struct plan_builder *b, const struct plan_step *step)
+{
+    int64_t width[PLAN_INPUTS_MAX] = {0};
+
+    for (int i = 0; i < step->inputs; i++) {
+        width[i] = b->values[step->in[i]].width;
+    }
+    switch (step->kind) {
+    case STEP_ADD:
+        return width[0] == width[1];
+    case STEP_ACTIVATE:
+        return step->inputs == 1 || width[0] == width[1] || width[0] == 1;
+    case STEP_NORM:
+        return width[0] % b->norms[step->norm].size == 0;
+    case STEP_ROPE:
+        return step->rope.head_dim > 0 && width[0] % step->rope.head_dim == 0 && step->rope.rotated > 0 &&
+               step->rope.rotated <= step->rope.head_dim && step->rope.rotated % 2 == 0;
+    case STEP_SELECT:
+        return step->select.stride > 0 && width[0] % step->select.stride == 0 && step->select.first >= 0 &&
+               step->select.count > 0 && step->select.first <= step->select.stride - step->select.count;
+    case STEP_JOIN:
+        return step->join.heads > 0 && width[0] % step->join.heads == 0 &&
+               (step->join.shared || width[1] % step->join.heads == 0);
+    case STEP_ATTENTION:
+        return width[0] == step->attention.heads * step->attention.head_dim &&
+               width[1] == step->attention.kv_heads * step->attention.head_dim &&
+               width[2] == step->attention.kv_heads * step->attention.value_dim;
+    default:
+        return true;
+    }
+}
+
 /* What a family may have got wrong. */
 static int derive_check(const struct plan_builder *b)
 {
     for (int s = 0; s < b->plan.step_count; s++) {
         const struct plan_step *step = &b->steps[s];
-        bool fits = true;
-        if (step->kind == STEP_ADD || step->kind == STEP_ACTIVATE) {
-            fits = b->values[step->in[0]].width == b->values[step->in[1]].width;
-        } else if (step->kind == STEP_NORM) {
-            fits = b->values[step->in[0]].width % b->norms[step->norm].size == 0;
-        } else if (step->kind == STEP_ATTENTION) {
-            const struct plan_attention *a = &step->attention;
-            fits = b->values[step->in[0]].width == a->heads * a->head_dim &&
-                   b->values[step->in[1]].width == a->kv_heads * a->head_dim &&
-                   b->values[step->in[2]].width == a->kv_heads * a->head_dim;
-        }
-        if (!fits) {
+        if (!step_fits(b, step)) {
             return err_raise(ERR_INTERNAL, "the inputs of step %d of a plan do not fit each other", s);
         }
     }
@@ -472,6 +500,7 @@ int plan_derive(struct plan_builder *b, int output)
     plan->steps = b->steps;
     plan->values = b->values;
     plan->norms = b->norms;
+    plan->parameters = b->parameters;
     plan->modules = b->modules;
     plan->fused = b->fused;
     plan->storages = storages;

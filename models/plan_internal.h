@@ -10,6 +10,7 @@ struct plan_builder {
     struct plan_step steps[PLAN_STEPS_MAX];
     struct plan_module *modules;
     struct plan_norm norms[PLAN_STEPS_MAX];
+    struct plan_parameter parameters[PLAN_STEPS_MAX];
     struct plan_fused *fused;
     int module_room, fused_room;
     bool expert; /* the plan of one */

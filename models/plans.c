@@ -28,13 +28,41 @@ static bool same_text(const char *a, const char *b)
 
 static bool same_experts(const struct plan_experts *a, const struct plan_experts *b);
 
+static bool same_rope(const struct plan_rope *a, const struct plan_rope *b)
+{
+    return a->head_dim == b->head_dim && a->rotated == b->rotated && a->interleaved == b->interleaved &&
+           a->table == b->table;
+}
+
+static bool same_attention(const struct plan_attention *a, const struct plan_attention *b)
+{
+    return a->heads == b->heads && a->kv_heads == b->kv_heads && a->head_dim == b->head_dim &&
+           a->value_dim == b->value_dim && a->window == b->window && a->chunk == b->chunk && a->scale == b->scale &&
+           a->cap == b->cap && a->has_sinks == b->has_sinks && a->sinks == b->sinks;
+}
+
+static bool same_columns(const struct plan_step *a, const struct plan_step *b)
+{
+    return a->select.stride == b->select.stride && a->select.first == b->select.first &&
+           a->select.count == b->select.count && a->join.heads == b->join.heads && a->join.shared == b->join.shared;
+}
+
+static bool same_norm(const struct plan_norm *a, const struct plan_norm *b)
+{
+    return same_text(a->path, b->path) && a->size == b->size && a->kind == b->kind &&
+           a->unit_offset == b->unit_offset && a->bias == b->bias;
+}
+
+static bool same_parameter(const struct plan_parameter *a, const struct plan_parameter *b)
+{
+    return same_text(a->path, b->path) && a->rank == b->rank && memcmp(a->shape, b->shape, sizeof(a->shape)) == 0;
+}
+
 static bool same_step(const struct plan_step *a, const struct plan_step *b)
 {
     return a->kind == b->kind && memcmp(a->in, b->in, sizeof(a->in)) == 0 && a->module == b->module &&
-           a->norm == b->norm && a->head_dim == b->head_dim && a->factor == b->factor &&
-           a->activation == b->activation && a->attention.heads == b->attention.heads &&
-           a->attention.kv_heads == b->attention.kv_heads && a->attention.head_dim == b->attention.head_dim &&
-           a->attention.window == b->attention.window && a->attention.scale == b->attention.scale &&
+           a->norm == b->norm && a->factor == b->factor && a->activation == b->activation &&
+           same_rope(&a->rope, &b->rope) && same_columns(a, b) && same_attention(&a->attention, &b->attention) &&
            same_experts(a->experts, b->experts);
 }
 
@@ -42,7 +70,8 @@ static bool same_step(const struct plan_step *a, const struct plan_step *b)
 static bool same_plan(const struct plan *a, const struct plan *b)
 {
     bool same = a->step_count == b->step_count && a->module_count == b->module_count &&
-                a->norm_count == b->norm_count && a->fused_count == b->fused_count && a->output == b->output;
+                a->norm_count == b->norm_count && a->parameter_count == b->parameter_count &&
+                a->fused_count == b->fused_count && a->output == b->output;
 
     for (int i = 0; same && i < a->step_count; i++) {
         same = same_step(&a->steps[i], &b->steps[i]);
@@ -53,7 +82,10 @@ static bool same_plan(const struct plan *a, const struct plan *b)
                m->bias == n->bias && m->fixed == n->fixed && m->expert == n->expert;
     }
     for (int i = 0; same && i < a->norm_count; i++) {
-        same = same_text(a->norms[i].path, b->norms[i].path) && a->norms[i].size == b->norms[i].size;
+        same = same_norm(&a->norms[i], &b->norms[i]);
+    }
+    for (int i = 0; same && i < a->parameter_count; i++) {
+        same = same_parameter(&a->parameters[i], &b->parameters[i]);
     }
     for (int i = 0; same && i < a->fused_count; i++) {
         same = a->fused[i].count == b->fused[i].count &&
