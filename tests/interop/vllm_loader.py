@@ -1,5 +1,6 @@
 """Loads artifacts in vLLM on the CPU, one after the other in one process: vllm_loader.py IDS.json FOLDER...
 
+Without arguments it prints the name of its operation for 4-bit weights if it has that for this processor: it was written for AVX-512.
 Prints a line of JSON for each folder: its perplexity on the ids, or the error that it ended with. torch.compile is off, which halves
 the time; the cache is as small as the ids allow. Windows may be as long as the model allows: vLLM wants room for a token after them, which
 no forward pass sees.
@@ -15,7 +16,11 @@ os.environ.update(TORCHDYNAMO_DISABLE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", V
 
 import gc
 
+import torch
 import vllm
+import vllm._custom_ops  # noqa: F401, which loads the operations
+
+FOUR_BITS = "cpu_gemm_wna16"
 
 
 def perplexity(folder, windows):
@@ -44,4 +49,7 @@ def main(ids, *folders):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) > 1:
+        main(*sys.argv[1:])
+    elif hasattr(torch.ops._C, FOUR_BITS):
+        print(FOUR_BITS)
