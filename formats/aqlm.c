@@ -123,8 +123,7 @@ static json_t *left_in_float(const struct format_config *config)
         json_decref(list);
         return NULL;
     }
-    add_both(list, model_config(config->model)->arch->head);
-    names = format_left_in_float(config, (const struct format_module *const *)table);
+    names = format_not_quantized(config, (const struct format_module *const *)table);
     json_array_foreach(names, i, name)
     {
         add_both(list, json_string_value(name));

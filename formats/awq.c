@@ -115,13 +115,12 @@ static int awq_encode(const struct qtensor *q, int index, void *out)
 /* Every linear in float by its path, the head among them; NULL when only the head is. */
 static json_t *in_float(const struct format_config *config, const struct format_module *const *table)
 {
-    json_t *names = format_left_in_float(config, table);
+    json_t *names = format_not_quantized(config, table);
 
-    if (json_array_size(names) == 0) {
+    if (json_array_size(names) == 1) {
         json_decref(names);
         return NULL;
     }
-    json_array_insert_new(names, 0, json_string(model_config(config->model)->arch->head));
     return names;
 }
 

@@ -214,8 +214,7 @@ static json_t *skipped(const struct format_config *config)
     if (format_module_table(config, &table) != 0) {
         return NULL;
     }
-    json_t *list = format_left_in_float(config, (const struct format_module *const *)table);
-    json_array_insert_new(list, 0, json_string(model_config(config->model)->arch->head));
+    json_t *list = format_not_quantized(config, (const struct format_module *const *)table);
     free(table);
     return list;
 }

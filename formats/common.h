@@ -22,6 +22,14 @@ int format_check_fused(const struct format_config *config);
 int format_module_table(const struct format_config *config, const struct format_module ***table);
 /* The names of all modules that are left in float, in order. New reference. */
 json_t *format_left_in_float(const struct format_config *config, const struct format_module *const *table);
+/* These, after the head and, below other modules, what passes through next to the language model: in the words of
+ * loaders that take a module's name for all below it. New reference. */
+json_t *format_not_quantized(const struct format_config *config, const struct format_module *const *table);
+/* skips.c: append a module's name in each spelling that loaders of the checkpoint have for it. */
+void format_add_name(json_t *list, const struct model *model, const char *name);
+/* A regular expression that matches all modules below one that passes through, whether or not a loader has it below
+ * "model". */
+void format_below(const char *module, const char *begin, char out[2 * PLAN_NAME_MAX]);
 /* warn.c: append {"code", "message"}. */
 void format_warn(json_t *warnings, const char *code, const char *text, ...) __attribute__((format(printf, 3, 4)));
 /* The scheme of the first quantized module of an expert, NULL where there is none; *all: every module of every expert

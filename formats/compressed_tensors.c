@@ -119,12 +119,19 @@ static json_t *inputs_object(const struct gpu_input *input)
     return ct_arguments(8, input->element == DTYPE_F8_E4M3, true, strategy, input->group_size, 0, input->dynamic);
 }
 
-/* Exact names of every linear left in float, and the head. */
+/* The head, expressions for what passes through, and exact names of every linear left in float. */
 static json_t *ignore_list(const struct format_config *config, const struct format_module *const *table)
 {
-    json_t *list = format_left_in_float(config, table);
+    json_t *list = json_array(), *left = format_left_in_float(config, table);
+    char pattern[2 * PLAN_NAME_MAX];
 
-    json_array_insert_new(list, 0, json_string(model_config(config->model)->arch->head));
+    format_add_name(list, config->model, model_head_module(config->model));
+    for (const char *const *extra = model_extras(config->model); *extra != NULL; extra++) {
+        format_below(*extra, "re:", pattern);
+        json_array_append_new(list, json_string(pattern));
+    }
+    json_array_extend(list, left);
+    json_decref(left);
     return list;
 }
 
@@ -146,16 +153,20 @@ static const char *common_form(const struct format_config *config)
 }
 
 /* "re:^model\.layers\.0\.mlp\.experts\..+$", for all modules of a layer's experts. */
-static json_t *experts_target(const struct format_config *config, int64_t layer, const struct plan_experts *experts)
+static void add_experts_target(json_t *targets, const struct format_config *config, int64_t layer,
+                               const struct plan_experts *experts)
 {
-    char name[MODEL_NAME_MAX], target[2 * MODEL_NAME_MAX];
+    char name[PLAN_NAME_MAX], target[2 * MODEL_NAME_MAX], spellings[MODEL_SPELLINGS_MAX][PLAN_NAME_MAX];
 
-    snprintf(name, sizeof(name), "%s%lld.%s.", model_config(config->model)->arch->layers, (long long)layer,
+    snprintf(name, sizeof(name), "%.60s%lld.%.40s.", model_layers_prefix(config->model), (long long)layer,
              experts->path);
-    size_t used = (size_t)snprintf(target, sizeof(target), "re:^");
-    used += format_escape(name, target + used, sizeof(target) - used);
-    snprintf(target + used, sizeof(target) - used, ".+$");
-    return json_string(target);
+    int count = model_spellings(config->model, name, spellings);
+    for (int i = 0; i < count; i++) {
+        size_t used = (size_t)snprintf(target, sizeof(target), "re:^");
+        used += format_escape(spellings[i], target + used, sizeof(target) - used);
+        snprintf(target + used, sizeof(target) - used, ".+$");
+        json_array_append_new(targets, json_string(target));
+    }
 }
 
 /* Whether all modules of a layer's experts are quantized, and have this geometry. */
@@ -190,11 +201,11 @@ static json_t *group_targets(const struct format_config *config, const struct fo
         bool together = experts != NULL && experts_have(modules, experts, scheme);
         for (int i = 0; i < plan->module_count; i++) {
             if (together && i == experts->first_module) {
-                json_array_append_new(targets, experts_target(config, layer, experts));
+                add_experts_target(targets, config, layer, experts);
             }
             if (modules[i] != NULL && format_same_geometry(scheme, &modules[i]->scheme) &&
                 !(together && plan->modules[i].expert >= 0)) {
-                json_array_append_new(targets, json_string(modules[i]->name));
+                format_add_name(targets, config->model, modules[i]->name);
             }
         }
     }

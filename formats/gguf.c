@@ -66,6 +66,16 @@ static int gguf_accepts_all(const struct format_config *config)
     if (gguf_architecture(c) == NULL) {
         return err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf has no name here for a %.80s", c->arch->name);
     }
+    if (model_extras(config->model)[0] != NULL) {
+        return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                                      "gguf would leave out %.80s, which is not part of the "
+                                      "language model",
+                                      model_extras(config->model)[0]),
+                            "another format, or a checkpoint of the language model alone");
+    }
+    if (c->ropes[0].type > ROPE_LLAMA3) {
+        return err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf is written here for rope types default, linear and llama3");
+    }
     if (cache != NULL && !json_is_null(cache)) {
         return err_set_hint(err_raise(ERR_INCOMPATIBLE_OPTIONS, "gguf carries no scales of a quantized cache"),
                             "format compressed-tensors, or no kv_cache");
@@ -181,7 +191,7 @@ static int gguf_list_entries(struct writer *writer)
             TRY(gguf_describe(writer, &plan->pieces[i], &writer->entries[writer->count++]));
         }
     }
-    if (config->rope_type == ROPE_LLAMA3) {
+    if (config->ropes[0].type == ROPE_LLAMA3) {
         int64_t half = config->head_dim / 2;
         writer->entries[writer->count++] = (struct entry){.name = "rope_freqs.weight",
                                                           .type = GGML_TYPE_F32,

@@ -85,10 +85,10 @@ void gguf_put_model(struct gguf_buffer *buffer, const struct format_config *conf
     put_number(buffer, architecture, "attention.value_length", c->head_dim);
     put_real(buffer, architecture, "attention.layer_norm_rms_epsilon", c->rms_norm_eps);
     put_number(buffer, architecture, "rope.dimension_count", c->head_dim);
-    put_real(buffer, architecture, "rope.freq_base", c->rope_theta);
-    if (c->rope_type == ROPE_LINEAR) {
+    put_real(buffer, architecture, "rope.freq_base", c->ropes[0].theta);
+    if (c->ropes[0].type == ROPE_LINEAR) {
         snprintf(name, sizeof(name), "%s.rope.scaling.type", architecture);
         gguf_key_string(buffer, name, "linear");
-        put_real(buffer, architecture, "rope.scaling.factor", c->rope_factor);
+        put_real(buffer, architecture, "rope.scaling.factor", c->ropes[0].factor);
     }
 }

@@ -83,16 +83,17 @@ int64_t gguf_row(const struct model_config *config, const struct plan_module *mo
     return gguf_turns(config, module) ? head * size + 2 * (within % half) + within / half : row;
 }
 
-/* As arch_rope_tables scales frequencies, in the runtime's terms: it divides by these. */
+/* As rope_tables scales frequencies, in the runtime's terms: it divides by these. */
 void gguf_rope_factors(const struct model_config *config, float *out)
 {
-    double original = config->rope_original_max, low = config->rope_low_freq, high = config->rope_high_freq;
+    const struct rope_spec *rope = &config->ropes[0];
+    double original = rope->original_max, low = rope->low_freq, high = rope->high_freq;
 
     for (int64_t i = 0; i < config->head_dim / 2; i++) {
-        double frequency = pow(config->rope_theta, -2.0 * (double)i / (double)config->head_dim);
+        double frequency = pow(rope->theta, -2.0 * (double)i / (double)config->head_dim);
         double length = 2 * M_PI / frequency;
         double blend = (original / length - low) / (high - low);
         double unscaled = length < original / high ? 1 : length > original / low ? 0 : blend;
-        out[i] = (float)(1 / ((1 - unscaled) / config->rope_factor + unscaled));
+        out[i] = (float)(1 / ((1 - unscaled) / rope->factor + unscaled));
     }
 }

@@ -118,7 +118,7 @@ json_t *format_left_in_float(const struct format_config *config, const struct fo
             int module;
             int64_t layer = plans_module_at(plans, i, &module);
             model_module_name(config->model, layer, module, name);
-            json_array_append_new(names, json_string(name));
+            format_add_name(names, config->model, name);
         }
     }
     return names;

@@ -1,4 +1,4 @@
-/* The rows, and what follows from a parsed configuration: shapes, biases, windows, rotary tables.
+/* The rows, and what follows from a parsed configuration for a layer.
  *
  * A row says which members of config.json count and what those mean that it lacks. Defaults are those that the
  * families' reference implementation assumes. */
@@ -7,8 +7,9 @@
 
 #include "models/families/families.h"
 
-#include <math.h>
 #include <stddef.h>
+
+#define LAYERS_WINDOWED (1U << LAYER_FULL | 1U << LAYER_SLIDING)
 
 static const struct arch llama = {
     .name = "LlamaForCausalLM",
@@ -44,6 +45,7 @@ static const struct arch qwen2 = {
     LLAMA_NAMES,
     .qkv_bias = true,
     .window = WINDOW_OPTIONAL,
+    .layer_types = LAYERS_WINDOWED,
     .default_kv_heads = 32,
     .default_window = 4096,
     .default_max_position = 32768,
@@ -57,6 +59,7 @@ static const struct arch qwen3 = {
     LLAMA_NAMES,
     .attention_bias = true,
     .window = WINDOW_OPTIONAL,
+    .layer_types = LAYERS_WINDOWED,
     .default_kv_heads = 32,
     .default_head_dim = 128,
     .default_window = 4096,
@@ -85,6 +88,7 @@ static const struct arch qwen3_moe = {
     LLAMA_NAMES,
     .attention_bias = true,
     .window = WINDOW_OPTIONAL,
+    .layer_types = LAYERS_WINDOWED,
     .experts = EXPERTS_SPARSE,
     .default_kv_heads = 4,
     .default_window = 4096,
@@ -92,6 +96,77 @@ static const struct arch qwen3_moe = {
     .default_experts = 128,
     .default_experts_per_token = 8,
     .default_expert_size = 768,
+};
+
+static const struct arch ministral = {
+    .name = "MinistralForCausalLM",
+    .model_type = "ministral",
+    .plan = family_llama_plan,
+    LLAMA_NAMES,
+    .window = WINDOW_ALL,
+    .layer_types = LAYERS_WINDOWED,
+    .default_kv_heads = 8,
+    .default_window = 4096,
+    .default_max_position = 131072,
+};
+
+static const struct arch ministral3 = {
+    .name = "Ministral3ForCausalLM",
+    .model_type = "ministral3",
+    .plan = family_llama_plan,
+    LLAMA_NAMES,
+    .window = WINDOW_ALL,
+    .query_scaling = true,
+    .default_kv_heads = 8,
+    .default_head_dim = 128,
+    .default_max_position = 262144,
+    .default_rope_theta = 1e6,
+    .default_norm_eps = 1e-5,
+};
+
+static const struct arch smollm3 = {
+    .name = "SmolLM3ForCausalLM",
+    .model_type = "smollm3",
+    .plan = family_llama_plan,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .mlp_bias = true,
+    .tied = true,
+    .nope = true,
+    .window = WINDOW_NOPE,
+    .layer_types = LAYERS_WINDOWED,
+    .default_kv_heads = 4,
+    .default_max_position = 32768,
+    .default_rope_theta = 2e6,
+};
+
+static const struct arch granite = {
+    .name = "GraniteForCausalLM",
+    .model_type = "granite",
+    .plan = family_llama_plan,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .mlp_bias = true,
+    .multipliers = true,
+    .window = WINDOW_NEVER,
+    .default_max_position = 2048,
+};
+
+static const struct arch olmo3 = {
+    .name = "Olmo3ForCausalLM",
+    .model_type = "olmo3",
+    .plan = family_olmo2_plan,
+    LLAMA_NAMES,
+    .attention_bias = true,
+    .window = WINDOW_PATTERN,
+    .layer_types = LAYERS_WINDOWED,
+    .ropes_by_type = true,
+    .default_window = 4096,
+    .default_pattern = 4,
+    .default_max_position = 2048,
+    .default_rope_theta = 5e5,
+    .default_local_theta = 5e5,
+    .default_norm_eps = 1e-5,
 };
 
 static const struct arch olmo2 = {
@@ -106,7 +181,8 @@ static const struct arch olmo2 = {
     .default_norm_eps = 1e-5,
 };
 
-static const struct arch *const rows[] = {&llama, &mistral, &mixtral, &olmo2, &qwen2, &qwen3, &qwen3_moe, NULL};
+static const struct arch *const rows[] = {&granite, &llama, &ministral, &ministral3, &mistral, &mixtral, &olmo2,
+                                          &olmo3,   &qwen2, &qwen3,     &qwen3_moe,  &smollm3, NULL};
 
 const struct arch *const *arch_list(void)
 {
@@ -115,7 +191,22 @@ const struct arch *const *arch_list(void)
 
 int64_t arch_window(const struct model_config *config, int64_t layer)
 {
-    return layer >= config->sliding_from_layer ? config->sliding_window : 0;
+    return config->layer_types[layer] == LAYER_SLIDING ? config->sliding_window : 0;
+}
+
+bool arch_rotates(const struct model_config *config, int64_t layer)
+{
+    return config->rope_count > 0 && (config->nope_layers[layer / 64] >> (layer % 64) & 1) == 0;
+}
+
+int arch_rope(const struct model_config *config, int64_t layer)
+{
+    return config->arch->ropes_by_type && config->layer_types[layer] == LAYER_SLIDING ? 1 : 0;
+}
+
+int arch_key_rope(const struct model_config *config, int64_t layer)
+{
+    return config->ropes[0].growth > 0 ? 1 : arch_rope(config, layer);
 }
 
 bool arch_has_experts(const struct model_config *config, int64_t layer)
@@ -123,47 +214,4 @@ bool arch_has_experts(const struct model_config *config, int64_t layer)
     bool dense = (config->dense_layers[layer / 64] >> (layer % 64) & 1) != 0;
 
     return config->num_experts > 0 && !dense && (layer + 1) % config->sparse_step == 0;
-}
-
-/* Llama 3's stretch: long wavelengths are divided by the factor, short ones kept, those between blended. */
-static double stretch(const struct model_config *config, double frequency)
-{
-    double turns = config->rope_original_max * frequency / (2 * M_PI); /* within the original context */
-
-    if (turns < config->rope_low_freq) {
-        return frequency / config->rope_factor;
-    }
-    if (turns > config->rope_high_freq) {
-        return frequency;
-    }
-    double smooth = (turns - config->rope_low_freq) / (config->rope_high_freq - config->rope_low_freq);
-    return (1 - smooth) * frequency / config->rope_factor + smooth * frequency;
-}
-
-static double rope_frequency(const struct model_config *config, int64_t i)
-{
-    double frequency = pow(config->rope_theta, -2.0 * (double)i / (double)config->head_dim);
-
-    switch (config->rope_type) {
-    case ROPE_LINEAR:
-        return frequency / config->rope_factor;
-    case ROPE_LLAMA3:
-        return stretch(config, frequency);
-    case ROPE_DEFAULT:
-        break;
-    }
-    return frequency;
-}
-
-void arch_rope_tables(const struct model_config *config, int64_t length, float *cosine, float *sine)
-{
-    int64_t half = config->head_dim / 2;
-
-    for (int64_t i = 0; i < half; i++) {
-        double frequency = rope_frequency(config, i);
-        for (int64_t t = 0; t < length; t++) {
-            cosine[t * half + i] = (float)cos((double)t * frequency);
-            sine[t * half + i] = (float)sin((double)t * frequency);
-        }
-    }
 }

@@ -9,8 +9,19 @@
 /* Which layers attend through a window. */
 enum window_rule {
     WINDOW_NEVER,    /* config.json's sliding_window is not read */
-    WINDOW_ALL,      /* every layer, unless sliding_window is null */
+    WINDOW_ALL,      /* every layer, unless sliding_window is null; or as layer_types says where the row reads it */
     WINDOW_OPTIONAL, /* only with use_sliding_window; from max_window_layers on, or as layer_types says */
+    WINDOW_PATTERN,  /* all but each sliding_window_pattern-th layer, or as layer_types says */
+    WINDOW_NOPE,     /* only with use_sliding_window; the layers without rotation, or as layer_types says */
+};
+
+/* What layer_types calls the layers. */
+enum layer_type {
+    LAYER_FULL,    /* "full_attention" */
+    LAYER_SLIDING, /* "sliding_attention": through a window */
+    LAYER_CHUNKED, /* "chunked_attention" */
+    LAYER_LINEAR,  /* "linear_attention": a recurrence */
+    LAYER_TYPES,
 };
 
 /* Whether layers have experts, and which members of config.json say so. */
@@ -41,25 +52,90 @@ struct arch {
     bool attention_bias;   /* config.json's attention_bias applies: q, k, v and o */
     bool mlp_bias;         /* config.json's mlp_bias applies */
     enum window_rule window;
+    unsigned layer_types;   /* bits of enum layer_type that layer_types may name; 0: it is not read */
+    bool ropes_by_type;     /* layers of a window have a rotary table of their own, number 1 */
+    bool nope;              /* no_rope_layers and no_rope_layer_interval apply */
+    bool partial_rope;      /* partial_rotary_factor applies */
+    bool rope_neighbours;   /* columns are rotated with their neighbours, else halves with each other */
+    bool query_scaling;     /* llama_4_scaling_beta of the rope parameters applies: rotary table 1 is the keys' */
+    bool multipliers;       /* embedding_multiplier, residual_multiplier, attention_multiplier, logits_scaling apply */
+    bool logit_scale;       /* config.json's logit_scale applies */
+    bool query_scalar;      /* scores are divided by the root of query_pre_attn_scalar */
+    bool soft_caps;         /* attn_logit_softcapping and final_logit_softcapping apply */
+    bool embedding_root;    /* embeddings are multiplied by the root of hidden_size */
+    bool layer_norms;       /* norms are LayerNorms; else RMS norms */
+    bool unit_offset;       /* the factor of norms is 1 + weight */
+    bool tied;              /* what a missing tie_word_embeddings means */
+    bool biased;            /* what a missing attention_bias means */
+    bool o_unbiased;        /* attention_bias is of q, k and v alone */
+    int default_activation; /* enum plan_activation: of the MLP where config.json names none */
+    unsigned activations;   /* bits of the others that it may name */
+    const char *activation_member; /* NULL: hidden_act */
+    const char *eps_member;        /* NULL: rms_norm_eps */
     enum experts_rule experts;
     /* What a member means that config.json lacks. 0: as many as heads; hidden_size / heads; no window. */
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
     int64_t default_experts, default_experts_per_token, default_expert_size;
-    double default_rope_theta; /* 0: 10000 */
-    double default_norm_eps;   /* 0: 1e-6 */
+    int64_t default_heads, default_vocab, default_pattern; /* 0: required; 0: required; no window */
+    double default_rope_theta;                             /* 0: 10000 */
+    double default_local_theta;                            /* of rotary table 1; 0: 10000 */
+    double default_partial;                                /* 0: 1 */
+    double default_norm_eps;                               /* 0: 1e-6 */
+    double default_logit_scale, default_attention_cap, default_logit_cap, default_query_scalar;
 };
 
 #define ARCH_LAYERS_MAX 4096
 #define ARCH_EXPERTS_MAX 4096 /* of a layer */
 
-enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
+/* A class of checkpoints that hold a language model and more, such as a tower for images: its tensors pass through. */
+struct arch_composite {
+    const char *name;          /* "Mistral3ForConditionalGeneration" */
+    const char *model_type;    /* config.json's */
+    const char *text;          /* the member that holds the language model's configuration */
+    const char *text_types[6]; /* its model_type: the first where it is missing. The row is that model_type's. */
+};
+const struct arch_composite *arch_composites(void); /* ends with {0} */
+
+/* What precedes the names of a checkpoint's text model: for "model." of a row's names, and for its head. */
+struct arch_layout {
+    const char *model, *head; /* "model.language_model.", "" */
+};
+
+enum rope_type {
+    ROPE_DEFAULT,
+    ROPE_LINEAR,
+    ROPE_LLAMA3,
+    ROPE_DYNAMIC,      /* a larger base beyond max_position ("NTK") */
+    ROPE_YARN,         /* Peng et al. 2023, arXiv 2309.00071 */
+    ROPE_LONGROPE,     /* Ding et al. 2024, arXiv 2402.13753 */
+    ROPE_PROPORTIONAL, /* of all columns, the later ones not turned */
+};
+#define ROPE_TABLES_MAX 4
+#define ROPE_FACTORS_MAX 256 /* columns of a longrope table */
+
+/* A rotary table: angles of `dims` / 2 columns for each position. Members that its type does not have are 0. */
+struct rope_spec {
+    enum rope_type type;
+    int64_t dims; /* rotated columns of a head, even */
+    double theta, factor;
+    double low_freq, high_freq;        /* llama3 */
+    double beta_fast, beta_slow;       /* yarn */
+    bool truncate;                     /* yarn: the bounds of its ramp are full columns */
+    double original_max, max_position; /* llama3, yarn, longrope; dynamic */
+    double turned;                     /* proportional: the part of the columns that is turned */
+    double scaling;                    /* cos and sin are multiplied by it; 0: 1 */
+    double growth, period;             /* and by 1 + growth ln(1 + integer part(position / period)); 0: not */
+    float short_factors[ROPE_FACTORS_MAX], long_factors[ROPE_FACTORS_MAX]; /* longrope */
+};
 
 struct model_config {
     const struct arch *arch;
     int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size;
     int64_t max_position;
+    const struct arch_composite *composite;              /* NULL: the checkpoint is the language model alone */
     int64_t sliding_window;                              /* 0 = none */
-    int64_t sliding_from_layer;                          /* layers >= this use the window */
+    uint8_t layer_types[ARCH_LAYERS_MAX];                /* enum layer_type */
+    uint64_t nope_layers[ARCH_LAYERS_MAX / 64];          /* bits of those whose queries and keys are not rotated */
     int64_t num_experts, experts_per_token, expert_size; /* num_experts 0: layers have none */
     int64_t sparse_step;                                 /* layer l may have experts where it divides l + 1 */
     bool normalize_experts;                              /* the chosen scores are divided by their sum */
@@ -67,8 +143,13 @@ struct model_config {
     double rms_norm_eps;
     bool tie_word_embeddings;
     bool qkv_bias, o_bias, mlp_bias;
-    enum rope_type rope_type;
-    double rope_theta, rope_factor, rope_low_freq, rope_high_freq, rope_original_max;
+    int activation;     /* of the MLP's gate: enum plan_activation */
+    int64_t mtp_layers; /* layers after the last that only predict further tokens: they pass through */
+    double embedding_scale, residual_scale, logit_scale; /* factors; 1 */
+    double attention_scale;                              /* of scores; 0: 1 / sqrt(head_dim) */
+    double attention_cap, logit_cap;                     /* x becomes cap * tanh(x / cap); 0: as it is */
+    struct rope_spec ropes[ROPE_TABLES_MAX];
+    int rope_count; /* 0: no layer rotates */
 };
 
 /* NULL-terminated list of rows. */
@@ -80,5 +161,11 @@ int arch_parse_config(const json_t *config, struct model_config *out);
 int64_t arch_window(const struct model_config *config, int64_t layer);
 /* Whether a layer's MLP is a choice of experts. */
 bool arch_has_experts(const struct model_config *config, int64_t layer);
-/* cos and sin tables [length, head_dim/2], computed in double, stored as float. */
-void arch_rope_tables(const struct model_config *config, int64_t length, float *cosine, float *sine);
+/* Whether a layer rotates queries and keys, and the number of its table. */
+bool arch_rotates(const struct model_config *config, int64_t layer);
+int arch_rope(const struct model_config *config, int64_t layer);
+int arch_key_rope(const struct model_config *config, int64_t layer); /* of keys: the same but for growing queries */
+/* rope.c: cos and sin tables [length, dims/2] for sequences of that length, computed in double, stored as float. */
+void rope_tables(const struct rope_spec *rope, int64_t length, float *cosine, float *sine);
+/* What column i turns by from one position to the next. */
+double rope_frequency(const struct rope_spec *rope, int64_t length, int64_t i);

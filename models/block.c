@@ -29,18 +29,26 @@ int64_t block_kept_elements(const struct plans *plans, int64_t tokens)
     return region_elements(plans, REGION_KEPT, tokens);
 }
 
-static int upload_tables(struct block_scratch *s)
+static int upload_table(struct block_scratch *s, int number)
 {
-    const struct model_config *config = plans_config(s->plans);
-    int64_t half = config->head_dim / 2;
+    const struct rope_spec *rope = &plans_config(s->plans)->ropes[number];
+    int64_t half = rope->dims / 2;
     const int64_t shape[2] = {s->length, half};
     size_t count = (size_t)s->length * (size_t)half;
     AUTO_FREE float *host = NULL;
 
     TRY(mem_array(&host, 2 * count));
-    arch_rope_tables(config, s->length, host, host + count);
-    TRY(gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host, &s->cosine));
-    return gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host + count, &s->sine);
+    rope_tables(rope, s->length, host, host + count);
+    TRY(gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host, &s->cosine[number]));
+    return gpu_tensor_from_host(s->gpu, s->stream, DTYPE_F32, 2, shape, host + count, &s->sine[number]);
+}
+
+static int upload_tables(struct block_scratch *s)
+{
+    for (int i = 0; i < plans_config(s->plans)->rope_count; i++) {
+        TRY(upload_table(s, i));
+    }
+    return 0;
 }
 
 static int fill_scratch(struct block_scratch *s)
@@ -80,8 +88,10 @@ void block_scratch_free(struct block_scratch *s)
     gpu_tensor_free(s->gpu, &s->work);
     gpu_tensor_free(s->gpu, &s->kept);
     gpu_tensor_free(s->gpu, &s->rounded);
-    gpu_tensor_free(s->gpu, &s->cosine);
-    gpu_tensor_free(s->gpu, &s->sine);
+    for (int i = 0; i < ROPE_TABLES_MAX; i++) {
+        gpu_tensor_free(s->gpu, &s->cosine[i]);
+        gpu_tensor_free(s->gpu, &s->sine[i]);
+    }
     free(s);
 }
 
@@ -179,7 +189,8 @@ static int step_rope(const struct run *r, const struct tensor *out, const struct
     struct block_scratch *s = r->s;
 
     TRY(copy_first(r, out, in));
-    return s->gpu->ops->rope(s->stream, out, &s->cosine, &s->sine, s->length, r->step->rope.head_dim);
+    return s->gpu->ops->rope(s->stream, out, &s->cosine[r->step->rope.table], &s->sine[r->step->rope.table], s->length,
+                             r->step->rope.head_dim);
 }
 
 static struct gpu_attention attention_spec(const struct run *r)

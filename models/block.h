@@ -137,6 +137,9 @@ struct head {
 int head_load_embedding(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out);
 void head_deinit(struct head *head, const struct gpu *gpu);
-/* logits [T, V] F32 = lm_head(rmsnorm(x)); x is overwritten by its norm. */
+/* x [T, h] F32 = the embeddings of ids, with the configuration's factor. */
+int head_embed(const struct head *head, const struct model_config *config, const struct gpu *gpu,
+               struct gpu_stream *stream, const struct tensor *x, const int32_t *ids);
+/* logits [T, V] F32 = lm_head(norm(x)) with the configuration's factor; x is overwritten by its norm. */
 int head_logits(const struct head *head, const struct model_config *config, const struct gpu *gpu,
                 struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits);

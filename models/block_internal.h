@@ -34,10 +34,10 @@ struct block_scratch {
     const struct gpu *gpu;
     struct gpu_stream *stream;
     int64_t sequences, length, tokens;
-    struct tensor work;         /* F32: REGION_WORK of the widest layer */
-    struct tensor kept;         /* F32: REGION_KEPT likewise, where the caller brings none */
-    struct tensor rounded;      /* F32 [T * widest input]: an input as the runtime quantizes it; made on first use */
-    struct tensor cosine, sine; /* F32 [length, head_dim / 2] */
+    struct tensor work;    /* F32: REGION_WORK of the widest layer */
+    struct tensor kept;    /* F32: REGION_KEPT likewise, where the caller brings none */
+    struct tensor rounded; /* F32 [T * widest input]: an input as the runtime quantizes it; made on first use */
+    struct tensor cosine[ROPE_TABLES_MAX], sine[ROPE_TABLES_MAX]; /* F32 [length, dims / 2], by number */
 };
 
 static inline int64_t block_padded(int64_t tokens)

@@ -13,6 +13,28 @@ int head_load_embedding(const struct model *model, const struct gpu *gpu, struct
     return model_load_tensor(model, model_embedding_name(model), DTYPE_COUNT, gpu, stream, &out->embedding);
 }
 
+static float head_rounded(enum dtype dtype, float value)
+{
+    return dtype == DTYPE_F16    ? dtype_f16_to_f32(dtype_f32_to_f16(value))
+           : dtype == DTYPE_BF16 ? dtype_bf16_to_f32(dtype_f32_to_bf16(value))
+                                 : value;
+}
+
+int head_embed(const struct head *head, const struct model_config *config, const struct gpu *gpu,
+               struct gpu_stream *stream, const struct tensor *x, const int32_t *ids)
+{
+    double scale = config->embedding_scale;
+
+    TRY(gpu->ops->embed(stream, x, &head->embedding, ids));
+    if (scale == 1) {
+        return 0;
+    }
+    if (config->arch->embedding_root) { /* it is kept in the type of the embedding */
+        scale = head_rounded(head->embedding.dtype, (float)scale);
+    }
+    return gpu->ops->combine(stream, x, scale, x, 0, NULL);
+}
+
 int head_load_output(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct head *out)
 {
     AUTO_TENSOR(norm, gpu);
@@ -46,5 +68,6 @@ int head_logits(const struct head *head, const struct model_config *config, cons
                 struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits)
 {
     TRY(gpu->ops->rmsnorm(stream, x, x, &head->norm, (float)config->rms_norm_eps));
-    return gpu->ops->linear(stream, logits, x, &head->lm_head, NULL);
+    TRY(gpu->ops->linear(stream, logits, x, &head->lm_head, NULL));
+    return config->logit_scale == 1 ? 0 : gpu->ops->combine(stream, logits, config->logit_scale, logits, 0, NULL);
 }

@@ -61,10 +61,6 @@ static int load_config(struct model *model, struct digest *digest)
     digest_update(digest, text, size);
     TRY(arch_parse_config(model->json, &model->config));
     TRY(plans_new(&model->config, &model->plans));
-    const struct arch *arch = model->config.arch;
-    snprintf(model->embedding, sizeof(model->embedding), "%s.weight", arch->embedding);
-    snprintf(model->norm, sizeof(model->norm), "%s.weight", arch->norm);
-    snprintf(model->head, sizeof(model->head), "%s.weight", arch->head);
     return 0;
 }
 
@@ -99,7 +95,9 @@ static int model_load(struct model *model)
     }
     TRY(load_config(model, digest));
     TRY(model_files_load_shards(model));
+    TRY(model_names_find(model));
     TRY(model_check_tensors(model));
+    TRY(model_extras_list(model));
     TRY(model_side_list(model));
     model_measure(model);
     digest_shards(model, digest);
@@ -148,6 +146,7 @@ void model_close(struct model *model)
     free(model->tensors);
     free(model->by_name);
     free(model->side_files);
+    free(model->extras);
     free(model->lazy);
     plans_free(model->plans);
     json_decref(model->json);

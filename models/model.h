@@ -70,6 +70,12 @@ const char *const *model_side_files(const struct model *model);
 int model_check_unchanged(const struct model *model);
 /* The plans of its layers; they live as long as the model. */
 const struct plans *model_plans(const struct model *model);
+/* The parts next to the language model that pass through into artifacts as they are, towers and projectors and layers
+ * that predict further tokens, by the module that they are below: NULL-terminated. */
+const char *const *model_extras(const struct model *model);
+/* A module's name as loaders of this checkpoint have it, where they differ: its own first. Returns how many. */
+#define MODEL_SPELLINGS_MAX 2
+int model_spellings(const struct model *model, const char *name, char out[MODEL_SPELLINGS_MAX][PLAN_NAME_MAX]);
 /* Names. "<layers>3.<path>", <layers> being what the family puts before a layer's number. */
 void model_module_name(const struct model *model, int64_t layer, int module, char out[PLAN_NAME_MAX]);
 /* The module of this name in its layer's plan, or -1. Sets *layer. */
@@ -81,6 +87,10 @@ int64_t model_find_layer(const struct model *model, const char *name, const char
 #define MODEL_NAME_MAX 192
 void model_tensor_name(const struct model *model, int64_t layer, const char *path, const char *member,
                        char out[MODEL_NAME_MAX]);
+const char *model_layers_prefix(const struct model *model); /* what a layer's number comes after */
+/* The modules outside the layers. */
+const char *model_embedding_module(const struct model *model);
+const char *model_head_module(const struct model *model);
 /* The tensors outside the layers. */
 const char *model_embedding_name(const struct model *model); /* "model.embed_tokens.weight" */
 const char *model_norm_name(const struct model *model);

@@ -94,24 +94,24 @@ static bool is_layer_tensor(const struct plan *plan, const char *path)
 }
 
 /* The end of a name after "model.", or after "<layers>N.self_attn.", whatever N is; else NULL. */
-static const char *after_rotary_owner(const struct arch *arch, const char *name)
+static const char *after_rotary_owner(const struct model *model, const char *name)
 {
-    static const char model[] = "model.";
-    size_t layers = strlen(arch->layers), owner = strlen(arch->attention);
+    const char *attention = model->config.arch->attention;
+    size_t layers = strlen(model->layers), owner = strlen(attention), outer = strlen(model->layout.model);
 
-    if (strncmp(name, arch->layers, layers) != 0) {
-        return strncmp(name, model, sizeof(model) - 1) == 0 ? name + sizeof(model) - 1 : NULL;
+    if (strncmp(name, model->layers, layers) != 0) {
+        return strncmp(name, model->layout.model, outer) == 0 ? name + outer : NULL;
     }
     name += layers;
     name += strspn(name, "0123456789");
-    return name[0] == '.' && strncmp(name + 1, arch->attention, owner) == 0 && name[1 + owner] == '.' ? name + 2 + owner
-                                                                                                      : NULL;
+    return name[0] == '.' && strncmp(name + 1, attention, owner) == 0 && name[1 + owner] == '.' ? name + 2 + owner
+                                                                                                : NULL;
 }
 
 bool model_is_rotary_table(const struct model *model, const char *name)
 {
     static const char *const tables[] = {"rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"};
-    const char *end = after_rotary_owner(model->config.arch, name);
+    const char *end = after_rotary_owner(model, name);
 
     for (size_t i = 0; end != NULL && i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (strcmp(end, tables[i]) == 0) {
@@ -146,9 +146,10 @@ int model_check_tensors(const struct model *model)
         TRY(check_layer(model, layer));
     }
     for (size_t i = 0; i < model->tensor_count; i++) {
-        if (!check_is_known(model, model->tensors[i].name)) {
-            return err_raise(ERR_INVALID_MODEL, "tensor %.160s is not part of a %s with this config.json",
-                             model->tensors[i].name, config->arch->name);
+        const char *name = model->tensors[i].name;
+        if (!check_is_known(model, name) && !model_is_extra(model, name)) {
+            return err_raise(ERR_INVALID_MODEL, "tensor %.160s is not part of a %s with this config.json", name,
+                             config->composite != NULL ? config->composite->name : config->arch->name);
         }
     }
     return 0;

@@ -31,7 +31,10 @@ struct model {
     json_t *json;
     struct model_config config;
     struct plans *plans;
+    struct arch_layout layout;
+    char layers[MODEL_NAME_MAX], embedding_module[MODEL_NAME_MAX], head_module[MODEL_NAME_MAX];
     char embedding[MODEL_NAME_MAX], norm[MODEL_NAME_MAX], head[MODEL_NAME_MAX]; /* tensors outside the layers */
+    const char **extras;                                                        /* NULL-terminated */
     struct model_lazy *lazy;
     struct model_shard *shards; /* by name */
     size_t shard_count;
@@ -82,6 +85,15 @@ int model_files_load_shards(struct model *model);
 
 /* model_side.c: list the files that go into an artifact in addition to weights and config.json. */
 int model_side_list(struct model *model);
+
+/* model_names.c: which of the layouts of its class a checkpoint has, and the names that follow. */
+int model_names_find(struct model *model);
+
+/* model_extras.c. */
+/* Whether a tensor belongs to a part that passes through. */
+bool model_is_extra(const struct model *model, const char *name);
+/* List these parts. */
+int model_extras_list(struct model *model);
 
 /* model_check.c: tensors against the configuration. */
 int model_check_tensors(const struct model *model);

@@ -1,10 +1,114 @@
 /* Names of modules and tensors, from the family's words and the plans, and back. */
 
+#include "base/err.h"
 #include "models/model_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* How classes of checkpoints around a language model name its tensors: by the module tree, or as older exports did. */
+static const struct arch_layout plain_layout = {"model.", ""};
+static const struct arch_layout composite_layouts[] = {{"model.language_model.", ""},
+                                                       {"language_model.model.", "language_model."}};
+#define LAYOUTS_COUNT (sizeof(composite_layouts) / sizeof(composite_layouts[0]))
+
+/* What follows `prefix` in a name, or NULL. */
+static const char *after_prefix(const char *name, const char *prefix)
+{
+    size_t length = strlen(prefix);
+
+    return strncmp(name, prefix, length) == 0 ? name + length : NULL;
+}
+
+/* A row's name in a layout: its "model." is replaced, and the head gets the layout's word. */
+static void layout_name(const struct arch_layout *layout, const char *name, const char *suffix,
+                        char out[MODEL_NAME_MAX])
+{
+    const char *rest = after_prefix(name, plain_layout.model);
+
+    snprintf(out, MODEL_NAME_MAX, "%s%s%s", rest != NULL ? layout->model : layout->head, rest != NULL ? rest : name,
+             suffix);
+}
+
+/* By which of the embeddings there is. */
+static int find_layout(const struct model *model, struct arch_layout *out)
+{
+    char name[MODEL_NAME_MAX], other[MODEL_NAME_MAX] = "";
+
+    *out = model->config.composite != NULL ? composite_layouts[0] : plain_layout;
+    for (size_t i = 0; model->config.composite != NULL && i < LAYOUTS_COUNT; i++) {
+        layout_name(&composite_layouts[i], model->config.arch->embedding, ".weight", name);
+        if (model_find(model, name).file == NULL) {
+            continue;
+        }
+        if (other[0] != '\0') {
+            return err_raise(ERR_INVALID_MODEL, "the checkpoint has two language models: %s and %s", other, name);
+        }
+        *out = composite_layouts[i];
+        memcpy(other, name, sizeof(other));
+    }
+    return 0;
+}
+
+int model_names_find(struct model *model)
+{
+    const struct arch *arch = model->config.arch;
+    char name[MODEL_NAME_MAX];
+
+    TRY(find_layout(model, &model->layout));
+    layout_name(&model->layout, arch->head, ".weight", name);
+    if (model_find(model, name).file == NULL) { /* next to the language model, where there is one */
+        snprintf(name, sizeof(name), "%s.weight", arch->head);
+        model->layout.head = model_find(model, name).file != NULL ? "" : model->layout.head;
+    }
+    layout_name(&model->layout, arch->layers, "", model->layers);
+    layout_name(&model->layout, arch->embedding, "", model->embedding_module);
+    layout_name(&model->layout, arch->head, "", model->head_module);
+    layout_name(&model->layout, arch->embedding, ".weight", model->embedding);
+    layout_name(&model->layout, arch->norm, ".weight", model->norm);
+    layout_name(&model->layout, arch->head, ".weight", model->head);
+    return 0;
+}
+
+/* A name below one prefix, below another. */
+static bool respell(const char *name, const char *from, const char *to, char out[PLAN_NAME_MAX])
+{
+    const char *rest = after_prefix(name, from);
+
+    return rest != NULL && snprintf(out, PLAN_NAME_MAX, "%s%s", to, rest) < PLAN_NAME_MAX;
+}
+
+int model_spellings(const struct model *model, const char *name, char out[MODEL_SPELLINGS_MAX][PLAN_NAME_MAX])
+{
+    const struct arch_layout *new = &composite_layouts[0], *old = &composite_layouts[1];
+    const char *head = model->config.arch->head;
+    char old_head[PLAN_NAME_MAX];
+
+    snprintf(out[0], PLAN_NAME_MAX, "%s", name);
+    if (model->config.composite == NULL) {
+        return 1;
+    }
+    snprintf(old_head, sizeof(old_head), "%s%s", old->head, head);
+    bool found = respell(name, new->model, old->model, out[1]) || respell(name, old->model, new->model, out[1]) ||
+                 respell(name, old_head, head, out[1]) || respell(name, head, old_head, out[1]);
+    return found ? 2 : 1;
+}
+
+const char *model_layers_prefix(const struct model *model)
+{
+    return model->layers;
+}
+
+const char *model_embedding_module(const struct model *model)
+{
+    return model->embedding_module;
+}
+
+const char *model_head_module(const struct model *model)
+{
+    return model->head_module;
+}
 
 const struct plans *model_plans(const struct model *model)
 {
@@ -28,19 +132,19 @@ const char *model_head_name(const struct model *model)
 
 void model_module_name(const struct model *model, int64_t layer, int module, char out[PLAN_NAME_MAX])
 {
-    snprintf(out, PLAN_NAME_MAX, "%s%lld.%s", model->config.arch->layers, (long long)layer,
+    snprintf(out, PLAN_NAME_MAX, "%s%lld.%s", model->layers, (long long)layer,
              plans_layer(model->plans, layer)->modules[module].path);
 }
 
 void model_tensor_name(const struct model *model, int64_t layer, const char *path, const char *member,
                        char out[MODEL_NAME_MAX])
 {
-    snprintf(out, MODEL_NAME_MAX, "%s%lld.%s.%s", model->config.arch->layers, (long long)layer, path, member);
+    snprintf(out, MODEL_NAME_MAX, "%s%lld.%s.%s", model->layers, (long long)layer, path, member);
 }
 
 int64_t model_find_layer(const struct model *model, const char *name, const char **path)
 {
-    const char *layers = model->config.arch->layers;
+    const char *layers = model->layers;
     size_t prefix = strlen(layers);
     char *end;
 

@@ -9,7 +9,6 @@
 
 int recipe_bind(struct recipe *recipe, const struct model *model)
 {
-    const struct model_config *config = model_config(model);
     const struct plans *plans = model_plans(model);
     size_t total = plans_modules(plans), count = 0;
     char(*modules)[PATTERN_MODULE_SIZE] = calloc(total + 2, sizeof(*modules));
@@ -17,8 +16,8 @@ int recipe_bind(struct recipe *recipe, const struct model *model)
     if (modules == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of modules");
     }
-    snprintf(modules[count++], sizeof(modules[0]), "%s", config->arch->head);
-    snprintf(modules[count++], sizeof(modules[0]), "%s", config->arch->embedding);
+    snprintf(modules[count++], sizeof(modules[0]), "%s", model_head_module(model));
+    snprintf(modules[count++], sizeof(modules[0]), "%s", model_embedding_module(model));
     for (size_t i = 0; i < total; i++) {
         int module;
         int64_t layer = plans_module_at(plans, i, &module);

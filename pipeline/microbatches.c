@@ -110,13 +110,14 @@ int microbatch_write(const struct microbatch *batch, int value, struct activatio
 }
 
 static int embed_batches(const struct microbatches *batches, struct activations *store, const struct plan *plan,
-                         const struct tensor *embedding, const struct gpu *gpu, struct gpu_stream *stream)
+                         const struct head *head, const struct model_config *config, const struct gpu *gpu,
+                         struct gpu_stream *stream)
 {
     for (int64_t i = 0; i < microbatches_count(batches); i++) {
         struct microbatch b = microbatches_at(batches, plan, i);
         microbatch_place(&b, 0, store, gpu);
         const struct tensor x = block_value(&b.values, 0);
-        TRY(gpu->ops->embed(stream, &x, embedding, batches->set->ids + b.first));
+        TRY(head_embed(head, config, gpu, stream, &x, batches->set->ids + b.first));
         TRY(microbatch_write(&b, 0, store, gpu, stream));
     }
     return activations_turn(store);
@@ -129,7 +130,7 @@ int microbatches_embed(const struct microbatches *batches, struct activations *s
 
     int rc = head_load_embedding(model, gpu, stream, &head);
     if (rc == 0) {
-        rc = embed_batches(batches, store, plans_layer(model_plans(model), 0), &head.embedding, gpu, stream);
+        rc = embed_batches(batches, store, plans_layer(model_plans(model), 0), &head, model_config(model), gpu, stream);
     }
     head_deinit(&head, gpu);
     return rc != 0 ? err_pass(rc, "embed") : 0;

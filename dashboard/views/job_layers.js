@@ -235,7 +235,7 @@ export function layersPanel(signal) {
     columns: [
       {label: "Block", class: "number c-block", text: (row) => count(row.layer), order: (row) => row.layer},
       {label: "Module", class: "clip mono c-module", text: (row) => row.module.replace(/^.*?layers\.\d+\./, ""), title: (row) => row.module, order: (row) => row.module},
-      {label: "Method", class: "clip c-method", text: (row) => row.method ?? NONE, order: (row) => row.method ?? null},
+      {label: "Method", class: "clip", text: (row) => row.method ?? NONE, order: (row) => row.method ?? null},
       {label: "Bits", class: "number", text: (row) => fixed(row.bits_per_weight ?? null, 2), order: (row) => row.bits_per_weight ?? null},
       {label: "Output error", class: "number", text: (row) => small(row.output_relative_mse), order: (row) => row.output_relative_mse ?? null},
       {label: "Weight error", class: "number", text: (row) => small(row.relative_mse), order: (row) => row.relative_mse ?? null},

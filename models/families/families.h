@@ -20,6 +20,11 @@ enum family_norms {
 int families_attention(struct plan_builder *b, const struct model_config *c, int64_t layer, int in,
                        enum family_norms norms);
 int families_mlp(struct plan_builder *b, const struct model_config *c, int in);
+/* A norm of the family's kind over `size` columns at a time. */
+int families_norm(struct plan_builder *b, const struct model_config *c, int in, const char *path, const char *gguf,
+                  int64_t size);
+/* The sum with what a half of the layer makes, which the configuration may give a factor. */
+int families_add(struct plan_builder *b, const struct model_config *c, int to, int what);
 
 /* What families of experts call their modules: the router, the list, and an expert's three linears. */
 struct family_experts {

@@ -75,10 +75,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             arch_window(&config, 0) < 0 || config.num_layers < 1) {
             abort();
         }
-        arch_rope_tables(&config, config.head_dim <= 2048 ? 2 : 1, cosine, sine);
-        for (int64_t i = 0; i < config.head_dim / 2; i++) {
-            if (!(cosine[i] == 1.0f && sine[i] == 0.0f)) {
-                abort(); /* position 0 is not turned; NaN neither */
+        for (int r = 0; r < config.rope_count; r++) {
+            rope_tables(&config.ropes[r], config.head_dim <= 2048 ? 2 : 1, cosine, sine);
+            for (int64_t i = 0; i < config.ropes[r].dims / 2; i++) {
+                if (!(cosine[i] > 0 && sine[i] == 0)) {
+                    abort(); /* position 0 is not turned; NaN neither */
+                }
             }
         }
     }

@@ -287,18 +287,19 @@ END_TEST
 START_TEST(rotary_factors)
 {
     struct model_config config = {.head_dim = 64,
-                                  .rope_type = ROPE_LLAMA3,
-                                  .rope_theta = 500000,
-                                  .rope_factor = 8,
-                                  .rope_low_freq = 1,
-                                  .rope_high_freq = 4,
-                                  .rope_original_max = 8192};
+                                  .ropes = {{.type = ROPE_LLAMA3,
+                                             .dims = 64,
+                                             .theta = 500000,
+                                             .factor = 8,
+                                             .low_freq = 1,
+                                             .high_freq = 4,
+                                             .original_max = 8192}}};
     float factors[32], cosine[64], sine[64];
 
     gguf_rope_factors(&config, factors);
-    arch_rope_tables(&config, 2, cosine, sine);
+    rope_tables(&config.ropes[0], 2, cosine, sine);
     for (int i = 0; i < 32; i++) {
-        double frequency = pow(config.rope_theta, -2.0 * i / 64) / (double)factors[i];
+        double frequency = pow(config.ropes[0].theta, -2.0 * i / 64) / (double)factors[i];
         ck_assert_double_le(fabs(sin(frequency) - (double)sine[32 + i]), 1e-6);
     }
     ck_assert(factors[0] == 1.0f && factors[31] == 8.0f);

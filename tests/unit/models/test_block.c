@@ -88,8 +88,8 @@ static void rotate(const struct reference *r, int64_t heads, double (*x)[WIDE])
     for (int t = 0; t < TOKENS; t++) {
         for (int64_t h = 0; h < heads; h++) {
             for (int64_t i = 0; i < half; i++) {
-                double angle = t % LENGTH * pow(r->c->rope_theta, -2.0 * (double)i / (double)dim);
-                angle /= r->c->rope_type == ROPE_LINEAR ? r->c->rope_factor : 1;
+                double angle = t % LENGTH * pow(r->c->ropes[0].theta, -2.0 * (double)i / (double)dim);
+                angle /= r->c->ropes[0].type == ROPE_LINEAR ? r->c->ropes[0].factor : 1;
                 double a = x[t][h * dim + i], b = x[t][h * dim + half + i];
                 x[t][h * dim + i] = a * cos(angle) - b * sin(angle);
                 x[t][h * dim + half + i] = b * cos(angle) + a * sin(angle);

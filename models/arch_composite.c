@@ -1,0 +1,20 @@
+/* Classes of checkpoints around a language model, by the configuration classes of transformers. */
+
+#include "models/arch.h"
+
+#include <stddef.h>
+
+static const struct arch_composite composites[] = {
+    {"InternVLForConditionalGeneration", "internvl", "text_config", {"qwen2", "qwen3", "llama"}},
+    {"LlavaForConditionalGeneration", "llava", "text_config", {"llama", "mistral", "qwen2", "qwen3"}},
+    {"LlavaNextForConditionalGeneration", "llava_next", "text_config", {"llama", "mistral", "qwen2"}},
+    {"LlavaOnevisionForConditionalGeneration", "llava_onevision", "text_config", {"qwen2", "qwen3"}},
+    {"Mistral3ForConditionalGeneration", "mistral3", "text_config", {"mistral", "ministral3"}},
+    {"VoxtralForConditionalGeneration", "voxtral", "text_config", {"llama", "mistral"}},
+    {0},
+};
+
+const struct arch_composite *arch_composites(void)
+{
+    return composites;
+}
