@@ -266,6 +266,9 @@ CLEANUP_DEINIT(source, struct source, gguf_tokens_source_deinit)
 static int gguf_tokens_put_vocabulary(struct gguf_buffer *buffer, struct source *source)
 {
     TRY(tokenizer_view_init(source->tokenizer, &source->view));
+    if (source->view.unigram) {
+        return gguf_refuse_tokenizer("its model is a Unigram one, which runtimes know for encoders only");
+    }
     if (!(source->view.byte_fallback ? source->view.marks_spaces : source->view.nfc_only)) {
         /* (The runtime leaves out NFC, in which nearly all text is already.) */
         return gguf_refuse_tokenizer(source->view.byte_fallback

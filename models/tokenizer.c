@@ -144,6 +144,7 @@ void tokenizer_free(struct tokenizer *tokenizer)
     }
     tokenizer_vocab_deinit(&tokenizer->vocab);
     tokenizer_merges_deinit(&tokenizer->merges);
+    free(tokenizer->unigram.pieces);
     free(tokenizer->unk_token);
     for (int i = 0; i < tokenizer->normalizer_count; i++) {
         tokenizer_normalizer_deinit(&tokenizer->normalizers[i]);
@@ -198,6 +199,7 @@ static void free_buffers(struct tokenizer_scratch *scratch, bool all)
         {(void **)&scratch->marks, &scratch->mark_capacity, sizeof(*scratch->marks)},
         {(void **)&scratch->symbols, &scratch->symbol_capacity, sizeof(*scratch->symbols)},
         {(void **)&scratch->heap, &scratch->heap_capacity, sizeof(*scratch->heap)},
+        {(void **)&scratch->nodes, &scratch->node_capacity, sizeof(*scratch->nodes)},
         {(void **)&scratch->ids, &scratch->id_capacity, sizeof(*scratch->ids)},
     };
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++) {
@@ -291,7 +293,7 @@ static int tokenizer_run(const struct tokenizer *tokenizer, struct tokenizer_scr
         const struct tokenizer_piece *piece = &scratch->segments.pieces[i];
         TRY(piece->id >= 0
                 ? tokenizer_push_id(scratch, piece->id)
-                : tokenizer_bpe(tokenizer, scratch, scratch->segments.text.data + piece->start, piece->size));
+                : tokenizer_word(tokenizer, scratch, scratch->segments.text.data + piece->start, piece->size));
     }
     return add_special ? push_special(scratch, tokenizer->suffix, tokenizer->suffix_count) : 0;
 }

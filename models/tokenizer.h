@@ -1,6 +1,6 @@
 #pragma once
-/* tokenizer.json (huggingface/tokenizers) to token ids: byte-level and byte-fallback BPE, added tokens, the
- * normalizers, pre-tokenizers and post-processors that Llama, Mistral, Qwen2 and Qwen3 checkpoints use. */
+/* tokenizer.json (huggingface/tokenizers) to token ids: byte-level and byte-fallback BPE, Unigram (what SentencePiece
+ * exports), added tokens, and the normalizers, pre-tokenizers and post-processors that decoder checkpoints use. */
 
 #include "base/cleanup.h"
 

@@ -176,7 +176,7 @@ static int build_set(struct list *list, bool normalized, struct tokenizer_added_
 
 int tokenizer_load_added(struct tokenizer *tokenizer, const char *json, size_t size)
 {
-    AUTO(list) struct list list = {.next_id = (int64_t)tokenizer->vocab.count};
+    AUTO(list) struct list list = {.next_id = (int64_t)tokenizer->size};
 
     TRY(tokenizer_seed(&tokenizer->added.seed));
     TRY(tokenizer_scratch_init(&list.scratch));

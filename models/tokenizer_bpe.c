@@ -187,7 +187,7 @@ static int encode_word(const struct tokenizer *tokenizer, struct tokenizer_scrat
     return 0;
 }
 
-int tokenizer_bpe(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word, size_t size)
+int tokenizer_word(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word, size_t size)
 {
     int32_t id = tokenizer->ignore_merges ? tokenizer_vocab_find(&tokenizer->vocab, word, size) : -1;
     if (id >= 0) {
@@ -207,7 +207,8 @@ int tokenizer_bpe(const struct tokenizer *tokenizer, struct tokenizer_scratch *s
         }
     }
     size_t first = scratch->id_count;
-    TRY(encode_word(tokenizer, scratch, word, size));
+    TRY(tokenizer->is_unigram ? tokenizer_unigram(tokenizer, scratch, word, size)
+                              : encode_word(tokenizer, scratch, word, size));
     size_t count = scratch->id_count - first;
     if (cached != NULL && size > 0 && count <= sizeof(cached->ids) / sizeof(cached->ids[0])) {
         cached->hash = hash;

@@ -95,6 +95,8 @@ struct tokenizer_pattern {
 int tokenizer_pattern_literal(const char *text, size_t size, struct tokenizer_pattern *out);
 /* An Oniguruma pattern, translated; ERR_INVALID_TOKENIZER where the dialects differ beyond translation. */
 int tokenizer_pattern_regex(const char *pattern, size_t size, struct tokenizer_pattern *out);
+/* The translation, appended to out. */
+int tokenizer_translate(const char *pattern, size_t size, struct tokenizer_text *out);
 void tokenizer_pattern_deinit(struct tokenizer_pattern *pattern);
 struct tokenizer_cursor {
     size_t at, last_end;
@@ -154,13 +156,29 @@ struct tokenizer_added_set {
     uint32_t first[257]; /* tokens that start with byte b: [first[b], first[b + 1]) */
 };
 
+/* A Unigram model's tokens sorted by bytes, so that those with a common prefix are neighbours. */
+struct tokenizer_unigram {
+    struct tokenizer_unigram_piece {
+        const char *text; /* in the vocabulary's byte store */
+        uint32_t size;
+        int32_t id;
+        double score; /* a logarithm of its probability */
+    } * pieces;
+    size_t count;
+    uint32_t first[257]; /* pieces that start with byte b: [first[b], first[b + 1]) */
+    double unk_score;
+};
+
 struct tokenizer {
     struct tokenizer_vocab vocab;
+    size_t size; /* of the model's vocabulary, a token that it lists twice counted twice */
+    bool is_unigram;
+    struct tokenizer_unigram unigram; /* if it is one; merges otherwise */
     struct tokenizer_merges merges;
     int32_t char_ids[1024]; /* ids of one-character tokens below U+0400, -1 = none */
     int32_t byte_ids[256];  /* of "<0xNN>", -1 = none */
-    char *unk_token;        /* NULL = none */
-    int32_t unk_id;         /* -1: not in the vocabulary */
+    char *unk_token;        /* of BPE; NULL = none */
+    int32_t unk_id;         /* -1: none, or not in the vocabulary */
     bool fuse_unk, byte_fallback, ignore_merges;
     struct tokenizer_normalizer normalizers[TOKENIZER_STEPS_MAX];
     int normalizer_count;
@@ -177,6 +195,11 @@ struct tokenizer_symbol {
 };
 struct tokenizer_candidate {
     uint32_t rank, position;
+};
+/* The best way to cut a word up to a byte: its score, where its last token starts, and that token. */
+struct tokenizer_node {
+    double score;
+    int32_t start, id; /* start -1: not reached */
 };
 /* A short word and its ids: exactly one cache line. */
 struct tokenizer_cached {
@@ -199,6 +222,8 @@ struct tokenizer_scratch {
     size_t symbol_count, symbol_capacity;
     struct tokenizer_candidate *heap;
     size_t heap_count, heap_capacity;
+    struct tokenizer_node *nodes;
+    size_t node_capacity;
     int32_t *ids;
     size_t id_count, id_capacity;
     struct tokenizer_cached *cache; /* [TOKENIZER_CACHE_SIZE] */
@@ -227,6 +252,8 @@ void tokenizer_scratch_deinit(struct tokenizer_scratch *scratch);
 size_t tokenizer_value_start(const struct json_stream *stream);
 /* The sections of the file; the small ones as trees. */
 int tokenizer_load_model(struct tokenizer *tokenizer, const char *json, size_t size);
+/* The vocabulary of a Unigram model, a list of [text, score]. */
+int tokenizer_load_unigram(struct tokenizer *tokenizer, const char *json, size_t size);
 int tokenizer_load_normalizer(struct tokenizer *tokenizer, const json_t *section);
 int tokenizer_load_pre_tokenizer(struct tokenizer *tokenizer, const json_t *section);
 int tokenizer_load_post_processor(struct tokenizer *tokenizer, const json_t *section);
@@ -253,8 +280,11 @@ int tokenizer_added_split(const struct tokenizer_added_set *set, const char *tex
                           struct tokenizer_segments *segments);
 /* scratch->segments through every pre-tokenizer. */
 int tokenizer_pre_tokenize(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch);
-/* One word to ids, appended to scratch->ids. */
-int tokenizer_bpe(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word, size_t size);
+/* One word to ids, appended to scratch->ids; short ones from the cache. */
+int tokenizer_word(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word, size_t size);
+/* The same by the Unigram model, without the cache. */
+int tokenizer_unigram(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch, const char *word,
+                      size_t size);
 int tokenizer_push_id(struct tokenizer_scratch *scratch, int32_t id);
 /* Bytes to the printable characters that stand for them in byte-level vocabularies. */
 int tokenizer_byte_level(const char *text, size_t size, struct tokenizer_text *out);

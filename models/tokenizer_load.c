@@ -1,6 +1,6 @@
-/* The model section: vocabulary and merges, pulled from the text token by token. Members may come in any order, so a
- * first pass notes the places of the two large ones. Every merge must name tokens that exist, and so must what they
- * merge into. */
+/* The model section of BPE and Unigram: vocabulary and merges, pulled from the text token by token. Members may come in
+ * any order, so a first pass notes the places of the two large ones. Every merge must name tokens that exist, and so
+ * must what they merge into. */
 
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -19,6 +19,8 @@ struct part {
 
 struct model_parts {
     struct part vocab, merges;
+    bool unigram;
+    int64_t unk_id; /* of Unigram; -1 = none */
 };
 
 static void text_deinit(struct tokenizer_text *text)
@@ -85,6 +87,33 @@ static int require_unset(const struct json_stream *stream, enum json_token token
                : err_raise(ERR_INVALID_TOKENIZER, "model.%s is set, which is not supported", what);
 }
 
+static int read_type(const struct json_stream *stream, enum json_token token, struct model_parts *parts)
+{
+    bool named = token == JSON_TOKEN_STRING;
+    bool bpe = named && stream->length == 3 && memcmp(stream->text, "BPE", 3) == 0;
+
+    parts->unigram = named && stream->length == 7 && memcmp(stream->text, "Unigram", 7) == 0;
+    if (bpe || parts->unigram) {
+        return 0;
+    }
+    return err_raise(ERR_INVALID_TOKENIZER, "model type \"%.*s\" is not supported (BPE and Unigram are)",
+                     named ? (int)(stream->length < 32 ? stream->length : 32) : 0, named ? stream->text : "");
+}
+
+static int read_unk_id(const struct json_stream *stream, enum json_token token, struct model_parts *parts)
+{
+    uint64_t id;
+
+    if (token == JSON_TOKEN_NULL) {
+        return 0;
+    }
+    if (token != JSON_TOKEN_NUMBER || !json_stream_u64(stream, &id) || id >= INT32_MAX) {
+        return err_raise(ERR_INVALID_TOKENIZER, "model.unk_id is not an id");
+    }
+    parts->unk_id = (int64_t)id;
+    return 0;
+}
+
 static int read_member(struct tokenizer *tokenizer, struct json_stream *stream, const char *key,
                        struct model_parts *parts)
 {
@@ -92,11 +121,13 @@ static int read_member(struct tokenizer *tokenizer, struct json_stream *stream, 
     enum json_token token = json_stream_next(stream);
 
     if (strcmp(key, "type") == 0) {
-        bool bpe = token == JSON_TOKEN_STRING && stream->length == 3 && memcmp(stream->text, "BPE", 3) == 0;
-        return bpe ? 0 : err_raise(ERR_INVALID_TOKENIZER, "the model is not of type BPE, which alone is supported");
+        return read_type(stream, token, parts);
     }
     if (strcmp(key, "unk_token") == 0) {
         return take_string(stream, token, key, &tokenizer->unk_token);
+    }
+    if (strcmp(key, "unk_id") == 0) {
+        return read_unk_id(stream, token, parts);
     }
     if (strcmp(key, "fuse_unk") == 0) {
         return take_bool(token, key, &tokenizer->fuse_unk);
@@ -257,23 +288,46 @@ static void load_prepare(struct tokenizer *tokenizer)
         snprintf(name, sizeof(name), "<0x%02X>", i);
         tokenizer->byte_ids[i] = tokenizer_vocab_find(&tokenizer->vocab, name, 6);
     }
-    tokenizer->unk_id = tokenizer->unk_token == NULL ? -1
-                                                     : tokenizer_vocab_find(&tokenizer->vocab, tokenizer->unk_token,
-                                                                            strlen(tokenizer->unk_token));
+}
+
+static int load_bpe(struct tokenizer *tokenizer, const struct model_parts *parts)
+{
+    if (parts->merges.data == NULL) {
+        return err_raise(ERR_INVALID_TOKENIZER, "model has no merges");
+    }
+    TRY(read_vocab(tokenizer, parts->vocab));
+    TRY(read_merges(tokenizer, parts->merges));
+    const char *unknown = tokenizer->unk_token;
+    tokenizer->unk_id = unknown == NULL ? -1 : tokenizer_vocab_find(&tokenizer->vocab, unknown, strlen(unknown));
+    tokenizer->size = tokenizer->vocab.count;
+    return 0;
+}
+
+/* The members of BPE mean nothing here, but for the bytes. */
+static int load_unigram(struct tokenizer *tokenizer, const struct model_parts *parts)
+{
+    tokenizer->is_unigram = true;
+    tokenizer->ignore_merges = false;
+    TRY(tokenizer_load_unigram(tokenizer, parts->vocab.data, parts->vocab.size));
+    if (parts->unk_id >= (int64_t)tokenizer->size) {
+        return err_raise(ERR_INVALID_TOKENIZER, "model.unk_id is %lld, of %zu tokens", (long long)parts->unk_id,
+                         tokenizer->size);
+    }
+    tokenizer->unk_id = (int32_t)parts->unk_id;
+    return 0;
 }
 
 int tokenizer_load_model(struct tokenizer *tokenizer, const char *json, size_t size)
 {
-    struct model_parts parts = {0};
+    struct model_parts parts = {.unk_id = -1};
 
     TRY(tokenizer_seed(&tokenizer->vocab.seed));
     TRY(tokenizer_seed(&tokenizer->merges.seed));
     TRY(load_members(tokenizer, json, size, &parts));
-    if (parts.vocab.data == NULL || parts.merges.data == NULL) {
-        return err_raise(ERR_INVALID_TOKENIZER, "model has no %s", parts.vocab.data == NULL ? "vocab" : "merges");
+    if (parts.vocab.data == NULL) {
+        return err_raise(ERR_INVALID_TOKENIZER, "model has no vocab");
     }
-    TRY(read_vocab(tokenizer, parts.vocab));
-    TRY(read_merges(tokenizer, parts.merges));
+    TRY(parts.unigram ? load_unigram(tokenizer, &parts) : load_bpe(tokenizer, &parts));
     load_prepare(tokenizer);
     return 0;
 }

@@ -228,6 +228,16 @@ static int fill_whitespace(struct tokenizer_step *step, const json_t *section)
     return section_pattern("[" RUST_WORD "]+|[^" RUST_WORD "\\s]+", &step->pattern);
 }
 
+static int fill_char_delimiter(struct tokenizer_step *step, const json_t *section)
+{
+    const char *mark = "";
+    size_t size = 0;
+
+    step->behavior = BEHAVIOR_REMOVED;
+    TRY(tokenizer_member_string(section, "delimiter", &mark, &size));
+    return tokenizer_pattern_literal(mark, size, &step->pattern);
+}
+
 static int fill_whitespace_split(struct tokenizer_step *step, const json_t *section)
 {
     step->behavior = BEHAVIOR_REMOVED;
@@ -239,13 +249,10 @@ static int visit_pre_tokenizer(struct tokenizer *tokenizer, const json_t *sectio
     static const struct {
         const char *type;
         int (*fill)(struct tokenizer_step *step, const json_t *section);
-    } kinds[] = {{"ByteLevel", fill_byte_level},
-                 {"Split", fill_split},
-                 {"Metaspace", fill_metaspace},
-                 {"Digits", fill_digits},
-                 {"Punctuation", fill_punctuation},
-                 {"Whitespace", fill_whitespace},
-                 {"WhitespaceSplit", fill_whitespace_split}};
+    } kinds[] = {{"ByteLevel", fill_byte_level},    {"Split", fill_split},
+                 {"Metaspace", fill_metaspace},     {"Digits", fill_digits},
+                 {"Punctuation", fill_punctuation}, {"CharDelimiterSplit", fill_char_delimiter},
+                 {"Whitespace", fill_whitespace},   {"WhitespaceSplit", fill_whitespace_split}};
 
     if (tokenizer->step_count == TOKENIZER_STEPS_MAX) {
         return err_raise(ERR_INVALID_TOKENIZER, "there are more than %d pre-tokenizers", TOKENIZER_STEPS_MAX);
@@ -282,6 +289,17 @@ static int add_special_ids(const json_t *section, const char *name, int32_t *ids
     return 0;
 }
 
+/* ["</s>", 2] of the two processors that put one token before a text and one after it. */
+static int add_framing_id(const json_t *section, const char *key, int32_t *ids, int *count)
+{
+    const json_t *id = json_array_get(json_object_get(section, key), 1);
+    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= INT32_MAX) {
+        return err_raise(ERR_INVALID_TOKENIZER, "the post_processor's \"%s\" is not a token and its id", key);
+    }
+    ids[(*count)++] = (int32_t)json_integer_value(id);
+    return 0;
+}
+
 static int visit_post_processor(struct tokenizer *tokenizer, const json_t *section, const char *type)
 {
     const json_t *single = json_object_get(section, "single");
@@ -290,8 +308,12 @@ static int visit_post_processor(struct tokenizer *tokenizer, const json_t *secti
     if (strcmp(type, "ByteLevel") == 0) {
         return 0; /* moves offsets only */
     }
-    if (strcmp(type, "TemplateProcessing") != 0 || !json_is_array(single) || tokenizer->prefix_count > 0 ||
-        tokenizer->suffix_count > 0) {
+    bool taken = tokenizer->prefix_count > 0 || tokenizer->suffix_count > 0;
+    if (!taken && (strcmp(type, "RobertaProcessing") == 0 || strcmp(type, "BertProcessing") == 0)) {
+        TRY(add_framing_id(section, "cls", tokenizer->prefix, &tokenizer->prefix_count));
+        return add_framing_id(section, "sep", tokenizer->suffix, &tokenizer->suffix_count);
+    }
+    if (taken || strcmp(type, "TemplateProcessing") != 0 || !json_is_array(single)) {
         return err_raise(ERR_INVALID_TOKENIZER, "post_processor \"%.64s\" is not supported", type);
     }
     for (size_t i = 0; i < json_array_size(single); i++) {

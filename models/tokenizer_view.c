@@ -154,7 +154,8 @@ static void look_at_steps(const struct tokenizer *tokenizer, struct tokenizer_vi
 
 int tokenizer_view_init(const struct tokenizer *tokenizer, struct tokenizer_view *out)
 {
-    AUTO(tokenizer_view) struct tokenizer_view view = {.byte_fallback = tokenizer->byte_fallback};
+    AUTO(tokenizer_view)
+    struct tokenizer_view view = {.unigram = tokenizer->is_unigram, .byte_fallback = tokenizer->byte_fallback};
 
     TRY(list_tokens(tokenizer, &view));
     TRY(list_merges(tokenizer, &view));

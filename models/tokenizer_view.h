@@ -20,6 +20,7 @@ struct tokenizer_view {
     int32_t (*merges)[2]; /* ids of the halves; a pair that the file repeats is there at its last place only */
     int32_t *merged;      /* ids of what they make */
     size_t merge_count;
+    bool unigram; /* there are no merges, but scores */
     bool byte_fallback;
     bool nfc_only;      /* text is normalized by NFC or not at all */
     bool marks_spaces;  /* nothing happens to text but that U+2581 stands for spaces, and maybe before the text */

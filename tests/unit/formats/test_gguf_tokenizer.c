@@ -197,6 +197,15 @@ START_TEST(byte_fallback_tokenizers)
 }
 END_TEST
 
+/* Its scores are not those that merges have. */
+START_TEST(unigram_tokenizer)
+{
+    ck_assert_ptr_null(tokenizer_keys(
+        "{" MARKS "\"model\": {\"type\": \"Unigram\", \"unk_id\": 0, \"vocab\": [[\"<unk>\", 0]]}}", "{}"));
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "Unigram"));
+}
+END_TEST
+
 /* A vocabulary may hold a token without text, whose splits are none. */
 START_TEST(empty_token)
 {
@@ -317,6 +326,7 @@ int main(void)
     tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, byte_level_tokenizers);
     tcase_add_test(tcase, byte_fallback_tokenizers);
+    tcase_add_test(tcase, unigram_tokenizer);
     tcase_add_test(tcase, empty_token);
     tcase_add_test(tcase, explicit_additions);
     tcase_add_test(tcase, chat_templates);

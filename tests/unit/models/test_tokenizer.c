@@ -70,8 +70,51 @@ START_TEST(test_unknown_and_ignore_merges)
 }
 END_TEST
 
+#define UNIGRAM(members, vocab) "{\"model\":{\"type\":\"Unigram\"," members "\"vocab\":" vocab "}}"
+#define FRAME "{\"type\":\"RobertaProcessing\",\"sep\":[\"b\",1],\"cls\":[\"a\",0]}"
+
+START_TEST(test_unigram)
+{
+#define PIECES(more) "[[\"?\",0],[\"a\",-1],[\"b\",-1],[\"ab\",-2],[\"bc\",-3],[\"c\",-2]" more "]"
+#define KNOWN(more) UNIGRAM("\"unk_id\":0,", PIECES(more))
+    ck_assert_ids(KNOWN(""), "", "");
+    ck_assert_ids(KNOWN(""), "ab", "3"); /* -2 either way: what starts first is kept */
+    ck_assert_ids(KNOWN(""), "abc", "1 4");
+    ck_assert_ids(KNOWN(",[\"abc\",-3.5]"), "abcab", "6 3");
+    ck_assert_ids(KNOWN(",[\"ab\",-9]"), "ab", "1 2");      /* the last place of a text counts */
+    ck_assert_ids(KNOWN(""), "xya?zb", "0 1 0 2");          /* neighbours without a token are one piece */
+    ck_assert_ids(KNOWN(",[\"xy\",-90]"), "axyb", "1 6 2"); /* whose text may be a token that no path takes */
+    ck_assert_ids(KNOWN(",[\"<0xC3>\",0],[\"<0xA9>\",0]"), "a\xc3\xa9", "1 0");
+    ck_assert_ids(UNIGRAM("\"unk_id\":0,\"byte_fallback\":true,", PIECES(",[\"<0xC3>\",0],[\"<0xA9>\",0]")),
+                  "a\xc3\xa9\xc3\xaa\xc3\xa9", "1 0");
+    ck_assert_ids(UNIGRAM("\"unk_id\":0,\"byte_fallback\":true,", PIECES(",[\"<0xC3>\",0],[\"<0xA9>\",0]")),
+                  "\xc3\xa9\xc3\xa9", "6 7 6 7");
+    /* Added tokens are numbered after the places of the list. */
+    ck_assert_ids("{\"added_tokens\":[{\"id\":8,\"content\":\"!\",\"normalized\":false}],"
+                  "\"model\":{\"type\":\"Unigram\",\"vocab\":" PIECES(",[\"ab\",-9]") "}}",
+                  "a!", "1 7");
+}
+END_TEST
+
+START_TEST(test_unigram_without_unknown)
+{
+    struct tokenizer *tokenizer = open_json(UNIGRAM("", PIECES("")));
+    struct tokenizer_scratch *scratch = NULL;
+    const int32_t *ids;
+    size_t count;
+
+    ck_assert_rc_ok(tokenizer_scratch_new(tokenizer, &scratch));
+    ck_assert_rc_ok(tokenizer_encode(tokenizer, scratch, "abc", 3, false, &ids, &count));
+    ck_assert_int_eq(tokenizer_encode(tokenizer, scratch, "abx", 3, false, &ids, &count), ERR_INVALID_TOKENIZER);
+    ck_assert_ptr_nonnull(strstr(err_last()->message, "no unk_id"));
+    tokenizer_scratch_free(scratch);
+    tokenizer_free(tokenizer);
+}
+END_TEST
+
 START_TEST(test_template)
 {
+    ck_assert_str_eq(encode("{\"post_processor\":" FRAME "," MODEL "}", "c", true), "0 2 1");
     static const char *const json =
         "{\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\",\"trim_offsets\":true},"
         "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\",\"type_id\":0}},"
@@ -107,6 +150,7 @@ START_TEST(test_normalizers_and_steps)
     ck_assert_ids("{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":"
                   "\"always\",\"split\":true}," MODEL "}",
                   "ab c", "9 3 9 2");
+    ck_assert_ids("{\"pre_tokenizer\":{\"type\":\"CharDelimiterSplit\",\"delimiter\":\" \"}," MODEL "}", "ab c", "3 2");
 }
 END_TEST
 
@@ -119,7 +163,18 @@ static const struct {
     {"{\"model\":{}} x", "not a JSON object"},
     {"{\"version\":\"2.0\"," MODEL "}", "version"},
     {"{}", "no model"},
-    {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "BPE"},
+    {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{}}}", "\"WordLevel\" is not supported (BPE and Unigram are)"},
+    {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "\"WordPiece\" is not supported"},
+    {"{\"model\":{\"type\":3}}", "\"\" is not supported"},
+    {UNIGRAM("", "{\"a\":1}"), "not a list"},
+    {UNIGRAM("", "[\"a\"]"), "not a text and a score"},
+    {UNIGRAM("", "[[\"a\"]]"), "not a text and a score"},
+    {UNIGRAM("", "[[\"a\",0,1]]"), "not a text and a score"},
+    {UNIGRAM("", "[[0,0]]"), "not a text and a score"},
+    {UNIGRAM("", "[[\"a\",1e999]]"), "not finite"},
+    {UNIGRAM("\"unk_id\":1,", "[[\"a\",0]]"), "unk_id is 1, of 1 tokens"},
+    {UNIGRAM("\"unk_id\":\"a\",", "[[\"a\",0]]"), "unk_id is not an id"},
+    {UNIGRAM("\"unk_id\":-1,", "[[\"a\",0]]"), "unk_id is not an id"},
     {"{\"model\":{\"type\":\"BPE\",\"merges\":[]}}", "no vocab"},
     {"{\"model\":{" VOCAB "}}", "no merges"},
     {"{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", "id"},
@@ -138,7 +193,10 @@ static const struct {
     {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"\"}," MODEL "}", "empty"},
     {"{\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}," MODEL "}", "\"UnicodeScripts\" is not supported"},
     {"{\"pre_tokenizer\":{\"type\":\"Sequence\"}," MODEL "}", "no list"},
-    {"{\"post_processor\":{\"type\":\"BertProcessing\"}," MODEL "}", "\"BertProcessing\" is not supported"},
+    {"{\"post_processor\":{\"type\":\"BertProcessing\"}," MODEL "}", "\"cls\" is not a token and its id"},
+    {"{\"post_processor\":{\"type\":\"Sequence\",\"processors\":[" FRAME "," FRAME "]}," MODEL "}",
+     "\"RobertaProcessing\" is not supported"},
+    {"{\"pre_tokenizer\":{\"type\":\"CharDelimiterSplit\"}," MODEL "}", "delimiter"},
     {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}," MODEL "}", "lacks the sequence"},
     {"{\"added_tokens\":{}," MODEL "}", "not a list"},
     {"{\"added_tokens\":[{\"content\":\"x\"}]," MODEL "}", "no id"},
@@ -160,17 +218,18 @@ END_TEST
 
 START_TEST(test_dialects_that_differ_are_refused)
 {
-    static const char *const patterns[] = {"\\h",       "[a[b]]", "[a&&b]", "a{1,2}+",     "a{2}?",    "(?m:.)",
-                                           "(*ACCEPT)", "\\R",    "\\K",    "[[:alpha:]]", "\\pL",     "\\xff",
-                                           "(a",        "[a",     "\\",     "\\G",         "(?P<n>a)", "[^\\W]"};
+    static const char *const patterns[] = {"\\h",       "[a[b]]",  "[a&&b]",  "a{1,2}+",     "a{2}?",    "(?m:.)",
+                                           "(*ACCEPT)", "\\R",     "\\K",     "[[:alpha:]]", "\\pL",     "\\xff",
+                                           "(a",        "[a",      "\\",      "\\G",         "(?P<n>a)", "[^\\W]",
+                                           "[^a&&[b]]", "[&&[b]]", "[a&&[]]", "[a&&[b]",     "[a&&[b]c]"};
     for (size_t i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++) {
         struct tokenizer_pattern pattern = {0};
         int rc = tokenizer_pattern_regex(patterns[i], strlen(patterns[i]), &pattern);
         ck_assert_msg(rc == ERR_INVALID_TOKENIZER, "%s: %d", patterns[i], rc);
     }
-    static const char *const fine[] = {"(?i:'s|'t)", "\\p{^Lu}",   "a{,3}",      "a{x}",    "[\\[\\]]",
-                                       "(?<=a)b",    "\\u00e9",    "(?<name>a)", "(?>a+)b", "a++b",
-                                       "[^\\s\\w]",  "\\x{1F600}", "(?-i)a"};
+    static const char *const fine[] = {
+        "(?i:'s|'t)", "\\p{^Lu}", "a{,3}",     "a{x}",       "[\\[\\]]", "(?<=a)b",      "\\u00e9",    "(?<name>a)",
+        "(?>a+)b",    "a++b",     "[^\\s\\w]", "\\x{1F600}", "(?-i)a",   "[\\w&&[^a]]+", "[a&b&&[b]]", "[a&&[\\]]]"};
     for (size_t i = 0; i < sizeof(fine) / sizeof(fine[0]); i++) {
         struct tokenizer_pattern pattern = {0};
         ck_assert_rc_ok(tokenizer_pattern_regex(fine[i], strlen(fine[i]), &pattern));
@@ -222,7 +281,9 @@ START_TEST(test_long_runs_are_linear)
     static const struct {
         const char *json, *unit;
     } cases[] = {
-        {"{" MODEL "}", "abc"},                                                /* one word */
+        {"{" MODEL "}", "abc"}, /* one word */
+        {UNIGRAM("\"unk_id\":0,", "[[\"?\",0],[\"a\",-1],[\"aaaaaaaaaaaaaaaaaaaaaaaaaab\",-1],[\"aaaaaaaa\",-2]]"),
+         "a"},
         {"{\"normalizer\":{\"type\":\"NFC\"}," MODEL "}", "\xcc\x81\xcc\xa3"}, /* marks out of order */
         {"{\"pre_tokenizer\":{\"type\":\"ByteLevel\"}," MODEL "}", " "},
         {"{\"pre_tokenizer\":{\"type\":\"ByteLevel\"}," MODEL "}", "\n \xc2\xa0"},
@@ -379,7 +440,8 @@ START_TEST(test_tables_are_bounded)
 }
 END_TEST
 
-UNIT_MAIN("tokenizer", test_merges, test_unknown_and_ignore_merges, test_template, test_added_tokens,
-          test_normalizers_and_steps, test_refused_files, test_dialects_that_differ_are_refused, test_text_must_be_utf8,
-          test_long_runs_are_linear, test_hostile_pattern_ends, test_long_words_match, test_watch_ends_a_text,
-          test_replacement_cannot_explode, test_bundled_file, test_tables_are_bounded)
+UNIT_MAIN("tokenizer", test_merges, test_unknown_and_ignore_merges, test_unigram, test_unigram_without_unknown,
+          test_template, test_added_tokens, test_normalizers_and_steps, test_refused_files,
+          test_dialects_that_differ_are_refused, test_text_must_be_utf8, test_long_runs_are_linear,
+          test_hostile_pattern_ends, test_long_words_match, test_watch_ends_a_text, test_replacement_cannot_explode,
+          test_bundled_file, test_tables_are_bounded)
