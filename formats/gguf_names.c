@@ -39,7 +39,7 @@ static int name_in_layer(const struct plan *plan, int64_t layer, const char *pat
         }
     }
     for (int i = 0; i < plan->norm_count; i++) {
-        const char *member = member_of(path, plan->norms[i].path);
+        const char *member = plan->norms[i].path != NULL ? member_of(path, plan->norms[i].path) : NULL;
         if (member != NULL && plan->norms[i].gguf != NULL) {
             return snprintf(out, GGUF_NAME_MAX, "blk.%lld.%s.%s", (long long)layer, plan->norms[i].gguf, member);
         }

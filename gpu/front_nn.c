@@ -49,18 +49,19 @@ int check_embed(const char *op, const struct tensor *y, const struct tensor *tab
     return 0;
 }
 
-int check_rmsnorm(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
-                  float eps)
+int check_norm(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
+               const struct tensor *bias, const struct gpu_norm *spec)
 {
-    int64_t cols = matrix_cols(x), size = tensor_count(weight);
+    int64_t cols = matrix_cols(x);
 
     TRY(check_f32(op, "x", x, -1, -1));
-    TRY(check_vector(op, "weight", weight, size));
     TRY(check_f32(op, "y", y, matrix_rows(x), cols));
-    if (size < 1 || cols % size != 0) {
-        return err_raise(ERR_INTERNAL, "%s: a weight of %lld over rows of %lld", op, (long long)size, (long long)cols);
+    if (spec->size < 1 || cols % spec->size != 0) {
+        return err_raise(ERR_INTERNAL, "%s: over each %lld columns of %lld", op, (long long)spec->size,
+                         (long long)cols);
     }
-    return 0;
+    TRY(check_optional(op, "weight", weight, spec->size));
+    return check_optional(op, "bias", bias, spec->size);
 }
 
 int check_rope(const char *op, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
@@ -115,13 +116,21 @@ int check_attention_error(const char *op, struct gpu_attention_error *out, const
     return recent >= 0 ? 0 : err_raise(ERR_INTERNAL, "%s: a recent window of %lld", op, (long long)recent);
 }
 
-int check_swiglu(const char *op, const struct tensor *y, const struct tensor *gate, const struct tensor *up)
+int check_activate(const char *op, const struct tensor *y, const struct tensor *gate, const struct tensor *up,
+                   enum gpu_activation activation)
 {
-    int64_t count = tensor_count(gate);
+    int64_t rows = matrix_rows(gate), cols = matrix_cols(up != NULL ? up : gate);
 
-    TRY(check_vector(op, "gate", gate, count));
-    TRY(check_vector(op, "up", up, count));
-    return check_vector(op, "y", y, count);
+    if ((unsigned)activation >= GPU_ACTIVATIONS || (activation == GPU_SWIGLU_CLAMPED && up == NULL)) {
+        return err_raise(ERR_INTERNAL, "%s: activation %d of %s", op, (int)activation,
+                         up != NULL ? "gate and up" : "gate alone");
+    }
+    TRY(check_f32(op, "gate", gate, -1, matrix_cols(gate) == 1 ? 1 : cols));
+    if (up != NULL) {
+        TRY(check_f32(op, "up", up, rows, cols));
+    }
+    TRY(check_f32(op, "y", y, rows, cols));
+    return matrix_cols(gate) == cols ? 0 : check_separate(op, "y", y, "gate", gate);
 }
 
 int check_add(const char *op, const struct tensor *y, const struct tensor *x)

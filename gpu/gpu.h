@@ -15,6 +15,7 @@
  * shape alone, each sum has one fixed order. */
 
 #include "gpu/ops.h"
+#include "gpu/shared/activation.h"
 #include "gpu/tensor.h"
 
 #include <stdbool.h>
@@ -22,7 +23,7 @@
 #include <stdint.h>
 
 /* Raised when a struct below changes; the rows of ops.def are compared by themselves. */
-#define GPU_ABI 18u
+#define GPU_ABI 19u
 
 struct gpu_device; /* a backend's open device; thread-safe */
 struct gpu_stream; /* a backend's queue with its scratch memory */
@@ -39,6 +40,14 @@ struct gpu_info {
     int threads;
     int64_t batch_tokens; /* tokens of a micro-batch that keep the device busy; a constant of the backend, since results
                              depend on it */
+};
+
+/* A norm over each `size` columns of a row. */
+struct gpu_norm {
+    int64_t size;
+    bool layer;       /* the mean is subtracted first (Ba et al. 2016, arXiv 1607.06450), else RMS */
+    bool unit_offset; /* the factor is 1 + weight */
+    float eps;
 };
 
 /* Attention over sequences laid end to end: q [B*S, heads*head_dim], k and v [B*S, kv_heads*head_dim]. */

@@ -174,8 +174,15 @@ static int step_linear(const struct run *r, const struct tensor *out, const stru
 
 static int step_norm(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    return r->s->gpu->ops->rmsnorm(r->s->stream, out, &in[0], &r->block->norms[r->step->norm].weight,
-                                   (float)r->block->config->rms_norm_eps);
+    const struct plan_norm *norm = &r->values->plan->norms[r->step->norm];
+    const struct block_norm *tensors = &r->block->norms[r->step->norm];
+    const struct gpu_norm spec = {.size = norm->size,
+                                  .layer = norm->kind == NORM_LAYER,
+                                  .unit_offset = norm->unit_offset,
+                                  .eps = (float)r->block->config->rms_norm_eps};
+
+    return r->s->gpu->ops->norm(r->s->stream, out, &in[0], tensors->weight.data != NULL ? &tensors->weight : NULL,
+                                tensors->bias.data != NULL ? &tensors->bias : NULL, &spec);
 }
 
 /* Bring the first input to where a step that works in place has its output. */
@@ -224,7 +231,18 @@ static int step_attention(const struct run *r, const struct tensor *out, const s
 
 static int step_activate(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
-    return r->s->gpu->ops->swiglu(r->s->stream, out, &in[0], &in[1]);
+    static const enum gpu_activation activations[] = {
+        [ACTIVATION_SILU] = GPU_SILU,
+        [ACTIVATION_GELU] = GPU_GELU,
+        [ACTIVATION_GELU_TANH] = GPU_GELU_TANH,
+        [ACTIVATION_RELU] = GPU_RELU,
+        [ACTIVATION_RELU2] = GPU_RELU2,
+        [ACTIVATION_SIGMOID] = GPU_SIGMOID,
+        [ACTIVATION_SWIGLU_CLAMPED] = GPU_SWIGLU_CLAMPED,
+    };
+
+    return r->s->gpu->ops->activate(r->s->stream, out, &in[0], r->step->inputs > 1 ? &in[1] : NULL,
+                                    activations[r->step->activation]);
 }
 
 static int step_add(const struct run *r, const struct tensor *out, const struct tensor *in)

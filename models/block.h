@@ -24,7 +24,8 @@ struct block_module {
 
 struct block_norm {
     struct tensor weight; /* F32 */
-    bool changed;
+    struct tensor bias;   /* F32; data NULL when there is none */
+    bool changed;         /* by block_fold, its bias with it */
 };
 
 struct block_factors; /* block_internal.h */
@@ -64,8 +65,8 @@ void block_prefetch(const struct model *model, int64_t index);
 
 /* Move a factor for each column of a group's input from the modules that read it to what produces it (group->fold), so
  * that the output stays the same: producer[j] /= factors[j], column j of each reader *= what the producer lost. A norm
- * is rounded to `dtype` as it will be stored. factors: host, one for each column, positive and finite. ERR_INTERNAL
- * where the group has no fold. */
+ * and its bias are rounded to `dtype` as they will be stored. factors: host, one for each column, positive and finite.
+ * ERR_INTERNAL where the group has no fold. */
 int block_fold(struct block *block, const struct plan_group *group, const float *factors, enum dtype dtype,
                const struct gpu *gpu, struct gpu_stream *stream);
 

@@ -2,8 +2,8 @@
  * Lin et al. 2023, §3.2): X W^T = (X / s) (W s)^T.
  *
  * A norm is stored in the checkpoint's own type, so the quotient is rounded to it first and the consumers take up
- * exactly what the stored norm lost: the function is kept to the rounding of one product. The rows of a module
- * are quantized or stored later, like any weight.
+ * exactly what the stored norm lost: the function is kept to the rounding of one product, and of the norm's bias where
+ * it has one. The rows of a module are quantized or stored later, like any weight.
  *
  * Experts come and go (block_load_module): their factors are remembered, and given to them each time. */
 
@@ -17,23 +17,41 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* norm = round(norm / factor); factors become what was really taken out. */
+/* The bias of a norm, divided by what its weight lost. */
+static int fold_norm_bias(const struct tensor *tensor, const float *factors, int64_t count, enum dtype dtype,
+                          const struct gpu *gpu, struct gpu_stream *stream)
+{
+    AUTO_FREE float *bias = NULL;
+
+    TRY(mem_buffer(&bias, (size_t)count));
+    TRY(gpu->ops->download(stream, bias, tensor->data, (size_t)count * sizeof(*bias)));
+    for (int64_t j = 0; j < count; j++) {
+        bias[j] = factors[j] != 1.0f ? dtype_round(bias[j] / factors[j], dtype) : bias[j];
+    }
+    return gpu_tensor_upload(gpu, stream, tensor, bias);
+}
+
+/* norm = round(norm / factor), or round((1 + norm) / factor - 1) where the norm's factor is 1 + weight; factors become
+ * what was really taken out. */
 static int fold_norm(struct block *block, int index, float *factors, int64_t count, enum dtype dtype,
                      const struct gpu *gpu, struct gpu_stream *stream)
 {
-    struct tensor *norm = &block->norms[index].weight;
+    struct block_norm *norm = &block->norms[index];
+    float offset = block->plan->norms[index].unit_offset ? 1.0f : 0.0f;
     AUTO_FREE float *weight = NULL;
 
     TRY(mem_buffer(&weight, (size_t)count));
-    TRY(gpu->ops->download(stream, weight, norm->data, (size_t)count * sizeof(*weight)));
+    TRY(gpu->ops->download(stream, weight, norm->weight.data, (size_t)count * sizeof(*weight)));
     for (int64_t j = 0; j < count; j++) {
-        float stored = dtype_round(weight[j] / factors[j], dtype);
-        bool usable = weight[j] != 0 && stored != 0 && isfinite(stored) && isfinite(weight[j] / stored);
-        factors[j] = usable ? weight[j] / stored : 1.0f;
+        float whole = offset + weight[j], stored = dtype_round(whole / factors[j] - offset, dtype);
+        float left = offset + stored, taken = whole / left;
+        bool usable = whole != 0 && left != 0 && isfinite(left) && isfinite(taken) && taken > 0;
+        factors[j] = usable ? taken : 1.0f;
         weight[j] = usable ? stored : weight[j];
     }
-    block->norms[index].changed = true;
-    return gpu_tensor_upload(gpu, stream, norm, weight);
+    norm->changed = true;
+    TRY(gpu_tensor_upload(gpu, stream, &norm->weight, weight));
+    return norm->bias.data != NULL ? fold_norm_bias(&norm->bias, factors, count, dtype, gpu, stream) : 0;
 }
 
 /* Factors for the rows of a module and of its bias, or for its columns. */

@@ -48,8 +48,15 @@ static int load_tensors(const struct source *source, struct block *block)
         }
     }
     for (int i = 0; i < block->plan->norm_count; i++) {
-        model_tensor_name(source->model, block->index, block->plan->norms[i].path, "weight", name);
-        TRY(load_tensor(source, name, &block->norms[i].weight));
+        const struct plan_norm *norm = &block->plan->norms[i];
+        if (norm->path != NULL) {
+            model_tensor_name(source->model, block->index, norm->path, "weight", name);
+            TRY(load_tensor(source, name, &block->norms[i].weight));
+        }
+        if (norm->path != NULL && norm->bias) {
+            model_tensor_name(source->model, block->index, norm->path, "bias", name);
+            TRY(load_tensor(source, name, &block->norms[i].bias));
+        }
     }
     return 0;
 }
@@ -115,6 +122,7 @@ void block_deinit(struct block *block, const struct gpu *gpu)
     }
     for (int i = 0; block->norms != NULL && i < block->plan->norm_count; i++) {
         gpu_tensor_free(gpu, &block->norms[i].weight);
+        gpu_tensor_free(gpu, &block->norms[i].bias);
     }
     gpu_tensor_free(gpu, &block->key_scale);
     gpu_tensor_free(gpu, &block->value_scale);
@@ -150,7 +158,7 @@ size_t block_tensors_max(const struct model *model)
 
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         const struct plan *plan = plans_kind(plans, kind);
-        size_t count = 2 * (size_t)plan->module_count + (size_t)plan->norm_count;
+        size_t count = 2 * ((size_t)plan->module_count + (size_t)plan->norm_count);
         max = count > max ? count : max;
     }
     return max;
@@ -186,7 +194,13 @@ size_t block_tensors(const struct model *model, int64_t index, struct model_tens
         }
     }
     for (int i = 0; i < plan->norm_count; i++) {
+        if (plan->norms[i].path == NULL) {
+            continue;
+        }
         count = add_tensor(model, index, plan->norms[i].path, "weight", list, count);
+        if (plan->norms[i].bias) {
+            count = add_tensor(model, index, plan->norms[i].path, "bias", list, count);
+        }
     }
     return count;
 }

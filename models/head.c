@@ -67,7 +67,12 @@ void head_deinit(struct head *head, const struct gpu *gpu)
 int head_logits(const struct head *head, const struct model_config *config, const struct gpu *gpu,
                 struct gpu_stream *stream, const struct tensor *x, const struct tensor *logits)
 {
-    TRY(gpu->ops->rmsnorm(stream, x, x, &head->norm, (float)config->rms_norm_eps));
+    const struct gpu_norm norm = {.size = tensor_count(&head->norm),
+                                  .layer = config->arch->layer_norms,
+                                  .unit_offset = config->arch->unit_offset,
+                                  .eps = (float)config->rms_norm_eps};
+
+    TRY(gpu->ops->norm(stream, x, x, &head->norm, NULL, &norm));
     TRY(gpu->ops->linear(stream, logits, x, &head->lm_head, NULL));
     return config->logit_scale == 1 ? 0 : gpu->ops->combine(stream, logits, config->logit_scale, logits, 0, NULL);
 }

@@ -61,8 +61,15 @@ static int check_layer(const struct model *model, int64_t layer)
         }
     }
     for (int i = 0; i < plan->norm_count; i++) {
-        model_tensor_name(model, layer, plan->norms[i].path, "weight", name);
-        TRY(check_tensor_shape(model, name, plan->norms[i].size, 0));
+        const struct plan_norm *norm = &plan->norms[i];
+        if (norm->path != NULL) {
+            model_tensor_name(model, layer, norm->path, "weight", name);
+            TRY(check_tensor_shape(model, name, norm->size, 0));
+        }
+        if (norm->path != NULL && norm->bias) {
+            model_tensor_name(model, layer, norm->path, "bias", name);
+            TRY(check_tensor_shape(model, name, norm->size, 0));
+        }
     }
     return 0;
 }
@@ -85,8 +92,9 @@ static bool is_layer_tensor(const struct plan *plan, const char *path)
         }
     }
     for (int i = 0; i < plan->norm_count; i++) {
-        const char *member = check_member(path, plan->norms[i].path);
-        if (member != NULL && strcmp(member, "weight") == 0) {
+        const struct plan_norm *norm = &plan->norms[i];
+        const char *member = norm->path != NULL ? check_member(path, norm->path) : NULL;
+        if (member != NULL && (strcmp(member, "weight") == 0 || (strcmp(member, "bias") == 0 && norm->bias))) {
             return true;
         }
     }

@@ -334,6 +334,10 @@ int block_keep_changes(struct run *run, struct block *block, struct block_output
             model_tensor_name(run->p->model, run->block_index, plan->norms[i].path, "weight", name);
             TRY(output_tensor(run, name, &block->norms[i].weight, outputs));
         }
+        if (block->norms[i].changed && plan->norms[i].bias) {
+            model_tensor_name(run->p->model, run->block_index, plan->norms[i].path, "bias", name);
+            TRY(output_tensor(run, name, &block->norms[i].bias, outputs));
+        }
     }
     return 0;
 }

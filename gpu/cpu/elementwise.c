@@ -1,4 +1,5 @@
-/* The operations between the products of a decoder block: norms, rotary embedding, SwiGLU, sums, column statistics.
+/* The operations between the products of a decoder block: norms, rotary embedding, activations, sums, column
+ * statistics.
  *
  * All are bound by memory; tasks are groups of rows (or of columns, where a sum goes down the rows). */
 
@@ -13,32 +14,77 @@
 struct norm {
     const struct kernels *kernels;
     float *y;
-    const float *x, *weight;
-    int64_t groups, size;
-    float eps;
+    const float *x, *weight, *bias; /* weight, bias: or NULL */
+    int64_t groups;
+    struct gpu_norm spec;
 };
+
+/* y = x - mean(x). */
+static void norm_center(float *y, const float *x, int64_t size)
+{
+    double sums[8] = {0}, total = 0;
+
+    for (int64_t i = 0; i < size; i++) {
+        sums[i % 8] += (double)x[i];
+    }
+    for (int i = 0; i < 8; i++) {
+        total += sums[i];
+    }
+    double mean = total / (double)size;
+    for (int64_t i = 0; i < size; i++) {
+        y[i] = (float)((double)x[i] - mean);
+    }
+}
+
+/* y = x * factor * (the offset + weight) + bias. */
+static void norm_scale(const struct norm *job, float *y, const float *x, float factor)
+{
+    int64_t size = job->spec.size;
+    float offset = job->spec.unit_offset ? 1.0f : 0.0f;
+
+    if (job->weight == NULL) {
+        for (int64_t i = 0; i < size; i++) {
+            y[i] = x[i] * factor;
+        }
+    } else {
+        for (int64_t i = 0; i < size; i++) {
+            y[i] = x[i] * factor * (offset + job->weight[i]);
+        }
+    }
+    for (int64_t i = 0; job->bias != NULL && i < size; i++) {
+        y[i] += job->bias[i];
+    }
+}
 
 static void norm_tile(void *ctx, int64_t task)
 {
     const struct norm *job = ctx;
 
+    int64_t size = job->spec.size;
+
     for (int64_t r = task * ROW_TILE; r < task * ROW_TILE + tile_size(job->groups, ROW_TILE, task); r++) {
-        const float *x = job->x + r * job->size;
-        float *y = job->y + r * job->size;
-        double mean = job->kernels->dot(x, x, job->size) / (double)job->size;
-        float factor = (float)(1.0 / sqrt(mean + (double)job->eps));
-        for (int64_t i = 0; i < job->size; i++) {
-            y[i] = x[i] * factor * job->weight[i];
+        const float *x = job->x + r * size;
+        float *y = job->y + r * size;
+        if (job->spec.layer) {
+            norm_center(y, x, size);
+            x = y;
         }
+        double mean = job->kernels->dot(x, x, size) / (double)size;
+        norm_scale(job, y, x, (float)(1.0 / sqrt(mean + (double)job->spec.eps)));
     }
 }
 
-int cpu_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
-                float eps)
+int cpu_norm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
+             const struct tensor *bias, const struct gpu_norm *spec)
 {
-    struct norm job = {stream->device->kernels, y->data, x->data, weight->data, 0, tensor_count(weight), eps};
+    struct norm job = {.kernels = stream->device->kernels,
+                       .y = y->data,
+                       .x = x->data,
+                       .weight = weight != NULL ? weight->data : NULL,
+                       .bias = bias != NULL ? bias->data : NULL,
+                       .groups = matrix_rows(x) * (matrix_cols(x) / spec->size),
+                       .spec = *spec};
 
-    job.groups = matrix_rows(x) * (matrix_cols(x) / job.size);
     stream_run(stream, tiles_of(job.groups, ROW_TILE), norm_tile, &job);
     return 0;
 }
@@ -75,27 +121,56 @@ int cpu_rope(struct gpu_stream *stream, const struct tensor *x, const struct ten
     return 0;
 }
 
-struct flat {
+struct activation {
     const struct kernels *kernels;
     float *y;
-    const float *a, *b;
-    int64_t count;
+    const float *gate, *up;
+    int64_t count, cols;
+    enum gpu_activation kind;
 };
 
-static void swiglu_tile(void *ctx, int64_t task)
+static void activate_tile(void *ctx, int64_t task)
 {
-    const struct flat *job = ctx;
+    const struct activation *job = ctx;
     int64_t at = task * FLAT_TILE;
-    job->kernels->swiglu(job->y + at, job->a + at, job->b + at, tile_size(job->count, FLAT_TILE, task));
+
+    job->kernels->activate(job->y + at, job->gate + at, false, job->up != NULL ? job->up + at : NULL,
+                           tile_size(job->count, FLAT_TILE, task), job->kind);
 }
 
-int cpu_swiglu(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up)
+/* A gate of one column. */
+static void activate_row(void *ctx, int64_t row)
 {
-    struct flat job = {stream->device->kernels, y->data, gate->data, up->data, tensor_count(gate)};
+    const struct activation *job = ctx;
+    int64_t at = row * job->cols;
 
-    stream_run(stream, tiles_of(job.count, FLAT_TILE), swiglu_tile, &job);
+    job->kernels->activate(job->y + at, job->gate + row, true, job->up + at, job->cols, job->kind);
+}
+
+int cpu_activate(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up,
+                 enum gpu_activation activation)
+{
+    struct activation job = {.kernels = stream->device->kernels,
+                             .y = y->data,
+                             .gate = gate->data,
+                             .up = up != NULL ? up->data : NULL,
+                             .count = tensor_count(y),
+                             .cols = matrix_cols(y),
+                             .kind = activation};
+
+    if (matrix_cols(gate) != job.cols) {
+        stream_run(stream, matrix_rows(y), activate_row, &job);
+    } else {
+        stream_run(stream, tiles_of(job.count, FLAT_TILE), activate_tile, &job);
+    }
     return 0;
 }
+
+struct flat {
+    float *y;
+    const float *a;
+    int64_t count;
+};
 
 static void add_tile(void *ctx, int64_t task)
 {
@@ -108,7 +183,7 @@ static void add_tile(void *ctx, int64_t task)
 
 int cpu_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x)
 {
-    struct flat job = {stream->device->kernels, y->data, x->data, NULL, tensor_count(x)};
+    struct flat job = {y->data, x->data, tensor_count(x)};
 
     stream_run(stream, tiles_of(job.count, FLAT_TILE), add_tile, &job);
     return 0;

@@ -2,6 +2,9 @@
 /* The inner loops that pay for vectors. One source (kernels.inc) is compiled once for each instruction set; every
  * operation in it is an IEEE one in a fixed order without contraction, so all tables give the same bits. */
 
+#include "gpu/shared/activation.h"
+
+#include <stdbool.h>
 #include <stdint.h>
 
 #define LANES 16
@@ -44,8 +47,8 @@ struct kernels {
     double (*exp_sum)(const float *x, int64_t n, float shift);
     /* sum exp(r - r_shift) * ((r - r_shift) - (x - x_shift)). */
     double (*exp_dot)(const float *r, const float *x, int64_t n, float r_shift, float x_shift);
-    /* y = gate / (1 + exp(-gate)) * up. */
-    void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
+    /* y = act(gate) * up; up NULL: act(gate); one: gate[0] for all. */
+    void (*activate)(float *y, const float *gate, bool one, const float *up, int64_t n, enum gpu_activation activation);
     double (*dot)(const float *a, const float *b, int64_t n);
     /* Adds to *sums; low <= 0 <= high. */
     void (*residual)(struct residual_sums *sums, const float *a, const float *b, int64_t n, float low, float high);

@@ -35,16 +35,20 @@ int cuda_embed(struct gpu_stream *stream, const struct tensor *y, const struct t
         "embed");
 }
 
-int cuda_rmsnorm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
-                 float eps)
+int cuda_norm(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x, const struct tensor *weight,
+              const struct tensor *bias, const struct gpu_norm *spec)
 {
-    int64_t cols = matrix_cols(x), size = tensor_count(weight);
+    const struct launch_norm norm = {.groups = matrix_rows(x) * (matrix_cols(x) / spec->size),
+                                     .size = spec->size,
+                                     .layer = spec->layer,
+                                     .unit_offset = spec->unit_offset,
+                                     .eps = spec->eps};
 
     TRY(cuda_begin(stream->device));
-    return cuda_ok(
-        stream->device,
-        launch_rmsnorm(y->data, x->data, weight->data, matrix_rows(x) * (cols / size), size, eps, stream->stream),
-        "rmsnorm");
+    return cuda_ok(stream->device,
+                   launch_norm(y->data, x->data, weight != NULL ? weight->data : NULL, bias != NULL ? bias->data : NULL,
+                               &norm, stream->stream),
+                   "norm");
 }
 
 int cuda_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
@@ -58,12 +62,16 @@ int cuda_rope(struct gpu_stream *stream, const struct tensor *x, const struct te
                    "rope");
 }
 
-int cuda_swiglu(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up)
+int cuda_activate(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up,
+                  enum gpu_activation activation)
 {
-    int64_t count = tensor_count(gate);
+    int64_t cols = matrix_cols(y);
 
     TRY(cuda_begin(stream->device));
-    return cuda_ok(stream->device, launch_swiglu(y->data, gate->data, up->data, count, stream->stream), "swiglu");
+    return cuda_ok(stream->device,
+                   launch_activate(y->data, gate->data, matrix_cols(gate) != cols, up != NULL ? up->data : NULL,
+                                   tensor_count(y), cols, activation, stream->stream),
+                   "activate");
 }
 
 int cuda_add(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x)

@@ -22,30 +22,41 @@ int launch_embed(float *y, const void *table, enum dtype dtype, const int32_t *i
     return (int)cudaGetLastError();
 }
 
-/* One block per group: sum of squares in double, as on the CPU. x may be y. */
-static __global__ void rmsnorm_kernel(float *y, const float *x, const float *weight, int64_t size, float eps)
+/* One block per group: sums in double, as on the CPU. x may be y: a thread reads and writes its own elements alone. */
+static __global__ void norm_kernel(float *y, const float *x, const float *weight, const float *bias,
+                                   struct launch_norm spec)
 {
     __shared__ double shared[WARP];
-    const float *row = x + (int64_t)blockIdx.x * size;
-    float *out = y + (int64_t)blockIdx.x * size;
-    double sum = 0;
+    const float *row = x + (int64_t)blockIdx.x * spec.size;
+    float *out = y + (int64_t)blockIdx.x * spec.size;
+    float offset = spec.unit_offset ? 1.0f : 0.0f;
+    double mean = 0, sum = 0;
 
-    for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
-        sum += (double)row[i] * row[i];
+    if (spec.layer) {
+        for (int64_t i = threadIdx.x; i < spec.size; i += blockDim.x) {
+            mean += (double)row[i];
+        }
+        mean = block_sum(mean, shared) / (double)spec.size;
+    }
+    for (int64_t i = threadIdx.x; i < spec.size; i += blockDim.x) {
+        float at = spec.layer ? (float)((double)row[i] - mean) : row[i];
+        sum += (double)at * at;
     }
     sum = block_sum(sum, shared);
-    float factor = (float)(1.0 / sqrt(sum / (double)size + (double)eps));
-    for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
-        out[i] = row[i] * factor * weight[i];
+    float factor = (float)(1.0 / sqrt(sum / (double)spec.size + (double)spec.eps));
+    for (int64_t i = threadIdx.x; i < spec.size; i += blockDim.x) {
+        float at = (spec.layer ? (float)((double)row[i] - mean) : row[i]) * factor;
+        at = weight != NULL ? at * (offset + weight[i]) : at;
+        out[i] = bias != NULL ? at + bias[i] : at;
     }
 }
 
-int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t groups, int64_t size, float eps,
-                   cudaStream_t stream)
+int launch_norm(float *y, const float *x, const float *weight, const float *bias, const struct launch_norm *spec,
+                cudaStream_t stream)
 {
-    int threads = size <= 128 ? 32 : THREADS;
-    if (groups > 0) {
-        launch(rmsnorm_kernel, (unsigned)groups, threads, 0, stream, y, x, weight, size, eps);
+    int threads = spec->size <= 128 ? 32 : THREADS;
+    if (spec->groups > 0) {
+        launch(norm_kernel, (unsigned)spec->groups, threads, 0, stream, y, x, weight, bias, *spec);
     }
     return (int)cudaGetLastError();
 }
@@ -73,18 +84,54 @@ int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, 
     return (int)cudaGetLastError();
 }
 
-static __global__ void swiglu_kernel(float *y, const float *gate, const float *up, int64_t count)
+/* act(g) * u, as on the CPU; NaN stays NaN. */
+template <int ACTIVATION> static __device__ inline float activated(float g, float u)
 {
-    int64_t stride = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
-        float g = gate[i];
-        y[i] = g / (expf(-g) + 1.0f) * up[i];
+    if constexpr (ACTIVATION == GPU_SILU) {
+        return g / (expf(-g) + 1.0f) * u;
+    } else if constexpr (ACTIVATION == GPU_GELU) {
+        return g * 0.5f * (1.0f + erff(g * 0.70710678f)) * u;
+    } else if constexpr (ACTIVATION == GPU_GELU_TANH) {
+        return g / (expf((g * g * 0.044715f + 1.0f) * g * -1.5957691216f) + 1.0f) * u;
+    } else if constexpr (ACTIVATION == GPU_RELU) {
+        return (g < 0.0f ? 0.0f : g) * u;
+    } else if constexpr (ACTIVATION == GPU_RELU2) {
+        return (g < 0.0f ? 0.0f : g * g) * u;
+    } else if constexpr (ACTIVATION == GPU_SIGMOID) {
+        return 1.0f / (expf(-g) + 1.0f) * u;
+    } else {
+        g = g > 7.0f ? 7.0f : g;
+        u = u > 7.0f ? 7.0f : u < -7.0f ? -7.0f : u;
+        return g / (expf(g * -1.702f) + 1.0f) * (u + 1.0f);
     }
 }
 
-int launch_swiglu(float *y, const float *gate, const float *up, int64_t count, cudaStream_t stream)
+/* cols: 0 where the gate has all columns, else the columns of a row, which share one. */
+template <int ACTIVATION>
+static __global__ void activate_kernel(float *y, const float *gate, const float *up, int64_t count, int64_t cols)
 {
-    launch(swiglu_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, y, gate, up, count);
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        y[i] = activated<ACTIVATION>(gate[cols > 0 ? i / cols : i], up != NULL ? up[i] : 1.0f);
+    }
+}
+
+template <int ACTIVATION>
+static void launch_activation(float *y, const float *gate, const float *up, int64_t count, int64_t cols,
+                              cudaStream_t stream)
+{
+    launch(activate_kernel<ACTIVATION>, flat_blocks(count, THREADS), THREADS, 0, stream, y, gate, up, count, cols);
+}
+
+int launch_activate(float *y, const float *gate, int one, const float *up, int64_t count, int64_t cols,
+                    enum gpu_activation activation, cudaStream_t stream)
+{
+    static void (*const launches[])(float *, const float *, const float *, int64_t, int64_t, cudaStream_t) = {
+        launch_activation<GPU_SILU>,      launch_activation<GPU_GELU>,  launch_activation<GPU_GELU_TANH>,
+        launch_activation<GPU_RELU>,      launch_activation<GPU_RELU2>, launch_activation<GPU_SIGMOID>,
+        launch_activation<GPU_SWIGLU_CLAMPED>};
+
+    launches[activation](y, gate, up, count, one ? cols : 0, stream);
     return (int)cudaGetLastError();
 }
 

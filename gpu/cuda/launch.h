@@ -3,6 +3,7 @@
  * fine); pointers are device memory unless named host. Shapes as in gpu.h. Results repeat: sums have one order, and no
  * float is added atomically. */
 
+#include "gpu/shared/activation.h"
 #include "gpu/shared/dtype.h"
 
 #include <cuda_runtime_api.h>
@@ -20,11 +21,19 @@ int launch_find_nonfinite(int64_t *index, const void *x, enum dtype dtype, int64
 /* elementwise.cu */
 int launch_embed(float *y, const void *table, enum dtype dtype, const int32_t *ids, int64_t tokens, int64_t width,
                  cudaStream_t stream);
-int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t groups, int64_t size, float eps,
-                   cudaStream_t stream);
+struct launch_norm { /* as struct gpu_norm, of `groups` runs of `size` */
+    int64_t groups, size;
+    int layer, unit_offset;
+    float eps;
+};
+/* weight and bias may be NULL, y may be x. */
+int launch_norm(float *y, const float *x, const float *weight, const float *bias, const struct launch_norm *spec,
+                cudaStream_t stream);
 int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, int64_t cols, int64_t length,
                 int64_t half, cudaStream_t stream);
-int launch_swiglu(float *y, const float *gate, const float *up, int64_t count, cudaStream_t stream);
+/* gate [count / cols] where `one`, else [count]; up may be NULL. */
+int launch_activate(float *y, const float *gate, int one, const float *up, int64_t count, int64_t cols,
+                    enum gpu_activation activation, cudaStream_t stream);
 int launch_add(float *y, const float *x, int64_t count, cudaStream_t stream);
 /* y[t, :] += bias */
 int launch_add_rows(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream);

@@ -142,14 +142,27 @@ int body_embed(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &y);
 }
 
-/* variant: the size of a run; rows are 192. In place, as q and k norms are. */
-int body_rmsnorm(struct ops_rig *rig, int variant, struct ops_output *out)
+static const struct {
+    struct gpu_norm spec;
+    bool weight, bias;
+} norms[] = {
+    {{192, false, false, 1e-5f}, true, false}, {{48, false, false, 1e-5f}, true, false},
+    {{48, false, true, 1e-6f}, true, false},   {{192, false, false, 1e-5f}, false, false},
+    {{192, true, false, 1e-5f}, true, true},   {{192, true, true, 1e-5f}, true, true},
+    {{64, true, false, 1e-5f}, true, false},   {{192, true, false, 1e-5f}, false, false},
+};
+
+/* variant: a row of norms; rows are 192. In place, as q and k norms are. */
+int body_norm(struct ops_rig *rig, int variant, struct ops_output *out)
 {
-    struct tensor x, weight;
+    const struct gpu_norm *spec = &norms[variant].spec;
+    struct tensor x, weight, bias;
 
     TRY(ops_random(rig, DTYPE_F32, 21, 192, 8, &x));
-    TRY(ops_random(rig, DTYPE_F32, 1, variant, 9, &weight));
-    TRY(rig->gpu.ops->rmsnorm(rig->stream, &x, &x, &weight, 1e-5f));
+    TRY(ops_random(rig, DTYPE_F32, 1, spec->size, 9, &weight));
+    TRY(ops_random(rig, DTYPE_F32, 1, spec->size, 99, &bias));
+    TRY(rig->gpu.ops->norm(rig->stream, &x, &x, norms[variant].weight ? &weight : NULL,
+                           norms[variant].bias ? &bias : NULL, spec));
     return ops_put(rig, out, &x);
 }
 
@@ -193,14 +206,26 @@ int body_attention(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &o);
 }
 
-/* variant: elements; y is gate. */
-int body_swiglu(struct ops_rig *rig, int variant, struct ops_output *out)
+/* variant: the activation; of gate and up, where y is gate, of a gate of one column, and of gate alone. */
+int body_activate(struct ops_rig *rig, int variant, struct ops_output *out)
 {
-    struct tensor gate, up;
+    const struct gpu_ops *ops = rig->gpu.ops;
+    enum gpu_activation activation = (enum gpu_activation)variant;
+    struct tensor gate, up, one, y;
 
-    TRY(ops_random(rig, DTYPE_F32, 1, variant, 17, &gate));
-    TRY(ops_random(rig, DTYPE_F32, 1, variant, 18, &up));
-    TRY(rig->gpu.ops->swiglu(rig->stream, &gate, &gate, &up));
+    TRY(ops_random(rig, DTYPE_F32, 3, 5001, 17, &gate));
+    TRY(ops_random(rig, DTYPE_F32, 3, 5001, 18, &up));
+    TRY(ops_random(rig, DTYPE_F32, 3, 1, 19, &one));
+    TRY(ops_new(rig, DTYPE_F32, 3, 5001, &y));
+    TRY(ops->combine(rig->stream, &gate, 5, &gate, 0, NULL));
+    TRY(ops->combine(rig->stream, &up, 5, &up, 0, NULL));
+    TRY(ops->activate(rig->stream, &y, &one, &up, activation));
+    TRY(ops_put(rig, out, &y));
+    if (activation != GPU_SWIGLU_CLAMPED) {
+        TRY(ops->activate(rig->stream, &y, &gate, NULL, activation));
+        TRY(ops_put(rig, out, &y));
+    }
+    TRY(ops->activate(rig->stream, &gate, &gate, &up, activation));
     return ops_put(rig, out, &gate);
 }
 

@@ -204,14 +204,15 @@ static void run_attention(struct bench *b, struct operands *o)
     must(b->ops->attention(b->stream, &o->y, &o->x, &o->w, &o->work, &o->attention));
 }
 
-static void run_rmsnorm(struct bench *b, struct operands *o)
+static void run_norm(struct bench *b, struct operands *o)
 {
-    must(b->ops->rmsnorm(b->stream, &o->y, &o->x, &o->w, 1e-5f));
+    const struct gpu_norm spec = {.size = tensor_count(&o->w), .eps = 1e-5f};
+    must(b->ops->norm(b->stream, &o->y, &o->x, &o->w, NULL, &spec));
 }
 
-static void run_swiglu(struct bench *b, struct operands *o)
+static void run_activate(struct bench *b, struct operands *o)
 {
-    must(b->ops->swiglu(b->stream, &o->y, &o->x, &o->work));
+    must(b->ops->activate(b->stream, &o->y, &o->x, &o->work, GPU_SILU));
 }
 
 static void run_factor(struct bench *b, struct operands *o)
@@ -340,10 +341,10 @@ static void time_elementwise(struct bench *b, int64_t h, int64_t f)
     o.w.rank = 1;
     o.w.shape[0] = f;
     o.w.shape[1] = 1;
-    seconds = median_of(b, NULL, run_rmsnorm, &o);
-    row("rmsnorm", b->tokens, f, seconds, 8e-9 * (double)(b->tokens * f) / seconds, "GB/s", &b->copy);
-    seconds = median_of(b, NULL, run_swiglu, &o);
-    row("swiglu", b->tokens, f, seconds, 12e-9 * (double)(b->tokens * f) / seconds, "GB/s", &b->copy);
+    seconds = median_of(b, NULL, run_norm, &o);
+    row("norm", b->tokens, f, seconds, 8e-9 * (double)(b->tokens * f) / seconds, "GB/s", &b->copy);
+    seconds = median_of(b, NULL, run_activate, &o);
+    row("activate", b->tokens, f, seconds, 12e-9 * (double)(b->tokens * f) / seconds, "GB/s", &b->copy);
     drop(b, &o);
 }
 

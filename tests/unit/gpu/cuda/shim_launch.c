@@ -65,18 +65,22 @@ int launch_embed(float *y, const void *table, enum dtype dtype, const int32_t *i
     return 0;
 }
 
-int launch_rmsnorm(float *y, const float *x, const float *weight, int64_t runs, int64_t size, float eps,
-                   cudaStream_t stream)
+int launch_norm(float *y, const float *x, const float *weight, const float *bias, const struct launch_norm *spec,
+                cudaStream_t stream)
 {
     ENTER();
-    for (int64_t r = 0; r < runs; r++) {
-        double sum = 0;
-        for (int64_t i = 0; i < size; i++) {
-            sum += (double)x[r * size + i] * (double)x[r * size + i];
+    for (int64_t at = 0; at < spec->groups * spec->size; at += spec->size) {
+        double mean = 0, sum = 0;
+        for (int64_t i = 0; i < spec->size && spec->layer; i++) {
+            mean += (double)x[at + i] / (double)spec->size;
         }
-        float factor = (float)(1.0 / sqrt(sum / (double)size + (double)eps));
-        for (int64_t i = 0; i < size; i++) {
-            y[r * size + i] = x[r * size + i] * factor * weight[i];
+        for (int64_t i = 0; i < spec->size; i++) {
+            sum += ((double)x[at + i] - mean) * ((double)x[at + i] - mean);
+        }
+        double factor = 1.0 / sqrt(sum / (double)spec->size + (double)spec->eps);
+        for (int64_t i = 0; i < spec->size; i++) {
+            double w = weight == NULL ? 1 : (double)weight[i] + (spec->unit_offset ? 1 : 0);
+            y[at + i] = (float)(((double)x[at + i] - mean) * factor * w + (bias != NULL ? (double)bias[i] : 0));
         }
     }
     return 0;
@@ -98,11 +102,35 @@ int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, 
     return 0;
 }
 
-int launch_swiglu(float *y, const float *gate, const float *up, int64_t count, cudaStream_t stream)
+static double shim_activated(double g, double u, enum gpu_activation activation)
+{
+    double low = fmin(g, 7), cut = fmin(fmax(u, -7), 7);
+
+    switch (activation) {
+    case GPU_SILU:
+        return g / (exp(-g) + 1) * u;
+    case GPU_GELU:
+        return g / 2 * erfc(-g / sqrt(2)) * u;
+    case GPU_GELU_TANH:
+        return g / 2 * (1 + tanh(sqrt(2 / acos(-1)) * (g + 0.044715 * g * g * g))) * u;
+    case GPU_RELU:
+        return fmax(g, 0) * u;
+    case GPU_RELU2:
+        return fmax(g, 0) * fmax(g, 0) * u;
+    case GPU_SIGMOID:
+        return u / (exp(-g) + 1);
+    default:
+        return low / (exp(-1.702 * low) + 1) * (cut + 1);
+    }
+}
+
+int launch_activate(float *y, const float *gate, int one, const float *up, int64_t count, int64_t cols,
+                    enum gpu_activation activation, cudaStream_t stream)
 {
     ENTER();
     for (int64_t i = 0; i < count; i++) {
-        y[i] = gate[i] / (expf(-gate[i]) + 1.0f) * up[i];
+        double g = (double)gate[one ? i / cols : i];
+        y[i] = (float)shim_activated(g, up != NULL ? (double)up[i] : 1, activation);
     }
     return 0;
 }
