@@ -44,6 +44,11 @@ static int name_in_layer(const struct plan *plan, int64_t layer, const char *pat
             return snprintf(out, GGUF_NAME_MAX, "blk.%lld.%s.%s", (long long)layer, plan->norms[i].gguf, member);
         }
     }
+    for (int i = 0; i < plan->parameter_count; i++) {
+        if (strcmp(path, plan->parameters[i].path) == 0 && plan->parameters[i].gguf != NULL) {
+            return snprintf(out, GGUF_NAME_MAX, "blk.%lld.%s", (long long)layer, plan->parameters[i].gguf);
+        }
+    }
     return 0;
 }
 

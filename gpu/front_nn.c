@@ -65,42 +65,69 @@ int check_norm(const char *op, const struct tensor *y, const struct tensor *x, c
 }
 
 int check_rope(const char *op, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
-               int64_t length, int64_t head_dim)
+               const struct gpu_rope *spec)
 {
+    int64_t dim = spec->head_dim, rotated = spec->rotated;
+
     TRY(check_f32(op, "x", x, -1, -1));
-    if (length < 1 || head_dim < 2 || head_dim % 2 != 0 || matrix_cols(x) % head_dim != 0) {
-        return err_raise(ERR_INTERNAL, "%s: rows of %lld in heads of %lld, length %lld", op, (long long)matrix_cols(x),
-                         (long long)head_dim, (long long)length);
+    if (spec->length < 1 || dim < 2 || matrix_cols(x) % dim != 0 || rotated < 2 || rotated > dim || rotated % 2 != 0) {
+        return err_raise(ERR_INTERNAL, "%s: %lld columns of heads of %lld, rows of %lld, length %lld", op,
+                         (long long)rotated, (long long)dim, (long long)matrix_cols(x), (long long)spec->length);
     }
-    TRY(check_f32(op, "cosine", cosine, -1, head_dim / 2));
-    TRY(check_f32(op, "sine", sine, matrix_rows(cosine), head_dim / 2));
-    if (matrix_rows(cosine) < length) {
+    TRY(check_f32(op, "cosine", cosine, -1, rotated / 2));
+    TRY(check_f32(op, "sine", sine, matrix_rows(cosine), rotated / 2));
+    if (matrix_rows(cosine) < spec->length) {
         return err_raise(ERR_INTERNAL, "%s: a table of %lld positions for %lld", op, (long long)matrix_rows(cosine),
-                         (long long)length);
+                         (long long)spec->length);
     }
     return 0;
 }
 
-/* Queries, keys and values; `out` is shaped like the queries. */
-static int check_heads(const char *op, const struct tensor *out, const struct tensor *q, const struct tensor *k,
-                       const struct tensor *v, const struct gpu_attention *spec)
+/* Whether `count` columns from `first` on of each head are in rows of `cols`, apart from each other; stride 0: of one
+ * head. */
+static bool check_columns(int64_t heads, int64_t count, int64_t first, int64_t stride, int64_t cols)
+{
+    return first >= 0 && first <= cols - count && (heads == 1 || stride >= count) &&
+           (heads == 1 || stride <= (cols - first - count) / (heads - 1));
+}
+
+int check_copy_columns(const char *op, const struct tensor *y, const struct tensor *x, const struct gpu_columns *spec)
+{
+    int64_t heads = spec->heads, from_heads = spec->from_stride == 0 ? 1 : heads;
+
+    TRY(check_f32(op, "x", x, -1, -1));
+    TRY(check_f32(op, "y", y, matrix_rows(x), -1));
+    if (heads < 1 || spec->count < 1 || !check_columns(heads, spec->count, spec->to, spec->to_stride, matrix_cols(y)) ||
+        !check_columns(from_heads, spec->count, spec->from, spec->from_stride, matrix_cols(x))) {
+        return err_raise(ERR_INTERNAL, "%s: %lld columns of %lld heads from rows of %lld to rows of %lld", op,
+                         (long long)spec->count, (long long)heads, (long long)matrix_cols(x),
+                         (long long)matrix_cols(y));
+    }
+    return check_separate(op, "y", y, "x", x);
+}
+
+/* Queries, keys and values. */
+static int check_heads(const char *op, const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                       const struct gpu_attention *spec)
 {
     if (spec->sequences < 0 || spec->length < 0 || spec->heads < 1 || spec->kv_heads < 1 || spec->head_dim < 1 ||
-        spec->heads % spec->kv_heads != 0) {
-        return err_raise(ERR_INTERNAL, "%s: %lld heads over %lld key heads of %lld", op, (long long)spec->heads,
-                         (long long)spec->kv_heads, (long long)spec->head_dim);
+        spec->heads % spec->kv_heads != 0 || spec->value_dim < 0 || spec->chunk < 0 || !(spec->cap >= 0)) {
+        return err_raise(ERR_INTERNAL, "%s: %lld heads over %lld key heads of %lld and %lld, chunk %lld, cap %g", op,
+                         (long long)spec->heads, (long long)spec->kv_heads, (long long)spec->head_dim,
+                         (long long)spec->value_dim, (long long)spec->chunk, (double)spec->cap);
     }
     int64_t rows = spec->sequences * spec->length;
     TRY(check_f32(op, "q", q, rows, spec->heads * spec->head_dim));
-    TRY(check_f32(op, "o", out, rows, spec->heads * spec->head_dim));
     TRY(check_f32(op, "k", k, rows, spec->kv_heads * spec->head_dim));
-    return check_f32(op, "v", v, rows, spec->kv_heads * spec->head_dim);
+    TRY(check_f32(op, "v", v, rows, spec->kv_heads * gpu_value_dim(spec)));
+    return check_optional(op, "sinks", spec->sinks, spec->heads);
 }
 
 int check_attention(const char *op, const struct tensor *o, const struct tensor *q, const struct tensor *k,
                     const struct tensor *v, const struct gpu_attention *spec)
 {
-    TRY(check_heads(op, o, q, k, v, spec));
+    TRY(check_heads(op, q, k, v, spec));
+    TRY(check_f32(op, "o", o, matrix_rows(q), spec->heads * gpu_value_dim(spec)));
     TRY(check_separate(op, "o", o, "q", q));
     TRY(check_separate(op, "o", o, "k", k));
     return check_separate(op, "o", o, "v", v);
@@ -110,7 +137,7 @@ int check_attention_error(const char *op, struct gpu_attention_error *out, const
                           const struct tensor *k, const struct tensor *v, const struct tensor *kq,
                           const struct tensor *vq, const struct gpu_attention *spec, int64_t recent)
 {
-    TRY(check_heads(op, q, q, k, v, spec));
+    TRY(check_heads(op, q, k, v, spec));
     TRY(check_f32(op, "kq", kq, matrix_rows(k), matrix_cols(k)));
     TRY(check_f32(op, "vq", vq, matrix_rows(v), matrix_cols(v)));
     return recent >= 0 ? 0 : err_raise(ERR_INTERNAL, "%s: a recent window of %lld", op, (long long)recent);

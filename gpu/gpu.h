@@ -50,13 +50,37 @@ struct gpu_norm {
     float eps;
 };
 
-/* Attention over sequences laid end to end: q [B*S, heads*head_dim], k and v [B*S, kv_heads*head_dim]. */
+/* The first `rotated` columns of each head, by tables for `rotated` columns; position t mod length. */
+struct gpu_rope {
+    int64_t length, head_dim, rotated;
+    bool interleaved; /* column 2i against 2i + 1; else i against i + rotated / 2 */
+};
+
+/* Columns of each of several heads: of y those from h * to_stride + to on, of x those from h * from_stride + from on.
+ */
+struct gpu_columns {
+    int64_t heads, count; /* count: columns of a head */
+    int64_t to, to_stride;
+    int64_t from, from_stride; /* stride 0: x has one head, which all get */
+};
+
+/* Attention over sequences laid end to end: q [B*S, heads*head_dim], k [B*S, kv_heads*head_dim], v [B*S,
+ * kv_heads*value_dim]. */
 struct gpu_attention {
     int64_t sequences, length; /* B, S */
     int64_t heads, kv_heads, head_dim;
-    int64_t window; /* > 0: position t sees (t-window, t]; 0: all up to t */
-    float scale;    /* 1/sqrt(head_dim) */
+    int64_t window;    /* > 0: position t sees (t-window, t]; 0: all up to t */
+    float scale;       /* of the scores: 1/sqrt(head_dim) */
+    int64_t value_dim; /* of a head's values and outputs; 0: head_dim */
+    int64_t chunk;     /* > 0: position t sees none before floor(t / chunk) * chunk */
+    float cap;         /* > 0: scaled scores s become cap * tanh(s / cap) (Gemma Team 2024, arXiv 2408.00118) */
+    const struct tensor *sinks; /* F32 [heads]: a logit more in each softmax, whose weight goes nowhere; or NULL (Xiao
+                                   et al. 2023, arXiv 2309.17453) */
 };
+static inline int64_t gpu_value_dim(const struct gpu_attention *spec)
+{
+    return spec->value_dim > 0 ? spec->value_dim : spec->head_dim;
+}
 
 /* Which experts a token goes to, and with what weights: factor * softmax of its logits. */
 struct gpu_route {
@@ -141,8 +165,8 @@ struct gpu_cache {
  */
 struct gpu_attention_error {
     double score_error, score_signal;   /* of q k^T */
-    double weight_error, weight_signal; /* of softmax(q k^T * scale) */
-    double output_error, output_signal; /* of softmax(q k^T * scale) v */
+    double weight_error, weight_signal; /* of its softmax, as struct gpu_attention says */
+    double output_error, output_signal; /* of softmax times v */
 };
 
 /* Weights as scale * an element of a fixed set (F8_E4M3, F8_E5M2, NF4, F4_E2M1 or I8), a scale for each tile of rows x

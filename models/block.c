@@ -194,10 +194,12 @@ static int copy_first(const struct run *r, const struct tensor *out, const struc
 static int step_rope(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
     struct block_scratch *s = r->s;
+    const struct plan_rope *rope = &r->step->rope;
+    const struct gpu_rope spec = {
+        .length = s->length, .head_dim = rope->head_dim, .rotated = rope->rotated, .interleaved = rope->interleaved};
 
     TRY(copy_first(r, out, in));
-    return s->gpu->ops->rope(s->stream, out, &s->cosine[r->step->rope.table], &s->sine[r->step->rope.table], s->length,
-                             r->step->rope.head_dim);
+    return s->gpu->ops->rope(s->stream, out, &s->cosine[rope->table], &s->sine[rope->table], &spec);
 }
 
 static struct gpu_attention attention_spec(const struct run *r)
@@ -210,7 +212,11 @@ static struct gpu_attention attention_spec(const struct run *r)
                                   .kv_heads = a->kv_heads,
                                   .head_dim = a->head_dim,
                                   .window = a->window,
-                                  .scale = (float)a->scale};
+                                  .scale = (float)a->scale,
+                                  .value_dim = a->value_dim,
+                                  .chunk = a->chunk,
+                                  .cap = (float)a->cap,
+                                  .sinks = a->has_sinks ? &r->block->parameters[a->sinks] : NULL};
 }
 
 /* Keys and values go through the block's cache where they lie: nothing else reads them. */
@@ -245,6 +251,34 @@ static int step_activate(const struct run *r, const struct tensor *out, const st
                                     activations[r->step->activation]);
 }
 
+static int step_select(const struct run *r, const struct tensor *out, const struct tensor *in)
+{
+    const struct plan_select *select = &r->step->select;
+    const struct gpu_columns spec = {.heads = in[0].shape[1] / select->stride,
+                                     .count = select->count,
+                                     .to_stride = select->count,
+                                     .from = select->first,
+                                     .from_stride = select->stride};
+
+    return r->s->gpu->ops->copy_columns(r->s->stream, out, &in[0], &spec);
+}
+
+static int step_join(const struct run *r, const struct tensor *out, const struct tensor *in)
+{
+    const struct plan_join *join = &r->step->join;
+    int64_t first = in[0].shape[1] / join->heads, second = in[1].shape[1] / (join->shared ? 1 : join->heads);
+    const struct gpu_columns head = {
+        .heads = join->heads, .count = first, .to_stride = first + second, .from_stride = first};
+    const struct gpu_columns tail = {.heads = join->heads,
+                                     .count = second,
+                                     .to = first,
+                                     .to_stride = first + second,
+                                     .from_stride = join->shared ? 0 : second};
+
+    TRY(r->s->gpu->ops->copy_columns(r->s->stream, out, &in[0], &head));
+    return r->s->gpu->ops->copy_columns(r->s->stream, out, &in[1], &tail);
+}
+
 static int step_add(const struct run *r, const struct tensor *out, const struct tensor *in)
 {
     TRY(copy_first(r, out, in));
@@ -269,7 +303,8 @@ static int step_experts(const struct run *r, const struct tensor *out, const str
 static int (*const forwards[])(const struct run *, const struct tensor *out, const struct tensor *in) = {
     [STEP_LINEAR] = step_linear,       [STEP_NORM] = step_norm,         [STEP_ROPE] = step_rope,
     [STEP_ATTENTION] = step_attention, [STEP_ACTIVATE] = step_activate, [STEP_ADD] = step_add,
-    [STEP_SCALE] = step_scale,         [STEP_EXPERTS] = step_experts,
+    [STEP_SCALE] = step_scale,         [STEP_EXPERTS] = step_experts,   [STEP_SELECT] = step_select,
+    [STEP_JOIN] = step_join,
 };
 
 static int run_step(const struct block *block, const struct block_values *values, int s)

@@ -36,6 +36,7 @@ struct block {
     const struct plan *plan;
     struct block_module *modules;            /* [plan->module_count] */
     struct block_norm *norms;                /* [plan->norm_count] */
+    struct tensor *parameters;               /* [plan->parameter_count], F32; of a view: the other block's */
     struct block_factors *factors;           /* that block_fold gave to experts' modules, the last first */
     struct gpu_cache key_cache, value_cache; /* how the runtime keeps keys and values; group_size 0: as they are */
     struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */

@@ -58,6 +58,10 @@ static int load_tensors(const struct source *source, struct block *block)
             TRY(load_tensor(source, name, &block->norms[i].bias));
         }
     }
+    for (int i = 0; i < block->plan->parameter_count; i++) {
+        model_parameter_name(source->model, block->index, block->plan->parameters[i].path, name);
+        TRY(load_tensor(source, name, &block->parameters[i]));
+    }
     return 0;
 }
 
@@ -82,7 +86,10 @@ int block_load(const struct model *model, int64_t index, const struct gpu *gpu, 
         .index = index, .config = model_config(model), .plan = plans_layer(model_plans(model), index)};
 
     TRY(new_lists(&block));
-    int rc = load_tensors(&source, &block);
+    int rc = mem_array(&block.parameters, (size_t)block.plan->parameter_count);
+    if (rc == 0) {
+        rc = load_tensors(&source, &block);
+    }
     if (rc != 0) {
         block_deinit(&block, gpu);
         return err_pass(rc, "load block %lld", (long long)index);
@@ -124,6 +131,11 @@ void block_deinit(struct block *block, const struct gpu *gpu)
         gpu_tensor_free(gpu, &block->norms[i].weight);
         gpu_tensor_free(gpu, &block->norms[i].bias);
     }
+    for (int i = 0; block->parameters != NULL && i < block->plan->parameter_count; i++) {
+        gpu_tensor_free(gpu, &block->parameters[i]);
+    }
+    free(block->parameters);
+    block->parameters = NULL;
     gpu_tensor_free(gpu, &block->key_scale);
     gpu_tensor_free(gpu, &block->value_scale);
     block_free_factors(block);
@@ -158,19 +170,23 @@ size_t block_tensors_max(const struct model *model)
 
     for (int kind = 0; kind < plans_kinds(plans); kind++) {
         const struct plan *plan = plans_kind(plans, kind);
-        size_t count = 2 * ((size_t)plan->module_count + (size_t)plan->norm_count);
+        size_t count = 2 * ((size_t)plan->module_count + (size_t)plan->norm_count) + (size_t)plan->parameter_count;
         max = count > max ? count : max;
     }
     return max;
 }
 
-/* One that is missing is left out: loading it says so. */
+/* One that is missing is left out: loading it says so. member NULL: of a parameter. */
 static size_t add_tensor(const struct model *model, int64_t index, const char *path, const char *member,
                          struct model_tensor *list, size_t count)
 {
     char name[MODEL_NAME_MAX];
 
-    model_tensor_name(model, index, path, member, name);
+    if (member != NULL) {
+        model_tensor_name(model, index, path, member, name);
+    } else {
+        model_parameter_name(model, index, path, name);
+    }
     list[count] = model_find(model, name);
     if (list[count].file == NULL) {
         return count;
@@ -201,6 +217,9 @@ size_t block_tensors(const struct model *model, int64_t index, struct model_tens
         if (plan->norms[i].bias) {
             count = add_tensor(model, index, plan->norms[i].path, "bias", list, count);
         }
+    }
+    for (int i = 0; i < plan->parameter_count; i++) {
+        count = add_tensor(model, index, plan->parameters[i].path, NULL, list, count);
     }
     return count;
 }

@@ -10,13 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-int cache_ranges_init(struct cache_ranges *ranges, const struct model_config *config, const struct gpu *gpu)
+int cache_ranges_init(struct cache_ranges *ranges, const struct plan_attention *attention, const struct gpu *gpu)
 {
-    int64_t width = config->num_kv_heads * config->head_dim;
+    int64_t key_width = attention->kv_heads * attention->head_dim;
+    int64_t value_width = attention->kv_heads * attention->value_dim;
     AUTO_TENSOR(keys, gpu);
 
-    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &keys));
-    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &width, &ranges->values));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &key_width, &keys));
+    TRY(gpu_tensor_new(gpu, DTYPE_F32, 1, &value_width, &ranges->values));
     ranges->keys = tensor_move(&keys);
     return 0;
 }
@@ -34,10 +35,11 @@ int cache_ranges_add(struct cache_ranges *ranges, const struct block_heads *head
     return gpu->ops->column_stats(stream, &ranges->values, NULL, &heads->v);
 }
 
-/* scales[i] for each group of `width` columns. */
-static int make_scales(const float *absmax, int64_t count, int64_t width, const struct cache_scheme *scheme,
+/* scales[i] of `count` for each group of columns: as many groups as scales. */
+static int make_scales(const float *absmax, int64_t count, int64_t columns, const struct cache_scheme *scheme,
                        enum dtype dtype, float *scales)
 {
+    int64_t width = columns / count;
     float largest = (float)dtype_rows[scheme->element].max;
 
     for (int64_t i = 0; i < count; i++) {
@@ -58,21 +60,21 @@ static int make_scales(const float *absmax, int64_t count, int64_t width, const 
     return 0;
 }
 
-int cache_scales_make(const struct cache_ranges *ranges, const struct model_config *config,
+int cache_scales_make(const struct cache_ranges *ranges, const struct plan_attention *attention,
                       const struct cache_scheme *scheme, enum dtype dtype, const struct gpu *gpu,
                       struct gpu_stream *stream, struct cache_scales *out)
 {
-    int64_t total = config->num_kv_heads * config->head_dim;
-    int64_t count = scheme->per_head ? config->num_kv_heads : 1;
+    int64_t key_columns = tensor_count(&ranges->keys), value_columns = tensor_count(&ranges->values);
+    int64_t count = scheme->per_head ? attention->kv_heads : 1;
     AUTO_FREE float *absmax = NULL, *keys = NULL, *values = NULL;
 
-    TRY(mem_array(&absmax, (size_t)total));
+    TRY(mem_array(&absmax, (size_t)(key_columns > value_columns ? key_columns : value_columns)));
     TRY(mem_array(&keys, (size_t)count));
     TRY(mem_array(&values, (size_t)count));
-    TRY(gpu->ops->download(stream, absmax, ranges->keys.data, (size_t)total * sizeof(float)));
-    TRY(make_scales(absmax, count, total / count, scheme, dtype, keys));
-    TRY(gpu->ops->download(stream, absmax, ranges->values.data, (size_t)total * sizeof(float)));
-    TRY(make_scales(absmax, count, total / count, scheme, dtype, values));
+    TRY(gpu->ops->download(stream, absmax, ranges->keys.data, (size_t)key_columns * sizeof(float)));
+    TRY(make_scales(absmax, count, key_columns, scheme, dtype, keys));
+    TRY(gpu->ops->download(stream, absmax, ranges->values.data, (size_t)value_columns * sizeof(float)));
+    TRY(make_scales(absmax, count, value_columns, scheme, dtype, values));
     *out = (struct cache_scales){.count = count, .keys = MOVE(keys), .values = MOVE(values)};
     return 0;
 }
@@ -96,10 +98,10 @@ static int cache_place_scales(struct tensor *tensor, struct gpu_cache *cache, co
 int cache_place(struct block *block, const struct cache_scheme *scheme, const struct cache_scales *scales,
                 const struct gpu *gpu, struct gpu_stream *stream)
 {
-    int64_t columns = block->config->num_kv_heads * block->config->head_dim;
+    const struct plan_attention *attention = &block->plan->steps[plan_find_step(block->plan, STEP_ATTENTION)].attention;
 
-    TRY(cache_place_scales(&block->key_scale, &block->key_cache, scales->keys, scales->count, columns, scheme->element,
-                           gpu, stream));
-    return cache_place_scales(&block->value_scale, &block->value_cache, scales->values, scales->count, columns,
-                              scheme->element, gpu, stream);
+    TRY(cache_place_scales(&block->key_scale, &block->key_cache, scales->keys, scales->count,
+                           attention->kv_heads * attention->head_dim, scheme->element, gpu, stream));
+    return cache_place_scales(&block->value_scale, &block->value_cache, scales->values, scales->count,
+                              attention->kv_heads * attention->value_dim, scheme->element, gpu, stream);
 }

@@ -12,9 +12,9 @@ struct cache_scheme {
 
 /* Largest magnitudes of keys and values so far. Device memory; owned by cache_ranges_*. */
 struct cache_ranges {
-    struct tensor keys, values; /* F32 [kv_heads * head_dim] */
+    struct tensor keys, values; /* F32 [kv_heads * head_dim], [kv_heads * value_dim] */
 };
-int cache_ranges_init(struct cache_ranges *ranges, const struct model_config *config, const struct gpu *gpu);
+int cache_ranges_init(struct cache_ranges *ranges, const struct plan_attention *attention, const struct gpu *gpu);
 void cache_ranges_deinit(struct cache_ranges *ranges, const struct gpu *gpu); /* zeroed is fine */
 int cache_ranges_add(struct cache_ranges *ranges, const struct block_heads *heads, const struct gpu *gpu,
                      struct gpu_stream *stream);
@@ -26,7 +26,7 @@ struct cache_scales {
     float *keys, *values;
 };
 /* ERR_NON_FINITE_VALUE when a range is not finite or its scale does not fit dtype. Deinit after success. */
-int cache_scales_make(const struct cache_ranges *ranges, const struct model_config *config,
+int cache_scales_make(const struct cache_ranges *ranges, const struct plan_attention *attention,
                       const struct cache_scheme *scheme, enum dtype dtype, const struct gpu *gpu,
                       struct gpu_stream *stream, struct cache_scales *out);
 void cache_scales_deinit(struct cache_scales *scales); /* zeroed is fine */

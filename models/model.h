@@ -83,8 +83,9 @@ int model_find_module(const struct model *model, const char *name, int64_t *laye
 /* The layer of a name and, in *path, what follows its number, "<path>.weight"; -1 when it names no layer of
  * the model. */
 int64_t model_find_layer(const struct model *model, const char *name, const char **path);
-/* A tensor of a layer, "<layers>3.<path>.<member>". */
+/* A tensor of a layer: a parameter's, "<layers>3.<path>", or one of a module or norm, "<layers>3.<path>.<member>". */
 #define MODEL_NAME_MAX 192
+void model_parameter_name(const struct model *model, int64_t layer, const char *path, char out[MODEL_NAME_MAX]);
 void model_tensor_name(const struct model *model, int64_t layer, const char *path, const char *member,
                        char out[MODEL_NAME_MAX]);
 const char *model_layers_prefix(const struct model *model); /* what a layer's number comes after */

@@ -21,11 +21,8 @@ static void shape_text(char *out, size_t size, const int64_t *shape, int rank)
     }
 }
 
-/* cols 0: a vector of rows. */
-static int check_tensor_shape(const struct model *model, const char *name, int64_t rows, int64_t cols)
+static int check_tensor(const struct model *model, const char *name, const int64_t *shape, int rank)
 {
-    const int64_t shape[2] = {rows, cols};
-    int rank = cols > 0 ? 2 : 1;
     char expected[96], actual[96];
 
     struct model_tensor tensor = model_find(model, name);
@@ -35,7 +32,7 @@ static int check_tensor_shape(const struct model *model, const char *name, int64
                          expected);
     }
     const struct safetensors_entry *entry = tensor.entry;
-    if (entry->rank != rank || entry->shape[0] != rows || (rank == 2 && entry->shape[1] != cols)) {
+    if (entry->rank != rank || memcmp(entry->shape, shape, (size_t)rank * sizeof(*shape)) != 0) {
         shape_text(actual, sizeof(actual), entry->shape, entry->rank);
         return err_raise(ERR_INVALID_MODEL, "tensor %s has shape %s; config.json asks for %s", name, actual, expected);
     }
@@ -44,6 +41,12 @@ static int check_tensor_shape(const struct model *model, const char *name, int64
                          dtype_rows[entry->dtype].name);
     }
     return 0;
+}
+
+/* cols 0: a vector of rows. */
+static int check_tensor_shape(const struct model *model, const char *name, int64_t rows, int64_t cols)
+{
+    return check_tensor(model, name, (const int64_t[]){rows, cols}, cols > 0 ? 2 : 1);
 }
 
 static int check_layer(const struct model *model, int64_t layer)
@@ -71,6 +74,10 @@ static int check_layer(const struct model *model, int64_t layer)
             TRY(check_tensor_shape(model, name, norm->size, 0));
         }
     }
+    for (int i = 0; i < plan->parameter_count; i++) {
+        model_parameter_name(model, layer, plan->parameters[i].path, name);
+        TRY(check_tensor(model, name, plan->parameters[i].shape, plan->parameters[i].rank));
+    }
     return 0;
 }
 
@@ -95,6 +102,11 @@ static bool is_layer_tensor(const struct plan *plan, const char *path)
         const struct plan_norm *norm = &plan->norms[i];
         const char *member = norm->path != NULL ? check_member(path, norm->path) : NULL;
         if (member != NULL && (strcmp(member, "weight") == 0 || (strcmp(member, "bias") == 0 && norm->bias))) {
+            return true;
+        }
+    }
+    for (int i = 0; i < plan->parameter_count; i++) {
+        if (strcmp(path, plan->parameters[i].path) == 0) {
             return true;
         }
     }

@@ -142,6 +142,11 @@ void model_tensor_name(const struct model *model, int64_t layer, const char *pat
     snprintf(out, MODEL_NAME_MAX, "%s%lld.%s.%s", model->layers, (long long)layer, path, member);
 }
 
+void model_parameter_name(const struct model *model, int64_t layer, const char *path, char out[MODEL_NAME_MAX])
+{
+    snprintf(out, MODEL_NAME_MAX, "%s%lld.%s", model->config.arch->layers, (long long)layer, path);
+}
+
 int64_t model_find_layer(const struct model *model, const char *name, const char **path)
 {
     const char *layers = model->layers;

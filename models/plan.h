@@ -146,7 +146,7 @@ struct plan_module {
 /* A tensor of the layer that is neither a linear's nor a norm's: sinks of attention, the decay of a recurrence. */
 struct plan_parameter {
     const char *path; /* all that follows the layer's number: "self_attn.sinks" */
-    const char *gguf;
+    const char *gguf; /* the same in GGUF: "attn_sinks.weight" */
     int64_t shape[3];
     int rank;
 };

@@ -62,10 +62,11 @@ static int cache_scale(struct run *run, struct block *block, int group, struct b
     const struct cache_scheme *scheme = &run->p->recipe->cache;
     const struct gpu *gpu = run->p->gpu;
     enum dtype dtype = run->p->format->scale_dtype(model_dtype(run->p->model));
+    const struct plan_attention *attention = &block->plan->steps[plan_find_step(block->plan, STEP_ATTENTION)].attention;
 
-    TRY(cache_ranges_init(ranges, run->config, gpu));
+    TRY(cache_ranges_init(ranges, attention, gpu));
     TRY(cache_gather(run, block, group, ranges));
-    TRY(cache_scales_make(ranges, run->config, scheme, dtype, gpu, run->stream, scales));
+    TRY(cache_scales_make(ranges, attention, scheme, dtype, gpu, run->stream, scales));
     TRY(cache_place(block, scheme, scales, gpu, run->stream));
     TRY(cache_output(run, "k_scale", scales->keys, scales->count, dtype, outputs));
     return cache_output(run, "v_scale", scales->values, scales->count, dtype, outputs);

@@ -55,7 +55,7 @@ struct trial {
 struct analysis {
     const struct rewrite_context *context;
     const struct analysis_params *params;
-    const struct model_config *config;
+    const struct plan_attention *attention;
     const struct gpu *gpu;
     struct gpu_stream *stream;
     struct tensor kq, vq;
@@ -87,10 +87,8 @@ static int analysis_batch_heads(const struct analysis *a, int64_t i, struct bloc
 }
 
 static int analysis_place_scales(struct analysis *a, struct tensor *tensor, struct gpu_cache *cache,
-                                 const float *scales, int64_t count, enum dtype element)
+                                 const float *scales, int64_t count, int64_t columns, enum dtype element)
 {
-    int64_t columns = a->config->num_kv_heads * a->config->head_dim;
-
     *cache = (struct gpu_cache){.element = element, .scale = tensor, .group_size = columns / count};
     return gpu_tensor_from_host(a->gpu, a->stream, DTYPE_F32, 1, &count, scales, tensor);
 }
@@ -100,20 +98,24 @@ static int analysis_set_up(struct analysis *a, const struct candidate *c, const 
 {
     const struct rewrite_context *context = a->context;
     const struct cache_scheme scheme = {c->element, c->per_head};
-    int64_t dim = a->config->head_dim, group = a->params->group_size;
+    int64_t dim = a->attention->head_dim, value_dim = a->attention->value_dim, group = a->params->group_size;
+    int64_t heads = a->attention->kv_heads, count;
 
     if (c->element != DTYPE_U8) {
-        TRY(cache_scales_make(ranges, a->config, &scheme, context->weight_dtype, context->gpu, context->stream,
+        TRY(cache_scales_make(ranges, a->attention, &scheme, context->weight_dtype, context->gpu, context->stream,
                               &t->scales));
-        TRY(analysis_place_scales(a, &t->key_scale, &t->keys, t->scales.keys, t->scales.count, scheme.element));
-        return analysis_place_scales(a, &t->value_scale, &t->values, t->scales.values, t->scales.count, scheme.element);
+        count = t->scales.count;
+        TRY(analysis_place_scales(a, &t->key_scale, &t->keys, t->scales.keys, count, heads * dim, scheme.element));
+        return analysis_place_scales(a, &t->value_scale, &t->values, t->scales.values, count, heads * value_dim,
+                                     scheme.element);
     }
     t->keys = t->values =
         (struct gpu_cache){.element = DTYPE_U8, .group_size = dim, .bits = c->bits, .tokens = 1, .length = 1};
+    t->values.group_size = value_dim;
     if (c->kivi) {
         t->keys.group_size = 1;
         t->keys.tokens = group;
-        t->values.group_size = dim % group == 0 ? group : dim;
+        t->values.group_size = value_dim % group == 0 ? group : value_dim;
         t->recent = a->params->residual_length;
     }
     return 0;
@@ -125,7 +127,7 @@ static int analysis_set_up_all(struct analysis *a, struct cache_ranges *ranges)
     const struct rewrite_context *context = a->context;
     struct block_heads heads;
 
-    TRY(cache_ranges_init(ranges, a->config, context->gpu));
+    TRY(cache_ranges_init(ranges, a->attention, context->gpu));
     for (int64_t i = 0; i < context->batches; i++) {
         TRY(analysis_batch_heads(a, i, &heads));
         TRY(cache_ranges_add(ranges, &heads, context->gpu, context->stream));
@@ -222,10 +224,11 @@ static int analysis_add_row(struct analysis *a, size_t c, struct analysis_rows *
 
 static int analysis_run(const struct rewrite_context *context, struct analysis_rows *rows)
 {
+    const struct plan *plan = context->block->plan;
     AUTO(analysis)
     struct analysis a = {.context = context,
                          .params = context->params,
-                         .config = context->block->config,
+                         .attention = &plan->steps[plan_find_step(plan, STEP_ATTENTION)].attention,
                          .gpu = context->gpu,
                          .stream = context->stream};
     struct cache_ranges ranges = {0};

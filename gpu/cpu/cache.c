@@ -101,8 +101,8 @@ struct comparison {
 /* A worker's piece of scratch. */
 struct tile {
     float *scores[2], *split; /* [queries, keys] each */
-    float *out[2];            /* [queries, head_dim] each */
-    int64_t begin, queries, key0, keys, q_at, kv_at, q_stride, kv_stride;
+    float *out[2];            /* [queries, value_dim] each */
+    int64_t head, begin, queries, key0, keys, q_at, k_at, v_at, q_stride, k_stride, v_stride;
 };
 
 static int64_t cache_min(int64_t a, int64_t b)
@@ -112,8 +112,7 @@ static int64_t cache_min(int64_t a, int64_t b)
 
 static int64_t first_seen(const struct gpu_attention *spec, int64_t position)
 {
-    int64_t first = spec->window > 0 ? position - spec->window + 1 : 0;
-    return first > 0 ? first : 0;
+    return attention_first(spec->window, spec->chunk, position);
 }
 
 /* How many of the keys, or values, that query t sees are quantized, counted from position 0. */
@@ -130,22 +129,26 @@ static struct tile tile_of(const struct comparison *job, int64_t task)
 {
     const struct gpu_attention *spec = job->spec;
     int64_t number = task % job->tiles, head = task / job->tiles % spec->heads;
-    int64_t sequence = task / job->tiles / spec->heads, dim = spec->head_dim;
-    struct tile t = {.begin = number * Q_TILE,
+    int64_t sequence = task / job->tiles / spec->heads, dim = spec->head_dim, value_dim = gpu_value_dim(spec);
+    int64_t kv_head = head / (spec->heads / spec->kv_heads);
+    struct tile t = {.head = head,
+                     .begin = number * Q_TILE,
                      .queries = tile_size(spec->length, Q_TILE, number),
                      .q_stride = spec->heads * dim,
-                     .kv_stride = spec->kv_heads * dim};
+                     .k_stride = spec->kv_heads * dim,
+                     .v_stride = spec->kv_heads * value_dim};
 
     t.key0 = first_seen(spec, t.begin);
     t.keys = t.begin + t.queries - t.key0;
     t.q_at = (sequence * spec->length + t.begin) * t.q_stride + head * dim;
-    t.kv_at = (sequence * spec->length + t.key0) * t.kv_stride + head / (spec->heads / spec->kv_heads) * dim;
+    t.k_at = (sequence * spec->length + t.key0) * t.k_stride + kv_head * dim;
+    t.v_at = (sequence * spec->length + t.key0) * t.v_stride + kv_head * value_dim;
     float *slice = scratch_slice(job->stream);
     t.scores[0] = slice;
     t.scores[1] = slice + job->span * Q_TILE;
     t.split = slice + 2 * job->span * Q_TILE;
     t.out[0] = slice + 3 * job->span * Q_TILE;
-    t.out[1] = t.out[0] + Q_TILE * dim;
+    t.out[1] = t.out[0] + Q_TILE * value_dim;
     return t;
 }
 
@@ -174,7 +177,8 @@ static void weigh_row(const struct comparison *job, const struct tile *t, int64_
     memcpy(row[1] + edge, row[0] + edge, (size_t)(high - edge) * sizeof(float));
     cache_compare(row[0] + low, row[1] + low, high - low, &sum->score_error, &sum->score_signal);
     for (int side = 0; side < 2; side++) {
-        float inverse = 1.0f / job->stream->device->kernels->softmax(row[side] + low, high - low, job->spec->scale);
+        float inverse =
+            1.0f / attention_weights(job->stream->device->kernels, job->spec, t->head, row[side] + low, high - low);
         for (int64_t j = low; j < high; j++) {
             row[side][j] *= inverse;
         }
@@ -201,22 +205,22 @@ static void comparison_tile(void *ctx, int64_t task)
     const struct comparison *job = ctx;
     struct tile t = tile_of(job, task);
     struct gpu_attention_error sum = {0};
-    int m = (int)t.queries, n = (int)t.keys, dim = (int)job->spec->head_dim;
+    int m = (int)t.queries, n = (int)t.keys, dim = (int)job->spec->head_dim, out = (int)gpu_value_dim(job->spec);
 
     for (int side = 0; side < 2; side++) {
-        blas_gemm(0, 1, m, n, dim, 1.0f, job->q + t.q_at, (int)t.q_stride, job->k[side] + t.kv_at, (int)t.kv_stride,
-                  0.0f, t.scores[side], n);
+        blas_gemm(0, 1, m, n, dim, 1.0f, job->q + t.q_at, (int)t.q_stride, job->k[side] + t.k_at, (int)t.k_stride, 0.0f,
+                  t.scores[side], n);
     }
     for (int64_t i = 0; i < t.queries; i++) {
         weigh_row(job, &t, i, &sum);
         split_row(job, &t, i);
     }
     for (int side = 0; side < 2; side++) {
-        blas_gemm(0, 0, m, dim, n, 1.0f, t.scores[side], n, job->v[side] + t.kv_at, (int)t.kv_stride, 0.0f, t.out[side],
-                  dim);
+        blas_gemm(0, 0, m, out, n, 1.0f, t.scores[side], n, job->v[side] + t.v_at, (int)t.v_stride, 0.0f, t.out[side],
+                  out);
     }
-    blas_gemm(0, 0, m, dim, n, 1.0f, t.split, n, job->v[0] + t.kv_at, (int)t.kv_stride, 1.0f, t.out[1], dim);
-    cache_compare(t.out[0], t.out[1], t.queries * dim, &sum.output_error, &sum.output_signal);
+    blas_gemm(0, 0, m, out, n, 1.0f, t.split, n, job->v[0] + t.v_at, (int)t.v_stride, 1.0f, t.out[1], out);
+    cache_compare(t.out[0], t.out[1], t.queries * out, &sum.output_error, &sum.output_signal);
     job->parts[task] = sum;
 }
 
@@ -231,13 +235,11 @@ int cpu_attention_error(struct gpu_stream *stream, struct gpu_attention_error *o
                              .v = {v->data, vq->data},
                              .recent = recent};
     job.tiles = tiles_of(spec->length, Q_TILE);
-    job.span = spec->length;
-    if (spec->window > 0 && spec->window < spec->length - Q_TILE) {
-        job.span = spec->window + Q_TILE;
-    }
+    int64_t reach = attention_reach(spec->window, spec->chunk, spec->length);
+    job.span = reach < spec->length - Q_TILE ? reach + Q_TILE : spec->length;
     int64_t tasks = spec->sequences * spec->heads * job.tiles;
     TRY(scratch_reserve(stream, scratch_size(tasks, sizeof(*job.parts)),
-                        scratch_size((3 * job.span + 2 * spec->head_dim) * Q_TILE, sizeof(float))));
+                        scratch_size((3 * job.span + 2 * gpu_value_dim(spec)) * Q_TILE, sizeof(float))));
     job.parts = scratch_shared(stream);
     stream_run(stream, tasks, comparison_tile, &job);
     for (int64_t i = 0; i < tasks; i++) {

@@ -6,6 +6,7 @@
 #include "gpu/cpu/internal.h"
 
 #include <math.h>
+#include <string.h>
 
 #define ROW_TILE 16
 #define FLAT_TILE 16384
@@ -92,32 +93,84 @@ int cpu_norm(struct gpu_stream *stream, const struct tensor *y, const struct ten
 struct rope {
     float *x;
     const float *cosine, *sine;
-    int64_t rows, cols, length, half;
+    int64_t rows, cols;
+    struct gpu_rope spec;
 };
+
+static void rope_halves(float *a, const float *c, const float *s, int64_t half)
+{
+    float *b = a + half;
+
+    for (int64_t i = 0; i < half; i++) {
+        float low = a[i], high = b[i];
+        a[i] = low * c[i] - high * s[i];
+        b[i] = high * c[i] + low * s[i];
+    }
+}
+
+static void rope_neighbours(float *x, const float *c, const float *s, int64_t half)
+{
+    for (int64_t i = 0; i < half; i++) {
+        float low = x[2 * i], high = x[2 * i + 1];
+        x[2 * i] = low * c[i] - high * s[i];
+        x[2 * i + 1] = high * c[i] + low * s[i];
+    }
+}
 
 static void rope_tile(void *ctx, int64_t task)
 {
     const struct rope *job = ctx;
+    int64_t half = job->spec.rotated / 2;
 
     for (int64_t t = task * ROW_TILE; t < task * ROW_TILE + tile_size(job->rows, ROW_TILE, task); t++) {
-        const float *c = job->cosine + t % job->length * job->half, *s = job->sine + t % job->length * job->half;
-        for (int64_t col = 0; col < job->cols; col += 2 * job->half) {
-            float *a = job->x + t * job->cols + col, *b = a + job->half;
-            for (int64_t i = 0; i < job->half; i++) {
-                float low = a[i], high = b[i];
-                a[i] = low * c[i] - high * s[i];
-                b[i] = high * c[i] + low * s[i];
+        int64_t at = t % job->spec.length * half;
+        for (int64_t col = 0; col < job->cols; col += job->spec.head_dim) {
+            float *x = job->x + t * job->cols + col;
+            if (job->spec.interleaved) {
+                rope_neighbours(x, job->cosine + at, job->sine + at, half);
+            } else {
+                rope_halves(x, job->cosine + at, job->sine + at, half);
             }
         }
     }
 }
 
 int cpu_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
-             int64_t length, int64_t head_dim)
+             const struct gpu_rope *spec)
 {
-    struct rope job = {x->data, cosine->data, sine->data, matrix_rows(x), matrix_cols(x), length, head_dim / 2};
+    struct rope job = {x->data, cosine->data, sine->data, matrix_rows(x), matrix_cols(x), *spec};
 
     stream_run(stream, tiles_of(job.rows, ROW_TILE), rope_tile, &job);
+    return 0;
+}
+
+struct placement {
+    float *y;
+    const float *x;
+    int64_t rows, to_cols, from_cols;
+    struct gpu_columns spec;
+};
+
+static void columns_copy_tile(void *ctx, int64_t task)
+{
+    const struct placement *job = ctx;
+    const struct gpu_columns *spec = &job->spec;
+
+    for (int64_t t = task * ROW_TILE; t < task * ROW_TILE + tile_size(job->rows, ROW_TILE, task); t++) {
+        float *to = job->y + t * job->to_cols + spec->to;
+        const float *from = job->x + t * job->from_cols + spec->from;
+        for (int64_t h = 0; h < spec->heads; h++) {
+            memcpy(to + h * spec->to_stride, from + h * spec->from_stride, (size_t)spec->count * sizeof(float));
+        }
+    }
+}
+
+int cpu_copy_columns(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                     const struct gpu_columns *spec)
+{
+    struct placement job = {y->data, x->data, matrix_rows(x), matrix_cols(y), matrix_cols(x), *spec};
+
+    stream_run(stream, tiles_of(job.rows, ROW_TILE), columns_copy_tile, &job);
     return 0;
 }
 

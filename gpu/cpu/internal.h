@@ -9,6 +9,7 @@
 #include "gpu/backend.h"
 #include "gpu/cpu/blas.h"
 #include "gpu/cpu/kernels.h"
+#include "gpu/shared/attention.h"
 #include "gpu/shared/grid.h"
 #include "gpu/shared/tiles.h"
 
@@ -73,6 +74,10 @@ static inline struct grid_point grid_of(const struct gpu_grid *spec, float low, 
 {
     return grid_point(spec->bits, spec->sym, spec->scale_dtype, low, high);
 }
+
+/* Scores q k^T of a query of `head` and the `count` keys that it sees become weights times what is returned. */
+float attention_weights(const struct kernels *kernels, const struct gpu_attention *spec, int64_t head, float *scores,
+                        int64_t count);
 
 /* x / scale as INT8 or E4M3 keeps it, times scale. */
 float scaling_round(float x, float scale, enum dtype element);

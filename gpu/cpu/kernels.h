@@ -43,6 +43,8 @@ struct kernels {
     /* x = exp(x * scale - max(x * scale)); returns the sum. */
     float (*softmax)(float *x, int64_t n, float scale);
     float (*maximum)(const float *x, int64_t n);
+    /* x = cap * tanh(x * scale / cap). */
+    void (*cap)(float *x, int64_t n, float scale, float cap);
     /* sum exp(x - shift). */
     double (*exp_sum)(const float *x, int64_t n, float shift);
     /* sum exp(r - r_shift) * ((r - r_shift) - (x - x_shift)). */

@@ -30,21 +30,34 @@ static int run_tile(const struct attention *job, int64_t sequence, const struct 
                     int64_t queries)
 {
     const struct gpu_attention *spec = job->spec;
-    int64_t dim = spec->head_dim, q_row = spec->heads * dim, kv_row = spec->kv_heads * dim, keys = first + queries;
-    int64_t q_at = (sequence * spec->length + first) * q_row + heads->head * dim;
-    int64_t kv_at = sequence * spec->length * kv_row + heads->kv_head * dim;
+    int64_t dim = spec->head_dim, value_dim = gpu_value_dim(spec), keys = first + queries;
+    int64_t query_row = sequence * spec->length + first, key_row = sequence * spec->length;
+    int64_t q_at = (query_row * spec->heads + heads->head) * dim;
+    int64_t o_at = (query_row * spec->heads + heads->head) * value_dim;
+    int64_t k_at = (key_row * spec->kv_heads + heads->kv_head) * dim;
+    int64_t v_at = (key_row * spec->kv_heads + heads->kv_head) * value_dim;
     bool bf16 = operand_bf16(job->stream);
-    const struct launch_softmax softmax = {heads->count, queries, keys, first, spec->window, spec->scale};
+    const struct launch_softmax softmax = {.heads = heads->count,
+                                           .queries = queries,
+                                           .keys = keys,
+                                           .first = first,
+                                           .window = spec->window,
+                                           .chunk = spec->chunk,
+                                           .scale = spec->scale,
+                                           .cap = spec->cap,
+                                           .sinks = spec->sinks != NULL ? (const float *)spec->sinks->data + heads->head
+                                                                        : NULL,
+                                           .sink_step = heads->step};
     struct gemm scores = {.trans_b = true,
                           .m = queries,
                           .n = keys,
                           .k = dim,
                           .alpha = 1.0f,
                           .a = job->q + (size_t)q_at * job->element,
-                          .b = job->k + (size_t)kv_at * job->element,
+                          .b = job->k + (size_t)k_at * job->element,
                           .c = job->scores,
-                          .lda = q_row,
-                          .ldb = kv_row,
+                          .lda = spec->heads * dim,
+                          .ldb = spec->kv_heads * dim,
                           .ldc = keys,
                           .bf16 = bf16,
                           .count = heads->count,
@@ -52,20 +65,20 @@ static int run_tile(const struct attention *job, int64_t sequence, const struct 
                           .stride_b = heads->kv_step * dim,
                           .stride_c = queries * keys};
     struct gemm output = {.m = queries,
-                          .n = dim,
+                          .n = value_dim,
                           .k = keys,
                           .alpha = 1.0f,
                           .a = job->weights,
-                          .b = job->v + (size_t)kv_at * job->element,
-                          .c = job->o + q_at,
+                          .b = job->v + (size_t)v_at * job->element,
+                          .c = job->o + o_at,
                           .lda = keys,
-                          .ldb = kv_row,
-                          .ldc = q_row,
+                          .ldb = spec->kv_heads * value_dim,
+                          .ldc = spec->heads * value_dim,
                           .bf16 = bf16,
                           .count = heads->count,
                           .stride_a = queries * keys,
-                          .stride_b = heads->kv_step * dim,
-                          .stride_c = heads->step * dim};
+                          .stride_b = heads->kv_step * value_dim,
+                          .stride_c = heads->step * value_dim};
     TRY(gemm_run(job->stream, &scores));
     TRY(cuda_ok(job->stream->device,
                 launch_softmax(job->weights, bf16 ? DTYPE_BF16 : DTYPE_F32, job->scores, &softmax, job->stream->stream),

@@ -29,12 +29,12 @@ struct comparison {
     const float *q, *k[2], *v[2]; /* [0] plain, [1] quantized */
     int64_t recent;
     float *scores[2], *split; /* [heads, queries, keys] each; weights later */
-    float *out[2];            /* [heads, queries, head_dim] each */
+    float *out[2];            /* [heads, queries, value_dim] each */
     struct launch_attention_part *parts, *total;
 };
 
 /* Heads [head, head + count) of one key head: scores = q k^T of one side. */
-static int comparison_scores(const struct comparison *job, int side, int64_t q_at, int64_t kv_at,
+static int comparison_scores(const struct comparison *job, int side, int64_t q_at, int64_t k_at,
                              const struct launch_attention_error *tile)
 {
     int64_t dim = job->spec->head_dim;
@@ -44,7 +44,7 @@ static int comparison_scores(const struct comparison *job, int side, int64_t q_a
                               .k = dim,
                               .alpha = 1.0f,
                               .a = job->q + q_at,
-                              .b = job->k[side] + kv_at,
+                              .b = job->k[side] + k_at,
                               .c = job->scores[side],
                               .lda = job->spec->heads * dim,
                               .ldb = job->spec->kv_heads * dim,
@@ -60,7 +60,7 @@ static int comparison_scores(const struct comparison *job, int side, int64_t q_a
 static int comparison_outputs(const struct comparison *job, const float *weights, const float *v, float *out,
                               float beta, const struct launch_attention_error *tile)
 {
-    int64_t dim = job->spec->head_dim;
+    int64_t dim = gpu_value_dim(job->spec);
     const struct gemm gemm = {.m = tile->queries,
                               .n = dim,
                               .k = tile->keys,
@@ -79,27 +79,27 @@ static int comparison_outputs(const struct comparison *job, const float *weights
     return gemm_run(job->stream, &gemm);
 }
 
-static int compare_tile(const struct comparison *job, int64_t q_at, int64_t kv_at,
+static int compare_tile(const struct comparison *job, int64_t q_at, int64_t k_at, int64_t v_at,
                         const struct launch_attention_error *tile)
 {
     cudaStream_t on = job->stream->stream;
     int64_t rows = tile->heads * tile->queries;
 
     for (int side = 0; side < 2; side++) {
-        TRY(comparison_scores(job, side, q_at, kv_at, tile));
+        TRY(comparison_scores(job, side, q_at, k_at, tile));
     }
     TRY(cuda_ok(job->stream->device,
                 launch_attention_weigh(job->parts, job->scores[0], job->scores[1], job->split, tile, on),
                 "attention_error"));
     for (int side = 0; side < 2; side++) {
-        TRY(comparison_outputs(job, job->scores[side], job->v[side] + kv_at, job->out[side], 0.0f, tile));
+        TRY(comparison_outputs(job, job->scores[side], job->v[side] + v_at, job->out[side], 0.0f, tile));
     }
     if (job->recent != 0) {
-        TRY(comparison_outputs(job, job->split, job->v[0] + kv_at, job->out[1], 1.0f, tile));
+        TRY(comparison_outputs(job, job->split, job->v[0] + v_at, job->out[1], 1.0f, tile));
     }
     return cuda_ok(
         job->stream->device,
-        launch_attention_outputs(job->total, job->parts, job->out[0], job->out[1], rows, job->spec->head_dim, on),
+        launch_attention_outputs(job->total, job->parts, job->out[0], job->out[1], rows, gpu_value_dim(job->spec), on),
         "attention_error");
 }
 
@@ -108,7 +108,8 @@ static int compare_heads(const struct comparison *job, int64_t sequence, int64_t
 {
     const struct gpu_attention *spec = job->spec;
     int64_t shared = spec->heads / spec->kv_heads, dim = spec->head_dim;
-    int64_t kv_at = (sequence * spec->length * spec->kv_heads + kv_head) * dim;
+    int64_t kv_row = sequence * spec->length * spec->kv_heads + kv_head;
+    const float *sinks = spec->sinks != NULL ? (const float *)spec->sinks->data + kv_head * shared : NULL;
 
     for (int64_t head = 0; head < shared; head += max) {
         for (int64_t first = 0; first < spec->length; first += QUERY_TILE) {
@@ -117,11 +118,14 @@ static int compare_heads(const struct comparison *job, int64_t sequence, int64_t
                                                   .queries = left < QUERY_TILE ? left : QUERY_TILE,
                                                   .first = first,
                                                   .window = spec->window,
+                                                  .chunk = spec->chunk,
                                                   .recent = job->recent,
-                                                  .scale = spec->scale};
+                                                  .scale = spec->scale,
+                                                  .cap = spec->cap,
+                                                  .sinks = sinks != NULL ? sinks + head : NULL};
             tile.keys = first + tile.queries;
             int64_t q_at = ((sequence * spec->length + first) * spec->heads + kv_head * shared + head) * dim;
-            TRY(compare_tile(job, q_at, kv_at, &tile));
+            TRY(compare_tile(job, q_at, kv_row * dim, kv_row * gpu_value_dim(spec), &tile));
         }
     }
     return 0;
@@ -132,7 +136,7 @@ static int comparison_prepare(struct comparison *job, int64_t heads)
 {
     struct gpu_stream *stream = job->stream;
     int64_t tile = job->spec->length < QUERY_TILE ? job->spec->length : QUERY_TILE, rows = heads * tile;
-    int64_t scores = rows * job->spec->length, out = rows * job->spec->head_dim;
+    int64_t scores = rows * job->spec->length, out = rows * gpu_value_dim(job->spec);
 
     TRY(scratch_reserve(stream, 3 * scratch_size(scores, sizeof(float)) + 2 * scratch_size(out, sizeof(float)) +
                                     scratch_size(rows, sizeof(*job->parts)) + scratch_size(1, sizeof(*job->total))));

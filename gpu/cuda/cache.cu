@@ -84,7 +84,8 @@ static __global__ void weigh_kernel(struct launch_attention_part *parts, float *
     __shared__ double shared[WARP];
     __shared__ float maxima[WARP];
     int64_t position = spec.first + blockIdx.x % spec.queries, at = (int64_t)blockIdx.x * spec.keys;
-    int64_t low = spec.window > 0 && position - spec.window + 1 > 0 ? position - spec.window + 1 : 0;
+    int64_t low = attention_first(spec.window, spec.chunk, position);
+    float sink = spec.sinks != NULL ? spec.sinks[blockIdx.x / spec.queries] : -INFINITY;
     int64_t key_edge = frontier(spec, position, true), value_edge = frontier(spec, position, false);
     struct launch_attention_part part = {0, 0, 0, 0, 0, 0};
     float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
@@ -97,21 +98,21 @@ static __global__ void weigh_kernel(struct launch_attention_part *parts, float *
         max[0] = fmaxf(max[0], a);
         max[1] = fmaxf(max[1], b);
     }
-    max[0] = block_max(max[0], maxima) * spec.scale;
-    max[1] = block_max(max[1], maxima) * spec.scale;
+    max[0] = capped_score(block_max(max[0], maxima), spec.scale, spec.cap);
+    max[1] = capped_score(block_max(max[1], maxima), spec.scale, spec.cap);
     for (int64_t i = low + threadIdx.x; i <= position; i += blockDim.x) {
         float a = plain[at + i], b = i < key_edge ? quantized[at + i] : a;
-        sum[0] += expf(a * spec.scale - max[0]);
-        sum[1] += expf(b * spec.scale - max[1]);
+        sum[0] += expf(capped_score(a, spec.scale, spec.cap) - max[0]);
+        sum[1] += expf(capped_score(b, spec.scale, spec.cap) - max[1]);
     }
-    sum[0] = 1.0f / block_sum(sum[0], maxima);
-    sum[1] = 1.0f / block_sum(sum[1], maxima);
+    sum[0] = 1.0f / (block_sum(sum[0], maxima) + expf(sink - max[0]));
+    sum[1] = 1.0f / (block_sum(sum[1], maxima) + expf(sink - max[1]));
     for (int64_t i = threadIdx.x; i < spec.keys; i += blockDim.x) {
         float a = 0, b = 0;
         if (i >= low && i <= position) {
             float score = plain[at + i], other = i < key_edge ? quantized[at + i] : score;
-            a = expf(score * spec.scale - max[0]) * sum[0];
-            b = expf(other * spec.scale - max[1]) * sum[1];
+            a = expf(capped_score(score, spec.scale, spec.cap) - max[0]) * sum[0];
+            b = expf(capped_score(other, spec.scale, spec.cap) - max[1]) * sum[1];
             double difference = (double)a - (double)b;
             part.weight_error += difference * difference;
             part.weight_signal += (double)a * (double)a;

@@ -109,6 +109,12 @@ __device__ inline int block_rank(bool counted, int *counts, int *total)
     return at + rank - 1;
 }
 
+/* A score as attention weighs it: scaled, and capped where there is a cap. */
+__device__ inline float capped_score(float score, float scale, float cap)
+{
+    return cap > 0.0f ? cap * tanhf(score * scale / cap) : score * scale;
+}
+
 __device__ inline float load_float(const void *x, enum dtype dtype, int64_t i)
 {
     switch (dtype) {

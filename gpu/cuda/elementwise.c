@@ -52,14 +52,34 @@ int cuda_norm(struct gpu_stream *stream, const struct tensor *y, const struct te
 }
 
 int cuda_rope(struct gpu_stream *stream, const struct tensor *x, const struct tensor *cosine, const struct tensor *sine,
-              int64_t length, int64_t head_dim)
+              const struct gpu_rope *spec)
 {
-    int64_t cols = matrix_cols(x), half = head_dim / 2;
+    const struct launch_rope rope = {.rows = matrix_rows(x),
+                                     .cols = matrix_cols(x),
+                                     .length = spec->length,
+                                     .head_dim = spec->head_dim,
+                                     .rotated = spec->rotated,
+                                     .interleaved = spec->interleaved};
 
     TRY(cuda_begin(stream->device));
-    return cuda_ok(stream->device,
-                   launch_rope(x->data, cosine->data, sine->data, matrix_rows(x), cols, length, half, stream->stream),
-                   "rope");
+    return cuda_ok(stream->device, launch_rope(x->data, cosine->data, sine->data, &rope, stream->stream), "rope");
+}
+
+int cuda_copy_columns(struct gpu_stream *stream, const struct tensor *y, const struct tensor *x,
+                      const struct gpu_columns *spec)
+{
+    const struct launch_columns columns = {.rows = matrix_rows(x),
+                                           .to_cols = matrix_cols(y),
+                                           .from_cols = matrix_cols(x),
+                                           .heads = spec->heads,
+                                           .count = spec->count,
+                                           .to = spec->to,
+                                           .to_stride = spec->to_stride,
+                                           .from = spec->from,
+                                           .from_stride = spec->from_stride};
+
+    TRY(cuda_begin(stream->device));
+    return cuda_ok(stream->device, launch_copy_columns(y->data, x->data, &columns, stream->stream), "copy_columns");
 }
 
 int cuda_activate(struct gpu_stream *stream, const struct tensor *y, const struct tensor *gate, const struct tensor *up,

@@ -61,26 +61,42 @@ int launch_norm(float *y, const float *x, const float *weight, const float *bias
     return (int)cudaGetLastError();
 }
 
-static __global__ void rope_kernel(float *x, const float *cosine, const float *sine, int64_t cols, int64_t length,
-                                   int64_t half)
+static __global__ void rope_kernel(float *x, const float *cosine, const float *sine, struct launch_rope spec)
 {
-    int64_t row = blockIdx.x;
-    const float *c = cosine + row % length * half, *s = sine + row % length * half;
-    for (int64_t pair = threadIdx.x; pair < cols / 2; pair += blockDim.x) {
+    int64_t row = blockIdx.x, half = spec.rotated / 2, pairs = spec.cols / spec.head_dim * half;
+    const float *c = cosine + row % spec.length * half, *s = sine + row % spec.length * half;
+    for (int64_t pair = threadIdx.x; pair < pairs; pair += blockDim.x) {
         int64_t i = pair % half;
-        float *low = x + row * cols + pair / half * 2 * half + i, *high = low + half;
+        float *head = x + row * spec.cols + pair / half * spec.head_dim;
+        float *low = head + (spec.interleaved ? 2 * i : i), *high = low + (spec.interleaved ? 1 : half);
         float a = *low, b = *high;
         *low = a * c[i] - b * s[i];
         *high = b * c[i] + a * s[i];
     }
 }
 
-int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, int64_t cols, int64_t length,
-                int64_t half, cudaStream_t stream)
+int launch_rope(float *x, const float *cosine, const float *sine, const struct launch_rope *spec, cudaStream_t stream)
 {
-    if (rows > 0) {
-        launch(rope_kernel, (unsigned)rows, THREADS, 0, stream, x, cosine, sine, cols, length, half);
+    if (spec->rows > 0) {
+        launch(rope_kernel, (unsigned)spec->rows, THREADS, 0, stream, x, cosine, sine, *spec);
     }
+    return (int)cudaGetLastError();
+}
+
+static __global__ void copy_columns_kernel(float *y, const float *x, struct launch_columns spec)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x, width = spec.heads * spec.count;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < spec.rows * width; i += stride) {
+        int64_t row = i / width, head = i % width / spec.count, col = i % spec.count;
+        y[row * spec.to_cols + spec.to + head * spec.to_stride + col] =
+            x[row * spec.from_cols + spec.from + head * spec.from_stride + col];
+    }
+}
+
+int launch_copy_columns(float *y, const float *x, const struct launch_columns *spec, cudaStream_t stream)
+{
+    int64_t count = spec->rows * spec->heads * spec->count;
+    launch(copy_columns_kernel, flat_blocks(count, THREADS), THREADS, 0, stream, y, x, *spec);
     return (int)cudaGetLastError();
 }
 

@@ -4,6 +4,7 @@
  * float is added atomically. */
 
 #include "gpu/shared/activation.h"
+#include "gpu/shared/attention.h"
 #include "gpu/shared/dtype.h"
 
 #include <cuda_runtime_api.h>
@@ -29,8 +30,15 @@ struct launch_norm { /* as struct gpu_norm, of `groups` runs of `size` */
 /* weight and bias may be NULL, y may be x. */
 int launch_norm(float *y, const float *x, const float *weight, const float *bias, const struct launch_norm *spec,
                 cudaStream_t stream);
-int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, int64_t cols, int64_t length,
-                int64_t half, cudaStream_t stream);
+struct launch_rope { /* as struct gpu_rope, of x [rows, cols] */
+    int64_t rows, cols, length, head_dim, rotated;
+    int interleaved;
+};
+int launch_rope(float *x, const float *cosine, const float *sine, const struct launch_rope *spec, cudaStream_t stream);
+struct launch_columns { /* as struct gpu_columns, from x [rows, from_cols] to y [rows, to_cols] */
+    int64_t rows, to_cols, from_cols, heads, count, to, to_stride, from, from_stride;
+};
+int launch_copy_columns(float *y, const float *x, const struct launch_columns *spec, cudaStream_t stream);
 /* gate [count / cols] where `one`, else [count]; up may be NULL. */
 int launch_activate(float *y, const float *gate, int one, const float *up, int64_t count, int64_t cols,
                     enum gpu_activation activation, cudaStream_t stream);
@@ -85,10 +93,12 @@ int launch_tile_decode(float *w, const uint8_t *codes, const float *scale, const
                        cudaStream_t stream);
 
 /* softmax.cu: scores [heads, queries, keys] of the queries from position `first` on become weights, zero where not
- * visible. out is BF16 or F32 and may be scores itself when F32. */
+ * visible. out is BF16 or F32 and may be scores itself when F32. window, chunk, cap: as in struct gpu_attention. */
 struct launch_softmax {
-    int64_t heads, queries, keys, first, window;
-    float scale;
+    int64_t heads, queries, keys, first, window, chunk;
+    float scale, cap;
+    const float *sinks; /* of head h the one at h * sink_step; or NULL */
+    int64_t sink_step;
 };
 int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const struct launch_softmax *spec,
                    cudaStream_t stream);
@@ -266,8 +276,9 @@ int launch_cache_symmetric(float *y, const float *x, const float *scale, const s
 int launch_cache_asymmetric(float *y, const float *x, const struct launch_cache *spec, cudaStream_t stream);
 /* Queries [first, first + queries) of `heads` heads against keys [0, keys). */
 struct launch_attention_error {
-    int64_t heads, queries, keys, first, window, recent;
-    float scale;
+    int64_t heads, queries, keys, first, window, chunk, recent;
+    float scale, cap;
+    const float *sinks; /* [heads] or NULL */
 };
 struct launch_attention_part { /* as struct gpu_attention_error, of one query */
     double score_error, score_signal, weight_error, weight_signal, output_error, output_signal;

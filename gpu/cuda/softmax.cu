@@ -1,4 +1,5 @@
-/* The middle of attention: one block turns one query's scores into weights under the causal mask and the window.
+/* The middle of attention: one block turns one query's scores into weights under the causal mask, window and chunk, with a
+ * cap and a sink where there are.
  * CPU twin: gpu/cpu/attention.c. */
 
 #include "gpu/cuda/device.cuh"
@@ -8,8 +9,13 @@
 struct row {
     const float *scores;
     int64_t low, query; /* the keys that are visible */
-    float scale;
+    float scale, cap, sink;
 };
+
+static __device__ inline float weighed(const struct row &row, float score)
+{
+    return capped_score(score, row.scale, row.cap);
+}
 
 /* Of a row that fits the registers of a block, HELD scores a thread: each is read once. */
 template <int HELD>
@@ -20,7 +26,7 @@ static __device__ void short_row(void *out, enum dtype dtype, int64_t at, const 
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
         int64_t i = row.low + threadIdx.x + k * THREADS;
-        x[k] = i <= row.query ? row.scores[i] * row.scale : -INFINITY;
+        x[k] = i <= row.query ? weighed(row, row.scores[i]) : -INFINITY;
         max = fmaxf(max, x[k]);
     }
     max = block_max(max, shared);
@@ -29,7 +35,7 @@ static __device__ void short_row(void *out, enum dtype dtype, int64_t at, const 
         x[k] = expf(x[k] - max);
         sum += x[k];
     }
-    float inverse = 1.0f / block_sum(sum, shared);
+    float inverse = 1.0f / (block_sum(sum, shared) + expf(row.sink - max));
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
         int64_t i = row.low + threadIdx.x + k * THREADS;
@@ -46,13 +52,13 @@ static __device__ void long_row(void *out, enum dtype dtype, int64_t at, const s
     for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
         max = fmaxf(max, row.scores[i]);
     }
-    max = block_max(max, shared) * row.scale;
+    max = weighed(row, block_max(max, shared));
     for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
-        sum += expf(row.scores[i] * row.scale - max);
+        sum += expf(weighed(row, row.scores[i]) - max);
     }
-    float inverse = 1.0f / block_sum(sum, shared);
+    float inverse = 1.0f / (block_sum(sum, shared) + expf(row.sink - max));
     for (int64_t i = row.low + threadIdx.x; i <= row.query; i += THREADS) {
-        store_float(out, dtype, at + i, expf(row.scores[i] * row.scale - max) * inverse);
+        store_float(out, dtype, at + i, expf(weighed(row, row.scores[i]) - max) * inverse);
     }
 }
 
@@ -62,8 +68,9 @@ static __global__ void softmax_kernel(void *out, enum dtype dtype, const float *
 {
     __shared__ float shared[WARP];
     int64_t at = (int64_t)blockIdx.x * spec.keys, query = spec.first + blockIdx.x % spec.queries;
-    int64_t low = spec.window > 0 && query - spec.window + 1 > 0 ? query - spec.window + 1 : 0;
-    struct row row = {scores + at, low, query, spec.scale};
+    int64_t low = attention_first(spec.window, spec.chunk, query);
+    float sink = spec.sinks != NULL ? spec.sinks[blockIdx.x / spec.queries * spec.sink_step] : -INFINITY;
+    struct row row = {scores + at, low, query, spec.scale, spec.cap, sink};
 
     if constexpr (HELD > 0) {
         short_row<HELD>(out, dtype, at, row, shared);
@@ -92,7 +99,7 @@ int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const s
     if (spec->heads == 0 || spec->queries == 0) {
         return 0;
     }
-    int64_t visible = spec->window > 0 && spec->window < spec->keys ? spec->window : spec->keys; /* at most */
+    int64_t visible = attention_reach(spec->window, spec->chunk, spec->keys); /* at most */
     if (visible <= 4 * THREADS) {
         launch_rows<4>(out, out_dtype, scores, spec, stream);
     } else if (visible <= 8 * THREADS) {

@@ -12,6 +12,7 @@ int body_linear(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_embed(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_norm(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_rope(struct ops_rig *rig, int variant, struct ops_output *out);
+int body_copy_columns(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_attention(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_activate(struct ops_rig *rig, int variant, struct ops_output *out);
 int body_add(struct ops_rig *rig, int variant, struct ops_output *out);

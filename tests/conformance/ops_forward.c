@@ -166,16 +166,33 @@ int body_norm(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &x);
 }
 
-/* variant: the size of a head; two sequences of 9. */
+static const struct gpu_rope rotations[] = {
+    {9, 32, 32, false}, {9, 32, 32, true}, {9, 20, 12, false}, {9, 20, 6, true}};
+
+/* variant: a row of rotations; three heads, two sequences. */
 int body_rope(struct ops_rig *rig, int variant, struct ops_output *out)
 {
+    const struct gpu_rope *spec = &rotations[variant];
     struct tensor x, cosine, sine;
 
-    TRY(ops_random(rig, DTYPE_F32, 18, 3 * variant, 10, &x));
-    TRY(ops_random(rig, DTYPE_F32, 12, variant / 2, 11, &cosine));
-    TRY(ops_random(rig, DTYPE_F32, 12, variant / 2, 12, &sine));
-    TRY(rig->gpu.ops->rope(rig->stream, &x, &cosine, &sine, 9, variant));
+    TRY(ops_random(rig, DTYPE_F32, 2 * spec->length, 3 * spec->head_dim, 10, &x));
+    TRY(ops_random(rig, DTYPE_F32, 12, spec->rotated / 2, 11, &cosine));
+    TRY(ops_random(rig, DTYPE_F32, 12, spec->rotated / 2, 12, &sine));
+    TRY(rig->gpu.ops->rope(rig->stream, &x, &cosine, &sine, spec));
     return ops_put(rig, out, &x);
+}
+
+/* variant: 1 = of one head to all. */
+int body_copy_columns(struct ops_rig *rig, int variant, struct ops_output *out)
+{
+    const struct gpu_columns spec = {
+        .heads = 7, .count = 5, .to = 2, .to_stride = 9, .from = 1, .from_stride = variant != 0 ? 0 : 8};
+    struct tensor x, y;
+
+    TRY(ops_random(rig, DTYPE_F32, 41, 56, 93, &x));
+    TRY(ops_random(rig, DTYPE_F32, 41, 63, 94, &y));
+    TRY(rig->gpu.ops->copy_columns(rig->stream, &y, &x, &spec));
+    return ops_put(rig, out, &y);
 }
 
 static const struct gpu_attention attentions[] = {
@@ -186,22 +203,30 @@ static const struct gpu_attention attentions[] = {
     {.sequences = 1, .length = 2100, .heads = 1, .kv_heads = 1, .head_dim = 8},
     {.sequences = 3, .length = 1, .heads = 2, .kv_heads = 2, .head_dim = 32},
     {.sequences = 1, .length = 31, .heads = 9, .kv_heads = 3, .head_dim = 20},
+    {.sequences = 2, .length = 40, .heads = 6, .kv_heads = 3, .head_dim = 24, .value_dim = 16},
+    {.sequences = 1, .length = 150, .heads = 4, .kv_heads = 2, .head_dim = 16, .chunk = 32},
+    {.sequences = 1, .length = 700, .heads = 2, .kv_heads = 1, .head_dim = 16, .window = 90, .chunk = 128},
+    {.sequences = 2, .length = 50, .heads = 4, .kv_heads = 2, .head_dim = 16, .cap = 0.8f},
+    {.sequences = 1, .length = 2100, .heads = 2, .kv_heads = 1, .head_dim = 8, .cap = 2.0f},
 };
+#define SINKS 16 /* added to a row: with sinks */
 
 /* variant: a row of attentions: a key head for each head, groups, one key head, a window, rows of all lengths, one
- * token, odd sizes.
+ * token, odd sizes, narrower values, chunks, chunks and a window, a cap, a cap of rows of all lengths; + SINKS.
  */
 int body_attention(struct ops_rig *rig, int variant, struct ops_output *out)
 {
-    struct gpu_attention spec = attentions[variant];
-    int64_t rows = spec.sequences * spec.length;
-    struct tensor q, k, v, o;
+    struct gpu_attention spec = attentions[variant % SINKS];
+    int64_t rows = spec.sequences * spec.length, value_dim = gpu_value_dim(&spec);
+    struct tensor q, k, v, o, sinks;
 
     spec.scale = (float)(1.0 / sqrt((double)spec.head_dim));
     TRY(ops_random(rig, DTYPE_F32, rows, spec.heads * spec.head_dim, 13, &q));
     TRY(ops_random(rig, DTYPE_F32, rows, spec.kv_heads * spec.head_dim, 14, &k));
-    TRY(ops_random(rig, DTYPE_F32, rows, spec.kv_heads * spec.head_dim, 15, &v));
-    TRY(ops_random(rig, DTYPE_F32, rows, spec.heads * spec.head_dim, 16, &o));
+    TRY(ops_random(rig, DTYPE_F32, rows, spec.kv_heads * value_dim, 15, &v));
+    TRY(ops_random(rig, DTYPE_F32, rows, spec.heads * value_dim, 16, &o));
+    TRY(ops_random(rig, DTYPE_F32, 1, spec.heads, 95, &sinks));
+    spec.sinks = variant >= SINKS ? &sinks : NULL;
     TRY(rig->gpu.ops->attention(rig->stream, &o, &q, &k, &v, &spec));
     return ops_put(rig, out, &o);
 }

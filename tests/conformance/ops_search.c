@@ -197,13 +197,13 @@ static int quantize_both(struct ops_rig *rig, int variant, const struct tensor *
 
     TRY(ops_upload(rig, scales, 1, 2, &scale));
     const struct gpu_cache keys = {
-        .element = variant == 0 ? DTYPE_I8 : DTYPE_F8_E4M3, .scale = &scale, .group_size = 16};
+        .element = variant == 0 ? DTYPE_I8 : DTYPE_F8_E4M3, .scale = &scale, .group_size = k->shape[1] / 2};
     const struct gpu_cache values = {.element = DTYPE_U8,
                                      .bits = variant == 0 ? 4 : 2,
                                      .group_size = variant == 0 ? 32 : 1,
                                      .tokens = variant == 0 ? 8 : 10,
                                      .length = 24};
-    TRY(ops_new(rig, DTYPE_F32, 48, 32, kq));
+    TRY(ops_new(rig, DTYPE_F32, 48, k->shape[1], kq));
     TRY(ops_new(rig, DTYPE_F32, 48, 32, vq));
     TRY(rig->gpu.ops->quantize_cache(rig->stream, kq, k, &keys));
     return rig->gpu.ops->quantize_cache(rig->stream, vq, v, &values);
@@ -220,24 +220,33 @@ int body_cache(struct ops_rig *rig, int variant, struct ops_output *out)
     return ops_put(rig, out, &vq);
 }
 
-/* What attention loses by it, in two sequences. variant: recent, negative for a window. */
+#define OTHER_ATTENTION 100 /* added to recent: chunks, narrower values, a cap and sinks */
+
+/* What attention loses by it, in two sequences. variant: recent, negative for a window; + OTHER_ATTENTION. */
 int body_attention_error(struct ops_rig *rig, int variant, struct ops_output *out)
 {
+    bool other = variant >= OTHER_ATTENTION;
+    struct gpu_attention_error error = {0};
+    struct tensor q, k, v, kq, vq, sinks;
     const struct gpu_attention spec = {.sequences = 2,
                                        .length = 24,
                                        .heads = 6,
                                        .kv_heads = 2,
-                                       .head_dim = 16,
+                                       .head_dim = other ? 32 : 16,
                                        .window = variant < 0 ? 7 : 0,
-                                       .scale = 0.25f};
-    struct gpu_attention_error error = {0};
-    struct tensor q, k, v, kq, vq;
+                                       .scale = 0.25f,
+                                       .value_dim = 16,
+                                       .chunk = other ? 9 : 0,
+                                       .cap = other ? 1.5f : 0,
+                                       .sinks = other ? &sinks : NULL};
 
-    TRY(ops_random(rig, DTYPE_F32, 48, 96, 70, &q));
-    TRY(ops_random(rig, DTYPE_F32, 48, 32, 71, &k));
+    TRY(ops_random(rig, DTYPE_F32, 48, 6 * spec.head_dim, 70, &q));
+    TRY(ops_random(rig, DTYPE_F32, 48, 2 * spec.head_dim, 71, &k));
     TRY(ops_random(rig, DTYPE_F32, 48, 32, 72, &v));
+    TRY(ops_random(rig, DTYPE_F32, 1, 6, 73, &sinks));
     TRY(quantize_both(rig, 0, &k, &v, &kq, &vq));
-    TRY(rig->gpu.ops->attention_error(rig->stream, &error, &q, &k, &v, &kq, &vq, &spec, abs(variant)));
+    TRY(rig->gpu.ops->attention_error(rig->stream, &error, &q, &k, &v, &kq, &vq, &spec,
+                                      abs(variant) % OTHER_ATTENTION));
     const double all[] = {error.score_error,   error.score_signal, error.weight_error,
                           error.weight_signal, error.output_error, error.output_signal};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {

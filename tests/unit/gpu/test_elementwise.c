@@ -137,6 +137,41 @@ START_TEST(sums_are_right)
 }
 END_TEST
 
+/* Columns 2 to 4 of 3 heads of 6 to columns 1 to 3 of heads of 5, and one head to all. */
+START_TEST(columns_are_copied)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct tensor x = rig_random(&rig, 37, 18, 1), y = rig_tensor(&rig, DTYPE_F32, 37, 15);
+
+    for (int shared = 0; shared < 2; shared++) {
+        const struct gpu_columns spec = {
+            .heads = 3, .count = 3, .to = 1, .to_stride = 5, .from = 2, .from_stride = shared ? 0 : 6};
+        memset(y.data, 0, tensor_bytes(&y));
+        ck_assert_rc_ok(rig.ops->copy_columns(rig.stream, &y, &x, &spec));
+        for (int i = 0; i < 37 * 15; i++) {
+            int row = i / 15, head = i % 15 / 5, col = i % 5 - 1;
+            bool copied = col >= 0 && col < 3;
+            float want = copied ? floats(&x)[row * 18 + (shared ? 0 : head * 6) + 2 + col] : 0.0f;
+            ck_assert_float_eq(floats(&y)[i], want);
+        }
+    }
+    static const struct gpu_columns bad[] = {{.heads = 0, .count = 3, .to_stride = 5, .from_stride = 6},
+                                             {.heads = 3, .count = 3, .to_stride = 7, .from_stride = 6},
+                                             {.heads = 3, .count = 3, .to = 3, .to_stride = 5, .from_stride = 6},
+                                             {.heads = 3, .count = 3, .to_stride = 2, .from_stride = 6},
+                                             {.heads = 3, .count = 3, .to_stride = 5, .from = -1, .from_stride = 6},
+                                             {.heads = 3, .count = 3, .to_stride = 5, .from = 4, .from_stride = 6},
+                                             {.heads = 3, .count = 3, .to_stride = 5, .from_stride = 2}};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        ck_assert_int_eq(rig.ops->copy_columns(rig.stream, &y, &x, &bad[i]), ERR_INTERNAL);
+    }
+    gpu_tensor_free(&rig.gpu, &x);
+    gpu_tensor_free(&rig.gpu, &y);
+    rig_close(&rig);
+}
+END_TEST
+
 START_TEST(column_statistics_accumulate)
 {
     struct rig rig;
@@ -187,5 +222,5 @@ START_TEST(shapes_are_checked)
 }
 END_TEST
 
-UNIT_MAIN("gpu/elementwise", norm_is_right, activations_are_right, sums_are_right, column_statistics_accumulate,
-          shapes_are_checked)
+UNIT_MAIN("gpu/elementwise", norm_is_right, activations_are_right, sums_are_right, columns_are_copied,
+          column_statistics_accumulate, shapes_are_checked)

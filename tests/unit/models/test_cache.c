@@ -32,6 +32,11 @@ static struct tensor tensor_new(const struct rig *rig)
     return tensor;
 }
 
+static const struct plan_attention *attention_of(const struct rig *rig)
+{
+    return &rig->block.plan->steps[plan_find_step(rig->block.plan, STEP_ATTENTION)].attention;
+}
+
 static void rig_open(struct rig *rig)
 {
     uint64_t seed = 7;
@@ -41,11 +46,10 @@ static void rig_open(struct rig *rig)
     ck_assert_rc_ok(support_open(&rig->s, ".", &rig->model));
     ck_assert_rc_ok(gpu_open("cpu", 2, &rig->gpu));
     ck_assert_rc_ok(rig->gpu.ops->stream_new(rig->gpu.device, &rig->stream));
-    const struct model_config *c = model_config(rig->model);
     ck_assert_rc_ok(block_load(rig->model, 0, &rig->gpu, rig->stream, NULL, &rig->block));
     ck_assert_rc_ok(
         block_scratch_new(model_plans(rig->model), SEQUENCES, LENGTH, &rig->gpu, rig->stream, &rig->scratch));
-    ck_assert_rc_ok(cache_ranges_init(&rig->ranges, c, &rig->gpu));
+    ck_assert_rc_ok(cache_ranges_init(&rig->ranges, attention_of(rig), &rig->gpu));
     rig->out = tensor_new(rig);
     ck_assert_rc_ok(block_values_init(&rig->values, rig->block.plan, rig->scratch, NULL));
     float *in = block_value(&rig->values, rig->block.plan->groups[0].input).data;
@@ -84,7 +88,6 @@ START_TEST(scales_are_what_was_reached)
     struct block_heads heads;
     struct rig rig;
     rig_open(&rig);
-    const struct model_config *c = model_config(rig.model);
     ck_assert_rc_ok(block_attention_heads(&rig.block, &rig.values, PLAN_BIT(rig.block.plan->groups[0].input), &heads));
     ck_assert_rc_ok(cache_ranges_add(&rig.ranges, &heads, &rig.gpu, rig.stream));
     for (int i = 0; i < 12; i++) {
@@ -92,7 +95,8 @@ START_TEST(scales_are_what_was_reached)
         enum dtype dtype = dtypes[i / 4];
         float largest = i % 2 == 0 ? 448.0f : 127.0f;
         struct cache_scales scales;
-        ck_assert_rc_ok(cache_scales_make(&rig.ranges, c, &scheme, dtype, &rig.gpu, rig.stream, &scales));
+        ck_assert_rc_ok(
+            cache_scales_make(&rig.ranges, attention_of(&rig), &scheme, dtype, &rig.gpu, rig.stream, &scales));
         ck_assert_int_eq(scales.count, scheme.per_head ? KV : 1);
         for (int64_t h = 0; h < scales.count; h++) {
             int64_t width = KV * DIM / scales.count;
@@ -129,7 +133,7 @@ START_TEST(attention_reads_through_the_cache)
     ck_assert_rc_ok(block_attention_heads(&rig.block, &rig.values, PLAN_BIT(rig.block.plan->groups[0].input), &heads));
     ck_assert_rc_ok(cache_ranges_add(&rig.ranges, &heads, &rig.gpu, rig.stream));
     ck_assert_rc_ok(
-        cache_scales_make(&rig.ranges, rig.block.config, &scheme, DTYPE_F32, &rig.gpu, rig.stream, &scales));
+        cache_scales_make(&rig.ranges, attention_of(&rig), &scheme, DTYPE_F32, &rig.gpu, rig.stream, &scales));
     ck_assert_rc_ok(cache_place(&rig.block, &scheme, &scales, &rig.gpu, rig.stream));
     ck_assert_rc_ok(cache_place(&rig.block, &scheme, &scales, &rig.gpu, rig.stream)); /* replaces the first */
     attend(&rig, &rig.out);
@@ -159,7 +163,7 @@ START_TEST(ranges_without_a_scale)
     struct cache_scales scales;
     struct rig rig;
     rig_open(&rig);
-    const struct model_config *c = rig.block.config;
+    const struct plan_attention *c = attention_of(&rig);
     ck_assert_rc_ok(cache_scales_make(&rig.ranges, c, &scheme, DTYPE_BF16, &rig.gpu, rig.stream, &scales));
     for (int h = 0; h < KV; h++) {
         ck_assert(scales.keys[h] == 1.0f && scales.values[h] == 1.0f);

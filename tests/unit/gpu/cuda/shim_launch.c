@@ -86,18 +86,30 @@ int launch_norm(float *y, const float *x, const float *weight, const float *bias
     return 0;
 }
 
-int launch_rope(float *x, const float *cosine, const float *sine, int64_t rows, int64_t cols, int64_t length,
-                int64_t half, cudaStream_t stream)
+int launch_rope(float *x, const float *cosine, const float *sine, const struct launch_rope *spec, cudaStream_t stream)
 {
     ENTER();
-    for (int64_t at = 0; at < rows * cols; at += 2 * half) {
-        int64_t position = at / cols % length;
+    int64_t half = spec->rotated / 2;
+    for (int64_t at = 0; at < spec->rows * spec->cols; at += spec->head_dim) {
+        int64_t position = at / spec->cols % spec->length;
         for (int64_t i = 0; i < half; i++) {
-            float a = x[at + i], b = x[at + half + i];
+            int64_t low = at + (spec->interleaved ? 2 * i : i), high = low + (spec->interleaved ? 1 : half);
+            float a = x[low], b = x[high];
             float c = cosine[position * half + i], s = sine[position * half + i];
-            x[at + i] = a * c - b * s;
-            x[at + half + i] = b * c + a * s;
+            x[low] = a * c - b * s;
+            x[high] = b * c + a * s;
         }
+    }
+    return 0;
+}
+
+int launch_copy_columns(float *y, const float *x, const struct launch_columns *spec, cudaStream_t stream)
+{
+    ENTER();
+    for (int64_t i = 0; i < spec->rows * spec->heads * spec->count; i++) {
+        int64_t col = i % spec->count, head = i / spec->count % spec->heads, row = i / spec->count / spec->heads;
+        y[row * spec->to_cols + head * spec->to_stride + spec->to + col] =
+            x[row * spec->from_cols + head * spec->from_stride + spec->from + col];
     }
     return 0;
 }
@@ -268,23 +280,34 @@ int launch_quantize_input(float *y, const float *x, const float *keep, const str
     return 0;
 }
 
+static bool shim_sees(const struct launch_softmax *spec, int64_t query, int64_t key)
+{
+    return key <= query && (spec->window == 0 || key > query - spec->window) &&
+           (spec->chunk == 0 || key / spec->chunk == query / spec->chunk);
+}
+
+static float shim_score(const struct launch_softmax *spec, float score)
+{
+    return spec->cap > 0 ? spec->cap * tanhf(score * spec->scale / spec->cap) : score * spec->scale;
+}
+
 int launch_softmax(void *out, enum dtype out_dtype, const float *scores, const struct launch_softmax *spec,
                    cudaStream_t stream)
 {
     ENTER();
     for (int64_t r = 0; r < spec->heads * spec->queries; r++) {
         int64_t query = spec->first + r % spec->queries, at = r * spec->keys;
-        int64_t low = spec->window > 0 && query - spec->window + 1 > 0 ? query - spec->window + 1 : 0;
         float most = -INFINITY, sum = 0;
-        for (int64_t i = low; i <= query; i++) {
-            most = fmaxf(most, scores[at + i]);
+        for (int64_t i = 0; i <= query; i++) {
+            most = shim_sees(spec, query, i) ? fmaxf(most, shim_score(spec, scores[at + i])) : most;
         }
-        for (int64_t i = low; i <= query; i++) {
-            sum += expf((scores[at + i] - most) * spec->scale);
+        for (int64_t i = 0; i <= query; i++) {
+            sum += shim_sees(spec, query, i) ? expf(shim_score(spec, scores[at + i]) - most) : 0.0f;
         }
+        sum += spec->sinks != NULL ? expf(spec->sinks[r / spec->queries * spec->sink_step] - most) : 0.0f;
         for (int64_t i = 0; i < spec->keys; i++) {
-            bool visible = i >= low && i <= query;
-            store(out, out_dtype, at + i, visible ? expf((scores[at + i] - most) * spec->scale) / sum : 0.0f);
+            bool visible = shim_sees(spec, query, i);
+            store(out, out_dtype, at + i, visible ? expf(shim_score(spec, scores[at + i]) - most) / sum : 0.0f);
         }
     }
     return 0;
