@@ -72,7 +72,7 @@ struct gpu_attention {
     int64_t window;    /* > 0: position t sees (t-window, t]; 0: all up to t */
     float scale;       /* of the scores: 1/sqrt(head_dim) */
     int64_t value_dim; /* of a head's values and outputs; 0: head_dim */
-    int64_t chunk;     /* > 0: position t sees none before floor(t / chunk) * chunk */
+    int64_t chunk;     /* > 0: position t sees none before t - t mod chunk */
     float cap;         /* > 0: scaled scores s become cap * tanh(s / cap) (Gemma Team 2024, arXiv 2408.00118) */
     const struct tensor *sinks; /* F32 [heads]: a logit more in each softmax, whose weight goes nowhere; or NULL (Xiao
                                    et al. 2023, arXiv 2309.17453) */

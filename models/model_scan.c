@@ -90,7 +90,7 @@ int model_raise_nonfinite(const char *name, int64_t index)
     return err_set_module(err_set_hint(rc, "the checkpoint is damaged, or its training diverged"), name);
 }
 
-static int check_tensor(const struct model_tensor *tensor, void *buffer, model_tick tick, void *data)
+static int scan_tensor(const struct model_tensor *tensor, void *buffer, model_tick tick, void *data)
 {
     uint64_t count = model_elements(tensor->entry);
 
@@ -121,7 +121,7 @@ int model_check_outside(const struct model *model, model_tick tick, void *data)
     TRY(mem_buffer(&buffer, PIECE_ELEMENTS));
     for (int i = 0; i < (tied ? 2 : 3); i++) {
         const struct model_tensor tensor = model_find(model, names[i]);
-        TRY(check_tensor(&tensor, buffer, tick, data));
+        TRY(scan_tensor(&tensor, buffer, tick, data));
     }
     return 0;
 }
