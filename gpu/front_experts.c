@@ -12,8 +12,22 @@ static int check_numbers(const char *op, const char *name, const struct tensor *
     return check_data(op, name, tensor);
 }
 
+/* Groups divide the experts, and those that are taken have enough of them. */
+static int check_groups(const char *op, const struct gpu_route *spec, int64_t experts)
+{
+    int64_t size = spec->groups > 1 ? experts / spec->groups : experts;
+    bool fits = spec->groups <= 1 ||
+                (experts % spec->groups == 0 && spec->group_top_k >= 1 && spec->group_top_k <= spec->groups &&
+                 spec->top_k <= spec->group_top_k * size && (!spec->group_pairs || size >= 2));
+
+    return spec->groups >= 0 && fits
+               ? 0
+               : err_raise(ERR_INTERNAL, "%s: %lld of %lld groups of %lld experts", op, (long long)spec->group_top_k,
+                           (long long)spec->groups, (long long)experts);
+}
+
 int check_route(const char *op, const struct tensor *ids, const struct tensor *weights, const struct tensor *logits,
-                const struct gpu_route *spec)
+                const struct tensor *bias, const struct gpu_route *spec)
 {
     int64_t tokens = matrix_rows(logits), experts = matrix_cols(logits);
 
@@ -22,8 +36,13 @@ int check_route(const char *op, const struct tensor *ids, const struct tensor *w
         return err_raise(ERR_INTERNAL, "%s: the first %lld of %lld experts", op, (long long)spec->top_k,
                          (long long)experts);
     }
+    if ((bias != NULL || spec->groups > 1) && experts > GPU_ROUTE_EXPERTS_MAX) {
+        return err_raise(ERR_INTERNAL, "%s: a bias or groups of %lld experts", op, (long long)experts);
+    }
+    TRY(check_groups(op, spec, experts));
     TRY(check_matrix(op, "ids", ids, DTYPE_I32, tokens, spec->top_k));
     TRY(check_f32(op, "weights", weights, tokens, spec->top_k));
+    TRY(check_optional(op, "bias", bias, experts));
     return check_separate(op, "weights", weights, "logits", logits);
 }
 
@@ -41,25 +60,26 @@ int check_group_places(const char *op, const struct tensor *places, int64_t *off
 }
 
 int check_gather_rows(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *places,
-                      int64_t k)
+                      const struct tensor *weights, int64_t k)
 {
     TRY(check_f32(op, "x", x, -1, -1));
     TRY(check_f32(op, "y", y, -1, matrix_cols(x)));
     TRY(check_numbers(op, "places", places, matrix_rows(y)));
     TRY(check_separate(op, "y", y, "x", x));
+    TRY(check_optional(op, "weights", weights, matrix_rows(x) * k));
     return k >= 1 ? 0 : err_raise(ERR_INTERNAL, "%s: %lld choices of a token", op, (long long)k);
 }
 
 int check_scatter_rows(const char *op, const struct tensor *y, const struct tensor *x, const struct tensor *places,
-                       const struct tensor *weights)
+                       const struct tensor *weights, int64_t k)
 {
     TRY(check_f32(op, "y", y, -1, -1));
     TRY(check_f32(op, "x", x, -1, matrix_cols(y)));
     TRY(check_numbers(op, "places", places, matrix_rows(x)));
-    TRY(check_f32(op, "weights", weights, matrix_rows(y), -1));
-    if (matrix_rows(x) > matrix_rows(y)) {
-        return err_raise(ERR_INTERNAL, "%s: %lld rows into %lld", op, (long long)matrix_rows(x),
-                         (long long)matrix_rows(y));
+    TRY(check_optional(op, "weights", weights, matrix_rows(y) * k));
+    if (matrix_rows(x) > matrix_rows(y) || k < 1) {
+        return err_raise(ERR_INTERNAL, "%s: %lld rows into %lld, by %lld choices of a token", op,
+                         (long long)matrix_rows(x), (long long)matrix_rows(y), (long long)k);
     }
     return check_separate(op, "y", y, "x", x);
 }

@@ -82,14 +82,25 @@ static inline int64_t gpu_value_dim(const struct gpu_attention *spec)
     return spec->value_dim > 0 ? spec->value_dim : spec->head_dim;
 }
 
-/* Which experts a token goes to, and with what weights: factor * softmax of its logits. */
+enum gpu_scores {
+    GPU_SCORES_ALL,     /* softmax over all experts */
+    GPU_SCORES_CHOSEN,  /* softmax over the chosen ones */
+    GPU_SCORES_SIGMOID, /* each by itself */
+};
+
+/* Which experts a token goes to, and with what weights: factor * score of its logits. With groups, equal runs of
+ * experts, the choice is among the experts of the best of them (DeepSeek-AI 2024, arXiv 2405.04434, section 2.1.2). */
 struct gpu_route {
-    int64_t top_k;  /* 1..GPU_ROUTE_MAX */
-    bool all;       /* softmax over all experts, else over the chosen ones */
-    bool normalize; /* the chosen scores are divided by their sum before `factor` */
-    float factor;
+    int64_t top_k; /* 1..GPU_ROUTE_MAX */
+    enum gpu_scores scores;
+    bool normalize;      /* the chosen scores are divided by their sum + epsilon before `factor` */
+    int64_t groups;      /* divides the experts; 0 or 1: none */
+    int64_t group_top_k; /* groups among whose experts the choice is */
+    bool group_pairs;    /* a group is as good as the sum of its two best experts, else as its best one */
+    float factor, epsilon;
 };
 #define GPU_ROUTE_MAX 64
+#define GPU_ROUTE_EXPERTS_MAX 4096 /* where a bias or groups count */
 
 /* An integer grid: w = scale * (code - zero), code in [0, 2^bits - 1], one scale and zero per group of
  * group_size inputs of a row. Symmetric: zero = 2^(bits-1). */

@@ -68,23 +68,36 @@ static int make_experts(struct block_scratch *s)
     return rc;
 }
 
+static struct gpu_route route_spec(const struct plan_experts *experts)
+{
+    static const enum gpu_scores scores[] = {[SCORES_SOFTMAX_ALL] = GPU_SCORES_ALL,
+                                             [SCORES_SOFTMAX_CHOSEN] = GPU_SCORES_CHOSEN,
+                                             [SCORES_SIGMOID] = GPU_SCORES_SIGMOID};
+
+    return (struct gpu_route){.top_k = experts->top_k,
+                              .scores = scores[experts->scores],
+                              .normalize = experts->normalize,
+                              .groups = experts->groups,
+                              .group_top_k = experts->group_top_k,
+                              .group_pairs = experts->group_pairs,
+                              .factor = (float)experts->factor,
+                              .epsilon = (float)experts->epsilon};
+}
+
 int block_route(const struct block_values *values, int step)
 {
     const struct plan_step *of = &values->plan->steps[step];
     const struct plan_experts *experts = of->experts;
     struct block_scratch *s = values->scratch;
     const struct gpu_ops *ops = s->gpu->ops;
-    const struct gpu_route spec = {.top_k = experts->top_k,
-                                   .all = experts->scores == SCORES_SOFTMAX_ALL,
-                                   .normalize = experts->normalize,
-                                   .factor = (float)experts->factor};
+    const struct gpu_route spec = route_spec(experts);
     TRY(make_experts(s));
     const struct expert_scratch *e = &s->experts;
     const struct tensor ids = tensor_2d(e->ids.data, DTYPE_I32, s->tokens, spec.top_k);
     const struct tensor places = tensor_2d(e->places.data, DTYPE_I32, s->tokens, spec.top_k);
     const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, spec.top_k);
     const struct tensor logits = block_value(values, of->in[1]);
-    TRY(ops->route(s->stream, &ids, &weights, &logits, &spec));
+    TRY(ops->route(s->stream, &ids, &weights, &logits, NULL, &spec));
     return ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
 }
 
@@ -126,8 +139,10 @@ int block_expert(const struct block *block, const struct block_values *values, i
     }
     const struct tensor in = block_value(rows, 0);
     const struct tensor places = tensor_1d((int32_t *)s->experts.places.data + offsets[expert], DTYPE_I32, count);
+    const struct tensor weights = tensor_2d(s->experts.weights.data, DTYPE_F32, s->tokens, experts->top_k);
     TRY(all ? s->gpu->ops->convert(s->stream, &in, &tokens)
-            : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->top_k));
+            : s->gpu->ops->gather_rows(s->stream, &in, &tokens, &places, experts->scale_input ? &weights : NULL,
+                                       experts->top_k));
     return block_run(block, rows, steps);
 }
 
@@ -156,7 +171,8 @@ int block_experts_add(const struct block *block, const struct block_values *valu
                 tensor_1d((int32_t *)e->places.data + e->offsets[i], DTYPE_I32, block_values_rows(&rows));
             const struct tensor made = block_value(&rows, experts->plan->output);
             const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, experts->top_k);
-            TRY(s->gpu->ops->scatter_rows(s->stream, &out, &made, &places, &weights));
+            TRY(s->gpu->ops->scatter_rows(s->stream, &out, &made, &places, experts->scale_input ? NULL : &weights,
+                                          experts->top_k));
         }
     }
     return 0;

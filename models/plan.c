@@ -276,7 +276,10 @@ int plan_experts(struct plan_builder *b, int in, int logits, const struct plan_e
         return plan_fail(b, err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the plan of experts"));
     }
     int rc = plan_derive(expert, output);
-    if (rc == 0 && (experts->count < 1 || experts->top_k < 1 || experts->top_k > experts->count ||
+    int64_t groups = experts->groups > 1 ? experts->groups : 1, taken = groups > 1 ? experts->group_top_k : 1;
+    bool grouped = experts->count % groups == 0 && taken >= 1 && taken <= groups &&
+                   experts->top_k <= taken * (experts->count / groups);
+    if (rc == 0 && (!grouped || experts->count < 1 || experts->top_k < 1 || experts->top_k > experts->count ||
                     experts->count * expert->plan.module_count > MODULES_MAX ||
                     plan_width(b, logits) != experts->count || plan_width(b, in) != expert->values[0].width)) {
         rc = err_raise(ERR_INTERNAL, "%lld experts of which %lld are taken, by a router of %lld",

@@ -98,6 +98,7 @@ struct plan_join {
 enum plan_scores {
     SCORES_SOFTMAX_ALL,    /* softmax over all experts, then the choice */
     SCORES_SOFTMAX_CHOSEN, /* the choice by logits, then softmax over the chosen */
+    SCORES_SIGMOID,        /* of each logit by itself */
 };
 
 /* A token goes to the top_k experts of the largest scores; out = factor * sum of score * expert(token). A shared expert
@@ -106,8 +107,15 @@ struct plan_experts {
     const char *path; /* "mlp.experts": expert e's modules are "mlp.experts.<e>.<path in the expert's plan>" */
     int64_t count, top_k;
     enum plan_scores scores;
-    bool normalize; /* the chosen scores are divided by their sum */
-    double factor;
+    bool normalize; /* the chosen scores are divided by their sum + epsilon */
+    double factor, epsilon;
+    /* Equal runs of experts, of which the choice is among the best `group_top_k`; 0 or 1: none. A group is as good as
+     * its best expert, or as the sum of its two best. */
+    int64_t groups, group_top_k;
+    bool group_pairs;
+    bool has_bias;
+    int bias;         /* parameter [count]: added to scores for the choice alone */
+    bool scale_input; /* out = factor * sum of expert(score * token) */
     /* Derived. The plan of one expert: value 0 is the rows gathered for it, `output` what it makes of them. Module m of
      * expert e is module first_module + e * plan->module_count + m of the layer. */
     const struct plan *plan;

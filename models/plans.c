@@ -96,9 +96,11 @@ static bool same_plan(const struct plan *a, const struct plan *b)
 
 static bool same_experts(const struct plan_experts *a, const struct plan_experts *b)
 {
-    return a == b ||
-           (a != NULL && b != NULL && a->count == b->count && a->top_k == b->top_k && a->scores == b->scores &&
-            a->normalize == b->normalize && a->factor == b->factor && same_plan(a->plan, b->plan));
+    return a == b || (a != NULL && b != NULL && a->count == b->count && a->top_k == b->top_k &&
+                      a->scores == b->scores && a->normalize == b->normalize && a->factor == b->factor &&
+                      a->epsilon == b->epsilon && a->groups == b->groups && a->group_top_k == b->group_top_k &&
+                      a->group_pairs == b->group_pairs && a->has_bias == b->has_bias && a->bias == b->bias &&
+                      a->scale_input == b->scale_input && same_plan(a->plan, b->plan));
 }
 
 static int build_layer(const struct model_config *config, int64_t layer, struct arena *arena, const struct plan **out)

@@ -57,13 +57,21 @@ int launch_floor_diagonal(float *h, int64_t n, float min, cudaStream_t stream);
 int launch_subtract(float *d, const float *a, const float *b, int64_t count, cudaStream_t stream);
 
 /* experts.cu */
-int launch_route(int32_t *ids, float *weights, const float *logits, int64_t tokens, int64_t experts, int64_t top_k,
-                 int all, int normalize, float factor, cudaStream_t stream);
+#define LAUNCH_ROUTE_EXPERTS_MAX 4096 /* where a bias or groups count */
+struct launch_routing {
+    int64_t experts, top_k, groups, group_top_k; /* groups 1: none */
+    int sigmoid, all, normalize, group_pairs;    /* sigmoid, or softmax over all, or over the chosen */
+    float factor, epsilon;
+};
+/* bias may be NULL */
+int launch_route(int32_t *ids, float *weights, const float *logits, const float *bias, int64_t tokens,
+                 const struct launch_routing *spec, cudaStream_t stream);
 /* offsets [experts + 1] */
 int launch_group_places(int32_t *places, int64_t *offsets, const int32_t *ids, int64_t count, int64_t experts,
                         cudaStream_t stream);
-int launch_gather_rows(float *y, const float *x, const int32_t *places, int64_t rows, int64_t cols, int64_t k,
-                       cudaStream_t stream);
+/* weights may be NULL */
+int launch_gather_rows(float *y, const float *x, const int32_t *places, const float *weights, int64_t rows,
+                       int64_t cols, int64_t k, cudaStream_t stream);
 int launch_scatter_rows(float *y, const float *x, const int32_t *places, const float *weights, int64_t rows,
                         int64_t cols, int64_t k, cudaStream_t stream);
 

@@ -28,26 +28,43 @@ static int uneven_logits(struct ops_rig *rig, int64_t tokens, int64_t experts, s
 
 struct routing {
     int64_t experts;
+    bool bias;
     struct gpu_route spec;
 };
 
 static const struct routing routings[] = {
-    {8, {.top_k = 2, .all = true, .factor = 1}},
-    {128, {.top_k = 8, .factor = 1}},
-    {37, {.top_k = 3, .all = true, .normalize = true, .factor = 2.5f}},
-    {6, {.top_k = 6, .all = true, .factor = 1}},
+    {8, false, {.top_k = 2, .scores = GPU_SCORES_ALL, .factor = 1}},
+    {128, false, {.top_k = 8, .scores = GPU_SCORES_CHOSEN, .factor = 1}},
+    {37, false, {.top_k = 3, .scores = GPU_SCORES_ALL, .normalize = true, .factor = 2.5f}},
+    {6, false, {.top_k = 6, .scores = GPU_SCORES_ALL, .factor = 1}},
+    {16, true, {.top_k = 3, .scores = GPU_SCORES_SIGMOID, .normalize = true, .factor = 2.5f, .epsilon = 1e-20f}},
+    {1, false, {.top_k = 1, .scores = GPU_SCORES_SIGMOID, .factor = 1}},
+    {64,
+     true,
+     {.top_k = 6,
+      .scores = GPU_SCORES_SIGMOID,
+      .normalize = true,
+      .groups = 8,
+      .group_top_k = 3,
+      .group_pairs = true,
+      .factor = 2.5f}},
+    {160, false, {.top_k = 6, .scores = GPU_SCORES_ALL, .groups = 8, .group_top_k = 3, .factor = 16}},
+    {64, true, {.top_k = 8, .scores = GPU_SCORES_ALL, .normalize = true, .factor = 1}},
+    {12, false, {.top_k = 4, .scores = GPU_SCORES_CHOSEN, .groups = 4, .group_top_k = 2, .factor = 1}},
 };
 
 /* variant: a row of routings. */
 int body_route(struct ops_rig *rig, int variant, struct ops_output *out)
 {
     const struct routing *r = &routings[variant];
-    struct tensor logits, ids, weights;
+    struct tensor logits, ids, weights, own;
+    const struct tensor *bias = r->bias ? &own : NULL;
 
+    TRY(ops_random(rig, DTYPE_F32, 1, r->experts, 95, &own));
     TRY(uneven_logits(rig, 41, r->experts, &logits));
     TRY(ops_new(rig, DTYPE_I32, 41, r->spec.top_k, &ids));
     TRY(ops_new(rig, DTYPE_F32, 41, r->spec.top_k, &weights));
-    TRY(rig->gpu.ops->route(rig->stream, &ids, &weights, &logits, &r->spec));
+    TRY(rig->gpu.ops->route(rig->stream, &ids, &weights, &logits, bias, &r->spec));
     TRY(ops_put(rig, out, &ids));
     return ops_put(rig, out, &weights);
 }
@@ -74,9 +91,9 @@ static int through_experts(struct ops_rig *rig, int64_t tokens, const struct ten
         struct tensor gathered = tensor_rows(&rows, 0, own.shape[0]);
         TRY(ops_put_number(out, (double)offsets[e + 1]));
         TRY(ops_put(rig, out, &own));
-        TRY(ops->gather_rows(rig->stream, &gathered, &x, &own, CHOICES));
+        TRY(ops->gather_rows(rig->stream, &gathered, &x, &own, e % 2 == 0 ? NULL : &weights, CHOICES));
         TRY(ops_put(rig, out, &gathered));
-        TRY(ops->scatter_rows(rig->stream, &y, &gathered, &own, &weights));
+        TRY(ops->scatter_rows(rig->stream, &y, &gathered, &own, e == 4 ? NULL : &weights, CHOICES));
     }
     return ops_put(rig, out, &y);
 }
