@@ -13,7 +13,7 @@ static int check_numbers(const char *op, const char *name, const struct tensor *
 }
 
 /* Groups divide the experts, and those that are taken have enough of them. */
-static int check_groups(const char *op, const struct gpu_route *spec, int64_t experts)
+static int check_route_groups(const char *op, const struct gpu_route *spec, int64_t experts)
 {
     int64_t size = spec->groups > 1 ? experts / spec->groups : experts;
     bool fits = spec->groups <= 1 ||
@@ -39,7 +39,7 @@ int check_route(const char *op, const struct tensor *ids, const struct tensor *w
     if ((bias != NULL || spec->groups > 1) && experts > GPU_ROUTE_EXPERTS_MAX) {
         return err_raise(ERR_INTERNAL, "%s: a bias or groups of %lld experts", op, (long long)experts);
     }
-    TRY(check_groups(op, spec, experts));
+    TRY(check_route_groups(op, spec, experts));
     TRY(check_matrix(op, "ids", ids, DTYPE_I32, tokens, spec->top_k));
     TRY(check_f32(op, "weights", weights, tokens, spec->top_k));
     TRY(check_optional(op, "bias", bias, experts));

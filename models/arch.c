@@ -66,19 +66,34 @@ static const struct arch qwen3 = {
     .default_max_position = 32768,
 };
 
+static const struct arch_experts mixtral_experts = {
+    .count = "num_experts",
+    .always_normalized = true,
+    .default_count = 8,
+    .default_per_token = 2,
+};
+
 static const struct arch mixtral = {
     .name = "MixtralForCausalLM",
     .model_type = "mixtral",
     .plan = family_mixtral_plan,
     LLAMA_NAMES,
     .window = WINDOW_ALL,
-    .experts = EXPERTS_ALL,
+    .experts = &mixtral_experts,
     .default_kv_heads = 8,
     .default_max_position = 131072,
-    .default_experts = 8,
-    .default_experts_per_token = 2,
     .default_rope_theta = 1e6,
     .default_norm_eps = 1e-5,
+};
+
+static const struct arch_experts qwen3_moe_experts = {
+    .count = "num_experts",
+    .size = "moe_intermediate_size",
+    .normalize = "norm_topk_prob",
+    .layers = EXPERTS_STEP,
+    .default_count = 128,
+    .default_per_token = 8,
+    .default_size = 768,
 };
 
 static const struct arch qwen3_moe = {
@@ -89,13 +104,10 @@ static const struct arch qwen3_moe = {
     .attention_bias = true,
     .window = WINDOW_OPTIONAL,
     .layer_types = LAYERS_WINDOWED,
-    .experts = EXPERTS_SPARSE,
+    .experts = &qwen3_moe_experts,
     .default_kv_heads = 4,
     .default_window = 4096,
     .default_max_position = 32768,
-    .default_experts = 128,
-    .default_experts_per_token = 8,
-    .default_expert_size = 768,
 };
 
 static const struct arch ministral = {
@@ -181,8 +193,26 @@ static const struct arch olmo2 = {
     .default_norm_eps = 1e-5,
 };
 
-static const struct arch *const rows[] = {&granite, &llama, &ministral, &ministral3, &mistral, &mixtral, &olmo2,
-                                          &olmo3,   &qwen2, &qwen3,     &qwen3_moe,  &smollm3, NULL};
+static const struct arch *const rows[] = {&arch_deepseek_v2,
+                                          &arch_deepseek_v3,
+                                          &arch_ernie_moe,
+                                          &arch_glm4_moe,
+                                          &arch_glm4_moe_lite,
+                                          &arch_olmoe,
+                                          &arch_qwen2_moe,
+                                          &granite,
+                                          &llama,
+                                          &ministral,
+                                          &ministral3,
+                                          &mistral,
+                                          &mixtral,
+                                          &olmo2,
+                                          &olmo3,
+                                          &qwen2,
+                                          &qwen3,
+                                          &qwen3_moe,
+                                          &smollm3,
+                                          NULL};
 
 const struct arch *const *arch_list(void)
 {

@@ -24,12 +24,45 @@ enum layer_type {
     LAYER_TYPES,
 };
 
-/* Whether layers have experts, and which members of config.json say so. */
-enum experts_rule {
-    EXPERTS_NEVER,
-    EXPERTS_ALL,    /* every layer; of the MLP's size; chosen scores are always normalized */
-    EXPERTS_SPARSE, /* each decoder_sparse_step-th layer but mlp_only_layers; of moe_intermediate_size; norm_topk_prob
-                     */
+/* Which layers have experts. */
+enum experts_layers {
+    EXPERTS_EVERY,
+    EXPERTS_STEP,   /* each decoder_sparse_step-th but mlp_only_layers */
+    EXPERTS_AFTER,  /* all but the first first_k_dense_replace; every one of those, moe_layer_freq 1 */
+    EXPERTS_LISTED, /* those that mlp_layer_types calls sparse; without it, all but the first */
+    EXPERTS_SPAN,   /* each moe_layer_interval-th from moe_layer_start_index to moe_layer_end_index */
+};
+
+/* What a family of experts reads of config.json. A member that is NULL here has no meaning for it: one that would
+ * change what is computed is then refused. */
+struct arch_experts {
+    const char *count;     /* how many experts; num_local_experts is another word for it */
+    const char *per_token; /* NULL: num_experts_per_tok */
+    const char *size;      /* an expert's width; NULL: the MLP's */
+    const char *normalize; /* whether the chosen scores are divided by their sum; NULL: always_normalized says it */
+    bool always_normalized;
+    const char *shared_count;   /* a shared expert as wide as this many experts */
+    const char *shared_size;    /* a shared expert of this width */
+    bool scaled;                /* routed_scaling_factor counts */
+    bool grouped;               /* n_group and topk_group count */
+    const char *scoring;        /* what scoring_func must be where it is given; NULL: softmax */
+    const char *const *methods; /* what topk_method may be where it is given, NULL-terminated; the first: no groups
+                                 * count. NULL: it has no meaning */
+    enum experts_layers layers;
+    /* What a member means that config.json lacks. 0 of shared experts and of groups: none. */
+    int64_t default_count, default_per_token, default_size, default_shared, default_groups, default_group_top_k;
+    int64_t default_dense; /* of first_k_dense_replace */
+    bool default_normalize;
+    double default_factor; /* 0: 1 */
+};
+
+/* Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434, section 2.1): what its members mean that config.json
+ * lacks. */
+struct arch_latent {
+    int64_t default_query_rank; /* of q_lora_rank; 0: it is required, null means that there is none */
+    int64_t default_rank, default_nope, default_rope, default_value;
+    bool interleaved; /* neighbours are rotated; with rope_interleave, by default */
+    bool choosable;   /* rope_interleave counts */
 };
 
 struct model_config;
@@ -70,12 +103,14 @@ struct arch {
     bool o_unbiased;        /* attention_bias is of q, k and v alone */
     int default_activation; /* enum plan_activation: of the MLP where config.json names none */
     unsigned activations;   /* bits of the others that it may name */
-    const char *activation_member; /* NULL: hidden_act */
-    const char *eps_member;        /* NULL: rms_norm_eps */
-    enum experts_rule experts;
+    const char *activation_member;      /* NULL: hidden_act */
+    const char *eps_member;             /* NULL: rms_norm_eps */
+    const char *refused[3];             /* members that change what is computed, and must be absent, null, false or 0 */
+    const struct arch_experts *experts; /* NULL: no layer has any */
+    const char *head_norms_member;      /* whether queries and keys have norms; NULL: the plan says it */
+    const struct arch_latent *latent;   /* NULL: attention has no latent keys and values */
     /* What a member means that config.json lacks. 0: as many as heads; hidden_size / heads; no window. */
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
-    int64_t default_experts, default_experts_per_token, default_expert_size;
     int64_t default_heads, default_vocab, default_pattern; /* 0: required; 0: required; no window */
     double default_rope_theta;                             /* 0: 10000 */
     double default_local_theta;                            /* of rotary table 1; 0: 10000 */
@@ -86,6 +121,15 @@ struct arch {
 
 #define ARCH_LAYERS_MAX 4096
 #define ARCH_EXPERTS_MAX 4096 /* of a layer */
+
+/* Latent attention: queries through a rank or directly, keys and values through a rank; each head has `nope` columns
+ * without position and `rope` with. */
+struct latent_attention {
+    int64_t query_rank; /* 0: one linear makes queries directly */
+    int64_t rank, nope, rope, value;
+    bool interleaved;
+    double scale; /* of the scores */
+};
 
 /* A class of checkpoints that hold a language model and more, such as a tower for images: its tensors pass through. */
 struct arch_composite {
@@ -139,7 +183,12 @@ struct model_config {
     int64_t num_experts, experts_per_token, expert_size; /* num_experts 0: layers have none */
     int64_t sparse_step;                                 /* layer l may have experts where it divides l + 1 */
     bool normalize_experts;                              /* the chosen scores are divided by their sum */
-    uint64_t dense_layers[ARCH_LAYERS_MAX / 64];         /* bits of those that have none all the same */
+    int64_t shared_size;                                 /* of the shared expert; 0: there is none */
+    int64_t expert_groups, expert_group_top_k;   /* the choice is among the experts of the best groups; 1: all */
+    double experts_factor;                       /* of the scores */
+    bool head_norms;                             /* queries and keys have norms, where head_norms_member says so */
+    struct latent_attention latent;              /* rank 0: none */
+    uint64_t dense_layers[ARCH_LAYERS_MAX / 64]; /* bits of those that have none all the same */
     double rms_norm_eps;
     bool tie_word_embeddings;
     bool qkv_bias, o_bias, mlp_bias;

@@ -179,7 +179,7 @@ static int step_norm(const struct run *r, const struct tensor *out, const struct
     const struct gpu_norm spec = {.size = norm->size,
                                   .layer = norm->kind == NORM_LAYER,
                                   .unit_offset = norm->unit_offset,
-                                  .eps = (float)r->block->config->rms_norm_eps};
+                                  .eps = (float)(norm->eps > 0 ? norm->eps : r->block->config->rms_norm_eps)};
 
     return r->s->gpu->ops->norm(r->s->stream, out, &in[0], tensors->weight.data != NULL ? &tensors->weight : NULL,
                                 tensors->bias.data != NULL ? &tensors->bias : NULL, &spec);

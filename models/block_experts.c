@@ -84,7 +84,7 @@ static struct gpu_route route_spec(const struct plan_experts *experts)
                               .epsilon = (float)experts->epsilon};
 }
 
-int block_route(const struct block_values *values, int step)
+int block_route(const struct block *block, const struct block_values *values, int step)
 {
     const struct plan_step *of = &values->plan->steps[step];
     const struct plan_experts *experts = of->experts;
@@ -97,7 +97,8 @@ int block_route(const struct block_values *values, int step)
     const struct tensor places = tensor_2d(e->places.data, DTYPE_I32, s->tokens, spec.top_k);
     const struct tensor weights = tensor_2d(e->weights.data, DTYPE_F32, s->tokens, spec.top_k);
     const struct tensor logits = block_value(values, of->in[1]);
-    TRY(ops->route(s->stream, &ids, &weights, &logits, NULL, &spec));
+    TRY(ops->route(s->stream, &ids, &weights, &logits, experts->has_bias ? &block->parameters[experts->bias] : NULL,
+                   &spec));
     return ops->group_places(s->stream, &places, e->offsets, &ids, experts->count);
 }
 
@@ -162,7 +163,7 @@ int block_experts_add(const struct block *block, const struct block_values *valu
     struct block_scratch *s = values->scratch;
     const struct expert_scratch *e = &s->experts;
 
-    TRY(block_route(values, step));
+    TRY(block_route(block, values, step));
     for (int64_t i = first; i < first + count; i++) {
         struct block_values rows;
         TRY(block_expert(block, values, step, i, false, ~(plan_set)0, &rows));
@@ -197,7 +198,7 @@ int block_group_input(const struct block *block, const struct block_values *valu
         return err_raise(ERR_INTERNAL, "value %d of an expert does not follow from its rows", group->input);
     }
     if (!all) {
-        TRY(block_route(values, group->step));
+        TRY(block_route(block, values, group->step));
     }
     return block_expert(block, values, group->step, group->expert, all, steps, rows);
 }

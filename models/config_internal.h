@@ -31,6 +31,7 @@ int config_unsupported(const char *what, const char *value);
 
 /* --- Parts of a configuration, in this order. */
 int config_shape(const json_t *config, struct model_config *c);
+int config_latent(const json_t *config, struct model_config *c);
 int config_activation(const json_t *config, struct model_config *c);
 int config_norms(const json_t *config, struct model_config *c);
 int config_layers(const json_t *config, struct model_config *c);

@@ -127,6 +127,7 @@ int arch_parse_config(const json_t *config, struct model_config *out)
     TRY(check_float(config));
     TRY(find_arch(&text, c));
     TRY(config_shape(text, c));
+    TRY(config_latent(text, c));
     TRY(parse_tied(config, text, c));
     TRY(parse_biases(text, c));
     TRY(config_activation(text, c));

@@ -92,6 +92,11 @@ static const char *check_member(const char *path, const char *module)
 /* Whether "<module>.weight" and the like, after the layer number, is one that check_layer wants. */
 static bool is_layer_tensor(const struct plan *plan, const char *path)
 {
+    for (int i = 0; i < plan->parameter_count; i++) { /* before modules, of which some begin like one */
+        if (strcmp(path, plan->parameters[i].path) == 0) {
+            return true;
+        }
+    }
     for (int i = 0; i < plan->module_count; i++) {
         const char *member = check_member(path, plan->modules[i].path);
         if (member != NULL) {
@@ -102,11 +107,6 @@ static bool is_layer_tensor(const struct plan *plan, const char *path)
         const struct plan_norm *norm = &plan->norms[i];
         const char *member = norm->path != NULL ? check_member(path, norm->path) : NULL;
         if (member != NULL && (strcmp(member, "weight") == 0 || (strcmp(member, "bias") == 0 && norm->bias))) {
-            return true;
-        }
-    }
-    for (int i = 0; i < plan->parameter_count; i++) {
-        if (strcmp(path, plan->parameters[i].path) == 0) {
             return true;
         }
     }

@@ -65,6 +65,7 @@ struct plan_norm {
     enum plan_norm_kind kind;
     bool unit_offset; /* the factor is 1 + w */
     bool bias;
+    double eps; /* 0: the configuration's */
 };
 
 /* The first `rotated` columns of each head, halves against each other or neighbours against each other. */

@@ -50,7 +50,7 @@ static bool same_columns(const struct plan_step *a, const struct plan_step *b)
 static bool same_norm(const struct plan_norm *a, const struct plan_norm *b)
 {
     return same_text(a->path, b->path) && a->size == b->size && a->kind == b->kind &&
-           a->unit_offset == b->unit_offset && a->bias == b->bias;
+           a->unit_offset == b->unit_offset && a->bias == b->bias && a->eps == b->eps;
 }
 
 static bool same_parameter(const struct plan_parameter *a, const struct plan_parameter *b)

@@ -26,11 +26,29 @@ int families_norm(struct plan_builder *b, const struct model_config *c, int in, 
 /* The sum with what a half of the layer makes, which the configuration may give a factor. */
 int families_add(struct plan_builder *b, const struct model_config *c, int to, int what);
 
-/* What families of experts call their modules: the router, the list, and an expert's three linears. */
+/* What families of experts call their modules: the router, the list, and an expert's three linears; how they score. */
 struct family_experts {
     const char *router, *path, *gate, *up, *down, *fused;
+    enum plan_scores scores;
+    double epsilon;          /* of the sum that chosen scores are divided by */
+    bool group_pairs;        /* plan_experts */
+    const char *bias;        /* the parameter that is added to scores for the choice; NULL: none */
+    int bias_rank;           /* 2: it is stored as [1, experts] */
+    const char *shared[3];   /* gate, up and down of the shared expert, where c->shared_size is not 0 */
+    const char *shared_gate; /* the linear whose sigmoid its output is multiplied by; NULL: none */
 };
-/* A choice of experts in an MLP's place, each a gated SiLU. */
+/* What most families call them. */
+#define FAMILY_EXPERTS_QWEN                                                                                 \
+    .router = "mlp.gate", .path = "mlp.experts", .gate = "gate_proj", .up = "up_proj", .down = "down_proj", \
+    .fused = "gate and up"
+#define FAMILY_SHARED_EXPERTS \
+    .shared = {"mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj"}
+/* Scores by sigmoid, and groups by their two best, with DeepSeek V3's bias. */
+#define FAMILY_EXPERTS_BIASED \
+    .scores = SCORES_SIGMOID, .epsilon = 1e-20, .group_pairs = true, .bias = "mlp.gate.e_score_correction_bias"
+/* Latent attention on `in`, under DeepSeek's names; returns as families_attention does. */
+int families_latent_attention(struct plan_builder *b, const struct model_config *c, int in);
+/* A choice of experts in an MLP's place, each a gated SiLU, and what a shared expert adds. */
 int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names);
 
 /* The plan of a layer; returns its output. */
@@ -38,4 +56,14 @@ int family_llama_plan(const struct model_config *c, int64_t layer, struct plan_b
 int family_qwen3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_mixtral_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_qwen3_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_qwen2_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_deepseek_v2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_deepseek_v3_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_glm4_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_ernie_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+int family_olmoe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
 int family_olmo2_plan(const struct model_config *c, int64_t layer, struct plan_builder *b);
+
+/* rows_experts.c: the rows of families with experts. */
+extern const struct arch arch_deepseek_v2, arch_deepseek_v3, arch_ernie_moe, arch_glm4_moe, arch_glm4_moe_lite,
+    arch_olmoe, arch_qwen2_moe;

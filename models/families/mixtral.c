@@ -3,29 +3,14 @@
 
 #include "models/families/families.h"
 
-int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names)
-{
-    const struct plan_experts experts = {.path = names->path,
-                                         .count = c->num_experts,
-                                         .top_k = c->experts_per_token,
-                                         .scores = SCORES_SOFTMAX_ALL,
-                                         .normalize = c->normalize_experts,
-                                         .factor = 1};
-    int logits = plan_router(b, in, names->router, NULL, c->num_experts);
-    struct plan_builder *expert = plan_expert(b, c->hidden_size);
-    int gate = plan_linear(expert, 0, names->gate, NULL, c->expert_size, false);
-    int up = plan_linear(expert, 0, names->up, NULL, c->expert_size, false);
-
-    plan_fuse(expert, names->fused, (int[]){gate, up}, 2);
-    int product = plan_activate(expert, ACTIVATION_SILU, gate, up);
-    int out = plan_linear(expert, product, names->down, NULL, c->hidden_size, false);
-    return plan_experts(b, in, logits, &experts, expert, out);
-}
-
 int family_mixtral_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
 {
-    static const struct family_experts names = {
-        "block_sparse_moe.gate", "block_sparse_moe.experts", "w1", "w3", "w2", "w1 and w3"};
+    static const struct family_experts names = {.router = "block_sparse_moe.gate",
+                                                .path = "block_sparse_moe.experts",
+                                                .gate = "w1",
+                                                .up = "w3",
+                                                .down = "w2",
+                                                .fused = "w1 and w3"};
     int in = plan_row_norm(b, 0, "input_layernorm", "attn_norm");
     int x = plan_add(b, 0, families_attention(b, c, layer, in, FAMILY_NORMS_NONE));
 
@@ -35,8 +20,7 @@ int family_mixtral_plan(const struct model_config *c, int64_t layer, struct plan
 
 int family_qwen3_moe_plan(const struct model_config *c, int64_t layer, struct plan_builder *b)
 {
-    static const struct family_experts names = {"mlp.gate", "mlp.experts", "gate_proj",
-                                                "up_proj",  "down_proj",   "gate and up"};
+    static const struct family_experts names = {FAMILY_EXPERTS_QWEN};
     int in = plan_row_norm(b, 0, "input_layernorm", "attn_norm");
     int x = plan_add(b, 0, families_attention(b, c, layer, in, FAMILY_NORMS_HEAD));
 

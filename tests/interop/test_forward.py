@@ -52,6 +52,41 @@ def qwen3_moe(**more):
                                           "moe_intermediate_size": 40, **more})
 
 
+def qwen2_moe(**more):
+    return transformers.Qwen2MoeConfig(**{**SHAPE, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
+                                          "shared_expert_intermediate_size": 72, **more})
+
+
+LATENT = {"q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 20,
+          "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+
+
+def deepseek_v2(**more):
+    return transformers.DeepseekV2Config(**{**SHAPE, **LATENT, "n_shared_experts": 2, "first_k_dense_replace": 1,
+                                            "routed_scaling_factor": 1.5, **more})
+
+
+def deepseek_v3(**more):
+    return transformers.DeepseekV3Config(**{**SHAPE, **LATENT, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2, **more})
+
+
+def glm4_moe_lite(**more):
+    return transformers.Glm4MoeLiteConfig(**{**SHAPE, **LATENT, **more})
+
+
+def glm4_moe(**more):
+    return transformers.Glm4MoeConfig(**{**SHAPE, "head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 2,
+                                         "moe_intermediate_size": 40, **more})
+
+
+def ernie_moe(**more):
+    return transformers.Ernie4_5_MoeConfig(**{**SHAPE, "moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 40, **more})
+
+
+def olmoe(**more):
+    return transformers.OlmoeConfig(**{**SHAPE, "num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40, **more})
+
+
 def olmo2(**more):
     return transformers.Olmo2Config(**{**SHAPE, **more})
 
@@ -87,6 +122,8 @@ LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1 +
 GROWING = {**YARN, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3}
 WINDOWS = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "mscale": 0.7, "mscale_all_dim": 0.9, "beta_fast": 32,
+        "beta_slow": 1, "original_max_position_embeddings": 32}
 CASES = {
     "llama": (llama, {}),
     "llama-all-heads": (llama, {"num_key_value_heads": 4, "rope_theta": 5000.0}),
@@ -115,6 +152,27 @@ CASES = {
     "qwen3-moe": (qwen3_moe, {"norm_topk_prob": True}),
     "qwen3-moe-scores": (qwen3_moe, {"num_experts": 64, "num_experts_per_tok": 6, "moe_intermediate_size": 16}),
     "qwen3-moe-sparse": (qwen3_moe, {"decoder_sparse_step": 2, "num_hidden_layers": 4, "mlp_only_layers": [3]}),
+    "qwen2-moe": (qwen2_moe, {}),
+    "qwen2-moe-sparse": (qwen2_moe, {"norm_topk_prob": True, "decoder_sparse_step": 2, "num_hidden_layers": 4,
+                                     "mlp_only_layers": [3]}),
+    "deepseek-v2": (deepseek_v2, {}),
+    "deepseek-v2-groups": (deepseek_v2, {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
+                                         "attention_bias": True}),
+    "deepseek-v2-lite": (deepseek_v2, {"q_lora_rank": None, "n_routed_experts": 6, "n_shared_experts": 1}),
+    "deepseek-v3": (deepseek_v3, {}),
+    "deepseek-v3-halves": (deepseek_v3, {"rope_interleave": False, "norm_topk_prob": False, "q_lora_rank": None,
+                                         "attention_bias": True, "first_k_dense_replace": 0}),
+    "glm4-moe-lite": (glm4_moe_lite, {}),
+    "glm4-moe-lite-types": (glm4_moe_lite, {"mlp_layer_types": ["sparse", "dense", "sparse"], "n_shared_experts": 2}),
+    "glm4-moe": (glm4_moe, {"attention_bias": True}),
+    "glm4-moe-norms": (glm4_moe, {"use_qk_norm": True, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 0}),
+    "deepseek-v3-yarn": (deepseek_v3, {"rope_parameters": YARN}),
+    "deepseek-v2-yarn": (deepseek_v2, {"rope_parameters": YARN}),
+    "ernie-moe": (ernie_moe, {}),
+    "ernie-moe-span": (ernie_moe, {"moe_layer_start_index": 0, "moe_layer_end_index": 2, "moe_layer_interval": 2,
+                                   "num_hidden_layers": 4, "moe_num_shared_experts": 0, "tie_word_embeddings": False}),
+    "olmoe": (olmoe, {}),
+    "olmoe-normalized": (olmoe, {"norm_topk_prob": True, "num_key_value_heads": 4, "tie_word_embeddings": True}),
     "olmo2": (olmo2, {}),
     "olmo2-all-heads": (olmo2, {"num_key_value_heads": 4, "attention_bias": True, "tie_word_embeddings": True}),
     "qwen3-layers": (qwen3, {"use_sliding_window": True, "sliding_window": 9, "num_hidden_layers": 4, "layer_types": WINDOWS}),
@@ -143,6 +201,11 @@ def make(config, seed=1):
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
+            elif name.endswith(".gate.weight"):  # a router, which some families leave at zero
+                parameter.normal_(0, 0.3)
+        for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
+            if name.endswith("e_score_correction_bias"):
+                tensor.copy_(torch.randn_like(tensor) * 0.2)
     return model.eval()
 
 

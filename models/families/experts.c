@@ -1,0 +1,58 @@
+/* A layer's choice of experts, as families share it: router, experts, and a shared expert that every token goes to. */
+
+#include "models/families/families.h"
+
+static struct plan_experts experts_spec(struct plan_builder *b, const struct model_config *c,
+                                        const struct family_experts *names)
+{
+    struct plan_experts experts = {.path = names->path,
+                                   .count = c->num_experts,
+                                   .top_k = c->experts_per_token,
+                                   .scores = names->scores,
+                                   .normalize = c->normalize_experts,
+                                   .factor = c->experts_factor,
+                                   .epsilon = names->epsilon,
+                                   .groups = c->expert_groups,
+                                   .group_top_k = c->expert_group_top_k,
+                                   .group_pairs = names->group_pairs,
+                                   .has_bias = names->bias != NULL};
+
+    if (names->bias != NULL) {
+        experts.bias = plan_parameter(
+            b, names->bias_rank == 2
+                   ? &(struct plan_parameter){.path = names->bias, .shape = {1, c->num_experts}, .rank = 2}
+                   : &(struct plan_parameter){.path = names->bias, .shape = {c->num_experts}, .rank = 1});
+    }
+    return experts;
+}
+
+/* What the shared expert adds, through its gate where it has one. */
+static int shared_expert(struct plan_builder *b, const struct model_config *c, int in,
+                         const struct family_experts *names)
+{
+    int gate = plan_linear(b, in, names->shared[0], NULL, c->shared_size, false);
+    int up = plan_linear(b, in, names->shared[1], NULL, c->shared_size, false);
+
+    plan_fuse(b, names->fused, (int[]){gate, up}, 2);
+    int product = plan_activate(b, ACTIVATION_SILU, gate, up);
+    int out = plan_linear(b, product, names->shared[2], NULL, c->hidden_size, false);
+    if (names->shared_gate != NULL) {
+        out = plan_activate(b, ACTIVATION_SIGMOID, plan_router(b, in, names->shared_gate, NULL, 1), out);
+    }
+    return out;
+}
+
+int families_experts(struct plan_builder *b, const struct model_config *c, int in, const struct family_experts *names)
+{
+    int logits = plan_router(b, in, names->router, NULL, c->num_experts);
+    const struct plan_experts experts = experts_spec(b, c, names);
+    struct plan_builder *expert = plan_expert(b, c->hidden_size);
+    int gate = plan_linear(expert, 0, names->gate, NULL, c->expert_size, false);
+    int up = plan_linear(expert, 0, names->up, NULL, c->expert_size, false);
+
+    plan_fuse(expert, names->fused, (int[]){gate, up}, 2);
+    int product = plan_activate(expert, ACTIVATION_SILU, gate, up);
+    int made = plan_linear(expert, product, names->down, NULL, c->hidden_size, false);
+    int out = plan_experts(b, in, logits, &experts, expert, made);
+    return c->shared_size > 0 ? plan_add(b, out, shared_expert(b, c, in, names)) : out;
+}
