@@ -99,18 +99,19 @@ static const struct schema_row model_rows[] = {
     MEMBER(architecture, STRING),
     MEMBER(parameters, INT),
     MEMBER(bytes, INT),
-    MEMBER(num_layers, INT),
+    MEMBER(tensors, INT, OPTIONAL),
+    MEMBER(num_layers, INT, NULLABLE, HELP("Null, like the sizes below, where the architecture is not known.")),
     LIST(layers, schema_model_layer),
-    MEMBER(hidden_size, INT),
-    MEMBER(intermediate_size, INT),
-    MEMBER(num_heads, INT),
-    MEMBER(num_kv_heads, INT),
-    MEMBER(vocab_size, INT),
-    MEMBER(max_position, INT),
+    MEMBER(hidden_size, INT, NULLABLE),
+    MEMBER(intermediate_size, INT, NULLABLE),
+    MEMBER(num_heads, INT, NULLABLE),
+    MEMBER(num_kv_heads, INT, NULLABLE),
+    MEMBER(vocab_size, INT, NULLABLE),
+    MEMBER(max_position, INT, NULLABLE),
     MEMBER(dtype, STRING),
-    MEMBER(tied, BOOL, HELP("The output head is the embedding.")),
+    MEMBER(tied, BOOL, NULLABLE, HELP("The output head is the embedding.")),
     MEMBER(digest, DIGEST, HELP("Of the checkpoint's files.")),
-    MEMBER(supported, BOOL),
+    MEMBER(supported, BOOL, HELP("Its architecture is known; else jobs are possible in the mode model_free alone.")),
     MEMBER(reasons, STRINGS, HELP("Why it is not supported.")),
     LIST(files, schema_model_file, NULLABLE, OPTIONAL, HELP("Of an uploaded checkpoint.")),
     MEMBER(created_at, TIME),
@@ -272,6 +273,8 @@ static const struct schema_row job_links_rows[] = {
 static const struct schema schema_job_links = {
     .name = "JobLinks", .help = "Paths of what can be asked or done next.", .rows = job_links_rows};
 
+static const char *const modes[] = {"auto", "architecture", "model_free", NULL};
+
 static const struct schema_row job_rows[] = {
     ID(id, "job"),
     CONST(object, "quantization.job"),
@@ -290,6 +293,7 @@ static const struct schema_row job_rows[] = {
     MEMBER(started_at, TIME, NULLABLE),
     MEMBER(finished_at, TIME, NULLABLE),
     MEMBER(cancelled_at, TIME, NULLABLE),
+    MEMBER(mode, ENUM, .choices = modes, HELP("model_free: from names and shapes alone.")),
     MEMBER(quantization, OBJECT, HELP("The method's parameters, with every default filled in.")),
     OBJECT(output, schema_job_output),
     OBJECT(evaluation, schema_job_evaluation),
@@ -400,6 +404,7 @@ static const struct schema_row report_rows[] = {
     ID(job_id, "job"),
     MEMBER(status, ENUM, .choices = schema_job_statuses),
     MEMBER(method, STRING),
+    MEMBER(mode, ENUM, .choices = modes, HELP("model_free: no calibration was used.")),
     MEMBER(request, OBJECT, HELP("The job's request, with every default filled in.")),
     OBJECT(environment, schema_environment),
     OBJECT(totals, schema_totals),

@@ -79,9 +79,44 @@ static int bnb_accepts(const struct qscheme *scheme, int64_t rows, int64_t cols)
     }
 }
 
+static json_t *skipped(const struct format_config *config);
+
+/* Whether transformers takes a module for one that the list's name means: it begins or ends with it. */
+static bool bnb_matches(const char *name, const char *module)
+{
+    size_t length = strlen(name), full = strlen(module);
+
+    return (strncmp(module, name, length) == 0 && (module[length] == '.' || module[length] == '\0')) ||
+           (full >= length && strcmp(module + full - length, name) == 0);
+}
+
+/* The list is made of names that no row has looked at: one may also mean a module that is quantized. */
+static int bnb_check_skips(const struct format_config *config)
+{
+    AUTO_JSON json_t *names = model_is_bare(config->model) ? skipped(config) : NULL;
+    const json_t *name;
+    size_t i;
+
+    json_array_foreach(names, i, name)
+    {
+        for (int m = 0; m < config->count; m++) {
+            if (bnb_matches(json_string_value(name), config->modules[m].name)) {
+                int rc =
+                    err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                              "bitsandbytes cannot leave %.100s in float and quantize %.100s: transformers takes the "
+                              "one for the other",
+                              json_string_value(name), config->modules[m].name);
+                return err_set_hint(rc, "leave both in float, or format compressed-tensors");
+            }
+        }
+    }
+    return 0;
+}
+
 /* One config says of all modules which kind they are. */
 static int bnb_accepts_all(const struct format_config *config)
 {
+    TRY(bnb_check_skips(config));
     return format_check_one_geometry(config, "bitsandbytes", "format dense takes several");
 }
 
@@ -206,7 +241,7 @@ static int bnb_encode(const struct qtensor *q, int index, void *out)
                                          : encode_nf4(q, (enum nf4_tensor)index, out);
 }
 
-/* The head and the linears left in float. */
+/* What is left in float. */
 static json_t *skipped(const struct format_config *config)
 {
     const struct format_module **table;
@@ -245,6 +280,7 @@ const struct format format_bitsandbytes = {
         "NF4, plain or with double quantization, and LLM.int8(), as the bitsandbytes library serializes them. Loads in "
         "transformers, and in vLLM with the vllm-bnb-plugin package.",
     .runtimes = runtimes,
+    .bare = true,
     .scale_dtype = bnb_scale_dtype,
     .accepts = bnb_accepts,
     .accepts_all = bnb_accepts_all,

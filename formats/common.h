@@ -30,6 +30,9 @@ void format_add_name(json_t *list, const struct model *model, const char *name);
 /* A regular expression that matches all modules below one that passes through, whether or not a loader has it below
  * "model". */
 void format_below(const char *module, const char *begin, char out[2 * PLAN_NAME_MAX]);
+/* The same of a bare model: the owners of its tensors of two dimensions or more that are not quantized. New reference,
+ * NULL when memory is out. */
+json_t *format_bare_ignored(const struct format_config *config, const struct format_module *const *table);
 /* warn.c: append {"code", "message"}. */
 void format_warn(json_t *warnings, const char *code, const char *text, ...) __attribute__((format(printf, 3, 4)));
 /* The scheme of the first quantized module of an expert, NULL where there is none; *all: every module of every expert

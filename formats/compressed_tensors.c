@@ -122,6 +122,9 @@ static json_t *inputs_object(const struct gpu_input *input)
 /* The head, expressions for what passes through, and exact names of every linear left in float. */
 static json_t *ignore_list(const struct format_config *config, const struct format_module *const *table)
 {
+    if (model_is_bare(config->model)) {
+        return format_bare_ignored(config, table);
+    }
     json_t *list = json_array(), *left = format_left_in_float(config, table);
     char pattern[2 * PLAN_NAME_MAX];
 
@@ -279,6 +282,7 @@ const struct format format_compressed_tensors = {
         "3, 5, 6 and 7 bits and mixtures need 0.18 or newer) and in vLLM (4 and 8 bits on every device, the other "
         "widths on CUDA).",
     .runtimes = runtimes,
+    .bare = true,
     .scale_dtype = ct_scale_dtype,
     .accepts = ct_accepts,
     .accepts_all = ct_accepts_all,

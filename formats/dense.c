@@ -210,6 +210,7 @@ const struct format format_dense = {
             "Tables of values are in quantd-tables.bin as well.",
     .runtimes = runtimes,
     .plain = true,
+    .bare = true,
     .scale_dtype = dense_scale_dtype,
     .accepts = dense_accepts,
     .tensors = dense_tensors,

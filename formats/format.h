@@ -48,6 +48,7 @@ struct format {
     const char *help;
     const char *const *runtimes; /* NULL-terminated: "transformers", "vllm" */
     bool plain;                  /* any result as float weights, which saves nothing and says nothing of inputs */
+    bool bare;                   /* carries bare models, too (models/bare.h) */
     const char *side_file;       /* extra copy of the config object, or NULL: "quantize_config.json" */
     /* What scales are stored as, for a model of this dtype. */
     enum dtype (*scale_dtype)(enum dtype model_dtype);
@@ -83,6 +84,8 @@ const struct format *const *format_list(void); /* NULL-terminated; the first is 
 const struct format *format_find(const char *name);
 /* Whether an artifact's file of this name has weights in it. */
 bool format_holds_tensors(const char *path);
+/* Whether a format carries models like this one: any does, unless the model is bare. */
+bool format_takes_model(const struct format *format, const struct model *model);
 /* How many of the modules can be carried, each taken by itself? */
 int format_count_taken(const struct format *format, const struct format_config *config);
 /* Why a result cannot be carried, with the formats that can, as one error list. 0 when it can. */

@@ -124,6 +124,38 @@ json_t *format_left_in_float(const struct format_config *config, const struct fo
     return names;
 }
 
+/* The module or the part of one that a tensor belongs to: its name without the last part. */
+static void owner_of(const char *tensor, char out[PLAN_NAME_MAX * 2])
+{
+    const char *dot = strrchr(tensor, '.');
+
+    snprintf(out, PLAN_NAME_MAX * 2, "%.*s", (int)(dot != NULL ? (size_t)(dot - tensor) : strlen(tensor)), tensor);
+}
+
+json_t *format_bare_ignored(const struct format_config *config, const struct format_module *const *table)
+{
+    AUTO_JSON json_t *seen = json_object();
+    AUTO_JSON json_t *names = json_array();
+    const struct plans *plans = model_plans(config->model);
+    char owner[PLAN_NAME_MAX * 2];
+    int64_t layer;
+
+    for (size_t i = 0; i < model_tensor_count(config->model); i++) {
+        const struct model_tensor tensor = model_tensor_at(config->model, i);
+        owner_of(tensor.name, owner);
+        int module = model_find_module(config->model, owner, &layer);
+        bool quantized = module >= 0 && table[plans_first_module(plans, layer) + (size_t)module] != NULL;
+        if (tensor.entry->rank < 2 || quantized || json_object_get(seen, owner) != NULL) {
+            continue;
+        }
+        if (json_array_append_new(names, json_string(owner)) != 0 ||
+            json_object_set_new(seen, owner, json_true()) != 0) {
+            return NULL;
+        }
+    }
+    return MOVE(names);
+}
+
 /* Modules that runtimes load as one: all or none, and alike. */
 static int check_fused(const struct plan_fused *fused, const struct format_module *const *modules, int64_t layer)
 {
@@ -191,9 +223,27 @@ void format_narrow(const float *values, int64_t count, enum dtype dtype, void *o
     }
 }
 
+bool format_takes_model(const struct format *format, const struct model *model)
+{
+    return format->bare || !model_is_bare(model);
+}
+
+/* Whether a format has a place for models like this one. */
+static int formats_judge_model(const struct format *format, const struct model *model)
+{
+    if (format_takes_model(format, model)) {
+        return 0;
+    }
+    return err_raise(
+        ERR_INCOMPATIBLE_OPTIONS,
+        "%s needs a known architecture, and that of this model, %.100s, is read from names and shapes alone",
+        format->name, model_config(model)->arch->name);
+}
+
 /* The first reason why not, or 0. */
 static int formats_judge(const struct format *format, const struct format_config *config)
 {
+    TRY(formats_judge_model(format, config->model));
     for (int i = 0; i < config->count; i++) {
         const struct format_module *m = &config->modules[i];
         int rc = format->accepts(&m->scheme, m->rows, m->cols);

@@ -59,6 +59,9 @@ void format_below(const char *module, const char *begin, char out[2 * PLAN_NAME_
 
 json_t *format_not_quantized(const struct format_config *config, const struct format_module *const *table)
 {
+    if (model_is_bare(config->model)) {
+        return format_bare_ignored(config, table);
+    }
     json_t *list = json_array(), *left = format_left_in_float(config, table);
     char name[PLAN_NAME_MAX];
 

@@ -77,14 +77,16 @@ int service_model_take(struct service *service, const struct principal *who, con
 
 /* --- service_checkpoint.c */
 /* Open the checkpoint that a uri names below one of the roots. */
-int service_model_open(const struct service *service, const char *uri, struct model **out);
+int service_model_open(const struct service *service, const char *uri, enum model_reading reading, struct model **out);
 /* The absolute path of the folder that a uri names, the same text for each way to write it. */
 int service_model_place(const struct service *service, const char *uri, char place[SERVICE_PLACE_SIZE]);
 /* As service_model_open, for a model object, whose digest must still be the one it was registered with:
  * ERR_SOURCE_CHANGED. */
-int service_model_open_described(const struct service *service, const json_t *object, struct model **out);
+int service_model_open_described(const struct service *service, const json_t *object, enum model_reading reading,
+                                 struct model **out);
 /* The same for the stored object of a project (NULL: of any). */
-int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out);
+int service_model_open_object(const struct service *service, const char *project, const char *id,
+                              enum model_reading reading, struct model **out);
 /* The checkpoint's tokenizer; *out = NULL when it has none. */
 int service_tokenizer_open(const struct model *model, struct tokenizer **out);
 

@@ -239,7 +239,7 @@ static int check_retry(struct service *service, const struct principal *who, con
         return 0;
     }
     TRY(spec_parse(row->request, &none, &before));
-    TRY(service_model_open_object(service, who->project, spec->model, &model));
+    TRY(service_model_open_object(service, who->project, spec->model, spec_reading(spec), &model));
     /* A recipe is bound to one model object, which check has closed: parse it again. */
     AUTO_JSON json_t *request = spec_json(spec);
     int rc = request == NULL ? err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory to check a retry")

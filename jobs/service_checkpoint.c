@@ -122,7 +122,7 @@ static int refuse_path(const struct service *service, const char *path)
                : err_set_hint(rc, "the model roots are %s", roots);
 }
 
-int service_model_open(const struct service *service, const char *uri, struct model **out)
+int service_model_open(const struct service *service, const char *uri, enum model_reading reading, struct model **out)
 {
     char path[SERVICE_URI_SIZE];
 
@@ -135,7 +135,7 @@ int service_model_open(const struct service *service, const char *uri, struct mo
         if (relative == NULL) {
             continue;
         }
-        rc = model_open(service->root_fds[i], relative, out);
+        rc = model_open_as(service->root_fds[i], relative, reading, out);
         if (rc != ERR_NOT_FOUND) {
             return rc;
         }
@@ -189,7 +189,8 @@ int service_model_place(const struct service *service, const char *uri, char pla
     return refuse_path(service, path);
 }
 
-int service_model_open_described(const struct service *service, const json_t *object, struct model **out)
+int service_model_open_described(const struct service *service, const json_t *object, enum model_reading reading,
+                                 struct model **out)
 {
     AUTO(model) struct model *model = NULL;
     const char *id = json_string_value(json_object_get(object, "id"));
@@ -199,8 +200,8 @@ int service_model_open_described(const struct service *service, const json_t *ob
     if (id == NULL || uri == NULL || digest == NULL) {
         return err_raise(ERR_INTERNAL, "model %s has no uri or digest", id != NULL ? id : "");
     }
-    int rc = strncmp(uri, UPLOADED_URI, strlen(UPLOADED_URI)) == 0 ? uploaded_open(service, id, &model)
-                                                                   : service_model_open(service, uri, &model);
+    int rc = strncmp(uri, UPLOADED_URI, strlen(UPLOADED_URI)) == 0 ? uploaded_open(service, id, reading, &model)
+                                                                   : service_model_open(service, uri, reading, &model);
     if (rc == ERR_NOT_FOUND) {
         return err_raise(ERR_SOURCE_CHANGED, "the checkpoint of %s is no longer at its path", id);
     }
@@ -215,12 +216,13 @@ int service_model_open_described(const struct service *service, const json_t *ob
     return 0;
 }
 
-int service_model_open_object(const struct service *service, const char *project, const char *id, struct model **out)
+int service_model_open_object(const struct service *service, const char *project, const char *id,
+                              enum model_reading reading, struct model **out)
 {
     AUTO_JSON json_t *object = NULL;
 
     TRY(store_object_get(service->store, project, "mdl", id, &object));
-    return service_model_open_described(service, object, out);
+    return service_model_open_described(service, object, reading, out);
 }
 
 int service_tokenizer_open(const struct model *model, struct tokenizer **out)

@@ -82,11 +82,12 @@ static bool check_device(const struct service *service, const struct job_spec *s
 static void check_model(struct service *service, const struct principal *who, struct job_spec *spec,
                         const json_t *described, json_t *warnings, struct validation_errors *errors)
 {
+    enum model_reading reading = spec_reading(spec);
     struct gpu_info device;
     struct model *model;
 
-    int rc = described != NULL ? service_model_open_described(service, described, &model)
-                               : service_model_open_object(service, who->project, spec->model, &model);
+    int rc = described != NULL ? service_model_open_described(service, described, reading, &model)
+                               : service_model_open_object(service, who->project, spec->model, reading, &model);
     if (rc != 0) {
         const struct err_record why = *err_last();
         bool ours = rc == ERR_NOT_FOUND;

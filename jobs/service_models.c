@@ -55,13 +55,13 @@ json_t *service_model_schema(void)
     return schema;
 }
 
-/* The modules of the first block. */
+/* The modules of the first block; none where blocks are unknown. */
 static json_t *describe_layers(const struct model *model)
 {
     const struct plan *plan = plans_layer(model_plans(model), 0);
     json_t *layers = json_array();
 
-    for (int i = 0; i < plan->module_count; i++) {
+    for (int i = 0; i < plan->module_count && !plan_is_listed(plan); i++) {
         const struct plan_module *module = &plan->modules[i];
         json_array_append_new(layers, json_pack("{s:s, s:I, s:I, s:b}", "module", module->path, "rows",
                                                 (json_int_t)module->rows, "cols", (json_int_t)module->cols, "bias",
@@ -79,22 +79,35 @@ struct source {
     const char *pointer; /* of the member that names it */
 };
 
+static json_t *describe_reasons(const struct model *model)
+{
+    return model_is_bare(model) ? json_pack("[s]", model_bare_reason(model)) : json_array();
+}
+
+/* A number of config.json; null where its members are not known. */
+static json_t *known(const struct model *model, int64_t number)
+{
+    return model_is_bare(model) ? json_null() : json_integer(number);
+}
+
 static json_t *describe(const struct model *model, bool tied, const struct registration *request,
                         const struct source *source)
 {
     const struct model_config *config = model_config(model);
 
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:s, s:b, s:[], s:O?, "
-        "s:I}",
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:s, s:b, s:o, "
+        "s:O?, s:I}",
         "id", source->id, "object", "model", "name", request->name, "uri", source->uri, "architecture",
         config->arch->name, "parameters", (json_int_t)model_parameters(model), "bytes", (json_int_t)model_bytes(model),
-        "num_layers", (json_int_t)config->num_layers, "layers", describe_layers(model), "hidden_size",
-        (json_int_t)config->hidden_size, "intermediate_size", (json_int_t)config->intermediate_size, "num_heads",
-        (json_int_t)config->num_heads, "num_kv_heads", (json_int_t)config->num_kv_heads, "vocab_size",
-        (json_int_t)config->vocab_size, "max_position", (json_int_t)config->max_position, "dtype",
-        dtype_rows[model_dtype(model)].name, "tied", (int)tied, "digest", model_digest(model), "supported", 1,
-        "reasons", "files", source->files, "created_at", (json_int_t)clock_unix_seconds());
+        "tensors", (json_int_t)model_tensor_count(model), "num_layers", known(model, config->num_layers), "layers",
+        describe_layers(model), "hidden_size", known(model, config->hidden_size), "intermediate_size",
+        known(model, config->intermediate_size), "num_heads", known(model, config->num_heads), "num_kv_heads",
+        known(model, config->num_kv_heads), "vocab_size", known(model, config->vocab_size), "max_position",
+        known(model, config->max_position), "dtype", dtype_rows[model_dtype(model)].name, "tied",
+        model_is_bare(model) ? json_null() : json_boolean(tied), "digest", model_digest(model), "supported",
+        (int)!model_is_bare(model), "reasons", describe_reasons(model), "files", source->files, "created_at",
+        (json_int_t)clock_unix_seconds());
 }
 
 /* What the client did wrong, where the opener can only say what it met. */
@@ -162,7 +175,7 @@ static int read_folder(const struct service *service, const struct registration 
                        "\"files\" is given only with \"uri\": \"" UPLOADED_URI "\"");
         return validation_raise(errors);
     }
-    int rc = service_model_open(service, request->uri, &model);
+    int rc = service_model_open(service, request->uri, MODEL_AUTO, &model);
     if (rc != 0) {
         return refuse_source(&source, rc, errors);
     }
@@ -189,7 +202,7 @@ static int register_placed(struct service *service, const struct principal *who,
     AUTO(model) struct model *model = NULL;
     AUTO_JSON json_t *object = NULL;
 
-    int rc = uploaded_open(service, source->id, &model);
+    int rc = uploaded_open(service, source->id, MODEL_AUTO, &model);
     if (rc != 0) {
         return refuse_source(source, rc, errors);
     }

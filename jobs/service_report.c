@@ -89,12 +89,12 @@ static json_t *environment_of(const struct service *service, const struct job_ro
 static json_t *compose(const struct service *service, const struct job_row *row, const json_t *layers,
                        const json_t *blocks)
 {
-    return json_pack("{s:s, s:i, s:s, s:s, s:s?, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}", "object",
+    return json_pack("{s:s, s:i, s:s, s:s, s:s?, s:s, s:O, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O?, s:O}", "object",
                      "quantization.report", "version", REPORT_VERSION, "job_id", row->id, "status",
-                     job_status_name(row->status), "method", row->method, "request", row->request, "environment",
-                     environment_of(service, row), "totals", totals_of(row, layers), "evaluation",
-                     member_or_null(row->result, "evaluation"), "calibration", calibration_of(row), "kv_cache",
-                     analysis_scales(blocks), "analysis", analysis_report(blocks), "warnings",
+                     job_status_name(row->status), "method", row->method, "mode", view_mode(row->request), "request",
+                     row->request, "environment", environment_of(service, row), "totals", totals_of(row, layers),
+                     "evaluation", member_or_null(row->result, "evaluation"), "calibration", calibration_of(row),
+                     "kv_cache", analysis_scales(blocks), "analysis", analysis_report(blocks), "warnings",
                      json_is_array(row->warnings) ? json_incref(row->warnings) : json_array(), "error", row->error,
                      "layers", layers);
 }

@@ -115,7 +115,7 @@ static int open_writer(struct service_upload *upload, const struct job_row *row)
     AUTO(model) struct model *model = NULL;
     char folder[SERVICE_PATH_MAX];
 
-    TRY(service_model_open_object(upload->service, NULL, upload->spec.model, &model));
+    TRY(service_model_open_object(upload->service, NULL, upload->spec.model, spec_reading(&upload->spec), &model));
     upload->warnings = json_is_array(row->warnings) ? json_deep_copy(row->warnings) : json_array();
     if (upload->warnings == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for an upload");

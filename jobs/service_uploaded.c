@@ -211,12 +211,12 @@ bool uploaded_remove(const struct service *service, const char *id)
     return true;
 }
 
-int uploaded_open(const struct service *service, const char *id, struct model **out)
+int uploaded_open(const struct service *service, const char *id, enum model_reading reading, struct model **out)
 {
     char relative[sizeof("models/") + ID_SIZE];
 
     snprintf(relative, sizeof(relative), "models/%s", id);
-    return model_open(service->data_fd, relative, out);
+    return model_open_as(service->data_fd, relative, reading, out);
 }
 
 int uploaded_keep(struct service *service, const struct principal *who, const json_t *object)

@@ -13,7 +13,7 @@ int uploaded_check(struct service *service, const struct principal *who, const j
 int uploaded_place(struct service *service, const char *id, const json_t *files);
 /* Remove the folder; false when there is none. */
 bool uploaded_remove(const struct service *service, const char *id);
-int uploaded_open(const struct service *service, const char *id, struct model **out);
+int uploaded_open(const struct service *service, const char *id, enum model_reading reading, struct model **out);
 /* Store the model's object, unless a file has gone since it was checked: ERR_NOT_FOUND. Under admission, as deletions
  * of files are, so that the blobs always have somebody who refers to them. */
 int uploaded_keep(struct service *service, const struct principal *who, const json_t *object);

@@ -15,6 +15,7 @@ struct top {
     char name[128], webhook_id[ID_SIZE];
     json_t *model, *method, *quantization, *output, *calibration, *evaluation, *resources, *metadata;
     int64_t seed, priority, max_attempts, timeout_seconds, expires_after_seconds;
+    int mode;
 };
 
 #define ROW(type_, struct_, member, fallback_, ...)                                            \
@@ -23,6 +24,7 @@ struct top {
         .size = sizeof(((struct struct_ *)NULL)->member), .fallback = (fallback_), __VA_ARGS__ \
     }
 
+const char *const spec_modes[] = {"auto", "architecture", "model_free", NULL};
 static const char *const quantization_names[] = {"quantization_config", NULL};
 static const char *const sample_names[] = {"num_calibration_samples", "nsamples", NULL};
 static const char *const length_names[] = {"max_seq_length", "seqlen", NULL};
@@ -88,6 +90,10 @@ static const struct params_row top_rows[] = {
         .help =
             "A method's name from GET /v1/methods, or a list: the last one quantizes, those before it only rewrite."),
     ROW(PARAMS_JSON, top, quantization, "null", .aliases = quantization_names, .help = "The method's parameters."),
+    ROW(PARAMS_ENUM, top, mode, "\"auto\"", .choices = spec_modes,
+        .help =
+            "architecture: block by block, which the model's architecture must be known for; model_free: from names "
+            "and shapes alone, without calibration; auto: the first that is possible."),
     ROW(PARAMS_JSON, top, output, "null", .parts = output_tables, .help = "What to write."),
     ROW(PARAMS_JSON, top, calibration, "null", .parts = calibration_tables,
         .help = "The inputs that the method learns from."),
@@ -229,6 +235,7 @@ int spec_parse(const json_t *body, struct validation_errors *errors, struct job_
     if (params_parse(top_tables, body, "", &top, errors) == 0) {
         snprintf(spec.name, sizeof(spec.name), "%s", top.name);
         snprintf(spec.webhook_id, sizeof(spec.webhook_id), "%s", top.webhook_id);
+        spec.mode = (enum spec_mode)top.mode;
         spec.seed = top.seed;
         spec.priority = top.priority;
         spec.max_attempts = top.max_attempts;
@@ -277,16 +284,24 @@ void spec_deinit(struct job_spec *spec)
 
 json_t *spec_json(const struct job_spec *spec)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:s?, s:O?}", "name",
-                     spec->name, "model", spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
-                     recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output),
-                     "calibration", params_json(calibration_tables, &spec->calibration), "evaluation",
-                     params_json(evaluation_tables, &spec->evaluation), "resources",
-                     params_json(resources_tables, &spec->resources), "seed", (json_int_t)spec->seed, "priority",
-                     (json_int_t)spec->priority, "max_attempts", (json_int_t)spec->max_attempts, "timeout_seconds",
-                     (json_int_t)spec->timeout_seconds, "expires_after_seconds",
-                     (json_int_t)spec->expires_after_seconds, "webhook_id",
-                     spec->webhook_id[0] != '\0' ? spec->webhook_id : NULL, "metadata", spec->metadata);
+    return json_pack(
+        "{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:s?, s:O?, s:s}", "name", spec->name,
+        "model", spec->model, "method", recipe_method_json(&spec->recipe), "quantization",
+        recipe_parameters_json(&spec->recipe), "output", params_json(output_tables, &spec->output), "calibration",
+        params_json(calibration_tables, &spec->calibration), "evaluation",
+        params_json(evaluation_tables, &spec->evaluation), "resources", params_json(resources_tables, &spec->resources),
+        "seed", (json_int_t)spec->seed, "priority", (json_int_t)spec->priority, "max_attempts",
+        (json_int_t)spec->max_attempts, "timeout_seconds", (json_int_t)spec->timeout_seconds, "expires_after_seconds",
+        (json_int_t)spec->expires_after_seconds, "webhook_id", spec->webhook_id[0] != '\0' ? spec->webhook_id : NULL,
+        "metadata", spec->metadata, "mode", spec_modes[spec->mode]);
+}
+
+enum model_reading spec_reading(const struct job_spec *spec)
+{
+    static const enum model_reading readings[] = {
+        [SPEC_AUTO] = MODEL_AUTO, [SPEC_ARCHITECTURE] = MODEL_KNOWN, [SPEC_MODEL_FREE] = MODEL_BARE};
+
+    return readings[spec->mode];
 }
 
 bool spec_has_calibration(const struct job_spec *spec)

@@ -42,11 +42,20 @@ struct spec_resources {
     int64_t host_memory_bytes; /* 0 = the daemon's budget */
 };
 
+/* By what a model is quantized. */
+enum spec_mode {
+    SPEC_AUTO,         /* by its architecture where that is known, else model-free; spec_check says which */
+    SPEC_ARCHITECTURE, /* block by block, with a forward pass */
+    SPEC_MODEL_FREE,   /* by names and shapes alone (models/bare.h) */
+};
+extern const char *const spec_modes[]; /* NULL-terminated */
+
 struct job_spec {
     char name[128];
     char model[ID_SIZE];
     char webhook_id[ID_SIZE]; /* "" = none */
     int64_t seed, priority, max_attempts, timeout_seconds, expires_after_seconds;
+    enum spec_mode mode;
     struct recipe recipe;
     const struct format *format; /* NULL until it is chosen */
     struct spec_calibration calibration;
@@ -66,6 +75,8 @@ CLEANUP_DEINIT(job_spec, struct job_spec, spec_deinit)
 json_t *spec_json(const struct job_spec *spec);
 /* The job runs forwards through the model: it has calibration data or an evaluation set. */
 bool spec_has_calibration(const struct job_spec *spec);
+/* How a job of this mode opens its model. */
+enum model_reading spec_reading(const struct job_spec *spec);
 /* Calibration sequence length once the model is known. */
 int64_t spec_sequence_length(const struct job_spec *spec, const struct model_config *config);
 

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "pipeline/check.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,6 +102,53 @@ static int64_t estimate_artifact(const struct job_spec *spec, const struct model
     return bytes > 0 ? bytes : 0;
 }
 
+/* Methods that need no inputs, "rtn, fp8, nf4". */
+static void list_data_free(char *out, size_t size)
+{
+    out[0] = '\0';
+    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        size_t used = strlen(out);
+        if ((*q)->stats == STATS_NONE && (*q)->rewrite == NULL && (*q)->solve != NULL) {
+            snprintf(out + used, size - used, "%s%s", used > 0 ? ", " : "", (*q)->name);
+        }
+    }
+}
+
+static void refuse_forward(const struct model *model, const char *pointer, const char *what,
+                           struct validation_errors *errors)
+{
+    char methods[160];
+
+    list_data_free(methods, sizeof(methods));
+    validation_add(errors, ERR_UNSUPPORTED_ARCHITECTURE, pointer,
+                   "%.100s needs a forward pass, and there is none for this %.100s: %.300s", what,
+                   model_config(model)->arch->name, model_bare_reason(model));
+    validation_hint(errors,
+                    "\"calibration\": null and no \"evaluation\", with one of the methods %s, whose parameters ask "
+                    "for no inputs",
+                    methods);
+}
+
+/* Whether the request is possible without a forward pass; its mode becomes the model's. */
+static bool check_mode(struct job_spec *spec, const struct model *model, struct validation_errors *errors)
+{
+    size_t before = errors->count;
+
+    spec->mode = model_is_bare(model) ? SPEC_MODEL_FREE : SPEC_ARCHITECTURE;
+    if (!model_is_bare(model)) {
+        return true;
+    }
+    if (recipe_needs_calibration(&spec->recipe)) {
+        refuse_forward(model, "/method", spec->recipe.name, errors);
+    } else if (spec_has_calibration(spec)) {
+        refuse_forward(model, "/calibration", "\"calibration\"", errors);
+    }
+    if (spec->evaluation.file_id[0] != '\0') {
+        refuse_forward(model, "/evaluation/file_id", "\"evaluation\"", errors);
+    }
+    return errors->count == before;
+}
+
 int spec_check(struct job_spec *spec, const struct model *model, const struct gpu_info *device,
                struct validation_errors *errors)
 {
@@ -108,7 +156,7 @@ int spec_check(struct job_spec *spec, const struct model *model, const struct gp
     int count = 0;
     size_t before = errors->count;
 
-    if (!check_costs(&spec->recipe, model, errors)) {
+    if (!check_mode(spec, model, errors) || !check_costs(&spec->recipe, model, errors)) {
         return validation_raise(errors);
     }
     check_patterns(&spec->recipe, model, errors);

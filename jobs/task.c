@@ -263,7 +263,7 @@ static int open_job(struct task *task, const struct job_row *row)
     TRY(service_job_path(task->service, task->id, NULL, task->directory));
     TRY(fs_make_dirs(task->directory));
     TRY(supervisor_device_of(task->service, task->spec.resources.device, &task->device));
-    TRY(service_model_open_object(task->service, NULL, task->spec.model, &task->model));
+    TRY(service_model_open_object(task->service, NULL, task->spec.model, spec_reading(&task->spec), &task->model));
     return look_up_blocks(task);
 }
 

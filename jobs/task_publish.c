@@ -37,13 +37,18 @@ static json_t *provenance(const struct task *task)
     char kind[32];
 
     service_device_kind(info, kind);
-    return json_pack("{s:s?, s:I, s:I, s:b, s:b, s:s?, s:I, s:s, s:s, s:s, s:s, s:I}", "calibration_digest",
-                     calibrated ? task->calibration.digest : NULL, "calibration_sequences",
-                     (json_int_t)task->calibration.sequences, "sequence_length", (json_int_t)task->calibration.length,
-                     "packing", (int)c->packing, "shuffle", (int)c->shuffle, "evaluation_digest",
-                     evaluated ? task->evaluation.digest : NULL, "seed", (json_int_t)task->spec.seed, "device", kind,
-                     "device_name", info->name, "device_detail", info->detail, "libraries", info->libraries,
-                     "micro_batch_tokens", (json_int_t)info->batch_tokens);
+    json_t *origin = json_pack(
+        "{s:s?, s:I, s:I, s:b, s:b, s:s?, s:I, s:s, s:s, s:s, s:s, s:I}", "calibration_digest",
+        calibrated ? task->calibration.digest : NULL, "calibration_sequences", (json_int_t)task->calibration.sequences,
+        "sequence_length", (json_int_t)task->calibration.length, "packing", (int)c->packing, "shuffle", (int)c->shuffle,
+        "evaluation_digest", evaluated ? task->evaluation.digest : NULL, "seed", (json_int_t)task->spec.seed, "device",
+        kind, "device_name", info->name, "device_detail", info->detail, "libraries", info->libraries,
+        "micro_batch_tokens", (json_int_t)info->batch_tokens);
+    if (origin != NULL && model_is_bare(task->model)) {
+        json_object_set_new(origin, "mode", json_string(spec_modes[SPEC_MODEL_FREE]));
+        json_object_set_new(origin, "architecture", json_null()); /* unknown */
+    }
+    return origin;
 }
 
 static int export_tick(void *data, double fraction)

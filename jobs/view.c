@@ -4,6 +4,7 @@
 #include "jobs/view.h"
 
 #include "jobs/jobs.h"
+#include "jobs/spec.h"
 #include "jobs/transitions.h"
 
 #include <string.h>
@@ -46,6 +47,13 @@ static json_t *time_or_null(int64_t seconds)
 static json_t *document_or_null(json_t *document)
 {
     return document != NULL ? json_incref(document) : json_null();
+}
+
+const char *view_mode(const json_t *request)
+{
+    const char *mode = json_string_value(json_object_get(request, "mode"));
+
+    return mode != NULL ? mode : spec_modes[SPEC_ARCHITECTURE]; /* a job of before there was another */
 }
 
 json_t *view_bytes(int64_t bytes)
@@ -208,6 +216,7 @@ json_t *view_job(const struct job_row *row)
         return NULL;
     }
     copy_members(job, row->request, request_members, COUNT(request_members));
+    json_object_set_new(job, "mode", json_string(view_mode(row->request)));
     json_object_set_new(job, "output", view_output(row->request));
     json_object_set_new(job, "evaluation", view_evaluation(row->request));
     json_object_set_new(job, "traceparent", row->traceparent != NULL ? json_string(row->traceparent) : json_null());

@@ -12,6 +12,8 @@ json_t *view_jobs(const struct job_list *list);
 json_t *view_progress(const struct job_progress *progress);
 /* {"source_bytes",...}; null before the first attempt. */
 json_t *view_memory(const struct job_memory *memory);
+/* "mode" of a stored request: "architecture" or "model_free". */
+const char *view_mode(const json_t *request);
 /* A count of bytes; null for 0. */
 json_t *view_bytes(int64_t bytes);
 /* How many jobs there are of each status, without those of which there are none. */

@@ -144,6 +144,7 @@ static int send_order(struct process *process, const struct service *service, co
         .cache_folder = cache_folder,
         .model = (char *)model_relative(p->model),
         .directory = (char *)p->directory,
+        .bare = model_is_bare(p->model),
         .seed = p->seed,
         .host_memory_bytes = p->host_memory_bytes,
         .calibration = told_set(p->calibration),

@@ -206,6 +206,10 @@ const struct arch *const *arch_list(void);
 /* ERR_UNSUPPORTED_ARCHITECTURE with the reason; ERR_ALREADY_QUANTIZED; ERR_INVALID_MODEL on absurd values.
  * Accepts rope_scaling (transformers 4) and rope_parameters (5). */
 int arch_parse_config(const json_t *config, struct model_config *out);
+/* ERR_ALREADY_QUANTIZED where it says so; arch_parse_config checks it, too. */
+int arch_check_float(const json_t *config);
+/* Whether there is a row for the architecture that it names. */
+bool arch_is_named(const json_t *config);
 /* The attention window of a layer; 0 = sees everything before it. */
 int64_t arch_window(const struct model_config *config, int64_t layer);
 /* Whether a layer's MLP is a choice of experts. */

@@ -14,7 +14,7 @@
 struct block_reader; /* block_reader.h */
 
 struct block_module {
-    struct tensor weight; /* F32 [out, in], on the device; data NULL: an expert's that is not loaded */
+    struct tensor weight; /* F32 [out, in], on the device; data NULL: it is not loaded */
     struct tensor bias;   /* data NULL when there is none */
     bool changed;         /* by block_fold, its bias with it */
     /* What quantization made of it: */
@@ -42,14 +42,14 @@ struct block {
     struct tensor key_scale, value_scale;    /* F32, what the caches' `scale` points to; data NULL = none */
 };
 
-/* Read block `index` without its experts, weights as F32, from the bytes of a reader where it has them (may be NULL).
- * On return the device no longer reads those bytes. On failure nothing stays allocated. */
+/* Read block `index` without its experts, of a listed plan nothing; weights as F32, from the bytes of a reader where it
+ * has them (may be NULL). On return the device no longer reads those bytes. On failure nothing stays allocated. */
 int block_load(const struct model *model, int64_t index, const struct gpu *gpu, struct gpu_stream *stream,
                struct block_reader *reader, struct block *out);
-/* Read an expert's module that is not loaded, with the factors that it was given so far. */
+/* Read a module that is not loaded, an expert's or one of a listed plan, with the factors that it was given so far. */
 int block_load_module(const struct model *model, const struct gpu *gpu, struct gpu_stream *stream, struct block *block,
                       int module);
-/* Free an expert's weight and bias. What quantization says of its input stays. */
+/* Free such a module's weight and bias. What quantization says of its input stays. */
 void block_drop_module(struct block *block, int module, const struct gpu *gpu);
 void block_deinit(struct block *block, const struct gpu *gpu); /* zeroed is fine */
 /* A block that sees the tensors of another one, to have some of them replaced: neither what it sees nor what replaces

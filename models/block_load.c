@@ -42,7 +42,7 @@ static int load_tensors(const struct source *source, struct block *block)
 {
     char name[MODEL_NAME_MAX];
 
-    for (int i = 0; i < block->plan->module_count; i++) {
+    for (int i = 0; i < block->plan->module_count && !plan_is_listed(block->plan); i++) {
         if (block->plan->modules[i].expert < 0) {
             TRY(load_named_module(source, block, i));
         }
@@ -109,7 +109,8 @@ int block_load_module(const struct model *model, const struct gpu *gpu, struct g
     }
     if (rc != 0) {
         block_drop_module(block, module, gpu);
-        return err_pass(rc, "load an expert of block %lld", (long long)block->index);
+        const char *what = block->plan->modules[module].expert < 0 ? "a module" : "an expert";
+        return err_pass(rc, "load %s of block %lld", what, (long long)block->index);
     }
     return 0;
 }
@@ -201,7 +202,7 @@ size_t block_tensors(const struct model *model, int64_t index, struct model_tens
     size_t count = 0;
 
     for (int i = 0; i < plan->module_count; i++) {
-        if (plan->modules[i].expert >= 0) {
+        if (plan->modules[i].expert >= 0 || plan_is_listed(plan)) {
             continue;
         }
         count = add_tensor(model, index, plan->modules[i].path, "weight", list, count);

@@ -80,7 +80,14 @@ static int find_arch(const json_t **config, struct model_config *c)
     return config_unsupported("architecture", name);
 }
 
-static int check_float(const json_t *config)
+bool arch_is_named(const json_t *config)
+{
+    AUTO_FREE struct model_config *c = NULL;
+
+    return mem_new(&c) != 0 || find_arch(&config, c) != ERR_UNSUPPORTED_ARCHITECTURE;
+}
+
+int arch_check_float(const json_t *config)
 {
     static const char *const keys[] = {"quantization_config", "compression_config"};
 
@@ -124,7 +131,7 @@ int arch_parse_config(const json_t *config, struct model_config *out)
         return err_raise(ERR_INVALID_MODEL, "config.json is not an object");
     }
     TRY(mem_new(&c));
-    TRY(check_float(config));
+    TRY(arch_check_float(config));
     TRY(find_arch(&text, c));
     TRY(config_shape(text, c));
     TRY(config_latent(text, c));

@@ -43,7 +43,27 @@ static int model_read(const struct model *model, const char *name, size_t max, c
     return 0;
 }
 
-static int load_config(struct model *model, struct digest *digest)
+/* What the row of its architecture says, or that there is none. */
+static int parse_config(struct model *model, enum model_reading reading)
+{
+    if (reading == MODEL_BARE) {
+        TRY(arch_check_float(model->json));
+        return bare_configure(model, "the request asks for the mode model_free");
+    }
+    int rc = arch_parse_config(model->json, &model->config);
+    if (rc == ERR_UNSUPPORTED_ARCHITECTURE && reading == MODEL_AUTO) {
+        const struct err_record why = *err_last();
+        if (arch_is_named(model->json)) { /* one with values that its row refuses */
+            err_restore(&why);
+            return rc;
+        }
+        return bare_configure(model, why.message);
+    }
+    TRY(rc);
+    return plans_new(&model->config, &model->plans);
+}
+
+static int load_config(struct model *model, enum model_reading reading, struct digest *digest)
 {
     AUTO_FREE char *text = NULL;
     size_t size = 0;
@@ -59,8 +79,7 @@ static int load_config(struct model *model, struct digest *digest)
     }
     TRY(rc);
     digest_update(digest, text, size);
-    TRY(arch_parse_config(model->json, &model->config));
-    TRY(plans_new(&model->config, &model->plans));
+    TRY(parse_config(model, reading));
     return 0;
 }
 
@@ -86,18 +105,22 @@ static void digest_shards(const struct model *model, struct digest *digest)
     }
 }
 
-static int model_load(struct model *model)
+static int model_load(struct model *model, enum model_reading reading)
 {
     AUTO(digest) struct digest *digest = digest_new();
 
     if (digest == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for a digest");
     }
-    TRY(load_config(model, digest));
+    TRY(load_config(model, reading, digest));
     TRY(model_files_load_shards(model));
-    TRY(model_names_find(model));
-    TRY(model_check_tensors(model));
-    TRY(model_extras_list(model));
+    if (model->bare != NULL) {
+        TRY(bare_load(model));
+    } else {
+        TRY(model_names_find(model));
+        TRY(model_check_tensors(model));
+        TRY(model_extras_list(model));
+    }
     TRY(model_side_list(model));
     model_measure(model);
     digest_shards(model, digest);
@@ -105,7 +128,7 @@ static int model_load(struct model *model)
     return 0;
 }
 
-static int open_folder(struct model *model, int root_fd, const char *relative)
+static int open_folder(struct model *model, int root_fd, const char *relative, enum model_reading reading)
 {
     TRY(mem_new(&model->lazy));
     model->relative = arena_strndup(&model->arena, relative, strlen(relative));
@@ -115,10 +138,15 @@ static int open_folder(struct model *model, int root_fd, const char *relative)
         return err_raise_errno(errno, "cannot keep the model root open");
     }
     TRY(fs_open_beneath(root_fd, relative, O_RDONLY | O_DIRECTORY, &model->dir_fd));
-    return model_load(model);
+    return model_load(model, reading);
 }
 
 int model_open(int root_fd, const char *relative, struct model **out)
+{
+    return model_open_as(root_fd, relative, MODEL_KNOWN, out);
+}
+
+int model_open_as(int root_fd, const char *relative, enum model_reading reading, struct model **out)
 {
     AUTO(model) struct model *model = NULL;
 
@@ -126,7 +154,7 @@ int model_open(int root_fd, const char *relative, struct model **out)
     relative = relative[0] == '\0' ? "." : relative;
     model->dir_fd = model->root_fd = -1;
     arena_init(&model->arena, ARENA_MAX);
-    int rc = open_folder(model, root_fd, relative);
+    int rc = open_folder(model, root_fd, relative, reading);
     if (rc != 0) {
         return err_pass(rc, "open the model %s", relative);
     }
@@ -149,6 +177,7 @@ void model_close(struct model *model)
     free(model->extras);
     free(model->lazy);
     plans_free(model->plans);
+    bare_free(model->bare);
     json_decref(model->json);
     if (model->dir_fd >= 0) {
         close(model->dir_fd);
@@ -227,6 +256,9 @@ enum dtype model_dtype(const struct model *model)
 {
     char name[MODEL_NAME_MAX];
 
+    if (model->bare != NULL) {
+        return model->bare->dtype;
+    }
     model_tensor_name(model, 0, plans_layer(model->plans, 0)->modules[0].path, "weight", name);
     return model_find(model, name).entry->dtype; /* model_check_tensors saw it */
 }

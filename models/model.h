@@ -26,6 +26,18 @@ struct model_tensor {
  * forward pass would ignore, and that no shard repeats one. root_fd need not stay open. ERR_NOT_FOUND,
  * ERR_UNSUPPORTED_ARCHITECTURE, ERR_ALREADY_QUANTIZED, ERR_INVALID_MODEL. */
 int model_open(int root_fd, const char *relative, struct model **out);
+/* The same, when its architecture may be unknown. */
+enum model_reading {
+    MODEL_KNOWN, /* what model_open does */
+    MODEL_AUTO,  /* bare where there is no row for the architecture's name */
+    MODEL_BARE,  /* bare, whatever its architecture is */
+};
+int model_open_as(int root_fd, const char *relative, enum model_reading reading, struct model **out);
+/* Nothing but names, types and shapes is known of it (bare.h): there is no forward pass. Its config has a name and a
+ * number of layers, and zeros. */
+bool model_is_bare(const struct model *model);
+/* Why, for a bare one: "architecture "X" is not supported". */
+const char *model_bare_reason(const struct model *model);
 void model_close(struct model *model);
 CLEANUP_FREE(model, struct model, model_close)
 const struct model_config *model_config(const struct model *model);
@@ -43,7 +55,7 @@ const char *model_digest(const struct model *model);
 void model_modification(const struct model *model, char hex[DIGEST_HEX_SIZE]);
 int64_t model_bytes(const struct model *model);      /* of all tensors */
 int64_t model_parameters(const struct model *model); /* a tied head counts once, see model_tied */
-enum dtype model_dtype(const struct model *model);   /* of the first module's weight */
+enum dtype model_dtype(const struct model *model);   /* of the first module's weight; a bare one's most frequent */
 size_t model_tensor_count(const struct model *model);
 struct model_tensor model_tensor_at(const struct model *model, size_t i); /* in checkpoint order: shard, offset */
 /* file == NULL when absent. */

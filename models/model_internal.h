@@ -24,6 +24,19 @@ struct model_lazy {
     _Atomic int head; /* enum model_head, of a config that says tied; model_scan.c */
 };
 
+/* Of a bare model (bare.h). */
+struct bare_name {
+    const char *name; /* a module's path */
+    size_t index;     /* of all modules, as plans_module_at has them */
+};
+struct bare {
+    struct arch arch;   /* its name alone */
+    const char *reason; /* why there is no row */
+    enum dtype dtype;   /* of most elements of its modules */
+    struct bare_name *by_name;
+    size_t count;
+};
+
 struct model {
     int root_fd, dir_fd;
     const char *relative;
@@ -36,6 +49,7 @@ struct model {
     char embedding[MODEL_NAME_MAX], norm[MODEL_NAME_MAX], head[MODEL_NAME_MAX]; /* tensors outside the layers */
     const char **extras;                                                        /* NULL-terminated */
     struct model_lazy *lazy;
+    struct bare *bare;          /* NULL: a row describes its architecture */
     struct model_shard *shards; /* by name */
     size_t shard_count;
     struct model_tensor *tensors; /* by shard, offset */
@@ -94,6 +108,16 @@ int model_names_find(struct model *model);
 bool model_is_extra(const struct model *model, const char *name);
 /* List these parts. */
 int model_extras_list(struct model *model);
+
+/* bare.c: for a model whose architecture no row describes. */
+/* In place of arch_parse_config: name the architecture. */
+int bare_configure(struct model *model, const char *reason);
+/* In place of model_check_tensors and plans_new, once the shards are listed. ERR_ALREADY_QUANTIZED, ERR_INVALID_MODEL.
+ */
+int bare_load(struct model *model);
+void bare_free(struct bare *bare);
+/* The layer of a module, by its path, and *module; or -1. */
+int64_t bare_find(const struct model *model, const char *name, int *module);
 
 /* model_check.c: tensors against the configuration. */
 int model_check_tensors(const struct model *model);

@@ -132,6 +132,10 @@ const char *model_head_name(const struct model *model)
 
 void model_module_name(const struct model *model, int64_t layer, int module, char out[PLAN_NAME_MAX])
 {
+    if (model->bare != NULL) {
+        snprintf(out, PLAN_NAME_MAX, "%s", plans_layer(model->plans, layer)->modules[module].path);
+        return;
+    }
     snprintf(out, PLAN_NAME_MAX, "%s%lld.%s", model->layers, (long long)layer,
              plans_layer(model->plans, layer)->modules[module].path);
 }
@@ -139,6 +143,10 @@ void model_module_name(const struct model *model, int64_t layer, int module, cha
 void model_tensor_name(const struct model *model, int64_t layer, const char *path, const char *member,
                        char out[MODEL_NAME_MAX])
 {
+    if (model->bare != NULL) {
+        snprintf(out, MODEL_NAME_MAX, "%s.%s", path, member);
+        return;
+    }
     snprintf(out, MODEL_NAME_MAX, "%s%lld.%s.%s", model->layers, (long long)layer, path, member);
 }
 
@@ -152,7 +160,12 @@ int64_t model_find_layer(const struct model *model, const char *name, const char
     const char *layers = model->layers;
     size_t prefix = strlen(layers);
     char *end;
+    int module;
 
+    if (model->bare != NULL) {
+        *path = name;
+        return bare_find(model, name, &module);
+    }
     if (strncmp(name, layers, prefix) != 0 || name[prefix] < '0' || name[prefix] > '9') {
         return -1;
     }
@@ -168,8 +181,11 @@ int64_t model_find_layer(const struct model *model, const char *name, const char
 int model_find_module(const struct model *model, const char *name, int64_t *layer)
 {
     const char *path;
-    int64_t found = model_find_layer(model, name, &path);
-    int module = found >= 0 ? plan_find_module(plans_layer(model->plans, found), path) : -1;
+    int bare = -1;
+    int64_t found = model->bare != NULL ? bare_find(model, name, &bare) : model_find_layer(model, name, &path);
+    int module = model->bare != NULL ? bare
+                 : found >= 0        ? plan_find_module(plans_layer(model->plans, found), path)
+                                     : -1;
 
     if (module >= 0) {
         *layer = found;

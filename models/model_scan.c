@@ -117,6 +117,9 @@ int model_check_outside(const struct model *model, model_tick tick, void *data)
     AUTO_FREE float *buffer = NULL;
     bool tied = true;
 
+    if (model->bare != NULL) {
+        return 0; /* nothing says which these are; the export looks at all that it copies */
+    }
     TRY(model_tied(model, &tied));
     TRY(mem_buffer(&buffer, PIECE_ELEMENTS));
     for (int i = 0; i < (tied ? 2 : 3); i++) {

@@ -143,8 +143,9 @@ struct plan_module {
     const char *gguf;   /* what GGUF calls it, "attn_output"; NULL: nothing */
     int64_t rows, cols; /* outputs, inputs */
     bool bias;
-    bool fixed; /* stays in float whatever the request says: a router */
-    int expert; /* whose it is, or -1 */
+    bool fixed;    /* stays in float whatever the request says: a router */
+    bool optional; /* stays in float unless an override takes it (bare.h) */
+    int expert;    /* whose it is, or -1 */
     /* Derived: */
     int step;     /* LINEAR; of the expert's plan where it is an expert's */
     int group;    /* of the plan that it stands in */
@@ -271,6 +272,9 @@ int plan_experts(struct plan_builder *b, int in, int logits, const struct plan_e
 /* --- The plans of a model: one for each distinct kind of layer. Immutable, any thread. */
 struct plans;
 int plans_new(const struct model_config *config, struct plans **out);
+/* Of a bare model: layer l is modules [ends[l - 1], ends[l]), without steps. Their paths must outlive the plans. */
+int plans_new_listed(const struct model_config *config, const struct plan_module *modules, const size_t *ends,
+                     struct plans **out);
 void plans_free(struct plans *plans); /* NULL is fine */
 CLEANUP_FREE(plans, struct plans, plans_free)
 const struct model_config *plans_config(const struct plans *plans);
@@ -284,6 +288,11 @@ size_t plans_first_module(const struct plans *plans, int64_t layer);
 int64_t plans_module_at(const struct plans *plans, size_t index, int *module);
 
 /* --- Questions to a plan. */
+/* A bare model's: nothing is known of what its modules compute, so each is loaded for its own solve alone. */
+static inline bool plan_is_listed(const struct plan *plan)
+{
+    return plan->step_count == 0;
+}
 /* The steps that make the values `want` from the values `have`, no more than needed; *used gets those of `have` that
  * they, or `want` itself, take. False when some of them do not follow. */
 bool plan_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *steps, plan_set *used);

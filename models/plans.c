@@ -169,6 +169,71 @@ int plans_new(const struct model_config *config, struct plans **out)
     return 0;
 }
 
+/* A plan of modules alone: each is an input group of its own. */
+static const struct plan *list_layer(struct arena *arena, const struct plan_module *modules, size_t count)
+{
+    struct plan *plan = arena_alloc(arena, sizeof(*plan));
+    struct plan_module *own = arena_alloc(arena, count * sizeof(*own));
+    struct plan_group *groups = arena_alloc(arena, count * sizeof(*groups));
+    int *numbers = arena_alloc(arena, count * sizeof(*numbers));
+
+    if (plan == NULL || own == NULL || groups == NULL || numbers == NULL) {
+        return NULL;
+    }
+    for (size_t i = 0; i < count; i++) {
+        own[i] = modules[i];
+        own[i].group = numbers[i] = (int)i;
+        groups[i] = (struct plan_group){.expert = -1,
+                                        .modules = &numbers[i],
+                                        .count = 1,
+                                        .columns = own[i].cols,
+                                        .step = -1,
+                                        .fold = {.norm = -1, .module = -1},
+                                        .branch = -1,
+                                        .residual = -1};
+        plan->widest_input = own[i].cols > plan->widest_input ? own[i].cols : plan->widest_input;
+        plan->tallest = own[i].rows > plan->tallest ? own[i].rows : plan->tallest;
+    }
+    plan->modules = own;
+    plan->groups = groups;
+    plan->module_count = plan->group_count = (int)count;
+    return plan;
+}
+
+static int list_layers(struct plans *plans, const struct plan_module *modules, const size_t *ends)
+{
+    size_t layers = (size_t)plans->config.num_layers;
+
+    if (ends[layers - 1] > PLANS_MODULES_MAX) {
+        return err_raise(ERR_INVALID_MODEL, "the checkpoint has %zu weights, more than %zu", ends[layers - 1],
+                         PLANS_MODULES_MAX);
+    }
+    TRY(mem_array(&plans->kinds, layers));
+    TRY(mem_array(&plans->kind_of, layers));
+    TRY(mem_array(&plans->first_module, layers + 1));
+    for (size_t l = 0; l < layers; l++) {
+        size_t first = plans->first_module[l];
+        plans->kinds[l] = list_layer(&plans->arena, modules + first, ends[l] - first);
+        plans->kind_of[l] = (int)l;
+        plans->first_module[l + 1] = ends[l];
+    }
+    plans->kind_count = (int)layers;
+    return arena_check(&plans->arena);
+}
+
+int plans_new_listed(const struct model_config *config, const struct plan_module *modules, const size_t *ends,
+                     struct plans **out)
+{
+    AUTO(plans) struct plans *plans = NULL;
+
+    TRY(mem_new(&plans));
+    plans->config = *config;
+    arena_init(&plans->arena, PLANS_MEMORY_MAX);
+    TRY(list_layers(plans, modules, ends));
+    *out = MOVE(plans);
+    return 0;
+}
+
 void plans_free(struct plans *plans)
 {
     if (plans != NULL) {

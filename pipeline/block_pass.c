@@ -255,6 +255,28 @@ static int group_calibrate(struct run *run, struct block *block, int g, unsigned
     return relieve_starved(run, block, g, wants, experts.min_tokens, own);
 }
 
+/* A group of a listed plan: its one module is there for its own solve alone. */
+static int group_run_listed(struct run *run, struct block *block, int g, struct block_outputs *outputs,
+                            struct report_rows *rows)
+{
+    int module = block->plan->groups[g].modules[0];
+    char name[MODEL_NAME_MAX];
+
+    if (group_needs(run, &block->plan->groups[g]) == 0) {
+        return 0;
+    }
+    TRY(run_tick(run, (double)g / (double)block->plan->group_count, "loading"));
+    TRY(block_load_module(run->p->model, run->p->gpu, run->stream, block, module));
+    run_end_phase(run, PHASE_LOAD, 0);
+    if (g + 1 < block->plan->group_count) {
+        model_tensor_name(run->p->model, run->block_index, block->plan->modules[module + 1].path, "weight", name);
+        model_prefetch_tensor(run->p->model, name);
+    }
+    int rc = group_solve(run, block, g, NULL, outputs, rows);
+    block_drop_module(block, module, run->p->gpu);
+    return rc;
+}
+
 static int group_run(struct run *run, struct block *block, int g, struct expert_pool *pool,
                      struct block_outputs *outputs, struct report_rows *rows)
 {
@@ -333,8 +355,9 @@ static int groups_run(struct run *run, struct block *block, struct expert_pool *
 
     for (int g = 0, end = 0; g < plan->group_count; g = end) {
         end = g + 1;
-        TRY(plan->groups[g].expert < 0 ? group_run(run, block, g, pool, outputs, rows)
-                                       : experts_run(run, block, g, pool, outputs, rows, &end));
+        TRY(plan_is_listed(plan)         ? group_run_listed(run, block, g, outputs, rows)
+            : plan->groups[g].expert < 0 ? group_run(run, block, g, pool, outputs, rows)
+                                         : experts_run(run, block, g, pool, outputs, rows, &end));
         reference_release(run, plan, end - 1);
         TRY(group_cache(run, block, end - 1, outputs));
     }

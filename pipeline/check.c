@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +25,7 @@ int recipe_modules(const struct recipe *recipe, const struct format *format, con
         int64_t layer = plans_module_at(plans, i, &number);
         const struct plan_module *module = &plans_layer(plans, layer)->modules[number];
         model_module_name(model, layer, number, m->name);
-        const struct recipe_stage *solver = module->fixed ? NULL : recipe_solver(recipe, m->name);
+        const struct recipe_stage *solver = recipe_module_solver(recipe, module, m->name);
         if (solver == NULL) {
             continue;
         }
@@ -46,6 +47,18 @@ int recipe_modules(const struct recipe *recipe, const struct format *format, con
     return 0;
 }
 
+/* Whoever reads the report is to know what the result rests on. */
+static void warn_bare(const struct model *model, int count, json_t *warnings)
+{
+    char message[512];
+
+    snprintf(message, sizeof(message),
+             "model-free: %.200s, so no calibration was used and nothing was evaluated; %d of %zu weights are "
+             "quantized, chosen by their names and shapes alone",
+             model_bare_reason(model), count, plans_modules(model_plans(model)));
+    json_array_append_new(warnings, json_pack("{s:s, s:s}", "code", "model_free", "message", message));
+}
+
 int recipe_warnings(const struct recipe *recipe, const struct format *format, const struct model *model,
                     json_t *warnings)
 {
@@ -60,6 +73,9 @@ int recipe_warnings(const struct recipe *recipe, const struct format *format, co
         const struct format_config config = {
             .modules = modules, .count = count, .model = model, .method = recipe->name, .cache = recipe->cache};
         rc = format_warnings(format, &config, warnings);
+        if (rc == 0 && model_is_bare(model)) {
+            warn_bare(model, count, warnings);
+        }
     }
     free(modules);
     return rc != 0 ? err_pass(rc, "warnings") : 0;

@@ -16,8 +16,10 @@ int recipe_bind(struct recipe *recipe, const struct model *model)
     if (modules == NULL) {
         return err_raise(ERR_HOST_OUT_OF_MEMORY, "no memory for the list of modules");
     }
-    snprintf(modules[count++], sizeof(modules[0]), "%s", model_head_module(model));
-    snprintf(modules[count++], sizeof(modules[0]), "%s", model_embedding_module(model));
+    if (!model_is_bare(model)) {
+        snprintf(modules[count++], sizeof(modules[0]), "%s", model_head_module(model));
+        snprintf(modules[count++], sizeof(modules[0]), "%s", model_embedding_module(model));
+    }
     for (size_t i = 0; i < total; i++) {
         int module;
         int64_t layer = plans_module_at(plans, i, &module);

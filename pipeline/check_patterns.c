@@ -44,7 +44,7 @@ static int check_gather(const struct recipe *recipe, const struct model *model, 
         model_module_name(model, layer, number, linear->name);
         linear->fixed = m->fixed;
         linear->decider = recipe_override_of(recipe, linear->name);
-        const struct recipe_stage *solver = m->fixed ? NULL : recipe_solver(recipe, linear->name);
+        const struct recipe_stage *solver = recipe_module_solver(recipe, m, linear->name);
         if (solver == NULL) {
             continue;
         }
@@ -76,6 +76,9 @@ static const char *outside_hit(const struct search *search, const char *pattern)
         if (search->linears[i].fixed && patterns_match(search->recipe->patterns, pattern, search->linears[i].name)) {
             return search->linears[i].name;
         }
+    }
+    if (model_is_bare(search->model)) {
+        return NULL; /* those are modules like the others */
     }
     return patterns_match(search->recipe->patterns, pattern, arch->head)        ? arch->head
            : patterns_match(search->recipe->patterns, pattern, arch->embedding) ? arch->embedding

@@ -65,7 +65,7 @@ static void check_shape(const struct recipe *recipe, const struct model *model, 
     char name[PLAN_NAME_MAX], pointer[192];
 
     model_module_name(model, layer, number, name);
-    const struct recipe_stage *solver = m->fixed ? NULL : recipe_solver(recipe, name);
+    const struct recipe_stage *solver = recipe_module_solver(recipe, m, name);
     if (solver == NULL || recipe_scheme(recipe, solver, name, m->rows, m->cols, &scheme) == 0) {
         return;
     }
@@ -118,8 +118,8 @@ static const struct format *choose_format(const struct format_config *config, st
 
     for (const struct format *const *at = format_list(); *at != NULL; at++) {
         check_set_scales(*at, config->model, modules, config->count);
-        int taken = format_count_taken(*at, config);
-        if (taken == config->count && !(*at)->plain) {
+        int taken = format_takes_model(*at, config->model) ? format_count_taken(*at, config) : 0;
+        if (taken == config->count && !(*at)->plain && format_takes_model(*at, config->model)) {
             return *at;
         }
         if ((*at)->plain) {

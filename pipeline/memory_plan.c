@@ -82,6 +82,30 @@ static struct sizes sizes_of(const struct plans *plans, int64_t expert_bytes)
     return s;
 }
 
+/* Of a bare model: what is quantized of it, one module loaded at a time, with the codes of its run. */
+static struct sizes sizes_listed(const struct recipe *recipe, const struct model *model)
+{
+    const struct plans *plans = model_plans(model);
+    struct sizes s = {.narrowest = INT64_MAX};
+    int64_t last = -1, run = 0;
+
+    for (size_t i = 0; i < plans_modules(plans); i++) {
+        int number;
+        int64_t layer = plans_module_at(plans, i, &number);
+        const struct plan_module *m = &plans_layer(plans, layer)->modules[number];
+        if (recipe_module_solver(recipe, m, m->path) == NULL) {
+            continue;
+        }
+        run = layer == last ? run + m->rows * m->cols : m->rows * m->cols;
+        last = layer;
+        s.weights = plan_larger(s.weights, run);
+        s.largest = plan_larger(s.largest, m->rows * m->cols);
+        s.widest = plan_larger(s.widest, m->cols);
+        s.tallest = plan_larger(s.tallest, m->rows);
+    }
+    return s;
+}
+
 /* The values of one micro-batch, scratch also for a last one that is shorter, and what operations take for themselves:
  * as much as the values other than the residual stream. */
 static int64_t microbatch_bytes(const struct sizes *s, const struct model_config *c, int64_t tokens)
@@ -174,7 +198,9 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
                                int64_t tokens)
 {
     const struct model_config *c = model_config(model);
-    const struct sizes s = sizes_of(model_plans(model), tokens == 0 ? 0 : memory_plan_experts(model, device));
+    const struct sizes s = model_is_bare(model)
+                               ? sizes_listed(load->recipe, model)
+                               : sizes_of(model_plans(model), tokens == 0 ? 0 : memory_plan_experts(model, device));
     bool runs = load->calibrates || load->evaluates;
     int64_t batch = plan_larger(tokens, load->longest);
     int64_t square = s.widest * s.widest * (int64_t)sizeof(float);
@@ -187,7 +213,7 @@ struct memory_plan memory_plan(const struct memory_load *load, const struct mode
             (load->calibrates ? (s.pools ? 4 : 3) * square + range_bytes(load->recipe, model_plans(model), &s) : 0) +
             5 * copy,
         .microbatches = single ? microbatch : 2 * microbatch,
-        .reader = single || device->host_memory
+        .reader = single || device->host_memory || model_is_bare(model)
                       ? 0
                       : shared_elements(model_plans(model)) * (int64_t)dtype_rows[model_dtype(model)].bytes,
         .head = runs ? head_bytes(model, device->host_memory) : 0,

@@ -42,6 +42,7 @@ void order_encode(const struct order *order, struct wire_out *out)
     wire_put_text(out, order->model);
     wire_put_text(out, order->directory);
     wire_put_text(out, order->model_digest);
+    wire_put_int(out, order->bare);
     wire_put_int(out, (int64_t)order->seed);
     wire_put_int(out, order->host_memory_bytes);
     put_set(out, &order->calibration);
@@ -81,6 +82,7 @@ int order_decode(struct wire_in *in, struct order *out)
     order.model = wire_get_long_text(in, PATH_MAX_BYTES);
     order.directory = wire_get_long_text(in, PATH_MAX_BYTES);
     wire_get_text(in, order.model_digest, sizeof(order.model_digest));
+    order.bare = wire_get_int(in) != 0;
     order.seed = (uint64_t)wire_get_int(in);
     order.host_memory_bytes = wire_get_int(in);
     get_set(in, &order.calibration);

@@ -21,6 +21,7 @@ struct order {
     char *module_folders, *cache_folder; /* of backends; "": none */
     char *model, *directory;             /* the model's folder, below its root */
     char model_digest[DIGEST_HEX_SIZE];
+    bool bare; /* the model is opened as one, whatever its architecture is */
     uint64_t seed;
     int64_t host_memory_bytes;
     struct order_set calibration, evaluation;

@@ -267,7 +267,8 @@ static void open_reader(struct run *run)
 {
     const struct pipeline *p = run->p;
 
-    if (!p->gpu->info.host_memory && run->keep_on_device && block_reader_new(p->model, p->gpu, &run->reader) != 0) {
+    if (!model_is_bare(p->model) && !p->gpu->info.host_memory && run->keep_on_device &&
+        block_reader_new(p->model, p->gpu, &run->reader) != 0) {
         log_err(LOG_INFO, "blocks are not read ahead", NULL);
     }
 }

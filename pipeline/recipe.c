@@ -329,6 +329,14 @@ const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char
     return last->quantizer->solve != NULL ? last : NULL;
 }
 
+const struct recipe_stage *recipe_module_solver(const struct recipe *recipe, const struct plan_module *module,
+                                                const char *name)
+{
+    bool left = module->fixed || (module->optional && recipe_override_of(recipe, name) == RECIPE_USUAL);
+
+    return left ? NULL : recipe_solver(recipe, name);
+}
+
 static bool has_float_input(const struct recipe *recipe, const struct recipe_stage *solver, const char *module)
 {
     bool listed = is_listed(recipe, ((const struct quant_base *)solver->params)->float_inputs, module);

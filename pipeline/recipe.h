@@ -53,6 +53,9 @@ enum { RECIPE_USUAL = -1, RECIPE_LISTED = -2 };
 int recipe_override_of(const struct recipe *recipe, const char *module);
 /* The stage that solves this module, with its parameters; NULL: it stays in float. */
 const struct recipe_stage *recipe_solver(const struct recipe *recipe, const char *module);
+/* The same for a module of a plan, which may never be quantized, or only where an override says so. */
+const struct recipe_stage *recipe_module_solver(const struct recipe *recipe, const struct plan_module *module,
+                                                const char *name);
 /* The scheme of a module of that shape under its solver, amended by the earlier stages, without regard to float_inputs.
  */
 int recipe_amended_scheme(const struct recipe *recipe, const struct recipe_stage *solver, int64_t rows, int64_t cols,

@@ -35,7 +35,7 @@ const struct recipe_stage *module_solver(struct run *run, int module, struct qsc
     char name[PLAN_NAME_MAX];
 
     model_module_name(run->p->model, run->block_index, module, name);
-    const struct recipe_stage *solver = m->fixed ? NULL : recipe_solver(recipe, name);
+    const struct recipe_stage *solver = recipe_module_solver(recipe, m, name);
     if (solver == NULL || recipe_scheme(recipe, solver, name, m->rows, m->cols, scheme) != 0) {
         return NULL; /* a scheme that cannot be was refused before the job was accepted */
     }

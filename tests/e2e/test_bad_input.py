@@ -144,7 +144,7 @@ def contradictory_configs():
                     file.write(text)
         write(os.path.join(root, "other"), dict(good))
         with open(os.path.join(root, "other", "config.json"), "w") as file:
-            json.dump(dict(good, architectures=["GPT2LMHeadModel"], model_type="gpt2"), file)
+            json.dump(dict(good, hidden_act="gelu_fast"), file)
         with open(os.path.join(write(os.path.join(root, "done")), "config.json"), "w") as file:
             json.dump(dict(good, quantization_config={"quant_method": "gptq", "bits": 4}), file)
         codes = ("invalid_model", "incompatible_options", "unsupported_architecture", "source_corrupt")
@@ -152,7 +152,7 @@ def contradictory_configs():
             for name in list(cases) + ["broken-config", "array-config", "deep"]:
                 refused_model(root, name, codes=codes, daemon=daemon)
             refused_model(root, "no-config", codes=codes + ("not_found",), statuses=(404, 422), daemon=daemon)
-            refused_model(root, "other", "GPT2LMHeadModel", ("unsupported_architecture",), daemon=daemon)
+            refused_model(root, "other", "gelu_fast", ("unsupported_architecture",), daemon=daemon)
             refused_model(root, "done", "", ("already_quantized",), daemon=daemon)
     finally:
         shutil.rmtree(root)

@@ -140,7 +140,7 @@ def models():
         put(folder("adapter", False), "adapter_model.safetensors", b"\x00" * 16)
         put(folder("llamacpp", False), "model-q4_0.gguf", b"GGUF")
         folder("bare", False)
-        put(folder("gpt2"), "config.json", json.dumps(dict(config(), architectures=["GPT2LMHeadModel"])).encode())
+        put(folder("gelu"), "config.json", json.dumps(dict(config(), hidden_act="gelu_fast")).encode())
         os.makedirs(os.path.join(root, "no-config"))
         cases = [
             ({"uri": "file:lfs"}, 422, "invalid_model", ["model.safetensors", "git-lfs"], "git lfs pull"),
@@ -150,8 +150,8 @@ def models():
             ({"uri": "file:llamacpp"}, 422, "invalid_model", ["model-q4_0.gguf"], "convert"),
             ({"uri": "file:bare"}, 422, "invalid_model", ["no weights", "model.safetensors"], ""),
             ({"uri": "file:no-config"}, 422, "invalid_model", ["no config.json"], ""),
-            ({"uri": "file:gpt2"}, 422, "unsupported_architecture",
-             ["GPT2LMHeadModel"], ARCHITECTURES),
+            ({"uri": "file:gelu"}, 422, "unsupported_architecture",
+             ["gelu_fast"], ARCHITECTURES),
             ({"uri": "file:/etc"}, 400, "invalid_parameter", ["\"/etc\"", "below a model root"], root),
             ({"uri": "file:absent"}, 400, "invalid_parameter", ["no folder \"absent\""], root),
             ({"uri": "http://x/y"}, 400, "invalid_parameter", ["\"uri\" must be file:PATH"], ""),
