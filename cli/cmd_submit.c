@@ -22,7 +22,7 @@ struct submit_options {
     const char *file, *name, *model, *format, *calibration, *evaluation, *device, *key, *webhook;
     struct option_texts methods, set, metadata;
     int64_t bits, group_size, samples, length, seed, priority, attempts, timeout;
-    bool wait, watch;
+    bool model_free, wait, watch;
 };
 
 #define AT(member) offsetof(struct submit_options, member)
@@ -37,6 +37,8 @@ static const struct option_row submit_options[] = {
      .help = "Any other member: damp_percent=0.02 of quantization, output.max_shard_bytes=... of another object; "
              "repeatable"},
     {"format", 0, OPTION_TEXT, "FORMAT", AT(format), .help = "output.format"},
+    {"model-free", 0, OPTION_FLAG, NULL, AT(model_free),
+     .help = "Quantize from names and shapes alone (mode model_free), without calibration"},
     {"calibration", 'c', OPTION_TEXT, "FILE", AT(calibration),
      .help = "Calibration records: a local NDJSON file (\"-\": standard input), or file_... of the server"},
     {"num-samples", 0, OPTION_INT, "N", AT(samples), .help = "calibration.num_samples", 1, INT64_MAX},
@@ -116,6 +118,7 @@ static int make_body(const struct submit_options *options, json_t **out)
     TRY(members_text(body, "name", options->name));
     TRY(members_text(body, "model", options->model));
     TRY(members_text(body, "webhook_id", options->webhook));
+    TRY(options->model_free ? members_text(body, "mode", "model_free") : 0);
     TRY(set_methods(body, &options->methods));
     if (options->bits != OPTION_UNSET || options->group_size != OPTION_UNSET) {
         members_int(members_object(body, "quantization"), "bits", options->bits);
