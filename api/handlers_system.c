@@ -67,6 +67,11 @@ int handlers_list_methods(struct request *request)
     return reply_object_take(request, service_methods(request->context->service));
 }
 
+int handlers_list_architectures(struct request *request)
+{
+    return reply_object_take(request, service_architectures());
+}
+
 int handlers_get_method(struct request *request)
 {
     json_t *method = NULL;

@@ -79,6 +79,36 @@ static const struct schema_row method_list_rows[] = {CONST(object, "list"), LIST
                                                      MEMBER(has_more, BOOL), END};
 const struct schema schema_method_list = {.name = "MethodList", .rows = method_list_rows};
 
+static const struct schema_row architecture_rows[] = {
+    CONST(object, "architecture"),
+    MEMBER(name, STRING, HELP("As in \"architectures\" of config.json.")),
+    MEMBER(model_type, STRING),
+    MEMBER(parts, STRINGS, HELP("Of its layers, those included that a config.json may ask for.")),
+    MEMBER(gguf, STRING, NULLABLE, HELP("The architecture's name in GGUF files.")),
+    MEMBER(methods, STRINGS, HELP("Methods that do something on it.")),
+    MEMBER(formats, STRINGS, HELP("Formats that carry it.")),
+    END};
+static const struct schema schema_architecture = {.name = "Architecture", .rows = architecture_rows};
+
+static const char *const matches[] = {"part_has", "part", "last_part", "outside", NULL};
+static const struct schema_row left_in_float_rows[] = {
+    MEMBER(what, STRING),
+    MEMBER(match, ENUM, .choices = matches, HELP("What of a module's path the words are compared with.")),
+    MEMBER(words, STRINGS), END};
+static const struct schema schema_left_in_float = {.name = "LeftInFloat",
+                                                   .help = "Modules that no override names and that stay in float.",
+                                                   .rows = left_in_float_rows};
+
+static const struct schema_row model_free_rows[] = {MEMBER(methods, STRINGS), MEMBER(formats, STRINGS),
+                                                    LIST(left_in_float, schema_left_in_float), END};
+static const struct schema schema_model_free = {
+    .name = "ModelFree", .help = "What applies to a model of unknown architecture.", .rows = model_free_rows};
+
+static const struct schema_row architecture_list_rows[] = {CONST(object, "list"), LIST(data, schema_architecture),
+                                                           MEMBER(has_more, BOOL),
+                                                           OBJECT(model_free, schema_model_free), END};
+const struct schema schema_architecture_list = {.name = "ArchitectureList", .rows = architecture_list_rows};
+
 /* --- models and files */
 
 static const struct schema_row model_layer_rows[] = {MEMBER(module, STRING), MEMBER(rows, INT), MEMBER(cols, INT),

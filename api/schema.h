@@ -53,7 +53,7 @@ json_t *schema_of_id(const char *prefix);
 /* --- objects.c */
 extern const char *const schema_job_statuses[]; /* NULL ends them */
 extern const struct schema schema_any;
-extern const struct schema schema_health, schema_system, schema_method, schema_method_list;
+extern const struct schema schema_health, schema_system, schema_method, schema_method_list, schema_architecture_list;
 extern const struct schema schema_model_request, schema_model, schema_model_list;
 extern const struct schema schema_file, schema_file_list, schema_upload, schema_upload_list;
 extern const struct schema schema_job_request, schema_job, schema_job_list, schema_job_change, schema_cancel_request,

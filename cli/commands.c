@@ -5,6 +5,7 @@
 const struct command *const commands[] = {
     &command_login,
     &command_system,
+    &command_architectures,
     &command_methods,
     &command_models_list,
     &command_models_register,

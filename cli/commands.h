@@ -5,6 +5,7 @@
 
 extern const struct command command_login;
 extern const struct command command_system;
+extern const struct command command_architectures;
 extern const struct command command_methods;
 extern const struct command command_models_list, command_models_register, command_models_upload, command_models_show,
     command_models_delete;

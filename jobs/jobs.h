@@ -77,6 +77,9 @@ void service_schemas(json_t *components);
 /* GET /v1/system (its jobs are those of the project), /v1/methods, /v1/methods/{name}: new references. */
 json_t *service_system(struct service *service, const struct principal *who);
 json_t *service_methods(struct service *service);
+/* GET /v1/architectures: what each row of models/arch.c is made of, and which methods and formats apply to it; a new
+ * reference. */
+json_t *service_architectures(void);
 /* What jobs and the store count, in the text of base/metrics.h. */
 void service_metrics(struct service *service, FILE *out);
 int service_method(struct service *service, const char *name, json_t **method);

@@ -176,9 +176,10 @@ static int open_device(struct child *child)
 
 static int open_model(struct child *child)
 {
-    enum model_reading reading = child->order.bare ? MODEL_BARE : MODEL_KNOWN;
+    const char *folder = child->order.model;
 
-    TRY(model_open_as(CHILD_MODEL_ROOT, child->order.model, reading, &child->model));
+    TRY(child->order.bare ? model_open_as(CHILD_MODEL_ROOT, folder, MODEL_BARE, &child->model)
+                          : model_open(CHILD_MODEL_ROOT, folder, &child->model));
     return strcmp(model_digest(child->model), child->order.model_digest) == 0
                ? 0
                : err_raise(ERR_SOURCE_CHANGED, "the checkpoint has changed since the job's preparation");

@@ -311,6 +311,21 @@ def damaged_weights():
         true(name in json.dumps(state["error"]), "the tensor is named: %r" % state["error"])
 
 
+def listed():
+    """GET /v1/architectures says which methods and formats are possible without an architecture."""
+    with Bench() as bench:
+        answer = bench.daemon.get("/v1/architectures")
+        rows = {row["name"]: row for row in answer["data"]}
+        true(ARCHITECTURE not in rows and "LlamaForCausalLM" in rows, "rows are of known architectures")
+        llama, mixtral = rows["LlamaForCausalLM"], rows["MixtralForCausalLM"]
+        true("rope" in llama["parts"] and "biases" in llama["parts"] and "experts" not in llama["parts"], "parts of Llama: %r" % llama)
+        true("gguf" in llama["formats"] and llama["gguf"] == "llama", "Llama has a name in GGUF")
+        true("experts" in mixtral["parts"] and "gguf" not in mixtral["formats"], "Mixtral's experts: %r" % mixtral)
+        equal(sorted(answer["model_free"]["formats"]), ["bitsandbytes", "compressed-tensors", "dense"], "formats")
+        true({"rtn", "fp8", "nf4"} <= set(answer["model_free"]["methods"]) and "gptq" not in answer["model_free"]["methods"], "methods")
+        true(any("norm" in rule["words"] for rule in answer["model_free"]["left_in_float"]), "names that stay in float")
+
+
 def known_architectures():
     """The usual path is the default where the architecture is known; model_free is another way to the same codes."""
     with Bench() as bench:
@@ -419,5 +434,5 @@ def memory_below_two_shards():
 
 
 main([what_is_known, methods_and_formats, names_that_loaders_see, overrides_decide, what_needs_more_is_refused, bad_checkpoints,
-      damaged_weights, known_architectures, kills_leave_no_trace, finished_runs_stay, cancelled_soon, a_process_of_its_own,
+      damaged_weights, listed, known_architectures, kills_leave_no_trace, finished_runs_stay, cancelled_soon, a_process_of_its_own,
       memory_below_two_shards])

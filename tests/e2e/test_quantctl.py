@@ -61,6 +61,8 @@ def tour():
         equal(client.run("files", "--json").json["data"], [], "files that are left")
         client.run("jobs", "show", by_flags["id"], status=REFUSED)
         true("gptq" in client.run("methods").out, "methods are listed")
+        true("LlamaForCausalLM" in client.run("architectures").out, "architectures are listed")
+        true("compressed-tensors" in client.run("architectures", "llama").out, "formats of one are listed")
         true("damp_percent" in client.run("methods", "gptq").out, "parameters are listed")
         equal(client.run("system", "--json").json["name"], "quantd", "the server")
 

@@ -10,6 +10,7 @@ import sys
 
 # name: the page, and where the rows are
 TABLES = {
+    "families": ("families.md", "models/arch.c"),
     "operations": ("gpu.md", "gpu/ops.def"),
     "routes": ("api.md", "api/route_rows.def"),
 }

@@ -1,5 +1,6 @@
 /* config.json: what each family's file means, and what is refused with which words. */
 
+#include "models/parts.h"
 #include "models/plan.h"
 #include "tests/unit/models/small_config.h"
 #include "tests/unit/unit.h"
@@ -302,4 +303,16 @@ START_TEST(test_too_many_modules)
 }
 END_TEST
 
-UNIT_MAIN("arch", test_llama, test_windows, test_rope, test_two_ropes, test_refused, test_too_many_modules)
+/* Every row is described; a new one that needs a member which the sample lacks adds it there. */
+START_TEST(test_parts)
+{
+    for (const struct arch *const *row = arch_list(); *row != NULL; row++) {
+        struct arch_parts parts = {.count = 0};
+        ck_assert_msg(arch_parts(*row, &parts), "%s: %s", (*row)->name, err_last()->message);
+        ck_assert_uint_gt(parts.count, 2);
+        ck_assert_int_eq(parts.experts, (*row)->experts != EXPERTS_NEVER);
+    }
+}
+END_TEST
+
+UNIT_MAIN("arch", test_parts, test_llama, test_windows, test_rope, test_two_ropes, test_refused, test_too_many_modules)

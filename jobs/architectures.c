@@ -1,0 +1,95 @@
+/* What can be quantized, row by row of models/arch.c, and what of a model that no row describes: GET /v1/architectures
+ * and docs/families.md. */
+
+#include "jobs/jobs.h"
+
+#include "formats/format.h"
+#include "models/parts.h"
+#include "models/bare.h"
+#include "quantizers/quantizer.h"
+
+#include <string.h>
+
+static bool method_applies(const struct quantizer *quantizer, const struct arch_parts *parts)
+{
+    bool cache = quantizer->solve == NULL && quantizer->rewrite == NULL; /* its scales and their analysis */
+
+    return cache ? parts->attention : quantizer->solve != NULL || parts->folds;
+}
+
+/* parts NULL: of a model that no row describes. */
+static json_t *methods_of(const struct arch_parts *parts)
+{
+    json_t *list = json_array();
+
+    for (const struct quantizer *const *q = quantizer_list(); *q != NULL; q++) {
+        bool free = (*q)->stats == STATS_NONE && (*q)->rewrite == NULL && (*q)->solve != NULL;
+        if (parts == NULL ? free : method_applies(*q, parts)) {
+            json_array_append_new(list, json_string((*q)->name));
+        }
+    }
+    return list;
+}
+
+static json_t *formats_of(const struct arch *row, const struct arch_parts *parts)
+{
+    json_t *list = json_array();
+
+    for (const struct format *const *f = format_list(); *f != NULL; f++) {
+        bool gguf = strcmp((*f)->name, "gguf") == 0;
+        bool takes = row == NULL ? (*f)->bare : !gguf || (row->gguf != NULL && !parts->experts);
+        if (takes) {
+            json_array_append_new(list, json_string((*f)->name));
+        }
+    }
+    return list;
+}
+
+static json_t *parts_of(const struct arch_parts *parts)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < parts->count; i++) {
+        json_array_append_new(list, json_string(parts->names[i]));
+    }
+    return list;
+}
+
+static json_t *describe_row(const struct arch *row)
+{
+    struct arch_parts parts = {.attention = true, .folds = true, .experts = row->experts != EXPERTS_NEVER};
+
+    (void)arch_parts(row, &parts);
+    return json_pack("{s:s, s:s, s:s, s:o, s:s?, s:o, s:o}", "object", "architecture", "name", row->name, "model_type",
+                     row->model_type, "parts", parts_of(&parts), "gguf", row->gguf, "methods", methods_of(&parts),
+                     "formats", formats_of(row, &parts));
+}
+
+/* The list's names, each once. */
+static json_t *list_left_in_float(void)
+{
+    static const char *const matches[] = {
+        [BARE_HAS] = "part_has", [BARE_PART] = "part", [BARE_LAST] = "last_part", [BARE_OUTSIDE] = "outside"};
+    json_t *list = json_array();
+
+    for (const struct bare_rule *rule = bare_rules(); rule->what != NULL; rule++) {
+        json_t *words = json_array();
+        for (const char *const *word = rule->words; word != NULL && *word != NULL; word++) {
+            json_array_append_new(words, json_string(*word));
+        }
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:o}", "what", rule->what, "match", matches[rule->match], "words", words));
+    }
+    return list;
+}
+
+json_t *service_architectures(void)
+{
+    json_t *data = json_array();
+
+    for (const struct arch *const *row = arch_list(); *row != NULL; row++) {
+        json_array_append_new(data, describe_row(*row));
+    }
+    return json_pack("{s:s, s:o, s:b, s:{s:o, s:o, s:o}}", "object", "list", "data", data, "has_more", 0, "model_free",
+                     "methods", methods_of(NULL), "formats", formats_of(NULL, NULL), "left_in_float", list_left_in_float());
+}
