@@ -16,7 +16,7 @@ struct export_piece {
     char name[EXPORT_NAME_MAX];
     enum dtype dtype;
     int rank;
-    int64_t shape[TENSOR_RANK_MAX];
+    int64_t shape[SAFETENSORS_RANK_MAX];
     int64_t bytes;
     int shard;
     int module;    /* index in config.modules, or -1 */

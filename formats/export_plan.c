@@ -102,7 +102,7 @@ static int export_plan_add_module(const struct format_export *request, int index
     for (int i = 0; i < n; i++) {
         pieces[i].dtype = tensors[i].dtype;
         pieces[i].rank = tensors[i].rank;
-        memcpy(pieces[i].shape, tensors[i].shape, sizeof(pieces[i].shape));
+        memcpy(pieces[i].shape, tensors[i].shape, sizeof(tensors[i].shape));
         pieces[i].module = index;
         pieces[i].dense = -1;
         pieces[i].index = i;

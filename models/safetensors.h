@@ -10,13 +10,14 @@
 #include <stdint.h>
 
 #define SAFETENSORS_HEADER_MAX 100000000u
+#define SAFETENSORS_RANK_MAX 8
 
 struct safetensors_entry {
     const char *name; /* NUL-terminated, owned by the file */
     enum dtype dtype;
-    int rank; /* 0..8 in the file; more than TENSOR_RANK_MAX is refused */
-    int64_t shape[TENSOR_RANK_MAX];
-    uint64_t begin, end; /* absolute byte offsets in the file */
+    int rank; /* 0..SAFETENSORS_RANK_MAX: more than a struct tensor has, for what is only copied */
+    int64_t shape[SAFETENSORS_RANK_MAX]; /* unused dimensions are 1 */
+    uint64_t begin, end;                 /* absolute byte offsets in the file */
 };
 
 struct safetensors; /* an open file: fd and index; immutable, so any thread may read */
@@ -43,7 +44,7 @@ int safetensors_fd(const struct safetensors *file); /* borrowed */
 struct safetensors_writer;
 /* Creates path (truncated). */
 int safetensors_writer_new(const char *path, struct safetensors_writer **out);
-/* Before begin only. Rank 0..4. */
+/* Before begin only. Rank 0..SAFETENSORS_RANK_MAX. */
 int safetensors_writer_declare(struct safetensors_writer *writer, const char *name, enum dtype dtype, int rank,
                                const int64_t *shape);
 int safetensors_writer_metadata(struct safetensors_writer *writer, const char *key, const char *value);

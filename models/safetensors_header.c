@@ -16,7 +16,6 @@
 #define TENSORS_MAX ((size_t)1 << 18)
 #define METADATA_MAX ((size_t)1 << 16)
 #define NUMBER_MAX (((uint64_t)1 << 48) - 1)
-#define RANK_MAX 8
 
 static int invalid(const struct safetensors *file, const char *what)
 {
@@ -152,9 +151,6 @@ static int check_entry(const struct safetensors *file, struct safetensors_entry 
             return invalid_entry(file, entry->name, "has a shape whose size overflows");
         }
     }
-    if (rank > TENSOR_RANK_MAX) {
-        return invalid_entry(file, entry->name, "has more than four dimensions");
-    }
     if (offsets[1] < offsets[0] || offsets[1] - offsets[0] != bytes) {
         return err_raise(ERR_INVALID_MODEL,
                          "%.120s: tensor \"%.160s\" needs %llu bytes, but has the range [%llu, %llu)", file->label,
@@ -162,7 +158,7 @@ static int check_entry(const struct safetensors *file, struct safetensors_entry 
                          (unsigned long long)offsets[1]);
     }
     entry->rank = rank;
-    for (int i = 0; i < TENSOR_RANK_MAX; i++) {
+    for (int i = 0; i < SAFETENSORS_RANK_MAX; i++) {
         entry->shape[i] = i < rank ? (int64_t)shape[i] : 1;
     }
     entry->begin = file->data_begin + offsets[0];
@@ -175,7 +171,7 @@ static int parse_entry(struct safetensors *file, struct json_stream *stream)
     enum { DTYPE = 1, SHAPE = 2, OFFSETS = 4 };
     static const char *const names[] = {"dtype", "shape", "data_offsets"};
     struct safetensors_entry *entry = &file->entries[file->count];
-    uint64_t shape[RANK_MAX] = {0}, offsets[2] = {0};
+    uint64_t shape[SAFETENSORS_RANK_MAX] = {0}, offsets[2] = {0};
     int rank = 0, ends = 0, seen = 0;
     enum json_token token;
 
@@ -198,7 +194,7 @@ static int parse_entry(struct safetensors *file, struct json_stream *stream)
         }
         seen |= member;
         TRY(member == DTYPE   ? parse_dtype(file, stream, entry->name, &entry->dtype)
-            : member == SHAPE ? parse_numbers(file, stream, entry->name, shape, RANK_MAX, &rank)
+            : member == SHAPE ? parse_numbers(file, stream, entry->name, shape, SAFETENSORS_RANK_MAX, &rank)
                               : parse_numbers(file, stream, entry->name, offsets, 2, &ends));
     }
     if (token != JSON_TOKEN_OBJECT_END) {

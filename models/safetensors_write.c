@@ -30,7 +30,7 @@ struct item {
     const char *name;
     enum dtype dtype;
     int rank;
-    int64_t shape[TENSOR_RANK_MAX];
+    int64_t shape[SAFETENSORS_RANK_MAX];
     uint64_t begin, bytes; /* begin: relative to the data */
     _Atomic uint64_t written;
 };
@@ -97,7 +97,7 @@ static int writer_grow(struct safetensors_writer *writer)
 int safetensors_writer_declare(struct safetensors_writer *writer, const char *name, enum dtype dtype, int rank,
                                const int64_t *shape)
 {
-    if (writer->by_name != NULL || rank < 0 || rank > TENSOR_RANK_MAX) {
+    if (writer->by_name != NULL || rank < 0 || rank > SAFETENSORS_RANK_MAX) {
         return err_raise(ERR_INTERNAL, "tensor %.160s of rank %d cannot be declared", name, rank);
     }
     TRY(writer_grow(writer));

@@ -43,6 +43,7 @@ def lumen_tensors(hidden, layers):
     yield "language_model.model.embed_tokens.weight", (64, hidden), "BF16"
     yield "vision_tower.blocks.0.attn.proj.weight", (hidden, hidden), "F16"
     yield "vision_tower.position_ids", (1, 16), "I64"
+    yield "vision_tower.patch_embed.proj.weight", (8, 3, 2, 4, 4), "BF16"
     yield "multi_modal_projector.linear_1.weight", (hidden, hidden), "BF16"
     for layer in range(layers):
         yield from layer_tensors("%s%d." % (PREFIX, layer), hidden)
@@ -217,7 +218,7 @@ def names_that_loaders_see():
         quantization = made["quantization_config"]
         equal(quantization["quant_method"], "compressed-tensors", "method of the config")
         expected = ["language_model.model.embed_tokens", "vision_tower.blocks.0.attn.proj", "vision_tower",
-                    "multi_modal_projector.linear_1", "language_model.lm_head"]
+                    "vision_tower.patch_embed.proj", "multi_modal_projector.linear_1", "language_model.lm_head"]
         expected += ["%s%d.%s" % (PREFIX, layer, name) for layer in range(3) for name in ("mixer.conv1d", "mlp.gate", "mlp.fused")]
         equal(sorted(quantization["ignore"]), sorted(expected), "ignore")
 
