@@ -234,10 +234,9 @@ static int formats_judge_model(const struct format *format, const struct model *
     if (format_takes_model(format, model)) {
         return 0;
     }
-    return err_raise(
-        ERR_INCOMPATIBLE_OPTIONS,
-        "%s needs a known architecture, and that of this model, %.100s, is read from names and shapes alone",
-        format->name, model_config(model)->arch->name);
+    return err_raise(ERR_INCOMPATIBLE_OPTIONS,
+                     "%s needs to know the architecture, and this %.100s is quantized from names and shapes alone",
+                     format->name, model_config(model)->arch->name);
 }
 
 /* The first reason why not, or 0. */

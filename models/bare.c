@@ -285,6 +285,20 @@ const char *model_bare_reason(const struct model *model)
     return model->bare->reason;
 }
 
+bool bare_is_solved(const struct model *model, const char *tensor)
+{
+    size_t length = strlen(tensor), suffix = sizeof(SUFFIX) - 1;
+    char path[PLAN_NAME_MAX];
+    int module;
+
+    if (length <= suffix || length - suffix >= sizeof(path) || strcmp(tensor + length - suffix, SUFFIX) != 0) {
+        return false;
+    }
+    snprintf(path, sizeof(path), "%.*s", (int)(length - suffix), tensor);
+    int64_t layer = bare_find(model, path, &module);
+    return layer >= 0 && !plans_layer(model->plans, layer)->modules[module].optional;
+}
+
 int64_t bare_find(const struct model *model, const char *name, int *module)
 {
     const struct bare_name key = {.name = name};

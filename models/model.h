@@ -64,7 +64,8 @@ struct model_tensor model_find(const struct model *model, const char *name);
  * (compared in bounded memory, once for each opened model; where they differ, nearly always at the first piece). Where
  * they differ, the head is the model's own, whatever config.json says. */
 int model_tied(const struct model *model, bool *tied);
-/* Search what is outside the blocks (final norm, embedding, head unless it is tied) for a NaN or Inf:
+/* Search what is outside the blocks (final norm, embedding, head unless it is tied; of a bare model all but the weights
+ * that are usually quantized) for a NaN or Inf:
  * ERR_NON_FINITE_VALUE with the tensor's name. tick, if any, is called between pieces; what it returns other than 0
  * ends the search. */
 typedef int (*model_tick)(void *data);

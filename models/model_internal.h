@@ -118,6 +118,8 @@ int bare_load(struct model *model);
 void bare_free(struct bare *bare);
 /* The layer of a module, by its path, and *module; or -1. */
 int64_t bare_find(const struct model *model, const char *name, int *module);
+/* Whether a tensor is the weight of a module that is not optional. */
+bool bare_is_solved(const struct model *model, const char *tensor);
 
 /* model_check.c: tensors against the configuration. */
 int model_check_tensors(const struct model *model);

@@ -111,17 +111,31 @@ static int scan_tensor(const struct model_tensor *tensor, void *buffer, model_ti
     return 0;
 }
 
+/* Of a bare model: whatever is not the weight of a module that is quantized unless the request says otherwise. */
+static int check_bare(const struct model *model, void *buffer, model_tick tick, void *data)
+{
+    for (size_t i = 0; i < model->tensor_count; i++) {
+        const struct model_tensor *tensor = &model->tensors[i];
+        enum dtype dtype = tensor->entry->dtype;
+        bool is_float = dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+        if (is_float && !bare_is_solved(model, tensor->name)) {
+            TRY(check_tensor(tensor, buffer, tick, data));
+        }
+    }
+    return 0;
+}
+
 int model_check_outside(const struct model *model, model_tick tick, void *data)
 {
     const char *const names[] = {model->norm, model->embedding, model->head};
     AUTO_FREE float *buffer = NULL;
     bool tied = true;
 
-    if (model->bare != NULL) {
-        return 0; /* nothing says which these are; the export looks at all that it copies */
-    }
     TRY(model_tied(model, &tied));
     TRY(mem_buffer(&buffer, PIECE_ELEMENTS));
+    if (model->bare != NULL) {
+        return check_bare(model, buffer, tick, data);
+    }
     for (int i = 0; i < (tied ? 2 : 3); i++) {
         const struct model_tensor tensor = model_find(model, names[i]);
         TRY(scan_tensor(&tensor, buffer, tick, data));

@@ -312,6 +312,21 @@ def damaged_weights():
         true(name in json.dumps(state["error"]), "the tensor is named: %r" % state["error"])
 
 
+def damaged_copies():
+    """So does one in what is only copied, before anything is quantized."""
+    with Bench(shards=1) as bench:
+        path = os.path.join(bench.folder, "model.safetensors")
+        header, start = read_header(path)
+        name = "vision_tower.blocks.0.attn.proj.weight"
+        with open(path, "r+b") as file:
+            file.seek(start + header[name]["data_offsets"][0] + 10)
+            file.write(b"\x00\x7e")
+        state = wait_job(bench.daemon, bench.submit(**FP8).json["id"])
+        equal(state["status"], "failed", "status of the job")
+        true(name in json.dumps(state["error"]), "the tensor is named: %r" % state["error"])
+        equal(state["progress"]["modules_done"], 0, "modules that were done before")
+
+
 def listed():
     """GET /v1/architectures says which methods and formats are possible without an architecture."""
     with Bench() as bench:
@@ -435,5 +450,5 @@ def memory_below_two_shards():
 
 
 main([what_is_known, methods_and_formats, names_that_loaders_see, overrides_decide, what_needs_more_is_refused, bad_checkpoints,
-      damaged_weights, listed, known_architectures, kills_leave_no_trace, finished_runs_stay, cancelled_soon, a_process_of_its_own,
+      damaged_weights, damaged_copies, listed, known_architectures, kills_leave_no_trace, finished_runs_stay, cancelled_soon, a_process_of_its_own,
       memory_below_two_shards])
