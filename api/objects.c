@@ -83,6 +83,7 @@ static const struct schema_row architecture_rows[] = {
     CONST(object, "architecture"),
     MEMBER(name, STRING, HELP("As in \"architectures\" of config.json.")),
     MEMBER(model_type, STRING),
+    MEMBER(composites, STRINGS, HELP("Classes that hold such a language model next to other parts.")),
     MEMBER(parts, STRINGS, HELP("Of its layers, those included that a config.json may ask for.")),
     MEMBER(gguf, STRING, NULLABLE, HELP("The architecture's name in GGUF files.")),
     MEMBER(methods, STRINGS, HELP("Methods that do something on it.")),

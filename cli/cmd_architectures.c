@@ -60,6 +60,7 @@ static int show_row(const struct cli *cli, const json_t *list, const char *name)
             return 0;
         }
         safe_printf(stdout, "%s (%s)\n", print_text(row, "name"), print_text(row, "model_type"));
+        show_names("within", json_object_get(row, "composites"));
         show_names("parts", json_object_get(row, "parts"));
         show_names("methods", json_object_get(row, "methods"));
         show_names("formats", json_object_get(row, "formats"));

@@ -4,8 +4,8 @@
 #include "jobs/jobs.h"
 
 #include "formats/format.h"
-#include "models/parts.h"
 #include "models/bare.h"
+#include "models/parts.h"
 #include "quantizers/quantizer.h"
 
 #include <string.h>
@@ -55,14 +55,29 @@ static json_t *parts_of(const struct arch_parts *parts)
     return list;
 }
 
+/* Classes of checkpoints that hold such a language model and more. */
+static json_t *composites_of(const struct arch *row)
+{
+    json_t *list = json_array();
+
+    for (const struct arch_composite *c = arch_composites(); c->name != NULL; c++) {
+        for (size_t i = 0; i < sizeof(c->text_types) / sizeof(c->text_types[0]) && c->text_types[i] != NULL; i++) {
+            if (strcmp(c->text_types[i], row->model_type) == 0) {
+                json_array_append_new(list, json_string(c->name));
+            }
+        }
+    }
+    return list;
+}
+
 static json_t *describe_row(const struct arch *row)
 {
     struct arch_parts parts = {.attention = true, .folds = true, .experts = row->experts != EXPERTS_NEVER};
 
     (void)arch_parts(row, &parts);
-    return json_pack("{s:s, s:s, s:s, s:o, s:s?, s:o, s:o}", "object", "architecture", "name", row->name, "model_type",
-                     row->model_type, "parts", parts_of(&parts), "gguf", row->gguf, "methods", methods_of(&parts),
-                     "formats", formats_of(row, &parts));
+    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:s?, s:o, s:o}", "object", "architecture", "name", row->name,
+                     "model_type", row->model_type, "composites", composites_of(row), "parts", parts_of(&parts), "gguf",
+                     row->gguf, "methods", methods_of(&parts), "formats", formats_of(row, &parts));
 }
 
 /* The list's names, each once. */
@@ -91,5 +106,6 @@ json_t *service_architectures(void)
         json_array_append_new(data, describe_row(*row));
     }
     return json_pack("{s:s, s:o, s:b, s:{s:o, s:o, s:o}}", "object", "list", "data", data, "has_more", 0, "model_free",
-                     "methods", methods_of(NULL), "formats", formats_of(NULL, NULL), "left_in_float", list_left_in_float());
+                     "methods", methods_of(NULL), "formats", formats_of(NULL, NULL), "left_in_float",
+                     list_left_in_float());
 }

@@ -80,10 +80,13 @@ static void print_families(const json_t *rows)
     const json_t *row;
     size_t i;
 
-    puts("| architecture | model_type | parts of its layers | methods | formats | GGUF |\n|---|---|---|---|---|---|");
+    puts("| architecture | model_type | within | parts of its layers | methods | formats | GGUF |\n"
+         "|---|---|---|---|---|---|---|");
     json_array_foreach(rows, i, row)
     {
         printf("| `%s` | `%s` | ", text(row, "name"), text(row, "model_type"));
+        print_list(json_object_get(row, "composites"), "");
+        (void)fputs(" | ", stdout);
         print_list(json_object_get(row, "parts"), "");
         (void)fputs(" | ", stdout);
         print_missing(json_object_get(row, "methods"), methods);
