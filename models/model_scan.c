@@ -119,7 +119,7 @@ static int check_bare(const struct model *model, void *buffer, model_tick tick, 
         enum dtype dtype = tensor->entry->dtype;
         bool is_float = dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
         if (is_float && !bare_is_solved(model, tensor->name)) {
-            TRY(check_tensor(tensor, buffer, tick, data));
+            TRY(scan_tensor(tensor, buffer, tick, data));
         }
     }
     return 0;
