@@ -72,7 +72,7 @@ static json_t *composites_of(const struct arch *row)
 
 static json_t *describe_row(const struct arch *row)
 {
-    struct arch_parts parts = {.attention = true, .folds = true, .experts = row->experts != EXPERTS_NEVER};
+    struct arch_parts parts = {.attention = true, .folds = true, .experts = row->experts != NULL};
 
     (void)arch_parts(row, &parts);
     return json_pack("{s:s, s:s, s:s, s:o, s:o, s:s?, s:o, s:o}", "object", "architecture", "name", row->name,
