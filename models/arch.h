@@ -109,6 +109,8 @@ struct arch {
     const struct arch_experts *experts; /* NULL: no layer has any */
     const char *head_norms_member;      /* whether queries and keys have norms; NULL: the plan says it */
     const struct arch_latent *latent;   /* NULL: attention has no latent keys and values */
+    const char
+        *sample; /* JSON: members for parts.c's sample, where the row does not take those that it has; NULL: none */
     /* What a member means that config.json lacks. 0: as many as heads; hidden_size / heads; no window. */
     int64_t default_kv_heads, default_head_dim, default_window, default_max_position;
     int64_t default_heads, default_vocab, default_pattern; /* 0: required; 0: required; no window */

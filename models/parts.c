@@ -1,5 +1,6 @@
 /* Parts of an architecture. A part is a predicate over steps, norms and modules of the plans of one configuration,
- * `sample`: one that asks for everything that is optional, so that "biases" means that there may be some. */
+ * `sample` with the row's own members: one that asks for everything that is optional, so that "biases" means that there
+ * may be some. */
 
 #include "models/parts.h"
 
@@ -160,11 +161,13 @@ static bool has_folds(const struct plan *plan)
 bool arch_parts(const struct arch *row, struct arch_parts *out)
 {
     AUTO_JSON json_t *config = json_loads(sample, 0, NULL);
+    AUTO_JSON json_t *own = row->sample != NULL ? json_loads(row->sample, 0, NULL) : json_object();
     AUTO(plans) struct plans *plans = NULL;
     struct model_config parsed;
 
     json_object_set_new(config, "architectures", json_pack("[s]", row->name));
-    if (config == NULL || arch_parse_config(config, &parsed) != 0 || plans_new(&parsed, &plans) != 0) {
+    if (json_object_update(config, own) != 0 || arch_parse_config(config, &parsed) != 0 ||
+        plans_new(&parsed, &plans) != 0) {
         return false;
     }
     *out = (struct arch_parts){.attention = any_layer(plans, has_attention),
