@@ -121,19 +121,25 @@ void block_free_factors(struct block *block)
     }
 }
 
-/* The rows of a module, divided. */
-static int fold_rows(struct block *block, int index, const float *factors, int64_t count, const struct gpu *gpu,
-                     struct gpu_stream *stream)
+/* The rows of a module, or those that fold->rows says, divided. */
+static int fold_rows(struct block *block, const struct plan_fold *fold, const float *factors, int64_t count,
+                     const struct gpu *gpu, struct gpu_stream *stream)
 {
+    const struct plan_select *which = &fold->rows;
+    int64_t all = block->plan->modules[fold->module].rows;
     AUTO_FREE float *inverse = NULL;
     AUTO_TENSOR(rows, gpu);
 
-    TRY(mem_buffer(&inverse, (size_t)count));
-    for (int64_t j = 0; j < count; j++) {
-        inverse[j] = 1.0f / factors[j];
+    TRY(mem_buffer(&inverse, (size_t)all));
+    for (int64_t n = 0; n < all; n++) {
+        inverse[n] = 1.0f;
     }
-    TRY(gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &count, inverse, &rows));
-    return change_module(block, index, true, &rows, inverse, gpu, stream);
+    for (int64_t j = 0; j < count; j++) {
+        int64_t n = which->stride == 0 ? j : j / which->count * which->stride + which->first + j % which->count;
+        inverse[n] = 1.0f / factors[j];
+    }
+    TRY(gpu_tensor_from_host(gpu, stream, DTYPE_F32, 1, &all, inverse, &rows));
+    return change_module(block, fold->module, true, &rows, inverse, gpu, stream);
 }
 
 static int scale_readers(struct block *block, const struct plan_group *group, const float *factors,
@@ -159,7 +165,7 @@ static int move_factors(struct block *block, const struct plan_group *group, flo
     if (group->fold.kind == FOLD_NORM) {
         TRY(fold_norm(block, group->fold.norm, factors, count, dtype, gpu, stream));
     } else {
-        TRY(fold_rows(block, group->fold.module, factors, count, gpu, stream));
+        TRY(fold_rows(block, &group->fold, factors, count, gpu, stream));
     }
     return scale_readers(block, group, factors, gpu, stream);
 }

@@ -149,8 +149,8 @@ struct plan_module {
     /* Derived: */
     int step;     /* LINEAR; of the expert's plan where it is an expert's */
     int group;    /* of the plan that it stands in */
-    bool rotated; /* its outputs are rotated by position */
-    bool scores;  /* its outputs are attention's queries or keys: multiplied with another module's */
+    bool rotated; /* its outputs, or some of them, are rotated by position */
+    bool scores;  /* its outputs, or some, are attention's queries or keys: multiplied with another's, or each other */
 };
 
 /* A tensor of the layer that is neither a linear's nor a norm's: sinks of attention, the decay of a recurrence. */
@@ -171,6 +171,8 @@ enum plan_fold_kind {
 struct plan_fold {
     enum plan_fold_kind kind;
     int norm, module; /* -1: none */
+    /* Which rows of `module`, in order: row `first` of each `stride` and those after it; stride 0: all. */
+    struct plan_select rows;
     /* Rows of `module` feed the value through attention; `shared`: each feeds several columns, since key heads are
      * grouped, and kind is NONE. */
     bool attention, shared;
@@ -184,8 +186,8 @@ struct plan_group {
     int64_t columns; /* of the value */
     int step;        /* the first that reads the value, in the layer's plan */
     struct plan_fold fold;
-    /* What these modules end in: the value that is next added to the residual stream, -1 where it does not follow from
-     * `input` alone. */
+    /* What these modules end in: the value that is next added to the residual stream, or of a sum that is added the
+     * part which follows from `input` alone; -1 where none does. */
     int branch;
     /* The one module whose output is that value itself; -1 where there is none. */
     int residual;

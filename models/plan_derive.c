@@ -1,5 +1,5 @@
 /* What follows from a plan's steps: where values are stored, which modules read the same input, what is stored between
- * passes, where factors can go. Each is one look over the steps, which are few.
+ * passes. Each is one look over the steps, which are few. Where factors can go: plan_folds.c.
  *
  * The residual stream. Steps that only change their first input work in place where nobody reads it afterwards, so the
  * layer's input and the sums that take its place share one storage: a layer must end in it, since its output is the
@@ -18,16 +18,6 @@ static bool in_set(plan_set set, int number)
     return (set & PLAN_BIT(number)) != 0;
 }
 
-static bool reads(const struct plan_step *step, int value)
-{
-    for (int i = 0; i < step->inputs; i++) {
-        if (step->in[i] == value) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static void find_last(struct plan_builder *b)
 {
     for (int s = 0; s < b->plan.step_count; s++) {
@@ -35,22 +25,6 @@ static void find_last(struct plan_builder *b)
             b->values[b->steps[s].in[i]].last = s;
         }
     }
-}
-
-/* The one step that reads a value, or -1. */
-static int only_reader(const struct plan_builder *b, int value)
-{
-    int found = -1;
-
-    for (int s = 0; s < b->plan.step_count; s++) {
-        if (reads(&b->steps[s], value)) {
-            if (found >= 0) {
-                return -1;
-            }
-            found = s;
-        }
-    }
-    return found;
 }
 
 /* --- storages */
@@ -299,85 +273,25 @@ static void find_kept(struct plan_builder *b, struct plan_group *groups, struct 
     }
 }
 
-/* --- folds */
+/* --- branches */
 
-/* The linear that makes a value by itself, through factors alone, if nothing else reads what it makes; else -1. */
-static int rows_behind(const struct plan_builder *b, int value, int reader)
+/* What is added to the residual stream as `branch`, or where that is a sum itself, as in layers whose attention and MLP
+ * run side by side, the part of it that follows from `input`; -1: none. */
+static int branch_from(const struct plan_builder *b, int input, int branch)
 {
-    while (value > 0 && only_reader(b, value) == reader) {
-        int s = b->values[value].producer;
-        if (b->steps[s].kind == STEP_LINEAR) {
-            return b->steps[s].module;
+    plan_set steps, used;
+
+    if (plan_steps(&b->plan, PLAN_BIT(input), PLAN_BIT(branch), &steps, &used)) {
+        return branch;
+    }
+    int s = b->values[branch].producer;
+    for (int i = 0; s >= 0 && b->steps[s].kind == STEP_ADD && i < 2; i++) {
+        int part = branch_from(b, input, b->steps[s].in[i]);
+        if (part >= 0) {
+            return part;
         }
-        if (b->steps[s].kind != STEP_SCALE) {
-            return -1;
-        }
-        value = b->steps[s].in[0];
-        reader = s;
     }
     return -1;
-}
-
-static bool only_linears_read(const struct plan_builder *b, int value)
-{
-    for (int s = 0; s < b->plan.step_count; s++) {
-        if (reads(&b->steps[s], value) && b->steps[s].kind != STEP_LINEAR && b->steps[s].kind != STEP_EXPERTS) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static struct plan_fold find_fold(const struct plan_builder *b, int value)
-{
-    struct plan_fold fold = {.kind = FOLD_NONE, .norm = -1, .module = -1};
-    int s = b->values[value].producer;
-
-    if (!only_linears_read(b, value)) {
-        return fold;
-    }
-    while (s >= 0 && b->steps[s].kind == STEP_SCALE && b->values[b->steps[s].in[0]].last == s) {
-        s = b->values[b->steps[s].in[0]].producer;
-    }
-    if (s < 0) {
-        return fold;
-    }
-    const struct plan_step *step = &b->steps[s];
-    switch (step->kind) {
-    case STEP_NORM:
-        if (b->norms[step->norm].path != NULL && b->norms[step->norm].size == b->values[value].width) {
-            fold.kind = FOLD_NORM;
-            fold.norm = step->norm;
-        }
-        break;
-    case STEP_ATTENTION:
-        fold.module = rows_behind(b, step->in[2], s);
-        fold.attention = true;
-        fold.shared = step->attention.heads != step->attention.kv_heads;
-        fold.kind = fold.module >= 0 && !fold.shared ? FOLD_ROWS : FOLD_NONE;
-        break;
-    case STEP_ACTIVATE:
-        /* Factors pass through what multiplies, and through relu, which is homogeneous. */
-        if (step->inputs == 2 && step->activation != ACTIVATION_SWIGLU_CLAMPED) {
-            fold.module = rows_behind(b, step->in[1], s);
-        } else if (step->activation == ACTIVATION_RELU) {
-            fold.module = rows_behind(b, step->in[0], s);
-        }
-        fold.kind = fold.module >= 0 ? FOLD_ROWS : FOLD_NONE;
-        break;
-    default:
-        break;
-    }
-    return fold;
-}
-
-static void find_folds(struct plan_builder *b, struct plan_group *groups)
-{
-    for (int g = 0; g < b->plan.group_count; g++) {
-        if (groups[g].expert < 0) {
-            groups[g].fold = find_fold(b, groups[g].input);
-        }
-    }
 }
 
 /* What a group's modules end in. An expert's plan ends in its output. */
@@ -387,43 +301,58 @@ static void find_branches(struct plan_builder *b, struct plan_group *groups)
 
     for (int g = 0; g < plan->group_count; g++) {
         struct plan_group *group = &groups[g];
-        plan_set steps, used;
         int addition = b->expert ? -1 : next_addition(b, group->step);
         int branch = b->expert ? plan->output : addition >= 0 ? b->steps[addition].in[1] : -1;
         if (group->expert >= 0 || branch < 0) {
             continue;
         }
-        if (plan_steps(plan, PLAN_BIT(group->input), PLAN_BIT(branch), &steps, &used)) {
-            group->branch = branch;
-        }
+        group->branch = branch_from(b, group->input, branch);
         bool alone = group->count == 1 && b->steps[b->modules[group->modules[0]].step].out == branch;
-        if (alone && addition >= 0 && only_reader(b, branch) == addition && !b->values[group->input].residual) {
+        if (alone && addition >= 0 && plan_only_reader(b, branch) == addition && !b->values[group->input].residual) {
             group->residual = group->modules[0];
         }
     }
 }
 
-/* Whether a module's outputs reach a step of this kind, through norms, factors and rotations alone, as its input below
- * `inputs`. */
+/* Whether all that read a value are selections of its columns. */
+static bool only_selections_read(const struct plan_builder *b, int value)
+{
+    bool any = false;
+
+    for (int s = 0; s < b->plan.step_count; s++) {
+        if (plan_step_reads(&b->steps[s], value)) {
+            if (b->steps[s].kind != STEP_SELECT) {
+                return false;
+            }
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* Whether a module's outputs, or some of them, reach a step of this kind, through norms, factors and rotations alone,
+ * as its input below `inputs`. */
 static bool reaches(const struct plan_builder *b, int value, enum plan_step_kind kind, int inputs)
 {
-    for (;;) {
-        int s = only_reader(b, value);
-        if (s < 0) {
-            return false;
+    int s = plan_only_reader(b, value);
+
+    for (int k = 0; s < 0 && only_selections_read(b, value) && k < b->plan.step_count; k++) {
+        if (plan_step_reads(&b->steps[k], value) && reaches(b, b->steps[k].out, kind, inputs)) {
+            return true;
         }
-        const struct plan_step *step = &b->steps[s];
-        for (int i = 0; step->kind == kind && i < inputs; i++) {
-            if (step->in[i] == value) {
-                return true;
-            }
-        }
-        if (step->kind != STEP_NORM && step->kind != STEP_SCALE && step->kind != STEP_ROPE &&
-            step->kind != STEP_SELECT) {
-            return false;
-        }
-        value = step->out;
     }
+    if (s < 0) {
+        return false;
+    }
+    const struct plan_step *step = &b->steps[s];
+    for (int i = 0; step->kind == kind && i < inputs; i++) {
+        if (step->in[i] == value) {
+            return true;
+        }
+    }
+    return (step->kind == STEP_NORM || step->kind == STEP_SCALE || step->kind == STEP_ROPE ||
+            step->kind == STEP_SELECT) &&
+           reaches(b, step->out, kind, inputs);
 }
 
 static void describe_modules(struct plan_builder *b)
@@ -512,7 +441,7 @@ int plan_derive(struct plan_builder *b, int output)
     TRY(find_groups(b, &groups));
     plan->groups = groups;
     find_kept(b, groups, storages);
-    find_folds(b, groups);
+    plan_find_folds(b, groups);
     find_branches(b, groups);
     place_storages(b, storages);
     describe_modules(b);

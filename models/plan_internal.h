@@ -21,3 +21,9 @@ struct plan_builder {
 struct plan_builder *plan_builder_new(struct arena *arena, int64_t width);
 /* plan_derive.c: what follows from the steps, into builder->plan; its lists are the arena's afterwards. */
 int plan_derive(struct plan_builder *b, int output);
+/* plan_folds.c. */
+bool plan_step_reads(const struct plan_step *step, int value);
+/* The one step that reads a value, or -1. */
+int plan_only_reader(const struct plan_builder *b, int value);
+/* Set `fold` of all groups but experts', whose plans have theirs. */
+void plan_find_folds(const struct plan_builder *b, struct plan_group *groups);

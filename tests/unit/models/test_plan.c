@@ -239,6 +239,41 @@ static int plan_post_norms(const struct model_config *c, int64_t layer, struct p
     return plan_add(b, 0, plan_row_norm(b, out, "post_feedforward_layernorm", NULL));
 }
 
+/* Queries, keys and values of each head are neighbours in one linear, gate and up halves of another; attention and MLP
+ * run side by side. `overlap`: the values begin in the keys. */
+static int plan_side_by_side(const struct model_config *c, struct plan_builder *b, int64_t overlap)
+{
+    int64_t d = c->head_dim, i = c->intermediate_size;
+    int in = plan_row_norm(b, 0, "input_layernorm", NULL);
+    int qkv = plan_linear(b, in, "attention.query_key_value", NULL, 3 * c->hidden_size, true);
+    int q = plan_rope(b, plan_select(b, qkv, &(struct plan_select){3 * d, 0, d}), d);
+    int k = plan_rope(b, plan_select(b, qkv, &(struct plan_select){3 * d, d, d}), d);
+    int v = plan_select(b, qkv, &(struct plan_select){3 * d, 2 * d - overlap, d});
+    const struct plan_attention attention = {
+        .heads = c->num_heads, .kv_heads = c->num_heads, .head_dim = d, .scale = 1};
+    int made = plan_attend(b, q, k, v, &attention);
+    int out = plan_linear(b, made, "attention.dense", NULL, c->hidden_size, false);
+    in = plan_row_norm(b, 0, "post_attention_layernorm", NULL);
+    int both = plan_linear(b, in, "mlp.gate_up_proj", NULL, 2 * i, false);
+    int gate = plan_select(b, both, &(struct plan_select){2 * i, 0, i});
+    int up = plan_select(b, both, &(struct plan_select){2 * i, i, i});
+    int product = plan_activate(b, ACTIVATION_SILU, gate, up);
+    int last = plan_linear(b, product, "mlp.down_proj", NULL, c->hidden_size, false);
+    return plan_add(b, 0, plan_add(b, out, last));
+}
+
+static int plan_fused_columns(const struct model_config *c, int64_t layer, struct plan_builder *b)
+{
+    (void)layer;
+    return plan_side_by_side(c, b, 0);
+}
+
+static int plan_shared_columns(const struct model_config *c, int64_t layer, struct plan_builder *b)
+{
+    (void)layer;
+    return plan_side_by_side(c, b, 1);
+}
+
 static int plan_without_residual(const struct model_config *c, int64_t layer, struct plan_builder *b)
 {
     (void)layer;
@@ -320,4 +355,37 @@ START_TEST(test_made_up)
 }
 END_TEST
 
-UNIT_MAIN("plan", test_groups, test_passes, test_folds, test_families, test_norms_after, test_experts, test_made_up)
+START_TEST(test_selections)
+{
+    struct plans *plans;
+
+    ck_assert_rc_ok(made_up(plan_fused_columns, &plans));
+    const struct plan *plan = plans_layer(plans, 0);
+    const struct plan_group *groups = plan->groups;
+
+    ck_assert_int_eq(plan->module_count, 4);
+    ck_assert_int_eq(plan->group_count, 4);
+    ck_assert(groups[0].fold.kind == FOLD_NORM && groups[2].fold.kind == FOLD_NORM);
+    /* Values and up are rows of a linear, by head and by halves. */
+    ck_assert(groups[1].fold.kind == FOLD_ROWS && groups[1].fold.attention && !groups[1].fold.shared);
+    ck_assert_int_eq(groups[1].fold.module, 0);
+    ck_assert(groups[1].fold.rows.stride == 48 && groups[1].fold.rows.first == 32 && groups[1].fold.rows.count == 16);
+    ck_assert(groups[3].fold.kind == FOLD_ROWS && groups[3].fold.module == 2);
+    ck_assert(groups[3].fold.rows.stride == 192 && groups[3].fold.rows.first == 96 && groups[3].fold.rows.count == 96);
+    /* Each half is judged by its own part of what is added to the stream. */
+    for (int g = 0; g < 4; g++) {
+        ck_assert_int_eq(groups[g].branch, made_by(plan, g < 2 ? "attention.dense" : "mlp.down_proj"));
+        ck_assert_int_eq(groups[g].residual, -1);
+    }
+    ck_assert(plan->modules[0].rotated && plan->modules[0].scores && !plan->modules[2].scores);
+    ck_assert_uint_eq(groups[2].kept, PLAN_BIT(0) | PLAN_BIT(made_by(plan, "attention.dense")));
+    plans_free(plans);
+
+    ck_assert_rc_ok(made_up(plan_shared_columns, &plans));
+    ck_assert_int_eq(plans_layer(plans, 0)->groups[1].fold.kind, FOLD_NONE);
+    plans_free(plans);
+}
+END_TEST
+
+UNIT_MAIN("plan", test_groups, test_passes, test_folds, test_families, test_norms_after, test_experts, test_made_up,
+          test_selections)
