@@ -56,8 +56,8 @@ void block_deinit(struct block *block, const struct gpu *gpu); /* zeroed is fine
  * that is its own. */
 int block_view(const struct block *block, struct block *out);
 void block_view_deinit(struct block *view);
-/* The stored tensors of block `index` that block_load reads, without experts, at most block_tensors_max(model); returns
- * how many. Their names live as long as the model. */
+/* The stored tensors of block `index` that block_load reads as they are, without experts, at most
+ * block_tensors_max(model); returns how many. Their names live as long as the model. */
 size_t block_tensors_max(const struct model *model);
 size_t block_tensors(const struct model *model, int64_t index, struct model_tensor *list);
 /* Ask the system to have the bytes of block `index` in memory by the time they are loaded. Returns at once; a block

@@ -24,18 +24,24 @@ static int load_tensor(const struct source *source, const char *name, struct ten
     return model_load_bytes(source->model, name, bytes, DTYPE_F32, source->gpu, source->stream, out);
 }
 
-static int load_named_module(const struct source *source, struct block *block, int i)
+static int load_module_part(const struct source *source, const struct block *block, int i, bool bias,
+                            struct tensor *out)
 {
     const struct plan_module *module = &block->plan->modules[i];
     char name[MODEL_NAME_MAX];
 
-    model_tensor_name(source->model, block->index, module->path, "weight", name);
-    TRY(load_tensor(source, name, &block->modules[i].weight));
-    if (module->bias) {
-        model_tensor_name(source->model, block->index, module->path, "bias", name);
-        TRY(load_tensor(source, name, &block->modules[i].bias));
+    if (module->stored != NULL) {
+        const struct model_part part = model_part(source->model, block->index, module, bias);
+        return model_load_part(&part, source->gpu, source->stream, out);
     }
-    return 0;
+    model_part_name(source->model, block->index, module, bias, name);
+    return load_tensor(source, name, out);
+}
+
+static int load_named_module(const struct source *source, struct block *block, int i)
+{
+    TRY(load_module_part(source, block, i, false, &block->modules[i].weight));
+    return block->plan->modules[i].bias ? load_module_part(source, block, i, true, &block->modules[i].bias) : 0;
 }
 
 static int load_tensors(const struct source *source, struct block *block)
@@ -202,7 +208,7 @@ size_t block_tensors(const struct model *model, int64_t index, struct model_tens
     size_t count = 0;
 
     for (int i = 0; i < plan->module_count; i++) {
-        if (plan->modules[i].expert >= 0 || plan_is_listed(plan)) {
+        if (plan->modules[i].expert >= 0 || plan->modules[i].stored != NULL || plan_is_listed(plan)) {
             continue;
         }
         count = add_tensor(model, index, plan->modules[i].path, "weight", list, count);
@@ -225,6 +231,20 @@ size_t block_tensors(const struct model *model, int64_t index, struct model_tens
     return count;
 }
 
+/* Those that block_tensors leaves out because they are read row by row. */
+static void prefetch_stored(const struct model *model, int64_t index)
+{
+    const struct plan *plan = plans_layer(model_plans(model), index);
+    char name[MODEL_NAME_MAX];
+
+    for (int i = 0; i < plan->module_count; i++) {
+        if (plan->modules[i].expert < 0 && plan->modules[i].stored != NULL) {
+            model_part_name(model, index, &plan->modules[i], false, name);
+            model_prefetch_tensor(model, name);
+        }
+    }
+}
+
 void block_prefetch(const struct model *model, int64_t index)
 {
     AUTO_FREE struct model_tensor *list =
@@ -233,5 +253,8 @@ void block_prefetch(const struct model *model, int64_t index)
 
     for (size_t i = 0; i < count; i++) {
         model_prefetch_tensor(model, list[i].name);
+    }
+    if (index < model_config(model)->num_layers) {
+        prefetch_stored(model, index);
     }
 }

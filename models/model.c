@@ -259,7 +259,7 @@ enum dtype model_dtype(const struct model *model)
     if (model->bare != NULL) {
         return model->bare->dtype;
     }
-    model_tensor_name(model, 0, plans_layer(model->plans, 0)->modules[0].path, "weight", name);
+    model_part_name(model, 0, &plans_layer(model->plans, 0)->modules[0], false, name);
     return model_find(model, name).entry->dtype; /* model_check_tensors saw it */
 }
 

@@ -105,6 +105,25 @@ const char *model_layers_prefix(const struct model *model); /* what a layer's nu
 /* The modules outside the layers. */
 const char *model_embedding_module(const struct model *model);
 const char *model_head_module(const struct model *model);
+/* The weight or the bias of a module where the plan says that it is stored (struct plan_stored): the name of the
+ * tensor, which may hold other modules' too, and its shape, whose rank is returned. */
+void model_part_name(const struct model *model, int64_t layer, const struct plan_module *module, bool bias,
+                     char out[MODEL_NAME_MAX]);
+int model_part_shape(const struct plan_module *module, bool bias, int64_t shape[3]);
+struct model_part {
+    struct model_tensor tensor; /* file NULL: missing; its name is the module's path then */
+    int64_t rows, cols;         /* of the module; cols 1 for a bias */
+    int64_t first;              /* element of the tensor where the module's matrix begins */
+    int64_t outputs;            /* of that matrix */
+    struct plan_select select;  /* which of them; stride 0: all */
+    bool transposed, vector;
+};
+struct model_part model_part(const struct model *model, int64_t layer, const struct plan_module *module, bool bias);
+/* The element of the tensor that is [row, col] of the module. */
+int64_t model_part_element(const struct model_part *part, int64_t row, int64_t col);
+/* Rows [first, first + count) as [count, cols], in the type that they are stored in. Memory: 32 lines of a matrix that
+ * is stored by inputs. Any thread. */
+int model_part_read(const struct model_part *part, int64_t first, int64_t count, void *out);
 /* The tensors outside the layers. */
 const char *model_embedding_name(const struct model *model); /* "model.embed_tokens.weight" */
 const char *model_norm_name(const struct model *model);
@@ -122,3 +141,6 @@ int model_load_tensor(const struct model *model, const char *name, enum dtype dt
  * no longer reads them. */
 int model_load_bytes(const struct model *model, const char *name, const void *bytes, enum dtype dtype,
                      const struct gpu *gpu, struct gpu_stream *stream, struct tensor *out);
+/* A module's weight [rows, cols] or bias [rows], as F32; errors as model_load_tensor's. */
+int model_load_part(const struct model_part *part, const struct gpu *gpu, struct gpu_stream *stream,
+                    struct tensor *out);

@@ -49,6 +49,16 @@ static int check_tensor_shape(const struct model *model, const char *name, int64
     return check_tensor(model, name, (const int64_t[]){rows, cols}, cols > 0 ? 2 : 1);
 }
 
+static int check_part(const struct model *model, int64_t layer, const struct plan_module *module, bool bias)
+{
+    char name[MODEL_NAME_MAX];
+    int64_t shape[3];
+    int rank = model_part_shape(module, bias, shape);
+
+    model_part_name(model, layer, module, bias, name);
+    return check_tensor(model, name, shape, rank);
+}
+
 static int check_layer(const struct model *model, int64_t layer)
 {
     const struct plan *plan = plans_layer(model->plans, layer);
@@ -56,12 +66,8 @@ static int check_layer(const struct model *model, int64_t layer)
 
     for (int i = 0; i < plan->module_count; i++) {
         const struct plan_module *module = &plan->modules[i];
-        model_tensor_name(model, layer, module->path, "weight", name);
-        TRY(check_tensor_shape(model, name, module->rows, module->cols));
-        if (module->bias) {
-            model_tensor_name(model, layer, module->path, "bias", name);
-            TRY(check_tensor_shape(model, name, module->rows, 0));
-        }
+        TRY(check_part(model, layer, module, false));
+        TRY(module->bias ? check_part(model, layer, module, true) : 0);
     }
     for (int i = 0; i < plan->norm_count; i++) {
         const struct plan_norm *norm = &plan->norms[i];
@@ -89,6 +95,15 @@ static const char *check_member(const char *path, const char *module)
     return strncmp(path, module, length) == 0 && path[length] == '.' ? path + length + 1 : NULL;
 }
 
+static bool is_own_part(const struct plan_module *module, const char *path, bool bias)
+{
+    const struct plan_stored *stored = module->stored;
+    const char *other = stored == NULL ? NULL : bias ? stored->bias : stored->weight;
+    const char *member = other == NULL ? check_member(path, module->path) : NULL;
+
+    return other != NULL ? strcmp(path, other) == 0 : member != NULL && strcmp(member, bias ? "bias" : "weight") == 0;
+}
+
 /* Whether "<module>.weight" and the like, after the layer number, is one that check_layer wants. */
 static bool is_layer_tensor(const struct plan *plan, const char *path)
 {
@@ -98,9 +113,9 @@ static bool is_layer_tensor(const struct plan *plan, const char *path)
         }
     }
     for (int i = 0; i < plan->module_count; i++) {
-        const char *member = check_member(path, plan->modules[i].path);
-        if (member != NULL) {
-            return strcmp(member, "weight") == 0 || (strcmp(member, "bias") == 0 && plan->modules[i].bias);
+        const struct plan_module *module = &plan->modules[i];
+        if (is_own_part(module, path, false) || (module->bias && is_own_part(module, path, true))) {
+            return true;
         }
     }
     for (int i = 0; i < plan->norm_count; i++) {

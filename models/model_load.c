@@ -14,9 +14,22 @@ struct piece {
     const struct gpu *gpu;
     struct gpu_stream *stream;
     const struct model_tensor *source;
-    void *host;   /* a piece read from the file */
-    void *device; /* raw bytes before conversion; NULL when none is needed */
+    const struct model_part *part; /* of it, whose rows are read; NULL: all of it, as it is stored */
+    void *host;                    /* a piece read from the file */
+    void *device;                  /* raw bytes before conversion; NULL when none is needed */
+    uint64_t bytes, step;          /* to read, and of a piece */
 };
+
+static int load_read(const struct piece *piece, uint64_t offset, size_t size)
+{
+    const struct model_part *part = piece->part;
+
+    if (part == NULL) {
+        return safetensors_read(piece->source->file, piece->source->entry, offset, piece->host, size);
+    }
+    uint64_t row_bytes = (uint64_t)part->cols * dtype_rows[piece->source->entry->dtype].bytes;
+    return model_part_read(part, (int64_t)(offset / row_bytes), (int64_t)(size / row_bytes), piece->host);
+}
 
 static int load_piece(const struct piece *piece, const struct tensor *out, uint64_t offset, size_t size)
 {
@@ -26,7 +39,7 @@ static int load_piece(const struct piece *piece, const struct tensor *out, uint6
     char *to = (char *)out->data + offset / width * dtype_rows[out->dtype].bytes;
 
     void *first = piece->device != NULL ? piece->device : to;
-    TRY(safetensors_read(piece->source->file, entry, offset, piece->host, size));
+    TRY(load_read(piece, offset, size));
     TRY(ops->upload(piece->stream, first, piece->host, size));
     if (piece->device != NULL) {
         int64_t count = (int64_t)(size / width);
@@ -39,11 +52,9 @@ static int load_piece(const struct piece *piece, const struct tensor *out, uint6
 
 static int load_pieces(const struct piece *piece, const struct tensor *out)
 {
-    uint64_t bytes = piece->source->entry->end - piece->source->entry->begin;
-
-    for (uint64_t at = 0; at < bytes; at += PIECE_BYTES) {
-        uint64_t left = bytes - at;
-        TRY(load_piece(piece, out, at, (size_t)(left < PIECE_BYTES ? left : PIECE_BYTES)));
+    for (uint64_t at = 0; at < piece->bytes; at += piece->step) {
+        uint64_t left = piece->bytes - at;
+        TRY(load_piece(piece, out, at, (size_t)(left < piece->step ? left : piece->step)));
     }
     return 0;
 }
@@ -53,10 +64,13 @@ static int check_finite(const struct piece *piece, const struct tensor *out)
     int64_t index = -1;
 
     TRY(piece->gpu->ops->find_nonfinite(piece->stream, &index, out));
-    if (index >= 0) {
-        return model_raise_nonfinite(piece->source->name, index);
+    if (index < 0) {
+        return 0;
     }
-    return 0;
+    if (piece->part != NULL) {
+        index = model_part_element(piece->part, index / piece->part->cols, index % piece->part->cols);
+    }
+    return model_raise_nonfinite(piece->source->name, index);
 }
 
 void model_prefetch_tensor(const struct model *model, const char *name)
@@ -69,12 +83,23 @@ void model_prefetch_tensor(const struct model *model, const char *name)
     }
 }
 
+/* Complete elements, and of a part complete rows. */
+static void size_pieces(struct piece *piece, const struct tensor *out)
+{
+    uint64_t width = dtype_rows[piece->source->entry->dtype].bytes;
+    uint64_t row_bytes = piece->part != NULL ? (uint64_t)piece->part->cols * width : width;
+
+    piece->bytes = (uint64_t)tensor_count(out) * width;
+    piece->step = row_bytes < PIECE_BYTES ? PIECE_BYTES / row_bytes * row_bytes : row_bytes;
+}
+
 /* In pieces from the file. */
 static int load_from_file(struct piece *piece, const struct tensor *out)
 {
     const struct gpu *gpu = piece->gpu;
-    uint64_t bytes = piece->source->entry->end - piece->source->entry->begin;
-    size_t buffer = (size_t)(bytes < PIECE_BYTES ? bytes : PIECE_BYTES);
+
+    size_pieces(piece, out);
+    size_t buffer = (size_t)(piece->bytes < piece->step ? piece->bytes : piece->step);
     AUTO_FREE char *host = NULL;
 
     TRY(mem_buffer(&host, buffer));
@@ -130,4 +155,27 @@ int model_load_tensor(const struct model *model, const char *name, enum dtype dt
                       struct gpu_stream *stream, struct tensor *out)
 {
     return model_load_bytes(model, name, NULL, dtype, gpu, stream, out);
+}
+
+static int load_part(const struct model_part *part, const struct gpu *gpu, struct gpu_stream *stream,
+                     struct tensor *out)
+{
+    const int64_t shape[] = {part->rows, part->cols};
+    struct piece piece = {.gpu = gpu, .stream = stream, .source = &part->tensor, .part = part};
+    AUTO_TENSOR(tensor, gpu);
+
+    TRY(gpu_tensor_uninitialized(gpu, DTYPE_F32, part->vector ? 1 : 2, shape, &tensor));
+    TRY(load_from_file(&piece, &tensor));
+    TRY(check_finite(&piece, &tensor));
+    *out = tensor_move(&tensor);
+    return 0;
+}
+
+int model_load_part(const struct model_part *part, const struct gpu *gpu, struct gpu_stream *stream, struct tensor *out)
+{
+    const char *name = part->tensor.name;
+    int rc = part->tensor.file != NULL ? load_part(part, gpu, stream, out)
+                                       : err_raise(ERR_INVALID_MODEL, "tensor %.160s is missing", name);
+
+    return rc != 0 ? err_set_module(err_pass(rc, "load tensor %s", name), name) : 0;
 }

@@ -225,6 +225,16 @@ void plan_fuse(struct plan_builder *b, const char *title, const int *values, int
     add_fused(b, title, modules, count);
 }
 
+void plan_store(struct plan_builder *b, int value, const struct plan_stored *stored)
+{
+    struct plan_stored *copy = arena_alloc(b->arena, sizeof(*copy));
+
+    if (copy != NULL && b->rc == 0) {
+        *copy = *stored;
+        b->modules[b->steps[b->values[value].producer].module].stored = copy;
+    }
+}
+
 struct plan_builder *plan_expert(struct plan_builder *b, int64_t width)
 {
     struct plan_builder *expert = plan_builder_new(b->arena, width);
@@ -235,6 +245,19 @@ struct plan_builder *plan_expert(struct plan_builder *b, int64_t width)
     }
     expert->expert = true;
     return expert;
+}
+
+/* Of one expert, where its tensors hold all experts'. */
+static const struct plan_stored *expert_stored(struct plan_builder *b, const struct plan_stored *stored, int64_t expert)
+{
+    struct plan_stored *own = stored != NULL && stored->entries > 0 ? arena_alloc(b->arena, sizeof(*own)) : NULL;
+
+    if (own == NULL) {
+        return stored;
+    }
+    *own = *stored;
+    own->entry = expert;
+    return own;
 }
 
 /* The modules of every expert, and what of them is fused, by their paths in the layer. */
@@ -250,6 +273,7 @@ static void add_expert_modules(struct plan_builder *b, const struct plan_experts
             int length = snprintf(path, sizeof(path), "%s.%lld.%s", experts->path, (long long)e, plan->modules[m].path);
             module.path = arena_strndup(b->arena, path, (size_t)length);
             module.expert = (int)e;
+            module.stored = expert_stored(b, module.stored, e);
             (void)plan_add_module(b, &module);
         }
         for (int f = 0; f < plan->fused_count && b->rc == 0; f++) {
@@ -325,6 +349,13 @@ int plan_find_module(const struct plan *plan, const char *path)
         }
     }
     return -1;
+}
+
+int64_t plan_stored_outputs(const struct plan_module *module)
+{
+    const struct plan_select *rows = module->stored != NULL ? &module->stored->rows : NULL;
+
+    return rows != NULL && rows->stride > 0 ? module->rows / rows->count * rows->stride : module->rows;
 }
 
 bool plan_reads(const struct plan *plan, const struct plan_group *group, int module)

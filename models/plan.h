@@ -138,14 +138,24 @@ struct plan_step {
     const struct plan_experts *experts;
 };
 
+/* Where the weight and the bias of a module are in the checkpoint, where it has no "<path>.weight" [rows, cols] and
+ * "<path>.bias" [rows] of its own. */
+struct plan_stored {
+    const char *weight, *bias; /* all that follows the layer's number; NULL: the module's own */
+    bool transposed;           /* the weight is [inputs, outputs] */
+    int64_t entries, entry;    /* one of `entries` matrices (vectors) of a tensor: an expert's; 0: no such dimension */
+    struct plan_select rows;   /* which of the stored outputs are the module's; stride 0: all */
+};
+
 struct plan_module {
     const char *path;   /* below the layer: "self_attn.o_proj" */
     const char *gguf;   /* what GGUF calls it, "attn_output"; NULL: nothing */
     int64_t rows, cols; /* outputs, inputs */
     bool bias;
-    bool fixed;    /* stays in float whatever the request says: a router */
-    bool optional; /* stays in float unless an override takes it (bare.h) */
-    int expert;    /* whose it is, or -1 */
+    bool fixed;                       /* stays in float whatever the request says: a router */
+    bool optional;                    /* stays in float unless an override takes it (bare.h) */
+    int expert;                       /* whose it is, or -1 */
+    const struct plan_stored *stored; /* NULL: its tensors are its own */
     /* Derived: */
     int step;     /* LINEAR; of the expert's plan where it is an expert's */
     int group;    /* of the plan that it stands in */
@@ -265,6 +275,8 @@ int plan_add(struct plan_builder *b, int to, int what);
 int plan_scale(struct plan_builder *b, int in, double factor);
 /* Say that runtimes load the linears that made these values as one. */
 void plan_fuse(struct plan_builder *b, const char *title, const int *values, int count);
+/* Say where the linear that made a value is stored. Of an expert's with `entries`, `entry` is set to the expert. */
+void plan_store(struct plan_builder *b, int value, const struct plan_stored *stored);
 /* Begin the plan of one expert, whose value 0 is `width` wide; add its steps to the builder that is returned, and give
  * both to plan_experts. Never NULL. */
 struct plan_builder *plan_expert(struct plan_builder *b, int64_t width);
@@ -300,6 +312,8 @@ static inline bool plan_is_listed(const struct plan *plan)
 bool plan_steps(const struct plan *plan, plan_set have, plan_set want, plan_set *steps, plan_set *used);
 /* The module of this path, or -1. */
 int plan_find_module(const struct plan *plan, const char *path);
+/* Outputs of the matrix that a module is stored in. */
+int64_t plan_stored_outputs(const struct plan_module *module);
 /* Whether a module reads the group's input value, in an expert or outside of it: all that do take up its factors. */
 bool plan_reads(const struct plan *plan, const struct plan_group *group, int module);
 /* The value that is the residual stream when all before the group is done; after the last one, the output. */

@@ -58,6 +58,13 @@ static bool same_parameter(const struct plan_parameter *a, const struct plan_par
     return same_text(a->path, b->path) && a->rank == b->rank && memcmp(a->shape, b->shape, sizeof(a->shape)) == 0;
 }
 
+static bool same_stored(const struct plan_stored *a, const struct plan_stored *b)
+{
+    return a == b || (a != NULL && b != NULL && same_text(a->weight, b->weight) && same_text(a->bias, b->bias) &&
+                      a->transposed == b->transposed && a->entries == b->entries && a->entry == b->entry &&
+                      memcmp(&a->rows, &b->rows, sizeof(a->rows)) == 0);
+}
+
 static bool same_step(const struct plan_step *a, const struct plan_step *b)
 {
     return a->kind == b->kind && memcmp(a->in, b->in, sizeof(a->in)) == 0 && a->module == b->module &&
@@ -79,7 +86,8 @@ static bool same_plan(const struct plan *a, const struct plan *b)
     for (int i = 0; same && i < a->module_count; i++) {
         const struct plan_module *m = &a->modules[i], *n = &b->modules[i];
         same = same_text(m->path, n->path) && same_text(m->gguf, n->gguf) && m->rows == n->rows && m->cols == n->cols &&
-               m->bias == n->bias && m->fixed == n->fixed && m->expert == n->expert;
+               m->bias == n->bias && m->fixed == n->fixed && m->expert == n->expert &&
+               same_stored(m->stored, n->stored);
     }
     for (int i = 0; same && i < a->norm_count; i++) {
         same = same_norm(&a->norms[i], &b->norms[i]);
